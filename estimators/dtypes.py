@@ -1,0 +1,65 @@
+"""Element types: the vocabulary of profiles and estimates, and the storage width of every tensor type."""
+
+from __future__ import annotations
+
+from shmoo.estimators.errors import unknown
+
+COMPUTE_DTYPES = ("float32", "tf32", "bfloat16", "float16", "float8", "int8", "int4")
+"""Types a unit has a peak for. `tf32` is a way of multiplying float32 tensors, not a storage type."""
+
+ALIASES = {
+    "fp32": "float32",
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "half": "float16",
+    "fp8": "float8",
+    "float8_e4m3fn": "float8",
+    "float8_e5m2": "float8",
+    "uint4": "int4",
+    "quint4x2": "int4",
+}
+
+BITS = {
+    "float64": 64,
+    "float32": 32,
+    "tf32": 32,
+    "bfloat16": 16,
+    "float16": 16,
+    "float8": 8,
+    "int64": 64,
+    "int32": 32,
+    "int16": 16,
+    "int8": 8,
+    "uint8": 8,
+    "int4": 4,
+    "bool": 8,
+    "complex64": 64,
+    "complex128": 128,
+}
+"""Storage width of one element, in bits."""
+
+
+def canonical_dtype(name: str) -> str:
+    """The vocabulary's name of an element type: "fp32" and "torch.float32" become "float32".
+
+    Raises:
+        InputError: the type is not known; the nearest are named.
+    """
+    short = name.removeprefix("torch.")
+    short = ALIASES.get(short, short)
+    if short not in BITS:
+        raise unknown("dtype", name, {*BITS, *ALIASES})
+    return short
+
+
+def compute_dtype(name: str) -> str:
+    """The canonical name of `name`, which must be one that units compute in."""
+    canonical = canonical_dtype(name)
+    if canonical not in COMPUTE_DTYPES:
+        raise unknown("compute dtype", name, {*COMPUTE_DTYPES, "fp32", "bf16", "fp16"})
+    return canonical
+
+
+def bytes_of(dtype: str, elements: float) -> float:
+    """Bytes that `elements` elements of `dtype` occupy."""
+    return BITS[dtype] * elements / 8

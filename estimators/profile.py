@@ -1,0 +1,204 @@
+"""ArchitectureProfile: one machine as named coefficients, each with a value, a unit, an uncertainty and a source.
+
+Coefficient names are dotted paths, so that a sweep or a user can address any of them:
+
+    count.cores  count.sms  count.units  array.rows  array.cols     structure, unit "1"
+    clock                                                           Hz
+    peak.matrix.<dtype>  peak.vector.<dtype>  peak.special.<dtype>  flop/s (special: evaluations/s)
+    capacity.<level>  bandwidth.<level>                             B, B/s; <level> is one of `levels`, nearest first
+    efficiency.<family>  half.<family>.<dim>  overlap  ...          fitted; `model.py` lists them with their meaning
+    launch.<runtime>[.<family>]                                     s
+    energy.flop.<unit>.<dtype>  energy.byte.<level>                 J/flop, J/B
+    power.static  power.idle  power.tdp                             W
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from shmoo.estimators.errors import FormatError, InputError, unknown
+from shmoo.estimators.records import decode_versioned
+
+PROFILE_FORMAT = 1
+"""Version of the profile file. 1: first."""
+MODEL_FORM = 1
+"""Version of the equations (`model.py`) that coefficients belong to. 1: first."""
+
+Source = Literal["fitted", "datasheet", "literature", "simulated", "transferred", "fallback"]
+Family = Literal["cpu", "gpu", "tpu", "kpu"]
+DEFAULT_RUNTIME = {"cpu": "inductor", "gpu": "inductor", "tpu": "xla", "kpu": "domainflow"}
+RUNTIMES = {
+    "cpu": ("eager", "inductor", "inductor-freezing", "cudagraphs"),
+    "gpu": ("eager", "inductor", "inductor-freezing", "cudagraphs"),
+    "tpu": ("xla",),
+    "kpu": ("domainflow",),
+}
+BUILTIN_DIR = Path(__file__).parent / "profiles"
+
+
+class Coefficient(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A number of a machine. Uncertainty is `stderr` (fitted) or a 90 % range `low`..`high`; `reference` cites or names the run."""
+
+    value: float
+    unit: str
+    source: Source
+    reference: str = ""
+    stderr: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """90 % range: `low`..`high` where given, else value ± 1.645 standard errors, else the value itself."""
+        if self.low is not None and self.high is not None:
+            return self.low, self.high
+        spread = 1.645 * (self.stderr or 0.0)
+        return self.value - spread, self.value + spread
+
+
+class TilingSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which registered tiling strategy the machine uses, and its parameters (fixed tile sizes, modes)."""
+
+    strategy: str
+    parameters: dict[str, float | int | str | bool | list[int]] = {}
+
+
+class FittedFrom(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where fitted coefficients came from."""
+
+    rows_hash: str = ""
+    sources: tuple[str, ...] = ()
+    fingerprint: dict[str, str | int | float | None] = {}
+    seed: int | None = None
+
+
+class ErrorCardEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Errors |estimated - measured| / measured of a group of cases, as fractions; `bias` is the mean signed error, `coverage` the
+    share of measurements inside the 90 % interval."""
+
+    n: int
+    mean: float
+    median: float
+    p90: float
+    within_10: float
+    within_20: float
+    bias: float
+    coverage: float | None = None
+
+
+class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One machine. See the module's text for coefficient names.
+
+    Attributes:
+        family: decides the default runtime; `tiling` names the strategy.
+        levels: memory levels, nearest to the units first; the last is the main memory.
+        illustrative: numbers made up to explain, exempt from plausibility checks.
+        error_card: split ("validation", "test") -> group (operator family or "networks") -> errors.
+    """
+
+    name: str
+    family: Family
+    description: str
+    levels: tuple[str, ...]
+    tiling: TilingSpec
+    coefficients: dict[str, Coefficient]
+    illustrative: bool = False
+    fitted_from: FittedFrom | None = None
+    error_card: dict[str, dict[str, ErrorCardEntry]] = {}
+    format: int = PROFILE_FORMAT
+    model_form: int = MODEL_FORM
+
+    def get(self, name: str) -> Coefficient | None:
+        return self.coefficients.get(name)
+
+    def value(self, name: str, default: float | None = None) -> float:
+        """The value of a coefficient, or `default`.
+
+        Raises:
+            InputError: the profile lacks it and no default was given.
+        """
+        found = self.coefficients.get(name)
+        if found is not None:
+            return found.value
+        if default is not None:
+            return default
+        raise unknown(f"coefficient of profile {self.name!r}", name, self.coefficients, "add it to the profile's JSON")
+
+    def replacing(self, **changes) -> ArchitectureProfile:
+        """A copy with other fields."""
+        return msgspec.structs.replace(self, **changes)
+
+    def with_values(self, values: dict[str, float]) -> ArchitectureProfile:
+        """A copy in which some coefficients have another value (a what-if: their uncertainty is dropped)."""
+        changed = dict(self.coefficients)
+        for name, value in values.items():
+            if name not in changed:
+                raise unknown(f"coefficient of profile {self.name!r}", name, changed)
+            changed[name] = msgspec.structs.replace(changed[name], value=value, stderr=None, low=None, high=None)
+        return self.replacing(coefficients=changed)
+
+    @property
+    def default_runtime(self) -> str:
+        return DEFAULT_RUNTIME[self.family]
+
+    def to_json(self) -> bytes:
+        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+
+    @classmethod
+    def from_json(cls, data: bytes | str, where: str = "") -> ArchitectureProfile:
+        """Read and check a profile.
+
+        Raises:
+            FormatError: unreadable, of a newer format or an unknown model form, or inconsistent (the field is named).
+        """
+        profile = decode_versioned(data, cls, PROFILE_FORMAT, "profile", where)
+        if profile.model_form != MODEL_FORM:
+            raise FormatError(
+                f"profile {profile.name!r} {where} has coefficients of model form {profile.model_form}, this shmoo computes "
+                f"form {MODEL_FORM}; refit it from its run with `shmoo calibrate RUN -o {profile.name}.json`"
+            )
+        for level in profile.levels:
+            if f"bandwidth.{level}" not in profile.coefficients:
+                raise FormatError(f"profile {profile.name!r} {where}: level {level!r} has no coefficient 'bandwidth.{level}'")
+        for name, c in profile.coefficients.items():
+            if not c.bounds[0] <= c.value <= c.bounds[1]:
+                raise FormatError(f"profile {profile.name!r} {where}: coefficient {name!r} is outside its own range {c.bounds}")
+        return profile
+
+
+def check_runtime(profile: ArchitectureProfile, runtime: str | None) -> str:
+    """The runtime to use: the one asked for if this family has it, the family's default for `None`."""
+    if runtime is None:
+        return profile.default_runtime
+    if runtime not in RUNTIMES[profile.family]:
+        raise unknown(f"runtime on a {profile.family}", runtime, RUNTIMES[profile.family])
+    return runtime
+
+
+def builtin_names() -> list[str]:
+    """Names of the built-in profiles, sorted."""
+    return sorted(path.stem for path in BUILTIN_DIR.glob("*.json"))
+
+
+def load_profile(name: str | Path, search: tuple[Path, ...] = ()) -> ArchitectureProfile:
+    """Load a profile: a path ending in .json, else NAME.json in one of `search` (first wins), else a built-in one.
+
+    Raises:
+        InputError: no such profile; the nearest names are suggested.
+        FormatError: the file is damaged or newer.
+    """
+    text = str(name)
+    if text.endswith(".json"):
+        path = Path(text)
+        if not path.is_file():
+            raise InputError(f"no profile file at {text!r}; give an existing .json file or a name from `shmoo profiles list`")
+        return ArchitectureProfile.from_json(path.read_bytes(), str(path))
+    for folder in (*search, BUILTIN_DIR):
+        path = folder / f"{text}.json"
+        if path.is_file():
+            return ArchitectureProfile.from_json(path.read_bytes(), str(path))
+    local = {path.stem for folder in search for path in folder.glob("*.json")}
+    raise unknown("architecture", text, {*builtin_names(), *local}, "see `shmoo profiles list`")

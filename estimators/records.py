@@ -1,0 +1,248 @@
+"""The records that pass between the parts: graphs of operator calls, costs, intervals.
+
+All are frozen and slotted. SI units, the unit in the field's name. What is not known is `None`, never 0 and never NaN.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from shmoo.estimators.dtypes import bytes_of
+from shmoo.estimators.errors import FormatError
+
+GRAPH_FORMAT = 1
+"""Version of the JSON of `Graph`. 1: first."""
+
+Scalar = None | bool | int | float | str
+Attribute = Scalar | list[Scalar] | list[list[Scalar]]
+ValueKind = Literal["input", "parameter", "buffer", "constant", "activation"]
+
+
+class TensorSpec(msgspec.Struct, frozen=True):
+    """Shape and element type of a tensor (dtype: see `dtypes.BITS`)."""
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> float:
+        return bytes_of(self.dtype, self.numel)
+
+
+class Value(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One tensor of a graph. `storage` is the index of the value whose memory this one shares (a view, or the result of an
+    in-place operator); `None` when it owns its memory. Weights are the kinds "parameter", "buffer" and "constant"."""
+
+    spec: TensorSpec
+    kind: ValueKind = "activation"
+    name: str = ""
+    storage: int | None = None
+
+    @property
+    def is_weight(self) -> bool:
+        return self.kind in ("parameter", "buffer", "constant")
+
+
+class OpCall(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One call of one ATen operator, normalised.
+
+    Attributes:
+        op: ATen name without overload or in-place underscore: "aten.linear", "aten.relu".
+        inputs, outputs: specs of the tensor operands and results, flattened in schema order.
+        operands: schema name of each input: "input", "weight"; elements of a tensor list are "tensors.0", "tensors.1".
+        attributes: every non-tensor argument by schema name, schema defaults filled in.
+        reads, writes: index into `Graph.values` of each input and output.
+        overload: overload name ("default", "Tensor", "Scalar").
+        inplace: whether the operator wrote into its first operand.
+        module, source: module path in the model ("layer1.0.conv1") and "file.py:line", where known.
+    """
+
+    op: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    operands: tuple[str, ...] = ()
+    attributes: dict[str, Attribute] = {}
+    reads: tuple[int, ...] = ()
+    writes: tuple[int, ...] = ()
+    overload: str = "default"
+    inplace: bool = False
+    module: str = ""
+    source: str = ""
+
+    def operand(self, name: str) -> TensorSpec | None:
+        """The spec of the tensor passed as `name`, or `None` when it was not passed."""
+        for operand, spec in zip(self.operands, self.inputs, strict=True):
+            if operand == name:
+                return spec
+        return None
+
+
+class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One captured graph: values, calls in execution order, and which values the graph returns."""
+
+    values: tuple[Value, ...]
+    calls: tuple[OpCall, ...]
+    outputs: tuple[int, ...] = ()
+    name: str = ""
+    format: int = GRAPH_FORMAT
+
+    def root(self, index: int) -> int:
+        """The value that owns the memory of value `index`."""
+        storage = self.values[index].storage
+        while storage is not None:
+            index, storage = storage, self.values[storage].storage
+        return index
+
+    @property
+    def params(self) -> int:
+        """Number of elements of all parameters; a shared parameter counts once."""
+        return sum(v.spec.numel for v in self.values if v.kind == "parameter" and v.storage is None)
+
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes of parameters, buffers and constants; a shared one counts once."""
+        return sum(v.spec.nbytes for v in self.values if v.is_weight and v.storage is None)
+
+    @property
+    def content_hash(self) -> str:
+        """First 16 hex digits of SHA-256 over the canonical JSON."""
+        return hashlib.sha256(self.to_json()).hexdigest()[:16]
+
+    def to_json(self) -> bytes:
+        return msgspec.json.encode(self, order="deterministic")
+
+    @classmethod
+    def from_json(cls, data: bytes | str) -> Graph:
+        """Read what `to_json` wrote.
+
+        Raises:
+            FormatError: not such a JSON, or of a newer format.
+        """
+        return decode_versioned(data, cls, GRAPH_FORMAT, "graph")
+
+
+class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one call must do at least, on any machine. A multiply-add is 2 flops.
+
+    Attributes:
+        family: algorithm family, one of `FAMILIES`.
+        matrix_flops: multiply-adds of contractions x 2.
+        vector_flops: additions, multiplications, comparisons and the like.
+        special_flops: evaluations of exp, tanh, erf, sqrt, division and the like, one each.
+        read_bytes, write_bytes: bytes of each input and each output touched once, in the call's order. An operand that is only
+            partly read (a gather) counts the part.
+        batch, m, n, k: iteration space. Contractions: batch x (m, k) by (k, n). Reductions: m rows of length n. Pointwise: m
+            elements. Pooling and gathers: m outputs, n window or row length.
+        window, stride, dilation: product of the kernel's extents, and the largest stride and dilation, of convolutions and pooling.
+    """
+
+    family: str
+    read_bytes: tuple[float, ...]
+    write_bytes: tuple[float, ...]
+    matrix_flops: float = 0.0
+    vector_flops: float = 0.0
+    special_flops: float = 0.0
+    batch: int = 1
+    m: int = 1
+    n: int = 1
+    k: int = 1
+    window: int = 1
+    stride: int = 1
+    dilation: int = 1
+
+    @property
+    def flops(self) -> float:
+        return self.matrix_flops + self.vector_flops + self.special_flops
+
+    @property
+    def macs(self) -> float:
+        """Multiply-adds of contractions."""
+        return self.matrix_flops / 2
+
+    @property
+    def bytes(self) -> float:
+        return sum(self.read_bytes) + sum(self.write_bytes)
+
+
+FAMILIES = (
+    "gemm",
+    "conv",
+    "depthwise",
+    "conv_transpose",
+    "attention",
+    "pointwise",
+    "normalization",
+    "softmax",
+    "pooling",
+    "gather",
+    "copy",
+    "linalg",
+    "unknown",
+)
+"""Algorithm families: calls of one family share coefficients. `conv` is any convolution with more than one input channel per
+group; `depthwise` has one; `copy` moves data without arithmetic (cat, contiguous, pad); `unknown` stands for calls without a cost."""
+
+
+class Interval(msgspec.Struct, frozen=True):
+    """A value with its 90 % interval, in SI units."""
+
+    value: float
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.value <= self.high:
+            raise ValueError(f"interval must satisfy low <= value <= high, got {self.low}, {self.value}, {self.high}")
+
+
+def decode_versioned(data: bytes | str, kind: type, newest: int, what: str, where: str = ""):
+    """Decode JSON into `kind`, refusing a `format` newer than `newest`.
+
+    Args:
+        where: file and line for the message.
+
+    Raises:
+        FormatError: not JSON, a wrong or missing field (named), or a newer version (both versions named).
+    """
+    place = f" {where}" if where else ""
+    try:
+        version = msgspec.json.decode(data, type=_Version).format
+    except msgspec.MsgspecError as error:
+        raise FormatError(f"cannot read {what}{place}: {error}; it is not one that shmoo wrote, or it is damaged") from None
+    if version > newest:
+        raise FormatError(f"{what}{place} has format {version}, this shmoo reads up to {newest}; upgrade shmoo")
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError as error:
+        raise FormatError(f"cannot read {what}{place} of format {version}: {error}") from None
+
+
+class _Version(msgspec.Struct):
+    format: int
+
+
+def single_call_graph(call: OpCall, weights: Sequence[int] = (), name: str = "") -> Graph:
+    """A graph of one call alone, as an operator table's row or an operator benchmark is.
+
+    Args:
+        call: its `reads` and `writes` are replaced.
+        weights: positions among the inputs that are parameters.
+    """
+    inputs = tuple(
+        Value(spec, "parameter" if i in weights else "input", operand)
+        for i, (spec, operand) in enumerate(zip(call.inputs, call.operands, strict=True))
+    )
+    outputs = tuple(Value(spec) for spec in call.outputs)
+    reads = tuple(range(len(inputs)))
+    writes = tuple(range(len(inputs), len(inputs) + len(outputs)))
+    wired = msgspec.structs.replace(call, reads=reads, writes=writes)
+    return Graph(values=inputs + outputs, calls=(wired,), outputs=writes, name=name)

@@ -1,0 +1,66 @@
+"""A registry filled by decorators at import: name -> entry, each name once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Generic, TypeVar
+
+from shmoo.estimators.errors import ShmooError, unknown
+
+T = TypeVar("T")
+
+
+class DuplicateNameError(ShmooError):
+    """A name was registered twice."""
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """Names to entries. Reading an unknown name suggests the nearest; a second registration is refused.
+
+    Args:
+        kind: what the entries are, for error messages ("operator cost", "tiling strategy").
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def register(self, *names: str) -> Callable[[T], T]:
+        """Decorator that files one entry under one or more names.
+
+        Raises:
+            DuplicateNameError: if a name is taken.
+        """
+
+        def decorate(entry: T) -> T:
+            for name in names:
+                self.add(name, entry)
+            return entry
+
+        return decorate
+
+    def add(self, name: str, entry: T) -> None:
+        """File `entry` under `name`; `DuplicateNameError` if the name is taken."""
+        if name in self._entries:
+            raise DuplicateNameError(
+                f"{self.kind} {name!r} is registered twice (first as {self._entries[name]!r}); choose another name"
+            )
+        self._entries[name] = entry
+
+    def __getitem__(self, name: str) -> T:
+        try:
+            return self._entries[name]
+        except KeyError:
+            raise unknown(self.kind, name, self._entries) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def get(self, name: str, default: T | None = None) -> T | None:  # type: ignore[override]
+        return self._entries.get(name, default)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)

@@ -1,0 +1,160 @@
+"""The records of a run: what was asked, on which machine, and what came out."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import msgspec
+
+RUN_FORMAT = 1
+"""Version of run.json and of a row. 1: first."""
+
+Status = Literal["ok", "suspect", "failed"]
+CaseKind = Literal["operator", "synthetic", "network"]
+Split = Literal["fit", "validation", "test"]
+AxisValue = int | float | str | bool
+
+
+class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is asked, apart from what came out.
+
+    Attributes:
+        workload: registered name: operator ("linear"), synthetic model ("mlp") or network ("resnet18").
+        axes: values of the workload's declared axes, such as {"m": 64, "n": 512, "k": 512}; networks have "batch" at least.
+        kind: operators and synthetic models calibrate, networks only test.
+    """
+
+    workload: str
+    kind: CaseKind
+    axes: dict[str, AxisValue] = {}
+    dtype: str = "float32"
+    runtime: str = "eager"
+    device: str = "cpu"
+    threads: int | None = None
+    cache_state: Literal["warm", "cold", "interleaved"] = "warm"
+
+    @property
+    def identity(self) -> str:
+        """Stable 16-hex-digit identity over every field."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:16]
+
+    @property
+    def split(self) -> Split:
+        """fit / validation / test, 70 / 15 / 15, by the hash of the identity; networks are always test."""
+        if self.kind == "network":
+            return "test"
+        return split_of(self.identity)
+
+    @property
+    def label(self) -> str:
+        axes = " ".join(f"{name}={value}" for name, value in self.axes.items())
+        return f"{self.workload}[{axes}] {self.dtype} {self.runtime}"
+
+
+def split_of(identity: str) -> Split:
+    """The split that an identity string falls into."""
+    draw = int(hashlib.sha256(identity.encode()).hexdigest()[:8], 16) % 100
+    return "fit" if draw < 70 else "validation" if draw < 85 else "test"
+
+
+class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Fingerprint and settings of the machine a run was measured on. Fields that make sources incompatible for calibration when
+    they differ are the ones in `FINGERPRINT_FIELDS`."""
+
+    cpu_model: str
+    cores_physical: int
+    cores_logical: int
+    memory_bytes: int
+    cache_bytes: dict[str, int] = {}
+    """Capacity of each data or unified cache level one core sees, and the shared one in whole: {"l1": ..., "l2": ..., "l3": ...}."""
+    cache_shared_by: dict[str, int] = {}
+    """How many logical cores share one instance of each level."""
+    isa: tuple[str, ...] = ()
+    gpu_model: str | None = None
+    gpu_memory_bytes: int | None = None
+    driver: str | None = None
+    os: str = ""
+    python: str = ""
+    torch: str = ""
+    threads: int = 1
+    governor: str | None = None
+    clock_policy: str | None = None
+    allocator: str | None = None
+    hypervisor: str | None = None
+    settings: dict[str, AxisValue | None] = {}
+
+
+FINGERPRINT_FIELDS = ("cpu_model", "memory_bytes", "gpu_model", "gpu_memory_bytes", "driver", "torch", "threads", "clock_policy")
+
+
+class Timing(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Samples of one case, seconds per call. Statistics are derived (`runs.statistics`).
+
+    Attributes:
+        samples_s: each sample is the mean over one block of calls.
+        block_calls: calls per block.
+        warmup_calls: calls before the first sample.
+        stop_reason: "precision", "plateau", "timeout".
+        first_call_s: first call including compilation, capture and lazy initialisation.
+        compile_s: compilation alone where the back-end tells it.
+    """
+
+    samples_s: tuple[float, ...]
+    block_calls: int = 1
+    warmup_calls: int = 0
+    stop_reason: str = ""
+    first_call_s: float | None = None
+    compile_s: float | None = None
+
+
+class EnergyReading(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Energy of one domain per call, gross; `energy_j` is `None` with a `reason` where it could not be read."""
+
+    domain: str
+    energy_j: float | None = None
+    reason: str = ""
+    low_j: float | None = None
+    high_j: float | None = None
+    window_s: float | None = None
+    calls: int | None = None
+    idle_power_w: float | None = None
+
+
+class ChildTime(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Time inside one operator call of a network: index into its graph's calls, seconds, and how it was taken."""
+
+    call: int
+    op: str
+    time_s: float
+    method: Literal["interpreter", "profiler"]
+
+
+class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One row of a run: one case measured once (a second pass over the campaign appends a second row)."""
+
+    case: CaseSpec
+    status: Status
+    reasons: tuple[str, ...] = ()
+    graph_hashes: tuple[str, ...] = ()
+    timing: Timing | None = None
+    children: tuple[ChildTime, ...] = ()
+    energy: tuple[EnergyReading, ...] = ()
+    peak_memory_bytes: float | None = None
+    peak_memory_reason: str = ""
+    host: dict[str, AxisValue | None] = {}
+    pass_index: int = 0
+    measured_at: str = ""
+    """UTC, ISO 8601; for people, never for arithmetic."""
+    format: int = RUN_FORMAT
+
+
+class RunManifest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """run.json."""
+
+    machine: Machine
+    suite: str
+    versions: dict[str, str] = {}
+    settings: dict[str, AxisValue | None] = {}
+    started_at: str = ""
+    format: int = RUN_FORMAT
