@@ -1,0 +1,237 @@
+"""Kernels as arrays: what each launch does, and what the ones before it left near the units.
+
+`KernelTable` is the structure of arrays that tiling, prediction and fitting work on. Rows are kernels in execution order; memory
+accesses are a second, longer set of arrays, one entry per operand that a kernel reads or writes from outside itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import msgspec
+import numpy as np
+
+from shmoo.estimators.costs import cost_of
+from shmoo.estimators.dtypes import COMPUTE_DTYPES
+from shmoo.estimators.records import FAMILIES, Cost, Graph
+from shmoo.estimators.residency import Touch, reuse_distances
+
+READ_WEIGHT, READ_ACTIVATION, WRITE = 0, 1, 2
+"""Codes of `KernelTable.access_kind`."""
+
+FAMILY_CODE = {name: code for code, name in enumerate(FAMILIES)}
+DTYPE_CODE = {name: code for code, name in enumerate(COMPUTE_DTYPES)}
+CONTRACTIONS = frozenset(FAMILY_CODE[f] for f in ("gemm", "conv", "depthwise", "conv_transpose", "attention", "linalg"))
+
+
+class Kernel(msgspec.Struct, frozen=True):
+    """The calls that one launch executes: indices into `Graph.calls` in order, and the fusion rule that grouped them."""
+
+    calls: tuple[int, ...]
+    pattern: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTable:
+    """Kernels as arrays of length K (rows) and A (accesses).
+
+    Attributes:
+        family, dtype: (K,) codes into `FAMILIES` and `COMPUTE_DTYPES`: of the call with the most work.
+        matrix_flops, vector_flops, special_flops: (K,) summed over the kernel's calls.
+        batch, m, n, k, window, stride, dilation: (K,) iteration space of the dominant call.
+        calls: (K,) operator calls that the launch executes.
+        fresh_bytes: (K,) largest single output, which an allocator may have to map anew.
+        segment: (K,) which case or graph the row belongs to; ascending.
+        access_kernel: (A,) row; access_bytes: (A,) bytes; access_distance: (A,) bytes touched since the same memory was last
+            touched; access_kind: (A,) `READ_WEIGHT`, `READ_ACTIVATION` or `WRITE`.
+        labels: K names for people.
+    """
+
+    family: np.ndarray
+    dtype: np.ndarray
+    matrix_flops: np.ndarray
+    vector_flops: np.ndarray
+    special_flops: np.ndarray
+    batch: np.ndarray
+    m: np.ndarray
+    n: np.ndarray
+    k: np.ndarray
+    window: np.ndarray
+    stride: np.ndarray
+    dilation: np.ndarray
+    calls: np.ndarray
+    fresh_bytes: np.ndarray
+    segment: np.ndarray
+    access_kernel: np.ndarray
+    access_bytes: np.ndarray
+    access_distance: np.ndarray
+    access_kind: np.ndarray
+    labels: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.family)
+
+    @property
+    def segments(self) -> int:
+        return int(self.segment[-1]) + 1 if len(self) else 0
+
+    @property
+    def flops(self) -> np.ndarray:
+        return self.matrix_flops + self.vector_flops + self.special_flops
+
+    def is_family(self, *names: str) -> np.ndarray:
+        """(K,) mask of the rows of these families."""
+        return np.isin(self.family, [FAMILY_CODE[name] for name in names])
+
+    def bytes_of_kind(self, *kinds: int) -> np.ndarray:
+        """(K,) external bytes of these kinds of access; of every kind when none is named."""
+        weights = self.access_bytes if not kinds else self.access_bytes * np.isin(self.access_kind, kinds)
+        return np.bincount(self.access_kernel, weights=weights, minlength=len(self))
+
+    @property
+    def bytes(self) -> np.ndarray:
+        """(K,) external inputs plus final outputs, each once."""
+        return self.bytes_of_kind()
+
+    def with_matrix_dtype(self, name: str) -> KernelTable:
+        """The same kernels with their contractions computed in another type of the same storage (tf32 for float32)."""
+        changed = np.where(self.matrix_flops > 0, DTYPE_CODE[name], self.dtype)
+        return replace(self, dtype=changed)
+
+    @classmethod
+    def concat(cls, tables: Sequence[KernelTable]) -> KernelTable:
+        """One table with a segment for each of `tables`' segments."""
+        columns = {}
+        rows = np.cumsum([0, *(len(t) for t in tables)])
+        segments = np.cumsum([0, *(t.segments for t in tables)])
+        for field in fields(cls):
+            parts = [getattr(t, field.name) for t in tables]
+            if field.name == "labels":
+                columns["labels"] = tuple(label for part in parts for label in part)
+                continue
+            if field.name == "access_kernel":
+                parts = [part + start for part, start in zip(parts, rows[:-1], strict=True)]
+            elif field.name == "segment":
+                parts = [part + start for part, start in zip(parts, segments[:-1], strict=True)]
+            columns[field.name] = np.concatenate(parts) if parts else np.zeros(0)
+        return cls(**columns)
+
+
+def kernel_table(graph: Graph, kernels: Sequence[Kernel]) -> KernelTable:
+    """Cost every kernel of a graph and find what each of its accesses may find in cache.
+
+    Args:
+        graph: captured calls.
+        kernels: groups in execution order; free calls belong to none.
+    """
+    rows = []
+    touches: list[list[Touch]] = []
+    kinds: list[list[int]] = []
+    consumers = _consumers(graph)
+    for kernel in kernels:
+        costs = [cost_of(graph.calls[index]) for index in kernel.calls]
+        row, kernel_touches, kernel_kinds = _kernel_row(graph, kernel, costs, consumers)
+        rows.append(row)
+        touches.append(kernel_touches)
+        kinds.append(kernel_kinds)
+    distances = reuse_distances(touches)
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 14
+    ints = (np.asarray(columns[0], dtype=np.int64), np.asarray(columns[1], dtype=np.int64))
+    floats = tuple(np.asarray(column, dtype=np.float64) for column in columns[2:14])
+    return KernelTable(
+        *ints,
+        *floats,
+        segment=np.zeros(len(rows), dtype=np.int64),
+        access_kernel=np.asarray([i for i, ts in enumerate(touches) for _ in ts], dtype=np.int64),
+        access_bytes=np.asarray([t.nbytes for ts in touches for t in ts], dtype=np.float64),
+        access_distance=np.asarray([d for ds in distances for d in ds], dtype=np.float64),
+        access_kind=np.asarray([c for cs in kinds for c in cs], dtype=np.int64),
+        labels=tuple(_label(graph, kernel) for kernel in kernels),
+    )
+
+
+def _consumers(graph: Graph) -> dict[int, set[int]]:
+    """Which calls read each storage, by the index of the value that owns it; calls past the end stand for the caller."""
+    readers: dict[int, set[int]] = {}
+    for index, call in enumerate(graph.calls):
+        for value in call.reads:
+            readers.setdefault(graph.root(value), set()).add(index)
+    for value in graph.outputs:
+        readers.setdefault(graph.root(value), set()).add(len(graph.calls))
+    return readers
+
+
+def _kernel_row(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consumers: dict[int, set[int]]):
+    inside = set(kernel.calls)
+    produced: set[int] = set()
+    touched: dict[tuple[int, bool], Touch] = {}
+    kind_of: dict[tuple[int, bool], int] = {}
+    matrix = vector = special = largest = 0.0
+    main: Cost | None = None
+    main_dtype = "float32"
+    for index, cost in zip(kernel.calls, costs, strict=True):
+        if cost is None:
+            continue
+        call = graph.calls[index]
+        matrix += cost.matrix_flops
+        vector += cost.vector_flops
+        special += cost.special_flops
+        if main is None or _weight_of(cost) > _weight_of(main):
+            main, main_dtype = cost, _compute_dtype(call.inputs or call.outputs)
+        for value, nbytes in zip(call.reads, cost.read_bytes, strict=True):
+            root = graph.root(value)
+            if root in produced or nbytes == 0:
+                continue
+            key = (root, False)
+            if key not in touched or nbytes > touched[key].nbytes:
+                touched[key] = Touch(root, nbytes, persistent=graph.values[root].kind != "activation")
+                kind_of[key] = READ_WEIGHT if graph.values[root].is_weight else READ_ACTIVATION
+        for value, nbytes in zip(call.writes, cost.write_bytes, strict=True):
+            root = graph.root(value)
+            produced.add(root)
+            if nbytes and (consumers.get(root, set()) - inside or not consumers.get(root)):
+                persistent = graph.values[root].kind != "activation"
+                touched[(root, True)] = Touch(root, nbytes, persistent=persistent, write=True, size=graph.values[root].spec.nbytes)
+                kind_of[(root, True)] = WRITE
+                if not call.inplace:
+                    largest = max(largest, nbytes)
+    if main is None:
+        raise ValueError(f"kernel {kernel} of graph {graph.name!r} holds only free calls; fusion must leave those out")
+    row = (
+        FAMILY_CODE[main.family],
+        DTYPE_CODE[main_dtype],
+        matrix,
+        vector,
+        special,
+        main.batch,
+        main.m,
+        main.n,
+        main.k,
+        main.window,
+        main.stride,
+        main.dilation,
+        len(kernel.calls),
+        largest,
+    )
+    return row, list(touched.values()), [kind_of[key] for key in touched]
+
+
+def _weight_of(cost: Cost) -> tuple[float, float]:
+    """Order in which calls name their kernel: contractions first, then by bytes."""
+    return cost.matrix_flops, cost.bytes
+
+
+def _compute_dtype(specs) -> str:
+    """The widest floating type among the operands, or int8 for integers of 8 bits, or float32 for the rest."""
+    names = {spec.dtype for spec in specs}
+    for name in ("float32", "bfloat16", "float16", "float8", "int8", "int4"):
+        if name in names:
+            return name
+    return "float32"
+
+
+def _label(graph: Graph, kernel: Kernel) -> str:
+    ops = "+".join(graph.calls[i].op.split(".")[-1].split("::")[-1] for i in kernel.calls)
+    module = next((graph.calls[i].module for i in kernel.calls if graph.calls[i].module), "")
+    return f"{module}:{ops}" if module else ops

@@ -1,0 +1,91 @@
+"""What the memory hierarchy still holds when a kernel touches its operands.
+
+The reuse distance of an access is the number of bytes touched since the same memory was last touched (stack distance in bytes:
+Mattson et al., "Evaluation techniques for storage hierarchies", IBM Systems Journal 9(2), 1970). An access is served by the
+nearest level whose capacity exceeds its distance. Distances are those of a call that is repeated back to back, the canonical
+state of a measurement: weights were last touched one call ago. Freed activations give their memory to later ones of at
+most their size, most recently freed first, as caching allocators do; so a fresh output lands on memory that is still near.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Touch(NamedTuple):
+    """One operand access of a kernel. `storage` identifies the memory, `size` is the whole storage for a write that allocates."""
+
+    storage: int
+    nbytes: float
+    persistent: bool = False
+    write: bool = False
+    size: float = 0.0
+
+
+def reuse_distances(kernels: Sequence[Sequence[Touch]]) -> list[list[float]]:
+    """Distance in bytes of each access, in the order given.
+
+    The distance counts every byte touched between the two accesses and is at most the footprint of everything, so that data which
+    is touched repeatedly in between is not counted without bound.
+    """
+    blocks = _assign_blocks(kernels)
+    footprint = _footprint(kernels, blocks)
+    last: dict[int, float] = {}
+    clock = 0.0
+    distances: list[list[float]] = []
+    for repeat in range(2):  # the first repetition only fills `last`
+        distances = []
+        for touches, where in zip(kernels, blocks, strict=True):
+            together = sum(touch.nbytes for touch in touches)
+            row = []
+            for block in where:
+                # A kernel's own operands compete with each other, so the distance includes all of them.
+                seen = last.get(block)
+                row.append(footprint if seen is None else min(footprint, clock - seen + together))
+            distances.append(row)
+            clock += together
+            for block in where:
+                last[block] = clock
+        del repeat
+    return distances
+
+
+def _assign_blocks(kernels: Sequence[Sequence[Touch]]) -> list[list[int]]:
+    """A memory block for each access: persistent storages own theirs, activations take blocks that were freed before."""
+    last_use = {touch.storage: i for i, touches in enumerate(kernels) for touch in touches}
+    block_of: dict[int, int] = {}
+    size_of: dict[int, float] = {}
+    free: list[int] = []
+    assigned = []
+    next_block = 0
+    for i, touches in enumerate(kernels):
+        row = []
+        for touch in touches:
+            if touch.storage not in block_of:
+                block = None if touch.persistent or not touch.write else _take(free, size_of, touch.size)
+                if block is None:
+                    block, next_block = next_block, next_block + 1
+                    size_of[block] = max(touch.size, touch.nbytes)
+                block_of[touch.storage] = block
+            row.append(block_of[touch.storage])
+        assigned.append(row)
+        freed = {t.storage for t in touches if not t.persistent and last_use[t.storage] == i}
+        free.extend(block_of[storage] for storage in freed)
+    return assigned
+
+
+def _take(free: list[int], size_of: dict[int, float], size: float) -> int | None:
+    """The most recently freed block that fits without wasting more than half of it."""
+    for position in range(len(free) - 1, -1, -1):
+        if size <= size_of[free[position]] <= 2 * size:
+            return free.pop(position)
+    return None
+
+
+def _footprint(kernels: Sequence[Sequence[Touch]], blocks: Sequence[Sequence[int]]) -> float:
+    largest: dict[int, float] = {}
+    for touches, where in zip(kernels, blocks, strict=True):
+        for touch, block in zip(touches, where, strict=True):
+            largest[block] = max(largest.get(block, 0.0), touch.nbytes)
+    return sum(largest.values())
