@@ -108,8 +108,9 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     illustrative: bool = False
     fitted_from: FittedFrom | None = None
     error_card: dict[str, dict[str, ErrorCardEntry]] = {}
-    format: int = PROFILE_FORMAT
-    model_form: int = MODEL_FORM
+    # A factory, because omit_defaults would leave a plain default out of the file.
+    format: int = msgspec.field(default_factory=lambda: PROFILE_FORMAT)
+    model_form: int = msgspec.field(default_factory=lambda: MODEL_FORM)
 
     def get(self, name: str) -> Coefficient | None:
         return self.coefficients.get(name)

@@ -19,7 +19,7 @@ GRAPH_FORMAT = 1
 """Version of the JSON of `Graph`. 1: first."""
 
 Scalar = None | bool | int | float | str
-Attribute = Scalar | list[Scalar] | list[list[Scalar]]
+Attribute = Scalar | list[Scalar | list[Scalar]]
 ValueKind = Literal["input", "parameter", "buffer", "constant", "activation"]
 
 
@@ -93,7 +93,8 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
     calls: tuple[OpCall, ...]
     outputs: tuple[int, ...] = ()
     name: str = ""
-    format: int = GRAPH_FORMAT
+    # A factory, because omit_defaults would leave a plain default out of the file.
+    format: int = msgspec.field(default_factory=lambda: GRAPH_FORMAT)
 
     def root(self, index: int) -> int:
         """The value that owns the memory of value `index`."""

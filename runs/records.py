@@ -146,7 +146,8 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     pass_index: int = 0
     measured_at: str = ""
     """UTC, ISO 8601; for people, never for arithmetic."""
-    format: int = RUN_FORMAT
+    # A factory, because omit_defaults would leave a plain default out of the file.
+    format: int = msgspec.field(default_factory=lambda: RUN_FORMAT)
 
 
 class RunManifest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -157,4 +158,5 @@ class RunManifest(msgspec.Struct, frozen=True, omit_defaults=True):
     versions: dict[str, str] = {}
     settings: dict[str, AxisValue | None] = {}
     started_at: str = ""
-    format: int = RUN_FORMAT
+    # A factory, because omit_defaults would leave a plain default out of the file.
+    format: int = msgspec.field(default_factory=lambda: RUN_FORMAT)

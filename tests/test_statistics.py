@@ -1,0 +1,48 @@
+import pytest
+
+from shmoo.estimators.errors import NothingMeasuredError
+from shmoo.runs.statistics import bootstrap_interval, iqr, mad, median, order_interval, summarize
+
+
+def test_median_mad_and_iqr_of_five_numbers():
+    """The deviations of 1 2 3 4 10 from 3 are 2 1 0 1 7, whose median is 1."""
+    samples = (1, 2, 3, 4, 10)
+    assert median(samples) == 3
+    assert mad(samples) == 1
+    assert iqr(samples) == 4 - 2
+
+
+def test_one_outlier_does_not_move_the_median():
+    """Interference makes single samples long; the canonical number does not follow."""
+    assert median([1.0] * 9 + [100.0]) == 1.0
+
+
+def test_bootstrap_is_seeded_and_holds_the_median():
+    """The same samples and seed give the same interval, and the median lies inside."""
+    samples = [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6]
+    low, high = bootstrap_interval(samples, seed=3)
+    assert (low, high) == bootstrap_interval(samples, seed=3)
+    assert 1.0 <= low <= 1.3 <= high <= 1.6
+
+
+def test_order_interval_of_a_hundred_samples():
+    """With n = 100 the 90 % interval reaches 1.645 * sqrt(100) / 2 = 8.2 ranks to either side of the middle."""
+    assert order_interval(range(100)) == (50 - 9, 50 + 9)
+
+
+def test_order_interval_of_few_samples_is_their_range():
+    """Three samples say no more than where they lie."""
+    assert order_interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
+
+
+def test_equal_samples_have_no_spread():
+    """A constant is known exactly."""
+    summary = summarize([2.0] * 8)
+    assert (summary.n, summary.minimum, summary.median, summary.mad, summary.low, summary.high) == (8, 2, 2, 0, 2, 2)
+    assert summary.relative_iqr == 0
+
+
+def test_nothing_measured_is_an_error_and_not_a_zero():
+    """No samples have no median."""
+    with pytest.raises(NothingMeasuredError, match="no samples"):
+        summarize([])
