@@ -1,0 +1,190 @@
+"""The coefficients of the model: which exist, what each falls back to, and their values as arrays.
+
+`DEFAULTS` holds, per architecture family, what the model assumes of a machine that nobody measured. They are shares, exponents and
+overheads, never rates of a machine: those come from the profile. The ranges are wide on purpose and reach every estimate's interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+
+import numpy as np
+
+from shmoo.estimators.dtypes import COMPUTE_DTYPES
+from shmoo.estimators.kernels import FAMILY_CODE, KernelTable
+from shmoo.estimators.profile import ArchitectureProfile, Coefficient
+from shmoo.estimators.records import FAMILIES
+
+ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "gemv")
+"""What coefficients are keyed by: the families, with convolutions that libraries treat apart (1x1 is a matrix product, 3x3 of
+stride 1 can use Winograd's transform: Lavin and Gray, 2016) and matrix products with a single row, which stream the weights."""
+
+_PARENT = {"conv_1x1": "conv", "conv_3x3": "conv", "gemv": "gemm"}
+_CODE = {name: code for code, name in enumerate(ALGORITHMS)}
+
+
+def algorithm_codes(table: KernelTable) -> np.ndarray:
+    """(K,) code into `ALGORITHMS` of every kernel."""
+    conv = table.family == FAMILY_CODE["conv"]
+    gemm = table.family == FAMILY_CODE["gemm"]
+    codes = np.where(conv & (table.window == 1), _CODE["conv_1x1"], table.family)
+    winograd = conv & (table.window == 9) & (table.stride == 1) & (table.dilation == 1) & (table.batch == 1)
+    codes = np.where(winograd, _CODE["conv_3x3"], codes)
+    return np.where(gemm & (np.minimum(table.m, table.n) <= 2), _CODE["gemv"], codes)
+
+
+def _range(value: float, low: float, high: float, unit: str, why: str) -> Coefficient:
+    return Coefficient(value, unit, "fallback", why, low=low, high=high)
+
+
+_GUESS = "engineering range for a machine that was not measured"
+_COMMON = {
+    "efficiency": _range(0.75, 0.5, 0.95, "1", f"share of peak on large shapes: {_GUESS}"),
+    "efficiency.conv": _range(0.65, 0.4, 0.95, "1", f"share of peak on large shapes: {_GUESS}"),
+    "efficiency.conv_3x3": _range(0.8, 0.4, 1.5, "1", "above 1 where Winograd's transform saves multiplications (Lavin and Gray, 2016)"),
+    "efficiency.depthwise": _range(0.15, 0.05, 0.4, "1", f"one input channel per group leaves matrix units idle: {_GUESS}"),
+    "efficiency.conv_transpose": _range(0.4, 0.2, 0.8, "1", _GUESS),
+    "efficiency.attention": _range(0.5, 0.25, 0.8, "1", _GUESS),
+    "efficiency.linalg": _range(0.2, 0.05, 0.6, "1", _GUESS),
+    "efficiency.vector": _range(0.5, 0.2, 0.9, "1", f"share of the vector peak in loops: {_GUESS}"),
+    "efficiency.special": _range(0.5, 0.2, 0.9, "1", f"share of the special-function peak: {_GUESS}"),
+    "efficiency.bandwidth": _range(0.8, 0.6, 0.95, "1", "share of the bandwidth that streaming kernels reach (McCalpin's STREAM on many machines)"),
+    "efficiency.bandwidth.gather": _range(0.4, 0.15, 0.8, "1", f"rows from random places: {_GUESS}"),
+    "half.m": _range(1.0, 0.1, 8.0, "1", f"extent at which half of the efficiency is lost: {_GUESS}"),
+    "half.n": _range(1.0, 0.1, 8.0, "1", f"extent at which half of the efficiency is lost: {_GUESS}"),
+    "half.k": _range(16.0, 4.0, 64.0, "1", f"extent at which half of the efficiency is lost: {_GUESS}"),
+    "overlap": _range(3.0, 1.5, 8.0, "1", "exponent p of (compute^p + memory^p)^(1/p): 1 is none, infinity is full overlap"),
+    "tile_overhead": _range(0.0, 0.0, 0.0, "s", "no cost per wave of tiles is assumed unless measured"),
+    "page_fault": _range(0.0, 0.0, 0.0, "s/B", "no cost of mapping fresh memory is assumed unless measured"),
+    "page_fault.threshold": _range(32 * 2.0**20, 32 * 2.0**20, 32 * 2.0**20, "B", "glibc returns larger blocks to the system at once (mallopt(3), M_MMAP_THRESHOLD)"),
+    "vector_share": _range(0.125, 0.05, 0.25, "1", f"special-function rate as a share of the vector peak where it is not known: {_GUESS}"),
+    "sigma": _range(0.2, 0.2, 0.2, "1", f"standard deviation of the log error of one kernel: {_GUESS}"),
+    "sigma.graph": _range(0.1, 0.1, 0.1, "1", f"standard deviation of the log error that all kernels of a graph share: {_GUESS}"),
+}  # fmt: skip
+_LAUNCH = {
+    "cpu": {
+        "launch": _range(8e-6, 3e-6, 20e-6, "s", "dispatch of one operator by a framework on one core"),
+        "launch.inductor": _range(4e-6, 1e-6, 10e-6, "s", "call of a compiled loop and its parallel region"),
+        "graph": _range(20e-6, 5e-6, 80e-6, "s", "entry of a compiled or interpreted graph"),
+    },
+    "gpu": {
+        "launch": _range(8e-6, 4e-6, 20e-6, "s", "host time to dispatch one operator"),
+        "launch.cudagraphs": _range(1.5e-6, 0.8e-6, 3e-6, "s", "replay of one node of a captured graph"),
+        "graph": _range(30e-6, 10e-6, 100e-6, "s", "entry of a compiled or interpreted graph"),
+        "device_launch": _range(2e-6, 1e-6, 4e-6, "s", "shortest kernel"),
+    },
+    "tpu": {
+        "launch": _range(1e-6, 0.5e-6, 3e-6, "s", "start of one fusion inside a program"),
+        "graph": _range(10e-6, 3e-6, 50e-6, "s", "dispatch of a program"),
+    },
+    "kpu": {
+        "launch": _range(1e-6, 0.2e-6, 5e-6, "s", "loading one domain-flow program: a design target"),
+        "graph": _range(5e-6, 1e-6, 20e-6, "s", "start of a program: a design target"),
+    },
+}
+DEFAULTS: Mapping[str, Mapping[str, Coefficient]] = {family: {**_COMMON, **launch} for family, launch in _LAUNCH.items()}
+"""Architecture family -> coefficient -> what the model assumes without a measurement."""
+
+
+class Coefficients:
+    """Values of a machine's coefficients: overrides, then the profile, then `DEFAULTS`.
+
+    A value is a float or an array of shape (D, 1) or (D,): D draws or design points at once; results then have shape (D, K).
+
+    Args:
+        profile: the machine.
+        overrides: values that replace the profile's, as a fit or a sweep passes them.
+    """
+
+    def __init__(self, profile: ArchitectureProfile, overrides: Mapping[str, float | np.ndarray] | None = None) -> None:
+        self.profile = profile
+        self._overrides = dict(overrides or {})
+        self._defaults = DEFAULTS[profile.family]
+
+    def find(self, *names: str) -> tuple[str, float | np.ndarray] | None:
+        """The first of `names` that has a value, with it; looked up name by name, most specific first."""
+        for name in names:
+            if name in self._overrides:
+                return name, self._overrides[name]
+            held = self.profile.coefficients.get(name) or self._defaults.get(name)
+            if held is not None:
+                return name, held.value
+        return None
+
+    def value(self, *names: str) -> float | np.ndarray:
+        """The value of the first of `names` that is known.
+
+        Raises:
+            KeyError: none is; the profile is not one this model can use.
+        """
+        found = self.find(*names)
+        if found is None:
+            raise KeyError(f"profile {self.profile.name!r} has none of the coefficients {', '.join(names)}")
+        value = found[1]
+        return value.reshape(-1, 1) if isinstance(value, np.ndarray) else value
+
+    def source(self, *names: str) -> str:
+        """Where the value of the first known of `names` comes from: a source of `Coefficient`, "datasheet" for an override."""
+        for name in names:
+            if name in self._overrides:
+                return "fitted" if name not in self.profile.coefficients else self.profile.coefficients[name].source
+            held = self.profile.coefficients.get(name) or self._defaults.get(name)
+            if held is not None:
+                return held.source
+        return "fallback"
+
+    def by_algorithm(self, codes: np.ndarray, *prefixes: str) -> np.ndarray:
+        """(K,) or (D, K) values of PREFIX.<algorithm>, else PREFIX.<parent family>, else PREFIX, for each prefix in turn."""
+        return self._gather(codes, ALGORITHMS, [algorithm_names(prefixes, name) for name in ALGORITHMS])
+
+    def by_dtype(self, codes: np.ndarray, names_of: Sequence[Sequence[str]]) -> np.ndarray:
+        """(K,) or (D, K) values where `names_of[c]` lists the candidates for dtype code c."""
+        return self._gather(codes, COMPUTE_DTYPES, names_of)
+
+    def _gather(self, codes: np.ndarray, keys: Sequence[str], names_of: Sequence[Sequence[str]]) -> np.ndarray:
+        used = np.unique(codes)
+        values = {int(code): self.value(*names_of[code]) for code in used}
+        if all(np.ndim(value) == 0 for value in values.values()):
+            lookup = np.zeros(len(keys))
+            for code, value in values.items():
+                lookup[code] = value
+            return lookup[codes]
+        draws = max(np.shape(value)[0] for value in values.values() if np.ndim(value))
+        table = np.zeros((draws, len(keys)))
+        for code, value in values.items():
+            table[:, code] = np.broadcast_to(np.ravel(value), draws) if np.ndim(value) else value
+        return table[:, codes]
+
+
+@cache
+def algorithm_names(prefixes: tuple[str, ...], algorithm: str) -> tuple[str, ...]:
+    """Names to look up for an algorithm, most specific first."""
+    names: list[str] = []
+    for prefix in prefixes:
+        names.append(f"{prefix}.{algorithm}")
+        if algorithm in _PARENT:
+            names.append(f"{prefix}.{_PARENT[algorithm]}")
+    return (*names, *prefixes)
+
+
+def draw(profile: ArchitectureProfile, names: Iterable[str], draws: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random values of the uncertain ones among `names`, (draws,) each, log-normal with their 90 % range.
+
+    A coefficient without a range does not appear in the result.
+    """
+    rng = np.random.default_rng(seed)
+    result = {}
+    for name in sorted(set(names)):
+        held = profile.coefficients.get(name) or DEFAULTS[profile.family].get(name)
+        if held is None or held.value <= 0:
+            continue
+        low, high = held.bounds
+        if low == high:
+            continue
+        low = max(low, held.value * 1e-3)
+        # The two sides are scaled apart, so that an asymmetric range is kept.
+        z = rng.standard_normal(draws)
+        below, above = np.log(held.value / low) / 1.645, np.log(high / held.value) / 1.645
+        result[name] = held.value * np.exp(np.where(z < 0, below, above) * z)
+    return result

@@ -1,0 +1,335 @@
+"""AnalysisDirector: graphs and a profile in, an estimate with intervals, breakdown and provenance out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from shmoo.estimators.coefficients import ALGORITHMS, Coefficients, algorithm_codes, algorithm_names, draw
+from shmoo.estimators.costs import graph_cost
+from shmoo.estimators.costs.summary import UnknownOp
+from shmoo.estimators.dtypes import COMPUTE_DTYPES, compute_dtype
+from shmoo.estimators.fusion import fuse
+from shmoo.estimators.kernels import FAMILY_CODE, Kernel, KernelTable, kernel_table
+from shmoo.estimators.memory import peak_memory_bytes
+from shmoo.estimators.model import Prediction, graph_latency, has_energy, predict
+from shmoo.estimators.profile import ArchitectureProfile, check_runtime
+from shmoo.estimators.records import FAMILIES, Graph, Interval
+from shmoo.estimators.tiling import TilingStrategy, strategy_for
+from shmoo.estimators.tiling.base import Tiling
+
+DRAWS = 200
+"""Draws of the uncertain coefficients behind an interval: the 5 % and 95 % points of 200 log-normal draws are within about 5 %
+of their spread, less than the spread itself is known."""
+
+BASIS = {
+    "fitted": "fitted",
+    "transferred": "transferred",
+    "datasheet": "datasheet",
+    "literature": "datasheet",
+    "simulated": "datasheet",
+    "fallback": "fallback",
+}
+"""Source of a coefficient -> the share of `Estimate.basis` it counts for; looked-up numbers of any origin count as datasheet."""
+_TRUST = ("fallback", "datasheet", "transferred", "fitted")
+
+
+class KernelEstimate(msgspec.Struct, frozen=True):
+    """One kernel of a breakdown. `bound` is what most of its time goes to: "compute", "memory" or "launch"."""
+
+    label: str
+    family: str
+    pattern: str
+    graph: int
+    calls: tuple[int, ...]
+    flops: float
+    bytes: float
+    latency_s: float
+    energy_j: float | None
+    compute_s: float
+    memory_s: float
+    launch_s: float
+    bound: str
+    tiles: float
+    tile_shape: tuple[float, float, float]
+    utilisation: float
+
+
+class Estimate(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model costs on a machine. Numbers that are not known are `None` with a sibling `_reason`.
+
+    Attributes:
+        batch: samples a call processes; throughput is batch / latency.
+        basis: shares of predicted time that rest on fitted, transferred, datasheet and fallback coefficients.
+    """
+
+    arch: str
+    dtype: str
+    runtime: str
+    threads: int | None
+    batch: int
+    flops: float
+    macs: float
+    bytes: float
+    params: int
+    weight_bytes: float
+    peak_memory_bytes: float
+    kernels: int
+    tiles: float
+    latency_s: Interval
+    throughput_per_s: Interval
+    energy_j: Interval | None
+    average_power_w: Interval | None
+    edp_js: Interval | None
+    energy_j_reason: str = ""
+    unknown_ops: tuple[UnknownOp, ...] = ()
+    basis: dict[str, float]
+    breakdown: tuple[KernelEstimate, ...]
+
+
+class AnalysisDirector:
+    """Runs the pipeline fuse -> tile -> predict for one machine.
+
+    Args:
+        profile: the machine.
+        strategy: tiling strategy to use in place of the profile's own.
+
+    Example:
+        >>> director = AnalysisDirector(load_profile("gpu_a100_40g"))  # doctest: +SKIP
+        >>> director.estimate(capture(model, args).graphs).latency_s  # doctest: +SKIP
+    """
+
+    def __init__(self, profile: ArchitectureProfile, strategy: TilingStrategy | None = None) -> None:
+        self.profile = profile
+        self.strategy = strategy if strategy is not None else strategy_for(profile)
+
+    def tabulate(self, graphs: Sequence[Graph], runtime: str, dtype: str | None = None) -> tuple[KernelTable, list[tuple[int, Kernel]]]:
+        """Kernels of all graphs in one table (one segment a graph) and, per row, its graph and kernel."""
+        tables, origin = [], []
+        for index, graph in enumerate(graphs):
+            kernels = fuse(graph, runtime, self.profile.family)
+            if kernels:
+                tables.append(kernel_table(graph, kernels))
+                origin.extend((index, kernel) for kernel in kernels)
+        table = KernelTable.concat(tables)
+        return (table.with_matrix_dtype(dtype) if dtype else table), origin
+
+    def tile(self, table: KernelTable) -> Tiling:
+        """Cut a table for this machine."""
+        return self.strategy.apply(table, self.profile, self.strategy.choose(table, self.profile))
+
+    def estimate(
+        self,
+        graphs: Graph | Sequence[Graph],
+        *,
+        runtime: str | None = None,
+        dtype: str | None = None,
+        threads: int | None = None,
+        batch: int = 1,
+        seed: int = 0,
+    ) -> Estimate:
+        """Latency, energy and memory of one call of a model.
+
+        Args:
+            graphs: the pieces a capture gave; their times add up.
+            runtime: runtime of the contract; the architecture's default for `None`.
+            dtype: type the contractions compute in, when it is not the tensors' own (tf32).
+            threads: cores used, on CPUs; all for `None`.
+            batch: samples per call, for throughput.
+
+        Raises:
+            InputError: the runtime does not exist on this architecture, or the dtype is not a compute type.
+        """
+        graphs = (graphs,) if isinstance(graphs, Graph) else tuple(graphs)
+        runtime = check_runtime(self.profile, runtime)
+        if threads is not None:
+            return AnalysisDirector(with_threads(self.profile, threads), self.strategy)._estimate(
+                graphs, runtime, dtype, threads, batch, seed
+            )
+        return self._estimate(graphs, runtime, dtype, threads, batch, seed)
+
+    def _estimate(
+        self, graphs: tuple[Graph, ...], runtime: str, dtype: str | None, threads: int | None, batch: int, seed: int
+    ) -> Estimate:
+        table, origin = self.tabulate(graphs, runtime, compute_dtype(dtype) if dtype else None)
+        tiling = self.tile(table)
+        nominal = Coefficients(self.profile)
+        prediction = predict(table, tiling, nominal, runtime)
+        latency = float(graph_latency(table, prediction, nominal, runtime).sum())
+        energy = None if prediction.energy_j is None else float(prediction.energy_j.sum()) + self._idle_energy(latency, prediction)
+        drawn_t, drawn_e = self._draws(table, tiling, runtime, seed)
+        totals = [graph_cost(graph) for graph in graphs]
+        latency_s = _interval(latency, drawn_t)
+        energy_j = None if energy is None or drawn_e is None else _interval(energy, drawn_e)
+        power = None if energy_j is None else _interval(energy_j.value / latency, drawn_e / drawn_t)
+        return Estimate(
+            arch=self.profile.name,
+            dtype=dtype or _main_dtype(table),
+            runtime=runtime,
+            threads=threads,
+            batch=batch,
+            flops=sum(total.flops for total in totals),
+            macs=sum(total.macs for total in totals),
+            bytes=float(table.bytes.sum()),
+            params=sum(graph.params for graph in graphs),
+            weight_bytes=sum(graph.weight_bytes for graph in graphs),
+            peak_memory_bytes=max((peak_memory_bytes(graph) for graph in graphs), default=0.0),
+            kernels=len(table),
+            tiles=float(tiling.tiles.sum()),
+            latency_s=latency_s,
+            throughput_per_s=Interval(batch / latency_s.value, batch / latency_s.high, batch / latency_s.low),
+            energy_j=energy_j,
+            average_power_w=power,
+            edp_js=None if energy_j is None else _interval(energy_j.value * latency, drawn_e * drawn_t),
+            energy_j_reason="" if energy_j else f"profile {self.profile.name!r} has no energy coefficients",
+            unknown_ops=tuple(op for total in totals for op in total.unknown),
+            basis=self._basis(table, prediction, nominal, runtime),
+            breakdown=_breakdown(table, tiling, prediction, origin),
+        )
+
+    def _idle_energy(self, latency: float, prediction: Prediction) -> float:
+        """Static power over the time that no kernel accounts for (graph entry, waiting for the host)."""
+        return self.profile.value("power.static") * (latency - float(prediction.latency_s.sum()))
+
+    def _draws(self, table: KernelTable, tiling: Tiling, runtime: str, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """(D,) totals of time and energy for random values of everything uncertain."""
+        drawn = draw(self.profile, _names_in_use(self.profile, runtime), DRAWS, seed)
+        coefficients = Coefficients(self.profile, drawn)
+        prediction = predict(table, tiling, coefficients, runtime)
+        rng = np.random.default_rng(seed + 1)
+        codes = algorithm_codes(table)
+        spread = Coefficients(self.profile).by_algorithm(codes, "sigma")
+        common = rng.standard_normal((DRAWS, len(ALGORITHMS)))[:, codes]
+        factor = np.exp(spread * common)
+        noisy = Prediction(
+            prediction.compute_s,
+            prediction.memory_s,
+            prediction.launch_s * factor,
+            prediction.device_s * factor,
+            prediction.latency_s * factor,
+            prediction.energy_j,
+        )
+        together = np.ones((DRAWS, 1))
+        if len(table) > 1:
+            together = np.exp(float(Coefficients(self.profile).value("sigma.graph")) * rng.standard_normal((DRAWS, 1)))
+        times = np.broadcast_to((graph_latency(table, noisy, coefficients, runtime) * together), (DRAWS, table.segments)).sum(axis=-1)
+        if prediction.energy_j is None:
+            return times, None
+        static = np.ravel(coefficients.value("power.static"))
+        dynamic = np.broadcast_to(prediction.energy_j - coefficients.value("power.static") * prediction.latency_s, (DRAWS, len(table)))
+        return times, (dynamic * factor).sum(axis=-1) + static * times
+
+    def _basis(self, table: KernelTable, prediction: Prediction, c: Coefficients, runtime: str) -> dict[str, float]:
+        """Share of predicted time by the least trusted coefficient it rests on."""
+        codes = algorithm_codes(table)
+        launch, compute = np.empty(len(table), dtype=int), np.empty(len(table), dtype=int)
+        memory = np.empty(len(table), dtype=int)
+        for code in np.unique(codes):
+            rows = codes == code
+            algorithm = ALGORITHMS[code]
+            launch[rows] = _trust(c.source(*algorithm_names((f"launch.{runtime}", "launch"), algorithm)))
+            stem = "efficiency" if table.matrix_flops[rows].any() else "efficiency.vector"
+            compute[rows] = min(
+                _trust(c.source(*algorithm_names((stem,), algorithm))),
+                max((_trust(c.source(name)) for name in self.profile.coefficients if name.startswith("peak.")), default=0),
+            )
+            memory[rows] = min(
+                _trust(c.source(*algorithm_names(("efficiency.bandwidth",), algorithm))),
+                *(_trust(c.source(f"bandwidth.{level}")) for level in self.profile.levels),
+            )
+        body = np.where(prediction.compute_s >= prediction.memory_s, compute, memory)
+        shares = dict.fromkeys(("fitted", "transferred", "datasheet", "fallback"), 0.0)
+        total = float((prediction.launch_s + prediction.device_s).sum())
+        for trust, times in ((launch, prediction.launch_s), (body, prediction.device_s)):
+            for level, name in enumerate(_TRUST):
+                shares[name] += float(times[trust == level].sum()) / total
+        return shares
+
+
+def _trust(source: str) -> int:
+    return _TRUST.index(BASIS[source])
+
+
+def _names_in_use(profile: ArchitectureProfile, runtime: str) -> list[str]:
+    """Coefficients that time and energy depend on for this runtime, in the profile or among the defaults. The model error `sigma`
+    is drawn apart, and what a strategy already used to cut tiles is held fixed."""
+    from shmoo.estimators.coefficients import DEFAULTS
+
+    fixed = ("capacity.", "count.", "array.", "vector.", "sigma", "power.idle", "power.tdp", "page_fault.threshold")
+    names = {*profile.coefficients, *DEFAULTS[profile.family]}
+    other_runtimes = [f"{stem}.{r}" for stem in ("launch", "graph") for r in _other_runtimes(runtime)]
+    return [n for n in names if not n.startswith(fixed) and not any(n == o or n.startswith(o + ".") for o in other_runtimes)]
+
+
+def _other_runtimes(runtime: str) -> set[str]:
+    from shmoo.estimators.profile import RUNTIMES
+
+    return {name for names in RUNTIMES.values() for name in names} - {runtime}
+
+
+def _interval(value: float, drawn: np.ndarray) -> Interval:
+    """The nominal value with the 5 % and 95 % points of the draws, which are centred on it."""
+    low, high = np.quantile(drawn, (0.05, 0.95))
+    return Interval(value, min(float(low), value), max(float(high), value))
+
+
+def _main_dtype(table: KernelTable) -> str:
+    """The compute type of most work: flops of contractions if there are any, else bytes."""
+    weight = table.matrix_flops if table.matrix_flops.sum() else table.bytes
+    return COMPUTE_DTYPES[int(np.bincount(table.dtype, weights=weight).argmax())] if len(table) else "float32"
+
+
+def _breakdown(
+    table: KernelTable, tiling: Tiling, prediction: Prediction, origin: Sequence[tuple[int, Kernel]]
+) -> tuple[KernelEstimate, ...]:
+    parts = np.stack([prediction.compute_s, prediction.memory_s, prediction.launch_s])
+    bound = parts.argmax(axis=0)
+    flops, nbytes = table.flops, table.bytes
+    return tuple(
+        KernelEstimate(
+            label=table.labels[i],
+            family=FAMILIES[table.family[i]],
+            pattern=kernel.pattern,
+            graph=graph,
+            calls=kernel.calls,
+            flops=float(flops[i]),
+            bytes=float(nbytes[i]),
+            latency_s=float(prediction.latency_s[i]),
+            energy_j=None if prediction.energy_j is None else float(prediction.energy_j[i]),
+            compute_s=float(prediction.compute_s[i]),
+            memory_s=float(prediction.memory_s[i]),
+            launch_s=float(prediction.launch_s[i]),
+            bound=("compute", "memory", "launch")[bound[i]],
+            tiles=float(tiling.tiles[i]),
+            tile_shape=(float(tiling.shape.m[i]), float(tiling.shape.n[i]), float(tiling.shape.k[i])),
+            utilisation=float(tiling.utilisation[i]),
+        )
+        for i, (graph, kernel) in enumerate(origin)
+    )
+
+
+def with_threads(profile: ArchitectureProfile, threads: int) -> ArchitectureProfile:
+    """The same CPU with fewer cores at work: peaks, near-cache bandwidths and core count scale by threads / cores; the shared
+    levels' bandwidth is what the cores can draw, at most the whole.
+
+    Raises:
+        InputError: not a CPU, or not between 1 and its cores.
+    """
+    from shmoo.estimators.errors import InputError
+
+    if profile.family != "cpu":
+        raise InputError(f"threads={threads} on {profile.name!r}, a {profile.family}; threads apply to CPUs only, leave it out")
+    cores = int(profile.value("count.cores"))
+    if not 1 <= threads <= cores:
+        raise InputError(f"threads={threads} on {profile.name!r}; allowed: 1 to its {cores} cores")
+    share = threads / cores
+    private = ("peak.", *(f"bandwidth.{level}" for level in profile.levels[:-1]))
+    scaled = {name: c.value * share for name, c in profile.coefficients.items() if name.startswith(private)}
+    # One core draws up to about half of a socket's memory bandwidth (STREAM scaling on server parts); more saturate it.
+    memory = f"bandwidth.{profile.levels[-1]}"
+    scaled[memory] = profile.value(memory) * min(1.0, 2.0 * share)
+    return profile.with_values({**scaled, "count.cores": float(threads)})
+
+

@@ -1,0 +1,249 @@
+"""Which calls one launch executes: registered rules on the graph, per runtime.
+
+A rule looks at one edge, a value that one call produces and a later one consumes, and says whether the consumer may join the
+producer's kernel. The engine walks the edges in execution order and merges where a rule of the runtime allows it and no
+cycle between kernels would arise. Eager has no rules: every call is its own kernel. Bytes follow from the groups (external inputs
+plus final outputs; see `kernels.py`), so a rule is all that a new pattern needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from shmoo.estimators.costs import classify, cost_of
+from shmoo.estimators.kernels import Kernel
+from shmoo.estimators.profile import RUNTIMES
+from shmoo.estimators.records import Graph, OpCall
+from shmoo.estimators.registry import Registry
+
+CONTRACTION = frozenset(
+    "aten." + name
+    for name in (
+        "linear matmul mm bmm addmm baddbmm einsum conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d conv_transpose3d"
+    ).split()
+)
+CONVOLUTION = frozenset(op for op in CONTRACTION if "conv" in op)
+ATTENTION = frozenset({"aten.scaled_dot_product_attention", "aten._scaled_dot_product_flash_attention_for_cpu"})
+REDUCTION = frozenset(
+    "aten." + name
+    for name in (
+        "softmax _softmax log_softmax _log_softmax layer_norm native_layer_norm group_norm native_group_norm rms_norm instance_norm "
+        "mean sum amax amin var std var_mean adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d"
+    ).split()
+)
+BATCH_NORM = frozenset(
+    {"aten.batch_norm", "aten.native_batch_norm", "aten._native_batch_norm_legit_no_training", "aten._native_batch_norm_legit"}
+)
+ACTIVATION = frozenset(
+    "aten." + name
+    for name in "relu relu6 hardtanh leaky_relu elu gelu silu sigmoid tanh hardswish hardsigmoid mish clamp clamp_min".split()
+)
+OPAQUE = CONTRACTION | ATTENTION
+"""Calls that run in a library and take no part in a compiler's loop fusion unless a rule names them."""
+
+
+class Edge(msgspec.Struct, frozen=True):
+    """One producer-consumer pair. `sole` is whether this consumer is the only reader of the producer's results."""
+
+    producer: OpCall
+    consumer: OpCall
+    sole: bool
+    group_ops: tuple[str, ...]
+    """Operators already in the producer's kernel, in order."""
+
+
+class FusionRule(msgspec.Struct, frozen=True):
+    """A named predicate on an edge and where it holds: (architecture family, runtime) pairs."""
+
+    name: str
+    targets: frozenset[tuple[str, str]]
+    allows: Callable[[Edge], bool]
+
+
+FUSION_RULES: Registry[FusionRule] = Registry("fusion rule")
+"""Rule name -> rule; tried in the order of registration."""
+
+COMPILERS = tuple((family, runtime) for family, runtimes in RUNTIMES.items() for runtime in runtimes if runtime != "eager")
+WHOLE_PROGRAM = (("tpu", "xla"), ("kpu", "domainflow"))
+FREEZING = (("cpu", "inductor-freezing"), ("gpu", "inductor-freezing"))
+
+
+def fusion_rule(
+    name: str, targets: Sequence[tuple[str, str]] = COMPILERS
+) -> Callable[[Callable[[Edge], bool]], Callable[[Edge], bool]]:
+    """Decorator that registers a predicate as a rule of the given (family, runtime) targets."""
+
+    def decorate(allows: Callable[[Edge], bool]) -> Callable[[Edge], bool]:
+        FUSION_RULES.add(name, FusionRule(name, frozenset(targets), allows))
+        return allows
+
+    return decorate
+
+
+def is_pointwise(call: OpCall) -> bool:
+    """Whether each output element depends on the elements at its own place only (inference batch norm among them)."""
+    if call.op in BATCH_NORM:
+        return call.attributes.get("training") is not True
+    return _family(call) == "pointwise"
+
+
+def _family(call: OpCall) -> str:
+    cost = cost_of(call)
+    return cost.family if cost is not None else "free"
+
+
+def _same_elements(edge: Edge) -> bool:
+    """Whether the consumer iterates over the producer's elements (a broadcast to more elements would recompute)."""
+    return edge.consumer.outputs[0].numel == edge.producer.outputs[0].numel
+
+
+@fusion_rule("conv+bn", FREEZING + WHOLE_PROGRAM)
+def _conv_bn(edge: Edge) -> bool:
+    """Inference batch norm folds into the convolution's weights once these are constants."""
+    return edge.producer.op in CONVOLUTION and edge.consumer.op in BATCH_NORM and edge.sole and is_pointwise(edge.consumer)
+
+
+@fusion_rule("contraction+activation", FREEZING)
+def _contraction_activation(edge: Edge) -> bool:
+    """Libraries apply an activation while they write a contraction's result (conv+bn+relu, conv+bn+silu, linear+gelu)."""
+    return edge.group_ops[0] in CONTRACTION and edge.consumer.op in ACTIVATION and edge.sole and _same_elements(edge)
+
+
+@fusion_rule("contraction+residual", FREEZING)
+def _contraction_residual(edge: Edge) -> bool:
+    """A sum with a tensor of the same shape is an epilogue of the convolution that produces the other term."""
+    shapes = {spec.shape for spec in edge.consumer.inputs}
+    return (
+        edge.group_ops[0] in CONVOLUTION
+        and edge.consumer.op == "aten.add"
+        and edge.sole
+        and len(edge.consumer.inputs) == 2
+        and len(shapes) == 1
+        and "aten.add" not in edge.group_ops
+    )
+
+
+@fusion_rule("contraction+epilogue", WHOLE_PROGRAM)
+def _contraction_epilogue(edge: Edge) -> bool:
+    """Whole-program compilers keep pointwise work on a contraction's result on chip."""
+    return edge.group_ops[0] in OPAQUE and edge.sole and _chain(edge)
+
+
+def _chain(edge: Edge) -> bool:
+    return is_pointwise(edge.consumer) and _same_elements(edge)
+
+
+@fusion_rule("pointwise chain")
+def _pointwise_chain(edge: Edge) -> bool:
+    """Loops over the same elements become one loop."""
+    return is_pointwise(edge.producer) and edge.group_ops[0] not in OPAQUE and _chain(edge)
+
+
+@fusion_rule("reduction prologue")
+def _reduction_prologue(edge: Edge) -> bool:
+    """Pointwise work on what a reduction reads is computed as it is read."""
+    return is_pointwise(edge.producer) and edge.group_ops[0] not in OPAQUE and edge.consumer.op in REDUCTION
+
+
+@fusion_rule("reduction epilogue")
+def _reduction_epilogue(edge: Edge) -> bool:
+    """Pointwise work on what a reduction returns, element by element."""
+    return edge.producer.op in REDUCTION and is_pointwise(edge.consumer) and _same_elements(edge)
+
+
+def fuse(graph: Graph, runtime: str = "eager", family: str = "cpu") -> tuple[Kernel, ...]:
+    """Group a graph's calls into kernels, in execution order.
+
+    Args:
+        graph: captured calls.
+        runtime: runtime of the contract; "eager" groups nothing.
+        family: architecture family ("cpu", "gpu", "tpu", "kpu").
+    """
+    working = [i for i, call in enumerate(graph.calls) if classify(call) != "free"]
+    rules = [rule for rule in FUSION_RULES.values() if (family, runtime) in rule.targets]
+    if not rules:
+        return tuple(Kernel((index,)) for index in working)
+    return _Groups(graph, working).merge(rules)
+
+
+class _Groups:
+    """Calls in groups (union-find without ranks: the smallest call of a group names it)."""
+
+    def __init__(self, graph: Graph, working: Sequence[int]) -> None:
+        self.graph = graph
+        self.members: dict[int, list[int]] = {i: [i] for i in working}
+        self.group_of = {i: i for i in working}
+        self.pattern: dict[int, str] = {}
+        self.readers: dict[int, set[int]] = {i: set() for i in working}
+        self.producers: dict[int, list[int]] = {i: [] for i in working}
+        self.returned: set[int] = set()
+        self._wire()
+
+    def _wire(self) -> None:
+        """Edges between working calls, seen through free calls (views)."""
+        maker: dict[int, tuple[int, ...]] = {}  # value -> working calls that made it
+        for index, call in enumerate(self.graph.calls):
+            sources = [source for value in call.reads for source in maker.get(value, ())]
+            if index in self.group_of:
+                for source in dict.fromkeys(sources):
+                    self.readers[source].add(index)
+                    self.producers[index].append(source)
+                made: tuple[int, ...] = (index,)
+            else:
+                made = tuple(dict.fromkeys(sources))
+            for value in call.writes:
+                maker[value] = made
+        for value in self.graph.outputs:
+            self.returned.update(maker.get(value, ()))
+
+    def merge(self, rules: Sequence[FusionRule]) -> tuple[Kernel, ...]:
+        for consumer in list(self.group_of):
+            for producer in self.producers[consumer]:
+                first, second = self.group_of[producer], self.group_of[consumer]
+                if first == second:
+                    continue
+                rule = self._allowing(rules, producer, consumer)
+                if rule is not None and not self._would_cycle(first, second):
+                    self._join(first, second, rule.name)
+        kernels = [Kernel(tuple(sorted(calls)), self.pattern.get(name, "")) for name, calls in self.members.items()]
+        return tuple(sorted(kernels, key=lambda kernel: kernel.calls[-1]))
+
+    def _allowing(self, rules: Sequence[FusionRule], producer: int, consumer: int) -> FusionRule | None:
+        calls = self.graph.calls
+        edge = Edge(
+            calls[producer],
+            calls[consumer],
+            sole=len(self.readers[producer]) == 1 and producer not in self.returned,
+            group_ops=tuple(calls[i].op for i in sorted(self.members[self.group_of[producer]])),
+        )
+        return next((rule for rule in rules if rule.allows(edge)), None)
+
+    def _would_cycle(self, first: int, second: int) -> bool:
+        """Whether some path leaves `first`, passes through another group and enters `second`."""
+        inside = {*self.members[first], *self.members[second]}
+        last = max(self.members[second])
+        stack = [r for i in self.members[first] for r in self.readers[i] if r not in inside]
+        seen: set[int] = set()
+        while stack:
+            index = stack.pop()
+            if index in seen or index > last:
+                continue
+            seen.add(index)
+            # Leaving through any member of another group means that the whole group must run in between.
+            for member in self.members[self.group_of[index]]:
+                for reader in self.readers[member]:
+                    if reader in self.members[second]:
+                        return True
+                    if reader not in inside:
+                        stack.append(reader)
+        return False
+
+    def _join(self, first: int, second: int, rule: str) -> None:
+        keep, gone = min(first, second), max(first, second)
+        self.members[keep] = self.members[keep] + self.members.pop(gone)
+        for index in self.members[keep]:
+            self.group_of[index] = keep
+        self.pattern[keep] = rule
+        self.pattern.pop(gone, None)

@@ -1,0 +1,176 @@
+"""The model: one function from kernels, tiles and coefficients to time and energy; the same function is fitted.
+
+Per kernel, with flops F by unit u, bytes B by memory level l, rates from the machine and dimensionless shares from calibration:
+
+    t_matrix  = F_matrix / (peak x efficiency x utilisation) x (1 + half_m/m)(1 + half_n/n)(1 + half_k/k)
+    t_compute = t_matrix + F_vector / (peak_vector x efficiency_vector) + F_special / (peak_special x efficiency_special)
+    t_l       = B_l / (bandwidth_l x efficiency_bandwidth)
+    t         = launch + (t_compute^p + sum over l of t_l^p)^(1/p) + tile_overhead x waves + page_fault x fresh bytes
+    energy    = sum F_u x e_flop_u + sum B_l x e_byte_l + P_static x t
+
+p is the overlap exponent: 1 adds compute and memory, infinity takes the larger (the roofline: Williams, Waterman and
+Patterson, CACM 52(4), 2009). The energy form is Choi et al., "A roofline model of energy", IPDPS 2013. Where a strategy counts cycles
+(systolic arrays, recurrences) t_matrix = cycles / (clock x efficiency).
+
+A graph on a CPU takes the sum of its kernels. Where launches are asynchronous (GPU), the host runs ahead: kernel i starts
+when the host has launched it and kernel i-1 has ended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shmoo.estimators.coefficients import Coefficients, algorithm_codes
+from shmoo.estimators.dtypes import COMPUTE_DTYPES
+from shmoo.estimators.kernels import KernelTable
+from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.tiling.base import Tiling
+
+ASYNCHRONOUS = frozenset({"gpu"})
+"""Architecture families whose kernels are queued by the host while the device works."""
+
+_FALLBACK_DTYPES = ("float32", "bfloat16", "float16", "int8")
+"""Where a unit has no rate for a type, its rate for the first of these that it has: XLA multiplies float32 in bfloat16 by
+default, and a machine with integer units only runs a quantised model."""
+
+
+def _candidates(*stems: str) -> list[tuple[str, ...]]:
+    """For each compute dtype the coefficient names to look up, most specific first."""
+    names = []
+    for dtype in COMPUTE_DTYPES:
+        tries = dict.fromkeys((dtype, *_FALLBACK_DTYPES))
+        names.append(tuple(f"{stem}.{t}" for stem in stems for t in tries))
+    return names
+
+
+_MATRIX = _candidates("peak.matrix", "peak.vector")
+_VECTOR = _candidates("peak.vector", "peak.matrix")
+_SPECIAL = _candidates("peak.special")
+_E_MATRIX = [(*names, "energy.flop") for names in _candidates("energy.flop.matrix")]
+_E_VECTOR = [(*names, "energy.flop") for names in _candidates("energy.flop.vector", "energy.flop.matrix")]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Arrays of shape (K,), or (D, K) when coefficients hold D draws. `latency_s` is a kernel alone: launch, device time, overheads.
+
+    Attributes:
+        compute_s, memory_s: what each would take without the other; `memory_s` is the slowest level's.
+        launch_s: launch (host time on asynchronous devices); device_s: everything else.
+        energy_j: gross, or `None` where the profile has no energy coefficients.
+    """
+
+    compute_s: np.ndarray
+    memory_s: np.ndarray
+    launch_s: np.ndarray
+    device_s: np.ndarray
+    latency_s: np.ndarray
+    energy_j: np.ndarray | None
+
+
+def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runtime: str) -> Prediction:
+    """Latency and energy of every kernel.
+
+    Args:
+        table: K kernels.
+        tiling: the same kernels cut for the machine.
+        coefficients: of the machine; may hold D draws.
+        runtime: whose launch overhead applies.
+    """
+    codes = algorithm_codes(table)
+    compute = _compute_time(table, tiling, coefficients, codes)
+    share = coefficients.by_algorithm(codes, "efficiency.bandwidth")
+    levels = [
+        level_bytes / (coefficients.value(f"bandwidth.{level}") * share) for level, level_bytes in tiling.level_bytes.items()
+    ]
+    memory = levels[0]
+    for other in levels[1:]:
+        memory = np.maximum(memory, other)
+    body = _overlapped([compute, *levels], coefficients.by_algorithm(codes, "overlap"))
+    body = body + coefficients.by_algorithm(codes, "tile_overhead") * tiling.waves
+    fresh = np.where(table.fresh_bytes > coefficients.value("page_fault.threshold"), table.fresh_bytes, 0.0)
+    body = body + coefficients.value("page_fault") * fresh
+    launch = coefficients.by_algorithm(codes, f"launch.{runtime}", "launch") + np.zeros_like(body)
+    if coefficients.profile.family in ASYNCHRONOUS:
+        body = body + coefficients.by_algorithm(codes, "device_launch")
+    latency = launch + body
+    energy = _energy(table, tiling, coefficients, latency)
+    return Prediction(compute, memory, launch, body, latency, energy)
+
+
+def _compute_time(table: KernelTable, tiling: Tiling, c: Coefficients, codes: np.ndarray) -> np.ndarray:
+    has_matrix = table.matrix_flops > 0
+    rate = c.by_dtype(table.dtype, _MATRIX) * tiling.utilisation
+    ramp = 1.0
+    for name, extent in (("m", table.m), ("n", table.n), ("k", table.k)):
+        ramp = ramp * (1.0 + c.by_algorithm(codes, f"half.{name}") / extent)
+    matrix = table.matrix_flops / rate
+    if tiling.cycles is not None:
+        counted = np.isfinite(tiling.cycles)
+        seconds = np.where(counted, tiling.cycles, 0.0) / c.value("clock")
+        matrix = np.where(counted, seconds, matrix)
+        ramp = np.where(counted, 1.0, ramp)
+    matrix = np.where(has_matrix, matrix * ramp / c.by_algorithm(codes, "efficiency"), 0.0)
+    vector_peak = c.by_dtype(table.dtype, _VECTOR)
+    vector = table.vector_flops / (vector_peak * c.by_algorithm(codes, "efficiency.vector"))
+    known = c.find(*_SPECIAL[0]) is not None
+    special_peak = c.by_dtype(table.dtype, _SPECIAL) if known else vector_peak * c.value("vector_share")
+    special = table.special_flops / (special_peak * c.by_algorithm(codes, "efficiency.special"))
+    return matrix + vector + special
+
+
+def _overlapped(times: list[np.ndarray], exponent: np.ndarray) -> np.ndarray:
+    """(sum of t^p)^(1/p), scaled by the largest so that large exponents do not underflow."""
+    largest = times[0]
+    for other in times[1:]:
+        largest = np.maximum(largest, other)
+    safe = np.where(largest > 0, largest, 1.0)
+    total = sum((time / safe) ** exponent for time in times)
+    return np.where(largest > 0, safe * total ** (1.0 / exponent), 0.0)
+
+
+def _energy(table: KernelTable, tiling: Tiling, c: Coefficients, latency: np.ndarray) -> np.ndarray | None:
+    if not has_energy(c.profile):
+        return None
+    matrix = table.matrix_flops * c.by_dtype(table.dtype, _E_MATRIX)
+    vector = (table.vector_flops + table.special_flops) * c.by_dtype(table.dtype, _E_VECTOR)
+    total = matrix + vector + c.value("power.static") * latency
+    for level, level_bytes in tiling.level_bytes.items():
+        if c.find(f"energy.byte.{level}") is not None:
+            total = total + level_bytes * c.value(f"energy.byte.{level}")
+    return total
+
+
+def has_energy(profile: ArchitectureProfile) -> bool:
+    """Whether the profile knows enough to price energy: a flop, a byte of main memory, and static power."""
+    names = profile.coefficients
+    flop = "energy.flop" in names or any(name.startswith("energy.flop.matrix.") for name in names)
+    return flop and f"energy.byte.{profile.levels[-1]}" in names and "power.static" in names
+
+
+def graph_latency(table: KernelTable, prediction: Prediction, coefficients: Coefficients, runtime: str) -> np.ndarray:
+    """Time of each segment (graph or case) of a table: shape (S,), or (D, S).
+
+    Synchronous machines add kernels up. On asynchronous ones kernel i of a segment ends at
+    D_i + max over j <= i of (H_j - D_(j-1)), with H and D the running sums of host and device time.
+    """
+    starts = np.flatnonzero(np.diff(table.segment, prepend=-1))
+    entry = np.ravel(coefficients.value(f"graph.{runtime}", "graph"))
+    counts = np.diff(np.append(starts, len(table)))
+    # A lone call is an operator measurement: its launch already holds what entering the graph costs.
+    entry = np.where(counts > 1, entry[:, None], 0.0)
+    entry = entry[0] if entry.shape[0] == 1 else entry
+    if coefficients.profile.family not in ASYNCHRONOUS:
+        return np.add.reduceat(prediction.latency_s, starts, axis=-1) + entry
+    host, device = np.cumsum(prediction.launch_s, axis=-1), np.cumsum(prediction.device_s, axis=-1)
+    ends = []
+    for start, count in zip(starts, counts, strict=True):
+        rows = slice(start, start + count)
+        before_h = host[..., start - 1 : start] if start else 0.0
+        before_d = device[..., start - 1 : start] if start else 0.0
+        h, d = host[..., rows] - before_h, device[..., rows] - before_d
+        slack = h - (d - prediction.device_s[..., rows])
+        ends.append(d[..., -1] + slack.max(axis=-1))
+    return np.stack(ends, axis=-1) + entry
