@@ -1,0 +1,78 @@
+"""The one place where SI values become text for people: "1.23 ms", "45.6 GB/s", "12.3 mJ", "48.0 KiB"."""
+
+from __future__ import annotations
+
+import math
+
+from shmoo.estimators.records import Interval
+
+UNKNOWN = "unknown"
+"""Text of a value that is `None`."""
+
+_PREFIXES = {5: "P", 4: "T", 3: "G", 2: "M", 1: "k", 0: "", -1: "m", -2: "µ", -3: "n", -4: "p", -5: "f"}
+_BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_LARGEST = {"s": 0}
+"""Units that take no prefix above this power of 1000: nobody reads kiloseconds."""
+
+
+def si(value: float | None, unit: str, digits: int = 3) -> str:
+    """A value in SI units with the prefix that leaves one to three digits before the point.
+
+    Args:
+        value: in the unit without prefix; `None` is not known.
+        unit: "s", "J", "B/s", "flop/s", "J/flop", ...; the prefix goes in front of it. "1" and "" stand for a bare number.
+        digits: significant digits.
+    """
+    if value is None:
+        return UNKNOWN
+    bare = unit in ("", "1")
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}" if bare else f"{value:g} {unit}"
+    power = _power_of_1000(value, digits)
+    if bare and power < 0:
+        return _significant(value, digits)
+    power = max(min(power, _LARGEST.get(unit, 5), 5), -5)
+    number = _significant(value / 1000.0**power, digits)
+    tail = _PREFIXES[power] + ("" if bare else unit)
+    return f"{number} {tail}".rstrip()
+
+
+def size(nbytes: float | None, digits: int = 3) -> str:
+    """Bytes of a memory or a footprint, in powers of 1024: "48.0 KiB". Rates and traffic are decimal: use `si`."""
+    if nbytes is None:
+        return UNKNOWN
+    scaled, step = float(nbytes), 0
+    # The rounded number decides, so that 1023.99 KiB reads 1.00 MiB and not 1024 KiB.
+    while step < len(_BINARY) - 1 and round(abs(scaled)) >= 1024:
+        scaled, step = scaled / 1024.0, step + 1
+    number = f"{scaled:.0f}" if step == 0 or abs(scaled) >= 1000 else _significant(scaled, digits)
+    return f"{number} {_BINARY[step]}"
+
+
+def percent(fraction: float | None, signed: bool = False, digits: int = 1) -> str:
+    """A fraction as per cent: 0.123 is "12.3 %"; signed: "+12.3 %"."""
+    if fraction is None:
+        return UNKNOWN
+    return f"{fraction * 100:{'+' if signed else ''}.{digits}f} %"
+
+
+def interval(value: Interval | None, unit: str, digits: int = 3) -> str:
+    """A value with its 90 % interval: "1.23 ms (1.10 ms to 1.40 ms)"."""
+    if value is None:
+        return UNKNOWN
+    return f"{si(value.value, unit, digits)} ({si(value.low, unit, digits)} to {si(value.high, unit, digits)})"
+
+
+def _power_of_1000(value: float, digits: int) -> int:
+    # Rounding first: 999.96 with three digits reads 1.00 k, not 1000.
+    rounded = float(f"{abs(value):.{digits - 1}e}")
+    return math.floor(math.log10(rounded) / 3 + 1e-12)
+
+
+def _significant(value: float, digits: int) -> str:
+    """`digits` significant digits without an exponent where the number has a readable length."""
+    rounded = float(f"{value:.{digits - 1}e}")
+    magnitude = math.floor(math.log10(abs(rounded))) if rounded else 0
+    if magnitude < -4 or magnitude > 6:
+        return f"{value:.{digits - 1}e}"
+    return f"{rounded:.{max(digits - 1 - magnitude, 0)}f}"

@@ -1,0 +1,203 @@
+"""Operator tables: CSV files of single operators with their measured latency and energy.
+
+Columns (those that do not apply are empty or absent, further ones are ignored):
+
+    op, dtype               operator (a key of `TABLE_OPERATORS`) and element type (default float32)
+    latency_s, energy_j     measured; energy where known
+    b, m, n, k              linear, bmm, matmul: (b, m, k) by (b, k, n). attention: b heads, m queries, n keys, k wide.
+                            embedding: m look-ups in a table of n rows, k wide
+    conv_n, conv_c_in, conv_c_out, conv_kernel, conv_size, conv_stride, conv_padding, conv_groups
+                            square convolutions and pooling; conv_size is the input's height and width
+    rows, cols or shape     ("2x1024x4096") of the other operators: softmax and layer, RMS norm act on the last axis, batch and
+                            group norm on axis 1. For linear, bmm and matmul shape is "m x n x k", (m, k) by (k, n)
+    kernel                  name of the main kernel that ran
+
+`table_operators` says what call each operator stands for.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from types import MappingProxyType
+
+import msgspec
+
+from shmoo.estimators.dtypes import canonical_dtype
+from shmoo.estimators.errors import FormatError, InputError, unknown
+from shmoo.estimators.records import Graph, single_call_graph
+from shmoo.runs.records import AxisValue, CaseSpec
+from shmoo.runs.table_operators import GEMM, TABLE_OPERATORS, ShapedOperator, SizedOperator
+
+ALIASES = MappingProxyType({"conv2d": "conv", "vector_add": "add", "clone": "copy"})
+"""Names that published tables use for operators of the vocabulary."""
+
+_DEFAULTS = MappingProxyType({"b": 1, "conv_stride": 1, "conv_padding": 0, "conv_groups": 1})
+_MAY_BE_ZERO = frozenset({"conv_padding"})
+
+
+class TableRow(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One row of an operator table.
+
+    Attributes:
+        line: line of the file, the header being 1.
+        op: name of the vocabulary, a key of `TABLE_OPERATORS`.
+        axes: the operator's extents by column name; `shape` as text for those that take a shape.
+        latency_s, energy_j: measured per call, `None` where the table gives none.
+        kernel: main kernel that ran, "" where not known.
+        device, runtime: as passed to `read_table`.
+    """
+
+    line: int
+    op: str
+    axes: dict[str, AxisValue]
+    dtype: str = "float32"
+    latency_s: float | None = None
+    energy_j: float | None = None
+    kernel: str = ""
+    device: str = "cpu"
+    runtime: str = "eager"
+
+    @property
+    def case(self) -> CaseSpec:
+        """What was asked: gives the row its identity, and so its split."""
+        return CaseSpec(self.op, "operator", self.axes, self.dtype, self.runtime, self.device)
+
+    def graph(self) -> Graph:
+        """The row as a graph of one operator call."""
+        operator = TABLE_OPERATORS[self.op]
+        if isinstance(operator, ShapedOperator):
+            call, weights = operator.build(tuple(int(extent) for extent in str(self.axes["shape"]).split("x")), self.dtype)
+        else:
+            call, weights = operator.build({name: int(extent) for name, extent in self.axes.items()}, self.dtype)
+        return single_call_graph(call, weights, name=self.op)
+
+
+class OperatorTable(msgspec.Struct, frozen=True):
+    """A table that was read: where from, and its rows in file order."""
+
+    path: str
+    rows: tuple[TableRow, ...]
+
+
+def read_table(path: str | Path, *, device: str = "cpu", runtime: str = "eager", measured: bool = True) -> OperatorTable:
+    """Read an operator table.
+
+    Args:
+        device: what the rows were measured on ("cpu", "cuda", "tpu", "kpu"); part of each row's identity.
+        runtime: how they were run.
+        measured: whether every row must have a latency (to calibrate) or may lack it (to be estimated only).
+
+    Raises:
+        InputError: no such file, or an unknown operator or dtype (the line, and the nearest names).
+        FormatError: a missing column, a value that is no number, a latency that is not positive (line and column named).
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"cannot read operator table {str(path)!r}: {error.strerror}; give an existing CSV file") from None
+    except UnicodeDecodeError as error:
+        raise FormatError(f"operator table {str(path)!r} is not UTF-8 text: {error}; save it as CSV in UTF-8") from None
+    reader = csv.reader(text.splitlines())
+    header = [name.strip() for name in next(reader, [])]
+    for required in ("op", "latency_s") if measured else ("op",):
+        if required not in header:
+            raise FormatError(f"{path}:1: no column {required!r}; the header has {', '.join(header) or 'nothing'}")
+    if len(set(header)) != len(header):
+        twice = sorted({name for name in header if header.count(name) > 1})
+        raise FormatError(f"{path}:1: column {twice[0]!r} stands twice; rename one of them")
+    rows = []
+    for cells in reader:
+        if not any(cells):
+            continue
+        where = f"{path}:{reader.line_num}"
+        if len(cells) != len(header):
+            raise FormatError(f"{where}: {len(cells)} cells, the header has {len(header)}; the row is damaged or cut off")
+        rows.append(_row(dict(zip(header, cells, strict=True)), where, reader.line_num, device, runtime, measured))
+    return OperatorTable(str(path), tuple(rows))
+
+
+def _row(cells: dict[str, str], where: str, line: int, device: str, runtime: str, measured: bool) -> TableRow:
+    op = cells["op"].strip()
+    op = ALIASES.get(op, op)
+    if op not in TABLE_OPERATORS:
+        raise InputError(f"{where}: {unknown('operator', cells['op'], {*TABLE_OPERATORS, *ALIASES})}")
+    try:
+        dtype = canonical_dtype(cells.get("dtype", "").strip() or "float32")
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    latency = _positive(cells, "latency_s", where, required=measured)
+    energy = _positive(cells, "energy_j", where)
+    operator = TABLE_OPERATORS[op]
+    axes = _shape(cells, operator, where) if isinstance(operator, ShapedOperator) else _extents(cells, operator, where)
+    return TableRow(line, op, axes, dtype, latency, energy, cells.get("kernel", "").strip(), device, runtime)
+
+
+def _positive(cells: dict[str, str], column: str, where: str, required: bool = False) -> float | None:
+    text = cells.get(column, "").strip()
+    if not text:
+        if required:
+            raise FormatError(f"{where}: column {column!r} is empty; a row to calibrate on needs a measured latency")
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        raise FormatError(f"{where}: column {column!r} must be a number, got {text!r}") from None
+    if not (math.isfinite(value) and value > 0):
+        raise FormatError(f"{where}: column {column!r} must be positive and finite, got {text!r}; leave unknown values empty")
+    return value
+
+
+def _extent(cells: dict[str, str], column: str, where: str) -> int:
+    text = cells.get(column, "").strip()
+    if not text:
+        if column in _DEFAULTS:
+            return _DEFAULTS[column]
+        raise FormatError(f"{where}: operator {cells['op']!r} needs column {column!r}, which is empty or absent")
+    return _whole(text, column, where, 0 if column in _MAY_BE_ZERO else 1)
+
+
+def _whole(text: str, column: str, where: str, least: int = 1) -> int:
+    try:
+        number = float(text)
+    except ValueError:
+        raise FormatError(f"{where}: column {column!r} must be a whole number, got {text!r}") from None
+    if number != number // 1 or number < least or math.isinf(number):
+        raise FormatError(f"{where}: column {column!r} must be a whole number of at least {least}, got {text!r}")
+    return int(number)
+
+
+def _split_shape(text: str, where: str) -> list[int]:
+    return [_whole(part, "shape", where) for part in text.lower().replace("×", "x").split("x")]
+
+
+def _extents(cells: dict[str, str], operator: SizedOperator, where: str) -> dict[str, AxisValue]:
+    shape = cells.get("shape", "").strip()
+    if operator.form == "gemm" and shape and not cells.get("m", "").strip():
+        sides = _split_shape(shape, where)
+        if len(sides) not in (3, 4):
+            raise FormatError(f"{where}: column 'shape' of {cells['op']!r} must be m x n x k or b x m x n x k, got {shape!r}")
+        return dict(zip(GEMM, [1, *sides] if len(sides) == 3 else sides, strict=True))
+    extents = {column: _extent(cells, column, where) for column in operator.columns}
+    if operator.form == "window":
+        _check_window(cells["op"], extents, where)
+    return extents
+
+
+def _shape(cells: dict[str, str], operator: ShapedOperator, where: str) -> dict[str, AxisValue]:
+    text = cells.get("shape", "").strip()
+    sides = _split_shape(text, where) if text else [_extent(cells, column, where) for column in ("rows", "cols")]
+    if len(sides) < operator.rank:
+        raise FormatError(f"{where}: {cells['op']!r} needs a shape of {operator.rank} or more axes, got {text!r}")
+    return {"shape": "x".join(map(str, sides))}
+
+
+def _check_window(op: str, x: dict[str, int], where: str) -> None:
+    padded = x["conv_size"] + 2 * x["conv_padding"]
+    if op != "conv_transpose" and x["conv_kernel"] > padded:
+        raise FormatError(f"{where}: column 'conv_kernel' is {x['conv_kernel']}, larger than the padded input of side {padded}")
+    groups = x.get("conv_groups", 1)
+    if x["conv_c_in"] % groups or x.get("conv_c_out", groups) % groups:
+        raise FormatError(f"{where}: column 'conv_groups' is {groups}, which must divide conv_c_in and conv_c_out")
