@@ -1,0 +1,153 @@
+"""Watches the host while something is timed, and says when the numbers cannot be trusted.
+
+Seen on a shared machine: with a busy neighbour, CPU time / (wall x threads) falls from 0.99 to 0.5, involuntary context switches
+rise from about 40 to 900-2500 a second, and operators take multiples of the scheduler's 8 ms slice.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from shmoo.runs.records import AxisValue, Timing
+from shmoo.runs.statistics import iqr, median
+
+MAX_RELATIVE_IQR = 0.25
+"""torch.utils.benchmark's limit beyond which a measurement says little."""
+MIN_CPU_PER_THREAD = 0.75
+MAX_SWITCHES_PER_S = 200.0
+MAX_CROWDING = 0.2
+"""Cores wanted beyond those there are: others' CPU time + own threads - cores."""
+MAX_STEAL = 0.02
+SHORTEST_WATCH_S = 0.05
+"""The kernel counts CPU time in ticks of 10 ms; shorter spans say nothing."""
+
+
+class HostSnapshot(msgspec.Struct, frozen=True):
+    """Counters of this process and of the machine, all in seconds or counts since start; `None` where the system has none.
+
+    Attributes:
+        own_cpu_s: CPU time of this process over all its threads.
+        busy_s, steal_s: CPU time all processes used, and time a hypervisor gave to other guests, summed over cores.
+    """
+
+    wall_s: float
+    own_cpu_s: float
+    involuntary_switches: int | None = None
+    busy_s: float | None = None
+    steal_s: float | None = None
+    throttles: int | None = None
+    clock_hz: float | None = None
+
+
+def host_snapshot(root: Path = Path("/")) -> HostSnapshot:
+    """Read the counters. `root` holds proc and sys."""
+    process = psutil.Process()
+    times = process.cpu_times()
+    busy, steal = _machine_times(root)
+    return HostSnapshot(
+        wall_s=time.perf_counter(),
+        own_cpu_s=times.user + times.system,
+        involuntary_switches=_involuntary_switches(),
+        busy_s=busy,
+        steal_s=steal,
+        throttles=_throttles(root),
+        clock_hz=_clock_hz(root),
+    )
+
+
+def observe(before: HostSnapshot, after: HostSnapshot, threads: int, cores: int | None = None) -> dict[str, AxisValue | None]:
+    """What happened between two snapshots, as stored in `Measurement.host`; unknown is `None`.
+
+    Returns:
+        wall_s, cpu_per_thread (own CPU time / (wall x threads)), switches_per_s, other_cpu (cores other processes used), crowding
+        (cores wanted beyond those there are), steal (share of the machine), throttles (count), clock_hz, load_1min.
+    """
+    wall = after.wall_s - before.wall_s
+    cores = cores or os.cpu_count() or 1
+    own = after.own_cpu_s - before.own_cpu_s
+    busy = _difference(before.busy_s, after.busy_s)
+    steal = _difference(before.steal_s, after.steal_s)
+    switches = _difference(before.involuntary_switches, after.involuntary_switches)
+    other = None if busy is None or wall <= 0 else max(busy - own, 0.0) / wall
+    return {
+        "wall_s": wall,
+        "threads": threads,
+        "cpu_per_thread": own / (wall * threads) if wall > 0 else None,
+        "switches_per_s": None if switches is None or wall <= 0 else switches / wall,
+        "other_cpu": other,
+        "crowding": None if other is None else other + min(threads, cores) - cores,
+        "steal": None if steal is None or wall <= 0 else steal / (wall * cores),
+        "throttles": _difference(before.throttles, after.throttles),
+        "clock_hz": after.clock_hz,
+        "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }
+
+
+def doubts(timing: Timing, host: dict[str, AxisValue | None]) -> tuple[str, ...]:
+    """Why a timing taken under these host observations cannot be trusted, with numbers; empty when it can."""
+    reasons = []
+    middle = median(timing.samples_s)
+    if len(timing.samples_s) > 2 and iqr(timing.samples_s) > MAX_RELATIVE_IQR * middle:
+        reasons.append(f"noisy: IQR is {iqr(timing.samples_s) / middle:.0%} of the median (limit {MAX_RELATIVE_IQR:.0%})")
+    if (host.get("wall_s") or 0.0) < SHORTEST_WATCH_S:
+        return tuple(reasons)
+    per_thread, switches = host.get("cpu_per_thread"), host.get("switches_per_s")
+    starved = per_thread is not None and per_thread < MIN_CPU_PER_THREAD
+    # A small operator keeps one thread busy and lets the others sleep, which alone is no disturbance; being switched out is.
+    if starved and (switches or 0.0) > MAX_SWITCHES_PER_S:
+        reasons.append(f"disturbed: {per_thread:.0%} of its CPU time, {switches:.0f} involuntary context switches a second")
+    crowding, steal, throttles = host.get("crowding"), host.get("steal"), host.get("throttles")
+    if crowding is not None and crowding > MAX_CROWDING:
+        reasons.append(
+            f"busy host: others used {host['other_cpu']:.1f} cores beside {host['threads']} threads, {crowding:.1f} too many"
+        )
+    if steal is not None and steal > MAX_STEAL:
+        reasons.append(f"steal: the hypervisor took {steal:.0%} of the machine away")
+    if throttles:
+        reasons.append(f"throttled: {throttles} thermal throttle events")
+    return tuple(reasons)
+
+
+def _difference(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else after - before
+
+
+def _involuntary_switches() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def _machine_times(root: Path) -> tuple[float | None, float | None]:
+    """Busy and stolen seconds of the whole machine; field order is that of proc(5)."""
+    try:
+        fields = (root / "proc/stat").read_text().split("\n", 1)[0].split()
+        user, nice, system, _idle, _iowait, irq, softirq, steal = (float(f) for f in fields[1:9])
+        tick = os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, AttributeError):
+        return None, None
+    return (user + nice + system + irq + softirq) / tick, steal / tick
+
+
+def _throttles(root: Path) -> int | None:
+    counts = []
+    for path in (root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/core_throttle_count"):
+        try:
+            counts.append(int(path.read_text()))
+        except (OSError, ValueError):
+            return None
+    return sum(counts) if counts else None
+
+
+def _clock_hz(root: Path) -> float | None:
+    try:
+        return 1e3 * float((root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq").read_text())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,209 @@
+"""The measuring core: how long one call takes. The command line and pytest both time through `time_callable`.
+
+    first call | warm-up, block size found | window: block, block, block, ... until a rule stops it
+    (measure)  | nothing kept              | one sample = seconds of a block / calls in it
+
+Blocks are as long as the clock needs, so that reading it is lost in the noise; nothing else runs between the two readings of a
+block. The window ends when the median is known well enough ("precision"), when its spread is settled and more samples would only
+repeat it ("plateau"), or when its time is up ("timeout").
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import repeat
+from typing import Protocol
+
+import msgspec
+
+from shmoo.runs.records import Timing
+from shmoo.runs.statistics import iqr, median, order_interval
+
+Call = Callable[[], object]
+Clock = Callable[[], float]
+
+STABLE = 0.05
+"""Two medians of warm-up blocks, or noise levels of the window, this close together count as settled."""
+CHECK_GROWTH = 1.25
+"""The stopping rules are asked again each time there are this many times more samples, so that asking stays cheap."""
+
+
+class TimingSettings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How long and how exactly to time.
+
+    Attributes:
+        block_s: shortest block; 1 ms is 10^4 readings of a 100 ns clock.
+        warmup_s, max_warmup_s: shortest and longest warm-up. One call is always made.
+        min_s, max_s: shortest and longest window. A call longer than the window is sampled `min_samples` times at most.
+        min_samples: samples before a rule other than "timeout" may stop the window.
+        precision: half width of the 90 % interval of the median, relative to it, that is good enough.
+    """
+
+    block_s: float = 1e-3
+    warmup_s: float = 0.05
+    max_warmup_s: float = 0.5
+    min_s: float = 0.2
+    max_s: float = 0.8
+    min_samples: int = 7
+    precision: float = 0.005
+
+
+class BlockTimer(Protocol):
+    """Times a block of calls on one kind of device."""
+
+    def __call__(self, call: Call, calls: int) -> float:
+        """Seconds that `calls` calls of `call` took, all of their work finished."""
+
+
+class HostTimer:
+    """Wall time by a monotonic clock.
+
+    Args:
+        synchronize: waits until the device has finished; called before and after a block, inside the timed span the second time.
+    """
+
+    def __init__(self, clock: Clock = time.perf_counter, synchronize: Callable[[], None] | None = None) -> None:
+        self._clock = clock
+        self._synchronize = synchronize
+
+    def __call__(self, call: Call, calls: int) -> float:
+        if self._synchronize is not None:
+            self._synchronize()
+        steps = repeat(None, calls)
+        start = self._clock()
+        for _ in steps:
+            call()
+        if self._synchronize is not None:
+            self._synchronize()
+        return self._clock() - start
+
+
+class CudaTimer:
+    """Device time between two events on the current stream. `host_s` keeps what the host needed to launch the last block's calls,
+    per call: when it is the larger one, the device waited for the host.
+
+    Args:
+        cuda: `torch.cuda`, or a stand-in with `Event` and `synchronize`.
+    """
+
+    def __init__(self, cuda, clock: Clock = time.perf_counter) -> None:
+        self._cuda = cuda
+        self._clock = clock
+        self.host_s: float | None = None
+
+    def __call__(self, call: Call, calls: int) -> float:
+        begin, end = self._cuda.Event(enable_timing=True), self._cuda.Event(enable_timing=True)
+        self._cuda.synchronize()
+        begin.record()
+        start = self._clock()
+        for _ in repeat(None, calls):
+            call()
+        self.host_s = (self._clock() - start) / calls
+        end.record()
+        self._cuda.synchronize()
+        return begin.elapsed_time(end) / 1e3  # elapsed_time is in milliseconds
+
+
+def time_callable(
+    call: Call,
+    *,
+    clock: Clock = time.perf_counter,
+    synchronize: Callable[[], None] | None = None,
+    settings: TimingSettings | None = None,
+    timer: BlockTimer | None = None,
+) -> Timing:
+    """Time `call` after warming it up. What it raises passes through.
+
+    Args:
+        call: takes no arguments; its result is dropped.
+        clock: seconds, monotonic.
+        synchronize: waits for the device; `None` where calls return when done.
+        timer: another way of timing a block, such as `CudaTimer`; `clock` still decides when the window ends.
+    """
+    settings = settings or TimingSettings()
+    timer = timer or HostTimer(clock, synchronize)
+    with _no_garbage_collection():
+        calls, warmup_calls = _warm_up(call, timer, clock, settings)
+        samples, reason = _window(call, calls, timer, clock, settings)
+    return Timing(samples_s=tuple(samples), block_calls=calls, warmup_calls=warmup_calls, stop_reason=reason)
+
+
+def _warm_up(call: Call, timer: BlockTimer, clock: Clock, settings: TimingSettings) -> tuple[int, int]:
+    """Call until blocks are long enough and their times settle; (calls per block, calls made)."""
+    begin = clock()
+    calls, made = 1, 0
+    # Blocks long enough for the clock, and few enough to keep every sample: at most about 500 fill the longest window.
+    target = max(settings.block_s, settings.max_s / 500)
+    while True:
+        taken = timer(call, calls)
+        made += calls
+        if taken >= target or clock() - begin >= settings.max_warmup_s:
+            break
+        # A tenfold step at most: the first calls are slow ones, and a clock too coarse to see a call reads 0.
+        calls = math.ceil(min(10 * calls, calls * 1.2 * target / taken if taken > 0 else 10 * calls))
+    recent = [taken]
+    while (spent := clock() - begin) < settings.max_warmup_s and not (spent >= settings.warmup_s and _settled(recent)):
+        recent.append(timer(call, calls))
+        made += calls
+    # Calls are faster now than when the block size was found.
+    if recent[-1] > 0:
+        calls = max(1, round(calls * target / median(recent[-3:])))
+    return calls, made
+
+
+def _settled(recent: list[float]) -> bool:
+    """Whether the last three blocks took what the three (at least one) before them took."""
+    if len(recent) < 3:
+        return False
+    last = recent[-3:] if len(recent) >= 6 else recent[-1:]
+    before = recent[-6:-3] if len(recent) >= 6 else recent[-2:-1]
+    return abs(median(last) - median(before)) <= STABLE * median(before)
+
+
+def _window(call: Call, calls: int, timer: BlockTimer, clock: Clock, settings: TimingSettings) -> tuple[list[float], str]:
+    samples: list[float] = []
+    noise: list[float] = []
+    begin = clock()
+    next_check = settings.min_samples
+    while True:
+        samples.append(timer(call, calls) / calls)
+        spent = clock() - begin
+        if spent >= settings.max_s:
+            return samples, "timeout"
+        if len(samples) < next_check or spent < settings.min_s:
+            continue
+        next_check = math.ceil(len(samples) * CHECK_GROWTH)
+        if reason := _stop(samples, noise, settings.precision):
+            return samples, reason
+
+
+def _stop(samples: list[float], noise: list[float], precision: float) -> str:
+    """ "precision", "plateau" or "" to go on. `noise` collects IQR / median at each check."""
+    middle = median(samples)
+    if middle <= 0:
+        return ""
+    low, high = order_interval(samples)
+    if high - low <= 2 * precision * middle:
+        return "precision"
+    noise.append(iqr(samples) / middle)
+    last = noise[-4:]
+    if len(last) == 4 and max(last) - min(last) <= STABLE * max(last):
+        return "plateau"
+    return ""
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A collection inside a block would be timed with it."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
