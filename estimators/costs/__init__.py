@@ -1,0 +1,44 @@
+"""What each operator must do at least, on any machine: ATen name -> pure function from `OpCall` to `Cost`.
+
+Every call is costed, free (`FREE`, and a few operators for some of their calls) or unknown; unknown ones are listed and never
+counted as 0 in silence:
+
+    cost = cost_of(call)            # None when free; family "unknown" when there is no cost function
+    classify(call)                  # "costed", "free" or "unknown"
+    graph_cost(graph).macs          # totals, by family, with the unknown operators
+
+A cost for an operator of one's own is one decorated function, run before the graph is costed:
+
+    @register_cost("mylib.gated_linear")
+    def gated_linear(call: OpCall) -> Cost:
+        m, k = call.operand("x").shape
+        n = call.operand("weight").shape[0]
+        return bill(call, "gemm", matrix=2 * m * n * k, special=m * n, m=m, n=n, k=k)
+
+`bill` fills in the bytes: each operand read once, each result written once.
+"""
+
+from shmoo.estimators.costs import contractions, data_movement, linalg, pointwise, reductions
+from shmoo.estimators.costs.base import COSTS, CostFunction, bill
+from shmoo.estimators.costs.base import cost as register_cost
+from shmoo.estimators.costs.free import FREE, FREE_WHEN, is_free
+from shmoo.estimators.costs.summary import FamilyCost, GraphCost, UnknownOp, classify, cost_of, graph_cost
+
+FILLED_BY = (contractions, data_movement, linalg, pointwise, reductions)
+"""The modules whose import files the costs."""
+
+__all__ = [
+    "COSTS",
+    "FREE",
+    "FREE_WHEN",
+    "CostFunction",
+    "FamilyCost",
+    "GraphCost",
+    "UnknownOp",
+    "bill",
+    "classify",
+    "cost_of",
+    "graph_cost",
+    "is_free",
+    "register_cost",
+]

@@ -1,0 +1,171 @@
+"""The registry of operator costs, and what cost functions share: finding operands and attributes, filling in a `Cost`.
+
+A cost function looks at shapes, element types and attributes only, so it holds for every machine. Bytes follow one rule: each
+operand is read once and each result written once, at its own size (a broadcast operand counts what it holds, not what it is
+stretched to). Where an operator touches only a part of an operand (a gather, an in-place scatter), the cost function passes that
+part. Strides do not change bytes: a strided convolution reads its whole input, whose skipped elements share cache lines.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.records import Cost, OpCall, TensorSpec
+from shmoo.estimators.registry import Registry
+
+CostFunction = Callable[[OpCall], Cost]
+
+COSTS: Registry[CostFunction] = Registry("operator cost")
+"""Operator name -> cost function. Filled at import by `cost`."""
+
+
+def cost(*names: str) -> Callable[[CostFunction], CostFunction]:
+    """Decorator that files a pure function from `OpCall` to `Cost` under one or more operator names.
+
+    A name is the namespace and the operator, without overload and without the underscore of the in-place form: "aten.relu",
+    or "mylib.fused_gate" for a custom operator called as `torch.ops.mylib.fused_gate`.
+
+    Raises:
+        InputError: a name lacks its namespace.
+        DuplicateNameError: a name is taken.
+    """
+    for name in names:
+        namespace, _, operator = name.partition(".")
+        if not namespace or not operator:
+            raise InputError(f"operator name {name!r} has no namespace; write 'namespace.operator', such as 'aten.relu'")
+    return COSTS.register(*names)
+
+
+def tensor(call: OpCall, *names: str) -> TensorSpec:
+    """The operand passed under the first of `names` that the call has.
+
+    Raises:
+        InputError: it has none of them; says which it has.
+    """
+    for name in names:
+        spec = call.operand(name)
+        if spec is not None:
+            return spec
+    seen = ", ".join(call.operands) or "none"
+    raise InputError(
+        f"{call.op} needs a tensor operand {' or '.join(repr(n) for n in names)}, the call has: {seen}; "
+        "build the call from the operator's schema"
+    )
+
+
+def first(call: OpCall) -> TensorSpec:
+    """The first tensor operand.
+
+    Raises:
+        InputError: the call has none.
+    """
+    if not call.inputs:
+        raise InputError(f"{call.op} needs a tensor operand, the call has none; build the call from the operator's schema")
+    return call.inputs[0]
+
+
+def result(call: OpCall) -> TensorSpec:
+    """The first result.
+
+    Raises:
+        InputError: the call has none.
+    """
+    if not call.outputs:
+        raise InputError(f"{call.op} has no result; a call's `outputs` must hold what it returns, also for an in-place operator")
+    return call.outputs[0]
+
+
+def listed(call: OpCall, name: str) -> tuple[TensorSpec, ...]:
+    """The elements of the tensor list `name`, in order ("tensors.0", "tensors.1", ...)."""
+    prefix = f"{name}."
+    return tuple(s for o, s in zip(call.operands, call.inputs, strict=True) if o.startswith(prefix))
+
+
+def number(call: OpCall, name: str, default: float) -> float:
+    """A numeric attribute; `default` where it is absent, `None` or not a number."""
+    value = call.attributes.get(name)
+    return value if isinstance(value, int | float) else default
+
+
+def largest(call: OpCall, name: str) -> int:
+    """The largest entry of an attribute that is an int or a list of ints (stride, dilation); 1 where absent or empty."""
+    value = call.attributes.get(name)
+    if isinstance(value, int):
+        return value
+    return max((v for v in value if isinstance(v, int)), default=1) if isinstance(value, list) else 1
+
+
+def extents(call: OpCall, name: str, rank: int) -> tuple[int, ...]:
+    """An attribute that is one int for all dimensions or a list of one or `rank` ints, as `rank` ints.
+
+    Raises:
+        InputError: absent, or of another length.
+    """
+    value = call.attributes.get(name)
+    values = [value] if isinstance(value, int) else value
+    if isinstance(values, list) and all(isinstance(v, int) for v in values):
+        if len(values) == 1:
+            return tuple(values) * rank
+        if len(values) == rank:
+            return tuple(values)
+    raise InputError(f"{call.op} needs attribute {name!r} as one int or {rank}, got {value!r}")
+
+
+def elements(shape: Sequence[int]) -> int:
+    return math.prod(shape)
+
+
+def nbytes(specs: Sequence[TensorSpec]) -> float:
+    return sum(spec.nbytes for spec in specs)
+
+
+def bill(
+    call: OpCall,
+    family: str,
+    *,
+    matrix: float = 0.0,
+    vector: float = 0.0,
+    special: float = 0.0,
+    batch: int = 1,
+    m: int = 1,
+    n: int = 1,
+    k: int = 1,
+    window: int = 1,
+    stride: int = 1,
+    dilation: int = 1,
+    touched: Mapping[str, float] | None = None,
+    written: float | None = None,
+) -> Cost:
+    """A `Cost` in which every operand is read once and every result written once.
+
+    Args:
+        touched: bytes really read, for operands (by name) of which only a part is.
+        written: bytes really written to the first result, when only a part of it is.
+
+    A value passed twice (`x * x`) is read once: its second place counts 0.
+    """
+    part = touched or {}
+    reads = [part.get(name, spec.nbytes) for name, spec in zip(call.operands, call.inputs, strict=True)]
+    for position, value in enumerate(call.reads):
+        if value in call.reads[:position]:
+            reads[position] = 0.0
+    writes = [spec.nbytes for spec in call.outputs]
+    if written is not None and writes:
+        writes[0] = written
+    return Cost(
+        family=family,
+        read_bytes=tuple(reads),
+        write_bytes=tuple(writes),
+        matrix_flops=float(matrix),
+        vector_flops=float(vector),
+        special_flops=float(special),
+        batch=batch,
+        m=m,
+        n=n,
+        k=k,
+        window=window,
+        stride=stride,
+        dilation=dilation,
+    )

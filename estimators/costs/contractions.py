@@ -1,0 +1,383 @@
+"""Costs of contractions: matrix products, convolutions, attention, recurrent layers.
+
+`matrix_flops` is 2 for each multiply-add, as `torch.utils.flop_counter` counts where it counts; a bias, `beta` and `alpha` go to
+`vector_flops`. Zero padding is multiplied like any value, and a causal mask does not halve attention: that is how kernels without
+special paths work, and how published numbers are counted. The linear algebra of square systems is in `linalg.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from shmoo.estimators.costs.base import bill, cost, elements, first, largest, listed, number, result, tensor
+from shmoo.estimators.costs.einsum import Contraction, contractions_of
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.records import Cost, OpCall, TensorSpec
+
+
+def gemm(call: OpCall, batch: int, m: int, n: int, k: int, vector: float = 0.0) -> Cost:
+    """batch x (m, k) by (k, n), and `vector` operations beside it."""
+    return bill(call, "gemm", matrix=2 * batch * m * n * k, vector=vector, batch=batch, m=m, n=n, k=k)
+
+
+@cost("aten.linear")
+def linear(call: OpCall) -> Cost:
+    """(..., in) by weight (out, in), or (in,) for a single output."""
+    source, weight = tensor(call, "input"), tensor(call, "weight")
+    k = weight.shape[-1]
+    n = elements(weight.shape[:-1])
+    m = elements(source.shape[:-1])
+    return gemm(call, 1, m, n, k, vector=m * n if call.operand("bias") else 0)
+
+
+@cost("aten.mm", "aten._int_mm", "aten.bmm")
+def mm(call: OpCall) -> Cost:
+    """([b,] m, k) by ([b,] k, n)."""
+    *batch, m, k = tensor(call, "self").shape
+    return gemm(call, elements(batch), m, tensor(call, "mat2").shape[-1], k)
+
+
+@cost("aten._scaled_mm")
+def scaled_mm(call: OpCall) -> Cost:
+    """A product of 8-bit matrices; the scales, and the bias if there is one, are applied to the result."""
+    m, k = tensor(call, "self").shape
+    n = tensor(call, "mat2").shape[-1]
+    return gemm(call, 1, m, n, k, vector=m * n * (2 if call.operand("bias") else 1))
+
+
+def _scaling(call: OpCall, count: float) -> float:
+    """Vector operations of beta * self + alpha * product on `count` results."""
+    beta, alpha = number(call, "beta", 1), number(call, "alpha", 1)
+    return count * ((beta != 0) + (beta not in (0, 1)) + (alpha != 1))
+
+
+@cost("aten.addmm", "aten.baddbmm", "aten.addbmm", "aten.addmv", "aten._addmm_activation")
+def addmm(call: OpCall) -> Cost:
+    """beta * self + alpha * ([b,] m, k) by ([b,] k, n); `addbmm` also sums over the batch."""
+    *batch, m, k = tensor(call, "mat1", "batch1", "mat").shape
+    right = tensor(call, "mat2", "batch2", "vec").shape
+    n = right[-1] if len(right) > 1 else 1
+    sums = elements(batch) - 1 if call.op == "aten.addbmm" else 0
+    return gemm(call, elements(batch), m, n, k, vector=_scaling(call, result(call).numel) + max(sums, 0) * m * n)
+
+
+@cost("aten.addr")
+def addr(call: OpCall) -> Cost:
+    """beta * self + alpha * outer product."""
+    m, n = tensor(call, "vec1").numel, tensor(call, "vec2").numel
+    return gemm(call, 1, m, n, 1, vector=_scaling(call, m * n))
+
+
+@cost("aten.mv", "aten.dot", "aten.vdot", "aten.inner")
+def vector_product(call: OpCall) -> Cost:
+    """(..., k) by (k,), or `inner`'s (..., k) by (..., k), each row with each."""
+    left, right = first(call), tensor(call, "vec", "tensor", "other")
+    k = right.shape[-1] if right.shape else 1
+    return gemm(call, 1, elements(left.shape[:-1]), elements(right.shape[:-1]), k)
+
+
+@cost("aten.outer", "aten.ger", "aten.kron")
+def outer(call: OpCall) -> Cost:
+    """Every element of one with every element of the other: one multiplication a result."""
+    m = result(call).numel
+    return bill(call, "pointwise", vector=m, m=m)
+
+
+@cost("aten.matmul", "aten.linalg_matmul")
+def matmul(call: OpCall) -> Cost:
+    """All combinations of ranks. A matrix or vector on the right takes the rows of all the left's batches at once."""
+    left, right = tensor(call, "self").shape, tensor(call, "other").shape
+    if not left or not right:
+        raise InputError(
+            f"{call.op} needs operands of rank 1 or more, got shapes {left} and {right}; use a product with a scalar"
+        )
+    k = left[-1]
+    n = right[-1] if len(right) > 1 else 1
+    if len(right) <= 2:
+        return gemm(call, 1, elements(left[:-1]), n, k)
+    m = left[-2] if len(left) > 1 else 1
+    batch = elements(_broadcast(left[:-2], right[:-2]))
+    return gemm(call, batch, m, n, k)
+
+
+def _broadcast(a: Sequence[int], b: Sequence[int]) -> tuple[int, ...]:
+    """The shape two shapes stretch to."""
+    rank = max(len(a), len(b))
+    left = (1,) * (rank - len(a)) + tuple(a)
+    right = (1,) * (rank - len(b)) + tuple(b)
+    return tuple(y if x == 1 else x for x, y in zip(left, right, strict=True))
+
+
+def _chain(call: OpCall, steps: Sequence[Contraction]) -> Cost:
+    """Several contractions in one call; the iteration space is the largest's."""
+    matrix = sum(s.matrix_flops for s in steps)
+    vector = sum(s.vector_flops for s in steps)
+    top = max(steps, key=lambda s: s.matrix_flops)
+    if matrix == 0:
+        m = result(call).numel
+        return bill(call, "pointwise", vector=vector, m=m)
+    return bill(call, "gemm", matrix=matrix, vector=vector, batch=top.batch, m=top.m, n=top.n, k=top.k)
+
+
+@cost("aten.einsum")
+def einsum(call: OpCall) -> Cost:
+    """Operands are contracted from left to right, two at a time, unless a path is given, whose order is not followed."""
+    equation = call.attributes.get("equation")
+    if not isinstance(equation, str):
+        raise InputError(f"{call.op} needs attribute 'equation' as text, got {equation!r}; build the call from the schema")
+    return _chain(call, contractions_of(equation, [s.shape for s in listed(call, "tensors")]))
+
+
+@cost("aten.linalg_multi_dot", "aten.chain_matmul")
+def multi_dot(call: OpCall) -> Cost:
+    """Products from left to right (the operator may choose a cheaper order; for equal sizes all cost the same)."""
+    shapes = [s.shape for s in (listed(call, "tensors") or listed(call, "matrices"))]
+    rows = shapes[0][0] if len(shapes[0]) > 1 else 1
+    steps = [Contraction(1, rows, after[1] if len(after) > 1 else 1, before[-1]) for before, after in pairwise(shapes)]
+    return _chain(call, steps)
+
+
+@cost("aten.tensordot")
+def tensordot(call: OpCall) -> Cost:
+    left, right = tensor(call, "self").shape, tensor(call, "other").shape
+    dims = call.attributes.get("dims_self")
+    if not isinstance(dims, list):
+        raise InputError(f"{call.op} needs attribute 'dims_self' as a list of dimensions, got {dims!r}")
+    k = elements([left[d] for d in dims if isinstance(d, int)])
+    return gemm(call, 1, elements(left) // max(k, 1), elements(right) // max(k, 1), k)
+
+
+@cost("aten.bilinear")
+def bilinear(call: OpCall) -> Cost:
+    """x1 (m, i) by weight (n, i, j) by x2 (m, j): first (m, i) by (i, n j), then the dot products with x2."""
+    n, i, j = tensor(call, "weight").shape
+    m = elements(tensor(call, "input1").shape[:-1])
+    bias = m * n if call.operand("bias") else 0
+    return bill(call, "gemm", matrix=2 * m * n * j * (i + 1), vector=bias, m=m, n=n * j, k=i)
+
+
+@cost("aten.cdist", "aten._cdist_forward")
+def cdist(call: OpCall) -> Cost:
+    """Distances of (b, m, k) from (b, n, k): p = 2 through a product and one root, else a difference and a power each."""
+    *batch, m, k = tensor(call, "x1").shape
+    n = tensor(call, "x2").shape[-2]
+    b = elements(batch)
+    if number(call, "p", 2.0) == 2:
+        vector = 2 * b * (m + n) * k + 3 * b * m * n
+        return bill(call, "gemm", matrix=2 * b * m * n * k, vector=vector, special=b * m * n, batch=b, m=m, n=n, k=k)
+    return bill(call, "pointwise", vector=3 * b * m * n * k, m=b * m * n, n=k)
+
+
+# Convolutions ------------------------------------------------------------------------------------------------------
+
+
+def convolution(call: OpCall, source: TensorSpec, weight: TensorSpec, groups: int, transposed: bool) -> Cost:
+    """The cost of any convolution.
+
+    Forward: weight (C_out, C_in / groups, *window); each output point of a group takes k = C_in / groups * window multiply-adds.
+    Transposed: weight (C_in, C_out / groups, *window); each input point of a group feeds n = C_out / groups * window sums.
+    """
+    window = elements(weight.shape[2:])
+    rank = len(weight.shape) - 2
+    output = result(call)
+    bias = output.numel if call.operand("bias") else 0
+    # Operands without a batch dimension have one dimension less.
+    if transposed:
+        points = elements(source.shape[-rank:]) * (source.shape[0] if len(source.shape) == rank + 2 else 1)
+        family, m, n, k = "conv_transpose", points, weight.shape[1] * window, weight.shape[0] // groups
+        # Overlapping windows are already added by the multiply-adds.
+    else:
+        points = elements(output.shape[-rank:]) * (output.shape[0] if len(output.shape) == rank + 2 else 1)
+        family, m, n, k = "conv", points, weight.shape[0] // groups, weight.shape[1] * window
+        if groups > 1 and weight.shape[1] == 1:
+            family = "depthwise"
+    return bill(
+        call,
+        family,
+        matrix=2 * groups * m * n * k,
+        vector=bias,
+        batch=groups,
+        m=m,
+        n=n,
+        k=k,
+        window=window,
+        stride=largest(call, "stride"),
+        dilation=largest(call, "dilation"),
+    )
+
+
+@cost("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.thnn_conv2d", "aten._slow_conv2d_forward", "aten.slow_conv3d")
+@cost("aten.mkldnn_convolution", "aten.slow_conv_dilated2d", "aten.slow_conv_dilated3d")
+def conv(call: OpCall) -> Cost:
+    return convolution(call, first(call), tensor(call, "weight"), int(number(call, "groups", 1)), transposed=False)
+
+
+@cost(
+    "aten.conv_transpose1d",
+    "aten.conv_transpose2d",
+    "aten.conv_transpose3d",
+    "aten.slow_conv_transpose2d",
+    "aten.slow_conv_transpose3d",
+)
+@cost("aten.cudnn_convolution_transpose")
+def conv_transpose(call: OpCall) -> Cost:
+    return convolution(call, first(call), tensor(call, "weight"), int(number(call, "groups", 1)), transposed=True)
+
+
+@cost(
+    "aten.convolution",
+    "aten._convolution",
+    "aten.convolution_overrideable",
+    "aten.cudnn_convolution",
+    "aten.cudnn_convolution_relu",
+)
+def conv_either(call: OpCall) -> Cost:
+    transposed = bool(call.attributes.get("transposed", False))
+    return convolution(call, first(call), tensor(call, "weight"), int(number(call, "groups", 1)), transposed)
+
+
+@cost("aten._conv_depthwise2d", "aten.conv_depthwise3d")
+def conv_depthwise(call: OpCall) -> Cost:
+    """As many groups as input channels; the channel is the dimension before the window's."""
+    source, weight = first(call), tensor(call, "weight")
+    return convolution(call, source, weight, source.shape[1 - len(weight.shape)], transposed=False)
+
+
+@cost("aten.conv_tbc")
+def conv_tbc(call: OpCall) -> Cost:
+    """Time, batch, channel: weight (window, C_in, C_out)."""
+    window, c_in, c_out = tensor(call, "weight").shape
+    time, batch, _ = result(call).shape
+    m = time * batch
+    return bill(
+        call, "conv", matrix=2 * m * c_out * c_in * window, vector=m * c_out, m=m, n=c_out, k=c_in * window, window=window
+    )
+
+
+# Attention ---------------------------------------------------------------------------------------------------------
+
+
+def attention_flops(rows: int, sq: int, sk: int, d: int, dv: int, masked: bool) -> tuple[float, float, float]:
+    """(matrix, vector, special) operations of softmax(q k^T * scale + mask) v for `rows` = batch x heads.
+
+    For each score: scale, maximum, subtract, exp, sum, divide, and one addition for a mask.
+    """
+    scores = rows * sq * sk
+    return 2.0 * scores * (d + dv), scores * (4.0 + masked), scores * 2.0
+
+
+SDPA_NAMES = (
+    "scaled_dot_product_attention",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_attention_math",
+    "_scaled_dot_product_fused_attention_overrideable",
+)
+
+
+@cost(*(f"aten.{name}" for name in SDPA_NAMES))
+def scaled_dot_product_attention(call: OpCall) -> Cost:
+    """query (..., H, Sq, D), key (..., Hk, Sk, D), value (..., Hk, Sk, Dv); fewer key heads than query heads serve several each.
+
+    Scores are not stored: bytes are those of query, key, value, mask and results. Iteration space: batch = heads of all
+    examples, m = Sq, n = Sk, k = D (and once more with D and Sk exchanged).
+    """
+    query, key, value = tensor(call, "query").shape, tensor(call, "key").shape, tensor(call, "value").shape
+    rows = elements(query[:-2])
+    sq, sk, d, dv = query[-2], key[-2], query[-1], value[-1]
+    masked = call.operand("attn_mask") or call.operand("attn_bias") or call.attributes.get("is_causal")
+    matrix, vector, special = attention_flops(rows, sq, sk, d, dv, bool(masked))
+    return bill(call, "attention", matrix=matrix, vector=vector, special=special, batch=rows, m=sq, n=sk, k=d)
+
+
+def _multi_head(call: OpCall, tokens: TensorSpec, keys: TensorSpec, heads: int) -> tuple[float, float, float]:
+    """(matrix, vector, special) of projections with bias and the attention between them; tensors are (batch, length, width)."""
+    batch, sq, width = tokens.shape
+    sk = keys.shape[1]
+    per_head = width // heads
+    matrix, vector, special = attention_flops(batch * heads, sq, sk, per_head, per_head, call.operand("mask") is not None)
+    projected = batch * (2 * sq + 2 * sk) * width
+    return matrix + 2.0 * projected * width, vector + projected, special
+
+
+@cost("aten._native_multi_head_attention")
+def native_multi_head_attention(call: OpCall) -> Cost:
+    """Projections of query, key and value, attention, output projection: (batch, length, width) throughout."""
+    query, key = tensor(call, "query"), tensor(call, "key")
+    heads = int(number(call, "num_head", 1))
+    matrix, vector, special = _multi_head(call, query, key, heads)
+    batch, sq, width = query.shape
+    return bill(
+        call,
+        "attention",
+        matrix=matrix,
+        vector=vector,
+        special=special,
+        batch=batch * heads,
+        m=sq,
+        n=key.shape[1],
+        k=width // heads,
+    )
+
+
+@cost("aten._transformer_encoder_layer_fwd")
+def transformer_encoder_layer(call: OpCall) -> Cost:
+    """Self-attention, two layer norms, two residual additions and the two linear layers with their activation."""
+    source = tensor(call, "src")
+    hidden = tensor(call, "ffn_weight_1").shape[0]
+    heads = int(number(call, "num_heads", 1))
+    matrix, vector, special = _multi_head(call, source, source, heads)
+    batch, length, width = source.shape
+    tokens = batch * length
+    matrix += 4.0 * tokens * width * hidden
+    # Biases; GELU is 4 and 1 an element, ReLU 1; each layer norm is 8 an element and 3 special, 1 vector a row; 2 residuals.
+    gelu = bool(call.attributes.get("use_gelu"))
+    vector += tokens * (hidden + width + hidden * (4 if gelu else 1) + 2 * (8 * width + 1) + 2 * width)
+    special += tokens * (hidden * gelu + 2 * 3)
+    return bill(call, "gemm", matrix=matrix, vector=vector, special=special, m=tokens, n=hidden, k=width)
+
+
+# Recurrent layers --------------------------------------------------------------------------------------------------
+
+GATES = {"aten.lstm": (4, 10, 8), "aten.gru": (3, 9, 5), "aten.rnn_tanh": (1, 0, 1), "aten.rnn_relu": (1, 1, 0)}
+"""Name -> gates, then vector and special operations for one hidden unit in one step, beside the products, their sum and biases.
+
+LSTM: three sigmoids of (2, 2), two tanh, f c + i g and o tanh(c). GRU: two sigmoids, one tanh, r h and (1 - z) n + z h."""
+
+
+@cost(*GATES)
+def recurrent(call: OpCall) -> Cost:
+    """Every weight matrix (also a projection's) is applied to every token once; a step depends on the one before it.
+
+    Iteration space: batch = steps of all layers and directions, m = sequences, n = gates x hidden size, k = the rest.
+    """
+    gates, vector_per_unit, special_per_unit = GATES[call.op]
+    source = tensor(call, "input", "data")
+    weights = [s for s in listed(call, "params") if len(s.shape) == 2]
+    biases = [s for s in listed(call, "params") if len(s.shape) == 1]
+    if not weights:
+        raise InputError(f"{call.op} needs its weights as operands 'params.0', 'params.1', ..., the call has {call.operands}")
+    tokens = elements(source.shape[:-1])
+    sequences = 1
+    if len(source.shape) == 3:
+        sequences = source.shape[0] if call.attributes.get("batch_first") else source.shape[1]
+    passes = int(number(call, "num_layers", 1)) * (2 if call.attributes.get("bidirectional") else 1)
+    hidden = weights[0].shape[0] // gates
+    units = tokens * passes * hidden
+    per_token = sum(w.numel for w in weights)
+    steps = passes * tokens // max(sequences, 1)
+    return bill(
+        call,
+        "gemm",
+        matrix=2.0 * tokens * per_token,
+        vector=units * (vector_per_unit + gates) + tokens * sum(b.numel for b in biases),
+        special=units * special_per_unit,
+        batch=steps,
+        m=sequences,
+        n=gates * hidden,
+        k=math.ceil(per_token / max(passes * gates * hidden, 1)),
+    )

@@ -1,0 +1,101 @@
+"""Einstein summation as a chain of matrix products: which letters are batch, rows, columns and contracted."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+
+import msgspec
+
+from shmoo.estimators.costs.base import elements
+from shmoo.estimators.errors import InputError
+
+
+class Contraction(msgspec.Struct, frozen=True):
+    """batch x (m, k) by (k, n), and `sums` additions over letters that only one operand has and the result lacks.
+
+    `product` is False where nothing is contracted: then the batch x m x n products are elementwise multiplications, and a
+    batch of 0 stands for no product at all.
+    """
+
+    batch: int
+    m: int
+    n: int
+    k: int
+    sums: float = 0.0
+    product: bool = True
+
+    @property
+    def matrix_flops(self) -> float:
+        return 2.0 * self.batch * self.m * self.n * self.k if self.product else 0.0
+
+    @property
+    def vector_flops(self) -> float:
+        return self.sums + (0 if self.product else self.batch * self.m * self.n)
+
+
+def _letters(equation: str, shapes: Sequence[Sequence[int]]) -> tuple[list[str], str, dict[str, int]]:
+    """The letters of each operand and of the result, "..." spelt out, and each letter's size."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if len(terms) != len(shapes):
+        raise InputError(f"einsum {equation!r} names {len(terms)} operands, the call has {len(shapes)}")
+    spare = [c for c in string.ascii_uppercase + string.ascii_lowercase if c not in equation]
+    depth = max((len(s) - len(t.replace("...", "")) for t, s in zip(terms, shapes, strict=True) if "..." in t), default=0)
+    if depth > len(spare):
+        raise InputError(f"einsum {equation!r} leaves no letters for the {depth} dimensions of '...'")
+    ellipsis = "".join(spare[:depth])
+    spelt, sizes = [], {}
+    for term, shape in zip(terms, shapes, strict=True):
+        own = len(shape) - len(term.replace("...", ""))
+        letters = term.replace("...", ellipsis[depth - own :] if own > 0 else "")
+        if len(letters) != len(shape):
+            raise InputError(f"einsum term {term!r} has {len(letters)} letters, its operand has shape {tuple(shape)}")
+        spelt.append(letters)
+        for letter, size in zip(letters, shape, strict=True):
+            sizes[letter] = max(sizes.get(letter, 1), size)
+    if arrow:
+        return spelt, right.replace("...", ellipsis), sizes
+    joined = "".join(spelt)
+    once = sorted(c for c in set(joined) if joined.count(c) == 1 and c not in ellipsis)
+    return spelt, ellipsis + "".join(once), sizes
+
+
+def contractions_of(equation: str, shapes: Sequence[Sequence[int]]) -> list[Contraction]:
+    """The products of an einsum, two operands at a time from left to right.
+
+    Args:
+        equation: such as "bhqd,bhkd->bhqk"; "..." and an absent right side are understood.
+        shapes: of the operands, in order.
+
+    Raises:
+        InputError: equation and shapes do not fit.
+    """
+    terms, output, sizes = _letters(equation, shapes)
+
+    def size(letters: set[str]) -> int:
+        return elements([sizes[c] for c in letters])
+
+    current = set(terms[0])
+    if len(terms) == 1:
+        kept = current & set(output)
+        return [Contraction(0, 1, 1, 1, sums=float(size(current) - size(kept)), product=False)]
+    steps = []
+    for position, term in enumerate(terms[1:], start=1):
+        other = set(term)
+        needed = set(output).union(*terms[position + 1 :])
+        both = current & other
+        contracted = both - needed
+        # A letter that only one operand has and nobody needs is summed away first.
+        sums = sum(float(size(s) - size((s & needed) | both)) for s in (current, other))
+        step = Contraction(
+            batch=size(both & needed),
+            m=size((current - other) & needed),
+            n=size((other - current) & needed),
+            k=size(contracted),
+            sums=sums,
+            product=bool(contracted),
+        )
+        steps.append(step)
+        current = (current | other) & needed
+    return steps

@@ -1,0 +1,321 @@
+"""Costs of operators that fold rows or windows: softmax, normalisation, pooling, sums, searches and sorts.
+
+Iteration space: m rows of length n; for pooling m results of a window of n. Plain reductions are of the family "pooling": the
+mean over all positions and adaptive pooling to one position are the same work.
+"""
+
+from __future__ import annotations
+
+import math
+
+from shmoo.estimators.costs.base import bill, cost, elements, extents, first, largest, number, result, tensor
+from shmoo.estimators.costs.pointwise import elementwise
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.records import Cost, OpCall
+
+# Softmax -----------------------------------------------------------------------------------------------------------
+
+
+def _row_length(call: OpCall) -> int:
+    """Elements of the first operand along attribute `dim` (one dimension or a list; the last one where absent)."""
+    shape = first(call).shape
+    dims = call.attributes.get("dim", -1)
+    wanted = dims if isinstance(dims, list) else [-1 if dims is None else dims]
+    return elements([shape[d] for d in wanted if isinstance(d, int)]) if shape else 1
+
+
+@cost("aten.softmax", "aten._softmax", "aten._safe_softmax", "aten.special_softmax")
+def softmax(call: OpCall) -> Cost:
+    """An element: maximum, subtract, exp, sum, divide."""
+    count, n = first(call).numel, _row_length(call)
+    return bill(call, "softmax", vector=3 * count, special=2 * count, m=count // max(n, 1), n=n)
+
+
+@cost("aten.log_softmax", "aten._log_softmax", "aten.special_log_softmax")
+def log_softmax(call: OpCall) -> Cost:
+    """An element: maximum, subtract, exp, sum, subtract; a logarithm a row."""
+    count, n = first(call).numel, _row_length(call)
+    m = count // max(n, 1)
+    return bill(call, "softmax", vector=4 * count, special=count + m, m=m, n=n)
+
+
+@cost("aten.logsumexp", "aten.special_logsumexp")
+def logsumexp(call: OpCall) -> Cost:
+    """An element: maximum, subtract, exp, sum; a logarithm and an addition a row."""
+    count, n = first(call).numel, _row_length(call)
+    m = count // max(n, 1)
+    return bill(call, "softmax", vector=3 * count + m, special=count + m, m=m, n=n)
+
+
+@cost("aten.cross_entropy_loss")
+def cross_entropy(call: OpCall) -> Cost:
+    """Log-softmax over the classes (dimension 1, or the only one), and the sum of one value a row."""
+    shape = first(call).shape
+    n = shape[1] if len(shape) > 1 else shape[0]
+    count = elements(shape)
+    m = count // max(n, 1)
+    return bill(call, "softmax", vector=4 * count + m, special=count + m, m=m, n=n)
+
+
+@cost("aten.nll_loss", "aten.nll_loss_nd", "aten.nll_loss2d", "aten.nll_loss_forward", "aten.nll_loss2d_forward")
+def nll_loss(call: OpCall) -> Cost:
+    """One log-probability a target is gathered and added."""
+    source, target = first(call), tensor(call, "target")
+    taken = target.numel * source.nbytes / max(source.numel, 1)
+    return bill(call, "gather", vector=target.numel, m=target.numel, touched={"self": taken})
+
+
+# Normalisation -----------------------------------------------------------------------------------------------------
+
+
+def normalise(call: OpCall, m: int, n: int, centred: bool = True) -> Cost:
+    """Rows of length n brought to unit variance (to unit mean square where not `centred`), then scaled and shifted.
+
+    An element: sum, subtract, square, add, subtract and scale (6), or square, add, scale (3); with weight and bias one more each.
+    A row: a division for each mean, the root, and the addition of epsilon.
+    """
+    affine = sum(call.operand(name) is not None for name in ("weight", "bias"))
+    per_element, per_row = (6, 3) if centred else (3, 2)
+    return bill(call, "normalization", vector=m * n * (per_element + affine) + m, special=per_row * m, m=m, n=n)
+
+
+@cost("aten.layer_norm", "aten.native_layer_norm")
+def layer_norm(call: OpCall) -> Cost:
+    return _over_last(call, centred=True)
+
+
+@cost("aten.rms_norm", "aten._fused_rms_norm")
+def rms_norm(call: OpCall) -> Cost:
+    return _over_last(call, centred=False)
+
+
+def _over_last(call: OpCall, centred: bool) -> Cost:
+    shape = call.attributes.get("normalized_shape")
+    if not isinstance(shape, list) or not shape:
+        raise InputError(f"{call.op} needs attribute 'normalized_shape' as a list of sizes, got {shape!r}")
+    n = elements([s for s in shape if isinstance(s, int)])
+    return normalise(call, first(call).numel // max(n, 1), n, centred)
+
+
+@cost("aten.group_norm", "aten.native_group_norm")
+def group_norm(call: OpCall) -> Cost:
+    """Rows are the groups of every example."""
+    source = first(call)
+    groups = int(number(call, "num_groups", number(call, "group", 1)))
+    m = source.shape[0] * groups
+    return normalise(call, m, source.numel // max(m, 1))
+
+
+BATCH_NORMS = (
+    "batch_norm native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_functional "
+    "_native_batch_norm_legit_no_training _batch_norm_with_update _batch_norm_with_update_functional _batch_norm_no_update "
+    "_batch_norm_impl_index cudnn_batch_norm miopen_batch_norm"
+)
+_NEVER_TRAINS = ("aten._native_batch_norm_legit_no_training", "aten._batch_norm_no_update")
+_ALWAYS_TRAINS = ("aten._batch_norm_with_update", "aten._batch_norm_with_update_functional")
+
+
+@cost(*(f"aten.{name}" for name in BATCH_NORMS.split()))
+def batch_norm(call: OpCall) -> Cost:
+    """Rows are the channels (dimension 1). With running statistics the four parameters of a channel fold into a scale and a
+    shift (a root, 3 products or sums with epsilon), and an element takes one multiplication and one addition; in training the
+    statistics come from the row and update the running ones (2 products and a sum for both).
+    """
+    source = first(call)
+    training = call.op in _ALWAYS_TRAINS or (bool(call.attributes.get("training")) and call.op not in _NEVER_TRAINS)
+    m = source.shape[1]
+    n = source.numel // max(m, 1)
+    if not training:
+        return bill(call, "normalization", vector=2 * source.numel + 4 * m, special=m, m=m, n=n)
+    trained = normalise(call, m, n)
+    running = 6 * m if call.operand("running_mean") else 0
+    return bill(call, "normalization", vector=trained.vector_flops + running, special=trained.special_flops, m=m, n=n)
+
+
+@cost("aten.instance_norm")
+def instance_norm(call: OpCall) -> Cost:
+    """Rows are the channels of every example; with running statistics as batch norm."""
+    source = first(call)
+    if not call.attributes.get("use_input_stats", True):
+        m = source.shape[1]
+        return bill(call, "normalization", vector=2 * source.numel + 4 * m, special=m, m=m, n=source.numel // max(m, 1))
+    m = source.shape[0] * source.shape[1]
+    return normalise(call, m, source.numel // max(m, 1))
+
+
+# Pooling -----------------------------------------------------------------------------------------------------------
+
+
+def _window_pool(call: OpCall, rank: int, average: bool) -> Cost:
+    """A window's maximum takes window - 1 comparisons; its mean window - 1 additions and a division. Padding counts."""
+    window = elements(extents(call, "kernel_size", rank))
+    m = result(call).numel
+    # An absent stride (an empty list) is the window itself.
+    stride = largest(call, "stride") if call.attributes.get("stride") else largest(call, "kernel_size")
+    return bill(
+        call,
+        "pooling",
+        vector=m * (window - 1),
+        special=m if average else 0,
+        m=m,
+        n=window,
+        window=window,
+        stride=stride,
+        dilation=largest(call, "dilation"),
+    )
+
+
+def _rank(call: OpCall) -> int:
+    """Spatial dimensions, from the digit before the "d" in the operator's name."""
+    return int(call.op[call.op.index("pool") + 4])
+
+
+@cost(
+    "aten.max_pool1d",
+    "aten.max_pool2d",
+    "aten.max_pool3d",
+    "aten.max_pool1d_with_indices",
+    "aten.max_pool2d_with_indices",
+    "aten.max_pool3d_with_indices",
+    "aten.mkldnn_max_pool2d",
+    "aten.mkldnn_max_pool3d",
+    "aten.fractional_max_pool2d",
+    "aten.fractional_max_pool3d",
+)
+def max_pool(call: OpCall) -> Cost:
+    return _window_pool(call, _rank(call), average=False)
+
+
+@cost("aten.avg_pool1d", "aten.avg_pool2d", "aten.avg_pool3d")
+def avg_pool(call: OpCall) -> Cost:
+    return _window_pool(call, _rank(call), average=True)
+
+
+def _adaptive(call: OpCall, average: bool) -> Cost:
+    """Windows run from floor(i * In / Out) to ceil((i + 1) * In / Out) along each dimension and may overlap."""
+    rank = _rank(call)
+    source, output = first(call).shape, result(call).shape
+    taps, window, stride = 1, 1, 1
+    for size, out in zip(source[-rank:], output[-rank:], strict=True):
+        taps *= sum(math.ceil((i + 1) * size / out) - i * size // out for i in range(out))
+        window *= math.ceil(size / max(out, 1))
+        stride = max(stride, size // max(out, 1))
+    m = elements(output)
+    vector = elements(source[:-rank]) * taps - m
+    return bill(call, "pooling", vector=vector, special=m if average else 0, m=m, n=window, window=window, stride=stride)
+
+
+@cost("aten.adaptive_avg_pool1d", "aten.adaptive_avg_pool2d", "aten.adaptive_avg_pool3d")
+@cost("aten._adaptive_avg_pool2d", "aten._adaptive_avg_pool3d", "aten.mkldnn_adaptive_avg_pool2d")
+def adaptive_avg_pool(call: OpCall) -> Cost:
+    return _adaptive(call, average=True)
+
+
+@cost("aten.adaptive_max_pool1d", "aten.adaptive_max_pool2d", "aten.adaptive_max_pool3d")
+def adaptive_max_pool(call: OpCall) -> Cost:
+    return _adaptive(call, average=False)
+
+
+# Sums, norms, searches ----------------------------------------------------------------------------------------------
+
+ONE_STEP = "sum nansum prod amax amin max min argmax argmin any all cumsum cumprod cummax cummin"
+"""An addition, multiplication or comparison an element."""
+
+PER_INPUT: dict[str, tuple[int, int, int]] = {
+    **dict.fromkeys(ONE_STEP.split(), (1, 0, 0)),
+    "count_nonzero": (2, 0, 0),  # cmp, add
+    "aminmax": (2, 0, 0),
+    "mean": (1, 0, 1),  # sum; a division a row
+    "nanmean": (3, 0, 1),  # cmp, sum, count
+    # Sum, subtract, square, add; divisions for mean and variance a row; a root for the deviation.
+    "var": (4, 0, 2),
+    "var_mean": (4, 0, 2),
+    "std": (4, 0, 3),
+    "std_mean": (4, 0, 3),
+    "logcumsumexp": (5, 2, 0),  # logaddexp of the element and the sum so far
+    "histc": (3, 0, 0),  # bin of the element: subtract, scale, increment
+    "bincount": (1, 0, 0),
+    "trapezoid": (3, 0, 0),  # dx * (y1 + y2) / 2 and the sum
+    "equal": (2, 0, 0),  # cmp, and
+    "allclose": (7, 0, 0),  # as isclose, and
+}
+"""ATen name -> vector and special operations for an element of the operand, and special operations for a result."""
+
+
+def fold(call: OpCall, vector: float, special: float, per_row: float) -> Cost:
+    """A reduction of the first operand to m results. A scan (cumsum) gives as many as it reads; its n is what it scans."""
+    source, output = first(call), result(call)
+    m = max(output.numel, 1)
+    n = _row_length(call) if output.numel == source.numel else source.numel // m
+    rows = source.numel // max(n, 1)
+    return bill(
+        call, "pooling", vector=vector * source.numel, special=special * source.numel + per_row * output.numel, m=rows, n=n
+    )
+
+
+@cost(*(f"aten.{name}" for name in PER_INPUT if name not in ("max", "min")))
+def reduction(call: OpCall) -> Cost:
+    return fold(call, *PER_INPUT[call.op.removeprefix("aten.")])
+
+
+@cost("aten.max", "aten.min")
+def extreme(call: OpCall) -> Cost:
+    """Of two tensors elementwise, else along a dimension or of everything."""
+    return elementwise(call, 1) if call.operand("other") else fold(call, 1, 0, 0)
+
+
+@cost("aten.norm", "aten.linalg_vector_norm", "aten.linalg_norm", "aten.linalg_matrix_norm", "aten.frobenius_norm")
+def norm(call: OpCall) -> Cost:
+    """Square and add, and a root a row; orders 1 and infinity take the size and fold; other orders a power an element."""
+    order = call.attributes.get("ord", call.attributes.get("p", 2))
+    if order in (None, 2, "fro"):
+        return fold(call, 2, 0, 1)
+    if order in (0, 1, "inf", "-inf", math.inf, -math.inf):
+        return fold(call, 2, 0, 0)
+    return fold(call, 3, 2, 2)
+
+
+@cost("aten.cosine_similarity")
+def cosine_similarity(call: OpCall) -> Cost:
+    """Three dot products, then two roots and a division a row."""
+    count, m = max(s.numel for s in call.inputs), result(call).numel
+    return bill(call, "normalization", vector=6 * count, special=3 * m, m=m, n=count // max(m, 1))
+
+
+@cost("aten.pairwise_distance")
+def pairwise_distance(call: OpCall) -> Cost:
+    """Subtract, add epsilon, square, add; a root a row."""
+    count, m = max(s.numel for s in call.inputs), result(call).numel
+    return bill(call, "pooling", vector=4 * count, special=m, m=m, n=count // max(m, 1))
+
+
+@cost("aten.sort", "aten.argsort", "aten.msort")
+@cost("aten._unique2", "aten.unique_dim", "aten.unique_consecutive")
+def sort(call: OpCall) -> Cost:
+    """n log2 n comparisons a row (merge sort; D. E. Knuth, The Art of Computer Programming 3, section 5.3.1)."""
+    whole = call.op in ("aten._unique2", "aten.unique_dim", "aten.unique_consecutive")
+    count = first(call).numel
+    n = count if whole else _row_length(call)
+    return bill(call, "pooling", vector=count * math.log2(max(n, 1)), m=count // max(n, 1), n=n)
+
+
+@cost("aten.topk")
+def topk(call: OpCall) -> Cost:
+    """A heap of the k best: log2 k comparisons an element, at least one."""
+    count, n = first(call).numel, _row_length(call)
+    depth = max(math.log2(max(number(call, "k", 1), 1)), 1.0)
+    return bill(call, "pooling", vector=count * depth, m=count // max(n, 1), n=n)
+
+
+@cost("aten.median", "aten.nanmedian", "aten.kthvalue", "aten.mode", "aten.quantile")
+def selection(call: OpCall) -> Cost:
+    """Selection by partition: about 3.4 comparisons an element (D. E. Knuth, The Art of Computer Programming 3, 5.2.2)."""
+    return fold(call, 3.4, 0, 0)
+
+
+@cost("aten.searchsorted", "aten.bucketize")
+def search(call: OpCall) -> Cost:
+    """log2 n comparisons for each value that is looked up among n sorted ones."""
+    n = tensor(call, "sorted_sequence", "boundaries").shape[-1]
+    m = result(call).numel
+    return bill(call, "gather", vector=m * math.log2(n + 1), m=m, n=1)
