@@ -1,0 +1,19 @@
+"""The built-in architecture profiles: one JSON file a machine, `NAME.json`, read by `estimators.profile.load_profile`.
+
+Conventions (names and units of coefficients: `estimators.profile`):
+
+- `levels` runs from the level nearest to the units to the main memory. `capacity.<last level>` is the size of the main memory.
+- CPU (`l1 l2 l3 dram`): `capacity.l1` and `capacity.l2` are what ONE core owns, `capacity.l3` is shared; bandwidths are those of
+  all cores together.
+- GPU (`shared l2 dram`): `capacity.shared` and `capacity.register` belong to one multiprocessor; bandwidths to all of them.
+- TPU (`vmem [cmem] dram`): sums over the chip's cores; v1's unified buffer is its `vmem`.
+- KPU (`l1 l2 l3 dram`): `capacity.l1` belongs to one tile, `l2` and `l3` are sums over the tiles. Nothing is measured on silicon:
+  every number is a configuration's, a simulator's or a design target.
+- Peaks are dense (no sparsity), at the clock given. A type that the units do not compute in natively has the rate of the type
+  that stands in for it, and the reference says so.
+- `energy.flop.*`: the low end is the datapath alone, the high end all of (TDP - static power) / peak; the value lies between, so
+  that predicted power stays between idle and TDP. `energy.byte.*` is the access itself, with the spread of the literature.
+- Shares and overheads (efficiencies, overlap, launches) are no part of these files: a calibration adds them, and until then
+  `estimators.coefficients.DEFAULTS` stands in.
+- `brief_*` are illustrations (`illustrative: true`): round numbers, exempt from the plausibility tests.
+"""
