@@ -1,0 +1,76 @@
+"""Energy counters: which ones this machine has, and why the others are missing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from shmoo.harness.energy.nvml import NvmlProbe, load_nvml, visible_gpus
+from shmoo.harness.energy.probe import Probe
+from shmoo.harness.energy.rapl import POWERCAP, PowercapProbe, disagreement, open_pyrapl
+
+AGREE_S = 0.25
+"""How long the two RAPL readers are compared before pyRAPL's is believed: 250 updates of the counter."""
+
+
+def available_probes(
+    root: Path = Path("/"), nvml_loader: Callable[[], Any] = load_nvml, sleep: Callable[[float], None] = time.sleep
+) -> tuple[tuple[Probe, ...], dict[str, str]]:
+    """Every counter that works here, and what is missing.
+
+    Args:
+        root: holds the sys tree; pyRAPL, whose paths are fixed, is asked only for "/".
+        nvml_loader: returns the initialised NVML binding or raises `OSError`.
+
+    Returns:
+        the probes, no domain twice; and domain ("package", "gpu", or "pyRAPL" when only the direct reader works) -> why not.
+    """
+    probes: list[Probe] = []
+    reasons: dict[str, str] = {}
+    for find in (lambda: _cpu_probes(root, sleep), lambda: _gpu_probes(nvml_loader)):
+        found, missing = find()
+        probes.extend(found)
+        reasons.update(missing)
+    return tuple(probes), reasons
+
+
+def _cpu_probes(root: Path, sleep: Callable[[float], None]) -> tuple[list[Probe], dict[str, str]]:
+    if not (root / POWERCAP).is_dir():
+        return [], {
+            "package": f"no RAPL counters: /{POWERCAP} does not exist; usual in virtual machines and containers and outside "
+            "Linux. On bare-metal Linux load them with `sudo modprobe intel_rapl_msr`"
+        }
+    direct = PowercapProbe(root)
+    if "package" not in direct.domains:
+        return [], {"package": f"/{POWERCAP} lists no package"}
+    before = direct.snapshot()
+    if error := next(iter(before.errors.values()), ""):
+        return [], {"package": error}
+    if root != Path("/"):
+        return [direct], {}
+    try:
+        through_pyrapl = open_pyrapl()
+    except (ImportError, OSError) as error:
+        return [direct], {"pyRAPL": f"{error or type(error).__name__}; the counters are read directly instead"}
+    pair = through_pyrapl.snapshot(), direct.snapshot()
+    sleep(AGREE_S)
+    after = through_pyrapl.snapshot(), direct.snapshot()
+    difference = disagreement(through_pyrapl.energy_j(pair[0], after[0]), direct.energy_j(pair[1], after[1]))
+    if difference:
+        return [direct], {"pyRAPL": f"disagrees with a direct reading ({difference}); the counters are read directly instead"}
+    rest = PowercapProbe(root, without=through_pyrapl.domains)
+    return [through_pyrapl, *([rest] if rest.domains else [])], {}
+
+
+def _gpu_probes(nvml_loader: Callable[[], Any]) -> tuple[list[Probe], dict[str, str]]:
+    try:
+        nvml = nvml_loader()
+        cards = visible_gpus(nvml)
+        if not cards:
+            return [], {"gpu": "the driver shows no GPU to this process; look at CUDA_VISIBLE_DEVICES"}
+        # Cases run on the first visible card.
+        return [NvmlProbe(nvml, cards[0].uuid, cards[0].mig)], {}
+    except OSError as error:
+        return [], {"gpu": str(error)}

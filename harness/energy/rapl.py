@@ -1,0 +1,278 @@
+"""Intel's and AMD's RAPL counters through Linux powercap: read directly, or through pyRAPL.
+
+Both readers take each counter's range from `max_energy_range_uj` and unwrap by it; pyRAPL knows neither range nor wraps, so only
+its raw readings are used. The direct reader covers what pyRAPL does not: dies, core and uncore, psys, sockets without DRAM,
+offline CPUs. `intel-rapl-mmio` repeats the package and is left out.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from shmoo.harness.energy.probe import DomainEnergy, Snapshot, counter_step, sum_domain
+
+POWERCAP = "sys/class/powercap/intel-rapl"
+PERMISSION_REMEDY = (
+    "its energy_uj files are readable by root only (Linux 5.10 and later); allow it until the next boot with "
+    "`sudo chmod -R a+r /sys/class/powercap/intel-rapl/`, or for good with a udev rule that does so"
+)
+UPDATE_PERIOD_S = 1e-3
+"""Intel SDM vol. 3, "RAPL interfaces": energy status is updated about every millisecond."""
+MICRO = 1e-6
+
+
+class Zone(msgspec.Struct, frozen=True):
+    """One powercap zone.
+
+    Attributes:
+        name: unique, such as "package-0", "package-0/dram".
+        domain: "package", "core", "uncore", "dram", "psys".
+        socket: number of the package, -1 for psys.
+        range_uj: value at which the counter starts again, `None` when unreadable.
+    """
+
+    name: str
+    domain: str
+    socket: int
+    path: Path
+    range_uj: float | None
+
+
+def powercap_zones(root: Path = Path("/")) -> tuple[Zone, ...]:
+    """Every RAPL zone below `root`, packages before what they contain; dies that mirror one counter appear once."""
+    zones = []
+    packages = sorted((root / POWERCAP).glob("intel-rapl:*"), key=lambda path: int(path.name.split(":")[1]))
+    for package in packages:
+        top = _zone(package, "", -1)
+        if top is None:
+            continue
+        zones.append(top)
+        for part in sorted(package.glob("intel-rapl:*:*")):
+            inside = _zone(part, f"{top.name}/", top.socket)
+            if inside is not None:
+                zones.append(inside)
+    return _without_mirrors(zones)
+
+
+def _zone(path: Path, prefix: str, socket: int) -> Zone | None:
+    try:
+        label = (path / "name").read_text().strip()
+    except OSError:
+        return None
+    try:
+        span = float((path / "max_energy_range_uj").read_text())
+    except (OSError, ValueError):
+        span = None
+    domain = label.split("-")[0]
+    if domain == "package":
+        numbers = label.split("-")
+        socket = int(numbers[1]) if len(numbers) > 1 and numbers[1].isdigit() else socket
+    return Zone(prefix + label, domain, socket, path / "energy_uj", span)
+
+
+def _without_mirrors(zones: Sequence[Zone]) -> tuple[Zone, ...]:
+    """Zen 1 and 2 show the one counter of a socket once a die; Intel's dies have counters of their own. A die whose value lies
+    between two readings of its sibling is the same counter: counted twice it would double the energy."""
+    kept: list[Zone] = []
+    for zone in zones:
+        siblings = [
+            other for other in kept if (other.domain, other.socket) == (zone.domain, zone.socket) and zone.domain == "package"
+        ]
+        if not any(_mirrors(other, zone) for other in siblings):
+            kept.append(zone)
+    names = {zone.name for zone in kept}
+    return tuple(zone for zone in kept if "/" not in zone.name or zone.name.split("/")[0] in names)
+
+
+def _mirrors(a: Zone, b: Zone) -> bool:
+    try:
+        first, between, last = read_uj(a.path), read_uj(b.path), read_uj(a.path)
+    except (OSError, ValueError):
+        return False
+    return first <= between <= last
+
+
+def read_uj(path: Path) -> float:
+    """A counter's value in µJ; `OSError` or `ValueError` when unreadable, empty or not a number."""
+    value = float(path.read_text())
+    if value < 0:
+        raise ValueError(f"{value} is negative")
+    return value
+
+
+class PowercapProbe:
+    """Reads powercap itself, every zone.
+
+    Args:
+        root: holds the sys tree; a made-up one in tests.
+        clock: monotonic seconds.
+        without: domains another probe reads.
+    """
+
+    name = "powercap"
+    update_period_s = UPDATE_PERIOD_S
+
+    def __init__(
+        self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic, without: tuple[str, ...] = ()
+    ) -> None:
+        self._clock = clock
+        found = powercap_zones(root)
+        self._zones = tuple(zone for zone in found if zone.domain not in without)
+        sockets = {zone.socket for zone in found if zone.domain == "package"}
+        self._by_domain: dict[str, list[Zone]] = {}
+        for zone in self._zones:
+            self._by_domain.setdefault(zone.domain, []).append(zone)
+        # A sum over some of the sockets would pass for the machine's.
+        self._partial = {
+            domain: f"only {len({zone.socket for zone in zones})} of {len(sockets)} sockets count {domain}"
+            for domain, zones in self._by_domain.items()
+            if domain != "psys" and {zone.socket for zone in zones} != sockets
+        }
+        self.domains = tuple(self._by_domain)
+
+    def snapshot(self) -> Snapshot:
+        values, errors = {}, {}
+        for zone in self._zones:
+            try:
+                values[zone.name] = read_uj(zone.path)
+            except PermissionError:
+                errors[zone.name] = PERMISSION_REMEDY
+            except (OSError, ValueError) as error:
+                errors[zone.name] = f"cannot be read: {error}"
+        return Snapshot(self._clock(), values, errors)
+
+    def energy_j(self, before: Snapshot, after: Snapshot) -> dict[str, DomainEnergy]:
+        found = {}
+        for domain, zones in self._by_domain.items():
+            if domain in self._partial:
+                found[domain] = DomainEnergy(None, self._partial[domain])
+            else:
+                found[domain] = sum_domain({zone.name: _step(zone.name, zone.range_uj, before, after) for zone in zones})
+        return found
+
+
+class RawReader(Protocol):
+    """pyRAPL's `PkgAPI` or `DramAPI`."""
+
+    def energy(self) -> tuple[float, ...]:
+        """Raw µJ by socket number; -1 where that socket has no counter."""
+
+
+class RaplProbe:
+    """Package and DRAM energy through pyRAPL's raw readings, unwrapped here.
+
+    Args:
+        package, dram: `pyRAPL.PkgAPI()` and `pyRAPL.DramAPI()`; no DRAM where a socket lacks it.
+        ranges_uj: counter name ("package-0", "dram-0") -> range.
+    """
+
+    name = "pyRAPL"
+    update_period_s = UPDATE_PERIOD_S
+
+    def __init__(
+        self,
+        package: RawReader,
+        dram: RawReader | None,
+        ranges_uj: dict[str, float | None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._readers = {"package": package} | ({"dram": dram} if dram is not None else {})
+        self._ranges = ranges_uj
+        self._clock = clock
+        self.domains = tuple(self._readers)
+
+    def snapshot(self) -> Snapshot:
+        values, errors = {}, {}
+        for domain, reader in self._readers.items():
+            try:
+                readings = reader.energy()
+            except (OSError, ValueError) as error:
+                errors[domain] = f"cannot be read: {error}"
+                continue
+            values.update({f"{domain}-{socket}": value for socket, value in enumerate(readings) if value >= 0})
+        return Snapshot(self._clock(), values, errors)
+
+    def energy_j(self, before: Snapshot, after: Snapshot) -> dict[str, DomainEnergy]:
+        found = {}
+        for domain in self.domains:
+            error = before.errors.get(domain) or after.errors.get(domain)
+            if error:
+                found[domain] = DomainEnergy(None, error)
+                continue
+            names = [name for name in {**before.values, **after.values} if name.startswith(f"{domain}-")]
+            found[domain] = sum_domain({name: _step(name, self._ranges.get(name), before, after) for name in names})
+        return found
+
+
+def _step(name: str, span: float | None, before: Snapshot, after: Snapshot) -> DomainEnergy:
+    for snapshot in (before, after):
+        if name not in snapshot.values:
+            return DomainEnergy(None, snapshot.errors.get(name, "missing from a reading"))
+    elapsed = after.at_s - before.at_s
+    return counter_step(
+        before.values[name],
+        after.values[name],
+        span=span,
+        joules_per_unit=MICRO,
+        elapsed_s=elapsed,
+        update_period_s=UPDATE_PERIOD_S,
+    )
+
+
+def import_pyrapl():
+    """pyRAPL, with the root logger as it was: importing it logs a warning for each absent database client, which installs a
+    handler, and its regular expressions raise SyntaxWarning on Python 3.12. `ImportError` where it is not installed."""
+    logger = logging.getLogger()
+    handlers, level, disabled = list(logger.handlers), logger.level, logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import pyRAPL
+    finally:
+        logging.disable(disabled)
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+    return pyRAPL
+
+
+def open_pyrapl(clock: Callable[[], float] = time.monotonic) -> RaplProbe:
+    """A probe over pyRAPL for this machine.
+
+    Raises:
+        ImportError: pyRAPL is not installed.
+        OSError: pyRAPL found no counters or may not read them; the message says which and why.
+    """
+    module = import_pyrapl()
+    zones = powercap_zones()
+    try:
+        package = module.PkgAPI()
+    except PermissionError as error:
+        raise PermissionError(PERMISSION_REMEDY) from error
+    except (module.PyRAPLException, OSError, ValueError, IndexError) as error:
+        raise OSError(f"pyRAPL cannot use this machine's packages ({type(error).__name__} {error})".replace(" )", ")")) from error
+    try:
+        dram = module.DramAPI()
+    except (module.PyRAPLException, OSError, ValueError, IndexError):
+        dram = None  # a socket without DRAM counters; the probe then has no such domain
+    ranges = {f"{zone.domain}-{zone.socket}": zone.range_uj for zone in zones if zone.domain in ("package", "dram")}
+    return RaplProbe(package, dram, ranges, clock)
+
+
+def disagreement(a: dict[str, DomainEnergy], b: dict[str, DomainEnergy], tolerance: float = 0.05) -> str:
+    """Why two readings of the same span differ in a domain both know, or "" when they agree within `tolerance`."""
+    for domain in a.keys() & b.keys():
+        one, other = a[domain].energy_j, b[domain].energy_j
+        if one is None or other is None:
+            if (one is None) != (other is None):
+                return f"{domain}: one reads {one} J ({a[domain].reason}), the other {other} J ({b[domain].reason})"
+        elif abs(one - other) > tolerance * max(one, other):
+            return f"{domain}: {one:.4g} J against {other:.4g} J"
+    return ""
