@@ -1,0 +1,130 @@
+"""What an error report holds: cases and calls, measured and estimated, and what was set aside."""
+
+from __future__ import annotations
+
+import msgspec
+
+from shmoo.estimators.profile import ArchitectureProfile, ErrorCardEntry
+from shmoo.estimators.records import Interval
+from shmoo.runs.records import CaseSpec, Machine
+
+FREE = "free"
+"""Family of calls that no kernel executes (views), but that the framework spends time on all the same."""
+
+
+class CaseError(msgspec.Struct, frozen=True):
+    """One case, measured and estimated.
+
+    Attributes:
+        family: operator family of the kernel with most estimated time.
+        group: what its errors are summarised under: the family, "synthetic" or "networks"; compiled runtimes apart.
+        measured_s: median of the `ok` samples of the canonical state, all passes.
+        spread: between the medians of its passes, (largest - smallest) / smallest; `None` with a single pass.
+        energy_measured_j: of the package on a CPU, of the card on a GPU; `None` where it was not read.
+    """
+
+    case: CaseSpec
+    family: str
+    group: str
+    split: str
+    measured_s: float
+    estimate_s: Interval
+    samples: int
+    passes: int
+    spread: float | None
+    flops: float
+    bytes: float
+    tiles: float
+    energy_measured_j: float | None
+    energy_estimate_j: Interval | None
+
+    @property
+    def error(self) -> float:
+        """Signed (estimated - measured) / measured."""
+        return (self.estimate_s.value - self.measured_s) / self.measured_s
+
+    @property
+    def inside(self) -> bool:
+        """Whether the measurement lies in the 90 % interval."""
+        return self.estimate_s.low <= self.measured_s <= self.estimate_s.high
+
+
+class CallError(msgspec.Struct, frozen=True):
+    """One kernel of a network: the time inside its operator calls, measured and estimated; `share` of all measured child time."""
+
+    network: str
+    calls: tuple[int, ...]
+    operator: str
+    module: str
+    family: str
+    measured_s: float
+    estimated_s: float
+    share: float
+
+    @property
+    def error(self) -> float | None:
+        """Signed relative error; `None` where the clock saw no time at all."""
+        return (self.estimated_s - self.measured_s) / self.measured_s if self.measured_s > 0 else None
+
+
+class NetworkError(msgspec.Struct, frozen=True):
+    """A network with its calls.
+
+    Attributes:
+        calls: empty where no per-operator times were measured.
+        children_s: measured child times summed; beside `whole.measured_s` it shows what timing apart adds or leaves out.
+        weighted_error: per-operator error weighted by time; well above the network's own error, errors cancel.
+    """
+
+    whole: CaseError
+    calls: tuple[CallError, ...] = ()
+    children_s: float | None = None
+    weighted_error: float | None = None
+
+    @property
+    def name(self) -> str:
+        return network_name(self.whole.case)
+
+
+class Excluded(msgspec.Struct, frozen=True):
+    """A row that no figure uses, and why."""
+
+    case: CaseSpec
+    pass_index: int
+    status: str
+    reason: str
+
+
+class ErrorReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything `errors.csv` and `report.html` show.
+
+    Attributes:
+        metrics: split ("fit", "validation", "test") -> group -> errors. Networks are always in "test"; the group "operators"
+            holds the eager operators of all families together.
+        problems: what was set aside while reading the run, in words.
+    """
+
+    machine: Machine
+    suite: str
+    started_at: str
+    profile: ArchitectureProfile
+    cases: tuple[CaseError, ...]
+    networks: tuple[NetworkError, ...]
+    excluded: tuple[Excluded, ...]
+    metrics: dict[str, dict[str, ErrorCardEntry]]
+    versions: dict[str, str] = {}
+    problems: tuple[str, ...] = ()
+
+    @property
+    def network_card(self) -> ErrorCardEntry | None:
+        """Errors over the eager networks."""
+        return self.metrics.get("test", {}).get("networks")
+
+
+def network_name(case: CaseSpec) -> str:
+    """A network's name for people: what tells it from the run's other networks is added when it is not the usual."""
+    batch = case.axes.get("batch", 1)
+    parts = [case.workload, f"batch {batch}" if batch != 1 else "", case.dtype if case.dtype != "float32" else ""]
+    parts.append(case.runtime if case.runtime != "eager" else "")
+    parts.extend(f"{name} {value}" for name, value in case.axes.items() if name != "batch")
+    return " · ".join(part for part in parts if part)
