@@ -48,7 +48,7 @@ def _cpu_probes(root: Path, sleep: Callable[[float], None]) -> tuple[list[Probe]
     before = direct.snapshot()
     if error := next(iter(before.errors.values()), ""):
         return [], {"package": error}
-    if root != Path("/"):
+    if root.as_posix() != "/":
         return [direct], {}
     try:
         through_pyrapl = open_pyrapl()
