@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,6 +16,7 @@ from torch._guards import TracingContext
 from shmoo.estimators.records import Graph, ValueKind
 from shmoo.harness.capture.eager import EagerRecorder
 from shmoo.harness.capture.errors import CaptureError
+from shmoo.harness.capture.introspect import relative_path
 from shmoo.harness.capture.origins import Origins
 from shmoo.harness.capture.trace import attribute_tensors, trace_aten
 from shmoo.harness.capture.walker import FXGraphWalker, Origin
@@ -26,7 +29,7 @@ class Capture(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         graphs: one for each piece that Dynamo made and for each run of operators between pieces.
-        break_reasons: why the model fell into several pieces.
+        break_reasons: why torch.compile breaks the model into pieces, and what it leaves to eager execution.
         method: "compile" (torch.compile's pieces) or "export" (torch.export's single graph).
     """
 
@@ -59,9 +62,10 @@ def capture(
     if whole:
         return found
     try:
-        return capture_exported(model, args, kwargs, name=name)
+        exported = capture_exported(model, args, kwargs, name=name)
     except CaptureError:
         return found
+    return msgspec.structs.replace(exported, break_reasons=found.break_reasons)
 
 
 def capture_exported(
@@ -76,7 +80,8 @@ def capture_exported(
 
     module = model if isinstance(model, torch.nn.Module) else _FunctionModule(model)
     try:
-        with torch.no_grad():
+        # A failing export writes the half-made graph to stderr; its error, which is passed on, says all there is to know.
+        with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
             program = export(module, tuple(args), dict(kwargs or {}), strict=False)
     except Exception as error:
         raise CaptureError(f"torch.export cannot take {name or type(model).__name__!r}: {_first_line(error)}") from error
@@ -107,6 +112,7 @@ class _CapturingBackend:
         self.graphs: list[Graph] = []
         self.origins = Origins(model)
         self.recorder = EagerRecorder(self.origins, self._segment)
+        self.break_reasons: list[str] = []
         self.whole = True
 
     def __call__(self, module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
@@ -118,6 +124,9 @@ class _CapturingBackend:
         ]
         origins += [self.origins.of(held, target) for target, held in attribute_tensors(module).items()]
         graph = FXGraphWalker().walk(traced, origins=origins, name=self.name)
+        reason = getattr(module, "compile_subgraph_reason", None)
+        if reason is not None and reason.graph_break:
+            self.break_reasons.append(_describe_break(reason))
 
         def run(*arguments: Any) -> Any:
             results = self.recorder.run_unseen(module.forward, arguments)
@@ -128,8 +137,11 @@ class _CapturingBackend:
         return run
 
     def _segment(self, module: fx.GraphModule, origins: list[Origin]) -> None:
-        self.whole = False
-        self.graphs.append(FXGraphWalker().walk(module, origins=origins, name=self.name))
+        graph = FXGraphWalker().walk(module, origins=origins, name=self.name)
+        if graph.calls:
+            self.whole = False
+            self.graphs.append(graph)
+            self.break_reasons.append(f"{len(graph.calls)} operators left to eager execution ({graph.calls[0].source})")
 
 
 def _capture_compiled(
@@ -141,7 +153,7 @@ def _capture_compiled(
 
     backend = _CapturingBackend(model, name)
     backend.origins.flows(args, kwargs)
-    reasons_before = set(counters["graph_break"])
+    before = dict(counters["graph_break"])
     try:
         with torch.no_grad(), config.patch(recompile_limit=_NO_LIMIT, accumulated_recompile_limit=_NO_LIMIT):
             compiled = torch.compile(model, backend=backend, dynamic=False, **_own_cache())
@@ -150,8 +162,12 @@ def _capture_compiled(
             backend.recorder.flush()
     except Exception as error:
         raise CaptureError(f"torch.compile cannot take {label!r}: {_first_line(error)}") from error
-    reasons = tuple(_first_line(reason) for reason in counters["graph_break"] if reason not in reasons_before)
-    return Capture(tuple(backend.graphs), reasons), backend.whole
+    reasons = list(backend.break_reasons)
+    for text, count in counters["graph_break"].items():
+        skipped = _first_line(text)
+        if count > before.get(text, 0) and not any(reason.startswith(skipped) for reason in reasons):
+            reasons.append(skipped)
+    return Capture(tuple(backend.graphs), tuple(reasons)), backend.whole
 
 
 _NO_LIMIT = 1 << 20
@@ -161,6 +177,13 @@ _NO_LIMIT = 1 << 20
 def _own_cache() -> dict[str, bool]:
     """Keep what is compiled for a capture apart from what the process compiles otherwise, where torch.compile can (2.13 and on)."""
     return {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
+
+
+def _describe_break(reason: Any) -> str:
+    """ "Failed to trace builtin operator (model.py:12)" of Dynamo's own account of why a piece ended."""
+    stack = reason.user_stack
+    where = f" ({relative_path(stack[-1].filename)}:{stack[-1].lineno})" if stack else ""
+    return _first_line(reason.reason) + where
 
 
 def _source_of(node: fx.Node) -> str:

@@ -19,6 +19,7 @@ from shmoo.estimators.records import Attribute, OpCall, Scalar, TensorSpec
 _DROPPED = (torch.device, torch.Generator, torch.Stream)
 """Argument types that say where an operator runs, not what it computes."""
 _NAMED = (torch.dtype, torch.layout, torch.memory_format)
+_TORCH = str(Path(torch.__file__).parent)
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _ROOT = re.compile(r"^[LG]\['[^']*'\]\.?")
 _SUBSCRIPT = re.compile(r"(?:\._modules)?\[['\"]?(?P<key>[^\]'\"]*)['\"]?\]")
@@ -123,11 +124,11 @@ def module_path(node: fx.Node) -> str:
 
 
 def source_line(node: fx.Node) -> str:
-    """ "torchvision/models/resnet.py:93" of the model's innermost line, relative to where its package is installed; "" for none."""
+    """ "torchvision/models/resnet.py:93" of the innermost line outside torch, relative to where its package is installed; "" for none."""
     frames = _FRAME.findall(node.meta.get("stack_trace") or "")
     if not frames:
         return ""
-    file, line = frames[-1]
+    file, line = next((frame for frame in reversed(frames) if not frame[0].startswith(_TORCH)), frames[-1])
     return f"{relative_path(file)}:{line}"
 
 

@@ -10,7 +10,7 @@ import torch
 from shmoo.harness.capture.introspect import leaves
 from shmoo.harness.capture.walker import Origin, storage_key
 
-_KEY = re.compile(r"\['([^']*)'\]|\.([A-Za-z]\w*)")
+_KEY = re.compile(r"\['?([^'\]]*)'?\]|\.([A-Za-z]\w*)")
 _CONTAINERS = frozenset({"_modules", "_parameters", "_buffers"})
 
 
@@ -41,21 +41,19 @@ class Origins:
             tensor: the tensor itself (a number is an input).
             source: where Dynamo found it, such as "L['self']._modules['fc']._parameters['weight']".
         """
-        name = readable(source)
-        if not isinstance(tensor, torch.Tensor):
-            return Origin("input", name)
+        path = _path(source)
+        name = ".".join(path[1:] or path)
         known = self._weights.get(id(tensor))
         if known is not None:
             return known
         if isinstance(tensor, torch.nn.Parameter):
             return Origin("parameter", name)
-        if "_buffers[" in source:
-            return Origin("buffer", name)
-        return Origin("input" if storage_key(tensor) in self._flowing else "constant", name)
+        if not isinstance(tensor, torch.Tensor) or storage_key(tensor) in self._flowing:
+            return Origin("input", ".".join(path))
+        return Origin("buffer" if "_buffers[" in source else "constant", name)
 
 
-def readable(source: str) -> str:
-    """ "fc.weight" of "L['self']._modules['fc']._parameters['weight']"; a local name stays as it is."""
+def _path(source: str) -> list[str]:
+    """["self", "fc", "weight"] of "L['self']._modules['fc']._parameters['weight']"."""
     keys = [subscript or attribute for subscript, attribute in _KEY.findall(source)]
-    path = [key for key in keys if key not in _CONTAINERS]
-    return ".".join(path[1:] if len(path) > 1 else path)
+    return [key for key in keys if key not in _CONTAINERS]

@@ -31,9 +31,11 @@ _NOT_CALLS = frozenset(
         torch.ops.aten.sym_stride.int,
         torch.ops.aten.sym_numel.default,
         torch.ops.aten.sym_storage_offset.default,
+        torch.ops.aten.item.default,
+        torch.ops.aten._local_scalar_dense.default,
     }
 )
-"""Calls that compute nothing on tensors: modes, assertions, promises about sizes and questions for them."""
+"""Calls that compute nothing on tensors: modes, assertions, promises about sizes, and questions for a size or for one number."""
 
 
 class Origin(NamedTuple):
