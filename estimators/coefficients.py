@@ -1,7 +1,8 @@
 """The coefficients of the model: which exist, what each falls back to, and their values as arrays.
 
-`DEFAULTS` holds, per architecture family, what the model assumes of a machine that nobody measured. They are shares, exponents and
-overheads, never rates of a machine: those come from the profile. The ranges are wide on purpose and reach every estimate's interval.
+`DEFAULTS` holds, per architecture family, what the model assumes of a machine that nobody measured. They are shares, exponents
+and overheads, never rates of a machine: those come from the profile. The ranges are wide on purpose and reach every
+estimate's interval.
 """
 
 from __future__ import annotations
@@ -39,17 +40,19 @@ def _range(value: float, low: float, high: float, unit: str, why: str) -> Coeffi
 
 
 _GUESS = "engineering range for a machine that was not measured"
+_MAPPED = 32 * 2.0**20
+"""glibc gets blocks above this size from the system and gives them back at once, so each use pays for its page faults."""
 _COMMON = {
     "efficiency": _range(0.75, 0.5, 0.95, "1", f"share of peak on large shapes: {_GUESS}"),
     "efficiency.conv": _range(0.65, 0.4, 0.95, "1", f"share of peak on large shapes: {_GUESS}"),
-    "efficiency.conv_3x3": _range(0.8, 0.4, 1.5, "1", "above 1 where Winograd's transform saves multiplications (Lavin and Gray, 2016)"),
+    "efficiency.conv_3x3": _range(0.8, 0.4, 1.5, "1", "above 1 with Winograd's transform (Lavin and Gray, 2016)"),
     "efficiency.depthwise": _range(0.15, 0.05, 0.4, "1", f"one input channel per group leaves matrix units idle: {_GUESS}"),
     "efficiency.conv_transpose": _range(0.4, 0.2, 0.8, "1", _GUESS),
     "efficiency.attention": _range(0.5, 0.25, 0.8, "1", _GUESS),
     "efficiency.linalg": _range(0.2, 0.05, 0.6, "1", _GUESS),
     "efficiency.vector": _range(0.5, 0.2, 0.9, "1", f"share of the vector peak in loops: {_GUESS}"),
     "efficiency.special": _range(0.5, 0.2, 0.9, "1", f"share of the special-function peak: {_GUESS}"),
-    "efficiency.bandwidth": _range(0.8, 0.6, 0.95, "1", "share of the bandwidth that streaming kernels reach (McCalpin's STREAM on many machines)"),
+    "efficiency.bandwidth": _range(0.8, 0.6, 0.95, "1", "share that streaming kernels reach (McCalpin, STREAM)"),
     "efficiency.bandwidth.gather": _range(0.4, 0.15, 0.8, "1", f"rows from random places: {_GUESS}"),
     "half.m": _range(1.0, 0.1, 8.0, "1", f"extent at which half of the efficiency is lost: {_GUESS}"),
     "half.n": _range(1.0, 0.1, 8.0, "1", f"extent at which half of the efficiency is lost: {_GUESS}"),
@@ -57,10 +60,10 @@ _COMMON = {
     "overlap": _range(3.0, 1.5, 8.0, "1", "exponent p of (compute^p + memory^p)^(1/p): 1 is none, infinity is full overlap"),
     "tile_overhead": _range(0.0, 0.0, 0.0, "s", "no cost per wave of tiles is assumed unless measured"),
     "page_fault": _range(0.0, 0.0, 0.0, "s/B", "no cost of mapping fresh memory is assumed unless measured"),
-    "page_fault.threshold": _range(32 * 2.0**20, 32 * 2.0**20, 32 * 2.0**20, "B", "glibc returns larger blocks to the system at once (mallopt(3), M_MMAP_THRESHOLD)"),
-    "vector_share": _range(0.125, 0.05, 0.25, "1", f"special-function rate as a share of the vector peak where it is not known: {_GUESS}"),
+    "page_fault.threshold": _range(_MAPPED, _MAPPED, _MAPPED, "B", "mallopt(3), largest M_MMAP_THRESHOLD"),
+    "vector_share": _range(0.125, 0.05, 0.25, "1", f"special over vector peak where not known: {_GUESS}"),
     "sigma": _range(0.2, 0.2, 0.2, "1", f"standard deviation of the log error of one kernel: {_GUESS}"),
-    "sigma.graph": _range(0.1, 0.1, 0.1, "1", f"standard deviation of the log error that all kernels of a graph share: {_GUESS}"),
+    "sigma.graph": _range(0.1, 0.1, 0.1, "1", f"standard deviation of the log error that kernels share: {_GUESS}"),
 }  # fmt: skip
 _LAUNCH = {
     "cpu": {

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from shmoo.estimators.coefficients import ALGORITHMS, Coefficients, algorithm_codes, algorithm_names, draw
-from shmoo.estimators.costs import graph_cost
-from shmoo.estimators.costs.summary import UnknownOp
+from shmoo.estimators.coefficients import ALGORITHMS, DEFAULTS, Coefficients, algorithm_codes, algorithm_names, draw
+from shmoo.estimators.costs.summary import UnknownOp, graph_cost
 from shmoo.estimators.dtypes import COMPUTE_DTYPES, compute_dtype
+from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion import fuse
-from shmoo.estimators.kernels import FAMILY_CODE, Kernel, KernelTable, kernel_table
+from shmoo.estimators.kernels import Kernel, KernelTable, kernel_table
 from shmoo.estimators.memory import peak_memory_bytes
-from shmoo.estimators.model import Prediction, graph_latency, has_energy, predict
-from shmoo.estimators.profile import ArchitectureProfile, check_runtime
+from shmoo.estimators.model import Prediction, graph_latency, predict, segment_energy
+from shmoo.estimators.profile import RUNTIMES, ArchitectureProfile, check_runtime
 from shmoo.estimators.records import FAMILIES, Graph, Interval
 from shmoo.estimators.tiling import TilingStrategy, strategy_for
 from shmoo.estimators.tiling.base import Tiling
@@ -23,6 +23,10 @@ from shmoo.estimators.tiling.base import Tiling
 DRAWS = 200
 """Draws of the uncertain coefficients behind an interval: the 5 % and 95 % points of 200 log-normal draws are within about 5 %
 of their spread, less than the spread itself is known."""
+
+QUANTILES = (0.05, 0.95)
+CHUNK = 2000
+"""Graphs tabulated at once; bounds the memory of the draws."""
 
 BASIS = {
     "fitted": "fitted",
@@ -105,7 +109,9 @@ class AnalysisDirector:
         self.profile = profile
         self.strategy = strategy if strategy is not None else strategy_for(profile)
 
-    def tabulate(self, graphs: Sequence[Graph], runtime: str, dtype: str | None = None) -> tuple[KernelTable, list[tuple[int, Kernel]]]:
+    def tabulate(
+        self, graphs: Sequence[Graph], runtime: str, dtype: str | None = None
+    ) -> tuple[KernelTable, list[tuple[int, Kernel]]]:
         """Kernels of all graphs in one table (one segment a graph) and, per row, its graph and kernel."""
         tables, origin = [], []
         for index, graph in enumerate(graphs):
@@ -157,9 +163,11 @@ class AnalysisDirector:
         tiling = self.tile(table)
         nominal = Coefficients(self.profile)
         prediction = predict(table, tiling, nominal, runtime)
-        latency = float(graph_latency(table, prediction, nominal, runtime).sum())
-        energy = None if prediction.energy_j is None else float(prediction.energy_j.sum()) + self._idle_energy(latency, prediction)
-        drawn_t, drawn_e = self._draws(table, tiling, runtime, seed)
+        latencies = graph_latency(table, prediction, nominal, runtime)
+        energies = segment_energy(table, prediction, latencies, nominal)
+        latency, energy = float(latencies.sum()), None if energies is None else float(energies.sum())
+        drawn = self._draws(table, tiling, runtime, seed)
+        drawn_t, drawn_e = drawn[0].sum(axis=-1), None if drawn[1] is None else drawn[1].sum(axis=-1)
         totals = [graph_cost(graph) for graph in graphs]
         latency_s = _interval(latency, drawn_t)
         energy_j = None if energy is None or drawn_e is None else _interval(energy, drawn_e)
@@ -186,40 +194,60 @@ class AnalysisDirector:
             energy_j_reason="" if energy_j else f"profile {self.profile.name!r} has no energy coefficients",
             unknown_ops=tuple(op for total in totals for op in total.unknown),
             basis=self._basis(table, prediction, nominal, runtime),
-            breakdown=_breakdown(table, tiling, prediction, origin),
+            breakdown=_breakdown(table, tiling, prediction, origin, self.profile.value("power.static", 0.0)),
         )
 
-    def _idle_energy(self, latency: float, prediction: Prediction) -> float:
-        """Static power over the time that no kernel accounts for (graph entry, waiting for the host)."""
-        return self.profile.value("power.static") * (latency - float(prediction.latency_s.sum()))
+    def estimate_table(
+        self, table: KernelTable, tiling: Tiling, runtime: str, seed: int = 0
+    ) -> list[tuple[Interval, Interval | None]]:
+        """Latency and energy with intervals of every segment of a table, in order.
+
+        Args:
+            table: kernels of many cases, a segment each.
+            tiling: the same kernels cut for this machine.
+        """
+        c = Coefficients(self.profile)
+        prediction = predict(table, tiling, c, runtime)
+        latency = graph_latency(table, prediction, c, runtime)
+        energy = segment_energy(table, prediction, latency, c)
+        drawn_t, drawn_e = self._draws(table, tiling, runtime, seed)
+        low_t, high_t = np.quantile(drawn_t, QUANTILES, axis=0)
+        times = [_ordered(*row) for row in zip(low_t, latency, high_t, strict=True)]
+        if energy is None or drawn_e is None:
+            return [(interval, None) for interval in times]
+        low_e, high_e = np.quantile(drawn_e, QUANTILES, axis=0)
+        return list(zip(times, (_ordered(*row) for row in zip(low_e, energy, high_e, strict=True)), strict=True))
+
+    def estimate_cases(
+        self, graphs: Sequence[Graph], *, runtime: str | None = None, seed: int = 0
+    ) -> list[tuple[Interval, Interval | None]]:
+        """Latency and energy of many graphs at once, such as the rows of an operator table; the cheap way for thousands.
+
+        Raises:
+            InputError: the runtime does not exist on this architecture.
+        """
+        runtime = check_runtime(self.profile, runtime)
+        results = []
+        for start in range(0, len(graphs), CHUNK):
+            table, _ = self.tabulate(graphs[start : start + CHUNK], runtime)
+            results += self.estimate_table(table, self.tile(table), runtime, seed)
+        return results
 
     def _draws(self, table: KernelTable, tiling: Tiling, runtime: str, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """(D,) totals of time and energy for random values of everything uncertain."""
+        """(D, S) time and energy of every segment for random values of everything uncertain."""
         drawn = draw(self.profile, _names_in_use(self.profile, runtime), DRAWS, seed)
         coefficients = Coefficients(self.profile, drawn)
+        nominal = Coefficients(self.profile)
         prediction = predict(table, tiling, coefficients, runtime)
         rng = np.random.default_rng(seed + 1)
         codes = algorithm_codes(table)
-        spread = Coefficients(self.profile).by_algorithm(codes, "sigma")
-        common = rng.standard_normal((DRAWS, len(ALGORITHMS)))[:, codes]
-        factor = np.exp(spread * common)
-        noisy = Prediction(
-            prediction.compute_s,
-            prediction.memory_s,
-            prediction.launch_s * factor,
-            prediction.device_s * factor,
-            prediction.latency_s * factor,
-            prediction.energy_j,
-        )
-        together = np.ones((DRAWS, 1))
-        if len(table) > 1:
-            together = np.exp(float(Coefficients(self.profile).value("sigma.graph")) * rng.standard_normal((DRAWS, 1)))
-        times = np.broadcast_to((graph_latency(table, noisy, coefficients, runtime) * together), (DRAWS, table.segments)).sum(axis=-1)
-        if prediction.energy_j is None:
-            return times, None
-        static = np.ravel(coefficients.value("power.static"))
-        dynamic = np.broadcast_to(prediction.energy_j - coefficients.value("power.static") * prediction.latency_s, (DRAWS, len(table)))
-        return times, (dynamic * factor).sum(axis=-1) + static * times
+        # Kernels of one algorithm err together: the same draw scales all of them.
+        factor = np.exp(nominal.by_algorithm(codes, "sigma") * rng.standard_normal((DRAWS, len(ALGORITHMS)))[:, codes])
+        noisy = prediction.scaled(factor)
+        several = np.bincount(table.segment) > 1
+        together = np.exp(np.where(several, nominal.value("sigma.graph"), 0.0) * rng.standard_normal((DRAWS, 1)))
+        times = graph_latency(table, noisy, coefficients, runtime) * together
+        return times, segment_energy(table, noisy, times, coefficients)
 
     def _basis(self, table: KernelTable, prediction: Prediction, c: Coefficients, runtime: str) -> dict[str, float]:
         """Share of predicted time by the least trusted coefficient it rests on."""
@@ -255,8 +283,6 @@ def _trust(source: str) -> int:
 def _names_in_use(profile: ArchitectureProfile, runtime: str) -> list[str]:
     """Coefficients that time and energy depend on for this runtime, in the profile or among the defaults. The model error `sigma`
     is drawn apart, and what a strategy already used to cut tiles is held fixed."""
-    from shmoo.estimators.coefficients import DEFAULTS
-
     fixed = ("capacity.", "count.", "array.", "vector.", "sigma", "power.idle", "power.tdp", "page_fault.threshold")
     names = {*profile.coefficients, *DEFAULTS[profile.family]}
     other_runtimes = [f"{stem}.{r}" for stem in ("launch", "graph") for r in _other_runtimes(runtime)]
@@ -264,15 +290,18 @@ def _names_in_use(profile: ArchitectureProfile, runtime: str) -> list[str]:
 
 
 def _other_runtimes(runtime: str) -> set[str]:
-    from shmoo.estimators.profile import RUNTIMES
-
     return {name for names in RUNTIMES.values() for name in names} - {runtime}
 
 
 def _interval(value: float, drawn: np.ndarray) -> Interval:
     """The nominal value with the 5 % and 95 % points of the draws, which are centred on it."""
-    low, high = np.quantile(drawn, (0.05, 0.95))
-    return Interval(value, min(float(low), value), max(float(high), value))
+    low, high = np.quantile(drawn, QUANTILES)
+    return _ordered(low, value, high)
+
+
+def _ordered(low: float, value: float, high: float) -> Interval:
+    """An interval that holds its value even where few draws put both points on one side."""
+    return Interval(float(value), min(float(low), float(value)), max(float(high), float(value)))
 
 
 def _main_dtype(table: KernelTable) -> str:
@@ -282,8 +311,9 @@ def _main_dtype(table: KernelTable) -> str:
 
 
 def _breakdown(
-    table: KernelTable, tiling: Tiling, prediction: Prediction, origin: Sequence[tuple[int, Kernel]]
+    table: KernelTable, tiling: Tiling, prediction: Prediction, origin: Sequence[tuple[int, Kernel]], static_w: float
 ) -> tuple[KernelEstimate, ...]:
+    dynamic = prediction.dynamic_j
     parts = np.stack([prediction.compute_s, prediction.memory_s, prediction.launch_s])
     bound = parts.argmax(axis=0)
     flops, nbytes = table.flops, table.bytes
@@ -297,7 +327,7 @@ def _breakdown(
             flops=float(flops[i]),
             bytes=float(nbytes[i]),
             latency_s=float(prediction.latency_s[i]),
-            energy_j=None if prediction.energy_j is None else float(prediction.energy_j[i]),
+            energy_j=None if dynamic is None else float(dynamic[i] + static_w * prediction.latency_s[i]),
             compute_s=float(prediction.compute_s[i]),
             memory_s=float(prediction.memory_s[i]),
             launch_s=float(prediction.launch_s[i]),
@@ -317,8 +347,6 @@ def with_threads(profile: ArchitectureProfile, threads: int) -> ArchitectureProf
     Raises:
         InputError: not a CPU, or not between 1 and its cores.
     """
-    from shmoo.estimators.errors import InputError
-
     if profile.family != "cpu":
         raise InputError(f"threads={threads} on {profile.name!r}, a {profile.family}; threads apply to CPUs only, leave it out")
     cores = int(profile.value("count.cores"))
@@ -331,5 +359,3 @@ def with_threads(profile: ArchitectureProfile, threads: int) -> ArchitectureProf
     memory = f"bandwidth.{profile.levels[-1]}"
     scaled[memory] = profile.value(memory) * min(1.0, 2.0 * share)
     return profile.with_values({**scaled, "count.cores": float(threads)})
-
-

@@ -12,46 +12,31 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from shmoo.estimators.costs import classify, cost_of
+from shmoo.estimators.costs import COSTS, classify, cost_of
 from shmoo.estimators.kernels import Kernel
 from shmoo.estimators.profile import RUNTIMES
 from shmoo.estimators.records import Graph, OpCall
 from shmoo.estimators.registry import Registry
 
-CONTRACTION = frozenset(
-    "aten." + name
-    for name in (
-        "linear matmul mm bmm addmm baddbmm einsum conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d conv_transpose3d"
-    ).split()
-)
-CONVOLUTION = frozenset(op for op in CONTRACTION if "conv" in op)
-ATTENTION = frozenset({"aten.scaled_dot_product_attention", "aten._scaled_dot_product_flash_attention_for_cpu"})
-REDUCTION = frozenset(
-    "aten." + name
-    for name in (
-        "softmax _softmax log_softmax _log_softmax layer_norm native_layer_norm group_norm native_group_norm rms_norm instance_norm "
-        "mean sum amax amin var std var_mean adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d"
-    ).split()
-)
-BATCH_NORM = frozenset(
-    {"aten.batch_norm", "aten.native_batch_norm", "aten._native_batch_norm_legit_no_training", "aten._native_batch_norm_legit"}
-)
-ACTIVATION = frozenset(
-    "aten." + name
-    for name in "relu relu6 hardtanh leaky_relu elu gelu silu sigmoid tanh hardswish hardsigmoid mish clamp clamp_min".split()
-)
-OPAQUE = CONTRACTION | ATTENTION
+LIBRARY_FAMILIES = frozenset({"gemm", "conv", "depthwise", "conv_transpose", "attention", "linalg"})
 """Calls that run in a library and take no part in a compiler's loop fusion unless a rule names them."""
+CONVOLUTIONS = frozenset({"conv", "depthwise", "conv_transpose"})
+BATCH_NORM = frozenset(name for name in COSTS if "batch_norm" in name)
+LIBRARY_ACTIVATIONS = frozenset(
+    f"aten.{name}" for name in ("relu", "relu6", "hardtanh", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "tanh", "hardswish")
+)
+"""Activations that libraries apply while they write a contraction's result (oneDNN's eltwise post-operations)."""
 
 
 class Edge(msgspec.Struct, frozen=True):
-    """One producer-consumer pair. `sole` is whether this consumer is the only reader of the producer's results."""
+    """One producer-consumer pair. `sole` is whether this consumer is the only reader of the producer's results; `head` is the
+    first call of the producer's kernel and `group_ops` all of its operators, in order."""
 
     producer: OpCall
     consumer: OpCall
+    head: OpCall
     sole: bool
     group_ops: tuple[str, ...]
-    """Operators already in the producer's kernel, in order."""
 
 
 class FusionRule(msgspec.Struct, frozen=True):
@@ -82,6 +67,11 @@ def fusion_rule(
     return decorate
 
 
+def _family(call: OpCall) -> str:
+    cost = cost_of(call)
+    return "free" if cost is None else cost.family
+
+
 def is_pointwise(call: OpCall) -> bool:
     """Whether each output element depends on the elements at its own place only (inference batch norm among them)."""
     if call.op in BATCH_NORM:
@@ -89,68 +79,72 @@ def is_pointwise(call: OpCall) -> bool:
     return _family(call) == "pointwise"
 
 
-def _family(call: OpCall) -> str:
+def is_reduction(call: OpCall) -> bool:
+    """Whether rows are reduced, with or without writing the row back: norms, softmax, sums, global pooling; no sliding window."""
     cost = cost_of(call)
-    return cost.family if cost is not None else "free"
+    if cost is None or is_pointwise(call):
+        return False
+    sliding = cost.family == "pooling" and cost.window > 1 and "adaptive" not in call.op
+    return cost.family in ("normalization", "softmax", "pooling") and not sliding
 
 
-def _same_elements(edge: Edge) -> bool:
-    """Whether the consumer iterates over the producer's elements (a broadcast to more elements would recompute)."""
-    return edge.consumer.outputs[0].numel == edge.producer.outputs[0].numel
+def _in_library(call: OpCall) -> bool:
+    return _family(call) in LIBRARY_FAMILIES
+
+
+def _continues(edge: Edge) -> bool:
+    """Whether the consumer is pointwise over the producer's elements (a broadcast to more elements would recompute)."""
+    return is_pointwise(edge.consumer) and edge.consumer.outputs[0].numel == edge.producer.outputs[0].numel
 
 
 @fusion_rule("conv+bn", FREEZING + WHOLE_PROGRAM)
 def _conv_bn(edge: Edge) -> bool:
     """Inference batch norm folds into the convolution's weights once these are constants."""
-    return edge.producer.op in CONVOLUTION and edge.consumer.op in BATCH_NORM and edge.sole and is_pointwise(edge.consumer)
+    return _family(edge.producer) in CONVOLUTIONS and edge.consumer.op in BATCH_NORM and edge.sole and is_pointwise(edge.consumer)
 
 
 @fusion_rule("contraction+activation", FREEZING)
 def _contraction_activation(edge: Edge) -> bool:
-    """Libraries apply an activation while they write a contraction's result (conv+bn+relu, conv+bn+silu, linear+gelu)."""
-    return edge.group_ops[0] in CONTRACTION and edge.consumer.op in ACTIVATION and edge.sole and _same_elements(edge)
+    """conv+relu, conv+bn+relu, conv+bn+silu, linear+relu, linear+gelu: an activation as post-operation of the library call."""
+    return _in_library(edge.head) and edge.consumer.op in LIBRARY_ACTIVATIONS and edge.sole and _continues(edge)
 
 
 @fusion_rule("contraction+residual", FREEZING)
 def _contraction_residual(edge: Edge) -> bool:
-    """A sum with a tensor of the same shape is an epilogue of the convolution that produces the other term."""
-    shapes = {spec.shape for spec in edge.consumer.inputs}
+    """A sum with a tensor of the same shape as post-operation of the convolution that produces the other term; one per call."""
+    terms = edge.consumer.inputs
     return (
-        edge.group_ops[0] in CONVOLUTION
+        _family(edge.head) in CONVOLUTIONS
         and edge.consumer.op == "aten.add"
-        and edge.sole
-        and len(edge.consumer.inputs) == 2
-        and len(shapes) == 1
+        and len(terms) == 2
+        and terms[0].shape == terms[1].shape
         and "aten.add" not in edge.group_ops
+        and edge.sole
     )
 
 
 @fusion_rule("contraction+epilogue", WHOLE_PROGRAM)
 def _contraction_epilogue(edge: Edge) -> bool:
     """Whole-program compilers keep pointwise work on a contraction's result on chip."""
-    return edge.group_ops[0] in OPAQUE and edge.sole and _chain(edge)
-
-
-def _chain(edge: Edge) -> bool:
-    return is_pointwise(edge.consumer) and _same_elements(edge)
+    return _in_library(edge.head) and edge.sole and _continues(edge)
 
 
 @fusion_rule("pointwise chain")
 def _pointwise_chain(edge: Edge) -> bool:
     """Loops over the same elements become one loop."""
-    return is_pointwise(edge.producer) and edge.group_ops[0] not in OPAQUE and _chain(edge)
+    return is_pointwise(edge.producer) and not _in_library(edge.head) and _continues(edge)
 
 
 @fusion_rule("reduction prologue")
 def _reduction_prologue(edge: Edge) -> bool:
     """Pointwise work on what a reduction reads is computed as it is read."""
-    return is_pointwise(edge.producer) and edge.group_ops[0] not in OPAQUE and edge.consumer.op in REDUCTION
+    return is_pointwise(edge.producer) and not _in_library(edge.head) and is_reduction(edge.consumer)
 
 
 @fusion_rule("reduction epilogue")
 def _reduction_epilogue(edge: Edge) -> bool:
     """Pointwise work on what a reduction returns, element by element."""
-    return edge.producer.op in REDUCTION and is_pointwise(edge.consumer) and _same_elements(edge)
+    return is_reduction(edge.producer) and _continues(edge)
 
 
 def fuse(graph: Graph, runtime: str = "eager", family: str = "cpu") -> tuple[Kernel, ...]:
@@ -212,11 +206,13 @@ class _Groups:
 
     def _allowing(self, rules: Sequence[FusionRule], producer: int, consumer: int) -> FusionRule | None:
         calls = self.graph.calls
+        group = sorted(self.members[self.group_of[producer]])
         edge = Edge(
             calls[producer],
             calls[consumer],
+            calls[group[0]],
             sole=len(self.readers[producer]) == 1 and producer not in self.returned,
-            group_ops=tuple(calls[i].op for i in sorted(self.members[self.group_of[producer]])),
+            group_ops=tuple(calls[i].op for i in group),
         )
         return next((rule for rule in rules if rule.allows(edge)), None)
 

@@ -192,7 +192,8 @@ def _kernel_row(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], cons
             produced.add(root)
             if nbytes and (consumers.get(root, set()) - inside or not consumers.get(root)):
                 persistent = graph.values[root].kind != "activation"
-                touched[(root, True)] = Touch(root, nbytes, persistent=persistent, write=True, size=graph.values[root].spec.nbytes)
+                whole = graph.values[root].spec.nbytes
+                touched[(root, True)] = Touch(root, nbytes, persistent=persistent, write=True, size=whole)
                 kind_of[(root, True)] = WRITE
                 if not call.inplace:
                     largest = max(largest, nbytes)

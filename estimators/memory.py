@@ -8,8 +8,8 @@ from shmoo.estimators.records import Graph
 def peak_memory_bytes(graph: Graph) -> float:
     """Weights and inputs, which live throughout, plus the largest sum of activations alive at once, in bytes.
 
-    A storage is alive from the call that makes it to the last call that reads it or a view of it; what the graph returns lives on.
-    While a call runs, its inputs and outputs are both alive.
+    A storage is alive from the call that makes it to the last call that reads it or a view of it; what the graph returns lives
+    on. While a call runs, its inputs and outputs are both alive.
     """
     end = len(graph.calls)
     roots = [graph.root(index) for index in range(len(graph.values))]

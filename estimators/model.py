@@ -9,8 +9,8 @@ Per kernel, with flops F by unit u, bytes B by memory level l, rates from the ma
     energy    = sum F_u x e_flop_u + sum B_l x e_byte_l + P_static x t
 
 p is the overlap exponent: 1 adds compute and memory, infinity takes the larger (the roofline: Williams, Waterman and
-Patterson, CACM 52(4), 2009). The energy form is Choi et al., "A roofline model of energy", IPDPS 2013. Where a strategy counts cycles
-(systolic arrays, recurrences) t_matrix = cycles / (clock x efficiency).
+Patterson, CACM 52(4), 2009). The energy form is Choi et al., "A roofline model of energy", IPDPS 2013. Where a strategy counts
+cycles (systolic arrays, recurrences) t_matrix = cycles / (clock x efficiency).
 
 A graph on a CPU takes the sum of its kernels. Where launches are asynchronous (GPU), the host runs ahead: kernel i starts
 when the host has launched it and kernel i-1 has ended.
@@ -54,12 +54,12 @@ _E_VECTOR = [(*names, "energy.flop") for names in _candidates("energy.flop.vecto
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Arrays of shape (K,), or (D, K) when coefficients hold D draws. `latency_s` is a kernel alone: launch, device time, overheads.
+    """Arrays of shape (K,), or (D, K) when coefficients hold D draws. `latency_s` is a kernel alone, overheads included.
 
     Attributes:
         compute_s, memory_s: what each would take without the other; `memory_s` is the slowest level's.
         launch_s: launch (host time on asynchronous devices); device_s: everything else.
-        energy_j: gross, or `None` where the profile has no energy coefficients.
+        dynamic_j: energy of flops and bytes, without static power; `None` where the profile has no energy coefficients.
     """
 
     compute_s: np.ndarray
@@ -67,7 +67,13 @@ class Prediction:
     launch_s: np.ndarray
     device_s: np.ndarray
     latency_s: np.ndarray
-    energy_j: np.ndarray | None
+    dynamic_j: np.ndarray | None
+
+    def scaled(self, factor: np.ndarray) -> Prediction:
+        """The same kernels with every time and dynamic energy multiplied by a (D, K) factor."""
+        dynamic = None if self.dynamic_j is None else self.dynamic_j * factor
+        times = (self.compute_s, self.memory_s, self.launch_s, self.device_s, self.latency_s)
+        return Prediction(*(time * factor for time in times), dynamic)
 
 
 def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runtime: str) -> Prediction:
@@ -96,8 +102,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
     if coefficients.profile.family in ASYNCHRONOUS:
         body = body + coefficients.by_algorithm(codes, "device_launch")
     latency = launch + body
-    energy = _energy(table, tiling, coefficients, latency)
-    return Prediction(compute, memory, launch, body, latency, energy)
+    return Prediction(compute, memory, launch, body, latency, _dynamic_energy(table, tiling, coefficients))
 
 
 def _compute_time(table: KernelTable, tiling: Tiling, c: Coefficients, codes: np.ndarray) -> np.ndarray:
@@ -131,12 +136,12 @@ def _overlapped(times: list[np.ndarray], exponent: np.ndarray) -> np.ndarray:
     return np.where(largest > 0, safe * total ** (1.0 / exponent), 0.0)
 
 
-def _energy(table: KernelTable, tiling: Tiling, c: Coefficients, latency: np.ndarray) -> np.ndarray | None:
+def _dynamic_energy(table: KernelTable, tiling: Tiling, c: Coefficients) -> np.ndarray | None:
     if not has_energy(c.profile):
         return None
     matrix = table.matrix_flops * c.by_dtype(table.dtype, _E_MATRIX)
     vector = (table.vector_flops + table.special_flops) * c.by_dtype(table.dtype, _E_VECTOR)
-    total = matrix + vector + c.value("power.static") * latency
+    total = matrix + vector
     for level, level_bytes in tiling.level_bytes.items():
         if c.find(f"energy.byte.{level}") is not None:
             total = total + level_bytes * c.value(f"energy.byte.{level}")
@@ -174,3 +179,13 @@ def graph_latency(table: KernelTable, prediction: Prediction, coefficients: Coef
         slack = h - (d - prediction.device_s[..., rows])
         ends.append(d[..., -1] + slack.max(axis=-1))
     return np.stack(ends, axis=-1) + entry
+
+
+def segment_energy(
+    table: KernelTable, prediction: Prediction, latency_s: np.ndarray, coefficients: Coefficients
+) -> np.ndarray | None:
+    """Energy of each segment, (S,) or (D, S): what its kernels spend on flops and bytes, and static power over its whole time."""
+    if prediction.dynamic_j is None:
+        return None
+    starts = np.flatnonzero(np.diff(table.segment, prepend=-1))
+    return np.add.reduceat(prediction.dynamic_j, starts, axis=-1) + coefficients.value("power.static") * latency_s

@@ -40,7 +40,7 @@ BUILTIN_DIR = Path(__file__).parent / "profiles"
 
 
 class Coefficient(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A number of a machine. Uncertainty is `stderr` (fitted) or a 90 % range `low`..`high`; `reference` cites or names the run."""
+    """A number of a machine, with its uncertainty: `stderr` (fitted) or a 90 % range; `reference` cites or names the run."""
 
     value: float
     unit: str

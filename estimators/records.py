@@ -143,7 +143,7 @@ class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
             partly read (a gather) counts the part.
         batch, m, n, k: iteration space. Contractions: batch x (m, k) by (k, n). Reductions: m rows of length n. Pointwise: m
             elements. Pooling and gathers: m outputs, n window or row length.
-        window, stride, dilation: product of the kernel's extents, and the largest stride and dilation, of convolutions and pooling.
+        window, stride, dilation: of convolutions and pooling: product of the kernel's extents, largest stride and dilation.
     """
 
     family: str
@@ -190,7 +190,7 @@ FAMILIES = (
     "unknown",
 )
 """Algorithm families: calls of one family share coefficients. `conv` is any convolution with more than one input channel per
-group; `depthwise` has one; `copy` moves data without arithmetic (cat, contiguous, pad); `unknown` stands for calls without a cost."""
+group; `depthwise` has one; `copy` moves data without arithmetic (cat, contiguous, pad); `unknown` is for calls without a cost."""
 
 
 class Interval(msgspec.Struct, frozen=True):

@@ -1,0 +1,177 @@
+"""Sources in, profile out: read, fit on the fit split, set intervals on validation, report errors on every split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from shmoo.calibrate.base import base_profile
+from shmoo.calibrate.dataset import Block, Sources, blocks, read_sources
+from shmoo.calibrate.energy import FittedEnergy, fit_energy
+from shmoo.calibrate.fit import Fitted, fit_latency
+from shmoo.calibrate.intervals import spreads
+from shmoo.calibrate.parameters import parameters_for
+from shmoo.estimators.coefficients import Coefficients
+from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.model import graph_latency, predict
+from shmoo.estimators.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, FittedFrom
+from shmoo.estimators.records import FAMILIES
+from shmoo.runs.metrics import grouped_error_cards
+from shmoo.runs.records import FINGERPRINT_FIELDS
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A fitted profile and what a reader must know about the fit."""
+
+    profile: ArchitectureProfile
+    notes: tuple[str, ...]
+
+
+def calibrate(
+    sources: Sequence[Path],
+    *,
+    base: ArchitectureProfile | None = None,
+    name: str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Fit a machine's coefficients to what was measured on it.
+
+    Args:
+        sources: run directories or operator tables (.csv) of one machine.
+        base: profile whose unfitted numbers are kept; needed for tables, made from the machine's description for runs.
+        name: name of the result; the base's name, or cpu_local, for `None`.
+        seed: of the fit's further starts.
+        progress: told what is being done.
+
+    Raises:
+        InputError: sources of different machines, or too little to fit.
+        NothingMeasuredError: no usable row.
+    """
+    tell = progress or (lambda message: None)
+    tell("reading sources")
+    read = read_sources(sources, "cpu" if base is None else base.family)
+    start = base if base is not None else _base_of(read)
+    return calibrate_cases(read, start, name=name or start.name, seed=seed, progress=tell)
+
+
+def _base_of(read: Sources) -> ArchitectureProfile:
+    if read.machine is None:
+        raise InputError("an operator table does not say which machine it is from; name the nearest profile with --base PROFILE")
+    devices = {case.case.device for case in read.cases}
+    if len(devices) > 1:
+        raise InputError(
+            f"the sources hold rows of {', '.join(sorted(devices))}; calibrate one device at a time, with --base PROFILE"
+        )
+    return base_profile(read.machine, devices.pop())
+
+
+def calibrate_cases(
+    read: Sources, base: ArchitectureProfile, *, name: str, seed: int = 0, progress: Progress | None = None
+) -> Calibration:
+    """`calibrate` on cases already read."""
+    tell = progress or (lambda message: None)
+    tell(f"tabulating {len(read.cases)} cases")
+    everything = blocks(read.cases, base)
+    fit_cases = _only(everything, base, ("fit",))
+    tell("fitting latency")
+    parameters = parameters_for(fit_cases, base)
+    fitted = fit_latency(fit_cases, parameters, base, seed=seed)
+    reference = f"fitted to {', '.join(read.names)} ({read.rows_hash})"
+    profile = base.replacing(
+        name=name,
+        coefficients={**base.coefficients, **_coefficients(fitted, {p.name: p.unit for p in parameters}, reference)},
+        fitted_from=FittedFrom(
+            rows_hash=read.rows_hash,
+            sources=read.names,
+            fingerprint={} if read.machine is None else {f: getattr(read.machine, f) for f in FINGERPRINT_FIELDS},
+            seed=seed,
+        ),
+    )
+    tell("setting intervals")
+    seen = _only(everything, profile, ("fit", "validation"))
+    residuals = _log_ratio(seen, profile)
+    profile = profile.replacing(coefficients={**profile.coefficients, **spreads(seen, residuals, reference)})
+    energy = fit_energy(fit_cases, profile, reference)
+    if energy is not None:
+        profile = profile.replacing(coefficients={**profile.coefficients, **energy.coefficients})
+    tell("testing on held-out cases")
+    profile = profile.replacing(error_card=error_card(everything, profile))
+    return Calibration(profile, _notes(fitted, energy))
+
+
+def _only(everything: Sequence[Block], profile: ArchitectureProfile, splits: tuple[str, ...]) -> list[Block]:
+    director = AnalysisDirector(profile)
+    kept = []
+    for block in everything:
+        mask = np.isin(block.splits, splits)
+        if mask.any():
+            kept.append(block.subset(mask, director))
+    return kept
+
+
+def _log_ratio(of: Sequence[Block], profile: ArchitectureProfile) -> np.ndarray:
+    coefficients = Coefficients(profile)
+    predicted = [graph_latency(b.table, predict(b.table, b.tiling, coefficients, b.runtime), coefficients, b.runtime) for b in of]
+    return np.log(np.concatenate(predicted)) - np.log(np.concatenate([b.measured_s for b in of]))
+
+
+def _coefficients(fitted: Fitted, units: dict[str, str], reference: str) -> dict[str, Coefficient]:
+    result = {}
+    for name, value in fitted.values.items():
+        sd = fitted.log_sd[name]
+        # A standard error beyond a factor of ten says "unknown"; wider would only overflow the draws.
+        spread = float(np.exp(1.645 * min(sd, 1.4)))
+        result[name] = Coefficient(value, units[name], "fitted", reference, value * sd, value / spread, value * spread)
+    return result
+
+
+def error_card(everything: Sequence[Block], profile: ArchitectureProfile) -> dict[str, dict[str, ErrorCardEntry]]:
+    """Errors of the validation and the test split by operator family, synthetic models and networks."""
+    card: dict[str, dict[str, ErrorCardEntry]] = {}
+    for split in ("validation", "test"):
+        kept = _only(everything, profile, (split,))
+        if not kept:
+            continue
+        names = [name for block in kept for name in groups(block)]
+        estimated, low, high = np.concatenate([case_intervals(block, profile) for block in kept]).T
+        card[split] = grouped_error_cards(names, estimated, np.concatenate([b.measured_s for b in kept]), low, high)
+    return card
+
+
+def groups(block: Block) -> list[str]:
+    """(S,) error-card group of each case: "networks", "synthetic", or the operator family."""
+    table = block.table
+    first = np.searchsorted(table.segment, np.arange(table.segments))
+    return [
+        {"network": "networks", "synthetic": "synthetic"}.get(case.case.kind, FAMILIES[table.family[row]])
+        for case, row in zip(block.cases, first, strict=True)
+    ]
+
+
+def case_intervals(block: Block, profile: ArchitectureProfile) -> np.ndarray:
+    """(S, 3) estimate and ends of its interval, in seconds, of every case of a block."""
+    estimates = AnalysisDirector(profile).estimate_table(block.table, block.tiling, block.runtime)
+    return np.asarray([(latency.value, latency.low, latency.high) for latency, _ in estimates])
+
+
+def _notes(fitted: Fitted, energy: FittedEnergy | None) -> tuple[str, ...]:
+    notes = [f"condition number of the latency fit: {fitted.condition:.3g}"]
+    if fitted.at_bound:
+        notes.append(f"at a bound: {', '.join(fitted.at_bound)}")
+    if fitted.unidentified:
+        notes.append(f"not identified by these data, held by the prior: {', '.join(fitted.unidentified)}")
+    if energy is None:
+        notes.append("no energy was measured: energy coefficients stay those of the base profile")
+    else:
+        notes.append(f"condition number of the energy fit: {energy.condition:.3g}")
+        if energy.unidentified:
+            notes.append(f"energy coefficients these data cannot tell apart: {', '.join(energy.unidentified)}")
+    return tuple(notes)

@@ -1,0 +1,174 @@
+"""Measured cases ready to fit: sources read and checked, graphs fused and tabulated, one segment a case."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.errors import InputError, NothingMeasuredError
+from shmoo.estimators.kernels import KernelTable
+from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.records import Graph
+from shmoo.estimators.tiling.base import Tiling
+from shmoo.runs.records import CaseSpec, Machine
+from shmoo.runs.statistics import median
+from shmoo.runs.store import Run, machine_differences
+from shmoo.runs.tables import read_table
+
+TABLE_DEVICE = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu", "kpu": "kpu"}
+TABLE_RUNTIME = {"cpu": "eager", "gpu": "eager", "tpu": "xla", "kpu": "domainflow"}
+"""How rows of an operator table were run, by architecture family: one call of the framework, or one compiled program."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredCase:
+    """One case with its graphs and what was measured: medians over the ok samples of the warm state, SI units."""
+
+    case: CaseSpec
+    graphs: tuple[Graph, ...]
+    latency_s: float
+    energy_j: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What calibration starts from. `machine` is `None` for operator tables, which do not record theirs."""
+
+    cases: tuple[MeasuredCase, ...]
+    rows_hash: str
+    names: tuple[str, ...]
+    machine: Machine | None
+
+
+def read_sources(paths: Sequence[Path], family: str = "cpu") -> Sources:
+    """Read runs and operator tables of one machine.
+
+    Args:
+        paths: run directories, or .csv operator tables.
+        family: architecture family a table was measured on, as its rows do not say.
+
+    Raises:
+        InputError: no source, or runs whose fingerprints differ (each differing field with both values).
+        NothingMeasuredError: no ok row among them.
+    """
+    if not paths:
+        raise InputError("no source to calibrate from; name a run directory or an operator table (.csv)")
+    cases: list[MeasuredCase] = []
+    digests: list[str] = []
+    machine: Machine | None = None
+    first: Path | None = None
+    for path in paths:
+        if path.suffix == ".csv":
+            cases += _table_cases(path, family)
+            digests.append(hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+            continue
+        run = Run.open(path)
+        if machine is not None:
+            differences = machine_differences(machine, run.manifest.machine)
+            if differences:
+                listed = "; ".join(f"{name}: {a!r} and {b!r}" for name, (a, b) in differences.items())
+                raise InputError(
+                    f"{first} and {path} were measured on different machines or settings ({listed}); calibrate each for itself"
+                )
+        machine, first = run.manifest.machine, first or path
+        cases += run_cases(run)
+        digests.append(run.rows_hash)
+    if not cases:
+        raise NothingMeasuredError(f"no usable row in {', '.join(map(str, paths))}; `shmoo show RUN` lists why rows failed")
+    return Sources(tuple(cases), "+".join(digests), tuple(path.name for path in paths), machine)
+
+
+def run_cases(run: Run) -> list[MeasuredCase]:
+    """The usable cases of a run: ok rows of the warm state, the samples of all passes pooled."""
+    samples: dict[str, list[float]] = {}
+    energies: dict[str, list[float]] = {}
+    latest = {}
+    for row in run.rows:
+        if row.status != "ok" or row.timing is None or row.case.cache_state != "warm" or not row.graph_hashes:
+            continue
+        identity = row.case.identity
+        samples.setdefault(identity, []).extend(row.timing.samples_s)
+        energies.setdefault(identity, []).extend(_total_energy(row.energy))
+        latest[identity] = row
+    return [
+        MeasuredCase(
+            row.case,
+            run.graphs(row),
+            median(samples[identity]),
+            median(energies[identity]) if energies[identity] else None,
+        )
+        for identity, row in latest.items()
+    ]
+
+
+def _total_energy(readings) -> list[float]:
+    """The sum of the domains that do not contain one another: CPU packages with their DRAM, or GPUs; empty if any is missing."""
+    counted = [r for r in readings if r.domain.split("-")[0] in ("package", "dram", "gpu")]
+    if not counted or any(r.energy_j is None for r in counted):
+        return []
+    return [sum(r.energy_j for r in counted)]
+
+
+def _table_cases(path: Path, family: str) -> list[MeasuredCase]:
+    rows = read_table(path, device=TABLE_DEVICE[family], runtime=TABLE_RUNTIME[family]).rows
+    return [MeasuredCase(row.case, (row.graph(),), row.latency_s, row.energy_j) for row in rows if row.latency_s is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Cases of one runtime as arrays: a table with a segment per case, its tiling, and what was measured.
+
+    Attributes:
+        measured_s: (S,) latencies; energy_j: (S,) energies, NaN where there is none.
+    """
+
+    runtime: str
+    cases: tuple[MeasuredCase, ...]
+    table: KernelTable
+    tiling: Tiling
+    measured_s: np.ndarray
+    energy_j: np.ndarray
+
+    @property
+    def splits(self) -> np.ndarray:
+        """(S,) "fit", "validation" or "test"."""
+        return np.asarray([case.case.split for case in self.cases])
+
+    def subset(self, keep: np.ndarray, director: AnalysisDirector) -> Block:
+        """The cases where the (S,) mask is true."""
+        return block_of(tuple(c for c, k in zip(self.cases, keep, strict=True) if k), self.runtime, director)
+
+
+def block_of(cases: Sequence[MeasuredCase], runtime: str, director: AnalysisDirector) -> Block:
+    """Tabulate and tile cases of one runtime; a case with several graphs is one segment."""
+    tables = []
+    for index, case in enumerate(cases):
+        table, _ = director.tabulate(case.graphs, runtime, _matrix_dtype(case.case))
+        tables.append(replace(table, segment=np.zeros(len(table), dtype=np.int64)))
+        if not len(table):
+            raise InputError(f"case {index}, {case.case.label}, has no operator that costs anything; leave it out")
+    table = KernelTable.concat(tables)
+    return Block(
+        runtime,
+        tuple(cases),
+        table,
+        director.tile(table),
+        np.asarray([case.latency_s for case in cases]),
+        np.asarray([np.nan if case.energy_j is None else case.energy_j for case in cases]),
+    )
+
+
+def _matrix_dtype(case: CaseSpec) -> str | None:
+    return "tf32" if case.dtype == "tf32" else None
+
+
+def blocks(cases: Sequence[MeasuredCase], profile: ArchitectureProfile) -> list[Block]:
+    """One block per runtime that occurs among the cases."""
+    director = AnalysisDirector(profile)
+    runtimes = sorted({case.case.runtime for case in cases})
+    return [block_of([c for c in cases if c.case.runtime == runtime], runtime, director) for runtime in runtimes]

@@ -1,0 +1,73 @@
+"""How far off the fitted model is, per algorithm and per graph: the spread behind every interval.
+
+The 90 % point of |log error| on cases the fit did not see, over 1.645, is the standard deviation of a normal law with the same
+90 % interval (split conformal prediction with log residuals: Vovk, Gammerman and Shafer, 2005; Lei et al., 2018).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from shmoo.calibrate.dataset import Block
+from shmoo.estimators.coefficients import ALGORITHMS, algorithm_codes
+from shmoo.estimators.profile import Coefficient
+
+MIN_VALIDATION = 10
+"""Below this many validation cases an algorithm's spread is taken from its fit cases too, widened by 1.3."""
+FLOOR = 0.02
+"""No spread is below 2 %: repeat measurements themselves differ by that."""
+
+
+def spreads(blocks: Sequence[Block], residuals: np.ndarray, reference: str) -> dict[str, Coefficient]:
+    """`sigma.<algorithm>` and `sigma.graph` from residuals.
+
+    Args:
+        blocks: cases of the fit and validation splits.
+        residuals: (S,) log(predicted / measured) of all of them, in order.
+        reference: what the coefficients' `reference` field says.
+    """
+    algorithm = np.concatenate([_dominant(block) for block in blocks])
+    several = np.concatenate([np.bincount(b.table.segment, minlength=b.table.segments) > 1 for b in blocks])
+    validation = np.concatenate([block.splits for block in blocks]) == "validation"
+    found: dict[str, Coefficient] = {}
+
+    def note(name: str, sigma: float, n: int) -> None:
+        found[name] = Coefficient(max(sigma, FLOOR), "1", "fitted", f"{reference}; 90 % point over {n} cases")
+
+    for code, name in enumerate(ALGORITHMS):
+        here = (algorithm == code) & ~several
+        if here.any():
+            sigma, n = _sigma(residuals[here], validation[here])
+            note(f"sigma.{name}", sigma, n)
+    if (~several).any():
+        sigma, n = _sigma(residuals[~several], validation[~several])
+        note("sigma", sigma, n)
+    if several.any():
+        sigma, n = _sigma(residuals[several], validation[several])
+        note("sigma.graph", sigma, n)
+    return found
+
+
+def _dominant(block: Block) -> np.ndarray:
+    """(S,) the algorithm of the kernel with the most work in each case."""
+    table = block.table
+    codes = algorithm_codes(table)
+    order = np.lexsort((table.bytes, table.matrix_flops, table.segment))
+    last = np.flatnonzero(np.diff(table.segment[order], append=table.segments))
+    return codes[order[last]]
+
+
+def _sigma(residuals: np.ndarray, validation: np.ndarray) -> tuple[float, int]:
+    held_out = np.abs(residuals[validation])
+    if len(held_out) >= MIN_VALIDATION:
+        return _quantile(held_out) / 1.645, len(held_out)
+    return 1.3 * _quantile(np.abs(residuals)) / 1.645, len(residuals)
+
+
+def _quantile(errors: np.ndarray) -> float:
+    """The conformal 90 % point: the ceil(0.9 (n + 1))-th smallest error, the largest when there are too few."""
+    rank = min(math.ceil(0.9 * (len(errors) + 1)), len(errors))
+    return float(np.sort(errors)[rank - 1])
