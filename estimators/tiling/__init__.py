@@ -1,5 +1,38 @@
 """Tiling strategies: how an architecture cuts a kernel into tiles."""
 
-from shmoo.estimators.tiling.base import TILINGS, TileShape, Tiling, TilingStrategy
+import dataclasses
 
-__all__ = ["TILINGS", "TileShape", "Tiling", "TilingStrategy"]
+from shmoo.estimators.errors import unknown
+from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.tiling.base import TILINGS, TileShape, Tiling, TilingStrategy
+from shmoo.estimators.tiling.cpu import CpuL2Blocking
+from shmoo.estimators.tiling.gpu import GpuThreadBlocks
+from shmoo.estimators.tiling.kpu import KpuWavefront
+from shmoo.estimators.tiling.tpu import TpuWeightStationary
+
+
+def strategy_for(profile: ArchitectureProfile) -> TilingStrategy:
+    """The tiling strategy that a profile names, with the profile's parameters.
+
+    Raises:
+        InputError: no such strategy, a parameter it does not have (the nearest is named), or a value it refuses.
+    """
+    kind = TILINGS[profile.tiling.strategy]
+    allowed = [field.name for field in dataclasses.fields(kind)]
+    for name in profile.tiling.parameters:
+        if name not in allowed:
+            raise unknown(f"parameter of tiling strategy {profile.tiling.strategy!r}", name, allowed)
+    return kind(**profile.tiling.parameters)
+
+
+__all__ = [
+    "TILINGS",
+    "CpuL2Blocking",
+    "GpuThreadBlocks",
+    "KpuWavefront",
+    "TileShape",
+    "Tiling",
+    "TilingStrategy",
+    "TpuWeightStationary",
+    "strategy_for",
+]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from shmoo.estimators.kernels import KernelTable
+from shmoo.estimators.dtypes import BITS, COMPUTE_DTYPES
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.kernels import READ_ACTIVATION, READ_WEIGHT, KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.registry import Registry
 
@@ -79,13 +82,107 @@ def hit_share(distance: np.ndarray, capacity: float) -> np.ndarray:
     return 1.0 / (1.0 + (np.asarray(distance) / capacity) ** HIT_SHARPNESS)
 
 
-def compulsory_traffic(table: KernelTable, profile: ArchitectureProfile) -> dict[str, np.ndarray]:
-    """(K,) bytes per level when every operand is moved once: an access reaches a level with the share that nearer levels miss."""
+def compulsory_traffic(
+    table: KernelTable, profile: ArchitectureProfile, resident: Mapping[str, float] | None = None
+) -> dict[str, np.ndarray]:
+    """(K,) bytes per level when every operand is moved once: an access reaches a level with the share that nearer levels miss.
+
+    Args:
+        resident: level -> bytes that survive from one kernel to the next, where that is not `capacity.<level>`: all cores'
+            private caches together, or 0 for a scratchpad that every kernel starts empty.
+    """
     missed = np.ones_like(table.access_bytes)
     traffic = {}
     for level in profile.levels:
         traffic[level] = np.bincount(table.access_kernel, weights=table.access_bytes * missed, minlength=len(table))
-        capacity = profile.get(f"capacity.{level}")
-        if level != profile.levels[-1] and capacity is not None:
-            missed = missed * (1.0 - hit_share(table.access_distance, capacity.value))
+        if level != profile.levels[-1]:
+            held = (resident or {}).get(level, profile.value(f"capacity.{level}", 0.0))
+            if held > 0:
+                missed = missed * (1.0 - hit_share(table.access_distance, held))
     return traffic
+
+
+_ELEMENT_BYTES = np.array([BITS[name] / 8 for name in COMPUTE_DTYPES])
+
+
+def element_bytes(table: KernelTable) -> np.ndarray:
+    """(K,) bytes of one element of the kernel's type."""
+    return _ELEMENT_BYTES[table.dtype]
+
+
+def ceil_div(a: np.ndarray, b: np.ndarray | float) -> np.ndarray:
+    """Number of pieces of size `b` that cover `a`, as floats, at least 1."""
+    return np.maximum(np.ceil(np.asarray(a, dtype=np.float64) / b - 1e-9), 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Operands:
+    """Bytes of the operands of a contraction (m, k) by (k, n) -> (m, n), summed over the batch; arrays of length K.
+
+    `a` is what is really stored: a convolution's input and not its im2col matrix. All are 0 for kernels without a contraction.
+    """
+
+    a: np.ndarray
+    b: np.ndarray
+    c: np.ndarray
+
+
+def operands(table: KernelTable) -> Operands:
+    """The operands of every kernel, sized by its iteration space and bounded by what it reads."""
+    size = element_bytes(table) * table.batch * (table.matrix_flops > 0)
+    reads = table.bytes_of_kind(READ_WEIGHT, READ_ACTIVATION)
+    b = np.minimum(size * table.k * table.n, reads)
+    a = np.minimum(size * table.m * table.k, reads - b)
+    return Operands(a, b, size * table.m * table.n)
+
+
+def passes(table: KernelTable) -> np.ndarray:
+    """(K,) contractions of the kernel's iteration space that its matrix flops amount to: 1 for a matrix product, 2 for attention
+    (scores and values), 1/3 for an LU factorisation, 0 without a contraction."""
+    return table.matrix_flops / (2.0 * table.batch * table.m * table.n * table.k)
+
+
+def reread_traffic(traffic: dict[str, np.ndarray], levels: tuple[str, ...], extra: np.ndarray, distance: np.ndarray,
+                   held: Mapping[str, float]) -> dict[str, np.ndarray]:  # fmt: skip
+    """Add bytes that are read again for every block to the levels that serve them.
+
+    Args:
+        levels: outward from the level the blocks live in, which sees none of it.
+        extra: (K,) bytes read again.
+        distance: (K,) bytes touched between two readings.
+        held: level -> capacity.
+    """
+    missed = extra
+    result = dict(traffic)
+    for level in levels:
+        result[level] = result[level] + missed
+        capacity = held.get(level, 0.0)
+        if capacity > 0:
+            missed = missed * (1.0 - hit_share(distance, capacity))
+    return result
+
+
+def check_tile(**extents: float | None) -> None:
+    """Refuse a tile size set by hand that is below 1.
+
+    Raises:
+        InputError: naming the parameter and its value.
+    """
+    for name, extent in extents.items():
+        if extent is not None and not extent >= 1:
+            raise InputError(
+                f"tiling parameter {name!r} is {extent}; a tile spans at least 1 element, or null to let the strategy choose"
+            )
+
+
+def structural_rate(table: KernelTable, profile: ArchitectureProfile, flops_per_cycle: float) -> np.ndarray:
+    """(K,) factor that turns counted cycles of an array into cycles at the published rate of the kernel's type.
+
+    An array of `flops_per_cycle` is counted at one multiply-add per element and cycle. A type that runs at twice the rate (int8)
+    takes half the cycles, and a chip whose published peak does not follow from its structure keeps its peak.
+    """
+    clock = profile.value("clock")
+    rates = np.array(
+        [profile.value(f"peak.matrix.{dtype}", flops_per_cycle * clock) for dtype in COMPUTE_DTYPES],
+    )
+    return flops_per_cycle * clock / rates[table.dtype]

@@ -1,0 +1,128 @@
+"""CPU: blocks that fit the core's own L2, spread over the cores, computed in register blocks.
+
+The block follows from the private L2 and not from the memory of the machine: three operand blocks of one size, each double-buffered,
+fill it (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", ACM TOMS 34(3), 2008, for blocks by cache
+level). Where there are too few blocks to keep the cores busy, smaller ones are tried.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shmoo.estimators.kernels import KernelTable
+from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.tiling.base import (
+    TILINGS,
+    TileShape,
+    Tiling,
+    ceil_div,
+    check_tile,
+    clip_shape,
+    compulsory_traffic,
+    element_bytes,
+    operands,
+    passes,
+    reread_traffic,
+)
+
+BUFFERED_OPERANDS = 3 * 2
+"""Three operand blocks resident at once, each double-buffered."""
+_SHRINKS = ((1, 1), (2, 1), (2, 2), (4, 2), (4, 4), (8, 4), (8, 8), (16, 8), (16, 16))
+"""Divisors of a block's m and n extent that are tried when blocks are fewer than cores."""
+_HALF_EXTENT = 8.0
+"""Extent of a block at which half of the time goes to filling and draining register blocks (6 to 14 rows in common kernels)."""
+
+
+@TILINGS.register("cpu_l2_blocking")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpuL2Blocking:
+    """Blocks of the private L2.
+
+    Args:
+        tile_m, tile_n, tile_k: extents set by hand; `None` leaves them to the cache.
+    """
+
+    tile_m: float | None = None
+    tile_n: float | None = None
+    tile_k: float | None = None
+
+    def __post_init__(self) -> None:
+        check_tile(tile_m=self.tile_m, tile_n=self.tile_n, tile_k=self.tile_k)
+
+    def choose(self, table: KernelTable, profile: ArchitectureProfile) -> TileShape:
+        """Square blocks of side sqrt(L2 / (3 x 2 x element bytes)), smaller where that balances the cores better."""
+        lanes = _lanes(table, profile)
+        side = np.sqrt(profile.value("capacity.l2") / (BUFFERED_OPERANDS * element_bytes(table)))
+        side = np.maximum(np.floor(side / lanes), 1.0) * lanes
+        cores = profile.value("count.cores", 1.0)
+        best_m, best_n, best = side, side, np.full(len(table), np.inf)
+        for by_m, by_n in _SHRINKS:
+            shape = clip_shape(table, self.tile_m or np.ceil(side / by_m), self.tile_n or _multiple(side / by_n, lanes), side)
+            tiles = ceil_div(table.m, shape.m) * ceil_div(table.n, shape.n) * table.batch
+            work = shape.m * shape.n * (1.0 + _HALF_EXTENT / shape.m) * (1.0 + _HALF_EXTENT / shape.n)
+            time = ceil_div(tiles, cores) * work
+            better = time < best
+            best = np.where(better, time, best)
+            best_m, best_n = np.where(better, shape.m, best_m), np.where(better, shape.n, best_n)
+        return clip_shape(table, best_m, best_n, self.tile_k or side)
+
+    def apply(self, table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> Tiling:
+        """Blocks over cores, and the operands read again when they do not stay near."""
+        cores = profile.value("count.cores", 1.0)
+        lanes = _lanes(table, profile)
+        contracts = table.matrix_flops > 0
+        over_m, over_n, over_k = ceil_div(table.m, shape.m), ceil_div(table.n, shape.n), ceil_div(table.k, shape.k)
+        independent = over_m * over_n * table.batch
+        waves = ceil_div(independent, cores)
+        # Libraries cut edges evenly, so what is lost is the last round of blocks that leaves cores without one.
+        balance = independent / (waves * cores)
+        utilisation = np.where(contracts, balance * _register_fill(table, lanes), _stream_fill(table, cores, lanes))
+        held = {"l1": cores * profile.value("capacity.l1", 0.0), "l2": cores * profile.value("capacity.l2", 0.0)}
+        held = {**held, "l3": profile.value("capacity.l3", 0.0)}
+        traffic = compulsory_traffic(table, profile, held)
+        size = element_bytes(table)
+        used = operands(table)
+        # With the block of B in place A streams past once per block of n; a panel that fits the L2 in whole is read once.
+        fits_a = np.minimum(shape.m, table.m) * table.k * size <= profile.value("capacity.l2") / 2
+        fits_b = used.b <= profile.value("capacity.l2") / 2
+        # Libraries block for the shared cache around the blocks of the L2, which bounds what the main memory sees again.
+        extra_a = np.where(fits_a, 0.0, used.a * (over_n - 1))
+        extra_b = np.where(fits_b, 0.0, used.b * (over_m - 1))
+        extra = (extra_a + extra_b) * np.minimum(passes(table), 1.0)
+        last = profile.levels[-1]
+        side = np.sqrt(max(held["l3"], held["l2"]) / (3.0 * size))
+        bound = used.a * (ceil_div(table.n, side) - 1) + used.b * (ceil_div(table.m, side) - 1)
+        outer = profile.levels[profile.levels.index("l2") + 1 :]
+        again = reread_traffic(traffic, outer, extra, used.a + used.b, held)
+        again[last] = np.minimum(again[last], traffic[last] + bound * np.minimum(passes(table), 1.0))
+        traffic = again
+        tiles = np.where(
+            contracts, independent * over_k, ceil_div(table.bytes, BUFFERED_OPERANDS // 2 * shape.m * shape.n * size)
+        )
+        state = BUFFERED_OPERANDS / 3 * size * (shape.m * shape.k + shape.k * shape.n + shape.m * shape.n)
+        return Tiling(shape, tiles, np.where(contracts, waves * over_k, ceil_div(tiles, cores)), utilisation, traffic, state)
+
+
+def _lanes(table: KernelTable, profile: ArchitectureProfile) -> np.ndarray:
+    """(K,) elements of one vector register: the profile counts float32 lanes."""
+    return profile.value("vector.lanes", 1.0) * 4.0 / np.maximum(element_bytes(table), 1.0)
+
+
+def _multiple(extent: np.ndarray, of: np.ndarray) -> np.ndarray:
+    return np.ceil(extent / of) * of
+
+
+def _register_fill(table: KernelTable, lanes: np.ndarray) -> np.ndarray:
+    """Useful share of vector lanes: the dimension that wastes less is laid along them."""
+    fills = [extent / _multiple(extent, lanes) for extent in (table.m, table.n)]
+    # With a single row or column the product is a matrix times a vector, and the lanes run along the reduction.
+    along_k = np.where(np.minimum(table.m, table.n) <= 1, table.k / _multiple(table.k, lanes), 0.0)
+    return np.maximum.reduce([*fills, along_k])
+
+
+def _stream_fill(table: KernelTable, cores: float, lanes: np.ndarray) -> np.ndarray:
+    """Useful share of lanes and cores of a kernel without a contraction: rows over cores, else elements over all lanes."""
+    elements = table.batch * table.m * table.n
+    return elements / (ceil_div(elements, cores * lanes) * cores * lanes)
