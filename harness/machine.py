@@ -1,0 +1,337 @@
+"""The machine in front of us: its fingerprint, and a doctor's report on what can be measured here; torch is not imported."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import psutil
+
+from shmoo.harness.energy import available_probes
+from shmoo.harness.energy.nvml import GpuInfo, load_nvml, visible_gpus
+from shmoo.runs.records import AxisValue, Machine
+
+CPU = "sys/devices/system/cpu"
+ISA = (
+    "sse4_2",
+    "avx",
+    "avx2",
+    "fma",
+    "f16c",
+    "avx512f",
+    "avx512bw",
+    "avx512vl",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "avx_vnni",
+    "amx_tile",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "asimdhp",
+    "asimddp",
+    "sve",
+    "sve2",
+    "bf16",
+    "i8mm",
+    "sme",
+)
+"""Instruction-set extensions that decide which kernels a library picks, as /proc/cpuinfo spells them."""
+ALLOCATORS = ("jemalloc", "tcmalloc", "mimalloc", "hoard")
+SETTING_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "GOMP_SPINCOUNT",
+    "KMP_BLOCKTIME",
+    "KMP_AFFINITY",
+    "OMP_PROC_BIND",
+    "MALLOC_CONF",
+    "GLIBC_TUNABLES",
+    "MALLOC_MMAP_THRESHOLD_",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "CUDA_VISIBLE_DEVICES",
+    "NVIDIA_TF32_OVERRIDE",
+    "ONEDNN_MAX_CPU_ISA",
+)
+"""Environment variables that change how fast the same code runs; recorded where set."""
+
+
+class EnergyCounter(msgspec.Struct, frozen=True):
+    """A working counter: its name, domains and update period."""
+
+    name: str
+    domains: tuple[str, ...]
+    update_period_s: float
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One line of the report: what about, what was found, whether that is fine, and otherwise what to do."""
+
+    topic: str
+    found: str
+    level: Literal["ok", "note", "missing"] = "ok"
+    remedy: str = ""
+
+
+class DoctorReport(msgspec.Struct, frozen=True):
+    """What can be measured here.
+
+    Attributes:
+        energy: counters that work.
+        energy_missing: domain -> why it cannot be read and what to do.
+        findings: what stands in the way of good measurements, and facts for people.
+        backends: torch.compile back-ends by name; asked for only with `full`.
+    """
+
+    machine: Machine
+    gpus: tuple[GpuInfo, ...]
+    energy: tuple[EnergyCounter, ...]
+    energy_missing: dict[str, str]
+    findings: tuple[Finding, ...]
+    backends: tuple[str, ...] | None = None
+
+
+def probe_machine(threads: int | None = None, root: Path = Path("/")) -> Machine:
+    """The fingerprint and settings of this machine.
+
+    Args:
+        threads: threads that operators will use; by default OMP_NUM_THREADS, else one a physical core this process may run on.
+        root: holds proc and sys; a made-up one in tests.
+    """
+    info = _cpuinfo(root)
+    gpus, _ = find_gpus()
+    caches, shared = _caches(root)
+    logical = _allowed_cpus()
+    physical = min(psutil.cpu_count(logical=False) or logical, logical)
+    gpu = gpus[0] if gpus else None
+    governor = _read(root / CPU / "cpu0/cpufreq/scaling_governor")
+    return Machine(
+        cpu_model=_cpu_model(info),
+        cores_physical=physical,
+        cores_logical=logical,
+        memory_bytes=_memory_bytes(),
+        cache_bytes=caches,
+        cache_shared_by=shared,
+        isa=_isa(info),
+        gpu_model=gpu.name if gpu else None,
+        gpu_memory_bytes=gpu.memory_bytes if gpu else None,
+        driver=gpu.driver if gpu else None,
+        os=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        torch=version_of("torch"),
+        threads=threads or default_threads(physical),
+        governor=governor,
+        clock_policy=_clock_policy(root, governor),
+        allocator=_allocator(),
+        hypervisor=_hypervisor(root, info),
+        settings=_settings(root),
+    )
+
+
+def default_threads(physical: int) -> int:
+    """Threads torch uses when nobody says: OMP_NUM_THREADS, else one a physical core."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return int(asked) if asked.isdigit() and int(asked) > 0 else physical
+
+
+def doctor(full: bool = False, root: Path = Path("/")) -> DoctorReport:
+    """What this machine is and what stands in the way of measuring it well.
+
+    Args:
+        full: also import torch and list its compile back-ends.
+    """
+    machine = probe_machine(root=root)
+    gpus, gpu_reason = find_gpus()
+    probes, missing = available_probes(root)
+    findings = _findings(machine, gpus, gpu_reason)
+    if probes and "pyRAPL" in missing:
+        findings.append(Finding("pyRAPL", missing.pop("pyRAPL"), "note"))
+    return DoctorReport(
+        machine=machine,
+        gpus=gpus,
+        energy=tuple(EnergyCounter(probe.name, probe.domains, probe.update_period_s) for probe in probes),
+        energy_missing=missing,
+        findings=tuple(findings),
+        backends=_compile_backends() if full else None,
+    )
+
+
+def find_gpus() -> tuple[tuple[GpuInfo, ...], str]:
+    """The cards CUDA programs see from here, through NVML, and why there are none."""
+    try:
+        cards = visible_gpus(load_nvml())
+    except OSError as error:
+        return (), str(error)
+    return cards, "" if cards else "the driver shows no GPU to this process; look at CUDA_VISIBLE_DEVICES"
+
+
+def version_of(distribution: str) -> str:
+    """Installed version from its metadata, "" where it is not installed; nothing is imported."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _findings(machine: Machine, gpus: tuple[GpuInfo, ...], gpu_reason: str) -> list[Finding]:
+    findings = []
+    if machine.hypervisor:
+        findings.append(
+            Finding("virtual machine", machine.hypervisor, "note", "neighbours may disturb; measure more than one pass")
+        )
+    if machine.governor not in (None, "performance"):
+        remedy = "`sudo cpupower frequency-set -g performance` steadies the clock"
+        findings.append(Finding("governor", machine.governor, "note", remedy))
+    if not machine.cache_bytes:
+        findings.append(Finding("caches", "sizes unknown", "missing", "sizes of the sweeps fall back to typical ones"))
+    if machine.settings.get("smt") is True:
+        findings.append(Finding("SMT", "on", "note", "threads default to one a physical core"))
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load > 0.5:
+        findings.append(
+            Finding("load", f"{load:.1f} over the last minute", "note", "stop other work; disturbed rows become suspect")
+        )
+    if not gpus:
+        findings.append(Finding("GPU", gpu_reason, "missing"))
+    if not machine.torch:
+        findings.append(Finding("torch", "not installed", "missing", "`pip install torch`"))
+    return findings
+
+
+def _compile_backends() -> tuple[str, ...]:
+    import torch
+
+    return tuple(sorted(torch.compiler.list_backends()))
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _cpuinfo(root: Path) -> dict[str, str]:
+    """Fields of the first CPU in /proc/cpuinfo; empty elsewhere than on Linux."""
+    text = _read(root / "proc/cpuinfo") or ""
+    fields: dict[str, str] = {}
+    for line in text.split("\n\n")[0].splitlines():
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip().lower(), value.strip())
+    return fields
+
+
+def _cpu_model(info: dict[str, str]) -> str:
+    named = info.get("model name") or info.get("hardware") or info.get("cpu") or _sysctl("machdep.cpu.brand_string")
+    if named:
+        return named
+    # Arm's cpuinfo gives numbers only.
+    numbers = " ".join(info[key] for key in ("cpu implementer", "cpu part") if key in info)
+    return f"{platform.machine()} {numbers}".strip() if numbers else platform.processor() or platform.machine() or "unknown"
+
+
+def _isa(info: dict[str, str]) -> tuple[str, ...]:
+    flags = set((info.get("flags") or info.get("features") or "").split())
+    return tuple(name for name in ISA if name in flags)
+
+
+def _allowed_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return psutil.cpu_count() or 1
+
+
+def _memory_bytes() -> int:
+    return psutil.virtual_memory().total
+
+
+def _caches(root: Path) -> tuple[dict[str, int], dict[str, int]]:
+    """Capacity of each data or unified cache that cpu0 sees, and how many logical CPUs share it."""
+    sizes: dict[str, int] = {}
+    shared: dict[str, int] = {}
+    for index in sorted((root / CPU / "cpu0/cache").glob("index[0-9]*")):
+        size, level = _parse_size(_read(index / "size")), _read(index / "level")
+        if _read(index / "type") in ("Data", "Unified") and size and level:
+            sizes[f"l{level}"] = size
+            shared[f"l{level}"] = len(parse_cpu_list(_read(index / "shared_cpu_list") or "0"))
+    if not sizes:
+        for level, key in (("l1", "hw.l1dcachesize"), ("l2", "hw.l2cachesize"), ("l3", "hw.l3cachesize")):
+            if (size := _sysctl(key)) and size.isdigit() and int(size):
+                sizes[level] = int(size)
+    return sizes, shared
+
+
+def _parse_size(text: str | None) -> int | None:
+    """48K, 2048K, 260M of sysfs in bytes."""
+    if not text:
+        return None
+    digits = text.rstrip("KMG")
+    unit = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}[text[len(digits) :]]
+    return int(digits) * unit if digits.isdigit() else None
+
+
+def parse_cpu_list(text: str) -> tuple[int, ...]:
+    """The kernel's lists: "0-2,5" is (0, 1, 2, 5)."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found.extend(range(int(first), int(last or first) + 1))
+    return tuple(found)
+
+
+def _sysctl(key: str) -> str:
+    """A macOS kernel value, "" elsewhere."""
+    if sys.platform != "darwin":
+        return ""
+    try:
+        return subprocess.run(["sysctl", "-n", key], capture_output=True, text=True, timeout=2, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _clock_policy(root: Path, governor: str | None) -> str | None:
+    """Governor and turbo as far as the system tells, such as "performance, turbo off"; `None` where it tells nothing."""
+    no_turbo = _read(root / CPU / "intel_pstate/no_turbo")
+    boost = _read(root / CPU / "cpufreq/boost")
+    turbo = {"0": "on", "1": "off"}.get(no_turbo or "") or {"1": "on", "0": "off"}.get(boost or "")
+    parts = [governor] if governor else []
+    if turbo:
+        parts.append(f"turbo {turbo}")
+    return ", ".join(parts) or None
+
+
+def _allocator() -> str | None:
+    preloaded = os.environ.get("LD_PRELOAD", "") + os.environ.get("DYLD_INSERT_LIBRARIES", "")
+    for name in ALLOCATORS:
+        if name in preloaded:
+            return name
+    library, version = platform.libc_ver()
+    return f"{library} {version}".strip() or None
+
+
+def _hypervisor(root: Path, info: dict[str, str]) -> str | None:
+    """The hypervisor's name, "unknown" when only the CPU flag tells that there is one."""
+    if named := _read(root / "sys/hypervisor/type"):
+        return named
+    if "hypervisor" not in info.get("flags", "").split():
+        return None
+    return _read(root / "sys/class/dmi/id/sys_vendor") or "unknown"
+
+
+def _settings(root: Path) -> dict[str, AxisValue | None]:
+    settings: dict[str, AxisValue | None] = {name: os.environ[name] for name in SETTING_VARIABLES if name in os.environ}
+    smt = _read(root / CPU / "smt/active")
+    pages = _read(root / "sys/kernel/mm/transparent_hugepage/enabled")
+    nodes = len(list((root / "sys/devices/system/node").glob("node[0-9]*")))
+    settings["smt"] = None if smt is None else smt == "1"
+    settings["transparent_hugepages"] = pages.partition("[")[2].partition("]")[0] if pages else None
+    settings["numa_nodes"] = nodes or None
+    return settings
