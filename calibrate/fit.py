@@ -22,8 +22,8 @@ from shmoo.estimators.profile import ArchitectureProfile
 
 SOFT_LIMIT = 0.15
 """Log error beyond which a residual counts linearly."""
-PRIOR_WEIGHT = 0.02
-"""A parameter one prior standard deviation from its start costs as much as one case 2 % off."""
+PRIOR_WEIGHT = 0.005
+"""A parameter one prior standard deviation from its start costs as much as one case 0.5 % off."""
 STARTS = 2
 
 

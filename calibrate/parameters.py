@@ -99,7 +99,8 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
             add("launch", f"{runtime}.{algorithm}", algorithm_names((f"launch.{runtime}", "launch"), algorithm), used & here)
     for runtime, here in usage["runtime"].items():
         add("graph", runtime, (f"graph.{runtime}", "graph"), here & usage["several"])
-    add("page_fault", "", ("page_fault",), usage["fresh"](float(coefficients.value("page_fault.threshold"))))
+    if profile.family == "cpu":
+        add("page_fault", "", ("page_fault",), usage["fresh"](float(coefficients.value("page_fault.threshold"))))
     return found
 
 

@@ -146,7 +146,7 @@ class Coefficients:
         return self._gather(codes, COMPUTE_DTYPES, names_of)
 
     def _gather(self, codes: np.ndarray, keys: Sequence[str], names_of: Sequence[Sequence[str]]) -> np.ndarray:
-        used = np.unique(codes)
+        used = np.flatnonzero(np.bincount(codes, minlength=len(keys)))
         values = {int(code): self.value(*names_of[code]) for code in used}
         if all(np.ndim(value) == 0 for value in values.values()):
             lookup = np.zeros(len(keys))

@@ -1,0 +1,96 @@
+"""Calibration on synthetic machines whose coefficients are known."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from shmoo.calibrate.calibration import calibrate_cases
+from shmoo.calibrate.dataset import MeasuredCase, Sources, blocks, read_sources
+from shmoo.calibrate.fit import predicted_latency
+from shmoo.estimators.coefficients import Coefficients
+from shmoo.estimators.errors import InputError, NothingMeasuredError
+from shmoo.estimators.profile import ArchitectureProfile, load_profile
+from shmoo.runs.tables import TableRow
+
+TRUTH = {
+    "bandwidth.l1": 900e9,
+    "bandwidth.l2": 310e9,
+    "bandwidth.l3": 95e9,
+    "bandwidth.dram": 41e9,
+    "launch.eager.gemm": 4.4e-6,
+    "launch.eager.pointwise": 2.9e-6,
+    "launch.eager.softmax": 3.7e-6,
+    "efficiency.gemm": 0.83,
+    "half.k.gemm": 23.0,
+    "efficiency.special.softmax": 0.31,
+    "efficiency.bandwidth.softmax": 0.55,
+    "page_fault": 2.1e-10,
+}
+
+
+def table_rows() -> list[TableRow]:
+    sides = (48, 96, 200, 420, 900, 1500)
+    rows = [TableRow(0, "linear", {"b": 1, "m": m, "n": n, "k": k}) for m, n, k in itertools.product(sides, sides, sides)]
+    for op in ("add", "relu", "softmax"):
+        rows += [TableRow(0, op, {"shape": f"{r}x{c}"}) for r in (64, 512, 2048, 8192, 20000) for c in (16, 128, 700, 1024, 3000)]
+    return rows
+
+
+def measured_on(profile: ArchitectureProfile, truth: dict[str, float], noise: float = 0.0) -> tuple[MeasuredCase, ...]:
+    """What a machine with these coefficients would have measured."""
+    rows = table_rows()
+    unknown = [MeasuredCase(row.case, (row.graph(),), 1.0) for row in rows]
+    block = blocks(unknown, profile)
+    seconds = predicted_latency(block, Coefficients(profile, truth))
+    seconds = seconds * np.exp(np.random.default_rng(1).normal(0, noise, len(seconds)))
+    return tuple(MeasuredCase(c.case, c.graphs, float(s)) for c, s in zip(unknown, seconds, strict=True))
+
+
+def sources_of(cases: tuple[MeasuredCase, ...]) -> Sources:
+    return Sources(cases, "synthetic", ("synthetic",), None)
+
+
+def test_a_machine_with_known_coefficients_is_recovered_within_two_per_cent():
+    """Without noise, every coefficient that the cases exercise comes back."""
+    base = load_profile("cpu_server_generic")
+    calibration = calibrate_cases(sources_of(measured_on(base, TRUTH)), base, name="recovered")
+    recovered = {name: calibration.profile.value(name) for name in TRUTH}
+    for name, true in TRUTH.items():
+        assert recovered[name] == pytest.approx(true, rel=0.02), name
+
+
+def test_ninety_per_cent_intervals_cover_about_ninety_per_cent_of_held_out_cases():
+    """With 8 % noise, the test split falls inside its intervals as often as they say."""
+    base = load_profile("cpu_server_generic")
+    calibration = calibrate_cases(sources_of(measured_on(base, TRUTH, noise=0.08)), base, name="noisy")
+    card = calibration.profile.error_card["test"]
+    n = sum(entry.n for entry in card.values())
+    covered = sum(entry.n * entry.coverage for entry in card.values()) / n
+    assert 0.8 <= covered <= 1.0
+    assert card["gemm"].mean < 0.12
+
+
+def test_fitted_coefficients_say_what_they_were_fitted_to():
+    """Value, standard error, range and reference stand together, and the profile names its rows."""
+    base = load_profile("cpu_server_generic")
+    profile = calibrate_cases(sources_of(measured_on(base, TRUTH, noise=0.02)), base, name="noisy").profile
+    fitted = profile.coefficients["efficiency.gemm"]
+    assert fitted.source == "fitted"
+    assert fitted.stderr > 0
+    assert fitted.low < fitted.value < fitted.high
+    assert "synthetic" in fitted.reference
+    assert profile.fitted_from.rows_hash == "synthetic"
+    assert ArchitectureProfile.from_json(profile.to_json()) == profile
+
+
+def test_no_source_is_an_error_that_says_what_to_name(tmp_path):
+    """An empty list, or a table without a usable row."""
+    with pytest.raises(InputError, match="run directory or an operator table"):
+        read_sources([])
+    table = tmp_path / "empty.csv"
+    table.write_text("op,dtype,m,n,k,latency_s\n")
+    with pytest.raises(NothingMeasuredError, match=r"empty\.csv"):
+        read_sources([table])
