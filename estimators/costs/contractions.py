@@ -231,7 +231,6 @@ def conv_transpose(call: OpCall) -> Cost:
     "aten._convolution",
     "aten.convolution_overrideable",
     "aten.cudnn_convolution",
-    "aten.cudnn_convolution_relu",
 )
 def conv_either(call: OpCall) -> Cost:
     transposed = bool(call.attributes.get("transposed", False))

@@ -44,10 +44,18 @@ def copy_into(call: OpCall) -> Cost:
 
 
 @cost("aten.zeros", "aten.ones", "aten.full", "aten.scalar_tensor", "aten.zeros_like", "aten.ones_like", "aten.full_like")
-@cost("aten.new_zeros", "aten.new_ones", "aten.new_full", "aten.fill", "aten.zero", "aten.fill_diagonal")
+@cost("aten.new_zeros", "aten.new_ones", "aten.new_full", "aten.fill", "aten.zero")
 def fill(call: OpCall) -> Cost:
     """Writes only; an operand gives shape and type, and a tensor `value` is read."""
     return bill(call, "copy", m=result(call).numel, touched={name: 0.0 for name in call.operands if name != "value"})
+
+
+@cost("aten.fill_diagonal")
+def fill_diagonal(call: OpCall) -> Cost:
+    """Writes one element a row."""
+    output = result(call)
+    m = min(output.shape)
+    return bill(call, "copy", m=m, touched={"self": 0.0}, written=m * output.nbytes / max(output.numel, 1))
 
 
 @cost("aten.slice_scatter", "aten.select_scatter", "aten.diagonal_scatter", "aten.as_strided_scatter")
@@ -92,7 +100,7 @@ def embedding_bag(call: OpCall) -> Cost:
 
 
 @cost("aten.index", "aten._unsafe_index", "aten._unsafe_masked_index", "aten.index_select", "aten.gather", "aten.take")
-@cost("aten.take_along_dim", "aten.masked_select", "aten.max_unpool2d", "aten.max_unpool3d")
+@cost("aten.take_along_dim", "aten.masked_select")
 def gather(call: OpCall) -> Cost:
     """Only what is taken is read. Indices come first to last at their own size."""
     source, output = tensor(call, "self"), result(call)
@@ -108,6 +116,12 @@ def _row(source: tuple[int, ...], output: tuple[int, ...]) -> int:
             break
         length *= a
     return length
+
+
+@cost("aten.max_unpool2d", "aten.max_unpool3d")
+def max_unpool(call: OpCall) -> Cost:
+    """Each value goes to its place in a result that is 0 elsewhere."""
+    return bill(call, "gather", m=first(call).numel)
 
 
 @cost("aten.nonzero", "aten.argwhere")

@@ -57,6 +57,7 @@ PER_ELEMENT: dict[str, tuple[int, int]] = {
     "frac": (2, 0),  # x - trunc(x)
     "hypot": (3, 1),  # sqrt(x^2 + y^2)
     "cross": (3, 0),  # a1 b2 - a2 b1
+    "linalg_cross": (3, 0),
     "logaddexp": (5, 2),  # max + log1p(exp(-|a - b|)): max, subtract, abs, negate, exp, log1p, add
     "xlogy": (1, 1),  # x * log(y)
     "special_xlog1py": (1, 1),

@@ -233,11 +233,8 @@ PER_INPUT: dict[str, tuple[int, int, int]] = {
     "std": (4, 0, 3),
     "std_mean": (4, 0, 3),
     "logcumsumexp": (5, 2, 0),  # logaddexp of the element and the sum so far
-    "histc": (3, 0, 0),  # bin of the element: subtract, scale, increment
-    "bincount": (1, 0, 0),
+    "unique_consecutive": (1, 0, 0),  # cmp with the one before
     "trapezoid": (3, 0, 0),  # dx * (y1 + y2) / 2 and the sum
-    "equal": (2, 0, 0),  # cmp, and
-    "allclose": (7, 0, 0),  # as isclose, and
 }
 """ATen name -> vector and special operations for an element of the operand, and special operations for a result."""
 
@@ -275,6 +272,20 @@ def norm(call: OpCall) -> Cost:
     return fold(call, 3, 2, 2)
 
 
+@cost("aten.equal", "aten.allclose")
+def agreement(call: OpCall) -> Cost:
+    """Compare and combine; `allclose` compares as `isclose`. What they return is no tensor."""
+    count = first(call).numel
+    return bill(call, "pooling", vector=count * (2 if call.op == "aten.equal" else 7), n=count)
+
+
+@cost("aten.histc", "aten.bincount")
+def histogram(call: OpCall) -> Cost:
+    """An increment an element; `histc` also finds the bin: subtract, scale."""
+    count = first(call).numel
+    return bill(call, "gather", vector=count * (3 if call.op == "aten.histc" else 1), m=count)
+
+
 @cost("aten.cosine_similarity")
 def cosine_similarity(call: OpCall) -> Cost:
     """Three dot products, then two roots and a division a row."""
@@ -290,12 +301,12 @@ def pairwise_distance(call: OpCall) -> Cost:
 
 
 @cost("aten.sort", "aten.argsort", "aten.msort")
-@cost("aten._unique2", "aten.unique_dim", "aten.unique_consecutive")
+@cost("aten._unique2", "aten.unique_dim")
 def sort(call: OpCall) -> Cost:
     """n log2 n comparisons a row (merge sort; D. E. Knuth, The Art of Computer Programming 3, section 5.3.1)."""
-    whole = call.op in ("aten._unique2", "aten.unique_dim", "aten.unique_consecutive")
+    whole = call.op in ("aten._unique2", "aten.unique_dim")
     count = first(call).numel
-    n = count if whole else _row_length(call)
+    n = count if whole else first(call).shape[0] if call.op == "aten.msort" else _row_length(call)
     return bill(call, "pooling", vector=count * math.log2(max(n, 1)), m=count // max(n, 1), n=n)
 
 

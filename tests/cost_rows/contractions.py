@@ -1,0 +1,229 @@
+"""Expected costs of matrix products in all their forms."""
+
+from cost_rows.build import h, rows
+from shmoo.estimators.records import TensorSpec
+
+# Products: (m, k) by (k, n) = (2, 3) by (3, 5), batches of 4 -----------------------------------------------------------
+
+MNK = {"m": 2, "n": 5, "k": 3}
+rows(
+    "linear",
+    {"input": (4, 2, 3), "weight": (5, 3), "bias": (5,)},
+    [(4, 2, 5)],
+    family="gemm",
+    matrix=240,
+    vector=40,
+    space={"m": 8, "n": 5, "k": 3},
+)
+rows("linear", {"input": (3,), "weight": (5, 3)}, [(5,)], family="gemm", matrix=30, space={"n": 5, "k": 3})
+rows("mm", {"self": (2, 3), "mat2": (3, 5)}, [(2, 5)], family="gemm", matrix=60, space=MNK)
+rows(
+    "_int_mm",
+    {"self": TensorSpec((32, 16), "int8"), "mat2": TensorSpec((16, 8), "int8")},
+    [TensorSpec((32, 8), "int32")],
+    family="gemm",
+    matrix=8192,
+    space={"m": 32, "n": 8, "k": 16},
+)
+rows("bmm", {"self": (4, 2, 3), "mat2": (4, 3, 5)}, [(4, 2, 5)], family="gemm", matrix=240, space={"batch": 4, **MNK})
+rows(
+    "_scaled_mm",
+    {"self": TensorSpec((16, 32), "float8"), "mat2": TensorSpec((32, 16), "float8"), "scale_a": (), "scale_b": ()},
+    [h(16, 16)],
+    family="gemm",
+    matrix=2 * 16 * 16 * 32,
+    vector=256,
+    space={"m": 16, "n": 16, "k": 32},
+)
+SCALES = {"beta": 1, "alpha": 1}
+rows(
+    "addmm _addmm_activation",
+    {"self": (5,), "mat1": (2, 3), "mat2": (3, 5)},
+    [(2, 5)],
+    SCALES,
+    family="gemm",
+    matrix=60,
+    vector=10,
+    space=MNK,
+)
+rows(
+    "addmm",
+    {"self": (5,), "mat1": (2, 3), "mat2": (3, 5)},
+    [(2, 5)],
+    {"beta": 2, "alpha": 3},
+    family="gemm",
+    matrix=60,
+    vector=30,
+    space=MNK,
+)
+rows(
+    "addmm",
+    {"self": (5,), "mat1": (2, 3), "mat2": (3, 5)},
+    [(2, 5)],
+    {"beta": 0, "alpha": 1},
+    family="gemm",
+    matrix=60,
+    space=MNK,
+)
+rows(
+    "baddbmm",
+    {"self": (2, 5), "batch1": (4, 2, 3), "batch2": (4, 3, 5)},
+    [(4, 2, 5)],
+    SCALES,
+    family="gemm",
+    matrix=240,
+    vector=40,
+    space={"batch": 4, **MNK},
+)
+rows(
+    "addbmm",
+    {"self": (2, 5), "batch1": (4, 2, 3), "batch2": (4, 3, 5)},
+    [(2, 5)],
+    SCALES,
+    family="gemm",
+    matrix=240,
+    vector=10 + 30,
+    space={"batch": 4, **MNK},
+)
+rows(
+    "addmv",
+    {"self": (2,), "mat": (2, 3), "vec": (3,)},
+    [(2,)],
+    SCALES,
+    family="gemm",
+    matrix=12,
+    vector=2,
+    space={"m": 2, "k": 3},
+)
+rows(
+    "addr",
+    {"self": (2, 5), "vec1": (2,), "vec2": (5,)},
+    [(2, 5)],
+    SCALES,
+    family="gemm",
+    matrix=20,
+    vector=10,
+    space={"m": 2, "n": 5},
+)
+rows("mv", {"self": (2, 3), "vec": (3,)}, [(2,)], family="gemm", matrix=12, space={"m": 2, "k": 3})
+rows("dot", {"self": (3,), "tensor": (3,)}, [()], family="gemm", matrix=6, space={"k": 3})
+rows("vdot", {"self": (3,), "other": (3,)}, [()], family="gemm", matrix=6, space={"k": 3})
+rows("inner", {"self": (2, 3), "other": (5, 3)}, [(2, 5)], family="gemm", matrix=60, space=MNK)
+rows("matmul linalg_matmul", {"self": (2, 3), "other": (3, 5)}, [(2, 5)], family="gemm", matrix=60, space=MNK)
+rows("matmul", {"self": (3,), "other": (3,)}, [()], family="gemm", matrix=6, space={"k": 3})
+rows("matmul", {"self": (3,), "other": (3, 5)}, [(5,)], family="gemm", matrix=30, space={"n": 5, "k": 3})
+rows("matmul", {"self": (4, 2, 3), "other": (3,)}, [(4, 2)], family="gemm", matrix=48, space={"m": 8, "k": 3})
+rows("matmul", {"self": (4, 2, 3), "other": (3, 5)}, [(4, 2, 5)], family="gemm", matrix=240, space={"m": 8, "n": 5, "k": 3})
+rows("matmul", {"self": (3,), "other": (4, 3, 5)}, [(4, 5)], family="gemm", matrix=120, space={"batch": 4, "n": 5, "k": 3})
+rows(
+    "matmul",
+    {"self": (7, 1, 2, 3), "other": (4, 3, 5)},
+    [(7, 4, 2, 5)],
+    family="gemm",
+    matrix=7 * 240,
+    space={"batch": 28, **MNK},
+)
+BHQK = {"batch": 6, "m": 4, "n": 5, "k": 8}
+rows(
+    "einsum",
+    {"tensors.0": (2, 3, 4, 8), "tensors.1": (2, 3, 5, 8)},
+    [(2, 3, 4, 5)],
+    {"equation": "bhqd,bhkd->bhqk", "path": None},
+    family="gemm",
+    matrix=2 * 6 * 4 * 5 * 8,
+    space=BHQK,
+)
+rows(
+    "einsum",
+    {"tensors.0": (2, 3, 4, 8), "tensors.1": (8, 5)},
+    [(2, 3, 4, 5)],
+    {"equation": "...d,dk"},
+    family="gemm",
+    matrix=2 * 24 * 5 * 8,
+    space={"m": 24, "n": 5, "k": 8},
+)
+rows(
+    "einsum",
+    {"tensors.0": (2,), "tensors.1": (3,)},
+    [(2, 3)],
+    {"equation": "i,j->ij"},
+    family="pointwise",
+    vector=6,
+    space={"m": 6},
+)
+rows("einsum", {"tensors.0": (2, 3)}, [(2,)], {"equation": "ij->i"}, family="pointwise", vector=4, space={"m": 2})
+rows(
+    "einsum",
+    {"tensors.0": (2, 3), "tensors.1": (3, 5), "tensors.2": (5, 7)},
+    [(2, 7)],
+    {"equation": "ij,jk,kl->il"},
+    family="gemm",
+    matrix=2 * 2 * 3 * 5 + 2 * 2 * 5 * 7,
+    space={"m": 2, "n": 7, "k": 5},
+)
+rows(
+    "einsum",
+    {"tensors.0": (2, 3, 4), "tensors.1": (3, 5)},
+    [(2, 5)],
+    {"equation": "ijx,jk->ik"},
+    family="gemm",
+    matrix=60,
+    vector=2 * 3 * 4 - 6,
+    space=MNK,
+)
+rows(
+    "linalg_multi_dot",
+    {"tensors.0": (2, 3), "tensors.1": (3, 5), "tensors.2": (5,)},
+    [(2,)],
+    family="gemm",
+    matrix=60 + 20,
+    space=MNK,
+)
+rows("chain_matmul", {"matrices.0": (2, 3), "matrices.1": (3, 5)}, [(2, 5)], family="gemm", matrix=60, space=MNK)
+rows(
+    "tensordot",
+    {"self": (2, 3, 4), "other": (4, 3, 5)},
+    [(2, 5)],
+    {"dims_self": [1, 2], "dims_other": [1, 0]},
+    family="gemm",
+    matrix=2 * 2 * 12 * 5,
+    space={"m": 2, "n": 5, "k": 12},
+)
+rows(
+    "bilinear",
+    {"input1": (2, 3), "input2": (2, 4), "weight": (5, 3, 4), "bias": (5,)},
+    [(2, 5)],
+    family="gemm",
+    matrix=2 * 2 * 5 * 4 * (3 + 1),
+    vector=10,
+    space={"m": 2, "n": 20, "k": 3},
+)
+rows(
+    "cdist _cdist_forward",
+    {"x1": (4, 2, 3), "x2": (4, 5, 3)},
+    [(4, 2, 5)],
+    {"p": 2.0, "compute_mode": None},
+    family="gemm",
+    matrix=240,
+    vector=2 * 4 * 7 * 3 + 3 * 40,
+    special=40,
+    space={"batch": 4, **MNK},
+)
+rows(
+    "cdist",
+    {"x1": (4, 2, 3), "x2": (4, 5, 3)},
+    [(4, 2, 5)],
+    {"p": 1.0, "compute_mode": None},
+    family="pointwise",
+    vector=3 * 40 * 3,
+    space={"m": 40, "n": 3},
+)
+rows(
+    "affine_grid_generator",
+    {"theta": (2, 2, 3)},
+    [(2, 4, 5, 2)],
+    {"size": [2, 1, 4, 5], "align_corners": False},
+    family="gemm",
+    matrix=2 * 2 * 20 * 2 * 3,
+    space={"batch": 2, "m": 20, "n": 2, "k": 3},
+)
