@@ -70,7 +70,7 @@ class GpuThreadBlocks:
         rate = profile.value("peak.matrix.float32", 1.0) / multiprocessors / 2.0
         bandwidth = profile.value("bandwidth.l2")
         best = np.full(len(table), np.inf)
-        best_m, best_n, best_k = (np.ones(len(table)) for _ in range(3))
+        best_m, best_n, best_k = np.ones(len(table)), np.ones(len(table)), table.k
         for tile_m, tile_n in self._tiles():
             fits = _blocks_per_multiprocessor(profile, size, tile_m, tile_n) >= 1.0
             intensity = tile_m * tile_n / (tile_m + tile_n)
@@ -82,7 +82,8 @@ class GpuThreadBlocks:
                 rounds = ceil_div(outputs * pieces, multiprocessors)
                 partial = np.where(pieces > 1, 2.0 * _ACCUMULATOR_BYTES * pieces * table.m * table.n * table.batch, 0.0)
                 time = rounds * work * (part + _SLICES[0]) / rate + partial / bandwidth
-                time = np.where(fits & ((split == 1) | (part >= 4 * _SLICES[0])), time, np.inf)
+                few = (outputs < 2 * multiprocessors) & (part >= 4 * _SLICES[0])
+                time = np.where(fits & ((split == 1) | few), time, np.inf)
                 better = time < best
                 best = np.where(better, time, best)
                 best_m, best_n = np.where(better, tile_m, best_m), np.where(better, tile_n, best_n)

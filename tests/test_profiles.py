@@ -1,0 +1,223 @@
+"""The built-in profiles: complete, sourced, and plausible enough that a wrong digit is noticed."""
+
+import math
+
+import pytest
+
+from shmoo.estimators.errors import FormatError, InputError
+from shmoo.estimators.profile import ArchitectureProfile, builtin_names, load_profile
+
+NAMES = (
+    "cpu_server_generic cpu_i7_12700k gpu_p100 gpu_v100 gpu_t4 gpu_a100_40g gpu_a100_80g gpu_l4 gpu_h100 gpu_h200 "
+    "tpu_v1 tpu_v3 tpu_v4 tpu_v5e tpu_v5p tpu_v6e kpu_t64 kpu_t256 kpu_t768 brief_cpu brief_gpu brief_tpu brief_kpu"
+).split()
+REAL = [name for name in NAMES if not name.startswith("brief_")]
+BRIEF = {
+    "brief_cpu": (100e9, 50e9, 1e-9, 100e-12),
+    "brief_gpu": (10e12, 900e9, 0.5e-9, 30e-12),
+    "brief_tpu": (45e12, 600e9, 0.2e-9, 10e-12),
+    "brief_kpu": (1e12, 100e9, 0.1e-9, 5e-12),
+}
+
+# Class bounds: (flop/s, main memory B/s, flop per byte at the ridge, J/flop, main memory J/B, TDP in W). A factor of ten on a peak or a
+# bandwidth either leaves these, or the structure below, or the power budget.
+BOUNDS = {
+    "cpu": ((0.3e12, 20e12), (20e9, 1e12), (5, 60), (5e-12, 150e-12), (50e-12, 350e-12), (35, 500)),
+    "gpu": ((5e12, 1200e12), (250e9, 6e12), (9, 420), (0.1e-12, 20e-12), (25e-12, 80e-12), (60, 1000)),
+    "tpu": ((80e12, 1200e12), (30e9, 4e12), (100, 2800), (0.05e-12, 2e-12), (25e-12, 250e-12), (50, 700)),
+    "kpu": ((1e12, 600e12), (50e9, 2e12), (80, 900), (0.05e-12, 1e-12), (5e-12, 100e-12), (3, 250)),
+}
+BITS_PER_CLOCK = {  # bytes of DRAM bus that a bandwidth must lie near: published per board, so a digit cannot slip
+    "cpu_server_generic": 8 * 25.6e9, "cpu_i7_12700k": 2 * 38.4e9,
+    "gpu_p100": 4096 / 8 * 1.43e9, "gpu_v100": 4096 / 8 * 1.76e9, "gpu_t4": 256 / 8 * 10e9, "gpu_a100_40g": 5120 / 8 * 2.43e9,
+    "gpu_a100_80g": 5120 / 8 * 3.02e9, "gpu_l4": 192 / 8 * 12.5e9, "gpu_h100": 5120 / 8 * 5.23e9, "gpu_h200": 6144 / 8 * 6.25e9,
+    "tpu_v1": 2 * 17e9, "tpu_v3": 900e9, "tpu_v4": 1.2e12, "tpu_v5e": 819e9, "tpu_v5p": 2765e9, "tpu_v6e": 1638e9,
+    "kpu_t64": 64e9, "kpu_t256": 256e9, "kpu_t768": 1600e9,
+}  # fmt: skip
+"""Main memory bandwidth from bus width and data rate, or as published where only the total is."""
+
+
+def main_dtype(profile: ArchitectureProfile) -> str:
+    if profile.name == "tpu_v1":
+        return "int8"
+    return "bfloat16" if profile.family == "tpu" else "float32"
+
+
+def structural_peak(profile: ArchitectureProfile) -> float:
+    """Dense peak from units, clock and lanes; a multiply-add is 2 flops."""
+    v = profile.value
+    if profile.family == "cpu":
+        return 2 * v("count.cores") * v("count.pipes") * v("vector.lanes") * v("clock")
+    if profile.family == "gpu":
+        return 2 * v("count.sms") * v("vector.lanes") * v("clock")
+    units = v("count.units") if profile.family == "tpu" else v("count.tiles")
+    return 2 * units * v("array.rows") * v("array.cols") * v("clock")
+
+
+def rate_ratios(profile: ArchitectureProfile) -> list[float]:
+    """How much faster than the main type another type can be: powers of two of one unit, or of tensor cores on a GPU."""
+    if profile.family != "gpu":
+        return {"cpu": [1, 4], "tpu": [1, 2], "kpu": [1]}[profile.family]
+    tensor = profile.get("matrix.lanes")
+    if tensor is None:
+        return [1, 2]
+    # Tensor cores may run at a lower boost clock than the vector units; the peak of float16 is checked on its own.
+    half = profile.value("peak.matrix.float16") / profile.value("peak.matrix.float32")
+    return [1, half / 2, half, 2 * half, 4 * half]
+
+
+def implausibilities(profile: ArchitectureProfile) -> list[str]:
+    """What of a profile cannot be, as the tests below apply it; empty for a sound one."""
+    v = profile.value
+    wrong = []
+    peak_bounds, bandwidth_bounds, ridge_bounds, flop_bounds, byte_bounds, power_bounds = BOUNDS[profile.family]
+
+    def within(what: str, value: float, bounds: tuple[float, float]) -> None:
+        if not bounds[0] <= value <= bounds[1]:
+            wrong.append(f"{what} = {value:.3g}, not in {bounds}")
+
+    dtype = main_dtype(profile)
+    tdp, static = v("power.tdp"), v("power.static")
+    bandwidth, byte = v("bandwidth.dram"), v("energy.byte.dram")
+    within("bandwidth.dram", bandwidth, bandwidth_bounds)
+    within("bandwidth.dram / published bus", bandwidth / BITS_PER_CLOCK[profile.name], (0.95, 1.05))
+    within("energy.byte.dram", byte, byte_bounds)
+    within("power.tdp", tdp, power_bounds)
+    within("power.static / power.tdp", static / tdp, (0.03, 0.6))
+    within("power.idle / power.static", v("power.idle") / static, (0.2, 1.01))
+    within("peak", v(f"peak.matrix.{dtype}"), peak_bounds)
+    within("ridge", v(f"peak.matrix.{dtype}") / bandwidth, ridge_bounds)
+    within("peak / units x clock x lanes", v(f"peak.matrix.{dtype}") / structural_peak(profile), (0.9, 1.1))
+    within("streaming power / TDP", (static + bandwidth * byte) / tdp, (0.0, 1.0))
+    for name, coefficient in profile.coefficients.items():
+        unit, _, kind = name.removeprefix("peak.").partition(".")
+        if name.startswith("peak.matrix."):
+            ratio = coefficient.value / v(f"peak.matrix.{dtype}")
+            if not any(abs(ratio / allowed - 1) < 0.02 for allowed in rate_ratios(profile)):
+                wrong.append(f"{name} is {ratio:.3g} x {dtype}, not one of {rate_ratios(profile)}")
+            energy = profile.get(f"energy.flop.matrix.{kind}")
+            if energy is not None:
+                within(
+                    f"{name} x its energy of (TDP - static)",
+                    coefficient.value * energy.value / max(tdp - static, 1e-9),
+                    (0.12, 1.0),
+                )
+        if name.startswith("energy.flop.matrix.") and kind:
+            within(name, coefficient.value, (0.01e-12, flop_bounds[1]))
+    tensor = profile.get("matrix.lanes")
+    if tensor is not None:
+        ratio = v("peak.matrix.float16") / (2 * v("count.sms") * tensor.value * v("clock"))
+        within("float16 peak / tensor cores x clock", ratio, (0.9, 1.1))
+    within(f"energy.flop.matrix.{dtype}", v(f"energy.flop.matrix.{dtype}"), flop_bounds)
+    nearer = [v(f"bandwidth.{level}") for level in profile.levels]
+    if nearer != sorted(nearer, reverse=True):
+        wrong.append(f"bandwidths {nearer} do not fall outward")
+    per_byte = [v(f"energy.byte.{level}") for level in profile.levels]
+    if per_byte != sorted(per_byte):
+        wrong.append(f"energies per byte {per_byte} do not rise outward")
+    for level in profile.levels[:-1]:
+        within(f"bandwidth.{level} / peak in B/flop", v(f"bandwidth.{level}") / v(f"peak.matrix.{dtype}"), (0.003, 8.0))
+    return wrong
+
+
+def test_every_profile_of_the_contract_is_built_in():
+    """All names the contract promises are there, and only `cpu_local` is left to calibration."""
+    assert set(NAMES) <= set(builtin_names())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_profile_loads_and_round_trips(name):
+    """A profile equals what its own JSON reads back, and its file is named after it."""
+    profile = load_profile(name)
+    assert profile.name == name
+    assert ArchitectureProfile.from_json(profile.to_json()) == profile
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_coefficient_has_a_unit_and_a_reference(name):
+    """No number stands alone, and each lies inside its own range."""
+    for key, c in load_profile(name).coefficients.items():
+        assert c.unit, key
+        assert len(c.reference) > 10, key
+        assert math.isfinite(c.value), key
+        assert c.value >= 0, key
+        assert (c.low is None) == (c.high is None), key
+        assert c.bounds[0] <= c.value <= c.bounds[1], key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_levels_have_capacity_and_bandwidth(name):
+    """Every memory level says how much it holds and how fast it is; the last is the main memory."""
+    profile = load_profile(name)
+    assert profile.levels[-1] == "dram"
+    for level in profile.levels:
+        assert profile.value(f"capacity.{level}") > 0
+        assert profile.value(f"bandwidth.{level}") > 0
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_profile_is_plausible(name):
+    """Peaks follow from structure, ridges and energies lie in their class, full load stays under TDP."""
+    assert implausibilities(load_profile(name)) == []
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_wrong_digit_is_noticed(name):
+    """Ten times too much or too little of a dense peak, the main memory's bandwidth, an energy or TDP fails the checks above."""
+    profile = load_profile(name)
+    keys = [
+        key
+        for key in profile.coefficients
+        if key.startswith(("peak.matrix.", "energy.flop.matrix.")) or key in ("bandwidth.dram", "energy.byte.dram", "power.tdp")
+    ]
+    passed = [
+        (key, factor)
+        for key in keys
+        for factor in (0.1, 10.0)
+        if not implausibilities(profile.with_values({key: profile.value(key) * factor}))
+    ]
+    assert passed == []
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("kpu_")])
+def test_kpu_numbers_say_that_no_silicon_was_measured(name):
+    """Every KPU number is marked as simulated or as a guess."""
+    assert {c.source for c in load_profile(name).coefficients.values()} <= {"simulated", "fallback"}
+
+
+def test_uncertain_array_of_t256_carries_its_range():
+    """Public sources give 16, 20 and 32: the range holds them all."""
+    rows = load_profile("kpu_t256").get("array.rows")
+    assert rows.bounds == (16, 32)
+
+
+@pytest.mark.parametrize("name", BRIEF)
+def test_illustrations_hold_the_round_numbers(name):
+    """The four illustrations are marked as such and hold flop/s, B/s, J/flop and J/B as given."""
+    profile = load_profile(name)
+    v = profile.value
+    assert profile.illustrative
+    held = (v("peak.matrix.float32"), v("bandwidth.dram"), v("energy.flop.matrix.float32"), v("energy.byte.dram"))
+    assert held == pytest.approx(BRIEF[name])
+    assert not any(load_profile(real).illustrative for real in REAL)
+
+
+def test_illustrative_kpu_streams_through_64_mib():
+    """The KPU of the illustration has 64 MiB on chip, and one 16 x 16 array that reaches 1e12 flop/s."""
+    profile = load_profile("brief_kpu")
+    assert profile.value("capacity.l3") == 64 * 2**20
+    assert structural_peak(profile) == pytest.approx(1e12)
+
+
+def test_unknown_profile_suggests_the_nearest():
+    """A misspelt architecture names what was probably meant."""
+    with pytest.raises(InputError, match="gpu_v100"):
+        load_profile("gpu_v10")
+
+
+def test_profile_without_a_level_bandwidth_is_refused():
+    """A level that nothing is known about is an error that names it."""
+    profile = load_profile("tpu_v4")
+    rest = {key: c for key, c in profile.coefficients.items() if key != "bandwidth.cmem"}
+    with pytest.raises(FormatError, match="cmem"):
+        ArchitectureProfile.from_json(profile.replacing(coefficients=rest).to_json())

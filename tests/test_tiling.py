@@ -1,0 +1,429 @@
+"""Tiling strategies: what each architecture makes of a kernel, as arithmetic on small cases."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.kernels import DTYPE_CODE, FAMILY_CODE, READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable
+from shmoo.estimators.profile import TilingSpec, builtin_names, load_profile
+from shmoo.estimators.tiling import (
+    TILINGS,
+    CpuL2Blocking,
+    GpuThreadBlocks,
+    KpuWavefront,
+    TileShape,
+    TpuWeightStationary,
+    strategy_for,
+)
+from shmoo.estimators.tiling.base import compulsory_traffic
+
+REFERENCE = Path(__file__).parents[1].parent / "shared" / "reference"
+MIB = 2**20
+STRATEGIES = {"cpu": "cpu_l2_blocking", "gpu": "gpu_thread_blocks", "tpu": "tpu_weight_stationary", "kpu": "kpu_wavefront"}
+ONE_OF_EACH = ("cpu_server_generic", "gpu_a100_40g", "tpu_v4", "kpu_t256")
+
+
+def products(m, n, k, batch=1, dtype="float32", size=4, family="gemm", cold=True):
+    """Matrix products as a table: A, B read and C written once; cold operands are found in the main memory only."""
+    batch, m, n, k = (np.asarray(x, dtype=float) for x in np.broadcast_arrays(np.atleast_1d(batch), m, n, k))
+    rows, ones = len(m), np.ones(len(m))
+    accesses = np.stack([batch * m * k * size, batch * k * n * size, batch * m * n * size], axis=1)
+    distance = np.full(3 * rows, 1e15) if cold else np.repeat(accesses.sum(axis=1), 3)
+    return KernelTable(
+        family=np.full(rows, FAMILY_CODE[family]),
+        dtype=np.full(rows, DTYPE_CODE[dtype]),
+        matrix_flops=2 * batch * m * n * k,
+        vector_flops=0 * ones,
+        special_flops=0 * ones,
+        batch=batch,
+        m=m,
+        n=n,
+        k=k,
+        window=ones,
+        stride=ones,
+        dilation=ones,
+        calls=ones,
+        fresh_bytes=0 * ones,
+        segment=np.arange(rows),
+        access_kernel=np.repeat(np.arange(rows), 3),
+        access_bytes=accesses.ravel(),
+        access_distance=distance,
+        access_kind=np.tile([READ_ACTIVATION, READ_WEIGHT, WRITE], rows),
+        labels=("",) * rows,
+    )
+
+
+def pointwise(elements):
+    """One read and one write of float32, an operation each."""
+    elements = np.atleast_1d(np.asarray(elements, dtype=float))
+    rows, ones = len(elements), np.ones(len(elements))
+    return KernelTable(
+        **dict.fromkeys(("batch", "n", "k", "window", "stride", "dilation", "calls"), ones),
+        **dict.fromkeys(("matrix_flops", "special_flops", "fresh_bytes"), 0 * ones),
+        family=np.full(rows, FAMILY_CODE["pointwise"]),
+        dtype=np.full(rows, DTYPE_CODE["float32"]),
+        vector_flops=elements,
+        m=elements,
+        segment=np.arange(rows),
+        access_kernel=np.repeat(np.arange(rows), 2),
+        access_bytes=np.repeat(4 * elements, 2),
+        access_distance=np.full(2 * rows, 1e15),
+        access_kind=np.tile([READ_ACTIVATION, WRITE], rows),
+        labels=("",) * rows,
+    )
+
+
+def cut(strategy, table, profile):
+    return strategy.apply(table, profile, strategy.choose(table, profile))
+
+
+def array(rows, cols, units=1, vmem=2.0**50):
+    """A TPU of `units` arrays whose published peak is that of its structure, with boundless memory on chip."""
+    profile = load_profile("tpu_v5e")
+    clock = profile.value("clock")
+    changed = {"array.rows": rows, "array.cols": cols, "count.units": units, "capacity.vmem": vmem}
+    peaks = {f"peak.matrix.{d}": 2 * rows * cols * units * clock for d in ("float32", "bfloat16", "float16", "int8")}
+    return profile.with_values({**changed, **peaks})
+
+
+# --- the face
+
+
+def test_strategies_are_registered_under_the_names_that_profiles_use():
+    """Every built-in profile's strategy exists and is the one of its family."""
+    assert set(STRATEGIES.values()) <= set(TILINGS)
+    for name in builtin_names():
+        profile = load_profile(name)
+        assert profile.tiling.strategy == STRATEGIES[profile.family]
+        assert isinstance(strategy_for(profile), TILINGS[profile.tiling.strategy])
+
+
+def test_misspelt_parameter_suggests_the_nearest():
+    """A profile's tiling parameters are checked by name."""
+    profile = load_profile("tpu_v4").replacing(tiling=TilingSpec("tpu_weight_stationary", {"mod": "serial"}))
+    with pytest.raises(InputError, match="'mode'"):
+        strategy_for(profile)
+
+
+@pytest.mark.parametrize("bad", [{"mode": "serail"}, {"dataflow": "rs"}, {"tile_m": 0}])
+def test_impossible_parameter_is_refused(bad):
+    """Modes, dataflows and extents that do not exist are errors."""
+    with pytest.raises(InputError):
+        TpuWeightStationary(**bad)
+
+
+@pytest.mark.parametrize("name", builtin_names())
+def test_tiling_is_physical_on_random_products(name):
+    """Utilisation is in (0, 1], traffic grows towards the units and never falls under the operands, counts are whole numbers."""
+    rng = np.random.default_rng(0)
+    m, n, k = (np.floor(2 ** rng.uniform(0, 12, 500)) for _ in range(3))
+    table = products(m, n, k, np.floor(2 ** rng.uniform(0, 5, 500)))
+    profile = load_profile(name)
+    tiling = cut(strategy_for(profile), table, profile)
+    assert np.all((tiling.utilisation > 0) & (tiling.utilisation <= 1 + 1e-9))
+    assert np.all(tiling.tiles >= 1)
+    assert np.all(tiling.waves >= 1)
+    assert np.allclose(tiling.tiles, np.round(tiling.tiles))
+    assert np.all(tiling.state_bytes > 0)
+    floor = compulsory_traffic(table, profile)
+    for level in profile.levels:
+        assert np.all(tiling.level_bytes[level] >= floor[level] * (1 - 1e-9)), level
+    for extent, limit in ((tiling.shape.m, m), (tiling.shape.n, n), (tiling.shape.k, k)):
+        assert np.all(extent >= 1)
+        if profile.family != "gpu":  # thread blocks overhang small matrices
+            assert np.all(extent <= limit)
+
+
+@pytest.mark.parametrize("name", builtin_names())
+def test_pointwise_kernels_leave_the_matrix_units_alone(name):
+    """No cycles of an array, every byte once, and lanes are full when there is enough to do."""
+    table = pointwise([1, 1000, 2**26])
+    profile = load_profile(name)
+    tiling = cut(strategy_for(profile), table, profile)
+    assert tiling.cycles is None or np.all(np.isnan(tiling.cycles))
+    assert tiling.level_bytes["dram"] == pytest.approx(table.bytes, rel=1e-6)
+    assert tiling.utilisation[-1] > 0.99
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_tile_size_is_apart_from_memory(name):
+    """The same machine takes another tile by hand, and accounts for more traffic with a smaller one."""
+    table = products(4096, 4096, 4096)
+    profile = load_profile(name)
+    strategy = TILINGS[profile.tiling.strategy]
+    small, large = (cut(strategy(tile_m=t, tile_n=t), table, profile) for t in (32, 512))
+    assert (small.shape.m[0], small.shape.n[0]) == (32, 32)
+    assert (large.shape.m[0], large.shape.n[0]) == (512, 512)
+    assert small.tiles[0] >= large.tiles[0] * 256 / 4
+    assert sum(b[0] for b in small.level_bytes.values()) > sum(b[0] for b in large.level_bytes.values())
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_shape_passed_to_apply_wins(name):
+    """`apply` accounts for whatever extents it is given."""
+    table = products([1024, 1000], 1024, 1024)
+    profile = load_profile(name)
+    strategy = strategy_for(profile)
+    ones = np.ones(2)
+    tiling = strategy.apply(table, profile, TileShape(64 * ones, 64 * ones, 1024 * ones))
+    assert tiling.tiles.tolist() == [256, 256]  # 16 x 16, the last row of blocks partly filled
+
+
+# --- CPU
+
+
+def test_cpu_block_grows_with_the_root_of_the_private_l2():
+    """Three double-buffered square blocks: side = sqrt(L2 / (3 x 2 x 4 B)), in whole vectors."""
+    profile = load_profile("cpu_server_generic").with_values({"count.cores": 1})
+    table = products(8192, 8192, 8192)
+    for l2 in (0.25 * MIB, MIB, 4 * MIB):
+        side = CpuL2Blocking().choose(table, profile.with_values({"capacity.l2": l2})).k[0]
+        assert side == np.floor((l2 / 24) ** 0.5 / 16) * 16
+
+
+def test_cpu_block_does_not_follow_the_shared_cache_or_the_memory():
+    """A larger L3 or DRAM leaves the blocks as they are."""
+    profile = load_profile("cpu_server_generic")
+    bigger = profile.with_values({"capacity.l3": 2**33, "capacity.dram": 2**45})
+    table = products([512, 4096], 4096, 512)
+    one, other = (CpuL2Blocking().choose(table, p) for p in (profile, bigger))
+    assert one.m.tolist() == other.m.tolist()
+    assert one.n.tolist() == other.n.tolist()
+
+
+def test_cpu_blocks_left_over_leave_cores_idle():
+    """9 blocks on 8 cores take two rounds: 9 / 16; half-filled vectors halve it again."""
+    profile = load_profile("cpu_i7_12700k")
+    table = products(96, 96, 64)
+    tiling = CpuL2Blocking().apply(table, profile, TileShape(np.array([32.0]), np.array([32.0]), np.array([64.0])))
+    assert tiling.tiles[0] == 9
+    assert tiling.utilisation[0] == pytest.approx(9 / 16)
+    narrow = products(4, 4, 64)
+    tiling = CpuL2Blocking().apply(narrow, profile, TileShape(np.array([4.0]), np.array([4.0]), np.array([64.0])))
+    assert tiling.utilisation[0] == pytest.approx(1 / 8 * 4 / 8)
+
+
+def test_cpu_operands_that_fit_are_not_read_again():
+    """A product inside the caches moves each operand once; one far beyond them moves some again."""
+    profile = load_profile("cpu_server_generic")
+    table = products([128, 16384], [128, 16384], [128, 16384])
+    dram = cut(CpuL2Blocking(), table, profile).level_bytes["dram"]
+    assert dram[0] == pytest.approx(table.bytes[0])
+    assert dram[1] > 1.5 * table.bytes[1]
+
+
+# --- GPU
+
+
+def test_gpu_last_wave_costs_as_much_as_a_full_one():
+    """One block for each of 108 multiprocessors fills a round; one more block halves utilisation."""
+    profile = load_profile("gpu_a100_40g")
+    ones = np.ones(2)
+    table = products([128, 128], [128 * 108, 128 * 109], 4096)
+    tiling = GpuThreadBlocks().apply(table, profile, TileShape(128 * ones, 128 * ones, 4096 * ones))
+    assert tiling.tiles.tolist() == [108, 109]
+    assert tiling.utilisation == pytest.approx([1.0, 109 / 216])
+
+
+def test_gpu_overhanging_tiles_cost_a_full_tile():
+    """129 rows in tiles of 128 take two: 129 / 256 of the work is useful, on 2 of 108 multiprocessors."""
+    profile = load_profile("gpu_a100_40g")
+    one = np.ones(1)
+    tiling = GpuThreadBlocks().apply(products(129, 128, 512), profile, TileShape(128 * one, 128 * one, 512 * one))
+    assert tiling.utilisation[0] == pytest.approx(129 / 256 * 2 / 108)
+
+
+def test_gpu_splits_a_deep_reduction_with_few_outputs():
+    """A 64 x 64 result over k = 65536 is cut along k, a large square product is not."""
+    profile = load_profile("gpu_v100")
+    table = products([64, 4096], [64, 4096], [65536, 4096])
+    shape = GpuThreadBlocks().choose(table, profile)
+    assert shape.k[0] < 65536 / 4
+    assert shape.k[1] == 4096
+
+
+def test_gpu_tile_fits_shared_memory():
+    """Two stages of both operands' slices stay within what a multiprocessor has; a small one gets small tiles."""
+    table = products(8192, 8192, 8192)
+    profile = load_profile("gpu_a100_40g")
+    tiny = profile.with_values({"capacity.shared": 8 * 2**10})
+    shape = GpuThreadBlocks().choose(table, tiny)
+    assert 2 * 4 * 8 * (shape.m[0] + shape.n[0]) <= 8 * 2**10
+    assert GpuThreadBlocks().choose(table, profile).m[0] > shape.m[0]
+
+
+def test_gpu_l2_serves_what_tiles_share():
+    """Every block loads its operands through L2; main memory sees far less."""
+    profile = load_profile("gpu_a100_40g")
+    table = products(2048, 2048, 2048)
+    tiling = GpuThreadBlocks().apply(table, profile, TileShape(*(np.array([x]) for x in (128.0, 128.0, 2048.0))))
+    operand = 4 * 2048**2
+    assert tiling.level_bytes["l2"][0] == pytest.approx((16 + 16 + 1) * operand)
+    assert tiling.level_bytes["dram"][0] < 5 * operand
+
+
+# --- TPU
+
+
+def scalesim_rows():
+    path = REFERENCE / "tpu" / "scalesim_cycles.csv"
+    if not path.is_file():
+        pytest.skip(f"no reference data at {path.name}: it is kept beside the repository")
+    with path.open() as file:
+        # Rows of mode USER give the array less memory bandwidth than it asks for; the closed forms are of the array alone.
+        return [row for row in csv.DictReader(file) if row["mode"] != "USER"]
+
+
+@pytest.mark.parametrize("dataflow", ["ws", "is", "os"])
+def test_serial_cycles_transcribe_the_simulators_closed_forms(dataflow):
+    """A test of transcription, not of accuracy: serial cycles equal SCALE-Sim's for every run with enough memory bandwidth.
+
+    The simulator counts from 0, so its total is one less; a depthwise row is one channel, here as a batch of three of them.
+    """
+    rows = [row for row in scalesim_rows() if row["dataflow"] == dataflow]
+    assert len(rows) > 500
+    strategy = TpuWeightStationary(mode="serial", dataflow=dataflow)
+    for size in sorted({(row["rows"], row["cols"]) for row in rows}):
+        mine = [row for row in rows if (row["rows"], row["cols"]) == size]
+        m, n, k, total = (np.array([float(row[key]) for row in mine]) for key in ("M", "N", "K", "total_cycles"))
+        channels = np.array([3.0 if row["kind"] == "dw" else 1.0 for row in mine])
+        profile = array(float(size[0]), float(size[1]))
+        tiling = strategy.apply(products(m, n, k, channels, "bfloat16", 2), profile, TileShape(m, n, k))
+        assert tiling.cycles == pytest.approx(channels * (total + 1), rel=1e-3)
+
+
+def test_serial_fold_loads_streams_and_drains():
+    """F (2R + C + M - 2) with F = ceil(300 / 128) x ceil(200 / 128) = 6 folds."""
+    tiling = cut(TpuWeightStationary(mode="serial"), products(50, 200, 300), array(128, 128))
+    assert tiling.cycles[0] == pytest.approx(6 * (2 * 128 + 128 + 50 - 2))
+
+
+def test_preloading_hides_all_but_the_first_load():
+    """R + (F - 1) max(M, R) + M + R + C - 2: long streams hide the loads, short ones wait for them."""
+    table = products([1000, 50], 256, 256)
+    tiling = cut(TpuWeightStationary(), table, array(128, 128))
+    assert tiling.cycles[0] == pytest.approx(128 + 3 * 1000 + 1000 + 254)
+    assert tiling.cycles[1] == pytest.approx(128 + 3 * 128 + 50 + 254)
+
+
+def test_overlapped_is_never_slower_than_serial():
+    """Hiding loads can only help, for any shape."""
+    rng = np.random.default_rng(1)
+    table = products(*(np.floor(2 ** rng.uniform(0, 12, 300)) for _ in range(3)))
+    profile = load_profile("tpu_v4")
+    overlapped, serial = (cut(TpuWeightStationary(mode=mode), table, profile).cycles for mode in ("overlapped", "serial"))
+    assert np.all(overlapped <= serial * (1 + 1e-9))
+
+
+def test_partial_weight_tile_costs_a_full_one():
+    """A 600 x 600 matrix takes 3 x 3 folds of 256, as one of 768 x 768 does."""
+    cycles = cut(TpuWeightStationary(), products(64, [600, 768], [600, 768]), array(256, 256)).cycles
+    assert cycles[0] == cycles[1]
+
+
+def test_units_share_folds_or_the_stream():
+    """Four arrays take a quarter of 64 folds each; with a single fold they share the stream."""
+    one, four = array(128, 128), array(128, 128, units=4)
+    table = products([4096, 65536], [1024, 128], [1024, 128])
+    ratio = cut(TpuWeightStationary(), table, one).cycles / cut(TpuWeightStationary(), table, four).cycles
+    assert ratio == pytest.approx([4, 4], rel=0.05)
+
+
+def test_tpu_tile_is_proportional_to_on_chip_memory():
+    """Twice the memory holds twice the weights of a block."""
+    table = products(65536, 65536, 8192, dtype="bfloat16", size=2)
+    shapes = [TpuWeightStationary().choose(table, array(128, 128, vmem=v * MIB)) for v in (96, 192)]
+    assert shapes[1].n[0] == pytest.approx(2 * shapes[0].n[0], rel=0.1)
+
+
+def test_inputs_that_leave_the_chip_are_read_again():
+    """A product that fits the chip moves once; one that does not moves an operand once for every block of the other."""
+    table = products([512, 16384], [512, 16384], [512, 16384], dtype="bfloat16", size=2)
+    profile = load_profile("tpu_v1")
+    tiling = cut(TpuWeightStationary(), table, profile)
+    assert tiling.level_bytes["dram"][0] == pytest.approx(table.bytes[0])
+    assert tiling.level_bytes["dram"][1] > 3 * table.bytes[1]
+
+
+def test_int8_takes_half_the_cycles_where_its_peak_is_twice():
+    """The published rate of a type scales the counted cycles."""
+    profile = load_profile("tpu_v5e")
+    tables = (products(4096, 4096, 4096, dtype=d, size=s) for d, s in (("bfloat16", 2), ("int8", 1)))
+    bf16, int8 = (cut(TpuWeightStationary(), table, profile).cycles[0] for table in tables)
+    assert bf16 / int8 == pytest.approx(2, rel=0.05)
+
+
+def test_depthwise_goes_to_the_vector_unit_where_an_array_would_be_slower():
+    """One output column a group uses one column of the array; the vector unit bounds the time."""
+    profile = load_profile("tpu_v4")
+    table = products(3136, 1, 9, batch=256, family="depthwise")
+    cycles = cut(TpuWeightStationary(), table, profile).cycles[0]
+    assert cycles / profile.value("clock") <= table.matrix_flops[0] / profile.value("peak.vector.float32") * 1.01
+
+
+# --- KPU
+
+
+def fabric(tiles, side, l3=2.0**50):
+    """A KPU of `tiles` arrays of side x side whose published peak is that of its structure."""
+    profile = load_profile("kpu_t256")
+    clock = profile.value("clock")
+    peaks = {f"peak.matrix.{d}": 2 * tiles * side**2 * clock for d in ("float32", "bfloat16", "float16", "int8")}
+    return profile.with_values({"count.tiles": tiles, "array.rows": side, "array.cols": side, "capacity.l3": l3, **peaks})
+
+
+def test_wavefront_takes_the_latency_of_its_recurrence():
+    """94 steps for one 16 x 16 tile with k = 64; 16 rounds of 64 and one fill and drain, 1054, for 64 cubed."""
+    cycles = cut(KpuWavefront(), products([16, 64], [16, 64], 64), fabric(1, 16)).cycles
+    assert cycles.tolist() == [94, 1054]
+
+
+def test_kpu_tiles_follow_the_fabric_and_not_the_memory():
+    """64 times the L3 changes neither tiles, cycles nor state; four times the fabric quarters the rounds."""
+    table = products(2048, 2048, 2048)
+    small, large = (cut(KpuWavefront(), table, fabric(64, 16, l3 * MIB)) for l3 in (1, 64))
+    assert small.shape.m[0] == large.shape.m[0] == 16
+    assert small.cycles[0] == large.cycles[0]
+    assert small.state_bytes[0] == large.state_bytes[0]
+    wide = cut(KpuWavefront(), table, fabric(256, 16))
+    assert small.waves[0] == 4 * wide.waves[0]
+
+
+def test_kpu_state_does_not_grow_with_k():
+    """The wavefront on the fabric is O(output tile), however deep the product."""
+    state = cut(KpuWavefront(), products(256, 256, [64, 65536]), fabric(64, 16)).state_bytes
+    assert state.tolist() == [3 * 4 * 64 * 256] * 2
+
+
+def test_64_mib_stream_a_2048_cube_once_and_1_mib_does_not():
+    """A once, C once, B once for every T resident rows, s (T k + 2 k C) <= L3: T = 96 at 1 MiB, so B moves 22 times."""
+    table = products(2048, 2048, 2048)
+    operand = 4 * 2048**2
+    l2 = {"capacity.l2": 2.0**10, "capacity.l1": 2.0**10}
+    at = {l3: cut(KpuWavefront(), table, fabric(1, 16, l3 * MIB).with_values(l2)).level_bytes["dram"][0] for l3 in (1, 64)}
+    assert at[64] == pytest.approx(3 * operand)
+    assert at[1] == pytest.approx((1 + 1 + 22) * operand)
+
+
+def test_kpu_traffic_lies_between_the_minimum_and_the_simulator():
+    """Output-stationary DRAM bytes of the public simulator, which keeps no panel, bound ours from above when the L3 spills."""
+    path = REFERENCE / "kpu" / "kpu_sim_dram_traffic.csv"
+    if not path.is_file():
+        pytest.skip(f"no reference data at {path.name}: it is kept beside the repository")
+    with path.open() as file:
+        rows = [row for row in csv.DictReader(file) if row["strategy"] == "OS"]
+    for row in rows:
+        table = products(*(float(row[key]) for key in ("M", "N", "K")))
+        profile = fabric(1, float(row["array_rows"]), float(row["l3_capacity_bytes"]))
+        dram = cut(KpuWavefront(), table, profile.with_values({"capacity.l2": 2.0**10})).level_bytes["dram"][0]
+        assert table.bytes[0] * (1 - 1e-9) <= dram <= max(float(row["dram_bytes"]), table.bytes[0]) * 1.01
+
+
+def test_depthwise_fills_the_array_with_rows():
+    """One output column a group would leave 15 of 16 columns empty; every element takes an output of its own instead."""
+    tiling = cut(KpuWavefront(), products(4096, 1, 9, batch=64, family="depthwise"), fabric(64, 16))
+    assert tiling.shape.m[0] == 256
+    assert tiling.utilisation[0] > 0.3
