@@ -1,0 +1,146 @@
+"""How every plot looks: colours that hold on light and dark ground, axes in units people read, text that cannot become markup."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from shmoo.estimators.present import si, size
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+FAMILY_COLOURS: Mapping[str, str] = MappingProxyType(
+    {
+        "gemm": "#4f7df3",
+        "conv": "#f2803a",
+        "depthwise": "#d9a514",
+        "conv_transpose": "#b3702d",
+        "attention": "#9a62e8",
+        "pointwise": "#19b28a",
+        "normalization": "#1aa7c7",
+        "softmax": "#e5579b",
+        "pooling": "#7cb52b",
+        "gather": "#6f7f95",
+        "copy": "#9aa7b8",
+        "linalg": "#7068d8",
+        "unknown": "#c0392b",
+        "free": "#b8c0cc",
+        "synthetic": "#5f8f6b",
+        "networks": "#e0344f",
+    }
+)
+"""One colour a family in every plot, of middle lightness so that it reads on white and on near-black."""
+
+ARCHITECTURE_COLOURS: Mapping[str, str] = MappingProxyType(
+    {"cpu": "#4f7df3", "gpu": "#3faf46", "tpu": "#ee9a1a", "kpu": "#c056d8"}
+)
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "pentagon", "hexagon", "triangle-down", "x")
+GREY = "#8a94a3"
+FAINT = "rgba(128,140,155,0.22)"
+HEAT = (
+    (0.0, "#22264f"),
+    (0.2, "#38509b"),
+    (0.4, "#2f8cae"),
+    (0.6, "#3fbf95"),
+    (0.8, "#b8d64f"),
+    (1.0, "#fde859"),
+)
+"""Colour scale of heat maps: dark is slow, bright is fast; lightness rises evenly, so it also reads without colour."""
+
+
+def plain(text: object) -> str:
+    """Text for a plot. Plotly reads a small markup in labels and hovers, so names from outside are escaped."""
+    return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def colour_of(group: str) -> str:
+    """The colour of a family or group; "gemm (inductor)" has the colour of "gemm", unknown ones are grey."""
+    return FAMILY_COLOURS.get(group.split(" ")[0], GREY)
+
+
+def architecture_family(name: str) -> str:
+    """ "cpu", "gpu", "tpu" or "kpu" from an architecture's name, "" when it names none."""
+    parts = name.lower().replace("-", "_").split("_")
+    return next((family for family in ARCHITECTURE_COLOURS if family in parts), "")
+
+
+def figure(
+    traces: Sequence[Any],
+    x: dict[str, Any],
+    y: dict[str, Any],
+    *,
+    height: int = 520,
+    layout: Mapping[str, Any] = MappingProxyType({}),
+) -> go.Figure:
+    """A figure in the house style, on a transparent ground so that the page's theme shows through."""
+    import plotly.graph_objects as go
+
+    axis = {"gridcolor": FAINT, "zerolinecolor": FAINT, "linecolor": FAINT, "ticks": "", "automargin": True}
+    base = {
+        "height": height,
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": "#566173"},
+        "margin": {"l": 10, "r": 10, "t": 24, "b": 10},
+        "hoverlabel": {"font": {"size": 13}, "align": "left"},
+        "hovermode": "closest",
+        "legend": {"orientation": "h", "y": -0.18, "x": 0, "itemsizing": "constant"},
+        "xaxis": {**axis, **x},
+        "yaxis": {**axis, **y},
+    }
+    return go.Figure(list(traces), {**base, **layout})
+
+
+def log_axis(title: str, values: Iterable[float], unit: str, pad: float = 0.08) -> dict[str, Any]:
+    """A logarithmic axis over positive values with ticks such as "10 µs"."""
+    positive = [value for value in values if value and value > 0 and math.isfinite(value)]
+    low, high = (math.log10(min(positive)), math.log10(max(positive))) if positive else (0.0, 1.0)
+    margin = pad * max(high - low, 0.5)
+    low, high = low - margin, high + margin
+    step = max(1, math.ceil((high - low) / 9))
+    ticks = [10.0**power for power in range(math.floor(low), math.ceil(high) + 1, step)]
+    return {
+        "type": "log",
+        "title": {"text": title},
+        "range": [low, high],
+        "tickvals": ticks,
+        "ticktext": [si(tick, unit, 1) for tick in ticks],
+    }
+
+
+def octave_axis(title: str, low: float, high: float) -> dict[str, Any]:
+    """A linear axis over log2 of bytes with ticks such as "64 KiB"; `low` and `high` are powers of two's exponents."""
+    step = max(1, math.ceil((high - low) / 10))
+    ticks = list(range(math.floor(low), math.ceil(high) + 1, step))
+    return {
+        "title": {"text": title},
+        "range": [low - 0.5, high + 0.5],
+        "tickvals": ticks,
+        "ticktext": [size(2.0**tick, 1 if tick % 10 < 4 else 3).replace(".0 ", " ") for tick in ticks],
+        "showgrid": False,
+    }
+
+
+def vertical_marks(places: Mapping[str, float]) -> dict[str, list[dict[str, Any]]]:
+    """Shapes and annotations of labelled vertical lines; `places` maps label to x."""
+    shapes = [
+        {
+            "type": "line",
+            "xref": "x",
+            "yref": "paper",
+            "x0": x,
+            "x1": x,
+            "y0": 0,
+            "y1": 1,
+            "line": {"color": "#e0344f", "width": 1.5, "dash": "dot"},
+        }
+        for x in places.values()
+    ]
+    notes = [
+        {"xref": "x", "yref": "paper", "x": x, "y": 1.0, "yanchor": "bottom", "text": plain(label), "showarrow": False}
+        for label, x in places.items()
+    ]
+    return {"shapes": shapes, "annotations": notes}
