@@ -1,0 +1,235 @@
+"""One case, measured in this process: built, compiled, timed, its energy and memory read, its graph captured.
+
+    build -> compile, first call -> warm-up and window (again while disturbed) -> energy -> peak memory -> graph -> child times
+
+Nothing is compiled, captured or profiled before or inside the timed window. A case that fails gives a row that says why.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import msgspec
+import torch
+
+from shmoo.estimators.errors import InputError, ShmooError
+from shmoo.estimators.records import Graph
+from shmoo.harness.backends import RUNTIMES, compilations, compile_model, compile_seconds
+from shmoo.harness.capture.capture import capture
+from shmoo.harness.energy import available_probes
+from shmoo.harness.energy.probe import Probe
+from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings
+from shmoo.harness.hostwatch import doubts, host_snapshot, observe
+from shmoo.harness.memory import peak_cpu_bytes, peak_cuda_bytes, resident_bytes
+from shmoo.harness.replay import GraphReplay, ReplayError, child_times
+from shmoo.harness.timing import CudaTimer, HostTimer, TimingSettings, time_callable
+from shmoo.harness.workloads.module import Built
+from shmoo.runs.records import AxisValue, CaseSpec, ChildTime, EnergyReading, Measurement, Timing
+from shmoo.runs.statistics import median
+
+Builder = Callable[[CaseSpec], Built]
+ENERGY_TIME_TOLERANCE = 0.25
+"""The energy pass must run at the pace of the timing pass, or it measured another state of the machine."""
+
+
+class MeasureSettings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How cases are measured.
+
+    Attributes:
+        operator: timing of operators and synthetic models. network: timing of networks.
+        threads: for cases that name none; `None` leaves torch's own number.
+        retries: a disturbed timing is repeated this often; the last one stands, with its reasons.
+        children_s: time for timing each call of a network or synthetic model in eager; 0 leaves it out.
+        memory: measure peak memory (not for single operators on CPU, where it follows from the shapes).
+    """
+
+    operator: TimingSettings = TimingSettings(max_s=0.6)
+    network: TimingSettings = TimingSettings(warmup_s=0.2, max_warmup_s=1.5, min_s=1.0, max_s=3.0)
+    energy: EnergySettings = EnergySettings()
+    threads: int | None = None
+    retries: int = 1
+    children_s: float = 1.0
+    memory: bool = True
+
+
+def build_case(case: CaseSpec) -> Built:
+    """The registered workload of a case, built; `InputError` names the nearest for one that is not known."""
+    from shmoo.harness.workloads import find_workload
+
+    return find_workload(case.workload).build(case.axes, case.dtype, case.device)
+
+
+class Measurer:
+    """Measures cases one after another in this process, keeping what they share: energy counters, idle power, captured graphs.
+
+    Args:
+        build: how a case becomes a model with its operands.
+        probes, reasons: as `available_probes` gives them; looked for when first needed.
+    """
+
+    def __init__(
+        self,
+        settings: MeasureSettings | None = None,
+        build: Builder = build_case,
+        probes: tuple[tuple[Probe, ...], dict[str, str]] | None = None,
+    ) -> None:
+        self._settings = settings or MeasureSettings()
+        self._build = build
+        self._probes = probes
+        self._meter: EnergyMeter | None = None
+        self._graphs: dict[bytes, tuple[Graph, ...]] = {}
+
+    def measure(self, case: CaseSpec, pass_index: int = 0) -> tuple[Measurement, tuple[Graph, ...]]:
+        """One row, and the graphs it names. Whatever goes wrong is in the row; only an interruption is raised."""
+        measured_at = datetime.now(UTC).isoformat(timespec="seconds")
+        try:
+            row, graphs = self._measure(case)
+        except Exception as error:
+            row, graphs = Measurement(case, "failed", (describe(error),)), ()
+        return msgspec.structs.replace(row, pass_index=pass_index, measured_at=measured_at), graphs
+
+    def _measure(self, case: CaseSpec) -> tuple[Measurement, tuple[Graph, ...]]:
+        if case.cache_state != "warm":
+            raise InputError(f"cache state {case.cache_state!r} cannot be measured; allowed: warm")
+        threads = case.threads or self._settings.threads
+        if threads:
+            torch.set_num_threads(threads)
+        built = self._build(case)
+        with torch.no_grad(), _matmul_precision(case):
+            forward = compile_model(built.model, case.runtime, case.device)
+            call = functools.partial(forward, *built.args, **built.kwargs)
+            wait = torch.cuda.synchronize if _is_cuda(case) else None
+            first_call_s, compile_s = _first_call(call, wait, case.runtime)
+            timing, host, reasons = self._time(case, call, wait)
+            timing = msgspec.structs.replace(timing, first_call_s=first_call_s, compile_s=compile_s)
+            energy, energy_reasons = self._energy(case, call, wait, median(timing.samples_s))
+            peak, peak_reason = self._peak_memory(case, call, built)
+            graphs, graph_reasons = self._capture(case, built)
+            children, child_reasons = self._children(case, built, graphs)
+        reasons += energy_reasons + graph_reasons + child_reasons
+        row = Measurement(
+            case=case,
+            status="suspect" if reasons else "ok",
+            reasons=reasons,
+            graph_hashes=tuple(graph.content_hash for graph in graphs),
+            timing=timing,
+            children=children,
+            energy=energy,
+            peak_memory_bytes=peak,
+            peak_memory_reason=peak_reason,
+            host=host,
+        )
+        return row, graphs
+
+    def _time(
+        self, case: CaseSpec, call: Callable[[], object], wait: Callable[[], None] | None
+    ) -> tuple[Timing, dict[str, AxisValue | None], tuple[str, ...]]:
+        settings = self._settings.network if case.kind == "network" else self._settings.operator
+        compiled = RUNTIMES[case.runtime].compiled
+        for attempt in range(self._settings.retries + 1):
+            timer = CudaTimer(torch.cuda) if _is_cuda(case) else HostTimer(synchronize=wait)
+            frames = compilations() if compiled else 0
+            before = host_snapshot()
+            timing = time_callable(call, settings=settings, timer=timer)
+            host = observe(before, host_snapshot(), torch.get_num_threads())
+            reasons = doubts(timing, host)
+            if compiled and compilations() != frames:
+                reasons += (f"recompiled: {compilations() - frames} compilations while it was timed",)
+            host["retries"] = attempt
+            if isinstance(timer, CudaTimer):
+                host["launch_s"] = timer.host_s
+            if not reasons:
+                break
+        return timing, host, reasons
+
+    def _energy(
+        self, case: CaseSpec, call: Callable[[], object], wait: Callable[[], None] | None, call_s: float
+    ) -> tuple[tuple[EnergyReading, ...], tuple[str, ...]]:
+        if self._meter is None:
+            probes, missing = self._probes or available_probes()
+            self._meter = EnergyMeter(probes, missing, self._settings.energy)
+        readings = self._meter.measure(call, call_s, case.device, wait)
+        for reading in readings:
+            if reading.energy_j is not None and abs(reading.window_s / reading.calls - call_s) > ENERGY_TIME_TOLERANCE * call_s:
+                pace = reading.window_s / reading.calls
+                return readings, (f"energy pass: {pace:.3g} s a call against {call_s:.3g} s when timed",)
+        return readings, ()
+
+    def _peak_memory(self, case: CaseSpec, call: Callable[[], object], built: Built) -> tuple[float | None, str]:
+        if not self._settings.memory:
+            return None, "not asked for"
+        if _is_cuda(case):
+            return peak_cuda_bytes(call, case.device)
+        if case.kind == "operator":
+            return None, "not measured for single operators on CPU, where it follows from the shapes"
+        return peak_cpu_bytes(call, resident_bytes(built.model, built.args, built.kwargs))
+
+    def _capture(self, case: CaseSpec, built: Built) -> tuple[tuple[Graph, ...], tuple[str, ...]]:
+        key = msgspec.json.encode([case.workload, case.axes, case.dtype, case.device], order="deterministic")
+        if key not in self._graphs:
+            try:
+                self._graphs[key] = capture(built.model, built.args, built.kwargs, name=case.workload).graphs
+            except ShmooError as error:
+                return (), (f"not captured: {error}",)
+        return self._graphs[key], ()
+
+    def _children(self, case: CaseSpec, built: Built, graphs: tuple[Graph, ...]) -> tuple[tuple[ChildTime, ...], tuple[str, ...]]:
+        """Times of the calls of all graphs in order; `ChildTime.call` counts on from graph to graph."""
+        if case.kind == "operator" or case.runtime != "eager" or self._settings.children_s <= 0 or not graphs:
+            return (), ()
+        model = built.model
+        weights = dict(model.named_parameters()) | dict(model.named_buffers()) if isinstance(model, torch.nn.Module) else {}
+        inputs = [value for value in (*built.args, *built.kwargs.values()) if isinstance(value, torch.Tensor)]
+        try:
+            replays = [GraphReplay(graph, weights, inputs, case.device) for graph in graphs]
+            times = child_times(replays, self._settings.children_s, device=case.device)
+        except ReplayError as error:
+            return (), (f"no child times: {error}",)
+        calls = [call for graph in graphs for call in graph.calls]
+        timed = zip(calls, times, strict=True)
+        return tuple(ChildTime(i, call.op, seconds, "interpreter") for i, (call, seconds) in enumerate(timed)), ()
+
+
+def measure_case(case: CaseSpec, settings: MeasureSettings | None = None) -> tuple[Measurement, tuple[Graph, ...]]:
+    """Measure one case in this process: its row, and the graphs the row names. A failing case gives a failed row."""
+    return Measurer(settings).measure(case)
+
+
+def describe(error: BaseException) -> str:
+    """One line about an error: its type, unless it is one of our own, and the first line that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else "no message"
+    return text if isinstance(error, ShmooError) else f"{type(error).__name__}: {text}"
+
+
+def _first_call(call: Callable[[], object], wait: Callable[[], None] | None, runtime: str) -> tuple[float, float | None]:
+    """Seconds of the first call, and of compiling in it where something is compiled."""
+    begin = time.perf_counter()
+    call()
+    if wait is not None:
+        wait()
+    taken = time.perf_counter() - begin
+    return taken, compile_seconds() if RUNTIMES[runtime].compiled else None
+
+
+def _is_cuda(case: CaseSpec) -> bool:
+    return case.device.startswith("cuda")
+
+
+@contextmanager
+def _matmul_precision(case: CaseSpec) -> Iterator[None]:
+    """TF32 exactly where the case asks for it."""
+    if case.dtype == "tf32" and not _is_cuda(case):
+        raise InputError("dtype 'tf32' exists on CUDA devices only; allowed on a CPU: float32, bfloat16, float16")
+    precision, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if case.dtype == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = case.dtype == "tf32"
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.allow_tf32 = cudnn

@@ -1,0 +1,232 @@
+import msgspec
+import pytest
+import torch
+
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.records import Graph, OpCall, TensorSpec, Value
+from shmoo.harness.capture.capture import capture
+from shmoo.harness.capture.errors import CaptureError
+from shmoo.harness.energy.sampler import EnergySettings
+from shmoo.harness.energy.simulated import SimulatedProbe
+from shmoo.harness.measure import Measurer, MeasureSettings, describe
+from shmoo.harness.memory import highest_sum, peak_cpu_bytes, resident_bytes
+from shmoo.harness.replay import GraphReplay, ReplayError, child_times
+from shmoo.harness.timing import TimingSettings
+from shmoo.harness.workloads.module import Built
+from shmoo.runs.records import CaseSpec
+
+SHORT = TimingSettings(block_s=1e-5, warmup_s=0.0, max_warmup_s=0.01, min_s=0.0, max_s=0.01, min_samples=3)
+QUICK = MeasureSettings(operator=SHORT, network=SHORT, energy=EnergySettings(window_s=0.0), retries=0, children_s=0.01)
+NO_COUNTERS = ((), {"package": "no RAPL", "gpu": "no driver"})
+
+
+class Residual(torch.nn.Module):
+    """Views, an in-place operator, a list of tensors and a shared input, in a few lines."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(4, 4, 3, padding=1)
+        self.norm = torch.nn.BatchNorm2d(4)
+        self.fc = torch.nn.Linear(8 * 6 * 6, 5)
+
+    def forward(self, x):
+        y = torch.relu_(self.norm(self.conv(x)))
+        return self.fc(torch.cat([x, y + x], dim=1).flatten(1)).softmax(-1)
+
+
+def residual(case):
+    torch.manual_seed(0)
+    return Built(Residual().eval().requires_grad_(False), (torch.randn(2, 4, 6, 6),))
+
+
+def relu(case):
+    return Built(torch.nn.ReLU(), (torch.randn(int(case.axes["m"])),))
+
+
+def measure(build, case, settings=QUICK, probes=NO_COUNTERS):
+    return Measurer(settings, build, probes).measure(case)
+
+
+def test_an_operator_gives_a_row_with_its_graph():
+    """The row holds samples, the stop reason and the hash of the one graph; nothing failed."""
+    row, graphs = measure(relu, CaseSpec("relu", "operator", {"m": 64}))
+    assert row.status != "failed", row.reasons
+    assert len(row.timing.samples_s) >= 1
+    assert all(sample > 0 for sample in row.timing.samples_s)
+    assert row.timing.stop_reason in ("precision", "plateau", "timeout")
+    assert row.timing.first_call_s > 0
+    assert row.graph_hashes == (graphs[0].content_hash,)
+    assert [call.op for call in graphs[0].calls] == ["aten.relu"]
+    assert row.peak_memory_bytes is None
+    assert row.peak_memory_reason
+
+
+def test_missing_counters_are_reasons_in_the_row():
+    """Energy is None with its reason, and the row is none the worse for it."""
+    row, _ = measure(relu, CaseSpec("relu", "operator", {"m": 64}))
+    assert [(reading.domain, reading.energy_j) for reading in row.energy] == [("package", None)]
+
+
+def test_a_network_in_eager_has_a_time_for_each_call_of_its_graph():
+    """Child times follow the graph's calls in order, and peak memory holds weights, input and activations at least."""
+    row, graphs = measure(residual, CaseSpec("residual", "network", {"batch": 2}))
+    assert [(child.call, child.op) for child in row.children] == list(enumerate(call.op for call in graphs[0].calls))
+    assert {child.method for child in row.children} == {"interpreter"}
+    assert all(child.time_s > 0 for child in row.children)
+    activations = 2 * 8 * 6 * 6 * 4
+    assert row.peak_memory_bytes >= graphs[0].weight_bytes + 2 * 4 * 6 * 6 * 4 + activations
+
+
+def test_a_row_survives_the_journey_to_disk():
+    """Encoding and decoding a row changes nothing."""
+    row, _ = measure(relu, CaseSpec("relu", "operator", {"m": 64}))
+    assert msgspec.json.decode(msgspec.json.encode(row), type=type(row)) == row
+
+
+def test_energy_is_measured_where_there_is_a_counter():
+    """A simulated counter gives joules per call with the number of calls."""
+    import time
+
+    settings = msgspec.structs.replace(QUICK, energy=EnergySettings(window_s=0.05, idle_s=0.0))
+    probe = SimulatedProbe(time.monotonic, power_w=100.0)
+    row, _ = measure(relu, CaseSpec("relu", "operator", {"m": 64}), settings, ((probe,), {}))
+    (reading,) = row.energy
+    assert reading.energy_j == pytest.approx(100.0 * reading.window_s / reading.calls, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (RuntimeError("out of memory: tried to allocate 1 TB\nmore"), "RuntimeError: out of memory: tried to allocate 1 TB"),
+        (InputError("axis m is at least 1"), "axis m is at least 1"),
+        (MemoryError(), "MemoryError: no message"),
+    ],
+)
+def test_a_failing_case_is_a_failed_row(error, text):
+    """The reason is in the row in one line and nothing is raised."""
+
+    def fail(case):
+        raise error
+
+    row, graphs = measure(fail, CaseSpec("relu", "operator"))
+    assert (row.status, row.reasons, graphs, row.timing) == ("failed", (text,), (), None)
+
+
+def test_an_interruption_is_not_a_failed_case():
+    """Ctrl-C passes through."""
+
+    def interrupt(case):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(interrupt, CaseSpec("relu", "operator"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"runtime": "inducter"}, "inductor"),
+        ({"runtime": "cudagraphs"}, "cuda"),
+        ({"dtype": "tf32"}, "CUDA"),
+        ({"cache_state": "cold"}, "warm"),
+    ],
+)
+def test_what_cannot_be_measured_says_what_can(changes, word):
+    """Unknown runtimes, runtimes and dtypes of another device and cache states that are not measured are failed rows."""
+    row, _ = measure(relu, msgspec.structs.replace(CaseSpec("relu", "operator", {"m": 8}), **changes))
+    assert row.status == "failed"
+    assert word in row.reasons[0]
+
+
+def test_a_model_that_cannot_be_captured_keeps_its_time(monkeypatch):
+    """The timing stands; the row is suspect and says that it has no graph."""
+
+    def refuse(*args, **kwargs):
+        raise CaptureError("data-dependent branch")
+
+    monkeypatch.setattr("shmoo.harness.measure.capture", refuse)
+    row, graphs = measure(relu, CaseSpec("relu", "operator", {"m": 8}))
+    assert (row.status, graphs, row.graph_hashes) == ("suspect", (), ())
+    assert "not captured: data-dependent branch" in row.reasons
+    assert row.timing.samples_s
+
+
+def test_threads_are_set_for_the_case():
+    """A case's own number of threads is what torch uses and what the row records."""
+    before = torch.get_num_threads()
+    try:
+        row, _ = measure(relu, CaseSpec("relu", "operator", {"m": 8}, threads=1))
+        assert row.host["threads"] == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_errors_are_described_in_one_line():
+    """Our own errors speak for themselves, others are named."""
+    assert describe(InputError("a\nb")) == "a"
+    assert describe(ValueError("bad")) == "ValueError: bad"
+
+
+# replay
+
+
+def test_replay_computes_what_the_model_computes():
+    """Run from its record with the model's weights, a graph with views, lists and in-place operators gives the model's result."""
+    built = residual(None)
+    (graph,) = capture(built.model, built.args).graphs
+    weights = dict(built.model.named_parameters()) | dict(built.model.named_buffers())
+    replay = GraphReplay(graph, weights, built.args)
+    seen = []
+    last = replay._steps[-1]
+    original = last.function
+
+    class Spy:
+        _schema = original._schema
+
+        def __call__(self, *args, **kwargs):
+            seen.append(original(*args, **kwargs))
+            return seen[-1]
+
+    last.function = Spy()
+    with torch.no_grad():
+        replay.run(lambda: None)
+        assert torch.allclose(seen[0], built.model(*built.args))
+
+
+def test_child_times_are_medians_over_passes():
+    """One time a call, none below zero."""
+    built = residual(None)
+    (graph,) = capture(built.model, built.args).graphs
+    times = child_times([GraphReplay(graph, {}, ())], max_s=0.0, min_passes=3)
+    assert len(times) == len(graph.calls)
+    assert min(times) > 0
+
+
+def test_an_operator_without_a_callable_is_a_replay_error():
+    """The error names it."""
+    spec = TensorSpec((4,))
+    call = OpCall("nowhere.mystery", (spec,), (spec,), ("self",), reads=(0,), writes=(1,))
+    with pytest.raises(ReplayError, match=r"nowhere\.mystery"):
+        GraphReplay(Graph((Value(spec, "input"), Value(spec)), (call,), (1,)), {})
+
+
+# memory
+
+
+def test_the_highest_sum_of_allocations_and_releases():
+    """3, then 3 + 4, then 7 - 3 + 1: the peak is 7; releases alone peak at 0."""
+    assert highest_sum([3, 4, -3, 1]) == 7
+    assert highest_sum([-5]) == 0
+
+
+def test_resident_memory_counts_shared_storage_once():
+    """A tensor and a view of it are one allocation; the layer adds its own weights."""
+    x = torch.zeros(10)
+    assert resident_bytes(torch.nn.Linear(2, 3, bias=False), (x, x[2:]), {}) == 10 * 4 + 2 * 3 * 4
+
+
+def test_peak_memory_of_two_temporaries():
+    """(x + 1) * 2 of 1000 floats holds one temporary and the result: 8000 bytes beyond what was there."""
+    x = torch.zeros(1000)
+    peak, reason = peak_cpu_bytes(lambda: (x + 1) * 2, resident=4000)
+    assert (reason, peak) == ("", pytest.approx(12000, rel=0.05))
