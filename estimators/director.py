@@ -354,8 +354,10 @@ def with_threads(profile: ArchitectureProfile, threads: int) -> ArchitectureProf
         raise InputError(f"threads={threads} on {profile.name!r}; allowed: 1 to its {cores} cores")
     share = threads / cores
     private = ("peak.", *(f"bandwidth.{level}" for level in profile.levels[:-1]))
-    scaled = {name: c.value * share for name, c in profile.coefficients.items() if name.startswith(private)}
-    # One core draws up to about half of a socket's memory bandwidth (STREAM scaling on server parts); more saturate it.
     memory = f"bandwidth.{profile.levels[-1]}"
-    scaled[memory] = profile.value(memory) * min(1.0, 2.0 * share)
-    return profile.with_values({**scaled, "count.cores": float(threads)})
+    # One core draws up to about half of a socket's memory bandwidth (STREAM scaling on server parts); more saturate it.
+    factors = {memory: min(1.0, 2.0 * share), "count.cores": share}
+    factors |= {name: share for name in profile.coefficients if name.startswith(private)}
+    return profile.replacing(
+        coefficients={name: c.scaled(factors[name]) if name in factors else c for name, c in profile.coefficients.items()}
+    )

@@ -58,6 +58,11 @@ class Coefficient(msgspec.Struct, frozen=True, omit_defaults=True):
         spread = 1.645 * (self.stderr or 0.0)
         return self.value - spread, self.value + spread
 
+    def scaled(self, factor: float) -> Coefficient:
+        """The same coefficient times `factor`, its uncertainty with it."""
+        value, stderr, low, high = (None if x is None else x * factor for x in (self.value, self.stderr, self.low, self.high))
+        return msgspec.structs.replace(self, value=value, stderr=stderr, low=low, high=high)
+
 
 class TilingSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """Which registered tiling strategy the machine uses, and its parameters (fixed tile sizes, modes)."""

@@ -1,0 +1,115 @@
+"""The pipeline from graph to estimate."""
+
+import pytest
+
+from build import GraphBuilder
+from shmoo.estimators.director import AnalysisDirector, with_threads
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.profile import builtin_names, load_profile
+from shmoo.estimators.tiling import CpuL2Blocking
+
+
+def mlp(rows: int = 32):
+    b = GraphBuilder()
+    x = b.tensor((rows, 256))
+    return b.graph(b.linear(b.relu(b.linear(x, 1024)), 10), name="mlp")
+
+
+@pytest.mark.parametrize("name", builtin_names())
+def test_every_profile_estimates_a_graph(name):
+    """Positive time inside its interval, energy with power between 0 and a few times TDP, shares that sum to one."""
+    estimate = AnalysisDirector(load_profile(name)).estimate(mlp(), batch=32)
+    assert 0 < estimate.latency_s.low <= estimate.latency_s.value <= estimate.latency_s.high
+    assert estimate.macs == 32 * (256 * 1024 + 1024 * 10)
+    assert sum(estimate.basis.values()) == pytest.approx(1.0)
+    assert estimate.throughput_per_s.value == pytest.approx(32 / estimate.latency_s.value)
+    assert estimate.energy_j.value == pytest.approx(estimate.average_power_w.value * estimate.latency_s.value)
+    assert estimate.edp_js.value == pytest.approx(estimate.energy_j.value * estimate.latency_s.value)
+
+
+def test_the_breakdown_adds_up_to_the_whole_on_a_cpu():
+    """Kernel times plus the graph's entry; eager has three kernels."""
+    profile = load_profile("cpu_server_generic")
+    estimate = AnalysisDirector(profile).estimate(mlp(), runtime="eager")
+    assert estimate.kernels == 3
+    assert len(estimate.breakdown) == 3
+    assert sum(k.latency_s for k in estimate.breakdown) == pytest.approx(estimate.latency_s.value, rel=0.5)
+    assert sum(k.flops for k in estimate.breakdown) == pytest.approx(estimate.flops)
+
+
+def test_several_graphs_add_up():
+    """A model with a graph break is the sum of its pieces."""
+    director = AnalysisDirector(load_profile("cpu_server_generic"))
+    one = director.estimate(mlp(), runtime="eager").latency_s.value
+    assert director.estimate([mlp(), mlp()], runtime="eager").latency_s.value == pytest.approx(2 * one, rel=1e-6)
+
+
+def test_many_cases_at_once_equal_them_one_by_one():
+    """The cheap way for tables gives the same numbers."""
+    director = AnalysisDirector(load_profile("gpu_v100"))
+    graphs = [mlp(8), mlp(64), mlp(512)]
+    together = [latency.value for latency, _ in director.estimate_cases(graphs, runtime="eager")]
+    assert together == pytest.approx([director.estimate(g, runtime="eager").latency_s.value for g in graphs], rel=1e-9)
+
+
+def test_more_work_takes_longer_and_more_energy():
+    """Monotone in rows."""
+    director = AnalysisDirector(load_profile("tpu_v4"))
+    small, large = director.estimate(mlp(64)), director.estimate(mlp(65536))
+    assert large.latency_s.value > small.latency_s.value
+    assert large.energy_j.value > small.energy_j.value
+
+
+def test_fusion_saves_kernels_and_bytes():
+    """Against eager."""
+    b = GraphBuilder()
+    x = b.tensor((64, 4096))
+    graph = b.graph(b.relu(b.relu(b.relu(x))))
+    director = AnalysisDirector(load_profile("cpu_server_generic"))
+    eager, fused = director.estimate(graph, runtime="eager"), director.estimate(graph, runtime="inductor")
+    assert (eager.kernels, fused.kernels) == (3, 1)
+    assert fused.bytes == eager.bytes / 3
+
+
+def test_a_strategy_passed_in_replaces_the_profiles():
+    """Tiles of 16 x 16 x 16 set by hand."""
+    profile = load_profile("cpu_server_generic")
+    estimate = AnalysisDirector(profile, CpuL2Blocking(tile_m=16, tile_n=16, tile_k=16)).estimate(mlp(), runtime="eager")
+    assert estimate.breakdown[0].tile_shape == (16, 16, 16)
+    assert estimate.breakdown[0].tiles == 2 * 64 * 16
+
+
+def test_unknown_operators_are_listed_with_place_and_bytes():
+    """Their bytes count, their flops are not made up."""
+    b = GraphBuilder()
+    y = b.call("frobnicate", {"self": b.tensor((10, 10))}, (10, 10))
+    estimate = AnalysisDirector(load_profile("cpu_server_generic")).estimate(b.graph(y))
+    (unknown,) = estimate.unknown_ops
+    assert (unknown.op, unknown.count, unknown.bytes) == ("aten.frobnicate", 1, 800)
+
+
+def test_fewer_threads_take_longer():
+    """One core against all of them."""
+    director = AnalysisDirector(load_profile("cpu_server_generic"))
+    graph = mlp(4096)
+    assert director.estimate(graph, threads=1).latency_s.value > 2 * director.estimate(graph).latency_s.value
+
+
+def test_threads_outside_the_machine_are_refused():
+    """Allowed values are named; GPUs have none."""
+    with pytest.raises(InputError, match="allowed: 1 to its"):
+        with_threads(load_profile("cpu_server_generic"), 0)
+    with pytest.raises(InputError, match="threads apply to CPUs only"):
+        with_threads(load_profile("gpu_v100"), 2)
+
+
+def test_a_runtime_of_another_family_is_refused():
+    """xla runs on TPUs."""
+    with pytest.raises(InputError, match="runtime on a cpu"):
+        AnalysisDirector(load_profile("cpu_server_generic")).estimate(mlp(), runtime="xla")
+
+
+def test_intervals_are_the_same_for_the_same_seed():
+    """Estimates are pure."""
+    director = AnalysisDirector(load_profile("kpu_t256"))
+    assert director.estimate(mlp()) == director.estimate(mlp())

@@ -1,0 +1,182 @@
+"""The model's equations, worked out for single kernels and short graphs."""
+
+import numpy as np
+import pytest
+
+from build import GraphBuilder
+from shmoo.estimators.coefficients import ALGORITHMS, Coefficients, algorithm_codes, draw
+from shmoo.estimators.fusion import fuse
+from shmoo.estimators.kernels import KernelTable, kernel_table
+from shmoo.estimators.model import Prediction, graph_latency, predict, segment_energy
+from shmoo.estimators.profile import ArchitectureProfile, Coefficient, TilingSpec
+from shmoo.estimators.tiling.base import TileShape, Tiling
+
+PEAK, BANDWIDTH, LAUNCH = 1e12, 1e11, 1e-6
+
+
+def machine(family: str = "cpu", **changed: float) -> ArchitectureProfile:
+    """One memory level, everything at full rate, no overlap unless changed."""
+    values = {
+        "peak.matrix.float32": PEAK,
+        "peak.vector.float32": PEAK,
+        "peak.special.float32": PEAK,
+        "bandwidth.dram": BANDWIDTH,
+        "efficiency": 1.0,
+        "efficiency.vector": 1.0,
+        "efficiency.special": 1.0,
+        "efficiency.bandwidth": 1.0,
+        "half.m": 0.0,
+        "half.n": 0.0,
+        "half.k": 0.0,
+        "overlap": 1.0,
+        "launch": LAUNCH,
+        "graph": 0.0,
+        "device_launch": 0.0,
+        "energy.flop": 1e-12,
+        "energy.byte.dram": 1e-10,
+        "power.static": 10.0,
+        **changed,
+    }
+    coefficients = {name: Coefficient(value, "1", "datasheet", "test") for name, value in values.items()}
+    return ArchitectureProfile(
+        name="test",
+        family=family,
+        description="",
+        levels=("dram",),
+        tiling=TilingSpec("cpu_l2_blocking"),
+        coefficients=coefficients,
+    )
+
+
+def whole(table: KernelTable) -> Tiling:
+    """One tile a kernel, everything from main memory."""
+    ones = np.ones(len(table))
+    return Tiling(TileShape(table.m, table.n, table.k), ones, ones, ones, {"dram": table.bytes}, ones)
+
+
+def linear_table(m: int = 64, n: int = 64, k: int = 64) -> KernelTable:
+    b = GraphBuilder()
+    graph = b.graph(b.linear(b.tensor((m, k)), n))
+    return kernel_table(graph, fuse(graph))
+
+
+def predicted(table: KernelTable, profile: ArchitectureProfile, **overrides) -> Prediction:
+    return predict(table, whole(table), Coefficients(profile, overrides), "eager")
+
+
+def test_without_overlap_launch_compute_and_memory_add_up():
+    """2 m n k / peak + bytes / bandwidth + launch."""
+    table = linear_table(64, 32, 16)
+    expected = LAUNCH + 2 * 64 * 32 * 16 / PEAK + 4 * (64 * 16 + 16 * 32 + 64 * 32) / BANDWIDTH
+    assert predicted(table, machine()).latency_s[0] == pytest.approx(expected, rel=1e-12)
+
+
+def test_large_overlap_exponents_give_the_roofline():
+    """The larger of compute and memory."""
+    table = linear_table(512, 512, 512)
+    compute, memory = 2 * 512**3 / PEAK, 4 * 3 * 512**2 / BANDWIDTH
+    assert predicted(table, machine(overlap=500.0)).device_s[0] == pytest.approx(max(compute, memory), rel=1e-2)
+
+
+def test_efficiency_falls_with_extents_near_their_half():
+    """k = half_k doubles the compute time."""
+    table = linear_table(64, 64, 32)
+    assert predicted(table, machine(**{"half.k": 32.0})).compute_s[0] == pytest.approx(2 * 2 * 64 * 64 * 32 / PEAK)
+
+
+def test_the_most_specific_coefficient_holds():
+    """efficiency.gemm before efficiency; conv_1x1 falls back to conv."""
+    table = linear_table()
+    assert predicted(table, machine(**{"efficiency.gemm": 0.5})).compute_s[0] == pytest.approx(2 * 2 * 64**3 / PEAK)
+    c = Coefficients(machine(**{"efficiency.conv": 0.25}))
+    assert c.by_algorithm(np.asarray([ALGORITHMS.index("conv_1x1")]), "efficiency")[0] == 0.25
+
+
+def test_efficiency_may_exceed_one():
+    """Winograd does fewer multiplications than are counted; nothing clamps it."""
+    table = linear_table()
+    assert predicted(table, machine(efficiency=1.25)).compute_s[0] == pytest.approx(2 * 64**3 / PEAK / 1.25)
+
+
+def test_page_faults_cost_only_above_the_threshold():
+    """64 x 64 floats are 16 KiB."""
+    table = linear_table()
+    quiet = predicted(table, machine(**{"page_fault": 1e-9, "page_fault.threshold": 20000.0})).latency_s[0]
+    faulting = predicted(table, machine(**{"page_fault": 1e-9, "page_fault.threshold": 10000.0})).latency_s[0]
+    assert faulting - quiet == pytest.approx(16384 * 1e-9)
+
+
+def test_draws_predict_all_at_once():
+    """D values of a coefficient give (D, K) times, each as if it stood alone."""
+    table = linear_table()
+    bandwidths = np.asarray([5e10, 1e11, 2e11])
+    together = predict(table, whole(table), Coefficients(machine(), {"bandwidth.dram": bandwidths}), "eager").latency_s
+    alone = [predicted(table, machine(), **{"bandwidth.dram": b}).latency_s for b in bandwidths]
+    assert np.allclose(together, alone, rtol=1e-12)
+
+
+def test_a_synchronous_graph_takes_the_sum_of_its_kernels():
+    """Two segments of two kernels: their sums, plus the entry of each."""
+    kernels = KernelTable.concat([linear_table(8, 8, 8)] * 4)
+    kernels = KernelTable.concat([kernels])
+    table = KernelTable(**{f: getattr(kernels, f) for f in kernels.__dataclass_fields__} | {"segment": np.asarray([0, 0, 1, 1])})
+    profile = machine(graph=5e-6)
+    prediction = predicted(table, profile)
+    total = graph_latency(table, prediction, Coefficients(profile), "eager")
+    assert total == pytest.approx(prediction.latency_s[0] * 2 + 5e-6)
+
+
+def test_an_asynchronous_graph_hides_the_host_behind_long_kernels():
+    """Launch 1 us each. Kernels of 10 us: first launch + 3 x 10; kernels of 0.1 us: 3 launches + the last kernel."""
+    table = KernelTable.concat([linear_table(8, 8, 8)] * 3)
+    table = KernelTable(**{f: getattr(table, f) for f in table.__dataclass_fields__} | {"segment": np.zeros(3, dtype=int)})
+    profile = machine("gpu")
+    launch = np.full(3, 1e-6)
+    for device, expected in ((10e-6, 31e-6), (0.1e-6, 3.1e-6)):
+        work = np.full(3, device)
+        prediction = Prediction(work, work, launch, work, launch + work, None)
+        assert graph_latency(table, prediction, Coefficients(profile), "eager")[0] == pytest.approx(expected)
+
+
+def test_energy_is_flops_bytes_and_static_power():
+    """E = F e_flop + B e_byte + P t."""
+    table = linear_table()
+    profile = machine()
+    prediction = predicted(table, profile)
+    latency = graph_latency(table, prediction, Coefficients(profile), "eager")
+    energy = segment_energy(table, prediction, latency, Coefficients(profile))
+    assert energy[0] == pytest.approx(2 * 64**3 * 1e-12 + 4 * 3 * 64**2 * 1e-10 + 10.0 * latency[0])
+
+
+def test_no_energy_coefficients_no_energy():
+    """None, not zero."""
+    profile = machine()
+    bare = profile.replacing(coefficients={n: c for n, c in profile.coefficients.items() if not n.startswith("energy")})
+    assert predicted(linear_table(), bare).dynamic_j is None
+
+
+def test_a_dtype_without_a_peak_uses_one_the_unit_has():
+    """bfloat16 on a unit that only multiplies float32."""
+    b = GraphBuilder("bfloat16")
+    graph = b.graph(b.linear(b.tensor((64, 64)), 64))
+    table = kernel_table(graph, fuse(graph))
+    assert predicted(table, machine()).compute_s[0] == pytest.approx(2 * 64**3 / PEAK)
+
+
+def test_convolutions_are_told_apart_by_window_and_stride():
+    """1x1, 3x3 of stride 1, and the rest have coefficients of their own."""
+    names = []
+    for kernel in (1, 3, 5):
+        b = GraphBuilder()
+        graph = b.graph(b.conv(b.tensor((1, 8, 16, 16)), 8, kernel))
+        names.append(ALGORITHMS[algorithm_codes(kernel_table(graph, fuse(graph)))[0]])
+    assert names == ["conv_1x1", "conv_3x3", "conv"]
+
+
+def test_draws_have_the_range_they_come_from():
+    """90 % of the draws lie between low and high."""
+    profile = machine().replacing(
+        coefficients={"bandwidth.dram": Coefficient(1e11, "B/s", "datasheet", "test", low=0.5e11, high=1.2e11)}
+    )
+    values = draw(profile, ["bandwidth.dram"], 4000)["bandwidth.dram"]
+    assert np.quantile(values, [0.05, 0.95]) == pytest.approx([0.5e11, 1.2e11], rel=0.05)

@@ -1,0 +1,43 @@
+"""Reuse distances, worked out by hand."""
+
+from shmoo.estimators.residency import Touch, reuse_distances
+
+
+def read(storage: int, nbytes: float, persistent: bool = False) -> Touch:
+    return Touch(storage, nbytes, persistent)
+
+
+def write(storage: int, nbytes: float) -> Touch:
+    return Touch(storage, nbytes, write=True, size=nbytes)
+
+
+def test_a_lone_kernel_repeated_finds_everything_at_its_own_footprint():
+    """100 in, 40 out: each was last touched 140 bytes ago."""
+    assert reuse_distances([[read(0, 100, persistent=True), write(1, 40)]]) == [[140, 140]]
+
+
+def test_an_intermediate_is_nearer_than_the_weights():
+    """b reads what a just wrote; each weight was last touched one whole repetition ago."""
+    a = [read(0, 1000, persistent=True), write(1, 10)]
+    b = [read(1, 10), read(2, 3000, persistent=True), write(3, 20)]
+    (weight_a, _), (intermediate, weight_b, _) = reuse_distances([a, b])
+    assert intermediate == 10 + 3000 + 20  # nothing in between, and b's own operands
+    footprint = 1000 + 10 + 3000 + 20
+    assert weight_a == footprint
+    assert weight_b == footprint
+
+
+def test_a_freed_block_is_given_to_the_next_output_of_its_size():
+    """The third output lands on the first one's memory, which is nearer than memory never touched in this repetition."""
+    chain = [[read(0, 50, persistent=True), write(1, 50)], [read(1, 50), write(2, 50)], [read(2, 50), write(3, 50)]]
+    distances = reuse_distances(chain)
+    # Kernel 3 writes where kernel 2 last read: its own 100 bytes in between.
+    assert distances[2] == [100, 100]
+
+
+def test_a_distance_never_exceeds_the_footprint():
+    """A small tensor that is read again and again does not push the others away."""
+    hot = read(0, 10, persistent=True)
+    kernels = [[read(1, 500, persistent=True), write(2, 5)]] + [[hot, write(3 + i, 5)] for i in range(50)]
+    footprint = 10 + 500 + 5 * 51
+    assert max(max(row) for row in reuse_distances(kernels)) <= footprint
