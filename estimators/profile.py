@@ -2,10 +2,19 @@
 
 Coefficient names are dotted paths, so that a sweep or a user can address any of them:
 
-    count.cores  count.sms  count.units  array.rows  array.cols     structure, unit "1"
+    count.cores                                                     CPU cores; TPU cores on the chip, unit "1"
+    count.pipes                                                     CPU: vector multiply-add pipes of a core
+    count.sms                                                       GPU multiprocessors
+    count.units  count.tiles  array.rows  array.cols                TPU matrix units, KPU tiles, and their array
+    count.alus                                                      TPU: arithmetic units of a vector lane
+    vector.lanes                                                    float32 lanes: of a vector register (CPU), a multiprocessor
+                                                                    (GPU), a core (TPU), a tile (KPU)
+    matrix.lanes                                                    GPU: float16 tensor-core multiply-adds per multiprocessor, clock
     clock                                                           Hz
     peak.matrix.<dtype>  peak.vector.<dtype>  peak.special.<dtype>  flop/s (special: evaluations/s)
     capacity.<level>  bandwidth.<level>                             B, B/s; <level> is one of `levels`, nearest first
+                                                                    (which are per core or per tile: `profiles/__init__.py`)
+    capacity.register                                               B: register file of a GPU multiprocessor
     efficiency.<family>  half.<family>.<dim>  overlap  ...          fitted; `model.py` lists them with their meaning
     launch.<runtime>[.<family>]                                     s
     energy.flop.<unit>.<dtype>  energy.byte.<level>                 J/flop, J/B

@@ -1,8 +1,8 @@
 """CPU: blocks that fit the core's own L2, spread over the cores, computed in register blocks.
 
-The block follows from the private L2 and not from the memory of the machine: three operand blocks of one size, each double-buffered,
-fill it (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", ACM TOMS 34(3), 2008, for blocks by cache
-level). Where there are too few blocks to keep the cores busy, smaller ones are tried.
+The block follows from the private L2 and not from the memory of the machine: three operand blocks of one size, each double-
+buffered, fill it (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", ACM TOMS 34(3), 2008, for blocks
+by cache level). Where there are too few blocks to keep the cores busy, smaller ones are tried.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """GPU: thread-block tiles in shared memory, rounds over the multiprocessors, split reductions.
 
-A thread block computes m x n outputs over a slice of k, staging operands through shared memory. Blocks that overhang the edges, and a
-last round that leaves multiprocessors idle, cost as much as full ones: tile and wave quantisation (NVIDIA, "Matrix multiplication
-background user's guide", 2023). The tile is the one that a library would find fastest by trying.
+A thread block computes m x n outputs over a slice of k, staging operands through shared memory. Blocks that overhang the edges,
+and a last round that leaves multiprocessors idle, cost as much as full ones: tile and wave quantisation (NVIDIA, "Matrix
+multiplication background user's guide", 2023). The tile is the one that a library would find fastest by trying.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ BLOCK_TILES = (
     (256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64), (128, 32), (32, 128), (64, 32), (32, 64), (32, 32),
     (128, 8), (8, 128), (256, 1), (1, 256),
 )  # fmt: skip
-"""Output tiles of a thread block that libraries offer (CUTLASS's default tiles and smaller); the last four are those of products with
-few rows or columns, which stream one operand."""
+"""Output tiles of a thread block that libraries offer (CUTLASS's default tiles and smaller); the last four are those of
+products with few rows or columns, which stream one operand."""
 SPLITS = (1, 2, 4, 8, 16)
 """Parts into which the reduction may be split."""
 _STAGES = 2
 _SLICES = (32, 8)
 """Longest and shortest extents of k staged at once."""
 _HALF_INTENSITY = 8.0
-"""Multiply-adds per staged element at which a tile reaches half of the multiprocessor's rate: operands enter registers from shared
-memory at 32 elements a clock, beside 64 to 128 multiply-adds (CUDA C++ Programming Guide, 2024), and each is used again in registers."""
+"""Multiply-adds per staged element at which a tile reaches half of the multiprocessor's rate: operands enter registers from
+shared memory at 32 elements a clock, beside 64 to 128 multiply-adds (CUDA C++ Programming Guide, 2024), and each is used again
+in registers."""
 _ACCUMULATOR_BYTES = 4.0
 _MOST_BLOCKS = 8.0
 """Blocks of at least 128 threads that hold their accumulators; more do not help a product that is bound by arithmetic."""
@@ -64,7 +65,8 @@ class GpuThreadBlocks:
         check_tile(tile_m=self.tile_m, tile_n=self.tile_n, tile_k=self.tile_k)
 
     def choose(self, table: KernelTable, profile: ArchitectureProfile) -> TileShape:
-        """The fastest of the tiles and splits by a proxy: quantised rounds at the tile's intensity, and partial sums through L2."""
+        """The fastest of the tiles and splits by a proxy: quantised rounds at the tile's intensity, and partial sums
+        through L2."""
         multiprocessors = profile.value("count.sms")
         size = element_bytes(table)
         rate = profile.value("peak.matrix.float32", 1.0) / multiprocessors / 2.0
@@ -130,8 +132,8 @@ class GpuThreadBlocks:
         traffic = compulsory_traffic(table, profile, held)
         again = (used.a * (over_n - 1.0) + used.b * (over_m - 1.0)) * share
         partial = np.where(pieces > 1.0, 2.0 * used.c * _ACCUMULATOR_BYTES / size * pieces, 0.0)
-        # Blocks that run at once walk k together, so what is touched between two readings of an operand is one round's panels: the
-        # blocks of a round form a near-square patch of the output.
+        # Blocks that run at once walk k together, so what is touched between two readings of an operand is one round's panels:
+        # the blocks of a round form a near-square patch of the output.
         patch = np.sqrt(np.maximum(profile.value("count.sms") / np.maximum(table.batch, 1.0), 1.0))
         distance = (used.a / np.maximum(over_m / patch, 1.0) + used.b / np.maximum(over_n / patch, 1.0)) / table.batch
         beyond_patch = used.a * np.maximum(over_n / patch - 1.0, 0.0) + used.b * np.maximum(over_m / patch - 1.0, 0.0)

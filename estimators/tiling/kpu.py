@@ -1,9 +1,9 @@
 """KPU: output tiles of the fabric's own size; the wavefront of the recurrence is the only state that stays.
 
-The product is a system of uniform recurrences with schedule [1, 1, 1] (`recurrences.matmul`). Projected along k onto an array of R x C
-processing elements, an output tile of R x C takes k + R + C - 2 steps and its state is the tokens on the array: the tile follows
-the concurrency of the fabric and not its memory. Tiles of one launch follow each other without draining. The streaming memories only
-decide how often operands come from the level behind.
+The product is a system of uniform recurrences with schedule [1, 1, 1] (`recurrences.matmul`). Projected along k onto an array
+of R x C processing elements, an output tile of R x C takes k + R + C - 2 steps and its state is the tokens on the array: the
+tile follows the concurrency of the fabric and not its memory. Tiles of one launch follow each other without draining. The
+streaming memories only decide how often operands come from the level behind.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class KpuWavefront:
     def apply(self, table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> Tiling:
         """Cycles of the wavefront, and traffic of output-stationary blocks through the streaming memories.
 
-        cycles = q K + min(R, M) + min(C, N) - 2 with q = ceil(output tiles / P) rounds: fill and drain are paid once. A cut k pays
-        one fill and drain for each part, since the partial sums leave the array and return.
+        cycles = q K + min(R, M) + min(C, N) - 2 with q = ceil(output tiles / P) rounds: fill and drain are paid once. A cut k
+        pays one fill and drain for each part, since the partial sums leave the array and return.
         """
         fabric = profile.value("count.tiles", 1.0)
         array_rows, array_cols = profile.value("array.rows"), profile.value("array.cols")
@@ -84,7 +84,8 @@ class KpuWavefront:
         return Tiling(shape, tiles, waves, utilisation, self._traffic(table, profile, shape), state, cycles)
 
     def _traffic(self, table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> dict[str, np.ndarray]:
-        """Bytes per level: through the streamers (l1, l2) every tile's operands; beyond, what blocks of the level make read again."""
+        """Bytes per level: through the streamers (l1, l2) every tile's operands; beyond, what blocks of the level make read
+        again."""
         used = operands(table)
         share = np.minimum(passes(table), 1.0)
         traffic = compulsory_traffic(table, profile, {"l1": 0.0, "l2": 0.0})
@@ -102,8 +103,8 @@ class KpuWavefront:
 
 
 def _extents(table: KernelTable, profile: ArchitectureProfile) -> tuple[np.ndarray, np.ndarray]:
-    """(K,) outputs along m and n that one tile of the fabric computes at once. With a single output column a group (depthwise) every
-    element chains the window of its own output, so the columns take further rows."""
+    """(K,) outputs along m and n that one tile of the fabric computes at once. With a single output column a group (depthwise)
+    every element chains the window of its own output, so the columns take further rows."""
     rows, cols = profile.value("array.rows"), profile.value("array.cols")
     wide = table.n > 1
     return np.where(wide, rows, rows * cols), np.where(wide, cols, 1.0)

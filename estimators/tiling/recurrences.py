@@ -1,10 +1,10 @@
 """Systems of uniform recurrence equations: what a domain-flow machine executes, and when.
 
-A recurrence computes one value at every integer point p of a box; the value at p needs those at p - d for each dependence vector d,
-the same d everywhere. A linear schedule runs point p at time tau . p. It is valid when tau . d >= 1 for every d, and takes
-L = 1 + max tau . (p - q) over the box. All points with one value of tau . p form the wavefront; their tokens are the state
-that recirculates on the fabric. (Karp, Miller and Winograd, "The organization of computations for uniform recurrence equations", JACM
-14(3), 1967; Quinton, "Automatic synthesis of systolic arrays from uniform recurrent equations", ISCA 1984.)
+A recurrence computes one value at every integer point p of a box; the value at p needs those at p - d for each dependence
+vector d, the same d everywhere. A linear schedule runs point p at time tau . p. It is valid when tau . d >= 1 for every d, and
+takes L = 1 + max tau . (p - q) over the box. All points with one value of tau . p form the wavefront; their tokens are the
+state that recirculates on the fabric. (Karp, Miller and Winograd, "The organization of computations for uniform recurrence
+equations", JACM 14(3), 1967; Quinton, "Automatic synthesis of systolic arrays from uniform recurrent equations", ISCA 1984.)
 """
 
 from __future__ import annotations
@@ -153,7 +153,8 @@ def reduction(rows: int, length: int) -> RecurrenceSystem:
 
 
 def softmax(rows: int, length: int, skewed: bool = False) -> RecurrenceSystem:
-    """Maximum, then exponentials and their sum, then scaling, each a chain along the row: 3 x length steps; rows are kept between."""
+    """Maximum, then exponentials and their sum, then scaling, each a chain along the row: 3 x length steps; rows are kept
+    between."""
     phases = tuple(_chain(name, rows, length) for name in ("maximum", "exponential and sum", "scale"))
     return _system("softmax", phases, rows - 1 if skewed else 0, rows * length)
 
@@ -167,8 +168,9 @@ def layer_norm(rows: int, length: int, skewed: bool = False) -> RecurrenceSystem
 def matmul_wavefront(m: int, n: int, k: int) -> np.ndarray:
     """Points live at each step of a matmul under tau = [1, 1, 1], shape (m + n + k - 2,), in closed form.
 
-    Inclusion and exclusion over the three upper faces of the box, with C(t + 2, 2) points on the plane i + j + k = t of the octant.
-    The peak is about 3/4 n^2 for a cube, and the product of the two smaller sides when the third is at least their sum less 1.
+    Inclusion and exclusion over the three upper faces of the box, with C(t + 2, 2) points on the plane i + j + k = t of the
+    octant. The peak is about 3/4 n^2 for a cube, and the product of the two smaller sides when the third is at least their sum
+    less 1.
     """
     t = np.arange(m + n + k - 2, dtype=np.int64)
 

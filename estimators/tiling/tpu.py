@@ -1,9 +1,9 @@
 """TPU: weight-stationary load, execute, unload on systolic arrays; blocks sized by the on-chip memory.
 
-An array of R x C holds one fold of the weights while the other operand streams past. Cycles of a fold are those of Samajdar et al.,
-"A systematic methodology for characterizing scalability of DNN accelerators using SCALE-Sim", ISPASS 2020, when load, execute and
-unload follow each other. Chips preload the next weights behind the running fold (Jouppi et al., ISCA 2017), which then costs the longer of
-streaming and loading.
+An array of R x C holds one fold of the weights while the other operand streams past. Cycles of a fold are those of Samajdar et
+al., "A systematic methodology for characterizing scalability of DNN accelerators using SCALE-Sim", ISPASS 2020, when load,
+execute and unload follow each other. Chips preload the next weights behind the running fold (Jouppi et al., ISCA 2017), which
+then costs the longer of streaming and loading.
 """
 
 from __future__ import annotations
@@ -156,7 +156,8 @@ def _staging(profile: ArchitectureProfile) -> float:
 
 
 def _pieces(extent: np.ndarray, tile: np.ndarray, side: float) -> np.ndarray:
-    """Array-sized pieces along one axis: each block is cut on its own, so a block that is no multiple of the array pays for it."""
+    """Array-sized pieces along one axis: each block is cut on its own, so a block that is no multiple of the array pays for
+    it."""
     full = np.floor(extent / tile)
     rest = extent - full * tile
     return full * ceil_div(tile, side) + np.where(rest > 0, ceil_div(rest, side), 0.0)
