@@ -9,7 +9,8 @@ Coefficient names are dotted paths, so that a sweep or a user can address any of
     count.alus                                                      TPU: arithmetic units of a vector lane
     vector.lanes                                                    float32 lanes: of a vector register (CPU), a multiprocessor
                                                                     (GPU), a core (TPU), a tile (KPU)
-    matrix.lanes                                                    GPU: float16 tensor-core multiply-adds per multiprocessor, clock
+    matrix.lanes                                                    GPU: float16 tensor-core multiply-adds of one
+                                                                    multiprocessor and clock
     clock                                                           Hz
     peak.matrix.<dtype>  peak.vector.<dtype>  peak.special.<dtype>  flop/s (special: evaluations/s)
     capacity.<level>  bandwidth.<level>                             B, B/s; <level> is one of `levels`, nearest first

@@ -7,10 +7,13 @@ import pytest
 from shmoo.estimators.errors import FormatError, InputError
 from shmoo.estimators.profile import ArchitectureProfile, builtin_names, load_profile
 
-NAMES = (
-    "cpu_server_generic cpu_i7_12700k gpu_p100 gpu_v100 gpu_t4 gpu_a100_40g gpu_a100_80g gpu_l4 gpu_h100 gpu_h200 "
-    "tpu_v1 tpu_v3 tpu_v4 tpu_v5e tpu_v5p tpu_v6e kpu_t64 kpu_t256 kpu_t768 brief_cpu brief_gpu brief_tpu brief_kpu"
-).split()
+NAMES = [
+    *("cpu_server_generic", "cpu_i7_12700k"),
+    *("gpu_p100", "gpu_v100", "gpu_t4", "gpu_a100_40g", "gpu_a100_80g", "gpu_l4", "gpu_h100", "gpu_h200"),
+    *("tpu_v1", "tpu_v3", "tpu_v4", "tpu_v5e", "tpu_v5p", "tpu_v6e"),
+    *("kpu_t64", "kpu_t256", "kpu_t768"),
+    *("brief_cpu", "brief_gpu", "brief_tpu", "brief_kpu"),
+]
 REAL = [name for name in NAMES if not name.startswith("brief_")]
 BRIEF = {
     "brief_cpu": (100e9, 50e9, 1e-9, 100e-12),
@@ -19,15 +22,15 @@ BRIEF = {
     "brief_kpu": (1e12, 100e9, 0.1e-9, 5e-12),
 }
 
-# Class bounds: (flop/s, main memory B/s, flop per byte at the ridge, J/flop, main memory J/B, TDP in W). A factor of ten on a peak or a
-# bandwidth either leaves these, or the structure below, or the power budget.
+# Class bounds: (flop/s, main memory B/s, flop per byte at the ridge, J/flop, main memory J/B, TDP in W). A factor of ten on a
+# peak or a bandwidth leaves these, or the structure below, or the power budget.
 BOUNDS = {
     "cpu": ((0.3e12, 20e12), (20e9, 1e12), (5, 60), (5e-12, 150e-12), (50e-12, 350e-12), (35, 500)),
     "gpu": ((5e12, 1200e12), (250e9, 6e12), (9, 420), (0.1e-12, 20e-12), (25e-12, 80e-12), (60, 1000)),
     "tpu": ((80e12, 1200e12), (30e9, 4e12), (100, 2800), (0.05e-12, 2e-12), (25e-12, 250e-12), (50, 700)),
     "kpu": ((1e12, 600e12), (50e9, 2e12), (80, 900), (0.05e-12, 1e-12), (5e-12, 100e-12), (3, 250)),
 }
-BITS_PER_CLOCK = {  # bytes of DRAM bus that a bandwidth must lie near: published per board, so a digit cannot slip
+PUBLISHED_BANDWIDTH = {
     "cpu_server_generic": 8 * 25.6e9, "cpu_i7_12700k": 2 * 38.4e9,
     "gpu_p100": 4096 / 8 * 1.43e9, "gpu_v100": 4096 / 8 * 1.76e9, "gpu_t4": 256 / 8 * 10e9, "gpu_a100_40g": 5120 / 8 * 2.43e9,
     "gpu_a100_80g": 5120 / 8 * 3.02e9, "gpu_l4": 192 / 8 * 12.5e9, "gpu_h100": 5120 / 8 * 5.23e9, "gpu_h200": 6144 / 8 * 6.25e9,
@@ -80,7 +83,7 @@ def implausibilities(profile: ArchitectureProfile) -> list[str]:
     tdp, static = v("power.tdp"), v("power.static")
     bandwidth, byte = v("bandwidth.dram"), v("energy.byte.dram")
     within("bandwidth.dram", bandwidth, bandwidth_bounds)
-    within("bandwidth.dram / published bus", bandwidth / BITS_PER_CLOCK[profile.name], (0.95, 1.05))
+    within("bandwidth.dram / published bus", bandwidth / PUBLISHED_BANDWIDTH[profile.name], (0.95, 1.05))
     within("energy.byte.dram", byte, byte_bounds)
     within("power.tdp", tdp, power_bounds)
     within("power.static / power.tdp", static / tdp, (0.03, 0.6))
@@ -90,7 +93,7 @@ def implausibilities(profile: ArchitectureProfile) -> list[str]:
     within("peak / units x clock x lanes", v(f"peak.matrix.{dtype}") / structural_peak(profile), (0.9, 1.1))
     within("streaming power / TDP", (static + bandwidth * byte) / tdp, (0.0, 1.0))
     for name, coefficient in profile.coefficients.items():
-        unit, _, kind = name.removeprefix("peak.").partition(".")
+        kind = name.rpartition(".")[2]
         if name.startswith("peak.matrix."):
             ratio = coefficient.value / v(f"peak.matrix.{dtype}")
             if not any(abs(ratio / allowed - 1) < 0.02 for allowed in rate_ratios(profile)):
