@@ -22,11 +22,12 @@ from shmoo.harness.backends import RUNTIMES, compilations, compile_model, compil
 from shmoo.harness.capture.capture import capture
 from shmoo.harness.energy import available_probes
 from shmoo.harness.energy.probe import Probe
-from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings
+from shmoo.harness.energy.sampler import EnergyMeter
 from shmoo.harness.hostwatch import doubts, host_snapshot, observe
 from shmoo.harness.memory import peak_cpu_bytes, peak_cuda_bytes, resident_bytes
 from shmoo.harness.replay import GraphReplay, ReplayError, child_times
-from shmoo.harness.timing import CudaTimer, HostTimer, TimingSettings, time_callable
+from shmoo.harness.settings import MeasureSettings
+from shmoo.harness.timing import CudaTimer, HostTimer, time_callable
 from shmoo.harness.workloads.module import Built
 from shmoo.runs.records import AxisValue, CaseSpec, ChildTime, EnergyReading, Measurement, Timing
 from shmoo.runs.statistics import median
@@ -34,26 +35,6 @@ from shmoo.runs.statistics import median
 Builder = Callable[[CaseSpec], Built]
 ENERGY_TIME_TOLERANCE = 0.25
 """The energy pass must run at the pace of the timing pass, or it measured another state of the machine."""
-
-
-class MeasureSettings(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How cases are measured.
-
-    Attributes:
-        operator: timing of operators and synthetic models. network: timing of networks.
-        threads: for cases that name none; `None` leaves torch's own number.
-        retries: a disturbed timing is repeated this often; the last one stands, with its reasons.
-        children_s: time for timing each call of a network or synthetic model in eager; 0 leaves it out.
-        memory: measure peak memory (not for single operators on CPU, where it follows from the shapes).
-    """
-
-    operator: TimingSettings = TimingSettings(max_s=0.6)
-    network: TimingSettings = TimingSettings(warmup_s=0.2, max_warmup_s=1.5, min_s=1.0, max_s=3.0)
-    energy: EnergySettings = EnergySettings()
-    threads: int | None = None
-    retries: int = 1
-    children_s: float = 1.0
-    memory: bool = True
 
 
 def build_case(case: CaseSpec) -> Built:
@@ -82,6 +63,11 @@ class Measurer:
         self._probes = probes
         self._meter: EnergyMeter | None = None
         self._graphs: dict[bytes, tuple[Graph, ...]] = {}
+
+    @classmethod
+    def from_settings(cls, settings: bytes) -> Measurer:
+        """A measurer from its settings' JSON ("null" for the defaults), as a worker process gets them."""
+        return cls(msgspec.json.decode(settings, type=MeasureSettings | None))
 
     def measure(self, case: CaseSpec, pass_index: int = 0) -> tuple[Measurement, tuple[Graph, ...]]:
         """One row, and the graphs it names. Whatever goes wrong is in the row; only an interruption is raised."""

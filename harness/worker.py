@@ -1,0 +1,209 @@
+"""Worker processes: a crash, an out-of-memory kill, a hang or a segfault ends one case and not the campaign.
+
+The campaign owns one worker at a time and uses it for case after case; it is replaced when it dies, is too slow, answers
+nonsense, or has had a failed case, after which its state cannot be trusted. Requests and answers are JSON lines over its pipes; what the
+measured code prints goes to its error stream, whose end becomes the reason when it dies.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Protocol
+
+import msgspec
+
+from shmoo.estimators.records import Graph
+from shmoo.runs.records import CaseSpec, Measurement
+
+DEFAULT_ENTRY = "shmoo.harness.measure:Measurer"
+START_S = 120.0
+"""Importing torch from a cold disk takes tens of seconds; this much is added to the first case's time limit."""
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One case for the worker."""
+
+    case: CaseSpec
+    pass_index: int = 0
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The worker's row and the graphs it names."""
+
+    row: Measurement
+    graphs: tuple[Graph, ...] = ()
+
+
+class CaseMeasurer(Protocol):
+    """Measures one case: `harness.measure.Measurer`, a `Worker`, or a stand-in."""
+
+    def measure(self, case: CaseSpec, pass_index: int = 0) -> tuple[Measurement, tuple[Graph, ...]]: ...
+
+
+class Worker:
+    """A process that measures cases, started when first needed. Use as a context manager, or `close` it.
+
+    Args:
+        settings: what the entry is called with, as JSON of its settings; `None` for none.
+        timeout_s: longest time for one case, compilation included.
+        entry: "module:class" whose `from_settings` makes a `CaseMeasurer` of the settings' JSON.
+    """
+
+    def __init__(self, settings: bytes | None = None, timeout_s: float = 600.0, entry: str = DEFAULT_ENTRY) -> None:
+        self._settings = settings or b"null"
+        self._timeout_s = timeout_s
+        self._entry = entry
+        self._process: subprocess.Popen[bytes] | None = None
+        self._answers: queue.Queue[bytes] = queue.Queue()
+        self._errors: Path | None = None
+
+    def measure(self, case: CaseSpec, pass_index: int = 0) -> tuple[Measurement, tuple[Graph, ...]]:
+        """The case's row; a failed one with the reason if the process did not live to answer."""
+        limit = self._timeout_s
+        if self._process is None:
+            self._start()
+            limit += START_S
+        try:
+            self._send(msgspec.json.encode(Request(case, pass_index)))
+            line = self._answers.get(timeout=limit)
+        except queue.Empty:
+            self.close()
+            return self._failed(case, pass_index, f"no answer within {limit:.0f} s; its process was ended")
+        except OSError:
+            line = b""
+        except BaseException:
+            # Interrupted: what the process is doing is of no use any more.
+            self.close()
+            raise
+        if not line:
+            return self._failed(case, pass_index, self._obituary())
+        try:
+            answer = msgspec.json.decode(line, type=Answer)
+        except msgspec.MsgspecError as error:
+            self.close()
+            return self._failed(case, pass_index, f"its process answered nonsense ({error})")
+        if answer.row.case != case:
+            self.close()
+            return self._failed(case, pass_index, f"its process answered for another case ({answer.row.case.label})")
+        if answer.row.status == "failed":
+            self.close()
+        return answer.row, answer.graphs
+
+    def close(self) -> None:
+        """End the process, at once."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            for stream in (self._process.stdin, self._process.stdout):
+                _close_quietly(stream)
+            self._process = None
+        if self._errors is not None:
+            self._errors.unlink(missing_ok=True)
+            self._errors = None
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "PYTHONFAULTHANDLER": "1"}
+        descriptor, path = tempfile.mkstemp(prefix="shmoo-worker-")
+        os.close(descriptor)
+        self._errors = Path(path)
+        with self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__, self._entry],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=environment,
+                # Ctrl-C is for the campaign alone: it decides what becomes of the case in flight.
+                start_new_session=True,
+            )
+        self._answers = queue.Queue()
+        threading.Thread(target=_pump, args=(self._process.stdout, self._answers), daemon=True).start()
+        self._send(self._settings)
+
+    def _send(self, line: bytes) -> None:
+        self._process.stdin.write(line + b"\n")
+        self._process.stdin.flush()
+
+    def _obituary(self) -> str:
+        """Why the process ended, in words, and the end of what it printed."""
+        try:
+            code = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            code = None  # it closed its output and lives on
+        printed = self._errors.read_text(errors="replace").strip().splitlines()
+        self.close()
+        said = f"; last words: {printed[-1].strip()}" if printed else ""
+        return f"its process {_ending(code)}{said}"
+
+    def _failed(self, case: CaseSpec, pass_index: int, reason: str) -> tuple[Measurement, tuple[Graph, ...]]:
+        return Measurement(case, "failed", (reason,), pass_index=pass_index), ()
+
+
+def _ending(code: int | None) -> str:
+    if code is None:
+        return "stopped answering"
+    if code >= 0:
+        return f"ended with exit code {code}"
+    name = signal.Signals(-code).name
+    likely = {"SIGKILL": ", most likely by the system for lack of memory", "SIGSEGV": " (segmentation fault)"}.get(name, "")
+    return f"was ended by {name}{likely}"
+
+
+def _pump(stream: IO[bytes], answers: queue.Queue[bytes]) -> None:
+    """Move lines into a queue, where waiting has a time limit; an empty one marks the end."""
+    try:
+        for line in stream:
+            answers.put(line)
+    except (OSError, ValueError):
+        pass  # closed under us by `close`: the end, like any other
+    answers.put(b"")
+
+
+def _close_quietly(stream: IO[bytes]) -> None:
+    try:
+        stream.close()
+    except OSError:
+        return  # unsent bytes to a process that is gone
+
+
+def serve(entry: str, requests: IO[bytes], answers: IO[bytes]) -> None:
+    """The worker's own loop: settings first, then a row for each request until the pipe closes."""
+    make = _resolve(entry)
+    measurer = make(requests.readline())
+    for line in requests:
+        request = msgspec.json.decode(line, type=Request)
+        row, graphs = measurer.measure(request.case, request.pass_index)
+        answers.write(msgspec.json.encode(Answer(row, graphs)) + b"\n")
+        answers.flush()
+
+
+def _resolve(entry: str) -> Callable[[bytes], CaseMeasurer]:
+    module, _, name = entry.partition(":")
+    return getattr(import_module(module), name).from_settings
+
+
+def main() -> None:
+    """Entry point of the worker process."""
+    answers = os.fdopen(os.dup(1), "wb")
+    # Whatever prints to the standard output, in Python or below, must not end up between two answers.
+    os.dup2(2, 1)
+    serve(sys.argv[1], sys.stdin.buffer, answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""A measurer for worker processes under test: what it does with a case is the case's workload."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+from shmoo.runs.records import CaseSpec, Measurement, Timing
+
+
+class StandIn:
+    @classmethod
+    def from_settings(cls, settings: bytes) -> StandIn:
+        return cls()
+
+    def measure(self, case: CaseSpec, pass_index: int = 0):
+        if case.workload == "crash":
+            sys.stderr.write("out of luck\n")
+            sys.stderr.flush()
+            os._exit(3)
+        if case.workload == "segfault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if case.workload == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if case.workload == "hang":
+            time.sleep(600)
+        if case.workload == "other":
+            case = CaseSpec("another", "operator")
+        if case.workload == "noisy":
+            print("chatter on the standard output", flush=True)
+            os.write(1, b"and below Python\n")
+        if case.workload == "failing":
+            return Measurement(case, "failed", ("on purpose",), pass_index=pass_index, host={"pid": os.getpid()}), ()
+        return Measurement(case, "ok", timing=Timing((1e-3,)), pass_index=pass_index, host={"pid": os.getpid()}), ()
