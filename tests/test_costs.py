@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 from cost_rows import ROWS, Row, op_call
 
-from shmoo.estimators.costs import COSTS, FREE, bill, classify, cost_of, graph_cost, is_free, register_cost
+from shmoo.estimators.costs import COSTS, FREE, bill, classify, cost_of, costs_of, graph_cost, register_cost
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.records import FAMILIES, Cost, Graph, OpCall, TensorSpec, Value
 from shmoo.estimators.registry import DuplicateNameError
@@ -110,7 +110,6 @@ class TestFreeCalls:
     @pytest.mark.parametrize("name", VIEWS)
     def test_views_are_free(self, name: str):
         call = op_call(name, {"self": (2, 3)}, [(3, 2)])
-        assert is_free(call)
         assert classify(call) == "free"
         assert cost_of(call) is None
 
@@ -125,10 +124,17 @@ class TestFreeCalls:
         assert classify(op_call("to", {"self": (4,)}, [(4,)], {**attributes, "copy": True})) == "costed"
         assert classify(op_call("to", {"self": (4,)}, [TensorSpec((4,), "float16")], attributes)) == "costed"
 
-    def test_contiguous_that_returns_its_own_operand_is_free(self):
-        same = OpCall("aten.contiguous", (TensorSpec((4,)),), (TensorSpec((4,)),), ("self",), reads=(0,), writes=(0,))
-        copied = OpCall("aten.contiguous", (TensorSpec((4,)),), (TensorSpec((4,)),), ("self",), reads=(0,), writes=(1,))
-        assert [classify(same), classify(copied)] == ["free", "costed"]
+    @pytest.mark.parametrize("name", ["reshape", "contiguous", "flatten"])
+    def test_in_a_graph_shared_memory_tells_views_from_copies(self, name: str):
+        """The first call's result lies in its operand's memory; the second's has memory of its own: 16 bytes in, 16 out."""
+        view = OpCall(f"aten.{name}", (TensorSpec((4,)),), (TensorSpec((4,)),), ("self",), reads=(0,), writes=(1,))
+        copy = OpCall(f"aten.{name}", (TensorSpec((4,)),), (TensorSpec((4,)),), ("self",), reads=(0,), writes=(2,))
+        spec = TensorSpec((4,))
+        graph = Graph(values=(Value(spec, "input"), Value(spec, storage=0), Value(spec)), calls=(view, copy))
+        free, copied = costs_of(graph)
+        assert free is None
+        assert (copied.family, copied.bytes, copied.flops) == ("copy", 32, 0)
+        assert graph_cost(graph).bytes == 32
 
 
 class TestUnknownAndWrongCalls:

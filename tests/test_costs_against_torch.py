@@ -14,6 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from shmoo.estimators.costs import COSTS, FREE, cost_of
 from shmoo.estimators.records import OpCall, TensorSpec
 
+SCALARS = bool | int | float | str | list | None
+
 
 def flatten(name: str, value: object) -> Iterator[tuple[str, torch.Tensor]]:
     """Tensors of an argument with their operand names."""
@@ -38,12 +40,8 @@ def call_of(op: torch._ops.OpOverload, *args: object) -> OpCall:
     """Runs one operator on meta tensors and writes down the call."""
     values = bound(op, args)
     operands = [pair for name, value in values.items() for pair in flatten(name, value)]
-    attributes = {
-        n: v
-        for n, v in values.items()
-        if v is None or (isinstance(v, bool | int | float | str | list) and not any(flatten(n, v)))
-    }
-    results = [tensor for _, tensor in flatten("out", op(*args))] or []
+    attributes = {n: v for n, v in values.items() if isinstance(v, SCALARS) and not any(flatten(n, v))}
+    results = [tensor for _, tensor in flatten("out", op(*args))]
     return OpCall(
         op=op._schema.name.replace("::", "."),
         inputs=tuple(spec(t) for _, t in operands),
@@ -212,6 +210,49 @@ def test_decomposed_operators_of_a_network_add_up_to_what_torch_counts(training:
     unknown = {call.op for call in recorder.calls if (cost := cost_of(call)) and cost.family == "unknown"}
     assert unknown == set()
     assert sum(cost.matrix_flops for cost in costs) == counted(model, x)
+
+
+RECURRENT = [
+    (torch.nn.LSTM, {}),
+    (torch.nn.LSTM, {"proj_size": 4, "num_layers": 2}),
+    (torch.nn.GRU, {"num_layers": 2, "bidirectional": True}),
+    (torch.nn.RNN, {"batch_first": True}),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), RECURRENT, ids=str)
+def test_recurrent_layers_equal_what_torch_counts(kind: type[torch.nn.RNNBase], options: dict[str, int | bool]):
+    """One call of the whole layer gives the flops of its steps' products."""
+    with torch.device("meta"):
+        layer, x = kind(5, 7, **options), torch.empty(6, 2, 5)
+        with torch.no_grad():
+            expected = counted(layer, x)
+    weights = {f"params.{i}": spec(p) for i, p in enumerate(layer.parameters())}
+    call = OpCall(
+        op=f"aten.{layer.mode.lower()}",
+        inputs=(spec(x), *weights.values()),
+        outputs=(spec(layer(x)[0]),),
+        operands=("input", *weights),
+        attributes={
+            "num_layers": layer.num_layers,
+            "bidirectional": layer.bidirectional,
+            "batch_first": layer.batch_first,
+        },
+    )
+    assert cost_of(call).matrix_flops == expected
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_fused_encoder_layer_equals_its_parts(activation: str):
+    """The single operator of the fast path holds the products that the layer has without it."""
+    layer = torch.nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, activation=activation).eval()
+    x = torch.zeros(2, 5, 16)
+    with Recorder() as recorder, torch.no_grad():
+        layer(x)
+    fused = [call for call in recorder.calls if call.op == "aten._transformer_encoder_layer_fwd"]
+    if not fused:
+        pytest.skip("this torch does not take the encoder layer's fast path")
+    assert sum(cost_of(call).matrix_flops for call in fused) == counted(layer.to("meta"), x.to("meta"))
 
 
 def test_every_name_is_an_operator_of_torch():

@@ -4,6 +4,7 @@ Every call is costed, free (`FREE`, and a few operators for some of their calls)
 counted as 0 in silence:
 
     cost = cost_of(call)            # None when free; family "unknown" when there is no cost function
+    costs_of(graph)                 # of each call, views told from copies by the memory that values share
     classify(call)                  # "costed", "free" or "unknown"
     graph_cost(graph).macs          # totals, by family, with the unknown operators
 
@@ -21,8 +22,8 @@ A cost for an operator of one's own is one decorated function, run before the gr
 from shmoo.estimators.costs import contractions, data_movement, linalg, pointwise, reductions
 from shmoo.estimators.costs.base import COSTS, CostFunction, bill
 from shmoo.estimators.costs.base import cost as register_cost
-from shmoo.estimators.costs.free import FREE, FREE_WHEN, is_free
-from shmoo.estimators.costs.summary import FamilyCost, GraphCost, UnknownOp, classify, cost_of, graph_cost
+from shmoo.estimators.costs.free import FREE, FREE_WHEN, MAY_COPY
+from shmoo.estimators.costs.summary import FamilyCost, GraphCost, UnknownOp, classify, cost_of, costs_of, graph_cost
 
 FILLED_BY = (contractions, data_movement, linalg, pointwise, reductions)
 """The modules whose import files the costs."""
@@ -31,6 +32,7 @@ __all__ = [
     "COSTS",
     "FREE",
     "FREE_WHEN",
+    "MAY_COPY",
     "CostFunction",
     "FamilyCost",
     "GraphCost",
@@ -38,7 +40,7 @@ __all__ = [
     "bill",
     "classify",
     "cost_of",
+    "costs_of",
     "graph_cost",
-    "is_free",
     "register_cost",
 ]

@@ -1,7 +1,8 @@
 """Operators that do no work: they change how memory is looked at, ask for a shape, or assert something.
 
-`FREE` is the explicit set; `FREE_WHEN` holds operators that are free for some of their calls. Whether a `reshape` copies depends
-on strides, which a call does not record: it is free here.
+`FREE` is the explicit set; `FREE_WHEN` holds operators that are free for some of their calls. Whether one of `MAY_COPY` copies
+depends on strides, which a call does not record but its graph does: alone a `reshape` is free and a `contiguous` copies, in a
+graph they are what their result's memory says.
 """
 
 from __future__ import annotations
@@ -40,14 +41,15 @@ FREE: frozenset[str] = frozenset(
 )
 """Operators that never move data or compute."""
 
+MAY_COPY: frozenset[str] = frozenset(
+    f"aten.{name}"
+    for name in ("reshape", "reshape_as", "flatten", "ravel", "contiguous", "to", "type_as", "resolve_conj", "resolve_neg")
+)
+"""Operators that return a view of their operand where they can and a copy where they must."""
+
 
 def _in_eval(call: OpCall) -> bool:
     return not call.attributes.get("train") or call.attributes.get("p") == 0
-
-
-def _returns_its_operand(call: OpCall) -> bool:
-    """A graph may wire the very value that went in as what comes out."""
-    return bool(call.writes) and not call.inplace and call.writes[0] in call.reads[:1]
 
 
 def _same_type(call: OpCall) -> bool:
@@ -61,12 +63,5 @@ FREE_WHEN: Mapping[str, Callable[[OpCall], bool]] = {
     **dict.fromkeys(_DROPOUTS, _in_eval),
     "aten.to": _same_type,
     "aten.type_as": _same_type,
-    "aten.contiguous": _returns_its_operand,
 }
 """Operators that are free for the calls for which their predicate holds, and have a cost otherwise."""
-
-
-def is_free(call: OpCall) -> bool:
-    """Whether this call does no work."""
-    predicate = FREE_WHEN.get(call.op)
-    return call.op in FREE or (predicate is not None and predicate(call))

@@ -7,17 +7,18 @@ from typing import Literal
 import msgspec
 
 from shmoo.estimators.costs.base import COSTS, bill
-from shmoo.estimators.costs.free import is_free
+from shmoo.estimators.costs.free import FREE, FREE_WHEN, MAY_COPY
 from shmoo.estimators.records import Cost, Graph, OpCall
 
 Classification = Literal["costed", "free", "unknown"]
 
 
 def classify(call: OpCall) -> Classification:
-    """Whether the call has a cost function, does no work, or is not known."""
-    if is_free(call):
-        return "free"
-    return "costed" if call.op in COSTS else "unknown"
+    """Whether the call has a cost function, does no work, or is not known. A registered cost wins over `FREE`."""
+    if call.op in COSTS:
+        predicate = FREE_WHEN.get(call.op)
+        return "free" if predicate is not None and predicate(call) else "costed"
+    return "free" if call.op in FREE else "unknown"
 
 
 def cost_of(call: OpCall) -> Cost | None:
@@ -32,6 +33,26 @@ def cost_of(call: OpCall) -> Cost | None:
     if kind == "free":
         return None
     return COSTS[call.op](call) if kind == "costed" else bill(call, "unknown", m=max((s.numel for s in call.outputs), default=1))
+
+
+def costs_of(graph: Graph) -> tuple[Cost | None, ...]:
+    """The cost of each call of a graph, `None` where it is free.
+
+    As `cost_of`, except that the graph knows which results share memory: a `reshape`, `contiguous` or conversion that returns a
+    view is free, and one whose result has memory of its own is a copy.
+
+    Raises:
+        InputError: a call lacks an operand or attribute its operator needs; named.
+    """
+    return tuple(_cost_in(graph, call) for call in graph.calls)
+
+
+def _cost_in(graph: Graph, call: OpCall) -> Cost | None:
+    if call.op not in MAY_COPY or not call.reads or not call.writes:
+        return cost_of(call)
+    if graph.root(call.writes[0]) == graph.root(call.reads[0]):
+        return None
+    return COSTS[call.op](call) if call.op in COSTS else bill(call, "copy", m=call.outputs[0].numel)
 
 
 class FamilyCost(msgspec.Struct, frozen=True):
@@ -89,8 +110,7 @@ def graph_cost(graph: Graph) -> GraphCost:
     """
     by_family: dict[str, list[Cost]] = {}
     unknown: dict[str, list[tuple[OpCall, Cost]]] = {}
-    for call in graph.calls:
-        cost = cost_of(call)
+    for call, cost in zip(graph.calls, costs_of(graph), strict=True):
         if cost is None:
             continue
         by_family.setdefault(cost.family, []).append(cost)
