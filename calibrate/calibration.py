@@ -95,6 +95,7 @@ def calibrate_cases(
             seed=seed,
         ),
     )
+    profile = profile.replacing(coefficients={**profile.coefficients, **_typical_launches(fitted, reference)})
     tell("setting intervals")
     seen = _only(everything, profile, ("fit", "validation"))
     residuals = _log_ratio(seen, profile)
@@ -134,6 +135,26 @@ def _coefficients(fitted: Fitted, units: dict[str, str], reference: str) -> dict
             source, why = "fallback", f"held by its prior, these data say next to nothing about it; {reference}"
         result[name] = Coefficient(value, units[name], source, why, value * sd, value / spread, value * spread)
     return result
+
+
+def _typical_launches(fitted: Fitted, reference: str) -> dict[str, Coefficient]:
+    """launch.<runtime> for operators that were not measured alone: the geometric mean and range of those that were."""
+    by_runtime: dict[str, list[float]] = {}
+    for name, value in fitted.values.items():
+        stem, _, rest = name.partition(".")
+        if stem == "launch" and name not in fitted.unidentified:
+            by_runtime.setdefault(rest.partition(".")[0], []).append(value)
+    return {
+        f"launch.{runtime}": Coefficient(
+            float(np.exp(np.mean(np.log(values)))),
+            "s",
+            "fitted",
+            f"geometric mean and range over {len(values)} operators; {reference}",
+            low=min(values),
+            high=max(values),
+        )
+        for runtime, values in by_runtime.items()
+    }
 
 
 def error_card(everything: Sequence[Block], profile: ArchitectureProfile) -> dict[str, dict[str, ErrorCardEntry]]:

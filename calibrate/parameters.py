@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from shmoo.calibrate.dataset import Block
-from shmoo.estimators.coefficients import ALGORITHMS, Coefficients, algorithm_codes, algorithm_names
+from shmoo.estimators.coefficients import ALGORITHMS, Coefficients, algorithm_codes, algorithm_names, short_op
+from shmoo.estimators.kernels import op_names
 from shmoo.estimators.profile import ArchitectureProfile
 
 MIN_CASES = 5
@@ -96,7 +97,14 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
         if algorithm != "pointwise":  # pointwise loops define what the levels' bandwidths are
             add("efficiency.bandwidth", algorithm, algorithm_names(("efficiency.bandwidth",), algorithm), used)
         for runtime, here in usage["runtime"].items():
-            add("launch", f"{runtime}.{algorithm}", algorithm_names((f"launch.{runtime}", "launch"), algorithm), used & here)
+            general = algorithm_names((f"launch.{runtime}", "launch"), algorithm)
+            rest = used & here
+            for op, alone in usage["alone"].items() if runtime == "eager" else ():
+                own = used & alone
+                if (used & alone).sum() >= MIN_CASES:
+                    add("launch", f"{runtime}.{short_op(op)}", general, used & here & usage["op"][op])
+                    rest = rest & ~alone
+            add("launch", f"{runtime}.{algorithm}", general, rest)
     for runtime, here in usage["runtime"].items():
         add("graph", runtime, (f"graph.{runtime}", "graph"), here & usage["several"])
     if profile.family == "cpu":
@@ -109,6 +117,9 @@ def _usage(blocks: Sequence[Block], total: int) -> dict:
     usage: dict = {kind: np.zeros((len(ALGORITHMS), total), dtype=bool) for kind in ("any", "matrix", "vector", "special")}
     runtimes: dict[str, np.ndarray] = {}
     several = np.zeros(total, dtype=bool)
+    alone: dict[str, np.ndarray] = {}
+    uses: dict[str, np.ndarray] = {}
+    names = op_names()
     largest = np.zeros(total)
     start = 0
     for block in blocks:
@@ -124,5 +135,16 @@ def _usage(blocks: Sequence[Block], total: int) -> dict:
         runtimes.setdefault(block.runtime, np.zeros(total, dtype=bool))[start : start + count] = True
         several[start : start + count] = np.bincount(table.segment, minlength=count) > 1
         np.maximum.at(largest, where, table.fresh_bytes)
+        for code in np.unique(table.op[table.op >= 0]):
+            where_op = np.unique(where[table.op == code])
+            uses.setdefault(names[code], np.zeros(total, dtype=bool))[where_op] = True
+            alone.setdefault(names[code], np.zeros(total, dtype=bool))[where_op[~several[where_op]]] = True
         start += count
-    return {**usage, "runtime": runtimes, "several": several, "fresh": lambda threshold: largest > threshold}
+    return {
+        **usage,
+        "runtime": runtimes,
+        "several": several,
+        "alone": alone,
+        "op": uses,
+        "fresh": lambda threshold: largest > threshold,
+    }

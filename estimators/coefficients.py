@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
-from shmoo.estimators.kernels import FAMILY_CODE, KernelTable
+from shmoo.estimators.kernels import FAMILY_CODE, KernelTable, op_names
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient
 from shmoo.estimators.records import FAMILIES
 
@@ -141,6 +141,21 @@ class Coefficients:
         """(K,) or (D, K) values of PREFIX.<algorithm>, else PREFIX.<parent family>, else PREFIX, for each prefix in turn."""
         return self._gather(codes, ALGORITHMS, [algorithm_names(prefixes, name) for name in ALGORITHMS])
 
+    def launch(self, table: KernelTable, codes: np.ndarray, runtime: str) -> np.ndarray:
+        """(K,) or (D, K) launch of every kernel: launch.<runtime>.<operator> where the dispatch of that operator was measured,
+        else launch.<runtime>.<algorithm>, launch.<runtime>, launch.<algorithm> or launch."""
+        general = self.by_algorithm(codes, f"launch.{runtime}", "launch")
+        names = op_names()
+        measured = {}
+        for code in np.flatnonzero(np.bincount(table.op + 1)) - 1:
+            found = self.find(f"launch.{runtime}.{short_op(names[code])}") if code >= 0 else None
+            if found is not None:
+                measured[int(code)] = found[1]
+        for code, value in measured.items():
+            column = value.reshape(-1, 1) if isinstance(value, np.ndarray) else value
+            general = np.where(table.op == code, column, general)
+        return general
+
     def by_dtype(self, codes: np.ndarray, names_of: Sequence[Sequence[str]]) -> np.ndarray:
         """(K,) or (D, K) values where `names_of[c]` lists the candidates for dtype code c."""
         return self._gather(codes, COMPUTE_DTYPES, names_of)
@@ -158,6 +173,11 @@ class Coefficients:
         for code, value in values.items():
             table[:, code] = np.broadcast_to(np.ravel(value), draws) if np.ndim(value) else value
         return table[:, codes]
+
+
+def short_op(op: str) -> str:
+    """An operator's name in coefficients: ATen's without their namespace ("linear"), others in full."""
+    return op.removeprefix("aten.")
 
 
 @cache

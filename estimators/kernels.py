@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 
 import msgspec
 import numpy as np
 
-from shmoo.estimators.costs import cost_of
+from shmoo.estimators.costs import COSTS, cost_of
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.records import FAMILIES, Cost, Graph
 from shmoo.estimators.residency import Touch, reuse_distances
@@ -23,6 +24,22 @@ READ_WEIGHT, READ_ACTIVATION, WRITE = 0, 1, 2
 FAMILY_CODE = {name: code for code, name in enumerate(FAMILIES)}
 DTYPE_CODE = {name: code for code, name in enumerate(COMPUTE_DTYPES)}
 CONTRACTIONS = frozenset(FAMILY_CODE[f] for f in ("gemm", "conv", "depthwise", "conv_transpose", "attention", "linalg"))
+
+
+def op_names() -> list[str]:
+    """Names of all costed operators, in order of registration; a table's `op` codes count from 0 here, -1 is an unknown one."""
+    return list(COSTS)
+
+
+def op_code(op: str) -> int:
+    """The code of an operator in this process; never stored, as a user's registration may add to the list."""
+    codes = _op_codes(len(COSTS))
+    return codes.get(op, -1)
+
+
+@cache
+def _op_codes(count: int) -> dict[str, int]:
+    return {name: code for code, name in enumerate(list(COSTS)[:count])}
 
 
 class Kernel(msgspec.Struct, frozen=True):
@@ -37,7 +54,7 @@ class KernelTable:
     """Kernels as arrays of length K (rows) and A (accesses).
 
     Attributes:
-        family, dtype: (K,) codes into `FAMILIES` and `COMPUTE_DTYPES`: of the call with the most work.
+        family, dtype, op: (K,) codes into `FAMILIES`, `COMPUTE_DTYPES` and `op_names()`: of the call with the most work.
         matrix_flops, vector_flops, special_flops: (K,) summed over the kernel's calls.
         batch, m, n, k, window, stride, dilation: (K,) iteration space of the dominant call.
         calls: (K,) operator calls that the launch executes.
@@ -50,6 +67,7 @@ class KernelTable:
 
     family: np.ndarray
     dtype: np.ndarray
+    op: np.ndarray
     matrix_flops: np.ndarray
     vector_flops: np.ndarray
     special_flops: np.ndarray
@@ -136,9 +154,9 @@ def kernel_table(graph: Graph, kernels: Sequence[Kernel]) -> KernelTable:
         touches.append(kernel_touches)
         kinds.append(kernel_kinds)
     distances = reuse_distances(touches)
-    columns = list(zip(*rows, strict=True)) if rows else [()] * 14
-    ints = (np.asarray(columns[0], dtype=np.int64), np.asarray(columns[1], dtype=np.int64))
-    floats = tuple(np.asarray(column, dtype=np.float64) for column in columns[2:14])
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 15
+    ints = (np.asarray(column, dtype=np.int64) for column in columns[:3])
+    floats = (np.asarray(column, dtype=np.float64) for column in columns[3:])
     return KernelTable(
         *ints,
         *floats,
@@ -169,7 +187,7 @@ def _kernel_row(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], cons
     kind_of: dict[tuple[int, bool], int] = {}
     matrix = vector = special = largest = 0.0
     main: Cost | None = None
-    main_dtype = "float32"
+    main_call = graph.calls[kernel.calls[0]]
     for index, cost in zip(kernel.calls, costs, strict=True):
         if cost is None:
             continue
@@ -178,7 +196,7 @@ def _kernel_row(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], cons
         vector += cost.vector_flops
         special += cost.special_flops
         if main is None or _weight_of(cost) > _weight_of(main):
-            main, main_dtype = cost, _compute_dtype(call.inputs or call.outputs)
+            main, main_call = cost, call
         for value, nbytes in zip(call.reads, cost.read_bytes, strict=True):
             root = graph.root(value)
             if root in produced or nbytes == 0:
@@ -201,7 +219,8 @@ def _kernel_row(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], cons
         raise ValueError(f"kernel {kernel} of graph {graph.name!r} holds only free calls; fusion must leave those out")
     row = (
         FAMILY_CODE[main.family],
-        DTYPE_CODE[main_dtype],
+        DTYPE_CODE[_compute_dtype(main_call.inputs or main_call.outputs)],
+        op_code(main_call.op),
         matrix,
         vector,
         special,

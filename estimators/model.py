@@ -98,7 +98,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
     body = body + coefficients.by_algorithm(codes, "tile_overhead") * tiling.waves
     fresh = np.where(table.fresh_bytes > coefficients.value("page_fault.threshold"), table.fresh_bytes, 0.0)
     body = body + coefficients.value("page_fault") * fresh
-    launch = coefficients.by_algorithm(codes, f"launch.{runtime}", "launch") + np.zeros_like(body)
+    launch = coefficients.launch(table, codes, runtime) + np.zeros_like(body)
     if coefficients.profile.family in ASYNCHRONOUS:
         body = body + coefficients.by_algorithm(codes, "device_launch")
     latency = launch + body

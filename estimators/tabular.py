@@ -1,0 +1,66 @@
+"""Estimates as plain records: the JSON objects and the flat rows that commands write and DataFrames are made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shmoo.estimators.records import Interval
+
+if TYPE_CHECKING:
+    from shmoo.estimators.director import Estimate
+
+INTERVAL_FIELDS = ("latency_s", "throughput_per_s", "energy_j", "average_power_w", "edp_js")
+"""Fields of an estimate that carry a 90 % interval."""
+_ENERGY_FIELDS = ("energy_j", "average_power_w", "edp_js")
+_PLAIN_FIELDS = ("flops", "macs", "bytes", "params", "weight_bytes", "peak_memory_bytes", "kernels", "tiles")
+
+Record = dict[str, object]
+
+
+def interval_record(value: Interval | None) -> dict[str, float] | None:
+    """{"value", "low", "high"} in SI units, or `None`."""
+    return None if value is None else {"value": value.value, "low": value.low, "high": value.high}
+
+
+def estimate_record(estimate: Estimate, model: str) -> Record:
+    """An estimate as an object of plain types. What is not known is `None` beside "<field>_reason"."""
+    record: Record = {
+        "model": model,
+        "arch": estimate.arch,
+        "batch": estimate.batch,
+        "dtype": estimate.dtype,
+        "runtime": estimate.runtime,
+        "threads": estimate.threads,
+    }
+    if estimate.threads is None:
+        record["threads_reason"] = "not asked for: everything the architecture has"
+    record.update((name, getattr(estimate, name)) for name in _PLAIN_FIELDS)
+    for name in INTERVAL_FIELDS:
+        value = getattr(estimate, name)
+        record[name] = interval_record(value)
+        if value is None:
+            record[f"{name}_reason"] = estimate.energy_j_reason if name in _ENERGY_FIELDS else "not estimated"
+    record["unknown_ops"] = [
+        {"op": op.op, "count": op.count, "where": list(op.where), "bytes": op.bytes} for op in estimate.unknown_ops
+    ]
+    record["basis"] = dict(estimate.basis)
+    return record
+
+
+def flatten(record: Record) -> Record:
+    """The same record with one value a column: an interval becomes NAME, NAME_low, NAME_high; an unknown one leaves its three
+    columns `None`; shares become basis_NAME; unknown operators become one text."""
+    flat: Record = {}
+    for name, value in record.items():
+        if name in INTERVAL_FIELDS:
+            bounds = value if isinstance(value, dict) else {}
+            flat[name] = bounds.get("value")
+            flat[f"{name}_low"] = bounds.get("low")
+            flat[f"{name}_high"] = bounds.get("high")
+        elif name == "basis" and isinstance(value, dict):
+            flat.update((f"basis_{share}", portion) for share, portion in value.items())
+        elif name == "unknown_ops" and isinstance(value, list):
+            flat[name] = "; ".join(f"{op['op']} x{op['count']}" for op in value)
+        else:
+            flat[name] = value
+    return flat
