@@ -126,5 +126,6 @@ def network_name(case: CaseSpec) -> str:
     batch = case.axes.get("batch", 1)
     parts = [case.workload, f"batch {batch}" if batch != 1 else "", case.dtype if case.dtype != "float32" else ""]
     parts.append(case.runtime if case.runtime != "eager" else "")
+    parts.append(f"{case.threads} threads" if case.threads is not None else "")
     parts.extend(f"{name} {value}" for name, value in case.axes.items() if name != "batch")
     return " · ".join(part for part in parts if part)

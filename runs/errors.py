@@ -3,44 +3,20 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.profile import ArchitectureProfile, ErrorCardEntry
-from shmoo.estimators.records import Graph, Interval
+from shmoo.estimators.records import Graph
 from shmoo.runs.error_records import FREE, CallError, CaseError, ErrorReport, Excluded, NetworkError, network_name
 from shmoo.runs.metrics import error_card, grouped_error_cards, repeat_spread, time_weighted_error
+from shmoo.runs.predict import CaseEstimate, KernelPart, Predictor, director_predictor
 from shmoo.runs.records import CaseSpec, Measurement, RunManifest
 from shmoo.runs.statistics import median
 
 CANONICAL_STATE = "warm"
-
-
-class KernelPart(Protocol):
-    """One kernel of an estimate's breakdown; `shmoo.estimators.director.KernelEstimate` is one."""
-
-    label: str
-    family: str
-    graph: int
-    calls: tuple[int, ...]
-    latency_s: float
-
-
-class CaseEstimate(Protocol):
-    """What a predictor says of one case; `shmoo.estimators.director.Estimate` is one."""
-
-    latency_s: Interval
-    energy_j: Interval | None
-    flops: float
-    bytes: float
-    tiles: float
-    breakdown: Sequence[KernelPart]
-
-
-Predictor = Callable[[Sequence[tuple[CaseSpec, tuple[Graph, ...]]]], Sequence[CaseEstimate]]
-"""Cases with their graphs in, one estimate each out, in order. It sees every case at once, so that it may vectorise."""
 
 
 class StoredRun(Protocol):
@@ -50,18 +26,6 @@ class StoredRun(Protocol):
     rows: tuple[Measurement, ...]
 
     def graphs(self, row: Measurement) -> tuple[Graph, ...]: ...
-
-
-def director_predictor(profile: ArchitectureProfile, seed: int = 0) -> Predictor:
-    """A predictor that asks `AnalysisDirector` for each case, with the case's own runtime."""
-    from shmoo.estimators.director import AnalysisDirector
-
-    director = AnalysisDirector(profile)
-
-    def predict(asked: Sequence[tuple[CaseSpec, tuple[Graph, ...]]]) -> list[CaseEstimate]:
-        return [director.estimate(graphs, runtime=case.runtime, seed=seed) for case, graphs in asked]
-
-    return predict
 
 
 def error_report(run: StoredRun, profile: ArchitectureProfile, predict: Predictor | None = None) -> ErrorReport:

@@ -84,10 +84,11 @@ def figure(
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": "#566173"},
-        "margin": {"l": 10, "r": 10, "t": 24, "b": 10},
+        "margin": {"l": 10, "r": 10, "t": 56, "b": 10},
         "hoverlabel": {"font": {"size": 13}, "align": "left"},
         "hovermode": "closest",
-        "legend": {"orientation": "h", "y": -0.18, "x": 0, "itemsizing": "constant"},
+        "legend": {"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0, "itemsizing": "constant", "traceorder": "normal"},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": "#3566e0"},
         "xaxis": {**axis, **x},
         "yaxis": {**axis, **y},
     }

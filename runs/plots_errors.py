@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -91,38 +92,29 @@ def roofline_figure(cases: Sequence[CaseError], profile: ArchitectureProfile) ->
     top = max(peaks.values(), default=max(rates, default=1.0))
     span = [min(intensities) / 2, max(*intensities, top / profile.value(f"bandwidth.{profile.levels[-1]}")) * 3]
     traces: list[Any] = []
+    corners = []
     for position, level in enumerate(profile.levels):
         bandwidth = profile.value(f"bandwidth.{level}")
-        corner = top / bandwidth
-        ends = [span[0], min(max(corner, span[0]), span[1])]
+        corner = min(max(top / bandwidth, span[0]), span[1])
+        ends = [span[0], corner]
         traces.append(
             go.Scatter(
                 x=ends,
                 y=[bandwidth * end for end in ends],
-                mode="lines+text",
+                mode="lines",
                 line={"color": GREY, "width": 1.5, "dash": ("solid", "dash", "dot", "dashdot")[position % 4]},
-                text=[f" {plain(level)} {si(bandwidth, 'B/s')}", ""],
-                textposition="top right",
-                textfont={"size": 11},
-                hoverinfo="skip",
+                hovertext=f"{plain(level)} {si(bandwidth, 'B/s')}",
+                hoverinfo="text",
                 showlegend=False,
-                cliponaxis=True,
             )
         )
-    for unit, peak in peaks.items():
+        corners.append(_roof_label(f"{level} {si(bandwidth, 'B/s')}", corner, bandwidth * corner, angle=-38))
+    for peak in dict.fromkeys(peaks.values()):
+        units_of_peak = " and ".join(unit for unit in units if peaks[unit] == peak)
         traces.append(
-            go.Scatter(
-                x=span,
-                y=[peak, peak],
-                mode="lines+text",
-                line={"color": GREY, "width": 2},
-                text=["", f"{unit} peak {si(peak, 'flop/s')} "],
-                textposition="top left",
-                textfont={"size": 11},
-                hoverinfo="skip",
-                showlegend=False,
-            )
+            go.Scatter(x=span, y=[peak, peak], mode="lines", line={"color": GREY, "width": 2}, hoverinfo="skip", showlegend=False)
         )
+        corners.append(_roof_label(f"{units_of_peak} peak {si(peak, 'flop/s')}", span[1], peak, anchor="right"))
     for group, members in _by_group(counted):
         network = members[0].case.kind == "network"
         traces.append(
@@ -144,7 +136,15 @@ def roofline_figure(cases: Sequence[CaseError], profile: ArchitectureProfile) ->
             )
         )
     x = log_axis("arithmetic intensity, flop per byte moved at least", span, "", pad=0.0)
-    return figure(traces, x, log_axis("achieved flop/s", [*rates, top], "flop/s"), height=600)
+    # Three times the highest roof leaves room for the labels above it.
+    y = log_axis("achieved flop/s", [*rates, 3 * top], "flop/s")
+    return figure(traces, x, y, height=620, layout={"annotations": corners})
+
+
+def _roof_label(text: str, x: float, y: float, angle: float = 0, anchor: str = "left") -> dict[str, Any]:
+    # Annotations on logarithmic axes stand at the logarithm.
+    place = {"x": math.log10(x), "y": math.log10(y), "xanchor": anchor, "yanchor": "bottom", "textangle": angle}
+    return {**place, "text": plain(text), "showarrow": False, "font": {"size": 11}}
 
 
 def residual_figure(cases: Sequence[CaseError]) -> go.Figure:

@@ -41,13 +41,10 @@ def tiles_figure(cases: Sequence[CaseError], estimates: Sequence[Mapping[str, An
             )
         )
     drawn = [e for e in estimates if e.get("tiles") and e.get("bytes")]
-    for family in ARCHITECTURE_COLOURS:
+    for family in (*ARCHITECTURE_COLOURS, ""):
         of_family = [e for e in drawn if architecture_family(str(e["arch"])) == family]
         if of_family:
-            traces.append(_models_trace(of_family, family, [e["bytes"] for e in of_family], [e["tiles"] for e in of_family]))
-    other = [e for e in drawn if not architecture_family(str(e["arch"]))]
-    if other:
-        traces.append(_models_trace(other, "other", [e["bytes"] for e in other], [e["tiles"] for e in other]))
+            traces.append(_models_trace(of_family, family or "others"))
     x = log_axis("bytes moved at least", [b for t in traces for b in t.x], "B")
     return figure(traces, x, log_axis("tiles", [n for t in traces for n in t.y], ""))
 
@@ -62,24 +59,8 @@ def energy_figure(estimates: Sequence[Mapping[str, Any]]) -> go.Figure | None:
     models = list(dict.fromkeys(str(e["model"]) for e in known))
     latencies = [e["latency_s"][end] for e in known for end in ("low", "high")]
     energies = [e["energy_j"][end] for e in known for end in ("low", "high")]
-    traces = []
-    for watts in (0.1, 1, 10, 100, 1000):
-        ends = [min(latencies) / 3, max(latencies) * 3]
-        inside = [(t, watts * t) for t in ends]
-        if inside[1][1] < min(energies) or inside[0][1] > max(energies):
-            continue
-        traces.append(
-            go.Scatter(
-                x=ends,
-                y=[joules for _, joules in inside],
-                mode="lines",
-                line={"color": FAINT, "width": 1.5, "dash": "dash"},
-                hovertext=si(watts, "W"),
-                hoverinfo="text",
-                name=si(watts, "W", 1),
-                showlegend=False,
-            )
-        )
+    x, y = log_axis("latency", latencies, "s"), log_axis("energy", energies, "J")
+    traces, labels = _power_lines(x["range"], y["range"])
     named: set[str] = set()
     for estimate in known:
         model, family = str(estimate["model"]), architecture_family(str(estimate["arch"]))
@@ -106,15 +87,37 @@ def energy_figure(estimates: Sequence[Mapping[str, Any]]) -> go.Figure | None:
             )
         )
         named.add(shown)
-    return figure(traces, log_axis("latency", latencies, "s"), log_axis("energy", energies, "J"), height=560)
+    for position, model in enumerate(models):
+        marker = {"color": GREY, "size": 10, "symbol": SYMBOLS[position % len(SYMBOLS)]}
+        traces.append(go.Scatter(x=[None], y=[None], mode="markers", name=plain(model), marker=marker))
+    return figure(traces, x, y, height=580, layout={"annotations": labels})
 
 
-def _models_trace(estimates: Sequence[Mapping[str, Any]], name: str, x: list[float], y: list[float]) -> Any:
+def _power_lines(x: Sequence[float], y: Sequence[float]) -> tuple[list[Any], list[dict[str, Any]]]:
+    """Lines of constant power with labels, for axes whose ranges are exponents of ten."""
+    import plotly.graph_objects as go
+
+    traces, labels = [], []
+    for power in range(-3, 5):
+        # On the line log E = log t + power; it leaves the plot at the right or at the top.
+        start, end = max(x[0], y[0] - power), min(x[1], y[1] - power)
+        if end - start < 0.15 * (x[1] - x[0]):
+            continue
+        ends = [10.0**start, 10.0**end]
+        line = {"color": FAINT, "width": 1.5, "dash": "dash"}
+        energies = [end * 10.0**power for end in ends]
+        traces.append(go.Scatter(x=ends, y=energies, mode="lines", line=line, hoverinfo="skip", showlegend=False))
+        place = {"x": end, "y": end + power, "xanchor": "right", "yanchor": "top", "xshift": -8, "yshift": -6}
+        labels.append({**place, "text": si(10.0**power, "W", 1), "showarrow": False, "font": {"size": 11}})
+    return traces, labels
+
+
+def _models_trace(estimates: Sequence[Mapping[str, Any]], name: str) -> Any:
     import plotly.graph_objects as go
 
     return go.Scatter(
-        x=x,
-        y=y,
+        x=[e["bytes"] for e in estimates],
+        y=[e["tiles"] for e in estimates],
         mode="markers",
         name=f"models on {name}",
         marker={

@@ -75,7 +75,7 @@ def shmoo_figure(cases: Sequence[CaseError], capacities: Mapping[str, float]) ->
         if octaves[0] - 0.5 < math.log2(b) < octaves[-1] + 0.5
     }
     x = octave_axis("bytes the operator moves at least", octaves[0], octaves[-1])
-    layout = {**vertical_marks(marks), "margin": {"l": 10, "r": 10, "t": 40, "b": 10}}
+    layout = {**vertical_marks(marks), "margin": {"l": 10, "r": 10, "t": 60, "b": 10}}
     return figure([heat], x, {"showgrid": False}, height=max(280, 110 + 24 * len(names)), layout=layout)
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from shmoo.estimators.present import UNKNOWN, interval, percent, si, size
+from shmoo.estimators.present import UNKNOWN, percent, si, size
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient
-from shmoo.estimators.records import Interval
 from shmoo.runs.error_records import CallError, ErrorReport, NetworkError
 from shmoo.runs.errors import write_errors_csv
 from shmoo.runs.plots_errors import breakdown_figure, parity_figure, residual_figure, roofline_figure
@@ -28,11 +27,12 @@ WORST_CALLS = 12
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One table cell: the text shown, the number it sorts by, and how it is coloured ("good", "fair", "poor" or "")."""
+    """One table cell: the text shown, the number it sorts by, its colour ("good", "fair", "poor" or ""), and a second line."""
 
     text: str
     key: float | None = None
     tone: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +215,8 @@ def _network_table(networks: Sequence[NetworkError]) -> Table:
 def _metrics_table(report: ErrorReport) -> Table:
     columns = ("group", "split", "cases", "mean", "median", "p90", "within 10 %", "within 20 %", "bias", "in interval")
     rows = []
-    for split, cards in report.metrics.items():
-        for group, card in cards.items():
+    for split in ("test", "validation", "fit"):
+        for group, card in report.metrics.get(split, {}).items():
             shares = [Cell(percent(share, digits=0), share) for share in (card.within_10, card.within_20)]
             inside = Cell(percent(card.coverage, digits=0), card.coverage)
             errors = [_error(value, signed=False) for value in (card.mean, card.median, card.p90)]
@@ -280,7 +280,8 @@ def _estimates_table(estimates: Sequence[Mapping[str, Any]]) -> Table:
 def _interval_cell(value: Mapping[str, float] | None, unit: str) -> Cell:
     if value is None:
         return Cell(UNKNOWN)
-    return Cell(interval(Interval(value["value"], value["low"], value["high"]), unit), value["value"])
+    ends = f"{si(value['low'], unit)} to {si(value['high'], unit)}"
+    return Cell(si(value["value"], unit), value["value"], note=ends)
 
 
 def _energy_reasons(estimates: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,0 +1,117 @@
+"""Estimates for the cases of a run. Cases of one graph are estimated together, so that a report on thousands takes seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from shmoo.estimators.coefficients import Coefficients
+from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.model import predict
+from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.records import FAMILIES, Graph, Interval
+from shmoo.runs.records import CaseSpec
+
+Asked = tuple[CaseSpec, tuple[Graph, ...]]
+CHUNK = 1000
+"""Cases per table: with 200 draws of the coefficients a chunk's arrays stay at a few megabytes each."""
+
+
+class KernelPart(Protocol):
+    """One kernel of an estimate's breakdown; `shmoo.estimators.director.KernelEstimate` is one."""
+
+    family: str
+    graph: int
+    calls: tuple[int, ...]
+    latency_s: float
+
+
+class CaseEstimate(Protocol):
+    """What a predictor says of one case; `shmoo.estimators.director.Estimate` is one."""
+
+    latency_s: Interval
+    energy_j: Interval | None
+    flops: float
+    bytes: float
+    tiles: float
+    breakdown: Sequence[KernelPart]
+
+
+Predictor = Callable[[Sequence[Asked]], Sequence[CaseEstimate]]
+"""Cases with their graphs in, one estimate each out, in order. It sees every case at once, so that it may vectorise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A kernel of a batched estimate."""
+
+    family: str
+    graph: int
+    calls: tuple[int, ...]
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BatchedEstimate:
+    """An estimate made together with others."""
+
+    latency_s: Interval
+    energy_j: Interval | None
+    flops: float
+    bytes: float
+    tiles: float
+    breakdown: tuple[Part, ...]
+
+
+def director_predictor(profile: ArchitectureProfile, seed: int = 0) -> Predictor:
+    """A predictor that asks `AnalysisDirector`, with each case's own runtime and threads."""
+    director = AnalysisDirector(profile)
+    cores = profile.get("count.cores")
+
+    def threads_of(case: CaseSpec) -> int | None:
+        return None if cores is None or case.threads == cores.value else case.threads
+
+    def one(case: CaseSpec, graphs: tuple[Graph, ...]) -> CaseEstimate:
+        return director.estimate(graphs, runtime=case.runtime, threads=threads_of(case), seed=seed)
+
+    def estimate_all(asked: Sequence[Asked]) -> list[CaseEstimate]:
+        found: dict[int, CaseEstimate] = {}
+        together: dict[str, list[int]] = {}
+        for index, (case, graphs) in enumerate(asked):
+            if case.kind != "network" and len(graphs) == 1 and threads_of(case) is None:
+                together.setdefault(case.runtime, []).append(index)
+        for runtime, indices in together.items():
+            for start in range(0, len(indices), CHUNK):
+                chunk = indices[start : start + CHUNK]
+                batch = _estimate_together(director, [asked[i][1][0] for i in chunk], runtime, seed)
+                found.update(zip(chunk, batch, strict=True) if batch else ())
+        return [found[i] if i in found else one(case, graphs) for i, (case, graphs) in enumerate(asked)]
+
+    return estimate_all
+
+
+def _estimate_together(
+    director: AnalysisDirector, graphs: Sequence[Graph], runtime: str, seed: int
+) -> list[BatchedEstimate] | None:
+    """An estimate a graph, or `None` when a graph has no kernel at all and segments would not tell which."""
+    table, origin = director.tabulate(graphs, runtime)
+    if table.segments != len(graphs):
+        return None
+    tiling = director.tile(table)
+    intervals = director.estimate_table(table, tiling, runtime, seed)
+
+    def per_graph(values: np.ndarray) -> np.ndarray:
+        return np.bincount(table.segment, weights=values, minlength=len(graphs))
+
+    flops, nbytes, tiles = per_graph(table.flops), per_graph(table.bytes), per_graph(tiling.tiles)
+    alone = predict(table, tiling, Coefficients(director.profile), runtime).latency_s
+    parts: list[list[Part]] = [[] for _ in graphs]
+    for row, (graph, kernel) in enumerate(origin):
+        parts[graph].append(Part(FAMILIES[table.family[row]], 0, kernel.calls, float(alone[row])))
+    return [
+        BatchedEstimate(latency, energy, float(flops[i]), float(nbytes[i]), float(tiles[i]), tuple(parts[i]))
+        for i, (latency, energy) in enumerate(intervals)
+    ]
