@@ -1,13 +1,16 @@
 """Tiling strategies: what each architecture makes of a kernel, as arithmetic on small cases."""
 
 import csv
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.kernels import DTYPE_CODE, FAMILY_CODE, READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable
+from shmoo.estimators.model import predict
 from shmoo.estimators.profile import TilingSpec, builtin_names, load_profile
 from shmoo.estimators.tiling import (
     TILINGS,
@@ -22,57 +25,53 @@ from shmoo.estimators.tiling.base import compulsory_traffic
 
 REFERENCE = Path(__file__).parents[1].parent / "shared" / "reference"
 MIB = 2**20
+FAR = 1e15
+"""Bytes touched since an operand was last seen: more than any machine holds."""
 STRATEGIES = {"cpu": "cpu_l2_blocking", "gpu": "gpu_thread_blocks", "tpu": "tpu_weight_stationary", "kpu": "kpu_wavefront"}
 ONE_OF_EACH = ("cpu_server_generic", "gpu_a100_40g", "tpu_v4", "kpu_t256")
 
 
-def products(m, n, k, batch=1, dtype="float32", size=4, family="gemm", cold=True):
-    """Matrix products as a table: A, B read and C written once; cold operands are found in the main memory only."""
+def table_of(rows, operands, **columns):
+    """A table in which columns left out are 0, or 1 for extents; `operands` has shape (rows, accesses a row)."""
+    extents = dict.fromkeys(("batch", "m", "n", "k", "window", "stride", "dilation", "calls"), np.ones(rows))
+    blank = {field.name: np.zeros(rows, dtype=int) for field in dataclasses.fields(KernelTable)}
+    accesses = {
+        "segment": np.arange(rows),
+        "access_kernel": np.repeat(np.arange(rows), operands.shape[1]),
+        "access_bytes": operands.ravel(),
+        "labels": ("",) * rows,
+    }
+    return KernelTable(**{**blank, **extents, **accesses, **columns})
+
+
+def products(m, n, k, batch=1, dtype="float32", size=4, family="gemm"):
+    """Matrix products: A, B read and C written once, all found in the main memory only."""
     batch, m, n, k = (np.asarray(x, dtype=float) for x in np.broadcast_arrays(np.atleast_1d(batch), m, n, k))
-    rows, ones = len(m), np.ones(len(m))
-    accesses = np.stack([batch * m * k * size, batch * k * n * size, batch * m * n * size], axis=1)
-    distance = np.full(3 * rows, 1e15) if cold else np.repeat(accesses.sum(axis=1), 3)
-    return KernelTable(
+    rows = len(m)
+    return table_of(
+        rows,
+        np.stack([batch * m * k * size, batch * k * n * size, batch * m * n * size], axis=1),
         family=np.full(rows, FAMILY_CODE[family]),
         dtype=np.full(rows, DTYPE_CODE[dtype]),
         matrix_flops=2 * batch * m * n * k,
-        vector_flops=0 * ones,
-        special_flops=0 * ones,
-        batch=batch,
-        m=m,
-        n=n,
-        k=k,
-        window=ones,
-        stride=ones,
-        dilation=ones,
-        calls=ones,
-        fresh_bytes=0 * ones,
-        segment=np.arange(rows),
-        access_kernel=np.repeat(np.arange(rows), 3),
-        access_bytes=accesses.ravel(),
-        access_distance=distance,
+        **{"batch": batch, "m": m, "n": n, "k": k},
+        access_distance=np.full(3 * rows, FAR),
         access_kind=np.tile([READ_ACTIVATION, READ_WEIGHT, WRITE], rows),
-        labels=("",) * rows,
     )
 
 
 def pointwise(elements):
     """One read and one write of float32, an operation each."""
-    elements = np.atleast_1d(np.asarray(elements, dtype=float))
-    rows, ones = len(elements), np.ones(len(elements))
-    return KernelTable(
-        **dict.fromkeys(("batch", "n", "k", "window", "stride", "dilation", "calls"), ones),
-        **dict.fromkeys(("matrix_flops", "special_flops", "fresh_bytes"), 0 * ones),
+    elements = np.asarray(elements, dtype=float)
+    rows = len(elements)
+    return table_of(
+        rows,
+        np.stack([4 * elements, 4 * elements], axis=1),
         family=np.full(rows, FAMILY_CODE["pointwise"]),
-        dtype=np.full(rows, DTYPE_CODE["float32"]),
         vector_flops=elements,
         m=elements,
-        segment=np.arange(rows),
-        access_kernel=np.repeat(np.arange(rows), 2),
-        access_bytes=np.repeat(4 * elements, 2),
-        access_distance=np.full(2 * rows, 1e15),
+        access_distance=np.full(2 * rows, FAR),
         access_kind=np.tile([READ_ACTIVATION, WRITE], rows),
-        labels=("",) * rows,
     )
 
 
@@ -146,6 +145,18 @@ def test_pointwise_kernels_leave_the_matrix_units_alone(name):
     assert tiling.cycles is None or np.all(np.isnan(tiling.cycles))
     assert tiling.level_bytes["dram"] == pytest.approx(table.bytes, rel=1e-6)
     assert tiling.utilisation[-1] > 0.99
+
+
+@pytest.mark.parametrize("name", [name for name in builtin_names() if not load_profile(name).illustrative])
+def test_predicted_power_lies_between_idle_and_tdp(name):
+    """Products bound by arithmetic, by weights and by launches, and a streaming kernel: none draws more than the machine can."""
+    profile = load_profile(name)
+    for table in (products([8192, 8, 64, 8192], [8192, 8192, 64, 64], [8192, 8192, 64, 8192]), pointwise([2**28])):
+        tiling = cut(strategy_for(profile), table, profile)
+        predicted = predict(table, tiling, Coefficients(profile), profile.default_runtime)
+        power = predicted.dynamic_j / predicted.latency_s + profile.value("power.static")
+        assert np.all(power >= profile.value("power.idle"))
+        assert np.all(power <= profile.value("power.tdp"))
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
