@@ -1,0 +1,219 @@
+"""The report page: whole, offline, and safe with any name."""
+
+import json
+import math
+from html.parser import HTMLParser
+
+import pytest
+
+from shmoo.estimators.profile import load_profile
+from shmoo.runs.errors import error_report
+from shmoo.runs.plots_errors import parity_figure, roofline_figure
+from shmoo.runs.plots_shmoo import plane_figure, shmoo_figure
+from shmoo.runs.predict import director_predictor
+from shmoo.runs.records import CaseSpec, ChildTime, Machine, Measurement, RunManifest, Timing
+from shmoo.runs.report import figure_json, render_report, write_report
+from shmoo.runs.store import Run, RunWriter
+from shmoo.runs.tables import TableRow
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+PROFILE = load_profile("cpu_server_generic")
+CACHES = {"l1": 48 * 2**10, "l2": 2 * 2**20}
+
+
+def make_run(path, network: str = "tinynet"):
+    """Twelve linear layers over three axes, eight sizes of relu, a network of two calls, and a failed case."""
+    machine = Machine(f"CPU of {network}", 2, 4, 2**33, CACHES)
+    rows = [
+        TableRow(2, "linear", {"b": 1, "m": m, "n": n, "k": k}) for m in (16, 64, 256) for n in (32, 128, 512) for k in (64, 128)
+    ]
+    rows += [TableRow(2, "relu", {"shape": f"{2**e}x256"}) for e in range(2, 10)]
+    with RunWriter(path, RunManifest(machine, "quick")) as writer:
+        for pass_index in (0, 1):
+            for i, row in enumerate(rows):
+                graph = row.graph()
+                timing = Timing((1e-5 * (1 + i % 3),) * 5)
+                writer.append(Measurement(row.case, "ok", (), (graph.content_hash,), timing, pass_index=pass_index), (graph,))
+        graphs = (rows[0].graph(), rows[-1].graph())
+        children = (ChildTime(0, "aten.linear", 2e-5, "interpreter"), ChildTime(1, "aten.relu", 1e-5, "interpreter"))
+        case = CaseSpec(network, "network", {"batch": 1})
+        hashes = tuple(graph.content_hash for graph in graphs)
+        writer.append(Measurement(case, "ok", (), hashes, Timing((4e-5,)), children), graphs)
+        writer.append(Measurement(CaseSpec(network, "network", {"batch": 2}), "failed", (f"{network} ran out of memory",)))
+    return Run.open(path)
+
+
+def estimate(model: str, arch: str, energy: bool = True) -> dict:
+    value = {"value": 2e-3, "low": 1e-3, "high": 4e-3}
+    record = {"model": model, "arch": arch, "batch": 1, "dtype": "float32", "runtime": "eager", "latency_s": value}
+    record |= {"throughput_per_s": {"value": 500, "low": 250, "high": 1000}, "energy_j": value if energy else None}
+    record |= {"flops": 1e9, "bytes": 1e7, "tiles": 64, "peak_memory_bytes": 1e7, "basis": {"datasheet": 1.0}}
+    return record if energy else record | {"energy_j_reason": f"profile {arch!r} has no energy coefficients"}
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, script texts by id, and everything else as text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.text = ""
+        self.data: dict[str, str] = {}
+        self._inside: str | None = None
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._inside = dict(attrs).get("id", tag) if tag in ("script", "style") else None
+
+    def handle_endtag(self, tag):
+        self._inside = None
+
+    def handle_data(self, data):
+        if self._inside is None:
+            self.text += data
+        else:
+            self.data[self._inside] = self.data.get(self._inside, "") + data
+
+    def figures(self) -> dict[str, dict]:
+        return {name.removeprefix("data-"): json.loads(text) for name, text in self.data.items() if name.startswith("data-")}
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    return error_report(make_run(tmp_path_factory.mktemp("run") / "r"), PROFILE)
+
+
+@pytest.fixture(scope="module")
+def page(report):
+    return Page(render_report(report, [estimate("resnet18", "gpu_v100"), estimate("resnet18", "kpu_t64", energy=False)]))
+
+
+def test_page_loads_nothing_from_anywhere(page):
+    """No element names a file or a host: links stay inside the page, the plotting library stands in it once."""
+    for tag, attributes in page.tags:
+        assert "src" not in attributes, tag
+        assert attributes.get("href", "#").startswith(("#", "data:")), attributes
+    assert page.data["script"].count("plotly.js v") == 1
+
+
+def test_every_plot_has_data_that_can_be_seen(page):
+    """All plots are there, and each holds finite numbers inside its axes' ranges."""
+    figures = page.figures()
+    assert set(figures) == {"parity", "residual", "breakdown", "roofline", "shmoo", "plane", "tiles", "energy"}
+    for name, figure in figures.items():
+        numbers = [v for trace in figure["data"] for v in _numbers(trace.get("z") or trace.get("y"))]
+        numbers += [v for trace in figure["data"] for v in _numbers(trace.get("x"))]
+        assert numbers, name
+        assert all(math.isfinite(v) for v in numbers), name
+    xaxis = figures["parity"]["layout"]["xaxis"]
+    assert xaxis["range"][0] < math.log10(1e-5) < math.log10(4e-5) < xaxis["range"][1]
+
+
+def _numbers(values):
+    if isinstance(values, dict):
+        return [1.0] if values.get("bdata") else []
+    return [v for row in values or [] for v in (row if isinstance(row, list) else [row]) if isinstance(v, int | float)]
+
+
+def test_each_network_shows_measured_estimated_error_and_spread(page, report):
+    """The summary names the network with its figures; a single pass is said to be one."""
+    (network,) = report.networks
+    for text in (
+        "tinynet",
+        "40.0 µs",
+        f"{network.whole.error * 100:+.1f} %",
+        "one pass",
+        f"{network.weighted_error * 100:.1f} %",
+    ):
+        assert text in page.text
+
+
+def test_why_energy_is_missing_is_said_once(page):
+    """An architecture without energy appears with its reason and the word unknown."""
+    assert page.text.count("'kpu_t64' has no energy coefficients") == 1
+    assert "unknown" in page.text
+
+
+def test_rows_set_aside_are_listed(page):
+    """A failed row is on the page with its reason."""
+    assert "tinynet ran out of memory" in page.text
+
+
+def test_coefficients_show_unit_source_and_uncertainty(page):
+    """Every coefficient of the profile is in the table."""
+    for name, coefficient in PROFILE.coefficients.items():
+        assert name in page.text
+        assert coefficient.source in page.text
+    assert "GB/s" in page.text
+
+
+def test_names_cannot_become_markup(tmp_path):
+    """Hostile names of a network, a machine, a model and an architecture add no element and no script."""
+    plain = error_report(make_run(tmp_path / "plain"), PROFILE)
+    hostile = error_report(make_run(tmp_path / "hostile", HOSTILE), PROFILE)
+    expected = Page(render_report(plain, [estimate("m", "a", energy=False), estimate("m", "a")]))
+    seen = Page(render_report(hostile, [estimate(HOSTILE, HOSTILE, energy=False), estimate(HOSTILE, HOSTILE)]))
+    assert [tag for tag, _ in seen.tags] == [tag for tag, _ in expected.tags]
+    assert HOSTILE in seen.text
+    labels = json.dumps(seen.figures())
+    assert "<img" not in labels
+    assert "<script" not in labels
+
+
+def test_embedded_json_cannot_end_its_script(report):
+    """The JSON of a figure holds no angle bracket, and says the same after decoding."""
+    figure = parity_figure(report.cases)
+    text = figure_json(figure)
+    assert "<" not in text
+    assert ">" not in text
+    assert json.loads(text) == json.loads(figure.to_json())
+
+
+def test_files_are_written_side_by_side(report, tmp_path):
+    """report.html and errors.csv land in a directory that is made where needed; no estimates are needed."""
+    path = write_report(report, [], tmp_path / "a" / "b")
+    assert path.name == "report.html"
+    assert (path.parent / "errors.csv").read_text().count("\n") == 1 + len(report.cases) + 2 + 1
+    assert "No estimates over architectures" in path.read_text()
+
+
+def test_capacities_are_marked_where_they_fall(report):
+    """The line of a 48 KiB level stands at log2(48 x 1024) on the shmoo's octaves."""
+    figure = shmoo_figure(report.cases, {"L1": 48 * 1024.0})
+    assert [shape.x0 for shape in figure.layout.shapes] == [pytest.approx(math.log2(48 * 1024))]
+
+
+def test_each_operator_is_shown_relative_to_its_own_best(report):
+    """Every row of the shmoo has a cell of exactly 1 and none above."""
+    (heat,) = shmoo_figure(report.cases, {}).data
+    for row in heat.z:
+        assert max(cell for cell in row if cell is not None) == 1.0
+
+
+def test_plane_needs_two_axes():
+    """An operator swept over one axis only gives no plane."""
+    assert plane_figure([], {}) is None
+
+
+def test_roofs_meet_at_the_ridge(report):
+    """Each bandwidth roof ends where bandwidth x intensity is the highest peak."""
+    peak = max(PROFILE.value("peak.matrix.float32", 0.0), PROFILE.value("peak.vector.float32", 0.0))
+    roofs = [t for t in roofline_figure(report.cases, PROFILE).data if t.mode == "lines" and t.hovertext]
+    assert len(roofs) == len(PROFILE.levels)
+    for roof in roofs:
+        assert roof.y[1] == pytest.approx(peak)
+
+
+def test_batched_estimates_equal_single_ones():
+    """Asking for many cases at once changes neither value nor work; intervals may differ by their draws only."""
+    rows = [TableRow(2, "relu", {"shape": "64x64"}), TableRow(3, "linear", {"b": 1, "m": 64, "n": 64, "k": 64})]
+    asked = [(row.case, (row.graph(),)) for row in rows]
+    predict = director_predictor(PROFILE)
+    together = predict(asked)
+    for case, batched in zip(asked, together, strict=True):
+        (alone,) = predict([(CaseSpec("net", "network"), case[1])])
+        assert batched.latency_s.value == pytest.approx(alone.latency_s.value)
+        assert (batched.flops, batched.bytes, batched.tiles) == pytest.approx((alone.flops, alone.bytes, alone.tiles))
+        assert batched.breakdown[0].family == alone.breakdown[0].family
+        assert batched.breakdown[0].latency_s == pytest.approx(alone.breakdown[0].latency_s)
