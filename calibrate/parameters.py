@@ -100,7 +100,6 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
             general = algorithm_names((f"launch.{runtime}", "launch"), algorithm)
             rest = used & here
             for op, alone in usage["alone"].items() if runtime == "eager" else ():
-                own = used & alone
                 if (used & alone).sum() >= MIN_CASES:
                     add("launch", f"{runtime}.{short_op(op)}", general, used & here & usage["op"][op])
                     rest = rest & ~alone

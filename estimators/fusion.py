@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from shmoo.estimators.costs import COSTS, classify, cost_of
+from shmoo.estimators.costs import COSTS, cost_of, costs_of
 from shmoo.estimators.kernels import Kernel
 from shmoo.estimators.profile import RUNTIMES
 from shmoo.estimators.records import Graph, OpCall
@@ -155,7 +155,7 @@ def fuse(graph: Graph, runtime: str = "eager", family: str = "cpu") -> tuple[Ker
         runtime: runtime of the contract; "eager" groups nothing.
         family: architecture family ("cpu", "gpu", "tpu", "kpu").
     """
-    working = [i for i, call in enumerate(graph.calls) if classify(call) != "free"]
+    working = [index for index, cost in enumerate(costs_of(graph)) if cost is not None]
     rules = [rule for rule in FUSION_RULES.values() if (family, runtime) in rule.targets]
     if not rules:
         return tuple(Kernel((index,)) for index in working)

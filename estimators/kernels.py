@@ -13,7 +13,7 @@ from functools import cache
 import msgspec
 import numpy as np
 
-from shmoo.estimators.costs import COSTS, cost_of
+from shmoo.estimators.costs import COSTS, costs_of
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.records import FAMILIES, Cost, Graph
 from shmoo.estimators.residency import Touch, reuse_distances
@@ -147,9 +147,9 @@ def kernel_table(graph: Graph, kernels: Sequence[Kernel]) -> KernelTable:
     touches: list[list[Touch]] = []
     kinds: list[list[int]] = []
     consumers = _consumers(graph)
+    costs = costs_of(graph)
     for kernel in kernels:
-        costs = [cost_of(graph.calls[index]) for index in kernel.calls]
-        row, kernel_touches, kernel_kinds = _kernel_row(graph, kernel, costs, consumers)
+        row, kernel_touches, kernel_kinds = _kernel_row(graph, kernel, [costs[index] for index in kernel.calls], consumers)
         rows.append(row)
         touches.append(kernel_touches)
         kinds.append(kernel_kinds)
