@@ -5,27 +5,17 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.profile import ArchitectureProfile, ErrorCardEntry
 from shmoo.estimators.records import Graph
 from shmoo.runs.error_records import FREE, CallError, CaseError, ErrorReport, Excluded, NetworkError, network_name
 from shmoo.runs.metrics import error_card, grouped_error_cards, repeat_spread, time_weighted_error
-from shmoo.runs.predict import CaseEstimate, KernelPart, Predictor, director_predictor
-from shmoo.runs.records import CaseSpec, Measurement, RunManifest
+from shmoo.runs.predict import CaseEstimate, KernelPart, Predictor, StoredRun, director_predictor
+from shmoo.runs.records import CaseSpec, Measurement
 from shmoo.runs.statistics import median
 
 CANONICAL_STATE = "warm"
-
-
-class StoredRun(Protocol):
-    """What is read of a run; `shmoo.runs.store.Run` is one."""
-
-    manifest: RunManifest
-    rows: tuple[Measurement, ...]
-
-    def graphs(self, row: Measurement) -> tuple[Graph, ...]: ...
 
 
 def error_report(run: StoredRun, profile: ArchitectureProfile, predict: Predictor | None = None) -> ErrorReport:

@@ -47,7 +47,7 @@ def parity_figure(cases: Sequence[CaseError]) -> go.Figure:
         network = members[0].case.kind == "network"
         marker = {"color": colour_of(group), "size": 13 if network else 6, "opacity": 1.0 if network else 0.6}
         if network:
-            marker |= {"symbol": "star", "line": {"color": "#ffffff", "width": 0.8}}
+            marker |= {"symbol": "star"}
         elif members[0].case.kind == "synthetic":
             marker |= {"symbol": "diamond", "size": 8}
         errors = None

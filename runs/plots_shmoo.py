@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from shmoo.estimators.present import percent, si, size
 from shmoo.runs.error_records import CaseError
 from shmoo.runs.plot_style import (
-    FAINT,
     HEAT,
     figure,
     octave_axis,
@@ -35,8 +34,9 @@ def shmoo_figure(cases: Sequence[CaseError], capacities: Mapping[str, float]) ->
 
     operators = [case for case in cases if case.case.kind == "operator" and case.bytes > 0]
     rows: dict[str, dict[int, list[CaseError]]] = {}
-    for case in operators:
-        rows.setdefault(_operator_name(case), {}).setdefault(round(math.log2(case.bytes)), []).append(case)
+    for name, members in _by_operator(operators).items():
+        for case in members:
+            rows.setdefault(name, {}).setdefault(round(math.log2(case.bytes)), []).append(case)
     columns = [octave for cells in rows.values() for octave in cells] or [0]
     octaves = list(range(min(columns), max(columns) + 1))
     names = sorted(rows, key=lambda name: (next(iter(rows[name].values()))[0].family, name), reverse=True)
@@ -130,7 +130,9 @@ def plane_figure(cases: Sequence[CaseError], capacities: Mapping[str, float], mo
         shown = [other == position for other in range(len(planes))]
         titles = {"xaxis.title.text": plane["x"], "yaxis.title.text": plane["y"]}
         buttons.append({"label": plain(plane["name"]), "method": "update", "args": [{"visible": shown}, titles]})
-    menu = {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.14, "yanchor": "top", "showactive": True, "bgcolor": FAINT}
+    menu = {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.14, "yanchor": "top", "showactive": True}
+    # plotly paints the hovered entry near-white whatever the theme, so the menu keeps dark text on a light ground.
+    menu |= {"bgcolor": "#dfe4ec", "font": {"color": "#18202c"}}
     return figure(
         traces,
         {"title": {"text": planes[0]["x"]}, "type": "category", "showgrid": False},
@@ -144,11 +146,21 @@ def plane_figure(cases: Sequence[CaseError], capacities: Mapping[str, float], mo
     )
 
 
-def _operator_name(case: CaseError) -> str:
-    parts = [case.case.workload]
-    parts += [case.case.dtype] if case.case.dtype != "float32" else []
-    parts += [case.case.runtime] if case.case.runtime != "eager" else []
-    return " ".join(parts)
+def _by_operator(cases: Iterable[CaseError]) -> dict[str, list[CaseError]]:
+    """Operator cases by name. An operator whose cases fall into several families (convolutions, depthwise or not) is split by
+    them: their speeds have little to do with each other."""
+    operators = [case for case in cases if case.case.kind == "operator"]
+    families: dict[str, set[str]] = {}
+    for case in operators:
+        families.setdefault(case.case.workload, set()).add(case.family)
+    named: dict[str, list[CaseError]] = {}
+    for case in operators:
+        parts = [case.case.workload]
+        parts += [f"({case.family})"] if len(families[case.case.workload]) > 1 and case.family != case.case.workload else []
+        parts += [case.case.dtype] if case.case.dtype != "float32" else []
+        parts += [case.case.runtime] if case.case.runtime != "eager" else []
+        named.setdefault(" ".join(parts), []).append(case)
+    return named
 
 
 def _speed(case: CaseError) -> tuple[float, str]:
@@ -160,11 +172,7 @@ def _speed(case: CaseError) -> tuple[float, str]:
 
 def _planes(cases: Sequence[CaseError]) -> Iterable[dict[str, Any] | None]:
     """Operators with the two axes that take most values."""
-    by_name: dict[str, list[CaseError]] = {}
-    for case in cases:
-        if case.case.kind == "operator":
-            by_name.setdefault(_operator_name(case), []).append(case)
-    for name, members in by_name.items():
+    for name, members in _by_operator(cases).items():
         values: dict[str, set[float]] = {}
         for case in members:
             for axis, value in case.case.axes.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,11 +13,21 @@ from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.model import predict
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.records import FAMILIES, Graph, Interval
-from shmoo.runs.records import CaseSpec
+from shmoo.estimators.tabular import Record, estimate_record
+from shmoo.runs.records import CaseSpec, Measurement, RunManifest
 
 Asked = tuple[CaseSpec, tuple[Graph, ...]]
 CHUNK = 1000
 """Cases per table: with 200 draws of the coefficients a chunk's arrays stay at a few megabytes each."""
+
+
+class StoredRun(Protocol):
+    """What is read of a run; `shmoo.runs.store.Run` is one."""
+
+    manifest: RunManifest
+    rows: tuple[Measurement, ...]
+
+    def graphs(self, row: Measurement) -> tuple[Graph, ...]: ...
 
 
 class KernelPart(Protocol):
@@ -91,6 +101,24 @@ def director_predictor(profile: ArchitectureProfile, seed: int = 0) -> Predictor
         return [found[i] if i in found else one(case, graphs) for i, (case, graphs) in enumerate(asked)]
 
     return estimate_all
+
+
+def network_estimates(run: StoredRun, profiles: Iterable[ArchitectureProfile]) -> list[Record]:
+    """What the run's networks would cost on other machines, each with its default runtime: the JSON of `shmoo estimate`.
+
+    Networks are taken once a workload, axes and dtype, from the graphs stored with the run, so torch is not needed.
+    """
+    graphs: dict[tuple[str, str], tuple[CaseSpec, tuple[Graph, ...]]] = {}
+    for row in run.rows:
+        if row.case.kind == "network" and row.graph_hashes:
+            key = (row.case.workload, f"{row.case.axes} {row.case.dtype}")
+            if key not in graphs:
+                graphs[key] = (row.case, run.graphs(row))
+    return [
+        estimate_record(AnalysisDirector(profile).estimate(pieces, batch=int(case.axes.get("batch", 1))), case.workload)
+        for profile in profiles
+        for case, pieces in graphs.values()
+    ]
 
 
 def _estimate_together(

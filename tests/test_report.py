@@ -10,7 +10,7 @@ from shmoo.estimators.profile import load_profile
 from shmoo.runs.errors import error_report
 from shmoo.runs.plots_errors import parity_figure, roofline_figure
 from shmoo.runs.plots_shmoo import plane_figure, shmoo_figure
-from shmoo.runs.predict import director_predictor
+from shmoo.runs.predict import director_predictor, network_estimates
 from shmoo.runs.records import CaseSpec, ChildTime, Machine, Measurement, RunManifest, Timing
 from shmoo.runs.report import figure_json, render_report, write_report
 from shmoo.runs.store import Run, RunWriter
@@ -217,3 +217,11 @@ def test_batched_estimates_equal_single_ones():
         assert (batched.flops, batched.bytes, batched.tiles) == pytest.approx((alone.flops, alone.bytes, alone.tiles))
         assert batched.breakdown[0].family == alone.breakdown[0].family
         assert batched.breakdown[0].latency_s == pytest.approx(alone.breakdown[0].latency_s)
+
+
+def test_networks_of_a_run_are_estimated_on_other_machines(tmp_path):
+    """One record a network and machine, from the stored graphs, with the machine's own runtime."""
+    records = network_estimates(make_run(tmp_path / "r"), [load_profile("gpu_v100"), load_profile("tpu_v4")])
+    seen = [(record["model"], record["arch"], record["runtime"]) for record in records]
+    assert seen == [("tinynet", "gpu_v100", "inductor"), ("tinynet", "tpu_v4", "xla")]
+    assert all(r["latency_s"]["low"] <= r["latency_s"]["value"] <= r["latency_s"]["high"] for r in records)
