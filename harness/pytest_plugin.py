@@ -1,1 +1,104 @@
-"""pytest plug-in."""
+"""pytest plug-in: `--benchmark` and the fixture `shmoo_benchmark`, on top of pytest-benchmark.
+
+    def test_my_attention(shmoo_benchmark):
+        shmoo_benchmark(my_attention, query, key, value)
+
+Without `--benchmark` the tests that use the fixture (or carry the marker `shmoo`) are skipped and nothing else changes. With it
+each is timed by the same core as `shmoo measure`, shown in pytest-benchmark's table and JSON with our figures in `extra_info`,
+and written to a run directory as soon as it is finished.
+
+This module is imported in every pytest run of every project that has shmoo installed, so it imports next to nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
+
+    from shmoo.harness.pytest_benchmarking import BenchmarkRun, ShmooBenchmark
+
+FIXTURE = "shmoo_benchmark"
+MARKER = "shmoo"
+OFF = "a benchmark of shmoo; run it with --benchmark"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("shmoo", "benchmarks of shmoo")
+    text = "Run the tests that use the fixture shmoo_benchmark, and write a run."
+    group.addoption("--shmoo-benchmark", dest="shmoo_benchmark", action="store_true", default=False, help=text)
+    try:
+        # On the parser, not the group: there pytest notices a second registration by anybody.
+        parser.addoption("--benchmark", dest="shmoo_benchmark", action="store_true", default=False, help=text)
+    except (ValueError, argparse.ArgumentError):
+        # Another plug-in owns --benchmark: `benchmarking` reads its value, and --shmoo-benchmark is ours alone.
+        return
+    finally:
+        group.addoption("--shmoo-out", metavar="DIR", help="Run directory to write. Default: a new one under ./shmoo-runs.")
+        group.addoption(
+            "--shmoo-suite", metavar="NAME", default="quick", help="Suite of the microbenchmarks: quick or micro. Default: quick."
+        )
+        group.addoption("--shmoo-max-time", metavar="SECONDS", type=float, help="Longest timing window of one benchmark.")
+
+
+def benchmarking(config: pytest.Config) -> bool:
+    """Whether benchmarks run: `--benchmark` (ours, or a plug-in's that registered it first) or `--shmoo-benchmark`."""
+    return bool(config.getoption("shmoo_benchmark", False) or config.getoption("benchmark", False))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"{MARKER}: a benchmark of shmoo, skipped without --benchmark")
+    distributed = config.getoption("numprocesses", None) or config.getoption("dist", "no") != "no"
+    if benchmarking(config) and (distributed or hasattr(config, "workerinput")):
+        raise pytest.UsageError(
+            "--benchmark and pytest-xdist (-n, --dist) exclude each other: workers that run side by side disturb each other's "
+            "timings; leave -n out, or pass -n 0"
+        )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    on = benchmarking(config)
+    for item in items:
+        uses_fixture = FIXTURE in getattr(item, "fixturenames", ())
+        if not on and (uses_fixture or item.get_closest_marker(MARKER)):
+            item.add_marker(pytest.mark.skip(reason=OFF))
+        elif uses_fixture:
+            from shmoo.harness.pytest_benchmarking import ReplayClock
+
+            # pytest-benchmark takes the clock of a test from this marker, before the fixture is made.
+            item.add_marker(pytest.mark.benchmark(timer=ReplayClock()))
+
+
+@pytest.fixture(scope="session")
+def _shmoo_run(request: pytest.FixtureRequest) -> Iterator[BenchmarkRun]:
+    from shmoo.harness.pytest_benchmarking import BenchmarkRun
+
+    with BenchmarkRun(request.config.getoption("shmoo_out"), request.config.getoption("shmoo_max_time")) as run:
+        request.config.stash[RUN] = run
+        yield run
+
+
+RUN: pytest.StashKey[BenchmarkRun] = pytest.StashKey()
+
+
+@pytest.fixture
+def shmoo_benchmark(request: pytest.FixtureRequest, benchmark: BenchmarkFixture, _shmoo_run: BenchmarkRun) -> ShmooBenchmark:
+    """Times a callable, or a case of a workload, as `shmoo measure` does. Call it once in a test:
+
+    `shmoo_benchmark(function, *args, **kwargs)` returns what the function returns; `shmoo_benchmark.case(case_spec)` measures a
+    registered workload and returns its row. The test fails, with the reason, where the case does.
+    """
+    from shmoo.harness.pytest_benchmarking import ShmooBenchmark
+
+    return ShmooBenchmark(request.node, benchmark, _shmoo_run)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    run = config.stash.get(RUN, None)
+    if run is not None and run.rows:
+        terminalreporter.write_line(f"shmoo: {run.rows} rows in {run.path}; see `shmoo show {run.path}`")

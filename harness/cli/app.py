@@ -1,0 +1,69 @@
+"""The `shmoo` command: its verbs, and how errors become messages and exit codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from shmoo.estimators.errors import NothingMeasuredError, ShmooError, unknown
+from shmoo.harness.cli.calibrate import calibrate
+from shmoo.harness.cli.characterize import characterize
+from shmoo.harness.cli.doctor import doctor
+from shmoo.harness.cli.estimate import estimate
+from shmoo.harness.cli.measure import measure
+from shmoo.harness.cli.profiles import profiles
+from shmoo.harness.cli.report import report
+from shmoo.harness.cli.show import show
+from shmoo.harness.cli.sweep import sweep
+
+BAD_INPUT, NOTHING_MEASURED, INTERRUPTED = 2, 3, 130
+
+
+class Refused(click.ClickException):
+    """An error of Shmoo's own, shown as one message on stderr."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"shmoo: {self.message}", file=file, err=True)
+
+
+class VerbGroup(click.Group):
+    """A group that suggests the nearest verb, and turns `ShmooError` and Ctrl-C into their exit codes."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-") and not ctx.resilient_parsing:
+            raise click.UsageError(str(unknown("command", name, self.list_commands(ctx))), ctx)
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except NothingMeasuredError as error:
+            raise Refused(str(error), NOTHING_MEASURED) from error
+        except ShmooError as error:
+            raise Refused(str(error), BAD_INPUT) from error
+        except KeyboardInterrupt as error:
+            raise Refused(str(error) or "interrupted", INTERRUPTED) from error
+
+
+@click.group(cls=VerbGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="shmoo", message="shmoo %(version)s")
+def cli() -> None:
+    """Measure DNN operators and models on this machine, calibrate a physical model of it, and estimate latency, energy and memory
+    on CPUs, GPUs, TPUs and the Stillwater KPU.
+
+    \b
+    Start with:
+      shmoo doctor                       what this machine is and what it can measure
+      shmoo estimate resnet18            a model on every built-in architecture
+      shmoo characterize                 measure, calibrate, predict, report: all of it
+    """
+
+
+for verb in (doctor, measure, show, calibrate, estimate, sweep, report, profiles, characterize):
+    cli.add_command(verb)

@@ -1,0 +1,101 @@
+"""`shmoo calibrate`: measurements in, an architecture profile out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from shmoo.estimators.errors import InputError
+from shmoo.harness.cli import options, output
+
+if TYPE_CHECKING:
+    from shmoo.calibrate.calibration import Calibration
+
+EXAMPLES = """\b
+Examples:
+  shmoo calibrate shmoo-runs/20260101T120000Z-micro
+  shmoo calibrate a100.csv --base gpu_a100_40g -o my_a100.json
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--base", help="Profile whose numbers are kept where nothing is fitted; operator tables need one.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Profile to write. Default: the user's own profiles, by name.")
+@click.option("--name", help="Name of the profile. Default: the file's, else cpu_local for runs and the base's for tables.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the fit's further starts.")
+@click.option("--force", is_flag=True, help="Replace the profile that is there.")
+@options.as_json
+def calibrate(
+    sources: tuple[Path, ...], base: str | None, out: Path | None, name: str | None, seed: int, force: bool, as_json: bool
+) -> None:
+    """Fit the coefficients of one machine to what was measured on it.
+
+    SOURCE: run directories of `shmoo measure`, or operator tables (.csv). Sources of machines that differ are refused.
+    """
+    from shmoo.harness.architectures import load_architecture
+
+    if out is not None and out.suffix != ".json":
+        raise InputError(f"-o {str(out)!r} must end in .json, as profiles do")
+    refuse_existing(out, force)
+    profile = None if base is None else load_architecture(base)
+    made = fit(sources, profile, name or (out.stem if out else None), seed)
+    target = out if out is not None else profile_path(made.profile.name)
+    refuse_existing(target, force)
+    output.writing(target).write_bytes(made.profile.to_json())
+    output.message(f"wrote {target}")
+    if as_json:
+        import json
+
+        output.json_document(
+            {"format": 1, "path": str(target), "notes": made.notes, "profile": json.loads(made.profile.to_json())}
+        )
+    else:
+        show_calibration(made)
+
+
+def fit(sources: tuple[Path, ...], base, name: str | None, seed: int) -> Calibration:
+    """The calibration, with what it does told on stderr."""
+    from shmoo.calibrate.calibration import calibrate as calibrate_sources
+
+    return calibrate_sources(
+        sources, base=base, name=name, seed=seed, progress=lambda doing: output.message(f"calibrate: {doing}")
+    )
+
+
+def profile_path(name: str) -> Path:
+    """Where a profile of the user's own goes."""
+    from shmoo.harness.paths import user_profiles
+
+    return user_profiles() / f"{name}.json"
+
+
+def refuse_existing(path: Path | None, force: bool) -> None:
+    """`InputError` where writing `path` would replace a profile without --force."""
+    if path is not None and path.exists() and not force:
+        raise InputError(f"{path} is there already, and a calibration is never overwritten; name another -o, or add --force")
+
+
+def show_calibration(made: Calibration) -> None:
+    """Fitted coefficients with their ranges, errors on held-out cases, and what the fit says about itself."""
+    from shmoo.estimators.present import percent, si
+
+    fitted = {name: c for name, c in sorted(made.profile.coefficients.items()) if c.source == "fitted"}
+    rows = []
+    for name, c in fitted.items():
+        low, high = c.bounds
+        rows.append([name, si(c.value, c.unit), f"{si(low, c.unit)} - {si(high, c.unit)}"])
+    output.table(["fitted coefficient", "value", "90 % range"], rows)
+    for split, groups in made.profile.error_card.items():
+        output.result("")
+        output.table(
+            [f"error on the {split} split", "n", "mean", "median", "p90", "bias"],
+            [
+                [group, str(e.n), percent(e.mean), percent(e.median), percent(e.p90), percent(e.bias, signed=True)]
+                for group, e in groups.items()
+            ],
+        )
+    for note in made.notes:
+        output.message(note)

@@ -1,0 +1,254 @@
+"""`shmoo estimate`: models, or a table of operators, on architectures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from shmoo.estimators.errors import InputError
+from shmoo.harness.cli import options, output
+
+if TYPE_CHECKING:
+    from shmoo.estimators.profile import ArchitectureProfile
+    from shmoo.estimators.tabular import Record
+
+EXAMPLES = """\b
+Examples:
+  shmoo estimate resnet18
+  shmoo estimate resnet50 --arch gpu_h100,tpu_v4 --batch 1,32 --dtype bf16 --json
+  shmoo estimate my_package.models:build --input-shape 1x3x128x128 --csv estimates.csv
+  shmoo estimate --ops operators.csv --arch gpu_a100_40g --json
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("models", metavar="[MODEL]...", nargs=-1)
+@click.option("--ops", type=click.Path(), help="Estimate the rows of an operator table in place of a model; needs one --arch.")
+@options.archs
+@options.counts("--batch", help="Batch sizes. Default: the model's own.")
+@options.names(
+    "--dtype", metavar="D,...", help="Element types: float32, tf32, bfloat16, float16, float8, int8, int4. Default: float32."
+)
+@options.names("--runtime", metavar="R,...", help="Runtimes. Default: the architecture's own.")
+@options.threads
+@click.option("--input-shape", help="Shape of the model's input, such as 1x3x224x224.")
+@click.option("--seq-len", type=click.IntRange(min=1), help="Sequence length of a language model.")
+@options.trust
+@options.as_json
+@click.option("--csv", "csv_path", type=click.Path(), help="Write the same columns as CSV.")
+def estimate(
+    models: tuple[str, ...],
+    ops: str | None,
+    arch: tuple[str, ...],
+    batch: tuple[int, ...],
+    dtype: tuple[str, ...],
+    runtime: tuple[str, ...],
+    threads: int | None,
+    input_shape: str | None,
+    seq_len: int | None,
+    trust: bool,
+    as_json: bool,
+    csv_path: str | None,
+) -> None:
+    """Latency, energy and memory of models on architectures, each with a 90 % interval.
+
+    MODEL is the name of a network, hf:config.json (a Hugging Face configuration; nothing is downloaded), a file.pt2 saved by
+    torch.export (needs --trust), or package.module:factory (a callable without arguments that returns a model; it is run).
+    """
+    if ops is not None:
+        refuse_with_ops(models, batch, dtype, threads, input_shape, seq_len)
+        records = estimate_table(ops, arch, runtime)
+    elif models:
+        shape = options.parse_shape(input_shape)
+        records = estimate_models(models, arch, batch, dtype, runtime, threads, shape, seq_len, trust)
+    else:
+        raise click.UsageError("nothing to estimate: name a MODEL such as resnet18, or a table with --ops TABLE.csv")
+    if csv_path:
+        from shmoo.estimators.tabular import flatten
+
+        output.write_csv(csv_path, [flatten(record) for record in records])
+        output.message(f"wrote {len(records)} estimates to {csv_path}")
+    if as_json:
+        output.json_document(records)
+    elif ops is not None:
+        show_operators(records)
+    else:
+        show_models(records)
+
+
+def refuse_with_ops(models: tuple[str, ...], *others: object) -> None:
+    """`InputError` where --ops comes with what only a model has."""
+    if models:
+        raise InputError(f"--ops and a MODEL ({', '.join(models)}) exclude each other; leave one out")
+    if any(value for value in others):
+        raise InputError(
+            "--batch, --dtype, --threads, --input-shape and --seq-len do not apply to --ops: the table's rows say it"
+        )
+
+
+def estimate_table(path: str, arch: tuple[str, ...], runtime: tuple[str, ...]) -> list[Record]:
+    """One record a row of an operator table, in row order."""
+    from shmoo.estimators.director import AnalysisDirector
+    from shmoo.estimators.profile import check_runtime
+    from shmoo.estimators.tabular import interval_record
+    from shmoo.harness.architectures import load_architecture
+    from shmoo.runs.tables import read_table
+
+    if len(arch) != 1:
+        raise InputError(f"--ops needs exactly one --arch, got {len(arch) or 'none'}; such as --arch gpu_a100_40g")
+    if len(runtime) > 1:
+        raise InputError(f"--ops takes one --runtime, got {', '.join(runtime)}")
+    profile = load_architecture(arch[0])
+    chosen = check_runtime(profile, runtime[0] if runtime else None)
+    rows = read_table(path, measured=False).rows
+    estimates = AnalysisDirector(profile).estimate_cases([row.graph() for row in rows], runtime=chosen)
+    records = []
+    for i, (row, (latency, energy)) in enumerate(zip(rows, estimates, strict=True)):
+        record: Record = {"row": i, "op": row.op, "latency_s": interval_record(latency), "energy_j": interval_record(energy)}
+        if latency is None:
+            record["latency_s_reason"] = "the operator has no cost formula"
+        if energy is None:
+            record["energy_j_reason"] = f"profile {profile.name!r} has no energy coefficients"
+        records.append(record)
+    return records
+
+
+def estimate_models(
+    models: Sequence[str],
+    arch: Sequence[str],
+    batches: Sequence[int],
+    dtypes: Sequence[str],
+    runtimes: Sequence[str],
+    threads: int | None,
+    input_shape: tuple[int, ...] | None,
+    seq_len: int | None,
+    trust: bool,
+) -> list[Record]:
+    """One record for each model x batch x dtype x architecture x runtime."""
+    from shmoo.estimators.director import AnalysisDirector
+    from shmoo.estimators.dtypes import compute_dtype
+    from shmoo.estimators.tabular import estimate_record
+
+    targets = choose_targets(arch, runtimes, threads)
+    directors = {profile.name: AnalysisDirector(profile) for profile, _ in targets}
+    wanted = [compute_dtype(name) for name in dtypes] or ["float32"]
+    from shmoo.harness.models import model_graphs
+
+    records = []
+    for model in models:
+        for batch in batches or (None,):
+            for dtype in wanted:
+                with output.only_results_on_stdout():
+                    found = model_graphs(model, batch=batch, dtype=dtype, input_shape=input_shape, seq_len=seq_len, trust=trust)
+                tell_about(model, found.break_reasons)
+                for profile, runtime in targets:
+                    made = directors[profile.name].estimate(
+                        found.graphs,
+                        runtime=runtime,
+                        dtype=dtype if dtype == "tf32" else None,
+                        threads=threads if profile.family == "cpu" else None,
+                        batch=found.batch,
+                    )
+                    records.append(estimate_record(made, model))
+    return records
+
+
+def choose_targets(
+    arch: Sequence[str], runtimes: Sequence[str], threads: int | None
+) -> list[tuple[ArchitectureProfile, str | None]]:
+    """Architectures with the runtimes to estimate on each. Those named must have every runtime asked for; where none is named,
+    all built-in ones that have it are taken.
+
+    Raises:
+        InputError: an unknown name, a runtime that a named architecture (or every architecture) lacks, or threads without a CPU.
+    """
+    from shmoo.estimators.errors import unknown
+    from shmoo.estimators.profile import RUNTIMES, check_runtime
+    from shmoo.harness.architectures import default_names, load_architecture
+
+    for runtime in runtimes:
+        if not any(runtime in known for known in RUNTIMES.values()):
+            raise unknown("runtime", runtime, {name for known in RUNTIMES.values() for name in known})
+    profiles = [load_architecture(name) for name in arch or default_names()]
+    targets: list[tuple[ArchitectureProfile, str | None]] = []
+    for profile in profiles:
+        for runtime in runtimes or (None,):
+            if arch or runtime is None or runtime in RUNTIMES[profile.family]:
+                targets.append((profile, runtime if runtime is None else check_runtime(profile, runtime)))
+    if threads is not None and not any(profile.family == "cpu" for profile, _ in targets):
+        raise InputError(f"--threads {threads} applies to CPUs, and none is among the architectures; leave it out")
+    return targets
+
+
+def tell_about(model: str, break_reasons: Sequence[str]) -> None:
+    """Say on stderr what the reader of the numbers must know."""
+    if break_reasons:
+        output.message(
+            f"{model}: torch.compile split the model into pieces, all are counted; reasons: {'; '.join(break_reasons)}"
+        )
+
+
+def show_models(records: Sequence[Record]) -> None:
+    """Table for people; unknown operators are named below it."""
+    from shmoo.estimators.present import percent, si, size
+
+    rows = []
+    for r in records:
+        latency, energy, power = r["latency_s"], r["energy_j"], r["average_power_w"]
+        basis = max(r["basis"].items(), key=lambda item: item[1])
+        rows.append(
+            [
+                str(r["model"]),
+                str(r["arch"]),
+                f"{r['batch']} {r['dtype']} {r['runtime']}",
+                si(latency["value"], "s"),
+                f"{si(latency['low'], 's')} - {si(latency['high'], 's')}",
+                si(r["throughput_per_s"]["value"], "/s"),
+                si(energy["value"], "J") if energy else "unknown",
+                si(power["value"], "W") if power else "unknown",
+                size(r["peak_memory_bytes"]),
+                si(r["tiles"], ""),
+                f"{basis[0]} {percent(basis[1], digits=0)}",
+            ]
+        )
+    output.table(
+        [
+            "model",
+            "arch",
+            "batch dtype runtime",
+            "latency",
+            "90 % interval",
+            "rate",
+            "energy",
+            "power",
+            "memory",
+            "tiles",
+            "rests on",
+        ],
+        rows,
+        left=3,
+    )
+    for line in dict.fromkeys(
+        f"{r['model']}: {op['count']} x {op['op']} has no cost formula: only its bytes are counted"
+        for r in records
+        for op in r["unknown_ops"]
+    ):
+        output.message(line)
+
+
+def show_operators(records: Sequence[Record]) -> None:
+    """Table for people of the rows of an operator table."""
+    from shmoo.estimators.present import si
+
+    def text(value: dict[str, float] | None, unit: str) -> list[str]:
+        if value is None:
+            return ["unknown", ""]
+        return [si(value["value"], unit), f"{si(value['low'], unit)} - {si(value['high'], unit)}"]
+
+    output.table(
+        ["row", "op", "latency", "90 % interval", "energy", "90 % interval"],
+        [[str(r["row"]), str(r["op"]), *text(r["latency_s"], "s"), *text(r["energy_j"], "J")] for r in records],
+        left=2,
+    )

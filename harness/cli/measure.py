@@ -1,0 +1,189 @@
+"""`shmoo measure`: cases in, a run directory out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from shmoo.estimators.errors import InputError, NothingMeasuredError, unknown
+from shmoo.harness.cli import options, output
+from shmoo.harness.cli.progress import Progress
+
+if TYPE_CHECKING:
+    from shmoo.runs.records import CaseSpec, Machine
+    from shmoo.runs.store import Run
+
+SOME_FAILED = 1
+SUITES = ("quick", "micro", "nets", "shmoo")
+EXAMPLES = """\b
+Examples:
+  shmoo measure --suite quick
+  shmoo measure --suite micro --dtype float32,bfloat16 --out runs-of-mine/first
+  shmoo measure --model resnet18 --model vit_b_16 --batch 1,8 --runtime eager,inductor
+  shmoo measure --suite micro --out runs-of-mine/first --resume
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.option("--suite", help=f"Planned cases: {', '.join(SUITES)}. Default: quick, unless models are named.")
+@options.names("--model", help="Networks to measure (repeatable).")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@options.names("--runtime", metavar="R,...", help="eager, inductor, inductor-freezing, cudagraphs. Default: eager.")
+@options.names("--dtype", metavar="D,...", help="Element types. Default: float32.")
+@options.counts("--batch", help="Batch sizes of networks. Default: 1.")
+@options.threads
+@click.option("--passes", type=click.IntRange(min=1), default=1, show_default=True, help="How often every case is measured.")
+@click.option("--budget", type=click.FloatRange(min=0, min_open=True), metavar="MINUTES", help="Start no case after this time.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run directory. Default: a new one under ./shmoo-runs.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@options.as_json
+def measure(
+    suite: str | None,
+    model: tuple[str, ...],
+    device: str,
+    runtime: tuple[str, ...],
+    dtype: tuple[str, ...],
+    batch: tuple[int, ...],
+    threads: int | None,
+    passes: int,
+    budget: float | None,
+    out: Path | None,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """Time operators, synthetic models and networks on this machine, with their energy where it can be read. Every row is on disk
+    before the next case begins; Ctrl-C keeps what is done and --resume goes on."""
+    from shmoo.harness.machine import probe_machine
+    from shmoo.harness.paths import new_run_directory
+
+    if resume and out is None:
+        raise InputError("--resume needs --out: which run to go on with")
+    machine = probe_machine(threads)
+    check_device(device, machine)
+    label = suite or ("models" if model else "quick")
+    cases = plan_cases(suite, model, machine, device, runtime, dtype, batch)
+    target = out if out is not None else new_run_directory(label)
+    run = campaign(cases, target, label, machine, resume=resume, passes=passes, budget_s=None if budget is None else 60 * budget)
+    finish(run, as_json)
+
+
+def check_device(device: str, machine: Machine) -> None:
+    """`InputError` for a device that is unknown or not there."""
+    if device not in ("cpu", "cuda"):
+        raise unknown("device", device, ("cpu", "cuda"))
+    if device == "cuda" and machine.gpu_model is None:
+        raise InputError("--device cuda: no GPU is visible here; `shmoo doctor` says why")
+
+
+def plan_cases(
+    suite: str | None,
+    models: Sequence[str],
+    machine: Machine,
+    device: str,
+    runtimes: Sequence[str],
+    dtypes: Sequence[str],
+    batches: Sequence[int],
+) -> tuple[CaseSpec, ...]:
+    """Cases of a suite, of named networks, or of both.
+
+    Raises:
+        InputError: an unknown suite, model, runtime or dtype, or a batch where no network is measured.
+    """
+    import msgspec
+
+    from shmoo.estimators.dtypes import compute_dtype
+    from shmoo.harness.backends import RUNTIMES
+    from shmoo.harness.workloads.suites import plan_suite
+    from shmoo.runs.records import CaseSpec
+
+    if suite is not None and suite not in SUITES:
+        raise unknown("suite", suite, SUITES)
+    for runtime in runtimes:
+        if runtime not in RUNTIMES:
+            raise unknown("runtime", runtime, RUNTIMES)
+    run_as = tuple(runtimes) or ("eager",)
+    types = tuple(dict.fromkeys(compute_dtype(name) for name in dtypes)) or ("float32",)
+    cases: list[CaseSpec] = []
+    if suite is not None or not models:
+        name = suite or "quick"
+        cases += plan_suite(name, machine, device=device, dtypes=types, runtimes=run_as, threads=machine.threads)
+    for text in models:
+        from shmoo.harness.workloads import find_workload
+
+        module = find_workload(text)
+        cases += [
+            CaseSpec(module.name, module.kind, module.resolve(), one_dtype, one_runtime, device, machine.threads)
+            for one_dtype in types
+            for one_runtime in run_as
+        ]
+    if batches:
+        if not any(case.kind == "network" for case in cases):
+            raise InputError("--batch applies to networks, and none is measured; name one with --model, or leave --batch out")
+        cases = [
+            msgspec.structs.replace(case, axes={**case.axes, "batch": size}) if size is not None else case
+            for case in cases
+            for size in (batches if case.kind == "network" else (None,))
+        ]
+    return tuple(cases)
+
+
+def campaign(
+    cases: Sequence[CaseSpec],
+    out: Path,
+    suite: str,
+    machine: Machine,
+    *,
+    resume: bool = False,
+    passes: int = 1,
+    budget_s: float | None = None,
+) -> Run:
+    """Measure with progress on stderr, and read back the run.
+
+    Raises:
+        KeyboardInterrupt: with a message that says where the finished rows are.
+    """
+    from shmoo.harness.campaign import CampaignSettings, run_campaign
+    from shmoo.runs.store import Run
+
+    settings = CampaignSettings(budget_s=budget_s)
+    output.message(f"measuring {len(cases)} cases ({suite}) into {out}")
+    with Progress(len(cases) * passes, "measuring") as progress:
+
+        def show(done: int, total: int, now: str, left_s: float | None) -> None:
+            progress.update(done, total, now, left_s)
+
+        try:
+            run_campaign(cases, out, suite=suite, machine=machine, settings=settings, resume=resume, progress=show, passes=passes)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"interrupted; finished rows kept in {out}, go on with --out {out} --resume") from None
+    return Run.open(out)
+
+
+def finish(run: Run, as_json: bool) -> None:
+    """Say what came out, and exit accordingly.
+
+    Raises:
+        NothingMeasuredError: no row is usable.
+    """
+    counts = {status: sum(row.status == status for row in run.rows) for status in ("ok", "suspect", "failed")}
+    skipped = len(run.skipped)
+    for row in run.rows:
+        if row.status == "failed":
+            output.message(f"failed: {row.case.label}: {'; '.join(row.reasons)}")
+    if skipped:
+        output.message(f"{skipped} cases were not reached; `shmoo measure --out {run.path} --resume` goes on")
+    if as_json:
+        output.json_document({"format": 1, "run": str(run.path), **counts, "skipped": skipped})
+    else:
+        output.result(str(run.path))
+        output.message(", ".join(f"{count} {status}" for status, count in counts.items()) + f"; see `shmoo show {run.path}`")
+    if not counts["ok"]:
+        raise NothingMeasuredError(
+            f"nothing usable was measured: {counts['failed']} rows failed, {counts['suspect']} are suspect; "
+            f"`shmoo show {run.path}` gives the reasons"
+        )
+    if counts["failed"]:
+        raise click.exceptions.Exit(SOME_FAILED)

@@ -1,0 +1,152 @@
+"""`shmoo profiles`: which architectures there are, their coefficients, and how two differ."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from shmoo.harness.cli import options, output
+
+if TYPE_CHECKING:
+    from shmoo.estimators.profile import ArchitectureProfile, Coefficient
+
+EXAMPLES = """\b
+Examples:
+  shmoo profiles list
+  shmoo profiles show gpu_h100
+  shmoo profiles diff cpu_server_generic cpu_local
+"""
+
+
+@click.group(invoke_without_command=True, epilog=EXAMPLES)
+@click.pass_context
+def profiles(ctx: click.Context) -> None:
+    """Architecture profiles: coefficients with unit, source and uncertainty. Without a sub-command, list them."""
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_profiles, as_json=False)
+
+
+@profiles.command("list", epilog="Example: shmoo profiles list --json")
+@options.as_json
+def list_profiles(as_json: bool) -> None:
+    """Every profile: built-in ones, and the user's own ones."""
+    from shmoo.estimators.errors import FormatError
+    from shmoo.estimators.profile import load_profile
+    from shmoo.harness.architectures import default_names, load_architecture
+    from shmoo.harness.paths import user_profiles
+
+    found = []
+    own = {path.stem: path for path in sorted(user_profiles().glob("*.json"))}
+    for name in sorted({*default_names(), *own}):
+        try:
+            profile = load_profile(own[name]) if name in own else load_architecture(name)
+        except FormatError as error:
+            output.message(str(error))
+            continue
+        found.append((str(own.get(name, "built in")), profile))
+    rows = [
+        {
+            "name": profile.name,
+            "family": profile.family,
+            "default_runtime": profile.default_runtime,
+            "levels": list(profile.levels),
+            "fitted": sum(c.source == "fitted" for c in profile.coefficients.values()),
+            "coefficients": len(profile.coefficients),
+            "illustrative": profile.illustrative,
+            "description": profile.description,
+            "where": where,
+        }
+        for where, profile in found
+    ]
+    if as_json:
+        output.json_document(rows)
+        return
+    output.table(
+        ["name", "family", "runtime", "fitted", "description"],
+        [[r["name"], r["family"], r["default_runtime"], f"{r['fitted']} of {r['coefficients']}", r["description"]] for r in rows],
+        left=5,
+    )
+
+
+@profiles.command("show", epilog="Example: shmoo profiles show kpu_t256")
+@click.argument("name")
+@options.as_json
+def show_profile(name: str, as_json: bool) -> None:
+    """Coefficients of one profile."""
+    profile = _load(name)
+    if as_json:
+        import json
+
+        output.json_document(json.loads(profile.to_json()))
+        return
+    output.result(f"{profile.name}: {profile.description}")
+    output.result(f"family {profile.family}, levels {' > '.join(profile.levels)}, tiling {profile.tiling.strategy}")
+    output.table(
+        ["coefficient", "source", "value", "90 % range", "reference"],
+        [[key, c.source, _value(c.value, c.unit), _range(c), c.reference] for key, c in sorted(profile.coefficients.items())],
+        left=2,
+    )
+    for split, groups in profile.error_card.items():
+        output.table(
+            [f"error on {split}", "n", "mean", "median", "p90", "bias"],
+            [
+                [group, str(e.n), *(f"{x * 100:.1f} %" for x in (e.mean, e.median, e.p90)), f"{e.bias * 100:+.1f} %"]
+                for group, e in groups.items()
+            ],
+        )
+
+
+@profiles.command("diff", epilog="Example: shmoo profiles diff gpu_a100_40g gpu_h100")
+@click.argument("first")
+@click.argument("second")
+@options.as_json
+def diff_profiles(first: str, second: str, as_json: bool) -> None:
+    """Coefficients in which two profiles differ."""
+    a, b = _load(first), _load(second)
+    rows = []
+    for key in sorted({*a.coefficients, *b.coefficients}):
+        old, new = a.get(key), b.get(key)
+        if old is not None and new is not None and (old.value, old.unit, old.source) == (new.value, new.unit, new.source):
+            continue
+        ratio = new.value / old.value if old is not None and new is not None and old.value else None
+        rows.append({"coefficient": key, "first": _plain(old), "second": _plain(new), "ratio": ratio})
+    if as_json:
+        output.json_document({"format": 1, "first": a.name, "second": b.name, "differences": rows})
+        return
+    output.table(
+        ["coefficient", a.name, b.name, "ratio"],
+        [
+            [
+                r["coefficient"],
+                *(_side(r[side]) for side in ("first", "second")),
+                "" if r["ratio"] is None else f"{r['ratio']:.3g}",
+            ]
+            for r in rows
+        ],
+    )
+
+
+def _load(name: str) -> ArchitectureProfile:
+    from shmoo.harness.architectures import load_architecture
+
+    return load_architecture(name)
+
+
+def _value(value: float, unit: str) -> str:
+    from shmoo.estimators.present import si
+
+    return si(value, unit)
+
+
+def _range(c: Coefficient) -> str:
+    low, high = c.bounds
+    return "" if low == high else f"{_value(low, c.unit)} - {_value(high, c.unit)}"
+
+
+def _plain(c: Coefficient | None) -> dict[str, object] | None:
+    return None if c is None else {"value": c.value, "unit": c.unit, "source": c.source}
+
+
+def _side(plain: dict | None) -> str:
+    return "" if plain is None else f"{_value(plain['value'], plain['unit'])} ({plain['source']})"

@@ -1,0 +1,35 @@
+"""The microbenchmarks as tests: `pytest --benchmark` times every case of a suite and writes a run."""
+
+from __future__ import annotations
+
+import pytest
+
+from shmoo.harness.pytest_plugin import benchmarking
+from shmoo.runs.records import CaseSpec
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test a case. Without --benchmark nothing is planned, and a single skipped test stands for all."""
+    if not benchmarking(metafunc.config):
+        metafunc.parametrize("case", [pytest.param(None, id="needs --benchmark")])
+        return
+    from shmoo.harness.machine import probe_machine
+    from shmoo.harness.workloads import plan_suite
+
+    machine = probe_machine()
+    cases = plan_suite(
+        metafunc.config.getoption("shmoo_suite"),
+        machine,
+        device="cpu",
+        dtypes=("float32",),
+        runtimes=("eager",),
+        threads=machine.threads,
+    )
+    metafunc.parametrize("case", cases, ids=[case.label for case in cases])
+
+
+def test_microbenchmark(shmoo_benchmark, case: CaseSpec) -> None:
+    """The case can be measured."""
+    row = shmoo_benchmark.case(case)
+    assert row.timing is not None
+    assert min(row.timing.samples_s) > 0

@@ -1,0 +1,47 @@
+"""The Python that docs/python.md shows is run as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+PAGE = Path(__file__).parents[1] / "docs" / "python.md"
+
+
+@pytest.fixture(scope="module")
+def ran() -> dict[str, object]:
+    """Names that the page's code blocks define, run in order."""
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
+        exec(compile(block, str(PAGE), "exec"), names)
+    return names
+
+
+def test_the_short_way_takes_five_statements() -> None:
+    """Model to DataFrame is at most five statements, imports included."""
+    block = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert block is not None
+    assert len([line for line in block[1].splitlines() if line.strip()]) <= 5
+
+
+def test_estimates_are_a_data_frame_with_intervals(ran: dict) -> None:
+    """One row an architecture, each value inside its interval."""
+    table = ran["table"]
+    assert list(table["arch"]) == ["cpu_server_generic", "gpu_h100", "tpu_v4", "kpu_t256"]
+    assert (table["latency_s_low"] <= table["latency_s"]).all()
+    assert (table["latency_s"] <= table["latency_s_high"]).all()
+    assert (table["batch"] == 8).all()
+
+
+def test_flops_are_those_of_the_model(ran: dict) -> None:
+    """Two linear layers of 8 x 512 x 2048 multiply-adds."""
+    assert set(ran["table"]["macs"]) == {2 * 8 * 512 * 2048}
+
+
+def test_sweep_has_a_row_a_point(ran: dict) -> None:
+    """The sweep's axis becomes a column."""
+    assert list(ran["curves"]["n"]) == [256, 1024, 4096]
+    assert ran["curves"]["macs"].is_monotonic_increasing
