@@ -1,8 +1,8 @@
 """Worker processes: a crash, an out-of-memory kill, a hang or a segfault ends one case and not the campaign.
 
 The campaign owns one worker at a time and uses it for case after case; it is replaced when it dies, is too slow, answers
-nonsense, or has had a failed case, after which its state cannot be trusted. Requests and answers are JSON lines over its pipes; what the
-measured code prints goes to its error stream, whose end becomes the reason when it dies.
+nonsense, or has had a failed case, after which its state cannot be trusted. Requests and answers are JSON lines over its pipes;
+what the measured code prints goes to its error stream, whose end becomes the reason when it dies.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Protocol
@@ -151,7 +152,8 @@ class Worker:
         return f"its process {_ending(code)}{said}"
 
     def _failed(self, case: CaseSpec, pass_index: int, reason: str) -> tuple[Measurement, tuple[Graph, ...]]:
-        return Measurement(case, "failed", (reason,), pass_index=pass_index), ()
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return Measurement(case, "failed", (reason,), pass_index=pass_index, measured_at=now), ()
 
 
 def _ending(code: int | None) -> str:

@@ -1,3 +1,5 @@
+import shutil
+
 import msgspec
 import pytest
 import torch
@@ -159,6 +161,17 @@ def test_threads_are_set_for_the_case():
         assert row.host["threads"] == 1
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "cl"))), reason="Inductor needs a C++ compiler")
+@pytest.mark.parametrize("runtime", ["inductor", "inductor-freezing"])
+def test_compiling_is_timed_apart_and_not_in_the_window(runtime):
+    """A compiled case knows its compile time, which is part of its first call, and nothing was compiled while it was timed."""
+    row, _ = measure(relu, CaseSpec("relu", "operator", {"m": 64}, runtime=runtime))
+    assert row.status != "failed", row.reasons
+    assert 0 < row.timing.compile_s <= row.timing.first_call_s
+    assert not any("recompiled" in reason for reason in row.reasons)
 
 
 def test_errors_are_described_in_one_line():
