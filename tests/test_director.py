@@ -1,8 +1,8 @@
 """The pipeline from graph to estimate."""
 
 import pytest
-
 from build import GraphBuilder
+
 from shmoo.estimators.director import AnalysisDirector, with_threads
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import builtin_names, load_profile

@@ -1,8 +1,8 @@
 """Which calls share a kernel, per runtime."""
 
 import pytest
-
 from build import GraphBuilder
+
 from shmoo.estimators.fusion import FUSION_RULES, fuse
 from shmoo.estimators.registry import DuplicateNameError
 

@@ -1,8 +1,8 @@
 """Kernel tables: costs summed, accesses from outside only."""
 
 import numpy as np
-
 from build import GraphBuilder
+
 from shmoo.estimators.fusion import fuse
 from shmoo.estimators.kernels import READ_ACTIVATION, READ_WEIGHT, WRITE, Kernel, KernelTable, kernel_table
 from shmoo.estimators.records import FAMILIES

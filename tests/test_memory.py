@@ -1,6 +1,7 @@
 """Peak memory from lifetimes, added up by hand."""
 
 from build import GraphBuilder
+
 from shmoo.estimators.memory import peak_memory_bytes
 
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-
 from build import GraphBuilder
+
 from shmoo.estimators.coefficients import ALGORITHMS, Coefficients, algorithm_codes, draw
 from shmoo.estimators.fusion import fuse
 from shmoo.estimators.kernels import KernelTable, kernel_table
