@@ -175,7 +175,7 @@ _NO_LIMIT = 1 << 20
 
 
 def _own_cache() -> dict[str, bool]:
-    """Keep what is compiled for a capture apart from what the process compiles otherwise, where torch.compile can (2.13 and on)."""
+    """Keep what a capture compiles apart from what the process compiles otherwise, where torch.compile can (2.13 and on)."""
     return {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
 
 

@@ -124,7 +124,7 @@ def module_path(node: fx.Node) -> str:
 
 
 def source_line(node: fx.Node) -> str:
-    """ "torchvision/models/resnet.py:93" of the innermost line outside torch, relative to where its package is installed; "" for none."""
+    """ "torchvision/models/resnet.py:93" of the innermost line outside torch, relative to its import root; "" for none."""
     frames = _FRAME.findall(node.meta.get("stack_trace") or "")
     if not frames:
         return ""

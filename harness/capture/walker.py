@@ -161,7 +161,7 @@ class _Walk:
         """Whether the node is a call: it is not known to compute nothing, and reads or returns a tensor."""
         if node.target in _NOT_CALLS:
             return False
-        if "val" not in node.meta and "example_value" in node.meta or node.op in ("call_module", "call_method"):
+        if ("val" not in node.meta and "example_value" in node.meta) or node.op in ("call_module", "call_method"):
             raise CaptureError(
                 f"node {node.name!r} ({node.target}) is not an ATen operator with its result in meta['val']; "
                 "give `inputs`, so that the graph is traced to ATen operators first"

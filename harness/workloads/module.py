@@ -131,8 +131,14 @@ class Maker(msgspec.Struct, frozen=True):
         random in 0.5..1.5 instead of all ones or zeros."""
         import torch
 
-        with torch.device(self.device):
-            module = make()
+        try:
+            with torch.device(self.device):
+                module = make()
+        except NotImplementedError:
+            if self.device != "meta":
+                raise
+            # Some builders compute their layer sizes with tensors, which meta tensors cannot answer.
+            module = make().to("meta")
         with torch.no_grad():
             for tensor in (*module.parameters(), *module.buffers()):
                 if tensor.is_floating_point() and tensor.dim() == 1:

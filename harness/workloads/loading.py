@@ -1,0 +1,243 @@
+"""Any model a user can name -> a `DNNModule`: a registered or torchvision name, a factory, an exported program, a config."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shmoo.estimators.errors import InputError, unknown
+from shmoo.harness.workloads.module import Axis, Built, DNNModule, Maker, dim
+
+HF_PREFIX = "hf:"
+DEFAULT_SEQ_LEN = 128
+
+
+def resolve_model(
+    text: str, *, input_shape: Sequence[int] | None = None, seq_len: int | None = None, trust: bool = False
+) -> DNNModule:
+    """The workload that `text` names.
+
+    Args:
+        text: a registered or torchvision name, "package.module:factory" (runs that code), "file.pt2" or "hf:config.json".
+        input_shape: shape of the one input, its batch first; replaces the declared input.
+        seq_len: tokens in a text model's input; replaces the default of its axis "seq_len".
+        trust: allow what runs code when it is loaded (a .pt2 file).
+
+    Raises:
+        InputError: the name is unknown (the nearest are suggested), or what it names cannot be loaded or lacks something.
+    """
+    if text.startswith(HF_PREFIX):
+        found = load_config(text.removeprefix(HF_PREFIX))
+    elif text.endswith(".pt2"):
+        found = load_program(text, trust=trust)
+    elif ":" in text:
+        return _with_seq_len(load_factory(text, input_shape), seq_len)
+    else:
+        from shmoo.harness.workloads import find_workload
+
+        found = find_workload(text)
+    if input_shape is not None:
+        found = with_input_shape(found, input_shape)
+    return _with_seq_len(found, seq_len)
+
+
+def with_input_shape(module: DNNModule, shape: Sequence[int]) -> DNNModule:
+    """The workload with one input of another shape; its axis "batch" is the first of `shape` unless told otherwise.
+
+    Raises:
+        InputError: the shape does not fit, or the workload takes several inputs (when built).
+    """
+    batch, rest = _split_shape(shape)
+    names = [axis.name for axis in module.axes]
+    if "batch" not in names:
+        raise InputError(
+            f"{module.name!r} has no axis 'batch', so its input cannot be replaced; its axes are {', '.join(names) or 'none'}"
+        )
+    fixed = {"resolution": rest[-1]} if "resolution" in names else {}
+
+    def factory(make: Maker, **axes: Any) -> Built:
+        built = module.factory(make, **{**axes, **fixed})
+        if len(built.args) != 1 or built.kwargs:
+            raise InputError(
+                f"{module.name!r} takes {len(built.args) + len(built.kwargs)} inputs; --input-shape replaces a single one"
+            )
+        return Built(built.model, (make.tensor(axes["batch"], *rest),))
+
+    axes = [msgspec.structs.replace(axis, default=batch) if axis.name == "batch" else axis for axis in module.axes]
+    axes = [axis for axis in axes if axis.name not in fixed]
+    return DNNModule(module.name, module.kind, tuple(axes), factory, module.meaning)
+
+
+def load_factory(spec: str, input_shape: Sequence[int] | None = None) -> DNNModule:
+    """A model from the user's own code: "package.module:factory", a function that returns a model, or (model, args) or
+    (model, args, kwargs). A model alone needs `input_shape`. A factory with a parameter `batch` is called with it.
+
+    Raises:
+        InputError: the module or the function is not found, or no input is known.
+    """
+    place, _, attribute = spec.partition(":")
+    factory = _import_attribute(place, attribute, spec)
+    parameter = inspect.signature(factory).parameters.get("batch")
+    takes_batch = parameter is not None
+    own = parameter.default if parameter is not None and isinstance(parameter.default, int) else 1
+    batch, rest = _split_shape(input_shape) if input_shape is not None else (own, ())
+
+    def build(make: Maker, **axes: Any) -> Built:
+        arguments = {"batch": axes["batch"]} if takes_batch else {}
+        import torch
+
+        with torch.device(make.device):
+            made = factory(**arguments)
+        model, args, kwargs = (
+            made if isinstance(made, tuple) and len(made) == 3 else (*made, {}) if isinstance(made, tuple) else (made, None, {})
+        )
+        if isinstance(model, torch.nn.Module):
+            model = model.to(device=make.device, dtype=make.torch_dtype).eval()
+        if input_shape is not None:
+            return Built(model, (make.tensor(axes["batch"], *rest),))
+        if args is None:
+            raise InputError(f"{spec!r} returned a model without inputs; give --input-shape, or return (model, args)")
+        return Built(model, *_cast((tuple(args), dict(kwargs)), make))
+
+    if takes_batch or input_shape is not None:
+        axes: tuple[Axis, ...] = (dim("batch", batch, "inputs at once"),)
+    else:
+        axes = ()
+    return DNNModule(spec, "network", axes, build)
+
+
+def load_program(path: str, *, trust: bool) -> DNNModule:
+    """A program that torch.export saved, with the inputs it was exported with.
+
+    Raises:
+        InputError: not trusted, not there, or not such a file.
+    """
+    if not trust:
+        raise InputError(f"loading {path!r} can run code that is stored in it; add --trust if you know where it comes from")
+    if not Path(path).is_file():
+        raise InputError(f"no exported program at {path!r}; give the path of a file that torch.export.save wrote")
+
+    def build(make: Maker) -> Built:
+        import torch
+
+        try:
+            program = torch.export.load(path)
+        except Exception as error:
+            raise InputError(f"cannot load {path!r} as an exported program: {error}") from error
+        if program.example_inputs is None:
+            raise InputError(f"{path!r} holds no example inputs; export it again with torch.export.export and save that")
+        args, kwargs = program.example_inputs
+        model = program.module().to(device=make.device, dtype=make.torch_dtype)
+        return Built(model, *_cast((tuple(args), dict(kwargs)), make))
+
+    return DNNModule(Path(path).stem, "network", (), build)
+
+
+def load_config(path: str) -> DNNModule:
+    """A model that transformers builds from a config, with random weights.
+
+    Its architecture is the first that the config names, or the bare model of its type. Text models have axes "batch" and
+    "seq_len", image models "batch".
+
+    Raises:
+        InputError: transformers is missing, or the config is not there, not JSON or of an unknown type.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise InputError(f"no config at {path!r}; give the path of a config.json")
+    try:
+        settings = json.loads(source.read_text())
+    except ValueError as error:
+        raise InputError(f"{path!r} is not JSON: {error}") from error
+    if "model_type" not in settings:
+        raise InputError(f'{path!r} has no \'model_type\'; a transformers config names it, such as "model_type": "bert"')
+    image = "image_size" in settings
+
+    def build(make: Maker, **axes: Any) -> Built:
+        transformers = _transformers()
+        config = _config(transformers, settings, path)
+        named = (config.architectures or [""])[0]
+        make_model = getattr(transformers, named, None)
+        model = make.module(lambda: make_model(config) if make_model else transformers.AutoModel.from_config(config))
+        if model.main_input_name == "input_ids":
+            tokens = make.indices(config.vocab_size, axes["batch"], axes["seq_len"])
+            extra = {"decoder_input_ids": tokens} if config.is_encoder_decoder else {}
+            return Built(model, (), {"input_ids": tokens, **extra})
+        if model.main_input_name == "pixel_values":
+            sides = config.image_size if isinstance(config.image_size, (list, tuple)) else (config.image_size, config.image_size)
+            return Built(model, (), {"pixel_values": make.tensor(axes["batch"], getattr(config, "num_channels", 3), *sides)})
+        raise InputError(
+            f"{path!r} takes {model.main_input_name!r}; text (input_ids) and image (pixel_values) models can be built"
+        )
+
+    axes = (dim("batch", 1, "inputs at once"),)
+    if not image:
+        axes += (dim("seq_len", DEFAULT_SEQ_LEN, "tokens in an input"),)
+    return DNNModule(source.stem, "network", axes, build)
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise InputError("models from a config need transformers; install it with: pip install 'shmoo[models]'") from error
+    return transformers
+
+
+def _config(transformers: Any, settings: dict[str, Any], path: str) -> Any:
+    options = {name: value for name, value in settings.items() if name != "model_type"}
+    try:
+        return transformers.AutoConfig.for_model(settings["model_type"], **options)
+    except ValueError as error:
+        raise InputError(f"transformers cannot use the config {path!r}: {str(error).splitlines()[0]}") from error
+
+
+def _with_seq_len(module: DNNModule, seq_len: int | None) -> DNNModule:
+    if seq_len is None:
+        return module
+    names = [axis.name for axis in module.axes]
+    if "seq_len" not in names:
+        raise InputError(f"{module.name!r} has no axis 'seq_len'; its axes are {', '.join(names) or 'none'}")
+    axes = tuple(msgspec.structs.replace(axis, default=seq_len) if axis.name == "seq_len" else axis for axis in module.axes)
+    return msgspec.structs.replace(module, axes=axes)
+
+
+def _split_shape(shape: Sequence[int]) -> tuple[int, tuple[int, ...]]:
+    if not shape or any(size < 1 for size in shape):
+        raise InputError(f"an input shape is one or more positive sizes, batch first, such as 1x3x224x224; got {list(shape)}")
+    return shape[0], tuple(shape[1:])
+
+
+def _import_attribute(place: str, attribute: str, spec: str) -> Callable[..., Any]:
+    """The function, looked for in the current directory as well, as `python -m` does."""
+    added = str(Path.cwd())
+    if added not in sys.path:
+        sys.path.insert(0, added)
+    try:
+        module = importlib.import_module(place)
+    except ImportError as error:
+        raise InputError(f"cannot import {place!r} of {spec!r}: {error}; give package.module:factory") from error
+    found = getattr(module, attribute, None)
+    if found is None:
+        raise unknown(f"factory in {place!r}", attribute, [name for name in vars(module) if not name.startswith("_")])
+    if not callable(found):
+        raise InputError(f"{spec!r} is a {type(found).__name__}, not a function that returns a model")
+    return found
+
+
+def _cast(values: Any, make: Maker) -> Any:
+    """The tensors in `values` on the device, floating-point ones of the dtype."""
+    import torch
+    from torch.utils._pytree import tree_map_only
+
+    def move(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(device=make.device, dtype=make.torch_dtype if tensor.is_floating_point() else tensor.dtype)
+
+    return tree_map_only(torch.Tensor, move, values)
