@@ -1,0 +1,264 @@
+"""Where a suite's shapes come from: for each operator and synthetic model, random sizes as networks have them.
+
+Every draw picks its sizes independently, so that m, n and k, or channels and image sizes, do not move together, as a fit needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from random import Random
+from typing import NamedTuple
+
+from shmoo.harness.workloads.operators import ACTIVATIONS
+from shmoo.runs.records import AxisValue
+
+Axes = dict[str, AxisValue]
+
+
+class Family(NamedTuple):
+    """Cases of one workload that belong together.
+
+    Attributes:
+        draw: one random set of axes.
+        micro, quick: how many cases the suites of that name take.
+    """
+
+    name: str
+    workload: str
+    draw: Callable[[Random], Axes]
+    micro: int
+    quick: int = 1
+
+
+def spread(rng: Random, low: int, high: int, step: int = 1) -> int:
+    """A multiple of `step` between `low` and `high`, its logarithm uniform."""
+    drawn = math.exp(rng.uniform(math.log(low), math.log(high)))
+    return max(low, min(high, step * round(drawn / step)))
+
+
+def _image(rng: Random) -> int:
+    """Height and width of a feature map: mostly those of networks for 224 x 224 images, sometimes any."""
+    return rng.choice((7, 14, 28, 56, 112)) if rng.random() < 0.7 else spread(rng, 7, 128)
+
+
+def _batch(rng: Random) -> int:
+    return 1 if rng.random() < 0.6 else spread(rng, 2, 16)
+
+
+def _linear(rng: Random) -> Axes:
+    odd = rng.random() < 0.3
+    step = 1 if odd else 16
+    return {
+        "m": spread(rng, 1, 4096),
+        "n": spread(rng, 16, 8192, step),
+        "k": spread(rng, 16, 8192, step),
+        "bias": rng.random() < 0.7,
+    }
+
+
+def _bmm(rng: Random) -> Axes:
+    return {"b": spread(rng, 1, 96), "m": spread(rng, 4, 1024), "n": spread(rng, 4, 1024), "k": spread(rng, 8, 1024, 8)}
+
+
+def _conv(kernels: tuple[int, ...], strides: tuple[int, ...]) -> Callable[[Random], Axes]:
+    def draw(rng: Random) -> Axes:
+        kernel = rng.choice(kernels)
+        return {
+            "n": _batch(rng),
+            "c_in": spread(rng, 8, 1024, 8),
+            "c_out": spread(rng, 8, 1024, 8),
+            "size": _image(rng),
+            "kernel": kernel,
+            "stride": rng.choice(strides),
+            "padding": kernel // 2,
+        }
+
+    return draw
+
+
+def _conv_stem(rng: Random) -> Axes:
+    kernel, stride = rng.choice(((7, 2), (3, 2), (4, 4), (16, 16), (11, 4)))
+    size = rng.choice((64, 96, 128, 160, 192, 224, 256, 288))
+    padding = 0 if kernel == stride else kernel // 2
+    channels = spread(rng, 16, 768, 16)
+    return {"n": _batch(rng), "c_in": 3, "c_out": channels, "size": size, "kernel": kernel, "stride": stride, "padding": padding}
+
+
+def _conv_dilated(rng: Random) -> Axes:
+    dilation = rng.choice((2, 4))
+    return {**_conv((3,), (1,))(rng), "dilation": dilation, "padding": dilation}
+
+
+def _conv_depthwise(rng: Random) -> Axes:
+    channels, kernel = spread(rng, 16, 1152, 8), rng.choice((3, 3, 5, 5, 7))
+    return {**_conv((kernel,), (1, 1, 2))(rng), "c_in": channels, "c_out": channels, "groups": channels}
+
+
+def _conv_grouped(rng: Random) -> Axes:
+    width, groups = rng.choice((4, 8, 16, 24, 32, 58)), spread(rng, 2, 32)
+    return {**_conv((3,), (1, 1, 2))(rng), "c_in": width * groups, "c_out": width * groups, "groups": groups}
+
+
+def _conv_transpose(rng: Random) -> Axes:
+    kernel, stride, padding = rng.choice(((2, 2, 0), (4, 2, 1), (3, 1, 1), (3, 2, 1)))
+    return {
+        "n": _batch(rng),
+        "c_in": spread(rng, 8, 512, 8),
+        "c_out": spread(rng, 8, 512, 8),
+        "size": spread(rng, 7, 64),
+        "kernel": kernel,
+        "stride": stride,
+        "padding": padding,
+    }
+
+
+def _rows(rng: Random) -> Axes:
+    return {"rows": spread(rng, 1, 65536), "cols": spread(rng, 16, 8192)}
+
+
+def _binary(rng: Random) -> Axes:
+    return {**_rows(rng), "broadcast": rng.choice(("none", "none", "rows", "cols"))}
+
+
+def _cat(rng: Random) -> Axes:
+    return {"rows": spread(rng, 1, 16384), "cols": spread(rng, 16, 8192), "parts": rng.choice((2, 2, 3, 4))}
+
+
+def _channels(rng: Random) -> Axes:
+    return {"n": _batch(rng), "c": spread(rng, 16, 2048, 16), "size": spread(rng, 7, 224)}
+
+
+def _pool(rng: Random) -> Axes:
+    kernel, stride, padding = rng.choice(((2, 2, 0), (3, 2, 1), (3, 1, 1), (3, 2, 0)))
+    return {**_channels(rng), "kernel": kernel, "stride": stride, "padding": padding}
+
+
+def _adaptive_pool(rng: Random) -> Axes:
+    drawn = _channels(rng)
+    return {**drawn, "out_size": min(rng.choice((1, 1, 7)), drawn["size"])}
+
+
+def _interpolate(rng: Random) -> Axes:
+    return {**_channels(rng), "scale": rng.choice((2, 2, 4)), "mode": rng.choice(("nearest", "bilinear"))}
+
+
+def _embedding(rng: Random) -> Axes:
+    return {"rows": spread(rng, 128, 65536), "cols": spread(rng, 64, 2048, 8), "tokens": spread(rng, 1, 8192)}
+
+
+def _attention(rng: Random) -> Axes:
+    length = spread(rng, 16, 2048)
+    return {
+        "b": _batch(rng),
+        "heads": spread(rng, 1, 16),
+        "seq_len": length,
+        "kv_len": length,
+        "head_dim": rng.choice((32, 64, 64, 128)),
+        "causal": rng.random() < 0.3,
+    }
+
+
+def _mlp(rng: Random) -> Axes:
+    return {
+        "batch": _batch(rng) if rng.random() < 0.5 else spread(rng, 16, 512),
+        "in_features": spread(rng, 64, 4096),
+        "hidden": spread(rng, 64, 4096),
+        "out_features": spread(rng, 10, 4096),
+        "depth": rng.choice((2, 3, 4)),
+        "activation": rng.choice(("relu", "gelu", "silu", "tanh")),
+        "softmax": rng.random() < 0.5,
+    }
+
+
+def _conv_stack(rng: Random) -> Axes:
+    return {
+        "batch": _batch(rng),
+        "c_in": rng.choice((3, 16, 64)),
+        "width": spread(rng, 16, 256, 8),
+        "size": _image(rng),
+        "kernel": rng.choice((1, 3, 3, 5)),
+        "depth": rng.choice((2, 4)),
+        "activation": rng.choice(("relu", "silu", "hardswish")),
+    }
+
+
+def _resnet_block(rng: Random) -> Axes:
+    return {
+        "batch": _batch(rng),
+        "c_in": spread(rng, 16, 512, 16),
+        "c_out": spread(rng, 16, 512, 16),
+        "size": _image(rng),
+        "kernel": 3,
+        "stride": rng.choice((1, 1, 2)),
+    }
+
+
+def _separable(rng: Random) -> Axes:
+    return {
+        "batch": _batch(rng),
+        "c_in": spread(rng, 8, 256, 8),
+        "c_out": spread(rng, 8, 256, 8),
+        "size": _image(rng),
+        "kernel": rng.choice((3, 5)),
+        "stride": rng.choice((1, 1, 2)),
+        "expansion": rng.choice((1, 4, 6)),
+        "squeeze": rng.random() < 0.5,
+        "activation": rng.choice(("relu", "silu", "hardswish")),
+    }
+
+
+def _transformer(rng: Random) -> Axes:
+    heads = rng.choice((3, 6, 8, 12))
+    return {
+        "batch": _batch(rng),
+        "seq_len": spread(rng, 16, 512),
+        "d_model": heads * rng.choice((32, 64)),
+        "heads": heads,
+        "mlp_ratio": rng.choice((2, 4)),
+        "activation": rng.choice(("gelu", "relu")),
+    }
+
+
+FAMILIES = (
+    Family("linear", "linear", _linear, 28, 4),
+    Family("bmm", "bmm", _bmm, 14, 2),
+    Family("conv 1x1", "conv", _conv((1,), (1,)), 22, 3),
+    Family("conv 1x1 strided", "conv", _conv((1,), (2,)), 4, 0),
+    Family("conv 3x3", "conv", _conv((3,), (1,)), 18, 3),
+    Family("conv 3x3 strided", "conv", _conv((3,), (2,)), 8),
+    Family("conv 5x5", "conv", _conv((5,), (1, 2)), 4, 0),
+    Family("conv stem", "conv", _conv_stem, 8),
+    Family("conv dilated", "conv", _conv_dilated, 4, 0),
+    Family("conv depthwise", "conv", _conv_depthwise, 20, 3),
+    Family("conv grouped", "conv", _conv_grouped, 10, 1),
+    Family("conv_transpose", "conv_transpose", _conv_transpose, 5),
+    Family("batch_norm", "batch_norm", _channels, 10),
+    Family("layer_norm", "layer_norm", _rows, 8),
+    Family("group_norm", "group_norm", lambda rng: {**_channels(rng), "groups": rng.choice((1, 4, 8, 16))}, 4, 0),
+    Family("rms_norm", "rms_norm", _rows, 4, 0),
+    Family("softmax", "softmax", _rows, 8),
+    Family("add", "add", _binary, 10),
+    Family("mul", "mul", _binary, 8),
+    Family("sub", "sub", _binary, 3, 0),
+    Family("div", "div", _binary, 3, 0),
+    Family("add_scalar", "add_scalar", _rows, 4, 0),
+    *(
+        Family(name, name, _rows, 6 if name in ("relu", "gelu", "silu", "hardswish") else 4, 1 if name in ("relu", "gelu") else 0)
+        for name in ACTIVATIONS
+    ),
+    Family("cat", "cat", _cat, 6),
+    Family("copy", "copy", _rows, 6),
+    Family("max_pool", "max_pool", _pool, 5),
+    Family("avg_pool", "avg_pool", _pool, 4, 0),
+    Family("adaptive_avg_pool", "adaptive_avg_pool", _adaptive_pool, 5),
+    Family("interpolate", "interpolate", _interpolate, 4, 0),
+    Family("embedding", "embedding", _embedding, 4),
+    Family("attention", "attention", _attention, 10, 2),
+    Family("mlp", "mlp", _mlp, 7, 2),
+    Family("conv_stack", "conv_stack", _conv_stack, 5),
+    Family("resnet_block", "resnet_block", _resnet_block, 6, 1),
+    Family("depthwise_separable_block", "depthwise_separable_block", _separable, 8, 1),
+    Family("transformer_block", "transformer_block", _transformer, 6, 1),
+)
+"""What the suites "quick" and "micro" are drawn from."""

@@ -1,0 +1,197 @@
+"""Suites: named plans of what to measure, made for the machine at hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from random import Random
+from typing import NamedTuple
+
+from shmoo.estimators.errors import InputError, unknown
+from shmoo.harness.workloads import find_workload
+from shmoo.harness.workloads.shapes import FAMILIES, Axes, Family
+from shmoo.runs.records import CaseSpec, Machine
+
+SUITES = ("quick", "micro", "nets", "shmoo")
+NETWORKS = (
+    "resnet50",
+    "mobilenet_v3_large",
+    "efficientnet_b0",
+    "densenet121",
+    "convnext_tiny",
+    "vit_b_16",
+    "regnet_y_400mf",
+    "shufflenet_v2_x1_0",
+    "resnet18",
+)
+"""The networks of the suite "nets"."""
+
+_SEED = "shmoo"
+_CANDIDATES = 64
+"""Random shapes among which the one nearest to the wanted footprint is taken."""
+_FLOPS = {"cpu": 3e9, "cuda": 1e12}
+"""Flops of one call at most: below a second on the slowest machines of the kind (a core at 10 Gflop/s, a GPU at 3 Tflop/s)."""
+_MEMORY_SHARE = 1 / 16
+"""Share of the memory that a case may take: a measurement holds several copies, and others use the machine too."""
+_TYPICAL_CACHES = {"cpu": (32 << 10, 1 << 20, 32 << 20), "cuda": (4 << 20, 40 << 20)}
+"""Cache sizes to plan for where the machine does not tell its own: of current server CPUs and data-centre GPUs."""
+_SMALLEST = 4 << 10
+"""Footprint below which a case measures nothing but the call, in bytes."""
+
+
+def plan_suite(
+    name: str,
+    machine: Machine,
+    *,
+    device: str = "cpu",
+    dtypes: Sequence[str] = ("float32",),
+    runtimes: Sequence[str] = ("eager",),
+    threads: Sequence[int | None] = (None,),
+    batches: Sequence[int] = (1,),
+) -> tuple[CaseSpec, ...]:
+    """The cases of a suite, in a shuffled order that is the same every time.
+
+    Args:
+        name: "quick" (about 40 cases), "micro" (every operator and synthetic model, footprints inside every cache level and
+            beyond), "nets" (whole networks) or "shmoo" (dense sweeps of size for a few operators).
+        machine: whose cache sizes the footprints are planned for; the same machine gives the same plan.
+        dtypes, runtimes, threads: every case is asked for in each combination.
+        batches: of networks; the other suites plan their own.
+
+    Raises:
+        InputError: the suite is unknown.
+    """
+    if name not in SUITES:
+        raise unknown("suite", name, SUITES)
+    if not (dtypes and runtimes and threads and batches):
+        raise InputError("a suite needs at least one dtype, one runtime, one number of threads and one batch size")
+    limits = _Limits.of(machine, device)
+    plans: dict[str, Callable[[], Iterator[tuple[str, Axes]]]] = {
+        "quick": lambda: _drawn(limits, dtypes[0], lambda family: family.quick),
+        "micro": lambda: _drawn(limits, dtypes[0], lambda family: family.micro),
+        "nets": lambda: ((network, {"batch": batch}) for network in NETWORKS for batch in batches),
+        "shmoo": lambda: _swept(limits, dtypes[0]),
+    }
+    cases = [
+        CaseSpec(
+            workload=workload,
+            kind="network" if name == "nets" else find_workload(workload).kind,
+            axes=axes if name == "nets" else find_workload(workload).resolve(axes),
+            dtype=dtype,
+            runtime=runtime,
+            device=device,
+            threads=count,
+        )
+        for workload, axes in plans[name]()
+        for dtype in dtypes
+        for runtime in runtimes
+        for count in threads
+    ]
+    Random(f"{_SEED}:{name}").shuffle(cases)
+    return tuple(cases)
+
+
+class _Limits(NamedTuple):
+    """What footprints are planned for, in bytes, and the flops of one call."""
+
+    levels: tuple[float, ...]
+    largest: float
+    flops: float
+
+    @classmethod
+    def of(cls, machine: Machine, device: str) -> _Limits:
+        kind = "cuda" if device.startswith("cuda") else "cpu"
+        memory = (machine.gpu_memory_bytes or machine.memory_bytes) if kind == "cuda" else machine.memory_bytes
+        largest = memory * _MEMORY_SHARE
+        own = machine.cache_bytes.values() if kind == "cpu" else ()
+        levels = tuple(float(size) for size in sorted(own or _TYPICAL_CACHES[kind]) if _SMALLEST < size < largest)
+        return cls(levels, largest, _FLOPS[kind])
+
+    @property
+    def bands(self) -> list[tuple[float, float]]:
+        """Footprints (from, to) that stay inside each level but not the one before, and those that spill out of the last."""
+        edges = [_SMALLEST, *self.levels]
+        inside = [(max(low * 1.2, _SMALLEST), high * 0.8) for low, high in zip(edges, self.levels, strict=False)]
+        last = edges[-1]
+        return [*inside, (min(last * 1.5, self.largest), min(last * 4, self.largest))]
+
+
+def _drawn(limits: _Limits, dtype: str, count: Callable[[Family], int]) -> Iterator[tuple[str, Axes]]:
+    """For each family its number of cases, taking the bands in turn."""
+    for position, family in enumerate(FAMILIES):
+        rng = Random(f"{_SEED}:{family.name}")
+        seen: set[tuple[tuple[str, object], ...]] = set()
+        for i in range(count(family)):
+            low, high = limits.bands[(i + position) % len(limits.bands)]
+            target = math.exp(rng.uniform(math.log(low), math.log(high)))
+            axes = _nearest(family, target, limits, dtype, rng, seen)
+            if axes is not None:
+                seen.add(tuple(axes.items()))
+                yield family.workload, axes
+
+
+def _nearest(
+    family: Family, target: float, limits: _Limits, dtype: str, rng: Random, seen: set[tuple[tuple[str, object], ...]]
+) -> Axes | None:
+    """Of some random shapes within the limits the one whose footprint is nearest to `target` bytes; `None` if none is allowed."""
+    module = find_workload(family.workload)
+    best: tuple[float, Axes] | None = None
+    for _ in range(_CANDIDATES):
+        axes = family.draw(rng)
+        footprint, flops = module.footprint_bytes(axes, dtype), module.flops(axes)
+        if (
+            footprint is None
+            or flops is None
+            or footprint > limits.largest
+            or flops > limits.flops
+            or tuple(axes.items()) in seen
+        ):
+            continue
+        distance = abs(math.log(footprint / target))
+        if best is None or distance < best[0]:
+            best = (distance, axes)
+    return None if best is None else best[1]
+
+
+class _Sweep(NamedTuple):
+    """A line of sizes: the axes named take the same value, from `low` upwards; the others stay."""
+
+    workload: str
+    moving: tuple[str, ...]
+    low: int
+    fixed: Axes = {}
+
+
+_SWEEPS = (
+    _Sweep("linear", ("m", "n", "k"), 16),
+    _Sweep("linear", ("n", "k"), 64, {"m": 1}),
+    _Sweep("bmm", ("m", "n"), 8, {"b": 12, "k": 64}),
+    _Sweep("conv", ("size",), 4, {"c_in": 64, "c_out": 64}),
+    _Sweep("conv", ("c_in", "c_out", "groups"), 8, {"size": 28}),
+    _Sweep("relu", ("rows",), 1, {"cols": 1024}),
+    _Sweep("add", ("rows",), 1, {"cols": 1024}),
+    _Sweep("layer_norm", ("rows",), 1, {"cols": 768}),
+    _Sweep("softmax", ("rows", "cols"), 16),
+    _Sweep("attention", ("seq_len", "kv_len"), 16),
+    _Sweep("mlp", ("in_features", "hidden", "out_features"), 32, {"batch": 1}),
+    _Sweep("mlp", ("in_features", "hidden", "out_features"), 32, {"batch": 64}),
+)
+"""What the suite "shmoo" sweeps."""
+_PER_OCTAVE = 2
+"""Points of a sweep for each doubling of the size."""
+
+
+def _swept(limits: _Limits, dtype: str) -> Iterator[tuple[str, Axes]]:
+    for sweep in _SWEEPS:
+        module = find_workload(sweep.workload)
+        last = 0
+        for step in range(_PER_OCTAVE * 40):
+            size = round(sweep.low * 2 ** (step / _PER_OCTAVE))
+            if size == last:
+                continue
+            last = size
+            axes = {**sweep.fixed, **dict.fromkeys(sweep.moving, size)}
+            footprint, flops = module.footprint_bytes(axes, dtype), module.flops(axes)
+            if footprint is None or flops is None or footprint > limits.bands[-1][1] or flops > limits.flops:
+                break
+            yield sweep.workload, axes
