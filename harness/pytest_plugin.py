@@ -98,6 +98,7 @@ def shmoo_benchmark(request: pytest.FixtureRequest, benchmark: BenchmarkFixture,
     return ShmooBenchmark(request.node, benchmark, _shmoo_run)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     run = config.stash.get(RUN, None)
     if run is not None and run.rows:

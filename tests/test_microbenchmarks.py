@@ -14,17 +14,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("case", [pytest.param(None, id="needs --benchmark")])
         return
     from shmoo.harness.machine import probe_machine
-    from shmoo.harness.workloads import plan_suite
+    from shmoo.harness.workloads.suites import plan_suite
 
-    machine = probe_machine()
-    cases = plan_suite(
-        metafunc.config.getoption("shmoo_suite"),
-        machine,
-        device="cpu",
-        dtypes=("float32",),
-        runtimes=("eager",),
-        threads=machine.threads,
-    )
+    cases = plan_suite(metafunc.config.getoption("shmoo_suite"), probe_machine())
     metafunc.parametrize("case", cases, ids=[case.label for case in cases])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +11,9 @@ from shmoo.harness.cli import options, output
 
 if TYPE_CHECKING:
     from shmoo.estimators.profile import ArchitectureProfile
-    from shmoo.estimators.tabular import Record
     from shmoo.runs.records import CaseSpec, Machine
     from shmoo.runs.store import Run
 
-TARGETS = ("gpu_a100_80g", "tpu_v4", "kpu_t256")
-"""Architectures estimated beside the machine that was measured."""
 COMPILED = ("mobilenet_v3_large", "regnet_y_400mf", "vit_b_16")
 """Networks that are also measured compiled: a depthwise, a grouped-convolution and a transformer network, each of which Inductor
 compiles in about a minute or less on two cores."""
@@ -65,6 +61,7 @@ def characterize(
 
     from shmoo.estimators.errors import InputError
     from shmoo.harness.cli.doctor import show_doctor
+    from shmoo.harness.cli.report import TARGETS, report_record, show_report, write
     from shmoo.harness.machine import doctor, probe_machine
     from shmoo.harness.paths import new_run_directory
 
@@ -78,22 +75,14 @@ def characterize(
     target = out if out is not None else new_run_directory("characterize")
     run = measure_all(target, machine, quick, resume, begin + 60 * budget)
     profile = calibrated(run, name, seed, force)
-    output.message("estimating the networks on four architectures")
-    estimates = estimate_networks(run, (profile, *TARGETS))
-    made = write_all(run, profile, estimates)
+    output.message(f"estimating the networks on {profile.name}, {', '.join(TARGETS)}")
+    made, estimates = write(run, profile, target / "report", TARGETS)
     output.message(f"took {(time.monotonic() - begin) / 60:.1f} minutes; open {target / 'report' / 'report.html'}")
     if as_json:
-        from shmoo.harness.cli.report import report_record
-
         output.json_document({"run": str(target), **report_record(made), "estimates": estimates})
     else:
-        from shmoo.harness.cli.estimate import show_models
-        from shmoo.harness.cli.report import show_report
-
         output.result("")
-        show_report(made)
-        output.result("")
-        show_models(estimates)
+        show_report(made, estimates)
 
 
 def plan(machine: Machine, quick: bool) -> tuple[tuple[CaseSpec, ...], tuple[CaseSpec, ...], tuple[CaseSpec, ...]]:
@@ -102,10 +91,7 @@ def plan(machine: Machine, quick: bool) -> tuple[tuple[CaseSpec, ...], tuple[Cas
 
     from shmoo.harness.workloads.suites import plan_suite
 
-    def planned(suite: str) -> tuple[CaseSpec, ...]:
-        return plan_suite(suite, machine, device="cpu", dtypes=("float32",), runtimes=("eager",), threads=machine.threads)
-
-    calibration, networks = planned("quick" if quick else "micro"), planned("nets")
+    calibration, networks = plan_suite("quick" if quick else "micro", machine), plan_suite("nets", machine)
     calibration = tuple(case for case in calibration if case.kind != "network")
     if quick:
         return calibration, tuple(case for case in networks if case.workload in COMPILED), ()
@@ -157,42 +143,3 @@ def calibrated(run: Run, name: str, seed: int, force: bool) -> ArchitectureProfi
     beside.write_bytes(data)
     output.message(f"wrote {target}; use it with --arch {target.stem}")
     return made.profile
-
-
-def estimate_networks(run: Run, archs: Sequence[ArchitectureProfile | str]) -> list[Record]:
-    """Every eager network of the run on every architecture, from the graphs stored with it. The machine measured is asked for
-    the runtime that was measured, the others for their own."""
-    from shmoo.estimators.director import AnalysisDirector
-    from shmoo.estimators.profile import load_profile
-    from shmoo.estimators.tabular import estimate_record
-
-    seen: set[str] = set()
-    records = []
-    for row in run.rows:
-        case = row.case
-        if case.kind != "network" or case.runtime != "eager" or not row.graph_hashes or case.identity in seen:
-            continue
-        seen.add(case.identity)
-        graphs = run.graphs(row)
-        for arch in archs:
-            profile = load_profile(arch) if isinstance(arch, str) else arch
-            runtime = None if isinstance(arch, str) else case.runtime
-            estimate = AnalysisDirector(profile).estimate(graphs, runtime=runtime, batch=int(case.axes.get("batch", 1)))
-            records.append(estimate_record(estimate, case.workload))
-    return records
-
-
-def write_all(run: Run, profile: ArchitectureProfile, estimates: Sequence[Record]):
-    """errors.csv and report.html under the run's report directory, estimates.json and estimates.csv beside them."""
-    import json
-
-    from shmoo.estimators.tabular import flatten
-    from shmoo.runs.errors import error_report
-    from shmoo.runs.report import write_report
-
-    folder = run.path / "report"
-    made = error_report(run, profile)
-    write_report(made, estimates, folder)
-    (folder / "estimates.json").write_text(json.dumps(estimates, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    output.write_csv(folder / "estimates.csv", [flatten(record) for record in estimates])
-    return made

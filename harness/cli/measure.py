@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from shmoo.runs.store import Run
 
 SOME_FAILED = 1
-SUITES = ("quick", "micro", "nets", "shmoo")
 EXAMPLES = """\b
 Examples:
   shmoo measure --suite quick
@@ -28,7 +27,7 @@ Examples:
 
 
 @click.command(epilog=EXAMPLES)
-@click.option("--suite", help=f"Planned cases: {', '.join(SUITES)}. Default: quick, unless models are named.")
+@click.option("--suite", help="Planned cases: quick, micro, nets, shmoo. Default: quick, unless models are named.")
 @options.names("--model", help="Networks to measure (repeatable).")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @options.names("--runtime", metavar="R,...", help="eager, inductor, inductor-freezing, cudagraphs. Default: eager.")
@@ -92,41 +91,30 @@ def plan_cases(
     Raises:
         InputError: an unknown suite, model, runtime or dtype, or a batch where no network is measured.
     """
-    import msgspec
-
     from shmoo.estimators.dtypes import compute_dtype
     from shmoo.harness.backends import RUNTIMES
+    from shmoo.harness.workloads import find_workload
     from shmoo.harness.workloads.suites import plan_suite
     from shmoo.runs.records import CaseSpec
 
-    if suite is not None and suite not in SUITES:
-        raise unknown("suite", suite, SUITES)
     for runtime in runtimes:
         if runtime not in RUNTIMES:
             raise unknown("runtime", runtime, RUNTIMES)
     run_as = tuple(runtimes) or ("eager",)
     types = tuple(dict.fromkeys(compute_dtype(name) for name in dtypes)) or ("float32",)
+    sizes = tuple(batches) or (1,)
     cases: list[CaseSpec] = []
     if suite is not None or not models:
-        name = suite or "quick"
-        cases += plan_suite(name, machine, device=device, dtypes=types, runtimes=run_as, threads=machine.threads)
+        cases += plan_suite(suite or "quick", machine, device=device, dtypes=types, runtimes=run_as, batches=sizes)
     for text in models:
-        from shmoo.harness.workloads import find_workload
-
         module = find_workload(text)
-        cases += [
-            CaseSpec(module.name, module.kind, module.resolve(), one_dtype, one_runtime, device, machine.threads)
-            for one_dtype in types
-            for one_runtime in run_as
-        ]
-    if batches:
-        if not any(case.kind == "network" for case in cases):
-            raise InputError("--batch applies to networks, and none is measured; name one with --model, or leave --batch out")
-        cases = [
-            msgspec.structs.replace(case, axes={**case.axes, "batch": size}) if size is not None else case
-            for case in cases
-            for size in (batches if case.kind == "network" else (None,))
-        ]
+        batched = any(axis.name == "batch" for axis in module.axes)
+        for size in sizes if batched else (None,):
+            axes = {} if size is None else {"batch": size}
+            module.resolve(axes)
+            cases += [CaseSpec(module.name, module.kind, axes, dtype, runtime, device) for dtype in types for runtime in run_as]
+    if batches and not any("batch" in case.axes and case.kind == "network" for case in cases):
+        raise InputError("--batch applies to networks, and none is measured; name one with --model, or leave --batch out")
     return tuple(cases)
 
 

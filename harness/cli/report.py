@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,12 @@ from shmoo.harness.cli import options, output
 
 if TYPE_CHECKING:
     from shmoo.estimators.profile import ArchitectureProfile
+    from shmoo.estimators.tabular import Record
     from shmoo.runs.error_records import ErrorReport
     from shmoo.runs.store import Run
 
+TARGETS = ("gpu_a100_80g", "tpu_v4", "kpu_t256")
+"""Architectures that a run's networks are estimated on beside the machine that was measured: one of each other family."""
 EXAMPLES = """\b
 Examples:
   shmoo report shmoo-runs/20260101T120000Z-micro --profile cpu_local
@@ -25,9 +29,10 @@ Examples:
 @click.command(epilog=EXAMPLES)
 @click.argument("run", type=click.Path())
 @click.option("--profile", help="Profile to judge. Default: the one beside the run's rows, else cpu_local.")
+@options.names("--arch", help=f"Other architectures to estimate the run's networks on. Default: {', '.join(TARGETS)}.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Directory of the report. Default: RUN/report.")
 @options.as_json
-def report(run: str, profile: str | None, out: Path | None, as_json: bool) -> None:
+def report(run: str, profile: str | None, arch: tuple[str, ...], out: Path | None, as_json: bool) -> None:
     """Error of every estimate against the measurement: errors.csv, one self-contained report.html and a table here."""
     from shmoo.runs.store import Run
 
@@ -36,12 +41,12 @@ def report(run: str, profile: str | None, out: Path | None, as_json: bool) -> No
         output.message(problem)
     chosen = choose_profile(opened, profile)
     target = out if out is not None else Path(run) / "report"
-    made = write(opened, chosen, target)
+    made, estimates = write(opened, chosen, target, arch or TARGETS)
     output.message(f"wrote {target / 'errors.csv'} and {target / 'report.html'}")
     if as_json:
-        output.json_document(report_record(made))
+        output.json_document({**report_record(made), "estimates": estimates})
     else:
-        show_report(made)
+        show_report(made, estimates)
 
 
 def choose_profile(run: Run, name: str | None) -> ArchitectureProfile:
@@ -65,15 +70,24 @@ def choose_profile(run: Run, name: str | None) -> ArchitectureProfile:
         ) from None
 
 
-def write(run: Run, profile: ArchitectureProfile, out: Path) -> ErrorReport:
-    """Compute the report of a run and write its files into `out`."""
+def write(run: Run, profile: ArchitectureProfile, out: Path, archs: Sequence[str]) -> tuple[ErrorReport, list[Record]]:
+    """Compute the report of a run, and its networks on other architectures, and write the files of both into `out`."""
+    import json
+
+    from shmoo.estimators.tabular import flatten
+    from shmoo.harness.architectures import load_architecture
     from shmoo.runs.errors import error_report
+    from shmoo.runs.predict import network_estimates
     from shmoo.runs.report import write_report
 
+    others = [load_architecture(name) for name in archs]
     made = error_report(run, profile)
+    estimates = network_estimates(run, (profile, *others))
     output.writing(out / "report.html")
-    write_report(made, (), out)
-    return made
+    write_report(made, estimates, out)
+    (out / "estimates.json").write_text(json.dumps(estimates, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    output.write_csv(out / "estimates.csv", [flatten(record) for record in estimates])
+    return made, estimates
 
 
 def report_record(made: ErrorReport) -> dict[str, object]:
@@ -100,8 +114,8 @@ def report_record(made: ErrorReport) -> dict[str, object]:
     }
 
 
-def show_report(made: ErrorReport) -> None:
-    """Networks, then groups of operators, for people."""
+def show_report(made: ErrorReport, estimates: Sequence[Record] = ()) -> None:
+    """Networks, then groups of operators, then the networks on other architectures, for people."""
     from shmoo.estimators.present import percent, si
 
     output.table(
@@ -135,3 +149,8 @@ def show_report(made: ErrorReport) -> None:
     output.table(["split: group", "n", "mean error", "median", "p90", "within 20 %", "bias"], rows)
     if made.excluded:
         output.message(f"{len(made.excluded)} rows were set aside; errors.csv says why")
+    if estimates:
+        from shmoo.harness.cli.estimate import show_models
+
+        output.result("")
+        show_models(estimates)

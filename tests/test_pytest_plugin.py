@@ -1,0 +1,141 @@
+"""The pytest plug-in in somebody else's project: the flag, the fixture, the table, the JSON and the run."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from shmoo.runs.store import Run
+
+pytest_plugins = ["pytester"]
+
+PROJECT = """
+import pytest
+
+def test_plain():
+    assert 1 + 1 == 2
+
+def test_sum(shmoo_benchmark):
+    assert shmoo_benchmark(sum, range(100)) == 4950
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_sizes(shmoo_benchmark, n):
+    shmoo_benchmark(sorted, [3, 1, 2] * n, key=lambda x: -x)
+"""
+QUICK = ("--shmoo-max-time=0.02", "--shmoo-out=out", "-p", "no:cacheprovider")
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> pytest.Pytester:
+    """A project with one plain test and three that use the fixture."""
+    pytester.makepyfile(test_theirs=PROJECT)
+    return pytester
+
+
+def test_without_the_flag_only_benchmarks_are_skipped(project: pytest.Pytester) -> None:
+    """Everything else runs as ever, and no run is written."""
+    result = project.runpytest_subprocess("-rs")
+    result.assert_outcomes(passed=1, skipped=3)
+    result.stdout.fnmatch_lines(["*run it with --benchmark*"])
+    assert not (project.path / "shmoo-runs").exists()
+
+
+def test_with_the_flag_table_json_and_run_agree(project: pytest.Pytester) -> None:
+    """pytest-benchmark's JSON carries our figures, and the run has a row a test."""
+    result = project.runpytest_subprocess("--benchmark", "--benchmark-json=b.json", *QUICK)
+    result.assert_outcomes(passed=4)
+    result.stdout.fnmatch_lines(["*benchmark: 3 tests*", "*test_sum*", "*shmoo: 3 rows in out*"])
+    run = Run.open(project.path / "out")
+    rows = {row.case.workload.split("::")[1]: row for row in run.rows}
+    assert set(rows) == {"test_sum", "test_sizes[1]", "test_sizes[2]"}
+    assert rows["test_sizes[2]"].case.axes == {"n": 2}
+    shown = {b["name"]: b for b in json.loads((project.path / "b.json").read_text())["benchmarks"]}
+    assert set(shown) == set(rows)
+    info = shown["test_sum"]["extra_info"]
+    assert info["latency_s"] == pytest.approx(shown["test_sum"]["stats"]["median"], rel=1e-6)
+    assert info["samples"] == shown["test_sum"]["stats"]["rounds"] == len(rows["test_sum"].timing.samples_s)
+    assert info["identity"] == rows["test_sum"].case.identity
+
+
+def test_options_of_pytest_benchmark_still_work(project: pytest.Pytester) -> None:
+    """--benchmark is not taken for an abbreviation of theirs, nor theirs for ours."""
+    project.runpytest_subprocess("--benchmark", "--benchmark-only", *QUICK).assert_outcomes(passed=3, skipped=1)
+    project.runpytest_subprocess("--benchmark-disable").assert_outcomes(passed=1, skipped=3)
+    project.runpytest_subprocess("--benchmark", "--benchmark-skip", *QUICK).assert_outcomes(passed=1, skipped=3)
+
+
+def test_a_failing_target_fails_its_test_and_leaves_a_row(pytester: pytest.Pytester) -> None:
+    """The reason is in the row, and the next test is measured all the same."""
+    pytester.makepyfile(
+        """
+        def boom():
+            raise RuntimeError("no such kernel")
+        def test_bad(shmoo_benchmark):
+            shmoo_benchmark(boom)
+        def test_good(shmoo_benchmark):
+            shmoo_benchmark(len, "abc")
+        """
+    )
+    pytester.runpytest_subprocess("--benchmark", *QUICK).assert_outcomes(passed=1, failed=1)
+    bad, good = Run.open(pytester.path / "out").rows
+    assert (bad.status, bad.reasons) == ("failed", ("RuntimeError: no such kernel",))
+    assert good.timing is not None
+
+
+def test_an_existing_run_is_not_overwritten(project: pytest.Pytester) -> None:
+    """The second session into the same directory is refused and leaves the rows as they were."""
+    project.runpytest_subprocess("--benchmark", *QUICK)
+    before = (project.path / "out" / "rows.jsonl").read_bytes()
+    result = project.runpytest_subprocess("--benchmark", *QUICK)
+    assert result.ret != 0
+    result.stdout.fnmatch_lines(["*never overwritten*"])
+    assert (project.path / "out" / "rows.jsonl").read_bytes() == before
+
+
+def test_xdist_is_refused(project: pytest.Pytester) -> None:
+    """Workers side by side would time each other; without --benchmark they are welcome."""
+    project.makeconftest("def pytest_addoption(parser):\n    parser.addoption('--numprocesses', dest='numprocesses', type=int)")
+    result = project.runpytest_subprocess("--benchmark", "--numprocesses=2")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*pytest-xdist*disturb*"])
+    project.runpytest_subprocess("--numprocesses=2").assert_outcomes(passed=1, skipped=3)
+
+
+def test_another_owner_of_the_flag_is_tolerated(project: pytest.Pytester) -> None:
+    """Where a plug-in registered --benchmark first, its value counts, and --shmoo-benchmark is ours alone."""
+    project.makepyfile(
+        other="def pytest_addoption(parser):\n    parser.addoption('--benchmark', action='store_true', dest='benchmark')"
+    )
+    project.syspathinsert()
+    first = ("-p", "other", *QUICK)
+    project.runpytest_subprocess(*first).assert_outcomes(passed=1, skipped=3)
+    project.runpytest_subprocess("--benchmark", *first).assert_outcomes(passed=4)
+    project.runpytest_subprocess("--shmoo-benchmark", "--shmoo-out=second", *first[:2], QUICK[0]).assert_outcomes(passed=4)
+
+
+def test_a_marked_test_needs_the_flag_too(pytester: pytest.Pytester) -> None:
+    """The marker is for benchmarks that do without the fixture."""
+    pytester.makepyfile("import pytest\n@pytest.mark.shmoo\ndef test_long():\n    pass")
+    pytester.runpytest_subprocess("--strict-markers").assert_outcomes(skipped=1)
+    pytester.runpytest_subprocess("--strict-markers", "--benchmark").assert_outcomes(passed=1)
+
+
+def test_a_module_is_measured_as_a_network(pytester: pytest.Pytester) -> None:
+    """Its graph is stored with the row, so that a report can set an estimate beside it."""
+    if find_spec("torch") is None:  # importing it here would be undone after the test, which extension modules do not survive
+        pytest.skip("torch is not installed")
+    pytester.makepyfile(
+        """
+        import torch
+        def test_net(shmoo_benchmark):
+            assert shmoo_benchmark(torch.nn.Linear(16, 4).eval(), torch.rand(2, 16)).shape == (2, 4)
+        """
+    )
+    pytester.runpytest_subprocess("--benchmark", *QUICK).assert_outcomes(passed=1)
+    run = Run.open(pytester.path / "out")
+    (row,) = run.rows
+    assert [call.op for graph in run.graphs(row) for call in graph.calls] == ["aten.linear"]
+    assert Path(pytester.path / "out" / "graphs").is_dir()

@@ -1,0 +1,101 @@
+"""Sweeps: every point once, on every machine, with what was swept in the row."""
+
+from __future__ import annotations
+
+import pytest
+
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.profile import load_profile
+from shmoo.estimators.records import Graph, OpCall, TensorSpec, single_call_graph
+from shmoo.estimators.retype import with_dtype
+from shmoo.estimators.sweep import SweepController
+from shmoo.runs.sweep_plot import sweep_figure
+
+
+def linear(axes: dict) -> tuple[Graph, ...]:
+    """(m, 256) by (256, n)."""
+    m, n = int(axes.get("m", 32)), int(axes.get("n", 64))
+    x, w, y = TensorSpec((m, 256)), TensorSpec((n, 256)), TensorSpec((m, n))
+    return (single_call_graph(OpCall("aten.linear", (x, w), (y,), ("input", "weight")), (1,), "linear"),)
+
+
+PROFILES = tuple(load_profile(name) for name in ("cpu_server_generic", "gpu_h100"))
+
+
+def test_a_row_for_every_combination() -> None:
+    """Two machines x three sizes x two clocks; the last profile axis varies fastest."""
+    sweep = SweepController("linear", linear, PROFILES, {"n": (64, 128, 256)}, {"power.static": (10.0, 20.0)})
+    rows = list(sweep.rows())
+    assert len(rows) == len(sweep) == 2 * 3 * 2
+    assert [row["n"] for row in rows[:5]] == [64, 64, 64, 64, 128]
+    assert [row["power.static"] for row in rows[:4]] == [10.0, 20.0, 10.0, 20.0]
+    assert {row["arch"] for row in rows} == {"cpu_server_generic", "gpu_h100"}
+
+
+def test_work_follows_the_axis() -> None:
+    """Multiply-adds of (32, 256) by (256, n)."""
+    rows = SweepController("linear", linear, PROFILES[:1], {"n": (64, 128)}).rows()
+    assert [row["macs"] for row in rows] == [32 * 256 * 64, 32 * 256 * 128]
+
+
+def test_a_machine_coefficient_changes_the_estimate() -> None:
+    """Fewer flops a second take longer, and the profile given stays as it was."""
+    before = PROFILES[0].value("peak.matrix.float32")
+    rows = list(SweepController("linear", linear, PROFILES[:1], {}, {"peak.matrix.float32": (1e12, 1e9)}).rows())
+    assert rows[1]["latency_s"] > rows[0]["latency_s"]
+    assert PROFILES[0].value("peak.matrix.float32") == before
+
+
+def test_batch_gives_throughput() -> None:
+    """Samples a second are batch / latency."""
+    (row,) = SweepController("linear", linear, PROFILES[:1], {"m": (8,)}, fixed={"batch": 8}).rows()
+    assert row["throughput_per_s"] == pytest.approx(8 / row["latency_s"])
+
+
+def test_the_source_is_asked_once_a_point() -> None:
+    """Machines share the graphs of a point."""
+    asked = []
+
+    def source(axes: dict) -> tuple[Graph, ...]:
+        asked.append(dict(axes))
+        return linear(axes)
+
+    list(SweepController("linear", source, PROFILES, {"n": (64, 128)}, fixed={"m": 16}).rows())
+    assert asked == [{"m": 16, "n": 64}, {"m": 16, "n": 128}]
+
+
+def test_a_coefficient_that_no_profile_has_is_refused() -> None:
+    """The nearest names are suggested."""
+    with pytest.raises(InputError, match=r"bandwidth\.dram"):
+        list(SweepController("linear", linear, PROFILES, {}, {"bandwidth.drum": (1e9,)}).rows())
+
+
+def test_an_empty_axis_is_refused() -> None:
+    """There is nothing to sweep."""
+    with pytest.raises(InputError, match="'n' has no values"):
+        list(SweepController("linear", linear, PROFILES, {"n": ()}).rows())
+
+
+def test_one_axis_draws_curves_and_two_draw_a_shmoo() -> None:
+    """Every architecture has its trace, and every point is in it."""
+    rows = list(SweepController("linear", linear, PROFILES, {"n": (64, 128, 256)}).rows())
+    curves = sweep_figure(rows, ["n"])
+    assert {tuple(trace.x) for trace in curves.data if trace.xaxis == "x"} == {(64, 128, 256)}
+    rows = list(SweepController("linear", linear, PROFILES, {"n": (64, 128), "m": (8, 16, 32)}).rows())
+    shmoo = sweep_figure(rows, ["n", "m"])
+    assert [trace.type for trace in shmoo.data] == ["heatmap"] * 2
+    assert len(shmoo.data[0].z) == 3
+    with pytest.raises(InputError, match="one or two axes"):
+        sweep_figure(rows, [])
+
+
+def test_another_type_changes_bytes_and_nothing_else() -> None:
+    """int4 stores eight elements in the bytes of one float32; indices keep their type."""
+    (graph,) = linear({})
+    narrow = with_dtype(graph, "int4")
+    assert narrow.weight_bytes == graph.weight_bytes / 8
+    assert [call.op for call in narrow.calls] == [call.op for call in graph.calls]
+    assert narrow.values[0].spec.shape == graph.values[0].spec.shape
+    index = TensorSpec((4,), "int64")
+    lookup = single_call_graph(OpCall("aten.relu", (index,), (index,), ("self",)))
+    assert with_dtype(lookup, "bf16") == lookup
