@@ -1,33 +1,13 @@
 """Workloads by name: operators, synthetic models and torchvision's networks. Importing this package does not import torch."""
 
-from shmoo.estimators.errors import unknown
-from shmoo.harness.workloads import operators, synthetic
+from shmoo.harness.workloads.catalog import find_workload
+from shmoo.harness.workloads.loading import resolve_model
 from shmoo.harness.workloads.module import WORKLOADS, Axis, Built, DNNModule, Maker, Size, dim, workload
-
-REGISTERED_BY = (operators, synthetic)
-"""The modules whose import fills `WORKLOADS`."""
-
-
-def find_workload(name: str) -> DNNModule:
-    """The operator, synthetic model or network of that name.
-
-    A network's declared input is looked up in torchvision, which imports torch; registered workloads do without.
-
-    Raises:
-        InputError: there is none; the nearest names are suggested.
-    """
-    if name in WORKLOADS:
-        return WORKLOADS[name]
-    from shmoo.harness.workloads.zoo import find_network, zoo_names
-
-    names = zoo_names()
-    if name in names:
-        return find_network(name)
-    raise unknown("workload or model", name, {*WORKLOADS, *names})
-
+from shmoo.harness.workloads.suites import NETWORKS, SUITES, plan_suite
 
 __all__ = [
-    "REGISTERED_BY",
+    "NETWORKS",
+    "SUITES",
     "WORKLOADS",
     "Axis",
     "Built",
@@ -36,5 +16,7 @@ __all__ = [
     "Size",
     "dim",
     "find_workload",
+    "plan_suite",
+    "resolve_model",
     "workload",
 ]

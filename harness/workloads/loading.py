@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from shmoo.estimators.errors import InputError, unknown
+from shmoo.harness.workloads.catalog import find_workload
 from shmoo.harness.workloads.module import Axis, Built, DNNModule, Maker, dim
 
 HF_PREFIX = "hf:"
@@ -40,8 +41,6 @@ def resolve_model(
     elif ":" in text:
         return _with_seq_len(load_factory(text, input_shape), seq_len)
     else:
-        from shmoo.harness.workloads import find_workload
-
         found = find_workload(text)
     if input_shape is not None:
         found = with_input_shape(found, input_shape)

@@ -8,7 +8,7 @@ from random import Random
 from typing import NamedTuple
 
 from shmoo.estimators.errors import InputError, unknown
-from shmoo.harness.workloads import find_workload
+from shmoo.harness.workloads.catalog import find_workload
 from shmoo.harness.workloads.shapes import FAMILIES, Axes, Family
 from shmoo.runs.records import CaseSpec, Machine
 
@@ -46,8 +46,7 @@ def plan_suite(
     device: str = "cpu",
     dtypes: Sequence[str] = ("float32",),
     runtimes: Sequence[str] = ("eager",),
-    threads: Sequence[int | None] = (None,),
-    batches: Sequence[int] = (1,),
+    threads: int | None = None,
 ) -> tuple[CaseSpec, ...]:
     """The cases of a suite, in a shuffled order that is the same every time.
 
@@ -55,21 +54,21 @@ def plan_suite(
         name: "quick" (about 40 cases), "micro" (every operator and synthetic model, footprints inside every cache level and
             beyond), "nets" (whole networks) or "shmoo" (dense sweeps of size for a few operators).
         machine: whose cache sizes the footprints are planned for; the same machine gives the same plan.
-        dtypes, runtimes, threads: every case is asked for in each combination.
-        batches: of networks; the other suites plan their own.
+        dtypes, runtimes: every case is asked for in each combination.
+        threads: number of CPU threads of every case, `None` for the process's own.
 
     Raises:
-        InputError: the suite is unknown.
+        InputError: the suite is unknown, or no dtype or runtime is given.
     """
     if name not in SUITES:
         raise unknown("suite", name, SUITES)
-    if not (dtypes and runtimes and threads and batches):
-        raise InputError("a suite needs at least one dtype, one runtime, one number of threads and one batch size")
+    if not (dtypes and runtimes):
+        raise InputError(f"a suite needs at least one dtype and one runtime, got {list(dtypes)} and {list(runtimes)}")
     limits = _Limits.of(machine, device)
     plans: dict[str, Callable[[], Iterator[tuple[str, Axes]]]] = {
         "quick": lambda: _drawn(limits, dtypes[0], lambda family: family.quick),
         "micro": lambda: _drawn(limits, dtypes[0], lambda family: family.micro),
-        "nets": lambda: ((network, {"batch": batch}) for network in NETWORKS for batch in batches),
+        "nets": lambda: ((network, {"batch": 1}) for network in NETWORKS),
         "shmoo": lambda: _swept(limits, dtypes[0]),
     }
     cases = [
@@ -80,12 +79,11 @@ def plan_suite(
             dtype=dtype,
             runtime=runtime,
             device=device,
-            threads=count,
+            threads=threads,
         )
         for workload, axes in plans[name]()
         for dtype in dtypes
         for runtime in runtimes
-        for count in threads
     ]
     Random(f"{_SEED}:{name}").shuffle(cases)
     return tuple(cases)
