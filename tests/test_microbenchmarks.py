@@ -17,7 +17,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     from shmoo.harness.workloads.suites import plan_suite
 
     cases = plan_suite(metafunc.config.getoption("shmoo_suite"), probe_machine())
-    metafunc.parametrize("case", cases, ids=[case.label for case in cases])
+    metafunc.parametrize("case", cases, ids=[_short(case) for case in cases])
+
+
+def _short(case: CaseSpec) -> str:
+    """The workload and those of its axes that are not the usual, so that tables stay narrow."""
+    from shmoo.harness.workloads import find_workload
+
+    usual = find_workload(case.workload).resolve()
+    axes = [f"{name}={value}" for name, value in case.axes.items() if value != usual.get(name)]
+    setting = [case.dtype] * (case.dtype != "float32") + [case.runtime] * (case.runtime != "eager")
+    return " ".join([case.workload, *axes, *setting])
 
 
 def test_microbenchmark(shmoo_benchmark, case: CaseSpec) -> None:
