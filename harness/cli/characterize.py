@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 COMPILED = ("mobilenet_v3_large", "regnet_y_400mf", "vit_b_16")
 """Networks that are also measured compiled: a depthwise, a grouped-convolution and a transformer network, each of which Inductor
 compiles in about a minute or less on two cores."""
+COMPILED_SYNTHETIC = 2
+"""Models of each synthetic kind measured compiled; each takes a few seconds to compile."""
 SHARE_OF_NETWORKS = 0.5
 """Part of the time budget that is kept for the networks."""
 MARGIN_S = 90.0
@@ -86,17 +88,22 @@ def characterize(
 
 
 def plan(machine: Machine, quick: bool) -> tuple[tuple[CaseSpec, ...], tuple[CaseSpec, ...], tuple[CaseSpec, ...]]:
-    """Cases to calibrate on, networks in eager, and the few networks (and all synthetic models) in Inductor."""
+    """Cases to calibrate on, networks in eager, and what is measured compiled: a few networks, and two synthetic models of each kind
+    so that the fit has something to say about Inductor."""
     import msgspec
 
     from shmoo.harness.workloads.suites import plan_suite
 
     calibration, networks = plan_suite("quick" if quick else "micro", machine), plan_suite("nets", machine)
-    calibration = tuple(case for case in calibration if case.kind != "network")
+    few = tuple(case for case in networks if case.workload in COMPILED)
     if quick:
-        return calibration, tuple(case for case in networks if case.workload in COMPILED), ()
-    compiled = tuple(msgspec.structs.replace(case, runtime="inductor") for case in networks if case.workload in COMPILED)
-    return calibration, networks, compiled
+        return calibration, few, ()
+    synthetic: dict[str, list[CaseSpec]] = {}
+    for case in calibration:
+        if case.kind == "synthetic":
+            synthetic.setdefault(case.workload, []).append(case)
+    again = [case for cases in synthetic.values() for case in cases[:COMPILED_SYNTHETIC]]
+    return calibration, networks, tuple(msgspec.structs.replace(case, runtime="inductor") for case in (*again, *few))
 
 
 def measure_all(out: Path, machine: Machine, quick: bool, resume: bool, deadline: float) -> Run:
@@ -106,9 +113,10 @@ def measure_all(out: Path, machine: Machine, quick: bool, resume: bool, deadline
     from shmoo.harness.cli.measure import campaign
 
     calibration, networks, compiled = plan(machine, quick)
+    again = [case.workload for case in compiled if case.kind == "network"]
     output.message(
         f"plan: {len(calibration)} operators and synthetic models, {len(networks)} networks in eager"
-        + (f", of which in Inductor: {', '.join(case.workload for case in compiled)}" if compiled else "")
+        + (f"; in Inductor too: {', '.join(again)} and {len(compiled) - len(again)} synthetic models" if compiled else "")
     )
     left = deadline - MARGIN_S - time.monotonic()
     suite = "characterize"
