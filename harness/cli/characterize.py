@@ -88,8 +88,8 @@ def characterize(
 
 
 def plan(machine: Machine, quick: bool) -> tuple[tuple[CaseSpec, ...], tuple[CaseSpec, ...], tuple[CaseSpec, ...]]:
-    """Cases to calibrate on, networks in eager, and what is measured compiled: a few networks, and two synthetic models of each kind
-    so that the fit has something to say about Inductor."""
+    """Cases to calibrate on, networks in eager, and what is measured compiled: a few networks, and two synthetic models of each
+    kind so that the fit has something to say about Inductor."""
     import msgspec
 
     from shmoo.harness.workloads.suites import plan_suite
