@@ -130,10 +130,11 @@ def _coefficients(fitted: Fitted, units: dict[str, str], reference: str) -> dict
         sd = fitted.log_sd[name]
         # A standard error beyond a factor of ten says "unknown"; wider would only overflow the draws.
         spread = float(np.exp(1.645 * min(sd, 1.4)))
-        source, why = "fitted", reference
         if name in fitted.unidentified:
-            source, why = "fallback", f"held by its prior, these data say next to nothing about it; {reference}"
-        result[name] = Coefficient(value, units[name], source, why, value * sd, value / spread, value * spread)
+            why = f"held by its prior, the data say next to nothing about it; {reference}"
+            result[name] = Coefficient(value, units[name], "fallback", why)
+        else:
+            result[name] = Coefficient(value, units[name], "fitted", reference, value * sd, value / spread, value * spread)
     return result
 
 

@@ -281,10 +281,13 @@ def _trust(source: str) -> int:
 
 
 def _names_in_use(profile: ArchitectureProfile, runtime: str) -> list[str]:
-    """Coefficients that time and energy depend on for this runtime, in the profile or among the defaults. The model error `sigma`
-    is drawn apart, and what a strategy already used to cut tiles is held fixed."""
+    """Coefficients to draw for this runtime, in the profile or among the defaults. Left out: what a strategy already used to cut
+    tiles; `sigma`, which is drawn apart; and fitted latency coefficients, which err together and whose joint error on held-out
+    cases is what `sigma` was set from."""
     fixed = ("capacity.", "count.", "array.", "vector.", "sigma", "power.idle", "power.tdp", "page_fault.threshold")
-    names = {*profile.coefficients, *DEFAULTS[profile.family]}
+    energy = ("energy.", "power.")
+    fitted = {n for n, c in profile.coefficients.items() if c.source == "fitted" and not n.startswith(energy)}
+    names = {*profile.coefficients, *DEFAULTS[profile.family]} - fitted
     other_runtimes = [f"{stem}.{r}" for stem in ("launch", "graph") for r in _other_runtimes(runtime)]
     return [n for n in names if not n.startswith(fixed) and not any(n == o or n.startswith(o + ".") for o in other_runtimes)]
 
