@@ -10,14 +10,10 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.records import Graph
 from shmoo.estimators.retype import with_dtype
 from shmoo.estimators.sweep import GraphSource
-from shmoo.harness.capture import capture
+from shmoo.harness.capture.workload import capture_workload
 from shmoo.harness.workloads.loading import resolve_model
 from shmoo.harness.workloads.module import STORAGE_DTYPES, DNNModule
 from shmoo.runs.records import AxisValue
-
-DEVICE = "meta"
-"""Models are captured without memory or values: an estimate needs shapes only."""
-
 
 class ModelGraphs(msgspec.Struct, frozen=True):
     """A model's graphs, the samples a call of it processes, and why torch.compile split it (empty when it did not)."""
@@ -58,8 +54,7 @@ def model_graphs(
 def graphs_of(module: DNNModule, axes: Mapping[str, AxisValue], dtype: str) -> ModelGraphs:
     """Capture a workload with some of its axes set; errors as for `model_graphs`."""
     stored = dtype if dtype in STORAGE_DTYPES else "float32"
-    built = module.build(axes, stored, DEVICE)
-    found = capture(built.model, built.args, built.kwargs, name=module.name)
+    found = capture_workload(module, axes, stored)
     graphs = found.graphs if dtype == stored else tuple(with_dtype(graph, dtype) for graph in found.graphs)
     return ModelGraphs(graphs, int(module.resolve(axes).get("batch", 1)), found.break_reasons)
 
