@@ -15,6 +15,7 @@ from shmoo.harness.workloads.loading import resolve_model
 from shmoo.harness.workloads.module import STORAGE_DTYPES, DNNModule
 from shmoo.runs.records import AxisValue
 
+
 class ModelGraphs(msgspec.Struct, frozen=True):
     """A model's graphs, the samples a call of it processes, and why torch.compile split it (empty when it did not)."""
 

@@ -67,7 +67,7 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
     cores_logical: int
     memory_bytes: int
     cache_bytes: dict[str, int] = {}
-    """Capacity of each data or unified cache level one core sees, and the shared one in whole: {"l1": ..., "l2": ..., "l3": ...}."""
+    """Capacity of each data or unified cache level one core sees, the shared one in whole: {"l1": ..., "l2": ..., "l3": ...}."""
     cache_shared_by: dict[str, int] = {}
     """How many logical cores share one instance of each level."""
     isa: tuple[str, ...] = ()
