@@ -10,13 +10,14 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from shmoo.estimators.errors import InputError
+from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.profile import load_profile
 from shmoo.estimators.records import OpCall, TensorSpec, single_call_graph
 from shmoo.harness.cli.app import VerbGroup, cli
+from shmoo.harness.cli.measure import finish, plan_cases
 from shmoo.harness.cli.options import parse_axis, parse_shape
 from shmoo.runs.records import CaseSpec, Machine, Measurement, RunManifest, Timing
-from shmoo.runs.store import RunWriter
+from shmoo.runs.store import Run, RunWriter
 
 MACHINE = Machine(cpu_model="Example CPU", cores_physical=2, cores_logical=2, memory_bytes=8 << 30, torch="2.9.0", threads=2)
 FIELDS = {
@@ -216,6 +217,25 @@ def test_profiles_diff_gives_ratios() -> None:
     found = next(d for d in document["differences"] if d["coefficient"] == "bandwidth.dram")
     a, b = (load_profile(name).value("bandwidth.dram") for name in ("gpu_a100_40g", "gpu_h100"))
     assert found["ratio"] == pytest.approx(b / a)
+
+
+def test_measuring_exits_by_what_came_out(tmp_path: Path) -> None:
+    """0 where every row is usable or suspect, 1 where some failed, 3 where none is usable."""
+    finish(Run.open(write_run(tmp_path / "good", ("ok", "suspect"))), as_json=True)
+    with pytest.raises(click.exceptions.Exit) as partly:
+        finish(Run.open(write_run(tmp_path / "partly", ("ok", "failed"))), as_json=True)
+    assert partly.value.exit_code == 1
+    with pytest.raises(NothingMeasuredError, match="1 rows failed, 1 are suspect"):
+        finish(Run.open(write_run(tmp_path / "bad", ("suspect", "failed"))), as_json=True)
+
+
+def test_batches_of_a_measurement_are_those_of_networks() -> None:
+    """Every network is planned once a batch size, dtype and runtime; operators have no batch."""
+    networks = plan_cases("nets", (), MACHINE, "cpu", ("eager", "inductor"), ("fp32",), (1, 8))
+    assert {case.axes["batch"] for case in networks} == {1, 8}
+    assert len({case.identity for case in networks}) == len(networks) == 4 * len({case.workload for case in networks})
+    with pytest.raises(InputError, match="--batch applies to networks"):
+        plan_cases("quick", (), MACHINE, "cpu", (), (), (8,))
 
 
 def test_users_profile_is_found_by_name(tmp_path: Path) -> None:

@@ -91,6 +91,8 @@ def plan_cases(
     Raises:
         InputError: an unknown suite, model, runtime or dtype, or a batch where no network is measured.
     """
+    import msgspec
+
     from shmoo.estimators.dtypes import compute_dtype
     from shmoo.harness.backends import RUNTIMES
     from shmoo.harness.workloads import find_workload
@@ -105,7 +107,10 @@ def plan_cases(
     sizes = tuple(batches) or (1,)
     cases: list[CaseSpec] = []
     if suite is not None or not models:
-        cases += plan_suite(suite or "quick", machine, device=device, dtypes=types, runtimes=run_as, batches=sizes)
+        planned = plan_suite(suite or "quick", machine, device=device, dtypes=types, runtimes=run_as)
+        for case in planned:
+            of_network = sizes if case.kind == "network" else (None,)
+            cases += [case if b is None else msgspec.structs.replace(case, axes={**case.axes, "batch": b}) for b in of_network]
     for text in models:
         module = find_workload(text)
         batched = any(axis.name == "batch" for axis in module.axes)
