@@ -99,7 +99,7 @@ def calibrate_cases(
     tell("setting intervals")
     seen = _only(everything, profile, ("fit", "validation"))
     residuals = _log_ratio(seen, profile)
-    profile = profile.replacing(coefficients={**profile.coefficients, **spreads(seen, residuals, reference)})
+    profile = profile.replacing(coefficients={**profile.coefficients, **spreads(seen, residuals, profile.family, reference)})
     energy = fit_energy(fit_cases, profile, reference)
     if energy is not None:
         profile = profile.replacing(coefficients={**profile.coefficients, **energy.coefficients})

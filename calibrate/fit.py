@@ -2,7 +2,9 @@
 
 The residual of a case is log(predicted / measured), which is the relative error where that is small and treats factors of two
 up and down alike. The loss is soft-L1 beyond 15 %, so that a few disturbed cases do not steer the rest. Parameters are fitted as
-logarithms inside physical bounds, with a weak prior on each (ridge regression), which only decides what the data leave open.
+logarithms inside physical bounds. Each has a log-normal prior around its parent's value (an operator's around its algorithm's,
+that around the machine's: partial pooling, Gelman and Hill, 2007) or its start, so that what few cases say is weighed with what
+many say. The prior weighs as much as the noise found in a first fit: data without noise decide alone.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from shmoo.estimators.profile import ArchitectureProfile
 
 SOFT_LIMIT = 0.15
 """Log error beyond which a residual counts linearly."""
-PRIOR_WEIGHT = 0.005
-"""A parameter one prior standard deviation from its start costs as much as one case 0.5 % off."""
+FIRST_WEIGHT, LEAST_WEIGHT, MOST_WEIGHT = 0.02, 0.001, 0.3
+"""Noise assumed in the first fit, and the range it is looked for in: one prior standard deviation costs as much as one case that
+is off by this."""
 STARTS = 2
 
 
@@ -79,44 +82,66 @@ def fit_latency(
             f"{len(measured)} cases are too few to fit any coefficient: each algorithm needs 5; measure a larger suite"
         )
     names = [p.name for p in parameters]
+    place = {name: i for i, name in enumerate(names)}
+    parents = [(i, place[p.parent]) for i, p in enumerate(parameters) if p.parent is not None]
     start = np.log([p.start for p in parameters])
     bounds = np.log([p.low for p in parameters]), np.log([p.high for p in parameters])
-    prior = PRIOR_WEIGHT / np.asarray([p.prior_sd for p in parameters])
+    # Rows of the prior: x_i - x_parent, or x_i - start_i, over the standard deviation.
+    pull = np.eye(len(names))
+    centre = start.copy()
+    for child, parent in parents:
+        pull[child, parent] = -1.0
+        centre[child] = 0.0
+    scale = np.asarray([p.prior_sd for p in parameters])
+    pull, centre = pull / scale[:, None], centre / scale
     log_measured = np.log(measured)
+    affects = np.stack([p.affects for p in parameters])
+    groups = _column_groups(affects)
 
     def log_ratio(x: np.ndarray) -> np.ndarray:
         overrides = dict(zip(names, np.exp(x).tolist(), strict=True))
         return np.log(predicted_latency(blocks, Coefficients(profile, overrides))) - log_measured
 
-    def residuals(x: np.ndarray) -> np.ndarray:
-        return np.concatenate([log_ratio(x), prior * (x - start)])
+    def solve(x0: np.ndarray, weight: float):
+        def residuals(x: np.ndarray) -> np.ndarray:
+            return np.concatenate([log_ratio(x), weight * (pull @ x - centre)])
 
-    affects = np.stack([p.affects for p in parameters])
-    groups = _column_groups(affects)
+        def jacobian(x: np.ndarray) -> np.ndarray:
+            return np.vstack([_data_jacobian(log_ratio, x, affects, groups), weight * pull])
 
-    def jacobian(x: np.ndarray) -> np.ndarray:
-        """Forward differences, one evaluation per group of columns that no case feels two of."""
-        base = log_ratio(x)
-        result = np.zeros((len(base), len(x)))
-        for group in groups:
-            step = 1e-5
-            moved = x.copy()
-            moved[group] += step
-            change = (log_ratio(moved) - base) / step
-            for column in group:
-                result[affects[column], column] = change[affects[column]]
-        return np.vstack([result, np.diag(prior)])
-
-    rng = np.random.default_rng(seed)
-    best = None
-    for trial in range(STARTS):
-        x0 = start if trial == 0 else np.clip(start + rng.normal(0, 0.3, len(start)), bounds[0] + 1e-6, bounds[1] - 1e-6)
-        found = least_squares(
-            residuals, x0, jacobian, bounds=bounds, loss="soft_l1", f_scale=SOFT_LIMIT, x_scale="jac", max_nfev=80, ftol=1e-7
+        return least_squares(
+            residuals, x0, jacobian, bounds=bounds, loss="soft_l1", f_scale=SOFT_LIMIT, x_scale="jac", max_nfev=60, ftol=1e-6
         )
-        if best is None or found.cost < best.cost:
-            best = found
-    return _describe(best.x, parameters, log_ratio(best.x), jacobian(best.x), bounds, prior)
+
+    first = solve(start, FIRST_WEIGHT)
+    weight = float(np.clip(_spread(log_ratio(first.x)), LEAST_WEIGHT, MOST_WEIGHT))
+    rng = np.random.default_rng(seed)
+    best = solve(first.x, weight)
+    for _ in range(STARTS - 1):
+        elsewhere = np.clip(start + rng.normal(0, 0.3, len(start)), bounds[0] + 1e-6, bounds[1] - 1e-6)
+        found = solve(elsewhere, weight)
+        best = found if found.cost < best.cost else best
+    data = _data_jacobian(log_ratio, best.x, affects, groups)
+    return _describe(best.x, names, log_ratio(best.x), data, weight * pull, bounds)
+
+
+def _data_jacobian(log_ratio, x: np.ndarray, affects: np.ndarray, groups: list[list[int]]) -> np.ndarray:
+    """(S, P) forward differences, one evaluation per group of columns that no case feels two of."""
+    base = log_ratio(x)
+    result = np.zeros((len(base), len(x)))
+    step = 1e-5
+    for group in groups:
+        moved = x.copy()
+        moved[group] += step
+        change = (log_ratio(moved) - base) / step
+        for column in group:
+            result[affects[column], column] = change[affects[column]]
+    return result
+
+
+def _spread(residuals: np.ndarray) -> float:
+    """Robust standard deviation: outliers were not allowed to steer the fit either."""
+    return float(1.4826 * np.median(np.abs(residuals)))
 
 
 def _column_groups(affects: np.ndarray) -> list[list[int]]:
@@ -135,17 +160,14 @@ def _column_groups(affects: np.ndarray) -> list[list[int]]:
     return groups
 
 
-def _describe(x, parameters, residuals, jacobian, bounds, prior) -> Fitted:
-    names = [p.name for p in parameters]
+def _describe(x, names, residuals, data, prior, bounds) -> Fitted:
     free = max(len(residuals) - len(x), 1)
-    # Median-based spread, as outliers were not allowed to steer the fit either.
-    variance = max((1.4826 * np.median(np.abs(residuals))) ** 2, 1e-12) * len(residuals) / free
-    information = jacobian.T @ jacobian
+    variance = max(_spread(residuals) ** 2, 1e-12) * len(residuals) / free
+    information = data.T @ data + prior.T @ prior
     log_sd = np.sqrt(np.clip(np.diag(np.linalg.pinv(information)) * variance, 0, None))
-    data = jacobian[: len(residuals)]
     scale = np.linalg.norm(data, axis=0)
     condition = float(np.linalg.cond(data[:, scale > 0] / scale[scale > 0])) if (scale > 0).any() else np.inf
-    weak = scale < prior * 3
+    weak = scale < 2 * np.abs(np.diag(prior))
     tight = (x - bounds[0] < 1e-3) | (bounds[1] - x < 1e-3)
     return Fitted(
         values=dict(zip(names, np.exp(x).tolist(), strict=True)),

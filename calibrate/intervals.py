@@ -21,15 +21,16 @@ FLOOR = 0.02
 """No spread is below 2 %: repeat measurements themselves differ by that."""
 
 
-def spreads(blocks: Sequence[Block], residuals: np.ndarray, reference: str) -> dict[str, Coefficient]:
+def spreads(blocks: Sequence[Block], residuals: np.ndarray, family: str, reference: str) -> dict[str, Coefficient]:
     """`sigma.<algorithm>` and `sigma.graph` from residuals.
 
     Args:
         blocks: cases of the fit and validation splits.
         residuals: (S,) log(predicted / measured) of all of them, in order.
+        family: architecture family, which decides the algorithms.
         reference: what the coefficients' `reference` field says.
     """
-    algorithm = np.concatenate([_dominant(block) for block in blocks])
+    algorithm = np.concatenate([_dominant(block, family) for block in blocks])
     several = np.concatenate([np.bincount(b.table.segment, minlength=b.table.segments) > 1 for b in blocks])
     validation = np.concatenate([block.splits for block in blocks]) == "validation"
     found: dict[str, Coefficient] = {}
@@ -51,10 +52,10 @@ def spreads(blocks: Sequence[Block], residuals: np.ndarray, reference: str) -> d
     return found
 
 
-def _dominant(block: Block) -> np.ndarray:
+def _dominant(block: Block, family: str) -> np.ndarray:
     """(S,) the algorithm of the kernel with the most work in each case."""
     table = block.table
-    codes = algorithm_codes(table)
+    codes = algorithm_codes(table, family)
     order = np.lexsort((table.bytes, table.matrix_flops, table.segment))
     last = np.flatnonzero(np.diff(table.segment[order], append=table.segments))
     return codes[order[last]]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from shmoo.calibrate.dataset import Block
-from shmoo.estimators.coefficients import ALGORITHMS, Coefficients, algorithm_codes, algorithm_names, short_op
-from shmoo.estimators.kernels import op_names
+from shmoo.estimators.coefficients import ALGORITHMS, MAPPED_BYTES, Coefficients, algorithm_codes, algorithm_names, short_op
+from shmoo.estimators.kernels import READ_ACTIVATION, op_names
 from shmoo.estimators.profile import ArchitectureProfile
 
 MIN_CASES = 5
@@ -25,8 +25,9 @@ class Parameter:
         name: coefficient, dotted.
         unit: its unit.
         start, low, high: value to start from and bounds.
-        prior_sd: standard deviation of the weak log-normal prior around `start`; it decides only what data leave open.
+        prior_sd: standard deviation of the log-normal prior around the parent's value, or around `start` without one.
         affects: (S,) bool over the cases of all blocks together.
+        parent: the more general coefficient this one is drawn towards (operator -> algorithm -> machine), if that is fitted too.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Parameter:
     high: float
     prior_sd: float
     affects: np.ndarray
+    parent: str | None = None
 
 
 # stem -> (unit, low, high, prior sd of the log). Bounds are physical: an efficiency above 1.6 is more than Winograd's transform
@@ -53,97 +55,130 @@ _SPACE = {
     "launch": ("s", 5e-8, 1e-3, 1.5),
     "graph": ("s", 5e-8, 2e-3, 1.5),
     "page_fault": ("s/B", 1e-12, 1e-8, 1.5),
+    "fresh.output": ("1", 0.2, 6.0, 0.7),
+    "fresh.input": ("1", 0.01, 4.0, 0.7),
     "bandwidth": ("B/s", 1e8, 1e14, 1.0),
 }
-_START_OF_ZERO = {"tile_overhead": 1e-7, "page_fault": 1e-10}
+_START_OF_ZERO = {"tile_overhead": 1e-7, "page_fault": 1e-10, "fresh.input": 0.5}
+LIBRARY_PATHS = frozenset({"conv", "conv_1x1", "conv_3x3", "conv_native", "depthwise", "conv_transpose"})
+"""Algorithms that share an operator's name: what dispatching costs depends on the library that takes the call."""
+_COPYING = frozenset(("cpu", algorithm) for algorithm in LIBRARY_PATHS)
+_REFERENCE = ("efficiency.bandwidth", "pointwise")
+"""Pointwise loops define what the levels' bandwidths are, so their share of it is fixed."""
+_WHOLE = (
+    ("overlap", lambda cases: cases.all),
+    ("efficiency.vector", lambda cases: cases.vector & ~cases.matrix & ~cases.special),
+    ("efficiency.special", lambda cases: cases.special & ~cases.matrix),
+)
+"""Coefficients that the algorithms' own are drawn towards, and the kernels that feel them."""
+_BY_ALGORITHM = (
+    ("efficiency", lambda cases: cases.matrix),
+    ("half.m", lambda cases: cases.matrix),
+    ("half.n", lambda cases: cases.matrix),
+    ("half.k", lambda cases: cases.matrix),
+    ("efficiency.vector", lambda cases: cases.vector & ~cases.matrix & ~cases.special),
+    ("efficiency.special", lambda cases: cases.special & ~cases.matrix),
+    ("overlap", lambda cases: cases.all),
+    ("tile_overhead", lambda cases: cases.matrix),
+    ("efficiency.bandwidth", lambda cases: cases.all),
+    ("fresh.output", lambda cases: cases.fresh_output),
+    ("fresh.input", lambda cases: cases.fresh_input),
+)
+"""Coefficients that each algorithm has of its own, and the kernels that feel them."""
 
 
 def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> list[Parameter]:
     """The coefficients that these cases can say something about."""
     coefficients = Coefficients(profile)
-    total = sum(block.table.segments for block in blocks)
-    everything = np.ones(total, dtype=bool)
-    usage = _usage(blocks, total)
+    cases = _Cases(blocks, profile.family)
     found: list[Parameter] = []
 
-    def add(stem: str, suffix: str, lookup: tuple[str, ...], affects: np.ndarray, prior_sd: float | None = None) -> None:
+    def add(name: str, stem: str, lookup: tuple[str, ...], kernels: np.ndarray, prior_sd: float | None = None) -> bool:
+        affects = cases.with_any(kernels)
         if affects.sum() < MIN_CASES:
-            return
+            return False
         unit, low, high, sd = _SPACE[stem]
         start = float(coefficients.value(*lookup)) or _START_OF_ZERO[stem]
         start = min(max(start, low * 1.01), high * 0.99)
-        name = f"{stem}.{suffix}" if suffix else stem
-        found.append(Parameter(name, unit, start, low, high, prior_sd or sd, affects))
+        fitted = {parameter.name for parameter in found}
+        parent = next((candidate for candidate in lookup if candidate != name and candidate in fitted), None)
+        found.append(Parameter(name, unit, start, low, high, prior_sd or sd, affects, parent))
+        return True
 
     for level in profile.levels:
         known = profile.coefficients[f"bandwidth.{level}"]
         prior = None if known.source == "fallback" else max(0.1, math.log(known.bounds[1] / known.bounds[0]) / 2)
-        add("bandwidth", level, (f"bandwidth.{level}",), everything, prior)
-    for code, algorithm in enumerate(ALGORITHMS):
-        used = usage["any"][code]
-        if not used.any():
-            continue
-        for stem, feels in (
-            ("efficiency", usage["matrix"][code]),
-            ("half.m", usage["matrix"][code]),
-            ("half.n", usage["matrix"][code]),
-            ("half.k", usage["matrix"][code]),
-            ("efficiency.vector", usage["vector"][code] & ~usage["matrix"][code]),
-            ("efficiency.special", usage["special"][code] & ~usage["matrix"][code]),
-            ("overlap", used),
-            ("tile_overhead", usage["matrix"][code]),
-        ):
-            add(stem, algorithm, algorithm_names((stem,), algorithm), feels)
-        if algorithm != "pointwise":  # pointwise loops define what the levels' bandwidths are
-            add("efficiency.bandwidth", algorithm, algorithm_names(("efficiency.bandwidth",), algorithm), used)
-        for runtime, here in usage["runtime"].items():
-            general = algorithm_names((f"launch.{runtime}", "launch"), algorithm)
-            rest = used & here
-            for op, alone in usage["alone"].items() if runtime == "eager" else ():
-                if (used & alone).sum() >= MIN_CASES:
-                    add("launch", f"{runtime}.{short_op(op)}", general, used & here & usage["op"][op])
-                    rest = rest & ~alone
-            add("launch", f"{runtime}.{algorithm}", general, rest)
-    for runtime, here in usage["runtime"].items():
-        add("graph", runtime, (f"graph.{runtime}", "graph"), here & usage["several"])
+        add(f"bandwidth.{level}", "bandwidth", (f"bandwidth.{level}",), cases.all, prior)
+
+    # From the general to the particular, so that each finds its parent.
+    for stem, feels in _WHOLE:
+        add(stem, stem, (stem,), feels(cases))
+    for runtime in cases.runtimes:
+        here = cases.in_runtime(runtime)
+        add(f"launch.{runtime}", "launch", (f"launch.{runtime}", "launch"), here)
+        add(f"graph.{runtime}", "graph", (f"graph.{runtime}", "graph"), here & ~cases.alone)
     if profile.family == "cpu":
-        add("page_fault", "", ("page_fault",), usage["fresh"](float(coefficients.value("page_fault.threshold"))))
+        add("page_fault", "page_fault", ("page_fault",), cases.fresh_output)
+    for code, algorithm in enumerate(ALGORITHMS):
+        here = cases.algorithm == code
+        for stem, feels in _BY_ALGORITHM:
+            if (stem, algorithm) != _REFERENCE and (not stem.startswith("fresh") or (profile.family, algorithm) in _COPYING):
+                add(f"{stem}.{algorithm}", stem, algorithm_names((stem,), algorithm), here & feels(cases))
+        for runtime in cases.runtimes:
+            names = algorithm_names((f"launch.{runtime}", "launch"), algorithm)
+            add(f"launch.{runtime}.{algorithm}", "launch", names, here & cases.in_runtime(runtime))
+    # Operators measured alone have a dispatch and, without a contraction, a loop of their own.
+    for code, algorithm in cases.pairs(cases.eager & cases.alone):
+        here = cases.eager & cases.single & (cases.op == code)
+        op = short_op(cases.names[code])
+        taken = {parameter.name for parameter in found}
+        if algorithm in LIBRARY_PATHS or f"launch.eager.{op}" in taken or cases.with_any(here & cases.alone).sum() < MIN_CASES:
+            continue
+        add(f"launch.eager.{op}", "launch", algorithm_names(("launch.eager", "launch"), algorithm), here)
+        if not (here & cases.matrix).any():
+            # Work on the two units is proportional within one operator, so one of them carries it.
+            stem = "efficiency.special" if (here & cases.special).any() else "efficiency.vector"
+            add(f"{stem}.{op}", stem, algorithm_names((stem,), algorithm), here)
     return found
 
 
-def _usage(blocks: Sequence[Block], total: int) -> dict:
-    """Which cases use each algorithm at all, and with which kind of work: arrays (algorithms, S)."""
-    usage: dict = {kind: np.zeros((len(ALGORITHMS), total), dtype=bool) for kind in ("any", "matrix", "vector", "special")}
-    runtimes: dict[str, np.ndarray] = {}
-    several = np.zeros(total, dtype=bool)
-    alone: dict[str, np.ndarray] = {}
-    uses: dict[str, np.ndarray] = {}
-    names = op_names()
-    largest = np.zeros(total)
-    start = 0
-    for block in blocks:
-        table, count = block.table, block.table.segments
-        codes, where = algorithm_codes(table), table.segment + start
-        for kind, work in (
-            ("any", np.ones(len(table))),
-            ("matrix", table.matrix_flops),
-            ("vector", table.vector_flops),
-            ("special", table.special_flops),
-        ):
-            usage[kind][codes[work > 0], where[work > 0]] = True
-        runtimes.setdefault(block.runtime, np.zeros(total, dtype=bool))[start : start + count] = True
-        several[start : start + count] = np.bincount(table.segment, minlength=count) > 1
-        np.maximum.at(largest, where, table.fresh_bytes)
-        for code in np.unique(table.op[table.op >= 0]):
-            where_op = np.unique(where[table.op == code])
-            uses.setdefault(names[code], np.zeros(total, dtype=bool))[where_op] = True
-            alone.setdefault(names[code], np.zeros(total, dtype=bool))[where_op[~several[where_op]]] = True
-        start += count
-    return {
-        **usage,
-        "runtime": runtimes,
-        "several": several,
-        "alone": alone,
-        "op": uses,
-        "fresh": lambda threshold: largest > threshold,
-    }
+class _Cases:
+    """Masks over the kernels of all blocks together, and from masks over kernels to masks over cases."""
+
+    def __init__(self, blocks: Sequence[Block], family: str) -> None:
+        tables = [block.table for block in blocks]
+        counts = [table.segments for table in tables]
+        starts = np.cumsum([0, *counts[:-1]])
+        self.count = sum(counts)
+        self.names = op_names()
+        self.runtimes = tuple(dict.fromkeys(block.runtime for block in blocks))
+        self._runtime = np.concatenate([np.full(len(b.table), self.runtimes.index(b.runtime)) for b in blocks])
+        self._segment = np.concatenate([table.segment + start for table, start in zip(tables, starts, strict=True)])
+        self.algorithm = np.concatenate([algorithm_codes(table, family) for table in tables])
+        self.op = np.concatenate([table.op for table in tables])
+        self.single = np.concatenate([table.calls == 1 for table in tables])
+        self.matrix, self.vector, self.special = (
+            np.concatenate([getattr(table, f"{unit}_flops") > 0 for table in tables]) for unit in ("matrix", "vector", "special")
+        )
+        self.fresh_output = np.concatenate([table.fresh_bytes > MAPPED_BYTES for table in tables])
+        self.fresh_input = np.concatenate([table.bytes_of_kind(READ_ACTIVATION) > MAPPED_BYTES for table in tables])
+        self.alone = (np.bincount(self._segment, minlength=self.count) == 1)[self._segment]
+        self.all = np.ones(len(self._segment), dtype=bool)
+        self.eager = self.in_runtime("eager")
+
+    def in_runtime(self, runtime: str) -> np.ndarray:
+        """(K,) kernels of cases measured in this runtime."""
+        known = self.runtimes.index(runtime) if runtime in self.runtimes else -1
+        return self._runtime == known
+
+    def with_any(self, kernels: np.ndarray) -> np.ndarray:
+        """(S,) cases that have any of these kernels."""
+        affected = np.zeros(self.count, dtype=bool)
+        affected[self._segment[kernels]] = True
+        return affected
+
+    def pairs(self, kernels: np.ndarray) -> list[tuple[int, str]]:
+        """Operator codes and algorithms that occur together among these kernels, known operators only."""
+        chosen = kernels & (self.op >= 0)
+        found = sorted(set(zip(self.op[chosen].tolist(), self.algorithm[chosen].tolist(), strict=True)))
+        return [(op, ALGORITHMS[algorithm]) for op, algorithm in found]

@@ -17,21 +17,30 @@ from shmoo.estimators.kernels import FAMILY_CODE, KernelTable, op_names
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient
 from shmoo.estimators.records import FAMILIES
 
-ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "gemv")
+ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv")
 """What coefficients are keyed by: the families, with convolutions that libraries treat apart (1x1 is a matrix product, 3x3 of
-stride 1 can use Winograd's transform: Lavin and Gray, 2016) and matrix products with a single row, which stream the weights."""
+stride 1 can use Winograd's transform: Lavin and Gray, 2016; small ones on a CPU run as PyTorch's own im2col and matrix product)
+and matrix products with a single row, which stream the weights."""
 
-_PARENT = {"conv_1x1": "conv", "conv_3x3": "conv", "gemv": "gemm"}
+_PARENT = {"conv_1x1": "conv", "conv_3x3": "conv", "conv_native": "conv", "gemv": "gemm"}
 _CODE = {name: code for code, name in enumerate(ALGORITHMS)}
+NATIVE_ELEMENTS = 20480
+"""PyTorch gives a float32 convolution on a CPU to oneDNN when it has groups, several images, a window of more than 3 in every
+dimension, or more input elements than this (`ConvParams::use_mkldnn` in ATen/native/Convolution.cpp); the rest it does itself."""
 
 
-def algorithm_codes(table: KernelTable) -> np.ndarray:
-    """(K,) code into `ALGORITHMS` of every kernel."""
+def algorithm_codes(table: KernelTable, family: str) -> np.ndarray:
+    """(K,) code into `ALGORITHMS` of every kernel on an architecture family, as its libraries choose."""
     conv = table.family == FAMILY_CODE["conv"]
     gemm = table.family == FAMILY_CODE["gemm"]
     codes = np.where(conv & (table.window == 1), _CODE["conv_1x1"], table.family)
     winograd = conv & (table.window == 9) & (table.stride == 1) & (table.dilation == 1) & (table.batch == 1)
     codes = np.where(winograd, _CODE["conv_3x3"], codes)
+    if family == "cpu":
+        elements = table.k / table.window * table.m * table.stride**2
+        # A window above 3 in every dimension covers at least 16 elements.
+        native = conv & (table.batch == 1) & (table.images == 1) & (table.window < 16) & (elements <= NATIVE_ELEMENTS)
+        codes = np.where(native, _CODE["conv_native"], codes)
     return np.where(gemm & (np.minimum(table.m, table.n) <= 2), _CODE["gemv"], codes)
 
 
@@ -40,7 +49,7 @@ def _range(value: float, low: float, high: float, unit: str, why: str) -> Coeffi
 
 
 _GUESS = "engineering range for a machine that was not measured"
-_MAPPED = 32 * 2.0**20
+MAPPED_BYTES = 32 * 2.0**20
 """glibc gets blocks above this size from the system and gives them back at once, so each use pays for its page faults."""
 _COMMON = {
     "efficiency": _range(0.75, 0.5, 0.95, "1", f"share of peak on large shapes: {_GUESS}"),
@@ -60,7 +69,9 @@ _COMMON = {
     "overlap": _range(3.0, 1.5, 8.0, "1", "exponent p of (compute^p + memory^p)^(1/p): 1 is none, infinity is full overlap"),
     "tile_overhead": _range(0.0, 0.0, 0.0, "s", "no cost per wave of tiles is assumed unless measured"),
     "page_fault": _range(0.0, 0.0, 0.0, "s/B", "no cost of mapping fresh memory is assumed unless measured"),
-    "page_fault.threshold": _range(_MAPPED, _MAPPED, _MAPPED, "B", "mallopt(3), largest M_MMAP_THRESHOLD"),
+    "page_fault.threshold": _range(MAPPED_BYTES, MAPPED_BYTES, MAPPED_BYTES, "B", "mallopt(3), largest M_MMAP_THRESHOLD"),
+    "fresh.output": _range(1.0, 1.0, 1.0, "1", "times a large result is written to newly mapped memory"),
+    "fresh.input": _range(0.0, 0.0, 0.0, "1", "times a large operand is copied to newly mapped memory"),
     "vector_share": _range(0.125, 0.05, 0.25, "1", f"special over vector peak where not known: {_GUESS}"),
     "sigma": _range(0.2, 0.2, 0.2, "1", f"standard deviation of the log error of one kernel: {_GUESS}"),
     "sigma.graph": _range(0.1, 0.1, 0.1, "1", f"standard deviation of the log error that kernels share: {_GUESS}"),
@@ -141,20 +152,18 @@ class Coefficients:
         """(K,) or (D, K) values of PREFIX.<algorithm>, else PREFIX.<parent family>, else PREFIX, for each prefix in turn."""
         return self._gather(codes, ALGORITHMS, [algorithm_names(prefixes, name) for name in ALGORITHMS])
 
-    def launch(self, table: KernelTable, codes: np.ndarray, runtime: str) -> np.ndarray:
-        """(K,) or (D, K) launch of every kernel: launch.<runtime>.<operator> where the dispatch of that operator was measured,
-        else launch.<runtime>.<algorithm>, launch.<runtime>, launch.<algorithm> or launch."""
-        general = self.by_algorithm(codes, f"launch.{runtime}", "launch")
+    def by_kernel(self, table: KernelTable, codes: np.ndarray, *prefixes: str) -> np.ndarray:
+        """(K,) or (D, K) values of PREFIX.<operator> for kernels of a single call where that operator was measured (its dispatch
+        and its loop are its own), else as `by_algorithm`; the first prefix has the operators."""
+        result = self.by_algorithm(codes, *prefixes)
         names = op_names()
-        measured = {}
+        single = table.calls == 1
         for code in np.flatnonzero(np.bincount(table.op + 1)) - 1:
-            found = self.find(f"launch.{runtime}.{short_op(names[code])}") if code >= 0 else None
+            found = self.find(f"{prefixes[0]}.{short_op(names[code])}") if code >= 0 else None
             if found is not None:
-                measured[int(code)] = found[1]
-        for code, value in measured.items():
-            column = value.reshape(-1, 1) if isinstance(value, np.ndarray) else value
-            general = np.where(table.op == code, column, general)
-        return general
+                value = found[1].reshape(-1, 1) if isinstance(found[1], np.ndarray) else found[1]
+                result = np.where(single & (table.op == code), value, result)
+        return result
 
     def by_dtype(self, codes: np.ndarray, names_of: Sequence[Sequence[str]]) -> np.ndarray:
         """(K,) or (D, K) values where `names_of[c]` lists the candidates for dtype code c."""

@@ -240,7 +240,7 @@ class AnalysisDirector:
         nominal = Coefficients(self.profile)
         prediction = predict(table, tiling, coefficients, runtime)
         rng = np.random.default_rng(seed + 1)
-        codes = algorithm_codes(table)
+        codes = algorithm_codes(table, self.profile.family)
         # Kernels of one algorithm err together: the same draw scales all of them.
         factor = np.exp(nominal.by_algorithm(codes, "sigma") * rng.standard_normal((DRAWS, len(ALGORITHMS)))[:, codes])
         noisy = prediction.scaled(factor)
@@ -251,7 +251,7 @@ class AnalysisDirector:
 
     def _basis(self, table: KernelTable, prediction: Prediction, c: Coefficients, runtime: str) -> dict[str, float]:
         """Share of predicted time by the least trusted coefficient it rests on."""
-        codes = algorithm_codes(table)
+        codes = algorithm_codes(table, self.profile.family)
         launch, compute = np.empty(len(table), dtype=int), np.empty(len(table), dtype=int)
         memory = np.empty(len(table), dtype=int)
         for code in np.unique(codes):

@@ -56,7 +56,7 @@ class KernelTable:
     Attributes:
         family, dtype, op: (K,) codes into `FAMILIES`, `COMPUTE_DTYPES` and `op_names()`: of the call with the most work.
         matrix_flops, vector_flops, special_flops: (K,) summed over the kernel's calls.
-        batch, m, n, k, window, stride, dilation: (K,) iteration space of the dominant call.
+        batch, m, n, k, window, stride, dilation, images: (K,) iteration space of the dominant call.
         calls: (K,) operator calls that the launch executes.
         fresh_bytes: (K,) largest single output, which an allocator may have to map anew.
         segment: (K,) which case or graph the row belongs to; ascending.
@@ -78,6 +78,7 @@ class KernelTable:
     window: np.ndarray
     stride: np.ndarray
     dilation: np.ndarray
+    images: np.ndarray
     calls: np.ndarray
     fresh_bytes: np.ndarray
     segment: np.ndarray
@@ -154,7 +155,7 @@ def kernel_table(graph: Graph, kernels: Sequence[Kernel]) -> KernelTable:
         touches.append(kernel_touches)
         kinds.append(kernel_kinds)
     distances = reuse_distances(touches)
-    columns = list(zip(*rows, strict=True)) if rows else [()] * 15
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 16
     ints = (np.asarray(column, dtype=np.int64) for column in columns[:3])
     floats = (np.asarray(column, dtype=np.float64) for column in columns[3:])
     return KernelTable(
@@ -231,6 +232,7 @@ def _kernel_row(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], cons
         main.window,
         main.stride,
         main.dilation,
+        main.images,
         len(kernel.calls),
         largest,
     )

@@ -24,7 +24,7 @@ import numpy as np
 
 from shmoo.estimators.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
-from shmoo.estimators.kernels import KernelTable
+from shmoo.estimators.kernels import READ_ACTIVATION, KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.tiling.base import Tiling
 
@@ -85,7 +85,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         coefficients: of the machine; may hold D draws.
         runtime: whose launch overhead applies.
     """
-    codes = algorithm_codes(table)
+    codes = algorithm_codes(table, coefficients.profile.family)
     compute = _compute_time(table, tiling, coefficients, codes)
     share = coefficients.by_algorithm(codes, "efficiency.bandwidth")
     levels = [
@@ -96,9 +96,8 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         memory = np.maximum(memory, other)
     body = _overlapped([compute, *levels], coefficients.by_algorithm(codes, "overlap"))
     body = body + coefficients.by_algorithm(codes, "tile_overhead") * tiling.waves
-    fresh = np.where(table.fresh_bytes > coefficients.value("page_fault.threshold"), table.fresh_bytes, 0.0)
-    body = body + coefficients.value("page_fault") * fresh
-    launch = coefficients.launch(table, codes, runtime) + np.zeros_like(body)
+    body = body + _page_fault_time(table, coefficients, codes)
+    launch = coefficients.by_kernel(table, codes, f"launch.{runtime}", "launch") + np.zeros_like(body)
     if coefficients.profile.family in ASYNCHRONOUS:
         body = body + coefficients.by_algorithm(codes, "device_launch")
     latency = launch + body
@@ -119,11 +118,23 @@ def _compute_time(table: KernelTable, tiling: Tiling, c: Coefficients, codes: np
         ramp = np.where(counted, 1.0, ramp)
     matrix = np.where(has_matrix, matrix * ramp / c.by_algorithm(codes, "efficiency"), 0.0)
     vector_peak = c.by_dtype(table.dtype, _VECTOR)
-    vector = table.vector_flops / (vector_peak * c.by_algorithm(codes, "efficiency.vector"))
+    vector = table.vector_flops / (vector_peak * c.by_kernel(table, codes, "efficiency.vector"))
     known = c.find(*_SPECIAL[0]) is not None
     special_peak = c.by_dtype(table.dtype, _SPECIAL) if known else vector_peak * c.value("vector_share")
-    special = table.special_flops / (special_peak * c.by_algorithm(codes, "efficiency.special"))
+    special = table.special_flops / (special_peak * c.by_kernel(table, codes, "efficiency.special"))
     return matrix + vector + special
+
+
+def _page_fault_time(table: KernelTable, c: Coefficients, codes: np.ndarray) -> np.ndarray | float:
+    """Mapping fresh memory: a large result, and the copies of large operands and results that a library makes in its own layout
+    (oneDNN's blocked formats), come from the system anew at every call."""
+    if c.find("page_fault") is None or c.profile.family != "cpu":
+        return 0.0
+    threshold = c.value("page_fault.threshold")
+    activations = table.bytes_of_kind(READ_ACTIVATION)
+    written = np.where(table.fresh_bytes > threshold, table.fresh_bytes, 0.0) * c.by_algorithm(codes, "fresh.output")
+    copied = np.where(activations > threshold, activations, 0.0) * c.by_algorithm(codes, "fresh.input")
+    return c.value("page_fault") * (written + copied)
 
 
 def _overlapped(times: list[np.ndarray], exponent: np.ndarray) -> np.ndarray:

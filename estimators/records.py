@@ -144,6 +144,7 @@ class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
         batch, m, n, k: iteration space. Contractions: batch x (m, k) by (k, n). Reductions: m rows of length n. Pointwise: m
             elements. Pooling and gathers: m outputs, n window or row length.
         window, stride, dilation: of convolutions and pooling: product of the kernel's extents, largest stride and dilation.
+        images: samples of a convolution's batch; m holds all of their points.
     """
 
     family: str
@@ -159,6 +160,7 @@ class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
     window: int = 1
     stride: int = 1
     dilation: int = 1
+    images: int = 1
 
     @property
     def flops(self) -> float:

@@ -135,6 +135,7 @@ def bill(
     window: int = 1,
     stride: int = 1,
     dilation: int = 1,
+    images: int = 1,
     touched: Mapping[str, float] | None = None,
     written: float | None = None,
 ) -> Cost:
@@ -168,4 +169,5 @@ def bill(
         window=window,
         stride=stride,
         dilation=dilation,
+        images=images,
     )

@@ -184,12 +184,13 @@ def convolution(call: OpCall, source: TensorSpec, weight: TensorSpec, groups: in
     output = result(call)
     bias = output.numel if call.operand("bias") else 0
     # Operands without a batch dimension have one dimension less.
+    images = source.shape[0] if len(source.shape) == rank + 2 else 1
     if transposed:
-        points = elements(source.shape[-rank:]) * (source.shape[0] if len(source.shape) == rank + 2 else 1)
+        points = elements(source.shape[-rank:]) * images
         family, m, n, k = "conv_transpose", points, weight.shape[1] * window, weight.shape[0] // groups
         # Overlapping windows are already added by the multiply-adds.
     else:
-        points = elements(output.shape[-rank:]) * (output.shape[0] if len(output.shape) == rank + 2 else 1)
+        points = elements(output.shape[-rank:]) * images
         family, m, n, k = "conv", points, weight.shape[0] // groups, weight.shape[1] * window
         if groups > 1 and weight.shape[1] == 1:
             family = "depthwise"
@@ -205,6 +206,7 @@ def convolution(call: OpCall, source: TensorSpec, weight: TensorSpec, groups: in
         window=window,
         stride=largest(call, "stride"),
         dilation=largest(call, "dilation"),
+        images=images,
     )
 
 
