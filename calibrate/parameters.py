@@ -117,6 +117,8 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
         here = cases.in_runtime(runtime)
         add(f"launch.{runtime}", "launch", (f"launch.{runtime}", "launch"), here)
         add(f"graph.{runtime}", "graph", (f"graph.{runtime}", "graph"), here & ~cases.alone)
+        if runtime == "eager":
+            add("view.eager", "launch", ("view.eager", "launch"), here & cases.views)
     if profile.family == "cpu":
         add("page_fault", "page_fault", ("page_fault",), cases.fresh_output)
     for code, algorithm in enumerate(ALGORITHMS):
@@ -162,6 +164,7 @@ class _Cases:
         )
         self.fresh_output = np.concatenate([table.fresh_bytes > MAPPED_BYTES for table in tables])
         self.fresh_input = np.concatenate([table.bytes_of_kind(READ_ACTIVATION) > MAPPED_BYTES for table in tables])
+        self.views = np.concatenate([table.views > 0 for table in tables])
         self.alone = (np.bincount(self._segment, minlength=self.count) == 1)[self._segment]
         self.all = np.ones(len(self._segment), dtype=bool)
         self.eager = self.in_runtime("eager")

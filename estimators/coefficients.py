@@ -80,11 +80,13 @@ _LAUNCH = {
     "cpu": {
         "launch": _range(8e-6, 3e-6, 20e-6, "s", "dispatch of one operator by a framework on one core"),
         "launch.inductor": _range(4e-6, 1e-6, 10e-6, "s", "call of a compiled loop and its parallel region"),
+        "view.eager": _range(1.5e-6, 0.5e-6, 5e-6, "s", "dispatch of a call that only makes a view"),
         "graph": _range(20e-6, 5e-6, 80e-6, "s", "entry of a compiled or interpreted graph"),
     },
     "gpu": {
         "launch": _range(8e-6, 4e-6, 20e-6, "s", "host time to dispatch one operator"),
         "launch.cudagraphs": _range(1.5e-6, 0.8e-6, 3e-6, "s", "replay of one node of a captured graph"),
+        "view.eager": _range(2.5e-6, 1e-6, 8e-6, "s", "host time to dispatch a call that only makes a view"),
         "graph": _range(30e-6, 10e-6, 100e-6, "s", "entry of a compiled or interpreted graph"),
         "device_launch": _range(2e-6, 1e-6, 4e-6, "s", "shortest kernel"),
     },

@@ -57,7 +57,8 @@ class KernelTable:
         family, dtype, op: (K,) codes into `FAMILIES`, `COMPUTE_DTYPES` and `op_names()`: of the call with the most work.
         matrix_flops, vector_flops, special_flops: (K,) summed over the kernel's calls.
         batch, m, n, k, window, stride, dilation, images: (K,) iteration space of the dominant call.
-        calls: (K,) operator calls that the launch executes.
+        calls: (K,) operator calls that the launch executes. views: (K,) free calls since the kernel before, which a framework
+            still dispatches when it runs a graph call by call.
         fresh_bytes: (K,) largest single output, which an allocator may have to map anew.
         segment: (K,) which case or graph the row belongs to; ascending.
         access_kernel: (A,) row; access_bytes: (A,) bytes; access_distance: (A,) bytes touched since the same memory was last
@@ -80,6 +81,7 @@ class KernelTable:
     dilation: np.ndarray
     images: np.ndarray
     calls: np.ndarray
+    views: np.ndarray
     fresh_bytes: np.ndarray
     segment: np.ndarray
     access_kernel: np.ndarray
@@ -145,17 +147,20 @@ def kernel_table(graph: Graph, kernels: Sequence[Kernel]) -> KernelTable:
         kernels: groups in execution order; free calls belong to none.
     """
     rows = []
+    done = 0  # calls up to the last kernel's end
     touches: list[list[Touch]] = []
     kinds: list[list[int]] = []
     consumers = _consumers(graph)
     costs = costs_of(graph)
     for kernel in kernels:
-        row, kernel_touches, kernel_kinds = _kernel_row(graph, kernel, [costs[index] for index in kernel.calls], consumers)
+        views = sum(cost is None for cost in costs[done : kernel.calls[-1]])
+        done = max(done, kernel.calls[-1] + 1)
+        row, kernel_touches, kernel_kinds = _kernel_row(graph, kernel, [costs[i] for i in kernel.calls], consumers, views)
         rows.append(row)
         touches.append(kernel_touches)
         kinds.append(kernel_kinds)
     distances = reuse_distances(touches)
-    columns = list(zip(*rows, strict=True)) if rows else [()] * 16
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 17
     ints = (np.asarray(column, dtype=np.int64) for column in columns[:3])
     floats = (np.asarray(column, dtype=np.float64) for column in columns[3:])
     return KernelTable(
@@ -181,7 +186,7 @@ def _consumers(graph: Graph) -> dict[int, set[int]]:
     return readers
 
 
-def _kernel_row(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consumers: dict[int, set[int]]):
+def _kernel_row(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consumers: dict[int, set[int]], views: int):
     inside = set(kernel.calls)
     produced: set[int] = set()
     touched: dict[tuple[int, bool], Touch] = {}
@@ -234,6 +239,7 @@ def _kernel_row(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], cons
         main.dilation,
         main.images,
         len(kernel.calls),
+        views,
         largest,
     )
     return row, list(touched.values()), [kind_of[key] for key in touched]

@@ -5,7 +5,8 @@ Per kernel, with flops F by unit u, bytes B by memory level l, rates from the ma
     t_matrix  = F_matrix / (peak x efficiency x utilisation) x (1 + half_m/m)(1 + half_n/n)(1 + half_k/k)
     t_compute = t_matrix + F_vector / (peak_vector x efficiency_vector) + F_special / (peak_special x efficiency_special)
     t_l       = B_l / (bandwidth_l x efficiency_bandwidth)
-    t         = launch + (t_compute^p + sum over l of t_l^p)^(1/p) + tile_overhead x waves + page_fault x fresh bytes
+    t         = launch + view x free calls + (t_compute^p + sum over l of t_l^p)^(1/p) + tile_overhead x waves
+                + page_fault x fresh bytes
     energy    = sum F_u x e_flop_u + sum B_l x e_byte_l + P_static x t
 
 p is the overlap exponent: 1 adds compute and memory, infinity takes the larger (the roofline: Williams, Waterman and
@@ -98,6 +99,8 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
     body = body + coefficients.by_algorithm(codes, "tile_overhead") * tiling.waves
     body = body + _page_fault_time(table, coefficients, codes)
     launch = coefficients.by_kernel(table, codes, f"launch.{runtime}", "launch") + np.zeros_like(body)
+    if coefficients.find(f"view.{runtime}") is not None:
+        launch = launch + coefficients.value(f"view.{runtime}") * table.views
     if coefficients.profile.family in ASYNCHRONOUS:
         body = body + coefficients.by_algorithm(codes, "device_launch")
     latency = launch + body

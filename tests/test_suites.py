@@ -52,11 +52,11 @@ def test_every_case_can_be_built(name: str, machine: Machine) -> None:
 
 
 def test_sizes() -> None:
-    """About 40 quick cases, 250 to 300 operators and some 30 synthetic models in micro, nine networks."""
+    """About 40 quick cases, about 400 operators and 50 synthetic models in micro, nine networks."""
     assert 35 <= len(plan_suite("quick", DESKTOP)) <= 45
     kinds = Counter(case.kind for case in plan_suite("micro", DESKTOP))
-    assert 250 <= kinds["operator"] <= 300
-    assert 25 <= kinds["synthetic"] <= 35
+    assert 380 <= kinds["operator"] <= 440
+    assert 45 <= kinds["synthetic"] <= 55
     assert {case.workload for case in plan_suite("nets", DESKTOP)} == set(NETWORKS)
     assert all(case.kind == "network" and case.axes == {"batch": 1} for case in plan_suite("nets", DESKTOP))
 
@@ -70,7 +70,8 @@ def test_micro_measures_every_workload() -> None:
 def test_footprints_lie_in_every_cache_level_and_beyond(machine: Machine) -> None:
     """Each third level of the machine holds cases of its own, and some spill out of the last."""
     levels = Counter(level(case, machine) for case in plan_suite("micro", machine))
-    assert all(levels[i] >= 20 for i in range(4))
+    assert all(levels[i] >= 20 for i in range(3))
+    assert levels[3] >= 10
     for name in ("add", "relu", "copy", "layer_norm", "softmax"):
         assert {level(case, machine) for case in plan_suite("micro", machine) if case.workload == name} == {0, 1, 2, 3}
 

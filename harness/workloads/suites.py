@@ -35,6 +35,8 @@ _MEMORY_SHARE = 1 / 16
 """Share of the memory that a case may take: a measurement holds several copies, and others use the machine too."""
 _TYPICAL_CACHES = {"cpu": (32 << 10, 1 << 20, 32 << 20), "cuda": (4 << 20, 40 << 20)}
 """Cache sizes to plan for where the machine does not tell its own: of current server CPUs and data-centre GPUs."""
+_WIDEST = 10.0
+"""Largest ratio between the footprints at the ends of a band."""
 _SMALLEST = 4 << 10
 """Footprint below which a case measures nothing but the call, in bytes."""
 
@@ -107,11 +109,18 @@ class _Limits(NamedTuple):
 
     @property
     def bands(self) -> list[tuple[float, float]]:
-        """Footprints (from, to) that stay inside each level but not the one before, and those that spill out of the last."""
+        """Footprints (from, to) that stay inside each level but not the one before, and those that spill out of the last.
+
+        A level much larger than the one before it (a server's last level) is taken in parts: networks spend their time there."""
         edges = [_SMALLEST, *self.levels]
-        inside = [(max(low * 1.2, _SMALLEST), high * 0.8) for low, high in zip(edges, self.levels, strict=False)]
+        inside = []
+        for low, high in zip(edges, self.levels, strict=False):
+            start, end = max(low * 1.2, _SMALLEST), high * 0.8
+            parts = max(1, math.ceil(math.log(end / start) / math.log(_WIDEST)))
+            step = (end / start) ** (1 / parts)
+            inside += [(start * step**i, start * step ** (i + 1)) for i in range(parts)]
         last = edges[-1]
-        return [*inside, (min(last * 1.5, self.largest), min(last * 4, self.largest))]
+        return [*inside, (min(last * 1.5, self.largest), min(last * 2, self.largest))]
 
 
 def _drawn(limits: _Limits, dtype: str, count: Callable[[Family], int]) -> Iterator[tuple[str, Axes]]:
