@@ -54,7 +54,20 @@ def write_run(path: Path, statuses: tuple[str, ...] = ("ok", "ok", "failed")) ->
 
 @pytest.mark.parametrize(
     "verb",
-    [[], ["doctor"], ["measure"], ["show"], ["calibrate"], ["estimate"], ["sweep"], ["report"], ["profiles"], ["characterize"]],
+    [
+        [],
+        ["doctor"],
+        ["measure"],
+        ["show"],
+        ["check"],
+        ["compare"],
+        ["calibrate"],
+        ["estimate"],
+        ["sweep"],
+        ["report"],
+        ["profiles"],
+        ["characterize"],
+    ],
 )
 def test_every_help_shows_an_example(verb: list[str]) -> None:
     """`shmoo VERB --help` ends in something to copy."""

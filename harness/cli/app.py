@@ -9,6 +9,8 @@ import click
 from shmoo.estimators.errors import NothingMeasuredError, ShmooError, unknown
 from shmoo.harness.cli.calibrate import calibrate
 from shmoo.harness.cli.characterize import characterize
+from shmoo.harness.cli.check import check
+from shmoo.harness.cli.compare import compare
 from shmoo.harness.cli.doctor import doctor
 from shmoo.harness.cli.estimate import estimate
 from shmoo.harness.cli.measure import measure
@@ -65,5 +67,5 @@ def cli() -> None:
     """
 
 
-for verb in (doctor, measure, show, calibrate, estimate, sweep, report, profiles, characterize):
+for verb in (doctor, measure, show, check, compare, calibrate, estimate, sweep, report, profiles, characterize):
     cli.add_command(verb)

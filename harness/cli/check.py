@@ -1,0 +1,41 @@
+"""`shmoo check`: what is wrong with a run."""
+
+from __future__ import annotations
+
+import click
+
+from shmoo.harness.cli import options, output
+
+FOUND_FAULTS = 1
+EXAMPLES = """\b
+Examples:
+  shmoo check shmoo-runs/20260101T120000Z-quick
+  shmoo check RUN --json
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("run", type=click.Path())
+@options.as_json
+def check(run: str, as_json: bool) -> None:
+    """Say what is wrong with a run, with numbers, and what to run next. Exits with 1 when something is; notes alone are fine."""
+    from shmoo.runs.check import check_run
+    from shmoo.runs.store import Run
+
+    opened = Run.open(run)
+    findings = check_run(opened)
+    faults = sum(finding.level == "fault" for finding in findings)
+    if as_json:
+        import msgspec
+
+        output.json_document(
+            {"format": 1, "run": run, "rows": len(opened.rows), "faults": faults, "findings": msgspec.to_builtins(findings)}
+        )
+    else:
+        for finding in findings:
+            output.result(f"{finding.level}: {finding.topic}: {finding.found}")
+            if finding.remedy:
+                output.result(f"      next: {finding.remedy}")
+        output.message(f"{len(opened.rows)} rows, {faults} faults, {len(findings) - faults} notes")
+    if faults:
+        raise click.exceptions.Exit(FOUND_FAULTS)
