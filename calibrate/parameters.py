@@ -9,7 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from shmoo.calibrate.dataset import Block
-from shmoo.estimators.coefficients import ALGORITHMS, MAPPED_BYTES, Coefficients, algorithm_codes, algorithm_names, short_op
+from shmoo.estimators.coefficients import (
+    ALGORITHMS,
+    MAPPED_BYTES,
+    Coefficients,
+    algorithm_codes,
+    algorithm_names,
+    converts_layout,
+    short_op,
+)
 from shmoo.estimators.kernels import READ_ACTIVATION, op_names
 from shmoo.estimators.profile import ArchitectureProfile
 
@@ -55,6 +63,7 @@ _SPACE = {
     "launch": ("s", 5e-8, 1e-3, 1.5),
     "graph": ("s", 5e-8, 2e-3, 1.5),
     "page_fault": ("s/B", 1e-12, 1e-8, 1.5),
+    "layout": ("s/B", 1e-12, 1e-8, 1.0),
     "fresh.output": ("1", 0.2, 6.0, 0.7),
     "fresh.input": ("1", 0.01, 4.0, 0.7),
     "bandwidth": ("B/s", 1e8, 1e14, 1.0),
@@ -119,6 +128,10 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
         add(f"graph.{runtime}", "graph", (f"graph.{runtime}", "graph"), here & ~cases.alone)
         if runtime == "eager":
             add("view.eager", "launch", ("view.eager", "launch"), here & cases.views)
+            if profile.family == "cpu":
+                for stem in ("layout.eager.aligned", "layout.eager.tail"):
+                    add(stem, "layout", (stem,), here & converts_layout(cases.algorithm))
+                add("switch.eager", "launch", ("switch.eager", "launch"), here & cases.switched)
     if profile.family == "cpu":
         add("page_fault", "page_fault", ("page_fault",), cases.fresh_output)
     for code, algorithm in enumerate(ALGORITHMS):
@@ -129,6 +142,9 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
         for runtime in cases.runtimes:
             names = algorithm_names((f"launch.{runtime}", "launch"), algorithm)
             add(f"launch.{runtime}.{algorithm}", "launch", names, here & cases.in_runtime(runtime))
+        if profile.family == "cpu":
+            names = algorithm_names(("switch.eager", "launch"), algorithm)
+            add(f"switch.eager.{algorithm}", "launch", names, here & cases.eager & cases.switched)
     # Operators measured alone have a dispatch and, without a contraction, a loop of their own.
     for code, algorithm in cases.pairs(cases.eager & cases.alone):
         here = cases.eager & cases.single & (cases.op == code)
@@ -165,6 +181,7 @@ class _Cases:
         self.fresh_output = np.concatenate([table.fresh_bytes > MAPPED_BYTES for table in tables])
         self.fresh_input = np.concatenate([table.bytes_of_kind(READ_ACTIVATION) > MAPPED_BYTES for table in tables])
         self.views = np.concatenate([table.views > 0 for table in tables])
+        self.switched = np.concatenate([table.switched > 0 for table in tables])
         self.alone = (np.bincount(self._segment, minlength=self.count) == 1)[self._segment]
         self.all = np.ones(len(self._segment), dtype=bool)
         self.eager = self.in_runtime("eager")

@@ -44,6 +44,11 @@ def algorithm_codes(table: KernelTable, family: str) -> np.ndarray:
     return np.where(gemm & (np.minimum(table.m, table.n) <= 2), _CODE["gemv"], codes)
 
 
+def converts_layout(codes: np.ndarray) -> np.ndarray:
+    """(K,) whether kernels of these algorithms run in a library that keeps images in blocks of channels."""
+    return np.isin(codes, [_CODE[name] for name in ("conv", "conv_1x1", "conv_3x3", "depthwise", "conv_transpose")])
+
+
 def _range(value: float, low: float, high: float, unit: str, why: str) -> Coefficient:
     return Coefficient(value, unit, "fallback", why, low=low, high=high)
 
@@ -80,6 +85,11 @@ _LAUNCH = {
     "cpu": {
         "launch": _range(8e-6, 3e-6, 20e-6, "s", "dispatch of one operator by a framework on one core"),
         "launch.inductor": _range(4e-6, 1e-6, 10e-6, "s", "call of a compiled loop and its parallel region"),
+        "layout.eager.aligned": _range(
+            5e-11, 1e-11, 2e-10, "s/B", "conversion to blocks of channels"
+        ),
+        "layout.eager.tail": _range(3e-10, 5e-11, 1e-9, "s/B", "the same where channels do not fill the last block"),
+        "switch.eager": _range(2e-6, 0.2e-6, 20e-6, "s", "code, weights and predictors of another operator come back"),
         "view.eager": _range(1.5e-6, 0.5e-6, 5e-6, "s", "dispatch of a call that only makes a view"),
         "graph": _range(20e-6, 5e-6, 80e-6, "s", "entry of a compiled or interpreted graph"),
     },

@@ -58,7 +58,8 @@ class KernelTable:
         matrix_flops, vector_flops, special_flops: (K,) summed over the kernel's calls.
         batch, m, n, k, window, stride, dilation, images: (K,) iteration space of the dominant call.
         calls: (K,) operator calls that the launch executes. views: (K,) free calls since the kernel before, which a framework
-            still dispatches when it runs a graph call by call.
+            still dispatches when it runs a graph call by call. switched: (K,) 1.0 where the kernel before ran another operator
+            (the last one's successor is the first: graphs are repeated), so that code, weights and predictors are not at hand.
         fresh_bytes: (K,) largest single output, which an allocator may have to map anew.
         segment: (K,) which case or graph the row belongs to; ascending.
         access_kernel: (A,) row; access_bytes: (A,) bytes; access_distance: (A,) bytes touched since the same memory was last
@@ -81,8 +82,9 @@ class KernelTable:
     dilation: np.ndarray
     images: np.ndarray
     calls: np.ndarray
-    views: np.ndarray
     fresh_bytes: np.ndarray
+    views: np.ndarray
+    switched: np.ndarray
     segment: np.ndarray
     access_kernel: np.ndarray
     access_bytes: np.ndarray
@@ -147,20 +149,22 @@ def kernel_table(graph: Graph, kernels: Sequence[Kernel]) -> KernelTable:
         kernels: groups in execution order; free calls belong to none.
     """
     rows = []
+    heads = [graph.calls[kernel.calls[0]].op for kernel in kernels]
     done = 0  # calls up to the last kernel's end
     touches: list[list[Touch]] = []
     kinds: list[list[int]] = []
     consumers = _consumers(graph)
     costs = costs_of(graph)
-    for kernel in kernels:
+    for position, kernel in enumerate(kernels):
+        switched = heads[position] != heads[position - 1]
         views = sum(cost is None for cost in costs[done : kernel.calls[-1]])
         done = max(done, kernel.calls[-1] + 1)
-        row, kernel_touches, kernel_kinds = _kernel_row(graph, kernel, [costs[i] for i in kernel.calls], consumers, views)
-        rows.append(row)
+        row, kernel_touches, kernel_kinds = _kernel_row(graph, kernel, [costs[i] for i in kernel.calls], consumers)
+        rows.append((*row, views, switched))
         touches.append(kernel_touches)
         kinds.append(kernel_kinds)
     distances = reuse_distances(touches)
-    columns = list(zip(*rows, strict=True)) if rows else [()] * 17
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 18
     ints = (np.asarray(column, dtype=np.int64) for column in columns[:3])
     floats = (np.asarray(column, dtype=np.float64) for column in columns[3:])
     return KernelTable(
@@ -186,7 +190,7 @@ def _consumers(graph: Graph) -> dict[int, set[int]]:
     return readers
 
 
-def _kernel_row(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consumers: dict[int, set[int]], views: int):
+def _kernel_row(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consumers: dict[int, set[int]]):
     inside = set(kernel.calls)
     produced: set[int] = set()
     touched: dict[tuple[int, bool], Touch] = {}
@@ -239,7 +243,6 @@ def _kernel_row(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], cons
         main.dilation,
         main.images,
         len(kernel.calls),
-        views,
         largest,
     )
     return row, list(touched.values()), [kind_of[key] for key in touched]

@@ -5,8 +5,8 @@ Per kernel, with flops F by unit u, bytes B by memory level l, rates from the ma
     t_matrix  = F_matrix / (peak x efficiency x utilisation) x (1 + half_m/m)(1 + half_n/n)(1 + half_k/k)
     t_compute = t_matrix + F_vector / (peak_vector x efficiency_vector) + F_special / (peak_special x efficiency_special)
     t_l       = B_l / (bandwidth_l x efficiency_bandwidth)
-    t         = launch + view x free calls + (t_compute^p + sum over l of t_l^p)^(1/p) + tile_overhead x waves
-                + page_fault x fresh bytes
+    t         = launch + view x free calls + switch + (t_compute^p + sum over l of t_l^p)^(1/p) + tile_overhead x waves
+                + page_fault x fresh bytes + layout x converted bytes
     energy    = sum F_u x e_flop_u + sum B_l x e_byte_l + P_static x t
 
 p is the overlap exponent: 1 adds compute and memory, infinity takes the larger (the roofline: Williams, Waterman and
@@ -23,9 +23,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shmoo.estimators.coefficients import Coefficients, algorithm_codes
+from shmoo.estimators.coefficients import Coefficients, algorithm_codes, converts_layout
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
-from shmoo.estimators.kernels import READ_ACTIVATION, KernelTable
+from shmoo.estimators.kernels import READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.tiling.base import Tiling
 
@@ -97,10 +97,13 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         memory = np.maximum(memory, other)
     body = _overlapped([compute, *levels], coefficients.by_algorithm(codes, "overlap"))
     body = body + coefficients.by_algorithm(codes, "tile_overhead") * tiling.waves
-    body = body + _page_fault_time(table, coefficients, codes)
+    if coefficients.profile.family == "cpu":
+        body = body + _page_fault_time(table, coefficients, codes) + _layout_time(table, coefficients, codes, runtime)
     launch = coefficients.by_kernel(table, codes, f"launch.{runtime}", "launch") + np.zeros_like(body)
     if coefficients.find(f"view.{runtime}") is not None:
         launch = launch + coefficients.value(f"view.{runtime}") * table.views
+    if coefficients.find(f"switch.{runtime}") is not None:
+        launch = launch + coefficients.by_algorithm(codes, f"switch.{runtime}") * table.switched
     if coefficients.profile.family in ASYNCHRONOUS:
         body = body + coefficients.by_algorithm(codes, "device_launch")
     latency = launch + body
@@ -128,16 +131,32 @@ def _compute_time(table: KernelTable, tiling: Tiling, c: Coefficients, codes: np
     return matrix + vector + special
 
 
-def _page_fault_time(table: KernelTable, c: Coefficients, codes: np.ndarray) -> np.ndarray | float:
+def _page_fault_time(table: KernelTable, c: Coefficients, codes: np.ndarray) -> np.ndarray:
     """Mapping fresh memory: a large result, and the copies of large operands and results that a library makes in its own layout
     (oneDNN's blocked formats), come from the system anew at every call."""
-    if c.find("page_fault") is None or c.profile.family != "cpu":
-        return 0.0
     threshold = c.value("page_fault.threshold")
     activations = table.bytes_of_kind(READ_ACTIVATION)
     written = np.where(table.fresh_bytes > threshold, table.fresh_bytes, 0.0) * c.by_algorithm(codes, "fresh.output")
     copied = np.where(activations > threshold, activations, 0.0) * c.by_algorithm(codes, "fresh.input")
     return c.value("page_fault") * (written + copied)
+
+
+def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime: str) -> np.ndarray | float:
+    """What a library spends on converting a convolution's operands to blocks of channels and back (oneDNN's nChw16c: Developer
+    Guide, "Understanding Memory Formats"). Channels that fill whole vectors take a fast path, others a slow one. A few
+    input channels are read in place. Runtimes that keep a graph in the library's layout have no such coefficient."""
+    if c.find(f"layout.{runtime}.aligned") is None:
+        return 0.0
+    lanes = c.profile.value("vector.lanes", 1.0)
+    blocked = converts_layout(codes)
+    channels_in, channels_out = table.k / table.window * table.batch, table.n * table.batch
+    moved = {READ_ACTIVATION: (channels_in, channels_in > lanes / 4), WRITE: (channels_out, channels_out > 0)}
+    aligned, tail = table.bytes_of_kind(READ_WEIGHT) * blocked, np.zeros(len(table))
+    for kind, (channels, counts) in moved.items():
+        nbytes = np.where(blocked & counts, table.bytes_of_kind(kind), 0.0)
+        fits = channels % lanes == 0
+        aligned, tail = aligned + nbytes * fits, tail + nbytes * ~fits
+    return c.value(f"layout.{runtime}.aligned") * aligned + c.value(f"layout.{runtime}.tail") * tail
 
 
 def _overlapped(times: list[np.ndarray], exponent: np.ndarray) -> np.ndarray:
