@@ -74,6 +74,9 @@ LIBRARY_PATHS = frozenset({"conv", "conv_1x1", "conv_3x3", "conv_native", "depth
 _COPYING = frozenset(("cpu", algorithm) for algorithm in LIBRARY_PATHS)
 _REFERENCE = ("efficiency.bandwidth", "pointwise")
 """Pointwise loops define what the levels' bandwidths are, so their share of it is fixed."""
+_PUBLISHED_BANDWIDTHS = frozenset({"tpu"})
+"""Families whose levels keep their published bandwidths: every operand passes through all of them, so measurements tell only the
+share that copies reach, which is then what carries over to other chips."""
 _WHOLE = (
     ("overlap", lambda cases: cases.all),
     ("efficiency.vector", lambda cases: cases.vector & ~cases.matrix & ~cases.special),
@@ -114,7 +117,8 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
         found.append(Parameter(name, unit, start, low, high, prior_sd or sd, affects, parent))
         return True
 
-    for level in profile.levels:
+    shared = profile.family in _PUBLISHED_BANDWIDTHS
+    for level in () if shared else profile.levels:
         known = profile.coefficients[f"bandwidth.{level}"]
         prior = None if known.source == "fallback" else max(0.1, math.log(known.bounds[1] / known.bounds[0]) / 2)
         add(f"bandwidth.{level}", "bandwidth", (f"bandwidth.{level}",), cases.all, prior)
@@ -137,7 +141,9 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
     for code, algorithm in enumerate(ALGORITHMS):
         here = cases.algorithm == code
         for stem, feels in _BY_ALGORITHM:
-            if (stem, algorithm) != _REFERENCE and (not stem.startswith("fresh") or (profile.family, algorithm) in _COPYING):
+            if (shared or (stem, algorithm) != _REFERENCE) and (
+                not stem.startswith("fresh") or (profile.family, algorithm) in _COPYING
+            ):
                 add(f"{stem}.{algorithm}", stem, algorithm_names((stem,), algorithm), here & feels(cases))
         for runtime in cases.runtimes:
             names = algorithm_names((f"launch.{runtime}", "launch"), algorithm)

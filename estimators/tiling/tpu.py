@@ -8,13 +8,13 @@ then costs the longer of streaming and loading.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
 
 from shmoo.estimators.errors import unknown
-from shmoo.estimators.kernels import KernelTable
+from shmoo.estimators.kernels import READ_ACTIVATION, READ_WEIGHT, KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.tiling.base import (
     TILINGS,
@@ -33,6 +33,10 @@ from shmoo.estimators.tiling.base import (
 Mode = Literal["overlapped", "serial"]
 Dataflow = Literal["ws", "is", "os"]
 _ACCUMULATOR_BYTES = 4.0
+_AFFINE_FLOPS = 2.5
+"""Operations an element above which a norm computes its statistics: with running ones a multiplication and an addition remain."""
+_STATISTICS = 2.0
+"""Passes over a row for its two statistics."""
 
 
 @TILINGS.register("tpu_weight_stationary")
@@ -136,7 +140,7 @@ class TpuWeightStationary:
         used = operands(table)
         size = element_bytes(table)
         cols = profile.value("array.cols")
-        traffic = compulsory_traffic(table, profile)
+        traffic = compulsory_traffic(_as_program(table, profile), profile)
         third = _staging(profile) / 3.0
         share = np.minimum(passes(table), 1.0)
         inputs_again = np.where(used.a / table.batch <= third, 0.0, used.a * (ceil_div(table.n, shape.n) - 1.0))
@@ -153,6 +157,33 @@ class TpuWeightStationary:
 def _staging(profile: ArchitectureProfile) -> float:
     """Bytes on chip that blocks are staged in: all levels but the main memory."""
     return sum(profile.value(f"capacity.{level}", 0.0) for level in profile.levels[:-1])
+
+
+def _as_program(table: KernelTable, profile: ArchitectureProfile) -> KernelTable:
+    """The accesses as a compiled program makes them.
+
+    Memories on chip are scratchpads that start empty, so parameters come from the main memory at every call, and so does all of
+    a program that is a single kernel. A row's statistics take passes of their own before the one that applies them (mean and
+    variance of a norm, maximum and sum of a softmax), each of which reads the operand again. Weights lie in the memory in whole
+    tiles of the array, so that a partial tile costs a full one (Jouppi et al., ISCA 2017, section 7).
+    """
+    alone = np.bincount(table.segment, minlength=table.segments) == 1
+    far = (table.access_kind == READ_WEIGHT) | alone[table.segment[table.access_kernel]]
+    work = table.vector_flops + table.special_flops
+    statistics = table.is_family("normalization", "softmax") & (work > _AFFINE_FLOPS * table.batch * table.m * table.n)
+    reads = np.where(statistics[table.access_kernel] & (table.access_kind == READ_ACTIVATION), 1.0 + _STATISTICS, 1.0)
+    weight = table.access_kind == READ_WEIGHT
+    reads = np.where(weight, _stored_whole(table, profile)[table.access_kernel], reads)
+    distance = np.where(far, np.inf, table.access_distance)
+    return replace(table, access_bytes=table.access_bytes * reads, access_distance=distance)
+
+
+def _stored_whole(table: KernelTable, profile: ArchitectureProfile) -> np.ndarray:
+    """(K,) bytes that a kernel's weights occupy over their own: both extents in whole tiles, groups of a convolution packed."""
+    rows, cols = profile.value("array.rows"), profile.value("array.cols")
+    tiles = ceil_div(table.k, rows) * rows * ceil_div(table.n, cols) * cols
+    tiled = (table.matrix_flops > 0) & (table.batch == 1) & table.is_family("gemm", "conv")
+    return np.where(tiled, tiles / (table.k * table.n), 1.0)
 
 
 def _pieces(extent: np.ndarray, tile: np.ndarray, side: float) -> np.ndarray:
