@@ -31,7 +31,7 @@ def test_every_operator_of_the_vocabulary_is_there() -> None:
     """The operators that tables may name are workloads, and so are the synthetic models."""
     assert set(OPERATORS.split()) <= {name for name, found in WORKLOADS.items() if found.kind == "operator"}
     synthetic = {name for name, found in WORKLOADS.items() if found.kind == "synthetic"}
-    assert synthetic == {"mlp", "conv_stack", "resnet_block", "depthwise_separable_block", "transformer_block"}
+    assert synthetic == {"mlp", "conv_stack", "resnet_block", "depthwise_separable_block", "transformer_block", "convnet"}
 
 
 def test_importing_workloads_does_not_import_torch() -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from shmoo.estimators.errors import unknown
-from shmoo.harness.workloads import operators, synthetic
+from shmoo.harness.workloads import operators, synthetic, synthetic_nets
 from shmoo.harness.workloads.module import WORKLOADS, DNNModule
 
-REGISTERED_BY = (operators, synthetic)
+REGISTERED_BY = (operators, synthetic, synthetic_nets)
 """The modules whose import fills `WORKLOADS`."""
 
 

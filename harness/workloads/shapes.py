@@ -22,6 +22,7 @@ class Family(NamedTuple):
     Attributes:
         draw: one random set of axes.
         micro, quick: how many cases the suites of that name take.
+        banded: whether cases are spread over the cache levels; whole networks are taken as drawn.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Family(NamedTuple):
     draw: Callable[[Random], Axes]
     micro: int
     quick: int = 1
+    banded: bool = True
 
 
 def spread(rng: Random, low: int, high: int, step: int = 1) -> int:
@@ -216,7 +218,24 @@ def _transformer(rng: Random) -> Axes:
         "d_model": heads * rng.choice((32, 64)),
         "heads": heads,
         "mlp_ratio": rng.choice((2, 4)),
+        "depth": rng.choice((1, 1, 4)),
         "activation": rng.choice(("gelu", "relu")),
+    }
+
+
+def _convnet(rng: Random) -> Axes:
+    block = rng.choice(("residual", "separable", "separable"))
+    return {
+        "batch": _batch(rng),
+        "block": block,
+        "width": spread(rng, 16, 64, 8),
+        "stages": rng.choice((3, 4)),
+        "depth": rng.choice((1, 2, 3, 4)),
+        "size": rng.choice((96, 128, 160, 192, 224)),
+        "kernel": 3 if block == "residual" else rng.choice((3, 5)),
+        "expansion": rng.choice((1, 3, 4)),
+        "squeeze": rng.random() < 0.5,
+        "activation": rng.choice(("relu", "silu", "hardswish")),
     }
 
 
@@ -259,6 +278,7 @@ FAMILIES = (
     Family("conv_stack", "conv_stack", _conv_stack, 8),
     Family("resnet_block", "resnet_block", _resnet_block, 10, 1),
     Family("depthwise_separable_block", "depthwise_separable_block", _separable, 12, 1),
-    Family("transformer_block", "transformer_block", _transformer, 10, 1),
+    Family("transformer_block", "transformer_block", _transformer, 12, 1),
+    Family("convnet", "convnet", _convnet, 20, 2, banded=False),
 )
 """What the suites "quick" and "micro" are drawn from."""

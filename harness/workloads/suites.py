@@ -131,16 +131,17 @@ def _drawn(limits: _Limits, dtype: str, count: Callable[[Family], int]) -> Itera
         for i in range(count(family)):
             low, high = limits.bands[(i + position) % len(limits.bands)]
             target = math.exp(rng.uniform(math.log(low), math.log(high)))
-            axes = _nearest(family, target, limits, dtype, rng, seen)
+            axes = _nearest(family, target if family.banded else None, limits, dtype, rng, seen)
             if axes is not None:
                 seen.add(tuple(axes.items()))
                 yield family.workload, axes
 
 
 def _nearest(
-    family: Family, target: float, limits: _Limits, dtype: str, rng: Random, seen: set[tuple[tuple[str, object], ...]]
+    family: Family, target: float | None, limits: _Limits, dtype: str, rng: Random, seen: set[tuple[tuple[str, object], ...]]
 ) -> Axes | None:
-    """Of some random shapes within the limits the one whose footprint is nearest to `target` bytes; `None` if none is allowed."""
+    """Of some random shapes within the limits the one whose footprint is nearest to `target` bytes, or the first for no target;
+    `None` if none is allowed."""
     module = find_workload(family.workload)
     best: tuple[float, Axes] | None = None
     for _ in range(_CANDIDATES):
@@ -154,6 +155,8 @@ def _nearest(
             or tuple(axes.items()) in seen
         ):
             continue
+        if target is None:
+            return axes
         distance = abs(math.log(footprint / target))
         if best is None or distance < best[0]:
             best = (distance, axes)

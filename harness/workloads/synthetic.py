@@ -16,11 +16,11 @@ SIZE = dim("size", 56, "height and width of the input")
 KERNEL = dim("kernel", 3, "height and width of the kernel, odd")
 
 
-def _activation_axis(default: str) -> Axis:
+def activation_axis(default: str) -> Axis:
     return Axis("activation", default, "element-wise function", choices=ACTIVATIONS)
 
 
-def _activation(name: str) -> torch.nn.Module:
+def activation_module(name: str) -> torch.nn.Module:
     import torch
 
     classes = {
@@ -37,7 +37,7 @@ def _activation(name: str) -> torch.nn.Module:
     return classes[name]()
 
 
-def _conv_norm(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1) -> list[torch.nn.Module]:
+def conv_norm(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1) -> list[torch.nn.Module]:
     import torch
 
     return [torch.nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False), torch.nn.BatchNorm2d(c_out)]
@@ -66,7 +66,7 @@ def _mlp_size(
         dim("out_features", 10, "width of the output"),
         dim("depth", 3, "linear layers"),
         BIAS,
-        _activation_axis("relu"),
+        activation_axis("relu"),
         Axis("softmax", True, "whether the output is a softmax"),
     ),
     size=_mlp_size,
@@ -92,7 +92,7 @@ def mlp(
         for i, (narrow, wide) in enumerate(pairwise(widths)):
             found.append(torch.nn.Linear(narrow, wide, bias=bias))
             if i < depth - 1:
-                found.append(_activation(activation))
+                found.append(activation_module(activation))
         if softmax:
             found.append(torch.nn.Softmax(dim=-1))
         return torch.nn.Sequential(*found)
@@ -115,7 +115,7 @@ def _conv_stack_size(*, batch: int, c_in: int, width: int, size: int, kernel: in
         SIZE,
         KERNEL,
         dim("depth", 4, "convolutions"),
-        _activation_axis("relu"),
+        activation_axis("relu"),
     ),
     size=_conv_stack_size,
 )
@@ -126,7 +126,7 @@ def conv_stack(make: Maker, *, batch: int, c_in: int, width: int, size: int, ker
     def layers() -> torch.nn.Module:
         found: list[torch.nn.Module] = []
         for i in range(depth):
-            found += [*_conv_norm(c_in if i == 0 else width, width, kernel), _activation(activation)]
+            found += [*conv_norm(c_in if i == 0 else width, width, kernel), activation_module(activation)]
         return torch.nn.Sequential(*found)
 
     return Built(make.module(layers), (make.tensor(batch, c_in, size, size),))
@@ -154,22 +154,29 @@ def _resnet_block_size(*, batch: int, c_in: int, c_out: int, size: int, kernel: 
 )
 def resnet_block(make: Maker, *, batch: int, c_in: int, c_out: int, size: int, kernel: int, stride: int) -> Built:
     """Two convolutions with batch normalisation and a residual, which is projected where the shape changes."""
+    return Built(
+        make.module(lambda: residual_module(c_in, c_out, kernel, stride, "relu")), (make.tensor(batch, c_in, size, size),)
+    )
+
+
+def residual_module(c_in: int, c_out: int, kernel: int, stride: int, activation: str) -> torch.nn.Module:
+    """A basic residual block (He et al., 2016)."""
     import torch
 
     class Block(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.body = torch.nn.Sequential(
-                *_conv_norm(c_in, c_out, kernel, stride), torch.nn.ReLU(inplace=True), *_conv_norm(c_out, c_out, kernel)
+                *conv_norm(c_in, c_out, kernel, stride), activation_module(activation), *conv_norm(c_out, c_out, kernel)
             )
             same = stride == 1 and c_in == c_out
-            self.shortcut = torch.nn.Identity() if same else torch.nn.Sequential(*_conv_norm(c_in, c_out, 1, stride))
-            self.relu = torch.nn.ReLU(inplace=True)
+            self.shortcut = torch.nn.Identity() if same else torch.nn.Sequential(*conv_norm(c_in, c_out, 1, stride))
+            self.activation = activation_module(activation)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.relu(self.body(x) + self.shortcut(x))
+            return self.activation(self.body(x) + self.shortcut(x))
 
-    return Built(make.module(Block), (make.tensor(batch, c_in, size, size),))
+    return Block()
 
 
 def _separable_size(
@@ -196,7 +203,7 @@ def _separable_size(
         dim("stride", 1, "step of the depthwise convolution"),
         dim("expansion", 1, "factor by which a first 1x1 convolution widens; 1 for none"),
         Axis("squeeze", False, "whether channels are weighed by squeeze and excitation"),
-        _activation_axis("hardswish"),
+        activation_axis("hardswish"),
     ),
     size=_separable_size,
 )
@@ -205,6 +212,16 @@ def depthwise_separable_block(
     activation: str,
 ) -> Built:  # fmt: skip
     """Depthwise and 1x1 convolution, optionally widened before, channels weighed, and a residual where shapes allow."""
+    return Built(
+        make.module(lambda: separable_module(c_in, c_out, kernel, stride, expansion, squeeze, activation)),
+        (make.tensor(batch, c_in, size, size),),
+    )
+
+
+def separable_module(
+    c_in: int, c_out: int, kernel: int, stride: int, expansion: int, squeeze: bool, activation: str
+) -> torch.nn.Module:
+    """An inverted residual block (Sandler et al., 2018), with squeeze and excitation (Hu et al., 2018) if asked for."""
     import torch
 
     wide = c_in * expansion
@@ -225,24 +242,24 @@ def depthwise_separable_block(
             super().__init__()
             layers: list[torch.nn.Module] = []
             if expansion > 1:
-                layers += [*_conv_norm(c_in, wide, 1), _activation(activation)]
-            layers += [*_conv_norm(wide, wide, kernel, stride, groups=wide), _activation(activation)]
+                layers += [*conv_norm(c_in, wide, 1), activation_module(activation)]
+            layers += [*conv_norm(wide, wide, kernel, stride, groups=wide), activation_module(activation)]
             if squeeze:
                 layers.append(Weigh())
-            self.body = torch.nn.Sequential(*layers, *_conv_norm(wide, c_out, 1))
+            self.body = torch.nn.Sequential(*layers, *conv_norm(wide, c_out, 1))
             self.residual = stride == 1 and c_in == c_out
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x + self.body(x) if self.residual else self.body(x)
 
-    return Built(make.module(Block), (make.tensor(batch, c_in, size, size),))
+    return Block()
 
 
-def _transformer_size(*, batch: int, seq_len: int, d_model: int, heads: int, mlp_ratio: int, activation: str) -> Size:
+def _transformer_size(*, batch: int, seq_len: int, d_model: int, heads: int, mlp_ratio: int, depth: int, activation: str) -> Size:
     weights = d_model**2 * (4 + 2 * mlp_ratio)
     tokens = batch * seq_len
     attention = 4 * batch * seq_len**2 * d_model
-    return Size(weights + tokens * d_model * (14 + 3 * mlp_ratio), 2 * tokens * weights + attention)
+    return Size(depth * (weights + tokens * d_model * (14 + 3 * mlp_ratio)), depth * (2 * tokens * weights + attention))
 
 
 @workload(
@@ -254,14 +271,15 @@ def _transformer_size(*, batch: int, seq_len: int, d_model: int, heads: int, mlp
         dim("d_model", 384, "width of a token, a multiple of heads"),
         dim("heads", 6, "attention heads"),
         dim("mlp_ratio", 4, "hidden width of the MLP over d_model"),
-        _activation_axis("gelu"),
+        dim("depth", 1, "blocks in a row"),
+        activation_axis("gelu"),
     ),
     size=_transformer_size,
 )
 def transformer_block(
-    make: Maker, *, batch: int, seq_len: int, d_model: int, heads: int, mlp_ratio: int, activation: str
+    make: Maker, *, batch: int, seq_len: int, d_model: int, heads: int, mlp_ratio: int, depth: int, activation: str
 ) -> Built:
-    """Attention and MLP, each behind a layer normalisation and with a residual."""
+    """Attention and MLP, each behind a layer normalisation and with a residual; several of these in a row."""
     import torch
 
     if d_model % heads:
@@ -275,7 +293,7 @@ def transformer_block(
             self.project = torch.nn.Linear(d_model, d_model)
             self.mlp = torch.nn.Sequential(
                 torch.nn.Linear(d_model, mlp_ratio * d_model),
-                _activation(activation),
+                activation_module(activation),
                 torch.nn.Linear(mlp_ratio * d_model, d_model),
             )
 
@@ -286,4 +304,5 @@ def transformer_block(
             x = x + self.project(mixed.transpose(1, 2).reshape(batch, seq_len, d_model))
             return x + self.mlp(self.norm2(x))
 
-    return Built(make.module(Block), (make.tensor(batch, seq_len, d_model),))
+    stack = make.module(lambda: torch.nn.Sequential(*(Block() for _ in range(depth))))
+    return Built(stack, (make.tensor(batch, seq_len, d_model),))
