@@ -11,7 +11,8 @@ Per kernel, with flops F by unit u, bytes B by memory level l, rates from the ma
 
 p is the overlap exponent: 1 adds compute and memory, infinity takes the larger (the roofline: Williams, Waterman and
 Patterson, CACM 52(4), 2009). The energy form is Choi et al., "A roofline model of energy", IPDPS 2013. Where a strategy counts
-cycles (systolic arrays, recurrences) t_matrix = cycles / (clock x efficiency).
+cycles (systolic arrays, recurrences) t_matrix = cycles / (clock x efficiency), and the array and the other units work at once: the
+sum in t_compute is one with exponent p.
 
 A graph on a CPU takes the sum of its kernels. Where launches are asynchronous (GPU), the host runs ahead: kernel i starts
 when the host has launched it and kernel i-1 has ended.
@@ -128,7 +129,9 @@ def _compute_time(table: KernelTable, tiling: Tiling, c: Coefficients, codes: np
     known = c.find(*_SPECIAL[0]) is not None
     special_peak = c.by_dtype(table.dtype, _SPECIAL) if known else vector_peak * c.value("vector_share")
     special = table.special_flops / (special_peak * c.by_kernel(table, codes, "efficiency.special"))
-    return matrix + vector + special
+    if tiling.cycles is None:
+        return matrix + vector + special
+    return _overlapped([matrix, vector + special], c.by_algorithm(codes, "overlap"))
 
 
 def _page_fault_time(table: KernelTable, c: Coefficients, codes: np.ndarray) -> np.ndarray:
