@@ -119,7 +119,7 @@ class _CapturingBackend:
         context = TracingContext.try_get()
         traced = trace_aten(module, inputs, context.fake_mode if context else None)
         origins = [
-            self.origins.of(value, _source_of(node))
+            self.origins.of(value, source_of(node))
             for node, value in zip(module.graph.find_nodes(op="placeholder"), inputs, strict=True)
         ]
         origins += [self.origins.of(held, target) for target, held in attribute_tensors(module).items()]
@@ -186,7 +186,7 @@ def _describe_break(reason: Any) -> str:
     return _first_line(reason.reason) + where
 
 
-def _source_of(node: fx.Node) -> str:
+def source_of(node: fx.Node) -> str:
     """Where Dynamo found what a placeholder stands for: "L['x']"."""
     argument = node.meta.get("grapharg")
     name = getattr(argument.source, "name", "") if argument is not None else ""

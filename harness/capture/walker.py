@@ -38,6 +38,10 @@ _NOT_CALLS = frozenset(
 """Calls that compute nothing on tensors: modes, assertions, promises about sizes, and questions for a size or for one number."""
 
 
+CALL_INDEX = "shmoo_call"
+"""Key of a walked node's `meta`: the index of its call in the graph's record."""
+
+
 class Origin(NamedTuple):
     """What a placeholder stands for."""
 
@@ -174,6 +178,7 @@ class _Walk:
         results = [self._new(tensor) for tensor in self.introspector.results(node)]
         self.holders[node] = results
         written = self._write(self.introspector.written(node), results)
+        node.meta[CALL_INDEX] = len(self.calls)
         self.calls.append(
             msgspec.structs.replace(
                 call,
