@@ -164,6 +164,12 @@ def doctor(full: bool = False, root: Path = Path("/")) -> DoctorReport:
     )
 
 
+def last_level_bytes(root: Path = Path("/")) -> int | None:
+    """Capacity of the largest cache this CPU has, `None` where the system does not tell."""
+    sizes, _ = _caches(root)
+    return max(sizes.values(), default=None)
+
+
 def find_gpus() -> tuple[tuple[GpuInfo, ...], str]:
     """The cards CUDA programs see from here, through NVML, and why there are none."""
     try:

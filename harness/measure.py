@@ -7,7 +7,6 @@ Nothing is compiled, captured or profiled before or inside the timed window. A c
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,11 +18,15 @@ import torch
 from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.estimators.records import Graph
 from shmoo.harness.backends import RUNTIMES, compilations, compile_model, compile_seconds
+from shmoo.harness.cachestate import Prepared, prepare, reference_kernel
 from shmoo.harness.capture.capture import capture
 from shmoo.harness.energy import available_probes
+from shmoo.harness.energy.nvml import load_nvml, visible_gpus
 from shmoo.harness.energy.probe import Probe
 from shmoo.harness.energy.sampler import EnergyMeter
+from shmoo.harness.gpuwatch import GpuWatch, gpu_doubts
 from shmoo.harness.hostwatch import doubts, host_snapshot, observe
+from shmoo.harness.machine import last_level_bytes
 from shmoo.harness.memory import peak_cpu_bytes, peak_cuda_bytes, resident_bytes
 from shmoo.harness.replay import GraphReplay, ReplayError, child_times
 from shmoo.harness.settings import MeasureSettings
@@ -50,6 +53,7 @@ class Measurer:
     Args:
         build: how a case becomes a model with its operands.
         probes, reasons: as `available_probes` gives them; looked for when first needed.
+        gpu_watch: watches the card; looked for when a case first runs on one.
     """
 
     def __init__(
@@ -57,10 +61,12 @@ class Measurer:
         settings: MeasureSettings | None = None,
         build: Builder = build_case,
         probes: tuple[tuple[Probe, ...], dict[str, str]] | None = None,
+        gpu_watch: GpuWatch | None = None,
     ) -> None:
         self._settings = settings or MeasureSettings()
         self._build = build
         self._probes = probes
+        self._gpu_watch = gpu_watch
         self._meter: EnergyMeter | None = None
         self._graphs: dict[bytes, tuple[Graph, ...]] = {}
 
@@ -79,21 +85,26 @@ class Measurer:
         return msgspec.structs.replace(row, pass_index=pass_index, measured_at=measured_at), graphs
 
     def _measure(self, case: CaseSpec) -> tuple[Measurement, tuple[Graph, ...]]:
-        if case.cache_state != "warm":
-            raise InputError(f"cache state {case.cache_state!r} cannot be measured; allowed: warm")
         threads = case.threads or self._settings.threads
         if threads:
             torch.set_num_threads(threads)
         built = self._build(case)
         with torch.no_grad(), _matmul_precision(case):
             forward = compile_model(built.model, case.runtime, case.device)
-            call = functools.partial(forward, *built.args, **built.kwargs)
+            prepared = prepare(
+                case.cache_state,
+                built,
+                forward,
+                case.device,
+                _cache_bytes(case),
+                copies_allowed=not RUNTIMES[case.runtime].compiled,
+            )
             wait = torch.cuda.synchronize if _is_cuda(case) else None
-            first_call_s, compile_s = _first_call(call, wait, case.runtime)
-            timing, host, reasons = self._time(case, call, wait)
+            first_call_s, compile_s = _first_call(prepared.call, wait, case.runtime)
+            timing, host, reasons = self._time(case, prepared, wait)
             timing = msgspec.structs.replace(timing, first_call_s=first_call_s, compile_s=compile_s)
-            energy, energy_reasons = self._energy(case, call, wait, median(timing.samples_s))
-            peak, peak_reason = self._peak_memory(case, call, built)
+            energy, energy_reasons = self._energy(case, prepared, wait, median(timing.samples_s))
+            peak, peak_reason = self._peak_memory(case, prepared.call, built)
             graphs, graph_reasons = self._capture(case, built)
             children, child_reasons = self._children(case, built, graphs)
         reasons += energy_reasons + graph_reasons + child_reasons
@@ -112,17 +123,29 @@ class Measurer:
         return row, graphs
 
     def _time(
-        self, case: CaseSpec, call: Callable[[], object], wait: Callable[[], None] | None
+        self, case: CaseSpec, prepared: Prepared, wait: Callable[[], None] | None
     ) -> tuple[Timing, dict[str, AxisValue | None], tuple[str, ...]]:
+        """A timing that nothing disturbed, or after the last retry the last one with what disturbed it."""
         settings = self._settings.network if case.kind == "network" else self._settings.operator
         compiled = RUNTIMES[case.runtime].compiled
+        reference = reference_kernel(case.device) if settings.reference_s > 0 else None
+        watch = self._watch(case)
+        discarded: list[str] = []
         for attempt in range(self._settings.retries + 1):
-            timer = CudaTimer(torch.cuda) if _is_cuda(case) else HostTimer(synchronize=wait)
+            timer = (
+                CudaTimer(torch.cuda, before=prepared.before)
+                if _is_cuda(case)
+                else HostTimer(synchronize=wait, before=prepared.before)
+            )
             frames = compilations() if compiled else 0
             before = host_snapshot()
-            timing = time_callable(call, settings=settings, timer=timer)
-            host = observe(before, host_snapshot(), torch.get_num_threads())
-            reasons = doubts(timing, host)
+            timing = time_callable(
+                prepared.call, settings=settings, timer=timer, block_calls=prepared.block_calls, reference=reference
+            )
+            host = observe(before, host_snapshot(), torch.get_num_threads()) | prepared.facts
+            if watch is not None:
+                host |= watch.observe()
+            reasons = doubts(timing, host) + gpu_doubts(host)
             if compiled and compilations() != frames:
                 reasons += (f"recompiled: {compilations() - frames} compilations while it was timed",)
             host["retries"] = attempt
@@ -130,15 +153,36 @@ class Measurer:
                 host["launch_s"] = timer.host_s
             if not reasons:
                 break
+            discarded.append("; ".join(reasons))
+        if kept := discarded[: host["retries"]]:
+            host["discarded"] = " | ".join(kept)
         return timing, host, reasons
 
+    def _watch(self, case: CaseSpec) -> GpuWatch | None:
+        """Watches the first visible card, on which cases run; `None` for CPU cases and where NVML does not answer."""
+        if self._gpu_watch is None and _is_cuda(case):
+            try:
+                nvml = load_nvml()
+                cards = visible_gpus(nvml)
+                self._gpu_watch = GpuWatch(nvml, cards[0].uuid) if cards else None
+            except OSError:
+                return None  # without NVML nothing is known of the card, and the row's host fields stay absent
+        return self._gpu_watch if _is_cuda(case) else None
+
     def _energy(
-        self, case: CaseSpec, call: Callable[[], object], wait: Callable[[], None] | None, call_s: float
+        self, case: CaseSpec, prepared: Prepared, wait: Callable[[], None] | None, call_s: float
     ) -> tuple[tuple[EnergyReading, ...], tuple[str, ...]]:
         if self._meter is None:
             probes, missing = self._probes or available_probes()
             self._meter = EnergyMeter(probes, missing, self._settings.energy)
-        readings = self._meter.measure(call, call_s, case.device, wait)
+        if prepared.before is not None:
+            reason = f"not measured {case.cache_state}: what runs between the calls draws power of its own"
+            return self._meter.unknown(reason, case.device), ()
+        compiled = RUNTIMES[case.runtime].compiled
+        frames = compilations() if compiled else 0
+        readings = self._meter.measure(prepared.call, call_s, case.device, wait)
+        if compiled and compilations() != frames:
+            return readings, (f"recompiled: {compilations() - frames} compilations while its energy was measured",)
         for reading in readings:
             if reading.energy_j is not None and abs(reading.window_s / reading.calls - call_s) > ENERGY_TIME_TOLERANCE * call_s:
                 pace = reading.window_s / reading.calls
@@ -165,7 +209,13 @@ class Measurer:
 
     def _children(self, case: CaseSpec, built: Built, graphs: tuple[Graph, ...]) -> tuple[tuple[ChildTime, ...], tuple[str, ...]]:
         """Times of the calls of all graphs in order; `ChildTime.call` counts on from graph to graph."""
-        if case.kind == "operator" or case.runtime != "eager" or self._settings.children_s <= 0 or not graphs:
+        if (
+            case.cache_state != "warm"
+            or case.kind == "operator"
+            or case.runtime != "eager"
+            or self._settings.children_s <= 0
+            or not graphs
+        ):
             return (), ()
         model = built.model
         weights = dict(model.named_parameters()) | dict(model.named_buffers()) if isinstance(model, torch.nn.Module) else {}
@@ -200,6 +250,13 @@ def _first_call(call: Callable[[], object], wait: Callable[[], None] | None, run
         wait()
     taken = time.perf_counter() - begin
     return taken, compile_seconds() if RUNTIMES[runtime].compiled else None
+
+
+def _cache_bytes(case: CaseSpec) -> int | None:
+    """Capacity of the last cache before memory, `None` where the device does not tell."""
+    if _is_cuda(case):
+        return torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size or None
+    return last_level_bytes()
 
 
 def _is_cuda(case: CaseSpec) -> bool:

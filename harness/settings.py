@@ -14,7 +14,7 @@ class MeasureSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         operator: timing of operators and synthetic models. network: timing of networks.
         threads: for cases that name none; `None` leaves torch's own number.
-        retries: a disturbed timing is repeated this often; the last one stands, with its reasons.
+        retries: a disturbed timing is discarded and repeated up to this often; then the last one stands, with its reasons.
         children_s: time for timing each call of a network or synthetic model in eager; 0 leaves it out.
         memory: measure peak memory (not for single operators on CPU, where it follows from the shapes).
     """
@@ -23,6 +23,6 @@ class MeasureSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     network: TimingSettings = TimingSettings(warmup_s=0.2, max_warmup_s=1.5, min_s=1.0, max_s=3.0)
     energy: EnergySettings = EnergySettings()
     threads: int | None = None
-    retries: int = 1
+    retries: int = 3
     children_s: float = 1.0
     memory: bool = True

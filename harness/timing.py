@@ -4,7 +4,8 @@
     (measure)  | nothing kept              | one sample = seconds of a block / calls in it
 
 Blocks are as long as the clock needs, so that reading it is lost in the noise; nothing else runs between the two readings of a
-block. The window ends when the median is known well enough ("precision"), when its spread is settled and more samples would only
+block, unless the cache state asks for it: then every block is one call, with what comes before it (a flush, other work) untimed.
+The window ends when the median is known well enough ("precision"), when its spread is settled and more samples would only
 repeat it ("plateau"), or when its time is up ("timeout").
 """
 
@@ -41,6 +42,7 @@ class TimingSettings(msgspec.Struct, frozen=True, omit_defaults=True):
         min_s, max_s: shortest and longest window. A call longer than the window is sampled `min_samples` times at most.
         min_samples: samples before a rule other than "timeout" may stop the window.
         precision: half width of the 90 % interval of the median, relative to it, that is good enough.
+        reference_s: a reference kernel is timed for about this long before each block; 0 for none.
     """
 
     block_s: float = 1e-3
@@ -50,6 +52,7 @@ class TimingSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     max_s: float = 0.8
     min_samples: int = 7
     precision: float = 0.005
+    reference_s: float = 0.0
 
 
 class BlockTimer(Protocol):
@@ -64,13 +67,22 @@ class HostTimer:
 
     Args:
         synchronize: waits until the device has finished; called before and after a block, inside the timed span the second time.
+        before: runs before each block, untimed.
     """
 
-    def __init__(self, clock: Clock = time.perf_counter, synchronize: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        clock: Clock = time.perf_counter,
+        synchronize: Callable[[], None] | None = None,
+        before: Callable[[], object] | None = None,
+    ) -> None:
         self._clock = clock
         self._synchronize = synchronize
+        self._before = before
 
     def __call__(self, call: Call, calls: int) -> float:
+        if self._before is not None:
+            self._before()
         if self._synchronize is not None:
             self._synchronize()
         steps = repeat(None, calls)
@@ -88,16 +100,21 @@ class CudaTimer:
 
     Args:
         cuda: `torch.cuda`, or a stand-in with `Event` and `synchronize`.
+        before: launched before the first event of each block, without waiting for it: while the device works on it the host runs
+            ahead, so that a block of one call is not timed from an idle device.
     """
 
-    def __init__(self, cuda, clock: Clock = time.perf_counter) -> None:
+    def __init__(self, cuda, clock: Clock = time.perf_counter, before: Callable[[], object] | None = None) -> None:
         self._cuda = cuda
         self._clock = clock
+        self._before = before
         self.host_s: float | None = None
 
     def __call__(self, call: Call, calls: int) -> float:
         begin, end = self._cuda.Event(enable_timing=True), self._cuda.Event(enable_timing=True)
         self._cuda.synchronize()
+        if self._before is not None:
+            self._before()
         begin.record()
         start = self._clock()
         for _ in repeat(None, calls):
@@ -115,6 +132,8 @@ def time_callable(
     synchronize: Callable[[], None] | None = None,
     settings: TimingSettings | None = None,
     timer: BlockTimer | None = None,
+    block_calls: int | None = None,
+    reference: Call | None = None,
 ) -> Timing:
     """Time `call` after warming it up. What it raises passes through.
 
@@ -123,25 +142,32 @@ def time_callable(
         clock: seconds, monotonic.
         synchronize: waits for the device; `None` where calls return when done.
         timer: another way of timing a block, such as `CudaTimer`; `clock` still decides when the window ends.
+        block_calls: calls in every block; found in the warm-up when not given.
+        reference: a kernel that knows nothing of `call`, timed for `settings.reference_s` before each block: what slows both is
+            the machine's drift.
     """
     settings = settings or TimingSettings()
     timer = timer or HostTimer(clock, synchronize)
     with _no_garbage_collection():
-        calls, warmup_calls = _warm_up(call, timer, clock, settings)
-        samples, reason = _window(call, calls, timer, clock, settings)
-    return Timing(samples_s=tuple(samples), block_calls=calls, warmup_calls=warmup_calls, stop_reason=reason)
+        beside = None
+        if reference is not None and settings.reference_s > 0:
+            brief = TimingSettings(settings.reference_s, 0.0, 10 * settings.reference_s, max_s=settings.reference_s)
+            beside = reference, _warm_up(reference, timer, clock, brief, None)[0]
+        calls, warmup_calls = _warm_up(call, timer, clock, settings, block_calls)
+        samples, beside_s, reason = _window(call, calls, timer, clock, settings, beside)
+    return Timing(tuple(samples), calls, warmup_calls, reason, reference_s=tuple(beside_s))
 
 
-def _warm_up(call: Call, timer: BlockTimer, clock: Clock, settings: TimingSettings) -> tuple[int, int]:
+def _warm_up(call: Call, timer: BlockTimer, clock: Clock, settings: TimingSettings, block_calls: int | None) -> tuple[int, int]:
     """Call until blocks are long enough and their times settle; (calls per block, calls made)."""
     begin = clock()
-    calls, made = 1, 0
+    calls, made = block_calls or 1, 0
     # Blocks long enough for the clock, and few enough to keep every sample: at most about 500 fill the longest window.
     target = max(settings.block_s, settings.max_s / 500)
     while True:
         taken = timer(call, calls)
         made += calls
-        if taken >= target or clock() - begin >= settings.max_warmup_s:
+        if block_calls or taken >= target or clock() - begin >= settings.max_warmup_s:
             break
         # A tenfold step at most: the first calls are slow ones, and a clock too coarse to see a call reads 0.
         calls = math.ceil(min(10 * calls, calls * 1.2 * target / taken if taken > 0 else 10 * calls))
@@ -150,7 +176,7 @@ def _warm_up(call: Call, timer: BlockTimer, clock: Clock, settings: TimingSettin
         recent.append(timer(call, calls))
         made += calls
     # Calls are faster now than when the block size was found.
-    if recent[-1] > 0:
+    if recent[-1] > 0 and not block_calls:
         calls = max(1, round(calls * target / median(recent[-3:])))
     return calls, made
 
@@ -164,21 +190,27 @@ def _settled(recent: list[float]) -> bool:
     return abs(median(last) - median(before)) <= STABLE * median(before)
 
 
-def _window(call: Call, calls: int, timer: BlockTimer, clock: Clock, settings: TimingSettings) -> tuple[list[float], str]:
+def _window(
+    call: Call, calls: int, timer: BlockTimer, clock: Clock, settings: TimingSettings, beside: tuple[Call, int] | None
+) -> tuple[list[float], list[float], str]:
+    """Samples, the reference kernel's time before each, and why the window ended."""
     samples: list[float] = []
+    references: list[float] = []
     noise: list[float] = []
     begin = clock()
     next_check = settings.min_samples
     while True:
+        if beside is not None:
+            references.append(timer(*beside) / beside[1])
         samples.append(timer(call, calls) / calls)
         spent = clock() - begin
         if spent >= settings.max_s:
-            return samples, "timeout"
+            return samples, references, "timeout"
         if len(samples) < next_check or spent < settings.min_s:
             continue
         next_check = math.ceil(len(samples) * CHECK_GROWTH)
         if reason := _stop(samples, noise, settings.precision):
-            return samples, reason
+            return samples, references, reason
 
 
 def _stop(samples: list[float], noise: list[float], precision: float) -> str:

@@ -12,10 +12,8 @@ from shmoo.estimators.records import Graph
 from shmoo.runs.error_records import FREE, CallError, CaseError, ErrorReport, Excluded, NetworkError, network_name
 from shmoo.runs.metrics import error_card, grouped_error_cards, repeat_spread, time_weighted_error
 from shmoo.runs.predict import CaseEstimate, KernelPart, Predictor, StoredRun, director_predictor
-from shmoo.runs.records import CaseSpec, Measurement
+from shmoo.runs.records import CANONICAL_STATE, CaseSpec, Measurement
 from shmoo.runs.statistics import median
-
-CANONICAL_STATE = "warm"
 
 
 def error_report(run: StoredRun, profile: ArchitectureProfile, predict: Predictor | None = None) -> ErrorReport:

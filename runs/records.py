@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
 RUN_FORMAT = 1
-"""Version of run.json and of a row. 1: first."""
+"""Version of run.json and of a row. 1: first; optional fields were added since, which older readers pass over."""
 
 Status = Literal["ok", "suspect", "failed"]
 CaseKind = Literal["operator", "synthetic", "network"]
 Split = Literal["fit", "validation", "test"]
+CacheState = Literal["warm", "cold", "interleaved"]
+CACHE_STATES: tuple[str, ...] = get_args(CacheState)
+CANONICAL_STATE = "warm"
+"""The cache state that calibration uses and that networks are judged in: calls back to back."""
 AxisValue = int | float | str | bool
 
 
@@ -32,7 +36,7 @@ class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     runtime: str = "eager"
     device: str = "cpu"
     threads: int | None = None
-    cache_state: Literal["warm", "cold", "interleaved"] = "warm"
+    cache_state: CacheState = "warm"
 
     @property
     def identity(self) -> str:
@@ -49,7 +53,8 @@ class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def label(self) -> str:
         axes = " ".join(f"{name}={value}" for name, value in self.axes.items())
-        return f"{self.workload}[{axes}] {self.dtype} {self.runtime}"
+        state = "" if self.cache_state == "warm" else f" {self.cache_state}"
+        return f"{self.workload}[{axes}] {self.dtype} {self.runtime}{state}"
 
 
 def split_of(identity: str) -> Split:
@@ -98,6 +103,7 @@ class Timing(msgspec.Struct, frozen=True, omit_defaults=True):
         stop_reason: "precision", "plateau", "timeout".
         first_call_s: first call including compilation, capture and lazy initialisation.
         compile_s: compilation alone where the back-end tells it.
+        reference_s: time of a reference kernel before each sample, seconds per call; empty where none was timed.
     """
 
     samples_s: tuple[float, ...]
@@ -106,6 +112,7 @@ class Timing(msgspec.Struct, frozen=True, omit_defaults=True):
     stop_reason: str = ""
     first_call_s: float | None = None
     compile_s: float | None = None
+    reference_s: tuple[float, ...] = ()
 
 
 class EnergyReading(msgspec.Struct, frozen=True, omit_defaults=True):

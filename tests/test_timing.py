@@ -3,7 +3,7 @@ import random
 import pytest
 
 from shmoo.harness.hostwatch import HostSnapshot, doubts, host_snapshot, observe
-from shmoo.harness.timing import CudaTimer, TimingSettings, time_callable
+from shmoo.harness.timing import CudaTimer, HostTimer, TimingSettings, time_callable
 from shmoo.runs.records import Timing
 from shmoo.runs.statistics import median
 
@@ -202,3 +202,40 @@ def test_counters_are_read_from_an_injected_tree(tmp_path):
     ticks = snapshot.busy_s / snapshot.steal_s
     assert ticks == pytest.approx((100 + 10 + 20 + 3 + 2) / 50)
     assert snapshot.throttles == 4
+
+
+def test_a_block_of_one_call_keeps_what_runs_before_it_out_of_the_time():
+    """A flush of 5 ms before each call of 1 ms leaves samples of 1 ms."""
+    clock = FakeClock()
+    flushes = []
+
+    def flush():
+        clock.now += 5e-3
+        flushes.append(1)
+
+    timer = HostTimer(clock, before=flush)
+    timing = time_callable(clock.work([1e-3]), clock=clock, timer=timer, block_calls=1, settings=TimingSettings(max_s=0.1))
+    assert timing.block_calls == 1
+    assert timing.samples_s == pytest.approx((1e-3,) * len(timing.samples_s))
+    assert len(flushes) == len(timing.samples_s) + timing.warmup_calls
+
+
+def test_a_reference_is_timed_before_every_block_and_not_in_it():
+    """Both slow down by 20 % half way: the samples say so, and so do the references beside them."""
+    clock = FakeClock()
+
+    def slow():
+        return 1.2 if clock.now > 0.5 else 1.0
+
+    def call():
+        clock.now += 1e-3 * slow()
+
+    def reference():
+        clock.now += 1e-6 * slow()
+
+    settings = TimingSettings(min_s=0.9, max_s=1.0, warmup_s=0.0, max_warmup_s=0.05, reference_s=1e-4, precision=0.0)
+    timing = time_callable(call, clock=clock, settings=settings, reference=reference)
+    assert len(timing.reference_s) == len(timing.samples_s)
+    assert max(timing.samples_s) == pytest.approx(1.2e-3)
+    corrected = [sample / beside for sample, beside in zip(timing.samples_s, timing.reference_s, strict=True)]
+    assert median(corrected) == pytest.approx(1000)

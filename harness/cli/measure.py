@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from shmoo.runs.store import Run
 
 SOME_FAILED = 1
+REFERENCE_S = 2e-4
+"""Long enough for the clock and a fifth of the shortest block."""
 EXAMPLES = """\b
 Examples:
   shmoo measure --suite quick
   shmoo measure --suite micro --dtype float32,bfloat16 --out runs-of-mine/first
+  shmoo measure --suite quick --cache-state warm,cold
   shmoo measure --model resnet18 --model vit_b_16 --batch 1,8 --runtime eager,inductor
   shmoo measure --suite micro --out runs-of-mine/first --resume
 """
@@ -34,7 +37,19 @@ Examples:
 @options.names("--dtype", metavar="D,...", help="Element types. Default: float32.")
 @options.counts("--batch", help="Batch sizes of networks. Default: 1.")
 @options.threads
-@click.option("--passes", type=click.IntRange(min=1), default=1, show_default=True, help="How often every case is measured.")
+@options.names(
+    "--cache-state", metavar="S,...", help="warm (calls back to back), cold, interleaved. Default: warm, the canonical one."
+)
+@click.option(
+    "--passes",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="How often every case is measured; two passes or more tell drift of the machine from differences.",
+)
+@click.option(
+    "--drift-reference", is_flag=True, help="Time a reference kernel beside every block, and keep its times in the rows."
+)
 @click.option("--budget", type=click.FloatRange(min=0, min_open=True), metavar="MINUTES", help="Start no case after this time.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory. Default: a new one under ./shmoo-runs.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
@@ -47,7 +62,9 @@ def measure(
     dtype: tuple[str, ...],
     batch: tuple[int, ...],
     threads: int | None,
+    cache_state: tuple[str, ...],
     passes: int,
+    drift_reference: bool,
     budget: float | None,
     out: Path | None,
     resume: bool,
@@ -63,9 +80,18 @@ def measure(
     machine = probe_machine(threads)
     check_device(device, machine)
     label = suite or ("models" if model else "quick")
-    cases = plan_cases(suite, model, machine, device, runtime, dtype, batch)
+    cases = in_states(plan_cases(suite, model, machine, device, runtime, dtype, batch), cache_state)
     target = out if out is not None else new_run_directory(label)
-    run = campaign(cases, target, label, machine, resume=resume, passes=passes, budget_s=None if budget is None else 60 * budget)
+    run = campaign(
+        cases,
+        target,
+        label,
+        machine,
+        resume=resume,
+        passes=passes,
+        budget_s=None if budget is None else 60 * budget,
+        reference_s=REFERENCE_S if drift_reference else 0.0,
+    )
     finish(run, as_json)
 
 
@@ -123,6 +149,18 @@ def plan_cases(
     return tuple(cases)
 
 
+def in_states(cases: Sequence[CaseSpec], states: Sequence[str]) -> tuple[CaseSpec, ...]:
+    """Every case in every cache state; `InputError` for a state that is not known. None named means warm."""
+    import msgspec
+
+    from shmoo.runs.records import CACHE_STATES
+
+    for state in states:
+        if state not in CACHE_STATES:
+            raise unknown("cache state", state, CACHE_STATES)
+    return tuple(msgspec.structs.replace(case, cache_state=state) for state in states or ("warm",) for case in cases)
+
+
 def campaign(
     cases: Sequence[CaseSpec],
     out: Path,
@@ -132,16 +170,28 @@ def campaign(
     resume: bool = False,
     passes: int = 1,
     budget_s: float | None = None,
+    reference_s: float = 0.0,
 ) -> Run:
     """Measure with progress on stderr, and read back the run.
+
+    Args:
+        reference_s: time of a reference kernel beside every block, 0 for none.
 
     Raises:
         KeyboardInterrupt: with a message that says where the finished rows are.
     """
+    from msgspec.structs import replace
+
     from shmoo.harness.campaign import CampaignSettings, run_campaign
+    from shmoo.harness.settings import MeasureSettings
     from shmoo.runs.store import Run
 
-    settings = CampaignSettings(budget_s=budget_s)
+    measure = MeasureSettings()
+    if reference_s > 0:
+        operator = replace(measure.operator, reference_s=reference_s)
+        network = replace(measure.network, reference_s=reference_s)
+        measure = replace(measure, operator=operator, network=network)
+    settings = CampaignSettings(measure, budget_s=budget_s)
     output.message(f"measuring {len(cases)} cases ({suite}) into {out}")
     with Progress(len(cases) * passes, "measuring") as progress:
 

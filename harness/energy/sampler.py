@@ -104,15 +104,10 @@ class EnergyMeter:
             call_s: expected time of a call, to look at the clock rarely.
             device: on "cpu" the GPU's domains are left out.
         """
-        probes = [probe for probe in self._probes if device != "cpu" or not _is_gpu(probe.domains[0])]
-        missing = tuple(
-            EnergyReading(domain, reason=reason)
-            for domain, reason in self._reasons.items()
-            if domain == "package" or (domain == "gpu" and device != "cpu")
-        )
         if self._settings.window_s <= 0:
-            domains = [domain for probe in probes for domain in probe.domains] + [reading.domain for reading in missing]
-            return tuple(EnergyReading(domain, reason="not asked for (energy window of 0 s)") for domain in domains)
+            return self.unknown("not asked for (energy window of 0 s)", device)
+        probes = self._of(device)
+        missing = self._missing(device)
         if not probes:
             return missing
         idle = self._idle_power(probes)
@@ -126,6 +121,22 @@ class EnergyMeter:
             )
             for probe in probes
             for domain in probe.domains
+        )
+
+    def unknown(self, reason: str, device: str = "cpu") -> tuple[EnergyReading, ...]:
+        """The same domains as `measure` gives, all of them unknown for this reason; nothing is run."""
+        domains = [domain for probe in self._of(device) for domain in probe.domains]
+        domains += [reading.domain for reading in self._missing(device)]
+        return tuple(EnergyReading(domain, reason=reason) for domain in domains)
+
+    def _of(self, device: str) -> list[Probe]:
+        return [probe for probe in self._probes if device != "cpu" or not _is_gpu(probe.domains[0])]
+
+    def _missing(self, device: str) -> tuple[EnergyReading, ...]:
+        return tuple(
+            EnergyReading(domain, reason=reason)
+            for domain, reason in self._reasons.items()
+            if domain == "package" or (domain == "gpu" and device != "cpu")
         )
 
     def _window(self, call, call_s, probes, synchronize) -> tuple[dict[str, DomainEnergy], float, int]:
