@@ -1,10 +1,10 @@
 """The six applications of the first TPU as graphs, from what was published of them.
 
-N. P. Jouppi et al., "In-datacenter performance analysis of a tensor processing unit", ISCA 2017 (arXiv 1704.04760), tables 1 and 3:
-layers by kind, weights, batch, multiply-adds for each byte of weights, and the operations a second that were measured. Shapes of
-fully connected layers were not published: those of an application are alike and square here, and use each weight once a sample.
-CNN0 is AlphaGo (caption of table 1), whose layers are in D. Silver et al., "Mastering the game of Go with deep neural networks and
-tree search", Nature 529, 2016: 48 planes of 19 x 19 points, a first layer of 5 x 5, layers of 3 x 3, last ones of 1 x 1, all of k
+N. P. Jouppi et al., "In-datacenter performance analysis of a tensor processing unit", ISCA 2017, tables 1 and 3, give layers by
+kind, weights, batch, multiply-adds for each byte of weights, and the operations a second that were measured. Shapes of fully
+connected layers were not published: those of an application are alike and square here, and use each weight once a sample. CNN0 is
+AlphaGo (caption of table 1), whose layers are in D. Silver et al., "Mastering the game of Go with deep neural networks and tree
+search", Nature 529, 2016: 48 planes of 19 x 19 points, a first layer of 5 x 5, layers of 3 x 3, last ones of 1 x 1, all of k
 filters; k = 256 gives the published 8 million weights in 16 layers. CNN1 mixes layers in shares nobody published, and LSTM1's
 matrices leave much of their tiles empty (600 x 600 is the paper's example); both are shown and not judged.
 """
