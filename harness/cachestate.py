@@ -82,7 +82,7 @@ def prepare(
 
 
 def rotate(built: Built, count: int) -> Callable[[], object]:
-    """A call that goes through `count` copies of the model and its operands and keeps as many results, so that these rotate too."""
+    """A call that goes through `count` copies of the model and its operands, keeping as many results: these rotate too."""
     copies = [built, *(copy.deepcopy(built) for _ in range(count - 1))]
     calls = [functools.partial(each.model, *each.args, **each.kwargs) for each in copies]
     results: list[object] = [None] * count

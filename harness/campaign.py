@@ -11,7 +11,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,6 +68,7 @@ def run_campaign(
     isolate: bool = True,
     passes: int = 1,
     measurer: CaseMeasurer | None = None,
+    facts: Mapping[str, AxisValue | None] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Path:
     """Measure `cases` into the run at `out`.
@@ -79,6 +80,7 @@ def run_campaign(
         isolate: measure in a worker process; otherwise in this one.
         passes: how often every case is measured; each pass adds rows of its own.
         measurer: measures the cases in place of a worker or this process; the caller closes it.
+        facts: further settings and findings about the machine for the manifest of a new run, such as `allocation.buffer_costs`.
 
     Returns:
         The run's directory. Cases that the budget left out are in `Run.skipped`.
@@ -99,7 +101,7 @@ def run_campaign(
             machine=machine,
             suite=suite,
             versions={name: version for name in VERSIONS if (version := version_of(name))},
-            settings=_flat(msgspec.to_builtins(settings)) | {"passes": passes, "isolate": isolate},
+            settings=_flat(msgspec.to_builtins(settings)) | {"passes": passes, "isolate": isolate} | dict(facts or {}),
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         writer = stack.enter_context(RunWriter(path, manifest, resume=resume))

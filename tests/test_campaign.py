@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import threading
 from pathlib import Path
 
 import filelock
+import msgspec
 import pytest
 
 from shmoo.estimators.errors import InputError, ShmooError
@@ -120,13 +122,23 @@ def test_sigterm_ends_a_campaign_as_ctrl_c_does(campaign, tmp_path):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_resume_refuses_another_machine(campaign):
-    """The differing field is named and nothing is measured."""
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"cpu_model": "Other CPU"}, "cpu_model was 'Example CPU', is 'Other CPU'"),
+        ({"gpu_model": "Example GPU"}, "gpu_model was None, is 'Example GPU'"),
+        ({"driver": "555.42"}, "driver was None, is '555.42'"),
+        ({"torch": "2.10.0"}, "torch was '2.9.0', is '2.10.0'"),
+        ({"clock_policy": "performance, turbo off"}, "clock_policy was None, is 'performance, turbo off'"),
+        ({"threads": 4}, "threads was 2, is 4"),
+    ],
+)
+def test_resume_refuses_another_machine_driver_torch_or_clock_setting(campaign, change, said):
+    """The differing field is named with both values and nothing is measured."""
     campaign(cases=CASES[:1])
-    other = Machine("Example CPU", 2, 4, 8 << 30, torch="2.10.0", threads=2)
     measurer = FakeMeasurer()
-    with pytest.raises(InputError, match=r"torch was '2\.9\.0', is '2\.10\.0'"):
-        campaign(measurer=measurer, machine=other, resume=True)
+    with pytest.raises(InputError, match=re.escape(said)):
+        campaign(measurer=measurer, machine=msgspec.structs.replace(MACHINE, **change), resume=True)
     assert measurer.asked == []
 
 
@@ -189,6 +201,16 @@ def test_a_full_disk_says_what_is_kept(campaign, tmp_path, monkeypatch):
         campaign(measurer=measurer)
     monkeypatch.undo()
     assert len(Run.open(tmp_path / "run").rows) == 2
+
+
+def test_findings_about_the_machine_are_in_the_manifest(tmp_path):
+    """Facts stand beside the settings of a new run."""
+    facts = {"measured.fresh_s_per_byte": 2e-10}
+    settings = CampaignSettings(lock=str(tmp_path / "lock"))
+    run_campaign(
+        CASES[:1], tmp_path / "run", suite="quick", machine=MACHINE, settings=settings, measurer=FakeMeasurer(), facts=facts
+    )
+    assert Run.open(tmp_path / "run").manifest.settings["measured.fresh_s_per_byte"] == 2e-10
 
 
 def test_two_campaigns_do_not_measure_at_once(campaign, tmp_path):

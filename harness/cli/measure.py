@@ -182,6 +182,7 @@ def campaign(
     """
     from msgspec.structs import replace
 
+    from shmoo.harness.allocation import buffer_costs
     from shmoo.harness.campaign import CampaignSettings, run_campaign
     from shmoo.harness.settings import MeasureSettings
     from shmoo.runs.store import Run
@@ -199,7 +200,17 @@ def campaign(
             progress.update(done, total, now, left_s)
 
         try:
-            run_campaign(cases, out, suite=suite, machine=machine, settings=settings, resume=resume, progress=show, passes=passes)
+            run_campaign(
+                cases,
+                out,
+                suite=suite,
+                machine=machine,
+                settings=settings,
+                resume=resume,
+                progress=show,
+                passes=passes,
+                facts={} if resume else buffer_costs(),
+            )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"interrupted; finished rows kept in {out}, go on with --out {out} --resume") from None
     return Run.open(out)
