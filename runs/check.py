@@ -12,7 +12,7 @@ import numpy as np
 
 from shmoo.estimators.errors import FormatError
 from shmoo.runs.metrics import repeat_spread
-from shmoo.runs.records import Measurement
+from shmoo.runs.records import EnergyReading, Measurement
 from shmoo.runs.statistics import iqr, median
 from shmoo.runs.store import ROWS, Run
 
@@ -26,6 +26,10 @@ FEW_SAMPLES = 3
 SHARE_WORTH_A_NOTE = 0.1
 WIDE_ENERGY = 0.2
 """Width of an energy interval over its value beyond which it says little."""
+IDLE_DRIFT = 0.2
+"""Idle power before and after a case further apart than this: something else began or ended."""
+SENSORS_APART = 0.05
+"""An energy counter and the same card's power sensor further apart than this do not see the same thing."""
 SHOWN = 3
 
 
@@ -195,12 +199,37 @@ def _energy(run: Run) -> Iterator[Finding]:
                 causes.setdefault((reading.domain, reading.reason), []).append(row)
             elif reading.low_j is not None and reading.high_j - reading.low_j > WIDE_ENERGY * reading.energy_j:
                 wide.append(row)
+    known = [(row, reading) for row in run.rows for reading in row.energy if reading.energy_j is not None]
+    for finding, concerned in (
+        (f"idle power before and after differs by more than {IDLE_DRIFT:.0%}", [row for row, r in known if _idle_drifted(r)]),
+        (
+            f"the counter and the integrated power differ by more than {SENSORS_APART:.0%}",
+            [row for row, r in known if r.integrated_j and abs(r.integrated_j - r.energy_j) > SENSORS_APART * r.energy_j],
+        ),
+        ("power is not above idle power, so the energy says little of the case", [row for row, r in known if _like_idle(r)]),
+    ):
+        if concerned:
+            yield Finding("energy", f"{len(concerned)} rows: {finding}: {_listed(concerned)}", "note", "", _labels(concerned))
     for (domain, reason), rows in causes.items():
         found = f"{domain}: not known in {len(rows)} of {len(run.rows)} rows: {reason}"
         yield Finding("energy", found, "note", "`shmoo doctor` lists counters and remedies", _labels(rows))
     if wide:
         found = f"{len(wide)} rows have an energy interval wider than {WIDE_ENERGY:.0%}: {_listed(wide)}"
         yield Finding("energy", found, "note", "longer windows, or more trials", _labels(wide))
+
+
+def _idle_drifted(reading: EnergyReading) -> bool:
+    before, after = reading.idle_power_w, reading.idle_power_after_w
+    return bool(before and after) and repeat_spread(before, after) > IDLE_DRIFT
+
+
+def _like_idle(reading: EnergyReading) -> bool:
+    """Whether the lower end of its power is not above idle power."""
+    idle = reading.idle_power_after_w or reading.idle_power_w
+    if not (idle and reading.window_s and reading.calls):
+        return False
+    lowest = (reading.low_j or reading.energy_j) * reading.calls / reading.window_s
+    return lowest <= idle
 
 
 def _machine(run: Run) -> Iterator[Finding]:

@@ -116,7 +116,16 @@ class Timing(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class EnergyReading(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Energy of one domain per call, gross; `energy_j` is `None` with a `reason` where it could not be read."""
+    """Energy of one domain per call, gross; `energy_j` is `None` with a `reason` where it could not be read.
+
+    Attributes:
+        low_j, high_j: 90 % interval from the spread of the trials, the counter's update period and its gain error.
+        window_s, calls: of all trials together.
+        idle_power_w, idle_power_after_w: gross power with nothing of ours running, before and after; never subtracted.
+        trials_j: energy per call of each window.
+        integrated_j: the same energy from sampled power, where the sensor has both; a check of the counter.
+        update_period_s: time between movements of the counter, measured where possible.
+    """
 
     domain: str
     energy_j: float | None = None
@@ -126,6 +135,10 @@ class EnergyReading(msgspec.Struct, frozen=True, omit_defaults=True):
     window_s: float | None = None
     calls: int | None = None
     idle_power_w: float | None = None
+    idle_power_after_w: float | None = None
+    trials_j: tuple[float, ...] = ()
+    integrated_j: float | None = None
+    update_period_s: float | None = None
 
 
 class ChildTime(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -129,6 +129,21 @@ def test_wide_energy_and_the_machine_are_notes(check):
     assert {"governor", "virtual machine"} <= set(found)
 
 
+@pytest.mark.parametrize(
+    ("reading", "said"),
+    [
+        ({"idle_power_w": 10.0, "idle_power_after_w": 15.0}, "idle power before and after differs"),
+        ({"integrated_j": 1.1}, "the counter and the integrated power differ by more than 5%"),
+        ({"idle_power_after_w": 50.0, "window_s": 1.0, "calls": 50}, "power is not above idle power"),
+    ],
+)
+def test_doubtful_energies_are_notes(check, reading, said):
+    """Idle drift, sensors that disagree, and power no higher than idle: 1 J a call at 50 calls a second is 50 W."""
+    found = check([row(1, energy=(EnergyReading("package", 1.0, low_j=0.95, high_j=1.05, **reading),))])
+    assert said in found["energy"].found
+    assert found["energy"].level == "note"
+
+
 # the command
 
 

@@ -28,7 +28,7 @@ def samples_of(case: CaseSpec) -> tuple[float, ...]:
 
 
 class Fast:
-    """Measures in 2 ms, so that the cases outlast the kills on the fastest disk, and says in a file of its own how many rows were stored before each case."""
+    """Measures in 2 ms, so that the cases outlast the kills, and notes in a file of its own each case it is asked for."""
 
     def __init__(self, journal: Path) -> None:
         self._journal = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -95,6 +95,7 @@ class NvmlProbe:
 
     name = "NVML"
     update_period_s = UPDATE_PERIOD_S
+    gain_error = 0.05  # of one board against a meter (Yang et al., SC'24, arXiv 2312.02741)
 
     def __init__(self, nvml: Any, uuid: str, mig: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self._nvml = nvml
@@ -102,6 +103,7 @@ class NvmlProbe:
         self._domain = "gpu (whole card, MIG)" if mig else "gpu"
         self.domains = (self._domain,)
         self.uuid = uuid
+        self._pid = os.getpid()
         try:
             self._handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
             nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)
@@ -109,6 +111,8 @@ class NvmlProbe:
             raise OSError(f"GPU {uuid} has no energy counter ({error})") from None
 
     def snapshot(self) -> Snapshot:
+        if os.getpid() != self._pid:
+            return Snapshot(self._clock(), errors={self._domain: "opened before a fork; NVML's handles do not survive one"})
         try:
             value = float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))
         except self._nvml.NVMLError as error:

@@ -6,9 +6,10 @@ An energy is a positive number or `None` with a reason. A counter that cannot be
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -38,6 +39,14 @@ class DomainEnergy(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+@runtime_checkable
+class PowerMeter(Protocol):
+    """A probe that also tells power, as a check of its counter."""
+
+    def power_w(self) -> dict[str, float]:
+        """Power now, W, by kind: "instant" where the sensor has it. Empty where it does not answer."""
+
+
 class Probe(Protocol):
     """An energy counter. Adding one means writing this face and listing it in `available_probes`.
 
@@ -45,12 +54,14 @@ class Probe(Protocol):
         name: for people ("pyRAPL", "NVML").
         domains: "package", "dram", "core", "uncore", "psys", "gpu". A domain may contain another (package holds core and uncore,
             psys holds package): they are never summed.
-        update_period_s: how often the counter moves.
+        update_period_s: how often the counter moves; the meter measures it where it can.
+        gain_error: relative error of its scale that no repetition averages out; part of every interval.
     """
 
     name: str
     domains: tuple[str, ...]
     update_period_s: float
+    gain_error: float
 
     def snapshot(self) -> Snapshot:
         """Read every counter now; an unreadable one is listed in `errors`, nothing is raised."""
@@ -76,6 +87,8 @@ def counter_step(
         elapsed_s: time between the readings, which bounds what can be believed together with `max_w`.
         update_period_s: a reading may show the energy of one such period more than elapsed between the readings.
     """
+    if not (math.isfinite(before) and math.isfinite(after)):
+        return DomainEnergy(None, f"the counter reads {before} and {after}, which are no numbers")
     possible = max_w * (max(elapsed_s, 0.0) + update_period_s)
     if span is not None and possible >= span * joules_per_unit and possible > 0:
         wraps_after = span * joules_per_unit / max_w

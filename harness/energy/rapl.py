@@ -8,6 +8,7 @@ offline CPUs. `intel-rapl-mmio` repeats the package and is left out.
 from __future__ import annotations
 
 import logging
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -102,8 +103,8 @@ def _mirrors(a: Zone, b: Zone) -> bool:
 def read_uj(path: Path) -> float:
     """A counter's value in µJ; `OSError` or `ValueError` when unreadable, empty or not a number."""
     value = float(path.read_text())
-    if value < 0:
-        raise ValueError(f"{value} is negative")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{value} is no reading")
     return value
 
 
@@ -118,6 +119,7 @@ class PowercapProbe:
 
     name = "powercap"
     update_period_s = UPDATE_PERIOD_S
+    gain_error = 0.0
 
     def __init__(
         self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic, without: tuple[str, ...] = ()
@@ -175,6 +177,7 @@ class RaplProbe:
 
     name = "pyRAPL"
     update_period_s = UPDATE_PERIOD_S
+    gain_error = 0.0
 
     def __init__(
         self,

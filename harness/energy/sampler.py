@@ -1,13 +1,16 @@
-"""The energy pass: calls back to back for a window, counters read at its edges and, from a thread, in between.
+"""The energy pass: calls back to back for several windows, counters read at their edges and, from a thread, in between.
 
-    idle (once) | edge  calls calls calls ... calls  edge |
-                |   snapshot . . . . . . . . . snapshot   |   the thread's snapshots let a counter wrap any number of times
+    idle | settle | gap  edge calls calls ... calls edge | gap  edge calls ... edge | gap  ... | idle
+         |        |      snapshot . . . . .  snapshot    |
+                    random        the thread's snapshots let a counter wrap any number of times
 
-Energy is gross; idle power is stored beside it and nothing is subtracted.
+Energy is gross; idle power before and after is stored beside it and nothing is subtracted. The gaps are random, so that the
+counter's updates fall differently into each window.
 """
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,11 +18,17 @@ from itertools import pairwise
 
 import msgspec
 
-from shmoo.harness.energy.probe import DomainEnergy, Probe, Snapshot, trail_energy
+from shmoo.harness.energy.probe import PowerMeter, Probe, Snapshot, trail_energy
+from shmoo.harness.energy.readings import Trial, reading
 from shmoo.runs.records import EnergyReading
 
 UPDATES_PER_WINDOW = 50
 """A window holds this many counter updates at least, so that not knowing when the edges fell costs at most 2 %."""
+UPDATES_IDLE = 10
+IDLE_LASTS_S = 30.0
+"""Idle power measured after one case stands for the time before the next when that begins within this time."""
+POWER_SAMPLE_S = 0.02
+"""Shortest time between samples of a power sensor; faster ones repeat themselves (Yang et al., SC'24: 10 to 100 ms)."""
 
 
 class EnergySettings(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -27,15 +36,19 @@ class EnergySettings(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         window_s: length of one window; 0 measures no energy. Longer where a counter updates slowly.
-        trials: windows a case; their spread is part of the interval.
-        idle_s: how long idle power is measured, once a process; 0 leaves it unknown.
+        max_window_s: a counter that needs longer windows is not read: it is slower than the run.
+        trials: windows a case, with random gaps; their spread is part of the interval.
+        settle_s: calls before the first window, while power rises.
+        idle_s: how long idle power is measured before and after a case; 0 leaves it unknown.
         sample_s: time between the thread's snapshots; far below the 33 s in which a 65.7 kJ DRAM counter wraps at 2 kW.
         batch_s: calls of this much time run between two looks at the clock.
     """
 
-    window_s: float = 2.0
-    trials: int = 1
-    idle_s: float = 1.0
+    window_s: float = 1.5
+    max_window_s: float = 30.0
+    trials: int = 3
+    settle_s: float = 0.3
+    idle_s: float = 0.5
     sample_s: float = 0.5
     batch_s: float = 0.01
 
@@ -43,7 +56,8 @@ class EnergySettings(msgspec.Struct, frozen=True, omit_defaults=True):
 class TrailSampler:
     """Takes snapshots of several probes in a thread of its own, from `start` to `stop`; the caller's thread takes the edges.
 
-    A thread that dies leaves a shorter trail: its last snapshot and the edge still bound the energy in between.
+    A thread that dies or lags leaves a shorter trail: its last snapshot and the edge still bound the energy in between, and where
+    a counter may have wrapped unseen in the gap, its energy is unknown. `failed` says why the thread ended early.
     """
 
     def __init__(self, probes: Sequence[Probe], period_s: float) -> None:
@@ -52,6 +66,8 @@ class TrailSampler:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="shmoo-energy", daemon=True)
         self.trails: list[list[Snapshot]] = [[] for _ in probes]
+        self.powers: list[list[tuple[float, float]]] = [[] for _ in probes]
+        self.failed = ""
 
     def start(self) -> None:
         self._take()
@@ -64,13 +80,25 @@ class TrailSampler:
         self._take()
         return self.trails
 
+    @property
+    def largest_gap_s(self) -> float:
+        """Longest time between two snapshots: the heartbeat of the thread."""
+        return max((b.at_s - a.at_s for trail in self.trails for a, b in pairwise(trail)), default=0.0)
+
     def _sample(self) -> None:
-        while not self._done.wait(self._period_s):
-            self._take()
+        try:
+            while not self._done.wait(self._period_s):
+                self._take()
+        except Exception as error:
+            # A probe raises nothing by contract; whatever a driver does must not end the measurement.
+            self.failed = f"{type(error).__name__}: {error}"
 
     def _take(self) -> None:
-        for trail, probe in zip(self.trails, self._probes, strict=True):
-            trail.append(probe.snapshot())
+        for trail, powers, probe in zip(self.trails, self.powers, self._probes, strict=True):
+            snapshot = probe.snapshot()
+            trail.append(snapshot)
+            if isinstance(probe, PowerMeter) and (watts := probe.power_w().get("instant")):
+                powers.append((snapshot.at_s, watts))
 
 
 class EnergyMeter:
@@ -78,6 +106,7 @@ class EnergyMeter:
 
     Args:
         probes, reasons: as `available_probes` gives them.
+        draw: makes the random gaps.
     """
 
     def __init__(
@@ -87,13 +116,16 @@ class EnergyMeter:
         settings: EnergySettings | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        draw: random.Random | None = None,
     ) -> None:
         self._probes = tuple(probes)
         self._reasons = reasons
         self._settings = settings or EnergySettings()
         self._clock = clock
         self._sleep = sleep
-        self._idle_w: dict[str, float] | None = None
+        self._draw = draw or random.Random()
+        self._idle: dict[str, tuple[float, dict[str, float]]] = {}
+        self._periods: dict[str, float] = {}
 
     def measure(
         self, call: Callable[[], object], call_s: float, device: str = "cpu", synchronize: Callable[[], None] | None = None
@@ -106,27 +138,37 @@ class EnergyMeter:
         """
         if self._settings.window_s <= 0:
             return self.unknown("not asked for (energy window of 0 s)", device)
-        probes = self._of(device)
-        missing = self._missing(device)
+        probes, slow = [], []
+        for probe in self._of(device):
+            (probes if UPDATES_PER_WINDOW * self._period(probe) <= self._settings.max_window_s else slow).append(probe)
+        found = self._missing(device) + tuple(
+            EnergyReading(domain, reason=self._too_slow(probe), update_period_s=self._period(probe))
+            for probe in slow
+            for domain in probe.domains
+        )
         if not probes:
-            return missing
-        idle = self._idle_power(probes)
-        trials = [self._window(call, call_s, probes, synchronize) for _ in range(self._settings.trials)]
-        return missing + tuple(
-            _reading(
+            return found
+        before = self._idle_power(probes, IDLE_LASTS_S)
+        self._run(call, call_s, self._settings.settle_s, synchronize)
+        trials = [self._trial(call, call_s, probes, synchronize) for _ in range(self._settings.trials)]
+        after = self._idle_power(probes, 0.0)
+        return found + tuple(
+            reading(
                 domain,
-                probe.update_period_s,
-                [(found[domain], window, calls) for found, window, calls in trials],
-                idle.get(domain),
+                [trial.of(number, domain) for trial in trials],
+                period_s=self._period(probe),
+                gain_error=probe.gain_error,
+                idle_before_w=before.get(domain),
+                idle_after_w=after.get(domain),
             )
-            for probe in probes
+            for number, probe in enumerate(probes)
             for domain in probe.domains
         )
 
     def unknown(self, reason: str, device: str = "cpu") -> tuple[EnergyReading, ...]:
         """The same domains as `measure` gives, all of them unknown for this reason; nothing is run."""
         domains = [domain for probe in self._of(device) for domain in probe.domains]
-        domains += [reading.domain for reading in self._missing(device)]
+        domains += [missing.domain for missing in self._missing(device)]
         return tuple(EnergyReading(domain, reason=reason) for domain in domains)
 
     def _of(self, device: str) -> list[Probe]:
@@ -139,77 +181,95 @@ class EnergyMeter:
             if domain == "package" or (domain == "gpu" and device != "cpu")
         )
 
-    def _window(self, call, call_s, probes, synchronize) -> tuple[dict[str, DomainEnergy], float, int]:
-        """Energy by domain, seconds and calls of one window."""
-        length = max(self._settings.window_s, *(UPDATES_PER_WINDOW * probe.update_period_s for probe in probes))
+    def _period(self, probe: Probe) -> float:
+        """The counter's update period, measured once; what the probe says where it does not move."""
+        if probe.name not in self._periods:
+            measured = None
+            if UPDATES_PER_WINDOW * probe.update_period_s <= self._settings.max_window_s:
+                measured = measure_update_period(probe, clock=self._clock, sleep=self._sleep)
+            self._periods[probe.name] = measured or probe.update_period_s
+        return self._periods[probe.name]
+
+    def _too_slow(self, probe: Probe) -> str:
+        period = self._period(probe)
+        return (
+            f"{probe.name} updates every {period:.3g} s; a window of {UPDATES_PER_WINDOW} updates would take "
+            f"{UPDATES_PER_WINDOW * period:.0f} s (limit {self._settings.max_window_s:.0f} s)"
+        )
+
+    def _run(
+        self, call: Callable[[], object], call_s: float, length: float, synchronize: Callable[[], None] | None
+    ) -> tuple[float, int]:
+        """Calls back to back for `length` seconds: seconds taken and calls made."""
         batch = max(1, round(self._settings.batch_s / call_s)) if call_s > 0 else 1
-        sampler = TrailSampler(probes, self._settings.sample_s)
         calls = 0
+        begin = self._clock()
+        while (spent := self._clock() - begin) < length:
+            for _ in range(batch):
+                call()
+            if synchronize is not None:
+                synchronize()
+            calls += batch
+        return spent, calls
+
+    def _trial(
+        self,
+        call: Callable[[], object],
+        call_s: float,
+        probes: Sequence[Probe],
+        synchronize: Callable[[], None] | None,
+    ) -> Trial:
+        slowest = max(self._period(probe) for probe in probes)
+        length = max(self._settings.window_s, UPDATES_PER_WINDOW * slowest)
+        self._sleep(self._draw.uniform(0.0, slowest))
+        powered = [probe for probe in probes if isinstance(probe, PowerMeter)]
+        every = min([self._settings.sample_s, *(max(self._period(probe), POWER_SAMPLE_S) for probe in powered)])
+        sampler = TrailSampler(probes, every)
         if synchronize is not None:
             synchronize()
         sampler.start()
-        begin = self._clock()
         try:
-            while (spent := self._clock() - begin) < length:
-                for _ in range(batch):
-                    call()
-                if synchronize is not None:
-                    synchronize()
-                calls += batch
-            spent = self._clock() - begin
+            spent, calls = self._run(call, call_s, length, synchronize)
         finally:
             trails = sampler.stop()
-        energies: dict[str, DomainEnergy] = {}
-        for probe, trail in zip(probes, trails, strict=True):
-            energies.update(trail_energy(probe, trail))
-        return energies, spent, calls
+        energies = [trail_energy(probe, trail) for probe, trail in zip(probes, trails, strict=True)]
+        return Trial(energies, sampler.powers, spent, calls, sampler.failed, sampler.largest_gap_s)
 
-    def _idle_power(self, probes: Sequence[Probe]) -> dict[str, float]:
-        """Watts by domain with nothing of ours running, measured once."""
-        if self._idle_w is None:
-            self._idle_w = {}
-            if self._settings.idle_s > 0:
-                before = [probe.snapshot() for probe in probes]
-                self._sleep(self._settings.idle_s)
-                for probe, first in zip(probes, before, strict=True):
-                    last = probe.snapshot()
-                    span = last.at_s - first.at_s
-                    for domain, energy in probe.energy_j(first, last).items():
-                        if energy.energy_j is not None and span > 0:
-                            self._idle_w[domain] = energy.energy_j / span
-        return self._idle_w
-
-
-def _reading(
-    domain: str, period_s: float, trials: list[tuple[DomainEnergy, float, int]], idle_power_w: float | None
-) -> EnergyReading:
-    """Energy per call over the trials that gave one. Each edge is off by up to one update, in power x period."""
-    seconds = sum(window for _, window, _ in trials)
-    calls = sum(count for _, _, count in trials)
-    failed = [energy.reason for energy, _, _ in trials if energy.energy_j is None]
-    if failed:
-        return EnergyReading(domain, reason=failed[0], window_s=seconds, calls=calls, idle_power_w=idle_power_w)
-    per_call = [energy.energy_j / count for energy, _, count in trials]
-    edge = min(period_s * len(trials) / seconds, 1.0)
-    return EnergyReading(
-        domain,
-        energy_j=sum(energy.energy_j for energy, _, _ in trials) / calls,
-        low_j=min(per_call) * (1 - edge),
-        high_j=max(per_call) * (1 + edge),
-        window_s=seconds,
-        calls=calls,
-        idle_power_w=idle_power_w,
-    )
+    def _idle_power(self, probes: Sequence[Probe], lasts_s: float) -> dict[str, float]:
+        """Watts by domain with nothing of ours running; what was measured less than `lasts_s` ago stands."""
+        if self._settings.idle_s <= 0:
+            return {}
+        known = {name: watts for name, (at, watts) in self._idle.items() if self._clock() - at < lasts_s}
+        asked = [probe for probe in probes if probe.name not in known]
+        if asked:
+            span = max(self._settings.idle_s, *(UPDATES_IDLE * self._period(probe) for probe in asked))
+            before = [probe.snapshot() for probe in asked]
+            self._sleep(span)
+            for probe, first in zip(asked, before, strict=True):
+                last = probe.snapshot()
+                energies = probe.energy_j(first, last).items() if last.at_s > first.at_s else ()
+                known[probe.name] = {
+                    domain: energy.energy_j / (last.at_s - first.at_s)
+                    for domain, energy in energies
+                    if energy.energy_j is not None
+                }
+                self._idle[probe.name] = (self._clock(), known[probe.name])
+        return {domain: watts for probe in probes for domain, watts in known[probe.name].items()}
 
 
 def measure_update_period(
-    probe: Probe, updates: int = 20, limit_s: float = 5.0, clock: Callable[[], float] = time.monotonic
+    probe: Probe,
+    updates: int = 20,
+    limit_s: float = 3.0,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> float | None:
-    """Median time between movements of the probe's first counter, s; `None` if it moved less than twice within `limit_s`."""
+    """Median time between movements of the probe's counters, s; `None` if they moved less than twice within `limit_s`."""
     begin = clock()
     moved: list[float] = []
     last = probe.snapshot()
     while len(moved) <= updates and clock() - begin < limit_s:
+        sleep(probe.update_period_s / 20)
         now = probe.snapshot()
         if now.values and now.values != last.values:
             moved.append(now.at_s)

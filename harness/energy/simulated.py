@@ -27,6 +27,7 @@ class SimulatedProbe:
     """
 
     name = "simulated"
+    gain_error = 0.0
 
     def __init__(
         self,

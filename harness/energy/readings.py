@@ -1,0 +1,110 @@
+"""From windows to one reading: energy per call with its interval, or why it is not known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import stdev
+
+import msgspec
+
+from shmoo.harness.energy.probe import DomainEnergy
+from shmoo.runs.records import EnergyReading
+
+T_90 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
+"""Student's t that leaves 5 % on either side, for 1 to 9 degrees of freedom; 1.83 stands for more."""
+NORMAL_90 = 1.645
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One window.
+
+    Attributes:
+        energies: domain -> energy, one mapping a probe.
+        powers: (time, watts) of each probe's power sensor; empty where it has none.
+        failed: why the sampling thread ended early, "" when it did not.
+        gap_s: longest time between two snapshots.
+    """
+
+    energies: list[dict[str, DomainEnergy]]
+    powers: list[list[tuple[float, float]]]
+    window_s: float
+    calls: int
+    failed: str = ""
+    gap_s: float = 0.0
+
+    def of(self, probe: int, domain: str) -> Window:
+        """What this window says of one domain."""
+        energy = self.energies[probe][domain]
+        if energy.energy_j is None and self.failed:
+            energy = DomainEnergy(None, f"{energy.reason} (the sampling thread ended early: {self.failed})")
+        return Window(energy, integrate(self.powers[probe]), self.window_s, self.calls)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One domain in one window: what the counter says, and what integrating sampled power says (J)."""
+
+    energy: DomainEnergy
+    integrated_j: float | None
+    window_s: float
+    calls: int
+
+
+def reading(
+    domain: str,
+    windows: Sequence[Window],
+    *,
+    period_s: float,
+    gain_error: float = 0.0,
+    idle_before_w: float | None = None,
+    idle_after_w: float | None = None,
+) -> EnergyReading:
+    """Energy per call over the windows; unknown when one of them is."""
+    seconds, calls = sum(w.window_s for w in windows), sum(w.calls for w in windows)
+    common = EnergyReading(
+        domain,
+        window_s=seconds,
+        calls=calls,
+        idle_power_w=idle_before_w,
+        idle_power_after_w=idle_after_w,
+        update_period_s=period_s,
+    )
+    failed = [w.energy.reason for w in windows if w.energy.energy_j is None]
+    if failed:
+        return msgspec.structs.replace(common, reason=failed[0])
+    per_call = tuple(w.energy.energy_j / w.calls for w in windows)
+    energy = sum(w.energy.energy_j for w in windows) / calls
+    half = relative_half_width(per_call, period_s * len(windows) / seconds) + gain_error
+    low, high = energy * math.exp(-half), energy * math.exp(half)
+    powers = [w.integrated_j / w.calls for w in windows if w.integrated_j is not None]
+    integrated = sum(powers) / len(powers) if len(powers) == len(windows) else None
+    if integrated is not None:
+        # Counter and sensor of one card have been seen 40 % apart: which of them is right is not known here.
+        low, high = min(low, integrated), max(high, integrated)
+    return msgspec.structs.replace(common, energy_j=energy, low_j=low, high_j=high, trials_j=per_call, integrated_j=integrated)
+
+
+def relative_half_width(per_call: Sequence[float], edge: float) -> float:
+    """Half width of the 90 % interval of the mean, on the log scale, which keeps both ends positive.
+
+    Args:
+        edge: update period over the length of a window. Each edge is off by up to one period; with both uniform, the energy of
+            one window has a relative standard deviation of edge / sqrt(6).
+    """
+    n = len(per_call)
+    if n == 1:
+        return edge
+    logs = [math.log(value) for value in per_call]
+    spread = T_90[min(n - 1, len(T_90)) - 1] * stdev(logs) / math.sqrt(n)
+    return max(spread, NORMAL_90 * edge / math.sqrt(6 * n))
+
+
+def integrate(samples: Sequence[tuple[float, float]]) -> float | None:
+    """Joules under sampled power (trapezoids); `None` with fewer than two samples."""
+    if len(samples) < 2:
+        return None
+    return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairwise(samples))
