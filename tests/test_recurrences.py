@@ -117,6 +117,139 @@ def test_elementwise_keeps_no_state_and_a_row_keeps_one_value():
     assert rec.softmax(10, 64).live_values == 10 * 64 + 10
 
 
+FACTORISATIONS = [(1, 1), (4, 4), (6, 3), (3, 6), (7, 7)]
+
+
+def points_of(recurrence):
+    """Every point of the domain, one by one."""
+    inside = itertools.product(*map(range, recurrence.extents))
+    return [p for p in inside if not recurrence.shrinking or all(x >= p[0] for x in p)]
+
+
+def earliest(recurrence):
+    """The step each point could run at best: one after the last of those it needs, by searching."""
+    inside = set(points_of(recurrence))
+    found = {}
+    for p in sorted(inside, key=lambda p: (sum(p), p)):
+        needed = [tuple(x - y for x, y in zip(p, d, strict=True)) for d in recurrence.dependences]
+        found[p] = max((found[q] + 1 for q in needed if q in inside), default=0)
+    return found
+
+
+@pytest.mark.parametrize(("m", "n"), FACTORISATIONS)
+@pytest.mark.parametrize("build", [rec.lu, rec.qr])
+def test_factorisations_take_m_plus_n_plus_the_shorter_less_2(build, m, n):
+    """3 n - 2 for a square; points and wavefronts are those of counting, and no schedule at all could be faster."""
+    system = build(m, n)
+    (recurrence,), (schedule,) = system.phases, system.schedules
+    assert schedule == Schedule((1, 1, 1))
+    assert system.latency == m + n + min(m, n) - 2
+    assert recurrence.points == len(points_of(recurrence))
+    counts = Counter(sum(p) for p in points_of(recurrence))
+    assert schedule.wavefront(recurrence).tolist() == [counts[t] for t in range(system.latency)]
+    assert max(earliest(recurrence).values()) + 1 == system.latency
+
+
+@pytest.mark.parametrize("tau", [(1, 1, 1), (1, 2, 1), (2, 1, -1), (-1, 1, 1)])
+def test_wavefront_of_a_shrinking_domain_equals_counting(tau):
+    """Slices of the pyramid start where the schedule says, for other vectors too."""
+    recurrence = Recurrence("pyramid", (3, 5, 4), shrinking=True)
+    times = Counter(sum(t * x for t, x in zip(tau, p, strict=True)) for p in points_of(recurrence))
+    expected = [times[t] for t in range(min(times), max(times) + 1)]
+    assert Schedule(tau).wavefront(recurrence).tolist() == expected
+
+
+def run_in_order(recurrence, schedule, compute):
+    """Values of every point, computed step by step; a step may only use values of earlier ones."""
+    values = {}
+    order = sorted(points_of(recurrence), key=lambda p: sum(t * x for t, x in zip(schedule.tau, p, strict=True)))
+    for _, together in itertools.groupby(order, key=lambda p: sum(t * x for t, x in zip(schedule.tau, p, strict=True))):
+        made = {p: compute(p, dict(values)) for p in together}
+        values.update(made)
+    return values
+
+
+def test_lu_recurrence_factors_a_matrix():
+    """Executed in the order of its schedule, with no value used before its step, it gives L U = A."""
+    n = 6
+    a = np.random.default_rng(0).standard_normal((n, n)) + n * np.eye(n)
+    (recurrence,), (schedule,) = rec.lu(n, n).phases, rec.lu(n, n).schedules
+
+    def compute(p, known):
+        """The triple (a, l, u) at a point: what remains of the element, its row's multiplier and its column's pivot row."""
+        k, i, j = p
+        left = a[i, j] if k == 0 else known[k - 1, i, j][0]
+        u = left if i == k else known[k, i - 1, j][2]
+        multiplier = left / u if j == k else known[k, i, j - 1][1]
+        return left - multiplier * u, multiplier, u
+
+    values = run_in_order(recurrence, schedule, compute)
+    lower = np.array([[values[j, i, j][1] if j < i else float(i == j) for j in range(n)] for i in range(n)])
+    upper = np.array([[values[i, i, j][2] if j >= i else 0.0 for j in range(n)] for i in range(n)])
+    assert lower @ upper == pytest.approx(a)
+
+
+def test_qr_recurrence_makes_r():
+    """Rotations in the order of the schedule give a triangle with R' R = A' A."""
+    m, n = 6, 4
+    a = np.random.default_rng(1).standard_normal((m, n))
+    (recurrence,), (schedule,) = rec.qr(m, n).phases, rec.qr(m, n).schedules
+
+    def compute(p, known):
+        """The triple (a, r, rotation): the row below after the turn, the row k so far, and cosine and sine."""
+        k, i, j = p
+        below = a[i, j] if k == 0 else known[k - 1, i, j][0]
+        if i == k:
+            return 0.0, below, (1.0, 0.0)
+        above = known[k, i - 1, j][1]
+        length = np.hypot(above, below)
+        c, s = (above / length, below / length) if j == k else known[k, i, j - 1][2]
+        return c * below - s * above, c * above + s * below, (c, s)
+
+    values = run_in_order(recurrence, schedule, compute)
+    r = np.array([[values[i, m - 1, j][1] if j >= i else 0.0 for j in range(n)] for i in range(n)])
+    assert r.T @ r == pytest.approx(a.T @ a)
+
+
+@pytest.mark.parametrize("elements", [1, 3, 8, 1000])
+@pytest.mark.parametrize("copies", [1, 2])
+def test_folding_on_a_fabric_runs_every_point_after_what_it_needs(elements, copies):
+    """Wavefronts dealt out over the elements, one after the other: as many steps as counted, and no dependence is violated."""
+    (recurrence,), (schedule,) = rec.lu(5, 4).phases, rec.lu(5, 4).schedules
+    done, step = {}, 0
+    order = sorted(points_of(recurrence), key=sum)
+    for _, together in itertools.groupby(order, key=sum):
+        tasks = [(copy, p) for p in together for copy in range(copies)]
+        for start in range(0, len(tasks), elements):
+            for copy, p in tasks[start : start + elements]:
+                needed = [tuple(x - y for x, y in zip(p, d, strict=True)) for d in recurrence.dependences]
+                assert all(done[copy, q] < step for q in needed if (copy, q) in done or q in set(points_of(recurrence)))
+                done[copy, p] = step
+            step += 1
+    assert schedule.steps_on(recurrence, elements, copies) == step
+
+
+def test_attention_is_two_products_and_a_softmax():
+    """(m + n + d - 2) + 3 n + (m + d + n - 2), and the scores stay."""
+    system = rec.attention(5, 7, 3)
+    assert system.latency == (5 + 7 + 3 - 2) + 3 * 7 + (5 + 3 + 7 - 2)
+    assert system.buffer_values == 5 * 7
+    assert all(s.is_valid(r) for r, s in zip(system.phases, system.schedules, strict=True))
+
+
+@pytest.mark.parametrize("system", [rec.softmax(3, 5), rec.layer_norm(3, 5), rec.reduction(3, 5), rec.matmul(3, 4, 5)])
+def test_no_order_at_all_is_faster_than_the_schedule(system):
+    """The longest chain of dependences, found by searching every point, is as long as each phase's schedule."""
+    for recurrence, schedule in zip(system.phases, system.schedules, strict=True):
+        assert max(earliest(recurrence).values()) + 1 == schedule.latency(recurrence)
+
+
+def test_domain_that_shrinks_away_is_refused():
+    """A first axis longer than another would leave empty slices."""
+    with pytest.raises(InputError, match="shrinks"):
+        Recurrence("bad", (4, 3, 5), shrinking=True)
+
+
 def test_conv2d_is_its_im2col_product_with_line_buffers():
     """m = 2 x 4 x 4, n = 8, k = 3 x 9; three padded lines of 6 pixels and 3 channels stay."""
     conv = rec.conv2d(2, 4, 4, 8, 3, (3, 3), 6)

@@ -3,12 +3,14 @@
 The product is a system of uniform recurrences with schedule [1, 1, 1] (`recurrences.matmul`). Projected along k onto an array
 of R x C processing elements, an output tile of R x C takes k + R + C - 2 steps and its state is the tokens on the array: the
 tile follows the concurrency of the fabric and not its memory. Tiles of one launch follow each other without draining. The
-streaming memories only decide how often operands come from the level behind.
+streaming memories only decide how often operands come from the level behind. Factorisations are the recurrence of
+`recurrences.lu`: their wavefront shrinks, and is folded onto the fabric step by step.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -27,6 +29,7 @@ from shmoo.estimators.tiling.base import (
     passes,
     structural_rate,
 )
+from shmoo.estimators.tiling.recurrences import lu
 
 TOKENS = 3
 """Tokens of one processing element: a, b and c of the matmul recurrence."""
@@ -69,8 +72,8 @@ class KpuWavefront:
         folds = ceil_div(shape.m, rows) * ceil_div(shape.n, cols)
         rounds = ceil_div(outputs * folds, fabric)
         skew = np.minimum(np.minimum(rows, shape.m), table.m) + np.minimum(np.minimum(cols, shape.n), table.n) - 2.0
-        steps = rounds * table.k + over_k * skew
         lanes = fabric * array_rows * array_cols
+        steps = _factorised(table, rounds * table.k + over_k * skew, lanes)
         work = table.matrix_flops / 2.0
         cycles = np.where(contracts, passes(table) * steps, np.nan)
         elements = table.batch * table.m * table.n
@@ -100,6 +103,29 @@ class KpuWavefront:
                 extra = at_edges = np.minimum(at_edges, _output_stationary(table, shape, profile.value(f"capacity.{nearer}")))
             traffic[level] = traffic[level] + extra * share
         return traffic
+
+
+def _factorised(table: KernelTable, steps: np.ndarray, lanes: float) -> np.ndarray:
+    """`steps` of every contraction of the full box, or of the recurrence of a factorisation where the kernel is one.
+
+    A factorisation (m, n) with k = min(m, n) visits fewer points than its box; the operations at each point, more than one for
+    rotations, are in the kernel's own count of flops (`passes`), which relates to the box.
+    """
+    triangular = table.is_family("linalg") & (table.matrix_flops > 0) & (table.k == np.minimum(table.m, table.n))
+    result = steps.copy()
+    for row in np.flatnonzero(triangular):
+        m, n, copies = int(table.m[row]), int(table.n[row]), int(table.batch[row])
+        points, folded = _folded_factorisation(m, n, copies, int(lanes))
+        result[row] = folded * (m * n * min(m, n) / points)
+    return result
+
+
+@lru_cache(maxsize=1024)
+def _folded_factorisation(m: int, n: int, copies: int, lanes: int) -> tuple[int, int]:
+    """Points of the recurrence of an (m, n) factorisation, and steps of `copies` of it on a fabric of `lanes` elements."""
+    system = lu(m, n)
+    (recurrence,), (schedule,) = system.phases, system.schedules
+    return recurrence.points, schedule.steps_on(recurrence, lanes, copies)
 
 
 def _extents(table: KernelTable, profile: ArchitectureProfile) -> tuple[np.ndarray, np.ndarray]:

@@ -22,17 +22,20 @@ Vector = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Recurrence:
-    """One uniform recurrence over the box 0 <= p < extents.
+    """One uniform recurrence over the box 0 <= p < extents, or its part in which no coordinate is below the first.
 
     Attributes:
         name: for people.
         extents: size of the domain along each axis.
         dependences: vectors d: the value at p needs the one at p - d.
+        shrinking: whether only the points with p[i] >= p[0] on every axis i belong to the domain: a factorisation finishes a row
+            and a column at each step of its first axis.
     """
 
     name: str
     extents: Vector
     dependences: tuple[Vector, ...] = ()
+    shrinking: bool = False
 
     def __post_init__(self) -> None:
         if not self.extents or any(extent < 1 for extent in self.extents):
@@ -43,9 +46,28 @@ class Recurrence:
                     f"dependence {d} of recurrence {self.name!r} must be a non-zero vector of {len(self.extents)} integers"
                 )
 
+        if self.shrinking and self.extents[0] > min(self.extents):
+            raise InputError(
+                f"recurrence {self.name!r} shrinks along its first axis, of extent {self.extents[0]}; no other extent may be "
+                f"smaller, got {self.extents}"
+            )
+
     @property
     def points(self) -> int:
-        return math.prod(self.extents)
+        if not self.shrinking:
+            return math.prod(self.extents)
+        return sum(math.prod(extent - k for extent in self.extents[1:]) for k in range(self.extents[0]))
+
+    @property
+    def corners(self) -> list[Vector]:
+        """Points among which any linear function has its extremes over the domain."""
+        firsts = (0, self.extents[0] - 1)
+        lowest = [first if self.shrinking else 0 for first in firsts]
+        return [
+            (first, *rest)
+            for first, low in zip(firsts, lowest, strict=True)
+            for rest in itertools.product(*((low, extent - 1) for extent in self.extents[1:]))
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +82,32 @@ class Schedule:
 
     def latency(self, recurrence: Recurrence) -> int:
         """Steps from the first point to the last, both included: 1 + max tau . (p - q)."""
-        return 1 + sum(abs(t) * (extent - 1) for t, extent in zip(self.tau, recurrence.extents, strict=True))
+        times = [_dot(self.tau, p) for p in recurrence.corners]
+        return 1 + max(times) - min(times)
 
     def wavefront(self, recurrence: Recurrence) -> np.ndarray:
-        """Points computed at each step, shape (latency,): the product over the axes of the polynomials sum of x^(|tau_i| p_i)."""
-        sizes = np.ones(1, dtype=np.int64)
-        for t, extent in zip(self.tau, recurrence.extents, strict=True):
-            axis = np.zeros(abs(t) * (extent - 1) + 1, dtype=np.int64)
-            np.add.at(axis, abs(t) * np.arange(extent), 1)
-            sizes = np.convolve(sizes, axis)
+        """Points computed at each step, shape (latency,): the product over the axes of the polynomials sum of x^(|tau_i| p_i), or
+        the sum of such products over the slices of a domain that shrinks."""
+        if not recurrence.shrinking:
+            return _box_wavefront(self.tau, recurrence.extents)
+        begin = min(_dot(self.tau, p) for p in recurrence.corners)
+        sizes = np.zeros(self.latency(recurrence), dtype=np.int64)
+        for k in range(recurrence.extents[0]):
+            sides = tuple(extent - k for extent in recurrence.extents[1:])
+            lowest = sum(min(0, t * (side - 1)) for t, side in zip(self.tau[1:], sides, strict=True))
+            start = k * sum(self.tau) + lowest - begin
+            slice_sizes = _box_wavefront(self.tau[1:], sides)
+            sizes[start : start + len(slice_sizes)] += slice_sizes
         return sizes
+
+    def steps_on(self, recurrence: Recurrence, elements: int, copies: int = 1) -> int:
+        """Steps on `elements` processing elements: the points of a wavefront do not depend on each other, so a wavefront larger
+        than the fabric takes several steps of it, in any order, before the next one begins.
+
+        Args:
+            copies: independent recurrences of this domain that run side by side.
+        """
+        return int(np.ceil(self.wavefront(recurrence) * (copies / elements)).sum())
 
     def live_tokens(self, recurrence: Recurrence) -> int:
         """The most values that wait for a later step: each point's token along d lives tau . d steps."""
@@ -123,6 +161,20 @@ class RecurrenceSystem:
         return self.buffer_values + max(s.live_tokens(r) for r, s in zip(self.phases, self.schedules, strict=True))
 
 
+def _box_wavefront(tau: Vector, extents: Vector) -> np.ndarray:
+    sizes = np.ones(1, dtype=np.int64)
+    for t, extent in zip(tau, extents, strict=True):
+        if abs(t) == 1:
+            # Sums of `extent` neighbours, as the difference of running sums.
+            total = np.cumsum(np.concatenate([sizes, np.zeros(extent - 1, dtype=np.int64)]))
+            sizes = total - np.concatenate([np.zeros(extent, dtype=np.int64), total])[: len(total)]
+        else:
+            axis = np.zeros(abs(t) * (extent - 1) + 1, dtype=np.int64)
+            np.add.at(axis, abs(t) * np.arange(extent), 1)
+            sizes = np.convolve(sizes, axis)
+    return sizes
+
+
 def matmul(m: int, n: int, k: int) -> RecurrenceSystem:
     """C = A B with A (m, k) and B (k, n): a moves along j, b along i, c along k; tau = [1, 1, 1], latency m + n + k - 2."""
     recurrence = Recurrence("matmul", (m, n, k), ((0, 1, 0), (1, 0, 0), (0, 0, 1)))
@@ -163,6 +215,33 @@ def layer_norm(rows: int, length: int, skewed: bool = False) -> RecurrenceSystem
     """Sums, then normalisation, each a chain along the row: 2 x length steps; rows are kept between."""
     phases = tuple(_chain(name, rows, length) for name in ("sums", "normalise"))
     return _system("layer_norm", phases, rows - 1 if skewed else 0, rows * length)
+
+
+def attention(queries: int, keys: int, depth: int) -> RecurrenceSystem:
+    """softmax(Q K^T) V of one head: a product over the depth, the softmax of its rows, a product over the keys. The scores stay
+    on the fabric between them."""
+    phases = (*matmul(queries, keys, depth).phases, *softmax(queries, keys).phases, *matmul(queries, depth, keys).phases)
+    return _system("attention", phases, buffer_values=queries * keys)
+
+
+def lu(m: int, n: int) -> RecurrenceSystem:
+    """A = L U without pivoting, A (m, n): a[k, i, j] = a[k-1, i, j] - l[i, k] u[k, j] for i, j >= k; u moves along i, l along j.
+
+    tau = [1, 1, 1], latency m + n + min(m, n) - 2: 3 n - 2 when square (Kung and Leiserson, "Systolic arrays for VLSI", 1978).
+    Pivoting would need a maximum over a column before each step, which no uniform recurrence holds.
+    """
+    return _system("lu", (_factorisation("lu", m, n),))
+
+
+def qr(m: int, n: int) -> RecurrenceSystem:
+    """A = Q R by Givens rotations, A (m, n): step (k, i) turns rows k and i so that a[i, k] vanishes; the row k that is made
+    moves along i, the rotation along j. Domain and schedule are those of `lu` (Gentleman and Kung, "Matrix triangularization by
+    systolic arrays", SPIE 298, 1981); Householder's reflections sum over a column first and are no uniform recurrence."""
+    return _system("qr", (_factorisation("qr", m, n),))
+
+
+def _factorisation(name: str, m: int, n: int) -> Recurrence:
+    return Recurrence(name, (min(m, n), m, n), ((1, 0, 0), (0, 1, 0), (0, 0, 1)), shrinking=True)
 
 
 def matmul_wavefront(m: int, n: int, k: int) -> np.ndarray:

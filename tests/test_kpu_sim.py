@@ -1,0 +1,115 @@
+"""The KPU simulator's schedule in closed form against its own tables, and factorisations on the fabric."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_tiling import cut, fabric, products
+
+from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.profile import load_profile
+from shmoo.estimators.records import OpCall, TensorSpec, single_call_graph
+from shmoo.estimators.tiling import KpuSimSerial, KpuWavefront
+from shmoo.estimators.tiling.recurrences import lu
+
+REFERENCE = Path(__file__).parents[1].parent / "shared" / "reference" / "kpu"
+MIB = 2**20
+
+
+def reference_rows(name):
+    path = REFERENCE / name
+    if not path.is_file():
+        pytest.skip(f"no reference data {name}: it is kept beside the repository")
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_tile_passes_every_stage_in_turn():
+    """16 cubed: DMA 2 x 11, movers 2 x 16, feed 16, fabric 16 + 16 + 16 + 1, and 11 + 16 for the result."""
+    cycles = cut(KpuSimSerial(), products(16, 16, 16), fabric(1, 16)).cycles
+    assert cycles[0] == 22 + 32 + 16 + 49 + 27
+
+
+def test_serial_cycles_equal_the_stepped_simulator():
+    """Every row of the simulator's stepped runs, whose total is the sum of its stages, within 2 %."""
+    rows = reference_rows("kpu_sim_serial_cycles.csv")
+    for row in rows:
+        table = products(*(float(row[key]) for key in "MNK"))
+        cycles = cut(KpuSimSerial(), table, fabric(1, float(row["array_rows"]))).cycles[0]
+        assert cycles == pytest.approx(float(row["cycles"]), rel=0.02)
+
+
+def test_block_traffic_follows_the_cache_simulation():
+    """DRAM bytes within 15 % on at least 90 % of the simulator's runs; the others are those in which its cache takes tiles of
+    different places for the same (their offsets coincide), so that it fetches less than once."""
+    rows = reference_rows("kpu_sim_dram_traffic.csv")
+    near = []
+    for row in rows:
+        table = products(*(float(row[key]) for key in "MNK"))
+        profile = fabric(1, float(row["array_rows"]), float(row["l3_capacity_bytes"]))
+        dram = cut(KpuSimSerial(dataflow=row["strategy"].lower()), table, profile).level_bytes["dram"][0]
+        near.append(abs(dram / float(row["dram_bytes"]) - 1) <= 0.15)
+    assert len(rows) > 500
+    assert np.mean(near) >= 0.9
+
+
+def test_overlap_and_larger_blocks_beat_the_simulator():
+    """The wavefront's own schedule is never slower and moves no more, on one tile with the same memories."""
+    table = products([64, 512, 2048], [64, 512, 2048], [64, 512, 2048])
+    profile = fabric(1, 16, MIB)
+    serial, overlapped = cut(KpuSimSerial(), table, profile), cut(KpuWavefront(), table, profile)
+    assert np.all(overlapped.cycles < serial.cycles)
+    assert np.all(overlapped.level_bytes["dram"] <= serial.level_bytes["dram"])
+
+
+def test_unknown_dataflow_is_refused():
+    """The nearest name is suggested."""
+    with pytest.raises(InputError, match="dataflow"):
+        KpuSimSerial(dataflow="oss")
+
+
+def factorisation(op, *shape, **attributes):
+    spec = TensorSpec(shape)
+    outputs = (spec, spec) if op == "aten.linalg_qr" else (spec, spec, spec)
+    return single_call_graph(OpCall(op, (spec,), outputs, ("A",), attributes))
+
+
+def tiled(graph, profile):
+    director = AnalysisDirector(profile)
+    return director.tile(director.tabulate([graph], "domainflow")[0])
+
+
+def test_lu_on_a_fabric_as_large_as_the_matrix_takes_its_recurrence_latency():
+    """3 n - 2 steps when every wavefront fits; LU does one multiply-add a point, to leading order."""
+    n = 64
+    cycles = tiled(factorisation("aten.linalg_lu", n, n, pivot=True), fabric(256, 16)).cycles[0]
+    assert cycles == pytest.approx(lu(n, n).latency * (n**3 / 3) / lu(n, n).phases[0].points)
+
+
+def test_factorisations_wait_for_their_chain_on_a_large_fabric():
+    """16 times the fabric makes a small LU no faster, a large one almost 16 times."""
+    small, large = (factorisation("aten.linalg_lu", n, n, pivot=True) for n in (128, 2048))
+    ratio = [tiled(graph, fabric(64, 16)).cycles[0] / tiled(graph, fabric(1024, 16)).cycles[0] for graph in (small, large)]
+    assert ratio[0] < 1.5
+    assert ratio[1] > 10
+
+
+def test_matrices_of_a_batch_fill_the_fabric_together():
+    """8 small factorisations side by side take less than 8 times one."""
+    one, eight = (
+        tiled(factorisation("aten.linalg_qr", *shape, mode="r"), fabric(64, 16)).cycles[0] for shape in ((64, 64), (8, 64, 64))
+    )
+    assert one <= eight < 3 * one
+
+
+@pytest.mark.parametrize("op", ["aten.linalg_lu", "aten.linalg_qr"])
+def test_factorisations_are_estimated_on_every_kpu(op):
+    """Latency and energy with intervals, utilisation within its bounds."""
+    for name in ("kpu_t64", "kpu_t256", "kpu_t768"):
+        graph = factorisation(op, 4, 300, 200)
+        estimate = AnalysisDirector(load_profile(name)).estimate(graph)
+        assert estimate.latency_s.value > 0
+        assert estimate.energy_j.value > 0
+        assert 0 < estimate.breakdown[0].utilisation <= 1
