@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from shmoo.harness.energy.battery import BatteryProbe
+from shmoo.harness.energy.hwmon import HwmonProbe
 from shmoo.harness.energy.nvml import NvmlProbe, load_nvml, visible_gpus
+from shmoo.harness.energy.perf import PerfProbe
 from shmoo.harness.energy.probe import Probe
 from shmoo.harness.energy.rapl import POWERCAP, PowercapProbe, disagreement, open_pyrapl
 
@@ -27,16 +30,43 @@ def available_probes(
     Returns:
         the probes, no domain twice; and domain ("package", "gpu", or "pyRAPL" when only the direct reader works) -> why not.
     """
+    finders = (
+        lambda: _cpu_probes(root, sleep),
+        lambda: _optional(HwmonProbe, root),
+        lambda: _optional(BatteryProbe, root),
+        lambda: _gpu_probes(nvml_loader),
+    )
     probes: list[Probe] = []
     reasons: dict[str, str] = {}
-    for find in (lambda: _cpu_probes(root, sleep), lambda: _gpu_probes(nvml_loader)):
+    for find in finders:
         found, missing = find()
         probes.extend(found)
         reasons.update(missing)
     return tuple(probes), reasons
 
 
+def _optional(kind: Callable[[Path], Probe], root: Path) -> tuple[list[Probe], dict[str, str]]:
+    """A counter that few machines have and nobody misses."""
+    try:
+        return [kind(root)], {}
+    except OSError:
+        return [], {}
+
+
 def _cpu_probes(root: Path, sleep: Callable[[float], None]) -> tuple[list[Probe], dict[str, str]]:
+    """RAPL through powercap; where that cannot be read, through perf."""
+    found, missing = _powercap_probes(root, sleep)
+    if found:
+        return found, missing
+    try:
+        return [PerfProbe(root)], {}
+    except PermissionError as error:
+        return [], {**missing, "package": f"{missing['package']}; {error}"}
+    except OSError:
+        return [], missing
+
+
+def _powercap_probes(root: Path, sleep: Callable[[float], None]) -> tuple[list[Probe], dict[str, str]]:
     if not (root / POWERCAP).is_dir():
         return [], {
             "package": f"no RAPL counters: /{POWERCAP} does not exist; usual in virtual machines and containers and outside "

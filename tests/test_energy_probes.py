@@ -1,0 +1,207 @@
+import struct
+from itertools import pairwise
+
+import pytest
+
+from shmoo.harness.energy import available_probes
+from shmoo.harness.energy.battery import ON_MAINS, BatteryProbe
+from shmoo.harness.energy.hwmon import HwmonProbe
+from shmoo.harness.energy.perf import PerfProbe
+from shmoo.harness.energy.probe import Snapshot
+from shmoo.harness.energy.replaying import ENDED, Recording, ReplayProbe, record
+from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings
+from shmoo.harness.energy.simulated import SimulatedProbe, ZoneFiles, write_powercap_tree
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def advance(self, seconds):
+        self.now += seconds
+
+
+def no_nvml():
+    raise OSError("no NVIDIA driver answers")
+
+
+SCALE = 2.0**-32
+
+
+@pytest.fixture
+def power_events(tmp_path):
+    """An event source of two packages (CPUs 0 and 16) with package and memory events, as Linux lays it out."""
+    folder = tmp_path / "sys/bus/event_source/devices/power"
+    (folder / "events").mkdir(parents=True)
+    (folder / "type").write_text("27\n")
+    (folder / "cpumask").write_text("0,16\n")
+    for label, number in (("energy-pkg", "0x02"), ("energy-ram", "0x03")):
+        (folder / "events" / label).write_text(f"event={number}\n")
+        (folder / "events" / f"{label}.scale").write_text(f"{SCALE}\n")
+        (folder / "events" / f"{label}.unit").write_text("Joules\n")
+    return tmp_path
+
+
+class Counters:
+    """Perf counters by descriptor."""
+
+    def __init__(self):
+        self.opened = []
+        self.joules = {}
+
+    def open(self, kind, event, cpu):
+        self.opened.append((kind, event, cpu))
+        self.joules[len(self.opened)] = 0.0
+        return len(self.opened)
+
+    def read(self, descriptor):
+        return struct.pack("<Q", round(self.joules[descriptor] / SCALE))
+
+
+def test_perf_events_are_summed_over_packages(power_events):
+    """10 J and 20 J on two packages are 30 J; memory is a domain of its own."""
+    counters, clock = Counters(), Clock()
+    probe = PerfProbe(power_events, counters.open, clock, counters.read)
+    assert counters.opened == [(27, 2, 0), (27, 2, 16), (27, 3, 0), (27, 3, 16)]
+    before = probe.snapshot()
+    clock.advance(1)
+    counters.joules = {1: 10.0, 2: 20.0, 3: 1.0, 4: 2.0}
+    found = probe.energy_j(before, probe.snapshot())
+    assert {domain: energy.energy_j for domain, energy in found.items()} == pytest.approx({"package": 30, "dram": 3})
+
+
+def test_perf_that_is_refused_names_the_remedy(power_events):
+    """Permission denied is told apart from absent."""
+
+    def refuse(kind, event, cpu):
+        raise PermissionError(13, "Permission denied")
+
+    with pytest.raises(PermissionError, match="perf_event_paranoid"):
+        PerfProbe(power_events, refuse)
+    with pytest.raises(OSError, match="does not exist"):
+        PerfProbe(power_events / "elsewhere")
+
+
+def test_a_perf_counter_that_fails_in_the_window_is_a_reason(power_events):
+    """Short reads and errors are no 0 J."""
+    counters, clock = Counters(), Clock()
+    probe = PerfProbe(power_events, counters.open, clock, counters.read)
+    before = probe.snapshot()
+    clock.advance(1)
+    probe._read = lambda descriptor: b""
+    found = probe.energy_j(before, probe.snapshot())["package"]
+    assert found.energy_j is None
+    assert "cannot be read" in found.reason
+
+
+def test_perf_stands_in_where_powercap_is_for_root_only(power_events, monkeypatch):
+    """Both doors lead to the same counter; the one that opens is taken."""
+    write_powercap_tree(power_events, [ZoneFiles("package-0")])
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    counters = Counters()
+    monkeypatch.setattr("shmoo.harness.energy.rapl.read_uj", refuse)
+    monkeypatch.setattr("shmoo.harness.energy.perf.perf_event_open", counters.open)
+    probes, reasons = available_probes(power_events, nvml_loader=no_nvml)
+    assert [probe.name for probe in probes] == ["perf"]
+    assert "package" not in reasons
+
+
+def test_hwmon_counters_are_domains_of_their_own(tmp_path):
+    """Two counters of one chip are never summed; one that cannot be read is left out."""
+    folder = tmp_path / "sys/class/hwmon/hwmon0"
+    folder.mkdir(parents=True)
+    (folder / "name").write_text("board\n")
+    for number, value in ((1, "1000000"), (2, "5000000"), (3, "garbage")):
+        (folder / f"energy{number}_input").write_text(f"{value}\n")
+    clock = Clock()
+    probe = HwmonProbe(tmp_path, clock)
+    assert probe.domains == ("hwmon board energy1", "hwmon board energy2")
+    before = probe.snapshot()
+    clock.advance(1)
+    (folder / "energy1_input").write_text("3000000\n")
+    found = probe.energy_j(before, probe.snapshot())
+    assert found["hwmon board energy1"].energy_j == pytest.approx(2)
+    assert found["hwmon board energy2"].energy_j is None
+    with pytest.raises(OSError, match="no readable energy counter"):
+        HwmonProbe(tmp_path / "elsewhere")
+
+
+@pytest.fixture
+def battery(tmp_path):
+    folder = tmp_path / "sys/class/power_supply/BAT0"
+    folder.mkdir(parents=True)
+    (folder / "status").write_text("Discharging\n")
+    (folder / "energy_now").write_text("50000000\n")
+    return folder
+
+
+def test_a_battery_gives_what_its_gauge_loses(battery, tmp_path):
+    """10,000 µWh less are 36 J."""
+    clock = Clock()
+    probe = BatteryProbe(tmp_path, clock)
+    before = probe.snapshot()
+    clock.advance(2)
+    (battery / "energy_now").write_text("49990000\n")
+    assert probe.energy_j(before, probe.snapshot())["battery"].energy_j == pytest.approx(36)
+
+
+def test_a_battery_on_the_mains_is_a_reason(battery, tmp_path):
+    """Charging says nothing of what is used."""
+    probe = BatteryProbe(tmp_path, Clock())
+    before = probe.snapshot()
+    (battery / "status").write_text("Charging\n")
+    assert probe.energy_j(before, probe.snapshot())["battery"].reason == ON_MAINS
+
+
+def test_a_gauge_slower_than_the_run_is_a_reason_and_runs_nothing(battery, tmp_path):
+    """2 s between updates would take windows of 100 s."""
+    calls = []
+    meter = EnergyMeter([BatteryProbe(tmp_path, Clock())], {}, EnergySettings(), clock=Clock())
+    (reading,) = meter.measure(lambda: calls.append(1), 1e-3)
+    assert reading.energy_j is None
+    assert "100 s (limit 30 s)" in reading.reason
+    assert calls == []
+
+
+# replay
+
+
+def test_a_recording_replays_as_it_was_taken(tmp_path):
+    """Saved, loaded and replayed, the readings give the same joules, wraps included."""
+    clock = Clock()
+    probe = SimulatedProbe(clock, power_w=100.0, range_uj=250e6)
+    taken = []
+    for _ in range(5):
+        taken.append(probe.snapshot())
+        clock.advance(1)
+    record(probe, taken, 1e-6, {"package": 250e6}).save(tmp_path / "trail.json")
+    replay = ReplayProbe(Recording.load(tmp_path / "trail.json"))
+    assert replay.domains == ("package",)
+    snapshots = [replay.snapshot() for _ in range(5)]
+    assert snapshots == taken
+    steps = [replay.energy_j(a, b)["package"] for a, b in pairwise(snapshots)]
+    # A range of 250 J could wrap twice in a second at the largest power believed, so only a longer range can be unwrapped.
+    assert all("more than once" in step.reason for step in steps)
+    longer = Recording(
+        "x",
+        ("package",),
+        1e-3,
+        1e-6,
+        (Snapshot(0.0, {"package": 2.5e9 - 40e6}), Snapshot(1.0, {"package": 60e6})),
+        {"package": 2.5e9},
+    )
+    replay = ReplayProbe(longer)
+    assert replay.energy_j(replay.snapshot(), replay.snapshot())["package"].energy_j == pytest.approx(100)
+
+
+def test_a_recording_that_ends_is_a_reason():
+    """The window that outlasts it is unknown."""
+    replay = ReplayProbe(Recording("x", ("gpu",), 0.1, 1e-3, (Snapshot(0.0, {"gpu": 1.0}),)))
+    before = replay.snapshot()
+    assert replay.energy_j(before, replay.snapshot())["gpu"].reason == ENDED
