@@ -41,7 +41,8 @@ class Trial:
         energy = self.energies[probe][domain]
         if energy.energy_j is None and self.failed:
             energy = DomainEnergy(None, f"{energy.reason} (the sampling thread ended early: {self.failed})")
-        return Window(energy, integrate(self.powers[probe]), self.window_s, self.calls)
+        watts = mean_power_w(self.powers[probe])
+        return Window(energy, None if watts is None else watts * self.window_s, self.window_s, self.calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +104,9 @@ def relative_half_width(per_call: Sequence[float], edge: float) -> float:
     return max(spread, NORMAL_90 * edge / math.sqrt(6 * n))
 
 
-def integrate(samples: Sequence[tuple[float, float]]) -> float | None:
-    """Joules under sampled power (trapezoids); `None` with fewer than two samples."""
-    if len(samples) < 2:
+def mean_power_w(samples: Sequence[tuple[float, float]]) -> float | None:
+    """Mean of power sampled at (time, watts), by trapezoids; `None` with fewer than three samples, which say nothing."""
+    if len(samples) < 3 or samples[-1][0] <= samples[0][0]:
         return None
-    return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairwise(samples))
+    joules = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairwise(samples))
+    return joules / (samples[-1][0] - samples[0][0])

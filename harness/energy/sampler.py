@@ -97,7 +97,8 @@ class TrailSampler:
         for trail, powers, probe in zip(self.trails, self.powers, self._probes, strict=True):
             snapshot = probe.snapshot()
             trail.append(snapshot)
-            if isinstance(probe, PowerMeter) and (watts := probe.power_w().get("instant")):
+            # At the first edge nothing has run yet: its power would be that of the gap.
+            if len(trail) > 1 and isinstance(probe, PowerMeter) and (watts := probe.power_w().get("instant")):
                 powers.append((snapshot.at_s, watts))
 
 
