@@ -1,0 +1,170 @@
+"""torch.compile back-ends `kpu` and `tpu`: a model runs as it does eagerly, and what the call would cost on the machine is kept.
+
+    compiled = torch.compile(model, backend="kpu", options={"profile": "kpu_t64"})
+    with recording() as call:
+        output = compiled(x)
+    call.latency_s, call.energy_j, call.schedule
+
+Nothing is modelled outside `recording()`, so a compiled model costs what Dynamo's guards cost. Pieces between graph breaks are
+kernels of one call; what Dynamo leaves to Python between them is not modelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import fx
+
+from shmoo.estimators.director import AnalysisDirector, Estimate, KernelEstimate
+from shmoo.estimators.errors import InputError, NothingMeasuredError, unknown
+from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.records import Graph, Interval
+from shmoo.harness.architectures import load_architecture
+from shmoo.harness.capture.capture import source_of
+from shmoo.harness.capture.trace import attribute_tensors, trace_aten
+from shmoo.harness.capture.walker import FXGraphWalker, Origin
+
+DEFAULT_PROFILES = {"kpu": "kpu_t256", "tpu": "tpu_v4"}
+"""Architecture a back-end models where its options name none."""
+_OPTIONS = ("profile",)
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledKernel:
+    """One kernel of a modelled call: when it starts and ends, in seconds from the call's entry, and what it is."""
+
+    start_s: float
+    end_s: float
+    kernel: KernelEstimate
+
+
+@dataclass
+class ModelledCall:
+    """What ran inside `recording()`, modelled on one machine. Read it after the block."""
+
+    _pieces: list[tuple[ArchitectureProfile, Graph]] = field(default_factory=list)
+
+    @property
+    def graphs(self) -> tuple[Graph, ...]:
+        """The pieces that ran, in order."""
+        return tuple(graph for _, graph in self._pieces)
+
+    @cached_property
+    def estimate(self) -> Estimate:
+        """The whole estimate: intervals, breakdown, basis.
+
+        Raises:
+            NothingMeasuredError: nothing compiled with these back-ends ran.
+            InputError: pieces of different machines ran; record each call for itself.
+        """
+        if not self._pieces:
+            raise NothingMeasuredError(
+                "no piece of a model compiled with backend 'kpu' or 'tpu' ran; call the compiled model inside recording()"
+            )
+        names = {profile.name for profile, _ in self._pieces}
+        if len(names) > 1:
+            raise InputError(f"pieces modelled on {', '.join(sorted(names))} ran in one recording(); use one for each call")
+        return AnalysisDirector(self._pieces[0][0]).estimate(self.graphs)
+
+    @property
+    def latency_s(self) -> Interval:
+        """Seconds the call would take, with the 90 % interval."""
+        return self.estimate.latency_s
+
+    @property
+    def energy_j(self) -> Interval | None:
+        """Joules the call would take; `None` where the profile has no energy coefficients."""
+        return self.estimate.energy_j
+
+    @property
+    def schedule(self) -> tuple[ScheduledKernel, ...]:
+        """Every kernel in order; the first starts when the program has been entered."""
+        kernels = self.estimate.breakdown
+        start = self.latency_s.value - sum(kernel.latency_s for kernel in kernels)
+        slots = []
+        for kernel in kernels:
+            slots.append(ScheduledKernel(start, start + kernel.latency_s, kernel))
+            start += kernel.latency_s
+        return tuple(slots)
+
+
+_ACTIVE: ContextVar[ModelledCall | None] = ContextVar("shmoo_modelled_call", default=None)
+
+
+@contextmanager
+def recording() -> Iterator[ModelledCall]:
+    """Model what compiled models run inside the block, in this thread or task."""
+    call = ModelledCall()
+    token = _ACTIVE.set(call)
+    try:
+        yield call
+    finally:
+        _ACTIVE.reset(token)
+
+
+def kpu(module: fx.GraphModule, inputs: Sequence[Any], *, options: Mapping[str, Any] | None = None) -> Callable[..., Any]:
+    """Back-end `kpu`: the Stillwater KPU.
+
+    Args:
+        module, inputs: as Dynamo calls a back-end.
+        options: `profile`: name of an architecture, path of a profile, or an `ArchitectureProfile`.
+
+    Raises:
+        InputError: an unknown option or profile, or a profile of another family.
+    """
+    return _Piece(module, _profile("kpu", options)).run
+
+
+def tpu(module: fx.GraphModule, inputs: Sequence[Any], *, options: Mapping[str, Any] | None = None) -> Callable[..., Any]:
+    """Back-end `tpu`: a Google TPU; arguments and errors as of `kpu`."""
+    return _Piece(module, _profile("tpu", options)).run
+
+
+def _profile(family: str, options: Mapping[str, Any] | None) -> ArchitectureProfile:
+    given = dict(options or {})
+    for name in given:
+        if name not in _OPTIONS:
+            raise unknown(f"option of torch.compile back-end {family!r}", name, _OPTIONS)
+    asked = given.get("profile", DEFAULT_PROFILES[family])
+    profile = asked if isinstance(asked, ArchitectureProfile) else load_architecture(asked)
+    if profile.family != family:
+        raise InputError(f"back-end {family!r} models a {family}, profile {profile.name!r} is a {profile.family}")
+    return profile
+
+
+class _Piece:
+    """A graph of Dynamo's with its machine. Shapes are those of each call, so that a graph of symbolic sizes is modelled too."""
+
+    def __init__(self, module: fx.GraphModule, profile: ArchitectureProfile) -> None:
+        self._module = module
+        self._profile = profile
+        self._sources = [source_of(node) for node in module.graph.find_nodes(op="placeholder")]
+        self._graphs: dict[tuple[Any, ...], Graph] = {}
+
+    def run(self, *arguments: Any) -> Any:
+        call = _ACTIVE.get()
+        if call is not None:
+            call._pieces.append((self._profile, self._graph(arguments)))
+        return self._module.forward(*arguments)
+
+    def _graph(self, arguments: Sequence[Any]) -> Graph:
+        key = tuple((tuple(a.shape), a.dtype) if isinstance(a, torch.Tensor) else a for a in arguments)
+        if key not in self._graphs:
+            origins = [_origin(value, source) for value, source in zip(arguments, self._sources, strict=True)]
+            origins += [Origin("constant", target) for target in attribute_tensors(self._module)]
+            traced = trace_aten(self._module, arguments)
+            self._graphs[key] = FXGraphWalker().walk(traced, origins=origins)
+        return self._graphs[key]
+
+
+def _origin(value: Any, source: str) -> Origin:
+    """What a placeholder stands for, by where Dynamo found it."""
+    if isinstance(value, torch.nn.Parameter) or "_parameters[" in source:
+        return Origin("parameter", source)
+    return Origin("buffer" if "_buffers[" in source else "input", source)
