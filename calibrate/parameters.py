@@ -102,7 +102,7 @@ _BY_ALGORITHM = (
 def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> list[Parameter]:
     """The coefficients that these cases can say something about."""
     coefficients = Coefficients(profile)
-    cases = _Cases(blocks, profile.family)
+    cases = _Cases(blocks, profile.family, profile.value("capacity.l2", math.inf) / 4)
     found: list[Parameter] = []
 
     def add(name: str, stem: str, lookup: tuple[str, ...], kernels: np.ndarray, prior_sd: float | None = None) -> bool:
@@ -135,7 +135,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
             if profile.family == "cpu":
                 for stem in ("layout.eager.aligned", "layout.eager.tail"):
                     add(stem, "layout", (stem,), here & converts_layout(cases.algorithm))
-                add("switch.eager", "launch", ("switch.eager", "launch"), here & cases.switched)
+                add("switch.eager", "launch", ("switch.eager", "launch"), here & cases.away)
     if profile.family == "cpu":
         add("page_fault", "page_fault", ("page_fault",), cases.fresh_output)
     for code, algorithm in enumerate(ALGORITHMS):
@@ -150,7 +150,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
             add(f"launch.{runtime}.{algorithm}", "launch", names, here & cases.in_runtime(runtime))
         if profile.family == "cpu":
             names = algorithm_names(("switch.eager", "launch"), algorithm)
-            add(f"switch.eager.{algorithm}", "launch", names, here & cases.eager & cases.switched)
+            add(f"switch.eager.{algorithm}", "launch", names, here & cases.eager & cases.away)
     # Operators measured alone have a dispatch and, without a contraction, a loop of their own.
     for code, algorithm in cases.pairs(cases.eager & cases.alone):
         here = cases.eager & cases.single & (cases.op == code)
@@ -169,7 +169,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
 class _Cases:
     """Masks over the kernels of all blocks together, and from masks over kernels to masks over cases."""
 
-    def __init__(self, blocks: Sequence[Block], family: str) -> None:
+    def __init__(self, blocks: Sequence[Block], family: str, near_bytes: float) -> None:
         tables = [block.table for block in blocks]
         counts = [table.segments for table in tables]
         starts = np.cumsum([0, *counts[:-1]])
@@ -187,7 +187,7 @@ class _Cases:
         self.fresh_output = np.concatenate([table.fresh_bytes > MAPPED_BYTES for table in tables])
         self.fresh_input = np.concatenate([table.bytes_of_kind(READ_ACTIVATION) > MAPPED_BYTES for table in tables])
         self.views = np.concatenate([table.views > 0 for table in tables])
-        self.switched = np.concatenate([table.switched > 0 for table in tables])
+        self.away = np.concatenate([table.code_distance > near_bytes for table in tables])
         self.alone = (np.bincount(self._segment, minlength=self.count) == 1)[self._segment]
         self.all = np.ones(len(self._segment), dtype=bool)
         self.eager = self.in_runtime("eager")

@@ -85,11 +85,9 @@ _LAUNCH = {
     "cpu": {
         "launch": _range(8e-6, 3e-6, 20e-6, "s", "dispatch of one operator by a framework on one core"),
         "launch.inductor": _range(4e-6, 1e-6, 10e-6, "s", "call of a compiled loop and its parallel region"),
-        "layout.eager.aligned": _range(
-            5e-11, 1e-11, 2e-10, "s/B", "conversion to blocks of channels"
-        ),
+        "layout.eager.aligned": _range(5e-11, 1e-11, 2e-10, "s/B", "conversion to blocks of channels"),
         "layout.eager.tail": _range(3e-10, 5e-11, 1e-9, "s/B", "the same where channels do not fill the last block"),
-        "switch.eager": _range(2e-6, 0.2e-6, 20e-6, "s", "code, weights and predictors of another operator come back"),
+        "switch.eager": _range(2e-6, 0.2e-6, 20e-6, "s", "code and library state come back from a farther cache"),
         "view.eager": _range(1.5e-6, 0.5e-6, 5e-6, "s", "dispatch of a call that only makes a view"),
         "graph": _range(20e-6, 5e-6, 80e-6, "s", "entry of a compiled or interpreted graph"),
     },
@@ -102,6 +100,9 @@ _LAUNCH = {
     },
     "tpu": {
         "launch": _range(1e-6, 0.5e-6, 3e-6, "s", "start of one fusion inside a program"),
+        "overlap": _range(
+            1.2, 1.0, 4.0, "1", "a fusion's operands are copied to the vector memory, used, and copied back in turn"
+        ),
         "graph": _range(10e-6, 3e-6, 50e-6, "s", "dispatch of a program"),
     },
     "kpu": {

@@ -16,7 +16,7 @@ import numpy as np
 from shmoo.estimators.costs import COSTS, costs_of
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.records import FAMILIES, Cost, Graph
-from shmoo.estimators.residency import Touch, reuse_distances
+from shmoo.estimators.residency import Touch, code_distances, reuse_distances
 
 READ_WEIGHT, READ_ACTIVATION, WRITE = 0, 1, 2
 """Codes of `KernelTable.access_kind`."""
@@ -58,8 +58,8 @@ class KernelTable:
         matrix_flops, vector_flops, special_flops: (K,) summed over the kernel's calls.
         batch, m, n, k, window, stride, dilation, images: (K,) iteration space of the dominant call.
         calls: (K,) operator calls that the launch executes. views: (K,) free calls since the kernel before, which a framework
-            still dispatches when it runs a graph call by call. switched: (K,) 1.0 where the kernel before ran another operator
-            (the last one's successor is the first: graphs are repeated), so that code, weights and predictors are not at hand.
+            still dispatches when it runs a graph call by call. code_distance: (K,) bytes touched since the same operator last ran
+            on the same shapes, and so since its code and the library's state for it were last at hand.
         fresh_bytes: (K,) largest single output, which an allocator may have to map anew.
         segment: (K,) which case or graph the row belongs to; ascending.
         access_kernel: (A,) row; access_bytes: (A,) bytes; access_distance: (A,) bytes touched since the same memory was last
@@ -84,7 +84,7 @@ class KernelTable:
     calls: np.ndarray
     fresh_bytes: np.ndarray
     views: np.ndarray
-    switched: np.ndarray
+    code_distance: np.ndarray
     segment: np.ndarray
     access_kernel: np.ndarray
     access_bytes: np.ndarray
@@ -149,21 +149,21 @@ def kernel_table(graph: Graph, kernels: Sequence[Kernel]) -> KernelTable:
         kernels: groups in execution order; free calls belong to none.
     """
     rows = []
-    heads = [graph.calls[kernel.calls[0]].op for kernel in kernels]
     done = 0  # calls up to the last kernel's end
     touches: list[list[Touch]] = []
     kinds: list[list[int]] = []
     consumers = _consumers(graph)
     costs = costs_of(graph)
-    for position, kernel in enumerate(kernels):
-        switched = heads[position] != heads[position - 1]
+    for kernel in kernels:
         views = sum(cost is None for cost in costs[done : kernel.calls[-1]])
         done = max(done, kernel.calls[-1] + 1)
         row, kernel_touches, kernel_kinds = _kernel_row(graph, kernel, [costs[i] for i in kernel.calls], consumers)
-        rows.append((*row, views, switched))
+        rows.append((*row, views))
         touches.append(kernel_touches)
         kinds.append(kernel_kinds)
     distances = reuse_distances(touches)
+    shapes = [tuple((graph.calls[i].op, graph.calls[i].inputs) for i in kernel.calls) for kernel in kernels]
+    rows = [(*row, far) for row, far in zip(rows, code_distances(shapes, touches), strict=True)]
     columns = list(zip(*rows, strict=True)) if rows else [()] * 18
     ints = (np.asarray(column, dtype=np.int64) for column in columns[:3])
     floats = (np.asarray(column, dtype=np.float64) for column in columns[3:])

@@ -5,10 +5,11 @@ Per kernel, with flops F by unit u, bytes B by memory level l, rates from the ma
     t_matrix  = F_matrix / (peak x efficiency x utilisation) x (1 + half_m/m)(1 + half_n/n)(1 + half_k/k)
     t_compute = t_matrix + F_vector / (peak_vector x efficiency_vector) + F_special / (peak_special x efficiency_special)
     t_l       = B_l / (bandwidth_l x efficiency_bandwidth)
-    t         = launch + view x free calls + switch + (t_compute^p + sum over l of t_l^p)^(1/p) + tile_overhead x waves
+    t         = launch + view x free calls + switch x away + (t_compute^p + sum over l of t_l^p)^(1/p) + tile_overhead x waves
                 + page_fault x fresh bytes + layout x converted bytes
     energy    = sum F_u x e_flop_u + sum B_l x e_byte_l + P_static x t
 
+"away" is the share of a kernel's code and library state that other work has pushed out of the core's cache since it last ran.
 p is the overlap exponent: 1 adds compute and memory, infinity takes the larger (the roofline: Williams, Waterman and
 Patterson, CACM 52(4), 2009). The energy form is Choi et al., "A roofline model of energy", IPDPS 2013. Where a strategy counts
 cycles (systolic arrays, recurrences) t_matrix = cycles / (clock x efficiency), and the array and the other units work at once: the
@@ -28,7 +29,7 @@ from shmoo.estimators.coefficients import Coefficients, algorithm_codes, convert
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.kernels import READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
-from shmoo.estimators.tiling.base import Tiling
+from shmoo.estimators.tiling.base import Tiling, hit_share
 
 ASYNCHRONOUS = frozenset({"gpu"})
 """Architecture families whose kernels are queued by the host while the device works."""
@@ -103,8 +104,10 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
     launch = coefficients.by_kernel(table, codes, f"launch.{runtime}", "launch") + np.zeros_like(body)
     if coefficients.find(f"view.{runtime}") is not None:
         launch = launch + coefficients.value(f"view.{runtime}") * table.views
-    if coefficients.find(f"switch.{runtime}") is not None:
-        launch = launch + coefficients.by_algorithm(codes, f"switch.{runtime}") * table.switched
+    near = coefficients.profile.get("capacity.l2")
+    if near is not None and coefficients.find(f"switch.{runtime}") is not None:
+        away = 1.0 - hit_share(table.code_distance, near.value)
+        launch = launch + coefficients.by_algorithm(codes, f"switch.{runtime}") * away
     if coefficients.profile.family in ASYNCHRONOUS:
         body = body + coefficients.by_algorithm(codes, "device_launch")
     latency = launch + body

@@ -9,7 +9,7 @@ most their size, most recently freed first, as caching allocators do; so a fresh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 
@@ -34,7 +34,7 @@ def reuse_distances(kernels: Sequence[Sequence[Touch]]) -> list[list[float]]:
     last: dict[int, float] = {}
     clock = 0.0
     distances: list[list[float]] = []
-    for repeat in range(2):  # the first repetition only fills `last`
+    for _ in range(2):  # the first repetition only fills `last`
         distances = []
         for touches, where in zip(kernels, blocks, strict=True):
             together = sum(touch.nbytes for touch in touches)
@@ -47,7 +47,21 @@ def reuse_distances(kernels: Sequence[Sequence[Touch]]) -> list[list[float]]:
             clock += together
             for block in where:
                 last[block] = clock
-        del repeat
+    return distances
+
+
+def code_distances(identities: Sequence[Hashable], kernels: Sequence[Sequence[Touch]]) -> list[float]:
+    """Bytes touched since a kernel of the same identity last ran, its own included, in a sequence repeated back to back."""
+    last: dict[Hashable, float] = {}
+    clock = 0.0
+    distances: list[float] = []
+    for _ in range(2):  # the first repetition only fills `last`
+        distances = []
+        for identity, touches in zip(identities, kernels, strict=True):
+            together = sum(touch.nbytes for touch in touches)
+            distances.append(clock - last.get(identity, clock) + together)
+            clock += together
+            last[identity] = clock
     return distances
 
 

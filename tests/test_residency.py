@@ -1,6 +1,6 @@
 """Reuse distances, worked out by hand."""
 
-from shmoo.estimators.residency import Touch, reuse_distances
+from shmoo.estimators.residency import Touch, code_distances, reuse_distances
 
 
 def read(storage: int, nbytes: float, persistent: bool = False) -> Touch:
@@ -41,3 +41,10 @@ def test_a_distance_never_exceeds_the_footprint():
     kernels = [[read(1, 500, persistent=True), write(2, 5)]] + [[hot, write(3 + i, 5)] for i in range(50)]
     footprint = 10 + 500 + 5 * 51
     assert max(max(row) for row in reuse_distances(kernels)) <= footprint
+
+
+def test_code_is_as_far_as_the_last_run_of_the_same_call():
+    """Two kernels in turn see each other's bytes; a kernel that follows itself sees its own only."""
+    a, b = [read(0, 100, persistent=True)], [read(1, 30, persistent=True)]
+    assert code_distances(["a", "b"], [a, b]) == [130, 130]
+    assert code_distances(["a", "a"], [a, a]) == [100, 100]
