@@ -66,7 +66,8 @@ def fit_energy(blocks: Sequence[Block], profile: ArchitectureProfile, reference:
     relative = a @ values - 1.0
     variance = float(relative @ relative) / max(known.sum() - len(names), 1)
     covariance = np.linalg.pinv((system / scale).T @ (system / scale)) * max(variance, 1e-12)
-    stderr = np.sqrt(np.diag(covariance)) / scale
+    stderr = np.sqrt(np.maximum(np.diag(covariance), 0.0)) / scale
+    resolved = _resolution(a / scale, rows / scale)
     residuals = np.full(len(measured), np.nan)
     residuals[known] = np.log(np.maximum(predicted[known], 1e-30) / measured[known])
     coefficients = {}
@@ -74,8 +75,20 @@ def fit_energy(blocks: Sequence[Block], profile: ArchitectureProfile, reference:
         unit = "W" if name == "power.static" else "J/flop" if name.startswith("energy.flop") else "J/B"
         low, high = max(value - 1.645 * error, 0.0), value + 1.645 * error
         coefficients[name] = Coefficient(float(value), unit, "fitted", reference, float(error), float(low), float(high))
-    weak = tuple(name for name, value, error in zip(names, values, stderr, strict=True) if error > 0.5 * max(value, 1e-30))
+    weak = tuple(
+        name
+        for name, value, error, share in zip(names, values, stderr, resolved, strict=True)
+        if error > 0.5 * max(value, 1e-30) or share < 0.5
+    )
     return FittedEnergy(coefficients, residuals, float(np.linalg.cond(a / scale)), weak)
+
+
+def _resolution(data: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """(F,) share of each coefficient that the data decide, 1 for all of it; the prior decides the rest. The diagonal of the model
+    resolution matrix (Menke, Geophysical Data Analysis, 2018, chapter 4): residuals alone would call a fit of one repeated row
+    exact."""
+    information = data.T @ data
+    return np.diag(np.linalg.pinv(information + prior.T @ prior) @ information)
 
 
 def _features(blocks: Sequence[Block], profile: ArchitectureProfile) -> tuple[list[str], np.ndarray]:

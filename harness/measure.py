@@ -146,8 +146,8 @@ class Measurer:
             if watch is not None:
                 host |= watch.observe()
             reasons = doubts(timing, host) + gpu_doubts(host)
-            if compiled and compilations() != frames:
-                reasons += (f"recompiled: {compilations() - frames} compilations while it was timed",)
+            if compiled and (again := compilations() - frames):
+                reasons += (f"recompiled: {again} compilations while it was timed",)
             host["retries"] = attempt
             if isinstance(timer, CudaTimer):
                 host["launch_s"] = timer.host_s
@@ -181,8 +181,8 @@ class Measurer:
         compiled = RUNTIMES[case.runtime].compiled
         frames = compilations() if compiled else 0
         readings = self._meter.measure(prepared.call, call_s, case.device, wait)
-        if compiled and compilations() != frames:
-            return readings, (f"recompiled: {compilations() - frames} compilations while its energy was measured",)
+        if compiled and (again := compilations() - frames):
+            return readings, (f"recompiled: {again} compilations while its energy was measured",)
         for reading in readings:
             if reading.energy_j is not None and abs(reading.window_s / reading.calls - call_s) > ENERGY_TIME_TOLERANCE * call_s:
                 pace = reading.window_s / reading.calls
