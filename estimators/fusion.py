@@ -8,11 +8,14 @@ plus final outputs; see `kernels.py`), so a rule is all that a new pattern needs
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import msgspec
 
 from shmoo.estimators.costs import COSTS, cost_of, costs_of
+from shmoo.estimators.inductor import schedule
+from shmoo.estimators.inductor_schedule import LIMITS, Group
 from shmoo.estimators.kernels import Kernel
 from shmoo.estimators.profile import RUNTIMES
 from shmoo.estimators.records import Graph, OpCall
@@ -23,20 +26,23 @@ LIBRARY_FAMILIES = frozenset({"gemm", "conv", "depthwise", "conv_transpose", "at
 CONVOLUTIONS = frozenset({"conv", "depthwise", "conv_transpose"})
 BATCH_NORM = frozenset(name for name in COSTS if "batch_norm" in name)
 LIBRARY_ACTIVATIONS = frozenset(
-    f"aten.{name}" for name in ("relu", "relu6", "hardtanh", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "tanh", "hardswish")
+    f"aten.{name}"
+    for name in ("relu", "relu6", "hardtanh", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid")
 )
 """Activations that libraries apply while they write a contraction's result (oneDNN's eltwise post-operations)."""
 
 
 class Edge(msgspec.Struct, frozen=True):
     """One producer-consumer pair. `sole` is whether this consumer is the only reader of the producer's results; `head` is the
-    first call of the producer's kernel and `group_ops` all of its operators, in order."""
+    first call of the producer's kernel and `group_ops` all of its operators, in order; `free_consumer` is whether the consumer
+    has joined no kernel yet."""
 
     producer: OpCall
     consumer: OpCall
     head: OpCall
     sole: bool
     group_ops: tuple[str, ...]
+    free_consumer: bool
 
 
 class FusionRule(msgspec.Struct, frozen=True):
@@ -51,6 +57,8 @@ FUSION_RULES: Registry[FusionRule] = Registry("fusion rule")
 """Rule name -> rule; tried in the order of registration."""
 
 COMPILERS = tuple((family, runtime) for family, runtimes in RUNTIMES.items() for runtime in runtimes if runtime != "eager")
+INDUCTOR = frozenset(target for target in COMPILERS if target[0] in LIMITS)
+"""Targets whose loops Inductor schedules; the rules of `SCHEDULER_RULES` say how."""
 WHOLE_PROGRAM = (("tpu", "xla"), ("kpu", "domainflow"))
 FREEZING = (("cpu", "inductor-freezing"), ("gpu", "inductor-freezing"))
 
@@ -106,7 +114,10 @@ def _conv_bn(edge: Edge) -> bool:
 @fusion_rule("contraction+activation", FREEZING)
 def _contraction_activation(edge: Edge) -> bool:
     """conv+relu, conv+bn+relu, conv+bn+silu, linear+relu, linear+gelu: an activation as post-operation of the library call."""
-    return _in_library(edge.head) and edge.consumer.op in LIBRARY_ACTIVATIONS and edge.sole and _continues(edge)
+    head = edge.head
+    # PyTorch's float32 linear layers go to a library without post-operations.
+    takes = _family(head) in CONVOLUTIONS or (_in_library(head) and head.outputs[0].dtype in ("bfloat16", "float16"))
+    return takes and edge.consumer.op in LIBRARY_ACTIVATIONS and edge.sole and edge.free_consumer and _continues(edge)
 
 
 @fusion_rule("contraction+residual", FREEZING)
@@ -120,6 +131,7 @@ def _contraction_residual(edge: Edge) -> bool:
         and terms[0].shape == terms[1].shape
         and "aten.add" not in edge.group_ops
         and edge.sole
+        and edge.free_consumer
     )
 
 
@@ -129,19 +141,19 @@ def _contraction_epilogue(edge: Edge) -> bool:
     return _in_library(edge.head) and edge.sole and _continues(edge)
 
 
-@fusion_rule("pointwise chain")
+@fusion_rule("pointwise chain", WHOLE_PROGRAM)
 def _pointwise_chain(edge: Edge) -> bool:
     """Loops over the same elements become one loop."""
     return is_pointwise(edge.producer) and not _in_library(edge.head) and _continues(edge)
 
 
-@fusion_rule("reduction prologue")
+@fusion_rule("reduction prologue", WHOLE_PROGRAM)
 def _reduction_prologue(edge: Edge) -> bool:
     """Pointwise work on what a reduction reads is computed as it is read."""
     return is_pointwise(edge.producer) and not _in_library(edge.head) and is_reduction(edge.consumer)
 
 
-@fusion_rule("reduction epilogue")
+@fusion_rule("reduction epilogue", WHOLE_PROGRAM)
 def _reduction_epilogue(edge: Edge) -> bool:
     """Pointwise work on what a reduction returns, element by element."""
     return is_reduction(edge.producer) and _continues(edge)
@@ -155,11 +167,78 @@ def fuse(graph: Graph, runtime: str = "eager", family: str = "cpu") -> tuple[Ker
         runtime: runtime of the contract; "eager" groups nothing.
         family: architecture family ("cpu", "gpu", "tpu", "kpu").
     """
-    working = [index for index, cost in enumerate(costs_of(graph)) if cost is not None]
+    costs = costs_of(graph)
+    working = [index for index, cost in enumerate(costs) if cost is not None]
+    if (family, runtime) in INDUCTOR:
+        folded = folded_calls(graph) if runtime == "inductor-freezing" else frozenset()
+        return _partition(graph, [i for i in working if i not in folded], fusion_groups(graph, runtime, family))
     rules = [rule for rule in FUSION_RULES.values() if (family, runtime) in rule.targets]
     if not rules:
         return tuple(Kernel((index,)) for index in working)
     return _Groups(graph, working).merge(rules)
+
+
+def fusion_groups(graph: Graph, runtime: str, family: str = "cpu") -> list[Group]:
+    """Every kernel that a compiler makes, with all calls that it computes at least in part.
+
+    As `fuse`, except that a call which Inductor computes in several kernels (a norm's statistics and its scaling, an inlined sum)
+    is in each of them, and one that it needs no kernel for (`cat` of what can be computed in place) is in none.
+    """
+    if (family, runtime) not in INDUCTOR:
+        return [Group(kernel.calls, kernel.pattern) for kernel in fuse(graph, runtime, family)]
+    folded = folded_calls(graph) if runtime == "inductor-freezing" else frozenset()
+    costs = [None if index in folded else cost for index, cost in enumerate(costs_of(graph))]
+    working = [index for index, cost in enumerate(costs) if cost is not None]
+    rules = [rule for rule in FUSION_RULES.values() if (family, runtime) in rule.targets]
+    library: dict[int, tuple[int, ...]] = {}
+    for kernel in _Groups(graph, working).merge(rules):
+        if any(costs[i].family in LIBRARY_FAMILIES for i in kernel.calls):
+            library.update(dict.fromkeys(kernel.calls, ()))
+            library[kernel.calls[-1]] = kernel.calls
+    return schedule(graph, costs, library, family, frozen=runtime == "inductor-freezing")
+
+
+def folded_calls(graph: Graph) -> frozenset[int]:
+    """Calls that depend on weights only, which freezing computes once, when it compiles."""
+    constant = {index for index, value in enumerate(graph.values) if value.is_weight}
+    folded = []
+    for index, call in enumerate(graph.calls):
+        if call.reads and not call.inplace and all(graph.root(value) in constant for value in call.reads):
+            constant.update(call.writes)
+            folded.append(index)
+    return frozenset(folded)
+
+
+def _partition(graph: Graph, working: Sequence[int], groups: Sequence[Group]) -> tuple[Kernel, ...]:
+    """Groups as kernels in which each call is once: kernels that have calls to themselves keep these, the others claim one of
+    theirs, and what is left is in the last kernel that computes it. A call without a kernel joins the last that makes its
+    operands.
+    """
+    count = Counter(call for group in groups for call in group.calls)
+    home: dict[int, int] = {}
+    for position, group in enumerate(groups):
+        home.update((call, position) for call in group.calls if count[call] == 1)
+    taken = set(home.values())
+    for position, group in enumerate(groups):
+        claimed = next((call for call in group.calls if call not in home), None)
+        if position not in taken and claimed is not None:
+            home[claimed] = position
+    for position, group in reversed(list(enumerate(groups))):
+        for call in group.calls:
+            home.setdefault(call, position)
+    maker = {value: index for index in working for value in graph.calls[index].writes}
+    alone = len(groups)
+    for index in working:
+        if index not in home:
+            places = [home[maker[value]] for value in graph.calls[index].reads if maker.get(value) in home]
+            home[index] = max(places, default=alone)
+            alone += not places
+    members: dict[int, list[int]] = {}
+    for call in sorted(home):
+        members.setdefault(home[call], []).append(call)
+    names = {position: group.pattern for position, group in enumerate(groups)}
+    kernels = [Kernel(tuple(calls), names.get(place, "") if len(calls) > 1 else "") for place, calls in members.items()]
+    return tuple(sorted(kernels, key=lambda kernel: kernel.calls[-1]))
 
 
 class _Groups:
@@ -194,7 +273,8 @@ class _Groups:
 
     def merge(self, rules: Sequence[FusionRule]) -> tuple[Kernel, ...]:
         for consumer in list(self.group_of):
-            for producer in self.producers[consumer]:
+            # The last of several producers can take the consumer in: the results of the others are there by then.
+            for producer in sorted(self.producers[consumer], reverse=True):
                 first, second = self.group_of[producer], self.group_of[consumer]
                 if first == second:
                     continue
@@ -213,6 +293,7 @@ class _Groups:
             calls[group[0]],
             sole=len(self.readers[producer]) == 1 and producer not in self.returned,
             group_ops=tuple(calls[i].op for i in group),
+            free_consumer=len(self.members[self.group_of[consumer]]) == 1,
         )
         return next((rule for rule in rules if rule.allows(edge)), None)
 

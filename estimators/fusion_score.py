@@ -32,8 +32,8 @@ class FusionScore(msgspec.Struct, frozen=True):
 
 
 def shared_pairs(groups: Iterable[Sequence[int]]) -> set[Pair]:
-    """Pairs of calls that share at least one kernel. A call alone in its kernel makes none; one that is computed in several kernels
-    pairs with the calls of each."""
+    """Pairs of calls that share at least one kernel. A call alone in its kernel makes none; one that is computed in several
+    kernels pairs with the calls of each."""
     return {pair for group in groups for pair in combinations(sorted(set(group)), 2)}
 
 

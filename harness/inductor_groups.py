@@ -7,8 +7,8 @@ it came from. Four rules turn that into groups:
 - A buffer computes its own FX node and what is inlined into it, back to nodes that have a buffer of their own.
 - A call with a library kernel among its parts is in that kernel only; loops that rearrange its operands are layout copies.
 - A kernel that is left without calls is a layout copy; it counts in no group and not as a kernel of the model.
-- A call whose mark a pattern dropped is in the library kernel that took it in: that of the pointwise call which reads it, or else, for
-  what is no contraction, that of its producer. Without one it was folded into a constant, or vanished.
+- A call whose mark a pattern dropped is in the library kernel that took it in: that of the contraction whose result alone
+  it works on, of the pointwise call that reads it, or of its producer. Without one it was folded into a constant, or vanished.
 
 An operator that is inlined into several kernels is in each of them.
 """
@@ -198,7 +198,7 @@ def _kernels(graph: Graph, nodes: Sequence[Any]) -> tuple[InductorKernel, ...]:
     families = [cost.family if cost else None for cost in costs_of(graph)]
     parts = [[part for part in node.get_nodes() if _works(part)] for node in nodes]
     parts = [listed for listed in parts if listed]
-    buffered = {part.node.get_origin_node() for listed in parts for part in listed} - {None}
+    buffered = {_end(part) if _is_library(part) else part.node.get_origin_node() for listed in parts for part in listed} - {None}
     computed = [set().union(*(_calls_of(part, buffered) for part in listed)) for listed in parts]
     library = [any(_is_library(part) for part in listed) for listed in parts]
     in_library = {call for calls, is_library in zip(computed, library, strict=True) if is_library for call in calls}
@@ -224,22 +224,26 @@ def _is_library(part: Any) -> bool:
 
 def _calls_of(part: Any, buffered: set[fx.Node]) -> set[int]:
     """Indices of the calls that a buffer computes."""
-    origins = set(part.node.get_origins())
-    own = part.node.get_origin_node()
-    if not origins:
+    origins: set[fx.Node] = set(part.node.get_origins())
+    end = _end(part)
+    if end is None:
         return set()
-    # Without a node of its own a buffer was made while the last of its origins was lowered.
-    end = own if own in origins else max(origins)
     if _is_library(part):
         # Operands of a library call have buffers, also where an inlined chain still passes for their origin.
         return _mark(end)
     seen, stack = {end}, [end]
     while stack:
         for source in stack.pop().all_input_nodes:
-            if source in origins and source not in buffered and source not in seen:
+            if source not in buffered and source not in seen:
                 seen.add(source)
                 stack.append(source)
-    return {call for node in seen for call in _mark(node)}
+    return {call for node in seen & origins for call in _mark(node)}
+
+
+def _end(part: Any) -> fx.Node | None:
+    """The node that a buffer holds the result of: its own, or the last of its origins, while which was lowered it was made."""
+    own, origins = part.node.get_origin_node(), part.node.get_origins()
+    return own if own in origins else max(origins, default=None)
 
 
 def _mark(node: fx.Node) -> set[int]:
@@ -267,12 +271,13 @@ def _take_in_dropped(graph: Graph, families: Sequence[str | None], computed: lis
         if taker is not None:
             before[index] = taker
     for index in dropped:
+        producers = {maker[value] for value in graph.calls[index].reads if value in maker}
         taker = before.get(index)
-        if taker is None and index not in contractions:
-            producers = [maker[value] for value in graph.calls[index].reads if value in maker]
-            taker = _first_home(
+        if index not in contractions and (taker is None or len(producers) == 1):
+            made_by = _first_home(
                 producers, lambda i: [maker[v] for v in graph.calls[i].reads if v in maker], home | before, families, frozenset()
             )
+            taker = taker if made_by is None else made_by
         if taker is not None:
             before[index] = taker
             computed[taker].add(index)

@@ -1,0 +1,348 @@
+"""Kernels as Inductor makes them: which results get a buffer, and which buffers share a loop nest.
+
+Inductor works in two steps, and so does this. Lowering walks the operators: a pointwise result stays an expression, computed
+anew by whoever reads it, until something gives it a buffer (a library call that reads it, the end of the graph, several readers
+of what is costly to recompute). Scheduling (`inductor_schedule.py`) then merges buffers whose loops agree. Operators that PyTorch
+decomposes are lowered as their parts: a norm is a reduction and an expression over its result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from shmoo.estimators.inductor_layout import inner_extents, keeps_memory, reduces_last
+from shmoo.estimators.inductor_schedule import LIMITS, Buffer, Group, Limits, Scheduler
+from shmoo.estimators.records import Cost, Graph, OpCall
+
+_SPECIAL = "exp log log2 log10 log1p sigmoid tanh silu mish softplus log_sigmoid elu celu selu logit glu softmax log_softmax"
+_TWICE = (
+    "silu gelu hardswish mish elu celu selu leaky_relu prelu softplus glu layer_norm group_norm rms_norm instance_norm "
+    "native_layer_norm softmax log_softmax softmin var std var_mean std_mean normalize"
+)
+SPECIAL = frozenset(f"aten.{name}" for name in _SPECIAL.split())
+"""Operators whose expansion holds one of the functions that are not recomputed on CPUs."""
+READS_TWICE = frozenset(f"aten.{name}" for name in _TWICE.split())
+"""Operators whose expansion reads its operand more than once, so that it counts as having several readers."""
+
+
+@dataclass(slots=True)
+class Expression:
+    """What a value stands for while lowering: a buffer, or a computation that its readers repeat.
+
+    Attributes:
+        reads: buffers and graph inputs that one evaluation reads.
+        calls: calls evaluated inline; empty for a buffer.
+        numel: elements. operations: scalar operations of an element.
+        moved: seen through a view that changes the order or the choice of elements. windowed: reads a neighbourhood.
+        rows: elements of the inner loops, where the loops stay nested as something that is read is the same for several elements.
+        owner: the buffer, where this is one. base: what a moved view looks at.
+    """
+
+    reads: frozenset[int]
+    calls: frozenset[int] = frozenset()
+    numel: int = 0
+    operations: int = 0
+    special: bool = False
+    moved: bool = False
+    windowed: bool = False
+    rows: frozenset[int] = frozenset()
+    owner: int | None = None
+    base: Expression | None = None
+
+    @property
+    def computes(self) -> bool:
+        """Whether it is evaluated when read, rather than loaded."""
+        return self.owner is None and (bool(self.calls) or len(self.reads) > 1)
+
+
+def schedule(
+    graph: Graph, costs: Sequence[Cost | None], library: Mapping[int, tuple[int, ...]], family: str, frozen: bool = False
+) -> list[Group]:
+    """Kernels of a graph, in execution order. A call that is inlined into several kernels is in each of them.
+
+    Args:
+        costs: of the graph's calls.
+        library: for the call that ends a library call, every call in it; for its others ().
+        family: "cpu" or "gpu".
+        frozen: weights are constants.
+    """
+    lowering = _Lowering(graph, costs, library, LIMITS[family], frozen)
+    lowering.run()
+    return Scheduler(lowering.buffers, LIMITS[family]).run()
+
+
+@dataclass(slots=True)
+class _Lowering:
+    graph: Graph
+    costs: Sequence[Cost | None]
+    library: Mapping[int, tuple[int, ...]]
+    limits: Limits
+    frozen: bool
+    buffers: dict[int, Buffer] = field(default_factory=dict)
+    values: dict[int, Expression] = field(default_factory=dict)
+    readers: dict[int, int] = field(default_factory=dict)
+    for_library: set[int] = field(default_factory=set)
+    returned: set[int] = field(default_factory=set)
+    names: int = 0
+
+    def run(self) -> None:
+        self.names = len(self.graph.values)
+        for index, call in enumerate(self.graph.calls):
+            for value in set(call.reads):
+                self.readers[value] = self.readers.get(value, 0) + 1
+                if index in self.library:
+                    self.for_library.add(value)
+        self.returned = set(self.graph.outputs)
+        for index, call in enumerate(self.graph.calls):
+            self._call(index, call)
+
+    def _value(self, index: int) -> Expression:
+        found = self.values.get(index)
+        if found is None:
+            found = Expression(frozenset((index,)), numel=self.graph.values[index].spec.numel, owner=index)
+            self.values[index] = found
+        if found.base is not None:
+            base = found.base
+            found.reads, found.calls, found.owner = base.reads, base.calls, base.owner
+            found.operations, found.special, found.windowed, found.rows = base.operations, base.special, base.windowed, base.rows
+        return found
+
+    def _call(self, index: int, call: OpCall) -> None:
+        cost = self.costs[index]
+        taken = self.library.get(index)
+        if taken is not None:
+            if taken:
+                self._library_call(index, call, taken)
+        elif cost is None or (call.op in _MAY_KEEP and len(call.reads) == 1 and call.inputs == call.outputs):
+            self._view(call)
+        elif call.op in _CONCATENATIONS:
+            self._concatenate(index, call)
+        elif cost.family in ("normalization", "softmax") and not _pointwise_norm(call):
+            self._norm(index, call, cost)
+        elif cost.family == "pooling" and (cost.window == 1 or "adaptive" in call.op) and cost.n > 1:
+            self._reduce(index, call, cost)
+        elif cost.family == "pooling":
+            self._pool(index, call, cost)
+        elif cost.family in ("linalg", "unknown"):
+            self._library_call(index, call, (index,))
+        else:
+            self._pointwise(index, call, cost)
+
+    def _library_call(self, index: int, call: OpCall, calls: tuple[int, ...]) -> None:
+        reads: set[int] = set()
+        inside = {value for i in calls for value in self.graph.calls[i].writes}
+        for i in calls:
+            for value in self.graph.calls[i].reads:
+                if value not in inside:
+                    cost = self.costs[i]
+                    reads |= self._operand(value, cost is not None and cost.family in _TAKES_STRIDES)
+        head = self.costs[calls[0]]
+        # A frozen convolution returns a list that its result is picked from; others have their weights' layout changed.
+        steps = 2 if head is not None and head.family in _TAKES_STRIDES and (self.frozen or head.window > 1) else 1
+        outer = call.outputs[0].numel if call.outputs else 0
+        name = self._add(Buffer(frozenset(calls), frozenset(reads), outer, library=True, alone=True, steps=steps))
+        bias = frozenset(v for v, operand in zip(call.reads, call.operands, strict=True) if operand == "bias")
+        apart = self.frozen and call.op == "aten.linear" and bias and call.outputs[0].dtype == "float32"
+        for value in call.writes:
+            numel = self.graph.values[value].spec.numel
+            if apart:
+                # The library that packs constant float32 weights leaves the bias to a loop.
+                self.values[value] = Expression(
+                    bias | {name}, numel=numel, operations=2, rows=frozenset(call.outputs[0].shape[-1:])
+                )
+                self._settle(value)
+            else:
+                self.values[value] = Expression(frozenset((name,)), numel=numel, owner=name)
+
+    def _view(self, call: OpCall) -> None:
+        """A view, or a call without a result."""
+        for value in call.writes:
+            spec = self.graph.values[value].spec
+            if not call.reads:
+                self.values[value] = Expression(frozenset(), numel=spec.numel)
+                continue
+            source = self._value(call.reads[0])
+            if keeps_memory(call) and spec.numel == source.numel:
+                self.values[value] = source
+            else:
+                base = source.base or source
+                self.values[value] = Expression(frozenset(), numel=spec.numel, moved=True, base=base)
+            self._settle(value)
+
+    def _expression(self, index: int, call: OpCall, cost: Cost, extra: Iterable[int] = ()) -> Expression:
+        sources = [self._value(value) for value in dict.fromkeys(call.reads)]
+        shape, numel = call.outputs[0].shape, call.outputs[0].numel
+        own = round((cost.vector_flops + cost.special_flops) / max(numel, 1)) + 1
+        return Expression(
+            reads=frozenset().union(*(s.reads for s in sources), extra),
+            calls=frozenset((index,)).union(*(s.calls for s in sources)),
+            numel=numel,
+            operations=own + sum(s.operations + (1 if s.owner is not None else 0) for s in sources),
+            special=call.op in SPECIAL or any(s.special for s in sources),
+            windowed=any(s.windowed or s.moved for s in sources),
+            rows=frozenset().union(*(s.rows for s in sources), *(inner_extents(shape, t.shape) for t in call.inputs)),
+        )
+
+    def _pointwise(self, index: int, call: OpCall, cost: Cost) -> None:
+        if call.op in READS_TWICE:
+            for value in dict.fromkeys(call.reads):
+                self._reused(value)
+        for value in dict.fromkeys(call.reads):
+            if self._value(value).numel < call.outputs[0].numel:
+                self._repeated(value)
+        made = self._expression(index, call, cost)
+        for value in call.writes:
+            self.values[value] = made
+            self._settle(value)
+
+    def _norm(self, index: int, call: OpCall, cost: Cost) -> None:
+        value = call.reads[0]
+        self._reused(value)
+        source = self._value(value)
+        calls = source.calls | {index}
+        last = reduces_last(call)
+        rows_of = frozenset((cost.n,)) if last else source.rows
+        shape = {"trailing": last, "moved": source.moved}
+        first = self._add(Buffer(calls, source.reads, cost.m, max(cost.n, 2), **shape))
+        statistics = (first,)
+        if call.op not in _ONE_STATISTIC:
+            statistics = (first, self._add(Buffer(calls, source.reads | {first}, cost.m, max(cost.n, 2), **shape)))
+        tail = self._expression(index, call, cost, statistics)
+        if cost.family == "softmax":
+            # The exponential has two readers, and is kept.
+            rows = self._add(Buffer(calls, source.reads | {first}, tail.numel, rows=rows_of))
+            total = self._add(Buffer(frozenset((index,)), frozenset((rows,)), cost.m, max(cost.n, 2), trailing=last))
+            tail = Expression(frozenset((rows, total)), frozenset((index,)), tail.numel, 3, rows=rows_of)
+        tail.special, tail.rows = False, rows_of
+        for written in call.writes:
+            self.values[written] = tail
+            self._settle(written)
+
+    def _reduce(self, index: int, call: OpCall, cost: Cost) -> None:
+        source = self._value(call.reads[0])
+        if call.op in READS_TWICE:
+            self._reused(call.reads[0])
+        name = self._add(
+            Buffer(source.calls | {index}, source.reads, cost.m, cost.n, trailing=reduces_last(call), moved=source.moved)
+        )
+        mean = cost.special_flops > 0
+        for value in call.writes:
+            numel = self.graph.values[value].spec.numel
+            owner = None if mean else name
+            self.values[value] = Expression(
+                frozenset((name,)), frozenset((index,)) if mean else frozenset(), numel, 2, owner=owner
+            )
+            self._settle(value)
+
+    def _pool(self, index: int, call: OpCall, cost: Cost) -> None:
+        self._hint(call.reads[0])
+        made = self._expression(index, call, cost)
+        made.windowed = True
+        for value in call.writes:
+            self.values[value] = made
+            if "max" in call.op:
+                self._realise(value)
+                self.buffers[self._value(value).owner].alone = True
+            else:
+                self._settle(value)
+
+    def _concatenate(self, index: int, call: OpCall) -> None:
+        parts: set[int] = set()
+        for value in call.reads:
+            source = self._value(value)
+            buffer = self.buffers.get(source.owner) if source.owner is not None else None
+            if source.computes and not source.moved:
+                self._realise(value)
+                owner = self._value(value).owner
+                if owner is not None:
+                    parts.add(owner)
+                    self.buffers[owner].copied = True
+            elif buffer is not None and not buffer.alone and not buffer.copied and not source.moved:
+                buffer.copied = True
+                parts.add(source.owner)
+            else:
+                parts.add(self._add(Buffer(source.calls | {index}, source.reads, source.numel, moved=source.moved, copied=True)))
+        # The whole has a name of its own, which nothing computes: its parts are written in place.
+        name = self._add(Buffer(frozenset(), frozenset(parts), call.outputs[0].numel, alone=True))
+        for value in call.writes:
+            self.values[value] = Expression(frozenset((name,)), numel=self.graph.values[value].spec.numel, owner=name)
+
+    def _add(self, buffer: Buffer) -> int:
+        self.names += 1
+        self.buffers[self.names] = buffer
+        return self.names
+
+    def _realise(self, value: int) -> None:
+        """Give a value a buffer, if it has none; of a view, what it looks at."""
+        found = self._value(value)
+        found = found.base or found
+        if found.computes:
+            self._fill(found)
+
+    def _fill(self, found: Expression) -> None:
+        moved = found.moved or found.windowed
+        name = self._add(Buffer(found.calls, found.reads, found.numel, moved=moved, rows=found.rows))
+        found.reads, found.calls, found.owner, found.base = frozenset((name,)), frozenset(), name, None
+        found.operations, found.special, found.moved, found.windowed = 0, False, False, False
+        found.rows = frozenset()
+
+    def _operand(self, value: int, strided: bool) -> frozenset[int]:
+        """Buffers that hold a library call's operand. A view of what has none is computed in the operand's order, except where
+        the call takes any strides."""
+        if strided:
+            self._realise(value)
+        found = self._value(value)
+        if found.computes:
+            self._fill(found)
+        return found.reads
+
+    def _hint(self, value: int) -> None:
+        """A buffer for what reads more than one (`realize_hint`)."""
+        if len(self._value(value).reads) > 1:
+            self._realise(value)
+
+    def _repeated(self, value: int) -> None:
+        """Buffers for what a broadcast would compute again and again, and is costly."""
+        found = self._value(value)
+        if found.operations > self.limits.operations or (self.limits.keeps_special and found.special):
+            self._realise(value)
+
+    def _reused(self, value: int) -> None:
+        """Buffers for what has several readers and is costly (`should_realize_on_reuse`)."""
+        found = self._value(value)
+        costly = len(found.reads) > self.limits.reused_reads or found.operations > self.limits.operations
+        if costly or (self.limits.keeps_special and found.special):
+            self._realise(value)
+
+    def _settle(self, value: int) -> None:
+        """Whether a new expression gets a buffer at once."""
+        found = self._value(value)
+        if not found.computes:
+            return
+        if value in self.returned:
+            self._realise(value)
+            return
+        several = self.readers.get(value, 0) > 1
+        if several and value in self.for_library:
+            self._hint(value)
+        if several:
+            self._reused(value)
+        found = self._value(value)
+        if found.owner is None and (len(found.reads) > self.limits.reads or found.operations > self.limits.operations):
+            self._hint(value)
+
+
+_CONCATENATIONS = frozenset({"aten.cat", "aten.concat", "aten.stack"})
+_MAY_KEEP = frozenset({"aten.pad", "aten.constant_pad_nd", "aten.cat", "aten.concat"})
+"""Operators that Inductor drops where their result is their only operand: padding by nothing, concatenation of one."""
+
+
+_ONE_STATISTIC = frozenset({"aten.rms_norm", "aten.softmax", "aten.log_softmax", "aten.softmin", "aten._softmax"})
+"""Norms that scale by one number a row (softmax: its maximum); the others take mean and variance."""
+_TAKES_STRIDES = frozenset({"conv", "depthwise", "conv_transpose"})
+"""Families whose library calls read a view as it lies in memory."""
+
+
+def _pointwise_norm(call: OpCall) -> bool:
+    return "batch_norm" in call.op and call.attributes.get("training") is not True

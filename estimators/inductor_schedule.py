@@ -1,0 +1,206 @@
+"""Inductor's scheduler: buffers in, kernels out. The thresholds are those of `torch._inductor.config` (version 2.13)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate
+
+import msgspec
+
+from shmoo.estimators.registry import Registry
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Thresholds of Inductor on one kind of device.
+
+    Attributes:
+        reused_reads: an expression with several readers and more reads than this gets a buffer (`realize_reads_threshold`).
+        reads: so does any with more reads than this (`realize_acc_reads_threshold`, `realize_cpu_acc_reads_threshold`).
+        operations: or with more operations (`realize_opcount_threshold`, `realize_cpu_opcount_threshold`).
+        keeps_special: an expression with several readers that evaluates exp, log, sigmoid or tanh gets a buffer (CPU only).
+        outer_loops: a reduction and what follows it may share their outer loops only (C++ back-end).
+        buffers: most buffers in one kernel (`max_fusion_size`).
+        siblings: most where kernels that only read the same are merged (`cpp.max_horizontal_fusion_size`).
+        distance: and how far apart in the order of execution these may be (`are_long_distant_nodes`).
+    """
+
+    reused_reads: int = 4
+    reads: int = 8
+    operations: int = 30
+    keeps_special: bool = False
+    outer_loops: bool = False
+    buffers: int = 64
+    siblings: int = 64
+    distance: int = 64
+
+
+LIMITS = {"gpu": Limits(), "cpu": Limits(reads=12, operations=50, keeps_special=True, outer_loops=True, siblings=16)}
+"""Architecture family -> limits."""
+
+
+@dataclass(slots=True)
+class Buffer:
+    """One node of the schedule: what it computes, and its loops: `outer` points with a `reduced` loop inside.
+
+    Attributes:
+        alone: shares its loops with no other. trailing: the reduced elements lie together in memory.
+        moved: reads through a view that changes the order. rows: elements of the inner loops of pointwise loops that stay nested;
+            others become one loop. copied: is a part of a concatenation already. steps: nodes of the schedule it stands for.
+    """
+
+    calls: frozenset[int]
+    reads: frozenset[int]
+    outer: int
+    reduced: int = 1
+    library: bool = False
+    alone: bool = False
+    trailing: bool = True
+    moved: bool = False
+    rows: frozenset[int] = frozenset()
+    copied: bool = False
+    steps: int = 1
+
+
+class Loops(msgspec.Struct, frozen=True):
+    """A pair of kernels that the scheduler looks at: their loops, whether the second reads the first, and the limits."""
+
+    first: Buffer
+    second: Buffer
+    depends: bool
+    limits: Limits
+
+
+SCHEDULER_RULES: Registry[Callable[[Loops], bool]] = Registry("scheduler rule")
+"""Rule name -> whether two kernels may become one; tried in the order of registration."""
+
+
+@SCHEDULER_RULES.register("same loops")
+def _same_loops(pair: Loops) -> bool:
+    """Pointwise loops over the same elements, one reading the other or both the same buffer."""
+    return pair.first.reduced == pair.second.reduced == 1 and pair.first.outer == pair.second.outer
+
+
+@SCHEDULER_RULES.register("reduction prologue")
+def _into_reduction(pair: Loops) -> bool:
+    """Pointwise work whose loops are those of the reduction that follows: the reduced elements lie together in memory."""
+    first, second = pair.first, pair.second
+    whole = first.outer == second.outer * second.reduced and (second.reduced in first.rows or not pair.limits.outer_loops)
+    return pair.depends and first.reduced == 1 and second.reduced > 1 and whole and second.trailing
+
+
+@SCHEDULER_RULES.register("sibling reductions")
+def _sibling_reductions(pair: Loops) -> bool:
+    """Reductions of the same rows."""
+    first, second = pair.first, pair.second
+    return first.reduced == second.reduced > 1 and first.outer == second.outer
+
+
+@SCHEDULER_RULES.register("reduction epilogue")
+def _after_reduction(pair: Loops) -> bool:
+    """Pointwise work on rows that were just reduced: their outer loops are the same."""
+    first, second = pair.first, pair.second
+    if not pair.depends or first.reduced == 1 or second.reduced > 1:
+        return False
+    return second.outer in (first.outer, first.outer * first.reduced) and (first.trailing or second.outer == first.outer)
+
+
+class Group(msgspec.Struct, frozen=True):
+    """A kernel: the calls it computes at least in part, the rule that joined the last ones, and whether it is a library call."""
+
+    calls: tuple[int, ...]
+    pattern: str = ""
+    library: bool = False
+
+
+class Scheduler:
+    """Merges buffers, in the order of execution, into the kernels that the rules allow."""
+
+    def __init__(self, buffers: dict[int, Buffer], limits: Limits) -> None:
+        self.limits = limits
+        self.names = list(buffers)
+        self.buffers = buffers
+        self.kernel_of = {name: name for name in buffers}
+        self.members = {name: [name] for name in buffers}
+        self.pattern: dict[int, str] = {}
+        self.place = dict(zip(buffers, accumulate(buffer.steps for buffer in buffers.values()), strict=True))
+        self.readers: dict[int, list[int]] = {}
+        for name, buffer in buffers.items():
+            for source in buffer.reads:
+                self.readers.setdefault(source, []).append(name)
+
+    def run(self) -> list[Group]:
+        for second in self.names:
+            if self.buffers[second].alone:
+                continue
+            for source in sorted(self.buffers[second].reads, reverse=True):
+                if source in self.buffers:
+                    self._try(source, second, True)
+            for source in sorted(self.buffers[second].reads):
+                for sibling in self.readers.get(source, ()):
+                    if sibling >= second:
+                        break
+                    self._try(sibling, second, False)
+        groups = []
+        for members in sorted(self.members.values(), key=max):
+            calls = frozenset().union(*(self.buffers[m].calls for m in members))
+            if calls:
+                library = self.buffers[members[0]].library
+                groups.append(Group(tuple(sorted(calls)), self.pattern.get(self.kernel_of[members[0]], ""), library))
+        return groups
+
+    def _try(self, first: int, second: int, depends: bool) -> None:
+        a, b = self.kernel_of[first], self.kernel_of[second]
+        one, two = self.buffers[first], self.buffers[second]
+        if a == b or one.alone or two.alone:
+            return
+        size = len(self.members[a]) + len(self.members[b])
+        if not depends and (one.moved or two.moved):
+            return  # Different parts of what both read.
+        if size > (self.limits.buffers if depends else self.limits.siblings):
+            return
+        if not depends and self._distance(a, b) > self.limits.distance:
+            return
+        if depends and two.reduced == 1 and (two.moved or (one.moved and one.reduced == 1)):
+            return
+        if self.limits.outer_loops and not self._nested_alike(a, b):
+            return
+        pair = Loops(one, two, depends, self.limits)
+        rule = next((name for name, allows in SCHEDULER_RULES.items() if allows(pair)), None)
+        if rule is not None and not self._cycle(a, b):
+            keep, gone = (a, b) if a < b else (b, a)
+            self.members[keep] += self.members.pop(gone)
+            for member in self.members[keep]:
+                self.kernel_of[member] = keep
+            self.pattern.pop(gone, None)
+            self.pattern[keep] = rule
+
+    def _nested_alike(self, first: int, second: int) -> bool:
+        """Where rows are reduced, pointwise loops over all elements must be nested in rows as well."""
+        buffers = [self.buffers[m] for m in (*self.members[first], *self.members[second])]
+        rows = {b.reduced: b.outer for b in buffers if b.reduced > 1}
+        return not rows or all(b.reduced > 1 or b.rows & rows.keys() or b.outer <= max(rows.values()) for b in buffers)
+
+    def _distance(self, first: int, second: int) -> int:
+        """Steps in the order of execution between the far ends of two kernels."""
+        places = [self.place[m] for m in (*self.members[first], *self.members[second])]
+        return max(places) - min(places)
+
+    def _cycle(self, first: int, second: int) -> bool:
+        """Whether a path leads from one of the two kernels through others into either of them."""
+        inside = {*self.members[first], *self.members[second]}
+        last = max(inside)
+        stack = [r for m in inside for r in self.readers.get(m, ()) if r not in inside]
+        seen: set[int] = set()
+        while stack:
+            kernel = self.kernel_of[stack.pop()]
+            if kernel in seen:
+                continue
+            seen.add(kernel)
+            for member in self.members[kernel]:
+                for reader in self.readers.get(member, ()):
+                    if reader in inside:
+                        return True
+                    if reader < last or len(self.members[self.kernel_of[reader]]) > 1:
+                        stack.append(reader)
+        return False
