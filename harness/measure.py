@@ -89,7 +89,7 @@ class Measurer:
         if threads:
             torch.set_num_threads(threads)
         built = self._build(case)
-        with torch.no_grad(), _matmul_precision(case):
+        with torch.no_grad(), matmul_precision(case):
             forward = compile_model(built.model, case.runtime, case.device)
             prepared = prepare(
                 case.cache_state,
@@ -264,7 +264,7 @@ def _is_cuda(case: CaseSpec) -> bool:
 
 
 @contextmanager
-def _matmul_precision(case: CaseSpec) -> Iterator[None]:
+def matmul_precision(case: CaseSpec) -> Iterator[None]:
     """TF32 exactly where the case asks for it."""
     if case.dtype == "tf32" and not _is_cuda(case):
         raise InputError("dtype 'tf32' exists on CUDA devices only; allowed on a CPU: float32, bfloat16, float16")

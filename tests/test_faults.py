@@ -304,4 +304,4 @@ def test_every_test_that_the_documentation_names_exists():
 def test_the_example_of_the_documentation_runs():
     """What docs/measuring.md shows of the virtual machine is what it prints."""
     failed, tried = doctest.testfile(str(DOCS), module_relative=False)
-    assert (failed, tried) == (0, 7)
+    assert failed == 0 < tried
