@@ -64,11 +64,14 @@ _SPACE = {
     "graph": ("s", 5e-8, 2e-3, 1.5),
     "page_fault": ("s/B", 1e-12, 1e-8, 1.5),
     "layout": ("s/B", 1e-12, 1e-8, 1.0),
+    "launch_tail": ("1", 1e-2, 0.99, 0.7),
+    "throttle.share": ("1", 1e-3, 3.0, 1.5),
+    "throttle.time": ("s", 1e-5, 10.0, 1.5),
     "fresh.output": ("1", 0.2, 6.0, 0.7),
     "fresh.input": ("1", 0.01, 4.0, 0.7),
     "bandwidth": ("B/s", 1e8, 1e14, 1.0),
 }
-_START_OF_ZERO = {"tile_overhead": 1e-7, "page_fault": 1e-10, "fresh.input": 0.5}
+_START_OF_ZERO = {"tile_overhead": 1e-7, "page_fault": 1e-10, "fresh.input": 0.5, "throttle.share": 0.1}
 LIBRARY_PATHS = frozenset({"conv", "conv_1x1", "conv_3x3", "conv_native", "depthwise", "conv_transpose"})
 """Algorithms that share an operator's name: what dispatching costs depends on the library that takes the call."""
 _COPYING = frozenset(("cpu", algorithm) for algorithm in LIBRARY_PATHS)
@@ -138,6 +141,13 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
                 add("switch.eager", "launch", ("switch.eager", "launch"), here & cases.away)
     if profile.family == "cpu":
         add("page_fault", "page_fault", ("page_fault",), cases.fresh_output)
+    if profile.family == "gpu":
+        add("launch_tail", "launch_tail", ("launch_tail",), cases.all)
+        for stem in ("throttle.share", "throttle.time"):
+            add(stem, stem, (stem,), cases.matrix)
+    for name, offered in cases.transformed.items():
+        for stem in ("efficiency", "half.m", "half.n", "half.k"):
+            add(f"{stem}.{name}", stem, (f"{stem}.{name}", stem), offered)
     for code, algorithm in enumerate(ALGORITHMS):
         here = cases.algorithm == code
         for stem, feels in _BY_ALGORITHM:
@@ -148,6 +158,8 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
         for runtime in cases.runtimes:
             names = algorithm_names((f"launch.{runtime}", "launch"), algorithm)
             add(f"launch.{runtime}.{algorithm}", "launch", names, here & cases.in_runtime(runtime))
+        if profile.family == "gpu":
+            add(f"launch_tail.{algorithm}", "launch_tail", algorithm_names(("launch_tail",), algorithm), here)
         if profile.family == "cpu":
             names = algorithm_names(("switch.eager", "launch"), algorithm)
             add(f"switch.eager.{algorithm}", "launch", names, here & cases.eager & cases.away)
@@ -164,6 +176,11 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
             stem = "efficiency.special" if (here & cases.special).any() else "efficiency.vector"
             add(f"{stem}.{op}", stem, algorithm_names((stem,), algorithm), here)
     return found
+
+
+def _offered(block: Block, name: str) -> np.ndarray:
+    """(K,) whether the kernels of a block can be done this other way."""
+    return next((way.offered for way in block.tiling.transformed if way.name == name), np.zeros(len(block.table), dtype=bool))
 
 
 class _Cases:
@@ -188,6 +205,8 @@ class _Cases:
         self.fresh_input = np.concatenate([table.bytes_of_kind(READ_ACTIVATION) > MAPPED_BYTES for table in tables])
         self.views = np.concatenate([table.views > 0 for table in tables])
         self.away = np.concatenate([table.code_distance > near_bytes for table in tables])
+        ways = sorted({way.name for block in blocks for way in block.tiling.transformed})
+        self.transformed = {name: np.concatenate([_offered(block, name) for block in blocks]) for name in ways}
         self.alone = (np.bincount(self._segment, minlength=self.count) == 1)[self._segment]
         self.all = np.ones(len(self._segment), dtype=bool)
         self.eager = self.in_runtime("eager")

@@ -17,12 +17,12 @@ from shmoo.estimators.kernels import FAMILY_CODE, KernelTable, op_names
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient
 from shmoo.estimators.records import FAMILIES
 
-ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv")
+ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv", "gemm_batched")
 """What coefficients are keyed by: the families, with convolutions that libraries treat apart (1x1 is a matrix product, 3x3 of
 stride 1 can use Winograd's transform: Lavin and Gray, 2016; small ones on a CPU run as PyTorch's own im2col and matrix product)
-and matrix products with a single row, which stream the weights."""
+matrix products with a single row, which stream the weights, and batches of them, whose kernels are chosen by other rules."""
 
-_PARENT = {"conv_1x1": "conv", "conv_3x3": "conv", "conv_native": "conv", "gemv": "gemm"}
+_PARENT = {"conv_1x1": "conv", "conv_3x3": "conv", "conv_native": "conv", "gemv": "gemm", "gemm_batched": "gemm"}
 _CODE = {name: code for code, name in enumerate(ALGORITHMS)}
 NATIVE_ELEMENTS = 20480
 """PyTorch gives a float32 convolution on a CPU to oneDNN when it has groups, several images, a window of more than 3 in every
@@ -41,6 +41,7 @@ def algorithm_codes(table: KernelTable, family: str) -> np.ndarray:
         # A window above 3 in every dimension covers at least 16 elements.
         native = conv & (table.batch == 1) & (table.images == 1) & (table.window < 16) & (elements <= NATIVE_ELEMENTS)
         codes = np.where(native, _CODE["conv_native"], codes)
+    codes = np.where(gemm & (table.batch > 1), _CODE["gemm_batched"], codes)
     return np.where(gemm & (np.minimum(table.m, table.n) <= 2), _CODE["gemv"], codes)
 
 
@@ -96,6 +97,11 @@ _LAUNCH = {
         "launch.cudagraphs": _range(1.5e-6, 0.8e-6, 3e-6, "s", "replay of one node of a captured graph"),
         "view.eager": _range(2.5e-6, 1e-6, 8e-6, "s", "host time to dispatch a call that only makes a view"),
         "graph": _range(30e-6, 10e-6, 100e-6, "s", "entry of a compiled or interpreted graph"),
+        "launch_tail": _range(0.3, 0.1, 0.7, "1", f"share of a launch that follows the hand-over to the device: {_GUESS}"),
+        "throttle.share": _range(0.0, 0.0, 0.0, "1", "no fall of the clock under load is assumed unless measured"),
+        "throttle.time": _range(1e-3, 1e-3, 1e-3, "s", "time after which half of the fall has happened"),
+        "efficiency.winograd": _range(0.6, 0.4, 0.9, "1", f"share of peak of transformed products: {_GUESS}"),
+        "efficiency.winograd_fused": _range(0.5, 0.3, 0.9, "1", f"share of peak of transformed products: {_GUESS}"),
         "device_launch": _range(2e-6, 1e-6, 4e-6, "s", "shortest kernel"),
     },
     "tpu": {

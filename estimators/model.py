@@ -12,8 +12,8 @@ Per kernel, with flops F by unit u, bytes B by memory level l, rates from the ma
 "away" is the share of a kernel's code and library state that other work has pushed out of the core's cache since it last ran.
 p is the overlap exponent: 1 adds compute and memory, infinity takes the larger (the roofline: Williams, Waterman and
 Patterson, CACM 52(4), 2009). The energy form is Choi et al., "A roofline model of energy", IPDPS 2013. Where a strategy counts
-cycles (systolic arrays, recurrences) t_matrix = cycles / (clock x efficiency), and the array and the other units work at once: the
-sum in t_compute is one with exponent p.
+cycles (systolic arrays, recurrences) t_matrix = cycles / (clock x efficiency), and the array and the other units work at once:
+the sum in t_compute is one with exponent p.
 
 A graph on a CPU takes the sum of its kernels. Where launches are asynchronous (GPU), the host runs ahead: kernel i starts
 when the host has launched it and kernel i-1 has ended.
@@ -29,7 +29,7 @@ from shmoo.estimators.coefficients import Coefficients, algorithm_codes, convert
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.kernels import READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
-from shmoo.estimators.tiling.base import Tiling, hit_share
+from shmoo.estimators.tiling.base import Tiling, Transformed, hit_share
 
 ASYNCHRONOUS = frozenset({"gpu"})
 """Architecture families whose kernels are queued by the host while the device works."""
@@ -90,6 +90,8 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
     """
     codes = algorithm_codes(table, coefficients.profile.family)
     compute = _compute_time(table, tiling, coefficients, codes)
+    if coefficients.find("throttle.share") is not None:
+        compute = compute * _throttle(table, compute, coefficients)
     share = coefficients.by_algorithm(codes, "efficiency.bandwidth")
     levels = [
         level_bytes / (coefficients.value(f"bandwidth.{level}") * share) for level, level_bytes in tiling.level_bytes.items()
@@ -127,6 +129,8 @@ def _compute_time(table: KernelTable, tiling: Tiling, c: Coefficients, codes: np
         matrix = np.where(counted, seconds, matrix)
         ramp = np.where(counted, 1.0, ramp)
     matrix = np.where(has_matrix, matrix * ramp / c.by_algorithm(codes, "efficiency"), 0.0)
+    for way in tiling.transformed:
+        matrix = np.where(way.offered, np.minimum(matrix, _transformed_time(table, way, c)), matrix)
     vector_peak = c.by_dtype(table.dtype, _VECTOR)
     vector = table.vector_flops / (vector_peak * c.by_kernel(table, codes, "efficiency.vector"))
     known = c.find(*_SPECIAL[0]) is not None
@@ -135,6 +139,24 @@ def _compute_time(table: KernelTable, tiling: Tiling, c: Coefficients, codes: np
     if tiling.cycles is None:
         return matrix + vector + special
     return _overlapped([matrix, vector + special], c.by_algorithm(codes, "overlap"))
+
+
+def _transformed_time(table: KernelTable, way: Transformed, c: Coefficients) -> np.ndarray:
+    """Seconds of a contraction done another way: fewer multiplications, and the transforms' own traffic."""
+    rate = c.by_dtype(table.dtype, _MATRIX) * way.utilisation * c.value(f"efficiency.{way.name}", "efficiency")
+    ramp = 1.0
+    for name, extent in (("m", way.m), ("n", table.n), ("k", way.k)):
+        ramp = ramp * (1.0 + c.value(f"half.{name}.{way.name}", f"half.{name}") / extent)
+    main = c.value(f"bandwidth.{c.profile.levels[-1]}") * c.value("efficiency.bandwidth")
+    return table.matrix_flops * way.share * ramp / rate + way.extra_bytes / main
+
+
+def _throttle(table: KernelTable, compute: np.ndarray, c: Coefficients) -> np.ndarray:
+    """Factor by which computing slows under sustained load: a power-capped device lowers its clock once its controller has seen
+    the load for about `throttle.time`. What counts is the work of the whole segment, back to back."""
+    starts = np.flatnonzero(np.diff(table.segment, prepend=-1))
+    busy = np.add.reduceat(compute, starts, axis=-1)[..., table.segment - table.segment[0]]
+    return 1.0 + c.value("throttle.share") * busy / (busy + c.value("throttle.time"))
 
 
 def _page_fault_time(table: KernelTable, c: Coefficients, codes: np.ndarray) -> np.ndarray:
@@ -198,7 +220,9 @@ def graph_latency(table: KernelTable, prediction: Prediction, coefficients: Coef
     """Time of each segment (graph or case) of a table: shape (S,), or (D, S).
 
     Synchronous machines add kernels up. On asynchronous ones kernel i of a segment ends at
-    D_i + max over j <= i of (H_j - D_(j-1)), with H and D the running sums of host and device time.
+    D_i + max over j <= i of (A_j - D_(j-1)), with D the running sum of device time and A_j the time the device is given kernel j:
+    the running sum of host time less the share `launch_tail` of the launch that follows the hand-over. The host's own end bounds
+    the segment from below.
     """
     starts = np.flatnonzero(np.diff(table.segment, prepend=-1))
     entry = np.ravel(coefficients.value(f"graph.{runtime}", "graph"))
@@ -209,11 +233,13 @@ def graph_latency(table: KernelTable, prediction: Prediction, coefficients: Coef
     if coefficients.profile.family not in ASYNCHRONOUS:
         return np.add.reduceat(prediction.latency_s, starts, axis=-1) + entry
     host, device = np.cumsum(prediction.launch_s, axis=-1), np.cumsum(prediction.device_s, axis=-1)
-    slack = host - (device - prediction.device_s)
+    tail = coefficients.by_algorithm(algorithm_codes(table, coefficients.profile.family), "launch_tail")
+    slack = host - tail * prediction.launch_s - (device - prediction.device_s)
     ends = np.append(starts[1:], len(table)) - 1
     # Sums over the whole table: what earlier segments put in falls out of the difference.
     before = np.where(starts > 0, host[..., starts - 1], 0.0)
-    return device[..., ends] + np.maximum.reduceat(slack, starts, axis=-1) - before + entry
+    device_end = device[..., ends] + np.maximum.reduceat(slack, starts, axis=-1)
+    return np.maximum(device_end, host[..., ends]) - before + entry
 
 
 def segment_energy(

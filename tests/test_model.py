@@ -32,6 +32,7 @@ def machine(family: str = "cpu", **changed: float) -> ArchitectureProfile:
         "launch": LAUNCH,
         "graph": 0.0,
         "device_launch": 0.0,
+        "launch_tail": 0.0,
         "energy.flop": 1e-12,
         "energy.byte.dram": 1e-10,
         "power.static": 10.0,
@@ -180,3 +181,24 @@ def test_draws_have_the_range_they_come_from():
     )
     values = draw(profile, ["bandwidth.dram"], 4000)["bandwidth.dram"]
     assert np.quantile(values, [0.05, 0.95]) == pytest.approx([0.5e11, 1.2e11], rel=0.05)
+
+
+def test_what_the_host_does_after_the_hand_over_hides_behind_the_device():
+    """Launch 10 us, 4 of them after the hand-over: a kernel of 1 us ends with the host at 10, one of 20 us at 6 + 20."""
+    table = linear_table(8, 8, 8)
+    profile = machine("gpu", launch_tail=0.4)
+    launch = np.full(1, 10e-6)
+    for device, expected in ((1e-6, 10e-6), (20e-6, 26e-6)):
+        work = np.full(1, device)
+        prediction = Prediction(work, work, launch, work, launch + work, None)
+        assert graph_latency(table, prediction, Coefficients(profile), "eager")[0] == pytest.approx(expected)
+
+
+def test_sustained_load_slows_a_capped_device():
+    """Half of the fall after `throttle.time` of work, all of it long after."""
+    table = linear_table(64, 64, 64)
+    free = predicted(table, machine("gpu")).compute_s[0]
+    capped = machine("gpu", **{"throttle.share": 0.5, "throttle.time": free})
+    assert predicted(table, capped).compute_s[0] == pytest.approx(free * 1.25)
+    long_after = machine("gpu", **{"throttle.share": 0.5, "throttle.time": free / 1e6})
+    assert predicted(table, long_after).compute_s[0] == pytest.approx(free * 1.5, rel=1e-5)

@@ -25,6 +25,28 @@ class TileShape:
 
 
 @dataclass(frozen=True, slots=True)
+class Transformed:
+    """Another way to the same contraction with fewer multiplications, which a library takes where it is faster.
+
+    Attributes:
+        name: of its coefficients (`efficiency.<name>`, `half.<dim>.<name>`).
+        offered: (K,) bool, kernels that can be done this way.
+        share: multiplications left, relative to the direct way.
+        m, k: (K,) extents of its products; n is unchanged.
+        utilisation: (K,) useful share of the lanes of its products.
+        extra_bytes: (K,) what the transforms move through main memory on top.
+    """
+
+    name: str
+    offered: np.ndarray
+    share: float
+    m: np.ndarray
+    k: np.ndarray
+    utilisation: np.ndarray
+    extra_bytes: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
 class Tiling:
     """How kernels are cut on an architecture; arrays of length K.
 
@@ -38,6 +60,7 @@ class Tiling:
         state_bytes: (K,) bytes that must stay on chip while a tile runs.
         cycles: (K,) clock cycles of the matrix unit where the strategy counts them (systolic arrays, recurrences), NaN where the
             kernel does not use it; `None` for strategies that only give a utilisation.
+        transformed: other ways to the same contractions.
     """
 
     shape: TileShape
@@ -47,6 +70,7 @@ class Tiling:
     level_bytes: dict[str, np.ndarray]
     state_bytes: np.ndarray
     cycles: np.ndarray | None = None
+    transformed: tuple[Transformed, ...] = ()
 
 
 class TilingStrategy(Protocol):

@@ -7,7 +7,7 @@ multiplication background user's guide", 2023). The tile is the one that a libra
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from shmoo.estimators.tiling.base import (
     TILINGS,
     TileShape,
     Tiling,
+    Transformed,
     ceil_div,
     check_tile,
     clip_shape,
@@ -35,6 +36,9 @@ BLOCK_TILES = (
 products with few rows or columns, which stream one operand."""
 SPLITS = (1, 2, 4, 8, 16)
 """Parts into which the reduction may be split."""
+WINOGRAD = (("winograd_fused", 2, True), ("winograd", 4, False))
+"""Name, results a tile's side, and whether one kernel holds transforms and products: cuDNN's fused F(2x2, 3x3), and F(4x4, 3x3)
+with transforms of their own."""
 _STAGES = 2
 _SLICES = (32, 8)
 """Longest and shortest extents of k staged at once."""
@@ -104,22 +108,52 @@ class GpuThreadBlocks:
         size = element_bytes(table)
         contracts = table.matrix_flops > 0
         over_m, over_n, pieces = ceil_div(table.m, shape.m), ceil_div(table.n, shape.n), ceil_div(table.k, shape.k)
-        blocks = over_m * over_n * pieces * table.batch
+        filled, blocks = self._fill(table, profile, shape)
         resident = np.maximum(_blocks_per_multiprocessor(profile, size, shape.m, shape.n), 1.0)
-        # Blocks that share a multiprocessor share its rate: the time is set by the one that is given the most blocks.
-        most = ceil_div(blocks, multiprocessors)
-        padded = most * multiprocessors * shape.m * shape.n * ceil_div(table.k, pieces)
-        useful = table.batch * table.m * table.n * table.k
         elements = table.batch * table.m * table.n
         lanes = multiprocessors * profile.value("vector.lanes", 1.0)
         streamed = elements / (ceil_div(elements, lanes) * lanes)
-        utilisation = np.where(contracts, np.minimum(useful / padded, 1.0), streamed)
+        utilisation = np.where(contracts, filled, streamed)
         waves = np.where(contracts, ceil_div(blocks, multiprocessors * resident), ceil_div(elements, lanes * _MOST_BLOCKS))
         tiles = np.where(contracts, blocks, ceil_div(elements, profile.value("vector.lanes", 1.0)))
         slices = np.minimum(_SLICES[0], table.k)
         state = np.where(contracts, _STAGES * size * (shape.m + shape.n) * slices + _ACCUMULATOR_BYTES * shape.m * shape.n, 0.0)
         state = state * np.minimum(blocks, multiprocessors * resident)
-        return Tiling(shape, tiles, waves, utilisation, self._traffic(table, profile, over_m, over_n, pieces), state)
+        traffic = self._traffic(table, profile, over_m, over_n, pieces)
+        return Tiling(shape, tiles, waves, utilisation, traffic, state, transformed=self._winograd(table, profile))
+
+    def _winograd(self, table: KernelTable, profile: ArchitectureProfile) -> tuple[Transformed, ...]:
+        """Winograd's minimal filtering for 3x3 windows of stride 1 (Lavin and Gray, CVPR 2016), fused and as separate kernels."""
+        offered = table.is_family("conv") & (table.window == 9) & (table.stride == 1) & (table.dilation == 1) & (table.batch == 1)
+        if not offered.any():
+            return ()
+        size = element_bytes(table)
+        found = []
+        for name, tile, fused in WINOGRAD:
+            points = (tile + 2) ** 2
+            products = replace(
+                table,
+                batch=np.where(offered, points, table.batch),
+                m=np.where(offered, np.ceil(table.m / tile**2), table.m),
+                k=np.where(offered, table.k / 9, table.k),
+            )
+            shape = self.choose(products, profile)
+            utilisation, _ = self._fill(products, profile, shape)
+            # Inputs and results are written transformed, with their overlap, and read again, unless one kernel does it all.
+            moved = 0.0 if fused else 2.0 * points / tile**2 * size * table.m * (table.k / 9 + table.n)
+            share = points / tile**2 / 9
+            found.append(Transformed(name, offered, share, products.m, products.k, utilisation, moved + np.zeros(len(table))))
+        return tuple(found)
+
+    def _fill(self, table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> tuple[np.ndarray, np.ndarray]:
+        """(K,) useful share of the lanes of a contraction, and its number of blocks."""
+        multiprocessors = profile.value("count.sms")
+        pieces = ceil_div(table.k, shape.k)
+        blocks = ceil_div(table.m, shape.m) * ceil_div(table.n, shape.n) * pieces * table.batch
+        # Blocks that share a multiprocessor share its rate: the time is set by the one that is given the most blocks.
+        most = ceil_div(blocks, multiprocessors)
+        padded = most * multiprocessors * shape.m * shape.n * ceil_div(table.k, pieces)
+        return np.minimum(table.batch * table.m * table.n * table.k / padded, 1.0), blocks
 
     def _traffic(
         self, table: KernelTable, profile: ArchitectureProfile, over_m: np.ndarray, over_n: np.ndarray, pieces: np.ndarray
