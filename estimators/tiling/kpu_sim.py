@@ -104,11 +104,18 @@ class KpuSimSerial:
             a_times = np.where(shape.m * k + k * shape.n + shape.m * shape.n > held, over_n, 1.0)
             b_times = np.where(k * n + shape.m * k + shape.m * n > held, over_m, 1.0)
         elif self.dataflow == "ws":
-            b_times = np.where(shape.k * n + shape.m * shape.k + shape.m * n > held, over_m, 1.0)
+            b_times = _sweeps(shape.k * n + 2.0 * shape.m * shape.k, shape.m * n, held, over_m, over_k)
         else:
-            a_times = np.where(shape.k * m + shape.n * shape.k + shape.n * m > held, over_n, 1.0)
+            a_times = _sweeps(shape.k * m + 2.0 * shape.n * shape.k, shape.n * m, held, over_n, over_k)
         used = operands(table)
         return size * table.batch * (a_times * m * k + b_times * k * n + m * n) + used.c
+
+
+def _sweeps(touched: np.ndarray, results: np.ndarray, held: np.ndarray, turns: np.ndarray, slices: np.ndarray) -> np.ndarray:
+    """(K,) times an operand is loaded with depth outermost: results are loaded in the first slice of the depth only."""
+    first = np.where(touched + results > held, turns, 1.0)
+    later = np.where(touched > held, turns, 1.0)
+    return (first + (slices - 1.0) * later) / slices
 
 
 def _serial_cycles(table: KernelTable, side: float, size: np.ndarray) -> np.ndarray:

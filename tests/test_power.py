@@ -1,0 +1,68 @@
+"""Predicted average power of networks lies between what a machine draws idle and what its cooling is designed for."""
+
+from __future__ import annotations
+
+import pytest
+
+from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.profile import RUNTIMES, builtin_names, load_profile
+from shmoo.harness.models import ModelGraphs, model_graphs
+
+MACHINES = [name for name in builtin_names() if not load_profile(name).illustrative and load_profile(name).get("power.tdp")]
+SAMPLE = (
+    "alexnet",
+    "convnext_tiny",
+    "densenet121",
+    "efficientnet_b0",
+    "fcn_resnet50",
+    "googlenet",
+    "mnasnet0_5",
+    "mobilenet_v3_large",
+    "r3d_18",
+    "regnet_y_400mf",
+    "resnet50",
+    "resnext50_32x4d",
+    "shufflenet_v2_x1_0",
+    "squeezenet1_0",
+    "swin_t",
+    "vgg16",
+    "vit_b_16",
+    "wide_resnet50_2",
+)
+"""One network of every family of the zoo that runs at any batch: bound by arithmetic, by weights, by activations, by launches."""
+
+
+def powers(machine: str, found: ModelGraphs) -> list[float]:
+    """Watts in every runtime of the machine that compiles differently: eager, and its default."""
+    profile = load_profile(machine)
+    runtimes = {profile.default_runtime, *(r for r in RUNTIMES[profile.family] if r == "eager")}
+    estimates = [AnalysisDirector(profile).estimate(found.graphs, runtime=r, batch=found.batch) for r in sorted(runtimes)]
+    return [estimate.average_power_w.value for estimate in estimates]
+
+
+def check(machine: str, found: ModelGraphs) -> None:
+    profile = load_profile(machine)
+    for watts in powers(machine, found):
+        assert profile.value("power.idle") <= watts <= profile.value("power.tdp")
+
+
+@pytest.fixture(scope="module")
+def squeezenet() -> ModelGraphs:
+    return model_graphs("squeezenet1_0", batch=1)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_small_network_draws_between_idle_and_tdp(machine, squeezenet):
+    """One image: launches and idle units, close to the static power."""
+    check(machine, squeezenet)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("batch", [1, 64])
+@pytest.mark.parametrize("network", SAMPLE)
+def test_every_network_draws_between_idle_and_tdp_everywhere(network, batch, dtype):
+    """From one image to busy units, in both types that machines compute in."""
+    found = model_graphs(network, batch=batch, dtype=dtype)
+    for machine in MACHINES:
+        check(machine, found)
