@@ -42,8 +42,8 @@ def test_serial_cycles_equal_the_stepped_simulator():
 
 
 def test_block_traffic_follows_the_cache_simulation():
-    """DRAM bytes within 3 % on every run of the simulator (15 % on 90 % would do), and equal on most; the others are those in which
-    its cache takes tiles of different places for the same, as their offsets coincide."""
+    """DRAM bytes within 3 % on every run of the simulator (15 % on 90 % would do), and equal on most; the others are those in
+    which its cache takes tiles of different places for the same, as their offsets coincide."""
     rows = reference_rows("kpu_sim_dram_traffic.csv")
     near = []
     for row in rows:
