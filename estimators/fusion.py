@@ -191,11 +191,14 @@ def fusion_groups(graph: Graph, runtime: str, family: str = "cpu") -> list[Group
     working = [index for index, cost in enumerate(costs) if cost is not None]
     rules = [rule for rule in FUSION_RULES.values() if (family, runtime) in rule.targets]
     library: dict[int, tuple[int, ...]] = {}
+    pattern: dict[tuple[int, ...], str] = {}
     for kernel in _Groups(graph, working).merge(rules):
+        pattern[kernel.calls] = kernel.pattern
         if any(costs[i].family in LIBRARY_FAMILIES for i in kernel.calls):
             library.update(dict.fromkeys(kernel.calls, ()))
             library[kernel.calls[-1]] = kernel.calls
-    return schedule(graph, costs, library, family, frozen=runtime == "inductor-freezing")
+    groups = schedule(graph, costs, library, family, frozen=runtime == "inductor-freezing")
+    return [msgspec.structs.replace(g, pattern=pattern.get(g.calls, "")) if g.library else g for g in groups]
 
 
 def folded_calls(graph: Graph) -> frozenset[int]:

@@ -39,6 +39,10 @@ LIMITS = {"gpu": Limits(), "cpu": Limits(reads=12, operations=50, keeps_special=
 """Architecture family -> limits."""
 
 
+INLINED = "inlined"
+"""Rule of a kernel that is one buffer: lowering put its calls together."""
+
+
 @dataclass(slots=True)
 class Buffer:
     """One node of the schedule: what it computes, and its loops: `outer` points with a `reduced` loop inside.
@@ -146,7 +150,13 @@ class Scheduler:
             calls = frozenset().union(*(self.buffers[m].calls for m in members))
             if calls:
                 library = self.buffers[members[0]].library
-                groups.append(Group(tuple(sorted(calls)), self.pattern.get(self.kernel_of[members[0]], ""), library))
+                groups.append(
+                    Group(
+                        tuple(sorted(calls)),
+                        self.pattern.get(self.kernel_of[members[0]], INLINED if len(calls) > 1 else ""),
+                        library,
+                    )
+                )
         return groups
 
     def _try(self, first: int, second: int, depends: bool) -> None:

@@ -1,0 +1,173 @@
+"""`shmoo fusion`: which operators share a kernel, predicted and as Inductor really groups them, and what that saves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from shmoo.estimators.errors import InputError
+from shmoo.harness.cli import options, output
+
+if TYPE_CHECKING:
+    from shmoo.estimators.fusion_savings import FusionSavings
+    from shmoo.estimators.records import Graph
+    from shmoo.harness.inductor_groups import InductorGroups
+
+EXAMPLES = """\b
+Examples:
+  shmoo fusion resnet18
+  shmoo fusion resnet18 --real --runtime inductor-freezing
+  shmoo fusion bert --arch gpu_a100_40g --json
+"""
+REAL = {"inductor": False, "inductor-freezing": True}
+"""Runtimes that can be held against reality -> whether weights are frozen."""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("model")
+@click.option("--arch", default="cpu_server_generic", show_default=True, help="Architecture to estimate the savings on.")
+@click.option("--runtime", help="Runtime whose fusion is shown. Default: the architecture's own.")
+@click.option("--real", is_flag=True, help="Have Inductor schedule the model on this CPU, and compare (takes up to a minute).")
+@click.option("--all", "show_all", is_flag=True, help="List kernels of a single operator too.")
+@click.option("--batch", type=click.IntRange(min=1), help="Batch size. Default: the model's own.")
+@click.option("--input-shape", help="Shape of the model's input, such as 1x3x224x224.")
+@click.option("--seq-len", type=click.IntRange(min=1), help="Sequence length of a language model.")
+@options.trust
+@options.as_json
+def fusion(
+    model: str,
+    arch: str,
+    runtime: str | None,
+    real: bool,
+    show_all: bool,
+    batch: int | None,
+    input_shape: str | None,
+    seq_len: int | None,
+    trust: bool,
+    as_json: bool,
+) -> None:
+    """Which operators of MODEL share a kernel, and what fusion saves.
+
+    With --real Inductor compiles the model up to its schedule, and the agreement is given: F1 over pairs of operators that
+    share a kernel, and the number of kernels.
+    """
+    from shmoo.estimators.director import AnalysisDirector
+    from shmoo.estimators.fusion import fusion_groups
+    from shmoo.estimators.fusion_savings import fusion_savings
+    from shmoo.estimators.fusion_score import fusion_score
+    from shmoo.estimators.profile import check_runtime
+    from shmoo.harness.architectures import load_architecture
+
+    profile = load_architecture(arch)
+    chosen = check_runtime(profile, runtime)
+    if real and (profile.family != "cpu" or chosen not in REAL):
+        raise InputError(
+            f"--real compiles for this machine's CPU, with {' or '.join(REAL)}; got {chosen!r} on {arch!r}, a {profile.family}"
+        )
+    graphs, found = _capture(model, chosen, real, batch, options.parse_shape(input_shape), seq_len, trust)
+    predicted = [fusion_groups(graph, chosen, profile.family) for graph in graphs]
+    savings = fusion_savings(AnalysisDirector(profile), graphs, chosen)
+    scores = [fusion_score([g.calls for g in groups], piece.groups) for groups, piece in zip(predicted, found, strict=False)]
+    if as_json:
+        import msgspec
+
+        pieces = []
+        for i, (graph, groups) in enumerate(zip(graphs, predicted, strict=True)):
+            piece: dict[str, object] = {
+                "predicted": [_record(graph, group.calls, group.pattern) for group in groups],
+                "real": None,
+                "agreement": None,
+            }
+            if found:
+                piece["real"] = [_record(graph, calls, "") for calls in found[i].groups]
+                piece["agreement"] = msgspec.to_builtins(scores[i]) | {"layout_copies": found[i].copies}
+            else:
+                piece["real_reason"] = "not asked for; add --real"
+            pieces.append(piece)
+        document = {"model": model, "arch": arch, "runtime": chosen, "graphs": pieces, "savings": msgspec.to_builtins(savings)}
+        output.json_document(document)
+        return
+    for i, (graph, groups) in enumerate(zip(graphs, predicted, strict=True)):
+        _show_groups(graph, [(g.calls, g.pattern) for g in groups], found[i] if found else None, show_all)
+    _show_savings(savings, arch, chosen)
+    for score, piece in zip(scores, found, strict=False):
+        from shmoo.estimators.present import percent
+
+        output.result(
+            f"agreement with Inductor: F1 {score.f1:.3f} (precision {percent(score.precision)}, recall {percent(score.recall)}); "
+            f"{score.predicted_kernels} kernels predicted, {score.real_kernels} real, besides {piece.copies} layout copies"
+        )
+
+
+def _capture(
+    model: str,
+    runtime: str,
+    real: bool,
+    batch: int | None,
+    input_shape: tuple[int, ...] | None,
+    seq_len: int | None,
+    trust: bool,
+) -> tuple[Sequence[Graph], list[InductorGroups]]:
+    """The model's graphs, and Inductor's kernels of each where these are asked for."""
+    with output.only_results_on_stdout():
+        if not real:
+            from shmoo.harness.models import model_graphs
+
+            return model_graphs(model, batch=batch, input_shape=input_shape, seq_len=seq_len, trust=trust).graphs, []
+        from shmoo.harness.inductor_groups import workload_groups
+        from shmoo.harness.workloads.loading import resolve_model
+
+        module = resolve_model(model, input_shape=input_shape, seq_len=seq_len, trust=trust)
+        found = workload_groups(module, {} if batch is None else {"batch": batch}, freezing=REAL[runtime])
+        return [piece.graph for piece in found], found
+
+
+def _record(graph: Graph, calls: Sequence[int], pattern: str) -> dict[str, object]:
+    ops = [{"call": i, "op": graph.calls[i].op, "module": graph.calls[i].module} for i in calls]
+    return {"ops": ops, "pattern": pattern}
+
+
+def _text(graph: Graph, calls: Sequence[int]) -> str:
+    return " + ".join(graph.calls[i].op.split(".")[-1] for i in calls)
+
+
+def _show_groups(
+    graph: Graph, predicted: Sequence[tuple[tuple[int, ...], str]], real: InductorGroups | None, show_all: bool
+) -> None:
+    """A row a kernel; where Inductor's differs, what it makes of the same operators."""
+    truth = {} if real is None else {group: None for group in real.groups}
+    by_call: dict[int, list[tuple[int, ...]]] = {}
+    for group in truth:
+        for call in group:
+            by_call.setdefault(call, []).append(group)
+    rows = []
+    for calls, pattern in predicted:
+        same = calls in truth
+        if len(calls) == 1 and not show_all and (real is None or same):
+            continue
+        place = next((graph.calls[i].module for i in calls if graph.calls[i].module), "")
+        row = [place, _text(graph, calls), pattern]
+        if real is not None:
+            others = dict.fromkeys(group for call in calls for group in by_call.get(call, ()))
+            row.append("same" if same else " | ".join(_text(graph, group) for group in others) or "none")
+        rows.append(row)
+    headers = ["module", "operators in one kernel", "rule", *(["Inductor"] if real is not None else [])]
+    output.table(headers, rows, title=graph.name, left=len(headers))
+    hidden = len(predicted) - len(rows)
+    if hidden:
+        output.message(f"{hidden} kernels of one operator are not listed; see them with --all")
+
+
+def _show_savings(savings: FusionSavings, arch: str, runtime: str) -> None:
+    from shmoo.estimators.present import percent, si
+
+    alone, fused = savings.alone, savings.fused
+    rows = [
+        ["kernels", str(alone.kernels), str(fused.kernels), percent(savings.saved("kernels"))],
+        ["bytes", si(alone.bytes, "B"), si(fused.bytes, "B"), percent(savings.saved("bytes"))],
+        ["time", si(alone.latency_s, "s"), si(fused.latency_s, "s"), percent(savings.saved("latency_s"))],
+        ["energy", si(alone.energy_j, "J"), si(fused.energy_j, "J"), percent(savings.saved("energy_j"))],
+    ]
+    output.table(["", "call by call", f"as {runtime} fuses", "saved"], rows, title=f"on {arch}")

@@ -1,0 +1,49 @@
+"""`shmoo fusion`: groups, savings and agreement."""
+
+import json
+
+from click.testing import CliRunner, Result
+
+from shmoo.harness.cli.app import cli
+
+
+def shmoo(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, list(arguments))
+
+
+def test_groups_and_savings_are_shown():
+    """Rows of fused kernels, and what they save in kernels, bytes, time and energy."""
+    result = shmoo("fusion", "resnet_block")
+    assert result.exit_code == 0, result.output
+    assert "batch_norm + relu" in result.stdout
+    for total in ("kernels", "bytes", "time", "energy"):
+        assert any(line.startswith(total) for line in result.stdout.splitlines())
+
+
+def test_json_holds_groups_and_totals():
+    """Each call of the block is in one of the groups; unfused totals are the larger ones."""
+    result = shmoo("fusion", "resnet_block", "--json")
+    document = json.loads(result.stdout)
+    (piece,) = document["graphs"]
+    calls = sorted({op["call"] for group in piece["predicted"] for op in group["ops"]})
+    assert calls == list(range(len(calls)))
+    assert piece["real"] is None
+    assert piece["real_reason"]
+    alone, fused = document["savings"]["alone"], document["savings"]["fused"]
+    assert alone["kernels"] > fused["kernels"]
+    assert alone["bytes"] > fused["bytes"]
+
+
+def test_agreement_with_the_real_schedule_is_given():
+    """With --real both groupings are there, with their score."""
+    result = shmoo("fusion", "resnet_block", "--real", "--runtime", "inductor-freezing", "--json")
+    (piece,) = json.loads(result.stdout)["graphs"]
+    assert piece["agreement"]["f1"] == 1
+    assert len(piece["real"]) == piece["agreement"]["real_kernels"]
+
+
+def test_real_groups_are_of_this_cpu_only():
+    """An A100 is not what Inductor compiles for here."""
+    result = shmoo("fusion", "resnet_block", "--real", "--arch", "gpu_a100_40g")
+    assert result.exit_code == 2
+    assert "gpu_a100_40g" in result.stderr
