@@ -1,11 +1,12 @@
 """The energy pass: calls back to back for several windows, counters read at their edges and, from a thread, in between.
 
-    idle | settle | gap  edge calls calls ... calls edge | gap  edge calls ... edge | gap  ... | idle
-         |        |      snapshot . . . . .  snapshot    |
-                    random        the thread's snapshots let a counter wrap any number of times
+    idle | calls  edge calls calls ... calls edge  | calls  edge calls ... edge | calls ... | idle
+         | random      snapshot . . . . .  snapshot
+                       the thread's snapshots let a counter wrap any number of times
 
-Energy is gross; idle power before and after is stored beside it and nothing is subtracted. The gaps are random, so that the
-counter's updates fall differently into each window.
+Energy is gross; idle power before and after is stored beside it and nothing is subtracted. Calls run before each window already,
+for a random time: a counter shows at either edge what was used up to its last update, which errs equally on both only if the same
+work ran before both; and its updates then fall differently into each window.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class EnergySettings(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         window_s: length of one window; 0 measures no energy. Longer where a counter updates slowly.
         max_window_s: a counter that needs longer windows is not read: it is slower than the run.
-        trials: windows a case, with random gaps; their spread is part of the interval.
-        settle_s: calls before the first window, while power rises.
+        trials: windows a case, at random phases of the counter; their spread is part of the interval.
+        settle_s: calls before each window, while power rises; two updates of the counter at least.
         idle_s: how long idle power is measured before and after a case; 0 leaves it unknown.
         sample_s: time between the thread's snapshots; far below the 33 s in which a 65.7 kJ DRAM counter wraps at 2 kW.
         batch_s: calls of this much time run between two looks at the clock.
@@ -97,8 +98,7 @@ class TrailSampler:
         for trail, powers, probe in zip(self.trails, self.powers, self._probes, strict=True):
             snapshot = probe.snapshot()
             trail.append(snapshot)
-            # At the first edge nothing has run yet: its power would be that of the gap.
-            if len(trail) > 1 and isinstance(probe, PowerMeter) and (watts := probe.power_w().get("instant")):
+            if isinstance(probe, PowerMeter) and (watts := probe.power_w().get("instant")):
                 powers.append((snapshot.at_s, watts))
 
 
@@ -107,7 +107,7 @@ class EnergyMeter:
 
     Args:
         probes, reasons: as `available_probes` gives them.
-        draw: makes the random gaps.
+        draw: decides the phases.
     """
 
     def __init__(
@@ -150,7 +150,6 @@ class EnergyMeter:
         if not probes:
             return found
         before = self._idle_power(probes, IDLE_LASTS_S)
-        self._run(call, call_s, self._settings.settle_s, synchronize)
         trials = [self._trial(call, call_s, probes, synchronize) for _ in range(self._settings.trials)]
         after = self._idle_power(probes, 0.0)
         return found + tuple(
@@ -222,7 +221,8 @@ class EnergyMeter:
     ) -> Trial:
         slowest = max(self._period(probe) for probe in probes)
         length = max(self._settings.window_s, UPDATES_PER_WINDOW * slowest)
-        self._sleep(self._draw.uniform(0.0, slowest))
+        settle = max(self._settings.settle_s, 2 * slowest) + self._draw.uniform(0.0, slowest)
+        self._run(call, call_s, settle, synchronize)
         powered = [probe for probe in probes if isinstance(probe, PowerMeter)]
         every = min([self._settings.sample_s, *(max(self._period(probe), POWER_SAMPLE_S) for probe in powered)])
         sampler = TrailSampler(probes, every)
