@@ -14,6 +14,7 @@ from shmoo.harness.cli.compare import compare
 from shmoo.harness.cli.doctor import doctor
 from shmoo.harness.cli.estimate import estimate
 from shmoo.harness.cli.fusion import fusion
+from shmoo.harness.cli.inspect import inspect
 from shmoo.harness.cli.measure import measure
 from shmoo.harness.cli.profiles import profiles
 from shmoo.harness.cli.report import report
@@ -68,5 +69,5 @@ def cli() -> None:
     """
 
 
-for verb in (doctor, measure, show, check, compare, calibrate, estimate, fusion, sweep, report, profiles, characterize):
+for verb in (doctor, measure, show, check, compare, calibrate, estimate, fusion, inspect, sweep, report, profiles, characterize):
     cli.add_command(verb)

@@ -1,0 +1,144 @@
+"""`shmoo inspect`: a model by module and operator."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from shmoo.harness.cli import options, output
+
+if TYPE_CHECKING:
+    from shmoo.estimators.inspection import Inspection, Row
+
+EXAMPLES = """\b
+Examples:
+  shmoo inspect resnet18
+  shmoo inspect vit_b_16 --depth 3 --sort time --arch gpu_h100,tpu_v5e
+  shmoo inspect resnet50 --arch gpu_h100 --html resnet50.html
+"""
+DEFAULT_ARCHITECTURES = ("cpu_server_generic", "gpu_h100", "tpu_v5e", "kpu_t256")
+"""One of each family."""
+ORDERS = ("order", "name", "params", "flops", "bytes", "intensity", "time")
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("model")
+@options.names("--arch", help="Architectures; the first is what time refers to. Default: one of each family.")
+@click.option("--runtime", help="Runtime. Default: each architecture's own.")
+@click.option("--depth", type=click.IntRange(min=0), default=2, show_default=True, help="Levels of modules to show.")
+@click.option("--sort", type=click.Choice(ORDERS), default="order", show_default=True, help="Order of modules in a module.")
+@click.option("--top", type=click.IntRange(min=0), default=10, show_default=True, help="Operators to show.")
+@click.option("--batch", type=click.IntRange(min=1), help="Batch size. Default: the model's own.")
+@click.option("--dtype", default="float32", show_default=True, help="Element type.")
+@click.option("--input-shape", help="Shape of the model's input, such as 1x3x224x224.")
+@click.option("--seq-len", type=click.IntRange(min=1), help="Sequence length of a language model.")
+@options.trust
+@options.as_json
+@click.option("--csv", "csv_path", type=click.Path(), help="Write the modules as CSV.")
+@click.option(
+    "--html", "html_path", type=click.Path(), help="Write an interactive page, coloured by the bound on the first --arch."
+)
+def inspect(
+    model: str,
+    arch: tuple[str, ...],
+    runtime: str | None,
+    depth: int,
+    sort: str,
+    top: int,
+    batch: int | None,
+    dtype: str,
+    input_shape: str | None,
+    seq_len: int | None,
+    trust: bool,
+    as_json: bool,
+    csv_path: str | None,
+    html_path: str | None,
+) -> None:
+    """MODEL by module: parameters, flops, bytes, intensity, share of time and tiles on architectures; and its top operators."""
+    from shmoo.estimators.director import AnalysisDirector
+    from shmoo.estimators.dtypes import compute_dtype
+    from shmoo.estimators.inspection import inspect_graphs
+    from shmoo.harness.architectures import load_architecture
+    from shmoo.harness.cli.estimate import tell_about
+
+    profiles = [load_architecture(name) for name in arch or DEFAULT_ARCHITECTURES]
+    directors = {profile.name: AnalysisDirector(profile) for profile in profiles}
+    with output.only_results_on_stdout():
+        from shmoo.harness.models import model_graphs
+
+        shape = options.parse_shape(input_shape)
+        found = model_graphs(model, batch=batch, dtype=compute_dtype(dtype), input_shape=shape, seq_len=seq_len, trust=trust)
+    tell_about(model, found.break_reasons)
+    inspection = inspect_graphs(found.graphs, directors, runtime=runtime, model=model)
+    rows = inspection.tree(depth, sort)
+    if csv_path:
+        output.write_csv(csv_path, [_flat(row) for row in rows])
+        output.message(f"wrote {len(rows)} modules to {csv_path}")
+    if html_path:
+        from shmoo.harness.inspectpage import write_page
+
+        write_page(inspection, inspection.architectures[0], output.writing(html_path))
+        output.message(f"wrote {html_path}")
+    if as_json:
+        output.json_document(
+            {
+                "model": model,
+                "architectures": list(inspection.architectures),
+                "modules": [_record(row) for row in rows],
+                "operators": [_record(row) for row in inspection.operators],
+            }
+        )
+        return
+    _show(inspection, rows, top)
+
+
+def _record(row: Row) -> dict[str, object]:
+    """A row as plain values; intensity is `None` beside its reason where no byte moves."""
+    import msgspec
+
+    record = msgspec.to_builtins(row)
+    record["intensity"] = row.intensity
+    if row.intensity is None:
+        record["intensity_reason"] = "no bytes are moved"
+    for name, part in row.on.items():
+        record["on"][name]["bound"] = part.bound
+    return record
+
+
+def _flat(row: Row) -> dict[str, object]:
+    """A row with one value a column."""
+    flat: dict[str, object] = {
+        name: getattr(row, name) for name in ("name", "depth", "calls", "params", "flops", "macs", "bytes")
+    }
+    flat["intensity"] = row.intensity
+    for name, part in row.on.items():
+        flat |= {f"{name}_latency_s": part.latency_s, f"{name}_share": part.share, f"{name}_tiles": part.tiles}
+        flat[f"{name}_bound"] = part.bound
+    return flat
+
+
+def _show(inspection: Inspection, rows: tuple[Row, ...], top: int) -> None:
+    from shmoo.estimators.present import percent, si
+
+    def numbers(row: Row) -> list[str]:
+        work = [si(row.params, ""), si(row.flops, "flop"), si(row.bytes, "B")]
+        intensity = "" if row.intensity is None else si(row.intensity, "")
+        parts = [(percent(part.share), part.bound, si(part.tiles, "")) for part in row.on.values()]
+        return [
+            *work,
+            intensity,
+            *(" ".join(part[:2]) if i == 0 else part[0] for i, part in enumerate(parts)),
+            *(p[2] for p in parts),
+        ]
+
+    shares = [f"% {name}" for name in inspection.architectures]
+    tiles = [f"tiles {name}" for name in inspection.architectures]
+    headers = ["calls", "params", "flops", "bytes", "flop/B", *shares, *tiles]
+    lines = [
+        ["  " * row.depth + (row.name.rpartition(".")[2] or inspection.model), str(row.calls), *numbers(row)] for row in rows
+    ]
+    output.table(["module", *headers], lines)
+    if top:
+        lines = [[row.name, str(row.calls), *numbers(row)] for row in inspection.operators[:top]]
+        output.table(["operator", *headers], lines, title="operators, most time first")

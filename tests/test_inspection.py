@@ -1,0 +1,112 @@
+"""A model by module: sums, shares, and the tree."""
+
+import json
+
+import msgspec
+import pytest
+from build import GraphBuilder
+from click.testing import CliRunner
+
+from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.inspection import inspect_graphs, parent_of, paths_to
+from shmoo.estimators.profile import load_profile
+from shmoo.harness.cli.app import cli
+from shmoo.harness.inspectpage import make_figure, write_page
+
+ARCH = "cpu_server_generic"
+
+
+def inspection():
+    """body.fc1 (8x16 by 16x32), body.act, fc2 (8x32 by 32x4)."""
+    b = GraphBuilder()
+    x = b.relu(b.linear(b.tensor((8, 16)), 32))
+    graph = b.graph(b.linear(x, 4), name="toy")
+    modules = ("body.fc1", "body.act", "fc2")
+    calls = tuple(msgspec.structs.replace(call, module=module) for call, module in zip(graph.calls, modules, strict=True))
+    values = [msgspec.structs.replace(v, name=f"{i}.weight") if v.kind == "parameter" else v for i, v in enumerate(graph.values)]
+    graph = msgspec.structs.replace(graph, calls=calls, values=tuple(values))
+    return inspect_graphs([graph], {ARCH: AnalysisDirector(load_profile(ARCH))}, runtime="eager")
+
+
+def test_modules_hold_their_calls_and_those_of_the_modules_in_them():
+    """The body has fc1 and its activation."""
+    rows = {row.name: row for row in inspection().modules}
+    assert list(rows) == ["", "body", "body.fc1", "body.act", "fc2"]
+    assert rows["body"].flops == 2 * 8 * 16 * 32 + 8 * 32
+    assert rows["body"].calls == 2
+    assert rows[""].params == 16 * 32 + 32 * 4
+    assert rows["body"].params == 16 * 32
+    assert rows["fc2"].intensity == 2 * 8 * 32 * 4 / (4 * (8 * 32 + 32 * 4 + 8 * 4))
+
+
+def test_shares_of_siblings_sum_to_their_parent():
+    """All time is in some module."""
+    rows = {row.name: row.on[ARCH] for row in inspection().modules}
+    assert rows[""].share == pytest.approx(1)
+    assert rows["body"].share + rows["fc2"].share == pytest.approx(1)
+    assert sum(rows["body"].bound_s.values()) == pytest.approx(rows["body"].latency_s)
+
+
+def test_a_shared_parameter_counts_once():
+    """Two layers of one weight."""
+    b = GraphBuilder()
+    x, weight = b.tensor((4, 8)), b.tensor((8, 8), "parameter", "tied.weight")
+    y = b.call("linear", {"input": x, "weight": weight}, (4, 8))
+    graph = b.graph(b.call("linear", {"input": y, "weight": weight}, (4, 8)))
+    found = inspect_graphs([graph], {ARCH: AnalysisDirector(load_profile(ARCH))})
+    assert found.modules[0].params == 64
+
+
+def test_the_tree_is_cut_and_sorted():
+    """Depth 1 leaves out what is in the body; flops sort siblings."""
+    found = inspection()
+    assert [row.name for row in found.tree(1)] == ["", "body", "fc2"]
+    assert [row.name for row in found.tree(sort="name")] == ["", "body", "body.act", "body.fc1", "fc2"]
+    assert [row.name for row in found.tree(sort="params")] == ["", "body", "body.fc1", "body.act", "fc2"]
+    with pytest.raises(InputError, match="flops"):
+        found.tree(sort="flop")
+
+
+def test_paths_lead_from_the_model_to_the_module():
+    """Every holder, the model first."""
+    assert paths_to("a.b.c") == ["", "a", "a.b", "a.b.c"]
+    assert paths_to("") == [""]
+    assert parent_of("a.b") == "a"
+
+
+def test_the_figure_has_a_node_a_module_and_needs_no_network(tmp_path):
+    """Ids are unique, parents exist, names are escaped; the page loads nothing."""
+    found = inspection()
+    found = msgspec.structs.replace(found, model="<script>alert(1)</script>")
+    trace = make_figure(found, ARCH).data[0]
+    assert len(set(trace.ids)) == len(found.modules)
+    assert all(parent in ("", *trace.ids) for parent in trace.parents)
+    assert sum(trace.values) == pytest.approx(found.modules[0].on[ARCH].latency_s)
+    page = tmp_path / "page.html"
+    write_page(found, ARCH, page)
+    text = page.read_text(encoding="utf-8")
+    assert "<script>alert(1)" not in text
+    assert 'src="http' not in text
+    assert found._repr_html_().count("<tr>") == 1 + len(found.tree(2))
+
+
+def test_inspect_writes_json_csv_and_a_page(tmp_path):
+    """One document on stdout, the files beside it."""
+    csv_path, html_path = tmp_path / "m.csv", tmp_path / "m.html"
+    arguments = ["inspect", "resnet_block", "--arch", f"{ARCH},gpu_h100", "--depth", "9", "--json"]
+    result = CliRunner().invoke(cli, [*arguments, "--csv", str(csv_path), "--html", str(html_path)])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["architectures"] == [ARCH, "gpu_h100"]
+    assert {op["name"] for op in document["operators"]} >= {"aten.conv2d", "aten.batch_norm"}
+    assert len(csv_path.read_text().splitlines()) == 1 + len(document["modules"])
+    assert html_path.stat().st_size > 1_000_000
+
+
+def test_inspect_shows_modules_and_operators():
+    """The table names both."""
+    result = CliRunner().invoke(cli, ["inspect", "resnet_block", "--arch", ARCH, "--top", "3"])
+    assert result.exit_code == 0, result.output
+    assert "aten.conv2d" in result.stdout
+    assert "% cpu_server_generic" in result.stdout
