@@ -47,13 +47,19 @@ def _tpu(folder: Path) -> list[Result]:
     return evaluate(folder)
 
 
+def _gpu(folder: Path) -> list[Result]:
+    from shmoo.calibrate.evaluate_gpu import evaluate
+
+    return evaluate(folder)
+
+
 def _kpu(folder: Path) -> list[Result]:
     from shmoo.calibrate.evaluate_kpu import evaluate
 
     return evaluate(folder)
 
 
-EVALUATIONS: Mapping[str, Evaluation] = MappingProxyType({"kpu": _kpu, "tpu": _tpu})
+EVALUATIONS: Mapping[str, Evaluation] = MappingProxyType({"gpu": _gpu, "kpu": _kpu, "tpu": _tpu})
 """Name -> evaluation; what each needs is imported when it is asked for."""
 
 

@@ -1,0 +1,65 @@
+"""From machines that were measured to one that was not: what carries over, and what must be looked up.
+
+Carried over: shares of a peak or a bandwidth, extents, exponents (all of unit "1"), and overheads of host and device (seconds),
+as the geometric mean over the measured machines, with their spread. Looked up: peaks, bandwidths, capacities, counts, power. A
+coefficient that only some machines could tell is taken from those; one that a machine's data left to its prior does not count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.profile import ArchitectureProfile, Coefficient
+
+LEAST_SPREAD = 0.15
+"""Standard deviation of the log that a carried coefficient has at least: few machines agree by chance."""
+
+
+def transfer(measured: Sequence[ArchitectureProfile], target: ArchitectureProfile) -> ArchitectureProfile:
+    """`target` with the dimensionless shares and overheads of `measured` machines, marked as transferred.
+
+    Args:
+        measured: fitted profiles of the same architecture family.
+        target: a machine as its datasheet describes it; what was fitted to it itself is dropped.
+
+    Raises:
+        InputError: no measured machine, or one of another family.
+    """
+    if not measured:
+        raise InputError("no measured machine to transfer from; name at least one fitted profile")
+    for profile in measured:
+        if profile.family != target.family:
+            raise InputError(
+                f"{profile.name!r} is a {profile.family}, {target.name!r} a {target.family}; transfer within a family"
+            )
+    published = {name: c for name, c in target.coefficients.items() if c.source not in ("fitted", "transferred")}
+    names = sorted({name for profile in measured for name in profile.coefficients})
+    carried = {name: found for name in names if (found := _carried(name, measured)) is not None}
+    return target.replacing(coefficients={**published, **carried}, fitted_from=None, error_card={})
+
+
+def _carried(name: str, measured: Sequence[ArchitectureProfile]) -> Coefficient | None:
+    known = [(p.name, p.coefficients[name]) for p in measured if name in p.coefficients]
+    known = [(where, c) for where, c in known if c.source == "fitted" and c.unit in ("1", "s") and c.value > 0]
+    if not known:
+        return None
+    logs = np.log([c.value for _, c in known])
+    # The spread between machines, each with its own error.
+    spread = math.sqrt(float(np.var(logs)) + LEAST_SPREAD**2)
+    value, factor = float(np.exp(logs.mean())), math.exp(1.645 * spread)
+    if name.startswith("sigma"):
+        # The model errs more on a machine it was not fitted to.
+        value, factor = float(np.exp(logs).max()) * 1.5, 1.0
+    unit = known[0][1].unit
+    return Coefficient(
+        value,
+        unit,
+        "transferred",
+        f"geometric mean of {', '.join(where for where, _ in known)}",
+        low=value / factor,
+        high=value * factor,
+    )

@@ -1,0 +1,47 @@
+"""Coefficients carried to a machine that nobody measured."""
+
+import math
+
+import pytest
+
+from shmoo.calibrate.transfer import transfer
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.profile import ArchitectureProfile, Coefficient, load_profile
+
+
+def fitted(name: str, **values: float) -> ArchitectureProfile:
+    profile = load_profile(name)
+    units = {"launch": "s", "bandwidth": "B/s"}
+    made = {n.replace("_", "."): v for n, v in values.items()}
+    return profile.replacing(
+        coefficients={n: Coefficient(v, units.get(n.split(".")[0], "1"), "fitted", "test") for n, v in made.items()}
+    )
+
+
+def test_shares_and_overheads_are_carried_as_geometric_means():
+    """0.4 and 0.9 give 0.6; 1 us and 4 us give 2 us; both are marked, with a range that holds the machines they came from."""
+    measured = [
+        fitted("gpu_v100", efficiency_gemm=0.4, launch_eager=1e-6),
+        fitted("gpu_t4", efficiency_gemm=0.9, launch_eager=4e-6),
+    ]
+    made = transfer(measured, load_profile("gpu_h100"))
+    share = made.coefficients["efficiency.gemm"]
+    assert share.value == pytest.approx(math.sqrt(0.4 * 0.9))
+    assert share.source == "transferred"
+    assert share.low < 0.4 < 0.9 < share.high
+    assert made.value("launch.eager") == pytest.approx(2e-6)
+
+
+def test_rates_are_looked_up_and_not_carried():
+    """Bandwidths and peaks are the target's own."""
+    made = transfer([fitted("gpu_v100", bandwidth_l2=1e12, efficiency_gemm=0.5)], load_profile("gpu_h100"))
+    assert made.value("bandwidth.l2") == load_profile("gpu_h100").value("bandwidth.l2")
+    assert made.value("peak.matrix.float32") == load_profile("gpu_h100").value("peak.matrix.float32")
+
+
+def test_other_families_are_refused():
+    """A CPU says nothing about a GPU."""
+    with pytest.raises(InputError, match="within a family"):
+        transfer([load_profile("cpu_server_generic")], load_profile("gpu_h100"))
+    with pytest.raises(InputError, match="no measured machine"):
+        transfer([], load_profile("gpu_h100"))
