@@ -251,6 +251,7 @@ class _Groups:
         self.graph = graph
         self.members: dict[int, list[int]] = {i: [i] for i in working}
         self.group_of = {i: i for i in working}
+        self.newest = dict(self.group_of)
         self.pattern: dict[int, str] = {}
         self.readers: dict[int, set[int]] = {i: set() for i in working}
         self.producers: dict[int, list[int]] = {i: [] for i in working}
@@ -301,28 +302,31 @@ class _Groups:
         return next((rule for rule in rules if rule.allows(edge)), None)
 
     def _would_cycle(self, first: int, second: int) -> bool:
-        """Whether some path leaves `first`, passes through another group and enters `second`."""
-        inside = {*self.members[first], *self.members[second]}
-        last = max(self.members[second])
-        stack = [r for i in self.members[first] for r in self.readers[i] if r not in inside]
+        """Whether some path leaves `first`, passes through another group and enters `second`; searched from its end, and only
+        among groups that hold something later than the start of `first`."""
+        start = set(self.members[first])
+        inside = start.union(self.members[second])
+        floor = min(start)
+        stack = [p for i in self.members[second] for p in self.producers[i] if p not in inside]
         seen: set[int] = set()
         while stack:
-            index = stack.pop()
-            if index in seen or index > last:
+            group = self.group_of[stack.pop()]
+            if group in seen or self.newest[group] < floor:
                 continue
-            seen.add(index)
-            # Leaving through any member of another group means that the whole group must run in between.
-            for member in self.members[self.group_of[index]]:
-                for reader in self.readers[member]:
-                    if reader in self.members[second]:
+            seen.add(group)
+            # Entering through any member of another group means that the whole group must have run before.
+            for member in self.members[group]:
+                for producer in self.producers[member]:
+                    if producer in start:
                         return True
-                    if reader not in inside:
-                        stack.append(reader)
+                    if producer not in inside:
+                        stack.append(producer)
         return False
 
     def _join(self, first: int, second: int, rule: str) -> None:
         keep, gone = min(first, second), max(first, second)
         self.members[keep] = self.members[keep] + self.members.pop(gone)
+        self.newest[keep] = max(self.newest[keep], self.newest.pop(gone))
         for index in self.members[keep]:
             self.group_of[index] = keep
         self.pattern[keep] = rule

@@ -126,6 +126,7 @@ class Scheduler:
         self.buffers = buffers
         self.kernel_of = {name: name for name in buffers}
         self.members = {name: [name] for name in buffers}
+        self.newest = dict(self.kernel_of)
         self.pattern: dict[int, str] = {}
         self.place = dict(zip(buffers, accumulate(buffer.steps for buffer in buffers.values()), strict=True))
         self.readers: dict[int, list[int]] = {}
@@ -180,6 +181,7 @@ class Scheduler:
         if rule is not None and not self._cycle(a, b):
             keep, gone = (a, b) if a < b else (b, a)
             self.members[keep] += self.members.pop(gone)
+            self.newest[keep] = max(self.newest[keep], self.newest.pop(gone))
             for member in self.members[keep]:
                 self.kernel_of[member] = keep
             self.pattern.pop(gone, None)
@@ -197,20 +199,24 @@ class Scheduler:
         return max(places) - min(places)
 
     def _cycle(self, first: int, second: int) -> bool:
-        """Whether a path leads from one of the two kernels through others into either of them."""
+        """Whether a path leads from one of the two kernels through others into either of them; searched from its end, and only
+        among kernels that hold something later than their start."""
         inside = {*self.members[first], *self.members[second]}
-        last = max(inside)
-        stack = [r for m in inside for r in self.readers.get(m, ()) if r not in inside]
+        floor = min(inside)
+        stack = [source for member in inside for source in self._sources(member) if source not in inside]
         seen: set[int] = set()
         while stack:
             kernel = self.kernel_of[stack.pop()]
-            if kernel in seen:
+            if kernel in seen or self.newest[kernel] < floor:
                 continue
             seen.add(kernel)
             for member in self.members[kernel]:
-                for reader in self.readers.get(member, ()):
-                    if reader in inside:
+                for source in self._sources(member):
+                    if source in inside:
                         return True
-                    if reader < last or len(self.members[self.kernel_of[reader]]) > 1:
-                        stack.append(reader)
+                    stack.append(source)
         return False
+
+    def _sources(self, name: int) -> list[int]:
+        """Buffers that a buffer reads; graph inputs are none."""
+        return [source for source in self.buffers[name].reads if source in self.buffers]

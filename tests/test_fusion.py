@@ -1,5 +1,7 @@
 """Which calls share a kernel, per runtime."""
 
+import sys
+
 import pytest
 from build import GraphBuilder
 
@@ -83,3 +85,29 @@ def test_a_rule_cannot_be_registered_twice():
     """Names are unique."""
     with pytest.raises(DuplicateNameError, match="pointwise chain"):
         FUSION_RULES.add("pointwise chain", FUSION_RULES["pointwise chain"])
+
+
+@pytest.mark.parametrize(("family", "runtime"), [("cpu", "inductor"), ("gpu", "inductor-freezing"), ("tpu", "xla")])
+def test_long_graphs_take_linear_work(family, runtime):
+    """Twice the blocks ask about twice the cycles and look at twice the calls, not four times."""
+
+    def looked_at(blocks: int) -> int:
+        b = GraphBuilder()
+        x = b.tensor((1, 8, 4, 4))
+        for _ in range(blocks):
+            x = b.relu(b.add(b.batch_norm(b.conv(x, 8)), x))
+        graph = b.graph(x)
+        frames = 0
+
+        def count(frame, event, argument):
+            nonlocal frames
+            frames += 1
+
+        sys.setprofile(count)
+        try:
+            fuse(graph, runtime, family)
+        finally:
+            sys.setprofile(None)
+        return frames
+
+    assert looked_at(100) < 2.2 * looked_at(50)
