@@ -51,10 +51,10 @@ def test_layers_are_as_many_as_published():
 
 @pytest.mark.parametrize("application", [a for a in APPLICATIONS if a.judged], ids=lambda a: a.name)
 def test_the_published_machine_runs_its_applications_within_12_percent(application):
-    """Operations a second against the measured rate, no coefficient fitted; 28 W idle, 40 W busy, 75 W TDP."""
+    """Operations a second against the measured rate, no coefficient fitted; power between 28 W idle and 40 W busy, to 10 %."""
     estimate = AnalysisDirector(load_profile("tpu_v1")).estimate(application_graph(application))
     assert 2 * estimate.macs / estimate.latency_s.value == pytest.approx(application.measured_flops_per_s, rel=0.12)
-    assert 28 <= estimate.average_power_w.value <= 75
+    assert 28 <= estimate.average_power_w.value <= 1.1 * 40
 
 
 # --- the tables
