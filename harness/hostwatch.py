@@ -25,6 +25,8 @@ MAX_CROWDING = 0.2
 MAX_STEAL = 0.02
 SHORTEST_WATCH_S = 0.05
 """The kernel counts CPU time in ticks of 10 ms; shorter spans say nothing."""
+CPU_ZONES = ("x86_pkg_temp", "cpu-thermal", "cpu_thermal", "soc_thermal", "TCPU")
+"""Names that Linux drivers give to the thermal zones of CPUs."""
 
 
 class HostSnapshot(msgspec.Struct, frozen=True):
@@ -42,6 +44,7 @@ class HostSnapshot(msgspec.Struct, frozen=True):
     steal_s: float | None = None
     throttles: int | None = None
     clock_hz: float | None = None
+    temperature_c: float | None = None
 
 
 def host_snapshot(root: Path = Path("/")) -> HostSnapshot:
@@ -57,6 +60,7 @@ def host_snapshot(root: Path = Path("/")) -> HostSnapshot:
         steal_s=steal,
         throttles=_throttles(root),
         clock_hz=_clock_hz(root),
+        temperature_c=_temperature_c(root),
     )
 
 
@@ -65,7 +69,8 @@ def observe(before: HostSnapshot, after: HostSnapshot, threads: int, cores: int 
 
     Returns:
         wall_s, cpu_per_thread (own CPU time / (wall x threads)), switches_per_s, other_cpu (cores other processes used), crowding
-        (cores wanted beyond those there are), steal (share of the machine), throttles (count), clock_hz, load_1min.
+        (cores wanted beyond those there are), steal (share of the machine), throttles (count), clock_hz and temperature_c (at the
+        end), load_1min.
     """
     wall = after.wall_s - before.wall_s
     cores = cores or os.cpu_count() or 1
@@ -84,6 +89,7 @@ def observe(before: HostSnapshot, after: HostSnapshot, threads: int, cores: int 
         "steal": None if steal is None or wall <= 0 else steal / (wall * cores),
         "throttles": _difference(before.throttles, after.throttles),
         "clock_hz": after.clock_hz,
+        "temperature_c": after.temperature_c,
         "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
 
@@ -151,3 +157,15 @@ def _clock_hz(root: Path) -> float | None:
         return 1e3 * float((root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq").read_text())
     except (OSError, ValueError):
         return None
+
+
+def _temperature_c(root: Path) -> float | None:
+    """The hottest of the CPU's thermal zones."""
+    found = []
+    for zone in (root / "sys/class/thermal").glob("thermal_zone[0-9]*"):
+        try:
+            if (zone / "type").read_text().strip() in CPU_ZONES:
+                found.append(1e-3 * float((zone / "temp").read_text()))
+        except (OSError, ValueError):
+            continue
+    return max(found, default=None)

@@ -25,12 +25,12 @@ from shmoo.harness.energy.nvml import load_nvml, visible_gpus
 from shmoo.harness.energy.probe import Probe
 from shmoo.harness.energy.sampler import EnergyMeter
 from shmoo.harness.gpuwatch import GpuWatch, gpu_doubts
-from shmoo.harness.hostwatch import doubts, host_snapshot, observe
 from shmoo.harness.machine import last_level_bytes
 from shmoo.harness.memory import peak_cpu_bytes, peak_cuda_bytes, resident_bytes
 from shmoo.harness.replay import GraphReplay, ReplayError, child_times
 from shmoo.harness.settings import MeasureSettings
 from shmoo.harness.timing import CudaTimer, HostTimer, time_callable
+from shmoo.harness.undisturbed import time_undisturbed
 from shmoo.harness.workloads.module import Built
 from shmoo.runs.records import AxisValue, CaseSpec, ChildTime, EnergyReading, Measurement, Timing
 from shmoo.runs.statistics import median
@@ -130,33 +130,31 @@ class Measurer:
         compiled = RUNTIMES[case.runtime].compiled
         reference = reference_kernel(case.device) if settings.reference_s > 0 else None
         watch = self._watch(case)
-        discarded: list[str] = []
-        for attempt in range(self._settings.retries + 1):
-            timer = (
-                CudaTimer(torch.cuda, before=prepared.before)
-                if _is_cuda(case)
-                else HostTimer(synchronize=wait, before=prepared.before)
-            )
+        timer = (
+            CudaTimer(torch.cuda, before=prepared.before)
+            if _is_cuda(case)
+            else HostTimer(synchronize=wait, before=prepared.before)
+        )
+        frames = 0
+
+        def window() -> Timing:
+            nonlocal frames
             frames = compilations() if compiled else 0
-            before = host_snapshot()
-            timing = time_callable(
+            return time_callable(
                 prepared.call, settings=settings, timer=timer, block_calls=prepared.block_calls, reference=reference
             )
-            host = observe(before, host_snapshot(), torch.get_num_threads()) | prepared.facts
+
+        def further() -> tuple[dict[str, AxisValue | None], tuple[str, ...]]:
+            host = dict(prepared.facts)
             if watch is not None:
                 host |= watch.observe()
-            reasons = doubts(timing, host) + gpu_doubts(host)
-            if compiled and (again := compilations() - frames):
-                reasons += (f"recompiled: {again} compilations while it was timed",)
-            host["retries"] = attempt
             if isinstance(timer, CudaTimer):
                 host["launch_s"] = timer.host_s
-            if not reasons:
-                break
-            discarded.append("; ".join(reasons))
-        if kept := discarded[: host["retries"]]:
-            host["discarded"] = " | ".join(kept)
-        return timing, host, reasons
+            again = compilations() - frames if compiled else 0
+            recompiled = (f"recompiled: {again} compilations while it was timed",) if again else ()
+            return host, gpu_doubts(host) + recompiled
+
+        return time_undisturbed(window, torch.get_num_threads(), retries=self._settings.retries, further=further)
 
     def _watch(self, case: CaseSpec) -> GpuWatch | None:
         """Watches the first visible card, on which cases run; `None` for CPU cases and where NVML does not answer."""

@@ -16,10 +16,10 @@ import msgspec
 import pytest
 
 from shmoo.estimators.records import Graph
-from shmoo.harness.hostwatch import doubts, host_snapshot, observe
 from shmoo.harness.machine import probe_machine, version_of
 from shmoo.harness.paths import new_run_directory
 from shmoo.harness.timing import TimingSettings, time_callable
+from shmoo.harness.undisturbed import time_undisturbed
 from shmoo.runs.records import AxisValue, CaseSpec, Measurement, RunManifest, Timing
 from shmoo.runs.statistics import iqr, mad, median
 from shmoo.runs.store import RunWriter
@@ -128,14 +128,15 @@ class ShmooBenchmark:
             begin = time.perf_counter()
             result = target(*args, **kwargs)
             first_call_s = time.perf_counter() - begin
-            before = host_snapshot()
-            timing = time_callable(lambda: target(*args, **kwargs), synchronize=_synchronize(), settings=self._run.timing)
-            host = observe(before, host_snapshot(), self._run.machine.threads)
+
+            def window() -> Timing:
+                return time_callable(lambda: target(*args, **kwargs), synchronize=_synchronize(), settings=self._run.timing)
+
+            timing, host, reasons = time_undisturbed(window, self._run.machine.threads)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             self._run.append(Measurement(case, "failed", (reason,), measured_at=_utc_now()))
             raise
-        reasons = doubts(timing, host)
         row = Measurement(
             case=case,
             status="suspect" if reasons else "ok",

@@ -6,6 +6,7 @@ import msgspec
 
 from shmoo.harness.energy.sampler import EnergySettings
 from shmoo.harness.timing import TimingSettings
+from shmoo.harness.undisturbed import MAX_RETRIES
 
 
 class MeasureSettings(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -23,6 +24,6 @@ class MeasureSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     network: TimingSettings = TimingSettings(warmup_s=0.2, max_warmup_s=1.5, min_s=1.0, max_s=3.0)
     energy: EnergySettings = EnergySettings()
     threads: int | None = None
-    retries: int = 3
+    retries: int = MAX_RETRIES
     children_s: float = 1.0
     memory: bool = True

@@ -1,3 +1,4 @@
+import os
 import struct
 from itertools import pairwise
 
@@ -7,7 +8,7 @@ from shmoo.harness.energy import available_probes
 from shmoo.harness.energy.battery import ON_MAINS, BatteryProbe
 from shmoo.harness.energy.hwmon import HwmonProbe
 from shmoo.harness.energy.perf import PerfProbe
-from shmoo.harness.energy.probe import Snapshot
+from shmoo.harness.energy.probe import UNMOVED, Snapshot
 from shmoo.harness.energy.replaying import ENDED, Recording, ReplayProbe, record
 from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings
 from shmoo.harness.energy.simulated import SimulatedProbe, ZoneFiles, write_powercap_tree
@@ -45,8 +46,12 @@ def power_events(tmp_path):
     return tmp_path
 
 
+NO_FILE = 1 << 20
+"""Above every descriptor that this process has open."""
+
+
 class Counters:
-    """Perf counters by descriptor."""
+    """Perf counters by number."""
 
     def __init__(self):
         self.opened = []
@@ -55,10 +60,10 @@ class Counters:
     def open(self, kind, event, cpu):
         self.opened.append((kind, event, cpu))
         self.joules[len(self.opened)] = 0.0
-        return len(self.opened)
+        return NO_FILE + len(self.opened)
 
     def read(self, descriptor):
-        return struct.pack("<Q", round(self.joules[descriptor] / SCALE))
+        return struct.pack("<Q", round(self.joules[descriptor - NO_FILE] / SCALE))
 
 
 def test_perf_events_are_summed_over_packages(power_events):
@@ -107,9 +112,37 @@ def test_perf_stands_in_where_powercap_is_for_root_only(power_events, monkeypatc
     counters = Counters()
     monkeypatch.setattr("shmoo.harness.energy.rapl.read_uj", refuse)
     monkeypatch.setattr("shmoo.harness.energy.perf.perf_event_open", counters.open)
-    probes, reasons = available_probes(power_events, nvml_loader=no_nvml)
+    monkeypatch.setattr(os, "read", lambda descriptor, size: counters.read(descriptor))
+
+    def flow(seconds):
+        counters.joules[1] += 0.5
+        counters.joules[2] += 0.5
+
+    probes, reasons = available_probes(power_events, nvml_loader=no_nvml, sleep=flow)
     assert [probe.name for probe in probes] == ["perf"]
     assert "package" not in reasons
+
+
+def test_perf_events_that_no_hypervisor_counts_are_no_probe(power_events, monkeypatch):
+    """Virtual machines show events that stay at 0: nobody waits for them, and the reason says so."""
+    counters = Counters()
+    monkeypatch.setattr("shmoo.harness.energy.perf.perf_event_open", counters.open)
+    monkeypatch.setattr(os, "read", lambda descriptor, size: counters.read(descriptor))
+    monkeypatch.setattr(os, "close", lambda descriptor: None)
+    probes, reasons = available_probes(power_events, nvml_loader=no_nvml, sleep=lambda seconds: None)
+    assert probes == ()
+    assert "perf shows package, dram, but its counters do not move" in reasons["package"]
+
+
+def test_a_stuck_counter_costs_no_window():
+    """It is watched once for 3 s and then left alone, case after case."""
+    clock, calls = Clock(), []
+    meter = EnergyMeter([SimulatedProbe(clock, power_w=0.0)], {}, EnergySettings(), clock=clock, sleep=clock.advance)
+    for _ in range(3):
+        (reading,) = meter.measure(lambda: calls.append(1), 1e-3)
+        assert (reading.energy_j, reading.reason) == (None, UNMOVED)
+    assert calls == []
+    assert clock.now == pytest.approx(3.0, rel=0.01)
 
 
 def test_hwmon_counters_are_domains_of_their_own(tmp_path):

@@ -227,7 +227,7 @@ def neighbours(monkeypatch):
             state["n"] += 1
             return HostSnapshot(float(state["n"]), state["cpu"], state["switches"])
 
-        monkeypatch.setattr(measure_module, "host_snapshot", snapshot)
+        monkeypatch.setattr("shmoo.harness.undisturbed.host_snapshot", snapshot)
         monkeypatch.setattr(measure_module.torch, "get_num_threads", lambda: 1)
         monkeypatch.setattr("shmoo.harness.hostwatch.MAX_RELATIVE_IQR", math.inf)
 

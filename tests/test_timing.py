@@ -239,3 +239,13 @@ def test_a_reference_is_timed_before_every_block_and_not_in_it():
     assert max(timing.samples_s) == pytest.approx(1.2e-3)
     corrected = [sample / beside for sample, beside in zip(timing.samples_s, timing.reference_s, strict=True)]
     assert median(corrected) == pytest.approx(1000)
+
+
+def test_the_hottest_cpu_zone_is_the_temperature(tmp_path):
+    """Two packages at 61 and 64 degrees, and a battery that is no CPU."""
+    for number, (kind, millidegrees) in enumerate((("x86_pkg_temp", 61000), ("x86_pkg_temp", 64000), ("BAT0", 90000))):
+        zone = tmp_path / f"sys/class/thermal/thermal_zone{number}"
+        zone.mkdir(parents=True)
+        (zone / "type").write_text(f"{kind}\n")
+        (zone / "temp").write_text(f"{millidegrees}\n")
+    assert host_snapshot(tmp_path).temperature_c == pytest.approx(64)

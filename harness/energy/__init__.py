@@ -59,11 +59,20 @@ def _cpu_probes(root: Path, sleep: Callable[[float], None]) -> tuple[list[Probe]
     if found:
         return found, missing
     try:
-        return [PerfProbe(root)], {}
+        probe = PerfProbe(root)
     except PermissionError as error:
         return [], {**missing, "package": f"{missing['package']}; {error}"}
     except OSError:
         return [], missing
+    # Guests are shown events that their hypervisor does not count.
+    before = probe.snapshot()
+    sleep(AGREE_S)
+    moved = any(energy.energy_j is not None for energy in probe.energy_j(before, probe.snapshot()).values())
+    if not moved:
+        probe.close()
+        shown = ", ".join(probe.domains)
+        return [], {**missing, "package": f"{missing['package']}; perf shows {shown}, but its counters do not move"}
+    return [probe], {} if "package" in probe.domains else missing
 
 
 def _powercap_probes(root: Path, sleep: Callable[[float], None]) -> tuple[list[Probe], dict[str, str]]:

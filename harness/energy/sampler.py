@@ -19,7 +19,7 @@ from itertools import pairwise
 
 import msgspec
 
-from shmoo.harness.energy.probe import PowerMeter, Probe, Snapshot, trail_energy
+from shmoo.harness.energy.probe import UNMOVED, PowerMeter, Probe, Snapshot, trail_energy
 from shmoo.harness.energy.readings import Trial, reading
 from shmoo.runs.records import EnergyReading
 
@@ -126,7 +126,7 @@ class EnergyMeter:
         self._sleep = sleep
         self._draw = draw or random.Random()
         self._idle: dict[str, tuple[float, dict[str, float]]] = {}
-        self._periods: dict[str, float] = {}
+        self._periods: dict[str, float | None] = {}
 
     def measure(
         self, call: Callable[[], object], call_s: float, device: str = "cpu", synchronize: Callable[[], None] | None = None
@@ -139,12 +139,12 @@ class EnergyMeter:
         """
         if self._settings.window_s <= 0:
             return self.unknown("not asked for (energy window of 0 s)", device)
-        probes, slow = [], []
-        for probe in self._of(device):
-            (probes if UPDATES_PER_WINDOW * self._period(probe) <= self._settings.max_window_s else slow).append(probe)
+        why_not = {probe.name: self._why_not(probe) for probe in self._of(device)}
+        probes = [probe for probe in self._of(device) if not why_not[probe.name]]
         found = self._missing(device) + tuple(
-            EnergyReading(domain, reason=self._too_slow(probe), update_period_s=self._period(probe))
-            for probe in slow
+            EnergyReading(domain, reason=why_not[probe.name])
+            for probe in self._of(device)
+            if why_not[probe.name]
             for domain in probe.domains
         )
         if not probes:
@@ -182,19 +182,25 @@ class EnergyMeter:
         )
 
     def _period(self, probe: Probe) -> float:
-        """The counter's update period, measured once; what the probe says where it does not move."""
-        if probe.name not in self._periods:
-            measured = None
-            if UPDATES_PER_WINDOW * probe.update_period_s <= self._settings.max_window_s:
-                measured = measure_update_period(probe, clock=self._clock, sleep=self._sleep)
-            self._periods[probe.name] = measured or probe.update_period_s
-        return self._periods[probe.name]
+        """The counter's update period as measured, or what the probe says of one that is too slow to be measured."""
+        return self._periods[probe.name] or probe.update_period_s
 
-    def _too_slow(self, probe: Probe) -> str:
-        period = self._period(probe)
+    def _why_not(self, probe: Probe) -> str:
+        """Why no window can be measured with this probe, "" when one can. Its counter is watched once, when first asked for."""
+        longest = self._settings.max_window_s
+        if probe.name not in self._periods:
+            measurable = UPDATES_PER_WINDOW * probe.update_period_s <= longest
+            self._periods[probe.name] = (
+                measure_update_period(probe, clock=self._clock, sleep=self._sleep) if measurable else probe.update_period_s
+            )
+        if self._periods[probe.name] is None:
+            return UNMOVED
+        window = UPDATES_PER_WINDOW * self._period(probe)
+        if window <= longest:
+            return ""
         return (
-            f"{probe.name} updates every {period:.3g} s; a window of {UPDATES_PER_WINDOW} updates would take "
-            f"{UPDATES_PER_WINDOW * period:.0f} s (limit {self._settings.max_window_s:.0f} s)"
+            f"{probe.name} updates every {self._period(probe):.3g} s; a window of {UPDATES_PER_WINDOW} updates would take "
+            f"{window:.0f} s (limit {longest:.0f} s)"
         )
 
     def _run(

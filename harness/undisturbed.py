@@ -1,0 +1,48 @@
+"""Timing with an eye on the host: a disturbed window is discarded and measured again, a few times; then it stands with its
+reasons. The command line and pytest both time through `time_undisturbed`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shmoo.harness.hostwatch import doubts, host_snapshot, observe
+from shmoo.runs.records import AxisValue, Timing
+
+Host = dict[str, AxisValue | None]
+MAX_RETRIES = 3
+
+
+def time_undisturbed(
+    window: Callable[[], Timing],
+    threads: int,
+    *,
+    retries: int = MAX_RETRIES,
+    further: Callable[[], tuple[Host, tuple[str, ...]]] = lambda: ({}, ()),
+) -> tuple[Timing, Host, tuple[str, ...]]:
+    """Time until nothing disturbs, or the retries are used up.
+
+    Args:
+        window: times once.
+        threads: that the timed work uses.
+        retries: how often a disturbed window is discarded.
+        further: observations and doubts of one's own about the window that has just been timed, such as a GPU's.
+
+    Returns:
+        the timing kept; what was observed around it, with the number of `retries` and the reasons of windows `discarded`; and why
+        it cannot be trusted (empty when it can).
+    """
+    discarded: list[str] = []
+    while True:
+        before = host_snapshot()
+        timing = window()
+        host = observe(before, host_snapshot(), threads)
+        more, reasons = further()
+        host |= more
+        reasons = doubts(timing, host) + reasons
+        if not reasons or len(discarded) >= retries:
+            break
+        discarded.append("; ".join(reasons))
+    host["retries"] = len(discarded)
+    if discarded:
+        host["discarded"] = " | ".join(discarded)
+    return timing, host, reasons
