@@ -31,7 +31,8 @@ class Expression:
     """What a value stands for while lowering: a buffer, or a computation that its readers repeat.
 
     Attributes:
-        reads: buffers and graph inputs that one evaluation reads.
+        reads: buffers and graph inputs that one evaluation reads. loads: the same with the view through which, where it is not
+            element by element: what Inductor counts as reads.
         calls: calls evaluated inline; empty for a buffer.
         numel: elements. operations: scalar operations of an element.
         moved: seen through a view that changes the order or the choice of elements. windowed: reads a neighbourhood.
@@ -49,6 +50,11 @@ class Expression:
     rows: frozenset[int] = frozenset()
     owner: int | None = None
     base: Expression | None = None
+    loads: frozenset[tuple[int, object]] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not self.loads:
+            self.loads = frozenset((name, None) for name in self.reads)
 
     @property
     def computes(self) -> bool:
@@ -83,6 +89,7 @@ class _Lowering:
     values: dict[int, Expression] = field(default_factory=dict)
     readers: dict[int, int] = field(default_factory=dict)
     for_library: set[int] = field(default_factory=set)
+    written: dict[int, Expression] = field(default_factory=dict)
     returned: set[int] = field(default_factory=set)
     names: int = 0
 
@@ -99,12 +106,19 @@ class _Lowering:
 
     def _value(self, index: int) -> Expression:
         found = self.values.get(index)
+        if found is None and self.graph.values[index].storage is not None:
+            # Memory that was written into through another view.
+            base = self.written.get(self.graph.root(index))
+            if base is not None:
+                found = Expression(frozenset(), numel=self.graph.values[index].spec.numel, moved=True, base=base)
+                self.values[index] = found
         if found is None:
             found = Expression(frozenset((index,)), numel=self.graph.values[index].spec.numel, owner=index)
             self.values[index] = found
         if found.base is not None:
             base = found.base
             found.reads, found.calls, found.owner = base.reads, base.calls, base.owner
+            found.loads = frozenset((name, index) for name in base.reads)
             found.operations, found.special, found.windowed, found.rows = base.operations, base.special, base.windowed, base.rows
         return found
 
@@ -173,10 +187,17 @@ class _Lowering:
     def _expression(self, index: int, call: OpCall, cost: Cost, extra: Iterable[int] = ()) -> Expression:
         sources = [self._value(value) for value in dict.fromkeys(call.reads)]
         shape, numel = call.outputs[0].shape, call.outputs[0].numel
+        # A broadcast operand is another read for every shape that it is broadcast from.
+        shapes = zip(call.reads, call.inputs, strict=True)
+        loads = [
+            frozenset((name, spec.shape) for name, _ in found.loads) if found.numel < numel else found.loads
+            for found, spec in ((self._value(value), spec) for value, spec in shapes)
+        ]
         own = round((cost.vector_flops + cost.special_flops) / max(numel, 1)) + 1
         return Expression(
             reads=frozenset().union(*(s.reads for s in sources), extra),
             calls=frozenset((index,)).union(*(s.calls for s in sources)),
+            loads=frozenset((name, None) for name in extra).union(*loads),
             numel=numel,
             operations=own + sum(s.operations + (1 if s.owner is not None else 0) for s in sources),
             special=call.op in SPECIAL or any(s.special for s in sources),
@@ -192,9 +213,27 @@ class _Lowering:
             if self._value(value).numel < call.outputs[0].numel:
                 self._repeated(value)
         made = self._expression(index, call, cost)
+        if call.inplace:
+            self._write_into(self.graph.root(call.writes[0]), made)
         for value in call.writes:
             self.values[value] = made
             self._settle(value)
+
+    def _write_into(self, root: int, made: Expression) -> None:
+        """What a memory holds after a write into all of it or a part."""
+        whole = self.graph.values[root].spec.numel
+        if made.numel == whole:
+            self.written[root] = made
+            return
+        before = self.written.get(root) or self._value(root)
+        self.written[root] = Expression(
+            reads=before.reads | made.reads,
+            calls=before.calls | made.calls,
+            loads=before.loads | made.loads,
+            numel=whole,
+            operations=before.operations + made.operations,
+            windowed=True,
+        )
 
     def _norm(self, index: int, call: OpCall, cost: Cost) -> None:
         value = call.reads[0]
@@ -207,7 +246,8 @@ class _Lowering:
         first = self._add(Buffer(calls, source.reads, cost.m, max(cost.n, 2), **shape))
         statistics = (first,)
         if call.op not in _ONE_STATISTIC:
-            statistics = (first, self._add(Buffer(calls, source.reads | {first}, cost.m, max(cost.n, 2), **shape)))
+            mean = self._add(Buffer(frozenset((index,)), frozenset((first,)), cost.m))
+            statistics = (mean, self._add(Buffer(calls, source.reads | {mean}, cost.m, max(cost.n, 2), **shape)))
         tail = self._expression(index, call, cost, statistics)
         if cost.family == "softmax":
             # The exponential has two readers, and is kept.
@@ -284,6 +324,7 @@ class _Lowering:
         moved = found.moved or found.windowed
         name = self._add(Buffer(found.calls, found.reads, found.numel, moved=moved, rows=found.rows))
         found.reads, found.calls, found.owner, found.base = frozenset((name,)), frozenset(), name, None
+        found.loads = frozenset(((name, None),))
         found.operations, found.special, found.moved, found.windowed = 0, False, False, False
         found.rows = frozenset()
 
@@ -299,7 +340,7 @@ class _Lowering:
 
     def _hint(self, value: int) -> None:
         """A buffer for what reads more than one (`realize_hint`)."""
-        if len(self._value(value).reads) > 1:
+        if len(self._value(value).loads) > 1:
             self._realise(value)
 
     def _repeated(self, value: int) -> None:
@@ -311,7 +352,7 @@ class _Lowering:
     def _reused(self, value: int) -> None:
         """Buffers for what has several readers and is costly (`should_realize_on_reuse`)."""
         found = self._value(value)
-        costly = len(found.reads) > self.limits.reused_reads or found.operations > self.limits.operations
+        costly = len(found.loads) > self.limits.reused_reads or found.operations > self.limits.operations
         if costly or (self.limits.keeps_special and found.special):
             self._realise(value)
 
@@ -329,7 +370,7 @@ class _Lowering:
         if several:
             self._reused(value)
         found = self._value(value)
-        if found.owner is None and (len(found.reads) > self.limits.reads or found.operations > self.limits.operations):
+        if found.owner is None and (len(found.loads) > self.limits.reads or found.operations > self.limits.operations):
             self._hint(value)
 
 

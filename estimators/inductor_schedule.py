@@ -172,6 +172,14 @@ class Scheduler:
             return
         if not depends and self._distance(a, b) > self.limits.distance:
             return
+        if depends and not self._ordered_alike(one, two):
+            return
+        if not depends and (one.moved or two.moved):
+            return  # Different parts of what both read.
+        if size > (self.limits.buffers if depends else self.limits.siblings):
+            return
+        if not depends and self._distance(a, b) > self.limits.distance:
+            return
         if depends and two.reduced == 1 and (two.moved or (one.moved and one.reduced == 1)):
             return
         if self.limits.outer_loops and not self._nested_alike(a, b):
@@ -186,6 +194,13 @@ class Scheduler:
                 self.kernel_of[member] = keep
             self.pattern.pop(gone, None)
             self.pattern[keep] = rule
+
+    @staticmethod
+    def _ordered_alike(first: Buffer, second: Buffer) -> bool:
+        """Whether loops that read through a view still fit: such loops cannot become one, so only those of the same view do."""
+        if first.reduced == 1:
+            return not first.moved and (second.reduced > 1 or not second.moved)
+        return second.reduced > 1 or first.moved == second.moved
 
     def _nested_alike(self, first: int, second: int) -> bool:
         """Where rows are reduced, pointwise loops over all elements must be nested in rows as well."""
