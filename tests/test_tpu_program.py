@@ -1,0 +1,64 @@
+"""What a compiled program moves and waits for on a TPU, as arithmetic on small graphs."""
+
+from __future__ import annotations
+
+import pytest
+from build import GraphBuilder
+
+from shmoo.estimators.coefficients import Coefficients
+from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.model import predict
+from shmoo.estimators.profile import load_profile
+from shmoo.estimators.records import Graph
+
+TPU = AnalysisDirector(load_profile("tpu_v4"))
+
+
+def dram(graph: Graph) -> list[float]:
+    table, _ = TPU.tabulate([graph], "xla")
+    return TPU.tile(table).level_bytes["dram"].tolist()
+
+
+def test_a_program_of_one_kernel_finds_nothing_on_chip():
+    """Both operands of an addition and its result cross the main memory, though all would fit the chip."""
+    b = GraphBuilder()
+    x, y = b.tensor((64, 128)), b.tensor((64, 128))
+    assert dram(b.graph(b.add(x, y))) == [3 * 4 * 64 * 128]
+
+
+def test_parameters_come_from_the_main_memory_and_activations_stay():
+    """The second product of a network reads its weights from afar; its input was left on chip."""
+    b = GraphBuilder()
+    x = b.linear(b.tensor((128, 256)), 256)
+    second = dram(b.graph(b.linear(x, 256)))[1]
+    assert second == pytest.approx(4 * 256 * 256, rel=1e-3)
+
+
+def test_partial_tiles_of_weights_cost_full_ones():
+    """130 x 130 weights occupy four tiles of 128 x 128."""
+    b = GraphBuilder()
+    moved = dram(b.graph(b.linear(b.tensor((128, 130)), 130)))[0]
+    assert moved == 4 * (256 * 256 + 2 * 128 * 130)
+
+
+def test_statistics_read_their_rows_two_more_times():
+    """A layer norm reads three times and writes once; a batch norm with running statistics reads once."""
+    b = GraphBuilder()
+    moved = dram(b.graph(b.layer_norm(b.tensor((512, 1024)))))[0]
+    assert moved == pytest.approx(4 * (4 * 512 * 1024 + 2 * 1024))
+    b = GraphBuilder()
+    moved = dram(b.graph(b.batch_norm(b.tensor((8, 64, 32, 32)))))[0]
+    assert moved == pytest.approx(4 * (2 * 8 * 64 * 32 * 32 + 4 * 64))
+
+
+def test_the_array_and_the_vector_unit_work_at_once():
+    """With full overlap a product with an activation behind it takes the longer of the two, not their sum."""
+    b = GraphBuilder()
+    table, _ = TPU.tabulate([b.graph(b.relu(b.linear(b.tensor((4096, 256)), 256)))], "xla")
+    assert len(table) == 1
+    tiling = TPU.tile(table)
+    units = {"overlap": 1e3, "overlap.gemm": 1e3}
+    compute = predict(table, tiling, Coefficients(TPU.profile, units), "xla").compute_s[0]
+    array = tiling.cycles[0] / TPU.profile.value("clock") / TPU.profile.value("efficiency.gemm")
+    vector = table.vector_flops[0] / TPU.profile.value("peak.vector.float32") / 0.5
+    assert compute == pytest.approx(max(array, vector), rel=0.01)
