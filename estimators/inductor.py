@@ -134,6 +134,8 @@ class _Lowering:
             self._concatenate(index, call)
         elif cost.family in ("normalization", "softmax") and not _pointwise_norm(call):
             self._norm(index, call, cost)
+        elif call.op in _SCANS:
+            self._pool(index, call, cost)
         elif cost.family == "pooling" and (cost.window == 1 or "adaptive" in call.op) and cost.n > 1:
             self._reduce(index, call, cost)
         elif cost.family == "pooling":
@@ -194,6 +196,8 @@ class _Lowering:
             for found, spec in ((self._value(value), spec) for value, spec in shapes)
         ]
         own = round((cost.vector_flops + cost.special_flops) / max(numel, 1)) + 1
+        # A table's row is found once for all of its elements.
+        found_rows = shape[-1:] if cost.family == "gather" else ()
         return Expression(
             reads=frozenset().union(*(s.reads for s in sources), extra),
             calls=frozenset((index,)).union(*(s.calls for s in sources)),
@@ -201,8 +205,8 @@ class _Lowering:
             numel=numel,
             operations=own + sum(s.operations + (1 if s.owner is not None else 0) for s in sources),
             special=call.op in SPECIAL or any(s.special for s in sources),
-            windowed=any(s.windowed or s.moved for s in sources),
-            rows=frozenset().union(*(s.rows for s in sources), *(inner_extents(shape, t.shape) for t in call.inputs)),
+            windowed=any((s.windowed or s.moved) and s.numel >= numel for s in sources),
+            rows=frozenset(found_rows).union(*(s.rows for s in sources), *(inner_extents(shape, t.shape) for t in call.inputs)),
         )
 
     def _pointwise(self, index: int, call: OpCall, cost: Cost) -> None:
@@ -276,12 +280,15 @@ class _Lowering:
             self._settle(value)
 
     def _pool(self, index: int, call: OpCall, cost: Cost) -> None:
-        self._hint(call.reads[0])
+        if call.op in _SCANS:
+            self._realise(call.reads[0])
+        else:
+            self._hint(call.reads[0])
         made = self._expression(index, call, cost)
         made.windowed = True
         for value in call.writes:
             self.values[value] = made
-            if "max" in call.op:
+            if "max" in call.op or call.op in _SCANS:
                 self._realise(value)
                 self.buffers[self._value(value).owner].alone = True
             else:
@@ -374,6 +381,8 @@ class _Lowering:
             self._hint(value)
 
 
+_SCANS = frozenset(f"aten.{name}" for name in ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"))
+"""Operators whose loops carry a value from element to element."""
 _CONCATENATIONS = frozenset({"aten.cat", "aten.concat", "aten.stack"})
 _MAY_KEEP = frozenset({"aten.pad", "aten.constant_pad_nd", "aten.cat", "aten.concat"})
 """Operators that Inductor drops where their result is their only operand: padding by nothing, concatenation of one."""
