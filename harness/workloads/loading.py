@@ -15,6 +15,7 @@ import msgspec
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.harness.workloads.catalog import find_workload
 from shmoo.harness.workloads.module import Axis, Built, DNNModule, Maker, dim
+from shmoo.harness.workloads.torchvision_ops import import_torchvision
 
 HF_PREFIX = "hf:"
 DEFAULT_SEQ_LEN = 128
@@ -183,6 +184,8 @@ def load_config(path: str) -> DNNModule:
 
 
 def _transformers() -> Any:
+    # transformers imports torchvision for its image models, and fails where torchvision alone would.
+    import_torchvision()
     try:
         import transformers
     except ImportError as error:
