@@ -120,11 +120,10 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
         found.append(Parameter(name, unit, start, low, high, prior_sd or sd, affects, parent))
         return True
 
-    main = profile.coefficients[f"bandwidth.{profile.levels[-1]}"]
-    shared = profile.family in _PUBLISHED_BANDWIDTHS or main.source == "datasheet"
+    shared = profile.family in ("gpu", *_PUBLISHED_BANDWIDTHS)
     for level in () if profile.family in _PUBLISHED_BANDWIDTHS else profile.levels:
         known = profile.coefficients[f"bandwidth.{level}"]
-        if known.source == "datasheet":
+        if shared and known.source == "datasheet":
             continue  # what kernels reach of it is their share, `efficiency.bandwidth`
         prior = None if known.source == "fallback" else max(0.1, math.log(known.bounds[1] / known.bounds[0]) / 2)
         add(f"bandwidth.{level}", "bandwidth", (f"bandwidth.{level}",), cases.all, prior)
