@@ -16,13 +16,14 @@ from shmoo.estimators.coefficients import ALGORITHMS, algorithm_codes
 from shmoo.estimators.profile import Coefficient
 
 MIN_VALIDATION = 10
-"""Below this many validation cases an algorithm's spread is taken from its fit cases too, widened by 1.3."""
+"""Below this many validation cases of its own an algorithm takes the spread of all validation cases together: residuals of the
+fit itself are too small wherever a coefficient has few cases."""
 FLOOR = 0.02
 """No spread is below 2 %: repeat measurements themselves differ by that."""
 
 
 def spreads(blocks: Sequence[Block], residuals: np.ndarray, family: str, reference: str) -> dict[str, Coefficient]:
-    """`sigma.<algorithm>` and `sigma.graph` from residuals.
+    """`sigma.<algorithm>` and `sigma.graph` from residuals; an algorithm without cases keeps what it falls back to.
 
     Args:
         blocks: cases of the fit and validation splits.
@@ -35,20 +36,19 @@ def spreads(blocks: Sequence[Block], residuals: np.ndarray, family: str, referen
     validation = np.concatenate([block.splits for block in blocks]) == "validation"
     found: dict[str, Coefficient] = {}
 
-    def note(name: str, sigma: float, n: int) -> None:
-        found[name] = Coefficient(max(sigma, FLOOR), "1", "fitted", f"{reference}; 90 % point over {n} cases")
+    def note(name: str, group: np.ndarray) -> None:
+        own, pooled = residuals[group & validation], residuals[validation]
+        errors = np.abs(own if len(own) >= MIN_VALIDATION else pooled if len(pooled) else residuals)
+        whose = "its own" if len(own) >= MIN_VALIDATION else "all"
+        sigma = max(_quantile(errors) / 1.645, FLOOR)
+        found[name] = Coefficient(sigma, "1", "fitted", f"{reference}; 90 % point over {len(errors)} held-out cases, {whose}")
 
     for code, name in enumerate(ALGORITHMS):
         here = (algorithm == code) & ~several
         if here.any():
-            sigma, n = _sigma(residuals[here], validation[here])
-            note(f"sigma.{name}", sigma, n)
-    if (~several).any():
-        sigma, n = _sigma(residuals[~several], validation[~several])
-        note("sigma", sigma, n)
+            note(f"sigma.{name}", here)
     if several.any():
-        sigma, n = _sigma(residuals[several], validation[several])
-        note("sigma.graph", sigma, n)
+        note("sigma.graph", several)
     return found
 
 
@@ -59,13 +59,6 @@ def _dominant(block: Block, family: str) -> np.ndarray:
     order = np.lexsort((table.bytes, table.matrix_flops, table.segment))
     last = np.flatnonzero(np.diff(table.segment[order], append=table.segments))
     return codes[order[last]]
-
-
-def _sigma(residuals: np.ndarray, validation: np.ndarray) -> tuple[float, int]:
-    held_out = np.abs(residuals[validation])
-    if len(held_out) >= MIN_VALIDATION:
-        return _quantile(held_out) / 1.645, len(held_out)
-    return 1.3 * _quantile(np.abs(residuals)) / 1.645, len(residuals)
 
 
 def _quantile(errors: np.ndarray) -> float:

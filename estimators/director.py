@@ -259,14 +259,10 @@ class AnalysisDirector:
             algorithm = ALGORITHMS[code]
             launch[rows] = _trust(c.source(*algorithm_names((f"launch.{runtime}", "launch"), algorithm)))
             stem = "efficiency" if table.matrix_flops[rows].any() else "efficiency.vector"
-            compute[rows] = min(
-                _trust(c.source(*algorithm_names((stem,), algorithm))),
-                max((_trust(c.source(name)) for name in self.profile.coefficients if name.startswith("peak.")), default=0),
-            )
-            memory[rows] = min(
-                _trust(c.source(*algorithm_names(("efficiency.bandwidth",), algorithm))),
-                *(_trust(c.source(f"bandwidth.{level}")) for level in self.profile.levels),
-            )
+            peak = max((_trust(c.source(name)) for name in self.profile.coefficients if name.startswith("peak.")), default=0)
+            compute[rows] = _together(_trust(c.source(*algorithm_names((stem,), algorithm))), peak)
+            bandwidth = _trust(c.source(f"bandwidth.{self.profile.levels[-1]}"))
+            memory[rows] = _together(_trust(c.source(*algorithm_names(("efficiency.bandwidth",), algorithm))), bandwidth)
         body = np.where(prediction.compute_s >= prediction.memory_s, compute, memory)
         shares = dict.fromkeys(("fitted", "transferred", "datasheet", "fallback"), 0.0)
         total = float((prediction.launch_s + prediction.device_s).sum())
@@ -274,6 +270,13 @@ class AnalysisDirector:
             for level, name in enumerate(_TRUST):
                 shares[name] += float(times[trust == level].sum()) / total
         return shares
+
+
+def _together(share: int, rate: int) -> int:
+    """What the product of a share and a rate rests on: where one was fitted, it was fitted with the other as it stands, so their
+    product is what was fitted; otherwise the weaker."""
+    strongest = max(share, rate)
+    return strongest if _TRUST[strongest] in ("fitted", "transferred") else min(share, rate)
 
 
 def _trust(source: str) -> int:

@@ -13,6 +13,8 @@ from shmoo.calibrate.fit import predicted_latency
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.profile import ArchitectureProfile, load_profile
+from shmoo.runs.records import Machine, RunManifest
+from shmoo.runs.store import RunWriter
 from shmoo.runs.tables import TableRow
 
 TRUTH = {
@@ -85,6 +87,14 @@ def test_fitted_coefficients_say_what_they_were_fitted_to():
     assert "synthetic" in fitted.reference
     assert profile.fitted_from.rows_hash == "synthetic"
     assert ArchitectureProfile.from_json(profile.to_json()) == profile
+
+
+def test_runs_of_different_machines_are_refused_with_the_difference(tmp_path):
+    """Each field that differs is named with both values."""
+    for name, cpu, threads in (("a", "Xeon", 2), ("b", "Epyc", 4)):
+        RunWriter(tmp_path / name, RunManifest(Machine(cpu, threads, threads, 2**30, threads=threads), "micro")).close()
+    with pytest.raises(InputError, match=r"cpu_model: 'Xeon' and 'Epyc'; threads: 2 and 4\); calibrate each for itself"):
+        read_sources([tmp_path / "a", tmp_path / "b"])
 
 
 def test_no_source_is_an_error_that_says_what_to_name(tmp_path):

@@ -52,11 +52,11 @@ def test_every_case_can_be_built(name: str, machine: Machine) -> None:
 
 
 def test_sizes() -> None:
-    """About 40 quick cases, about 400 operators and 70 synthetic models in micro, nine networks."""
+    """About 40 quick cases, about 340 operators and 60 synthetic models in micro, nine networks."""
     assert 35 <= len(plan_suite("quick", DESKTOP)) <= 45
     kinds = Counter(case.kind for case in plan_suite("micro", DESKTOP))
-    assert 380 <= kinds["operator"] <= 440
-    assert 65 <= kinds["synthetic"] <= 80
+    assert 310 <= kinds["operator"] <= 360
+    assert 55 <= kinds["synthetic"] <= 70
     assert {case.workload for case in plan_suite("nets", DESKTOP)} == set(NETWORKS)
     assert all(case.kind == "network" and case.axes == {"batch": 1} for case in plan_suite("nets", DESKTOP))
 
