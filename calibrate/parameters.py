@@ -75,6 +75,8 @@ _START_OF_ZERO = {"tile_overhead": 1e-7, "page_fault": 1e-10, "fresh.input": 0.5
 LIBRARY_PATHS = frozenset({"conv", "conv_1x1", "conv_3x3", "conv_native", "depthwise", "conv_transpose"})
 """Algorithms that share an operator's name: what dispatching costs depends on the library that takes the call."""
 _COPYING = frozenset(("cpu", algorithm) for algorithm in LIBRARY_PATHS)
+TYPICAL_SPECIAL_SHARE = 1 / 8
+"""Special functions a unit evaluates for each vector flop it could do, roughly, on any machine."""
 _REFERENCE = ("efficiency.bandwidth", "pointwise")
 """Pointwise loops define what the levels' bandwidths are, so their share of it is fixed."""
 _PUBLISHED_BANDWIDTHS = frozenset({"tpu"})
@@ -82,7 +84,7 @@ _PUBLISHED_BANDWIDTHS = frozenset({"tpu"})
 share that copies reach, which is then what carries over to other chips."""
 _WHOLE = (
     ("overlap", lambda cases: cases.all),
-    ("efficiency.vector", lambda cases: cases.vector & ~cases.matrix & ~cases.special),
+    ("efficiency.vector", lambda cases: cases.vector & ~cases.matrix),
     ("efficiency.special", lambda cases: cases.special & ~cases.matrix),
 )
 """Coefficients that the algorithms' own are drawn towards, and the kernels that feel them."""
@@ -91,7 +93,7 @@ _BY_ALGORITHM = (
     ("half.m", lambda cases: cases.matrix),
     ("half.n", lambda cases: cases.matrix),
     ("half.k", lambda cases: cases.matrix),
-    ("efficiency.vector", lambda cases: cases.vector & ~cases.matrix & ~cases.special),
+    ("efficiency.vector", lambda cases: cases.vector & ~cases.matrix),
     ("efficiency.special", lambda cases: cases.special & ~cases.matrix),
     ("overlap", lambda cases: cases.all),
     ("tile_overhead", lambda cases: cases.matrix),
@@ -177,6 +179,10 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
             # Work on the two units is proportional within one operator, so one of them carries it.
             stem = "efficiency.special" if (here & cases.special).any() else "efficiency.vector"
             add(f"{stem}.{op}", stem, algorithm_names((stem,), algorithm), here)
+            if algorithm != "pointwise":
+                # How a loop walks its rows or windows is its own, too.
+                names = algorithm_names(("efficiency.bandwidth",), algorithm)
+                add(f"efficiency.bandwidth.{op}", "efficiency.bandwidth", names, here)
     return found
 
 
@@ -200,9 +206,14 @@ class _Cases:
         self.algorithm = np.concatenate([algorithm_codes(table, family) for table in tables])
         self.op = np.concatenate([table.op for table in tables])
         self.single = np.concatenate([table.calls == 1 for table in tables])
-        self.matrix, self.vector, self.special = (
-            np.concatenate([getattr(table, f"{unit}_flops") > 0 for table in tables]) for unit in ("matrix", "vector", "special")
-        )
+        flops = {
+            unit: np.concatenate([getattr(table, f"{unit}_flops") for table in tables])
+            for unit in ("matrix", "vector", "special")
+        }
+        self.matrix = flops["matrix"] > 0
+        # The unit that takes longer at typical rates carries what the fit says of a loop.
+        self.special = flops["special"] > TYPICAL_SPECIAL_SHARE * flops["vector"]
+        self.vector = ~self.special & (flops["vector"] > 0)
         self.fresh_output = np.concatenate([table.fresh_bytes > MAPPED_BYTES for table in tables])
         self.fresh_input = np.concatenate([table.bytes_of_kind(READ_ACTIVATION) > MAPPED_BYTES for table in tables])
         self.views = np.concatenate([table.views > 0 for table in tables])

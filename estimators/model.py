@@ -92,7 +92,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
     compute = _compute_time(table, tiling, coefficients, codes)
     if coefficients.find("throttle.share") is not None:
         compute = compute * _throttle(table, compute, coefficients)
-    share = coefficients.by_algorithm(codes, "efficiency.bandwidth")
+    share = coefficients.by_kernel(table, codes, "efficiency.bandwidth")
     levels = [
         level_bytes / (coefficients.value(f"bandwidth.{level}") * share) for level, level_bytes in tiling.level_bytes.items()
     ]
