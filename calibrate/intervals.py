@@ -18,6 +18,9 @@ from shmoo.estimators.profile import Coefficient
 MIN_VALIDATION = 10
 """Below this many validation cases of its own an algorithm takes the spread of all validation cases together: residuals of the
 fit itself are too small wherever a coefficient has few cases."""
+FIT_WIDENING = 1.3
+"""Graphs share nearly all of their coefficients with the operators, so their residuals in the fit are little too small; with this
+factor they stand beside the few that were held out."""
 FLOOR = 0.02
 """No spread is below 2 %: repeat measurements themselves differ by that."""
 
@@ -36,19 +39,21 @@ def spreads(blocks: Sequence[Block], residuals: np.ndarray, family: str, referen
     validation = np.concatenate([block.splits for block in blocks]) == "validation"
     found: dict[str, Coefficient] = {}
 
-    def note(name: str, group: np.ndarray) -> None:
-        own, pooled = residuals[group & validation], residuals[validation]
-        errors = np.abs(own if len(own) >= MIN_VALIDATION else pooled if len(pooled) else residuals)
-        whose = "its own" if len(own) >= MIN_VALIDATION else "all"
-        sigma = max(_quantile(errors) / 1.645, FLOOR)
-        found[name] = Coefficient(sigma, "1", "fitted", f"{reference}; 90 % point over {len(errors)} held-out cases, {whose}")
+    def note(name: str, errors: np.ndarray, whose: str) -> None:
+        sigma = max(_quantile(np.abs(errors)) / 1.645, FLOOR)
+        found[name] = Coefficient(sigma, "1", "fitted", f"{reference}; 90 % point over {len(errors)} {whose}")
 
     for code, name in enumerate(ALGORITHMS):
         here = (algorithm == code) & ~several
-        if here.any():
-            note(f"sigma.{name}", here)
+        own = residuals[here & validation]
+        if len(own) >= MIN_VALIDATION:
+            note(f"sigma.{name}", own, "held-out cases of its own")
+        elif here.any():
+            held_out = residuals[validation]
+            note(f"sigma.{name}", held_out if len(held_out) else residuals, "held-out cases of all algorithms")
     if several.any():
-        note("sigma.graph", several)
+        widened = np.where(validation, residuals, FIT_WIDENING * residuals)[several]
+        note("sigma.graph", widened, "graphs, those of the fit widened")
     return found
 
 

@@ -241,10 +241,13 @@ class AnalysisDirector:
         prediction = predict(table, tiling, coefficients, runtime)
         rng = np.random.default_rng(seed + 1)
         codes = algorithm_codes(table, self.profile.family)
-        # Kernels of one algorithm err together: the same draw scales all of them.
-        factor = np.exp(nominal.by_algorithm(codes, "sigma") * rng.standard_normal((DRAWS, len(ALGORITHMS)))[:, codes])
-        noisy = prediction.scaled(factor)
         several = np.bincount(table.segment) > 1
+        spread = nominal.by_algorithm(codes, "sigma")
+        if nominal.source("sigma.graph") == "fitted":
+            # What whole graphs were off by on held-out cases holds their kernels' errors already.
+            spread = np.where(several[table.segment], 0.0, spread)
+        # Kernels of one algorithm err together: the same draw scales all of them.
+        noisy = prediction.scaled(np.exp(spread * rng.standard_normal((DRAWS, len(ALGORITHMS)))[:, codes]))
         together = np.exp(np.where(several, nominal.value("sigma.graph"), 0.0) * rng.standard_normal((DRAWS, 1)))
         times = graph_latency(table, noisy, coefficients, runtime) * together
         return times, segment_energy(table, noisy, times, coefficients)
