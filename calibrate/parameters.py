@@ -79,7 +79,7 @@ TYPICAL_SPECIAL_SHARE = 1 / 8
 """Special functions a unit evaluates for each vector flop it could do, roughly, on any machine."""
 _REFERENCE = ("efficiency.bandwidth", "pointwise")
 """Pointwise loops define what the levels' bandwidths are, so their share of it is fixed."""
-_PUBLISHED_BANDWIDTHS = frozenset({"tpu"})
+_PUBLISHED_BANDWIDTHS = frozenset({"gpu", "tpu"})
 """Families whose levels keep their published bandwidths: every operand passes through all of them, so measurements tell only the
 share that copies reach, which is then what carries over to other chips."""
 _WHOLE = (
@@ -122,11 +122,9 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
         found.append(Parameter(name, unit, start, low, high, prior_sd or sd, affects, parent))
         return True
 
-    shared = profile.family in ("gpu", *_PUBLISHED_BANDWIDTHS)
-    for level in () if profile.family in _PUBLISHED_BANDWIDTHS else profile.levels:
+    shared = profile.family in _PUBLISHED_BANDWIDTHS
+    for level in () if shared else profile.levels:
         known = profile.coefficients[f"bandwidth.{level}"]
-        if shared and known.source == "datasheet":
-            continue  # what kernels reach of it is their share, `efficiency.bandwidth`
         prior = None if known.source == "fallback" else max(0.1, math.log(known.bounds[1] / known.bounds[0]) / 2)
         add(f"bandwidth.{level}", "bandwidth", (f"bandwidth.{level}",), cases.all, prior)
 

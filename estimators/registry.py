@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from shmoo.estimators.errors import ShmooError, unknown
 
@@ -56,7 +56,8 @@ class Registry(Mapping[str, T], Generic[T]):
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 
-    def get(self, name: str, default: T | None = None) -> T | None:  # type: ignore[override]
+    def get(self, name: object, default: Any = None) -> Any:
+        """The entry, or `default`; unlike reading by index, an unknown name is no error."""
         return self._entries.get(name, default)
 
     def __iter__(self) -> Iterator[str]:

@@ -4,9 +4,12 @@ import math
 
 import pytest
 
+from shmoo.calibrate.evaluate_gpu import DEVICES, published
 from shmoo.calibrate.transfer import transfer
+from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient, load_profile
+from shmoo.runs.tables import TableRow
 
 
 def fitted(name: str, **values: float) -> ArchitectureProfile:
@@ -45,3 +48,12 @@ def test_other_families_are_refused():
         transfer([load_profile("cpu_server_generic")], load_profile("gpu_h100"))
     with pytest.raises(InputError, match="no measured machine"):
         transfer([], load_profile("gpu_h100"))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_fitted_machine_can_be_read_as_its_datasheet_has_it(device):
+    """Without what was fitted, every rate that an estimate needs is still there."""
+    bare = published(f"gpu_{device}")
+    assert not any(c.source == "fitted" for c in bare.coefficients.values())
+    graph = TableRow(0, "linear", {"b": 1, "m": 512, "n": 512, "k": 512}).graph()
+    assert AnalysisDirector(bare).estimate(graph, runtime="eager").latency_s.value > 0
