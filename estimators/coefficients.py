@@ -123,7 +123,8 @@ DEFAULTS: Mapping[str, Mapping[str, Coefficient]] = {family: {**_COMMON, **launc
 class Coefficients:
     """Values of a machine's coefficients: overrides, then the profile, then `DEFAULTS`.
 
-    A value is a float or an array of shape (D, 1) or (D,): D draws or design points at once; results then have shape (D, K).
+    A value is a float, an array of shape (D,) for D draws, or one of shape (..., 1) for design points, a dimension for each axis;
+    results then have shape (D, K) or (..., K).
 
     Args:
         profile: the machine.
@@ -154,8 +155,7 @@ class Coefficients:
         found = self.find(*names)
         if found is None:
             raise KeyError(f"profile {self.profile.name!r} has none of the coefficients {', '.join(names)}")
-        value = found[1]
-        return value.reshape(-1, 1) if isinstance(value, np.ndarray) else value
+        return _column(found[1])
 
     def source(self, *names: str) -> str:
         """Where the value of the first known of `names` comes from: a source of `Coefficient`, "datasheet" for an override."""
@@ -180,8 +180,7 @@ class Coefficients:
         for code in np.flatnonzero(np.bincount(table.op + 1)) - 1:
             found = self.find(f"{prefixes[0]}.{short_op(names[code])}") if code >= 0 else None
             if found is not None:
-                value = found[1].reshape(-1, 1) if isinstance(found[1], np.ndarray) else found[1]
-                result = np.where(single & (table.op == code), value, result)
+                result = np.where(single & (table.op == code), _column(found[1]), result)
         return result
 
     def by_dtype(self, codes: np.ndarray, names_of: Sequence[Sequence[str]]) -> np.ndarray:
@@ -196,11 +195,16 @@ class Coefficients:
             for code, value in values.items():
                 lookup[code] = value
             return lookup[codes]
-        draws = max(np.shape(value)[0] for value in values.values() if np.ndim(value))
-        table = np.zeros((draws, len(keys)))
+        many = np.broadcast_shapes(*(np.shape(value)[:-1] for value in values.values()))
+        table = np.zeros((*many, len(keys)))
         for code, value in values.items():
-            table[:, code] = np.broadcast_to(np.ravel(value), draws) if np.ndim(value) else value
-        return table[:, codes]
+            table[..., code] = value[..., 0] if np.ndim(value) else value
+        return table[..., codes]
+
+
+def _column(value: float | np.ndarray) -> float | np.ndarray:
+    """A value as it goes with arrays of kernels: an array has a last dimension of 1."""
+    return value[:, None] if np.ndim(value) == 1 else value
 
 
 def short_op(op: str) -> str:

@@ -57,7 +57,9 @@ _E_VECTOR = [(*names, "energy.flop") for names in _candidates("energy.flop.vecto
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Arrays of shape (K,), or (D, K) when coefficients hold D draws. `latency_s` is a kernel alone, overheads included.
+    """Arrays of shape (K,), or (D, K) when coefficients hold D draws, (..., K) for design points.
+
+    `latency_s` is a kernel alone, overheads included.
 
     Attributes:
         compute_s, memory_s: what each would take without the other; `memory_s` is the slowest level's.
@@ -225,11 +227,10 @@ def graph_latency(table: KernelTable, prediction: Prediction, coefficients: Coef
     the segment from below.
     """
     starts = np.flatnonzero(np.diff(table.segment, prepend=-1))
-    entry = np.ravel(coefficients.value(f"graph.{runtime}", "graph"))
+    entry = coefficients.value(f"graph.{runtime}", "graph")
     counts = np.diff(np.append(starts, len(table)))
     # A lone call is an operator measurement: its launch already holds what entering the graph costs.
-    entry = np.where(counts > 1, entry[:, None], 0.0)
-    entry = entry[0] if entry.shape[0] == 1 else entry
+    entry = np.where(counts > 1, entry, 0.0)
     if coefficients.profile.family not in ASYNCHRONOUS:
         return np.add.reduceat(prediction.latency_s, starts, axis=-1) + entry
     host, device = np.cumsum(prediction.launch_s, axis=-1), np.cumsum(prediction.device_s, axis=-1)
