@@ -119,10 +119,3 @@ class OtherWork:
 
     def __call__(self) -> object:
         return self._draw.choice(self._pieces)()
-
-
-def reference_kernel(device: str) -> Callable[[], object]:
-    """A product of two 24 x 24 matrices: 7 KB that stay in the first-level cache beside whatever is there, and long enough in the
-    arithmetic units to feel the clock, a neighbour on the same core and time the hypervisor takes."""
-    a, out = torch.full((24, 24), 0.5, device=device), torch.empty(24, 24, device=device)
-    return functools.partial(torch.mm, a, a, out=out)

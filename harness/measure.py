@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cached_property
 
 import msgspec
 import torch
@@ -18,8 +19,9 @@ import torch
 from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.estimators.records import Graph
 from shmoo.harness.backends import RUNTIMES, compilations, compile_model, compile_seconds
-from shmoo.harness.cachestate import Prepared, prepare, reference_kernel
+from shmoo.harness.cachestate import Prepared, prepare
 from shmoo.harness.capture.capture import capture
+from shmoo.harness.corewatch import CoreWatch, core_watch
 from shmoo.harness.energy import available_probes
 from shmoo.harness.energy.nvml import load_nvml, visible_gpus
 from shmoo.harness.energy.probe import Probe
@@ -27,12 +29,13 @@ from shmoo.harness.energy.sampler import EnergyMeter
 from shmoo.harness.gpuwatch import GpuWatch, gpu_doubts
 from shmoo.harness.machine import last_level_bytes
 from shmoo.harness.memory import peak_cpu_bytes, peak_cuda_bytes, resident_bytes
+from shmoo.harness.operators_alone import time_operators
 from shmoo.harness.replay import GraphReplay, ReplayError, child_times
 from shmoo.harness.settings import MeasureSettings
 from shmoo.harness.timing import CudaTimer, HostTimer, time_callable
 from shmoo.harness.undisturbed import time_undisturbed
 from shmoo.harness.workloads.module import Built
-from shmoo.runs.records import AxisValue, CaseSpec, ChildTime, EnergyReading, Measurement, Timing
+from shmoo.runs.records import AxisValue, CaseSpec, ChildTime, EnergyReading, Measurement, OperatorTime, Timing
 from shmoo.runs.statistics import median
 
 Builder = Callable[[CaseSpec], Built]
@@ -109,6 +112,7 @@ class Measurer:
             peak, peak_reason = self._peak_memory(case, prepared.call, built)
             graphs, graph_reasons = self._capture(case, built)
             children, child_reasons = self._children(case, built, graphs)
+            operators = self._operators(case, graphs)
         reasons += energy_reasons + graph_reasons + child_reasons
         row = Measurement(
             case=case,
@@ -117,6 +121,7 @@ class Measurer:
             graph_hashes=tuple(graph.content_hash for graph in graphs),
             timing=timing,
             children=children,
+            operators=operators,
             energy=energy,
             peak_memory_bytes=peak,
             peak_memory_reason=peak_reason,
@@ -133,7 +138,7 @@ class Measurer:
             # Most of the window goes into what runs between the calls.
             settings = msgspec.structs.replace(settings, max_s=BETWEEN_CALLS * settings.max_s)
         compiled = RUNTIMES[case.runtime].compiled
-        reference = reference_kernel(case.device) if settings.reference_s > 0 else None
+        cores = None if _is_cuda(case) else self._cores
         watch = self._watch(case)
         timer = (
             CudaTimer(torch.cuda, before=prepared.before)
@@ -146,7 +151,11 @@ class Measurer:
             nonlocal frames
             frames = compilations() if compiled else 0
             return time_callable(
-                prepared.call, settings=settings, timer=timer, block_calls=prepared.block_calls, reference=reference
+                prepared.call,
+                settings=settings,
+                timer=timer,
+                block_calls=prepared.block_calls,
+                beside=cores.beside if cores is not None else None,
             )
 
         def further() -> tuple[dict[str, AxisValue | None], tuple[str, ...]]:
@@ -159,7 +168,11 @@ class Measurer:
             recompiled = (f"recompiled: {again} compilations while it was timed",) if again else ()
             return host, gpu_doubts(host) + recompiled
 
-        return time_undisturbed(window, torch.get_num_threads(), retries=self._settings.retries, further=further)
+        return time_undisturbed(window, torch.get_num_threads(), retries=self._settings.retries, cores=cores, further=further)
+
+    @cached_property
+    def _cores(self) -> CoreWatch | None:
+        return core_watch()
 
     def _watch(self, case: CaseSpec) -> GpuWatch | None:
         """Watches the first visible card, on which cases run; `None` for CPU cases and where NVML does not answer."""
@@ -231,6 +244,13 @@ class Measurer:
         calls = [call for graph in graphs for call in graph.calls]
         timed = zip(calls, times, strict=True)
         return tuple(ChildTime(i, call.op, seconds, "interpreter") for i, (call, seconds) in enumerate(timed)), ()
+
+    def _operators(self, case: CaseSpec, graphs: tuple[Graph, ...]) -> tuple[OperatorTime, ...]:
+        """Times of the distinct operators alone, where they are asked for: of networks and synthetic models in eager."""
+        wanted = self._settings.operators
+        if wanted is None or case.kind == "operator" or case.runtime != "eager" or case.cache_state != "warm":
+            return ()
+        return time_operators(graphs, case.device, wanted)
 
 
 def measure_case(case: CaseSpec, settings: MeasureSettings | None = None) -> tuple[Measurement, tuple[Graph, ...]]:

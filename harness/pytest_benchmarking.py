@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from shmoo.estimators.records import Graph
+from shmoo.harness.corewatch import CoreWatch, core_watch
 from shmoo.harness.machine import probe_machine, version_of
 from shmoo.harness.paths import new_run_directory
 from shmoo.harness.timing import TimingSettings, time_callable
@@ -71,6 +72,11 @@ class BenchmarkRun:
         from shmoo.harness.measure import MeasureSettings
 
         return MeasureSettings() if self._max_s is None else MeasureSettings(operator=self.timing, network=self.timing)
+
+    @cached_property
+    def cores(self) -> CoreWatch | None:
+        """Shared by all functions that are timed."""
+        return core_watch()
 
     @cached_property
     def measurer(self) -> Measurer:
@@ -130,9 +136,15 @@ class ShmooBenchmark:
             first_call_s = time.perf_counter() - begin
 
             def window() -> Timing:
-                return time_callable(lambda: target(*args, **kwargs), synchronize=_synchronize(), settings=self._run.timing)
+                return time_callable(
+                    lambda: target(*args, **kwargs),
+                    synchronize=_synchronize(),
+                    settings=self._run.timing,
+                    beside=cores.beside if cores is not None else None,
+                )
 
-            timing, host, reasons = time_undisturbed(window, self._run.machine.threads)
+            cores = self._run.cores
+            timing, host, reasons = time_undisturbed(window, self._run.machine.threads, cores=cores)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             self._run.append(Measurement(case, "failed", (reason,), measured_at=_utc_now()))

@@ -42,7 +42,6 @@ class TimingSettings(msgspec.Struct, frozen=True, omit_defaults=True):
         min_s, max_s: shortest and longest window. A call longer than the window is sampled `min_samples` times at most.
         min_samples: samples before a rule other than "timeout" may stop the window.
         precision: half width of the 90 % interval of the median, relative to it, that is good enough.
-        reference_s: a reference kernel is timed for about this long before each block; 0 for none.
     """
 
     block_s: float = 1e-3
@@ -52,7 +51,6 @@ class TimingSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     max_s: float = 0.8
     min_samples: int = 7
     precision: float = 0.005
-    reference_s: float = 0.0
 
 
 class BlockTimer(Protocol):
@@ -133,7 +131,7 @@ def time_callable(
     settings: TimingSettings | None = None,
     timer: BlockTimer | None = None,
     block_calls: int | None = None,
-    reference: Call | None = None,
+    beside: Callable[[], object] | None = None,
 ) -> Timing:
     """Time `call` after warming it up. What it raises passes through.
 
@@ -143,19 +141,14 @@ def time_callable(
         synchronize: waits for the device; `None` where calls return when done.
         timer: another way of timing a block, such as `CudaTimer`; `clock` still decides when the window ends.
         block_calls: calls in every block; found in the warm-up when not given.
-        reference: a kernel that knows nothing of `call`, timed for `settings.reference_s` before each block: what slows both is
-            the machine's drift.
+        beside: runs before each block, untimed, such as `CoreWatch.beside`.
     """
     settings = settings or TimingSettings()
     timer = timer or HostTimer(clock, synchronize)
     with _no_garbage_collection():
-        beside = None
-        if reference is not None and settings.reference_s > 0:
-            brief = TimingSettings(settings.reference_s, 0.0, 10 * settings.reference_s, max_s=settings.reference_s)
-            beside = reference, _warm_up(reference, timer, clock, brief, None)[0]
         calls, warmup_calls = _warm_up(call, timer, clock, settings, block_calls)
-        samples, beside_s, reason = _window(call, calls, timer, clock, settings, beside)
-    return Timing(tuple(samples), calls, warmup_calls, reason, reference_s=tuple(beside_s))
+        samples, reason = _window(call, calls, timer, clock, settings, beside)
+    return Timing(tuple(samples), calls, warmup_calls, reason)
 
 
 def _warm_up(call: Call, timer: BlockTimer, clock: Clock, settings: TimingSettings, block_calls: int | None) -> tuple[int, int]:
@@ -191,26 +184,25 @@ def _settled(recent: list[float]) -> bool:
 
 
 def _window(
-    call: Call, calls: int, timer: BlockTimer, clock: Clock, settings: TimingSettings, beside: tuple[Call, int] | None
-) -> tuple[list[float], list[float], str]:
-    """Samples, the reference kernel's time before each, and why the window ended."""
+    call: Call, calls: int, timer: BlockTimer, clock: Clock, settings: TimingSettings, beside: Callable[[], object] | None
+) -> tuple[list[float], str]:
+    """Samples, and why the window ended."""
     samples: list[float] = []
-    references: list[float] = []
     noise: list[float] = []
     begin = clock()
     next_check = settings.min_samples
     while True:
         if beside is not None:
-            references.append(timer(*beside) / beside[1])
+            beside()
         samples.append(timer(call, calls) / calls)
         spent = clock() - begin
         if spent >= settings.max_s:
-            return samples, references, "timeout"
+            return samples, "timeout"
         if len(samples) < next_check or spent < settings.min_s:
             continue
         next_check = math.ceil(len(samples) * CHECK_GROWTH)
         if reason := _stop(samples, noise, settings.precision):
-            return samples, references, reason
+            return samples, reason
 
 
 def _stop(samples: list[float], noise: list[float], precision: float) -> str:

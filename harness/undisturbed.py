@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from shmoo.harness.corewatch import CoreWatch
 from shmoo.harness.hostwatch import doubts, host_snapshot, observe
 from shmoo.runs.records import AxisValue, Timing
 
@@ -17,6 +18,7 @@ def time_undisturbed(
     threads: int,
     *,
     retries: int = MAX_RETRIES,
+    cores: CoreWatch | None = None,
     further: Callable[[], tuple[Host, tuple[str, ...]]] = lambda: ({}, ()),
 ) -> tuple[Timing, Host, tuple[str, ...]]:
     """Time until nothing disturbs, or the retries are used up.
@@ -25,6 +27,8 @@ def time_undisturbed(
         window: times once.
         threads: that the timed work uses.
         retries: how often a disturbed window is discarded.
+        cores: says when all cores run at their usual speed, which each window waits for, and whether they did beside it; the
+            window calls its `beside` before each block.
         further: observations and doubts of one's own about the window that has just been timed, such as a GPU's.
 
     Returns:
@@ -33,12 +37,16 @@ def time_undisturbed(
     """
     discarded: list[str] = []
     while True:
+        if cores is not None:
+            cores.await_quiet()
         before = host_snapshot()
         timing = window()
         host = observe(before, host_snapshot(), threads)
-        more, reasons = further()
-        host |= more
-        reasons = doubts(timing, host) + reasons
+        reasons = doubts(timing, host)
+        for found in (further, cores.observe) if cores is not None else (further,):
+            facts, more = found()
+            host |= facts
+            reasons += more
         if not reasons or len(discarded) >= retries:
             break
         discarded.append("; ".join(reasons))

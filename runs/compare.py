@@ -18,7 +18,6 @@ import numpy as np
 
 from shmoo.estimators.errors import NothingMeasuredError
 from shmoo.estimators.records import Interval
-from shmoo.runs.drift import WORTH_IT, corrected_samples, has_reference, nominal_reference_s
 from shmoo.runs.metrics import repeat_spread
 from shmoo.runs.records import CANONICAL_STATE, FINGERPRINT_FIELDS, CaseSpec, Machine, Measurement, RunManifest
 from shmoo.runs.statistics import CONFIDENCE, median
@@ -72,20 +71,6 @@ class Unpaired(msgspec.Struct, frozen=True):
     reason: str
 
 
-class DriftEffect(msgspec.Struct, frozen=True):
-    """Spread of the two runs with and without drift correction, over the same cases.
-
-    Attributes:
-        raw, corrected: medians over `cases` cases of |a - b| / min(a, b).
-        worth_it: the correction at least halves the spread.
-    """
-
-    raw: float
-    corrected: float
-    cases: int
-    worth_it: bool
-
-
 class Comparison(msgspec.Struct, frozen=True):
     """Two runs compared.
 
@@ -96,7 +81,6 @@ class Comparison(msgspec.Struct, frozen=True):
         spreads: "operators", "synthetic", "networks" -> median over cases of |a - b| / min(a, b), canonical cache state only.
         counts: number of cases behind each spread.
         energy_spreads: the same for energy per call, where both runs have it.
-        drift: what a reference kernel says about common drift; `None` where either run timed none beside its blocks.
         shift: common ratio of all cases with its 90 % interval; `None` with fewer than 8.
         shifted: that ratio differs from 1 by more than noise and by more than the smallest change.
         noise: standard deviation of the log of one window's median, beyond what its samples show; `None` when not known.
@@ -109,7 +93,6 @@ class Comparison(msgspec.Struct, frozen=True):
     spreads: dict[str, float]
     counts: dict[str, int]
     energy_spreads: dict[str, float]
-    drift: DriftEffect | None
     shift: Interval | None
     shifted: bool
     noise: float | None
@@ -160,31 +143,12 @@ def compare_runs(a: Run, b: Run, min_change: float = MIN_CHANGE, seed: int = 0) 
         unpaired=tuple(_unpaired(groups, usable)),
         spreads={name: median(values) for name, values in spreads.items() if values},
         counts={name: len(values) for name, values in spreads.items() if values},
-        drift=_drift(usable, paired),
         energy_spreads={name: median(values) for name, values in energies.items() if values},
         shift=shift,
         shifted=shifted,
         noise=noise,
         noise_from=noise_from,
     )
-
-
-def _drift(usable: Sequence[Mapping[str, list[Measurement]]], paired: Sequence[str]) -> DriftEffect | None:
-    nominal = nominal_reference_s(row for side in usable for rows in side.values() for row in rows)
-    if nominal is None:
-        return None
-    raw, corrected = [], []
-    for key in paired:
-        sides = [side[key] for side in usable]
-        if all(has_reference(row.timing) for rows in sides for row in rows):
-            raw.append(repeat_spread(*(_pooled(_passes(rows)) for rows in sides)))
-            corrected.append(
-                repeat_spread(*(_pooled([corrected_samples(row.timing, nominal) for row in rows]) for rows in sides))
-            )
-    if not raw:
-        return None
-    before, after = median(raw), median(corrected)
-    return DriftEffect(before, after, len(raw), after <= WORTH_IT * before)
 
 
 def conditions(a: RunManifest, b: RunManifest) -> tuple[Difference, ...]:

@@ -103,7 +103,6 @@ class Timing(msgspec.Struct, frozen=True, omit_defaults=True):
         stop_reason: "precision", "plateau", "timeout".
         first_call_s: first call including compilation, capture and lazy initialisation.
         compile_s: compilation alone where the back-end tells it.
-        reference_s: time of a reference kernel before each sample, seconds per call; empty where none was timed.
     """
 
     samples_s: tuple[float, ...]
@@ -112,7 +111,6 @@ class Timing(msgspec.Struct, frozen=True, omit_defaults=True):
     stop_reason: str = ""
     first_call_s: float | None = None
     compile_s: float | None = None
-    reference_s: tuple[float, ...] = ()
 
 
 class EnergyReading(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -150,6 +148,22 @@ class ChildTime(msgspec.Struct, frozen=True, omit_defaults=True):
     method: Literal["interpreter", "profiler"]
 
 
+class OperatorTime(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A distinct operator of a network, cut out and timed alone, back to back.
+
+    Attributes:
+        calls: where it stands in the network: indices into the calls of its graphs, counted on from graph to graph.
+        time_s: median seconds of one call; `None` with a `reason`. mad_s: median absolute deviation of its samples.
+        reason: why there is no time, or what disturbed it.
+    """
+
+    op: str
+    calls: tuple[int, ...]
+    time_s: float | None = None
+    mad_s: float | None = None
+    reason: str = ""
+
+
 class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     """One row of a run: one case measured once (a second pass over the campaign appends a second row)."""
 
@@ -166,8 +180,21 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     pass_index: int = 0
     measured_at: str = ""
     """UTC, ISO 8601; for people, never for arithmetic."""
+    operators: tuple[OperatorTime, ...] = ()
     # A factory, because omit_defaults would leave a plain default out of the file.
     format: int = msgspec.field(default_factory=lambda: RUN_FORMAT)
+
+    @property
+    def children_s(self) -> float | None:
+        """Seconds inside the operators where they stand, summed; `None` where they were not timed."""
+        return sum(child.time_s for child in self.children) if self.children else None
+
+    @property
+    def operators_s(self) -> float | None:
+        """Seconds of the operators alone, each as often as the network calls it, summed; `None` where one is not known."""
+        times = [(operator.time_s, len(operator.calls)) for operator in self.operators]
+        known = [seconds * count for seconds, count in times if seconds is not None]
+        return sum(known) if times and len(known) == len(times) else None
 
 
 class RunManifest(msgspec.Struct, frozen=True, omit_defaults=True):

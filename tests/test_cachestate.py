@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from shmoo.estimators.errors import InputError
-from shmoo.harness.cachestate import OtherWork, flusher, prepare, reference_kernel
+from shmoo.harness.cachestate import OtherWork, flusher, prepare
 from shmoo.harness.energy.sampler import EnergySettings
 from shmoo.harness.energy.simulated import SimulatedProbe
 from shmoo.harness.measure import Measurer, MeasureSettings
@@ -105,13 +105,6 @@ def test_an_unknown_state_names_the_nearest(built):
         prepared("colt", built)
 
 
-def test_the_reference_kernel_is_small_beside_a_first_level_cache():
-    """Its three matrices hold less than 8 KB, a quarter of the smallest first-level cache in use."""
-    kernel = reference_kernel("cpu")
-    assert sum(t.numel() * 4 for t in (*kernel.args, kernel.keywords["out"])) < 8 << 10
-    assert kernel().isfinite().all()
-
-
 # rows
 
 
@@ -144,13 +137,3 @@ def test_energy_is_unknown_where_other_work_draws_power_too():
     (reading,) = found.energy
     assert reading.energy_j is None
     assert "not measured interleaved" in reading.reason
-
-
-def test_reference_times_are_kept_beside_the_samples():
-    """One for each sample, none unless asked for."""
-    import msgspec
-
-    timed = msgspec.structs.replace(SHORT, reference_s=1e-5)
-    found = row("warm", msgspec.structs.replace(QUICK, operator=timed))
-    assert len(found.timing.reference_s) == len(found.timing.samples_s)
-    assert row("warm").timing.reference_s == ()

@@ -220,27 +220,6 @@ def test_a_block_of_one_call_keeps_what_runs_before_it_out_of_the_time():
     assert len(flushes) == len(timing.samples_s) + timing.warmup_calls
 
 
-def test_a_reference_is_timed_before_every_block_and_not_in_it():
-    """Both slow down by 20 % half way: the samples say so, and so do the references beside them."""
-    clock = FakeClock()
-
-    def slow():
-        return 1.2 if clock.now > 0.5 else 1.0
-
-    def call():
-        clock.now += 1e-3 * slow()
-
-    def reference():
-        clock.now += 1e-6 * slow()
-
-    settings = TimingSettings(min_s=0.9, max_s=1.0, warmup_s=0.0, max_warmup_s=0.05, reference_s=1e-4, precision=0.0)
-    timing = time_callable(call, clock=clock, settings=settings, reference=reference)
-    assert len(timing.reference_s) == len(timing.samples_s)
-    assert max(timing.samples_s) == pytest.approx(1.2e-3)
-    corrected = [sample / beside for sample, beside in zip(timing.samples_s, timing.reference_s, strict=True)]
-    assert median(corrected) == pytest.approx(1000)
-
-
 def test_the_hottest_cpu_zone_is_the_temperature(tmp_path):
     """Two packages at 61 and 64 degrees, and a battery that is no CPU."""
     for number, (kind, millidegrees) in enumerate((("x86_pkg_temp", 61000), ("x86_pkg_temp", 64000), ("BAT0", 90000))):

@@ -85,12 +85,6 @@ def _show(found: Comparison, min_change: float) -> None:
         for name, spread in found.spreads.items()
     ]
     output.table(["spread: median of |a-b|/min(a,b)", "cases", "time", "energy"], lines, title="Spread of the two runs", left=1)
-    if found.drift is not None:
-        verdict = "halves it: worth correcting" if found.drift.worth_it else "does not halve it: the raw times stand"
-        output.result(
-            f"drift correction by the reference kernel: {percent(found.drift.raw)} -> {percent(found.drift.corrected)} "
-            f"over {found.drift.cases} cases, which {verdict}"
-        )
     if found.shift is not None:
         word = "all cases together moved" if found.shifted else "no common shift"
         output.result(f"common ratio B/A {found.shift.value:.3f} ({found.shift.low:.3f} to {found.shift.high:.3f}): {word}")

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from shmoo.runs.store import Run
 
 SOME_FAILED = 1
-REFERENCE_S = 2e-4
-"""Long enough for the clock and a fifth of the shortest block."""
 EXAMPLES = """\b
 Examples:
   shmoo measure --suite quick
@@ -30,7 +28,7 @@ Examples:
 
 
 @click.command(epilog=EXAMPLES)
-@click.option("--suite", help="Planned cases: quick, micro, nets, shmoo. Default: quick, unless models are named.")
+@click.option("--suite", help="Planned cases: quick, micro, nets, shmoo, planned. Default: quick, unless models are named.")
 @options.names("--model", help="Networks to measure (repeatable).")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @options.names("--runtime", metavar="R,...", help="eager, inductor, inductor-freezing, cudagraphs. Default: eager.")
@@ -43,14 +41,15 @@ Examples:
 @click.option(
     "--passes",
     type=click.IntRange(min=1),
-    default=2,
-    show_default=True,
-    help="How often every case is measured; two passes or more tell drift of the machine from differences.",
+    help="How often every case is measured; two passes tell drift of the machine from differences. Default: 2, planned: 1.",
 )
+@click.option("--operators", is_flag=True, help="Time every distinct operator of each network alone as well (eager only).")
 @click.option(
-    "--drift-reference", is_flag=True, help="Time a reference kernel beside every block, and keep its times in the rows."
+    "--budget",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="Start no case after this time. Default for the suite planned: 5.",
 )
-@click.option("--budget", type=click.FloatRange(min=0, min_open=True), metavar="MINUTES", help="Start no case after this time.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory. Default: a new one under ./shmoo-runs.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 @options.as_json
@@ -63,8 +62,8 @@ def measure(
     batch: tuple[int, ...],
     threads: int | None,
     cache_state: tuple[str, ...],
-    passes: int,
-    drift_reference: bool,
+    passes: int | None,
+    operators: bool,
     budget: float | None,
     out: Path | None,
     resume: bool,
@@ -74,13 +73,17 @@ def measure(
     before the next case begins; Ctrl-C keeps what is done and --resume goes on."""
     from shmoo.harness.machine import probe_machine
     from shmoo.harness.paths import new_run_directory
+    from shmoo.harness.workloads.suites import BUDGET_S, PLANNED
 
     if resume and out is None:
         raise InputError("--resume needs --out: which run to go on with")
     machine = probe_machine(threads)
     check_device(device, machine)
     label = suite or ("models" if model else "quick")
+    planned = suite == PLANNED
     cases = in_states(plan_cases(suite, model, machine, device, runtime, dtype, batch), cache_state)
+    if operators and not any(case.kind != "operator" and case.runtime == "eager" for case in cases):
+        raise InputError("--operators cuts out the operators of networks in eager, and none is measured; name one with --model")
     target = out if out is not None else new_run_directory(label)
     run = campaign(
         cases,
@@ -88,9 +91,10 @@ def measure(
         label,
         machine,
         resume=resume,
-        passes=passes,
-        budget_s=None if budget is None else 60 * budget,
-        reference_s=REFERENCE_S if drift_reference else 0.0,
+        passes=passes or (1 if planned else 2),
+        budget_s=60 * budget if budget is not None else BUDGET_S if planned else None,
+        shuffle=not planned,
+        operators=operators,
     )
     finish(run, as_json)
 
@@ -122,7 +126,7 @@ def plan_cases(
     from shmoo.estimators.dtypes import compute_dtype
     from shmoo.harness.backends import RUNTIMES
     from shmoo.harness.workloads import find_workload
-    from shmoo.harness.workloads.suites import plan_suite
+    from shmoo.harness.workloads.suites import PLANNED, plan_suite
     from shmoo.runs.records import CaseSpec
 
     for runtime in runtimes:
@@ -133,7 +137,11 @@ def plan_cases(
     sizes = tuple(batches) or (1,)
     cases: list[CaseSpec] = []
     if suite is not None or not models:
-        planned = plan_suite(suite or "quick", machine, device=device, dtypes=types, runtimes=run_as)
+        planned = plan_suite(
+            "micro" if suite == PLANNED else suite or "quick", machine, device=device, dtypes=types, runtimes=run_as
+        )
+        if suite == PLANNED:
+            planned = _in_telling_order(planned, machine, device)
         for case in planned:
             of_network = sizes if case.kind == "network" else (None,)
             cases += [case if b is None else msgspec.structs.replace(case, axes={**case.axes, "batch": b}) for b in of_network]
@@ -147,6 +155,13 @@ def plan_cases(
     if batches and not any("batch" in case.axes and case.kind == "network" for case in cases):
         raise InputError("--batch applies to networks, and none is measured; name one with --model, or leave --batch out")
     return tuple(cases)
+
+
+def _in_telling_order(cases: Sequence[CaseSpec], machine: Machine, device: str) -> tuple[CaseSpec, ...]:
+    from shmoo.harness.workloads.planned import most_telling_first
+
+    with Progress(len(cases), "planning") as progress:
+        return most_telling_first(cases, machine, device, lambda done, total: progress.update(done, total, "", None))
 
 
 def in_states(cases: Sequence[CaseSpec], states: Sequence[str]) -> tuple[CaseSpec, ...]:
@@ -170,29 +185,25 @@ def campaign(
     resume: bool = False,
     passes: int = 1,
     budget_s: float | None = None,
-    reference_s: float = 0.0,
+    operators: bool = False,
+    shuffle: bool = True,
 ) -> Run:
     """Measure with progress on stderr, and read back the run.
 
     Args:
-        reference_s: time of a reference kernel beside every block, 0 for none.
+        operators: time the distinct operators of networks alone as well.
+        shuffle: measure in random order, otherwise in the order given.
 
     Raises:
         KeyboardInterrupt: with a message that says where the finished rows are.
     """
-    from msgspec.structs import replace
-
     from shmoo.harness.allocation import buffer_costs
     from shmoo.harness.campaign import CampaignSettings, run_campaign
-    from shmoo.harness.settings import MeasureSettings
+    from shmoo.harness.settings import ALONE, MeasureSettings
     from shmoo.runs.store import Run
 
-    measure = MeasureSettings()
-    if reference_s > 0:
-        operator = replace(measure.operator, reference_s=reference_s)
-        network = replace(measure.network, reference_s=reference_s)
-        measure = replace(measure, operator=operator, network=network)
-    settings = CampaignSettings(measure, budget_s=budget_s)
+    measure = MeasureSettings(operators=ALONE if operators else None)
+    settings = CampaignSettings(measure, budget_s=budget_s, shuffle=shuffle)
     output.message(f"measuring {len(cases)} cases ({suite}) into {out}")
     with Progress(len(cases) * passes, "measuring") as progress:
 
