@@ -93,8 +93,9 @@ class CoreWatch:
         """What the probes since the last wait found: for a row's host observations, and the doubts that follow.
 
         Returns:
-            core_slowdown: the slowest core's time over its usual time, median over the probes; slow_share: share of the probes that
-            found a slow core; waited_s: time spent waiting for quiet so far. The first two are `None` where nothing was probed.
+            core_slowdown: the slowest core's time over its usual time, median over the probes; slow_share: share of the probes
+            that found a slow core; waited_s: time spent waiting for quiet so far. The first two are `None` where nothing was
+            probed.
         """
         facts: dict[str, AxisValue | None] = {"core_slowdown": None, "slow_share": None, "waited_s": self._waited}
         if not self._window:

@@ -9,7 +9,7 @@ from shmoo.runs.records import Timing
 
 
 class Cores:
-    """Two cores whose kernel takes 1 µs, on core 1 `slow` times that; a probe takes 1 ms of a clock that only it and sleep move."""
+    """Two cores whose kernel takes 1 µs, on core 1 `slow` times that; a probe takes 1 ms."""
 
     def __init__(self):
         self.now, self.slow, self.probes = 0.0, 1.0, 0
