@@ -87,12 +87,17 @@ class OpCall(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One captured graph: values, calls in execution order, and which values the graph returns."""
+    """One captured graph: values, calls in execution order, and which values the graph returns.
+
+    Attributes:
+        notes: what the reader of its numbers must know, such as the limits at which sizes that depend on data were taken.
+    """
 
     values: tuple[Value, ...]
     calls: tuple[OpCall, ...]
     outputs: tuple[int, ...] = ()
     name: str = ""
+    notes: tuple[str, ...] = ()
     # A factory, because omit_defaults would leave a plain default out of the file.
     format: int = msgspec.field(default_factory=lambda: GRAPH_FORMAT)
 

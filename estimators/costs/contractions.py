@@ -39,6 +39,25 @@ def mm(call: OpCall) -> Cost:
     return gemm(call, elements(batch), m, tensor(call, "mat2").shape[-1], k)
 
 
+@cost("aten._grouped_mm", "transformers.grouped_mm_fallback")
+def grouped_mm(call: OpCall) -> Cost:
+    """Groups of rows (m in all, k) each by its own of g matrices (k, n): how the rows fall into groups does not change the sum.
+    Of the matrices at most one a row is read. Two matrices cut along k give g products (m, n); three dimensions on both sides are
+    a batch of products.
+    """
+    left, right = tensor(call, "self", "input"), tensor(call, "mat2", "weight")
+    *batch, m, k = left.shape
+    n = right.shape[-1]
+    if len(left.shape) == 2 and len(right.shape) == 3:
+        groups = right.shape[0]
+        touched = {call.operands[1]: right.nbytes * min(1.0, m / max(groups, 1))}
+        return bill(call, "gemm", matrix=2 * m * n * k, batch=min(groups, m), m=-(-m // max(groups, 1)), n=n, k=k, touched=touched)
+    if len(left.shape) == 3 and len(right.shape) == 2:
+        # Each group's rows meet the columns that are its own.
+        return bill(call, "gemm", matrix=2 * m * n * k, batch=batch[0], m=m, n=-(-n // max(batch[0], 1)), k=k)
+    return gemm(call, elements(batch), m, n, k)
+
+
 @cost("aten._scaled_mm")
 def scaled_mm(call: OpCall) -> Cost:
     """A product of 8-bit matrices; the scales, and the bias if there is one, are applied to the result."""

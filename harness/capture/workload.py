@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from shmoo.harness.capture.capture import Capture, capture
 from shmoo.harness.capture.errors import CaptureError
+from shmoo.harness.capture.traced import capture_traced
 from shmoo.harness.workloads import DNNModule
 from shmoo.runs.records import AxisValue
 
@@ -13,19 +14,27 @@ from shmoo.runs.records import AxisValue
 def capture_workload(module: DNNModule, axes: Mapping[str, AxisValue] | None = None, dtype: str = "float32") -> Capture:
     """Capture a workload at the given axes, every graph named after it.
 
-    The model is built on the meta device, which takes neither weights nor arithmetic. One that looks at its values (a
-    data-dependent branch) cannot run there, and is built and run on the CPU instead.
+    The model is built on the meta device, which takes neither weights nor arithmetic. Where its sizes depend on data, which
+    torch.compile and torch.export refuse there, its Python is run on fake tensors with stand-ins for data. One that needs true
+    values is built and run on the CPU.
 
     Raises:
-        CaptureError: it can be captured on neither.
+        CaptureError: it can be captured in none of these ways.
         InputError: an axis, its value or the dtype cannot be used.
     """
     built = module.build(axes, dtype, "meta")
+    if built.traced:
+        return capture_traced(built.model, built.args, built.kwargs, name=module.name, notes=built.notes)
     try:
         return capture(built.model, built.args, built.kwargs, name=module.name)
-    except CaptureError as on_meta:
-        built = module.build(axes, dtype, "cpu")
-        try:
-            return capture(built.model, built.args, built.kwargs, name=module.name)
-        except CaptureError as on_cpu:
-            raise CaptureError(f"{on_cpu} (and on the meta device: {on_meta})") from on_cpu
+    except CaptureError as error:
+        on_meta = error
+    try:
+        return capture_traced(built.model, built.args, built.kwargs, name=module.name, notes=built.notes)
+    except CaptureError as error:
+        on_fakes = error
+    built = module.build(axes, dtype, "cpu")
+    try:
+        return capture(built.model, built.args, built.kwargs, name=module.name)
+    except CaptureError as on_cpu:
+        raise CaptureError(f"{on_cpu} (on the meta device: {on_meta}; {on_fakes})") from on_cpu

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,11 +13,10 @@ import msgspec
 
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.harness.workloads.catalog import find_workload
+from shmoo.harness.workloads.configs import load_config
 from shmoo.harness.workloads.module import Axis, Built, DNNModule, Maker, dim
-from shmoo.harness.workloads.torchvision_ops import import_torchvision
 
 HF_PREFIX = "hf:"
-DEFAULT_SEQ_LEN = 128
 
 
 def resolve_model(
@@ -93,7 +91,7 @@ def load_factory(spec: str, input_shape: Sequence[int] | None = None) -> DNNModu
         arguments = {"batch": axes["batch"]} if takes_batch else {}
         import torch
 
-        with torch.device(make.device):
+        with make.building():
             made = factory(**arguments)
         model, args, kwargs = (
             made if isinstance(made, tuple) and len(made) == 3 else (*made, {}) if isinstance(made, tuple) else (made, None, {})
@@ -138,67 +136,6 @@ def load_program(path: str, *, trust: bool) -> DNNModule:
         return Built(model, *_cast((tuple(args), dict(kwargs)), make))
 
     return DNNModule(Path(path).stem, "network", (), build)
-
-
-def load_config(path: str) -> DNNModule:
-    """A model that transformers builds from a config, with random weights.
-
-    Its architecture is the first that the config names, or the bare model of its type. Text models have axes "batch" and
-    "seq_len", image models "batch".
-
-    Raises:
-        InputError: transformers is missing, or the config is not there, not JSON or of an unknown type.
-    """
-    source = Path(path)
-    if not source.is_file():
-        raise InputError(f"no config at {path!r}; give the path of a config.json")
-    try:
-        settings = json.loads(source.read_text())
-    except ValueError as error:
-        raise InputError(f"{path!r} is not JSON: {error}") from error
-    if "model_type" not in settings:
-        raise InputError(f'{path!r} has no \'model_type\'; a transformers config names it, such as "model_type": "bert"')
-    image = "image_size" in settings
-
-    def build(make: Maker, **axes: Any) -> Built:
-        transformers = _transformers()
-        config = _config(transformers, settings, path)
-        named = (config.architectures or [""])[0]
-        make_model = getattr(transformers, named, None)
-        model = make.module(lambda: make_model(config) if make_model else transformers.AutoModel.from_config(config))
-        if model.main_input_name == "input_ids":
-            tokens = make.indices(config.vocab_size, axes["batch"], axes["seq_len"])
-            extra = {"decoder_input_ids": tokens} if config.is_encoder_decoder else {}
-            return Built(model, (), {"input_ids": tokens, **extra})
-        if model.main_input_name == "pixel_values":
-            sides = config.image_size if isinstance(config.image_size, (list, tuple)) else (config.image_size, config.image_size)
-            return Built(model, (), {"pixel_values": make.tensor(axes["batch"], getattr(config, "num_channels", 3), *sides)})
-        raise InputError(
-            f"{path!r} takes {model.main_input_name!r}; text (input_ids) and image (pixel_values) models can be built"
-        )
-
-    axes = (dim("batch", 1, "inputs at once"),)
-    if not image:
-        axes += (dim("seq_len", DEFAULT_SEQ_LEN, "tokens in an input"),)
-    return DNNModule(source.stem, "network", axes, build)
-
-
-def _transformers() -> Any:
-    # transformers imports torchvision for its image models, and fails where torchvision alone would.
-    import_torchvision()
-    try:
-        import transformers
-    except ImportError as error:
-        raise InputError("models from a config need transformers; install it with: pip install 'shmoo[models]'") from error
-    return transformers
-
-
-def _config(transformers: Any, settings: dict[str, Any], path: str) -> Any:
-    options = {name: value for name, value in settings.items() if name != "model_type"}
-    try:
-        return transformers.AutoConfig.for_model(settings["model_type"], **options)
-    except ValueError as error:
-        raise InputError(f"transformers cannot use the config {path!r}: {str(error).splitlines()[0]}") from error
 
 
 def _with_seq_len(module: DNNModule, seq_len: int | None) -> DNNModule:

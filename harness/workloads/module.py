@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -14,6 +15,7 @@ import msgspec
 from shmoo.estimators.dtypes import bytes_of, canonical_dtype
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.registry import Registry
+from shmoo.harness.workloads.meta import weights_on_meta
 from shmoo.runs.records import AxisValue
 
 if TYPE_CHECKING:
@@ -85,11 +87,19 @@ class Size(msgspec.Struct, frozen=True):
 
 
 class Built(msgspec.Struct, frozen=True):
-    """A workload ready to be called: `model(*args, **kwargs)`."""
+    """A workload ready to be called: `model(*args, **kwargs)`.
+
+    Attributes:
+        traced: whether it is captured by running its Python on fake tensors, which suits models whose sizes depend on data and
+            large ones.
+        notes: what the reader of its numbers must know, such as the limits at which sizes that depend on data are taken.
+    """
 
     model: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any] = {}
+    traced: bool = False
+    notes: tuple[str, ...] = ()
 
     def __call__(self) -> Any:
         return self.model(*self.args, **self.kwargs)
@@ -126,19 +136,21 @@ class Maker(msgspec.Struct, frozen=True):
 
         return torch.randint(high, shape, device=self.device)
 
+    def building(self) -> AbstractContextManager[Any]:
+        """While active, modules are made on the device; on the meta device their parameters are, and `to` must move the rest."""
+        if self.device == "meta":
+            return weights_on_meta()
+        import torch
+
+        return torch.device(self.device)
+
     def module(self, make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
         """What `make` returns, made on the device, in evaluation mode and of the dtype, one-dimensional weights and statistics
         random in 0.5..1.5 instead of all ones or zeros."""
         import torch
 
-        try:
-            with torch.device(self.device):
-                module = make()
-        except NotImplementedError:
-            if self.device != "meta":
-                raise
-            # Some builders compute their layer sizes with tensors, which meta tensors cannot answer.
-            module = make().to("meta")
+        with self.building():
+            module = make().to(self.device)
         with torch.no_grad():
             for tensor in (*module.parameters(), *module.buffers()):
                 if tensor.is_floating_point() and tensor.dim() == 1:

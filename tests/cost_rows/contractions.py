@@ -227,3 +227,30 @@ rows(
     matrix=2 * 2 * 20 * 2 * 3,
     space={"batch": 2, "m": 20, "n": 2, "k": 3},
 )
+# 6 rows of 3 in 4 groups, each with a matrix of its own of (3, 5): 6 rows read all 4. Two rows read 2 of 4.
+rows(
+    "_grouped_mm",
+    {"self": (6, 3), "mat2": (4, 3, 5), "offs": TensorSpec((4,), "int32")},
+    [(6, 5)],
+    family="gemm",
+    matrix=180,
+    space={"batch": 4, "m": 2, "n": 5, "k": 3},
+)
+rows(
+    "transformers.grouped_mm_fallback",
+    {"input": (2, 3), "weight": (4, 3, 5), "offs": TensorSpec((4,), "int32")},
+    [(2, 5)],
+    family="gemm",
+    matrix=60,
+    space={"batch": 2, "m": 1, "n": 5, "k": 3},
+    reads={"weight": 2 * 3 * 5 * 4},
+)
+rows("_grouped_mm", {"self": (4, 2, 3), "mat2": (4, 3, 5)}, [(4, 2, 5)], family="gemm", matrix=240, space={"batch": 4, **MNK})
+rows(
+    "_grouped_mm",
+    {"self": (4, 2, 3), "mat2": (3, 8), "offs": TensorSpec((4,), "int32")},
+    [(2, 8)],
+    family="gemm",
+    matrix=96,
+    space={"batch": 4, "m": 2, "n": 2, "k": 3},
+)

@@ -1,0 +1,212 @@
+"""Capture by running a model's own Python on fake tensors, with stand-ins for data: for models whose sizes or branches depend on
+data, and for large ones, of which nothing is ever held in memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.traceback import get_current_meta, preserve_node_meta
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.utils.stateless import _reparametrize_module
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
+
+from shmoo.harness.capture.capture import Capture
+from shmoo.harness.capture.errors import CaptureError, first_line
+from shmoo.harness.capture.inline import inline_wrapped
+from shmoo.harness.capture.standins import StandIns
+from shmoo.harness.capture.walker import FXGraphWalker, Origin
+
+_OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+_CPU = torch.device("cpu")
+
+
+class FakeCall:
+    """A call of a model with fake CPU tensors for its weights and arguments, which take neither memory nor arithmetic.
+
+    Example:
+        >>> call = FakeCall(model, args, kwargs)  # doctest: +SKIP
+        >>> call(*call.values)  # doctest: +SKIP
+
+    Attributes:
+        values: what the call takes: fakes of the weights, then of the leaves of (args, kwargs).
+        origins: what each of the values stands for.
+        mode: the mode that the values are fake in.
+        stand_ins: what stood in for data while it ran.
+    """
+
+    def __init__(self, model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> None:
+        self._module = model if isinstance(model, torch.nn.Module) else torch.nn.Module()
+        self._model = model
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self._weights = {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
+        entering, self._structure = tree_flatten_with_path((tuple(args), dict(kwargs or {})))
+        parameters = {id(parameter) for parameter in self._module.parameters()}
+        kinds = ("parameter" if id(tensor) in parameters else "buffer" for tensor in self._weights.values())
+        self.origins = [Origin(kind, name) for kind, name in zip(kinds, self._weights, strict=True)]
+        self.origins += [Origin("input", _path(path)) for path, _ in entering]
+        self.values = [self._fake(value) for value in (*self._weights.values(), *(leaf for _, leaf in entering))]
+        self.stand_ins = StandIns()
+
+    def __call__(self, *values: Any) -> list[torch.Tensor]:
+        """Run the model; returns every tensor that it returns."""
+        count = len(self._weights)
+        args, kwargs = tree_unflatten(list(values[count:]), self._structure)
+        weights = dict(zip(self._weights, values[:count], strict=True))
+        with (
+            torch.no_grad(),
+            self.mode,
+            self.stand_ins,
+            _conversions_in_place(),
+            _Texts(),
+            _reparametrize_module(self._module, weights, tie_weights=True),
+        ):
+            return list(_tensors_in(self._model(*args, **kwargs), set()))
+
+    def _fake(self, value: Any) -> Any:
+        """On the CPU: models treat the meta device apart, and put the constants they make beside it on the CPU."""
+        if not isinstance(value, torch.Tensor) or isinstance(value, FakeTensor):
+            return value
+        if value.is_meta:
+            return self.mode.fake_tensor_converter.from_meta_and_device(self.mode, value.detach(), _CPU)
+        return self.mode.from_tensor(value.detach(), static_shapes=True)
+
+
+def capture_traced(
+    model: Callable[..., Any],
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    name: str = "",
+    notes: Sequence[str] = (),
+) -> Capture:
+    """Capture what `model(*args, **kwargs)` computes at inference, in one graph of undecomposed operators.
+
+    The model's Python runs as it would in eager execution. Where it asks for values, `StandIns` says what they are, and the
+    graph's notes say that it did.
+
+    Args:
+        model: a module, its weights on any device, or a function.
+        notes: what else the reader of the graph's numbers must know.
+
+    Raises:
+        CaptureError: the model fails on fake tensors, or asks for numbers that only data would give.
+    """
+    label = name or type(model).__name__
+    call = FakeCall(model, args, kwargs)
+
+    def run(*values: Any) -> list[torch.Tensor]:
+        with _places(model):
+            return call(*values)
+
+    try:
+        with torch.no_grad(), preserve_node_meta(), call.mode, _Lines():
+            traced = make_fx(run, pre_dispatch=True)(*call.values)
+    except CaptureError as error:
+        raise CaptureError(f"{label!r} cannot be captured without data: {error}") from error
+    except Exception as error:
+        raise CaptureError(f"{label!r} does not run on fake tensors: {first_line(error)}") from error
+    graph = FXGraphWalker().walk(inline_wrapped(traced), origins=call.origins, name=name)
+    said = (*notes, *call.stand_ins.notes)
+    return Capture((msgspec.structs.replace(graph, notes=said) if said else graph,), method="trace")
+
+
+def _path(path: Sequence[Any]) -> str:
+    """ "input_ids" of ((), {"input_ids": x}), "0.1" of (([a, x],), {})."""
+    return ".".join(str(getattr(key, "idx", getattr(key, "key", key))) for key in path[1:])
+
+
+def _tensors_in(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
+    """Tensors of a result, also inside objects that torch's pytrees do not know, such as a cache of keys and values."""
+    if isinstance(value, torch.Tensor):
+        yield value
+        return
+    if id(value) in seen or value is None or isinstance(value, (str, bytes, int, float, type, torch.nn.Module)):
+        return
+    seen.add(id(value))
+    if isinstance(value, Mapping):
+        parts: Any = value.values()
+    elif isinstance(value, (list, tuple, set)):
+        parts = value
+    else:
+        parts = getattr(value, "__dict__", {}).values()
+    for part in parts:
+        yield from _tensors_in(part, seen)
+
+
+@contextmanager
+def _conversions_in_place() -> Iterator[None]:
+    """While active, a model that converts one of its modules (`self.router.to(torch.float32)`) gets the converted tensors put
+    into it: torch exchanges fake ones with what they were, which fails on tensors that are being traced."""
+
+    def convert(module: torch.nn.Module, function: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        for child in module.children() if recurse else ():
+            convert(child, function)
+        for table in (module._parameters, module._buffers):
+            table.update({name: function(tensor) for name, tensor in table.items() if tensor is not None})
+        return module
+
+    usual = torch.nn.Module._apply
+    torch.nn.Module._apply = convert
+    try:
+        yield
+    finally:
+        torch.nn.Module._apply = usual
+
+
+@contextmanager
+def _places(model: Any) -> Iterator[None]:
+    """While active, every traced node notes the path of the module that it comes from."""
+    names = {id(module): path for path, module in model.named_modules()} if isinstance(model, torch.nn.Module) else {}
+    stack = [""]
+
+    def note() -> None:
+        get_current_meta()["nn_module_stack"] = {"": (stack[-1], "")}
+
+    def enter(module: torch.nn.Module, _: Any) -> None:
+        stack.append(names.get(id(module), stack[-1]))
+        note()
+
+    def leave(module: torch.nn.Module, _: Any, result: Any) -> None:
+        stack.pop()
+        note()
+
+    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Texts(TorchFunctionMode):
+    """While active, a number in a text (f"expert_{i}") is its value, which torch looks up for plain tensors alone."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func is torch.Tensor.__format__ and args[0].dim() == 0:
+            return format(args[0].item(), *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
+class _Lines(TorchFunctionMode):
+    """While active, every traced node notes the line of the model's own code that it comes from."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        get_current_meta()["stack_trace"] = _model_frame()
+        return func(*args, **(kwargs or {}))
+
+
+def _model_frame() -> str:
+    """The innermost frame outside torch, as a stack trace writes it."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
+        frame = frame.f_back
+    return "" if frame is None else f'File "{frame.f_code.co_filename}", line {frame.f_lineno}'

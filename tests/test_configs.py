@@ -1,0 +1,275 @@
+"""Models from transformers configs: every family is captured with its own inputs, counted exactly, without weights in memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from flops_seen_by_torch import flops_seen_by_torch
+
+from shmoo.estimators.costs import graph_cost
+from shmoo.estimators.errors import InputError
+from shmoo.harness.capture import capture_workload
+from shmoo.harness.workloads import find_workload
+from shmoo.harness.workloads.configs import config_models, config_workload
+
+pytest.importorskip("transformers", reason="the extra 'models' is not installed")
+
+DECODER = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 100}
+T5 = {"num_layers": 2, "num_decoder_layers": 2, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_heads": 4, "vocab_size": 100}
+VISION = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "image_size": 32,
+    "patch_size": 16,
+}
+SMALL = {
+    "bert": {"model_type": "bert", **DECODER},
+    "gpt2": {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "n_layer": 2,
+        "n_embd": 32,
+        "n_head": 4,
+        "vocab_size": 100,
+    },
+    "opt": {"model_type": "opt", "architectures": ["OPTForCausalLM"], **DECODER, "ffn_dim": 64, "word_embed_proj_dim": 32},
+    "llama": {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **DECODER, "num_key_value_heads": 2},
+    "mixtral": {
+        "model_type": "mixtral",
+        "architectures": ["MixtralForCausalLM"],
+        **DECODER,
+        "num_key_value_heads": 2,
+        "experts_implementation": "eager",
+    },
+    "switch": {
+        "model_type": "switch_transformers",
+        "architectures": ["SwitchTransformersForConditionalGeneration"],
+        **T5,
+        "num_experts": 4,
+        "num_sparse_encoder_layers": 1,
+        "num_sparse_decoder_layers": 1,
+    },
+    "t5": {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], **T5},
+    "whisper": {
+        "model_type": "whisper",
+        "architectures": ["WhisperForConditionalGeneration"],
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "d_model": 32,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 64,
+        "decoder_ffn_dim": 64,
+        "max_source_positions": 20,
+        "num_mel_bins": 8,
+        "vocab_size": 100,
+        "pad_token_id": 0,
+    },
+    "vit": {"model_type": "vit", "architectures": ["ViTForImageClassification"], **VISION},
+    "swin": {
+        "model_type": "swin",
+        "architectures": ["SwinForImageClassification"],
+        "image_size": 56,
+        "depths": [2, 2],
+        "num_heads": [2, 4],
+    },
+    "clip": {
+        "model_type": "clip",
+        "architectures": ["CLIPModel"],
+        "text_config": {**DECODER, "max_position_embeddings": 16, "eos_token_id": 2},
+        "vision_config": VISION,
+    },
+    "segformer": {
+        "model_type": "segformer",
+        "architectures": ["SegformerForSemanticSegmentation"],
+        "hidden_sizes": [8, 16, 16, 32],
+        "depths": [1, 1, 1, 1],
+        "decoder_hidden_size": 16,
+    },
+    "detr": {
+        "model_type": "detr",
+        "architectures": ["DetrForObjectDetection"],
+        "use_timm_backbone": False,
+        "backbone_config": {"model_type": "resnet", "depths": [1, 1, 1, 1], "out_features": ["stage4"]},
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "d_model": 32,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 64,
+        "decoder_ffn_dim": 64,
+        "num_queries": 10,
+    },
+}
+"""A small model of every family."""
+
+
+@pytest.mark.parametrize("family", SMALL)
+def test_every_family_is_counted_exactly(family: str) -> None:
+    """No operator is unknown, and matrix flops are those that torch counts when the same model runs in its parts."""
+    module = config_workload(family, SMALL[family])
+    small = {"batch": 2} | {axis.name: size for axis in module.axes for name, size in SIZES.items() if axis.name == name}
+    costs = [graph_cost(graph) for graph in capture_workload(module, small).graphs]
+    assert not [op for cost in costs for op in cost.unknown]
+    assert 2 * sum(cost.macs for cost in costs) == flops_seen_by_torch(module.build(small, device="meta"))
+
+
+SIZES = {"seq_len": 12, "height": 64, "width": 64}
+
+
+@pytest.mark.parametrize(
+    ("family", "axes", "taken"),
+    [
+        ("bert", ["batch", "seq_len"], {"input_ids": (1, 128)}),
+        ("t5", ["batch", "seq_len"], {"input_ids": (1, 128), "decoder_input_ids": (1, 128)}),
+        ("whisper", ["batch", "seq_len"], {"input_features": (1, 8, 40), "decoder_input_ids": (1, 128)}),
+        ("vit", ["batch"], {"pixel_values": (1, 3, 32, 32)}),
+        ("segformer", ["batch", "height", "width"], {"pixel_values": (1, 3, 224, 224)}),
+        ("clip", ["batch", "seq_len"], {"input_ids": (1, 16), "pixel_values": (1, 3, 32, 32)}),
+    ],
+)
+def test_inputs_are_those_of_the_models_signature(family: str, axes: list[str], taken: dict[str, tuple[int, ...]]) -> None:
+    """Tokens, pixels and audio, each in the size that the config says, and an axis for each size that it leaves open."""
+    module = config_workload(family, SMALL[family])
+    assert [axis.name for axis in module.axes] == axes
+    built = module.build(device="meta")
+    assert {name: tuple(tensor.shape) for name, tensor in built.kwargs.items()} == taken
+
+
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])
+def test_only_active_experts_count(implementation: str) -> None:
+    """Two of eight experts work on a token, whether in a loop over experts or in one product of groups; the note says so."""
+    settings = {**SMALL["mixtral"], "experts_implementation": implementation}
+    (graph,) = capture_workload(config_workload("mixtral", settings), {"seq_len": 16}).graphs
+    experts = 2 * 16 * 2 * 3 * 32 * 64  # layers * tokens * active experts * (gate, up, down) * width * inner width
+    attention = 2 * 16 * (32 * 32 + 2 * 32 * 16 + 32 * 32 + 2 * 16 * 32)
+    rest = 2 * 16 * 32 * 8 + 16 * 32 * 100  # routers, vocabulary
+    assert graph_cost(graph).macs == pytest.approx(experts + attention + rest, rel=0.01)
+    assert "2 of 8 experts are counted for each token, evenly spread" in graph.notes
+
+
+def test_tokens_beyond_an_experts_capacity_are_dropped() -> None:
+    """40 tokens for 4 experts of capacity 3: 12 are worked on; the note says so."""
+    settings = {**SMALL["switch"], "expert_capacity": 3}
+    (graph,) = capture_workload(config_workload("switch", settings), {"seq_len": 40}).graphs
+    work = [call for call in graph.calls if ".expert_" in call.module and call.op == "aten.linear"]
+    assert sum(call.inputs[0].shape[0] for call in work) == 2 * 2 * 12  # encoder and decoder, two layers of an expert
+    assert any("capacity of 3" in note for note in graph.notes)
+
+
+def test_keys_and_values_are_kept() -> None:
+    """A causal model returns its cache, which takes memory until the end: 2 layers of 2 tensors."""
+    (graph,) = capture_workload(config_workload("llama", SMALL["llama"]), {"seq_len": 12}).graphs
+    assert sum(graph.values[i].spec.shape == (1, 2, 12, 8) for i in set(graph.outputs)) == 4
+
+
+def test_well_known_models_have_a_source_and_a_name_of_their_own() -> None:
+    """Each says where its sizes are published, and no other workload has its name."""
+    from shmoo.harness.workloads import WORKLOADS
+    from shmoo.harness.workloads.zoo import zoo_names
+
+    assert all(len(model.source) > 20 and "model_type" in model.config for model in config_models().values())
+    assert not set(config_models()) & {*WORKLOADS, *zoo_names()}
+    assert find_workload("bert_base").resolve() == {"batch": 1, "seq_len": 512}
+    with pytest.raises(InputError, match="did you mean 'bert_base'"):
+        find_workload("bert_bass")
+
+
+def test_a_model_whose_inputs_are_not_known_is_refused() -> None:
+    """A model of time series takes none of the inputs that can be made: it is named, and so is the way out."""
+    with pytest.raises(InputError, match=r"takes past_values.*give a factory"):
+        config_workload("series", {"model_type": "time_series_transformer", "prediction_length": 4})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(config_models()))
+def test_well_known_models_have_the_published_number_of_parameters(name: str) -> None:
+    """Within 4 % of what is published (papers round to two digits), without a weight in memory."""
+    built = find_workload(name).build(device="meta")
+    count = sum(parameter.numel() for parameter in built.model.parameters())
+    published = config_models()[name].parameters
+    assert count > 1e6
+    if published is not None:
+        assert count == pytest.approx(published, rel=0.04)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in config_models() if "405b" not in name and "175b" not in name])
+def test_well_known_models_hold_no_unknown_operator(name: str) -> None:
+    """Each is captured, and every operator has a cost."""
+    graphs = capture_workload(find_workload(name)).graphs
+    assert not [op for graph in graphs for op in graph_cost(graph).unknown]
+
+
+@pytest.mark.slow
+def test_seventy_billion_parameters_take_little_memory() -> None:
+    """Llama 3 70B in bfloat16, 141 GB of weights, is captured, costed and estimated in less than 4 GB."""
+    code = (
+        "import json, resource\n"
+        "from shmoo.estimators.director import AnalysisDirector\n"
+        "from shmoo.harness.architectures import load_architecture\n"
+        "from shmoo.harness.models import model_graphs\n"
+        "found = model_graphs('llama3_70b', dtype='bfloat16')\n"
+        "made = [AnalysisDirector(load_architecture(a)).estimate(found.graphs) for a in ('gpu_h100', 'tpu_v5p')]\n"
+        "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "print(json.dumps([peak, [m.weight_bytes for m in made], [m.latency_s.value for m in made]]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    peak, weights, latencies = json.loads(done.stdout.splitlines()[-1])
+    assert peak < 4e9
+    assert weights == pytest.approx([141.1e9] * 2, rel=0.01)
+    assert all(latency > 0 for latency in latencies)
+
+
+REFERENCE = Path(__file__).parents[1].parent / "shared" / "reference" / "model_configs"
+REFERENCED = {
+    "bert.json": "bert_base",
+    "bert_large.json": "bert_large",
+    "gpt2_med.json": "gpt2_medium",
+    "gpt2_large.json": "gpt2_large",
+    "gpt2_xl.json": "gpt2_xl",
+    "gpt3_xl.json": "gpt3_xl",
+    "gpt3_27.json": "gpt3_2_7b",
+    "gpt3_67.json": "gpt3_6_7b",
+    "gpt3_13.json": "gpt3_13b",
+    "opt_13.json": "opt_1_3b",
+    "switchxl4.json": "switch_xl_4",
+}
+"""Configs of models that others measured -> their names here."""
+
+
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason="needs the reference configs beside the repository")
+@pytest.mark.parametrize(("file", "name"), REFERENCED.items())
+def test_models_that_others_measured_are_known_by_name(file: str, name: str) -> None:
+    """The named model's config agrees with the measured one's wherever that says anything of sizes."""
+    import transformers
+
+    measured = json.loads((REFERENCE / file).read_text())
+    named = transformers.AutoConfig.for_model(**config_models()[name].config)
+    other = transformers.AutoConfig.for_model(**measured)
+    sizes = (
+        "vocab_size",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "max_position_embeddings",
+    )
+    more = (
+        "n_inner",
+        "ffn_dim",
+        "d_ff",
+        "d_kv",
+        "num_decoder_layers",
+        "num_experts",
+        "encoder_sparse_step",
+        "decoder_sparse_step",
+    )
+    for size in (*sizes, *more, "expert_capacity", "activation_function", "hidden_act"):
+        assert getattr(named, size, None) == getattr(other, size, None), size
