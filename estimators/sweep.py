@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.dtypes import compute_dtype
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.points import PointEstimates, estimate_points
+from shmoo.estimators.profile import RUNTIMES, ArchitectureProfile, check_runtime
 from shmoo.estimators.records import Graph
-from shmoo.estimators.tabular import Record, estimate_record, flatten
+from shmoo.estimators.tabular import BOUNDS, Record, estimate_record, flatten
+from shmoo.estimators.tabulated import Tabulated, tabulated
 from shmoo.estimators.tiling import TilingStrategy
+from shmoo.estimators.variants import tiling_parameters, variant
 
 AxisValue = int | float | str | bool
 GraphSource = Callable[[Mapping[str, AxisValue]], Sequence[Graph]]
 """Values of the workload's axes in, the graphs of that workload out."""
+
+DRAWN_POINTS = 1000
+"""Design points of one machine up to which each has its intervals: a draw costs as much as 200 values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +37,12 @@ class SweepController:
         source: asked once per combination of workload axes.
         profiles: machines.
         axes: workload axis -> its values.
-        profile_axes: coefficient of the machine (such as "capacity.sram") -> its values, in the coefficient's unit. Every
-            profile must have it.
+        profile_axes: what is changed about the machine -> its values: a coefficient such as "capacity.l3", in its unit, with
+            what follows from it (`variants`), or a parameter of the tiling strategy such as "tile_m". Every profile must have it.
         fixed: workload axes that keep one value; they reach `source` and the rows. "batch" (1 where no axis is called so) is
             the number of samples a call processes.
+        runtimes: runtimes to estimate on each machine that has them; each machine's own default when empty.
+        fusion: whether calls are fused as the runtime does (`True`) or every call is a kernel of its own.
         strategy: tiling strategy to use in place of each profile's own.
 
     Example:
@@ -42,23 +54,43 @@ class SweepController:
     source: GraphSource
     profiles: Sequence[ArchitectureProfile]
     axes: Mapping[str, Sequence[AxisValue]] = field(default_factory=dict)
-    profile_axes: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    profile_axes: Mapping[str, Sequence[AxisValue]] = field(default_factory=dict)
     fixed: Mapping[str, AxisValue] = field(default_factory=dict)
+    runtimes: Sequence[str] = ()
+    fusion: Sequence[bool] = (True,)
     strategy: TilingStrategy | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
-        points = len(self.profiles)
+        points = len(self.targets()) * len(self.fusion)
         for values in (*self.axes.values(), *self.profile_axes.values()):
             points *= len(values)
         return points
 
-    def rows(self, *, runtime: str | None = None, dtype: str | None = None, threads: int | None = None) -> Iterator[Record]:
-        """One row a point: the axes' values, then what `tabular.flatten` gives for the estimate. Workload axes vary slowest, the
-        last profile axis fastest.
+    def targets(self) -> list[tuple[ArchitectureProfile, str]]:
+        """Machines with the runtimes to estimate on each.
+
+        Raises:
+            InputError: a runtime that no machine of the sweep has.
+        """
+        for runtime in self.runtimes:
+            if not any(runtime in RUNTIMES[profile.family] for profile in self.profiles):
+                check_runtime(self.profiles[0], runtime)
+        return [
+            (profile, runtime)
+            for profile in self.profiles
+            for runtime in self.runtimes or (profile.default_runtime,)
+            if runtime in RUNTIMES[profile.family]
+        ]
+
+    def rows(self, *, dtype: str | None = None, threads: int | None = None) -> Iterator[Record]:
+        """One row a point: the axes' values, then what `tabular.flatten` gives for the estimate. Workload axes vary slowest, then
+        machines, runtimes and fusion, then the machine's axes, coefficients after tiling parameters and the last one fastest.
+
+        Beyond `DRAWN_POINTS` variants of a machine rows hold values without intervals, and say so in "interval_reason".
 
         Args:
-            runtime, dtype, threads: as `AnalysisDirector.estimate` takes them.
+            dtype: as `AnalysisDirector.estimate` takes it. threads: likewise; for the CPUs among the machines.
 
         Raises:
             InputError: an axis without values, a profile axis that one of the profiles lacks, or what an estimate refuses.
@@ -66,22 +98,76 @@ class SweepController:
         for name, values in (*self.axes.items(), *self.profile_axes.items()):
             if not values:
                 raise InputError(f"axis {name!r} has no values; give at least one")
-        machines = [(d, values) for profile in self.profiles for d, values in self._variants(profile)]
-        for point in _product(self.axes):
+        wanted = compute_dtype(dtype) if dtype else None
+        targets = self.targets()
+        for point in product_of(self.axes):
             settings = {**self.fixed, **point}
             graphs = tuple(self.source(settings))
             batch = int(settings.get("batch", 1))
-            for director, values in machines:
-                estimate = director.estimate(graphs, runtime=runtime, dtype=dtype, threads=threads, batch=batch)
-                yield {**settings, **values, **flatten(estimate_record(estimate, self.model))}
+            launched: dict[tuple[str, str, bool], Tabulated] = {}
+            for (profile, runtime), fused in itertools.product(targets, self.fusion):
+                key = (profile.family, runtime, fused)
+                if key not in launched:
+                    launched[key] = tabulated(graphs, runtime, profile.family, wanted, fused)
+                told = {"fusion": "on" if fused else "off"} if len(self.fusion) > 1 or not fused else {}
+                cores = threads if profile.family == "cpu" else None
+                for row in self._machine_rows(profile, runtime, launched[key], cores, batch):
+                    yield {**settings, **told, **row}
 
-    def _variants(self, profile: ArchitectureProfile) -> Iterator[tuple[AnalysisDirector, dict[str, float]]]:
-        for values in _product(self.profile_axes):
-            changed = profile.with_values(values) if values else profile
-            yield AnalysisDirector(changed, self.strategy), values
+    def _machine_rows(
+        self, profile: ArchitectureProfile, runtime: str, work: Tabulated, threads: int | None, batch: int
+    ) -> Iterator[Record]:
+        """Rows of one machine's variants."""
+        handled = tiling_parameters(profile)
+        by_hand = {name: values for name, values in self.profile_axes.items() if name in handled}
+        numbers = {name: values for name, values in self.profile_axes.items() if name not in handled}
+        drawn = math.prod(len(values) for values in self.profile_axes.values()) <= DRAWN_POINTS or threads is not None
+        for tiles in product_of(by_hand):
+            machine = variant(profile, tiles) if tiles else profile
+            if not drawn:
+                yield from self._values(machine, runtime, work, tiles, numbers, batch)
+                continue
+            for values in product_of(numbers):
+                director = AnalysisDirector(variant(machine, values) if values else machine, self.strategy)
+                estimate = director.estimate_tabulated(work, runtime, threads=threads, batch=batch)
+                yield {**tiles, **values, **flatten(estimate_record(estimate, self.model))}
+
+    def _values(
+        self,
+        machine: ArchitectureProfile,
+        runtime: str,
+        work: Tabulated,
+        tiles: Mapping[str, AxisValue],
+        axes: Mapping[str, Sequence[float]],
+        batch: int,
+    ) -> Iterator[Record]:
+        """Rows of many variants, priced together: the first one's row with the columns that differ."""
+        points = estimate_points(machine, work.table, runtime, axes, self.strategy)
+        first = AnalysisDirector(machine, self.strategy).estimate_tabulated(work, runtime, batch=batch)
+        common = flatten(estimate_record(first, self.model)) | dict.fromkeys(BOUNDS)
+        common["interval_reason"] = f"left out of sweeps over more than {DRAWN_POINTS} variants of a machine"
+        columns = _columns(points, batch)
+        names = list(columns)
+        for values, numbers in zip(product_of(axes), zip(*columns.values(), strict=True), strict=True):
+            yield {**tiles, **values, **common, **dict(zip(names, numbers, strict=True))}
 
 
-def _product(axes: Mapping[str, Sequence]) -> Iterator[dict]:
+def product_of(axes: Mapping[str, Sequence]) -> Iterator[dict]:
     """Every combination of axis values; one empty combination where there are no axes."""
     for values in itertools.product(*axes.values()):
         yield dict(zip(axes, values, strict=True))
+
+
+def _columns(points: PointEstimates, batch: int) -> dict[str, list[float]]:
+    """What differs from point to point, as rows hold it."""
+    columns: dict[str, np.ndarray] = {
+        "tiles": points.tiles,
+        "latency_s": points.latency_s,
+        "throughput_per_s": batch / points.latency_s,
+    }
+    if points.energy_j is not None:
+        columns["energy_j"] = points.energy_j
+        columns["average_power_w"] = points.energy_j / points.latency_s
+        columns["edp_js"] = points.energy_j * points.latency_s
+    columns |= {f"basis_{name}": share for name, share in points.basis.items()}
+    return {name: column.tolist() for name, column in columns.items()}

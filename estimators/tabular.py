@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 INTERVAL_FIELDS = ("latency_s", "throughput_per_s", "energy_j", "average_power_w", "edp_js")
 """Fields of an estimate that carry a 90 % interval."""
+BOUNDS = tuple(f"{name}_{end}" for name in INTERVAL_FIELDS for end in ("low", "high"))
+"""Columns of a flat row that hold the ends of intervals."""
 _ENERGY_FIELDS = ("energy_j", "average_power_w", "edp_js")
 _PLAIN_FIELDS = ("flops", "macs", "bytes", "params", "weight_bytes", "peak_memory_bytes", "kernels", "tiles")
 

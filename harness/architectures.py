@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from shmoo.estimators.errors import FormatError, InputError
 from shmoo.estimators.profile import ArchitectureProfile, builtin_names, load_profile
 from shmoo.harness.paths import profile_search
 
+_WHAT_IF = re.compile(r"(?P<base>.+?)(?P<changes>(@[\w.]+=[^@=]+)+)")
 LOCAL = "cpu_local"
 """Name of the CPU of this machine: the calibrated profile where there is one, else its description only."""
 
@@ -21,9 +23,19 @@ def load_architecture(name: str | Path) -> ArchitectureProfile:
     """`load_profile` among the current directory, the user's own profiles and the built-in ones. `cpu_local` exists before it is
     calibrated: its structure is then read from the machine, and its rates are wide guesses.
 
+    A name may change what it names: "kpu_t64@capacity.l3=64MiB@tile_m=32" sets a coefficient (with what follows from it:
+    `variants.variant`) and a parameter of the tiling strategy; the profile goes by the whole text.
+
     Raises:
-        InputError, FormatError: as `load_profile`.
+        InputError, FormatError: as `load_profile` and `variant`.
     """
+    what_if = _WHAT_IF.fullmatch(str(name))
+    if what_if is not None:
+        from shmoo.estimators.variants import amount_of, variant
+
+        changes = dict(part.split("=") for part in what_if["changes"][1:].split("@"))
+        changed = variant(load_architecture(what_if["base"]), {key: amount_of(text) for key, text in changes.items()})
+        return changed.replacing(name=str(name))
     try:
         return load_profile(name, profile_search())
     except InputError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from build import GraphBuilder
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import load_profile
@@ -17,6 +18,13 @@ def linear(axes: dict) -> tuple[Graph, ...]:
     m, n = int(axes.get("m", 32)), int(axes.get("n", 64))
     x, w, y = TensorSpec((m, 256)), TensorSpec((n, 256)), TensorSpec((m, n))
     return (single_call_graph(OpCall("aten.linear", (x, w), (y,), ("input", "weight")), (1,), "linear"),)
+
+
+def block(axes: dict) -> tuple[Graph, ...]:
+    """A product, an activation and a sum."""
+    b = GraphBuilder()
+    x = b.tensor((64, 256))
+    return (b.graph(b.add(b.relu(b.linear(x, 256)), x)),)
 
 
 PROFILES = tuple(load_profile(name) for name in ("cpu_server_generic", "gpu_h100"))
@@ -76,17 +84,74 @@ def test_an_empty_axis_is_refused() -> None:
         list(SweepController("linear", linear, PROFILES, {"n": ()}).rows())
 
 
+def test_many_points_are_the_same_rows_without_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the limit a machine's variants are estimated together: every column but the intervals stays, with why those left."""
+    sweep = SweepController(
+        "linear", linear, PROFILES, {"n": (64, 512)}, {"tile_m": (16.0, 64.0), "bandwidth.dram": (1e10, 1e11)}
+    )
+    drawn = list(sweep.rows())
+    monkeypatch.setattr("shmoo.estimators.sweep.DRAWN_POINTS", 3)
+    together = list(sweep.rows())
+    assert len(together) == len(drawn) == len(sweep)
+    for one, many in zip(drawn, together, strict=True):
+        assert "left out" in many["interval_reason"]
+        for name, value in one.items():
+            if name.endswith(("_low", "_high")):
+                assert many[name] is None
+            else:
+                assert many[name] == (pytest.approx(value, rel=1e-12) if isinstance(value, float) else value), name
+
+
+def test_fusion_and_runtimes_are_axes() -> None:
+    """On two machines with two and one of the runtimes, fused and not: six rows; fusing never moves more bytes."""
+    profiles = [load_profile(name) for name in ("gpu_h100", "tpu_v4")]
+    sweep = SweepController("block", block, profiles, runtimes=("eager", "inductor", "xla"), fusion=(True, False))
+    rows = list(sweep.rows())
+    assert len(rows) == len(sweep) == (2 + 1) * 2
+    assert [(row["arch"], row["runtime"], row["fusion"]) for row in rows[:3]] == [
+        ("gpu_h100", "eager", "on"), ("gpu_h100", "eager", "off"), ("gpu_h100", "inductor", "on"),
+    ]  # fmt: skip
+    by = {(row["runtime"], row["fusion"]): row for row in rows}
+    assert by["eager", "on"]["kernels"] == by["eager", "off"]["kernels"] == 3
+    for runtime in ("inductor", "xla"):
+        assert by[runtime, "on"]["kernels"] < by[runtime, "off"]["kernels"]
+        assert by[runtime, "on"]["bytes"] < by[runtime, "off"]["bytes"]
+
+
+def test_a_runtime_that_no_machine_has_is_refused() -> None:
+    """eager on a TPU."""
+    with pytest.raises(InputError, match="'eager'"):
+        list(SweepController("block", block, [load_profile("tpu_v4")], runtimes=("eager",)).rows())
+
+
+def test_threads_are_for_the_cpus_among_the_machines() -> None:
+    """The GPU's rows stay."""
+    rows = list(SweepController("linear", linear, PROFILES, {"n": (64,)}).rows(threads=2))
+    assert [row["threads"] for row in rows] == [2, None]
+
+
 def test_one_axis_draws_curves_and_two_draw_a_shmoo() -> None:
     """Every architecture has its trace, and every point is in it."""
     rows = list(SweepController("linear", linear, PROFILES, {"n": (64, 128, 256)}).rows())
     curves = sweep_figure(rows, ["n"])
     assert {tuple(trace.x) for trace in curves.data if trace.xaxis == "x"} == {(64, 128, 256)}
-    rows = list(SweepController("linear", linear, PROFILES, {"n": (64, 128), "m": (8, 16, 32)}).rows())
+    rows = list(SweepController("linear", linear, PROFILES, {"n": (64, 128, 256), "m": (8, 16, 32, 64)}).rows())
     shmoo = sweep_figure(rows, ["n", "m"])
     assert [trace.type for trace in shmoo.data] == ["heatmap"] * 2
-    assert len(shmoo.data[0].z) == 3
-    with pytest.raises(InputError, match="one or two axes"):
+    assert len(shmoo.data[0].z) == 4
+    with pytest.raises(InputError, match="at least one axis"):
         sweep_figure(rows, [])
+
+
+def test_further_axes_are_curves_of_their_own() -> None:
+    """Two machines x fusion on and off x two widths, along the batch: eight curves of latency, named by what differs."""
+    rows = list(SweepController("linear", linear, PROFILES, {"m": (8, 16, 32), "n": (64, 128)}, fusion=(True, False)).rows())
+    figure = sweep_figure(rows, ["m", "n", "fusion"])
+    latency = [trace for trace in figure.data if trace.xaxis == "x"]
+    assert len(latency) == len({trace.name for trace in latency}) == 2 * 2 * 2
+    assert latency[0].name == "cpu_server_generic inductor n=64 fusion=on"
+    titles = {text.text for text in figure.layout.annotations}
+    assert {"latency, s", "throughput, 1/s"} <= titles
 
 
 def test_another_type_changes_bytes_and_nothing_else() -> None:

@@ -91,7 +91,7 @@ def clip_shape(table: KernelTable, m: float | np.ndarray, n: float | np.ndarray,
     """Extents no larger than the iteration space and no smaller than 1."""
 
     def clip(extent, limit):
-        return np.clip(np.broadcast_to(np.asarray(extent, dtype=np.float64), limit.shape), 1.0, np.maximum(limit, 1.0))
+        return np.clip(np.asarray(extent, dtype=np.float64), 1.0, np.maximum(limit, 1.0))
 
     return TileShape(clip(m, table.m), clip(n, table.n), clip(k, table.k))
 
@@ -103,27 +103,46 @@ HIT_SHARPNESS = 4.0
 
 def hit_share(distance: np.ndarray, capacity: float) -> np.ndarray:
     """Share of bytes with this reuse distance that a level of this capacity still holds: 1 / (1 + (distance / capacity)^4)."""
-    return 1.0 / (1.0 + (np.asarray(distance) / capacity) ** HIT_SHARPNESS)
+    holds = np.greater(capacity, 0.0)
+    ratio = np.where(holds, np.asarray(distance) / np.where(holds, capacity, 1.0), np.inf)
+    return 1.0 / (1.0 + ratio**HIT_SHARPNESS)
 
 
-def compulsory_traffic(
-    table: KernelTable, profile: ArchitectureProfile, resident: Mapping[str, float] | None = None
-) -> dict[str, np.ndarray]:
-    """(K,) bytes per level when every operand is moved once: an access reaches a level with the share that nearer levels miss.
+def resident(profile: ArchitectureProfile) -> dict[str, float]:
+    """Level on chip -> bytes in it that survive from one kernel to the next.
 
-    Args:
-        resident: level -> bytes that survive from one kernel to the next, where that is not `capacity.<level>`: all cores'
-            private caches together, or 0 for a scratchpad that every kernel starts empty.
+    Private caches count for all cores together. A GPU's shared memory and a KPU's stream buffers start every kernel empty.
     """
+    of_each_core = ("l1", "l2") if profile.family == "cpu" else ()
+    emptied = {"gpu": ("shared",), "kpu": ("l1", "l2")}.get(profile.family, ())
+    cores = profile.value("count.cores", 1.0)
+    held = {}
+    for level in profile.levels[:-1]:
+        capacity = profile.value(f"capacity.{level}", 0.0)
+        held[level] = 0.0 if level in emptied else capacity * cores if level in of_each_core else capacity
+    return held
+
+
+def compulsory_traffic(table: KernelTable, profile: ArchitectureProfile) -> dict[str, np.ndarray]:
+    """(K,) bytes per level when every operand is moved once: an access reaches a level with the share that nearer levels miss."""
+    held = resident(profile)
     missed = np.ones_like(table.access_bytes)
     traffic = {}
     for level in profile.levels:
-        traffic[level] = np.bincount(table.access_kernel, weights=table.access_bytes * missed, minlength=len(table))
-        if level != profile.levels[-1]:
-            held = (resident or {}).get(level, profile.value(f"capacity.{level}", 0.0))
-            if held > 0:
-                missed = missed * (1.0 - hit_share(table.access_distance, held))
+        traffic[level] = per_kernel(table, table.access_bytes * missed)
+        if np.any(np.greater(held.get(level, 0.0), 0.0)):
+            missed = missed * (1.0 - hit_share(table.access_distance, held[level]))
     return traffic
+
+
+def per_kernel(table: KernelTable, amounts: np.ndarray) -> np.ndarray:
+    """(..., K) sums over each kernel of an amount per access, (..., A)."""
+    if amounts.ndim == 1:
+        return np.bincount(table.access_kernel, weights=amounts, minlength=len(table))
+    points = amounts.reshape(-1, amounts.shape[-1])
+    rows = table.access_kernel + len(table) * np.arange(len(points))[:, None]
+    sums = np.bincount(rows.ravel(), weights=points.ravel(), minlength=len(points) * len(table))
+    return sums.reshape(*amounts.shape[:-1], len(table))
 
 
 _ELEMENT_BYTES = np.array([BITS[name] / 8 for name in COMPUTE_DTYPES])
@@ -181,7 +200,7 @@ def reread_traffic(traffic: dict[str, np.ndarray], levels: tuple[str, ...], extr
     for level in levels:
         result[level] = result[level] + missed
         capacity = held.get(level, 0.0)
-        if capacity > 0:
+        if np.any(np.greater(capacity, 0.0)):
             missed = missed * (1.0 - hit_share(distance, capacity))
     return result
 
@@ -205,8 +224,9 @@ def structural_rate(table: KernelTable, profile: ArchitectureProfile, flops_per_
     An array of `flops_per_cycle` is counted at one multiply-add per element and cycle. A type that runs at twice the rate (int8)
     takes half the cycles, and a chip whose published peak does not follow from its structure keeps its peak.
     """
-    clock = profile.value("clock")
-    rates = np.array(
-        [profile.value(f"peak.matrix.{dtype}", flops_per_cycle * clock) for dtype in COMPUTE_DTYPES],
-    )
-    return flops_per_cycle * clock / rates[table.dtype]
+    structural = flops_per_cycle * profile.value("clock")
+    rate = np.ones(len(table))
+    for code in np.unique(table.dtype):
+        published = profile.value(f"peak.matrix.{COMPUTE_DTYPES[code]}", structural)
+        rate = np.where(table.dtype == code, published, rate)
+    return structural / rate

@@ -25,6 +25,7 @@ from shmoo.estimators.tiling.base import (
     operands,
     passes,
     reread_traffic,
+    resident,
 )
 
 BUFFERED_OPERANDS = 3 * 2
@@ -79,9 +80,8 @@ class CpuL2Blocking:
         # Libraries cut edges evenly, so what is lost is the last round of blocks that leaves cores without one.
         balance = independent / (waves * cores)
         utilisation = np.where(contracts, balance * _register_fill(table, lanes), _stream_fill(table, cores, lanes))
-        held = {"l1": cores * profile.value("capacity.l1", 0.0), "l2": cores * profile.value("capacity.l2", 0.0)}
-        held = {**held, "l3": profile.value("capacity.l3", 0.0)}
-        traffic = compulsory_traffic(table, profile, held)
+        held = resident(profile)
+        traffic = compulsory_traffic(table, profile)
         size = element_bytes(table)
         used = operands(table)
         # With the block of B in place A streams past once per block of n; a panel that fits the L2 in whole is read once.
@@ -92,7 +92,7 @@ class CpuL2Blocking:
         extra_b = np.where(fits_b, 0.0, used.b * (over_m - 1))
         extra = (extra_a + extra_b) * np.minimum(passes(table), 1.0)
         last = profile.levels[-1]
-        side = np.sqrt(max(held["l3"], held["l2"]) / (3.0 * size))
+        side = np.sqrt(np.maximum(held.get("l3", 0.0), held["l2"]) / (3.0 * size))
         bound = used.a * (ceil_div(table.n, side) - 1) + used.b * (ceil_div(table.m, side) - 1)
         outer = profile.levels[profile.levels.index("l2") + 1 :]
         again = reread_traffic(traffic, outer, extra, used.a + used.b, held)

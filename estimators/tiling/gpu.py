@@ -26,6 +26,7 @@ from shmoo.estimators.tiling.base import (
     operands,
     passes,
     reread_traffic,
+    resident,
 )
 
 BLOCK_TILES = (
@@ -159,11 +160,11 @@ class GpuThreadBlocks:
         self, table: KernelTable, profile: ArchitectureProfile, over_m: np.ndarray, over_n: np.ndarray, pieces: np.ndarray
     ) -> dict[str, np.ndarray]:
         """Shared memory starts empty, so every block's operands cross L2; main memory sees again what L2 cannot hold."""
-        held = {"shared": 0.0, "l2": profile.value("capacity.l2", 0.0)}
+        held = resident(profile)
         used = operands(table)
         size = element_bytes(table)
         share = np.minimum(passes(table), 1.0)
-        traffic = compulsory_traffic(table, profile, held)
+        traffic = compulsory_traffic(table, profile)
         again = (used.a * (over_n - 1.0) + used.b * (over_m - 1.0)) * share
         partial = np.where(pieces > 1.0, 2.0 * used.c * _ACCUMULATOR_BYTES / size * pieces, 0.0)
         # Blocks that run at once walk k together, so what is touched between two readings of an operand is one round's panels:

@@ -91,7 +91,7 @@ class KpuWavefront:
         again."""
         used = operands(table)
         share = np.minimum(passes(table), 1.0)
-        traffic = compulsory_traffic(table, profile, {"l1": 0.0, "l2": 0.0})
+        traffic = compulsory_traffic(table, profile)
         streamed = used.a * (ceil_div(table.n, shape.n) - 1) + used.b * (ceil_div(table.m, shape.m) - 1)
         # Neighbouring tiles of the fabric pass operands on, so the L2 feeds its edges only: a square of tiles acts as one array.
         side = np.floor(np.sqrt(profile.value("count.tiles", 1.0)))
@@ -105,7 +105,7 @@ class KpuWavefront:
         return traffic
 
 
-def _factorised(table: KernelTable, steps: np.ndarray, lanes: float) -> np.ndarray:
+def _factorised(table: KernelTable, steps: np.ndarray, lanes: float | np.ndarray) -> np.ndarray:
     """`steps` of every contraction of the full box, or of the recurrence of a factorisation where the kernel is one.
 
     A factorisation (m, n) with k = min(m, n) visits fewer points than its box; the operations at each point, more than one for
@@ -115,8 +115,9 @@ def _factorised(table: KernelTable, steps: np.ndarray, lanes: float) -> np.ndarr
     result = steps.copy()
     for row in np.flatnonzero(triangular):
         m, n, copies = int(table.m[row]), int(table.n[row]), int(table.batch[row])
-        points, folded = _folded_factorisation(m, n, copies, int(lanes))
-        result[row] = folded * (m * n * min(m, n) / points)
+        folded = [_folded_factorisation(m, n, copies, int(elements)) for elements in np.ravel(lanes)]
+        box = [steps_taken * (m * n * min(m, n) / points) for points, steps_taken in folded]
+        result[..., row] = np.reshape(box, np.shape(lanes)[:-1])
     return result
 
 

@@ -64,10 +64,11 @@ class KpuSimSerial:
         m, n = (whole(np.minimum(x, np.floor(np.sqrt(bank * x / (2.0 * table.k + x))))) for x in (table.m, table.n))
         left = bank - np.where(m * n <= bank, m * n, 0.0)
         k = whole(np.minimum(table.k, np.floor(left / (m + n))))
-        for extent in (k, n, m):
-            while (over := (m * n + m * k + k * n > bank) & (extent > side)).any():
-                extent[over] -= side
-        return TileShape(m, n, k)
+        extents = {"k": k, "n": n, "m": m}
+        for name in extents:
+            while (over := (_block_elements(**extents) > bank) & (extents[name] > side)).any():
+                extents[name] = np.where(over, extents[name] - side, extents[name])
+        return TileShape(**extents)
 
     def apply(self, table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> Tiling:
         """Cycles of all stages in turn, and DRAM bytes of the blocks in this loop order."""
@@ -83,7 +84,7 @@ class KpuSimSerial:
         blocks = ceil_div(table.m, shape.m) * ceil_div(table.n, shape.n) * ceil_div(table.k, shape.k) * table.batch
         tiles = np.where(contracts, blocks, ceil_div(elements, side * side))
         state = size * (shape.m * shape.k + shape.k * shape.n + shape.m * shape.n)
-        traffic = compulsory_traffic(table, profile, {"l1": 0.0, "l2": 0.0})
+        traffic = compulsory_traffic(table, profile)
         extra = np.where(contracts, self._block_bytes(table, profile, shape, size) - table.bytes, 0.0)
         last = profile.levels[-1]
         for level in profile.levels:
@@ -111,6 +112,10 @@ class KpuSimSerial:
         return size * table.batch * (a_times * m * k + b_times * k * n + m * n) + used.c
 
 
+def _block_elements(m: np.ndarray, n: np.ndarray, k: np.ndarray) -> np.ndarray:
+    return m * n + m * k + k * n
+
+
 def _sweeps(touched: np.ndarray, results: np.ndarray, held: np.ndarray, turns: np.ndarray, slices: np.ndarray) -> np.ndarray:
     """(K,) times an operand is loaded with depth outermost: results are loaded in the first slice of the depth only."""
     first = np.where(touched + results > held, turns, 1.0)
@@ -121,14 +126,14 @@ def _sweeps(touched: np.ndarray, results: np.ndarray, held: np.ndarray, turns: n
 def _serial_cycles(table: KernelTable, side: float, size: np.ndarray) -> np.ndarray:
     """(K,) cycles of one matrix product: DMA, BlockMover, Streamer and fabric for each tile of at most side^3, and DMA and drain
     for each tile of results."""
-    cycles = np.zeros(len(table))
+    cycles = 0.0
     for (m, over_m), (n, over_n), (k, over_k) in itertools.product(*(_cuts(x, side) for x in (table.m, table.n, table.k))):
         loads = sum(np.ceil(size * a * b / rate) for a, b in ((m, k), (k, n)) for rate in (_DMA_BYTES, _MOVER_BYTES))
         # The Streamer feeds rows of A and columns of B at once; the fabric skews them, and takes one cycle to start.
         fabric = np.maximum(m, n) + k + np.maximum(m, n) + side + 1.0
-        cycles += over_m * over_n * over_k * (loads + fabric)
+        cycles = cycles + over_m * over_n * over_k * (loads + fabric)
     for (m, over_m), (n, over_n) in itertools.product(*(_cuts(x, side) for x in (table.m, table.n))):
-        cycles += over_m * over_n * (np.ceil(size * m * n / _DMA_BYTES) + m)
+        cycles = cycles + over_m * over_n * (np.ceil(size * m * n / _DMA_BYTES) + m)
     return cycles
 
 
@@ -136,4 +141,4 @@ def _cuts(extent: np.ndarray, side: float) -> tuple[tuple[np.ndarray, np.ndarray
     """Whole tiles along an axis and the rest, each as (extent, how many)."""
     whole = np.floor(extent / side)
     rest = extent - whole * side
-    return ((np.full_like(extent, side), whole), (rest, (rest > 0).astype(float)))
+    return ((side + np.zeros_like(extent), whole), (rest, (rest > 0).astype(float)))

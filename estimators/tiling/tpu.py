@@ -115,10 +115,11 @@ class TpuWeightStationary:
         best = np.full(len(table), np.inf)
         streams_shared = 1.0
         # An output-stationary array accumulates over the stream, so it cannot be shared without adding partial sums.
-        while streams_shared <= (1.0 if self.dataflow == "os" else units):
-            own = ceil_div(folds, max(np.floor(units / streams_shared), 1.0))
+        while streams_shared <= (1.0 if self.dataflow == "os" else np.max(units)):
+            own = ceil_div(folds, np.maximum(np.floor(units / streams_shared), 1.0))
             length = ceil_div(stream, streams_shared)
-            best = np.minimum(best, self._cycles(own, length, np.minimum(tile_s, length), rows, cols))
+            shared = self._cycles(own, length, np.minimum(tile_s, length), rows, cols)
+            best = np.where(streams_shared <= units, np.minimum(best, shared), best)
             streams_shared *= 2.0
         return folds, best
 
@@ -173,7 +174,7 @@ def _as_program(table: KernelTable, profile: ArchitectureProfile) -> KernelTable
     statistics = table.is_family("normalization", "softmax") & (work > _AFFINE_FLOPS * table.batch * table.m * table.n)
     reads = np.where(statistics[table.access_kernel] & (table.access_kind == READ_ACTIVATION), 1.0 + _STATISTICS, 1.0)
     weight = table.access_kind == READ_WEIGHT
-    reads = np.where(weight, _stored_whole(table, profile)[table.access_kernel], reads)
+    reads = np.where(weight, _stored_whole(table, profile)[..., table.access_kernel], reads)
     distance = np.where(far, np.inf, table.access_distance)
     return replace(table, access_bytes=table.access_bytes * reads, access_distance=distance)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -64,8 +64,8 @@ def parse_axis(text: str, *, whole: bool) -> tuple[str, tuple[int | float | str,
     A range without a count has one point an octave. Repeated points are dropped.
 
     Args:
-        whole: round range points to whole numbers, as extents are; list members that are no numbers then stay text (an
-            activation's name). Otherwise everything must be a number.
+        whole: round range points to whole numbers, as extents are. Otherwise numbers may be sizes such as 64MiB. List members that
+            are no numbers stay text (an activation's name, a mode of a tiling strategy).
 
     Raises:
         InputError: not of that form, an end that is not positive, or an empty range.
@@ -91,19 +91,42 @@ def parse_axis(text: str, *, whole: bool) -> tuple[str, tuple[int | float | str,
     return name.strip(), tuple(dict.fromkeys(points))
 
 
+def axes(texts: Sequence[str], *, whole: bool) -> dict[str, tuple[int | float | str, ...]]:
+    """Several axes as `parse_axis` reads them; `InputError` for one that is given twice."""
+    found: dict[str, tuple[int | float | str, ...]] = {}
+    for text in texts:
+        name, values = parse_axis(text, whole=whole)
+        if name in found:
+            raise InputError(f"axis {name!r} is given twice; give it once")
+        found[name] = values
+    return found
+
+
+def settings(texts: Sequence[str]) -> dict[str, int | float | str]:
+    """Axes of a workload that keep one value each, from texts NAME=VALUE."""
+    fixed = {}
+    for name, values in axes(texts, whole=True).items():
+        if len(values) != 1:
+            raise InputError(f"--set {name} takes one value, got {len(values)}; use --axis of `shmoo sweep` to vary it")
+        fixed[name] = values[0]
+    return fixed
+
+
 def _number(text: str, axis: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+    from shmoo.estimators.variants import amount_of
+
+    value = amount_of(text)
+    if isinstance(value, str) or not math.isfinite(value):
         raise InputError(f"axis {axis!r}: {text.strip()!r} is not a number")
     return value
 
 
 def _member(text: str, axis: str, whole: bool) -> int | float | str:
     if not whole:
-        return _number(text, axis)
+        from shmoo.estimators.variants import amount_of
+
+        value = amount_of(text)
+        return value if isinstance(value, str) else _number(text, axis)
     try:
         return int(text)
     except ValueError:

@@ -1,8 +1,8 @@
-"""`shmoo sweep`: a workload or a machine over one or two axes."""
+"""`shmoo sweep`: workloads and machines over axes, and the largest sizes that stay on chip."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,150 +13,252 @@ from shmoo.harness.cli import options, output
 
 if TYPE_CHECKING:
     from shmoo.estimators.profile import ArchitectureProfile
+    from shmoo.estimators.sweep import SweepController
     from shmoo.estimators.tabular import Record
 
 EXAMPLES = """\b
 Examples:
   shmoo sweep linear --axis n=64..8192 --arch cpu_server_generic,gpu_h100 --plot linear.html
-  shmoo sweep resnet18 --axis batch=1..64 --csv resnet18.csv
-  shmoo sweep resnet18 --profile-axis bandwidth.dram=25e9..400e9:9 --arch cpu_server_generic
+  shmoo sweep resnet18 resnet50 --axis batch=1..64 --axis resolution=160,224,320 --fusion on,off --arch gpu_h100 --csv nets.csv
+  shmoo sweep resnet50 --arch kpu_t64 --profile-axis capacity.l3=1MiB..256MiB:100 --profile-axis bandwidth.dram=16e9..1e12:100
+  shmoo sweep mlp --axis hidden=64..8192 --arch kpu_t64,kpu_t64@capacity.l3=2MiB
+  shmoo sweep mlp --fit on-chip --axis hidden=64..65536:201 --axis batch=1,64 --arch gpu_h100,tpu_v4,kpu_t64
 """
+FUSION = {"on": True, "off": False}
+SHOWN_ROWS = 200
+"""Rows of a sweep up to which all are shown; of more, the fastest of each architecture."""
+FASTEST = 10
 
 
 @click.command(epilog=EXAMPLES)
-@click.argument("model", metavar="WORKLOAD_OR_MODEL")
+@click.argument("models", metavar="WORKLOAD_OR_MODEL...", nargs=-1, required=True)
 @click.option("--axis", "axes", multiple=True, metavar="NAME=64..8192[:n]", help="Workload axis: a log-spaced range or a list.")
 @click.option(
-    "--profile-axis", "profile_axes", multiple=True, metavar="NAME=...", help="Coefficient of the architecture, likewise."
+    "--profile-axis",
+    "profile_axes",
+    multiple=True,
+    metavar="NAME=...",
+    help="Coefficient of the architecture (with what follows from it) or parameter of its tiling, likewise; sizes such as 2MiB.",
 )
 @click.option("--set", "fixed", multiple=True, metavar="NAME=VALUE", help="Another workload axis, kept at one value.")
 @options.archs
 @click.option("--dtype", help="Element type. Default: float32.")
-@click.option("--runtime", help="Runtime. Default: the architecture's own.")
+@options.names("--runtime", metavar="R,...", help="Runtimes. Default: the architecture's own.")
+@options.names(
+    "--fusion", metavar="on,off", help="Fused as the runtime does, or every operator a kernel of its own. Default: on."
+)
+@click.option("--fit", type=click.Choice(["on-chip"]), help="Find the largest value of the first --axis that stays on chip.")
 @options.threads
 @options.trust
 @options.as_json
 @click.option("--csv", "csv_path", type=click.Path(), help="Write the rows as CSV.")
 @click.option("--plot", "plot_path", type=click.Path(), help="Draw the sweep into one self-contained .html file.")
 def sweep(
-    model: str,
+    models: tuple[str, ...],
     axes: tuple[str, ...],
     profile_axes: tuple[str, ...],
     fixed: tuple[str, ...],
     arch: tuple[str, ...],
     dtype: str | None,
-    runtime: str | None,
+    runtime: tuple[str, ...],
+    fusion: tuple[str, ...],
+    fit: str | None,
     threads: int | None,
     trust: bool,
     as_json: bool,
     csv_path: str | None,
     plot_path: str | None,
 ) -> None:
-    """Estimate a workload over one or two axes: of the workload (its sizes, batch) or of the architecture (memory, fabric,
-    bandwidth). `shmoo profiles show ARCH` lists the coefficients."""
-    workload_axes = _axes(axes, whole=True)
-    machine_axes = _axes(profile_axes, whole=False)
-    count = len(workload_axes) + len(machine_axes)
-    if not 1 <= count <= 2:
-        raise InputError(f"a sweep takes one or two axes, got {count}; such as --axis batch=1..64")
+    """Estimate models over axes: of the workload (its sizes, batch, resolution) and of the architecture (memory, fabric,
+    bandwidth, tile size). `shmoo profiles show ARCH` lists the coefficients."""
+    from shmoo.estimators.dtypes import compute_dtype
+
     if plot_path and Path(plot_path).suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--plot writes .html, got {plot_path!r}; name a file such as sweep.html, or use --csv for the numbers")
-    profiles = _profiles(arch, runtime, machine_axes)
-    rows = _rows(model, profiles, workload_axes, machine_axes, _settings(fixed), dtype, runtime, threads, trust)
+    if fit and plot_path:
+        raise InputError("--fit gives one size an architecture, which is a table; leave --plot out")
+    workload_axes, machine_axes, settings = (
+        options.axes(axes, whole=True),
+        _machine_axes(profile_axes),
+        options.settings(fixed),
+    )
+    fused = [_fusion(text) for text in fusion] or [True]
+    profiles = _profiles(arch, runtime, threads, machine_axes)
+    wanted = compute_dtype(dtype or "float32")
+    varied = _varied(models, workload_axes, machine_axes, runtime, fused)
+    if not varied:
+        raise InputError("nothing varies; give an --axis such as batch=1..64, a --profile-axis, or several models")
+    tf32 = "tf32" if wanted == "tf32" else None
+    rows: list[Record] = []
+    with output.only_results_on_stdout():
+        for model in models:
+            controller = _controller(model, profiles, workload_axes, machine_axes, settings, wanted, runtime, fused, trust)
+            rows += _fit(controller, tf32) if fit else _estimates(controller, tf32, threads)
     if csv_path:
         output.write_csv(csv_path, rows)
         output.message(f"wrote {len(rows)} rows to {csv_path}")
     if plot_path:
         from shmoo.runs.sweep_plot import sweep_figure
 
-        figure = sweep_figure(rows, [*workload_axes, *machine_axes])
+        figure = sweep_figure(rows, varied)
         figure.write_html(output.writing(plot_path), include_plotlyjs=True)
         output.message(f"drew {plot_path}")
     if as_json:
         output.json_document(rows)
+    elif fit:
+        _show_fit(rows, next(iter(workload_axes)), [name for name in varied if name != next(iter(workload_axes))])
     else:
-        _show(rows, [*workload_axes, *machine_axes])
+        _show(rows, varied)
 
 
-def _axes(texts: Sequence[str], *, whole: bool) -> dict[str, tuple]:
-    axes = {}
-    for text in texts:
-        name, values = options.parse_axis(text, whole=whole)
-        if name in axes:
-            raise InputError(f"axis {name!r} is given twice; give it once")
-        axes[name] = values
-    return axes
+def _machine_axes(texts: Sequence[str]) -> dict[str, tuple]:
+    """Axes of the architecture; what counts parts takes whole numbers."""
+    from shmoo.estimators.variants import is_count
+
+    found = options.axes(texts, whole=False)
+    return {
+        name: tuple(dict.fromkeys(float(round(v)) if isinstance(v, float) else v for v in values)) if is_count(name) else values
+        for name, values in found.items()
+    }
 
 
-def _settings(texts: Sequence[str]) -> dict[str, int | float | str]:
-    settings = {}
-    for name, values in _axes(texts, whole=True).items():
-        if len(values) != 1:
-            raise InputError(f"--set {name} takes one value, got {len(values)}; use --axis to sweep it")
-        settings[name] = values[0]
-    return settings
+def _fusion(text: str) -> bool:
+    if text not in FUSION:
+        raise unknown("value of --fusion", text, FUSION)
+    return FUSION[text]
 
 
-def _profiles(arch: Sequence[str], runtime: str | None, machine_axes: Mapping[str, Sequence]) -> list[ArchitectureProfile]:
-    """The architectures of the sweep. Where none is named, the built-in ones that have the runtime and the coefficients swept."""
+def _profiles(
+    arch: Sequence[str], runtimes: Sequence[str], threads: int | None, machine_axes: Mapping[str, Sequence]
+) -> list[ArchitectureProfile]:
+    """The architectures of the sweep. Those named must have one of the runtimes; where none is named, the built-in ones that have
+    one, and everything swept about them."""
+    from shmoo.estimators.profile import RUNTIMES, check_runtime
+    from shmoo.estimators.variants import tiling_parameters
+    from shmoo.harness.architectures import load_architecture
     from shmoo.harness.cli.estimate import choose_targets
 
-    profiles = [profile for profile, _ in choose_targets(arch, (runtime,) if runtime else (), None)]
     if arch:
-        return profiles
-    fitting = [profile for profile in profiles if all(name in profile.coefficients for name in machine_axes)]
+        named = [load_architecture(name) for name in arch]
+        for profile in named:
+            if runtimes and not any(runtime in RUNTIMES[profile.family] for runtime in runtimes):
+                check_runtime(profile, runtimes[0])
+        if threads is not None:
+            choose_targets(arch, (), threads)
+        return named
+    profiles = list({profile.name: profile for profile, _ in choose_targets((), runtimes, threads)}.values())
+    can_change = {profile.name: {*profile.coefficients, *tiling_parameters(profile)} for profile in profiles}
+    fitting = [profile for profile in profiles if can_change[profile.name].issuperset(machine_axes)]
     if not fitting:
-        known = {name for profile in profiles for name in profile.coefficients}
-        missing = next(name for name in machine_axes if name not in known) if set(machine_axes) - known else None
+        known = {name for names in can_change.values() for name in names}
+        missing = next((name for name in machine_axes if name not in known), None)
         if missing is None:
             raise InputError(f"no architecture has all of {', '.join(machine_axes)}; sweep one of them at a time")
         raise unknown("coefficient", missing, known, "see `shmoo profiles show ARCH`")
     return fitting
 
 
-def _rows(
+def _varied(
+    models: Sequence[str],
+    axes: Mapping[str, tuple],
+    machine_axes: Mapping[str, tuple],
+    runtimes: Sequence[str],
+    fused: Sequence[bool],
+) -> list[str]:
+    """The columns that tell rows of one architecture apart, the first one to be drawn along first."""
+    others = {"model": models, "runtime": runtimes, "fusion": fused}
+    return [*axes, *machine_axes, *(name for name, members in others.items() if len(members) > 1)]
+
+
+def _controller(
     model: str,
     profiles: Sequence[ArchitectureProfile],
     axes: Mapping[str, Sequence],
     machine_axes: Mapping[str, Sequence[float]],
     settings: Mapping[str, int | float | str],
-    dtype: str | None,
-    runtime: str | None,
-    threads: int | None,
+    dtype: str,
+    runtimes: Sequence[str],
+    fused: Sequence[bool],
     trust: bool,
-) -> list[Record]:
-    from shmoo.estimators.dtypes import compute_dtype
+) -> SweepController:
     from shmoo.estimators.sweep import SweepController
-    from shmoo.harness.cli.progress import track
     from shmoo.harness.models import workload_source
 
-    wanted = compute_dtype(dtype or "float32")
-    with output.only_results_on_stdout():
-        source, defaults = workload_source(model, dtype=wanted, trust=trust, asked={*axes, *settings})
-        fixed = {name: value for name, value in {**defaults, **settings}.items() if name not in axes}
-        controller = SweepController(model, source, profiles, axes, machine_axes, fixed)
-        rows = controller.rows(runtime=runtime, dtype="tf32" if wanted == "tf32" else None, threads=threads)
-        return list(track(rows, len(controller), "estimating"))
+    source, defaults = workload_source(
+        model, dtype=dtype, trust=trust, asked={**axes, **{name: (value,) for name, value in settings.items()}}
+    )
+    fixed = {name: value for name, value in {**defaults, **settings}.items() if name not in axes}
+    return SweepController(model, source, profiles, axes, machine_axes, fixed, runtimes, fused)
 
 
-def _show(rows: Sequence[Record], axes: Sequence[str]) -> None:
+def _estimates(controller: SweepController, dtype: str | None, threads: int | None) -> list[Record]:
+    from shmoo.harness.cli.progress import track
+
+    return list(track(controller.rows(dtype=dtype, threads=threads), len(controller), f"estimating {controller.model}"))
+
+
+def _fit(controller: SweepController, dtype: str | None) -> Iterator[Record]:
+    """One row an answer of the planner."""
+    from shmoo.estimators.on_chip import largest_on_chip
+
+    name = next(iter(controller.axes), "")
+    for found in largest_on_chip(controller, dtype=dtype):
+        row: Record = {"model": controller.model, "arch": found.arch, **found.settings, name: found.value}
+        if found.value is None:
+            row[f"{name}_reason"] = f"not even the smallest size stays on chip: {found.limit}"
+        yield row | {"footprint_bytes": found.footprint_bytes, "on_chip_bytes": found.capacity_bytes, "limit": found.limit}
+
+
+def _show_fit(rows: Sequence[Record], name: str, others: Sequence[str]) -> None:
+    from shmoo.estimators.present import size
+
+    why = {"memory": "memory is full", "tiling": "tiles spill", "none": "end of the axis"}
+    lines = [
+        [
+            str(r["arch"]),
+            *(_text(r[other]) for other in others),
+            "none" if r[name] is None else _text(r[name]),
+            size(r["footprint_bytes"]),
+            size(r["on_chip_bytes"]),
+            why[str(r["limit"])],
+        ]
+        for r in rows
+    ]
+    output.table(["arch", *others, f"largest {name}", "footprint", "on chip", "beyond it"], lines)
+
+
+def _show(rows: Sequence[Record], varied: Sequence[str]) -> None:
     from shmoo.estimators.present import si, size
 
     lines = []
-    for r in rows:
-        values = [f"{r[name]:g}" if isinstance(r[name], float) else str(r[name]) for name in axes]
-        interval = f"{si(r['latency_s_low'], 's')} - {si(r['latency_s_high'], 's')}"
-        energy, rate = si(r["energy_j"], "J"), si(r["flops"] / r["latency_s"], "flop/s")
+    for r in _worth_showing(rows):
+        interval = f"{si(r['latency_s_low'], 's')} - {si(r['latency_s_high'], 's')}" if r["latency_s_low"] is not None else ""
         lines.append(
             [
                 str(r["arch"]),
-                *values,
+                *(_text(r[name]) for name in varied),
                 si(r["latency_s"], "s"),
                 interval,
-                rate,
-                energy,
+                si(r["throughput_per_s"], "/s"),
+                si(r["flops"] / r["latency_s"], "flop/s"),
+                si(r["energy_j"], "J"),
                 size(r["peak_memory_bytes"]),
                 si(r["tiles"], ""),
             ]
         )
-    output.table(["arch", *axes, "latency", "90 % interval", "achieved", "energy", "memory", "tiles"], lines)
+    output.table(["arch", *varied, "latency", "90 % interval", "rate", "achieved", "energy", "memory", "tiles"], lines)
+
+
+def _worth_showing(rows: Sequence[Record]) -> Sequence[Record]:
+    """All rows, or the fastest of each architecture where there are too many to read."""
+    if len(rows) <= SHOWN_ROWS:
+        return rows
+    by_arch: dict[str, list[Record]] = {}
+    for row in sorted(rows, key=lambda row: row["latency_s"]):
+        by_arch.setdefault(str(row["arch"]), []).append(row)
+    output.message(f"{len(rows)} rows, of which the {FASTEST} fastest of each architecture are shown; --csv FILE has all")
+    return [row for found in by_arch.values() for row in found[:FASTEST]]
+
+
+def _text(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

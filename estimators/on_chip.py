@@ -1,0 +1,129 @@
+"""The planner: the largest size of a model that stays on a machine's chip.
+
+A size stays on chip when both hold:
+
+- everything alive at once (weights, inputs, activations: `memory`) fits what the chip keeps from one kernel to the next;
+- cutting its kernels into tiles makes the main memory serve next to nothing twice (`spill_bytes`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.dtypes import compute_dtype
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.kernels import KernelTable
+from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.records import Graph
+from shmoo.estimators.sweep import AxisValue, SweepController, product_of
+from shmoo.estimators.tabulated import Tabulated, tabulated
+from shmoo.estimators.tiling.base import TileShape, resident
+from shmoo.estimators.variants import variant
+
+Settings = tuple[tuple[str, AxisValue], ...]
+Limit = Literal["memory", "tiling", "none"]
+SPILL_SHARE = 0.01
+"""Share of a model's external bytes that may be served twice before it counts as spilled: caches never hit all of the time."""
+
+
+class OnChip(msgspec.Struct, frozen=True):
+    """The largest size on one machine.
+
+    Attributes:
+        settings: the other axes, of the workload and of the machine.
+        value: of the axis that is maximised; `None` where not even the smallest fits.
+        footprint_bytes: alive at once at `value`, at the smallest size where none fits.
+        capacity_bytes: what the chip holds.
+        limit: what the next larger size exceeds: "memory", "tiling" (its tiles spill), or "none" at the end of the axis.
+    """
+
+    arch: str
+    settings: dict[str, AxisValue]
+    value: AxisValue | None
+    footprint_bytes: float
+    capacity_bytes: float
+    limit: Limit
+
+
+def on_chip_bytes(profile: ArchitectureProfile) -> float:
+    """Bytes that a chip keeps from one kernel to the next: scratchpads add up, caches may hold copies of each other's lines and
+    count by the largest."""
+    held = resident(profile).values()
+    return float(max(held, default=0.0) if profile.family == "cpu" else sum(held))
+
+
+def spill_bytes(director: AnalysisDirector, table: KernelTable) -> float:
+    """Bytes that main memory moves only because kernels are cut into tiles: more than it would for tiles of any size."""
+    last = director.profile.levels[-1]
+    cut = director.tile(table).level_bytes[last]
+    whole = director.strategy.apply(table, director.profile, TileShape(table.m, table.n, table.k)).level_bytes[last]
+    return float(np.maximum(cut - whole, 0.0).sum())
+
+
+def largest_on_chip(sweep: SweepController, *, dtype: str | None = None) -> Iterator[OnChip]:
+    """The largest value of the sweep's first workload axis that stays on chip, for each machine, each variant of it and each
+    combination of the other axes. Halves the list of values, so a model must not shrink along it.
+
+    Args:
+        dtype: as `AnalysisDirector.estimate` takes it.
+
+    Raises:
+        InputError: no workload axis, or values that are no numbers.
+    """
+    name, values = next(iter(sweep.axes.items()), ("", ()))
+    if not values or any(isinstance(value, str | bool) for value in values):
+        raise InputError("--fit needs a workload axis of numbers to maximise, named first; such as --axis hidden=64..65536:101")
+    sizes = sorted(values)
+    others = {other: members for other, members in sweep.axes.items() if other != name}
+    wanted = compute_dtype(dtype) if dtype else None
+
+    @cache
+    def graphs(value: AxisValue, rest: Settings) -> tuple[Graph, ...]:
+        return tuple(sweep.source({**sweep.fixed, **dict(rest), name: value}))
+
+    @cache
+    def work(rest: Settings, family: str, runtime: str, value: AxisValue) -> Tabulated:
+        return tabulated(graphs(value, rest), runtime, family, wanted)
+
+    for rest in product_of(others):
+        for (profile, runtime), changed in itertools.product(sweep.targets(), list(product_of(sweep.profile_axes))):
+            machine = AnalysisDirector(variant(profile, changed) if changed else profile, sweep.strategy)
+            of_size = partial(work, tuple(rest.items()), profile.family, runtime)
+            yield _largest(machine, {**rest, **changed}, sizes, of_size)
+
+
+def _largest(
+    director: AnalysisDirector,
+    settings: dict[str, AxisValue],
+    sizes: Sequence[AxisValue],
+    work_of: Callable[[AxisValue], Tabulated],
+) -> OnChip:
+    """Bisection: `below` is the position of the largest size known to fit, `above` of the smallest known not to."""
+    capacity = on_chip_bytes(director.profile)
+
+    def limit_of(value: AxisValue) -> Limit:
+        work = work_of(value)
+        if work.peak_memory_bytes > capacity:
+            return "memory"
+        spilled = spill_bytes(director, work.table) > SPILL_SHARE * work.table.bytes.sum()
+        return "tiling" if spilled else "none"
+
+    below, above = -1, len(sizes)
+    limits: dict[int, Limit] = {above: "none"}
+    while above - below > 1:
+        middle = (below + above) // 2
+        limits[middle] = limit_of(sizes[middle])
+        if limits[middle] == "none":
+            below = middle
+        else:
+            above = middle
+    value = sizes[below] if below >= 0 else None
+    footprint = work_of(sizes[max(below, 0)]).peak_memory_bytes
+    return OnChip(director.profile.name, settings, value, footprint, capacity, limits[above])

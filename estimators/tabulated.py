@@ -1,0 +1,76 @@
+"""Graphs as one table of kernels, with what no machine changes about them: made once, estimated on many machines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shmoo.estimators.costs.summary import UnknownOp, graph_cost
+from shmoo.estimators.fusion import fuse
+from shmoo.estimators.kernels import Kernel, KernelTable, kernel_table
+from shmoo.estimators.memory import peak_memory_bytes
+from shmoo.estimators.records import Graph
+
+Origin = list[tuple[int, Kernel]]
+"""Per row of a table, the index of its graph and its kernel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tabulated:
+    """A model as a runtime of an architecture family launches it.
+
+    Attributes:
+        table: its kernels, a segment a graph.
+        origin: where each row comes from.
+        dtype: type the contractions were asked to compute in; `None` for the tensors' own.
+        flops, macs, params, weight_bytes, peak_memory_bytes, unknown_ops: as in `director.Estimate`.
+    """
+
+    table: KernelTable
+    origin: Origin
+    dtype: str | None
+    flops: float
+    macs: float
+    params: int
+    weight_bytes: float
+    peak_memory_bytes: float
+    unknown_ops: tuple[UnknownOp, ...]
+
+
+def tabulate(
+    graphs: Sequence[Graph], runtime: str, family: str, dtype: str | None = None, fused: bool = True
+) -> tuple[KernelTable, Origin]:
+    """Kernels of all graphs in one table (one segment a graph) and, per row, its graph and kernel.
+
+    Args:
+        runtime: runtime of the contract, whose fusion groups the calls.
+        family: architecture family.
+        dtype: compute type of the contractions; `None` for the tensors' own.
+        fused: `False` makes every call a kernel of its own.
+    """
+    tables: list[KernelTable] = []
+    origin: Origin = []
+    for index, graph in enumerate(graphs):
+        kernels = fuse(graph, runtime, family) if fused else fuse(graph)
+        if kernels:
+            tables.append(kernel_table(graph, kernels))
+            origin.extend((index, kernel) for kernel in kernels)
+    table = KernelTable.concat(tables)
+    return (table.with_matrix_dtype(dtype) if dtype else table), origin
+
+
+def tabulated(graphs: Sequence[Graph], runtime: str, family: str, dtype: str | None = None, fused: bool = True) -> Tabulated:
+    """A model's table with its totals; arguments as of `tabulate`."""
+    table, origin = tabulate(graphs, runtime, family, dtype, fused)
+    totals = [graph_cost(graph) for graph in graphs]
+    return Tabulated(
+        table=table,
+        origin=origin,
+        dtype=dtype,
+        flops=sum(total.flops for total in totals),
+        macs=sum(total.macs for total in totals),
+        params=sum(graph.params for graph in graphs),
+        weight_bytes=sum(graph.weight_bytes for graph in graphs),
+        peak_memory_bytes=max((peak_memory_bytes(graph) for graph in graphs), default=0.0),
+        unknown_ops=tuple(op for total in totals for op in total.unknown),
+    )

@@ -1,0 +1,107 @@
+"""What-if machines: a profile with another fabric, clock, memory or tile size.
+
+A coefficient that counts a part of the structure takes with it what that part brings along: twice the tiles of a fabric have
+twice the peak, twice the streaming bandwidth and twice the memory. What is named beside it keeps the value it was given. Power
+and energy coefficients stay: what a larger chip leaks is not known from its name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.profile import ArchitectureProfile, Coefficient, TilingSpec
+from shmoo.estimators.tiling import TILINGS
+
+Amount = float | np.ndarray
+_BINARY = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
+FOLLOWERS: Mapping[tuple[str, str], tuple[tuple[str, float], ...]] = {
+    ("cpu", "count.cores"): (("peak.", 1.0), ("bandwidth.l1", 1.0), ("bandwidth.l2", 1.0)),
+    ("cpu", "clock"): (("peak.", 1.0), ("bandwidth.l1", 1.0), ("bandwidth.l2", 1.0)),
+    ("gpu", "count.sms"): (("peak.", 1.0), ("bandwidth.shared", 1.0)),
+    ("gpu", "clock"): (("peak.", 1.0), ("bandwidth.shared", 1.0), ("bandwidth.l2", 1.0)),
+    ("tpu", "count.units"): (("peak.matrix.", 1.0),),
+    ("tpu", "array.rows"): (("peak.matrix.", 1.0),),
+    ("tpu", "array.cols"): (("peak.matrix.", 1.0),),
+    ("tpu", "clock"): (("peak.", 1.0), ("bandwidth.vmem", 1.0), ("bandwidth.cmem", 1.0)),
+    ("kpu", "count.tiles"): (
+        ("peak.", 1.0), ("bandwidth.l1", 1.0), ("bandwidth.l2", 1.0), ("bandwidth.l3", 1.0),
+        ("capacity.l2", 1.0), ("capacity.l3", 1.0),
+    ),
+    ("kpu", "array.rows"): (("peak.", 1.0), ("bandwidth.l1", 0.5)),
+    ("kpu", "array.cols"): (("peak.", 1.0), ("bandwidth.l1", 0.5)),
+    ("kpu", "clock"): (("peak.", 1.0), ("bandwidth.l1", 1.0)),
+}  # fmt: skip
+"""(family, part of the structure) -> the coefficients that grow with it (a name, or a stem that ends in a dot), and the exponent:
+an array is fed at its edges, which grow with the root of its area. Which memories belong to a part: `profiles/__init__.py`."""
+
+
+def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) -> ArchitectureProfile:
+    """The machine with some coefficients or parameters of its tiling strategy changed, under the same name.
+
+    Args:
+        values: coefficient (its uncertainty is dropped) or parameter of the tiling strategy ("tile_m") -> value. A coefficient
+            may be an array (..., 1), a dimension an axis of design points; such a profile is for predicting and has no file form.
+
+    Raises:
+        InputError: neither a coefficient of the profile nor a parameter of its strategy (the nearest are named), or a value that
+            is no number, negative, or a count below 1.
+    """
+    parameters = {name: value for name, value in values.items() if name in tiling_parameters(profile)}
+    changed = {name: _amount(name, value) for name, value in values.items() if name not in parameters}
+    coefficients = dict(profile.coefficients)
+    for name, value in changed.items():
+        held = coefficients.get(name)
+        if held is None:
+            raise unknown(f"coefficient of profile {profile.name!r}", name, {*profile.coefficients, *tiling_parameters(profile)})
+        coefficients[name] = Coefficient(value, held.unit, held.source, held.reference)
+        for follower, exponent in _followers(profile, name):
+            if follower not in changed:
+                coefficients[follower] = coefficients[follower].scaled((value / held.value) ** exponent)
+    tiling = profile.tiling
+    if parameters:
+        tiling = TilingSpec(tiling.strategy, {**tiling.parameters, **parameters})
+    # A machine nobody measured: what was measured beyond the physics does not hold.
+    return profile.replacing(coefficients=coefficients, tiling=tiling, residual=() if values else profile.residual)
+
+
+def amount_of(text: str) -> float | str:
+    """A number as people write it, "2e9" or "64MiB" (KiB, MiB, GiB); what is neither stays text."""
+    stem, factor = text.strip(), 1.0
+    for suffix, power in _BINARY.items():
+        if stem.endswith(suffix):
+            stem, factor = stem.removesuffix(suffix), power
+    try:
+        return float(stem) * factor
+    except ValueError:
+        return text.strip()
+
+
+def is_count(name: str) -> bool:
+    """Whether a coefficient counts parts of the machine, and so is a whole number."""
+    return name.startswith(("count.", "array.")) or name.endswith(".lanes")
+
+
+def tiling_parameters(profile: ArchitectureProfile) -> frozenset[str]:
+    """Names of what can be set by hand in a profile's tiling strategy, tile sizes among them."""
+    return frozenset(field.name for field in dataclasses.fields(TILINGS[profile.tiling.strategy]))
+
+
+def _followers(profile: ArchitectureProfile, name: str) -> list[tuple[str, float]]:
+    rules = FOLLOWERS.get((profile.family, name), ())
+    return [
+        (coefficient, exponent)
+        for stem, exponent in rules
+        for coefficient in profile.coefficients
+        if coefficient == stem or (stem.endswith(".") and coefficient.startswith(stem))
+    ]
+
+
+def _amount(name: str, value: Amount | str) -> Amount:
+    least = 1 if is_count(name) else 0
+    if isinstance(value, str) or np.any(np.less(value, least)):
+        raise InputError(f"coefficient {name!r} is set to {value!r}; it takes a number of at least {least}")
+    return value

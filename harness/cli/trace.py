@@ -1,0 +1,133 @@
+"""`shmoo trace`: the predicted schedule of a model, kernel by kernel, beside a measured call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from shmoo.harness.cli import options, output
+
+if TYPE_CHECKING:
+    from shmoo.estimators.schedule import Scheduled
+    from shmoo.harness.trace import Recorded
+
+EXAMPLES = """\b
+Examples:
+  shmoo trace resnet18 -o resnet18.json
+  shmoo trace mlp --arch kpu_t64 --set batch=64 --no-measure
+Open the file in https://ui.perfetto.dev.
+"""
+DEVICE = {"cpu": "cpu", "gpu": "cuda"}
+"""Family of an architecture -> torch's device for it."""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("model")
+@click.option("--arch", default="cpu_local", show_default=True, help="Architecture to predict.")
+@click.option("--runtime", help="Runtime, predicted and measured. Default: the architecture's own.")
+@click.option("--dtype", default="float32", show_default=True, help="Element type.")
+@click.option("--set", "fixed", multiple=True, metavar="NAME=VALUE", help="Axis of the workload, such as batch=8.")
+@click.option("--measure/--no-measure", default=True, show_default=True, help="Run the model here under torch.profiler.")
+@options.trust
+@options.as_json
+@click.option("-o", "--out", type=click.Path(), help="Write both as one trace in Chrome's format.")
+def trace(
+    model: str,
+    arch: str,
+    runtime: str | None,
+    dtype: str,
+    fixed: tuple[str, ...],
+    measure: bool,
+    trust: bool,
+    as_json: bool,
+    out: str | None,
+) -> None:
+    """When each kernel of MODEL runs, with its tile and its bound; with -o as a trace for Perfetto, in which a call that was
+    measured on this machine is a process of its own beside the prediction."""
+    from shmoo.estimators.director import AnalysisDirector
+    from shmoo.estimators.dtypes import compute_dtype
+    from shmoo.estimators.profile import check_runtime
+    from shmoo.estimators.schedule import schedule
+    from shmoo.harness.architectures import load_architecture
+
+    profile = load_architecture(arch)
+    chosen = check_runtime(profile, runtime)
+    wanted = compute_dtype(dtype)
+    axes = options.settings(fixed)
+    with output.only_results_on_stdout():
+        from shmoo.harness.models import graphs_of
+        from shmoo.harness.trace import trace_document
+        from shmoo.harness.workloads.loading import resolve_model
+
+        module = resolve_model(model, trust=trust)
+        found = graphs_of(module, axes, wanted)
+        estimate, slots = schedule(
+            AnalysisDirector(profile), found.graphs, chosen, dtype="tf32" if wanted == "tf32" else None, batch=found.batch
+        )
+        recorded, reason = None, "not asked for"
+        if measure and out:
+            recorded, reason = _recorded(module, axes, wanted, chosen, profile.family)
+    if out:
+        document = trace_document(model, estimate, slots, recorded, reason)
+        output.writing(out).write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
+        output.message(f"wrote {out}" + (f"; not measured: {reason}" if recorded is None else ""))
+    if as_json:
+        output.json_document([_record(slot) for slot in slots])
+    else:
+        _show(slots, recorded, estimate.latency_s.value)
+
+
+def _recorded(module, axes: dict, dtype: str, runtime: str, family: str) -> tuple[Recorded | None, str]:
+    """A measured call, or `None` and why there is none."""
+    import torch
+
+    from shmoo.harness.backends import RUNTIMES, compile_model
+    from shmoo.harness.trace import record_call
+    from shmoo.harness.workloads.module import STORAGE_DTYPES
+
+    device = DEVICE.get(family)
+    if device is None or runtime not in RUNTIMES:
+        return None, f"torch runs on no {family} here"
+    if device == "cuda" and not torch.cuda.is_available():
+        return None, "torch finds no CUDA device here"
+    if dtype not in STORAGE_DTYPES or dtype == "tf32":
+        return None, f"torch runs no model in {dtype} as it stands"
+    built = module.build(axes, dtype, device)
+    with torch.no_grad():
+        forward = compile_model(built.model, runtime, device)
+        return record_call(lambda: forward(*built.args, **built.kwargs), device=device), ""
+
+
+def _record(slot: Scheduled) -> dict[str, object]:
+    import msgspec
+
+    kernel = msgspec.to_builtins(slot.kernel)
+    return {
+        "start_s": slot.start_s,
+        "end_s": slot.end_s,
+        "launch_s": slot.launch_s,
+        **{f"kernel_{k}": v for k, v in kernel.items()},
+    }
+
+
+def _show(slots: Sequence[Scheduled], recorded: Recorded | None, latency_s: float) -> None:
+    from shmoo.estimators.present import percent, si
+
+    lines = [
+        [
+            slot.kernel.label,
+            si(slot.start_s, "s"),
+            si(slot.end_s - slot.start_s, "s"),
+            slot.kernel.bound,
+            " x ".join(f"{extent:.0f}" for extent in slot.kernel.tile_shape),
+            si(slot.kernel.tiles, ""),
+            percent(slot.kernel.utilisation, digits=0),
+        ]
+        for slot in slots
+    ]
+    output.table(["kernel", "starts", "runs", "bound", "tile m x n x k", "tiles", "utilisation"], lines)
+    measured = "" if recorded is None else f"; {si(recorded.latency_s, 's')} measured under the profiler"
+    output.result(f"one call: {si(latency_s, 's')} predicted{measured}")

@@ -1,0 +1,133 @@
+"""How fast estimating is: `python -m shmoo.harness.speedcheck`.
+
+Prints kernel x architecture predictions a second on one core, the time of sweeps over design points of a machine, and beside them
+the same kind of points in SCALE-Sim, where that is installed (`pip install 'shmoo[baseline]'`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import click
+import numpy as np
+
+from shmoo.estimators.coefficients import Coefficients
+from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.kernels import KernelTable
+from shmoo.estimators.model import graph_latency, predict, segment_energy
+from shmoo.estimators.present import si
+from shmoo.estimators.profile import ArchitectureProfile, builtin_names, load_profile
+from shmoo.estimators.records import Graph
+from shmoo.estimators.sweep import SweepController
+from shmoo.estimators.tabulated import tabulate
+from shmoo.harness.cli import output
+
+T = TypeVar("T")
+MODEL = "resnet50"
+KERNELS = 8000
+"""Kernels of one table, at least: the model's own, repeated."""
+SWEEPS: dict[str, dict[str, tuple[float, float]]] = {
+    "cpu_server_generic": {"count.cores": (4.0, 128.0), "bandwidth.dram": (25e9, 800e9)},
+    "gpu_h100": {"count.sms": (20.0, 200.0), "bandwidth.dram": (0.5e12, 8e12)},
+    "tpu_v4": {"array.rows": (64.0, 512.0), "bandwidth.dram": (0.3e12, 5e12)},
+    "kpu_t64": {"count.tiles": (16.0, 1024.0), "bandwidth.dram": (16e9, 1e12)},
+    "kpu_t256": {"capacity.l3": (2.0**20, 2.0**30), "bandwidth.dram": (16e9, 1e12)},
+}
+"""Architecture -> two of its coefficients, and the ends between which they are swept."""
+
+
+@click.command()
+@click.option("--points", default=10_000, show_default=True, type=click.IntRange(min=4), help="Design points of each sweep.")
+@click.option("--repeats", default=3, show_default=True, type=click.IntRange(min=1), help="Times each is timed; the best counts.")
+@click.option("--scalesim-points", default=2, show_default=True, type=click.IntRange(min=0), help="Points to run in SCALE-Sim.")
+@click.option("--scalesim-layers", default=8, show_default=True, type=click.IntRange(min=1), help="Distinct layers to run there.")
+def main(points: int, repeats: int, scalesim_points: int, scalesim_layers: int) -> None:
+    """Time estimating: predictions a second, sweeps of design points, SCALE-Sim."""
+    from shmoo.harness.models import model_graphs
+
+    with output.only_results_on_stdout():
+        graphs = model_graphs(MODEL).graphs
+    show_predictions(graphs, repeats)
+    slowest = show_sweeps(graphs, points, repeats)
+    if scalesim_points:
+        from shmoo.harness.scalesim_baseline import baseline
+
+        try:
+            with output.only_results_on_stdout():
+                found = baseline(graphs, scalesim_points, scalesim_layers)
+        except InputError as error:
+            output.message(f"no baseline: {error}")
+            return
+        output.result(
+            f"\nSCALE-Sim {found.version}: {found.layers} distinct layers of {MODEL} on {found.points} array sizes took "
+            f"{si(found.seconds, 's')}; weighed by multiply-adds ({found.share:.0%} of the model's) that is about "
+            f"{si(found.point_s, 's')} a point, extrapolated to {points} points {found.point_s * points / 3600:.1f} h: "
+            f"{found.point_s * points / slowest:,.0f} times the slowest sweep above"
+        )
+
+
+def show_predictions(graphs: Sequence[Graph], repeats: int) -> None:
+    """Predictions a second: tiles, latency and energy of a large table on every built-in architecture."""
+    lines, kernels, seconds = [], 0, 0.0
+    for name in builtin_names():
+        profile = load_profile(name)
+        table = large_table(graphs, profile)
+        taken, _ = best_of(repeats, lambda profile=profile, table=table: price(profile, table))
+        drawn, _ = best_of(1, lambda profile=profile, table=table: price_with_intervals(profile, table))
+        kernels, seconds = kernels + len(table), seconds + taken
+        lines.append([name, str(len(table)), si(taken, "s"), si(len(table) / taken, "/s"), si(len(table) / drawn, "/s")])
+    lines.append(["all", str(kernels), si(seconds, "s"), si(kernels / seconds, "/s"), ""])
+    output.table(["arch", "kernels", "time", "predictions", "with intervals"], lines)
+
+
+def show_sweeps(graphs: Sequence[Graph], points: int, repeats: int) -> float:
+    """Time of each sweep, graphs captured before, rows made; seconds of the slowest are returned."""
+    side = max(2, round(points**0.5))
+    lines, slowest = [], 0.0
+    for name, ends in SWEEPS.items():
+        axes = {axis: tuple(np.linspace(low, high, side).round().tolist()) for axis, (low, high) in ends.items()}
+        sweep = SweepController(MODEL, lambda axes: graphs, [load_profile(name)], profile_axes=axes)
+        taken, rows = best_of(repeats, lambda sweep=sweep: list(sweep.rows()))
+        slowest = max(slowest, taken)
+        lines.append([name, " x ".join(axes), str(len(rows)), si(taken, "s"), si(len(rows) / taken, "/s")])
+    output.result("")
+    output.table(["arch", f"{MODEL} over", "points", "time", "points"], lines, left=2)
+    return slowest
+
+
+def large_table(graphs: Sequence[Graph], profile: ArchitectureProfile) -> KernelTable:
+    """The model's kernels on an architecture, repeated as segments of one table."""
+    table, _ = tabulate(graphs, profile.default_runtime, profile.family)
+    return KernelTable.concat([table] * -(-KERNELS // len(table)))
+
+
+def price(profile: ArchitectureProfile, table: KernelTable) -> np.ndarray:
+    """Latency of every segment, (S,), with all that an estimate computes on the way, energy included; intervals left out."""
+    director, nominal = AnalysisDirector(profile), Coefficients(profile)
+    prediction = predict(table, director.tile(table), nominal, profile.default_runtime)
+    latency = graph_latency(table, prediction, nominal, profile.default_runtime)
+    segment_energy(table, prediction, latency, nominal)
+    return latency
+
+
+def price_with_intervals(profile: ArchitectureProfile, table: KernelTable) -> None:
+    """The same with the interval of every segment."""
+    director = AnalysisDirector(profile)
+    director.estimate_table(table, director.tile(table), profile.default_runtime)
+
+
+def best_of(repeats: int, work: Callable[[], T]) -> tuple[float, T]:
+    """Least seconds of several runs, and the last result: what disturbs a run only ever lengthens it."""
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        result = work()
+        times.append(time.perf_counter() - begin)
+    return min(times), result
+
+
+if __name__ == "__main__":
+    main()

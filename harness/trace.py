@@ -1,0 +1,167 @@
+"""The predicted schedule laid over a measured call: one file in Chrome's trace-event format, which Perfetto opens.
+
+Predicted and measured are two processes of the trace, both from 0 at the entry of the call. (Trace Event Format, Google, 2016:
+events of phase "X" have a start `ts` and a length `dur` in microseconds; phase "M" names processes and threads.)
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from shmoo.estimators.director import Estimate
+from shmoo.estimators.schedule import Scheduled
+
+Event = dict[str, Any]
+PREDICTED, MEASURED = 1, 2
+"""Process ids in the file."""
+_CALL = "shmoo: call"
+_MEASURED_CATEGORIES = ("cpu_op", "user_annotation", "cuda_runtime", "cuda_driver", "kernel", "gpu_memcpy", "gpu_memset")
+"""What of the profiler's events is shown: operators, launches, and what the device ran."""
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """One call as the profiler saw it: its events in its own numbering, `ts` from the entry of the call, and its length."""
+
+    events: tuple[Event, ...]
+    latency_s: float
+
+
+def record_call(call: Callable[[], object], *, device: str = "cpu", warmup: int = 3, calls: int = 5) -> Recorded:
+    """Run `call` under torch.profiler and keep the call of median length. Profiling lengthens every operator by about a
+    microsecond: the trace shows where time goes, `shmoo measure` how much of it there is.
+
+    Args:
+        call: one forward; the first `warmup` runs, which may compile, are not recorded.
+        device: "cpu" or "cuda"; a call ends when its device has finished.
+    """
+    cuda = device.startswith("cuda")
+    activities = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if cuda else [])]
+
+    def once() -> None:
+        call()
+        if cuda:
+            torch.cuda.synchronize()
+
+    with torch.no_grad():
+        for _ in range(warmup):
+            once()
+        with torch.profiler.profile(activities=activities) as profiler:
+            for _ in range(calls):
+                with torch.profiler.record_function(_CALL):
+                    once()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        return median_call(json.loads(path.read_text(encoding="utf-8"))["traceEvents"])
+
+
+def median_call(events: Sequence[Mapping[str, Any]]) -> Recorded:
+    """The call of median length out of a profiler's events, with the names of its threads."""
+    spans = sorted(
+        (event for event in events if event.get("name") == _CALL and event.get("cat") == "user_annotation"),
+        key=lambda event: float(event["dur"]),
+    )
+    chosen = spans[len(spans) // 2]
+    begin, length = float(chosen["ts"]), float(chosen["dur"])
+    kept: list[Event] = []
+    for event in events:
+        if event.get("ph") == "X" and event.get("cat") in _MEASURED_CATEGORIES:
+            start = float(event["ts"]) - begin
+            if 0.0 <= start <= length:
+                kept.append({**event, "ts": start, "dur": float(event["dur"])})
+    threads = {(event["pid"], event["tid"]) for event in kept}
+    kept += [
+        dict(e) for e in events if e.get("ph") == "M" and e.get("name") == "thread_name" and (e["pid"], e.get("tid")) in threads
+    ]
+    return Recorded(tuple(kept), length / 1e6)
+
+
+def trace_document(
+    model: str, estimate: Estimate, slots: Sequence[Scheduled], recorded: Recorded | None, reason: str = ""
+) -> dict[str, Any]:
+    """The trace as a JSON document.
+
+    Args:
+        estimate, slots: as `estimators.schedule.schedule` gives them.
+        recorded: the measured call; `None` where nothing was measured, with the `reason`.
+    """
+    events = list(_predicted(model, estimate, slots))
+    if recorded is not None:
+        events += _measured(recorded)
+    return {
+        "displayTimeUnit": "ms",
+        "traceEvents": events,
+        "otherData": {
+            "model": model,
+            "arch": estimate.arch,
+            "runtime": estimate.runtime,
+            "predicted_latency_s": estimate.latency_s.value,
+            "measured_latency_s": None if recorded is None else recorded.latency_s,
+            "measured_latency_s_reason": reason or "under the profiler, which lengthens every operator",
+        },
+    }
+
+
+def _predicted(model: str, estimate: Estimate, slots: Sequence[Scheduled]) -> Iterator[Event]:
+    call, host, device = 0, 1, 2
+    yield _name("process_name", PREDICTED, 0, f"predicted: {estimate.arch}, {estimate.runtime}")
+    yield _name("thread_name", PREDICTED, call, "call")
+    if any(slot.launch_s is not None for slot in slots):
+        yield _name("thread_name", PREDICTED, host, "host launches")
+    yield _name("thread_name", PREDICTED, device, "kernels")
+    bounds = {"low_s": estimate.latency_s.low, "high_s": estimate.latency_s.high}
+    yield _span(model, "predicted", PREDICTED, call, 0.0, estimate.latency_s.value, bounds)
+    for slot in slots:
+        kernel = slot.kernel
+        facts = {
+            "bound": kernel.bound,
+            "tile m x n x k": " x ".join(f"{extent:.0f}" for extent in kernel.tile_shape),
+            "tiles": kernel.tiles,
+            "utilisation": kernel.utilisation,
+            "flops": kernel.flops,
+            "bytes": kernel.bytes,
+            "compute_s": kernel.compute_s,
+            "memory_s": kernel.memory_s,
+            "launch_s": kernel.launch_s,
+            "energy_j": kernel.energy_j,
+        }
+        yield _span(kernel.label, kernel.family, PREDICTED, device, slot.start_s, slot.end_s, facts)
+        if slot.launch_s is not None:
+            yield _span(f"launch {kernel.label}", "launch", PREDICTED, host, *slot.launch_s, {})
+
+
+def _measured(recorded: Recorded) -> Iterator[Event]:
+    """The profiler's events as threads of one process, in the order in which they first appear."""
+    yield _name("process_name", MEASURED, 0, "measured: this machine")
+    spans = [event for event in recorded.events if event["ph"] == "X"]
+    threads = {key: number for number, key in enumerate(dict.fromkeys((event["pid"], event["tid"]) for event in spans))}
+    named = {(event["pid"], event["tid"]): event["args"]["name"] for event in recorded.events if event["ph"] == "M"}
+    for key, number in threads.items():
+        yield _name("thread_name", MEASURED, number, str(named.get(key, f"thread {key[1]}")))
+    for event in spans:
+        thread = threads[event["pid"], event["tid"]]
+        yield _event(str(event["name"]), str(event["cat"]), MEASURED, thread, event["ts"], event["dur"], {})
+
+
+def _name(kind: str, process: int, thread: int, text: str) -> Event:
+    return {"ph": "M", "name": kind, "pid": process, "tid": thread, "args": {"name": text}}
+
+
+def _span(name: str, category: str, process: int, thread: int, start_s: float, end_s: float, facts: Mapping[str, Any]) -> Event:
+    return _event(name, category, process, thread, start_s * 1e6, (end_s - start_s) * 1e6, facts)
+
+
+def _event(
+    name: str, category: str, process: int, thread: int, start_us: float, length_us: float, facts: Mapping[str, Any]
+) -> Event:
+    return {
+        "ph": "X", "name": name, "cat": category, "pid": process, "tid": thread, "ts": start_us, "dur": length_us,
+        "args": dict(facts),
+    }  # fmt: skip

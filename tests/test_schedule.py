@@ -1,0 +1,41 @@
+"""The predicted schedule: kernels in time that end when the predicted latency is over."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from test_points import network
+
+from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.profile import load_profile
+from shmoo.estimators.schedule import schedule
+
+NAMES = ("brief_cpu", "cpu_server_generic", "gpu_h100", "gpu_t4", "tpu_v4", "kpu_t64")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_the_last_kernel_ends_with_the_call(name: str, pieces: int) -> None:
+    """Entry, kernels and hand-overs add up to the latency of the estimate, over one graph or several."""
+    director = AnalysisDirector(load_profile(name))
+    graphs = (network(),) * pieces
+    estimate, slots = schedule(director, graphs)
+    assert estimate.latency_s == director.estimate(graphs).latency_s
+    assert len(slots) == estimate.kernels
+    ends = [max(slot.end_s, slot.launch_s[1] if slot.launch_s else 0.0) for slot in slots]
+    assert max(ends) == pytest.approx(estimate.latency_s.value, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kernels_follow_each_other(name: str) -> None:
+    """None starts before the one ahead of it has ended, nor before the host began to launch it."""
+    _, slots = schedule(AnalysisDirector(load_profile(name)), (network(),))
+    assert slots[0].start_s > 0
+    for before, after in pairwise(slots):
+        assert after.start_s >= before.end_s - 1e-15
+    for slot in slots:
+        assert slot.end_s >= slot.start_s
+        assert (slot.launch_s is not None) == name.startswith("gpu")
+        if slot.launch_s is not None:
+            assert slot.launch_s[0] <= slot.start_s

@@ -1,0 +1,82 @@
+"""What-if machines: what is changed, and what follows from it."""
+
+from __future__ import annotations
+
+import pytest
+
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.profile import load_profile
+from shmoo.estimators.variants import FOLLOWERS, amount_of, variant
+from shmoo.harness.architectures import load_architecture
+
+
+def test_a_larger_fabric_brings_its_rates_and_memory() -> None:
+    """Four times the tiles of a KPU: four times peak, streaming bandwidth and L3, the same DRAM."""
+    before = load_profile("kpu_t64")
+    after = variant(before, {"count.tiles": 256.0})
+    for name in ("peak.matrix.float32", "peak.vector.float32", "bandwidth.l1", "capacity.l3"):
+        assert after.value(name) == 4 * before.value(name)
+    for name in ("bandwidth.dram", "capacity.l1", "power.static"):
+        assert after.value(name) == before.value(name)
+    assert before.value("count.tiles") == 64
+
+
+def test_what_is_named_keeps_its_value() -> None:
+    """A fabric of four times the tiles whose memory stays."""
+    before = load_profile("kpu_t64")
+    after = variant(before, {"count.tiles": 256.0, "capacity.l3": before.value("capacity.l3")})
+    assert after.value("capacity.l3") == before.value("capacity.l3")
+    assert after.value("capacity.l2") == 4 * before.value("capacity.l2")
+
+
+def test_two_sides_of_an_array_multiply() -> None:
+    """32 x 32 over 16 x 16: four times the peak, twice the edge that feeds it."""
+    before = load_profile("kpu_t64")
+    after = variant(before, {"array.rows": 32.0, "array.cols": 32.0})
+    assert after.value("peak.matrix.float32") == pytest.approx(4 * before.value("peak.matrix.float32"))
+    assert after.value("bandwidth.l1") == pytest.approx(2 * before.value("bandwidth.l1"))
+
+
+def test_a_tile_size_is_set_apart_from_the_memory() -> None:
+    """A parameter of the strategy changes the strategy only."""
+    before = load_profile("brief_cpu")
+    after = variant(before, {"tile_m": 64.0})
+    assert after.tiling.parameters == {"tile_m": 64.0}
+    assert after.coefficients == before.coefficients
+
+
+@pytest.mark.parametrize(
+    "values", [{"bandwidth.drum": 1.0}, {"tile_x": 3.0}, {"clock": -1.0}, {"clock": "fast"}, {"count.tiles": 0.5}]
+)
+def test_what_a_machine_lacks_is_refused(values: dict) -> None:
+    """Unknown names and impossible values."""
+    with pytest.raises(InputError):
+        variant(load_profile("kpu_t64"), values)
+
+
+@pytest.mark.parametrize(("family", "part"), list(FOLLOWERS))
+def test_every_follower_exists_somewhere(family: str, part: str) -> None:
+    """Each rule names a coefficient that a built-in profile of the family has."""
+    name = {"cpu": "cpu_i7_12700k", "gpu": "gpu_h100", "tpu": "tpu_v4", "kpu": "kpu_t64"}[family]
+    known = load_profile(name).coefficients
+    for stem, _ in FOLLOWERS[family, part]:
+        assert any(key == stem or (stem.endswith(".") and key.startswith(stem)) for key in known), stem
+
+
+def test_sizes_read_as_people_write_them() -> None:
+    """KiB, MiB and GiB are powers of 1024; what is no number stays text."""
+    assert amount_of("2MiB") == 2 * 1024**2
+    assert amount_of("1.5e9") == 1.5e9
+    assert amount_of("serial") == "serial"
+
+
+def test_an_architecture_by_name_may_be_changed_in_its_name() -> None:
+    """kpu_t64@capacity.l3=2MiB goes by the whole text, and only that memory differs."""
+    name = "kpu_t64@capacity.l3=2MiB@tile_m=8"
+    found = load_architecture(name)
+    assert found.name == name
+    assert found.value("capacity.l3") == 2 * 1024**2
+    assert found.value("capacity.l2") == load_profile("kpu_t64").value("capacity.l2")
+    assert found.tiling.parameters == {"tile_m": 8.0}
+    with pytest.raises(InputError, match=r"capacity\.l3"):
+        load_architecture("kpu_t64@capacity.l33=2MiB")
