@@ -49,7 +49,7 @@ def half(case: MeasuredCase) -> int:
 def unmeasured(profile: ArchitectureProfile) -> ArchitectureProfile:
     """The machine as its datasheet and the literature describe it: without what was fitted to measurements of it."""
     known = {name: c for name, c in profile.coefficients.items() if c.source != "fitted"}
-    return profile.replacing(coefficients=known, fitted_from=None, error_card={})
+    return profile.replacing(coefficients=known, fitted_from=None, error_card={}, residual=())
 
 
 def operators(path: Path) -> list[Result]:

@@ -39,7 +39,7 @@ def transfer(measured: Sequence[ArchitectureProfile], target: ArchitectureProfil
     published = {name: c for name, c in target.coefficients.items() if c.source not in ("fitted", "transferred")}
     names = sorted({name for profile in measured for name in profile.coefficients})
     carried = {name: found for name in names if (found := _carried(name, measured)) is not None}
-    return target.replacing(coefficients={**published, **carried}, fitted_from=None, error_card={})
+    return target.replacing(coefficients={**published, **carried}, fitted_from=None, error_card={}, residual=())
 
 
 def _carried(name: str, measured: Sequence[ArchitectureProfile]) -> Coefficient | None:

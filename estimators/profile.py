@@ -92,7 +92,7 @@ class FittedFrom(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class ErrorCardEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """Errors |estimated - measured| / measured of a group of cases, as fractions; `bias` is the mean signed error, `coverage` the
-    share of measurements inside the 90 % interval."""
+    share of measurements inside the 90 % interval; `physics` the mean without the residual, where the group has one."""
 
     n: int
     mean: float
@@ -102,6 +102,53 @@ class ErrorCardEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     within_20: float
     bias: float
     coverage: float | None = None
+    physics: float | None = None
+
+
+class ResidualTree(msgspec.Struct, frozen=True, array_like=True):
+    """One symmetric tree of L levels: level l asks whether feature `features[l]` is above `thresholds[l]`. The answers, first
+    level first, are the binary digits of the result's place in `values` (2^L)."""
+
+    features: tuple[int, ...]
+    thresholds: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+class ResidualGroup(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A correction of one group of kernels on the machine that was measured; `residual.py` has its equation.
+
+    Attributes:
+        group: key of `residual.GROUPS`. dtype, runtime: of the kernels it was fitted to.
+        features: names of the d features. low, high: (d,) range of their base-2 logarithms among the measured kernels.
+        trees: their results add up to log(measured / physical).
+        spread: standard deviation of the log error of held-out cases, corrected.
+        cases: number of cases it was fitted to.
+    """
+
+    group: str
+    dtype: str
+    runtime: str
+    features: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    trees: tuple[ResidualTree, ...]
+    spread: float
+    cases: int
+
+    @property
+    def consistent(self) -> bool:
+        """Whether the arrays fit together."""
+        d, levels = len(self.features), {len(tree.features) for tree in self.trees}
+        return (
+            len(self.low) == len(self.high) == d
+            and len(levels) == 1
+            and all(
+                len(tree.thresholds) == len(tree.features)
+                and len(tree.values) == 2 ** len(tree.features)
+                and all(0 <= feature < d for feature in tree.features)
+                for tree in self.trees
+            )
+        )
 
 
 class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -112,6 +159,7 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
         levels: memory levels, nearest to the units first; the last is the main memory.
         illustrative: numbers made up to explain, exempt from plausibility checks.
         error_card: split ("validation", "test") -> group (operator family or "networks") -> errors.
+        residual: corrections beside the physical model, for the machine that was measured only; () takes them off.
     """
 
     name: str
@@ -123,6 +171,7 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     illustrative: bool = False
     fitted_from: FittedFrom | None = None
     error_card: dict[str, dict[str, ErrorCardEntry]] = {}
+    residual: tuple[ResidualGroup, ...] = ()
     # A factory, because omit_defaults would leave a plain default out of the file.
     format: int = msgspec.field(default_factory=lambda: PROFILE_FORMAT)
     model_form: int = msgspec.field(default_factory=lambda: MODEL_FORM)
@@ -148,20 +197,26 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
         return msgspec.structs.replace(self, **changes)
 
     def with_values(self, values: dict[str, float]) -> ArchitectureProfile:
-        """A copy in which some coefficients have another value (a what-if: their uncertainty is dropped)."""
+        """A copy in which some coefficients have another value. A what-if that nobody measured: their uncertainty is dropped, and
+        so is the residual."""
         changed = dict(self.coefficients)
         for name, value in values.items():
             if name not in changed:
                 raise unknown(f"coefficient of profile {self.name!r}", name, changed)
             changed[name] = msgspec.structs.replace(changed[name], value=value, stderr=None, low=None, high=None)
-        return self.replacing(coefficients=changed)
+        return self.replacing(coefficients=changed, residual=())
 
     @property
     def default_runtime(self) -> str:
         return DEFAULT_RUNTIME[self.family]
 
     def to_json(self) -> bytes:
-        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+        """The file: one number a line, but each group of the residual on a line of its own."""
+        text = msgspec.json.format(msgspec.json.encode(self.replacing(residual=())), indent=1)
+        if self.residual:
+            groups = b",\n".join(b"  " + msgspec.json.encode(group) for group in self.residual)
+            text = text.removesuffix(b"\n}") + b',\n "residual": [\n' + groups + b"\n ]\n}"
+        return text + b"\n"
 
     @classmethod
     def from_json(cls, data: bytes | str, where: str = "") -> ArchitectureProfile:
@@ -182,6 +237,12 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
         for name, c in profile.coefficients.items():
             if not c.bounds[0] <= c.value <= c.bounds[1]:
                 raise FormatError(f"profile {profile.name!r} {where}: coefficient {name!r} is outside its own range {c.bounds}")
+        for group in profile.residual:
+            if not group.consistent:
+                raise FormatError(
+                    f"profile {profile.name!r} {where}: the residual of {group.group!r} has arrays that do not fit its "
+                    f"{len(group.features)} features and trees; refit it"
+                )
         return profile
 
 

@@ -87,11 +87,20 @@ def show_profile(name: str, as_json: bool) -> None:
         [[key, c.source, _value(c.value, c.unit), _range(c), c.reference] for key, c in sorted(profile.coefficients.items())],
         left=2,
     )
+    if profile.residual:
+        output.table(
+            ["residual of", "dtype", "runtime", "trees", "cases", "spread", "features"],
+            [
+                [g.group, g.dtype, g.runtime, str(len(g.trees)), str(g.cases), _percent(g.spread), ", ".join(g.features)]
+                for g in profile.residual
+            ],
+            left=3,
+        )
     for split, groups in profile.error_card.items():
         output.table(
-            [f"error on {split}", "n", "mean", "median", "p90", "bias"],
+            [f"error on {split}", "n", "mean", "physics alone", "median", "p90", "bias"],
             [
-                [group, str(e.n), *(f"{x * 100:.1f} %" for x in (e.mean, e.median, e.p90)), f"{e.bias * 100:+.1f} %"]
+                [group, str(e.n), *map(_percent, (e.mean, e.physics, e.median, e.p90)), f"{e.bias * 100:+.1f} %"]
                 for group, e in groups.items()
             ],
         )
@@ -137,6 +146,10 @@ def _value(value: float, unit: str) -> str:
     from shmoo.estimators.present import si
 
     return si(value, unit)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share * 100:.1f} %"
 
 
 def _range(c: Coefficient) -> str:

@@ -1,0 +1,239 @@
+"""Fitting the residual: boosted symmetric trees on what the physical model leaves of each group of kernels.
+
+Cases of a single kernel give r = log(measured / physical). Each tree is fitted to what those before it left, cut off at a
+limit (Friedman, "Greedy function approximation: a gradient boosting machine", Annals of Statistics 29(5), 2001, with Huber's
+loss), on a random part of the fit cases. How many trees, and whether a group gets any, is decided on the validation split,
+which also sets the interval. The physical fit is done before and never sees it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from msgspec.structs import replace
+
+from shmoo.calibrate.dataset import Block
+from shmoo.calibrate.fit import predicted_latency
+from shmoo.calibrate.intervals import FLOOR, NORMAL_POINT, conformal_point
+from shmoo.estimators.coefficients import Coefficients, algorithm_codes
+from shmoo.estimators.dtypes import COMPUTE_DTYPES
+from shmoo.estimators.model import graph_latency, predict
+from shmoo.estimators.profile import ArchitectureProfile, ResidualGroup, ResidualTree
+from shmoo.estimators.residual import GROUPS, correction, in_group, log_features, summed, supported
+
+MIN_FIT, MIN_VALIDATION = 60, 20
+"""Cases a group needs to fit a correction, and to judge it."""
+TREES, LEVELS = 120, 5
+"""Most trees of a group, and their levels: a kernel takes a comparison a level and tree."""
+RATE = 0.2
+"""Share of what is left that a tree takes away."""
+LIMIT = 0.25
+"""Log error at which a case pulls no harder."""
+SHRINKAGE = 2.0
+"""Cases of no error that each leaf is averaged with."""
+DRAWN = 0.8
+"""Share of the fit cases that each tree sees."""
+CUTS = 48
+"""Most thresholds a feature is asked about."""
+OUTSIDE = 0.002
+"""Share of the fit cases beyond either end of what counts as the measured range of a feature."""
+ONE_SIDED = 1.645
+"""Standard errors by which a correction must lower the mean error of validation cases to be kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class FittedResidual:
+    """Corrections that lower the error of held-out cases, and a line a group on what was found."""
+
+    groups: tuple[ResidualGroup, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """n single-kernel cases of one group, type and runtime.
+
+    Attributes:
+        logs: (n, d) base-2 logarithms of the features. ratio: (n,) log(measured / physical). split: (n,) their splits.
+        spread: (n,) standard deviations of the physical log error. reach: (n, 2) logarithms by which intervals reach below and
+            above the estimate without any spread.
+    """
+
+    group: str
+    dtype: str
+    runtime: str
+    logs: np.ndarray
+    ratio: np.ndarray
+    spread: np.ndarray
+    reach: np.ndarray
+    split: np.ndarray
+
+
+def fit_residual(
+    everything: Sequence[Block], profile: ArchitectureProfile, reach: np.ndarray, *, seed: int = 0
+) -> FittedResidual:
+    """Corrections of a fitted machine.
+
+    Args:
+        everything: cases of the fit and validation splits; others are ignored.
+        profile: the fitted machine with its intervals and no residual.
+        reach: (S, 2) how far intervals reach below and above the estimates without any spread, as positive logarithms.
+        seed: of the cases that each tree sees.
+    """
+    kept, notes = [], []
+    for sample in _samples(everything, profile, reach):
+        group = _fitted(sample, seed)
+        held_out = sample.split == "validation"
+        ratio, factor = sample.ratio[held_out], _log_factor(group, sample.logs[held_out])
+        before, after = np.abs(np.expm1(-ratio)), np.abs(np.expm1(factor - ratio))
+        gain = before - after
+        worth = gain.mean() > ONE_SIDED * gain.std(ddof=1) / math.sqrt(len(gain))
+        if worth:
+            kept.append(group)
+        notes.append(
+            f"residual of {group.group} ({group.dtype}, {group.runtime}): error on {len(gain)} validation cases "
+            f"{before.mean():.1%} -> {after.mean():.1%}{'' if worth else ', left out'}"
+        )
+    if kept and _worsens_graphs(everything, profile, tuple(kept)):
+        notes.append("residual left out: it raises the error of the validation split's graphs of several kernels")
+        kept = []
+    return FittedResidual(tuple(kept), tuple(notes))
+
+
+def corrected_latency(blocks: Sequence[Block], profile: ArchitectureProfile) -> np.ndarray:
+    """(S,) seconds of every case of every block, in order, with the profile's residual."""
+    coefficients = Coefficients(profile)
+    found = []
+    for b in blocks:
+        corrected = correction(b.table, b.tiling, profile, b.runtime).applied(predict(b.table, b.tiling, coefficients, b.runtime))
+        found.append(graph_latency(b.table, corrected, coefficients, b.runtime))
+    return np.concatenate(found)
+
+
+def _samples(everything: Sequence[Block], profile: ArchitectureProfile, reach: np.ndarray) -> list[_Sample]:
+    """Groups with enough single-kernel cases of one type and runtime."""
+    found = []
+    coefficients = Coefficients(profile)
+    starts = np.cumsum([0, *(len(block.cases) for block in everything)])
+    for block, start in zip(everything, starts[:-1], strict=True):
+        table = block.table
+        ratio = np.log(block.measured_s) - np.log(predicted_latency([block], coefficients))
+        alone = np.flatnonzero(np.bincount(table.segment, minlength=table.segments) == 1)
+        kernels = np.searchsorted(table.segment, alone)
+        spread = coefficients.by_algorithm(algorithm_codes(table, profile.family), "sigma")
+        for group, names in GROUPS.items():
+            for code in np.unique(table.dtype):
+                dtype = COMPUTE_DTYPES[code]
+                here = in_group(table, group, dtype, profile.family)[kernels]
+                cases, rows = alone[here], kernels[here]
+                split = block.splits[cases]
+                if (split == "fit").sum() < MIN_FIT or (split == "validation").sum() < MIN_VALIDATION:
+                    continue
+                logs = log_features(names, table, block.tiling, rows)
+                found.append(_Sample(group, dtype, block.runtime, logs, ratio[cases], spread[rows], reach[start + cases], split))
+    return found
+
+
+def _fitted(sample: _Sample, seed: int) -> ResidualGroup:
+    """The correction as it is stored, rounded, with its interval from the validation split."""
+    fit, held_out = sample.split == "fit", sample.split == "validation"
+    low, high = np.quantile(sample.logs[fit], (OUTSIDE, 1.0 - OUTSIDE), axis=0)
+    group = ResidualGroup(
+        group=sample.group,
+        dtype=sample.dtype,
+        runtime=sample.runtime,
+        features=GROUPS[sample.group],
+        low=_rounded(low),
+        high=_rounded(high),
+        trees=_boosted(sample.logs, sample.ratio, fit, held_out, seed),
+        spread=FLOOR,
+        cases=int(fit.sum()),
+    )
+    error, reached = (_log_factor(group, sample.logs) - sample.ratio)[held_out], sample.reach[held_out]
+    share = supported(group, sample.logs[held_out])
+    # The squared spread with which the interval, mixed with the physical one, just holds each case.
+    beyond = np.clip(error**2 - np.where(error > 0, reached[:, 0], reached[:, 1]) ** 2, 0.0, None) / NORMAL_POINT**2
+    needed = (beyond - (1.0 - share) * sample.spread[held_out] ** 2) / np.maximum(share, 1e-6)
+    spread = math.sqrt(max(conformal_point(needed), FLOOR**2))
+    return replace(group, spread=round(spread, 4))
+
+
+def _log_factor(group: ResidualGroup, logs: np.ndarray) -> np.ndarray:
+    return supported(group, logs) * summed(group, logs)
+
+
+def _boosted(logs: np.ndarray, ratio: np.ndarray, fit: np.ndarray, held_out: np.ndarray, seed: int) -> tuple[ResidualTree, ...]:
+    """Trees for (n, d) features and (n,) log ratios: grown on the cases of `fit`, as many as `held_out` says."""
+    cuts = [_cuts(column) for column in logs[fit].T]
+    # Bin b of a feature lies above its first b thresholds.
+    bins = np.stack([np.searchsorted(cut, column) for cut, column in zip(cuts, logs.T, strict=True)], axis=1)
+    rng = np.random.default_rng(seed)
+    reached, trees, errors = np.zeros(len(ratio)), [], []
+    for _ in range(TREES):
+        drawn = fit & (rng.random(len(ratio)) < DRAWN)
+        pull = np.clip(ratio - reached, -LIMIT, LIMIT)
+        questions = _questions(bins[drawn], pull[drawn], cuts)
+        place = np.zeros(len(ratio), dtype=np.intp)
+        for feature, cut in questions:
+            place = 2 * place + (bins[:, feature] > cut)
+        totals = np.bincount(place[drawn], weights=pull[drawn], minlength=2**LEVELS)
+        counts = np.bincount(place[drawn], minlength=2**LEVELS)
+        values = _rounded(RATE * totals / (counts + SHRINKAGE))
+        reached = reached + np.asarray(values)[place]
+        asked, above = zip(*((feature, float(cuts[feature][cut])) for feature, cut in questions), strict=True)
+        trees.append(ResidualTree(asked, above, values))
+        errors.append(np.abs(np.expm1(reached - ratio))[held_out].mean())
+    return tuple(trees[: int(np.argmin(errors)) + 1])
+
+
+def _cuts(values: np.ndarray) -> np.ndarray:
+    """Thresholds of one feature, in float32: halfway between neighbouring values, at most `CUTS`, as many cases between each."""
+    distinct = np.unique(values)
+    between = (distinct[1:] + distinct[:-1]) / 2
+    if len(between) > CUTS:
+        wanted = np.quantile(values, np.linspace(0, 1, CUTS + 2)[1:-1])
+        between = between[np.unique(np.searchsorted(between, wanted).clip(max=len(between) - 1))]
+    return np.unique(np.round(between, 4)).astype(np.float32)
+
+
+def _questions(bins: np.ndarray, pull: np.ndarray, cuts: Sequence[np.ndarray]) -> list[tuple[int, int]]:
+    """The (feature, threshold) of each level, chosen greedily: those with the largest sum, over the leaves they make, of
+    total^2 / (cases + SHRINKAGE) of (n,) pulls."""
+    place = np.zeros(len(pull), dtype=np.intp)
+    chosen: list[tuple[int, int]] = []
+    for level in range(LEVELS):
+        best = (-1.0, 0, 0)
+        for feature, cut in enumerate(cuts):
+            if not len(cut):
+                continue
+            width = len(cut) + 1
+            key, shape = place * width + bins[:, feature], (2**level, width)
+            totals = np.bincount(key, weights=pull, minlength=2**level * width).reshape(shape).cumsum(axis=1)
+            counts = np.bincount(key, minlength=2**level * width).reshape(shape).cumsum(axis=1)
+            above, others = totals[:, -1:] - totals, counts[:, -1:] - counts
+            score = (totals**2 / (counts + SHRINKAGE) + above**2 / (others + SHRINKAGE)).sum(axis=0)[:-1]
+            if score.max() > best[0]:
+                best = (float(score.max()), feature, int(score.argmax()))
+        chosen.append(best[1:])
+        place = 2 * place + (bins[:, best[1]] > best[2])
+    return chosen
+
+
+def _worsens_graphs(everything: Sequence[Block], profile: ArchitectureProfile, groups: tuple[ResidualGroup, ...]) -> bool:
+    """Whether the corrections raise the mean error of validation cases of several kernels; `False` without such cases."""
+    several = np.concatenate([np.bincount(b.table.segment, minlength=b.table.segments) > 1 for b in everything])
+    judged = several & (np.concatenate([b.splits for b in everything]) == "validation")
+    if not judged.any():
+        return False
+    measured = np.concatenate([b.measured_s for b in everything])[judged]
+    before = predicted_latency(everything, Coefficients(profile))[judged]
+    after = corrected_latency(everything, profile.replacing(residual=groups))[judged]
+    return bool(np.abs(after / measured - 1.0).mean() > np.abs(before / measured - 1.0).mean())
+
+
+def _rounded(values: np.ndarray) -> tuple[float, ...]:
+    """Values to four decimals: a ten-thousandth of a log ratio or of a doubling."""
+    return tuple(round(float(value), 4) for value in values)

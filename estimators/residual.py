@@ -1,0 +1,186 @@
+"""What measurements say beyond the physics: a small correction, kept apart from it and removable.
+
+For a group of kernels that a machine was measured on, boosted trees (Friedman, "Greedy function approximation: a gradient
+boosting machine", Annals of Statistics 29(5), 2001) give log(measured / physical) from features of a kernel and its tiles:
+
+    t = physical t x exp(support x sum over trees of tree(features))
+    support = exp(-|b|^2 / 2),  b = doublings / FALLOFF by which each feature lies outside the range that was measured
+
+A library's choice among kernels jumps with the shape, which trees follow and smooth functions do not. Outside of what was
+measured `support` falls to 0 and the physics stands: features that all measured kernels share (a window of 3 x 3) have a range of
+one value. How much support a kernel has also says how its interval is made up of the errors that held-out cases had with and
+without the correction. The trees are symmetric: all nodes of a level ask the same question (Prokhorenkova et al., "CatBoost",
+NeurIPS 2018), so that many trees and kernels are a few array operations.
+
+Fitting is in `shmoo.calibrate.residual`. Only the machine that was measured has a residual: it is not carried to others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from shmoo.estimators.coefficients import FAMILY_OF, batched_product
+from shmoo.estimators.dtypes import COMPUTE_DTYPES
+from shmoo.estimators.errors import unknown
+from shmoo.estimators.kernels import KernelTable
+from shmoo.estimators.profile import ArchitectureProfile, ResidualGroup
+from shmoo.estimators.tiling.base import Tiling
+
+if TYPE_CHECKING:
+    from shmoo.estimators.model import Prediction
+
+
+def _filled(extent: np.ndarray, tile: int) -> np.ndarray:
+    """Useful share of the tiles that cover an extent."""
+    return extent / (np.ceil(extent / tile) * tile)
+
+
+FEATURES: Mapping[str, Callable[[KernelTable, Tiling], np.ndarray]] = MappingProxyType(
+    {
+        "batch": lambda table, tiling: table.batch,
+        "m": lambda table, tiling: table.m,
+        "n": lambda table, tiling: table.n,
+        "k": lambda table, tiling: table.k,
+        "window": lambda table, tiling: table.window,
+        "stride": lambda table, tiling: table.stride,
+        "dilation": lambda table, tiling: table.dilation,
+        "images": lambda table, tiling: table.images,
+        "channels": lambda table, tiling: table.k / table.window,
+        "points": lambda table, tiling: table.m / table.images,
+        "flops": lambda table, tiling: table.matrix_flops,
+        "bytes": lambda table, tiling: table.bytes,
+        "waves": lambda table, tiling: tiling.waves,
+        "utilisation": lambda table, tiling: tiling.utilisation,
+        "tile_m": lambda table, tiling: tiling.shape.m,
+        "tile_n": lambda table, tiling: tiling.shape.n,
+        "tile_k": lambda table, tiling: tiling.shape.k,
+        # Output channels come in tiles of 64 and 128, output points of an image in squares of 2 and 4 (Winograd).
+        "filled_n.64": lambda table, tiling: _filled(table.n, 64),
+        "filled_n.128": lambda table, tiling: _filled(table.n, 128),
+        "filled_points.2": lambda table, tiling: _filled(np.sqrt(table.m / table.images), 2),
+        "filled_points.4": lambda table, tiling: _filled(np.sqrt(table.m / table.images), 4),
+    }
+)
+"""Name -> positive (K,) quantity of each kernel; trees ask about its base-2 logarithm."""
+
+_SIZE = ("flops", "bytes", "waves", "utilisation", "tile_m", "tile_n", "tile_k")
+PRODUCT = ("batch", "m", "n", "k", *_SIZE)
+CONVOLUTION = (
+    "batch", "images", "points", "channels", "n", "window", "stride", "dilation", *_SIZE, "filled_n.64", "filled_n.128",
+    "filled_points.2", "filled_points.4",
+)  # fmt: skip
+GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "gemm": PRODUCT,
+        "gemm_batched": PRODUCT,
+        "conv": CONVOLUTION,
+        "depthwise": CONVOLUTION,
+        "conv_transpose": CONVOLUTION,
+        "attention": PRODUCT,
+    }
+)
+"""Group of kernels that one correction can hold for -> its features. Families are groups; products that run in the kernels for
+batches (`coefficients.batched_product`) are one of their own. Loops without a contraction have none: their own coefficients leave
+little."""
+
+FALLOFF = 0.25
+"""Doublings outside the measured range of a feature at which support is down to exp(-1/2); at twice the largest it is 3e-4."""
+ANY_RUNTIME = frozenset({"gpu"})
+"""Architecture families whose contractions come from the same library whichever runtime queues them. Elsewhere a correction holds
+for the runtime that was measured."""
+_ROWS_AT_ONCE = 512
+"""Bounds the arrays of rows x trees to what a core's caches hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """Arrays of shape (K,).
+
+    Attributes:
+        log_factor: log of corrected over physical time; 0 where no correction holds.
+        support: 1 among measured kernels, falling to 0 away from them.
+        spread: standard deviation of the log error that held-out cases had with the correction on.
+    """
+
+    log_factor: np.ndarray
+    support: np.ndarray
+    spread: np.ndarray
+
+    def applied(self, prediction: Prediction) -> Prediction:
+        """The prediction with every time corrected, energy of flops and bytes as it was."""
+        return prediction.retimed(np.exp(self.log_factor)) if self.log_factor.any() else prediction
+
+    def spread_beside(self, physical: np.ndarray) -> np.ndarray:
+        """(K,) standard deviation of the log error, from that of the physical model alone."""
+        return np.sqrt(self.support * self.spread**2 + (1.0 - self.support) * np.asarray(physical) ** 2)
+
+
+def correction(table: KernelTable, tiling: Tiling, profile: ArchitectureProfile, runtime: str) -> Correction:
+    """The correction of every kernel.
+
+    Raises:
+        InputError: the profile names a feature or a group that does not exist.
+    """
+    log_factor, support, spread = np.zeros(len(table)), np.zeros(len(table)), np.zeros(len(table))
+    for group in profile.residual:
+        if group.runtime != runtime and profile.family not in ANY_RUNTIME:
+            continue
+        rows = np.flatnonzero(in_group(table, group.group, group.dtype, profile.family))
+        if len(rows):
+            logs = log_features(group.features, table, tiling, rows)
+            support[rows], spread[rows] = supported(group, logs), group.spread
+            log_factor[rows] = support[rows] * summed(group, logs)
+    return Correction(log_factor, support, spread)
+
+
+def in_group(table: KernelTable, group: str, dtype: str, family: str) -> np.ndarray:
+    """(K,) kernels of one operator call that belong to a group and compute in a type, on an architecture family.
+
+    Raises:
+        InputError: no such group.
+    """
+    if group not in GROUPS:
+        raise unknown("group of kernels of a residual", group, GROUPS)
+    here = table.is_family(FAMILY_OF.get(group, group)) & (table.calls == 1) & (table.dtype == COMPUTE_DTYPES.index(dtype))
+    if group in ("gemm", "gemm_batched"):
+        here = here & (batched_product(table, family) == (group == "gemm_batched"))
+    return here
+
+
+def log_features(names: Sequence[str], table: KernelTable, tiling: Tiling, rows: np.ndarray) -> np.ndarray:
+    """(R, d) base-2 logarithms of these features of R rows, in float32.
+
+    Raises:
+        InputError: no such feature.
+    """
+    for name in names:
+        if name not in FEATURES:
+            raise unknown("feature of a residual", name, FEATURES, "refit the profile with this version")
+    return np.log2(np.stack([FEATURES[name](table, tiling)[rows] for name in names], axis=1)).astype(np.float32)
+
+
+def supported(group: ResidualGroup, logs: np.ndarray) -> np.ndarray:
+    """(R,) shares in [0, 1] by which kernels with (R, d) features are like those measured."""
+    beyond = np.maximum(np.asarray(group.low) - logs, logs - np.asarray(group.high)).clip(min=0.0) / FALLOFF
+    return np.exp(-0.5 * (beyond**2).sum(axis=1))
+
+
+def summed(group: ResidualGroup, logs: np.ndarray) -> np.ndarray:
+    """(R,) sums of the trees' results for (R, d) features."""
+    asked = np.asarray([tree.features for tree in group.trees])
+    thresholds = np.asarray([tree.thresholds for tree in group.trees], dtype=np.float32)
+    values = np.asarray([tree.values for tree in group.trees], dtype=np.float32)
+    columns = np.ascontiguousarray(logs.T)
+    result = np.empty(len(logs))
+    for start in range(0, len(logs), _ROWS_AT_ONCE):
+        part = columns[:, start : start + _ROWS_AT_ONCE]
+        place = np.zeros((len(asked), part.shape[1]), dtype=np.intp)
+        for level in range(asked.shape[1]):
+            place = 2 * place + (part[asked[:, level]] > thresholds[:, level, None])
+        result[start : start + _ROWS_AT_ONCE] = np.take_along_axis(values, place, axis=1).sum(axis=0)
+    return result

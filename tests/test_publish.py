@@ -1,0 +1,39 @@
+"""Profiles written from tables: the command, and what it says."""
+
+from __future__ import annotations
+
+import pytest
+
+from shmoo.calibrate import publish
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.profile import ErrorCardEntry, load_profile
+
+
+def entry(mean: float, physics: float | None = None) -> ErrorCardEntry:
+    return ErrorCardEntry(10, mean, mean, mean, 1.0, 1.0, 0.0, physics=physics)
+
+
+def test_each_profile_is_written_and_told_with_its_errors(monkeypatch, tmp_path, capsys):
+    """One line a file: errors with the residual, and without it where it changed them; transferred ones have none."""
+    fitted = load_profile("gpu_v100").replacing(error_card={"test": {"gemm": entry(0.08, 0.1), "pointwise": entry(0.03)}})
+    carried = load_profile("gpu_h100").replacing(error_card={})
+    monkeypatch.setattr(publish, "PUBLICATIONS", {"gpu": lambda folder: iter((fitted, carried))})
+    assert publish.main(["gpu", "tables", "--out", str(tmp_path / "new")]) == 0
+    assert load_profile(str(tmp_path / "new" / "gpu_v100.json")) == fitted
+    assert [line.partition(": ")[2] for line in capsys.readouterr().out.splitlines()] == [
+        "gemm 8.0% (10.0% without residual), pointwise 3.0%",
+        "transferred",
+    ]
+
+
+def test_a_folder_without_the_tables_is_refused(tmp_path, capsys):
+    """Exit code 2, the file is named, and nothing is written."""
+    assert publish.main(["gpu", str(tmp_path), "--out", str(tmp_path / "new")]) == 2
+    assert "p100.csv" in capsys.readouterr().err
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_an_unknown_publication_names_those_there_are(tmp_path):
+    """Names are listed."""
+    with pytest.raises(InputError, match="gpu"):
+        next(publish.publish("cpu", tmp_path))
