@@ -15,6 +15,7 @@ from shmoo.estimators.fusion import fuse
 from shmoo.estimators.kernels import Kernel, KernelTable, kernel_table
 from shmoo.estimators.memory import peak_memory_bytes
 from shmoo.estimators.model import Prediction, graph_latency, predict, segment_energy
+from shmoo.estimators.notebook import estimate_html
 from shmoo.estimators.profile import RUNTIMES, ArchitectureProfile, check_runtime
 from shmoo.estimators.records import FAMILIES, Graph, Interval
 from shmoo.estimators.tiling import TilingStrategy, strategy_for
@@ -91,6 +92,10 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     unknown_ops: tuple[UnknownOp, ...] = ()
     basis: dict[str, float]
     breakdown: tuple[KernelEstimate, ...]
+
+    def _repr_html_(self) -> str:
+        """Latency, energy and memory with their intervals as a table, for notebooks."""
+        return estimate_html(self)
 
 
 class AnalysisDirector:

@@ -15,7 +15,7 @@ import msgspec
 
 from shmoo.estimators.costs import COSTS, cost_of, costs_of
 from shmoo.estimators.inductor import schedule
-from shmoo.estimators.inductor_schedule import LIMITS, Group
+from shmoo.estimators.inductor_schedule import LIMITS, Group, Schedule
 from shmoo.estimators.kernels import Kernel
 from shmoo.estimators.profile import RUNTIMES
 from shmoo.estimators.records import Graph, OpCall
@@ -171,7 +171,7 @@ def fuse(graph: Graph, runtime: str = "eager", family: str = "cpu") -> tuple[Ker
     working = [index for index, cost in enumerate(costs) if cost is not None]
     if (family, runtime) in INDUCTOR:
         folded = folded_calls(graph) if runtime == "inductor-freezing" else frozenset()
-        return _partition(graph, [i for i in working if i not in folded], fusion_groups(graph, runtime, family))
+        return _partition(graph, [i for i in working if i not in folded], _inductor_schedule(graph, runtime, family))
     rules = [rule for rule in FUSION_RULES.values() if (family, runtime) in rule.targets]
     if not rules:
         return tuple(Kernel((index,)) for index in working)
@@ -186,6 +186,10 @@ def fusion_groups(graph: Graph, runtime: str, family: str = "cpu") -> list[Group
     """
     if (family, runtime) not in INDUCTOR:
         return [Group(kernel.calls, kernel.pattern) for kernel in fuse(graph, runtime, family)]
+    return _inductor_schedule(graph, runtime, family).groups
+
+
+def _inductor_schedule(graph: Graph, runtime: str, family: str) -> Schedule:
     folded = folded_calls(graph) if runtime == "inductor-freezing" else frozenset()
     costs = [None if index in folded else cost for index, cost in enumerate(costs_of(graph))]
     working = [index for index, cost in enumerate(costs) if cost is not None]
@@ -197,8 +201,9 @@ def fusion_groups(graph: Graph, runtime: str, family: str = "cpu") -> list[Group
         if any(costs[i].family in LIBRARY_FAMILIES for i in kernel.calls):
             library.update(dict.fromkeys(kernel.calls, ()))
             library[kernel.calls[-1]] = kernel.calls
-    groups = schedule(graph, costs, library, family, frozen=runtime == "inductor-freezing")
-    return [msgspec.structs.replace(g, pattern=pattern.get(g.calls, "")) if g.library else g for g in groups]
+    made = schedule(graph, costs, library, family, frozen=runtime == "inductor-freezing")
+    named = [msgspec.structs.replace(g, pattern=pattern.get(g.calls, "")) if g.library else g for g in made.groups]
+    return made._replace(groups=named)
 
 
 def folded_calls(graph: Graph) -> frozenset[int]:
@@ -212,11 +217,12 @@ def folded_calls(graph: Graph) -> frozenset[int]:
     return frozenset(folded)
 
 
-def _partition(graph: Graph, working: Sequence[int], groups: Sequence[Group]) -> tuple[Kernel, ...]:
+def _partition(graph: Graph, working: Sequence[int], made: Schedule) -> tuple[Kernel, ...]:
     """Groups as kernels in which each call is once: kernels that have calls to themselves keep these, the others claim one of
     theirs, and what is left is in the last kernel that computes it. A call without a kernel joins the last that makes its
     operands.
     """
+    groups = made.groups
     count = Counter(call for group in groups for call in group.calls)
     home: dict[int, int] = {}
     for position, group in enumerate(groups):
@@ -240,7 +246,13 @@ def _partition(graph: Graph, working: Sequence[int], groups: Sequence[Group]) ->
     for call in sorted(home):
         members.setdefault(home[call], []).append(call)
     names = {position: group.pattern for position, group in enumerate(groups)}
-    kernels = [Kernel(tuple(calls), names.get(place, "") if len(calls) > 1 else "") for place, calls in members.items()]
+    direct: dict[int, set[tuple[int, int]]] = {}
+    for part in made.direct:
+        direct.setdefault(home.get(part[0], -1), set()).add(part)
+    kernels = [
+        Kernel(tuple(calls), names.get(place, "") if len(calls) > 1 else "", frozenset(direct.get(place, ())))
+        for place, calls in members.items()
+    ]
     return tuple(sorted(kernels, key=lambda kernel: kernel.calls[-1]))
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
 
 from shmoo.estimators.director import AnalysisDirector
-from shmoo.estimators.fusion import fuse
+from shmoo.estimators.fusion import fuse, fusion_groups
 from shmoo.estimators.kernels import Kernel, KernelTable, kernel_table
-from shmoo.estimators.profile import check_runtime
+from shmoo.estimators.notebook import html_table
+from shmoo.estimators.present import percent, si
+from shmoo.estimators.profile import RUNTIMES, ArchitectureProfile, check_runtime
 from shmoo.estimators.records import Graph
+
+QUANTITIES = (("kernels", "kernels", ""), ("bytes", "bytes", "B"), ("latency_s", "time", "s"), ("energy_j", "energy", "J"))
+"""Fields of `FusionTotals`, their names for people, and units."""
 
 
 class FusionTotals(msgspec.Struct, frozen=True):
@@ -33,6 +39,34 @@ class FusionSavings(msgspec.Struct, frozen=True):
         before, after = getattr(self.alone, name), getattr(self.fused, name)
         return None if before is None or after is None or not before else 1 - after / before
 
+    def rows(self) -> list[list[str]]:
+        """A row of text a quantity: its name, call by call, fused, saved."""
+        return [
+            [name, si(getattr(self.alone, field), unit), si(getattr(self.fused, field), unit), percent(self.saved(field))]
+            for field, name, unit in QUANTITIES
+        ]
+
+
+class FusionSummary(msgspec.Struct, frozen=True):
+    """A model fused as a runtime fuses it on an architecture.
+
+    Attributes:
+        groups: operators that share a kernel ("batch_norm + relu") and how many such kernels there are, most frequent first;
+            kernels of one operator are left out.
+    """
+
+    model: str
+    arch: str
+    runtime: str
+    savings: FusionSavings
+    groups: tuple[tuple[str, int], ...]
+
+    def _repr_html_(self) -> str:
+        """What is saved, and the groups, as tables for notebooks."""
+        title = f"{self.model} as {self.runtime} fuses it on {self.arch}"
+        saved = html_table(["", "call by call", "fused", "saved"], self.savings.rows(), title)
+        return saved + html_table(["operators in one kernel", "kernels"], [[ops, str(count)] for ops, count in self.groups])
+
 
 def fusion_savings(director: AnalysisDirector, graphs: Sequence[Graph], runtime: str | None = None) -> FusionSavings:
     """Estimate graphs twice with the same overheads per kernel: call by call, and as `runtime` fuses them.
@@ -50,6 +84,34 @@ def fusion_savings(director: AnalysisDirector, graphs: Sequence[Graph], runtime:
         alone=_totals(director, [(graph, fuse(graph)) for graph in graphs], chosen),
         fused=_totals(director, [(graph, fuse(graph, chosen, family)) for graph in graphs], chosen),
     )
+
+
+def summarise_fusion(
+    director: AnalysisDirector, graphs: Sequence[Graph], runtime: str | None = None, model: str = ""
+) -> FusionSummary:
+    """What shares a kernel and what that saves.
+
+    Args:
+        runtime: that fuses; `fusing_runtime` for `None`.
+        model: name for people; the graphs' own for "".
+
+    Raises:
+        InputError: the runtime does not exist on this architecture.
+    """
+    chosen = runtime or fusing_runtime(director.profile)
+    counts: Counter[str] = Counter()
+    savings = fusion_savings(director, graphs, chosen)
+    for graph in graphs:
+        for group in fusion_groups(graph, chosen, director.profile.family):
+            if len(group.calls) > 1:
+                counts[" + ".join(graph.calls[call].op.rpartition(".")[2] for call in group.calls)] += 1
+    label = model or next((graph.name for graph in graphs if graph.name), "model")
+    return FusionSummary(label, director.profile.name, chosen, savings, tuple(counts.most_common()))
+
+
+def fusing_runtime(profile: ArchitectureProfile) -> str:
+    """The architecture's default runtime, or its first that fuses where the default does not."""
+    return next(name for name in (profile.default_runtime, *RUNTIMES[profile.family]) if name != "eager")
 
 
 def _totals(director: AnalysisDirector, grouped: Sequence[tuple[Graph, Sequence[Kernel]]], runtime: str) -> FusionTotals:

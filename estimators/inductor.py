@@ -11,8 +11,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from shmoo.estimators.inductor_layout import inner_extents, keeps_memory, reduces_last
-from shmoo.estimators.inductor_schedule import LIMITS, Buffer, Group, Limits, Scheduler
+import msgspec
+
+from shmoo.estimators.inductor_layout import (
+    Look,
+    image_rows,
+    inner_extents,
+    keeps_memory,
+    part_rows,
+    reduces_last,
+    see_through,
+    stretch,
+)
+from shmoo.estimators.inductor_schedule import LIMITS, Buffer, Limits, Schedule, Scheduler
 from shmoo.estimators.records import Cost, Graph, OpCall
 
 _SPECIAL = "exp log log2 log10 log1p sigmoid tanh silu mish softplus log_sigmoid elu celu selu logit glu softmax log_softmax"
@@ -35,9 +46,9 @@ class Expression:
             element by element: what Inductor counts as reads.
         calls: calls evaluated inline; empty for a buffer.
         numel: elements. operations: scalar operations of an element.
-        moved: seen through a view that changes the order or the choice of elements. windowed: reads a neighbourhood.
+        elsewhere: of what is read, what is not read element by element in order: through a view, in a neighbourhood.
         rows: elements of the inner loops, where the loops stay nested as something that is read is the same for several elements.
-        owner: the buffer, where this is one. base: what a moved view looks at.
+        owner: the buffer, where this is one. base, look: what a view that changes the order looks at, and how.
     """
 
     reads: frozenset[int]
@@ -45,16 +56,21 @@ class Expression:
     numel: int = 0
     operations: int = 0
     special: bool = False
-    moved: bool = False
-    windowed: bool = False
+    elsewhere: frozenset[int] = frozenset()
     rows: frozenset[int] = frozenset()
     owner: int | None = None
     base: Expression | None = None
+    look: Look | None = None
     loads: frozenset[tuple[int, object]] = frozenset()
 
     def __post_init__(self) -> None:
         if not self.loads:
             self.loads = frozenset((name, None) for name in self.reads)
+
+    @property
+    def moved(self) -> bool:
+        """Whether it is seen through a view that changes the order or the choice of elements."""
+        return self.base is not None
 
     @property
     def computes(self) -> bool:
@@ -64,7 +80,7 @@ class Expression:
 
 def schedule(
     graph: Graph, costs: Sequence[Cost | None], library: Mapping[int, tuple[int, ...]], family: str, frozen: bool = False
-) -> list[Group]:
+) -> Schedule:
     """Kernels of a graph, in execution order. A call that is inlined into several kernels is in each of them.
 
     Args:
@@ -75,7 +91,7 @@ def schedule(
     """
     lowering = _Lowering(graph, costs, library, LIMITS[family], frozen)
     lowering.run()
-    return Scheduler(lowering.buffers, LIMITS[family]).run()
+    return Schedule(Scheduler(lowering.buffers, LIMITS[family]).run(), frozenset(lowering.direct))
 
 
 @dataclass(slots=True)
@@ -92,6 +108,8 @@ class _Lowering:
     written: dict[int, Expression] = field(default_factory=dict)
     returned: set[int] = field(default_factory=set)
     names: int = 0
+    direct: set[tuple[int, int]] = field(default_factory=set)
+    known: dict[bytes, tuple[int, ...]] = field(default_factory=dict)
 
     def run(self) -> None:
         self.names = len(self.graph.values)
@@ -110,7 +128,8 @@ class _Lowering:
             # Memory that was written into through another view.
             base = self.written.get(self.graph.root(index))
             if base is not None:
-                found = Expression(frozenset(), numel=self.graph.values[index].spec.numel, moved=True, base=base)
+                spec = self.graph.values[index].spec
+                found = Expression(frozenset(), numel=spec.numel, base=base, look=Look(spec.shape, (None,) * len(spec.shape)))
                 self.values[index] = found
         if found is None:
             found = Expression(frozenset((index,)), numel=self.graph.values[index].spec.numel, owner=index)
@@ -119,10 +138,24 @@ class _Lowering:
             base = found.base
             found.reads, found.calls, found.owner = base.reads, base.calls, base.owner
             found.loads = frozenset((name, index) for name in base.reads)
-            found.operations, found.special, found.windowed, found.rows = base.operations, base.special, base.windowed, base.rows
+            found.operations, found.special, found.elsewhere = base.operations, base.special, base.reads
+            found.rows = base.rows | found.look.cuts if found.look is not None else base.rows
         return found
 
+    def _repeated_call(self, call: OpCall) -> bool:
+        """Whether an equal call of the same values was made before, which freezing then takes its results from."""
+        if not self.frozen or call.inplace or any(self._value(v).owner is None for v in call.reads):
+            return False
+        sources = [(self._value(v).owner, spec) for v, spec in zip(call.reads, call.inputs, strict=True)]
+        key = msgspec.json.encode((call.op, call.overload, call.attributes, sources), order="deterministic")
+        first = self.known.setdefault(key, call.writes)
+        if first is not call.writes:
+            self.values.update(zip(call.writes, (self._value(v) for v in first), strict=True))
+        return first is not call.writes
+
     def _call(self, index: int, call: OpCall) -> None:
+        if self._repeated_call(call):
+            return
         cost = self.costs[index]
         taken = self.library.get(index)
         if taken is not None:
@@ -158,8 +191,9 @@ class _Lowering:
         steps = 2 if head is not None and head.family in _TAKES_STRIDES and (self.frozen or head.window > 1) else 1
         outer = call.outputs[0].numel if call.outputs else 0
         name = self._add(Buffer(frozenset(calls), frozenset(reads), outer, library=True, alone=True, steps=steps))
-        bias = frozenset(v for v, operand in zip(call.reads, call.operands, strict=True) if operand == "bias")
-        apart = self.frozen and call.op == "aten.linear" and bias and call.outputs[0].dtype == "float32"
+        name_of_bias = {"aten.linear": "bias", "aten.addmm": "self"}.get(call.op, "")
+        bias = frozenset(v for v, operand in zip(call.reads, call.operands, strict=True) if operand == name_of_bias)
+        apart = self.frozen and bias and call.outputs[0].dtype == "float32"
         for value in call.writes:
             numel = self.graph.values[value].spec.numel
             if apart:
@@ -173,27 +207,31 @@ class _Lowering:
 
     def _view(self, call: OpCall) -> None:
         """A view, or a call without a result."""
-        for value in call.writes:
+        for result, value in enumerate(call.writes):
             spec = self.graph.values[value].spec
             if not call.reads:
                 self.values[value] = Expression(frozenset(), numel=spec.numel)
                 continue
             source = self._value(call.reads[0])
-            if keeps_memory(call) and spec.numel == source.numel:
-                self.values[value] = source
+            base = source.base or source
+            look = see_through(call, source.look or Look.whole(call.inputs[0].shape), result)
+            same = keeps_memory(call) if source.look is None else look.in_order
+            if same and spec.numel == base.numel:
+                self.values[value] = base
             else:
-                base = source.base or source
-                self.values[value] = Expression(frozenset(), numel=spec.numel, moved=True, base=base)
+                self.values[value] = Expression(frozenset(), numel=spec.numel, base=base, look=look)
             self._settle(value)
 
     def _expression(self, index: int, call: OpCall, cost: Cost, extra: Iterable[int] = ()) -> Expression:
-        sources = [self._value(value) for value in dict.fromkeys(call.reads)]
+        operands = list(zip(call.reads, call.inputs, strict=True))
+        if call.inplace and call.op in _OVERWRITES:
+            operands = operands[1:]
+        sources = [self._value(value) for value in dict.fromkeys(value for value, _ in operands)]
         shape, numel = call.outputs[0].shape, call.outputs[0].numel
         # A broadcast operand is another read for every shape that it is broadcast from.
-        shapes = zip(call.reads, call.inputs, strict=True)
         loads = [
-            frozenset((name, spec.shape) for name, _ in found.loads) if found.numel < numel else found.loads
-            for found, spec in ((self._value(value), spec) for value, spec in shapes)
+            frozenset((name, (view, spec.shape)) for name, view in found.loads) if found.numel < numel else found.loads
+            for found, spec in ((self._value(value), spec) for value, spec in operands)
         ]
         own = round((cost.vector_flops + cost.special_flops) / max(numel, 1)) + 1
         # A table's row is found once for all of its elements.
@@ -205,8 +243,11 @@ class _Lowering:
             numel=numel,
             operations=own + sum(s.operations + (1 if s.owner is not None else 0) for s in sources),
             special=call.op in SPECIAL or any(s.special for s in sources),
-            windowed=any((s.windowed or s.moved) and s.numel >= numel for s in sources),
-            rows=frozenset(found_rows).union(*(s.rows for s in sources), *(inner_extents(shape, t.shape) for t in call.inputs)),
+            elsewhere=frozenset().union(*(s.elsewhere for s in sources if s.numel >= numel)),
+            rows=frozenset(found_rows).union(
+                *({rows * stretch(call, spec.shape) for rows in self._value(value).rows} for value, spec in operands),
+                *(inner_extents(shape, _aligned(call, spec.shape)) for _, spec in operands),
+            ),
         )
 
     def _pointwise(self, index: int, call: OpCall, cost: Cost) -> None:
@@ -218,13 +259,13 @@ class _Lowering:
                 self._repeated(value)
         made = self._expression(index, call, cost)
         if call.inplace:
-            self._write_into(self.graph.root(call.writes[0]), made)
+            self._write_into(self.graph.root(call.writes[0]), made, self._value(call.reads[0]).look)
         for value in call.writes:
             self.values[value] = made
             self._settle(value)
 
-    def _write_into(self, root: int, made: Expression) -> None:
-        """What a memory holds after a write into all of it or a part."""
+    def _write_into(self, root: int, made: Expression, look: Look | None) -> None:
+        """What a memory holds after a write into all of it or a part, which each element then asks of itself."""
         whole = self.graph.values[root].spec.numel
         if made.numel == whole:
             self.written[root] = made
@@ -235,8 +276,8 @@ class _Lowering:
             calls=before.calls | made.calls,
             loads=before.loads | made.loads,
             numel=whole,
-            operations=before.operations + made.operations,
-            windowed=True,
+            operations=before.operations + made.operations + _PART_OPERATIONS * len(look.sizes if look else ()),
+            elsewhere=before.elsewhere | (made.reads - before.reads),
         )
 
     def _norm(self, index: int, call: OpCall, cost: Cost) -> None:
@@ -245,8 +286,9 @@ class _Lowering:
         source = self._value(value)
         calls = source.calls | {index}
         last = reduces_last(call)
-        rows_of = frozenset((cost.n,)) if last else source.rows
-        shape = {"trailing": last, "moved": source.moved}
+        outer = frozenset(rows for rows in source.rows if rows > cost.n)
+        rows_of = outer | {cost.n} if last else source.rows
+        shape = {"trailing": last, "elsewhere": source.elsewhere, "rows": outer if last else frozenset()}
         first = self._add(Buffer(calls, source.reads, cost.m, max(cost.n, 2), **shape))
         statistics = (first,)
         if call.op not in _ONE_STATISTIC:
@@ -255,9 +297,10 @@ class _Lowering:
         tail = self._expression(index, call, cost, statistics)
         if cost.family == "softmax":
             # The exponential has two readers, and is kept.
-            rows = self._add(Buffer(calls, source.reads | {first}, tail.numel, rows=rows_of))
+            rows = self._add(Buffer(calls, source.reads | {first}, tail.numel, rows=rows_of, elsewhere=source.elsewhere))
             total = self._add(Buffer(frozenset((index,)), frozenset((rows,)), cost.m, max(cost.n, 2), trailing=last))
-            tail = Expression(frozenset((rows, total)), frozenset((index,)), tail.numel, 3, rows=rows_of)
+            tail = Expression(frozenset((rows, total)), frozenset((index,)), tail.numel, 3)
+            rows_of = frozenset((cost.n,)) if last else source.rows
         tail.special, tail.rows = False, rows_of
         for written in call.writes:
             self.values[written] = tail
@@ -268,7 +311,7 @@ class _Lowering:
         if call.op in READS_TWICE:
             self._reused(call.reads[0])
         name = self._add(
-            Buffer(source.calls | {index}, source.reads, cost.m, cost.n, trailing=reduces_last(call), moved=source.moved)
+            Buffer(source.calls | {index}, source.reads, cost.m, cost.n, trailing=reduces_last(call), elsewhere=source.elsewhere)
         )
         mean = cost.special_flops > 0
         for value in call.writes:
@@ -285,7 +328,8 @@ class _Lowering:
         else:
             self._hint(call.reads[0])
         made = self._expression(index, call, cost)
-        made.windowed = True
+        made.elsewhere = made.reads
+        made.rows |= image_rows(call.outputs[0].shape)
         for value in call.writes:
             self.values[value] = made
             if "max" in call.op or call.op in _SCANS:
@@ -296,7 +340,7 @@ class _Lowering:
 
     def _concatenate(self, index: int, call: OpCall) -> None:
         parts: set[int] = set()
-        for value in call.reads:
+        for value, spec in zip(call.reads, call.inputs, strict=True):
             source = self._value(value)
             buffer = self.buffers.get(source.owner) if source.owner is not None else None
             if source.computes and not source.moved:
@@ -305,11 +349,24 @@ class _Lowering:
                 if owner is not None:
                     parts.add(owner)
                     self.buffers[owner].copied = True
+                    self.direct.add((index, value))
             elif buffer is not None and not buffer.alone and not buffer.copied and not source.moved:
                 buffer.copied = True
                 parts.add(source.owner)
+                self.direct.add((index, value))
             else:
-                parts.add(self._add(Buffer(source.calls | {index}, source.reads, source.numel, moved=source.moved, copied=True)))
+                parts.add(
+                    self._add(
+                        Buffer(
+                            source.calls | {index},
+                            source.reads,
+                            source.numel,
+                            elsewhere=source.elsewhere,
+                            rows=source.rows | part_rows(call, spec.shape),
+                            copied=True,
+                        )
+                    )
+                )
         # The whole has a name of its own, which nothing computes: its parts are written in place.
         name = self._add(Buffer(frozenset(), frozenset(parts), call.outputs[0].numel, alone=True))
         for value in call.writes:
@@ -328,12 +385,10 @@ class _Lowering:
             self._fill(found)
 
     def _fill(self, found: Expression) -> None:
-        moved = found.moved or found.windowed
-        name = self._add(Buffer(found.calls, found.reads, found.numel, moved=moved, rows=found.rows))
-        found.reads, found.calls, found.owner, found.base = frozenset((name,)), frozenset(), name, None
+        name = self._add(Buffer(found.calls, found.reads, found.numel, elsewhere=found.elsewhere, rows=found.rows))
+        found.reads, found.calls, found.owner, found.base, found.look = frozenset((name,)), frozenset(), name, None, None
         found.loads = frozenset(((name, None),))
-        found.operations, found.special, found.moved, found.windowed = 0, False, False, False
-        found.rows = frozenset()
+        found.operations, found.special, found.elsewhere, found.rows = 0, False, frozenset(), frozenset()
 
     def _operand(self, value: int, strided: bool) -> frozenset[int]:
         """Buffers that hold a library call's operand. A view of what has none is computed in the operand's order, except where
@@ -383,6 +438,10 @@ class _Lowering:
 
 _SCANS = frozenset(f"aten.{name}" for name in ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"))
 """Operators whose loops carry a value from element to element."""
+_OVERWRITES = frozenset({"aten.fill", "aten.zero", "aten.copy", "aten.zeros_like", "aten.ones_like"})
+"""Operators in place that do not look at what they write over."""
+_PART_OPERATIONS = 5
+"""Scalar operations that ask, a dimension, whether an element is in the part that was written: comparisons and their operands."""
 _CONCATENATIONS = frozenset({"aten.cat", "aten.concat", "aten.stack"})
 _MAY_KEEP = frozenset({"aten.pad", "aten.constant_pad_nd", "aten.cat", "aten.concat"})
 """Operators that Inductor drops where their result is their only operand: padding by nothing, concatenation of one."""
@@ -392,6 +451,12 @@ _ONE_STATISTIC = frozenset({"aten.rms_norm", "aten.softmax", "aten.log_softmax",
 """Norms that scale by one number a row (softmax: its maximum); the others take mean and variance."""
 _TAKES_STRIDES = frozenset({"conv", "depthwise", "conv_transpose"})
 """Families whose library calls read a view as it lies in memory."""
+
+
+def _aligned(call: OpCall, shape: Sequence[int]) -> Sequence[int]:
+    """An operand's shape as it is stretched: those of batch norms hold a number a channel."""
+    rank = len(call.outputs[0].shape)
+    return (shape[0], *(1,) * (rank - 2)) if len(shape) == 1 < rank and "batch_norm" in call.op else shape
 
 
 def _pointwise_norm(call: OpCall) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import msgspec
 
@@ -49,8 +50,9 @@ class Buffer:
 
     Attributes:
         alone: shares its loops with no other. trailing: the reduced elements lie together in memory.
-        moved: reads through a view that changes the order. rows: elements of the inner loops of pointwise loops that stay nested;
-            others become one loop. copied: is a part of a concatenation already. steps: nodes of the schedule it stands for.
+        elsewhere: of what is read, what is not read element by element in order.
+        rows: elements of the inner loops where loops stay nested; others become one loop.
+        copied: is a part of a concatenation already. steps: nodes of the schedule it stands for.
     """
 
     calls: frozenset[int]
@@ -60,10 +62,17 @@ class Buffer:
     library: bool = False
     alone: bool = False
     trailing: bool = True
-    moved: bool = False
+    elsewhere: frozenset[int] = frozenset()
     rows: frozenset[int] = frozenset()
     copied: bool = False
     steps: int = 1
+
+    @property
+    def nest(self) -> tuple[int, ...]:
+        """Extents of the loops around the reduced one, the outermost first."""
+        cuts = [cut // self.reduced for cut in self.rows if cut >= self.reduced and cut % self.reduced == 0]
+        ends = [self.outer, *sorted((cut for cut in cuts if 1 < cut < self.outer), reverse=True), 1]
+        return tuple(outer // inner for outer, inner in pairwise(ends) if outer > inner)
 
 
 class Loops(msgspec.Struct, frozen=True):
@@ -74,6 +83,11 @@ class Loops(msgspec.Struct, frozen=True):
     depends: bool
     limits: Limits
 
+    @property
+    def numel_only(self) -> bool:
+        """Whether loops are cut anew for each kernel, so that only the number of their points must agree (Triton)."""
+        return not self.limits.outer_loops
+
 
 SCHEDULER_RULES: Registry[Callable[[Loops], bool]] = Registry("scheduler rule")
 """Rule name -> whether two kernels may become one; tried in the order of registration."""
@@ -82,14 +96,17 @@ SCHEDULER_RULES: Registry[Callable[[Loops], bool]] = Registry("scheduler rule")
 @SCHEDULER_RULES.register("same loops")
 def _same_loops(pair: Loops) -> bool:
     """Pointwise loops over the same elements, one reading the other or both the same buffer."""
-    return pair.first.reduced == pair.second.reduced == 1 and pair.first.outer == pair.second.outer
+    first, second = pair.first, pair.second
+    alike = pair.numel_only or first.nest == second.nest or min(len(first.nest), len(second.nest)) <= 1
+    return first.reduced == second.reduced == 1 and first.outer == second.outer and alike
 
 
 @SCHEDULER_RULES.register("reduction prologue")
 def _into_reduction(pair: Loops) -> bool:
     """Pointwise work whose loops are those of the reduction that follows: the reduced elements lie together in memory."""
     first, second = pair.first, pair.second
-    whole = first.outer == second.outer * second.reduced and (second.reduced in first.rows or not pair.limits.outer_loops)
+    alike = pair.numel_only or first.nest == (*second.nest, second.reduced)
+    whole = first.outer == second.outer * second.reduced and alike
     return pair.depends and first.reduced == 1 and second.reduced > 1 and whole and second.trailing
 
 
@@ -97,7 +114,8 @@ def _into_reduction(pair: Loops) -> bool:
 def _sibling_reductions(pair: Loops) -> bool:
     """Reductions of the same rows."""
     first, second = pair.first, pair.second
-    return first.reduced == second.reduced > 1 and first.outer == second.outer
+    alike = pair.numel_only or first.nest == second.nest
+    return first.reduced == second.reduced > 1 and first.outer == second.outer and alike
 
 
 @SCHEDULER_RULES.register("reduction epilogue")
@@ -106,7 +124,8 @@ def _after_reduction(pair: Loops) -> bool:
     first, second = pair.first, pair.second
     if not pair.depends or first.reduced == 1 or second.reduced > 1:
         return False
-    return second.outer in (first.outer, first.outer * first.reduced) and (first.trailing or second.outer == first.outer)
+    whole = second.outer in (first.outer, first.outer * first.reduced) and (first.trailing or second.outer == first.outer)
+    return whole and (pair.numel_only or all(a == b for a, b in zip(first.nest, second.nest, strict=False)))
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -115,6 +134,13 @@ class Group(msgspec.Struct, frozen=True):
     calls: tuple[int, ...]
     pattern: str = ""
     library: bool = False
+
+
+class Schedule(NamedTuple):
+    """Kernels in execution order, and the operands (call, value) of concatenations that are made where the result is."""
+
+    groups: list[Group]
+    direct: frozenset[tuple[int, int]] = frozenset()
 
 
 class Scheduler:
@@ -166,21 +192,13 @@ class Scheduler:
         if a == b or one.alone or two.alone:
             return
         size = len(self.members[a]) + len(self.members[b])
-        if not depends and (one.moved or two.moved):
+        if not depends and not (one.reads - one.elsewhere) & (two.reads - two.elsewhere):
             return  # Different parts of what both read.
         if size > (self.limits.buffers if depends else self.limits.siblings):
             return
         if not depends and self._distance(a, b) > self.limits.distance:
             return
-        if depends and not self._ordered_alike(one, two):
-            return
-        if not depends and (one.moved or two.moved):
-            return  # Different parts of what both read.
-        if size > (self.limits.buffers if depends else self.limits.siblings):
-            return
-        if not depends and self._distance(a, b) > self.limits.distance:
-            return
-        if depends and two.reduced == 1 and (two.moved or (one.moved and one.reduced == 1)):
+        if depends and self._reads_elsewhere(a, b):
             return
         if self.limits.outer_loops and not self._nested_alike(a, b):
             return
@@ -195,12 +213,12 @@ class Scheduler:
             self.pattern.pop(gone, None)
             self.pattern[keep] = rule
 
-    @staticmethod
-    def _ordered_alike(first: Buffer, second: Buffer) -> bool:
-        """Whether loops that read through a view still fit: such loops cannot become one, so only those of the same view do."""
-        if first.reduced == 1:
-            return not first.moved and (second.reduced > 1 or not second.moved)
-        return second.reduced > 1 or first.moved == second.moved
+    def _reads_elsewhere(self, first: int, second: int) -> bool:
+        """Whether one of two kernels reads what the other makes at other places than these where it makes them."""
+        a, b = self.members[first], self.members[second]
+        return any(not self.buffers[m].elsewhere.isdisjoint(a) for m in b) or any(
+            not self.buffers[m].elsewhere.isdisjoint(b) for m in a
+        )
 
     def _nested_alike(self, first: int, second: int) -> bool:
         """Where rows are reduced, pointwise loops over all elements must be nested in rows as well."""

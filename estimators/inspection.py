@@ -12,7 +12,10 @@ import msgspec
 
 from shmoo.estimators.costs import costs_of
 from shmoo.estimators.director import AnalysisDirector, Estimate, KernelEstimate
-from shmoo.estimators.errors import unknown
+from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.kernel_graph import KernelNode, kernel_graph
+from shmoo.estimators.notebook import html_table
+from shmoo.estimators.present import percent, si
 from shmoo.estimators.records import Cost, Graph
 
 BOUNDS = ("compute", "memory", "launch")
@@ -64,12 +67,14 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Inspection(msgspec.Struct, frozen=True):
-    """A model's modules as a tree in order of execution (each before what it holds), and its operators, most time first."""
+    """A model's modules as a tree in order of execution (each before what it holds), its operators, most time first, and on each
+    architecture its kernels as a graph."""
 
     model: str
     architectures: tuple[str, ...]
     modules: tuple[Row, ...]
     operators: tuple[Row, ...]
+    kernels: dict[str, tuple[KernelNode, ...]]
 
     def tree(self, depth: int | None = None, sort: str = "order") -> tuple[Row, ...]:
         """Modules down to `depth` (all for `None`), siblings sorted, largest first (names alphabetically). "time" is that of the
@@ -103,18 +108,21 @@ class Inspection(msgspec.Struct, frozen=True):
         return sorted(rows, key=lambda row: -(getattr(row, sort) or 0.0))
 
     def _repr_html_(self) -> str:
-        """The first two levels as a table, for notebooks."""
-        from html import escape
-
-        head = "".join(f"<th>{escape(a)}</th>" for a in self.architectures)
-        lines = [f"<tr><th>module</th><th>params</th><th>flops</th><th>bytes</th>{head}</tr>"]
-        for row in self.tree(2):
-            shares = "".join(f"<td>{row.on[a].share:.1%}</td>" for a in self.architectures)
-            name = escape(row.name or self.model)
-            lines.append(
-                f"<tr><td>{name}</td><td>{row.params:,}</td><td>{row.flops:.3g}</td><td>{row.bytes:.3g}</td>{shares}</tr>"
-            )
-        return f"<table>{''.join(lines)}</table>"
+        """The first two levels of modules as a table, for notebooks."""
+        headers = ["module", "calls", "params", "flops", "bytes", "flop/B", *(f"% {name}" for name in self.architectures)]
+        rows = [
+            [
+                "\u2003" * row.depth + (row.name.rpartition(".")[2] or self.model),
+                str(row.calls),
+                si(row.params, ""),
+                si(row.flops, "flop"),
+                si(row.bytes, "B"),
+                "" if row.intensity is None else si(row.intensity, ""),
+                *(f"{percent(row.on[name].share)} {row.on[name].bound}" for name in self.architectures),
+            ]
+            for row in self.tree(2)
+        ]
+        return html_table(headers, rows)
 
 
 def parent_of(path: str) -> str:
@@ -137,9 +145,11 @@ def inspect_graphs(
         runtime: runtime of the contract; each architecture's default for `None`.
 
     Raises:
-        InputError: the runtime does not exist on an architecture.
+        InputError: no architecture is given, or the runtime does not exist on one.
     """
     costs = [costs_of(graph) for graph in graphs]
+    if not directors:
+        raise InputError("an inspection needs at least one architecture; name one, such as gpu_h100")
     estimates = {name: director.estimate(graphs, runtime=runtime) for name, director in directors.items()}
     spent = {name: _split(estimate, costs) for name, estimate in estimates.items()}
     modules, operators = _Sums(directors), _Sums(directors)
@@ -165,7 +175,8 @@ def inspect_graphs(
     totals = {name: sum(part[0] for part in by_call.values()) for name, by_call in spent.items()}
     by_time = sorted(operators.rows(totals), key=lambda row: -next(iter(row.on.values())).latency_s)
     label = model or next((graph.name for graph in graphs if graph.name), "model")
-    return Inspection(label, tuple(directors), _in_tree_order(modules.rows(totals, tree=True)), tuple(by_time))
+    kernels = {name: kernel_graph(graphs, estimate.breakdown) for name, estimate in estimates.items()}
+    return Inspection(label, tuple(directors), _in_tree_order(modules.rows(totals, tree=True)), tuple(by_time), kernels)
 
 
 def paths_to(module: str) -> list[str]:

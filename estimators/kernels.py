@@ -43,10 +43,13 @@ def _op_codes(count: int) -> dict[str, int]:
 
 
 class Kernel(msgspec.Struct, frozen=True):
-    """The calls that one launch executes: indices into `Graph.calls` in order, and the fusion rule that grouped them."""
+    """The calls that one launch executes: indices into `Graph.calls` in order, and the fusion rule that grouped them. `direct` are
+    operands (call, value) of concatenations among them that already stand where the result is: whoever makes such a part writes
+    it there."""
 
     calls: tuple[int, ...]
     pattern: str = ""
+    direct: frozenset[tuple[int, int]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,13 +212,17 @@ def _kernel_row(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], cons
             main, main_call = cost, call
         for value, nbytes in zip(call.reads, cost.read_bytes, strict=True):
             root = graph.root(value)
-            if root in produced or nbytes == 0:
+            if root in produced or nbytes == 0 or (index, value) in kernel.direct:
                 continue
             key = (root, False)
             if key not in touched or nbytes > touched[key].nbytes:
                 touched[key] = Touch(root, nbytes, persistent=graph.values[root].kind != "activation")
                 kind_of[key] = READ_WEIGHT if graph.values[root].is_weight else READ_ACTIVATION
-        for value, nbytes in zip(call.writes, cost.write_bytes, strict=True):
+        # Parts of a concatenation that other kernels wrote in place are no work of this one.
+        elsewhere = [value for at, value in kernel.direct if at == index and graph.root(value) not in produced]
+        there = sum(graph.values[value].spec.nbytes for value in elsewhere)
+        for value, whole_bytes in zip(call.writes, cost.write_bytes, strict=True):
+            nbytes = max(whole_bytes - there, 0.0)
             root = graph.root(value)
             produced.add(root)
             if nbytes and (consumers.get(root, set()) - inside or not consumers.get(root)):

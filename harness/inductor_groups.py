@@ -10,7 +10,7 @@ it came from. Four rules turn that into groups:
 - A call whose mark a pattern dropped is in the library kernel that took it in: that of the contraction whose result alone
   it works on, of the pointwise call that reads it, or of its producer. Without one it was folded into a constant, or vanished.
 
-An operator that is inlined into several kernels is in each of them.
+An operator that is inlined into several kernels is in each of them; views that an operator consists of are in none.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import torch
 from torch import fx
 from torch._guards import TracingContext
 
-from shmoo.estimators.costs import costs_of
+from shmoo.estimators.costs import FREE, costs_of
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion import LIBRARY_FAMILIES
 from shmoo.estimators.records import Graph
-from shmoo.harness.capture.capture import source_of
-from shmoo.harness.capture.origins import Origins
+from shmoo.harness.capture.introspect import operator_name
+from shmoo.harness.capture.origins import Origins, source_of
 from shmoo.harness.capture.trace import attribute_tensors, trace_aten
 from shmoo.harness.capture.walker import CALL_INDEX, FXGraphWalker
 from shmoo.harness.workloads.module import DNNModule
@@ -237,7 +237,12 @@ def _calls_of(part: Any, buffered: set[fx.Node]) -> set[int]:
             if source not in buffered and source not in seen:
                 seen.add(source)
                 stack.append(source)
-    return {call for node in seen & origins for call in _mark(node)}
+    return {call for node in seen & origins if not _looks(node) for call in _mark(node)}
+
+
+def _looks(node: fx.Node) -> bool:
+    """Whether a node is a view, which computes nothing, though it is part of a call that does (a `reshape` that copies)."""
+    return operator_name(node.target)[0] in FREE
 
 
 def _end(part: Any) -> fx.Node | None:

@@ -1,32 +1,74 @@
-"""The interactive page of an inspection: an icicle or treemap by module, coloured by the bound, in one self-contained file."""
+"""The interactive page of an inspection, one self-contained file: the graph of kernels, which opens and closes by module, and an
+icicle or treemap of time by module, all coloured by the bound on one architecture."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from shmoo.estimators.inspection import BOUNDS, Inspection, Row, parent_of
+from shmoo.estimators.kernel_graph import KernelNode
 from shmoo.estimators.present import percent, si
 
 COLOURS = {"compute": "#2a6f97", "memory": "#e09f3e", "launch": "#9b2226"}
 """Colour of each bound."""
+PAGES = Path(__file__).parent / "pages"
+"""Style and script of the page."""
 
 
 def write_page(inspection: Inspection, arch: str, path: str | Path) -> None:
-    """Write the page; areas are time on `arch`, plotly's code is inlined, so that it needs no network.
+    """Write the page for one of the inspection's architectures. Data, styles and scripts are inside, so that it needs no network.
 
     Raises:
         OSError: the file cannot be written.
     """
     figure = make_figure(inspection, arch)
     config = {"displaylogo": False, "responsive": True}
-    body = figure.to_html(include_plotlyjs=True, full_html=False, config=config, default_height="88vh")
+    modules = figure.to_html(include_plotlyjs=True, full_html=False, config=config, default_height="100%")
     title = escape(f"{inspection.model} on {arch}")
+    keys = " ".join(f"<span class='key' style='background:{colour}'>{name}</span>" for name, colour in COLOURS.items())
+    style, script = ((PAGES / name).read_text(encoding="utf-8") for name in ("graph.css", "graph.js"))
     Path(path).write_text(
-        f"<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'><title>{title}</title></head>"
-        f"<body style='font-family:sans-serif;margin:1em'>{_legend(title)}{body}</body></html>\n",
+        f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><link rel="icon" href="data:,"><style>{style}</style></head>
+<body><header><h1>{title}</h1><span>coloured by what bounds it: {keys}</span>
+<span><button data-tab="graph" aria-pressed="true">graph of kernels</button>
+<button data-tab="modules" aria-pressed="false">time by module</button></span>
+<span><button id="open">open a level</button> <button id="close">close all</button> <button id="fit">fit</button></span>
+<input id="search" type="search" placeholder="find a module or operator" aria-label="find a module or operator"></header>
+<main><div id="graph" data-page="graph"><svg role="img" aria-label="graph of kernels"><g></g></svg><div id="facts"></div></div>
+<div data-page="modules" hidden>{modules}</div></main>
+<script type="application/json" id="graph-data">{_embedded(graph_data(inspection, arch))}</script>
+<script>{script}</script></body></html>
+""",
         encoding="utf-8",
     )
+
+
+def graph_data(inspection: Inspection, arch: str) -> dict[str, Any]:
+    """What the page's script draws: kernels with their sources, and the facts of each module, as lines of text."""
+    nodes = inspection.kernels[arch]
+    total = sum(node.kernel.latency_s for node in nodes)
+    return {
+        "colours": COLOURS,
+        "kernels": [
+            {
+                "label": _operators(node),
+                "module": node.module,
+                "sources": node.sources,
+                "latency_s": node.kernel.latency_s,
+                "share": node.kernel.latency_s / total if total else 0.0,
+                "bound": node.kernel.bound,
+                "facts": _kernel_facts(node, total),
+            }
+            for node in nodes
+        ],
+        "modules": {row.name: _facts(row, inspection, arch) for row in inspection.modules},
+    }
 
 
 def make_figure(inspection: Inspection, arch: str):
@@ -46,7 +88,7 @@ def make_figure(inspection: Inspection, arch: str):
         "values": [max(row.on[arch].latency_s - inside.get(row.name, 0.0), 0.0) for row in rows],
         "branchvalues": "remainder",
         "marker": {"colors": [COLOURS[row.on[arch].bound] for row in rows]},
-        "customdata": [_facts(row, inspection, arch) for row in rows],
+        "customdata": ["<br>".join(escape(line) for line in _facts(row, inspection, arch)) for row in rows],
         "hovertemplate": "%{customdata}<extra></extra>",
         "textinfo": "label+percent root",
     }
@@ -56,10 +98,15 @@ def make_figure(inspection: Inspection, arch: str):
         for label, visible in (("icicle", [True, False]), ("treemap", [False, True]))
     ]
     figure.update_layout(
-        margin={"t": 30, "l": 5, "r": 5, "b": 5},
+        margin={"t": 40, "l": 5, "r": 5, "b": 5},
         updatemenus=[{"type": "buttons", "direction": "right", "buttons": buttons, "x": 0, "y": 1.06, "xanchor": "left"}],
     )
     return figure
+
+
+def _embedded(data: dict[str, Any]) -> str:
+    """JSON that can stand inside a script element: without "<" nothing in it can end the element."""
+    return json.dumps(data, allow_nan=False).replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _identity(path: str) -> str:
@@ -67,23 +114,34 @@ def _identity(path: str) -> str:
     return f"/{path}"
 
 
-def _facts(row: Row, inspection: Inspection, arch: str) -> str:
+def _operators(node: KernelNode) -> str:
+    """The operators of a kernel, without the module that its label begins with."""
+    return node.kernel.label.rpartition(":")[2]
+
+
+def _kernel_facts(node: KernelNode, total: float) -> Sequence[str]:
+    kernel = node.kernel
+    rule = [f"fused by rule: {kernel.pattern}"] if kernel.pattern else []
+    return [
+        _operators(node),
+        f"in {node.module or 'the model itself'}",
+        f"{si(kernel.latency_s, 's')}, {percent(kernel.latency_s / total if total else 0.0)} of the model",
+        f"computing {si(kernel.compute_s, 's')}, moving {si(kernel.memory_s, 's')}, launching {si(kernel.launch_s, 's')}",
+        f"{si(kernel.flops, 'flop')}, {si(kernel.bytes, 'B')}, energy {si(kernel.energy_j, 'J')}",
+        f"{si(kernel.tiles, '')} tiles of {' x '.join(f'{extent:g}' for extent in kernel.tile_shape)}, "
+        f"{percent(kernel.utilisation, digits=0)} used",
+        *rule,
+    ]
+
+
+def _facts(row: Row, inspection: Inspection, arch: str) -> list[str]:
     here = row.on[arch]
     bounds = ", ".join(f"{name} {percent(here.bound_s[name] / here.latency_s)}" for name in BOUNDS) if here.latency_s else "none"
-    lines = [
-        f"<b>{escape(row.name or inspection.model)}</b>",
+    return [
+        row.name or inspection.model,
         f"{si(here.latency_s, 's')}, {percent(here.share)} of the model",
         f"time bound by {bounds}",
         f"{row.params:,} parameters, {row.calls} calls",
         f"{si(row.flops, 'flop')}, {si(row.bytes, 'B')}, {'no bytes' if row.intensity is None else si(row.intensity, 'flop/B')}",
-        *(f"{escape(name)}: {percent(part.share)} of time, {si(part.tiles, '')} tiles" for name, part in row.on.items()),
+        *(f"{name}: {percent(part.share)} of time, {si(part.tiles, '')} tiles" for name, part in row.on.items()),
     ]
-    return "<br>".join(lines)
-
-
-def _legend(title: str) -> str:
-    keys = " ".join(
-        f"<span style='background:{colour};color:white;padding:2px 8px;border-radius:3px'>{name}</span>"
-        for name, colour in COLOURS.items()
-    )
-    return f"<h3 style='margin:0 0 .4em'>{title}: time by module, coloured by what bounds it {keys}</h3>"

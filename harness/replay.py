@@ -135,28 +135,57 @@ class GraphReplay:
             ReplayError: an operator refused its arguments.
         """
         environment = dict(self._fixed)
-        stamps = []
-        for step in self._steps:
-            for index in step.call.reads:
-                if index not in environment:
-                    environment[index] = self._alias(index, environment)
-            arguments, named = step.fill(environment)
-            try:
-                before = stamp()
-                result = step.function(*arguments, **named)
-                after = stamp()
-            except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
-                raise ReplayError(f"{step.call.op} of graph {self.graph.name!r} cannot be replayed: {error}") from error
-            stamps.append((before, after))
-            results = [tensor for tensor in _leaves(result) if isinstance(tensor, torch.Tensor)]
-            kept = {id(tensor) for tensor in results}
-            results += [environment[i] for i in step.written if id(environment[i]) not in kept]
-            environment.update(zip(step.call.writes, results, strict=False))
-            step.clear()
-            del result, results
-            for index in step.release:
-                environment.pop(index, None)
-        return stamps
+        return [self._advance(step, environment, stamp) for step in self._steps]
+
+    def last_call(self) -> Callable[[], object]:
+        """Run every call but the last once, and give the last as a function that can be called again on the same operands.
+
+        Raises:
+            ReplayError: an operator refused its arguments; the last one is tried as well.
+        """
+        environment = dict(self._fixed)
+        for step in self._steps[:-1]:
+            self._advance(step, environment, lambda: None)
+        last = self._steps[-1]
+        function = last.function
+        arguments, named = self._operands(last, environment)
+
+        def call() -> object:
+            return function(*arguments, **named)
+
+        self._attempt(last, call)
+        return call
+
+    def _advance(self, step: _Step, environment: dict[int, torch.Tensor], stamp: Callable[[], Any]) -> tuple[Any, Any]:
+        """Run one call and keep what it made; the marks right before and after it."""
+        arguments, named = self._operands(step, environment)
+
+        def call() -> tuple[Any, Any, Any]:
+            before = stamp()
+            made = step.function(*arguments, **named)
+            return before, made, stamp()
+
+        before, result, after = self._attempt(step, call)
+        results = [tensor for tensor in _leaves(result) if isinstance(tensor, torch.Tensor)]
+        kept = {id(tensor) for tensor in results}
+        results += [environment[i] for i in step.written if id(environment[i]) not in kept]
+        environment.update(zip(step.call.writes, results, strict=False))
+        step.clear()
+        for index in step.release:
+            environment.pop(index, None)
+        return before, after
+
+    def _operands(self, step: _Step, environment: dict[int, torch.Tensor]) -> tuple[list[Any], dict[str, Any]]:
+        for index in step.call.reads:
+            if index not in environment:
+                environment[index] = self._alias(index, environment)
+        return step.fill(environment)
+
+    def _attempt(self, step: _Step, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
+            raise ReplayError(f"{step.call.op} of graph {self.graph.name!r} cannot be replayed: {error}") from error
 
     def _alias(self, index: int, environment: Mapping[int, torch.Tensor]) -> torch.Tensor:
         """A value that no call made: another look at memory that a later call wrote into."""

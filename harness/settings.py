@@ -17,6 +17,7 @@ class MeasureSettings(msgspec.Struct, frozen=True, omit_defaults=True):
         threads: for cases that name none; `None` leaves torch's own number.
         retries: a disturbed timing is discarded and repeated up to this often; then the last one stands, with its reasons.
         children_s: time for timing each call of a network or synthetic model in eager; 0 leaves it out.
+        operators: timing of each distinct operator of a network alone, in eager; `None` leaves it out.
         memory: measure peak memory (not for single operators on CPU, where it follows from the shapes).
     """
 
@@ -26,4 +27,9 @@ class MeasureSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     threads: int | None = None
     retries: int = MAX_RETRIES
     children_s: float = 1.0
+    operators: TimingSettings | None = None
     memory: bool = True
+
+
+ALONE = TimingSettings(warmup_s=0.02, max_warmup_s=0.2, min_s=0.08, max_s=0.25)
+"""Timing of operators alone: a network has dozens to hundreds of distinct ones, which together take about as long as it does."""

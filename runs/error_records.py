@@ -73,6 +73,7 @@ class NetworkError(msgspec.Struct, frozen=True):
     Attributes:
         calls: empty where no per-operator times were measured.
         children_s: measured child times summed; beside `whole.measured_s` it shows what timing apart adds or leaves out.
+        operators_s: the distinct operators timed alone, each as often as it is called, summed; median over rows.
         weighted_error: per-operator error weighted by time; well above the network's own error, errors cancel.
     """
 
@@ -80,6 +81,7 @@ class NetworkError(msgspec.Struct, frozen=True):
     calls: tuple[CallError, ...] = ()
     children_s: float | None = None
     weighted_error: float | None = None
+    operators_s: float | None = None
 
     @property
     def name(self) -> str:

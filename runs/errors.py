@@ -152,8 +152,10 @@ def _network_error(
     whole: CaseError, rows: Sequence[Measurement], graphs: Sequence[Graph], estimate: CaseEstimate
 ) -> NetworkError:
     times = _child_times(rows)
+    alone = [row.operators_s for row in rows if row.operators_s is not None]
+    operators_s = median(alone) if alone else None
     if not times:
-        return NetworkError(whole)
+        return NetworkError(whole, operators_s=operators_s)
     # Child times count calls through all graphs of the network in order; kernels count within their own graph.
     offsets = [0]
     for graph in graphs:
@@ -178,7 +180,7 @@ def _network_error(
             entries.append(entry((call,), _short(calls_of_all[call].op), FREE, 0.0))
     entries.sort(key=lambda item: item.calls)
     weighted = time_weighted_error([e.estimated_s for e in entries], [e.measured_s for e in entries])
-    return NetworkError(whole, tuple(entries), total, weighted)
+    return NetworkError(whole, tuple(entries), total, weighted, operators_s)
 
 
 def _child_times(rows: Sequence[Measurement]) -> dict[int, float]:

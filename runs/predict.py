@@ -6,14 +6,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 import numpy as np
 
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.fusion_savings import FusionSummary, summarise_fusion
 from shmoo.estimators.model import predict
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.records import FAMILIES, Graph, Interval
 from shmoo.estimators.tabular import Record, estimate_record
+from shmoo.runs.error_records import network_name
 from shmoo.runs.records import CaseSpec, Measurement, RunManifest
 
 Asked = tuple[CaseSpec, tuple[Graph, ...]]
@@ -108,17 +111,32 @@ def network_estimates(run: StoredRun, profiles: Iterable[ArchitectureProfile]) -
 
     Networks are taken once a workload, axes and dtype, from the graphs stored with the run, so torch is not needed.
     """
-    graphs: dict[tuple[str, str], tuple[CaseSpec, tuple[Graph, ...]]] = {}
-    for row in run.rows:
-        if row.case.kind == "network" and row.graph_hashes:
-            key = (row.case.workload, f"{row.case.axes} {row.case.dtype}")
-            if key not in graphs:
-                graphs[key] = (row.case, run.graphs(row))
+    networks = networks_of(run)
     return [
         estimate_record(AnalysisDirector(profile).estimate(pieces, batch=int(case.axes.get("batch", 1))), case.workload)
         for profile in profiles
-        for case, pieces in graphs.values()
+        for case, pieces in networks
     ]
+
+
+def network_fusions(run: StoredRun, profile: ArchitectureProfile) -> list[FusionSummary]:
+    """What fusion saves each of the run's networks on a machine, from the graphs stored with the run."""
+    director = AnalysisDirector(profile)
+    return [
+        summarise_fusion(director, graphs, model=network_name(msgspec.structs.replace(case, runtime="eager")))
+        for case, graphs in networks_of(run)
+    ]
+
+
+def networks_of(run: StoredRun) -> list[Asked]:
+    """The networks of a run with their graphs, each workload, axes and dtype once."""
+    found: dict[tuple[str, str], Asked] = {}
+    for row in run.rows:
+        if row.case.kind == "network" and row.graph_hashes:
+            key = (row.case.workload, f"{row.case.axes} {row.case.dtype}")
+            if key not in found:
+                found[key] = (row.case, run.graphs(row))
+    return list(found.values())
 
 
 def _estimate_together(
@@ -135,7 +153,11 @@ def _estimate_together(
         return np.bincount(table.segment, weights=values, minlength=len(graphs))
 
     flops, nbytes, tiles = per_graph(table.flops), per_graph(table.bytes), per_graph(tiling.tiles)
-    alone = predict(table, tiling, Coefficients(director.profile), runtime).latency_s
+    alone = (
+        director.correct(table, tiling, runtime)
+        .applied(predict(table, tiling, Coefficients(director.profile), runtime))
+        .latency_s
+    )
     parts: list[list[Part]] = [[] for _ in graphs]
     for row, (graph, kernel) in enumerate(origin):
         parts[graph].append(Part(FAMILIES[table.family[row]], 0, kernel.calls, float(alone[row])))

@@ -8,12 +8,14 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from shmoo.estimators.fusion_savings import FusionSummary
 from shmoo.estimators.present import UNKNOWN, percent, si, size
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient
 from shmoo.runs.error_records import CallError, ErrorReport, NetworkError
 from shmoo.runs.errors import write_errors_csv
 from shmoo.runs.plots_errors import breakdown_figure, parity_figure, residual_figure, roofline_figure
 from shmoo.runs.plots_estimates import energy_figure, tiles_figure
+from shmoo.runs.plots_fusion import fusion_figure
 from shmoo.runs.plots_shmoo import plane_figure, shmoo_figure
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ REPORT_NAME = "report.html"
 ERRORS_NAME = "errors.csv"
 WORST_CALLS = 12
 """Calls shown per network in the page, those that cost the estimate most; errors.csv holds them all."""
+COMMON_GROUPS = 4
+"""Most frequent groups of operators shown for each network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +48,16 @@ class Table:
     numeric: frozenset[int] = frozenset()
 
 
-def write_report(report: ErrorReport, estimates: Sequence[Mapping[str, Any]], out_dir: str | Path) -> Path:
+def write_report(
+    report: ErrorReport, estimates: Sequence[Mapping[str, Any]], out_dir: str | Path, fusion: Sequence[FusionSummary] = ()
+) -> Path:
     """Write report.html and errors.csv.
 
     Args:
         report: from `error_report`.
         estimates: JSON objects of `shmoo estimate`, for the tables and plots over architectures; may be empty.
         out_dir: created with its parents; files of the same names in it are replaced.
+        fusion: from `network_fusions`, for the picture of what fusion saves; may be empty.
 
     Returns:
         The path of report.html.
@@ -59,11 +66,11 @@ def write_report(report: ErrorReport, estimates: Sequence[Mapping[str, Any]], ou
     folder.mkdir(parents=True, exist_ok=True)
     write_errors_csv(report, folder / ERRORS_NAME)
     path = folder / REPORT_NAME
-    path.write_text(render_report(report, estimates), encoding="utf-8")
+    path.write_text(render_report(report, estimates, fusion), encoding="utf-8")
     return path
 
 
-def render_report(report: ErrorReport, estimates: Sequence[Mapping[str, Any]] = ()) -> str:
+def render_report(report: ErrorReport, estimates: Sequence[Mapping[str, Any]] = (), fusion: Sequence[FusionSummary] = ()) -> str:
     """The page as text; arguments as for `write_report`."""
     import jinja2
     from markupsafe import Markup
@@ -78,7 +85,7 @@ def render_report(report: ErrorReport, estimates: Sequence[Mapping[str, Any]] = 
     )
     return environment.get_template("report.html.j2").render(
         plotly_js=Markup(get_plotlyjs()),
-        figures={name: Markup(figure_json(figure)) for name, figure in _figures(report, estimates).items()},
+        figures={name: Markup(figure_json(figure)) for name, figure in _figures(report, estimates, fusion).items()},
         title=f"{report.profile.name} on {report.machine.cpu_model}",
         report=report,
         machine=_machine_facts(report),
@@ -87,6 +94,8 @@ def render_report(report: ErrorReport, estimates: Sequence[Mapping[str, Any]] = 
         metrics=_metrics_table(report),
         calls=[(network, _calls_table(network)) for network in report.networks if network.calls],
         estimates=_estimates_table(estimates),
+        fusion=_fusion_table(fusion),
+        fused_as=next((f"{network.runtime} on {network.arch}" for network in fusion), ""),
         energy_reasons=_energy_reasons(estimates),
         coefficients=_coefficients_table(report.profile),
         excluded=_excluded_table(report),
@@ -100,7 +109,9 @@ def figure_json(figure: go.Figure) -> str:
     )
 
 
-def _figures(report: ErrorReport, estimates: Sequence[Mapping[str, Any]]) -> dict[str, go.Figure]:
+def _figures(
+    report: ErrorReport, estimates: Sequence[Mapping[str, Any]], fusion: Sequence[FusionSummary]
+) -> dict[str, go.Figure]:
     capacities = _capacities(report)
     drawn = {
         "parity": parity_figure(report.cases),
@@ -111,6 +122,7 @@ def _figures(report: ErrorReport, estimates: Sequence[Mapping[str, Any]]) -> dic
         "plane": plane_figure(report.cases, capacities),
         "tiles": tiles_figure(report.cases, estimates, report.profile.name),
         "energy": energy_figure(estimates),
+        "fusion": fusion_figure(fusion),
     }
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
@@ -191,11 +203,13 @@ def _network_table(networks: Sequence[NetworkError]) -> Table:
         "repeat spread",
         "operators' error",
         "operators / whole",
+        "alone / whole",
     )
     rows = []
     for network in networks:
         whole = network.whole
-        ratio = None if network.children_s is None else network.children_s / whole.measured_s
+        sums = (network.children_s, network.operators_s)
+        ratios = [None if seconds is None else seconds / whole.measured_s for seconds in sums]
         ends = f"{si(whole.estimate_s.low, 's')} to {si(whole.estimate_s.high, 's')}"
         rows.append(
             [
@@ -206,10 +220,10 @@ def _network_table(networks: Sequence[NetworkError]) -> Table:
                 Cell(ends + (" ✓" if whole.inside else " ✗"), whole.estimate_s.low, "" if whole.inside else "fair"),
                 Cell(percent(whole.spread) if whole.spread is not None else "one pass", whole.spread),
                 Cell("not timed") if network.weighted_error is None else _error(network.weighted_error, signed=False),
-                Cell("not timed" if ratio is None else f"{ratio:.2f}", ratio),
+                *(Cell("not timed" if ratio is None else f"{ratio:.2f}", ratio) for ratio in ratios),
             ]
         )
-    return Table(columns, rows, frozenset(range(1, 8)))
+    return Table(columns, rows, frozenset(range(1, 9)))
 
 
 def _metrics_table(report: ErrorReport) -> Table:
@@ -275,6 +289,23 @@ def _estimates_table(estimates: Sequence[Mapping[str, Any]]) -> Table:
             ]
         )
     return Table(columns, rows, frozenset({2, 5, 6, 7, 8, 9}))
+
+
+def _fusion_table(fusion: Sequence[FusionSummary]) -> Table:
+    columns = (
+        "network",
+        "kernels saved",
+        "bytes saved",
+        "time saved",
+        "energy saved",
+        "operators that most often share a kernel",
+    )
+    rows = []
+    for network in fusion:
+        shares = [network.savings.saved(name) for name in ("kernels", "bytes", "latency_s", "energy_j")]
+        common = ", ".join(f"{count} × ({ops})" for ops, count in network.groups[:COMMON_GROUPS]) or "none"
+        rows.append([Cell(network.model), *(Cell(percent(share), share) for share in shares), Cell(common)])
+    return Table(columns, rows, frozenset(range(1, 5)))
 
 
 def _interval_cell(value: Mapping[str, float] | None, unit: str) -> Cell:

@@ -4,7 +4,7 @@ import pytest
 from build import GraphBuilder
 
 from shmoo.estimators.director import AnalysisDirector
-from shmoo.estimators.fusion_savings import FusionSavings, FusionTotals, fusion_savings
+from shmoo.estimators.fusion_savings import FusionSavings, FusionTotals, fusion_savings, summarise_fusion
 from shmoo.estimators.profile import load_profile
 
 
@@ -23,3 +23,33 @@ def test_what_is_not_known_saves_nothing_known():
     """No energy coefficients, no energy saved."""
     totals = FusionTotals(1, 1.0, 1.0, None)
     assert FusionSavings(totals, totals).saved("energy_j") is None
+
+
+def test_parts_of_a_concatenation_are_written_where_the_result_is():
+    """relu and sigmoid of 1000 floats each, concatenated: 2 reads and 2 writes of 4000 bytes; call by call twice that."""
+    b = GraphBuilder()
+    parts = [b.relu(b.tensor((1000,))), b.call("sigmoid", {"self": b.tensor((1000,))}, (1000,))]
+    graph = b.graph(b.call("cat", {"tensors.0": parts[0], "tensors.1": parts[1]}, (2000,), dim=0))
+    savings = fusion_savings(AnalysisDirector(load_profile("cpu_server_generic")), [graph], "inductor")
+    assert savings.fused.kernels == 2
+    assert (savings.alone.bytes, savings.fused.bytes) == (8 * 4000, 4 * 4000)
+
+
+def test_a_part_that_a_library_made_is_copied():
+    """A convolution's result is read and written once more: 2 x 8 channels of 4x4 floats each."""
+    b = GraphBuilder()
+    x = b.tensor((1, 8, 4, 4))
+    y, z = b.conv(x, 8, kernel=1), b.conv(x, 8, kernel=1)
+    graph = b.graph(b.call("cat", {"tensors.0": y, "tensors.1": z}, (1, 16, 4, 4), dim=1))
+    savings = fusion_savings(AnalysisDirector(load_profile("cpu_server_generic")), [graph], "inductor")
+    assert savings.fused.bytes == savings.alone.bytes
+
+
+def test_a_summary_counts_kernels_of_the_same_operators():
+    """Two chains of relu and sigmoid over different sizes."""
+    b = GraphBuilder()
+    ends = [b.call("sigmoid", {"self": b.relu(b.tensor((n,)))}, (n,)) for n in (100, 200)]
+    summary = summarise_fusion(AnalysisDirector(load_profile("cpu_server_generic")), [b.graph(*ends)])
+    assert summary.groups == (("relu + sigmoid", 2),)
+    assert (summary.model, summary.arch, summary.runtime) == ("test", "cpu_server_generic", "inductor")
+    assert "relu + sigmoid" in summary._repr_html_()

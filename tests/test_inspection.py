@@ -12,7 +12,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.inspection import inspect_graphs, parent_of, paths_to
 from shmoo.estimators.profile import load_profile
 from shmoo.harness.cli.app import cli
-from shmoo.harness.inspectpage import make_figure, write_page
+from shmoo.harness.inspectpage import graph_data, make_figure, write_page
 
 ARCH = "cpu_server_generic"
 
@@ -75,6 +75,16 @@ def test_paths_lead_from_the_model_to_the_module():
     assert parent_of("a.b") == "a"
 
 
+def test_the_page_holds_the_graph_of_kernels():
+    """Two linear layers and an activation: each reads the one before, the activation is named after its own module."""
+    data = graph_data(inspection(), ARCH)
+    assert [kernel["sources"] for kernel in data["kernels"]] == [(), (0,), (1,)]
+    assert [kernel["module"] for kernel in data["kernels"]] == ["body.fc1", "body.act", "fc2"]
+    assert sum(kernel["share"] for kernel in data["kernels"]) == pytest.approx(1)
+    assert set(data["modules"]) == {"", "body", "body.fc1", "body.act", "fc2"}
+    assert {kernel["bound"] for kernel in data["kernels"]} <= set(data["colours"])
+
+
 def test_the_figure_has_a_node_a_module_and_needs_no_network(tmp_path):
     """Ids are unique, parents exist, names are escaped; the page loads nothing."""
     found = inspection()
@@ -89,6 +99,7 @@ def test_the_figure_has_a_node_a_module_and_needs_no_network(tmp_path):
     assert "<script>alert(1)" not in text
     assert 'src="http' not in text
     assert found._repr_html_().count("<tr>") == 1 + len(found.tree(2))
+    assert "<script>" not in found._repr_html_()
 
 
 def test_inspect_writes_json_csv_and_a_page(tmp_path):

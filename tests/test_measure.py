@@ -12,6 +12,7 @@ from shmoo.harness.energy.sampler import EnergySettings
 from shmoo.harness.energy.simulated import SimulatedProbe
 from shmoo.harness.measure import Measurer, MeasureSettings, describe
 from shmoo.harness.memory import highest_sum, peak_cpu_bytes, resident_bytes
+from shmoo.harness.operators_alone import time_operators
 from shmoo.harness.replay import GraphReplay, ReplayError, child_times
 from shmoo.harness.timing import TimingSettings
 from shmoo.harness.workloads.module import Built
@@ -244,3 +245,35 @@ def test_peak_memory_of_two_temporaries():
     x = torch.zeros(1000)
     peak, reason = peak_cpu_bytes(lambda: (x + 1) * 2, resident=4000)
     assert (reason, peak) == ("", pytest.approx(12000, rel=0.05))
+
+
+def test_operators_of_a_network_are_timed_alone_where_asked_for():
+    """Every call of the graph is one of the distinct operators, and their sum stands beside the whole."""
+    settings = msgspec.structs.replace(QUICK, operators=SHORT)
+    row, graphs = measure(residual, CaseSpec("residual", "network", {"batch": 2}), settings)
+    calls = graphs[0].calls
+    assert sorted(i for operator in row.operators for i in operator.calls) == list(range(len(calls)))
+    assert all(operator.time_s > 0 for operator in row.operators)
+    assert row.operators_s == pytest.approx(sum(o.time_s * len(o.calls) for o in row.operators))
+    assert measure(residual, CaseSpec("residual", "network", {"batch": 2}))[0].operators == ()
+
+
+def test_an_operator_that_cannot_be_called_has_a_reason():
+    """Nothing is raised, and the sum is not known."""
+    call = OpCall("nowhere.op", (TensorSpec((4,)),), (TensorSpec((4,)),), ("x",), {}, (0,), (1,))
+    graph = Graph((Value(TensorSpec((4,)), "input"), Value(TensorSpec((4,)))), (call,), (1,))
+    (alone,) = time_operators([graph], settings=SHORT)
+    assert (alone.time_s, alone.calls) == (None, (0,))
+    assert "nowhere.op" in alone.reason
+
+
+def test_a_network_call_can_be_repeated_on_its_operands():
+    """The last call alone gives what the whole graph gives."""
+    torch.manual_seed(0)
+    model, x = residual(None).model, torch.randn(2, 4, 6, 6)
+    (graph,) = capture(model, (x,)).graphs
+    weights = dict(model.named_parameters()) | dict(model.named_buffers())
+    with torch.no_grad():
+        last = GraphReplay(graph, weights, [x]).last_call()
+        assert torch.allclose(last(), model(x))
+        assert torch.equal(last(), last())

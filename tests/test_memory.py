@@ -1,8 +1,18 @@
 """Peak memory from lifetimes, added up by hand."""
 
+import msgspec
+import pytest
 from build import GraphBuilder
 
-from shmoo.estimators.memory import peak_memory_bytes
+from shmoo.estimators.memory import memory_steps, peak_memory_bytes
+from shmoo.estimators.records import Graph
+from shmoo.estimators.workspace import workspace_bytes
+
+
+def in_modules(graph: Graph, *paths: str) -> Graph:
+    """The graph with its calls in these modules."""
+    calls = [msgspec.structs.replace(call, module=path) for call, path in zip(graph.calls, paths, strict=True)]
+    return msgspec.structs.replace(graph, calls=tuple(calls))
 
 
 def test_peak_is_weights_and_input_plus_the_largest_live_set():
@@ -24,9 +34,72 @@ def test_a_view_keeps_its_base_alive_and_costs_nothing():
     assert peak_memory_bytes(graph) == 4 * (2 * 100) + 4 * (3 * 100)  # two inputs; base, other and their sum
 
 
+def test_an_expanded_view_takes_what_its_base_takes():
+    """(1, 10) seen as (50, 10): 10 floats in, 10 made, 500 out."""
+    b = GraphBuilder()
+    row = b.relu(b.tensor((1, 10)))
+    wide = b.call("expand", {"self": row}, (50, 10), storage=row, size=[50, 10])
+    assert peak_memory_bytes(b.graph(b.relu(wide))) == 4 * (10 + 10 + 500)
+
+
 def test_an_in_place_result_takes_no_memory_of_its_own():
     """relu_ writes into the linear layer's output."""
     b = GraphBuilder()
     y = b.linear(b.tensor((8, 16)), 32)
     z = b.call("relu", {"self": y}, (8, 32), storage=y, inplace=True)
     assert peak_memory_bytes(b.graph(z)) == 4 * (16 * 32 + 8 * 16 + 8 * 32)
+
+
+def test_the_argument_of_a_module_lives_until_the_module_returns():
+    """stem, then body.0 and body.1 on it: the stem's result is alive in body.1 as well, which does not read it."""
+    b = GraphBuilder()
+    graph = b.graph(b.relu(b.relu(b.relu(b.tensor((100,))))))
+    flat = [step.held_bytes for step in memory_steps(graph)]
+    assert flat == [400, 800, 800]
+    nested = [step.held_bytes for step in memory_steps(in_modules(graph, "stem", "body.0", "body.1"))]
+    assert nested == [400, 800, 1200]
+
+
+def test_a_module_called_again_later_is_another_call():
+    """act, norm, act: the first activation's argument is gone when the second runs."""
+    b = GraphBuilder()
+    graph = b.graph(b.relu(b.relu(b.relu(b.relu(b.tensor((100,)))))))
+    steps = memory_steps(in_modules(graph, "stem", "act", "norm", "act"))
+    assert [step.held_bytes for step in steps] == [400, 800, 800, 800]
+
+
+def test_pieces_of_a_model_share_their_weights():
+    """Two pieces with one weight of 8x8: counted once; the larger piece decides the rest."""
+
+    def piece(rows: int) -> Graph:
+        b = GraphBuilder()
+        x, weight = b.tensor((rows, 8)), b.tensor((8, 8), "parameter", "tied.weight")
+        return b.graph(b.call("linear", {"input": x, "weight": weight}, (rows, 8)))
+
+    assert peak_memory_bytes([piece(2), piece(4)]) == 4 * (8 * 8 + 4 * 8 + 4 * 8)
+
+
+def test_what_passes_inside_a_kernel_takes_no_memory():
+    """Three relus: one kernel when compiled, which only makes the result."""
+    b = GraphBuilder()
+    graph = b.graph(b.relu(b.relu(b.relu(b.tensor((1000,))))))
+    assert peak_memory_bytes(graph) == 4 * 3000
+    assert peak_memory_bytes(graph, "inductor") == 4 * 2000
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes", "expected"),
+    [
+        ("max_pool2d", {"kernel_size": [2, 2]}, 8 * 2 * 4),  # the place of each maximum
+        ("layer_norm", {"normalized_shape": [4]}, 2 * 4 * 2),  # mean and deviation of two rows
+        ("roll", {"shifts": [1, 1], "dims": [0, 1]}, 4 * 2 * 4),  # rolled along one dimension, then the other
+        ("roll", {"shifts": [1], "dims": [0]}, 0),
+        ("relu", {}, 0),
+    ],
+)
+def test_workspaces_are_those_of_the_library(op, attributes, expected):
+    """Of a 2x4 result, on a CPU; nothing is known of other machines."""
+    b = GraphBuilder()
+    b.call(op, {"self": b.tensor((2, 4))}, (2, 4), **attributes)
+    assert workspace_bytes(b.calls[0]) == expected
+    assert workspace_bytes(b.calls[0], "tpu") == 0

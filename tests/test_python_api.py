@@ -45,3 +45,32 @@ def test_sweep_has_a_row_a_point(ran: dict) -> None:
     """The sweep's axis becomes a column."""
     assert list(ran["curves"]["n"]) == [256, 1024, 4096]
     assert ran["curves"]["macs"].is_monotonic_increasing
+
+
+def test_an_inspection_holds_modules_and_shows_itself(ran: dict) -> None:
+    """Two linear layers and an activation, whose shares of the time sum to the whole; a table for notebooks."""
+    inspection = ran["inspection"]
+    assert [row.name for row in inspection.tree(1)] == ["", "0", "1", "2"]
+    assert sum(row.on["gpu_h100"].share for row in inspection.tree(1)[1:]) == pytest.approx(1)
+    assert inspection._repr_html_().startswith("<table>")
+
+
+def test_fusion_says_what_it_saves(ran: dict) -> None:
+    """No more kernels and bytes than call by call; the summary and an estimate show themselves as tables."""
+    saved = ran["saved"]
+    assert saved.savings.fused.kernels <= saved.savings.alone.kernels
+    assert saved.savings.saved("bytes") >= 0
+    assert "<table>" in saved._repr_html_()
+    assert "latency" in ran["estimate"]._repr_html_()
+
+
+def test_the_page_of_an_inspection_is_one_file(ran: dict, tmp_path: Path) -> None:
+    """Written for an architecture it covers, refused for another."""
+    from shmoo.estimators.errors import InputError
+    from shmoo.harness.api import inspect, save_page
+
+    assert save_page(ran["inspection"], tmp_path / "page.html").stat().st_size > 1_000_000
+    with pytest.raises(InputError, match="gpu_h100"):
+        save_page(ran["inspection"], tmp_path / "other.html", "gpu_h10")
+    with pytest.raises(InputError, match="at least one architecture"):
+        inspect(ran["graphs"], [])

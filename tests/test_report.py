@@ -4,14 +4,16 @@ import json
 import math
 from html.parser import HTMLParser
 
+import msgspec
 import pytest
 
+from shmoo.estimators.fusion_savings import FusionSavings, FusionSummary, FusionTotals
 from shmoo.estimators.profile import load_profile
 from shmoo.runs.errors import error_report
 from shmoo.runs.plots_errors import parity_figure, roofline_figure
 from shmoo.runs.plots_shmoo import plane_figure, shmoo_figure
-from shmoo.runs.predict import director_predictor, network_estimates
-from shmoo.runs.records import CaseSpec, ChildTime, Machine, Measurement, RunManifest, Timing
+from shmoo.runs.predict import director_predictor, network_estimates, network_fusions
+from shmoo.runs.records import CaseSpec, ChildTime, Machine, Measurement, OperatorTime, RunManifest, Timing
 from shmoo.runs.report import figure_json, render_report, write_report
 from shmoo.runs.store import Run, RunWriter
 from shmoo.runs.tables import TableRow
@@ -225,3 +227,39 @@ def test_networks_of_a_run_are_estimated_on_other_machines(tmp_path):
     seen = [(record["model"], record["arch"], record["runtime"]) for record in records]
     assert seen == [("tinynet", "gpu_v100", "inductor"), ("tinynet", "tpu_v4", "xla")]
     assert all(r["latency_s"]["low"] <= r["latency_s"]["value"] <= r["latency_s"]["high"] for r in records)
+
+
+def test_what_fusion_saves_is_drawn_for_every_network(tmp_path):
+    """Bars of what is left of kernels, bytes, time and energy: of two calls in two pieces nothing is fused."""
+    run = make_run(tmp_path / "r")
+    (network,) = network_fusions(run, PROFILE)
+    seen = Page(render_report(error_report(run, PROFILE), fusion=[network]))
+    traces = seen.figures()["fusion"]["data"]
+    assert {trace["name"] for trace in traces} == {"kernels", "bytes", "time", "energy"}
+    assert {trace["name"]: trace["text"] for trace in traces}["kernels"] == ["2.00 → 2.00"]
+    assert "What fusion saves" in seen.text
+
+
+def test_groups_that_share_a_kernel_are_listed(report):
+    """The most frequent first, with the shares saved; a hostile name is text."""
+    savings = FusionSavings(FusionTotals(4, 100.0, 2e-3, None), FusionTotals(3, 80.0, 1e-3, None))
+    summary = FusionSummary(HOSTILE, "gpu_v100", "inductor", savings, (("batch_norm + relu", 16), ("add + relu", 8)))
+    page = Page(render_report(report, fusion=[summary]))
+    for text in (HOSTILE, "25.0 %", "20.0 %", "50.0 %", "unknown", "16 × (batch_norm + relu), 8 × (add + relu)"):
+        assert text in page.text
+    assert "energy" not in {trace["name"] for trace in page.figures()["fusion"]["data"]}
+    assert "<script>" not in summary._repr_html_()
+
+
+def test_operators_timed_alone_stand_beside_the_whole(tmp_path):
+    """A relu alone takes 30 µs and stands twice in a network of 40 µs: 1.50 of it."""
+    run = make_run(tmp_path / "r")
+    (network,) = error_report(run, PROFILE).networks
+    assert network.operators_s is None
+    with RunWriter(run.path, run.manifest, resume=True) as writer:
+        row = next(row for row in run.rows if row.case.kind == "network" and row.status == "ok")
+        alone = (OperatorTime("aten.relu", (0, 1), 3e-5),)
+        writer.append(msgspec.structs.replace(row, operators=alone, pass_index=1), run.graphs(row))
+    made = error_report(Run.open(run.path), PROFILE)
+    assert made.networks[0].operators_s == pytest.approx(6e-5)
+    assert "1.50" in Page(render_report(made)).text

@@ -161,13 +161,4 @@ def _show_groups(
 
 
 def _show_savings(savings: FusionSavings, arch: str, runtime: str) -> None:
-    from shmoo.estimators.present import percent, si
-
-    alone, fused = savings.alone, savings.fused
-    rows = [
-        ["kernels", str(alone.kernels), str(fused.kernels), percent(savings.saved("kernels"))],
-        ["bytes", si(alone.bytes, "B"), si(fused.bytes, "B"), percent(savings.saved("bytes"))],
-        ["time", si(alone.latency_s, "s"), si(fused.latency_s, "s"), percent(savings.saved("latency_s"))],
-        ["energy", si(alone.energy_j, "J"), si(fused.energy_j, "J"), percent(savings.saved("energy_j"))],
-    ]
-    output.table(["", "call by call", f"as {runtime} fuses", "saved"], rows, title=f"on {arch}")
+    output.table(["", "call by call", f"as {runtime} fuses", "saved"], savings.rows(), title=f"on {arch}")

@@ -77,14 +77,14 @@ def write(run: Run, profile: ArchitectureProfile, out: Path, archs: Sequence[str
     from shmoo.estimators.tabular import flatten
     from shmoo.harness.architectures import load_architecture
     from shmoo.runs.errors import error_report
-    from shmoo.runs.predict import network_estimates
+    from shmoo.runs.predict import network_estimates, network_fusions
     from shmoo.runs.report import write_report
 
     others = [load_architecture(name) for name in archs]
     made = error_report(run, profile)
     estimates = network_estimates(run, (profile, *others))
     output.writing(out / "report.html")
-    write_report(made, estimates, out)
+    write_report(made, estimates, out, network_fusions(run, profile))
     (out / "estimates.json").write_text(json.dumps(estimates, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     output.write_csv(out / "estimates.csv", [flatten(record) for record in estimates])
     return made, estimates
@@ -102,6 +102,8 @@ def report_record(made: ErrorReport) -> dict[str, object]:
             "error": n.whole.error,
             "weighted_operator_error": n.weighted_error,
             "spread": n.whole.spread,
+            "children_s": n.children_s,
+            "operators_s": n.operators_s,
         }
         for n in made.networks
     ]

@@ -10,10 +10,12 @@ from shmoo.harness.cli import options, output
 
 if TYPE_CHECKING:
     from shmoo.runs.records import Measurement
+    from shmoo.runs.store import Run
 
 EXAMPLES = """\b
 Examples:
   shmoo show shmoo-runs/20260101T120000Z-quick
+  shmoo show RUN --operators
   shmoo show RUN --json
 """
 
@@ -22,7 +24,8 @@ Examples:
 @click.argument("run", type=click.Path())
 @options.as_json
 @click.option("--csv", "csv_path", type=click.Path(), help="Write the rows as CSV.")
-def show(run: str, as_json: bool, csv_path: str | None) -> None:
+@click.option("--operators", is_flag=True, help="Also the operators of networks timed alone (`shmoo measure --operators`).")
+def show(run: str, as_json: bool, csv_path: str | None, operators: bool) -> None:
     """Rows of a run: median, spread, samples, why timing stopped, energy, status."""
     from shmoo.runs.store import Run
 
@@ -30,8 +33,11 @@ def show(run: str, as_json: bool, csv_path: str | None) -> None:
     for problem in opened.problems:
         output.message(problem)
     records = [row_record(row) for row in opened.rows]
+    if operators:
+        for row, record in zip(opened.rows, records, strict=True):
+            record["operators"] = operator_records(opened, row)
     if csv_path:
-        output.write_csv(csv_path, records)
+        output.write_csv(csv_path, [{k: v for k, v in record.items() if k != "operators"} for record in records])
         output.message(f"wrote {len(records)} rows to {csv_path}")
     if as_json:
         import msgspec
@@ -47,6 +53,9 @@ def show(run: str, as_json: bool, csv_path: str | None) -> None:
         )
         return
     show_rows(records)
+    for record in records:
+        if record.get("operators"):
+            show_operators(record)
     count = {status: sum(r["status"] == status for r in records) for status in ("ok", "suspect", "failed")}
     skipped = len(opened.skipped)
     output.message(", ".join(f"{n} {status}" for status, n in count.items()) + (f", {skipped} not reached" if skipped else ""))
@@ -79,6 +88,12 @@ def row_record(row: Measurement) -> dict[str, object]:
         "peak_memory_bytes": row.peak_memory_bytes,
         "peak_memory_reason": row.peak_memory_reason,
     }
+    if row.children:
+        record["children_s"] = row.children_s
+    if row.operators:
+        record["operators_s"] = row.operators_s
+        if row.operators_s is None:
+            record["operators_s_reason"] = next(o.reason for o in row.operators if o.time_s is None)
     for reading in row.energy:
         record[f"energy_{reading.domain}_j"] = reading.energy_j
         if reading.energy_j is None:
@@ -90,6 +105,7 @@ def show_rows(records: list[dict[str, object]]) -> None:
     """Table for people."""
     from shmoo.estimators.present import percent, si
 
+    sums = any(r.get("operators_s") is not None for r in records)
     lines = []
     for r in records:
         latency, mad = r["latency_s"], r["latency_mad_s"]
@@ -98,4 +114,58 @@ def show_rows(records: list[dict[str, object]]) -> None:
         setting = f"{r['dtype']} {r['runtime']} {r['device']}"
         status = f"{r['status']}: {r['reasons']}" if r["reasons"] else r["status"]
         lines.append([label, setting, status, si(latency, "s"), spread, str(r["samples"]), r["stop_reason"] or ""])
-    output.table(["case", "setting", "status", "median", "MAD", "n", "stop"], lines, left=3)
+        if sums:
+            ratio = r["operators_s"] / latency if latency and r.get("operators_s") is not None else None
+            lines[-1].append("" if ratio is None else f"{ratio:.2f}")
+    headers = ["case", "setting", "status", "median", "MAD", "n", "stop", *(["operators alone / whole"] if sums else [])]
+    output.table(headers, lines, left=3)
+
+
+def operator_records(run: Run, row: Measurement) -> list[dict[str, object]]:
+    """The distinct operators of a row timed alone, those that take most of the network's time first."""
+    calls = [call for graph in run.graphs(row) for call in graph.calls] if row.operators else []
+    records = []
+    for operator in row.operators:
+        call, count = calls[operator.calls[0]], len(operator.calls)
+        records.append(
+            {
+                "op": operator.op,
+                "shapes": ", ".join("x".join(map(str, spec.shape)) or "scalar" for spec in call.inputs),
+                "dtype": next((spec.dtype for spec in call.inputs), ""),
+                "module": call.module,
+                "calls": count,
+                "time_s": operator.time_s,
+                "mad_s": operator.mad_s,
+                "total_s": None if operator.time_s is None else count * operator.time_s,
+                "reason": operator.reason,
+            }
+        )
+    return sorted(records, key=lambda record: -(record["total_s"] or 0.0))
+
+
+def show_operators(record: dict[str, object]) -> None:
+    """Table for people of one network's operators, and what their sum is beside the network."""
+    from shmoo.estimators.present import percent, si
+
+    total, whole = record["operators_s"], record["latency_s"]
+    lines = [
+        [
+            r["op"].removeprefix("aten."),
+            r["shapes"],
+            r["module"],
+            r["reason"],
+            str(r["calls"]),
+            si(r["time_s"], "s"),
+            si(r["total_s"], "s"),
+            percent(r["total_s"] / whole) if r["total_s"] is not None and whole else "",
+        ]
+        for r in record["operators"]
+    ]
+    title = f"operators of {record['workload']} alone, first of the modules that call each"
+    output.table(
+        ["operator", "operands", "module", "doubts", "calls", "time", "together", "of whole"], lines, title=title, left=4
+    )
+    if total is not None and whole:
+        output.result(
+            f"sum of operators alone {si(total, 's')}, the network as a whole {si(whole, 's')}: {total / whole:.2f} of it"
+        )

@@ -1,0 +1,46 @@
+"""Results as HTML tables, which notebooks show in place of a repr. Everything that comes from outside is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from shmoo.estimators.present import percent, si, size
+
+if TYPE_CHECKING:
+    from shmoo.estimators.director import Estimate
+
+
+def html_table(headers: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
+    """A table of texts, its first column aligned left and the others right."""
+    head = "".join(f"<th>{escape(header)}</th>" for header in headers)
+    body = "".join(f"<tr>{''.join(_cell(i, cell) for i, cell in enumerate(row))}</tr>" for row in rows)
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def estimate_html(estimate: Estimate) -> str:
+    """Latency, energy and memory of an estimate, with the 90 % intervals."""
+    measures = (
+        ("latency", estimate.latency_s, "s"),
+        ("throughput", estimate.throughput_per_s, "/s"),
+        ("energy", estimate.energy_j, "J"),
+        ("average power", estimate.average_power_w, "W"),
+    )
+    rows = [
+        [name, si(value and value.value, unit), "" if value is None else f"{si(value.low, unit)} to {si(value.high, unit)}"]
+        for name, value, unit in measures
+    ]
+    rows += [
+        ["peak memory", size(estimate.peak_memory_bytes), ""],
+        ["flops", si(estimate.flops, "flop"), ""],
+        ["kernels", f"{estimate.kernels:,}", ""],
+        ["rests on", ", ".join(f"{name} {percent(share, digits=0)}" for name, share in estimate.basis.items() if share > 0), ""],
+    ]
+    title = f"{estimate.arch}, {estimate.runtime}, {estimate.dtype}, batch {estimate.batch}"
+    return html_table(["", "estimate", "90 % interval"], rows, title)
+
+
+def _cell(column: int, text: str) -> str:
+    return f"<td style='text-align:{'right' if column else 'left'}'>{escape(text)}</td>"

@@ -1,0 +1,358 @@
+"""Counting compared: capture against bare tracing, what the analysis adds to it, and other counters on the same models.
+
+    python -m shmoo.harness.countercheck                      # the default models
+    python -m shmoo.harness.countercheck resnet50 vit_b_16    # chosen ones
+    python -m shmoo.harness.countercheck --json counters.json
+
+A counter misses an operator when it counts no flops for it although the operator computes: asked of the operator alone (torch's
+FlopCounterMode and fvcore), or because it wraps no function of that name (calflops). Flops are compared with those of
+contractions (two a multiply-add), which all of them count. Counters that are not installed are left out; to have them:
+pip install 'shmoo[bench]'
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import click
+import msgspec
+import torch
+
+from shmoo.estimators.costs import graph_cost
+from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.distinct import DistinctOperator, distinct_operators
+from shmoo.estimators.profile import load_profile
+from shmoo.estimators.records import Graph
+from shmoo.harness.capture import capture
+from shmoo.harness.replay import GraphReplay, ReplayError
+from shmoo.harness.workloads.loading import resolve_model
+from shmoo.harness.workloads.module import Built, DNNModule
+from shmoo.runs.statistics import median
+
+NETWORKS = (
+    "alexnet", "vgg16", "resnet18", "resnet50", "resnext50_32x4d", "densenet121", "googlenet", "inception_v3", "squeezenet1_1",
+    "mobilenet_v2", "mobilenet_v3_large", "mnasnet1_0", "shufflenet_v2_x1_0", "efficientnet_b0", "regnet_y_400mf",
+    "convnext_tiny", "vit_b_16", "swin_t", "maxvit_t", "fcn_resnet50", "r3d_18",
+)  # fmt: skip
+TRANSFORMERS = ("bert", "gpt2", "opt", "t5", "vit", "distilbert")
+"""transformers' model types, each with its default config."""
+ARCHITECTURE = "cpu_server_generic"
+REPEATS = 3
+
+
+class Count(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one counter said of one model.
+
+    Attributes:
+        time_s: of one count. difference: (its flops - those of contractions) / those of contractions.
+        missed: operators that compute and that it counts nothing for.
+        reason: why there is no count.
+    """
+
+    time_s: float | None = None
+    difference: float | None = None
+    missed: tuple[str, ...] = ()
+    reason: str = ""
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """One model. Times are medians over interleaved repeats; counters by name.
+
+    Attributes:
+        export_s: bare torch.export.export; dynamo_s: bare torch.compile tracing; capture_s: `capture`.
+        analysis_s: cost, fusion and prediction of the captured graphs.
+        operators: distinct operators that compute.
+    """
+
+    model: str
+    export_s: float | None
+    dynamo_s: float | None
+    capture_s: float
+    analysis_s: float
+    operators: int
+    counts: dict[str, Count]
+
+    @property
+    def capture_ratio(self) -> float | None:
+        """Capture over the bare tracing of the same kind, Dynamo's; `None` where Dynamo fails."""
+        return None if self.dynamo_s is None else self.capture_s / self.dynamo_s
+
+    @property
+    def export_ratio(self) -> float | None:
+        """Capture over bare torch.export; `None` where that fails."""
+        return None if self.export_s is None else self.capture_s / self.export_s
+
+    @property
+    def analysis_share(self) -> float:
+        """Analysis over capture."""
+        return self.analysis_s / self.capture_s
+
+
+def compare(module: DNNModule, repeats: int = REPEATS) -> Comparison:
+    """Time and count one workload on the meta device, so that tracing is compared and not arithmetic."""
+    built = module.build(device="meta")
+    director = AnalysisDirector(load_profile(ARCHITECTURE))
+    times: dict[str, list[float | None]] = {"export": [], "dynamo": [], "capture": [], "analysis": []}
+    graphs: tuple[Graph, ...] = ()
+    for _ in range(repeats):
+        times["export"].append(_timed(_export, built)[0])
+        times["dynamo"].append(_timed(_dynamo, built)[0])
+        seconds, found = _timed(_capture, built, module.name)
+        graphs = found or graphs
+        times["capture"].append(seconds)
+        times["analysis"].append(_timed(director.estimate, graphs)[0])
+    typical = {name: median(known) if (known := [s for s in taken if s is not None]) else None for name, taken in times.items()}
+    computing = [op for op in distinct_operators(graphs) if graph_cost(op.graph).flops > 0]
+    reference = 2 * sum(graph_cost(graph).macs for graph in graphs)
+    counts = {name: _count(counter, built, computing, reference) for name, counter in counters().items()}
+    return Comparison(
+        module.name,
+        typical["export"],
+        typical["dynamo"],
+        typical["capture"] or 0.0,
+        typical["analysis"] or 0.0,
+        len({op.call.op for op in computing}),
+        counts,
+    )
+
+
+def _timed(work: Callable[..., Any], *arguments: Any) -> tuple[float | None, Any]:
+    """Seconds of some work from a clean state, and its result; `None` for both where it fails."""
+    torch._dynamo.reset()
+    gc.collect()
+    begin = time.perf_counter()
+    try:
+        result = work(*arguments)
+    except Exception:
+        # Tracers refuse models in many ways; the table says that they did.
+        return None, None
+    return time.perf_counter() - begin, result
+
+
+def _export(built: Built) -> None:
+    module = built.model if isinstance(built.model, torch.nn.Module) else _Whole(built.model)
+    with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
+        torch.export.export(module, built.args, built.kwargs)
+
+
+def _dynamo(built: Built) -> None:
+    with torch.no_grad():
+        torch.compile(built.model, backend="eager", dynamic=False)(*built.args, **built.kwargs)
+
+
+def _capture(built: Built, name: str) -> tuple[Graph, ...]:
+    return capture(built.model, built.args, built.kwargs, name=name).graphs
+
+
+class _Whole(torch.nn.Module):
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+class _Counter(msgspec.Struct, frozen=True):
+    """A counter: `count` gives the flops of a model (two a multiply-add), `knows` whether it counts an operator alone."""
+
+    count: Callable[[Built], float]
+    knows: Callable[[DistinctOperator], bool]
+
+
+def counters() -> Mapping[str, _Counter]:
+    """Those that are installed, torch's own first."""
+    found = {"FlopCounterMode": _Counter(_torch_flops, lambda op: _alone(op, _torch_flops))}
+    with contextlib.suppress(ImportError):
+        import fvcore.nn  # noqa: F401
+
+        found["fvcore"] = _Counter(_fvcore_flops, lambda op: _alone(op, _fvcore_flops))
+    with contextlib.suppress(ImportError):
+        import calflops  # noqa: F401
+
+        wrapped = _wrapped_by_calflops()
+        found["calflops"] = _Counter(_calflops_flops, lambda op: op.call.op.rpartition(".")[2] in wrapped)
+    return found
+
+
+def _count(counter: _Counter, built: Built, computing: Sequence[DistinctOperator], reference: float) -> Count:
+    begin = time.perf_counter()
+    try:
+        with _quiet():
+            flops = counter.count(built)
+    except Exception as error:
+        return Count(reason=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}")
+    taken = time.perf_counter() - begin
+    # An operator is known if it is in any of its shapes.
+    known = {op.call.op for op in computing if counter.knows(op)}
+    missed = tuple(sorted({op.call.op.removeprefix("aten.") for op in computing if op.call.op not in known}))
+    return Count(taken, (flops - reference) / reference if reference else None, missed)
+
+
+def _alone(operator: DistinctOperator, count: Callable[[Built], float]) -> bool:
+    """Whether a counter gives any flops for an operator run by itself."""
+    try:
+        call = GraphReplay(operator.graph, {}, device="meta").last_call()
+        with _quiet():
+            return count(Built(_Whole(lambda _: call()), (torch.zeros(1, device="meta"),))) > 0
+    except (ReplayError, RuntimeError, TypeError, ValueError, KeyError, AssertionError):
+        return False
+
+
+def _torch_flops(built: Built) -> float:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as mode:
+        built()
+    return float(mode.get_total_flops())
+
+
+def _fvcore_flops(built: Built) -> float:
+    """fvcore's count; it calls a multiply-add one flop."""
+    from fvcore.nn import FlopCountAnalysis
+
+    names = list(built.kwargs)
+
+    class Positional(torch.nn.Module):
+        """The model with every input in a place of its own, as tracing takes them."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = built.model
+
+        def forward(self, *inputs: Any) -> Any:
+            count = len(built.args)
+            return _tensors(self.model(*inputs[:count], **dict(zip(names, inputs[count:], strict=True))))
+
+    analysis = FlopCountAnalysis(Positional().eval(), (*built.args, *built.kwargs.values()))
+    return 2.0 * analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none").total()
+
+
+def _tensors(result: Any) -> tuple[torch.Tensor, ...]:
+    """The tensors of a model's output, which may be a structure that tracing does not take."""
+    from torch.utils._pytree import tree_leaves
+
+    values = list(result.values()) if isinstance(result, Mapping) else result
+    return tuple(leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor))
+
+
+def _calflops_flops(built: Built) -> float:
+    from calflops import calculate_flops
+
+    inputs = {"args": list(built.args)} if built.args else {"kwargs": dict(built.kwargs)}
+    flops, _, _ = calculate_flops(
+        built.model, **inputs, print_results=False, print_detailed=False, output_as_string=False, include_backPropagation=False
+    )
+    return float(flops)
+
+
+def _wrapped_by_calflops() -> frozenset[str]:
+    """Names of the functions that calflops replaces while it counts, found by looking at them meanwhile."""
+    from calflops import calculate_flops
+
+    places = (torch.nn.functional, torch, torch.Tensor)
+    before = {(place, name): getattr(place, name, None) for place in places for name in dir(place)}
+    changed: set[str] = set()
+
+    class Looking(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            changed.update(name for (place, name), was in before.items() if getattr(place, name, None) is not was)
+            return x
+
+    with _quiet():
+        calculate_flops(Looking(1, 1), args=[torch.zeros(1)], print_results=False, print_detailed=False)
+    return frozenset(changed)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Counters print and warn as they please."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def default_models(folder: Path) -> list[tuple[str, DNNModule]]:
+    """The default models, transformers' from configs written into `folder`."""
+    found = [(name, resolve_model(name)) for name in NETWORKS]
+    for kind in TRANSFORMERS:
+        path = folder / f"{kind}.json"
+        path.write_text(json.dumps({"model_type": kind}), encoding="utf-8")
+        found.append((kind, resolve_model(f"hf:{path}")))
+    return found
+
+
+@click.command(help=(__doc__ or "").split("\n\n")[0])
+@click.argument("models", nargs=-1)
+@click.option(
+    "--repeats", type=click.IntRange(min=1), default=REPEATS, show_default=True, help="Interleaved repeats of each time."
+)
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write everything as JSON.")
+def main(models: tuple[str, ...], repeats: int, json_path: Path | None) -> None:
+    with TemporaryDirectory() as folder:
+        chosen = [(name, resolve_model(name)) for name in models] if models else default_models(Path(folder))
+        _timed(compare, chosen[0][1], 1)  # imports and caches of the process
+        found = []
+        for name, module in chosen:
+            found.append(compare(module, repeats))
+            click.echo(_line(name, found[-1]), err=True)
+    for line in markdown(found):
+        click.echo(line)
+    if json_path is not None:
+        json_path.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1))
+
+
+def _line(name: str, c: Comparison) -> str:
+    bare = f"{_times(c.export_ratio)} export, {_times(c.capture_ratio)} dynamo"
+    return f"{name}: capture {c.capture_s:.2f} s, {bare}, analysis {c.analysis_share:.1%}"
+
+
+def markdown(found: Sequence[Comparison]) -> Iterator[str]:
+    """The table of the documentation, its last row the sums over all models."""
+    names = list(dict.fromkeys(name for c in found for name in c.counts))
+    heads = [f"{name}: time, missed, difference" for name in names]
+    yield "| " + " | ".join(["model", "capture", "of export", "of dynamo", "analysis", *heads]) + " |"
+    yield "|" + "---|" * (5 + len(names))
+    for c in found:
+        cells = [_count_cell(c.counts[name], c.operators) for name in names]
+        row = [
+            c.model,
+            f"{c.capture_s:.2f} s",
+            _times(c.export_ratio),
+            _times(c.capture_ratio),
+            f"{c.analysis_share:.1%}",
+            *cells,
+        ]
+        yield "| " + " | ".join(row) + " |"
+    capture_s = sum(c.capture_s for c in found)
+    ratios = []
+    for bare in ("export_s", "dynamo_s"):
+        both = [(c.capture_s, getattr(c, bare)) for c in found if getattr(c, bare) is not None]
+        ratios.append(_times(sum(a for a, _ in both) / sum(b for _, b in both) if both else None))
+    sums = [f"{sum(c.counts[name].time_s or 0.0 for c in found):.2f} s" for name in names]
+    share = sum(c.analysis_s for c in found) / capture_s
+    yield "| " + " | ".join(["**all**", f"{capture_s:.2f} s", *ratios, f"{share:.1%}", *sums]) + " |"
+
+
+def _times(ratio: float | None) -> str:
+    return "fails" if ratio is None else f"{ratio:.2f} x"
+
+
+def _count_cell(count: Count, operators: int) -> str:
+    if count.time_s is None:
+        return f"fails ({count.reason[:40]})"
+    difference = "" if count.difference is None else f", {count.difference:+.1%}"
+    return f"{count.time_s:.2f} s, {len(count.missed)} of {operators}{difference}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"use strict";
+(() => {
+  // A graph of kernels that opens and closes by module. `data.kernels` are in order of execution; each names its sources.
+  const data = JSON.parse(document.getElementById("graph-data").textContent);
+  const SVG = "http://www.w3.org/2000/svg";
+  const WIDTH = 190, HEIGHT = 42, GAP_X = 26, GAP_Y = 34, MOST_AT_FIRST = 60;
+  const svg = document.querySelector("#graph svg");
+  const canvas = svg.querySelector("g");
+  const facts = document.getElementById("facts");
+  const open = new Set([""]);
+  let shown = [];
+
+  const make = (tag, attributes, parent, text) => {
+    const element = document.createElementNS(SVG, tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    if (text !== undefined) element.textContent = text;
+    if (parent) parent.append(element);
+    return element;
+  };
+
+  // "a.b" -> ["a", "a.b"]: the modules that hold a kernel, the outermost first.
+  const holders = (path) => {
+    const parts = path ? path.split(".") : [];
+    return parts.map((_, i) => parts.slice(0, i + 1).join("."));
+  };
+  const held = data.kernels.map((kernel) => holders(kernel.module));
+  const modules = [...new Set(held.flat())];
+  const depth = (path) => (path ? path.split(".").length : 0);
+
+  // What is seen now: each kernel stands in the outermost module that is closed, or for itself.
+  const view = () => {
+    const nodes = new Map();
+    const place = data.kernels.map((kernel, index) => {
+      const closed = held[index].find((path) => !open.has(path));
+      const id = closed === undefined ? `#${index}` : closed;
+      if (!nodes.has(id)) {
+        const label = closed === undefined ? kernel.label : closed.slice(closed.lastIndexOf(".") + 1);
+        const inside = closed === undefined ? held[index] : holders(closed).slice(0, -1);
+        nodes.set(id, { id, label, inside, module: closed, order: index, kernels: [], time: 0, share: 0, bounds: {} });
+      }
+      const node = nodes.get(id);
+      node.kernels.push(index);
+      node.time += kernel.latency_s;
+      node.share += kernel.share;
+      node.bounds[kernel.bound] = (node.bounds[kernel.bound] || 0) + kernel.latency_s;
+      return id;
+    });
+    const edges = new Map();
+    data.kernels.forEach((kernel, index) => {
+      for (const source of kernel.sources) {
+        const from = place[source], to = place[index];
+        if (from !== to) edges.set(`${from}>${to}`, { from: nodes.get(from), to: nodes.get(to) });
+      }
+    });
+    return { nodes: [...nodes.values()], edges: [...edges.values()] };
+  };
+
+  // Layers by the longest way from the inputs; within a layer by the mean place of what is read, then of what reads.
+  const layOut = ({ nodes, edges }) => {
+    const forward = edges.filter(({ from, to }) => from.order < to.order);
+    for (const node of nodes) Object.assign(node, { layer: 0, sources: [], readers: [] });
+    for (const { from, to } of forward) { to.sources.push(from); from.readers.push(to); }
+    for (const node of nodes) for (const source of node.sources) node.layer = Math.max(node.layer, source.layer + 1);
+    const layers = [];
+    for (const node of nodes) (layers[node.layer] ||= []).push(node);
+    const spread = (layer) => layer.forEach((node, i) => { node.x = (i - (layer.length - 1) / 2) * (WIDTH + GAP_X); });
+    layers.forEach(spread);
+    for (let sweep = 0; sweep < 6; sweep++) {
+      const down = sweep % 2 === 0;
+      for (const layer of down ? layers : [...layers].reverse()) {
+        for (const node of layer) {
+          const beside = down ? node.sources : node.readers;
+          node.wish = beside.length ? beside.reduce((sum, other) => sum + other.x, 0) / beside.length : node.x;
+        }
+        layer.sort((a, b) => a.wish - b.wish || a.order - b.order);
+        spread(layer);
+      }
+    }
+    for (const node of nodes) node.y = node.layer * (HEIGHT + GAP_Y);
+  };
+
+  const bound = (node) => Object.entries(node.bounds).sort((a, b) => b[1] - a[1])[0][0];
+  const short = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+  const percent = (share) => `${(100 * share).toFixed(1)} %`;
+
+  const path = ({ from, to }) => {
+    const x1 = from.x, y1 = from.y + HEIGHT / 2, x2 = to.x, y2 = to.y - HEIGHT / 2;
+    // Edges that pass layers swing out, so that they are seen beside the nodes that they pass.
+    const passed = Math.max(to.layer - from.layer - 1, 0);
+    const out = passed ? WIDTH * 0.7 + 7 * Math.min(passed, 20) : 0;
+    const bend = Math.max(GAP_Y, (y2 - y1) / 3);
+    return `M${x1},${y1} C${x1 + out},${y1 + bend} ${x2 + out},${y2 - bend} ${x2},${y2}`;
+  };
+
+  const tell = (node) => {
+    const lines = node.module === undefined ? data.kernels[node.kernels[0]].facts : data.modules[node.module] || [];
+    facts.replaceChildren();
+    lines.forEach((line, i) => {
+      const element = document.createElement(i ? "div" : "b");
+      element.textContent = line;
+      facts.append(element);
+    });
+  };
+
+  const draw = () => {
+    const seen = view();
+    layOut(seen);
+    shown = seen.nodes;
+    canvas.replaceChildren();
+    for (const module of modules.filter((path) => open.has(path)).sort((a, b) => depth(a) - depth(b))) {
+      const inside = seen.nodes.filter((node) => node.inside.includes(module));
+      if (!inside.length) continue;
+      const pad = 12 + 6 / depth(module);
+      const left = Math.min(...inside.map((n) => n.x)) - WIDTH / 2 - pad, top = Math.min(...inside.map((n) => n.y)) - HEIGHT / 2 - pad;
+      const right = Math.max(...inside.map((n) => n.x)) + WIDTH / 2 + pad, low = Math.max(...inside.map((n) => n.y)) + HEIGHT / 2 + pad;
+      const frame = make("g", { class: "frame" }, canvas);
+      make("rect", { x: left, y: top, width: right - left, height: low - top }, frame);
+      const name = make("text", { x: left + 6, y: top - 4, tabindex: 0, role: "button" }, frame, `− ${module}`);
+      act(name, () => { for (const path of [...open]) if (path === module || path.startsWith(`${module}.`)) open.delete(path); draw(); });
+    }
+    const lines = seen.edges.map((edge) => ({
+      ...edge,
+      element: make("path", { d: path(edge), class: edge.from.order < edge.to.order ? "edge" : "edge back" }, canvas),
+    }));
+    const most = Math.max(...seen.nodes.map((node) => node.share), 1e-12);
+    for (const node of seen.nodes) {
+      const place = `translate(${node.x - WIDTH / 2},${node.y - HEIGHT / 2})`;
+      const group = make("g", { class: "node", transform: place, tabindex: 0, role: "button" }, canvas);
+      node.element = group;
+      const strength = 0.15 + 0.75 * Math.sqrt(node.share / most);
+      make("rect", { width: WIDTH, height: HEIGHT, fill: "var(--panel)" }, group);
+      make("rect", { width: WIDTH, height: HEIGHT, fill: data.colours[bound(node)], "fill-opacity": strength.toFixed(3) }, group);
+      make("text", { x: 8, y: 17 }, group, short(node.module === undefined ? node.label : `+ ${node.label}`, 27));
+      const count = node.module === undefined ? "" : `, ${node.kernels.length} kernels`;
+      make("text", { x: 8, y: 33, class: "share" }, group, `${percent(node.share)}, ${bound(node)}${count}`);
+      const near = () => {
+        tell(node);
+        for (const { from, to, element } of lines) element.classList.toggle("near", from === node || to === node);
+      };
+      group.addEventListener("pointerenter", near);
+      group.addEventListener("focus", near);
+      act(group, () => { if (node.module !== undefined) { open.add(node.module); draw(); } });
+    }
+    mark();
+  };
+
+  const act = (element, action) => {
+    element.addEventListener("click", () => { if (!dragged) action(); });
+    element.addEventListener("keydown", (event) => { if (event.key === "Enter") action(); });
+  };
+
+  // Kernels whose module or operators hold the words looked for stay clear.
+  const search = document.getElementById("search");
+  const mark = () => {
+    const words = search.value.trim().toLowerCase();
+    for (const group of canvas.querySelectorAll(".node")) group.classList.remove("faded");
+    if (!words) return;
+    const found = data.kernels.map((kernel) => `${kernel.module} ${kernel.label}`.toLowerCase().includes(words));
+    for (const node of shown) node.element.classList.toggle("faded", !node.kernels.some((index) => found[index]));
+  };
+
+  // Moving and zooming: the canvas is scaled about the pointer.
+  let scale = 1, x = 0, y = 0, dragged = false, start = null;
+  const place = () => canvas.setAttribute("transform", `translate(${x},${y}) scale(${scale})`);
+  const fit = () => {
+    const box = canvas.getBBox(), frame = svg.getBoundingClientRect();
+    if (!box.width || !frame.width) return;
+    scale = Math.min(frame.width / (box.width + 60), Math.max(frame.height / (box.height + 60), 0.35), 1.4);
+    x = frame.width / 2 - scale * (box.x + box.width / 2);
+    y = 30 - scale * box.y;
+    place();
+  };
+  svg.addEventListener("wheel", (event) => {
+    event.preventDefault();
+    const frame = svg.getBoundingClientRect(), factor = Math.exp(-event.deltaY / 500);
+    const px = event.clientX - frame.left, py = event.clientY - frame.top;
+    x = px - (px - x) * factor; y = py - (py - y) * factor; scale *= factor;
+    place();
+  }, { passive: false });
+  svg.addEventListener("pointerdown", (event) => { start = { px: event.clientX - x, py: event.clientY - y, x: event.clientX, y: event.clientY }; dragged = false; });
+  window.addEventListener("pointermove", (event) => {
+    if (!start) return;
+    if (Math.hypot(event.clientX - start.x, event.clientY - start.y) > 4) dragged = true;
+    if (dragged) { x = event.clientX - start.px; y = event.clientY - start.py; svg.classList.add("moving"); place(); }
+  });
+  window.addEventListener("pointerup", () => { start = null; svg.classList.remove("moving"); });
+
+  const levels = (most) => {
+    for (let level = 1; ; level++) {
+      const next = modules.filter((path) => depth(path) === level && !open.has(path));
+      if (!next.length && !modules.some((path) => depth(path) > level)) return;
+      next.forEach((path) => open.add(path));
+      if (view().nodes.length > most) { next.forEach((path) => open.delete(path)); return; }
+    }
+  };
+  document.getElementById("open").addEventListener("click", () => {
+    const level = Math.min(...modules.filter((path) => !open.has(path)).map(depth));
+    modules.filter((path) => depth(path) === level).forEach((path) => open.add(path));
+    draw(); fit();
+  });
+  document.getElementById("close").addEventListener("click", () => { open.clear(); open.add(""); draw(); fit(); });
+  document.getElementById("fit").addEventListener("click", fit);
+  search.addEventListener("input", mark);
+
+  const tabs = [...document.querySelectorAll("[data-tab]")];
+  for (const tab of tabs) {
+    tab.addEventListener("click", () => {
+      for (const other of tabs) other.setAttribute("aria-pressed", String(other === tab));
+      for (const page of document.querySelectorAll("main > div[data-page]")) page.hidden = page.dataset.page !== tab.dataset.tab;
+      window.dispatchEvent(new Event("resize"));
+    });
+  }
+  levels(MOST_AT_FIRST);
+  draw();
+  fit();
+})();
