@@ -129,21 +129,20 @@ class GpuThreadBlocks:
         if not offered.any():
             return ()
         size = element_bytes(table)
+        rows = np.flatnonzero(offered)
+        direct = table.take(rows)
         found = []
         for name, tile, fused in WINOGRAD:
             points = (tile + 2) ** 2
-            products = replace(
-                table,
-                batch=np.where(offered, points, table.batch),
-                m=np.where(offered, np.ceil(table.m / tile**2), table.m),
-                k=np.where(offered, table.k / 9, table.k),
-            )
-            shape = self.choose(products, profile)
-            utilisation, _ = self._fill(products, profile, shape)
+            products = replace(direct, batch=np.full(len(rows), float(points)), m=np.ceil(direct.m / tile**2), k=direct.k / 9)
+            filled, _ = self._fill(products, profile, self.choose(products, profile))
+            utilisation = np.ones((*filled.shape[:-1], len(table)))
+            m, k = table.m.copy(), table.k.copy()
+            utilisation[..., rows], m[rows], k[rows] = filled, products.m, products.k
             # Inputs and results are written transformed, with their overlap, and read again, unless one kernel does it all.
             moved = 0.0 if fused else 2.0 * points / tile**2 * size * table.m * (table.k / 9 + table.n)
             share = points / tile**2 / 9
-            found.append(Transformed(name, offered, share, products.m, products.k, utilisation, moved + np.zeros(len(table))))
+            found.append(Transformed(name, offered, share, m, k, utilisation, moved + np.zeros(len(table))))
         return tuple(found)
 
     def _fill(self, table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> tuple[np.ndarray, np.ndarray]:
