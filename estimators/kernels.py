@@ -125,6 +125,24 @@ class KernelTable:
         changed = np.where(self.matrix_flops > 0, DTYPE_CODE[name], self.dtype)
         return replace(self, dtype=changed)
 
+    def take(self, rows: np.ndarray) -> KernelTable:
+        """Some of the kernels, rows ascending, in segments numbered anew."""
+        place = np.full(len(self), -1)
+        place[rows] = np.arange(len(rows))
+        accesses = np.flatnonzero(place[self.access_kernel] >= 0)
+        columns = {}
+        for field in fields(self):
+            column = getattr(self, field.name)
+            if field.name == "labels":
+                columns["labels"] = tuple(column[row] for row in rows)
+            elif field.name.startswith("access_"):
+                columns[field.name] = column[accesses]
+            else:
+                columns[field.name] = column[rows]
+        columns["access_kernel"] = place[columns["access_kernel"]]
+        columns["segment"] = np.cumsum(np.diff(columns["segment"], prepend=columns["segment"][:1]) > 0)
+        return KernelTable(**columns)
+
     @classmethod
     def concat(cls, tables: Sequence[KernelTable]) -> KernelTable:
         """One table with a segment for each of `tables`' segments."""
