@@ -8,16 +8,15 @@ import msgspec
 import numpy as np
 
 from shmoo.estimators.coefficients import ALGORITHMS, DEFAULTS, Coefficients, algorithm_codes, algorithm_names, draw
-from shmoo.estimators.costs.summary import UnknownOp, graph_cost
+from shmoo.estimators.costs.summary import UnknownOp
 from shmoo.estimators.dtypes import COMPUTE_DTYPES, compute_dtype
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.fusion import fuse
-from shmoo.estimators.kernels import Kernel, KernelTable, kernel_table
-from shmoo.estimators.memory import peak_memory_bytes
+from shmoo.estimators.kernels import Kernel, KernelTable
 from shmoo.estimators.model import Prediction, graph_latency, predict, segment_energy
 from shmoo.estimators.notebook import estimate_html
 from shmoo.estimators.profile import RUNTIMES, ArchitectureProfile, check_runtime
 from shmoo.estimators.records import FAMILIES, Graph, Interval
+from shmoo.estimators.tabulated import Origin, Tabulated, tabulate, tabulated
 from shmoo.estimators.tiling import TilingStrategy, strategy_for
 from shmoo.estimators.tiling.base import Tiling
 
@@ -114,18 +113,9 @@ class AnalysisDirector:
         self.profile = profile
         self.strategy = strategy if strategy is not None else strategy_for(profile)
 
-    def tabulate(
-        self, graphs: Sequence[Graph], runtime: str, dtype: str | None = None
-    ) -> tuple[KernelTable, list[tuple[int, Kernel]]]:
+    def tabulate(self, graphs: Sequence[Graph], runtime: str, dtype: str | None = None) -> tuple[KernelTable, Origin]:
         """Kernels of all graphs in one table (one segment a graph) and, per row, its graph and kernel."""
-        tables, origin = [], []
-        for index, graph in enumerate(graphs):
-            kernels = fuse(graph, runtime, self.profile.family)
-            if kernels:
-                tables.append(kernel_table(graph, kernels))
-                origin.extend((index, kernel) for kernel in kernels)
-        table = KernelTable.concat(tables)
-        return (table.with_matrix_dtype(dtype) if dtype else table), origin
+        return tabulate(graphs, runtime, self.profile.family, dtype)
 
     def tile(self, table: KernelTable) -> Tiling:
         """Cut a table for this machine."""
@@ -153,18 +143,23 @@ class AnalysisDirector:
         Raises:
             InputError: the runtime does not exist on this architecture, or the dtype is not a compute type.
         """
-        graphs = (graphs,) if isinstance(graphs, Graph) else tuple(graphs)
+        listed = (graphs,) if isinstance(graphs, Graph) else tuple(graphs)
         runtime = check_runtime(self.profile, runtime)
-        if threads is not None:
-            return AnalysisDirector(with_threads(self.profile, threads), self.strategy)._estimate(
-                graphs, runtime, dtype, threads, batch, seed
-            )
-        return self._estimate(graphs, runtime, dtype, threads, batch, seed)
+        work = tabulated(listed, runtime, self.profile.family, compute_dtype(dtype) if dtype else None)
+        return self.estimate_tabulated(work, runtime, threads=threads, batch=batch, seed=seed)
 
-    def _estimate(
-        self, graphs: tuple[Graph, ...], runtime: str, dtype: str | None, threads: int | None, batch: int, seed: int
+    def estimate_tabulated(
+        self, work: Tabulated, runtime: str, *, threads: int | None = None, batch: int = 1, seed: int = 0
     ) -> Estimate:
-        table, origin = self.tabulate(graphs, runtime, compute_dtype(dtype) if dtype else None)
+        """As `estimate`, for graphs that are tabulated already for this architecture family and runtime.
+
+        Raises:
+            InputError: threads on what is no CPU, or more than it has.
+        """
+        if threads is not None:
+            fewer = AnalysisDirector(with_threads(self.profile, threads), self.strategy)
+            return msgspec.structs.replace(fewer.estimate_tabulated(work, runtime, batch=batch, seed=seed), threads=threads)
+        table = work.table
         tiling = self.tile(table)
         nominal = Coefficients(self.profile)
         prediction = predict(table, tiling, nominal, runtime)
@@ -173,22 +168,21 @@ class AnalysisDirector:
         latency, energy = float(latencies.sum()), None if energies is None else float(energies.sum())
         drawn = self._draws(table, tiling, runtime, seed)
         drawn_t, drawn_e = drawn[0].sum(axis=-1), None if drawn[1] is None else drawn[1].sum(axis=-1)
-        totals = [graph_cost(graph) for graph in graphs]
         latency_s = _interval(latency, drawn_t)
         energy_j = None if energy is None or drawn_e is None else _interval(energy, drawn_e)
         power = None if energy_j is None else _interval(energy_j.value / latency, drawn_e / drawn_t)
         return Estimate(
             arch=self.profile.name,
-            dtype=dtype or _main_dtype(table),
+            dtype=work.dtype or _main_dtype(table),
             runtime=runtime,
-            threads=threads,
+            threads=None,
             batch=batch,
-            flops=sum(total.flops for total in totals),
-            macs=sum(total.macs for total in totals),
+            flops=work.flops,
+            macs=work.macs,
             bytes=float(table.bytes.sum()),
-            params=sum(graph.params for graph in graphs),
-            weight_bytes=sum(graph.weight_bytes for graph in graphs),
-            peak_memory_bytes=max((peak_memory_bytes(graph) for graph in graphs), default=0.0),
+            params=work.params,
+            weight_bytes=work.weight_bytes,
+            peak_memory_bytes=work.peak_memory_bytes,
             kernels=len(table),
             tiles=float(tiling.tiles.sum()),
             latency_s=latency_s,
@@ -197,9 +191,9 @@ class AnalysisDirector:
             average_power_w=power,
             edp_js=None if energy_j is None else _interval(energy_j.value * latency, drawn_e * drawn_t),
             energy_j_reason="" if energy_j else f"profile {self.profile.name!r} has no energy coefficients",
-            unknown_ops=tuple(op for total in totals for op in total.unknown),
-            basis=self._basis(table, prediction, nominal, runtime),
-            breakdown=_breakdown(table, tiling, prediction, origin, self.profile.value("power.static", 0.0)),
+            unknown_ops=work.unknown_ops,
+            basis={name: float(share) for name, share in self.basis(table, prediction, nominal, runtime).items()},
+            breakdown=_breakdown(table, tiling, prediction, work.origin, self.profile.value("power.static", 0.0)),
         )
 
     def estimate_table(
@@ -257,8 +251,8 @@ class AnalysisDirector:
         times = graph_latency(table, noisy, coefficients, runtime) * together
         return times, segment_energy(table, noisy, times, coefficients)
 
-    def _basis(self, table: KernelTable, prediction: Prediction, c: Coefficients, runtime: str) -> dict[str, float]:
-        """Share of predicted time by the least trusted coefficient it rests on."""
+    def basis(self, table: KernelTable, prediction: Prediction, c: Coefficients, runtime: str) -> dict[str, np.ndarray]:
+        """Share of predicted time, a number or an array over design points, by the least trusted coefficient it rests on."""
         codes = algorithm_codes(table, self.profile.family)
         launch, compute = np.empty(len(table), dtype=int), np.empty(len(table), dtype=int)
         memory = np.empty(len(table), dtype=int)
@@ -272,11 +266,12 @@ class AnalysisDirector:
             bandwidth = _trust(c.source(f"bandwidth.{self.profile.levels[-1]}"))
             memory[rows] = _together(_trust(c.source(*algorithm_names(("efficiency.bandwidth",), algorithm))), bandwidth)
         body = np.where(prediction.compute_s >= prediction.memory_s, compute, memory)
-        shares = dict.fromkeys(("fitted", "transferred", "datasheet", "fallback"), 0.0)
-        total = float((prediction.launch_s + prediction.device_s).sum())
-        for trust, times in ((launch, prediction.launch_s), (body, prediction.device_s)):
-            for level, name in enumerate(_TRUST):
-                shares[name] += float(times[trust == level].sum()) / total
+        total = (prediction.launch_s + prediction.device_s).sum(axis=-1)
+        shares = {}
+        for name in ("fitted", "transferred", "datasheet", "fallback"):
+            level = _TRUST.index(name)
+            resting = np.where(launch == level, prediction.launch_s, 0.0) + np.where(body == level, prediction.device_s, 0.0)
+            shares[name] = resting.sum(axis=-1) / total
         return shares
 
 
