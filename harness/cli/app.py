@@ -20,6 +20,7 @@ from shmoo.harness.cli.profiles import profiles
 from shmoo.harness.cli.report import report
 from shmoo.harness.cli.show import show
 from shmoo.harness.cli.sweep import sweep
+from shmoo.harness.cli.trace import trace
 
 BAD_INPUT, NOTHING_MEASURED, INTERRUPTED = 2, 3, 130
 
@@ -69,5 +70,20 @@ def cli() -> None:
     """
 
 
-for verb in (doctor, measure, show, check, compare, calibrate, estimate, fusion, inspect, sweep, report, profiles, characterize):
+for verb in (
+    doctor,
+    measure,
+    show,
+    check,
+    compare,
+    calibrate,
+    estimate,
+    fusion,
+    inspect,
+    sweep,
+    trace,
+    report,
+    profiles,
+    characterize,
+):
     cli.add_command(verb)
