@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from shmoo.estimators.errors import unknown
 
 COMPUTE_DTYPES = ("float32", "tf32", "bfloat16", "float16", "float8", "int8", "int4")
@@ -15,6 +17,9 @@ ALIASES = {
     "fp8": "float8",
     "float8_e4m3fn": "float8",
     "float8_e5m2": "float8",
+    "float8_e4m3fnuz": "float8",
+    "float8_e5m2fnuz": "float8",
+    "float8_e8m0fnu": "float8",
     "uint4": "int4",
     "quint4x2": "int4",
 }
@@ -31,6 +36,9 @@ BITS = {
     "int16": 16,
     "int8": 8,
     "uint8": 8,
+    "uint16": 16,
+    "uint32": 32,
+    "uint64": 64,
     "int4": 4,
     "bool": 8,
     "complex64": 64,
@@ -63,3 +71,10 @@ def compute_dtype(name: str) -> str:
 def bytes_of(dtype: str, elements: float) -> float:
     """Bytes that `elements` elements of `dtype` occupy."""
     return BITS[dtype] * elements / 8
+
+
+def operand_dtype(names: Iterable[str]) -> str:
+    """The type that a call with operands of these types computes in: the widest floating one, int8 or int4 where there are only
+    integers of that size, float32 for the rest (index arithmetic, float64)."""
+    held = set(names)
+    return next((name for name in ("float32", "bfloat16", "float16", "float8", "int8", "int4") if name in held), "float32")

@@ -26,7 +26,7 @@ from shmoo.estimators.errors import InputError, NothingMeasuredError, unknown
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.records import Graph, Interval
 from shmoo.harness.architectures import load_architecture
-from shmoo.harness.capture.capture import source_of
+from shmoo.harness.capture.origins import source_of
 from shmoo.harness.capture.trace import attribute_tensors, trace_aten
 from shmoo.harness.capture.walker import FXGraphWalker, Origin
 

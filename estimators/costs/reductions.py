@@ -7,6 +7,7 @@ mean over all positions and adaptive pooling to one position are the same work.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from shmoo.estimators.costs.base import bill, cost, elements, extents, first, largest, number, result, tensor
 from shmoo.estimators.costs.pointwise import elementwise
@@ -191,15 +192,22 @@ def avg_pool(call: OpCall) -> Cost:
     return _window_pool(call, _rank(call), average=True)
 
 
+def adaptive_windows(source: Sequence[int], output: Sequence[int]) -> tuple[int, int, int]:
+    """Elements that all windows of an adaptive pooling hold together, the largest window's, and the largest stride; sizes of one
+    image's dimensions before and after."""
+    taps, window, stride = 1, 1, 1
+    for size, out in zip(source, output, strict=True):
+        taps *= sum(math.ceil((i + 1) * size / out) - i * size // out for i in range(out))
+        window *= math.ceil(size / max(out, 1))
+        stride = max(stride, size // max(out, 1))
+    return taps, window, stride
+
+
 def _adaptive(call: OpCall, average: bool) -> Cost:
     """Windows run from floor(i * In / Out) to ceil((i + 1) * In / Out) along each dimension and may overlap."""
     rank = _rank(call)
     source, output = first(call).shape, result(call).shape
-    taps, window, stride = 1, 1, 1
-    for size, out in zip(source[-rank:], output[-rank:], strict=True):
-        taps *= sum(math.ceil((i + 1) * size / out) - i * size // out for i in range(out))
-        window *= math.ceil(size / max(out, 1))
-        stride = max(stride, size // max(out, 1))
+    taps, window, stride = adaptive_windows(source[-rank:], output[-rank:])
     m = elements(output)
     vector = elements(source[:-rank]) * taps - m
     return bill(call, "pooling", vector=vector, special=m if average else 0, m=m, n=window, window=window, stride=stride)

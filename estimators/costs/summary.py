@@ -8,6 +8,7 @@ import msgspec
 
 from shmoo.estimators.costs.base import COSTS, bill
 from shmoo.estimators.costs.free import FREE, FREE_WHEN, MAY_COPY
+from shmoo.estimators.dtypes import operand_dtype
 from shmoo.estimators.records import Cost, Graph, OpCall
 
 Classification = Literal["costed", "free", "unknown"]
@@ -68,6 +69,16 @@ class FamilyCost(msgspec.Struct, frozen=True):
     special_flops: float
 
 
+class DtypeCost(msgspec.Struct, frozen=True):
+    """Sums over the calls that compute in one element type (`dtypes.operand_dtype`)."""
+
+    dtype: str
+    count: int
+    matrix_flops: float
+    vector_flops: float
+    special_flops: float
+
+
 class UnknownOp(msgspec.Struct, frozen=True):
     """An operator without a cost: how often, at which module paths (or source lines), bytes of its operands and results."""
 
@@ -86,6 +97,7 @@ class GraphCost(msgspec.Struct, frozen=True):
         bytes: read and written once by each call, unknown ones included.
         params, weight_bytes: of the graph's weights.
         families: sums by family, largest flops first.
+        dtypes: the same sums by the type that a call computes in.
         unknown: operators without a cost, most bytes first.
     """
 
@@ -96,6 +108,7 @@ class GraphCost(msgspec.Struct, frozen=True):
     weight_bytes: float
     families: tuple[FamilyCost, ...]
     unknown: tuple[UnknownOp, ...]
+    dtypes: tuple[DtypeCost, ...] = ()
 
     def family(self, name: str) -> FamilyCost | None:
         """The sums of one family, `None` where the graph has no call of it."""
@@ -109,11 +122,13 @@ def graph_cost(graph: Graph) -> GraphCost:
         InputError: a call lacks an operand or attribute its operator needs; named.
     """
     by_family: dict[str, list[Cost]] = {}
+    by_dtype: dict[str, list[Cost]] = {}
     unknown: dict[str, list[tuple[OpCall, Cost]]] = {}
     for call, cost in zip(graph.calls, costs_of(graph), strict=True):
         if cost is None:
             continue
         by_family.setdefault(cost.family, []).append(cost)
+        by_dtype.setdefault(operand_dtype(spec.dtype for spec in call.inputs or call.outputs), []).append(cost)
         if classify(call) == "unknown":
             unknown.setdefault(call.op, []).append((call, cost))
     families = [_sum(family, costs) for family, costs in by_family.items()]
@@ -131,6 +146,9 @@ def graph_cost(graph: Graph) -> GraphCost:
         weight_bytes=graph.weight_bytes,
         families=tuple(sorted(families, key=lambda f: (-f.flops, f.family))),
         unknown=tuple(sorted(listed, key=lambda u: (-u.bytes, u.op))),
+        dtypes=tuple(
+            sorted((_by_dtype(name, costs) for name, costs in by_dtype.items()), key=lambda d: (-d.matrix_flops, d.dtype))
+        ),
     )
 
 
@@ -144,4 +162,14 @@ def _sum(family: str, costs: list[Cost]) -> FamilyCost:
         matrix_flops=sum(c.matrix_flops for c in costs),
         vector_flops=sum(c.vector_flops for c in costs),
         special_flops=sum(c.special_flops for c in costs),
+    )
+
+
+def _by_dtype(dtype: str, costs: list[Cost]) -> DtypeCost:
+    return DtypeCost(
+        dtype,
+        len(costs),
+        sum(c.matrix_flops for c in costs),
+        sum(c.vector_flops for c in costs),
+        sum(c.special_flops for c in costs),
     )

@@ -2,17 +2,24 @@
 
 from shmoo.harness.capture.capture import Capture, capture, capture_exported
 from shmoo.harness.capture.errors import CaptureError
+from shmoo.harness.capture.family import CaptureFamily
 from shmoo.harness.capture.introspect import OperatorIntrospector
+from shmoo.harness.capture.symbolic import SymbolicCapture, capture_symbolic
+from shmoo.harness.capture.training import capture_training
 from shmoo.harness.capture.walker import FXGraphWalker, Origin
 from shmoo.harness.capture.workload import capture_workload
 
 __all__ = [
     "Capture",
     "CaptureError",
+    "CaptureFamily",
     "FXGraphWalker",
     "OperatorIntrospector",
     "Origin",
+    "SymbolicCapture",
     "capture",
     "capture_exported",
+    "capture_symbolic",
+    "capture_training",
     "capture_workload",
 ]

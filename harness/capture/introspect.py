@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import fx
 
 from shmoo.estimators.dtypes import ALIASES
 from shmoo.estimators.records import Attribute, OpCall, Scalar, TensorSpec
+from shmoo.harness.capture.errors import CaptureError
 
 _DROPPED = (torch.device, torch.Generator, torch.Stream)
 """Argument types that say where an operator runs, not what it computes."""
@@ -25,8 +26,19 @@ _ROOT = re.compile(r"^[LG]\['[^']*'\]\.?")
 _SUBSCRIPT = re.compile(r"(?:\._modules)?\[['\"]?(?P<key>[^\]'\"]*)['\"]?\]")
 
 
+Number = Callable[[Any], Any]
+"""What turns a size or a number of an FX graph, which may be symbolic, into a plain one."""
+
+
 class OperatorIntrospector:
-    """Reads FX nodes whose `meta["val"]` holds what they return, as tracing with fake tensors leaves it."""
+    """Reads FX nodes whose `meta["val"]` holds what they return, as tracing with fake tensors leaves it.
+
+    Args:
+        number: gives symbolic sizes and numbers their value; by default the one they had in the example.
+    """
+
+    def __init__(self, number: Number | None = None) -> None:
+        self._number = number or hint
 
     def introspect(self, node: fx.Node) -> OpCall:
         """The node's call, with `reads` and `writes` left empty.
@@ -38,8 +50,8 @@ class OperatorIntrospector:
         module, source = module_path(node), source_line(node)
         return OpCall(
             op=op,
-            inputs=tuple(tensor_spec(tensor_of(node)) for _, node in operands),
-            outputs=tuple(tensor_spec(tensor) for tensor in self.results(node)),
+            inputs=tuple(self.spec(tensor_of(node)) for _, node in operands),
+            outputs=tuple(self.spec(tensor) for tensor in self.results(node)),
             operands=tuple(name for name, _ in operands),
             attributes=self.attributes(node),
             overload=getattr(node.target, "_overloadname", "") or "default",
@@ -47,6 +59,10 @@ class OperatorIntrospector:
             module=module,
             source=source,
         )
+
+    def spec(self, tensor: torch.Tensor) -> TensorSpec:
+        """Shape and dtype of a real, meta or fake tensor."""
+        return TensorSpec(tuple(self._number(size) for size in tensor.shape), dtype_name(tensor.dtype))
 
     def operands(self, node: fx.Node) -> list[tuple[str, fx.Node]]:
         """Tensor operands with their schema names, in schema order; elements of a list are "tensors.0", "tensors.1"."""
@@ -60,7 +76,7 @@ class OperatorIntrospector:
         """Non-tensor arguments by schema name, defaults filled in."""
         found: dict[str, Attribute] = {}
         for name, value, tensor_typed in _bound(node):
-            plain = _plain(value)
+            plain = _plain(value, self._number)
             if plain is _SKIP or (tensor_typed and plain is None):
                 continue
             found[name] = plain
@@ -89,20 +105,24 @@ def operator_name(target: Any) -> tuple[str, bool]:
     return f"{namespace}.{name}", inplace
 
 
-def tensor_spec(tensor: torch.Tensor) -> TensorSpec:
-    """Shape and dtype of a real, meta or fake tensor; symbolic sizes by their hint."""
-    return TensorSpec(tuple(int_hint(size) for size in tensor.shape), dtype_name(tensor.dtype))
-
-
 def dtype_name(dtype: torch.dtype) -> str:
     """The vocabulary's name of a torch dtype: "float32"."""
     short = str(dtype).removeprefix("torch.")
     return ALIASES.get(short, short)
 
 
-def int_hint(size: int | torch.SymInt) -> int:
-    """The size itself, or the value a symbolic size had in the example."""
-    return int(size)
+def hint(value: Any) -> Any:
+    """The number itself, or the value a symbolic one had in the example; asking leaves no guard behind.
+
+    Raises:
+        CaptureError: the number depends on data, so that the example has none.
+    """
+    if not isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        return value
+    known = value.node.hint
+    if known is None:
+        raise CaptureError(f"the size {value} depends on data; give the model a branch-free path, or capture it on the CPU")
+    return value.node.pytype(known)
 
 
 def tensor_of(node: fx.Node) -> torch.Tensor:
@@ -116,7 +136,8 @@ def is_tensor_node(value: Any) -> bool:
 
 def module_path(node: fx.Node) -> str:
     """Path of the module the node came from, as `named_modules` writes it: "layer1.0.conv1"; "" for none."""
-    stack = node.meta.get("nn_module_stack")
+    # A call of a backward pass carries the stack of the forward call it belongs to.
+    stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")
     if not stack:
         return ""
     path = next(reversed(stack.values()))[0]
@@ -189,15 +210,15 @@ _SKIP = object()
 """What `_plain` returns for something that is no attribute: a tensor, a device, a graph."""
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, number: Number) -> Any:
     """`value` as JSON can hold it, or `_SKIP`. Infinities and NaN, which JSON lacks, become strings."""
     if isinstance(value, fx.Node):
         held = value.meta.get("val")
-        return _SKIP if held is None or isinstance(held, torch.Tensor) else _plain(held)
+        return _SKIP if held is None or isinstance(held, torch.Tensor) else _plain(held, number)
     if isinstance(value, (list, tuple)):
-        elements = [_plain(element) for element in value]
+        elements = [_plain(element, number) for element in value]
         return _SKIP if any(element is _SKIP for element in elements) else elements
-    return _plain_scalar(value)
+    return _plain_scalar(number(value))
 
 
 def _plain_scalar(value: Any) -> Scalar | object:
@@ -205,12 +226,6 @@ def _plain_scalar(value: Any) -> Scalar | object:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
-    if isinstance(value, torch.SymInt):
-        return int(value)
-    if isinstance(value, torch.SymFloat):
-        return float(value)
-    if isinstance(value, torch.SymBool):
-        return bool(value)
     if isinstance(value, torch.dtype):
         return dtype_name(value)
     if isinstance(value, _NAMED):

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import torch
+from torch import fx
 
 from shmoo.harness.capture.introspect import leaves
 from shmoo.harness.capture.walker import Origin, storage_key
@@ -51,6 +52,13 @@ class Origins:
         if not isinstance(tensor, torch.Tensor) or storage_key(tensor) in self._flowing:
             return Origin("input", ".".join(path))
         return Origin("buffer" if "_buffers[" in source else "constant", name)
+
+
+def source_of(node: fx.Node) -> str:
+    """Where Dynamo found what a placeholder stands for: "L['x']"."""
+    argument = node.meta.get("grapharg")
+    name = getattr(argument.source, "name", "") if argument is not None else ""
+    return name() if callable(name) else name
 
 
 def _path(source: str) -> list[str]:

@@ -11,6 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.traceback import preserve_node_meta
 
+from shmoo.harness.capture.autocast import ENTER, EXIT
+from shmoo.harness.capture.inline import inline_wrapped
+
 
 class _LiftingInterpreter(fx.Interpreter):
     """Runs a graph module with its tensors (`get_attr` nodes) replaced by the fake ones that tracing hands in."""
@@ -18,6 +21,14 @@ class _LiftingInterpreter(fx.Interpreter):
     def __init__(self, module: fx.GraphModule, lifted: dict[str, torch.Tensor]) -> None:
         super().__init__(module)
         self._lifted = lifted
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # While torch traces, these two note themselves without taking effect; results inside would have the wrong type.
+        if target is ENTER:
+            return torch.amp.autocast(*args).__enter__()
+        if target is EXIT:
+            return args[0].__exit__(None, None, None)
+        return super().call_function(target, args, kwargs)
 
     def get_attr(self, target: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         found = self._lifted.get(target)
@@ -63,4 +74,4 @@ def trace_aten(module: fx.GraphModule, inputs: Sequence[Any], fake_mode: FakeTen
         return _LiftingInterpreter(module, dict(zip(targets, values[count:], strict=True))).run(*values[:count])
 
     with torch.no_grad(), preserve_node_meta(), mode:
-        return make_fx(run, pre_dispatch=True)(*arguments)
+        return inline_wrapped(make_fx(run, pre_dispatch=True)(*arguments))

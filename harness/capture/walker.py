@@ -11,9 +11,10 @@ import torch
 from torch import fx
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from shmoo.estimators.records import Graph, OpCall, Value, ValueKind
+from shmoo.estimators.records import Graph, OpCall, TensorSpec, Value, ValueKind
+from shmoo.harness.capture.autocast import autocast_in, computes_in
 from shmoo.harness.capture.errors import CaptureError
-from shmoo.harness.capture.introspect import OperatorIntrospector, is_tensor_node, leaves, tensor_of, tensor_spec
+from shmoo.harness.capture.introspect import OperatorIntrospector, dtype_name, is_tensor_node, leaves, tensor_of
 from shmoo.harness.capture.trace import attribute_tensors, trace_aten
 
 _NOT_CALLS = frozenset(
@@ -123,6 +124,8 @@ class _Walk:
         self.memory: dict[StorageWeakRef, int] = {}
         self.writes: dict[StorageWeakRef, _Write] = {}
         self.serial = 0
+        self.autocast = autocast_in(module)
+        self.converted: dict[tuple[int, str], int] = {}
 
     def run(self, origins: Sequence[Origin] | None, name: str) -> Graph:
         placeholders = _placeholders(self.module)
@@ -132,7 +135,9 @@ class _Walk:
         outputs: tuple[int, ...] = ()
         for node in self.module.graph.nodes:
             if node.op == "placeholder":
-                self._source(node, known[node])
+                # Of weights only those are kept that the graph reads.
+                if node.users or known[node].kind == "input":
+                    self._source(node, known[node])
             elif node.op == "get_attr":
                 self._held(node)
             elif node.op == "output":
@@ -175,6 +180,8 @@ class _Walk:
     def _call(self, node: fx.Node) -> None:
         call = self.introspector.introspect(node)
         reads = tuple(index for _, source in self.introspector.operands(node) for index in self._current(source))
+        if self.autocast:
+            call, reads = self._convert(node, call, reads)
         results = [self._new(tensor) for tensor in self.introspector.results(node)]
         self.holders[node] = results
         written = self._write(self.introspector.written(node), results)
@@ -187,6 +194,46 @@ class _Walk:
                 writes=tuple(holder.index for holder in (*results, *written)),
             )
         )
+
+    def _convert(self, node: fx.Node, call: OpCall, reads: tuple[int, ...]) -> tuple[OpCall, tuple[int, ...]]:
+        """The call as autocast makes it: floating operands converted before, by calls of their own; a weight once."""
+        wanted = computes_in(node)
+        if wanted is None:
+            return call, reads
+        name = dtype_name(wanted)
+        indices = []
+        for index, (_, source) in zip(reads, self.introspector.operands(node), strict=True):
+            held = tensor_of(source)
+            if held.is_floating_point() and held.dtype != wanted:
+                index = self._converted(index, name, call)
+            indices.append(index)
+        inputs = tuple(self.values[index].spec for index in indices)
+        return msgspec.structs.replace(call, inputs=inputs), tuple(indices)
+
+    def _converted(self, index: int, dtype: str, reader: OpCall) -> int:
+        """Value `index` in another type, by a call that stands before its reader."""
+        found = self.converted.get((index, dtype))
+        if found is None:
+            old = self.values[index].spec
+            new = TensorSpec(old.shape, dtype)
+            found = self._append(Value(new))
+            if self.values[index].is_weight:
+                self.converted[index, dtype] = found
+            self.calls.append(
+                OpCall(
+                    op="aten.to",
+                    inputs=(old,),
+                    outputs=(new,),
+                    operands=("self",),
+                    attributes={"dtype": dtype, "non_blocking": False, "copy": False, "memory_format": None},
+                    reads=(index,),
+                    writes=(found,),
+                    overload="dtype",
+                    module=reader.module,
+                    source=reader.source,
+                )
+            )
+        return found
 
     def _write(self, targets: Sequence[fx.Node], results: list[_Holder]) -> list[_Holder]:
         """Note what the call wrote into its operands; returns new values for those it does not return."""
@@ -213,14 +260,14 @@ class _Walk:
                 continue
             index = write.index
             if not same_place(holder.tensor, write.tensor):
-                index = self._append(Value(tensor_spec(holder.tensor), storage=write.index))
+                index = self._append(Value(self.introspector.spec(holder.tensor), storage=write.index))
             holders[i] = _Holder(index, holder.tensor, write.serial)
         return [holder.index for holder in holders]
 
     def _new(self, tensor: torch.Tensor, kind: ValueKind = "activation", name: str = "") -> _Holder:
         key = storage_key(tensor)
         owner = self.memory.get(key)
-        index = self._append(Value(tensor_spec(tensor), kind, name, owner))
+        index = self._append(Value(self.introspector.spec(tensor), kind, name, owner))
         if owner is None:
             self.memory[key] = index
         return _Holder(index, tensor, self.serial)

@@ -14,6 +14,7 @@ from shmoo.harness.cli.compare import compare
 from shmoo.harness.cli.doctor import doctor
 from shmoo.harness.cli.estimate import estimate
 from shmoo.harness.cli.fusion import fusion
+from shmoo.harness.cli.generate import generate
 from shmoo.harness.cli.inspect import inspect
 from shmoo.harness.cli.measure import measure
 from shmoo.harness.cli.profiles import profiles
@@ -79,6 +80,7 @@ for verb in (
     calibrate,
     estimate,
     fusion,
+    generate,
     inspect,
     sweep,
     trace,

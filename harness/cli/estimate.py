@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING
 import click
 
 from shmoo.estimators.errors import InputError
-from shmoo.harness.cli import options, output
+from shmoo.harness.cli import modes, options, output
 
 if TYPE_CHECKING:
     from shmoo.estimators.profile import ArchitectureProfile
     from shmoo.estimators.tabular import Record
+    from shmoo.harness.mode import Mode
 
 EXAMPLES = """\b
 Examples:
   shmoo estimate resnet18
   shmoo estimate resnet50 --arch gpu_h100,tpu_v4 --batch 1,32 --dtype bf16 --json
   shmoo estimate my_package.models:build --input-shape 1x3x128x128 --csv estimates.csv
+  shmoo estimate hf:config.json --phase decode --seq-len 2048 --dtype bf16 --quantize int4-weight --arch gpu_l4
   shmoo estimate --ops operators.csv --arch gpu_a100_40g --json
 """
 
@@ -35,7 +37,9 @@ Examples:
 @options.threads
 @click.option("--input-shape", help="Shape of the model's input, such as 1x3x224x224.")
 @click.option("--seq-len", type=click.IntRange(min=1), help="Sequence length of a language model.")
+@modes.mode_options
 @options.trust
+@click.option("--no-residual", is_flag=True, help="Only the physical model, without what was fitted beside it.")
 @options.as_json
 @click.option("--csv", "csv_path", type=click.Path(), help="Write the same columns as CSV.")
 def estimate(
@@ -49,6 +53,8 @@ def estimate(
     input_shape: str | None,
     seq_len: int | None,
     trust: bool,
+    no_residual: bool,
+    mode: Mode,
     as_json: bool,
     csv_path: str | None,
 ) -> None:
@@ -58,11 +64,12 @@ def estimate(
     torch.export (needs --trust), or package.module:factory (a callable without arguments that returns a model; it is run).
     """
     if ops is not None:
-        refuse_with_ops(models, batch, dtype, threads, input_shape, seq_len)
-        records = estimate_table(ops, arch, runtime)
+        asked = mode.phase or mode.training or mode.autocast or mode.quantize
+        refuse_with_ops(models, batch, dtype, threads, input_shape, seq_len, asked)
+        records = estimate_table(ops, arch, runtime, not no_residual)
     elif models:
         shape = options.parse_shape(input_shape)
-        records = estimate_models(models, arch, batch, dtype, runtime, threads, shape, seq_len, trust)
+        records = estimate_models(models, arch, batch, dtype, runtime, threads, shape, seq_len, trust, not no_residual, mode)
     else:
         raise click.UsageError("nothing to estimate: name a MODEL such as resnet18, or a table with --ops TABLE.csv")
     if csv_path:
@@ -84,11 +91,11 @@ def refuse_with_ops(models: tuple[str, ...], *others: object) -> None:
         raise InputError(f"--ops and a MODEL ({', '.join(models)}) exclude each other; leave one out")
     if any(value for value in others):
         raise InputError(
-            "--batch, --dtype, --threads, --input-shape and --seq-len do not apply to --ops: the table's rows say it"
+            "--batch, --dtype, --threads, --input-shape, --seq-len and modes do not apply to --ops: the table's rows say it"
         )
 
 
-def estimate_table(path: str, arch: tuple[str, ...], runtime: tuple[str, ...]) -> list[Record]:
+def estimate_table(path: str, arch: tuple[str, ...], runtime: tuple[str, ...], residual: bool = True) -> list[Record]:
     """One record a row of an operator table, in row order."""
     from shmoo.estimators.director import AnalysisDirector
     from shmoo.estimators.profile import check_runtime
@@ -103,7 +110,7 @@ def estimate_table(path: str, arch: tuple[str, ...], runtime: tuple[str, ...]) -
     profile = load_architecture(arch[0])
     chosen = check_runtime(profile, runtime[0] if runtime else None)
     rows = read_table(path, measured=False).rows
-    estimates = AnalysisDirector(profile).estimate_cases([row.graph() for row in rows], runtime=chosen)
+    estimates = AnalysisDirector(profile, residual=residual).estimate_cases([row.graph() for row in rows], runtime=chosen)
     records = []
     for i, (row, (latency, energy)) in enumerate(zip(rows, estimates, strict=True)):
         record: Record = {"row": i, "op": row.op, "latency_s": interval_record(latency), "energy_j": interval_record(energy)}
@@ -125,6 +132,8 @@ def estimate_models(
     input_shape: tuple[int, ...] | None,
     seq_len: int | None,
     trust: bool,
+    residual: bool = True,
+    mode: Mode | None = None,
 ) -> list[Record]:
     """One record for each model x batch x dtype x architecture x runtime."""
     from shmoo.estimators.director import AnalysisDirector
@@ -132,17 +141,23 @@ def estimate_models(
     from shmoo.estimators.tabular import estimate_record
 
     targets = choose_targets(arch, runtimes, threads)
-    directors = {profile.name: AnalysisDirector(profile) for profile, _ in targets}
+    directors = {profile.name: AnalysisDirector(profile, residual=residual) for profile, _ in targets}
     wanted = [compute_dtype(name) for name in dtypes] or ["float32"]
-    from shmoo.harness.models import model_graphs
+    from shmoo.harness.mode import Mode
+    from shmoo.harness.models import batched_graphs
 
     records = []
+    mode = mode or Mode()
+    sizes = batches or (None,)
     for model in models:
-        for batch in batches or (None,):
+        with output.only_results_on_stdout():
+            shape = {"input_shape": input_shape, "seq_len": seq_len, "trust": trust}
+            captures = {dtype: batched_graphs(model, sizes, dtype=dtype, mode=mode, **shape) for dtype in wanted}
+        for _ in sizes:
             for dtype in wanted:
                 with output.only_results_on_stdout():
-                    found = model_graphs(model, batch=batch, dtype=dtype, input_shape=input_shape, seq_len=seq_len, trust=trust)
-                tell_about(model, found.break_reasons)
+                    found = next(captures[dtype])
+                tell_about(model, found.break_reasons, found.note)
                 for profile, runtime in targets:
                     made = directors[profile.name].estimate(
                         found.graphs,
@@ -151,7 +166,7 @@ def estimate_models(
                         threads=threads if profile.family == "cpu" else None,
                         batch=found.batch,
                     )
-                    records.append(estimate_record(made, model))
+                    records.append(estimate_record(made, model) | modes.mode_record(mode, found))
     return records
 
 
@@ -182,8 +197,10 @@ def choose_targets(
     return targets
 
 
-def tell_about(model: str, break_reasons: Sequence[str]) -> None:
+def tell_about(model: str, break_reasons: Sequence[str], note: str = "") -> None:
     """Say on stderr what the reader of the numbers must know."""
+    if note.startswith("captured anew"):
+        output.message(f"{model}: {note}")
     if break_reasons:
         output.message(
             f"{model}: torch.compile split the model into pieces, all are counted; reasons: {'; '.join(break_reasons)}"

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shmoo.harness.cli import options, output
+from shmoo.harness.cli import modes, options, output
 
 if TYPE_CHECKING:
     from shmoo.estimators.inspection import Inspection, Row
+    from shmoo.harness.mode import Mode
 
 EXAMPLES = """\b
 Examples:
@@ -33,6 +34,7 @@ ORDERS = ("order", "name", "params", "flops", "bytes", "intensity", "time")
 @click.option("--dtype", default="float32", show_default=True, help="Element type.")
 @click.option("--input-shape", help="Shape of the model's input, such as 1x3x224x224.")
 @click.option("--seq-len", type=click.IntRange(min=1), help="Sequence length of a language model.")
+@modes.mode_options
 @options.trust
 @options.as_json
 @click.option("--csv", "csv_path", type=click.Path(), help="Write the modules as CSV.")
@@ -51,6 +53,7 @@ def inspect(
     input_shape: str | None,
     seq_len: int | None,
     trust: bool,
+    mode: Mode,
     as_json: bool,
     csv_path: str | None,
     html_path: str | None,
@@ -68,8 +71,9 @@ def inspect(
         from shmoo.harness.models import model_graphs
 
         shape = options.parse_shape(input_shape)
-        found = model_graphs(model, batch=batch, dtype=compute_dtype(dtype), input_shape=shape, seq_len=seq_len, trust=trust)
-    tell_about(model, found.break_reasons)
+        wanted = compute_dtype(dtype)
+        found = model_graphs(model, batch=batch, dtype=wanted, input_shape=shape, seq_len=seq_len, trust=trust, mode=mode)
+    tell_about(model, found.break_reasons, found.note)
     inspection = inspect_graphs(found.graphs, directors, runtime=runtime, model=model)
     rows = inspection.tree(depth, sort)
     if csv_path:

@@ -1,0 +1,299 @@
+"""Costs of the operators that only a backward pass has.
+
+Where an operator gives several gradients, its attribute `output_mask` says which are asked for; what only the others would need is
+not read. Everything else of a backward pass (products, sums, copies) is made of operators that a forward pass has too.
+"""
+
+from __future__ import annotations
+
+from shmoo.estimators.costs.base import bill, cost, elements, extents, first, largest, number, result, tensor
+from shmoo.estimators.costs.contractions import gemm
+from shmoo.estimators.costs.data_movement import TAPS, UPSAMPLE
+from shmoo.estimators.costs.reductions import adaptive_windows
+from shmoo.estimators.records import Cost, OpCall
+
+# Contractions -------------------------------------------------------------------------------------------------------
+
+
+def _asked(call: OpCall, count: int, name: str = "output_mask") -> tuple[bool, ...]:
+    """Which gradients are asked for; all where the call does not say."""
+    mask = call.attributes.get(name)
+    return tuple(bool(m) for m in mask) if isinstance(mask, list) and len(mask) == count else (True,) * count
+
+
+@cost("aten.convolution_backward")
+def convolution_backward(call: OpCall) -> Cost:
+    """The gradients of input and of weight take as many multiply-adds each as the forward pass, that of the bias a sum.
+
+    Iteration space: that of the forward pass.
+    """
+    grad, source, weight = tensor(call, "grad_output"), tensor(call, "input"), tensor(call, "weight")
+    to_input, to_weight, to_bias = _asked(call, 3)
+    groups = int(number(call, "groups", 1))
+    window = elements(weight.shape[2:])
+    images = source.shape[0]
+    if call.attributes.get("transposed"):
+        family, points = "conv_transpose", elements(source.shape[2:])
+        n, k = weight.shape[1] * window, weight.shape[0] // groups
+    else:
+        family, points = "depthwise" if groups > 1 and weight.shape[1] == 1 else "conv", elements(grad.shape[2:])
+        n, k = weight.shape[0] // groups, weight.shape[1] * window
+    m = points * images
+    return bill(
+        call,
+        family,
+        matrix=2.0 * groups * m * n * k * (to_input + to_weight),
+        vector=grad.numel if to_bias else 0,
+        batch=groups,
+        m=m,
+        n=n,
+        k=k,
+        window=window,
+        stride=largest(call, "stride"),
+        dilation=largest(call, "dilation"),
+        images=images,
+        touched={"weight": weight.nbytes * to_input, "input": source.nbytes * to_weight},
+    )
+
+
+@cost("aten.linear_backward")
+def linear_backward(call: OpCall) -> Cost:
+    """(m, n) gradients by the (n, k) weight, and by the (m, k) input; the bias takes a sum."""
+    grad, weight = tensor(call, "grad_output"), tensor(call, "weight")
+    to_input, to_weight, to_bias = _asked(call, 3)
+    n, k = weight.shape
+    m = grad.numel // max(n, 1)
+    found = gemm(call, to_input + to_weight, m, n, k, vector=grad.numel if to_bias else 0)
+    return found
+
+
+ATTENTIONS = (
+    "_scaled_dot_product_flash_attention_backward",
+    "_scaled_dot_product_flash_attention_for_cpu_backward",
+    "_scaled_dot_product_efficient_attention_backward",
+    "_scaled_dot_product_cudnn_attention_backward",
+    "_scaled_dot_product_fused_attention_overrideable_backward",
+)
+
+
+@cost(*(f"aten.{name}" for name in ATTENTIONS))
+def attention_backward(call: OpCall) -> Cost:
+    """Five products a head (T. Dao, FlashAttention-2, arXiv:2307.08691, algorithm 2): the scores again, and the gradients of
+    values, of probabilities, of queries and of keys.
+
+    A score: scale, subtract, exp again (and a mask's addition); subtract, multiply, scale for its gradient. A result's element:
+    a product and a sum.
+    """
+    query, key, value = tensor(call, "query").shape, tensor(call, "key").shape, tensor(call, "value").shape
+    rows = elements(query[:-2])
+    sq, sk, d, dv = query[-2], key[-2], query[-1], value[-1]
+    scores = rows * sq * sk
+    masked = bool(call.operand("attn_mask") or call.operand("attn_bias") or call.attributes.get("is_causal"))
+    vector = scores * (5.0 + masked) + 2.0 * rows * sq * dv
+    return bill(
+        call, "attention", matrix=2.0 * scores * (3 * d + 2 * dv), vector=vector, special=scores, batch=rows, m=sq, n=sk, k=d
+    )
+
+
+# Pointwise ----------------------------------------------------------------------------------------------------------
+
+PER_ELEMENT: dict[str, tuple[int, int]] = {
+    "threshold_backward": (1, 0),  # cmp
+    "hardtanh_backward": (2, 0),  # 2 cmp
+    "hardshrink_backward": (2, 0),
+    "softshrink_backward": (2, 0),
+    "leaky_relu_backward": (2, 0),  # cmp, slope * g
+    "rrelu_with_noise_backward": (1, 0),  # noise * g
+    "_prelu_kernel_backward": (4, 0),  # cmp, w * g; cmp, x * g
+    "elu_backward": (4, 1),  # cmp, scale * x, exp, * factor, * g
+    "hardsigmoid_backward": (3, 0),  # 2 cmp, g / 6
+    "hardswish_backward": (5, 0),  # 2 cmp, x / 3 + 1/2, * g
+    "sigmoid_backward": (3, 0),  # g * (1 - y) * y
+    "tanh_backward": (3, 0),  # g * (1 - y * y)
+    "silu_backward": (7, 2),  # s = sigmoid(x) (2, 2); g * s * (1 + x * (1 - s))
+    "mish_backward": (8, 5),  # sigmoid (2, 2), exp, log1p, tanh = t; g * (t + x * s * (1 - t * t))
+    "softplus_backward": (4, 2),  # z = exp(beta * x); cmp, g * z / (z + 1)
+    "log_sigmoid_backward": (6, 2),  # z = exp(-|x|); 2 cmp, z / (1 + z), * g
+    "glu_backward": (3, 1),  # for both halves s = sigmoid(b) (2, 2), g * s, g * a * s * (1 - s)
+    "logit_backward": (2, 1),  # g / (x * (1 - x))
+    "native_dropout_backward": (2, 0),  # g * mask * scale
+    "mse_loss_backward": (3, 0),  # 2 / n * (x - y) * g
+    "smooth_l1_loss_backward": (5, 0),  # x - y, 2 cmp, / beta, * g / n
+    "huber_loss_backward": (5, 0),
+    "binary_cross_entropy_backward": (4, 1),  # g * (x - y) / (x * (1 - x))
+}
+"""ATen name -> (vector, special) operations for one element of the first result; g is the incoming gradient."""
+
+
+@cost(*(f"aten.{name}" for name in PER_ELEMENT))
+def per_element(call: OpCall) -> Cost:
+    vector, special = PER_ELEMENT[call.op.removeprefix("aten.")]
+    m = result(call).numel
+    return bill(call, "pointwise", vector=vector * m, special=special * m, m=m)
+
+
+@cost("aten.gelu_backward")
+def gelu_backward(call: OpCall) -> Cost:
+    """g * (F(x) + x F'(x)): with erf 9 operations, erf and exp; with tanh 16 and tanh (the parts of `pointwise.gelu`)."""
+    m = result(call).numel
+    vector, special = (16, 1) if call.attributes.get("approximate") == "tanh" else (9, 2)
+    return bill(call, "pointwise", vector=vector * m, special=special * m, m=m)
+
+
+# Softmax and normalisation -------------------------------------------------------------------------------------------
+
+
+@cost("aten._softmax_backward_data", "aten._log_softmax_backward_data")
+def softmax_backward(call: OpCall) -> Cost:
+    """y * (g - sum(g * y)): multiply, sum, subtract, multiply; of the logarithm g - exp(y) * sum(g): sum, exp, multiply, subtract."""
+    grad = tensor(call, "grad_output")
+    dim = call.attributes.get("dim", -1)
+    n = grad.shape[dim] if grad.shape and isinstance(dim, int) else 1
+    log = call.op.startswith("aten._log")
+    return bill(
+        call,
+        "softmax",
+        vector=grad.numel * (3 if log else 4),
+        special=grad.numel if log else 0,
+        m=grad.numel // max(n, 1),
+        n=n,
+    )
+
+
+def _normalisation(call: OpCall, m: int, n: int, vector: float, mask: str = "output_mask") -> Cost:
+    """`vector` operations an element of m rows of n, and two divisions a row for the means."""
+    return bill(call, "normalization", vector=vector * m * n, special=2 * m, m=m, n=n)
+
+
+@cost("aten.native_batch_norm_backward", "aten.cudnn_batch_norm_backward", "aten.batch_norm_backward")
+def batch_norm_backward(call: OpCall) -> Cost:
+    """An element, in training: the sums of g and of g * (x - mean) (4) and (g - a - (x - mean) * b) * c (5). With running
+    statistics the gradient is g * c (1), beside the sums."""
+    source = tensor(call, "input")
+    m = source.shape[1]
+    trains = call.attributes.get("train", call.attributes.get("update", True))
+    return _normalisation(call, m, source.numel // max(m, 1), 9 if trains else 5)
+
+
+@cost("aten.native_layer_norm_backward", "aten.native_group_norm_backward")
+def layer_norm_backward(call: OpCall) -> Cost:
+    """An element: x centred and scaled (2), the sums of g and of g * x (3), (g - a - x * b) * c (4); with a weight its product,
+    and the sum for its gradient (2); the sum for the bias (1)."""
+    source = tensor(call, "input")
+    shape = call.attributes.get("normalized_shape")
+    if isinstance(shape, list):
+        n = elements([s for s in shape if isinstance(s, int)])
+        m = source.numel // max(n, 1)
+    else:
+        m = source.shape[0] * int(number(call, "group", 1))
+        n = source.numel // max(m, 1)
+    _, to_weight, to_bias = _asked(call, 3)
+    return _normalisation(call, m, n, 9 + 2 * (to_weight and call.operand("weight") is not None) + to_bias)
+
+
+@cost("aten._fused_rms_norm_backward")
+def rms_norm_backward(call: OpCall) -> Cost:
+    """An element: x scaled (1), the sum of g * x (2), (g - x * b) * c (3); with a weight its product and its sum (2)."""
+    shape = call.attributes.get("normalized_shape")
+    n = elements([s for s in shape if isinstance(s, int)]) if isinstance(shape, list) else 1
+    _, to_weight = _asked(call, 2)
+    return _normalisation(call, tensor(call, "input").numel // max(n, 1), n, 6 + 2 * to_weight)
+
+
+@cost("aten._weight_norm_interface_backward")
+def weight_norm_backward(call: OpCall) -> Cost:
+    """An element: the sum of g * v (2) and (g - v * a) * b (3); a row a division for each of a and b."""
+    source, rows = tensor(call, "saved_v"), tensor(call, "saved_g").numel
+    return bill(call, "normalization", vector=5 * source.numel, special=2 * rows, m=rows, n=source.numel // max(rows, 1))
+
+
+# Pooling --------------------------------------------------------------------------------------------------------------
+
+
+@cost(
+    "aten.max_pool2d_with_indices_backward",
+    "aten.max_pool3d_with_indices_backward",
+    "aten.adaptive_max_pool2d_backward",
+    "aten.adaptive_max_pool3d_backward",
+)
+def max_pool_backward(call: OpCall) -> Cost:
+    """Each gradient is added to the place its maximum came from. The input gives the shape and is not read."""
+    grad = tensor(call, "grad_output")
+    return bill(call, "pooling", vector=grad.numel, m=result(call).numel, touched={"self": 0.0})
+
+
+@cost("aten.avg_pool2d_backward", "aten.avg_pool3d_backward")
+def avg_pool_backward(call: OpCall) -> Cost:
+    """Each gradient is divided and added to every place of its window."""
+    grad = tensor(call, "grad_output")
+    rank = int(call.op[call.op.index("pool") + 4])
+    window = elements(extents(call, "kernel_size", rank))
+    m = result(call).numel
+    return bill(
+        call, "pooling", vector=grad.numel * window, special=grad.numel, m=m, n=window, window=window, touched={"self": 0.0}
+    )
+
+
+@cost("aten._adaptive_avg_pool2d_backward", "aten._adaptive_avg_pool3d_backward")
+def adaptive_avg_pool_backward(call: OpCall) -> Cost:
+    """As `avg_pool_backward`, over windows that may overlap."""
+    grad, output = tensor(call, "grad_output"), result(call)
+    rank = int(call.op[call.op.index("pool") + 4])
+    taps, window, _ = adaptive_windows(output.shape[-rank:], grad.shape[-rank:])
+    vector = elements(grad.shape[:-rank]) * taps
+    return bill(
+        call, "pooling", vector=vector, special=grad.numel, m=output.numel, n=window, window=window, touched={"self": 0.0}
+    )
+
+
+# Gathers the other way round -------------------------------------------------------------------------------------------
+
+
+@cost("aten.embedding_dense_backward", "aten._embedding_bag_dense_backward")
+def embedding_backward(call: OpCall) -> Cost:
+    """Rows are added to a table that is otherwise 0."""
+    indices, n = tensor(call, "indices").numel, result(call).shape[-1]
+    return bill(call, "gather", vector=indices * n, m=indices, n=n)
+
+
+@cost("aten.nll_loss_backward", "aten.nll_loss2d_backward")
+def nll_loss_backward(call: OpCall) -> Cost:
+    """One element a target is set, the others are 0. The log-probabilities give the shape and are not read."""
+    m = tensor(call, "target").numel
+    return bill(call, "gather", vector=m, m=m, touched={"self": 0.0})
+
+
+@cost("aten.slice_backward", "aten.select_backward", "aten.diagonal_backward")
+def view_backward(call: OpCall) -> Cost:
+    """The gradient is put into a result that is otherwise 0."""
+    return bill(call, "copy", m=result(call).numel)
+
+
+PADDINGS = tuple(f"{kind}_pad{d}d_backward" for kind in ("reflection", "replication") for d in (1, 2, 3))
+
+
+@cost("aten.unfold_backward", *(f"aten.{name}" for name in PADDINGS))
+def folding_backward(call: OpCall) -> Cost:
+    """Each gradient is added to the place its value came from; an input given for its shape is not read."""
+    count = first(call).numel
+    return bill(call, "copy", vector=count, m=result(call).numel, touched={"self": 0.0})
+
+
+@cost(*(f"aten.{name}_backward" for name in UPSAMPLE))
+def upsample_backward(call: OpCall) -> Cost:
+    """Each gradient is weighted and added to each of the places its value was made of."""
+    grad = tensor(call, "grad_output")
+    taps = TAPS[UPSAMPLE[call.op.removeprefix("aten.").removesuffix("_backward")]]
+    return bill(call, "gather", vector=grad.numel * (2 * taps if taps > 1 else 1), m=result(call).numel, n=taps, window=taps)
+
+
+@cost("aten.grid_sampler_2d_backward", "aten.grid_sampler_3d_backward")
+def grid_sampler_backward(call: OpCall) -> Cost:
+    """Each gradient is weighted and added to each place its value was made of (2 operations a tap), and gives that tap's part of
+    the grid's gradient (2 more); points take 12 operations a dimension, twice those of the forward pass."""
+    grad, grid = tensor(call, "grad_output"), tensor(call, "grid")
+    rank = grid.shape[-1]
+    mode = call.attributes.get("interpolation_mode", 0)
+    per_dimension = {1: 1, 2: 4}.get(mode, 2) if isinstance(mode, int) else 2
+    taps = per_dimension**rank
+    return bill(call, "gather", vector=4.0 * taps * grad.numel + 12.0 * grid.numel, m=grad.numel, n=taps, window=taps)

@@ -1,0 +1,177 @@
+"""A graph with its linear layers quantised, as torchao's schemes would: what a copy with small weights moves and computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from shmoo.estimators.costs.base import elements
+from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.records import Graph, OpCall, TensorSpec, Value
+from shmoo.estimators.retype import FLOATS
+
+SCHEMES = {
+    "int8-dynamic": "weights int8 with a scale a column, activations rounded to int8 row by row as they come; products in int8",
+    "int8-weight": "weights int8 with a scale a column; products in the activations' type",
+    "int4-weight": "weights int4 with a scale and a zero point for each group of 128; products in the activations' type",
+}
+"""Name -> meaning."""
+GROUP = 128
+"""Elements of a weight's row that share a scale in `int4-weight`: the default group size of torchao's Int4WeightOnlyConfig."""
+
+_PRODUCTS = {
+    "aten.linear": ("input", "weight", True),
+    "aten.addmm": ("mat1", "mat2", False),
+    "aten.mm": ("self", "mat2", False),
+    "aten.matmul": ("self", "other", False),
+}
+"""Operator -> its activation, its weight, and whether the weight is (out, in) rather than (in, out)."""
+
+
+class _Layer(NamedTuple):
+    """One product of an activation with a weight of the model: the indices of its values, and its sizes."""
+
+    source: int
+    weight: int
+    bias: int | None
+    m: int
+    n: int
+    k: int
+
+
+def quantized(graphs: Sequence[Graph], scheme: str) -> tuple[Graph, ...]:
+    """A model's graphs with every product of an activation with a two-dimensional weight quantised.
+
+    Convolutions, embeddings and everything else stay as they are; a weight that something else reads too is kept beside its
+    quantised copy. An activation that several layers read is rounded once.
+
+    Raises:
+        InputError: the scheme is not one of `SCHEMES`, or the graphs have no such product.
+    """
+    if scheme not in SCHEMES:
+        raise unknown("quantisation scheme", scheme, SCHEMES)
+    made = [_Quantizer(graph, scheme).run() for graph in graphs]
+    if all(graph is None for graph in made):
+        raise InputError(f"the model has no product with a two-dimensional weight, so {scheme!r} has nothing to quantise")
+    return tuple(old if new is None else new for old, new in zip(graphs, made, strict=True))
+
+
+class _Quantizer:
+    """The state of one rewriting: values and calls so far, and what was already made of a weight or an activation."""
+
+    def __init__(self, graph: Graph, scheme: str) -> None:
+        self.graph = graph
+        self.scheme = scheme
+        self.values = list(graph.values)
+        self.calls: list[OpCall] = []
+        self.weights: dict[int, tuple[int, int]] = {}
+        self.rounded: dict[int, tuple[int, int]] = {}
+        self.layers = {i: layer for i, call in enumerate(graph.calls) if (layer := self._layer(call)) is not None}
+        self.kept = {index for i, call in enumerate(graph.calls) if i not in self.layers for index in call.reads}
+
+    def run(self) -> Graph | None:
+        if not self.layers:
+            return None
+        for i, call in enumerate(self.graph.calls):
+            layer = self.layers.get(i)
+            if layer is None:
+                self.calls.append(call)
+            elif self.scheme == "int8-dynamic":
+                self._dynamic(call, layer)
+            else:
+                self._weight_only(call, layer)
+        return msgspec.structs.replace(self.graph, values=tuple(self.values), calls=tuple(self.calls))
+
+    def _layer(self, call: OpCall) -> _Layer | None:
+        names = _PRODUCTS.get(call.op)
+        if names is None or len(call.reads) != len(call.operands):
+            return None
+        read = dict(zip(call.operands, call.reads, strict=True))
+        source, weight = read[names[0]], read[names[1]]
+        value = self.graph.values[weight]
+        if value.kind != "parameter" or value.storage is not None or len(value.spec.shape) != 2 or value.spec.dtype not in FLOATS:
+            return None
+        n, k = value.spec.shape if names[2] else value.spec.shape[::-1]
+        bias = read.get("bias", read.get("self") if call.op == "aten.addmm" else None)
+        return _Layer(source, weight, bias, elements(self.graph.values[source].spec.shape[:-1]), n, k)
+
+    def _append(self, spec: TensorSpec, like: Value | None = None, suffix: str = "") -> int:
+        self.values.append(Value(spec) if like is None else Value(spec, like.kind, f"{like.name}.{suffix}"))
+        return len(self.values) - 1
+
+    def _call(self, like: OpCall, op: str, operands: dict[str, int], output: int, **attributes: int | bool) -> None:
+        """A call in the place of `like`, from values that are there to value `output`."""
+        self.calls.append(
+            OpCall(
+                op=op,
+                inputs=tuple(self.values[index].spec for index in operands.values()),
+                outputs=(self.values[output].spec,),
+                operands=tuple(operands),
+                attributes=dict(attributes),
+                reads=tuple(operands.values()),
+                writes=(output,),
+                module=like.module,
+                source=like.source,
+            )
+        )
+
+    def _small(self, layer: _Layer, dtype: str, scales: Sequence[int]) -> tuple[int, int]:
+        """The weight as (n, k) in its small type, and its scales."""
+        if layer.weight not in self.weights:
+            old = self.graph.values[layer.weight]
+            spec = TensorSpec((layer.n, layer.k), dtype)
+            if layer.weight in self.kept:
+                small = self._append(spec, old, dtype)
+            else:
+                small = layer.weight
+                self.values[small] = msgspec.structs.replace(old, spec=spec)
+            self.weights[layer.weight] = small, self._append(TensorSpec(tuple(scales), old.spec.dtype), old, "scales")
+        return self.weights[layer.weight]
+
+    def _weight_only(self, call: OpCall, layer: _Layer) -> None:
+        out = call.writes[0]
+        product = out if layer.bias is None else self._append(self.values[out].spec)
+        if self.scheme == "int8-weight":
+            weight, scales = self._small(layer, "int8", (layer.n,))
+            self._call(call, "aten._weight_int8pack_mm", {"self": layer.source, "mat2": weight, "scales": scales}, product)
+        else:
+            groups = -(-layer.k // GROUP)
+            weight, scales = self._small(layer, "int4", (groups, layer.n, 2))
+            operands = {"self": layer.source, "mat2": weight, "qScaleAndZeros": scales}
+            self._call(call, "aten._weight_int4pack_mm", operands, product, qGroupSize=GROUP)
+        self._add_bias(call, layer, product, out)
+
+    def _dynamic(self, call: OpCall, layer: _Layer) -> None:
+        out = call.writes[0]
+        weight, scales = self._small(layer, "int8", (layer.n,))
+        small, row_scales = self._round(call, layer)
+        total = self._append(TensorSpec((layer.m, layer.n), "int32"))
+        self._call(call, "aten._int_mm", {"self": small, "mat2": self._transposed(weight)}, total)
+        by_row = self._append(TensorSpec((layer.m, layer.n), self.values[out].spec.dtype))
+        self._call(call, "aten.mul", {"self": total, "other": row_scales}, by_row)
+        product = out if layer.bias is None else self._append(self.values[out].spec)
+        self._call(call, "aten.mul", {"self": by_row, "other": scales}, product)
+        self._add_bias(call, layer, product, out)
+
+    def _round(self, call: OpCall, layer: _Layer) -> tuple[int, int]:
+        """The activation as (m, k) in int8, and the scale of each row."""
+        if layer.source not in self.rounded:
+            dtype = self.values[layer.source].spec.dtype
+            scales = self._append(TensorSpec((layer.m, 1), dtype))
+            self._call(call, "torchao.choose_qparams_affine", {"input": layer.source}, scales)
+            small = self._append(TensorSpec((layer.m, layer.k), "int8"))
+            self._call(call, "torchao.quantize_affine", {"input": layer.source, "scale": scales}, small)
+            self.rounded[layer.source] = small, scales
+        return self.rounded[layer.source]
+
+    def _transposed(self, weight: int) -> int:
+        """A (k, n) view of an (n, k) weight, which `_int_mm` takes."""
+        spec = self.values[weight].spec
+        self.values.append(Value(TensorSpec(spec.shape[::-1], spec.dtype), self.values[weight].kind, storage=weight))
+        return len(self.values) - 1
+
+    def _add_bias(self, call: OpCall, layer: _Layer, product: int, out: int) -> None:
+        if layer.bias is not None:
+            self._call(call, "aten.add", {"self": product, "other": layer.bias}, out, alpha=1)

@@ -1,0 +1,127 @@
+"""`shmoo generate`: a language model's prompt and the tokens after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from shmoo.harness.cli import modes, options, output
+
+if TYPE_CHECKING:
+    from shmoo.estimators.tabular import Record
+
+EXAMPLES = """\b
+Examples:
+  shmoo generate gpt2 --prompt 128,1024 --new 128
+  shmoo generate hf:config.json --prompt 2048 --new 256 --batch 1,16 --dtype bf16 --arch gpu_h100,kpu_t256
+  shmoo generate hf:config.json --quantize int4-weight --dtype bf16 --arch gpu_l4 --csv generate.csv
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("model")
+@options.counts("--prompt", help="Tokens in the prompt. Default: 128.")
+@click.option("--new", "new_tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Tokens to generate.")
+@options.archs
+@options.counts("--batch", help="Sequences at once. Default: 1.")
+@click.option("--dtype", default="float32", show_default=True, help="Element type of weights, activations and cache.")
+@modes.quantize
+@options.names("--runtime", metavar="R,...", help="Runtimes. Default: the architecture's own.")
+@options.threads
+@options.trust
+@options.as_json
+@click.option("--csv", "csv_path", type=click.Path(), help="Write the same columns as CSV.")
+def generate(
+    model: str,
+    prompt: tuple[int, ...],
+    new_tokens: int,
+    arch: tuple[str, ...],
+    batch: tuple[int, ...],
+    dtype: str,
+    quantize: str | None,
+    runtime: tuple[str, ...],
+    threads: int | None,
+    trust: bool,
+    as_json: bool,
+    csv_path: str | None,
+) -> None:
+    """Time to first token, time and energy per token, and the key-value cache of a causal language model.
+
+    The first new token comes from the prefill, the others from decode steps with one token each; their time is estimated at a few
+    cache lengths and summed over all.
+    """
+    from shmoo.estimators.director import AnalysisDirector
+    from shmoo.estimators.dtypes import compute_dtype
+    from shmoo.estimators.generation import flat_generation, generation_record
+    from shmoo.harness.cli.estimate import choose_targets
+    from shmoo.harness.generation import Generator
+    from shmoo.harness.workloads.loading import resolve_model
+
+    targets = choose_targets(arch, runtime, threads)
+    directors = {profile.name: AnalysisDirector(profile) for profile, _ in targets}
+    records: list[Record] = []
+    with output.only_results_on_stdout():
+        module = resolve_model(model, trust=trust)
+        for size in batch or (1,):
+            made = Generator(module, prompt or (128,), new_tokens, batch=size, dtype=compute_dtype(dtype), quantize=quantize)
+            for note in made.notes:
+                if note.startswith("captured anew"):
+                    output.message(f"{model}: {note}")
+            for profile, chosen in targets:
+                cores = threads if profile.family == "cpu" else None
+                found = made.estimates(directors[profile.name], runtime=chosen, threads=cores)
+                records += [generation_record(estimate, model) for estimate in found]
+    if csv_path:
+        output.write_csv(csv_path, [flat_generation(record) for record in records])
+        output.message(f"wrote {len(records)} generations to {csv_path}")
+    if as_json:
+        output.json_document(records)
+    else:
+        _show(records)
+
+
+def _show(records: Sequence[Record]) -> None:
+    from shmoo.estimators.present import si, size
+
+    def text(value: object, unit: str) -> str:
+        return si(value["value"], unit) if isinstance(value, dict) else "unknown"
+
+    rows = []
+    for r in records:
+        step = r["time_per_output_token_s"]
+        spread = f"{si(step['low'], 's')} - {si(step['high'], 's')}" if isinstance(step, dict) else ""
+        rows.append(
+            [
+                str(r["model"]),
+                str(r["arch"]),
+                f"{r['batch']} {r['dtype']} {r['runtime']}",
+                f"{r['prompt_tokens']}+{r['new_tokens']}",
+                text(r["time_to_first_token_s"], "s"),
+                text(step, "s") if step else "none",
+                spread,
+                text(r["tokens_per_s"], "/s"),
+                text(r["energy_per_token_j"], "J"),
+                size(r["cache_bytes"]),
+                size(r["peak_memory_bytes"]),
+            ]
+        )
+    headers = [
+        "model",
+        "arch",
+        "batch dtype runtime",
+        "prompt+new",
+        "first token",
+        "per token",
+        "90 % interval",
+        "rate",
+        "energy/token",
+    ]
+    output.table([*headers, "cache", "memory"], rows, left=3)
+    for line in dict.fromkeys(
+        f"{r['model']}: {op['count']} x {op['op']} has no cost formula: only its bytes are counted"
+        for r in records
+        for op in r["unknown_ops"]
+    ):
+        output.message(line)

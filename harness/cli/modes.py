@@ -1,0 +1,52 @@
+"""Options that say how a model is run: a phase of a language model, a training step, autocast, quantised weights."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from shmoo.estimators.tabular import Record
+    from shmoo.harness.mode import Mode
+    from shmoo.harness.models import ModelGraphs
+
+quantize = click.option(
+    "--quantize",
+    metavar="SCHEME",
+    help="Linear layers as int8-dynamic, int8-weight or int4-weight; the rest keeps --dtype. (--dtype int8 makes everything int8.)",
+)
+_OPTIONS = (
+    click.option(
+        "--phase", metavar="PHASE", help="Of a language model: prefill (--seq-len new tokens) or decode (one after them)."
+    ),
+    click.option("--training", is_flag=True, help="One forward and backward pass in place of inference."),
+    click.option("--autocast", metavar="DTYPE", help="Run float32 weights under torch.autocast in bfloat16 or float16."),
+    quantize,
+)
+
+
+def mode_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --phase, --training, --autocast and --quantize; the command takes them together as `mode`."""
+
+    @functools.wraps(command)
+    def with_mode(*, phase: str | None, training: bool, autocast: str | None, quantize: str | None, **given: Any) -> Any:
+        from shmoo.harness.mode import Mode
+
+        return command(mode=Mode(phase, training, autocast, quantize), **given)
+
+    for option in reversed(_OPTIONS):
+        with_mode = option(with_mode)
+    return with_mode
+
+
+def mode_record(mode: Mode, found: ModelGraphs) -> Record:
+    """What a record of an estimate says about the mode and the capture; empty texts for nothing."""
+    return {
+        "mode": mode.name,
+        "autocast": mode.autocast or "",
+        "quantize": mode.quantize or "",
+        "capture": found.note,
+    }

@@ -1,0 +1,76 @@
+"""Text generation of a model named as on the command line: captures of prefill and decode, and estimates of both together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.generation import DecodeStep, GenerationEstimate, cache_bytes, decode_contexts, generation
+from shmoo.harness.mode import Mode
+from shmoo.harness.models import ModelGraphs, WorkloadGraphs
+from shmoo.harness.workloads.language import phase_of
+from shmoo.harness.workloads.module import DNNModule
+
+
+class Generator:
+    """A causal language model whose generations can be estimated on many machines: each step is captured once.
+
+    Args:
+        model: a workload that `phase_of` takes.
+        prompts: lengths of prompts that will be asked for, in tokens. new_tokens: tokens to generate after each.
+        batch: sequences at once.
+        dtype: compute type of the vocabulary.
+        quantize: one of `estimators.quantize.SCHEMES`, or `None`.
+
+    Raises:
+        InputError: not a causal language model, or a length that is no generation.
+        CaptureError: torch cannot capture it.
+    """
+
+    def __init__(
+        self,
+        model: DNNModule,
+        prompts: Sequence[int],
+        new_tokens: int,
+        *,
+        batch: int = 1,
+        dtype: str = "float32",
+        quantize: str | None = None,
+    ) -> None:
+        self.new_tokens = new_tokens
+        self.batch = batch
+        self.dtype = dtype
+        self.contexts = {prompt: decode_contexts(prompt, new_tokens) for prompt in prompts}
+        lengths = sorted({context for contexts in self.contexts.values() for context in contexts})
+        mode = Mode(quantize=quantize)
+        self._prefill = _captured(phase_of(model, "prefill"), prompts, batch, dtype, mode)
+        self._decode = _captured(phase_of(model, "decode"), lengths, batch, dtype, mode)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What captures had to say about themselves, each once."""
+        return tuple(dict.fromkeys(f.note for f in (*self._prefill.values(), *self._decode.values()) if f.note))
+
+    def estimates(
+        self, director: AnalysisDirector, *, runtime: str | None = None, threads: int | None = None
+    ) -> Iterator[GenerationEstimate]:
+        """One estimate a prompt on one machine; arguments as `AnalysisDirector.estimate` takes them."""
+        dtype = "tf32" if self.dtype == "tf32" else None
+
+        def estimate(found: ModelGraphs):
+            return director.estimate(found.graphs, runtime=runtime, dtype=dtype, threads=threads, batch=self.batch)
+
+        steps = {context: DecodeStep(context, _cache(found), estimate(found)) for context, found in self._decode.items()}
+        for prompt, contexts in self.contexts.items():
+            found = self._prefill[prompt]
+            yield generation(estimate(found), [steps[c] for c in contexts], prompt, self.new_tokens, _cache(found))
+
+
+def _captured(module: DNNModule, lengths: Sequence[int], batch: int, dtype: str, mode: Mode) -> dict[int, ModelGraphs]:
+    points = [{"batch": batch, "seq_len": length} for length in lengths]
+    source = WorkloadGraphs(module, points, dtype, mode)
+    return {int(point["seq_len"]): source.at(point) for point in points}
+
+
+def _cache(found: ModelGraphs) -> float:
+    return sum(cache_bytes(graph) for graph in found.graphs)

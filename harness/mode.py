@@ -1,0 +1,53 @@
+"""How a model is run, beside its sizes and its element type. Importing this does not import torch."""
+
+from __future__ import annotations
+
+import msgspec
+
+from shmoo.estimators.dtypes import compute_dtype
+from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.quantize import SCHEMES
+
+AUTOCAST_DTYPES = ("bfloat16", "float16")
+"""Types that torch.autocast computes in."""
+_FLOATS = ("float32", "tf32", "bfloat16", "float16")
+
+
+class Mode(msgspec.Struct, frozen=True):
+    """How a model is run.
+
+    Attributes:
+        phase: "prefill" or "decode" of a causal language model; `None` for one plain call.
+        training: a forward and a backward pass in place of inference.
+        autocast: "bfloat16" or "float16" to run a float32 model under torch.autocast.
+        quantize: one of `estimators.quantize.SCHEMES` for the linear layers.
+    """
+
+    phase: str | None = None
+    training: bool = False
+    autocast: str | None = None
+    quantize: str | None = None
+
+    def check(self, dtype: str) -> None:
+        """Refuse what does not go together.
+
+        Raises:
+            InputError: an unknown scheme or autocast type, or two parts that exclude each other.
+        """
+        if self.quantize is not None and self.quantize not in SCHEMES:
+            raise unknown("quantisation scheme", self.quantize, SCHEMES)
+        if self.autocast is not None and compute_dtype(self.autocast) not in AUTOCAST_DTYPES:
+            raise unknown("autocast type", self.autocast, AUTOCAST_DTYPES)
+        if self.training and (self.phase or self.autocast or self.quantize):
+            raise InputError("a training step is captured alone; leave --phase, --autocast and --quantize out")
+        if self.autocast is not None and dtype != "float32":
+            raise InputError(f"autocast runs float32 weights in {self.autocast}; leave out the element type {dtype!r}")
+        if self.quantize is not None and dtype not in _FLOATS:
+            raise InputError(
+                f"{self.quantize} keeps the activations' type, which {dtype!r} cannot be; give one of {', '.join(_FLOATS)}"
+            )
+
+    @property
+    def name(self) -> str:
+        """ "inference", "training" or the phase."""
+        return self.phase or ("training" if self.training else "inference")

@@ -1,0 +1,172 @@
+"""Training steps: forward and backward captured together, counted as torch counts them, and put back as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from shmoo.estimators.costs import graph_cost
+from shmoo.estimators.records import Graph
+from shmoo.harness.capture import Capture, CaptureError, capture_training
+from shmoo.harness.mode import Mode
+from shmoo.harness.models import model_graphs
+from shmoo.harness.workloads import find_workload
+from shmoo.harness.workloads.module import Built
+
+
+def only(found: Capture) -> Graph:
+    (graph,) = found.graphs
+    return graph
+
+
+def matrix_flops(graph: Graph) -> float:
+    return 2 * graph_cost(graph).macs
+
+
+def test_a_layers_step_takes_three_products() -> None:
+    """Forward, gradient of the input and gradient of the weight: 2 x 4 x 8 x 3 multiply-adds each; the first layer takes two."""
+    model = nn.Sequential(nn.Linear(8, 3), nn.Linear(3, 5))
+    graph = only(capture_training(model, (torch.randn(4, 8),)))
+    assert graph_cost(graph).macs == 2 * 4 * 8 * 3 + 3 * 4 * 3 * 5
+    assert not graph_cost(graph).unknown
+
+
+def test_gradients_of_all_weights_are_returned() -> None:
+    """Every parameter's gradient is among the outputs, and weights keep their names and kinds."""
+    graph = only(capture_training(nn.Linear(8, 3), (torch.randn(4, 8),)))
+    shapes = {graph.values[index].spec.shape for index in graph.outputs}
+    assert shapes >= {(3, 8), (3,)}
+    assert {v.name for v in graph.values if v.kind == "parameter"} == {"weight", "bias"}
+    assert graph.params == 3 * 8 + 3
+
+
+def test_backward_calls_know_the_module_of_their_forward_call() -> None:
+    """The weight's gradient belongs to the layer whose weight it is."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3))
+    graph = only(capture_training(model, (torch.randn(1, 3, 8, 8),)))
+    modules = [call.module for call in graph.calls if call.op == "aten.convolution_backward"]
+    assert modules == ["2", "0"]
+
+
+def test_a_step_leaves_the_model_as_it_was() -> None:
+    """Mode, gradient flags and gradients are put back; nothing is trained."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).eval().requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    capture_training(model.to("meta"), (torch.randn(3, 4, device="meta"),))
+    assert not model.training
+    assert not any(p.requires_grad or p.grad is not None for p in model.parameters())
+    assert set(before) == set(model.state_dict())
+
+
+def test_a_model_without_gradients_is_refused() -> None:
+    """Integers have none."""
+    with pytest.raises(CaptureError, match="gradient"):
+        capture_training(lambda x: x + 1, (torch.arange(3),))
+
+
+def test_activations_live_until_their_backward_call() -> None:
+    """A step's graph reads forward activations again, so that its peak memory holds them."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
+    graph = only(capture_training(model, (torch.randn(4, 8),)))
+    (backward,) = [call for call in graph.calls if call.op == "aten.gelu_backward"]
+    forward = next(call for call in graph.calls if call.op == "aten.gelu")
+    assert forward.reads[0] in backward.reads
+
+
+def torch_counts(built: Built) -> int:
+    """FlopCounterMode over forward and backward of the same loss, run eagerly on meta tensors."""
+    model = built.model.train().requires_grad_(True)
+    with FlopCounterMode(display=False) as counter:
+        result = model(*built.args, **built.kwargs)
+        tensors = [t for t in (result.values() if isinstance(result, dict) else torch.utils._pytree.tree_leaves(result))]
+        sum(t.mean() for t in tensors if isinstance(t, torch.Tensor) and t.requires_grad).backward()
+    return counter.get_total_flops()
+
+
+def overcount(graph: Graph) -> float:
+    """What FlopCounterMode adds for grouped convolutions: it counts the product for the weight's gradient once for each group,
+    although every group's channels meet those of their own group only."""
+    extra = 0.0
+    for call in graph.calls:
+        if call.op == "aten.convolution_backward" and call.attributes["output_mask"][1]:
+            groups, weight, grad = call.attributes["groups"], call.operand("weight"), call.operand("grad_output")
+            extra += (groups - 1) * 2.0 * weight.numel * grad.numel / weight.shape[0]
+    return extra
+
+
+def bert(device: str) -> Built:
+    transformers = pytest.importorskip("transformers", reason="needs the extra 'models'")
+    config = transformers.BertConfig(
+        vocab_size=99,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    with torch.device(device):
+        return Built(transformers.BertForMaskedLM(config), (), {"input_ids": torch.zeros(2, 7, dtype=torch.int64)})
+
+
+def gpt2(device: str) -> Built:
+    transformers = pytest.importorskip("transformers", reason="needs the extra 'models'")
+    config = transformers.GPT2Config(vocab_size=99, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    with torch.device(device):
+        model = transformers.GPT2LMHeadModel(config)
+        model.config.use_cache = False
+        return Built(model, (), {"input_ids": torch.zeros(2, 7, dtype=torch.int64)})
+
+
+def zoo(name: str, **axes: int) -> Callable[[str], Built]:
+    return lambda device: find_workload(name).build(axes, "float32", device)
+
+
+NETWORKS = {
+    "resnet18": zoo("resnet18", resolution=64, batch=2),
+    "mobilenet_v2": zoo("mobilenet_v2", resolution=64, batch=2),
+    "bert": bert,
+    "gpt2": gpt2,
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_step_counts_what_torch_counts(name: str) -> None:
+    """Matrix flops of forward and backward are FlopCounterMode's, but for its count of grouped convolutions' weight gradients;
+    no operator is unknown."""
+    with sdpa_kernel(SDPBackend.MATH):
+        found = capture_training(*_parts(NETWORKS[name]("meta")))
+        # transformers asks for values, which meta tensors lack; the others take no memory there.
+        expected = torch_counts(NETWORKS[name]("cpu" if name in ("bert", "gpt2") else "meta"))
+    graph = only(found)
+    assert not graph_cost(graph).unknown
+    assert matrix_flops(graph) + overcount(graph) == expected
+    assert (overcount(graph) > 0) == (name == "mobilenet_v2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit_b_16", "efficientnet_b0", "swin_t", "convnext_tiny", "fcn_resnet50"])
+def test_steps_of_large_networks_count_what_torch_counts(name: str) -> None:
+    """As above, for networks with attention, squeeze and excitation, shifted windows, layer scale and interpolation."""
+    build = zoo(name, **({} if name == "vit_b_16" else {"resolution": 96}), batch=2)
+    with sdpa_kernel(SDPBackend.MATH):
+        found = capture_training(*_parts(build("meta")))
+        expected = torch_counts(build("meta"))
+    graph = only(found)
+    assert not graph_cost(graph).unknown
+    assert matrix_flops(graph) + overcount(graph) == expected
+
+
+def _parts(built: Built) -> tuple:
+    return built.model, built.args, built.kwargs
+
+
+def test_a_model_by_name_is_trained() -> None:
+    """A step takes about three times the products of inference."""
+    inference, training = (model_graphs("resnet18", batch=1, mode=Mode(training=t)).graphs for t in (False, True))
+    ratio = graph_cost(training[0]).macs / graph_cost(inference[0]).macs
+    assert 2.9 < ratio < 3
