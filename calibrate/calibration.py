@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from shmoo.calibrate.base import base_profile
 from shmoo.calibrate.dataset import Block, Sources, blocks, read_sources
 from shmoo.calibrate.energy import FittedEnergy, fit_energy
-from shmoo.calibrate.fit import Fitted, fit_latency
+from shmoo.calibrate.fit import Fitted, fit_latency, predicted_latency
 from shmoo.calibrate.intervals import spreads
 from shmoo.calibrate.parameters import parameters_for
+from shmoo.calibrate.residual import FittedResidual, fit_residual
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.model import graph_latency, predict
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, FittedFrom
 from shmoo.estimators.records import FAMILIES
 from shmoo.runs.metrics import grouped_error_cards
@@ -40,6 +41,7 @@ def calibrate(
     base: ArchitectureProfile | None = None,
     name: str | None = None,
     seed: int = 0,
+    residual: bool = True,
     progress: Progress | None = None,
 ) -> Calibration:
     """Fit a machine's coefficients to what was measured on it.
@@ -49,6 +51,7 @@ def calibrate(
         base: profile whose unfitted numbers are kept; needed for tables, made from the machine's description for runs.
         name: name of the result; the base's name, or cpu_local, for `None`.
         seed: of the fit's further starts.
+        residual: whether to fit corrections beside the physical model where they lower held-out error.
         progress: told what is being done.
 
     Raises:
@@ -59,7 +62,7 @@ def calibrate(
     tell("reading sources")
     read = read_sources(sources, "cpu" if base is None else base.family)
     start = base if base is not None else _base_of(read)
-    return calibrate_cases(read, start, name=name or start.name, seed=seed, progress=tell)
+    return calibrate_cases(read, start, name=name or start.name, seed=seed, residual=residual, progress=tell)
 
 
 def _base_of(read: Sources) -> ArchitectureProfile:
@@ -74,9 +77,16 @@ def _base_of(read: Sources) -> ArchitectureProfile:
 
 
 def calibrate_cases(
-    read: Sources, base: ArchitectureProfile, *, name: str, seed: int = 0, progress: Progress | None = None
+    read: Sources,
+    base: ArchitectureProfile,
+    *,
+    name: str,
+    seed: int = 0,
+    residual: bool = True,
+    progress: Progress | None = None,
 ) -> Calibration:
     """`calibrate` on cases already read."""
+    base = base.replacing(residual=())
     tell = progress or (lambda message: None)
     tell(f"tabulating {len(read.cases)} cases")
     everything = blocks(read.cases, base)
@@ -98,14 +108,18 @@ def calibrate_cases(
     profile = profile.replacing(coefficients={**profile.coefficients, **_typical_launches(fitted, reference)})
     tell("setting intervals")
     seen = _only(everything, profile, ("fit", "validation"))
-    residuals = _log_ratio(seen, profile)
-    profile = profile.replacing(coefficients={**profile.coefficients, **spreads(seen, residuals, profile.family, reference)})
+    errors = _held_out(seen, profile, fitted)
+    reach = _reach(seen, profile)
+    found_spreads = spreads(seen, errors, reach, profile.family, reference)
+    profile = profile.replacing(coefficients={**profile.coefficients, **found_spreads})
     energy = fit_energy(fit_cases, profile, reference)
     if energy is not None:
         profile = profile.replacing(coefficients={**profile.coefficients, **energy.coefficients})
+    found = fit_residual(seen, profile, reach, seed=seed) if residual else FittedResidual((), ())
+    profile = profile.replacing(residual=found.groups)
     tell("testing on held-out cases")
     profile = profile.replacing(error_card=error_card(everything, profile))
-    return Calibration(profile, _notes(fitted, energy))
+    return Calibration(profile, (*_notes(fitted, energy), *found.notes))
 
 
 def _only(everything: Sequence[Block], profile: ArchitectureProfile, splits: tuple[str, ...]) -> list[Block]:
@@ -118,10 +132,21 @@ def _only(everything: Sequence[Block], profile: ArchitectureProfile, splits: tup
     return kept
 
 
-def _log_ratio(of: Sequence[Block], profile: ArchitectureProfile) -> np.ndarray:
-    coefficients = Coefficients(profile)
-    predicted = [graph_latency(b.table, predict(b.table, b.tiling, coefficients, b.runtime), coefficients, b.runtime) for b in of]
-    return np.log(np.concatenate(predicted)) - np.log(np.concatenate([b.measured_s for b in of]))
+def _held_out(seen: Sequence[Block], profile: ArchitectureProfile, fitted: Fitted) -> np.ndarray:
+    """(S,) log(predicted / measured) of cases of the fit and validation splits, as a fit without them leaves them."""
+    measured = np.concatenate([block.measured_s for block in seen])
+    errors = np.log(predicted_latency(seen, Coefficients(profile)) / measured)
+    errors[np.concatenate([block.splits for block in seen]) == "fit"] += fitted.left_out - fitted.residuals
+    return errors
+
+
+def _reach(seen: Sequence[Block], profile: ArchitectureProfile) -> np.ndarray:
+    """(S, 2) how far intervals reach below and above the estimates by what was not fitted alone, as logarithms."""
+    kept = {name: c for name, c in profile.coefficients.items() if not name.startswith("sigma")}
+    nothing = {name: Coefficient(0.0, "1", "fitted") for name in ("sigma", "sigma.graph")}
+    sharp = profile.replacing(coefficients=kept | nothing, residual=())
+    estimated, low, high = np.concatenate([case_intervals(block, sharp) for block in seen]).T
+    return np.log(np.stack([estimated / low, high / estimated], axis=1))
 
 
 def _coefficients(fitted: Fitted, units: dict[str, str], reference: str) -> dict[str, Coefficient]:
@@ -159,7 +184,8 @@ def _typical_launches(fitted: Fitted, reference: str) -> dict[str, Coefficient]:
 
 
 def error_card(everything: Sequence[Block], profile: ArchitectureProfile) -> dict[str, dict[str, ErrorCardEntry]]:
-    """Errors of the validation and the test split by operator family, synthetic models and networks."""
+    """Errors of the validation and the test split by operator family, synthetic models and networks; where the residual changes a
+    group's estimates, the error without it stands beside."""
     card: dict[str, dict[str, ErrorCardEntry]] = {}
     for split in ("validation", "test"):
         kept = _only(everything, profile, (split,))
@@ -167,8 +193,25 @@ def error_card(everything: Sequence[Block], profile: ArchitectureProfile) -> dic
             continue
         names = [name for block in kept for name in groups(block)]
         estimated, low, high = np.concatenate([case_intervals(block, profile) for block in kept]).T
-        card[split] = grouped_error_cards(names, estimated, np.concatenate([b.measured_s for b in kept]), low, high)
+        measured = np.concatenate([b.measured_s for b in kept])
+        card[split] = grouped_error_cards(names, estimated, measured, low, high)
+        if profile.residual:
+            physical = predicted_latency(kept, Coefficients(profile))
+            card[split] = _beside_physics(card[split], names, estimated, physical, measured)
     return card
+
+
+def _beside_physics(
+    card: dict[str, ErrorCardEntry], names: Sequence[str], estimated: np.ndarray, physical: np.ndarray, measured: np.ndarray
+) -> dict[str, ErrorCardEntry]:
+    """The same card, the mean error of the (n,) physical estimates noted where the residual changed any of a group."""
+    of, result = np.asarray(names), dict(card)
+    for name, entry in card.items():
+        here = of == name
+        if not np.allclose(estimated[here], physical[here]):
+            without = float(np.abs(physical[here] / measured[here] - 1.0).mean())
+            result[name] = replace(entry, physics=without)
+    return result
 
 
 def groups(block: Block) -> list[str]:

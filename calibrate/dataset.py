@@ -83,12 +83,14 @@ def read_sources(paths: Sequence[Path], family: str = "cpu") -> Sources:
     return Sources(tuple(cases), "+".join(digests), tuple(path.name for path in paths), machine)
 
 
-def run_cases(run: Run) -> list[MeasuredCase]:
-    """The usable cases of a run: ok rows of the warm state, the samples of all passes pooled."""
+def run_cases(run: Run, passes: int | None = None) -> list[MeasuredCase]:
+    """The usable cases of a run: ok rows of the warm state, the samples of the first passes pooled, of all for `None`."""
     samples: dict[str, list[float]] = {}
     energies: dict[str, list[float]] = {}
     latest = {}
     for row in run.rows:
+        if passes is not None and row.pass_index >= passes:
+            continue
         if row.status != "ok" or row.timing is None or row.case.cache_state != "warm" or not row.graph_hashes:
             continue
         identity = row.case.identity

@@ -1,7 +1,7 @@
 """Held-out numbers, printed by one command: `python -m shmoo.calibrate.evaluate NAME DATA_DIR`.
 
 Each evaluation fits on one part of published measurements and reports the error on the other, or holds a closed form against a
-simulator's tables. DATA_DIR is the folder of these tables; which files an evaluation reads is in its docstring.
+simulator's tables. DATA_DIR is the folder of these tables, or of runs; which files an evaluation reads is in its docstring.
 """
 
 from __future__ import annotations
@@ -41,6 +41,12 @@ class Result(msgspec.Struct, frozen=True):
 Evaluation = Callable[[Path], list[Result]]
 
 
+def _cpu(folder: Path) -> list[Result]:
+    from shmoo.calibrate.evaluate_cpu import evaluate
+
+    return evaluate(folder)
+
+
 def _tpu(folder: Path) -> list[Result]:
     from shmoo.calibrate.evaluate_tpu import evaluate
 
@@ -59,7 +65,7 @@ def _kpu(folder: Path) -> list[Result]:
     return evaluate(folder)
 
 
-EVALUATIONS: Mapping[str, Evaluation] = MappingProxyType({"gpu": _gpu, "kpu": _kpu, "tpu": _tpu})
+EVALUATIONS: Mapping[str, Evaluation] = MappingProxyType({"cpu": _cpu, "gpu": _gpu, "kpu": _kpu, "tpu": _tpu})
 """Name -> evaluation; what each needs is imported when it is asked for."""
 
 

@@ -5,6 +5,9 @@ up and down alike. The loss is soft-L1 beyond 15 %, so that a few disturbed case
 logarithms inside physical bounds. Each has a log-normal prior around its parent's value (an operator's around its algorithm's,
 that around the machine's: partial pooling, Gelman and Hill, 2007) or its start, so that what few cases say is weighed with what
 many say. The prior weighs as much as the noise found in a first fit: data without noise decide alone.
+
+What a fit without a case would have been off by at that case follows from the fit with it, to first order (approximate
+leave-one-out: Rad and Maleki, JRSS B 82(4), 2020): no case has to be kept away from the fit to know how far off it is elsewhere.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from scipy.optimize import least_squares
 
 from shmoo.calibrate.dataset import Block
 from shmoo.calibrate.parameters import Parameter
-from shmoo.estimators.coefficients import Coefficients
+from shmoo.estimators.coefficients import ALGORITHMS, Coefficients
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.model import graph_latency, predict
 from shmoo.estimators.profile import ArchitectureProfile
@@ -28,6 +31,14 @@ FIRST_WEIGHT, LEAST_WEIGHT, MOST_WEIGHT = 0.02, 0.001, 0.3
 """Noise assumed in the first fit, and the range it is looked for in: one prior standard deviation costs as much as one case that
 is off by this."""
 STARTS = 2
+TOLD_APART = 2
+"""Combinations of coefficients that the data must tell for each algorithm that has some of its own: an overhead and a rate."""
+STEP = 1e-5
+"""Difference of logarithms behind a derivative."""
+AT_ONCE = 200_000
+"""Kernels priced at once, all points of a Jacobian together: enough to hide the overhead of arrays, few enough for a cache."""
+LEAST_LEFT = 0.05
+"""Share of a residual that is left in the fit at least when its leave-one-out value is derived: beyond, the first order fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +50,9 @@ class Fitted:
         at_bound: names of parameters that ended on a bound.
         unidentified: names the data say next to nothing about: the prior holds them.
         residuals: (S,) log(predicted / measured) of every case given.
+        left_out: (S,) what the residual would be had the case been left out of the fit, to first order.
         condition: condition number of the scaled normal matrix of the data alone.
+        noise: robust standard deviation of the residuals.
     """
 
     values: dict[str, float]
@@ -47,19 +60,75 @@ class Fitted:
     at_bound: tuple[str, ...]
     unidentified: tuple[str, ...]
     residuals: np.ndarray
+    left_out: np.ndarray
     condition: float
+    noise: float
 
 
 def predicted_latency(blocks: Sequence[Block], coefficients: Coefficients) -> np.ndarray:
-    """(S,) predicted seconds of every case of every block, in order."""
+    """(S,) predicted seconds of every case of every block, in order; (D, S) where coefficients hold D values."""
     return np.concatenate(
         [
             graph_latency(
                 block.table, predict(block.table, block.tiling, coefficients, block.runtime), coefficients, block.runtime
             )
             for block in blocks
-        ]
+        ],
+        axis=-1,
     )
+
+
+class Response:
+    """The model's log latency of S cases as a function of the logarithms of P parameters.
+
+    Args:
+        blocks: the cases.
+        parameters: what may move; each `affects` spans the cases of `blocks` in order.
+        profile: everything else about the machine.
+    """
+
+    def __init__(self, blocks: Sequence[Block], parameters: Sequence[Parameter], profile: ArchitectureProfile) -> None:
+        self._blocks = blocks
+        self._profile = profile
+        self.names = [p.name for p in parameters]
+        self.start = np.log([p.start for p in parameters])
+        self.bounds = np.log([p.low for p in parameters]), np.log([p.high for p in parameters])
+        self._affects = np.stack([p.affects for p in parameters])
+        self._groups = _column_groups(self._affects)
+        self._at_once = max(1, AT_ONCE // max(sum(len(block.table) for block in blocks), 1))
+        self.pull, self.centre = _prior(parameters, self.start)
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """(S,) log seconds at these (P,) logarithms, or (D, S) at D points (D, P) at once."""
+        values = np.exp(x)
+        overrides = dict(zip(self.names, values.tolist() if x.ndim == 1 else list(values.T.copy()), strict=True))
+        return np.log(predicted_latency(self._blocks, Coefficients(self._profile, overrides)))
+
+    def jacobian(self, x: np.ndarray) -> np.ndarray:
+        """(S, P) forward differences, one evaluation per group of columns that no case feels two of."""
+        base = self(x)
+        result = np.zeros((len(base), len(x)))
+        for start in range(0, len(self._groups), self._at_once):
+            groups = self._groups[start : start + self._at_once]
+            moved = np.tile(x, (len(groups), 1))
+            for row, group in zip(moved, groups, strict=True):
+                row[group] += STEP
+            for change, group in zip((self(moved) - base) / STEP, groups, strict=True):
+                for column in group:
+                    result[self._affects[column], column] = change[self._affects[column]]
+        return result
+
+
+def _prior(parameters: Sequence[Parameter], start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the prior, (P, P) and (P,): pull @ x - centre is x_i - x_parent, or x_i - start_i, over the standard deviation."""
+    place = {p.name: i for i, p in enumerate(parameters)}
+    pull, centre = np.eye(len(parameters)), start.copy()
+    for child, parameter in enumerate(parameters):
+        if parameter.parent is not None:
+            pull[child, place[parameter.parent]] = -1.0
+            centre[child] = 0.0
+    scale = np.asarray([p.prior_sd for p in parameters])
+    return pull / scale[:, None], centre / scale
 
 
 def fit_latency(
@@ -74,69 +143,70 @@ def fit_latency(
         seed: of the starts after the first.
 
     Raises:
-        InputError: nothing to fit, or fewer cases than parameters can be told apart with.
+        InputError: nothing to fit, or cases that do not tell the coefficients apart.
     """
-    measured = np.concatenate([block.measured_s for block in blocks])
+    log_measured = np.log(np.concatenate([block.measured_s for block in blocks]))
     if not parameters:
         raise InputError(
-            f"{len(measured)} cases are too few to fit any coefficient: each algorithm needs 5; measure a larger suite"
+            f"{len(log_measured)} cases are too few to fit any coefficient: each algorithm needs 5; measure a larger suite"
         )
-    names = [p.name for p in parameters]
-    place = {name: i for i, name in enumerate(names)}
-    parents = [(i, place[p.parent]) for i, p in enumerate(parameters) if p.parent is not None]
-    start = np.log([p.start for p in parameters])
-    bounds = np.log([p.low for p in parameters]), np.log([p.high for p in parameters])
-    # Rows of the prior: x_i - x_parent, or x_i - start_i, over the standard deviation.
-    pull = np.eye(len(names))
-    centre = start.copy()
-    for child, parent in parents:
-        pull[child, parent] = -1.0
-        centre[child] = 0.0
-    scale = np.asarray([p.prior_sd for p in parameters])
-    pull, centre = pull / scale[:, None], centre / scale
-    log_measured = np.log(measured)
-    affects = np.stack([p.affects for p in parameters])
-    groups = _column_groups(affects)
-
-    def log_ratio(x: np.ndarray) -> np.ndarray:
-        overrides = dict(zip(names, np.exp(x).tolist(), strict=True))
-        return np.log(predicted_latency(blocks, Coefficients(profile, overrides))) - log_measured
+    response = Response(blocks, parameters, profile)
 
     def solve(x0: np.ndarray, weight: float):
         def residuals(x: np.ndarray) -> np.ndarray:
-            return np.concatenate([log_ratio(x), weight * (pull @ x - centre)])
+            return np.concatenate([response(x) - log_measured, weight * (response.pull @ x - response.centre)])
 
         def jacobian(x: np.ndarray) -> np.ndarray:
-            return np.vstack([_data_jacobian(log_ratio, x, affects, groups), weight * pull])
+            return np.vstack([response.jacobian(x), weight * response.pull])
 
         return least_squares(
-            residuals, x0, jacobian, bounds=bounds, loss="soft_l1", f_scale=SOFT_LIMIT, x_scale="jac", max_nfev=60, ftol=1e-6
+            residuals,
+            x0,
+            jacobian,
+            bounds=response.bounds,
+            loss="soft_l1",
+            f_scale=SOFT_LIMIT,
+            x_scale="jac",
+            max_nfev=60,
+            ftol=1e-6,
         )
 
-    first = solve(start, FIRST_WEIGHT)
-    weight = float(np.clip(_spread(log_ratio(first.x)), LEAST_WEIGHT, MOST_WEIGHT))
+    first = solve(response.start, FIRST_WEIGHT)
+    weight = float(np.clip(_spread(response(first.x) - log_measured), LEAST_WEIGHT, MOST_WEIGHT))
+    _refuse_unless_told_apart(response.jacobian(first.x) @ np.linalg.inv(response.pull), weight, response.names, blocks)
     rng = np.random.default_rng(seed)
     best = solve(first.x, weight)
+    low, high = response.bounds
     for _ in range(STARTS - 1):
-        elsewhere = np.clip(start + rng.normal(0, 0.3, len(start)), bounds[0] + 1e-6, bounds[1] - 1e-6)
+        elsewhere = np.clip(response.start + rng.normal(0, 0.3, len(low)), low + 1e-6, high - 1e-6)
         found = solve(elsewhere, weight)
         best = found if found.cost < best.cost else best
-    data = _data_jacobian(log_ratio, best.x, affects, groups)
-    return _describe(best.x, names, log_ratio(best.x), data, weight * pull, bounds)
+    return _describe(best.x, response, response(best.x) - log_measured, weight)
 
 
-def _data_jacobian(log_ratio, x: np.ndarray, affects: np.ndarray, groups: list[list[int]]) -> np.ndarray:
-    """(S, P) forward differences, one evaluation per group of columns that no case feels two of."""
-    base = log_ratio(x)
-    result = np.zeros((len(base), len(x)))
-    step = 1e-5
-    for group in groups:
-        moved = x.copy()
-        moved[group] += step
-        change = (log_ratio(moved) - base) / step
-        for column in group:
-            result[affects[column], column] = change[affects[column]]
-    return result
+def _refuse_unless_told_apart(whitened: np.ndarray, noise: float, names: Sequence[str], blocks: Sequence[Block]) -> None:
+    """`InputError` where the data tell fewer combinations of coefficients than the algorithms among them need.
+
+    Args:
+        whitened: (S, P) change of the log latencies by one prior standard deviation along each of P independent directions. A
+            direction is told when the cases together move by more than their noise.
+    """
+    told = int((np.linalg.eigvalsh(whitened.T @ whitened) > noise**2).sum())
+    fitted = [algorithm for algorithm in ALGORITHMS if any(name.endswith(f".{algorithm}") for name in names)]
+    needed = min(TOLD_APART * max(len(fitted), 1), len(names))
+    if told >= needed:
+        return
+    still = [extent for extent in ("batch", "m", "n", "k") if all(_alike(getattr(b.table, extent)) for b in blocks)]
+    why = f"; {', '.join(still)} hardly vary" if still else ""
+    raise InputError(
+        f"{len(whitened)} cases tell only {told} combinations of the {len(names)} coefficients of {', '.join(fitted)} apart, and "
+        f"an overhead and a rate each are {needed}{why}; measure shapes whose sizes vary independently of each other, as the "
+        "suite micro does"
+    )
+
+
+def _alike(extent: np.ndarray) -> bool:
+    return bool(extent.max() <= 1.5 * extent.min())
 
 
 def _spread(residuals: np.ndarray) -> float:
@@ -160,9 +230,22 @@ def _column_groups(affects: np.ndarray) -> list[list[int]]:
     return groups
 
 
-def _describe(x, names, residuals, data, prior, bounds) -> Fitted:
+def _left_out(residuals: np.ndarray, data: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """(S,) residuals as they would be without their own case: r + l psi / (1 - l psi'), with l = j' (J' D J + prior)^-1 j, psi
+    the derivative of the loss and D = diag(psi')."""
+    steep = 1.0 + (residuals / SOFT_LIMIT) ** 2
+    psi, curvature = residuals / np.sqrt(steep), steep**-1.5
+    information = data.T @ (data * curvature[:, None]) + prior.T @ prior
+    leverage = np.einsum("sp,sp->s", data @ np.linalg.pinv(information, hermitian=True), data)
+    return residuals + leverage * psi / np.maximum(1.0 - leverage * curvature, LEAST_LEFT)
+
+
+def _describe(x: np.ndarray, response: Response, residuals: np.ndarray, weight: float) -> Fitted:
+    names, bounds, prior = response.names, response.bounds, weight * response.pull
+    data = response.jacobian(x)
+    noise = _spread(residuals)
     free = max(len(residuals) - len(x), 1)
-    variance = max(_spread(residuals) ** 2, 1e-12) * len(residuals) / free
+    variance = max(noise**2, 1e-12) * len(residuals) / free
     information = data.T @ data + prior.T @ prior
     log_sd = np.sqrt(np.clip(np.diag(np.linalg.pinv(information)) * variance, 0, None))
     scale = np.linalg.norm(data, axis=0)
@@ -175,5 +258,7 @@ def _describe(x, names, residuals, data, prior, bounds) -> Fitted:
         at_bound=tuple(name for name, hit in zip(names, tight, strict=True) if hit),
         unidentified=tuple(name for name, hit in zip(names, weak, strict=True) if hit),
         residuals=residuals,
+        left_out=_left_out(residuals, data, prior),
         condition=condition,
+        noise=noise,
     )

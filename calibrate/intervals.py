@@ -1,7 +1,11 @@
 """How far off the fitted model is, per algorithm and per graph: the spread behind every interval.
 
-The 90 % point of |log error| on cases the fit did not see, over 1.645, is the standard deviation of a normal law with the same
-90 % interval (split conformal prediction with log residuals: Vovk, Gammerman and Shafer, 2005; Lei et al., 2018).
+Split conformal prediction on log errors (Vovk, Gammerman and Shafer, 2005; Lei et al., 2018): the 90 % point of what held-out
+cases were off by, over 1.645, is the standard deviation of a normal law with the same 90 % interval. What the ranges of unfitted
+coefficients already add to an interval is taken off first, in squares, so that nothing counts twice.
+
+Held out are the validation split, and every case of the fit by its leave-one-out error (`fit.py`), so that an algorithm with some
+dozens of cases has a spread of its own.
 """
 
 from __future__ import annotations
@@ -12,48 +16,56 @@ from collections.abc import Sequence
 import numpy as np
 
 from shmoo.calibrate.dataset import Block
-from shmoo.estimators.coefficients import ALGORITHMS, algorithm_codes
+from shmoo.estimators.coefficients import ALGORITHMS, FAMILY_OF, algorithm_codes
 from shmoo.estimators.profile import Coefficient
 
-MIN_VALIDATION = 10
-"""Below this many validation cases of its own an algorithm takes the spread of all validation cases together: residuals of the
-fit itself are too small wherever a coefficient has few cases."""
-FIT_WIDENING = 1.3
-"""Graphs share nearly all of their coefficients with the operators, so their residuals in the fit are little too small; with this
-factor they stand beside the few that were held out."""
+COVERAGE = 0.9
+NORMAL_POINT = 1.645
+"""Standard deviations from the middle to either end of a normal law's 90 % interval."""
+MIN_OWN = 20
+"""Below this many held-out cases of its own an algorithm takes the spread of its family, below that of all cases together: the
+90 % point of fewer is hardly below their largest."""
 FLOOR = 0.02
 """No spread is below 2 %: repeat measurements themselves differ by that."""
 
 
-def spreads(blocks: Sequence[Block], residuals: np.ndarray, family: str, reference: str) -> dict[str, Coefficient]:
-    """`sigma.<algorithm>` and `sigma.graph` from residuals; an algorithm without cases keeps what it falls back to.
+def spreads(
+    blocks: Sequence[Block], errors: np.ndarray, reach: np.ndarray, family: str, reference: str
+) -> dict[str, Coefficient]:
+    """`sigma.<algorithm>` and `sigma.graph`; an algorithm without cases keeps what it falls back to.
 
     Args:
-        blocks: cases of the fit and validation splits.
-        residuals: (S,) log(predicted / measured) of all of them, in order.
+        blocks: the cases.
+        errors: (S,) log(predicted / measured) of all of them in order, as held out; NaN for cases not to count.
+        reach: (S, 2) how far the intervals reach below and above the estimates without any spread, as positive logarithms.
         family: architecture family, which decides the algorithms.
         reference: what the coefficients' `reference` field says.
     """
     algorithm = np.concatenate([_dominant(block, family) for block in blocks])
     several = np.concatenate([np.bincount(b.table.segment, minlength=b.table.segments) > 1 for b in blocks])
-    validation = np.concatenate([block.splits for block in blocks]) == "validation"
+    known = np.isfinite(errors)
+    # An estimate above the measurement needs an interval that reaches down.
+    reached = np.where(errors > 0, reach[:, 0], reach[:, 1])
+    needed = np.sqrt(np.clip(errors**2 - reached**2, 0.0, None)) / NORMAL_POINT
     found: dict[str, Coefficient] = {}
 
-    def note(name: str, errors: np.ndarray, whose: str) -> None:
-        sigma = max(_quantile(np.abs(errors)) / 1.645, FLOOR)
-        found[name] = Coefficient(sigma, "1", "fitted", f"{reference}; 90 % point over {len(errors)} {whose}")
+    def note(name: str, cases: np.ndarray, whose: str) -> None:
+        sigma = max(conformal_point(needed[cases]), FLOOR)
+        found[name] = Coefficient(sigma, "1", "fitted", f"{reference}; 90 % point over {int(cases.sum())} held-out {whose}")
 
+    alone = known & ~several
+    family_of = np.asarray([ALGORITHMS.index(FAMILY_OF.get(name, name)) for name in ALGORITHMS])
     for code, name in enumerate(ALGORITHMS):
-        here = (algorithm == code) & ~several
-        own = residuals[here & validation]
-        if len(own) >= MIN_VALIDATION:
-            note(f"sigma.{name}", own, "held-out cases of its own")
-        elif here.any():
-            held_out = residuals[validation]
-            note(f"sigma.{name}", held_out if len(held_out) else residuals, "held-out cases of all algorithms")
-    if several.any():
-        widened = np.where(validation, residuals, FIT_WIDENING * residuals)[several]
-        note("sigma.graph", widened, "graphs, those of the fit widened")
+        own = alone & (algorithm == code)
+        kin = alone & (family_of[algorithm] == family_of[code])
+        if own.sum() >= MIN_OWN:
+            note(f"sigma.{name}", own, "cases of its own")
+        elif own.any() and kin.sum() >= MIN_OWN:
+            note(f"sigma.{name}", kin, "cases of its family")
+        elif own.any():
+            note(f"sigma.{name}", alone, "cases of all algorithms")
+    if (known & several).any():
+        note("sigma.graph", known & several, "graphs")
     return found
 
 
@@ -66,7 +78,7 @@ def _dominant(block: Block, family: str) -> np.ndarray:
     return codes[order[last]]
 
 
-def _quantile(errors: np.ndarray) -> float:
-    """The conformal 90 % point: the ceil(0.9 (n + 1))-th smallest error, the largest when there are too few."""
-    rank = min(math.ceil(0.9 * (len(errors) + 1)), len(errors))
+def conformal_point(errors: np.ndarray) -> float:
+    """The 90 % point of n held-out errors: the ceil(0.9 (n + 1))-th smallest, the largest when there are too few."""
+    rank = min(math.ceil(COVERAGE * (len(errors) + 1)), len(errors))
     return float(np.sort(errors)[rank - 1])

@@ -15,6 +15,7 @@ import numpy as np
 
 from shmoo.estimators.costs import COSTS, costs_of
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
+from shmoo.estimators.heap import Temporary, fresh_bytes
 from shmoo.estimators.records import FAMILIES, Cost, Graph
 from shmoo.estimators.residency import Touch, code_distances, reuse_distances
 
@@ -24,6 +25,9 @@ READ_WEIGHT, READ_ACTIVATION, WRITE = 0, 1, 2
 FAMILY_CODE = {name: code for code, name in enumerate(FAMILIES)}
 DTYPE_CODE = {name: code for code, name in enumerate(COMPUTE_DTYPES)}
 CONTRACTIONS = frozenset(FAMILY_CODE[f] for f in ("gemm", "conv", "depthwise", "conv_transpose", "attention", "linalg"))
+_CONVOLUTIONS = frozenset(FAMILY_CODE[f] for f in ("conv", "depthwise", "conv_transpose"))
+FEW_CHANNELS = 4
+"""Up to so many input channels (an RGB image) a library reads as they lie."""
 
 
 def op_names() -> list[str]:
@@ -63,7 +67,8 @@ class KernelTable:
         calls: (K,) operator calls that the launch executes. views: (K,) free calls since the kernel before, which a framework
             still dispatches when it runs a graph call by call. code_distance: (K,) bytes touched since the same operator last ran
             on the same shapes, and so since its code and the library's state for it were last at hand.
-        fresh_bytes: (K,) largest single output, which an allocator may have to map anew.
+        fresh_bytes: (K,) bytes that the system has to give the process anew for the kernel's results; converted_fresh_bytes: the
+            same where a library converts what a convolution reads and writes to a layout of its own at every call (`heap.py`).
         segment: (K,) which case or graph the row belongs to; ascending.
         access_kernel: (A,) row; access_bytes: (A,) bytes; access_distance: (A,) bytes touched since the same memory was last
             touched; access_kind: (A,) `READ_WEIGHT`, `READ_ACTIVATION` or `WRITE`.
@@ -86,6 +91,7 @@ class KernelTable:
     images: np.ndarray
     calls: np.ndarray
     fresh_bytes: np.ndarray
+    converted_fresh_bytes: np.ndarray
     views: np.ndarray
     code_distance: np.ndarray
     segment: np.ndarray
@@ -170,6 +176,7 @@ def kernel_table(graph: Graph, kernels: Sequence[Kernel]) -> KernelTable:
         kernels: groups in execution order; free calls belong to none.
     """
     rows = []
+    converted: list[Temporary | None] = []
     done = 0  # calls up to the last kernel's end
     touches: list[list[Touch]] = []
     kinds: list[list[int]] = []
@@ -178,14 +185,17 @@ def kernel_table(graph: Graph, kernels: Sequence[Kernel]) -> KernelTable:
     for kernel in kernels:
         views = sum(cost is None for cost in costs[done : kernel.calls[-1]])
         done = max(done, kernel.calls[-1] + 1)
-        row, kernel_touches, kernel_kinds = _kernel_row(graph, kernel, [costs[i] for i in kernel.calls], consumers)
-        rows.append((*row, views))
+        row, main, kernel_touches, kernel_kinds = _kernel_row(graph, kernel, [costs[i] for i in kernel.calls], consumers)
+        rows.append((row, views))
+        converted.append(_converted(main, kernel_touches, kernel_kinds))
         touches.append(kernel_touches)
         kinds.append(kernel_kinds)
     distances = reuse_distances(touches)
     shapes = [tuple((graph.calls[i].op, graph.calls[i].inputs) for i in kernel.calls) for kernel in kernels]
-    rows = [(*row, far) for row, far in zip(rows, code_distances(shapes, touches), strict=True)]
-    columns = list(zip(*rows, strict=True)) if rows else [()] * 18
+    fresh, with_copies = fresh_bytes(touches), fresh_bytes(touches, converted)
+    beside = zip(rows, fresh, with_copies, code_distances(shapes, touches), strict=True)
+    rows = [(*row, *mapped, views, far) for (row, views), *mapped, far in beside]
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 19
     ints = (np.asarray(column, dtype=np.int64) for column in columns[:3])
     floats = (np.asarray(column, dtype=np.float64) for column in columns[3:])
     return KernelTable(
@@ -216,7 +226,7 @@ def _kernel_row(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], cons
     produced: set[int] = set()
     touched: dict[tuple[int, bool], Touch] = {}
     kind_of: dict[tuple[int, bool], int] = {}
-    matrix = vector = special = largest = 0.0
+    matrix = vector = special = 0.0
     main: Cost | None = None
     main_call = graph.calls[kernel.calls[0]]
     for index, cost in zip(kernel.calls, costs, strict=True):
@@ -248,8 +258,6 @@ def _kernel_row(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], cons
                 whole = graph.values[root].spec.nbytes
                 touched[(root, True)] = Touch(root, nbytes, persistent=persistent, write=True, size=whole)
                 kind_of[(root, True)] = WRITE
-                if not call.inplace:
-                    largest = max(largest, nbytes)
     if main is None:
         raise ValueError(f"kernel {kernel} of graph {graph.name!r} holds only free calls; fusion must leave those out")
     row = (
@@ -268,9 +276,17 @@ def _kernel_row(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], cons
         main.dilation,
         main.images,
         len(kernel.calls),
-        largest,
     )
-    return row, list(touched.values()), [kind_of[key] for key in touched]
+    return row, main, list(touched.values()), [kind_of[key] for key in touched]
+
+
+def _converted(main: Cost, touches: Sequence[Touch], kinds: Sequence[int]) -> Temporary | None:
+    """What a library allocates that converts the image and the result of a convolution."""
+    if FAMILY_CODE[main.family] not in _CONVOLUTIONS:
+        return None
+    of = {kind: sum(t.nbytes for t, k in zip(touches, kinds, strict=True) if k == kind) for kind in set(kinds)}
+    channels = main.k / main.window * main.batch
+    return Temporary(of.get(READ_ACTIVATION, 0.0) if channels > FEW_CHANNELS else 0.0, of.get(WRITE, 0.0))
 
 
 def _weight_of(cost: Cost) -> tuple[float, float]:

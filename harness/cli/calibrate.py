@@ -17,6 +17,7 @@ EXAMPLES = """\b
 Examples:
   shmoo calibrate shmoo-runs/20260101T120000Z-micro
   shmoo calibrate a100.csv --base gpu_a100_40g -o my_a100.json
+  shmoo calibrate shmoo-runs/20260101T120000Z-micro --curve
 """
 
 
@@ -26,10 +27,22 @@ Examples:
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Profile to write. Default: the user's own profiles, by name.")
 @click.option("--name", help="Name of the profile. Default: the file's, else cpu_local for runs and the base's for tables.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the fit's further starts.")
+@click.option("--no-residual", is_flag=True, help="Fit the physical model only, nothing beside it.")
+@click.option(
+    "--curve", is_flag=True, help="Show how much measuring is enough: the error against cases and minutes. Writes no profile."
+)
 @click.option("--force", is_flag=True, help="Replace the profile that is there.")
 @options.as_json
 def calibrate(
-    sources: tuple[Path, ...], base: str | None, out: Path | None, name: str | None, seed: int, force: bool, as_json: bool
+    sources: tuple[Path, ...],
+    base: str | None,
+    out: Path | None,
+    name: str | None,
+    seed: int,
+    no_residual: bool,
+    curve: bool,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Fit the coefficients of one machine to what was measured on it.
 
@@ -41,7 +54,10 @@ def calibrate(
         raise InputError(f"-o {str(out)!r} must end in .json, as profiles do")
     refuse_existing(out, force)
     profile = None if base is None else load_architecture(base)
-    made = fit(sources, profile, name or (out.stem if out else None), seed)
+    if curve:
+        show_curve(sources, profile, seed, as_json)
+        return
+    made = fit(sources, profile, name or (out.stem if out else None), seed, not no_residual)
     target = out if out is not None else profile_path(made.profile.name)
     refuse_existing(target, force)
     output.writing(target).write_bytes(made.profile.to_json())
@@ -56,12 +72,38 @@ def calibrate(
         show_calibration(made)
 
 
-def fit(sources: tuple[Path, ...], base, name: str | None, seed: int) -> Calibration:
+def fit(sources: tuple[Path, ...], base, name: str | None, seed: int, residual: bool = True) -> Calibration:
     """The calibration, with what it does told on stderr."""
     from shmoo.calibrate.calibration import calibrate as calibrate_sources
 
     return calibrate_sources(
-        sources, base=base, name=name, seed=seed, progress=lambda doing: output.message(f"calibrate: {doing}")
+        sources, base=base, name=name, seed=seed, residual=residual, progress=lambda doing: output.message(f"calibrate: {doing}")
+    )
+
+
+def show_curve(sources: tuple[Path, ...], base, seed: int, as_json: bool) -> None:
+    """The learning curve of one run.
+
+    Raises:
+        InputError: several sources, or a table.
+    """
+    import msgspec
+
+    from shmoo.calibrate.curve import learning_curve
+    from shmoo.estimators.present import percent
+
+    if len(sources) != 1 or not sources[0].is_dir():
+        raise InputError(f"--curve plays one run directory again, got {', '.join(map(str, sources))}; name one")
+    points = learning_curve(sources[0], base=base, seed=seed, progress=lambda doing: output.message(f"curve: {doing}"))
+    if as_json:
+        output.json_document({"format": 1, "points": msgspec.to_builtins(points)})
+        return
+    output.table(
+        ["order", "cases", "minutes", "operators and synthetic models", "networks"],
+        [
+            [p.order, str(p.cases), f"{p.minutes:.1f}", percent(p.operators), "" if p.networks is None else percent(p.networks)]
+            for p in points
+        ],
     )
 
 
@@ -91,9 +133,17 @@ def show_calibration(made: Calibration) -> None:
     for split, groups in made.profile.error_card.items():
         output.result("")
         output.table(
-            [f"error on the {split} split", "n", "mean", "median", "p90", "bias"],
+            [f"error on the {split} split", "n", "mean", "physics alone", "median", "p90", "bias"],
             [
-                [group, str(e.n), percent(e.mean), percent(e.median), percent(e.p90), percent(e.bias, signed=True)]
+                [
+                    group,
+                    str(e.n),
+                    percent(e.mean),
+                    "" if e.physics is None else percent(e.physics),
+                    percent(e.median),
+                    percent(e.p90),
+                    percent(e.bias, signed=True),
+                ]
                 for group, e in groups.items()
             ],
         )

@@ -13,6 +13,10 @@ from shmoo.harness.workloads.shapes import FAMILIES, Axes, Family
 from shmoo.runs.records import CaseSpec, Machine
 
 SUITES = ("quick", "micro", "nets", "shmoo")
+PLANNED = "planned"
+"""The cases of "micro" in the order that `planned.py` finds: the most telling first."""
+BUDGET_S = 300.0
+"""What measuring the planned suite may take where nothing else is asked for."""
 NETWORKS = (
     "resnet50",
     "mobilenet_v3_large",
@@ -63,7 +67,7 @@ def plan_suite(
         InputError: the suite is unknown, or no dtype or runtime is given.
     """
     if name not in SUITES:
-        raise unknown("suite", name, SUITES)
+        raise unknown("suite", name, (*SUITES, PLANNED))
     if not (dtypes and runtimes):
         raise InputError(f"a suite needs at least one dtype and one runtime, got {list(dtypes)} and {list(runtimes)}")
     limits = _Limits.of(machine, device)

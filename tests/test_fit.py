@@ -1,0 +1,100 @@
+"""The fit itself: leave-one-out errors, several starts, and data that cannot tell."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from test_calibrate import TRUTH, measured_on
+
+from shmoo.calibrate import fit
+from shmoo.calibrate.dataset import MeasuredCase, blocks
+from shmoo.calibrate.fit import fit_latency, predicted_latency
+from shmoo.calibrate.parameters import parameters_for
+from shmoo.estimators.coefficients import Coefficients
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.profile import load_profile
+from shmoo.runs.tables import TableRow
+
+
+def fitted(cases, **changes):
+    base = load_profile("cpu_server_generic")
+    tabulated = blocks(cases, base)
+    parameters = parameters_for(tabulated, base)
+    changed = [dataclasses.replace(p, **{k: f(p) for k, f in changes.items()}) for p in parameters]
+    return fit_latency(tabulated, changed, base)
+
+
+def test_left_out_errors_are_those_of_fits_without_the_case():
+    """For the products that pull hardest, a fit without them gives what the first order says, to a fifth of the change."""
+    cases = list(measured_on(load_profile("cpu_server_generic"), TRUTH, noise=0.08))[::3]
+    whole = fitted(cases)
+    pulled = np.abs(whole.left_out - whole.residuals)
+    assert (np.sign(whole.left_out) == np.sign(whole.residuals)).mean() > 0.95
+    base = load_profile("cpu_server_generic")
+    products = [i for i in np.argsort(-pulled) if cases[i].case.workload == "linear"]
+    for i in products[:3]:
+        without = fitted(cases[:i] + cases[i + 1 :])
+        alone = blocks([cases[i]], base)
+        error = float(np.log(predicted_latency(alone, Coefficients(base, without.values))[0] / cases[i].latency_s))
+        assert error == pytest.approx(whole.left_out[i], abs=max(0.2 * pulled[i], 0.01))
+
+
+def test_cases_of_one_size_are_refused_with_the_reason():
+    """Twenty measurements of nearly one matrix product tell a single number; two are needed, and the extents are named."""
+    rows = [TableRow(0, "linear", {"b": 1, "m": 512 + i % 2, "n": 512, "k": 512 + i // 2}) for i in range(20)]
+    cases = [MeasuredCase(row.case, (row.graph(),), 1e-3) for row in rows]
+    with pytest.raises(InputError, match=r"20 cases tell only 1 combinations? .*m, n, k hardly vary.*vary independently"):
+        fitted(cases)
+
+
+def test_no_algorithm_with_five_cases_is_refused():
+    """Four cases fit nothing."""
+    cases = list(measured_on(load_profile("cpu_server_generic"), TRUTH))[:4]
+    with pytest.raises(InputError, match="4 cases are too few"):
+        fitted(cases)
+
+
+def test_a_bound_that_stops_a_coefficient_is_named():
+    """The truth, an efficiency of 0.83, is above the highest allowed here, 0.5."""
+    cases = measured_on(load_profile("cpu_server_generic"), TRUTH)
+    found = fitted(
+        cases,
+        high=lambda p: 0.5 if p.name == "efficiency.gemm" else p.high,
+        start=lambda p: min(p.start, 0.4) if p.name == "efficiency.gemm" else p.start,
+    )
+    assert "efficiency.gemm" in found.at_bound
+    assert found.values["efficiency.gemm"] == pytest.approx(0.5, rel=2e-3)
+
+
+def test_what_the_data_cannot_tell_is_named_and_left_at_its_prior():
+    """Products of at least 1,000 in every extent say nothing about small ones: half.m stays where it started."""
+    sides = (1000, 1300, 1700, 2100)
+    rows = [TableRow(0, "linear", {"b": 1, "m": m, "n": n, "k": k}) for m in sides for n in sides for k in sides]
+    base = load_profile("cpu_server_generic")
+    cases = [MeasuredCase(row.case, (row.graph(),), 1.0) for row in rows]
+    seconds = predicted_latency(blocks(cases, base), Coefficients(base, {"efficiency.gemm": 0.6}))
+    noisy = seconds * np.exp(np.random.default_rng(0).normal(0, 0.05, len(seconds)))
+    found = fitted([MeasuredCase(c.case, c.graphs, float(s)) for c, s in zip(cases, noisy, strict=True)])
+    assert "half.m.gemm" in found.unidentified
+    assert "launch.eager.gemm" in found.unidentified or "launch.eager" in found.unidentified
+    assert "efficiency.gemm" not in found.unidentified or "efficiency" not in found.unidentified
+
+
+def test_a_second_start_leaves_a_bad_first_one(monkeypatch):
+    """Where the first start ends far off, the better of two ends counts: the costs are compared."""
+    seen = []
+    original = fit.least_squares
+
+    def watched(*args, **kwargs):
+        found = original(*args, **kwargs)
+        seen.append(found.cost)
+        return found
+
+    monkeypatch.setattr(fit, "least_squares", watched)
+    cases = measured_on(load_profile("cpu_server_generic"), TRUTH, noise=0.02)
+    found = fitted(cases)
+    assert len(seen) == 1 + fit.STARTS
+    assert found.values["efficiency.gemm"] == pytest.approx(TRUTH["efficiency.gemm"], rel=0.05)
+    assert np.median(np.abs(found.residuals)) < 0.03

@@ -1,0 +1,88 @@
+"""Intervals: conformal points, whose errors count for whom, and coverage per operator family on cases never seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_calibrate import TRUTH, measured_on, sources_of
+
+from shmoo.calibrate.calibration import calibrate_cases
+from shmoo.calibrate.dataset import blocks
+from shmoo.calibrate.intervals import FLOOR, MIN_OWN, NORMAL_POINT, conformal_point, spreads
+from shmoo.estimators.coefficients import normals
+from shmoo.estimators.profile import load_profile
+
+NOISE = {"linear": 0.12, "add": 0.03, "relu": 0.06, "softmax": 0.25}
+
+
+def noisy_cases(seed: int):
+    """What a machine measures whose operators differ in how well the model describes them."""
+    cases = measured_on(load_profile("cpu_server_generic"), TRUTH)
+    rng = np.random.default_rng(seed)
+    return tuple(type(c)(c.case, c.graphs, float(c.latency_s * np.exp(rng.normal(0, NOISE[c.case.workload])))) for c in cases)
+
+
+def test_the_conformal_point_of_few_is_the_largest():
+    """Of 9 errors the 9th, of 19 the 18th, of 99 the 90th."""
+    assert conformal_point(np.arange(1, 10)) == 9
+    assert conformal_point(np.arange(1, 20)) == 18
+    assert conformal_point(np.arange(1, 100)) == 90
+
+
+def test_an_algorithm_with_enough_cases_has_a_spread_of_its_own():
+    """Linear errors of 0.3, pointwise of 0.1, 10 of softmax: gemm and pointwise have their own, softmax that of all."""
+    base = load_profile("cpu_server_generic")
+    cases = [c for c in noisy_cases(0) if c.case.workload != "softmax" or int(c.case.identity, 16) % 3 == 0]
+    (block,) = blocks(cases, base)
+    of = np.asarray([c.case.workload for c in cases])
+    assert 0 < (of == "softmax").sum() < MIN_OWN < (of == "add").sum()
+    errors = np.where(of == "linear", 0.3, np.where(of == "softmax", 0.5, 0.1))
+    found = spreads([block], errors, np.zeros((len(cases), 2)), "cpu", "here")
+    assert found["sigma.gemm"].value == pytest.approx(0.3 / NORMAL_POINT)
+    assert found["sigma.pointwise"].value == pytest.approx(0.1 / NORMAL_POINT)
+    assert found["sigma.softmax"].value == pytest.approx(conformal_point(errors) / NORMAL_POINT)
+    assert "all algorithms" in found["sigma.softmax"].reference
+
+
+def test_what_unfitted_ranges_reach_is_not_added_again():
+    """Errors of 0.5 where ranges alone reach 0.3 down and 0.4 up: 0.4 and 0.3 are left, in squares; never below the floor."""
+    base = load_profile("cpu_server_generic")
+    (block,) = blocks([c for c in noisy_cases(0) if c.case.workload == "linear"], base)
+    count = len(block.cases)
+    reach = np.tile((0.3, 0.4), (count, 1))
+    above = spreads([block], np.full(count, 0.5), reach, "cpu", "")["sigma.gemm"].value
+    below = spreads([block], np.full(count, -0.5), reach, "cpu", "")["sigma.gemm"].value
+    assert (above, below) == (pytest.approx(0.4 / NORMAL_POINT), pytest.approx(0.3 / NORMAL_POINT))
+    assert spreads([block], np.full(count, 0.2), reach, "cpu", "")["sigma.gemm"].value == FLOOR
+
+
+def test_cases_that_are_not_known_do_not_count():
+    """NaN errors are left out; an algorithm without any has no spread of its own."""
+    base = load_profile("cpu_server_generic")
+    (block,) = blocks([c for c in noisy_cases(0) if c.case.workload == "linear"], base)
+    errors = np.full(len(block.cases), 0.1)
+    errors[::2] = np.nan
+    assert spreads([block], errors, np.zeros((len(errors), 2)), "cpu", "")["sigma.gemm"].value == pytest.approx(
+        0.1 / NORMAL_POINT
+    )
+    assert not spreads([block], errors * np.nan, np.zeros((len(errors), 2)), "cpu", "")
+
+
+def test_draws_have_the_quantiles_of_the_law():
+    """The 5 % and 95 % points of 200 draws are 1.645, in every column, whatever the seed."""
+    drawn = normals(np.random.default_rng(3), 200, 4)
+    assert np.quantile(drawn, (0.05, 0.95), axis=0) == pytest.approx(np.array([[-1.645], [1.645]]) * np.ones(4), abs=0.03)
+    assert abs(np.corrcoef(drawn.T)[0, 1]) < 0.3
+
+
+def test_intervals_cover_each_operator_family_on_cases_never_seen():
+    """Operators with errors of 3 to 25 %: over five machines' test splits, each family is covered in 83 to 97 of 100 cases."""
+    base = load_profile("cpu_server_generic")
+    inside: dict[str, list[float]] = {}
+    for seed in range(5):
+        profile = calibrate_cases(sources_of(noisy_cases(seed)), base, name="noisy", residual=False).profile
+        for name, entry in profile.error_card["test"].items():
+            inside.setdefault(name, []).extend([entry.coverage] * entry.n)
+    assert {name for name, covered in inside.items() if len(covered) > 20} >= {"gemm", "pointwise"}
+    for name, covered in inside.items():
+        assert 0.83 <= np.mean(covered) <= 0.97, name

@@ -1,0 +1,74 @@
+"""Planning: the order of cases, and what it is worth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_calibrate import measured_on, table_rows
+
+from shmoo.calibrate.dataset import MeasuredCase
+from shmoo.calibrate.planning import CHECKED, most_telling, plan, sensitivities
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.profile import load_profile
+
+
+def unmeasured() -> list[MeasuredCase]:
+    """Cases of which only the graphs are known."""
+    return [MeasuredCase(row.case, (row.graph(),), 1.0) for row in table_rows()]
+
+
+def test_the_first_case_is_the_one_felt_most_and_the_next_something_new():
+    """Rows (3, 0), (2.9, 0), (0, 1): after the first, the second tells nearly nothing, the third all of its coefficient."""
+    assert most_telling(np.array([[2.9, 0.0], [0.0, 1.0], [3.0, 0.0]]), [1, 1, 1]) == [2, 1, 0]
+
+
+def test_a_dear_case_must_tell_more():
+    """log(1 + 9 / 0.01) is 6.8 and log(1 + 1 / 0.01) is 4.6: a case that takes twice as long comes second."""
+    rows = np.array([[3.0, 0.0], [0.0, 1.0]])
+    assert most_telling(rows, [1, 1]) == [0, 1]
+    assert most_telling(rows, [2, 1]) == [1, 0]
+
+
+def test_greedy_choice_beats_random_choice_of_as_many():
+    """The determinant of the information of 10 planned rows is above that of any of 50 random tens."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(200, 12)) * rng.uniform(0.01, 2.0, size=12)
+
+    def information(chosen) -> float:
+        picked = rows[list(chosen)] / 0.1
+        return np.linalg.slogdet(np.eye(12) + picked.T @ picked)[1]
+
+    planned = information(most_telling(rows, np.ones(200))[:10])
+    assert planned > max(information(rng.choice(200, 10, replace=False)) for _ in range(50))
+
+
+def test_planning_looks_at_no_measurement():
+    """The order of unmeasured cases is that of measured ones."""
+    base = load_profile("cpu_server_generic")
+    cases = unmeasured()
+    measured = measured_on(base, {"bandwidth.dram": 50e9}, noise=0.3)
+    assert plan(cases, base, [1.0] * len(cases)) == plan(measured, base, [1.0] * len(cases))
+
+
+def test_a_budget_is_kept_and_held_out_cases_are_among_those_chosen():
+    """40 seconds for cases of one second: 40 of them, every eighth kept out of the fit."""
+    base = load_profile("cpu_server_generic")
+    cases = unmeasured()
+    chosen = plan(cases, base, [1.0] * len(cases), budget_s=40.0)
+    assert len(chosen) == len(set(chosen)) == 40
+    assert sum(cases[i].case.split != "fit" for i in chosen) == 40 // CHECKED
+    assert len({cases[i].case.workload for i in chosen[:16]}) == 4  # every operator early on
+
+
+def test_sensitivities_are_small_where_a_coefficient_is_not_felt():
+    """A relu does not feel the matrix unit; every row feels something."""
+    rows = sensitivities(unmeasured(), load_profile("cpu_server_generic"))
+    assert rows.shape[0] == len(table_rows())
+    assert (np.linalg.norm(rows, axis=1) > 0.01).all()
+
+
+def test_as_many_times_as_cases():
+    """Otherwise the counts are named."""
+    cases = unmeasured()[:3]
+    with pytest.raises(InputError, match="3 cases and 2 times"):
+        plan(cases, load_profile("cpu_server_generic"), [1.0, 1.0])
