@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
-from shmoo.estimators.kernels import FAMILY_CODE, KernelTable, op_names
+from shmoo.estimators.kernels import FAMILY_CODE, KernelTable, op_code, op_names
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient
 from shmoo.estimators.records import FAMILIES
 
@@ -41,8 +41,16 @@ def algorithm_codes(table: KernelTable, family: str) -> np.ndarray:
         # A window above 3 in every dimension covers at least 16 elements.
         native = conv & (table.batch == 1) & (table.images == 1) & (table.window < 16) & (elements <= NATIVE_ELEMENTS)
         codes = np.where(native, _CODE["conv_native"], codes)
-    codes = np.where(gemm & (table.batch > 1), _CODE["gemm_batched"], codes)
+    codes = np.where(gemm & batched_product(table, family), _CODE["gemm_batched"], codes)
     return np.where(gemm & (np.minimum(table.m, table.n) <= 2), _CODE["gemv"], codes)
+
+
+def batched_product(table: KernelTable, family: str) -> np.ndarray:
+    """(K,) products that run in the library's kernels for batches. A GPU's library has kernels for each way an operand lies in
+    memory: those of a batch read both as they are multiplied, and so do single products, but for linear layers, whose weights are
+    stored transposed."""
+    several = table.batch > 1
+    return several | (table.op != op_code("aten.linear")) if family == "gpu" else several
 
 
 def converts_layout(codes: np.ndarray) -> np.ndarray:
@@ -103,6 +111,8 @@ _LAUNCH = {
         "efficiency.winograd": _range(0.6, 0.4, 0.9, "1", f"share of peak of transformed products: {_GUESS}"),
         "efficiency.winograd_fused": _range(0.5, 0.3, 0.9, "1", f"share of peak of transformed products: {_GUESS}"),
         "device_launch": _range(2e-6, 1e-6, 4e-6, "s", "shortest kernel"),
+        "allocate": _range(1e-4, 3e-5, 4e-4, "s", "asking the driver for a block of device memory: engineering range"),
+        "allocate.byte": _range(3e-13, 1e-13, 1e-12, "s/B", "mapping it in pages of 2 MiB, about 0.6 us each: engineering range"),
     },
     "tpu": {
         "launch": _range(1e-6, 0.5e-6, 3e-6, "s", "start of one fusion inside a program"),

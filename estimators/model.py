@@ -218,22 +218,32 @@ def has_energy(profile: ArchitectureProfile) -> bool:
     return flop and f"energy.byte.{profile.levels[-1]}" in names and "power.static" in names
 
 
-def graph_latency(table: KernelTable, prediction: Prediction, coefficients: Coefficients, runtime: str) -> np.ndarray:
+def graph_latency(
+    table: KernelTable,
+    prediction: Prediction,
+    coefficients: Coefficients,
+    runtime: str,
+    waits_s: np.ndarray | None = None,
+) -> np.ndarray:
     """Time of each segment (graph or case) of a table: shape (S,), or (D, S).
 
     Synchronous machines add kernels up. On asynchronous ones kernel i of a segment ends at
     D_i + max over j <= i of (A_j - D_(j-1)), with D the running sum of device time and A_j the time the device is given kernel j:
     the running sum of host time less the share `launch_tail` of the launch that follows the hand-over. The host's own end bounds
     the segment from below.
+
+    Args:
+        waits_s: (K,) seconds for which the host is held up before it launches each kernel (see `allocator.py`); none for `None`.
     """
     starts = np.flatnonzero(np.diff(table.segment, prepend=-1))
     entry = coefficients.value(f"graph.{runtime}", "graph")
     counts = np.diff(np.append(starts, len(table)))
     # A lone call is an operator measurement: its launch already holds what entering the graph costs.
     entry = np.where(counts > 1, entry, 0.0)
+    waits = 0.0 if waits_s is None else waits_s
     if coefficients.profile.family not in ASYNCHRONOUS:
-        return np.add.reduceat(prediction.latency_s, starts, axis=-1) + entry
-    host, device = np.cumsum(prediction.launch_s, axis=-1), np.cumsum(prediction.device_s, axis=-1)
+        return np.add.reduceat(prediction.latency_s + waits, starts, axis=-1) + entry
+    host, device = np.cumsum(prediction.launch_s + waits, axis=-1), np.cumsum(prediction.device_s, axis=-1)
     tail = coefficients.by_algorithm(algorithm_codes(table, coefficients.profile.family), "launch_tail")
     slack = host - tail * prediction.launch_s - (device - prediction.device_s)
     ends = np.append(starts[1:], len(table)) - 1
