@@ -1,4 +1,4 @@
-"""The same design points in SCALE-Sim, for comparison of speed: it steps through every cycle of a systolic array.
+"""The same design points in SCALE-Sim, for comparison of speed: it lists what every cycle of a systolic array reads and writes.
 
 Needs `pip install 'shmoo[baseline]'`; nothing else in Shmoo does.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -24,24 +22,37 @@ from shmoo.estimators.tabulated import tabulate
 CONFIG = """[general]
 run_name = baseline
 
-[architecture_presets]
-ArrayHeight : {rows}
-ArrayWidth : {cols}
-IfmapSramSzkB : {sram}
-FilterSramSzkB : {sram}
-OfmapSramSzkB : {sram}
-IfmapOffset : 0
-FilterOffset : 10000000
-OfmapOffset : 20000000
-Bandwidth : 64
-Dataflow : ws
-MemoryBanks : 1
-
 [run_presets]
-InterfaceBandwidth : CALC
+InterfaceBandwidth = CALC
+UseRamulatorTrace = False
+
+[architecture_presets]
+ArrayHeight = {rows}
+ArrayWidth = {cols}
+IfmapSramSzkB = 8192
+FilterSramSzkB = 8192
+OfmapSramSzkB = 8192
+IfmapOffset = 0
+FilterOffset = 10000000
+OfmapOffset = 20000000
+Dataflow = ws
+ReadRequestBuffer = 64
+WriteRequestBuffer = 64
+
+[layout]
+IfmapCustomLayout = False
+FilterCustomLayout = False
+IfmapSRAMBankBandwidth = 10
+IfmapSRAMBankNum = 10
+IfmapSRAMBankPort = 2
+FilterSRAMBankBandwidth = 10
+FilterSRAMBankNum = 10
+FilterSRAMBankPort = 2
+
+[sparsity]
+SparsitySupport = false
 """
-"""A weight-stationary array; memory that keeps up, so that no time goes into stalls (the fastest of its modes)."""
-SRAM_KB = 8192
+"""A weight-stationary array with memory that keeps up; without traces on disk. No other setting of the simulator is faster."""
 SIDES = (128, 256, 64, 512)
 """Sides of the arrays that are run, in this order."""
 
@@ -50,9 +61,10 @@ class Baseline(msgspec.Struct, frozen=True):
     """What the runs took.
 
     Attributes:
-        layers: distinct matrix products that were run. share: of the model's multiply-adds, what they hold when each is counted
-            once. seconds: of all runs, start-up of the interpreter taken off.
-        point_s: seconds of a design point, all products of the model: extrapolated by multiply-adds.
+        layers: distinct matrix products of the model that were run, on each of `points` arrays.
+        share: of the model's cycles on these arrays, those that were run.
+        seconds: of all runs, without starting the interpreter.
+        point_s: seconds of one design point with all products of the model, extrapolated by their cycles.
     """
 
     version: str
@@ -64,34 +76,34 @@ class Baseline(msgspec.Struct, frozen=True):
 
 
 def baseline(graphs: Sequence[Graph], points: int, layers: int) -> Baseline:
-    """Run distinct products of a model on arrays of `points` sizes.
+    """Run distinct products of a model, small to large, on arrays of `points` sizes.
 
     Raises:
-        InputError: SCALE-Sim is not installed, or fails.
+        InputError: SCALE-Sim is not installed.
     """
     if importlib.util.find_spec("scalesim") is None:
         raise InputError("SCALE-Sim is not installed; pip install 'shmoo[baseline]' has it")
     products, counts = distinct_products(graphs)
-    macs = products.prod(axis=1)
     chosen = np.unique(np.linspace(0, len(products) - 1, min(layers, len(products))).round().astype(int))
-    seconds = 0.0
     sides = [SIDES[i % len(SIDES)] for i in range(points)]
-    for side in sides:
-        seconds += _run(products[chosen], side) - _run(products[:0], side)
-    each = seconds / len(sides) / macs[chosen].sum()
+    seconds = sum(_run(products[chosen], side) for side in sides)
+    run = sum(cycles(products[chosen], side).sum() for side in sides)
     # Layers of one shape are simulated as often as they occur: SCALE-Sim keeps no results.
-    return Baseline(
-        version=importlib.metadata.version("scalesim"),
-        layers=len(chosen),
-        points=len(sides),
-        share=float(macs[chosen].sum() / (macs * counts).sum()),
-        seconds=seconds,
-        point_s=float(each * (macs * counts).sum()),
-    )
+    total = sum((cycles(products, side) * counts).sum() for side in sides)
+    point_s = seconds * total / run / len(sides)
+    return Baseline(importlib.metadata.version("scalesim"), len(chosen), len(sides), run / total, seconds, point_s)
+
+
+def cycles(products: np.ndarray, side: int) -> np.ndarray:
+    """(L,) cycles of (L, 3) products on a weight-stationary array of `side` x `side` (Samajdar et al., ISPASS 2020): folds of the
+    weights, each loaded, streamed past and drained."""
+    m, n, k = products.T
+    return np.ceil(k / side) * np.ceil(n / side) * (3 * side + m - 2)
 
 
 def distinct_products(graphs: Sequence[Graph]) -> tuple[np.ndarray, np.ndarray]:
-    """(L, 3) distinct m, n, k of a model's ungrouped products and convolutions by multiply-adds, and (L,) how often each is."""
+    """(L, 3) distinct m, n, k of a model's ungrouped products and convolutions, fewest multiply-adds first, and (L,) how often
+    each occurs."""
     table, _ = tabulate(graphs, "xla", "tpu")
     plain = (table.matrix_flops > 0) & (table.batch == 1)
     products, counts = np.unique(np.stack([table.m, table.n, table.k], axis=1)[plain], axis=0, return_counts=True)
@@ -100,16 +112,23 @@ def distinct_products(graphs: Sequence[Graph]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _run(products: np.ndarray, side: int) -> float:
-    """Seconds of one run of the simulator over some products."""
+    """Seconds of one run of the simulator over some products on an array of `side` x `side`."""
+    from scalesim.scale_sim import scalesim
+
     with tempfile.TemporaryDirectory() as folder:
-        config, topology = Path(folder) / "array.cfg", Path(folder) / "products.csv"
-        config.write_text(CONFIG.format(rows=side, cols=side, sram=SRAM_KB))
+        config, topology, layout = (Path(folder) / name for name in ("array.cfg", "products.csv", "layout.csv"))
+        config.write_text(CONFIG.format(rows=side, cols=side))
         lines = ["Layer,M,N,K,", *(f"p{i},{m:.0f},{n:.0f},{k:.0f}," for i, (m, n, k) in enumerate(products))]
         topology.write_text("\n".join(lines) + "\n")
+        layout.write_text("no layouts\n")
+        simulator = scalesim(
+            save_disk_space=True,
+            verbose=False,
+            config=str(config),
+            topology=str(topology),
+            layout=str(layout),
+            input_type_gemm=True,
+        )
         begin = time.perf_counter()
-        arguments = ["-c", str(config), "-t", str(topology), "-i", "gemm", "-p", folder]
-        done = subprocess.run([sys.executable, "-m", "scalesim.scale", *arguments], capture_output=True, text=True, check=False)
-        taken = time.perf_counter() - begin
-    if done.returncode:
-        raise InputError(f"SCALE-Sim ended with {done.returncode}: {done.stderr.strip()[-300:]}")
-    return taken
+        simulator.run_scale(top_path=folder)
+        return time.perf_counter() - begin

@@ -42,8 +42,8 @@ SWEEPS: dict[str, dict[str, tuple[float, float]]] = {
 @click.command()
 @click.option("--points", default=10_000, show_default=True, type=click.IntRange(min=4), help="Design points of each sweep.")
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(min=1), help="Times each is timed; the best counts.")
-@click.option("--scalesim-points", default=2, show_default=True, type=click.IntRange(min=0), help="Points to run in SCALE-Sim.")
-@click.option("--scalesim-layers", default=8, show_default=True, type=click.IntRange(min=1), help="Distinct layers to run there.")
+@click.option("--scalesim-points", default=1, show_default=True, type=click.IntRange(min=0), help="Points to run in SCALE-Sim.")
+@click.option("--scalesim-layers", default=3, show_default=True, type=click.IntRange(min=1), help="Distinct layers to run there.")
 def main(points: int, repeats: int, scalesim_points: int, scalesim_layers: int) -> None:
     """Time estimating: predictions a second, sweeps of design points, SCALE-Sim."""
     from shmoo.harness.models import model_graphs
@@ -63,7 +63,7 @@ def main(points: int, repeats: int, scalesim_points: int, scalesim_layers: int) 
             return
         output.result(
             f"\nSCALE-Sim {found.version}: {found.layers} distinct layers of {MODEL} on {found.points} array sizes took "
-            f"{si(found.seconds, 's')}; weighed by multiply-adds ({found.share:.0%} of the model's) that is about "
+            f"{si(found.seconds, 's')}; by cycles ({found.share:.1%} of the model's were run) that is about "
             f"{si(found.point_s, 's')} a point, extrapolated to {points} points {found.point_s * points / 3600:.1f} h: "
             f"{found.point_s * points / slowest:,.0f} times the slowest sweep above"
         )
