@@ -11,14 +11,13 @@ import numpy as np
 from shmoo.calibrate.dataset import Block
 from shmoo.estimators.coefficients import (
     ALGORITHMS,
-    MAPPED_BYTES,
     Coefficients,
     algorithm_codes,
     algorithm_names,
     converts_layout,
     short_op,
 )
-from shmoo.estimators.kernels import READ_ACTIVATION, op_names
+from shmoo.estimators.kernels import op_names
 from shmoo.estimators.profile import ArchitectureProfile
 
 MIN_CASES = 5
@@ -58,6 +57,9 @@ _SPACE = {
     "half.m": ("1", 1e-2, 1e3, 1.5),
     "half.n": ("1", 1e-2, 1e3, 1.5),
     "half.k": ("1", 1e-2, 2e3, 1.5),
+    "half.tile": ("1", 1e-2, 1e2, 1.0),
+    "half.far": ("1", 1e-2, 3e2, 1.0),
+    "half.fill": ("1", 1.0, 1e6, 1.0),
     "overlap": ("1", 1.0, 12.0, 0.5),
     "tile_overhead": ("s", 1e-10, 1e-4, 2.0),
     "launch": ("s", 5e-8, 1e-3, 1.5),
@@ -65,18 +67,28 @@ _SPACE = {
     "page_fault": ("s/B", 1e-12, 1e-8, 1.5),
     "layout": ("s/B", 1e-12, 1e-8, 1.0),
     "launch_tail": ("1", 1e-2, 0.99, 0.7),
-    "throttle.share": ("1", 1e-3, 3.0, 1.5),
+    "throttle.flop": ("J/flop", 1e-13, 1e-10, 0.3),
     "throttle.time": ("s", 1e-5, 10.0, 1.5),
-    "fresh.output": ("1", 0.2, 6.0, 0.7),
-    "fresh.input": ("1", 0.01, 4.0, 0.7),
     "bandwidth": ("B/s", 1e8, 1e14, 1.0),
 }
-_START_OF_ZERO = {"tile_overhead": 1e-7, "page_fault": 1e-10, "fresh.input": 0.5, "throttle.share": 0.1}
+_OF_FAMILY = {
+    ("gpu", "efficiency"): ("1", 0.2, 1.1, 0.1),
+    ("gpu", "efficiency.bandwidth"): ("1", 0.05, 1.5, 0.3),
+    ("gpu", "half.tile"): ("1", 1e-1, 1e2, 0.5),
+    ("gpu", "half.k"): ("1", 1e-1, 1e3, 0.7),
+    ("gpu", "half.fill"): ("1", 1e1, 1e5, 0.7),
+    ("gpu", "tile_overhead"): ("s", 1e-9, 1e-4, 1.0),
+}
+"""(Architecture family, stem) -> the same where a family's structure says more: blocks and transforms are counted on a GPU, so its
+contractions cannot beat the peak, and clocks above the nominal one are all that is left."""
+_START_OF_ZERO = {"tile_overhead": 1e-6, "page_fault": 1e-10}
 LIBRARY_PATHS = frozenset({"conv", "conv_1x1", "conv_3x3", "conv_native", "depthwise", "conv_transpose"})
 """Algorithms that share an operator's name: what dispatching costs depends on the library that takes the call."""
-_COPYING = frozenset(("cpu", algorithm) for algorithm in LIBRARY_PATHS)
 TYPICAL_SPECIAL_SHARE = 1 / 8
 """Special functions a unit evaluates for each vector flop it could do, roughly, on any machine."""
+_EXTENTS = {"gpu": ("half.tile", "half.far", "half.k", "half.fill")}
+"""Architecture family -> extents on which a contraction's rate depends, where those are of its blocks; else `_OWN_EXTENTS`."""
+_OWN_EXTENTS = ("half.m", "half.n", "half.k")
 _REFERENCE = ("efficiency.bandwidth", "pointwise")
 """Pointwise loops define what the levels' bandwidths are, so their share of it is fixed."""
 _PUBLISHED_BANDWIDTHS = frozenset({"gpu", "tpu"})
@@ -90,16 +102,11 @@ _WHOLE = (
 """Coefficients that the algorithms' own are drawn towards, and the kernels that feel them."""
 _BY_ALGORITHM = (
     ("efficiency", lambda cases: cases.matrix),
-    ("half.m", lambda cases: cases.matrix),
-    ("half.n", lambda cases: cases.matrix),
-    ("half.k", lambda cases: cases.matrix),
     ("efficiency.vector", lambda cases: cases.vector & ~cases.matrix),
     ("efficiency.special", lambda cases: cases.special & ~cases.matrix),
     ("overlap", lambda cases: cases.all),
     ("tile_overhead", lambda cases: cases.matrix),
     ("efficiency.bandwidth", lambda cases: cases.all),
-    ("fresh.output", lambda cases: cases.fresh_output),
-    ("fresh.input", lambda cases: cases.fresh_input),
 )
 """Coefficients that each algorithm has of its own, and the kernels that feel them."""
 
@@ -114,7 +121,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
         affects = cases.with_any(kernels)
         if affects.sum() < MIN_CASES:
             return False
-        unit, low, high, sd = _SPACE[stem]
+        unit, low, high, sd = _OF_FAMILY.get((profile.family, stem), _SPACE[stem])
         start = float(coefficients.value(*lookup)) or _START_OF_ZERO[stem]
         start = min(max(start, low * 1.01), high * 0.99)
         fitted = {parameter.name for parameter in found}
@@ -122,6 +129,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
         found.append(Parameter(name, unit, start, low, high, prior_sd or sd, affects, parent))
         return True
 
+    extents = _EXTENTS.get(profile.family, _OWN_EXTENTS)
     shared = profile.family in _PUBLISHED_BANDWIDTHS
     for level in () if shared else profile.levels:
         known = profile.coefficients[f"bandwidth.{level}"]
@@ -142,20 +150,22 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
                     add(stem, "layout", (stem,), here & converts_layout(cases.algorithm))
                 add("switch.eager", "launch", ("switch.eager", "launch"), here & cases.away)
     if profile.family == "cpu":
-        add("page_fault", "page_fault", ("page_fault",), cases.fresh_output)
+        add("page_fault", "page_fault", ("page_fault",), cases.mapped)
+        add("page_fault.heap", "page_fault", ("page_fault.heap", "page_fault"), cases.grown)
     if profile.family == "gpu":
         add("launch_tail", "launch_tail", ("launch_tail",), cases.all)
-        for stem in ("throttle.share", "throttle.time"):
-            add(stem, stem, (stem,), cases.matrix)
+        if "throttle.flop" in profile.coefficients:
+            for stem in ("throttle.flop", "throttle.time"):
+                add(stem, stem, (stem,), cases.matrix)
     for name, offered in cases.transformed.items():
-        for stem in ("efficiency", "half.m", "half.n", "half.k"):
+        for stem in ("efficiency", "efficiency.bandwidth", *extents):
             add(f"{stem}.{name}", stem, (f"{stem}.{name}", stem), offered)
     for code, algorithm in enumerate(ALGORITHMS):
         here = cases.algorithm == code
+        for stem in extents:
+            add(f"{stem}.{algorithm}", stem, algorithm_names((stem,), algorithm), here & cases.matrix)
         for stem, feels in _BY_ALGORITHM:
-            if (shared or (stem, algorithm) != _REFERENCE) and (
-                not stem.startswith("fresh") or (profile.family, algorithm) in _COPYING
-            ):
+            if shared or (stem, algorithm) != _REFERENCE:
                 add(f"{stem}.{algorithm}", stem, algorithm_names((stem,), algorithm), here & feels(cases))
         for runtime in cases.runtimes:
             names = algorithm_names((f"launch.{runtime}", "launch"), algorithm)
@@ -212,8 +222,8 @@ class _Cases:
         # The unit that takes longer at typical rates carries what the fit says of a loop.
         self.special = flops["special"] > TYPICAL_SPECIAL_SHARE * flops["vector"]
         self.vector = ~self.special & (flops["vector"] > 0)
-        self.fresh_output = np.concatenate([table.fresh_bytes > MAPPED_BYTES for table in tables])
-        self.fresh_input = np.concatenate([table.bytes_of_kind(READ_ACTIVATION) > MAPPED_BYTES for table in tables])
+        self.mapped = np.concatenate([table.mapped_bytes > 0 for table in tables])
+        self.grown = np.concatenate([table.grown_bytes > 0 for table in tables])
         self.views = np.concatenate([table.views > 0 for table in tables])
         self.away = np.concatenate([table.code_distance > near_bytes for table in tables])
         ways = sorted({way.name for block in blocks for way in block.tiling.transformed})

@@ -1,7 +1,8 @@
 """From machines that were measured to one that was not: what carries over, and what must be looked up.
 
 Carried over: shares of a peak or a bandwidth, extents, exponents (all of unit "1"), and overheads of host and device (seconds),
-as the geometric mean over the measured machines, with their spread. Looked up: peaks, bandwidths, capacities, counts, power. A
+as the geometric mean over the measured machines, weighted by how near their generation is, with
+their spread. Looked up: peaks, bandwidths, capacities, counts, power. A
 coefficient that only some machines could tell is taken from those; one that a machine's data left to its prior does not count.
 """
 
@@ -17,6 +18,9 @@ from shmoo.estimators.profile import ArchitectureProfile, Coefficient
 
 LEAST_SPREAD = 0.15
 """Standard deviation of the log that a carried coefficient has at least: few machines agree by chance."""
+GENERATIONS = 0.5
+"""Distance in compute capability over which a machine's weight falls to 1/e: libraries' kernels are written, and hosts bought, for a
+generation."""
 
 
 def transfer(measured: Sequence[ArchitectureProfile], target: ArchitectureProfile) -> ArchitectureProfile:
@@ -37,20 +41,30 @@ def transfer(measured: Sequence[ArchitectureProfile], target: ArchitectureProfil
                 f"{profile.name!r} is a {profile.family}, {target.name!r} a {target.family}; transfer within a family"
             )
     published = {name: c for name, c in target.coefficients.items() if c.source not in ("fitted", "transferred")}
+    weights = [_nearness(profile, target) for profile in measured]
     names = sorted({name for profile in measured for name in profile.coefficients})
-    carried = {name: found for name in names if (found := _carried(name, measured)) is not None}
+    carried = {name: found for name in names if (found := _carried(name, measured, weights)) is not None}
     return target.replacing(coefficients={**published, **carried}, fitted_from=None, error_card={}, residual=())
 
 
-def _carried(name: str, measured: Sequence[ArchitectureProfile]) -> Coefficient | None:
-    known = [(p.name, p.coefficients[name]) for p in measured if name in p.coefficients]
-    known = [(where, c) for where, c in known if c.source == "fitted" and c.unit in ("1", "s") and c.value > 0]
+def _nearness(profile: ArchitectureProfile, target: ArchitectureProfile) -> float:
+    """Weight of a measured machine: 1 in the target's own generation, and where generations have no number."""
+    own, other = profile.get("compute.capability"), target.get("compute.capability")
+    return 1.0 if own is None or other is None else math.exp(-abs(own.value - other.value) / GENERATIONS)
+
+
+def _carried(name: str, measured: Sequence[ArchitectureProfile], weights: Sequence[float]) -> Coefficient | None:
+    known = [(p.name, p.coefficients[name], w) for p, w in zip(measured, weights, strict=True) if name in p.coefficients]
+    known = [(where, c, w) for where, c, w in known if c.source == "fitted" and c.unit in ("1", "s") and c.value > 0]
     if not known:
         return None
-    logs = np.log([c.value for _, c in known])
+    logs = np.log([c.value for _, c, _ in known])
+    share = np.asarray([w for *_, w in known])
+    share = share / share.sum()
+    mean = float(share @ logs)
     # The spread between machines, each with its own error.
-    spread = math.sqrt(float(np.var(logs)) + LEAST_SPREAD**2)
-    value, factor = float(np.exp(logs.mean())), math.exp(1.645 * spread)
+    spread = math.sqrt(float(share @ (logs - mean) ** 2) + LEAST_SPREAD**2)
+    value, factor = math.exp(mean), math.exp(1.645 * spread)
     if name.startswith("sigma"):
         # The model errs more on a machine it was not fitted to.
         value, factor = float(np.exp(logs).max()) * 1.5, 1.0
@@ -59,7 +73,7 @@ def _carried(name: str, measured: Sequence[ArchitectureProfile]) -> Coefficient 
         value,
         unit,
         "transferred",
-        f"geometric mean of {', '.join(where for where, _ in known)}",
+        f"geometric mean of {', '.join(where for where, *_ in known)}",
         low=value / factor,
         high=value * factor,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from statistics import NormalDist
 
 import numpy as np
 
@@ -22,7 +23,8 @@ ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv", "gemm_ba
 stride 1 can use Winograd's transform: Lavin and Gray, 2016; small ones on a CPU run as PyTorch's own im2col and matrix product)
 matrix products with a single row, which stream the weights, and batches of them, whose kernels are chosen by other rules."""
 
-_PARENT = {"conv_1x1": "conv", "conv_3x3": "conv", "conv_native": "conv", "gemv": "gemm", "gemm_batched": "gemm"}
+FAMILY_OF = {"conv_1x1": "conv", "conv_3x3": "conv", "conv_native": "conv", "gemv": "gemm", "gemm_batched": "gemm"}
+"""Algorithms that are a part of a family -> that family; the others are families themselves."""
 _CODE = {name: code for code, name in enumerate(ALGORITHMS)}
 NATIVE_ELEMENTS = 20480
 """PyTorch gives a float32 convolution on a CPU to oneDNN when it has groups, several images, a window of more than 3 in every
@@ -63,8 +65,6 @@ def _range(value: float, low: float, high: float, unit: str, why: str) -> Coeffi
 
 
 _GUESS = "engineering range for a machine that was not measured"
-MAPPED_BYTES = 32 * 2.0**20
-"""glibc gets blocks above this size from the system and gives them back at once, so each use pays for its page faults."""
 _COMMON = {
     "efficiency": _range(0.75, 0.5, 0.95, "1", f"share of peak on large shapes: {_GUESS}"),
     "efficiency.conv": _range(0.65, 0.4, 0.95, "1", f"share of peak on large shapes: {_GUESS}"),
@@ -83,9 +83,6 @@ _COMMON = {
     "overlap": _range(3.0, 1.5, 8.0, "1", "exponent p of (compute^p + memory^p)^(1/p): 1 is none, infinity is full overlap"),
     "tile_overhead": _range(0.0, 0.0, 0.0, "s", "no cost per wave of tiles is assumed unless measured"),
     "page_fault": _range(0.0, 0.0, 0.0, "s/B", "no cost of mapping fresh memory is assumed unless measured"),
-    "page_fault.threshold": _range(MAPPED_BYTES, MAPPED_BYTES, MAPPED_BYTES, "B", "mallopt(3), largest M_MMAP_THRESHOLD"),
-    "fresh.output": _range(1.0, 1.0, 1.0, "1", "times a large result is written to newly mapped memory"),
-    "fresh.input": _range(0.0, 0.0, 0.0, "1", "times a large operand is copied to newly mapped memory"),
     "vector_share": _range(0.125, 0.05, 0.25, "1", f"special over vector peak where not known: {_GUESS}"),
     "sigma": _range(0.2, 0.2, 0.2, "1", f"standard deviation of the log error of one kernel: {_GUESS}"),
     "sigma.graph": _range(0.1, 0.1, 0.1, "1", f"standard deviation of the log error that kernels share: {_GUESS}"),
@@ -106,10 +103,16 @@ _LAUNCH = {
         "view.eager": _range(2.5e-6, 1e-6, 8e-6, "s", "host time to dispatch a call that only makes a view"),
         "graph": _range(30e-6, 10e-6, 100e-6, "s", "entry of a compiled or interpreted graph"),
         "launch_tail": _range(0.3, 0.1, 0.7, "1", f"share of a launch that follows the hand-over to the device: {_GUESS}"),
-        "throttle.share": _range(0.0, 0.0, 0.0, "1", "no fall of the clock under load is assumed unless measured"),
-        "throttle.time": _range(1e-3, 1e-3, 1e-3, "s", "time after which half of the fall has happened"),
-        "efficiency.winograd": _range(0.6, 0.4, 0.9, "1", f"share of peak of transformed products: {_GUESS}"),
-        "efficiency.winograd_fused": _range(0.5, 0.3, 0.9, "1", f"share of peak of transformed products: {_GUESS}"),
+        "throttle.time": _range(1e-3, 1e-3, 1e-3, "s", "time after which half of a power cap's effect is there"),
+        "efficiency": _range(0.9, 0.7, 1.0, "1", f"share of peak of large tiles over a long reduction: {_GUESS}"),
+        "efficiency.conv": _range(0.85, 0.5, 1.0, "1", f"share of peak of large tiles over a long reduction: {_GUESS}"),
+        "efficiency.conv_3x3": _range(0.85, 0.5, 1.0, "1", f"share of peak of the direct way: {_GUESS}"),
+        "efficiency.winograd": _range(0.85, 0.5, 1.0, "1", f"share of peak of transformed products: {_GUESS}"),
+        "efficiency.winograd_fused": _range(0.85, 0.5, 1.0, "1", f"share of peak of transformed products: {_GUESS}"),
+        "half.tile": _range(6.0, 2.0, 15.0, "1", f"multiply-adds per staged element at half of the rate: {_GUESS}"),
+        "half.far": _range(5.0, 1.0, 40.0, "1", f"multiply-adds more per element whose address was not at hand: {_GUESS}"),
+        "half.k": _range(48.0, 16.0, 150.0, "1", f"reduction in a block at half of the rate: {_GUESS}"),
+        "half.fill": _range(4096.0, 500.0, 20000.0, "1", f"outputs at work in a multiprocessor at half of the rate: {_GUESS}"),
         "device_launch": _range(2e-6, 1e-6, 4e-6, "s", "shortest kernel"),
         "allocate": _range(1e-4, 3e-5, 4e-4, "s", "asking the driver for a block of device memory: engineering range"),
         "allocate.byte": _range(3e-13, 1e-13, 1e-12, "s/B", "mapping it in pages of 2 MiB, about 0.6 us each: engineering range"),
@@ -186,11 +189,14 @@ class Coefficients:
         and its loop are its own), else as `by_algorithm`; the first prefix has the operators."""
         result = self.by_algorithm(codes, *prefixes)
         names = op_names()
-        single = table.calls == 1
-        for code in np.flatnonzero(np.bincount(table.op + 1)) - 1:
-            found = self.find(f"{prefixes[0]}.{short_op(names[code])}") if code >= 0 else None
-            if found is not None:
-                result = np.where(single & (table.op == code), _column(found[1]), result)
+        single = np.where(table.calls == 1, table.op, -1)
+        for code in np.flatnonzero(np.bincount(single + 1)[1:]):
+            found = self.find(f"{prefixes[0]}.{short_op(names[code])}")
+            if found is None:
+                continue
+            if np.ndim(found[1]) and result.ndim == 1:
+                result = np.tile(result, (*np.shape(_column(found[1]))[:-1], 1))
+            result[..., single == code] = _column(found[1])
         return result
 
     def by_dtype(self, codes: np.ndarray, names_of: Sequence[Sequence[str]]) -> np.ndarray:
@@ -228,9 +234,24 @@ def algorithm_names(prefixes: tuple[str, ...], algorithm: str) -> tuple[str, ...
     names: list[str] = []
     for prefix in prefixes:
         names.append(f"{prefix}.{algorithm}")
-        if algorithm in _PARENT:
-            names.append(f"{prefix}.{_PARENT[algorithm]}")
+        if algorithm in FAMILY_OF:
+            names.append(f"{prefix}.{FAMILY_OF[algorithm]}")
     return (*names, *prefixes)
+
+
+def normals(rng: np.random.Generator, draws: int, columns: int | None = None) -> np.ndarray:
+    """(draws,) or (draws, columns) standard normal values whose quantiles are exact: each column holds the middles of equally
+    likely parts of the law in an order of its own (Latin hypercube: McKay, Beckman and Conover, Technometrics 21(2), 1979)."""
+    law = _quantiles(draws)
+    if columns is None:
+        return rng.permutation(law)
+    return rng.permuted(np.broadcast_to(law[:, None], (draws, columns)), axis=0)
+
+
+@cache
+def _quantiles(count: int) -> np.ndarray:
+    law = NormalDist()
+    return np.asarray([law.inv_cdf((i + 0.5) / count) for i in range(count)])
 
 
 def draw(profile: ArchitectureProfile, names: Iterable[str], draws: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -249,7 +270,7 @@ def draw(profile: ArchitectureProfile, names: Iterable[str], draws: int, seed: i
             continue
         low = max(low, held.value * 1e-3)
         # The two sides are scaled apart, so that an asymmetric range is kept.
-        z = rng.standard_normal(draws)
+        z = normals(rng, draws)
         below, above = np.log(held.value / low) / 1.645, np.log(high / held.value) / 1.645
         result[name] = held.value * np.exp(np.where(z < 0, below, above) * z)
     return result

@@ -6,7 +6,7 @@ Per kernel, with flops F by unit u, bytes B by memory level l, rates from the ma
     t_compute = t_matrix + F_vector / (peak_vector x efficiency_vector) + F_special / (peak_special x efficiency_special)
     t_l       = B_l / (bandwidth_l x efficiency_bandwidth)
     t         = launch + view x free calls + switch x away + (t_compute^p + sum over l of t_l^p)^(1/p) + tile_overhead x waves
-                + page_fault x fresh bytes + layout x converted bytes
+                + page_fault x mapped bytes + page_fault.heap x bytes of heap + layout x converted bytes
     energy    = sum F_u x e_flop_u + sum B_l x e_byte_l + P_static x t
 
 "away" is the share of a kernel's code and library state that other work has pushed out of the core's cache since it last ran.
@@ -21,7 +21,8 @@ when the host has launched it and kernel i-1 has ended.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -29,11 +30,13 @@ from shmoo.estimators.coefficients import Coefficients, algorithm_codes, convert
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.kernels import READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
-from shmoo.estimators.tiling.base import Tiling, Transformed, hit_share
+from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, hit_share
 
 ASYNCHRONOUS = frozenset({"gpu"})
 """Architecture families whose kernels are queued by the host while the device works."""
 
+ONSET = 2.0
+"""Exponent with which a power cap sets in around `throttle.time`: a controller averages over a while before it acts."""
 _FALLBACK_DTYPES = ("float32", "bfloat16", "float16", "int8")
 """Where a unit has no rate for a type, its rate for the first of these that it has: XLA multiplies float32 in bfloat16 by
 default, and a machine with integer units only runs a quantised model."""
@@ -77,8 +80,12 @@ class Prediction:
     def scaled(self, factor: np.ndarray) -> Prediction:
         """The same kernels with every time and dynamic energy multiplied by a (D, K) factor."""
         dynamic = None if self.dynamic_j is None else self.dynamic_j * factor
+        return replace(self.retimed(factor), dynamic_j=dynamic)
+
+    def retimed(self, factor: np.ndarray) -> Prediction:
+        """The same kernels with every time multiplied by a (K,) or (D, K) factor, energy as it was."""
         times = (self.compute_s, self.memory_s, self.launch_s, self.device_s, self.latency_s)
-        return Prediction(*(time * factor for time in times), dynamic)
+        return Prediction(*(time * factor for time in times), self.dynamic_j)
 
 
 def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runtime: str) -> Prediction:
@@ -91,9 +98,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         runtime: whose launch overhead applies.
     """
     codes = algorithm_codes(table, coefficients.profile.family)
-    compute = _compute_time(table, tiling, coefficients, codes)
-    if coefficients.find("throttle.share") is not None:
-        compute = compute * _throttle(table, compute, coefficients)
+    compute, worked = _compute_time(table, tiling, coefficients, codes)
     share = coefficients.by_kernel(table, codes, "efficiency.bandwidth")
     levels = [
         level_bytes / (coefficients.value(f"bandwidth.{level}") * share) for level, level_bytes in tiling.level_bytes.items()
@@ -103,8 +108,12 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         memory = np.maximum(memory, other)
     body = _overlapped([compute, *levels], coefficients.by_algorithm(codes, "overlap"))
     body = body + coefficients.by_algorithm(codes, "tile_overhead") * tiling.waves
+    if coefficients.find("throttle.flop") is not None and coefficients.find("power.tdp") is not None:
+        body = body * _throttle(table, tiling, body, worked, coefficients)
     if coefficients.profile.family == "cpu":
-        body = body + _page_fault_time(table, coefficients, codes) + _layout_time(table, coefficients, codes, runtime)
+        body = body + coefficients.value("page_fault") * table.mapped_bytes
+        body = body + coefficients.value("page_fault.heap", "page_fault") * table.grown_bytes
+        body = body + _layout_time(table, coefficients, codes, runtime)
     launch = coefficients.by_kernel(table, codes, f"launch.{runtime}", "launch") + np.zeros_like(body)
     if coefficients.find(f"view.{runtime}") is not None:
         launch = launch + coefficients.value(f"view.{runtime}") * table.views
@@ -118,57 +127,64 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
     return Prediction(compute, memory, launch, body, latency, _dynamic_energy(table, tiling, coefficients))
 
 
-def _compute_time(table: KernelTable, tiling: Tiling, c: Coefficients, codes: np.ndarray) -> np.ndarray:
-    has_matrix = table.matrix_flops > 0
-    rate = c.by_dtype(table.dtype, _MATRIX) * tiling.utilisation
-    ramp = 1.0
-    for name, extent in (("m", table.m), ("n", table.n), ("k", table.k)):
-        ramp = ramp * (1.0 + c.by_algorithm(codes, f"half.{name}") / extent)
-    matrix = table.matrix_flops / rate
+def _compute_time(table: KernelTable, tiling: Tiling, c: Coefficients, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds of all units, and the matrix flops that are worked for them: fewer than counted where a transform saves some."""
+    peak = c.by_dtype(table.dtype, _MATRIX)
+    matrix = table.matrix_flops / (peak * tiling.utilisation)
+    ramp = _ramp(table, tiling.blocks, lambda stem: c.by_algorithm(codes, stem))
     if tiling.cycles is not None:
         counted = np.isfinite(tiling.cycles)
         seconds = np.where(counted, tiling.cycles, 0.0) / c.value("clock")
         matrix = np.where(counted, seconds, matrix)
         ramp = np.where(counted, 1.0, ramp)
-    matrix = np.where(has_matrix, matrix * ramp / c.by_algorithm(codes, "efficiency"), 0.0)
+    matrix = np.where(table.matrix_flops > 0, matrix * ramp / c.by_algorithm(codes, "efficiency"), 0.0)
+    worked = table.matrix_flops
     for way in tiling.transformed:
-        matrix = np.where(way.offered, np.minimum(matrix, _transformed_time(table, way, c)), matrix)
+        other = _transformed_time(table, way, peak, c)
+        better = way.offered & (other < matrix)
+        matrix, worked = np.where(better, other, matrix), np.where(better, table.matrix_flops * way.share, worked)
     vector_peak = c.by_dtype(table.dtype, _VECTOR)
     vector = table.vector_flops / (vector_peak * c.by_kernel(table, codes, "efficiency.vector"))
     known = c.find(*_SPECIAL[0]) is not None
     special_peak = c.by_dtype(table.dtype, _SPECIAL) if known else vector_peak * c.value("vector_share")
     special = table.special_flops / (special_peak * c.by_kernel(table, codes, "efficiency.special"))
     if tiling.cycles is None:
-        return matrix + vector + special
-    return _overlapped([matrix, vector + special], c.by_algorithm(codes, "overlap"))
+        return matrix + vector + special, worked
+    return _overlapped([matrix, vector + special], c.by_algorithm(codes, "overlap")), worked
 
 
-def _transformed_time(table: KernelTable, way: Transformed, c: Coefficients) -> np.ndarray:
-    """Seconds of a contraction done another way: fewer multiplications, and the transforms' own traffic."""
-    rate = c.by_dtype(table.dtype, _MATRIX) * way.utilisation * c.value(f"efficiency.{way.name}", "efficiency")
-    ramp = 1.0
-    for name, extent in (("m", way.m), ("n", table.n), ("k", way.k)):
-        ramp = ramp * (1.0 + c.value(f"half.{name}.{way.name}", f"half.{name}") / extent)
-    main = c.value(f"bandwidth.{c.profile.levels[-1]}") * c.value("efficiency.bandwidth")
-    return table.matrix_flops * way.share * ramp / rate + way.extra_bytes / main
+def _ramp(table: KernelTable, blocks: Blocks | None, half: Callable[[str], float | np.ndarray]) -> float | np.ndarray:
+    """Factor by which a contraction takes longer than at its full rate: each part doubles where its extent is `half.<part>`."""
+    if blocks is None:
+        extents = {"m": table.m, "n": table.n, "k": table.k}
+    else:
+        extents = {"k": blocks.depth, "fill": blocks.held}
+    ramp = 1.0 if blocks is None else 1.0 + (half("half.tile") + half("half.far") * blocks.far) / blocks.reuse
+    for name, extent in extents.items():
+        ramp = ramp * (1.0 + half(f"half.{name}") / extent)
+    return ramp
 
 
-def _throttle(table: KernelTable, compute: np.ndarray, c: Coefficients) -> np.ndarray:
-    """Factor by which computing slows under sustained load: a power-capped device lowers its clock once its controller has seen
-    the load for about `throttle.time`. What counts is the work of the whole segment, back to back."""
+def _transformed_time(table: KernelTable, way: Transformed, peak: np.ndarray, c: Coefficients) -> np.ndarray:
+    """Seconds of a contraction done another way: fewer multiplications, the transforms' own traffic, and their launches."""
+    rate = peak * way.utilisation * c.value(f"efficiency.{way.name}", "efficiency")
+    ramp = _ramp(table, way.blocks, lambda stem: c.value(f"{stem}.{way.name}", stem))
+    share = c.value(f"efficiency.bandwidth.{way.name}", "efficiency.bandwidth")
+    moved = sum(nbytes / (c.value(f"bandwidth.{level}") * share) for level, nbytes in way.moved.items())
+    return table.matrix_flops * way.share * ramp / rate + moved + (way.kernels - 1) * c.value("device_launch")
+
+
+def _throttle(table: KernelTable, tiling: Tiling, body: np.ndarray, worked: np.ndarray, c: Coefficients) -> np.ndarray:
+    """Factor by which sustained load slows a device at its power cap. What `throttle.flop` joules a flop and the bytes ask for
+    beyond the cap stretches the time, once the controller has seen the load for about `throttle.time`. What counts is the mean
+    power of the whole segment, back to back: kernels that wait for memory leave power to the others."""
     starts = np.flatnonzero(np.diff(table.segment, prepend=-1))
-    busy = np.add.reduceat(compute, starts, axis=-1)[..., table.segment - table.segment[0]]
-    return 1.0 + c.value("throttle.share") * busy / (busy + c.value("throttle.time"))
-
-
-def _page_fault_time(table: KernelTable, c: Coefficients, codes: np.ndarray) -> np.ndarray:
-    """Mapping fresh memory: a large result, and the copies of large operands and results that a library makes in its own layout
-    (oneDNN's blocked formats), come from the system anew at every call."""
-    threshold = c.value("page_fault.threshold")
-    activations = table.bytes_of_kind(READ_ACTIVATION)
-    written = np.where(table.fresh_bytes > threshold, table.fresh_bytes, 0.0) * c.by_algorithm(codes, "fresh.output")
-    copied = np.where(activations > threshold, activations, 0.0) * c.by_algorithm(codes, "fresh.input")
-    return c.value("page_fault") * (written + copied)
+    busy = np.add.reduceat(body, starts, axis=-1)
+    drawn = c.value("throttle.flop") * worked + (_bytes_energy(tiling, c) if has_energy(c.profile) else 0.0)
+    joules = np.add.reduceat(drawn + np.zeros_like(body), starts, axis=-1)
+    budget = (c.value("power.tdp") - c.value("power.static")) * busy
+    factor = 1.0 + np.maximum(joules / budget - 1.0, 0.0) / (1.0 + (c.value("throttle.time") / busy) ** ONSET)
+    return factor[..., table.segment - table.segment[0]]
 
 
 def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime: str) -> np.ndarray | float:
@@ -204,11 +220,13 @@ def _dynamic_energy(table: KernelTable, tiling: Tiling, c: Coefficients) -> np.n
         return None
     matrix = table.matrix_flops * c.by_dtype(table.dtype, _E_MATRIX)
     vector = (table.vector_flops + table.special_flops) * c.by_dtype(table.dtype, _E_VECTOR)
-    total = matrix + vector
-    for level, level_bytes in tiling.level_bytes.items():
-        if c.find(f"energy.byte.{level}") is not None:
-            total = total + level_bytes * c.value(f"energy.byte.{level}")
-    return total
+    return matrix + vector + _bytes_energy(tiling, c)
+
+
+def _bytes_energy(tiling: Tiling, c: Coefficients) -> np.ndarray | float:
+    """(K,) joules of moving each kernel's bytes through the levels whose energy a byte is known."""
+    known = [level for level in tiling.level_bytes if c.find(f"energy.byte.{level}") is not None]
+    return sum(tiling.level_bytes[level] * c.value(f"energy.byte.{level}") for level in known)
 
 
 def has_energy(profile: ArchitectureProfile) -> bool:

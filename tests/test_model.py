@@ -99,12 +99,23 @@ def test_efficiency_may_exceed_one():
     assert predicted(table, machine(efficiency=1.25)).compute_s[0] == pytest.approx(2 * 64**3 / PEAK / 1.25)
 
 
-def test_page_faults_cost_only_above_the_threshold():
-    """64 x 64 floats are 16 KiB."""
-    table = linear_table()
-    quiet = predicted(table, machine(**{"page_fault": 1e-9, "page_fault.threshold": 20000.0})).latency_s[0]
-    faulting = predicted(table, machine(**{"page_fault": 1e-9, "page_fault.threshold": 10000.0})).latency_s[0]
-    assert faulting - quiet == pytest.approx(16384 * 1e-9)
+def test_page_faults_cost_where_memory_comes_from_the_system_anew():
+    """4096 x 4096 floats are 64 MiB and mapped at every call; 64 x 64 are 16 KiB and held."""
+    for side, fresh in ((64, 0.0), (4096, 2.0**26)):
+        b = GraphBuilder()
+        graph = b.graph(b.relu(b.tensor((side, side))))
+        table = kernel_table(graph, fuse(graph))
+        quiet, faulting = (predicted(table, machine(page_fault=cost)).latency_s[0] for cost in (0.0, 1e-9))
+        assert faulting - quiet == pytest.approx(fresh * 1e-9)
+
+
+def test_a_library_that_converts_images_needs_memory_for_its_copies():
+    """56 MiB of results are mapped at every call, and so is their copy; the copy of 28 MiB of image stays in the heap."""
+    b = GraphBuilder()
+    graph = b.graph(b.conv(b.tensor((7, 256, 64, 64)), 512))
+    assert kernel_table(graph, fuse(graph)).mapped_bytes.tolist() == [56 * 2**20]
+    table = kernel_table(graph, fuse(graph), converts=True)
+    assert (table.mapped_bytes.tolist(), table.grown_bytes.tolist()) == ([2 * 56 * 2**20], [0])
 
 
 def test_draws_predict_all_at_once():
@@ -195,10 +206,14 @@ def test_what_the_host_does_after_the_hand_over_hides_behind_the_device():
 
 
 def test_sustained_load_slows_a_capped_device():
-    """Half of the fall after `throttle.time` of work, all of it long after."""
+    """Flops that ask for 2 x what the cap leaves take 1.5 x the time after `throttle.time` of work, 2 x long after it."""
     table = linear_table(64, 64, 64)
-    free = predicted(table, machine("gpu")).compute_s[0]
-    capped = machine("gpu", **{"throttle.share": 0.5, "throttle.time": free})
-    assert predicted(table, capped).compute_s[0] == pytest.approx(free * 1.25)
-    long_after = machine("gpu", **{"throttle.share": 0.5, "throttle.time": free / 1e6})
-    assert predicted(table, long_after).compute_s[0] == pytest.approx(free * 1.5, rel=1e-5)
+    free = predicted(table, machine("gpu")).device_s[0]
+    left = 40.0 - 10.0 - 1e-10 * 4 * 3 * 64**2 / free  # watts that static power and the bytes leave of 40
+    demand = {"power.tdp": 40.0, "throttle.flop": (left + 30.0) * free / (2 * 64**3)}
+    capped = machine("gpu", **demand, **{"throttle.time": free})
+    assert predicted(table, capped).device_s[0] == pytest.approx(free * 1.5)
+    long_after = machine("gpu", **demand, **{"throttle.time": free / 1e6})
+    assert predicted(table, long_after).device_s[0] == pytest.approx(free * 2.0, rel=1e-5)
+    below = machine("gpu", **demand | {"power.tdp": 100.0}, **{"throttle.time": free / 1e6})
+    assert predicted(table, below).device_s[0] == pytest.approx(free)

@@ -57,3 +57,15 @@ def test_a_fitted_machine_can_be_read_as_its_datasheet_has_it(device):
     assert not any(c.source == "fitted" for c in bare.coefficients.values())
     graph = TableRow(0, "linear", {"b": 1, "m": 512, "n": 512, "k": 512}).graph()
     assert AnalysisDirector(bare).estimate(graph, runtime="eager").latency_s.value > 0
+
+
+def test_near_generations_count_more():
+    """Compute capability 8.0 is half a generation from 7.5 and one from 7.0: weights 1/e and 1/e^2, so 4 us and 1 us give 2.76 us."""
+    generation = {"gpu_t4": 7.5, "gpu_v100": 7.0}
+    measured = []
+    for (name, number), launch in zip(generation.items(), (4e-6, 1e-6), strict=True):
+        made = fitted(name, launch_eager=launch)
+        capability = Coefficient(number, "1", "datasheet", "test")
+        measured.append(made.replacing(coefficients={**made.coefficients, "compute.capability": capability}))
+    made = transfer(measured, load_profile("gpu_a100_40g"))
+    assert made.value("launch.eager") == pytest.approx(1e-6 * 4 ** (1 / (1 + math.exp(-1))))

@@ -25,25 +25,43 @@ class TileShape:
 
 
 @dataclass(frozen=True, slots=True)
+class Blocks:
+    """What a multiprocessor works on at once; arrays of length K.
+
+    Attributes:
+        reuse: multiply-adds per element that a block stages near the units.
+        depth: extent of the reduction in one block.
+        held: outputs at work at once on the busiest multiprocessor, which hide the latency of its units.
+        far: share of the staged elements whose addresses no translation at hand covers.
+    """
+
+    reuse: np.ndarray
+    depth: np.ndarray
+    held: np.ndarray
+    far: np.ndarray | float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Transformed:
     """Another way to the same contraction with fewer multiplications, which a library takes where it is faster.
 
     Attributes:
-        name: of its coefficients (`efficiency.<name>`, `half.<dim>.<name>`).
+        name: of its coefficients (`efficiency.<name>`, `half.<what>.<name>`).
         offered: (K,) bool, kernels that can be done this way.
-        share: multiplications left, relative to the direct way.
-        m, k: (K,) extents of its products; n is unchanged.
+        share: (K,) multiplications left, relative to the direct way.
         utilisation: (K,) useful share of the lanes of its products.
-        extra_bytes: (K,) what the transforms move through main memory on top.
+        blocks: of its products.
+        moved: memory level -> (K,) bytes that the transforms move on top.
+        kernels: launches it takes.
     """
 
     name: str
     offered: np.ndarray
-    share: float
-    m: np.ndarray
-    k: np.ndarray
+    share: np.ndarray
     utilisation: np.ndarray
-    extra_bytes: np.ndarray
+    blocks: Blocks
+    moved: dict[str, np.ndarray]
+    kernels: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +79,7 @@ class Tiling:
         cycles: (K,) clock cycles of the matrix unit where the strategy counts them (systolic arrays, recurrences), NaN where the
             kernel does not use it; `None` for strategies that only give a utilisation.
         transformed: other ways to the same contractions.
+        blocks: what multiprocessors work on at once, where blocks of a contraction share them.
     """
 
     shape: TileShape
@@ -71,6 +90,7 @@ class Tiling:
     state_bytes: np.ndarray
     cycles: np.ndarray | None = None
     transformed: tuple[Transformed, ...] = ()
+    blocks: Blocks | None = None
 
 
 class TilingStrategy(Protocol):

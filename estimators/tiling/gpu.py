@@ -1,20 +1,25 @@
 """GPU: thread-block tiles in shared memory, rounds over the multiprocessors, split reductions.
 
 A thread block computes m x n outputs over a slice of k, staging operands through shared memory. Blocks that overhang the edges,
-and a last round that leaves multiprocessors idle, cost as much as full ones: tile and wave quantisation (NVIDIA, "Matrix
-multiplication background user's guide", 2023). The tile is the one that a library would find fastest by trying.
+and multiprocessors that are given a block less than others, cost as much as full ones: tile and wave quantisation (NVIDIA, "Matrix
+multiplication background user's guide", 2023). The tile is the one of the library's that would be fastest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from shmoo.estimators.coefficients import batched_product
+from shmoo.estimators.dtypes import COMPUTE_DTYPES
+from shmoo.estimators.errors import unknown
 from shmoo.estimators.kernels import KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.tiling.base import (
     TILINGS,
+    Blocks,
     TileShape,
     Tiling,
     Transformed,
@@ -23,33 +28,41 @@ from shmoo.estimators.tiling.base import (
     clip_shape,
     compulsory_traffic,
     element_bytes,
+    hit_share,
     operands,
     passes,
-    reread_traffic,
     resident,
 )
+from shmoo.estimators.tiling.gpu_library import DIRECT, LIBRARIES, Tile
 
-BLOCK_TILES = (
+BLOCK_TILES: tuple[Tile, ...] = (
     (256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64), (128, 32), (32, 128), (64, 32), (32, 64), (32, 32),
     (128, 8), (8, 128), (256, 1), (1, 256),
 )  # fmt: skip
-"""Output tiles of a thread block that libraries offer (CUTLASS's default tiles and smaller); the last four are those of
-products with few rows or columns, which stream one operand."""
-SPLITS = (1, 2, 4, 8, 16)
+"""Output tiles of a thread block where the library's are not known (CUTLASS's default tiles and smaller); the last four are those
+of products with few rows or columns, which stream one operand."""
+SPLITS = (1, 2, 4)
 """Parts into which the reduction may be split."""
-WINOGRAD = (("winograd_fused", 2, True), ("winograd", 4, False))
-"""Name, results a tile's side, and whether one kernel holds transforms and products: cuDNN's fused F(2x2, 3x3), and F(4x4, 3x3)
-with transforms of their own."""
 _STAGES = 2
-_SLICES = (32, 8)
-"""Longest and shortest extents of k staged at once."""
-_HALF_INTENSITY = 8.0
-"""Multiply-adds per staged element at which a tile reaches half of the multiprocessor's rate: operands enter registers from
-shared memory at 32 elements a clock, beside 64 to 128 multiply-adds (CUDA C++ Programming Guide, 2024), and each is used again
-in registers."""
+_SLICE = 8
+"""Extent of k that is staged at once; a reduction is padded to whole slices."""
+_STATE_SLICE = 32
+"""The same at most, for the memory that tiles occupy."""
+_HALF_TILE, _HALF_K, _HALF_FILL = 6.0, 48.0, 4096.0
+"""What the choice of a tile takes for the extents at which half of a multiprocessor's rate is reached (`half.tile`, `half.k`,
+`half.fill` of the model): multiply-adds per staged element, as operands enter registers from shared memory at 32 elements a
+clock beside 64 to 128 multiply-adds (CUDA C++ Programming Guide, 2024); reduction, as a block starts and ends with memory
+latency; outputs at work, as fewer threads do not hide the units' latency."""
+_LEAST_OUTPUTS = 4096.0
+"""Outputs that keep as many threads busy as the smallest blocks have: smaller tiles share a reduction among their threads."""
 _ACCUMULATOR_BYTES = 4.0
 _MOST_BLOCKS = 8.0
-"""Blocks of at least 128 threads that hold their accumulators; more do not help a product that is bound by arithmetic."""
+"""Blocks of at least 64 threads that hold their accumulators; more do not help a product that is bound by arithmetic."""
+_REACH_BYTES = 80.0 * 2**20
+"""Span of addresses that a multiprocessor's translations cover before it asks farther away: 32 MB were found on P100 and V100 (Jia et
+al., "Dissecting the NVIDIA Volta GPU architecture via microbenchmarking", 2018), the groups of multiprocessors share some more."""
+_FUSED_TILES, _FUSED_FILTERS = 32, 32
+"""Tiles of 2 x 2 results by output channels in a block of fused Winograd (Lavin and Gray, CVPR 2016)."""
 
 
 @TILINGS.register("gpu_thread_blocks")
@@ -58,123 +71,268 @@ class GpuThreadBlocks:
     """Thread-block tiles.
 
     Args:
-        tile_m, tile_n: output tile of a block set by hand; `None` tries `BLOCK_TILES`.
+        tile_m, tile_n: output tile of a block set by hand; `None` tries the library's.
         tile_k: part of the reduction that one block computes, set by hand; `None` tries `SPLITS`.
+        library: generation whose float32 kernels run (`gpu_library.LIBRARIES`); `None` tries `BLOCK_TILES`.
     """
 
     tile_m: float | None = None
     tile_n: float | None = None
     tile_k: float | None = None
+    library: str | None = None
 
     def __post_init__(self) -> None:
         check_tile(tile_m=self.tile_m, tile_n=self.tile_n, tile_k=self.tile_k)
+        if self.library is not None and self.library not in LIBRARIES:
+            raise unknown("generation of GPU kernels", self.library, LIBRARIES)
 
     def choose(self, table: KernelTable, profile: ArchitectureProfile) -> TileShape:
-        """The fastest of the tiles and splits by a proxy: quantised rounds at the tile's intensity, and partial sums
-        through L2."""
+        """The fastest of the tiles and splits by a proxy: quantised rounds at the tile's efficiency, and partial sums through L2."""
+        found, places = [], []
+        for here, tiles, splits in self._offers(table):
+            rows = np.flatnonzero(here)
+            if len(rows):
+                work = _Products(table.batch[rows], table.m[rows], table.n[rows], table.k[rows], element_bytes(table)[rows])
+                found.append(self._fastest(work, tiles, splits, profile))
+                places.append(rows)
+        order = np.argsort(np.concatenate(places)) if places else np.zeros(0, dtype=int)
+        m, n, k = (_joined([shape[axis] for shape in found], order) for axis in range(3))
+        if self.tile_m is not None and self.tile_n is not None:
+            # Extents set by hand are used even where no block of them fits, as the caller asked.
+            m, n = np.full(len(table), float(self.tile_m)), np.full(len(table), float(self.tile_n))
+        return TileShape(m, n, clip_shape(table, 1, 1, self.tile_k or k).k)
+
+    def _offers(self, table: KernelTable) -> Iterator[tuple[np.ndarray, tuple[Tile, ...], tuple[int, ...]]]:
+        """(K,) kernels, with the tiles and splits that their library has."""
+        own = np.zeros(len(table), dtype=bool) if self.library is None else table.dtype == COMPUTE_DTYPES.index("float32")
+        library = LIBRARIES.get(self.library or "")
+        product, several = own & table.is_family("gemm"), batched_product(table, "gpu")
+        conv = own & table.is_family("conv") & (table.batch == 1)
+        if library is not None:
+            yield product & ~several, library.products, SPLITS
+            yield product & several, library.batched, (1,)
+            yield conv, DIRECT, (1,)
+        yield ~(product | conv), BLOCK_TILES, SPLITS
+
+    def _fastest(
+        self, work: _Products, tiles: tuple[Tile, ...], splits: tuple[int, ...], profile: ArchitectureProfile
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(R,) extents m, n and k of the tile that takes least time."""
         multiprocessors = profile.value("count.sms")
-        size = element_bytes(table)
         rate = profile.value("peak.matrix.float32", 1.0) / multiprocessors / 2.0
         bandwidth = profile.value("bandwidth.l2")
-        best = np.full(len(table), np.inf)
-        best_m, best_n, best_k = np.ones(len(table)), np.ones(len(table)), table.k
-        for tile_m, tile_n in self._tiles():
-            fits = _blocks_per_multiprocessor(profile, size, tile_m, tile_n) >= 1.0
-            intensity = tile_m * tile_n / (tile_m + tile_n)
-            work = tile_m * tile_n * (1.0 + _HALF_INTENSITY / intensity)
-            outputs = ceil_div(table.m, tile_m) * ceil_div(table.n, tile_n) * table.batch
-            for split in SPLITS if self.tile_k is None else (1,):
-                part = np.minimum(self.tile_k or np.inf, np.ceil(table.k / split))
-                pieces = ceil_div(table.k, part)
-                rounds = ceil_div(outputs * pieces, multiprocessors)
-                partial = np.where(pieces > 1, 2.0 * _ACCUMULATOR_BYTES * pieces * table.m * table.n * table.batch, 0.0)
-                time = rounds * work * (part + _SLICES[0]) / rate + partial / bandwidth
-                few = (outputs < 2 * multiprocessors) & (part >= 4 * _SLICES[0])
+        best = np.full(len(work.m), np.inf)
+        best_m, best_n, best_k = np.ones(len(work.m)), np.ones(len(work.m)), work.k
+        for tile_m, tile_n in dict.fromkeys((self.tile_m or m, self.tile_n or n) for m, n in tiles):
+            fits = _blocks_per_multiprocessor(profile, work.size, tile_m, tile_n) >= 1.0
+            for split in splits if self.tile_k is None else (1,):
+                part = np.minimum(self.tile_k or np.inf, np.ceil(work.k / split))
+                load = work.load(profile, tile_m, tile_n, part)
+                partial = np.where(load.pieces > 1, 2.0 * _ACCUMULATOR_BYTES * load.pieces * work.outputs, 0.0)
+                ramp = (1.0 + _HALF_TILE / load.reuse) * (1.0 + _HALF_K / part) * (1.0 + _HALF_FILL / load.held)
+                time = load.queue * tile_m * tile_n * load.padded_k * ramp / rate + partial / bandwidth
+                few = (load.blocks < 2 * multiprocessors * load.pieces) & (part >= 4 * _STATE_SLICE)
                 time = np.where(fits & ((split == 1) | few), time, np.inf)
                 better = time < best
                 best = np.where(better, time, best)
                 best_m, best_n = np.where(better, tile_m, best_m), np.where(better, tile_n, best_n)
                 best_k = np.where(better, part, best_k)
-        if self.tile_m is not None and self.tile_n is not None:
-            # Extents set by hand are used even where no block of them fits, as the caller asked.
-            best_m, best_n = np.full(len(table), float(self.tile_m)), np.full(len(table), float(self.tile_n))
-        return TileShape(best_m, best_n, clip_shape(table, 1, 1, self.tile_k or best_k).k)
-
-    def _tiles(self) -> tuple[tuple[float, float], ...]:
-        return tuple(dict.fromkeys((self.tile_m or m, self.tile_n or n) for m, n in BLOCK_TILES))
+        return best_m, best_n, best_k
 
     def apply(self, table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> Tiling:
         """Blocks, rounds, and what every block loads through L2."""
         multiprocessors = profile.value("count.sms")
         size = element_bytes(table)
         contracts = table.matrix_flops > 0
-        over_m, over_n, pieces = ceil_div(table.m, shape.m), ceil_div(table.n, shape.n), ceil_div(table.k, shape.k)
-        filled, blocks = self._fill(table, profile, shape)
-        resident = np.maximum(_blocks_per_multiprocessor(profile, size, shape.m, shape.n), 1.0)
+        work = _Products(table.batch, table.m, table.n, table.k, size)
+        load = work.load(profile, shape.m, shape.n, shape.k)
         elements = table.batch * table.m * table.n
         lanes = multiprocessors * profile.value("vector.lanes", 1.0)
         streamed = elements / (ceil_div(elements, lanes) * lanes)
-        utilisation = np.where(contracts, filled, streamed)
-        waves = np.where(contracts, ceil_div(blocks, multiprocessors * resident), ceil_div(elements, lanes * _MOST_BLOCKS))
-        tiles = np.where(contracts, blocks, ceil_div(elements, profile.value("vector.lanes", 1.0)))
-        slices = np.minimum(_SLICES[0], table.k)
+        utilisation = np.where(contracts, load.useful, streamed)
+        waves = np.where(
+            contracts, ceil_div(load.blocks, multiprocessors * load.resident), ceil_div(elements, lanes * _MOST_BLOCKS)
+        )
+        tiles = np.where(contracts, load.blocks, ceil_div(elements, profile.value("vector.lanes", 1.0)))
+        slices = np.minimum(_STATE_SLICE, table.k)
         state = np.where(contracts, _STAGES * size * (shape.m + shape.n) * slices + _ACCUMULATOR_BYTES * shape.m * shape.n, 0.0)
-        state = state * np.minimum(blocks, multiprocessors * resident)
-        traffic = self._traffic(table, profile, over_m, over_n, pieces)
-        return Tiling(shape, tiles, waves, utilisation, traffic, state, transformed=self._winograd(table, profile))
+        state = state * np.minimum(load.blocks, multiprocessors * load.resident)
+        traffic = _traffic(table, profile, shape, load)
+        far = np.where(table.is_family("gemm"), work.far(shape.m, shape.n, load), 0.0)
+        blocks = Blocks(load.reuse, load.depth, load.held, far)
+        return Tiling(shape, tiles, waves, utilisation, traffic, state, transformed=self._winograd(table, profile), blocks=blocks)
 
     def _winograd(self, table: KernelTable, profile: ArchitectureProfile) -> tuple[Transformed, ...]:
-        """Winograd's minimal filtering for 3x3 windows of stride 1 (Lavin and Gray, CVPR 2016), fused and as separate kernels."""
+        """Winograd's minimal filtering for 3x3 windows of stride 1 (Lavin and Gray, CVPR 2016): F(2x2, 3x3) in one kernel, and
+        F(4x4, 3x3) with kernels of their own for the transforms."""
         offered = table.is_family("conv") & (table.window == 9) & (table.stride == 1) & (table.dilation == 1) & (table.batch == 1)
         if not offered.any():
             return ()
-        size = element_bytes(table)
         rows = np.flatnonzero(offered)
         direct = table.take(rows)
-        found = []
-        for name, tile, fused in WINOGRAD:
-            points = (tile + 2) ** 2
-            products = replace(direct, batch=np.full(len(rows), float(points)), m=np.ceil(direct.m / tile**2), k=direct.k / 9)
-            filled, _ = self._fill(products, profile, self.choose(products, profile))
-            utilisation = np.ones((*filled.shape[:-1], len(table)))
-            m, k = table.m.copy(), table.k.copy()
-            utilisation[..., rows], m[rows], k[rows] = filled, products.m, products.k
-            # Inputs and results are written transformed, with their overlap, and read again, unless one kernel does it all.
-            moved = 0.0 if fused else 2.0 * points / tile**2 * size * table.m * (table.k / 9 + table.n)
-            share = points / tile**2 / 9
-            found.append(Transformed(name, offered, share, m, k, utilisation, moved + np.zeros(len(table))))
-        return tuple(found)
+        images = np.maximum(direct.images, 1.0)
+        side = np.sqrt(direct.m / images)
+        channels = direct.k / 9
+        library = LIBRARIES.get(self.library or "")
+        tiles = images * np.ceil(side / 4 - 1e-9) ** 2
+        size = element_bytes(direct)
+        work = _Products(np.full(len(rows), 36.0), tiles, direct.n, channels, size)
+        shape = TileShape(*self._fastest(work, BLOCK_TILES if library is None else library.transformed, (1,), profile))
+        load = work.load(profile, shape.m, shape.n, shape.k)
+        moved = 36 * size * np.stack([tiles * channels, tiles * direct.n, channels * direct.n])
+        products = Transformed(
+            name="winograd",
+            offered=offered,
+            share=36 * tiles / (9 * direct.m),
+            utilisation=load.useful,
+            blocks=Blocks(load.reuse, load.depth, load.held),
+            moved=_written_and_read(moved, profile),
+            kernels=4,
+        )
+        fused = _fused(direct, profile, images, side, channels, ((1, 4, 8),) if library is None else library.patches)
+        return tuple(_placed(way, offered) for way in (fused, products))
 
-    def _fill(self, table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> tuple[np.ndarray, np.ndarray]:
-        """(K,) useful share of the lanes of a contraction, and its number of blocks."""
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """How blocks share the multiprocessors; (R,) each.
+
+    Attributes:
+        blocks, pieces: blocks in all, and parts of the reduction.
+        resident: blocks that a multiprocessor holds at once.
+        queue: blocks of the multiprocessor that is given most: they share its rate, so it sets the time.
+        padded_k: a block's reduction in whole slices.
+        useful: share of the lanes' work that is no padding.
+        reuse, depth, held: of `Blocks`.
+    """
+
+    blocks: np.ndarray
+    pieces: np.ndarray
+    resident: np.ndarray
+    queue: np.ndarray
+    padded_k: np.ndarray
+    useful: np.ndarray
+    reuse: np.ndarray
+    depth: np.ndarray
+    held: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class _Products:
+    """Batches of products (m, k) by (k, n); (R,) each."""
+
+    batch: np.ndarray
+    m: np.ndarray
+    n: np.ndarray
+    k: np.ndarray
+    size: np.ndarray
+
+    @property
+    def outputs(self) -> np.ndarray:
+        return self.batch * self.m * self.n
+
+    def far(self, tile_m: np.ndarray, tile_n: np.ndarray, load: _Load) -> np.ndarray:
+        """(R,) share of what is staged whose address no near translation covers: every row that a multiprocessor's blocks walk lies
+        k elements from the next."""
+        together = np.minimum(load.queue, load.resident)
+        rows = np.minimum(together * tile_m, self.m) + np.minimum(together * tile_n, self.n)
+        return 1.0 - hit_share(rows * self.k * self.size, _REACH_BYTES)
+
+    def load(
+        self, profile: ArchitectureProfile, tile_m: np.ndarray | float, tile_n: np.ndarray | float, part: np.ndarray
+    ) -> _Load:
         multiprocessors = profile.value("count.sms")
-        pieces = ceil_div(table.k, shape.k)
-        blocks = ceil_div(table.m, shape.m) * ceil_div(table.n, shape.n) * pieces * table.batch
-        # Blocks that share a multiprocessor share its rate: the time is set by the one that is given the most blocks.
-        most = ceil_div(blocks, multiprocessors)
-        padded = most * multiprocessors * shape.m * shape.n * ceil_div(table.k, pieces)
-        return np.minimum(table.batch * table.m * table.n * table.k / padded, 1.0), blocks
+        pieces = ceil_div(self.k, part)
+        blocks = ceil_div(self.m, tile_m) * ceil_div(self.n, tile_n) * pieces * self.batch
+        depth = ceil_div(self.k, pieces)
+        padded = _SLICE * ceil_div(depth, _SLICE)
+        queue = ceil_div(blocks, multiprocessors)
+        holds = np.maximum(_blocks_per_multiprocessor(profile, self.size, tile_m, tile_n), 1.0)
+        useful = self.outputs * self.k / (queue * multiprocessors * tile_m * tile_n * padded)
+        reuse = tile_m * tile_n / (tile_m + tile_n) + np.zeros(len(self.m))
+        held = queue / ceil_div(queue, holds) * np.maximum(tile_m * tile_n, _LEAST_OUTPUTS)
+        return _Load(blocks, pieces, holds, queue, padded, np.minimum(useful, 1.0), reuse, depth, held)
 
-    def _traffic(
-        self, table: KernelTable, profile: ArchitectureProfile, over_m: np.ndarray, over_n: np.ndarray, pieces: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        """Shared memory starts empty, so every block's operands cross L2; main memory sees again what L2 cannot hold."""
-        held = resident(profile)
-        used = operands(table)
-        size = element_bytes(table)
-        share = np.minimum(passes(table), 1.0)
-        traffic = compulsory_traffic(table, profile)
-        again = (used.a * (over_n - 1.0) + used.b * (over_m - 1.0)) * share
-        partial = np.where(pieces > 1.0, 2.0 * used.c * _ACCUMULATOR_BYTES / size * pieces, 0.0)
-        # Blocks that run at once walk k together, so what is touched between two readings of an operand is one round's panels:
-        # the blocks of a round form a near-square patch of the output.
-        patch = np.sqrt(np.maximum(profile.value("count.sms") / np.maximum(table.batch, 1.0), 1.0))
-        distance = (used.a / np.maximum(over_m / patch, 1.0) + used.b / np.maximum(over_n / patch, 1.0)) / table.batch
-        beyond_patch = used.a * np.maximum(over_n / patch - 1.0, 0.0) + used.b * np.maximum(over_m / patch - 1.0, 0.0)
-        outside = reread_traffic(traffic, ("l2", "dram"), beyond_patch * share, distance + used.c / table.batch, held)
-        level = profile.levels[-1]
-        shared = traffic["shared"] + again + partial
-        return {**traffic, "shared": shared, "l2": traffic["l2"] + again + partial, level: outside[level]}
+
+def _fused(
+    table: KernelTable,
+    profile: ArchitectureProfile,
+    images: np.ndarray,
+    side: np.ndarray,
+    channels: np.ndarray,
+    patches: tuple[tuple[int, int, int], ...],
+) -> Transformed:
+    """Fused Winograd: blocks of 32 tiles of 2 x 2 results by 32 filters, 16 products each."""
+    multiprocessors = profile.value("count.sms")
+    tiles = np.ceil(side / 2 - 1e-9)
+    along = np.min([ceil_div(images, i) * ceil_div(tiles, h) * ceil_div(tiles, w) for i, h, w in patches], axis=0)
+    queue = ceil_div(along * ceil_div(table.n, _FUSED_FILTERS), multiprocessors)
+    padded = _SLICE * ceil_div(channels, _SLICE)
+    issued = queue * multiprocessors * _FUSED_TILES * _FUSED_FILTERS * padded
+    outputs = 16.0 * _FUSED_TILES * _FUSED_FILTERS
+    reuse = np.full(len(table), _FUSED_TILES * _FUSED_FILTERS / (_FUSED_TILES + _FUSED_FILTERS))
+    return Transformed(
+        name="winograd_fused",
+        offered=np.ones(len(table), dtype=bool),
+        share=16 * images * tiles**2 / (9 * table.m),
+        utilisation=np.minimum(images * tiles**2 * table.n * channels / issued, 1.0),
+        blocks=Blocks(reuse, channels, outputs * queue / ceil_div(queue, 2.0)),
+        moved=_written_and_read((16 * element_bytes(table) * channels * table.n)[None], profile),
+        kernels=2,
+    )
+
+
+def _placed(way: Transformed, offered: np.ndarray) -> Transformed:
+    """The same of all kernels, given that of those it is offered to; 1 elsewhere, where nobody looks."""
+
+    def place(values: np.ndarray) -> np.ndarray:
+        placed = np.ones((*np.shape(values)[:-1], len(offered)))
+        placed[..., offered] = values
+        return placed
+
+    return replace(
+        way,
+        offered=offered,
+        share=place(way.share),
+        utilisation=place(way.utilisation),
+        blocks=Blocks(place(way.blocks.reuse), place(way.blocks.depth), place(way.blocks.held)),
+        moved={level: place(nbytes) for level, nbytes in way.moved.items()},
+    )
+
+
+def _written_and_read(amounts: np.ndarray, profile: ArchitectureProfile) -> dict[str, np.ndarray]:
+    """Level -> bytes moved by arrays of so many bytes, (arrays, K), each written by one kernel and read by the next."""
+    held = resident(profile)
+    level = profile.levels[-1]
+    moved = {level: 2.0 * amounts.sum(axis=0)}
+    if "l2" in held:
+        moved["l2"] = moved[level]
+        moved[level] = sum(2.0 * amount * (1.0 - hit_share(amount, held["l2"])) for amount in amounts)
+    return moved
+
+
+def _traffic(table: KernelTable, profile: ArchitectureProfile, shape: TileShape, load: _Load) -> dict[str, np.ndarray]:
+    """Shared memory starts empty, so every block's operands cross L2; main memory sees again what L2 cannot hold."""
+    held = resident(profile)
+    used = operands(table)
+    share = np.minimum(passes(table), 1.0)
+    traffic = compulsory_traffic(table, profile)
+    over_m, over_n = ceil_div(table.m, shape.m), ceil_div(table.n, shape.n)
+    again = (used.a * (over_n - 1.0) + used.b * (over_m - 1.0)) * share
+    partial = np.where(load.pieces > 1.0, 2.0 * used.c * _ACCUMULATOR_BYTES / element_bytes(table) * load.pieces, 0.0)
+    # Blocks start row by row of the result. Those that run at once walk k together, so what they share is read once.
+    flying = profile.value("count.sms") * load.resident
+    across = np.minimum(over_n, flying)
+    down = np.clip(flying / over_n, 1.0, over_m)
+    items = np.clip(flying / (over_m * over_n * load.pieces), 1.0, table.batch)
+    a, b, c = (operand / table.batch * items for operand in (used.a, used.b, used.c))
+    again_a, again_b = used.a * (over_n / across - 1.0) * share, used.b * (over_m / down - 1.0) * share
+    capacity = held.get("l2", 0.0)
+    lost = again_a * (1.0 - hit_share(a * down / over_m + b * across / over_n, capacity))
+    lost = lost + again_b * (1.0 - hit_share((a + c) * down / over_m + b, capacity))
+    level = profile.levels[-1]
+    outside = traffic[level] + lost
+    return {**traffic, "shared": traffic["shared"] + again + partial, "l2": traffic["l2"] + again + partial, level: outside}
 
 
 def _blocks_per_multiprocessor(
@@ -182,6 +340,14 @@ def _blocks_per_multiprocessor(
 ) -> np.ndarray:
     """(K,) blocks that shared memory and the register file hold at once; below 1 where not even one fits."""
     shared, registers = profile.value("capacity.shared"), profile.value("capacity.register", np.inf)
-    by_shared = np.floor(shared / (_STAGES * size * (tile_m + tile_n) * _SLICES[-1]))
+    by_shared = np.floor(shared / (_STAGES * size * (tile_m + tile_n) * _SLICE))
     by_registers = np.floor(registers / (1.5 * _ACCUMULATOR_BYTES * tile_m * tile_n))
     return np.minimum(np.minimum(by_shared, by_registers), _MOST_BLOCKS)
+
+
+def _joined(parts: list[np.ndarray], order: np.ndarray) -> np.ndarray:
+    """(..., K) of parts of the kernels, in the kernels' order; what design points do not change broadcasts."""
+    if not parts:
+        return np.zeros(0)
+    many = np.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    return np.concatenate([np.broadcast_to(part, (*many, part.shape[-1])) for part in parts], axis=-1)[..., order]

@@ -1,0 +1,112 @@
+"""Thread blocks of GPU libraries: which tiles they come in, what small problems waste, and Winograd's transforms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from build import GraphBuilder
+
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.fusion import fuse
+from shmoo.estimators.kernels import KernelTable, kernel_table
+from shmoo.estimators.profile import ArchitectureProfile, TilingSpec, load_profile
+from shmoo.estimators.tiling import GpuThreadBlocks, TileShape, Tiling, strategy_for
+from shmoo.estimators.tiling.gpu_library import DIRECT, LIBRARIES
+
+
+def linear(m: int, n: int, k: int, dtype: str = "float32") -> KernelTable:
+    b = GraphBuilder(dtype)
+    graph = b.graph(b.linear(b.tensor((m, k)), n))
+    return kernel_table(graph, fuse(graph))
+
+
+def bmm(batch: int, m: int, n: int, k: int) -> KernelTable:
+    b = GraphBuilder()
+    graph = b.graph(b.call("bmm", {"self": b.tensor((batch, m, k)), "mat2": b.tensor((batch, k, n))}, (batch, m, n)))
+    return kernel_table(graph, fuse(graph))
+
+
+def conv(images: int, channels: int, side: int, filters: int) -> KernelTable:
+    b = GraphBuilder()
+    graph = b.graph(b.conv(b.tensor((images, channels, side, side)), filters))
+    return kernel_table(graph, fuse(graph))
+
+
+def cut(table: KernelTable, profile: ArchitectureProfile) -> Tiling:
+    strategy = strategy_for(profile)
+    return strategy.apply(table, profile, strategy.choose(table, profile))
+
+
+def ways(table: KernelTable, profile: ArchitectureProfile) -> dict:
+    return {way.name: way for way in cut(table, profile).transformed}
+
+
+@pytest.mark.parametrize(("library", "tile"), [("pascal", (64, 128)), ("ampere", (128, 128))])
+def test_a_batch_of_products_takes_the_only_tile_its_library_has(library, tile):
+    """However small the products are: 60 x 60 fills 60 x 60 of the tile."""
+    profile = load_profile("gpu_a100_40g").replacing(tiling=TilingSpec("gpu_thread_blocks", {"library": library}))
+    tiling = cut(bmm(108, 60, 60, 64), profile)
+    assert (tiling.shape.m[0], tiling.shape.n[0]) == tile
+    assert tiling.utilisation[0] == pytest.approx(60 * 60 / (tile[0] * tile[1]))
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_products_take_tiles_of_their_library(library):
+    """One of the list, whatever the shape; a direct convolution has a list of its own and no split of its reduction."""
+    strategy = GpuThreadBlocks(library=library)
+    profile = load_profile("gpu_v100")
+    for m, n in ((7, 4096), (4096, 7), (300, 300), (4096, 4096)):
+        shape = strategy.choose(linear(m, n, 512), profile)
+        assert (shape.m[0], shape.n[0]) in LIBRARIES[library].products
+    shape = strategy.choose(conv(1, 512, 7, 512), profile)
+    assert (shape.m[0], shape.n[0]) in DIRECT
+    assert shape.k[0] == 512 * 9
+
+
+def test_types_of_tensor_cores_take_other_kernels():
+    """Lists are those of float32: float16 chooses among all tiles."""
+    profile = load_profile("gpu_v100")
+    table = linear(4096, 4096, 4096, "float16")
+    one, other = (GpuThreadBlocks(library=library).choose(table, profile) for library in (None, "pascal"))
+    assert (one.m[0], one.n[0]) == (other.m[0], other.n[0])
+
+
+def test_a_misspelt_library_suggests_the_nearest():
+    """Generations are listed."""
+    with pytest.raises(InputError, match="'volta'"):
+        GpuThreadBlocks(library="volt")
+
+
+def test_reductions_are_padded_to_whole_slices():
+    """9 takes two slices of 8: 9 / 16 of the work is useful."""
+    profile = load_profile("gpu_a100_40g")
+    table = linear(128 * 12, 128 * 9, 9)
+    one = np.ones(1)
+    tiling = GpuThreadBlocks().apply(table, profile, TileShape(128 * one, 128 * one, 9 * one))
+    assert tiling.utilisation[0] == pytest.approx(9 / 16)
+
+
+def test_winograd_rounds_images_to_whole_tiles():
+    """5 x 5 results take 2 x 2 tiles of 4 x 4: 4 x 36 multiplications for 25 x 9. 3 x 3 tiles of 2 x 2: 9 x 16 for 25 x 9.
+    8 x 8 have nothing to round: 36 / 144 and 16 / 36."""
+    profile = load_profile("gpu_v100")
+    small, even = (ways(conv(32, 64, side, 64), profile) for side in (5, 8))
+    assert small["winograd"].share[0] == pytest.approx(4 * 36 / (25 * 9))
+    assert small["winograd_fused"].share[0] == pytest.approx(9 * 16 / (25 * 9))
+    assert even["winograd"].share[0] == pytest.approx(36 / 144)
+    assert even["winograd_fused"].share[0] == pytest.approx(16 / 36)
+
+
+def test_winograd_transforms_filters_at_every_call():
+    """One image of 4 x 4 with 512 x 512 filters: 36 values of 4 bytes for each are written and read, and 36 for each channel of
+    the one tile, in and out."""
+    way = ways(conv(1, 512, 4, 512), load_profile("gpu_v100"))["winograd"]
+    assert way.moved["l2"][0] == pytest.approx(2 * 36 * 4 * (512 * 512 + 512 + 512))
+    assert way.moved["dram"][0] < way.moved["l2"][0]
+
+
+def test_long_rows_outreach_the_translations_at_hand():
+    """Rows of 64 thousand elements, 256 KB apart, span more than 80 MB for the blocks of a multiprocessor; rows of a thousand do not."""
+    long, short = (cut(linear(4096, 4096, k), load_profile("gpu_p100")).blocks.far[0] for k in (65536, 1024))
+    assert long > 0.9
+    assert short < 0.01
