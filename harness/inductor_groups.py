@@ -199,7 +199,8 @@ def _kernels(graph: Graph, nodes: Sequence[Any]) -> tuple[InductorKernel, ...]:
     parts = [[part for part in node.get_nodes() if _works(part)] for node in nodes]
     parts = [listed for listed in parts if listed]
     buffered = {_end(part) if _is_library(part) else part.node.get_origin_node() for listed in parts for part in listed} - {None}
-    computed = [set().union(*(_calls_of(part, buffered) for part in listed)) for listed in parts]
+    shared = _shared_constants(buffered)
+    computed = [set().union(*(_calls_of(part, buffered, shared) for part in listed)) for listed in parts]
     library = [any(_is_library(part) for part in listed) for listed in parts]
     in_library = {call for calls, is_library in zip(computed, library, strict=True) if is_library for call in calls}
     for calls, is_library in zip(computed, library, strict=True):
@@ -222,8 +223,8 @@ def _is_library(part: Any) -> bool:
     return part.is_extern() or part.is_template()
 
 
-def _calls_of(part: Any, buffered: set[fx.Node]) -> set[int]:
-    """Indices of the calls that a buffer computes."""
+def _calls_of(part: Any, buffered: set[fx.Node], shared: set[fx.Node]) -> set[int]:
+    """Indices of the calls that a buffer computes; `shared` nodes count for none."""
     origins: set[fx.Node] = set(part.node.get_origins())
     end = _end(part)
     if end is None:
@@ -237,7 +238,20 @@ def _calls_of(part: Any, buffered: set[fx.Node]) -> set[int]:
             if source not in buffered and source not in seen:
                 seen.add(source)
                 stack.append(source)
-    return {call for node in seen & origins if not _looks(node) for call in _mark(node)}
+    return {call for node in seen & origins if node not in shared and not _looks(node) for call in _mark(node)}
+
+
+def _shared_constants(buffered: set[fx.Node]) -> set[fx.Node]:
+    """Nodes that depend on no tensor (the places that a roll reads from, a number to fill with) although their call does: equal
+    ones of several calls are merged, and do not say which of these they belong to."""
+    made: set[fx.Node] = set()
+    depends: set[int] = set()
+    for node in next((node.graph.nodes for node in buffered), ()):
+        if node.op == "call_function" and all(source in made for source in node.all_input_nodes):
+            made.add(node)
+        else:
+            depends |= _mark(node)
+    return {node for node in made if _mark(node) <= depends}
 
 
 def _looks(node: fx.Node) -> bool:

@@ -13,12 +13,13 @@ from shmoo.harness.capture import (
     FXGraphWalker,
     OperatorIntrospector,
     capture,
+    capture_compiled,
     capture_exported,
     capture_workload,
 )
 from shmoo.harness.capture.introspect import operator_name, relative_path
 from shmoo.harness.workloads import find_workload
-from shmoo.harness.workloads.module import Built, DNNModule, Maker
+from shmoo.harness.workloads.module import Built, DNNModule
 
 
 def only(found: Capture) -> Graph:
@@ -75,6 +76,14 @@ class Branching(nn.Module):
         if x.sum() >= 0:
             return self.second(x)
         return x
+
+
+class Reading(Branching):
+    """Reads a number from its data, and uses it."""
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.second(x * x.sum().item())
 
 
 class Looping(Branching):
@@ -249,8 +258,9 @@ def test_questions_for_sizes_are_no_calls() -> None:
 
 
 def test_a_print_gives_two_graphs() -> None:
-    """A graph break keeps both pieces, with its reason and line."""
-    found = capture(Printing(), (torch.randn(3, 4),))
+    """A graph break keeps both pieces, with its reason and line; torch.export, which is asked first, takes the model whole."""
+    assert ops(only(capture(Printing(), (torch.randn(3, 4),)))) == ["aten.linear", "aten.linear"]
+    found = capture_compiled(Printing(), (torch.randn(3, 4),))
     assert [ops(graph) for graph in found.graphs] == [["aten.linear"], ["aten.linear"]]
     assert sum(graph.params for graph in found.graphs) == 4 * 8 + 8 + 8 * 2 + 2
     assert found.graphs[1].values[found.graphs[1].calls[0].reads[0]].kind == "input"
@@ -285,7 +295,7 @@ def test_a_function_kept_from_the_compiler_is_captured_whole_by_export() -> None
 def test_export_agrees_with_compile() -> None:
     """Both ways find the same calls, shapes and weights."""
     model, x = Tied(), torch.randn(2, 4)
-    compiled, exported = only(capture(model, (x,))), only(capture_exported(model, (x,)))
+    compiled, exported = only(capture_compiled(model, (x,))), only(capture_exported(model, (x,)))
     assert [(c.op, c.inputs, c.outputs, c.attributes) for c in compiled.calls] == [
         (c.op, c.inputs, c.outputs, c.attributes) for c in exported.calls
     ]
@@ -318,16 +328,17 @@ def test_meta_models_are_captured_without_values() -> None:
 
 
 def test_a_workload_that_looks_at_values_falls_back_to_the_cpu() -> None:
-    """A branch on data cannot be taken on the meta device, so the model is built with values."""
-    workload = DNNModule("branching", "network", (), lambda make: Built(make.module(Branching), (Maker.tensor(make, 3, 4),)))
+    """What neither meta nor fake tensors can tell, a number read from data, is read on the CPU, where the model is built with values."""
+    workload = DNNModule("reading", "network", (), lambda make: Built(make.module(Reading), (make.tensor(3, 4),)))
     found = capture_workload(workload)
-    assert len(found.graphs) == 2
-    assert {graph.name for graph in found.graphs} == {"branching"}
+    assert found.method == "compile"
+    assert sum(ops(graph).count("aten.linear") for graph in found.graphs) == 2
+    assert {graph.name for graph in found.graphs} == {"reading"}
 
 
 def test_a_model_that_fails_says_why_on_both_ways() -> None:
-    """The error holds what torch.compile and torch.export said."""
-    with pytest.raises(CaptureError, match=r"torch\.compile cannot take 'Linear'.*torch\.export cannot take 'Linear'"):
+    """The error holds what torch.export and torch.compile said."""
+    with pytest.raises(CaptureError, match=r"torch\.export cannot take 'Linear'.*torch\.compile cannot take 'Linear'"):
         capture(nn.Linear(4, 4), (torch.randn(2, 5),))
 
 

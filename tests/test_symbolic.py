@@ -71,7 +71,7 @@ def test_sizes_where_the_model_would_do_something_else_are_refused() -> None:
     assert len(symbolic.at([(16, 8)]).calls) == 1
     with pytest.raises(CaptureError, match="the capture holds"):
         symbolic.at([(17, 8)])
-    with pytest.raises(CaptureError, match="dimension 1 of input 0 is part of the graph as 8, not 9"):
+    with pytest.raises(CaptureError, match="dimension 1 of input 0 is 8 in the graph, not 9"):
         symbolic.at([(6, 9)])
 
 

@@ -46,14 +46,13 @@ def test_weights_are_named_and_a_shared_one_counts_once() -> None:
     """50 * 8 of the table and 2 * 8 of the norm are parameters, its statistics buffers."""
     (graph,) = capture_traced(Tied().eval(), (torch.zeros(3, dtype=torch.int64),)).graphs
     assert graph.params == 50 * 8 + 2 * 8
-    kinds = {value.name: value.kind for value in graph.values if value.name and value.name != "norm.num_batches_tracked"}
+    kinds = {value.name: value.kind for value in graph.values if value.name}
     assert kinds == {
         "table.weight": "parameter",
         "norm.weight": "parameter",
         "norm.bias": "parameter",
         "norm.running_mean": "buffer",
         "norm.running_var": "buffer",
-        "norm.num_batches_tracked": "buffer",
         "0": "input",
     }
 

@@ -1,6 +1,6 @@
 """Capture: a PyTorch model -> graphs of normalised operator calls. Importing this package imports torch."""
 
-from shmoo.harness.capture.capture import Capture, capture, capture_exported
+from shmoo.harness.capture.capture import Capture, capture, capture_compiled, capture_exported
 from shmoo.harness.capture.errors import CaptureError
 from shmoo.harness.capture.family import CaptureFamily
 from shmoo.harness.capture.introspect import OperatorIntrospector
@@ -18,6 +18,7 @@ __all__ = [
     "Origin",
     "SymbolicCapture",
     "capture",
+    "capture_compiled",
     "capture_exported",
     "capture_symbolic",
     "capture_training",

@@ -1,31 +1,28 @@
-"""A model -> its graphs, through torch.compile with a capturing back-end, or through torch.export."""
+"""A model -> its graphs, through torch.export or through torch.compile with a capturing back-end."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
-import torch
 
-from shmoo.estimators.records import Graph, ValueKind
+from shmoo.estimators.records import Graph
 from shmoo.harness.capture.compiled import compile_pieces
-from shmoo.harness.capture.errors import CaptureError, first_line
-from shmoo.harness.capture.inline import inline_wrapped
-from shmoo.harness.capture.walker import FXGraphWalker, Origin
+from shmoo.harness.capture.errors import CaptureError
+from shmoo.harness.capture.exported import export_graph, exportable
+from shmoo.harness.capture.walker import FXGraphWalker
 
-Method = Literal["compile", "export", "trace", "joint"]
+Method = Literal["export", "compile", "trace", "joint"]
 
 
 class Capture(msgspec.Struct, frozen=True, omit_defaults=True):
     """A model's graphs, in the order they ran.
 
     Attributes:
-        graphs: one for each piece that Dynamo made and for each run of operators between pieces.
+        graphs: one, or one for each piece that Dynamo made and for each run of operators between pieces.
         break_reasons: why torch.compile breaks the model into pieces, and what it leaves to eager execution.
-        method: "compile" (torch.compile's pieces), "export" (torch.export's single graph), "trace" (the model's Python run on
+        method: "export" (torch.export's single graph), "compile" (torch.compile's pieces), "trace" (the model's Python run on
             fake tensors) or "joint" (AOTAutograd's graphs of a forward and a backward pass).
         note: how it was come by where that was not by running the model at these sizes alone: the capture whose sizes were
             replaced, or why that could not be done.
@@ -42,21 +39,39 @@ def capture(
 ) -> Capture:
     """Capture what `model(*args, **kwargs)` computes at inference.
 
-    The model is called once, under `torch.no_grad()`, in the training or evaluation mode it is in; on the meta device that costs
-    neither memory nor arithmetic. Shapes are those of the arguments. A graph break gives several graphs. Operators that
-    torch.compile leaves to eager execution arrive in their parts, so torch.export, which keeps them whole, is preferred then, and
-    where torch.compile fails. Under `torch.autocast` the conversions that it makes are calls of their own.
+    The model's code runs once, under `torch.no_grad()`, in the training or evaluation mode it is in; on the meta device that costs
+    neither memory nor arithmetic. Shapes are those of the arguments. Under `torch.autocast` the conversions that it makes are
+    calls of their own.
+
+    A module goes through torch.export, which gives one graph of whole operators, also where torch.compile would break off (a
+    `print`). Where it fails (a branch on data), and for a function, whose weights torch.export would not tell from other tensors,
+    torch.compile's pieces are taken, with the reasons for the breaks: see `capture_compiled`, which can also be called first.
 
     Raises:
-        CaptureError: neither torch.compile nor torch.export can take the model.
+        CaptureError: neither torch.export nor torch.compile can take the model.
     """
-    try:
-        found = compile_pieces(model, args, dict(kwargs or {}), name)
-    except CaptureError as failed:
+    ways = (capture_exported, capture_compiled) if exportable(model) else (capture_compiled, capture_exported)
+    failures = []
+    for way in ways:
         try:
-            return capture_exported(model, args, kwargs, name=name)
+            return way(model, args, kwargs, name=name)
         except CaptureError as error:
-            raise CaptureError(f"{failed}; {error}") from error
+            failures.append(error)
+    raise CaptureError("; ".join(str(error) for error in failures)) from failures[-1]
+
+
+def capture_compiled(
+    model: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, name: str = ""
+) -> Capture:
+    """As `capture`, through torch.compile: a graph break gives a graph for each piece, and branches on data are taken.
+
+    Operators that torch.compile leaves to eager execution arrive in their parts; torch.export, which keeps them whole, is asked
+    then, and its graph taken where it can.
+
+    Raises:
+        CaptureError: torch.compile cannot take the model, or the model fails.
+    """
+    found = compile_pieces(model, args, dict(kwargs or {}), name)
     compiled = Capture(tuple(piece.graph for piece in found.pieces), found.break_reasons)
     if found.whole:
         return compiled
@@ -75,30 +90,5 @@ def capture_exported(
     Raises:
         CaptureError: torch.export cannot take the model.
     """
-    from torch.export import export
-
-    module = model if isinstance(model, torch.nn.Module) else _FunctionModule(model)
-    try:
-        # A failing export writes the half-made graph to stderr; its error, which is passed on, says all there is to know.
-        with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
-            program = export(module, tuple(args), dict(kwargs or {}), strict=False)
-    except Exception as error:
-        raise CaptureError(f"torch.export cannot take {name or type(model).__name__!r}: {first_line(error)}") from error
-    kinds: dict[str, ValueKind] = {"PARAMETER": "parameter", "BUFFER": "buffer", "CONSTANT_TENSOR": "constant"}
-    origins = [
-        Origin(kinds.get(spec.kind.name, "input"), spec.target or getattr(spec.arg, "name", ""))
-        for spec in program.graph_signature.input_specs
-    ]
-    graph = FXGraphWalker().walk(inline_wrapped(program.graph_module), origins=origins, name=name)
-    return Capture((graph,), method="export")
-
-
-class _FunctionModule(torch.nn.Module):
-    """A function as a module, which is what torch.export takes."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(*args, **kwargs)
+    found = export_graph(model, args, dict(kwargs or {}), name=name)
+    return Capture((FXGraphWalker().walk(found.module, origins=found.origins, name=name),), method="export")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import operator
-import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from shmoo.harness.capture.lines import model_frame
 from shmoo.harness.capture.origins import Origins
 from shmoo.harness.capture.walker import Origin
-
-_OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
 class EagerRecorder(TorchDispatchMode):
@@ -79,7 +76,7 @@ class EagerRecorder(TorchDispatchMode):
         node_args, node_kwargs = tree_map_only(torch.Tensor, self._node_of, (args, kwargs))
         node = self._graph.call_function(func, node_args, node_kwargs)
         node.meta["val"] = tree_map_only(torch.Tensor, self._fake.from_tensor, result)
-        node.meta["stack_trace"] = _model_frame()
+        node.meta["stack_trace"] = model_frame()
         self._origins.flows(result)
         if isinstance(result, torch.Tensor):
             self._nodes[result] = node
@@ -104,11 +101,3 @@ class EagerRecorder(TorchDispatchMode):
 
 def _touches_fake(values: Any) -> bool:
     return any(isinstance(leaf, FakeTensor) for leaf in tree_leaves(values))
-
-
-def _model_frame() -> str:
-    """The innermost frame of the model's own code, as a stack trace writes it."""
-    for frame in reversed(traceback.extract_stack(limit=40)):
-        if not frame.filename.startswith(_OURS):
-            return f'File "{frame.filename}", line {frame.lineno}'
-    return ""

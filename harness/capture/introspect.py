@@ -16,11 +16,11 @@ from torch import fx
 from shmoo.estimators.dtypes import ALIASES
 from shmoo.estimators.records import Attribute, OpCall, Scalar, TensorSpec
 from shmoo.harness.capture.errors import CaptureError
+from shmoo.harness.capture.lines import TORCH
 
 _DROPPED = (torch.device, torch.Generator, torch.Stream)
 """Argument types that say where an operator runs, not what it computes."""
 _NAMED = (torch.dtype, torch.layout, torch.memory_format)
-_TORCH = str(Path(torch.__file__).parent)
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _ROOT = re.compile(r"^[LG]\['[^']*'\]\.?")
 _SUBSCRIPT = re.compile(r"(?:\._modules)?\[['\"]?(?P<key>[^\]'\"]*)['\"]?\]")
@@ -149,7 +149,7 @@ def source_line(node: fx.Node) -> str:
     frames = _FRAME.findall(node.meta.get("stack_trace") or "")
     if not frames:
         return ""
-    file, line = next((frame for frame in reversed(frames) if not frame[0].startswith(_TORCH)), frames[-1])
+    file, line = next((frame for frame in reversed(frames) if not frame[0].startswith(TORCH)), frames[-1])
     return f"{relative_path(file)}:{line}"
 
 

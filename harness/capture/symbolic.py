@@ -7,16 +7,15 @@ from typing import Any
 
 import sympy
 import torch
+from torch import fx
 from torch.utils._pytree import tree_leaves
 
 from shmoo.estimators.records import Graph
-from shmoo.harness.capture.compiled import Piece, compile_pieces
+from shmoo.harness.capture.compiled import compile_pieces
 from shmoo.harness.capture.errors import CaptureError
+from shmoo.harness.capture.exported import Place, export_graph, exportable
 from shmoo.harness.capture.introspect import OperatorIntrospector
-from shmoo.harness.capture.walker import FXGraphWalker
-
-Place = tuple[int, int]
-"""A dimension of an argument: which tensor, counting the leaves of (args, kwargs), and which dimension of it."""
+from shmoo.harness.capture.walker import FXGraphWalker, Origin
 
 
 class SymbolicCapture:
@@ -24,16 +23,33 @@ class SymbolicCapture:
 
     torch notes every comparison of a symbol that decided what was traced. `at` gives the graph for other sizes only where all of
     these come out as they did, so that a capture at those sizes would have traced the same.
+
+    Args:
+        module: traced operators with their fake results.
+        origins: what its placeholders stand for.
+        fakes: the fake tensor of each leaf of (args, kwargs), `None` for one that is no tensor.
+        dynamic: the dimensions that were left open.
+        name: of the graphs.
+
+    Raises:
+        CaptureError: no size stayed a symbol.
     """
 
     def __init__(
-        self, piece: Piece, places: Mapping[sympy.Symbol, Place], shapes: Sequence[Sequence[int]], shape_env: Any, name: str
+        self,
+        module: fx.GraphModule,
+        origins: Sequence[Origin],
+        fakes: Sequence[torch.Tensor | None],
+        dynamic: Sequence[Place],
+        name: str,
     ) -> None:
-        self._piece = piece
-        self._places = places
-        self._shapes = [tuple(shape) for shape in shapes]
-        self._env = shape_env
-        self._name = name
+        self._module, self._origins, self._name = module, tuple(origins), name
+        self._dynamic = frozenset(dynamic)
+        self._fakes = tuple(fakes)
+        open_sizes = [size for leaf, dim in dynamic if isinstance(size := fakes[leaf].shape[dim], torch.SymInt)]
+        if not open_sizes:
+            raise CaptureError("none of the sizes stays a symbol: the model makes them part of its graph")
+        self._env = open_sizes[0].node.shape_env
 
     def at(self, shapes: Sequence[Sequence[int]]) -> Graph:
         """The graph for inputs of these shapes.
@@ -44,18 +60,8 @@ class SymbolicCapture:
         Raises:
             CaptureError: at these sizes the model would do something else, or torch does not say that it would do the same.
         """
-        free = set(self._places.values())
-        for leaf, (given, captured) in enumerate(zip(shapes, self._shapes, strict=True)):
-            if len(given) != len(captured):
-                raise CaptureError(f"input {leaf} has {len(given)} dimensions, it was captured with {len(captured)}")
-            for dim, (size, example) in enumerate(zip(given, captured, strict=True)):
-                if size != example and (leaf, dim) not in free:
-                    raise CaptureError(f"dimension {dim} of input {leaf} is part of the graph as {example}, not {size}")
-        values = {symbol: sympy.Integer(shapes[leaf][dim]) for symbol, (leaf, dim) in self._places.items()}
+        values = self._values(shapes)
         for symbol, value in values.items():
-            held = self._env.replace(symbol).xreplace(values)
-            if held != value:
-                raise CaptureError(f"the capture holds for a size of {held} alone, not {value}")
             known = self._env.var_to_range.get(symbol)
             if known is not None and not known.lower <= value <= known.upper:
                 raise CaptureError(f"the capture holds for sizes from {known.lower} to {known.upper}, not {value}")
@@ -65,14 +71,27 @@ class SymbolicCapture:
                 expression = self._env.replace(guard.expr).xreplace(values)
             if expression is not sympy.true:
                 raise CaptureError(f"the capture holds where {guard.expr}, which these sizes do not meet")
-        numbers = _Numbers(values)
-        return FXGraphWalker(OperatorIntrospector(numbers)).walk(self._piece.module, origins=self._piece.origins, name=self._name)
+        introspector = OperatorIntrospector(_Numbers(values))
+        return FXGraphWalker(introspector).walk(self._module, origins=self._origins, name=self._name)
 
-
-def leaf_shapes(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[int, ...]]:
-    """Shapes of the leaves of (args, kwargs), in order; empty for a leaf that is no tensor."""
-    leaves = tree_leaves((tuple(args), dict(kwargs)))
-    return [tuple(leaf.shape) if isinstance(leaf, torch.Tensor) else () for leaf in leaves]
+    def _values(self, shapes: Sequence[Sequence[int]]) -> dict[sympy.Symbol, sympy.Integer]:
+        """What every symbol stands for, checked against all sizes."""
+        values: dict[sympy.Symbol, sympy.Integer] = {}
+        asked: list[tuple[Place, sympy.Expr, int]] = []
+        for leaf, (given, fake) in enumerate(zip(shapes, self._fakes, strict=True)):
+            captured = () if fake is None else fake.shape
+            if len(given) != len(captured):
+                raise CaptureError(f"input {leaf} has {len(given)} dimensions, it was captured with {len(captured)}")
+            for dim, (size, example) in enumerate(zip(given, captured, strict=True)):
+                expression = example.node.expr if isinstance(example, torch.SymInt) else sympy.Integer(example)
+                asked.append(((leaf, dim), expression, size))
+                if expression.is_Symbol:
+                    values.setdefault(expression, sympy.Integer(size))
+        for (leaf, dim), expression, size in asked:
+            held = expression.xreplace(values)
+            if held != size:
+                raise CaptureError(f"dimension {dim} of input {leaf} is {held} in the graph, not {size}")
+        return values
 
 
 class _Numbers:
@@ -92,6 +111,12 @@ class _Numbers:
         return found
 
 
+def leaf_shapes(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[int, ...]]:
+    """Shapes of the leaves of (args, kwargs), in order; empty for a leaf that is no tensor."""
+    leaves = tree_leaves((tuple(args), dict(kwargs)))
+    return [tuple(leaf.shape) if isinstance(leaf, torch.Tensor) else () for leaf in leaves]
+
+
 def capture_symbolic(
     model: Callable[..., Any],
     args: Sequence[Any],
@@ -100,31 +125,27 @@ def capture_symbolic(
     *,
     name: str = "",
 ) -> SymbolicCapture:
-    """Capture with symbols in the given dimensions. Their sizes in the arguments are examples, and at least 2.
+    """Capture as `capture` would, with symbols in the given dimensions. Their sizes in the arguments are examples, at least 2.
 
     Raises:
-        CaptureError: torch.compile cannot take the model, splits it, or makes the sizes part of the graph.
+        CaptureError: torch cannot take the model, splits it, or makes the sizes part of the graph.
     """
+    if exportable(model):
+        found = export_graph(model, args, kwargs, name=name, dynamic=dynamic)
+        fakes = [_tensor(node.meta.get("val")) for node in found.inputs]
+        return SymbolicCapture(found.module, found.origins, fakes, dynamic, name)
     leaves = tree_leaves((tuple(args), dict(kwargs)))
     for leaf, dim in dynamic:
         torch._dynamo.maybe_mark_dynamic(leaves[leaf], dim)
-    found = compile_pieces(model, args, kwargs, name)
-    if len(found.pieces) != 1 or not found.whole or found.break_reasons:
-        reasons = "; ".join(found.break_reasons) or f"{len(found.pieces)} pieces"
+    compiled = compile_pieces(model, args, kwargs, name)
+    if len(compiled.pieces) != 1 or not compiled.whole or compiled.break_reasons:
+        reasons = "; ".join(compiled.break_reasons) or f"{len(compiled.pieces)} pieces"
         raise CaptureError(f"torch.compile splits the model, so that sizes inside it are not known from its inputs: {reasons}")
-    (piece,) = found.pieces
-    position = {id(leaf): i for i, leaf in enumerate(leaves)}
-    symbols: dict[Any, Place] = {}
-    environment = None
-    for argument, fake in zip(piece.arguments, piece.fakes, strict=True):
-        leaf = position.get(id(argument)) if isinstance(argument, torch.Tensor) else None
-        if leaf is None:
-            continue
-        for dim, size in enumerate(fake.shape):
-            if isinstance(size, torch.SymInt) and (leaf, dim) in dynamic:
-                # The symbol the dimension began with, which torch may since have found to equal another.
-                symbols[size.node._expr] = (leaf, dim)
-                environment = size.node.shape_env
-    if environment is None:
-        raise CaptureError("none of the sizes stays a symbol: the model makes them part of its graph")
-    return SymbolicCapture(piece, symbols, leaf_shapes(args, kwargs), environment, name)
+    (piece,) = compiled.pieces
+    known = {id(argument): fake for argument, fake in zip(piece.arguments, piece.fakes, strict=True)}
+    fakes = [_tensor(known.get(id(leaf), leaf)) for leaf in leaves]
+    return SymbolicCapture(piece.module, piece.origins, fakes, dynamic, name)
+
+
+def _tensor(value: Any) -> torch.Tensor | None:
+    return value if isinstance(value, torch.Tensor) else None

@@ -3,10 +3,8 @@ data, and for large ones, of which nothing is ever held in memory."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,11 +20,12 @@ from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.errors import CaptureError, first_line
 from shmoo.harness.capture.inline import inline_wrapped
+from shmoo.harness.capture.lines import Lines
 from shmoo.harness.capture.standins import StandIns
 from shmoo.harness.capture.walker import FXGraphWalker, Origin
 
-_OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 _CPU = torch.device("cpu")
+_RESIZING = ("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d")
 
 
 class FakeCall:
@@ -108,7 +107,7 @@ def capture_traced(
             return call(*values)
 
     try:
-        with torch.no_grad(), preserve_node_meta(), call.mode, _Lines():
+        with torch.no_grad(), preserve_node_meta(), call.mode, _shapes_from_kernels(), Lines():
             traced = make_fx(run, pre_dispatch=True)(*call.values)
     except CaptureError as error:
         raise CaptureError(f"{label!r} cannot be captured without data: {error}") from error
@@ -187,6 +186,25 @@ def _places(model: Any) -> Iterator[None]:
             handle.remove()
 
 
+@contextmanager
+def _shapes_from_kernels() -> Iterator[None]:
+    """While active, the size of a resized image comes from the kernel's own shape function: torch would take the operator apart into
+    some two hundred others to learn it, anew for every size."""
+    held = []
+    for name in _RESIZING:
+        packet = getattr(torch.ops.aten, name)
+        for operator in (getattr(packet, overload) for overload in packet.overloads()):
+            held.append((operator, dict(operator.py_kernels)))
+            operator.py_kernels.clear()
+            operator._dispatch_cache.clear()
+    try:
+        yield
+    finally:
+        for operator, kernels in held:
+            operator.py_kernels.update(kernels)
+            operator._dispatch_cache.clear()
+
+
 class _Texts(TorchFunctionMode):
     """While active, a number in a text (f"expert_{i}") is its value, which torch looks up for plain tensors alone."""
 
@@ -195,18 +213,3 @@ class _Texts(TorchFunctionMode):
             return format(args[0].item(), *args[1:])
         return func(*args, **(kwargs or {}))
 
-
-class _Lines(TorchFunctionMode):
-    """While active, every traced node notes the line of the model's own code that it comes from."""
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        get_current_meta()["stack_trace"] = _model_frame()
-        return func(*args, **(kwargs or {}))
-
-
-def _model_frame() -> str:
-    """The innermost frame outside torch, as a stack trace writes it."""
-    frame = sys._getframe(2)
-    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
-        frame = frame.f_back
-    return "" if frame is None else f'File "{frame.f_code.co_filename}", line {frame.f_lineno}'

@@ -1,0 +1,104 @@
+"""torch.export's graph of a model: one graph of undecomposed operators, with what entered it from where."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import fx
+from torch.fx.traceback import preserve_node_meta
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch.utils._pytree import tree_leaves
+
+from shmoo.estimators.records import ValueKind
+from shmoo.harness.capture.errors import CaptureError, first_line
+from shmoo.harness.capture.inline import inline_wrapped
+from shmoo.harness.capture.lines import Lines
+from shmoo.harness.capture.walker import Origin
+
+Place = tuple[int, int]
+"""A dimension of an argument: which leaf of (args, kwargs), and which dimension of it."""
+_KINDS: dict[str, ValueKind] = {"PARAMETER": "parameter", "BUFFER": "buffer", "CONSTANT_TENSOR": "constant"}
+
+
+class Exported(NamedTuple):
+    """A traced graph.
+
+    Attributes:
+        module: its operators with their fake results.
+        origins: what its placeholders stand for.
+        inputs: the placeholder of each leaf of (args, kwargs), in order.
+    """
+
+    module: fx.GraphModule
+    origins: tuple[Origin, ...]
+    inputs: tuple[fx.Node, ...]
+
+
+def exportable(model: Callable[..., Any]) -> bool:
+    """Whether torch.export keeps the model's weights apart: a module's it does, those that a function closes over it does not, and
+    those that stand for others (quantised ones) it leaves closed."""
+    return isinstance(model, torch.nn.Module) and not any(
+        is_traceable_wrapper_subclass(tensor) for tensor in (*model.parameters(), *model.buffers())
+    )
+
+
+def export_graph(
+    model: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    *,
+    name: str = "",
+    dynamic: Sequence[Place] = (),
+) -> Exported:
+    """Trace `model(*args, **kwargs)` at inference.
+
+    Args:
+        dynamic: dimensions that become symbols, where the model leaves them open.
+
+    Raises:
+        CaptureError: torch.export cannot take the model.
+    """
+    from torch.export import Dim, ShapesCollection, export
+
+    module = model if isinstance(model, torch.nn.Module) else _FunctionModule(model)
+    leaves = tree_leaves((tuple(args), dict(kwargs)))
+    shapes = ShapesCollection()
+    for leaf, dim in dynamic:
+        shapes[leaves[leaf]][dim] = Dim.AUTO
+    try:
+        # A failing export writes the half-made graph to stderr; its error, which is passed on, says all there is to know.
+        with torch.no_grad(), preserve_node_meta(), Lines(), contextlib.redirect_stderr(io.StringIO()):
+            program = export(module, tuple(args), dict(kwargs), dynamic_shapes=shapes if dynamic else None, strict=False)
+    except Exception as error:
+        raise CaptureError(f"torch.export cannot take {name or type(model).__name__!r}: {first_line(error)}") from error
+    specs = program.graph_signature.input_specs
+    names = _first_names(module)
+    origins = [
+        Origin(_KINDS.get(spec.kind.name, "input"), names.get(spec.target, spec.target) or getattr(spec.arg, "name", ""))
+        for spec in specs
+    ]
+    placeholders = program.graph_module.graph.find_nodes(op="placeholder")
+    inputs = [node for node, spec in zip(placeholders, specs, strict=True) if spec.kind.name == "USER_INPUT"]
+    return Exported(inline_wrapped(program.graph_module), tuple(origins), tuple(inputs))
+
+
+def _first_names(module: torch.nn.Module) -> dict[str, str]:
+    """Every name of a weight -> the first name it has; a shared weight has several."""
+    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named}
+
+
+class _FunctionModule(torch.nn.Module):
+    """A function as a module, which is what torch.export takes."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
