@@ -32,6 +32,9 @@ RATE = 0.2
 """Share of what is left that a tree takes away."""
 LIMIT = 0.25
 """Log error at which a case pulls no harder."""
+UNDER, OVER = 0.5, 3.0
+"""Range of estimated over measured by which a case's pull is weighed: errors count relative to what was measured, so one that is
+twice too high counts for more than one that is half."""
 SHRINKAGE = 2.0
 """Cases of no error that each leaf is averaged with."""
 DRAWN = 0.8
@@ -174,7 +177,7 @@ def _boosted(logs: np.ndarray, ratio: np.ndarray, fit: np.ndarray, held_out: np.
     reached, trees, errors = np.zeros(len(ratio)), [], []
     for _ in range(TREES):
         drawn = fit & (rng.random(len(ratio)) < DRAWN)
-        pull = np.clip(ratio - reached, -LIMIT, LIMIT)
+        pull = np.clip(ratio - reached, -LIMIT, LIMIT) * np.clip(np.exp(reached - ratio), UNDER, OVER)
         questions = _questions(bins[drawn], pull[drawn], cuts)
         place = np.zeros(len(ratio), dtype=np.intp)
         for feature, cut in questions:
