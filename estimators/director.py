@@ -67,6 +67,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         batch: samples a call processes; throughput is batch / latency.
         basis: shares of predicted time that rest on fitted, transferred, datasheet and fallback coefficients.
+        notes: what the graphs say the reader must know, such as the limits at which sizes that depend on data were taken.
     """
 
     arch: str
@@ -89,6 +90,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     edp_js: Interval | None
     energy_j_reason: str = ""
     unknown_ops: tuple[UnknownOp, ...] = ()
+    notes: tuple[str, ...] = ()
     basis: dict[str, float]
     breakdown: tuple[KernelEstimate, ...]
 
@@ -192,6 +194,7 @@ class AnalysisDirector:
             edp_js=None if energy_j is None else _interval(energy_j.value * latency, drawn_e * drawn_t),
             energy_j_reason="" if energy_j else f"profile {self.profile.name!r} has no energy coefficients",
             unknown_ops=work.unknown_ops,
+            notes=work.notes,
             basis={name: float(share) for name, share in self.basis(table, prediction, nominal, runtime).items()},
             breakdown=_breakdown(table, tiling, prediction, work.origin, self.profile.value("power.static", 0.0)),
         )

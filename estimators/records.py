@@ -254,3 +254,8 @@ def single_call_graph(call: OpCall, weights: Sequence[int] = (), name: str = "")
     writes = tuple(range(len(inputs), len(inputs) + len(outputs)))
     wired = msgspec.structs.replace(call, reads=reads, writes=writes)
     return Graph(values=inputs + outputs, calls=(wired,), outputs=writes, name=name)
+
+
+def notes_of(graphs: Sequence[Graph]) -> tuple[str, ...]:
+    """The notes of a model's graphs, each once."""
+    return tuple(dict.fromkeys(note for graph in graphs for note in graph.notes))

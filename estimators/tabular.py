@@ -45,13 +45,14 @@ def estimate_record(estimate: Estimate, model: str) -> Record:
     record["unknown_ops"] = [
         {"op": op.op, "count": op.count, "where": list(op.where), "bytes": op.bytes} for op in estimate.unknown_ops
     ]
+    record["notes"] = list(estimate.notes)
     record["basis"] = dict(estimate.basis)
     return record
 
 
 def flatten(record: Record) -> Record:
     """The same record with one value a column: an interval becomes NAME, NAME_low, NAME_high; an unknown one leaves its three
-    columns `None`; shares become basis_NAME; unknown operators become one text."""
+    columns `None`; shares become basis_NAME; notes and unknown operators become one text."""
     flat: Record = {}
     for name, value in record.items():
         if name in INTERVAL_FIELDS:
@@ -61,6 +62,8 @@ def flatten(record: Record) -> Record:
             flat[f"{name}_high"] = bounds.get("high")
         elif name == "basis" and isinstance(value, dict):
             flat.update((f"basis_{share}", portion) for share, portion in value.items())
+        elif name == "notes" and isinstance(value, list):
+            flat[name] = "; ".join(value)
         elif name == "unknown_ops" and isinstance(value, list):
             flat[name] = "; ".join(f"{op['op']} x{op['count']}" for op in value)
         else:

@@ -9,7 +9,7 @@ from shmoo.estimators.costs.summary import UnknownOp, graph_cost
 from shmoo.estimators.fusion import fuse
 from shmoo.estimators.kernels import Kernel, KernelTable, kernel_table
 from shmoo.estimators.memory import peak_memory_bytes
-from shmoo.estimators.records import Graph
+from shmoo.estimators.records import Graph, notes_of
 
 Origin = list[tuple[int, Kernel]]
 """Per row of a table, the index of its graph and its kernel."""
@@ -23,7 +23,7 @@ class Tabulated:
         table: its kernels, a segment a graph.
         origin: where each row comes from.
         dtype: type the contractions were asked to compute in; `None` for the tensors' own.
-        flops, macs, params, weight_bytes, peak_memory_bytes, unknown_ops: as in `director.Estimate`.
+        flops, macs, params, weight_bytes, peak_memory_bytes, unknown_ops, notes: as in `director.Estimate`.
     """
 
     table: KernelTable
@@ -35,6 +35,7 @@ class Tabulated:
     weight_bytes: float
     peak_memory_bytes: float
     unknown_ops: tuple[UnknownOp, ...]
+    notes: tuple[str, ...] = ()
 
 
 def tabulate(
@@ -73,4 +74,5 @@ def tabulated(graphs: Sequence[Graph], runtime: str, family: str, dtype: str | N
         weight_bytes=sum(graph.weight_bytes for graph in graphs),
         peak_memory_bytes=max((peak_memory_bytes(graph) for graph in graphs), default=0.0),
         unknown_ops=tuple(op for total in totals for op in total.unknown),
+        notes=notes_of(graphs),
     )

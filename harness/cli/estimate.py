@@ -138,6 +138,7 @@ def estimate_models(
     """One record for each model x batch x dtype x architecture x runtime."""
     from shmoo.estimators.director import AnalysisDirector
     from shmoo.estimators.dtypes import compute_dtype
+    from shmoo.estimators.records import notes_of
     from shmoo.estimators.tabular import estimate_record
 
     targets = choose_targets(arch, runtimes, threads)
@@ -157,7 +158,7 @@ def estimate_models(
             for dtype in wanted:
                 with output.only_results_on_stdout():
                     found = next(captures[dtype])
-                tell_about(model, found.break_reasons, found.note)
+                tell_about(model, found.break_reasons, found.note, notes_of(found.graphs))
                 for profile, runtime in targets:
                     made = directors[profile.name].estimate(
                         found.graphs,
@@ -197,8 +198,10 @@ def choose_targets(
     return targets
 
 
-def tell_about(model: str, break_reasons: Sequence[str], note: str = "") -> None:
+def tell_about(model: str, break_reasons: Sequence[str], note: str = "", notes: Sequence[str] = ()) -> None:
     """Say on stderr what the reader of the numbers must know."""
+    for said in notes:
+        output.message(f"{model}: {said}")
     if note.startswith("captured anew"):
         output.message(f"{model}: {note}")
     if break_reasons:

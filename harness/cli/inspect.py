@@ -61,6 +61,7 @@ def inspect(
     """MODEL by module: parameters, flops, bytes, intensity, share of time and tiles on architectures; and its top operators."""
     from shmoo.estimators.director import AnalysisDirector
     from shmoo.estimators.dtypes import compute_dtype
+    from shmoo.estimators.records import notes_of
     from shmoo.estimators.inspection import inspect_graphs
     from shmoo.harness.architectures import load_architecture
     from shmoo.harness.cli.estimate import tell_about
@@ -73,7 +74,7 @@ def inspect(
         shape = options.parse_shape(input_shape)
         wanted = compute_dtype(dtype)
         found = model_graphs(model, batch=batch, dtype=wanted, input_shape=shape, seq_len=seq_len, trust=trust, mode=mode)
-    tell_about(model, found.break_reasons, found.note)
+    tell_about(model, found.break_reasons, found.note, notes_of(found.graphs))
     inspection = inspect_graphs(found.graphs, directors, runtime=runtime, model=model)
     rows = inspection.tree(depth, sort)
     if csv_path:
