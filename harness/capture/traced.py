@@ -3,14 +3,18 @@ data, and for large ones, of which nothing is ever held in memory."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 import torch
+from torch import fx
+from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.fx.traceback import get_current_meta, preserve_node_meta
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.utils.stateless import _reparametrize_module
@@ -19,6 +23,7 @@ from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
 from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.errors import CaptureError, first_line
+from shmoo.harness.capture.exported import Place
 from shmoo.harness.capture.inline import inline_wrapped
 from shmoo.harness.capture.lines import Lines
 from shmoo.harness.capture.standins import StandIns
@@ -31,6 +36,9 @@ _RESIZING = ("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d",
 class FakeCall:
     """A call of a model with fake CPU tensors for its weights and arguments, which take neither memory nor arithmetic.
 
+    Args:
+        dynamic: dimensions of the leaves of (args, kwargs) that become symbols; nothing then stands in for data.
+
     Example:
         >>> call = FakeCall(model, args, kwargs)  # doctest: +SKIP
         >>> call(*call.values)  # doctest: +SKIP
@@ -39,13 +47,20 @@ class FakeCall:
         values: what the call takes: fakes of the weights, then of the leaves of (args, kwargs).
         origins: what each of the values stands for.
         mode: the mode that the values are fake in.
+        fakes: those of the leaves of (args, kwargs) alone.
         stand_ins: what stood in for data while it ran.
     """
 
-    def __init__(self, model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any] | None = None,
+        dynamic: Sequence[Place] = (),
+    ) -> None:
         self._module = model if isinstance(model, torch.nn.Module) else torch.nn.Module()
         self._model = model
-        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv() if dynamic else None)
         self._weights = {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
         entering, self._structure = tree_flatten_with_path((tuple(args), dict(kwargs or {})))
         parameters = {id(parameter) for parameter in self._module.parameters()}
@@ -53,7 +68,12 @@ class FakeCall:
         self.origins = [Origin(kind, name) for kind, name in zip(kinds, self._weights, strict=True)]
         self.origins += [Origin("input", _path(path)) for path, _ in entering]
         self.values = [self._fake(value) for value in (*self._weights.values(), *(leaf for _, leaf in entering))]
-        self.stand_ins = StandIns()
+        self.fakes = self.values[len(self._weights) :]
+        for leaf in {leaf for leaf, _ in dynamic}:
+            self.fakes[leaf] = self._open(self.fakes[leaf], {dim for other, dim in dynamic if other == leaf})
+        self.values[len(self._weights) :] = self.fakes
+        # What stands for data would have to be computed, which needs sizes.
+        self.stand_ins = contextlib.nullcontext() if dynamic else StandIns()
 
     def __call__(self, *values: Any) -> list[torch.Tensor]:
         """Run the model; returns every tensor that it returns."""
@@ -69,6 +89,16 @@ class FakeCall:
             _reparametrize_module(self._module, weights, tie_weights=True),
         ):
             return list(_tensors_in(self._model(*args, **kwargs), set()))
+
+    def _open(self, fake: torch.Tensor, dims: set[int]) -> torch.Tensor:
+        """The same with symbols for some sizes; equal sizes are one symbol."""
+        sizes: list[Any] = list(fake.shape)
+        for dim in dims:
+            size, source = sizes[dim], ConstantSource(f"size_{sizes[dim]}")
+            symbol = self.mode.shape_env.create_symbol(size, source, dynamic_dim=DimDynamic.DUCK)
+            sizes[dim] = self.mode.shape_env.create_symintnode(symbol, hint=size, source=source)
+        with self.mode:
+            return torch.empty(sizes, dtype=fake.dtype, device=_CPU)
 
     def _fake(self, value: Any) -> Any:
         """On the CPU: models treat the meta device apart, and put the constants they make beside it on the CPU."""
@@ -99,8 +129,19 @@ def capture_traced(
     Raises:
         CaptureError: the model fails on fake tensors, or asks for numbers that only data would give.
     """
-    label = name or type(model).__name__
     call = FakeCall(model, args, kwargs)
+    traced = trace_call(call, model, name or type(model).__name__)
+    graph = FXGraphWalker().walk(traced, origins=call.origins, name=name)
+    said = (*notes, *call.stand_ins.notes)
+    return Capture((msgspec.structs.replace(graph, notes=said) if said else graph,), method="trace")
+
+
+def trace_call(call: FakeCall, model: Any, label: str) -> fx.GraphModule:
+    """The operators of a call, with their fake results, places and lines; its placeholders get `call.values`.
+
+    Raises:
+        CaptureError: as for `capture_traced`.
+    """
 
     def run(*values: Any) -> list[torch.Tensor]:
         with _places(model):
@@ -108,14 +149,11 @@ def capture_traced(
 
     try:
         with torch.no_grad(), preserve_node_meta(), call.mode, _shapes_from_kernels(), Lines():
-            traced = make_fx(run, pre_dispatch=True)(*call.values)
+            return inline_wrapped(make_fx(run, pre_dispatch=True)(*call.values))
     except CaptureError as error:
         raise CaptureError(f"{label!r} cannot be captured without data: {error}") from error
     except Exception as error:
         raise CaptureError(f"{label!r} does not run on fake tensors: {first_line(error)}") from error
-    graph = FXGraphWalker().walk(inline_wrapped(traced), origins=call.origins, name=name)
-    said = (*notes, *call.stand_ins.notes)
-    return Capture((msgspec.structs.replace(graph, notes=said) if said else graph,), method="trace")
 
 
 def _path(path: Sequence[Any]) -> str:
