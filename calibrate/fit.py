@@ -19,7 +19,7 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from shmoo.calibrate.dataset import Block
-from shmoo.calibrate.parameters import Parameter
+from shmoo.calibrate.parameters import MIN_CASES, Parameter
 from shmoo.estimators.coefficients import ALGORITHMS, Coefficients
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.model import graph_latency, predict
@@ -148,7 +148,7 @@ def fit_latency(
     log_measured = np.log(np.concatenate([block.measured_s for block in blocks]))
     if not parameters:
         raise InputError(
-            f"{len(log_measured)} cases are too few to fit any coefficient: each algorithm needs 5; measure a larger suite"
+            f"{len(log_measured)} cases are too few to fit any coefficient: each algorithm needs {MIN_CASES}; measure a larger suite"
         )
     response = Response(blocks, parameters, profile)
 

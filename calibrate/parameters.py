@@ -20,8 +20,9 @@ from shmoo.estimators.coefficients import (
 from shmoo.estimators.kernels import op_names
 from shmoo.estimators.profile import ArchitectureProfile
 
-MIN_CASES = 5
-"""An algorithm's own coefficients are fitted from this many cases on; below, the ones it falls back to hold for it."""
+MIN_CASES = 2
+"""An algorithm's own coefficients are fitted from this many cases on: one says nothing of what differs from its parent. Priors
+hold what few cases leave open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ _SPACE = {
     "graph": ("s", 5e-8, 2e-3, 1.5),
     "page_fault": ("s/B", 1e-12, 1e-8, 1.5),
     "layout": ("s/B", 1e-12, 1e-8, 1.0),
+    "heap.returned": ("1", 0.02, 1.0, 1.0),
     "launch_tail": ("1", 1e-2, 0.99, 0.7),
     "throttle.flop": ("J/flop", 1e-13, 1e-10, 0.3),
     "throttle.time": ("s", 1e-5, 10.0, 1.5),
@@ -73,7 +75,7 @@ _SPACE = {
 }
 _OF_FAMILY = {
     ("gpu", "efficiency"): ("1", 0.2, 1.1, 0.1),
-    ("gpu", "efficiency.bandwidth"): ("1", 0.05, 1.5, 0.3),
+    ("gpu", "efficiency.bandwidth"): ("1", 0.05, 1.1, 0.3),
     ("gpu", "half.tile"): ("1", 1e-1, 1e2, 0.5),
     ("gpu", "half.k"): ("1", 1e-1, 1e3, 0.7),
     ("gpu", "half.fill"): ("1", 1e1, 1e5, 0.7),
@@ -151,7 +153,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
                 add("switch.eager", "launch", ("switch.eager", "launch"), here & cases.away)
     if profile.family == "cpu":
         add("page_fault", "page_fault", ("page_fault",), cases.mapped)
-        add("page_fault.heap", "page_fault", ("page_fault.heap", "page_fault"), cases.grown)
+        add("heap.returned", "heap.returned", ("heap.returned",), cases.grown)
     if profile.family == "gpu":
         add("launch_tail", "launch_tail", ("launch_tail",), cases.all)
         if "throttle.flop" in profile.coefficients:

@@ -83,6 +83,7 @@ _COMMON = {
     "overlap": _range(3.0, 1.5, 8.0, "1", "exponent p of (compute^p + memory^p)^(1/p): 1 is none, infinity is full overlap"),
     "tile_overhead": _range(0.0, 0.0, 0.0, "s", "no cost per wave of tiles is assumed unless measured"),
     "page_fault": _range(0.0, 0.0, 0.0, "s/B", "no cost of mapping fresh memory is assumed unless measured"),
+    "heap.returned": _range(0.5, 0.1, 1.0, "1", "whether a freed heap goes back depends on what lies at its end: about every second time"),
     "vector_share": _range(0.125, 0.05, 0.25, "1", f"special over vector peak where not known: {_GUESS}"),
     "sigma": _range(0.2, 0.2, 0.2, "1", f"standard deviation of the log error of one kernel: {_GUESS}"),
     "sigma.graph": _range(0.1, 0.1, 0.1, "1", f"standard deviation of the log error that kernels share: {_GUESS}"),

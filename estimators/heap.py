@@ -25,6 +25,17 @@ _HELD, _SOUGHT = 64.0, 96.0
 to 64 bytes, and glibc then looks for room for any alignment. So a block never fits the hole that one of its own size left."""
 
 
+class Fresh(NamedTuple):
+    """Bytes that the system gives anew: of blocks mapped by themselves, and of the heap where it grows back after it was trimmed.
+    The latter depends on what else the process keeps at the heap's end: a single small block there holds all below."""
+
+    mapped: float
+    grown: float
+
+
+NOTHING = Fresh(0.0, 0.0)
+
+
 class Temporary(NamedTuple):
     """Bytes of the copies in a layout of its own that a library makes of a kernel's operand, freed before the result is
     allocated, and of the result, freed after. Copies of weights are small and find a hole."""
@@ -33,8 +44,8 @@ class Temporary(NamedTuple):
     result: float
 
 
-def fresh_bytes(kernels: Sequence[Sequence[Touch]], temporaries: Sequence[Temporary | None] | None = None) -> list[float]:
-    """Bytes that each kernel touches for the first time since the system gave them, in a sequence repeated back to back.
+def fresh_memory(kernels: Sequence[Sequence[Touch]], temporaries: Sequence[Temporary | None] | None = None) -> list[Fresh]:
+    """What each kernel touches for the first time since the system gave it, in a sequence repeated back to back.
 
     Args:
         kernels: the memory each kernel touches; results are allocated when first written and freed after their last use.
@@ -44,15 +55,15 @@ def fresh_bytes(kernels: Sequence[Sequence[Touch]], temporaries: Sequence[Tempor
     blocks = [(t.storage, max(t.size, t.nbytes)) for touches in kernels for t in touches if t.write and not t.persistent]
     sizes = [size for _, size in blocks] + [part for temporary in extra for part in temporary or ()]
     if sum(sizes) <= TRIMMED_BYTES and max(sizes, default=0.0) <= MAPPED_BYTES:
-        return [0.0] * len(kernels)
+        return [NOTHING] * len(kernels)
     last_use = {touch.storage: i for i, touches in enumerate(kernels) for touch in touches}
     heap = _Heap()
-    fresh: list[float] = []
+    fresh: list[Fresh] = []
     for _ in range(2):  # the first repetition brings the heap to its steady state
         fresh = []
         held: dict[int, tuple[float, float]] = {}
         for i, touches in enumerate(kernels):
-            before = heap.given
+            mapped, grown = heap.mapped, heap.grown
             temporary = extra[i]
             if temporary:
                 copies = heap.take(temporary.operand), heap.take(temporary.result)
@@ -62,7 +73,7 @@ def fresh_bytes(kernels: Sequence[Sequence[Touch]], temporaries: Sequence[Tempor
                     held[touch.storage] = heap.take(max(touch.size, touch.nbytes))
             if temporary:
                 heap.give(copies[1])
-            fresh.append(heap.given - before)
+            fresh.append(Fresh(heap.mapped - mapped, heap.grown - grown))
             for storage in {t.storage for t in touches if last_use[t.storage] == i and t.storage in held}:
                 heap.give(held.pop(storage))
         for block in held.values():
@@ -71,17 +82,17 @@ def fresh_bytes(kernels: Sequence[Sequence[Touch]], temporaries: Sequence[Tempor
 
 
 class _Heap:
-    """Blocks are (address, size); those mapped by themselves have the address -1. `given` counts bytes from the system."""
+    """Blocks are (address, size); those mapped by themselves have the address -1. `mapped` and `grown` count bytes from the system."""
 
     def __init__(self) -> None:
-        self.given = 0.0
+        self.mapped = self.grown = 0.0
         self._top = 0.0  # everything from here on is free
         self._end = 0.0
         self._holes: list[tuple[float, float]] = []  # (address, size) in order, never two next to each other
 
     def take(self, size: float) -> tuple[float, float]:
         if size > MAPPED_BYTES:
-            self.given += size
+            self.mapped += size
             return -1.0, size
         if size == 0:
             return 0.0, 0.0
@@ -95,7 +106,7 @@ class _Heap:
         size += _HELD
         address, self._top = self._top, self._top + size
         if self._top > self._end:
-            self.given += self._top - self._end
+            self.grown += self._top - self._end
             self._end = self._top
         return address, size
 

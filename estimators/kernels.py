@@ -15,7 +15,7 @@ import numpy as np
 
 from shmoo.estimators.costs import COSTS, costs_of
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
-from shmoo.estimators.heap import Temporary, fresh_bytes
+from shmoo.estimators.heap import Temporary, fresh_memory
 from shmoo.estimators.records import FAMILIES, Cost, Graph
 from shmoo.estimators.residency import Touch, code_distances, reuse_distances
 
@@ -26,6 +26,8 @@ FAMILY_CODE = {name: code for code, name in enumerate(FAMILIES)}
 DTYPE_CODE = {name: code for code, name in enumerate(COMPUTE_DTYPES)}
 CONTRACTIONS = frozenset(FAMILY_CODE[f] for f in ("gemm", "conv", "depthwise", "conv_transpose", "attention", "linalg"))
 _CONVOLUTIONS = frozenset(FAMILY_CODE[f] for f in ("conv", "depthwise", "conv_transpose"))
+CONVERTING = frozenset({("cpu", "eager")})
+"""Architecture families and runtimes whose library converts images to blocks of channels and back around each convolution."""
 FEW_CHANNELS = 4
 """Up to so many input channels (an RGB image) a library reads as they lie."""
 
@@ -67,8 +69,8 @@ class KernelTable:
         calls: (K,) operator calls that the launch executes. views: (K,) free calls since the kernel before, which a framework
             still dispatches when it runs a graph call by call. code_distance: (K,) bytes touched since the same operator last ran
             on the same shapes, and so since its code and the library's state for it were last at hand.
-        fresh_bytes: (K,) bytes that the system has to give the process anew for the kernel's results; converted_fresh_bytes: the
-            same where a library converts what a convolution reads and writes to a layout of its own at every call (`heap.py`).
+        mapped_bytes, grown_bytes: (K,) bytes that the system has to give the process anew for the kernel's results and its
+            library's copies, by themselves or at the end of a trimmed heap (`heap.py`).
         segment: (K,) which case or graph the row belongs to; ascending.
         access_kernel: (A,) row; access_bytes: (A,) bytes; access_distance: (A,) bytes touched since the same memory was last
             touched; access_kind: (A,) `READ_WEIGHT`, `READ_ACTIVATION` or `WRITE`.
@@ -90,8 +92,8 @@ class KernelTable:
     dilation: np.ndarray
     images: np.ndarray
     calls: np.ndarray
-    fresh_bytes: np.ndarray
-    converted_fresh_bytes: np.ndarray
+    mapped_bytes: np.ndarray
+    grown_bytes: np.ndarray
     views: np.ndarray
     code_distance: np.ndarray
     segment: np.ndarray
@@ -168,12 +170,13 @@ class KernelTable:
         return cls(**columns)
 
 
-def kernel_table(graph: Graph, kernels: Sequence[Kernel]) -> KernelTable:
+def kernel_table(graph: Graph, kernels: Sequence[Kernel], *, converts: bool = False) -> KernelTable:
     """Cost every kernel of a graph and find what each of its accesses may find in cache.
 
     Args:
         graph: captured calls.
         kernels: groups in execution order; free calls belong to none.
+        converts: whether a library converts what convolutions read and write to a layout of its own at every call (`CONVERTING`).
     """
     rows = []
     converted: list[Temporary | None] = []
@@ -192,9 +195,9 @@ def kernel_table(graph: Graph, kernels: Sequence[Kernel]) -> KernelTable:
         kinds.append(kernel_kinds)
     distances = reuse_distances(touches)
     shapes = [tuple((graph.calls[i].op, graph.calls[i].inputs) for i in kernel.calls) for kernel in kernels]
-    fresh, with_copies = fresh_bytes(touches), fresh_bytes(touches, converted)
-    beside = zip(rows, fresh, with_copies, code_distances(shapes, touches), strict=True)
-    rows = [(*row, *mapped, views, far) for (row, views), *mapped, far in beside]
+    fresh = fresh_memory(touches, converted if converts else None)
+    beside = zip(rows, fresh, code_distances(shapes, touches), strict=True)
+    rows = [(*row, *memory, views, far) for (row, views), memory, far in beside]
     columns = list(zip(*rows, strict=True)) if rows else [()] * 19
     ints = (np.asarray(column, dtype=np.int64) for column in columns[:3])
     floats = (np.asarray(column, dtype=np.float64) for column in columns[3:])

@@ -6,7 +6,7 @@ Per kernel, with flops F by unit u, bytes B by memory level l, rates from the ma
     t_compute = t_matrix + F_vector / (peak_vector x efficiency_vector) + F_special / (peak_special x efficiency_special)
     t_l       = B_l / (bandwidth_l x efficiency_bandwidth)
     t         = launch + view x free calls + switch x away + (t_compute^p + sum over l of t_l^p)^(1/p) + tile_overhead x waves
-                + page_fault x mapped bytes + page_fault.heap x bytes of heap + layout x converted bytes
+                + page_fault x (mapped bytes + heap.returned x bytes of heap) + layout x converted bytes
     energy    = sum F_u x e_flop_u + sum B_l x e_byte_l + P_static x t
 
 "away" is the share of a kernel's code and library state that other work has pushed out of the core's cache since it last ran.
@@ -111,8 +111,8 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
     if coefficients.find("throttle.flop") is not None and coefficients.find("power.tdp") is not None:
         body = body * _throttle(table, tiling, body, worked, coefficients)
     if coefficients.profile.family == "cpu":
-        body = body + coefficients.value("page_fault") * table.mapped_bytes
-        body = body + coefficients.value("page_fault.heap", "page_fault") * table.grown_bytes
+        fresh = table.mapped_bytes + coefficients.value("heap.returned") * table.grown_bytes
+        body = body + coefficients.value("page_fault") * fresh
         body = body + _layout_time(table, coefficients, codes, runtime)
     launch = coefficients.by_kernel(table, codes, f"launch.{runtime}", "launch") + np.zeros_like(body)
     if coefficients.find(f"view.{runtime}") is not None:
@@ -128,7 +128,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
 
 
 def _compute_time(table: KernelTable, tiling: Tiling, c: Coefficients, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds of all units, and the matrix flops that are worked for them: fewer than counted where a transform saves some."""
+    """Seconds of all units, and the matrix flops issued: more than counted where blocks overhang, fewer where a transform saves some."""
     peak = c.by_dtype(table.dtype, _MATRIX)
     matrix = table.matrix_flops / (peak * tiling.utilisation)
     ramp = _ramp(table, tiling.blocks, lambda stem: c.by_algorithm(codes, stem))
@@ -138,11 +138,11 @@ def _compute_time(table: KernelTable, tiling: Tiling, c: Coefficients, codes: np
         matrix = np.where(counted, seconds, matrix)
         ramp = np.where(counted, 1.0, ramp)
     matrix = np.where(table.matrix_flops > 0, matrix * ramp / c.by_algorithm(codes, "efficiency"), 0.0)
-    worked = table.matrix_flops
+    worked = table.matrix_flops if tiling.blocks is None else table.matrix_flops / tiling.blocks.filled
     for way in tiling.transformed:
         other = _transformed_time(table, way, peak, c)
         better = way.offered & (other < matrix)
-        matrix, worked = np.where(better, other, matrix), np.where(better, table.matrix_flops * way.share, worked)
+        matrix, worked = np.where(better, other, matrix), np.where(better, table.matrix_flops * way.share / way.blocks.filled, worked)
     vector_peak = c.by_dtype(table.dtype, _VECTOR)
     vector = table.vector_flops / (vector_peak * c.by_kernel(table, codes, "efficiency.vector"))
     known = c.find(*_SPECIAL[0]) is not None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from shmoo.estimators.costs.summary import UnknownOp, graph_cost
 from shmoo.estimators.fusion import fuse
-from shmoo.estimators.kernels import Kernel, KernelTable, kernel_table
+from shmoo.estimators.kernels import CONVERTING, Kernel, KernelTable, kernel_table
 from shmoo.estimators.memory import peak_memory_bytes
 from shmoo.estimators.records import Graph, notes_of
 
@@ -54,7 +54,7 @@ def tabulate(
     for index, graph in enumerate(graphs):
         kernels = fuse(graph, runtime, family) if fused else fuse(graph)
         if kernels:
-            tables.append(kernel_table(graph, kernels))
+            tables.append(kernel_table(graph, kernels, converts=(family, runtime) in CONVERTING))
             origin.extend((index, kernel) for kernel in kernels)
     table = KernelTable.concat(tables)
     return (table.with_matrix_dtype(dtype) if dtype else table), origin

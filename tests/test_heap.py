@@ -2,10 +2,14 @@
 
 import pytest
 
-from shmoo.estimators.heap import MAPPED_BYTES, TRIMMED_BYTES, Temporary, fresh_bytes
+from shmoo.estimators.heap import MAPPED_BYTES, TRIMMED_BYTES, Temporary, fresh_memory
 from shmoo.estimators.residency import Touch
 
 MIB = 2.0**20
+
+
+def fresh_bytes(kernels, temporaries=None) -> list[float]:
+    return [sum(fresh) for fresh in fresh_memory(kernels, temporaries)]
 
 
 def writes(storage: int, mib: float, *reads: int) -> list[Touch]:
@@ -69,3 +73,11 @@ def test_what_is_written_in_place_is_not_allocated():
     kernels = [writes(1, 40), [Touch(1, 40 * MIB), Touch(1, 40 * MIB, write=True, size=40 * MIB)]]
     assert fresh_bytes(kernels) == [40 * MIB, 0]
     assert fresh_bytes([[Touch(0, 40 * MIB, persistent=True, write=True, size=40 * MIB)]]) == [0]
+
+
+def test_mapped_blocks_and_the_heap_are_told_apart():
+    """40 MiB by themselves; of three results of 24 MiB, 72 MiB of heap."""
+    assert fresh_memory([writes(1, 40)]) == [(40 * MIB, 0)]
+    chain = fresh_memory([writes(1, 24), writes(2, 24, 1), writes(3, 24, 2), writes(4, 24, 3)])
+    assert sum(fresh.grown for fresh in chain) == pytest.approx(72 * MIB, abs=1024)
+    assert sum(fresh.mapped for fresh in chain) == 0

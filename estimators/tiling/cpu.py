@@ -115,11 +115,13 @@ def _multiple(extent: np.ndarray, of: np.ndarray) -> np.ndarray:
 
 
 def _register_fill(table: KernelTable, lanes: np.ndarray) -> np.ndarray:
-    """Useful share of vector lanes: the dimension that wastes less is laid along them."""
-    fills = [extent / _multiple(extent, lanes) for extent in (table.m, table.n)]
+    """Useful share of vector lanes. They lie along what is contiguous in the result: the columns of a product, blocks of channels
+    of an image, all channels of a depthwise convolution. Fewer columns than lanes are computed the other way round."""
+    by_m, by_n, by_k, by_batch = (extent / _multiple(extent, lanes) for extent in (table.m, table.n, table.k, table.batch))
+    fill = np.where(table.n < lanes, np.maximum(by_m, by_n), by_n)
+    fill = np.where(table.is_family("depthwise"), by_batch, fill)
     # With a single row or column the product is a matrix times a vector, and the lanes run along the reduction.
-    along_k = np.where(np.minimum(table.m, table.n) <= 1, table.k / _multiple(table.k, lanes), 0.0)
-    return np.maximum.reduce([*fills, along_k])
+    return np.where(table.is_family("gemm") & (np.minimum(table.m, table.n) <= 1), np.maximum(fill, by_k), fill)
 
 
 def _stream_fill(table: KernelTable, cores: float, lanes: np.ndarray) -> np.ndarray:
