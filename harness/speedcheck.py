@@ -107,7 +107,9 @@ def large_table(graphs: Sequence[Graph], profile: ArchitectureProfile) -> Kernel
 def price(profile: ArchitectureProfile, table: KernelTable) -> np.ndarray:
     """Latency of every segment, (S,), with all that an estimate computes on the way, energy included; intervals left out."""
     director, nominal = AnalysisDirector(profile), Coefficients(profile)
-    prediction = predict(table, director.tile(table), nominal, profile.default_runtime)
+    tiling = director.tile(table)
+    corrected = director.correct(table, tiling, profile.default_runtime)
+    prediction = corrected.applied(predict(table, tiling, nominal, profile.default_runtime))
     latency = graph_latency(table, prediction, nominal, profile.default_runtime)
     segment_energy(table, prediction, latency, nominal)
     return latency

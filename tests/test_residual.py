@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 from build import GraphBuilder
-from msgspec.structs import replace
+from msgspec import structs
 
-from shmoo.calibrate.dataset import Block, MeasuredCase, blocks
+from shmoo.calibrate.calibration import calibrate_cases
+from shmoo.calibrate.dataset import Block, MeasuredCase, Sources, blocks
 from shmoo.calibrate.evaluate_gpu import DEVICES, GROUPS, WORST, GroupErrors, group_errors, read_device
 from shmoo.calibrate.fit import predicted_latency
 from shmoo.calibrate.residual import FittedResidual, corrected_latency, fit_residual
@@ -100,6 +102,19 @@ def test_noise_is_not_corrected():
 def test_a_few_cases_are_not_enough():
     """Forty cases decide nothing."""
     assert fitted(measured(0.3, count=40)) == FittedResidual((), ())
+
+
+def test_a_calibration_fits_it_last_and_shows_both_errors():
+    """The card has the error with it and without; asked not to, a calibration leaves it out and its coefficients are the same."""
+    block = measured(0.3, count=500)
+    cases = tuple(replace(case, latency_s=float(s)) for case, s in zip(block.cases, block.measured_s, strict=True))
+    sources = Sources(cases, "synthetic", ("synthetic",), None)
+    full = calibrate_cases(sources, machine(), name="full").profile
+    plain = calibrate_cases(sources, machine(), name="plain", residual=False).profile
+    assert full.error_card["test"]["gemm"].mean < 0.8 * full.error_card["test"]["gemm"].physics
+    assert plain.error_card["test"]["gemm"].mean == pytest.approx(full.error_card["test"]["gemm"].physics)
+    assert plain.error_card["test"]["gemm"].physics is None
+    assert (full.coefficients, plain.residual) == (plain.coefficients, ())
 
 
 # --- where it holds
@@ -234,7 +249,7 @@ def test_a_profile_keeps_it_beside_the_coefficients(learned):
 def group(**changes) -> ResidualGroup:
     trees = (ResidualTree((0,), (8.0,), (0.1, 0.2)),)
     one = ResidualGroup("gemm", "float32", "eager", ("m",), (4.0,), (9.0,), trees, 0.05, 100)
-    return replace(one, **changes)
+    return structs.replace(one, **changes)
 
 
 @pytest.mark.parametrize(
