@@ -15,6 +15,7 @@ from shmoo.harness.capture.compiled import compile_pieces
 from shmoo.harness.capture.errors import CaptureError
 from shmoo.harness.capture.exported import Place, export_graph, exportable
 from shmoo.harness.capture.introspect import OperatorIntrospector
+from shmoo.harness.capture.traced import FakeCall, trace_call
 from shmoo.harness.capture.walker import FXGraphWalker, Origin
 
 
@@ -124,12 +125,20 @@ def capture_symbolic(
     dynamic: Sequence[Place],
     *,
     name: str = "",
+    traced: bool = False,
 ) -> SymbolicCapture:
     """Capture as `capture` would, with symbols in the given dimensions. Their sizes in the arguments are examples, at least 2.
+
+    Args:
+        traced: do as `capture_traced` does instead, without anything that stands in for data.
 
     Raises:
         CaptureError: torch cannot take the model, splits it, or makes the sizes part of the graph.
     """
+    if traced:
+        call = FakeCall(model, args, kwargs, dynamic)
+        module = trace_call(call, model, name or type(model).__name__)
+        return SymbolicCapture(module, call.origins, [_tensor(fake) for fake in call.fakes], dynamic, name)
     if exportable(model):
         found = export_graph(model, args, kwargs, name=name, dynamic=dynamic)
         fakes = [_tensor(node.meta.get("val")) for node in found.inputs]

@@ -38,6 +38,8 @@ _NOT_CALLS = frozenset(
 )
 """Calls that compute nothing on tensors: modes, assertions, promises about sizes, and questions for a size or for one number."""
 
+_WHOLE_VIEWS = frozenset({torch.ops.aten.slice.Tensor, torch.ops.aten.alias.default})
+
 
 CALL_INDEX = "shmoo_call"
 """Key of a walked node's `meta`: the index of its call in the graph's record."""
@@ -144,6 +146,8 @@ class _Walk:
                 outputs = tuple(index for leaf in node.all_input_nodes for index in self._current(leaf))
             elif node.target is operator.getitem and node.args[0] in self.holders:
                 self._pick(node)
+            elif self._is_whole(node):
+                self.holders[node] = list(self.holders[node.args[0]])
             elif self._computes(node):
                 self._call(node)
         return Graph(values=tuple(self.values), calls=tuple(self.calls), outputs=outputs, name=name)
@@ -165,6 +169,13 @@ class _Walk:
         first = sum(isinstance(leaf, torch.Tensor) for leaf in leaves(list(values)[:key]))
         count = sum(isinstance(leaf, torch.Tensor) for leaf in leaves(values[key]))
         self.holders[node] = self.holders[parent][first : first + count]
+
+    def _is_whole(self, node: fx.Node) -> bool:
+        """Whether the node is a view of all of its operand as it is, which torch makes or leaves out as it likes (`x[:]`)."""
+        if node.target not in _WHOLE_VIEWS or node.args[0] not in self.holders:
+            return False
+        spec = self.introspector.spec
+        return spec(tensor_of(node)) == spec(tensor_of(node.args[0])) and (len(node.args) < 5 or node.args[4] == 1)
 
     def _computes(self, node: fx.Node) -> bool:
         """Whether the node is a call: it is not known to compute nothing, and reads or returns a tensor."""
