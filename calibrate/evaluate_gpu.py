@@ -1,9 +1,9 @@
 """Held-out errors on GPUs: single operators of four devices, each fitted on its own rows, and each predicted from the others.
 
 Files: `gpu_ops/{p100,v100,t4,a100_40g}.csv`, operator tables of eager PyTorch in float32 (NeuSight's measurements: Lee et al.,
-ASPLOS 2025). In them the reduction of linear layers and products stands in column `n`: read so, the tiles that the rows' kernels are
-named after explain batched products of P100 and A100 to 3 %, read as other tables are to 23 and 37 %. Convolutions of the A100's table
-were run on the card with 80 GB.
+ASPLOS 2025). In them the reduction of linear layers and products stands in column `n`. Read so, the tiles that the
+rows' kernels are named after explain batched products of P100 and A100 to 3 %; read as other tables are, to 23 and 37 %.
+Convolutions of the A100's table were run on the card with 80 GB.
 """
 
 from __future__ import annotations

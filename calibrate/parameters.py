@@ -81,11 +81,13 @@ _OF_FAMILY = {
     ("gpu", "half.fill"): ("1", 1e1, 1e5, 0.7),
     ("gpu", "tile_overhead"): ("s", 1e-9, 1e-4, 1.0),
 }
-"""(Architecture family, stem) -> the same where a family's structure says more: blocks and transforms are counted on a GPU, so its
-contractions cannot beat the peak, and clocks above the nominal one are all that is left."""
+"""(Architecture family, stem) -> the same where a family's structure says more: blocks and transforms are counted on a GPU, so
+only a clock above the nominal one lets its contractions beat the peak."""
 _START_OF_ZERO = {"tile_overhead": 1e-6, "page_fault": 1e-10}
 LIBRARY_PATHS = frozenset({"conv", "conv_1x1", "conv_3x3", "conv_native", "depthwise", "conv_transpose"})
 """Algorithms that share an operator's name: what dispatching costs depends on the library that takes the call."""
+COMPILED_SD = 0.4
+"""Prior standard deviation of the log of a convolution's efficiency in compiled code around that in eager."""
 TYPICAL_SPECIAL_SHARE = 1 / 8
 """Special functions a unit evaluates for each vector flop it could do, roughly, on any machine."""
 _EXTENTS = {"gpu": ("half.tile", "half.far", "half.k", "half.fill")}
@@ -151,14 +153,16 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
                 for stem in ("layout.eager.aligned", "layout.eager.tail"):
                     add(stem, "layout", (stem,), here & converts_layout(cases.algorithm))
                 add("switch.eager", "launch", ("switch.eager", "launch"), here & cases.away)
+        for stem in ("entry", "weights"):
+            if coefficients.find(f"layout.{runtime}.{stem}") is not None:
+                add(f"layout.{runtime}.{stem}", "layout", (f"layout.{runtime}.{stem}",), here & cases.convolves)
     if profile.family == "cpu":
         add("page_fault", "page_fault", ("page_fault",), cases.mapped)
         add("heap.returned", "heap.returned", ("heap.returned",), cases.grown)
     if profile.family == "gpu":
         add("launch_tail", "launch_tail", ("launch_tail",), cases.all)
         if "throttle.flop" in profile.coefficients:
-            for stem in ("throttle.flop", "throttle.time"):
-                add(stem, stem, (stem,), cases.matrix)
+            add("throttle.time", "throttle.time", ("throttle.time",), cases.matrix)
     for name, offered in cases.transformed.items():
         for stem in ("efficiency", "efficiency.bandwidth", *extents):
             add(f"{stem}.{name}", stem, (f"{stem}.{name}", stem), offered)
@@ -166,12 +170,20 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
         here = cases.algorithm == code
         for stem in extents:
             add(f"{stem}.{algorithm}", stem, algorithm_names((stem,), algorithm), here & cases.matrix)
+        if "throttle.flop" in profile.coefficients:
+            lookup = algorithm_names(("throttle.flop",), algorithm)
+            add(f"throttle.flop.{algorithm}", "throttle.flop", lookup, here & cases.matrix)
         for stem, feels in _BY_ALGORITHM:
             if shared or (stem, algorithm) != _REFERENCE:
                 add(f"{stem}.{algorithm}", stem, algorithm_names((stem,), algorithm), here & feels(cases))
         for runtime in cases.runtimes:
             names = algorithm_names((f"launch.{runtime}", "launch"), algorithm)
             add(f"launch.{runtime}.{algorithm}", "launch", names, here & cases.in_runtime(runtime))
+            if profile.family == "cpu" and runtime != "eager":
+                # Another layout of images, other kernels of the library.
+                names = algorithm_names((f"efficiency.{runtime}", "efficiency"), algorithm)
+                compiled = here & cases.in_runtime(runtime) & cases.convolves
+                add(f"efficiency.{runtime}.{algorithm}", "efficiency", names, compiled, COMPILED_SD)
         if profile.family == "gpu":
             add(f"launch_tail.{algorithm}", "launch_tail", algorithm_names(("launch_tail",), algorithm), here)
         if profile.family == "cpu":
@@ -224,6 +236,7 @@ class _Cases:
         # The unit that takes longer at typical rates carries what the fit says of a loop.
         self.special = flops["special"] > TYPICAL_SPECIAL_SHARE * flops["vector"]
         self.vector = ~self.special & (flops["vector"] > 0)
+        self.convolves = np.concatenate([table.is_family("conv", "depthwise", "conv_transpose") for table in tables])
         self.mapped = np.concatenate([table.mapped_bytes > 0 for table in tables])
         self.grown = np.concatenate([table.grown_bytes > 0 for table in tables])
         self.views = np.concatenate([table.views > 0 for table in tables])

@@ -1,9 +1,9 @@
 """From machines that were measured to one that was not: what carries over, and what must be looked up.
 
 Carried over: shares of a peak or a bandwidth, extents, exponents (all of unit "1"), and overheads of host and device (seconds),
-as the geometric mean over the measured machines, weighted by how near their generation is, with
-their spread. Looked up: peaks, bandwidths, capacities, counts, power. A
-coefficient that only some machines could tell is taken from those; one that a machine's data left to its prior does not count.
+as the geometric mean over the measured machines, weighted by how near their generation is, with their spread. Looked up: peaks,
+bandwidths, capacities, counts, power. A coefficient that only some machines could tell is taken from those; one that a
+machine's data left to its prior does not count.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ from shmoo.estimators.profile import ArchitectureProfile, Coefficient
 
 LEAST_SPREAD = 0.15
 """Standard deviation of the log that a carried coefficient has at least: few machines agree by chance."""
-GENERATIONS = 0.5
-"""Distance in compute capability over which a machine's weight falls to 1/e: libraries' kernels are written, and hosts bought, for a
-generation."""
+BOARD = "throttle."
+"""Coefficients of a board and its controller: the energy of a flop is looked up by process, and a board that hardly reaches
+its cap says nothing of the time until it acts."""
+GENERATIONS = 1.0
+"""Distance in compute capability over which a machine's weight falls to 1/e: libraries' kernels are written, and hosts
+bought, for a generation."""
 
 
 def transfer(measured: Sequence[ArchitectureProfile], target: ArchitectureProfile) -> ArchitectureProfile:
@@ -55,6 +58,8 @@ def _nearness(profile: ArchitectureProfile, target: ArchitectureProfile) -> floa
 
 def _carried(name: str, measured: Sequence[ArchitectureProfile], weights: Sequence[float]) -> Coefficient | None:
     known = [(p.name, p.coefficients[name], w) for p, w in zip(measured, weights, strict=True) if name in p.coefficients]
+    if name.startswith(BOARD):
+        return None
     known = [(where, c, w) for where, c, w in known if c.source == "fitted" and c.unit in ("1", "s") and c.value > 0]
     if not known:
         return None

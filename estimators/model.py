@@ -98,7 +98,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         runtime: whose launch overhead applies.
     """
     codes = algorithm_codes(table, coefficients.profile.family)
-    compute, worked = _compute_time(table, tiling, coefficients, codes)
+    compute, worked = _compute_time(table, tiling, coefficients, codes, runtime)
     share = coefficients.by_kernel(table, codes, "efficiency.bandwidth")
     levels = [
         level_bytes / (coefficients.value(f"bandwidth.{level}") * share) for level, level_bytes in tiling.level_bytes.items()
@@ -109,7 +109,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
     body = _overlapped([compute, *levels], coefficients.by_algorithm(codes, "overlap"))
     body = body + coefficients.by_algorithm(codes, "tile_overhead") * tiling.waves
     if coefficients.find("throttle.flop") is not None and coefficients.find("power.tdp") is not None:
-        body = body * _throttle(table, tiling, body, worked, coefficients)
+        body = body * _throttle(table, tiling, body, worked, coefficients, codes)
     if coefficients.profile.family == "cpu":
         fresh = table.mapped_bytes + coefficients.value("heap.returned") * table.grown_bytes
         body = body + coefficients.value("page_fault") * fresh
@@ -127,8 +127,10 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
     return Prediction(compute, memory, launch, body, latency, _dynamic_energy(table, tiling, coefficients))
 
 
-def _compute_time(table: KernelTable, tiling: Tiling, c: Coefficients, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds of all units, and the matrix flops issued: more than counted where blocks overhang, fewer where a transform saves some."""
+def _compute_time(
+    table: KernelTable, tiling: Tiling, c: Coefficients, codes: np.ndarray, runtime: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds of all units, and matrix flops issued: more than counted where blocks overhang, fewer where transforms save some."""
     peak = c.by_dtype(table.dtype, _MATRIX)
     matrix = table.matrix_flops / (peak * tiling.utilisation)
     ramp = _ramp(table, tiling.blocks, lambda stem: c.by_algorithm(codes, stem))
@@ -137,12 +139,15 @@ def _compute_time(table: KernelTable, tiling: Tiling, c: Coefficients, codes: np
         seconds = np.where(counted, tiling.cycles, 0.0) / c.value("clock")
         matrix = np.where(counted, seconds, matrix)
         ramp = np.where(counted, 1.0, ramp)
-    matrix = np.where(table.matrix_flops > 0, matrix * ramp / c.by_algorithm(codes, "efficiency"), 0.0)
+    matrix = np.where(table.matrix_flops > 0, matrix * ramp / c.by_algorithm(codes, f"efficiency.{runtime}", "efficiency"), 0.0)
     worked = table.matrix_flops if tiling.blocks is None else table.matrix_flops / tiling.blocks.filled
     for way in tiling.transformed:
         other = _transformed_time(table, way, peak, c)
         better = way.offered & (other < matrix)
-        matrix, worked = np.where(better, other, matrix), np.where(better, table.matrix_flops * way.share / way.blocks.filled, worked)
+        matrix, worked = (
+            np.where(better, other, matrix),
+            np.where(better, table.matrix_flops * way.share / way.blocks.filled, worked),
+        )
     vector_peak = c.by_dtype(table.dtype, _VECTOR)
     vector = table.vector_flops / (vector_peak * c.by_kernel(table, codes, "efficiency.vector"))
     known = c.find(*_SPECIAL[0]) is not None
@@ -156,10 +161,10 @@ def _compute_time(table: KernelTable, tiling: Tiling, c: Coefficients, codes: np
 def _ramp(table: KernelTable, blocks: Blocks | None, half: Callable[[str], float | np.ndarray]) -> float | np.ndarray:
     """Factor by which a contraction takes longer than at its full rate: each part doubles where its extent is `half.<part>`."""
     if blocks is None:
-        extents = {"m": table.m, "n": table.n, "k": table.k}
+        ramp, extents = 1.0, {"m": table.m, "n": table.n, "k": table.k}
     else:
+        ramp = 1.0 + (half("half.tile") + half("half.far") * blocks.far) / blocks.reuse
         extents = {"k": blocks.depth, "fill": blocks.held}
-    ramp = 1.0 if blocks is None else 1.0 + (half("half.tile") + half("half.far") * blocks.far) / blocks.reuse
     for name, extent in extents.items():
         ramp = ramp * (1.0 + half(f"half.{name}") / extent)
     return ramp
@@ -174,13 +179,15 @@ def _transformed_time(table: KernelTable, way: Transformed, peak: np.ndarray, c:
     return table.matrix_flops * way.share * ramp / rate + moved + (way.kernels - 1) * c.value("device_launch")
 
 
-def _throttle(table: KernelTable, tiling: Tiling, body: np.ndarray, worked: np.ndarray, c: Coefficients) -> np.ndarray:
+def _throttle(
+    table: KernelTable, tiling: Tiling, body: np.ndarray, worked: np.ndarray, c: Coefficients, codes: np.ndarray
+) -> np.ndarray:
     """Factor by which sustained load slows a device at its power cap. What `throttle.flop` joules a flop and the bytes ask for
     beyond the cap stretches the time, once the controller has seen the load for about `throttle.time`. What counts is the mean
     power of the whole segment, back to back: kernels that wait for memory leave power to the others."""
     starts = np.flatnonzero(np.diff(table.segment, prepend=-1))
     busy = np.add.reduceat(body, starts, axis=-1)
-    drawn = c.value("throttle.flop") * worked + (_bytes_energy(tiling, c) if has_energy(c.profile) else 0.0)
+    drawn = c.by_algorithm(codes, "throttle.flop") * worked + (_bytes_energy(tiling, c) if has_energy(c.profile) else 0.0)
     joules = np.add.reduceat(drawn + np.zeros_like(body), starts, axis=-1)
     budget = (c.value("power.tdp") - c.value("power.static")) * busy
     factor = 1.0 + np.maximum(joules / budget - 1.0, 0.0) / (1.0 + (c.value("throttle.time") / busy) ** ONSET)
@@ -191,6 +198,13 @@ def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime
     """What a library spends on converting a convolution's operands to blocks of channels and back (oneDNN's nChw16c: Developer
     Guide, "Understanding Memory Formats"). Channels that fill whole vectors take a fast path, others a slow one. A few
     input channels are read in place. Runtimes that keep a graph in the library's layout have no such coefficient."""
+    if c.find(f"layout.{runtime}.entry") is not None:
+        # Compiled code keeps images channels-last: what enters is converted once, kernels of more than a point at every call, and
+        # the library puts all weights into blocks.
+        weights = table.bytes_of_kind(READ_WEIGHT) * (1.0 + (table.window > 1))
+        convolves = table.is_family("conv", "depthwise", "conv_transpose")
+        entry = c.value(f"layout.{runtime}.entry") * table.entering_bytes
+        return np.where(convolves, entry + c.value(f"layout.{runtime}.weights") * weights, 0.0)
     if c.find(f"layout.{runtime}.aligned") is None:
         return 0.0
     lanes = c.profile.value("vector.lanes", 1.0)

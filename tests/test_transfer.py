@@ -60,7 +60,7 @@ def test_a_fitted_machine_can_be_read_as_its_datasheet_has_it(device):
 
 
 def test_near_generations_count_more():
-    """Compute capability 8.0 is half a generation from 7.5 and one from 7.0: weights 1/e and 1/e^2, so 4 us and 1 us give 2.76 us."""
+    """Compute capability 8.0 is 0.5 from 7.5 and 1 from 7.0: weights e^-0.5 and e^-1, so 4 us and 1 us give 4^0.62 = 2.37 us."""
     generation = {"gpu_t4": 7.5, "gpu_v100": 7.0}
     measured = []
     for (name, number), launch in zip(generation.items(), (4e-6, 1e-6), strict=True):
@@ -68,4 +68,4 @@ def test_near_generations_count_more():
         capability = Coefficient(number, "1", "datasheet", "test")
         measured.append(made.replacing(coefficients={**made.coefficients, "compute.capability": capability}))
     made = transfer(measured, load_profile("gpu_a100_40g"))
-    assert made.value("launch.eager") == pytest.approx(1e-6 * 4 ** (1 / (1 + math.exp(-1))))
+    assert made.value("launch.eager") == pytest.approx(1e-6 * 4 ** (1 / (1 + math.exp(-0.5))))

@@ -32,12 +32,14 @@ class Blocks:
         reuse: multiply-adds per element that a block stages near the units.
         depth: extent of the reduction in one block.
         held: outputs at work at once on the busiest multiprocessor, which hide the latency of its units.
+        filled: useful share of the multiply-adds that the blocks issue; the rest overhangs the edges.
         far: share of the staged elements whose addresses no translation at hand covers.
     """
 
     reuse: np.ndarray
     depth: np.ndarray
     held: np.ndarray
+    filled: np.ndarray
     far: np.ndarray | float = 0.0
 
 

@@ -1,7 +1,7 @@
 """GPU: thread-block tiles in shared memory, rounds over the multiprocessors, split reductions.
 
-A thread block computes m x n outputs over a slice of k, staging operands through shared memory. Blocks that overhang the edges,
-and multiprocessors that are given a block less than others, cost as much as full ones: tile and wave quantisation (NVIDIA, "Matrix
+A thread block computes m x n outputs over a slice of k, staging operands through shared memory. Blocks that overhang the edges
+and rounds that leave multiprocessors without one cost as much as full ones: tile and wave quantisation (NVIDIA, "Matrix
 multiplication background user's guide", 2023). The tile is the one of the library's that would be fastest.
 """
 
@@ -59,8 +59,8 @@ _ACCUMULATOR_BYTES = 4.0
 _MOST_BLOCKS = 8.0
 """Blocks of at least 64 threads that hold their accumulators; more do not help a product that is bound by arithmetic."""
 _REACH_BYTES = 80.0 * 2**20
-"""Span of addresses that a multiprocessor's translations cover before it asks farther away: 32 MB were found on P100 and V100 (Jia et
-al., "Dissecting the NVIDIA Volta GPU architecture via microbenchmarking", 2018), the groups of multiprocessors share some more."""
+"""Span of addresses that a multiprocessor's translations cover before it asks farther away: 32 MB were found on P100 and V100
+(Jia et al., "Dissecting the NVIDIA Volta GPU architecture via microbenchmarking", 2018); P100's products slow down at 80."""
 _FUSED_TILES, _FUSED_FILTERS = 32, 32
 """Tiles of 2 x 2 results by output channels in a block of fused Winograd (Lavin and Gray, CVPR 2016)."""
 
@@ -87,7 +87,7 @@ class GpuThreadBlocks:
             raise unknown("generation of GPU kernels", self.library, LIBRARIES)
 
     def choose(self, table: KernelTable, profile: ArchitectureProfile) -> TileShape:
-        """The fastest of the tiles and splits by a proxy: quantised rounds at the tile's efficiency, and partial sums through L2."""
+        """The fastest of the tiles and splits by a proxy: whole rounds at the tile's efficiency, and partial sums through L2."""
         found, places = [], []
         for here, tiles, splits in self._offers(table):
             rows = np.flatnonzero(here)
@@ -159,7 +159,7 @@ class GpuThreadBlocks:
         state = state * np.minimum(load.blocks, multiprocessors * load.resident)
         traffic = _traffic(table, profile, shape, load)
         far = np.where(table.is_family("gemm"), work.far(shape.m, shape.n, load), 0.0)
-        blocks = Blocks(load.reuse, load.depth, load.held, far)
+        blocks = Blocks(load.reuse, load.depth, load.held, load.filled, far)
         return Tiling(shape, tiles, waves, utilisation, traffic, state, transformed=self._winograd(table, profile), blocks=blocks)
 
     def _winograd(self, table: KernelTable, profile: ArchitectureProfile) -> tuple[Transformed, ...]:
@@ -185,7 +185,7 @@ class GpuThreadBlocks:
             offered=offered,
             share=36 * tiles / (9 * direct.m),
             utilisation=load.useful,
-            blocks=Blocks(load.reuse, load.depth, load.held),
+            blocks=Blocks(load.reuse, load.depth, load.held, load.filled),
             moved=_written_and_read(moved, profile),
             kernels=4,
         )
@@ -202,8 +202,8 @@ class _Load:
         resident: blocks that a multiprocessor holds at once.
         queue: blocks of the multiprocessor that is given most: they share its rate, so it sets the time.
         padded_k: a block's reduction in whole slices.
-        useful: share of the lanes' work that is no padding.
-        reuse, depth, held: of `Blocks`.
+        useful: share of the lanes' work that is neither padding nor idle.
+        reuse, depth, held, filled: of `Blocks`.
     """
 
     blocks: np.ndarray
@@ -215,6 +215,7 @@ class _Load:
     reuse: np.ndarray
     depth: np.ndarray
     held: np.ndarray
+    filled: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +233,8 @@ class _Products:
         return self.batch * self.m * self.n
 
     def far(self, tile_m: np.ndarray, tile_n: np.ndarray, load: _Load) -> np.ndarray:
-        """(R,) share of what is staged whose address no near translation covers: every row that a multiprocessor's blocks walk lies
-        k elements from the next."""
+        """(R,) share of what is staged whose address no translation at hand covers: every row that a multiprocessor's blocks
+        walk lies k elements from the next."""
         together = np.minimum(load.queue, load.resident)
         rows = np.minimum(together * tile_m, self.m) + np.minimum(together * tile_n, self.n)
         return 1.0 - hit_share(rows * self.k * self.size, _REACH_BYTES)
@@ -251,7 +252,8 @@ class _Products:
         useful = self.outputs * self.k / (queue * multiprocessors * tile_m * tile_n * padded)
         reuse = tile_m * tile_n / (tile_m + tile_n) + np.zeros(len(self.m))
         held = queue / ceil_div(queue, holds) * np.maximum(tile_m * tile_n, _LEAST_OUTPUTS)
-        return _Load(blocks, pieces, holds, queue, padded, np.minimum(useful, 1.0), reuse, depth, held)
+        filled = np.minimum(self.outputs * self.k / (blocks * tile_m * tile_n * padded), 1.0)
+        return _Load(blocks, pieces, holds, queue, padded, np.minimum(useful, 1.0), reuse, depth, held, filled)
 
 
 def _fused(
@@ -266,17 +268,18 @@ def _fused(
     multiprocessors = profile.value("count.sms")
     tiles = np.ceil(side / 2 - 1e-9)
     along = np.min([ceil_div(images, i) * ceil_div(tiles, h) * ceil_div(tiles, w) for i, h, w in patches], axis=0)
-    queue = ceil_div(along * ceil_div(table.n, _FUSED_FILTERS), multiprocessors)
-    padded = _SLICE * ceil_div(channels, _SLICE)
-    issued = queue * multiprocessors * _FUSED_TILES * _FUSED_FILTERS * padded
+    blocks = along * ceil_div(table.n, _FUSED_FILTERS)
+    queue = ceil_div(blocks, multiprocessors)
+    issued = _FUSED_TILES * _FUSED_FILTERS * _SLICE * ceil_div(channels, _SLICE)
+    useful = images * tiles**2 * table.n * channels
     outputs = 16.0 * _FUSED_TILES * _FUSED_FILTERS
     reuse = np.full(len(table), _FUSED_TILES * _FUSED_FILTERS / (_FUSED_TILES + _FUSED_FILTERS))
     return Transformed(
         name="winograd_fused",
         offered=np.ones(len(table), dtype=bool),
         share=16 * images * tiles**2 / (9 * table.m),
-        utilisation=np.minimum(images * tiles**2 * table.n * channels / issued, 1.0),
-        blocks=Blocks(reuse, channels, outputs * queue / ceil_div(queue, 2.0)),
+        utilisation=np.minimum(useful / (queue * multiprocessors * issued), 1.0),
+        blocks=Blocks(reuse, channels, outputs * queue / ceil_div(queue, 2.0), np.minimum(useful / (blocks * issued), 1.0)),
         moved=_written_and_read((16 * element_bytes(table) * channels * table.n)[None], profile),
         kernels=2,
     )
@@ -295,7 +298,7 @@ def _placed(way: Transformed, offered: np.ndarray) -> Transformed:
         offered=offered,
         share=place(way.share),
         utilisation=place(way.utilisation),
-        blocks=Blocks(place(way.blocks.reuse), place(way.blocks.depth), place(way.blocks.held)),
+        blocks=Blocks(*(place(part) for part in (way.blocks.reuse, way.blocks.depth, way.blocks.held, way.blocks.filled))),
         moved={level: place(nbytes) for level, nbytes in way.moved.items()},
     )
 

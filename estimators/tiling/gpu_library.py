@@ -1,8 +1,8 @@
 """Which tiles the vendor's float32 kernels come in, by generation.
 
-A library offers few tiles and its own rules pick one, so what a small product wastes at the edges follows from the list. The lists
-are those of the kernels that cuBLAS 12 and cuDNN 8 ran for random shapes, as their names say (`volta_sgemm_128x64_tn`: 128 columns
-of the row-major result by 64 rows). Types that tensor cores multiply take other kernels.
+A library offers few tiles and its own rules pick one, so what a small product wastes at the edges follows from the list. The
+lists are those of the kernels that cuBLAS 12 and cuDNN 8 ran for random shapes, as their names say (`volta_sgemm_128x64_tn`: 128
+columns of the row-major result by 64 rows). Types that tensor cores multiply take other kernels.
 """
 
 from __future__ import annotations
