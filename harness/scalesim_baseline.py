@@ -63,8 +63,8 @@ class Baseline(msgspec.Struct, frozen=True):
     Attributes:
         layers: distinct matrix products of the model that were run, on each of `points` arrays.
         share: of the model's cycles on these arrays, those that were run.
-        seconds: of all runs, without starting the interpreter.
-        point_s: seconds of one design point with all products of the model, extrapolated by their cycles.
+        seconds: CPU time of all runs, without starting the interpreter.
+        point_s: CPU time of one design point with all products of the model, extrapolated by their cycles.
     """
 
     version: str
@@ -112,7 +112,7 @@ def distinct_products(graphs: Sequence[Graph]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _run(products: np.ndarray, side: int) -> float:
-    """Seconds of one run of the simulator over some products on an array of `side` x `side`."""
+    """CPU seconds of one run of the simulator over some products on an array of `side` x `side`."""
     from scalesim.scale_sim import scalesim
 
     with tempfile.TemporaryDirectory() as folder:
@@ -129,6 +129,6 @@ def _run(products: np.ndarray, side: int) -> float:
             layout=str(layout),
             input_type_gemm=True,
         )
-        begin = time.perf_counter()
+        begin = time.process_time()
         simulator.run_scale(top_path=folder)
-        return time.perf_counter() - begin
+        return time.process_time() - begin

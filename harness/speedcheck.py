@@ -80,7 +80,7 @@ def show_predictions(graphs: Sequence[Graph], repeats: int) -> None:
         kernels, seconds = kernels + len(table), seconds + taken
         lines.append([name, str(len(table)), si(taken, "s"), si(len(table) / taken, "/s"), si(len(table) / drawn, "/s")])
     lines.append(["all", str(kernels), si(seconds, "s"), si(kernels / seconds, "/s"), ""])
-    output.table(["arch", "kernels", "time", "predictions", "with intervals"], lines)
+    output.table(["arch", "kernels", "CPU time", "predictions", "with intervals"], lines)
 
 
 def show_sweeps(graphs: Sequence[Graph], points: int, repeats: int) -> float:
@@ -94,7 +94,7 @@ def show_sweeps(graphs: Sequence[Graph], points: int, repeats: int) -> float:
         slowest = max(slowest, taken)
         lines.append([name, " x ".join(axes), str(len(rows)), si(taken, "s"), si(len(rows) / taken, "/s")])
     output.result("")
-    output.table(["arch", f"{MODEL} over", "points", "time", "points"], lines, left=2)
+    output.table(["arch", f"{MODEL} over", "points", "CPU time", "rate"], lines, left=2)
     return slowest
 
 
@@ -122,12 +122,12 @@ def price_with_intervals(profile: ArchitectureProfile, table: KernelTable) -> No
 
 
 def best_of(repeats: int, work: Callable[[], T]) -> tuple[float, T]:
-    """Least seconds of several runs, and the last result: what disturbs a run only ever lengthens it."""
+    """Least CPU seconds of several runs, which is time on one core even where others work beside it, and the last result."""
     times = []
     for _ in range(repeats):
-        begin = time.perf_counter()
+        begin = time.process_time()
         result = work()
-        times.append(time.perf_counter() - begin)
+        times.append(time.process_time() - begin)
     return min(times), result
 
 
