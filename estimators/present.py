@@ -29,8 +29,9 @@ def si(value: float | None, unit: str, digits: int = 3) -> str:
     if value == 0 or not math.isfinite(value):
         return f"{value:g}" if bare else f"{value:g} {unit}"
     power = _power_of_1000(value, digits)
-    if bare and power < 0:
-        return _significant(value, digits)
+    if power < 0 and (bare or unit.startswith("/")):
+        # "543 m/s" would be metres a second.
+        return f"{_significant(value, digits)} {unit}".rstrip() if unit != "1" else _significant(value, digits)
     power = max(min(power, _LARGEST.get(unit, 5), 5), -5)
     number = _significant(value / 1000.0**power, digits)
     tail = _PREFIXES[power] + ("" if bare else unit)

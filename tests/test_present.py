@@ -26,6 +26,8 @@ from shmoo.estimators.records import Interval
         (4.1e9, "", "4.10 G"),
         (0.0456, "1", "0.0456"),
         (8, "1", "8.00"),
+        (0.543, "/s", "0.543 /s"),
+        (5430.0, "/s", "5.43 k/s"),
     ],
 )
 def test_prefix_leaves_one_to_three_digits(value, unit, text):
