@@ -22,7 +22,7 @@ when the host has launched it and kernel i-1 has ended.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -80,12 +80,8 @@ class Prediction:
     def scaled(self, factor: np.ndarray) -> Prediction:
         """The same kernels with every time and dynamic energy multiplied by a (D, K) factor."""
         dynamic = None if self.dynamic_j is None else self.dynamic_j * factor
-        return replace(self.retimed(factor), dynamic_j=dynamic)
-
-    def retimed(self, factor: np.ndarray) -> Prediction:
-        """The same kernels with every time multiplied by a (K,) or (D, K) factor, energy as it was."""
         times = (self.compute_s, self.memory_s, self.launch_s, self.device_s, self.latency_s)
-        return Prediction(*(time * factor for time in times), self.dynamic_j)
+        return Prediction(*(time * factor for time in times), dynamic)
 
 
 def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runtime: str) -> Prediction:
@@ -197,7 +193,7 @@ def _throttle(
 def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime: str) -> np.ndarray | float:
     """What a library spends on converting a convolution's operands to blocks of channels and back (oneDNN's nChw16c: Developer
     Guide, "Understanding Memory Formats"). Channels that fill whole vectors take a fast path, others a slow one. A few
-    input channels are read in place. Runtimes that keep a graph in the library's layout have no such coefficient."""
+    input channels are read in place. Compiled code keeps images in one layout from kernel to kernel."""
     if c.find(f"layout.{runtime}.entry") is not None:
         # Compiled code keeps images channels-last: what enters is converted once, kernels of more than a point at every call, and
         # the library puts all weights into blocks.

@@ -18,21 +18,18 @@ Fitting is in `shmoo.calibrate.residual`. Only the machine that was measured has
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from shmoo.estimators.coefficients import FAMILY_OF, batched_product
+from shmoo.estimators.coefficients import FAMILY_OF, Coefficients, batched_product
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.errors import unknown
 from shmoo.estimators.kernels import KernelTable
+from shmoo.estimators.model import Prediction, predict
 from shmoo.estimators.profile import ArchitectureProfile, ResidualGroup
 from shmoo.estimators.tiling.base import Tiling
-
-if TYPE_CHECKING:
-    from shmoo.estimators.model import Prediction
 
 
 def _filled(extent: np.ndarray, tile: int) -> np.ndarray:
@@ -91,7 +88,8 @@ little."""
 FALLOFF = 0.25
 """Doublings outside the measured range of a feature at which support is down to exp(-1/2); at twice the largest it is 3e-4."""
 ANY_RUNTIME = frozenset({"gpu"})
-"""Architecture families whose contractions come from the same library whichever runtime queues them. Elsewhere a correction holds
+"""Architecture families whose contractions come from the same library whichever runtime queues them. In another runtime than the
+one measured the device's time is corrected, by the share that it had in what was measured. On other families a correction holds
 for the runtime that was measured."""
 _ROWS_AT_ONCE = 512
 """Bounds the arrays of rows x trees to what a core's caches hold."""
@@ -102,18 +100,31 @@ class Correction:
     """Arrays of shape (K,).
 
     Attributes:
-        log_factor: log of corrected over physical time; 0 where no correction holds.
+        log_factor: log of corrected over physical time on the device (CPUs: all of it); 0 where no correction holds.
+        log_launch: the same of the launch.
         support: 1 among measured kernels, falling to 0 away from them.
         spread: standard deviation of the log error that held-out cases had with the correction on.
     """
 
     log_factor: np.ndarray
+    log_launch: np.ndarray
     support: np.ndarray
     spread: np.ndarray
 
     def applied(self, prediction: Prediction) -> Prediction:
-        """The prediction with every time corrected, energy of flops and bytes as it was."""
-        return prediction.retimed(np.exp(self.log_factor)) if self.log_factor.any() else prediction
+        """The prediction with its times corrected, energy of flops and bytes as it was."""
+        if not self.log_factor.any():
+            return prediction
+        factor = np.exp(self.log_factor)
+        launch, device = prediction.launch_s * np.exp(self.log_launch), prediction.device_s * factor
+        return replace(
+            prediction,
+            compute_s=prediction.compute_s * factor,
+            memory_s=prediction.memory_s * factor,
+            launch_s=launch,
+            device_s=device,
+            latency_s=launch + device,
+        )
 
     def spread_beside(self, physical: np.ndarray) -> np.ndarray:
         """(K,) standard deviation of the log error, from that of the physical model alone."""
@@ -126,16 +137,23 @@ def correction(table: KernelTable, tiling: Tiling, profile: ArchitectureProfile,
     Raises:
         InputError: the profile names a feature or a group that does not exist.
     """
-    log_factor, support, spread = np.zeros(len(table)), np.zeros(len(table)), np.zeros(len(table))
+    log_factor, log_launch, support, spread = np.zeros((4, len(table)))
+    device_share: dict[str, np.ndarray | float] = {runtime: 1.0}
     for group in profile.residual:
-        if group.runtime != runtime and profile.family not in ANY_RUNTIME:
+        as_measured = group.runtime == runtime
+        if not as_measured and profile.family not in ANY_RUNTIME:
             continue
+        if group.runtime not in device_share:
+            measured = predict(table, tiling, Coefficients(profile), group.runtime)
+            device_share[group.runtime] = measured.device_s / measured.latency_s
         rows = np.flatnonzero(in_group(table, group.group, group.dtype, profile.family))
         if len(rows):
             logs = log_features(group.features, table, tiling, rows)
             support[rows], spread[rows] = supported(group, logs), group.spread
-            log_factor[rows] = support[rows] * summed(group, logs)
-    return Correction(log_factor, support, spread)
+            found = support[rows] * summed(group, logs)
+            log_factor[rows] = found * np.broadcast_to(device_share[group.runtime], len(table))[rows]
+            log_launch[rows] = found if as_measured else 0.0
+    return Correction(log_factor, log_launch, support, spread)
 
 
 def in_group(table: KernelTable, group: str, dtype: str, family: str) -> np.ndarray:

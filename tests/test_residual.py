@@ -140,14 +140,20 @@ def test_far_from_the_data_the_physics_stands(learned):
 
 def test_a_spread_is_mixed_by_support():
     """A quarter inside, 10 % there and 20 % elsewhere: sqrt(0.25 x 0.01 + 0.75 x 0.04)."""
-    found = Correction(np.zeros(1), np.asarray([0.25]), np.asarray([0.1]))
+    found = Correction(np.zeros(1), np.zeros(1), np.asarray([0.25]), np.asarray([0.1]))
     assert found.spread_beside(np.asarray([0.2]))[0] == pytest.approx((0.25 * 0.01 + 0.75 * 0.04) ** 0.5)
 
 
 def test_a_gpu_library_is_corrected_whichever_runtime_queues_it_and_a_cpu_only_as_measured(learned):
-    """A GPU's products come from one library; on a CPU the runtime chooses it."""
+    """A GPU's products come from one library: in another runtime the device's share of what was measured is corrected, and not
+    what hands it over. On a CPU the runtime chooses the library."""
     block, profile = learned
-    assert correction(block.table, block.tiling, profile, "cudagraphs").log_factor.any()
+    eager = predict(block.table, block.tiling, Coefficients(profile), "eager")
+    as_measured = correction(block.table, block.tiling, profile, "eager")
+    assert (as_measured.log_launch == as_measured.log_factor).all()
+    queued = correction(block.table, block.tiling, profile, "cudagraphs")
+    assert queued.log_factor == pytest.approx(as_measured.log_factor * eager.device_s / eager.latency_s)
+    assert not queued.log_launch.any()
     cpu = machine("cpu_server_generic").replacing(residual=profile.residual)
     tiling = AnalysisDirector(cpu).tile(block.table)
     assert correction(block.table, tiling, cpu, "eager").log_factor.any()
@@ -158,8 +164,10 @@ def test_only_time_is_corrected(learned):
     """Twice the time moves the same bytes: energy of flops and bytes stays."""
     block, profile = learned
     physical = predict(block.table, block.tiling, Coefficients(profile), "eager")
-    double = Correction(np.full(len(block.table), np.log(2.0)), *np.zeros((2, len(block.table)))).applied(physical)
+    twice, nothing = np.full(len(block.table), np.log(2.0)), np.zeros(len(block.table))
+    double = Correction(twice, nothing, nothing, nothing).applied(physical)
     assert double.device_s == pytest.approx(2 * physical.device_s)
+    assert double.launch_s == pytest.approx(physical.launch_s)
     assert double.latency_s == pytest.approx(double.launch_s + double.device_s)
     assert double.dynamic_j is physical.dynamic_j
 
