@@ -49,7 +49,7 @@ class Parameter:
 
 
 # stem -> (unit, low, high, prior sd of the log). Bounds are physical: an efficiency above 1.6 is more than Winograd's transform
-# can save, a launch below 50 ns is less than one call through Python.
+# can save, a launch below 50 ns is less than one call through Python, a power controller acts within a few tens of milliseconds.
 _SPACE = {
     "efficiency": ("1", 1e-3, 1.6, 1.0),
     "efficiency.vector": ("1", 1e-3, 4.0, 1.0),
@@ -70,7 +70,7 @@ _SPACE = {
     "heap.returned": ("1", 0.02, 1.0, 1.0),
     "launch_tail": ("1", 1e-2, 0.99, 0.7),
     "throttle.flop": ("J/flop", 1e-13, 1e-10, 0.3),
-    "throttle.time": ("s", 1e-5, 10.0, 1.5),
+    "throttle.time": ("s", 1e-5, 2e-2, 1.5),
     "bandwidth": ("B/s", 1e8, 1e14, 1.0),
 }
 _OF_FAMILY = {

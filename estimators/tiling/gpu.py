@@ -110,7 +110,9 @@ class GpuThreadBlocks:
         conv = own & table.is_family("conv") & (table.batch == 1)
         if library is not None:
             yield product & ~several, library.products, SPLITS
-            yield product & several, library.batched, (1,)
+            # Small products of a batch are all that was seen of these kernels; a large one alone has the larger tiles too.
+            yield product & several & (table.batch == 1), (*library.products, *library.batched), SPLITS
+            yield product & (table.batch > 1), library.batched, (1,)
             yield conv, DIRECT, (1,)
         yield ~(product | conv), BLOCK_TILES, SPLITS
 
