@@ -178,7 +178,7 @@ def test_an_operator_of_ones_own_is_listed_then_costed(gate: str) -> None:
 
 
 def test_a_triton_kernel_is_listed_by_its_wrapper() -> None:
-    """A kernel launched from Python is a call of torch's wrapper for it, with the bytes of its tensors; unknown until given a cost."""
+    """A kernel launched from Python is a call of torch's wrapper for it; unknown until given a cost."""
     pytest.importorskip("triton", reason="needs triton, which is there on GPU builds of torch")
     call = OpCall("higher_order.triton_kernel_wrapper_mutation", (), ())
     assert cost_of(call).family == "unknown"

@@ -23,8 +23,8 @@ def estimate(latency: float, energy: float | None = None, batch: int = 1) -> Est
     return Estimate(
         arch="machine", dtype="float32", runtime="eager", threads=None, batch=batch, flops=1e9, macs=5e8, bytes=1.0, params=1,
         weight_bytes=100.0, peak_memory_bytes=latency * 1000, kernels=1, tiles=1.0, latency_s=spread,
-        throughput_per_s=Interval(1 / latency, 1 / spread.high, 1 / spread.low), energy_j=joules, average_power_w=None, edp_js=None,
-        energy_j_reason="" if energy else "no coefficients",
+        throughput_per_s=Interval(1 / latency, 1 / spread.high, 1 / spread.low), energy_j=joules,
+        average_power_w=None, edp_js=None, energy_j_reason="" if energy else "no coefficients",
         basis={"fitted": 1.0, "transferred": 0.0, "datasheet": 0.0, "fallback": 0.0}, breakdown=(),
     )  # fmt: skip
 
