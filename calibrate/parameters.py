@@ -154,7 +154,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
                     add(stem, "layout", (stem,), here & converts_layout(cases.algorithm))
                 add("switch.eager", "launch", ("switch.eager", "launch"), here & cases.away)
         for stem in ("entry", "weights"):
-            if coefficients.find(f"layout.{runtime}.{stem}") is not None:
+            if (coefficients.find(f"layout.{runtime}.{stem}") or ("", 0.0))[1]:
                 add(f"layout.{runtime}.{stem}", "layout", (f"layout.{runtime}.{stem}",), here & cases.convolves)
     if profile.family == "cpu":
         add("page_fault", "page_fault", ("page_fault",), cases.mapped)

@@ -71,6 +71,7 @@ class KernelTable:
             on the same shapes, and so since its code and the library's state for it were last at hand.
         mapped_bytes, grown_bytes: (K,) bytes that the system has to give the process anew for the kernel's results and its
             library's copies, by themselves or at the end of a trimmed heap (`heap.py`).
+        entering_bytes: (K,) bytes of the graph's own inputs that the kernel reads.
         segment: (K,) which case or graph the row belongs to; ascending.
         access_kernel: (A,) row; access_bytes: (A,) bytes; access_distance: (A,) bytes touched since the same memory was last
             touched; access_kind: (A,) `READ_WEIGHT`, `READ_ACTIVATION` or `WRITE`.
@@ -96,6 +97,7 @@ class KernelTable:
     grown_bytes: np.ndarray
     views: np.ndarray
     code_distance: np.ndarray
+    entering_bytes: np.ndarray
     segment: np.ndarray
     access_kernel: np.ndarray
     access_bytes: np.ndarray
@@ -189,7 +191,8 @@ def kernel_table(graph: Graph, kernels: Sequence[Kernel], *, converts: bool = Fa
         views = sum(cost is None for cost in costs[done : kernel.calls[-1]])
         done = max(done, kernel.calls[-1] + 1)
         row, main, kernel_touches, kernel_kinds = _kernel_row(graph, kernel, [costs[i] for i in kernel.calls], consumers)
-        rows.append((row, views))
+        inputs = [t.nbytes for t in kernel_touches if not t.write and graph.values[t.storage].kind == "input"]
+        rows.append((row, views, sum(inputs)))
         converted.append(_converted(main, kernel_touches, kernel_kinds))
         touches.append(kernel_touches)
         kinds.append(kernel_kinds)
@@ -197,8 +200,8 @@ def kernel_table(graph: Graph, kernels: Sequence[Kernel], *, converts: bool = Fa
     shapes = [tuple((graph.calls[i].op, graph.calls[i].inputs) for i in kernel.calls) for kernel in kernels]
     fresh = fresh_memory(touches, converted if converts else None)
     beside = zip(rows, fresh, code_distances(shapes, touches), strict=True)
-    rows = [(*row, *memory, views, far) for (row, views), memory, far in beside]
-    columns = list(zip(*rows, strict=True)) if rows else [()] * 19
+    rows = [(*row, *memory, views, far, entering) for (row, views, entering), memory, far in beside]
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 20
     ints = (np.asarray(column, dtype=np.int64) for column in columns[:3])
     floats = (np.asarray(column, dtype=np.float64) for column in columns[3:])
     return KernelTable(

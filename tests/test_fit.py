@@ -52,7 +52,7 @@ def test_cases_of_one_size_are_refused_with_the_reason():
 def test_a_single_case_is_refused():
     """One case fits nothing."""
     cases = list(measured_on(load_profile("cpu_server_generic"), TRUTH))[:1]
-    with pytest.raises(InputError, match="1 cases are too few to fit any coefficient: each algorithm needs 2"):
+    with pytest.raises(InputError, match="1 cases are too few to fit any coefficient: an algorithm needs 2"):
         fitted(cases)
 
 

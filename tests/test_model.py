@@ -118,6 +118,24 @@ def test_a_library_that_converts_images_needs_memory_for_its_copies():
     assert (table.mapped_bytes.tolist(), table.grown_bytes.tolist()) == ([2 * 56 * 2**20], [0])
 
 
+def test_compiled_code_converts_what_enters_and_all_weights():
+    """A graph's own image of 2 x 64 x 8 x 8 floats enters; 3 x 3 weights are converted by the compiler and by the library, 1 x 1 by
+    the library alone; the second convolution reads what the first one left."""
+    b = GraphBuilder()
+    graph = b.graph(b.conv(b.conv(b.tensor((2, 64, 8, 8)), 64), 32, kernel=1))
+    table = kernel_table(graph, fuse(graph))
+    image, weights = 2 * 64 * 8 * 8 * 4, (64 * 64 * 9 * 4, 64 * 32 * 4)
+    assert table.entering_bytes.tolist() == [image, 0]
+    entry, blocks = 1e-9, 1e-10
+    names = {"layout.inductor.entry": entry, "layout.inductor.weights": blocks}
+    with_layout, without = (
+        predict(table, whole(table), Coefficients(machine(**values)), "inductor").latency_s
+        for values in (names, dict.fromkeys(names, 0.0))
+    )
+    expected = [entry * image + blocks * 2 * weights[0], blocks * weights[1]]
+    assert (with_layout - without).tolist() == pytest.approx(expected)
+
+
 def test_draws_predict_all_at_once():
     """D values of a coefficient give (D, K) times, each as if it stood alone."""
     table = linear_table()

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 COMPILED = ("mobilenet_v3_large", "regnet_y_400mf", "vit_b_16")
 """Networks that are also measured compiled: a depthwise, a grouped-convolution and a transformer network, each of which Inductor
 compiles in about a minute or less on two cores."""
-COMPILED_SYNTHETIC = 2
-"""Models of each synthetic kind measured compiled; each takes a few seconds to compile."""
 SHARE_OF_NETWORKS = 0.36
 """Part of the time budget that is kept for the networks."""
 MARGIN_S = 90.0
@@ -88,8 +86,8 @@ def characterize(
 
 
 def plan(machine: Machine, quick: bool) -> tuple[tuple[CaseSpec, ...], tuple[CaseSpec, ...], tuple[CaseSpec, ...]]:
-    """Cases to calibrate on, networks in eager, and what is measured compiled: a few networks, and two synthetic models of each
-    kind so that the fit has something to say about Inductor."""
+    """Cases to calibrate on, networks in eager, and what is measured compiled: the suite that tells the fit about Inductor, and a
+    few networks."""
     import msgspec
 
     from shmoo.harness.workloads.suites import plan_suite
@@ -98,12 +96,8 @@ def plan(machine: Machine, quick: bool) -> tuple[tuple[CaseSpec, ...], tuple[Cas
     few = tuple(case for case in networks if case.workload in COMPILED)
     if quick:
         return calibration, few, ()
-    synthetic: dict[str, list[CaseSpec]] = {}
-    for case in calibration:
-        if case.kind == "synthetic":
-            synthetic.setdefault(case.workload, []).append(case)
-    again = [case for cases in synthetic.values() for case in cases[:COMPILED_SYNTHETIC]]
-    return calibration, networks, tuple(msgspec.structs.replace(case, runtime="inductor") for case in (*again, *few))
+    compiled = plan_suite("compiled", machine, runtimes=("inductor",))
+    return calibration, networks, (*compiled, *(msgspec.structs.replace(case, runtime="inductor") for case in few))
 
 
 def measure_all(out: Path, machine: Machine, quick: bool, resume: bool, deadline: float) -> Run:
@@ -116,7 +110,7 @@ def measure_all(out: Path, machine: Machine, quick: bool, resume: bool, deadline
     again = [case.workload for case in compiled if case.kind == "network"]
     output.message(
         f"plan: {len(calibration)} operators and synthetic models, {len(networks)} networks in eager"
-        + (f"; in Inductor too: {', '.join(again)} and {len(compiled) - len(again)} synthetic models" if compiled else "")
+        + (f"; in Inductor too: {', '.join(again)} and {len(compiled) - len(again)} operators and synthetic models" if compiled else "")
     )
     left = deadline - MARGIN_S - time.monotonic()
     suite = "characterize"

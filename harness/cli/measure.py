@@ -28,7 +28,7 @@ Examples:
 
 
 @click.command(epilog=EXAMPLES)
-@click.option("--suite", help="Planned cases: quick, micro, nets, shmoo, planned. Default: quick, unless models are named.")
+@click.option("--suite", help="Cases: quick, micro, compiled (in Inductor), nets, shmoo, planned. Default: quick, unless models are named.")
 @options.names("--model", help="Networks to measure (repeatable).")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @options.names("--runtime", metavar="R,...", help="eager, inductor, inductor-freezing, cudagraphs. Default: eager.")
@@ -132,7 +132,7 @@ def plan_cases(
     for runtime in runtimes:
         if runtime not in RUNTIMES:
             raise unknown("runtime", runtime, RUNTIMES)
-    run_as = tuple(runtimes) or ("eager",)
+    run_as = tuple(runtimes) or (("inductor",) if suite == "compiled" else ("eager",))
     types = tuple(dict.fromkeys(compute_dtype(name) for name in dtypes)) or ("float32",)
     sizes = tuple(batches) or (1,)
     cases: list[CaseSpec] = []

@@ -23,6 +23,8 @@ class Family(NamedTuple):
         draw: one random set of axes.
         micro, quick: how many cases the suites of that name take.
         banded: whether cases are spread over the cache levels; whole networks are taken as drawn.
+        compiled: how many of the micro suite's cases are measured in a compiled runtime too: each takes seconds to compile, and what
+            compiling changes are layouts and kernels of convolutions, loops, and the call of a kernel.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Family(NamedTuple):
     micro: int
     quick: int = 1
     banded: bool = True
+    compiled: int = 0
 
 
 def spread(rng: Random, low: int, high: int, step: int = 1) -> int:
@@ -242,15 +245,15 @@ def _convnet(rng: Random) -> Axes:
 FAMILIES = (
     Family("linear", "linear", _linear, 32, 4),
     Family("bmm", "bmm", _bmm, 16, 2),
-    Family("conv 1x1", "conv", _conv((1,), (1,)), 24, 3),
+    Family("conv 1x1", "conv", _conv((1,), (1,)), 24, 3, compiled=2),
     Family("conv 1x1 strided", "conv", _conv((1,), (2,)), 6, 0),
-    Family("conv 3x3", "conv", _conv((3,), (1,)), 20, 3),
+    Family("conv 3x3", "conv", _conv((3,), (1,)), 20, 3, compiled=2),
     Family("conv 3x3 strided", "conv", _conv((3,), (2,)), 8),
     Family("conv 5x5", "conv", _conv((5,), (1, 2)), 5, 0),
     Family("conv stem", "conv", _conv_stem, 7),
     Family("conv dilated", "conv", _conv_dilated, 4, 0),
-    Family("conv depthwise", "conv", _conv_depthwise, 22, 3),
-    Family("conv grouped", "conv", _conv_grouped, 12, 1),
+    Family("conv depthwise", "conv", _conv_depthwise, 22, 3, compiled=2),
+    Family("conv grouped", "conv", _conv_grouped, 12, 1, compiled=3),
     Family("conv_transpose", "conv_transpose", _conv_transpose, 7),
     Family("batch_norm", "batch_norm", _channels, 11),
     Family("layer_norm", "layer_norm", _rows, 10),
@@ -274,11 +277,11 @@ FAMILIES = (
     Family("interpolate", "interpolate", _interpolate, 5, 0),
     Family("embedding", "embedding", _embedding, 6),
     Family("attention", "attention", _attention, 12, 2),
-    Family("mlp", "mlp", _mlp, 8, 2),
-    Family("conv_stack", "conv_stack", _conv_stack, 6),
-    Family("resnet_block", "resnet_block", _resnet_block, 7, 1),
-    Family("depthwise_separable_block", "depthwise_separable_block", _separable, 9, 1),
-    Family("transformer_block", "transformer_block", _transformer, 10, 1),
-    Family("convnet", "convnet", _convnet, 20, 2, banded=False),
+    Family("mlp", "mlp", _mlp, 8, 2, compiled=2),
+    Family("conv_stack", "conv_stack", _conv_stack, 6, compiled=2),
+    Family("resnet_block", "resnet_block", _resnet_block, 7, 1, compiled=2),
+    Family("depthwise_separable_block", "depthwise_separable_block", _separable, 9, 1, compiled=2),
+    Family("transformer_block", "transformer_block", _transformer, 10, 1, compiled=3),
+    Family("convnet", "convnet", _convnet, 20, 2, banded=False, compiled=4),
 )
 """What the suites "quick" and "micro" are drawn from."""

@@ -12,7 +12,7 @@ from shmoo.harness.workloads.catalog import find_workload
 from shmoo.harness.workloads.shapes import FAMILIES, Axes, Family
 from shmoo.runs.records import CaseSpec, Machine
 
-SUITES = ("quick", "micro", "nets", "shmoo")
+SUITES = ("quick", "micro", "compiled", "nets", "shmoo")
 PLANNED = "planned"
 """The cases of "micro" in the order that `planned.py` finds: the most telling first."""
 BUDGET_S = 300.0
@@ -58,7 +58,8 @@ def plan_suite(
 
     Args:
         name: "quick" (about 40 cases), "micro" (every operator and synthetic model, footprints inside every cache level and
-            beyond), "nets" (whole networks) or "shmoo" (dense sweeps of size for a few operators).
+            beyond), "compiled" (some of these, for a compiled runtime), "nets" (whole networks) or "shmoo" (dense sweeps of size for
+            a few operators).
         machine: whose cache sizes the footprints are planned for; the same machine gives the same plan.
         dtypes, runtimes: every case is asked for in each combination.
         threads: number of CPU threads of every case, `None` for the process's own.
@@ -74,6 +75,7 @@ def plan_suite(
     plans: dict[str, Callable[[], Iterator[tuple[str, Axes]]]] = {
         "quick": lambda: _drawn(limits, dtypes[0], lambda family: family.quick),
         "micro": lambda: _drawn(limits, dtypes[0], lambda family: family.micro),
+        "compiled": lambda: _drawn(limits, dtypes[0], lambda family: family.compiled),
         "nets": lambda: ((network, {"batch": 1}) for network in NETWORKS),
         "shmoo": lambda: _swept(limits, dtypes[0]),
     }
