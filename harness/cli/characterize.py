@@ -110,7 +110,7 @@ def measure_all(out: Path, machine: Machine, quick: bool, resume: bool, deadline
     again = [case.workload for case in compiled if case.kind == "network"]
     output.message(
         f"plan: {len(calibration)} operators and synthetic models, {len(networks)} networks in eager"
-        + (f"; in Inductor too: {', '.join(again)} and {len(compiled) - len(again)} operators and synthetic models" if compiled else "")
+        + (f"; in Inductor too: {', '.join(again)} and {len(compiled) - len(again)} of these" if compiled else "")
     )
     left = deadline - MARGIN_S - time.monotonic()
     suite = "characterize"

@@ -28,7 +28,9 @@ Examples:
 
 
 @click.command(epilog=EXAMPLES)
-@click.option("--suite", help="Cases: quick, micro, compiled (in Inductor), nets, shmoo, planned. Default: quick, unless models are named.")
+@click.option(
+    "--suite", help="Cases: quick, micro, compiled (in Inductor), nets, shmoo, planned. Default: quick, unless models are named."
+)
 @options.names("--model", help="Networks to measure (repeatable).")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @options.names("--runtime", metavar="R,...", help="eager, inductor, inductor-freezing, cudagraphs. Default: eager.")

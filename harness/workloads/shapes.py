@@ -23,8 +23,8 @@ class Family(NamedTuple):
         draw: one random set of axes.
         micro, quick: how many cases the suites of that name take.
         banded: whether cases are spread over the cache levels; whole networks are taken as drawn.
-        compiled: how many of the micro suite's cases are measured in a compiled runtime too: each takes seconds to compile, and what
-            compiling changes are layouts and kernels of convolutions, loops, and the call of a kernel.
+        compiled: how many of these are measured in a compiled runtime too. Each takes seconds to compile; what compiling
+            changes are layouts and kernels of convolutions, loops, and the call of a kernel.
     """
 
     name: str

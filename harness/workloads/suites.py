@@ -58,8 +58,8 @@ def plan_suite(
 
     Args:
         name: "quick" (about 40 cases), "micro" (every operator and synthetic model, footprints inside every cache level and
-            beyond), "compiled" (some of these, for a compiled runtime), "nets" (whole networks) or "shmoo" (dense sweeps of size for
-            a few operators).
+            beyond), "compiled" (some of these, for a compiled runtime), "nets" (whole networks) or "shmoo" (dense sweeps of size
+            for a few operators).
         machine: whose cache sizes the footprints are planned for; the same machine gives the same plan.
         dtypes, runtimes: every case is asked for in each combination.
         threads: number of CPU threads of every case, `None` for the process's own.
