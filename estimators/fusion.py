@@ -18,7 +18,7 @@ from shmoo.estimators.inductor import schedule
 from shmoo.estimators.inductor_schedule import LIMITS, Group, Schedule
 from shmoo.estimators.kernels import Kernel
 from shmoo.estimators.profile import RUNTIMES
-from shmoo.estimators.records import Graph, OpCall
+from shmoo.estimators.records import Cost, Graph, OpCall
 from shmoo.estimators.registry import Registry
 
 LIBRARY_FAMILIES = frozenset({"gemm", "conv", "depthwise", "conv_transpose", "attention", "linalg"})
@@ -171,7 +171,8 @@ def fuse(graph: Graph, runtime: str = "eager", family: str = "cpu") -> tuple[Ker
     working = [index for index, cost in enumerate(costs) if cost is not None]
     if (family, runtime) in INDUCTOR:
         folded = folded_calls(graph) if runtime == "inductor-freezing" else frozenset()
-        return _partition(graph, [i for i in working if i not in folded], _inductor_schedule(graph, runtime, family))
+        made = _inductor_schedule(graph, runtime, family, costs, folded)
+        return _partition(graph, [i for i in working if i not in folded], made)
     rules = [rule for rule in FUSION_RULES.values() if (family, runtime) in rule.targets]
     if not rules:
         return tuple(Kernel((index,)) for index in working)
@@ -186,12 +187,19 @@ def fusion_groups(graph: Graph, runtime: str, family: str = "cpu") -> list[Group
     """
     if (family, runtime) not in INDUCTOR:
         return [Group(kernel.calls, kernel.pattern) for kernel in fuse(graph, runtime, family)]
-    return _inductor_schedule(graph, runtime, family).groups
-
-
-def _inductor_schedule(graph: Graph, runtime: str, family: str) -> Schedule:
     folded = folded_calls(graph) if runtime == "inductor-freezing" else frozenset()
-    costs = [None if index in folded else cost for index, cost in enumerate(costs_of(graph))]
+    return _inductor_schedule(graph, runtime, family, costs_of(graph), folded).groups
+
+
+def _inductor_schedule(
+    graph: Graph, runtime: str, family: str, every: Sequence[Cost | None], folded: frozenset[int]
+) -> Schedule:
+    """Inductor's kernels.
+
+    Args:
+        every: cost of each call. folded: calls that freezing does away with.
+    """
+    costs = [None if index in folded else cost for index, cost in enumerate(every)]
     working = [index for index, cost in enumerate(costs) if cost is not None]
     rules = [rule for rule in FUSION_RULES.values() if (family, runtime) in rule.targets]
     library: dict[int, tuple[int, ...]] = {}

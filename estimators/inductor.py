@@ -131,6 +131,9 @@ class _Lowering:
                 spec = self.graph.values[index].spec
                 found = Expression(frozenset(), numel=spec.numel, base=base, look=Look(spec.shape, (None,) * len(spec.shape)))
                 self.values[index] = found
+        if found is None and self.graph.values[index].kind == "constant" and not self.graph.values[index].spec.shape:
+            # A single number is written into the code.
+            found = self.values[index] = Expression(frozenset(), numel=1)
         if found is None:
             found = Expression(frozenset((index,)), numel=self.graph.values[index].spec.numel, owner=index)
             self.values[index] = found
@@ -224,7 +227,7 @@ class _Lowering:
 
     def _expression(self, index: int, call: OpCall, cost: Cost, extra: Iterable[int] = ()) -> Expression:
         operands = list(zip(call.reads, call.inputs, strict=True))
-        if call.inplace and call.op in _OVERWRITES:
+        if call.op in _MADE_LIKE or (call.inplace and call.op in _OVERWRITES):
             operands = operands[1:]
         sources = [self._value(value) for value in dict.fromkeys(value for value, _ in operands)]
         shape, numel = call.outputs[0].shape, call.outputs[0].numel
@@ -438,8 +441,10 @@ class _Lowering:
 
 _SCANS = frozenset(f"aten.{name}" for name in ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"))
 """Operators whose loops carry a value from element to element."""
-_OVERWRITES = frozenset({"aten.fill", "aten.zero", "aten.copy", "aten.zeros_like", "aten.ones_like"})
+_OVERWRITES = frozenset({"aten.fill", "aten.zero", "aten.copy"})
 """Operators in place that do not look at what they write over."""
+_MADE_LIKE = frozenset(f"aten.{name}" for name in ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like"))
+"""Operators that take extents and element type from their operand, and no number."""
 _PART_OPERATIONS = 5
 """Scalar operations that ask, a dimension, whether an element is in the part that was written: comparisons and their operands."""
 _CONCATENATIONS = frozenset({"aten.cat", "aten.concat", "aten.stack"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -66,13 +66,16 @@ class Buffer:
     rows: frozenset[int] = frozenset()
     copied: bool = False
     steps: int = 1
+    nest: tuple[int, ...] = field(init=False)
+    """Extents of the loops around the reduced one, the outermost first."""
 
-    @property
-    def nest(self) -> tuple[int, ...]:
-        """Extents of the loops around the reduced one, the outermost first."""
+    def __post_init__(self) -> None:
+        if not self.rows:
+            self.nest = (self.outer,) if self.outer > 1 else ()
+            return
         cuts = [cut // self.reduced for cut in self.rows if cut >= self.reduced and cut % self.reduced == 0]
         ends = [self.outer, *sorted((cut for cut in cuts if 1 < cut < self.outer), reverse=True), 1]
-        return tuple(outer // inner for outer, inner in pairwise(ends) if outer > inner)
+        self.nest = tuple(outer // inner for outer, inner in pairwise(ends) if outer > inner)
 
 
 class Loops(msgspec.Struct, frozen=True):
@@ -148,6 +151,7 @@ class Scheduler:
 
     def __init__(self, buffers: dict[int, Buffer], limits: Limits) -> None:
         self.limits = limits
+        self.rules = tuple(SCHEDULER_RULES.items())
         self.names = list(buffers)
         self.buffers = buffers
         self.kernel_of = {name: name for name in buffers}
@@ -191,6 +195,10 @@ class Scheduler:
         one, two = self.buffers[first], self.buffers[second]
         if a == b or one.alone or two.alone:
             return
+        pair = Loops(one, two, depends, self.limits)
+        rule = next((name for name, allows in self.rules if allows(pair)), None)
+        if rule is None:
+            return
         size = len(self.members[a]) + len(self.members[b])
         if not depends and not (one.reads - one.elsewhere) & (two.reads - two.elsewhere):
             return  # Different parts of what both read.
@@ -202,9 +210,7 @@ class Scheduler:
             return
         if self.limits.outer_loops and not self._nested_alike(a, b):
             return
-        pair = Loops(one, two, depends, self.limits)
-        rule = next((name for name, allows in SCHEDULER_RULES.items() if allows(pair)), None)
-        if rule is not None and not self._cycle(a, b):
+        if not self._cycle(a, b):
             keep, gone = (a, b) if a < b else (b, a)
             self.members[keep] += self.members.pop(gone)
             self.newest[keep] = max(self.newest[keep], self.newest.pop(gone))
@@ -215,7 +221,8 @@ class Scheduler:
 
     def _reads_elsewhere(self, first: int, second: int) -> bool:
         """Whether one of two kernels reads what the other makes at other places than these where it makes them."""
-        a, b = self.members[first], self.members[second]
+        # Loops without operands take any order.
+        a, b = ([m for m in self.members[k] if self.buffers[m].reads] for k in (first, second))
         return any(not self.buffers[m].elsewhere.isdisjoint(a) for m in b) or any(
             not self.buffers[m].elsewhere.isdisjoint(b) for m in a
         )

@@ -8,6 +8,7 @@ import msgspec
 
 from shmoo.estimators.costs import costs_of
 from shmoo.estimators.fusion import fuse
+from shmoo.estimators.kernels import Kernel
 from shmoo.estimators.records import Graph, OpCall
 from shmoo.estimators.workspace import workspace_bytes
 
@@ -29,28 +30,47 @@ class MemoryStep(msgspec.Struct, frozen=True):
         return self.held_bytes + self.workspace_bytes
 
 
-def peak_memory_bytes(graphs: Graph | Sequence[Graph], runtime: str = "eager", family: str = "cpu") -> float:
+def peak_memory_bytes(
+    graphs: Graph | Sequence[Graph],
+    runtime: str = "eager",
+    family: str = "cpu",
+    threads: int | None = None,
+    kernels: Sequence[Sequence[Kernel]] | None = None,
+) -> float:
     """Weights and inputs, which live throughout, plus the largest sum of activations and workspace alive at once, in bytes.
 
     Args:
         graphs: the pieces of a model, which run one after another and share their weights.
         runtime, family: who runs them: see `memory_steps`.
+        threads: at work on a CPU; several for `None`.
+        kernels: of each graph, where they are known already.
     """
     listed = (graphs,) if isinstance(graphs, Graph) else tuple(graphs)
     weights, known = 0.0, set()
     for graph in listed:
+        weights += graph.unread_weight_bytes
         held = [value for value in graph.values if value.is_weight and value.storage is None]
         weights += sum(value.spec.nbytes for value in held if (value.kind, value.name) not in known)
         known.update((value.kind, value.name) for value in held if value.name)
-    return weights + max((_piece_bytes(graph, runtime, family) for graph in listed), default=0.0)
+    known_kernels = kernels or [None] * len(listed)
+    pieces = zip(listed, known_kernels, strict=True)
+    return weights + max(
+        (_piece_bytes(graph, memory_steps(graph, runtime, family, threads, own)) for graph, own in pieces), default=0.0
+    )
 
 
-def _piece_bytes(graph: Graph, runtime: str, family: str) -> float:
+def _piece_bytes(graph: Graph, steps: Sequence[MemoryStep]) -> float:
     inputs = sum(value.spec.nbytes for value in graph.values if value.kind == "input" and value.storage is None)
-    return inputs + max((step.bytes for step in memory_steps(graph, runtime, family)), default=0.0)
+    return inputs + max((step.bytes for step in steps), default=0.0)
 
 
-def memory_steps(graph: Graph, runtime: str = "eager", family: str = "cpu") -> tuple[MemoryStep, ...]:
+def memory_steps(
+    graph: Graph,
+    runtime: str = "eager",
+    family: str = "cpu",
+    threads: int | None = None,
+    kernels: Sequence[Kernel] | None = None,
+) -> tuple[MemoryStep, ...]:
     """Activations and workspace in memory while each kernel of a graph runs, in order of execution.
 
     A storage is alive from the kernel that makes it to the last that reads it or a view of it; what the graph returns lives on.
@@ -59,7 +79,10 @@ def memory_steps(graph: Graph, runtime: str = "eager", family: str = "cpu") -> t
     that nobody needs any more.
     """
     eager = runtime == "eager"
-    steps = [(index,) for index in range(len(graph.calls))] if eager else [k.calls for k in fuse(graph, runtime, family)]
+    if eager:
+        steps = [(index,) for index in range(len(graph.calls))]
+    else:
+        steps = [kernel.calls for kernel in (fuse(graph, runtime, family) if kernels is None else kernels)]
     first, last = _lifetimes(graph, steps, eager)
     made: list[list[int]] = [[] for _ in steps]
     dying: list[list[int]] = [[] for _ in steps]
@@ -68,7 +91,7 @@ def memory_steps(graph: Graph, runtime: str = "eager", family: str = "cpu") -> t
         if last[root] < len(steps):
             dying[last[root]].append(root)
     size = {root: graph.values[root].spec.nbytes for root in first}
-    contractions = _contractions(graph)
+    contractions = frozenset() if eager else _contractions(graph)
     listed, alive = [], 0.0
     for position, calls in enumerate(steps):
         fresh = [size[root] for root in made[position]]
@@ -79,7 +102,7 @@ def memory_steps(graph: Graph, runtime: str = "eager", family: str = "cpu") -> t
                     fresh.remove(nbytes)
                     freed.remove(nbytes)
         alive += sum(fresh)
-        own = sum(workspace_bytes(graph.calls[call], family) for call in calls) if eager else 0.0
+        own = sum(workspace_bytes(graph.calls[call], family, threads, runtime) for call in calls)
         listed.append(MemoryStep(tuple(calls), alive, own))
         alive -= sum(freed)
     return tuple(listed)
@@ -118,18 +141,16 @@ def _held(graph: Graph) -> Iterator[tuple[int, int]]:
     maker: dict[int, int] = {}
     for index, call in enumerate(graph.calls):
         for value in call.reads:
-            for start, end in ends[index]:
-                if maker.get(value, -1) < start:
-                    yield graph.root(value), end
-                    break
+            yield from ((graph.root(value), end) for start, end in ends[index] if maker.get(value, -1) < start)
         maker.update(dict.fromkeys(call.writes, index))
 
 
 def _module_runs(calls: Sequence[OpCall]) -> list[list[tuple[int, int]]]:
-    """For each call the first and last call of every module it is in, the outermost module first. A module that is called again
-    after another's call runs anew."""
+    """For each call the first and last call of every module it is in, the outermost first, and of its statement in the source. A
+    module that is called again after another's call runs anew."""
     runs: list[list[list[int]]] = []
     open_runs: list[tuple[str, list[int]]] = []
+    statement: list[int] = [0, 0]
     for index, call in enumerate(calls):
         path = call.module.split(".") if call.module else []
         shared = 0
@@ -137,10 +158,21 @@ def _module_runs(calls: Sequence[OpCall]) -> list[list[tuple[int, int]]]:
             shared += 1
         del open_runs[shared:]
         open_runs += [(name, [index, index]) for name in path[shared:]]
-        for _, run in open_runs:
+        # Calls of one line are a statement, whose operands are in variables.
+        begin = calls[statement[0]]
+        if index == 0 or not call.source or call.source != begin.source or _another(begin, call):
+            statement = [index, index]
+        for run in (*(run for _, run in open_runs), statement):
             run[1] = index
-        runs.append([run for _, run in open_runs])
+        runs.append([*(run for _, run in open_runs), statement])
     return [[(start, end) for start, end in held] for held in runs]
+
+
+def _another(begin: OpCall, call: OpCall) -> bool:
+    """Whether two calls of one line are of two modules of one class: "block.1.conv" after "block.0.conv"."""
+    a, b = begin.module.split("."), call.module.split(".")
+    unlike = [place for place, (one, other) in enumerate(zip(a, b, strict=False)) if one != other]
+    return len(a) == len(b) and len(unlike) == 1 and unlike[0] < len(a) - 1
 
 
 def _contractions(graph: Graph) -> frozenset[int]:

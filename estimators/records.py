@@ -91,6 +91,7 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         notes: what the reader of its numbers must know, such as the limits at which sizes that depend on data were taken.
+        unread_weight_bytes: of weights that the model holds and no graph of the same capture reads, such as heads for training.
     """
 
     values: tuple[Value, ...]
@@ -98,6 +99,7 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
     outputs: tuple[int, ...] = ()
     name: str = ""
     notes: tuple[str, ...] = ()
+    unread_weight_bytes: float = 0.0
     # A factory, because omit_defaults would leave a plain default out of the file.
     format: int = msgspec.field(default_factory=lambda: GRAPH_FORMAT)
 

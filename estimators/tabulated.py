@@ -63,6 +63,7 @@ def tabulate(
 def tabulated(graphs: Sequence[Graph], runtime: str, family: str, dtype: str | None = None, fused: bool = True) -> Tabulated:
     """A model's table with its totals; arguments as of `tabulate`."""
     table, origin = tabulate(graphs, runtime, family, dtype, fused)
+    kernels = [[kernel for place, kernel in origin if place == index] for index in range(len(graphs))] if fused else None
     totals = [graph_cost(graph) for graph in graphs]
     return Tabulated(
         table=table,
@@ -72,7 +73,7 @@ def tabulated(graphs: Sequence[Graph], runtime: str, family: str, dtype: str | N
         macs=sum(total.macs for total in totals),
         params=sum(graph.params for graph in graphs),
         weight_bytes=sum(graph.weight_bytes for graph in graphs),
-        peak_memory_bytes=max((peak_memory_bytes(graph) for graph in graphs), default=0.0),
+        peak_memory_bytes=peak_memory_bytes(graphs, runtime, family, kernels=kernels),
         unknown_ops=tuple(op for total in totals for op in total.unknown),
         notes=notes_of(graphs),
     )

@@ -1,7 +1,7 @@
 """Memory that operators take for themselves while they run, beside operands and results.
 
-Known are the buffers that PyTorch's eager operators allocate on CPUs (ATen's `native` sources, version 2.13): results that the
-caller drops, statistics, copies of operands that a kernel cannot read as they lie.
+Known are the buffers that PyTorch's eager operators allocate on CPUs (ATen's `native` sources of version 2.13, each seen in the
+allocator's events): statistics and indices that the caller drops, copies of operands in the layout that a library computes in.
 """
 
 from __future__ import annotations
@@ -9,44 +9,134 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from shmoo.estimators.costs.base import largest, number
 from shmoo.estimators.dtypes import bytes_of
-from shmoo.estimators.records import OpCall
+from shmoo.estimators.records import OpCall, TensorSpec
 from shmoo.estimators.registry import Registry
 
-WORKSPACE: Registry[Callable[[OpCall], float]] = Registry("workspace")
-"""Operator name -> bytes on a CPU."""
-_INDEX_BYTES = 8
+WORKSPACE: Registry[Callable[[OpCall, int], float]] = Registry("workspace")
+"""Operator name -> bytes on a CPU for a call and a number of threads."""
+INDUCTOR_WORKSPACE: Registry[Callable[[OpCall, int], float]] = Registry("workspace under Inductor")
+"""The same where Inductor calls the operator: loops have none."""
+CHANNEL_BLOCK = 16
+"""oneDNN keeps images in blocks of this many channels on CPUs with 512-bit vectors, the last block filled up."""
+FEW_CHANNELS = 4
+"""Images of so few channels are read as they lie."""
+SMALL_IMAGE = 20480
+"""A single image of at most so many elements is not worth oneDNN to PyTorch (`ConvParams::use_mkldnn`)."""
+SEVERAL_THREADS = 2
+"""Stands for any number of threads where only one or several matters."""
 
 
-def workspace_bytes(call: OpCall, family: str = "cpu") -> float:
-    """Bytes that a call allocates and frees while it runs; 0 where none are known."""
-    found = WORKSPACE.get(call.op) if family == "cpu" else None
-    return 0.0 if found is None else found(call)
+def workspace_bytes(call: OpCall, family: str = "cpu", threads: int | None = None, runtime: str = "eager") -> float:
+    """Bytes that a call allocates and frees while it runs; 0 where none are known.
+
+    Args:
+        threads: at work; several for `None`.
+    """
+    found = (WORKSPACE if runtime == "eager" else INDUCTOR_WORKSPACE).get(call.op) if family == "cpu" else None
+    return 0.0 if found is None else found(call, threads or SEVERAL_THREADS)
+
+
+@WORKSPACE.register("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.convolution", "aten._convolution")
+def _convolution(call: OpCall, threads: int) -> float:
+    """oneDNN reads image and weights in blocks of channels and makes the result so, then writes it out plainly. Small
+    images are unrolled into columns instead, pointwise convolutions of one thread need nothing."""
+    image, weight, result = call.inputs[0], call.operand("weight"), call.outputs[0]
+    if weight is None or len(image.shape) != len(weight.shape):
+        return 0.0
+    if call.attributes.get("transposed") is True:
+        return _transposed(call, threads)
+    groups, kernel = int(number(call, "groups", 1)), weight.shape[2:]
+    strided = any(largest(call, name) > 1 for name in ("stride", "dilation"))
+    pointwise = math.prod(kernel) == 1
+    large = groups > 1 or (len(kernel) > 1 and min(kernel) > 3) or image.shape[0] > 1 or image.numel > SMALL_IMAGE
+    if not large or (pointwise and not strided and image.shape[0] < CHANNEL_BLOCK and threads == 1):
+        columns = weight.numel / weight.shape[0] * math.prod(result.shape[2:])
+        return 0.0 if pointwise and not strided else bytes_of(image.dtype, columns)
+    blocked = _blocked(result, groups)
+    source = 0.0 if image.shape[1] <= FEW_CHANNELS else _blocked(image, groups)
+    return max(source + _blocked_weight(weight, groups) + blocked - result.nbytes, blocked)
+
+
+@INDUCTOR_WORKSPACE.register("aten.conv1d", "aten.conv2d", "aten.conv3d")
+def _channels_last_convolution(call: OpCall, threads: int) -> float:
+    """Images have their channels innermost and are read as they lie; the weights are brought into that order, then in blocks."""
+    weight = call.operand("weight")
+    if weight is None or len(weight.shape) != len(call.inputs[0].shape):
+        return 0.0
+    reordered = weight.nbytes if math.prod(weight.shape[2:]) > 1 else 0.0
+    return reordered + _blocked_weight(weight, int(number(call, "groups", 1)))
+
+
+@WORKSPACE.register("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d")
+def _transposed(call: OpCall, threads: int) -> float:
+    """The result in blocks of channels and plainly, before it is copied out."""
+    return 2 * call.outputs[0].nbytes
 
 
 @WORKSPACE.register("aten.max_pool1d", "aten.max_pool2d", "aten.max_pool3d", "aten.adaptive_max_pool2d")
-def _max_pool(call: OpCall) -> float:
+def _max_pool(call: OpCall, threads: int) -> float:
     """The places of the maxima, 64-bit integers, which inference drops."""
-    return _INDEX_BYTES * call.outputs[0].numel if len(call.outputs) == 1 else 0.0
+    return bytes_of("int64", call.outputs[0].numel) if len(call.outputs) == 1 else 0.0
 
 
 @WORKSPACE.register("aten.layer_norm")
-def _layer_norm(call: OpCall) -> float:
+def _layer_norm(call: OpCall, threads: int) -> float:
     """Mean and reciprocal deviation of each row."""
     normalised = call.attributes.get("normalized_shape")
     row = math.prod(n for n in normalised if isinstance(n, int)) if isinstance(normalised, list) else 1
     return 2 * bytes_of("float32", call.inputs[0].numel / max(row, 1))
 
 
+@WORKSPACE.register("aten.batch_norm")
+def _batch_norm(call: OpCall, threads: int) -> float:
+    """Factor and summand of each channel."""
+    return 2 * bytes_of("float32", call.inputs[0].shape[1])
+
+
 @WORKSPACE.register("aten.roll")
-def _roll(call: OpCall) -> float:
+def _roll(call: OpCall, threads: int) -> float:
     """One dimension is rolled after another."""
     shifts = call.attributes.get("shifts")
     return call.outputs[0].nbytes if isinstance(shifts, list) and len(shifts) > 1 else 0.0
 
 
+@WORKSPACE.register("aten.upsample_bilinear2d", "aten.upsample_bicubic2d", "aten.upsample_nearest2d")
+def _upsample(call: OpCall, threads: int) -> float:
+    """Image and result with their channels innermost."""
+    return call.inputs[0].nbytes + call.outputs[0].nbytes
+
+
+@INDUCTOR_WORKSPACE.register("aten.scaled_dot_product_attention")
 @WORKSPACE.register("aten.scaled_dot_product_attention")
-def _attention(call: OpCall) -> float:
-    """The logarithms of the sums of exponentials, one float a query and head."""
-    queries = call.inputs[0]
-    return bytes_of("float32", queries.numel / max(queries.shape[-1], 1))
+def _attention(call: OpCall, threads: int) -> float:
+    """The logarithms of the sums of exponentials, one float a query and head; in each thread a block of scores, sums and the
+    result (`cpu_flash_attention`); a mask of truth values as numbers."""
+    query, key = call.inputs[0], call.inputs[1]
+    if len(query.shape) < 3 or not query.numel:
+        return 0.0
+    length, width = query.shape[-2:]
+    rows = min(256 if length >= 768 else 64 if length >= 192 else 32, length)
+    columns = min(512, key.shape[-2])
+    scores = bytes_of("float32", rows * columns) + (0.0 if query.dtype == "float32" else bytes_of(query.dtype, rows * columns))
+    block = scores + bytes_of("float32", rows * (2 + width))
+    mask = call.operand("attn_mask")
+    numbers = bytes_of("float32", mask.numel) if mask is not None and mask.dtype == "bool" else 0.0
+    return bytes_of("float32", query.numel / width) + threads * block + numbers
+
+
+def _blocked(spec: TensorSpec, groups: int) -> float:
+    """Bytes of an image in blocks of channels; those of grouped convolutions are not filled up."""
+    channels = spec.shape[1]
+    filled = math.ceil(channels / CHANNEL_BLOCK) * CHANNEL_BLOCK if groups in (1, channels) else channels
+    return spec.nbytes / max(channels, 1) * filled
+
+
+def _blocked_weight(weight: TensorSpec, groups: int) -> float:
+    """Bytes of weights in blocks of channels in and out."""
+    out, into = weight.shape[:2]
+    if groups > 1:
+        return weight.nbytes
+    blocks = [math.ceil(n / CHANNEL_BLOCK) * CHANNEL_BLOCK if n > FEW_CHANNELS else n for n in (out, into)]
+    return weight.nbytes / max(out * into, 1) * blocks[0] * blocks[1]

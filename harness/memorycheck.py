@@ -6,7 +6,8 @@ python -m shmoo.harness.memorycheck densenet121 swin_t    # chosen ones
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator
 
 import click
 import msgspec
@@ -65,18 +66,20 @@ def check_memory(module: DNNModule, batch: int = 1) -> MemoryCheck:
     if measured is None:
         raise InputError(f"the memory of {module.name!r} cannot be checked: {reason}")
     graphs = capture(built.model, built.args, built.kwargs, name=module.name).graphs
-    return MemoryCheck(module.name, batch, resident, measured, peak_memory_bytes(graphs))
+    return MemoryCheck(module.name, batch, resident, measured, peak_memory_bytes(graphs, threads=torch.get_num_threads()))
 
 
 @click.command(help=(__doc__ or "").split("\n\n")[0])
 @click.argument("models", nargs=-1)
 @click.option("--batch", type=click.IntRange(min=1), multiple=True, default=(1, 8), show_default=True, help="Batch sizes.")
 def main(models: tuple[str, ...], batch: tuple[int, ...]) -> None:
-    for line in markdown([check_memory(resolve_model(name), size) for name in models or NETWORKS for size in batch]):
+    checks = (check_memory(resolve_model(name), size) for name in models or NETWORKS for size in batch)
+    for line in markdown(checks):
         click.echo(line)
+        sys.stdout.flush()
 
 
-def markdown(checks: Sequence[MemoryCheck]) -> Iterator[str]:
+def markdown(checks: Iterable[MemoryCheck]) -> Iterator[str]:
     """The table of the documentation."""
     yield "| network | batch | weights and inputs | allocator's peak | estimated | error |"
     yield "|---|---|---|---|---|---|"

@@ -103,3 +103,43 @@ def test_workspaces_are_those_of_the_library(op, attributes, expected):
     b.call(op, {"self": b.tensor((2, 4))}, (2, 4), **attributes)
     assert workspace_bytes(b.calls[0]) == expected
     assert workspace_bytes(b.calls[0], "tpu") == 0
+
+
+def test_weights_that_nothing_reads_take_memory():
+    """A second layer of 8x8 that is not called."""
+    torch = pytest.importorskip("torch")
+    from shmoo.harness.capture import capture
+
+    class Half(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.idle = torch.nn.Linear(8, 8, bias=False), torch.nn.Linear(8, 8, bias=False)
+
+        def forward(self, x):
+            return self.used(x)
+
+    (graph,) = capture(Half(), (torch.zeros(2, 8),)).graphs
+    assert graph.unread_weight_bytes == 4 * 64
+    assert graph.params == 64
+    assert peak_memory_bytes(graph) == 4 * (64 + 64 + 16 + 16)
+
+
+def test_a_convolution_computes_in_a_layout_of_its_own():
+    """1x16x64x64 by 16x16x3x3: image and weights in blocks beside the result in blocks, before it is written out."""
+    b = GraphBuilder()
+    graph = b.graph(b.conv(b.tensor((1, 16, 64, 64)), 16))
+    image, weights = 4 * 16 * 64 * 64, 4 * 16 * 16 * 9
+    assert peak_memory_bytes(graph) == (weights + image) + (weights + 2 * image)
+    assert memory_steps(graph)[0].workspace_bytes == weights + image
+
+
+def test_operands_of_a_statement_live_until_its_end():
+    """norm(x) and then conv of it in one line: x, made before, is in a variable."""
+    b = GraphBuilder()
+    graph = b.graph(b.relu(b.relu(b.relu(b.tensor((100,))))))
+    calls = [
+        msgspec.structs.replace(call, module=f"layer.{i}", source=f"model.py:{line}")
+        for i, (call, line) in enumerate(zip(graph.calls, (1, 2, 2), strict=True))
+    ]
+    steps = memory_steps(msgspec.structs.replace(graph, calls=tuple(calls)))
+    assert [step.held_bytes for step in steps] == [400, 800, 1200]

@@ -11,6 +11,7 @@ from shmoo.estimators.records import Graph
 from shmoo.harness.capture.compiled import compile_pieces
 from shmoo.harness.capture.errors import CaptureError
 from shmoo.harness.capture.exported import export_graph, exportable
+from shmoo.harness.capture.unread import with_unread_weights
 from shmoo.harness.capture.walker import FXGraphWalker
 
 Method = Literal["export", "compile", "trace", "joint"]
@@ -54,7 +55,8 @@ def capture(
     failures = []
     for way in ways:
         try:
-            return way(model, args, kwargs, name=name)
+            found = way(model, args, kwargs, name=name)
+            return msgspec.structs.replace(found, graphs=with_unread_weights(found.graphs, model))
         except CaptureError as error:
             failures.append(error)
     raise CaptureError("; ".join(str(error) for error in failures)) from failures[-1]
