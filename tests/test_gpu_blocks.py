@@ -106,7 +106,7 @@ def test_winograd_transforms_filters_at_every_call():
 
 
 def test_long_rows_outreach_the_translations_at_hand():
-    """Rows of 64 thousand elements lie 256 KB apart, those that a multiprocessor's blocks walk span over 80 MB; rows of a
+    """Rows of 64 thousand elements lie 256 KB apart, those that a multiprocessor's blocks walk span over 64 MB; rows of a
     thousand do not."""
     long, short = (cut(linear(4096, 4096, k), load_profile("gpu_p100")).blocks.far[0] for k in (65536, 1024))
     assert long > 0.9

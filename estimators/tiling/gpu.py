@@ -58,9 +58,9 @@ _LEAST_OUTPUTS = 4096.0
 _ACCUMULATOR_BYTES = 4.0
 _MOST_BLOCKS = 8.0
 """Blocks of at least 64 threads that hold their accumulators; more do not help a product that is bound by arithmetic."""
-_REACH_BYTES = 80.0 * 2**20
+_REACH_BYTES = 64.0 * 2**20
 """Span of addresses that a multiprocessor's translations cover before it asks farther away: 32 MB were found on P100 and V100
-(Jia et al., "Dissecting the NVIDIA Volta GPU architecture via microbenchmarking", 2018); P100's products slow down at 80."""
+(Jia et al., "Dissecting the NVIDIA Volta GPU architecture via microbenchmarking", 2018); P100's products slow down at 64."""
 _FUSED_TILES, _FUSED_FILTERS = 32, 32
 """Tiles of 2 x 2 results by output channels in a block of fused Winograd (Lavin and Gray, CVPR 2016)."""
 
