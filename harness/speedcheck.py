@@ -65,7 +65,7 @@ def main(points: int, repeats: int, scalesim_points: int, scalesim_layers: int) 
             f"\nSCALE-Sim {found.version}: {found.layers} distinct layers of {MODEL} on {found.points} array sizes took "
             f"{si(found.seconds, 's')}; by cycles ({found.share:.1%} of the model's were run) that is about "
             f"{si(found.point_s, 's')} a point, extrapolated to {points} points {found.point_s * points / 3600:.1f} h: "
-            f"{found.point_s * points / slowest:,.0f} times the slowest sweep above"
+            f"{si(found.point_s * points / slowest, '')} times the slowest sweep above"
         )
 
 
