@@ -165,11 +165,13 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
             add("throttle.time", "throttle.time", ("throttle.time",), cases.matrix)
     for name, offered in cases.transformed.items():
         for stem in ("efficiency", "efficiency.bandwidth", *extents):
-            add(f"{stem}.{name}", stem, (f"{stem}.{name}", stem), offered)
+            if stem != "half.far":  # transformed images are dense
+                add(f"{stem}.{name}", stem, (f"{stem}.{name}", stem), offered)
     for code, algorithm in enumerate(ALGORITHMS):
         here = cases.algorithm == code
         for stem in extents:
-            add(f"{stem}.{algorithm}", stem, algorithm_names((stem,), algorithm), here & cases.matrix)
+            feels = cases.far if stem == "half.far" else cases.matrix
+            add(f"{stem}.{algorithm}", stem, algorithm_names((stem,), algorithm), here & feels)
         if "throttle.flop" in profile.coefficients:
             lookup = algorithm_names(("throttle.flop",), algorithm)
             add(f"throttle.flop.{algorithm}", "throttle.flop", lookup, here & cases.matrix)
@@ -208,6 +210,13 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
     return found
 
 
+def _far(block: Block) -> np.ndarray:
+    """(K,) whether the kernels of a block stage elements from farther than translations at hand reach."""
+    blocks = block.tiling.blocks
+    far = 0.0 if blocks is None else blocks.far
+    return np.broadcast_to(np.greater(far, 1e-3), len(block.table))
+
+
 def _offered(block: Block, name: str) -> np.ndarray:
     """(K,) whether the kernels of a block can be done this other way."""
     return next((way.offered for way in block.tiling.transformed if way.name == name), np.zeros(len(block.table), dtype=bool))
@@ -242,6 +251,7 @@ class _Cases:
         self.views = np.concatenate([table.views > 0 for table in tables])
         self.away = np.concatenate([table.code_distance > near_bytes for table in tables])
         ways = sorted({way.name for block in blocks for way in block.tiling.transformed})
+        self.far = np.concatenate([_far(block) for block in blocks])
         self.transformed = {name: np.concatenate([_offered(block, name) for block in blocks]) for name in ways}
         self.alone = (np.bincount(self._segment, minlength=self.count) == 1)[self._segment]
         self.all = np.ones(len(self._segment), dtype=bool)
