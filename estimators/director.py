@@ -7,7 +7,16 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from shmoo.estimators.coefficients import ALGORITHMS, DEFAULTS, Coefficients, algorithm_codes, algorithm_names, draw
+from shmoo.estimators.coefficients import (
+    ALGORITHMS,
+    DEFAULTS,
+    MANY_KERNELS,
+    Coefficients,
+    algorithm_codes,
+    algorithm_names,
+    draw,
+    normals,
+)
 from shmoo.estimators.costs.summary import UnknownOp
 from shmoo.estimators.dtypes import COMPUTE_DTYPES, compute_dtype
 from shmoo.estimators.errors import InputError
@@ -16,6 +25,7 @@ from shmoo.estimators.model import Prediction, graph_latency, predict, segment_e
 from shmoo.estimators.notebook import estimate_html
 from shmoo.estimators.profile import RUNTIMES, ArchitectureProfile, check_runtime
 from shmoo.estimators.records import FAMILIES, Graph, Interval
+from shmoo.estimators.residual import Correction, correction
 from shmoo.estimators.tabulated import Origin, Tabulated, tabulate, tabulated
 from shmoo.estimators.tiling import TilingStrategy, strategy_for
 from shmoo.estimators.tiling.base import Tiling
@@ -41,7 +51,8 @@ _TRUST = ("fallback", "datasheet", "transferred", "fitted")
 
 
 class KernelEstimate(msgspec.Struct, frozen=True):
-    """One kernel of a breakdown. `bound` is what most of its time goes to: "compute", "memory" or "launch"."""
+    """One kernel of a breakdown. `bound` is what most of its time goes to: "compute", "memory" or "launch". `residual` is the
+    factor by which the residual changed its times, 1 where none holds."""
 
     label: str
     family: str
@@ -59,6 +70,7 @@ class KernelEstimate(msgspec.Struct, frozen=True):
     tiles: float
     tile_shape: tuple[float, float, float]
     utilisation: float
+    residual: float = 1.0
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,14 +117,15 @@ class AnalysisDirector:
     Args:
         profile: the machine.
         strategy: tiling strategy to use in place of the profile's own.
+        residual: whether the profile's corrections beside the physical model hold.
 
     Example:
         >>> director = AnalysisDirector(load_profile("gpu_a100_40g"))  # doctest: +SKIP
         >>> director.estimate(capture(model, args).graphs).latency_s  # doctest: +SKIP
     """
 
-    def __init__(self, profile: ArchitectureProfile, strategy: TilingStrategy | None = None) -> None:
-        self.profile = profile
+    def __init__(self, profile: ArchitectureProfile, strategy: TilingStrategy | None = None, *, residual: bool = True) -> None:
+        self.profile = profile if residual else profile.replacing(residual=())
         self.strategy = strategy if strategy is not None else strategy_for(profile)
 
     def tabulate(self, graphs: Sequence[Graph], runtime: str, dtype: str | None = None) -> tuple[KernelTable, Origin]:
@@ -122,6 +135,10 @@ class AnalysisDirector:
     def tile(self, table: KernelTable) -> Tiling:
         """Cut a table for this machine."""
         return self.strategy.apply(table, self.profile, self.strategy.choose(table, self.profile))
+
+    def correct(self, table: KernelTable, tiling: Tiling, runtime: str) -> Correction:
+        """What the profile's residual says of every kernel of a table cut for this machine."""
+        return correction(table, tiling, self.profile, runtime)
 
     def estimate(
         self,
@@ -164,11 +181,12 @@ class AnalysisDirector:
         table = work.table
         tiling = self.tile(table)
         nominal = Coefficients(self.profile)
-        prediction = predict(table, tiling, nominal, runtime)
+        found = self.correct(table, tiling, runtime)
+        prediction = found.applied(predict(table, tiling, nominal, runtime))
         latencies = graph_latency(table, prediction, nominal, runtime)
         energies = segment_energy(table, prediction, latencies, nominal)
         latency, energy = float(latencies.sum()), None if energies is None else float(energies.sum())
-        drawn = self._draws(table, tiling, runtime, seed)
+        drawn = self._draws(table, tiling, runtime, seed, found)
         drawn_t, drawn_e = drawn[0].sum(axis=-1), None if drawn[1] is None else drawn[1].sum(axis=-1)
         latency_s = _interval(latency, drawn_t)
         energy_j = None if energy is None or drawn_e is None else _interval(energy, drawn_e)
@@ -196,7 +214,7 @@ class AnalysisDirector:
             unknown_ops=work.unknown_ops,
             notes=work.notes,
             basis={name: float(share) for name, share in self.basis(table, prediction, nominal, runtime).items()},
-            breakdown=_breakdown(table, tiling, prediction, work.origin, self.profile.value("power.static", 0.0)),
+            breakdown=_breakdown(table, tiling, prediction, found, work.origin, self.profile.value("power.static", 0.0)),
         )
 
     def estimate_table(
@@ -209,10 +227,11 @@ class AnalysisDirector:
             tiling: the same kernels cut for this machine.
         """
         c = Coefficients(self.profile)
-        prediction = predict(table, tiling, c, runtime)
+        found = self.correct(table, tiling, runtime)
+        prediction = found.applied(predict(table, tiling, c, runtime))
         latency = graph_latency(table, prediction, c, runtime)
         energy = segment_energy(table, prediction, latency, c)
-        drawn_t, drawn_e = self._draws(table, tiling, runtime, seed)
+        drawn_t, drawn_e = self._draws(table, tiling, runtime, seed, found)
         low_t, high_t = np.quantile(drawn_t, QUANTILES, axis=0)
         times = [_ordered(*row) for row in zip(low_t, latency, high_t, strict=True)]
         if energy is None or drawn_e is None:
@@ -235,22 +254,26 @@ class AnalysisDirector:
             results += self.estimate_table(table, self.tile(table), runtime, seed)
         return results
 
-    def _draws(self, table: KernelTable, tiling: Tiling, runtime: str, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def _draws(
+        self, table: KernelTable, tiling: Tiling, runtime: str, seed: int, found: Correction
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """(D, S) time and energy of every segment for random values of everything uncertain."""
         drawn = draw(self.profile, _names_in_use(self.profile, runtime), DRAWS, seed)
         coefficients = Coefficients(self.profile, drawn)
         nominal = Coefficients(self.profile)
-        prediction = predict(table, tiling, coefficients, runtime)
+        prediction = found.applied(predict(table, tiling, coefficients, runtime))
         rng = np.random.default_rng(seed + 1)
         codes = algorithm_codes(table, self.profile.family)
-        several = np.bincount(table.segment) > 1
-        spread = nominal.by_algorithm(codes, "sigma")
+        kernels = np.bincount(table.segment)
+        several = kernels > 1
+        spread = found.spread_beside(nominal.by_algorithm(codes, "sigma"))
         if nominal.source("sigma.graph") == "fitted":
             # What whole graphs were off by on held-out cases holds their kernels' errors already.
             spread = np.where(several[table.segment], 0.0, spread)
         # Kernels of one algorithm err together: the same draw scales all of them.
-        noisy = prediction.scaled(np.exp(spread * rng.standard_normal((DRAWS, len(ALGORITHMS)))[:, codes]))
-        together = np.exp(np.where(several, nominal.value("sigma.graph"), 0.0) * rng.standard_normal((DRAWS, 1)))
+        noisy = prediction.scaled(np.exp(spread * normals(rng, DRAWS, len(ALGORITHMS))[:, codes]))
+        shared = np.where(kernels >= MANY_KERNELS, nominal.value("sigma.graph.many", "sigma.graph"), nominal.value("sigma.graph"))
+        together = np.exp(np.where(several, shared, 0.0) * normals(rng, DRAWS, 1))
         times = graph_latency(table, noisy, coefficients, runtime) * together
         return times, segment_energy(table, noisy, times, coefficients)
 
@@ -293,7 +316,7 @@ def _names_in_use(profile: ArchitectureProfile, runtime: str) -> list[str]:
     """Coefficients to draw for this runtime, in the profile or among the defaults. Left out: what a strategy already used to cut
     tiles; `sigma`, which is drawn apart; and fitted latency coefficients, which err together and whose joint error on held-out
     cases is what `sigma` was set from."""
-    fixed = ("capacity.", "count.", "array.", "vector.", "sigma", "power.idle", "power.tdp", "page_fault.threshold")
+    fixed = ("capacity.", "count.", "array.", "vector.", "sigma", "power.idle", "power.tdp")
     energy = ("energy.", "power.")
     fitted = {n for n, c in profile.coefficients.items() if c.source == "fitted" and not n.startswith(energy)}
     names = {*profile.coefficients, *DEFAULTS[profile.family]} - fitted
@@ -323,12 +346,18 @@ def _main_dtype(table: KernelTable) -> str:
 
 
 def _breakdown(
-    table: KernelTable, tiling: Tiling, prediction: Prediction, origin: Sequence[tuple[int, Kernel]], static_w: float
+    table: KernelTable,
+    tiling: Tiling,
+    prediction: Prediction,
+    found: Correction,
+    origin: Sequence[tuple[int, Kernel]],
+    static_w: float,
 ) -> tuple[KernelEstimate, ...]:
     dynamic = prediction.dynamic_j
     parts = np.stack([prediction.compute_s, prediction.memory_s, prediction.launch_s])
     bound = parts.argmax(axis=0)
     flops, nbytes = table.flops, table.bytes
+    factor = np.exp(found.log_factor)
     return tuple(
         KernelEstimate(
             label=table.labels[i],
@@ -347,6 +376,7 @@ def _breakdown(
             tiles=float(tiling.tiles[i]),
             tile_shape=(float(tiling.shape.m[i]), float(tiling.shape.n[i]), float(tiling.shape.k[i])),
             utilisation=float(tiling.utilisation[i]),
+            residual=float(factor[i]),
         )
         for i, (graph, kernel) in enumerate(origin)
     )
@@ -354,7 +384,7 @@ def _breakdown(
 
 def with_threads(profile: ArchitectureProfile, threads: int) -> ArchitectureProfile:
     """The same CPU with fewer cores at work: peaks, near-cache bandwidths and core count scale by threads / cores; the shared
-    levels' bandwidth is what the cores can draw, at most the whole.
+    levels' bandwidth is what the cores can draw, at most the whole. Fewer cores were not measured: the residual is dropped.
 
     Raises:
         InputError: not a CPU, or not between 1 and its cores.
@@ -364,6 +394,8 @@ def with_threads(profile: ArchitectureProfile, threads: int) -> ArchitectureProf
     cores = int(profile.value("count.cores"))
     if not 1 <= threads <= cores:
         raise InputError(f"threads={threads} on {profile.name!r}; allowed: 1 to its {cores} cores")
+    if threads == cores:
+        return profile
     share = threads / cores
     private = ("peak.", *(f"bandwidth.{level}" for level in profile.levels[:-1]))
     memory = f"bandwidth.{profile.levels[-1]}"
@@ -371,5 +403,6 @@ def with_threads(profile: ArchitectureProfile, threads: int) -> ArchitectureProf
     factors = {memory: min(1.0, 2.0 * share), "count.cores": share}
     factors |= {name: share for name in profile.coefficients if name.startswith(private)}
     return profile.replacing(
-        coefficients={name: c.scaled(factors[name]) if name in factors else c for name, c in profile.coefficients.items()}
+        coefficients={name: c.scaled(factors[name]) if name in factors else c for name, c in profile.coefficients.items()},
+        residual=(),
     )
