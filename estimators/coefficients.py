@@ -60,6 +60,10 @@ def converts_layout(codes: np.ndarray) -> np.ndarray:
     return np.isin(codes, [_CODE[name] for name in ("conv", "conv_1x1", "conv_3x3", "depthwise", "conv_transpose")])
 
 
+MANY_KERNELS = 30
+"""Graphs of so many kernels are off by less than short ones, in which a single kernel's error or the call itself shows."""
+
+
 def _range(value: float, low: float, high: float, unit: str, why: str) -> Coefficient:
     return Coefficient(value, unit, "fallback", why, low=low, high=high)
 
