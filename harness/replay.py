@@ -64,7 +64,8 @@ class _Step:
             self._slots.extend((listed, position, index) for position, index in members.items())
             return listed
         if "Device" in kind:
-            return torch.device(device) if not operands else None
+            # A conversion may name its device beside its operand; whatever else has operands follows them.
+            return None if operands and kind.startswith("Optional") else torch.device(device)
         if name in self.call.attributes:
             return _decode(self.call.attributes[name], argument)
         return argument.default_value if argument.has_default_value() else None

@@ -277,3 +277,11 @@ def test_a_network_call_can_be_repeated_on_its_operands():
         last = GraphReplay(graph, weights, [x]).last_call()
         assert torch.allclose(last(), model(x))
         assert torch.equal(last(), last())
+
+
+def test_a_conversion_that_names_its_device_is_replayed():
+    """`x.to(device, dtype)` must be told a device, which is the replay's own."""
+    graph = capture(lambda x: x.to(x.device, torch.float64) + 1, (torch.ones(3),)).graphs[0]
+    assert "aten.to" in [call.op for call in graph.calls]
+    result = GraphReplay(graph, {}, [torch.ones(3)]).last_call()()
+    assert torch.equal(result, torch.full((3,), 2.0, dtype=torch.float64))
