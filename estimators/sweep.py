@@ -24,7 +24,7 @@ AxisValue = int | float | str | bool
 GraphSource = Callable[[Mapping[str, AxisValue]], Sequence[Graph]]
 """Values of the workload's axes in, the graphs of that workload out."""
 
-DRAWN_POINTS = 1000
+DRAWN_POINTS = 256
 """Design points of one machine up to which each has its intervals: a draw costs as much as 200 values."""
 
 
