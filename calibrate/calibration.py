@@ -143,7 +143,7 @@ def _held_out(seen: Sequence[Block], profile: ArchitectureProfile, fitted: Fitte
 def _reach(seen: Sequence[Block], profile: ArchitectureProfile) -> np.ndarray:
     """(S, 2) how far intervals reach below and above the estimates by what was not fitted alone, as logarithms."""
     kept = {name: c for name, c in profile.coefficients.items() if not name.startswith("sigma")}
-    nothing = {name: Coefficient(0.0, "1", "fitted") for name in ("sigma", "sigma.graph")}
+    nothing = {name: Coefficient(0.0, "1", "fitted") for name in ("sigma", "sigma.graph", "sigma.graph.many")}
     sharp = profile.replacing(coefficients=kept | nothing, residual=())
     estimated, low, high = np.concatenate([case_intervals(block, sharp) for block in seen]).T
     return np.log(np.stack([estimated / low, high / estimated], axis=1))

@@ -24,7 +24,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.runs.store import Run
 
-MINUTES = (0.5, 1.0, 2.0, 3.0, 5.0)
+MINUTES = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0)
 REPEATS = 3
 """Random orders; their errors are averaged."""
 LONGEST_S = 300.0

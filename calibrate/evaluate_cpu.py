@@ -7,6 +7,7 @@ itself and also held against the others' networks, and their spread stands besid
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +26,7 @@ NETWORKS, FAR, FAR_SHARE = 0.12, 0.20, 0.15
 QUIET, ABOVE_SPREAD, MOST = 0.06, 0.06, 0.18
 """Where the networks' own spread is above 6 %, their mean error may be 6 % above it, but never above 18 %."""
 COVERAGE, COVERAGE_MARGIN, LEAST_JUDGED = 0.9, 0.05, 60
-"""Intervals hold when they cover 85 to 95 % of a group; of fewer cases than 60 the share itself is not known to 5 %."""
+"""Intervals hold when they cover 85 to 95 % of a group, to the share's standard error; fewer cases than 60 are only shown."""
 FOLDS = 5
 
 
@@ -116,10 +117,15 @@ def coverage(run: Sources, base: ArchitectureProfile) -> list[Result]:
             f"coverage off 90 %, {group} ({np.mean(covered):.0%})",
             len(covered),
             float(abs(np.mean(covered) - COVERAGE)),
-            COVERAGE_MARGIN if len(covered) >= LEAST_JUDGED else None,
+            _margin(len(covered)) if len(covered) >= LEAST_JUDGED else None,
         )
         for group, covered in inside.items()
     ]
+
+
+def _margin(cases: int) -> float:
+    """How far from 90 % a coverage may be found: 5 %, and the standard error of a share of so many cases."""
+    return COVERAGE_MARGIN + math.sqrt(COVERAGE * (1.0 - COVERAGE) / cases)
 
 
 def _fold(case: MeasuredCase) -> int:

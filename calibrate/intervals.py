@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from shmoo.calibrate.dataset import Block
-from shmoo.estimators.coefficients import ALGORITHMS, FAMILY_OF, algorithm_codes
+from shmoo.estimators.coefficients import ALGORITHMS, FAMILY_OF, MANY_KERNELS, algorithm_codes
 from shmoo.estimators.profile import Coefficient
 
 COVERAGE = 0.9
@@ -25,6 +25,11 @@ NORMAL_POINT = 1.645
 MIN_OWN = 20
 """Below this many held-out cases of its own an algorithm takes the spread of its family, below that of all cases together: the
 90 % point of fewer is hardly below their largest."""
+NORMAL_MEDIAN = 0.6745
+"""Standard deviations from the middle within which half of a normal law lies."""
+MIN_LONG = 8
+"""Fewer graphs of many kernels than this say nothing; fewer than `MIN_OWN` are taken for draws of a normal law, whose spread
+follows from their median: their 90 % point would be the one case that was disturbed."""
 FLOOR = 0.02
 """No spread is below 2 %: repeat measurements themselves differ by that."""
 
@@ -32,7 +37,7 @@ FLOOR = 0.02
 def spreads(
     blocks: Sequence[Block], errors: np.ndarray, reach: np.ndarray, family: str, reference: str
 ) -> dict[str, Coefficient]:
-    """`sigma.<algorithm>` and `sigma.graph`; an algorithm without cases keeps what it falls back to.
+    """`sigma.<algorithm>`, `sigma.graph` and `sigma.graph.many`; an algorithm without cases keeps what it falls back to.
 
     Args:
         blocks: the cases.
@@ -54,18 +59,26 @@ def spreads(
         found[name] = Coefficient(sigma, "1", "fitted", f"{reference}; 90 % point over {int(cases.sum())} held-out {whose}")
 
     alone = known & ~several
+    long = known & (np.concatenate([np.bincount(b.table.segment, minlength=b.table.segments) for b in blocks]) >= MANY_KERNELS)
     family_of = np.asarray([ALGORITHMS.index(FAMILY_OF.get(name, name)) for name in ALGORITHMS])
     for code, name in enumerate(ALGORITHMS):
         own = alone & (algorithm == code)
         kin = alone & (family_of[algorithm] == family_of[code])
         if own.sum() >= MIN_OWN:
             note(f"sigma.{name}", own, "cases of its own")
-        elif own.any() and kin.sum() >= MIN_OWN:
-            note(f"sigma.{name}", kin, "cases of its family")
         elif own.any():
-            note(f"sigma.{name}", alone, "cases of all algorithms")
+            wider = (kin, "cases of its family") if kin.sum() >= MIN_OWN else (alone, "cases of all algorithms")
+            # Few cases cannot lower the spread, but they can say that it is not enough for them.
+            worse = conformal_point(needed[own]) > conformal_point(needed[wider[0]])
+            note(f"sigma.{name}", *((own, "cases of its own") if worse else wider))
     if (known & several).any():
         note("sigma.graph", known & several, "graphs")
+    if long.sum() >= MIN_OWN:
+        note("sigma.graph.many", long, f"graphs of at least {MANY_KERNELS} kernels")
+    elif long.sum() >= MIN_LONG:
+        sigma = max(float(np.median(needed[long]) * NORMAL_POINT / NORMAL_MEDIAN), FLOOR)
+        why = f"{reference}; from the median over {int(long.sum())} held-out graphs of at least {MANY_KERNELS} kernels"
+        found["sigma.graph.many"] = Coefficient(sigma, "1", "fitted", why)
     return found
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from build import GraphBuilder
 from test_calibrate import TRUTH, measured_on, sources_of
 
 from shmoo.calibrate.calibration import calibrate_cases
-from shmoo.calibrate.dataset import blocks
-from shmoo.calibrate.intervals import FLOOR, MIN_OWN, NORMAL_POINT, conformal_point, spreads
-from shmoo.estimators.coefficients import normals
+from shmoo.calibrate.dataset import MeasuredCase, blocks
+from shmoo.calibrate.intervals import FLOOR, MIN_OWN, NORMAL_MEDIAN, NORMAL_POINT, conformal_point, spreads
+from shmoo.estimators.coefficients import MANY_KERNELS, normals
 from shmoo.estimators.profile import load_profile
+from shmoo.runs.records import CaseSpec
 
 NOISE = {"linear": 0.12, "add": 0.03, "relu": 0.06, "softmax": 0.25}
 
@@ -30,18 +32,18 @@ def test_the_conformal_point_of_few_is_the_largest():
 
 
 def test_an_algorithm_with_enough_cases_has_a_spread_of_its_own():
-    """Linear errors of 0.3, pointwise of 0.1, 10 of softmax: gemm and pointwise have their own, softmax that of all."""
+    """Linear errors of 0.3 and pointwise of 0.1 have their own spreads. Few of softmax take that of all, unless they err more."""
     base = load_profile("cpu_server_generic")
     cases = [c for c in noisy_cases(0) if c.case.workload != "softmax" or int(c.case.identity, 16) % 3 == 0]
     (block,) = blocks(cases, base)
     of = np.asarray([c.case.workload for c in cases])
     assert 0 < (of == "softmax").sum() < MIN_OWN < (of == "add").sum()
-    errors = np.where(of == "linear", 0.3, np.where(of == "softmax", 0.5, 0.1))
-    found = spreads([block], errors, np.zeros((len(cases), 2)), "cpu", "here")
+    for few, expected in ((0.2, 0.3), (0.5, 0.5)):
+        errors = np.where(of == "linear", 0.3, np.where(of == "softmax", few, 0.1))
+        found = spreads([block], errors, np.zeros((len(cases), 2)), "cpu", "here")
+        assert found["sigma.softmax"].value == pytest.approx(expected / NORMAL_POINT)
     assert found["sigma.gemm"].value == pytest.approx(0.3 / NORMAL_POINT)
     assert found["sigma.pointwise"].value == pytest.approx(0.1 / NORMAL_POINT)
-    assert found["sigma.softmax"].value == pytest.approx(conformal_point(errors) / NORMAL_POINT)
-    assert "all algorithms" in found["sigma.softmax"].reference
 
 
 def test_what_unfitted_ranges_reach_is_not_added_again():
@@ -66,6 +68,31 @@ def test_cases_that_are_not_known_do_not_count():
         0.1 / NORMAL_POINT
     )
     assert not spreads([block], errors * np.nan, np.zeros((len(errors), 2)), "cpu", "")
+
+
+def graphs_of(count: int, kernels: int) -> list[MeasuredCase]:
+    """Chains of so many elementwise kernels, of different sizes."""
+    found = []
+    for i in range(count):
+        b = GraphBuilder()
+        x = b.tensor((64 + i, 64))
+        for _ in range(kernels):
+            x = b.relu(x)
+        found.append(MeasuredCase(CaseSpec("chain", "synthetic", {"rows": 64 + i, "kernels": kernels}), (b.graph(x),), 1.0))
+    return found
+
+
+def test_graphs_of_many_kernels_have_a_spread_of_their_own():
+    """Short graphs err by 0.4. Of 10 long ones one errs by 0.6: their median of 0.1 decides; of 30, their 90 % point."""
+    base = load_profile("cpu_server_generic")
+    for count, expected in ((10, 0.1 / NORMAL_MEDIAN), (30, 0.1 / NORMAL_POINT)):
+        cases = graphs_of(30, 2) + graphs_of(count, MANY_KERNELS)
+        (block,) = blocks(cases, base)
+        errors = np.append(np.full(30, 0.4), np.full(count, 0.1))
+        errors[-1] = 0.6
+        found = spreads([block], errors, np.zeros((len(cases), 2)), "cpu", "")
+        assert found["sigma.graph.many"].value == pytest.approx(expected)
+        assert found["sigma.graph"].value == pytest.approx(0.4 / NORMAL_POINT)
 
 
 def test_draws_have_the_quantiles_of_the_law():

@@ -50,7 +50,7 @@ Examples:
     "--budget",
     type=click.FloatRange(min=0, min_open=True),
     metavar="MINUTES",
-    help="Start no case after this time. Default for the suite planned: 5.",
+    help="Start no case after this time. Default for the suite planned: 4.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory. Default: a new one under ./shmoo-runs.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")

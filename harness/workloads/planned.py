@@ -11,7 +11,7 @@ from shmoo.calibrate.dataset import MeasuredCase, blocks
 from shmoo.calibrate.fit import predicted_latency
 from shmoo.calibrate.planning import plan
 from shmoo.estimators.coefficients import Coefficients
-from shmoo.harness.capture import capture_workload
+from shmoo.harness.capture.traced import capture_traced
 from shmoo.harness.settings import MeasureSettings
 from shmoo.harness.workloads.catalog import find_workload
 from shmoo.runs.records import CaseSpec, Machine
@@ -42,7 +42,8 @@ def most_telling_first(
     base = base_profile(machine, device)
     known = []
     for position, case in enumerate(cases):
-        graphs = capture_workload(find_workload(case.workload), case.axes, case.dtype).graphs
+        built = find_workload(case.workload).build(case.axes, case.dtype, "meta")
+        graphs = capture_traced(built.model, built.args, built.kwargs, name=case.workload).graphs
         known.append(MeasuredCase(case, graphs, 1.0))
         progress(position + 1, len(cases))
     order = plan(
