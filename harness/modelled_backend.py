@@ -21,10 +21,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from shmoo.estimators.director import AnalysisDirector, Estimate, KernelEstimate
+from shmoo.estimators.director import AnalysisDirector, Estimate
 from shmoo.estimators.errors import InputError, NothingMeasuredError, unknown
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.records import Graph, Interval
+from shmoo.estimators.schedule import Scheduled, schedule
 from shmoo.harness.architectures import load_architecture
 from shmoo.harness.capture.origins import source_of
 from shmoo.harness.capture.trace import attribute_tensors, trace_aten
@@ -33,15 +34,6 @@ from shmoo.harness.capture.walker import FXGraphWalker, Origin
 DEFAULT_PROFILES = {"kpu": "kpu_t256", "tpu": "tpu_v4"}
 """Architecture a back-end models where its options name none."""
 _OPTIONS = ("profile",)
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduledKernel:
-    """One kernel of a modelled call: when it starts and ends, in seconds from the call's entry, and what it is."""
-
-    start_s: float
-    end_s: float
-    kernel: KernelEstimate
 
 
 @dataclass
@@ -83,15 +75,11 @@ class ModelledCall:
         return self.estimate.energy_j
 
     @property
-    def schedule(self) -> tuple[ScheduledKernel, ...]:
-        """Every kernel in order; the first starts when the program has been entered."""
-        kernels = self.estimate.breakdown
-        start = self.latency_s.value - sum(kernel.latency_s for kernel in kernels)
-        slots = []
-        for kernel in kernels:
-            slots.append(ScheduledKernel(start, start + kernel.latency_s, kernel))
-            start += kernel.latency_s
-        return tuple(slots)
+    def schedule(self) -> tuple[Scheduled, ...]:
+        """Every kernel in order, from the entry of the call; errors as of `estimate`."""
+        arch = self.estimate.arch
+        profile = next(profile for profile, _ in self._pieces if profile.name == arch)
+        return schedule(AnalysisDirector(profile), self.graphs)[1]
 
 
 _ACTIVE: ContextVar[ModelledCall | None] = ContextVar("shmoo_modelled_call", default=None)
