@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,14 @@ def test_a_model_whose_inputs_are_not_known_is_refused() -> None:
     """A model of time series takes none of the inputs that can be made: it is named, and so is the way out."""
     with pytest.raises(InputError, match=r"takes past_values.*give a factory"):
         config_workload("series", {"model_type": "time_series_transformer", "prediction_length": 4})
+
+
+@pytest.mark.skipif(find_spec("timm") is not None, reason="timm is installed")
+def test_a_config_that_needs_another_library_says_which() -> None:
+    """The published config of DETR takes its backbone from timm."""
+    settings = {"model_type": "detr", "architectures": ["DetrForObjectDetection"], "use_pretrained_backbone": True}
+    with pytest.raises(InputError, match=r"'detr' needs another library.*timm"):
+        config_workload("detr", settings).build(device="meta")
 
 
 @pytest.mark.slow

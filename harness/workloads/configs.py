@@ -112,7 +112,10 @@ def config_workload(
     def build(make: Maker, **sizes: Any) -> Built:
         # Building a model notes its choices in the config, so each has one of its own.
         own = _config(transformers, settings, name)
-        model = make.module(lambda: made_by(own))
+        try:
+            model = make.module(lambda: made_by(own))
+        except ImportError as error:
+            raise InputError(f"{name!r} needs another library: {' '.join(str(error).split())}") from error
         return Built(
             model, (), {entry.name: entry.make(make, own, sizes) for entry in inputs}, traced=True, notes=_expert_notes(own)
         )
