@@ -45,6 +45,7 @@ class OnChip(msgspec.Struct, frozen=True):
     """
 
     arch: str
+    runtime: str
     settings: dict[str, AxisValue]
     value: AxisValue | None
     footprint_bytes: float
@@ -96,11 +97,12 @@ def largest_on_chip(sweep: SweepController, *, dtype: str | None = None) -> Iter
         for (profile, runtime), changed in itertools.product(sweep.targets(), list(product_of(sweep.profile_axes))):
             machine = AnalysisDirector(variant(profile, changed) if changed else profile, sweep.strategy)
             of_size = partial(work, tuple(rest.items()), profile.family, runtime)
-            yield _largest(machine, {**rest, **changed}, sizes, of_size)
+            yield _largest(machine, runtime, {**rest, **changed}, sizes, of_size)
 
 
 def _largest(
     director: AnalysisDirector,
+    runtime: str,
     settings: dict[str, AxisValue],
     sizes: Sequence[AxisValue],
     work_of: Callable[[AxisValue], Tabulated],
@@ -126,4 +128,4 @@ def _largest(
             above = middle
     value = sizes[below] if below >= 0 else None
     footprint = work_of(sizes[max(below, 0)]).peak_memory_bytes
-    return OnChip(director.profile.name, settings, value, footprint, capacity, limits[above])
+    return OnChip(director.profile.name, runtime, settings, value, footprint, capacity, limits[above])

@@ -159,4 +159,4 @@ def _is_numeric(rows: Sequence[Row], axis: str) -> bool:
 
 
 def _text(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -73,6 +73,10 @@ def test_the_planner_prints_the_largest_size_of_each_architecture() -> None:
     shown = shmoo("sweep", "mlp", "--fit", "on-chip", "--axis", "hidden=64,128", "--arch", "kpu_t64")
     assert "largest hidden" in shown.stdout
     assert "end of the axis" in shown.stdout
+    both = rows_of(
+        "sweep", "mlp", "--fit", "on-chip", "--axis", "hidden=64,128", "--arch", "gpu_h100", "--runtime", "eager,inductor"
+    )
+    assert [row["runtime"] for row in both] == ["eager", "inductor"]
 
 
 @pytest.mark.parametrize(
@@ -81,6 +85,7 @@ def test_the_planner_prints_the_largest_size_of_each_architecture() -> None:
         (["mlp"], "nothing varies"),
         (["mlp", "--axis", "batch=1,2", "--fusion", "maybe"], "maybe"),
         (["mlp", "--fit", "on-chip", "--axis", "batch=1,2", "--plot", "x.html"], "--plot"),
+        (["mlp", "--fit", "on-chip", "--axis", "batch=1,2", "--fusion", "off"], "--fusion"),
         (["mlp", "--fit", "on-chip", "--profile-axis", "clock=1e9,2e9", "--arch", "kpu_t64"], "--fit"),
         (["mlp", "--axis", "batch=1,2", "--arch", "tpu_v4", "--runtime", "eager"], "eager"),
         (["mlp", "--profile-axis", "tile_q=1,2"], "tile_q"),

@@ -75,8 +75,8 @@ def sweep(
 
     if plot_path and Path(plot_path).suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--plot writes .html, got {plot_path!r}; name a file such as sweep.html, or use --csv for the numbers")
-    if fit and plot_path:
-        raise InputError("--fit gives one size an architecture, which is a table; leave --plot out")
+    if fit and (plot_path or fusion):
+        raise InputError("--fit gives one size an architecture, in a table; leave --plot and --fusion out")
     workload_axes, machine_axes, settings = (
         options.axes(axes, whole=True),
         _machine_axes(profile_axes),
@@ -203,7 +203,13 @@ def _fit(controller: SweepController, dtype: str | None) -> Iterator[Record]:
 
     name = next(iter(controller.axes), "")
     for found in largest_on_chip(controller, dtype=dtype):
-        row: Record = {"model": controller.model, "arch": found.arch, **found.settings, name: found.value}
+        row: Record = {
+            "model": controller.model,
+            "arch": found.arch,
+            "runtime": found.runtime,
+            **found.settings,
+            name: found.value,
+        }
         if found.value is None:
             row[f"{name}_reason"] = f"not even the smallest size stays on chip: {found.limit}"
         yield row | {"footprint_bytes": found.footprint_bytes, "on_chip_bytes": found.capacity_bytes, "limit": found.limit}
