@@ -15,6 +15,13 @@ Patterson, CACM 52(4), 2009). The energy form is Choi et al., "A roofline model 
 cycles (systolic arrays, recurrences) t_matrix = cycles / (clock x efficiency), and the array and the other units work at once:
 the sum in t_compute is one with exponent p.
 
+Where blocks share multiprocessors (GPU), the factors after t_matrix are those of what a block reuses, reduces and keeps at work:
+
+    (1 + (half_tile + half_far x far)/reuse)(1 + half_k/depth)(1 + half_fill/held)
+
+and under sustained load a board at its power cap takes at least
+(throttle_flop x issued flops + sum B_l x e_byte_l) / (TDP - P_static).
+
 A graph on a CPU takes the sum of its kernels. Where launches are asynchronous (GPU), the host runs ahead: kernel i starts
 when the host has launched it and kernel i-1 has ended.
 """
@@ -126,7 +133,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
 def _compute_time(
     table: KernelTable, tiling: Tiling, c: Coefficients, codes: np.ndarray, runtime: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds of all units, and matrix flops issued: more than counted where blocks overhang, fewer where transforms save some."""
+    """Seconds of all units, and matrix flops issued: more than counted where blocks overhang, fewer with transforms."""
     peak = c.by_dtype(table.dtype, _MATRIX)
     matrix = table.matrix_flops / (peak * tiling.utilisation)
     ramp = _ramp(table, tiling.blocks, lambda stem: c.by_algorithm(codes, stem))

@@ -5,6 +5,7 @@ Coefficient names are dotted paths, so that a sweep or a user can address any of
     count.cores                                                     CPU cores; TPU cores on the chip, unit "1"
     count.pipes                                                     CPU: vector multiply-add pipes of a core
     count.sms                                                       GPU multiprocessors
+    compute.capability                                              GPU generation
     count.units  count.tiles  array.rows  array.cols                TPU matrix units, KPU tiles, and their array
     count.alus                                                      TPU: arithmetic units of a vector lane
     vector.lanes                                                    float32 lanes: of a vector register (CPU), a multiprocessor
@@ -20,6 +21,7 @@ Coefficient names are dotted paths, so that a sweep or a user can address any of
     launch.<runtime>[.<family>]                                     s
     energy.flop.<unit>.<dtype>  energy.byte.<level>                 J/flop, J/B
     power.static  power.idle  power.tdp                             W
+    throttle.flop                                                   J/flop: of a sustained matrix flop, against the power cap
 """
 
 from __future__ import annotations

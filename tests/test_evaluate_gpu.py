@@ -1,0 +1,52 @@
+"""How the published GPU tables are read: what their columns mean, and which card a row is from."""
+
+from __future__ import annotations
+
+import pytest
+
+from shmoo.calibrate.evaluate_gpu import DEVICES, card_of, published, read_device
+from shmoo.estimators.errors import InputError
+
+TABLE = """op,dtype,b,m,n,k,conv_n,conv_c_in,conv_c_out,conv_kernel,conv_size,conv_stride,conv_padding,latency_s
+linear,float32,1,3,5,7,,,,,,,,1e-4
+bmm,float32,2,3,5,7,,,,,,,,1e-4
+conv,float32,,,,,1,8,16,3,10,1,1,1e-4
+"""
+
+
+@pytest.fixture
+def cases(tmp_path):
+    (tmp_path / "gpu_ops").mkdir()
+    (tmp_path / "gpu_ops" / "a100_40g.csv").write_text(TABLE)
+    return read_device(tmp_path, "a100_40g").cases
+
+
+def test_column_n_is_the_reduction(cases):
+    """(3, 5) by (5, 7) where the row says n = 5, k = 7; the row keeps its identity."""
+    linear, bmm, conv = (case.graphs[0].calls[0] for case in cases)
+    assert [spec.shape for spec in linear.inputs[:2]] == [(3, 5), (7, 5)]
+    assert [spec.shape for spec in bmm.inputs] == [(2, 3, 5), (2, 5, 7)]
+    assert conv.inputs[1].shape == (16, 8, 3, 3)
+    assert cases[0].case.axes["n"] == 5
+
+
+def test_convolutions_of_the_a100_are_another_cards(cases):
+    """Its other rows, and all rows of the other devices, are from the device that the table is named after."""
+    assert [card_of(case, "a100_40g") for case in cases] == ["a100_40g", "a100_40g", "a100_80g"]
+    assert {card_of(case, "v100") for case in cases} == {"v100"}
+
+
+def test_a_missing_table_is_named(tmp_path):
+    """The folder is explained."""
+    with pytest.raises(InputError, match=r"t4\.csv"):
+        read_device(tmp_path, "t4")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_is_published_of_a_device_has_what_is_looked_up(device):
+    """Nothing of a fit is left, neither values nor what a prior held; generation, kernels and the energy of a flop are."""
+    profile = published(f"gpu_{device}")
+    assert not [n for n, c in profile.coefficients.items() if c.source in ("fitted", "transferred")]
+    assert not [n for n in profile.coefficients if n.startswith(("half.", "overlap", "launch"))]
+    assert {"compute.capability", "throttle.flop"} <= set(profile.coefficients)
+    assert profile.tiling.parameters["library"]
