@@ -17,6 +17,7 @@ from shmoo.harness.mode import Mode
 from shmoo.harness.models import model_graphs
 from shmoo.harness.workloads import find_workload
 from shmoo.harness.workloads.module import Built
+from shmoo.harness.workloads.torchvision_ops import import_torchvision
 
 
 def only(found: Capture) -> Graph:
@@ -100,6 +101,7 @@ def overcount(graph: Graph) -> float:
 
 
 def bert(device: str) -> Built:
+    import_torchvision()
     transformers = pytest.importorskip("transformers", reason="needs the extra 'models'")
     config = transformers.BertConfig(
         vocab_size=99,
@@ -114,6 +116,7 @@ def bert(device: str) -> Built:
 
 
 def gpt2(device: str) -> Built:
+    import_torchvision()
     transformers = pytest.importorskip("transformers", reason="needs the extra 'models'")
     config = transformers.GPT2Config(vocab_size=99, n_embd=32, n_layer=2, n_head=4, n_positions=64)
     with torch.device(device):

@@ -46,5 +46,6 @@ class Lines(TorchFunctionMode):
     """While active, every traced node notes the line of the model's own code that it comes from."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        get_current_meta()["stack_trace"] = model_frame()
+        if getattr(func, "__name__", "") != "__get__":  # most calls only ask for a shape or a type
+            get_current_meta()["stack_trace"] = model_frame()
         return func(*args, **(kwargs or {}))
