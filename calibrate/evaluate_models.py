@@ -43,15 +43,16 @@ class MeasuredModel(msgspec.Struct, frozen=True):
 
     device: str
     model: str
+    dtype: str
     batch: int
     seq_len: int
     latency_s: float
     predicted_s: dict[str, float]
 
     @property
-    def shape(self) -> tuple[str, int, int]:
+    def shape(self) -> tuple[str, str, int, int]:
         """What its graphs depend on."""
-        return self.model, self.batch, self.seq_len
+        return self.model, self.dtype, self.batch, self.seq_len
 
 
 GraphsOf = Callable[[MeasuredModel], Sequence[Graph]]
@@ -67,6 +68,7 @@ def read_models(path: Path) -> list[MeasuredModel]:
         MeasuredModel(
             row["device"],
             row["model"],
+            row["dtype"],
             int(row["batch"]),
             int(row["seq_len"]),
             float(row["latency_s"]),
@@ -92,7 +94,7 @@ def evaluate(folder: Path, graphs_of: GraphsOf) -> list[Result]:
 
 def compare(rows: Sequence[MeasuredModel], graphs_of: GraphsOf, fitted: Mapping[str, ArchitectureProfile]) -> list[Result]:
     """`evaluate` on rows already read and profiles already fitted."""
-    captured: dict[tuple[str, int, int], Sequence[Graph]] = {}
+    captured: dict[tuple[str, str, int, int], Sequence[Graph]] = {}
     for row in rows:
         if row.shape not in captured:
             captured[row.shape] = graphs_of(row)

@@ -26,7 +26,7 @@ MEASURED_AS = MappingProxyType({"BertLMHeadModel": "BertForSequenceClassificatio
 """Architecture that a config names -> the one that was measured, where that is another."""
 
 
-def eager_model(path: Path, batch: int, seq_len: int) -> Built:
+def eager_model(path: Path, batch: int, seq_len: int, dtype: str = "float32") -> Built:
     """A transformer as the table measured it, on the meta device: it has shapes and no weights.
 
     Raises:
@@ -40,7 +40,7 @@ def eager_model(path: Path, batch: int, seq_len: int) -> Built:
     with tempfile.TemporaryDirectory() as folder:
         changed = Path(folder) / path.name
         changed.write_text(json.dumps(settings))
-        built = load_config(str(changed)).build({"batch": batch, "seq_len": seq_len}, "float32", "meta")
+        built = load_config(str(changed)).build({"batch": batch, "seq_len": seq_len}, dtype, "meta")
     # The library of the time added a mask of ones where it was given none; the present one leaves the addition out.
     tokens = built.kwargs["input_ids"]
     return Built(built.model, (), {**built.kwargs, "attention_mask": tokens.new_ones(tokens.shape)})
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = parser.parse_args(arguments).folder
 
     def graphs_of(row: MeasuredModel) -> Sequence[Graph]:
-        built = eager_model(folder / "model_configs" / f"{row.model}.json", row.batch, row.seq_len)
+        built = eager_model(folder / "model_configs" / f"{row.model}.json", row.batch, row.seq_len, row.dtype)
         return capture_traced(built.model, built.args, built.kwargs, name=row.model).graphs
 
     try:
