@@ -19,7 +19,7 @@ from shmoo.calibrate.residual import FittedResidual, fit_residual
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, FittedFrom
+from shmoo.estimators.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, FittedFrom, Reduction
 from shmoo.estimators.records import FAMILIES
 from shmoo.runs.metrics import grouped_error_cards
 from shmoo.runs.records import FINGERPRINT_FIELDS
@@ -42,6 +42,7 @@ def calibrate(
     name: str | None = None,
     seed: int = 0,
     residual: bool = True,
+    reduction: Reduction = "k",
     progress: Progress | None = None,
 ) -> Calibration:
     """Fit a machine's coefficients to what was measured on it.
@@ -52,6 +53,7 @@ def calibrate(
         name: name of the result; the base's name, or cpu_local, for `None`.
         seed: of the fit's further starts.
         residual: whether to fit corrections beside the physical model where they lower held-out error.
+        reduction: column of tables that holds the reduction of matrix products (`columns.table_reduction` finds it).
         progress: told what is being done.
 
     Raises:
@@ -60,7 +62,7 @@ def calibrate(
     """
     tell = progress or (lambda message: None)
     tell("reading sources")
-    read = read_sources(sources, "cpu" if base is None else base.family)
+    read = read_sources(sources, "cpu" if base is None else base.family, reduction)
     start = base if base is not None else _base_of(read)
     return calibrate_cases(read, start, name=name or start.name, seed=seed, residual=residual, progress=tell)
 
@@ -97,6 +99,7 @@ def calibrate_cases(
     reference = f"fitted to {', '.join(read.names)} ({read.rows_hash})"
     profile = base.replacing(
         name=name,
+        table_reduction=read.table_reduction,
         coefficients={**base.coefficients, **_coefficients(fitted, {p.name: p.unit for p in parameters}, reference)},
         fitted_from=FittedFrom(
             rows_hash=read.rows_hash,

@@ -12,7 +12,7 @@ import numpy as np
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.kernels import KernelTable
-from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.profile import ArchitectureProfile, Reduction
 from shmoo.estimators.records import Graph
 from shmoo.estimators.tiling.base import Tiling
 from shmoo.runs.records import CaseSpec, Machine
@@ -43,14 +43,16 @@ class Sources:
     rows_hash: str
     names: tuple[str, ...]
     machine: Machine | None
+    table_reduction: Reduction = "k"
 
 
-def read_sources(paths: Sequence[Path], family: str = "cpu") -> Sources:
+def read_sources(paths: Sequence[Path], family: str = "cpu", reduction: Reduction = "k") -> Sources:
     """Read runs and operator tables of one machine.
 
     Args:
         paths: run directories, or .csv operator tables.
         family: architecture family a table was measured on, as its rows do not say.
+        reduction: column of tables that holds the reduction of matrix products.
 
     Raises:
         InputError: no source, or runs whose fingerprints differ (each differing field with both values).
@@ -64,7 +66,7 @@ def read_sources(paths: Sequence[Path], family: str = "cpu") -> Sources:
     first: Path | None = None
     for path in paths:
         if path.suffix == ".csv":
-            cases += _table_cases(path, family)
+            cases += _table_cases(path, family, reduction)
             digests.append(hashlib.sha256(path.read_bytes()).hexdigest()[:16])
             continue
         run = Run.open(path)
@@ -80,7 +82,7 @@ def read_sources(paths: Sequence[Path], family: str = "cpu") -> Sources:
         digests.append(run.rows_hash)
     if not cases:
         raise NothingMeasuredError(f"no usable row in {', '.join(map(str, paths))}; `shmoo show RUN` lists why rows failed")
-    return Sources(tuple(cases), "+".join(digests), tuple(path.name for path in paths), machine)
+    return Sources(tuple(cases), "+".join(digests), tuple(path.name for path in paths), machine, reduction)
 
 
 def run_cases(run: Run, passes: int | None = None) -> list[MeasuredCase]:
@@ -116,8 +118,8 @@ def _total_energy(readings) -> list[float]:
     return [sum(r.energy_j for r in counted)]
 
 
-def _table_cases(path: Path, family: str) -> list[MeasuredCase]:
-    rows = read_table(path, device=TABLE_DEVICE[family], runtime=TABLE_RUNTIME[family]).rows
+def _table_cases(path: Path, family: str, reduction: Reduction) -> list[MeasuredCase]:
+    rows = read_table(path, device=TABLE_DEVICE[family], runtime=TABLE_RUNTIME[family], reduction=reduction).rows
     return [MeasuredCase(row.case, (row.graph(),), row.latency_s, row.energy_j) for row in rows if row.latency_s is not None]
 
 

@@ -13,21 +13,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from msgspec import structs
 
 from shmoo.calibrate.calibration import calibrate_cases, case_intervals
-from shmoo.calibrate.dataset import TABLE_DEVICE, TABLE_RUNTIME, MeasuredCase, Sources, blocks, read_sources
+from shmoo.calibrate.dataset import MeasuredCase, Sources, blocks, read_sources
 from shmoo.calibrate.evaluate import Result
 from shmoo.calibrate.transfer import transfer
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile, load_profile
-from shmoo.runs.tables import read_table
 
 DEVICES = {"p100": "P100", "v100": "V100", "t4": "T4", "a100_40g": "A100"}
 """Table and profile of a measured device -> what the table's authors call it."""
 CONV_CARD = {"a100_40g": "a100_80g"}
 """Device -> profile of the card that its convolutions were measured on, where that is another."""
-PRODUCTS = ("linear", "bmm")
 GROUPS = {"linear": 0.09, "bmm": 0.11, "conv": 0.17, "elementwise, norm, softmax": 0.08}
 """Group of operators -> largest mean error over the devices."""
 HELD = "held by its prior"
@@ -138,16 +135,4 @@ def read_device(folder: Path, device: str) -> Sources:
     if not path.is_file():
         raise InputError(f"no table at {str(path)!r}; DATA_DIR is the folder that holds gpu_ops")
     whose = f"NeuSight's operator measurements on a {DEVICES[device]}, eager float32 (Lee et al., ASPLOS 2025)"
-    return replace(read_sources([path], "gpu"), cases=_as_run(path), names=(whose,))
-
-
-def _as_run(path: Path) -> tuple[MeasuredCase, ...]:
-    """The rows' cases with the graphs that were run: (m, n) by (n, k), whatever the columns are called elsewhere."""
-    cases = []
-    for row in read_table(path, device=TABLE_DEVICE["gpu"], runtime=TABLE_RUNTIME["gpu"]).rows:
-        run = row
-        if row.op in PRODUCTS:
-            run = structs.replace(row, axes={**row.axes, "n": row.axes["k"], "k": row.axes["n"]})
-        if row.latency_s is not None:
-            cases.append(MeasuredCase(row.case, (run.graph(),), row.latency_s, row.energy_j))
-    return tuple(cases)
+    return replace(read_sources([path], "gpu", reduction="n"), names=(whose,))

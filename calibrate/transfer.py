@@ -47,7 +47,13 @@ def transfer(measured: Sequence[ArchitectureProfile], target: ArchitectureProfil
     weights = [_nearness(profile, target) for profile in measured]
     names = sorted({name for profile in measured for name in profile.coefficients})
     carried = {name: found for name in names if (found := _carried(name, measured, weights)) is not None}
-    return target.replacing(coefficients={**published, **carried}, fitted_from=None, error_card={}, residual=())
+    return target.replacing(
+        coefficients={**published, **carried},
+        fitted_from=None,
+        error_card={},
+        residual=(),
+        table_reduction=measured[0].table_reduction,
+    )
 
 
 def _nearness(profile: ArchitectureProfile, target: ArchitectureProfile) -> float:

@@ -41,6 +41,8 @@ MODEL_FORM = 1
 
 Source = Literal["fitted", "datasheet", "literature", "simulated", "transferred", "fallback"]
 Family = Literal["cpu", "gpu", "tpu", "kpu"]
+Reduction = Literal["k", "n"]
+"""Column of operator tables that holds the reduction of matrix products."""
 DEFAULT_RUNTIME = {"cpu": "inductor", "gpu": "inductor", "tpu": "xla", "kpu": "domainflow"}
 RUNTIMES = {
     "cpu": ("eager", "inductor", "inductor-freezing", "cudagraphs"),
@@ -162,6 +164,8 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
         illustrative: numbers made up to explain, exempt from plausibility checks.
         error_card: split ("validation", "test") -> group (operator family or "networks") -> errors.
         residual: corrections beside the physical model, for the machine that was measured only; () takes them off.
+        table_reduction: column that holds the reduction of matrix products in the operator tables the coefficients come from; tables
+            are read likewise when they are estimated with this profile.
     """
 
     name: str
@@ -174,6 +178,7 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     fitted_from: FittedFrom | None = None
     error_card: dict[str, dict[str, ErrorCardEntry]] = {}
     residual: tuple[ResidualGroup, ...] = ()
+    table_reduction: Reduction = "k"
     # A factory, because omit_defaults would leave a plain default out of the file.
     format: int = msgspec.field(default_factory=lambda: PROFILE_FORMAT)
     model_form: int = msgspec.field(default_factory=lambda: MODEL_FORM)

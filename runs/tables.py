@@ -4,8 +4,9 @@ Columns (those that do not apply are empty or absent, further ones are ignored):
 
     op, dtype               operator (a key of `TABLE_OPERATORS`) and element type (default float32)
     latency_s, energy_j     measured; energy where known
-    b, m, n, k              linear, bmm, matmul: (b, m, k) by (b, k, n). attention: b heads, m queries, n keys, k wide.
-                            embedding: m look-ups in a table of n rows, k wide
+    b, m, n, k              linear, bmm, matmul: (b, m, k) by (b, k, n), or (b, m, n) by (b, n, k) where the reduction is said to
+                            stand in column n. attention: b heads, m queries, n keys, k wide. embedding: m look-ups in a
+                            table of n rows, k wide
     conv_n, conv_c_in, conv_c_out, conv_kernel, conv_size, conv_stride, conv_padding, conv_groups
                             square convolutions and pooling; conv_size is the input's height and width
     rows, cols or shape     ("2x1024x4096") of the other operators: softmax and layer, RMS norm act on the last axis, batch and
@@ -26,12 +27,16 @@ import msgspec
 
 from shmoo.estimators.dtypes import canonical_dtype
 from shmoo.estimators.errors import FormatError, InputError, unknown
+from shmoo.estimators.profile import Reduction
 from shmoo.estimators.records import Graph, single_call_graph
 from shmoo.runs.records import AxisValue, CaseSpec
 from shmoo.runs.table_operators import GEMM, TABLE_OPERATORS, ShapedOperator, SizedOperator
 
 ALIASES = MappingProxyType({"conv2d": "conv", "vector_add": "add", "clone": "copy"})
 """Names that published tables use for operators of the vocabulary."""
+
+PRODUCTS = ("linear", "bmm", "matmul")
+"""Operators whose reduction stands in column k, or in n in some published tables."""
 
 _DEFAULTS = MappingProxyType({"b": 1, "conv_stride": 1, "conv_padding": 0, "conv_groups": 1})
 _MAY_BE_ZERO = frozenset({"conv_padding"})
@@ -46,7 +51,7 @@ class TableRow(msgspec.Struct, frozen=True, omit_defaults=True):
         axes: the operator's extents by column name; `shape` as text for those that take a shape.
         latency_s, energy_j: measured per call, `None` where the table gives none.
         kernel: main kernel that ran, "" where not known.
-        device, runtime: as passed to `read_table`.
+        device, runtime, reduction: as passed to `read_table`.
     """
 
     line: int
@@ -58,6 +63,7 @@ class TableRow(msgspec.Struct, frozen=True, omit_defaults=True):
     kernel: str = ""
     device: str = "cpu"
     runtime: str = "eager"
+    reduction: Reduction = "k"
 
     @property
     def case(self) -> CaseSpec:
@@ -70,7 +76,10 @@ class TableRow(msgspec.Struct, frozen=True, omit_defaults=True):
         if isinstance(operator, ShapedOperator):
             call, weights = operator.build(tuple(int(extent) for extent in str(self.axes["shape"]).split("x")), self.dtype)
         else:
-            call, weights = operator.build({name: int(extent) for name, extent in self.axes.items()}, self.dtype)
+            extents = {name: int(extent) for name, extent in self.axes.items()}
+            if self.op in PRODUCTS and self.reduction == "n":
+                extents["n"], extents["k"] = extents["k"], extents["n"]
+            call, weights = operator.build(extents, self.dtype)
         return single_call_graph(call, weights, name=self.op)
 
 
@@ -81,10 +90,13 @@ class OperatorTable(msgspec.Struct, frozen=True):
     rows: tuple[TableRow, ...]
 
 
-def read_table(path: str | Path, *, device: str = "cpu", runtime: str = "eager", measured: bool = True) -> OperatorTable:
+def read_table(
+    path: str | Path, *, device: str = "cpu", runtime: str = "eager", measured: bool = True, reduction: Reduction = "k"
+) -> OperatorTable:
     """Read an operator table.
 
     Args:
+        reduction: column that holds the reduction of `PRODUCTS`.
         device: what the rows were measured on ("cpu", "cuda", "tpu", "kpu"); part of each row's identity.
         runtime: how they were run.
         measured: whether every row must have a latency (to calibrate) or may lack it (to be estimated only).
@@ -115,11 +127,13 @@ def read_table(path: str | Path, *, device: str = "cpu", runtime: str = "eager",
         where = f"{path}:{reader.line_num}"
         if len(cells) != len(header):
             raise FormatError(f"{where}: {len(cells)} cells, the header has {len(header)}; the row is damaged or cut off")
-        rows.append(_row(dict(zip(header, cells, strict=True)), where, reader.line_num, device, runtime, measured))
+        rows.append(_row(dict(zip(header, cells, strict=True)), where, reader.line_num, device, runtime, measured, reduction))
     return OperatorTable(str(path), tuple(rows))
 
 
-def _row(cells: dict[str, str], where: str, line: int, device: str, runtime: str, measured: bool) -> TableRow:
+def _row(
+    cells: dict[str, str], where: str, line: int, device: str, runtime: str, measured: bool, reduction: Reduction
+) -> TableRow:
     op = cells["op"].strip()
     op = ALIASES.get(op, op)
     if op not in TABLE_OPERATORS:
@@ -132,7 +146,7 @@ def _row(cells: dict[str, str], where: str, line: int, device: str, runtime: str
     energy = _positive(cells, "energy_j", where)
     operator = TABLE_OPERATORS[op]
     axes = _shape(cells, operator, where) if isinstance(operator, ShapedOperator) else _extents(cells, operator, where)
-    return TableRow(line, op, axes, dtype, latency, energy, cells.get("kernel", "").strip(), device, runtime)
+    return TableRow(line, op, axes, dtype, latency, energy, cells.get("kernel", "").strip(), device, runtime, reduction)
 
 
 def _positive(cells: dict[str, str], column: str, where: str, required: bool = False) -> float | None:

@@ -12,6 +12,7 @@ from shmoo.harness.cli import options, output
 
 if TYPE_CHECKING:
     from shmoo.calibrate.calibration import Calibration
+    from shmoo.estimators.profile import ArchitectureProfile, Reduction
 
 EXAMPLES = """\b
 Examples:
@@ -29,6 +30,11 @@ Examples:
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the fit's further starts.")
 @click.option("--no-residual", is_flag=True, help="Fit the physical model only, nothing beside it.")
 @click.option(
+    "--reduction",
+    type=click.Choice(["k", "n"]),
+    help="Column of tables that holds the reduction of matrix products. Default: the one that explains the measurements.",
+)
+@click.option(
     "--curve", is_flag=True, help="Show how much measuring is enough: the error against cases and minutes. Writes no profile."
 )
 @click.option("--force", is_flag=True, help="Replace the profile that is there.")
@@ -40,6 +46,7 @@ def calibrate(
     name: str | None,
     seed: int,
     no_residual: bool,
+    reduction: Reduction | None,
     curve: bool,
     force: bool,
     as_json: bool,
@@ -57,7 +64,7 @@ def calibrate(
     if curve:
         show_curve(sources, profile, seed, as_json)
         return
-    made = fit(sources, profile, name or (out.stem if out else None), seed, not no_residual)
+    made = fit(sources, profile, name or (out.stem if out else None), seed, not no_residual, reduction)
     target = out if out is not None else profile_path(made.profile.name)
     refuse_existing(target, force)
     output.writing(target).write_bytes(made.profile.to_json())
@@ -72,12 +79,27 @@ def calibrate(
         show_calibration(made)
 
 
-def fit(sources: tuple[Path, ...], base, name: str | None, seed: int, residual: bool = True) -> Calibration:
+def fit(
+    sources: tuple[Path, ...],
+    base: ArchitectureProfile | None,
+    name: str | None,
+    seed: int,
+    residual: bool = True,
+    reduction: Reduction | None = None,
+) -> Calibration:
     """The calibration, with what it does told on stderr."""
     from shmoo.calibrate.calibration import calibrate as calibrate_sources
+    from shmoo.calibrate.columns import table_reduction
 
+    def tell(doing: str) -> None:
+        output.message(f"calibrate: {doing}")
+
+    if reduction is None and base is not None:
+        reduction, why = table_reduction(sources, base)
+        if why:
+            tell(why)
     return calibrate_sources(
-        sources, base=base, name=name, seed=seed, residual=residual, progress=lambda doing: output.message(f"calibrate: {doing}")
+        sources, base=base, name=name, seed=seed, residual=residual, reduction=reduction or "k", progress=tell
     )
 
 

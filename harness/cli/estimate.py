@@ -11,7 +11,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.harness.cli import modes, options, output
 
 if TYPE_CHECKING:
-    from shmoo.estimators.profile import ArchitectureProfile
+    from shmoo.estimators.profile import ArchitectureProfile, Reduction
     from shmoo.estimators.tabular import Record
     from shmoo.harness.mode import Mode
 
@@ -28,6 +28,11 @@ Examples:
 @click.command(epilog=EXAMPLES)
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
 @click.option("--ops", type=click.Path(), help="Estimate the rows of an operator table in place of a model; needs one --arch.")
+@click.option(
+    "--reduction",
+    type=click.Choice(["k", "n"]),
+    help="Column of the table that holds the reduction of products. Default: as in the tables the profile was fitted to, else k.",
+)
 @options.archs
 @options.counts("--batch", help="Batch sizes. Default: the model's own.")
 @options.names(
@@ -45,6 +50,7 @@ Examples:
 def estimate(
     models: tuple[str, ...],
     ops: str | None,
+    reduction: Reduction | None,
     arch: tuple[str, ...],
     batch: tuple[int, ...],
     dtype: tuple[str, ...],
@@ -66,7 +72,7 @@ def estimate(
     if ops is not None:
         asked = mode.phase or mode.training or mode.autocast or mode.quantize
         refuse_with_ops(models, batch, dtype, threads, input_shape, seq_len, asked)
-        records = estimate_table(ops, arch, runtime, not no_residual)
+        records = estimate_table(ops, arch, runtime, not no_residual, reduction)
     elif models:
         shape = options.parse_shape(input_shape)
         records = estimate_models(models, arch, batch, dtype, runtime, threads, shape, seq_len, trust, not no_residual, mode)
@@ -95,13 +101,16 @@ def refuse_with_ops(models: tuple[str, ...], *others: object) -> None:
         )
 
 
-def estimate_table(path: str, arch: tuple[str, ...], runtime: tuple[str, ...], residual: bool = True) -> list[Record]:
-    """One record a row of an operator table, in row order."""
+def estimate_table(
+    path: str, arch: tuple[str, ...], runtime: tuple[str, ...], residual: bool = True, reduction: Reduction | None = None
+) -> list[Record]:
+    """One record a row of an operator table, in row order. `reduction` is the column that holds that of matrix products, by default
+    the one of the tables that the profile was fitted to."""
     from shmoo.estimators.director import AnalysisDirector
     from shmoo.estimators.profile import check_runtime
     from shmoo.estimators.tabular import interval_record
     from shmoo.harness.architectures import load_architecture
-    from shmoo.runs.tables import read_table
+    from shmoo.runs.tables import PRODUCTS, read_table
 
     if len(arch) != 1:
         raise InputError(f"--ops needs exactly one --arch, got {len(arch) or 'none'}; such as --arch gpu_a100_40g")
@@ -109,7 +118,13 @@ def estimate_table(path: str, arch: tuple[str, ...], runtime: tuple[str, ...], r
         raise InputError(f"--ops takes one --runtime, got {', '.join(runtime)}")
     profile = load_architecture(arch[0])
     chosen = check_runtime(profile, runtime[0] if runtime else None)
-    rows = read_table(path, measured=False).rows
+    column = reduction or profile.table_reduction
+    rows = read_table(path, measured=False, reduction=column).rows
+    if column == "n" and reduction is None and any(row.op in PRODUCTS for row in rows):
+        output.message(
+            f"columns m, n, k of matrix products read as (m, n) by (n, k), as in the tables that {profile.name} was fitted to; "
+            "--reduction k reads (m, k) by (k, n)"
+        )
     estimates = AnalysisDirector(profile, residual=residual).estimate_cases([row.graph() for row in rows], runtime=chosen)
     records = []
     for i, (row, (latency, energy)) in enumerate(zip(rows, estimates, strict=True)):
