@@ -1,7 +1,7 @@
 """Which column of an operator table is the reduction of its matrix products: published tables call it k or n, and do not say.
 
-Sizes do not tell: flops and bytes of (m, k) by (k, n) and (m, n) by (n, k) are the same. How a library cuts them into tiles and runs
-through a reduction is not, so the model is fitted to some of the rows read one way and the other, and held against others.
+Sizes do not tell: flops and bytes of (m, k) by (k, n) and (m, n) by (n, k) are the same. How a library cuts them into tiles and
+runs through a reduction is not, so the model is fitted to some of the rows read one way and the other, and held against others.
 """
 
 from __future__ import annotations

@@ -164,8 +164,8 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
         illustrative: numbers made up to explain, exempt from plausibility checks.
         error_card: split ("validation", "test") -> group (operator family or "networks") -> errors.
         residual: corrections beside the physical model, for the machine that was measured only; () takes them off.
-        table_reduction: column that holds the reduction of matrix products in the operator tables the coefficients come from; tables
-            are read likewise when they are estimated with this profile.
+        table_reduction: column that holds the reduction of matrix products in the operator tables the coefficients come from;
+            tables are read likewise when they are estimated with this profile.
     """
 
     name: str

@@ -38,7 +38,7 @@ def measured(tmp_path_factory):
 
 
 def test_a_row_is_read_as_its_table_says(tmp_path):
-    """m = 3, n = 5, k = 7: (3, 7) by (7, 5), or (3, 5) by (5, 7) with the reduction in column n. The row's identity is the same."""
+    """m = 3, n = 5, k = 7: (3, 7) by (7, 5), or (3, 5) by (5, 7) with the reduction in column n. Its identity is the same."""
     path = table(tmp_path / "t.csv", [["bmm", 2, 3, 5, 7, 1e-4], ["linear", 1, 3, 5, 7, 1e-4]])
     usual, other = (read_table(path, reduction=column).rows for column in ("k", "n"))
     assert [spec.shape for spec in usual[0].graph().calls[0].inputs] == [(2, 3, 7), (2, 7, 5)]
@@ -61,7 +61,7 @@ def test_few_products_are_read_as_they_say(tmp_path):
 
 
 def test_a_profile_reads_tables_as_those_it_was_fitted_to(measured, tmp_path):
-    """Calibrated on such a table, the profile estimates its rows with the reduction in column n, says so, and can be told not to."""
+    """Calibrated on such a table, the profile estimates its rows with the reduction in column n, says so, and can be told."""
     made = tmp_path / "mine.json"
     runner = CliRunner()
     done = runner.invoke(cli, ["calibrate", str(measured), "--base", "gpu_v100", "--no-residual", "-o", str(made)])

@@ -104,8 +104,8 @@ def refuse_with_ops(models: tuple[str, ...], *others: object) -> None:
 def estimate_table(
     path: str, arch: tuple[str, ...], runtime: tuple[str, ...], residual: bool = True, reduction: Reduction | None = None
 ) -> list[Record]:
-    """One record a row of an operator table, in row order. `reduction` is the column that holds that of matrix products, by default
-    the one of the tables that the profile was fitted to."""
+    """One record a row of an operator table, in row order. `reduction` is the column that holds that of matrix products, by
+    default the one of the tables that the profile was fitted to."""
     from shmoo.estimators.director import AnalysisDirector
     from shmoo.estimators.profile import check_runtime
     from shmoo.estimators.tabular import interval_record
