@@ -15,20 +15,42 @@ from types import MappingProxyType
 from shmoo.estimators.errors import ShmooError, unknown
 from shmoo.estimators.profile import BUILTIN_DIR, ArchitectureProfile
 
-UNMEASURED_GPUS = ("gpu_a100_80g", "gpu_l4", "gpu_h100", "gpu_h200")
+UNMEASURED_GPUS = ("gpu_l4", "gpu_h100", "gpu_h200")
 """Built-in GPUs that no table holds."""
 
 
 def _gpu(folder: Path) -> Iterator[ArchitectureProfile]:
-    from shmoo.calibrate.evaluate_gpu import DEVICES, fit_device, published, read_device
+    from shmoo.calibrate.evaluate_gpu import DEVICES, fit_cards, published, read_device
     from shmoo.calibrate.transfer import transfer
 
-    fitted = []
+    measured = []
     for device in DEVICES:
-        fitted.append(fit_device(read_device(folder, device), device))
-        yield fitted[-1]
+        own, *others = fit_cards(read_device(folder, device), device).values()
+        whole = own
+        for other in others:
+            whole = completed(whole, other)
+            yield completed(other, own)
+        yield whole
+        measured.append(own)
+        # Of the other card what the first has nothing of: the rest is the same chip twice.
+        added = {name for name in whole.coefficients if name not in own.coefficients} | {"compute.capability"}
+        measured += [o.replacing(coefficients={n: c for n, c in o.coefficients.items() if n in added}) for o in others]
     for name in UNMEASURED_GPUS:
-        yield transfer(fitted, published(name))
+        yield transfer(measured, published(name))
+
+
+def completed(profile: ArchitectureProfile, other: ArchitectureProfile) -> ArchitectureProfile:
+    """A fitted profile with what its own rows say nothing about carried from the same chip on another card: coefficients of
+    algorithms and operators (the last part of a name) that none of its own fitted ones are of."""
+    from shmoo.calibrate.transfer import transfer
+
+    own = {name.rpartition(".")[2] for name, c in profile.coefficients.items() if c.source == "fitted"}
+    carried = {
+        name: c
+        for name, c in transfer([other], profile).coefficients.items()
+        if c.source == "transferred" and name not in profile.coefficients and name.rpartition(".")[2] not in own
+    }
+    return profile.replacing(coefficients={**profile.coefficients, **carried})
 
 
 PUBLICATIONS: Mapping[str, Callable[[Path], Iterator[ArchitectureProfile]]] = MappingProxyType({"gpu": _gpu})

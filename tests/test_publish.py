@@ -6,7 +6,7 @@ import pytest
 
 from shmoo.calibrate import publish
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.profile import ErrorCardEntry, load_profile
+from shmoo.estimators.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, load_profile
 
 
 def entry(mean: float, physics: float | None = None) -> ErrorCardEntry:
@@ -24,6 +24,22 @@ def test_each_profile_is_written_and_told_with_its_errors(monkeypatch, tmp_path,
         "gemm 8.0% (10.0% without residual), pointwise 3.0%",
         "transferred",
     ]
+
+
+def test_a_card_has_what_it_was_not_measured_for_from_the_same_chip_on_another():
+    """What none of its own coefficients are of is carried and marked; what its own data say of an algorithm stays alone."""
+    base = load_profile("gpu_a100_40g")
+
+    def fitted(**values: float) -> ArchitectureProfile:
+        named = {name.replace("__", "."): Coefficient(value, "1", "fitted", "test") for name, value in values.items()}
+        return base.replacing(coefficients={n: c for n, c in base.coefficients.items() if c.source == "datasheet"} | named)
+
+    card = fitted(efficiency__gemm=0.8)
+    whole = publish.completed(card, fitted(efficiency__gemm=0.6, half__k__gemm=9.0, efficiency__conv_3x3=0.5))
+    assert whole.value("efficiency.gemm") == 0.8
+    assert whole.get("half.k.gemm") is None
+    assert whole.value("efficiency.conv_3x3") == pytest.approx(0.5)
+    assert whole.coefficients["efficiency.conv_3x3"].source == "transferred"
 
 
 def test_a_folder_without_the_tables_is_refused(tmp_path, capsys):

@@ -14,7 +14,7 @@ from msgspec import structs
 
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.dataset import Block, MeasuredCase, Sources, blocks
-from shmoo.calibrate.evaluate_gpu import DEVICES, GROUPS, WORST, GroupErrors, group_errors, read_device
+from shmoo.calibrate.evaluate_gpu import DEVICES, GROUPS, WORST, GroupErrors, card_errors, card_of, read_device
 from shmoo.calibrate.fit import predicted_latency
 from shmoo.calibrate.residual import FittedResidual, corrected_latency, fit_residual
 from shmoo.calibrate.transfer import transfer
@@ -283,9 +283,9 @@ def test_names_nobody_knows_are_refused(changes, named):
 @cache
 def published_errors(device: str, residual: bool = True) -> dict[str, GroupErrors]:
     """Errors of a built-in profile on the test split of its table."""
-    profile = load_profile(f"gpu_{device}")
     tested = [case for case in read_device(REFERENCE, device).cases if case.case.split == "test"]
-    return group_errors(tested, profile if residual else profile.replacing(residual=()))
+    cards = {card: load_profile(f"gpu_{card}") for card in (device, *dict.fromkeys(card_of(case, device) for case in tested))}
+    return card_errors(tested, cards if residual else {card: p.replacing(residual=()) for card, p in cards.items()})
 
 
 @pytest.mark.parametrize("device", DEVICES)
