@@ -93,9 +93,9 @@ class Response:
         self.names = [p.name for p in parameters]
         self.start = np.log([p.start for p in parameters])
         self.bounds = np.log([p.low for p in parameters]), np.log([p.high for p in parameters])
-        self._affects = np.stack([p.affects for p in parameters])
-        self._groups = _column_groups(self._affects)
         self._at_once = max(1, AT_ONCE // max(sum(len(block.table) for block in blocks), 1))
+        self._affects = np.stack([p.affects for p in parameters]) | self._felt()
+        self._groups = _column_groups(self._affects)
         self.pull, self.centre = _prior(parameters, self.start)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
@@ -103,6 +103,16 @@ class Response:
         values = np.exp(x)
         overrides = dict(zip(self.names, values.tolist() if x.ndim == 1 else list(values.T.copy()), strict=True))
         return np.log(predicted_latency(self._blocks, Coefficients(self._profile, overrides)))
+
+    def _felt(self) -> np.ndarray:
+        """(P, S) which cases feel which parameter at the start, fallbacks of coefficients that are not fitted included."""
+        base = self(self.start)
+        found = []
+        for first in range(0, len(self.start), self._at_once):
+            moved = np.tile(self.start, (min(self._at_once, len(self.start) - first), 1))
+            moved[np.arange(len(moved)), first + np.arange(len(moved))] += STEP
+            found.append(self(moved) != base)
+        return np.concatenate(found)
 
     def jacobian(self, x: np.ndarray) -> np.ndarray:
         """(S, P) forward differences, one evaluation per group of columns that no case feels two of."""
@@ -167,7 +177,7 @@ def fit_latency(
             loss="soft_l1",
             f_scale=SOFT_LIMIT,
             x_scale="jac",
-            max_nfev=60,
+            max_nfev=150,
             ftol=1e-6,
         )
 

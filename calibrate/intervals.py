@@ -28,8 +28,10 @@ MIN_OWN = 20
 NORMAL_MEDIAN = 0.6745
 """Standard deviations from the middle within which half of a normal law lies."""
 MIN_LONG = 8
-"""Fewer graphs of many kernels than this say nothing; fewer than `MIN_OWN` are taken for draws of a normal law, whose spread
-follows from their median: their 90 % point would be the one case that was disturbed."""
+"""Fewer graphs of many kernels than this say nothing."""
+SURELY = 50
+"""Fewer graphs of many kernels than this are taken for draws of a normal law, whose spread follows from their median: their 90 %
+point would be one or two cases that were disturbed."""
 FLOOR = 0.02
 """No spread is below 2 %: repeat measurements themselves differ by that."""
 
@@ -73,7 +75,7 @@ def spreads(
             note(f"sigma.{name}", *((own, "cases of its own") if worse else wider))
     if (known & several).any():
         note("sigma.graph", known & several, "graphs")
-    if long.sum() >= MIN_OWN:
+    if long.sum() >= SURELY:
         note("sigma.graph.many", long, f"graphs of at least {MANY_KERNELS} kernels")
     elif long.sum() >= MIN_LONG:
         sigma = max(float(np.median(needed[long]) * NORMAL_POINT / NORMAL_MEDIAN), FLOOR)
