@@ -159,15 +159,18 @@ def _reduction_epilogue(edge: Edge) -> bool:
     return is_reduction(edge.producer) and _continues(edge)
 
 
-def fuse(graph: Graph, runtime: str = "eager", family: str = "cpu") -> tuple[Kernel, ...]:
+def fuse(
+    graph: Graph, runtime: str = "eager", family: str = "cpu", costs: Sequence[Cost | None] | None = None
+) -> tuple[Kernel, ...]:
     """Group a graph's calls into kernels, in execution order.
 
     Args:
         graph: captured calls.
         runtime: runtime of the contract; "eager" groups nothing.
         family: architecture family ("cpu", "gpu", "tpu", "kpu").
+        costs: of the graph's calls, where they are known already.
     """
-    costs = costs_of(graph)
+    costs = costs_of(graph) if costs is None else costs
     working = [index for index, cost in enumerate(costs) if cost is not None]
     if (family, runtime) in INDUCTOR:
         folded = folded_calls(graph) if runtime == "inductor-freezing" else frozenset()
@@ -191,9 +194,7 @@ def fusion_groups(graph: Graph, runtime: str, family: str = "cpu") -> list[Group
     return _inductor_schedule(graph, runtime, family, costs_of(graph), folded).groups
 
 
-def _inductor_schedule(
-    graph: Graph, runtime: str, family: str, every: Sequence[Cost | None], folded: frozenset[int]
-) -> Schedule:
+def _inductor_schedule(graph: Graph, runtime: str, family: str, every: Sequence[Cost | None], folded: frozenset[int]) -> Schedule:
     """Inductor's kernels.
 
     Args:

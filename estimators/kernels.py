@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from shmoo.estimators.costs import COSTS, costs_of
-from shmoo.estimators.dtypes import COMPUTE_DTYPES
+from shmoo.estimators.dtypes import COMPUTE_DTYPES, operand_dtype
 from shmoo.estimators.heap import Temporary, fresh_memory
 from shmoo.estimators.records import FAMILIES, Cost, Graph
 from shmoo.estimators.residency import Touch, code_distances, reuse_distances
@@ -50,7 +50,7 @@ def _op_codes(count: int) -> dict[str, int]:
 
 class Kernel(msgspec.Struct, frozen=True):
     """The calls that one launch executes: indices into `Graph.calls` in order, and the fusion rule that grouped them. `direct` are
-    operands (call, value) of concatenations among them that already stand where the result is: whoever makes such a part writes
+    operands (call, value) of concatenations among them that stand where the result is already: who makes such a part writes
     it there."""
 
     calls: tuple[int, ...]
@@ -172,13 +172,16 @@ class KernelTable:
         return cls(**columns)
 
 
-def kernel_table(graph: Graph, kernels: Sequence[Kernel], *, converts: bool = False) -> KernelTable:
+def kernel_table(
+    graph: Graph, kernels: Sequence[Kernel], *, converts: bool = False, costs: Sequence[Cost | None] | None = None
+) -> KernelTable:
     """Cost every kernel of a graph and find what each of its accesses may find in cache.
 
     Args:
         graph: captured calls.
         kernels: groups in execution order; free calls belong to none.
         converts: whether a library converts what convolutions read and write to a layout of its own at every call (`CONVERTING`).
+        costs: of the graph's calls, where they are known already.
     """
     rows = []
     converted: list[Temporary | None] = []
@@ -186,7 +189,7 @@ def kernel_table(graph: Graph, kernels: Sequence[Kernel], *, converts: bool = Fa
     touches: list[list[Touch]] = []
     kinds: list[list[int]] = []
     consumers = _consumers(graph)
-    costs = costs_of(graph)
+    costs = costs_of(graph) if costs is None else costs
     for kernel in kernels:
         views = sum(cost is None for cost in costs[done : kernel.calls[-1]])
         done = max(done, kernel.calls[-1] + 1)
@@ -268,7 +271,7 @@ def _kernel_row(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], cons
         raise ValueError(f"kernel {kernel} of graph {graph.name!r} holds only free calls; fusion must leave those out")
     row = (
         FAMILY_CODE[main.family],
-        DTYPE_CODE[_compute_dtype(main_call.inputs or main_call.outputs)],
+        DTYPE_CODE[operand_dtype(spec.dtype for spec in main_call.inputs or main_call.outputs)],
         op_code(main_call.op),
         matrix,
         vector,
@@ -298,15 +301,6 @@ def _converted(main: Cost, touches: Sequence[Touch], kinds: Sequence[int]) -> Te
 def _weight_of(cost: Cost) -> tuple[float, float]:
     """Order in which calls name their kernel: contractions first, then by bytes."""
     return cost.matrix_flops, cost.bytes
-
-
-def _compute_dtype(specs) -> str:
-    """The widest floating type among the operands, or int8 for integers of 8 bits, or float32 for the rest."""
-    names = {spec.dtype for spec in specs}
-    for name in ("float32", "bfloat16", "float16", "float8", "int8", "int4"):
-        if name in names:
-            return name
-    return "float32"
 
 
 def _label(graph: Graph, kernel: Kernel) -> str:

@@ -9,7 +9,7 @@ import msgspec
 from shmoo.estimators.costs import costs_of
 from shmoo.estimators.fusion import fuse
 from shmoo.estimators.kernels import Kernel
-from shmoo.estimators.records import Graph, OpCall
+from shmoo.estimators.records import Cost, Graph, OpCall
 from shmoo.estimators.workspace import workspace_bytes
 
 
@@ -36,6 +36,7 @@ def peak_memory_bytes(
     family: str = "cpu",
     threads: int | None = None,
     kernels: Sequence[Sequence[Kernel]] | None = None,
+    costs: Sequence[Sequence[Cost | None]] | None = None,
 ) -> float:
     """Weights and inputs, which live throughout, plus the largest sum of activations and workspace alive at once, in bytes.
 
@@ -43,20 +44,19 @@ def peak_memory_bytes(
         graphs: the pieces of a model, which run one after another and share their weights.
         runtime, family: who runs them: see `memory_steps`.
         threads: at work on a CPU; several for `None`.
-        kernels: of each graph, where they are known already.
+        kernels, costs: of each graph, and of its calls, where they are known already.
     """
     listed = (graphs,) if isinstance(graphs, Graph) else tuple(graphs)
-    weights, known = 0.0, set()
+    weights, seen = 0.0, set()
     for graph in listed:
         weights += graph.unread_weight_bytes
         held = [value for value in graph.values if value.is_weight and value.storage is None]
-        weights += sum(value.spec.nbytes for value in held if (value.kind, value.name) not in known)
-        known.update((value.kind, value.name) for value in held if value.name)
-    known_kernels = kernels or [None] * len(listed)
-    pieces = zip(listed, known_kernels, strict=True)
-    return weights + max(
-        (_piece_bytes(graph, memory_steps(graph, runtime, family, threads, own)) for graph, own in pieces), default=0.0
-    )
+        weights += sum(value.spec.nbytes for value in held if (value.kind, value.name) not in seen)
+        seen.update((value.kind, value.name) for value in held if value.name)
+    nothing = [None] * len(listed)
+    pieces = zip(listed, kernels or nothing, costs or nothing, strict=True)
+    taken = [_piece_bytes(graph, memory_steps(graph, runtime, family, threads, *known)) for graph, *known in pieces]
+    return weights + max(taken, default=0.0)
 
 
 def _piece_bytes(graph: Graph, steps: Sequence[MemoryStep]) -> float:
@@ -70,6 +70,7 @@ def memory_steps(
     family: str = "cpu",
     threads: int | None = None,
     kernels: Sequence[Kernel] | None = None,
+    costs: Sequence[Cost | None] | None = None,
 ) -> tuple[MemoryStep, ...]:
     """Activations and workspace in memory while each kernel of a graph runs, in order of execution.
 
@@ -91,7 +92,7 @@ def memory_steps(
         if last[root] < len(steps):
             dying[last[root]].append(root)
     size = {root: graph.values[root].spec.nbytes for root in first}
-    contractions = frozenset() if eager else _contractions(graph)
+    contractions = frozenset() if eager else _contractions(costs_of(graph) if costs is None else costs)
     listed, alive = [], 0.0
     for position, calls in enumerate(steps):
         fresh = [size[root] for root in made[position]]
@@ -146,35 +147,32 @@ def _held(graph: Graph) -> Iterator[tuple[int, int]]:
 
 
 def _module_runs(calls: Sequence[OpCall]) -> list[list[tuple[int, int]]]:
-    """For each call the first and last call of every module it is in, the outermost first, and of its statement in the source. A
-    module that is called again after another's call runs anew."""
+    """For each call the first and last call of every module it is in, the outermost first, and of its statement in the source:
+    the first call of the line, and the last that is in the same module or a module side by side in it. A module that is called
+    again after another's call runs anew."""
     runs: list[list[list[int]]] = []
     open_runs: list[tuple[str, list[int]]] = []
     statement: list[int] = [0, 0]
+    line = 0
     for index, call in enumerate(calls):
         path = call.module.split(".") if call.module else []
+        deepest = max(len(path), len(open_runs))
         shared = 0
         while shared < min(len(path), len(open_runs)) and open_runs[shared][0] == path[shared]:
             shared += 1
         del open_runs[shared:]
         open_runs += [(name, [index, index]) for name in path[shared:]]
-        # Calls of one line are a statement, whose operands are in variables.
-        begin = calls[statement[0]]
-        if index == 0 or not call.source or call.source != begin.source or _another(begin, call):
-            statement = [index, index]
+        # Operands of a statement are in variables; what a part of it makes for another part is not.
+        if not call.source or call.source != calls[line].source:
+            line = index
+        if line == index or shared < deepest - 1:
+            statement = [line, index]
         for run in (*(run for _, run in open_runs), statement):
             run[1] = index
         runs.append([*(run for _, run in open_runs), statement])
     return [[(start, end) for start, end in held] for held in runs]
 
 
-def _another(begin: OpCall, call: OpCall) -> bool:
-    """Whether two calls of one line are of two modules of one class: "block.1.conv" after "block.0.conv"."""
-    a, b = begin.module.split("."), call.module.split(".")
-    unlike = [place for place, (one, other) in enumerate(zip(a, b, strict=False)) if one != other]
-    return len(a) == len(b) and len(unlike) == 1 and unlike[0] < len(a) - 1
-
-
-def _contractions(graph: Graph) -> frozenset[int]:
+def _contractions(costs: Sequence[Cost | None]) -> frozenset[int]:
     """Calls that cannot write over their operands: those with a contraction."""
-    return frozenset(index for index, cost in enumerate(costs_of(graph)) if cost is not None and cost.matrix_flops > 0)
+    return frozenset(index for index, cost in enumerate(costs) if cost is not None and cost.matrix_flops > 0)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shmoo.estimators.costs.summary import UnknownOp, graph_cost
+from shmoo.estimators.costs.summary import UnknownOp, costs_of, graph_cost
 from shmoo.estimators.fusion import fuse
 from shmoo.estimators.kernels import CONVERTING, Kernel, KernelTable, kernel_table
 from shmoo.estimators.memory import peak_memory_bytes
-from shmoo.estimators.records import Graph, notes_of
+from shmoo.estimators.records import Cost, Graph, notes_of
 
 Origin = list[tuple[int, Kernel]]
 """Per row of a table, the index of its graph and its kernel."""
@@ -39,7 +39,12 @@ class Tabulated:
 
 
 def tabulate(
-    graphs: Sequence[Graph], runtime: str, family: str, dtype: str | None = None, fused: bool = True
+    graphs: Sequence[Graph],
+    runtime: str,
+    family: str,
+    dtype: str | None = None,
+    fused: bool = True,
+    costs: Sequence[Sequence[Cost | None]] | None = None,
 ) -> tuple[KernelTable, Origin]:
     """Kernels of all graphs in one table (one segment a graph) and, per row, its graph and kernel.
 
@@ -48,13 +53,15 @@ def tabulate(
         family: architecture family.
         dtype: compute type of the contractions; `None` for the tensors' own.
         fused: `False` makes every call a kernel of its own.
+        costs: of each graph's calls, where they are known already.
     """
     tables: list[KernelTable] = []
     origin: Origin = []
     for index, graph in enumerate(graphs):
-        kernels = fuse(graph, runtime, family) if fused else fuse(graph)
+        own = costs_of(graph) if costs is None else costs[index]
+        kernels = fuse(graph, runtime, family, own) if fused else fuse(graph, costs=own)
         if kernels:
-            tables.append(kernel_table(graph, kernels, converts=(family, runtime) in CONVERTING))
+            tables.append(kernel_table(graph, kernels, converts=(family, runtime) in CONVERTING, costs=own))
             origin.extend((index, kernel) for kernel in kernels)
     table = KernelTable.concat(tables)
     return (table.with_matrix_dtype(dtype) if dtype else table), origin
@@ -62,9 +69,10 @@ def tabulate(
 
 def tabulated(graphs: Sequence[Graph], runtime: str, family: str, dtype: str | None = None, fused: bool = True) -> Tabulated:
     """A model's table with its totals; arguments as of `tabulate`."""
-    table, origin = tabulate(graphs, runtime, family, dtype, fused)
+    costs = [costs_of(graph) for graph in graphs]
+    table, origin = tabulate(graphs, runtime, family, dtype, fused, costs)
     kernels = [[kernel for place, kernel in origin if place == index] for index in range(len(graphs))] if fused else None
-    totals = [graph_cost(graph) for graph in graphs]
+    totals = [graph_cost(graph, own) for graph, own in zip(graphs, costs, strict=True)]
     return Tabulated(
         table=table,
         origin=origin,
@@ -73,7 +81,7 @@ def tabulated(graphs: Sequence[Graph], runtime: str, family: str, dtype: str | N
         macs=sum(total.macs for total in totals),
         params=sum(graph.params for graph in graphs),
         weight_bytes=sum(graph.weight_bytes for graph in graphs),
-        peak_memory_bytes=peak_memory_bytes(graphs, runtime, family, kernels=kernels),
+        peak_memory_bytes=peak_memory_bytes(graphs, runtime, family, kernels=kernels, costs=costs),
         unknown_ops=tuple(op for total in totals for op in total.unknown),
         notes=notes_of(graphs),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -115,8 +116,11 @@ class GraphCost(msgspec.Struct, frozen=True):
         return next((f for f in self.families if f.family == name), None)
 
 
-def graph_cost(graph: Graph) -> GraphCost:
+def graph_cost(graph: Graph, costs: Sequence[Cost | None] | None = None) -> GraphCost:
     """Add up the costs of a graph's calls.
+
+    Args:
+        costs: of the calls, where they are known already.
 
     Raises:
         InputError: a call lacks an operand or attribute its operator needs; named.
@@ -124,7 +128,7 @@ def graph_cost(graph: Graph) -> GraphCost:
     by_family: dict[str, list[Cost]] = {}
     by_dtype: dict[str, list[Cost]] = {}
     unknown: dict[str, list[tuple[OpCall, Cost]]] = {}
-    for call, cost in zip(graph.calls, costs_of(graph), strict=True):
+    for call, cost in zip(graph.calls, costs_of(graph) if costs is None else costs, strict=True):
         if cost is None:
             continue
         by_family.setdefault(cost.family, []).append(cost)

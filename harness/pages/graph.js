@@ -3,7 +3,7 @@
   // A graph of kernels that opens and closes by module. `data.kernels` are in order of execution; each names its sources.
   const data = JSON.parse(document.getElementById("graph-data").textContent);
   const SVG = "http://www.w3.org/2000/svg";
-  const WIDTH = 190, HEIGHT = 42, GAP_X = 26, GAP_Y = 34, MOST_AT_FIRST = 60;
+  const WIDTH = 190, HEIGHT = 42, GAP_X = 34, GAP_Y = 54, MOST_AT_FIRST = 60;
   const svg = document.querySelector("#graph svg");
   const canvas = svg.querySelector("g");
   const facts = document.getElementById("facts");
@@ -23,8 +23,16 @@
     const parts = path ? path.split(".") : [];
     return parts.map((_, i) => parts.slice(0, i + 1).join("."));
   };
-  const held = data.kernels.map((kernel) => holders(kernel.module));
+  const counts = new Map();
+  for (const kernel of data.kernels) for (const path of holders(kernel.module)) counts.set(path, (counts.get(path) || 0) + 1);
+  // A module of one kernel is that kernel: there is nothing to open.
+  const held = data.kernels.map((kernel) => holders(kernel.module).filter((path) => counts.get(path) > 1));
   const modules = [...new Set(held.flat())];
+  const last = (path) => path.slice(path.lastIndexOf(".") + 1);
+  const title = (kernel, index) => {
+    const inner = held[index].length ? held[index][held[index].length - 1] : "";
+    return kernel.module !== inner ? `${last(kernel.module)}: ${kernel.label}` : kernel.label;
+  };
   const depth = (path) => (path ? path.split(".").length : 0);
 
   // What is seen now: each kernel stands in the outermost module that is closed, or for itself.
@@ -34,7 +42,7 @@
       const closed = held[index].find((path) => !open.has(path));
       const id = closed === undefined ? `#${index}` : closed;
       if (!nodes.has(id)) {
-        const label = closed === undefined ? kernel.label : closed.slice(closed.lastIndexOf(".") + 1);
+        const label = closed === undefined ? title(kernel, index) : last(closed);
         const inside = closed === undefined ? held[index] : holders(closed).slice(0, -1);
         nodes.set(id, { id, label, inside, module: closed, order: index, kernels: [], time: 0, share: 0, bounds: {} });
       }
@@ -110,12 +118,14 @@
     for (const module of modules.filter((path) => open.has(path)).sort((a, b) => depth(a) - depth(b))) {
       const inside = seen.nodes.filter((node) => node.inside.includes(module));
       if (!inside.length) continue;
-      const pad = 12 + 6 / depth(module);
-      const left = Math.min(...inside.map((n) => n.x)) - WIDTH / 2 - pad, top = Math.min(...inside.map((n) => n.y)) - HEIGHT / 2 - pad;
+      // Frames that begin together keep their names apart.
+      const levels = Math.max(...inside.map((node) => node.inside.length)) - depth(module);
+      const pad = 8 + 3 * Math.min(levels, 3), above = 18 + 14 * Math.min(levels, 3);
+      const left = Math.min(...inside.map((n) => n.x)) - WIDTH / 2 - pad, top = Math.min(...inside.map((n) => n.y)) - HEIGHT / 2 - above;
       const right = Math.max(...inside.map((n) => n.x)) + WIDTH / 2 + pad, low = Math.max(...inside.map((n) => n.y)) + HEIGHT / 2 + pad;
       const frame = make("g", { class: "frame" }, canvas);
       make("rect", { x: left, y: top, width: right - left, height: low - top }, frame);
-      const name = make("text", { x: left + 6, y: top - 4, tabindex: 0, role: "button" }, frame, `− ${module}`);
+      const name = make("text", { x: left + 6, y: top + 11, tabindex: 0, role: "button" }, frame, `− ${module}`);
       act(name, () => { for (const path of [...open]) if (path === module || path.startsWith(`${module}.`)) open.delete(path); draw(); });
     }
     const lines = seen.edges.map((edge) => ({
@@ -165,7 +175,7 @@
   const fit = () => {
     const box = canvas.getBBox(), frame = svg.getBoundingClientRect();
     if (!box.width || !frame.width) return;
-    scale = Math.min(frame.width / (box.width + 60), Math.max(frame.height / (box.height + 60), 0.35), 1.4);
+    scale = Math.min(frame.width / (box.width + 60), Math.max(frame.height / (box.height + 60), 0.8), 1.4);
     x = frame.width / 2 - scale * (box.x + box.width / 2);
     y = 30 - scale * box.y;
     place();
