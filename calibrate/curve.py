@@ -18,7 +18,7 @@ from shmoo.calibrate.base import base_profile
 from shmoo.calibrate.dataset import Block, MeasuredCase, blocks, run_cases
 from shmoo.calibrate.fit import fit_latency, predicted_latency
 from shmoo.calibrate.parameters import parameters_for
-from shmoo.calibrate.planning import most_telling, sensitivities
+from shmoo.calibrate.planning import importance, most_telling, sensitivities
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile
@@ -90,7 +90,7 @@ def learning_curve(
     whole = [case for case in everything if case.case.split == "fit"]
     names = {case.case.identity for case in whole}
     points.append(judge("everything", whole, sum(s for (name, _), s in taken.items() if name in names)))
-    planned = most_telling(sensitivities(pool, start), seconds)
+    planned = most_telling(sensitivities(pool, start), seconds, importance(pool))
     shuffled = [np.random.default_rng(seed + i).permutation(len(pool)).tolist() for i in range(repeats)]
     for limit in minutes:
         drawn = [judge("random", *_within(order, pool, seconds, limit)) for order in shuffled]

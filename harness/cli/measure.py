@@ -143,7 +143,7 @@ def plan_cases(
             "micro" if suite == PLANNED else suite or "quick", machine, device=device, dtypes=types, runtimes=run_as
         )
         if suite == PLANNED:
-            planned = _in_telling_order(planned, machine, device)
+            planned = in_telling_order(planned, machine, device)
         for case in planned:
             of_network = sizes if case.kind == "network" else (None,)
             cases += [case if b is None else msgspec.structs.replace(case, axes={**case.axes, "batch": b}) for b in of_network]
@@ -159,7 +159,7 @@ def plan_cases(
     return tuple(cases)
 
 
-def _in_telling_order(cases: Sequence[CaseSpec], machine: Machine, device: str) -> tuple[CaseSpec, ...]:
+def in_telling_order(cases: Sequence[CaseSpec], machine: Machine, device: str) -> tuple[CaseSpec, ...]:
     from shmoo.harness.workloads.planned import most_telling_first
 
     with Progress(len(cases), "planning") as progress:
