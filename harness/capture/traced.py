@@ -226,8 +226,8 @@ def _places(model: Any) -> Iterator[None]:
 
 @contextmanager
 def _shapes_from_kernels() -> Iterator[None]:
-    """While active, the size of a resized image comes from the kernel's own shape function: torch would take the operator apart into
-    some two hundred others to learn it, anew for every size."""
+    """While active, the size of a resized image comes from the kernel's own shape function: torch would take the operator apart
+    into some two hundred others to learn it, anew for every size."""
     held = []
     for name in _RESIZING:
         packet = getattr(torch.ops.aten, name)
@@ -250,4 +250,3 @@ class _Texts(TorchFunctionMode):
         if func is torch.Tensor.__format__ and args[0].dim() == 0:
             return format(args[0].item(), *args[1:])
         return func(*args, **(kwargs or {}))
-
