@@ -64,8 +64,8 @@ def parse_axis(text: str, *, whole: bool) -> tuple[str, tuple[int | float | str,
     A range without a count has one point an octave. Repeated points are dropped.
 
     Args:
-        whole: round range points to whole numbers, as extents are. Otherwise numbers may be sizes such as 64MiB. List members that
-            are no numbers stay text (an activation's name, a mode of a tiling strategy).
+        whole: round range points to whole numbers, as extents are. Otherwise numbers may be sizes such as 64MiB. List members
+            that are no numbers stay text (an activation's name, a mode of a tiling strategy).
 
     Raises:
         InputError: not of that form, an end that is not positive, or an empty range.
