@@ -14,8 +14,8 @@ from shmoo.estimators.records import Graph, Interval
 from shmoo.estimators.tabular import Record, interval_record
 
 SAMPLED_CONTEXTS = 5
-"""Cache lengths at which a decode step is estimated. Its work is affine in the length, its time nearly so: between them it is taken
-from the straight line."""
+"""Cache lengths at which a decode step is estimated. Its work is affine in the length, its time nearly so: between them it is
+taken from the straight line."""
 _INTEGERS = frozenset({"int64", "int32", "int16", "uint8", "bool"})
 
 
@@ -35,7 +35,7 @@ class GenerationEstimate(msgspec.Struct, frozen=True, kw_only=True):
         time_per_output_token_s: mean over the decode steps that give the others; `None` where there are none.
         first_step_s, last_step_s: of these steps, with the shortest and the longest cache.
         latency_s: prefill and all decode steps. tokens_per_s: new tokens of all sequences over it.
-        prefill_energy_j: of the prefill. energy_per_token_j: mean of a decode step over its `batch` tokens. energy_j: of everything.
+        prefill_energy_j: of the prefill. energy_per_token_j: mean of a decode step over its `batch` tokens. energy_j: of all.
         cache_bytes: keys and values at the end.
         basis: as in `Estimate`, over all of the time.
     """
@@ -67,14 +67,14 @@ class GenerationEstimate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decode_contexts(prompt_tokens: int, new_tokens: int, count: int = SAMPLED_CONTEXTS) -> tuple[int, ...]:
-    """Cache lengths at which to estimate the decode steps of a generation: evenly spread from the first step's, `prompt_tokens`, to
-    the last one's, both included; none where prefill gives all there is."""
+    """Cache lengths at which to estimate the decode steps of a generation: evenly spread from the first step's, `prompt_tokens`,
+    to the last one's, both included; none where prefill gives all there is."""
     if prompt_tokens < 1 or new_tokens < 1:
         raise InputError(f"a generation has at least one token of prompt and one new one, got {prompt_tokens} and {new_tokens}")
     steps = new_tokens - 1
     if steps == 0:
         return ()
-    return tuple(dict.fromkeys(int(round(c)) for c in np.linspace(prompt_tokens, prompt_tokens + steps - 1, min(count, steps))))
+    return tuple(dict.fromkeys(round(c) for c in np.linspace(prompt_tokens, prompt_tokens + steps - 1, min(count, steps))))
 
 
 def cache_bytes(graph: Graph) -> float:

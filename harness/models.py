@@ -23,8 +23,8 @@ from shmoo.runs.records import AxisValue
 
 
 class ModelGraphs(msgspec.Struct, frozen=True):
-    """A model's graphs, the samples a call of it processes, why torch.compile split it (empty when it did not), and how the capture
-    was come by, where that needs saying."""
+    """A model's graphs, the samples a call of it processes, why torch.compile split it (empty when it did not), and how the
+    capture was come by, where that needs saying."""
 
     graphs: tuple[Graph, ...]
     batch: int = 1

@@ -328,7 +328,7 @@ def test_meta_models_are_captured_without_values() -> None:
 
 
 def test_a_workload_that_looks_at_values_falls_back_to_the_cpu() -> None:
-    """What neither meta nor fake tensors can tell, a number read from data, is read on the CPU, where the model is built with values."""
+    """A number that only data would give is read on the CPU, where the model is built with values."""
     workload = DNNModule("reading", "network", (), lambda make: Built(make.module(Reading), (make.tensor(3, 4),)))
     found = capture_workload(workload)
     assert found.method == "compile"

@@ -1,7 +1,7 @@
 """Costs of the operators that only a backward pass has.
 
-Where an operator gives several gradients, its attribute `output_mask` says which are asked for; what only the others would need is
-not read. Everything else of a backward pass (products, sums, copies) is made of operators that a forward pass has too.
+Where an operator gives several gradients, its attribute `output_mask` says which are asked for; what only the others would need
+is not read. Everything else of a backward pass (products, sums, copies) is made of operators that a forward pass has too.
 """
 
 from __future__ import annotations
@@ -145,7 +145,8 @@ def gelu_backward(call: OpCall) -> Cost:
 
 @cost("aten._softmax_backward_data", "aten._log_softmax_backward_data")
 def softmax_backward(call: OpCall) -> Cost:
-    """y * (g - sum(g * y)): multiply, sum, subtract, multiply; of the logarithm g - exp(y) * sum(g): sum, exp, multiply, subtract."""
+    """y * (g - sum(g * y)): multiply, sum, subtract, multiply. Of the logarithm g - exp(y) * sum(g): sum, exp, multiply,
+    subtract."""
     grad = tensor(call, "grad_output")
     dim = call.attributes.get("dim", -1)
     n = grad.shape[dim] if grad.shape and isinstance(dim, int) else 1

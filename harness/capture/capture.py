@@ -40,9 +40,9 @@ def capture(
 ) -> Capture:
     """Capture what `model(*args, **kwargs)` computes at inference.
 
-    The model's code runs once, under `torch.no_grad()`, in the training or evaluation mode it is in; on the meta device that costs
-    neither memory nor arithmetic. Shapes are those of the arguments. Under `torch.autocast` the conversions that it makes are
-    calls of their own.
+    The model's code runs once, under `torch.no_grad()`, in the training or evaluation mode it is in; on the meta device that
+    costs neither memory nor arithmetic. Shapes are those of the arguments. Under `torch.autocast` the conversions that it makes
+    are calls of their own.
 
     A module goes through torch.export, which gives one graph of whole operators, also where torch.compile would break off (a
     `print`). Where it fails (a branch on data), and for a function, whose weights torch.export would not tell from other tensors,

@@ -39,8 +39,8 @@ class Exported(NamedTuple):
 
 
 def exportable(model: Callable[..., Any]) -> bool:
-    """Whether torch.export keeps the model's weights apart: a module's it does, those that a function closes over it does not, and
-    those that stand for others (quantised ones) it leaves closed."""
+    """Whether torch.export keeps the model's weights apart: a module's it does, those that a function closes over it does not,
+    and those that stand for others (quantised ones) it leaves closed."""
     return isinstance(model, torch.nn.Module) and not any(
         is_traceable_wrapper_subclass(tensor) for tensor in (*model.parameters(), *model.buffers())
     )

@@ -72,9 +72,7 @@ class CaptureFamily:
         try:
             here, there = self._build(example), self._build(other)
             dynamic = _changed(here, there)
-            return capture_symbolic(
-                here.model, here.args, here.kwargs, dynamic, name=self._module.name, traced=here.traced
-            )
+            return capture_symbolic(here.model, here.args, here.kwargs, dynamic, name=self._module.name, traced=here.traced)
         except CaptureError as error:
             return str(error)
 

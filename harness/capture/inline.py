@@ -1,4 +1,4 @@
-"""Graphs inside a graph: regions that torch wraps into one call (autocast, gradient mode, checkpointing) laid open in their place."""
+"""Graphs inside a graph: regions that torch wraps into one call (autocast, gradient mode, checkpointing) laid open in place."""
 
 from __future__ import annotations
 

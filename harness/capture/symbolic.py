@@ -65,7 +65,8 @@ class SymbolicCapture:
         for symbol, value in values.items():
             known = self._env.var_to_range.get(symbol)
             if known is not None and not known.lower <= value <= known.upper:
-                raise CaptureError(f"the capture holds for sizes from {known.lower} to {known.upper}, not {value}")
+                upper = f" to {known.upper}" if known.upper.is_finite else " up"
+                raise CaptureError(f"the capture holds for sizes from {known.lower}{upper}, not {value}")
         for guard in self._env.guards:
             expression = guard.expr.xreplace(values)
             if expression is not sympy.true:

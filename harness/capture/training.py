@@ -22,8 +22,8 @@ def capture_training(
 ) -> Capture:
     """Capture one forward pass, the loss, and the backward pass to every weight of `model(*args, **kwargs)`.
 
-    The loss is the mean of every floating tensor that the model returns. A module runs in training mode, with gradients for all of
-    its floating parameters; both are put back. Operators are those below autograd (`aten.convolution`, `aten.mm`), as
+    The loss is the mean of every floating tensor that the model returns. A module runs in training mode, with gradients for all
+    of its floating parameters; both are put back. Operators are those below autograd (`aten.convolution`, `aten.mm`), as
     AOTAutograd traces them and torch's FlopCounterMode counts them; calls of the backward pass carry the module path and the line
     of the forward call they belong to. An optimiser's step is not part of it. A graph break gives a graph for each piece.
 

@@ -1,4 +1,4 @@
-"""One step of a Hugging Face causal language model with its key-value cache as plain tensors. Importing this needs transformers."""
+"""One step of a Hugging Face causal language model with its key-value cache as plain tensors. Importing it needs transformers."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class _Window(DynamicSlidingWindowLayer):
 class CausalStep(torch.nn.Module):
     """`forward(tokens, *cache)`: the logits of the last of `tokens`, after a cache that holds the tokens before them.
 
-    The cache is two tensors a layer, (batch, key heads, past + new tokens, width of a head); a layer that looks back over a window
-    has at most window - 1 past tokens and no room for new ones, as transformers keeps them.
+    The cache is two tensors a layer, (batch, key heads, past + new tokens, width of a head); a layer that looks back over a
+    window has at most window - 1 past tokens and no room for new ones, as transformers keeps them.
     """
 
     def __init__(self, model: torch.nn.Module, windows: tuple[int, ...], past: int | None) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.harness.workloads.catalog import find_workload
 from shmoo.harness.workloads.configs import load_config
-from shmoo.harness.workloads.module import Axis, Built, DNNModule, Maker, dim
+from shmoo.harness.workloads.module import Built, DNNModule, Maker, dim
 
 HF_PREFIX = "hf:"
 
@@ -75,24 +75,24 @@ def with_input_shape(module: DNNModule, shape: Sequence[int]) -> DNNModule:
 
 def load_factory(spec: str, input_shape: Sequence[int] | None = None) -> DNNModule:
     """A model from the user's own code: "package.module:factory", a function that returns a model, or (model, args) or
-    (model, args, kwargs). A model alone needs `input_shape`. A factory with a parameter `batch` is called with it.
+    (model, args, kwargs). A model alone needs `input_shape`. A parameter `batch` and every one with a whole number as
+    its default is an axis.
 
     Raises:
         InputError: the module or the function is not found, or no input is known.
     """
     place, _, attribute = spec.partition(":")
     factory = _import_attribute(place, attribute, spec)
-    parameter = inspect.signature(factory).parameters.get("batch")
-    takes_batch = parameter is not None
-    own = parameter.default if parameter is not None and isinstance(parameter.default, int) else 1
-    batch, rest = _split_shape(input_shape) if input_shape is not None else (own, ())
+    parameters = inspect.signature(factory).parameters.values()
+    numbers = {p.name: p.default for p in parameters if type(p.default) is int}
+    taken = numbers | ({"batch": numbers.get("batch", 1)} if any(p.name == "batch" for p in parameters) else {})
+    batch, rest = _split_shape(input_shape) if input_shape is not None else (taken.get("batch", 1), ())
 
     def build(make: Maker, **axes: Any) -> Built:
-        arguments = {"batch": axes["batch"]} if takes_batch else {}
         import torch
 
         with make.building():
-            made = factory(**arguments)
+            made = factory(**{name: axes[name] for name in taken})
         model, args, kwargs = (
             made if isinstance(made, tuple) and len(made) == 3 else (*made, {}) if isinstance(made, tuple) else (made, None, {})
         )
@@ -104,10 +104,9 @@ def load_factory(spec: str, input_shape: Sequence[int] | None = None) -> DNNModu
             raise InputError(f"{spec!r} returned a model without inputs; give --input-shape, or return (model, args)")
         return Built(model, *_cast((tuple(args), dict(kwargs)), make))
 
-    if takes_batch or input_shape is not None:
-        axes: tuple[Axis, ...] = (dim("batch", batch, "inputs at once"),)
-    else:
-        axes = ()
+    sizes = {**taken, "batch": batch} if "batch" in taken or input_shape is not None else taken
+    meanings = {name: "inputs at once" if name == "batch" else f"parameter {name!r} of the factory" for name in sizes}
+    axes = tuple(dim(name, size, meanings[name], low=min(size, 1)) for name, size in sizes.items())
     return DNNModule(spec, "network", axes, build)
 
 

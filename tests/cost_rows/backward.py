@@ -70,12 +70,12 @@ rows(
 )
 
 # Attention: 6 heads of 4 queries and 5 keys, width 8 and 3: 120 scores.
-Q, K, V, O = (2, 3, 4, 8), (2, 3, 5, 8), (2, 3, 5, 3), (2, 3, 4, 3)
+Q, K, V, OUT = (2, 3, 4, 8), (2, 3, 5, 8), (2, 3, 5, 3), (2, 3, 4, 3)
 HEADS = {"batch": 6, "m": 4, "n": 5, "k": 8}
 rows(
     "_scaled_dot_product_flash_attention_backward _scaled_dot_product_flash_attention_for_cpu_backward "
     "_scaled_dot_product_cudnn_attention_backward _scaled_dot_product_fused_attention_overrideable_backward",
-    {"grad_out": O, "query": Q, "key": K, "value": V, "out": O, "logsumexp": (2, 3, 4)},
+    {"grad_out": OUT, "query": Q, "key": K, "value": V, "out": OUT, "logsumexp": (2, 3, 4)},
     [Q, K, V],
     {"is_causal": False},
     family="attention",
@@ -86,7 +86,7 @@ rows(
 )
 rows(
     "_scaled_dot_product_efficient_attention_backward",
-    {"grad_out_": O, "query": Q, "key": K, "value": V, "attn_bias": (4, 5), "out": O, "logsumexp": (2, 3, 4)},
+    {"grad_out_": OUT, "query": Q, "key": K, "value": V, "attn_bias": (4, 5), "out": OUT, "logsumexp": (2, 3, 4)},
     [Q, K, V],
     {"is_causal": False},
     family="attention",

@@ -38,7 +38,7 @@ rows(
     space={"m": 6, "n": 8},
 )
 SMALL = TensorSpec((6, 8), "int8")
-TYPED = "quantized_decomposed.{}quantize_per_tensor quantized_decomposed.{}quantize_per_channel quantized_decomposed.{}quantize_per_token"
+TYPED = " ".join(f"quantized_decomposed.{{}}quantize_per_{over}" for over in ("tensor", "channel", "token"))
 rows(
     "torchao.quantize_affine quant.quantize_affine " + TYPED.replace("{}", ""),
     {"input": (6, 8), "scale": (6, 1)},
