@@ -1,11 +1,13 @@
 """The pipeline from graph to estimate."""
 
+import msgspec
 import pytest
 from build import GraphBuilder
 
 from shmoo.estimators.director import AnalysisDirector, with_threads
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import builtin_names, load_profile
+from shmoo.estimators.tabular import estimate_record, flatten
 from shmoo.estimators.tiling import CpuL2Blocking
 
 
@@ -113,3 +115,12 @@ def test_intervals_are_the_same_for_the_same_seed():
     """Estimates are pure."""
     director = AnalysisDirector(load_profile("kpu_t256"))
     assert director.estimate(mlp()) == director.estimate(mlp())
+
+
+def test_what_graphs_say_reaches_every_record():
+    """A note of several graphs is said once, in the estimate, its record and its row."""
+    noted = msgspec.structs.replace(mlp(), notes=("counted at the limit",))
+    estimate = AnalysisDirector(load_profile("brief_gpu")).estimate([noted, noted, mlp()])
+    assert estimate.notes == ("counted at the limit",)
+    assert estimate_record(estimate, "mlp")["notes"] == ["counted at the limit"]
+    assert flatten(estimate_record(estimate, "mlp"))["notes"] == "counted at the limit"

@@ -40,7 +40,7 @@ def test_the_networks_to_be_tested_on_are_there() -> None:
     """The suite's networks, and over a hundred others."""
     assert set(NETWORKS) <= set(zoo_names())
     assert len(zoo_names()) > 100
-    assert len(DETECTORS) == 10
+    assert len(DETECTORS) == 12
 
 
 def test_quantised_networks_are_refused_with_a_way_out() -> None:

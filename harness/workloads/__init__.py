@@ -1,4 +1,5 @@
-"""Workloads by name: operators, synthetic models and torchvision's networks. Importing this package does not import torch."""
+"""Workloads by name: operators, synthetic models, and networks of torchvision, transformers and diffusion. Importing this package
+does not import torch."""
 
 from shmoo.harness.workloads.catalog import find_workload
 from shmoo.harness.workloads.loading import resolve_model
