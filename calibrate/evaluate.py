@@ -107,19 +107,27 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         raise InputError(f"cannot read {str(path)!r}: {error.strerror}; DATA_DIR is the folder of the reference tables") from None
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns 0, 1 when a bound was missed, or 2 for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m shmoo.calibrate.evaluate", description="Print held-out errors.")
-    parser.add_argument("name", choices=sorted(EVALUATIONS), help="what to evaluate")
-    parser.add_argument("folder", type=Path, help="folder of the reference tables")
-    asked = parser.parse_args(arguments)
+def report(results_of: Callable[[], list[Result]]) -> int:
+    """Print the results of an evaluation. Returns 0, 1 when a bound was missed, or 2 for bad input."""
     try:
-        results = evaluate(asked.name, asked.folder)
+        results = results_of()
     except ShmooError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     sys.stdout.write(table(results) + "\n")
     return 0 if all(result.held for result in results) else 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns what `report` does."""
+    parser = argparse.ArgumentParser(
+        prog="python -m shmoo.calibrate.evaluate",
+        description="Print held-out errors. Whole models, which are captured first: python -m shmoo.harness.evaluate_models.",
+    )
+    parser.add_argument("name", choices=sorted(EVALUATIONS), help="what to evaluate")
+    parser.add_argument("folder", type=Path, help="folder of the reference tables")
+    asked = parser.parse_args(arguments)
+    return report(lambda: evaluate(asked.name, asked.folder))
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from shmoo.calibrate.evaluate import table
+from shmoo.calibrate.evaluate import report
 from shmoo.calibrate.evaluate_models import MeasuredModel, evaluate
-from shmoo.estimators.errors import InputError, ShmooError
+from shmoo.estimators.errors import InputError
 from shmoo.estimators.records import Graph
 from shmoo.harness.capture.traced import capture_traced
 from shmoo.harness.workloads.loading import load_config
@@ -47,7 +47,7 @@ def eager_model(path: Path, batch: int, seq_len: int, dtype: str = "float32") ->
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns 0, 1 when a bound was missed, or 2 for bad input."""
+    """The command; returns what `report` does."""
     parser = argparse.ArgumentParser(prog="python -m shmoo.harness.evaluate_models", description="Print errors on whole models.")
     parser.add_argument("folder", type=Path, help="folder of the reference tables")
     folder = parser.parse_args(arguments).folder
@@ -56,13 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         built = eager_model(folder / "model_configs" / f"{row.model}.json", row.batch, row.seq_len, row.dtype)
         return capture_traced(built.model, built.args, built.kwargs, name=row.model).graphs
 
-    try:
-        results = evaluate(folder, graphs_of)
-    except ShmooError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    sys.stdout.write(table(results) + "\n")
-    return 0 if all(result.held for result in results) else 1
+    return report(lambda: evaluate(folder, graphs_of))
 
 
 if __name__ == "__main__":
