@@ -19,6 +19,11 @@ QUANTITIES = (("kernels", "kernels", ""), ("bytes", "bytes", "B"), ("latency_s",
 """Fields of `FusionTotals`, their names for people, and units."""
 
 
+def amount(value: float | None, unit: str) -> str:
+    """One of `QUANTITIES` for people: numbers of kernels are whole."""
+    return f"{value:,}" if isinstance(value, int) else si(value, unit)
+
+
 class FusionTotals(msgspec.Struct, frozen=True):
     """Totals of some graphs in one grouping. `energy_j` is `None` where the machine's profile has no energy coefficients."""
 
@@ -42,7 +47,7 @@ class FusionSavings(msgspec.Struct, frozen=True):
     def rows(self) -> list[list[str]]:
         """A row of text a quantity: its name, call by call, fused, saved."""
         return [
-            [name, si(getattr(self.alone, field), unit), si(getattr(self.fused, field), unit), percent(self.saved(field))]
+            [name, amount(getattr(self.alone, field), unit), amount(getattr(self.fused, field), unit), percent(self.saved(field))]
             for field, name, unit in QUANTITIES
         ]
 

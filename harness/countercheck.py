@@ -72,25 +72,29 @@ class Comparison(msgspec.Struct, frozen=True):
     model: str
     export_s: float | None
     dynamo_s: float | None
-    capture_s: float
-    analysis_s: float
+    capture_s: float | None
+    analysis_s: float | None
     operators: int
     counts: dict[str, Count]
 
     @property
     def capture_ratio(self) -> float | None:
         """Capture over the bare tracing of the same kind, Dynamo's; `None` where Dynamo fails."""
-        return None if self.dynamo_s is None else self.capture_s / self.dynamo_s
+        return _ratio(self.capture_s, self.dynamo_s)
 
     @property
     def export_ratio(self) -> float | None:
         """Capture over bare torch.export; `None` where that fails."""
-        return None if self.export_s is None else self.capture_s / self.export_s
+        return _ratio(self.capture_s, self.export_s)
 
     @property
-    def analysis_share(self) -> float:
-        """Analysis over capture."""
-        return self.analysis_s / self.capture_s
+    def analysis_share(self) -> float | None:
+        """Analysis over capture; `None` where either fails."""
+        return _ratio(self.analysis_s, self.capture_s)
+
+
+def _ratio(above: float | None, below: float | None) -> float | None:
+    return None if above is None or not below else above / below
 
 
 def compare(module: DNNModule, repeats: int = REPEATS) -> Comparison:
@@ -115,8 +119,8 @@ def compare(module: DNNModule, repeats: int = REPEATS) -> Comparison:
         module.name,
         fastest["export"],
         fastest["dynamo"],
-        fastest["capture"] or 0.0,
-        fastest["analysis"] or 0.0,
+        fastest["capture"],
+        fastest["analysis"],
         len({op.call.op for op in computing}),
         counts,
     )
@@ -305,7 +309,7 @@ def main(models: tuple[str, ...], repeats: int, json_path: Path | None) -> None:
 
 def _line(name: str, c: Comparison) -> str:
     bare = f"{_times(c.export_ratio)} export, {_times(c.capture_ratio)} dynamo"
-    return f"{name}: capture {c.capture_s:.2f} s, {bare}, analysis {c.analysis_share:.1%}"
+    return f"{name}: capture {_seconds(c.capture_s)}, {bare}, analysis {_share(c.analysis_share)}"
 
 
 def markdown(found: Sequence[Comparison]) -> Iterator[str]:
@@ -325,14 +329,29 @@ def markdown(found: Sequence[Comparison]) -> Iterator[str]:
             *cells,
         ]
         yield "| " + " | ".join(row) + " |"
-    capture_s = sum(c.capture_s for c in found)
-    ratios = []
-    for bare in ("export_s", "dynamo_s"):
-        both = [(c.capture_s, getattr(c, bare)) for c in found if getattr(c, bare) is not None]
-        ratios.append(_times(sum(a for a, _ in both) / sum(b for _, b in both) if both else None))
+    ratios = [
+        _times(_of_sums(found, "capture_s", "export_s")),
+        _times(_of_sums(found, "capture_s", "dynamo_s")),
+        _share(_of_sums(found, "analysis_s", "capture_s")),
+    ]
     sums = [f"{sum(c.counts[name].time_s or 0.0 for c in found):.2f} s" for name in names]
-    share = sum(c.analysis_s for c in found) / capture_s
-    yield "| " + " | ".join(["**all**", f"{capture_s:.2f} s", *ratios, f"{share:.1%}", *sums]) + " |"
+    total = _seconds(sum(c.capture_s or 0.0 for c in found))
+    yield "| " + " | ".join(["**all**", total, *ratios, *sums]) + " |"
+
+
+def _of_sums(found: Sequence[Comparison], above: str, below: str) -> float | None:
+    """The ratio of two sums over the models that have both."""
+    both = [(getattr(c, above), getattr(c, below)) for c in found]
+    known = [pair for pair in both if None not in pair]
+    return _ratio(sum(a for a, _ in known), sum(b for _, b in known))
+
+
+def _seconds(seconds: float | None) -> str:
+    return "fails" if seconds is None else f"{seconds:.2f} s"
+
+
+def _share(share: float | None) -> str:
+    return "unknown" if share is None else f"{share:.1%}"
 
 
 def _times(ratio: float | None) -> str:

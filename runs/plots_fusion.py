@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from shmoo.estimators.fusion_savings import QUANTITIES, FusionSummary
-from shmoo.estimators.present import percent, si
+from shmoo.estimators.fusion_savings import QUANTITIES, FusionSummary, amount
+from shmoo.estimators.present import percent
 from shmoo.runs.plot_style import GREY, figure, plain
 
 if TYPE_CHECKING:
@@ -31,10 +31,9 @@ def fusion_figure(networks: Sequence[FusionSummary]) -> go.Figure | None:
             before, after = getattr(network.savings.alone, field), getattr(network.savings.fused, field)
             saved = network.savings.saved(field)
             left.append(None if saved is None else 1 - saved)
-            texts.append("" if saved is None else f"{si(before, unit)} → {si(after, unit)}")
-            hovers.append(
-                f"<b>{name}</b><br>{label} {si(before, unit)} call by call, {si(after, unit)} fused: {percent(saved)} saved"
-            )
+            texts.append("" if saved is None else f"{amount(before, unit)} → {amount(after, unit)}")
+            totals = f"{amount(before, unit)} call by call, {amount(after, unit)} fused"
+            hovers.append(f"<b>{name}</b><br>{label}: {totals}, {percent(saved)} saved")
         if any(share is not None for share in left):
             traces.append(
                 go.Bar(

@@ -236,7 +236,7 @@ def test_what_fusion_saves_is_drawn_for_every_network(tmp_path):
     seen = Page(render_report(error_report(run, PROFILE), fusion=[network]))
     traces = seen.figures()["fusion"]["data"]
     assert {trace["name"] for trace in traces} == {"kernels", "bytes", "time", "energy"}
-    assert {trace["name"]: trace["text"] for trace in traces}["kernels"] == ["2.00 → 2.00"]
+    assert {trace["name"]: trace["text"] for trace in traces}["kernels"] == ["2 → 2"]
     assert "What fusion saves" in seen.text
 
 
