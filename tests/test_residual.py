@@ -290,13 +290,13 @@ def published_errors(device: str, residual: bool = True) -> dict[str, GroupError
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_published_operators_lie_in_their_intervals(device):
-    """85 to 95 % of each device's test split lie in their 90 % intervals, group by group (2 % for chance: a group has a few
-    hundred rows); contractions are nearer with the residual than without."""
+    """85 to 95 % of each device's test split lie in their 90 % intervals, group by group; contractions are nearer with the
+    residual than without."""
     if not (REFERENCE / "gpu_ops").is_dir():
         pytest.skip("no reference data: it is kept beside the repository")
     errors, physical = published_errors(device), published_errors(device, residual=False)
     for name, found in errors.items():
-        assert 0.83 <= found.inside.mean() <= 0.97, name
+        assert 0.85 <= found.inside.mean() <= 0.95, name
     for name in ("linear", "bmm", "conv"):
         assert errors[name].error.mean() < physical[name].error.mean(), name
 
