@@ -25,13 +25,13 @@ NORMAL_POINT = 1.645
 MIN_OWN = 20
 """Below this many held-out cases of its own an algorithm takes the spread of its family, below that of all cases together: the
 90 % point of fewer is hardly below their largest."""
-NORMAL_MEDIAN = 0.6745
-"""Standard deviations from the middle within which half of a normal law lies."""
+ONE_SIGMA = 0.6827
+"""Share of a normal law within one standard deviation."""
 MIN_LONG = 8
 """Fewer graphs of many kernels than this say nothing."""
 SURELY = 50
-"""Fewer graphs of many kernels than this are taken for draws of a normal law, whose spread follows from their median: their 90 %
-point would be one or two cases that were disturbed."""
+"""Fewer graphs of many kernels than this are taken for draws of a normal law, whose spread is their 68 % point: their 90 % point
+would be one or two cases that were disturbed."""
 FLOOR = 0.02
 """No spread is below 2 %: repeat measurements themselves differ by that."""
 
@@ -78,8 +78,8 @@ def spreads(
     if long.sum() >= SURELY:
         note("sigma.graph.many", long, f"graphs of at least {MANY_KERNELS} kernels")
     elif long.sum() >= MIN_LONG:
-        sigma = max(float(np.median(needed[long]) * NORMAL_POINT / NORMAL_MEDIAN), FLOOR)
-        why = f"{reference}; from the median over {int(long.sum())} held-out graphs of at least {MANY_KERNELS} kernels"
+        sigma = max(float(np.quantile(np.abs(errors[long]), ONE_SIGMA)), FLOOR)
+        why = f"{reference}; 68 % point over {int(long.sum())} held-out graphs of at least {MANY_KERNELS} kernels"
         found["sigma.graph.many"] = Coefficient(sigma, "1", "fitted", why)
     return found
 
