@@ -43,6 +43,8 @@ CUTS = 48
 """Most thresholds a feature is asked about."""
 OUTSIDE = 0.002
 """Share of the fit cases beyond either end of what counts as the measured range of a feature."""
+ENOUGH, FOLDS = 200, 5
+"""Below so many validation cases, which also said how many trees, the fit cases are held out for the spread too, fold by fold."""
 ONE_SIDED = 1.645
 """Standard errors by which a correction must lower the mean error of validation cases to be kept."""
 
@@ -155,7 +157,14 @@ def _fitted(sample: _Sample, seed: int) -> ResidualGroup:
         spread=FLOOR,
         cases=int(fit.sum()),
     )
-    error, reached = (_log_factor(group, sample.logs) - sample.ratio)[held_out], sample.reach[held_out]
+    factor = _log_factor(group, sample.logs)
+    if held_out.sum() < ENOUGH:
+        fold = np.random.default_rng(seed).integers(FOLDS, size=len(fit))
+        for turn in range(FOLDS):
+            rest = replace(group, trees=_boosted(sample.logs, sample.ratio, fit & (fold != turn), held_out, seed))
+            factor = np.where(fit & (fold == turn), _log_factor(rest, sample.logs), factor)
+        held_out = held_out | fit
+    error, reached = (factor - sample.ratio)[held_out], sample.reach[held_out]
     share = supported(group, sample.logs[held_out])
     # The squared spread with which the interval, mixed with the physical one, just holds each case.
     beyond = np.clip(error**2 - np.where(error > 0, reached[:, 0], reached[:, 1]) ** 2, 0.0, None) / NORMAL_POINT**2
