@@ -63,6 +63,7 @@ def write_run(path: Path, statuses: tuple[str, ...] = ("ok", "ok", "failed")) ->
         ["compare"],
         ["calibrate"],
         ["estimate"],
+        ["generate"],
         ["sweep"],
         ["report"],
         ["profiles"],

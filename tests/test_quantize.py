@@ -158,6 +158,18 @@ class TestTorchao:
         assert by_dtype(found) == by_dtype(quantized(graphs, scheme))
         assert sum(v.spec.nbytes for v in found[0].values if v.is_weight and v.spec.dtype == "int8") == N * K
 
+    def test_four_bits_that_torchao_unpacks_are_counted_as_it_holds_them(self) -> None:
+        """Its format for any machine keeps 4-bit weights in bytes and converts them before a product in the activations' type."""
+        from torchao.quantization import IntxWeightOnlyConfig, quantize_
+        from torchao.quantization.granularity import PerGroup
+
+        model = nn.Sequential(nn.Linear(K, N, dtype=torch.bfloat16))
+        quantize_(model, IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(128)))
+        found = capture(model, (torch.randn(32, K, dtype=torch.bfloat16),)).graphs
+        assert [call.op for call in found[0].calls] == ["torchao.dequantize_affine", "aten.linear"]
+        assert by_dtype(found) == {"bfloat16": 2.0 * 32 * N * K}
+        assert not graph_cost(found[0]).unknown
+
 
 def _cli():
     from shmoo.harness.cli.app import cli
