@@ -53,7 +53,7 @@ class Parameter:
 _SPACE = {
     "efficiency": ("1", 1e-3, 1.6, 1.0),
     "efficiency.vector": ("1", 1e-3, 4.0, 1.0),
-    "efficiency.special": ("1", 1e-3, 4.0, 1.0),
+    "efficiency.special": ("1", 0.05, 4.0, 1.0),
     "efficiency.bandwidth": ("1", 0.01, 1.5, 0.7),
     "half.m": ("1", 1e-2, 1e3, 1.5),
     "half.n": ("1", 1e-2, 1e3, 1.5),

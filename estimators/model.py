@@ -58,6 +58,7 @@ def _candidates(*stems: str) -> list[tuple[str, ...]]:
     return names
 
 
+_FLOAT32 = COMPUTE_DTYPES.index("float32")
 _MATRIX = _candidates("peak.matrix", "peak.vector")
 _VECTOR = _candidates("peak.vector", "peak.matrix")
 _SPECIAL = _candidates("peak.special")
@@ -187,10 +188,12 @@ def _throttle(
 ) -> np.ndarray:
     """Factor by which sustained load slows a device at its power cap. What `throttle.flop` joules a flop and the bytes ask for
     beyond the cap stretches the time, once the controller has seen the load for about `throttle.time`. What counts is the mean
-    power of the whole segment, back to back: kernels that wait for memory leave power to the others."""
+    power of the whole segment, back to back: kernels that wait for memory leave power to the others. A flop in another type
+    than float32 takes less by as much as its peak is higher: boards are built to sustain about their peak in each."""
     starts = np.flatnonzero(np.diff(table.segment, prepend=-1))
     busy = np.add.reduceat(body, starts, axis=-1)
-    drawn = c.by_algorithm(codes, "throttle.flop") * worked + (_bytes_energy(tiling, c) if has_energy(c.profile) else 0.0)
+    lighter = c.by_dtype(np.asarray([_FLOAT32]), _MATRIX) / c.by_dtype(table.dtype, _MATRIX)
+    drawn = c.by_algorithm(codes, "throttle.flop") * lighter * worked + (_bytes_energy(tiling, c) if has_energy(c.profile) else 0.0)
     joules = np.add.reduceat(drawn + np.zeros_like(body), starts, axis=-1)
     budget = (c.value("power.tdp") - c.value("power.static")) * busy
     factor = 1.0 + np.maximum(joules / budget - 1.0, 0.0) / (1.0 + (c.value("throttle.time") / busy) ** ONSET)

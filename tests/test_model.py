@@ -5,11 +5,14 @@ import pytest
 from build import GraphBuilder
 
 from shmoo.estimators.coefficients import ALGORITHMS, Coefficients, algorithm_codes, draw
+from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.fusion import fuse
 from shmoo.estimators.kernels import KernelTable, kernel_table
 from shmoo.estimators.model import Prediction, graph_latency, predict, segment_energy
-from shmoo.estimators.profile import ArchitectureProfile, Coefficient, TilingSpec
+from shmoo.estimators.profile import ArchitectureProfile, Coefficient, TilingSpec, load_profile
+from shmoo.estimators.records import single_call_graph
 from shmoo.estimators.tiling.base import TileShape, Tiling
+from shmoo.runs.table_operators import TABLE_OPERATORS
 
 PEAK, BANDWIDTH, LAUNCH = 1e12, 1e11, 1e-6
 
@@ -235,3 +238,16 @@ def test_sustained_load_slows_a_capped_device():
     assert predicted(table, long_after).device_s[0] == pytest.approx(free * 2.0, rel=1e-5)
     below = machine("gpu", **demand | {"power.tdp": 100.0}, **{"throttle.time": free / 1e6})
     assert predicted(table, below).device_s[0] == pytest.approx(free)
+
+
+def test_a_power_cap_counts_a_flop_by_the_peak_of_its_type():
+    """A card whose bfloat16 peak is 16 times its float32 peak runs a large product near both peaks: its cap binds neither."""
+    profile = load_profile("gpu_a100_80g")
+    times = {}
+    for dtype in ("float32", "bfloat16"):
+        call, weights = TABLE_OPERATORS["linear"].build({"b": 1, "m": 8192, "n": 8192, "k": 8192}, dtype)
+        ((latency, _),) = AnalysisDirector(profile).estimate_cases(
+            [single_call_graph(call, weights, name="linear")], runtime="eager"
+        )
+        times[dtype] = latency.value
+    assert 6 < times["float32"] / times["bfloat16"] < 16.1
