@@ -99,7 +99,9 @@ _LAUNCH = {
         "layout.eager.aligned": _range(5e-11, 1e-11, 2e-10, "s/B", "conversion to blocks of channels"),
         "layout.eager.tail": _range(3e-10, 5e-11, 1e-9, "s/B", "the same where channels do not fill the last block"),
         "layout.inductor.entry": _range(4e-10, 1e-10, 1e-9, "s/B", "a strided copy of an image to channels-last order"),
-        "layout.inductor.weights": _range(1e-10, 2e-11, 5e-10, "s/B", "a convolution's weights brought into the library's blocks"),
+        "layout.inductor.weights": _range(
+            1e-10, 2e-11, 5e-10, "s/B", "a convolution's weights brought into the library's blocks"
+        ),
         "layout.inductor-freezing.entry": _range(4e-10, 1e-10, 1e-9, "s/B", "a strided copy of an image to channels-last order"),
         "layout.inductor-freezing.weights": _range(0.0, 0.0, 0.0, "s/B", "frozen weights were brought into blocks before"),
         "switch.eager": _range(2e-6, 0.2e-6, 20e-6, "s", "code and library state come back from a farther cache"),

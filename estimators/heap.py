@@ -82,7 +82,7 @@ def fresh_memory(kernels: Sequence[Sequence[Touch]], temporaries: Sequence[Tempo
 
 
 class _Heap:
-    """Blocks are (address, size); mapped by themselves, they have the address -1. `mapped` and `grown` count what the system gave."""
+    """Blocks are (address, size), address -1 for those mapped by themselves. `mapped` and `grown` count what the system gave."""
 
     def __init__(self) -> None:
         self.mapped = self.grown = 0.0

@@ -49,9 +49,9 @@ def _op_codes(count: int) -> dict[str, int]:
 
 
 class Kernel(msgspec.Struct, frozen=True):
-    """The calls that one launch executes: indices into `Graph.calls` in order, and the fusion rule that grouped them. `direct` are
-    operands (call, value) of concatenations among them that stand where the result is already: who makes such a part writes
-    it there."""
+    """The calls that one launch executes: indices into `Graph.calls` in order, and the fusion rule that grouped them. `direct`
+    are operands (call, value) of concatenations among them that stand where the result is already: who makes such a part
+    writes it there."""
 
     calls: tuple[int, ...]
     pattern: str = ""

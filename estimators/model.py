@@ -193,7 +193,9 @@ def _throttle(
     starts = np.flatnonzero(np.diff(table.segment, prepend=-1))
     busy = np.add.reduceat(body, starts, axis=-1)
     lighter = c.by_dtype(np.asarray([_FLOAT32]), _MATRIX) / c.by_dtype(table.dtype, _MATRIX)
-    drawn = c.by_algorithm(codes, "throttle.flop") * lighter * worked + (_bytes_energy(tiling, c) if has_energy(c.profile) else 0.0)
+    drawn = c.by_algorithm(codes, "throttle.flop") * lighter * worked + (
+        _bytes_energy(tiling, c) if has_energy(c.profile) else 0.0
+    )
     joules = np.add.reduceat(drawn + np.zeros_like(body), starts, axis=-1)
     budget = (c.value("power.tdp") - c.value("power.static")) * busy
     factor = 1.0 + np.maximum(joules / budget - 1.0, 0.0) / (1.0 + (c.value("throttle.time") / busy) ** ONSET)

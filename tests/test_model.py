@@ -122,8 +122,8 @@ def test_a_library_that_converts_images_needs_memory_for_its_copies():
 
 
 def test_compiled_code_converts_what_enters_and_all_weights():
-    """A graph's own image of 2 x 64 x 8 x 8 floats enters; 3 x 3 weights are converted by the compiler and by the library, 1 x 1 by
-    the library alone; the second convolution reads what the first one left."""
+    """A graph's own image of 2 x 64 x 8 x 8 floats enters; 3 x 3 weights are converted by the compiler and by the library, 1 x 1
+    by the library alone; the second convolution reads what the first one left."""
     b = GraphBuilder()
     graph = b.graph(b.conv(b.conv(b.tensor((2, 64, 8, 8)), 64), 32, kernel=1))
     table = kernel_table(graph, fuse(graph))

@@ -51,7 +51,9 @@ def grouped_mm(call: OpCall) -> Cost:
     if len(left.shape) == 2 and len(right.shape) == 3:
         groups = right.shape[0]
         touched = {call.operands[1]: right.nbytes * min(1.0, m / max(groups, 1))}
-        return bill(call, "gemm", matrix=2 * m * n * k, batch=min(groups, m), m=-(-m // max(groups, 1)), n=n, k=k, touched=touched)
+        return bill(
+            call, "gemm", matrix=2 * m * n * k, batch=min(groups, m), m=-(-m // max(groups, 1)), n=n, k=k, touched=touched
+        )
     if len(left.shape) == 3 and len(right.shape) == 2:
         # Each group's rows meet the columns that are its own.
         return bill(call, "gemm", matrix=2 * m * n * k, batch=batch[0], m=m, n=-(-n // max(batch[0], 1)), k=k)

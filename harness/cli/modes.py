@@ -19,9 +19,7 @@ quantize = click.option(
     help="Linear layers as int8-dynamic, int8-weight or int4-weight; the rest keeps --dtype (int8 there is for everything).",
 )
 _OPTIONS = (
-    click.option(
-        "--phase", metavar="PHASE", help="Of a language model: prefill (--seq-len new tokens) or decode (one more)."
-    ),
+    click.option("--phase", metavar="PHASE", help="Of a language model: prefill (--seq-len new tokens) or decode (one more)."),
     click.option("--training", is_flag=True, help="One forward and backward pass in place of inference."),
     click.option("--autocast", metavar="DTYPE", help="Run float32 weights under torch.autocast in bfloat16 or float16."),
     quantize,
