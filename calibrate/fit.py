@@ -158,7 +158,7 @@ def fit_latency(
     log_measured = np.log(np.concatenate([block.measured_s for block in blocks]))
     if not parameters:
         raise InputError(
-            f"{len(log_measured)} cases are too few to fit a coefficient: an algorithm needs {MIN_CASES}; measure a larger suite"
+            f"{len(log_measured)} cases are too few to fit any coefficient: an algorithm needs {MIN_CASES}; measure more"
         )
     response = Response(blocks, parameters, profile)
 
