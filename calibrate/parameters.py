@@ -87,8 +87,8 @@ _START_OF_ZERO = {"tile_overhead": 1e-6, "page_fault": 1e-10}
 LIBRARY_PATHS = frozenset({"conv", "conv_1x1", "conv_3x3", "conv_native", "depthwise", "conv_transpose"})
 """Algorithms that share an operator's name: what dispatching costs depends on the library that takes the call."""
 COMPILED_SD = 0.15
-"""Prior standard deviation of the log of a convolution's efficiency in compiled code around that in eager: the same library, and a
-few compiled cases must not say more than that. With 0.4 held-out compiled convnets came out 3.3 times too slow, with 0.15 1.7."""
+"""Prior standard deviation of the log of a convolution's efficiency in compiled code around that in eager (the same library): a
+few compiled cases must not say more. With 0.4 a held-out compiled convnet came out 3.3 times too slow, with 0.15 1.7 times."""
 TYPICAL_SPECIAL_SHARE = 1 / 8
 """Special functions a unit evaluates for each vector flop it could do, roughly, on any machine."""
 _EXTENTS = {"gpu": ("half.tile", "half.far", "half.k", "half.fill")}
