@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib.util
 import io
 import time
 import warnings
@@ -175,13 +176,9 @@ class _Counter(msgspec.Struct, frozen=True):
 def counters() -> Mapping[str, _Counter]:
     """Those that are installed, torch's own first."""
     found = {"FlopCounterMode": _Counter(_torch_flops, lambda op: _alone(op, _torch_flops, "meta"))}
-    with contextlib.suppress(ImportError):
-        import fvcore.nn  # noqa: F401
-
+    if importlib.util.find_spec("fvcore") is not None:
         found["fvcore"] = _Counter(_fvcore_flops, lambda op: _alone(op, _fvcore_flops, "cpu"), "cpu")
-    with contextlib.suppress(ImportError):
-        import calflops  # noqa: F401
-
+    if importlib.util.find_spec("calflops") is not None:
         wrapped = _wrapped_by_calflops()
         found["calflops"] = _Counter(_calflops_flops, lambda op: op.call.op.rpartition(".")[2] in wrapped)
     return found
