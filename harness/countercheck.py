@@ -32,6 +32,7 @@ from shmoo.estimators.distinct import DistinctOperator, distinct_operators
 from shmoo.estimators.profile import load_profile
 from shmoo.estimators.records import Graph
 from shmoo.harness.capture import capture
+from shmoo.harness.capture.exported import FunctionModule
 from shmoo.harness.replay import GraphReplay, ReplayError
 from shmoo.harness.workloads.loading import resolve_model
 from shmoo.harness.workloads.module import Built, DNNModule
@@ -79,8 +80,8 @@ class Comparison(msgspec.Struct, frozen=True):
     counts: dict[str, Count]
 
     @property
-    def capture_ratio(self) -> float | None:
-        """Capture over the bare tracing of the same kind, Dynamo's; `None` where Dynamo fails."""
+    def dynamo_ratio(self) -> float | None:
+        """Capture over bare Dynamo tracing; `None` where that fails."""
         return _ratio(self.capture_s, self.dynamo_s)
 
     @property
@@ -141,7 +142,7 @@ def _timed(work: Callable[..., Any], *arguments: Any) -> tuple[float | None, Any
 
 
 def _export(built: Built) -> None:
-    module = built.model if isinstance(built.model, torch.nn.Module) else _Whole(built.model)
+    module = built.model if isinstance(built.model, torch.nn.Module) else FunctionModule(built.model)
     with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
         torch.export.export(module, built.args, built.kwargs)
 
@@ -153,15 +154,6 @@ def _dynamo(built: Built) -> None:
 
 def _capture(built: Built, name: str) -> tuple[Graph, ...]:
     return capture(built.model, built.args, built.kwargs, name=name).graphs
-
-
-class _Whole(torch.nn.Module):
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(*args, **kwargs)
 
 
 class _Counter(msgspec.Struct, frozen=True):
@@ -206,7 +198,7 @@ def _alone(operator: DistinctOperator, count: Callable[[Built], float], device: 
     try:
         call = GraphReplay(operator.graph, {}, device=device).last_call()
         with _quiet():
-            return count(Built(_Whole(lambda _: call()), (torch.zeros(1, device=device),))) > 0
+            return count(Built(FunctionModule(lambda _: call()), (torch.zeros(1, device=device),))) > 0
     except (ReplayError, RuntimeError, TypeError, ValueError, KeyError, AssertionError):
         return False
 
@@ -305,7 +297,7 @@ def main(models: tuple[str, ...], repeats: int, json_path: Path | None) -> None:
 
 
 def _line(name: str, c: Comparison) -> str:
-    bare = f"{_times(c.export_ratio)} export, {_times(c.capture_ratio)} dynamo"
+    bare = f"{_times(c.export_ratio)} export, {_times(c.dynamo_ratio)} dynamo"
     return f"{name}: capture {_seconds(c.capture_s)}, {bare}, analysis {_share(c.analysis_share)}"
 
 
@@ -321,7 +313,7 @@ def markdown(found: Sequence[Comparison]) -> Iterator[str]:
             c.model,
             _seconds(c.capture_s),
             _times(c.export_ratio),
-            _times(c.capture_ratio),
+            _times(c.dynamo_ratio),
             _share(c.analysis_share),
             *cells,
         ]

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner, Result
+from cli_runner import shmoo
+from click.testing import CliRunner
 
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.profile import load_profile
 from shmoo.estimators.records import OpCall, TensorSpec, single_call_graph
-from shmoo.harness.cli.app import VerbGroup, cli
+from shmoo.harness.cli.app import VerbGroup
 from shmoo.harness.cli.measure import finish, plan_cases
 from shmoo.harness.cli.options import parse_axis, parse_shape
 from shmoo.runs.records import CaseSpec, Machine, Measurement, RunManifest, Timing
@@ -28,15 +29,7 @@ FIELDS = {
 TABLE = "op,dtype,b,m,n,k\nlinear,float32,1,64,64,64\nlinear,float32,1,128,128,128\n"
 
 
-@pytest.fixture(autouse=True)
-def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Profiles and runs of whoever runs the tests stay out of them."""
-    monkeypatch.setenv("SHMOO_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-
-
-def shmoo(*arguments: str) -> Result:
-    return CliRunner().invoke(cli, list(arguments))
+pytestmark = pytest.mark.usefixtures("own_home")
 
 
 def write_run(path: Path, statuses: tuple[str, ...] = ("ok", "ok", "failed")) -> Path:

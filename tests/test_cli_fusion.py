@@ -2,13 +2,7 @@
 
 import json
 
-from click.testing import CliRunner, Result
-
-from shmoo.harness.cli.app import cli
-
-
-def shmoo(*arguments: str) -> Result:
-    return CliRunner().invoke(cli, list(arguments))
+from cli_runner import shmoo
 
 
 def test_groups_and_savings_are_shown():

@@ -4,15 +4,10 @@ import json
 
 import pytest
 from build import GraphBuilder
-from click.testing import CliRunner, Result
+from cli_runner import shmoo
 
-from shmoo.harness.cli.app import cli
 from shmoo.runs.records import CaseSpec, Machine, Measurement, OperatorTime, RunManifest, Timing
 from shmoo.runs.store import RunWriter
-
-
-def shmoo(*arguments: str) -> Result:
-    return CliRunner().invoke(cli, list(arguments))
 
 
 def write_run(path, reason: str = "") -> str:

@@ -6,20 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from cli_runner import shmoo
 
-from shmoo.harness.cli.app import cli
-
-
-@pytest.fixture(autouse=True)
-def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Profiles of whoever runs the tests stay out of them."""
-    monkeypatch.setenv("SHMOO_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-
-
-def shmoo(*arguments: str) -> Result:
-    return CliRunner().invoke(cli, list(arguments))
+pytestmark = pytest.mark.usefixtures("own_home")
 
 
 def rows_of(*arguments: str) -> list[dict]:

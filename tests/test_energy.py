@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from stand_ins import Clock, no_nvml
 
 from shmoo.harness.energy import available_probes
 from shmoo.harness.energy.nvml import NvmlProbe, list_gpus
@@ -14,21 +15,6 @@ from shmoo.harness.energy.simulated import SimulatedProbe, ZoneFiles, write_powe
 
 needs_pyrapl = pytest.mark.skipif(importlib.util.find_spec("pyRAPL") is None, reason="pyRAPL is installed on Linux only")
 RANGE = 262_143_328_850.0
-
-
-class Clock:
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
-
-    def advance(self, seconds):
-        self.now += seconds
-
-
-def no_nvml():
-    raise OSError("no NVIDIA driver answers")
 
 
 def step(before, after, span=RANGE, elapsed=1.0):

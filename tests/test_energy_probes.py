@@ -3,6 +3,7 @@ import struct
 from itertools import pairwise
 
 import pytest
+from stand_ins import Clock, no_nvml
 
 from shmoo.harness.energy import available_probes
 from shmoo.harness.energy.battery import ON_MAINS, BatteryProbe
@@ -12,22 +13,6 @@ from shmoo.harness.energy.probe import UNMOVED, Snapshot
 from shmoo.harness.energy.replaying import ENDED, Recording, ReplayProbe, record
 from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings
 from shmoo.harness.energy.simulated import SimulatedProbe, ZoneFiles, write_powercap_tree
-
-
-class Clock:
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
-
-    def advance(self, seconds):
-        self.now += seconds
-
-
-def no_nvml():
-    raise OSError("no NVIDIA driver answers")
-
 
 SCALE = 2.0**-32
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from stand_ins import Clock
 
 from shmoo.calibrate.dataset import MeasuredCase, blocks
 from shmoo.calibrate.energy import fit_energy
@@ -35,17 +36,6 @@ from shmoo.runs.tables import TableRow
 SHORT = TimingSettings(block_s=1e-5, warmup_s=0.0, max_warmup_s=0.01, min_s=0.0, max_s=0.01, min_samples=3)
 UUID = "GPU-00000000-virtual"
 DOCS = Path(__file__).parents[1] / "docs" / "measuring.md"
-
-
-class Clock:
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
-
-    def advance(self, seconds):
-        self.now += seconds
 
 
 def relu(case):

@@ -7,7 +7,7 @@ is not read. Everything else of a backward pass (products, sums, copies) is made
 from __future__ import annotations
 
 from shmoo.estimators.costs.base import bill, cost, elements, extents, first, largest, number, result, tensor
-from shmoo.estimators.costs.contractions import gemm
+from shmoo.estimators.costs.contractions import attention_extents, gemm
 from shmoo.estimators.costs.data_movement import TAPS, UPSAMPLE
 from shmoo.estimators.costs.reductions import adaptive_windows
 from shmoo.estimators.records import Cost, OpCall
@@ -63,8 +63,7 @@ def linear_backward(call: OpCall) -> Cost:
     to_input, to_weight, to_bias = _asked(call, 3)
     n, k = weight.shape
     m = grad.numel // max(n, 1)
-    found = gemm(call, to_input + to_weight, m, n, k, vector=grad.numel if to_bias else 0)
-    return found
+    return gemm(call, to_input + to_weight, m, n, k, vector=grad.numel if to_bias else 0)
 
 
 ATTENTIONS = (
@@ -84,11 +83,8 @@ def attention_backward(call: OpCall) -> Cost:
     A score: scale, subtract, exp again (and a mask's addition); subtract, multiply, scale for its gradient. A result's element:
     a product and a sum.
     """
-    query, key, value = tensor(call, "query").shape, tensor(call, "key").shape, tensor(call, "value").shape
-    rows = elements(query[:-2])
-    sq, sk, d, dv = query[-2], key[-2], query[-1], value[-1]
+    rows, sq, sk, d, dv, masked = attention_extents(call)
     scores = rows * sq * sk
-    masked = bool(call.operand("attn_mask") or call.operand("attn_bias") or call.attributes.get("is_causal"))
     vector = scores * (5.0 + masked) + 2.0 * rows * sq * dv
     return bill(
         call, "attention", matrix=2.0 * scores * (3 * d + 2 * dv), vector=vector, special=scores, batch=rows, m=sq, n=sk, k=d

@@ -290,6 +290,13 @@ def attention_flops(rows: int, sq: int, sk: int, d: int, dv: int, masked: bool) 
     return 2.0 * scores * (d + dv), scores * (4.0 + masked), scores * 2.0
 
 
+def attention_extents(call: OpCall) -> tuple[int, int, int, int, int, bool]:
+    """(batch x heads, Sq, Sk, D, Dv, whether scores are masked) of a call with query, key and value."""
+    query, key, value = tensor(call, "query").shape, tensor(call, "key").shape, tensor(call, "value").shape
+    masked = call.operand("attn_mask") or call.operand("attn_bias") or call.attributes.get("is_causal")
+    return elements(query[:-2]), query[-2], key[-2], query[-1], value[-1], bool(masked)
+
+
 SDPA_NAMES = (
     "scaled_dot_product_attention",
     "_scaled_dot_product_flash_attention",
@@ -308,11 +315,8 @@ def scaled_dot_product_attention(call: OpCall) -> Cost:
     Scores are not stored: bytes are those of query, key, value, mask and results. Iteration space: batch = heads of all
     examples, m = Sq, n = Sk, k = D (and once more with D and Sk exchanged).
     """
-    query, key, value = tensor(call, "query").shape, tensor(call, "key").shape, tensor(call, "value").shape
-    rows = elements(query[:-2])
-    sq, sk, d, dv = query[-2], key[-2], query[-1], value[-1]
-    masked = call.operand("attn_mask") or call.operand("attn_bias") or call.attributes.get("is_causal")
-    matrix, vector, special = attention_flops(rows, sq, sk, d, dv, bool(masked))
+    rows, sq, sk, d, dv, masked = attention_extents(call)
+    matrix, vector, special = attention_flops(rows, sq, sk, d, dv, masked)
     return bill(call, "attention", matrix=matrix, vector=vector, special=special, batch=rows, m=sq, n=sk, k=d)
 
 

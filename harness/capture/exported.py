@@ -64,7 +64,7 @@ def export_graph(
     """
     from torch.export import Dim, ShapesCollection, export
 
-    module = model if isinstance(model, torch.nn.Module) else _FunctionModule(model)
+    module = model if isinstance(model, torch.nn.Module) else FunctionModule(model)
     leaves = tree_leaves((tuple(args), dict(kwargs)))
     shapes = ShapesCollection()
     for leaf, dim in dynamic:
@@ -93,7 +93,7 @@ def _first_names(module: torch.nn.Module) -> dict[str, str]:
     return {name: first.setdefault(id(tensor), name) for name, tensor in named}
 
 
-class _FunctionModule(torch.nn.Module):
+class FunctionModule(torch.nn.Module):
     """A function as a module, which is what torch.export takes."""
 
     def __init__(self, function: Callable[..., Any]) -> None:

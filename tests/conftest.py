@@ -1,0 +1,14 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Profiles and runs of whoever runs the tests stay out of them."""
+    monkeypatch.setenv("SHMOO_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
