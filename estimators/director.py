@@ -7,19 +7,18 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from shmoo.estimators.basis import time_basis
 from shmoo.estimators.coefficients import (
     ALGORITHMS,
     DEFAULTS,
     MANY_KERNELS,
     Coefficients,
     algorithm_codes,
-    algorithm_names,
     draw,
     normals,
 )
 from shmoo.estimators.costs.summary import UnknownOp
 from shmoo.estimators.dtypes import COMPUTE_DTYPES, compute_dtype
-from shmoo.estimators.errors import InputError
 from shmoo.estimators.kernels import Kernel, KernelTable
 from shmoo.estimators.model import Prediction, graph_latency, predict, segment_energy
 from shmoo.estimators.notebook import estimate_html
@@ -29,6 +28,7 @@ from shmoo.estimators.residual import Correction, correction
 from shmoo.estimators.tabulated import Origin, Tabulated, tabulate, tabulated
 from shmoo.estimators.tiling import TilingStrategy, strategy_for
 from shmoo.estimators.tiling.base import Tiling
+from shmoo.estimators.variants import with_threads
 
 DRAWS = 200
 """Draws of the uncertain coefficients behind an interval: the 5 % and 95 % points of 200 log-normal draws are within about 5 %
@@ -37,17 +37,6 @@ of their spread, less than the spread itself is known."""
 QUANTILES = (0.05, 0.95)
 CHUNK = 2000
 """Graphs tabulated at once; bounds the memory of the draws."""
-
-BASIS = {
-    "fitted": "fitted",
-    "transferred": "transferred",
-    "datasheet": "datasheet",
-    "literature": "datasheet",
-    "simulated": "datasheet",
-    "fallback": "fallback",
-}
-"""Source of a coefficient -> the share of `Estimate.basis` it counts for; looked-up numbers of any origin count as datasheet."""
-_TRUST = ("fallback", "datasheet", "transferred", "fitted")
 
 
 class KernelEstimate(msgspec.Struct, frozen=True):
@@ -213,7 +202,7 @@ class AnalysisDirector:
             energy_j_reason="" if energy_j else f"profile {self.profile.name!r} has no energy coefficients",
             unknown_ops=work.unknown_ops,
             notes=work.notes,
-            basis={name: float(share) for name, share in self.basis(table, prediction, nominal, runtime).items()},
+            basis={name: float(share) for name, share in time_basis(table, prediction, nominal, runtime).items()},
             breakdown=_breakdown(table, tiling, prediction, found, work.origin, self.profile.value("power.static", 0.0)),
         )
 
@@ -276,40 +265,6 @@ class AnalysisDirector:
         together = np.exp(np.where(several, shared, 0.0) * normals(rng, DRAWS, 1))
         times = graph_latency(table, noisy, coefficients, runtime) * together
         return times, segment_energy(table, noisy, times, coefficients)
-
-    def basis(self, table: KernelTable, prediction: Prediction, c: Coefficients, runtime: str) -> dict[str, np.ndarray]:
-        """Share of predicted time, a number or an array over design points, by the least trusted coefficient it rests on."""
-        codes = algorithm_codes(table, self.profile.family)
-        launch, compute = np.empty(len(table), dtype=int), np.empty(len(table), dtype=int)
-        memory = np.empty(len(table), dtype=int)
-        for code in np.unique(codes):
-            rows = codes == code
-            algorithm = ALGORITHMS[code]
-            launch[rows] = _trust(c.source(*algorithm_names((f"launch.{runtime}", "launch"), algorithm)))
-            stem = "efficiency" if table.matrix_flops[rows].any() else "efficiency.vector"
-            peak = max((_trust(c.source(name)) for name in self.profile.coefficients if name.startswith("peak.")), default=0)
-            compute[rows] = _together(_trust(c.source(*algorithm_names((stem,), algorithm))), peak)
-            bandwidth = _trust(c.source(f"bandwidth.{self.profile.levels[-1]}"))
-            memory[rows] = _together(_trust(c.source(*algorithm_names(("efficiency.bandwidth",), algorithm))), bandwidth)
-        body = np.where(prediction.compute_s >= prediction.memory_s, compute, memory)
-        total = (prediction.launch_s + prediction.device_s).sum(axis=-1)
-        shares = {}
-        for name in ("fitted", "transferred", "datasheet", "fallback"):
-            level = _TRUST.index(name)
-            resting = np.where(launch == level, prediction.launch_s, 0.0) + np.where(body == level, prediction.device_s, 0.0)
-            shares[name] = resting.sum(axis=-1) / total
-        return shares
-
-
-def _together(share: int, rate: int) -> int:
-    """What the product of a share and a rate rests on: where one was fitted, it was fitted with the other as it stands, so their
-    product is what was fitted; otherwise the weaker."""
-    strongest = max(share, rate)
-    return strongest if _TRUST[strongest] in ("fitted", "transferred") else min(share, rate)
-
-
-def _trust(source: str) -> int:
-    return _TRUST.index(BASIS[source])
 
 
 def _names_in_use(profile: ArchitectureProfile, runtime: str) -> list[str]:
@@ -379,30 +334,4 @@ def _breakdown(
             residual=float(factor[i]),
         )
         for i, (graph, kernel) in enumerate(origin)
-    )
-
-
-def with_threads(profile: ArchitectureProfile, threads: int) -> ArchitectureProfile:
-    """The same CPU with fewer cores at work: peaks, near-cache bandwidths and core count scale by threads / cores; the shared
-    levels' bandwidth is what the cores can draw, at most the whole. Fewer cores were not measured: the residual is dropped.
-
-    Raises:
-        InputError: not a CPU, or not between 1 and its cores.
-    """
-    if profile.family != "cpu":
-        raise InputError(f"threads={threads} on {profile.name!r}, a {profile.family}; threads apply to CPUs only, leave it out")
-    cores = int(profile.value("count.cores"))
-    if not 1 <= threads <= cores:
-        raise InputError(f"threads={threads} on {profile.name!r}; allowed: 1 to its {cores} cores")
-    if threads == cores:
-        return profile
-    share = threads / cores
-    private = ("peak.", *(f"bandwidth.{level}" for level in profile.levels[:-1]))
-    memory = f"bandwidth.{profile.levels[-1]}"
-    # One core draws up to about half of a socket's memory bandwidth (STREAM scaling on server parts); more saturate it.
-    factors = {memory: min(1.0, 2.0 * share), "count.cores": share}
-    factors |= {name: share for name in profile.coefficients if name.startswith(private)}
-    return profile.replacing(
-        coefficients={name: c.scaled(factors[name]) if name in factors else c for name, c in profile.coefficients.items()},
-        residual=(),
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from shmoo.estimators.inductor_expression import Expression
 from shmoo.estimators.inductor_layout import (
     Look,
     image_rows,
@@ -23,59 +24,22 @@ from shmoo.estimators.inductor_layout import (
     see_through,
     stretch,
 )
+from shmoo.estimators.inductor_operators import (
+    CONCATENATIONS,
+    MADE_LIKE,
+    MAY_KEEP,
+    ONE_STATISTIC,
+    OVERWRITES,
+    PART_OPERATIONS,
+    READS_TWICE,
+    SCANS,
+    SPECIAL,
+    TAKES_STRIDES,
+    aligned,
+    pointwise_norm,
+)
 from shmoo.estimators.inductor_schedule import LIMITS, Buffer, Limits, Schedule, Scheduler
 from shmoo.estimators.records import Cost, Graph, OpCall
-
-_SPECIAL = "exp log log2 log10 log1p sigmoid tanh silu mish softplus log_sigmoid elu celu selu logit glu softmax log_softmax"
-_TWICE = (
-    "silu gelu hardswish mish elu celu selu leaky_relu prelu softplus glu layer_norm group_norm rms_norm instance_norm "
-    "native_layer_norm softmax log_softmax softmin var std var_mean std_mean normalize"
-)
-SPECIAL = frozenset(f"aten.{name}" for name in _SPECIAL.split())
-"""Operators whose expansion holds one of the functions that are not recomputed on CPUs."""
-READS_TWICE = frozenset(f"aten.{name}" for name in _TWICE.split())
-"""Operators whose expansion reads its operand more than once, so that it counts as having several readers."""
-
-
-@dataclass(slots=True)
-class Expression:
-    """What a value stands for while lowering: a buffer, or a computation that its readers repeat.
-
-    Attributes:
-        reads: buffers and graph inputs that one evaluation reads. loads: the same with the view through which, where it is not
-            element by element: what Inductor counts as reads.
-        calls: calls evaluated inline; empty for a buffer.
-        numel: elements. operations: scalar operations of an element.
-        elsewhere: of what is read, what is not read element by element in order: through a view, in a neighbourhood.
-        rows: elements of the inner loops, where the loops stay nested as something that is read is the same for several elements.
-        owner: the buffer, where this is one. base, look: what a view that changes the order looks at, and how.
-    """
-
-    reads: frozenset[int]
-    calls: frozenset[int] = frozenset()
-    numel: int = 0
-    operations: int = 0
-    special: bool = False
-    elsewhere: frozenset[int] = frozenset()
-    rows: frozenset[int] = frozenset()
-    owner: int | None = None
-    base: Expression | None = None
-    look: Look | None = None
-    loads: frozenset[tuple[int, object]] = frozenset()
-
-    def __post_init__(self) -> None:
-        if not self.loads:
-            self.loads = frozenset((name, None) for name in self.reads)
-
-    @property
-    def moved(self) -> bool:
-        """Whether it is seen through a view that changes the order or the choice of elements."""
-        return self.base is not None
-
-    @property
-    def computes(self) -> bool:
-        """Whether it is evaluated when read, rather than loaded."""
-        return self.owner is None and (bool(self.calls) or len(self.reads) > 1)
 
 
 def schedule(
@@ -164,13 +128,13 @@ class _Lowering:
         if taken is not None:
             if taken:
                 self._library_call(index, call, taken)
-        elif cost is None or (call.op in _MAY_KEEP and len(call.reads) == 1 and call.inputs == call.outputs):
+        elif cost is None or (call.op in MAY_KEEP and len(call.reads) == 1 and call.inputs == call.outputs):
             self._view(call)
-        elif call.op in _CONCATENATIONS:
+        elif call.op in CONCATENATIONS:
             self._concatenate(index, call)
-        elif cost.family in ("normalization", "softmax") and not _pointwise_norm(call):
+        elif cost.family in ("normalization", "softmax") and not pointwise_norm(call):
             self._norm(index, call, cost)
-        elif call.op in _SCANS:
+        elif call.op in SCANS:
             self._pool(index, call, cost)
         elif cost.family == "pooling" and (cost.window == 1 or "adaptive" in call.op) and cost.n > 1:
             self._reduce(index, call, cost)
@@ -188,10 +152,10 @@ class _Lowering:
             for value in self.graph.calls[i].reads:
                 if value not in inside:
                     cost = self.costs[i]
-                    reads |= self._operand(value, cost is not None and cost.family in _TAKES_STRIDES)
+                    reads |= self._operand(value, cost is not None and cost.family in TAKES_STRIDES)
         head = self.costs[calls[0]]
         # A frozen convolution returns a list that its result is picked from; others have their weights' layout changed.
-        steps = 2 if head is not None and head.family in _TAKES_STRIDES and (self.frozen or head.window > 1) else 1
+        steps = 2 if head is not None and head.family in TAKES_STRIDES and (self.frozen or head.window > 1) else 1
         outer = call.outputs[0].numel if call.outputs else 0
         name = self._add(Buffer(frozenset(calls), frozenset(reads), outer, library=True, alone=True, steps=steps))
         name_of_bias = {"aten.linear": "bias", "aten.addmm": "self"}.get(call.op, "")
@@ -227,7 +191,7 @@ class _Lowering:
 
     def _expression(self, index: int, call: OpCall, cost: Cost, extra: Iterable[int] = ()) -> Expression:
         operands = list(zip(call.reads, call.inputs, strict=True))
-        if call.op in _MADE_LIKE or (call.inplace and call.op in _OVERWRITES):
+        if call.op in MADE_LIKE or (call.inplace and call.op in OVERWRITES):
             operands = operands[1:]
         sources = [self._value(value) for value in dict.fromkeys(value for value, _ in operands)]
         shape, numel = call.outputs[0].shape, call.outputs[0].numel
@@ -249,7 +213,7 @@ class _Lowering:
             elsewhere=frozenset().union(*(s.elsewhere for s in sources if s.numel >= numel)),
             rows=frozenset(found_rows).union(
                 *({rows * stretch(call, spec.shape) for rows in self._value(value).rows} for value, spec in operands),
-                *(inner_extents(shape, _aligned(call, spec.shape)) for _, spec in operands),
+                *(inner_extents(shape, aligned(call, spec.shape)) for _, spec in operands),
             ),
         )
 
@@ -279,7 +243,7 @@ class _Lowering:
             calls=before.calls | made.calls,
             loads=before.loads | made.loads,
             numel=whole,
-            operations=before.operations + made.operations + _PART_OPERATIONS * len(look.sizes if look else ()),
+            operations=before.operations + made.operations + PART_OPERATIONS * len(look.sizes if look else ()),
             elsewhere=before.elsewhere | (made.reads - before.reads),
         )
 
@@ -294,7 +258,7 @@ class _Lowering:
         shape = {"trailing": last, "elsewhere": source.elsewhere, "rows": outer if last else frozenset()}
         first = self._add(Buffer(calls, source.reads, cost.m, max(cost.n, 2), **shape))
         statistics = (first,)
-        if call.op not in _ONE_STATISTIC:
+        if call.op not in ONE_STATISTIC:
             mean = self._add(Buffer(frozenset((index,)), frozenset((first,)), cost.m))
             statistics = (mean, self._add(Buffer(calls, source.reads | {mean}, cost.m, max(cost.n, 2), **shape)))
         tail = self._expression(index, call, cost, statistics)
@@ -326,7 +290,7 @@ class _Lowering:
             self._settle(value)
 
     def _pool(self, index: int, call: OpCall, cost: Cost) -> None:
-        if call.op in _SCANS:
+        if call.op in SCANS:
             self._realise(call.reads[0])
         else:
             self._hint(call.reads[0])
@@ -335,7 +299,7 @@ class _Lowering:
         made.rows |= image_rows(call.outputs[0].shape)
         for value in call.writes:
             self.values[value] = made
-            if "max" in call.op or call.op in _SCANS:
+            if "max" in call.op or call.op in SCANS:
                 self._realise(value)
                 self.buffers[self._value(value).owner].alone = True
             else:
@@ -437,32 +401,3 @@ class _Lowering:
         found = self._value(value)
         if found.owner is None and (len(found.loads) > self.limits.reads or found.operations > self.limits.operations):
             self._hint(value)
-
-
-_SCANS = frozenset(f"aten.{name}" for name in ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"))
-"""Operators whose loops carry a value from element to element."""
-_OVERWRITES = frozenset({"aten.fill", "aten.zero", "aten.copy"})
-"""Operators in place that do not look at what they write over."""
-_MADE_LIKE = frozenset(f"aten.{name}" for name in ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like"))
-"""Operators that take extents and element type from their operand, and no number."""
-_PART_OPERATIONS = 5
-"""Scalar operations that ask, a dimension, whether an element is in the part that was written: comparisons and their operands."""
-_CONCATENATIONS = frozenset({"aten.cat", "aten.concat", "aten.stack"})
-_MAY_KEEP = frozenset({"aten.pad", "aten.constant_pad_nd", "aten.cat", "aten.concat"})
-"""Operators that Inductor drops where their result is their only operand: padding by nothing, concatenation of one."""
-
-
-_ONE_STATISTIC = frozenset({"aten.rms_norm", "aten.softmax", "aten.log_softmax", "aten.softmin", "aten._softmax"})
-"""Norms that scale by one number a row (softmax: its maximum); the others take mean and variance."""
-_TAKES_STRIDES = frozenset({"conv", "depthwise", "conv_transpose"})
-"""Families whose library calls read a view as it lies in memory."""
-
-
-def _aligned(call: OpCall, shape: Sequence[int]) -> Sequence[int]:
-    """An operand's shape as it is stretched: those of batch norms hold a number a channel."""
-    rank = len(call.outputs[0].shape)
-    return (shape[0], *(1,) * (rank - 2)) if len(shape) == 1 < rank and "batch_norm" in call.op else shape
-
-
-def _pointwise_norm(call: OpCall) -> bool:
-    return "batch_norm" in call.op and call.attributes.get("training") is not True

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shmoo.estimators.basis import time_basis
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.kernels import KernelTable
@@ -93,4 +94,4 @@ def _estimate(director: AnalysisDirector, table: KernelTable, runtime: str) -> d
     columns = {"latency_s": latency.sum(axis=-1), "tiles": tiling.tiles.sum(axis=-1)}
     if energy is not None:
         columns["energy_j"] = energy.sum(axis=-1)
-    return columns | director.basis(table, prediction, nominal, runtime)
+    return columns | time_basis(table, prediction, nominal, runtime)

@@ -105,3 +105,29 @@ def _amount(name: str, value: Amount | str) -> Amount:
     if isinstance(value, str) or np.any(np.less(value, least)):
         raise InputError(f"coefficient {name!r} is set to {value!r}; it takes a number of at least {least}")
     return value
+
+
+def with_threads(profile: ArchitectureProfile, threads: int) -> ArchitectureProfile:
+    """The same CPU with fewer cores at work: peaks, near-cache bandwidths and core count scale by threads / cores; the shared
+    levels' bandwidth is what the cores can draw, at most the whole. Fewer cores were not measured: the residual is dropped.
+
+    Raises:
+        InputError: not a CPU, or not between 1 and its cores.
+    """
+    if profile.family != "cpu":
+        raise InputError(f"threads={threads} on {profile.name!r}, a {profile.family}; threads apply to CPUs only, leave it out")
+    cores = int(profile.value("count.cores"))
+    if not 1 <= threads <= cores:
+        raise InputError(f"threads={threads} on {profile.name!r}; allowed: 1 to its {cores} cores")
+    if threads == cores:
+        return profile
+    share = threads / cores
+    private = ("peak.", *(f"bandwidth.{level}" for level in profile.levels[:-1]))
+    memory = f"bandwidth.{profile.levels[-1]}"
+    # One core draws up to about half of a socket's memory bandwidth (STREAM scaling on server parts); more saturate it.
+    factors = {memory: min(1.0, 2.0 * share), "count.cores": share}
+    factors |= {name: share for name in profile.coefficients if name.startswith(private)}
+    return profile.replacing(
+        coefficients={name: c.scaled(factors[name]) if name in factors else c for name, c in profile.coefficients.items()},
+        residual=(),
+    )

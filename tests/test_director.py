@@ -4,11 +4,12 @@ import msgspec
 import pytest
 from build import GraphBuilder
 
-from shmoo.estimators.director import AnalysisDirector, with_threads
+from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import builtin_names, load_profile
 from shmoo.estimators.tabular import estimate_record, flatten
 from shmoo.estimators.tiling import CpuL2Blocking
+from shmoo.estimators.variants import with_threads
 
 
 def mlp(rows: int = 32):

@@ -19,11 +19,12 @@ from shmoo.calibrate.fit import predicted_latency
 from shmoo.calibrate.residual import FittedResidual, corrected_latency, fit_residual
 from shmoo.calibrate.transfer import transfer
 from shmoo.estimators.coefficients import Coefficients
-from shmoo.estimators.director import AnalysisDirector, with_threads
+from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import FormatError, InputError
 from shmoo.estimators.model import predict
 from shmoo.estimators.profile import ArchitectureProfile, ResidualGroup, ResidualTree, load_profile
 from shmoo.estimators.residual import Correction, correction, summed, supported
+from shmoo.estimators.variants import with_threads
 from shmoo.runs.tables import TableRow
 
 REFERENCE = Path(__file__).parents[1].parent / "shared" / "reference"

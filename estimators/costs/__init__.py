@@ -19,13 +19,23 @@ A cost for an operator of one's own is one decorated function, run before the gr
 `bill` fills in the bytes: each operand read once, each result written once.
 """
 
-from shmoo.estimators.costs import backward, contractions, data_movement, linalg, pointwise, quantized, reductions, vision
+from shmoo.estimators.costs import (
+    attention,
+    backward,
+    contractions,
+    data_movement,
+    linalg,
+    pointwise,
+    quantized,
+    reductions,
+    vision,
+)
 from shmoo.estimators.costs.base import COSTS, CostFunction, bill
 from shmoo.estimators.costs.base import cost as register_cost
 from shmoo.estimators.costs.free import FREE, FREE_WHEN, MAY_COPY
 from shmoo.estimators.costs.summary import FamilyCost, GraphCost, UnknownOp, classify, cost_of, costs_of, graph_cost
 
-FILLED_BY = (backward, contractions, data_movement, linalg, pointwise, quantized, reductions, vision)
+FILLED_BY = (attention, backward, contractions, data_movement, linalg, pointwise, quantized, reductions, vision)
 """The modules whose import files the costs."""
 
 __all__ = [

@@ -6,8 +6,9 @@ is not read. Everything else of a backward pass (products, sums, copies) is made
 
 from __future__ import annotations
 
+from shmoo.estimators.costs.attention import attention_extents
 from shmoo.estimators.costs.base import bill, cost, elements, extents, first, largest, number, result, tensor
-from shmoo.estimators.costs.contractions import attention_extents, gemm
+from shmoo.estimators.costs.contractions import gemm
 from shmoo.estimators.costs.data_movement import TAPS, UPSAMPLE
 from shmoo.estimators.costs.reductions import adaptive_windows
 from shmoo.estimators.records import Cost, OpCall

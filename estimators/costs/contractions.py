@@ -1,8 +1,8 @@
-"""Costs of contractions: matrix products, convolutions, attention, recurrent layers.
+"""Costs of contractions: matrix products, convolutions, recurrent layers.
 
 `matrix_flops` is 2 for each multiply-add, as `torch.utils.flop_counter` counts where it counts; a bias, `beta` and `alpha` go to
-`vector_flops`. Zero padding is multiplied like any value, and a causal mask does not halve attention: that is how kernels without
-special paths work, and how published numbers are counted. The linear algebra of square systems is in `linalg.py`.
+`vector_flops`. Zero padding is multiplied like any value: that is how kernels without special paths work, and how published
+numbers are counted. Attention is in `attention.py`, the linear algebra of square systems in `linalg.py`.
 """
 
 from __future__ import annotations
@@ -276,95 +276,6 @@ def conv_tbc(call: OpCall) -> Cost:
     return bill(
         call, "conv", matrix=2 * m * c_out * c_in * window, vector=m * c_out, m=m, n=c_out, k=c_in * window, window=window
     )
-
-
-# Attention ---------------------------------------------------------------------------------------------------------
-
-
-def attention_flops(rows: int, sq: int, sk: int, d: int, dv: int, masked: bool) -> tuple[float, float, float]:
-    """(matrix, vector, special) operations of softmax(q k^T * scale + mask) v for `rows` = batch x heads.
-
-    For each score: scale, maximum, subtract, exp, sum, divide, and one addition for a mask.
-    """
-    scores = rows * sq * sk
-    return 2.0 * scores * (d + dv), scores * (4.0 + masked), scores * 2.0
-
-
-def attention_extents(call: OpCall) -> tuple[int, int, int, int, int, bool]:
-    """(batch x heads, Sq, Sk, D, Dv, whether scores are masked) of a call with query, key and value."""
-    query, key, value = tensor(call, "query").shape, tensor(call, "key").shape, tensor(call, "value").shape
-    masked = call.operand("attn_mask") or call.operand("attn_bias") or call.attributes.get("is_causal")
-    return elements(query[:-2]), query[-2], key[-2], query[-1], value[-1], bool(masked)
-
-
-SDPA_NAMES = (
-    "scaled_dot_product_attention",
-    "_scaled_dot_product_flash_attention",
-    "_scaled_dot_product_flash_attention_for_cpu",
-    "_scaled_dot_product_efficient_attention",
-    "_scaled_dot_product_cudnn_attention",
-    "_scaled_dot_product_attention_math",
-    "_scaled_dot_product_fused_attention_overrideable",
-)
-
-
-@cost(*(f"aten.{name}" for name in SDPA_NAMES))
-def scaled_dot_product_attention(call: OpCall) -> Cost:
-    """query (..., H, Sq, D), key (..., Hk, Sk, D), value (..., Hk, Sk, Dv); fewer key heads than query heads serve several each.
-
-    Scores are not stored: bytes are those of query, key, value, mask and results. Iteration space: batch = heads of all
-    examples, m = Sq, n = Sk, k = D (and once more with D and Sk exchanged).
-    """
-    rows, sq, sk, d, dv, masked = attention_extents(call)
-    matrix, vector, special = attention_flops(rows, sq, sk, d, dv, masked)
-    return bill(call, "attention", matrix=matrix, vector=vector, special=special, batch=rows, m=sq, n=sk, k=d)
-
-
-def _multi_head(call: OpCall, tokens: TensorSpec, keys: TensorSpec, heads: int) -> tuple[float, float, float]:
-    """(matrix, vector, special) of projections with bias and the attention between them; tensors are (batch, length, width)."""
-    batch, sq, width = tokens.shape
-    sk = keys.shape[1]
-    per_head = width // heads
-    matrix, vector, special = attention_flops(batch * heads, sq, sk, per_head, per_head, call.operand("mask") is not None)
-    projected = batch * (2 * sq + 2 * sk) * width
-    return matrix + 2.0 * projected * width, vector + projected, special
-
-
-@cost("aten._native_multi_head_attention")
-def native_multi_head_attention(call: OpCall) -> Cost:
-    """Projections of query, key and value, attention, output projection: (batch, length, width) throughout."""
-    query, key = tensor(call, "query"), tensor(call, "key")
-    heads = int(number(call, "num_head", 1))
-    matrix, vector, special = _multi_head(call, query, key, heads)
-    batch, sq, width = query.shape
-    return bill(
-        call,
-        "attention",
-        matrix=matrix,
-        vector=vector,
-        special=special,
-        batch=batch * heads,
-        m=sq,
-        n=key.shape[1],
-        k=width // heads,
-    )
-
-
-@cost("aten._transformer_encoder_layer_fwd")
-def transformer_encoder_layer(call: OpCall) -> Cost:
-    """Self-attention, two layer norms, two residual additions and the two linear layers with their activation."""
-    source = tensor(call, "src")
-    hidden = tensor(call, "ffn_weight_1").shape[0]
-    heads = int(number(call, "num_heads", 1))
-    matrix, vector, special = _multi_head(call, source, source, heads)
-    batch, length, width = source.shape
-    tokens = batch * length
-    matrix += 4.0 * tokens * width * hidden
-    # Biases; GELU is 4 and 1 an element, ReLU 1; each layer norm is 8 an element and 3 special, 1 vector a row; 2 residuals.
-    gelu = bool(call.attributes.get("use_gelu"))
-    vector += tokens * (hidden + width + hidden * (4 if gelu else 1) + 2 * (8 * width + 1) + 2 * width)
-    special += tokens * (hidden * gelu + 2 * 3)
-    return bill(call, "gemm", matrix=matrix, vector=vector, special=special, m=tokens, n=hidden, k=width)
 
 
 # Recurrent layers --------------------------------------------------------------------------------------------------

@@ -1,0 +1,55 @@
+"""What predicted time rests on: fitted, transferred, looked-up or assumed coefficients."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shmoo.estimators.coefficients import ALGORITHMS, Coefficients, algorithm_codes, algorithm_names
+from shmoo.estimators.kernels import KernelTable
+from shmoo.estimators.model import Prediction
+
+BASIS = {
+    "fitted": "fitted",
+    "transferred": "transferred",
+    "datasheet": "datasheet",
+    "literature": "datasheet",
+    "simulated": "datasheet",
+    "fallback": "fallback",
+}
+"""Source of a coefficient -> the share of `Estimate.basis` it counts for; looked-up numbers of any origin count as datasheet."""
+_TRUST = ("fallback", "datasheet", "transferred", "fitted")
+
+
+def time_basis(table: KernelTable, prediction: Prediction, c: Coefficients, runtime: str) -> dict[str, np.ndarray]:
+    """Share of predicted time, a number or an array over design points, by the least trusted coefficient it rests on."""
+    codes = algorithm_codes(table, c.profile.family)
+    launch, compute = np.empty(len(table), dtype=int), np.empty(len(table), dtype=int)
+    memory = np.empty(len(table), dtype=int)
+    for code in np.unique(codes):
+        rows = codes == code
+        algorithm = ALGORITHMS[code]
+        launch[rows] = _trust(c.source(*algorithm_names((f"launch.{runtime}", "launch"), algorithm)))
+        stem = "efficiency" if table.matrix_flops[rows].any() else "efficiency.vector"
+        peak = max((_trust(c.source(name)) for name in c.profile.coefficients if name.startswith("peak.")), default=0)
+        compute[rows] = _together(_trust(c.source(*algorithm_names((stem,), algorithm))), peak)
+        bandwidth = _trust(c.source(f"bandwidth.{c.profile.levels[-1]}"))
+        memory[rows] = _together(_trust(c.source(*algorithm_names(("efficiency.bandwidth",), algorithm))), bandwidth)
+    body = np.where(prediction.compute_s >= prediction.memory_s, compute, memory)
+    total = (prediction.launch_s + prediction.device_s).sum(axis=-1)
+    shares = {}
+    for name in ("fitted", "transferred", "datasheet", "fallback"):
+        level = _TRUST.index(name)
+        resting = np.where(launch == level, prediction.launch_s, 0.0) + np.where(body == level, prediction.device_s, 0.0)
+        shares[name] = resting.sum(axis=-1) / total
+    return shares
+
+
+def _together(share: int, rate: int) -> int:
+    """What the product of a share and a rate rests on: where one was fitted, it was fitted with the other as it stands, so their
+    product is what was fitted; otherwise the weaker."""
+    strongest = max(share, rate)
+    return strongest if _TRUST[strongest] in ("fitted", "transferred") else min(share, rate)
+
+
+def _trust(source: str) -> int:
+    return _TRUST.index(BASIS[source])
