@@ -1,0 +1,27 @@
+"""Records, costs, fusion, tiling, the model and its director: from graphs and a profile to estimates, with neither torch nor
+hardware."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shmoo.estimators.exports import on_demand
+
+if TYPE_CHECKING:
+    from shmoo.estimators.director import AnalysisDirector
+    from shmoo.estimators.profile import ArchitectureProfile, load_profile
+    from shmoo.estimators.sweep import SweepController
+    from shmoo.estimators.tiling import TilingStrategy
+
+__all__ = ["AnalysisDirector", "ArchitectureProfile", "SweepController", "TilingStrategy", "load_profile"]
+
+__getattr__ = on_demand(
+    __name__,
+    {
+        "AnalysisDirector": "shmoo.estimators.director",
+        "ArchitectureProfile": "shmoo.estimators.profile",
+        "SweepController": "shmoo.estimators.sweep",
+        "TilingStrategy": "shmoo.estimators.tiling",
+        "load_profile": "shmoo.estimators.profile",
+    },
+)

@@ -166,7 +166,7 @@ def fuse(
 
     Args:
         graph: captured calls.
-        runtime: runtime of the contract; "eager" groups nothing.
+        runtime: one of `profile.RUNTIMES`; "eager" groups nothing.
         family: architecture family ("cpu", "gpu", "tpu", "kpu").
         costs: of the graph's calls, where they are known already.
     """

@@ -78,7 +78,7 @@ def fusion_savings(director: AnalysisDirector, graphs: Sequence[Graph], runtime:
 
     Args:
         director: of the machine.
-        runtime: runtime of the contract; the architecture's default for `None`.
+        runtime: one of `profile.RUNTIMES`; the architecture's default for `None`.
 
     Raises:
         InputError: the runtime does not exist on this architecture.

@@ -25,11 +25,6 @@ class FusionScore(msgspec.Struct, frozen=True):
     predicted_kernels: int
     real_kernels: int
 
-    @property
-    def kernel_ratio(self) -> float | None:
-        """Predicted kernels per real one; `None` where there is no real one."""
-        return self.predicted_kernels / self.real_kernels if self.real_kernels else None
-
 
 def shared_pairs(groups: Iterable[Sequence[int]]) -> set[Pair]:
     """Pairs of calls that share at least one kernel. A call alone in its kernel makes none; one that is computed in several

@@ -142,7 +142,7 @@ def inspect_graphs(
     Args:
         graphs: the pieces a capture gave.
         directors: architecture -> its director; one at least.
-        runtime: runtime of the contract; each architecture's default for `None`.
+        runtime: one of `profile.RUNTIMES`; each architecture's default for `None`.
 
     Raises:
         InputError: no architecture is given, or the runtime does not exist on one.

@@ -49,7 +49,7 @@ def tabulate(
     """Kernels of all graphs in one table (one segment a graph) and, per row, its graph and kernel.
 
     Args:
-        runtime: runtime of the contract, whose fusion groups the calls.
+        runtime: one of `profile.RUNTIMES`, whose fusion groups the calls.
         family: architecture family.
         dtype: compute type of the contractions; `None` for the tensors' own.
         fused: `False` makes every call a kernel of its own.

@@ -1,0 +1,22 @@
+"""Workloads, capture, timing, energy, campaigns and the command line: what knows torch and the machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shmoo.estimators.exports import on_demand
+
+if TYPE_CHECKING:
+    from shmoo.harness.capture import FXGraphWalker, OperatorIntrospector
+    from shmoo.harness.workloads import DNNModule
+
+__all__ = ["DNNModule", "FXGraphWalker", "OperatorIntrospector"]
+
+__getattr__ = on_demand(
+    __name__,
+    {
+        "DNNModule": "shmoo.harness.workloads",
+        "FXGraphWalker": "shmoo.harness.capture",
+        "OperatorIntrospector": "shmoo.harness.capture",
+    },
+)

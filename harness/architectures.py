@@ -19,6 +19,17 @@ def default_names() -> list[str]:
     return sorted({*builtin_names(), LOCAL})
 
 
+def own_profiles() -> dict[str, Path]:
+    """Files of the user's own profiles by name, where `load_architecture` finds them. Of the current directory, where other JSON
+    lies too, only those with coefficients."""
+    here, own = profile_search()
+    found = {path.stem: path for path in sorted(own.glob("*.json"))}
+    found |= {
+        path.stem: path for path in sorted(here.glob("*.json")) if path.is_file() and b'"coefficients"' in path.read_bytes()
+    }
+    return found
+
+
 def load_architecture(name: str | Path) -> ArchitectureProfile:
     """`load_profile` among the current directory, the user's own profiles and the built-in ones. `cpu_local` exists before it is
     calibrated: its structure is then read from the machine, and its rates are wide guesses.

@@ -46,10 +46,11 @@ BETWEEN_CALLS = 4.0
 
 
 def build_case(case: CaseSpec) -> Built:
-    """The registered workload of a case, built; `InputError` names the nearest for one that is not known."""
-    from shmoo.harness.workloads import find_workload
+    """The workload of a case, built; `InputError` as for `resolve_model`. Whoever planned a case of a file that can run code has
+    decided to trust it."""
+    from shmoo.harness.workloads import resolve_model
 
-    return find_workload(case.workload).build(case.axes, case.dtype, case.device)
+    return resolve_model(case.workload, trust=True).build(case.axes, case.dtype, case.device)
 
 
 class Measurer:
@@ -251,11 +252,6 @@ class Measurer:
         if wanted is None or case.kind == "operator" or case.runtime != "eager" or case.cache_state != "warm":
             return ()
         return time_operators(graphs, case.device, wanted)
-
-
-def measure_case(case: CaseSpec, settings: MeasureSettings | None = None) -> tuple[Measurement, tuple[Graph, ...]]:
-    """Measure one case in this process: its row, and the graphs the row names. A failing case gives a failed row."""
-    return Measurer(settings).measure(case)
 
 
 def describe(error: BaseException) -> str:

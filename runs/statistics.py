@@ -5,38 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import msgspec
 import numpy as np
 
 from shmoo.estimators.errors import NothingMeasuredError
 
 CONFIDENCE = 0.9
 """Every interval Shmoo reports is a 90 % interval."""
-
-
-class Summary(msgspec.Struct, frozen=True):
-    """What a set of samples says, in the samples' own unit.
-
-    Attributes:
-        n: number of samples.
-        minimum, median: smallest and middle sample.
-        mad: median absolute deviation from the median, unscaled.
-        iqr: distance between the quartiles.
-        low, high: 90 % bootstrap interval of the median.
-    """
-
-    n: int
-    minimum: float
-    median: float
-    mad: float
-    iqr: float
-    low: float
-    high: float
-
-    @property
-    def relative_iqr(self) -> float:
-        """IQR over median: above 0.1 a sample is noisy, above 0.25 it says little (torch.utils.benchmark's two limits)."""
-        return self.iqr / self.median if self.median else math.inf
 
 
 def median(samples: Sequence[float]) -> float:
@@ -90,13 +64,6 @@ def order_interval(samples: Sequence[float]) -> tuple[float, float]:
     low = max(math.floor(values.size / 2 - half), 0)
     high = min(math.ceil(values.size / 2 + half), values.size - 1)
     return float(values[low]), float(values[high])
-
-
-def summarize(samples: Sequence[float], seed: int = 0) -> Summary:
-    """Every statistic of `samples`; `NothingMeasuredError` when there are none."""
-    values = _array(samples)
-    low, high = bootstrap_interval(values, seed=seed)
-    return Summary(len(values), float(values.min()), median(values), mad(values), iqr(values), low, high)
 
 
 def _array(samples: Sequence[float]) -> np.ndarray:

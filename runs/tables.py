@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
 
@@ -30,10 +31,13 @@ from shmoo.estimators.errors import FormatError, InputError, unknown
 from shmoo.estimators.profile import Reduction
 from shmoo.estimators.records import Graph, single_call_graph
 from shmoo.runs.records import AxisValue, CaseSpec
-from shmoo.runs.table_operators import GEMM, TABLE_OPERATORS, ShapedOperator, SizedOperator
+from shmoo.runs.table_operators import CONV, GEMM, TABLE_OPERATORS, ShapedOperator, SizedOperator
 
 ALIASES = MappingProxyType({"conv2d": "conv", "vector_add": "add", "clone": "copy"})
 """Names that published tables use for operators of the vocabulary."""
+
+COLUMNS = frozenset({"op", "dtype", *GEMM, *CONV, "rows", "cols", "shape", "latency_s", "energy_j", "kernel"})
+"""Columns that are read."""
 
 PRODUCTS = ("linear", "bmm", "matmul")
 """Operators whose reduction stands in column k, or in n in some published tables."""
@@ -112,23 +116,31 @@ def read_table(
         raise InputError(f"cannot read operator table {str(path)!r}: {error.strerror}; give an existing CSV file") from None
     except UnicodeDecodeError as error:
         raise FormatError(f"operator table {str(path)!r} is not UTF-8 text: {error}; save it as CSV in UTF-8") from None
-    reader = csv.reader(text.splitlines())
-    header = [name.strip() for name in next(reader, [])]
+    lines = _lines(text, path)
+    header = [name.strip() for name in next(lines, (1, []))[1]]
     for required in ("op", "latency_s") if measured else ("op",):
         if required not in header:
             raise FormatError(f"{path}:1: no column {required!r}; the header has {', '.join(header) or 'nothing'}")
-    if len(set(header)) != len(header):
-        twice = sorted({name for name in header if header.count(name) > 1})
+    if twice := sorted(name for name in COLUMNS if header.count(name) > 1):
         raise FormatError(f"{path}:1: column {twice[0]!r} stands twice; rename one of them")
     rows = []
-    for cells in reader:
-        if not any(cells):
-            continue
-        where = f"{path}:{reader.line_num}"
+    for number, cells in lines:
+        where = f"{path}:{number}"
         if len(cells) != len(header):
             raise FormatError(f"{where}: {len(cells)} cells, the header has {len(header)}; the row is damaged or cut off")
-        rows.append(_row(dict(zip(header, cells, strict=True)), where, reader.line_num, device, runtime, measured, reduction))
+        rows.append(_row(dict(zip(header, cells, strict=True)), where, number, device, runtime, measured, reduction))
     return OperatorTable(str(path), tuple(rows))
+
+
+def _lines(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Number and cells of each line that is not empty; `FormatError` where the text is no CSV."""
+    reader = csv.reader(text.splitlines())
+    try:
+        for cells in reader:
+            if any(cells):
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise FormatError(f"{path}:{reader.line_num}: {error}; the line is no CSV") from None
 
 
 def _row(

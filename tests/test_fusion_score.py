@@ -19,7 +19,7 @@ def test_scores_count_pairs_and_kernels():
     """Predicted {12, 13, 23}, real {12}: one of three is right, and all that is real is found."""
     score = fusion_score([(0,), (1, 2, 3)], [(0,), (1, 2), (3,)])
     assert (score.precision, score.recall, score.f1) == pytest.approx((1 / 3, 1, 2 * (1 / 3) / (4 / 3)))
-    assert score.kernel_ratio == 2 / 3
+    assert (score.predicted_kernels, score.real_kernels) == (2, 3)
 
 
 @pytest.mark.parametrize(

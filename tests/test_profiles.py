@@ -123,8 +123,8 @@ def implausibilities(profile: ArchitectureProfile) -> list[str]:
     return wrong
 
 
-def test_every_profile_of_the_contract_is_built_in():
-    """All names the contract promises are there, and only `cpu_local` is left to calibration."""
+def test_every_documented_profile_is_built_in():
+    """All documented names are there, and only `cpu_local` is left to calibration."""
     assert set(NAMES) <= set(builtin_names())
 
 

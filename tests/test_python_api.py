@@ -74,3 +74,18 @@ def test_the_page_of_an_inspection_is_one_file(ran: dict, tmp_path: Path) -> Non
         save_page(ran["inspection"], tmp_path / "other.html", "gpu_h10")
     with pytest.raises(InputError, match="at least one architecture"):
         inspect(ran["graphs"], [])
+
+
+def test_the_classes_are_found_where_the_packages_name_them() -> None:
+    """Asked for from the package, they are the ones that the modules hold; other names are no attributes."""
+    import shmoo.estimators
+    import shmoo.harness
+    from shmoo.estimators.director import AnalysisDirector
+    from shmoo.harness.capture.walker import FXGraphWalker
+
+    assert shmoo.estimators.AnalysisDirector is AnalysisDirector
+    assert shmoo.harness.FXGraphWalker is FXGraphWalker
+    for package in (shmoo.estimators, shmoo.harness):
+        assert all(getattr(package, name).__name__ == name for name in package.__all__)
+    with pytest.raises(AttributeError, match="Directors"):
+        shmoo.estimators.Directors  # noqa: B018

@@ -1,7 +1,7 @@
 import pytest
 
 from shmoo.estimators.errors import NothingMeasuredError
-from shmoo.runs.statistics import bootstrap_interval, iqr, mad, median, order_interval, summarize
+from shmoo.runs.statistics import bootstrap_interval, iqr, mad, median, order_interval
 
 
 def test_median_mad_and_iqr_of_five_numbers():
@@ -37,12 +37,12 @@ def test_order_interval_of_few_samples_is_their_range():
 
 def test_equal_samples_have_no_spread():
     """A constant is known exactly."""
-    summary = summarize([2.0] * 8)
-    assert (summary.n, summary.minimum, summary.median, summary.mad, summary.low, summary.high) == (8, 2, 2, 0, 2, 2)
-    assert summary.relative_iqr == 0
+    samples = [2.0] * 8
+    assert (median(samples), mad(samples), iqr(samples)) == (2, 0, 0)
+    assert bootstrap_interval(samples) == order_interval(samples) == (2, 2)
 
 
 def test_nothing_measured_is_an_error_and_not_a_zero():
     """No samples have no median."""
     with pytest.raises(NothingMeasuredError, match="no samples"):
-        summarize([])
+        median([])

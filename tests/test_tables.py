@@ -73,8 +73,8 @@ def test_table_to_estimate_needs_no_latency(tmp_path):
 
 
 def test_further_columns_and_blank_lines_are_ignored(tmp_path):
-    """Columns nobody asked for and empty lines do no harm."""
-    path = write(tmp_path, "machine,op,shape,latency_s", "a,relu,64,1e-6", "", "b,vector_add,64,2e-6")
+    """Columns nobody asked for, even two of one name, and empty lines do no harm."""
+    path = write(tmp_path, "note,op,shape,latency_s,note", "a,relu,64,1e-6,x", "", "b,vector_add,64,2e-6,")
     assert [row.op for row in read_table(path).rows] == ["relu", "add"]
 
 
@@ -95,6 +95,7 @@ def test_further_columns_and_blank_lines_are_ignored(tmp_path):
         ("op,m,k,latency_s", "linear,4,4,1", FormatError, ["table.csv:3", "'linear'", "'n'"]),
         ("op,shape,latency_s", "batch_norm,64,1", FormatError, ["table.csv:3", "2 or more axes"]),
         ("op,shape,shape,latency_s", "relu,64,64,1", FormatError, ["table.csv:1", "'shape'", "twice"]),
+        ("op,shape,latency_s", f"relu,{200_000 * '6'},1", FormatError, ["table.csv:3", "field larger"]),
         (HEADER, "conv,float32,,,,,1,3,8,7,4,1,1,,,1e-3,", FormatError, ["table.csv:3", "'conv_kernel'", "7", "6"]),
     ],
 )

@@ -18,8 +18,6 @@ from shmoo.estimators.records import Attribute, OpCall, Scalar, TensorSpec
 from shmoo.harness.capture.errors import CaptureError
 from shmoo.harness.capture.lines import TORCH
 
-_DROPPED = (torch.device, torch.Generator, torch.Stream)
-"""Argument types that say where an operator runs, not what it computes."""
 _NAMED = (torch.dtype, torch.layout, torch.memory_format)
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _ROOT = re.compile(r"^[LG]\['[^']*'\]\.?")

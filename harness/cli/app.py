@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import click
@@ -38,7 +39,7 @@ class Refused(click.ClickException):
 
 
 class VerbGroup(click.Group):
-    """A group that suggests the nearest verb, and turns `ShmooError` and Ctrl-C into their exit codes."""
+    """Suggests the nearest verb, and turns `ShmooError`, what the system refuses and Ctrl-C into their exit codes."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
@@ -53,8 +54,20 @@ class VerbGroup(click.Group):
             raise Refused(str(error), NOTHING_MEASURED) from error
         except ShmooError as error:
             raise Refused(str(error), BAD_INPUT) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # whoever read our output has seen enough: click ends without a word
+            raise Refused(_refusal(error), BAD_INPUT) from error
         except KeyboardInterrupt as error:
             raise Refused(str(error) or "interrupted", INTERRUPTED) from error
+
+
+def _refusal(error: OSError) -> str:
+    """What the system would not do, and to which file where it says so."""
+    why = error.strerror or str(error) or type(error).__name__
+    if error.filename is None:
+        return f"the system refused: {why}"
+    return f"cannot use {str(error.filename)!r}: {why}; see that it exists, that you may use it, and that there is room"
 
 
 @click.group(cls=VerbGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -75,6 +75,7 @@ def estimate(
         records = estimate_table(ops, arch, runtime, not no_residual, reduction)
     elif models:
         shape = options.parse_shape(input_shape)
+        output.tell_of_code(models)
         records = estimate_models(models, arch, batch, dtype, runtime, threads, shape, seq_len, trust, not no_residual, mode)
     else:
         raise click.UsageError("nothing to estimate: name a MODEL such as resnet18, or a table with --ops TABLE.csv")

@@ -86,8 +86,8 @@ def fusion(
             else:
                 piece["real_reason"] = "not asked for; add --real"
             pieces.append(piece)
-        document = {"model": model, "arch": arch, "runtime": chosen, "graphs": pieces, "savings": msgspec.to_builtins(savings)}
-        output.json_document(document)
+        asked = {"format": 1, "model": model, "arch": arch, "runtime": chosen}
+        output.json_document({**asked, "graphs": pieces, "savings": msgspec.to_builtins(savings)})
         return
     for i, (graph, groups) in enumerate(zip(graphs, predicted, strict=True)):
         _show_groups(graph, [(g.calls, g.pattern) for g in groups], found[i] if found else None, show_all)
@@ -111,6 +111,7 @@ def _capture(
     trust: bool,
 ) -> tuple[Sequence[Graph], list[InductorGroups]]:
     """The model's graphs, and Inductor's kernels of each where these are asked for."""
+    output.tell_of_code([model])
     with output.only_results_on_stdout():
         if not real:
             from shmoo.harness.models import model_graphs

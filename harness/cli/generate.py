@@ -62,6 +62,7 @@ def generate(
     targets = choose_targets(arch, runtime, threads)
     directors = {profile.name: AnalysisDirector(profile) for profile, _ in targets}
     records: list[Record] = []
+    output.tell_of_code([model])
     with output.only_results_on_stdout():
         module = resolve_model(model, trust=trust)
         for size in batch or (1,):

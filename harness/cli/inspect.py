@@ -68,6 +68,7 @@ def inspect(
 
     profiles = [load_architecture(name) for name in arch or DEFAULT_ARCHITECTURES]
     directors = {profile.name: AnalysisDirector(profile) for profile in profiles}
+    output.tell_of_code([model])
     with output.only_results_on_stdout():
         from shmoo.harness.models import model_graphs
 
@@ -88,6 +89,7 @@ def inspect(
     if as_json:
         output.json_document(
             {
+                "format": 1,
                 "model": model,
                 "architectures": list(inspection.architectures),
                 "modules": [_record(row) for row in rows],

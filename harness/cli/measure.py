@@ -23,6 +23,7 @@ Examples:
   shmoo measure --suite micro --dtype float32,bfloat16 --out runs-of-mine/first
   shmoo measure --suite quick --cache-state warm,cold
   shmoo measure --model resnet18 --model vit_b_16 --batch 1,8 --runtime eager,inductor
+  shmoo measure --model my_package.models:build
   shmoo measure --suite micro --out runs-of-mine/first --resume
 """
 
@@ -31,7 +32,11 @@ Examples:
 @click.option(
     "--suite", help="Cases: quick, micro, compiled (in Inductor), nets, shmoo, planned. Default: quick, unless models are named."
 )
-@options.names("--model", help="Networks to measure (repeatable).")
+@options.names(
+    "--model",
+    metavar="M,...",
+    help="Networks to measure: names, hf:config.json, package.module:factory (it is run), or file.pt2 (needs --trust).",
+)
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @options.names("--runtime", metavar="R,...", help="eager, inductor, inductor-freezing, cudagraphs. Default: eager.")
 @options.names("--dtype", metavar="D,...", help="Element types. Default: float32.")
@@ -54,6 +59,7 @@ Examples:
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory. Default: a new one under ./shmoo-runs.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@options.trust
 @options.as_json
 def measure(
     suite: str | None,
@@ -69,6 +75,7 @@ def measure(
     budget: float | None,
     out: Path | None,
     resume: bool,
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Time operators, synthetic models and networks on this machine, with their energy where it can be read. Every row is on disk
@@ -81,9 +88,12 @@ def measure(
         raise InputError("--resume needs --out: which run to go on with")
     machine = probe_machine(threads)
     check_device(device, machine)
+    output.tell_of_code(model)
     label = suite or ("models" if model else "quick")
     planned = suite == PLANNED
-    cases = in_states(plan_cases(suite, model, machine, device, runtime, dtype, batch), cache_state)
+    with output.only_results_on_stdout():
+        cases = plan_cases(suite, model, machine, device, runtime, dtype, batch, trust)
+    cases = in_states(cases, cache_state)
     if operators and not any(case.kind != "operator" and case.runtime == "eager" for case in cases):
         raise InputError("--operators cuts out the operators of networks in eager, and none is measured; name one with --model")
     target = out if out is not None else new_run_directory(label)
@@ -117,17 +127,18 @@ def plan_cases(
     runtimes: Sequence[str],
     dtypes: Sequence[str],
     batches: Sequence[int],
+    trust: bool = False,
 ) -> tuple[CaseSpec, ...]:
     """Cases of a suite, of named networks, or of both.
 
     Raises:
-        InputError: an unknown suite, model, runtime or dtype, or a batch where no network is measured.
+        InputError: an unknown suite, model, runtime or dtype, a model that cannot be loaded, or a batch without a network.
     """
     import msgspec
 
     from shmoo.estimators.dtypes import compute_dtype
     from shmoo.harness.backends import RUNTIMES
-    from shmoo.harness.workloads import find_workload
+    from shmoo.harness.workloads import resolve_model
     from shmoo.harness.workloads.suites import PLANNED, plan_suite
     from shmoo.runs.records import CaseSpec
 
@@ -148,12 +159,12 @@ def plan_cases(
             of_network = sizes if case.kind == "network" else (None,)
             cases += [case if b is None else msgspec.structs.replace(case, axes={**case.axes, "batch": b}) for b in of_network]
     for text in models:
-        module = find_workload(text)
+        module = resolve_model(text, trust=trust)
         batched = any(axis.name == "batch" for axis in module.axes)
         for size in sizes if batched else (None,):
             axes = {} if size is None else {"batch": size}
             module.resolve(axes)
-            cases += [CaseSpec(module.name, module.kind, axes, dtype, runtime, device) for dtype in types for runtime in run_as]
+            cases += [CaseSpec(text, module.kind, axes, dtype, runtime, device) for dtype in types for runtime in run_as]
     if batches and not any("batch" in case.axes and case.kind == "network" for case in cases):
         raise InputError("--batch applies to networks, and none is measured; name one with --model, or leave --batch out")
     return tuple(cases)

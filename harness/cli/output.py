@@ -29,6 +29,14 @@ def json_document(document: object) -> None:
     click.echo(json.dumps(document, indent=1, allow_nan=False))
 
 
+def tell_of_code(models: Iterable[str]) -> None:
+    """Say which of the named models are made by running code of the user's."""
+    from shmoo.harness.workloads.loading import is_factory
+
+    for model in filter(is_factory, models):
+        message(f"{model}: running its code to make the model")
+
+
 @contextlib.contextmanager
 def only_results_on_stdout() -> Iterator[None]:
     """While a user's model or a library runs: what it prints goes to stderr, so that stdout stays readable by programs."""

@@ -30,14 +30,12 @@ def profiles(ctx: click.Context) -> None:
 @profiles.command("list", epilog="Example: shmoo profiles list --json")
 @options.as_json
 def list_profiles(as_json: bool) -> None:
-    """Every profile: built-in ones, and the user's own ones."""
+    """Every profile: built-in ones, and your own: in the current directory and in your data directory."""
     from shmoo.estimators.errors import FormatError
     from shmoo.estimators.profile import load_profile
-    from shmoo.harness.architectures import default_names, load_architecture
-    from shmoo.harness.paths import user_profiles
+    from shmoo.harness.architectures import default_names, load_architecture, own_profiles
 
-    found = []
-    own = {path.stem: path for path in sorted(user_profiles().glob("*.json"))}
+    found, own = [], own_profiles()
     for name in sorted({*default_names(), *own}):
         try:
             profile = load_profile(own[name]) if name in own else load_architecture(name)

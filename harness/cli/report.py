@@ -28,7 +28,7 @@ Examples:
 
 @click.command(epilog=EXAMPLES)
 @click.argument("run", type=click.Path())
-@click.option("--profile", help="Profile to judge. Default: the one beside the run's rows, else cpu_local.")
+@click.option("--profile", help="Profile to judge. Default: the newest beside the run's rows, else cpu_local.")
 @options.names("--arch", help=f"Other architectures to estimate the run's networks on. Default: {', '.join(TARGETS)}.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Directory of the report. Default: RUN/report.")
 @options.as_json
@@ -57,7 +57,8 @@ def choose_profile(run: Run, name: str | None) -> ArchitectureProfile:
 
     if name is not None:
         return load_architecture(name)
-    beside = sorted(run.path.glob("profile*.json"))
+    # profile.json, profile-2.json, ..., profile-10.json: the last is the newest.
+    beside = sorted(run.path.glob("profile*.json"), key=lambda path: (len(path.stem), path.stem))
     if beside:
         return load_profile(beside[-1])
     try:

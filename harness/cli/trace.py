@@ -57,6 +57,7 @@ def trace(
     chosen = check_runtime(profile, runtime)
     wanted = compute_dtype(dtype)
     axes = options.settings(fixed)
+    output.tell_of_code([model])
     with output.only_results_on_stdout():
         from shmoo.harness.models import graphs_of
         from shmoo.harness.trace import trace_document

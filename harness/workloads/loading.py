@@ -33,17 +33,22 @@ def resolve_model(
     Raises:
         InputError: the name is unknown (the nearest are suggested), or what it names cannot be loaded or lacks something.
     """
+    if is_factory(text):
+        return _with_seq_len(load_factory(text, input_shape), seq_len)
     if text.startswith(HF_PREFIX):
         found = load_config(text.removeprefix(HF_PREFIX))
     elif text.endswith(".pt2"):
         found = load_program(text, trust=trust)
-    elif ":" in text:
-        return _with_seq_len(load_factory(text, input_shape), seq_len)
     else:
         found = find_workload(text)
     if input_shape is not None:
         found = with_input_shape(found, input_shape)
     return _with_seq_len(found, seq_len)
+
+
+def is_factory(text: str) -> bool:
+    """Whether `text` names a function of the user's, which `resolve_model` runs."""
+    return ":" in text and not text.startswith(HF_PREFIX) and not text.endswith(".pt2")
 
 
 def with_input_shape(module: DNNModule, shape: Sequence[int]) -> DNNModule:

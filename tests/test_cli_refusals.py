@@ -1,0 +1,130 @@
+"""The command line where the system, a file or the user's own code refuses: one message, one exit code, no traceback."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from cli_runner import shmoo
+from click.testing import CliRunner
+
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.profile import load_profile
+from shmoo.harness.cli.app import VerbGroup
+from shmoo.harness.cli.measure import plan_cases
+from shmoo.harness.cli.report import choose_profile
+from shmoo.harness.measure import build_case
+from shmoo.runs.records import Machine, RunManifest
+from shmoo.runs.store import Run, RunWriter
+
+MACHINE = Machine(cpu_model="Example CPU", cores_physical=2, cores_logical=2, memory_bytes=8 << 30)
+FACTORY = """
+import torch
+print("making it")
+def build(batch=2, width=8):
+    return torch.nn.Linear(width, 4), (torch.rand(batch, width),)
+"""
+
+pytestmark = pytest.mark.usefixtures("own_home")
+
+
+def group_that_raises(error: BaseException) -> click.Group:
+    @click.group(cls=VerbGroup)
+    def group() -> None: ...
+
+    @group.command()
+    def work() -> None:
+        raise error
+
+    return group
+
+
+def test_what_the_system_refuses_is_bad_input() -> None:
+    """The message names the file and why; a full disk has no file to name."""
+    denied = CliRunner().invoke(
+        group_that_raises(PermissionError(errno.EACCES, os.strerror(errno.EACCES), "there.csv")), ["work"]
+    )
+    assert denied.exit_code == 2
+    assert "'there.csv': Permission denied" in denied.stderr
+    full = CliRunner().invoke(group_that_raises(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))), ["work"])
+    assert full.exit_code == 2
+    assert "No space left" in full.stderr
+
+
+def test_a_pipe_that_closes_early_is_no_message() -> None:
+    """`shmoo profiles | head -1` ends without a word."""
+    result = CliRunner().invoke(group_that_raises(BrokenPipeError(errno.EPIPE, "Broken pipe")), ["work"])
+    assert result.stderr == ""
+    assert result.exit_code == 1
+
+
+def test_a_run_cannot_go_where_a_file_is() -> None:
+    """One message, no traceback."""
+    Path("taken").write_text("")
+    result = shmoo("measure", "--model", "relu", "--passes", "1", "--out", "taken/run")
+    assert result.exit_code == 2
+    assert "taken" in result.stderr
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_the_command_runs_as_a_module() -> None:
+    """Where the script is not on the path."""
+    done = subprocess.run([sys.executable, "-m", "shmoo.harness.cli", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("shmoo ")
+
+
+def test_running_the_users_code_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On stderr, before anything of it runs; a model by name runs none."""
+    (tmp_path / "told_factory.py").write_text(FACTORY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    result = shmoo("estimate", "told_factory:build", "--arch", "kpu_t64", "--json")
+    assert json.loads(result.stdout)[0]["macs"] == 2 * 8 * 4
+    assert result.stderr.index("told_factory:build: running its code") < result.stderr.index("making it")
+    assert "running its code" not in shmoo("estimate", "relu", "--arch", "kpu_t64").stderr
+
+
+def test_a_model_of_ones_own_can_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a network, which only tests, with its batch as axis; the worker makes it again from its name."""
+    (tmp_path / "own_factory.py").write_text(FACTORY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    small, large = plan_cases(None, ("own_factory:build",), MACHINE, "cpu", (), (), (1, 3))
+    assert (small.workload, small.kind, small.split) == ("own_factory:build", "network", "test")
+    assert build_case(large)().shape == (3, 4)
+
+
+def test_a_file_that_can_run_code_is_measured_when_trusted() -> None:
+    """As for estimates."""
+    with pytest.raises(InputError, match="--trust"):
+        plan_cases(None, ("model.pt2",), MACHINE, "cpu", (), (), ())
+
+
+def test_the_newest_profile_beside_a_run_judges_it(tmp_path: Path) -> None:
+    """characterize numbers them: profile.json, profile-2.json, ..., profile-10.json."""
+    with RunWriter(tmp_path / "run", RunManifest(MACHINE, "quick")):
+        pass
+    for count in (1, 2, 10):
+        name = "profile" if count == 1 else f"profile-{count}"
+        profile = load_profile("cpu_server_generic").replacing(name=f"cpu_{count}")
+        (tmp_path / "run" / f"{name}.json").write_bytes(profile.to_json())
+    assert choose_profile(Run.open(tmp_path / "run"), None).name == "cpu_10"
+
+
+def test_profiles_of_the_current_directory_are_listed() -> None:
+    """As they are found by name; other JSON beside them is passed over, and a damaged profile is said to be one."""
+    Path("mine.json").write_bytes(load_profile("kpu_t64").replacing(name="mine").to_json())
+    Path("package.json").write_text('{"name": "package"}')
+    Path("folder.json").mkdir()
+    Path("cut.json").write_text('{"format": 1, "coefficients": {')
+    result = shmoo("profiles", "list", "--json")
+    listed = {row["name"]: row["where"] for row in json.loads(result.stdout)}
+    assert listed["mine"].endswith("mine.json")
+    assert listed["kpu_t64"] == "built in"
+    assert not {"package", "folder", "cut"} & set(listed)
+    assert "cut.json" in result.stderr
+    assert "package" not in result.stderr

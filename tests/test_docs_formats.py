@@ -1,0 +1,52 @@
+"""docs/formats.md names what programs find: the fields of estimates, the operators and columns of tables, the fields of rows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.profile import ArchitectureProfile, Coefficient, load_profile
+from shmoo.estimators.records import OpCall, TensorSpec, single_call_graph
+from shmoo.estimators.tabular import estimate_record
+from shmoo.harness.mode import Mode
+from shmoo.runs.records import Measurement, RunManifest
+from shmoo.runs.table_operators import TABLE_OPERATORS
+from shmoo.runs.tables import COLUMNS
+
+TEXT = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+
+
+def named(section: str) -> set[str]:
+    """Words in code style under a heading."""
+    body = TEXT.split(f"## {section}\n")[1].split("\n## ")[0]
+    return {word for code in re.findall(r"`([^`]+)`", body) for word in re.findall(r"[\w.]+", code)}
+
+
+def test_every_field_of_an_estimate_is_named() -> None:
+    """Those of the record, of each interval, of the mode, and every share of the basis."""
+    shape = TensorSpec((8, 8))
+    graph = single_call_graph(OpCall("aten.relu", (shape,), (shape,), ("self",)))
+    record = estimate_record(AnalysisDirector(load_profile("kpu_t64")).estimate((graph,)), "relu")
+    fields = {name for name in record if not name.endswith("_reason")} | set(record["basis"])
+    assert fields <= named("JSON of estimates")
+    assert {"mode", *(name for name in Mode.__struct_fields__ if name in ("autocast", "quantize")), "capture"} <= named(
+        "JSON of estimates"
+    )
+
+
+def test_every_operator_and_column_of_tables_is_named() -> None:
+    """A table can be written from the page alone."""
+    assert {*TABLE_OPERATORS, *COLUMNS} <= named("Operator tables")
+
+
+def test_every_field_of_a_row_and_a_run_is_named() -> None:
+    """`measured_at` is for people."""
+    fields = {*Measurement.__struct_fields__, *RunManifest.__struct_fields__} - {"measured_at", "peak_memory_reason"}
+    assert fields <= named("Run directory")
+
+
+def test_every_field_of_a_profile_is_named() -> None:
+    """Besides two that explain themselves in the file."""
+    fields = {*ArchitectureProfile.__struct_fields__, *Coefficient.__struct_fields__} - {"illustrative", "table_reduction"}
+    assert fields <= named("Profiles")
