@@ -1,0 +1,203 @@
+"""Operators run as their recurrences, point by point in the order of their schedules: the numbers come out, on time.
+
+Every operator of `recurrences.py` is here or, the factorisations, in `test_recurrences.py`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from test_recurrences import earliest, points_of, run_in_order
+from test_tiling import cut, fabric, products
+
+from shmoo.estimators.tiling import KpuWavefront
+from shmoo.estimators.tiling import recurrences as rec
+
+SYSTEMS = (
+    rec.matmul(3, 4, 5),
+    rec.conv2d(2, 2, 3, 2, 2, (1, 2), 4),
+    rec.elementwise(7),
+    rec.reduction(3, 5),
+    rec.softmax(3, 5),
+    rec.softmax(3, 5, skewed=True),
+    rec.layer_norm(3, 5),
+    rec.attention(2, 3, 4),
+    rec.lu(4, 3),
+    rec.qr(3, 4),
+)
+RNG = np.random.default_rng(0)
+
+
+def phases(system):
+    return zip(system.phases, system.schedules, strict=True)
+
+
+def step_of(schedule, point):
+    return sum(t * x for t, x in zip(schedule.tau, point, strict=True))
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.name)
+def test_schedules_are_valid_and_no_order_is_faster(system):
+    """Every dependence advances time, and the longest chain of them, searched for point by point, is as long as the schedule."""
+    for recurrence, schedule in phases(system):
+        assert schedule.is_valid(recurrence)
+        assert schedule.latency(recurrence) == max(earliest(recurrence).values()) + 1
+    assert system.latency == system.skew + sum(schedule.latency(recurrence) for recurrence, schedule in phases(system))
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.name)
+def test_wavefronts_and_live_tokens_are_those_of_counting(system):
+    """Points at each step; and the tokens, one for each point and dependence, that are made but not yet past their use."""
+    for recurrence, schedule in phases(system):
+        steps = Counter(step_of(schedule, p) for p in points_of(recurrence))
+        begin, latency = min(steps), schedule.latency(recurrence)
+        assert schedule.wavefront(recurrence).tolist() == [steps[begin + t] for t in range(latency)]
+        alive = Counter(
+            time
+            for p, d in itertools.product(points_of(recurrence), recurrence.dependences)
+            for time in range(step_of(schedule, p), step_of(schedule, p) + step_of(schedule, d))
+        )
+        assert schedule.live_tokens(recurrence) == max(alive.values(), default=0)
+
+
+def test_a_schedule_that_breaks_a_dependence_is_refused():
+    """Each zero or negative component of tau breaks the dependence along its axis, of every operator that has one there."""
+    for system in SYSTEMS:
+        for recurrence, schedule in phases(system):
+            for axis in range(len(schedule.tau)):
+                for value in (0, -1):
+                    broken = rec.Schedule((*schedule.tau[:axis], value, *schedule.tau[axis + 1 :]))
+                    depends = any(d[axis] for d in recurrence.dependences)
+                    assert broken.is_valid(recurrence) is not depends
+
+
+# --- the numbers
+
+
+def multiplied(a, b, system=None):
+    """A B by its recurrence: a moves along j, b along i, c along k."""
+    ((recurrence, schedule),) = phases(system or rec.matmul(len(a), b.shape[1], len(b)))
+
+    def compute(p, known):
+        i, j, k = p
+        left = a[i, k] if j == 0 else known[i, j - 1, k][0]
+        up = b[k, j] if i == 0 else known[i - 1, j, k][1]
+        return left, up, (0.0 if k == 0 else known[i, j, k - 1][2]) + left * up
+
+    values = run_in_order(recurrence, schedule, compute)
+    return np.array([[values[i, j, len(b) - 1][2] for j in range(b.shape[1])] for i in range(len(a))])
+
+
+def chained(recurrence, schedule, start, add):
+    """(rows, length) running results of a chain along each row: add(result so far, i, j)."""
+
+    def compute(p, known):
+        i, j = p
+        return add(start if j == 0 else known[i, j - 1], i, j)
+
+    values = run_in_order(recurrence, schedule, compute)
+    rows, length = recurrence.extents
+    return np.array([[values[i, j] for j in range(length)] for i in range(rows)])
+
+
+def softmaxed(x):
+    """Maximum, exponentials and their sum, scale: a phase uses what the one before left at the ends of its rows."""
+    first, second, third = phases(rec.softmax(*x.shape))
+    top = chained(*first, -math.inf, lambda so_far, i, j: max(so_far, x[i, j]))[:, -1]
+    total = chained(*second, 0.0, lambda so_far, i, j: so_far + math.exp(x[i, j] - top[i]))[:, -1]
+    return chained(*third, 0.0, lambda _, i, j: math.exp(x[i, j] - top[i]) / total[i])
+
+
+def test_matmul_recurrence_multiplies():
+    """The last c along k is A B."""
+    a, b = RNG.standard_normal((3, 5)), RNG.standard_normal((5, 4))
+    assert multiplied(a, b) == pytest.approx(a @ b)
+
+
+def test_conv2d_recurrence_convolves():
+    """The product of the windows with the filters is the convolution summed directly, stride 1, no padding."""
+    image, filters = RNG.standard_normal((2, 3, 4, 5)), RNG.standard_normal((2, 3, 2, 2))
+    places = list(itertools.product(range(2), range(3), range(4)))
+    windows = np.array([image[b, :, y : y + 2, x : x + 2].ravel() for b, y, x in places])
+    result = multiplied(windows, filters.reshape(2, -1).T, rec.conv2d(2, 3, 4, 2, 3, (2, 2), 5))
+    for row, (b, y, x) in enumerate(places):
+        for c in range(2):
+            assert result[row, c] == pytest.approx((image[b, :, y : y + 2, x : x + 2] * filters[c]).sum())
+
+
+def test_elementwise_recurrence_needs_nothing():
+    """One step, every point at once."""
+    ((recurrence, schedule),) = phases(rec.elementwise(6))
+    x = RNG.standard_normal(6)
+    values = run_in_order(recurrence, schedule, lambda p, known: (max(x[p[0]], 0.0), len(known)))
+    assert [values[i,] for i in range(6)] == [(max(v, 0.0), 0) for v in x]
+
+
+def test_reduction_recurrence_sums_rows():
+    """The end of each chain is its row's sum."""
+    x = RNG.standard_normal((3, 5))
+    ((recurrence, schedule),) = phases(rec.reduction(3, 5))
+    assert chained(recurrence, schedule, 0.0, lambda so_far, i, j: so_far + x[i, j])[:, -1] == pytest.approx(x.sum(1))
+
+
+def test_softmax_recurrence_normalises_exponentials():
+    """Rows of exp(x) over their sums."""
+    x = RNG.standard_normal((3, 5))
+    assert softmaxed(x) == pytest.approx(np.exp(x) / np.exp(x).sum(1, keepdims=True))
+
+
+def test_layer_norm_recurrence_has_mean_0_and_variance_1():
+    """Sums and sums of squares in one chain, the normalised row in the next."""
+    x = RNG.standard_normal((3, 5))
+    sums, normalise = phases(rec.layer_norm(3, 5))
+    total = chained(*sums, np.zeros(2), lambda so_far, i, j: so_far + x[i, j] ** np.array([1, 2]))[:, -1] / 5
+    mean, variance = total[:, 0], total[:, 1] - total[:, 0] ** 2
+    y = chained(*normalise, 0.0, lambda _, i, j: (x[i, j] - mean[i]) / math.sqrt(variance[i]))
+    assert y.mean(1) == pytest.approx(np.zeros(3), abs=1e-12)
+    assert y.var(1) == pytest.approx(np.ones(3))
+
+
+def test_attention_recurrence_weighs_values():
+    """softmax(Q K') V from the product, the softmax and the product of its phases."""
+    q, k, v = RNG.standard_normal((2, 4)), RNG.standard_normal((3, 4)), RNG.standard_normal((3, 4))
+    system = rec.attention(2, 3, 4)
+    parts = (rec.matmul(2, 3, 4), rec.softmax(2, 3), rec.matmul(2, 4, 3))
+    assert system.phases == tuple(phase for part in parts for phase in part.phases)
+    weights = np.exp(q @ k.T) / np.exp(q @ k.T).sum(1, keepdims=True)
+    assert multiplied(softmaxed(multiplied(q, k.T)), v) == pytest.approx(weights @ v)
+
+
+# --- on the fabric
+
+
+@pytest.mark.parametrize(
+    ("extents", "side", "tiles"), [((8, 8, 5), 4, 1), ((7, 10, 3), 4, 2), ((3, 9, 6), 4, 4), ((5, 5, 1), 2, 3)]
+)
+def test_output_tiles_on_a_fabric_take_q_k_and_one_fill_and_drain(extents, side, tiles):
+    """Element (i, j) of an array works at point (i, j, k) of its r-th output tile in cycle r K + i + j + k: none works twice in a
+    cycle, every operand was passed on the cycle before, and the last cycle is the strategy's."""
+    m, n, k = extents
+    origins = [(top, left) for top in range(0, m, side) for left in range(0, n, side)]
+    # Partly filled tiles first, so that a whole one drains last.
+    origins.sort(key=lambda origin: min(side, m - origin[0]) * min(side, n - origin[1]))
+    origins = [None] * (-len(origins) % tiles) + origins
+    busy, last = set(), 0
+    for index, origin in enumerate(origins):
+        if origin is None:
+            continue
+        (top, left), (start, unit) = origin, divmod(index, tiles)
+        inside = [(i, j, c) for i in range(min(side, m - top)) for j in range(min(side, n - left)) for c in range(k)]
+        for i, j, c in inside:
+            cycle = start * k + i + j + c
+            assert (unit, i, j, cycle) not in busy
+            busy.add((unit, i, j, cycle))
+            for before in ((i - 1, j, c), (i, j - 1, c), (i, j, c - 1)):
+                if min(before) >= 0:
+                    assert (unit, *before[:2], cycle - 1) in busy
+            last = max(last, cycle)
+    assert len(busy) == m * n * k
+    assert cut(KpuWavefront(), products(m, n, k), fabric(tiles, side)).cycles[0] == last + 1
