@@ -121,9 +121,14 @@ def _conv(x: Extents, dtype: str) -> Built:
     return _call("aten.conv2d", {"input": _image(x), "weight": weight}, output, dtype, attributes), (1,)
 
 
+def transposed_side(x: Extents) -> int:
+    """Height and width of a transposed convolution's result; not positive where too much of it is cut off."""
+    return (x["conv_size"] - 1) * x["conv_stride"] - 2 * x["conv_padding"] + x["conv_kernel"]
+
+
 def _conv_transpose(x: Extents, dtype: str) -> Built:
     weight = (x["conv_c_in"], x["conv_c_out"] // x["conv_groups"], x["conv_kernel"], x["conv_kernel"])
-    side = (x["conv_size"] - 1) * x["conv_stride"] - 2 * x["conv_padding"] + x["conv_kernel"]
+    side = transposed_side(x)
     attributes = {
         "stride": _pair(x["conv_stride"]),
         "padding": _pair(x["conv_padding"]),

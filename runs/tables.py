@@ -31,7 +31,7 @@ from shmoo.estimators.errors import FormatError, InputError, unknown
 from shmoo.estimators.profile import Reduction
 from shmoo.estimators.records import Graph, single_call_graph
 from shmoo.runs.records import AxisValue, CaseSpec
-from shmoo.runs.table_operators import CONV, GEMM, TABLE_OPERATORS, ShapedOperator, SizedOperator
+from shmoo.runs.table_operators import CONV, GEMM, TABLE_OPERATORS, ShapedOperator, SizedOperator, transposed_side
 
 ALIASES = MappingProxyType({"conv2d": "conv", "vector_add": "add", "clone": "copy"})
 """Names that published tables use for operators of the vocabulary."""
@@ -41,6 +41,9 @@ COLUMNS = frozenset({"op", "dtype", *GEMM, *CONV, "rows", "cols", "shape", "late
 
 PRODUCTS = ("linear", "bmm", "matmul")
 """Operators whose reduction stands in column k, or in n in some published tables."""
+
+LARGEST = 2**40
+"""Extents and, for tensors of any rank, elements beyond this are slips of the finger: no machine holds them."""
 
 _DEFAULTS = MappingProxyType({"b": 1, "conv_stride": 1, "conv_padding": 0, "conv_groups": 1})
 _MAY_BE_ZERO = frozenset({"conv_padding"})
@@ -192,6 +195,8 @@ def _whole(text: str, column: str, where: str, least: int = 1) -> int:
         raise FormatError(f"{where}: column {column!r} must be a whole number, got {text!r}") from None
     if number != number // 1 or number < least or math.isinf(number):
         raise FormatError(f"{where}: column {column!r} must be a whole number of at least {least}, got {text!r}")
+    if number > LARGEST:
+        raise FormatError(f"{where}: column {column!r} must be at most {LARGEST:.3g}, got {text!r}")
     return int(number)
 
 
@@ -217,12 +222,17 @@ def _shape(cells: dict[str, str], operator: ShapedOperator, where: str) -> dict[
     sides = _split_shape(text, where) if text else [_extent(cells, column, where) for column in ("rows", "cols")]
     if len(sides) < operator.rank:
         raise FormatError(f"{where}: {cells['op']!r} needs a shape of {operator.rank} or more axes, got {text!r}")
+    if math.prod(sides) > LARGEST:
+        raise FormatError(f"{where}: a tensor may have at most {LARGEST:.3g} elements, got shape {text or sides!r}")
     return {"shape": "x".join(map(str, sides))}
 
 
 def _check_window(op: str, x: dict[str, int], where: str) -> None:
     padded = x["conv_size"] + 2 * x["conv_padding"]
-    if op != "conv_transpose" and x["conv_kernel"] > padded:
+    if op == "conv_transpose":
+        if (side := transposed_side(x)) < 1:
+            raise FormatError(f"{where}: column 'conv_padding' is {x['conv_padding']}, which leaves a result of side {side}")
+    elif x["conv_kernel"] > padded:
         raise FormatError(f"{where}: column 'conv_kernel' is {x['conv_kernel']}, larger than the padded input of side {padded}")
     groups = x.get("conv_groups", 1)
     if x["conv_c_in"] % groups or x.get("conv_c_out", groups) % groups:
