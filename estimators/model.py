@@ -159,7 +159,9 @@ def _compute_time(
     special = table.special_flops / (special_peak * c.by_kernel(table, codes, "efficiency.special"))
     if tiling.cycles is None:
         return matrix + vector + special, worked
-    return _overlapped([matrix, vector + special], c.by_algorithm(codes, "overlap")), worked
+    # A chain of dependences along a row (KPU) takes its steps, however fast the units are.
+    others = np.maximum(vector + special, np.where(table.matrix_flops > 0, 0.0, seconds))
+    return _overlapped([matrix, others], c.by_algorithm(codes, "overlap")), worked
 
 
 def _ramp(table: KernelTable, blocks: Blocks | None, half: Callable[[str], float | np.ndarray]) -> float | np.ndarray:

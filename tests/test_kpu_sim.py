@@ -12,7 +12,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import load_profile
 from shmoo.estimators.records import OpCall, TensorSpec, single_call_graph
 from shmoo.estimators.tiling import KpuSimSerial, KpuWavefront
-from shmoo.estimators.tiling.recurrences import lu
+from shmoo.estimators.tiling.recurrences import layer_norm, lu, reduction, softmax
 
 REFERENCE = Path(__file__).parents[1].parent / "shared" / "reference" / "kpu"
 MIB = 2**20
@@ -114,3 +114,44 @@ def test_factorisations_are_estimated_on_every_kpu(op):
         assert estimate.latency_s.value > 0
         assert estimate.energy_j.value > 0
         assert 0 < estimate.breakdown[0].utilisation <= 1
+
+
+# --- rows
+
+
+def row_kernel(op, shape, **attributes):
+    out = shape if op in ("softmax", "layer_norm") else shape[:-1]
+    return single_call_graph(OpCall(f"aten.{op}", (TensorSpec(shape),), (TensorSpec(out),), ("self",), attributes))
+
+
+@pytest.mark.parametrize(
+    ("graph", "system"),
+    [
+        (row_kernel("sum", (5, 700), dim=[-1]), reduction(5, 700)),
+        (row_kernel("layer_norm", (5, 700), normalized_shape=[700]), layer_norm(5, 700)),
+        (row_kernel("softmax", (5, 700), dim=-1), softmax(5, 700)),
+        (row_kernel("sum", (600, 70), dim=[-1]), reduction(600, 70)),
+    ],
+)
+def test_rows_take_the_steps_of_their_chains_on_the_fabric(graph, system):
+    """A chain along a row takes a step an element; 600 rows on 256 elements take three steps for each."""
+    steps = sum(s.steps_on(r, 256) for r, s in zip(system.phases, system.schedules, strict=True))
+    assert tiled(graph, fabric(1, 16)).cycles[0] == steps
+
+
+def test_few_rows_wait_for_their_chain_whatever_the_fabric():
+    """One row of a million takes a million cycles on 64 tiles and on 256; a thousand rows of a thousand are done in parallel."""
+    profiles = [load_profile("kpu_t64").with_values({"count.tiles": tiles}) for tiles in (64, 256)]
+    row, square = row_kernel("sum", (1, 10**6), dim=[-1]), row_kernel("sum", (10**3, 10**3), dim=[-1])
+    one, other = (AnalysisDirector(profile).estimate(row).breakdown[0].latency_s for profile in profiles)
+    assert one == pytest.approx(other)
+    assert one >= 10**6 / profiles[0].value("clock")
+    assert AnalysisDirector(profiles[0]).estimate(square).breakdown[0].latency_s < one / 5
+
+
+def test_running_statistics_make_no_chain():
+    """A batch norm in inference is elementwise: its cycles are not counted."""
+    operands = ("input", "running_mean", "running_var")
+    specs = (TensorSpec((2, 8, 4, 4)), TensorSpec((8,)), TensorSpec((8,)))
+    call = OpCall("aten.batch_norm", specs, specs[:1], operands, {"training": False})
+    assert np.isnan(tiled(single_call_graph(call), fabric(1, 16)).cycles[0])

@@ -62,3 +62,17 @@ def test_the_array_and_the_vector_unit_work_at_once():
     array = tiling.cycles[0] / TPU.profile.value("clock") / TPU.profile.value("efficiency.gemm")
     vector = table.vector_flops[0] / TPU.profile.value("peak.vector.float32") / 0.5
     assert compute == pytest.approx(max(array, vector), rel=0.01)
+
+
+def test_what_is_fused_to_a_batch_norm_gives_it_no_statistics():
+    """Batch norm, hardswish (5 operations an element beside the norm's 2): still one reading of the input."""
+    b = GraphBuilder()
+    x = b.batch_norm(b.tensor((8, 64, 32, 32)))
+    (moved,) = dram(b.graph(b.call("hardswish", {"self": x}, (8, 64, 32, 32))))
+    assert moved == pytest.approx(4 * (2 * 8 * 64 * 32 * 32 + 4 * 64))
+
+
+def test_a_batch_norm_of_a_few_elements_takes_no_statistics():
+    """The operations a channel, which count for little in images, do not make statistics of one row a channel."""
+    b = GraphBuilder()
+    assert dram(b.graph(b.batch_norm(b.tensor((1, 512, 1, 1)))))[0] == pytest.approx(4 * (2 * 512 + 4 * 512))

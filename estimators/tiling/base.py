@@ -8,9 +8,10 @@ from typing import Protocol
 
 import numpy as np
 
+from shmoo.estimators.costs.reductions import BATCH_NORMS
 from shmoo.estimators.dtypes import BITS, COMPUTE_DTYPES
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.kernels import READ_ACTIVATION, READ_WEIGHT, KernelTable
+from shmoo.estimators.kernels import READ_ACTIVATION, READ_WEIGHT, KernelTable, op_code
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.registry import Registry
 
@@ -205,6 +206,20 @@ def passes(table: KernelTable) -> np.ndarray:
     """(K,) contractions of the kernel's iteration space that its matrix flops amount to: 1 for a matrix product, 2 for attention
     (scores and values), 1/3 for an LU factorisation, 0 without a contraction."""
     return table.matrix_flops / (2.0 * table.batch * table.m * table.n * table.k)
+
+
+_STATISTICS_FLOPS = 8.0
+"""Operations an element of a batch norm that takes its statistics from the row (`costs.reductions.normalise`, weight and bias
+included). With running ones two are left, and what is fused to it (hardswish: 5) does not make eight of them."""
+
+
+def takes_statistics(table: KernelTable) -> np.ndarray:
+    """(K,) whether a kernel goes through its rows before it applies what it found: softmax, and norms without running
+    statistics."""
+    batch_norms = [op_code(f"aten.{name}") for name in (*BATCH_NORMS.split(), "instance_norm")]
+    work = table.vector_flops + table.special_flops
+    running = np.isin(table.op, batch_norms) & (work < _STATISTICS_FLOPS * table.batch * table.m * table.n)
+    return table.is_family("normalization", "softmax") & ~running
 
 
 def reread_traffic(traffic: dict[str, np.ndarray], levels: tuple[str, ...], extra: np.ndarray, distance: np.ndarray,

@@ -4,7 +4,8 @@ The product is a system of uniform recurrences with schedule [1, 1, 1] (`recurre
 of R x C processing elements, an output tile of R x C takes k + R + C - 2 steps and its state is the tokens on the array: the
 tile follows the concurrency of the fabric and not its memory. Tiles of one launch follow each other without draining. The
 streaming memories only decide how often operands come from the level behind. Factorisations are the recurrence of
-`recurrences.lu`: their wavefront shrinks, and is folded onto the fabric step by step.
+`recurrences.lu`: their wavefront shrinks, and is folded onto the fabric step by step. Sums, norms and softmax are chains along
+their rows (`recurrences.reduction`, `layer_norm`, `softmax`): a step an element, for as many rows at once as there are elements.
 """
 
 from __future__ import annotations
@@ -28,11 +29,14 @@ from shmoo.estimators.tiling.base import (
     operands,
     passes,
     structural_rate,
+    takes_statistics,
 )
-from shmoo.estimators.tiling.recurrences import lu
+from shmoo.estimators.tiling.recurrences import layer_norm, lu, softmax
 
 TOKENS = 3
 """Tokens of one processing element: a, b and c of the matmul recurrence."""
+_CHAINS = {"softmax": len(softmax(1, 1).phases), "normalization": len(layer_norm(1, 1).phases), "pooling": 1}
+"""Family -> chains along a row, one after the other."""
 
 
 @TILINGS.register("kpu_wavefront")
@@ -75,11 +79,12 @@ class KpuWavefront:
         lanes = fabric * array_rows * array_cols
         steps = _factorised(table, rounds * table.k + over_k * skew, lanes)
         work = table.matrix_flops / 2.0
-        cycles = np.where(contracts, passes(table) * steps, np.nan)
         elements = table.batch * table.m * table.n
-        streamed = elements / (ceil_div(elements, lanes) * lanes)
+        chains, rows_at_once = _chains(table), ceil_div(table.batch * table.m, lanes)
+        cycles = np.where(contracts, passes(table) * steps, np.where(chains > 0, chains * table.n * rows_at_once, np.nan))
+        streamed = np.where(chains > 0, table.batch * table.m / rows_at_once, elements / ceil_div(elements, lanes)) / lanes
         utilisation = np.where(contracts, work / (np.where(contracts, cycles, 1.0) * lanes), streamed)
-        cycles = cycles * structural_rate(table, profile, 2.0 * lanes)
+        cycles = cycles * np.where(contracts, structural_rate(table, profile, 2.0 * lanes), 1.0)
         size = element_bytes(table)
         state = np.where(contracts, TOKENS * size * np.minimum(shape.m, rows) * np.minimum(shape.n, cols) * fabric, size * lanes)
         tiles = np.where(contracts, outputs * over_k, ceil_div(elements, array_rows * array_cols))
@@ -103,6 +108,12 @@ class KpuWavefront:
                 extra = at_edges = np.minimum(at_edges, _output_stationary(table, shape, profile.value(f"capacity.{nearer}")))
             traffic[level] = traffic[level] + extra * share
         return traffic
+
+
+def _chains(table: KernelTable) -> np.ndarray:
+    """(K,) chains that go along each row of a kernel in turn; 0 where its elements do not depend on each other."""
+    chains = sum(count * table.is_family(family) for family, count in _CHAINS.items())
+    return np.where(table.is_family("normalization") & ~takes_statistics(table), 0, chains)
 
 
 def _factorised(table: KernelTable, steps: np.ndarray, lanes: float | np.ndarray) -> np.ndarray:

@@ -28,13 +28,12 @@ from shmoo.estimators.tiling.base import (
     operands,
     passes,
     structural_rate,
+    takes_statistics,
 )
 
 Mode = Literal["overlapped", "serial"]
 Dataflow = Literal["ws", "is", "os"]
 _ACCUMULATOR_BYTES = 4.0
-_AFFINE_FLOPS = 2.5
-"""Operations an element above which a norm computes its statistics: with running ones a multiplication and an addition remain."""
 _STATISTICS = 2.0
 """Passes over a row for its two statistics."""
 
@@ -170,8 +169,7 @@ def _as_program(table: KernelTable, profile: ArchitectureProfile) -> KernelTable
     """
     alone = np.bincount(table.segment, minlength=table.segments) == 1
     far = (table.access_kind == READ_WEIGHT) | alone[table.segment[table.access_kernel]]
-    work = table.vector_flops + table.special_flops
-    statistics = table.is_family("normalization", "softmax") & (work > _AFFINE_FLOPS * table.batch * table.m * table.n)
+    statistics = takes_statistics(table)
     reads = np.where(statistics[table.access_kernel] & (table.access_kind == READ_ACTIVATION), 1.0 + _STATISTICS, 1.0)
     weight = table.access_kind == READ_WEIGHT
     reads = np.where(weight, _stored_whole(table, profile)[..., table.access_kernel], reads)
