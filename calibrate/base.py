@@ -18,6 +18,14 @@ _ENERGY = {
     "energy.byte.l3": (20e-12, 5e-12, 80e-12, "J/B"),
     "energy.byte.dram": (160e-12, 60e-12, 400e-12, "J/B"),
 }
+_TYPICAL_CACHES = {
+    level: Coefficient(value, "B", "fallback", "the system does not tell; typical of CPUs", low=low, high=high)
+    for level, (value, low, high) in {
+        "l1": (32 << 10, 16 << 10, 128 << 10),
+        "l2": (1 << 20, 256 << 10, 4 << 20),
+        "l3": (32 << 20, 4 << 20, 256 << 20),
+    }.items()
+}
 _STATIC = "server packages draw 3 to 30 W a core under load, whatever they compute"
 _ENERGY_REFERENCE = (
     "datapath and DDR4 energies of Horowitz, ISSCC 2014, and Jouppi et al., ISCA 2021, with a core's overhead; wide"
@@ -25,7 +33,8 @@ _ENERGY_REFERENCE = (
 
 
 def base_profile(machine: Machine, device: str = "cpu") -> ArchitectureProfile:
-    """A profile of `machine` from its description: structure and capacities are known, rates are starting points.
+    """A profile of `machine` from its description: structure and capacities are known (caches that the system does not
+    tell are typical ones), rates are starting points.
 
     Args:
         machine: fingerprint a run recorded.
@@ -76,10 +85,13 @@ def _cpu_profile(machine: Machine) -> ArchitectureProfile:
         coefficients["peak.matrix.bfloat16"] = start(2 * peak, "flop/s")
     if "avx512_vnni" in machine.isa or "avx_vnni" in machine.isa:
         coefficients["peak.matrix.int8"] = start(4 * peak, "flop/s")
-    levels = [level for level in ("l1", "l2", "l3") if machine.cache_bytes.get(level)]
+    # Tiles are cut for the core's own caches, so these are never left out; a last level is assumed where no level is known.
+    assumed = ("l1", "l2") if machine.cache_bytes else ("l1", "l2", "l3")
+    levels = [level for level in ("l1", "l2", "l3") if machine.cache_bytes.get(level) or level in assumed]
     per_core = {"l1": 128.0, "l2": 48.0, "l3": 16.0}
     for level in levels:
-        coefficients[f"capacity.{level}"] = structure(machine.cache_bytes[level], "B", "reported by the system")
+        known = machine.cache_bytes.get(level)
+        coefficients[f"capacity.{level}"] = structure(known, "B", "reported by the system") if known else _TYPICAL_CACHES[level]
         coefficients[f"bandwidth.{level}"] = start(cores * clock * per_core[level], "B/s")
     coefficients["capacity.dram"] = structure(machine.memory_bytes, "B", "reported by the system")
     coefficients["bandwidth.dram"] = start(10e9 * cores, "B/s")

@@ -129,13 +129,16 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
         return msgspec.json.encode(self, order="deterministic")
 
     @classmethod
-    def from_json(cls, data: bytes | str) -> Graph:
+    def from_json(cls, data: bytes | str, where: str = "") -> Graph:
         """Read what `to_json` wrote.
+
+        Args:
+            where: its file, for messages.
 
         Raises:
             FormatError: not such a JSON, or of a newer format.
         """
-        return decode_versioned(data, cls, GRAPH_FORMAT, "graph")
+        return decode_versioned(data, cls, GRAPH_FORMAT, "graph", where)
 
 
 class Cost(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from shmoo.estimators.dtypes import compute_dtype
+from shmoo.estimators.dtypes import ALIASES
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.quantize import SCHEMES
 
@@ -36,7 +36,7 @@ class Mode(msgspec.Struct, frozen=True):
         """
         if self.quantize is not None and self.quantize not in SCHEMES:
             raise unknown("quantisation scheme", self.quantize, SCHEMES)
-        if self.autocast is not None and compute_dtype(self.autocast) not in AUTOCAST_DTYPES:
+        if self.autocast is not None and ALIASES.get(self.autocast, self.autocast) not in AUTOCAST_DTYPES:
             raise unknown("autocast type", self.autocast, AUTOCAST_DTYPES)
         if self.training and (self.phase or self.autocast or self.quantize):
             raise InputError("a training step is captured alone; leave --phase, --autocast and --quantize out")

@@ -15,6 +15,7 @@ from shmoo.estimators.sweep import GraphSource
 from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.errors import CaptureError
 from shmoo.harness.capture.family import CaptureFamily
+from shmoo.harness.capture.workload import build_for_capture
 from shmoo.harness.mode import Mode
 from shmoo.harness.workloads.language import phase_of
 from shmoo.harness.workloads.loading import resolve_model
@@ -132,7 +133,7 @@ def _trained(module: DNNModule, axes: Mapping[str, AxisValue], dtype: str) -> Ca
     """A training step, without weights in memory where the model allows it."""
     from shmoo.harness.capture.training import capture_training
 
-    built = module.build(axes, dtype, "meta")
+    built = build_for_capture(module, axes, dtype)
     try:
         return capture_training(built.model, built.args, built.kwargs, name=module.name)
     except CaptureError as on_meta:
@@ -149,7 +150,7 @@ def _autocast(module: DNNModule, axes: Mapping[str, AxisValue], dtype: str) -> C
 
     from shmoo.harness.capture.traced import capture_traced
 
-    built = module.build(axes, "float32", "meta")
+    built = build_for_capture(module, axes)
     with torch.autocast("cpu", dtype=getattr(torch, dtype)):
         return capture_traced(built.model, built.args, built.kwargs, name=module.name, notes=built.notes)
 

@@ -58,8 +58,8 @@ class Run:
 
         Raises:
             InputError: no run there.
-            FormatError: run.json or a row other than a torn last one is damaged (line number) or of a newer format (both
-                versions).
+            FormatError: run.json or a row other than a torn last one is damaged (line number), holds a time that is not positive,
+                or is of a newer format (both versions).
         """
         path = Path(directory)
         manifest = read_manifest(path)
@@ -81,7 +81,7 @@ class Run:
         if content_hash not in self._graphs:
             path = self.path / GRAPHS / f"{content_hash}.json"
             try:
-                graph = Graph.from_json(path.read_bytes())
+                graph = Graph.from_json(path.read_bytes(), str(path))
             except FileNotFoundError:
                 raise FormatError(
                     f"{path} is missing though a row names it; copy the whole run directory, graphs included"
@@ -254,7 +254,11 @@ def _is_json(line: bytes) -> bool:
 
 
 def _row(line: bytes, path: Path, number: int) -> Measurement:
-    return decode_versioned(line, Measurement, RUN_FORMAT, "row", f"{path}, line {number}")
+    row = decode_versioned(line, Measurement, RUN_FORMAT, "row", f"{path}, line {number}")
+    if row.timing is not None and not all(sample > 0 for sample in row.timing.samples_s):
+        least = min(row.timing.samples_s)
+        raise FormatError(f"row {path}, line {number}: a sample of {least:g} s is no time; the file was changed")
+    return row
 
 
 def _write_atomically(path: Path, data: bytes) -> None:

@@ -7,10 +7,12 @@ import itertools
 import numpy as np
 import pytest
 
+from shmoo.calibrate.base import base_profile
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.dataset import MeasuredCase, Sources, blocks, read_sources
 from shmoo.calibrate.fit import predicted_latency
 from shmoo.estimators.coefficients import Coefficients
+from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.profile import ArchitectureProfile, load_profile
 from shmoo.runs.records import Machine, RunManifest
@@ -105,3 +107,25 @@ def test_no_source_is_an_error_that_says_what_to_name(tmp_path):
     table.write_text("op,dtype,m,n,k,latency_s\n")
     with pytest.raises(NothingMeasuredError, match=r"empty\.csv"):
         read_sources([table])
+
+
+@pytest.mark.parametrize(
+    ("told", "levels"),
+    [
+        ({}, ("l1", "l2", "l3", "dram")),
+        ({"l1": 65536, "l3": 8 << 20}, ("l1", "l2", "l3", "dram")),
+        ({"l2": 1 << 20}, ("l1", "l2", "dram")),
+    ],
+)
+def test_caches_that_a_machine_does_not_tell_are_typical_ones(told, levels):
+    """Virtual machines hide them. What is told stands, what is not is a fallback with a range, and the profile predicts."""
+    profile = base_profile(Machine("Example CPU", 2, 2, 8 << 30, cache_bytes=told, threads=2))
+    assert profile.levels == levels
+    for level in levels[:-1]:
+        capacity = profile.coefficients[f"capacity.{level}"]
+        assert capacity.source == ("datasheet" if level in told else "fallback")
+        assert capacity.value == told.get(level, capacity.value)
+            ("datasheet", told[level]) if level in told else ("fallback", capacity.value)
+        )
+    graph = TableRow(0, "linear", {"b": 1, "m": 64, "n": 64, "k": 64}).graph()
+    assert AnalysisDirector(profile).estimate((graph,)).latency_s.value > 0

@@ -57,6 +57,9 @@ def test_missing_and_changed_graphs_are_named(tmp_path):
     file.write_bytes(relu_graph(9).to_json())
     with pytest.raises(FormatError, match="was changed"):
         Run.open(tmp_path).graph(graph.content_hash)
+    file.write_bytes(b"{")
+    with pytest.raises(FormatError, match=file.name):
+        Run.open(tmp_path).graph(graph.content_hash)
     file.unlink()
     with pytest.raises(FormatError, match="missing"):
         Run.open(tmp_path).graph(graph.content_hash)
@@ -188,3 +191,11 @@ def test_skipped_cases_are_kept_with_their_reason(tmp_path):
         assert Run.open(tmp_path).skipped == skipped
         writer.record_skipped(())
     assert Run.open(tmp_path).skipped == ()
+
+
+def test_a_time_that_is_not_positive_names_its_line(written):
+    """Whoever wrote it did not measure it, and no ratio can be taken of it."""
+    rows = written / "rows.jsonl"
+    rows.write_bytes(rows.read_bytes().replace(b"[0.001,", b"[-1.0,", 1))
+    with pytest.raises(FormatError, match=r"rows\.jsonl, line 1: a sample of -1 s"):
+        Run.open(written)

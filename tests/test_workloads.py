@@ -13,7 +13,7 @@ import torch
 from shmoo.estimators.costs import graph_cost
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.registry import DuplicateNameError
-from shmoo.harness.capture import capture_workload
+from shmoo.harness.capture import CaptureFamily, capture_workload
 from shmoo.harness.workloads import WORKLOADS, Axis, Built, Maker, Size, dim, find_workload, resolve_model, workload
 
 OPERATORS = """linear bmm conv conv_transpose add add_scalar sub mul div relu leaky_relu elu gelu silu sigmoid tanh hardswish
@@ -176,8 +176,18 @@ def models(tmp_path, monkeypatch):
         "def bare(): return torch.nn.Linear(4, 8)\n"
         "def full(): return torch.nn.Linear(4, 8), (torch.randn(3, 4),)\n"
         "def batched(batch=2): return torch.nn.Linear(4, 8), (), {'input': torch.randn(batch, 4)}\n"
+        "def exits(): raise SystemExit(0)\n"
+        "def needs(width): return torch.nn.Linear(width, 4)\n"
+        "def nothing(): pass\n"
+        "class Scaled(torch.nn.Linear):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(4, 8)\n"
+        "        self.load_state_dict({'weight': torch.ones(8, 4), 'bias': torch.ones(8)})\n"
+        "        self.scale = float(self.weight.max())\n"
+        "def scaled(batch=2): return Scaled(), (torch.randn(batch, 4),)\n"
         "number = 3\n"
     )
+    (tmp_path / "broken.py").write_text("def build(:\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield tmp_path
@@ -199,7 +209,11 @@ def test_a_factory_of_ones_own(models) -> None:
     [
         ("own_models:bare", "without inputs; give --input-shape"),
         ("own_models:bear", "did you mean 'bare'"),
-        ("own_models:number", "is a int, not a function"),
+        ("own_models:number", "is of type int, not a function"),
+        ("own_models:exits", r"'own_models:exits' failed: SystemExit: 0 \(own_models\.py:5\)"),
+        ("own_models:needs", "failed: TypeError: needs"),
+        ("own_models:nothing", "returned NoneType; return a model"),
+        ("broken:build", r"SyntaxError: .*broken\.py"),
         ("no_such_module:f", "cannot import 'no_such_module'"),
         ("hf:none.json", "no config at 'none.json'"),
         ("none.pt2", "add --trust"),
@@ -209,6 +223,16 @@ def test_a_model_that_cannot_be_loaded_says_why(models, text: str, said: str) ->
     """Every way of naming a model fails with what to do."""
     with pytest.raises(InputError, match=said):
         resolve_model(text).build()
+
+
+def test_a_model_that_reads_its_weights_while_it_is_made_is_captured(models) -> None:
+    """Without memory it has none to read, so it is made on the CPU; one capture may serve several batches all the same."""
+    module = resolve_model("own_models:scaled")
+    assert capture_workload(module, {"batch": 5}).graphs[0].calls[0].inputs[0].shape == (5, 4)
+    family = CaptureFamily(module, [{"batch": 3}, {"batch": 7}])
+    found = [family.at({"batch": size}).graphs[0] for size in (3, 7)]
+    assert [graph.params for graph in found] == [40, 40]
+    assert [graph.calls[0].inputs[0].shape for graph in found] == [(3, 4), (7, 4)]
 
 
 def test_an_exported_program_needs_trust(models) -> None:

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.errors import CaptureError
 from shmoo.harness.capture.symbolic import SymbolicCapture, capture_symbolic, leaf_shapes
-from shmoo.harness.capture.workload import capture_workload
+from shmoo.harness.capture.workload import build_for_capture, capture_workload
 from shmoo.harness.workloads.module import Built, DNNModule
 from shmoo.runs.records import AxisValue
 
@@ -63,7 +63,7 @@ class CaptureFamily:
         return msgspec.structs.replace(capture_workload(self._module, point, self._dtype), note=f"captured anew: {source}")
 
     def _build(self, point: Axes) -> Built:
-        return self._module.build(point, self._dtype, "meta")
+        return build_for_capture(self._module, point, self._dtype)
 
     def _prepare(self, points: Sequence[dict[str, AxisValue]]) -> SymbolicCapture | str:
         """The capture with symbols, or why there is none."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +98,13 @@ def load_factory(spec: str, input_shape: Sequence[int] | None = None) -> DNNModu
     def build(make: Maker, **axes: Any) -> Built:
         import torch
 
-        with make.building():
+        with _users_code(f"{spec!r} failed"), make.building():
             made = factory(**{name: axes[name] for name in taken})
         model, args, kwargs = (
             made if isinstance(made, tuple) and len(made) == 3 else (*made, {}) if isinstance(made, tuple) else (made, None, {})
         )
+        if not callable(model):
+            raise InputError(f"{spec!r} returned {type(model).__name__}; return a model, (model, args) or (model, args, kwargs)")
         if isinstance(model, torch.nn.Module):
             model = model.to(device=make.device, dtype=make.torch_dtype).eval()
         if input_shape is not None:
@@ -163,16 +167,31 @@ def _import_attribute(place: str, attribute: str, spec: str) -> Callable[..., An
     added = str(Path.cwd())
     if added not in sys.path:
         sys.path.insert(0, added)
-    try:
+    with _users_code(f"cannot import {place!r} of {spec!r}", "give package.module:factory"):
         module = importlib.import_module(place)
-    except ImportError as error:
-        raise InputError(f"cannot import {place!r} of {spec!r}: {error}; give package.module:factory") from error
     found = getattr(module, attribute, None)
     if found is None:
-        raise unknown(f"factory in {place!r}", attribute, [name for name in vars(module) if not name.startswith("_")])
+        functions = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        raise unknown(f"factory in {place!r}", attribute, functions)
     if not callable(found):
-        raise InputError(f"{spec!r} is a {type(found).__name__}, not a function that returns a model")
+        raise InputError(f"{spec!r} is of type {type(found).__name__}, not a function that returns a model")
     return found
+
+
+@contextmanager
+def _users_code(doing: str, remedy: str = "") -> Iterator[None]:
+    """Whatever code of the user's raises, `sys.exit` included, as an `InputError` that says where."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        told = f"{type(error).__name__}: {error}"
+        # Neither our own frames nor those of the import machinery say anything to whoever wrote the code.
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename not in (__file__, importlib.__file__)]
+        if place := next((f for f in reversed(frames) if not f.filename.startswith("<frozen")), None):
+            told += f" ({Path(place.filename).name}:{place.lineno})"
+        raise InputError("; ".join(filter(None, (f"{doing}: {told}", remedy)))) from error
 
 
 def _cast(values: Any, make: Maker) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -46,7 +47,9 @@ def weights_on_meta() -> Iterator[None]:
 
     handles = (register_module_parameter_registration_hook(move), register_module_buffer_registration_hook(move))
     try:
-        with LargeOnMeta():
+        with LargeOnMeta(), warnings.catch_warnings():
+            # A checkpoint that is loaded into the model has nowhere to go, and need not.
+            warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter")
             yield
     finally:
         for handle in handles:

@@ -213,8 +213,8 @@ class DNNModule(msgspec.Struct, frozen=True):
             try:
                 return self.factory(Maker(canonical, device), **values)
             except (ValueError, RuntimeError) as error:
-                shown = " ".join(f"{name}={value}" for name, value in values.items())
-                raise InputError(f"cannot build {self.name!r} with {shown}: {error}") from error
+                shown = " with " * bool(values) + " ".join(f"{name}={value}" for name, value in values.items())
+                raise InputError(f"cannot build {self.name!r}{shown}: {error}") from error
 
     def footprint_bytes(self, axes: Mapping[str, AxisValue] | None = None, dtype: str = "float32") -> float | None:
         """Bytes of all operands, weights and results; `None` for a workload that does not say."""
