@@ -125,7 +125,5 @@ def test_caches_that_a_machine_does_not_tell_are_typical_ones(told, levels):
         capacity = profile.coefficients[f"capacity.{level}"]
         assert capacity.source == ("datasheet" if level in told else "fallback")
         assert capacity.value == told.get(level, capacity.value)
-            ("datasheet", told[level]) if level in told else ("fallback", capacity.value)
-        )
     graph = TableRow(0, "linear", {"b": 1, "m": 64, "n": 64, "k": 64}).graph()
     assert AnalysisDirector(profile).estimate((graph,)).latency_s.value > 0
