@@ -234,15 +234,21 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
             FormatError: unreadable, of a newer format or an unknown model form, or inconsistent (the field is named).
         """
         profile = decode_versioned(data, cls, PROFILE_FORMAT, "profile", where)
+        if msgspec.json.decode(data, type=_Form).model_form is None:
+            raise FormatError(f"profile {profile.name!r} {where} does not say its 'model_form', so its coefficients mean nothing")
         if profile.model_form != MODEL_FORM:
             raise FormatError(
                 f"profile {profile.name!r} {where} has coefficients of model form {profile.model_form}, this shmoo computes "
                 f"form {MODEL_FORM}; refit it from its run with `shmoo calibrate RUN -o {profile.name}.json`"
             )
+        if not profile.levels:
+            raise FormatError(f"profile {profile.name!r} {where} has no 'levels'; the last one is the main memory")
         for level in profile.levels:
             if f"bandwidth.{level}" not in profile.coefficients:
                 raise FormatError(f"profile {profile.name!r} {where}: level {level!r} has no coefficient 'bandwidth.{level}'")
         for name, c in profile.coefficients.items():
+            if is_rate(name) and not c.value > 0:
+                raise FormatError(f"profile {profile.name!r} {where}: coefficient {name!r} is {c.value:g}; a rate must be positive")
             if not c.bounds[0] <= c.value <= c.bounds[1]:
                 raise FormatError(f"profile {profile.name!r} {where}: coefficient {name!r} is outside its own range {c.bounds}")
         for group in profile.residual:
@@ -254,6 +260,10 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
         return profile
 
 
+class _Form(msgspec.Struct):
+    model_form: int | None = None
+
+
 def check_runtime(profile: ArchitectureProfile, runtime: str | None) -> str:
     """The runtime to use: the one asked for if this family has it, the family's default for `None`."""
     if runtime is None:
@@ -263,9 +273,19 @@ def check_runtime(profile: ArchitectureProfile, runtime: str | None) -> str:
     return runtime
 
 
+def is_rate(name: str) -> bool:
+    """Whether a coefficient is a rate that work is divided by."""
+    return name == "clock" or name.startswith(("peak.", "bandwidth."))
+
+
 def builtin_names() -> list[str]:
     """Names of the built-in profiles, sorted."""
     return sorted(path.stem for path in BUILTIN_DIR.glob("*.json"))
+
+
+def means_profile(path: Path) -> bool:
+    """Whether a JSON file is meant as a profile, whole or damaged: other JSON lies in a user's directories too."""
+    return path.is_file() and b'"coefficients"' in path.read_bytes()
 
 
 def load_profile(name: str | Path, search: tuple[Path, ...] = ()) -> ArchitectureProfile:
@@ -285,5 +305,5 @@ def load_profile(name: str | Path, search: tuple[Path, ...] = ()) -> Architectur
         path = folder / f"{text}.json"
         if path.is_file():
             return ArchitectureProfile.from_json(path.read_bytes(), str(path))
-    local = {path.stem for folder in search for path in folder.glob("*.json")}
+    local = {path.stem for folder in search for path in folder.glob("*.json") if means_profile(path)}
     raise unknown("architecture", text, {*builtin_names(), *local}, "see `shmoo profiles list`")

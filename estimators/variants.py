@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from shmoo.estimators.errors import InputError, unknown
-from shmoo.estimators.profile import ArchitectureProfile, Coefficient, TilingSpec
+from shmoo.estimators.profile import ArchitectureProfile, Coefficient, TilingSpec, is_rate
 from shmoo.estimators.tiling import TILINGS
 
 Amount = float | np.ndarray
@@ -48,7 +48,7 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
 
     Raises:
         InputError: neither a coefficient of the profile nor a parameter of its strategy (the nearest are named), or a value that
-            is no number, negative, or a count below 1.
+            is no number, negative, a rate of 0, or a count below 1.
     """
     parameters = {name: value for name, value in values.items() if name in tiling_parameters(profile)}
     changed = {name: _amount(name, value) for name, value in values.items() if name not in parameters}
@@ -102,8 +102,10 @@ def _followers(profile: ArchitectureProfile, name: str) -> list[tuple[str, float
 
 def _amount(name: str, value: Amount | str) -> Amount:
     least = 1 if is_count(name) else 0
-    if isinstance(value, str) or np.any(np.less(value, least)):
+    if isinstance(value, str) or not (np.all(np.isfinite(value)) and np.all(np.greater_equal(value, least))):
         raise InputError(f"coefficient {name!r} is set to {value!r}; it takes a number of at least {least}")
+    if is_rate(name) and not np.all(np.greater(value, 0)):
+        raise InputError(f"coefficient {name!r} is set to {value!r}; nothing ends at a rate of 0, give a positive number")
     return value
 
 
