@@ -76,3 +76,18 @@ def test_a_batch_norm_of_a_few_elements_takes_no_statistics():
     """The operations a channel, which count for little in images, do not make statistics of one row a channel."""
     b = GraphBuilder()
     assert dram(b.graph(b.batch_norm(b.tensor((1, 512, 1, 1)))))[0] == pytest.approx(4 * (2 * 512 + 4 * 512))
+
+
+@pytest.mark.parametrize(("name", "least", "mean", "most"), [("tpu_v4", 121, 170, 192), ("tpu_v3", 175, 220, 262)])
+def test_programs_draw_the_power_that_was_measured(name, least, mean, most):
+    """Static power below the least of production programs; 60 % of peak and a quarter of the memory's bandwidth draw their mean,
+    three quarters and a third no more than their most (Jouppi et al., ISCA 2023, table 4)."""
+    value = load_profile(name).value
+
+    def watts(of_peak, of_bandwidth):
+        flops = of_peak * value("peak.matrix.bfloat16") * value("energy.flop.matrix.bfloat16")
+        return value("power.static") + flops + of_bandwidth * value("bandwidth.dram") * value("energy.byte.dram")
+
+    assert value("power.idle") < watts(0, 0) <= least
+    assert watts(0.6, 0.25) == pytest.approx(mean, rel=0.02)
+    assert watts(0.75, 1 / 3) <= most
