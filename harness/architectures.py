@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from shmoo.estimators.errors import FormatError, InputError
-from shmoo.estimators.profile import ArchitectureProfile, builtin_names, load_profile
+from shmoo.estimators.profile import ArchitectureProfile, builtin_names, load_profile, means_profile
 from shmoo.harness.paths import profile_search
 
 _WHAT_IF = re.compile(r"(?P<base>.+?)(?P<changes>(@[\w.]+=[^@=]+)+)")
@@ -20,14 +20,10 @@ def default_names() -> list[str]:
 
 
 def own_profiles() -> dict[str, Path]:
-    """Files of the user's own profiles by name, where `load_architecture` finds them. Of the current directory, where other JSON
-    lies too, only those with coefficients."""
+    """Files of the user's own profiles by name, where `load_architecture` finds them."""
     here, own = profile_search()
     found = {path.stem: path for path in sorted(own.glob("*.json"))}
-    found |= {
-        path.stem: path for path in sorted(here.glob("*.json")) if path.is_file() and b'"coefficients"' in path.read_bytes()
-    }
-    return found
+    return found | {path.stem: path for path in sorted(here.glob("*.json")) if means_profile(path)}
 
 
 def load_architecture(name: str | Path) -> ArchitectureProfile:

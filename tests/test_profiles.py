@@ -1,5 +1,6 @@
 """The built-in profiles: complete, sourced, and plausible enough that a wrong digit is noticed."""
 
+import json
 import math
 
 import pytest
@@ -224,3 +225,22 @@ def test_profile_without_a_level_bandwidth_is_refused():
     rest = {key: c for key, c in profile.coefficients.items() if key != "bandwidth.cmem"}
     with pytest.raises(FormatError, match="cmem"):
         ArchitectureProfile.from_json(profile.replacing(coefficients=rest).to_json())
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda file: file.pop("model_form"), "model_form"),
+        (lambda file: file.update(levels=[]), "levels"),
+        (
+            lambda file: file["coefficients"].update({"bandwidth.dram": {"value": 0.0, "unit": "B/s", "source": "datasheet"}}),
+            "dram",
+        ),
+    ],
+)
+def test_a_profile_that_nothing_can_be_predicted_from_is_refused(damage, words):
+    """Coefficients of an unsaid form, no memory, a rate of nothing: the message names the field."""
+    file = json.loads(load_profile("tpu_v4").to_json())
+    damage(file)
+    with pytest.raises(FormatError, match=words):
+        ArchitectureProfile.from_json(json.dumps(file))

@@ -107,7 +107,7 @@ def test_misspelt_parameter_suggests_the_nearest():
         strategy_for(profile)
 
 
-@pytest.mark.parametrize("bad", [{"mode": "serail"}, {"dataflow": "rs"}, {"tile_m": 0}])
+@pytest.mark.parametrize("bad", [{"mode": "serail"}, {"dataflow": "rs"}, {"tile_m": 0}, {"tile_m": "wide"}])
 def test_impossible_parameter_is_refused(bad):
     """Modes, dataflows and extents that do not exist are errors."""
     with pytest.raises(InputError):

@@ -46,7 +46,17 @@ def test_a_tile_size_is_set_apart_from_the_memory() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"bandwidth.drum": 1.0}, {"tile_x": 3.0}, {"clock": -1.0}, {"clock": "fast"}, {"count.tiles": 0.5}]
+    "values",
+    [
+        {"bandwidth.drum": 1.0},
+        {"tile_x": 3.0},
+        {"clock": -1.0},
+        {"clock": "fast"},
+        {"count.tiles": 0.5},
+        {"clock": 0.0},
+        {"capacity.l3": float("nan")},
+        {"bandwidth.dram": float("inf")},
+    ],
 )
 def test_what_a_machine_lacks_is_refused(values: dict) -> None:
     """Unknown names and impossible values."""

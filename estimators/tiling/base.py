@@ -243,15 +243,15 @@ def reread_traffic(traffic: dict[str, np.ndarray], levels: tuple[str, ...], extr
 
 
 def check_tile(**extents: float | None) -> None:
-    """Refuse a tile size set by hand that is below 1.
+    """Refuse a tile size set by hand that is no number or below 1.
 
     Raises:
         InputError: naming the parameter and its value.
     """
     for name, extent in extents.items():
-        if extent is not None and not extent >= 1:
+        if extent is not None and (isinstance(extent, str) or not extent >= 1):
             raise InputError(
-                f"tiling parameter {name!r} is {extent}; a tile spans at least 1 element, or null to let the strategy choose"
+                f"tiling parameter {name!r} is {extent!r}; a tile spans at least 1 element, or null to let the strategy choose"
             )
 
 
