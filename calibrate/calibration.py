@@ -18,6 +18,7 @@ from shmoo.calibrate.parameters import parameters_for
 from shmoo.calibrate.residual import FittedResidual, fit_residual
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, FittedFrom, Reduction
 from shmoo.estimators.records import FAMILIES
@@ -106,6 +107,7 @@ def calibrate_cases(
             sources=read.names,
             fingerprint={} if read.machine is None else {f: getattr(read.machine, f) for f in FINGERPRINT_FIELDS},
             seed=seed,
+            dtypes=_types(everything),
         ),
     )
     profile = profile.replacing(coefficients={**profile.coefficients, **_typical_launches(fitted, reference)})
@@ -113,7 +115,7 @@ def calibrate_cases(
     seen = _only(everything, profile, ("fit", "validation"))
     errors = _held_out(seen, profile, fitted)
     reach = _reach(seen, profile)
-    found_spreads = spreads(seen, errors, reach, profile.family, reference)
+    found_spreads = spreads(seen, errors, reach, profile, reference)
     profile = profile.replacing(coefficients={**profile.coefficients, **found_spreads})
     energy = fit_energy(fit_cases, profile, reference)
     if energy is not None:
@@ -123,6 +125,12 @@ def calibrate_cases(
     tell("testing on held-out cases")
     profile = profile.replacing(error_card=error_card(everything, profile))
     return Calibration(profile, (*_notes(fitted, energy), *found.notes))
+
+
+def _types(everything: Sequence[Block]) -> tuple[str, ...]:
+    """Types that the kernels of all cases compute in."""
+    codes = np.unique(np.concatenate([block.table.dtype for block in everything]))
+    return tuple(COMPUTE_DTYPES[code] for code in codes)
 
 
 def _only(everything: Sequence[Block], profile: ArchitectureProfile, splits: tuple[str, ...]) -> list[Block]:
@@ -146,7 +154,7 @@ def _held_out(seen: Sequence[Block], profile: ArchitectureProfile, fitted: Fitte
 def _reach(seen: Sequence[Block], profile: ArchitectureProfile) -> np.ndarray:
     """(S, 2) how far intervals reach below and above the estimates by what was not fitted alone, as logarithms."""
     kept = {name: c for name, c in profile.coefficients.items() if not name.startswith("sigma")}
-    nothing = {name: Coefficient(0.0, "1", "fitted") for name in ("sigma", "sigma.graph", "sigma.graph.many")}
+    nothing = {name: Coefficient(0.0, "1", "fitted") for name in ("sigma", "sigma.tensor", "sigma.graph", "sigma.graph.many")}
     sharp = profile.replacing(coefficients=kept | nothing, residual=())
     estimated, low, high = np.concatenate([case_intervals(block, sharp) for block in seen]).T
     return np.log(np.stack([estimated / low, high / estimated], axis=1))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.dtypes import matrix_dtype
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.kernels import KernelTable
 from shmoo.estimators.profile import ArchitectureProfile, Reduction
@@ -152,7 +153,7 @@ def block_of(cases: Sequence[MeasuredCase], runtime: str, director: AnalysisDire
     """Tabulate and tile cases of one runtime; a case with several graphs is one segment."""
     tables = []
     for index, case in enumerate(cases):
-        table, _ = director.tabulate(case.graphs, runtime, _matrix_dtype(case.case))
+        table, _ = director.tabulate(case.graphs, runtime, matrix_dtype(case.case.dtype))
         tables.append(replace(table, segment=np.zeros(len(table), dtype=np.int64)))
         if not len(table):
             raise InputError(f"case {index}, {case.case.label}, has no operator that costs anything; leave it out")
@@ -165,10 +166,6 @@ def block_of(cases: Sequence[MeasuredCase], runtime: str, director: AnalysisDire
         np.asarray([case.latency_s for case in cases]),
         np.asarray([np.nan if case.energy_j is None else case.energy_j for case in cases]),
     )
-
-
-def _matrix_dtype(case: CaseSpec) -> str | None:
-    return "tf32" if case.dtype == "tf32" else None
 
 
 def blocks(cases: Sequence[MeasuredCase], profile: ArchitectureProfile) -> list[Block]:

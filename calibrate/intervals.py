@@ -17,7 +17,7 @@ import numpy as np
 
 from shmoo.calibrate.dataset import Block
 from shmoo.estimators.coefficients import ALGORITHMS, FAMILY_OF, MANY_KERNELS, algorithm_codes
-from shmoo.estimators.profile import Coefficient
+from shmoo.estimators.profile import ArchitectureProfile, Coefficient
 
 COVERAGE = 0.9
 NORMAL_POINT = 1.645
@@ -37,7 +37,7 @@ FLOOR = 0.02
 
 
 def spreads(
-    blocks: Sequence[Block], errors: np.ndarray, reach: np.ndarray, family: str, reference: str
+    blocks: Sequence[Block], errors: np.ndarray, reach: np.ndarray, profile: ArchitectureProfile, reference: str
 ) -> dict[str, Coefficient]:
     """`sigma.<algorithm>`, `sigma.graph` and `sigma.graph.many`; an algorithm without cases keeps what it falls back to.
 
@@ -45,10 +45,10 @@ def spreads(
         blocks: the cases.
         errors: (S,) log(predicted / measured) of all of them in order, as held out; NaN for cases not to count.
         reach: (S, 2) how far the intervals reach below and above the estimates without any spread, as positive logarithms.
-        family: architecture family, which decides the algorithms.
+        profile: the machine, which decides the algorithms.
         reference: what the coefficients' `reference` field says.
     """
-    algorithm = np.concatenate([_dominant(block, family) for block in blocks])
+    algorithm = np.concatenate([_dominant(block, profile) for block in blocks])
     several = np.concatenate([np.bincount(b.table.segment, minlength=b.table.segments) > 1 for b in blocks])
     known = np.isfinite(errors)
     # An estimate above the measurement needs an interval that reaches down.
@@ -84,10 +84,10 @@ def spreads(
     return found
 
 
-def _dominant(block: Block, family: str) -> np.ndarray:
+def _dominant(block: Block, profile: ArchitectureProfile) -> np.ndarray:
     """(S,) the algorithm of the kernel with the most work in each case."""
     table = block.table
-    codes = algorithm_codes(table, family)
+    codes = algorithm_codes(table, profile)
     order = np.lexsort((table.bytes, table.matrix_flops, table.segment))
     last = np.flatnonzero(np.diff(table.segment[order], append=table.segments))
     return codes[order[last]]

@@ -84,7 +84,7 @@ _OF_FAMILY = {
 """(Architecture family, stem) -> the same where a family's structure says more: blocks and transforms are counted on a GPU, so
 only a clock above the nominal one lets its contractions beat the peak."""
 _START_OF_ZERO = {"tile_overhead": 1e-6, "page_fault": 1e-10}
-LIBRARY_PATHS = frozenset({"conv", "conv_1x1", "conv_3x3", "conv_native", "depthwise", "conv_transpose"})
+LIBRARY_PATHS = frozenset({"conv", "conv_1x1", "conv_3x3", "conv_native", "depthwise", "conv_transpose", "conv_tensor"})
 """Algorithms that share an operator's name: what dispatching costs depends on the library that takes the call."""
 COMPILED_SD = 0.15
 """Prior standard deviation of the log of a convolution's efficiency in compiled code around that in eager (the same library): a
@@ -119,7 +119,7 @@ _BY_ALGORITHM = (
 def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> list[Parameter]:
     """The coefficients that these cases can say something about."""
     coefficients = Coefficients(profile)
-    cases = _Cases(blocks, profile.family, profile.value("capacity.l2", math.inf) / 4)
+    cases = _Cases(blocks, profile)
     found: list[Parameter] = []
 
     def add(name: str, stem: str, lookup: tuple[str, ...], kernels: np.ndarray, prior_sd: float | None = None) -> bool:
@@ -226,7 +226,7 @@ def _offered(block: Block, name: str) -> np.ndarray:
 class _Cases:
     """Masks over the kernels of all blocks together, and from masks over kernels to masks over cases."""
 
-    def __init__(self, blocks: Sequence[Block], family: str, near_bytes: float) -> None:
+    def __init__(self, blocks: Sequence[Block], profile: ArchitectureProfile) -> None:
         tables = [block.table for block in blocks]
         counts = [table.segments for table in tables]
         starts = np.cumsum([0, *counts[:-1]])
@@ -235,7 +235,7 @@ class _Cases:
         self.runtimes = tuple(dict.fromkeys(block.runtime for block in blocks))
         self._runtime = np.concatenate([np.full(len(b.table), self.runtimes.index(b.runtime)) for b in blocks])
         self._segment = np.concatenate([table.segment + start for table, start in zip(tables, starts, strict=True)])
-        self.algorithm = np.concatenate([algorithm_codes(table, family) for table in tables])
+        self.algorithm = np.concatenate([algorithm_codes(table, profile) for table in tables])
         self.op = np.concatenate([table.op for table in tables])
         self.single = np.concatenate([table.calls == 1 for table in tables])
         flops = {
@@ -250,7 +250,7 @@ class _Cases:
         self.mapped = np.concatenate([table.mapped_bytes > 0 for table in tables])
         self.grown = np.concatenate([table.grown_bytes > 0 for table in tables])
         self.views = np.concatenate([table.views > 0 for table in tables])
-        self.away = np.concatenate([table.code_distance > near_bytes for table in tables])
+        self.away = np.concatenate([table.code_distance > profile.value("capacity.l2", math.inf) / 4 for table in tables])
         ways = sorted({way.name for block in blocks for way in block.tiling.transformed})
         self.far = np.concatenate([_far(block) for block in blocks])
         self.transformed = {name: np.concatenate([_offered(block, name) for block in blocks]) for name in ways}

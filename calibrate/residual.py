@@ -128,7 +128,7 @@ def _samples(everything: Sequence[Block], profile: ArchitectureProfile, reach: n
         ratio = np.log(block.measured_s) - np.log(predicted_latency([block], coefficients))
         alone = np.flatnonzero(np.bincount(table.segment, minlength=table.segments) == 1)
         kernels = np.searchsorted(table.segment, alone)
-        spread = coefficients.by_algorithm(algorithm_codes(table, profile.family), "sigma")
+        spread = coefficients.by_algorithm(algorithm_codes(table, profile), "sigma")
         for group, names in GROUPS.items():
             for code in np.unique(table.dtype):
                 dtype = COMPUTE_DTYPES[code]

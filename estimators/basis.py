@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from shmoo.estimators.coefficients import ALGORITHMS, Coefficients, algorithm_codes, algorithm_names
+from shmoo.estimators.dtypes import BITS, COMPUTE_DTYPES
 from shmoo.estimators.kernels import KernelTable
-from shmoo.estimators.model import Prediction
+from shmoo.estimators.model import Prediction, matrix_peak
+from shmoo.estimators.profile import ArchitectureProfile
 
 BASIS = {
     "fitted": "fitted",
@@ -21,8 +23,9 @@ _TRUST = ("fallback", "datasheet", "transferred", "fitted")
 
 
 def time_basis(table: KernelTable, prediction: Prediction, c: Coefficients, runtime: str) -> dict[str, np.ndarray]:
-    """Share of predicted time, a number or an array over design points, by the least trusted coefficient it rests on."""
-    codes = algorithm_codes(table, c.profile.family)
+    """Share of predicted time, a number or an array over design points, by the least trusted coefficient it rests on. What was
+    fitted to one type and is used for another counts as transferred; dispatch by a host is the same for all."""
+    codes = algorithm_codes(table, c.profile)
     launch, compute = np.empty(len(table), dtype=int), np.empty(len(table), dtype=int)
     memory = np.empty(len(table), dtype=int)
     for code in np.unique(codes):
@@ -34,6 +37,9 @@ def time_basis(table: KernelTable, prediction: Prediction, c: Coefficients, runt
         compute[rows] = _together(_trust(c.source(*algorithm_names((stem,), algorithm))), peak)
         bandwidth = _trust(c.source(f"bandwidth.{c.profile.levels[-1]}"))
         memory[rows] = _together(_trust(c.source(*algorithm_names(("efficiency.bandwidth",), algorithm))), bandwidth)
+    elsewhere = ~measured_type(table, c.profile)
+    for trust in (compute, memory):
+        trust[elsewhere] = np.minimum(trust[elsewhere], _TRUST.index("transferred"))
     body = np.where(prediction.compute_s >= prediction.memory_s, compute, memory)
     total = (prediction.launch_s + prediction.device_s).sum(axis=-1)
     shares = {}
@@ -42,6 +48,18 @@ def time_basis(table: KernelTable, prediction: Prediction, c: Coefficients, runt
         resting = np.where(launch == level, prediction.launch_s, 0.0) + np.where(body == level, prediction.device_s, 0.0)
         shares[name] = resting.sum(axis=-1) / total
     return shares
+
+
+def measured_type(table: KernelTable, profile: ArchitectureProfile) -> np.ndarray:
+    """(K,) kernels in a type that the machine was measured in, or one that is as wide and multiplied as fast; all of them where
+    nothing was fitted."""
+    if profile.fitted_from is None:
+        return np.ones(len(table), dtype=bool)
+    c = Coefficients(profile)
+    kinds = {name: (BITS[name], matrix_peak(c, name)) for name in COMPUTE_DTYPES}
+    known = [kinds[name] for name in profile.fitted_from.dtypes]
+    alike = [any(bits == b and np.all(peak == p) for b, p in known) for bits, peak in kinds.values()]
+    return np.asarray(alike)[table.dtype]
 
 
 def _together(share: int, rate: int) -> int:

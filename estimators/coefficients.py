@@ -18,21 +18,43 @@ from shmoo.estimators.kernels import FAMILY_CODE, KernelTable, op_code, op_names
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient
 from shmoo.estimators.records import FAMILIES
 
-ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv", "gemm_batched")
+_TENSOR_FAMILIES = ("gemm", "conv", "conv_transpose", "attention")
+TENSOR = ("gemm_tensor", "gemv_tensor", "conv_tensor", "attention_tensor")
+"""What contractions are on tensor cores, whose kernels share next to nothing with those of the float32 units. Coefficients that
+all of these have in common end in ".tensor"."""
+ALGORITHMS = (
+    *(*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv", "gemm_batched"),
+    *TENSOR,
+)
 """What coefficients are keyed by: the families, with convolutions that libraries treat apart (1x1 is a matrix product, 3x3 of
 stride 1 can use Winograd's transform: Lavin and Gray, 2016; small ones on a CPU run as PyTorch's own im2col and matrix product)
-matrix products with a single row, which stream the weights, and batches of them, whose kernels are chosen by other rules."""
+matrix products with a single row, which stream the weights, batches of them, whose kernels are chosen by other rules, and
+contractions on tensor cores."""
 
-FAMILY_OF = {"conv_1x1": "conv", "conv_3x3": "conv", "conv_native": "conv", "gemv": "gemm", "gemm_batched": "gemm"}
+FAMILY_OF = {
+    **{"conv_1x1": "conv", "conv_3x3": "conv", "conv_native": "conv", "gemv": "gemm", "gemm_batched": "gemm"},
+    **{"gemm_tensor": "gemm", "gemv_tensor": "gemm", "conv_tensor": "conv", "attention_tensor": "attention"},
+}
 """Algorithms that are a part of a family -> that family; the others are families themselves."""
+
+
+def _on_tensor_cores(algorithm: str) -> str:
+    """What an algorithm of the float32 units is on tensor cores; itself where they do nothing of it."""
+    family = "conv" if algorithm == "conv_transpose" else FAMILY_OF.get(algorithm, algorithm)
+    name = f"{algorithm if algorithm == 'gemv' else family}_tensor"
+    return name if name in TENSOR else algorithm
+
+
 _CODE = {name: code for code, name in enumerate(ALGORITHMS)}
+_TENSOR_CODE = np.asarray([_CODE[_on_tensor_cores(name)] for name in ALGORITHMS])
 NATIVE_ELEMENTS = 20480
 """PyTorch gives a float32 convolution on a CPU to oneDNN when it has groups, several images, a window of more than 3 in every
 dimension, or more input elements than this (`ConvParams::use_mkldnn` in ATen/native/Convolution.cpp); the rest it does itself."""
 
 
-def algorithm_codes(table: KernelTable, family: str) -> np.ndarray:
-    """(K,) code into `ALGORITHMS` of every kernel on an architecture family, as its libraries choose."""
+def algorithm_codes(table: KernelTable, profile: ArchitectureProfile) -> np.ndarray:
+    """(K,) code into `ALGORITHMS` of every kernel on a machine, as its libraries choose."""
+    family = profile.family
     conv = table.family == FAMILY_CODE["conv"]
     gemm = table.family == FAMILY_CODE["gemm"]
     codes = np.where(conv & (table.window == 1), _CODE["conv_1x1"], table.family)
@@ -44,7 +66,23 @@ def algorithm_codes(table: KernelTable, family: str) -> np.ndarray:
         native = conv & (table.batch == 1) & (table.images == 1) & (table.window < 16) & (elements <= NATIVE_ELEMENTS)
         codes = np.where(native, _CODE["conv_native"], codes)
     codes = np.where(gemm & batched_product(table, family), _CODE["gemm_batched"], codes)
-    return np.where(gemm & (np.minimum(table.m, table.n) <= 2), _CODE["gemv"], codes)
+    codes = np.where(gemm & (np.minimum(table.m, table.n) <= 2), _CODE["gemv"], codes)
+    tensor = on_tensor_cores(table, profile)
+    return np.where(tensor, _TENSOR_CODE[codes], codes) if tensor.any() else codes
+
+
+def on_tensor_cores(table: KernelTable, profile: ArchitectureProfile) -> np.ndarray:
+    """(K,) contractions that a GPU's tensor cores do: of a type that they have a rate for. Other types are multiplied by the units
+    of float32, in which libraries accumulate them anyway."""
+    if "matrix.lanes" not in profile.coefficients:
+        return np.zeros(len(table), dtype=bool)
+    rated = [name != "float32" and f"peak.matrix.{name}" in profile.coefficients for name in COMPUTE_DTYPES]
+    return np.asarray(rated)[table.dtype] & (table.matrix_flops > 0) & table.is_family(*_TENSOR_FAMILIES)
+
+
+def in_tensor_kernels(codes: np.ndarray) -> np.ndarray:
+    """(K,) whether kernels of these algorithms are those of tensor cores."""
+    return np.isin(codes, [_CODE[name] for name in TENSOR])
 
 
 def batched_product(table: KernelTable, family: str) -> np.ndarray:
@@ -66,6 +104,10 @@ MANY_KERNELS = 30
 
 def _range(value: float, low: float, high: float, unit: str, why: str) -> Coefficient:
     return Coefficient(value, unit, "fallback", why, low=low, high=high)
+
+
+def _published(value: float, low: float, high: float, unit: str, where: str) -> Coefficient:
+    return Coefficient(value, unit, "literature", where, low=low, high=high)
 
 
 _GUESS = "engineering range for a machine that was not measured"
@@ -98,11 +140,13 @@ _LAUNCH = {
         "launch.inductor": _range(4e-6, 1e-6, 10e-6, "s", "call of a compiled loop and its parallel region"),
         "layout.eager.aligned": _range(5e-11, 1e-11, 2e-10, "s/B", "conversion to blocks of channels"),
         "layout.eager.tail": _range(3e-10, 5e-11, 1e-9, "s/B", "the same where channels do not fill the last block"),
-        "layout.inductor.entry": _range(4e-10, 1e-10, 1e-9, "s/B", "a strided copy of an image to channels-last order"),
+        "layout.inductor.edge": _range(2e-10, 5e-11, 6e-10, "s/B", "a strided copy of an image from or to channels-last order"),
         "layout.inductor.weights": _range(
             1e-10, 2e-11, 5e-10, "s/B", "a convolution's weights brought into the library's blocks"
         ),
-        "layout.inductor-freezing.entry": _range(4e-10, 1e-10, 1e-9, "s/B", "a strided copy of an image to channels-last order"),
+        "layout.inductor-freezing.edge": _range(
+            2e-10, 5e-11, 6e-10, "s/B", "a strided copy of an image from or to channels-last order"
+        ),
         "layout.inductor-freezing.weights": _range(0.0, 0.0, 0.0, "s/B", "frozen weights were brought into blocks before"),
         "switch.eager": _range(2e-6, 0.2e-6, 20e-6, "s", "code and library state come back from a farther cache"),
         "view.eager": _range(1.5e-6, 0.5e-6, 5e-6, "s", "dispatch of a call that only makes a view"),
@@ -124,6 +168,78 @@ _LAUNCH = {
         "half.far": _range(5.0, 1.0, 40.0, "1", f"multiply-adds more per element whose address was not at hand: {_GUESS}"),
         "half.k": _range(48.0, 16.0, 150.0, "1", f"reduction in a block at half of the rate: {_GUESS}"),
         "half.fill": _range(4096.0, 500.0, 20000.0, "1", f"outputs at work in a multiprocessor at half of the rate: {_GUESS}"),
+        "efficiency.tensor": _published(
+            1.0,
+            0.9,
+            1.05,
+            "1",
+            "an A100 that its power cap leaves alone multiplies 8192 x 8192 at 295 of 312 "
+            "Tflop/s (He, Strangely, matrix multiplications on GPUs run faster when given predictable data, 2024); what is left out "
+            "are the parts below",
+        ),
+        "efficiency.conv_tensor": _range(0.8, 0.5, 1.0, "1", f"share of peak of implicit matrix products: {_GUESS}"),
+        "efficiency.attention_tensor": _published(
+            0.65,
+            0.35,
+            0.85,
+            "1",
+            "forward passes reach 0.73 of an A100's peak (Dao, FlashAttention-2, "
+            "2023), 0.35 to 0.75 of an H100's (Shah et al., FlashAttention-3, 2024)",
+        ),
+        "efficiency.bandwidth.tensor": _published(
+            0.92,
+            0.75,
+            1.0,
+            "1",
+            "main memory as streams reach it: V100 and A100 0.9 (Deakin et al., "
+            "BabelStream), T4 0.75 (Jia et al., Dissecting the NVIDIA Turing T4 GPU, 2019)",
+        ),
+        "half.tile.tensor": _range(
+            1.0,
+            0.2,
+            4.0,
+            "1",
+            "an instruction stages 256 elements of 16 bits (16 B a thread) in one of four issue slots a "
+            "clock, beside 64 to 512 multiply-adds a clock and slot (CUDA C++ Programming Guide, 2024)",
+        ),
+        "half.far.tensor": _range(
+            1.0,
+            0.1,
+            10.0,
+            "1",
+            "addresses are generated apart from the math (cp.async, TMA: CUTLASS, Efficient GEMM in "
+            "CUDA, 2024), so that translations that are not at hand cost little",
+        ),
+        "half.k.tensor": _range(
+            8.0, 2.0, 32.0, "1", "a pipeline of slices of 16 to 64 fills and drains; its latency is `tile_overhead`"
+        ),
+        "half.fill.tensor": _published(
+            1000.0,
+            200.0,
+            4000.0,
+            "1",
+            "outputs in flight by Little's law: 512 to 2048 multiply-adds a clock, 8 to 16 of an "
+            "output an instruction, latency of 17 to 33 clocks (Jia et al., 2018; Luo et al., Benchmarking and Dissecting the Nvidia "
+            "Hopper GPU Architecture, 2024)",
+        ),
+        "tile_overhead.tensor": _published(
+            0.8e-6,
+            0.4e-6,
+            1.6e-6,
+            "s",
+            "blocks start with a read of main memory and end with a write: 480 to 740 clocks each (Luo et al., 2024)",
+        ),
+        "overlap.tensor": _range(
+            8.0,
+            4.0,
+            12.0,
+            "1",
+            "copies into shared memory are asynchronous and run stages ahead of the math; the A100 above "
+            "leaves no more than 5 % for what they, L2 and shared memory hold up",
+        ),
+        "sigma.tensor": _range(
+            0.2, 0.2, 0.2, "1", f"standard deviation of the log error of one kernel on tensor cores: {_GUESS}"
+        ),
         "device_launch": _range(2e-6, 1e-6, 4e-6, "s", "shortest kernel"),
         "allocate": _range(1e-4, 3e-5, 4e-4, "s", "asking the driver for a block of device memory: engineering range"),
         "allocate.byte": _range(3e-13, 1e-13, 1e-12, "s/B", "mapping it in pages of 2 MiB, about 0.6 us each: engineering range"),
@@ -192,7 +308,8 @@ class Coefficients:
         return "fallback"
 
     def by_algorithm(self, codes: np.ndarray, *prefixes: str) -> np.ndarray:
-        """(K,) or (D, K) values of PREFIX.<algorithm>, else PREFIX.<parent family>, else PREFIX, for each prefix in turn."""
+        """(K,) or (D, K) values of PREFIX.<algorithm>, else PREFIX.tensor on tensor cores, else PREFIX.<parent family>, else PREFIX,
+        for each prefix in turn."""
         return self._gather(codes, ALGORITHMS, [algorithm_names(prefixes, name) for name in ALGORITHMS])
 
     def by_kernel(self, table: KernelTable, codes: np.ndarray, *prefixes: str) -> np.ndarray:
@@ -245,6 +362,8 @@ def algorithm_names(prefixes: tuple[str, ...], algorithm: str) -> tuple[str, ...
     names: list[str] = []
     for prefix in prefixes:
         names.append(f"{prefix}.{algorithm}")
+        if algorithm in TENSOR:
+            names.append(f"{prefix}.tensor")
         if algorithm in FAMILY_OF:
             names.append(f"{prefix}.{FAMILY_OF[algorithm]}")
     return (*names, *prefixes)

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from shmoo.estimators.basis import time_basis
+from shmoo.estimators.basis import measured_type, time_basis
 from shmoo.estimators.coefficients import (
     ALGORITHMS,
     DEFAULTS,
     MANY_KERNELS,
+    TENSOR,
     Coefficients,
     algorithm_codes,
     draw,
+    in_tensor_kernels,
     normals,
 )
 from shmoo.estimators.costs.summary import UnknownOp
@@ -34,6 +36,9 @@ DRAWS = 200
 """Draws of the uncertain coefficients behind an interval: the 5 % and 95 % points of 200 log-normal draws are within about 5 %
 of their spread, less than the spread itself is known."""
 
+OTHER_TYPE = 0.15
+"""Standard deviation of the log by which what was fitted in one type is off in another: of few machines that is the least that
+coefficients differ by as well (`calibrate.transfer.LEAST_SPREAD`)."""
 QUANTILES = (0.05, 0.95)
 CHUNK = 2000
 """Graphs tabulated at once; bounds the memory of the draws."""
@@ -229,17 +234,30 @@ class AnalysisDirector:
         return list(zip(times, (_ordered(*row) for row in zip(low_e, energy, high_e, strict=True)), strict=True))
 
     def estimate_cases(
-        self, graphs: Sequence[Graph], *, runtime: str | None = None, seed: int = 0
+        self,
+        graphs: Sequence[Graph],
+        *,
+        runtime: str | None = None,
+        dtypes: Sequence[str | None] | None = None,
+        seed: int = 0,
     ) -> list[tuple[Interval, Interval | None]]:
         """Latency and energy of many graphs at once, such as the rows of an operator table; the cheap way for thousands.
 
+        Args:
+            dtypes: of each graph, the type its contractions compute in when it is not the tensors' own (tf32), as `estimate` takes
+                it.
+
         Raises:
-            InputError: the runtime does not exist on this architecture.
+            InputError: the runtime does not exist on this architecture, or a dtype is not a compute type.
         """
         runtime = check_runtime(self.profile, runtime)
+        asked = np.asarray([compute_dtype(name) if name else "" for name in dtypes or [None] * len(graphs)])
         results = []
         for start in range(0, len(graphs), CHUNK):
-            table, _ = self.tabulate(graphs[start : start + CHUNK], runtime)
+            table, origin = self.tabulate(graphs[start : start + CHUNK], runtime)
+            wanted = asked[start : start + CHUNK][[graph for graph, _ in origin]]
+            for name in np.unique(wanted[wanted != ""]).tolist():
+                table = table.with_matrix_dtype(name, wanted == name)
             results += self.estimate_table(table, self.tile(table), runtime, seed)
         return results
 
@@ -247,34 +265,41 @@ class AnalysisDirector:
         self, table: KernelTable, tiling: Tiling, runtime: str, seed: int, found: Correction
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """(D, S) time and energy of every segment for random values of everything uncertain."""
-        drawn = draw(self.profile, _names_in_use(self.profile, runtime), DRAWS, seed)
+        codes = algorithm_codes(table, self.profile)
+        tensor = bool(in_tensor_kernels(codes).any())
+        drawn = draw(self.profile, _names_in_use(self.profile, runtime, tensor), DRAWS, seed)
         coefficients = Coefficients(self.profile, drawn)
         nominal = Coefficients(self.profile)
         prediction = found.applied(predict(table, tiling, coefficients, runtime))
         rng = np.random.default_rng(seed + 1)
-        codes = algorithm_codes(table, self.profile.family)
         kernels = np.bincount(table.segment)
         several = kernels > 1
         spread = found.spread_beside(nominal.by_algorithm(codes, "sigma"))
         if nominal.source("sigma.graph") == "fitted":
             # What whole graphs were off by on held-out cases holds their kernels' errors already.
             spread = np.where(several[table.segment], 0.0, spread)
-        # Kernels of one algorithm err together: the same draw scales all of them.
-        noisy = prediction.scaled(np.exp(spread * normals(rng, DRAWS, len(ALGORITHMS))[:, codes]))
+        spread = np.where(measured_type(table, self.profile), spread, np.hypot(spread, OTHER_TYPE))
+        noise = normals(rng, DRAWS, len(ALGORITHMS) - len(TENSOR))
         shared = np.where(kernels >= MANY_KERNELS, nominal.value("sigma.graph.many", "sigma.graph"), nominal.value("sigma.graph"))
         together = np.exp(np.where(several, shared, 0.0) * normals(rng, DRAWS, 1))
+        if tensor:
+            noise = np.hstack([noise, normals(rng, DRAWS, len(TENSOR))])
+        # Kernels of one algorithm err together: the same draw scales all of them.
+        noisy = prediction.scaled(np.exp(spread * noise[:, codes]))
         times = graph_latency(table, noisy, coefficients, runtime) * together
         return times, segment_energy(table, noisy, times, coefficients)
 
 
-def _names_in_use(profile: ArchitectureProfile, runtime: str) -> list[str]:
-    """Coefficients to draw for this runtime, in the profile or among the defaults. Left out: what a strategy already used to cut
-    tiles; `sigma`, which is drawn apart; and fitted latency coefficients, which err together and whose joint error on held-out
-    cases is what `sigma` was set from."""
+def _names_in_use(profile: ArchitectureProfile, runtime: str, tensor: bool) -> list[str]:
+    """Coefficients to draw for this runtime, in the profile or among the defaults; those of tensor cores where any kernel runs on
+    them. Left out: what a strategy already used to cut tiles; `sigma`, which is drawn apart; and fitted latency coefficients,
+    which err together and whose joint error on held-out cases is what `sigma` was set from."""
     fixed = ("capacity.", "count.", "array.", "vector.", "sigma", "power.idle", "power.tdp")
     energy = ("energy.", "power.")
     fitted = {n for n, c in profile.coefficients.items() if c.source == "fitted" and not n.startswith(energy)}
     names = {*profile.coefficients, *DEFAULTS[profile.family]} - fitted
+    if not tensor:
+        names = {n for n in names if n.rpartition(".")[2] not in ("tensor", *TENSOR)}
     other_runtimes = [f"{stem}.{r}" for stem in ("launch", "graph") for r in _other_runtimes(runtime)]
     return [n for n in names if not n.startswith(fixed) and not any(n == o or n.startswith(o + ".") for o in other_runtimes)]
 

@@ -68,6 +68,11 @@ def compute_dtype(name: str) -> str:
     return canonical
 
 
+def matrix_dtype(name: str) -> str | None:
+    """The type to ask of contractions on tensors of a type, where it is not the tensors' own: tf32, which multiplies float32."""
+    return "tf32" if name == "tf32" else None
+
+
 def bytes_of(dtype: str, elements: float) -> float:
     """Bytes that `elements` elements of `dtype` occupy."""
     return BITS[dtype] * elements / 8

@@ -130,9 +130,11 @@ class KernelTable:
         """(K,) external inputs plus final outputs, each once."""
         return self.bytes_of_kind()
 
-    def with_matrix_dtype(self, name: str) -> KernelTable:
-        """The same kernels with their contractions computed in another type of the same storage (tf32 for float32)."""
-        changed = np.where(self.matrix_flops > 0, DTYPE_CODE[name], self.dtype)
+    def with_matrix_dtype(self, name: str, rows: np.ndarray | None = None) -> KernelTable:
+        """The same kernels with their contractions, or those of some rows (a mask), computed in another type of the same storage
+        (tf32 for float32)."""
+        here = self.matrix_flops > 0 if rows is None else rows & (self.matrix_flops > 0)
+        changed = np.where(here, DTYPE_CODE[name], self.dtype)
         return replace(self, dtype=changed)
 
     def take(self, rows: np.ndarray) -> KernelTable:

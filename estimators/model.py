@@ -33,7 +33,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shmoo.estimators.coefficients import Coefficients, algorithm_codes, converts_layout
+from shmoo.estimators.coefficients import Coefficients, algorithm_codes, converts_layout, in_tensor_kernels
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.kernels import READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
@@ -58,7 +58,7 @@ def _candidates(*stems: str) -> list[tuple[str, ...]]:
     return names
 
 
-_FLOAT32 = COMPUTE_DTYPES.index("float32")
+_FLOAT32, _FLOAT16 = COMPUTE_DTYPES.index("float32"), COMPUTE_DTYPES.index("float16")
 _MATRIX = _candidates("peak.matrix", "peak.vector")
 _VECTOR = _candidates("peak.vector", "peak.matrix")
 _SPECIAL = _candidates("peak.special")
@@ -101,11 +101,11 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         coefficients: of the machine; may hold D draws.
         runtime: whose launch overhead applies.
     """
-    codes = algorithm_codes(table, coefficients.profile.family)
+    codes = algorithm_codes(table, coefficients.profile)
     compute, worked = _compute_time(table, tiling, coefficients, codes, runtime)
     share = coefficients.by_kernel(table, codes, "efficiency.bandwidth")
     levels = [
-        level_bytes / (coefficients.value(f"bandwidth.{level}") * share) for level, level_bytes in tiling.level_bytes.items()
+        nbytes / (coefficients.by_algorithm(codes, f"bandwidth.{level}") * share) for level, nbytes in tiling.level_bytes.items()
     ]
     memory = levels[0]
     for other in levels[1:]:
@@ -191,10 +191,13 @@ def _throttle(
     """Factor by which sustained load slows a device at its power cap. What `throttle.flop` joules a flop and the bytes ask for
     beyond the cap stretches the time, once the controller has seen the load for about `throttle.time`. What counts is the mean
     power of the whole segment, back to back: kernels that wait for memory leave power to the others. A flop in another type
-    than float32 takes less by as much as its peak is higher: boards are built to sustain about their peak in each."""
+    than float32 takes less by as much as its peak is higher, unless the tensor cores' own is known: that of float16."""
     starts = np.flatnonzero(np.diff(table.segment, prepend=-1))
     busy = np.add.reduceat(body, starts, axis=-1)
-    lighter = c.by_dtype(np.asarray([_FLOAT32]), _MATRIX) / c.by_dtype(table.dtype, _MATRIX)
+    known = _FLOAT32
+    if c.find("throttle.flop.tensor") is not None:
+        known = np.where(in_tensor_kernels(codes), _FLOAT16, _FLOAT32)
+    lighter = c.by_dtype(np.atleast_1d(known), _MATRIX) / c.by_dtype(table.dtype, _MATRIX)
     drawn = c.by_algorithm(codes, "throttle.flop") * lighter * worked + (
         _bytes_energy(tiling, c) if has_energy(c.profile) else 0.0
     )
@@ -253,6 +256,11 @@ def _bytes_energy(tiling: Tiling, c: Coefficients) -> np.ndarray | float:
     return sum(tiling.level_bytes[level] * c.value(f"energy.byte.{level}") for level in known)
 
 
+def matrix_peak(c: Coefficients, dtype: str) -> float | np.ndarray:
+    """flop/s of contractions in a type of `COMPUTE_DTYPES`, or of the type that stands in for it."""
+    return c.value(*_MATRIX[COMPUTE_DTYPES.index(dtype)])
+
+
 def has_energy(profile: ArchitectureProfile) -> bool:
     """Whether the profile knows enough to price energy: a flop, a byte of main memory, and static power."""
     names = profile.coefficients
@@ -286,7 +294,7 @@ def graph_latency(
     if coefficients.profile.family not in ASYNCHRONOUS:
         return np.add.reduceat(prediction.latency_s + waits, starts, axis=-1) + entry
     host, device = np.cumsum(prediction.launch_s + waits, axis=-1), np.cumsum(prediction.device_s, axis=-1)
-    tail = coefficients.by_algorithm(algorithm_codes(table, coefficients.profile.family), "launch_tail")
+    tail = coefficients.by_algorithm(algorithm_codes(table, coefficients.profile), "launch_tail")
     slack = host - tail * prediction.launch_s - (device - prediction.device_s)
     ends = np.append(starts[1:], len(table)) - 1
     # Sums over the whole table: what earlier segments put in falls out of the difference.

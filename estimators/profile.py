@@ -16,12 +16,14 @@ Coefficient names are dotted paths, so that a sweep or a user can address any of
     peak.matrix.<dtype>  peak.vector.<dtype>  peak.special.<dtype>  flop/s (special: evaluations/s)
     capacity.<level>  bandwidth.<level>                             B, B/s; <level> is one of `levels`, nearest first
                                                                     (which are per core or per tile: `profiles/__init__.py`)
+    bandwidth.l2.tensor                                             B/s: L2 as the copies of tensor-core kernels read it
     capacity.register                                               B: register file of a GPU multiprocessor
     efficiency.<family>  half.<family>.<dim>  overlap  ...          fitted; `model.py` lists them with their meaning
     launch.<runtime>[.<family>]                                     s
     energy.flop.<unit>.<dtype>  energy.byte.<level>                 J/flop, J/B
     power.static  power.idle  power.tdp                             W
-    throttle.flop                                                   J/flop: of a sustained matrix flop, against the power cap
+    throttle.flop  throttle.flop.tensor                             J/flop: of a sustained matrix flop, against the power cap;
+                                                                    in float32, and in float16 on tensor cores
 """
 
 from __future__ import annotations
@@ -87,12 +89,14 @@ class TilingSpec(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class FittedFrom(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where fitted coefficients came from."""
+    """Where fitted coefficients came from. `dtypes` are the types that the measured kernels computed in; files that do not say are
+    of float32."""
 
     rows_hash: str = ""
     sources: tuple[str, ...] = ()
     fingerprint: dict[str, str | int | float | None] = {}
     seed: int | None = None
+    dtypes: tuple[str, ...] = ("float32",)
 
 
 class ErrorCardEntry(msgspec.Struct, frozen=True, omit_defaults=True):

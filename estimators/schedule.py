@@ -49,7 +49,7 @@ def schedule(
     counts = np.bincount(work.table.segment)
     entry = float(coefficients.value(f"graph.{runtime}", "graph"))
     asynchronous = family in ASYNCHRONOUS
-    tails = coefficients.by_algorithm(algorithm_codes(work.table, family), "launch_tail") if asynchronous else None
+    tails = coefficients.by_algorithm(algorithm_codes(work.table, director.profile), "launch_tail") if asynchronous else None
     slots: list[Scheduled] = []
     end = 0.0
     position = 0

@@ -11,6 +11,7 @@ import numpy as np
 
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.dtypes import matrix_dtype
 from shmoo.estimators.fusion_savings import FusionSummary, summarise_fusion
 from shmoo.estimators.model import predict
 from shmoo.estimators.profile import ArchitectureProfile
@@ -88,18 +89,20 @@ def director_predictor(profile: ArchitectureProfile, seed: int = 0) -> Predictor
         return None if cores is None or case.threads == cores.value else case.threads
 
     def one(case: CaseSpec, graphs: tuple[Graph, ...]) -> CaseEstimate:
-        return director.estimate(graphs, runtime=case.runtime, threads=threads_of(case), seed=seed)
+        return director.estimate(
+            graphs, runtime=case.runtime, dtype=matrix_dtype(case.dtype), threads=threads_of(case), seed=seed
+        )
 
     def estimate_all(asked: Sequence[Asked]) -> list[CaseEstimate]:
         found: dict[int, CaseEstimate] = {}
-        together: dict[str, list[int]] = {}
+        together: dict[tuple[str, str | None], list[int]] = {}
         for index, (case, graphs) in enumerate(asked):
             if case.kind != "network" and len(graphs) == 1 and threads_of(case) is None:
-                together.setdefault(case.runtime, []).append(index)
-        for runtime, indices in together.items():
+                together.setdefault((case.runtime, matrix_dtype(case.dtype)), []).append(index)
+        for (runtime, dtype), indices in together.items():
             for start in range(0, len(indices), CHUNK):
                 chunk = indices[start : start + CHUNK]
-                batch = _estimate_together(director, [asked[i][1][0] for i in chunk], runtime, seed)
+                batch = _estimate_together(director, [asked[i][1][0] for i in chunk], runtime, dtype, seed)
                 found.update(zip(chunk, batch, strict=True) if batch else ())
         return [found[i] if i in found else one(case, graphs) for i, (case, graphs) in enumerate(asked)]
 
@@ -113,7 +116,12 @@ def network_estimates(run: StoredRun, profiles: Iterable[ArchitectureProfile]) -
     """
     networks = networks_of(run)
     return [
-        estimate_record(AnalysisDirector(profile).estimate(pieces, batch=int(case.axes.get("batch", 1))), case.workload)
+        estimate_record(
+            AnalysisDirector(profile).estimate(
+                pieces, dtype=matrix_dtype(case.dtype), batch=int(case.axes.get("batch", 1))
+            ),
+            case.workload,
+        )
         for profile in profiles
         for case, pieces in networks
     ]
@@ -140,10 +148,10 @@ def networks_of(run: StoredRun) -> list[Asked]:
 
 
 def _estimate_together(
-    director: AnalysisDirector, graphs: Sequence[Graph], runtime: str, seed: int
+    director: AnalysisDirector, graphs: Sequence[Graph], runtime: str, dtype: str | None, seed: int
 ) -> list[BatchedEstimate] | None:
     """An estimate a graph, or `None` when a graph has no kernel at all and segments would not tell which."""
-    table, origin = director.tabulate(graphs, runtime)
+    table, origin = director.tabulate(graphs, runtime, dtype)
     if table.segments != len(graphs):
         return None
     tiling = director.tile(table)

@@ -2,7 +2,8 @@
 
 Columns (those that do not apply are empty or absent, further ones are ignored):
 
-    op, dtype               operator (a key of `TABLE_OPERATORS`) and element type (default float32)
+    op, dtype               operator (a key of `TABLE_OPERATORS`) and the type it computes in (`dtypes.COMPUTE_DTYPES`, default
+                            float32; tf32 multiplies float32 tensors)
     latency_s, energy_j     measured; energy where known
     b, m, n, k              linear, bmm, matmul: (b, m, k) by (b, k, n), or (b, m, n) by (b, n, k) where the reduction is said to
                             stand in column n. attention: b heads, m queries, n keys, k wide. embedding: m look-ups in a
@@ -26,7 +27,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from shmoo.estimators.dtypes import canonical_dtype
+from shmoo.estimators.dtypes import compute_dtype
 from shmoo.estimators.errors import FormatError, InputError, unknown
 from shmoo.estimators.profile import Reduction
 from shmoo.estimators.records import Graph, single_call_graph
@@ -154,7 +155,7 @@ def _row(
     if op not in TABLE_OPERATORS:
         raise InputError(f"{where}: {unknown('operator', cells['op'], {*TABLE_OPERATORS, *ALIASES})}")
     try:
-        dtype = canonical_dtype(cells.get("dtype", "").strip() or "float32")
+        dtype = compute_dtype(cells.get("dtype", "").strip() or "float32")
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     latency = _positive(cells, "latency_s", where, required=measured)

@@ -40,7 +40,7 @@ def test_an_algorithm_with_enough_cases_has_a_spread_of_its_own():
     assert 0 < (of == "softmax").sum() < MIN_OWN < (of == "add").sum()
     for few, expected in ((0.2, 0.3), (0.5, 0.5)):
         errors = np.where(of == "linear", 0.3, np.where(of == "softmax", few, 0.1))
-        found = spreads([block], errors, np.zeros((len(cases), 2)), "cpu", "here")
+        found = spreads([block], errors, np.zeros((len(cases), 2)), base, "here")
         assert found["sigma.softmax"].value == pytest.approx(expected / NORMAL_POINT)
     assert found["sigma.gemm"].value == pytest.approx(0.3 / NORMAL_POINT)
     assert found["sigma.pointwise"].value == pytest.approx(0.1 / NORMAL_POINT)
@@ -52,10 +52,10 @@ def test_what_unfitted_ranges_reach_is_not_added_again():
     (block,) = blocks([c for c in noisy_cases(0) if c.case.workload == "linear"], base)
     count = len(block.cases)
     reach = np.tile((0.3, 0.4), (count, 1))
-    above = spreads([block], np.full(count, 0.5), reach, "cpu", "")["sigma.gemm"].value
-    below = spreads([block], np.full(count, -0.5), reach, "cpu", "")["sigma.gemm"].value
+    above = spreads([block], np.full(count, 0.5), reach, base, "")["sigma.gemm"].value
+    below = spreads([block], np.full(count, -0.5), reach, base, "")["sigma.gemm"].value
     assert (above, below) == (pytest.approx(0.4 / NORMAL_POINT), pytest.approx(0.3 / NORMAL_POINT))
-    assert spreads([block], np.full(count, 0.2), reach, "cpu", "")["sigma.gemm"].value == FLOOR
+    assert spreads([block], np.full(count, 0.2), reach, base, "")["sigma.gemm"].value == FLOOR
 
 
 def test_cases_that_are_not_known_do_not_count():
@@ -64,10 +64,10 @@ def test_cases_that_are_not_known_do_not_count():
     (block,) = blocks([c for c in noisy_cases(0) if c.case.workload == "linear"], base)
     errors = np.full(len(block.cases), 0.1)
     errors[::2] = np.nan
-    assert spreads([block], errors, np.zeros((len(errors), 2)), "cpu", "")["sigma.gemm"].value == pytest.approx(
+    assert spreads([block], errors, np.zeros((len(errors), 2)), base, "")["sigma.gemm"].value == pytest.approx(
         0.1 / NORMAL_POINT
     )
-    assert not spreads([block], errors * np.nan, np.zeros((len(errors), 2)), "cpu", "")
+    assert not spreads([block], errors * np.nan, np.zeros((len(errors), 2)), base, "")
 
 
 def graphs_of(count: int, kernels: int) -> list[MeasuredCase]:
@@ -90,7 +90,7 @@ def test_graphs_of_many_kernels_have_a_spread_of_their_own():
         (block,) = blocks(cases, base)
         errors = np.append(np.full(30, 0.4), np.full(count, 0.1))
         errors[-1] = 0.6
-        found = spreads([block], errors, np.zeros((len(cases), 2)), "cpu", "")
+        found = spreads([block], errors, np.zeros((len(cases), 2)), base, "")
         assert found["sigma.graph.many"].value == pytest.approx(expected)
         assert found["sigma.graph"].value == pytest.approx(0.4 / NORMAL_POINT)
 

@@ -202,7 +202,7 @@ def test_convolutions_are_told_apart_by_window_and_stride():
     for kernel in (1, 3, 5):
         b = GraphBuilder()
         graph = b.graph(b.conv(b.tensor((1, 8, 16, 16)), 8, kernel))
-        names.append(ALGORITHMS[algorithm_codes(kernel_table(graph, fuse(graph)), "gpu")[0]])
+        names.append(ALGORITHMS[algorithm_codes(kernel_table(graph, fuse(graph)), machine("gpu"))[0]])
     assert names == ["conv_1x1", "conv_3x3", "conv"]
 
 

@@ -3,19 +3,23 @@
 A thread block computes m x n outputs over a slice of k, staging operands through shared memory. Blocks that overhang the edges
 and rounds that leave multiprocessors without one cost as much as full ones: tile and wave quantisation (NVIDIA, "Matrix
 multiplication background user's guide", 2023). The tile is the one of the library's that would be fastest.
+
+Kernels of the float32 units and of tensor cores differ in their tiles, in how operands get near the units, and in what then bounds
+them: the former issue an instruction for every element they stage beside few multiply-adds; the latter copy slices ahead of the
+math, so that they are bound by what shared memory gives their units, by L2, and by the rate itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from shmoo.estimators.coefficients import batched_product
+from shmoo.estimators.coefficients import batched_product, on_tensor_cores
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.errors import unknown
-from shmoo.estimators.kernels import KernelTable
+from shmoo.estimators.kernels import WRITE, KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.tiling.base import (
     TILINGS,
@@ -33,7 +37,7 @@ from shmoo.estimators.tiling.base import (
     passes,
     resident,
 )
-from shmoo.estimators.tiling.gpu_library import DIRECT, LIBRARIES, Tile
+from shmoo.estimators.tiling.gpu_library import DIRECT, LIBRARIES, STREAMED, TENSOR_KERNELS, TensorKernels, Tile
 
 BLOCK_TILES: tuple[Tile, ...] = (
     (256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64), (128, 32), (32, 128), (64, 32), (32, 64), (32, 32),
@@ -53,6 +57,8 @@ _HALF_TILE, _HALF_K, _HALF_FILL = 6.0, 48.0, 4096.0
 `half.fill` of the model): multiply-adds per staged element, as operands enter registers from shared memory at 32 elements a
 clock beside 64 to 128 multiply-adds (CUDA C++ Programming Guide, 2024); reduction, as a block starts and ends with memory
 latency; outputs at work, as fewer threads do not hide the units' latency."""
+_TENSOR_K, _TENSOR_FILL, _TENSOR_LATENCY_S = 8.0, 1000.0, 0.8e-6
+"""The same on tensor cores (`half.k.tensor`, `half.fill.tensor`, `tile_overhead.tensor`, whose defaults say why)."""
 _LEAST_OUTPUTS = 4096.0
 """Outputs that keep as many threads busy as the smallest blocks have: smaller tiles share a reduction among their threads."""
 _ACCUMULATOR_BYTES = 4.0
@@ -74,26 +80,38 @@ class GpuThreadBlocks:
         tile_m, tile_n: output tile of a block set by hand; `None` tries the library's.
         tile_k: part of the reduction that one block computes, set by hand; `None` tries `SPLITS`.
         library: generation whose float32 kernels run (`gpu_library.LIBRARIES`); `None` tries `BLOCK_TILES`.
+        tensor_library: generation whose tensor-core kernels run (`gpu_library.TENSOR_KERNELS`); `None` takes that of `library`,
+            Ampere's where it has none.
     """
 
     tile_m: float | None = None
     tile_n: float | None = None
     tile_k: float | None = None
     library: str | None = None
+    tensor_library: str | None = None
 
     def __post_init__(self) -> None:
         check_tile(tile_m=self.tile_m, tile_n=self.tile_n, tile_k=self.tile_k)
         if self.library is not None and self.library not in LIBRARIES:
             raise unknown("generation of GPU kernels", self.library, LIBRARIES)
+        if self.tensor_library is not None and self.tensor_library not in TENSOR_KERNELS:
+            raise unknown("generation of tensor-core kernels", self.tensor_library, TENSOR_KERNELS)
+
+    @property
+    def _tensor_kernels(self) -> TensorKernels:
+        return TENSOR_KERNELS.get(self.tensor_library or self.library or "", TENSOR_KERNELS["ampere"])
 
     def choose(self, table: KernelTable, profile: ArchitectureProfile) -> TileShape:
         """The fastest of the tiles and splits by a proxy: whole rounds at the tile's efficiency, and partial sums through L2."""
         found, places = [], []
-        for here, tiles, splits in self._offers(table):
+        tensor = on_tensor_cores(table, profile)
+        work = self._work(table, tensor)
+        for here, tiles, splits in self._offers(table, tensor):
             rows = np.flatnonzero(here)
             if len(rows):
-                work = _Products(table.batch[rows], table.m[rows], table.n[rows], table.k[rows], element_bytes(table)[rows])
-                found.append(self._fastest(work, tiles, splits, profile))
+                some = work.take(rows)
+                seconds = self._tensor_seconds(some, table.dtype[rows], profile) if tensor[rows[0]] else _seconds(profile)
+                found.append(self._fastest(some, tiles, splits, profile, seconds))
                 places.append(rows)
         order = np.argsort(np.concatenate(places)) if places else np.zeros(0, dtype=int)
         m, n, k = (_joined([shape[axis] for shape in found], order) for axis in range(3))
@@ -102,9 +120,15 @@ class GpuThreadBlocks:
             m, n = np.full(len(table), float(self.tile_m)), np.full(len(table), float(self.tile_n))
         return TileShape(m, n, clip_shape(table, 1, 1, self.tile_k or k).k)
 
-    def _offers(self, table: KernelTable) -> Iterator[tuple[np.ndarray, tuple[Tile, ...], tuple[int, ...]]]:
-        """(K,) kernels, with the tiles and splits that their library has."""
-        own = np.zeros(len(table), dtype=bool) if self.library is None else table.dtype == COMPUTE_DTYPES.index("float32")
+    def _work(self, table: KernelTable, tensor: np.ndarray) -> _Products:
+        """The products of every kernel, staged as its units have them; `tensor` are those on tensor cores."""
+        size, kernels = element_bytes(table), self._tensor_kernels
+        slices = np.where(tensor, kernels.slice_bytes / size, float(_SLICE))
+        return _Products(table.batch, table.m, table.n, table.k, size, slices, np.where(tensor, kernels.stages, float(_STAGES)))
+
+    def _offers(self, table: KernelTable, tensor: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[Tile, ...], tuple[int, ...]]]:
+        """(K,) kernels, with the tiles and splits that their library has; those on tensor cores apart from others."""
+        own = np.zeros(len(table), dtype=bool) if self.library is None else ~tensor
         library = LIBRARIES.get(self.library or "")
         product, several = own & table.is_family("gemm"), batched_product(table, "gpu")
         conv = own & table.is_family("conv") & (table.batch == 1)
@@ -114,25 +138,53 @@ class GpuThreadBlocks:
             yield product & several & (table.batch == 1), (*library.products, *library.batched), SPLITS
             yield product & (table.batch > 1), library.batched, (1,)
             yield conv, DIRECT, (1,)
-        yield ~(product | conv), BLOCK_TILES, SPLITS
+        yield ~(product | conv | tensor), BLOCK_TILES, SPLITS
+        kernels = self._tensor_kernels
+        gemm = tensor & table.is_family("gemm")
+        streams = gemm & (np.minimum(table.m, table.n) <= 2)
+        yield gemm & ~streams, kernels.tiles, SPLITS
+        yield streams, (*STREAMED, *kernels.tiles), SPLITS
+        yield tensor & ~gemm, kernels.tiles, (1,)
+
+    def _tensor_seconds(self, work: _Products, dtype: np.ndarray, profile: ArchitectureProfile) -> _Seconds:
+        """Of blocks on tensor cores: the slowest of the math, of shared memory and of L2, and the start of every round."""
+        multiprocessors, kernels = profile.value("count.sms"), self._tensor_kernels
+        rate = _matrix_peaks(dtype, profile) / multiprocessors / 2.0
+        l2 = profile.value("bandwidth.l2.tensor", profile.value("bandwidth.l2"))
+
+        def seconds(load: _Load, tile_m: float, tile_n: float, part: np.ndarray) -> np.ndarray:
+            slots = load.queue * load.padded_k
+            ramp = (1.0 + _TENSOR_K / part) * (1.0 + _TENSOR_FILL / load.held)
+            math = slots * tile_m * tile_n * ramp / rate
+            staged = tile_m + tile_n
+            fed = slots * work.size * (tile_m * tile_n * _operand_reads(kernels, tile_m, tile_n) + staged)
+            down, across = _cluster(kernels, tile_m, tile_n)
+            fetched = load.blocks * load.padded_k * work.size * (tile_m / across + tile_n / down)
+            moved = np.maximum(fed * multiprocessors / profile.value("bandwidth.shared"), fetched / l2)
+            return np.maximum(math, moved) + _TENSOR_LATENCY_S * ceil_div(load.queue, load.resident)
+
+        return seconds
 
     def _fastest(
-        self, work: _Products, tiles: tuple[Tile, ...], splits: tuple[int, ...], profile: ArchitectureProfile
+        self,
+        work: _Products,
+        tiles: tuple[Tile, ...],
+        splits: tuple[int, ...],
+        profile: ArchitectureProfile,
+        seconds: _Seconds,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(R,) extents m, n and k of the tile that takes least time."""
+        """(R,) extents m, n and k of the tile that takes least time by `seconds` and the traffic of partial sums."""
         multiprocessors = profile.value("count.sms")
-        rate = profile.value("peak.matrix.float32", 1.0) / multiprocessors / 2.0
         bandwidth = profile.value("bandwidth.l2")
         best = np.full(len(work.m), np.inf)
         best_m, best_n, best_k = np.ones(len(work.m)), np.ones(len(work.m)), work.k
         for tile_m, tile_n in dict.fromkeys((self.tile_m or m, self.tile_n or n) for m, n in tiles):
-            fits = _blocks_per_multiprocessor(profile, work.size, tile_m, tile_n) >= 1.0
+            fits = _blocks_per_multiprocessor(profile, work, tile_m, tile_n) >= 1.0
             for split in splits if self.tile_k is None else (1,):
                 part = np.minimum(self.tile_k or np.inf, np.ceil(work.k / split))
                 load = work.load(profile, tile_m, tile_n, part)
                 partial = np.where(load.pieces > 1, 2.0 * _ACCUMULATOR_BYTES * load.pieces * work.outputs, 0.0)
-                ramp = (1.0 + _HALF_TILE / load.reuse) * (1.0 + _HALF_K / part) * (1.0 + _HALF_FILL / load.held)
-                time = load.queue * tile_m * tile_n * load.padded_k * ramp / rate + partial / bandwidth
+                time = seconds(load, tile_m, tile_n, part) + partial / bandwidth
                 few = (load.blocks < 2 * multiprocessors * load.pieces) & (part >= 4 * _STATE_SLICE)
                 time = np.where(fits & ((split == 1) | few), time, np.inf)
                 better = time < best
@@ -144,9 +196,9 @@ class GpuThreadBlocks:
     def apply(self, table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> Tiling:
         """Blocks, rounds, and what every block loads through L2."""
         multiprocessors = profile.value("count.sms")
-        size = element_bytes(table)
         contracts = table.matrix_flops > 0
-        work = _Products(table.batch, table.m, table.n, table.k, size)
+        tensor = on_tensor_cores(table, profile)
+        work = self._work(table, tensor)
         load = work.load(profile, shape.m, shape.n, shape.k)
         elements = table.batch * table.m * table.n
         lanes = multiprocessors * profile.value("vector.lanes", 1.0)
@@ -156,18 +208,29 @@ class GpuThreadBlocks:
             contracts, ceil_div(load.blocks, multiprocessors * load.resident), ceil_div(elements, lanes * _MOST_BLOCKS)
         )
         tiles = np.where(contracts, load.blocks, ceil_div(elements, profile.value("vector.lanes", 1.0)))
-        slices = np.minimum(_STATE_SLICE, table.k)
-        state = np.where(contracts, _STAGES * size * (shape.m + shape.n) * slices + _ACCUMULATOR_BYTES * shape.m * shape.n, 0.0)
+        staged = work.stages * work.size * (shape.m + shape.n) * np.minimum(np.where(tensor, work.slices, _STATE_SLICE), table.k)
+        state = np.where(contracts, staged + _ACCUMULATOR_BYTES * shape.m * shape.n, 0.0)
         state = state * np.minimum(load.blocks, multiprocessors * load.resident)
         traffic = _traffic(table, profile, shape, load)
+        if tensor.any():
+            there = _tensor_traffic(table, profile, shape, load, self._tensor_kernels)
+            traffic = {level: np.where(tensor, there[level], nbytes) for level, nbytes in traffic.items()}
         far = np.where(table.is_family("gemm"), work.far(shape.m, shape.n, load), 0.0)
         blocks = Blocks(load.reuse, load.depth, load.held, load.filled, far)
-        return Tiling(shape, tiles, waves, utilisation, traffic, state, transformed=self._winograd(table, profile), blocks=blocks)
+        ways = self._winograd(table, profile, tensor)
+        return Tiling(shape, tiles, waves, utilisation, traffic, state, transformed=ways, blocks=blocks)
 
-    def _winograd(self, table: KernelTable, profile: ArchitectureProfile) -> tuple[Transformed, ...]:
+    def _winograd(self, table: KernelTable, profile: ArchitectureProfile, tensor: np.ndarray) -> tuple[Transformed, ...]:
         """Winograd's minimal filtering for 3x3 windows of stride 1 (Lavin and Gray, CVPR 2016): F(2x2, 3x3) in one kernel, and
-        F(4x4, 3x3) with kernels of their own for the transforms."""
-        offered = table.is_family("conv") & (table.window == 9) & (table.stride == 1) & (table.dilation == 1) & (table.batch == 1)
+        F(4x4, 3x3) with kernels of their own for the transforms. What tensor cores do is done directly."""
+        offered = (
+            ~tensor
+            & table.is_family("conv")
+            & (table.window == 9)
+            & (table.stride == 1)
+            & (table.dilation == 1)
+            & (table.batch == 1)
+        )
         if not offered.any():
             return ()
         rows = np.flatnonzero(offered)
@@ -179,7 +242,8 @@ class GpuThreadBlocks:
         tiles = images * np.ceil(side / 4 - 1e-9) ** 2
         size = element_bytes(direct)
         work = _Products(np.full(len(rows), 36.0), tiles, direct.n, channels, size)
-        shape = TileShape(*self._fastest(work, BLOCK_TILES if library is None else library.transformed, (1,), profile))
+        offers = BLOCK_TILES if library is None else library.transformed
+        shape = TileShape(*self._fastest(work, offers, (1,), profile, _seconds(profile)))
         load = work.load(profile, shape.m, shape.n, shape.k)
         moved = 36 * size * np.stack([tiles * channels, tiles * direct.n, channels * direct.n])
         products = Transformed(
@@ -220,15 +284,30 @@ class _Load:
     filled: np.ndarray
 
 
+_Seconds = Callable[[_Load, float, float, np.ndarray], np.ndarray]
+"""How blocks share the multiprocessors, extents m and n of their tile, and parts of the reduction -> (R,) seconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Products:
-    """Batches of products (m, k) by (k, n); (R,) each."""
+    """Batches of products (m, k) by (k, n); (R,) each.
+
+    Attributes:
+        size: bytes of an element.
+        slices, stages: extent of k that is staged at once, and such slices held at once.
+    """
 
     batch: np.ndarray
     m: np.ndarray
     n: np.ndarray
     k: np.ndarray
     size: np.ndarray
+    slices: np.ndarray | float = float(_SLICE)
+    stages: np.ndarray | float = float(_STAGES)
+
+    def take(self, rows: np.ndarray) -> _Products:
+        """Some of them."""
+        return _Products(*(np.broadcast_to(getattr(self, f.name), len(self.m))[rows] for f in fields(self)))
 
     @property
     def outputs(self) -> np.ndarray:
@@ -248,9 +327,9 @@ class _Products:
         pieces = ceil_div(self.k, part)
         blocks = ceil_div(self.m, tile_m) * ceil_div(self.n, tile_n) * pieces * self.batch
         depth = ceil_div(self.k, pieces)
-        padded = _SLICE * ceil_div(depth, _SLICE)
+        padded = self.slices * ceil_div(depth, self.slices)
         queue = ceil_div(blocks, multiprocessors)
-        holds = np.maximum(_blocks_per_multiprocessor(profile, self.size, tile_m, tile_n), 1.0)
+        holds = np.maximum(_blocks_per_multiprocessor(profile, self, tile_m, tile_n), 1.0)
         useful = self.outputs * self.k / (queue * multiprocessors * tile_m * tile_n * padded)
         reuse = tile_m * tile_n / (tile_m + tile_n) + np.zeros(len(self.m))
         held = queue / ceil_div(queue, holds) * np.maximum(tile_m * tile_n, _LEAST_OUTPUTS)
@@ -340,12 +419,83 @@ def _traffic(table: KernelTable, profile: ArchitectureProfile, shape: TileShape,
     return {**traffic, "shared": traffic["shared"] + again + partial, "l2": traffic["l2"] + again + partial, level: outside}
 
 
+def _tensor_traffic(
+    table: KernelTable, profile: ArchitectureProfile, shape: TileShape, load: _Load, kernels: TensorKernels
+) -> dict[str, np.ndarray]:
+    """What kernels on tensor cores move. Shared memory is written by every block's copies and read for every multiply-add; L2 is
+    read once a cluster; and blocks start in patches of the result that are as square as can be, down the rows or along the columns,
+    whichever leaves less to main memory (CUTLASS, "Efficient GEMM in CUDA", 2024, threadblock rasterisation)."""
+    held, used = resident(profile), operands(table)
+    share = np.minimum(passes(table), 1.0)
+    size = element_bytes(table)
+    traffic = compulsory_traffic(table, profile)
+    over_m, over_n = ceil_div(table.m, shape.m), ceil_div(table.n, shape.n)
+    partial = np.where(load.pieces > 1.0, 2.0 * used.c * _ACCUMULATOR_BYTES / size * load.pieces, 0.0)
+    copied = (used.a * (over_n - 1.0) + used.b * (over_m - 1.0)) * share
+    read = table.matrix_flops / 2.0 / load.filled * size * _operand_reads(kernels, shape.m, shape.n)
+    down, across = _cluster(kernels, shape.m, shape.n)
+    again_a, again_b = used.a * (ceil_div(over_n, across) - 1.0), used.b * (ceil_div(over_m, down) - 1.0)
+    flying = profile.value("count.sms") * load.resident
+    wide = np.clip(np.sqrt(flying * shape.m / shape.n), 1.0, over_n)
+    high = np.clip(flying / wide, 1.0, over_m)
+    wide = np.clip(flying / high, 1.0, over_n)
+    items = np.clip(flying / (over_m * over_n * load.pieces), 1.0, table.batch)
+    written = np.minimum(used.c, table.bytes_of_kind(WRITE))
+    a, b, c = (operand / table.batch * items for operand in (used.a, used.b, written))
+    lost_a, lost_b = used.a * (over_n / wide - 1.0) * share, used.b * (over_m / high - 1.0) * share
+    capacity = held.get("l2", 0.0)
+    rows, columns = high / over_m, wide / over_n
+    near = 1.0 - hit_share(a * rows + b * columns, capacity)
+    by_rows = lost_b * (1.0 - hit_share((a + c) * rows + b, capacity)) + lost_a * near
+    by_columns = lost_a * (1.0 - hit_share((b + c) * columns + a, capacity)) + lost_b * near
+    level = profile.levels[-1]
+    return {
+        **traffic,
+        "shared": traffic["shared"] + copied + partial + read,
+        "l2": traffic["l2"] + (again_a + again_b) * share + partial,
+        level: traffic[level] + np.minimum(by_rows, by_columns),
+    }
+
+
+def _operand_reads(kernels: TensorKernels, tile_m: np.ndarray | float, tile_n: np.ndarray | float) -> np.ndarray:
+    """Elements that units read from shared memory for a multiply-add."""
+    together_m, together_n = kernels.together
+    return 1.0 / np.minimum(tile_m, together_m) + 1.0 / np.minimum(tile_n, together_n)
+
+
+def _cluster(
+    kernels: TensorKernels, tile_m: np.ndarray | float, tile_n: np.ndarray | float
+) -> tuple[np.ndarray | float, np.ndarray | float]:
+    """Blocks of a cluster along m and n: along the shorter side of the tile, where they have most to share."""
+    along_m = np.less_equal(tile_m, tile_n)
+    return np.where(along_m, kernels.cluster, 1.0), np.where(along_m, 1.0, kernels.cluster)
+
+
+def _seconds(profile: ArchitectureProfile) -> _Seconds:
+    """Of blocks of the float32 units: whole rounds at the tile's efficiency."""
+    rate = profile.value("peak.matrix.float32", 1.0) / profile.value("count.sms") / 2.0
+
+    def seconds(load: _Load, tile_m: float, tile_n: float, part: np.ndarray) -> np.ndarray:
+        ramp = (1.0 + _HALF_TILE / load.reuse) * (1.0 + _HALF_K / part) * (1.0 + _HALF_FILL / load.held)
+        return load.queue * tile_m * tile_n * load.padded_k * ramp / rate
+
+    return seconds
+
+
+def _matrix_peaks(dtype: np.ndarray, profile: ArchitectureProfile) -> np.ndarray:
+    """(R,) flop/s of matrix units in these types, codes into `COMPUTE_DTYPES`."""
+    peaks: np.ndarray | float = 1.0
+    for code in np.unique(dtype):
+        peaks = np.where(dtype == code, profile.value(f"peak.matrix.{COMPUTE_DTYPES[code]}"), peaks)
+    return peaks
+
+
 def _blocks_per_multiprocessor(
-    profile: ArchitectureProfile, size: np.ndarray, tile_m: float | np.ndarray, tile_n: float | np.ndarray
+    profile: ArchitectureProfile, work: _Products, tile_m: float | np.ndarray, tile_n: float | np.ndarray
 ) -> np.ndarray:
     """(K,) blocks that shared memory and the register file hold at once; below 1 where not even one fits."""
     shared, registers = profile.value("capacity.shared"), profile.value("capacity.register", np.inf)
-    by_shared = np.floor(shared / (_STAGES * size * (tile_m + tile_n) * _SLICE))
+    by_shared = np.floor(shared / (work.stages * work.size * (tile_m + tile_n) * work.slices))
     by_registers = np.floor(registers / (1.5 * _ACCUMULATOR_BYTES * tile_m * tile_n))
     return np.minimum(np.minimum(by_shared, by_registers), _MOST_BLOCKS)
 

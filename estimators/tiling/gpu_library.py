@@ -1,8 +1,8 @@
-"""Which tiles the vendor's float32 kernels come in, by generation.
+"""Which tiles the vendor's kernels come in, by generation.
 
 A library offers few tiles and its own rules pick one, so what a small product wastes at the edges follows from the list. The
-lists are those of the kernels that cuBLAS 12 and cuDNN 8 ran for random shapes, as their names say (`volta_sgemm_128x64_tn`: 128
-columns of the row-major result by 64 rows). Types that tensor cores multiply take other kernels.
+float32 lists are those of the kernels that cuBLAS 12 and cuDNN 8 ran for random shapes, as their names say
+(`volta_sgemm_128x64_tn`: 128 columns of the row-major result by 64 rows). Types that tensor cores multiply take other kernels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Tile = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """Tiles as (m, n): rows of the result by columns.
+    """Kernels of the float32 units. Tiles are (m, n): rows of the result by columns.
 
     Attributes:
         products: of a matrix product.
@@ -64,3 +64,51 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
     }
 )
 """Generation -> tiles. Later chips run float32 with Ampere's kernels."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorKernels:
+    """Kernels of the tensor cores.
+
+    Attributes:
+        tiles: of a block, as (m, n).
+        slice_bytes: of a row or column that are staged at once.
+        stages: slices in shared memory at once.
+        together: (m, n) outputs that one read of operands from shared memory serves: a warp's, or those of a group of four warps
+            whose tensor cores read shared memory themselves.
+        cluster: neighbouring blocks for which one read of L2 serves.
+    """
+
+    tiles: tuple[Tile, ...]
+    slice_bytes: float
+    stages: float
+    together: Tile
+    cluster: float = 1.0
+
+
+STREAMED: tuple[Tile, ...] = ((1, 256), (256, 1))
+"""Tiles of products with a single row or column, which stream the other operand."""
+_SQUARE: tuple[Tile, ...] = (
+    (256, 128), (128, 256), (128, 128), (256, 64), (64, 256), (128, 64), (64, 128), (64, 64), (64, 32), (32, 64), (32, 32), (64, 16),
+    (16, 64), (16, 16),
+)  # fmt: skip
+"""Tiles of cuBLAS on tensor cores (NVIDIA, "Matrix multiplication background user's guide", 2023, and the names of kernels:
+`ampere_bf16_s16816gemm_bf16_128x256_ldg8_f2f_stages_64x3_tn`, `turing_fp16_s1688gemm_fp16_256x128`, `cutlass_80_wmma_16x16_128x2`)."""
+TENSOR_KERNELS: Mapping[str, TensorKernels] = MappingProxyType(
+    {
+        "volta": TensorKernels(_SQUARE, slice_bytes=64, stages=2, together=(64, 64)),
+        "turing": TensorKernels(_SQUARE, slice_bytes=64, stages=2, together=(64, 64)),
+        "ampere": TensorKernels(_SQUARE, slice_bytes=64, stages=4, together=(64, 64)),
+        "hopper": TensorKernels(
+            (
+                (256, 128), (128, 256), (192, 192), (128, 192), (192, 128), (128, 128), (256, 64), (64, 256), (128, 64), (64, 128),
+                (64, 64), (64, 32), (32, 64), (64, 16), (16, 64), (64, 8), (8, 64),
+            ),
+            slice_bytes=128, stages=4, together=(64, 256), cluster=2,
+        ),
+    }
+)  # fmt: skip
+"""Generation -> kernels of its tensor cores. Operands go through registers on their way to shared memory until Turing and straight
+from Ampere on, in slices of 32 and 64 elements of 16 bits (CUTLASS, "Efficient GEMM in CUDA", 2024). Hopper's instructions span 64
+rows by up to 256 columns and read both operands from shared memory, and pairs of blocks read what they share once (TMA multicast;
+`nvjet_tst_256x128_64x4_1x2`: tile, slice by stages, cluster). Ada has Ampere's."""

@@ -108,6 +108,7 @@ def estimate_table(
     """One record a row of an operator table, in row order. `reduction` is the column that holds that of matrix products, by
     default the one of the tables that the profile was fitted to."""
     from shmoo.estimators.director import AnalysisDirector
+    from shmoo.estimators.dtypes import matrix_dtype
     from shmoo.estimators.profile import check_runtime
     from shmoo.estimators.tabular import interval_record
     from shmoo.harness.architectures import load_architecture
@@ -126,7 +127,9 @@ def estimate_table(
             f"columns m, n, k of matrix products read as (m, n) by (n, k), as in the tables that {profile.name} was fitted to; "
             "--reduction k reads (m, k) by (k, n)"
         )
-    estimates = AnalysisDirector(profile, residual=residual).estimate_cases([row.graph() for row in rows], runtime=chosen)
+    estimates = AnalysisDirector(profile, residual=residual).estimate_cases(
+        [row.graph() for row in rows], runtime=chosen, dtypes=[matrix_dtype(row.dtype) for row in rows]
+    )
     records = []
     for i, (row, (latency, energy)) in enumerate(zip(rows, estimates, strict=True)):
         record: Record = {"row": i, "op": row.op, "latency_s": interval_record(latency), "energy_j": interval_record(energy)}
@@ -153,7 +156,7 @@ def estimate_models(
 ) -> list[Record]:
     """One record for each model x batch x dtype x architecture x runtime."""
     from shmoo.estimators.director import AnalysisDirector
-    from shmoo.estimators.dtypes import compute_dtype
+    from shmoo.estimators.dtypes import compute_dtype, matrix_dtype
     from shmoo.estimators.records import notes_of
     from shmoo.estimators.tabular import estimate_record
 
@@ -179,7 +182,7 @@ def estimate_models(
                     made = directors[profile.name].estimate(
                         found.graphs,
                         runtime=runtime,
-                        dtype=dtype if dtype == "tf32" else None,
+                        dtype=matrix_dtype(dtype),
                         threads=threads if profile.family == "cpu" else None,
                         batch=found.batch,
                     )
