@@ -100,11 +100,12 @@ def learning_curve(
 
 def case_seconds(run: Run) -> dict[tuple[str, int], float]:
     """Seconds from the start of each case to the start of the next, by identity and pass: all that measuring it took, to the
-    second that rows are stamped with. The last one, and those before a pause, count what their timing took."""
+    second that rows are stamped with. The last one, those before a pause and those without a stamp count what their timing took."""
     found: dict[tuple[str, int], float] = {}
-    starts = [datetime.fromisoformat(row.measured_at) for row in run.rows]
+    starts = [datetime.fromisoformat(row.measured_at) if row.measured_at else None for row in run.rows]
     for i, row in enumerate(run.rows):
-        taken = (starts[i + 1] - starts[i]).total_seconds() if i + 1 < len(starts) else math.inf
+        here, following = starts[i], starts[i + 1] if i + 1 < len(starts) else None
+        taken = math.inf if here is None or following is None else (following - here).total_seconds()
         if not 0 <= taken <= LONGEST_S:
             taken = float(row.host.get("wall_s") or 0.0)
         key = row.case.identity, row.pass_index

@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from build import GraphBuilder
 from click.testing import CliRunner
@@ -102,3 +103,12 @@ def test_a_run_without_cases_to_test_has_no_curve(tmp_path: Path, run: Path):
                 writer.append(row, source.graphs(row))
     with pytest.raises(InputError, match=r"has \d+ cases to fit and 0 to test"):
         learning_curve(tmp_path / "few")
+
+
+def test_rows_without_a_stamp_count_what_their_timing_took(tmp_path: Path, run: Path):
+    """When a row was measured is optional; half a second of timing is not."""
+    opened = Run.open(run)
+    with RunWriter(tmp_path / "bare", opened.manifest) as writer:
+        for row in opened.rows[:3]:
+            writer.append(msgspec.structs.replace(row, measured_at=""))
+    assert list(case_seconds(Run.open(tmp_path / "bare")).values()) == [0.5] * 3
