@@ -250,7 +250,9 @@ def _notes(fitted: Fitted, energy: FittedEnergy | None) -> tuple[str, ...]:
     if energy is None:
         notes.append("no energy was measured: energy coefficients stay those of the base profile")
     else:
-        notes.append(f"condition number of the energy fit: {energy.condition:.3g}")
+        notes += [f"condition number of the energy fit: {energy.condition:.3g}", energy.static_power]
+        if energy.at_bound:
+            notes.append(f"energy coefficients at the least they may be: {', '.join(energy.at_bound)}")
         if energy.unidentified:
             notes.append(f"energy coefficients these data cannot tell apart: {', '.join(energy.unidentified)}")
     return tuple(notes)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from shmoo.estimators.kernels import KernelTable
 from shmoo.estimators.profile import ArchitectureProfile, Reduction
 from shmoo.estimators.records import Graph
 from shmoo.estimators.tiling.base import Tiling
-from shmoo.runs.records import CaseSpec, Machine
+from shmoo.runs.records import CaseSpec, EnergyReading, Machine
 from shmoo.runs.statistics import median
 from shmoo.runs.store import Run, machine_differences
 from shmoo.runs.tables import read_table
@@ -28,12 +29,27 @@ TABLE_RUNTIME = {"cpu": "eager", "gpu": "eager", "tpu": "xla", "kpu": "domainflo
 
 @dataclass(frozen=True, slots=True)
 class MeasuredCase:
-    """One case with its graphs and what was measured: medians over the ok samples of the warm state, SI units."""
+    """One case with its graphs and what was measured: medians over the ok samples of the warm state, SI units.
+
+    Attributes:
+        energy_sd_j: standard deviation of the energy, from its windows' spread; `None` where it is not known, as in tables.
+        idle_w: power of the same domains with nothing of ours running; `None` where it was not measured.
+    """
 
     case: CaseSpec
     graphs: tuple[Graph, ...]
     latency_s: float
     energy_j: float | None = None
+    energy_sd_j: float | None = None
+    idle_w: float | None = None
+
+
+class Joules(NamedTuple):
+    """Energy of one call in one pass, its standard deviation, and power with nothing running; `None` where not known."""
+
+    energy_j: float
+    sd_j: float | None
+    idle_w: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +105,7 @@ def read_sources(paths: Sequence[Path], family: str = "cpu", reduction: Reductio
 def run_cases(run: Run, passes: int | None = None) -> list[MeasuredCase]:
     """The usable cases of a run: ok rows of the warm state, the samples of the first passes pooled, of all for `None`."""
     samples: dict[str, list[float]] = {}
-    energies: dict[str, list[float]] = {}
+    energies: dict[str, list[Joules]] = {}
     latest = {}
     for row in run.rows:
         if passes is not None and row.pass_index >= passes:
@@ -105,18 +121,33 @@ def run_cases(run: Run, passes: int | None = None) -> list[MeasuredCase]:
             row.case,
             run.graphs(row),
             median(samples[identity]),
-            median(energies[identity]) if energies[identity] else None,
+            *_medians(energies[identity]),
         )
         for identity, row in latest.items()
     ]
 
 
-def _total_energy(readings) -> list[float]:
-    """The sum of the domains that do not contain one another: CPU packages with their DRAM, or GPUs; empty if any is missing."""
+def _total_energy(readings: Sequence[EnergyReading]) -> list[Joules]:
+    """Energy, its standard deviation and idle power, each the sum over the domains that do not contain one another: CPU packages
+    with their DRAM, or GPUs. Empty if the energy of any is missing."""
     counted = [r for r in readings if r.domain.split("-")[0] in ("package", "dram", "gpu")]
     if not counted or any(r.energy_j is None for r in counted):
         return []
-    return [sum(r.energy_j for r in counted)]
+    # Domains of one counter share what it is off by, so their deviations add up.
+    return [Joules(sum(r.energy_j for r in counted), _sum([r.sd_j for r in counted]), _sum([r.idle_power_w for r in counted]))]
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    """`None` where any is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+def _medians(passes: Sequence[Joules]) -> tuple[float | None, float | None, float | None]:
+    """The fields of `Joules` over the passes, each by itself; `None` for one that no pass has."""
+    known = [[value for value in column if value is not None] for column in zip(*passes, strict=True)] or [[], [], []]
+    energy, sd, idle = (median(column) if column else None for column in known)
+    return energy, sd, idle
 
 
 def _table_cases(path: Path, family: str, reduction: Reduction) -> list[MeasuredCase]:

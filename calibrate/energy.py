@@ -1,9 +1,10 @@
 """Energy coefficients from measured energies: E = sum F_u e_u + sum B_l e_l + P t (Choi et al., IPDPS 2013).
 
-P is a fitted constant power, not idle power, and energies are gross; nothing is subtracted. The system is linear with
-non-negative unknowns. Rows are weighted by 1 / E, so errors are relative; each unknown has a weak prior at the profile's value,
-because flops, bytes and time rise together in most workloads and the data alone may not tell them apart: what stays at its
-prior is named.
+P is a fitted constant power, not idle power, and energies are gross; nothing is subtracted. Idle power, where it was measured,
+checks P: a chip at work draws no less than one at rest. The system is linear, and no energy is below a tenth of the low end of
+the profile's range. Errors are relative, and readings whose windows disagree weigh less than those that repeat. Each unknown has
+a weak prior at the profile's value, because flops, bytes and time rise together in most workloads and the data alone may not
+tell them apart: what stays at its prior is named, and keeps the prior's range.
 """
 
 from __future__ import annotations
@@ -19,6 +20,12 @@ from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient
 
 MIN_ENERGY_CASES = 5
+MODEL_NOISE = 0.05
+"""Relative error that the model itself is expected to leave: a reading that repeats better than this does not weigh more."""
+PRIOR_WEIGHT = 0.01
+"""Weight of a prior as a share of all the data's: it keeps what is collinear finite and gives way to anything the data say."""
+LEAST = 0.1
+"""Lowest energy of a flop or byte as a share of the low end of the profile's range, which is a datapath's or an array's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +33,32 @@ class FittedEnergy:
     """Energy coefficients and what the data could not tell apart.
 
     Attributes:
-        coefficients: name -> fitted coefficient.
+        coefficients: name -> fitted coefficient; "power.idle" among them where idle power was measured.
         residuals: (S,) log(predicted / measured), NaN for cases without energy.
         condition: condition number of the weighted, column-scaled system.
+        at_bound: names that ended at the least they may be.
         unidentified: names that the prior holds.
     """
 
     coefficients: dict[str, Coefficient]
     residuals: np.ndarray
     condition: float
+    at_bound: tuple[str, ...]
     unidentified: tuple[str, ...]
+
+    @property
+    def static_power(self) -> str:
+        """What idle power says of the fitted static power."""
+        static, idle = self.coefficients["power.static"], self.coefficients.get("power.idle")
+        if idle is None:
+            return f"static power {static.value:.3g} W; idle power was not measured beside it"
+        said = f"static power {static.value:.3g} W, {idle.value:.3g} W measured idle"
+        if static.bounds[1] >= idle.value:
+            return said
+        return (
+            f"{said}: a chip at work draws no less, so flops or bytes hold a part of it; measure cases that do little for long, "
+            "such as small operators, beside those that do much"
+        )
 
 
 def fit_energy(blocks: Sequence[Block], profile: ArchitectureProfile, reference: str) -> FittedEnergy | None:
@@ -45,42 +68,76 @@ def fit_energy(blocks: Sequence[Block], profile: ArchitectureProfile, reference:
         reference: what the coefficients' `reference` field says.
     """
     names, features = _features(blocks, profile)
+    cases = [case for block in blocks for case in block.cases]
     measured = np.concatenate([block.energy_j for block in blocks])
     known = np.isfinite(measured)
     if known.sum() < MIN_ENERGY_CASES:
         return None
     used = (features[known] > 0).any(axis=0)
     names = [name for name, keep in zip(names, used, strict=True) if keep]
-    a = features[known][:, used] / measured[known, None]
+    trust = _trust(np.asarray([case.energy_sd_j or 0.0 for case in cases])[known] / measured[known])
+    a = features[known][:, used] / measured[known, None] * trust[:, None]
     scale = np.linalg.norm(a, axis=0)
-    prior = np.asarray([_prior(profile, name) for name in names])
-    # A prior as heavy as one hundredth of the data keeps what is collinear finite and gives way to anything the data say.
-    weight = 0.01 * np.sqrt(known.sum())
-    held = prior > 0
-    rows = np.diag(np.where(held, weight / np.where(held, prior, 1.0), 0.0))[held]
+    priors = [_prior(profile, name) for name in names]
+    centre = np.asarray([prior.value if prior else 0.0 for prior in priors])
+    weight = PRIOR_WEIGHT * float(np.linalg.norm(trust))
+    held = centre > 0
+    rows = np.diag(np.where(held, weight / np.where(held, centre, 1.0), 0.0))[held]
     system = np.vstack([a, rows])
-    target = np.concatenate([np.ones(known.sum()), np.full(held.sum(), weight)])
-    solved = lsq_linear(system / scale, target, bounds=(0, np.inf))
+    target = np.concatenate([trust, np.full(held.sum(), weight)])
+    least = np.asarray([_least(name, prior) for name, prior in zip(names, priors, strict=True)])
+    solved = lsq_linear(system / scale, target, bounds=(least * scale, np.inf))
     values = solved.x / scale
     predicted = features[:, used] @ values
-    relative = a @ values - 1.0
-    variance = float(relative @ relative) / max(known.sum() - len(names), 1)
+    left = a @ values - trust
+    variance = float(left @ left) / max(known.sum() - len(names), 1)
     covariance = np.linalg.pinv((system / scale).T @ (system / scale)) * max(variance, 1e-12)
     stderr = np.sqrt(np.maximum(np.diag(covariance), 0.0)) / scale
     resolved = _resolution(a / scale, rows / scale)
+    by_prior = resolved < 0.5
+    weak = by_prior | (stderr > 0.5 * np.maximum(values, 1e-30))
     residuals = np.full(len(measured), np.nan)
     residuals[known] = np.log(np.maximum(predicted[known], 1e-30) / measured[known])
-    coefficients = {}
-    for name, value, error in zip(names, values, stderr, strict=True):
-        unit = "W" if name == "power.static" else "J/flop" if name.startswith("energy.flop") else "J/B"
-        low, high = max(value - 1.645 * error, 0.0), value + 1.645 * error
-        coefficients[name] = Coefficient(float(value), unit, "fitted", reference, float(error), float(low), float(high))
-    weak = tuple(
-        name
-        for name, value, error, share in zip(names, values, stderr, resolved, strict=True)
-        if error > 0.5 * max(value, 1e-30) or share < 0.5
+    coefficients = {
+        name: _coefficient(name, float(value), float(error), prior if keeps else None, reference)
+        for name, value, error, prior, keeps in zip(names, values, stderr, priors, by_prior, strict=True)
+    }
+    idle = [case.idle_w for case in cases if case.idle_w is not None]
+    if idle:
+        coefficients["power.idle"] = _idle(idle, reference)
+    return FittedEnergy(
+        coefficients,
+        residuals,
+        float(np.linalg.cond(a / scale)),
+        tuple(name for name, value, low in zip(names, values, least, strict=True) if value <= 1.001 * low),
+        tuple(name for name, unsure in zip(names, weak, strict=True) if unsure),
     )
-    return FittedEnergy(coefficients, residuals, float(np.linalg.cond(a / scale)), weak)
+
+
+def _trust(relative_sd: np.ndarray) -> np.ndarray:
+    """(S,) weights: 1 for a reading without spread, falling as its spread passes what the model itself is off by."""
+    return MODEL_NOISE / np.hypot(MODEL_NOISE, relative_sd)
+
+
+def _least(name: str, prior: Coefficient | None) -> float:
+    """Lower bound. Static power is free: idle power tells, beside the fit, whether it can be true."""
+    return 0.0 if prior is None or name == "power.static" else LEAST * prior.bounds[0]
+
+
+def _coefficient(name: str, value: float, error: float, prior: Coefficient | None, reference: str) -> Coefficient:
+    """A fitted coefficient; with a `prior`, one that the prior holds, whose range is the prior's."""
+    unit = "W" if name == "power.static" else "J/flop" if name.startswith("energy.flop") else "J/B"
+    low, high = max(value - 1.645 * error, 0.0), value + 1.645 * error
+    if prior is None:
+        return Coefficient(value, unit, "fitted", reference, error, low, high)
+    why = f"held by its prior, the data say next to nothing about it; {reference}"
+    return Coefficient(value, unit, "fallback", why, low=min(value, prior.bounds[0]), high=max(value, prior.bounds[1]))
+
+
+def _idle(watts: Sequence[float], reference: str) -> Coefficient:
+    low, middle, high = np.quantile(watts, (0.05, 0.5, 0.95)).tolist()
+    why = f"median of {len(watts)} readings with nothing running; {reference}"
+    return Coefficient(middle, "W", "fitted", why, low=low, high=high)
 
 
 def _resolution(data: np.ndarray, prior: np.ndarray) -> np.ndarray:
@@ -109,11 +166,8 @@ def _features(blocks: Sequence[Block], profile: ArchitectureProfile) -> tuple[li
     return names, np.concatenate(parts)
 
 
-def _prior(profile: ArchitectureProfile, name: str) -> float:
-    """The profile's value, or 0 for none."""
+def _prior(profile: ArchitectureProfile, name: str) -> Coefficient | None:
+    """What the profile holds for a coefficient, or for the nearest it has."""
     stem = name.rsplit(".", 1)[0]
-    for candidate in (name, f"{stem}.float32", "energy.flop" if stem.startswith("energy.flop") else name):
-        held = profile.get(candidate)
-        if held is not None:
-            return held.value
-    return 0.0
+    candidates = (name, f"{stem}.float32", "energy.flop" if stem.startswith("energy.flop") else name)
+    return next((held for candidate in candidates if (held := profile.get(candidate)) is not None), None)

@@ -138,6 +138,11 @@ class EnergyReading(msgspec.Struct, frozen=True, omit_defaults=True):
     integrated_j: float | None = None
     update_period_s: float | None = None
 
+    @property
+    def sd_j(self) -> float | None:
+        """Standard deviation of the normal law that has this 90 % interval; `None` where there is none."""
+        return None if self.low_j is None or self.high_j is None else (self.high_j - self.low_j) / (2 * 1.645)
+
 
 class ChildTime(msgspec.Struct, frozen=True, omit_defaults=True):
     """Time inside one operator call of a network: index into its graph's calls, seconds, and how it was taken."""

@@ -1,0 +1,120 @@
+"""The energy fit on synthetic readings of a machine whose energies are known."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from test_virtual import physics, work
+
+from shmoo.calibrate.calibration import calibrate_cases
+from shmoo.calibrate.dataset import MeasuredCase, Sources, blocks, run_cases
+from shmoo.calibrate.energy import LEAST, fit_energy
+from shmoo.estimators.profile import load_profile
+from shmoo.runs.records import EnergyReading, Machine, Measurement, RunManifest, Timing
+from shmoo.runs.store import Run, RunWriter
+from shmoo.runs.tables import TableRow
+
+PROFILE = load_profile("cpu_server_generic")
+TRUTH = {
+    "matrix": 1.4 * PROFILE.value("energy.flop.matrix.float32"),
+    "vector": PROFILE.value("energy.flop.vector.float32"),
+    "static": 60.0,
+    **{level: PROFILE.value(f"energy.byte.{level}") for level in PROFILE.levels},
+}
+
+
+def measured(**facts: float | None) -> list[MeasuredCase]:
+    """Cases as the machine of `TRUTH` would have measured them, each with these further facts."""
+    rows = work("cpu", "eager")
+    seconds, joules = physics(PROFILE, TRUTH, tuple(MeasuredCase(row.case, (row.graph(),), 1.0) for row in rows))
+    return [
+        MeasuredCase(row.case, (row.graph(),), call_s, call_j, **facts)
+        for row, call_s, call_j in zip(rows, seconds, joules, strict=True)
+    ]
+
+
+def fitted(cases):
+    found = fit_energy(blocks(cases, PROFILE), PROFILE, "synthetic")
+    assert found is not None
+    return found
+
+
+def test_readings_whose_windows_disagree_weigh_less():
+    """Every fourth reading is at 40 % of the truth. With a deviation of five times these beside them, the energy of a flop
+    comes back within 5 %; taken at their word, it is off by more than 20 %."""
+    cases = measured(energy_sd_j=0.0)
+    spoilt = [dataclasses.replace(c, energy_j=0.4 * c.energy_j) if i % 4 == 0 else c for i, c in enumerate(cases)]
+    told = [dataclasses.replace(c, energy_sd_j=5.0 * c.energy_j) if i % 4 == 0 else c for i, c in enumerate(spoilt)]
+    name = "energy.flop.matrix.float32"
+    assert fitted(told).coefficients[name].value == pytest.approx(TRUTH["matrix"], rel=0.05)
+    assert abs(fitted(spoilt).coefficients[name].value / TRUTH["matrix"] - 1.0) > 0.2
+
+
+def test_static_power_is_fitted_and_held_against_idle_power():
+    """60 W of static power come back whatever the chip draws idle; 40 W idle agree with that, 90 W do not, and both are said."""
+    low, high = fitted(measured(idle_w=40.0)), fitted(measured(idle_w=90.0))
+    for found, idle in ((low, 40.0), (high, 90.0)):
+        assert found.coefficients["power.static"].value == pytest.approx(60.0, rel=0.02)
+        assert found.coefficients["power.idle"].value == idle
+    assert low.static_power == "static power 60 W, 40 W measured idle"
+    assert "90 W measured idle: a chip at work draws no less" in high.static_power
+    assert "was not measured" in fitted(measured()).static_power
+
+
+def test_no_operation_takes_less_than_a_tenth_of_what_circuits_need():
+    """Readings that hold static power alone leave the energy of a byte of memory at its lower bound, and say so."""
+    cases = [dataclasses.replace(c, energy_j=60.0 * c.latency_s) for c in measured()]
+    found = fitted(cases)
+    name = "energy.byte.dram"
+    assert name in found.at_bound
+    assert found.coefficients[name].value == pytest.approx(LEAST * PROFILE.coefficients[name].bounds[0])
+
+
+def test_what_readings_cannot_tell_keeps_the_range_of_its_prior():
+    """One product measured ten times over decides no coefficient: each holds the profile's range, marked as not fitted."""
+    row = TableRow(0, "linear", {"b": 1, "m": 512, "n": 512, "k": 512})
+    found = fitted([MeasuredCase(row.case, (row.graph(),), 1e-3, 0.2)] * 10)
+    for name in set(found.unidentified) & set(PROFILE.coefficients):
+        held, prior = found.coefficients[name], PROFILE.coefficients[name]
+        if held.source == "fallback":
+            assert held.bounds[0] <= prior.bounds[0] <= prior.bounds[1] <= held.bounds[1]
+    assert any(c.source == "fallback" for c in found.coefficients.values())
+
+
+def test_a_calibration_carries_energies_and_their_notes():
+    """The profile holds what was fitted and the idle power; the notes have the condition and the check of static power."""
+    made = calibrate_cases(Sources(tuple(measured(idle_w=40.0)), "synthetic", ("synthetic",), None), PROFILE, name="here")
+    assert made.profile.coefficients["power.static"].source == "fitted"
+    assert made.profile.value("power.idle") == 40.0
+    assert "static power 60 W, 40 W measured idle" in made.notes
+    assert any(note.startswith("condition number of the energy fit") for note in made.notes)
+
+
+def test_a_run_tells_spread_and_idle_power_of_packages_and_memory_together(tmp_path):
+    """Two domains: energies, deviations and idle powers add up; over two passes the middle of each counts."""
+    row = TableRow(0, "linear", {"b": 1, "m": 64, "n": 64, "k": 64})
+    graph = row.graph()
+    with RunWriter(tmp_path / "run", RunManifest(Machine("Xeon", 1, 1, 2**30), "micro")) as writer:
+        for number, scale in enumerate((1.0, 1.2)):
+            readings = tuple(
+                EnergyReading(domain, scale * joules, low_j=0.9 * scale * joules, high_j=1.1 * scale * joules, idle_power_w=idle)
+                for domain, joules, idle in (("package-0", 3.0, 20.0), ("dram-0", 1.0, 4.0))
+            )
+            timing = Timing((1e-3,) * 3)
+            row_of_pass = Measurement(row.case, "ok", (), (graph.content_hash,), timing, energy=readings, pass_index=number)
+            writer.append(row_of_pass, [graph])
+    (case,) = run_cases(Run.open(tmp_path / "run"))
+    assert case.energy_j == pytest.approx(4.4)
+    assert case.energy_sd_j == pytest.approx(0.1 * 4.4 / 1.645)
+    assert case.idle_w == 24.0
+
+
+def test_residuals_are_logarithms_and_unknown_where_nothing_was_read():
+    """A case without a reading has no residual; the others' are near 0."""
+    cases = measured()
+    cases[0] = dataclasses.replace(cases[0], energy_j=None)
+    residuals = fitted(cases).residuals
+    assert np.isnan(residuals[0])
+    assert np.abs(residuals[1:]).max() < 0.05
