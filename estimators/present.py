@@ -57,6 +57,15 @@ def percent(fraction: float | None, signed: bool = False, digits: int = 1) -> st
     return f"{fraction * 100:{'+' if signed else ''}.{digits}f} %"
 
 
+def amount(value: object, unit: str) -> str:
+    """A value of an axis or a setting: bytes in powers of 1024, other units with their prefix, numbers and words as they are."""
+    if not isinstance(value, float):
+        return str(value)
+    if unit in ("", "1"):
+        return f"{value:.6g}"
+    return size(value) if unit == "B" else si(value, unit)
+
+
 def interval(value: Interval | None, unit: str, digits: int = 3) -> str:
     """A value with its 90 % interval: "1.23 ms (1.10 ms to 1.40 ms)"."""
     if value is None:

@@ -67,19 +67,14 @@ def architecture_family(name: str) -> str:
     return next((family for family in ARCHITECTURE_COLOURS if family in parts), "")
 
 
-def figure(
-    traces: Sequence[Any],
-    x: dict[str, Any],
-    y: dict[str, Any],
-    *,
-    height: int = 520,
-    layout: Mapping[str, Any] = MappingProxyType({}),
-) -> go.Figure:
-    """A figure in the house style, on a transparent ground so that the page's theme shows through."""
-    import plotly.graph_objects as go
+AXIS: Mapping[str, Any] = MappingProxyType(
+    {"gridcolor": FAINT, "zerolinecolor": FAINT, "linecolor": FAINT, "ticks": "", "automargin": True}
+)
 
-    axis = {"gridcolor": FAINT, "zerolinecolor": FAINT, "linecolor": FAINT, "ticks": "", "automargin": True}
-    base = {
+
+def house_layout(height: int) -> dict[str, Any]:
+    """Layout of every figure, axes left out; on a transparent ground, so that the page's theme shows through."""
+    return {
         "height": height,
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
@@ -89,20 +84,32 @@ def figure(
         "hovermode": "closest",
         "legend": {"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0, "itemsizing": "constant", "traceorder": "normal"},
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": "#3566e0"},
-        "xaxis": {**axis, **x},
-        "yaxis": {**axis, **y},
     }
-    return go.Figure(list(traces), {**base, **layout})
+
+
+def figure(
+    traces: Sequence[Any],
+    x: dict[str, Any],
+    y: dict[str, Any],
+    *,
+    height: int = 520,
+    layout: Mapping[str, Any] = MappingProxyType({}),
+) -> go.Figure:
+    """A figure of one pair of axes in the house style."""
+    import plotly.graph_objects as go
+
+    axes = {"xaxis": {**AXIS, **x}, "yaxis": {**AXIS, **y}}
+    return go.Figure(list(traces), {**house_layout(height), **axes, **layout})
 
 
 def log_axis(title: str, values: Iterable[float], unit: str, pad: float = 0.08) -> dict[str, Any]:
     """A logarithmic axis over positive values with ticks such as "10 µs"."""
     positive = [value for value in values if value and value > 0 and math.isfinite(value)]
     low, high = (math.log10(min(positive)), math.log10(max(positive))) if positive else (0.0, 1.0)
-    margin = pad * max(high - low, 0.5)
+    # At least half a decade, so that a line that hardly moves looks like one.
+    margin = max(pad * max(high - low, 0.5), (0.5 - (high - low)) / 2)
     low, high = low - margin, high + margin
-    step = max(1, math.ceil((high - low) / 9))
-    ticks = [10.0**power for power in range(math.floor(low), math.ceil(high) + 1, step)]
+    ticks = log_ticks(low, high)
     return {
         "type": "log",
         "title": {"text": title},
@@ -110,6 +117,15 @@ def log_axis(title: str, values: Iterable[float], unit: str, pad: float = 0.08) 
         "tickvals": ticks,
         "ticktext": [si(tick, unit, 1) for tick in ticks],
     }
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers from 10^low to 10^high: decades, or several in each where few are spanned."""
+    span = high - low
+    step = max(1, math.ceil(span / 9))
+    digits = (1,) if span > 3 else (1, 2, 5) if span > 1 else (1, 2, 3, 5, 7)
+    numbers = [digit * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1, step) for digit in digits]
+    return [number for number in numbers if low - 1e-9 <= math.log10(number) <= high + 1e-9]
 
 
 def octave_axis(title: str, low: float, high: float) -> dict[str, Any]:

@@ -149,9 +149,34 @@ def test_further_axes_are_curves_of_their_own() -> None:
     figure = sweep_figure(rows, ["m", "n", "fusion"])
     latency = [trace for trace in figure.data if trace.xaxis == "x"]
     assert len(latency) == len({trace.name for trace in latency}) == 2 * 2 * 2
-    assert latency[0].name == "cpu_server_generic inductor n=64 fusion=on"
+    assert latency[0].name == "cpu_server_generic, n 64, fusion on"
     titles = {text.text for text in figure.layout.annotations}
-    assert {"latency, s", "throughput, 1/s"} <= titles
+    assert {"latency", "throughput", "achieved rate", "tiles over footprint", "energy over latency"} <= titles
+    styles = {(trace.line.color, trace.line.dash, trace.marker.symbol) for trace in latency}
+    assert len(styles) == len(latency)
+
+
+def test_a_shmoo_shows_any_quantity_with_its_unit() -> None:
+    """The menu has the rate, latency, energy and tiles; bandwidths are labelled in GB/s, memories in MiB, and bright is good."""
+    axes = {"bandwidth.dram": (100e9, 200e9, 400e9), "capacity.l3": (2.0**23, 2.0**25, 2.0**27)}
+    (machine,) = (p for p in PROFILES if p.family == "cpu")
+    rows = list(SweepController("linear", linear, [machine], profile_axes=axes).rows())
+    figure = sweep_figure(rows, list(axes), {"bandwidth.dram": "B/s", "capacity.l3": "B"})
+    assert tuple(figure.layout.xaxis.ticktext) == ("100 GB/s", "200 GB/s", "400 GB/s")
+    assert tuple(figure.layout.yaxis.ticktext) == ("8.00 MiB", "32.0 MiB", "128 MiB")
+    buttons = {button.label: button for button in figure.layout.updatemenus[0].buttons}
+    assert {"achieved rate", "latency", "energy", "tiles"} <= set(buttons)
+    (latencies,) = buttons["latency"].args[0]["z"]
+    assert 10 ** latencies[0][0] == pytest.approx(rows[0]["latency_s"])
+    assert buttons["latency"].args[1]["coloraxis.reversescale"] is True
+
+
+def test_runtimes_of_one_machine_are_curves_of_their_own() -> None:
+    """Eager and inductor of two machines: four curves of latency, a colour a machine and a dash a runtime."""
+    rows = list(SweepController("linear", linear, PROFILES, {"n": (64, 128)}, runtimes=("eager", "inductor")).rows())
+    latency = [trace for trace in sweep_figure(rows, ["n", "runtime"]).data if trace.xaxis == "x"]
+    assert len({trace.name for trace in latency}) == 4
+    assert len({trace.line.color for trace in latency}) == 2
 
 
 def test_another_type_changes_bytes_and_nothing_else() -> None:

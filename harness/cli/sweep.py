@@ -89,6 +89,8 @@ def sweep(
     if not varied:
         raise InputError("nothing varies; give an --axis such as batch=1..64, a --profile-axis, or several models")
     tf32 = "tf32" if wanted == "tf32" else None
+    output.tell_of_code(models)
+    units = _units(profiles, machine_axes)
     rows: list[Record] = []
     with output.only_results_on_stdout():
         for model in models:
@@ -100,15 +102,15 @@ def sweep(
     if plot_path:
         from shmoo.runs.sweep_plot import sweep_figure
 
-        figure = sweep_figure(rows, varied)
-        figure.write_html(output.writing(plot_path), include_plotlyjs=True)
+        figure = sweep_figure(rows, varied, units)
+        figure.write_html(output.writing(plot_path), include_plotlyjs=True, config={"displaylogo": False, "responsive": True})
         output.message(f"drew {plot_path}")
     if as_json:
         output.json_document(rows)
     elif fit:
-        _show_fit(rows, next(iter(workload_axes)), [name for name in varied if name != next(iter(workload_axes))])
+        _show_fit(rows, next(iter(workload_axes)), [name for name in varied if name != next(iter(workload_axes))], units)
     else:
-        _show(rows, varied)
+        _show(rows, varied, units)
 
 
 def _machine_axes(texts: Sequence[str]) -> dict[str, tuple]:
@@ -156,6 +158,12 @@ def _profiles(
             raise InputError(f"no architecture has all of {', '.join(machine_axes)}; sweep one of them at a time")
         raise unknown("coefficient", missing, known, "see `shmoo profiles show ARCH`")
     return fitting
+
+
+def _units(profiles: Sequence[ArchitectureProfile], machine_axes: Mapping[str, Sequence]) -> dict[str, str]:
+    """Unit of each axis that is a coefficient of the architectures."""
+    held = {name: c for profile in profiles for name, c in profile.coefficients.items()}
+    return {name: held[name].unit for name in machine_axes if name in held}
 
 
 def _varied(
@@ -215,15 +223,15 @@ def _fit(controller: SweepController, dtype: str | None) -> Iterator[Record]:
         yield row | {"footprint_bytes": found.footprint_bytes, "on_chip_bytes": found.capacity_bytes, "limit": found.limit}
 
 
-def _show_fit(rows: Sequence[Record], name: str, others: Sequence[str]) -> None:
-    from shmoo.estimators.present import size
+def _show_fit(rows: Sequence[Record], name: str, others: Sequence[str], units: Mapping[str, str]) -> None:
+    from shmoo.estimators.present import amount, size
 
     why = {"memory": "memory is full", "tiling": "tiles spill", "none": "end of the axis"}
     lines = [
         [
             str(r["arch"]),
-            *(_text(r[other]) for other in others),
-            "none" if r[name] is None else _text(r[name]),
+            *(amount(r[other], units.get(other, "")) for other in others),
+            "none" if r[name] is None else str(r[name]),
             size(r["footprint_bytes"]),
             size(r["on_chip_bytes"]),
             why[str(r["limit"])],
@@ -233,8 +241,8 @@ def _show_fit(rows: Sequence[Record], name: str, others: Sequence[str]) -> None:
     output.table(["arch", *others, f"largest {name}", "footprint", "on chip", "beyond it"], lines)
 
 
-def _show(rows: Sequence[Record], varied: Sequence[str]) -> None:
-    from shmoo.estimators.present import si, size
+def _show(rows: Sequence[Record], varied: Sequence[str], units: Mapping[str, str]) -> None:
+    from shmoo.estimators.present import amount, si, size
 
     lines = []
     for r in _worth_showing(rows):
@@ -242,7 +250,7 @@ def _show(rows: Sequence[Record], varied: Sequence[str]) -> None:
         lines.append(
             [
                 str(r["arch"]),
-                *(_text(r[name]) for name in varied),
+                *(amount(r[name], units.get(name, "")) for name in varied),
                 si(r["latency_s"], "s"),
                 interval,
                 si(r["throughput_per_s"], "/s"),
@@ -264,7 +272,3 @@ def _worth_showing(rows: Sequence[Record]) -> Sequence[Record]:
         by_arch.setdefault(str(row["arch"]), []).append(row)
     output.message(f"{len(rows)} rows, of which the {FASTEST} fastest of each architecture are shown; --csv FILE has all")
     return [row for found in by_arch.values() for row in found[:FASTEST]]
-
-
-def _text(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

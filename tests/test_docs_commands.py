@@ -1,0 +1,125 @@
+"""The commands that the documentation shows are taken by the command line; those that only estimate run, and its Python does."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shlex
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from shmoo.estimators.profile import load_profile
+from shmoo.harness.cli.app import cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ESTIMATING = ("estimate", "sweep", "inspect", "fusion", "trace", "generate", "profiles")
+"""Verbs that measure nothing, or a single call."""
+CONFIG = {
+    "model_type": "gpt2",
+    "architectures": ["GPT2LMHeadModel"],
+    "n_layer": 2,
+    "n_embd": 64,
+    "n_head": 4,
+    "n_positions": 4096,
+    "vocab_size": 500,
+}
+FACTORY = "import torch\n\n\ndef build():\n    return torch.nn.Conv2d(3, 8, 3).eval()\n"
+
+
+def shown(page: Path) -> tuple[list[str], list[str]]:
+    """Commands in blocks, and those in the text, of a page."""
+    text = page.read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"```(?:sh|console)\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    lines += [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    parts = [part.strip() for line in lines for part in re.split(r"&&|\|", line.removeprefix("$ "))]
+    return [p for p in parts if p.startswith(("shmoo ", "python -m shmoo."))], re.findall(r"`(shmoo [^`\n]+)`", text)
+
+
+def arguments(command: str) -> list[str]:
+    return shlex.split(command, comments=True)[1:]
+
+
+IN_BLOCKS = [(page.name, command) for page in PAGES for command in shown(page)[0]]
+IN_TEXT = [(page.name, command) for page in PAGES for command in shown(page)[1]]
+RUN = [
+    (page, command)
+    for page, command in dict.fromkeys(IN_BLOCKS)
+    if command.startswith("shmoo ") and arguments(command)[0] in ESTIMATING
+]
+
+PYTHON = [
+    (page.name, code)
+    for page in PAGES
+    if (code := "\n".join(re.findall(r"```python\n((?!>>>).*?)```", page.read_text(encoding="utf-8"), re.DOTALL)))
+]
+
+
+def parse(command: str) -> None:
+    """As the command line reads it; `click.UsageError` where it would refuse."""
+    verb, rest = cli, arguments(command)
+    while isinstance(verb, click.Group) and rest and not rest[0].startswith("-"):
+        verb, rest = verb.commands[rest[0]], rest[1:]
+    if rest:
+        try:
+            verb.make_context("shmoo", list(rest))
+        except click.exceptions.Exit:
+            assert "--help" in rest
+
+
+def test_pages_show_commands() -> None:
+    """The README and most pages do."""
+    assert len(IN_BLOCKS) > 50
+    assert len({page for page, _ in IN_BLOCKS}) > 7
+
+
+@pytest.mark.parametrize(("page", "command"), IN_BLOCKS)
+def test_a_command_is_taken(page: str, command: str) -> None:
+    """Verbs, options and arguments exist; modules can be found."""
+    if command.startswith("python "):
+        assert find_spec(command.split()[2]) is not None
+    else:
+        parse(command)
+
+
+@pytest.mark.parametrize(("page", "command"), IN_TEXT)
+def test_a_command_in_the_text_is_taken(page: str, command: str) -> None:
+    """Likewise, where the text may leave arguments out."""
+    with contextlib.suppress(click.MissingParameter, click.BadOptionUsage):
+        parse(command)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("page", "command"), RUN)
+def test_a_command_that_estimates_runs(page: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever copies it gets a result, and the files it names."""
+    monkeypatch.setenv("SHMOO_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    calibrated = load_profile("cpu_server_generic").replacing(name="cpu_local")
+    Path("cpu_local.json").write_bytes(calibrated.to_json())
+    Path("config.json").write_text(json.dumps(CONFIG))
+    Path("my_package").mkdir()
+    Path("my_package/models.py").write_text(FACTORY)
+    asked = arguments(command)
+    result = CliRunner().invoke(cli, asked)
+    assert result.exit_code == 0, result.output
+    assert result.stdout
+    for option in ("--csv", "--plot", "--html", "-o"):
+        if option in asked:
+            assert Path(asked[asked.index(option) + 1]).stat().st_size > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("page", "code"), PYTHON)
+def test_the_python_of_a_page_runs(page: str, code: str, tmp_path: Path) -> None:
+    """Its blocks one after the other, in an interpreter of their own; files are written elsewhere."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
