@@ -100,7 +100,7 @@ def learning_curve(
 
 def case_seconds(run: Run) -> dict[tuple[str, int], float]:
     """Seconds from the start of each case to the start of the next, by identity and pass: all that measuring it took, to the
-    second that rows are stamped with. The last one, those before a pause and those without a stamp count what their timing took."""
+    second that rows are stamped with. The last one, those before a pause and those without a stamp count their timing alone."""
     found: dict[tuple[str, int], float] = {}
     starts = [datetime.fromisoformat(row.measured_at) if row.measured_at else None for row in run.rows]
     for i, row in enumerate(run.rows):
