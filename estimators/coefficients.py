@@ -72,8 +72,8 @@ def algorithm_codes(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
 
 
 def on_tensor_cores(table: KernelTable, profile: ArchitectureProfile) -> np.ndarray:
-    """(K,) contractions that a GPU's tensor cores do: of a type that they have a rate for. Other types are multiplied by the units
-    of float32, in which libraries accumulate them anyway."""
+    """(K,) contractions that a GPU's tensor cores do: of a type that they have a rate for. Other types are multiplied by the
+    units of float32, in which libraries accumulate them anyway."""
     if "matrix.lanes" not in profile.coefficients:
         return np.zeros(len(table), dtype=bool)
     rated = [name != "float32" and f"peak.matrix.{name}" in profile.coefficients for name in COMPUTE_DTYPES]
@@ -134,6 +134,31 @@ _COMMON = {
     "sigma": _range(0.2, 0.2, 0.2, "1", f"standard deviation of the log error of one kernel: {_GUESS}"),
     "sigma.graph": _range(0.1, 0.1, 0.1, "1", f"standard deviation of the log error that kernels share: {_GUESS}"),
 }  # fmt: skip
+_HE = "(He, Strangely, matrix multiplications on GPUs run faster when given predictable data, 2024)"
+_LUO = "(Luo et al., Benchmarking and Dissecting the Nvidia Hopper GPU Architecture, 2024)"
+_CUTLASS = "(cp.async, TMA; CUTLASS, Efficient GEMM in CUDA, 2024)"
+_TENSOR = {
+    "efficiency.tensor": _published(1.0, 0.9, 1.05, "1", (
+        f"an A100 that its cap leaves alone multiplies 8192 x 8192 at 295 of 312 Tflop/s {_HE}: what the parts below leave")),
+    "efficiency.conv_tensor": _range(0.8, 0.5, 1.0, "1", f"share of peak of implicit matrix products: {_GUESS}"),
+    "efficiency.attention_tensor": _published(0.65, 0.35, 0.85, "1", (
+        "forward, 0.73 of an A100's peak (Dao, FlashAttention-2, 2023), 0.35 to 0.75 of an H100's (Shah et al., "
+        "FlashAttention-3, 2024)")),
+    "efficiency.bandwidth.tensor": _published(0.92, 0.75, 1.0, "1", (
+        "streams: V100 and A100 0.9 (Deakin et al., BabelStream), T4 0.75 (Jia et al., 2019)")),
+    "half.tile.tensor": _range(1.0, 0.2, 4.0, "1", (
+        "one of four issue slots a clock copies 256 elements of 16 bits, beside 64 to 512 multiply-adds")),
+    "half.far.tensor": _range(1.0, 0.1, 10.0, "1", f"addresses are made apart from the math {_CUTLASS}: translations hide"),
+    "half.k.tensor": _range(8.0, 2.0, 32.0, "1", "slices of 16 to 64 fill and drain the pipeline; their latency is a block's"),
+    "half.fill.tensor": _published(1000.0, 200.0, 4000.0, "1", (
+        f"Little's law: 512 to 2048 multiply-adds a clock, 8 to 16 of an output an instruction, 17 to 33 clocks {_LUO}")),
+    "tile_overhead.tensor": _published(0.8e-6, 0.4e-6, 1.6e-6, "s", (
+        f"a round starts with a read of main memory and ends with a write, 480 to 740 clocks each {_LUO}")),
+    "overlap.tensor": _range(8.0, 4.0, 12.0, "1", (
+        f"copies run ahead of the math {_CUTLASS}; the A100 above leaves 5 % for what they hold up")),
+    "sigma.tensor": _range(0.2, 0.2, 0.2, "1", f"standard deviation of the log error of a kernel on tensor cores: {_GUESS}"),
+}  # fmt: skip
+"""Of tensor cores: what was fitted to kernels of the float32 units says nothing of theirs."""
 _LAUNCH = {
     "cpu": {
         "launch": _range(8e-6, 3e-6, 20e-6, "s", "dispatch of one operator by a framework on one core"),
@@ -168,78 +193,7 @@ _LAUNCH = {
         "half.far": _range(5.0, 1.0, 40.0, "1", f"multiply-adds more per element whose address was not at hand: {_GUESS}"),
         "half.k": _range(48.0, 16.0, 150.0, "1", f"reduction in a block at half of the rate: {_GUESS}"),
         "half.fill": _range(4096.0, 500.0, 20000.0, "1", f"outputs at work in a multiprocessor at half of the rate: {_GUESS}"),
-        "efficiency.tensor": _published(
-            1.0,
-            0.9,
-            1.05,
-            "1",
-            "an A100 that its power cap leaves alone multiplies 8192 x 8192 at 295 of 312 "
-            "Tflop/s (He, Strangely, matrix multiplications on GPUs run faster when given predictable data, 2024); what is left out "
-            "are the parts below",
-        ),
-        "efficiency.conv_tensor": _range(0.8, 0.5, 1.0, "1", f"share of peak of implicit matrix products: {_GUESS}"),
-        "efficiency.attention_tensor": _published(
-            0.65,
-            0.35,
-            0.85,
-            "1",
-            "forward passes reach 0.73 of an A100's peak (Dao, FlashAttention-2, "
-            "2023), 0.35 to 0.75 of an H100's (Shah et al., FlashAttention-3, 2024)",
-        ),
-        "efficiency.bandwidth.tensor": _published(
-            0.92,
-            0.75,
-            1.0,
-            "1",
-            "main memory as streams reach it: V100 and A100 0.9 (Deakin et al., "
-            "BabelStream), T4 0.75 (Jia et al., Dissecting the NVIDIA Turing T4 GPU, 2019)",
-        ),
-        "half.tile.tensor": _range(
-            1.0,
-            0.2,
-            4.0,
-            "1",
-            "an instruction stages 256 elements of 16 bits (16 B a thread) in one of four issue slots a "
-            "clock, beside 64 to 512 multiply-adds a clock and slot (CUDA C++ Programming Guide, 2024)",
-        ),
-        "half.far.tensor": _range(
-            1.0,
-            0.1,
-            10.0,
-            "1",
-            "addresses are generated apart from the math (cp.async, TMA: CUTLASS, Efficient GEMM in "
-            "CUDA, 2024), so that translations that are not at hand cost little",
-        ),
-        "half.k.tensor": _range(
-            8.0, 2.0, 32.0, "1", "a pipeline of slices of 16 to 64 fills and drains; its latency is `tile_overhead`"
-        ),
-        "half.fill.tensor": _published(
-            1000.0,
-            200.0,
-            4000.0,
-            "1",
-            "outputs in flight by Little's law: 512 to 2048 multiply-adds a clock, 8 to 16 of an "
-            "output an instruction, latency of 17 to 33 clocks (Jia et al., 2018; Luo et al., Benchmarking and Dissecting the Nvidia "
-            "Hopper GPU Architecture, 2024)",
-        ),
-        "tile_overhead.tensor": _published(
-            0.8e-6,
-            0.4e-6,
-            1.6e-6,
-            "s",
-            "blocks start with a read of main memory and end with a write: 480 to 740 clocks each (Luo et al., 2024)",
-        ),
-        "overlap.tensor": _range(
-            8.0,
-            4.0,
-            12.0,
-            "1",
-            "copies into shared memory are asynchronous and run stages ahead of the math; the A100 above "
-            "leaves no more than 5 % for what they, L2 and shared memory hold up",
-        ),
-        "sigma.tensor": _range(
-            0.2, 0.2, 0.2, "1", f"standard deviation of the log error of one kernel on tensor cores: {_GUESS}"
-        ),
+        **_TENSOR,
         "device_launch": _range(2e-6, 1e-6, 4e-6, "s", "shortest kernel"),
         "allocate": _range(1e-4, 3e-5, 4e-4, "s", "asking the driver for a block of device memory: engineering range"),
         "allocate.byte": _range(3e-13, 1e-13, 1e-12, "s/B", "mapping it in pages of 2 MiB, about 0.6 us each: engineering range"),
@@ -252,6 +206,10 @@ _LAUNCH = {
         "graph": _range(10e-6, 3e-6, 50e-6, "s", "dispatch of a program"),
     },
     "kpu": {
+        **dict.fromkeys(
+            [f"efficiency.{name}" for name in ("conv", "conv_3x3", "depthwise", "conv_transpose", "attention", "linalg")],
+            _range(0.75, 0.5, 0.95, "1", f"share of the counted cycles, idle elements included, as of products: {_GUESS}"),
+        ),
         "launch": _range(1e-6, 0.2e-6, 5e-6, "s", "loading one domain-flow program: a design target"),
         "graph": _range(5e-6, 1e-6, 20e-6, "s", "start of a program: a design target"),
     },
@@ -308,8 +266,8 @@ class Coefficients:
         return "fallback"
 
     def by_algorithm(self, codes: np.ndarray, *prefixes: str) -> np.ndarray:
-        """(K,) or (D, K) values of PREFIX.<algorithm>, else PREFIX.tensor on tensor cores, else PREFIX.<parent family>, else PREFIX,
-        for each prefix in turn."""
+        """(K,) or (D, K) values of PREFIX.<algorithm>, else PREFIX.tensor on tensor cores, else PREFIX.<parent family>, else
+        PREFIX, for each prefix in turn."""
         return self._gather(codes, ALGORITHMS, [algorithm_names(prefixes, name) for name in ALGORITHMS])
 
     def by_kernel(self, table: KernelTable, codes: np.ndarray, *prefixes: str) -> np.ndarray:

@@ -244,8 +244,7 @@ class AnalysisDirector:
         """Latency and energy of many graphs at once, such as the rows of an operator table; the cheap way for thousands.
 
         Args:
-            dtypes: of each graph, the type its contractions compute in when it is not the tensors' own (tf32), as `estimate` takes
-                it.
+            dtypes: of each graph, the type its contractions compute in when it is not the tensors' own (tf32).
 
         Raises:
             InputError: the runtime does not exist on this architecture, or a dtype is not a compute type.

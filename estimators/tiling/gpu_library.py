@@ -89,11 +89,12 @@ class TensorKernels:
 STREAMED: tuple[Tile, ...] = ((1, 256), (256, 1))
 """Tiles of products with a single row or column, which stream the other operand."""
 _SQUARE: tuple[Tile, ...] = (
-    (256, 128), (128, 256), (128, 128), (256, 64), (64, 256), (128, 64), (64, 128), (64, 64), (64, 32), (32, 64), (32, 32), (64, 16),
-    (16, 64), (16, 16),
+    (256, 128), (128, 256), (128, 128), (256, 64), (64, 256), (128, 64), (64, 128), (64, 64), (64, 32), (32, 64), (32, 32),
+    (64, 16), (16, 64), (16, 16),
 )  # fmt: skip
-"""Tiles of cuBLAS on tensor cores (NVIDIA, "Matrix multiplication background user's guide", 2023, and the names of kernels:
-`ampere_bf16_s16816gemm_bf16_128x256_ldg8_f2f_stages_64x3_tn`, `turing_fp16_s1688gemm_fp16_256x128`, `cutlass_80_wmma_16x16_128x2`)."""
+"""Tiles of cuBLAS on tensor cores (NVIDIA, "Matrix multiplication background user's guide", 2023) and smaller ones, as names of
+kernels say: `ampere_bf16_s16816gemm_bf16_128x256_ldg8_f2f_stages_64x3_tn` (tile, slice by stages), `..._64x64_sliced1x2_...`,
+`turing_fp16_s1688gemm_fp16_256x128_...`, `cutlass_80_wmma_tensorop_f16_s161616gemm_f16_16x16_128x2_tn`."""
 TENSOR_KERNELS: Mapping[str, TensorKernels] = MappingProxyType(
     {
         "volta": TensorKernels(_SQUARE, slice_bytes=64, stages=2, together=(64, 64)),
@@ -101,14 +102,14 @@ TENSOR_KERNELS: Mapping[str, TensorKernels] = MappingProxyType(
         "ampere": TensorKernels(_SQUARE, slice_bytes=64, stages=4, together=(64, 64)),
         "hopper": TensorKernels(
             (
-                (256, 128), (128, 256), (192, 192), (128, 192), (192, 128), (128, 128), (256, 64), (64, 256), (128, 64), (64, 128),
-                (64, 64), (64, 32), (32, 64), (64, 16), (16, 64), (64, 8), (8, 64),
+                (256, 128), (128, 256), (192, 192), (128, 192), (192, 128), (128, 128), (256, 64), (64, 256), (128, 64),
+                (64, 128), (64, 64), (64, 32), (32, 64), (64, 16), (16, 64), (64, 8), (8, 64),
             ),
             slice_bytes=128, stages=4, together=(64, 256), cluster=2,
         ),
     }
 )  # fmt: skip
-"""Generation -> kernels of its tensor cores. Operands go through registers on their way to shared memory until Turing and straight
-from Ampere on, in slices of 32 and 64 elements of 16 bits (CUTLASS, "Efficient GEMM in CUDA", 2024). Hopper's instructions span 64
-rows by up to 256 columns and read both operands from shared memory, and pairs of blocks read what they share once (TMA multicast;
-`nvjet_tst_256x128_64x4_1x2`: tile, slice by stages, cluster). Ada has Ampere's."""
+"""Generation -> kernels of its tensor cores. Until Turing operands go through registers on their way to shared memory, from
+Ampere on straight, in slices of 32 and 64 elements of 16 bits (CUTLASS, "Efficient GEMM in CUDA", 2024). Hopper's instructions
+span 64 rows by up to 256 columns and read both operands from shared memory; pairs of blocks read once what they share (TMA
+multicast; `nvjet_tst_256x128_64x4_1x2`: tile, slice by stages, cluster). Ada runs Ampere's."""

@@ -1,0 +1,127 @@
+"""Blocks of a GPU's kernels: how they share the multiprocessors, and what those of the float32 units take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.tiling.base import ceil_div, hit_share
+
+STAGES = 2
+SLICE = 8
+"""Extent of k that is staged at once; a reduction is padded to whole slices."""
+_HALF_TILE, _HALF_K, _HALF_FILL = 6.0, 48.0, 4096.0
+"""What the choice of a tile takes for the extents at which half of a multiprocessor's rate is reached (`half.tile`, `half.k`,
+`half.fill` of the model): multiply-adds per staged element, as operands enter registers from shared memory at 32 elements a
+clock beside 64 to 128 multiply-adds (CUDA C++ Programming Guide, 2024); reduction, as a block starts and ends with memory
+latency; outputs at work, as fewer threads do not hide the units' latency."""
+_LEAST_OUTPUTS = 4096.0
+"""Outputs that keep as many threads busy as the smallest blocks have: smaller tiles share a reduction among their threads."""
+ACCUMULATOR_BYTES = 4.0
+MOST_BLOCKS = 8.0
+"""Blocks of at least 64 threads that hold their accumulators; more do not help a product that is bound by arithmetic."""
+_REACH_BYTES = 64.0 * 2**20
+"""Span of addresses that a multiprocessor's translations cover before it asks farther away: 32 MB were found on P100 and V100
+(Jia et al., "Dissecting the NVIDIA Volta GPU architecture via microbenchmarking", 2018); P100's products slow down at 64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How blocks share the multiprocessors; (R,) each.
+
+    Attributes:
+        blocks, pieces: blocks in all, and parts of the reduction.
+        resident: blocks that a multiprocessor holds at once.
+        queue: blocks of the multiprocessor that is given most: they share its rate, so it sets the time.
+        padded_k: a block's reduction in whole slices.
+        useful: share of the lanes' work that is neither padding nor idle.
+        reuse, depth, held, filled: of `Blocks`.
+    """
+
+    blocks: np.ndarray
+    pieces: np.ndarray
+    resident: np.ndarray
+    queue: np.ndarray
+    padded_k: np.ndarray
+    useful: np.ndarray
+    reuse: np.ndarray
+    depth: np.ndarray
+    held: np.ndarray
+    filled: np.ndarray
+
+
+Seconds = Callable[[Load, float, float, np.ndarray], np.ndarray]
+"""How blocks share the multiprocessors, extents m and n of their tile, and parts of the reduction -> (R,) seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Products:
+    """Batches of products (m, k) by (k, n); (R,) each.
+
+    Attributes:
+        size: bytes of an element.
+        slices, stages: extent of k that is staged at once, and such slices held at once.
+    """
+
+    batch: np.ndarray
+    m: np.ndarray
+    n: np.ndarray
+    k: np.ndarray
+    size: np.ndarray
+    slices: np.ndarray | float = float(SLICE)
+    stages: np.ndarray | float = float(STAGES)
+
+    def take(self, rows: np.ndarray) -> Products:
+        """Some of them."""
+        return Products(*(np.broadcast_to(getattr(self, f.name), len(self.m))[rows] for f in fields(self)))
+
+    @property
+    def outputs(self) -> np.ndarray:
+        return self.batch * self.m * self.n
+
+    def far(self, tile_m: np.ndarray, tile_n: np.ndarray, load: Load) -> np.ndarray:
+        """(R,) share of what is staged whose address no translation at hand covers: every row that a multiprocessor's blocks
+        walk lies k elements from the next."""
+        together = np.minimum(load.queue, load.resident)
+        rows = np.minimum(together * tile_m, self.m) + np.minimum(together * tile_n, self.n)
+        return 1.0 - hit_share(rows * self.k * self.size, _REACH_BYTES)
+
+    def load(
+        self, profile: ArchitectureProfile, tile_m: np.ndarray | float, tile_n: np.ndarray | float, part: np.ndarray
+    ) -> Load:
+        multiprocessors = profile.value("count.sms")
+        pieces = ceil_div(self.k, part)
+        blocks = ceil_div(self.m, tile_m) * ceil_div(self.n, tile_n) * pieces * self.batch
+        depth = ceil_div(self.k, pieces)
+        padded = self.slices * ceil_div(depth, self.slices)
+        queue = ceil_div(blocks, multiprocessors)
+        holds = np.maximum(blocks_per_multiprocessor(profile, self, tile_m, tile_n), 1.0)
+        useful = self.outputs * self.k / (queue * multiprocessors * tile_m * tile_n * padded)
+        reuse = tile_m * tile_n / (tile_m + tile_n) + np.zeros(len(self.m))
+        held = queue / ceil_div(queue, holds) * np.maximum(tile_m * tile_n, _LEAST_OUTPUTS)
+        filled = np.minimum(self.outputs * self.k / (blocks * tile_m * tile_n * padded), 1.0)
+        return Load(blocks, pieces, holds, queue, padded, np.minimum(useful, 1.0), reuse, depth, held, filled)
+
+
+def unit_seconds(profile: ArchitectureProfile) -> Seconds:
+    """Of blocks of the float32 units: whole rounds at the tile's efficiency."""
+    rate = profile.value("peak.matrix.float32", 1.0) / profile.value("count.sms") / 2.0
+
+    def seconds(load: Load, tile_m: float, tile_n: float, part: np.ndarray) -> np.ndarray:
+        ramp = (1.0 + _HALF_TILE / load.reuse) * (1.0 + _HALF_K / part) * (1.0 + _HALF_FILL / load.held)
+        return load.queue * tile_m * tile_n * load.padded_k * ramp / rate
+
+    return seconds
+
+
+def blocks_per_multiprocessor(
+    profile: ArchitectureProfile, work: Products, tile_m: float | np.ndarray, tile_n: float | np.ndarray
+) -> np.ndarray:
+    """(K,) blocks that shared memory and the register file hold at once; below 1 where not even one fits."""
+    shared, registers = profile.value("capacity.shared"), profile.value("capacity.register", np.inf)
+    by_shared = np.floor(shared / (work.stages * work.size * (tile_m + tile_n) * work.slices))
+    by_registers = np.floor(registers / (1.5 * ACCUMULATOR_BYTES * tile_m * tile_n))
+    return np.minimum(np.minimum(by_shared, by_registers), MOST_BLOCKS)
