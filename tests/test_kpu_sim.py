@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from test_tiling import cut, fabric, products
 
+from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.model import predict
 from shmoo.estimators.profile import load_profile
 from shmoo.estimators.records import OpCall, TensorSpec, single_call_graph
 from shmoo.estimators.tiling import KpuSimSerial, KpuWavefront
@@ -155,3 +157,13 @@ def test_running_statistics_make_no_chain():
     specs = (TensorSpec((2, 8, 4, 4)), TensorSpec((8,)), TensorSpec((8,)))
     call = OpCall("aten.batch_norm", specs, specs[:1], operands, {"training": False})
     assert np.isnan(tiled(single_call_graph(call), fabric(1, 16)).cycles[0])
+
+
+@pytest.mark.parametrize("family", ["gemm", "conv", "depthwise", "conv_transpose", "attention", "linalg"])
+def test_idle_elements_count_once(family):
+    """Counted cycles hold the elements that have nothing to do, so every family reaches the same share of them."""
+    profile = fabric(64, 16)
+    table = products(512, 1 if family == "depthwise" else 64, 9, batch=32, family=family)
+    seconds = predict(table, cut(KpuWavefront(), table, profile), Coefficients(profile), "domainflow").compute_s[0]
+    cycles = cut(KpuWavefront(), table, profile).cycles[0]
+    assert seconds == pytest.approx(cycles / profile.value("clock") / Coefficients(profile).value("efficiency"))
