@@ -210,10 +210,6 @@ _LAUNCH = {
             [f"efficiency.{name}" for name in ("conv", "conv_3x3", "depthwise", "conv_transpose", "attention", "linalg")],
             _range(0.75, 0.5, 0.95, "1", f"share of the counted cycles, idle elements included, as of products: {_GUESS}"),
         ),
-        **dict.fromkeys(
-            [f"efficiency.{name}" for name in ("conv", "conv_3x3", "depthwise", "conv_transpose", "attention", "linalg")],
-            _range(0.75, 0.5, 0.95, "1", f"share of the counted cycles, idle elements included, as of products: {_GUESS}"),
-        ),
         "launch": _range(1e-6, 0.2e-6, 5e-6, "s", "loading one domain-flow program: a design target"),
         "graph": _range(5e-6, 1e-6, 20e-6, "s", "start of a program: a design target"),
     },
