@@ -91,6 +91,16 @@ def test_lu_on_a_fabric_as_large_as_the_matrix_takes_its_recurrence_latency():
     assert cycles == pytest.approx(lu(n, n).latency * (n**3 / 3) / lu(n, n).phases[0].points)
 
 
+def test_solving_takes_the_elimination_of_the_matrix_with_its_right_hand_sides_beside_it():
+    """Eliminating [A b], (n, n + 1), with two operations a point of b's column: not n columns of a product."""
+    n = 64
+    specs = (TensorSpec((n, n)), TensorSpec((n, 1)))
+    solve = single_call_graph(OpCall("aten.linalg_solve", specs, specs[1:], ("A", "B"), {"left": True}))
+    system = lu(n, n + 1)
+    operations = (n**3 / 3 + n**2) / system.phases[0].points
+    assert tiled(solve, fabric(256, 16)).cycles[0] == pytest.approx(system.latency * operations)
+
+
 def test_factorisations_wait_for_their_chain_on_a_large_fabric():
     """16 times the fabric makes a small LU no faster, a large one almost 16 times."""
     small, large = (factorisation("aten.linalg_lu", n, n, pivot=True) for n in (128, 2048))

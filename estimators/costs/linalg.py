@@ -86,11 +86,15 @@ def _right_sides(call: OpCall, n: int) -> int:
 
 @cost("aten.linalg_solve", "aten.linalg_solve_ex", "aten._linalg_solve_ex")
 def solve(call: OpCall) -> Cost:
-    """LU of each matrix and, for each right-hand side, two triangular systems of n^2."""
+    """LU of each matrix and, for each right-hand side, two triangular systems of n^2.
+
+    Iteration space: the elimination of the matrix with its right-hand sides beside it.
+    """
     *batch, n, _ = tensor(call, "A").shape
     count, columns = elements(batch), _right_sides(call, n)
     flops = count * lu_flops(n, n) + 2.0 * n * n * columns
-    return bill(call, "linalg", matrix=flops, special=count * n, batch=count, m=n, n=math.ceil(columns / max(count, 1)), k=n)
+    beside = math.ceil(columns / max(count, 1))
+    return bill(call, "linalg", matrix=flops, special=count * n, batch=count, m=n, n=n + beside, k=n)
 
 
 @cost("aten.linalg_solve_triangular", "aten.triangular_solve", "aten.linalg_lu_solve", "aten.cholesky_solve")

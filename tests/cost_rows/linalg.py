@@ -82,7 +82,8 @@ rows("linalg_inv_ex", {"A": A}, [A, INFO], {"check_errors": False}, family="lina
 # 3 right-hand sides of each matrix: two triangles of 36 each.
 B = (2, 6, 3)
 SOLVE = {"batch": 2, "m": 6, "n": 3, "k": 6}
-rows("linalg_solve", {"A": A, "B": B}, [B], {"left": True}, family="linalg", matrix=LU + 2 * 3 * 72, special=12, space=SOLVE)
+BESIDE = {"batch": 2, "m": 6, "n": 6 + 3, "k": 6}
+rows("linalg_solve", {"A": A, "B": B}, [B], {"left": True}, family="linalg", matrix=LU + 2 * 3 * 72, special=12, space=BESIDE)
 rows(
     "linalg_solve_ex",
     {"A": A, "B": B},
@@ -91,7 +92,7 @@ rows(
     family="linalg",
     matrix=LU + 2 * 3 * 72,
     special=12,
-    space=SOLVE,
+    space=BESIDE,
 )
 rows(
     "_linalg_solve_ex",
@@ -101,7 +102,7 @@ rows(
     family="linalg",
     matrix=LU + 2 * 3 * 72,
     special=12,
-    space=SOLVE,
+    space=BESIDE,
 )
 rows(
     "linalg_solve_triangular",
