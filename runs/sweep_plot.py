@@ -60,8 +60,8 @@ def sweep_figure(rows: Sequence[Row], axes: Sequence[str], units: Units = Mappin
 
     Args:
         rows: one for each point and architecture.
-        axes: the columns that vary. Two of numbers make a heat map for each architecture; else the first runs along the
-            curves, and each combination of the others has a curve of its own.
+        axes: the columns that vary; one with a single value is not drawn along. Two of numbers make a heat map for each
+            architecture; else the first runs along the curves, and each combination of the others has a curve of its own.
         units: unit of an axis' values, for axes that have one.
 
     Raises:
@@ -71,6 +71,7 @@ def sweep_figure(rows: Sequence[Row], axes: Sequence[str], units: Units = Mappin
         raise InputError("a sweep without points cannot be drawn")
     if not axes:
         raise InputError("a plot takes at least one axis, got none")
+    axes = [axis for axis in axes if len(_values(rows, axis)) > 1] or axes[:1]
     if len(axes) == 2 and all(_is_numeric(rows, axis) and len(_values(rows, axis)) >= SHMOO_VALUES for axis in axes):
         return _shmoo(rows, axes[0], axes[1], units)
     return _curves(rows, axes[0], axes[1:], units)
@@ -113,7 +114,7 @@ def _curves(rows: Sequence[Row], axis: str, others: Sequence[str], units: Units)
     along = _along(rows, axis, units)
     crossed = {
         (2, 1): _bytes_axis("everything alive at once", [r["peak_memory_bytes"] for r in rows]),
-        (2, 2): log_axis("latency", [r["latency_s"] for r in rows], "s"),
+        (2, 2): _sparse(log_axis("latency", [r["latency_s"] for r in rows], "s")),
     }
     up = {
         (1, 1): ([v for r in rows for v in (r["latency_s"], r["latency_s_low"], r["latency_s_high"])], "s"),
@@ -128,7 +129,17 @@ def _curves(rows: Sequence[Row], axis: str, others: Sequence[str], units: Units)
         figure.update_yaxes(row=row, col=column, **{**AXIS, **log_axis("", values, unit)})
     below = "" if rows[0]["latency_s_low"] is None else "bars: 90 % intervals"
     _dress(figure, 900, f"{_models(rows)} over {axis}{_only(rows)}", below)
-    figure.update_layout(legend={"orientation": "v", "x": 1.01, "xanchor": "left", "y": 1.0, "yanchor": "top"})
+    figure.update_layout(
+        legend={
+            "orientation": "v",
+            "x": 1.01,
+            "xanchor": "left",
+            "y": 1.0,
+            "yanchor": "top",
+            "itemsizing": "trace",
+            "itemwidth": 45,
+        }
+    )
     return figure
 
 
@@ -279,6 +290,15 @@ def _some(values: Sequence[Any]) -> list[Any]:
     """All values, or evenly spaced ones where there are more than fit as labels; the last one always."""
     step = -(-len(values) // LABELS)
     return list(values[::-1][::step][::-1])
+
+
+def _sparse(axis: dict[str, Any]) -> dict[str, Any]:
+    """An axis across, with decades alone where all ticks would not stand beside each other."""
+    if len(axis["tickvals"]) <= 6:
+        return axis
+    text_of = dict(zip(axis["tickvals"], axis["ticktext"], strict=True))
+    kept = [tick for tick in text_of if round(math.log10(tick), 9) % 1 == 0]
+    return axis | {"tickvals": kept, "ticktext": [text_of[tick] for tick in kept]}
 
 
 def _bytes_axis(title: str, values: Sequence[float]) -> dict[str, Any]:
