@@ -11,7 +11,7 @@ from shmoo.estimators.costs.summary import UnknownOp
 from shmoo.estimators.director import Estimate
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.records import Graph, Interval
-from shmoo.estimators.tabular import Record, interval_record
+from shmoo.estimators.tabular import ALL_THREADS, Record, interval_record, or_reason
 
 SAMPLED_CONTEXTS = 5
 """Cache lengths at which a decode step is estimated. Its work is affine in the length, its time nearly so: between them it is
@@ -191,13 +191,10 @@ def generation_record(estimate: GenerationEstimate, model: str) -> Record:
     """An estimate as an object of plain types, intervals as {"value", "low", "high"}; `None` beside "<field>_reason"."""
     record: Record = {"model": model, "arch": estimate.arch}
     record.update((name, getattr(estimate, name)) for name in (*_PLAIN, "flops"))
-    if estimate.threads is None:
-        record["threads_reason"] = "not asked for: everything the architecture has"
+    record |= or_reason("threads", estimate.threads, ALL_THREADS)
     for name, reason in _INTERVALS.items():
-        value = getattr(estimate, name)
-        record[name] = interval_record(value)
-        if value is None:
-            record[f"{name}_reason"] = getattr(estimate, reason) or estimate.decode_reason
+        why = getattr(estimate, reason) if reason else ""
+        record |= or_reason(name, interval_record(getattr(estimate, name)), why or estimate.decode_reason)
     record["unknown_ops"] = [
         {"op": op.op, "count": op.count, "where": list(op.where), "bytes": op.bytes} for op in estimate.unknown_ops
     ]

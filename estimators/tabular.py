@@ -17,6 +17,13 @@ _ENERGY_FIELDS = ("energy_j", "average_power_w", "edp_js")
 _PLAIN_FIELDS = ("flops", "macs", "bytes", "params", "weight_bytes", "peak_memory_bytes", "kernels", "tiles")
 
 Record = dict[str, object]
+ALL_THREADS = "not asked for: everything the architecture has"
+"""Why an estimate names no number of threads."""
+
+
+def or_reason(name: str, value: object, reason: str) -> Record:
+    """{name: value}; of what is not known `None` beside "<name>_reason"."""
+    return {name: value} if value is not None else {name: None, f"{name}_reason": reason}
 
 
 def interval_record(value: Interval | None) -> dict[str, float] | None:
@@ -32,16 +39,12 @@ def estimate_record(estimate: Estimate, model: str) -> Record:
         "batch": estimate.batch,
         "dtype": estimate.dtype,
         "runtime": estimate.runtime,
-        "threads": estimate.threads,
+        **or_reason("threads", estimate.threads, ALL_THREADS),
     }
-    if estimate.threads is None:
-        record["threads_reason"] = "not asked for: everything the architecture has"
     record.update((name, getattr(estimate, name)) for name in _PLAIN_FIELDS)
     for name in INTERVAL_FIELDS:
-        value = getattr(estimate, name)
-        record[name] = interval_record(value)
-        if value is None:
-            record[f"{name}_reason"] = estimate.energy_j_reason if name in _ENERGY_FIELDS else "not estimated"
+        reason = estimate.energy_j_reason if name in _ENERGY_FIELDS else "not estimated"
+        record |= or_reason(name, interval_record(getattr(estimate, name)), reason)
     record["unknown_ops"] = [
         {"op": op.op, "count": op.count, "where": list(op.where), "bytes": op.bytes} for op in estimate.unknown_ops
     ]

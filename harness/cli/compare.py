@@ -45,11 +45,21 @@ def compare(a: str, b: str, min_change: float, as_json: bool) -> None:
     if as_json:
         import msgspec
 
-        output.json_document({"format": 1, "a": a, "b": b, "changed": found.changed, **msgspec.to_builtins(found)})
+        document = {"format": 1, "a": a, "b": b, "changed": found.changed, **msgspec.to_builtins(found)}
+        output.json_document(document | _unknown(found))
     else:
         _show(found, min_change)
     if found.changed:
         raise click.exceptions.Exit(CHANGED)
+
+
+def _unknown(found: Comparison) -> dict[str, object]:
+    """Why what the comparison does not know is not known."""
+    from shmoo.runs.compare import FEW_CASES
+
+    few = f"fewer than {FEW_CASES} cases in both runs"
+    why = {"shift": few, "noise": f"{few}, and no repeated pass"}
+    return {f"{name}_reason": reason for name, reason in why.items() if getattr(found, name) is None}
 
 
 def _show(found: Comparison, min_change: float) -> None:

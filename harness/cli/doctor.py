@@ -31,7 +31,10 @@ def doctor(full: bool, as_json: bool) -> None:
     if as_json:
         import msgspec
 
-        output.json_document({"format": 1, **msgspec.to_builtins(report)})
+        from shmoo.estimators.tabular import or_reason
+
+        backends = or_reason("backends", report.backends, "not asked for; add --full")
+        output.json_document({"format": 1, **msgspec.to_builtins(report), **backends})
     else:
         show_doctor(report)
 

@@ -110,7 +110,7 @@ def estimate_table(
     from shmoo.estimators.director import AnalysisDirector
     from shmoo.estimators.dtypes import matrix_dtype
     from shmoo.estimators.profile import check_runtime
-    from shmoo.estimators.tabular import interval_record
+    from shmoo.estimators.tabular import interval_record, or_reason
     from shmoo.harness.architectures import load_architecture
     from shmoo.runs.tables import PRODUCTS, read_table
 
@@ -132,11 +132,9 @@ def estimate_table(
     )
     records = []
     for i, (row, (latency, energy)) in enumerate(zip(rows, estimates, strict=True)):
-        record: Record = {"row": i, "op": row.op, "latency_s": interval_record(latency), "energy_j": interval_record(energy)}
-        if latency is None:
-            record["latency_s_reason"] = "the operator has no cost formula"
-        if energy is None:
-            record["energy_j_reason"] = f"profile {profile.name!r} has no energy coefficients"
+        record: Record = {"row": i, "op": row.op}
+        record |= or_reason("latency_s", interval_record(latency), "the operator has no cost formula")
+        record |= or_reason("energy_j", interval_record(energy), f"profile {profile.name!r} has no energy coefficients")
         records.append(record)
     return records
 

@@ -84,7 +84,7 @@ def fusion(
                 piece["real"] = [_record(graph, calls, "") for calls in found[i].groups]
                 piece["agreement"] = msgspec.to_builtins(scores[i]) | {"layout_copies": found[i].copies}
             else:
-                piece["real_reason"] = "not asked for; add --real"
+                piece["real_reason"] = piece["agreement_reason"] = "not asked for; add --real"
             pieces.append(piece)
         asked = {"format": 1, "model": model, "arch": arch, "runtime": chosen}
         output.json_document({**asked, "graphs": pieces, "savings": msgspec.to_builtins(savings)})

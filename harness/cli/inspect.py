@@ -104,10 +104,10 @@ def _record(row: Row) -> dict[str, object]:
     """A row as plain values; intensity is `None` beside its reason where no byte moves."""
     import msgspec
 
+    from shmoo.estimators.tabular import or_reason
+
     record = msgspec.to_builtins(row)
-    record["intensity"] = row.intensity
-    if row.intensity is None:
-        record["intensity_reason"] = "no bytes are moved"
+    record |= or_reason("intensity", row.intensity, "no bytes are moved")
     for name, part in row.on.items():
         record["on"][name]["bound"] = part.bound
     return record

@@ -110,6 +110,8 @@ def show_profile(name: str, as_json: bool) -> None:
 @options.as_json
 def diff_profiles(first: str, second: str, as_json: bool) -> None:
     """Coefficients in which two profiles differ."""
+    from shmoo.estimators.tabular import or_reason
+
     a, b = _load(first), _load(second)
     rows = []
     for key in sorted({*a.coefficients, *b.coefficients}):
@@ -117,7 +119,14 @@ def diff_profiles(first: str, second: str, as_json: bool) -> None:
         if old is not None and new is not None and (old.value, old.unit, old.source) == (new.value, new.unit, new.source):
             continue
         ratio = new.value / old.value if old is not None and new is not None and old.value else None
-        rows.append({"coefficient": key, "first": _plain(old), "second": _plain(new), "ratio": ratio})
+        rows.append(
+            {
+                "coefficient": key,
+                **or_reason("first", _plain(old), f"{a.name} has no such coefficient"),
+                **or_reason("second", _plain(new), f"{b.name} has no such coefficient"),
+                **or_reason("ratio", ratio, "takes two values, the first not 0"),
+            }
+        )
     if as_json:
         output.json_document({"format": 1, "first": a.name, "second": b.name, "differences": rows})
         return

@@ -63,9 +63,14 @@ def show(run: str, as_json: bool, csv_path: str | None, operators: bool) -> None
 
 def row_record(row: Measurement) -> dict[str, object]:
     """A row as flat plain values; statistics are derived from its samples."""
+    from shmoo.estimators.tabular import or_reason
     from shmoo.runs.statistics import mad, median
 
-    samples = row.timing.samples_s if row.timing else ()
+    timing = row.timing
+    samples = timing.samples_s if timing else ()
+    untimed = "; ".join(row.reasons) or "not timed"
+    compiled = row.case.runtime != "eager"
+    no_compilation = untimed if timing is None else "the back-end does not tell" if compiled else "nothing is compiled"
     record: dict[str, object] = {
         "workload": row.case.workload,
         "kind": row.case.kind,
@@ -73,31 +78,27 @@ def row_record(row: Measurement) -> dict[str, object]:
         "dtype": row.case.dtype,
         "runtime": row.case.runtime,
         "device": row.case.device,
-        "threads": row.case.threads,
+        **or_reason("threads", row.case.threads, "not asked for: the number in the manifest"),
         "cache_state": row.case.cache_state,
         "pass": row.pass_index,
         "status": row.status,
         "reasons": "; ".join(row.reasons),
-        "latency_s": median(samples) if samples else None,
-        "latency_mad_s": mad(samples) if samples else None,
+        **or_reason("latency_s", median(samples) if samples else None, untimed),
+        **or_reason("latency_mad_s", mad(samples) if samples else None, untimed),
         "samples": len(samples),
-        "block_calls": row.timing.block_calls if row.timing else None,
-        "stop_reason": row.timing.stop_reason if row.timing else None,
-        "first_call_s": row.timing.first_call_s if row.timing else None,
-        "compile_s": row.timing.compile_s if row.timing else None,
-        "peak_memory_bytes": row.peak_memory_bytes,
-        "peak_memory_reason": row.peak_memory_reason,
+        **or_reason("block_calls", timing.block_calls if timing else None, untimed),
+        "stop_reason": timing.stop_reason if timing else "",
+        **or_reason("first_call_s", timing.first_call_s if timing else None, "not measured" if timing else untimed),
+        **or_reason("compile_s", timing.compile_s if timing else None, no_compilation),
+        **or_reason("peak_memory_bytes", row.peak_memory_bytes, row.peak_memory_reason or "not measured"),
     }
     if row.children:
         record["children_s"] = row.children_s
     if row.operators:
-        record["operators_s"] = row.operators_s
-        if row.operators_s is None:
-            record["operators_s_reason"] = next(o.reason for o in row.operators if o.time_s is None)
+        missing = next((o.reason for o in row.operators if o.time_s is None), "")
+        record |= or_reason("operators_s", row.operators_s, missing)
     for reading in row.energy:
-        record[f"energy_{reading.domain}_j"] = reading.energy_j
-        if reading.energy_j is None:
-            record[f"energy_{reading.domain}_j_reason"] = reading.reason
+        record |= or_reason(f"energy_{reading.domain}_j", reading.energy_j, reading.reason)
     return record
 
 

@@ -105,11 +105,13 @@ def _recorded(module, axes: dict, dtype: str, runtime: str, family: str) -> tupl
 def _record(slot: Scheduled) -> dict[str, object]:
     import msgspec
 
+    from shmoo.estimators.tabular import or_reason
+
     kernel = msgspec.to_builtins(slot.kernel)
     return {
         "start_s": slot.start_s,
         "end_s": slot.end_s,
-        "launch_s": slot.launch_s,
+        **or_reason("launch_s", slot.launch_s, "not apart from running: only a GPU is launched ahead of time"),
         **{f"kernel_{k}": v for k, v in kernel.items()},
     }
 

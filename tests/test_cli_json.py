@@ -1,0 +1,54 @@
+"""JSON for programs: one document, finite numbers, and beside everything unknown the reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli_runner import shmoo
+from test_cli import write_run
+
+pytestmark = pytest.mark.usefixtures("own_home")
+
+COMMANDS = (
+    ["estimate", "linear", "--arch", "cpu_server_generic,kpu_t64"],
+    ["estimate", "--ops", "ops.csv", "--arch", "tpu_v4"],
+    ["sweep", "linear", "--axis", "n=1,2", "--arch", "gpu_t4"],
+    ["sweep", "mlp", "--fit", "on-chip", "--axis", "hidden=64,128", "--arch", "kpu_t64@capacity.l3=64KiB"],
+    ["inspect", "mlp", "--arch", "tpu_v4"],
+    ["fusion", "mlp"],
+    ["trace", "mlp", "--arch", "kpu_t64"],
+    ["trace", "mlp", "--arch", "gpu_h100"],
+    ["doctor"],
+    ["show", "run"],
+    ["check", "run"],
+    ["compare", "run", "run"],
+    ["report", "run", "--profile", "cpu_server_generic"],
+    ["profiles", "list"],
+    ["profiles", "diff", "gpu_h100", "tpu_v4"],
+)
+
+
+def unexplained(value: object, place: str = "") -> Iterator[str]:
+    """Fields that are null without a reason beside them."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            if part is None and not value.get(f"{name}_reason"):
+                yield f"{place}.{name}"
+            yield from unexplained(part, f"{place}.{name}")
+    elif isinstance(value, list):
+        for part in value:
+            yield from unexplained(part, place)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_what_is_not_known_has_its_reason(command: list[str]) -> None:
+    """stdout is one JSON document without NaN, and every null field has a NAME_reason."""
+    write_run(Path("run"))
+    Path("ops.csv").write_text("op,b,m,n,k\nlinear,1,8,8,8\n")
+    result = shmoo(*command, "--json")
+    assert result.exit_code in (0, 1), result.output
+    document = json.loads(result.stdout, parse_constant=pytest.fail)
+    assert list(unexplained(document)) == []
