@@ -47,14 +47,18 @@ BITS = {
 """Storage width of one element, in bits."""
 
 
+def _short(name: str) -> str:
+    short = name.removeprefix("torch.")
+    return ALIASES.get(short, short)
+
+
 def canonical_dtype(name: str) -> str:
     """The vocabulary's name of an element type: "fp32" and "torch.float32" become "float32".
 
     Raises:
         InputError: the type is not known; the nearest are named.
     """
-    short = name.removeprefix("torch.")
-    short = ALIASES.get(short, short)
+    short = _short(name)
     if short not in BITS:
         raise unknown("dtype", name, {*BITS, *ALIASES})
     return short
@@ -62,10 +66,10 @@ def canonical_dtype(name: str) -> str:
 
 def compute_dtype(name: str) -> str:
     """The canonical name of `name`, which must be one that units compute in."""
-    canonical = canonical_dtype(name)
-    if canonical not in COMPUTE_DTYPES:
+    short = _short(name)
+    if short not in COMPUTE_DTYPES:
         raise unknown("compute dtype", name, {*COMPUTE_DTYPES, "fp32", "bf16", "fp16"})
-    return canonical
+    return short
 
 
 def matrix_dtype(name: str) -> str | None:

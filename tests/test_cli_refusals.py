@@ -128,3 +128,12 @@ def test_profiles_of_the_current_directory_are_listed() -> None:
     assert not {"package", "folder", "cut"} & set(listed)
     assert "cut.json" in result.stderr
     assert "package" not in result.stderr
+
+
+@pytest.mark.parametrize("name", ["fp99", "complex64"])
+def test_only_types_that_units_compute_in_are_offered(name: str) -> None:
+    """Tensors may be complex or whole numbers of 64 bits; no architecture has a peak for them."""
+    result = shmoo("estimate", "relu", "--dtype", name)
+    assert result.exit_code == 2
+    assert "float8" in result.stderr or "fp16" in result.stderr
+    assert "bool" not in result.stderr
