@@ -8,15 +8,20 @@ process runs with, preloaded ones included; the buffers are written by one threa
 from __future__ import annotations
 
 import ctypes
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from shmoo.runs.records import AxisValue
 
+logger = logging.getLogger(__name__)
+
 SIZES = (1 << 20, 64 << 20)
 """Below every mapping threshold of glibc, and above the largest."""
 REPEATS = 5
+SETTLING = (32 << 20) - (64 << 10)
+"""Just below the largest threshold of glibc (DEFAULT_MMAP_THRESHOLD_MAX on 64-bit systems)."""
 
 
 class Heap(Protocol):
@@ -65,6 +70,20 @@ def buffer_costs(heap: Heap | None = None, clock: Callable[[], float] = time.per
     except (OSError, MemoryError) as error:
         return {"measured.fresh_reason": str(error)}
     return found
+
+
+def settle_heap(heap: Heap | None = None) -> None:
+    """Bring glibc's thresholds to where they stay in a process that has freed large blocks.
+
+    Each freed block that was mapped by itself raises them to its size (mallopt(3), dynamic adjustment). Until then what a case
+    costs depends on the cases before it: a result of 3 MiB took 2 ms more in a fresh process. Does nothing where malloc cannot be
+    reached or has no memory.
+    """
+    try:
+        functions = process_heap() if heap is None else heap
+        functions.free(_allocate(functions, SETTLING))
+    except (OSError, MemoryError) as error:
+        logger.debug("the heap stays as it is: %s", error)
 
 
 def _fresh_s(heap: Heap, size: int, clock: Callable[[], float]) -> float:

@@ -18,6 +18,7 @@ import torch
 
 from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.estimators.records import Graph
+from shmoo.harness.allocation import settle_heap
 from shmoo.harness.backends import RUNTIMES, compilations, compile_model, compile_seconds
 from shmoo.harness.cachestate import Prepared, prepare
 from shmoo.harness.capture.capture import capture
@@ -75,6 +76,7 @@ class Measurer:
         self._gpu_watch = gpu_watch
         self._meter: EnergyMeter | None = None
         self._graphs: dict[bytes, tuple[Graph, ...]] = {}
+        settle_heap()
 
     @classmethod
     def from_settings(cls, settings: bytes) -> Measurer:

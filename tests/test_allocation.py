@@ -1,6 +1,6 @@
 import pytest
 
-from shmoo.harness.allocation import buffer_costs, process_heap
+from shmoo.harness.allocation import buffer_costs, process_heap, settle_heap
 
 
 class FakeHeap:
@@ -65,3 +65,23 @@ def test_this_process_has_a_heap():
     heap.memset(address, 1, 64)
     heap.free(address)
     assert address
+
+
+def test_settling_frees_a_block_just_below_the_largest_threshold():
+    """32 MiB less 64 KiB are taken and given back; a heap without memory is left as it is."""
+    taken, given = [], []
+
+    class Recording:
+        def __init__(self, address):
+            self.address = address
+
+        def malloc(self, nbytes):
+            taken.append(nbytes)
+            return self.address
+
+        def free(self, address):
+            given.append(address)
+
+    settle_heap(Recording(4096))
+    settle_heap(Recording(None))
+    assert (taken, given) == ([(32 << 20) - (64 << 10)] * 2, [4096])
