@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from shmoo.harness.energy.probe import DomainEnergy, Snapshot, counter_step
+from shmoo.harness.energy.probe import DomainEnergy, Snapshot, energy_between
 from shmoo.harness.energy.rapl import read_uj
 
 SUPPLY = "sys/class/power_supply"
@@ -48,16 +48,8 @@ class BatteryProbe:
         return Snapshot(self._clock(), {"battery": held})
 
     def energy_j(self, before: Snapshot, after: Snapshot) -> dict[str, DomainEnergy]:
-        for snapshot in (before, after):
-            if "battery" not in snapshot.values:
-                return {"battery": DomainEnergy(None, snapshot.errors.get("battery", "missing from a reading"))}
-        # The gauge falls while it gives: what was held before is the later reading of a counter that rises.
-        step = counter_step(
-            after.values["battery"],
-            before.values["battery"],
-            span=None,
-            joules_per_unit=J_PER_UWH,
-            elapsed_s=after.at_s - before.at_s,
-            update_period_s=10 * UPDATE_PERIOD_S,
-        )
-        return {"battery": step}
+        return {
+            "battery": energy_between(
+                "battery", before, after, joules_per_unit=J_PER_UWH, update_period_s=10 * UPDATE_PERIOD_S, falling=True
+            )
+        }

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from shmoo.harness.energy.probe import DomainEnergy, Snapshot, counter_step
+from shmoo.harness.energy.probe import DomainEnergy, Snapshot, energy_between
 from shmoo.harness.energy.rapl import MICRO, read_uj
 
 HWMON = "sys/class/hwmon"
@@ -53,17 +53,7 @@ class HwmonProbe:
         return Snapshot(self._clock(), values, errors)
 
     def energy_j(self, before: Snapshot, after: Snapshot) -> dict[str, DomainEnergy]:
-        return {domain: self._step(domain, before, after) for domain in self.domains}
-
-    def _step(self, domain: str, before: Snapshot, after: Snapshot) -> DomainEnergy:
-        for snapshot in (before, after):
-            if domain not in snapshot.values:
-                return DomainEnergy(None, snapshot.errors.get(domain, "missing from a reading"))
-        return counter_step(
-            before.values[domain],
-            after.values[domain],
-            span=None,
-            joules_per_unit=MICRO,
-            elapsed_s=after.at_s - before.at_s,
-            update_period_s=10 * UPDATE_PERIOD_S,
-        )
+        return {
+            domain: energy_between(domain, before, after, joules_per_unit=MICRO, update_period_s=10 * UPDATE_PERIOD_S)
+            for domain in self.domains
+        }

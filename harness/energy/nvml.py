@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from shmoo.harness.energy.probe import DomainEnergy, Snapshot, counter_step
+from shmoo.harness.energy.probe import DomainEnergy, Snapshot, energy_between
 
 UPDATE_PERIOD_S = 0.1
 """Usual time between updates; `sampler.measure_update_period` measures it."""
@@ -120,18 +120,9 @@ class NvmlProbe:
         return Snapshot(self._clock(), {self._domain: value})
 
     def energy_j(self, before: Snapshot, after: Snapshot) -> dict[str, DomainEnergy]:
-        for snapshot in (before, after):
-            if self._domain not in snapshot.values:
-                return {self._domain: DomainEnergy(None, snapshot.errors.get(self._domain, "missing from a reading"))}
-        # 64 bits of mJ do not wrap; a counter that falls was reset with the driver.
-        step = counter_step(
-            before.values[self._domain],
-            after.values[self._domain],
-            span=None,
-            joules_per_unit=MILLI,
-            elapsed_s=after.at_s - before.at_s,
-            update_period_s=10 * UPDATE_PERIOD_S,  # cards differ; a second of full power is still no jump
-        )
+        # 64 bits of mJ do not wrap; a counter that falls was reset with the driver. Cards differ in their period; a second of
+        # full power is still no jump.
+        step = energy_between(self._domain, before, after, joules_per_unit=MILLI, update_period_s=10 * UPDATE_PERIOD_S)
         return {self._domain: step}
 
     def power_w(self) -> dict[str, float]:

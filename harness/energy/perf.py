@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from shmoo.harness.energy.probe import DomainEnergy, Snapshot, counter_step, sum_domain
+from shmoo.harness.energy.probe import DomainEnergy, Snapshot, energy_between, sum_domain
 
 SOURCE = "sys/bus/event_source/devices/power"
 DOMAINS = {"energy-pkg": "package", "energy-cores": "core", "energy-ram": "dram", "energy-gpu": "uncore", "energy-psys": "psys"}
@@ -92,7 +92,7 @@ class PerfProbe:
         return {
             domain: sum_domain(
                 {
-                    name: self._step(name, joules, before, after)
+                    name: energy_between(name, before, after, joules_per_unit=joules, update_period_s=UPDATE_PERIOD_S)
                     for name, (of, _, joules) in self._counters.items()
                     if of == domain
                 }
@@ -105,19 +105,6 @@ class PerfProbe:
         for _, descriptor, _ in self._counters.values():
             os.close(descriptor)
         self._counters = {}
-
-    def _step(self, name: str, joules: float, before: Snapshot, after: Snapshot) -> DomainEnergy:
-        for snapshot in (before, after):
-            if name not in snapshot.values:
-                return DomainEnergy(None, snapshot.errors.get(name, "missing from a reading"))
-        return counter_step(
-            before.values[name],
-            after.values[name],
-            span=None,
-            joules_per_unit=joules,
-            elapsed_s=after.at_s - before.at_s,
-            update_period_s=UPDATE_PERIOD_S,
-        )
 
 
 def _event(text: str) -> int:

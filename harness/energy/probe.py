@@ -70,6 +70,38 @@ class Probe(Protocol):
         """Energy of every domain between two snapshots. Pure."""
 
 
+def energy_between(
+    name: str,
+    before: Snapshot,
+    after: Snapshot,
+    *,
+    joules_per_unit: float,
+    update_period_s: float,
+    span: float | None = None,
+    falling: bool = False,
+) -> DomainEnergy:
+    """Energy of one counter between two snapshots, or why one of them does not have it.
+
+    Args:
+        joules_per_unit, update_period_s, span: as `counter_step` takes them.
+        falling: whether it is a store that empties, so that the later reading is the lower one.
+    """
+    for snapshot in (before, after):
+        if name not in snapshot.values:
+            return DomainEnergy(None, snapshot.errors.get(name, "missing from a reading"))
+    first, last = before.values[name], after.values[name]
+    if falling:
+        first, last = last, first
+    return counter_step(
+        first,
+        last,
+        span=span,
+        joules_per_unit=joules_per_unit,
+        elapsed_s=after.at_s - before.at_s,
+        update_period_s=update_period_s,
+    )
+
+
 def counter_step(
     before: float,
     after: float,

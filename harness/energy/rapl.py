@@ -17,7 +17,7 @@ from typing import Protocol
 
 import msgspec
 
-from shmoo.harness.energy.probe import DomainEnergy, Snapshot, counter_step, sum_domain
+from shmoo.harness.energy.probe import DomainEnergy, Snapshot, energy_between, sum_domain
 
 POWERCAP = "sys/class/powercap/intel-rapl"
 PERMISSION_REMEDY = (
@@ -215,18 +215,7 @@ class RaplProbe:
 
 
 def _step(name: str, span: float | None, before: Snapshot, after: Snapshot) -> DomainEnergy:
-    for snapshot in (before, after):
-        if name not in snapshot.values:
-            return DomainEnergy(None, snapshot.errors.get(name, "missing from a reading"))
-    elapsed = after.at_s - before.at_s
-    return counter_step(
-        before.values[name],
-        after.values[name],
-        span=span,
-        joules_per_unit=MICRO,
-        elapsed_s=elapsed,
-        update_period_s=UPDATE_PERIOD_S,
-    )
+    return energy_between(name, before, after, joules_per_unit=MICRO, update_period_s=UPDATE_PERIOD_S, span=span)
 
 
 def import_pyrapl():

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from shmoo.estimators.records import decode_versioned
-from shmoo.harness.energy.probe import DomainEnergy, Probe, Snapshot, counter_step
+from shmoo.harness.energy.probe import DomainEnergy, Probe, Snapshot, energy_between
 
 TRAIL_FORMAT = 1
 """Version of a recorded trail. 1: first."""
@@ -62,20 +62,18 @@ class ReplayProbe:
         return taken[self._next - 1]
 
     def energy_j(self, before: Snapshot, after: Snapshot) -> dict[str, DomainEnergy]:
-        return {domain: self._step(domain, before, after) for domain in self.domains}
-
-    def _step(self, domain: str, before: Snapshot, after: Snapshot) -> DomainEnergy:
-        for snapshot in (before, after):
-            if domain not in snapshot.values:
-                return DomainEnergy(None, snapshot.errors.get(domain, "missing from a reading"))
-        return counter_step(
-            before.values[domain],
-            after.values[domain],
-            span=self._recording.spans.get(domain),
-            joules_per_unit=self._recording.joules_per_unit,
-            elapsed_s=after.at_s - before.at_s,
-            update_period_s=self.update_period_s,
-        )
+        recorded = self._recording
+        return {
+            domain: energy_between(
+                domain,
+                before,
+                after,
+                joules_per_unit=recorded.joules_per_unit,
+                update_period_s=self.update_period_s,
+                span=recorded.spans.get(domain),
+            )
+            for domain in self.domains
+        }
 
 
 def record(

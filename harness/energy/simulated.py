@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from shmoo.harness.energy.probe import DomainEnergy, Snapshot, counter_step
+from shmoo.harness.energy.probe import DomainEnergy, Snapshot, energy_between
 from shmoo.harness.energy.rapl import MICRO, POWERCAP
 
 
@@ -60,16 +60,13 @@ class SimulatedProbe:
         return Snapshot(now, {self._domain: value if self._range_uj is None else value % self._range_uj})
 
     def energy_j(self, before: Snapshot, after: Snapshot) -> dict[str, DomainEnergy]:
-        for snapshot in (before, after):
-            if self._domain in snapshot.errors:
-                return {self._domain: DomainEnergy(None, snapshot.errors[self._domain])}
-        step = counter_step(
-            before.values[self._domain],
-            after.values[self._domain],
-            span=self._range_uj,
+        step = energy_between(
+            self._domain,
+            before,
+            after,
             joules_per_unit=MICRO,
-            elapsed_s=after.at_s - before.at_s,
             update_period_s=self.update_period_s,
+            span=self._range_uj,
         )
         return {self._domain: step}
 
