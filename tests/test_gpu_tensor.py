@@ -1,0 +1,236 @@
+"""Kernels on a GPU's tensor cores: what they share with those of the float32 units, which is nothing that was fitted there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from build import GraphBuilder
+
+from shmoo.estimators.basis import measured_type
+from shmoo.estimators.coefficients import ALGORITHMS, DEFAULTS, TENSOR, Coefficients, algorithm_codes, on_tensor_cores
+from shmoo.estimators.director import AnalysisDirector, Estimate
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.fusion import fuse
+from shmoo.estimators.kernels import KernelTable, kernel_table
+from shmoo.estimators.model import Prediction, graph_latency, predict
+from shmoo.estimators.profile import ArchitectureProfile, FittedFrom, load_profile
+from shmoo.estimators.records import Graph
+from shmoo.estimators.tiling import GpuThreadBlocks, TileShape, Tiling, strategy_for
+from shmoo.estimators.tiling.gpu_library import STREAMED, TENSOR_KERNELS
+
+GPUS = ("gpu_v100", "gpu_t4", "gpu_a100_40g", "gpu_a100_80g", "gpu_l4", "gpu_h100", "gpu_h200")
+ONE = np.ones(1)
+
+
+def linear_graph(m: int, n: int, k: int, dtype: str = "float16") -> Graph:
+    b = GraphBuilder(dtype)
+    return b.graph(b.linear(b.tensor((m, k)), n))
+
+
+def linear(m: int, n: int, k: int, dtype: str = "float16") -> KernelTable:
+    graph = linear_graph(m, n, k, "float32" if dtype == "tf32" else dtype)
+    return kernel_table(graph, fuse(graph)).with_matrix_dtype(dtype)
+
+
+def add(side: int, dtype: str) -> Graph:
+    b = GraphBuilder(dtype)
+    return b.graph(b.add(b.tensor((side, side)), b.tensor((side, side))))
+
+
+def conv(dtype: str) -> KernelTable:
+    b = GraphBuilder(dtype)
+    graph = b.graph(b.conv(b.tensor((8, 64, 28, 28)), 64))
+    return kernel_table(graph, fuse(graph))
+
+
+def tiled(table: KernelTable, profile: ArchitectureProfile) -> Tiling:
+    strategy = strategy_for(profile)
+    return strategy.apply(table, profile, strategy.choose(table, profile))
+
+
+def priced(table: KernelTable, name: str, overrides: dict[str, float] | None = None) -> Prediction:
+    profile = load_profile(name)
+    return predict(table, tiled(table, profile), Coefficients(profile, overrides), "cudagraphs")
+
+
+def share_of_peak(side: int, name: str, dtype: str) -> float:
+    table = linear(side, side, side, dtype)
+    return table.matrix_flops[0] / priced(table, name).device_s[0] / load_profile(name).value(f"peak.matrix.{dtype}")
+
+
+def repeated(table: KernelTable, times: int) -> KernelTable:
+    row = KernelTable.concat([table] * times)
+    return replace(row, segment=np.zeros(len(row), dtype=np.int64))
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("gpu_h100", "bfloat16"), ("gpu_h200", "float8"), ("gpu_a100_80g", "tf32")])
+def test_large_squares_reach_most_of_the_peak_and_small_ones_do_not(name, dtype):
+    """8192 x 8192 reaches 50 to 85 %; 512 x 512 are too few blocks, started too late, for a quarter of it."""
+    assert 0.5 < share_of_peak(8192, name, dtype) < 0.85
+    assert share_of_peak(512, name, dtype) < 0.25
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_a_single_row_takes_what_reading_the_weights_takes(name):
+    """One row by 8192 x 28672 weights of 2 bytes: 470 MB over the bandwidth, and at most 15 % more."""
+    table = linear(1, 28672, 8192)
+    floor = 2 * 8192 * 28672 / load_profile(name).value("bandwidth.dram")
+    assert 1.0 < priced(table, name).device_s[0] / floor < 1.15
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "on"),
+    [
+        ("gpu_a100_40g", "float32", False),
+        ("gpu_a100_40g", "tf32", True),
+        ("gpu_a100_40g", "bfloat16", True),
+        ("gpu_a100_40g", "float8", False),  # Hopper and Ada are the first
+        ("gpu_v100", "float16", True),
+        ("gpu_v100", "bfloat16", False),
+        ("gpu_t4", "int8", True),
+        ("gpu_p100", "float16", False),
+        ("cpu_server_generic", "bfloat16", False),
+    ],
+)
+def test_tensor_cores_multiply_the_types_they_have_a_rate_for(name, dtype, on):
+    """Other types run on the units of float32."""
+    profile = load_profile(name)
+    table = linear(64, 64, 64).with_matrix_dtype(dtype)
+    assert on_tensor_cores(table, profile).all() == on
+    (code,) = algorithm_codes(table, profile)
+    assert (ALGORITHMS[code] in TENSOR) == on
+
+
+@pytest.mark.parametrize("name", ["gpu_a100_40g", "gpu_h100"])
+def test_float32_feels_nothing_of_tensor_cores(name):
+    """Every coefficient of tensor cores three times as large: not a bit of a float32 product, nor of its interval, changes."""
+    profile = load_profile(name)
+    names = [n for n in {*profile.coefficients, *DEFAULTS["gpu"]} if n.rpartition(".")[2] in ("tensor", *TENSOR)]
+    changed = {n: 3.0 * Coefficients(profile).value(n) for n in names}
+    table = linear(1000, 2000, 3000, "float32")
+    assert len(changed) > 10
+    for field in ("latency_s", "dynamic_j"):
+        assert getattr(priced(table, name), field)[0] == getattr(priced(table, name, changed), field)[0]
+    known = {n: v for n, v in changed.items() if n in profile.coefficients}
+    other = profile.replacing(coefficients=profile.with_values(known).coefficients)
+    both = [AnalysisDirector(p).estimate_cases([linear_graph(512, 512, 512, "float32")]) for p in (profile, other)]
+    assert both[0] == both[1]
+
+
+def test_tensor_cores_feel_nothing_that_was_fitted_to_float32_products():
+    """Ramps, shares of peak and bandwidth, overlap twice as large: not a bit of a bfloat16 product changes."""
+    profile = load_profile("gpu_a100_40g")
+    fitted = [n for n in profile.coefficients if n.rpartition(".")[2] in ("gemm", "gemm_batched", "gemv") and "launch" not in n]
+    assert {"half.far.gemm", "efficiency.bandwidth.gemm", "overlap.gemm"} <= set(fitted)
+    table = linear(2048, 8192, 4096, "bfloat16")
+    changed = {n: 2.0 * profile.value(n) for n in fitted}
+    assert priced(table, profile.name).latency_s[0] == priced(table, profile.name, changed).latency_s[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "generation"), [("gpu_v100", "volta"), ("gpu_t4", "turing"), ("gpu_l4", "ampere"), ("gpu_h200", "hopper")]
+)
+def test_products_take_tiles_of_their_generation(name, generation):
+    """One of the list, whatever the shape, or one that streams for single rows; sums of 9 are padded to a slice of 32 or 64."""
+    profile, kernels = load_profile(name), TENSOR_KERNELS[generation]
+    for m, n in ((7, 4096), (4096, 7), (300, 300), (4096, 4096), (1, 4096)):
+        shape = strategy_for(profile).choose(linear(m, n, 512), profile)
+        assert (shape.m[0], shape.n[0]) in (*kernels.tiles, *(STREAMED if m == 1 else ()))
+    padded = strategy_for(profile).apply(linear(8192, 8192, 9), profile, TileShape(128 * ONE, 128 * ONE, 9 * ONE))
+    assert padded.blocks.filled[0] == pytest.approx(9 / (kernels.slice_bytes / 2))
+
+
+def test_a_misspelt_generation_suggests_the_nearest():
+    """Generations with tensor cores are listed."""
+    with pytest.raises(InputError, match="'hopper'"):
+        GpuThreadBlocks(tensor_library="hoper")
+
+
+def test_pairs_of_blocks_read_level_two_once_for_both():
+    """1024 x 1024 of 128 x 256: each of 4 columns of blocks reads the rows, each of 8 rows of blocks the columns; in pairs of
+    rows it is 4. Operands have 1024 x 64 elements of 2 bytes, the result is written once."""
+    operand, result = 2 * 1024 * 64, 2 * 1024 * 1024
+    shape = TileShape(128 * ONE, 256 * ONE, 64 * ONE)
+    table, profile = linear(1024, 1024, 64), load_profile("gpu_h100")
+    for library, reads in (("ampere", 4 + 8), ("hopper", 4 + 4)):
+        moved = GpuThreadBlocks(tensor_library=library).apply(table, profile, shape).level_bytes
+        assert moved["l2"][0] == pytest.approx(operand * reads + result)
+
+
+def test_shared_memory_is_read_for_every_multiply_add():
+    """A warp of 64 x 64 outputs reads 2 / 64 elements for each, Hopper's groups of 64 x 256 take 1 / 64 + 1 / 256; and 8 + 4
+    copies of the operands are written."""
+    adds, operand, result = 1024 * 1024 * 64, 2 * 1024 * 64, 2 * 1024 * 1024
+    shape = TileShape(128 * ONE, 256 * ONE, 64 * ONE)
+    table, profile = linear(1024, 1024, 64), load_profile("gpu_h100")
+    for library, reads in (("ampere", 2 / 64), ("hopper", 1 / 64 + 1 / 256)):
+        moved = GpuThreadBlocks(tensor_library=library).apply(table, profile, shape).level_bytes
+        assert moved["shared"][0] == pytest.approx(2 * adds * reads + operand * 12 + result)
+
+
+def test_patches_of_blocks_leave_less_to_main_memory_than_rows_of_them():
+    """132 blocks of 128 x 256 at once cover 16 x 8 of the 128 x 64 blocks of 16384 x 16384: each operand of 512 MiB is read about
+    8 times, not once and 64 times as in rows of blocks."""
+    table, profile = linear(16384, 16384, 16384), load_profile("gpu_h100")
+    operand = 2 * 16384 * 16384
+    shape = TileShape(128 * ONE, 256 * ONE, 16384 * ONE)
+    moved = strategy_for(profile).apply(table, profile, shape).level_bytes["dram"][0]
+    assert 8 * operand < moved < 19 * operand
+
+
+def test_convolutions_on_tensor_cores_are_done_directly():
+    """A 3 x 3 window is offered Winograd's transforms in float32, and not in float16."""
+    profile = load_profile("gpu_v100")
+    assert tiled(conv("float32"), profile).transformed
+    assert not tiled(conv("float16"), profile).transformed
+
+
+def test_a_capped_board_sustains_what_its_power_gives():
+    """A T4 that multiplies for long spends the 52 W that its static power leaves of 70 W on flops and bytes; int8 takes half."""
+    profile = load_profile("gpu_t4")
+    for dtype, lighter in (("float16", 1.0), ("int8", 0.5)):
+        table = repeated(linear(4096, 4096, 4096, dtype), 200)
+        tiling, c = tiled(table, profile), Coefficients(profile)
+        seconds = graph_latency(table, predict(table, tiling, c, "cudagraphs"), c, "cudagraphs")[0]
+        moved = sum(profile.value(f"energy.byte.{level}") * nbytes.sum() for level, nbytes in tiling.level_bytes.items())
+        flops = profile.value("throttle.flop.tensor") * lighter * (table.matrix_flops / tiling.blocks.filled).sum()
+        assert (flops + moved) / seconds == pytest.approx(70.0 - 18.0, rel=0.01)
+
+
+def estimated(graph: Graph, name: str) -> Estimate:
+    return AnalysisDirector(load_profile(name)).estimate(graph, runtime="cudagraphs")
+
+
+def test_types_that_were_not_measured_are_not_called_fitted():
+    """An A100 was fitted in float32: its sum of float32 tensors rests on that, of bfloat16 tensors on what is carried over, and a
+    product in bfloat16 on what is published of tensor cores."""
+    assert estimated(add(4096, "float32"), "gpu_a100_40g").basis["fitted"] > 0.8
+    other = estimated(add(4096, "bfloat16"), "gpu_a100_40g").basis
+    assert (other["fitted"], other["transferred"] > 0.8) == (0.0, True)
+    product = estimated(linear_graph(4096, 4096, 4096, "bfloat16"), "gpu_a100_40g").basis
+    assert (product["fitted"], product["datasheet"] > 0.8) == (0.0, True)
+
+
+@pytest.mark.parametrize("graph_of", [lambda dtype: add(4096, dtype), lambda dtype: linear_graph(4096, 4096, 4096, dtype)])
+def test_intervals_of_types_that_were_not_measured_are_wider(graph_of):
+    """On a machine fitted in float32, loops and products alike; and never narrower than 15 % either way."""
+
+    def width(dtype: str) -> float:
+        latency = estimated(graph_of(dtype), "gpu_a100_40g").latency_s
+        return float(np.log(latency.high / latency.low))
+
+    assert width("bfloat16") > 1.3 * width("float32")
+    assert width("bfloat16") > 2 * 1.645 * 0.14
+
+
+def test_types_of_one_width_and_rate_are_measured_together():
+    """Rows in bfloat16 tell about float16 too on an A100, whose units are as fast in both; not about tf32 or float32."""
+    fitted = load_profile("gpu_a100_40g").replacing(fitted_from=FittedFrom(dtypes=("bfloat16",)))
+    told = {
+        name: measured_type(linear(8, 8, 8).with_matrix_dtype(name), fitted)[0]
+        for name in ("bfloat16", "float16", "tf32", "int8")
+    }
+    assert told == {"bfloat16": True, "float16": True, "tf32": False, "int8": False}
+    assert measured_type(linear(8, 8, 8), load_profile("gpu_h100")).all()
