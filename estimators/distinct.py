@@ -40,12 +40,6 @@ def distinct_operators(graphs: Sequence[Graph]) -> tuple[DistinctOperator, ...]:
     return tuple(DistinctOperator(graph, tuple(calls)) for graph, calls in found.values())
 
 
-def cut_out(graph: Graph, index: int) -> Graph:
-    """The call at `index` with the views that its operands are seen through, as a graph of its own. Weights stay weights; what
-    other calls made is an input."""
-    return _cut(graph, index, _view_makers(graph))
-
-
 def _view_makers(graph: Graph) -> dict[int, int]:
     """For each value that is another look at an older one's memory, the call that made it."""
     return {
@@ -58,6 +52,8 @@ def _view_makers(graph: Graph) -> dict[int, int]:
 
 
 def _cut(graph: Graph, index: int, makers: dict[int, int]) -> Graph:
+    """The call at `index` with the views that its operands are seen through, as a graph of its own. Weights stay weights; what
+    other calls made is an input."""
     needed, stack = {index}, list(graph.calls[index].reads)
     while stack:
         maker = makers.get(stack.pop())

@@ -235,7 +235,9 @@ def _like_idle(reading: EnergyReading) -> bool:
 def _machine(run: Run) -> Iterator[Finding]:
     machine = run.manifest.machine
     if machine.hypervisor:
-        yield Finding("virtual machine", f"measured under {machine.hypervisor}: neighbours may disturb unseen", "note")
+        yield Finding(
+            "virtual machine", f"measured under a hypervisor ({machine.hypervisor}): neighbours may disturb unseen", "note"
+        )
     if machine.governor not in (None, "performance"):
         remedy = "`sudo cpupower frequency-set -g performance`, then measure anew"
         yield Finding("governor", f"{machine.governor!r} moves the clock with the load", "note", remedy)
