@@ -14,6 +14,7 @@ import pytest
 from test_recurrences import earliest, points_of, run_in_order
 from test_tiling import cut, fabric, products
 
+from shmoo.estimators.errors import InputError
 from shmoo.estimators.tiling import KpuWavefront
 from shmoo.estimators.tiling import recurrences as rec
 
@@ -68,11 +69,22 @@ def test_a_schedule_that_breaks_a_dependence_is_refused():
     """Each zero or negative component of tau breaks the dependence along its axis, of every operator that has one there."""
     for system in SYSTEMS:
         for recurrence, schedule in phases(system):
-            for axis in range(len(schedule.tau)):
-                for value in (0, -1):
-                    broken = rec.Schedule((*schedule.tau[:axis], value, *schedule.tau[axis + 1 :]))
-                    depends = any(d[axis] for d in recurrence.dependences)
-                    assert broken.is_valid(recurrence) is not depends
+            for axis, value in itertools.product(range(len(schedule.tau)), (0, -1)):
+                broken = rec.Schedule((*schedule.tau[:axis], value, *schedule.tau[axis + 1 :]))
+                if any(d[axis] for d in recurrence.dependences):
+                    with pytest.raises(InputError, match="not valid"):
+                        rec.RecurrenceSystem("broken", (recurrence,), (broken,))
+                else:
+                    assert broken.is_valid(recurrence)
+
+
+def test_a_schedule_of_another_rank_or_none_is_refused():
+    """A schedule has a component for each axis, a phase a schedule."""
+    (product,) = rec.matmul(2, 2, 2).phases
+    with pytest.raises(InputError, match="not valid"):
+        rec.RecurrenceSystem("flat", (product,), (rec.Schedule((1, 1)),))
+    with pytest.raises(InputError, match="1 phases and 0 schedules"):
+        rec.RecurrenceSystem("none", (product,), ())
 
 
 # --- the numbers

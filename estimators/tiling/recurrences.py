@@ -142,6 +142,9 @@ class RecurrenceSystem:
         schedules: one for each phase.
         skew: steps by which the last row starts after the first where rows enter one a step.
         buffer_values: values kept beside the wavefront: lines of an image, rows between passes.
+
+    Raises:
+        InputError: a phase without a schedule, or a schedule that runs a point before one it needs.
     """
 
     name: str
@@ -149,6 +152,16 @@ class RecurrenceSystem:
     schedules: tuple[Schedule, ...]
     skew: int = 0
     buffer_values: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.phases) != len(self.schedules):
+            raise InputError(f"system {self.name!r} has {len(self.phases)} phases and {len(self.schedules)} schedules; one each")
+        for recurrence, schedule in zip(self.phases, self.schedules, strict=True):
+            if not schedule.is_valid(recurrence):
+                raise InputError(
+                    f"schedule {schedule.tau} of {recurrence.name!r} in system {self.name!r} is not valid: tau . d must "
+                    f"be at least 1 for each dependence d in {recurrence.dependences}; `optimal_schedule` finds one"
+                )
 
     @property
     def latency(self) -> int:
