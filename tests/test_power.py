@@ -57,6 +57,15 @@ def test_a_small_network_draws_between_idle_and_tdp(machine, squeezenet):
     check(machine, squeezenet)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_networks_on_tensor_cores_draw_between_idle_and_tdp(dtype):
+    """64 images on every GPU in the types of 16 bits, whether it has tensor cores for them or not."""
+    found = model_graphs("squeezenet1_0", batch=64, dtype=dtype)
+    for machine in MACHINES:
+        if load_profile(machine).family == "gpu":
+            check(machine, found)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("batch", "dtype"), [(1, "float32"), (64, "bfloat16")])
 @pytest.mark.parametrize("network", SAMPLE)
