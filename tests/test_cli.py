@@ -46,31 +46,6 @@ def write_run(path: Path, statuses: tuple[str, ...] = ("ok", "ok", "failed")) ->
 
 
 @pytest.mark.parametrize(
-    "verb",
-    [
-        [],
-        ["doctor"],
-        ["measure"],
-        ["show"],
-        ["check"],
-        ["compare"],
-        ["calibrate"],
-        ["estimate"],
-        ["generate"],
-        ["sweep"],
-        ["report"],
-        ["profiles"],
-        ["characterize"],
-    ],
-)
-def test_every_help_shows_an_example(verb: list[str]) -> None:
-    """`shmoo VERB --help` ends in something to copy."""
-    result = shmoo(*verb, "--help")
-    assert result.exit_code == 0
-    assert f"shmoo {' '.join(verb) or 'estimate'}" in result.stdout
-
-
-@pytest.mark.parametrize(
     ("arguments", "suggestion"),
     [
         (["esitmate", "resnet18"], "did you mean 'estimate'"),

@@ -17,14 +17,6 @@ def rows_of(*arguments: str) -> list[dict]:
     return json.loads(result.stdout)
 
 
-@pytest.mark.parametrize("verb", ["sweep", "trace"])
-def test_help_shows_an_example(verb: str) -> None:
-    """`shmoo VERB --help` ends in something to copy."""
-    result = shmoo(verb, "--help")
-    assert result.exit_code == 0
-    assert f"shmoo {verb} " in result.stdout
-
-
 def test_models_axes_fusion_and_machines_multiply() -> None:
     """Two models x two batches x two architectures x fusion on and off, with curves over the first axis."""
     axes = ("--axis", "batch=1,8", "--arch", "gpu_h100,kpu_t64", "--fusion", "on,off")

@@ -22,7 +22,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES)
+@click.command(epilog=EXAMPLES, short_help="Fit a model of one machine to its measurements.")
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--base", help="Profile whose numbers are kept where nothing is fitted; operator tables need one.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Profile to write. Default: the user's own profiles, by name.")

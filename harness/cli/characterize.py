@@ -29,7 +29,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES)
+@click.command(epilog=EXAMPLES, short_help="Measure, calibrate, predict, report: all of it.")
 @click.option("--quick", is_flag=True, help="Few operators and networks, one pass: a first look in a few minutes.")
 @click.option(
     "--budget", type=click.FloatRange(min=2), default=14.0, show_default=True, metavar="MINUTES", help="Time to stay within."

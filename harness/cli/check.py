@@ -14,7 +14,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES)
+@click.command(epilog=EXAMPLES, short_help="What is wrong with a run, and what to do next.")
 @click.argument("run", type=click.Path())
 @options.as_json
 def check(run: str, as_json: bool) -> None:

@@ -20,7 +20,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES)
+@click.command(epilog=EXAMPLES, short_help="What changed between two runs beyond noise.")
 @click.argument("a", type=click.Path())
 @click.argument("b", type=click.Path())
 @click.option(

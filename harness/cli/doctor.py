@@ -18,7 +18,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES)
+@click.command(epilog=EXAMPLES, short_help="What this machine is, and what can be measured on it.")
 @click.option("--full", is_flag=True, help="Also ask torch for its compile back-ends (takes a few seconds).")
 @options.as_json
 def doctor(full: bool, as_json: bool) -> None:

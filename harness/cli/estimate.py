@@ -25,7 +25,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES)
+@click.command(epilog=EXAMPLES, short_help="Latency, energy and memory of models on architectures.")
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
 @click.option("--ops", type=click.Path(), help="Estimate the rows of an operator table in place of a model; needs one --arch.")
 @click.option(
@@ -46,7 +46,7 @@ Examples:
 @options.trust
 @click.option("--no-residual", is_flag=True, help="Only the physical model, without what was fitted beside it.")
 @options.as_json
-@click.option("--csv", "csv_path", type=click.Path(), help="Write the same columns as CSV.")
+@click.option("--csv", "csv_path", type=click.Path(), help="Write the fields of --json as CSV, one value a column.")
 def estimate(
     models: tuple[str, ...],
     ops: str | None,

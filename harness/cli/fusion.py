@@ -19,13 +19,13 @@ EXAMPLES = """\b
 Examples:
   shmoo fusion resnet18
   shmoo fusion resnet18 --real --runtime inductor-freezing
-  shmoo fusion bert --arch gpu_a100_40g --json
+  shmoo fusion bert_base --arch gpu_a100_40g --json
 """
 REAL = {"inductor": False, "inductor-freezing": True}
 """Runtimes that can be held against reality -> whether weights are frozen."""
 
 
-@click.command(epilog=EXAMPLES)
+@click.command(epilog=EXAMPLES, short_help="Which operators share a kernel, and what that saves.")
 @click.argument("model")
 @click.option("--arch", default="cpu_server_generic", show_default=True, help="Architecture to estimate the savings on.")
 @click.option("--runtime", help="Runtime whose fusion is shown. Default: the architecture's own.")

@@ -20,7 +20,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES)
+@click.command(epilog=EXAMPLES, short_help="A language model: time to first token, per token, energy.")
 @click.argument("model")
 @options.counts("--prompt", help="Tokens in the prompt. Default: 128.")
 @click.option("--new", "new_tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Tokens to generate.")
@@ -32,7 +32,7 @@ Examples:
 @options.threads
 @options.trust
 @options.as_json
-@click.option("--csv", "csv_path", type=click.Path(), help="Write the same columns as CSV.")
+@click.option("--csv", "csv_path", type=click.Path(), help="Write the fields of --json as CSV, one value a column.")
 def generate(
     model: str,
     prompt: tuple[int, ...],

@@ -23,7 +23,7 @@ DEFAULT_ARCHITECTURES = ("cpu_server_generic", "gpu_h100", "tpu_v5e", "kpu_t256"
 ORDERS = ("order", "name", "params", "flops", "bytes", "intensity", "time")
 
 
-@click.command(epilog=EXAMPLES)
+@click.command(epilog=EXAMPLES, short_help="A model by module and operator.")
 @click.argument("model")
 @options.names("--arch", help="Architectures; the first is what time refers to. Default: one of each family.")
 @click.option("--runtime", help="Runtime. Default: each architecture's own.")

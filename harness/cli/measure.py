@@ -28,7 +28,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES)
+@click.command(epilog=EXAMPLES, short_help="Time models and operators here, with their energy.")
 @click.option(
     "--suite", help="Cases: quick, micro, compiled (in Inductor), nets, shmoo, planned. Default: quick, unless models are named."
 )

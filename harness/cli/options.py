@@ -36,7 +36,11 @@ def counts(*flags: str, help: str) -> Callable[[Any], Any]:
 
 archs = names("--arch", help="Architectures: names from `shmoo profiles list` or .json files. Default: all built-in ones.")
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, messages on stderr.")
-threads = click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all physical cores.")
+threads = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="CPU threads. Default: all physical cores; when measuring, OMP_NUM_THREADS where set.",
+)
 trust = click.option("--trust", is_flag=True, help="Allow loading a file that can run code (.pt2).")
 
 

@@ -19,7 +19,7 @@ Examples:
 """
 
 
-@click.group(invoke_without_command=True, epilog=EXAMPLES)
+@click.group(invoke_without_command=True, epilog=EXAMPLES, short_help="Architecture profiles: every coefficient and its source.")
 @click.pass_context
 def profiles(ctx: click.Context) -> None:
     """Architecture profiles: coefficients with unit, source and uncertainty. Without a sub-command, list them."""
@@ -27,7 +27,7 @@ def profiles(ctx: click.Context) -> None:
         ctx.invoke(list_profiles, as_json=False)
 
 
-@profiles.command("list", epilog="Example: shmoo profiles list --json")
+@profiles.command("list", epilog="Example: shmoo profiles list --json", short_help="Built-in profiles and your own.")
 @options.as_json
 def list_profiles(as_json: bool) -> None:
     """Every profile: built-in ones, and your own: in the current directory and in your data directory."""

@@ -26,7 +26,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES)
+@click.command(epilog=EXAMPLES, short_help="Estimates beside the measurements of a run.")
 @click.argument("run", type=click.Path())
 @click.option("--profile", help="Profile to judge. Default: the newest beside the run's rows, else cpu_local.")
 @options.names("--arch", help=f"Other architectures to estimate the run's networks on. Default: {', '.join(TARGETS)}.")

@@ -20,7 +20,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES)
+@click.command(epilog=EXAMPLES, short_help="The rows of a run.")
 @click.argument("run", type=click.Path())
 @options.as_json
 @click.option("--csv", "csv_path", type=click.Path(), help="Write the rows as CSV.")

@@ -30,7 +30,7 @@ SHOWN_ROWS = 200
 FASTEST = 10
 
 
-@click.command(epilog=EXAMPLES)
+@click.command(epilog=EXAMPLES, short_help="Estimates over axes of the model and of the machine.")
 @click.argument("models", metavar="WORKLOAD_OR_MODEL...", nargs=-1, required=True)
 @click.option("--axis", "axes", multiple=True, metavar="NAME=64..8192[:n]", help="Workload axis: a log-spaced range or a list.")
 @click.option(

@@ -24,7 +24,7 @@ DEVICE = {"cpu": "cpu", "gpu": "cuda"}
 """Family of an architecture -> torch's device for it."""
 
 
-@click.command(epilog=EXAMPLES)
+@click.command(epilog=EXAMPLES, short_help="When each kernel runs: predicted, and measured here.")
 @click.argument("model")
 @click.option("--arch", default="cpu_local", show_default=True, help="Architecture to predict.")
 @click.option("--runtime", help="Runtime, predicted and measured. Default: the architecture's own.")
