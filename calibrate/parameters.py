@@ -18,6 +18,7 @@ from shmoo.estimators.coefficients import (
     short_op,
 )
 from shmoo.estimators.kernels import op_names
+from shmoo.estimators.model import CALLED_ALONE
 from shmoo.estimators.profile import ArchitectureProfile
 
 MIN_CASES = 2
@@ -80,9 +81,11 @@ _OF_FAMILY = {
     ("gpu", "half.k"): ("1", 1e-1, 1e3, 0.7),
     ("gpu", "half.fill"): ("1", 1e1, 1e5, 0.7),
     ("gpu", "tile_overhead"): ("s", 1e-9, 1e-4, 1.0),
+    ("cpu", "efficiency"): ("1", 0.05, 1.6, 0.08),
 }
 """(Architecture family, stem) -> the same where a family's structure says more: blocks and transforms are counted on a GPU, so
-only a clock above the nominal one lets its contractions beat the peak."""
+only a clock above the nominal one lets its contractions beat the peak. On a CPU all contractions end in the same register blocks,
+so their rates on large shapes are near each other's, whatever the clock is."""
 _START_OF_ZERO = {"tile_overhead": 1e-6, "page_fault": 1e-10}
 LIBRARY_PATHS = frozenset({"conv", "conv_1x1", "conv_3x3", "conv_native", "depthwise", "conv_transpose", "conv_tensor"})
 """Algorithms that share an operator's name: what dispatching costs depends on the library that takes the call."""
@@ -100,11 +103,18 @@ _PUBLISHED_BANDWIDTHS = frozenset({"gpu", "tpu"})
 """Families whose levels keep their published bandwidths: every operand passes through all of them, so measurements tell only the
 share that copies reach, which is then what carries over to other chips."""
 _WHOLE = (
+    ("efficiency", lambda cases: cases.matrix),
     ("overlap", lambda cases: cases.all),
     ("efficiency.vector", lambda cases: cases.vector & ~cases.matrix),
     ("efficiency.special", lambda cases: cases.special & ~cases.matrix),
 )
 """Coefficients that the algorithms' own are drawn towards, and the kernels that feel them."""
+_LOOPS = (
+    ("efficiency.vector", lambda cases: cases.vector & ~cases.matrix),
+    ("efficiency.special", lambda cases: cases.special & ~cases.matrix),
+    ("efficiency.bandwidth", lambda cases: (cases.vector | cases.special) & ~cases.matrix),
+)
+"""Coefficients that compiled loops have of their own, and the kernels that feel them."""
 _BY_ALGORITHM = (
     ("efficiency", lambda cases: cases.matrix),
     ("efficiency.vector", lambda cases: cases.vector & ~cases.matrix),
@@ -147,14 +157,14 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
     for runtime in cases.runtimes:
         here = cases.in_runtime(runtime)
         add(f"launch.{runtime}", "launch", (f"launch.{runtime}", "launch"), here)
-        add(f"graph.{runtime}", "graph", (f"graph.{runtime}", "graph"), here & ~cases.alone)
+        add(f"graph.{runtime}", "graph", (f"graph.{runtime}", "graph"), here & ~(cases.alone & (runtime in CALLED_ALONE)))
         if runtime == "eager":
             add("view.eager", "launch", ("view.eager", "launch"), here & cases.views)
             if profile.family == "cpu":
                 for stem in ("layout.eager.aligned", "layout.eager.tail"):
                     add(stem, "layout", (stem,), here & converts_layout(cases.algorithm))
                 add("switch.eager", "launch", ("switch.eager", "launch"), here & cases.away)
-        for stem in ("entry", "weights"):
+        for stem in ("edge", "weights"):
             if (coefficients.find(f"layout.{runtime}.{stem}") or ("", 0.0))[1]:
                 add(f"layout.{runtime}.{stem}", "layout", (f"layout.{runtime}.{stem}",), here & cases.convolves)
     if profile.family == "cpu":
@@ -183,10 +193,13 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
             names = algorithm_names((f"launch.{runtime}", "launch"), algorithm)
             add(f"launch.{runtime}.{algorithm}", "launch", names, here & cases.in_runtime(runtime))
             if profile.family == "cpu" and runtime != "eager":
+                compiled = here & cases.in_runtime(runtime)
                 # Another layout of images, other kernels of the library.
                 names = algorithm_names((f"efficiency.{runtime}", "efficiency"), algorithm)
-                compiled = here & cases.in_runtime(runtime) & cases.convolves
-                add(f"efficiency.{runtime}.{algorithm}", "efficiency", names, compiled, COMPILED_SD)
+                add(f"efficiency.{runtime}.{algorithm}", "efficiency", names, compiled & cases.convolves, COMPILED_SD)
+                for stem, feels in _LOOPS:
+                    names = algorithm_names((f"{stem}.{runtime}", stem), algorithm)
+                    add(f"{stem}.{runtime}.{algorithm}", stem, names, compiled & feels(cases))
         if profile.family == "gpu":
             add(f"launch_tail.{algorithm}", "launch_tail", algorithm_names(("launch_tail",), algorithm), here)
         if profile.family == "cpu":

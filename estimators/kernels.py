@@ -6,9 +6,10 @@ accesses are a second, longer set of arrays, one entry per operand that a kernel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -26,8 +27,14 @@ FAMILY_CODE = {name: code for code, name in enumerate(FAMILIES)}
 DTYPE_CODE = {name: code for code, name in enumerate(COMPUTE_DTYPES)}
 CONTRACTIONS = frozenset(FAMILY_CODE[f] for f in ("gemm", "conv", "depthwise", "conv_transpose", "attention", "linalg"))
 _CONVOLUTIONS = frozenset(FAMILY_CODE[f] for f in ("conv", "depthwise", "conv_transpose"))
-CONVERTING = frozenset({("cpu", "eager")})
-"""Architecture families and runtimes whose library converts images to blocks of channels and back around each convolution."""
+Conversion = Literal["none", "kernels", "edges"]
+CONVERSIONS: Mapping[tuple[str, str], Conversion] = {
+    ("cpu", "eager"): "kernels",
+    ("cpu", "inductor"): "edges",
+    ("cpu", "inductor-freezing"): "edges",
+}
+"""Where images change their layout, by architecture family and runtime: a library converts to blocks of channels and back around
+each convolution, or compiled code keeps them channels-last and converts what enters a graph and what leaves it."""
 FEW_CHANNELS = 4
 """Up to so many input channels (an RGB image) a library reads as they lie."""
 
@@ -72,6 +79,7 @@ class KernelTable:
         mapped_bytes, grown_bytes: (K,) bytes that the system has to give the process anew for the kernel's results and its
             library's copies, by themselves or at the end of a trimmed heap (`heap.py`).
         entering_bytes: (K,) bytes of the graph's own inputs that the kernel reads.
+        leaving_bytes: (K,) bytes of images among the graph's results that the kernel writes, where the graph convolves.
         segment: (K,) which case or graph the row belongs to; ascending.
         access_kernel: (A,) row; access_bytes: (A,) bytes; access_distance: (A,) bytes touched since the same memory was last
             touched; access_kind: (A,) `READ_WEIGHT`, `READ_ACTIVATION` or `WRITE`.
@@ -98,6 +106,7 @@ class KernelTable:
     views: np.ndarray
     code_distance: np.ndarray
     entering_bytes: np.ndarray
+    leaving_bytes: np.ndarray
     segment: np.ndarray
     access_kernel: np.ndarray
     access_bytes: np.ndarray
@@ -175,14 +184,14 @@ class KernelTable:
 
 
 def kernel_table(
-    graph: Graph, kernels: Sequence[Kernel], *, converts: bool = False, costs: Sequence[Cost | None] | None = None
+    graph: Graph, kernels: Sequence[Kernel], *, converts: Conversion = "none", costs: Sequence[Cost | None] | None = None
 ) -> KernelTable:
     """Cost every kernel of a graph and find what each of its accesses may find in cache.
 
     Args:
         graph: captured calls.
         kernels: groups in execution order; free calls belong to none.
-        converts: whether a library converts what convolutions read and write to a layout of its own at every call (`CONVERTING`).
+        converts: where images change their layout (`CONVERSIONS`).
         costs: of the graph's calls, where they are known already.
     """
     rows = []
@@ -192,21 +201,28 @@ def kernel_table(
     kinds: list[list[int]] = []
     consumers = _consumers(graph)
     costs = costs_of(graph) if costs is None else costs
+    images = _images_returned(graph, costs)
     for kernel in kernels:
         views = sum(cost is None for cost in costs[done : kernel.calls[-1]])
         done = max(done, kernel.calls[-1] + 1)
         row, main, kernel_touches, kernel_kinds = _kernel_row(graph, kernel, [costs[i] for i in kernel.calls], consumers)
-        inputs = [t.nbytes for t in kernel_touches if not t.write and graph.values[t.storage].kind == "input"]
-        rows.append((row, views, sum(inputs)))
-        converted.append(_converted(main, kernel_touches, kernel_kinds))
+        entering = sum(t.nbytes for t in kernel_touches if not t.write and graph.values[t.storage].kind == "input")
+        leaving = sum(t.nbytes for t in kernel_touches if t.write and t.storage in images)
+        rows.append((row, views, entering, leaving))
+        if FAMILY_CODE[main.family] not in _CONVOLUTIONS:
+            converted.append(None)
+        elif converts == "edges":
+            converted.append(Temporary(entering, leaving))
+        else:
+            converted.append(_converted(main, kernel_touches, kernel_kinds))
         touches.append(kernel_touches)
         kinds.append(kernel_kinds)
     distances = reuse_distances(touches)
     shapes = [tuple((graph.calls[i].op, graph.calls[i].inputs) for i in kernel.calls) for kernel in kernels]
-    fresh = fresh_memory(touches, converted if converts else None)
+    fresh = fresh_memory(touches, None if converts == "none" else converted)
     beside = zip(rows, fresh, code_distances(shapes, touches), strict=True)
-    rows = [(*row, *memory, views, far, entering) for (row, views, entering), memory, far in beside]
-    columns = list(zip(*rows, strict=True)) if rows else [()] * 20
+    rows = [(*row, *memory, views, far, *crossing) for (row, views, *crossing), memory, far in beside]
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 21
     ints = (np.asarray(column, dtype=np.int64) for column in columns[:3])
     floats = (np.asarray(column, dtype=np.float64) for column in columns[3:])
     return KernelTable(
@@ -278,10 +294,8 @@ def _kernel_row(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], cons
         matrix,
         vector,
         special,
-        main.batch,
-        main.m,
-        main.n,
-        main.k,
+        # A selection can be empty, and tiles are counted from extents: no work is a tile of nothing, not a division by it.
+        *(max(extent, 1) for extent in (main.batch, main.m, main.n, main.k)),
         main.window,
         main.stride,
         main.dilation,
@@ -291,10 +305,15 @@ def _kernel_row(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], cons
     return row, main, list(touched.values()), [kind_of[key] for key in touched]
 
 
-def _converted(main: Cost, touches: Sequence[Touch], kinds: Sequence[int]) -> Temporary | None:
+def _images_returned(graph: Graph, costs: Sequence[Cost | None]) -> frozenset[int]:
+    """Storages of a graph's results that are images (batch, channels and two extents or more), where the graph convolves."""
+    if not any(cost is not None and FAMILY_CODE[cost.family] in _CONVOLUTIONS for cost in costs):
+        return frozenset()
+    return frozenset(graph.root(value) for value in graph.outputs if len(graph.values[value].spec.shape) >= 4)
+
+
+def _converted(main: Cost, touches: Sequence[Touch], kinds: Sequence[int]) -> Temporary:
     """What a library allocates that converts the image and the result of a convolution."""
-    if FAMILY_CODE[main.family] not in _CONVOLUTIONS:
-        return None
     of = {kind: sum(t.nbytes for t, k in zip(touches, kinds, strict=True) if k == kind) for kind in set(kinds)}
     channels = main.k / main.window * main.batch
     return Temporary(of.get(READ_ACTIVATION, 0.0) if channels > FEW_CHANNELS else 0.0, of.get(WRITE, 0.0))

@@ -41,6 +41,9 @@ from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, hit_share
 
 ASYNCHRONOUS = frozenset({"gpu"})
 """Architecture families whose kernels are queued by the host while the device works."""
+CALLED_ALONE = frozenset({"eager", "xla", "domainflow"})
+"""Runtimes in which a single kernel is measured as a call of an operator, not as a graph. Compiled code is always entered through
+its guards."""
 
 ONSET = 2.0
 """Exponent with which a power cap sets in around `throttle.time`: a controller averages over a while before it acts."""
@@ -103,9 +106,14 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
     """
     codes = algorithm_codes(table, coefficients.profile)
     compute, worked = _compute_time(table, tiling, coefficients, codes, runtime)
-    share = coefficients.by_kernel(table, codes, "efficiency.bandwidth")
+    share = coefficients.by_kernel(table, codes, *_loops("efficiency.bandwidth", runtime))
+    shares = dict.fromkeys(tiling.level_bytes, share)
+    if coefficients.profile.family == "cpu":
+        # What keeps a loop from its caches' bandwidth is in the core; main memory is slower than that for all of them alike.
+        shares[coefficients.profile.levels[-1]] = coefficients.value("efficiency.bandwidth")
     levels = [
-        nbytes / (coefficients.by_algorithm(codes, f"bandwidth.{level}") * share) for level, nbytes in tiling.level_bytes.items()
+        nbytes / (coefficients.by_algorithm(codes, f"bandwidth.{level}") * shares[level])
+        for level, nbytes in tiling.level_bytes.items()
     ]
     memory = levels[0]
     for other in levels[1:]:
@@ -153,15 +161,20 @@ def _compute_time(
             np.where(better, table.matrix_flops * way.share / way.blocks.filled, worked),
         )
     vector_peak = c.by_dtype(table.dtype, _VECTOR)
-    vector = table.vector_flops / (vector_peak * c.by_kernel(table, codes, "efficiency.vector"))
+    vector = table.vector_flops / (vector_peak * c.by_kernel(table, codes, *_loops("efficiency.vector", runtime)))
     known = c.find(*_SPECIAL[0]) is not None
     special_peak = c.by_dtype(table.dtype, _SPECIAL) if known else vector_peak * c.value("vector_share")
-    special = table.special_flops / (special_peak * c.by_kernel(table, codes, "efficiency.special"))
+    special = table.special_flops / (special_peak * c.by_kernel(table, codes, *_loops("efficiency.special", runtime)))
     if tiling.cycles is None:
         return matrix + vector + special, worked
     # A chain of dependences along a row (KPU) takes its steps, however fast the units are.
     others = np.maximum(vector + special, np.where(table.matrix_flops > 0, 0.0, seconds))
     return _overlapped([matrix, others], c.by_algorithm(codes, "overlap")), worked
+
+
+def _loops(stem: str, runtime: str) -> tuple[str, ...]:
+    """Prefixes to look a share of loops up by: compiled ones are others than the framework's own, whatever the operator."""
+    return (stem,) if runtime == "eager" else (f"{stem}.{runtime}", stem)
 
 
 def _ramp(table: KernelTable, blocks: Blocks | None, half: Callable[[str], float | np.ndarray]) -> float | np.ndarray:
@@ -211,13 +224,14 @@ def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime
     """What a library spends on converting a convolution's operands to blocks of channels and back (oneDNN's nChw16c: Developer
     Guide, "Understanding Memory Formats"). Channels that fill whole vectors take a fast path, others a slow one. A few
     input channels are read in place. Compiled code keeps images in one layout from kernel to kernel."""
-    if c.find(f"layout.{runtime}.entry") is not None:
-        # Compiled code keeps images channels-last: what enters is converted once, kernels of more than a point at every call, and
-        # the library puts all weights into blocks.
+    if c.find(f"layout.{runtime}.edge") is not None:
+        # Compiled code keeps images channels-last: what enters and leaves is converted, so are kernels of more than a point at every
+        # call, and the library puts all weights into blocks.
         weights = table.bytes_of_kind(READ_WEIGHT) * (1.0 + (table.window > 1))
         convolves = table.is_family("conv", "depthwise", "conv_transpose")
-        entry = c.value(f"layout.{runtime}.entry") * table.entering_bytes
-        return np.where(convolves, entry + c.value(f"layout.{runtime}.weights") * weights, 0.0)
+        crossing = np.where(convolves, table.entering_bytes, 0.0) + table.leaving_bytes
+        edges = c.value(f"layout.{runtime}.edge") * crossing
+        return edges + np.where(convolves, c.value(f"layout.{runtime}.weights") * weights, 0.0)
     if c.find(f"layout.{runtime}.aligned") is None:
         return 0.0
     lanes = c.profile.value("vector.lanes", 1.0)
@@ -288,8 +302,9 @@ def graph_latency(
     starts = np.flatnonzero(np.diff(table.segment, prepend=-1))
     entry = coefficients.value(f"graph.{runtime}", "graph")
     counts = np.diff(np.append(starts, len(table)))
-    # A lone call is an operator measurement: its launch already holds what entering the graph costs.
-    entry = np.where(counts > 1, entry, 0.0)
+    if runtime in CALLED_ALONE:
+        # A lone call is an operator measurement: its launch already holds what entering the graph costs.
+        entry = np.where(counts > 1, entry, 0.0)
     waits = 0.0 if waits_s is None else waits_s
     if coefficients.profile.family not in ASYNCHRONOUS:
         return np.add.reduceat(prediction.latency_s + waits, starts, axis=-1) + entry

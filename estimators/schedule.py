@@ -9,7 +9,7 @@ import numpy as np
 
 from shmoo.estimators.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.director import AnalysisDirector, Estimate, KernelEstimate
-from shmoo.estimators.model import ASYNCHRONOUS
+from shmoo.estimators.model import ASYNCHRONOUS, CALLED_ALONE
 from shmoo.estimators.profile import check_runtime
 from shmoo.estimators.records import Graph
 from shmoo.estimators.tabulated import tabulated
@@ -56,7 +56,7 @@ def schedule(
     for count in counts:
         kernels = estimate.breakdown[position : position + count]
         # As in `model.graph_latency`: a lone call's launch holds what entering the graph costs.
-        end += entry if count > 1 else 0.0
+        end += entry if count > 1 or runtime not in CALLED_ALONE else 0.0
         if tails is None:
             for kernel in kernels:
                 slots.append(Scheduled(kernel, end, end + kernel.latency_s))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from shmoo.estimators.costs.summary import UnknownOp, costs_of, graph_cost
 from shmoo.estimators.fusion import fuse
-from shmoo.estimators.kernels import CONVERTING, Kernel, KernelTable, kernel_table
+from shmoo.estimators.kernels import CONVERSIONS, Kernel, KernelTable, kernel_table
 from shmoo.estimators.memory import peak_memory_bytes
 from shmoo.estimators.records import Cost, Graph, notes_of
 
@@ -61,7 +61,7 @@ def tabulate(
         own = costs_of(graph) if costs is None else costs[index]
         kernels = fuse(graph, runtime, family, own) if fused else fuse(graph, costs=own)
         if kernels:
-            tables.append(kernel_table(graph, kernels, converts=(family, runtime) in CONVERTING, costs=own))
+            tables.append(kernel_table(graph, kernels, converts=CONVERSIONS.get((family, runtime), "none"), costs=own))
             origin.extend((index, kernel) for kernel in kernels)
     table = KernelTable.concat(tables)
     return (table.with_matrix_dtype(dtype) if dtype else table), origin

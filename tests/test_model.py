@@ -1,5 +1,6 @@
 """The model's equations, worked out for single kernels and short graphs."""
 
+import msgspec
 import numpy as np
 import pytest
 from build import GraphBuilder
@@ -117,26 +118,66 @@ def test_a_library_that_converts_images_needs_memory_for_its_copies():
     b = GraphBuilder()
     graph = b.graph(b.conv(b.tensor((7, 256, 64, 64)), 512))
     assert kernel_table(graph, fuse(graph)).mapped_bytes.tolist() == [56 * 2**20]
-    table = kernel_table(graph, fuse(graph), converts=True)
+    table = kernel_table(graph, fuse(graph), converts="kernels")
     assert (table.mapped_bytes.tolist(), table.grown_bytes.tolist()) == ([2 * 56 * 2**20], [0])
 
 
-def test_compiled_code_converts_what_enters_and_all_weights():
-    """A graph's own image of 2 x 64 x 8 x 8 floats enters; 3 x 3 weights are converted by the compiler and by the library, 1 x 1
-    by the library alone; the second convolution reads what the first one left."""
+def test_compiled_code_converts_what_enters_and_leaves_and_all_weights():
+    """A graph's own image of 2 x 64 x 8 x 8 floats enters, 2 x 32 x 8 x 8 leave; 3 x 3 weights are converted by the compiler and
+    by the library, 1 x 1 by the library alone; the second convolution reads what the first one left."""
     b = GraphBuilder()
     graph = b.graph(b.conv(b.conv(b.tensor((2, 64, 8, 8)), 64), 32, kernel=1))
     table = kernel_table(graph, fuse(graph))
     image, weights = 2 * 64 * 8 * 8 * 4, (64 * 64 * 9 * 4, 64 * 32 * 4)
-    assert table.entering_bytes.tolist() == [image, 0]
-    entry, blocks = 1e-9, 1e-10
-    names = {"layout.inductor.entry": entry, "layout.inductor.weights": blocks}
+    assert (table.entering_bytes.tolist(), table.leaving_bytes.tolist()) == ([image, 0], [0, image / 2])
+    edge, blocks = 1e-9, 1e-10
+    names = {"layout.inductor.edge": edge, "layout.inductor.weights": blocks}
     with_layout, without = (
         predict(table, whole(table), Coefficients(machine(**values)), "inductor").latency_s
         for values in (names, dict.fromkeys(names, 0.0))
     )
-    expected = [entry * image + blocks * 2 * weights[0], blocks * weights[1]]
+    expected = [edge * image + blocks * 2 * weights[0], edge * image / 2 + blocks * weights[1]]
     assert (with_layout - without).tolist() == pytest.approx(expected)
+
+
+def test_main_memory_is_no_slower_for_loops_that_caches_slow_down():
+    """A loop at a quarter of its caches' bandwidth takes four times as long there; from main memory it takes the same."""
+    b = GraphBuilder()
+    graph = b.graph(b.relu(b.tensor((64, 64))))
+    table = kernel_table(graph, fuse(graph))
+    profile = msgspec.structs.replace(machine(**{"bandwidth.l2": 4 * BANDWIDTH}), levels=("l2", "dram"))
+    for level, factor in (("l2", 4.0), ("dram", 1.0)):
+        near = Tiling(
+            *(getattr(whole(table), name) for name in ("shape", "tiles", "waves", "utilisation")), {level: table.bytes}, 1.0
+        )
+        full, quarter = (
+            predict(table, near, Coefficients(profile, {"efficiency.bandwidth.pointwise": share}), "eager").memory_s[0]
+            for share in (1.0, 0.25)
+        )
+        assert quarter / full == pytest.approx(factor)
+
+
+def test_compiled_loops_have_their_own_rate():
+    """A compiled loop at half the vector peak takes twice the time; the same operator called by itself keeps its own rate."""
+    b = GraphBuilder()
+    graph = b.graph(b.add(b.tensor((64, 64)), b.tensor((64, 64))))
+    table = kernel_table(graph, fuse(graph))
+    own = {"efficiency.vector.add": 0.25, "efficiency.vector.inductor.pointwise": 0.5}
+    times = {
+        runtime: predict(table, whole(table), Coefficients(machine(), own), runtime).compute_s[0]
+        for runtime in ("eager", "inductor")
+    }
+    assert times == pytest.approx({"eager": 64 * 64 / PEAK / 0.25, "inductor": 64 * 64 / PEAK / 0.5})
+
+
+def test_compiled_code_is_entered_as_a_graph_even_for_one_kernel():
+    """A lone operator costs its launch; compiled, it costs entering the graph as well."""
+    table = linear_table()
+    profile = machine(graph=1e-3)
+    alone, compiled = (
+        graph_latency(table, predicted(table, profile), Coefficients(profile), runtime)[0] for runtime in ("eager", "inductor")
+    )
+    assert compiled - alone == pytest.approx(1e-3)
 
 
 def test_draws_predict_all_at_once():
