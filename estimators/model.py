@@ -225,8 +225,8 @@ def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime
     Guide, "Understanding Memory Formats"). Channels that fill whole vectors take a fast path, others a slow one. A few
     input channels are read in place. Compiled code keeps images in one layout from kernel to kernel."""
     if c.find(f"layout.{runtime}.edge") is not None:
-        # Compiled code keeps images channels-last: what enters and leaves is converted. Kernels of more than a point are too, at every
-        # call, and the library puts all weights into blocks.
+        # Compiled code keeps images channels-last: what enters and leaves is converted. So are kernels of more than a point, at
+        # every call, and the library puts all weights into blocks.
         weights = table.bytes_of_kind(READ_WEIGHT) * (1.0 + (table.window > 1))
         convolves = table.is_family("conv", "depthwise", "conv_transpose")
         crossing = np.where(convolves, table.entering_bytes, 0.0) + table.leaving_bytes
