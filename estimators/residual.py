@@ -164,7 +164,8 @@ def in_group(table: KernelTable, group: str, dtype: str, family: str) -> np.ndar
     """
     if group not in GROUPS:
         raise unknown("group of kernels of a residual", group, GROUPS)
-    here = table.is_family(FAMILY_OF.get(group, group)) & (table.calls == 1) & (table.dtype == COMPUTE_DTYPES.index(dtype))
+    here = table.is_family(FAMILY_OF.get(group, group)) & (table.calls == 1) & (table.matrix_flops > 0)
+    here = here & (table.dtype == COMPUTE_DTYPES.index(dtype))
     if group in ("gemm", "gemm_batched"):
         here = here & (batched_product(table, family) == (group == "gemm_batched"))
     return here

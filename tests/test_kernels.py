@@ -1,10 +1,13 @@
 """Kernel tables: costs summed, accesses from outside only."""
 
 import numpy as np
+import pytest
 from build import GraphBuilder
 
+from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.fusion import fuse
 from shmoo.estimators.kernels import READ_ACTIVATION, READ_WEIGHT, WRITE, Kernel, KernelTable, kernel_table
+from shmoo.estimators.profile import RUNTIMES, load_profile
 from shmoo.estimators.records import FAMILIES
 
 
@@ -64,3 +67,16 @@ def test_concatenation_keeps_rows_accesses_and_segments_apart():
     assert both.segments == 2
     assert both.segment.tolist() == [0, 0, 0, 1, 1, 1]
     assert np.array_equal(both.bytes, np.tile(one.bytes, 2))
+
+
+@pytest.mark.parametrize("machine", ["cpu_server_generic", "gpu_t4", "tpu_v4", "kpu_t64"])
+def test_an_empty_selection_does_no_work(machine):
+    """No box on one level of a pyramid: linear and relu of 0 rows are launched, and take little time and energy."""
+    b = GraphBuilder()
+    empty = b.graph(b.relu(b.linear(b.tensor((0, 16)), 32)))
+    profile = load_profile(machine)
+    for runtime in RUNTIMES[profile.family]:
+        found = AnalysisDirector(profile).estimate(empty, runtime=runtime)
+        assert found.flops == 0
+        assert 0 < found.latency_s.low <= found.latency_s.high < 1e-3
+        assert 0 < found.energy_j.low <= found.energy_j.high < 1.0
