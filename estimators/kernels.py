@@ -1,0 +1,330 @@
+"""Kernels as arrays: what each launch does, and what the ones before it left near the units.
+
+`KernelTable` is the structure of arrays that tiling, prediction and fitting work on. Rows are kernels in execution order; memory
+accesses are a second, longer set of arrays, one entry per operand that a kernel reads or writes from outside itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from shmoo.estimators.costs import COSTS, costs_of
+from shmoo.estimators.dtypes import COMPUTE_DTYPES, operand_dtype
+from shmoo.estimators.heap import Temporary, fresh_memory
+from shmoo.estimators.records import FAMILIES, Cost, Graph
+from shmoo.estimators.residency import Touch, code_distances, reuse_distances
+
+READ_WEIGHT, READ_ACTIVATION, WRITE = 0, 1, 2
+"""Codes of `KernelTable.access_kind`."""
+
+FAMILY_CODE = {name: code for code, name in enumerate(FAMILIES)}
+DTYPE_CODE = {name: code for code, name in enumerate(COMPUTE_DTYPES)}
+CONTRACTIONS = frozenset(FAMILY_CODE[f] for f in ("gemm", "conv", "depthwise", "conv_transpose", "attention", "linalg"))
+_CONVOLUTIONS = frozenset(FAMILY_CODE[f] for f in ("conv", "depthwise", "conv_transpose"))
+Conversion = Literal["none", "kernels", "edges"]
+CONVERSIONS: Mapping[tuple[str, str], Conversion] = {
+    ("cpu", "eager"): "kernels",
+    ("cpu", "inductor"): "edges",
+    ("cpu", "inductor-freezing"): "edges",
+}
+"""Where images change their layout, by architecture family and runtime: a library converts to blocks of channels and back around
+each convolution, or compiled code keeps them channels-last and converts what enters a graph and what leaves it."""
+FEW_CHANNELS = 4
+"""Up to so many input channels (an RGB image) a library reads as they lie."""
+
+
+def op_names() -> list[str]:
+    """Names of all costed operators, in order of registration; a table's `op` codes count from 0 here, -1 is an unknown one."""
+    return list(COSTS)
+
+
+def op_code(op: str) -> int:
+    """The code of an operator in this process; never stored, as a user's registration may add to the list."""
+    codes = _op_codes(len(COSTS))
+    return codes.get(op, -1)
+
+
+@cache
+def _op_codes(count: int) -> dict[str, int]:
+    return {name: code for code, name in enumerate(list(COSTS)[:count])}
+
+
+class Kernel(msgspec.Struct, frozen=True):
+    """The calls that one launch executes: indices into `Graph.calls` in order, and the fusion rule that grouped them. `direct`
+    are operands (call, value) of concatenations among them that stand where the result is already: who makes such a part
+    writes it there."""
+
+    calls: tuple[int, ...]
+    pattern: str = ""
+    direct: frozenset[tuple[int, int]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTable:
+    """Kernels as arrays of length K (rows) and A (accesses).
+
+    Attributes:
+        family, dtype, op: (K,) codes into `FAMILIES`, `COMPUTE_DTYPES` and `op_names()`: of the call with the most work.
+        matrix_flops, vector_flops, special_flops: (K,) summed over the kernel's calls.
+        batch, m, n, k, window, stride, dilation, images: (K,) iteration space of the dominant call.
+        calls: (K,) operator calls that the launch executes. views: (K,) free calls since the kernel before, which a framework
+            still dispatches when it runs a graph call by call. code_distance: (K,) bytes touched since the same operator last ran
+            on the same shapes, and so since its code and the library's state for it were last at hand.
+        mapped_bytes, grown_bytes: (K,) bytes that the system has to give the process anew for the kernel's results and its
+            library's copies, by themselves or at the end of a trimmed heap (`heap.py`).
+        entering_bytes: (K,) bytes of the graph's own inputs that the kernel reads.
+        leaving_bytes: (K,) bytes of images among the graph's results that the kernel writes, where the graph convolves.
+        segment: (K,) which case or graph the row belongs to; ascending.
+        access_kernel: (A,) row; access_bytes: (A,) bytes; access_distance: (A,) bytes touched since the same memory was last
+            touched; access_kind: (A,) `READ_WEIGHT`, `READ_ACTIVATION` or `WRITE`.
+        labels: K names for people.
+    """
+
+    family: np.ndarray
+    dtype: np.ndarray
+    op: np.ndarray
+    matrix_flops: np.ndarray
+    vector_flops: np.ndarray
+    special_flops: np.ndarray
+    batch: np.ndarray
+    m: np.ndarray
+    n: np.ndarray
+    k: np.ndarray
+    window: np.ndarray
+    stride: np.ndarray
+    dilation: np.ndarray
+    images: np.ndarray
+    calls: np.ndarray
+    mapped_bytes: np.ndarray
+    grown_bytes: np.ndarray
+    views: np.ndarray
+    code_distance: np.ndarray
+    entering_bytes: np.ndarray
+    leaving_bytes: np.ndarray
+    segment: np.ndarray
+    access_kernel: np.ndarray
+    access_bytes: np.ndarray
+    access_distance: np.ndarray
+    access_kind: np.ndarray
+    labels: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.family)
+
+    @property
+    def segments(self) -> int:
+        return int(self.segment[-1]) + 1 if len(self) else 0
+
+    @property
+    def flops(self) -> np.ndarray:
+        return self.matrix_flops + self.vector_flops + self.special_flops
+
+    def is_family(self, *names: str) -> np.ndarray:
+        """(K,) mask of the rows of these families."""
+        return np.isin(self.family, [FAMILY_CODE[name] for name in names])
+
+    def bytes_of_kind(self, *kinds: int) -> np.ndarray:
+        """(K,) external bytes of these kinds of access; of every kind when none is named."""
+        weights = self.access_bytes if not kinds else self.access_bytes * np.isin(self.access_kind, kinds)
+        return np.bincount(self.access_kernel, weights=weights, minlength=len(self))
+
+    @property
+    def bytes(self) -> np.ndarray:
+        """(K,) external inputs plus final outputs, each once."""
+        return self.bytes_of_kind()
+
+    def with_matrix_dtype(self, name: str, rows: np.ndarray | None = None) -> KernelTable:
+        """The same kernels with their contractions, or those of some rows (a mask), computed in another type of the same storage
+        (tf32 for float32)."""
+        here = self.matrix_flops > 0 if rows is None else rows & (self.matrix_flops > 0)
+        changed = np.where(here, DTYPE_CODE[name], self.dtype)
+        return replace(self, dtype=changed)
+
+    def take(self, rows: np.ndarray) -> KernelTable:
+        """Some of the kernels, rows ascending, in segments numbered anew."""
+        place = np.full(len(self), -1)
+        place[rows] = np.arange(len(rows))
+        accesses = np.flatnonzero(place[self.access_kernel] >= 0)
+        columns = {}
+        for field in fields(self):
+            column = getattr(self, field.name)
+            if field.name == "labels":
+                columns["labels"] = tuple(column[row] for row in rows)
+            elif field.name.startswith("access_"):
+                columns[field.name] = column[accesses]
+            else:
+                columns[field.name] = column[rows]
+        columns["access_kernel"] = place[columns["access_kernel"]]
+        columns["segment"] = np.cumsum(np.diff(columns["segment"], prepend=columns["segment"][:1]) > 0)
+        return KernelTable(**columns)
+
+    @classmethod
+    def concat(cls, tables: Sequence[KernelTable]) -> KernelTable:
+        """One table with a segment for each of `tables`' segments."""
+        columns = {}
+        rows = np.cumsum([0, *(len(t) for t in tables)])
+        segments = np.cumsum([0, *(t.segments for t in tables)])
+        for field in fields(cls):
+            parts = [getattr(t, field.name) for t in tables]
+            if field.name == "labels":
+                columns["labels"] = tuple(label for part in parts for label in part)
+                continue
+            if field.name == "access_kernel":
+                parts = [part + start for part, start in zip(parts, rows[:-1], strict=True)]
+            elif field.name == "segment":
+                parts = [part + start for part, start in zip(parts, segments[:-1], strict=True)]
+            columns[field.name] = np.concatenate(parts) if parts else np.zeros(0)
+        return cls(**columns)
+
+
+def kernel_table(
+    graph: Graph, kernels: Sequence[Kernel], *, converts: Conversion = "none", costs: Sequence[Cost | None] | None = None
+) -> KernelTable:
+    """Cost every kernel of a graph and find what each of its accesses may find in cache.
+
+    Args:
+        graph: captured calls.
+        kernels: groups in execution order; free calls belong to none.
+        converts: where images change their layout (`CONVERSIONS`).
+        costs: of the graph's calls, where they are known already.
+    """
+    rows = []
+    converted: list[Temporary | None] = []
+    done = 0  # calls up to the last kernel's end
+    touches: list[list[Touch]] = []
+    kinds: list[list[int]] = []
+    consumers = _consumers(graph)
+    costs = costs_of(graph) if costs is None else costs
+    images = _images_returned(graph, costs)
+    for kernel in kernels:
+        views = sum(cost is None for cost in costs[done : kernel.calls[-1]])
+        done = max(done, kernel.calls[-1] + 1)
+        row, main, kernel_touches, kernel_kinds = _kernel_row(graph, kernel, [costs[i] for i in kernel.calls], consumers)
+        entering = sum(t.nbytes for t in kernel_touches if not t.write and graph.values[t.storage].kind == "input")
+        leaving = sum(t.nbytes for t in kernel_touches if t.write and t.storage in images)
+        rows.append((row, views, entering, leaving))
+        if FAMILY_CODE[main.family] not in _CONVOLUTIONS:
+            converted.append(None)
+        elif converts == "edges":
+            converted.append(Temporary(entering, leaving))
+        else:
+            converted.append(_converted(main, kernel_touches, kernel_kinds))
+        touches.append(kernel_touches)
+        kinds.append(kernel_kinds)
+    distances = reuse_distances(touches)
+    shapes = [tuple((graph.calls[i].op, graph.calls[i].inputs) for i in kernel.calls) for kernel in kernels]
+    fresh = fresh_memory(touches, None if converts == "none" else converted)
+    beside = zip(rows, fresh, code_distances(shapes, touches), strict=True)
+    rows = [(*row, *memory, views, far, *crossing) for (row, views, *crossing), memory, far in beside]
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 21
+    ints = (np.asarray(column, dtype=np.int64) for column in columns[:3])
+    floats = (np.asarray(column, dtype=np.float64) for column in columns[3:])
+    return KernelTable(
+        *ints,
+        *floats,
+        segment=np.zeros(len(rows), dtype=np.int64),
+        access_kernel=np.asarray([i for i, ts in enumerate(touches) for _ in ts], dtype=np.int64),
+        access_bytes=np.asarray([t.nbytes for ts in touches for t in ts], dtype=np.float64),
+        access_distance=np.asarray([d for ds in distances for d in ds], dtype=np.float64),
+        access_kind=np.asarray([c for cs in kinds for c in cs], dtype=np.int64),
+        labels=tuple(_label(graph, kernel) for kernel in kernels),
+    )
+
+
+def _consumers(graph: Graph) -> dict[int, set[int]]:
+    """Which calls read each storage, by the index of the value that owns it; calls past the end stand for the caller."""
+    readers: dict[int, set[int]] = {}
+    for index, call in enumerate(graph.calls):
+        for value in call.reads:
+            readers.setdefault(graph.root(value), set()).add(index)
+    for value in graph.outputs:
+        readers.setdefault(graph.root(value), set()).add(len(graph.calls))
+    return readers
+
+
+def _kernel_row(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consumers: dict[int, set[int]]):
+    inside = set(kernel.calls)
+    produced: set[int] = set()
+    touched: dict[tuple[int, bool], Touch] = {}
+    kind_of: dict[tuple[int, bool], int] = {}
+    matrix = vector = special = 0.0
+    main: Cost | None = None
+    main_call = graph.calls[kernel.calls[0]]
+    for index, cost in zip(kernel.calls, costs, strict=True):
+        if cost is None:
+            continue
+        call = graph.calls[index]
+        matrix += cost.matrix_flops
+        vector += cost.vector_flops
+        special += cost.special_flops
+        if main is None or _weight_of(cost) > _weight_of(main):
+            main, main_call = cost, call
+        for value, nbytes in zip(call.reads, cost.read_bytes, strict=True):
+            root = graph.root(value)
+            if root in produced or nbytes == 0 or (index, value) in kernel.direct:
+                continue
+            key = (root, False)
+            if key not in touched or nbytes > touched[key].nbytes:
+                touched[key] = Touch(root, nbytes, persistent=graph.values[root].kind != "activation")
+                kind_of[key] = READ_WEIGHT if graph.values[root].is_weight else READ_ACTIVATION
+        # Parts of a concatenation that other kernels wrote in place are no work of this one.
+        elsewhere = [value for at, value in kernel.direct if at == index and graph.root(value) not in produced]
+        there = sum(graph.values[value].spec.nbytes for value in elsewhere)
+        for value, whole_bytes in zip(call.writes, cost.write_bytes, strict=True):
+            nbytes = max(whole_bytes - there, 0.0)
+            root = graph.root(value)
+            produced.add(root)
+            if nbytes and (consumers.get(root, set()) - inside or not consumers.get(root)):
+                persistent = graph.values[root].kind != "activation"
+                whole = graph.values[root].spec.nbytes
+                touched[(root, True)] = Touch(root, nbytes, persistent=persistent, write=True, size=whole)
+                kind_of[(root, True)] = WRITE
+    if main is None:
+        raise ValueError(f"kernel {kernel} of graph {graph.name!r} holds only free calls; fusion must leave those out")
+    row = (
+        FAMILY_CODE[main.family],
+        DTYPE_CODE[operand_dtype(spec.dtype for spec in main_call.inputs or main_call.outputs)],
+        op_code(main_call.op),
+        matrix,
+        vector,
+        special,
+        # A selection can be empty, and tiles are counted from extents: no work is a tile of nothing, not a division by it.
+        *(max(extent, 1) for extent in (main.batch, main.m, main.n, main.k)),
+        main.window,
+        main.stride,
+        main.dilation,
+        main.images,
+        len(kernel.calls),
+    )
+    return row, main, list(touched.values()), [kind_of[key] for key in touched]
+
+
+def _images_returned(graph: Graph, costs: Sequence[Cost | None]) -> frozenset[int]:
+    """Storages of a graph's results that are images (batch, channels and two extents or more), where the graph convolves."""
+    if not any(cost is not None and FAMILY_CODE[cost.family] in _CONVOLUTIONS for cost in costs):
+        return frozenset()
+    return frozenset(graph.root(value) for value in graph.outputs if len(graph.values[value].spec.shape) >= 4)
+
+
+def _converted(main: Cost, touches: Sequence[Touch], kinds: Sequence[int]) -> Temporary:
+    """What a library allocates that converts the image and the result of a convolution."""
+    of = {kind: sum(t.nbytes for t, k in zip(touches, kinds, strict=True) if k == kind) for kind in set(kinds)}
+    channels = main.k / main.window * main.batch
+    return Temporary(of.get(READ_ACTIVATION, 0.0) if channels > FEW_CHANNELS else 0.0, of.get(WRITE, 0.0))
+
+
+def _weight_of(cost: Cost) -> tuple[float, float]:
+    """Order in which calls name their kernel: contractions first, then by bytes."""
+    return cost.matrix_flops, cost.bytes
+
+
+def _label(graph: Graph, kernel: Kernel) -> str:
+    ops = "+".join(graph.calls[i].op.split(".")[-1].split("::")[-1] for i in kernel.calls)
+    module = next((graph.calls[i].module for i in kernel.calls if graph.calls[i].module), "")
+    return f"{module}:{ops}" if module else ops
