@@ -234,3 +234,4 @@ def test_types_of_one_width_and_rate_are_measured_together():
     }
     assert told == {"bfloat16": True, "float16": True, "tf32": False, "int8": False}
     assert measured_type(linear(8, 8, 8), load_profile("gpu_h100")).all()
+    assert measured_type(linear(8, 8, 8, "bfloat16"), load_profile("tpu_v4")).all()  # whose table says float16

@@ -42,6 +42,17 @@ def test_rates_are_looked_up_and_not_carried():
     assert made.value("peak.matrix.float32") == load_profile("gpu_h100").value("peak.matrix.float32")
 
 
+def test_what_is_published_of_tensor_cores_outlives_publishing_again():
+    """Energy of a flop, bandwidth of bulk copies and the generation's kernels are the target's own; a measured machine's
+    coefficients of kernels on tensor cores are carried."""
+    target = load_profile("gpu_h100")
+    made = transfer([fitted("gpu_v100", efficiency_tensor=0.8)], published("gpu_h100"))
+    assert made.value("efficiency.tensor") == pytest.approx(0.8)
+    for name in ("throttle.flop.tensor", "bandwidth.l2.tensor"):
+        assert made.coefficients[name] == target.coefficients[name]
+    assert made.tiling == target.tiling
+
+
 def test_other_families_are_refused():
     """A CPU says nothing about a GPU."""
     with pytest.raises(InputError, match="within a family"):
