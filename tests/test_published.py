@@ -19,6 +19,8 @@ def test_resnet50_on_tpu_v3_is_inside_its_interval():
 
 @pytest.mark.parametrize(("side", "measured_s"), [(4096, 827e-6), (8192, 6.05e-3)])
 def test_matrix_products_on_tpu_v5e_are_inside_their_interval(side, measured_s):
-    """Square products timed from the host, of the kernel in JAX's guide to matrix multiplication in Pallas on TPUs, 2025."""
+    """Square products timed from the host, of the kernel in JAX's guide to matrix multiplication in Pallas on TPUs, 2025; the
+    share of peak and the overlap of products on v5e are taken from them."""
     latency = AnalysisDirector(load_profile("tpu_v5e")).estimate(product(side, side, side)).latency_s
     assert latency.low <= measured_s <= latency.high
+    assert latency.value == pytest.approx(measured_s, rel=0.1)

@@ -67,10 +67,17 @@ def test_state_of_a_matmul_does_not_grow_with_k():
     assert rec.matmul(8, 8, 100_000).live_values == 3 * 8 * 8
 
 
-def test_64_mib_holds_a_wavefront_of_4096_or_2364():
-    """sqrt(64 MiB / 4 B) for c alone; sqrt of a third of that for the a, b and c tokens."""
-    assert int((64 * 2**20 / 4) ** 0.5) == 4096
-    assert int((64 * 2**20 / 12) ** 0.5) == 2364
+def test_64_mib_holds_a_wavefront_of_2364_or_4096():
+    """In float32 the a, b and c tokens of a deep product fit for 2364 x 2364 outputs and no more; c alone for 4096."""
+    tokens = {side: rec.matmul(side, side, 2 * side).live_values for side in (2364, 2365, 4096)}
+    assert 4 * tokens[2364] <= 64 * 2**20 < 4 * tokens[2365]
+    assert 4 * tokens[4096] / 3 == 64 * 2**20
+
+
+def test_a_vector_times_a_matrix_takes_outputs_and_depth():
+    """n + k - 1, and a wavefront no larger than the shorter of the two."""
+    assert rec.matmul(1, 8, 5).latency == 8 + 5 - 1
+    assert rec.matmul_wavefront(1, 8, 5).max() == 5
 
 
 def test_optimal_schedule_needs_two_steps_for_a_skewed_dependence():
