@@ -13,6 +13,7 @@ from torch import nn
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.profile import load_profile
+from shmoo.estimators.tiling.recurrences import lu
 from shmoo.harness import modelled_backend
 from shmoo.harness.capture import capture
 from shmoo.harness.modelled_backend import recording
@@ -130,11 +131,27 @@ def test_a_profile_can_be_passed_and_changed():
     assert times[1] < times[0]
 
 
-def test_factorisations_reach_the_recurrences():
-    """torch.linalg's LU is a kernel of family linalg on the KPU."""
+FACTORISATIONS = {
+    "lu_factor": (lambda a: torch.linalg.lu_factor(a), 2 / 3),
+    "lu": (lambda a: torch.linalg.lu(a), 2 / 3),
+    "qr": (lambda a: torch.linalg.qr(a), 2 * 4 / 3),
+}
+"""Name -> call, and flops over n^3: of QR with its thin Q."""
+
+
+@pytest.mark.parametrize("name", FACTORISATIONS)
+def test_factorisations_reach_the_recurrences(name):
+    """torch.linalg's LU and QR compute what they do eagerly, and take 3 n - 2 steps of what a point computes."""
+    n = 48
+    factor, flops = FACTORISATIONS[name]
+    a = torch.rand(n, n) + n * torch.eye(n)
     with torch.no_grad(), recording() as call:
-        compiled(lambda a: torch.linalg.lu_factor(a)[0])(torch.rand(48, 48) + 48 * torch.eye(48))
-    assert "linalg" in {slot.kernel.family for slot in call.schedule}
+        output = compiled(factor)(a)
+    assert all(map(torch.equal, output, factor(a)))
+    director = AnalysisDirector(load_profile("kpu_t256"))
+    cycles = director.tile(director.tabulate(call.graphs, "domainflow")[0]).cycles
+    assert {slot.kernel.family for slot in call.schedule} == {"linalg"}
+    assert cycles[0] == pytest.approx(lu(n, n).latency * flops * n**3 / 2 / lu(n, n).phases[0].points)
 
 
 def test_nothing_is_kept_outside_recording():
