@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from shmoo.estimators.coefficients import DEFAULTS
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.kernels import WRITE, KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
@@ -24,9 +25,8 @@ from shmoo.estimators.tiling.base import (
 from shmoo.estimators.tiling.gpu_blocks import ACCUMULATOR_BYTES, Load, Products, Seconds
 from shmoo.estimators.tiling.gpu_library import TensorKernels
 
-_HALF_K, _HALF_FILL, _LATENCY_S = 8.0, 1000.0, 0.8e-6
-"""What the choice of a tile takes for `half.k.tensor`, `half.fill.tensor` and `tile_overhead.tensor`: their defaults, which say
-why."""
+_HALF_K, _HALF_FILL, _LATENCY_S = (DEFAULTS["gpu"][f"{stem}.tensor"].value for stem in ("half.k", "half.fill", "tile_overhead"))
+"""What the choice of a tile takes for these coefficients: what is assumed of a machine that nobody measured."""
 
 
 def tensor_seconds(work: Products, dtype: np.ndarray, profile: ArchitectureProfile, kernels: TensorKernels) -> Seconds:
