@@ -117,9 +117,7 @@ def network_estimates(run: StoredRun, profiles: Iterable[ArchitectureProfile]) -
     networks = networks_of(run)
     return [
         estimate_record(
-            AnalysisDirector(profile).estimate(
-                pieces, dtype=matrix_dtype(case.dtype), batch=int(case.axes.get("batch", 1))
-            ),
+            AnalysisDirector(profile).estimate(pieces, dtype=matrix_dtype(case.dtype), batch=int(case.axes.get("batch", 1))),
             case.workload,
         )
         for profile in profiles
