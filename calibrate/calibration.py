@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from msgspec.structs import replace
 
 from shmoo.calibrate.base import base_profile
 from shmoo.calibrate.dataset import Block, Sources, blocks, read_sources
 from shmoo.calibrate.energy import FittedEnergy, fit_energy
 from shmoo.calibrate.fit import Fitted, fit_latency, predicted_latency
-from shmoo.calibrate.intervals import spreads
+from shmoo.calibrate.held_out import held_out
+from shmoo.calibrate.intervals import reach_of_ranges, spreads
 from shmoo.calibrate.parameters import parameters_for
 from shmoo.calibrate.residual import FittedResidual, fit_residual
 from shmoo.estimators.coefficients import Coefficients
@@ -22,7 +22,6 @@ from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, FittedFrom, Reduction
 from shmoo.estimators.records import FAMILIES
-from shmoo.runs.metrics import grouped_error_cards
 from shmoo.runs.records import FINGERPRINT_FIELDS
 
 Progress = Callable[[str], None]
@@ -114,7 +113,7 @@ def calibrate_cases(
     tell("setting intervals")
     seen = _only(everything, profile, ("fit", "validation"))
     errors = _held_out(seen, profile, fitted)
-    reach = _reach(seen, profile)
+    reach = reach_of_ranges(seen, profile)
     found_spreads = spreads(seen, errors, reach, profile, reference)
     profile = profile.replacing(coefficients={**profile.coefficients, **found_spreads})
     energy = fit_energy(fit_cases, profile, reference)
@@ -149,15 +148,6 @@ def _held_out(seen: Sequence[Block], profile: ArchitectureProfile, fitted: Fitte
     errors = np.log(predicted_latency(seen, Coefficients(profile)) / measured)
     errors[np.concatenate([block.splits for block in seen]) == "fit"] += fitted.left_out - fitted.residuals
     return errors
-
-
-def _reach(seen: Sequence[Block], profile: ArchitectureProfile) -> np.ndarray:
-    """(S, 2) how far intervals reach below and above the estimates by what was not fitted alone, as logarithms."""
-    kept = {name: c for name, c in profile.coefficients.items() if not name.startswith("sigma")}
-    nothing = {name: Coefficient(0.0, "1", "fitted") for name in ("sigma", "sigma.tensor", "sigma.graph", "sigma.graph.many")}
-    sharp = profile.replacing(coefficients=kept | nothing, residual=())
-    estimated, low, high = np.concatenate([case_intervals(block, sharp) for block in seen]).T
-    return np.log(np.stack([estimated / low, high / estimated], axis=1))
 
 
 def _coefficients(fitted: Fitted, units: dict[str, str], reference: str) -> dict[str, Coefficient]:
@@ -195,34 +185,15 @@ def _typical_launches(fitted: Fitted, reference: str) -> dict[str, Coefficient]:
 
 
 def error_card(everything: Sequence[Block], profile: ArchitectureProfile) -> dict[str, dict[str, ErrorCardEntry]]:
-    """Errors of the validation and the test split by operator family, synthetic models and networks; where the residual changes a
-    group's estimates, the error without it stands beside."""
+    """Errors of the validation and the test split by operator family, synthetic models and networks."""
     card: dict[str, dict[str, ErrorCardEntry]] = {}
     for split in ("validation", "test"):
         kept = _only(everything, profile, (split,))
-        if not kept:
-            continue
-        names = [name for block in kept for name in groups(block)]
-        estimated, low, high = np.concatenate([case_intervals(block, profile) for block in kept]).T
-        measured = np.concatenate([b.measured_s for b in kept])
-        card[split] = grouped_error_cards(names, estimated, measured, low, high)
-        if profile.residual:
-            physical = predicted_latency(kept, Coefficients(profile))
-            card[split] = _beside_physics(card[split], names, estimated, physical, measured)
+        if kept:
+            names = np.asarray([name for block in kept for name in groups(block)])
+            estimates = held_out(kept, profile)
+            card[split] = {name: estimates.entry(names == name) for name in dict.fromkeys(names.tolist())}
     return card
-
-
-def _beside_physics(
-    card: dict[str, ErrorCardEntry], names: Sequence[str], estimated: np.ndarray, physical: np.ndarray, measured: np.ndarray
-) -> dict[str, ErrorCardEntry]:
-    """The same card, the mean error of the (n,) physical estimates noted where the residual changed any of a group."""
-    of, result = np.asarray(names), dict(card)
-    for name, entry in card.items():
-        here = of == name
-        if not np.allclose(estimated[here], physical[here]):
-            without = float(np.abs(physical[here] / measured[here] - 1.0).mean())
-            result[name] = replace(entry, physics=without)
-    return result
 
 
 def groups(block: Block) -> list[str]:
@@ -233,12 +204,6 @@ def groups(block: Block) -> list[str]:
         {"network": "networks", "synthetic": "synthetic"}.get(case.case.kind, FAMILIES[table.family[row]])
         for case, row in zip(block.cases, first, strict=True)
     ]
-
-
-def case_intervals(block: Block, profile: ArchitectureProfile) -> np.ndarray:
-    """(S, 3) estimate and ends of its interval, in seconds, of every case of a block."""
-    estimates = AnalysisDirector(profile).estimate_table(block.table, block.tiling, block.runtime)
-    return np.asarray([(latency.value, latency.low, latency.high) for latency, _ in estimates])
 
 
 def _notes(fitted: Fitted, energy: FittedEnergy | None) -> tuple[str, ...]:

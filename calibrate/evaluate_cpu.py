@@ -7,16 +7,17 @@ itself and also held against the others' networks, and their spread stands besid
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from shmoo.calibrate.base import base_profile
-from shmoo.calibrate.calibration import calibrate_cases, case_intervals, groups
+from shmoo.calibrate.calibration import calibrate_cases, groups
 from shmoo.calibrate.dataset import MeasuredCase, Sources, blocks, read_sources
-from shmoo.calibrate.evaluate import Result
+from shmoo.calibrate.evaluate import HOLDS, Result, of_cases
+from shmoo.calibrate.held_out import held_out, together
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.runs.metrics import campaign_spread
@@ -25,8 +26,6 @@ NETWORKS, FAR, FAR_SHARE = 0.12, 0.20, 0.15
 """Bounds on networks: mean error, and the share of them that may err more than 20 %."""
 QUIET, ABOVE_SPREAD, MOST = 0.06, 0.06, 0.18
 """Where the networks' own spread is above 6 %, their mean error may be 6 % above it, but never above 18 %."""
-COVERAGE, COVERAGE_MARGIN, LEAST_JUDGED = 0.9, 0.05, 60
-"""Intervals hold when they cover 85 to 95 % of a group, to the share's standard error; fewer cases than 60 are only shown."""
 FOLDS = 5
 
 
@@ -48,8 +47,7 @@ def evaluate(folder: Path) -> list[Result]:
             results += _networks(run.cases, profile, f"{tested}, calibrated on {calibrated}", spread)
     if spread:
         results += [Result(f"spread of the networks between campaigns, {runtime}", n, s) for runtime, (n, s) in spread.items()]
-    first = next(iter(runs.values()))
-    return [*results, *coverage(first, _base(first))]
+    return [*results, *cross_validated(list(runs.values()))]
 
 
 def _base(run: Sources) -> ArchitectureProfile:
@@ -64,23 +62,16 @@ def _networks(
     cases: Sequence[MeasuredCase], profile: ArchitectureProfile, where: str, spread: dict[str, tuple[int, float]]
 ) -> list[Result]:
     """Errors of the networks of a run by runtime and batch."""
-    networks = [case for case in cases if case.case.kind == "network"]
     results = []
-    for block in blocks(networks, profile):
-        estimated, low, high = case_intervals(block, profile).T
-        error = np.abs(estimated / block.measured_s - 1.0)
+    for block in blocks([case for case in cases if case.case.kind == "network"], profile):
+        found = held_out([block], profile)
         batches = np.asarray([case.case.axes["batch"] for case in block.cases])
         own = spread.get(block.runtime, (0, 0.0))[1]
         bound = NETWORKS if own <= QUIET else min(own + ABOVE_SPREAD, MOST)
-        label = f"networks in {block.runtime}, {where}"
-        results.append(Result(label, len(error), float(error.mean()), bound))
-        results += [
-            Result(f"   batch {batch}", int((batches == batch).sum()), float(error[batches == batch].mean()))
-            for batch in np.unique(batches)
-        ]
-        results.append(Result("   more than 20 % off", len(error), float((error > FAR).mean()), FAR_SHARE))
-        outside = (block.measured_s < low) | (block.measured_s > high)
-        results.append(Result("   outside the 90 % interval", len(error), float(outside.mean()), 1 - COVERAGE + COVERAGE_MARGIN))
+        results.append(of_cases(f"networks in {block.runtime}, {where}", found.entry(), bound, covers=HOLDS))
+        results += [of_cases(f"   batch {batch}", found.entry(batches == batch)) for batch in np.unique(batches)]
+        far = np.abs(found.estimated / found.measured - 1.0) > FAR
+        results.append(Result("   more than 20 % off", len(far), float(far.mean()), FAR_SHARE))
     return results
 
 
@@ -99,33 +90,22 @@ def _spread(runs: Sequence[Sources]) -> dict[str, tuple[int, float]]:
     return found
 
 
-def coverage(run: Sources, base: ArchitectureProfile) -> list[Result]:
-    """How far from 90 % the intervals' coverage is, by operator family and for synthetic models: every case is predicted by a
-    calibration without its fold."""
-    inside: dict[str, list[bool]] = {}
-    for fold in range(FOLDS):
-        kept = tuple(c for c in run.cases if c.case.kind == "network" or _fold(c) != fold)
-        out = [c for c in run.cases if c.case.kind != "network" and _fold(c) == fold]
-        profile = calibrate_cases(Sources(kept, run.rows_hash, run.names, run.machine), base, name="fold").profile
-        for block in blocks(out, profile):
-            _, low, high = case_intervals(block, profile).T
-            for group, covered in zip(groups(block), (low <= block.measured_s) & (block.measured_s <= high), strict=True):
-                inside.setdefault(group, []).append(bool(covered))
-    inside["operators together"] = [c for name, covered in inside.items() if name != "synthetic" for c in covered]
-    return [
-        Result(
-            f"coverage off 90 %, {group} ({np.mean(covered):.0%})",
-            len(covered),
-            float(abs(np.mean(covered) - COVERAGE)),
-            _margin(len(covered)) if len(covered) >= LEAST_JUDGED else None,
-        )
-        for group, covered in inside.items()
-    ]
-
-
-def _margin(cases: int) -> float:
-    """How far from 90 % a coverage may be found: 5 %, and the standard error of a share of so many cases."""
-    return COVERAGE_MARGIN + math.sqrt(COVERAGE * (1.0 - COVERAGE) / cases)
+def cross_validated(runs: Sequence[Sources]) -> list[Result]:
+    """Errors and coverage by operator family and for synthetic models, over all campaigns: every case is predicted by a
+    calibration of its campaign without its fold."""
+    names: list[str] = []
+    parts = []
+    for run in runs:
+        base = _base(run)
+        for fold in range(FOLDS):
+            kept = tuple(c for c in run.cases if c.case.kind == "network" or _fold(c) != fold)
+            profile = calibrate_cases(replace(run, cases=kept), base, name="fold").profile
+            out = blocks([c for c in run.cases if c.case.kind != "network" and _fold(c) == fold], profile)
+            parts.append(held_out(out, profile))
+            names += [name for block in out for name in groups(block)]
+    found, of = together(parts), np.asarray(names)
+    masks = {name: of == name for name in dict.fromkeys(names)} | {"operators together": of != "synthetic"}
+    return [of_cases(f"cross-validated, {name}", found.entry(mask), covers=HOLDS) for name, mask in masks.items()]
 
 
 def _fold(case: MeasuredCase) -> int:

@@ -9,24 +9,29 @@ graphs are handed in; `python -m shmoo.harness.evaluate_models DATA_DIR` is the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 import numpy as np
 
-from shmoo.calibrate.evaluate import Result, read_rows
+from shmoo.calibrate.evaluate import Kept, Result, of_cases, read_rows
 from shmoo.calibrate.evaluate_gpu import DEVICES, fit_device, published, read_device
+from shmoo.calibrate.held_out import HeldOut, together
 from shmoo.calibrate.transfer import transfer
 from shmoo.estimators.allocator import allocation_time
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
-from shmoo.estimators.model import graph_latency, predict
 from shmoo.estimators.profile import ArchitectureProfile
-from shmoo.estimators.records import Graph
+from shmoo.estimators.records import Graph, Interval
 
 MODELS = "gpu_models.csv"
-FITTED, LEFT_OUT = 0.08, 0.15
-"""Bounds on a device's mean error: fitted to its operators; from its datasheet and the other devices."""
+FITTED, LEFT_OUT = "fitted to its operators", "left out"
+BOUNDS = MappingProxyType({FITTED: 0.08, LEFT_OUT: 0.15})
+"""Largest mean error over a device's models: fitted to its operators; from its datasheet and the other devices."""
+SPLITS = MappingProxyType({FITTED: "test", LEFT_OUT: "left out"})
+"""Where error cards keep them."""
 ROUTED = "switch"
 """Models of this name route tokens by their values: what they compute does not follow from their shapes."""
 PREDICTORS = {"neusight": "NeuSight", "habitat": "Habitat", "roofline": "roofline", "micro": "micro"}
@@ -98,47 +103,49 @@ def compare(rows: Sequence[MeasuredModel], graphs_of: GraphsOf, fitted: Mapping[
     for row in rows:
         if row.shape not in captured:
             captured[row.shape] = graphs_of(row)
+    estimates: dict[str, list[HeldOut]] = {how: [] for how in BOUNDS}
     results: list[Result] = []
     for device in dict.fromkeys(row.device for row in rows):
         here = [row for row in rows if row.device == device]
-
-        def ratios(profile: ArchitectureProfile, rows: Sequence[MeasuredModel] = here) -> list[float]:
-            return [predicted_latency(captured[row.shape], profile) / row.latency_s for row in rows]
-
-        if device in fitted:
-            results += _report(f"{device}, fitted to its operators", here, ratios(fitted[device]), FITTED)
         others = [profile for name, profile in fitted.items() if name != device]
-        results += _report(f"{device}, left out", here, ratios(transfer(others, published(f"gpu_{device}"))), LEFT_OUT)
+        profiles = {LEFT_OUT: transfer(others, published(f"gpu_{device}"))}
+        if device in fitted:
+            profiles = {FITTED: fitted[device]} | profiles
+        for how, profile in profiles.items():
+            found = held_out_models([captured[row.shape] for row in here], [row.latency_s for row in here], profile)
+            estimates[how].append(found)
+            kept = Kept(f"gpu_{device}", SPLITS[how], "networks")
+            results.append(of_cases(f"{device}, {how}", found.entry(), BOUNDS[how], kept=kept))
+            results += [
+                Result(f"   {row.model} {row.batch} x {row.seq_len}, signed", 1, float(ratio) - 1.0)
+                for row, ratio in zip(here, found.estimated / found.measured, strict=True)
+            ]
         for name in PREDICTORS.values():
-            given = [row.predicted_s[name] / row.latency_s for row in here if name in row.predicted_s]
+            given = [abs(row.predicted_s[name] / row.latency_s - 1.0) for row in here if name in row.predicted_s]
             if given:
-                results.append(Result(f"{device}, {name}", len(given), _mean_error(given)))
-    return results
+                results.append(Result(f"{device}, {name}", len(given), float(np.mean(given))))
+    return [*results, *(of_cases(f"all devices, {how}", together(parts).entry()) for how, parts in estimates.items() if parts)]
 
 
-def predicted_latency(graphs: Sequence[Graph], profile: ArchitectureProfile) -> float:
+def held_out_models(graphs: Sequence[Sequence[Graph]], measured_s: Sequence[float], profile: ArchitectureProfile) -> HeldOut:
+    """What a profile says of models, measured in eager calls that start with an empty allocator."""
+    bare = profile.replacing(residual=())
+    intervals = [predicted_latency(of_one, profile) for of_one in graphs]
+    physical = [predicted_latency(of_one, bare).value for of_one in graphs] if profile.residual else [i.value for i in intervals]
+    estimated, low, high = np.asarray([(i.value, i.low, i.high) for i in intervals]).T
+    return HeldOut(estimated, low, high, np.asarray(physical), np.asarray(measured_s))
+
+
+def predicted_latency(graphs: Sequence[Graph], profile: ArchitectureProfile) -> Interval:
     """Seconds of an eager call that starts with an empty allocator."""
-    director, coefficients = AnalysisDirector(profile), Coefficients(profile)
-    total = 0.0
-    for graph in graphs:
-        table, origin = director.tabulate([graph], "eager")
-        if not len(table):
-            continue
-        tiling = director.tile(table)
-        prediction = director.correct(table, tiling, "eager").applied(predict(table, tiling, coefficients, "eager"))
-        waits = allocation_time(graph, [kernel for _, kernel in origin], coefficients)
-        total += float(graph_latency(table, prediction, coefficients, "eager", waits).sum())
-    return total
+    director = AnalysisDirector(profile)
+    table, origin = director.tabulate(graphs, "eager")
+    kernels = [[kernel for of, kernel in origin if of == index] for index in range(len(graphs))]
 
+    def waits(coefficients: Coefficients) -> np.ndarray:
+        return np.concatenate([allocation_time(g, k, coefficients) for g, k in zip(graphs, kernels, strict=True)], axis=-1)
 
-def _report(what: str, rows: Sequence[MeasuredModel], ratios: Sequence[float], bound: float) -> list[Result]:
-    """The mean error, and below it the signed error of every row."""
-    each = [
-        Result(f"   {row.model} {row.batch} x {row.seq_len}, signed", 1, ratio - 1.0)
-        for row, ratio in zip(rows, ratios, strict=True)
-    ]
-    return [Result(what, len(rows), _mean_error(ratios), bound), *each]
-
-
-def _mean_error(ratios: Sequence[float]) -> float:
-    return float(np.abs(np.asarray(ratios) - 1.0).mean())
+    # The pieces of a model are one call.
+    whole = replace(table, segment=np.zeros_like(table.segment))
+    ((latency, _),) = director.estimate_table(whole, director.tile(whole), "eager", waits=waits)
+    return latency

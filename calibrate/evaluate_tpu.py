@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from msgspec.structs import replace
 
-from shmoo.calibrate.calibration import calibrate_cases, case_intervals
+from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.dataset import Block, MeasuredCase, Sources, blocks, read_sources
-from shmoo.calibrate.evaluate import Result, read_rows
+from shmoo.calibrate.evaluate import HOLDS, HOLDS_ELSEWHERE, Kept, Result, of_cases, read_rows
+from shmoo.calibrate.held_out import held_out
 from shmoo.calibrate.tpu_v1 import APPLICATIONS, application_graph
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
@@ -23,8 +24,11 @@ from shmoo.estimators.profile import ArchitectureProfile, load_profile
 from shmoo.estimators.records import FAMILIES, Graph
 from shmoo.estimators.tiling import TileShape, TpuWeightStationary
 from shmoo.estimators.tiling.tpu_buffers import buffered_cycles
+from shmoo.runs.metrics import error_card
 from shmoo.runs.tables import TableRow
 
+CHIP = "tpu_v4"
+"""Profile of the chip that the operators ran on."""
 OPERATORS = "tpu/tpu_v4_ops.csv"
 SIMULATED = "tpu/scalesim_cycles.csv"
 MATMUL, OTHERS, PUBLISHED, APPLICATION = 0.10, 0.15, 0.30, 0.12
@@ -39,7 +43,7 @@ def evaluate(folder: Path) -> list[Result]:
     Raises:
         InputError: a table is missing.
     """
-    return [*operators(folder / OPERATORS), *applications(), *transcription(folder / SIMULATED)]
+    return [*operators(read_operators(folder)), *applications(), *transcription(folder / SIMULATED)]
 
 
 def half(case: MeasuredCase) -> int:
@@ -54,38 +58,58 @@ def unmeasured(profile: ArchitectureProfile) -> ArchitectureProfile:
     return profile.replacing(coefficients=known, fitted_from=None, error_card={}, residual=())
 
 
-def operators(path: Path) -> list[Result]:
-    """TPU v4: errors on the second half of the rows, fitted on the first, and on all rows from published numbers alone."""
+def read_operators(folder: Path) -> Sources:
+    """The table of the v4's operators.
+
+    Raises:
+        InputError: it is not there.
+    """
+    path = folder / OPERATORS
     if not path.is_file():
         raise InputError(f"no table at {str(path)!r}; DATA_DIR is the folder that holds {OPERATORS}")
     read = read_sources([path], "tpu")
-    published = unmeasured(load_profile("tpu_v4"))
-    first = Sources(tuple(c for c in read.cases if half(c) == 0), read.rows_hash, read.names, read.machine)
-    fitted = calibrate_cases(first, published, name=published.name).profile
-    second = [c for c in read.cases if half(c) == 1]
-    physical = _errors(second, fitted.replacing(residual=()), "fitted on the other half, without the residual", MATMUL, OTHERS)
+    whose = f"{len(read.cases):,} single operators in float16, one a program (SCALE-Sim validation data, arXiv 2603.22535)"
+    return replace(read, names=(whose,))
+
+
+def fit_chip(read: Sources) -> ArchitectureProfile:
+    """The v4 fitted to operators, starting from what is published of it."""
+    return calibrate_cases(read, unmeasured(load_profile(CHIP)), name=CHIP).profile
+
+
+def operators(read: Sources) -> list[Result]:
+    """TPU v4: errors on the second half of the rows, fitted on the first, and on all rows from published numbers alone."""
+    first, second = (tuple(c for c in read.cases if half(c) == which) for which in (0, 1))
+    published = unmeasured(load_profile(CHIP))
     return [
-        *_errors(second, fitted, "fitted on the other half", MATMUL, OTHERS),
-        *(replace(result, at_most=None) for result in physical[:2]),
-        *_errors(read.cases, published, "from published numbers", PUBLISHED, PUBLISHED),
+        *_errors(second, fit_chip(replace(read, cases=first)), "fitted on the other half", MATMUL, OTHERS, HOLDS),
+        *_errors(read.cases, published, "from published numbers", PUBLISHED, PUBLISHED, HOLDS_ELSEWHERE),
     ]
 
 
-def _errors(cases: Sequence[MeasuredCase], profile: ArchitectureProfile, how: str, matmul: float, others: float) -> list[Result]:
+def _errors(
+    cases: Sequence[MeasuredCase],
+    profile: ArchitectureProfile,
+    how: str,
+    matmul: float,
+    others: float,
+    covers: tuple[float, float],
+) -> list[Result]:
+    """Errors of matrix products, of the other operators and of each of those."""
     (block,) = blocks(cases, profile)
-    estimated, low, high = case_intervals(block, profile).T
-    error = np.abs(estimated / block.measured_s - 1.0)
-    missed = (block.measured_s < low) | (block.measured_s > high)
-    contraction, name = _families(block) == "gemm", np.asarray([case.case.workload for case in cases])
+    found = held_out([block], profile)
+    contraction = _families(block) == "gemm"
+    names = np.asarray([case.case.workload for case in cases])
+
+    def line(what: str, group: str, of: np.ndarray, at_most: float | None = None, judged: bool = False) -> Result:
+        kept = Kept(profile.name, how, group)
+        return of_cases(what, found.entry(of), at_most, covers=covers if judged else None, kept=kept)
+
     return [
-        Result(f"v4 matmul, {how}", int(contraction.sum()), float(error[contraction].mean()), matmul),
-        Result(f"v4 other operators, {how}", int((~contraction).sum()), float(error[~contraction].mean()), others),
-        *(
-            Result(f"   {op}", int(here.sum()), float(error[here].mean()))
-            for op in dict.fromkeys(name)
-            if (here := name == op).any()
-        ),
-        Result(f"v4 outside the 90 % interval, {how}", len(cases), float(missed.mean())),
+        line(f"v4 matmul, {how}", "matmul", contraction, matmul, judged=True),
+        line(f"v4 other operators, {how}", "other operators", ~contraction, others, judged=True),
+        *(line(f"   {op}", op, names == op) for op in dict.fromkeys(names.tolist())),
+        line(f"v4 all operators, {how}", "all operators", np.full(len(names), True)),
     ]
 
 
@@ -95,14 +119,17 @@ def _families(block: Block) -> np.ndarray:
 
 def applications() -> list[Result]:
     """TPU v1: error of the operations a second of each application, from the published machine and layers."""
-    director = AnalysisDirector(load_profile("tpu_v1"))
+    profile = load_profile("tpu_v1")
+    director = AnalysisDirector(profile)
     results = []
     for application in APPLICATIONS:
         estimate = director.estimate(application_graph(application))
-        rate = 2.0 * estimate.macs / estimate.latency_s.value
-        error = abs(rate / application.measured_flops_per_s - 1.0)
-        shown = "" if application.judged else " (layers not published)"
-        results.append(Result(f"v1 {application.name}{shown}", 1, error, APPLICATION if application.judged else None))
+        seconds = estimate.latency_s
+        rate, low, high = ([2.0 * estimate.macs / s] for s in (seconds.value, seconds.high, seconds.low))
+        entry = error_card(rate, [application.measured_flops_per_s], low, high)
+        shown, bound = ("", APPLICATION) if application.judged else (" (layers not published)", None)
+        kept = Kept(profile.name, "from published numbers", f"{application.name}{shown}")
+        results.append(of_cases(f"v1 {application.name}{shown}", entry, bound, kept=kept))
     return results
 
 

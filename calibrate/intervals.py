@@ -4,8 +4,8 @@ Split conformal prediction on log errors (Vovk, Gammerman and Shafer, 2005; Lei 
 cases were off by, over 1.645, is the standard deviation of a normal law with the same 90 % interval. What the ranges of unfitted
 coefficients already add to an interval is taken off first, in squares, so that nothing counts twice.
 
-Held out are the validation split, and every case of the fit by its leave-one-out error (`fit.py`), so that an algorithm with some
-dozens of cases has a spread of its own.
+Held out are the validation split, and each case of the fit by the error of a fit without it (`fit.py`), so that an algorithm with
+some dozens of cases has a spread of its own; with fewer it leans on its family's and on that of all.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from shmoo.calibrate.dataset import Block
+from shmoo.calibrate.held_out import case_intervals
 from shmoo.estimators.coefficients import ALGORITHMS, FAMILY_OF, MANY_KERNELS, algorithm_codes
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient
 
 COVERAGE = 0.9
 NORMAL_POINT = 1.645
 """Standard deviations from the middle to either end of a normal law's 90 % interval."""
-MIN_OWN = 20
-"""Below this many held-out cases of its own an algorithm takes the spread of its family, below that of all cases together: the
-90 % point of fewer is hardly below their largest."""
+BORROWED = 10
+"""Cases that an algorithm's spread counts its family's for, and a family's that of all: few of its own say little of their 90 %
+point. Chosen on one campaign of a CPU and confirmed on two (`docs/calibration.md`)."""
 ONE_SIGMA = 0.6827
 """Share of a normal law within one standard deviation."""
 MIN_LONG = 8
@@ -56,32 +57,40 @@ def spreads(
     needed = np.sqrt(np.clip(errors**2 - reached**2, 0.0, None)) / NORMAL_POINT
     found: dict[str, Coefficient] = {}
 
-    def note(name: str, cases: np.ndarray, whose: str) -> None:
-        sigma = max(conformal_point(needed[cases]), FLOOR)
-        found[name] = Coefficient(sigma, "1", "fitted", f"{reference}; 90 % point over {int(cases.sum())} held-out {whose}")
+    def note(name: str, sigma: float, count: int, whose: str) -> None:
+        found[name] = Coefficient(max(sigma, FLOOR), "1", "fitted", f"{reference}; 90 % point over {count} held-out {whose}")
 
     alone = known & ~several
     long = known & (np.concatenate([np.bincount(b.table.segment, minlength=b.table.segments) for b in blocks]) >= MANY_KERNELS)
     family_of = np.asarray([ALGORITHMS.index(FAMILY_OF.get(name, name)) for name in ALGORITHMS])
-    for code, name in enumerate(ALGORITHMS):
-        own = alone & (algorithm == code)
-        kin = alone & (family_of[algorithm] == family_of[code])
-        if own.sum() >= MIN_OWN:
-            note(f"sigma.{name}", own, "cases of its own")
-        elif own.any():
-            wider = (kin, "cases of its family") if kin.sum() >= MIN_OWN else (alone, "cases of all algorithms")
-            # Few cases cannot lower the spread, but they can say that it is not enough for them.
-            worse = conformal_point(needed[own]) > conformal_point(needed[wider[0]])
-            note(f"sigma.{name}", *((own, "cases of its own") if worse else wider))
+    for code in np.unique(algorithm[alone]):
+        own, kin = alone & (algorithm == code), alone & (family_of[algorithm] == family_of[code])
+        sigma = _shrunk(needed[own], _shrunk(needed[kin], conformal_point(needed[alone])))
+        note(f"sigma.{ALGORITHMS[code]}", sigma, int(own.sum()), f"cases of its own, its family's counting for {BORROWED}")
     if (known & several).any():
-        note("sigma.graph", known & several, "graphs")
+        note("sigma.graph", conformal_point(needed[known & several]), int((known & several).sum()), "graphs")
     if long.sum() >= SURELY:
-        note("sigma.graph.many", long, f"graphs of at least {MANY_KERNELS} kernels")
+        note("sigma.graph.many", conformal_point(needed[long]), int(long.sum()), f"graphs of at least {MANY_KERNELS} kernels")
     elif long.sum() >= MIN_LONG:
         sigma = max(float(np.quantile(np.abs(errors[long]), ONE_SIGMA)), FLOOR)
         why = f"{reference}; 68 % point over {int(long.sum())} held-out graphs of at least {MANY_KERNELS} kernels"
         found["sigma.graph.many"] = Coefficient(sigma, "1", "fitted", why)
     return found
+
+
+def _shrunk(own: np.ndarray, wider: float) -> float:
+    """The 90 % point of n errors, averaged in squares with that of a wider group, which counts for `BORROWED` cases: partial
+    pooling, as of coefficients."""
+    return math.sqrt((len(own) * conformal_point(own) ** 2 + BORROWED * wider**2) / (len(own) + BORROWED))
+
+
+def reach_of_ranges(blocks: Sequence[Block], profile: ArchitectureProfile) -> np.ndarray:
+    """(S, 2) how far intervals reach below and above the estimates by what was not fitted alone, as logarithms."""
+    kept = {name: c for name, c in profile.coefficients.items() if not name.startswith("sigma")}
+    nothing = {name: Coefficient(0.0, "1", "fitted") for name in ("sigma", "sigma.tensor", "sigma.graph", "sigma.graph.many")}
+    sharp = profile.replacing(coefficients=kept | nothing, residual=())
+    estimated, low, high = np.concatenate([case_intervals(block, sharp) for block in blocks]).T
+    return np.log(np.stack([estimated / low, high / estimated], axis=1))
 
 
 def _dominant(block: Block, profile: ArchitectureProfile) -> np.ndarray:

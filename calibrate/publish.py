@@ -12,31 +12,38 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from shmoo.calibrate.evaluate import Result
 from shmoo.estimators.errors import ShmooError, unknown
-from shmoo.estimators.profile import BUILTIN_DIR, ArchitectureProfile
+from shmoo.estimators.profile import BUILTIN_DIR, ArchitectureProfile, load_profile
 
 UNMEASURED_GPUS = ("gpu_l4", "gpu_h100", "gpu_h200")
 """Built-in GPUs that no table holds."""
 
 
 def _gpu(folder: Path) -> Iterator[ArchitectureProfile]:
-    from shmoo.calibrate.evaluate_gpu import DEVICES, fit_cards, published, read_device
+    from shmoo.calibrate.evaluate_gpu import DEVICES, fit_cards, measured_cards, published, read_device, results
     from shmoo.calibrate.transfer import transfer
 
-    measured = []
-    for device in DEVICES:
-        own, *others = fit_cards(read_device(folder, device), device).values()
+    tables = {device: read_device(folder, device) for device in DEVICES}
+    fitted = {device: fit_cards(table, device) for device, table in tables.items()}
+    numbers = results(tables, fitted)
+    for cards in fitted.values():
+        own, *others = cards.values()
         whole = own
         for other in others:
             whole = completed(whole, other)
-            yield completed(other, own)
-        yield whole
-        measured.append(own)
-        # Of the other card what the first has nothing of: the rest is the same chip twice.
-        added = {name for name in whole.coefficients if name not in own.coefficients} | {"compute.capability"}
-        measured += [o.replacing(coefficients={n: c for n, c in o.coefficients.items() if n in added}) for o in others]
+            yield with_numbers(completed(other, own), numbers)
+        yield with_numbers(whole, numbers)
     for name in UNMEASURED_GPUS:
-        yield transfer(measured, published(name))
+        yield transfer(measured_cards(fitted), published(name))
+
+
+def _tpu(folder: Path) -> Iterator[ArchitectureProfile]:
+    from shmoo.calibrate.evaluate_tpu import applications, fit_chip, operators, read_operators
+
+    read = read_operators(folder)
+    yield with_numbers(fit_chip(read), operators(read))
+    yield with_numbers(load_profile("tpu_v1"), applications())
 
 
 def completed(profile: ArchitectureProfile, other: ArchitectureProfile) -> ArchitectureProfile:
@@ -53,8 +60,31 @@ def completed(profile: ArchitectureProfile, other: ArchitectureProfile) -> Archi
     return profile.replacing(coefficients={**profile.coefficients, **carried})
 
 
-PUBLICATIONS: Mapping[str, Callable[[Path], Iterator[ArchitectureProfile]]] = MappingProxyType({"gpu": _gpu})
+PUBLICATIONS: Mapping[str, Callable[[Path], Iterator[ArchitectureProfile]]] = MappingProxyType({"gpu": _gpu, "tpu": _tpu})
 """Name -> profiles made from a folder of tables."""
+
+
+def with_numbers(profile: ArchitectureProfile, results: Sequence[Result]) -> ArchitectureProfile:
+    """A profile whose error card holds every number of an evaluation that belongs there."""
+    card = {split: dict(groups) for split, groups in profile.error_card.items()}
+    for result in results:
+        if result.kept is not None and result.entry is not None and result.kept.profile == profile.name:
+            card.setdefault(result.kept.split, {})[result.kept.group] = result.entry
+    return profile.replacing(error_card=card)
+
+
+def keep(results: Sequence[Result], folder: Path = BUILTIN_DIR) -> list[Path]:
+    """Write an evaluation's numbers into the error cards of the profiles in a folder.
+
+    Raises:
+        InputError: the folder lacks one of them.
+    """
+    names = sorted({result.kept.profile for result in results if result.kept is not None})
+    paths = [folder / f"{name}.json" for name in names]
+    changed = [with_numbers(load_profile(path), results) for path in paths]
+    for path, profile in zip(paths, changed, strict=True):
+        path.write_bytes(profile.to_json())
+    return paths
 
 
 def publish(name: str, folder: Path, out: Path = BUILTIN_DIR) -> Iterator[tuple[ArchitectureProfile, Path]]:

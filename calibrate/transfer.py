@@ -9,10 +9,14 @@ machine's data left to its prior does not count.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from shmoo.calibrate.dataset import MeasuredCase, blocks
+from shmoo.calibrate.fit import predicted_latency
+from shmoo.calibrate.intervals import reach_of_ranges, spreads
+from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient
 
@@ -26,12 +30,16 @@ GENERATIONS = 1.0
 bought, for a generation."""
 
 
-def transfer(measured: Sequence[ArchitectureProfile], target: ArchitectureProfile) -> ArchitectureProfile:
+def transfer(
+    measured: Sequence[ArchitectureProfile], target: ArchitectureProfile, sigma: Mapping[str, Coefficient] | None = None
+) -> ArchitectureProfile:
     """`target` with the dimensionless shares and overheads of `measured` machines, marked as transferred.
 
     Args:
         measured: fitted profiles of the same architecture family.
         target: a machine as its datasheet describes it; what was fitted to it itself is dropped.
+        sigma: `sigma.*` as measured machines that were left out say (`widest`); without any, those of the fits, half as wide
+            again.
 
     Raises:
         InputError: no measured machine, or one of another family.
@@ -48,12 +56,32 @@ def transfer(measured: Sequence[ArchitectureProfile], target: ArchitectureProfil
     names = sorted({name for profile in measured for name in profile.coefficients})
     carried = {name: found for name in names if (found := _carried(name, measured, weights)) is not None}
     return target.replacing(
-        coefficients={**published, **carried},
+        coefficients={**published, **carried, **(sigma or {})},
         fitted_from=None,
         error_card={},
         residual=(),
         table_reduction=measured[0].table_reduction,
     )
+
+
+def off_by(made: ArchitectureProfile, cases: Sequence[MeasuredCase]) -> dict[str, Coefficient]:
+    """`sigma.*` with which a profile made without a machine's measurements covers 90 % of them, beside its ranges."""
+    seen = blocks(cases, made)
+    errors = np.log(predicted_latency(seen, Coefficients(made)) / np.concatenate([block.measured_s for block in seen]))
+    return spreads(seen, errors, reach_of_ranges(seen, made), made, made.name)
+
+
+def widest(left_out: Sequence[Mapping[str, Coefficient]]) -> dict[str, Coefficient]:
+    """The largest of what machines were `off_by`, each predicted from others. A machine's cases are off together, so machines are
+    what an interval has to hold for, and of a few the largest stands for the next (conformal prediction on two layers: Dunn,
+    Wasserman and Ramdas, JASA 118(544), 2023)."""
+    found = {}
+    for name in sorted({name for one in left_out for name in one}):
+        known = [one[name] for one in left_out if name in one]
+        largest = max(known, key=lambda c: c.value)
+        why = f"largest of {len(known)} measured machines, each predicted from the others: {largest.reference}"
+        found[name] = Coefficient(largest.value, "1", "transferred", why)
+    return found
 
 
 def _nearness(profile: ArchitectureProfile, target: ArchitectureProfile) -> float:

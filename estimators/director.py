@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
@@ -42,6 +42,7 @@ coefficients differ by as well (`calibrate.transfer.LEAST_SPREAD`)."""
 QUANTILES = (0.05, 0.95)
 CHUNK = 2000
 """Graphs tabulated at once; bounds the memory of the draws."""
+Waits = Callable[[Coefficients], np.ndarray]
 
 
 class KernelEstimate(msgspec.Struct, frozen=True):
@@ -212,20 +213,21 @@ class AnalysisDirector:
         )
 
     def estimate_table(
-        self, table: KernelTable, tiling: Tiling, runtime: str, seed: int = 0
+        self, table: KernelTable, tiling: Tiling, runtime: str, seed: int = 0, waits: Waits | None = None
     ) -> list[tuple[Interval, Interval | None]]:
         """Latency and energy with intervals of every segment of a table, in order.
 
         Args:
             table: kernels of many cases, a segment each.
             tiling: the same kernels cut for this machine.
+            waits: gives the (K,) or (D, K) seconds for which the host is held up before it launches each kernel; none for `None`.
         """
         c = Coefficients(self.profile)
         found = self.correct(table, tiling, runtime)
         prediction = found.applied(predict(table, tiling, c, runtime))
-        latency = graph_latency(table, prediction, c, runtime)
+        latency = graph_latency(table, prediction, c, runtime, waits and waits(c))
         energy = segment_energy(table, prediction, latency, c)
-        drawn_t, drawn_e = self._draws(table, tiling, runtime, seed, found)
+        drawn_t, drawn_e = self._draws(table, tiling, runtime, seed, found, waits)
         low_t, high_t = np.quantile(drawn_t, QUANTILES, axis=0)
         times = [_ordered(*row) for row in zip(low_t, latency, high_t, strict=True)]
         if energy is None or drawn_e is None:
@@ -261,7 +263,7 @@ class AnalysisDirector:
         return results
 
     def _draws(
-        self, table: KernelTable, tiling: Tiling, runtime: str, seed: int, found: Correction
+        self, table: KernelTable, tiling: Tiling, runtime: str, seed: int, found: Correction, waits: Waits | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """(D, S) time and energy of every segment for random values of everything uncertain."""
         codes = algorithm_codes(table, self.profile)
@@ -285,7 +287,7 @@ class AnalysisDirector:
             noise = np.hstack([noise, normals(rng, DRAWS, len(TENSOR))])
         # Kernels of one algorithm err together: the same draw scales all of them.
         noisy = prediction.scaled(np.exp(spread * noise[:, codes]))
-        times = graph_latency(table, noisy, coefficients, runtime) * together
+        times = graph_latency(table, noisy, coefficients, runtime, waits and waits(coefficients)) * together
         return times, segment_energy(table, noisy, times, coefficients)
 
 

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from shmoo.calibrate.evaluate import report
+from shmoo.calibrate.evaluate import Result, report
 from shmoo.calibrate.evaluate_models import MeasuredModel, evaluate
+from shmoo.calibrate.publish import keep
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.records import Graph
 from shmoo.harness.capture.traced import capture_traced
@@ -50,13 +51,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns what `report` does."""
     parser = argparse.ArgumentParser(prog="python -m shmoo.harness.evaluate_models", description="Print errors on whole models.")
     parser.add_argument("folder", type=Path, help="folder of the reference tables")
-    folder = parser.parse_args(arguments).folder
+    parser.add_argument(
+        "--keep", action="store_true", help="write the numbers into the error cards of built-in profiles"
+    )
+    asked = parser.parse_args(arguments)
+    folder = asked.folder
 
     def graphs_of(row: MeasuredModel) -> Sequence[Graph]:
         built = eager_model(folder / "model_configs" / f"{row.model}.json", row.batch, row.seq_len, row.dtype)
         return capture_traced(built.model, built.args, built.kwargs, name=row.model).graphs
 
-    return report(lambda: evaluate(folder, graphs_of))
+    def results() -> list[Result]:
+        found = evaluate(folder, graphs_of)
+        if asked.keep:
+            keep(found)
+        return found
+
+    return report(results)
 
 
 if __name__ == "__main__":

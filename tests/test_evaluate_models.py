@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from build import GraphBuilder
 
+from shmoo.calibrate.evaluate import Kept
 from shmoo.calibrate.evaluate_models import MeasuredModel, compare, predicted_latency, read_models
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
@@ -52,13 +53,16 @@ def test_only_eager_rows_whose_work_follows_from_their_shapes_are_read(tmp_path)
 def test_errors_are_means_over_a_devices_rows_with_predictors_beside():
     """Measured as predicted and as half of it: errors 0 and 1, mean 50 %; NeuSight's 0.1 s of 0.2 s is 50 % too."""
     profile = load_profile("gpu_v100")
-    expected = predicted_latency([mlp()], profile)
+    expected = predicted_latency([mlp()], profile).value
     rows = [row("v100", expected), row("v100", expected / 2, NeuSight=expected / 4)]
     results = {r.what: r for r in compare(rows, lambda _: [mlp()], {"v100": profile, "p100": load_profile("gpu_p100")})}
     ours = results["v100, fitted to its operators"]
     assert (ours.cases, ours.value, ours.at_most) == (2, pytest.approx(0.5), 0.08)
     assert results["v100, NeuSight"].value == pytest.approx(0.5)
     assert results["v100, left out"].cases == 2
+    assert ours.entry.coverage == 0.5
+    assert ours.kept == Kept("gpu_v100", "test", "networks")
+    assert results["all devices, left out"].entry.n == 2
 
 
 def test_a_device_without_an_operator_table_is_predicted_from_the_others():
@@ -81,7 +85,7 @@ def test_an_empty_allocator_costs_the_host_time():
     """More than the same call with its memory at hand, by at most what its blocks cost."""
     profile = load_profile("gpu_v100")
     ((warm, _),) = AnalysisDirector(profile).estimate_cases([mlp()], runtime="eager")
-    cold = predicted_latency([mlp()], profile)
+    cold = predicted_latency([mlp()], profile).value
     assert warm.value < cold <= warm.value + 10 * 1e-4
 
 

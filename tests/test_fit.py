@@ -18,15 +18,15 @@ from shmoo.estimators.profile import load_profile
 from shmoo.runs.tables import TableRow
 
 
-def fitted(cases, **changes):
+def fitted(cases, folds: int = 0, **changes):
     base = load_profile("cpu_server_generic")
     tabulated = blocks(cases, base)
     parameters = parameters_for(tabulated, base)
     changed = [dataclasses.replace(p, **{k: f(p) for k, f in changes.items()}) for p in parameters]
-    return fit_latency(tabulated, changed, base)
+    return fit_latency(tabulated, changed, base, folds=folds)
 
 
-def test_left_out_errors_are_those_of_fits_without_the_case():
+def test_to_first_order_left_out_errors_are_those_of_fits_without_the_case():
     """For the products that pull hardest, a fit without them gives what the first order says, to a fifth of the change."""
     cases = list(measured_on(load_profile("cpu_server_generic"), TRUTH, noise=0.08))[::3]
     whole = fitted(cases)
@@ -98,3 +98,12 @@ def test_a_second_start_leaves_a_bad_first_one(monkeypatch):
     assert len(seen) == 1 + fit.STARTS
     assert found.values["efficiency.gemm"] == pytest.approx(TRUTH["efficiency.gemm"], rel=0.05)
     assert np.median(np.abs(found.residuals)) < 0.03
+
+
+def test_cases_are_off_by_more_where_the_fit_does_not_see_them():
+    """The coefficients are those of the fit to all; without its fold a case errs by more on average, whatever its sign."""
+    cases = [c for c in measured_on(load_profile("cpu_server_generic"), TRUTH, noise=0.08) if int(c.case.identity, 16) % 3 == 0]
+    whole, first_order = fitted(cases, folds=2), fitted(cases)
+    assert whole.values == first_order.values
+    assert np.abs(whole.left_out).mean() > 1.02 * np.abs(whole.residuals).mean()
+    assert (whole.left_out != first_order.left_out).all()

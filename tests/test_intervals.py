@@ -9,7 +9,7 @@ from test_calibrate import TRUTH, measured_on, sources_of
 
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.dataset import MeasuredCase, blocks
-from shmoo.calibrate.intervals import FLOOR, MIN_OWN, NORMAL_POINT, conformal_point, spreads
+from shmoo.calibrate.intervals import BORROWED, FLOOR, NORMAL_POINT, conformal_point, spreads
 from shmoo.estimators.coefficients import MANY_KERNELS, normals
 from shmoo.estimators.profile import load_profile
 from shmoo.runs.records import CaseSpec
@@ -31,19 +31,26 @@ def test_the_conformal_point_of_few_is_the_largest():
     assert conformal_point(np.arange(1, 100)) == 90
 
 
-def test_an_algorithm_with_enough_cases_has_a_spread_of_its_own():
-    """Linear errors of 0.3 and pointwise of 0.1 have their own spreads. Few of softmax take that of all, unless they err more."""
+def test_few_cases_of_an_algorithm_lean_on_its_family_and_on_all():
+    """All errors' 90 % point is 0.3, that of linear layers. Of n operators off by e, their family counts for 10 cases, and of a
+    family all do: sqrt((n e^2 + 10 f^2) / (n + 10)), f^2 = (n e^2 + 10 x 0.3^2) / (n + 10)."""
     base = load_profile("cpu_server_generic")
-    cases = [c for c in noisy_cases(0) if c.case.workload != "softmax" or int(c.case.identity, 16) % 3 == 0]
+    cases = [c for c in noisy_cases(0) if c.case.workload != "softmax" or int(c.case.identity, 16) % 4 == 0]
     (block,) = blocks(cases, base)
     of = np.asarray([c.case.workload for c in cases])
-    assert 0 < (of == "softmax").sum() < MIN_OWN < (of == "add").sum()
-    for few, expected in ((0.2, 0.3), (0.5, 0.5)):
-        errors = np.where(of == "linear", 0.3, np.where(of == "softmax", few, 0.1))
-        found = spreads([block], errors, np.zeros((len(cases), 2)), base, "here")
-        assert found["sigma.softmax"].value == pytest.approx(expected / NORMAL_POINT)
+    few, many = (of == "softmax").sum(), np.isin(of, ("add", "relu")).sum()
+    assert 0 < few < BORROWED < many
+    errors = np.where(of == "linear", 0.3, np.where(of == "softmax", 0.2, 0.1))
+    found = spreads([block], errors, np.zeros((len(cases), 2)), base, "here")
+
+    def leaning(n: int, own: float) -> float:
+        family = (n * own**2 + BORROWED * 0.3**2) / (n + BORROWED)
+        return np.sqrt((n * own**2 + BORROWED * family) / (n + BORROWED)) / NORMAL_POINT
+
     assert found["sigma.gemm"].value == pytest.approx(0.3 / NORMAL_POINT)
-    assert found["sigma.pointwise"].value == pytest.approx(0.1 / NORMAL_POINT)
+    assert found["sigma.pointwise"].value == pytest.approx(leaning(many, 0.1))
+    assert found["sigma.softmax"].value == pytest.approx(leaning(few, 0.2))
+    assert 0.2 < found["sigma.softmax"].value * NORMAL_POINT < 0.3
 
 
 def test_what_unfitted_ranges_reach_is_not_added_again():
@@ -64,9 +71,7 @@ def test_cases_that_are_not_known_do_not_count():
     (block,) = blocks([c for c in noisy_cases(0) if c.case.workload == "linear"], base)
     errors = np.full(len(block.cases), 0.1)
     errors[::2] = np.nan
-    assert spreads([block], errors, np.zeros((len(errors), 2)), base, "")["sigma.gemm"].value == pytest.approx(
-        0.1 / NORMAL_POINT
-    )
+    assert spreads([block], errors, np.zeros((len(errors), 2)), base, "")["sigma.gemm"].value == pytest.approx(0.1 / NORMAL_POINT)
     assert not spreads([block], errors * np.nan, np.zeros((len(errors), 2)), base, "")
 
 
@@ -103,7 +108,7 @@ def test_draws_have_the_quantiles_of_the_law():
 
 
 def test_intervals_cover_each_operator_family_on_cases_never_seen():
-    """Operators with errors of 3 to 25 %: over five machines' test splits, each family is covered in 83 to 97 of 100 cases."""
+    """Operators with errors of 3 to 25 %: over five machines' test splits, each family is covered in 83 to 98 of 100 cases."""
     base = load_profile("cpu_server_generic")
     inside: dict[str, list[float]] = {}
     for seed in range(5):
@@ -112,4 +117,4 @@ def test_intervals_cover_each_operator_family_on_cases_never_seen():
             inside.setdefault(name, []).extend([entry.coverage] * entry.n)
     assert {name for name, covered in inside.items() if len(covered) > 20} >= {"gemm", "pointwise"}
     for name, covered in inside.items():
-        assert 0.83 <= np.mean(covered) <= 0.97, name
+        assert 0.83 <= np.mean(covered) <= 0.98, name

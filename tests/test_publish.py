@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shmoo.calibrate import publish
+from shmoo.calibrate.evaluate import Kept, Result, of_cases
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, load_profile
 
@@ -40,6 +41,15 @@ def test_a_card_has_what_it_was_not_measured_for_from_the_same_chip_on_another()
     assert whole.get("half.k.gemm") is None
     assert whole.value("efficiency.conv_3x3") == pytest.approx(0.5)
     assert whole.coefficients["efficiency.conv_3x3"].source == "transferred"
+
+
+def test_numbers_of_an_evaluation_are_kept_in_error_cards(tmp_path):
+    """Entries go to the profile, split and group they name, beside what the card holds; lines of no group are only shown."""
+    card = {"test": {"gemm": entry(0.08)}}
+    (tmp_path / "gpu_v100.json").write_bytes(load_profile("gpu_v100").replacing(error_card=card).to_json())
+    found = of_cases("v100 left out", entry(0.2), kept=Kept("gpu_v100", "left out", "linear"))
+    assert publish.keep([found, Result("mean over devices", 10, 0.1)], tmp_path) == [tmp_path / "gpu_v100.json"]
+    assert load_profile(tmp_path / "gpu_v100.json").error_card == card | {"left out": {"linear": entry(0.2)}}
 
 
 def test_a_folder_without_the_tables_is_refused(tmp_path, capsys):

@@ -14,7 +14,7 @@ from msgspec import structs
 
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.dataset import Block, MeasuredCase, Sources, blocks
-from shmoo.calibrate.evaluate_gpu import DEVICES, GROUPS, WORST, GroupErrors, card_errors, card_of, read_device
+from shmoo.calibrate.evaluate_gpu import DEVICES, GROUPS, WORST, card_of, read_device, sample_of
 from shmoo.calibrate.fit import predicted_latency
 from shmoo.calibrate.residual import FittedResidual, corrected_latency, fit_residual
 from shmoo.calibrate.transfer import transfer
@@ -22,7 +22,7 @@ from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import FormatError, InputError
 from shmoo.estimators.model import predict
-from shmoo.estimators.profile import ArchitectureProfile, ResidualGroup, ResidualTree, load_profile
+from shmoo.estimators.profile import ArchitectureProfile, ErrorCardEntry, ResidualGroup, ResidualTree, load_profile
 from shmoo.estimators.residual import Correction, correction, summed, supported
 from shmoo.estimators.variants import with_threads
 from shmoo.runs.tables import TableRow
@@ -281,12 +281,13 @@ def test_names_nobody_knows_are_refused(changes, named):
 # --- published measurements
 
 
-@cache
-def published_errors(device: str, residual: bool = True) -> dict[str, GroupErrors]:
-    """Errors of a built-in profile on the test split of its table."""
+@cache @ cache
+def published_errors(device: str) -> dict[str, ErrorCardEntry]:
+    """Errors of a built-in profile on the test split of its table, by group."""
     tested = [case for case in read_device(REFERENCE, device).cases if case.case.split == "test"]
-    cards = {card: load_profile(f"gpu_{card}") for card in (device, *dict.fromkeys(card_of(case, device) for case in tested))}
-    return card_errors(tested, cards if residual else {card: p.replacing(residual=()) for card, p in cards.items()})
+    cards = dict.fromkeys(card_of(case, device) for case in tested)
+    sample = sample_of(tested, device, {card: load_profile(f"gpu_{card}") for card in cards})
+    return {group: sample.entry(group) for group in GROUPS}
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -295,11 +296,11 @@ def test_published_operators_lie_in_their_intervals(device):
     residual than without."""
     if not (REFERENCE / "gpu_ops").is_dir():
         pytest.skip("no reference data: it is kept beside the repository")
-    errors, physical = published_errors(device), published_errors(device, residual=False)
-    for name, found in errors.items():
-        assert 0.85 <= found.inside.mean() <= 0.95, name
+    errors = published_errors(device)
+    for name, entry in errors.items():
+        assert 0.85 <= entry.coverage <= 0.95, name
     for name in ("linear", "bmm", "conv"):
-        assert errors[name].error.mean() < physical[name].error.mean(), name
+        assert errors[name].mean < errors[name].physics, name
 
 
 @pytest.mark.parametrize(("name", "bound"), GROUPS.items())
@@ -307,6 +308,6 @@ def test_published_operators_are_predicted_within_their_bounds(name, bound):
     """Mean over the four devices of each group's error on the test split; no device above 1.5 times the bound."""
     if not (REFERENCE / "gpu_ops").is_dir():
         pytest.skip("no reference data: it is kept beside the repository")
-    means = [published_errors(device)[name].error.mean() for device in DEVICES]
+    means = [published_errors(device)[name].mean for device in DEVICES]
     assert np.mean(means) <= bound
     assert max(means) <= WORST * bound

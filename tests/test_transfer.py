@@ -3,9 +3,11 @@
 import math
 
 import pytest
+from msgspec.structs import replace
 
+from shmoo.calibrate.dataset import MeasuredCase
 from shmoo.calibrate.evaluate_gpu import DEVICES, published
-from shmoo.calibrate.transfer import transfer
+from shmoo.calibrate.transfer import off_by, transfer, widest
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient, load_profile
@@ -80,3 +82,26 @@ def test_near_generations_count_more():
         measured.append(made.replacing(coefficients={**made.coefficients, "compute.capability": capability}))
     made = transfer(measured, load_profile("gpu_a100_40g"))
     assert made.value("launch.eager") == pytest.approx(1e-6 * 4 ** (1 / (1 + math.exp(-0.5))))
+
+
+def test_intervals_are_as_wide_as_the_machine_that_was_off_most():
+    """Machines off by 0.1 and 0.3 (a spread each) give 0.3, marked as transferred; without any, the fits' own grow by half."""
+    small, large = ({"sigma.gemm": Coefficient(value, "1", "fitted", where)} for value, where in ((0.1, "a"), (0.3, "b")))
+    (name, found), *rest = widest([small, large]).items()
+    assert (name, found.value, found.source, rest) == ("sigma.gemm", 0.3, "transferred", [])
+    assert "largest of 2" in found.reference
+    measured = [fitted("gpu_v100", efficiency_gemm=0.4, sigma_gemm=0.2)]
+    assert transfer(measured, load_profile("gpu_h100"), {"sigma.gemm": found}).value("sigma.gemm") == 0.3
+    assert transfer(measured, load_profile("gpu_h100")).value("sigma.gemm") == pytest.approx(0.3)
+
+
+def test_what_a_carried_profile_is_off_by_sets_its_spread():
+    """Measured at e times what is predicted, all of it needs a spread of 1 / 1.645 less what its ranges reach."""
+    made = transfer([load_profile("gpu_v100")], published("gpu_t4"))
+    rows = [TableRow(0, "linear", {"b": 1, "m": m, "n": 512, "k": 512}) for m in (256, 512, 1024, 2048)]
+    director = AnalysisDirector(made)
+    times = [latency.value for latency, _ in director.estimate_cases([row.graph() for row in rows], runtime="eager")]
+    cases = [
+        MeasuredCase(replace(row.case, runtime="eager"), (row.graph(),), math.e * t) for row, t in zip(rows, times, strict=True)
+    ]
+    assert 0.3 < off_by(made, cases)["sigma.gemm"].value <= 1 / 1.645
