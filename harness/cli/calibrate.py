@@ -144,7 +144,8 @@ def refuse_existing(path: Path | None, force: bool) -> None:
 
 def show_calibration(made: Calibration) -> None:
     """Fitted coefficients with their ranges, errors on held-out cases, and what the fit says about itself."""
-    from shmoo.estimators.present import percent, si
+    from shmoo.estimators.present import si
+    from shmoo.harness.cli.profiles import show_errors
 
     fitted = {name: c for name, c in sorted(made.profile.coefficients.items()) if c.source == "fitted"}
     rows = []
@@ -152,22 +153,8 @@ def show_calibration(made: Calibration) -> None:
         low, high = c.bounds
         rows.append([name, si(c.value, c.unit), f"{si(low, c.unit)} - {si(high, c.unit)}"])
     output.table(["fitted coefficient", "value", "90 % range"], rows)
-    for split, groups in made.profile.error_card.items():
+    if made.profile.error_card:
         output.result("")
-        output.table(
-            [f"error on the {split} split", "n", "mean", "physics alone", "median", "p90", "bias"],
-            [
-                [
-                    group,
-                    str(e.n),
-                    percent(e.mean),
-                    "" if e.physics is None else percent(e.physics),
-                    percent(e.median),
-                    percent(e.p90),
-                    percent(e.bias, signed=True),
-                ]
-                for group, e in groups.items()
-            ],
-        )
+        show_errors(made.profile)
     for note in made.notes:
         output.message(note)

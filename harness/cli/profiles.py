@@ -94,11 +94,22 @@ def show_profile(name: str, as_json: bool) -> None:
             ],
             left=3,
         )
+    show_errors(profile)
+
+
+def show_errors(profile: ArchitectureProfile) -> None:
+    """Errors on held-out cases, a table for each way they were held out."""
     for split, groups in profile.error_card.items():
         output.table(
-            [f"error on {split}", "n", "mean", "physics alone", "median", "p90", "bias"],
+            [f"error: {split}", "n", "mean", "physics alone", "median", "p90", "bias", "in 90 % interval"],
             [
-                [group, str(e.n), *map(_percent, (e.mean, e.physics, e.median, e.p90)), f"{e.bias * 100:+.1f} %"]
+                [
+                    group,
+                    str(e.n),
+                    *map(_percent, (e.mean, e.physics, e.median, e.p90)),
+                    f"{e.bias * 100:+.1f} %",
+                    _percent(e.coverage),
+                ]
                 for group, e in groups.items()
             ],
         )
