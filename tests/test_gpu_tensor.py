@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -15,10 +16,12 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion import fuse
 from shmoo.estimators.kernels import KernelTable, kernel_table
 from shmoo.estimators.model import Prediction, graph_latency, predict
+from shmoo.estimators.points import estimate_points
 from shmoo.estimators.profile import ArchitectureProfile, FittedFrom, load_profile
 from shmoo.estimators.records import Graph
 from shmoo.estimators.tiling import GpuThreadBlocks, TileShape, Tiling, strategy_for
 from shmoo.estimators.tiling.gpu_library import STREAMED, TENSOR_KERNELS
+from shmoo.estimators.variants import variant
 
 GPUS = ("gpu_v100", "gpu_t4", "gpu_a100_40g", "gpu_a100_80g", "gpu_l4", "gpu_h100", "gpu_h200")
 ONE = np.ones(1)
@@ -197,6 +200,19 @@ def test_a_capped_board_sustains_what_its_power_gives():
         moved = sum(profile.value(f"energy.byte.{level}") * nbytes.sum() for level, nbytes in tiling.level_bytes.items())
         flops = profile.value("throttle.flop.tensor") * lighter * (table.matrix_flops / tiling.blocks.filled).sum()
         assert (flops + moved) / seconds == pytest.approx(70.0 - 18.0, rel=0.01)
+
+
+def test_design_points_are_those_of_single_machines():
+    """Multiprocessors x L2 bandwidth of an H100, L2 as copies read it with it; together and one by one."""
+    profile, table = load_profile("gpu_h100"), linear(3000, 4000, 777, "bfloat16")
+    axes = {"count.sms": (66.0, 132.0), "bandwidth.l2": (2e12, 5.6e12)}
+    single = []
+    for values in itertools.product(*axes.values()):
+        machine = variant(profile, dict(zip(axes, values, strict=True)))
+        c = Coefficients(machine)
+        single.append(graph_latency(table, predict(table, tiled(table, machine), c, "inductor"), c, "inductor")[0])
+    assert estimate_points(profile, table, "inductor", axes).latency_s == pytest.approx(single)
+    assert single[2] > 1.5 * single[3]
 
 
 def estimated(graph: Graph, name: str) -> Estimate:
