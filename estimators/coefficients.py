@@ -202,6 +202,9 @@ _LAUNCH = {
         "allocate.byte": _range(3e-13, 1e-13, 1e-12, "s/B", "mapping it in pages of 2 MiB, about 0.6 us each: engineering range"),
     },
     "tpu": {
+        "efficiency.depthwise": _range(
+            0.4, 0.15, 0.9, "1", f"share of the cycles counted on the vector unit or the array, idle columns included: {_GUESS}"
+        ),
         "launch": _range(1e-6, 0.5e-6, 3e-6, "s", "start of one fusion inside a program"),
         "overlap": _range(
             1.2, 1.0, 4.0, "1", "a fusion's operands are copied to the vector memory, used, and copied back in turn"
