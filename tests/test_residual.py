@@ -281,7 +281,7 @@ def test_names_nobody_knows_are_refused(changes, named):
 # --- published measurements
 
 
-@cache @ cache
+@cache
 def published_errors(device: str) -> dict[str, ErrorCardEntry]:
     """Errors of a built-in profile on the test split of its table, by group."""
     tested = [case for case in read_device(REFERENCE, device).cases if case.case.split == "test"]
