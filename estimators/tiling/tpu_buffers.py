@@ -13,7 +13,8 @@ chip's. Its array advances one step a cycle and waits for the slowest of three b
   open line is closed as it is and half a buffer of lines drains; only the last of them is counted by what it holds. The array
   waits for the end of a drain when nothing is free.
 
-Between moves and drains nothing happens, so the replay goes from one to the next. It holds one fold's requests at a time.
+Between moves and drains nothing happens, so the replay goes from one to the next. It keeps a place for each word of the operands that
+are streamed.
 """
 
 from __future__ import annotations
@@ -124,8 +125,15 @@ class _Window:
         return late
 
     def _look(self, step: int) -> None:
-        missing = self._outside(self._asked[step:]).any(axis=1)
-        self.miss = step + (int(missing.argmax()) if missing.any() else len(missing))
+        # Further ahead the longer nothing is missing: where every step misses, the rest of the fold is not searched each time.
+        ahead = 8
+        while step < len(self._asked):
+            missing = self._outside(self._asked[step : step + ahead]).any(axis=1)
+            if missing.any():
+                self.miss = step + int(missing.argmax())
+                return
+            step, ahead = step + ahead, 2 * ahead
+        self.miss = len(self._asked)
 
     def _outside(self, asked: np.ndarray) -> np.ndarray:
         return (asked != _NOTHING) & ((asked - self._first) % self._sets >= self._held)
@@ -218,10 +226,16 @@ def _by_diagonals(length: int, extent: int, side: int) -> np.ndarray:
     """(panels, length, side) places in the order of fetching of an operand (length, extent) cut into panels of `side` columns:
     by diagonals of the panels on top of each other, from their lower ends."""
     panels = math.ceil(extent / side)
-    row, col = np.nonzero(np.arange(side) < (extent - np.repeat(np.arange(panels) * side, length))[:, None])
+    in_last = extent - (panels - 1) * side
+    heights = [length * (panels - (col >= in_last)) for col in range(side)]
+    on_diagonal = np.zeros(panels * length + side, dtype=np.int64)
+    for col, height in enumerate(heights):
+        on_diagonal[col : col + height] += 1
+    place = np.cumsum(on_diagonal) - on_diagonal
     places = np.full((panels * length, side), _NOTHING)
-    order = np.lexsort((col, row + col))
-    places[row[order], col[order]] = np.arange(len(order))
+    for col, height in enumerate(heights):
+        places[:height, col] = place[col : col + height]
+        place[col : col + height] += 1
     return places.reshape(panels, length, side)
 
 
