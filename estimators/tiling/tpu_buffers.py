@@ -13,8 +13,8 @@ chip's. Its array advances one step a cycle and waits for the slowest of three b
   open line is closed as it is and half a buffer of lines drains; only the last of them is counted by what it holds. The array
   waits for the end of a drain when nothing is free.
 
-Between moves and drains nothing happens, so the replay goes from one to the next. It keeps a place for each word of the operands that
-are streamed.
+Between moves and drains nothing happens, so the replay goes from one to the next. It keeps a place for each word of the operands
+that are streamed.
 """
 
 from __future__ import annotations
