@@ -16,6 +16,7 @@ import numpy as np
 
 from shmoo.estimators.costs import COSTS, costs_of
 from shmoo.estimators.dtypes import COMPUTE_DTYPES, operand_dtype
+from shmoo.estimators.errors import InputError
 from shmoo.estimators.heap import Temporary, fresh_memory
 from shmoo.estimators.records import FAMILIES, Cost, Graph
 from shmoo.estimators.residency import Touch, code_distances, reuse_distances
@@ -166,7 +167,15 @@ class KernelTable:
 
     @classmethod
     def concat(cls, tables: Sequence[KernelTable]) -> KernelTable:
-        """One table with a segment for each of `tables`' segments."""
+        """One table with a segment for each of `tables`' segments.
+
+        Raises:
+            InputError: there is none.
+        """
+        if not tables:
+            raise InputError(
+                "there is nothing to estimate: no kernel is launched; the model only looks at its inputs or returns constants"
+            )
         columns = {}
         rows = np.cumsum([0, *(len(t) for t in tables)])
         segments = np.cumsum([0, *(t.segments for t in tables)])
@@ -179,7 +188,7 @@ class KernelTable:
                 parts = [part + start for part, start in zip(parts, rows[:-1], strict=True)]
             elif field.name == "segment":
                 parts = [part + start for part, start in zip(parts, segments[:-1], strict=True)]
-            columns[field.name] = np.concatenate(parts) if parts else np.zeros(0)
+            columns[field.name] = np.concatenate(parts)
         return cls(**columns)
 
 

@@ -125,3 +125,10 @@ def test_what_graphs_say_reaches_every_record():
     assert estimate.notes == ("counted at the limit",)
     assert estimate_record(estimate, "mlp")["notes"] == ["counted at the limit"]
     assert flatten(estimate_record(estimate, "mlp"))["notes"] == "counted at the limit"
+
+
+def test_a_model_without_a_kernel_is_refused():
+    """A view alone takes no time on any machine."""
+    b = GraphBuilder()
+    with pytest.raises(InputError, match="nothing to estimate"):
+        AnalysisDirector(load_profile("tpu_v4")).estimate(b.graph(b.view(b.tensor((4, 4)), (16,))))

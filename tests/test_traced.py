@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
 from shmoo.estimators.memory import peak_memory_bytes
-from shmoo.harness.capture import capture
+from shmoo.harness.capture import CaptureError, capture, capture_workload
 from shmoo.harness.capture.traced import capture_traced
 from shmoo.harness.workloads import Built, DNNModule, Maker, dim, find_workload
 from shmoo.harness.workloads.meta import weights_on_meta
@@ -104,3 +105,18 @@ def test_a_model_that_looks_at_its_values_needs_no_weights_in_memory() -> None:
     found = capture_workload(DNNModule("branching", "network", (dim("batch", 4, "rows"),), build))
     assert found.graphs[0].calls[-1].outputs[0].shape == (4, 1 << 16)
     assert found.graphs[0].notes
+
+
+def test_a_loop_that_only_data_would_end_is_refused() -> None:
+    """What is compared with a threshold passes, always: without a limit the loop would never end."""
+
+    class Doubling(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            while x.sum() < 100:
+                x = x * 2
+            return x
+
+    with pytest.raises(CaptureError, match="a loop does not end"):
+        capture_traced(Doubling(), (torch.ones(3),))
+    module = DNNModule("doubling", "network", (), lambda make: Built(Doubling(), (make.positive(3),)))
+    assert any(call.op == "aten.mul" for graph in capture_workload(module).graphs for call in graph.calls)

@@ -166,6 +166,8 @@ def test_a_workload_is_one_decorated_factory() -> None:
 def test_axes_take_integers_for_numbers() -> None:
     """An axis of a fractional number takes a whole one."""
     assert Axis("ratio", 0.5, "share", low=0, high=1).check(1, "'x'") == 1.0
+    with pytest.raises(InputError, match="is at most 9223372036854775807"):
+        dim("batch", 1, "images").check(2**63, "'x'")
 
 
 @pytest.fixture
@@ -257,6 +259,8 @@ def test_another_input_shape_replaces_the_declared_one() -> None:
         resolve_model("linear", input_shape=(1, 3))
     with pytest.raises(InputError, match="positive sizes, batch first"):
         resolve_model("mlp", input_shape=(0, 784))
+    with pytest.raises(InputError, match="takes images"):
+        resolve_model("resnet18", input_shape=(224,))
     with pytest.raises(InputError, match="has no axis 'seq_len'"):
         resolve_model("mlp", seq_len=8)
     assert resolve_model("transformer_block", seq_len=8).build(device="meta")().shape == (1, 8, 384)

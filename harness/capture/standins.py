@@ -31,6 +31,8 @@ _LARGEST = 1_500_000
 """Elements of the largest tensor whose values are computed; a larger one counts as zeros."""
 _LARGEST_SELECTION = 1 << 25
 """Elements of the largest list of selected places: a detector's candidates are every class of every anchor."""
+_MOST_CONDITIONS = 1024
+"""Conditions on data that a model may ask for: of more, a loop waits for an answer that never changes."""
 _COMPARISONS = frozenset({"gt", "ge", "lt", "le"})
 _CHOICES = frozenset(
     f"aten::{name}" for name in ("topk", "sort", "sort.stable", "argsort", "argmax", "argmin", "max.dim", "min.dim", "kthvalue")
@@ -72,7 +74,7 @@ class StandIns(TorchDispatchMode):
         super().__init__()
         self._held = WeakIdKeyDictionary()
         self._uniform = WeakIdKeyDictionary()
-        self._kept = self._chosen = self._suppressed = 0
+        self._kept = self._chosen = self._suppressed = self._conditions = 0
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -237,6 +239,9 @@ class StandIns(TorchDispatchMode):
             with _real():
                 return held.elements.item()
         if args[0].dtype == torch.bool:
+            self._conditions += 1
+            if self._conditions > _MOST_CONDITIONS:
+                raise CaptureError(f"a loop does not end: {_MOST_CONDITIONS} conditions were asked for that only data would give")
             return bool(self._uniform.get(args[0], False))
         raise CaptureError("a number is read that only data would give")
 

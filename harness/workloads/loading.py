@@ -65,6 +65,8 @@ def with_input_shape(module: DNNModule, shape: Sequence[int]) -> DNNModule:
         raise InputError(
             f"{module.name!r} has no axis 'batch', so its input cannot be replaced; its axes are {', '.join(names) or 'none'}"
         )
+    if "resolution" in names and len(rest) < 2:
+        raise InputError(f"{module.name!r} takes images: --input-shape is such as 1x3x224x224, got {'x'.join(map(str, shape))}")
     fixed = {"resolution": rest[-1]} if "resolution" in names else {}
 
     def factory(make: Maker, **axes: Any) -> Built:

@@ -30,6 +30,8 @@ STORAGE_DTYPES = {
     "float16": "float16",
 }
 """Element types a workload can be built in, and the type its tensors then have (tf32 is a way to multiply float32)."""
+_LARGEST = 2**63 - 1
+"""Extents are 64-bit numbers in torch."""
 SEED = 20250
 """Seed of every build, so that two builds of one case hold the same values."""
 
@@ -69,6 +71,8 @@ class Axis(msgspec.Struct, frozen=True, omit_defaults=True):
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             if self.low is not None and value < self.low:
                 raise InputError(f"axis {self.name!r} of {where} is at least {self.low:g}, got {value!r}")
+            if isinstance(value, int) and value > _LARGEST:
+                raise InputError(f"axis {self.name!r} of {where} is at most {_LARGEST}, which no tensor exceeds; got {value!r}")
             if self.high is not None and value > self.high:
                 raise InputError(f"axis {self.name!r} of {where} is at most {self.high:g}, got {value!r}")
         return value
