@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,11 @@ from pathlib import Path
 import click
 
 from shmoo.estimators.errors import InputError
+
+PROSE = 40
+"""Columns of longer cells are text that may be broken over lines on a terminal."""
+PADDING = 3
+"""What a table of rich has between two columns."""
 
 
 def message(text: str) -> None:
@@ -45,20 +51,25 @@ def only_results_on_stdout() -> Iterator[None]:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", left: int = 1) -> None:
-    """A table on stdout. The first `left` columns are text, the others are aligned right."""
+    """A table on stdout. The first `left` columns are text, and so are those of long cells; the others are aligned right."""
     listed = [list(row) for row in rows]
-    if sys.stdout.isatty():
-        _rich_table(headers, listed, title, left)
+    widths = [max(len(line[i]) for line in (list(headers), *listed)) for i in range(len(headers))]
+    prose = [width > PROSE for width in widths]
+    texts = [i < left or folds for i, folds in enumerate(prose)]
+    # Cut to the width of a narrow terminal, numbers would be broken over lines; whole rows that run over its edge are not.
+    if sys.stdout.isatty() and sum(min(w, PROSE) + PADDING for w in widths) <= shutil.get_terminal_size().columns:
+        _rich_table(headers, listed, title, texts, prose)
         return
     if title:
         result(title)
-    widths = [max(len(line[i]) for line in (list(headers), *listed)) for i in range(len(headers))]
     for line in (list(headers), *listed):
-        cells = [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
+        cells = [c.ljust(w) if text else c.rjust(w) for c, w, text in zip(line, widths, texts, strict=True)]
         result("  ".join(cells).rstrip())
 
 
-def _rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str, left: int) -> None:
+def _rich_table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], title: str, texts: Sequence[bool], prose: Sequence[bool]
+) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -66,7 +77,7 @@ def _rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: st
 
     grid = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for i, header in enumerate(headers):
-        grid.add_column(header, justify="left" if i < left else "right", overflow="fold")
+        grid.add_column(header, justify="left" if texts[i] else "right", overflow="fold", no_wrap=not prose[i])
     for row in rows:
         # Text objects: names of the user's files may hold what rich would read as markup.
         grid.add_row(*(Text(cell) for cell in row))
