@@ -18,7 +18,7 @@ from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.dataset import MeasuredCase, Sources, blocks, read_sources
 from shmoo.calibrate.evaluate import HOLDS, HOLDS_ELSEWHERE, Kept, Result, of_cases
 from shmoo.calibrate.held_out import HeldOut, held_out, together
-from shmoo.calibrate.transfer import off_by, transfer, widest
+from shmoo.calibrate.transfer import off_by, transfer, typical
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, load_profile
 
@@ -115,7 +115,7 @@ def left_out_sigma(tables: Mapping[str, Sources], fitted: Mapping[str, Cards]) -
         for card in cards:
             cases = [case for case in tables[device].cases if card_of(case, device) == card]
             found.append(off_by(transfer(others, published(f"gpu_{card}")), cases[:: -(-len(cases) // SPREAD_CASES)]))
-    return widest(found)
+    return typical(found)
 
 
 def measured_cards(fitted: Mapping[str, Cards]) -> list[ArchitectureProfile]:

@@ -17,13 +17,13 @@ import msgspec
 import numpy as np
 
 from shmoo.calibrate.evaluate import Kept, Result, of_cases, read_rows
-from shmoo.calibrate.evaluate_gpu import DEVICES, fit_device, published, read_device
+from shmoo.calibrate.evaluate_gpu import DEVICES, fit_device, left_out_sigma, published, read_device
 from shmoo.calibrate.held_out import HeldOut, together
 from shmoo.calibrate.transfer import transfer
 from shmoo.estimators.allocator import allocation_time
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
-from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.profile import ArchitectureProfile, Coefficient
 from shmoo.estimators.records import Graph, Interval
 
 MODELS = "gpu_models.csv"
@@ -94,11 +94,23 @@ def evaluate(folder: Path, graphs_of: GraphsOf) -> list[Result]:
         InputError: a table is missing, or a device of the table has no profile.
     """
     rows = read_models(folder / MODELS)
-    return compare(rows, graphs_of, {device: fit_device(read_device(folder, device), device) for device in DEVICES})
+    tables = {device: read_device(folder, device) for device in DEVICES}
+    fitted = {device: fit_device(table, device) for device, table in tables.items()}
+    sigma = {device: left_out_sigma(tables, {d: {d: p} for d, p in fitted.items() if d != device}) for device in DEVICES}
+    return compare(rows, graphs_of, fitted, sigma)
 
 
-def compare(rows: Sequence[MeasuredModel], graphs_of: GraphsOf, fitted: Mapping[str, ArchitectureProfile]) -> list[Result]:
-    """`evaluate` on rows already read and profiles already fitted."""
+def compare(
+    rows: Sequence[MeasuredModel],
+    graphs_of: GraphsOf,
+    fitted: Mapping[str, ArchitectureProfile],
+    sigma: Mapping[str, Mapping[str, Coefficient]] = MappingProxyType({}),
+) -> list[Result]:
+    """`evaluate` on rows already read and profiles already fitted.
+
+    Args:
+        sigma: device -> spreads of its intervals when it is left out, as `transfer` takes them.
+    """
     captured: dict[tuple[str, str, int, int], Sequence[Graph]] = {}
     for row in rows:
         if row.shape not in captured:
@@ -108,7 +120,7 @@ def compare(rows: Sequence[MeasuredModel], graphs_of: GraphsOf, fitted: Mapping[
     for device in dict.fromkeys(row.device for row in rows):
         here = [row for row in rows if row.device == device]
         others = [profile for name, profile in fitted.items() if name != device]
-        profiles = {LEFT_OUT: transfer(others, published(f"gpu_{device}"))}
+        profiles = {LEFT_OUT: transfer(others, published(f"gpu_{device}"), sigma.get(device))}
         if device in fitted:
             profiles = {FITTED: fitted[device]} | profiles
         for how, profile in profiles.items():

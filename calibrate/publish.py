@@ -21,7 +21,7 @@ UNMEASURED_GPUS = ("gpu_l4", "gpu_h100", "gpu_h200")
 
 
 def _gpu(folder: Path) -> Iterator[ArchitectureProfile]:
-    from shmoo.calibrate.evaluate_gpu import DEVICES, fit_cards, measured_cards, published, read_device, results
+    from shmoo.calibrate.evaluate_gpu import DEVICES, fit_cards, left_out_sigma, measured_cards, published, read_device, results
     from shmoo.calibrate.transfer import transfer
 
     tables = {device: read_device(folder, device) for device in DEVICES}
@@ -34,8 +34,9 @@ def _gpu(folder: Path) -> Iterator[ArchitectureProfile]:
             whole = completed(whole, other)
             yield with_numbers(completed(other, own), numbers)
         yield with_numbers(whole, numbers)
+    sigma = left_out_sigma(tables, fitted)
     for name in UNMEASURED_GPUS:
-        yield transfer(measured_cards(fitted), published(name))
+        yield transfer(measured_cards(fitted), published(name), sigma)
 
 
 def _tpu(folder: Path) -> Iterator[ArchitectureProfile]:

@@ -38,7 +38,7 @@ def transfer(
     Args:
         measured: fitted profiles of the same architecture family.
         target: a machine as its datasheet describes it; what was fitted to it itself is dropped.
-        sigma: `sigma.*` as measured machines that were left out say (`widest`); without any, those of the fits, half as wide
+        sigma: `sigma.*` as measured machines that were left out say (`typical`); without any, those of the fits, half as wide
             again.
 
     Raises:
@@ -71,16 +71,15 @@ def off_by(made: ArchitectureProfile, cases: Sequence[MeasuredCase]) -> dict[str
     return spreads(seen, errors, reach_of_ranges(seen, made), made, made.name)
 
 
-def widest(left_out: Sequence[Mapping[str, Coefficient]]) -> dict[str, Coefficient]:
-    """The largest of what machines were `off_by`, each predicted from others. A machine's cases are off together, so machines are
-    what an interval has to hold for, and of a few the largest stands for the next (conformal prediction on two layers: Dunn,
-    Wasserman and Ramdas, JASA 118(544), 2023)."""
+def typical(left_out: Sequence[Mapping[str, Coefficient]]) -> dict[str, Coefficient]:
+    """What the next machine is off by: the root mean square of what measured ones were `off_by`, each predicted from others. A
+    machine's cases are off together, so each machine counts as much, however many cases it has (prediction sets on two layers:
+    Dunn, Wasserman and Ramdas, JASA 118(544), 2023)."""
     found = {}
     for name in sorted({name for one in left_out for name in one}):
-        known = [one[name] for one in left_out if name in one]
-        largest = max(known, key=lambda c: c.value)
-        why = f"largest of {len(known)} measured machines, each predicted from the others: {largest.reference}"
-        found[name] = Coefficient(largest.value, "1", "transferred", why)
+        known = [one[name].value for one in left_out if name in one]
+        why = f"root mean square over {len(known)} measured machines, each predicted from the others, of its 90 % point"
+        found[name] = Coefficient(math.sqrt(float(np.mean(np.square(known)))), "1", "transferred", why)
     return found
 
 

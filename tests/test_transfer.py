@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from shmoo.calibrate.dataset import MeasuredCase
 from shmoo.calibrate.evaluate_gpu import DEVICES, published
-from shmoo.calibrate.transfer import off_by, transfer, widest
+from shmoo.calibrate.transfer import off_by, transfer, typical
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient, load_profile
@@ -84,14 +84,14 @@ def test_near_generations_count_more():
     assert made.value("launch.eager") == pytest.approx(1e-6 * 4 ** (1 / (1 + math.exp(-0.5))))
 
 
-def test_intervals_are_as_wide_as_the_machine_that_was_off_most():
-    """Machines off by 0.1 and 0.3 (a spread each) give 0.3, marked as transferred; without any, the fits' own grow by half."""
-    small, large = ({"sigma.gemm": Coefficient(value, "1", "fitted", where)} for value, where in ((0.1, "a"), (0.3, "b")))
-    (name, found), *rest = widest([small, large]).items()
-    assert (name, found.value, found.source, rest) == ("sigma.gemm", 0.3, "transferred", [])
-    assert "largest of 2" in found.reference
+def test_the_next_machine_is_off_by_what_measured_ones_are():
+    """Spreads of 0.1 and 0.7 give sqrt((0.01 + 0.49) / 2) = 0.5; without any, the fits' own grow by half."""
+    small, large = ({"sigma.gemm": Coefficient(value, "1", "fitted", "test")} for value in (0.1, 0.7))
+    found = typical([small, large])["sigma.gemm"]
+    assert (found.value, found.source) == (pytest.approx(0.5), "transferred")
+    assert "over 2 measured machines" in found.reference
     measured = [fitted("gpu_v100", efficiency_gemm=0.4, sigma_gemm=0.2)]
-    assert transfer(measured, load_profile("gpu_h100"), {"sigma.gemm": found}).value("sigma.gemm") == 0.3
+    assert transfer(measured, load_profile("gpu_h100"), {"sigma.gemm": found}).value("sigma.gemm") == pytest.approx(0.5)
     assert transfer(measured, load_profile("gpu_h100")).value("sigma.gemm") == pytest.approx(0.3)
 
 
