@@ -89,8 +89,8 @@ class TilingSpec(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class FittedFrom(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where fitted coefficients came from. `dtypes` are the types that the measured kernels computed in; files that do not say are
-    of float32."""
+    """Where fitted coefficients came from. `dtypes` are the types that the measured kernels computed in, float32 where a file
+    does not say."""
 
     rows_hash: str = ""
     sources: tuple[str, ...] = ()
@@ -252,7 +252,9 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
                 raise FormatError(f"profile {profile.name!r} {where}: level {level!r} has no coefficient 'bandwidth.{level}'")
         for name, c in profile.coefficients.items():
             if is_rate(name) and not c.value > 0:
-                raise FormatError(f"profile {profile.name!r} {where}: coefficient {name!r} is {c.value:g}; a rate must be positive")
+                raise FormatError(
+                    f"profile {profile.name!r} {where}: coefficient {name!r} is {c.value:g}; a rate must be positive"
+                )
             if not c.bounds[0] <= c.value <= c.bounds[1]:
                 raise FormatError(f"profile {profile.name!r} {where}: coefficient {name!r} is outside its own range {c.bounds}")
         for group in profile.residual:
