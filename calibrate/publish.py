@@ -113,7 +113,7 @@ def line(profile: ArchitectureProfile, path: Path) -> str:
         f"{group} {entry.mean:.1%}" + (f" ({entry.physics:.1%} without residual)" if entry.physics is not None else "")
         for group, entry in tested.items()
     ]
-    return f"{path}: {', '.join(errors) or 'transferred'}"
+    return f"{path}: {', '.join(errors) or 'no test split of its own'}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

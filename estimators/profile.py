@@ -167,7 +167,8 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
         family: decides the default runtime; `tiling` names the strategy.
         levels: memory levels, nearest to the units first; the last is the main memory.
         illustrative: numbers made up to explain, exempt from plausibility checks.
-        error_card: split ("validation", "test") -> group (operator family or "networks") -> errors.
+        error_card: split ("validation", "test", or in words how else cases were held out: "left out") -> group (operator family,
+            "networks", operator) -> errors.
         residual: corrections beside the physical model, for the machine that was measured only; () takes them off.
         table_reduction: column that holds the reduction of matrix products in the operator tables the coefficients come from;
             tables are read likewise when they are estimated with this profile.

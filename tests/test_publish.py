@@ -15,7 +15,7 @@ def entry(mean: float, physics: float | None = None) -> ErrorCardEntry:
 
 
 def test_each_profile_is_written_and_told_with_its_errors(monkeypatch, tmp_path, capsys):
-    """One line a file: errors with the residual, and without it where it changed them; transferred ones have none."""
+    """One line a file: errors with the residual, and without it where it changed them; others have no test split."""
     fitted = load_profile("gpu_v100").replacing(error_card={"test": {"gemm": entry(0.08, 0.1), "pointwise": entry(0.03)}})
     carried = load_profile("gpu_h100").replacing(error_card={})
     monkeypatch.setattr(publish, "PUBLICATIONS", {"gpu": lambda folder: iter((fitted, carried))})
@@ -23,7 +23,7 @@ def test_each_profile_is_written_and_told_with_its_errors(monkeypatch, tmp_path,
     assert load_profile(str(tmp_path / "new" / "gpu_v100.json")) == fitted
     assert [line.partition(": ")[2] for line in capsys.readouterr().out.splitlines()] == [
         "gemm 8.0% (10.0% without residual), pointwise 3.0%",
-        "transferred",
+        "no test split of its own",
     ]
 
 
