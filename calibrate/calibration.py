@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from shmoo.calibrate.base import base_profile
-from shmoo.calibrate.dataset import Block, Sources, blocks, read_sources
+from shmoo.calibrate.dataset import TABLE_DEVICE, Block, Sources, blocks, read_sources
 from shmoo.calibrate.energy import FittedEnergy, fit_energy
 from shmoo.calibrate.fit import Fitted, fit_latency, predicted_latency
 from shmoo.calibrate.held_out import held_out
@@ -64,7 +64,22 @@ def calibrate(
     tell("reading sources")
     read = read_sources(sources, "cpu" if base is None else base.family, reduction)
     start = base if base is not None else _base_of(read)
+    read = _on_device(read, start, tell)
     return calibrate_cases(read, start, name=name or start.name, seed=seed, residual=residual, progress=tell)
+
+
+def _on_device(read: Sources, base: ArchitectureProfile, tell: Progress) -> Sources:
+    """The sources' rows of the device that the profile is of."""
+    device = TABLE_DEVICE[base.family]
+    kept = tuple(case for case in read.cases if case.case.device == device)
+    if not kept:
+        held = ", ".join(sorted({case.case.device for case in read.cases}))
+        raise InputError(
+            f"{', '.join(read.names)} holds rows of {held}, and {base.name!r} is a {base.family}; name another --base"
+        )
+    if len(kept) < len(read.cases):
+        tell(f"{len(read.cases) - len(kept)} cases of other devices than {device!r} are left out")
+    return replace(read, cases=kept)
 
 
 def _base_of(read: Sources) -> ArchitectureProfile:

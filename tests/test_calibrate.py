@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from shmoo.calibrate.base import base_profile
-from shmoo.calibrate.calibration import calibrate_cases
+from shmoo.calibrate.calibration import calibrate, calibrate_cases
 from shmoo.calibrate.dataset import MeasuredCase, Sources, blocks, read_sources
 from shmoo.calibrate.fit import predicted_latency
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.profile import ArchitectureProfile, load_profile
-from shmoo.runs.records import Machine, RunManifest
+from shmoo.runs.records import Machine, Measurement, RunManifest, Timing
 from shmoo.runs.store import RunWriter
-from shmoo.runs.tables import TableRow
+from shmoo.runs.tables import TableRow, read_table
 
 TRUTH = {
     "bandwidth.l1": 900e9,
@@ -127,3 +127,20 @@ def test_caches_that_a_machine_does_not_tell_are_typical_ones(told, levels):
         assert capacity.value == told.get(level, capacity.value)
     graph = TableRow(0, "linear", {"b": 1, "m": 64, "n": 64, "k": 64}).graph()
     assert AnalysisDirector(profile).estimate((graph,)).latency_s.value > 0
+
+
+def test_rows_of_another_device_do_not_calibrate_a_profile(tmp_path):
+    """A GPU is not fitted to a CPU's rows: refused where there are no others, left out where there are."""
+    table = tmp_path / "cpu.csv"
+    table.write_text("op,m,n,k,latency_s\n" + "".join(f"linear,{m},64,64,1e-3\n" for m in (8, 16, 32)))
+    cases = [MeasuredCase(row.case, (row.graph(),), 1e-3) for row in read_table(table).rows]
+    with RunWriter(tmp_path / "run", RunManifest(Machine("Example CPU", 2, 2, 2**30), "micro")) as writer:
+        for case in cases:
+            hashes = tuple(graph.content_hash for graph in case.graphs)
+            writer.append(Measurement(case.case, "ok", (), hashes, Timing((1e-3,))), case.graphs)
+    with pytest.raises(InputError, match=r"run holds rows of cpu, and 'gpu_t4' is a gpu"):
+        calibrate([tmp_path / "run"], base=load_profile("gpu_t4"))
+    told: list[str] = []
+    with pytest.raises(InputError, match="hardly vary"):
+        calibrate([tmp_path / "run", table], base=load_profile("gpu_t4"), progress=told.append)
+    assert "3 cases of other devices than 'cuda' are left out" in told
