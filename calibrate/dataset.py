@@ -34,6 +34,7 @@ class MeasuredCase:
     Attributes:
         energy_sd_j: standard deviation of the energy, from its windows' spread; `None` where it is not known, as in tables.
         idle_w: power of the same domains with nothing of ours running; `None` where it was not measured.
+        warm: how warm the board was (`estimators/heat.py`); `None` where nobody knows.
     """
 
     case: CaseSpec
@@ -42,6 +43,7 @@ class MeasuredCase:
     energy_j: float | None = None
     energy_sd_j: float | None = None
     idle_w: float | None = None
+    warm: float | None = None
 
 
 class Joules(NamedTuple):
@@ -185,7 +187,8 @@ def block_of(cases: Sequence[MeasuredCase], runtime: str, director: AnalysisDire
     tables = []
     for index, case in enumerate(cases):
         table, _ = director.tabulate(case.graphs, runtime, matrix_dtype(case.case.dtype))
-        tables.append(replace(table, segment=np.zeros(len(table), dtype=np.int64)))
+        warm = np.full(len(table), np.nan if case.warm is None else case.warm)
+        tables.append(replace(table, segment=np.zeros(len(table), dtype=np.int64), warm=warm))
         if not len(table):
             raise InputError(f"case {index}, {case.case.label}, has no operator that costs anything; leave it out")
     table = KernelTable.concat(tables)

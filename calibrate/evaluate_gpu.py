@@ -20,6 +20,7 @@ from shmoo.calibrate.evaluate import HOLDS, HOLDS_ELSEWHERE, Kept, Result, of_ca
 from shmoo.calibrate.held_out import HeldOut, held_out, together
 from shmoo.calibrate.transfer import off_by, transfer, typical
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.heat import in_turn
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, load_profile
 
 DEVICES = {"p100": "P100", "v100": "V100", "t4": "T4", "a100_40g": "A100"}
@@ -189,4 +190,8 @@ def read_device(folder: Path, device: str) -> Sources:
     if not path.is_file():
         raise InputError(f"no table at {str(path)!r}; DATA_DIR is the folder that holds gpu_ops")
     whose = f"NeuSight's operator measurements on a {DEVICES[device]}, eager float32 (Lee et al., ASPLOS 2025)"
-    return replace(read_sources([path], "gpu", reduction="n"), names=(whose,))
+    table = read_sources([path], "gpu", reduction="n")
+    # One row was measured after the other.
+    warmth = in_turn([case.latency_s for case in table.cases])
+    cases = tuple(replace(case, warm=float(warm)) for case, warm in zip(table.cases, warmth, strict=True))
+    return replace(table, cases=cases, names=(whose,))

@@ -50,7 +50,8 @@ class Parameter:
 
 
 # stem -> (unit, low, high, prior sd of the log). Bounds are physical: an efficiency above 1.6 is more than Winograd's transform
-# can save, a launch below 50 ns is less than one call through Python, a power controller acts within a few tens of milliseconds.
+# can save, a launch below 50 ns is less than one call through Python, a power controller acts within a few tens of milliseconds,
+# voltage falls at most in proportion to the clock, and energy with its square.
 _SPACE = {
     "efficiency": ("1", 1e-3, 1.6, 1.0),
     "efficiency.vector": ("1", 1e-3, 4.0, 1.0),
@@ -71,6 +72,8 @@ _SPACE = {
     "heap.returned": ("1", 0.02, 1.0, 1.0),
     "launch_tail": ("1", 1e-2, 0.99, 0.7),
     "throttle.flop": ("J/flop", 1e-13, 1e-10, 0.3),
+    "throttle.cool": ("1", 1e-2, 0.8, 1.0),
+    "throttle.clock": ("1", 1e-2, 2.0, 1.0),
     "throttle.time": ("s", 1e-5, 2e-2, 1.5),
     "bandwidth": ("B/s", 1e8, 1e14, 1.0),
 }
@@ -86,7 +89,7 @@ _OF_FAMILY = {
 """(Architecture family, stem) -> the same where a family's structure says more: blocks and transforms are counted on a GPU, so
 only a clock above the nominal one lets its contractions beat the peak. On a CPU all contractions end in the same register blocks,
 so their rates on large shapes are near each other's, whatever the clock is."""
-_START_OF_ZERO = {"tile_overhead": 1e-6, "page_fault": 1e-10}
+_START_OF_ZERO = {"throttle.cool": 0.1, "throttle.clock": 0.3, "tile_overhead": 1e-6, "page_fault": 1e-10}
 LIBRARY_PATHS = frozenset({"conv", "conv_1x1", "conv_3x3", "conv_native", "depthwise", "conv_transpose", "conv_tensor"})
 """Algorithms that share an operator's name: what dispatching costs depends on the library that takes the call."""
 COMPILED_SD = 0.15
@@ -94,6 +97,9 @@ COMPILED_SD = 0.15
 few compiled cases must not say more. With 0.4 a held-out compiled convnet came out 3.3 times too slow, with 0.15 1.7 times."""
 TYPICAL_SPECIAL_SHARE = 1 / 8
 """Special functions a unit evaluates for each vector flop it could do, roughly, on any machine."""
+SLOWED = 1.5
+"""A board whose float32 units would draw more than this times what its cap leaves them runs far below its nominal clock under
+load, and shows how energy follows clock and warmth. Others run near it, and what is fitted of both is noise."""
 _EXTENTS = {"gpu": ("half.tile", "half.far", "half.k", "half.fill")}
 """Architecture family -> extents on which a contraction's rate depends, where those are of its blocks; else `_OWN_EXTENTS`."""
 _OWN_EXTENTS = ("half.m", "half.n", "half.k")
@@ -174,6 +180,9 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
         add("launch_tail", "launch_tail", ("launch_tail",), cases.all)
         if "throttle.flop" in profile.coefficients:
             add("throttle.time", "throttle.time", ("throttle.time",), cases.matrix)
+            if _demand(profile) > SLOWED:
+                add("throttle.clock", "throttle.clock", ("throttle.clock",), cases.matrix)
+                add("throttle.cool", "throttle.cool", ("throttle.cool",), cases.matrix & cases.history)
     for name, offered in cases.transformed.items():
         for stem in ("efficiency", "efficiency.bandwidth", *extents):
             if stem != "half.far":  # transformed images are dense
@@ -224,6 +233,12 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
     return found
 
 
+def _demand(profile: ArchitectureProfile) -> float:
+    """What float32 products would draw at the peak, over what the power cap leaves them."""
+    wanted = profile.value("throttle.flop") * profile.value("peak.matrix.float32", 0.0)
+    return wanted / (profile.value("power.tdp", math.inf) - profile.value("power.static", 0.0))
+
+
 def _far(block: Block) -> np.ndarray:
     """(K,) whether the kernels of a block stage elements from farther than translations at hand reach."""
     blocks = block.tiling.blocks
@@ -265,6 +280,7 @@ class _Cases:
         self.views = np.concatenate([table.views > 0 for table in tables])
         self.away = np.concatenate([table.code_distance > profile.value("capacity.l2", math.inf) / 4 for table in tables])
         ways = sorted({way.name for block in blocks for way in block.tiling.transformed})
+        self.history = np.concatenate([np.isfinite(table.warm) for table in tables])
         self.far = np.concatenate([_far(block) for block in blocks])
         self.transformed = {name: np.concatenate([_offered(block, name) for block in blocks]) for name in ways}
         self.alone = (np.bincount(self._segment, minlength=self.count) == 1)[self._segment]

@@ -186,6 +186,8 @@ _LAUNCH = {
         "view.eager": _range(2.5e-6, 1e-6, 8e-6, "s", "host time to dispatch a call that only makes a view"),
         "graph": _range(30e-6, 10e-6, 100e-6, "s", "entry of a compiled or interpreted graph"),
         "launch_tail": _range(0.3, 0.1, 0.7, "1", f"share of a launch that follows the hand-over to the device: {_GUESS}"),
+        "throttle.cool": _range(0.0, 0.0, 0.0, "1", "no board is assumed to save energy while it is cool unless measured"),
+        "throttle.clock": _range(0.0, 0.0, 0.0, "1", "a flop takes the same energy at any clock unless measured otherwise"),
         "throttle.time": _range(1e-3, 1e-3, 1e-3, "s", "time after which half of a power cap's effect is there"),
         "efficiency": _range(0.9, 0.7, 1.0, "1", f"share of peak of large tiles over a long reduction: {_GUESS}"),
         "efficiency.conv": _range(0.85, 0.5, 1.0, "1", f"share of peak of large tiles over a long reduction: {_GUESS}"),

@@ -82,6 +82,7 @@ class KernelTable:
         entering_bytes: (K,) bytes of the graph's own inputs that the kernel reads.
         leaving_bytes: (K,) bytes of images among the graph's results that the kernel writes, where the graph convolves.
         segment: (K,) which case or graph the row belongs to; ascending.
+        warm: (K,) how warm the board is (`heat.py`) while the segment runs; NaN where nobody knows.
         access_kernel: (A,) row; access_bytes: (A,) bytes; access_distance: (A,) bytes touched since the same memory was last
             touched; access_kind: (A,) `READ_WEIGHT`, `READ_ACTIVATION` or `WRITE`.
         labels: K names for people.
@@ -109,6 +110,7 @@ class KernelTable:
     entering_bytes: np.ndarray
     leaving_bytes: np.ndarray
     segment: np.ndarray
+    warm: np.ndarray
     access_kernel: np.ndarray
     access_bytes: np.ndarray
     access_distance: np.ndarray
@@ -238,6 +240,7 @@ def kernel_table(
         *ints,
         *floats,
         segment=np.zeros(len(rows), dtype=np.int64),
+        warm=np.full(len(rows), np.nan),
         access_kernel=np.asarray([i for i, ts in enumerate(touches) for _ in ts], dtype=np.int64),
         access_bytes=np.asarray([t.nbytes for ts in touches for t in ts], dtype=np.float64),
         access_distance=np.asarray([d for ds in distances for d in ds], dtype=np.float64),

@@ -20,7 +20,7 @@ Where blocks share multiprocessors (GPU), the factors after t_matrix are those o
     (1 + (half_tile + half_far x far)/reuse)(1 + half_k/depth)(1 + half_fill/held)
 
 and under sustained load a board at its power cap takes at least
-(throttle_flop x issued flops + sum B_l x e_byte_l) / (TDP - P_static).
+body x ((throttle_flop x issued flops + sum B_l x e_byte_l) / ((TDP - P_static) x body))^(1 / (1 + throttle_clock)).
 
 A graph on a CPU takes the sum of its kernels. Where launches are asynchronous (GPU), the host runs ahead: kernel i starts
 when the host has launched it and kernel i-1 has ended.
@@ -35,6 +35,7 @@ import numpy as np
 
 from shmoo.estimators.coefficients import Coefficients, algorithm_codes, converts_layout, in_tensor_kernels
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
+from shmoo.estimators.heat import repeated
 from shmoo.estimators.kernels import READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, hit_share
@@ -203,21 +204,29 @@ def _throttle(
 ) -> np.ndarray:
     """Factor by which sustained load slows a device at its power cap. What `throttle.flop` joules a flop and the bytes ask for
     beyond the cap stretches the time, once the controller has seen the load for about `throttle.time`. What counts is the mean
-    power of the whole segment, back to back: kernels that wait for memory leave power to the others. A flop in another type
-    than float32 takes less by as much as its peak is higher, unless the tensor cores' own is known: that of float16."""
+    power of the whole segment, back to back: kernels that wait for memory leave power to the others. Energy falls with the
+    clock to the power `throttle.clock`, as the voltage does, and a board that is still cool takes `throttle.cool` less for a
+    flop. In another type than float32 a flop takes less by as much as its peak is higher, unless the tensor cores'
+    own is known: that of float16."""
     starts = np.flatnonzero(np.diff(table.segment, prepend=-1))
     busy = np.add.reduceat(body, starts, axis=-1)
     known = _FLOAT32
     if c.find("throttle.flop.tensor") is not None:
         known = np.where(in_tensor_kernels(codes), _FLOAT16, _FLOAT32)
     lighter = c.by_dtype(np.atleast_1d(known), _MATRIX) / c.by_dtype(table.dtype, _MATRIX)
-    drawn = c.by_algorithm(codes, "throttle.flop") * lighter * worked + (
-        _bytes_energy(tiling, c) if has_energy(c.profile) else 0.0
-    )
+    place = table.segment - table.segment[0]
+    # A network is measured by itself, from a cool board on; an operator in a campaign of many.
+    alone = np.diff(np.append(starts, len(table))) == 1
+    warm = np.where(np.isnan(table.warm), np.where(alone, 1.0, repeated(busy))[..., place], table.warm)
+    flop = c.by_algorithm(codes, "throttle.flop") * (1.0 - c.value("throttle.cool") * (1.0 - warm))
+    drawn = flop * lighter * worked + (_bytes_energy(tiling, c) if has_energy(c.profile) else 0.0)
     joules = np.add.reduceat(drawn + np.zeros_like(body), starts, axis=-1)
     budget = (c.value("power.tdp") - c.value("power.static")) * busy
-    factor = 1.0 + np.maximum(joules / budget - 1.0, 0.0) / (1.0 + (c.value("throttle.time") / busy) ** ONSET)
-    return factor[..., table.segment - table.segment[0]]
+    # What is known of a tensor core's flop is known at the clock that a board sustains.
+    clock = np.where(np.logical_or.reduceat(in_tensor_kernels(codes), starts), 0.0, c.value("throttle.clock"))
+    slower = np.maximum((joules / budget) ** (1.0 / (1.0 + clock)) - 1.0, 0.0)
+    factor = 1.0 + slower / (1.0 + (c.value("throttle.time") / busy) ** ONSET)
+    return factor[..., place]
 
 
 def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime: str) -> np.ndarray | float:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from shmoo.calibrate.dataset import blocks
 from shmoo.calibrate.evaluate_gpu import DEVICES, card_of, published, read_device
+from shmoo.calibrate.parameters import parameters_for
 from shmoo.estimators.errors import InputError
 
 TABLE = """op,dtype,b,m,n,k,conv_n,conv_c_in,conv_c_out,conv_kernel,conv_size,conv_stride,conv_padding,latency_s
@@ -34,6 +36,15 @@ def test_convolutions_of_the_a100_are_another_cards(cases):
     """Its other rows, and all rows of the other devices, are from the device that the table is named after."""
     assert [card_of(case, "a100_40g") for case in cases] == ["a100_40g", "a100_40g", "a100_80g"]
     assert {card_of(case, "v100") for case in cases} == {"v100"}
+
+
+@pytest.mark.parametrize(("device", "slowed"), [("t4", True), ("v100", False)])
+def test_a_board_far_above_its_cap_shows_how_energy_follows_clock_and_warmth(cases, device, slowed):
+    """A T4's units would draw 2.5 times what 70 W leave them, a V100's 1.1 times what 250 W do."""
+    profile = published(f"gpu_{device}")
+    names = {parameter.name for parameter in parameters_for(blocks(cases, profile), profile)}
+    assert ({"throttle.clock", "throttle.cool"} <= names) == slowed
+    assert "throttle.time" in names
 
 
 def test_a_missing_table_is_named(tmp_path):

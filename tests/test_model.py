@@ -1,5 +1,7 @@
 """The model's equations, worked out for single kernels and short graphs."""
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import pytest
@@ -279,6 +281,29 @@ def test_sustained_load_slows_a_capped_device():
     assert predicted(table, long_after).device_s[0] == pytest.approx(free * 2.0, rel=1e-5)
     below = machine("gpu", **demand | {"power.tdp": 100.0}, **{"throttle.time": free / 1e6})
     assert predicted(table, below).device_s[0] == pytest.approx(free)
+
+
+def test_at_a_lower_clock_a_flop_takes_less():
+    """Energy in proportion to the clock: twice what the cap leaves is met at 1 / sqrt 2 of it, which time and energy share."""
+    table = linear_table(64, 64, 64)
+    free = predicted(table, machine("gpu")).device_s[0]
+    left = 40.0 - 10.0 - 1e-10 * 4 * 3 * 64**2 / free
+    demand = {"power.tdp": 40.0, "throttle.flop": (left + 30.0) * free / (2 * 64**3), "throttle.time": free / 1e6}
+    assert predicted(table, machine("gpu", **demand, **{"throttle.clock": 1.0})).device_s[0] == pytest.approx(
+        free * 2**0.5, rel=1e-5
+    )
+
+
+def test_a_cool_board_computes_faster():
+    """Half of a flop's energy counts on a cool board, three quarters on one that is half warm, all where nobody knows."""
+    table = linear_table(64, 64, 64)
+    free = predicted(table, machine("gpu")).device_s[0]
+    nbytes = 1e-10 * 4 * 3 * 64**2
+    demand = {"power.tdp": 40.0, "throttle.flop": 120.0 * free / (2 * 64**3), "throttle.time": free / 1e6, "throttle.cool": 0.5}
+    for warm, share in ((0.0, 0.5), (0.5, 0.75), (np.nan, 1.0)):
+        here = replace(table, warm=np.full(len(table), warm))
+        expected = (share * 120.0 * free + nbytes) / 30.0
+        assert predicted(here, machine("gpu", **demand)).device_s[0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_power_cap_counts_a_flop_by_the_peak_of_its_type():
