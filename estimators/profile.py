@@ -24,6 +24,8 @@ Coefficient names are dotted paths, so that a sweep or a user can address any of
     power.static  power.idle  power.tdp                             W
     throttle.flop  throttle.flop.tensor                             J/flop: of a sustained matrix flop, against the power cap;
                                                                     in float32, and in float16 on tensor cores
+    throttle.time  throttle.clock  throttle.cool                    s, 1, 1: when the cap sets in, how energy follows the clock,
+                                                                    what a cool board saves
 """
 
 from __future__ import annotations
