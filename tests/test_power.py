@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from shmoo.estimators import director
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.profile import RUNTIMES, builtin_names, load_profile
 from shmoo.harness.models import ModelGraphs, model_graphs
+from shmoo.harness.workloads.configs import config_models
+from shmoo.harness.workloads.diffusion import DIFFUSION
+from shmoo.harness.workloads.zoo import zoo_names
 
 MACHINES = [name for name in builtin_names() if not load_profile(name).illustrative and load_profile(name).get("power.tdp")]
+ZOO = (*zoo_names(), *DIFFUSION, *config_models())
 SAMPLE = (
     "alexnet",
     "convnext_tiny",
@@ -29,7 +34,13 @@ SAMPLE = (
     "vit_b_16",
     "wide_resnet50_2",
 )
-"""One network of every family of the zoo that runs at any batch: bound by arithmetic, by weights, by activations, by launches."""
+"""One network of every family of the zoo that runs at any batch, for busy units: bound by arithmetic, weights or activations."""
+
+
+@pytest.fixture(autouse=True)
+def without_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values are looked at and no intervals, which take most of an estimate's time."""
+    monkeypatch.setattr(director, "DRAWS", 2)
 
 
 def powers(machine: str, found: ModelGraphs) -> list[float]:
@@ -43,7 +54,7 @@ def powers(machine: str, found: ModelGraphs) -> list[float]:
 def check(machine: str, found: ModelGraphs) -> None:
     profile = load_profile(machine)
     for watts in powers(machine, found):
-        assert profile.value("power.idle") <= watts <= profile.value("power.tdp")
+        assert profile.value("power.idle") <= watts <= profile.value("power.tdp"), machine
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +78,20 @@ def test_networks_on_tensor_cores_draw_between_idle_and_tdp(dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("batch", "dtype"), [(1, "float32"), (64, "bfloat16")])
+@pytest.mark.parametrize("name", ZOO)
+def test_every_model_draws_between_idle_and_tdp_everywhere(name):
+    """Each model of the zoo with its own input, in float32."""
+    if name in config_models():
+        pytest.importorskip("transformers", reason="the extra 'models' is not installed")
+    found = model_graphs(name)
+    for machine in MACHINES:
+        check(machine, found)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("network", SAMPLE)
-def test_every_network_draws_between_idle_and_tdp_everywhere(network, batch, dtype):
-    """From one image to busy units, in both types that most machines compute in."""
-    found = model_graphs(network, batch=batch, dtype=dtype)
+def test_busy_units_draw_between_idle_and_tdp_everywhere(network):
+    """64 images at once in bfloat16."""
+    found = model_graphs(network, batch=64, dtype="bfloat16")
     for machine in MACHINES:
         check(machine, found)
