@@ -218,12 +218,13 @@ def _throttle(
     # A network is measured by itself, from a cool board on; an operator in a campaign of many.
     alone = np.diff(np.append(starts, len(table))) == 1
     warm = np.where(np.isnan(table.warm), np.where(alone, 1.0, repeated(busy))[..., place], table.warm)
-    flop = c.by_algorithm(codes, "throttle.flop") * (1.0 - c.value("throttle.cool") * (1.0 - warm))
+    # What is known of a tensor core's flop is known at the clock and the warmth that a board sustains.
+    sustained = np.logical_or.reduceat(in_tensor_kernels(codes), starts)
+    clock, cool = (np.where(sustained, 0.0, c.value(f"throttle.{name}")) for name in ("clock", "cool"))
+    flop = c.by_algorithm(codes, "throttle.flop") * (1.0 - cool[..., place] * (1.0 - warm))
     drawn = flop * lighter * worked + (_bytes_energy(tiling, c) if has_energy(c.profile) else 0.0)
     joules = np.add.reduceat(drawn + np.zeros_like(body), starts, axis=-1)
     budget = (c.value("power.tdp") - c.value("power.static")) * busy
-    # What is known of a tensor core's flop is known at the clock that a board sustains.
-    clock = np.where(np.logical_or.reduceat(in_tensor_kernels(codes), starts), 0.0, c.value("throttle.clock"))
     slower = np.maximum((joules / budget) ** (1.0 / (1.0 + clock)) - 1.0, 0.0)
     factor = 1.0 + slower / (1.0 + (c.value("throttle.time") / busy) ** ONSET)
     return factor[..., place]
