@@ -220,6 +220,7 @@ def neighbours(monkeypatch):
         monkeypatch.setattr("shmoo.harness.undisturbed.host_snapshot", snapshot)
         monkeypatch.setattr(measure_module.torch, "get_num_threads", lambda: 1)
         monkeypatch.setattr("shmoo.harness.hostwatch.MAX_RELATIVE_IQR", math.inf)
+        monkeypatch.setattr(measure_module, "core_watch", lambda: None)
 
     return set_up
 
