@@ -40,9 +40,10 @@ from shmoo.estimators.records import decode_versioned
 
 PROFILE_FORMAT = 1
 """Version of the profile file. 1: first."""
-MODEL_FORM = 2
+MODEL_FORM = 3
 """Version of the equations (`model.py`) that coefficients belong to. 1: first. 2: blocks of GPU libraries, power as a roof,
-mapped memory from a simulated heap, conversions of compiled code."""
+mapped memory from a simulated heap, conversions of compiled code. 3: compiled loops on a CPU, main memory alike for all loops,
+kernels of tensor cores, warmth at a power cap."""
 
 Source = Literal["fitted", "datasheet", "literature", "simulated", "transferred", "fallback"]
 Family = Literal["cpu", "gpu", "tpu", "kpu"]

@@ -51,9 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns what `report` does."""
     parser = argparse.ArgumentParser(prog="python -m shmoo.harness.evaluate_models", description="Print errors on whole models.")
     parser.add_argument("folder", type=Path, help="folder of the reference tables")
-    parser.add_argument(
-        "--keep", action="store_true", help="write the numbers into the error cards of built-in profiles"
-    )
+    parser.add_argument("--keep", action="store_true", help="write the numbers into the error cards of built-in profiles")
     asked = parser.parse_args(arguments)
     folder = asked.folder
 
