@@ -26,6 +26,9 @@ from shmoo.runs.records import FINGERPRINT_FIELDS
 
 Progress = Callable[[str], None]
 
+HELD_BY_PRIOR = "held by its prior, the data say next to nothing about it"
+"""How a coefficient's reference begins that a fit could move and the data did not."""
+
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
@@ -172,7 +175,7 @@ def _coefficients(fitted: Fitted, units: dict[str, str], reference: str) -> dict
         # A standard error beyond a factor of ten says "unknown"; wider would only overflow the draws.
         spread = float(np.exp(1.645 * min(sd, 1.4)))
         if name in fitted.unidentified:
-            why = f"held by its prior, the data say next to nothing about it; {reference}"
+            why = f"{HELD_BY_PRIOR}; {reference}"
             result[name] = Coefficient(value, units[name], "fallback", why)
         else:
             result[name] = Coefficient(value, units[name], "fitted", reference, value * sd, value / spread, value * spread)
