@@ -209,7 +209,8 @@ def _throttle(
     flop. In another type than float32 a flop takes less by as much as its peak is higher, unless the tensor cores'
     own is known: that of float16."""
     starts = np.flatnonzero(np.diff(table.segment, prepend=-1))
-    busy = np.add.reduceat(body, starts, axis=-1)
+    # Kernels of empty tensors take no time on the device, and no power: a picosecond stands for none.
+    busy = np.maximum(np.add.reduceat(body, starts, axis=-1), 1e-12)
     known = _FLOAT32
     if c.find("throttle.flop.tensor") is not None:
         known = np.where(in_tensor_kernels(codes), _FLOAT16, _FLOAT32)
