@@ -242,6 +242,11 @@ def _convnet(rng: Random) -> Axes:
     }
 
 
+def _convnet_wide(rng: Random) -> Axes:
+    """Networks whose weights, of 5 to 50 MB, come from afar at every call."""
+    return {**_convnet(rng), "batch": 1, "width": spread(rng, 48, 128, 16), "stages": 4, "depth": rng.choice((1, 2)), "expansion": 1}
+
+
 FAMILIES = (
     Family("linear", "linear", _linear, 32, 4),
     Family("bmm", "bmm", _bmm, 16, 2),
@@ -283,5 +288,6 @@ FAMILIES = (
     Family("depthwise_separable_block", "depthwise_separable_block", _separable, 9, 1, compiled=3),
     Family("transformer_block", "transformer_block", _transformer, 10, 1, compiled=3),
     Family("convnet", "convnet", _convnet, 20, 2, banded=False, compiled=8),
+    Family("convnet wide", "convnet", _convnet_wide, 8, 0, banded=False, compiled=2),
 )
 """What the suites "quick" and "micro" are drawn from."""
