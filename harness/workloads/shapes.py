@@ -244,7 +244,14 @@ def _convnet(rng: Random) -> Axes:
 
 def _convnet_wide(rng: Random) -> Axes:
     """Networks whose weights, of 5 to 50 MB, come from afar at every call."""
-    return {**_convnet(rng), "batch": 1, "width": spread(rng, 48, 128, 16), "stages": 4, "depth": rng.choice((1, 2)), "expansion": 1}
+    return {
+        **_convnet(rng),
+        "batch": 1,
+        "width": spread(rng, 48, 128, 16),
+        "stages": 4,
+        "depth": rng.choice((1, 2)),
+        "expansion": 1,
+    }
 
 
 FAMILIES = (
