@@ -108,23 +108,18 @@ _REFERENCE = ("efficiency.bandwidth", "pointwise")
 _PUBLISHED_BANDWIDTHS = frozenset({"gpu", "tpu"})
 """Families whose levels keep their published bandwidths: every operand passes through all of them, so measurements tell only the
 share that copies reach, which is then what carries over to other chips."""
-_WHOLE = (
-    ("efficiency", lambda cases: cases.matrix),
-    ("overlap", lambda cases: cases.all),
+_UNITS = (
     ("efficiency.vector", lambda cases: cases.vector & ~cases.matrix),
     ("efficiency.special", lambda cases: cases.special & ~cases.matrix),
 )
+"""Shares of the units of loops, and the kernels that feel them."""
+_WHOLE = (("efficiency", lambda cases: cases.matrix), ("overlap", lambda cases: cases.all), *_UNITS)
 """Coefficients that the algorithms' own are drawn towards, and the kernels that feel them."""
-_LOOPS = (
-    ("efficiency.vector", lambda cases: cases.vector & ~cases.matrix),
-    ("efficiency.special", lambda cases: cases.special & ~cases.matrix),
-    ("efficiency.bandwidth", lambda cases: (cases.vector | cases.special) & ~cases.matrix),
-)
+_LOOPS = (*_UNITS, ("efficiency.bandwidth", lambda cases: (cases.vector | cases.special) & ~cases.matrix))
 """Coefficients that compiled loops have of their own, and the kernels that feel them."""
 _BY_ALGORITHM = (
     ("efficiency", lambda cases: cases.matrix),
-    ("efficiency.vector", lambda cases: cases.vector & ~cases.matrix),
-    ("efficiency.special", lambda cases: cases.special & ~cases.matrix),
+    *_UNITS,
     ("overlap", lambda cases: cases.all),
     ("tile_overhead", lambda cases: cases.matrix),
     ("efficiency.bandwidth", lambda cases: cases.all),

@@ -9,6 +9,7 @@ Per kernel, with flops F by unit u, bytes B by memory level l, rates from the ma
                 + page_fault x (mapped bytes + heap.returned x bytes of heap) + layout x converted bytes
     energy    = sum F_u x e_flop_u + sum B_l x e_byte_l + P_static x t
 
+On a CPU main memory has the same efficiency_bandwidth for every kernel: the others are of caches.
 "away" is the share of a kernel's code and library state that other work has pushed out of the core's cache since it last ran.
 p is the overlap exponent: 1 adds compute and memory, infinity takes the larger (the roofline: Williams, Waterman and
 Patterson, CACM 52(4), 2009). The energy form is Choi et al., "A roofline model of energy", IPDPS 2013. Where a strategy counts

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from shmoo.estimators.records import Graph
+from shmoo.harness.allocation import settle_heap
 from shmoo.harness.corewatch import CoreWatch, core_watch
 from shmoo.harness.machine import probe_machine, version_of
 from shmoo.harness.paths import new_run_directory
@@ -65,6 +66,8 @@ class BenchmarkRun:
         self.timing = TimingSettings() if max_s is None else TimingSettings(min_s=min(max_s, 0.2), max_s=max_s)
         self.machine = probe_machine()
         self._writer: RunWriter | None = None
+        # Functions of one's own are timed without a measurer, which would do this.
+        settle_heap()
 
     @cached_property
     def settings(self) -> MeasureSettings:
