@@ -97,11 +97,10 @@ def test_a_command_in_the_text_is_taken(page: str, command: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("own_home")
 @pytest.mark.parametrize(("page", "command"), RUN)
 def test_a_command_that_estimates_runs(page: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever copies it gets a result, and the files it names."""
-    monkeypatch.setenv("SHMOO_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     calibrated = load_profile("cpu_server_generic").replacing(name="cpu_local")
     Path("cpu_local.json").write_bytes(calibrated.to_json())
@@ -118,6 +117,7 @@ def test_a_command_that_estimates_runs(page: str, command: str, tmp_path: Path, 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("own_home")
 @pytest.mark.parametrize(("page", "code"), PYTHON)
 def test_the_python_of_a_page_runs(page: str, code: str, tmp_path: Path) -> None:
     """Its blocks one after the other, in an interpreter of their own; files are written elsewhere."""
