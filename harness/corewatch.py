@@ -46,9 +46,7 @@ class CoreWatch:
         settling_s: how long to probe at first.
     """
 
-    def __init__(
-        self, probe: Probe, clock: Callable[[], float] = time.perf_counter, settling_s: float = SETTLING_S
-    ) -> None:
+    def __init__(self, probe: Probe, clock: Callable[[], float] = time.perf_counter, settling_s: float = SETTLING_S) -> None:
         self._probe = probe
         self._clock = clock
         self._cores: dict[int, _Core] = {}
