@@ -71,8 +71,8 @@ class CampaignSettings(msgspec.Struct, frozen=True, omit_defaults=True):
         most_visits: how often a case whose standard error stays large is visited at most.
         precision: relative standard error at which a case needs no further visit.
         case_timeout_s: longest time for one visit in a worker, compilation included.
-        budget_s: no visit starts after this time; cases not visited by then are listed in skipped.json with the reason. `None` for
-            no limit.
+        budget_s: no visit starts after this time; cases not visited by then are listed in skipped.json with the reason. `None`
+            for no limit.
         energy_share: part of the budget that energy windows may take; cases beyond it have no energy.
         seed: of the order of the visits.
         shuffle: first visits in random order; otherwise in the order given.
@@ -269,7 +269,7 @@ def _terminable() -> Iterator[None]:
 
 
 def _flat(settings: dict, prefix: str = "") -> dict[str, AxisValue | None]:
-    """{"measure": {"retries": 2}} as {"measure.retries": 2}: what differs from the defaults, for the manifest."""
+    """{"measure": {"threads": 2}} as {"measure.threads": 2}: what differs from the defaults, for the manifest."""
     found: dict[str, AxisValue | None] = {}
     for name, value in settings.items():
         if isinstance(value, dict):

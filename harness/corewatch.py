@@ -1,7 +1,7 @@
 """How fast each core runs right now: a small kernel timed on every core in turn, by a thread pinned there.
 
-A neighbour on the other hardware thread of a physical core leaves no trace in load, CPU time, context switches or steal. On shared
-virtual machines with two cores a product of 24 x 24 matrices took 1.6 to 2 times as long while a neighbour worked, for
+A neighbour on the other hardware thread of a physical core leaves no trace in load, CPU time, context switches or steal. On
+shared virtual machines with two cores a product of 24 x 24 matrices took 1.6 to 2 times as long while a neighbour worked, for
 milliseconds to seconds at a time, and operators on both cores up to 2.2 times as long. Nothing is thrown away for it: each block
 of a timing knows how slow the cores were beside it.
 """
@@ -25,12 +25,14 @@ Probe = Callable[[], Sequence[float]]
 
 COST_SHARE = 0.15
 """Probing takes at most this share of the time: where cores are shared a probe may wait for its turn for milliseconds."""
-HISTORY = 2000
-"""Probes remembered; a lasting change becomes the quiet time after this many."""
+STRETCH, STRETCHES = 500, 200
+"""Probes in a stretch, about a second of timing, and stretches remembered: a lasting change becomes the quiet time after some
+minutes of timing."""
 QUIET_QUANTILE = 0.05
-"""Quantile of a core's remembered times that counts as its quiet time: on busy machines cores run alone for a tenth of the time."""
-REFRESH = 20
-"""Probes after which the quiet time is looked up again."""
+"""Quantile of a core's remembered times that counts as its quiet time: on busy machines cores run alone for a tenth of the
+time."""
+REFRESH, ENOUGH = 20, 100
+"""Probes after which the quiet time is looked up again, and probes of the current stretch that count beside those before it."""
 SETTLING_S = 0.5
 """How long a new watch probes before anything is timed, so that it has met quiet moments."""
 CORES_A_PROBE = 8
@@ -75,10 +77,12 @@ class CoreWatch:
 
 
 class _Core:
-    """What one core's kernel takes when nothing else runs."""
+    """What one core's kernel takes when nothing else runs: the least of what the remembered stretches of probes say. A neighbour
+    that starts to work and never stops therefore does not soon pass for the quiet state."""
 
     def __init__(self) -> None:
-        self._times: deque[float] = deque(maxlen=HISTORY)
+        self._times: list[float] = []
+        self._stretches: deque[float] = deque(maxlen=STRETCHES)
         self._quiet_s = float("inf")
         self._fresh = 0
 
@@ -87,8 +91,19 @@ class _Core:
         self._times.append(seconds)
         self._fresh += 1
         if self._fresh >= REFRESH:
-            self._quiet_s, self._fresh = sorted(self._times)[int(QUIET_QUANTILE * len(self._times))], 0
+            self._look()
         return max(seconds / self._quiet_s, 1.0)
+
+    def _look(self) -> None:
+        self._fresh = 0
+        lately = sorted(self._times)[int(QUIET_QUANTILE * len(self._times))]
+        if not self._stretches:
+            self._quiet_s = lately
+        elif len(self._times) >= ENOUGH:
+            self._quiet_s = min(lately, *self._stretches)
+        if len(self._times) >= STRETCH:
+            self._stretches.append(lately)
+            self._times.clear()
 
 
 class PinnedProbe:

@@ -247,7 +247,7 @@ class Measurer:
         return self._gpu_watch if _is_cuda(case) else None
 
     def _energy(self, session: _Session, wait: Callable[[], None] | None, call_s: float) -> tuple[EnergyReading, ...]:
-        """A reading for each domain; one whose window ran at another pace than the blocks, or compiled, is not the case's energy."""
+        """A reading for each domain; its energy is unknown where its window ran at another pace than the blocks, or compiled."""
         case, prepared = session.case, session.prepared
         if self._meter is None:
             probes, missing = self._probes or available_probes()

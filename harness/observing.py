@@ -1,4 +1,4 @@
-"""One timing with an eye on the host: what disturbed it stands beside it. The command line and pytest both time through `observed`."""
+"""One timing, and what disturbed the host meanwhile. The command line and pytest both time through `observed`."""
 
 from __future__ import annotations
 

@@ -20,11 +20,9 @@ from shmoo.runs.records import OperatorTime, Timing
 from shmoo.runs.statistics import mad, median
 
 
-def time_operators(
-    graphs: Sequence[Graph], device: str = "cpu", settings: TimingSettings = ALONE
-) -> tuple[OperatorTime, ...]:
-    """Time each distinct operator of some graphs. One that cannot be run from its record has a reason in place of a time, one that
-    was disturbed has the disturbance beside it."""
+def time_operators(graphs: Sequence[Graph], device: str = "cpu", settings: TimingSettings = ALONE) -> tuple[OperatorTime, ...]:
+    """Time each distinct operator of some graphs. One that cannot be run from its record has a reason in place of a time, and one
+    that was disturbed has the disturbance beside it."""
     with torch.no_grad():
         return tuple(_time(operator, device, settings) for operator in distinct_operators(graphs))
 

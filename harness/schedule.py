@@ -123,8 +123,8 @@ class Schedule:
         return {status: counted[status] for status in ("ok", "noisy", "suspect", "failed")}
 
     def left_s(self) -> float | None:
-        """Seconds until every case is known well enough or was visited often enough, from what visits to cases of the same kind and
-        runtime took; `None` before the first visit."""
+        """Seconds until every case is known well enough or was visited often enough, going by the visits so far to cases of the
+        same kind and runtime; `None` before the first visit."""
         taken: dict[tuple[str, str, bool], list[float]] = {}
         for case in self._cases.values():
             for number, seconds in enumerate(case.seconds):
