@@ -181,7 +181,9 @@ class TestUnknownAndWrongCalls:
 EXAMPLES = {
     "docstring": textwrap.dedent(re.search(r"    @register_cost.*?\n\n", costs.__doc__, re.DOTALL)[0]),
     "page": re.search(
-        r"```python\n(from shmoo.estimators.costs import bill.*?)```", (ROOT / "docs" / "capture.md").read_text("utf-8"), re.DOTALL
+        r"```python\n(from shmoo.estimators.costs import bill.*?)```",
+        (ROOT / "docs" / "capture.md").read_text("utf-8"),
+        re.DOTALL,
     )[1],
 }
 
