@@ -72,8 +72,8 @@ def test_a_machine_with_known_coefficients_is_recovered_within_two_per_cent():
 
 
 def test_ninety_per_cent_intervals_cover_about_ninety_per_cent_of_held_out_cases():
-    """Of measurements with 8 % of noise around a case's true time, the share inside its interval follows from the normal law: over
-    the test splits of four calibrations 90 %, to 4 points, with intervals 1.645 x 8 % wide to either side."""
+    """The share of measurements with 8 % of noise around a case's true time that its interval covers follows from the normal
+    law: over the test splits of four calibrations 90 %, to 4 points, with intervals 1.645 x 8 % wide to either side."""
     base, noise = load_profile("cpu_server_generic"), 0.08
     tested = [case for case in measured_on(base, TRUTH) if case.case.split == "test"]
     covered, widths = [], []
