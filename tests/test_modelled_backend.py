@@ -98,8 +98,8 @@ def test_a_modelled_call_is_the_estimate_of_the_captured_model():
 
 
 def test_schedule_is_in_order_without_gaps():
-    """Each kernel starts where the one before ended, the first at once, as a graph of one kernel is entered by its launch; the last
-    ends with the call."""
+    """Each kernel starts where the one before ended, the first at once, as a graph of one kernel is entered by its launch; the
+    last ends with the call."""
     with torch.no_grad(), recording() as call:
         compiled(Network().eval())(torch.rand(1, 3, 16, 16))
     starts, ends = [s.start_s for s in call.schedule], [s.end_s for s in call.schedule]
