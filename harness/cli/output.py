@@ -57,11 +57,11 @@ def only_results_on_stdout() -> Iterator[None]:
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", left: int = 1) -> None:
     """A table on stdout. The first `left` columns are text, and so are those of long cells; the others are aligned right.
 
-    On a terminal it is no wider than the terminal: text is folded, the widest column first, and so are headers; numbers never are.
+    On a terminal it is no wider than that: text is folded, the widest column first, and so are headers; numbers never are.
     Where the numbers alone are wider, whole rows run over the edge.
     """
     listed = [list(row) for row in rows]
-    columns = [_Column(header, [row[i] for row in listed]) for i, header in enumerate(headers)]
+    columns = [Column(header, [row[i] for row in listed]) for i, header in enumerate(headers)]
     texts = [i < left or column.width > PROSE for i, column in enumerate(columns)]
     available = terminal_columns()
     if available is not None:
@@ -78,7 +78,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class _Column:
+class Column:
     header: str
     cells: list[str]
 
@@ -86,10 +86,10 @@ class _Column:
     def width(self) -> int:
         return max(len(line) for text in (self.header, *self.cells) for line in text.split("\n"))
 
-    def with_folded_header(self) -> _Column:
+    def with_folded_header(self) -> Column:
         """The column, its header on as many lines as the width of its cells asks for; words stay whole."""
         width = max(len(text) for text in (*self.header.split(), *self.cells, "-"))
-        return _Column("\n".join(textwrap.wrap(self.header, width)), self.cells)
+        return Column("\n".join(textwrap.wrap(self.header, width)), self.cells)
 
 
 def table_width(widths: Iterable[int]) -> int:
