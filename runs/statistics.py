@@ -27,7 +27,8 @@ PRIOR_VISITS = 3.0
 FEW_CASES = 8
 """Fewer cases than this say nothing about the spread that visits of a machine have."""
 QUIET = 1.15
-"""A core whose reference kernel takes at most this many times its quiet time runs alone: clocks wander less, neighbours cost more."""
+"""A core whose reference kernel takes at most this many times its quiet time runs alone: clocks wander less, and neighbours cost
+more."""
 QUIET_BLOCKS = 8
 """Blocks that met a quiet machine before they say what a call takes there."""
 UNKNOWN = 0.1
