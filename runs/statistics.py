@@ -118,7 +118,7 @@ def latency_alone(visits: Iterable[tuple[Sequence[float], Sequence[float], Seque
 
 
 def visit_deviations(groups: Sequence[Hashable], visits: Sequence[Sequence[Sequence[float]]]) -> list[float | None]:
-    """For each case the standard deviation of the log of one visit's rate, from the cases like it that were visited twice or more:
+    """For each case the standard deviation of the log of one visit's rate, from cases like it that were visited twice or more:
     those of its group whose calls take about as long (same power of ten), or all of its group where those are fewer than 8.
     `None` where these are fewer too.
 
