@@ -1,4 +1,6 @@
+import math
 import shutil
+import time
 
 import msgspec
 import pytest
@@ -88,10 +90,10 @@ def test_a_row_survives_the_journey_to_disk():
     assert msgspec.json.decode(msgspec.json.encode(row), type=type(row)) == row
 
 
-def test_energy_is_measured_where_there_is_a_counter():
+def test_energy_is_measured_where_there_is_a_counter(monkeypatch):
     """A simulated counter gives joules per call, from as many windows as asked for, inside their interval."""
-    import time
-
+    # Whatever else runs beside these tests, the pace of a window of 50 ms is not what they are about.
+    monkeypatch.setattr("shmoo.harness.measure.ENERGY_TIME_TOLERANCE", math.inf)
     settings = msgspec.structs.replace(QUICK, energy=EnergySettings(window_s=0.05, idle_s=0.0, settle_s=0.0, trials=2))
     probe = SimulatedProbe(time.monotonic, power_w=100.0)
     row, _ = measure(relu, CaseSpec("relu", "operator", {"m": 64}), settings, ((probe,), {}))
@@ -99,6 +101,18 @@ def test_energy_is_measured_where_there_is_a_counter():
     assert 0 < reading.low_j <= reading.energy_j <= reading.high_j
     assert len(reading.trials_j) == 2
     assert reading.calls > 1
+
+
+def test_energy_at_another_pace_is_unknown(monkeypatch):
+    """A window in which calls took much longer than when they were timed has seen something else: unknown, with both numbers."""
+    monkeypatch.setattr("shmoo.harness.measure.ENERGY_TIME_TOLERANCE", -1.0)
+    settings = msgspec.structs.replace(QUICK, energy=EnergySettings(window_s=0.05, idle_s=0.0, settle_s=0.0, trials=2))
+    probe = SimulatedProbe(time.monotonic, power_w=100.0)
+    row, _ = measure(relu, CaseSpec("relu", "operator", {"m": 64}), settings, ((probe,), {}))
+    (reading,) = row.energy
+    assert (reading.energy_j, reading.low_j) == (None, None)
+    assert "measured at another pace" in reading.reason
+    assert row.timed
 
 
 @pytest.mark.parametrize(
