@@ -178,9 +178,7 @@ def fit_latency(
         )
     response = Response(blocks, parameters, profile)
 
-    def solve(
-        x0: np.ndarray, weight: float, trust: np.ndarray, kept: np.ndarray | slice = slice(None), evaluations: int = 150
-    ):
+    def solve(x0: np.ndarray, weight: float, trust: np.ndarray, kept: np.ndarray | slice = slice(None), evaluations: int = 150):
         def residuals(x: np.ndarray) -> np.ndarray:
             data = trust * (response(x) - log_measured)
             return np.concatenate([data[kept], weight * (response.pull @ x - response.centre)])

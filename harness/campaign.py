@@ -73,7 +73,8 @@ class CampaignSettings(msgspec.Struct, frozen=True, omit_defaults=True):
         case_timeout_s: longest time for one visit in a worker, compilation included.
         budget_s: no visit starts after this time; cases not visited by then are listed in skipped.json with the reason. `None`
             for no limit.
-        energy_share: part of the budget that energy windows may take; cases beyond it have no energy.
+        details_share: part of the budget that visits with energy windows, memory and child times may take; cases beyond it go
+            without.
         seed: of the order of the visits.
         shuffle: first visits in random order; otherwise in the order given.
         lock: file that keeps two campaigns on one machine apart, by default one in the system's temporary directory.
@@ -86,7 +87,7 @@ class CampaignSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     precision: float = 0.02
     case_timeout_s: float = 600.0
     budget_s: float | None = None
-    energy_share: float = 0.35
+    details_share: float = 0.35
     seed: int = 0
     shuffle: bool = True
     lock: str = ""
@@ -165,20 +166,20 @@ def _visit_all(
     clock: Callable[[], float],
 ) -> None:
     begin = clock()
-    energy_s = 0.0
+    details_s = 0.0
     while (case := schedule.next()) is not None:
         spent = clock() - begin
         if settings.budget_s is not None and spent >= settings.budget_s:
             break
         report(_standing(schedule, case.label, spent, settings.budget_s))
-        # Energy windows are long; on the second visit they let the first visits of all cases come first.
+        # Details take long; on the second visit they let the first visits of all cases come first.
         number = schedule.visits_of(case)
-        affordable = settings.budget_s is None or energy_s < settings.energy_share * settings.budget_s
-        energy = number == min(1, settings.visits - 1) and affordable
-        row, graphs = measurer.measure(case, number, energy)
+        affordable = settings.budget_s is None or details_s < settings.details_share * settings.budget_s
+        details = number == min(1, settings.visits - 1) and affordable
+        row, graphs = measurer.measure(case, number, details)
         _store(writer, row, graphs)
         taken = clock() - begin - spent
-        energy_s += sum(reading.window_s or 0.0 for reading in row.energy)
+        details_s += taken if details else 0.0
         schedule.add(row, taken)
     spent = clock() - begin
     reason = f"time budget of {settings.budget_s or 0.0:.0f} s used up; go on with --resume"

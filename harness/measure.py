@@ -1,7 +1,7 @@
 """Visits to cases in this process: a model is built, compiled and timed, its energy and memory read, its graph captured.
 
-    first visit    build -> compile, first call -> warm-up, blocks -> peak memory -> graph -> child times
-    later visits   short warm-up, blocks                           (-> energy, on one visit)
+    first visit    build -> compile, first call -> warm-up, blocks -> graph
+    later visits   short warm-up, blocks                           -> on one of them energy, peak memory, child times
 
 Nothing is compiled, captured or profiled while blocks are timed. A case that fails gives a row that says why.
 """
@@ -109,22 +109,22 @@ class Measurer:
         """A measurer from its settings' JSON ("null" for the defaults), as a worker process gets them."""
         return cls(msgspec.json.decode(settings, type=MeasureSettings | None))
 
-    def measure(self, case: CaseSpec, visit: int = 0, energy: bool = True) -> tuple[Measurement, tuple[Graph, ...]]:
+    def measure(self, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple[Graph, ...]]:
         """One visit: its row, and the graphs the row names. Whatever goes wrong is in the row; only an interruption is raised.
 
         Args:
-            visit: number of the visit; what does not change between visits (graph, memory, child times) is measured on the first.
-            energy: measure energy on this visit too.
+            visit: number of the visit; the graph is captured on the first.
+            details: measure energy, peak memory and the times inside the case on this visit too.
         """
         measured_at = datetime.now(UTC).isoformat(timespec="seconds")
         try:
-            row, graphs = self._visit(case, visit, energy)
+            row, graphs = self._visit(case, visit, details)
         except Exception as error:
             self._sessions.pop(case.identity, None)
             row, graphs = Measurement(case, "failed", (failure(error),)), ()
         return msgspec.structs.replace(row, visit=visit, measured_at=measured_at), graphs
 
-    def _visit(self, case: CaseSpec, visit: int, energy: bool) -> tuple[Measurement, tuple[Graph, ...]]:
+    def _visit(self, case: CaseSpec, visit: int, details: bool) -> tuple[Measurement, tuple[Graph, ...]]:
         threads = case.threads or self._settings.threads
         if threads:
             torch.set_num_threads(threads)
@@ -134,18 +134,23 @@ class Measurer:
             timing, host, reasons = self._time(session, wait)
             session.call_blocks = timing.block_calls
             row = Measurement(case=case, status="ok", timing=timing, host=host)
-            if energy:
-                row = msgspec.structs.replace(row, energy=self._energy(session, wait, median(timing.samples_s)))
             graphs: tuple[Graph, ...] = ()
-            if visit == 0:
-                peak, peak_reason = self._peak_memory(case, session.prepared.call, session.built)
+            if visit == 0 or details:
                 graphs, uncaptured = self._capture(case, session.built)
-                children, untimed = self._children(case, session.built, graphs)
-                reasons += uncaptured + untimed
+                reasons += uncaptured
                 row = msgspec.structs.replace(
                     row,
                     timing=msgspec.structs.replace(timing, first_call_s=session.first_call_s, compile_s=session.compile_s),
                     graph_hashes=tuple(graph.content_hash for graph in graphs),
+                )
+            if details:
+                energy = self._energy(session, wait, median(timing.samples_s))
+                peak, peak_reason = self._peak_memory(case, session.prepared.call, session.built)
+                children, untimed = self._children(case, session.built, graphs)
+                reasons += untimed
+                row = msgspec.structs.replace(
+                    row,
+                    energy=energy,
                     children=children,
                     operators=self._operators(case, graphs),
                     peak_memory_bytes=peak,

@@ -36,7 +36,7 @@ class Request(msgspec.Struct, frozen=True):
 
     case: CaseSpec
     visit: int = 0
-    energy: bool = True
+    details: bool = True
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -49,7 +49,7 @@ class Answer(msgspec.Struct, frozen=True):
 class CaseMeasurer(Protocol):
     """Visits cases: `harness.measure.Measurer`, a `Worker`, or a stand-in."""
 
-    def measure(self, case: CaseSpec, visit: int = 0, energy: bool = True) -> tuple[Measurement, tuple[Graph, ...]]: ...
+    def measure(self, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple[Graph, ...]]: ...
 
 
 class Worker:
@@ -69,14 +69,14 @@ class Worker:
         self._answers: queue.Queue[bytes] = queue.Queue()
         self._errors: Path | None = None
 
-    def measure(self, case: CaseSpec, visit: int = 0, energy: bool = True) -> tuple[Measurement, tuple[Graph, ...]]:
+    def measure(self, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple[Graph, ...]]:
         """The visit's row; a failed one with the reason if the process did not live to answer."""
         limit = self._timeout_s
         if self._process is None:
             self._start()
             limit += START_S
         try:
-            self._send(msgspec.json.encode(Request(case, visit, energy)))
+            self._send(msgspec.json.encode(Request(case, visit, details)))
             line = self._answers.get(timeout=limit)
         except queue.Empty:
             self.close()
@@ -191,7 +191,7 @@ def serve(entry: str, requests: IO[bytes], answers: IO[bytes]) -> None:
     measurer = make(requests.readline())
     for line in requests:
         request = msgspec.json.decode(line, type=Request)
-        row, graphs = measurer.measure(request.case, request.visit, request.energy)
+        row, graphs = measurer.measure(request.case, request.visit, request.details)
         answers.write(msgspec.json.encode(Answer(row, graphs)) + b"\n")
         answers.flush()
 

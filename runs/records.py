@@ -10,8 +10,8 @@ import msgspec
 from shmoo.runs.statistics import Latency, latency, latency_alone
 
 RUN_FORMAT = 2
-"""Version of run.json and of a row. 1: a row was one pass over its case, and any disturbance made it suspect. 2: a line is one visit
-to its case, rows of one case are merged when a run is read, reasons have a code, and a noisy row can be used."""
+"""Version of run.json and of a row. 1: a row was one pass over its case, and any disturbance made it suspect. 2: a line is one
+visit to its case, rows of one case are merged when a run is read, reasons have a code, and a noisy row can be used."""
 
 Status = Literal["ok", "noisy", "suspect", "failed"]
 CaseKind = Literal["operator", "synthetic", "network"]
@@ -116,8 +116,8 @@ class Timing(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         samples_s: each sample is the mean over one block of calls.
-        slowdowns: for each block, how slow the slowest core was beside it: the time of a reference kernel over its time on that core
-            when nothing else runs, the larger of the probes before and after the block. Empty where cores were not probed.
+        slowdowns: for each block, how slow the slowest core was beside it: the time of a reference kernel over its time on that
+            core when nothing else runs, the larger of the probes before and after the block. Empty where cores were not probed.
         switches: for each block, how often the system took a core away from this process (involuntary context switches). Empty
             where the system does not tell.
         block_calls: calls per block.

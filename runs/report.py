@@ -227,7 +227,19 @@ def _network_table(networks: Sequence[NetworkError]) -> Table:
 
 
 def _metrics_table(report: ErrorReport) -> Table:
-    columns = ("group", "split", "cases", "mean", "median", "p90", "within 10 %", "within 20 %", "bias", "in interval", "noise floor")
+    columns = (
+        "group",
+        "split",
+        "cases",
+        "mean",
+        "median",
+        "p90",
+        "within 10 %",
+        "within 20 %",
+        "bias",
+        "in interval",
+        "noise floor",
+    )
     rows = []
     for split in ("test", "validation", "fit"):
         for group, card in report.metrics.get(split, {}).items():

@@ -27,9 +27,12 @@ PRIOR_VISITS = 3.0
 FEW_CASES = 8
 """Fewer cases than this say nothing about the spread that visits of a machine have."""
 QUIET = 1.15
-"""A core whose reference kernel takes at most this many times its quiet time runs alone: clocks wander less, neighbours cost more."""
+"""A core whose reference kernel takes at most this many times its quiet time runs alone: clocks wander less, and neighbours cost
+more."""
 QUIET_BLOCKS = 8
 """Blocks that met a quiet machine before they say what a call takes there."""
+UNKNOWN = 0.1
+"""Relative standard error of a single sample on a machine that nothing is known of: what neighbours do to a lone call."""
 BATCHES = 4
 """Consecutive parts of a lone visit whose means show how far its mean is off."""
 HODGES_LEHMANN_EFFICIENCY = 0.955
@@ -149,7 +152,7 @@ def hodges_lehmann(values: np.ndarray) -> float:
 def _drift(samples: np.ndarray) -> float:
     """Relative standard error of a lone visit: spread of the means of consecutive parts, which neighbouring samples share."""
     if samples.size < 2:
-        return 0.0
+        return UNKNOWN
     means = np.asarray([part.mean() for part in np.array_split(samples, min(BATCHES, samples.size))])
     return float(np.std(np.log(means), ddof=1)) / math.sqrt(means.size)
 

@@ -88,6 +88,8 @@ def _merged(lines: Sequence[Measurement]) -> Measurement:
         visits=visits,
         children=next((line.children for line in usable if line.children), ()),
         operators=next((line.operators for line in usable if line.operators), ()),
+        peak_memory_bytes=next((line.peak_memory_bytes for line in usable if line.peak_memory_bytes is not None), None),
+        peak_memory_reason=next((line.peak_memory_reason for line in usable if line.peak_memory_reason), ""),
         energy=_merged_energy([line.energy for line in usable]),
     )
 

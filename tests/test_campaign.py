@@ -29,13 +29,13 @@ class FakeMeasurer:
     """Notes what it is asked for; `before` may raise or advance a clock, `seconds` is what a call of a case takes on a visit."""
 
     def __init__(self, before=lambda case: None, seconds=lambda case, visit: 1e-3):
-        self.asked, self.energy = [], []
+        self.asked, self.details = [], []
         self._before, self._seconds = before, seconds
 
-    def measure(self, case, visit=0, energy=True):
+    def measure(self, case, visit=0, details=True):
         self._before(case)
         self.asked.append((case, visit))
-        self.energy.append(energy)
+        self.details.append(details)
         return Measurement(case, "ok", timing=Timing((self._seconds(case, visit),)), visit=visit), ()
 
 
@@ -120,8 +120,8 @@ def test_a_case_that_fails_is_not_visited_again(campaign):
     """A crash would only repeat; the others go on."""
 
     class Failing(FakeMeasurer):
-        def measure(self, case, visit=0, energy=True):
-            row, graphs = super().measure(case, visit, energy)
+        def measure(self, case, visit=0, details=True):
+            row, graphs = super().measure(case, visit, details)
             if case == CASES[0]:
                 row = Measurement(case, "failed", (Reason("error", "on purpose"),), visit=visit)
             return row, graphs
@@ -137,8 +137,8 @@ def test_a_case_that_is_useless_three_times_is_left_alone(campaign):
     """Three suspect visits and no usable one: no further visit is spent on it."""
 
     class Throttled(FakeMeasurer):
-        def measure(self, case, visit=0, energy=True):
-            row, graphs = super().measure(case, visit, energy)
+        def measure(self, case, visit=0, details=True):
+            row, graphs = super().measure(case, visit, details)
             suspect = msgspec.structs.replace(row, status="suspect", reasons=(Reason("throttled", "3 events"),))
             return suspect if case == CASES[0] else row, graphs
 
@@ -147,19 +147,19 @@ def test_a_case_that_is_useless_three_times_is_left_alone(campaign):
     assert [row.status for row in run.rows if row.case == CASES[0]] == ["suspect"]
 
 
-def test_energy_is_measured_on_the_second_visit_and_within_its_share(campaign):
+def test_details_are_measured_on_the_second_visit_and_within_their_share(campaign):
     """Energy windows are long: first visits of all cases come first. A tenth of a budget of 100 s pays for two windows of 6 s."""
     measurer = FakeMeasurer()
     campaign(measurer=measurer, visits=3)
-    assert [n for (_, n), energy in zip(measurer.asked, measurer.energy, strict=True) if energy] == [1] * 8
+    assert [n for (_, n), details in zip(measurer.asked, measurer.details, strict=True) if details] == [1] * 8
     now = [0.0]
 
     class Windows(FakeMeasurer):
-        def measure(self, case, visit=0, energy=True):
-            row, graphs = super().measure(case, visit, energy)
-            now[0] += 6.0 if energy else 0.1
+        def measure(self, case, visit=0, details=True):
+            row, graphs = super().measure(case, visit, details)
+            now[0] += 6.0 if details else 0.1
             reading = EnergyReading("package", 1.0, window_s=6.0, calls=10)
-            return msgspec.structs.replace(row, energy=(reading,) if energy else ()), graphs
+            return msgspec.structs.replace(row, energy=(reading,) if details else ()), graphs
 
     limited = Windows()
     campaign(
@@ -169,17 +169,17 @@ def test_energy_is_measured_on_the_second_visit_and_within_its_share(campaign):
         resume=True,
         clock=lambda: now[0],
         budget_s=100.0,
-        energy_share=0.1,
+        details_share=0.1,
     )
-    assert sum(limited.energy) == 2
+    assert sum(limited.details) == 2
     assert len(limited.asked) == 16
 
 
-def test_a_single_visit_measures_energy_too(campaign):
+def test_a_single_visit_measures_details_too(campaign):
     """There is no second one that could."""
     measurer = FakeMeasurer()
     campaign(measurer=measurer)
-    assert measurer.energy == [True] * 8
+    assert measurer.details == [True] * 8
 
 
 def test_a_case_given_twice_is_measured_once(campaign):
@@ -349,7 +349,7 @@ def worker(monkeypatch):
 
 
 def ask(worker, workload):
-    row, _ = worker.measure(CaseSpec(workload, "operator"), 1, energy=False)
+    row, _ = worker.measure(CaseSpec(workload, "operator"), 1, details=False)
     assert row.visit == 1
     return row
 
@@ -359,7 +359,7 @@ def test_a_worker_is_used_for_case_after_case(worker):
     first, second = ask(worker, "noisy"), ask(worker, "plain")
     assert (first.status, second.status) == ("ok", "ok")
     assert first.host["pid"] == second.host["pid"]
-    assert second.host["energy"] is False
+    assert second.host["details"] is False
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")

@@ -17,7 +17,7 @@ from shmoo.estimators.records import OpCall, TensorSpec, single_call_graph
 from shmoo.harness.cli.app import VerbGroup
 from shmoo.harness.cli.measure import finish, plan_cases
 from shmoo.harness.cli.options import parse_axis, parse_shape
-from shmoo.runs.records import CaseSpec, Machine, Measurement, RunManifest, Timing
+from shmoo.runs.records import CaseSpec, Machine, Measurement, Reason, RunManifest, Timing
 from shmoo.runs.store import Run, RunWriter
 
 MACHINE = Machine(cpu_model="Example CPU", cores_physical=2, cores_logical=2, memory_bytes=8 << 30, torch="2.9.0", threads=2)
@@ -40,7 +40,7 @@ def write_run(path: Path, statuses: tuple[str, ...] = ("ok", "ok", "failed")) ->
             graph = single_call_graph(OpCall("aten.linear", (x, w), (y,), ("input", "weight")), (1,))
             case = CaseSpec("linear", "operator", {"m": 8 * i, "n": 64, "k": 64})
             timing = None if status == "failed" else Timing((1e-5 * i, 1.1e-5 * i))
-            reasons = ("RuntimeError: no kernel",) if status == "failed" else ()
+            reasons = (Reason("RuntimeError", "no kernel"),) if status == "failed" else ()
             writer.append(Measurement(case, status, reasons, (graph.content_hash,), timing), [graph])
     return path
 

@@ -25,7 +25,7 @@ class OnVirtualCard:
     def call(self):
         self.card.run(CALL_S, CALL_J)
 
-    def measure(self, case, visit=0, energy=True):
+    def measure(self, case, visit=0, details=True):
         self.asked.append((case, visit))
         for _ in range(50):
             self.call()
@@ -109,7 +109,7 @@ def test_a_case_that_failed_is_not_left_to_do(tmp_path):
     """It would fail again: the session is over though the case has no second visit."""
 
     class Failing:
-        def measure(self, case, visit=0, energy=True):
+        def measure(self, case, visit=0, details=True):
             return Measurement(case, "failed", (Reason("error", "on purpose"),), visit=visit), ()
 
     part = Part("time", "operators", cases(3), 1.0, visits=2)

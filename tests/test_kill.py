@@ -33,7 +33,7 @@ class Fast:
     def __init__(self, journal: Path) -> None:
         self._journal = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    def measure(self, case, visit=0, energy=True):
+    def measure(self, case, visit=0, details=True):
         # Called for the next case only when the row before is on disk.
         os.write(self._journal, b".")
         time.sleep(2e-3)

@@ -96,7 +96,7 @@ def test_energy_is_measured_where_there_is_a_counter(monkeypatch):
     monkeypatch.setattr("shmoo.harness.measure.ENERGY_TIME_TOLERANCE", math.inf)
     settings = msgspec.structs.replace(QUICK, energy=EnergySettings(window_s=0.05, idle_s=0.0, settle_s=0.0, trials=2))
     probe = SimulatedProbe(time.monotonic, power_w=100.0)
-    row, _ = measure(relu, CaseSpec("relu", "operator", {"m": 64}), settings, ((probe,), {}))
+    row, _ = measure(relu, CaseSpec("relu", "operator", {"m": 1 << 20}), settings, ((probe,), {}))
     (reading,) = row.energy
     assert 0 < reading.low_j <= reading.energy_j <= reading.high_j
     assert len(reading.trials_j) == 2
@@ -220,7 +220,7 @@ def test_later_visits_find_the_case_built_and_measure_its_time_only():
     measurer = Measurer(QUICK, build, NO_COUNTERS)
     case = CaseSpec("residual", "network", {"batch": 2})
     first, graphs = measurer.measure(case, 0)
-    second, none = measurer.measure(case, 1, energy=False)
+    second, none = measurer.measure(case, 1, details=False)
     assert (len(built), first.visit, second.visit) == (1, 0, 1)
     assert (len(graphs), none) == (1, ())
     assert first.children

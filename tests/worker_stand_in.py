@@ -15,7 +15,7 @@ class StandIn:
     def from_settings(cls, settings: bytes) -> StandIn:
         return cls()
 
-    def measure(self, case: CaseSpec, visit: int = 0, energy: bool = True):
+    def measure(self, case: CaseSpec, visit: int = 0, details: bool = True):
         if case.workload == "crash":
             sys.stderr.write("out of luck\n")
             sys.stderr.flush()
@@ -33,4 +33,4 @@ class StandIn:
             os.write(1, b"and below Python\n")
         if case.workload == "failing":
             return Measurement(case, "failed", (Reason("error", "on purpose"),), visit=visit, host={"pid": os.getpid()}), ()
-        return Measurement(case, "ok", timing=Timing((1e-3,)), visit=visit, host={"pid": os.getpid(), "energy": energy}), ()
+        return Measurement(case, "ok", timing=Timing((1e-3,)), visit=visit, host={"pid": os.getpid(), "details": details}), ()

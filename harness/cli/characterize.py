@@ -137,9 +137,7 @@ def in_order(eager: Sequence[CaseSpec], seed: int = 0) -> list[CaseSpec]:
     return [*sorted(first, key=lambda case: case.kind == "network"), *rest]
 
 
-def measure_all(
-    out: Path, machine: Machine, quick: bool, resume: bool, begin: float, budget_s: float
-) -> tuple[Run, str]:
+def measure_all(out: Path, machine: Machine, quick: bool, resume: bool, begin: float, budget_s: float) -> tuple[Run, str]:
     """Measure into one run: what calibrates and the networks in eager, what is compiled, the compiled networks.
 
     Returns:
@@ -182,7 +180,9 @@ def measure_all(
     except KeyboardInterrupt:
         if not (out / MANIFEST).exists() or not Run.open(out).rows:
             raise
-        interrupted = f"interrupted; this rests on what was measured until then, `shmoo characterize --out {out} --resume` goes on"
+        interrupted = (
+            f"interrupted: the result rests on what was measured so far; `shmoo characterize --out {out} --resume` goes on"
+        )
         output.message("interrupted: calibrating and reporting what there is (Ctrl-C again to stop)")
     run = Run.open(out)
     for row in run.rows:
@@ -196,7 +196,7 @@ def weakness(run: Run, planned: int) -> str:
     measured, usable = len(run.rows), sum(row.timed for row in run.rows)
     if measured < ENOUGH_MEASURED * planned:
         return (
-            f"only {measured} of {planned} cases were reached, so some operators are estimated from others: give it more time with "
+            f"only {measured} of {planned} cases were reached, so some operators are estimated from others; go on with "
             f"`shmoo characterize --out {run.path} --resume --budget 15`"
         )
     if usable < ENOUGH_USABLE * measured:

@@ -51,7 +51,9 @@ def _neighbours_record(neighbours: Neighbours | None) -> dict[str, object]:
 
     from shmoo.estimators.tabular import or_reason
 
-    seen = None if neighbours is None else {**msgspec.to_builtins(neighbours), "expected_error": neighbours.expected_error(VISITS)}
+    seen = None
+    if neighbours is not None:
+        seen = {**msgspec.to_builtins(neighbours), "expected_error": neighbours.expected_error(VISITS)}
     return or_reason("neighbours", seen, "threads cannot be pinned to cores here")
 
 
@@ -66,9 +68,8 @@ def show_neighbours(neighbours: Neighbours | None) -> None:
     if neighbours.slow_share < QUIET_SHARE:
         output.result(f"neighbours  none seen: {expected}")
         return
-    output.result(
-        f"neighbours  cores slow {percent(neighbours.slow_share, digits=0)} of the time, then by {neighbours.slowdown:.1f} times: {expected}"
-    )
+    share = percent(neighbours.slow_share, digits=0)
+    output.result(f"neighbours  some core slow {share} of the time, typically {neighbours.slowdown:.1f} times: {expected}")
 
 
 def show_doctor(report: DoctorReport) -> None:

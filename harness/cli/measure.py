@@ -52,8 +52,8 @@ Examples:
     "--visits",
     "--passes",
     type=click.IntRange(min=1),
-    help="How often every case is visited at least, at different times; the spread between visits is the standard error. Cases that "
-    "stay uncertain are visited further. Default: 3, planned: 1.",
+    help="How often every case is visited at least, at different times; their spread is the standard error. Cases that stay "
+    "uncertain are visited further. Default: 3, planned: 1.",
 )
 @click.option("--operators", is_flag=True, help="Time every distinct operator of each network alone as well (eager only).")
 @click.option(
