@@ -215,19 +215,24 @@ def counting(build):
 
 
 def test_later_visits_find_the_case_built_and_measure_its_time_only():
-    """Graph, memory, first call and child times belong to the first visit; every visit has its own number and samples."""
+    """The graph and the first call belong to the first visit, what takes longer to the visit that is asked for it; every visit has
+    its own number and samples."""
     build, built = counting(residual)
     measurer = Measurer(QUICK, build, NO_COUNTERS)
     case = CaseSpec("residual", "network", {"batch": 2})
-    first, graphs = measurer.measure(case, 0)
-    second, none = measurer.measure(case, 1, details=False)
-    assert (len(built), first.visit, second.visit) == (1, 0, 1)
+    first, graphs = measurer.measure(case, 0, details=False)
+    second, _ = measurer.measure(case, 1, details=True)
+    third, none = measurer.measure(case, 2, details=False)
+    assert (len(built), first.visit, second.visit, third.visit) == (1, 0, 1, 2)
     assert (len(graphs), none) == (1, ())
-    assert first.children
     assert first.timing.first_call_s > 0
-    assert (second.graph_hashes, second.children, second.energy, second.timing.first_call_s) == ((), (), (), None)
-    assert second.timing.samples_s != first.timing.samples_s
-    assert second.timing.block_calls == first.timing.block_calls
+    assert (first.children, first.energy, first.peak_memory_bytes) == ((), (), None)
+    assert second.children
+    assert second.energy
+    assert second.peak_memory_bytes > 0
+    assert (third.graph_hashes, third.children, third.energy, third.timing.first_call_s) == ((), (), (), None)
+    assert third.timing.samples_s != first.timing.samples_s
+    assert third.timing.block_calls == first.timing.block_calls
 
 
 def test_visits_merge_into_one_row_that_knows_what_each_of_them_said():
