@@ -215,8 +215,8 @@ def counting(build):
 
 
 def test_later_visits_find_the_case_built_and_measure_its_time_only():
-    """The graph and the first call belong to the first visit, what takes longer to the visit that is asked for it; every visit has
-    its own number and samples."""
+    """The graph and the first call belong to the first visit, what takes longer to the visit that is asked for it; every visit
+    has its own number and samples."""
     build, built = counting(residual)
     measurer = Measurer(QUICK, build, NO_COUNTERS)
     case = CaseSpec("residual", "network", {"batch": 2})
