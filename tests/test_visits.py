@@ -84,8 +84,8 @@ def test_no_visit_is_an_error_and_not_a_zero() -> None:
 
 
 def test_standard_errors_are_true() -> None:
-    """Of 2,000 cases with four visits 6 % apart, 90 % should have their true time inside the 90 % interval. Three points are lost,
-    because the interval takes a standard error of six degrees of freedom for exact."""
+    """Of 2,000 cases with four visits 6 % apart, 90 % should have their true time inside the 90 % interval. Three points are
+    lost, because the interval takes a standard error of six degrees of freedom for exact."""
     draw = np.random.default_rng(3)
     times = np.exp(0.06 * draw.standard_normal((2000, 4)))
     # The rate 1 has the true mean exp(0.06^2 / 2), which is off by less than 0.2 %.
