@@ -16,12 +16,13 @@ from shmoo.calibrate.held_out import held_out
 from shmoo.calibrate.intervals import reach_of_ranges, spreads
 from shmoo.calibrate.parameters import parameters_for
 from shmoo.calibrate.residual import FittedResidual, fit_residual
+from shmoo.estimators.catalogue import entry, runtime_of, under
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, FittedFrom, Reduction
-from shmoo.estimators.records import FAMILIES
+from shmoo.estimators.profile import ArchitectureProfile, ErrorCardEntry, FittedFrom, Reduction
+from shmoo.estimators.records import FAMILIES, NORMAL_90, Coefficient
 from shmoo.runs.records import FINGERPRINT_FIELDS
 
 Progress = Callable[[str], None]
@@ -118,7 +119,7 @@ def calibrate_cases(
     profile = base.replacing(
         name=name,
         table_reduction=read.table_reduction,
-        coefficients={**base.coefficients, **_coefficients(fitted, {p.name: p.unit for p in parameters}, reference)},
+        coefficients={**base.coefficients, **_coefficients(fitted, reference)},
         fitted_from=FittedFrom(
             rows_hash=read.rows_hash,
             sources=read.names,
@@ -168,27 +169,27 @@ def _held_out(seen: Sequence[Block], profile: ArchitectureProfile, fitted: Fitte
     return errors
 
 
-def _coefficients(fitted: Fitted, units: dict[str, str], reference: str) -> dict[str, Coefficient]:
+def _coefficients(fitted: Fitted, reference: str) -> dict[str, Coefficient]:
     result = {}
     for name, value in fitted.values.items():
         sd = fitted.log_sd[name]
         # A standard error beyond a factor of ten says "unknown"; wider would only overflow the draws.
-        spread = float(np.exp(1.645 * min(sd, 1.4)))
+        spread = float(np.exp(NORMAL_90 * min(sd, 1.4)))
+        unit = entry(name).unit
         if name in fitted.unidentified:
             why = f"{HELD_BY_PRIOR}; {reference}"
-            result[name] = Coefficient(value, units[name], "fallback", why)
+            result[name] = Coefficient(value, unit, "fallback", why)
         else:
-            result[name] = Coefficient(value, units[name], "fitted", reference, value * sd, value / spread, value * spread)
+            result[name] = Coefficient(value, unit, "fitted", reference, value * sd, value / spread, value * spread)
     return result
 
 
 def _typical_launches(fitted: Fitted, reference: str) -> dict[str, Coefficient]:
     """launch.<runtime> for operators that were not measured alone: the geometric mean and range of those that were."""
     by_runtime: dict[str, list[float]] = {}
-    for name, value in fitted.values.items():
-        stem, _, rest = name.partition(".")
-        if stem == "launch" and name not in fitted.unidentified:
-            by_runtime.setdefault(rest.partition(".")[0], []).append(value)
+    for name in under("launch", fitted.values):
+        if name not in fitted.unidentified:
+            by_runtime.setdefault(runtime_of(name), []).append(fitted.values[name])
     return {
         f"launch.{runtime}": Coefficient(
             float(np.exp(np.mean(np.log(values)))),

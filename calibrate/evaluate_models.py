@@ -159,5 +159,5 @@ def predicted_latency(graphs: Sequence[Graph], profile: ArchitectureProfile) -> 
 
     # The pieces of a model are one call.
     whole = replace(table, segment=np.zeros_like(table.segment))
-    ((latency, _),) = director.estimate_table(whole, director.tile(whole), "eager", waits=waits)
+    ((latency, _),) = director.price(whole, "eager", waits=waits, seed=0).intervals()
     return latency

@@ -87,7 +87,7 @@ def predicted(rate: Rate) -> Interval:
     one, _ = director.tabulate((graph,), RUNTIME, matrix_dtype(rate.dtype))
     row = KernelTable.concat([one] * rate.times)
     row = replace(row, segment=np.zeros(len(row), dtype=np.int64))
-    ((latency, _),) = director.estimate_table(row, director.tile(row), RUNTIME)
+    ((latency, _),) = director.price(row, RUNTIME, seed=0).intervals()
     flops = float(row.matrix_flops.sum())
     return Interval(flops / latency.value, flops / latency.high, flops / latency.low)
 

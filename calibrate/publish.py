@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from shmoo.calibrate.evaluate import Result
+from shmoo.estimators.catalogue import whose
 from shmoo.estimators.errors import ShmooError, unknown
 from shmoo.estimators.profile import BUILTIN_DIR, ArchitectureProfile, load_profile
 
@@ -52,11 +53,11 @@ def completed(profile: ArchitectureProfile, other: ArchitectureProfile) -> Archi
     algorithms and operators (the last part of a name) that none of its own fitted ones are of."""
     from shmoo.calibrate.transfer import transfer
 
-    own = {name.rpartition(".")[2] for name, c in profile.coefficients.items() if c.source == "fitted"}
+    own = {whose(name) for name, c in profile.coefficients.items() if c.source == "fitted"}
     carried = {
         name: c
         for name, c in transfer([other], profile).coefficients.items()
-        if c.source == "transferred" and name not in profile.coefficients and name.rpartition(".")[2] not in own
+        if c.source == "transferred" and name not in profile.coefficients and whose(name) not in own
     }
     return profile.replacing(coefficients={**profile.coefficients, **carried})
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from shmoo.estimators.coefficients import ALGORITHMS, Coefficients, algorithm_codes, algorithm_names
+from shmoo.estimators.catalogue import ALGORITHMS, algorithm_names, under
+from shmoo.estimators.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.dtypes import BITS, COMPUTE_DTYPES
 from shmoo.estimators.kernels import KernelTable
 from shmoo.estimators.model import Prediction, matrix_peak
@@ -33,7 +34,7 @@ def time_basis(table: KernelTable, prediction: Prediction, c: Coefficients, runt
         algorithm = ALGORITHMS[code]
         launch[rows] = _trust(c.source(*algorithm_names((f"launch.{runtime}", "launch"), algorithm)))
         stem = "efficiency" if table.matrix_flops[rows].any() else "efficiency.vector"
-        peak = max((_trust(c.source(name)) for name in c.profile.coefficients if name.startswith("peak.")), default=0)
+        peak = max((_trust(c.source(name)) for name in under("peak", c.profile.coefficients)), default=0)
         compute[rows] = _together(_trust(c.source(*algorithm_names((stem,), algorithm))), peak)
         bandwidth = _trust(c.source(f"bandwidth.{c.profile.levels[-1]}"))
         memory[rows] = _together(_trust(c.source(*algorithm_names(("efficiency.bandwidth",), algorithm))), bandwidth)

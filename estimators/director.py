@@ -2,47 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 
-from shmoo.estimators.basis import measured_type, time_basis
-from shmoo.estimators.coefficients import (
-    ALGORITHMS,
-    DEFAULTS,
-    MANY_KERNELS,
-    TENSOR,
-    Coefficients,
-    algorithm_codes,
-    draw,
-    in_tensor_kernels,
-    normals,
-)
+from shmoo.estimators.basis import time_basis
+from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.costs.summary import UnknownOp
 from shmoo.estimators.dtypes import COMPUTE_DTYPES, compute_dtype
 from shmoo.estimators.kernels import Kernel, KernelTable
-from shmoo.estimators.model import Prediction, graph_latency, predict, segment_energy
 from shmoo.estimators.notebook import estimate_html
-from shmoo.estimators.profile import RUNTIMES, ArchitectureProfile, check_runtime
+from shmoo.estimators.pipeline import Priced, Waits, intervals, price
+from shmoo.estimators.profile import ArchitectureProfile, check_runtime
 from shmoo.estimators.records import FAMILIES, Graph, Interval
-from shmoo.estimators.residual import Correction, correction
 from shmoo.estimators.tabulated import Origin, Tabulated, tabulate, tabulated
 from shmoo.estimators.tiling import TilingStrategy, strategy_for
 from shmoo.estimators.tiling.base import Tiling
 from shmoo.estimators.variants import with_threads
 
-DRAWS = 200
-"""Draws of the uncertain coefficients behind an interval: the 5 % and 95 % points of 200 log-normal draws are within about 5 %
-of their spread, less than the spread itself is known."""
-
-OTHER_TYPE = 0.15
-"""Standard deviation of the log by which what was fitted in one type is off in another: of few machines that is the least that
-coefficients differ by as well (`calibrate.transfer.LEAST_SPREAD`)."""
-QUANTILES = (0.05, 0.95)
 CHUNK = 2000
 """Graphs tabulated at once; bounds the memory of the draws."""
-Waits = Callable[[Coefficients], np.ndarray]
 
 
 class KernelEstimate(msgspec.Struct, frozen=True):
@@ -131,9 +111,22 @@ class AnalysisDirector:
         """Cut a table for this machine."""
         return self.strategy.apply(table, self.profile, self.strategy.choose(table, self.profile))
 
-    def correct(self, table: KernelTable, tiling: Tiling, runtime: str) -> Correction:
-        """What the profile's residual says of every kernel of a table cut for this machine."""
-        return correction(table, tiling, self.profile, runtime)
+    def price(
+        self,
+        table: KernelTable,
+        runtime: str,
+        *,
+        tiling: Tiling | None = None,
+        waits: Waits | None = None,
+        seed: int | None = None,
+    ) -> Priced:
+        """Time and energy of every segment of a table on this machine, as `pipeline.price` gives them.
+
+        Args:
+            tiling: the kernels cut already; `None` cuts them.
+        """
+        cut = tiling if tiling is not None else self.tile(table)
+        return price(table, cut, Coefficients(self.profile), runtime, waits=waits, seed=seed)
 
     def estimate(
         self,
@@ -174,18 +167,8 @@ class AnalysisDirector:
             fewer = AnalysisDirector(with_threads(self.profile, threads), self.strategy)
             return msgspec.structs.replace(fewer.estimate_tabulated(work, runtime, batch=batch, seed=seed), threads=threads)
         table = work.table
-        tiling = self.tile(table)
-        nominal = Coefficients(self.profile)
-        found = self.correct(table, tiling, runtime)
-        prediction = found.applied(predict(table, tiling, nominal, runtime))
-        latencies = graph_latency(table, prediction, nominal, runtime)
-        energies = segment_energy(table, prediction, latencies, nominal)
-        latency, energy = float(latencies.sum()), None if energies is None else float(energies.sum())
-        drawn = self._draws(table, tiling, runtime, seed, found)
-        drawn_t, drawn_e = drawn[0].sum(axis=-1), None if drawn[1] is None else drawn[1].sum(axis=-1)
-        latency_s = _interval(latency, drawn_t)
-        energy_j = None if energy is None or drawn_e is None else _interval(energy, drawn_e)
-        power = None if energy_j is None else _interval(energy_j.value / latency, drawn_e / drawn_t)
+        priced = self.price(table, runtime, seed=seed)
+        latency, energy, power, edp = _whole(priced)
         return Estimate(
             arch=self.profile.name,
             dtype=work.dtype or _main_dtype(table),
@@ -199,41 +182,18 @@ class AnalysisDirector:
             weight_bytes=work.weight_bytes,
             peak_memory_bytes=work.peak_memory_bytes,
             kernels=len(table),
-            tiles=float(tiling.tiles.sum()),
-            latency_s=latency_s,
-            throughput_per_s=Interval(batch / latency_s.value, batch / latency_s.high, batch / latency_s.low),
-            energy_j=energy_j,
+            tiles=float(priced.tiling.tiles.sum()),
+            latency_s=latency,
+            throughput_per_s=Interval(batch / latency.value, batch / latency.high, batch / latency.low),
+            energy_j=energy,
             average_power_w=power,
-            edp_js=None if energy_j is None else _interval(energy_j.value * latency, drawn_e * drawn_t),
-            energy_j_reason="" if energy_j else f"profile {self.profile.name!r} has no energy coefficients",
+            edp_js=edp,
+            energy_j_reason="" if energy else f"profile {self.profile.name!r} has no energy coefficients",
             unknown_ops=work.unknown_ops,
             notes=work.notes,
-            basis={name: float(share) for name, share in time_basis(table, prediction, nominal, runtime).items()},
-            breakdown=_breakdown(table, tiling, prediction, found, work.origin, self.profile.value("power.static", 0.0)),
+            basis={n: float(s) for n, s in time_basis(table, priced.prediction, Coefficients(self.profile), runtime).items()},
+            breakdown=_breakdown(table, priced, work.origin, self.profile.value("power.static", 0.0)),
         )
-
-    def estimate_table(
-        self, table: KernelTable, tiling: Tiling, runtime: str, seed: int = 0, waits: Waits | None = None
-    ) -> list[tuple[Interval, Interval | None]]:
-        """Latency and energy with intervals of every segment of a table, in order.
-
-        Args:
-            table: kernels of many cases, a segment each.
-            tiling: the same kernels cut for this machine.
-            waits: gives the (K,) or (D, K) seconds for which the host is held up before it launches each kernel; none for `None`.
-        """
-        c = Coefficients(self.profile)
-        found = self.correct(table, tiling, runtime)
-        prediction = found.applied(predict(table, tiling, c, runtime))
-        latency = graph_latency(table, prediction, c, runtime, waits and waits(c))
-        energy = segment_energy(table, prediction, latency, c)
-        drawn_t, drawn_e = self._draws(table, tiling, runtime, seed, found, waits)
-        low_t, high_t = np.quantile(drawn_t, QUANTILES, axis=0)
-        times = [_ordered(*row) for row in zip(low_t, latency, high_t, strict=True)]
-        if energy is None or drawn_e is None:
-            return [(interval, None) for interval in times]
-        low_e, high_e = np.quantile(drawn_e, QUANTILES, axis=0)
-        return list(zip(times, (_ordered(*row) for row in zip(low_e, energy, high_e, strict=True)), strict=True))
 
     def estimate_cases(
         self,
@@ -253,71 +213,28 @@ class AnalysisDirector:
         """
         runtime = check_runtime(self.profile, runtime)
         asked = np.asarray([compute_dtype(name) if name else "" for name in dtypes or [None] * len(graphs)])
-        results = []
+        results: list[tuple[Interval, Interval | None]] = []
         for start in range(0, len(graphs), CHUNK):
             table, origin = self.tabulate(graphs[start : start + CHUNK], runtime)
             wanted = asked[start : start + CHUNK][[graph for graph, _ in origin]]
             for name in np.unique(wanted[wanted != ""]).tolist():
                 table = table.with_matrix_dtype(name, wanted == name)
-            results += self.estimate_table(table, self.tile(table), runtime, seed)
+            results += self.price(table, runtime, seed=seed).intervals()
         return results
 
-    def _draws(
-        self, table: KernelTable, tiling: Tiling, runtime: str, seed: int, found: Correction, waits: Waits | None = None
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """(D, S) time and energy of every segment for random values of everything uncertain."""
-        codes = algorithm_codes(table, self.profile)
-        tensor = bool(in_tensor_kernels(codes).any())
-        drawn = draw(self.profile, _names_in_use(self.profile, runtime, tensor), DRAWS, seed)
-        coefficients = Coefficients(self.profile, drawn)
-        nominal = Coefficients(self.profile)
-        prediction = found.applied(predict(table, tiling, coefficients, runtime))
-        rng = np.random.default_rng(seed + 1)
-        kernels = np.bincount(table.segment)
-        several = kernels > 1
-        spread = found.spread_beside(nominal.by_algorithm(codes, "sigma"))
-        if nominal.source("sigma.graph") == "fitted":
-            # What whole graphs were off by on held-out cases holds their kernels' errors already.
-            spread = np.where(several[table.segment], 0.0, spread)
-        spread = np.where(measured_type(table, self.profile), spread, np.hypot(spread, OTHER_TYPE))
-        noise = normals(rng, DRAWS, len(ALGORITHMS) - len(TENSOR))
-        shared = np.where(kernels >= MANY_KERNELS, nominal.value("sigma.graph.many", "sigma.graph"), nominal.value("sigma.graph"))
-        together = np.exp(np.where(several, shared, 0.0) * normals(rng, DRAWS, 1))
-        if tensor:
-            noise = np.hstack([noise, normals(rng, DRAWS, len(TENSOR))])
-        # Kernels of one algorithm err together: the same draw scales all of them.
-        noisy = prediction.scaled(np.exp(spread * noise[:, codes]))
-        times = graph_latency(table, noisy, coefficients, runtime, waits and waits(coefficients)) * together
-        return times, segment_energy(table, noisy, times, coefficients)
 
+def _whole(priced: Priced) -> tuple[Interval, Interval | None, Interval | None, Interval | None]:
+    """Latency, energy, mean power and energy times delay of all segments together; no energy where none is known."""
 
-def _names_in_use(profile: ArchitectureProfile, runtime: str, tensor: bool) -> list[str]:
-    """Coefficients to draw for this runtime, in the profile or among the defaults; those of tensor cores where any kernel runs on
-    them. Left out: what a strategy already used to cut tiles; `sigma`, which is drawn apart; and fitted latency coefficients,
-    which err together and whose joint error on held-out cases is what `sigma` was set from."""
-    fixed = ("capacity.", "count.", "array.", "vector.", "sigma", "power.idle", "power.tdp")
-    energy = ("energy.", "power.")
-    fitted = {n for n, c in profile.coefficients.items() if c.source == "fitted" and not n.startswith(energy)}
-    names = {*profile.coefficients, *DEFAULTS[profile.family]} - fitted
-    if not tensor:
-        names = {n for n in names if n.rpartition(".")[2] not in ("tensor", *TENSOR)}
-    other_runtimes = [f"{stem}.{r}" for stem in ("launch", "graph") for r in _other_runtimes(runtime)]
-    return [n for n in names if not n.startswith(fixed) and not any(n == o or n.startswith(o + ".") for o in other_runtimes)]
+    def one(value: np.ndarray, drawn: np.ndarray) -> Interval:
+        return intervals(value[None], drawn[:, None])[0]
 
-
-def _other_runtimes(runtime: str) -> set[str]:
-    return {name for names in RUNTIMES.values() for name in names} - {runtime}
-
-
-def _interval(value: float, drawn: np.ndarray) -> Interval:
-    """The nominal value with the 5 % and 95 % points of the draws, which are centred on it."""
-    low, high = np.quantile(drawn, QUANTILES)
-    return _ordered(low, value, high)
-
-
-def _ordered(low: float, value: float, high: float) -> Interval:
-    """An interval that holds its value even where few draws put both points on one side."""
-    return Interval(float(value), min(float(low), float(value)), max(float(high), float(value)))
+    seconds, drawn_s = priced.latency_s.sum(), priced.drawn_s.sum(axis=-1)
+    if priced.energy_j is None:
+        return one(seconds, drawn_s), None, None, None
+    joules, drawn_j = priced.energy_j.sum(), priced.drawn_j.sum(axis=-1)
+    pairs = ((seconds, drawn_s), (joules, drawn_j), (joules / seconds, drawn_j / drawn_s), (joules * seconds, drawn_j * drawn_s))
+    return tuple(one(*pair) for pair in pairs)
 
 
 def _main_dtype(table: KernelTable) -> str:
@@ -327,18 +244,14 @@ def _main_dtype(table: KernelTable) -> str:
 
 
 def _breakdown(
-    table: KernelTable,
-    tiling: Tiling,
-    prediction: Prediction,
-    found: Correction,
-    origin: Sequence[tuple[int, Kernel]],
-    static_w: float,
+    table: KernelTable, priced: Priced, origin: Sequence[tuple[int, Kernel]], static_w: float
 ) -> tuple[KernelEstimate, ...]:
+    tiling, prediction = priced.tiling, priced.prediction
     dynamic = prediction.dynamic_j
     parts = np.stack([prediction.compute_s, prediction.memory_s, prediction.launch_s])
     bound = parts.argmax(axis=0)
     flops, nbytes = table.flops, table.bytes
-    factor = np.exp(found.log_factor)
+    factor = np.ones(len(table)) if priced.correction is None else np.exp(priced.correction.log_factor)
     return tuple(
         KernelEstimate(
             label=table.labels[i],

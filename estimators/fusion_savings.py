@@ -121,11 +121,10 @@ def fusing_runtime(profile: ArchitectureProfile) -> str:
 
 def _totals(director: AnalysisDirector, grouped: Sequence[tuple[Graph, Sequence[Kernel]]], runtime: str) -> FusionTotals:
     table = KernelTable.concat([kernel_table(graph, kernels) for graph, kernels in grouped if kernels])
-    estimates = director.estimate_table(table, director.tile(table), runtime)
-    energies = [energy.value for _, energy in estimates if energy is not None]
+    priced = director.price(table, runtime)
     return FusionTotals(
         kernels=len(table),
         bytes=float(table.bytes.sum()),
-        latency_s=sum(latency.value for latency, _ in estimates),
-        energy_j=sum(energies) if len(energies) == len(estimates) else None,
+        latency_s=float(priced.latency_s.sum()),
+        energy_j=None if priced.energy_j is None else float(priced.energy_j.sum()),
     )

@@ -21,6 +21,7 @@ GRAPH_FORMAT = 1
 Scalar = None | bool | int | float | str
 Attribute = Scalar | list[Scalar | list[Scalar]]
 ValueKind = Literal["input", "parameter", "buffer", "constant", "activation"]
+Source = Literal["fitted", "datasheet", "literature", "simulated", "transferred", "fallback"]
 
 
 class TensorSpec(msgspec.Struct, frozen=True):
@@ -203,6 +204,45 @@ FAMILIES = (
 )
 """Algorithm families: calls of one family share coefficients. `conv` is any convolution with more than one input channel per
 group; `depthwise` has one; `copy` moves data without arithmetic (cat, contiguous, pad); `unknown` is for calls without a cost."""
+
+
+CONVOLUTIONS = ("conv", "depthwise", "conv_transpose")
+CONTRACTIONS = ("gemm", *CONVOLUTIONS, "attention", "linalg")
+"""Families whose multiply-adds run on matrix units, in a library's kernels; all others are loops over elements or rows."""
+RUNTIMES = {
+    "cpu": ("eager", "inductor", "inductor-freezing", "cudagraphs"),
+    "gpu": ("eager", "inductor", "inductor-freezing", "cudagraphs"),
+    "tpu": ("xla",),
+    "kpu": ("domainflow",),
+}
+"""Architecture family -> what launches its kernels."""
+NORMAL_90 = 1.645
+"""Standard deviations from the middle to either end of a normal law's 90 % interval."""
+
+
+class Coefficient(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A number of a machine, with its uncertainty: `stderr` (fitted) or a 90 % range; `reference` cites or names the run."""
+
+    value: float
+    unit: str
+    source: Source
+    reference: str = ""
+    stderr: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """90 % range: `low`..`high` where given, else value ± 1.645 standard errors, else the value itself."""
+        if self.low is not None and self.high is not None:
+            return self.low, self.high
+        spread = NORMAL_90 * (self.stderr or 0.0)
+        return self.value - spread, self.value + spread
+
+    def scaled(self, factor: float) -> Coefficient:
+        """The same coefficient times `factor`, its uncertainty with it."""
+        value, stderr, low, high = (None if x is None else x * factor for x in (self.value, self.stderr, self.low, self.high))
+        return msgspec.structs.replace(self, value=value, stderr=stderr, low=low, high=high)
 
 
 class Interval(msgspec.Struct, frozen=True):

@@ -23,7 +23,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from shmoo.estimators.coefficients import FAMILY_OF, Coefficients, batched_product
+from shmoo.estimators.catalogue import FAMILY_OF
+from shmoo.estimators.coefficients import Coefficients, batched_product
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.errors import unknown
 from shmoo.estimators.kernels import KernelTable
@@ -150,9 +151,9 @@ def correction(table: KernelTable, tiling: Tiling, profile: ArchitectureProfile,
         if len(rows):
             logs = log_features(group.features, table, tiling, rows)
             support[rows], spread[rows] = supported(group, logs), group.spread
-            found = support[rows] * summed(group, logs)
-            log_factor[rows] = found * np.broadcast_to(device_share[group.runtime], len(table))[rows]
-            log_launch[rows] = found if as_measured else 0.0
+            log_ratio = support[rows] * summed(group, logs)
+            log_factor[rows] = log_ratio * np.broadcast_to(device_share[group.runtime], len(table))[rows]
+            log_launch[rows] = log_ratio if as_measured else 0.0
     return Correction(log_factor, log_launch, support, spread)
 
 

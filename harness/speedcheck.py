@@ -13,11 +13,9 @@ from typing import TypeVar
 import click
 import numpy as np
 
-from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.kernels import KernelTable
-from shmoo.estimators.model import graph_latency, predict, segment_energy
 from shmoo.estimators.present import si
 from shmoo.estimators.profile import ArchitectureProfile, builtin_names, load_profile
 from shmoo.estimators.records import Graph
@@ -109,19 +107,12 @@ def large_table(graphs: Sequence[Graph], profile: ArchitectureProfile) -> Kernel
 
 def price(profile: ArchitectureProfile, table: KernelTable) -> np.ndarray:
     """Latency of every segment, (S,), with all that an estimate computes on the way, energy included; intervals left out."""
-    director, nominal = AnalysisDirector(profile), Coefficients(profile)
-    tiling = director.tile(table)
-    corrected = director.correct(table, tiling, profile.default_runtime)
-    prediction = corrected.applied(predict(table, tiling, nominal, profile.default_runtime))
-    latency = graph_latency(table, prediction, nominal, profile.default_runtime)
-    segment_energy(table, prediction, latency, nominal)
-    return latency
+    return AnalysisDirector(profile).price(table, profile.default_runtime).latency_s
 
 
 def price_with_intervals(profile: ArchitectureProfile, table: KernelTable) -> None:
     """The same with the interval of every segment."""
-    director = AnalysisDirector(profile)
-    director.estimate_table(table, director.tile(table), profile.default_runtime)
+    AnalysisDirector(profile).price(table, profile.default_runtime, seed=0).intervals()
 
 
 def best_of(repeats: int, work: Callable[[], T]) -> tuple[float, T]:

@@ -9,11 +9,9 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.dtypes import matrix_dtype
 from shmoo.estimators.fusion_savings import FusionSummary, summarise_fusion
-from shmoo.estimators.model import predict
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.records import FAMILIES, Graph, Interval
 from shmoo.estimators.tabular import Record, estimate_record
@@ -94,7 +92,7 @@ def director_predictor(profile: ArchitectureProfile, seed: int = 0) -> Predictor
         )
 
     def estimate_all(asked: Sequence[Asked]) -> list[CaseEstimate]:
-        found: dict[int, CaseEstimate] = {}
+        estimates: dict[int, CaseEstimate] = {}
         together: dict[tuple[str, str | None], list[int]] = {}
         for index, (case, graphs) in enumerate(asked):
             if case.kind != "network" and len(graphs) == 1 and threads_of(case) is None:
@@ -103,8 +101,8 @@ def director_predictor(profile: ArchitectureProfile, seed: int = 0) -> Predictor
             for start in range(0, len(indices), CHUNK):
                 chunk = indices[start : start + CHUNK]
                 batch = _estimate_together(director, [asked[i][1][0] for i in chunk], runtime, dtype, seed)
-                found.update(zip(chunk, batch, strict=True) if batch else ())
-        return [found[i] if i in found else one(case, graphs) for i, (case, graphs) in enumerate(asked)]
+                estimates.update(zip(chunk, batch, strict=True) if batch else ())
+        return [estimates[i] if i in estimates else one(case, graphs) for i, (case, graphs) in enumerate(asked)]
 
     return estimate_all
 
@@ -136,13 +134,13 @@ def network_fusions(run: StoredRun, profile: ArchitectureProfile) -> list[Fusion
 
 def networks_of(run: StoredRun) -> list[Asked]:
     """The networks of a run with their graphs, each workload, axes and dtype once."""
-    found: dict[tuple[str, str], Asked] = {}
+    networks: dict[tuple[str, str], Asked] = {}
     for row in run.rows:
         if row.case.kind == "network" and row.graph_hashes:
             key = (row.case.workload, f"{row.case.axes} {row.case.dtype}")
-            if key not in found:
-                found[key] = (row.case, run.graphs(row))
-    return list(found.values())
+            if key not in networks:
+                networks[key] = (row.case, run.graphs(row))
+    return list(networks.values())
 
 
 def _estimate_together(
@@ -152,22 +150,16 @@ def _estimate_together(
     table, origin = director.tabulate(graphs, runtime, dtype)
     if table.segments != len(graphs):
         return None
-    tiling = director.tile(table)
-    intervals = director.estimate_table(table, tiling, runtime, seed)
+    priced = director.price(table, runtime, seed=seed)
 
     def per_graph(values: np.ndarray) -> np.ndarray:
         return np.bincount(table.segment, weights=values, minlength=len(graphs))
 
-    flops, nbytes, tiles = per_graph(table.flops), per_graph(table.bytes), per_graph(tiling.tiles)
-    alone = (
-        director.correct(table, tiling, runtime)
-        .applied(predict(table, tiling, Coefficients(director.profile), runtime))
-        .latency_s
-    )
+    flops, nbytes, tiles = per_graph(table.flops), per_graph(table.bytes), per_graph(priced.tiling.tiles)
     parts: list[list[Part]] = [[] for _ in graphs]
     for row, (graph, kernel) in enumerate(origin):
-        parts[graph].append(Part(FAMILIES[table.family[row]], 0, kernel.calls, float(alone[row])))
+        parts[graph].append(Part(FAMILIES[table.family[row]], 0, kernel.calls, float(priced.prediction.latency_s[row])))
     return [
         BatchedEstimate(latency, energy, float(flops[i]), float(nbytes[i]), float(tiles[i]), tuple(parts[i]))
-        for i, (latency, energy) in enumerate(intervals)
+        for i, (latency, energy) in enumerate(priced.intervals())
     ]

@@ -10,7 +10,8 @@ import pytest
 from build import GraphBuilder
 
 from shmoo.estimators.basis import measured_type
-from shmoo.estimators.coefficients import ALGORITHMS, DEFAULTS, TENSOR, Coefficients, algorithm_codes, on_tensor_cores
+from shmoo.estimators.catalogue import ALGORITHMS, DEFAULTS, TENSOR, whose
+from shmoo.estimators.coefficients import Coefficients, algorithm_codes, on_tensor_cores
 from shmoo.estimators.director import AnalysisDirector, Estimate
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion import fuse
@@ -110,7 +111,7 @@ def test_tensor_cores_multiply_the_types_they_have_a_rate_for(name, dtype, on):
 def test_float32_feels_nothing_of_tensor_cores(name):
     """Every coefficient of tensor cores three times as large: not a bit of a float32 product, nor of its interval, changes."""
     profile = load_profile(name)
-    names = [n for n in {*profile.coefficients, *DEFAULTS["gpu"]} if n.rpartition(".")[2] in ("tensor", *TENSOR)]
+    names = [n for n in {*profile.coefficients, *DEFAULTS["gpu"]} if whose(n) in ("tensor", *TENSOR)]
     changed = {n: 3.0 * Coefficients(profile).value(n) for n in names}
     table = linear(1000, 2000, 3000, "float32")
     assert len(changed) > 10

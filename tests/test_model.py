@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from build import GraphBuilder
 
-from shmoo.estimators.coefficients import ALGORITHMS, Coefficients, algorithm_codes, draw
+from shmoo.estimators.catalogue import ALGORITHMS
+from shmoo.estimators.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.draws import draw
 from shmoo.estimators.fusion import fuse
 from shmoo.estimators.kernels import KernelTable, kernel_table
 from shmoo.estimators.model import Prediction, graph_latency, predict, segment_energy

@@ -16,7 +16,7 @@ from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.dataset import Block, MeasuredCase, Sources, blocks
 from shmoo.calibrate.evaluate_gpu import DEVICES, GROUPS, WORST, card_of, read_device, sample_of
 from shmoo.calibrate.fit import predicted_latency
-from shmoo.calibrate.residual import FittedResidual, corrected_latency, fit_residual
+from shmoo.calibrate.residual import FittedResidual, fit_residual
 from shmoo.calibrate.transfer import transfer
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
@@ -79,7 +79,7 @@ def test_a_smooth_deviation_is_learned(learned):
     """0.3 x sin is 19 % on average (2 / pi x 0.3); the noise of 2 % stays (1.6 % on average), on cases no part of the fit saw."""
     block, profile = learned
     assert off(block, predicted_latency([block], Coefficients(profile))) > 0.15
-    assert off(block, corrected_latency([block], profile)) < 0.05
+    assert off(block, predicted_latency([block], Coefficients(profile), residual=True)) < 0.05
     assert [(g.group, g.dtype, g.runtime) for g in profile.residual] == [("gemm", "float32", "eager")]
     assert profile.residual[0].cases == (block.splits == "fit").sum()
 
@@ -88,7 +88,7 @@ def test_intervals_follow_what_is_left(learned):
     """The spread is that of the noise, and nine of ten held-out cases lie inside."""
     block, profile = learned
     assert 0.02 <= profile.residual[0].spread < 0.08
-    intervals = AnalysisDirector(profile).estimate_table(block.table, block.tiling, block.runtime)
+    intervals = AnalysisDirector(profile).price(block.table, block.runtime, tiling=block.tiling, seed=0).intervals()
     inside = [t.low <= s <= t.high for (t, _), s in zip(intervals, block.measured_s, strict=True)]
     assert 0.8 <= np.mean(np.asarray(inside)[block.splits != "fit"]) <= 1.0
 

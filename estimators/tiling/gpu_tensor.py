@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from shmoo.estimators.coefficients import DEFAULTS
+from shmoo.estimators.catalogue import DEFAULTS
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.kernels import WRITE, KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
