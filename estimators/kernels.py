@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -18,7 +18,7 @@ from shmoo.estimators.costs import COSTS, costs_of
 from shmoo.estimators.dtypes import COMPUTE_DTYPES, operand_dtype
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.heap import Temporary, fresh_memory
-from shmoo.estimators.records import FAMILIES, Cost, Graph
+from shmoo.estimators.records import FAMILIES, Cost, Graph, OpCall
 from shmoo.estimators.residency import Touch, code_distances, reuse_distances
 
 READ_WEIGHT, READ_ACTIVATION, WRITE = 0, 1, 2
@@ -205,48 +205,122 @@ def kernel_table(
         converts: where images change their layout (`CONVERSIONS`).
         costs: of the graph's calls, where they are known already.
     """
-    rows = []
+    works: list[_Work] = []
+    crossing: list[tuple[float, float]] = []
+    views: list[int] = []
     converted: list[Temporary | None] = []
     done = 0  # calls up to the last kernel's end
-    touches: list[list[Touch]] = []
-    kinds: list[list[int]] = []
     consumers = _consumers(graph)
     costs = costs_of(graph) if costs is None else costs
     images = _images_returned(graph, costs)
     for kernel in kernels:
-        views = sum(cost is None for cost in costs[done : kernel.calls[-1]])
+        views.append(sum(cost is None for cost in costs[done : kernel.calls[-1]]))
         done = max(done, kernel.calls[-1] + 1)
-        row, main, kernel_touches, kernel_kinds = _kernel_row(graph, kernel, [costs[i] for i in kernel.calls], consumers)
-        entering = sum(t.nbytes for t in kernel_touches if not t.write and graph.values[t.storage].kind == "input")
-        leaving = sum(t.nbytes for t in kernel_touches if t.write and t.storage in images)
-        rows.append((row, views, entering, leaving))
-        if FAMILY_CODE[main.family] not in _CONVOLUTIONS:
+        work = _work_of(graph, kernel, [costs[i] for i in kernel.calls], consumers)
+        entering = sum(t.nbytes for t in work.touches if not t.write and graph.values[t.storage].kind == "input")
+        leaving = sum(t.nbytes for t in work.touches if t.write and t.storage in images)
+        works.append(work)
+        crossing.append((entering, leaving))
+        if FAMILY_CODE[work.cost.family] not in _CONVOLUTIONS:
             converted.append(None)
         elif converts == "edges":
             converted.append(Temporary(entering, leaving))
         else:
-            converted.append(_converted(main, kernel_touches, kernel_kinds))
-        touches.append(kernel_touches)
-        kinds.append(kernel_kinds)
+            converted.append(_converted(work))
+    touches = [work.touches for work in works]
     distances = reuse_distances(touches)
     shapes = [tuple((graph.calls[i].op, graph.calls[i].inputs) for i in kernel.calls) for kernel in kernels]
     fresh = fresh_memory(touches, None if converts == "none" else converted)
-    beside = zip(rows, fresh, code_distances(shapes, touches), strict=True)
-    rows = [(*row, *memory, views, far, *crossing) for (row, views, *crossing), memory, far in beside]
-    columns = list(zip(*rows, strict=True)) if rows else [()] * 21
-    ints = (np.asarray(column, dtype=np.int64) for column in columns[:3])
-    floats = (np.asarray(column, dtype=np.float64) for column in columns[3:])
+    rows = [
+        Row(
+            family=FAMILY_CODE[work.cost.family],
+            dtype=DTYPE_CODE[operand_dtype(spec.dtype for spec in work.call.inputs or work.call.outputs)],
+            op=op_code(work.call.op),
+            matrix_flops=work.matrix_flops,
+            vector_flops=work.vector_flops,
+            special_flops=work.special_flops,
+            # A selection can be empty, and tiles are counted from extents: no work is a tile of nothing, not a division by it.
+            batch=max(work.cost.batch, 1),
+            m=max(work.cost.m, 1),
+            n=max(work.cost.n, 1),
+            k=max(work.cost.k, 1),
+            window=work.cost.window,
+            stride=work.cost.stride,
+            dilation=work.cost.dilation,
+            images=work.cost.images,
+            calls=len(kernel.calls),
+            mapped_bytes=memory.mapped,
+            grown_bytes=memory.grown,
+            views=skipped,
+            code_distance=far,
+            entering_bytes=entering,
+            leaving_bytes=leaving,
+        )
+        for kernel, work, memory, skipped, far, (entering, leaving) in zip(
+            kernels, works, fresh, views, code_distances(shapes, touches), crossing, strict=True
+        )
+    ]
     return KernelTable(
-        *ints,
-        *floats,
+        **_columns(rows),
         segment=np.zeros(len(rows), dtype=np.int64),
         warm=np.full(len(rows), np.nan),
         access_kernel=np.asarray([i for i, ts in enumerate(touches) for _ in ts], dtype=np.int64),
         access_bytes=np.asarray([t.nbytes for ts in touches for t in ts], dtype=np.float64),
         access_distance=np.asarray([d for ds in distances for d in ds], dtype=np.float64),
-        access_kind=np.asarray([c for cs in kinds for c in cs], dtype=np.int64),
+        access_kind=np.asarray([kind for work in works for kind in work.kinds], dtype=np.int64),
         labels=tuple(_label(graph, kernel) for kernel in kernels),
     )
+
+
+class Row(NamedTuple):
+    """One kernel's entries in the columns of `KernelTable` that have one entry a kernel."""
+
+    family: int
+    dtype: int
+    op: int
+    matrix_flops: float
+    vector_flops: float
+    special_flops: float
+    batch: float
+    m: float
+    n: float
+    k: float
+    window: float
+    stride: float
+    dilation: float
+    images: float
+    calls: float
+    mapped_bytes: float
+    grown_bytes: float
+    views: float
+    code_distance: float
+    entering_bytes: float
+    leaving_bytes: float
+
+
+_CODES = ("family", "dtype", "op")
+"""Columns that hold codes; all other columns hold amounts."""
+
+
+def _columns(rows: Sequence[Row]) -> dict[str, np.ndarray]:
+    """Rows as columns by name."""
+    return {
+        name: np.asarray([getattr(row, name) for row in rows], dtype=np.int64 if name in _CODES else np.float64)
+        for name in Row._fields
+    }
+
+
+class _Work(NamedTuple):
+    """What one kernel does: its flops, the cost and the call that name it, the memory it touches from outside itself, and the
+    kind of each access."""
+
+    matrix_flops: float
+    vector_flops: float
+    special_flops: float
+    cost: Cost
+    call: OpCall
+    touches: list[Touch]
+    kinds: list[int]
 
 
 def _consumers(graph: Graph) -> dict[int, set[int]]:
@@ -260,7 +334,7 @@ def _consumers(graph: Graph) -> dict[int, set[int]]:
     return readers
 
 
-def _kernel_row(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consumers: dict[int, set[int]]):
+def _work_of(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consumers: dict[int, set[int]]) -> _Work:
     inside = set(kernel.calls)
     produced: set[int] = set()
     touched: dict[tuple[int, bool], Touch] = {}
@@ -299,22 +373,7 @@ def _kernel_row(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], cons
                 kind_of[(root, True)] = WRITE
     if main is None:
         raise ValueError(f"kernel {kernel} of graph {graph.name!r} holds only free calls; fusion must leave those out")
-    row = (
-        FAMILY_CODE[main.family],
-        DTYPE_CODE[operand_dtype(spec.dtype for spec in main_call.inputs or main_call.outputs)],
-        op_code(main_call.op),
-        matrix,
-        vector,
-        special,
-        # A selection can be empty, and tiles are counted from extents: no work is a tile of nothing, not a division by it.
-        *(max(extent, 1) for extent in (main.batch, main.m, main.n, main.k)),
-        main.window,
-        main.stride,
-        main.dilation,
-        main.images,
-        len(kernel.calls),
-    )
-    return row, main, list(touched.values()), [kind_of[key] for key in touched]
+    return _Work(matrix, vector, special, main, main_call, list(touched.values()), [kind_of[access] for access in touched])
 
 
 def _images_returned(graph: Graph, costs: Sequence[Cost | None]) -> frozenset[int]:
@@ -324,10 +383,10 @@ def _images_returned(graph: Graph, costs: Sequence[Cost | None]) -> frozenset[in
     return frozenset(graph.root(value) for value in graph.outputs if len(graph.values[value].spec.shape) >= 4)
 
 
-def _converted(main: Cost, touches: Sequence[Touch], kinds: Sequence[int]) -> Temporary:
+def _converted(work: _Work) -> Temporary:
     """What a library allocates that converts the image and the result of a convolution."""
-    of = {kind: sum(t.nbytes for t, k in zip(touches, kinds, strict=True) if k == kind) for kind in set(kinds)}
-    channels = main.k / main.window * main.batch
+    of = {kind: sum(t.nbytes for t, k in zip(work.touches, work.kinds, strict=True) if k == kind) for kind in set(work.kinds)}
+    channels = work.cost.k / work.cost.window * work.cost.batch
     return Temporary(of.get(READ_ACTIVATION, 0.0) if channels > FEW_CHANNELS else 0.0, of.get(WRITE, 0.0))
 
 
