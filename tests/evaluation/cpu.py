@@ -16,11 +16,11 @@ import numpy as np
 from shmoo.calibrate.base import base_profile
 from shmoo.calibrate.calibration import calibrate_cases, groups
 from shmoo.calibrate.dataset import MeasuredCase, Sources, blocks, read_sources
-from shmoo.calibrate.evaluate import HOLDS, Result, of_cases
 from shmoo.calibrate.held_out import held_out, together
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.runs.metrics import campaign_spread
+from tests.evaluation.results import HOLDS, Result, of_cases
 
 NETWORKS, FAR, FAR_SHARE = 0.12, 0.20, 0.15
 """Bounds on networks: mean error, and the share of them that may err more than 20 %."""

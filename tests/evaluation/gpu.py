@@ -16,12 +16,12 @@ import numpy as np
 
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.dataset import MeasuredCase, Sources, blocks, read_sources
-from shmoo.calibrate.evaluate import HOLDS, HOLDS_ELSEWHERE, Kept, Result, of_cases
 from shmoo.calibrate.held_out import HeldOut, held_out, together
 from shmoo.calibrate.transfer import off_by, transfer, typical
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.heat import in_turn
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, load_profile
+from tests.evaluation.results import HOLDS, HOLDS_ELSEWHERE, Kept, Result, of_cases
 
 DEVICES = {"p100": "P100", "v100": "V100", "t4": "T4", "a100_40g": "A100"}
 """Table and profile of a measured device -> what the table's authors call it."""

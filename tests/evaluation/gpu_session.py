@@ -1,7 +1,5 @@
 """One session on a machine with a GPU, the most informative cases first, within a given time and resumable:
 
-    python -m shmoo.harness.gpu_session --out DIR --minutes N
-
     operators, time -> operators, energy -> networks in eager, time -> networks, energy -> networks compiled, time -> cross-checks
 
 Two runs come out, DIR/time and DIR/energy, and DIR/findings.json: the counter's update period, the counter against integrated
@@ -11,20 +9,16 @@ again, it goes on where it stopped; every part looks at the time left, so that i
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median as middle
 from typing import Any
 
-import click
 import msgspec
 
-from shmoo.estimators.errors import InputError
 from shmoo.harness.campaign import CampaignSettings, run_campaign
 from shmoo.harness.energy.sampler import EnergySettings
-from shmoo.harness.machine import probe_machine
 from shmoo.harness.settings import MeasureSettings
 from shmoo.harness.worker import CaseMeasurer
 from shmoo.harness.workloads.suites import NETWORKS, plan_suite
@@ -275,31 +269,3 @@ def against_earlier(out: Path, earlier: Path) -> dict[str, object]:
     """Spread between the time runs of two sessions."""
     found = compare_runs(Run.open(earlier / "time"), Run.open(out / "time"))
     return {"spreads_between_sessions": found.spreads, "energy_spreads_between_sessions": found.energy_spreads}
-
-
-@click.command()
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Directory of the session; goes on with what is there."
-)
-@click.option("--minutes", type=click.FloatRange(min=1), default=9.0, show_default=True, help="Time for this call.")
-@click.option("--earlier", type=click.Path(path_type=Path, exists=True), help="An earlier session to compare with.")
-def main(out: Path, minutes: float, earlier: Path | None) -> None:
-    """Measure time and energy on this machine's GPU."""
-    machine = probe_machine()
-    if machine.gpu_model is None:
-        click.echo("no GPU is visible here; `shmoo doctor` says why", err=True)
-        sys.exit(2)
-    try:
-        found = run_session(
-            out, minutes, machine, checks=(against_do_bench, against_zeus), tell=lambda text: click.echo(text, err=True)
-        )
-        if earlier is not None:
-            found |= against_earlier(out, earlier)
-    except InputError as error:
-        click.echo(str(error), err=True)
-        sys.exit(2)
-    click.echo(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
-
-
-if __name__ == "__main__":
-    main()

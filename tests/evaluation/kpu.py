@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from shmoo.calibrate.evaluate import Result, read_rows
-from shmoo.calibrate.evaluate_tpu import product
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.profile import ArchitectureProfile, load_profile
-from shmoo.estimators.tiling import KpuSimSerial, KpuWavefront, Tiling, TilingStrategy
+from shmoo.estimators.tiling import KpuWavefront, Tiling, TilingStrategy
+from tests.evaluation.kpu_sim import KpuSimSerial
+from tests.evaluation.results import Result, read_rows
+from tests.evaluation.tpu import product
 
 SERIAL, TRAFFIC, ROWS_OFF = 0.02, 0.15, 0.10
 """Bounds: largest error of serial cycles; an error of DRAM bytes, and the share of rows that may have a larger one."""

@@ -1,15 +1,9 @@
-"""Estimated peak memory held against the allocator: networks run once in eager on this CPU, their allocations recorded.
-
-python -m shmoo.harness.memorycheck                       # the default networks
-python -m shmoo.harness.memorycheck densenet121 swin_t    # chosen ones
-"""
+"""Estimated peak memory held against the allocator: networks run once in eager on this CPU, their allocations recorded."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 
-import click
 import msgspec
 import torch
 
@@ -18,7 +12,6 @@ from shmoo.estimators.memory import peak_memory_bytes
 from shmoo.estimators.present import percent
 from shmoo.harness.capture import capture
 from shmoo.harness.memory import peak_cpu_bytes, resident_bytes
-from shmoo.harness.workloads.loading import resolve_model
 from shmoo.harness.workloads.module import DNNModule
 from shmoo.runs.records import AxisValue
 
@@ -69,16 +62,6 @@ def check_memory(module: DNNModule, batch: int = 1) -> MemoryCheck:
     return MemoryCheck(module.name, batch, resident, measured, peak_memory_bytes(graphs, threads=torch.get_num_threads()))
 
 
-@click.command(help=(__doc__ or "").split("\n\n")[0])
-@click.argument("models", nargs=-1)
-@click.option("--batch", type=click.IntRange(min=1), multiple=True, default=(1, 8), show_default=True, help="Batch sizes.")
-def main(models: tuple[str, ...], batch: tuple[int, ...]) -> None:
-    checks = (check_memory(resolve_model(name), size) for name in models or NETWORKS for size in batch)
-    for line in markdown(checks):
-        click.echo(line)
-        sys.stdout.flush()
-
-
 def markdown(checks: Iterable[MemoryCheck]) -> Iterator[str]:
     """The table of the documentation."""
     yield "| network | batch | weights and inputs | allocator's peak | estimated | error |"
@@ -87,7 +70,3 @@ def markdown(checks: Iterable[MemoryCheck]) -> Iterator[str]:
         sizes = [f"{nbytes / 2**20:.2f} MiB" for nbytes in (check.resident_bytes, check.measured_bytes, check.estimated_bytes)]
         mark = "" if check.held else " (outside)"
         yield f"| {check.model} | {check.batch} | {' | '.join(sizes)} | {percent(check.error, signed=True)}{mark} |"
-
-
-if __name__ == "__main__":
-    main()

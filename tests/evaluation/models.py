@@ -2,12 +2,14 @@
 configs.
 
 Files: `gpu_models.csv`, forward passes in eager PyTorch (NeuSight's measurements: Lee et al., ASPLOS 2025) with what published
-predictors gave for them, and the operator tables of `evaluate_gpu`. Capturing needs torch, which this room does without, so the
-graphs are handed in; `python -m shmoo.harness.evaluate_models DATA_DIR` is the command.
+predictors gave for them, `model_configs/`, and the operator tables of `gpu`. Each model is captured from its config as it was
+measured: in eager execution, attention as separate products and softmax, keys and values kept, no gradients.
 """
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +18,19 @@ from types import MappingProxyType
 import msgspec
 import numpy as np
 
-from shmoo.calibrate.evaluate import Kept, Result, of_cases, read_rows
-from shmoo.calibrate.evaluate_gpu import DEVICES, fit_device, left_out_sigma, published, read_device
 from shmoo.calibrate.held_out import HeldOut, together
 from shmoo.calibrate.transfer import transfer
-from shmoo.estimators.allocator import allocation_time
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient
 from shmoo.estimators.records import Graph, Interval
+from shmoo.harness.capture.traced import capture_traced
+from shmoo.harness.workloads.loading import load_config
+from shmoo.harness.workloads.module import Built
+from tests.evaluation.allocator import allocation_time
+from tests.evaluation.gpu import DEVICES, fit_device, left_out_sigma, published, read_device
+from tests.evaluation.results import Kept, Result, of_cases, read_rows
 
 MODELS = "gpu_models.csv"
 FITTED, LEFT_OUT = "fitted to its operators", "left out"
@@ -161,3 +167,37 @@ def predicted_latency(graphs: Sequence[Graph], profile: ArchitectureProfile) -> 
     whole = replace(table, segment=np.zeros_like(table.segment))
     ((latency, _),) = director.estimate_table(whole, director.tile(whole), "eager", waits=waits)
     return latency
+
+
+MEASURED_AS = MappingProxyType({"BertLMHeadModel": "BertForSequenceClassification"})
+"""Architecture that a config names -> the one that was measured, where that is another."""
+
+
+def eager_model(path: Path, batch: int, seq_len: int, dtype: str = "float32") -> Built:
+    """A transformer as the table measured it, on the meta device: it has shapes and no weights.
+
+    Raises:
+        InputError: the config cannot be used.
+    """
+    if not path.is_file():
+        raise InputError(f"no config at {str(path)!r}; DATA_DIR is the folder that holds model_configs")
+    settings = json.loads(path.read_text())
+    named = settings["architectures"][0]
+    settings |= {"architectures": [MEASURED_AS.get(named, named)], "attn_implementation": "eager"}
+    with tempfile.TemporaryDirectory() as folder:
+        changed = Path(folder) / path.name
+        changed.write_text(json.dumps(settings))
+        built = load_config(str(changed)).build({"batch": batch, "seq_len": seq_len}, dtype, "meta")
+    # The library of the time added a mask of ones where it was given none; the present one leaves the addition out.
+    tokens = built.kwargs["input_ids"]
+    return Built(built.model, (), {**built.kwargs, "attention_mask": tokens.new_ones(tokens.shape)})
+
+
+def captured(folder: Path) -> Callable[[MeasuredModel], Sequence[Graph]]:
+    """The graphs of a measured model, captured from the configs of a folder."""
+
+    def graphs_of(row: MeasuredModel) -> Sequence[Graph]:
+        built = eager_model(folder / "model_configs" / f"{row.model}.json", row.batch, row.seq_len, row.dtype)
+        return capture_traced(built.model, built.args, built.kwargs, name=row.model).graphs
+
+    return graphs_of

@@ -1,4 +1,4 @@
-"""Profiles made from published measurements, written as files: `python -m shmoo.calibrate.publish NAME DATA_DIR [--out FOLDER]`.
+"""Profiles made from published measurements, written as files.
 
 What is measured is fitted, residual included; other machines of the family get what carries over. Datasheet numbers stay those of
 the built-in profiles, which are what is written unless another folder is named.
@@ -6,23 +6,21 @@ the built-in profiles, which are what is written unless another folder is named.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from shmoo.calibrate.evaluate import Result
-from shmoo.estimators.errors import ShmooError, unknown
+from shmoo.estimators.errors import unknown
 from shmoo.estimators.profile import BUILTIN_DIR, ArchitectureProfile, load_profile
+from tests.evaluation.results import Result
 
 UNMEASURED_GPUS = ("gpu_l4", "gpu_h100", "gpu_h200")
 """Built-in GPUs that no table holds."""
 
 
 def _gpu(folder: Path) -> Iterator[ArchitectureProfile]:
-    from shmoo.calibrate.evaluate_gpu import DEVICES, fit_cards, left_out_sigma, measured_cards, published, read_device, results
     from shmoo.calibrate.transfer import transfer
+    from tests.evaluation.gpu import DEVICES, fit_cards, left_out_sigma, measured_cards, published, read_device, results
 
     tables = {device: read_device(folder, device) for device in DEVICES}
     fitted = {device: fit_cards(table, device) for device, table in tables.items()}
@@ -40,7 +38,7 @@ def _gpu(folder: Path) -> Iterator[ArchitectureProfile]:
 
 
 def _tpu(folder: Path) -> Iterator[ArchitectureProfile]:
-    from shmoo.calibrate.evaluate_tpu import applications, fit_chip, operators, read_operators
+    from tests.evaluation.tpu import applications, fit_chip, operators, read_operators
 
     read = read_operators(folder)
     yield with_numbers(fit_chip(read), operators(read))
@@ -114,23 +112,3 @@ def line(profile: ArchitectureProfile, path: Path) -> str:
         for group, entry in tested.items()
     ]
     return f"{path}: {', '.join(errors) or 'no test split of its own'}"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns 0, or 2 for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m shmoo.calibrate.publish", description="Write fitted profiles.")
-    parser.add_argument("name", choices=sorted(PUBLICATIONS), help="which profiles")
-    parser.add_argument("folder", type=Path, help="folder of the reference tables")
-    parser.add_argument("--out", type=Path, default=BUILTIN_DIR, help="folder to write to (default: the built-in profiles)")
-    asked = parser.parse_args(arguments)
-    try:
-        for made in publish(asked.name, asked.folder, asked.out):
-            sys.stdout.write(line(*made) + "\n")
-    except ShmooError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Published rates of matrix products on tensor cores beside predicted ones: `python -m shmoo.calibrate.evaluate_rates`.
+"""Published rates of matrix products on tensor cores beside predicted ones.
 
 None of the built-in profiles was fitted to a type that tensor cores multiply, so these are predictions of machines that were not
 measured. The numbers are of users' loops over the vendor's library on random operands: boards differ, and so do their coolers.
@@ -6,7 +6,6 @@ measured. The numbers are of users' loops over the vendor's library on random op
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -111,7 +110,3 @@ def table(rates: Sequence[Rate] = PUBLISHED) -> str:
     mean = float(np.mean(np.abs(errors)))
     lines.append(f"mean absolute error of the time {mean:.1%}; {inside} of {len(errors)} inside their 90 % intervals")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.stdout.write(table() + "\n")

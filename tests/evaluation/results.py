@@ -1,4 +1,4 @@
-"""Held-out numbers, printed by one command: `python -m shmoo.calibrate.evaluate NAME DATA_DIR`.
+"""Held-out numbers: what every evaluation returns, and the table that is printed.
 
 Each evaluation fits on one part of published measurements and reports the error on the other, or holds a closed form against a
 simulator's tables. DATA_DIR is the folder of these tables, or of runs; which files an evaluation reads is in its docstring.
@@ -6,17 +6,15 @@ simulator's tables. DATA_DIR is the folder of these tables, or of runs; which fi
 
 from __future__ import annotations
 
-import argparse
 import csv
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 import msgspec
 
-from shmoo.estimators.errors import InputError, ShmooError, unknown
+from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.profile import ErrorCardEntry
 
 
@@ -95,30 +93,36 @@ Evaluation = Callable[[Path], list[Result]]
 
 
 def _cpu(folder: Path) -> list[Result]:
-    from shmoo.calibrate.evaluate_cpu import evaluate
+    from tests.evaluation.cpu import evaluate
 
     return evaluate(folder)
 
 
 def _tpu(folder: Path) -> list[Result]:
-    from shmoo.calibrate.evaluate_tpu import evaluate
+    from tests.evaluation.tpu import evaluate
 
     return evaluate(folder)
 
 
 def _gpu(folder: Path) -> list[Result]:
-    from shmoo.calibrate.evaluate_gpu import evaluate
+    from tests.evaluation.gpu import evaluate
 
     return evaluate(folder)
 
 
 def _kpu(folder: Path) -> list[Result]:
-    from shmoo.calibrate.evaluate_kpu import evaluate
+    from tests.evaluation.kpu import evaluate
 
     return evaluate(folder)
 
 
-EVALUATIONS: Mapping[str, Evaluation] = MappingProxyType({"cpu": _cpu, "gpu": _gpu, "kpu": _kpu, "tpu": _tpu})
+def _models(folder: Path) -> list[Result]:
+    from tests.evaluation.models import captured, evaluate
+
+    return evaluate(folder, captured(folder))
+
+
+EVALUATIONS: Mapping[str, Evaluation] = MappingProxyType({"cpu": _cpu, "gpu": _gpu, "kpu": _kpu, "models": _models, "tpu": _tpu})
 """Name -> evaluation; what each needs is imported when it is asked for."""
 
 
@@ -163,30 +167,3 @@ def read_rows(path: Path) -> list[dict[str, str]]:
             return list(csv.DictReader(file))
     except OSError as error:
         raise InputError(f"cannot read {str(path)!r}: {error.strerror}; DATA_DIR is the folder of the reference tables") from None
-
-
-def report(results_of: Callable[[], list[Result]]) -> int:
-    """Print the results of an evaluation. Returns 0, 1 when a bound was missed, or 2 for bad input."""
-    try:
-        results = results_of()
-    except ShmooError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    sys.stdout.write(table(results) + "\n")
-    return 0 if all(result.held for result in results) else 1
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns what `report` does."""
-    parser = argparse.ArgumentParser(
-        prog="python -m shmoo.calibrate.evaluate",
-        description="Print held-out errors. Whole models, which are captured first: python -m shmoo.harness.evaluate_models.",
-    )
-    parser.add_argument("name", choices=sorted(EVALUATIONS), help="what to evaluate")
-    parser.add_argument("folder", type=Path, help="folder of the reference tables")
-    asked = parser.parse_args(arguments)
-    return report(lambda: evaluate(asked.name, asked.folder))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

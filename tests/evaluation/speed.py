@@ -1,8 +1,4 @@
-"""How fast estimating is: `python -m shmoo.harness.speedcheck`.
-
-Prints kernel x architecture predictions a second on one core, the time of sweeps over design points of a machine, and beside them
-the same kind of points in SCALE-Sim, where that is installed (`pip install 'shmoo[baseline]'`).
-"""
+"""How fast estimating is: kernel x architecture predictions a second on one core, and sweeps over design points of a machine."""
 
 from __future__ import annotations
 
@@ -10,12 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import click
 import numpy as np
 
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
-from shmoo.estimators.errors import InputError
 from shmoo.estimators.kernels import KernelTable
 from shmoo.estimators.model import graph_latency, predict, segment_energy
 from shmoo.estimators.present import si
@@ -37,36 +31,6 @@ SWEEPS: dict[str, dict[str, tuple[float, float]]] = {
     "kpu_t256": {"capacity.l3": (2.0**20, 2.0**30), "bandwidth.dram": (16e9, 1e12)},
 }
 """Architecture -> two of its coefficients, and the ends between which they are swept."""
-
-
-@click.command()
-@click.option("--points", default=10_000, show_default=True, type=click.IntRange(min=4), help="Design points of each sweep.")
-@click.option("--repeats", default=3, show_default=True, type=click.IntRange(min=1), help="Times each is timed; the best counts.")
-@click.option("--scalesim-points", default=1, show_default=True, type=click.IntRange(min=0), help="Points to run in SCALE-Sim.")
-@click.option("--scalesim-layers", default=3, show_default=True, type=click.IntRange(min=1), help="Distinct layers to run there.")
-def main(points: int, repeats: int, scalesim_points: int, scalesim_layers: int) -> None:
-    """Time estimating: predictions a second, sweeps of design points, SCALE-Sim."""
-    from shmoo.harness.models import model_graphs
-
-    with output.only_results_on_stdout():
-        graphs = model_graphs(MODEL).graphs
-    show_predictions(graphs, repeats)
-    slowest = show_sweeps(graphs, points, repeats)
-    if scalesim_points:
-        from shmoo.harness.scalesim_baseline import baseline
-
-        try:
-            with output.only_results_on_stdout():
-                found = baseline(graphs, scalesim_points, scalesim_layers)
-        except InputError as error:
-            output.message(f"no baseline: {error}")
-            return
-        output.result(
-            f"\nSCALE-Sim {found.version}: {found.layers} distinct layers of {MODEL} on {found.points} array sizes took "
-            f"{si(found.seconds, 's')}; by cycles ({found.share:.1%} of the model's were run) that is about "
-            f"{si(found.point_s, 's')} a point, extrapolated to {points} points {found.point_s * points / 3600:.1f} h: "
-            f"{si(found.point_s * points / slowest, '')} times the slowest sweep above"
-        )
 
 
 def show_predictions(graphs: Sequence[Graph], repeats: int) -> None:
@@ -132,7 +96,3 @@ def best_of(repeats: int, work: Callable[[], T]) -> tuple[float, T]:
         result = work()
         times.append(time.process_time() - begin)
     return min(times), result
-
-
-if __name__ == "__main__":
-    main()

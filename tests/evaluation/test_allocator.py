@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from build import GraphBuilder
 
-from shmoo.estimators.allocator import MIB, Requests, device_requests, total
+from tests.evaluation.allocator import MIB, Requests, device_requests, total
 
 FLOATS = MIB // 4
 

@@ -1,11 +1,11 @@
-"""The comparison with other counters."""
+"""The comparison of capture with bare tracing, and of counts with torch's counter."""
 
 import pytest
 from torch import nn
 
-from shmoo.harness import countercheck
-from shmoo.harness.countercheck import Comparison, Count, compare, counters, markdown
 from shmoo.harness.workloads.module import Built, DNNModule
+from tests.evaluation import counting
+from tests.evaluation.counting import Comparison, Count, compare, markdown
 
 
 def tiny() -> DNNModule:
@@ -18,12 +18,10 @@ def tiny() -> DNNModule:
     return DNNModule("tiny", "network", (), factory)
 
 
-def test_torchs_counter_agrees_on_contractions_and_misses_the_softmax(monkeypatch):
+def test_torchs_counter_agrees_on_contractions_and_misses_the_softmax():
     """Its flops are those of the two layers; softmax computes and is counted as nothing."""
-    own = {"FlopCounterMode": counters()["FlopCounterMode"]}
-    monkeypatch.setattr(countercheck, "counters", lambda: own)
     found = compare(tiny(), repeats=1)
-    count = found.counts["FlopCounterMode"]
+    count = found.count
     assert count.difference == 0
     assert count.missed == ("softmax",)
     assert found.operators == 2
@@ -38,16 +36,16 @@ def test_a_counter_that_fails_has_a_reason(monkeypatch):
     def fail(built):
         raise NotImplementedError("no meta tensors")
 
-    monkeypatch.setattr(countercheck, "counters", lambda: {"broken": countercheck._Counter(fail, lambda op: True)})
-    count = compare(tiny(), repeats=1).counts["broken"]
+    monkeypatch.setattr(counting, "_torch_flops", fail)
+    count = compare(tiny(), repeats=1).count
     assert (count.time_s, count.difference, count.missed) == (None, None, ())
     assert "no meta tensors" in count.reason
 
 
 def test_the_table_ends_with_the_sums_of_all_models():
     """2 s and 1 s of capture beside 1 s and 1 s of export: 1.50 times; analysis 0.03 s in 3 s."""
-    count = {"one": Count(0.5, 0.1, ("softmax",))}
-    rows = [Comparison("a", 1.0, 1.0, 2.0, 0.02, 4, count), Comparison("b", 1.0, None, 1.0, 0.01, 3, {"one": Count(reason="no")})]
+    count = Count(0.5, 0.1, ("softmax",))
+    rows = [Comparison("a", 1.0, 1.0, 2.0, 0.02, 4, count), Comparison("b", 1.0, None, 1.0, 0.01, 3, Count(reason="no"))]
     *_, first, second, total = markdown(rows)
     assert first.split(" | ")[2:5] == ["2.00 x", "2.00 x", "1.0%"]
     assert "1 of 4, +10.0%" in first
@@ -56,11 +54,10 @@ def test_the_table_ends_with_the_sums_of_all_models():
 
 
 @pytest.mark.slow
-def test_analysis_is_a_small_part_of_capture(monkeypatch):
+def test_analysis_is_a_small_part_of_capture():
     """Cost, fusion and prediction of a network together take less than capturing it."""
     from shmoo.harness.workloads.catalog import find_workload
 
-    monkeypatch.setattr(countercheck, "counters", dict)
     compare(tiny(), repeats=1)
     found = compare(find_workload("resnet18"), repeats=3)
     assert found.analysis_s < found.capture_s

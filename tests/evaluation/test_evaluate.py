@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from shmoo.calibrate import evaluate
-from shmoo.calibrate.evaluate import HOLDS, Result, of_cases, table
-from shmoo.calibrate.tpu_v1 import APPLICATIONS, application_graph
 from shmoo.estimators.costs.summary import graph_cost
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ErrorCardEntry, load_profile
+from tests.evaluation import results
+from tests.evaluation.__main__ import main
+from tests.evaluation.results import HOLDS, Result, of_cases, table
+from tests.evaluation.tpu_v1 import APPLICATIONS, application_graph
 
-REFERENCE = Path(__file__).parents[1].parent / "shared" / "reference"
+REFERENCE = Path(__file__).parents[2].parent / "shared" / "reference"
 
 
 def reference() -> Path:
@@ -23,8 +25,8 @@ def reference() -> Path:
     return REFERENCE
 
 
-def held(results: list[Result]) -> None:
-    missed = [f"{r.what}: {r.value:.1%}, {', '.join(r.faults)}" for r in results if not r.held]
+def held(lines: list[Result]) -> None:
+    missed = [f"{r.what}: {r.value:.1%}, {', '.join(r.faults)}" for r in lines if not r.held]
     assert not missed
 
 
@@ -63,7 +65,7 @@ def test_the_published_machine_runs_its_applications_within_12_percent(applicati
 def test_tpu_v4_operators_are_predicted_within_their_bounds():
     """Fitted on half: matrix products 10 %, others 15 % on the other half; 30 % from published numbers alone. Intervals hold."""
     pytest.importorskip("scipy")
-    from shmoo.calibrate.evaluate_tpu import operators, read_operators
+    from tests.evaluation.tpu import operators, read_operators
 
     results = operators(read_operators(reference()))
     held(results)
@@ -74,7 +76,7 @@ def test_tpu_v4_operators_are_predicted_within_their_bounds():
 def test_both_halves_hold_about_half_and_repeats_stay_together():
     """The hash puts equal operators and shapes in one half."""
     from shmoo.calibrate.dataset import read_sources
-    from shmoo.calibrate.evaluate_tpu import OPERATORS, half
+    from tests.evaluation.tpu import OPERATORS, half
 
     cases = read_sources([reference() / OPERATORS], "tpu").cases
     assert sum(map(half, cases)) / len(cases) == pytest.approx(0.5, abs=0.05)
@@ -86,7 +88,7 @@ def test_both_halves_hold_about_half_and_repeats_stay_together():
 
 def test_published_numbers_hold_nothing_fitted():
     """What is called unmeasured has no fitted coefficient left; the stored profile has some, with the source named."""
-    from shmoo.calibrate.evaluate_tpu import unmeasured
+    from tests.evaluation.tpu import unmeasured
 
     profile = load_profile("tpu_v4")
     fitted = [c for c in profile.coefficients.values() if c.source == "fitted"]
@@ -98,7 +100,7 @@ def test_published_numbers_hold_nothing_fitted():
 
 def test_serial_cycles_equal_the_simulators():
     """All 1,676 runs, every dataflow, the 25 with a given bandwidth among them (six of which wait for their buffers)."""
-    from shmoo.calibrate.evaluate_tpu import SIMULATED, transcription
+    from tests.evaluation.tpu import SIMULATED, transcription
 
     every, given = transcription(reference() / SIMULATED)
     assert (every.cases, given.cases) == (1676, 25)
@@ -108,22 +110,21 @@ def test_serial_cycles_equal_the_simulators():
 
 def test_kpu_closed_forms_follow_the_public_simulator():
     """Serial cycles within 2 % of every row, DRAM bytes within 15 % on 90 % of rows."""
-    held(evaluate.evaluate("kpu", reference()))
+    held(results.evaluate("kpu", reference()))
 
 
 # --- the command
 
 
-def test_the_command_prints_a_line_a_number_and_fails_above_a_bound(monkeypatch, capsys):
+def test_the_command_prints_a_line_a_number_and_fails_above_a_bound(monkeypatch):
     """0 when every bound held, 1 when one was missed, which the line says."""
     lines = [Result("fine", 10, 0.05, 0.1), Result("shown", 3, 0.9)]
-    monkeypatch.setattr(
-        evaluate, "EVALUATIONS", {"tpu": lambda folder: lines, "bad": lambda folder: [Result("off", 1, 0.2, 0.1)]}
-    )
-    assert evaluate.main(["tpu", "folder"]) == 0
-    assert capsys.readouterr().out.splitlines()[1].split() == ["fine", "10", "5.0%", "10.0%"]
-    assert evaluate.main(["bad", "folder"]) == 1
-    assert capsys.readouterr().out.endswith("above\n")
+    monkeypatch.setattr(results, "EVALUATIONS", {"tpu": lambda folder: lines, "cpu": lambda folder: [Result("off", 1, 0.2, 0.1)]})
+    within, missed = (CliRunner().invoke(main, ["held-out", name, "folder"]) for name in ("tpu", "cpu"))
+    assert within.exit_code == 0
+    assert within.stdout.splitlines()[1].split() == ["fine", "10", "5.0%", "10.0%"]
+    assert missed.exit_code == 1
+    assert missed.stdout.endswith("above\n")
 
 
 def test_coverage_is_judged_both_ways_up_to_its_standard_error():
@@ -138,14 +139,15 @@ def test_coverage_is_judged_both_ways_up_to_its_standard_error():
     assert table([line(100, 0.9)]).splitlines()[1].split() == ["group", "100", "5.0%", "10.0%", "90.0%"]
 
 
-@pytest.mark.parametrize("name", ["tpu", "kpu"])
-def test_a_folder_without_the_tables_is_refused(name, tmp_path, capsys):
-    """The message names the file."""
-    assert evaluate.main([name, str(tmp_path)]) == 2
-    assert "csv" in capsys.readouterr().err
+@pytest.mark.parametrize(("name", "file"), [("tpu", "csv"), ("kpu", "csv"), ("models", "gpu_models.csv")])
+def test_a_folder_without_the_tables_is_refused(name, file, tmp_path):
+    """Exit code 2, and the message names the file."""
+    refused = CliRunner().invoke(main, ["held-out", name, str(tmp_path)])
+    assert refused.exit_code == 2
+    assert file in refused.stderr
 
 
 def test_an_unknown_evaluation_suggests_the_nearest():
     """Names are listed."""
     with pytest.raises(InputError, match="'tpu'"):
-        evaluate.evaluate("tpus", Path("."))
+        results.evaluate("tpus", Path("."))

@@ -8,12 +8,12 @@ import pytest
 from test_calibrate import TRUTH, measured_on
 from test_curve import MACHINE, network
 
-from shmoo.calibrate import evaluate_cpu
 from shmoo.calibrate.base import base_profile
-from shmoo.calibrate.evaluate_cpu import ABOVE_SPREAD, MOST, NETWORKS, evaluate
 from shmoo.estimators.errors import InputError
 from shmoo.runs.records import Measurement, RunManifest, Timing
 from shmoo.runs.store import RunWriter
+from tests.evaluation import cpu as evaluate_cpu
+from tests.evaluation.cpu import ABOVE_SPREAD, MOST, NETWORKS, evaluate
 
 
 def campaign(path: Path, slower: float) -> None:

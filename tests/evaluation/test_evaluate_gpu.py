@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from shmoo.calibrate.dataset import blocks
-from shmoo.calibrate.evaluate_gpu import DEVICES, GROUPS, card_of, published, read_device, results
 from shmoo.calibrate.parameters import parameters_for
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import load_profile
+from tests.evaluation.gpu import DEVICES, GROUPS, card_of, published, read_device, results
 
-REFERENCE = Path(__file__).parents[1].parent / "shared" / "reference"
+REFERENCE = Path(__file__).parents[2].parent / "shared" / "reference"
 
 TABLE = """op,dtype,b,m,n,k,conv_n,conv_c_in,conv_c_out,conv_kernel,conv_size,conv_stride,conv_padding,latency_s
 linear,float32,1,3,5,7,,,,,,,,1e-4

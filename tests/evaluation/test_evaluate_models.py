@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from build import GraphBuilder
 
-from shmoo.calibrate.evaluate import Kept
-from shmoo.calibrate.evaluate_models import MeasuredModel, compare, predicted_latency, read_models
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import load_profile
 from shmoo.estimators.records import Graph
+from tests.evaluation.models import MeasuredModel, compare, predicted_latency, read_models
+from tests.evaluation.results import Kept
 
-REFERENCE = Path(__file__).parents[1].parent / "shared" / "reference"
+REFERENCE = Path(__file__).parents[2].parent / "shared" / "reference"
 HEADER = "device,model,mode,dtype,batch,seq_len,latency_s,pred_neusight,pred_habitat,pred_roofline,pred_micro\n"
 GPT = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 64, "n_head": 4, "n_layer": 2, "n_positions": 32}
 GPT |= {"vocab_size": 100, "activation_function": "gelu_new"}
@@ -95,7 +95,7 @@ def test_an_empty_allocator_costs_the_host_time():
 def captured(settings: dict, tmp_path: Path, batch: int = 2, seq_len: int = 16) -> list[str]:
     pytest.importorskip("transformers")
     from shmoo.harness.capture.traced import capture_traced
-    from shmoo.harness.evaluate_models import eager_model
+    from tests.evaluation.models import eager_model
 
     path = tmp_path / "tiny.json"
     path.write_text(json.dumps(settings))
@@ -122,18 +122,10 @@ def test_an_encoder_is_captured_as_a_classifier_with_its_mask(tmp_path):
 
 def test_a_missing_config_is_named(tmp_path):
     """The folder is said."""
-    from shmoo.harness.evaluate_models import eager_model
+    from tests.evaluation.models import eager_model
 
     with pytest.raises(InputError, match="model_configs"):
         eager_model(tmp_path / "none.json", 1, 16)
-
-
-def test_a_folder_without_the_table_is_refused(tmp_path, capsys):
-    """Exit code 2, and the file is named."""
-    from shmoo.harness.evaluate_models import main
-
-    assert main([str(tmp_path)]) == 2
-    assert "gpu_models.csv" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -143,9 +135,9 @@ def test_transformers_on_a_v100_are_predicted_from_its_operators_within_the_boun
     pytest.importorskip("transformers")
     if not REFERENCE.is_dir():
         pytest.skip("no reference data: it is kept beside the repository")
-    from shmoo.calibrate.evaluate_gpu import fit_device, read_device
     from shmoo.harness.capture.traced import capture_traced
-    from shmoo.harness.evaluate_models import eager_model
+    from tests.evaluation.gpu import fit_device, read_device
+    from tests.evaluation.models import eager_model
 
     def graphs_of(measured: MeasuredModel) -> tuple[Graph, ...]:
         built = eager_model(REFERENCE / "model_configs" / f"{measured.model}.json", measured.batch, measured.seq_len)

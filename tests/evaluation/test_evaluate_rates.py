@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from shmoo.calibrate.evaluate_rates import PUBLISHED, Rate, predicted, table
+from tests.evaluation.rates import PUBLISHED, Rate, predicted, table
 
 
 def test_published_rates_are_met_by_machines_never_measured_in_these_types():

@@ -3,9 +3,9 @@
 import pytest
 from torch import nn
 
-from shmoo.harness.memorycheck import MOST_OVER, MOST_UNDER, NETWORKS, MemoryCheck, check_memory, markdown
 from shmoo.harness.workloads.catalog import find_workload
 from shmoo.harness.workloads.module import Built, DNNModule
+from tests.evaluation.memory import MOST_OVER, MOST_UNDER, NETWORKS, MemoryCheck, check_memory, markdown
 
 
 class Block(nn.Module):

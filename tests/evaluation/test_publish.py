@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import pytest
+from click.testing import CliRunner
 
-from shmoo.calibrate import publish
-from shmoo.calibrate.evaluate import Kept, Result, of_cases
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, load_profile
+from tests.evaluation import publish
+from tests.evaluation.__main__ import main
+from tests.evaluation.results import Kept, Result, of_cases
 
 
 def entry(mean: float, physics: float | None = None) -> ErrorCardEntry:
     return ErrorCardEntry(10, mean, mean, mean, 1.0, 1.0, 0.0, physics=physics)
 
 
-def test_each_profile_is_written_and_told_with_its_errors(monkeypatch, tmp_path, capsys):
+def test_each_profile_is_written_and_told_with_its_errors(monkeypatch, tmp_path):
     """One line a file: errors with the residual, and without it where it changed them; others have no test split."""
     fitted = load_profile("gpu_v100").replacing(error_card={"test": {"gemm": entry(0.08, 0.1), "pointwise": entry(0.03)}})
     carried = load_profile("gpu_h100").replacing(error_card={})
     monkeypatch.setattr(publish, "PUBLICATIONS", {"gpu": lambda folder: iter((fitted, carried))})
-    assert publish.main(["gpu", "tables", "--out", str(tmp_path / "new")]) == 0
+    written = CliRunner().invoke(main, ["publish", "gpu", "tables", "--out", str(tmp_path / "new")])
+    assert written.exit_code == 0
     assert load_profile(str(tmp_path / "new" / "gpu_v100.json")) == fitted
-    assert [line.partition(": ")[2] for line in capsys.readouterr().out.splitlines()] == [
+    assert [line.partition(": ")[2] for line in written.stdout.splitlines()] == [
         "gemm 8.0% (10.0% without residual), pointwise 3.0%",
         "no test split of its own",
     ]
@@ -52,10 +55,11 @@ def test_numbers_of_an_evaluation_are_kept_in_error_cards(tmp_path):
     assert load_profile(tmp_path / "gpu_v100.json").error_card == card | {"left out": {"linear": entry(0.2)}}
 
 
-def test_a_folder_without_the_tables_is_refused(tmp_path, capsys):
+def test_a_folder_without_the_tables_is_refused(tmp_path):
     """Exit code 2, the file is named, and nothing is written."""
-    assert publish.main(["gpu", str(tmp_path), "--out", str(tmp_path / "new")]) == 2
-    assert "p100.csv" in capsys.readouterr().err
+    refused = CliRunner().invoke(main, ["publish", "gpu", str(tmp_path), "--out", str(tmp_path / "new")])
+    assert refused.exit_code == 2
+    assert "p100.csv" in refused.stderr
     assert not list((tmp_path / "new").iterdir())
 
 

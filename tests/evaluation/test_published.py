@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from shmoo.calibrate.evaluate_tpu import product
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.profile import load_profile
 from shmoo.harness.models import model_graphs
+from tests.evaluation.tpu import product
 
 
 def test_resnet50_on_tpu_v3_is_inside_its_interval():

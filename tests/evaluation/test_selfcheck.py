@@ -1,7 +1,7 @@
 import pytest
 
-from shmoo.harness.selfcheck import OPERATORS, _pair, against_autorange, overhead
 from shmoo.harness.workloads import find_workload
+from tests.evaluation.timing import OPERATORS, _pair, against_autorange, overhead
 
 
 def test_overhead_counts_the_clock_once_a_block():

@@ -11,10 +11,10 @@ from test_tiling import array, products
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.tiling import TileShape, TpuWeightStationary
-from shmoo.estimators.tiling.tpu_buffers import buffered_cycles
+from tests.evaluation.tpu_buffers import buffered_cycles
 
 AMPLE = (2**20, 2**20, 2**20)
-TABLE = Path(__file__).parents[1].parent / "shared" / "reference" / "tpu" / "scalesim_cycles.csv"
+TABLE = Path(__file__).parents[2].parent / "shared" / "reference" / "tpu" / "scalesim_cycles.csv"
 
 
 def reference_rows():

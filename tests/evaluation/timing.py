@@ -1,8 +1,4 @@
-"""The harness measured by itself, on an idle machine:
-
-python -m shmoo.harness.selfcheck overhead     time that reading the clock and the loop add to each timed call
-python -m shmoo.harness.selfcheck autorange    ten operators against torch.utils.benchmark's adaptive_autorange, in pairs
-"""
+"""The harness measured by itself, on an idle machine: its time for each timed call, and the same operators timed by torch."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ import random
 import time
 from collections.abc import Callable, Sequence
 
-import click
 import msgspec
 
 from shmoo.harness.timing import HostTimer, time_callable
@@ -109,35 +104,3 @@ def _pair(label: str, ours: Sequence[float], theirs: Sequence[float]) -> Pair:
     logs = [math.log(a / b) for a, b in zip(ours, theirs, strict=True)]
     low, high = bootstrap_interval(logs)
     return Pair(label, median(ours), median(theirs), math.exp(median(logs)), math.exp(low), math.exp(high))
-
-
-@click.group()
-def main() -> None:
-    """Measure the harness itself."""
-
-
-@main.command("overhead")
-def show_overhead() -> None:
-    """Time added to each timed call."""
-    found = overhead()
-    click.echo(f"per call in a block: {found.per_call_s * 1e9:.1f} ns; a block of one call: {found.per_block_s * 1e9:.0f} ns")
-    if found.per_call_s > OVERHEAD_S:
-        raise click.exceptions.Exit(1)
-
-
-@main.command("autorange")
-@click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
-def show_autorange(rounds: int, threads: int) -> None:
-    """Ten operators against torch.utils.benchmark; exits with 1 when one is further off than 3 %."""
-    pairs = against_autorange(rounds, threads)
-    for pair in pairs:
-        click.echo(f"{pair.ratio:.4f} ({pair.low:.4f} to {pair.high:.4f})  {pair.ours_s * 1e6:10.2f} us  {pair.label}")
-    worst = max(abs(pair.ratio - 1) for pair in pairs)
-    click.echo(f"largest difference {worst:.2%}, limit {LIMIT:.0%}")
-    if worst > LIMIT:
-        raise click.exceptions.Exit(1)
-
-
-if __name__ == "__main__":
-    main()

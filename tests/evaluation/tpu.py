@@ -15,17 +15,17 @@ import numpy as np
 
 from shmoo.calibrate.calibration import HELD_BY_PRIOR, calibrate_cases
 from shmoo.calibrate.dataset import Block, MeasuredCase, Sources, blocks, read_sources
-from shmoo.calibrate.evaluate import HOLDS, HOLDS_ELSEWHERE, Kept, Result, of_cases, read_rows
 from shmoo.calibrate.held_out import held_out
-from shmoo.calibrate.tpu_v1 import APPLICATIONS, application_graph
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile, load_profile
 from shmoo.estimators.records import FAMILIES, Graph
 from shmoo.estimators.tiling import TileShape, TpuWeightStationary
-from shmoo.estimators.tiling.tpu_buffers import buffered_cycles
 from shmoo.runs.metrics import error_card
 from shmoo.runs.tables import TableRow
+from tests.evaluation.results import HOLDS, HOLDS_ELSEWHERE, Kept, Result, of_cases, read_rows
+from tests.evaluation.tpu_buffers import buffered_cycles
+from tests.evaluation.tpu_v1 import APPLICATIONS, application_graph
 
 CHIP = "tpu_v4"
 """Profile of the chip that the operators ran on."""
