@@ -50,19 +50,17 @@ def show_predictions(graphs: Sequence[Graph], repeats: int) -> None:
     output.table(["arch", "kernels", "CPU time", "predictions", "with intervals"], lines)
 
 
-def show_sweeps(graphs: Sequence[Graph], points: int, repeats: int) -> float:
-    """Time of each sweep, graphs captured before, rows made; seconds of the slowest are returned."""
+def show_sweeps(graphs: Sequence[Graph], points: int, repeats: int) -> None:
+    """Time of each sweep, graphs captured before, rows made."""
     side = max(2, round(points**0.5))
-    lines, slowest = [], 0.0
+    lines = []
     for name, ends in SWEEPS.items():
         axes = {axis: tuple(np.linspace(low, high, side).round().tolist()) for axis, (low, high) in ends.items()}
         sweep = SweepController(MODEL, lambda axes: graphs, [load_profile(name)], profile_axes=axes)
         taken, rows = best_of(repeats, lambda sweep=sweep: list(sweep.rows()))
-        slowest = max(slowest, taken)
         lines.append([name, " x ".join(axes), str(len(rows)), si(taken, "s"), si(len(rows) / taken, "/s")])
     output.result("")
     output.table(["arch", f"{MODEL} over", "points", "CPU time", "rate"], lines, left=2)
-    return slowest
 
 
 def large_table(graphs: Sequence[Graph], profile: ArchitectureProfile) -> KernelTable:
