@@ -14,7 +14,6 @@ from msgspec import structs
 
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.dataset import Block, MeasuredCase, Sources, blocks
-from shmoo.calibrate.evaluate_gpu import DEVICES, GROUPS, WORST, card_of, read_device, sample_of
 from shmoo.calibrate.fit import predicted_latency
 from shmoo.calibrate.residual import FittedResidual, fit_residual
 from shmoo.calibrate.transfer import transfer
@@ -26,6 +25,7 @@ from shmoo.estimators.profile import ArchitectureProfile, ErrorCardEntry, Residu
 from shmoo.estimators.residual import Correction, correction, summed, supported
 from shmoo.estimators.variants import with_threads
 from shmoo.runs.tables import TableRow
+from tests.evaluation.gpu import DEVICES, GROUPS, WORST, card_of, read_device, sample_of
 
 REFERENCE = Path(__file__).parents[1].parent / "shared" / "reference"
 

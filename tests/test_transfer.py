@@ -6,12 +6,12 @@ import pytest
 from msgspec.structs import replace
 
 from shmoo.calibrate.dataset import MeasuredCase
-from shmoo.calibrate.evaluate_gpu import DEVICES, published
 from shmoo.calibrate.transfer import off_by, transfer, typical
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient, load_profile
 from shmoo.runs.tables import TableRow
+from tests.evaluation.gpu import DEVICES, published
 
 
 def fitted(name: str, **values: float) -> ArchitectureProfile:
