@@ -10,6 +10,7 @@ from shmoo.estimators.catalogue import ALGORITHMS, DEFAULTS, FAMILY_OF, TENSOR, 
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.kernels import FAMILY_CODE, KernelTable, op_code, op_names
 from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.workspace import taken_by_onednn
 
 _TENSOR_FAMILIES = ("gemm", "conv", "conv_transpose", "attention")
 
@@ -23,9 +24,6 @@ def _on_tensor_cores(algorithm: str) -> str:
 
 _CODE = {name: code for code, name in enumerate(ALGORITHMS)}
 _TENSOR_CODE = np.asarray([_CODE[_on_tensor_cores(name)] for name in ALGORITHMS])
-NATIVE_ELEMENTS = 20480
-"""PyTorch gives a float32 convolution on a CPU to oneDNN when it has groups, several images, a window of more than 3 in every
-dimension, or more input elements than this (`ConvParams::use_mkldnn` in ATen/native/Convolution.cpp); the rest it does itself."""
 
 
 def algorithm_codes(table: KernelTable, profile: ArchitectureProfile) -> np.ndarray:
@@ -34,17 +32,21 @@ def algorithm_codes(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
     conv = table.family == FAMILY_CODE["conv"]
     gemm = table.family == FAMILY_CODE["gemm"]
     codes = np.where(conv & (table.window == 1), _CODE["conv_1x1"], table.family)
-    winograd = conv & (table.window == 9) & (table.stride == 1) & (table.dilation == 1) & (table.batch == 1)
-    codes = np.where(winograd, _CODE["conv_3x3"], codes)
+    codes = np.where(dense_3x3(table), _CODE["conv_3x3"], codes)
     if family == "cpu":
-        elements = table.k / table.window * table.m * table.stride**2
-        # A window above 3 in every dimension covers at least 16 elements.
-        native = conv & (table.batch == 1) & (table.images == 1) & (table.window < 16) & (elements <= NATIVE_ELEMENTS)
-        codes = np.where(native, _CODE["conv_native"], codes)
+        window = table.window_height, table.window_width
+        given = taken_by_onednn(table.batch, table.images, *window, table.image_elements)
+        codes = np.where(conv & ~given, _CODE["conv_native"], codes)
     codes = np.where(gemm & batched_product(table, family), _CODE["gemm_batched"], codes)
     codes = np.where(gemm & (np.minimum(table.m, table.n) <= 2), _CODE["gemv"], codes)
     tensor = on_tensor_cores(table, profile)
     return np.where(tensor, _TENSOR_CODE[codes], codes) if tensor.any() else codes
+
+
+def dense_3x3(table: KernelTable) -> np.ndarray:
+    """(K,) convolutions that Winograd's transform can do: a window of 3 by 3 that moves by single points, and no groups."""
+    window = (table.window == 9) & (table.window_height == 3) & (table.window_width == 3)
+    return table.is_family("conv") & window & (table.stride == 1) & (table.dilation == 1) & (table.batch == 1)
 
 
 def on_tensor_cores(table: KernelTable, profile: ArchitectureProfile) -> np.ndarray:

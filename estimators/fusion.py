@@ -17,13 +17,9 @@ from shmoo.estimators.costs import COSTS, cost_of, costs_of
 from shmoo.estimators.inductor import schedule
 from shmoo.estimators.inductor_schedule import LIMITS, Group, Schedule
 from shmoo.estimators.kernels import Kernel
-from shmoo.estimators.profile import RUNTIMES
-from shmoo.estimators.records import Cost, Graph, OpCall
+from shmoo.estimators.records import CONTRACTIONS, CONVOLUTIONS, RUNTIMES, Cost, Graph, OpCall
 from shmoo.estimators.registry import Registry
 
-LIBRARY_FAMILIES = frozenset({"gemm", "conv", "depthwise", "conv_transpose", "attention", "linalg"})
-"""Calls that run in a library and take no part in a compiler's loop fusion unless a rule names them."""
-CONVOLUTIONS = frozenset({"conv", "depthwise", "conv_transpose"})
 BATCH_NORM = frozenset(name for name in COSTS if "batch_norm" in name)
 LIBRARY_ACTIVATIONS = frozenset(
     f"aten.{name}"
@@ -97,7 +93,7 @@ def is_reduction(call: OpCall) -> bool:
 
 
 def _in_library(call: OpCall) -> bool:
-    return _family(call) in LIBRARY_FAMILIES
+    return _family(call) in CONTRACTIONS
 
 
 def _continues(edge: Edge) -> bool:
@@ -207,7 +203,7 @@ def _inductor_schedule(graph: Graph, runtime: str, family: str, every: Sequence[
     pattern: dict[tuple[int, ...], str] = {}
     for kernel in _Groups(graph, working).merge(rules):
         pattern[kernel.calls] = kernel.pattern
-        if any(costs[i].family in LIBRARY_FAMILIES for i in kernel.calls):
+        if any(costs[i].family in CONTRACTIONS for i in kernel.calls):
             library.update(dict.fromkeys(kernel.calls, ()))
             library[kernel.calls[-1]] = kernel.calls
     made = schedule(graph, costs, library, family, frozen=runtime == "inductor-freezing")

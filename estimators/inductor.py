@@ -34,12 +34,11 @@ from shmoo.estimators.inductor_operators import (
     READS_TWICE,
     SCANS,
     SPECIAL,
-    TAKES_STRIDES,
     aligned,
     pointwise_norm,
 )
 from shmoo.estimators.inductor_schedule import LIMITS, Buffer, Limits, Schedule, Scheduler
-from shmoo.estimators.records import Cost, Graph, OpCall
+from shmoo.estimators.records import CONVOLUTIONS, Cost, Graph, OpCall
 
 
 def schedule(
@@ -152,10 +151,11 @@ class _Lowering:
             for value in self.graph.calls[i].reads:
                 if value not in inside:
                     cost = self.costs[i]
-                    reads |= self._operand(value, cost is not None and cost.family in TAKES_STRIDES)
+                    # A convolution reads a view as it lies in memory.
+                    reads |= self._operand(value, cost is not None and cost.family in CONVOLUTIONS)
         head = self.costs[calls[0]]
         # A frozen convolution returns a list that its result is picked from; others have their weights' layout changed.
-        steps = 2 if head is not None and head.family in TAKES_STRIDES and (self.frozen or head.window > 1) else 1
+        steps = 2 if head is not None and head.family in CONVOLUTIONS and (self.frozen or head.window > 1) else 1
         outer = call.outputs[0].numel if call.outputs else 0
         name = self._add(Buffer(frozenset(calls), frozenset(reads), outer, library=True, alone=True, steps=steps))
         name_of_bias = {"aten.linear": "bias", "aten.addmm": "self"}.get(call.op, "")

@@ -18,16 +18,15 @@ from shmoo.estimators.costs import COSTS, costs_of
 from shmoo.estimators.dtypes import COMPUTE_DTYPES, operand_dtype
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.heap import Temporary, fresh_memory
-from shmoo.estimators.records import FAMILIES, Cost, Graph, OpCall
+from shmoo.estimators.records import CONVOLUTIONS, FAMILIES, Cost, Geometry, Graph, OpCall
 from shmoo.estimators.residency import Touch, code_distances, reuse_distances
+from shmoo.estimators.workspace import FEW_CHANNELS
 
 READ_WEIGHT, READ_ACTIVATION, WRITE = 0, 1, 2
 """Codes of `KernelTable.access_kind`."""
 
 FAMILY_CODE = {name: code for code, name in enumerate(FAMILIES)}
 DTYPE_CODE = {name: code for code, name in enumerate(COMPUTE_DTYPES)}
-CONTRACTIONS = frozenset(FAMILY_CODE[f] for f in ("gemm", "conv", "depthwise", "conv_transpose", "attention", "linalg"))
-_CONVOLUTIONS = frozenset(FAMILY_CODE[f] for f in ("conv", "depthwise", "conv_transpose"))
 Conversion = Literal["none", "kernels", "edges"]
 CONVERSIONS: Mapping[tuple[str, str], Conversion] = {
     ("cpu", "eager"): "kernels",
@@ -36,8 +35,6 @@ CONVERSIONS: Mapping[tuple[str, str], Conversion] = {
 }
 """Where images change their layout, by architecture family and runtime: a library converts to blocks of channels and back around
 each convolution, or compiled code keeps them channels-last and converts what enters a graph and what leaves it."""
-FEW_CHANNELS = 4
-"""Up to so many input channels (an RGB image) a library reads as they lie."""
 
 
 def op_names() -> list[str]:
@@ -73,7 +70,8 @@ class KernelTable:
     Attributes:
         family, dtype, op: (K,) codes into `FAMILIES`, `COMPUTE_DTYPES` and `op_names()`: of the call with the most work.
         matrix_flops, vector_flops, special_flops: (K,) summed over the kernel's calls.
-        batch, m, n, k, window, stride, dilation, images: (K,) iteration space of the dominant call.
+        batch, m, n, k, window, stride, dilation, images: (K,) iteration space of the dominant call, as in `Cost`; channels_in to
+            image_elements: what `Geometry` says of its images.
         calls: (K,) operator calls that the launch executes. views: (K,) free calls since the kernel before, which a framework
             still dispatches when it runs a graph call by call. code_distance: (K,) bytes touched since the same operator last ran
             on the same shapes, and so since its code and the library's state for it were last at hand.
@@ -102,6 +100,13 @@ class KernelTable:
     stride: np.ndarray
     dilation: np.ndarray
     images: np.ndarray
+    channels_in: np.ndarray
+    channels_out: np.ndarray
+    height: np.ndarray
+    width: np.ndarray
+    window_height: np.ndarray
+    window_width: np.ndarray
+    image_elements: np.ndarray
     calls: np.ndarray
     mapped_bytes: np.ndarray
     grown_bytes: np.ndarray
@@ -221,93 +226,47 @@ def kernel_table(
         leaving = sum(t.nbytes for t in work.touches if t.write and t.storage in images)
         works.append(work)
         crossing.append((entering, leaving))
-        if FAMILY_CODE[work.cost.family] not in _CONVOLUTIONS:
+        if work.cost.family not in CONVOLUTIONS:
             converted.append(None)
         elif converts == "edges":
             converted.append(Temporary(entering, leaving))
         else:
             converted.append(_converted(work))
     touches = [work.touches for work in works]
-    distances = reuse_distances(touches)
     shapes = [tuple((graph.calls[i].op, graph.calls[i].inputs) for i in kernel.calls) for kernel in kernels]
     fresh = fresh_memory(touches, None if converts == "none" else converted)
-    rows = [
-        Row(
-            family=FAMILY_CODE[work.cost.family],
-            dtype=DTYPE_CODE[operand_dtype(spec.dtype for spec in work.call.inputs or work.call.outputs)],
-            op=op_code(work.call.op),
-            matrix_flops=work.matrix_flops,
-            vector_flops=work.vector_flops,
-            special_flops=work.special_flops,
-            # A selection can be empty, and tiles are counted from extents: no work is a tile of nothing, not a division by it.
-            batch=max(work.cost.batch, 1),
-            m=max(work.cost.m, 1),
-            n=max(work.cost.n, 1),
-            k=max(work.cost.k, 1),
-            window=work.cost.window,
-            stride=work.cost.stride,
-            dilation=work.cost.dilation,
-            images=work.cost.images,
-            calls=len(kernel.calls),
-            mapped_bytes=memory.mapped,
-            grown_bytes=memory.grown,
-            views=skipped,
-            code_distance=far,
-            entering_bytes=entering,
-            leaving_bytes=leaving,
-        )
-        for kernel, work, memory, skipped, far, (entering, leaving) in zip(
-            kernels, works, fresh, views, code_distances(shapes, touches), crossing, strict=True
-        )
-    ]
+    codes = {
+        "family": [FAMILY_CODE[work.cost.family] for work in works],
+        "dtype": [DTYPE_CODE[operand_dtype(spec.dtype for spec in work.call.inputs or work.call.outputs)] for work in works],
+        "op": [op_code(work.call.op) for work in works],
+        "segment": [0] * len(works),
+        "access_kernel": [row for row, work in enumerate(works) for _ in work.touches],
+        "access_kind": [kind for work in works for kind in work.kinds],
+    }
+    amounts = {
+        "matrix_flops": [work.matrix_flops for work in works],
+        "vector_flops": [work.vector_flops for work in works],
+        "special_flops": [work.special_flops for work in works],
+        # A selection can be empty, and tiles are counted from extents: no work is a tile of nothing, not a division by it.
+        **{name: [max(getattr(work.cost, name), 1) for work in works] for name in ("batch", "m", "n", "k")},
+        **{name: [getattr(work.cost, name) for work in works] for name in ("window", "stride", "dilation", "images")},
+        **{name: [getattr(work.cost.geometry, name) for work in works] for name in Geometry.__struct_fields__},
+        "calls": [len(kernel.calls) for kernel in kernels],
+        "mapped_bytes": [memory.mapped for memory in fresh],
+        "grown_bytes": [memory.grown for memory in fresh],
+        "views": views,
+        "code_distance": code_distances(shapes, touches),
+        "entering_bytes": [entering for entering, _ in crossing],
+        "leaving_bytes": [leaving for _, leaving in crossing],
+        "warm": [np.nan] * len(works),
+        "access_bytes": [touch.nbytes for ts in touches for touch in ts],
+        "access_distance": [distance for ds in reuse_distances(touches) for distance in ds],
+    }
     return KernelTable(
-        **_columns(rows),
-        segment=np.zeros(len(rows), dtype=np.int64),
-        warm=np.full(len(rows), np.nan),
-        access_kernel=np.asarray([i for i, ts in enumerate(touches) for _ in ts], dtype=np.int64),
-        access_bytes=np.asarray([t.nbytes for ts in touches for t in ts], dtype=np.float64),
-        access_distance=np.asarray([d for ds in distances for d in ds], dtype=np.float64),
-        access_kind=np.asarray([kind for work in works for kind in work.kinds], dtype=np.int64),
+        **{name: np.asarray(column, dtype=np.int64) for name, column in codes.items()},
+        **{name: np.asarray(column, dtype=np.float64) for name, column in amounts.items()},
         labels=tuple(_label(graph, kernel) for kernel in kernels),
     )
-
-
-class Row(NamedTuple):
-    """One kernel's entries in the columns of `KernelTable` that have one entry a kernel."""
-
-    family: int
-    dtype: int
-    op: int
-    matrix_flops: float
-    vector_flops: float
-    special_flops: float
-    batch: float
-    m: float
-    n: float
-    k: float
-    window: float
-    stride: float
-    dilation: float
-    images: float
-    calls: float
-    mapped_bytes: float
-    grown_bytes: float
-    views: float
-    code_distance: float
-    entering_bytes: float
-    leaving_bytes: float
-
-
-_CODES = ("family", "dtype", "op")
-"""Columns that hold codes; all other columns hold amounts."""
-
-
-def _columns(rows: Sequence[Row]) -> dict[str, np.ndarray]:
-    """Rows as columns by name."""
-    return {
-        name: np.asarray([getattr(row, name) for row in rows], dtype=np.int64 if name in _CODES else np.float64)
-        for name in Row._fields
-    }
 
 
 class _Work(NamedTuple):
@@ -378,7 +337,7 @@ def _work_of(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consume
 
 def _images_returned(graph: Graph, costs: Sequence[Cost | None]) -> frozenset[int]:
     """Storages of a graph's results that are images (batch, channels and two extents or more), where the graph convolves."""
-    if not any(cost is not None and FAMILY_CODE[cost.family] in _CONVOLUTIONS for cost in costs):
+    if not any(cost is not None and cost.family in CONVOLUTIONS for cost in costs):
         return frozenset()
     return frozenset(graph.root(value) for value in graph.outputs if len(graph.values[value].spec.shape) >= 4)
 
@@ -386,7 +345,7 @@ def _images_returned(graph: Graph, costs: Sequence[Cost | None]) -> frozenset[in
 def _converted(work: _Work) -> Temporary:
     """What a library allocates that converts the image and the result of a convolution."""
     of = {kind: sum(t.nbytes for t, k in zip(work.touches, work.kinds, strict=True) if k == kind) for kind in set(work.kinds)}
-    channels = work.cost.k / work.cost.window * work.cost.batch
+    channels = work.cost.geometry.channels_in * work.cost.batch
     return Temporary(of.get(READ_ACTIVATION, 0.0) if channels > FEW_CHANNELS else 0.0, of.get(WRITE, 0.0))
 
 

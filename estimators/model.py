@@ -39,6 +39,7 @@ from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.heat import repeated
 from shmoo.estimators.kernels import READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.records import CONVOLUTIONS
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, hit_share
 
 ASYNCHRONOUS = frozenset({"gpu"})
@@ -240,7 +241,7 @@ def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime
         # Compiled code keeps images channels-last: what enters and leaves is converted. So are kernels of more than a point, at
         # every call, and the library puts all weights into blocks.
         weights = table.bytes_of_kind(READ_WEIGHT) * (1.0 + (table.window > 1))
-        convolves = table.is_family("conv", "depthwise", "conv_transpose")
+        convolves = table.is_family(*CONVOLUTIONS)
         crossing = np.where(convolves, table.entering_bytes, 0.0) + table.leaving_bytes
         edges = c.value(f"layout.{runtime}.edge") * crossing
         return edges + np.where(convolves, c.value(f"layout.{runtime}.weights") * weights, 0.0)
@@ -248,7 +249,7 @@ def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime
         return 0.0
     lanes = c.profile.value("vector.lanes", 1.0)
     blocked = converts_layout(codes)
-    channels_in, channels_out = table.k / table.window * table.batch, table.n * table.batch
+    channels_in, channels_out = table.channels_in * table.batch, table.channels_out * table.batch
     moved = {READ_ACTIVATION: (channels_in, channels_in > lanes / 4), WRITE: (channels_out, channels_out > 0)}
     aligned, tail = table.bytes_of_kind(READ_WEIGHT) * blocked, np.zeros(len(table))
     for kind, (channels, counts) in moved.items():

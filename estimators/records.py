@@ -142,6 +142,25 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
         return decode_versioned(data, cls, GRAPH_FORMAT, "graph", where)
 
 
+class Geometry(msgspec.Struct, frozen=True):
+    """The images of a convolution.
+
+    Attributes:
+        channels_in, channels_out: of one group.
+        height, width: extents of the points that m counts (of the result; of the input where the convolution is transposed).
+        window_height, window_width: the last two extents of the window.
+        image_elements: of one input image, all channels.
+    """
+
+    channels_in: int = 1
+    channels_out: int = 1
+    height: int = 1
+    width: int = 1
+    window_height: int = 1
+    window_width: int = 1
+    image_elements: int = 1
+
+
 class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one call must do at least, on any machine. A multiply-add is 2 flops.
 
@@ -152,10 +171,10 @@ class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
         special_flops: evaluations of exp, tanh, erf, sqrt, division and the like, one each.
         read_bytes, write_bytes: bytes of each input and each output touched once, in the call's order. An operand that is only
             partly read (a gather) counts the part.
-        batch, m, n, k: iteration space. Contractions: batch x (m, k) by (k, n). Reductions: m rows of length n. Pointwise: m
-            elements. Pooling and gathers: m outputs, n window or row length.
+        batch, m, n, k: iteration space. Contractions: batch (a convolution's groups) x (m, k) by (k, n). Reductions: m rows of
+            length n. Pointwise: m elements. Pooling and gathers: m outputs, n window or row length.
         window, stride, dilation: of convolutions and pooling: product of the kernel's extents, largest stride and dilation.
-        images: samples of a convolution's batch; m holds all of their points.
+        images: samples of a convolution's batch; m holds all of their points. geometry: what else its images are.
     """
 
     family: str
@@ -172,6 +191,7 @@ class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
     stride: int = 1
     dilation: int = 1
     images: int = 1
+    geometry: Geometry = Geometry()
 
     @property
     def flops(self) -> float:

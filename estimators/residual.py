@@ -48,7 +48,7 @@ FEATURES: Mapping[str, Callable[[KernelTable, Tiling], np.ndarray]] = MappingPro
         "stride": lambda table, tiling: table.stride,
         "dilation": lambda table, tiling: table.dilation,
         "images": lambda table, tiling: table.images,
-        "channels": lambda table, tiling: table.k / table.window,
+        "channels": lambda table, tiling: table.channels_in,
         "points": lambda table, tiling: table.m / table.images,
         "flops": lambda table, tiling: table.matrix_flops,
         "bytes": lambda table, tiling: table.bytes,
@@ -57,11 +57,12 @@ FEATURES: Mapping[str, Callable[[KernelTable, Tiling], np.ndarray]] = MappingPro
         "tile_m": lambda table, tiling: tiling.shape.m,
         "tile_n": lambda table, tiling: tiling.shape.n,
         "tile_k": lambda table, tiling: tiling.shape.k,
-        # Output channels come in tiles of 64 and 128, output points of an image in squares of 2 and 4 (Winograd).
+        # Output channels come in tiles of 64 and 128, output points of an image in squares of 2 and 4 (Winograd), whose share
+        # along a side is the mean of both sides.
         "filled_n.64": lambda table, tiling: _filled(table.n, 64),
         "filled_n.128": lambda table, tiling: _filled(table.n, 128),
-        "filled_points.2": lambda table, tiling: _filled(np.sqrt(table.m / table.images), 2),
-        "filled_points.4": lambda table, tiling: _filled(np.sqrt(table.m / table.images), 4),
+        "filled_points.2": lambda table, tiling: np.sqrt(_filled(table.height, 2) * _filled(table.width, 2)),
+        "filled_points.4": lambda table, tiling: np.sqrt(_filled(table.height, 4) * _filled(table.width, 4)),
     }
 )
 """Name -> positive (K,) quantity of each kernel; trees ask about its base-2 logarithm."""

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.records import Cost, OpCall, TensorSpec
+from shmoo.estimators.records import Cost, Geometry, OpCall, TensorSpec
 from shmoo.estimators.registry import Registry
 
 CostFunction = Callable[[OpCall], Cost]
@@ -136,6 +136,7 @@ def bill(
     stride: int = 1,
     dilation: int = 1,
     images: int = 1,
+    geometry: Geometry = Geometry(),  # noqa: B008
     touched: Mapping[str, float] | None = None,
     written: float | None = None,
 ) -> Cost:
@@ -170,4 +171,5 @@ def bill(
         stride=stride,
         dilation=dilation,
         images=images,
+        geometry=geometry,
     )

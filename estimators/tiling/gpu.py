@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shmoo.estimators.coefficients import batched_product, on_tensor_cores
+from shmoo.estimators.coefficients import batched_product, dense_3x3, on_tensor_cores
 from shmoo.estimators.errors import unknown
 from shmoo.estimators.kernels import KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
@@ -199,23 +199,14 @@ class GpuThreadBlocks:
     def _winograd(self, table: KernelTable, profile: ArchitectureProfile, tensor: np.ndarray) -> tuple[Transformed, ...]:
         """Winograd's minimal filtering for 3x3 windows of stride 1 (Lavin and Gray, CVPR 2016): F(2x2, 3x3) in one kernel, and
         F(4x4, 3x3) with kernels of their own for the transforms. What tensor cores do is done directly."""
-        offered = (
-            ~tensor
-            & table.is_family("conv")
-            & (table.window == 9)
-            & (table.stride == 1)
-            & (table.dilation == 1)
-            & (table.batch == 1)
-        )
+        offered = ~tensor & dense_3x3(table)
         if not offered.any():
             return ()
         rows = np.flatnonzero(offered)
         direct = table.take(rows)
-        images = np.maximum(direct.images, 1.0)
-        side = np.sqrt(direct.m / images)
-        channels = direct.k / 9
+        channels = direct.channels_in
         library = LIBRARIES.get(self.library or "")
-        tiles = images * np.ceil(side / 4 - 1e-9) ** 2
+        tiles = direct.images * ceil_div(direct.height, 4) * ceil_div(direct.width, 4)
         size = element_bytes(direct)
         work = Products(np.full(len(rows), 36.0), tiles, direct.n, channels, size)
         offers = BLOCK_TILES if library is None else library.transformed
@@ -231,7 +222,7 @@ class GpuThreadBlocks:
             moved=written_and_read(moved, profile),
             kernels=4,
         )
-        fused = fused_winograd(direct, profile, images, side, channels, ((1, 4, 8),) if library is None else library.patches)
+        fused = fused_winograd(direct, profile, ((1, 4, 8),) if library is None else library.patches)
         return tuple(placed(way, offered) for way in (fused, products))
 
 
