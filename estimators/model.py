@@ -18,7 +18,7 @@ the sum in t_compute is one with exponent p.
 
 Where blocks share multiprocessors (GPU), the factors after t_matrix are those of what a block reuses, reduces and keeps at work:
 
-    (1 + (half_tile + half_far x far)/reuse)(1 + half_k/depth)(1 + half_fill/held)
+    (1 + (half_tile + half_far x far)/reuse)(1 + half_k/depth)(1 + half_fill/at_work)
 
 and under sustained load a board at its power cap takes at least
 body x ((throttle_flop x issued flops + sum B_l x e_byte_l) / ((TDP - P_static) x body))^(1 / (1 + throttle_clock)).
@@ -186,7 +186,7 @@ def _ramp(table: KernelTable, blocks: Blocks | None, half: Callable[[str], float
         ramp, extents = 1.0, {"m": table.m, "n": table.n, "k": table.k}
     else:
         ramp = 1.0 + (half("half.tile") + half("half.far") * blocks.far) / blocks.reuse
-        extents = {"k": blocks.depth, "fill": blocks.held}
+        extents = {"k": blocks.depth, "fill": blocks.at_work}
     for name, extent in extents.items():
         ramp = ramp * (1.0 + half(f"half.{name}") / extent)
     return ramp

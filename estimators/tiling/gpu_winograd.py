@@ -51,17 +51,17 @@ def placed(way: Transformed, offered: np.ndarray) -> Transformed:
         offered=offered,
         share=place(way.share),
         utilisation=place(way.utilisation),
-        blocks=Blocks(*(place(part) for part in (way.blocks.reuse, way.blocks.depth, way.blocks.held, way.blocks.filled))),
+        blocks=Blocks(*(place(part) for part in (way.blocks.reuse, way.blocks.depth, way.blocks.at_work, way.blocks.filled))),
         moved={level: place(nbytes) for level, nbytes in way.moved.items()},
     )
 
 
 def written_and_read(amounts: np.ndarray, profile: ArchitectureProfile) -> dict[str, np.ndarray]:
     """Level -> bytes moved by arrays of so many bytes, (arrays, K), each written by one kernel and read by the next."""
-    held = resident(profile)
+    capacities = resident(profile)
     level = profile.levels[-1]
     moved = {level: 2.0 * amounts.sum(axis=0)}
-    if "l2" in held:
+    if "l2" in capacities:
         moved["l2"] = moved[level]
-        moved[level] = sum(2.0 * amount * (1.0 - hit_share(amount, held["l2"])) for amount in amounts)
+        moved[level] = sum(2.0 * amount * (1.0 - hit_share(amount, capacities["l2"])) for amount in amounts)
     return moved
