@@ -13,7 +13,7 @@ from shmoo.estimators.costs.summary import UnknownOp
 from shmoo.estimators.dtypes import COMPUTE_DTYPES, compute_dtype
 from shmoo.estimators.kernels import Kernel, KernelTable
 from shmoo.estimators.notebook import estimate_html
-from shmoo.estimators.pipeline import Priced, Waits, intervals, price
+from shmoo.estimators.pipeline import Priced, Waits, price
 from shmoo.estimators.profile import ArchitectureProfile, check_runtime
 from shmoo.estimators.records import FAMILIES, Graph, Interval
 from shmoo.estimators.tabulated import Origin, Tabulated, tabulate, tabulated
@@ -168,7 +168,10 @@ class AnalysisDirector:
             return msgspec.structs.replace(fewer.estimate_tabulated(work, runtime, batch=batch, seed=seed), threads=threads)
         table = work.table
         priced = self.price(table, runtime, seed=seed)
-        latency, energy, power, edp = _whole(priced)
+        whole = priced.whole()
+        ((latency, energy),) = whole.intervals()
+        power = next(iter(whole.intervals_of(lambda seconds, joules: joules / seconds)), None)
+        edp = next(iter(whole.intervals_of(lambda seconds, joules: joules * seconds)), None)
         return Estimate(
             arch=self.profile.name,
             dtype=work.dtype or _main_dtype(table),
@@ -221,20 +224,6 @@ class AnalysisDirector:
                 table = table.with_matrix_dtype(name, wanted == name)
             results += self.price(table, runtime, seed=seed).intervals()
         return results
-
-
-def _whole(priced: Priced) -> tuple[Interval, Interval | None, Interval | None, Interval | None]:
-    """Latency, energy, mean power and energy times delay of all segments together; no energy where none is known."""
-
-    def one(value: np.ndarray, drawn: np.ndarray) -> Interval:
-        return intervals(value[None], drawn[:, None])[0]
-
-    seconds, drawn_s = priced.latency_s.sum(), priced.drawn_s.sum(axis=-1)
-    if priced.energy_j is None:
-        return one(seconds, drawn_s), None, None, None
-    joules, drawn_j = priced.energy_j.sum(), priced.drawn_j.sum(axis=-1)
-    pairs = ((seconds, drawn_s), (joules, drawn_j), (joules / seconds, drawn_j / drawn_s), (joules * seconds, drawn_j * drawn_s))
-    return tuple(one(*pair) for pair in pairs)
 
 
 def _main_dtype(table: KernelTable) -> str:

@@ -16,9 +16,6 @@ from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.records import NORMAL_90
 from shmoo.estimators.residual import Correction
 
-DRAWS = 200
-"""Draws of the uncertain coefficients behind an interval: the 5 % and 95 % points of 200 log-normal draws are within about 5 %
-of their spread, less than the spread itself is known."""
 OTHER_TYPE = 0.15
 """Standard deviation of the log by which what was fitted in one type is off in another: of few machines that is the least that
 coefficients differ by as well (`calibrate.transfer.LEAST_SPREAD`)."""
@@ -47,9 +44,9 @@ def draw(profile: ArchitectureProfile, names: Iterable[str], draws: int, seed: i
 
 
 def model_errors(
-    table: KernelTable, profile: ArchitectureProfile, correction: Correction | None, seed: int
+    table: KernelTable, profile: ArchitectureProfile, correction: Correction | None, draws: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Random factors of what the model itself errs: (DRAWS, K) of each kernel, (DRAWS, S) that the kernels of a graph share."""
+    """Random factors of what the model itself errs: (draws, K) of each kernel, (draws, S) that the kernels of a graph share."""
     codes = algorithm_codes(table, profile)
     nominal = Coefficients(profile)
     rng = np.random.default_rng(seed + 1)
@@ -62,11 +59,11 @@ def model_errors(
         # What whole graphs were off by on held-out cases holds their kernels' errors already.
         spread = np.where(several[table.segment], 0.0, spread)
     spread = np.where(measured_type(table, profile), spread, np.hypot(spread, OTHER_TYPE))
-    noise = normals(rng, DRAWS, len(ALGORITHMS) - len(TENSOR))
+    noise = normals(rng, draws, len(ALGORITHMS) - len(TENSOR))
     shared = np.where(kernels >= MANY_KERNELS, nominal.value("sigma.graph.many", "sigma.graph"), nominal.value("sigma.graph"))
-    together = np.exp(np.where(several, shared, 0.0) * normals(rng, DRAWS, 1))
+    together = np.exp(np.where(several, shared, 0.0) * normals(rng, draws, 1))
     if in_tensor_kernels(codes).any():
-        noise = np.hstack([noise, normals(rng, DRAWS, len(TENSOR))])
+        noise = np.hstack([noise, normals(rng, draws, len(TENSOR))])
     # Kernels of one algorithm err together: the same draw scales all of them.
     return np.exp(spread * noise[:, codes]), together
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -159,7 +159,7 @@ class KernelTable:
         place = np.full(len(self), -1)
         place[rows] = np.arange(len(rows))
         accesses = np.flatnonzero(place[self.access_kernel] >= 0)
-        columns = {}
+        columns: dict[str, Any] = {}
         for field in fields(self):
             column = getattr(self, field.name)
             if field.name == "labels":
@@ -183,7 +183,7 @@ class KernelTable:
             raise InputError(
                 "there is nothing to estimate: no kernel is launched; the model only looks at its inputs or returns constants"
             )
-        columns = {}
+        columns: dict[str, Any] = {}
         rows = np.cumsum([0, *(len(t) for t in tables)])
         segments = np.cumsum([0, *(t.segments for t in tables)])
         for field in fields(cls):

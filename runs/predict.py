@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.director import AnalysisDirector, Estimate, KernelEstimate
 from shmoo.estimators.dtypes import matrix_dtype
 from shmoo.estimators.fusion_savings import FusionSummary, summarise_fusion
 from shmoo.estimators.profile import ArchitectureProfile
@@ -32,30 +32,6 @@ class StoredRun(Protocol):
     def graphs(self, row: Measurement) -> tuple[Graph, ...]: ...
 
 
-class KernelPart(Protocol):
-    """One kernel of an estimate's breakdown; `shmoo.estimators.director.KernelEstimate` is one."""
-
-    family: str
-    graph: int
-    calls: tuple[int, ...]
-    latency_s: float
-
-
-class CaseEstimate(Protocol):
-    """What a predictor says of one case; `shmoo.estimators.director.Estimate` is one."""
-
-    latency_s: Interval
-    energy_j: Interval | None
-    flops: float
-    bytes: float
-    tiles: float
-    breakdown: Sequence[KernelPart]
-
-
-Predictor = Callable[[Sequence[Asked]], Sequence[CaseEstimate]]
-"""Cases with their graphs in, one estimate each out, in order. It sees every case at once, so that it may vectorise."""
-
-
 @dataclass(frozen=True, slots=True)
 class Part:
     """A kernel of a batched estimate."""
@@ -76,6 +52,13 @@ class BatchedEstimate:
     bytes: float
     tiles: float
     breakdown: tuple[Part, ...]
+
+
+KernelPart = KernelEstimate | Part
+CaseEstimate = Estimate | BatchedEstimate
+"""What a predictor says of one case, by itself or together with others."""
+Predictor = Callable[[Sequence[Asked]], Sequence[CaseEstimate]]
+"""Cases with their graphs in, one estimate each out, in order. It sees every case at once, so that it may vectorise."""
 
 
 def director_predictor(profile: ArchitectureProfile, seed: int = 0) -> Predictor:
