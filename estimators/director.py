@@ -20,9 +20,10 @@ from shmoo.estimators.coefficients import (
     normals,
 )
 from shmoo.estimators.costs.summary import UnknownOp
-from shmoo.estimators.dtypes import COMPUTE_DTYPES, compute_dtype
+from shmoo.estimators.dtypes import COMPUTE_DTYPES
+from shmoo.estimators.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.kernels import Kernel, KernelTable
-from shmoo.estimators.model import Prediction, graph_latency, predict, segment_energy
+from shmoo.estimators.model import Prediction, elapsed_time, graph_latency, predict, segment_energy
 from shmoo.estimators.notebook import estimate_html
 from shmoo.estimators.profile import RUNTIMES, ArchitectureProfile, check_runtime
 from shmoo.estimators.records import FAMILIES, Graph, Interval
@@ -46,8 +47,16 @@ Waits = Callable[[Coefficients], np.ndarray]
 
 
 class KernelEstimate(msgspec.Struct, frozen=True):
-    """One kernel of a breakdown. `bound` is what most of its time goes to: "compute", "memory" or "launch". `residual` is the
-    factor by which the residual changed its times, 1 where none holds."""
+    """One kernel of a breakdown.
+
+    Attributes:
+        latency_s: of the kernel alone, its launch included.
+        energy_j: of its flops and bytes, and static power while it makes the call last longer.
+        elapsed_s: by which it makes the call last longer. On GPUs a launch counts as far as the device waits for it; elsewhere
+            this is `latency_s`. Those of all kernels and the entries of their graphs add up to the call.
+        bound: what most of `elapsed_s` goes to: "compute", "memory" or "launch".
+        residual: factor by which the residual changed its times, 1 where none holds.
+    """
 
     label: str
     family: str
@@ -57,6 +66,7 @@ class KernelEstimate(msgspec.Struct, frozen=True):
     flops: float
     bytes: float
     latency_s: float
+    elapsed_s: float
     energy_j: float | None
     compute_s: float
     memory_s: float
@@ -123,9 +133,9 @@ class AnalysisDirector:
         self.profile = profile if residual else profile.replacing(residual=())
         self.strategy = strategy if strategy is not None else strategy_for(profile)
 
-    def tabulate(self, graphs: Sequence[Graph], runtime: str, dtype: str | None = None) -> tuple[KernelTable, Origin]:
+    def tabulate(self, graphs: Sequence[Graph], runtime: str, compute_dtype: str | None = None) -> tuple[KernelTable, Origin]:
         """Kernels of all graphs in one table (one segment a graph) and, per row, its graph and kernel."""
-        return tabulate(graphs, runtime, self.profile.family, dtype)
+        return tabulate(graphs, runtime, self.profile.family, compute_dtype)
 
     def tile(self, table: KernelTable) -> Tiling:
         """Cut a table for this machine."""
@@ -140,7 +150,7 @@ class AnalysisDirector:
         graphs: Graph | Sequence[Graph],
         *,
         runtime: str | None = None,
-        dtype: str | None = None,
+        compute_dtype: str | None = None,
         threads: int | None = None,
         batch: int = 1,
         seed: int = 0,
@@ -150,16 +160,18 @@ class AnalysisDirector:
         Args:
             graphs: the pieces a capture gave; their times add up.
             runtime: runtime of the contract; the architecture's default for `None`.
-            dtype: type the contractions compute in, when it is not the tensors' own (tf32).
+            compute_dtype: type that contractions compute in, where it is not the one their tensors are stored in: tf32 for
+                float32. The type tensors are stored in is the graphs' own, as they were captured.
             threads: cores used, on CPUs; all for `None`.
             batch: samples per call, for throughput.
 
         Raises:
-            InputError: the runtime does not exist on this architecture, or the dtype is not a compute type.
+            InputError: the runtime does not exist on this architecture, or contractions of the graphs' tensors cannot be computed
+                in `compute_dtype`.
         """
         listed = (graphs,) if isinstance(graphs, Graph) else tuple(graphs)
         runtime = check_runtime(self.profile, runtime)
-        work = tabulated(listed, runtime, self.profile.family, compute_dtype(dtype) if dtype else None)
+        work = tabulated(listed, runtime, self.profile.family, compute_dtype)
         return self.estimate_tabulated(work, runtime, threads=threads, batch=batch, seed=seed)
 
     def estimate_tabulated(
@@ -188,7 +200,7 @@ class AnalysisDirector:
         power = None if energy_j is None else _interval(energy_j.value / latency, drawn_e / drawn_t)
         return Estimate(
             arch=self.profile.name,
-            dtype=work.dtype or _main_dtype(table),
+            dtype=work.compute_dtype or _main_dtype(table),
             runtime=runtime,
             threads=None,
             batch=batch,
@@ -209,7 +221,15 @@ class AnalysisDirector:
             unknown_ops=work.unknown_ops,
             notes=work.notes,
             basis={name: float(share) for name, share in time_basis(table, prediction, nominal, runtime).items()},
-            breakdown=_breakdown(table, tiling, prediction, found, work.origin, self.profile.value("power.static", 0.0)),
+            breakdown=_breakdown(
+                table,
+                tiling,
+                prediction,
+                elapsed_time(table, prediction, nominal),
+                found,
+                work.origin,
+                self.profile.value("power.static", 0.0),
+            ),
         )
 
     def estimate_table(
@@ -240,25 +260,26 @@ class AnalysisDirector:
         graphs: Sequence[Graph],
         *,
         runtime: str | None = None,
-        dtypes: Sequence[str | None] | None = None,
+        compute_dtypes: Sequence[str | None] | None = None,
         seed: int = 0,
     ) -> list[tuple[Interval, Interval | None]]:
         """Latency and energy of many graphs at once, such as the rows of an operator table; the cheap way for thousands.
 
         Args:
-            dtypes: of each graph, the type its contractions compute in when it is not the tensors' own (tf32).
+            compute_dtypes: of each graph, as `estimate` takes it.
 
         Raises:
-            InputError: the runtime does not exist on this architecture, or a dtype is not a compute type.
+            InputError: as of `estimate`.
         """
         runtime = check_runtime(self.profile, runtime)
-        asked = np.asarray([compute_dtype(name) if name else "" for name in dtypes or [None] * len(graphs)])
+        names = compute_dtypes or [None] * len(graphs)
+        asked = np.asarray([canonical_compute_dtype(name) if name else "" for name in names])
         results = []
         for start in range(0, len(graphs), CHUNK):
             table, origin = self.tabulate(graphs[start : start + CHUNK], runtime)
             wanted = asked[start : start + CHUNK][[graph for graph, _ in origin]]
             for name in np.unique(wanted[wanted != ""]).tolist():
-                table = table.with_matrix_dtype(name, wanted == name)
+                table = table.computed_in(name, wanted == name)
             results += self.estimate_table(table, self.tile(table), runtime, seed)
         return results
 
@@ -330,12 +351,15 @@ def _breakdown(
     table: KernelTable,
     tiling: Tiling,
     prediction: Prediction,
+    elapsed_s: np.ndarray,
     found: Correction,
     origin: Sequence[tuple[int, Kernel]],
     static_w: float,
 ) -> tuple[KernelEstimate, ...]:
     dynamic = prediction.dynamic_j
-    parts = np.stack([prediction.compute_s, prediction.memory_s, prediction.launch_s])
+    # A launch that hides behind the device bounds nothing.
+    waited = elapsed_s - prediction.device_s
+    parts = np.stack([prediction.compute_s, prediction.memory_s, waited])
     bound = parts.argmax(axis=0)
     flops, nbytes = table.flops, table.bytes
     factor = np.exp(found.log_factor)
@@ -349,7 +373,8 @@ def _breakdown(
             flops=float(flops[i]),
             bytes=float(nbytes[i]),
             latency_s=float(prediction.latency_s[i]),
-            energy_j=None if dynamic is None else float(dynamic[i] + static_w * prediction.latency_s[i]),
+            elapsed_s=float(elapsed_s[i]),
+            energy_j=None if dynamic is None else float(dynamic[i] + static_w * elapsed_s[i]),
             compute_s=float(prediction.compute_s[i]),
             memory_s=float(prediction.memory_s[i]),
             launch_s=float(prediction.launch_s[i]),
