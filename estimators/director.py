@@ -10,8 +10,10 @@ import numpy as np
 from shmoo.estimators.basis import time_basis
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.costs.summary import UnknownOp
-from shmoo.estimators.dtypes import COMPUTE_DTYPES, compute_dtype
+from shmoo.estimators.dtypes import COMPUTE_DTYPES
+from shmoo.estimators.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.kernels import Kernel, KernelTable
+from shmoo.estimators.model import elapsed_time
 from shmoo.estimators.notebook import estimate_html
 from shmoo.estimators.pipeline import Priced, Waits, price
 from shmoo.estimators.profile import ArchitectureProfile, check_runtime
@@ -26,8 +28,16 @@ CHUNK = 2000
 
 
 class KernelEstimate(msgspec.Struct, frozen=True):
-    """One kernel of a breakdown. `bound` is what most of its time goes to: "compute", "memory" or "launch". `residual` is the
-    factor by which the residual changed its times, 1 where none holds."""
+    """One kernel of a breakdown.
+
+    Attributes:
+        latency_s: of the kernel alone, its launch included.
+        energy_j: of its flops and bytes, and static power while it makes the call last longer.
+        elapsed_s: by which it makes the call last longer. On GPUs a launch counts as far as the device waits for it; elsewhere
+            this is `latency_s`. Those of all kernels and the entries of their graphs add up to the call.
+        bound: what most of `elapsed_s` goes to: "compute", "memory" or "launch".
+        residual: factor by which the residual changed its times, 1 where none holds.
+    """
 
     label: str
     family: str
@@ -37,6 +47,7 @@ class KernelEstimate(msgspec.Struct, frozen=True):
     flops: float
     bytes: float
     latency_s: float
+    elapsed_s: float
     energy_j: float | None
     compute_s: float
     memory_s: float
@@ -103,9 +114,9 @@ class AnalysisDirector:
         self.profile = profile if residual else profile.replacing(residual=())
         self.strategy = strategy if strategy is not None else strategy_for(profile)
 
-    def tabulate(self, graphs: Sequence[Graph], runtime: str, dtype: str | None = None) -> tuple[KernelTable, Origin]:
+    def tabulate(self, graphs: Sequence[Graph], runtime: str, compute_dtype: str | None = None) -> tuple[KernelTable, Origin]:
         """Kernels of all graphs in one table (one segment a graph) and, per row, its graph and kernel."""
-        return tabulate(graphs, runtime, self.profile.family, dtype)
+        return tabulate(graphs, runtime, self.profile.family, compute_dtype)
 
     def tile(self, table: KernelTable) -> Tiling:
         """Cut a table for this machine."""
@@ -133,7 +144,7 @@ class AnalysisDirector:
         graphs: Graph | Sequence[Graph],
         *,
         runtime: str | None = None,
-        dtype: str | None = None,
+        compute_dtype: str | None = None,
         threads: int | None = None,
         batch: int = 1,
         seed: int = 0,
@@ -143,16 +154,18 @@ class AnalysisDirector:
         Args:
             graphs: the pieces a capture gave; their times add up.
             runtime: runtime of the contract; the architecture's default for `None`.
-            dtype: type the contractions compute in, when it is not the tensors' own (tf32).
+            compute_dtype: type that contractions compute in, where it is not the one their tensors are stored in: tf32 for
+                float32. The type tensors are stored in is the graphs' own, as they were captured.
             threads: cores used, on CPUs; all for `None`.
             batch: samples per call, for throughput.
 
         Raises:
-            InputError: the runtime does not exist on this architecture, or the dtype is not a compute type.
+            InputError: the runtime does not exist on this architecture, or contractions of the graphs' tensors cannot be computed
+                in `compute_dtype`.
         """
         listed = (graphs,) if isinstance(graphs, Graph) else tuple(graphs)
         runtime = check_runtime(self.profile, runtime)
-        work = tabulated(listed, runtime, self.profile.family, compute_dtype(dtype) if dtype else None)
+        work = tabulated(listed, runtime, self.profile.family, compute_dtype)
         return self.estimate_tabulated(work, runtime, threads=threads, batch=batch, seed=seed)
 
     def estimate_tabulated(
@@ -166,7 +179,7 @@ class AnalysisDirector:
         if threads is not None:
             fewer = AnalysisDirector(with_threads(self.profile, threads), self.strategy)
             return msgspec.structs.replace(fewer.estimate_tabulated(work, runtime, batch=batch, seed=seed), threads=threads)
-        table = work.table
+        table, nominal = work.table, Coefficients(self.profile)
         priced = self.price(table, runtime, seed=seed)
         whole = priced.whole()
         ((latency, energy),) = whole.intervals()
@@ -174,7 +187,7 @@ class AnalysisDirector:
         edp = next(iter(whole.intervals_of(lambda seconds, joules: joules * seconds)), None)
         return Estimate(
             arch=self.profile.name,
-            dtype=work.dtype or _main_dtype(table),
+            dtype=work.compute_dtype or _main_dtype(table),
             runtime=runtime,
             threads=None,
             batch=batch,
@@ -194,8 +207,14 @@ class AnalysisDirector:
             energy_j_reason="" if energy else f"profile {self.profile.name!r} has no energy coefficients",
             unknown_ops=work.unknown_ops,
             notes=work.notes,
-            basis={n: float(s) for n, s in time_basis(table, priced.prediction, Coefficients(self.profile), runtime).items()},
-            breakdown=_breakdown(table, priced, work.origin, self.profile.value("power.static", 0.0)),
+            basis={name: float(share) for name, share in time_basis(table, priced.prediction, nominal, runtime).items()},
+            breakdown=_breakdown(
+                table,
+                priced,
+                elapsed_time(table, priced.prediction, nominal),
+                work.origin,
+                self.profile.value("power.static", 0.0),
+            ),
         )
 
     def estimate_cases(
@@ -203,25 +222,26 @@ class AnalysisDirector:
         graphs: Sequence[Graph],
         *,
         runtime: str | None = None,
-        dtypes: Sequence[str | None] | None = None,
+        compute_dtypes: Sequence[str | None] | None = None,
         seed: int = 0,
     ) -> list[tuple[Interval, Interval | None]]:
         """Latency and energy of many graphs at once, such as the rows of an operator table; the cheap way for thousands.
 
         Args:
-            dtypes: of each graph, the type its contractions compute in when it is not the tensors' own (tf32).
+            compute_dtypes: of each graph, as `estimate` takes it.
 
         Raises:
-            InputError: the runtime does not exist on this architecture, or a dtype is not a compute type.
+            InputError: as of `estimate`.
         """
         runtime = check_runtime(self.profile, runtime)
-        asked = np.asarray([compute_dtype(name) if name else "" for name in dtypes or [None] * len(graphs)])
+        names = compute_dtypes or [None] * len(graphs)
+        asked = np.asarray([canonical_compute_dtype(name) if name else "" for name in names])
         results: list[tuple[Interval, Interval | None]] = []
         for start in range(0, len(graphs), CHUNK):
             table, origin = self.tabulate(graphs[start : start + CHUNK], runtime)
             wanted = asked[start : start + CHUNK][[graph for graph, _ in origin]]
             for name in np.unique(wanted[wanted != ""]).tolist():
-                table = table.with_matrix_dtype(name, wanted == name)
+                table = table.computed_in(name, wanted == name)
             results += self.price(table, runtime, seed=seed).intervals()
         return results
 
@@ -233,11 +253,13 @@ def _main_dtype(table: KernelTable) -> str:
 
 
 def _breakdown(
-    table: KernelTable, priced: Priced, origin: Sequence[tuple[int, Kernel]], static_w: float
+    table: KernelTable, priced: Priced, elapsed_s: np.ndarray, origin: Sequence[tuple[int, Kernel]], static_w: float
 ) -> tuple[KernelEstimate, ...]:
     tiling, prediction = priced.tiling, priced.prediction
     dynamic = prediction.dynamic_j
-    parts = np.stack([prediction.compute_s, prediction.memory_s, prediction.launch_s])
+    # A launch that hides behind the device bounds nothing.
+    waited = elapsed_s - prediction.device_s
+    parts = np.stack([prediction.compute_s, prediction.memory_s, waited])
     bound = parts.argmax(axis=0)
     flops, nbytes = table.flops, table.bytes
     factor = np.ones(len(table)) if priced.correction is None else np.exp(priced.correction.log_factor)
@@ -251,7 +273,8 @@ def _breakdown(
             flops=float(flops[i]),
             bytes=float(nbytes[i]),
             latency_s=float(prediction.latency_s[i]),
-            energy_j=None if dynamic is None else float(dynamic[i] + static_w * prediction.latency_s[i]),
+            elapsed_s=float(elapsed_s[i]),
+            energy_j=None if dynamic is None else float(dynamic[i] + static_w * elapsed_s[i]),
             compute_s=float(prediction.compute_s[i]),
             memory_s=float(prediction.memory_s[i]),
             launch_s=float(prediction.launch_s[i]),

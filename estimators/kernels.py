@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from shmoo.estimators.costs import COSTS, costs_of
-from shmoo.estimators.dtypes import COMPUTE_DTYPES, operand_dtype
+from shmoo.estimators.dtypes import COMPUTE_DTYPES, STORED_AS, operand_dtype
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.heap import Temporary, fresh_memory
 from shmoo.estimators.records import CONVOLUTIONS, FAMILIES, Cost, Geometry, Graph, OpCall
@@ -147,12 +147,26 @@ class KernelTable:
         """(K,) external inputs plus final outputs, each once."""
         return self.bytes_of_kind()
 
-    def with_matrix_dtype(self, name: str, rows: np.ndarray | None = None) -> KernelTable:
-        """The same kernels with their contractions, or those of some rows (a mask), computed in another type of the same storage
-        (tf32 for float32)."""
-        here = self.matrix_flops > 0 if rows is None else rows & (self.matrix_flops > 0)
-        changed = np.where(here, DTYPE_CODE[name], self.dtype)
-        return replace(self, dtype=changed)
+    def computed_in(self, compute_dtype: str, rows: np.ndarray | None = None) -> KernelTable:
+        """The same kernels with their contractions, or those of some rows (a mask), computed in another type than their tensors
+        are stored in: float32 ones in tf32. Contractions of other tensors stay as they are, and so does every number of bytes.
+
+        Raises:
+            InputError: `compute_dtype` is no type that any of the contractions can be computed in as their tensors are stored.
+        """
+        contracts = self.matrix_flops > 0 if rows is None else rows & (self.matrix_flops > 0)
+        stored = STORED_AS.get(compute_dtype, compute_dtype)
+        here = contracts & (self.dtype == DTYPE_CODE[stored])
+        mixed = compute_dtype in STORED_AS and here.any()
+        if not mixed and (here != contracts).any():
+            others = sorted({COMPUTE_DTYPES[code] for code in self.dtype[contracts & ~here]})
+            ways = "; ".join(f"{way} where they are stored as {storage}" for way, storage in STORED_AS.items())
+            raise InputError(
+                f"compute_dtype {compute_dtype!r} does not apply to contractions of tensors stored as {', '.join(others)}; "
+                f"allowed: {ways}. To store tensors as {stored}, capture the model in that type, as with "
+                f"model_graphs(name, dtype={stored!r})"
+            )
+        return replace(self, dtype=np.where(here, DTYPE_CODE[compute_dtype], self.dtype))
 
     def take(self, rows: np.ndarray) -> KernelTable:
         """Some of the kernels, rows ascending, in segments numbered anew."""

@@ -321,14 +321,49 @@ def graph_latency(
     waits = 0.0 if waits_s is None else waits_s
     if coefficients.profile.family not in ASYNCHRONOUS:
         return np.add.reduceat(prediction.latency_s + waits, starts, axis=-1) + entry
-    host, device = np.cumsum(prediction.launch_s + waits, axis=-1), np.cumsum(prediction.device_s, axis=-1)
-    tail = coefficients.by_algorithm(algorithm_codes(table, coefficients.profile), "launch_tail")
-    slack = host - tail * prediction.launch_s - (device - prediction.device_s)
+    queue = _queue(table, prediction, coefficients, waits)
     ends = np.append(starts[1:], len(table)) - 1
-    # Sums over the whole table: what earlier segments put in falls out of the difference.
-    before = np.where(starts > 0, host[..., starts - 1], 0.0)
-    device_end = device[..., ends] + np.maximum.reduceat(slack, starts, axis=-1)
-    return np.maximum(device_end, host[..., ends]) - before + entry
+    device_end = queue.device_s[..., ends] + np.maximum.reduceat(queue.slack_s, starts, axis=-1)
+    return np.maximum(device_end, queue.host_s[..., ends]) - queue.before(starts) + entry
+
+
+def elapsed_time(table: KernelTable, prediction: Prediction, coefficients: Coefficients) -> np.ndarray:
+    """(K,) seconds by which each kernel makes its segment last longer; with the segment's entry they add up to `graph_latency`.
+
+    On synchronous machines that is the kernel's own latency. On asynchronous ones a launch counts as far as the device waits for
+    it; the host's end, where it comes after the device's, counts with the last kernel.
+    """
+    if coefficients.profile.family not in ASYNCHRONOUS:
+        return prediction.latency_s
+    starts = np.flatnonzero(np.diff(table.segment, prepend=-1))
+    queue = _queue(table, prediction, coefficients)
+    elapsed = np.empty(len(table))
+    for start, end, before in zip(starts, np.append(starts[1:], len(table)), queue.before(starts), strict=True):
+        finished = queue.device_s[start:end] + np.maximum.accumulate(queue.slack_s[start:end]) - before
+        finished[-1] = max(finished[-1], queue.host_s[end - 1] - before)
+        elapsed[start:end] = np.diff(finished, prepend=0.0)
+    return elapsed
+
+
+@dataclass(frozen=True, slots=True)
+class _Queue:
+    """Launches ahead of a device: running sums over the whole table of host and device time, (..., K), and how long after the
+    running sum of device time before it each kernel is handed over. What earlier segments put into the sums falls out of
+    differences."""
+
+    host_s: np.ndarray
+    device_s: np.ndarray
+    slack_s: np.ndarray
+
+    def before(self, starts: np.ndarray) -> np.ndarray:
+        """Host time of all segments ahead of each."""
+        return np.where(starts > 0, self.host_s[..., starts - 1], 0.0)
+
+
+def _queue(table: KernelTable, prediction: Prediction, coefficients: Coefficients, waits_s: np.ndarray | float = 0.0) -> _Queue:
+    host, device = np.cumsum(prediction.launch_s + waits_s, axis=-1), np.cumsum(prediction.device_s, axis=-1)
+    tail = coefficients.by_algorithm(algorithm_codes(table, coefficients.profile), "launch_tail")
+    return _Queue(host, device, host - tail * prediction.launch_s - (device - prediction.device_s))
 
 
 def segment_energy(

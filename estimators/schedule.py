@@ -31,19 +31,24 @@ class Scheduled(msgspec.Struct, frozen=True):
 
 
 def schedule(
-    director: AnalysisDirector, graphs: Sequence[Graph], runtime: str | None = None, *, dtype: str | None = None, batch: int = 1
+    director: AnalysisDirector,
+    graphs: Sequence[Graph],
+    runtime: str | None = None,
+    *,
+    compute_dtype: str | None = None,
+    batch: int = 1,
 ) -> tuple[Estimate, tuple[Scheduled, ...]]:
     """The estimate of one call, and its kernels in time. The last of them ends when the predicted latency is over.
 
     Args:
-        graphs, runtime, dtype, batch: as `AnalysisDirector.estimate` takes them.
+        graphs, runtime, compute_dtype, batch: as `AnalysisDirector.estimate` takes them.
 
     Raises:
         InputError: as `AnalysisDirector.estimate`.
     """
     runtime = check_runtime(director.profile, runtime)
     family = director.profile.family
-    work = tabulated(tuple(graphs), runtime, family, dtype)
+    work = tabulated(tuple(graphs), runtime, family, compute_dtype)
     estimate = director.estimate_tabulated(work, runtime, batch=batch)
     coefficients = Coefficients(director.profile)
     counts = np.bincount(work.table.segment)

@@ -71,7 +71,7 @@ def director_predictor(profile: ArchitectureProfile, seed: int = 0) -> Predictor
 
     def one(case: CaseSpec, graphs: tuple[Graph, ...]) -> CaseEstimate:
         return director.estimate(
-            graphs, runtime=case.runtime, dtype=matrix_dtype(case.dtype), threads=threads_of(case), seed=seed
+            graphs, runtime=case.runtime, compute_dtype=matrix_dtype(case.dtype), threads=threads_of(case), seed=seed
         )
 
     def estimate_all(asked: Sequence[Asked]) -> list[CaseEstimate]:
@@ -80,10 +80,10 @@ def director_predictor(profile: ArchitectureProfile, seed: int = 0) -> Predictor
         for index, (case, graphs) in enumerate(asked):
             if case.kind != "network" and len(graphs) == 1 and threads_of(case) is None:
                 together.setdefault((case.runtime, matrix_dtype(case.dtype)), []).append(index)
-        for (runtime, dtype), indices in together.items():
+        for (runtime, compute_dtype), indices in together.items():
             for start in range(0, len(indices), CHUNK):
                 chunk = indices[start : start + CHUNK]
-                batch = _estimate_together(director, [asked[i][1][0] for i in chunk], runtime, dtype, seed)
+                batch = _estimate_together(director, [asked[i][1][0] for i in chunk], runtime, compute_dtype, seed)
                 estimates.update(zip(chunk, batch, strict=True) if batch else ())
         return [estimates[i] if i in estimates else one(case, graphs) for i, (case, graphs) in enumerate(asked)]
 
@@ -98,7 +98,9 @@ def network_estimates(run: StoredRun, profiles: Iterable[ArchitectureProfile]) -
     networks = networks_of(run)
     return [
         estimate_record(
-            AnalysisDirector(profile).estimate(pieces, dtype=matrix_dtype(case.dtype), batch=int(case.axes.get("batch", 1))),
+            AnalysisDirector(profile).estimate(
+                pieces, compute_dtype=matrix_dtype(case.dtype), batch=int(case.axes.get("batch", 1))
+            ),
             case.workload,
         )
         for profile in profiles
@@ -110,7 +112,12 @@ def network_fusions(run: StoredRun, profile: ArchitectureProfile) -> list[Fusion
     """What fusion saves each of the run's networks on a machine, from the graphs stored with the run."""
     director = AnalysisDirector(profile)
     return [
-        summarise_fusion(director, graphs, model=network_name(msgspec.structs.replace(case, runtime="eager")))
+        summarise_fusion(
+            director,
+            graphs,
+            model=network_name(msgspec.structs.replace(case, runtime="eager")),
+            compute_dtype=matrix_dtype(case.dtype),
+        )
         for case, graphs in networks_of(run)
     ]
 
@@ -127,10 +134,10 @@ def networks_of(run: StoredRun) -> list[Asked]:
 
 
 def _estimate_together(
-    director: AnalysisDirector, graphs: Sequence[Graph], runtime: str, dtype: str | None, seed: int
+    director: AnalysisDirector, graphs: Sequence[Graph], runtime: str, compute_dtype: str | None, seed: int
 ) -> list[BatchedEstimate] | None:
     """An estimate a graph, or `None` when a graph has no kernel at all and segments would not tell which."""
-    table, origin = director.tabulate(graphs, runtime, dtype)
+    table, origin = director.tabulate(graphs, runtime, compute_dtype)
     if table.segments != len(graphs):
         return None
     priced = director.price(table, runtime, seed=seed)
