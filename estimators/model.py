@@ -34,6 +34,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shmoo.estimators.catalogue import under
 from shmoo.estimators.coefficients import Coefficients, algorithm_codes, converts_layout, in_tensor_kernels
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.heat import repeated
@@ -165,8 +166,8 @@ def _compute_time(
         )
     vector_peak = c.by_dtype(table.dtype, _VECTOR)
     vector = table.vector_flops / (vector_peak * c.by_kernel(table, codes, *_loops("efficiency.vector", runtime)))
-    known = c.find(*_SPECIAL[0]) is not None
-    special_peak = c.by_dtype(table.dtype, _SPECIAL) if known else vector_peak * c.value("vector_share")
+    rated = c.find(*_SPECIAL[0]) is not None
+    special_peak = c.by_dtype(table.dtype, _SPECIAL) if rated else vector_peak * c.value("vector_share")
     special = table.special_flops / (special_peak * c.by_kernel(table, codes, *_loops("efficiency.special", runtime)))
     if tiling.cycles is None:
         return matrix + vector + special, worked
@@ -213,10 +214,10 @@ def _throttle(
     starts = np.flatnonzero(np.diff(table.segment, prepend=-1))
     # Kernels of empty tensors take no time on the device, and no power: a picosecond stands for none.
     busy = np.maximum(np.add.reduceat(body, starts, axis=-1), 1e-12)
-    known = _FLOAT32
+    rated = _FLOAT32
     if c.find("throttle.flop.tensor") is not None:
-        known = np.where(in_tensor_kernels(codes), _FLOAT16, _FLOAT32)
-    lighter = c.by_dtype(np.atleast_1d(known), _MATRIX) / c.by_dtype(table.dtype, _MATRIX)
+        rated = np.where(in_tensor_kernels(codes), _FLOAT16, _FLOAT32)
+    lighter = c.by_dtype(np.atleast_1d(rated), _MATRIX) / c.by_dtype(table.dtype, _MATRIX)
     place = table.segment - table.segment[0]
     # A network is measured by itself, from a cool board on; an operator in a campaign of many.
     alone = np.diff(np.append(starts, len(table))) == 1
@@ -279,8 +280,8 @@ def _dynamic_energy(table: KernelTable, tiling: Tiling, c: Coefficients) -> np.n
 
 def _bytes_energy(tiling: Tiling, c: Coefficients) -> np.ndarray | float:
     """(K,) joules of moving each kernel's bytes through the levels whose energy a byte is known."""
-    known = [level for level in tiling.level_bytes if c.find(f"energy.byte.{level}") is not None]
-    return sum(tiling.level_bytes[level] * c.value(f"energy.byte.{level}") for level in known)
+    priced = [level for level in tiling.level_bytes if c.find(f"energy.byte.{level}") is not None]
+    return sum(tiling.level_bytes[level] * c.value(f"energy.byte.{level}") for level in priced)
 
 
 def matrix_peak(c: Coefficients, dtype: str) -> float | np.ndarray:
@@ -291,8 +292,8 @@ def matrix_peak(c: Coefficients, dtype: str) -> float | np.ndarray:
 def has_energy(profile: ArchitectureProfile) -> bool:
     """Whether the profile knows enough to price energy: a flop, a byte of main memory, and static power."""
     names = profile.coefficients
-    flop = "energy.flop" in names or any(name.startswith("energy.flop.matrix.") for name in names)
-    return flop and f"energy.byte.{profile.levels[-1]}" in names and "power.static" in names
+    flop = "energy.flop" in names or under("energy.flop.matrix", names)
+    return bool(flop) and f"energy.byte.{profile.levels[-1]}" in names and "power.static" in names
 
 
 def graph_latency(
@@ -310,21 +311,47 @@ def graph_latency(
     the segment from below.
 
     Args:
-        waits_s: (K,) seconds for which the host is held up before it launches each kernel (see `allocator.py`); none for `None`.
+        waits_s: (K,) seconds for which the host is held up before it launches each kernel; none for `None`.
     """
     starts = np.flatnonzero(np.diff(table.segment, prepend=-1))
+    ends = np.append(starts[1:], len(table)) - 1
     entry = coefficients.value(f"graph.{runtime}", "graph")
-    counts = np.diff(np.append(starts, len(table)))
     if runtime in CALLED_ALONE:
         # A lone call is an operator measurement: its launch already holds what entering the graph costs.
-        entry = np.where(counts > 1, entry, 0.0)
+        entry = np.where(ends > starts, entry, 0.0)
     waits = 0.0 if waits_s is None else waits_s
     if coefficients.profile.family not in ASYNCHRONOUS:
         return np.add.reduceat(prediction.latency_s + waits, starts, axis=-1) + entry
-    queue = _queue(table, prediction, coefficients, waits)
-    ends = np.append(starts[1:], len(table)) - 1
-    device_end = queue.device_s[..., ends] + np.maximum.reduceat(queue.slack_s, starts, axis=-1)
-    return np.maximum(device_end, queue.host_s[..., ends]) - queue.before(starts) + entry
+    # Sums over the whole table: what earlier segments put in falls out of the difference.
+    host, device = np.cumsum(prediction.launch_s + waits, axis=-1), np.cumsum(prediction.device_s, axis=-1)
+    before = np.where(starts > 0, host[..., starts - 1], 0.0)
+    slack = host - _tail(table, prediction, coefficients) - (device - prediction.device_s)
+    device_end = device[..., ends] + np.maximum.reduceat(slack, starts, axis=-1)
+    return np.maximum(device_end, host[..., ends]) - before + entry
+
+
+def _tail(table: KernelTable, prediction: Prediction, coefficients: Coefficients) -> np.ndarray:
+    """What the host still does for each launch after the device has been given the kernel."""
+    codes = algorithm_codes(table, coefficients.profile)
+    return coefficients.by_algorithm(codes, "launch_tail") * prediction.launch_s
+
+
+def kernel_times(
+    table: KernelTable, prediction: Prediction, coefficients: Coefficients
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(K,) seconds after the entry of its segment at which each kernel is launched, starts and ends, as `graph_latency` has them;
+    on synchronous machines a kernel runs in its launch."""
+    asynchronous = coefficients.profile.family in ASYNCHRONOUS
+    tail = _tail(table, prediction, coefficients) if asynchronous else np.zeros(len(table))
+    launched, ends = np.empty(len(table)), np.empty(len(table))
+    for rows in np.split(np.arange(len(table)), np.flatnonzero(np.diff(table.segment)) + 1):
+        if asynchronous:
+            launched[rows], device = np.cumsum(prediction.launch_s[rows]), np.cumsum(prediction.device_s[rows])
+            handed_over = launched[rows] - tail[rows]
+            ends[rows] = device + np.maximum.accumulate(handed_over - (device - prediction.device_s[rows]))
+        else:
+            launched[rows] = ends[rows] = np.cumsum(prediction.latency_s[rows])
+    return launched, ends - (prediction.device_s if asynchronous else prediction.latency_s), ends
 
 
 def elapsed_time(table: KernelTable, prediction: Prediction, coefficients: Coefficients) -> np.ndarray:
@@ -335,35 +362,11 @@ def elapsed_time(table: KernelTable, prediction: Prediction, coefficients: Coeff
     """
     if coefficients.profile.family not in ASYNCHRONOUS:
         return prediction.latency_s
-    starts = np.flatnonzero(np.diff(table.segment, prepend=-1))
-    queue = _queue(table, prediction, coefficients)
-    elapsed = np.empty(len(table))
-    for start, end, before in zip(starts, np.append(starts[1:], len(table)), queue.before(starts), strict=True):
-        finished = queue.device_s[start:end] + np.maximum.accumulate(queue.slack_s[start:end]) - before
-        finished[-1] = max(finished[-1], queue.host_s[end - 1] - before)
-        elapsed[start:end] = np.diff(finished, prepend=0.0)
-    return elapsed
-
-
-@dataclass(frozen=True, slots=True)
-class _Queue:
-    """Launches ahead of a device: running sums over the whole table of host and device time, (..., K), and how long after the
-    running sum of device time before it each kernel is handed over. What earlier segments put into the sums falls out of
-    differences."""
-
-    host_s: np.ndarray
-    device_s: np.ndarray
-    slack_s: np.ndarray
-
-    def before(self, starts: np.ndarray) -> np.ndarray:
-        """Host time of all segments ahead of each."""
-        return np.where(starts > 0, self.host_s[..., starts - 1], 0.0)
-
-
-def _queue(table: KernelTable, prediction: Prediction, coefficients: Coefficients, waits_s: np.ndarray | float = 0.0) -> _Queue:
-    host, device = np.cumsum(prediction.launch_s + waits_s, axis=-1), np.cumsum(prediction.device_s, axis=-1)
-    tail = coefficients.by_algorithm(algorithm_codes(table, coefficients.profile), "launch_tail")
-    return _Queue(host, device, host - tail * prediction.launch_s - (device - prediction.device_s))
+    launched, _, ends = kernel_times(table, prediction, coefficients)
+    last = np.diff(table.segment, append=-1) != 0
+    finished = np.where(last, np.maximum(ends, launched), ends)
+    first = np.diff(table.segment, prepend=-1) != 0
+    return np.where(first, finished, np.diff(finished, prepend=0.0))
 
 
 def segment_energy(

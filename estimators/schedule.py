@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from shmoo.estimators.coefficients import Coefficients, algorithm_codes
+from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector, Estimate, KernelEstimate
-from shmoo.estimators.model import ASYNCHRONOUS, CALLED_ALONE
+from shmoo.estimators.model import ASYNCHRONOUS, kernel_times
 from shmoo.estimators.profile import check_runtime
 from shmoo.estimators.records import Graph
 from shmoo.estimators.tabulated import tabulated
@@ -50,39 +50,14 @@ def schedule(
     family = director.profile.family
     work = tabulated(tuple(graphs), runtime, family, compute_dtype)
     estimate = director.estimate_tabulated(work, runtime, batch=batch)
-    coefficients = Coefficients(director.profile)
-    counts = np.bincount(work.table.segment)
-    entry = float(coefficients.value(f"graph.{runtime}", "graph"))
-    asynchronous = family in ASYNCHRONOUS
-    tails = coefficients.by_algorithm(algorithm_codes(work.table, director.profile), "launch_tail") if asynchronous else None
-    slots: list[Scheduled] = []
-    end = 0.0
-    position = 0
-    for count in counts:
-        kernels = estimate.breakdown[position : position + count]
-        # As in `model.graph_latency`: a lone call's launch holds what entering the graph costs.
-        end += entry if count > 1 or runtime not in CALLED_ALONE else 0.0
-        if tails is None:
-            for kernel in kernels:
-                slots.append(Scheduled(kernel, end, end + kernel.latency_s))
-                end += kernel.latency_s
-        else:
-            placed = _overtaken(kernels, tails[position : position + count], end)
-            slots += placed
-            end = max(placed[-1].end_s, placed[-1].launch_s[1])
-        position += count
-    return estimate, tuple(slots)
-
-
-def _overtaken(kernels: Sequence[KernelEstimate], tails: Sequence[float], begin: float) -> list[Scheduled]:
-    """Kernels that the host launches ahead of the device: one starts when the host has handed it over and the one before it has
-    ended. The share `tail` of a launch follows the hand-over."""
-    host = device = begin
-    placed = []
-    for kernel, tail in zip(kernels, tails, strict=True):
-        launched = host + kernel.launch_s
-        start = max(launched - tail * kernel.launch_s, device)
-        device = start + kernel.latency_s - kernel.launch_s
-        placed.append(Scheduled(kernel, start, device, (host, launched)))
-        host = launched
-    return placed
+    priced = director.price(work.table, runtime)
+    launched, start, end = kernel_times(work.table, priced.prediction, Coefficients(director.profile))
+    # Segments follow one another, and each of them ends with its last kernel or with the host.
+    last = np.flatnonzero(np.diff(work.table.segment, append=-1))
+    entered = (np.cumsum(priced.latency_s) - np.maximum(end, launched)[last])[work.table.segment]
+    launch = priced.prediction.launch_s
+    rows = zip(estimate.breakdown, *(times.tolist() for times in (entered + start, entered + end)), strict=True)
+    if family not in ASYNCHRONOUS:
+        return estimate, tuple(Scheduled(*row) for row in rows)
+    launches = zip((entered + launched - launch).tolist(), (entered + launched).tolist(), strict=True)
+    return estimate, tuple(Scheduled(*row, launch_s) for row, launch_s in zip(rows, launches, strict=True))

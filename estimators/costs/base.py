@@ -16,6 +16,7 @@ from shmoo.estimators.records import Cost, Geometry, OpCall, TensorSpec
 from shmoo.estimators.registry import Registry
 
 CostFunction = Callable[[OpCall], Cost]
+_NO_IMAGE = Geometry()
 
 COSTS: Registry[CostFunction] = Registry("operator cost")
 """Operator name -> cost function. Filled at import by `cost`."""
@@ -136,7 +137,7 @@ def bill(
     stride: int = 1,
     dilation: int = 1,
     images: int = 1,
-    geometry: Geometry = Geometry(),  # noqa: B008
+    geometry: Geometry = _NO_IMAGE,
     touched: Mapping[str, float] | None = None,
     written: float | None = None,
 ) -> Cost:
