@@ -50,7 +50,8 @@ def spreads(
         reference: what the coefficients' `reference` field says.
     """
     algorithm = np.concatenate([_dominant(block, profile) for block in blocks])
-    several = np.concatenate([np.bincount(b.table.segment, minlength=b.table.segments) > 1 for b in blocks])
+    kernels = np.concatenate([block.table.counts for block in blocks])
+    several = kernels > 1
     counted = np.isfinite(errors)
     # An estimate above the measurement needs an interval that reaches down.
     reached = np.where(errors > 0, reach[:, 0], reach[:, 1])
@@ -63,7 +64,7 @@ def spreads(
         )
 
     alone = counted & ~several
-    long = counted & (np.concatenate([np.bincount(b.table.segment, minlength=b.table.segments) for b in blocks]) >= MANY_KERNELS)
+    long = counted & (kernels >= MANY_KERNELS)
     family_of = np.asarray([ALGORITHMS.index(FAMILY_OF.get(name, name)) for name in ALGORITHMS])
     for code in np.unique(algorithm[alone]):
         own, kin = alone & (algorithm == code), alone & (family_of[algorithm] == family_of[code])

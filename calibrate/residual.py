@@ -115,7 +115,7 @@ def _samples(everything: Sequence[Block], profile: ArchitectureProfile, reach: n
     for block, start in zip(everything, starts[:-1], strict=True):
         table = block.table
         ratio = np.log(block.measured_s) - np.log(predicted_latency([block], coefficients))
-        alone = np.flatnonzero(np.bincount(table.segment, minlength=table.segments) == 1)
+        alone = np.flatnonzero(table.counts == 1)
         kernels = np.searchsorted(table.segment, alone)
         spread = coefficients.by_algorithm(algorithm_codes(table, profile), "sigma")
         for group, names in GROUPS.items():
@@ -226,7 +226,7 @@ def _questions(bins: np.ndarray, pull: np.ndarray, cuts: Sequence[np.ndarray]) -
 
 def _worsens_graphs(everything: Sequence[Block], profile: ArchitectureProfile, groups: tuple[ResidualGroup, ...]) -> bool:
     """Whether the corrections raise the mean error of validation cases of several kernels; `False` without such cases."""
-    several = np.concatenate([np.bincount(b.table.segment, minlength=b.table.segments) > 1 for b in everything])
+    several = np.concatenate([block.table.counts > 1 for block in everything])
     judged = several & (np.concatenate([b.splits for b in everything]) == "validation")
     if not judged.any():
         return False

@@ -50,7 +50,7 @@ def model_errors(
     codes = algorithm_codes(table, profile)
     nominal = Coefficients(profile)
     rng = np.random.default_rng(seed + 1)
-    kernels = np.bincount(table.segment)
+    kernels = table.counts
     several = kernels > 1
     spread = nominal.by_algorithm(codes, "sigma")
     if correction is not None:

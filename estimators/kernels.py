@@ -130,6 +130,16 @@ class KernelTable:
         return int(self.segment[-1]) + 1 if len(self) else 0
 
     @property
+    def starts(self) -> np.ndarray:
+        """(S,) row of each segment's first kernel."""
+        return np.flatnonzero(np.diff(self.segment, prepend=-1))
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(S,) kernels of each segment."""
+        return np.bincount(self.segment, minlength=self.segments)
+
+    @property
     def flops(self) -> np.ndarray:
         return self.matrix_flops + self.vector_flops + self.special_flops
 

@@ -211,7 +211,7 @@ def _throttle(
     clock to the power `throttle.clock`, as the voltage does, and a board that is still cool takes `throttle.cool` less for a
     flop. In another type than float32 a flop takes less by as much as its peak is higher, unless the tensor cores'
     own is known: that of float16."""
-    starts = np.flatnonzero(np.diff(table.segment, prepend=-1))
+    starts = table.starts
     # Kernels of empty tensors take no time on the device, and no power: a picosecond stands for none.
     busy = np.maximum(np.add.reduceat(body, starts, axis=-1), 1e-12)
     rated = _FLOAT32
@@ -220,7 +220,7 @@ def _throttle(
     lighter = c.by_dtype(np.atleast_1d(rated), _MATRIX) / c.by_dtype(table.dtype, _MATRIX)
     place = table.segment - table.segment[0]
     # A network is measured by itself, from a cool board on; an operator in a campaign of many.
-    alone = np.diff(np.append(starts, len(table))) == 1
+    alone = table.counts == 1
     warm = np.where(np.isnan(table.warm), np.where(alone, 1.0, repeated(busy))[..., place], table.warm)
     # What is known of a tensor core's flop is known at the clock and the warmth that a board sustains.
     sustained = np.logical_or.reduceat(in_tensor_kernels(codes), starts)
@@ -313,8 +313,7 @@ def graph_latency(
     Args:
         waits_s: (K,) seconds for which the host is held up before it launches each kernel; none for `None`.
     """
-    starts = np.flatnonzero(np.diff(table.segment, prepend=-1))
-    ends = np.append(starts[1:], len(table)) - 1
+    starts, ends = table.starts, table.starts + table.counts - 1
     entry = coefficients.value(f"graph.{runtime}", "graph")
     if runtime in CALLED_ALONE:
         # A lone call is an operator measurement: its launch already holds what entering the graph costs.
@@ -344,7 +343,7 @@ def kernel_times(
     asynchronous = coefficients.profile.family in ASYNCHRONOUS
     tail = _tail(table, prediction, coefficients) if asynchronous else np.zeros(len(table))
     launched, ends = np.empty(len(table)), np.empty(len(table))
-    for rows in np.split(np.arange(len(table)), np.flatnonzero(np.diff(table.segment)) + 1):
+    for rows in np.split(np.arange(len(table)), table.starts[1:]):
         if asynchronous:
             launched[rows], device = np.cumsum(prediction.launch_s[rows]), np.cumsum(prediction.device_s[rows])
             handed_over = launched[rows] - tail[rows]
@@ -363,10 +362,11 @@ def elapsed_time(table: KernelTable, prediction: Prediction, coefficients: Coeff
     if coefficients.profile.family not in ASYNCHRONOUS:
         return prediction.latency_s
     launched, _, ends = kernel_times(table, prediction, coefficients)
-    last = np.diff(table.segment, append=-1) != 0
-    finished = np.where(last, np.maximum(ends, launched), ends)
-    first = np.diff(table.segment, prepend=-1) != 0
-    return np.where(first, finished, np.diff(finished, prepend=0.0))
+    last = table.starts + table.counts - 1
+    ends[last] = np.maximum(ends, launched)[last]
+    elapsed = np.diff(ends, prepend=0.0)
+    elapsed[table.starts] = ends[table.starts]
+    return elapsed
 
 
 def segment_energy(
@@ -375,5 +375,4 @@ def segment_energy(
     """Energy of each segment, (S,) or (D, S): what its kernels spend on flops and bytes, and static power over its whole time."""
     if prediction.dynamic_j is None:
         return None
-    starts = np.flatnonzero(np.diff(table.segment, prepend=-1))
-    return np.add.reduceat(prediction.dynamic_j, starts, axis=-1) + coefficients.value("power.static") * latency_s
+    return np.add.reduceat(prediction.dynamic_j, table.starts, axis=-1) + coefficients.value("power.static") * latency_s

@@ -53,7 +53,7 @@ def schedule(
     priced = director.price(work.table, runtime)
     launched, start, end = kernel_times(work.table, priced.prediction, Coefficients(director.profile))
     # Segments follow one another, and each of them ends with its last kernel or with the host.
-    last = np.flatnonzero(np.diff(work.table.segment, append=-1))
+    last = work.table.starts + work.table.counts - 1
     entered = (np.cumsum(priced.latency_s) - np.maximum(end, launched)[last])[work.table.segment]
     launch = priced.prediction.launch_s
     rows = zip(estimate.breakdown, *(times.tolist() for times in (entered + start, entered + end)), strict=True)
