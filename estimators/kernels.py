@@ -137,7 +137,7 @@ class KernelTable:
     @property
     def counts(self) -> np.ndarray:
         """(S,) kernels of each segment."""
-        return np.bincount(self.segment, minlength=self.segments)
+        return np.diff(np.append(self.starts, len(self)))
 
     @property
     def flops(self) -> np.ndarray:
