@@ -77,9 +77,9 @@ def _on_device(read: Sources, base: ArchitectureProfile, tell: Progress) -> Sour
     device = TABLE_DEVICE[base.family]
     kept = tuple(case for case in read.cases if case.case.device == device)
     if not kept:
-        held = ", ".join(sorted({case.case.device for case in read.cases}))
+        devices = ", ".join(sorted({case.case.device for case in read.cases}))
         raise InputError(
-            f"{', '.join(read.names)} holds rows of {held}, and {base.name!r} is a {base.family}; name another --base"
+            f"{', '.join(read.names)} holds rows of {devices}, and {base.name!r} is a {base.family}; name another --base"
         )
     if len(kept) < len(read.cases):
         tell(f"{len(read.cases) - len(kept)} cases of other devices than {device!r} are left out")
@@ -138,11 +138,11 @@ def calibrate_cases(
     energy = fit_energy(fit_cases, profile, reference)
     if energy is not None:
         profile = profile.replacing(coefficients={**profile.coefficients, **energy.coefficients})
-    found = fit_residual(seen, profile, reach, seed=seed) if residual else FittedResidual((), ())
-    profile = profile.replacing(residual=found.groups)
+    corrections = fit_residual(seen, profile, reach, seed=seed) if residual else FittedResidual((), ())
+    profile = profile.replacing(residual=corrections.groups)
     tell("testing on held-out cases")
     profile = profile.replacing(error_card=error_card(everything, profile))
-    return Calibration(profile, (*_notes(fitted, energy), *found.notes))
+    return Calibration(profile, (*_notes(fitted, energy), *corrections.notes))
 
 
 def _types(everything: Sequence[Block]) -> tuple[str, ...]:

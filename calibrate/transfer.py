@@ -63,11 +63,11 @@ def transfer(
     )
 
 
-def off_by(made: ArchitectureProfile, cases: Sequence[MeasuredCase]) -> dict[str, Coefficient]:
+def off_by(profile: ArchitectureProfile, cases: Sequence[MeasuredCase]) -> dict[str, Coefficient]:
     """`sigma.*` with which a profile made without a machine's measurements covers 90 % of them, beside its ranges."""
-    seen = blocks(cases, made)
-    errors = np.log(predicted_latency(seen, Coefficients(made)) / np.concatenate([block.measured_s for block in seen]))
-    return spreads(seen, errors, reach_of_ranges(seen, made), made, made.name)
+    seen = blocks(cases, profile)
+    errors = np.log(predicted_latency(seen, Coefficients(profile)) / np.concatenate([block.measured_s for block in seen]))
+    return spreads(seen, errors, reach_of_ranges(seen, profile), profile, profile.name)
 
 
 def typical(left_out: Sequence[Mapping[str, Coefficient]]) -> dict[str, Coefficient]:

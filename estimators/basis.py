@@ -58,8 +58,8 @@ def measured_type(table: KernelTable, profile: ArchitectureProfile) -> np.ndarra
         return np.ones(len(table), dtype=bool)
     c = Coefficients(profile)
     kinds = {name: (BITS[name], matrix_peak(c, name)) for name in COMPUTE_DTYPES}
-    known = [kinds[name] for name in profile.fitted_from.dtypes if name in kinds]
-    alike = [any(bits == b and np.all(peak == p) for b, p in known) for bits, peak in kinds.values()]
+    measured = [kinds[name] for name in profile.fitted_from.dtypes if name in kinds]
+    alike = [any(bits == b and np.all(peak == p) for b, p in measured) for bits, peak in kinds.values()]
     return np.asarray(alike)[table.dtype]
 
 

@@ -38,8 +38,8 @@ def workspace_bytes(call: OpCall, family: str = "cpu", threads: int | None = Non
     Args:
         threads: at work; several for `None`.
     """
-    found = (WORKSPACE if runtime == "eager" else INDUCTOR_WORKSPACE).get(call.op) if family == "cpu" else None
-    return 0.0 if found is None else found(call, threads or SEVERAL_THREADS)
+    estimate = (WORKSPACE if runtime == "eager" else INDUCTOR_WORKSPACE).get(call.op) if family == "cpu" else None
+    return 0.0 if estimate is None else estimate(call, threads or SEVERAL_THREADS)
 
 
 def taken_by_onednn(
