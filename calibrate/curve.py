@@ -84,8 +84,8 @@ def learning_curve(
     def judge(order: str, cases: Sequence[MeasuredCase], spent_s: float) -> CurvePoint:
         progress(f"{order}: {len(cases)} cases, {spent_s / 60:.1f} minutes")
         fitted = blocks(cases, start)
-        result = fit_latency(fitted, parameters_for(fitted, start), start, seed=seed, folds=0)
-        return _point(order, len(cases), spent_s / 60, tested, Coefficients(start, result.values))
+        found = fit_latency(fitted, parameters_for(fitted, start), start, seed=seed, folds=0)
+        return _point(order, len(cases), spent_s / 60, tested, Coefficients(start, found.values))
 
     whole = [case for case in everything if case.case.split == "fit"]
     names = {case.case.identity for case in whole}
@@ -101,7 +101,7 @@ def learning_curve(
 def case_seconds(run: Run) -> dict[tuple[str, int], float]:
     """Seconds from the start of each case to the start of the next, by identity and pass: all that measuring it took, to the
     second that rows are stamped with. The last one, those before a pause and those without a stamp count their timing alone."""
-    seconds: dict[tuple[str, int], float] = {}
+    found: dict[tuple[str, int], float] = {}
     starts = [datetime.fromisoformat(row.measured_at) if row.measured_at else None for row in run.rows]
     for i, row in enumerate(run.rows):
         here, following = starts[i], starts[i + 1] if i + 1 < len(starts) else None
@@ -109,8 +109,8 @@ def case_seconds(run: Run) -> dict[tuple[str, int], float]:
         if not 0 <= taken <= LONGEST_S:
             taken = float(row.host.get("wall_s") or 0.0)
         key = row.case.identity, row.pass_index
-        seconds[key] = seconds.get(key, 0.0) + taken
-    return seconds
+        found[key] = found.get(key, 0.0) + taken
+    return found
 
 
 def _within(

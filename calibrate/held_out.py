@@ -34,10 +34,10 @@ class HeldOut:
             NothingMeasuredError: there are none.
         """
         part = self if of is None else self.where(of)
-        card = error_card(part.estimated, part.measured, part.low, part.high)
+        found = error_card(part.estimated, part.measured, part.low, part.high)
         if np.allclose(part.estimated, part.physical):
-            return card
-        return replace(card, physics=float(np.abs(part.physical / part.measured - 1.0).mean()))
+            return found
+        return replace(found, physics=float(np.abs(part.physical / part.measured - 1.0).mean()))
 
     def where(self, of: np.ndarray) -> HeldOut:
         """The cases of an (n,) mask."""
