@@ -20,14 +20,11 @@ from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, FittedFrom, Reduction
+from shmoo.estimators.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, FittedFrom, Reduction, Source
 from shmoo.estimators.records import FAMILIES
 from shmoo.runs.records import FINGERPRINT_FIELDS
 
 Progress = Callable[[str], None]
-
-HELD_BY_PRIOR = "held by its prior, the data say next to nothing about it"
-"""How a coefficient's reference begins that a fit could move and the data did not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +171,11 @@ def _coefficients(fitted: Fitted, units: dict[str, str], reference: str) -> dict
         sd = fitted.log_sd[name]
         # A standard error beyond a factor of ten says "unknown"; wider would only overflow the draws.
         spread = float(np.exp(1.645 * min(sd, 1.4)))
+        source: Source = "at bound" if name in fitted.at_bound else "prior" if name in fitted.unidentified else "fitted"
         if name in fitted.unidentified:
-            why = f"{HELD_BY_PRIOR}; {reference}"
-            result[name] = Coefficient(value, units[name], "fallback", why)
+            result[name] = Coefficient(value, units[name], source, reference)
         else:
-            result[name] = Coefficient(value, units[name], "fitted", reference, value * sd, value / spread, value * spread)
+            result[name] = Coefficient(value, units[name], source, reference, value * sd, value / spread, value * spread)
     return result
 
 

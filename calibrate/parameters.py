@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from shmoo.estimators.coefficients import (
     converts_layout,
     short_op,
 )
+from shmoo.estimators.errors import unknown
 from shmoo.estimators.kernels import op_names
 from shmoo.estimators.model import CALLED_ALONE
 from shmoo.estimators.profile import ArchitectureProfile
@@ -66,6 +68,8 @@ _SPACE = {
     "overlap": ("1", 1.0, 12.0, 0.5),
     "tile_overhead": ("s", 1e-10, 1e-4, 2.0),
     "launch": ("s", 5e-8, 1e-3, 1.5),
+    "view": ("s", 5e-8, 1e-3, 1.5),
+    "switch": ("s", 5e-8, 1e-3, 1.5),
     "graph": ("s", 5e-8, 2e-3, 1.5),
     "page_fault": ("s/B", 1e-12, 1e-8, 1.5),
     "layout": ("s/B", 1e-12, 5e-10, 0.5),
@@ -127,6 +131,29 @@ _BY_ALGORITHM = (
 """Coefficients that each algorithm has of its own, and the kernels that feel them."""
 
 
+class SearchSpace(NamedTuple):
+    """Unit of a coefficient, the range that a fit searches, and the standard deviation of its log-normal prior."""
+
+    unit: str
+    low: float
+    high: float
+    prior_sd: float
+
+
+def search_space(name: str, family: str) -> SearchSpace:
+    """Where a fit looks for a coefficient of an architecture family: that of the longest part of its name that has one.
+
+    Raises:
+        InputError: no fit moves it.
+    """
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        stem = ".".join(parts[:length])
+        if stem in _SPACE:
+            return SearchSpace(*_OF_FAMILY.get((family, stem), _SPACE[stem]))
+    raise unknown("coefficient of a fit", name, _SPACE)
+
+
 def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> list[Parameter]:
     """The coefficients that these cases can say something about."""
     coefficients = Coefficients(profile)
@@ -137,7 +164,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
         affects = cases.with_any(kernels)
         if affects.sum() < MIN_CASES:
             return False
-        unit, low, high, sd = _OF_FAMILY.get((profile.family, stem), _SPACE[stem])
+        unit, low, high, sd = search_space(name, profile.family)
         start = float(coefficients.value(*lookup)) or _START_OF_ZERO[stem]
         start = min(max(start, low * 1.01), high * 0.99)
         fitted = {parameter.name for parameter in found}
@@ -149,7 +176,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
     shared = profile.family in _PUBLISHED_BANDWIDTHS
     for level in () if shared else profile.levels:
         known = profile.coefficients[f"bandwidth.{level}"]
-        prior = None if known.source == "fallback" else max(0.1, math.log(known.bounds[1] / known.bounds[0]) / 2)
+        prior = None if known.assumed else max(0.1, math.log(known.bounds[1] / known.bounds[0]) / 2)
         add(f"bandwidth.{level}", "bandwidth", (f"bandwidth.{level}",), cases.all, prior)
 
     # From the general to the particular, so that each finds its parent.

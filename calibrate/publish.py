@@ -52,7 +52,7 @@ def completed(profile: ArchitectureProfile, other: ArchitectureProfile) -> Archi
     algorithms and operators (the last part of a name) that none of its own fitted ones are of."""
     from shmoo.calibrate.transfer import transfer
 
-    own = {name.rpartition(".")[2] for name, c in profile.coefficients.items() if c.source == "fitted"}
+    own = {name.rpartition(".")[2] for name, c in profile.coefficients.items() if c.from_fit and not c.assumed}
     carried = {
         name: c
         for name, c in transfer([other], profile).coefficients.items()

@@ -51,7 +51,7 @@ def transfer(
             raise InputError(
                 f"{profile.name!r} is a {profile.family}, {target.name!r} a {target.family}; transfer within a family"
             )
-    published = {name: c for name, c in target.coefficients.items() if c.source not in ("fitted", "transferred")}
+    published = {name: c for name, c in target.coefficients.items() if not c.from_fit and c.source != "transferred"}
     weights = [_nearness(profile, target) for profile in measured]
     names = sorted({name for profile in measured for name in profile.coefficients})
     carried = {name: found for name in names if (found := _carried(name, measured, weights)) is not None}
@@ -93,7 +93,7 @@ def _carried(name: str, measured: Sequence[ArchitectureProfile], weights: Sequen
     known = [(p.name, p.coefficients[name], w) for p, w in zip(measured, weights, strict=True) if name in p.coefficients]
     if name.startswith(BOARD):
         return None
-    known = [(where, c, w) for where, c, w in known if c.source == "fitted" and c.unit in ("1", "s") and c.value > 0]
+    known = [(where, c, w) for where, c, w in known if c.from_fit and not c.assumed and c.unit in ("1", "s") and c.value > 0]
     if not known:
         return None
     logs = np.log([c.value for _, c, _ in known])

@@ -318,7 +318,7 @@ def _names_in_use(profile: ArchitectureProfile, runtime: str, tensor: bool) -> l
     which err together and whose joint error on held-out cases is what `sigma` was set from."""
     fixed = ("capacity.", "count.", "array.", "vector.", "sigma", "power.idle", "power.tdp")
     energy = ("energy.", "power.")
-    fitted = {n for n, c in profile.coefficients.items() if c.source == "fitted" and not n.startswith(energy)}
+    fitted = {n for n, c in profile.coefficients.items() if c.from_fit and not n.startswith(energy)}
     names = {*profile.coefficients, *DEFAULTS[profile.family]} - fitted
     if not tensor:
         names = {n for n in names if n.rpartition(".")[2] not in ("tensor", *TENSOR)}

@@ -38,14 +38,17 @@ import msgspec
 from shmoo.estimators.errors import FormatError, InputError, unknown
 from shmoo.estimators.records import decode_versioned
 
-PROFILE_FORMAT = 1
-"""Version of the profile file. 1: first."""
+PROFILE_FORMAT = 2
+"""Version of the profile file. 1: first. 2: the sources "at bound" and "prior"; what a prior held was "fallback" before, and said
+so at the head of its reference."""
 MODEL_FORM = 3
 """Version of the equations (`model.py`) that coefficients belong to. 1: first. 2: blocks of GPU libraries, power as a roof,
 mapped memory from a simulated heap, conversions of compiled code. 3: compiled loops on a CPU, main memory alike for all loops,
 kernels of tensor cores, warmth at a power cap."""
 
-Source = Literal["fitted", "datasheet", "literature", "simulated", "transferred", "fallback"]
+Source = Literal["fitted", "at bound", "prior", "datasheet", "literature", "simulated", "transferred", "fallback"]
+"""Where a value comes from. A fit writes three of them: "fitted"; "at bound", where the fit stopped at the end of the range that
+it searches, so that the value is the range's and not the machine's; "prior", where measurements say next to nothing about it."""
 Family = Literal["cpu", "gpu", "tpu", "kpu"]
 Reduction = Literal["k", "n"]
 """Column of operator tables that holds the reduction of matrix products."""
@@ -60,7 +63,8 @@ BUILTIN_DIR = Path(__file__).parent / "profiles"
 
 
 class Coefficient(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A number of a machine, with its uncertainty: `stderr` (fitted) or a 90 % range; `reference` cites or names the run."""
+    """A number of a machine, with its uncertainty: `stderr` (fitted) or a 90 % range; `reference` cites or names the run. One at
+    its bound has a `stderr` where measurements pushed it there, and none where it followed others."""
 
     value: float
     unit: str
@@ -77,6 +81,16 @@ class Coefficient(msgspec.Struct, frozen=True, omit_defaults=True):
             return self.low, self.high
         spread = 1.645 * (self.stderr or 0.0)
         return self.value - spread, self.value + spread
+
+    @property
+    def from_fit(self) -> bool:
+        """Whether a fit to measurements of this machine wrote it, whatever they said about it."""
+        return self.source in ("fitted", "at bound", "prior")
+
+    @property
+    def assumed(self) -> bool:
+        """Whether neither measurements nor a publication tell it."""
+        return self.source in ("fallback", "prior") or (self.source == "at bound" and self.stderr is None)
 
     def scaled(self, factor: float) -> Coefficient:
         """The same coefficient times `factor`, its uncertainty with it."""
@@ -249,6 +263,8 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
                 f"profile {profile.name!r} {where} has coefficients of model form {profile.model_form}, this shmoo computes "
                 f"form {MODEL_FORM}; refit it from its run with `shmoo calibrate RUN -o {profile.name}.json`"
             )
+        if profile.format < PROFILE_FORMAT:
+            profile = _from_format_1(profile)
         if not profile.levels:
             raise FormatError(f"profile {profile.name!r} {where} has no 'levels'; the last one is the main memory")
         for level in profile.levels:
@@ -272,6 +288,18 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
 
 class _Form(msgspec.Struct):
     model_form: int | None = None
+
+
+def _from_format_1(profile: ArchitectureProfile) -> ArchitectureProfile:
+    """A profile of format 1 in the newest: there a reference's head told what a prior held."""
+    head = "held by its prior, the data say next to nothing about it; "
+    coefficients = {
+        name: msgspec.structs.replace(c, source="prior", reference=c.reference.removeprefix(head))
+        if c.source == "fallback" and c.reference.startswith(head)
+        else c
+        for name, c in profile.coefficients.items()
+    }
+    return profile.replacing(coefficients=coefficients, format=PROFILE_FORMAT)
 
 
 def check_runtime(profile: ArchitectureProfile, runtime: str | None) -> str:
