@@ -22,13 +22,10 @@ from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile, ErrorCardEntry, FittedFrom, Reduction
-from shmoo.estimators.records import FAMILIES, NORMAL_90, Coefficient
+from shmoo.estimators.records import FAMILIES, NORMAL_90, Coefficient, Source
 from shmoo.runs.records import FINGERPRINT_FIELDS
 
 Progress = Callable[[str], None]
-
-HELD_BY_PRIOR = "held by its prior, the data say next to nothing about it"
-"""How a coefficient's reference begins that a fit could move and the data did not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,11 +173,11 @@ def _coefficients(fitted: Fitted, reference: str) -> dict[str, Coefficient]:
         # A standard error beyond a factor of ten says "unknown"; wider would only overflow the draws.
         spread = float(np.exp(NORMAL_90 * min(sd, 1.4)))
         unit = entry(name).unit
+        source: Source = "at bound" if name in fitted.at_bound else "prior" if name in fitted.unidentified else "fitted"
         if name in fitted.unidentified:
-            why = f"{HELD_BY_PRIOR}; {reference}"
-            result[name] = Coefficient(value, unit, "fallback", why)
+            result[name] = Coefficient(value, unit, source, reference)
         else:
-            result[name] = Coefficient(value, unit, "fitted", reference, value * sd, value / spread, value * spread)
+            result[name] = Coefficient(value, unit, source, reference, value * sd, value / spread, value * spread)
     return result
 
 

@@ -100,9 +100,10 @@ def fit_energy(blocks: Sequence[Block], profile: ArchitectureProfile, reference:
     weak = by_prior | (stderr > 0.5 * np.maximum(values, 1e-30))
     residuals = np.full(len(measured), np.nan)
     residuals[metered] = np.log(np.maximum(predicted[metered], 1e-30) / measured[metered])
+    at_bound = values <= 1.001 * least
     coefficients = {
-        name: _coefficient(name, float(value), float(error), prior if keeps else None, reference)
-        for name, value, error, prior, keeps in zip(names, values, stderr, priors, by_prior, strict=True)
+        name: _coefficient(name, float(value), float(error), prior if keeps else None, bool(bound), reference)
+        for name, value, error, prior, keeps, bound in zip(names, values, stderr, priors, by_prior, at_bound, strict=True)
     }
     idle = [case.idle_w for case in cases if case.idle_w is not None]
     if idle:
@@ -111,7 +112,7 @@ def fit_energy(blocks: Sequence[Block], profile: ArchitectureProfile, reference:
         coefficients,
         residuals,
         float(np.linalg.cond(a / scale)),
-        tuple(name for name, value, low in zip(names, values, least, strict=True) if value <= 1.001 * low),
+        tuple(name for name, bound in zip(names, at_bound, strict=True) if bound),
         tuple(name for name, unsure in zip(names, weak, strict=True) if unsure),
     )
 
@@ -126,14 +127,14 @@ def _least(name: str, prior: Coefficient | None) -> float:
     return 0.0 if prior is None or name == "power.static" else LEAST * prior.bounds[0]
 
 
-def _coefficient(name: str, value: float, error: float, prior: Coefficient | None, reference: str) -> Coefficient:
+def _coefficient(name: str, value: float, error: float, prior: Coefficient | None, at_bound: bool, reference: str) -> Coefficient:
     """A fitted coefficient; with a `prior`, one that the prior holds, whose range is the prior's."""
     unit = entry(name).unit
     low, high = max(value - NORMAL_90 * error, 0.0), value + NORMAL_90 * error
     if prior is None:
-        return Coefficient(value, unit, "fitted", reference, error, low, high)
-    why = f"held by its prior, the data say next to nothing about it; {reference}"
-    return Coefficient(value, unit, "fallback", why, low=min(value, prior.bounds[0]), high=max(value, prior.bounds[1]))
+        return Coefficient(value, unit, "at bound" if at_bound else "fitted", reference, error, low, high)
+    low, high = min(value, prior.bounds[0]), max(value, prior.bounds[1])
+    return Coefficient(value, unit, "at bound" if at_bound else "prior", reference, low=low, high=high)
 
 
 def _idle(watts: Sequence[float], reference: str) -> Coefficient:

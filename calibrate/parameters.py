@@ -101,7 +101,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
     shared = profile.family in _PUBLISHED_BANDWIDTHS
     for level in () if shared else profile.levels:
         rate = profile.coefficients[f"bandwidth.{level}"]
-        prior = None if rate.source == "fallback" else max(0.1, math.log(rate.bounds[1] / rate.bounds[0]) / 2)
+        prior = None if rate.assumed else max(0.1, math.log(rate.bounds[1] / rate.bounds[0]) / 2)
         add(f"bandwidth.{level}", (f"bandwidth.{level}",), cases.all, prior)
 
     # From the general to the particular, so that each finds its parent.

@@ -50,7 +50,7 @@ def transfer(
             raise InputError(
                 f"{profile.name!r} is a {profile.family}, {target.name!r} a {target.family}; transfer within a family"
             )
-    published = {name: c for name, c in target.coefficients.items() if c.source not in ("fitted", "transferred")}
+    published = {name: c for name, c in target.coefficients.items() if not c.from_fit and c.source != "transferred"}
     weights = [_nearness(profile, target) for profile in measured]
     names = sorted({name for profile in measured for name in profile.coefficients})
     carried = {name: mean for name in names if (mean := _carried(name, measured, weights)) is not None}
@@ -95,7 +95,7 @@ def _carried(name: str, measured: Sequence[ArchitectureProfile], weights: Sequen
     if role not in ("share", "spread") or unit not in ("1", "s"):
         return None
     fitted = [(p, p.coefficients[name], w) for p, w in zip(measured, weights, strict=True) if name in p.coefficients]
-    fitted = [(p, c, w) for p, c, w in fitted if c.source == "fitted" and c.value > 0]
+    fitted = [(p, c, w) for p, c, w in fitted if c.from_fit and not c.assumed and c.value > 0]
     if not fitted:
         return None
     logs = np.log([c.value for _, c, _ in fitted])

@@ -13,13 +13,16 @@ from shmoo.estimators.profile import ArchitectureProfile
 
 BASIS = {
     "fitted": "fitted",
+    "at bound": "fitted",
+    "prior": "fallback",
     "transferred": "transferred",
     "datasheet": "datasheet",
     "literature": "datasheet",
     "simulated": "datasheet",
     "fallback": "fallback",
 }
-"""Source of a coefficient -> the share of `Estimate.basis` it counts for; looked-up numbers of any origin count as datasheet."""
+"""Source of a coefficient -> the share of `Estimate.basis` it counts for. Looked-up numbers of any origin count as datasheet. A
+value at its bound was fitted together with all others, whose errors on held-out cases hold for it too."""
 _TRUST = ("fallback", "datasheet", "transferred", "fitted")
 
 

@@ -371,7 +371,7 @@ def names_to_draw(coefficients: Mapping[str, Coefficient], family: str, runtime:
 
     def drawn(name: str) -> bool:
         role = entry(name).role
-        fitted = name in coefficients and coefficients[name].source == "fitted"
+        fitted = name in coefficients and coefficients[name].from_fit
         if role in ("count", "size", "rating", "spread") or (fitted and role != "energy"):
             return False
         return runtime_of(name) in (None, runtime) and (tensor or whose(name) not in ("tensor", *TENSOR))

@@ -16,8 +16,9 @@ from shmoo.estimators.records import RUNTIMES as RUNTIMES
 from shmoo.estimators.records import Coefficient as Coefficient
 from shmoo.estimators.records import decode_versioned
 
-PROFILE_FORMAT = 1
-"""Version of the profile file. 1: first."""
+PROFILE_FORMAT = 2
+"""Version of the profile file. 1: first. 2: the sources "at bound" and "prior"; what a prior held was "fallback" before, and said
+so at the head of its reference."""
 MODEL_FORM = 3
 """Version of the equations (`model.py`) that coefficients belong to. 1: first. 2: blocks of GPU libraries, power as a roof,
 mapped memory from a simulated heap, conversions of compiled code. 3: compiled loops on a CPU, main memory alike for all loops,
@@ -195,6 +196,8 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
                 f"profile {profile.name!r} {where} has coefficients of model form {profile.model_form}, this shmoo computes "
                 f"form {MODEL_FORM}; refit it from its run with `shmoo calibrate RUN -o {profile.name}.json`"
             )
+        if profile.format < PROFILE_FORMAT:
+            profile = _from_format_1(profile)
         if not profile.levels:
             raise FormatError(f"profile {profile.name!r} {where} has no 'levels'; the last one is the main memory")
         for level in profile.levels:
@@ -218,6 +221,18 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
 
 class _Form(msgspec.Struct):
     model_form: int | None = None
+
+
+def _from_format_1(profile: ArchitectureProfile) -> ArchitectureProfile:
+    """A profile of format 1 in the newest: there a reference's head told what a prior held."""
+    head = "held by its prior, the data say next to nothing about it; "
+    coefficients = {
+        name: msgspec.structs.replace(c, source="prior", reference=c.reference.removeprefix(head))
+        if c.source == "fallback" and c.reference.startswith(head)
+        else c
+        for name, c in profile.coefficients.items()
+    }
+    return profile.replacing(coefficients=coefficients, format=PROFILE_FORMAT)
 
 
 def check_runtime(profile: ArchitectureProfile, runtime: str | None) -> str:

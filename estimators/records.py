@@ -21,7 +21,9 @@ GRAPH_FORMAT = 1
 Scalar = None | bool | int | float | str
 Attribute = Scalar | list[Scalar | list[Scalar]]
 ValueKind = Literal["input", "parameter", "buffer", "constant", "activation"]
-Source = Literal["fitted", "datasheet", "literature", "simulated", "transferred", "fallback"]
+Source = Literal["fitted", "at bound", "prior", "datasheet", "literature", "simulated", "transferred", "fallback"]
+"""Where a value comes from. A fit writes three of them: "fitted"; "at bound", where the fit stopped at the end of the range that
+it searches, so that the value is the range's and not the machine's; "prior", where measurements say next to nothing about it."""
 
 
 class TensorSpec(msgspec.Struct, frozen=True):
@@ -241,7 +243,8 @@ NORMAL_90 = 1.645
 
 
 class Coefficient(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A number of a machine, with its uncertainty: `stderr` (fitted) or a 90 % range; `reference` cites or names the run."""
+    """A number of a machine, with its uncertainty: `stderr` (fitted) or a 90 % range; `reference` cites or names the run. One at
+    its bound has a `stderr` where measurements pushed it there, and none where it followed others."""
 
     value: float
     unit: str
@@ -258,6 +261,16 @@ class Coefficient(msgspec.Struct, frozen=True, omit_defaults=True):
             return self.low, self.high
         spread = NORMAL_90 * (self.stderr or 0.0)
         return self.value - spread, self.value + spread
+
+    @property
+    def from_fit(self) -> bool:
+        """Whether a fit to measurements of this machine wrote it, whatever they said about it."""
+        return self.source in ("fitted", "at bound", "prior")
+
+    @property
+    def assumed(self) -> bool:
+        """Whether neither measurements nor a publication tell it."""
+        return self.source in ("fallback", "prior") or (self.source == "at bound" and self.stderr is None)
 
     def scaled(self, factor: float) -> Coefficient:
         """The same coefficient times `factor`, its uncertainty with it."""

@@ -70,6 +70,7 @@ def test_no_operation_takes_less_than_a_tenth_of_what_circuits_need():
     name = "energy.byte.dram"
     assert name in found.at_bound
     assert found.coefficients[name].value == pytest.approx(LEAST * PROFILE.coefficients[name].bounds[0])
+    assert {n for n, c in found.coefficients.items() if c.source == "at bound"} == set(found.at_bound)
 
 
 def test_what_readings_cannot_tell_keeps_the_range_of_its_prior():
@@ -78,9 +79,10 @@ def test_what_readings_cannot_tell_keeps_the_range_of_its_prior():
     found = fitted([MeasuredCase(row.case, (row.graph(),), 1e-3, 0.2)] * 10)
     for name in set(found.unidentified) & set(PROFILE.coefficients):
         held, prior = found.coefficients[name], PROFILE.coefficients[name]
-        if held.source == "fallback":
+        if held.source == "prior":
             assert held.bounds[0] <= prior.bounds[0] <= prior.bounds[1] <= held.bounds[1]
-    assert any(c.source == "fallback" for c in found.coefficients.values())
+            assert held.reference == found.coefficients["power.static"].reference
+    assert any(c.source == "prior" for c in found.coefficients.values())
 
 
 def test_a_calibration_carries_energies_and_their_notes():

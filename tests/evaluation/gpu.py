@@ -29,8 +29,6 @@ CONV_CARD = {"a100_40g": "a100_80g"}
 """Device -> profile of the card that its convolutions were measured on, where that is another."""
 GROUPS = {"linear": 0.09, "bmm": 0.11, "conv": 0.17, "elementwise, norm, softmax": 0.08}
 """Group of operators -> largest mean error over the devices."""
-HELD = "held by its prior"
-"""How the reference of a coefficient begins that a fit left to its prior: no fact of the machine either."""
 WORST = 1.5
 """No device may err more than this times the bound."""
 PRODUCTS, LEFT_OUT = ("linear", "bmm"), 0.20
@@ -172,11 +170,7 @@ def fit_device(table: Sources, device: str) -> ArchitectureProfile:
 def published(name: str) -> ArchitectureProfile:
     """The machine as its datasheet and the literature describe it, without what was fitted or transferred to it."""
     profile = load_profile(name)
-    known = {
-        n: c
-        for n, c in profile.coefficients.items()
-        if c.source not in ("fitted", "transferred") and not c.reference.startswith(HELD)
-    }
+    known = {n: c for n, c in profile.coefficients.items() if not c.from_fit and c.source != "transferred"}
     return profile.replacing(coefficients=known, fitted_from=None, error_card={}, residual=())
 
 

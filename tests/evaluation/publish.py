@@ -51,7 +51,7 @@ def completed(profile: ArchitectureProfile, other: ArchitectureProfile) -> Archi
     algorithms and operators (the last part of a name) that none of its own fitted ones are of."""
     from shmoo.calibrate.transfer import transfer
 
-    own = {whose(name) for name, c in profile.coefficients.items() if c.source == "fitted"}
+    own = {whose(name) for name, c in profile.coefficients.items() if c.from_fit and not c.assumed}
     carried = {
         name: c
         for name, c in transfer([other], profile).coefficients.items()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shmoo.calibrate.calibration import HELD_BY_PRIOR, calibrate_cases
+from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.dataset import Block, MeasuredCase, Sources, blocks, read_sources
 from shmoo.calibrate.held_out import held_out
 from shmoo.estimators.catalogue import under
@@ -55,8 +55,7 @@ def half(case: MeasuredCase) -> int:
 
 def unmeasured(profile: ArchitectureProfile) -> ArchitectureProfile:
     """The machine as its datasheet and the literature describe it: without what was fitted to measurements of it."""
-    fits = {name for name, c in profile.coefficients.items() if c.source == "fitted" or c.reference.startswith(HELD_BY_PRIOR)}
-    known = {name: c for name, c in profile.coefficients.items() if name not in fits}
+    known = {name: c for name, c in profile.coefficients.items() if not c.from_fit}
     return profile.replacing(coefficients=known, fitted_from=None, error_card={}, residual=())
 
 
