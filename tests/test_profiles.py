@@ -268,7 +268,9 @@ def test_a_value_at_the_end_of_its_range_does_not_pass_for_a_fitted_one(name):
     profile = load_profile(name)
     fits = {key: c for key, c in profile.coefficients.items() if c.from_fit and not key.startswith("sigma")}
     ends = {key: space(key, profile.family) for key in fits}
-    at_bound = {key for key, c in fits.items() if min(abs(math.log(c.value / end)) for end in ends[key][1:3]) < 1e-3}
+    at_bound = {
+        key for key, c in fits.items() if min(abs(math.log(c.value / end)) for end in (ends[key].low, ends[key].high)) < 1e-3
+    }
     assert {key for key, c in fits.items() if c.source == "at bound"} == at_bound
 
 
