@@ -185,8 +185,9 @@ def _typical_launches(fitted: Fitted, reference: str) -> dict[str, Coefficient]:
     """launch.<runtime> for operators that were not measured alone: the geometric mean and range of those that were."""
     by_runtime: dict[str, list[float]] = {}
     for name in under("launch", fitted.values):
-        if name not in fitted.unidentified:
-            by_runtime.setdefault(runtime_of(name), []).append(fitted.values[name])
+        runtime = runtime_of(name)
+        if runtime is not None and name not in fitted.unidentified:
+            by_runtime.setdefault(runtime, []).append(fitted.values[name])
     return {
         f"launch.{runtime}": Coefficient(
             float(np.exp(np.mean(np.log(values)))),
