@@ -61,16 +61,24 @@ _REFERENCE = ("efficiency.bandwidth", "pointwise")
 _PUBLISHED_BANDWIDTHS = frozenset({"gpu", "tpu"})
 """Families whose levels keep their published bandwidths: every operand passes through all of them, so measurements tell only the
 share that copies reach, which is then what carries over to other chips."""
-_UNITS = (
+Feels = Callable[["_Cases"], np.ndarray]
+_UNITS: tuple[tuple[str, Feels], ...] = (
     ("efficiency.vector", lambda cases: cases.vector & ~cases.matrix),
     ("efficiency.special", lambda cases: cases.special & ~cases.matrix),
 )
 """Shares of the units of loops, and the kernels that feel them."""
-_WHOLE = (("efficiency", lambda cases: cases.matrix), ("overlap", lambda cases: cases.all), *_UNITS)
+_WHOLE: tuple[tuple[str, Feels], ...] = (
+    ("efficiency", lambda cases: cases.matrix),
+    ("overlap", lambda cases: cases.all),
+    *_UNITS,
+)
 """Coefficients that the algorithms' own are drawn towards, and the kernels that feel them."""
-_LOOPS = (*_UNITS, ("efficiency.bandwidth", lambda cases: (cases.vector | cases.special) & ~cases.matrix))
+_LOOPS: tuple[tuple[str, Feels], ...] = (
+    *_UNITS,
+    ("efficiency.bandwidth", lambda cases: (cases.vector | cases.special) & ~cases.matrix),
+)
 """Coefficients that compiled loops have of their own, and the kernels that feel them."""
-_BY_ALGORITHM = (
+_BY_ALGORITHM: tuple[tuple[str, Feels], ...] = (
     ("efficiency", lambda cases: cases.matrix),
     *_UNITS,
     ("overlap", lambda cases: cases.all),

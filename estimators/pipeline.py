@@ -55,14 +55,16 @@ class Priced:
         def one(amounts: np.ndarray | None) -> np.ndarray | None:
             return None if amounts is None else amounts.sum(axis=-1, keepdims=True)
 
-        sums = {name: one(getattr(self, name)) for name in ("latency_s", "energy_j", "drawn_s", "drawn_j")}
-        return replace(self, **sums)
+        latency_s = self.latency_s.sum(axis=-1, keepdims=True)
+        return replace(
+            self, latency_s=latency_s, energy_j=one(self.energy_j), drawn_s=one(self.drawn_s), drawn_j=one(self.drawn_j)
+        )
 
     def intervals(self) -> list[tuple[Interval, Interval | None]]:
         """Latency and energy of every segment."""
         times = _intervals(self.latency_s, self.drawn_s)
-        energies = self.intervals_of(lambda seconds, joules: joules) or [None] * len(times)
-        return list(zip(times, energies, strict=True))
+        energies = self.intervals_of(lambda seconds, joules: joules)
+        return list(zip(times, energies or [None] * len(times), strict=True))
 
     def intervals_of(self, quantity: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> list[Interval]:
         """A quantity that follows from latency and energy, of every segment; of none where no energy is known."""

@@ -56,8 +56,12 @@ def schedule(
     last = work.table.starts + work.table.counts - 1
     entered = (np.cumsum(priced.latency_s) - np.maximum(end, launched)[last])[work.table.segment]
     launch = priced.prediction.launch_s
-    rows = zip(estimate.breakdown, *(times.tolist() for times in (entered + start, entered + end)), strict=True)
-    if family not in ASYNCHRONOUS:
-        return estimate, tuple(Scheduled(*row) for row in rows)
-    launches = zip((entered + launched - launch).tolist(), (entered + launched).tolist(), strict=True)
-    return estimate, tuple(Scheduled(*row, launch_s) for row, launch_s in zip(rows, launches, strict=True))
+    return estimate, tuple(
+        Scheduled(
+            kernel,
+            float(entered[i] + start[i]),
+            float(entered[i] + end[i]),
+            (float(entered[i] + launched[i] - launch[i]), float(entered[i] + launched[i])) if family in ASYNCHRONOUS else None,
+        )
+        for i, kernel in enumerate(estimate.breakdown)
+    )
