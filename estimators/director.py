@@ -258,7 +258,7 @@ def _breakdown(
     tiling, prediction = priced.tiling, priced.prediction
     dynamic = prediction.dynamic_j
     # A launch that hides behind the device bounds nothing.
-    waited = elapsed_s - prediction.device_s
+    waited = prediction.launch_s - (prediction.latency_s - elapsed_s)
     parts = np.stack([prediction.compute_s, prediction.memory_s, waited])
     bound = parts.argmax(axis=0)
     flops, nbytes = table.flops, table.bytes
