@@ -154,11 +154,6 @@ class Coefficients:
     def _gather(self, codes: np.ndarray, keys: Sequence[str], names_of: Sequence[Sequence[str]]) -> np.ndarray:
         used = np.flatnonzero(np.bincount(codes, minlength=len(keys)))
         values = {int(code): self.value(*names_of[code]) for code in used}
-        if all(np.ndim(value) == 0 for value in values.values()):
-            lookup = np.zeros(len(keys))
-            for code, value in values.items():
-                lookup[code] = value
-            return lookup[codes]
         many = np.broadcast_shapes(*(np.shape(value)[:-1] for value in values.values()))
         table = np.zeros((*many, len(keys)))
         for code, value in values.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -183,18 +183,11 @@ class KernelTable:
         place = np.full(len(self), -1)
         place[rows] = np.arange(len(rows))
         accesses = np.flatnonzero(place[self.access_kernel] >= 0)
-        columns: dict[str, Any] = {}
-        for field in fields(self):
-            column = getattr(self, field.name)
-            if field.name == "labels":
-                columns["labels"] = tuple(column[row] for row in rows)
-            elif field.name.startswith("access_"):
-                columns[field.name] = column[accesses]
-            else:
-                columns[field.name] = column[rows]
+        names = [field.name for field in fields(self) if field.name != "labels"]
+        columns = {name: getattr(self, name)[accesses if name.startswith("access_") else rows] for name in names}
         columns["access_kernel"] = place[columns["access_kernel"]]
         columns["segment"] = np.cumsum(np.diff(columns["segment"], prepend=columns["segment"][:1]) > 0)
-        return KernelTable(**columns)
+        return KernelTable(**columns, labels=tuple(self.labels[row] for row in rows))
 
     @classmethod
     def concat(cls, tables: Sequence[KernelTable]) -> KernelTable:
@@ -207,20 +200,12 @@ class KernelTable:
             raise InputError(
                 "there is nothing to estimate: no kernel is launched; the model only looks at its inputs or returns constants"
             )
-        columns: dict[str, Any] = {}
-        rows = np.cumsum([0, *(len(t) for t in tables)])
-        segments = np.cumsum([0, *(t.segments for t in tables)])
-        for field in fields(cls):
-            parts = [getattr(t, field.name) for t in tables]
-            if field.name == "labels":
-                columns["labels"] = tuple(label for part in parts for label in part)
-                continue
-            if field.name == "access_kernel":
-                parts = [part + start for part, start in zip(parts, rows[:-1], strict=True)]
-            elif field.name == "segment":
-                parts = [part + start for part, start in zip(parts, segments[:-1], strict=True)]
-            columns[field.name] = np.concatenate(parts)
-        return cls(**columns)
+        names = [field.name for field in fields(cls) if field.name != "labels"]
+        columns = {name: np.concatenate([getattr(table, name) for table in tables]) for name in names}
+        rows, segments = np.cumsum([(0, 0), *((len(t), t.segments) for t in tables)], axis=0)[:-1].T
+        columns["access_kernel"] = columns["access_kernel"] + np.repeat(rows, [len(t.access_kernel) for t in tables])
+        columns["segment"] = columns["segment"] + np.repeat(segments, [len(t) for t in tables])
+        return cls(**columns, labels=tuple(label for table in tables for label in table.labels))
 
 
 def kernel_table(

@@ -32,22 +32,21 @@ from shmoo.estimators.model import Prediction, predict
 from shmoo.estimators.profile import ArchitectureProfile, ResidualGroup
 from shmoo.estimators.tiling.base import Tiling
 
+Feature = Callable[[KernelTable, Tiling], np.ndarray]
+
 
 def _filled(extent: np.ndarray, tile: int) -> np.ndarray:
     """Useful share of the tiles that cover an extent."""
     return extent / (np.ceil(extent / tile) * tile)
 
 
-FEATURES: Mapping[str, Callable[[KernelTable, Tiling], np.ndarray]] = MappingProxyType(
+def _column(name: str) -> Feature:
+    return lambda table, tiling: getattr(table, name)
+
+
+FEATURES: Mapping[str, Feature] = MappingProxyType(
     {
-        "batch": lambda table, tiling: table.batch,
-        "m": lambda table, tiling: table.m,
-        "n": lambda table, tiling: table.n,
-        "k": lambda table, tiling: table.k,
-        "window": lambda table, tiling: table.window,
-        "stride": lambda table, tiling: table.stride,
-        "dilation": lambda table, tiling: table.dilation,
-        "images": lambda table, tiling: table.images,
+        **{name: _column(name) for name in ("batch", "m", "n", "k", "window", "stride", "dilation", "images")},
         "channels": lambda table, tiling: table.channels_in,
         "points": lambda table, tiling: table.m / table.images,
         "flops": lambda table, tiling: table.matrix_flops,
