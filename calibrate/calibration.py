@@ -16,19 +16,17 @@ from shmoo.calibrate.held_out import held_out
 from shmoo.calibrate.intervals import reach_of_ranges, spreads
 from shmoo.calibrate.parameters import parameters_for
 from shmoo.calibrate.residual import FittedResidual, fit_residual
+from shmoo.estimators.catalogue import entry, runtime_of, under
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, FittedFrom, Reduction
-from shmoo.estimators.records import FAMILIES
+from shmoo.estimators.profile import ArchitectureProfile, ErrorCardEntry, FittedFrom, Reduction
+from shmoo.estimators.records import FAMILIES, NORMAL_90, Coefficient, Source
 from shmoo.runs.records import FINGERPRINT_FIELDS
 from shmoo.runs.store import Run
 
 Progress = Callable[[str], None]
-
-HELD_BY_PRIOR = "held by its prior, the data say next to nothing about it"
-"""How a coefficient's reference begins that a fit could move and the data did not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +75,9 @@ def _on_device(read: Sources, base: ArchitectureProfile, tell: Progress) -> Sour
     device = TABLE_DEVICE[base.family]
     kept = tuple(case for case in read.cases if case.case.device == device)
     if not kept:
-        held = ", ".join(sorted({case.case.device for case in read.cases}))
+        devices = ", ".join(sorted({case.case.device for case in read.cases}))
         raise InputError(
-            f"{', '.join(read.names)} holds rows of {held}, and {base.name!r} is a {base.family}; name another --base"
+            f"{', '.join(read.names)} holds rows of {devices}, and {base.name!r} is a {base.family}; name another --base"
         )
     if len(kept) < len(read.cases):
         tell(f"{len(read.cases) - len(kept)} cases of other devices than {device!r} are left out")
@@ -136,7 +134,7 @@ def calibrate_cases(
     profile = base.replacing(
         name=name,
         table_reduction=read.table_reduction,
-        coefficients={**base.coefficients, **_coefficients(fitted, {p.name: p.unit for p in parameters}, reference)},
+        coefficients={**base.coefficients, **_coefficients(fitted, reference)},
         fitted_from=FittedFrom(
             rows_hash=read.rows_hash,
             sources=read.names,
@@ -155,11 +153,11 @@ def calibrate_cases(
     energy = fit_energy(fit_cases, profile, reference)
     if energy is not None:
         profile = profile.replacing(coefficients={**profile.coefficients, **energy.coefficients})
-    found = fit_residual(seen, profile, reach, seed=seed) if residual else FittedResidual((), ())
-    profile = profile.replacing(residual=found.groups)
+    corrections = fit_residual(seen, profile, reach, seed=seed) if residual else FittedResidual((), ())
+    profile = profile.replacing(residual=corrections.groups)
     tell("testing on held-out cases")
     profile = profile.replacing(error_card=error_card(everything, profile))
-    return Calibration(profile, (*_notes(fitted, energy), *found.notes))
+    return Calibration(profile, (*_notes(fitted, energy), *corrections.notes))
 
 
 def _types(everything: Sequence[Block]) -> tuple[str, ...]:
@@ -186,27 +184,28 @@ def _held_out(seen: Sequence[Block], profile: ArchitectureProfile, fitted: Fitte
     return errors
 
 
-def _coefficients(fitted: Fitted, units: dict[str, str], reference: str) -> dict[str, Coefficient]:
+def _coefficients(fitted: Fitted, reference: str) -> dict[str, Coefficient]:
     result = {}
     for name, value in fitted.values.items():
         sd = fitted.log_sd[name]
         # A standard error beyond a factor of ten says "unknown"; wider would only overflow the draws.
-        spread = float(np.exp(1.645 * min(sd, 1.4)))
+        spread = float(np.exp(NORMAL_90 * min(sd, 1.4)))
+        unit = entry(name).unit
+        source: Source = "at bound" if name in fitted.at_bound else "prior" if name in fitted.unidentified else "fitted"
         if name in fitted.unidentified:
-            why = f"{HELD_BY_PRIOR}; {reference}"
-            result[name] = Coefficient(value, units[name], "fallback", why)
+            result[name] = Coefficient(value, unit, source, reference)
         else:
-            result[name] = Coefficient(value, units[name], "fitted", reference, value * sd, value / spread, value * spread)
+            result[name] = Coefficient(value, unit, source, reference, value * sd, value / spread, value * spread)
     return result
 
 
 def _typical_launches(fitted: Fitted, reference: str) -> dict[str, Coefficient]:
     """launch.<runtime> for operators that were not measured alone: the geometric mean and range of those that were."""
     by_runtime: dict[str, list[float]] = {}
-    for name, value in fitted.values.items():
-        stem, _, rest = name.partition(".")
-        if stem == "launch" and name not in fitted.unidentified:
-            by_runtime.setdefault(rest.partition(".")[0], []).append(value)
+    for name in under("launch", fitted.values):
+        runtime = runtime_of(name)
+        if runtime is not None and name not in fitted.unidentified:
+            by_runtime.setdefault(runtime, []).append(fitted.values[name])
     return {
         f"launch.{runtime}": Coefficient(
             float(np.exp(np.mean(np.log(values)))),

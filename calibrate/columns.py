@@ -37,7 +37,7 @@ def table_reduction(sources: Sequence[Path], base: ArchitectureProfile) -> tuple
     if len(products) < ENOUGH:
         return "k", ""
     step = max(1, len(products) // CASES)
-    errors = {column: _error(found, [found.cases[i] for i in products[::step]], base) for column, found in read.items()}
+    errors = {column: _error(sources, [sources.cases[i] for i in products[::step]], base) for column, sources in read.items()}
     column: Reduction = "n" if errors["n"] < DECISIVE * errors["k"] else "k"
     return column, (
         f"the reduction of matrix products stands in column {column}: held-out error {errors['k']:.1%} read as (m, k) by (k, n), "
@@ -45,8 +45,8 @@ def table_reduction(sources: Sequence[Path], base: ArchitectureProfile) -> tuple
     )
 
 
-def _error(found: Sources, cases: Sequence[MeasuredCase], base: ArchitectureProfile) -> float:
+def _error(sources: Sources, cases: Sequence[MeasuredCase], base: ArchitectureProfile) -> float:
     """Mean error on the validation split of a fit to the others."""
-    card = calibrate_cases(replace(found, cases=tuple(cases)), base, name=base.name, residual=False).profile.error_card
+    card = calibrate_cases(replace(sources, cases=tuple(cases)), base, name=base.name, residual=False).profile.error_card
     groups = card["validation"].values()
     return sum(entry.n * entry.mean for entry in groups) / sum(entry.n for entry in groups)

@@ -16,8 +16,10 @@ import numpy as np
 from scipy.optimize import lsq_linear
 
 from shmoo.calibrate.dataset import Block
+from shmoo.estimators.catalogue import energy_names, entry
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
-from shmoo.estimators.profile import ArchitectureProfile, Coefficient
+from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.records import NORMAL_90, Coefficient
 
 MIN_ENERGY_CASES = 5
 MODEL_NOISE = 0.05
@@ -70,37 +72,38 @@ def fit_energy(blocks: Sequence[Block], profile: ArchitectureProfile, reference:
     names, features = _features(blocks, profile)
     cases = [case for block in blocks for case in block.cases]
     measured = np.concatenate([block.energy_j for block in blocks])
-    known = np.isfinite(measured)
-    if known.sum() < MIN_ENERGY_CASES:
+    metered = np.isfinite(measured)
+    if metered.sum() < MIN_ENERGY_CASES:
         return None
-    used = (features[known] > 0).any(axis=0)
+    used = (features[metered] > 0).any(axis=0)
     names = [name for name, keep in zip(names, used, strict=True) if keep]
-    trust = _trust(np.asarray([case.energy_sd_j or 0.0 for case in cases])[known] / measured[known])
-    a = features[known][:, used] / measured[known, None] * trust[:, None]
+    trust = _trust(np.asarray([case.energy_sd_j or 0.0 for case in cases])[metered] / measured[metered])
+    a = features[metered][:, used] / measured[metered, None] * trust[:, None]
     scale = np.linalg.norm(a, axis=0)
     priors = [_prior(profile, name) for name in names]
     centre = np.asarray([prior.value if prior else 0.0 for prior in priors])
     weight = PRIOR_WEIGHT * float(np.linalg.norm(trust))
-    held = centre > 0
-    rows = np.diag(np.where(held, weight / np.where(held, centre, 1.0), 0.0))[held]
+    pulled = centre > 0
+    rows = np.diag(np.where(pulled, weight / np.where(pulled, centre, 1.0), 0.0))[pulled]
     system = np.vstack([a, rows])
-    target = np.concatenate([trust, np.full(held.sum(), weight)])
+    target = np.concatenate([trust, np.full(pulled.sum(), weight)])
     least = np.asarray([_least(name, prior) for name, prior in zip(names, priors, strict=True)])
     solved = lsq_linear(system / scale, target, bounds=(least * scale, np.inf))
     values = solved.x / scale
     predicted = features[:, used] @ values
     left = a @ values - trust
-    variance = float(left @ left) / max(known.sum() - len(names), 1)
+    variance = float(left @ left) / max(metered.sum() - len(names), 1)
     covariance = np.linalg.pinv((system / scale).T @ (system / scale)) * max(variance, 1e-12)
     stderr = np.sqrt(np.maximum(np.diag(covariance), 0.0)) / scale
     resolved = _resolution(a / scale, rows / scale)
     by_prior = resolved < 0.5
     weak = by_prior | (stderr > 0.5 * np.maximum(values, 1e-30))
     residuals = np.full(len(measured), np.nan)
-    residuals[known] = np.log(np.maximum(predicted[known], 1e-30) / measured[known])
+    residuals[metered] = np.log(np.maximum(predicted[metered], 1e-30) / measured[metered])
+    at_bound = values <= 1.001 * least
     coefficients = {
-        name: _coefficient(name, float(value), float(error), prior if keeps else None, reference)
-        for name, value, error, prior, keeps in zip(names, values, stderr, priors, by_prior, strict=True)
+        name: _coefficient(name, float(value), float(error), prior if keeps else None, bool(bound), reference)
+        for name, value, error, prior, keeps, bound in zip(names, values, stderr, priors, by_prior, at_bound, strict=True)
     }
     idle = [case.idle_w for case in cases if case.idle_w is not None]
     if idle:
@@ -109,7 +112,7 @@ def fit_energy(blocks: Sequence[Block], profile: ArchitectureProfile, reference:
         coefficients,
         residuals,
         float(np.linalg.cond(a / scale)),
-        tuple(name for name, value, low in zip(names, values, least, strict=True) if value <= 1.001 * low),
+        tuple(name for name, bound in zip(names, at_bound, strict=True) if bound),
         tuple(name for name, unsure in zip(names, weak, strict=True) if unsure),
     )
 
@@ -124,14 +127,14 @@ def _least(name: str, prior: Coefficient | None) -> float:
     return 0.0 if prior is None or name == "power.static" else LEAST * prior.bounds[0]
 
 
-def _coefficient(name: str, value: float, error: float, prior: Coefficient | None, reference: str) -> Coefficient:
+def _coefficient(name: str, value: float, error: float, prior: Coefficient | None, at_bound: bool, reference: str) -> Coefficient:
     """A fitted coefficient; with a `prior`, one that the prior holds, whose range is the prior's."""
-    unit = "W" if name == "power.static" else "J/flop" if name.startswith("energy.flop") else "J/B"
-    low, high = max(value - 1.645 * error, 0.0), value + 1.645 * error
+    unit = entry(name).unit
+    low, high = max(value - NORMAL_90 * error, 0.0), value + NORMAL_90 * error
     if prior is None:
-        return Coefficient(value, unit, "fitted", reference, error, low, high)
-    why = f"held by its prior, the data say next to nothing about it; {reference}"
-    return Coefficient(value, unit, "fallback", why, low=min(value, prior.bounds[0]), high=max(value, prior.bounds[1]))
+        return Coefficient(value, unit, "at bound" if at_bound else "fitted", reference, error, low, high)
+    low, high = min(value, prior.bounds[0]), max(value, prior.bounds[1])
+    return Coefficient(value, unit, "at bound" if at_bound else "prior", reference, low=low, high=high)
 
 
 def _idle(watts: Sequence[float], reference: str) -> Coefficient:
@@ -168,6 +171,4 @@ def _features(blocks: Sequence[Block], profile: ArchitectureProfile) -> tuple[li
 
 def _prior(profile: ArchitectureProfile, name: str) -> Coefficient | None:
     """What the profile holds for a coefficient, or for the nearest it has."""
-    stem = name.rsplit(".", 1)[0]
-    candidates = (name, f"{stem}.float32", "energy.flop" if stem.startswith("energy.flop") else name)
-    return next((held for candidate in candidates if (held := profile.get(candidate)) is not None), None)
+    return next((profile.coefficients[near] for near in energy_names(name) if near in profile.coefficients), None)

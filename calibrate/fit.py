@@ -22,9 +22,10 @@ from scipy.optimize import least_squares
 
 from shmoo.calibrate.dataset import Block
 from shmoo.calibrate.parameters import MIN_CASES, Parameter
-from shmoo.estimators.coefficients import ALGORITHMS, Coefficients
+from shmoo.estimators.catalogue import ALGORITHMS, whose
+from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.model import graph_latency, predict
+from shmoo.estimators.pipeline import price
 from shmoo.estimators.profile import ArchitectureProfile
 
 SOFT_LIMIT = 0.15
@@ -72,17 +73,10 @@ class Fitted:
     noise: float
 
 
-def predicted_latency(blocks: Sequence[Block], coefficients: Coefficients) -> np.ndarray:
+def predicted_latency(blocks: Sequence[Block], coefficients: Coefficients, residual: bool = False) -> np.ndarray:
     """(S,) predicted seconds of every case of every block, in order; (D, S) where coefficients hold D values."""
-    return np.concatenate(
-        [
-            graph_latency(
-                block.table, predict(block.table, block.tiling, coefficients, block.runtime), coefficients, block.runtime
-            )
-            for block in blocks
-        ],
-        axis=-1,
-    )
+    times = [price(b.table, b.tiling, coefficients, b.runtime, residual=residual).latency_s for b in blocks]
+    return np.concatenate(times, axis=-1)
 
 
 class Response:
@@ -232,7 +226,8 @@ def _refuse_unless_told_apart(whitened: np.ndarray, noise: float, names: Sequenc
             direction is told when the cases together move by more than their noise.
     """
     told = int((np.linalg.eigvalsh(whitened.T @ whitened) > noise**2).sum())
-    fitted = [algorithm for algorithm in ALGORITHMS if any(name.endswith(f".{algorithm}") for name in names)]
+    owners = {whose(name) for name in names}
+    fitted = [algorithm for algorithm in ALGORITHMS if algorithm in owners]
     needed = min(TOLD_APART * max(len(fitted), 1), len(names))
     if told >= needed:
         return

@@ -62,5 +62,5 @@ def together(parts: Sequence[HeldOut]) -> HeldOut:
 
 def case_intervals(block: Block, profile: ArchitectureProfile) -> np.ndarray:
     """(S, 3) estimate and ends of its interval, in seconds, of every case of a block."""
-    estimates = AnalysisDirector(profile).estimate_table(block.table, block.tiling, block.runtime)
+    estimates = AnalysisDirector(profile).price(block.table, block.runtime, tiling=block.tiling, seed=0).intervals()
     return np.asarray([(latency.value, latency.low, latency.high) for latency, _ in estimates])

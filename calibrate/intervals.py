@@ -17,12 +17,12 @@ import numpy as np
 
 from shmoo.calibrate.dataset import Block
 from shmoo.calibrate.held_out import case_intervals
-from shmoo.estimators.coefficients import ALGORITHMS, FAMILY_OF, MANY_KERNELS, algorithm_codes
-from shmoo.estimators.profile import ArchitectureProfile, Coefficient
+from shmoo.estimators.catalogue import ALGORITHMS, FAMILY_OF, without_spreads
+from shmoo.estimators.coefficients import MANY_KERNELS, algorithm_codes
+from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.records import NORMAL_90, Coefficient
 
 COVERAGE = 0.9
-NORMAL_POINT = 1.645
-"""Standard deviations from the middle to either end of a normal law's 90 % interval."""
 BORROWED = 10
 """Cases that an algorithm's spread counts its family's for, and a family's that of all: few of its own say little of their 90 %
 point. Chosen on one campaign of a CPU and confirmed on two (`docs/calibration.md`)."""
@@ -50,32 +50,35 @@ def spreads(
         reference: what the coefficients' `reference` field says.
     """
     algorithm = np.concatenate([_dominant(block, profile) for block in blocks])
-    several = np.concatenate([np.bincount(b.table.segment, minlength=b.table.segments) > 1 for b in blocks])
-    known = np.isfinite(errors)
+    kernels = np.concatenate([block.table.counts for block in blocks])
+    several = kernels > 1
+    counted = np.isfinite(errors)
     # An estimate above the measurement needs an interval that reaches down.
     reached = np.where(errors > 0, reach[:, 0], reach[:, 1])
-    needed = np.sqrt(np.clip(errors**2 - reached**2, 0.0, None)) / NORMAL_POINT
-    found: dict[str, Coefficient] = {}
+    needed = np.sqrt(np.clip(errors**2 - reached**2, 0.0, None)) / NORMAL_90
+    coefficients: dict[str, Coefficient] = {}
 
     def note(name: str, sigma: float, count: int, whose: str) -> None:
-        found[name] = Coefficient(max(sigma, FLOOR), "1", "fitted", f"{reference}; 90 % point over {count} held-out {whose}")
+        coefficients[name] = Coefficient(
+            max(sigma, FLOOR), "1", "fitted", f"{reference}; 90 % point over {count} held-out {whose}"
+        )
 
-    alone = known & ~several
-    long = known & (np.concatenate([np.bincount(b.table.segment, minlength=b.table.segments) for b in blocks]) >= MANY_KERNELS)
+    alone = counted & ~several
+    long = counted & (kernels >= MANY_KERNELS)
     family_of = np.asarray([ALGORITHMS.index(FAMILY_OF.get(name, name)) for name in ALGORITHMS])
     for code in np.unique(algorithm[alone]):
         own, kin = alone & (algorithm == code), alone & (family_of[algorithm] == family_of[code])
         sigma = _shrunk(needed[own], _shrunk(needed[kin], conformal_point(needed[alone])))
         note(f"sigma.{ALGORITHMS[code]}", sigma, int(own.sum()), f"cases of its own, its family's counting for {BORROWED}")
-    if (known & several).any():
-        note("sigma.graph", conformal_point(needed[known & several]), int((known & several).sum()), "graphs")
+    if (counted & several).any():
+        note("sigma.graph", conformal_point(needed[counted & several]), int((counted & several).sum()), "graphs")
     if long.sum() >= SURELY:
         note("sigma.graph.many", conformal_point(needed[long]), int(long.sum()), f"graphs of at least {MANY_KERNELS} kernels")
     elif long.sum() >= MIN_LONG:
         sigma = max(float(np.quantile(np.abs(errors[long]), ONE_SIGMA)), FLOOR)
         why = f"{reference}; 68 % point over {int(long.sum())} held-out graphs of at least {MANY_KERNELS} kernels"
-        found["sigma.graph.many"] = Coefficient(sigma, "1", "fitted", why)
-    return found
+        coefficients["sigma.graph.many"] = Coefficient(sigma, "1", "fitted", why)
+    return coefficients
 
 
 def _shrunk(own: np.ndarray, wider: float) -> float:
@@ -86,9 +89,7 @@ def _shrunk(own: np.ndarray, wider: float) -> float:
 
 def reach_of_ranges(blocks: Sequence[Block], profile: ArchitectureProfile) -> np.ndarray:
     """(S, 2) how far intervals reach below and above the estimates by what was not fitted alone, as logarithms."""
-    kept = {name: c for name, c in profile.coefficients.items() if not name.startswith("sigma")}
-    nothing = {name: Coefficient(0.0, "1", "fitted") for name in ("sigma", "sigma.tensor", "sigma.graph", "sigma.graph.many")}
-    sharp = profile.replacing(coefficients=kept | nothing, residual=())
+    sharp = profile.replacing(coefficients=without_spreads(profile.coefficients), residual=())
     estimated, low, high = np.concatenate([case_intervals(block, sharp) for block in blocks]).T
     return np.log(np.stack([estimated / low, high / estimated], axis=1))
 

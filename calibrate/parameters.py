@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from shmoo.calibrate.dataset import Block
-from shmoo.estimators.coefficients import (
-    ALGORITHMS,
-    Coefficients,
-    algorithm_codes,
-    algorithm_names,
-    converts_layout,
-    short_op,
-)
+from shmoo.estimators.catalogue import ALGORITHMS, algorithm_names, short_op, space
+from shmoo.estimators.coefficients import Coefficients, algorithm_codes, converts_layout
 from shmoo.estimators.kernels import op_names
 from shmoo.estimators.model import CALLED_ALONE
 from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.records import CONVOLUTIONS
 
 MIN_CASES = 2
 """An algorithm's own coefficients are fitted from this many cases on: one says nothing of what differs from its parent. Priors
@@ -31,8 +27,7 @@ class Parameter:
     """One coefficient to fit, in log space.
 
     Attributes:
-        name: coefficient, dotted.
-        unit: its unit.
+        name: coefficient, of the catalogue.
         start, low, high: value to start from and bounds.
         prior_sd: standard deviation of the log-normal prior around the parent's value, or around `start` without one.
         affects: (S,) bool over the cases of all blocks together.
@@ -40,7 +35,6 @@ class Parameter:
     """
 
     name: str
-    unit: str
     start: float
     low: float
     high: float
@@ -49,47 +43,6 @@ class Parameter:
     parent: str | None = None
 
 
-# stem -> (unit, low, high, prior sd of the log). Bounds are physical: an efficiency above 1.6 is more than Winograd's transform
-# can save, a launch below 50 ns is less than one call through Python, a power controller acts within a few tens of milliseconds,
-# voltage falls at most in proportion to the clock, and energy with its square.
-_SPACE = {
-    "efficiency": ("1", 1e-3, 1.6, 1.0),
-    "efficiency.vector": ("1", 1e-3, 4.0, 1.0),
-    "efficiency.special": ("1", 0.05, 4.0, 1.0),
-    "efficiency.bandwidth": ("1", 0.01, 1.5, 0.7),
-    "half.m": ("1", 1e-2, 1e3, 1.5),
-    "half.n": ("1", 1e-2, 1e3, 1.5),
-    "half.k": ("1", 1e-2, 2e3, 1.5),
-    "half.tile": ("1", 1e-2, 1e2, 1.0),
-    "half.far": ("1", 1e-2, 3e2, 1.0),
-    "half.fill": ("1", 1.0, 1e6, 1.0),
-    "overlap": ("1", 1.0, 12.0, 0.5),
-    "tile_overhead": ("s", 1e-10, 1e-4, 2.0),
-    "launch": ("s", 5e-8, 1e-3, 1.5),
-    "graph": ("s", 5e-8, 2e-3, 1.5),
-    "page_fault": ("s/B", 1e-12, 1e-8, 1.5),
-    "layout": ("s/B", 1e-12, 5e-10, 0.5),
-    "heap.returned": ("1", 0.02, 1.0, 1.0),
-    "launch_tail": ("1", 1e-2, 0.99, 0.7),
-    "throttle.flop": ("J/flop", 1e-13, 1e-10, 0.3),
-    "throttle.cool": ("1", 1e-2, 0.8, 1.0),
-    "throttle.clock": ("1", 1e-2, 2.0, 1.0),
-    "throttle.time": ("s", 1e-5, 2e-2, 1.5),
-    "bandwidth": ("B/s", 1e8, 1e14, 1.0),
-}
-_OF_FAMILY = {
-    ("gpu", "efficiency"): ("1", 0.2, 1.1, 0.1),
-    ("gpu", "efficiency.bandwidth"): ("1", 0.05, 1.1, 0.3),
-    ("gpu", "half.tile"): ("1", 1e-1, 1e2, 0.5),
-    ("gpu", "half.k"): ("1", 1e-1, 1e3, 0.7),
-    ("gpu", "half.fill"): ("1", 1e1, 1e5, 0.7),
-    ("gpu", "tile_overhead"): ("s", 1e-9, 1e-4, 1.0),
-    ("cpu", "efficiency"): ("1", 0.05, 1.6, 0.08),
-}
-"""(Architecture family, stem) -> the same where a family's structure says more: blocks and transforms are counted on a GPU, so
-only a clock above the nominal one lets its contractions beat the peak. On a CPU all contractions end in the same register blocks,
-so their rates on large shapes are near each other's, whatever the clock is."""
-_START_OF_ZERO = {"throttle.cool": 0.1, "throttle.clock": 0.3, "tile_overhead": 1e-6, "page_fault": 1e-10}
 LIBRARY_PATHS = frozenset({"conv", "conv_1x1", "conv_3x3", "conv_native", "depthwise", "conv_transpose", "conv_tensor"})
 """Algorithms that share an operator's name: what dispatching costs depends on the library that takes the call."""
 COMPILED_SD = 0.15
@@ -108,16 +61,24 @@ _REFERENCE = ("efficiency.bandwidth", "pointwise")
 _PUBLISHED_BANDWIDTHS = frozenset({"gpu", "tpu"})
 """Families whose levels keep their published bandwidths: every operand passes through all of them, so measurements tell only the
 share that copies reach, which is then what carries over to other chips."""
-_UNITS = (
+Feels = Callable[["_Cases"], np.ndarray]
+_UNITS: tuple[tuple[str, Feels], ...] = (
     ("efficiency.vector", lambda cases: cases.vector & ~cases.matrix),
     ("efficiency.special", lambda cases: cases.special & ~cases.matrix),
 )
 """Shares of the units of loops, and the kernels that feel them."""
-_WHOLE = (("efficiency", lambda cases: cases.matrix), ("overlap", lambda cases: cases.all), *_UNITS)
+_WHOLE: tuple[tuple[str, Feels], ...] = (
+    ("efficiency", lambda cases: cases.matrix),
+    ("overlap", lambda cases: cases.all),
+    *_UNITS,
+)
 """Coefficients that the algorithms' own are drawn towards, and the kernels that feel them."""
-_LOOPS = (*_UNITS, ("efficiency.bandwidth", lambda cases: (cases.vector | cases.special) & ~cases.matrix))
+_LOOPS: tuple[tuple[str, Feels], ...] = (
+    *_UNITS,
+    ("efficiency.bandwidth", lambda cases: (cases.vector | cases.special) & ~cases.matrix),
+)
 """Coefficients that compiled loops have of their own, and the kernels that feel them."""
-_BY_ALGORITHM = (
+_BY_ALGORITHM: tuple[tuple[str, Feels], ...] = (
     ("efficiency", lambda cases: cases.matrix),
     *_UNITS,
     ("overlap", lambda cases: cases.all),
@@ -131,101 +92,98 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
     """The coefficients that these cases can say something about."""
     coefficients = Coefficients(profile)
     cases = _Cases(blocks, profile)
-    found: list[Parameter] = []
+    parameters: dict[str, Parameter] = {}
 
-    def add(name: str, stem: str, lookup: tuple[str, ...], kernels: np.ndarray, prior_sd: float | None = None) -> bool:
+    def add(name: str, lookup: tuple[str, ...], kernels: np.ndarray, prior_sd: float | None = None) -> None:
         affects = cases.with_any(kernels)
         if affects.sum() < MIN_CASES:
-            return False
-        unit, low, high, sd = _OF_FAMILY.get((profile.family, stem), _SPACE[stem])
-        start = float(coefficients.value(*lookup)) or _START_OF_ZERO[stem]
-        start = min(max(start, low * 1.01), high * 0.99)
-        fitted = {parameter.name for parameter in found}
-        parent = next((candidate for candidate in lookup if candidate != name and candidate in fitted), None)
-        found.append(Parameter(name, unit, start, low, high, prior_sd or sd, affects, parent))
-        return True
+            return
+        allowed = space(name, profile.family)
+        start = float(coefficients.value(*lookup)) or allowed.start
+        start = min(max(start, allowed.low * 1.01), allowed.high * 0.99)
+        parent = next((candidate for candidate in lookup if candidate != name and candidate in parameters), None)
+        sd = prior_sd or allowed.prior_sd
+        parameters[name] = Parameter(name, start, allowed.low, allowed.high, sd, affects, parent)
 
     extents = _EXTENTS.get(profile.family, _OWN_EXTENTS)
     shared = profile.family in _PUBLISHED_BANDWIDTHS
     for level in () if shared else profile.levels:
-        known = profile.coefficients[f"bandwidth.{level}"]
-        prior = None if known.source == "fallback" else max(0.1, math.log(known.bounds[1] / known.bounds[0]) / 2)
-        add(f"bandwidth.{level}", "bandwidth", (f"bandwidth.{level}",), cases.all, prior)
+        rate = profile.coefficients[f"bandwidth.{level}"]
+        prior = None if rate.assumed else max(0.1, math.log(rate.bounds[1] / rate.bounds[0]) / 2)
+        add(f"bandwidth.{level}", (f"bandwidth.{level}",), cases.all, prior)
 
     # From the general to the particular, so that each finds its parent.
     for stem, feels in _WHOLE:
-        add(stem, stem, (stem,), feels(cases))
+        add(stem, (stem,), feels(cases))
     for runtime in cases.runtimes:
         here = cases.in_runtime(runtime)
-        add(f"launch.{runtime}", "launch", (f"launch.{runtime}", "launch"), here)
-        add(f"graph.{runtime}", "graph", (f"graph.{runtime}", "graph"), here & ~(cases.alone & (runtime in CALLED_ALONE)))
+        add(f"launch.{runtime}", (f"launch.{runtime}", "launch"), here)
+        add(f"graph.{runtime}", (f"graph.{runtime}", "graph"), here & ~(cases.alone & (runtime in CALLED_ALONE)))
         if runtime == "eager":
-            add("view.eager", "launch", ("view.eager", "launch"), here & cases.views)
+            add("view.eager", ("view.eager", "launch"), here & cases.views)
             if profile.family == "cpu":
                 for stem in ("layout.eager.aligned", "layout.eager.tail"):
-                    add(stem, "layout", (stem,), here & converts_layout(cases.algorithm))
-                add("switch.eager", "launch", ("switch.eager", "launch"), here & cases.away)
+                    add(stem, (stem,), here & converts_layout(cases.algorithm))
+                add("switch.eager", ("switch.eager", "launch"), here & cases.away)
         for stem in ("edge", "weights"):
-            if (coefficients.find(f"layout.{runtime}.{stem}") or ("", 0.0))[1]:
-                add(f"layout.{runtime}.{stem}", "layout", (f"layout.{runtime}.{stem}",), here & cases.convolves)
+            if coefficients.find(f"layout.{runtime}.{stem}"):
+                add(f"layout.{runtime}.{stem}", (f"layout.{runtime}.{stem}",), here & cases.convolves)
     if profile.family == "cpu":
-        add("page_fault", "page_fault", ("page_fault",), cases.mapped)
-        add("heap.returned", "heap.returned", ("heap.returned",), cases.grown)
+        add("page_fault", ("page_fault",), cases.mapped)
+        add("heap.returned", ("heap.returned",), cases.grown)
     if profile.family == "gpu":
-        add("launch_tail", "launch_tail", ("launch_tail",), cases.all)
+        add("launch_tail", ("launch_tail",), cases.all)
         if "throttle.flop" in profile.coefficients:
-            add("throttle.time", "throttle.time", ("throttle.time",), cases.matrix)
+            add("throttle.time", ("throttle.time",), cases.matrix)
             if _demand(profile) > SLOWED:
-                add("throttle.clock", "throttle.clock", ("throttle.clock",), cases.matrix)
-                add("throttle.cool", "throttle.cool", ("throttle.cool",), cases.matrix & cases.history)
+                add("throttle.clock", ("throttle.clock",), cases.matrix)
+                add("throttle.cool", ("throttle.cool",), cases.matrix & cases.history)
     for name, offered in cases.transformed.items():
         for stem in ("efficiency", "efficiency.bandwidth", *extents):
             if stem != "half.far":  # transformed images are dense
-                add(f"{stem}.{name}", stem, (f"{stem}.{name}", stem), offered)
+                add(f"{stem}.{name}", (f"{stem}.{name}", stem), offered)
+
+    def add_own(owner: str, algorithm: str, prefixes: tuple[str, ...], kernels: np.ndarray, sd: float | None = None) -> None:
+        add(f"{prefixes[0]}.{owner}", algorithm_names(prefixes, algorithm), kernels, sd)
+
     for code, algorithm in enumerate(ALGORITHMS):
         here = cases.algorithm == code
         for stem in extents:
-            feels = cases.far if stem == "half.far" else cases.matrix
-            add(f"{stem}.{algorithm}", stem, algorithm_names((stem,), algorithm), here & feels)
+            add_own(algorithm, algorithm, (stem,), here & (cases.far if stem == "half.far" else cases.matrix))
         if "throttle.flop" in profile.coefficients:
-            lookup = algorithm_names(("throttle.flop",), algorithm)
-            add(f"throttle.flop.{algorithm}", "throttle.flop", lookup, here & cases.matrix)
+            add_own(algorithm, algorithm, ("throttle.flop",), here & cases.matrix)
         for stem, feels in _BY_ALGORITHM:
             if shared or (stem, algorithm) != _REFERENCE:
-                add(f"{stem}.{algorithm}", stem, algorithm_names((stem,), algorithm), here & feels(cases))
+                add_own(algorithm, algorithm, (stem,), here & feels(cases))
         for runtime in cases.runtimes:
-            names = algorithm_names((f"launch.{runtime}", "launch"), algorithm)
-            add(f"launch.{runtime}.{algorithm}", "launch", names, here & cases.in_runtime(runtime))
+            compiled = here & cases.in_runtime(runtime)
+            add_own(algorithm, algorithm, (f"launch.{runtime}", "launch"), compiled)
             if profile.family == "cpu" and runtime != "eager":
-                compiled = here & cases.in_runtime(runtime)
                 # Another layout of images, other kernels of the library.
-                names = algorithm_names((f"efficiency.{runtime}", "efficiency"), algorithm)
-                add(f"efficiency.{runtime}.{algorithm}", "efficiency", names, compiled & cases.convolves, COMPILED_SD)
+                prefixes = (f"efficiency.{runtime}", "efficiency")
+                add_own(algorithm, algorithm, prefixes, compiled & cases.convolves, COMPILED_SD)
                 for stem, feels in _LOOPS:
-                    names = algorithm_names((f"{stem}.{runtime}", stem), algorithm)
-                    add(f"{stem}.{runtime}.{algorithm}", stem, names, compiled & feels(cases))
+                    add_own(algorithm, algorithm, (f"{stem}.{runtime}", stem), compiled & feels(cases))
         if profile.family == "gpu":
-            add(f"launch_tail.{algorithm}", "launch_tail", algorithm_names(("launch_tail",), algorithm), here)
+            add_own(algorithm, algorithm, ("launch_tail",), here)
         if profile.family == "cpu":
-            names = algorithm_names(("switch.eager", "launch"), algorithm)
-            add(f"switch.eager.{algorithm}", "launch", names, here & cases.eager & cases.away)
+            add_own(algorithm, algorithm, ("switch.eager", "launch"), here & cases.eager & cases.away)
     # Operators measured alone have a dispatch and, without a contraction, a loop of their own.
     for code, algorithm in cases.pairs(cases.eager & cases.alone):
         here = cases.eager & cases.single & (cases.op == code)
         op = short_op(cases.names[code])
-        taken = {parameter.name for parameter in found}
-        if algorithm in LIBRARY_PATHS or f"launch.eager.{op}" in taken or cases.with_any(here & cases.alone).sum() < MIN_CASES:
+        few = cases.with_any(here & cases.alone).sum() < MIN_CASES
+        if algorithm in LIBRARY_PATHS or f"launch.eager.{op}" in parameters or few:
             continue
-        add(f"launch.eager.{op}", "launch", algorithm_names(("launch.eager", "launch"), algorithm), here)
+        add_own(op, algorithm, ("launch.eager", "launch"), here)
         if not (here & cases.matrix).any():
             # Work on the two units is proportional within one operator, so one of them carries it.
             stem = "efficiency.special" if (here & cases.special).any() else "efficiency.vector"
-            add(f"{stem}.{op}", stem, algorithm_names((stem,), algorithm), here)
+            add_own(op, algorithm, (stem,), here)
             if algorithm != "pointwise":
                 # How a loop walks its rows or windows is its own, too.
-                names = algorithm_names(("efficiency.bandwidth",), algorithm)
-                add(f"efficiency.bandwidth.{op}", "efficiency.bandwidth", names, here)
-    return found
+                add_own(op, algorithm, ("efficiency.bandwidth",), here)
+    return list(parameters.values())
 
 
 def _demand(profile: ArchitectureProfile) -> float:
@@ -258,34 +216,34 @@ class _Cases:
         self.runtimes = tuple(dict.fromkeys(block.runtime for block in blocks))
         self._runtime = np.concatenate([np.full(len(b.table), self.runtimes.index(b.runtime)) for b in blocks])
         self._segment = np.concatenate([table.segment + start for table, start in zip(tables, starts, strict=True)])
-        self.algorithm = np.concatenate([algorithm_codes(table, profile) for table in tables])
-        self.op = np.concatenate([table.op for table in tables])
-        self.single = np.concatenate([table.calls == 1 for table in tables])
-        flops = {
-            unit: np.concatenate([getattr(table, f"{unit}_flops") for table in tables])
-            for unit in ("matrix", "vector", "special")
-        }
-        self.matrix = flops["matrix"] > 0
+
+        def joined(column: Callable[[Block], np.ndarray]) -> np.ndarray:
+            return np.concatenate([column(block) for block in blocks])
+
+        self.algorithm = joined(lambda block: algorithm_codes(block.table, profile))
+        self.op = joined(lambda block: block.table.op)
+        self.single = joined(lambda block: block.table.calls == 1)
+        self.matrix = joined(lambda block: block.table.matrix_flops > 0)
         # The unit that takes longer at typical rates carries what the fit says of a loop.
-        self.special = flops["special"] > TYPICAL_SPECIAL_SHARE * flops["vector"]
-        self.vector = ~self.special & (flops["vector"] > 0)
-        self.convolves = np.concatenate([table.is_family("conv", "depthwise", "conv_transpose") for table in tables])
-        self.mapped = np.concatenate([table.mapped_bytes > 0 for table in tables])
-        self.grown = np.concatenate([table.grown_bytes > 0 for table in tables])
-        self.views = np.concatenate([table.views > 0 for table in tables])
-        self.away = np.concatenate([table.code_distance > profile.value("capacity.l2", math.inf) / 4 for table in tables])
+        self.special = joined(lambda block: block.table.special_flops > TYPICAL_SPECIAL_SHARE * block.table.vector_flops)
+        self.vector = ~self.special & joined(lambda block: block.table.vector_flops > 0)
+        self.convolves = joined(lambda block: block.table.is_family(*CONVOLUTIONS))
+        self.mapped = joined(lambda block: block.table.mapped_bytes > 0)
+        self.grown = joined(lambda block: block.table.grown_bytes > 0)
+        self.views = joined(lambda block: block.table.views > 0)
+        near = profile.value("capacity.l2", math.inf) / 4
+        self.away = joined(lambda block: block.table.code_distance > near)
+        self.history = joined(lambda block: np.isfinite(block.table.warm))
+        self.far = joined(_far)
         ways = sorted({way.name for block in blocks for way in block.tiling.transformed})
-        self.history = np.concatenate([np.isfinite(table.warm) for table in tables])
-        self.far = np.concatenate([_far(block) for block in blocks])
-        self.transformed = {name: np.concatenate([_offered(block, name) for block in blocks]) for name in ways}
+        self.transformed = {name: joined(partial(_offered, name=name)) for name in ways}
         self.alone = (np.bincount(self._segment, minlength=self.count) == 1)[self._segment]
         self.all = np.ones(len(self._segment), dtype=bool)
         self.eager = self.in_runtime("eager")
 
     def in_runtime(self, runtime: str) -> np.ndarray:
         """(K,) kernels of cases measured in this runtime."""
-        known = self.runtimes.index(runtime) if runtime in self.runtimes else -1
-        return self._runtime == known
+        return self._runtime == (self.runtimes.index(runtime) if runtime in self.runtimes else -1)
 
     def with_any(self, kernels: np.ndarray) -> np.ndarray:
         """(S,) cases that have any of these kernels."""
@@ -296,5 +254,5 @@ class _Cases:
     def pairs(self, kernels: np.ndarray) -> list[tuple[int, str]]:
         """Operator codes and algorithms that occur together among these kernels, known operators only."""
         chosen = kernels & (self.op >= 0)
-        found = sorted(set(zip(self.op[chosen].tolist(), self.algorithm[chosen].tolist(), strict=True)))
-        return [(op, ALGORITHMS[algorithm]) for op, algorithm in found]
+        together = sorted(set(zip(self.op[chosen].tolist(), self.algorithm[chosen].tolist(), strict=True)))
+        return [(op, ALGORITHMS[algorithm]) for op, algorithm in together]

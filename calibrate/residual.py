@@ -17,12 +17,12 @@ from msgspec.structs import replace
 
 from shmoo.calibrate.dataset import Block
 from shmoo.calibrate.fit import predicted_latency
-from shmoo.calibrate.intervals import FLOOR, NORMAL_POINT, conformal_point
+from shmoo.calibrate.intervals import FLOOR, conformal_point
 from shmoo.estimators.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
-from shmoo.estimators.model import graph_latency, predict
 from shmoo.estimators.profile import ArchitectureProfile, ResidualGroup, ResidualTree
-from shmoo.estimators.residual import GROUPS, correction, in_group, log_features, summed, supported
+from shmoo.estimators.records import NORMAL_90
+from shmoo.estimators.residual import GROUPS, in_group, log_features, summed, supported
 
 MIN_FIT, MIN_VALIDATION = 60, 20
 """Cases a group needs to fit a correction, and to judge it."""
@@ -45,8 +45,6 @@ OUTSIDE = 0.002
 """Share of the fit cases beyond either end of what counts as the measured range of a feature."""
 ENOUGH, FOLDS = 200, 5
 """Below so many validation cases, which also said how many trees, the fit cases are held out for the spread too, fold by fold."""
-ONE_SIDED = 1.645
-"""Standard errors by which a correction must lower the mean error of validation cases to be kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +93,8 @@ def fit_residual(
         ratio, factor = sample.ratio[held_out], _log_factor(group, sample.logs[held_out])
         before, after = np.abs(np.expm1(-ratio)), np.abs(np.expm1(factor - ratio))
         gain = before - after
-        worth = gain.mean() > ONE_SIDED * gain.std(ddof=1) / math.sqrt(len(gain))
+        # Standard errors by which a correction must lower the mean error of validation cases to be kept.
+        worth = gain.mean() > NORMAL_90 * gain.std(ddof=1) / math.sqrt(len(gain))
         if worth:
             kept.append(group)
         notes.append(
@@ -108,25 +107,15 @@ def fit_residual(
     return FittedResidual(tuple(kept), tuple(notes))
 
 
-def corrected_latency(blocks: Sequence[Block], profile: ArchitectureProfile) -> np.ndarray:
-    """(S,) seconds of every case of every block, in order, with the profile's residual."""
-    coefficients = Coefficients(profile)
-    found = []
-    for b in blocks:
-        corrected = correction(b.table, b.tiling, profile, b.runtime).applied(predict(b.table, b.tiling, coefficients, b.runtime))
-        found.append(graph_latency(b.table, corrected, coefficients, b.runtime))
-    return np.concatenate(found)
-
-
 def _samples(everything: Sequence[Block], profile: ArchitectureProfile, reach: np.ndarray) -> list[_Sample]:
     """Groups with enough single-kernel cases of one type and runtime."""
-    found = []
+    samples = []
     coefficients = Coefficients(profile)
     starts = np.cumsum([0, *(len(block.cases) for block in everything)])
     for block, start in zip(everything, starts[:-1], strict=True):
         table = block.table
         ratio = np.log(block.measured_s) - np.log(predicted_latency([block], coefficients))
-        alone = np.flatnonzero(np.bincount(table.segment, minlength=table.segments) == 1)
+        alone = np.flatnonzero(table.counts == 1)
         kernels = np.searchsorted(table.segment, alone)
         spread = coefficients.by_algorithm(algorithm_codes(table, profile), "sigma")
         for group, names in GROUPS.items():
@@ -138,8 +127,9 @@ def _samples(everything: Sequence[Block], profile: ArchitectureProfile, reach: n
                 if (split == "fit").sum() < MIN_FIT or (split == "validation").sum() < MIN_VALIDATION:
                     continue
                 logs = log_features(names, table, block.tiling, rows)
-                found.append(_Sample(group, dtype, block.runtime, logs, ratio[cases], spread[rows], reach[start + cases], split))
-    return found
+                of_cases = ratio[cases], spread[rows], reach[start + cases], split
+                samples.append(_Sample(group, dtype, block.runtime, logs, *of_cases))
+    return samples
 
 
 def _fitted(sample: _Sample, seed: int) -> ResidualGroup:
@@ -167,7 +157,7 @@ def _fitted(sample: _Sample, seed: int) -> ResidualGroup:
     error, reached = (factor - sample.ratio)[held_out], sample.reach[held_out]
     share = supported(group, sample.logs[held_out])
     # The squared spread with which the interval, mixed with the physical one, just holds each case.
-    beyond = np.clip(error**2 - np.where(error > 0, reached[:, 0], reached[:, 1]) ** 2, 0.0, None) / NORMAL_POINT**2
+    beyond = np.clip(error**2 - np.where(error > 0, reached[:, 0], reached[:, 1]) ** 2, 0.0, None) / NORMAL_90**2
     needed = (beyond - (1.0 - share) * sample.spread[held_out] ** 2) / np.maximum(share, 1e-6)
     spread = math.sqrt(max(conformal_point(needed), FLOOR**2))
     return replace(group, spread=round(spread, 4))
@@ -236,13 +226,13 @@ def _questions(bins: np.ndarray, pull: np.ndarray, cuts: Sequence[np.ndarray]) -
 
 def _worsens_graphs(everything: Sequence[Block], profile: ArchitectureProfile, groups: tuple[ResidualGroup, ...]) -> bool:
     """Whether the corrections raise the mean error of validation cases of several kernels; `False` without such cases."""
-    several = np.concatenate([np.bincount(b.table.segment, minlength=b.table.segments) > 1 for b in everything])
+    several = np.concatenate([block.table.counts > 1 for block in everything])
     judged = several & (np.concatenate([b.splits for b in everything]) == "validation")
     if not judged.any():
         return False
     measured = np.concatenate([b.measured_s for b in everything])[judged]
     before = predicted_latency(everything, Coefficients(profile))[judged]
-    after = corrected_latency(everything, profile.replacing(residual=groups))[judged]
+    after = predicted_latency(everything, Coefficients(profile.replacing(residual=groups)), residual=True)[judged]
     return bool(np.abs(after / measured - 1.0).mean() > np.abs(before / measured - 1.0).mean())
 
 

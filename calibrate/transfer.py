@@ -16,15 +16,14 @@ import numpy as np
 from shmoo.calibrate.dataset import MeasuredCase, blocks
 from shmoo.calibrate.fit import predicted_latency
 from shmoo.calibrate.intervals import reach_of_ranges, spreads
+from shmoo.estimators.catalogue import entry
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.profile import ArchitectureProfile, Coefficient
+from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.records import NORMAL_90, Coefficient
 
 LEAST_SPREAD = 0.15
 """Standard deviation of the log that a carried coefficient has at least: few machines agree by chance."""
-BOARD = "throttle."
-"""Coefficients of a board and its controller: the energy of a flop is looked up by process, and a board that hardly reaches
-its cap says nothing of the time until it acts."""
 GENERATIONS = 1.0
 """Distance in compute capability over which a machine's weight falls to 1/e: libraries' kernels are written, and hosts
 bought, for a generation."""
@@ -51,10 +50,10 @@ def transfer(
             raise InputError(
                 f"{profile.name!r} is a {profile.family}, {target.name!r} a {target.family}; transfer within a family"
             )
-    published = {name: c for name, c in target.coefficients.items() if c.source not in ("fitted", "transferred")}
+    published = {name: c for name, c in target.coefficients.items() if not c.from_fit and c.source != "transferred"}
     weights = [_nearness(profile, target) for profile in measured]
     names = sorted({name for profile in measured for name in profile.coefficients})
-    carried = {name: found for name in names if (found := _carried(name, measured, weights)) is not None}
+    carried = {name: mean for name in names if (mean := _carried(name, measured, weights)) is not None}
     return target.replacing(
         coefficients={**published, **carried, **(sigma or {})},
         fitted_from=None,
@@ -64,23 +63,23 @@ def transfer(
     )
 
 
-def off_by(made: ArchitectureProfile, cases: Sequence[MeasuredCase]) -> dict[str, Coefficient]:
+def off_by(profile: ArchitectureProfile, cases: Sequence[MeasuredCase]) -> dict[str, Coefficient]:
     """`sigma.*` with which a profile made without a machine's measurements covers 90 % of them, beside its ranges."""
-    seen = blocks(cases, made)
-    errors = np.log(predicted_latency(seen, Coefficients(made)) / np.concatenate([block.measured_s for block in seen]))
-    return spreads(seen, errors, reach_of_ranges(seen, made), made, made.name)
+    seen = blocks(cases, profile)
+    errors = np.log(predicted_latency(seen, Coefficients(profile)) / np.concatenate([block.measured_s for block in seen]))
+    return spreads(seen, errors, reach_of_ranges(seen, profile), profile, profile.name)
 
 
 def typical(left_out: Sequence[Mapping[str, Coefficient]]) -> dict[str, Coefficient]:
     """What the next machine is off by: the root mean square of what measured ones were `off_by`, each predicted from others. A
     machine's cases are off together, so each machine counts as much, however many cases it has (prediction sets on two layers:
     Dunn, Wasserman and Ramdas, JASA 118(544), 2023)."""
-    found = {}
+    spreads_by_name = {}
     for name in sorted({name for one in left_out for name in one}):
-        known = [one[name].value for one in left_out if name in one]
-        why = f"root mean square over {len(known)} measured machines, each predicted from the others, of its 90 % point"
-        found[name] = Coefficient(math.sqrt(float(np.mean(np.square(known)))), "1", "transferred", why)
-    return found
+        sigmas = [one[name].value for one in left_out if name in one]
+        why = f"root mean square over {len(sigmas)} measured machines, each predicted from the others, of its 90 % point"
+        spreads_by_name[name] = Coefficient(math.sqrt(float(np.mean(np.square(sigmas)))), "1", "transferred", why)
+    return spreads_by_name
 
 
 def _nearness(profile: ArchitectureProfile, target: ArchitectureProfile) -> float:
@@ -90,28 +89,24 @@ def _nearness(profile: ArchitectureProfile, target: ArchitectureProfile) -> floa
 
 
 def _carried(name: str, measured: Sequence[ArchitectureProfile], weights: Sequence[float]) -> Coefficient | None:
-    known = [(p.name, p.coefficients[name], w) for p, w in zip(measured, weights, strict=True) if name in p.coefficients]
-    if name.startswith(BOARD):
+    role, unit = entry(name).role, entry(name).unit
+    # Of a board and its controller nothing: the energy of a flop is looked up by process, and a board that hardly reaches its cap
+    # says nothing of the time until it acts.
+    if role not in ("share", "spread") or unit not in ("1", "s"):
         return None
-    known = [(where, c, w) for where, c, w in known if c.source == "fitted" and c.unit in ("1", "s") and c.value > 0]
-    if not known:
+    fitted = [(p, p.coefficients[name], w) for p, w in zip(measured, weights, strict=True) if name in p.coefficients]
+    fitted = [(p, c, w) for p, c, w in fitted if c.from_fit and not c.assumed and c.value > 0]
+    if not fitted:
         return None
-    logs = np.log([c.value for _, c, _ in known])
-    share = np.asarray([w for *_, w in known])
+    logs = np.log([c.value for _, c, _ in fitted])
+    share = np.asarray([w for *_, w in fitted])
     share = share / share.sum()
     mean = float(share @ logs)
     # The spread between machines, each with its own error.
     spread = math.sqrt(float(share @ (logs - mean) ** 2) + LEAST_SPREAD**2)
-    value, factor = math.exp(mean), math.exp(1.645 * spread)
-    if name.startswith("sigma"):
+    value, factor = math.exp(mean), math.exp(NORMAL_90 * spread)
+    if role == "spread":
         # The model errs more on a machine it was not fitted to.
         value, factor = float(np.exp(logs).max()) * 1.5, 1.0
-    unit = known[0][1].unit
-    return Coefficient(
-        value,
-        unit,
-        "transferred",
-        f"geometric mean of {', '.join(where for where, *_ in known)}",
-        low=value / factor,
-        high=value * factor,
-    )
+    why = f"geometric mean of {', '.join(p.name for p, *_ in fitted)}"
+    return Coefficient(value, unit, "transferred", why, low=value / factor, high=value * factor)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from shmoo.estimators.coefficients import ALGORITHMS, Coefficients, algorithm_codes, algorithm_names
+from shmoo.estimators.catalogue import ALGORITHMS, algorithm_names, under
+from shmoo.estimators.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.dtypes import BITS, COMPUTE_DTYPES
 from shmoo.estimators.kernels import KernelTable
 from shmoo.estimators.model import Prediction, matrix_peak
@@ -12,13 +13,16 @@ from shmoo.estimators.profile import ArchitectureProfile
 
 BASIS = {
     "fitted": "fitted",
+    "at bound": "fitted",
+    "prior": "fallback",
     "transferred": "transferred",
     "datasheet": "datasheet",
     "literature": "datasheet",
     "simulated": "datasheet",
     "fallback": "fallback",
 }
-"""Source of a coefficient -> the share of `Estimate.basis` it counts for; looked-up numbers of any origin count as datasheet."""
+"""Source of a coefficient -> the share of `Estimate.basis` it counts for. Looked-up numbers of any origin count as datasheet. A
+value at its bound was fitted together with all others, whose errors on held-out cases hold for it too."""
 _TRUST = ("fallback", "datasheet", "transferred", "fitted")
 
 
@@ -33,7 +37,7 @@ def time_basis(table: KernelTable, prediction: Prediction, c: Coefficients, runt
         algorithm = ALGORITHMS[code]
         launch[rows] = _trust(c.source(*algorithm_names((f"launch.{runtime}", "launch"), algorithm)))
         stem = "efficiency" if table.matrix_flops[rows].any() else "efficiency.vector"
-        peak = max((_trust(c.source(name)) for name in c.profile.coefficients if name.startswith("peak.")), default=0)
+        peak = max((_trust(c.source(name)) for name in under("peak", c.profile.coefficients)), default=0)
         compute[rows] = _together(_trust(c.source(*algorithm_names((stem,), algorithm))), peak)
         bandwidth = _trust(c.source(f"bandwidth.{c.profile.levels[-1]}"))
         memory[rows] = _together(_trust(c.source(*algorithm_names(("efficiency.bandwidth",), algorithm))), bandwidth)
@@ -57,8 +61,8 @@ def measured_type(table: KernelTable, profile: ArchitectureProfile) -> np.ndarra
         return np.ones(len(table), dtype=bool)
     c = Coefficients(profile)
     kinds = {name: (BITS[name], matrix_peak(c, name)) for name in COMPUTE_DTYPES}
-    known = [kinds[name] for name in profile.fitted_from.dtypes if name in kinds]
-    alike = [any(bits == b and np.all(peak == p) for b, p in known) for bits, peak in kinds.values()]
+    measured = [kinds[name] for name in profile.fitted_from.dtypes if name in kinds]
+    alike = [any(bits == b and np.all(peak == p) for b, p in measured) for bits, peak in kinds.values()]
     return np.asarray(alike)[table.dtype]
 
 

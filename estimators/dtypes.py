@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from shmoo.estimators.errors import unknown
 
@@ -47,6 +47,10 @@ BITS = {
 """Storage width of one element, in bits."""
 
 
+STORED_AS: Mapping[str, str] = {"tf32": "float32"}
+"""Compute types that tensors are not stored in -> the type of the tensors whose contractions compute in them."""
+
+
 def _short(name: str) -> str:
     short = name.removeprefix("torch.")
     return ALIASES.get(short, short)
@@ -74,7 +78,7 @@ def compute_dtype(name: str) -> str:
 
 def matrix_dtype(name: str) -> str | None:
     """The type to ask of contractions on tensors of a type, where it is not the tensors' own: tf32, which multiplies float32."""
-    return "tf32" if name == "tf32" else None
+    return name if name in STORED_AS else None
 
 
 def bytes_of(dtype: str, elements: float) -> float:

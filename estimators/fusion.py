@@ -17,13 +17,9 @@ from shmoo.estimators.costs import COSTS, cost_of, costs_of
 from shmoo.estimators.inductor import schedule
 from shmoo.estimators.inductor_schedule import LIMITS, Group, Schedule
 from shmoo.estimators.kernels import Kernel
-from shmoo.estimators.profile import RUNTIMES
-from shmoo.estimators.records import Cost, Graph, OpCall
+from shmoo.estimators.records import CONTRACTIONS, CONVOLUTIONS, RUNTIMES, Cost, Graph, OpCall
 from shmoo.estimators.registry import Registry
 
-LIBRARY_FAMILIES = frozenset({"gemm", "conv", "depthwise", "conv_transpose", "attention", "linalg"})
-"""Calls that run in a library and take no part in a compiler's loop fusion unless a rule names them."""
-CONVOLUTIONS = frozenset({"conv", "depthwise", "conv_transpose"})
 BATCH_NORM = frozenset(name for name in COSTS if "batch_norm" in name)
 LIBRARY_ACTIVATIONS = frozenset(
     f"aten.{name}"
@@ -97,7 +93,7 @@ def is_reduction(call: OpCall) -> bool:
 
 
 def _in_library(call: OpCall) -> bool:
-    return _family(call) in LIBRARY_FAMILIES
+    return _family(call) in CONTRACTIONS
 
 
 def _continues(edge: Edge) -> bool:
@@ -174,8 +170,8 @@ def fuse(
     working = [index for index, cost in enumerate(costs) if cost is not None]
     if (family, runtime) in INDUCTOR:
         folded = folded_calls(graph) if runtime == "inductor-freezing" else frozenset()
-        made = _inductor_schedule(graph, runtime, family, costs, folded)
-        return _partition(graph, [i for i in working if i not in folded], made)
+        scheduled = _inductor_schedule(graph, runtime, family, costs, folded)
+        return _partition(graph, [i for i in working if i not in folded], scheduled)
     rules = [rule for rule in FUSION_RULES.values() if (family, runtime) in rule.targets]
     if not rules:
         return tuple(Kernel((index,)) for index in working)
@@ -207,12 +203,12 @@ def _inductor_schedule(graph: Graph, runtime: str, family: str, every: Sequence[
     pattern: dict[tuple[int, ...], str] = {}
     for kernel in _Groups(graph, working).merge(rules):
         pattern[kernel.calls] = kernel.pattern
-        if any(costs[i].family in LIBRARY_FAMILIES for i in kernel.calls):
+        if any(costs[i].family in CONTRACTIONS for i in kernel.calls):
             library.update(dict.fromkeys(kernel.calls, ()))
             library[kernel.calls[-1]] = kernel.calls
-    made = schedule(graph, costs, library, family, frozen=runtime == "inductor-freezing")
-    named = [msgspec.structs.replace(g, pattern=pattern.get(g.calls, "")) if g.library else g for g in made.groups]
-    return made._replace(groups=named)
+    scheduled = schedule(graph, costs, library, family, frozen=runtime == "inductor-freezing")
+    named = [msgspec.structs.replace(g, pattern=pattern.get(g.calls, "")) if g.library else g for g in scheduled.groups]
+    return scheduled._replace(groups=named)
 
 
 def folded_calls(graph: Graph) -> frozenset[int]:
@@ -226,12 +222,12 @@ def folded_calls(graph: Graph) -> frozenset[int]:
     return frozenset(folded)
 
 
-def _partition(graph: Graph, working: Sequence[int], made: Schedule) -> tuple[Kernel, ...]:
+def _partition(graph: Graph, working: Sequence[int], scheduled: Schedule) -> tuple[Kernel, ...]:
     """Groups as kernels in which each call is once: kernels that have calls to themselves keep these, the others claim one of
     theirs, and what is left is in the last kernel that computes it. A call without a kernel joins the last that makes its
     operands.
     """
-    groups = made.groups
+    groups = scheduled.groups
     count = Counter(call for group in groups for call in group.calls)
     home: dict[int, int] = {}
     for position, group in enumerate(groups):
@@ -256,7 +252,7 @@ def _partition(graph: Graph, working: Sequence[int], made: Schedule) -> tuple[Ke
         members.setdefault(home[call], []).append(call)
     names = {position: group.pattern for position, group in enumerate(groups)}
     direct: dict[int, set[tuple[int, int]]] = {}
-    for part in made.direct:
+    for part in scheduled.direct:
         direct.setdefault(home.get(part[0], -1), set()).add(part)
     kernels = [
         Kernel(tuple(calls), names.get(place, "") if len(calls) > 1 else "", frozenset(direct.get(place, ())))
@@ -281,18 +277,18 @@ class _Groups:
 
     def _wire(self) -> None:
         """Edges between working calls, seen through free calls (views)."""
-        maker: dict[int, tuple[int, ...]] = {}  # value -> working calls that made it
+        maker: dict[int, tuple[int, ...]] = {}  # value -> working calls that compute it
         for index, call in enumerate(self.graph.calls):
             sources = [source for value in call.reads for source in maker.get(value, ())]
             if index in self.group_of:
                 for source in dict.fromkeys(sources):
                     self.readers[source].add(index)
                     self.producers[index].append(source)
-                made: tuple[int, ...] = (index,)
+                makers: tuple[int, ...] = (index,)
             else:
-                made = tuple(dict.fromkeys(sources))
+                makers = tuple(dict.fromkeys(sources))
             for value in call.writes:
-                maker[value] = made
+                maker[value] = makers
         for value in self.graph.outputs:
             self.returned.update(maker.get(value, ()))
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import msgspec
 
 from shmoo.estimators.director import AnalysisDirector
-from shmoo.estimators.fusion import fuse, fusion_groups
-from shmoo.estimators.kernels import Kernel, KernelTable, kernel_table
+from shmoo.estimators.fusion import fusion_groups
 from shmoo.estimators.notebook import html_table
 from shmoo.estimators.present import percent, si
 from shmoo.estimators.profile import RUNTIMES, ArchitectureProfile, check_runtime
 from shmoo.estimators.records import Graph
+from shmoo.estimators.tabulated import tabulate
 
 QUANTITIES = (("kernels", "kernels", ""), ("bytes", "bytes", "B"), ("latency_s", "time", "s"), ("energy_j", "energy", "J"))
 """Fields of `FusionTotals`, their names for people, and units."""
@@ -73,39 +73,47 @@ class FusionSummary(msgspec.Struct, frozen=True):
         return saved + html_table(["operators in one kernel", "kernels"], [[ops, str(count)] for ops, count in self.groups])
 
 
-def fusion_savings(director: AnalysisDirector, graphs: Sequence[Graph], runtime: str | None = None) -> FusionSavings:
+def fusion_savings(
+    director: AnalysisDirector, graphs: Sequence[Graph], runtime: str | None = None, *, compute_dtype: str | None = None
+) -> FusionSavings:
     """Estimate graphs twice with the same overheads per kernel: call by call, and as `runtime` fuses them.
 
     Args:
         director: of the machine.
         runtime: one of `profile.RUNTIMES`; the architecture's default for `None`.
+        compute_dtype: as `AnalysisDirector.estimate` takes it.
 
     Raises:
-        InputError: the runtime does not exist on this architecture.
+        InputError: what an estimate refuses.
     """
     chosen = check_runtime(director.profile, runtime)
-    family = director.profile.family
     return FusionSavings(
-        alone=_totals(director, [(graph, fuse(graph)) for graph in graphs], chosen),
-        fused=_totals(director, [(graph, fuse(graph, chosen, family)) for graph in graphs], chosen),
+        alone=_totals(director, graphs, chosen, compute_dtype, fused=False),
+        fused=_totals(director, graphs, chosen, compute_dtype, fused=True),
     )
 
 
 def summarise_fusion(
-    director: AnalysisDirector, graphs: Sequence[Graph], runtime: str | None = None, model: str = ""
+    director: AnalysisDirector,
+    graphs: Sequence[Graph],
+    runtime: str | None = None,
+    model: str = "",
+    *,
+    compute_dtype: str | None = None,
 ) -> FusionSummary:
     """What shares a kernel and what that saves.
 
     Args:
         runtime: that fuses; `fusing_runtime` for `None`.
         model: name for people; the graphs' own for "".
+        compute_dtype: as `AnalysisDirector.estimate` takes it.
 
     Raises:
-        InputError: the runtime does not exist on this architecture.
+        InputError: what an estimate refuses.
     """
     chosen = runtime or fusing_runtime(director.profile)
     counts: Counter[str] = Counter()
-    savings = fusion_savings(director, graphs, chosen)
+    savings = fusion_savings(director, graphs, chosen, compute_dtype=compute_dtype)
     for graph in graphs:
         for group in fusion_groups(graph, chosen, director.profile.family):
             if len(group.calls) > 1:
@@ -119,13 +127,14 @@ def fusing_runtime(profile: ArchitectureProfile) -> str:
     return next(name for name in (profile.default_runtime, *RUNTIMES[profile.family]) if name != "eager")
 
 
-def _totals(director: AnalysisDirector, grouped: Sequence[tuple[Graph, Sequence[Kernel]]], runtime: str) -> FusionTotals:
-    table = KernelTable.concat([kernel_table(graph, kernels) for graph, kernels in grouped if kernels])
-    estimates = director.estimate_table(table, director.tile(table), runtime)
-    energies = [energy.value for _, energy in estimates if energy is not None]
+def _totals(
+    director: AnalysisDirector, graphs: Sequence[Graph], runtime: str, compute_dtype: str | None, *, fused: bool
+) -> FusionTotals:
+    table, _ = tabulate(graphs, runtime, director.profile.family, compute_dtype, fused)
+    priced = director.price(table, runtime)
     return FusionTotals(
         kernels=len(table),
         bytes=float(table.bytes.sum()),
-        latency_s=sum(latency.value for latency, _ in estimates),
-        energy_j=sum(energies) if len(energies) == len(estimates) else None,
+        latency_s=float(priced.latency_s.sum()),
+        energy_j=None if priced.energy_j is None else float(priced.energy_j.sum()),
     )

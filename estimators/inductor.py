@@ -34,12 +34,11 @@ from shmoo.estimators.inductor_operators import (
     READS_TWICE,
     SCANS,
     SPECIAL,
-    TAKES_STRIDES,
     aligned,
     pointwise_norm,
 )
 from shmoo.estimators.inductor_schedule import LIMITS, Buffer, Limits, Schedule, Scheduler
-from shmoo.estimators.records import Cost, Graph, OpCall
+from shmoo.estimators.records import CONVOLUTIONS, Cost, Graph, OpCall
 
 
 def schedule(
@@ -73,7 +72,7 @@ class _Lowering:
     returned: set[int] = field(default_factory=set)
     names: int = 0
     direct: set[tuple[int, int]] = field(default_factory=set)
-    known: dict[bytes, tuple[int, ...]] = field(default_factory=dict)
+    first_of: dict[bytes, tuple[int, ...]] = field(default_factory=dict)
 
     def run(self) -> None:
         self.names = len(self.graph.values)
@@ -87,27 +86,21 @@ class _Lowering:
             self._call(index, call)
 
     def _value(self, index: int) -> Expression:
-        found = self.values.get(index)
-        if found is None and self.graph.values[index].storage is not None:
+        if index not in self.values:
+            self.values[index] = self._first_look(index)
+        return self.values[index].as_base_is(index)
+
+    def _first_look(self, index: int) -> Expression:
+        value = self.graph.values[index]
+        base = None if value.storage is None else self.written.get(self.graph.root(index))
+        if base is not None:
             # Memory that was written into through another view.
-            base = self.written.get(self.graph.root(index))
-            if base is not None:
-                spec = self.graph.values[index].spec
-                found = Expression(frozenset(), numel=spec.numel, base=base, look=Look(spec.shape, (None,) * len(spec.shape)))
-                self.values[index] = found
-        if found is None and self.graph.values[index].kind == "constant" and not self.graph.values[index].spec.shape:
+            look = Look(value.spec.shape, (None,) * len(value.spec.shape))
+            return Expression(frozenset(), numel=value.spec.numel, base=base, look=look)
+        if value.kind == "constant" and not value.spec.shape:
             # A single number is written into the code.
-            found = self.values[index] = Expression(frozenset(), numel=1)
-        if found is None:
-            found = Expression(frozenset((index,)), numel=self.graph.values[index].spec.numel, owner=index)
-            self.values[index] = found
-        if found.base is not None:
-            base = found.base
-            found.reads, found.calls, found.owner = base.reads, base.calls, base.owner
-            found.loads = frozenset((name, index) for name in base.reads)
-            found.operations, found.special, found.elsewhere = base.operations, base.special, base.reads
-            found.rows = base.rows | found.look.cuts if found.look is not None else base.rows
-        return found
+            return Expression(frozenset(), numel=1)
+        return Expression(frozenset((index,)), numel=value.spec.numel, owner=index)
 
     def _repeated_call(self, call: OpCall) -> bool:
         """Whether an equal call of the same values was made before, which freezing then takes its results from."""
@@ -115,7 +108,7 @@ class _Lowering:
             return False
         sources = [(self._value(v).owner, spec) for v, spec in zip(call.reads, call.inputs, strict=True)]
         key = msgspec.json.encode((call.op, call.overload, call.attributes, sources), order="deterministic")
-        first = self.known.setdefault(key, call.writes)
+        first = self.first_of.setdefault(key, call.writes)
         if first is not call.writes:
             self.values.update(zip(call.writes, (self._value(v) for v in first), strict=True))
         return first is not call.writes
@@ -152,10 +145,11 @@ class _Lowering:
             for value in self.graph.calls[i].reads:
                 if value not in inside:
                     cost = self.costs[i]
-                    reads |= self._operand(value, cost is not None and cost.family in TAKES_STRIDES)
+                    # A convolution reads a view as it lies in memory.
+                    reads |= self._operand(value, cost is not None and cost.family in CONVOLUTIONS)
         head = self.costs[calls[0]]
         # A frozen convolution returns a list that its result is picked from; others have their weights' layout changed.
-        steps = 2 if head is not None and head.family in TAKES_STRIDES and (self.frozen or head.window > 1) else 1
+        steps = 2 if head is not None and head.family in CONVOLUTIONS and (self.frozen or head.window > 1) else 1
         outer = call.outputs[0].numel if call.outputs else 0
         name = self._add(Buffer(frozenset(calls), frozenset(reads), outer, library=True, alone=True, steps=steps))
         name_of_bias = {"aten.linear": "bias", "aten.addmm": "self"}.get(call.op, "")
@@ -197,12 +191,14 @@ class _Lowering:
         shape, numel = call.outputs[0].shape, call.outputs[0].numel
         # A broadcast operand is another read for every shape that it is broadcast from.
         loads = [
-            frozenset((name, (view, spec.shape)) for name, view in found.loads) if found.numel < numel else found.loads
-            for found, spec in ((self._value(value), spec) for value, spec in operands)
+            frozenset((name, (view, spec.shape)) for name, view in expression.loads)
+            if expression.numel < numel
+            else expression.loads
+            for expression, spec in ((self._value(value), spec) for value, spec in operands)
         ]
         own = round((cost.vector_flops + cost.special_flops) / max(numel, 1)) + 1
-        # A table's row is found once for all of its elements.
-        found_rows = shape[-1:] if cost.family == "gather" else ()
+        # A table's row is computed once for all of its elements.
+        table_rows = shape[-1:] if cost.family == "gather" else ()
         return Expression(
             reads=frozenset().union(*(s.reads for s in sources), extra),
             calls=frozenset((index,)).union(*(s.calls for s in sources)),
@@ -211,7 +207,7 @@ class _Lowering:
             operations=own + sum(s.operations + (1 if s.owner is not None else 0) for s in sources),
             special=call.op in SPECIAL or any(s.special for s in sources),
             elsewhere=frozenset().union(*(s.elsewhere for s in sources if s.numel >= numel)),
-            rows=frozenset(found_rows).union(
+            rows=frozenset(table_rows).union(
                 *({rows * stretch(call, spec.shape) for rows in self._value(value).rows} for value, spec in operands),
                 *(inner_extents(shape, aligned(call, spec.shape)) for _, spec in operands),
             ),
@@ -224,27 +220,27 @@ class _Lowering:
         for value in dict.fromkeys(call.reads):
             if self._value(value).numel < call.outputs[0].numel:
                 self._repeated(value)
-        made = self._expression(index, call, cost)
+        expression = self._expression(index, call, cost)
         if call.inplace:
-            self._write_into(self.graph.root(call.writes[0]), made, self._value(call.reads[0]).look)
+            self._write_into(self.graph.root(call.writes[0]), expression, self._value(call.reads[0]).look)
         for value in call.writes:
-            self.values[value] = made
+            self.values[value] = expression
             self._settle(value)
 
-    def _write_into(self, root: int, made: Expression, look: Look | None) -> None:
+    def _write_into(self, root: int, expression: Expression, look: Look | None) -> None:
         """What a memory holds after a write into all of it or a part, which each element then asks of itself."""
         whole = self.graph.values[root].spec.numel
-        if made.numel == whole:
-            self.written[root] = made
+        if expression.numel == whole:
+            self.written[root] = expression
             return
         before = self.written.get(root) or self._value(root)
         self.written[root] = Expression(
-            reads=before.reads | made.reads,
-            calls=before.calls | made.calls,
-            loads=before.loads | made.loads,
+            reads=before.reads | expression.reads,
+            calls=before.calls | expression.calls,
+            loads=before.loads | expression.loads,
             numel=whole,
-            operations=before.operations + made.operations + PART_OPERATIONS * len(look.sizes if look else ()),
-            elsewhere=before.elsewhere | (made.reads - before.reads),
+            operations=before.operations + expression.operations + PART_OPERATIONS * len(look.sizes if look else ()),
+            elsewhere=before.elsewhere | (expression.reads - before.reads),
         )
 
     def _norm(self, index: int, call: OpCall, cost: Cost) -> None:
@@ -294,11 +290,11 @@ class _Lowering:
             self._realise(call.reads[0])
         else:
             self._hint(call.reads[0])
-        made = self._expression(index, call, cost)
-        made.elsewhere = made.reads
-        made.rows |= image_rows(call.outputs[0].shape)
+        expression = self._expression(index, call, cost)
+        expression.elsewhere = expression.reads
+        expression.rows |= image_rows(call.outputs[0].shape)
         for value in call.writes:
-            self.values[value] = made
+            self.values[value] = expression
             if "max" in call.op or call.op in SCANS:
                 self._realise(value)
                 self.buffers[self._value(value).owner].alone = True
@@ -346,26 +342,24 @@ class _Lowering:
 
     def _realise(self, value: int) -> None:
         """Give a value a buffer, if it has none; of a view, what it looks at."""
-        found = self._value(value)
-        found = found.base or found
-        if found.computes:
-            self._fill(found)
+        expression = self._value(value)
+        expression = expression.base or expression
+        if expression.computes:
+            self._fill(expression)
 
-    def _fill(self, found: Expression) -> None:
-        name = self._add(Buffer(found.calls, found.reads, found.numel, elsewhere=found.elsewhere, rows=found.rows))
-        found.reads, found.calls, found.owner, found.base, found.look = frozenset((name,)), frozenset(), name, None, None
-        found.loads = frozenset(((name, None),))
-        found.operations, found.special, found.elsewhere, found.rows = 0, False, frozenset(), frozenset()
+    def _fill(self, expression: Expression) -> None:
+        parts = expression.calls, expression.reads, expression.numel
+        expression.store(self._add(Buffer(*parts, elsewhere=expression.elsewhere, rows=expression.rows)))
 
     def _operand(self, value: int, strided: bool) -> frozenset[int]:
         """Buffers that hold a library call's operand. A view of what has none is computed in the operand's order, except where
         the call takes any strides."""
         if strided:
             self._realise(value)
-        found = self._value(value)
-        if found.computes:
-            self._fill(found)
-        return found.reads
+        expression = self._value(value)
+        if expression.computes:
+            self._fill(expression)
+        return expression.reads
 
     def _hint(self, value: int) -> None:
         """A buffer for what reads more than one (`realize_hint`)."""
@@ -374,21 +368,22 @@ class _Lowering:
 
     def _repeated(self, value: int) -> None:
         """Buffers for what a broadcast would compute again and again, and is costly."""
-        found = self._value(value)
-        if found.operations > self.limits.operations or (self.limits.keeps_special and found.special):
+        if self._costly(self._value(value)):
             self._realise(value)
 
     def _reused(self, value: int) -> None:
         """Buffers for what has several readers and is costly (`should_realize_on_reuse`)."""
-        found = self._value(value)
-        costly = len(found.loads) > self.limits.reused_reads or found.operations > self.limits.operations
-        if costly or (self.limits.keeps_special and found.special):
+        expression = self._value(value)
+        if len(expression.loads) > self.limits.reused_reads or self._costly(expression):
             self._realise(value)
+
+    def _costly(self, expression: Expression) -> bool:
+        return expression.operations > self.limits.operations or (self.limits.keeps_special and expression.special)
 
     def _settle(self, value: int) -> None:
         """Whether a new expression gets a buffer at once."""
-        found = self._value(value)
-        if not found.computes:
+        expression = self._value(value)
+        if not expression.computes:
             return
         if value in self.returned:
             self._realise(value)
@@ -398,6 +393,8 @@ class _Lowering:
             self._hint(value)
         if several:
             self._reused(value)
-        found = self._value(value)
-        if found.owner is None and (len(found.loads) > self.limits.reads or found.operations > self.limits.operations):
+        expression = self._value(value)
+        if expression.owner is None and (
+            len(expression.loads) > self.limits.reads or expression.operations > self.limits.operations
+        ):
             self._hint(value)

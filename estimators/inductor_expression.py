@@ -46,3 +46,19 @@ class Expression:
     def computes(self) -> bool:
         """Whether it is evaluated when read, rather than loaded."""
         return self.owner is None and (bool(self.calls) or len(self.reads) > 1)
+
+    def store(self, name: int) -> None:
+        """Become a load of the buffer that it is computed into."""
+        self.reads, self.loads, self.owner = frozenset((name,)), frozenset(((name, None),)), name
+        self.calls, self.elsewhere, self.rows = frozenset(), frozenset(), frozenset()
+        self.operations, self.special, self.base, self.look = 0, False, None, None
+
+    def as_base_is(self, view: int) -> Expression:
+        """The same; where it looks at another, with what that is by now, seen through a view."""
+        base = self.base
+        if base is not None:
+            self.reads, self.calls, self.owner = base.reads, base.calls, base.owner
+            self.loads = frozenset((name, view) for name in base.reads)
+            self.operations, self.special, self.elsewhere = base.operations, base.special, base.reads
+            self.rows = base.rows | self.look.cuts if self.look is not None else base.rows
+        return self

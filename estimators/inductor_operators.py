@@ -28,8 +28,6 @@ MAY_KEEP = frozenset({"aten.pad", "aten.constant_pad_nd", "aten.cat", "aten.conc
 """Operators that Inductor drops where their result is their only operand: padding by nothing, concatenation of one."""
 ONE_STATISTIC = frozenset({"aten.rms_norm", "aten.softmax", "aten.log_softmax", "aten.softmin", "aten._softmax"})
 """Norms that scale by one number a row (softmax: its maximum); the others take mean and variance."""
-TAKES_STRIDES = frozenset({"conv", "depthwise", "conv_transpose"})
-"""Families whose library calls read a view as it lies in memory."""
 
 
 def aligned(call: OpCall, shape: Sequence[int]) -> Sequence[int]:

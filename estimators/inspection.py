@@ -1,12 +1,15 @@
 """A model by module and by operator: parameters, work, and where time goes on architectures.
 
-What a kernel takes is split over its calls: by their flops where computing bounds it, by their bytes otherwise, evenly where they
-have neither. A module holds its own calls and those of the modules in it.
+What a kernel adds to the time of the call is split over its operators: by their flops where computing bounds it, by their bytes
+otherwise, evenly where they have neither. A module holds its own operators and those of the modules in it; the whole model also
+holds the entry of its graphs, so that its time is that of the estimate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
@@ -27,6 +30,7 @@ class ArchitectureShare(msgspec.Struct, frozen=True):
     """What a module or operator takes on one architecture.
 
     Attributes:
+        latency_s: by which it makes the call last longer; the call's latency for the whole model.
         share: of the whole model's time, 0 to 1. tiles: that its kernels are cut into.
         bound_s: time in kernels bound by "compute", "memory" and "launch".
     """
@@ -75,6 +79,14 @@ class Inspection(msgspec.Struct, frozen=True):
     modules: tuple[Row, ...]
     operators: tuple[Row, ...]
     kernels: dict[str, tuple[KernelNode, ...]]
+
+    def entry_s(self, arch: str) -> float:
+        """Seconds of a call that go to entering the model's graphs, before any kernel is launched."""
+        return max(self.modules[0].on[arch].latency_s - sum(node.kernel.elapsed_s for node in self.kernels[arch]), 0.0)
+
+    def hidden_s(self, arch: str) -> float:
+        """Seconds of a call during which the host launches kernels while the device works; 0 where nothing is launched ahead."""
+        return max(sum(node.kernel.latency_s - node.kernel.elapsed_s for node in self.kernels[arch]), 0.0)
 
     def tree(self, depth: int | None = None, sort: str = "order") -> tuple[Row, ...]:
         """Modules down to `depth` (all for `None`), siblings sorted, largest first (names alphabetically). "time" is that of the
@@ -135,6 +147,7 @@ def inspect_graphs(
     directors: Mapping[str, AnalysisDirector],
     *,
     runtime: str | None = None,
+    compute_dtype: str | None = None,
     model: str = "",
 ) -> Inspection:
     """Sum a captured model up by module and operator.
@@ -143,14 +156,17 @@ def inspect_graphs(
         graphs: the pieces a capture gave.
         directors: architecture -> its director; one at least.
         runtime: one of `profile.RUNTIMES`; each architecture's default for `None`.
+        compute_dtype: as `AnalysisDirector.estimate` takes it.
 
     Raises:
-        InputError: no architecture is given, or the runtime does not exist on one.
+        InputError: no architecture is given, or what an estimate refuses.
     """
     costs = [costs_of(graph) for graph in graphs]
     if not directors:
         raise InputError("an inspection needs at least one architecture; name one, such as gpu_h100")
-    estimates = {name: director.estimate(graphs, runtime=runtime) for name, director in directors.items()}
+    estimates = {
+        name: director.estimate(graphs, runtime=runtime, compute_dtype=compute_dtype) for name, director in directors.items()
+    }
     spent = {name: _split(estimate, costs) for name, estimate in estimates.items()}
     modules, operators = _Sums(directors), _Sums(directors)
     modules.row("")
@@ -172,7 +188,9 @@ def inspect_graphs(
             for path in paths_to(call.module):
                 modules.add(path, params, cost, parts)
             operators.add(call.op, params, cost, parts)
-    totals = {name: sum(part[0] for part in by_call.values()) for name, by_call in spent.items()}
+    totals = {name: estimate.latency_s.value for name, estimate in estimates.items()}
+    for name, estimate in estimates.items():
+        modules.enter(name, max(totals[name] - sum(kernel.elapsed_s for kernel in estimate.breakdown), 0.0))
     by_time = sorted(operators.rows(totals), key=lambda row: -next(iter(row.on.values())).latency_s)
     label = model or next((graph.name for graph in graphs if graph.name), "model")
     kernels = {name: kernel_graph(graphs, estimate.breakdown) for name, estimate in estimates.items()}
@@ -185,15 +203,19 @@ def paths_to(module: str) -> list[str]:
     return ["", *(".".join(parts[: i + 1]) for i in range(len(parts)))]
 
 
-Part = tuple[float, float, str]
-"""A call's share of its kernel: seconds, tiles, and the kernel's bound."""
+class _Part(NamedTuple):
+    """A call's share of its kernel, and what bounds the kernel."""
+
+    elapsed_s: float
+    tiles: float
+    bound: str
 
 
-def _split(estimate: Estimate, costs: Sequence[Sequence[Cost | None]]) -> dict[tuple[int, int], Part]:
-    parts: dict[tuple[int, int], Part] = {}
+def _split(estimate: Estimate, costs: Sequence[Sequence[Cost | None]]) -> dict[tuple[int, int], _Part]:
+    parts: dict[tuple[int, int], _Part] = {}
     for kernel in estimate.breakdown:
         for index, share in zip(kernel.calls, _shares(kernel, costs[kernel.graph]), strict=True):
-            parts[kernel.graph, index] = (kernel.latency_s * share, kernel.tiles * share, kernel.bound)
+            parts[kernel.graph, index] = _Part(kernel.elapsed_s * share, kernel.tiles * share, kernel.bound)
     return parts
 
 
@@ -204,45 +226,61 @@ def _shares(kernel: KernelEstimate, costs: Sequence[Cost | None]) -> list[float]
     return [weight / total for weight in weights] if total else [1 / len(held)] * len(held)
 
 
+@dataclass(slots=True)
+class _Sum:
+    """Running sums of one module or operator; time by architecture and bound, tiles by architecture."""
+
+    time_s: dict[str, dict[str, float]]
+    tiles: dict[str, float]
+    calls: int = 0
+    params: int = 0
+    flops: float = 0.0
+    macs: float = 0.0
+    bytes: float = 0.0
+
+
 class _Sums:
     """Running sums by name, in the order in which names first appear."""
 
     def __init__(self, architectures: Iterable[str]) -> None:
         self.architectures = tuple(architectures)
-        self.work: dict[str, list[float]] = {}
-        self.time: dict[str, dict[str, dict[str, float]]] = {}
-        self.tiles: dict[str, dict[str, float]] = {}
+        self.sums: dict[str, _Sum] = {}
 
-    def row(self, name: str) -> list[float]:
-        if name not in self.work:
-            self.work[name] = [0, 0, 0.0, 0.0, 0.0]
-            self.time[name] = {arch: dict.fromkeys(BOUNDS, 0.0) for arch in self.architectures}
-            self.tiles[name] = dict.fromkeys(self.architectures, 0.0)
-        return self.work[name]
+    def row(self, name: str) -> _Sum:
+        if name not in self.sums:
+            times = {arch: dict.fromkeys(BOUNDS, 0.0) for arch in self.architectures}
+            self.sums[name] = _Sum(times, dict.fromkeys(self.architectures, 0.0))
+        return self.sums[name]
 
-    def add(self, name: str, params: int, cost: Cost | None, parts: Mapping[str, Part | None]) -> None:
-        work = self.row(name)
-        work[1] += params
+    def enter(self, arch: str, seconds: float) -> None:
+        """Count the entry of the model's graphs: launching that no operator does."""
+        self.row("").time_s[arch]["launch"] += seconds
+
+    def add(self, name: str, params: int, cost: Cost | None, parts: Mapping[str, _Part | None]) -> None:
+        row = self.row(name)
+        row.params += params
         if cost is None:
             return
-        for i, amount in enumerate((1, 0, cost.flops, cost.macs, cost.bytes)):
-            work[i] += amount
+        row.calls += 1
+        row.flops += cost.flops
+        row.macs += cost.macs
+        row.bytes += cost.bytes
         for arch, part in parts.items():
             if part is not None:
-                self.time[name][arch][part[2]] += part[0]
-                self.tiles[name][arch] += part[1]
+                row.time_s[arch][part.bound] += part.elapsed_s
+                row.tiles[arch] += part.tiles
 
     def rows(self, totals: Mapping[str, float], tree: bool = False) -> list[Row]:
-        made = []
-        for name, (calls, params, flops, macs, nbytes) in self.work.items():
+        rows = []
+        for name, row in self.sums.items():
             on = {}
-            for arch, bounds in self.time[name].items():
+            for arch, bounds in row.time_s.items():
                 seconds = sum(bounds.values())
                 share = seconds / totals[arch] if totals[arch] else 0.0
-                on[arch] = ArchitectureShare(seconds, share, self.tiles[name][arch], bounds)
+                on[arch] = ArchitectureShare(seconds, share, row.tiles[arch], bounds)
             depth = name.count(".") + 1 if tree and name else 0
-            made.append(Row(name, depth, int(calls), int(params), flops, macs, nbytes, on))
-        return made
+            rows.append(Row(name, depth, row.calls, row.params, row.flops, row.macs, row.bytes, on))
+        return rows
 
 
 def _in_tree_order(rows: list[Row]) -> tuple[Row, ...]:

@@ -9,25 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
 
 from shmoo.estimators.costs import COSTS, costs_of
-from shmoo.estimators.dtypes import COMPUTE_DTYPES, operand_dtype
+from shmoo.estimators.dtypes import COMPUTE_DTYPES, STORED_AS, operand_dtype
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.heap import Temporary, fresh_memory
-from shmoo.estimators.records import FAMILIES, Cost, Graph
+from shmoo.estimators.records import CONVOLUTIONS, FAMILIES, Cost, Geometry, Graph, OpCall
 from shmoo.estimators.residency import Touch, code_distances, reuse_distances
+from shmoo.estimators.workspace import FEW_CHANNELS
 
 READ_WEIGHT, READ_ACTIVATION, WRITE = 0, 1, 2
 """Codes of `KernelTable.access_kind`."""
 
 FAMILY_CODE = {name: code for code, name in enumerate(FAMILIES)}
 DTYPE_CODE = {name: code for code, name in enumerate(COMPUTE_DTYPES)}
-CONTRACTIONS = frozenset(FAMILY_CODE[f] for f in ("gemm", "conv", "depthwise", "conv_transpose", "attention", "linalg"))
-_CONVOLUTIONS = frozenset(FAMILY_CODE[f] for f in ("conv", "depthwise", "conv_transpose"))
 Conversion = Literal["none", "kernels", "edges"]
 CONVERSIONS: Mapping[tuple[str, str], Conversion] = {
     ("cpu", "eager"): "kernels",
@@ -36,8 +35,6 @@ CONVERSIONS: Mapping[tuple[str, str], Conversion] = {
 }
 """Where images change their layout, by architecture family and runtime: a library converts to blocks of channels and back around
 each convolution, or compiled code keeps them channels-last and converts what enters a graph and what leaves it."""
-FEW_CHANNELS = 4
-"""Up to so many input channels (an RGB image) a library reads as they lie."""
 
 
 def op_names() -> list[str]:
@@ -73,7 +70,8 @@ class KernelTable:
     Attributes:
         family, dtype, op: (K,) codes into `FAMILIES`, `COMPUTE_DTYPES` and `op_names()`: of the call with the most work.
         matrix_flops, vector_flops, special_flops: (K,) summed over the kernel's calls.
-        batch, m, n, k, window, stride, dilation, images: (K,) iteration space of the dominant call.
+        batch, m, n, k, window, stride, dilation, images: (K,) iteration space of the dominant call, as in `Cost`; channels_in to
+            image_elements: what `Geometry` says of its images.
         calls: (K,) operator calls that the launch executes. views: (K,) free calls since the kernel before, which a framework
             still dispatches when it runs a graph call by call. code_distance: (K,) bytes touched since the same operator last ran
             on the same shapes, and so since its code and the library's state for it were last at hand.
@@ -102,6 +100,13 @@ class KernelTable:
     stride: np.ndarray
     dilation: np.ndarray
     images: np.ndarray
+    channels_in: np.ndarray
+    channels_out: np.ndarray
+    height: np.ndarray
+    width: np.ndarray
+    window_height: np.ndarray
+    window_width: np.ndarray
+    image_elements: np.ndarray
     calls: np.ndarray
     mapped_bytes: np.ndarray
     grown_bytes: np.ndarray
@@ -125,6 +130,16 @@ class KernelTable:
         return int(self.segment[-1]) + 1 if len(self) else 0
 
     @property
+    def starts(self) -> np.ndarray:
+        """(S,) row of each segment's first kernel."""
+        return np.flatnonzero(np.diff(self.segment, prepend=-1))
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(S,) kernels of each segment."""
+        return np.diff(np.append(self.starts, len(self)))
+
+    @property
     def flops(self) -> np.ndarray:
         return self.matrix_flops + self.vector_flops + self.special_flops
 
@@ -142,30 +157,37 @@ class KernelTable:
         """(K,) external inputs plus final outputs, each once."""
         return self.bytes_of_kind()
 
-    def with_matrix_dtype(self, name: str, rows: np.ndarray | None = None) -> KernelTable:
-        """The same kernels with their contractions, or those of some rows (a mask), computed in another type of the same storage
-        (tf32 for float32)."""
-        here = self.matrix_flops > 0 if rows is None else rows & (self.matrix_flops > 0)
-        changed = np.where(here, DTYPE_CODE[name], self.dtype)
-        return replace(self, dtype=changed)
+    def computed_in(self, compute_dtype: str, rows: np.ndarray | None = None) -> KernelTable:
+        """The same kernels with their contractions, or those of some rows (a mask), computed in another type than their tensors
+        are stored in: float32 ones in tf32. Contractions of other tensors stay as they are, and so does every number of bytes.
+
+        Raises:
+            InputError: `compute_dtype` is no type that any of the contractions can be computed in as their tensors are stored.
+        """
+        contracts = self.matrix_flops > 0 if rows is None else rows & (self.matrix_flops > 0)
+        stored = STORED_AS.get(compute_dtype, compute_dtype)
+        here = contracts & (self.dtype == DTYPE_CODE[stored])
+        mixed = compute_dtype in STORED_AS and here.any()
+        if not mixed and (here != contracts).any():
+            others = sorted({COMPUTE_DTYPES[code] for code in self.dtype[contracts & ~here]})
+            ways = "; ".join(f"{way} where they are stored as {storage}" for way, storage in STORED_AS.items())
+            raise InputError(
+                f"compute_dtype {compute_dtype!r} does not apply to contractions of tensors stored as {', '.join(others)}; "
+                f"allowed: {ways}. To store tensors as {stored}, capture the model in that type, as with "
+                f"model_graphs(name, dtype={stored!r})"
+            )
+        return replace(self, dtype=np.where(here, DTYPE_CODE[compute_dtype], self.dtype))
 
     def take(self, rows: np.ndarray) -> KernelTable:
         """Some of the kernels, rows ascending, in segments numbered anew."""
         place = np.full(len(self), -1)
         place[rows] = np.arange(len(rows))
         accesses = np.flatnonzero(place[self.access_kernel] >= 0)
-        columns = {}
-        for field in fields(self):
-            column = getattr(self, field.name)
-            if field.name == "labels":
-                columns["labels"] = tuple(column[row] for row in rows)
-            elif field.name.startswith("access_"):
-                columns[field.name] = column[accesses]
-            else:
-                columns[field.name] = column[rows]
+        names = [field.name for field in fields(self) if field.name != "labels"]
+        columns = {name: getattr(self, name)[accesses if name.startswith("access_") else rows] for name in names}
         columns["access_kernel"] = place[columns["access_kernel"]]
         columns["segment"] = np.cumsum(np.diff(columns["segment"], prepend=columns["segment"][:1]) > 0)
-        return KernelTable(**columns)
+        return KernelTable(**columns, labels=tuple(self.labels[row] for row in rows))
 
     @classmethod
     def concat(cls, tables: Sequence[KernelTable]) -> KernelTable:
@@ -178,20 +200,12 @@ class KernelTable:
             raise InputError(
                 "there is nothing to estimate: no kernel is launched; the model only looks at its inputs or returns constants"
             )
-        columns = {}
-        rows = np.cumsum([0, *(len(t) for t in tables)])
-        segments = np.cumsum([0, *(t.segments for t in tables)])
-        for field in fields(cls):
-            parts = [getattr(t, field.name) for t in tables]
-            if field.name == "labels":
-                columns["labels"] = tuple(label for part in parts for label in part)
-                continue
-            if field.name == "access_kernel":
-                parts = [part + start for part, start in zip(parts, rows[:-1], strict=True)]
-            elif field.name == "segment":
-                parts = [part + start for part, start in zip(parts, segments[:-1], strict=True)]
-            columns[field.name] = np.concatenate(parts)
-        return cls(**columns)
+        names = [field.name for field in fields(cls) if field.name != "labels"]
+        columns = {name: np.concatenate([getattr(table, name) for table in tables]) for name in names}
+        rows, segments = np.cumsum([(0, 0), *((len(t), t.segments) for t in tables)], axis=0)[:-1].T
+        columns["access_kernel"] = columns["access_kernel"] + np.repeat(rows, [len(t.access_kernel) for t in tables])
+        columns["segment"] = columns["segment"] + np.repeat(segments, [len(t) for t in tables])
+        return cls(**columns, labels=tuple(label for table in tables for label in table.labels))
 
 
 def kernel_table(
@@ -205,48 +219,76 @@ def kernel_table(
         converts: where images change their layout (`CONVERSIONS`).
         costs: of the graph's calls, where they are known already.
     """
-    rows = []
+    works: list[_Work] = []
+    crossing: list[tuple[float, float]] = []
+    views: list[int] = []
     converted: list[Temporary | None] = []
     done = 0  # calls up to the last kernel's end
-    touches: list[list[Touch]] = []
-    kinds: list[list[int]] = []
     consumers = _consumers(graph)
     costs = costs_of(graph) if costs is None else costs
     images = _images_returned(graph, costs)
     for kernel in kernels:
-        views = sum(cost is None for cost in costs[done : kernel.calls[-1]])
+        views.append(sum(cost is None for cost in costs[done : kernel.calls[-1]]))
         done = max(done, kernel.calls[-1] + 1)
-        row, main, kernel_touches, kernel_kinds = _kernel_row(graph, kernel, [costs[i] for i in kernel.calls], consumers)
-        entering = sum(t.nbytes for t in kernel_touches if not t.write and graph.values[t.storage].kind == "input")
-        leaving = sum(t.nbytes for t in kernel_touches if t.write and t.storage in images)
-        rows.append((row, views, entering, leaving))
-        if FAMILY_CODE[main.family] not in _CONVOLUTIONS:
+        work = _work_of(graph, kernel, [costs[i] for i in kernel.calls], consumers)
+        entering = sum(t.nbytes for t in work.touches if not t.write and graph.values[t.storage].kind == "input")
+        leaving = sum(t.nbytes for t in work.touches if t.write and t.storage in images)
+        works.append(work)
+        crossing.append((entering, leaving))
+        if work.cost.family not in CONVOLUTIONS:
             converted.append(None)
         elif converts == "edges":
             converted.append(Temporary(entering, leaving))
         else:
-            converted.append(_converted(main, kernel_touches, kernel_kinds))
-        touches.append(kernel_touches)
-        kinds.append(kernel_kinds)
-    distances = reuse_distances(touches)
+            converted.append(_converted(work))
+    touches = [work.touches for work in works]
     shapes = [tuple((graph.calls[i].op, graph.calls[i].inputs) for i in kernel.calls) for kernel in kernels]
     fresh = fresh_memory(touches, None if converts == "none" else converted)
-    beside = zip(rows, fresh, code_distances(shapes, touches), strict=True)
-    rows = [(*row, *memory, views, far, *crossing) for (row, views, *crossing), memory, far in beside]
-    columns = list(zip(*rows, strict=True)) if rows else [()] * 21
-    ints = (np.asarray(column, dtype=np.int64) for column in columns[:3])
-    floats = (np.asarray(column, dtype=np.float64) for column in columns[3:])
+    codes = {
+        "family": [FAMILY_CODE[work.cost.family] for work in works],
+        "dtype": [DTYPE_CODE[operand_dtype(spec.dtype for spec in work.call.inputs or work.call.outputs)] for work in works],
+        "op": [op_code(work.call.op) for work in works],
+        "segment": [0] * len(works),
+        "access_kernel": [row for row, work in enumerate(works) for _ in work.touches],
+        "access_kind": [kind for work in works for kind in work.kinds],
+    }
+    amounts = {
+        "matrix_flops": [work.matrix_flops for work in works],
+        "vector_flops": [work.vector_flops for work in works],
+        "special_flops": [work.special_flops for work in works],
+        # A selection can be empty, and tiles are counted from extents: no work is a tile of nothing, not a division by it.
+        **{name: [max(getattr(work.cost, name), 1) for work in works] for name in ("batch", "m", "n", "k")},
+        **{name: [getattr(work.cost, name) for work in works] for name in ("window", "stride", "dilation", "images")},
+        **{name: [getattr(work.cost.geometry, name) for work in works] for name in Geometry.__struct_fields__},
+        "calls": [len(kernel.calls) for kernel in kernels],
+        "mapped_bytes": [memory.mapped for memory in fresh],
+        "grown_bytes": [memory.grown for memory in fresh],
+        "views": views,
+        "code_distance": code_distances(shapes, touches),
+        "entering_bytes": [entering for entering, _ in crossing],
+        "leaving_bytes": [leaving for _, leaving in crossing],
+        "warm": [np.nan] * len(works),
+        "access_bytes": [touch.nbytes for ts in touches for touch in ts],
+        "access_distance": [distance for ds in reuse_distances(touches) for distance in ds],
+    }
     return KernelTable(
-        *ints,
-        *floats,
-        segment=np.zeros(len(rows), dtype=np.int64),
-        warm=np.full(len(rows), np.nan),
-        access_kernel=np.asarray([i for i, ts in enumerate(touches) for _ in ts], dtype=np.int64),
-        access_bytes=np.asarray([t.nbytes for ts in touches for t in ts], dtype=np.float64),
-        access_distance=np.asarray([d for ds in distances for d in ds], dtype=np.float64),
-        access_kind=np.asarray([c for cs in kinds for c in cs], dtype=np.int64),
+        **{name: np.asarray(column, dtype=np.int64) for name, column in codes.items()},
+        **{name: np.asarray(column, dtype=np.float64) for name, column in amounts.items()},
         labels=tuple(_label(graph, kernel) for kernel in kernels),
     )
+
+
+class _Work(NamedTuple):
+    """What one kernel does: its flops, the cost and the call that name it, the memory it touches from outside itself, and the
+    kind of each access."""
+
+    matrix_flops: float
+    vector_flops: float
+    special_flops: float
+    cost: Cost
+    call: OpCall
+    touches: list[Touch]
+    kinds: list[int]
 
 
 def _consumers(graph: Graph) -> dict[int, set[int]]:
@@ -260,7 +302,7 @@ def _consumers(graph: Graph) -> dict[int, set[int]]:
     return readers
 
 
-def _kernel_row(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consumers: dict[int, set[int]]):
+def _work_of(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consumers: dict[int, set[int]]) -> _Work:
     inside = set(kernel.calls)
     produced: set[int] = set()
     touched: dict[tuple[int, bool], Touch] = {}
@@ -299,35 +341,20 @@ def _kernel_row(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], cons
                 kind_of[(root, True)] = WRITE
     if main is None:
         raise ValueError(f"kernel {kernel} of graph {graph.name!r} holds only free calls; fusion must leave those out")
-    row = (
-        FAMILY_CODE[main.family],
-        DTYPE_CODE[operand_dtype(spec.dtype for spec in main_call.inputs or main_call.outputs)],
-        op_code(main_call.op),
-        matrix,
-        vector,
-        special,
-        # A selection can be empty, and tiles are counted from extents: no work is a tile of nothing, not a division by it.
-        *(max(extent, 1) for extent in (main.batch, main.m, main.n, main.k)),
-        main.window,
-        main.stride,
-        main.dilation,
-        main.images,
-        len(kernel.calls),
-    )
-    return row, main, list(touched.values()), [kind_of[key] for key in touched]
+    return _Work(matrix, vector, special, main, main_call, list(touched.values()), [kind_of[access] for access in touched])
 
 
 def _images_returned(graph: Graph, costs: Sequence[Cost | None]) -> frozenset[int]:
     """Storages of a graph's results that are images (batch, channels and two extents or more), where the graph convolves."""
-    if not any(cost is not None and FAMILY_CODE[cost.family] in _CONVOLUTIONS for cost in costs):
+    if not any(cost is not None and cost.family in CONVOLUTIONS for cost in costs):
         return frozenset()
     return frozenset(graph.root(value) for value in graph.outputs if len(graph.values[value].spec.shape) >= 4)
 
 
-def _converted(main: Cost, touches: Sequence[Touch], kinds: Sequence[int]) -> Temporary:
+def _converted(work: _Work) -> Temporary:
     """What a library allocates that converts the image and the result of a convolution."""
-    of = {kind: sum(t.nbytes for t, k in zip(touches, kinds, strict=True) if k == kind) for kind in set(kinds)}
-    channels = main.k / main.window * main.batch
+    of = {kind: sum(t.nbytes for t, k in zip(work.touches, work.kinds, strict=True) if k == kind) for kind in set(work.kinds)}
+    channels = work.cost.geometry.channels_in * work.cost.batch
     return Temporary(of.get(READ_ACTIVATION, 0.0) if channels > FEW_CHANNELS else 0.0, of.get(WRITE, 0.0))
 
 

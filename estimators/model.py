@@ -18,7 +18,7 @@ the sum in t_compute is one with exponent p.
 
 Where blocks share multiprocessors (GPU), the factors after t_matrix are those of what a block reuses, reduces and keeps at work:
 
-    (1 + (half_tile + half_far x far)/reuse)(1 + half_k/depth)(1 + half_fill/held)
+    (1 + (half_tile + half_far x far)/reuse)(1 + half_k/depth)(1 + half_fill/at_work)
 
 and under sustained load a board at its power cap takes at least
 body x ((throttle_flop x issued flops + sum B_l x e_byte_l) / ((TDP - P_static) x body))^(1 / (1 + throttle_clock)).
@@ -34,11 +34,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shmoo.estimators.catalogue import under
 from shmoo.estimators.coefficients import Coefficients, algorithm_codes, converts_layout, in_tensor_kernels
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.heat import repeated
 from shmoo.estimators.kernels import READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.records import CONVOLUTIONS
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, hit_share
 
 ASYNCHRONOUS = frozenset({"gpu"})
@@ -164,8 +166,8 @@ def _compute_time(
         )
     vector_peak = c.by_dtype(table.dtype, _VECTOR)
     vector = table.vector_flops / (vector_peak * c.by_kernel(table, codes, *_loops("efficiency.vector", runtime)))
-    known = c.find(*_SPECIAL[0]) is not None
-    special_peak = c.by_dtype(table.dtype, _SPECIAL) if known else vector_peak * c.value("vector_share")
+    rated = c.find(*_SPECIAL[0]) is not None
+    special_peak = c.by_dtype(table.dtype, _SPECIAL) if rated else vector_peak * c.value("vector_share")
     special = table.special_flops / (special_peak * c.by_kernel(table, codes, *_loops("efficiency.special", runtime)))
     if tiling.cycles is None:
         return matrix + vector + special, worked
@@ -185,7 +187,7 @@ def _ramp(table: KernelTable, blocks: Blocks | None, half: Callable[[str], float
         ramp, extents = 1.0, {"m": table.m, "n": table.n, "k": table.k}
     else:
         ramp = 1.0 + (half("half.tile") + half("half.far") * blocks.far) / blocks.reuse
-        extents = {"k": blocks.depth, "fill": blocks.held}
+        extents = {"k": blocks.depth, "fill": blocks.at_work}
     for name, extent in extents.items():
         ramp = ramp * (1.0 + half(f"half.{name}") / extent)
     return ramp
@@ -209,16 +211,16 @@ def _throttle(
     clock to the power `throttle.clock`, as the voltage does, and a board that is still cool takes `throttle.cool` less for a
     flop. In another type than float32 a flop takes less by as much as its peak is higher, unless the tensor cores'
     own is known: that of float16."""
-    starts = np.flatnonzero(np.diff(table.segment, prepend=-1))
+    starts = table.starts
     # Kernels of empty tensors take no time on the device, and no power: a picosecond stands for none.
     busy = np.maximum(np.add.reduceat(body, starts, axis=-1), 1e-12)
-    known = _FLOAT32
+    rated = _FLOAT32
     if c.find("throttle.flop.tensor") is not None:
-        known = np.where(in_tensor_kernels(codes), _FLOAT16, _FLOAT32)
-    lighter = c.by_dtype(np.atleast_1d(known), _MATRIX) / c.by_dtype(table.dtype, _MATRIX)
+        rated = np.where(in_tensor_kernels(codes), _FLOAT16, _FLOAT32)
+    lighter = c.by_dtype(np.atleast_1d(rated), _MATRIX) / c.by_dtype(table.dtype, _MATRIX)
     place = table.segment - table.segment[0]
     # A network is measured by itself, from a cool board on; an operator in a campaign of many.
-    alone = np.diff(np.append(starts, len(table))) == 1
+    alone = table.counts == 1
     warm = np.where(np.isnan(table.warm), np.where(alone, 1.0, repeated(busy))[..., place], table.warm)
     # What is known of a tensor core's flop is known at the clock and the warmth that a board sustains.
     sustained = np.logical_or.reduceat(in_tensor_kernels(codes), starts)
@@ -240,7 +242,7 @@ def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime
         # Compiled code keeps images channels-last: what enters and leaves is converted. So are kernels of more than a point, at
         # every call, and the library puts all weights into blocks.
         weights = table.bytes_of_kind(READ_WEIGHT) * (1.0 + (table.window > 1))
-        convolves = table.is_family("conv", "depthwise", "conv_transpose")
+        convolves = table.is_family(*CONVOLUTIONS)
         crossing = np.where(convolves, table.entering_bytes, 0.0) + table.leaving_bytes
         edges = c.value(f"layout.{runtime}.edge") * crossing
         return edges + np.where(convolves, c.value(f"layout.{runtime}.weights") * weights, 0.0)
@@ -248,7 +250,7 @@ def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime
         return 0.0
     lanes = c.profile.value("vector.lanes", 1.0)
     blocked = converts_layout(codes)
-    channels_in, channels_out = table.k / table.window * table.batch, table.n * table.batch
+    channels_in, channels_out = table.channels_in * table.batch, table.channels_out * table.batch
     moved = {READ_ACTIVATION: (channels_in, channels_in > lanes / 4), WRITE: (channels_out, channels_out > 0)}
     aligned, tail = table.bytes_of_kind(READ_WEIGHT) * blocked, np.zeros(len(table))
     for kind, (channels, counts) in moved.items():
@@ -278,8 +280,8 @@ def _dynamic_energy(table: KernelTable, tiling: Tiling, c: Coefficients) -> np.n
 
 def _bytes_energy(tiling: Tiling, c: Coefficients) -> np.ndarray | float:
     """(K,) joules of moving each kernel's bytes through the levels whose energy a byte is known."""
-    known = [level for level in tiling.level_bytes if c.find(f"energy.byte.{level}") is not None]
-    return sum(tiling.level_bytes[level] * c.value(f"energy.byte.{level}") for level in known)
+    priced = [level for level in tiling.level_bytes if c.find(f"energy.byte.{level}") is not None]
+    return sum(tiling.level_bytes[level] * c.value(f"energy.byte.{level}") for level in priced)
 
 
 def matrix_peak(c: Coefficients, dtype: str) -> float | np.ndarray:
@@ -290,8 +292,8 @@ def matrix_peak(c: Coefficients, dtype: str) -> float | np.ndarray:
 def has_energy(profile: ArchitectureProfile) -> bool:
     """Whether the profile knows enough to price energy: a flop, a byte of main memory, and static power."""
     names = profile.coefficients
-    flop = "energy.flop" in names or any(name.startswith("energy.flop.matrix.") for name in names)
-    return flop and f"energy.byte.{profile.levels[-1]}" in names and "power.static" in names
+    flop = "energy.flop" in names or under("energy.flop.matrix", names)
+    return bool(flop) and f"energy.byte.{profile.levels[-1]}" in names and "power.static" in names
 
 
 def graph_latency(
@@ -309,25 +311,62 @@ def graph_latency(
     the segment from below.
 
     Args:
-        waits_s: (K,) seconds for which the host is held up before it launches each kernel (see `allocator.py`); none for `None`.
+        waits_s: (K,) seconds for which the host is held up before it launches each kernel; none for `None`.
     """
-    starts = np.flatnonzero(np.diff(table.segment, prepend=-1))
+    starts, ends = table.starts, table.starts + table.counts - 1
     entry = coefficients.value(f"graph.{runtime}", "graph")
-    counts = np.diff(np.append(starts, len(table)))
     if runtime in CALLED_ALONE:
         # A lone call is an operator measurement: its launch already holds what entering the graph costs.
-        entry = np.where(counts > 1, entry, 0.0)
+        entry = np.where(ends > starts, entry, 0.0)
     waits = 0.0 if waits_s is None else waits_s
     if coefficients.profile.family not in ASYNCHRONOUS:
         return np.add.reduceat(prediction.latency_s + waits, starts, axis=-1) + entry
-    host, device = np.cumsum(prediction.launch_s + waits, axis=-1), np.cumsum(prediction.device_s, axis=-1)
-    tail = coefficients.by_algorithm(algorithm_codes(table, coefficients.profile), "launch_tail")
-    slack = host - tail * prediction.launch_s - (device - prediction.device_s)
-    ends = np.append(starts[1:], len(table)) - 1
     # Sums over the whole table: what earlier segments put in falls out of the difference.
+    host, device = np.cumsum(prediction.launch_s + waits, axis=-1), np.cumsum(prediction.device_s, axis=-1)
     before = np.where(starts > 0, host[..., starts - 1], 0.0)
+    slack = host - _tail(table, prediction, coefficients) - (device - prediction.device_s)
     device_end = device[..., ends] + np.maximum.reduceat(slack, starts, axis=-1)
     return np.maximum(device_end, host[..., ends]) - before + entry
+
+
+def _tail(table: KernelTable, prediction: Prediction, coefficients: Coefficients) -> np.ndarray:
+    """What the host still does for each launch after the device has been given the kernel."""
+    codes = algorithm_codes(table, coefficients.profile)
+    return coefficients.by_algorithm(codes, "launch_tail") * prediction.launch_s
+
+
+def kernel_times(
+    table: KernelTable, prediction: Prediction, coefficients: Coefficients
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(K,) seconds after the entry of its segment at which each kernel is launched, starts and ends, as `graph_latency` has them;
+    on synchronous machines a kernel runs in its launch."""
+    asynchronous = coefficients.profile.family in ASYNCHRONOUS
+    tail = _tail(table, prediction, coefficients) if asynchronous else np.zeros(len(table))
+    launched, ends = np.empty(len(table)), np.empty(len(table))
+    for rows in np.split(np.arange(len(table)), table.starts[1:]):
+        if asynchronous:
+            launched[rows], device = np.cumsum(prediction.launch_s[rows]), np.cumsum(prediction.device_s[rows])
+            handed_over = launched[rows] - tail[rows]
+            ends[rows] = device + np.maximum.accumulate(handed_over - (device - prediction.device_s[rows]))
+        else:
+            launched[rows] = ends[rows] = np.cumsum(prediction.latency_s[rows])
+    return launched, ends - (prediction.device_s if asynchronous else prediction.latency_s), ends
+
+
+def elapsed_time(table: KernelTable, prediction: Prediction, coefficients: Coefficients) -> np.ndarray:
+    """(K,) seconds by which each kernel makes its segment last longer; with the segment's entry they add up to `graph_latency`.
+
+    On synchronous machines that is the kernel's own latency. On asynchronous ones a launch counts as far as the device waits for
+    it; the host's end, where it comes after the device's, counts with the last kernel.
+    """
+    if coefficients.profile.family not in ASYNCHRONOUS:
+        return prediction.latency_s
+    launched, _, ends = kernel_times(table, prediction, coefficients)
+    last = table.starts + table.counts - 1
+    ends[last] = np.maximum(ends, launched)[last]
+    elapsed = np.diff(ends, prepend=0.0)
+    elapsed[table.starts] = ends[table.starts]
+    return elapsed
 
 
 def segment_energy(
@@ -336,5 +375,4 @@ def segment_energy(
     """Energy of each segment, (S,) or (D, S): what its kernels spend on flops and bytes, and static power over its whole time."""
     if prediction.dynamic_j is None:
         return None
-    starts = np.flatnonzero(np.diff(table.segment, prepend=-1))
-    return np.add.reduceat(prediction.dynamic_j, starts, axis=-1) + coefficients.value("power.static") * latency_s
+    return np.add.reduceat(prediction.dynamic_j, table.starts, axis=-1) + coefficients.value("power.static") * latency_s

@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 
 from shmoo.estimators.director import AnalysisDirector
-from shmoo.estimators.dtypes import compute_dtype
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.kernels import KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
@@ -68,12 +67,12 @@ def spill_bytes(director: AnalysisDirector, table: KernelTable) -> float:
     return float(np.maximum(cut - whole, 0.0).sum())
 
 
-def largest_on_chip(sweep: SweepController, *, dtype: str | None = None) -> Iterator[OnChip]:
+def largest_on_chip(sweep: SweepController, *, compute_dtype: str | None = None) -> Iterator[OnChip]:
     """The largest value of the sweep's first workload axis that stays on chip, for each machine, each variant of it and each
     combination of the other axes. Halves the list of values, so a model must not shrink along it.
 
     Args:
-        dtype: as `AnalysisDirector.estimate` takes it.
+        compute_dtype: as `AnalysisDirector.estimate` takes it.
 
     Raises:
         InputError: no workload axis, or values that are no numbers.
@@ -83,7 +82,6 @@ def largest_on_chip(sweep: SweepController, *, dtype: str | None = None) -> Iter
         raise InputError("--fit needs a workload axis of numbers to maximise, named first; such as --axis hidden=64..65536:101")
     sizes = sorted(values)
     others = {other: members for other, members in sweep.axes.items() if other != name}
-    wanted = compute_dtype(dtype) if dtype else None
 
     @cache
     def graphs(value: AxisValue, rest: Settings) -> tuple[Graph, ...]:
@@ -91,7 +89,7 @@ def largest_on_chip(sweep: SweepController, *, dtype: str | None = None) -> Iter
 
     @cache
     def work(rest: Settings, family: str, runtime: str, value: AxisValue) -> Tabulated:
-        return tabulated(graphs(value, rest), runtime, family, wanted)
+        return tabulated(graphs(value, rest), runtime, family, compute_dtype)
 
     for rest in product_of(others):
         for (profile, runtime), changed in itertools.product(sweep.targets(), list(product_of(sweep.profile_axes))):

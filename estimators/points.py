@@ -18,7 +18,7 @@ from shmoo.estimators.basis import time_basis
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.kernels import KernelTable
-from shmoo.estimators.model import graph_latency, predict, segment_energy
+from shmoo.estimators.pipeline import price
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.tiling import TilingStrategy
 from shmoo.estimators.variants import variant
@@ -86,12 +86,9 @@ def _along(values: np.ndarray, dimension: int, dimensions: int) -> np.ndarray:
 
 def _estimate(director: AnalysisDirector, table: KernelTable, runtime: str) -> dict[str, np.ndarray]:
     """Sums over all kernels; each is a number or an array that broadcasts to the block's points."""
-    tiling = director.tile(table)
     nominal = Coefficients(director.profile)
-    prediction = predict(table, tiling, nominal, runtime)
-    latency = graph_latency(table, prediction, nominal, runtime)
-    energy = segment_energy(table, prediction, latency, nominal)
-    columns = {"latency_s": latency.sum(axis=-1), "tiles": tiling.tiles.sum(axis=-1)}
-    if energy is not None:
-        columns["energy_j"] = energy.sum(axis=-1)
-    return columns | time_basis(table, prediction, nominal, runtime)
+    priced = price(table, director.tile(table), nominal, runtime)
+    columns = {"latency_s": priced.latency_s.sum(axis=-1), "tiles": priced.tiling.tiles.sum(axis=-1)}
+    if priced.energy_j is not None:
+        columns["energy_j"] = priced.energy_j.sum(axis=-1)
+    return columns | time_basis(table, priced.prediction, nominal, runtime)

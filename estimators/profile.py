@@ -1,31 +1,6 @@
 """ArchitectureProfile: one machine as named coefficients, each with a value, a unit, an uncertainty and a source.
 
-Coefficient names are dotted paths, so that a sweep or a user can address any of them:
-
-    count.cores                                                     CPU cores; TPU cores on the chip, unit "1"
-    count.pipes                                                     CPU: vector multiply-add pipes of a core
-    count.sms                                                       GPU multiprocessors
-    compute.capability                                              GPU generation
-    count.units  count.tiles  array.rows  array.cols                TPU matrix units, KPU tiles, and their array
-    count.alus                                                      TPU: arithmetic units of a vector lane
-    vector.lanes                                                    float32 lanes: of a vector register (CPU), a multiprocessor
-                                                                    (GPU), a core (TPU), a tile (KPU)
-    matrix.lanes                                                    GPU: float16 tensor-core multiply-adds of one
-                                                                    multiprocessor and clock
-    clock                                                           Hz
-    peak.matrix.<dtype>  peak.vector.<dtype>  peak.special.<dtype>  flop/s (special: evaluations/s)
-    capacity.<level>  bandwidth.<level>                             B, B/s; <level> is one of `levels`, nearest first
-                                                                    (which are per core or per tile: `profiles/__init__.py`)
-    bandwidth.l2.tensor                                             B/s: L2 as the copies of tensor-core kernels read it
-    capacity.register                                               B: register file of a GPU multiprocessor
-    efficiency.<family>  half.<family>.<dim>  overlap  ...          fitted; `model.py` lists them with their meaning
-    launch.<runtime>[.<family>]                                     s
-    energy.flop.<unit>.<dtype>  energy.byte.<level>                 J/flop, J/B
-    power.static  power.idle  power.tdp                             W
-    throttle.flop  throttle.flop.tensor                             J/flop: of a sustained matrix flop, against the power cap;
-                                                                    in float32, and in float16 on tensor cores
-    throttle.time  throttle.clock  throttle.cool                    s, 1, 1: when the cap sets in, how energy follows the clock,
-                                                                    what a cool board saves
+Names of coefficients are dotted paths, so that a sweep or a user can address any of them; `catalogue.py` lists them.
 """
 
 from __future__ import annotations
@@ -35,53 +10,25 @@ from typing import Literal
 
 import msgspec
 
+from shmoo.estimators.catalogue import entry
 from shmoo.estimators.errors import FormatError, InputError, unknown
+from shmoo.estimators.records import RUNTIMES as RUNTIMES
+from shmoo.estimators.records import Coefficient as Coefficient
 from shmoo.estimators.records import decode_versioned
 
-PROFILE_FORMAT = 1
-"""Version of the profile file. 1: first."""
+PROFILE_FORMAT = 2
+"""Version of the profile file. 1: first. 2: the sources "at bound" and "prior"; what a prior held was "fallback" before, and said
+so at the head of its reference."""
 MODEL_FORM = 3
 """Version of the equations (`model.py`) that coefficients belong to. 1: first. 2: blocks of GPU libraries, power as a roof,
 mapped memory from a simulated heap, conversions of compiled code. 3: compiled loops on a CPU, main memory alike for all loops,
 kernels of tensor cores, warmth at a power cap."""
 
-Source = Literal["fitted", "datasheet", "literature", "simulated", "transferred", "fallback"]
 Family = Literal["cpu", "gpu", "tpu", "kpu"]
 Reduction = Literal["k", "n"]
 """Column of operator tables that holds the reduction of matrix products."""
 DEFAULT_RUNTIME = {"cpu": "inductor", "gpu": "inductor", "tpu": "xla", "kpu": "domainflow"}
-RUNTIMES = {
-    "cpu": ("eager", "inductor", "inductor-freezing", "cudagraphs"),
-    "gpu": ("eager", "inductor", "inductor-freezing", "cudagraphs"),
-    "tpu": ("xla",),
-    "kpu": ("domainflow",),
-}
 BUILTIN_DIR = Path(__file__).parent / "profiles"
-
-
-class Coefficient(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A number of a machine, with its uncertainty: `stderr` (fitted) or a 90 % range; `reference` cites or names the run."""
-
-    value: float
-    unit: str
-    source: Source
-    reference: str = ""
-    stderr: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """90 % range: `low`..`high` where given, else value ± 1.645 standard errors, else the value itself."""
-        if self.low is not None and self.high is not None:
-            return self.low, self.high
-        spread = 1.645 * (self.stderr or 0.0)
-        return self.value - spread, self.value + spread
-
-    def scaled(self, factor: float) -> Coefficient:
-        """The same coefficient times `factor`, its uncertainty with it."""
-        value, stderr, low, high = (None if x is None else x * factor for x in (self.value, self.stderr, self.low, self.high))
-        return msgspec.structs.replace(self, value=value, stderr=stderr, low=low, high=high)
 
 
 class TilingSpec(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -203,9 +150,9 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
         Raises:
             InputError: the profile lacks it and no default was given.
         """
-        found = self.coefficients.get(name)
-        if found is not None:
-            return found.value
+        coefficient = self.coefficients.get(name)
+        if coefficient is not None:
+            return coefficient.value
         if default is not None:
             return default
         raise unknown(f"coefficient of profile {self.name!r}", name, self.coefficients, "add it to the profile's JSON")
@@ -251,13 +198,15 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
                 f"profile {profile.name!r} {where} has coefficients of model form {profile.model_form}, this shmoo computes "
                 f"form {MODEL_FORM}; refit it from its run with `shmoo calibrate RUN -o {profile.name}.json`"
             )
+        if profile.format < PROFILE_FORMAT:
+            profile = _from_format_1(profile)
         if not profile.levels:
             raise FormatError(f"profile {profile.name!r} {where} has no 'levels'; the last one is the main memory")
         for level in profile.levels:
             if f"bandwidth.{level}" not in profile.coefficients:
                 raise FormatError(f"profile {profile.name!r} {where}: level {level!r} has no coefficient 'bandwidth.{level}'")
         for name, c in profile.coefficients.items():
-            if is_rate(name) and not c.value > 0:
+            if entry(name).role == "rate" and not c.value > 0:
                 raise FormatError(
                     f"profile {profile.name!r} {where}: coefficient {name!r} is {c.value:g}; a rate must be positive"
                 )
@@ -276,6 +225,18 @@ class _Form(msgspec.Struct):
     model_form: int | None = None
 
 
+def _from_format_1(profile: ArchitectureProfile) -> ArchitectureProfile:
+    """A profile of format 1 in the newest: there a reference's head told what a prior held."""
+    head = "held by its prior, the data say next to nothing about it; "
+    coefficients = {
+        name: msgspec.structs.replace(c, source="prior", reference=c.reference.removeprefix(head))
+        if c.source == "fallback" and c.reference.startswith(head)
+        else c
+        for name, c in profile.coefficients.items()
+    }
+    return profile.replacing(coefficients=coefficients, format=PROFILE_FORMAT)
+
+
 def check_runtime(profile: ArchitectureProfile, runtime: str | None) -> str:
     """The runtime to use: the one asked for if this family has it, the family's default for `None`."""
     if runtime is None:
@@ -283,11 +244,6 @@ def check_runtime(profile: ArchitectureProfile, runtime: str | None) -> str:
     if runtime not in RUNTIMES[profile.family]:
         raise unknown(f"runtime on a {profile.family}", runtime, RUNTIMES[profile.family])
     return runtime
-
-
-def is_rate(name: str) -> bool:
-    """Whether a coefficient is a rate that work is divided by."""
-    return name == "clock" or name.startswith(("peak.", "bandwidth."))
 
 
 def builtin_names() -> list[str]:

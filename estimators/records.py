@@ -21,6 +21,9 @@ GRAPH_FORMAT = 1
 Scalar = None | bool | int | float | str
 Attribute = Scalar | list[Scalar | list[Scalar]]
 ValueKind = Literal["input", "parameter", "buffer", "constant", "activation"]
+Source = Literal["fitted", "at bound", "prior", "datasheet", "literature", "simulated", "transferred", "fallback"]
+"""Where a value comes from. A fit writes three of them: "fitted"; "at bound", where the fit stopped at the end of the range that
+it searches, so that the value is the range's and not the machine's; "prior", where measurements say next to nothing about it."""
 
 
 class TensorSpec(msgspec.Struct, frozen=True):
@@ -141,6 +144,25 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
         return decode_versioned(data, cls, GRAPH_FORMAT, "graph", where)
 
 
+class Geometry(msgspec.Struct, frozen=True):
+    """The images of a convolution.
+
+    Attributes:
+        channels_in, channels_out: of one group.
+        height, width: extents of the points that m counts (of the result; of the input where the convolution is transposed).
+        window_height, window_width: the last two extents of the window.
+        image_elements: of one input image, all channels.
+    """
+
+    channels_in: int = 1
+    channels_out: int = 1
+    height: int = 1
+    width: int = 1
+    window_height: int = 1
+    window_width: int = 1
+    image_elements: int = 1
+
+
 class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one call must do at least, on any machine. A multiply-add is 2 flops.
 
@@ -151,10 +173,10 @@ class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
         special_flops: evaluations of exp, tanh, erf, sqrt, division and the like, one each.
         read_bytes, write_bytes: bytes of each input and each output touched once, in the call's order. An operand that is only
             partly read (a gather) counts the part.
-        batch, m, n, k: iteration space. Contractions: batch x (m, k) by (k, n). Reductions: m rows of length n. Pointwise: m
-            elements. Pooling and gathers: m outputs, n window or row length.
+        batch, m, n, k: iteration space. Contractions: batch (a convolution's groups) x (m, k) by (k, n). Reductions: m rows of
+            length n. Pointwise: m elements. Pooling and gathers: m outputs, n window or row length.
         window, stride, dilation: of convolutions and pooling: product of the kernel's extents, largest stride and dilation.
-        images: samples of a convolution's batch; m holds all of their points.
+        images: samples of a convolution's batch; m holds all of their points. geometry: what else its images are.
     """
 
     family: str
@@ -171,6 +193,7 @@ class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
     stride: int = 1
     dilation: int = 1
     images: int = 1
+    geometry: Geometry = Geometry()
 
     @property
     def flops(self) -> float:
@@ -203,6 +226,56 @@ FAMILIES = (
 )
 """Algorithm families: calls of one family share coefficients. `conv` is any convolution with more than one input channel per
 group; `depthwise` has one; `copy` moves data without arithmetic (cat, contiguous, pad); `unknown` is for calls without a cost."""
+
+
+CONVOLUTIONS = ("conv", "depthwise", "conv_transpose")
+CONTRACTIONS = ("gemm", *CONVOLUTIONS, "attention", "linalg")
+"""Families whose multiply-adds run on matrix units, in a library's kernels; all others are loops over elements or rows."""
+RUNTIMES = {
+    "cpu": ("eager", "inductor", "inductor-freezing", "cudagraphs"),
+    "gpu": ("eager", "inductor", "inductor-freezing", "cudagraphs"),
+    "tpu": ("xla",),
+    "kpu": ("domainflow",),
+}
+"""Architecture family -> what launches its kernels."""
+NORMAL_90 = 1.645
+"""Standard deviations from the middle to either end of a normal law's 90 % interval."""
+
+
+class Coefficient(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A number of a machine, with its uncertainty: `stderr` (fitted) or a 90 % range; `reference` cites or names the run. One at
+    its bound has a `stderr` where measurements pushed it there, and none where it followed others."""
+
+    value: float
+    unit: str
+    source: Source
+    reference: str = ""
+    stderr: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """90 % range: `low`..`high` where given, else value ± 1.645 standard errors, else the value itself."""
+        if self.low is not None and self.high is not None:
+            return self.low, self.high
+        spread = NORMAL_90 * (self.stderr or 0.0)
+        return self.value - spread, self.value + spread
+
+    @property
+    def from_fit(self) -> bool:
+        """Whether a fit to measurements of this machine wrote it, whatever they said about it."""
+        return self.source in ("fitted", "at bound", "prior")
+
+    @property
+    def assumed(self) -> bool:
+        """Whether neither measurements nor a publication tell it."""
+        return self.source in ("fallback", "prior") or (self.source == "at bound" and self.stderr is None)
+
+    def scaled(self, factor: float) -> Coefficient:
+        """The same coefficient times `factor`, its uncertainty with it."""
+        value, stderr, low, high = (None if x is None else x * factor for x in (self.value, self.stderr, self.low, self.high))
+        return msgspec.structs.replace(self, value=value, stderr=stderr, low=low, high=high)
 
 
 class Interval(msgspec.Struct, frozen=True):

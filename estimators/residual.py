@@ -23,7 +23,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from shmoo.estimators.coefficients import FAMILY_OF, Coefficients, batched_product
+from shmoo.estimators.catalogue import FAMILY_OF
+from shmoo.estimators.coefficients import Coefficients, batched_product
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.errors import unknown
 from shmoo.estimators.kernels import KernelTable
@@ -31,23 +32,22 @@ from shmoo.estimators.model import Prediction, predict
 from shmoo.estimators.profile import ArchitectureProfile, ResidualGroup
 from shmoo.estimators.tiling.base import Tiling
 
+Feature = Callable[[KernelTable, Tiling], np.ndarray]
+
 
 def _filled(extent: np.ndarray, tile: int) -> np.ndarray:
     """Useful share of the tiles that cover an extent."""
     return extent / (np.ceil(extent / tile) * tile)
 
 
-FEATURES: Mapping[str, Callable[[KernelTable, Tiling], np.ndarray]] = MappingProxyType(
+def _column(name: str) -> Feature:
+    return lambda table, tiling: getattr(table, name)
+
+
+FEATURES: Mapping[str, Feature] = MappingProxyType(
     {
-        "batch": lambda table, tiling: table.batch,
-        "m": lambda table, tiling: table.m,
-        "n": lambda table, tiling: table.n,
-        "k": lambda table, tiling: table.k,
-        "window": lambda table, tiling: table.window,
-        "stride": lambda table, tiling: table.stride,
-        "dilation": lambda table, tiling: table.dilation,
-        "images": lambda table, tiling: table.images,
-        "channels": lambda table, tiling: table.k / table.window,
+        **{name: _column(name) for name in ("batch", "m", "n", "k", "window", "stride", "dilation", "images")},
+        "channels": lambda table, tiling: table.channels_in,
         "points": lambda table, tiling: table.m / table.images,
         "flops": lambda table, tiling: table.matrix_flops,
         "bytes": lambda table, tiling: table.bytes,
@@ -56,11 +56,12 @@ FEATURES: Mapping[str, Callable[[KernelTable, Tiling], np.ndarray]] = MappingPro
         "tile_m": lambda table, tiling: tiling.shape.m,
         "tile_n": lambda table, tiling: tiling.shape.n,
         "tile_k": lambda table, tiling: tiling.shape.k,
-        # Output channels come in tiles of 64 and 128, output points of an image in squares of 2 and 4 (Winograd).
+        # Output channels come in tiles of 64 and 128, output points of an image in squares of 2 and 4 (Winograd), whose share
+        # along a side is the mean of both sides.
         "filled_n.64": lambda table, tiling: _filled(table.n, 64),
         "filled_n.128": lambda table, tiling: _filled(table.n, 128),
-        "filled_points.2": lambda table, tiling: _filled(np.sqrt(table.m / table.images), 2),
-        "filled_points.4": lambda table, tiling: _filled(np.sqrt(table.m / table.images), 4),
+        "filled_points.2": lambda table, tiling: np.sqrt(_filled(table.height, 2) * _filled(table.width, 2)),
+        "filled_points.4": lambda table, tiling: np.sqrt(_filled(table.height, 4) * _filled(table.width, 4)),
     }
 )
 """Name -> positive (K,) quantity of each kernel; trees ask about its base-2 logarithm."""
@@ -150,9 +151,9 @@ def correction(table: KernelTable, tiling: Tiling, profile: ArchitectureProfile,
         if len(rows):
             logs = log_features(group.features, table, tiling, rows)
             support[rows], spread[rows] = supported(group, logs), group.spread
-            found = support[rows] * summed(group, logs)
-            log_factor[rows] = found * np.broadcast_to(device_share[group.runtime], len(table))[rows]
-            log_launch[rows] = found if as_measured else 0.0
+            log_ratio = support[rows] * summed(group, logs)
+            log_factor[rows] = log_ratio * np.broadcast_to(device_share[group.runtime], len(table))[rows]
+            log_launch[rows] = log_ratio if as_measured else 0.0
     return Correction(log_factor, log_launch, support, spread)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from shmoo.estimators.dtypes import canonical_dtype
+from shmoo.estimators.dtypes import STORED_AS, canonical_dtype
+from shmoo.estimators.errors import InputError
 from shmoo.estimators.records import Graph, OpCall, TensorSpec, Value
 
 FLOATS = frozenset({"float64", "float32", "tf32", "bfloat16", "float16", "float8"})
@@ -16,9 +17,14 @@ def with_dtype(graph: Graph, dtype: str) -> Graph:
     quantised model are not added.
 
     Raises:
-        InputError: the type is not known.
+        InputError: the type is not known, or tensors are not stored in it.
     """
     target = canonical_dtype(dtype)
+    if target in STORED_AS:
+        raise InputError(
+            f"tensors are not stored as {target}: it is a way to multiply {STORED_AS[target]}; keep the graph as it is, and "
+            f"estimate it with compute_dtype={target!r}"
+        )
 
     def spec(old: TensorSpec) -> TensorSpec:
         return TensorSpec(old.shape, target) if old.dtype in FLOATS else old

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from shmoo.estimators.director import AnalysisDirector
-from shmoo.estimators.dtypes import compute_dtype
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.points import PointEstimates, estimate_points
 from shmoo.estimators.profile import RUNTIMES, ArchitectureProfile, check_runtime
@@ -83,14 +82,14 @@ class SweepController:
             if runtime in RUNTIMES[profile.family]
         ]
 
-    def rows(self, *, dtype: str | None = None, threads: int | None = None) -> Iterator[Record]:
+    def rows(self, *, compute_dtype: str | None = None, threads: int | None = None) -> Iterator[Record]:
         """One row a point: the axes' values, then what `tabular.flatten` gives for the estimate. Workload axes vary slowest, then
         machines, runtimes and fusion, then the machine's axes, coefficients after tiling parameters and the last one fastest.
 
         Beyond `DRAWN_POINTS` variants of a machine rows hold values without intervals, and say so in "interval_reason".
 
         Args:
-            dtype: as `AnalysisDirector.estimate` takes it. threads: likewise; for the CPUs among the machines.
+            compute_dtype: as `AnalysisDirector.estimate` takes it. threads: likewise; for the CPUs among the machines.
 
         Raises:
             InputError: an axis without values, a profile axis that one of the profiles lacks, or what an estimate refuses.
@@ -98,7 +97,6 @@ class SweepController:
         for name, values in (*self.axes.items(), *self.profile_axes.items()):
             if not values:
                 raise InputError(f"axis {name!r} has no values; give at least one")
-        wanted = compute_dtype(dtype) if dtype else None
         targets = self.targets()
         for point in product_of(self.axes):
             settings = {**self.fixed, **point}
@@ -108,7 +106,7 @@ class SweepController:
             for (profile, runtime), fused in itertools.product(targets, self.fusion):
                 key = (profile.family, runtime, fused)
                 if key not in launched:
-                    launched[key] = tabulated(graphs, runtime, profile.family, wanted, fused)
+                    launched[key] = tabulated(graphs, runtime, profile.family, compute_dtype, fused)
                 told = {"fusion": "on" if fused else "off"} if len(self.fusion) > 1 or not fused else {}
                 cores = threads if profile.family == "cpu" else None
                 for row in self._machine_rows(profile, runtime, launched[key], cores, batch):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shmoo.estimators.costs.summary import UnknownOp, costs_of, graph_cost
+from shmoo.estimators.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.fusion import fuse
 from shmoo.estimators.kernels import CONVERSIONS, Kernel, KernelTable, kernel_table
 from shmoo.estimators.memory import peak_memory_bytes
@@ -22,13 +23,13 @@ class Tabulated:
     Attributes:
         table: its kernels, a segment a graph.
         origin: where each row comes from.
-        dtype: type the contractions were asked to compute in; `None` for the tensors' own.
+        compute_dtype: type the contractions were asked to compute in; `None` for the tensors' own.
         flops, macs, params, weight_bytes, peak_memory_bytes, unknown_ops, notes: as in `director.Estimate`.
     """
 
     table: KernelTable
     origin: Origin
-    dtype: str | None
+    compute_dtype: str | None
     flops: float
     macs: float
     params: int
@@ -42,7 +43,7 @@ def tabulate(
     graphs: Sequence[Graph],
     runtime: str,
     family: str,
-    dtype: str | None = None,
+    compute_dtype: str | None = None,
     fused: bool = True,
     costs: Sequence[Sequence[Cost | None]] | None = None,
 ) -> tuple[KernelTable, Origin]:
@@ -51,9 +52,13 @@ def tabulate(
     Args:
         runtime: one of `profile.RUNTIMES`, whose fusion groups the calls.
         family: architecture family.
-        dtype: compute type of the contractions; `None` for the tensors' own.
+        compute_dtype: type that contractions compute in, where it is not the one their tensors are stored in (tf32 for float32);
+            `None` for the tensors' own.
         fused: `False` makes every call a kernel of its own.
         costs: of each graph's calls, where they are known already.
+
+    Raises:
+        InputError: no contraction can be computed in `compute_dtype` as its tensors are stored.
     """
     tables: list[KernelTable] = []
     origin: Origin = []
@@ -64,19 +69,21 @@ def tabulate(
             tables.append(kernel_table(graph, kernels, converts=CONVERSIONS.get((family, runtime), "none"), costs=own))
             origin.extend((index, kernel) for kernel in kernels)
     table = KernelTable.concat(tables)
-    return (table.with_matrix_dtype(dtype) if dtype else table), origin
+    return (table.computed_in(canonical_compute_dtype(compute_dtype)) if compute_dtype else table), origin
 
 
-def tabulated(graphs: Sequence[Graph], runtime: str, family: str, dtype: str | None = None, fused: bool = True) -> Tabulated:
-    """A model's table with its totals; arguments as of `tabulate`."""
+def tabulated(
+    graphs: Sequence[Graph], runtime: str, family: str, compute_dtype: str | None = None, fused: bool = True
+) -> Tabulated:
+    """A model's table with its totals; arguments and errors as of `tabulate`."""
     costs = [costs_of(graph) for graph in graphs]
-    table, origin = tabulate(graphs, runtime, family, dtype, fused, costs)
+    table, origin = tabulate(graphs, runtime, family, compute_dtype, fused, costs)
     kernels = [[kernel for place, kernel in origin if place == index] for index in range(len(graphs))] if fused else None
     totals = [graph_cost(graph, own) for graph, own in zip(graphs, costs, strict=True)]
     return Tabulated(
         table=table,
         origin=origin,
-        dtype=dtype,
+        compute_dtype=canonical_compute_dtype(compute_dtype) if compute_dtype else None,
         flops=sum(total.flops for total in totals),
         macs=sum(total.macs for total in totals),
         params=sum(graph.params for graph in graphs),

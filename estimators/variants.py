@@ -12,32 +12,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from shmoo.estimators.catalogue import entry, followers, under
 from shmoo.estimators.errors import InputError, unknown
-from shmoo.estimators.profile import ArchitectureProfile, Coefficient, TilingSpec, is_rate
+from shmoo.estimators.profile import ArchitectureProfile, TilingSpec
+from shmoo.estimators.records import Coefficient
 from shmoo.estimators.tiling import TILINGS
 
 Amount = float | np.ndarray
 _BINARY = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
-FOLLOWERS: Mapping[tuple[str, str], tuple[tuple[str, float], ...]] = {
-    ("cpu", "count.cores"): (("peak.", 1.0), ("bandwidth.l1", 1.0), ("bandwidth.l2", 1.0)),
-    ("cpu", "clock"): (("peak.", 1.0), ("bandwidth.l1", 1.0), ("bandwidth.l2", 1.0)),
-    ("gpu", "count.sms"): (("peak.", 1.0), ("bandwidth.shared", 1.0)),
-    ("gpu", "clock"): (("peak.", 1.0), ("bandwidth.shared", 1.0), ("bandwidth.l2", 1.0), ("bandwidth.l2.", 1.0)),
-    ("gpu", "bandwidth.l2"): (("bandwidth.l2.", 1.0),),
-    ("tpu", "count.units"): (("peak.matrix.", 1.0),),
-    ("tpu", "array.rows"): (("peak.matrix.", 1.0),),
-    ("tpu", "array.cols"): (("peak.matrix.", 1.0),),
-    ("tpu", "clock"): (("peak.", 1.0), ("bandwidth.vmem", 1.0), ("bandwidth.cmem", 1.0)),
-    ("kpu", "count.tiles"): (
-        ("peak.", 1.0), ("bandwidth.l1", 1.0), ("bandwidth.l2", 1.0), ("bandwidth.l3", 1.0),
-        ("capacity.l2", 1.0), ("capacity.l3", 1.0),
-    ),
-    ("kpu", "array.rows"): (("peak.", 1.0), ("bandwidth.l1", 0.5)),
-    ("kpu", "array.cols"): (("peak.", 1.0), ("bandwidth.l1", 0.5)),
-    ("kpu", "clock"): (("peak.", 1.0), ("bandwidth.l1", 1.0)),
-}  # fmt: skip
-"""(family, part of the structure) -> the coefficients that grow with it (a name, or a stem that ends in a dot), and the exponent:
-an array is fed at its edges, which grow with the root of its area. Which memories belong to a part: `profiles/__init__.py`."""
 
 
 def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) -> ArchitectureProfile:
@@ -55,13 +37,13 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
     changed = {name: _amount(name, value) for name, value in values.items() if name not in parameters}
     coefficients = dict(profile.coefficients)
     for name, value in changed.items():
-        held = coefficients.get(name)
-        if held is None:
+        before = coefficients.get(name)
+        if before is None:
             raise unknown(f"coefficient of profile {profile.name!r}", name, {*profile.coefficients, *tiling_parameters(profile)})
-        coefficients[name] = Coefficient(value, held.unit, held.source, held.reference)
-        for follower, exponent in _followers(profile, name):
+        coefficients[name] = Coefficient(value, before.unit, before.source, before.reference)
+        for follower, exponent in followers(name, profile.family, profile.coefficients):
             if follower not in changed:
-                coefficients[follower] = coefficients[follower].scaled((value / held.value) ** exponent)
+                coefficients[follower] = coefficients[follower].scaled((value / before.value) ** exponent)
     tiling = profile.tiling
     if parameters:
         tiling = TilingSpec(tiling.strategy, {**tiling.parameters, **parameters})
@@ -83,7 +65,7 @@ def amount_of(text: str) -> float | str:
 
 def is_count(name: str) -> bool:
     """Whether a coefficient counts parts of the machine, and so is a whole number."""
-    return name.startswith(("count.", "array.")) or name.endswith(".lanes")
+    return entry(name).role == "count"
 
 
 def tiling_parameters(profile: ArchitectureProfile) -> frozenset[str]:
@@ -91,21 +73,11 @@ def tiling_parameters(profile: ArchitectureProfile) -> frozenset[str]:
     return frozenset(field.name for field in dataclasses.fields(TILINGS[profile.tiling.strategy]))
 
 
-def _followers(profile: ArchitectureProfile, name: str) -> list[tuple[str, float]]:
-    rules = FOLLOWERS.get((profile.family, name), ())
-    return [
-        (coefficient, exponent)
-        for stem, exponent in rules
-        for coefficient in profile.coefficients
-        if coefficient == stem or (stem.endswith(".") and coefficient.startswith(stem))
-    ]
-
-
 def _amount(name: str, value: Amount | str) -> Amount:
     least = 1 if is_count(name) else 0
     if isinstance(value, str) or not (np.all(np.isfinite(value)) and np.all(np.greater_equal(value, least))):
         raise InputError(f"coefficient {name!r} is set to {value!r}; it takes a number of at least {least}")
-    if is_rate(name) and not np.all(np.greater(value, 0)):
+    if entry(name).role == "rate" and not np.all(np.greater(value, 0)):
         raise InputError(f"coefficient {name!r} is set to {value!r}; nothing ends at a rate of 0, give a positive number")
     return value
 
@@ -125,11 +97,11 @@ def with_threads(profile: ArchitectureProfile, threads: int) -> ArchitectureProf
     if threads == cores:
         return profile
     share = threads / cores
-    private = ("peak.", *(f"bandwidth.{level}" for level in profile.levels[:-1]))
+    private = ("peak", *(f"bandwidth.{level}" for level in profile.levels[:-1]))
     memory = f"bandwidth.{profile.levels[-1]}"
     # One core draws up to about half of a socket's memory bandwidth (STREAM scaling on server parts); more saturate it.
     factors = {memory: min(1.0, 2.0 * share), "count.cores": share}
-    factors |= {name: share for name in profile.coefficients if name.startswith(private)}
+    factors |= {name: share for stem in private for name in under(stem, profile.coefficients)}
     return profile.replacing(
         coefficients={name: c.scaled(factors[name]) if name in factors else c for name, c in profile.coefficients.items()},
         residual=(),

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
 
 from shmoo.estimators.costs.base import largest, number
 from shmoo.estimators.dtypes import bytes_of
 from shmoo.estimators.records import OpCall, TensorSpec
 from shmoo.estimators.registry import Registry
 
+Extent = TypeVar("Extent", int, np.ndarray)
 WORKSPACE: Registry[Callable[[OpCall, int], float]] = Registry("workspace")
 """Operator name -> bytes on a CPU for a call and a number of threads."""
 INDUCTOR_WORKSPACE: Registry[Callable[[OpCall, int], float]] = Registry("workspace under Inductor")
@@ -23,7 +27,7 @@ CHANNEL_BLOCK = 16
 FEW_CHANNELS = 4
 """Images of so few channels are read as they lie."""
 SMALL_IMAGE = 20480
-"""A single image of at most so many elements is not worth oneDNN to PyTorch (`ConvParams::use_mkldnn`)."""
+"""Elements of a single image up to which oneDNN is not worth it to PyTorch."""
 SEVERAL_THREADS = 2
 """Stands for any number of threads where only one or several matters."""
 
@@ -34,8 +38,17 @@ def workspace_bytes(call: OpCall, family: str = "cpu", threads: int | None = Non
     Args:
         threads: at work; several for `None`.
     """
-    found = (WORKSPACE if runtime == "eager" else INDUCTOR_WORKSPACE).get(call.op) if family == "cpu" else None
-    return 0.0 if found is None else found(call, threads or SEVERAL_THREADS)
+    estimate = (WORKSPACE if runtime == "eager" else INDUCTOR_WORKSPACE).get(call.op) if family == "cpu" else None
+    return 0.0 if estimate is None else estimate(call, threads or SEVERAL_THREADS)
+
+
+def taken_by_onednn(
+    groups: Extent, images: Extent, window_height: Extent, window_width: Extent, image_elements: Extent
+) -> Extent:
+    """Whether PyTorch gives float32 convolutions on several threads of a CPU to oneDNN: those with groups, several images, a
+    window of more than 3 by 3, or large images (`ConvParams::use_mkldnn` in ATen/native/Convolution.cpp). The rest it does
+    itself."""
+    return (groups > 1) | (images > 1) | ((window_height > 3) & (window_width > 3)) | (image_elements > SMALL_IMAGE)
 
 
 @WORKSPACE.register("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.convolution", "aten._convolution")
@@ -50,7 +63,7 @@ def _convolution(call: OpCall, threads: int) -> float:
     groups, kernel = int(number(call, "groups", 1)), weight.shape[2:]
     strided = any(largest(call, name) > 1 for name in ("stride", "dilation"))
     pointwise = math.prod(kernel) == 1
-    large = groups > 1 or (len(kernel) > 1 and min(kernel) > 3) or image.shape[0] > 1 or image.numel > SMALL_IMAGE
+    large = taken_by_onednn(groups, image.shape[0], (1, *kernel)[-2], kernel[-1], image.numel)
     if not large or (pointwise and not strided and image.shape[0] < CHANNEL_BLOCK and threads == 1):
         columns = weight.numel / weight.shape[0] * math.prod(result.shape[2:])
         return 0.0 if pointwise and not strided else bytes_of(image.dtype, columns)

@@ -45,7 +45,7 @@ def estimate(
     arch: Architecture,
     *,
     runtime: str | None = None,
-    dtype: str | None = None,
+    compute_dtype: str | None = None,
     threads: int | None = None,
     batch: int = 1,
 ) -> Estimate:
@@ -53,12 +53,12 @@ def estimate(
 
     Args:
         graphs: what `capture(model, args).graphs` or `model_graphs(name).graphs` holds.
-        runtime, dtype, threads, batch: as `AnalysisDirector.estimate` takes them.
+        runtime, compute_dtype, threads, batch: as `AnalysisDirector.estimate` takes them.
 
     Raises:
         InputError: an unknown architecture, or what the estimate refuses.
     """
-    return _director(arch).estimate(_listed(graphs), runtime=runtime, dtype=dtype, threads=threads, batch=batch)
+    return _director(arch).estimate(_listed(graphs), runtime=runtime, compute_dtype=compute_dtype, threads=threads, batch=batch)
 
 
 def estimates(
@@ -66,7 +66,7 @@ def estimates(
     archs: Sequence[Architecture] | None = None,
     *,
     runtime: str | None = None,
-    dtype: str | None = None,
+    compute_dtype: str | None = None,
     threads: int | None = None,
     batch: int = 1,
     model: str = "",
@@ -76,7 +76,7 @@ def estimates(
     Args:
         graphs: as for `estimate`.
         archs: all built-in architectures for `None`.
-        runtime, dtype, threads, batch: as `AnalysisDirector.estimate` takes them.
+        runtime, compute_dtype, threads, batch: as `AnalysisDirector.estimate` takes them.
         model: name for the rows; the graph's for "".
 
     Returns:
@@ -89,12 +89,19 @@ def estimates(
     name = model or next((graph.name for graph in listed if graph.name), "model")
     rows = []
     for arch in default_names() if archs is None else archs:
-        made = estimate(listed, arch, runtime=runtime, dtype=dtype, threads=threads, batch=batch)
+        made = estimate(listed, arch, runtime=runtime, compute_dtype=compute_dtype, threads=threads, batch=batch)
         rows.append(flatten(estimate_record(made, name)))
     return pd.DataFrame(rows)
 
 
-def inspect(graphs: Graphs, archs: Sequence[Architecture], *, runtime: str | None = None, model: str = "") -> Inspection:
+def inspect(
+    graphs: Graphs,
+    archs: Sequence[Architecture],
+    *,
+    runtime: str | None = None,
+    compute_dtype: str | None = None,
+    model: str = "",
+) -> Inspection:
     """A model by module and operator: parameters, work, and where its time goes on each architecture.
 
     `Inspection.tree(depth, sort)` gives the modules, `Inspection.operators` the operators, `Inspection.kernels[arch]` the graph
@@ -102,14 +109,14 @@ def inspect(graphs: Graphs, archs: Sequence[Architecture], *, runtime: str | Non
 
     Args:
         archs: one at least; the first is what `sort="time"` refers to.
-        runtime: each architecture's default for `None`.
+        runtime: each architecture's default for `None`. compute_dtype: as `AnalysisDirector.estimate` takes it.
         model: name for people; the graph's for "".
 
     Raises:
         InputError: no or an unknown architecture, or a runtime that one of them lacks.
     """
     directors = {director.profile.name: director for director in map(_director, archs)}
-    return inspect_graphs(_listed(graphs), directors, runtime=runtime, model=model)
+    return inspect_graphs(_listed(graphs), directors, runtime=runtime, compute_dtype=compute_dtype, model=model)
 
 
 def save_page(inspection: Inspection, path: str | Path, arch: str | None = None) -> Path:
@@ -132,17 +139,25 @@ def save_page(inspection: Inspection, path: str | Path, arch: str | None = None)
     return Path(path)
 
 
-def fusion(graphs: Graphs, arch: Architecture, *, runtime: str | None = None, model: str = "") -> FusionSummary:
+def fusion(
+    graphs: Graphs,
+    arch: Architecture,
+    *,
+    runtime: str | None = None,
+    compute_dtype: str | None = None,
+    model: str = "",
+) -> FusionSummary:
     """Which operators share a kernel on an architecture, and what that saves in kernels, bytes, time and energy.
 
     Args:
         runtime: that fuses; for `None` the architecture's default, or its first that fuses where the default is eager.
+        compute_dtype: as `AnalysisDirector.estimate` takes it.
         model: name for people; the graph's for "".
 
     Raises:
         InputError: an unknown architecture, or a runtime that it lacks.
     """
-    return summarise_fusion(_director(arch), _listed(graphs), runtime, model)
+    return summarise_fusion(_director(arch), _listed(graphs), runtime, model, compute_dtype=compute_dtype)
 
 
 def _listed(graphs: Graphs) -> tuple[Graph, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.dtypes import matrix_dtype
 from shmoo.estimators.generation import DecodeStep, GenerationEstimate, cache_bytes, decode_contexts, generation
 from shmoo.harness.mode import Mode
 from shmoo.harness.models import ModelGraphs, WorkloadGraphs
@@ -55,10 +56,11 @@ class Generator:
         self, director: AnalysisDirector, *, runtime: str | None = None, threads: int | None = None
     ) -> Iterator[GenerationEstimate]:
         """One estimate a prompt on one machine; arguments as `AnalysisDirector.estimate` takes them."""
-        dtype = "tf32" if self.dtype == "tf32" else None
 
         def estimate(found: ModelGraphs):
-            return director.estimate(found.graphs, runtime=runtime, dtype=dtype, threads=threads, batch=self.batch)
+            return director.estimate(
+                found.graphs, runtime=runtime, compute_dtype=matrix_dtype(self.dtype), threads=threads, batch=self.batch
+            )
 
         steps = {context: DecodeStep(context, _cache(found), estimate(found)) for context, found in self._decode.items()}
         for prompt, contexts in self.contexts.items():

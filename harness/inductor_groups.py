@@ -25,8 +25,7 @@ from torch._guards import TracingContext
 
 from shmoo.estimators.costs import FREE, costs_of
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.fusion import LIBRARY_FAMILIES
-from shmoo.estimators.records import Graph
+from shmoo.estimators.records import CONTRACTIONS, Graph
 from shmoo.harness.capture.introspect import operator_name
 from shmoo.harness.capture.origins import Origins, source_of
 from shmoo.harness.capture.trace import attribute_tensors, trace_aten
@@ -282,7 +281,7 @@ def _take_in_dropped(graph: Graph, families: Sequence[str | None], computed: lis
                 readers.setdefault(maker[value], []).append(index)
     dropped = [i for i, family in enumerate(families) if family is not None and i not in home and i not in looped]
     passing = frozenset(dropped)
-    contractions = {i for i, family in enumerate(families) if family in LIBRARY_FAMILIES}
+    contractions = {i for i, family in enumerate(families) if family in CONTRACTIONS}
     after = {call: kernel for call, kernel in home.items() if call not in contractions}
     before: dict[int, int] = {}
     for index in reversed(dropped):

@@ -35,7 +35,7 @@ def write_page(inspection: Inspection, arch: str, path: str | Path) -> None:
         f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><link rel="icon" href="data:,"><style>{style}</style></head>
-<body><header><h1>{title}</h1><span>coloured by what bounds it: {keys}</span>
+<body><header><h1>{title}</h1><span>{call_time(inspection, arch)}</span><span>coloured by what bounds it: {keys}</span>
 <span><button data-tab="graph" aria-pressed="true">graph of kernels</button>
 <button data-tab="modules" aria-pressed="false">time by module</button></span>
 <span><button id="open">open a level</button> <button id="close">close all</button> <button id="fit">fit</button></span>
@@ -52,7 +52,7 @@ def write_page(inspection: Inspection, arch: str, path: str | Path) -> None:
 def graph_data(inspection: Inspection, arch: str) -> dict[str, Any]:
     """What the page's script draws: kernels with their sources, and the facts of each module, as lines of text."""
     nodes = inspection.kernels[arch]
-    total = sum(node.kernel.latency_s for node in nodes)
+    total = inspection.modules[0].on[arch].latency_s
     return {
         "colours": COLOURS,
         "kernels": [
@@ -60,8 +60,8 @@ def graph_data(inspection: Inspection, arch: str) -> dict[str, Any]:
                 "label": _operators(node),
                 "module": node.module,
                 "sources": node.sources,
-                "latency_s": node.kernel.latency_s,
-                "share": node.kernel.latency_s / total if total else 0.0,
+                "elapsed_s": node.kernel.elapsed_s,
+                "share": node.kernel.elapsed_s / total if total else 0.0,
                 "bound": node.kernel.bound,
                 "facts": _kernel_facts(node, total),
             }
@@ -69,6 +69,13 @@ def graph_data(inspection: Inspection, arch: str) -> dict[str, Any]:
         ],
         "modules": {row.name: _facts(row, inspection, arch) for row in inspection.modules},
     }
+
+
+def call_time(inspection: Inspection, arch: str) -> str:
+    """The time of one call for people: what of it enters the graphs, and how much launching takes none of it."""
+    latency, entry, hidden = inspection.modules[0].on[arch].latency_s, inspection.entry_s(arch), inspection.hidden_s(arch)
+    text = f"one call: {si(latency, 's')}, of which {si(entry, 's')} enter the graph"
+    return f"{text}; {si(hidden, 's')} of launches hide behind the device and add nothing" if hidden > 0 else text
 
 
 def make_figure(inspection: Inspection, arch: str):
@@ -121,11 +128,14 @@ def _operators(node: KernelNode) -> str:
 
 def _kernel_facts(node: KernelNode, total: float) -> Sequence[str]:
     kernel = node.kernel
+    hidden = kernel.latency_s - kernel.elapsed_s
+    alone = [f"{si(kernel.latency_s, 's')} alone: {si(hidden, 's')} of its launch hide behind the device"] if hidden > 0 else []
     rule = [f"fused by rule: {kernel.pattern}"] if kernel.pattern else []
     return [
         _operators(node),
         f"in {node.module or 'the model itself'}",
-        f"{si(kernel.latency_s, 's')}, {percent(kernel.latency_s / total if total else 0.0)} of the model",
+        f"{si(kernel.elapsed_s, 's')}, {percent(kernel.elapsed_s / total if total else 0.0)} of the model",
+        *alone,
         f"computing {si(kernel.compute_s, 's')}, moving {si(kernel.memory_s, 's')}, launching {si(kernel.launch_s, 's')}",
         f"{si(kernel.flops, 'flop')}, {si(kernel.bytes, 'B')}, energy {si(kernel.energy_j, 'J')}",
         f"{si(kernel.tiles, '')} tiles of {' x '.join(f'{extent:g}' for extent in kernel.tile_shape)}, "

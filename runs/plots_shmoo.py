@@ -8,6 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from shmoo.estimators.present import percent, si, size
+from shmoo.estimators.records import CONTRACTIONS
 from shmoo.runs.error_records import CaseError
 from shmoo.runs.plot_style import (
     HEAT,
@@ -19,8 +20,6 @@ from shmoo.runs.plot_style import (
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-CONTRACTIONS = frozenset({"gemm", "conv", "depthwise", "conv_transpose", "attention", "linalg"})
 
 
 def shmoo_figure(cases: Sequence[CaseError], capacities: Mapping[str, float]) -> go.Figure:

@@ -9,11 +9,9 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from shmoo.estimators.coefficients import Coefficients
-from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.director import AnalysisDirector, Estimate, KernelEstimate
 from shmoo.estimators.dtypes import matrix_dtype
 from shmoo.estimators.fusion_savings import FusionSummary, summarise_fusion
-from shmoo.estimators.model import predict
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.records import FAMILIES, Graph, Interval
 from shmoo.estimators.tabular import Record, estimate_record
@@ -32,30 +30,6 @@ class StoredRun(Protocol):
     rows: tuple[Measurement, ...]
 
     def graphs(self, row: Measurement) -> tuple[Graph, ...]: ...
-
-
-class KernelPart(Protocol):
-    """One kernel of an estimate's breakdown; `shmoo.estimators.director.KernelEstimate` is one."""
-
-    family: str
-    graph: int
-    calls: tuple[int, ...]
-    latency_s: float
-
-
-class CaseEstimate(Protocol):
-    """What a predictor says of one case; `shmoo.estimators.director.Estimate` is one."""
-
-    latency_s: Interval
-    energy_j: Interval | None
-    flops: float
-    bytes: float
-    tiles: float
-    breakdown: Sequence[KernelPart]
-
-
-Predictor = Callable[[Sequence[Asked]], Sequence[CaseEstimate]]
-"""Cases with their graphs in, one estimate each out, in order. It sees every case at once, so that it may vectorise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +54,13 @@ class BatchedEstimate:
     breakdown: tuple[Part, ...]
 
 
+KernelPart = KernelEstimate | Part
+CaseEstimate = Estimate | BatchedEstimate
+"""What a predictor says of one case, by itself or together with others."""
+Predictor = Callable[[Sequence[Asked]], Sequence[CaseEstimate]]
+"""Cases with their graphs in, one estimate each out, in order. It sees every case at once, so that it may vectorise."""
+
+
 def director_predictor(profile: ArchitectureProfile, seed: int = 0) -> Predictor:
     """A predictor that asks `AnalysisDirector`, with each case's own runtime and threads."""
     director = AnalysisDirector(profile)
@@ -90,21 +71,21 @@ def director_predictor(profile: ArchitectureProfile, seed: int = 0) -> Predictor
 
     def one(case: CaseSpec, graphs: tuple[Graph, ...]) -> CaseEstimate:
         return director.estimate(
-            graphs, runtime=case.runtime, dtype=matrix_dtype(case.dtype), threads=threads_of(case), seed=seed
+            graphs, runtime=case.runtime, compute_dtype=matrix_dtype(case.dtype), threads=threads_of(case), seed=seed
         )
 
     def estimate_all(asked: Sequence[Asked]) -> list[CaseEstimate]:
-        found: dict[int, CaseEstimate] = {}
+        estimates: dict[int, CaseEstimate] = {}
         together: dict[tuple[str, str | None], list[int]] = {}
         for index, (case, graphs) in enumerate(asked):
             if case.kind != "network" and len(graphs) == 1 and threads_of(case) is None:
                 together.setdefault((case.runtime, matrix_dtype(case.dtype)), []).append(index)
-        for (runtime, dtype), indices in together.items():
+        for (runtime, compute_dtype), indices in together.items():
             for start in range(0, len(indices), CHUNK):
                 chunk = indices[start : start + CHUNK]
-                batch = _estimate_together(director, [asked[i][1][0] for i in chunk], runtime, dtype, seed)
-                found.update(zip(chunk, batch, strict=True) if batch else ())
-        return [found[i] if i in found else one(case, graphs) for i, (case, graphs) in enumerate(asked)]
+                batch = _estimate_together(director, [asked[i][1][0] for i in chunk], runtime, compute_dtype, seed)
+                estimates.update(zip(chunk, batch, strict=True) if batch else ())
+        return [estimates[i] if i in estimates else one(case, graphs) for i, (case, graphs) in enumerate(asked)]
 
     return estimate_all
 
@@ -117,7 +98,9 @@ def network_estimates(run: StoredRun, profiles: Iterable[ArchitectureProfile]) -
     networks = networks_of(run)
     return [
         estimate_record(
-            AnalysisDirector(profile).estimate(pieces, dtype=matrix_dtype(case.dtype), batch=int(case.axes.get("batch", 1))),
+            AnalysisDirector(profile).estimate(
+                pieces, compute_dtype=matrix_dtype(case.dtype), batch=int(case.axes.get("batch", 1))
+            ),
             case.workload,
         )
         for profile in profiles
@@ -129,45 +112,44 @@ def network_fusions(run: StoredRun, profile: ArchitectureProfile) -> list[Fusion
     """What fusion saves each of the run's networks on a machine, from the graphs stored with the run."""
     director = AnalysisDirector(profile)
     return [
-        summarise_fusion(director, graphs, model=network_name(msgspec.structs.replace(case, runtime="eager")))
+        summarise_fusion(
+            director,
+            graphs,
+            model=network_name(msgspec.structs.replace(case, runtime="eager")),
+            compute_dtype=matrix_dtype(case.dtype),
+        )
         for case, graphs in networks_of(run)
     ]
 
 
 def networks_of(run: StoredRun) -> list[Asked]:
     """The networks of a run with their graphs, each workload, axes and dtype once."""
-    found: dict[tuple[str, str], Asked] = {}
+    networks: dict[tuple[str, str], Asked] = {}
     for row in run.rows:
         if row.case.kind == "network" and row.graph_hashes:
             key = (row.case.workload, f"{row.case.axes} {row.case.dtype}")
-            if key not in found:
-                found[key] = (row.case, run.graphs(row))
-    return list(found.values())
+            if key not in networks:
+                networks[key] = (row.case, run.graphs(row))
+    return list(networks.values())
 
 
 def _estimate_together(
-    director: AnalysisDirector, graphs: Sequence[Graph], runtime: str, dtype: str | None, seed: int
+    director: AnalysisDirector, graphs: Sequence[Graph], runtime: str, compute_dtype: str | None, seed: int
 ) -> list[BatchedEstimate] | None:
     """An estimate a graph, or `None` when a graph has no kernel at all and segments would not tell which."""
-    table, origin = director.tabulate(graphs, runtime, dtype)
+    table, origin = director.tabulate(graphs, runtime, compute_dtype)
     if table.segments != len(graphs):
         return None
-    tiling = director.tile(table)
-    intervals = director.estimate_table(table, tiling, runtime, seed)
+    priced = director.price(table, runtime, seed=seed)
 
     def per_graph(values: np.ndarray) -> np.ndarray:
         return np.bincount(table.segment, weights=values, minlength=len(graphs))
 
-    flops, nbytes, tiles = per_graph(table.flops), per_graph(table.bytes), per_graph(tiling.tiles)
-    alone = (
-        director.correct(table, tiling, runtime)
-        .applied(predict(table, tiling, Coefficients(director.profile), runtime))
-        .latency_s
-    )
+    flops, nbytes, tiles = per_graph(table.flops), per_graph(table.bytes), per_graph(priced.tiling.tiles)
     parts: list[list[Part]] = [[] for _ in graphs]
     for row, (graph, kernel) in enumerate(origin):
-        parts[graph].append(Part(FAMILIES[table.family[row]], 0, kernel.calls, float(alone[row])))
+        parts[graph].append(Part(FAMILIES[table.family[row]], 0, kernel.calls, float(priced.prediction.latency_s[row])))
     return [
         BatchedEstimate(latency, energy, float(flops[i]), float(nbytes[i]), float(tiles[i]), tuple(parts[i]))
-        for i, (latency, energy) in enumerate(intervals)
+        for i, (latency, energy) in enumerate(priced.intervals())
     ]

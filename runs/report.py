@@ -337,10 +337,14 @@ def _energy_reasons(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
 def _coefficients_table(profile: ArchitectureProfile) -> Table:
     columns = ("coefficient", "value", "uncertainty", "source", "reference")
     rows = [
-        [Cell(name), _coefficient(c), Cell(_uncertainty(c)), Cell(c.source, tone=f"source-{c.source}"), Cell(c.reference)]
+        [Cell(name), _coefficient(c), Cell(_uncertainty(c)), _source(c), Cell(c.reference)]
         for name, c in sorted(profile.coefficients.items())
     ]
     return Table(columns, rows, frozenset({1, 2}))
+
+
+def _source(c: Coefficient) -> Cell:
+    return Cell(c.source, tone=f"source-{c.source.replace(' ', '-')}")
 
 
 def _coefficient(c: Coefficient) -> Cell:

@@ -13,6 +13,7 @@ from shmoo.calibrate.calibration import calibrate, calibrate_cases
 from shmoo.calibrate.dataset import MeasuredCase, Sources, blocks, read_sources
 from shmoo.calibrate.fit import predicted_latency
 from shmoo.calibrate.held_out import held_out
+from shmoo.estimators.catalogue import space
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError, NothingMeasuredError
@@ -99,6 +100,20 @@ def test_fitted_coefficients_say_what_they_were_fitted_to():
     assert fitted.low < fitted.value < fitted.high
     assert "synthetic" in fitted.reference
     assert profile.fitted_from.rows_hash == "synthetic"
+    assert ArchitectureProfile.from_json(profile.to_json()) == profile
+
+
+def test_a_fit_says_which_values_are_its_bounds_and_which_its_priors():
+    """Products twice as fast as any may be: their share of the peak ends at its bound, and what few cases feel stays where it
+    began. References say where the numbers come from and nothing about that."""
+    base = load_profile("cpu_server_generic")
+    fast = measured_on(base, {**TRUTH, "efficiency": 3.0, "efficiency.gemm": 3.0})
+    profile = calibrate_cases(sources_of(fast), base, name="fast", residual=False).profile
+    share = profile.coefficients["efficiency.gemm"]
+    assert (share.source, share.value) == ("at bound", pytest.approx(space("efficiency.gemm", "cpu").high, rel=1e-3))
+    assert {"fitted", "at bound", "prior"} == {c.source for c in profile.coefficients.values() if c.from_fit}
+    for c in profile.coefficients.values():
+        assert c.source != "prior" or (c.reference == share.reference and c.assumed and c.stderr is None)
     assert ArchitectureProfile.from_json(profile.to_json()) == profile
 
 

@@ -7,7 +7,12 @@ from build import GraphBuilder
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.fusion_savings import fusion_savings
+from shmoo.estimators.inspection import inspect_graphs
+from shmoo.estimators.kernels import DTYPE_CODE
 from shmoo.estimators.profile import builtin_names, load_profile
+from shmoo.estimators.retype import with_dtype
+from shmoo.estimators.schedule import schedule
 from shmoo.estimators.tabular import estimate_record, flatten
 from shmoo.estimators.tiling import CpuL2Blocking
 from shmoo.estimators.variants import with_threads
@@ -148,3 +153,48 @@ def test_a_model_without_a_kernel_is_refused():
     b = GraphBuilder()
     with pytest.raises(InputError, match="nothing to estimate"):
         AnalysisDirector(load_profile("tpu_v4")).estimate(b.graph(b.view(b.tensor((4, 4)), (16,))))
+
+
+@pytest.mark.parametrize("asked", ["int8", "bfloat16", "float16"])
+def test_a_graph_is_not_computed_in_a_type_that_it_is_not_stored_in(asked):
+    """float32 tensors would keep their 4 bytes an element: the type they are stored in is chosen when the model is captured."""
+    director = AnalysisDirector(load_profile("gpu_h100"))
+    expected = rf"compute_dtype '{asked}' does not apply to contractions of tensors stored as float32.*tf32.*dtype='{asked}'"
+    with pytest.raises(InputError, match=expected):
+        director.estimate(mlp(), compute_dtype=asked)
+    with pytest.raises(InputError, match=expected):
+        director.estimate_cases([mlp()], compute_dtypes=[asked])
+    with pytest.raises(InputError, match=expected):
+        schedule(director, [mlp()], compute_dtype=asked)
+
+
+def test_tf32_multiplies_float32_tensors_and_no_others():
+    """Bytes stay, time falls; of a mixed graph only the float32 product changes, and a bfloat16 graph has none."""
+    director = AnalysisDirector(load_profile("gpu_h100"))
+    whole, fast = director.estimate(mlp()), director.estimate(mlp(), compute_dtype="tf32")
+    assert (fast.dtype, fast.bytes, fast.flops) == ("tf32", whole.bytes, whole.flops)
+    assert fast.latency_s.value < whole.latency_s.value
+    half = GraphBuilder("bfloat16")
+    graph = half.graph(half.linear(half.tensor((512, 512)), 512))
+    with pytest.raises(InputError, match="tensors stored as bfloat16"):
+        director.estimate(graph, compute_dtype="tf32")
+    table, _ = director.tabulate([mlp(), graph], "inductor", "tf32")
+    assert table.dtype[-1] == DTYPE_CODE["bfloat16"]
+    assert (table.dtype[table.matrix_flops > 0][:-1] == DTYPE_CODE["tf32"]).all()
+
+
+def test_tensors_are_not_stored_in_tf32():
+    """It is a way to multiply float32."""
+    with pytest.raises(InputError, match=r"tensors are not stored as tf32.*compute_dtype='tf32'"):
+        with_dtype(mlp(), "tf32")
+
+
+def test_modules_and_savings_are_of_the_type_asked_for():
+    """A model's time in tf32 is one number, whatever asks for it."""
+    director = AnalysisDirector(load_profile("gpu_a100_40g"))
+    expected = director.estimate(mlp(), compute_dtype="tf32").latency_s.value
+    assert expected != director.estimate(mlp()).latency_s.value
+    modules = inspect_graphs([mlp()], {"gpu_a100_40g": director}, compute_dtype="tf32").modules
+    assert modules[0].on["gpu_a100_40g"].latency_s == pytest.approx(expected, rel=1e-9)
+    assert fusion_savings(director, [mlp()], compute_dtype="tf32").fused.latency_s == pytest.approx(expected, rel=1e-9)
+    assert schedule(director, [mlp()], compute_dtype="tf32")[0].latency_s.value == pytest.approx(expected, rel=1e-9)

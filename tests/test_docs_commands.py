@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from shmoo.estimators.profile import load_profile
 from shmoo.harness.cli.app import cli
+from tests.evaluation.__main__ import main as evaluation
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -40,7 +41,7 @@ def shown(page: Path) -> tuple[list[str], list[str]]:
     lines = [line for block in re.findall(r"```(?:sh|console)\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
     lines += [line.strip() for line in text.splitlines() if line.startswith("    ")]
     parts = [part.strip() for line in lines for part in re.split(r"&&|\|", line.removeprefix("$ "))]
-    return [p for p in parts if p.startswith(("shmoo ", "python -m shmoo."))], re.findall(r"`(shmoo [^`\n]+)`", text)
+    return [p for p in parts if p.startswith(("shmoo ", "python -m "))], re.findall(r"`(shmoo [^`\n]+)`", text)
 
 
 def arguments(command: str) -> list[str]:
@@ -62,9 +63,9 @@ PYTHON = [
 ]
 
 
-def parse(command: str) -> None:
+def parse(command: str, group: click.Group = cli) -> None:
     """As the command line reads it; `click.UsageError` where it would refuse."""
-    verb, rest = cli, arguments(command)
+    verb, rest = group, arguments(command)
     while isinstance(verb, click.Group) and rest and not rest[0].startswith("-"):
         verb, rest = verb.commands[rest[0]], rest[1:]
     if rest:
@@ -83,7 +84,10 @@ def test_pages_show_commands() -> None:
 @pytest.mark.parametrize(("page", "command"), IN_BLOCKS)
 def test_a_command_is_taken(page: str, command: str) -> None:
     """Verbs, options and arguments exist; modules can be found."""
-    if command.startswith("python "):
+    if command.startswith("python -m tests.evaluation "):
+        with contextlib.suppress(click.MissingParameter):
+            parse(re.sub(r"\[.*?\]", "", command.removeprefix("python -m ")), evaluation)
+    elif command.startswith("python "):
         assert find_spec(command.split()[2]) is not None
     else:
         parse(command)

@@ -8,7 +8,7 @@ from typing import get_args
 
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient, load_profile
-from shmoo.estimators.records import OpCall, TensorSpec, single_call_graph
+from shmoo.estimators.records import OpCall, Source, TensorSpec, single_call_graph
 from shmoo.estimators.tabular import estimate_record
 from shmoo.harness.cli.show import row_record
 from shmoo.harness.mode import Mode
@@ -77,3 +77,9 @@ def test_every_field_of_a_profile_is_named() -> None:
     """Besides two that explain themselves in the file."""
     fields = {*ArchitectureProfile.__struct_fields__, *Coefficient.__struct_fields__} - {"illustrative", "table_reduction"}
     assert fields <= named("Profiles")
+
+
+def test_every_source_of_a_coefficient_is_explained() -> None:
+    """A row of the table names it."""
+    rows = [line.split("|")[1] for line in TEXT.splitlines() if line.startswith("| `")]
+    assert all(any(f"`{source}`" in row for row in rows) for source in get_args(Source))

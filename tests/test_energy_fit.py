@@ -70,6 +70,7 @@ def test_no_operation_takes_less_than_a_tenth_of_what_circuits_need():
     name = "energy.byte.dram"
     assert name in found.at_bound
     assert found.coefficients[name].value == pytest.approx(LEAST * PROFILE.coefficients[name].bounds[0])
+    assert {n for n, c in found.coefficients.items() if c.source == "at bound"} == set(found.at_bound)
 
 
 def test_what_readings_cannot_tell_keeps_the_range_of_its_prior():
@@ -80,7 +81,7 @@ def test_what_readings_cannot_tell_keeps_the_range_of_its_prior():
     assert set(found.unidentified) == units | {"power.static"} | {f"energy.byte.{level}" for level in PROFILE.levels}
     for name in found.unidentified:
         coefficient, prior = found.coefficients[name], PROFILE.coefficients[name]
-        assert coefficient.source == "fallback"
+        assert coefficient.source == "prior"
         assert coefficient.bounds[0] <= prior.bounds[0] <= prior.bounds[1] <= coefficient.bounds[1]
 
 

@@ -5,7 +5,7 @@ from build import GraphBuilder
 
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.fusion_savings import FusionSavings, FusionTotals, fusion_savings, summarise_fusion
-from shmoo.estimators.profile import load_profile
+from shmoo.estimators.profile import RUNTIMES, Coefficient, load_profile
 
 
 def test_a_chain_saves_what_passes_between_its_calls():
@@ -23,6 +23,32 @@ def test_a_chain_saves_what_passes_between_its_calls():
     entry = estimate.latency_s.value - estimate.breakdown[0].latency_s
     assert savings.alone.latency_s - entry == pytest.approx(3 * estimate.breakdown[0].latency_s, rel=0.02)
     assert savings.saved("latency_s") == pytest.approx(1 - savings.fused.latency_s / savings.alone.latency_s)
+
+
+@pytest.mark.parametrize("arch", ["cpu_server_generic", "gpu_h100", "tpu_v4", "kpu_t256"])
+def test_a_fused_model_takes_what_its_estimate_says(arch):
+    """Kernels, bytes, time and energy of `shmoo fusion` are those of `shmoo estimate`, where convolutions change layouts and
+    large results are mapped anew."""
+    b = GraphBuilder()
+    x = b.tensor((8, 32, 224, 224))
+    graph = b.graph(b.relu(b.conv(b.relu(b.conv(x, 64)), 64)))
+    profile = load_profile(arch)
+    faults = {"page_fault": Coefficient(2e-10, "s/B", "fitted", "a machine that maps memory anew")}
+    director = AnalysisDirector(profile.replacing(coefficients={**profile.coefficients, **faults}))
+    for runtime in RUNTIMES[director.profile.family]:
+        fused = fusion_savings(director, [graph], runtime).fused
+        estimate = director.estimate(graph, runtime=runtime)
+        assert (fused.kernels, fused.bytes) == (estimate.kernels, estimate.bytes)
+        assert fused.latency_s == pytest.approx(estimate.latency_s.value, rel=1e-9)
+        assert fused.energy_j == pytest.approx(estimate.energy_j.value, rel=1e-9)
+
+
+def test_eager_fuses_nothing():
+    """Call by call, then, is the estimate itself."""
+    b = GraphBuilder()
+    graph = b.graph(b.relu(b.conv(b.tensor((8, 32, 224, 224)), 64)))
+    savings = fusion_savings(AnalysisDirector(load_profile("cpu_server_generic")), [graph], "eager")
+    assert savings.alone == savings.fused
 
 
 def test_what_is_not_known_saves_nothing_known():

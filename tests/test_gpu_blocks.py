@@ -26,9 +26,9 @@ def bmm(batch: int, m: int, n: int, k: int) -> KernelTable:
     return kernel_table(graph, fuse(graph))
 
 
-def conv(images: int, channels: int, side: int, filters: int) -> KernelTable:
+def conv(images: int, channels: int, side: int, filters: int, width: int | None = None) -> KernelTable:
     b = GraphBuilder()
-    graph = b.graph(b.conv(b.tensor((images, channels, side, side)), filters))
+    graph = b.graph(b.conv(b.tensor((images, channels, side, width or side)), filters))
     return kernel_table(graph, fuse(graph))
 
 
@@ -87,6 +87,13 @@ def test_winograd_rounds_images_to_whole_tiles():
     assert small["winograd_fused"].share[0] == pytest.approx(9 * 16 / (25 * 9))
     assert even["winograd"].share[0] == pytest.approx(36 / 144)
     assert even["winograd_fused"].share[0] == pytest.approx(16 / 36)
+
+
+def test_winograd_tiles_the_height_and_the_width_of_an_image():
+    """2 x 32 results take 1 x 8 tiles of 4 x 4 and 1 x 16 of 2 x 2; a square of as many points would take 4 and 16."""
+    wide = ways(conv(32, 64, 2, 64, width=32), load_profile("gpu_v100"))
+    assert wide["winograd"].share[0] == pytest.approx(8 * 36 / (64 * 9))
+    assert wide["winograd_fused"].share[0] == pytest.approx(16 * 16 / (64 * 9))
 
 
 def test_winograd_transforms_filters_at_every_call():

@@ -10,7 +10,8 @@ import pytest
 from build import GraphBuilder
 
 from shmoo.estimators.basis import measured_type
-from shmoo.estimators.coefficients import ALGORITHMS, DEFAULTS, TENSOR, Coefficients, algorithm_codes, on_tensor_cores
+from shmoo.estimators.catalogue import ALGORITHMS, DEFAULTS, TENSOR, whose
+from shmoo.estimators.coefficients import Coefficients, algorithm_codes, on_tensor_cores
 from shmoo.estimators.director import AnalysisDirector, Estimate
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion import fuse
@@ -34,7 +35,7 @@ def linear_graph(m: int, n: int, k: int, dtype: str = "float16") -> Graph:
 
 def linear(m: int, n: int, k: int, dtype: str = "float16") -> KernelTable:
     graph = linear_graph(m, n, k, "float32" if dtype == "tf32" else dtype)
-    return kernel_table(graph, fuse(graph)).with_matrix_dtype(dtype)
+    return kernel_table(graph, fuse(graph)).computed_in(dtype)
 
 
 def add(side: int, dtype: str) -> Graph:
@@ -100,7 +101,7 @@ def test_a_single_row_takes_what_reading_the_weights_takes(name):
 def test_tensor_cores_multiply_the_types_they_have_a_rate_for(name, dtype, on):
     """Other types run on the units of float32."""
     profile = load_profile(name)
-    table = linear(64, 64, 64).with_matrix_dtype(dtype)
+    table = linear(64, 64, 64, dtype)
     assert on_tensor_cores(table, profile).all() == on
     (code,) = algorithm_codes(table, profile)
     assert (ALGORITHMS[code] in TENSOR) == on
@@ -110,7 +111,7 @@ def test_tensor_cores_multiply_the_types_they_have_a_rate_for(name, dtype, on):
 def test_float32_feels_nothing_of_tensor_cores(name):
     """Every coefficient of tensor cores three times as large: not a bit of a float32 product, nor of its interval, changes."""
     profile = load_profile(name)
-    names = [n for n in {*profile.coefficients, *DEFAULTS["gpu"]} if n.rpartition(".")[2] in ("tensor", *TENSOR)]
+    names = [n for n in {*profile.coefficients, *DEFAULTS["gpu"]} if whose(n) in ("tensor", *TENSOR)]
     changed = {n: 3.0 * Coefficients(profile).value(n) for n in names}
     table = linear(1000, 2000, 3000, "float32")
     assert len(changed) > 10
@@ -244,10 +245,7 @@ def test_intervals_of_types_that_were_not_measured_are_wider(graph_of):
 def test_types_of_one_width_and_rate_are_measured_together():
     """Rows in bfloat16 tell about float16 too on an A100, whose units are as fast in both; not about tf32 or float32."""
     fitted = load_profile("gpu_a100_40g").replacing(fitted_from=FittedFrom(dtypes=("bfloat16",)))
-    told = {
-        name: measured_type(linear(8, 8, 8).with_matrix_dtype(name), fitted)[0]
-        for name in ("bfloat16", "float16", "tf32", "int8")
-    }
+    told = {name: measured_type(linear(8, 8, 8, name), fitted)[0] for name in ("bfloat16", "float16", "tf32", "int8")}
     assert told == {"bfloat16": True, "float16": True, "tf32": False, "int8": False}
     assert measured_type(linear(8, 8, 8), load_profile("gpu_h100")).all()
     assert measured_type(linear(8, 8, 8, "bfloat16"), load_profile("tpu_v4")).all()  # whose table says float16

@@ -51,6 +51,7 @@ def test_imports_point_one_way(path: Path) -> None:
         where = f"{path.relative_to(ROOT)}:{line} imports {name}"
         top, _, rest = name.partition(".")
         assert not name.startswith("."), f"{where}; imports are absolute here"
+        assert top != "tests", f"{where}; what the product runs does not stand in tests"
         assert top not in ROOMS, f"{where}; the rooms install as shmoo.*"
         if top == "shmoo":
             assert rest.split(".")[0] in allowed, f"{where}; {room} may use {', '.join(allowed)}"

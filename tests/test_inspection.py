@@ -7,17 +7,18 @@ import pytest
 from build import GraphBuilder
 from click.testing import CliRunner
 
+from shmoo.estimators.coefficients import DEFAULTS, Coefficients
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.inspection import inspect_graphs, parent_of, paths_to
 from shmoo.estimators.profile import load_profile
 from shmoo.harness.cli.app import cli
-from shmoo.harness.inspectpage import graph_data, make_figure, write_page
+from shmoo.harness.inspectpage import call_time, graph_data, make_figure, write_page
 
 ARCH = "cpu_server_generic"
 
 
-def inspection():
+def inspection_graph():
     """body.fc1 (8x16 by 16x32), body.act, fc2 (8x32 by 32x4)."""
     b = GraphBuilder()
     x = b.relu(b.linear(b.tensor((8, 16)), 32))
@@ -25,8 +26,12 @@ def inspection():
     modules = ("body.fc1", "body.act", "fc2")
     calls = tuple(msgspec.structs.replace(call, module=module) for call, module in zip(graph.calls, modules, strict=True))
     values = [msgspec.structs.replace(v, name=f"{i}.weight") if v.kind == "parameter" else v for i, v in enumerate(graph.values)]
-    graph = msgspec.structs.replace(graph, calls=calls, values=tuple(values))
-    return inspect_graphs([graph], {ARCH: AnalysisDirector(load_profile(ARCH))}, runtime="eager")
+    return msgspec.structs.replace(graph, calls=calls, values=tuple(values))
+
+
+def inspection():
+    """The graph on one machine."""
+    return inspect_graphs([inspection_graph()], {ARCH: AnalysisDirector(load_profile(ARCH))}, runtime="eager")
 
 
 def test_modules_hold_their_calls_and_those_of_the_modules_in_them():
@@ -41,10 +46,12 @@ def test_modules_hold_their_calls_and_those_of_the_modules_in_them():
 
 
 def test_shares_of_siblings_sum_to_their_parent():
-    """All time is in some module."""
+    """All time is in some module, but for the entry of the graph, which is the model's own."""
     rows = {row.name: row.on[ARCH] for row in inspection().modules}
+    entry = DEFAULTS["cpu"]["graph"].value / rows[""].latency_s
     assert rows[""].share == pytest.approx(1)
-    assert rows["body"].share + rows["fc2"].share == pytest.approx(1)
+    assert rows["body"].share + rows["fc2"].share == pytest.approx(1 - entry)
+    assert rows["body.fc1"].share + rows["body.act"].share == pytest.approx(rows["body"].share)
     assert sum(rows["body"].bound_s.values()) == pytest.approx(rows["body"].latency_s)
 
 
@@ -80,7 +87,8 @@ def test_the_page_holds_the_graph_of_kernels():
     data = graph_data(inspection(), ARCH)
     assert [kernel["sources"] for kernel in data["kernels"]] == [(), (0,), (1,)]
     assert [kernel["module"] for kernel in data["kernels"]] == ["body.fc1", "body.act", "fc2"]
-    assert sum(kernel["share"] for kernel in data["kernels"]) == pytest.approx(1)
+    entry = DEFAULTS["cpu"]["graph"].value / inspection().modules[0].on[ARCH].latency_s
+    assert sum(kernel["share"] for kernel in data["kernels"]) == pytest.approx(1 - entry)
     assert set(data["modules"]) == {"", "body", "body.fc1", "body.act", "fc2"}
     assert {kernel["bound"] for kernel in data["kernels"]} <= set(data["colours"])
 
@@ -100,6 +108,47 @@ def test_the_figure_has_a_node_a_module_and_needs_no_network(tmp_path):
     assert 'src="http' not in text
     assert found._repr_html_().count("<tr>") == 1 + len(found.tree(2))
     assert "<script>" not in found._repr_html_()
+
+
+def small_layers(count=40):
+    """Layers whose launches on a GPU take longer than most of them run, and one that the host overtakes."""
+    b = GraphBuilder()
+    x = b.linear(b.tensor((4096, 4096)), 4096)
+    for _ in range(count):
+        x = b.layer_norm(b.linear(x, 64))
+    return b.graph(x)
+
+
+@pytest.mark.parametrize("arch", ["cpu_server_generic", "gpu_h100", "tpu_v4", "kpu_t256"])
+def test_the_whole_model_takes_what_its_estimate_says(arch):
+    """Latency and energy of one call are one number, whether asked as an estimate, as modules or as kernels."""
+    director = AnalysisDirector(load_profile(arch))
+    graphs = [small_layers(), inspection_graph()]
+    estimate = director.estimate(graphs)
+    found = inspect_graphs(graphs, {arch: director})
+    assert found.modules[0].on[arch].latency_s == pytest.approx(estimate.latency_s.value, rel=1e-9)
+    entry = estimate.latency_s.value - sum(kernel.elapsed_s for kernel in estimate.breakdown)
+    graph = Coefficients(director.profile).value(f"graph.{estimate.runtime}", "graph")
+    assert entry == pytest.approx(len(graphs) * graph, rel=1e-6)
+    assert sum(kernel.energy_j for kernel in estimate.breakdown) == pytest.approx(
+        estimate.energy_j.value - entry * director.profile.value("power.static"), rel=1e-9
+    )
+
+
+def test_a_launch_that_hides_behind_the_device_takes_no_time():
+    """On a GPU a large product gives the host time to launch what follows, and the page says how much."""
+    arch = "gpu_h100"
+    b = GraphBuilder()
+    x = b.tensor((16384, 16384))
+    graph = b.graph(b.linear(b.linear(x, 16384), 16384))
+    found = inspect_graphs([graph], {arch: AnalysisDirector(load_profile(arch))})
+    first, second = (node.kernel for node in found.kernels[arch])
+    assert first.elapsed_s > first.latency_s - first.launch_s
+    assert second.elapsed_s == pytest.approx(second.latency_s - second.launch_s, rel=1e-9)
+    assert second.bound == "compute"
+    assert found.hidden_s(arch) >= second.launch_s
+    assert "of launches hide behind the device" in call_time(found, arch)
+    assert "hide" not in call_time(inspection(), ARCH)
 
 
 def test_inspect_writes_json_csv_and_a_page(tmp_path):

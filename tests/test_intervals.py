@@ -9,9 +9,11 @@ from test_calibrate import TRUTH, measured_on, sources_of
 
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.dataset import MeasuredCase, blocks
-from shmoo.calibrate.intervals import BORROWED, FLOOR, NORMAL_POINT, conformal_point, spreads
-from shmoo.estimators.coefficients import MANY_KERNELS, normals
+from shmoo.calibrate.intervals import BORROWED, FLOOR, conformal_point, spreads
+from shmoo.estimators.coefficients import MANY_KERNELS
+from shmoo.estimators.draws import normals
 from shmoo.estimators.profile import load_profile
+from shmoo.estimators.records import NORMAL_90
 from shmoo.runs.records import CaseSpec
 
 NOISE = {"linear": 0.12, "add": 0.03, "relu": 0.06, "softmax": 0.25}
@@ -45,12 +47,12 @@ def test_few_cases_of_an_algorithm_lean_on_its_family_and_on_all():
 
     def leaning(n: int, own: float) -> float:
         family = (n * own**2 + BORROWED * 0.3**2) / (n + BORROWED)
-        return np.sqrt((n * own**2 + BORROWED * family) / (n + BORROWED)) / NORMAL_POINT
+        return np.sqrt((n * own**2 + BORROWED * family) / (n + BORROWED)) / NORMAL_90
 
-    assert found["sigma.gemm"].value == pytest.approx(0.3 / NORMAL_POINT)
+    assert found["sigma.gemm"].value == pytest.approx(0.3 / NORMAL_90)
     assert found["sigma.pointwise"].value == pytest.approx(leaning(many, 0.1))
     assert found["sigma.softmax"].value == pytest.approx(leaning(few, 0.2))
-    assert 0.2 < found["sigma.softmax"].value * NORMAL_POINT < 0.3
+    assert 0.2 < found["sigma.softmax"].value * NORMAL_90 < 0.3
 
 
 def test_what_unfitted_ranges_reach_is_not_added_again():
@@ -61,7 +63,7 @@ def test_what_unfitted_ranges_reach_is_not_added_again():
     reach = np.tile((0.3, 0.4), (count, 1))
     above = spreads([block], np.full(count, 0.5), reach, base, "")["sigma.gemm"].value
     below = spreads([block], np.full(count, -0.5), reach, base, "")["sigma.gemm"].value
-    assert (above, below) == (pytest.approx(0.4 / NORMAL_POINT), pytest.approx(0.3 / NORMAL_POINT))
+    assert (above, below) == (pytest.approx(0.4 / NORMAL_90), pytest.approx(0.3 / NORMAL_90))
     assert spreads([block], np.full(count, 0.2), reach, base, "")["sigma.gemm"].value == FLOOR
 
 
@@ -71,7 +73,7 @@ def test_cases_that_are_not_known_do_not_count():
     (block,) = blocks([c for c in noisy_cases(0) if c.case.workload == "linear"], base)
     errors = np.full(len(block.cases), 0.1)
     errors[::2] = np.nan
-    assert spreads([block], errors, np.zeros((len(errors), 2)), base, "")["sigma.gemm"].value == pytest.approx(0.1 / NORMAL_POINT)
+    assert spreads([block], errors, np.zeros((len(errors), 2)), base, "")["sigma.gemm"].value == pytest.approx(0.1 / NORMAL_90)
     assert not spreads([block], errors * np.nan, np.zeros((len(errors), 2)), base, "")
 
 
@@ -90,14 +92,14 @@ def graphs_of(count: int, kernels: int) -> list[MeasuredCase]:
 def test_graphs_of_many_kernels_have_a_spread_of_their_own():
     """Short graphs err by 0.4. Of 10 long ones one errs by 0.6: their 68 % point of 0.1 decides; of 60, their 90 % point."""
     base = load_profile("cpu_server_generic")
-    for count, expected in ((10, 0.1), (60, 0.1 / NORMAL_POINT)):
+    for count, expected in ((10, 0.1), (60, 0.1 / NORMAL_90)):
         cases = graphs_of(30, 2) + graphs_of(count, MANY_KERNELS)
         (block,) = blocks(cases, base)
         errors = np.append(np.full(30, 0.4), np.full(count, 0.1))
         errors[-1] = 0.6
         found = spreads([block], errors, np.zeros((len(cases), 2)), base, "")
         assert found["sigma.graph.many"].value == pytest.approx(expected)
-        assert found["sigma.graph"].value == pytest.approx(0.4 / NORMAL_POINT)
+        assert found["sigma.graph"].value == pytest.approx(0.4 / NORMAL_90)
 
 
 def test_draws_have_the_quantiles_of_the_law():

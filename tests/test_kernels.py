@@ -8,7 +8,17 @@ from build import GraphBuilder
 
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.fusion import fuse
-from shmoo.estimators.kernels import READ_ACTIVATION, READ_WEIGHT, WRITE, Kernel, KernelTable, kernel_table
+from shmoo.estimators.kernels import (
+    DTYPE_CODE,
+    FAMILY_CODE,
+    READ_ACTIVATION,
+    READ_WEIGHT,
+    WRITE,
+    Kernel,
+    KernelTable,
+    kernel_table,
+    op_code,
+)
 from shmoo.estimators.profile import RUNTIMES, load_profile
 from shmoo.estimators.records import FAMILIES
 
@@ -86,3 +96,22 @@ def test_an_empty_selection_does_no_work(machine):
         assert all(kernel.memory_s < 1e-8 for kernel in found.breakdown)
         assert 0 < found.latency_s.low <= found.latency_s.value <= found.latency_s.high < 1e-3
         assert found.energy_j.value == pytest.approx(profile.value("power.static") * found.latency_s.value, rel=0.01)
+
+
+def test_columns_hold_what_their_names_say():
+    """A grouped, strided and dilated convolution of three images, every extent a number of its own."""
+    b = GraphBuilder("float16")
+    x, weight = b.tensor((3, 8, 20, 22)), b.tensor((10, 4, 3, 5), "parameter", "weight")
+    shape = {"stride": [2, 2], "padding": [0, 0], "dilation": [3, 3], "groups": 2}
+    y = b.call("conv2d", {"input": x, "weight": weight}, (3, 10, 7, 5), **shape)
+    table = kernel_table(b.graph(y), [Kernel((0,))])
+    codes = table.family, table.dtype, table.op
+    assert [int(code[0]) for code in codes] == [FAMILY_CODE["conv"], DTYPE_CODE["float16"], op_code("aten.conv2d")]
+    assert all(code.dtype == np.int64 for code in codes)
+    space = {"batch": 2, "m": 3 * 7 * 5, "n": 5, "k": 4 * 15, "window": 15, "stride": 2, "dilation": 3, "images": 3, "calls": 1}
+    space |= {"channels_in": 4, "channels_out": 5, "height": 7, "width": 5, "window_height": 3, "window_width": 5}
+    space |= {"image_elements": 8 * 20 * 22}
+    assert {name: float(getattr(table, name)[0]) for name in space} == space
+    assert table.entering_bytes[0] == 2 * 3 * 8 * 20 * 22
+    assert table.leaving_bytes[0] == 2 * 3 * 10 * 7 * 5
+    assert table.flops[0] == table.matrix_flops[0] == 2 * 3 * 10 * 7 * 5 * 4 * 15

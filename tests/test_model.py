@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from build import GraphBuilder
 
-from shmoo.estimators.coefficients import ALGORITHMS, Coefficients, algorithm_codes, draw
+from shmoo.estimators.catalogue import ALGORITHMS
+from shmoo.estimators.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.draws import draw
 from shmoo.estimators.fusion import fuse
-from shmoo.estimators.kernels import KernelTable, kernel_table
+from shmoo.estimators.kernels import Kernel, KernelTable, kernel_table
 from shmoo.estimators.model import Prediction, graph_latency, predict, segment_energy
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient, TilingSpec, load_profile
 from shmoo.estimators.records import single_call_graph
@@ -247,6 +249,34 @@ def test_convolutions_are_told_apart_by_window_and_stride():
         graph = b.graph(b.conv(b.tensor((1, 8, 16, 16)), 8, kernel))
         names.append(ALGORITHMS[algorithm_codes(kernel_table(graph, fuse(graph)), machine("gpu"))[0]])
     assert names == ["conv_1x1", "conv_3x3", "conv"]
+
+
+def test_a_row_of_nine_is_no_window_of_three_by_three():
+    """A convolution along one dimension with nine taps cannot use Winograd's transform of 3 x 3."""
+    b = GraphBuilder()
+    operands = {"input": b.tensor((1, 8, 64)), "weight": b.tensor((8, 8, 9), "parameter")}
+    table = kernel_table(b.graph(b.call("conv1d", operands, (1, 8, 56), groups=1, stride=[1], dilation=[1])), [Kernel((0,))])
+    assert ALGORITHMS[algorithm_codes(table, machine("gpu"))[0]] == "conv"
+
+
+@pytest.mark.parametrize(
+    ("images", "channels", "side", "window", "algorithm"),
+    [
+        (1, 5, 64, (3, 3), "conv_native"),
+        (1, 5, 64, (5, 5), "conv"),
+        (1, 5, 64, (1, 25), "conv_native"),
+        (2, 5, 64, (1, 5), "conv"),
+        (1, 6, 64, (1, 5), "conv"),
+    ],
+)
+def test_a_cpu_gives_its_library_what_is_worth_it(images, channels, side, window, algorithm):
+    """Several images, windows of more than 3 by 3, more than 20,480 elements: 5 x 64 x 64 are as many, 6 x 64 x 64 are more,
+    however few of them the results are."""
+    b = GraphBuilder()
+    operands = {"input": b.tensor((images, channels, side, side)), "weight": b.tensor((8, channels, *window), "parameter")}
+    shape = (images, 8, side - window[0] + 1, side - window[1] + 1)
+    table = kernel_table(b.graph(b.call("conv2d", operands, shape, groups=1, stride=[1, 1], dilation=[1, 1])), [Kernel((0,))])
+    assert ALGORITHMS[algorithm_codes(table, machine("cpu"))[0]] == algorithm
 
 
 def test_draws_have_the_range_they_come_from():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shmoo.estimators import director
+from shmoo.estimators import pipeline
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.profile import RUNTIMES, builtin_names, load_profile
 from shmoo.harness.models import ModelGraphs, model_graphs
@@ -40,7 +40,7 @@ SAMPLE = (
 @pytest.fixture(autouse=True)
 def without_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Values are looked at and no intervals, which take most of an estimate's time."""
-    monkeypatch.setattr(director, "DRAWS", 2)
+    monkeypatch.setattr(pipeline, "DRAWS", 2)
 
 
 def powers(machine: str, found: ModelGraphs) -> list[float]:

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from shmoo.estimators.catalogue import space
 from shmoo.estimators.errors import FormatError, InputError
 from shmoo.estimators.profile import ArchitectureProfile, builtin_names, load_profile
 
@@ -246,3 +247,39 @@ def test_a_profile_that_nothing_can_be_predicted_from_is_refused(damage, words):
     damage(file)
     with pytest.raises(FormatError, match=words):
         ArchitectureProfile.from_json(json.dumps(file))
+
+
+def test_a_profile_of_format_1_opens_and_says_what_a_prior_held():
+    """There it was a fallback whose reference began with it; the newest format has a source for it. Guesses stay guesses."""
+    file = json.loads(load_profile("tpu_v4").to_json())
+    guess = {"value": 0.5, "unit": "1", "source": "fallback", "reference": "a guess"}
+    head = "held by its prior, the data say next to nothing about it; "
+    file["format"] = 1
+    file["coefficients"] |= {"efficiency.linalg": guess, "half.m": guess | {"reference": f"{head}fitted to a table"}}
+    profile = ArchitectureProfile.from_json(json.dumps(file))
+    assert profile.coefficients["efficiency.linalg"].source == "fallback"
+    held = profile.coefficients["half.m"]
+    assert (held.value, held.source, held.reference) == (0.5, "prior", "fitted to a table")
+    assert profile.format == 2
+    assert ArchitectureProfile.from_json(profile.to_json()) == profile
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_value_at_the_end_of_its_range_does_not_pass_for_a_fitted_one(name):
+    """Of everything that a fit wrote, what lies at a bound of the search says so, and nothing else does."""
+    profile = load_profile(name)
+    fits = {key: c for key, c in profile.coefficients.items() if c.from_fit and not key.startswith("sigma")}
+    ends = {key: space(key, profile.family) for key in fits}
+    at_bound = {
+        key for key, c in fits.items() if min(abs(math.log(c.value / end)) for end in (ends[key].low, ends[key].high)) < 1e-3
+    }
+    assert {key for key, c in fits.items() if c.source == "at bound"} == at_bound
+
+
+def test_what_ended_at_a_bound_or_with_its_prior_is_known():
+    """Three that an A100 is published with: a share at its upper bound, one at its lower bound, one that no row feels."""
+    coefficients = load_profile("gpu_a100_40g").coefficients
+    assert coefficients["efficiency.bandwidth.pointwise"].source == "at bound"
+    assert coefficients["efficiency.special"].source == "at bound"
+    assert sum(c.source == "prior" for c in coefficients.values()) == 22
+    assert not [c for name in NAMES for c in load_profile(name).coefficients.values() if "prior" in c.reference]

@@ -3,18 +3,21 @@
 import json
 import math
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
 
 from shmoo.estimators.fusion_savings import FusionSavings, FusionSummary, FusionTotals
-from shmoo.estimators.profile import load_profile
+from shmoo.estimators.profile import Coefficient, load_profile
+from shmoo.estimators.records import Source
 from shmoo.runs.errors import error_report
 from shmoo.runs.plots_errors import parity_figure, roofline_figure
 from shmoo.runs.plots_shmoo import plane_figure, shmoo_figure
 from shmoo.runs.predict import director_predictor, network_estimates, network_fusions
 from shmoo.runs.records import CaseSpec, ChildTime, Machine, Measurement, OperatorTime, Reason, RunManifest, Timing
-from shmoo.runs.report import figure_json, render_report, write_report
+from shmoo.runs.report import _source, figure_json, render_report, write_report
 from shmoo.runs.store import Run, RunWriter
 from shmoo.runs.tables import TableRow
 
@@ -266,3 +269,11 @@ def test_operators_timed_alone_stand_beside_the_whole(tmp_path):
     made = error_report(Run.open(run.path), PROFILE)
     assert made.networks[0].operators_s == pytest.approx(6e-5)
     assert "1.50" in Page(render_report(made)).text
+
+
+def test_every_source_of_a_coefficient_has_a_colour():
+    """A name of two words is one class."""
+    style = (Path(__file__).parents[1] / "runs" / "templates" / "report.css").read_text(encoding="utf-8")
+    assert all(f".source-{source.replace(' ', '-')} span" in style for source in get_args(Source))
+    cells = [_source(Coefficient(1.0, "1", source)) for source in get_args(Source)]
+    assert {cell.tone for cell in cells} == {f"source-{source.replace(' ', '-')}" for source in get_args(Source)}

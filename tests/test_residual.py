@@ -15,9 +15,8 @@ from scipy.stats import norm
 
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.dataset import Block, MeasuredCase, Sources, blocks
-from shmoo.calibrate.evaluate_gpu import DEVICES, GROUPS, WORST, card_of, read_device, sample_of
 from shmoo.calibrate.fit import predicted_latency
-from shmoo.calibrate.residual import FittedResidual, corrected_latency, fit_residual
+from shmoo.calibrate.residual import FittedResidual, fit_residual
 from shmoo.calibrate.transfer import transfer
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
@@ -27,6 +26,7 @@ from shmoo.estimators.profile import ArchitectureProfile, ErrorCardEntry, Residu
 from shmoo.estimators.residual import Correction, correction, summed, supported
 from shmoo.estimators.variants import with_threads
 from shmoo.runs.tables import TableRow
+from tests.evaluation.gpu import DEVICES, GROUPS, WORST, card_of, read_device, sample_of
 
 REFERENCE = Path(__file__).parents[1].parent / "shared" / "reference"
 
@@ -80,7 +80,7 @@ def test_a_smooth_deviation_is_learned(learned):
     """0.3 x sin is 19 % on average (2 / pi x 0.3); the noise of 2 % stays (1.6 % on average), on cases no part of the fit saw."""
     block, profile = learned
     assert off(block, predicted_latency([block], Coefficients(profile))) > 0.15
-    assert off(block, corrected_latency([block], profile)) < 0.05
+    assert off(block, predicted_latency([block], Coefficients(profile), residual=True)) < 0.05
     assert [(g.group, g.dtype, g.runtime) for g in profile.residual] == [("gemm", "float32", "eager")]
     assert profile.residual[0].cases == (block.splits == "fit").sum()
 
@@ -91,7 +91,7 @@ def test_intervals_follow_what_is_left(learned):
     block, profile = learned
     assert 0.02 <= profile.residual[0].spread < 0.03
     truth = predicted_latency([block], Coefficients(machine())) * np.exp(0.3 * np.sin(np.log2(block.table.k)))
-    intervals = AnalysisDirector(profile).estimate_table(block.table, block.tiling, block.runtime)
+    intervals = AnalysisDirector(profile).price(block.table, block.runtime, tiling=block.tiling, seed=0).intervals()
     below, above = (np.log(np.asarray([getattr(t, end) for t, _ in intervals]) / truth) / 0.02 for end in ("low", "high"))
     assert np.mean((norm.cdf(above) - norm.cdf(below))[block.splits != "fit"]) == pytest.approx(0.92, abs=0.04)
 

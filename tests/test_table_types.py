@@ -49,11 +49,11 @@ def test_many_cases_take_the_type_asked_for_each() -> None:
     """A tf32 row between float32 rows is the estimate of its graph in tf32, and leaves the others as they are."""
     director = AnalysisDirector(load_profile("gpu_a100_40g"))
     graph = TableRow(0, "linear", {"b": 1, "m": 2048, "n": 2048, "k": 2048}, "tf32").graph()
-    rows = director.estimate_cases([graph] * 3, runtime="eager", dtypes=(None, "tf32", None))
-    single = [director.estimate(graph, runtime="eager", dtype=dtype).latency_s.value for dtype in (None, "tf32", None)]
+    rows = director.estimate_cases([graph] * 3, runtime="eager", compute_dtypes=(None, "tf32", None))
+    single = [director.estimate(graph, runtime="eager", compute_dtype=dtype).latency_s.value for dtype in (None, "tf32", None)]
     assert [latency.value for latency, _ in rows] == pytest.approx(single)
     with pytest.raises(InputError, match="compute dtype"):
-        director.estimate_cases([graph], dtypes=("float64",))
+        director.estimate_cases([graph], compute_dtypes=("float64",))
 
 
 def test_reports_predict_tf32_rows_in_tf32() -> None:
@@ -64,7 +64,7 @@ def test_reports_predict_tf32_rows_in_tf32() -> None:
         (CaseSpec("linear", kind, row.axes, dtype), (row.graph(),)) for kind in ("operator", "network") for dtype in TYPES[:2]
     ]
     found = [estimate.latency_s.value for estimate in director_predictor(director.profile)(asked)]
-    single = [director.estimate(row.graph(), runtime="eager", dtype=dtype).latency_s.value for dtype in (None, "tf32")]
+    single = [director.estimate(row.graph(), runtime="eager", compute_dtype=dtype).latency_s.value for dtype in (None, "tf32")]
     assert found == pytest.approx(single * 2)
 
 

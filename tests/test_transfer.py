@@ -6,12 +6,12 @@ import pytest
 from msgspec.structs import replace
 
 from shmoo.calibrate.dataset import MeasuredCase
-from shmoo.calibrate.evaluate_gpu import DEVICES, published
 from shmoo.calibrate.transfer import off_by, transfer, typical
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient, load_profile
 from shmoo.runs.tables import TableRow
+from tests.evaluation.gpu import DEVICES, published
 
 
 def fitted(name: str, **values: float) -> ArchitectureProfile:
@@ -109,3 +109,28 @@ def test_what_a_carried_profile_is_off_by_sets_its_spread():
         MeasuredCase(replace(row.case, runtime="eager"), (row.graph(),), math.e * t) for row, t in zip(rows, times, strict=True)
     ]
     assert 0.3 < off_by(made, cases)["sigma.gemm"].value <= 1 / 1.645
+
+
+def test_only_what_measurements_say_is_carried_over():
+    """What a prior held does not count, nor a value at its bound that only followed others there; one that measurements pushed
+    there, which has a standard error, does."""
+
+    def machine(source, stderr=None):
+        share = Coefficient(0.3, "1", source, "test", stderr)
+        return fitted("gpu_v100", efficiency_conv=0.5).replacing(
+            coefficients={"efficiency.conv": Coefficient(0.5, "1", "fitted", "test"), "efficiency.gemm": share}
+        )
+
+    counts = {("fitted", None): True, ("at bound", 0.01): True, ("at bound", None): False, ("prior", None): False}
+    bare = published("gpu_h100")
+    carried = {case: "efficiency.gemm" in transfer([machine(*case)], bare).coefficients for case in counts}
+    assert carried == counts
+
+
+@pytest.mark.parametrize("source", ["fitted", "at bound", "prior"])
+def test_what_a_fit_wrote_of_the_target_itself_is_dropped(source):
+    """Whatever the measurements said about it."""
+    target = load_profile("gpu_h100")
+    own = {"efficiency.linalg": Coefficient(0.123, "1", source, "a fit to this machine")}
+    target = target.replacing(coefficients={**target.coefficients, **own})
+    assert "efficiency.linalg" not in transfer([fitted("gpu_v100", efficiency_gemm=0.5)], target).coefficients

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from shmoo.estimators.catalogue import CATALOGUE, under
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import load_profile
-from shmoo.estimators.variants import FOLLOWERS, amount_of, variant
+from shmoo.estimators.variants import amount_of, variant
 from shmoo.harness.architectures import load_architecture
 
 
@@ -64,13 +65,13 @@ def test_what_a_machine_lacks_is_refused(values: dict) -> None:
         variant(load_profile("kpu_t64"), values)
 
 
-@pytest.mark.parametrize(("family", "part"), list(FOLLOWERS))
+@pytest.mark.parametrize(("family", "part"), [(family, part) for part, of in CATALOGUE.items() for family in of.brings])
 def test_every_follower_exists_somewhere(family: str, part: str) -> None:
     """Each rule names a coefficient that a built-in profile of the family has."""
     name = {"cpu": "cpu_i7_12700k", "gpu": "gpu_h100", "tpu": "tpu_v4", "kpu": "kpu_t64"}[family]
     known = load_profile(name).coefficients
-    for stem, _ in FOLLOWERS[family, part]:
-        assert any(key == stem or (stem.endswith(".") and key.startswith(stem)) for key in known), stem
+    for stem, _ in CATALOGUE[part].brings[family]:
+        assert any(name != part for name in under(stem, known)), stem
 
 
 def test_sizes_read_as_people_write_them() -> None:

@@ -18,8 +18,9 @@ from shmoo.harness.energy import available_probes
 from shmoo.harness.energy.nvml import NvmlProbe
 from shmoo.harness.energy.rapl import PowercapProbe
 from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings
-from shmoo.harness.energy.virtual import VirtualDevice, VirtualNvml, VirtualPowercap
+from shmoo.harness.energy.virtual import VirtualDevice, VirtualNvml, VirtualPowercap, virtual_package
 from shmoo.harness.gpuwatch import GpuWatch, gpu_doubts
+from shmoo.harness.machine import probe_machine
 from shmoo.runs.records import Machine, Measurement, RunManifest, Timing
 from shmoo.runs.store import RunWriter
 from shmoo.runs.tables import TableRow
@@ -112,6 +113,21 @@ def test_the_virtual_package_is_found_like_a_real_one(tmp_path):
     hardware.run(2.0, 100.0)
     assert probe.energy_j(before, probe.snapshot())["package"].energy_j == pytest.approx(100.0)
     assert hardware.joules == pytest.approx(100.0)
+
+
+def test_the_switch_replaces_the_counters_of_this_machine(monkeypatch):
+    """10 W for 2 s and 15 W for 3 core seconds are 65 J; without the switch the counters of the machine are looked for."""
+    now = {"clock": 0.0, "core": 0.0}
+    probe = virtual_package(lambda: now["clock"], lambda: now["core"])
+    before = probe.snapshot()
+    now.update(clock=2.0, core=3.0)
+    assert probe.energy_j(before, probe.snapshot())["package"].energy_j == pytest.approx(65.0)
+    plain = probe_machine().cpu_model
+    monkeypatch.setenv("SHMOO_VIRTUAL_ENERGY", "1")
+    ((found,), missing) = available_probes()
+    assert found.name == "simulated"
+    assert "SHMOO_VIRTUAL_ENERGY" in missing["gpu"]
+    assert probe_machine().cpu_model == f"{plain} (virtual energy)"
 
 
 def test_a_virtual_counter_moves_only_at_its_updates():

@@ -7,8 +7,8 @@ is not read. Everything else of a backward pass (products, sums, copies) is made
 from __future__ import annotations
 
 from shmoo.estimators.costs.attention import attention_extents
-from shmoo.estimators.costs.base import bill, cost, elements, extents, first, largest, number, result, tensor
-from shmoo.estimators.costs.contractions import gemm
+from shmoo.estimators.costs.base import bill, cost, elements, extents, first, number, result, tensor
+from shmoo.estimators.costs.contractions import convolution, gemm
 from shmoo.estimators.costs.data_movement import TAPS, UPSAMPLE
 from shmoo.estimators.costs.reductions import adaptive_windows
 from shmoo.estimators.records import Cost, OpCall
@@ -30,29 +30,15 @@ def convolution_backward(call: OpCall) -> Cost:
     """
     grad, source, weight = tensor(call, "grad_output"), tensor(call, "input"), tensor(call, "weight")
     to_input, to_weight, to_bias = _asked(call, 3)
-    groups = int(number(call, "groups", 1))
-    window = elements(weight.shape[2:])
-    images = source.shape[0]
-    if call.attributes.get("transposed"):
-        family, points = "conv_transpose", elements(source.shape[2:])
-        n, k = weight.shape[1] * window, weight.shape[0] // groups
-    else:
-        family, points = "depthwise" if groups > 1 and weight.shape[1] == 1 else "conv", elements(grad.shape[2:])
-        n, k = weight.shape[0] // groups, weight.shape[1] * window
-    m = points * images
-    return bill(
+    return convolution(
         call,
-        family,
-        matrix=2.0 * groups * m * n * k * (to_input + to_weight),
+        source,
+        weight,
+        int(number(call, "groups", 1)),
+        transposed=bool(call.attributes.get("transposed")),
+        target=grad,
+        passes=to_input + to_weight,
         vector=grad.numel if to_bias else 0,
-        batch=groups,
-        m=m,
-        n=n,
-        k=k,
-        window=window,
-        stride=largest(call, "stride"),
-        dilation=largest(call, "dilation"),
-        images=images,
         touched={"weight": weight.nbytes * to_input, "input": source.nbytes * to_weight},
     )
 

@@ -12,10 +12,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.records import Cost, OpCall, TensorSpec
+from shmoo.estimators.records import Cost, Geometry, OpCall, TensorSpec
 from shmoo.estimators.registry import Registry
 
 CostFunction = Callable[[OpCall], Cost]
+_NO_IMAGE = Geometry()
 
 COSTS: Registry[CostFunction] = Registry("operator cost")
 """Operator name -> cost function. Filled at import by `cost`."""
@@ -136,6 +137,7 @@ def bill(
     stride: int = 1,
     dilation: int = 1,
     images: int = 1,
+    geometry: Geometry = _NO_IMAGE,
     touched: Mapping[str, float] | None = None,
     written: float | None = None,
 ) -> Cost:
@@ -170,4 +172,5 @@ def bill(
         stride=stride,
         dilation=dilation,
         images=images,
+        geometry=geometry,
     )

@@ -8,13 +8,13 @@ numbers are counted. Attention is in `attention.py`, the linear algebra of squar
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from shmoo.estimators.costs.base import bill, cost, elements, first, largest, listed, number, result, tensor
 from shmoo.estimators.costs.einsum import Contraction, contractions_of
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.records import Cost, OpCall, TensorSpec
+from shmoo.estimators.records import Cost, Geometry, OpCall, TensorSpec
 
 
 def gemm(call: OpCall, batch: int, m: int, n: int, k: int, vector: float = 0.0) -> Cost:
@@ -194,32 +194,51 @@ def cdist(call: OpCall) -> Cost:
 # Convolutions ------------------------------------------------------------------------------------------------------
 
 
-def convolution(call: OpCall, source: TensorSpec, weight: TensorSpec, groups: int, transposed: bool) -> Cost:
+def convolution(
+    call: OpCall,
+    source: TensorSpec,
+    weight: TensorSpec,
+    groups: int,
+    *,
+    transposed: bool = False,
+    target: TensorSpec | None = None,
+    passes: int = 1,
+    vector: float | None = None,
+    touched: Mapping[str, float] | None = None,
+) -> Cost:
     """The cost of any convolution.
 
     Forward: weight (C_out, C_in / groups, *window); each output point of a group takes k = C_in / groups * window multiply-adds.
     Transposed: weight (C_in, C_out / groups, *window); each input point of a group feeds n = C_out / groups * window sums.
+
+    Args:
+        source, target: image and result; the call's own result for `None`.
+        passes: how often its multiply-adds are done.
+        vector: operations beside them; those of the bias for `None`.
+        touched: as `bill` takes it.
     """
-    window = elements(weight.shape[2:])
+    output = result(call) if target is None else target
     rank = len(weight.shape) - 2
-    output = result(call)
-    bias = output.numel if call.operand("bias") else 0
+    window = elements(weight.shape[2:])
     # Operands without a batch dimension have one dimension less.
     images = source.shape[0] if len(source.shape) == rank + 2 else 1
     if transposed:
-        points = elements(source.shape[-rank:]) * images
-        family, m, n, k = "conv_transpose", points, weight.shape[1] * window, weight.shape[0] // groups
+        family, points = "conv_transpose", source.shape[-rank:]
+        channels_in, channels_out = weight.shape[0] // groups, weight.shape[1]
         # Overlapping windows are already added by the multiply-adds.
+        n, k = channels_out * window, channels_in
     else:
-        points = elements(output.shape[-rank:]) * images
-        family, m, n, k = "conv", points, weight.shape[0] // groups, weight.shape[1] * window
-        if groups > 1 and weight.shape[1] == 1:
-            family = "depthwise"
+        family, points = "depthwise" if groups > 1 and weight.shape[1] == 1 else "conv", output.shape[-rank:]
+        channels_in, channels_out = weight.shape[1], weight.shape[0] // groups
+        n, k = channels_out, channels_in * window
+    m = elements(points) * images
+    height, width = (1, *points)[-2:]
+    window_height, window_width = (1, *weight.shape[2:])[-2:]
     return bill(
         call,
         family,
-        matrix=2 * groups * m * n * k,
-        vector=bias,
+        matrix=2.0 * groups * m * n * k * passes,
+        vector=(output.numel if call.operand("bias") else 0) if vector is None else vector,
         batch=groups,
         m=m,
         n=n,
@@ -228,13 +247,15 @@ def convolution(call: OpCall, source: TensorSpec, weight: TensorSpec, groups: in
         stride=largest(call, "stride"),
         dilation=largest(call, "dilation"),
         images=images,
+        geometry=Geometry(channels_in, channels_out, height, width, window_height, window_width, source.numel // max(images, 1)),
+        touched=touched,
     )
 
 
 @cost("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.thnn_conv2d", "aten._slow_conv2d_forward", "aten.slow_conv3d")
 @cost("aten.mkldnn_convolution", "aten.slow_conv_dilated2d", "aten.slow_conv_dilated3d")
 def conv(call: OpCall) -> Cost:
-    return convolution(call, first(call), tensor(call, "weight"), int(number(call, "groups", 1)), transposed=False)
+    return convolution(call, first(call), tensor(call, "weight"), int(number(call, "groups", 1)))
 
 
 @cost(
@@ -257,14 +278,14 @@ def conv_transpose(call: OpCall) -> Cost:
 )
 def conv_either(call: OpCall) -> Cost:
     transposed = bool(call.attributes.get("transposed", False))
-    return convolution(call, first(call), tensor(call, "weight"), int(number(call, "groups", 1)), transposed)
+    return convolution(call, first(call), tensor(call, "weight"), int(number(call, "groups", 1)), transposed=transposed)
 
 
 @cost("aten._conv_depthwise2d", "aten.conv_depthwise3d")
 def conv_depthwise(call: OpCall) -> Cost:
     """As many groups as input channels; the channel is the dimension before the window's."""
     source, weight = first(call), tensor(call, "weight")
-    return convolution(call, source, weight, source.shape[1 - len(weight.shape)], transposed=False)
+    return convolution(call, source, weight, source.shape[1 - len(weight.shape)])
 
 
 @cost("aten.conv_tbc")
@@ -274,7 +295,16 @@ def conv_tbc(call: OpCall) -> Cost:
     time, batch, _ = result(call).shape
     m = time * batch
     return bill(
-        call, "conv", matrix=2 * m * c_out * c_in * window, vector=m * c_out, m=m, n=c_out, k=c_in * window, window=window
+        call,
+        "conv",
+        matrix=2 * m * c_out * c_in * window,
+        vector=m * c_out,
+        m=m,
+        n=c_out,
+        k=c_in * window,
+        window=window,
+        images=batch,
+        geometry=Geometry(c_in, c_out, 1, time, 1, window, first(call).numel // max(batch, 1)),
     )
 
 

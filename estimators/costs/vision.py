@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from shmoo.estimators.costs.base import bill, cost, elements, first, number, result, tensor
+from shmoo.estimators.costs.contractions import convolution
 from shmoo.estimators.records import Cost, OpCall
 
 _OVERLAP = 12
@@ -75,20 +76,6 @@ def deform_conv2d(call: OpCall) -> Cost:
     """A convolution whose every tap is interpolated between 4 pixels (7 operations, and 1 for a mask), once for all results."""
     source, weight, output = first(call), tensor(call, "weight"), result(call)
     groups = int(number(call, "groups", number(call, "n_weight_grps", 1)))
-    window = elements(weight.shape[2:])
-    points = output.shape[0] * elements(output.shape[2:])
-    n, k = weight.shape[0] // groups, weight.shape[1] * window
-    taps = points * source.shape[1] * window
+    taps = output.shape[0] * elements(output.shape[2:]) * source.shape[1] * elements(weight.shape[2:])
     masked = bool(call.attributes.get("use_mask", True))
-    return bill(
-        call,
-        "conv",
-        matrix=2 * groups * points * n * k,
-        vector=taps * (8 if masked else 7) + output.numel,
-        batch=groups,
-        m=points,
-        n=n,
-        k=k,
-        window=window,
-        images=output.shape[0],
-    )
+    return convolution(call, source, weight, groups, vector=taps * (8 if masked else 7) + output.numel)

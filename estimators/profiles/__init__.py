@@ -1,6 +1,6 @@
 """The built-in architecture profiles: one JSON file a machine, `NAME.json`, read by `estimators.profile.load_profile`.
 
-Conventions (names and units of coefficients: `estimators.profile`):
+Conventions (names and units of coefficients: `estimators.catalogue`):
 
 - `levels` runs from the level nearest to the units to the main memory. `capacity.<last level>` is the size of the main memory.
 - CPU (`l1 l2 l3 dram`): `capacity.l1` and `capacity.l2` are what ONE core owns, `capacity.l3` is shared; bandwidths are those of
@@ -14,6 +14,6 @@ Conventions (names and units of coefficients: `estimators.profile`):
 - `energy.flop.*`: the low end is the datapath alone, the high end all of (TDP - static power) / peak; the value lies between, so
   that predicted power stays between idle and TDP. `energy.byte.*` is the access itself, with the spread of the literature.
 - Shares and overheads (efficiencies, overlap, launches) are no part of these files: a calibration adds them, and until then
-  `estimators.coefficients.DEFAULTS` stands in.
+  `estimators.catalogue.DEFAULTS` stands in.
 - `brief_*` are illustrations (`illustrative: true`): round numbers, exempt from the plausibility tests.
 """

@@ -8,7 +8,6 @@ from shmoo.estimators.tiling.base import TILINGS, TileShape, Tiling, TilingStrat
 from shmoo.estimators.tiling.cpu import CpuL2Blocking
 from shmoo.estimators.tiling.gpu import GpuThreadBlocks
 from shmoo.estimators.tiling.kpu import KpuWavefront
-from shmoo.estimators.tiling.kpu_sim import KpuSimSerial
 from shmoo.estimators.tiling.tpu import TpuWeightStationary
 
 
@@ -30,7 +29,6 @@ __all__ = [
     "TILINGS",
     "CpuL2Blocking",
     "GpuThreadBlocks",
-    "KpuSimSerial",
     "KpuWavefront",
     "TileShape",
     "Tiling",

@@ -32,14 +32,14 @@ class Blocks:
     Attributes:
         reuse: multiply-adds per element that a block stages near the units.
         depth: extent of the reduction in one block.
-        held: outputs at work at once on the busiest multiprocessor, which hide the latency of its units.
+        at_work: outputs on the busiest multiprocessor, which hide the latency of its units.
         filled: useful share of the multiply-adds that the blocks issue; the rest overhangs the edges.
         far: share of the staged elements whose addresses no translation at hand covers.
     """
 
     reuse: np.ndarray
     depth: np.ndarray
-    held: np.ndarray
+    at_work: np.ndarray
     filled: np.ndarray
     far: np.ndarray | float = 0.0
 
@@ -139,22 +139,22 @@ def resident(profile: ArchitectureProfile) -> dict[str, float]:
     of_each_core = ("l1", "l2") if profile.family == "cpu" else ()
     emptied = {"gpu": ("shared",), "kpu": ("l1", "l2")}.get(profile.family, ())
     cores = profile.value("count.cores", 1.0)
-    held = {}
+    capacities = {}
     for level in profile.levels[:-1]:
         capacity = profile.value(f"capacity.{level}", 0.0)
-        held[level] = 0.0 if level in emptied else capacity * cores if level in of_each_core else capacity
-    return held
+        capacities[level] = 0.0 if level in emptied else capacity * cores if level in of_each_core else capacity
+    return capacities
 
 
 def compulsory_traffic(table: KernelTable, profile: ArchitectureProfile) -> dict[str, np.ndarray]:
     """(K,) bytes per level when every operand is moved once: an access reaches a level with the share that nearer levels miss."""
-    held = resident(profile)
+    capacities = resident(profile)
     missed = np.ones_like(table.access_bytes)
     traffic = {}
     for level in profile.levels:
         traffic[level] = per_kernel(table, table.access_bytes * missed)
-        if np.any(np.greater(held.get(level, 0.0), 0.0)):
-            missed = missed * (1.0 - hit_share(table.access_distance, held[level]))
+        if np.any(np.greater(capacities.get(level, 0.0), 0.0)):
+            missed = missed * (1.0 - hit_share(table.access_distance, capacities[level]))
     return traffic
 
 
@@ -223,20 +223,20 @@ def takes_statistics(table: KernelTable) -> np.ndarray:
 
 
 def reread_traffic(traffic: dict[str, np.ndarray], levels: tuple[str, ...], extra: np.ndarray, distance: np.ndarray,
-                   held: Mapping[str, float]) -> dict[str, np.ndarray]:  # fmt: skip
+                   capacities: Mapping[str, float]) -> dict[str, np.ndarray]:  # fmt: skip
     """Add bytes that are read again for every block to the levels that serve them.
 
     Args:
         levels: outward from the level the blocks live in, which sees none of it.
         extra: (K,) bytes read again.
         distance: (K,) bytes touched between two readings.
-        held: level -> capacity.
+        capacities: level -> capacity.
     """
     missed = extra
     result = dict(traffic)
     for level in levels:
         result[level] = result[level] + missed
-        capacity = held.get(level, 0.0)
+        capacity = capacities.get(level, 0.0)
         if np.any(np.greater(capacity, 0.0)):
             missed = missed * (1.0 - hit_share(distance, capacity))
     return result

@@ -80,7 +80,7 @@ class CpuL2Blocking:
         # Libraries cut edges evenly, so what is lost is the last round of blocks that leaves cores without one.
         balance = independent / (waves * cores)
         utilisation = np.where(contracts, balance * _register_fill(table, lanes), _stream_fill(table, cores, lanes))
-        held = resident(profile)
+        capacities = resident(profile)
         traffic = compulsory_traffic(table, profile)
         size = element_bytes(table)
         used = operands(table)
@@ -92,10 +92,10 @@ class CpuL2Blocking:
         extra_b = np.where(fits_b, 0.0, used.b * (over_m - 1))
         extra = (extra_a + extra_b) * np.minimum(passes(table), 1.0)
         last = profile.levels[-1]
-        side = np.sqrt(np.maximum(held.get("l3", 0.0), held["l2"]) / (3.0 * size))
+        side = np.sqrt(np.maximum(capacities.get("l3", 0.0), capacities["l2"]) / (3.0 * size))
         bound = used.a * (ceil_div(table.n, side) - 1) + used.b * (ceil_div(table.m, side) - 1)
         outer = profile.levels[profile.levels.index("l2") + 1 :]
-        again = reread_traffic(traffic, outer, extra, used.a + used.b, held)
+        again = reread_traffic(traffic, outer, extra, used.a + used.b, capacities)
         again[last] = np.minimum(again[last], traffic[last] + bound * np.minimum(passes(table), 1.0))
         traffic = again
         tiles = np.where(

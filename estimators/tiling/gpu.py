@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shmoo.estimators.coefficients import batched_product, on_tensor_cores
+from shmoo.estimators.coefficients import batched_product, dense_3x3, on_tensor_cores
 from shmoo.estimators.errors import unknown
 from shmoo.estimators.kernels import KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
@@ -94,7 +94,7 @@ class GpuThreadBlocks:
 
     def choose(self, table: KernelTable, profile: ArchitectureProfile) -> TileShape:
         """The fastest of the tiles and splits by a proxy: whole rounds at the tile's efficiency, and partial sums through L2."""
-        found, places = [], []
+        chosen, places = [], []
         tensor = on_tensor_cores(table, profile)
         work = self._work(table, tensor)
         for here, tiles, splits in self._offers(table, tensor):
@@ -106,10 +106,10 @@ class GpuThreadBlocks:
                     if tensor[rows[0]]
                     else unit_seconds(profile)
                 )
-                found.append(self._fastest(some, tiles, splits, profile, seconds))
+                chosen.append(self._fastest(some, tiles, splits, profile, seconds))
                 places.append(rows)
         order = np.argsort(np.concatenate(places)) if places else np.zeros(0, dtype=int)
-        m, n, k = (_joined([shape[axis] for shape in found], order) for axis in range(3))
+        m, n, k = (_joined([shape[axis] for shape in chosen], order) for axis in range(3))
         if self.tile_m is not None and self.tile_n is not None:
             # Extents set by hand are used even where no block of them fits, as the caller asked.
             m, n = np.full(len(table), float(self.tile_m)), np.full(len(table), float(self.tile_n))
@@ -192,30 +192,21 @@ class GpuThreadBlocks:
             there = tensor_traffic(table, profile, shape, load, self._tensor_kernels)
             traffic = {level: np.where(tensor, there[level], nbytes) for level, nbytes in traffic.items()}
         far = np.where(table.is_family("gemm"), work.far(shape.m, shape.n, load), 0.0)
-        blocks = Blocks(load.reuse, load.depth, load.held, load.filled, far)
+        blocks = Blocks(load.reuse, load.depth, load.at_work, load.filled, far)
         ways = self._winograd(table, profile, tensor)
         return Tiling(shape, tiles, waves, utilisation, traffic, state, transformed=ways, blocks=blocks)
 
     def _winograd(self, table: KernelTable, profile: ArchitectureProfile, tensor: np.ndarray) -> tuple[Transformed, ...]:
         """Winograd's minimal filtering for 3x3 windows of stride 1 (Lavin and Gray, CVPR 2016): F(2x2, 3x3) in one kernel, and
         F(4x4, 3x3) with kernels of their own for the transforms. What tensor cores do is done directly."""
-        offered = (
-            ~tensor
-            & table.is_family("conv")
-            & (table.window == 9)
-            & (table.stride == 1)
-            & (table.dilation == 1)
-            & (table.batch == 1)
-        )
+        offered = ~tensor & dense_3x3(table)
         if not offered.any():
             return ()
         rows = np.flatnonzero(offered)
         direct = table.take(rows)
-        images = np.maximum(direct.images, 1.0)
-        side = np.sqrt(direct.m / images)
-        channels = direct.k / 9
+        channels = direct.channels_in
         library = LIBRARIES.get(self.library or "")
-        tiles = images * np.ceil(side / 4 - 1e-9) ** 2
+        tiles = direct.images * ceil_div(direct.height, 4) * ceil_div(direct.width, 4)
         size = element_bytes(direct)
         work = Products(np.full(len(rows), 36.0), tiles, direct.n, channels, size)
         offers = BLOCK_TILES if library is None else library.transformed
@@ -227,17 +218,17 @@ class GpuThreadBlocks:
             offered=offered,
             share=36 * tiles / (9 * direct.m),
             utilisation=load.useful,
-            blocks=Blocks(load.reuse, load.depth, load.held, load.filled),
+            blocks=Blocks(load.reuse, load.depth, load.at_work, load.filled),
             moved=written_and_read(moved, profile),
             kernels=4,
         )
-        fused = fused_winograd(direct, profile, images, side, channels, ((1, 4, 8),) if library is None else library.patches)
+        fused = fused_winograd(direct, profile, ((1, 4, 8),) if library is None else library.patches)
         return tuple(placed(way, offered) for way in (fused, products))
 
 
 def _traffic(table: KernelTable, profile: ArchitectureProfile, shape: TileShape, load: Load) -> dict[str, np.ndarray]:
     """Shared memory starts empty, so every block's operands cross L2; main memory sees again what L2 cannot hold."""
-    held = resident(profile)
+    capacities = resident(profile)
     used = operands(table)
     share = np.minimum(passes(table), 1.0)
     traffic = compulsory_traffic(table, profile)
@@ -251,7 +242,7 @@ def _traffic(table: KernelTable, profile: ArchitectureProfile, shape: TileShape,
     items = np.clip(flying / (over_m * over_n * load.pieces), 1.0, table.batch)
     a, b, c = (operand / table.batch * items for operand in (used.a, used.b, used.c))
     again_a, again_b = used.a * (over_n / across - 1.0) * share, used.b * (over_m / down - 1.0) * share
-    capacity = held.get("l2", 0.0)
+    capacity = capacities.get("l2", 0.0)
     lost = again_a * (1.0 - hit_share(a * down / over_m + b * across / over_n, capacity))
     lost = lost + again_b * (1.0 - hit_share((a + c) * down / over_m + b, capacity))
     level = profile.levels[-1]

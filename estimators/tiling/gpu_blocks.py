@@ -38,7 +38,7 @@ class Load:
         queue: blocks of the multiprocessor that is given most: they share its rate, so it sets the time.
         padded_k: a block's reduction in whole slices.
         useful: share of the lanes' work that is neither padding nor idle.
-        reuse, depth, held, filled: of `Blocks`.
+        reuse, depth, at_work, filled: of `Blocks`.
     """
 
     blocks: np.ndarray
@@ -49,7 +49,7 @@ class Load:
     useful: np.ndarray
     reuse: np.ndarray
     depth: np.ndarray
-    held: np.ndarray
+    at_work: np.ndarray
     filled: np.ndarray
 
 
@@ -101,9 +101,9 @@ class Products:
         holds = np.maximum(blocks_per_multiprocessor(profile, self, tile_m, tile_n), 1.0)
         useful = self.outputs * self.k / (queue * multiprocessors * tile_m * tile_n * padded)
         reuse = tile_m * tile_n / (tile_m + tile_n) + np.zeros(len(self.m))
-        held = queue / ceil_div(queue, holds) * np.maximum(tile_m * tile_n, _LEAST_OUTPUTS)
+        at_work = queue / ceil_div(queue, holds) * np.maximum(tile_m * tile_n, _LEAST_OUTPUTS)
         filled = np.minimum(self.outputs * self.k / (blocks * tile_m * tile_n * padded), 1.0)
-        return Load(blocks, pieces, holds, queue, padded, np.minimum(useful, 1.0), reuse, depth, held, filled)
+        return Load(blocks, pieces, holds, queue, padded, np.minimum(useful, 1.0), reuse, depth, at_work, filled)
 
 
 def unit_seconds(profile: ArchitectureProfile) -> Seconds:
@@ -111,7 +111,7 @@ def unit_seconds(profile: ArchitectureProfile) -> Seconds:
     rate = profile.value("peak.matrix.float32", 1.0) / profile.value("count.sms") / 2.0
 
     def seconds(load: Load, tile_m: float, tile_n: float, part: np.ndarray) -> np.ndarray:
-        ramp = (1.0 + _HALF_TILE / load.reuse) * (1.0 + _HALF_K / part) * (1.0 + _HALF_FILL / load.held)
+        ramp = (1.0 + _HALF_TILE / load.reuse) * (1.0 + _HALF_K / part) * (1.0 + _HALF_FILL / load.at_work)
         return load.queue * tile_m * tile_n * load.padded_k * ramp / rate
 
     return seconds

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from shmoo.estimators.coefficients import DEFAULTS
+from shmoo.estimators.catalogue import DEFAULTS
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.kernels import WRITE, KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
@@ -38,7 +38,7 @@ def tensor_seconds(work: Products, dtype: np.ndarray, profile: ArchitectureProfi
 
     def seconds(load: Load, tile_m: float, tile_n: float, part: np.ndarray) -> np.ndarray:
         slots = load.queue * load.padded_k
-        ramp = (1.0 + _HALF_K / part) * (1.0 + _HALF_FILL / load.held)
+        ramp = (1.0 + _HALF_K / part) * (1.0 + _HALF_FILL / load.at_work)
         math = slots * tile_m * tile_n * ramp / rate
         staged = tile_m + tile_n
         fed = slots * work.size * (tile_m * tile_n * _operand_reads(kernels, tile_m, tile_n) + staged)
@@ -56,7 +56,7 @@ def tensor_traffic(
     """What kernels on tensor cores move. Shared memory is written by every block's copies and read for every multiply-add; L2 is
     read once a cluster; and blocks start in patches of the result that are as square as can be, down the rows or along the
     columns, whichever leaves less to main memory (threadblock rasterisation: CUTLASS, "Efficient GEMM in CUDA", 2024)."""
-    held, used = resident(profile), operands(table)
+    capacities, used = resident(profile), operands(table)
     share = np.minimum(passes(table), 1.0)
     size = element_bytes(table)
     traffic = compulsory_traffic(table, profile)
@@ -74,7 +74,7 @@ def tensor_traffic(
     written = np.minimum(used.c, table.bytes_of_kind(WRITE))
     a, b, c = (operand / table.batch * items for operand in (used.a, used.b, written))
     lost_a, lost_b = used.a * (over_n / wide - 1.0) * share, used.b * (over_m / high - 1.0) * share
-    capacity = held.get("l2", 0.0)
+    capacity = capacities.get("l2", 0.0)
     rows, columns = high / over_m, wide / over_n
     near = 1.0 - hit_share(a * rows + b * columns, capacity)
     by_rows = lost_b * (1.0 - hit_share((a + c) * rows + b, capacity)) + lost_a * near

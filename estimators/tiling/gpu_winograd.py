@@ -15,28 +15,22 @@ _FUSED_TILES, _FUSED_FILTERS = 32, 32
 """Tiles of 2 x 2 results by output channels in a block of fused Winograd (Lavin and Gray, CVPR 2016)."""
 
 
-def fused_winograd(
-    table: KernelTable,
-    profile: ArchitectureProfile,
-    images: np.ndarray,
-    side: np.ndarray,
-    channels: np.ndarray,
-    patches: tuple[tuple[int, int, int], ...],
-) -> Transformed:
+def fused_winograd(table: KernelTable, profile: ArchitectureProfile, patches: tuple[tuple[int, int, int], ...]) -> Transformed:
     """Fused Winograd: blocks of 32 tiles of 2 x 2 results by 32 filters, 16 products each."""
     multiprocessors = profile.value("count.sms")
-    tiles = np.ceil(side / 2 - 1e-9)
-    along = np.min([ceil_div(images, i) * ceil_div(tiles, h) * ceil_div(tiles, w) for i, h, w in patches], axis=0)
+    channels, high, wide = table.channels_in, ceil_div(table.height, 2), ceil_div(table.width, 2)
+    tiles = table.images * high * wide
+    along = np.min([ceil_div(table.images, i) * ceil_div(high, h) * ceil_div(wide, w) for i, h, w in patches], axis=0)
     blocks = along * ceil_div(table.n, _FUSED_FILTERS)
     queue = ceil_div(blocks, multiprocessors)
     issued = _FUSED_TILES * _FUSED_FILTERS * SLICE * ceil_div(channels, SLICE)
-    useful = images * tiles**2 * table.n * channels
+    useful = tiles * table.n * channels
     outputs = 16.0 * _FUSED_TILES * _FUSED_FILTERS
     reuse = np.full(len(table), _FUSED_TILES * _FUSED_FILTERS / (_FUSED_TILES + _FUSED_FILTERS))
     return Transformed(
         name="winograd_fused",
         offered=np.ones(len(table), dtype=bool),
-        share=16 * images * tiles**2 / (9 * table.m),
+        share=16 * tiles / (9 * table.m),
         utilisation=np.minimum(useful / (queue * multiprocessors * issued), 1.0),
         blocks=Blocks(reuse, channels, outputs * queue / ceil_div(queue, 2.0), np.minimum(useful / (blocks * issued), 1.0)),
         moved=written_and_read((16 * element_bytes(table) * channels * table.n)[None], profile),
@@ -57,17 +51,17 @@ def placed(way: Transformed, offered: np.ndarray) -> Transformed:
         offered=offered,
         share=place(way.share),
         utilisation=place(way.utilisation),
-        blocks=Blocks(*(place(part) for part in (way.blocks.reuse, way.blocks.depth, way.blocks.held, way.blocks.filled))),
+        blocks=Blocks(*(place(part) for part in (way.blocks.reuse, way.blocks.depth, way.blocks.at_work, way.blocks.filled))),
         moved={level: place(nbytes) for level, nbytes in way.moved.items()},
     )
 
 
 def written_and_read(amounts: np.ndarray, profile: ArchitectureProfile) -> dict[str, np.ndarray]:
     """Level -> bytes moved by arrays of so many bytes, (arrays, K), each written by one kernel and read by the next."""
-    held = resident(profile)
+    capacities = resident(profile)
     level = profile.levels[-1]
     moved = {level: 2.0 * amounts.sum(axis=0)}
-    if "l2" in held:
+    if "l2" in capacities:
         moved["l2"] = moved[level]
-        moved[level] = sum(2.0 * amount * (1.0 - hit_share(amount, held["l2"])) for amount in amounts)
+        moved[level] = sum(2.0 * amount * (1.0 - hit_share(amount, capacities["l2"])) for amount in amounts)
     return moved

@@ -167,7 +167,7 @@ def _as_program(table: KernelTable, profile: ArchitectureProfile) -> KernelTable
     variance of a norm, maximum and sum of a softmax), each of which reads the operand again. Weights lie in the memory in whole
     tiles of the array, so that a partial tile costs a full one (Jouppi et al., ISCA 2017, section 7).
     """
-    alone = np.bincount(table.segment, minlength=table.segments) == 1
+    alone = table.counts == 1
     far = (table.access_kind == READ_WEIGHT) | alone[table.segment[table.access_kernel]]
     statistics = takes_statistics(table)
     reads = np.where(statistics[table.access_kernel] & (table.access_kind == READ_ACTIVATION), 1.0 + _STATISTICS, 1.0)

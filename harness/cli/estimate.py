@@ -128,7 +128,7 @@ def estimate_table(
             "--reduction k reads (m, k) by (k, n)"
         )
     estimates = AnalysisDirector(profile, residual=residual).estimate_cases(
-        [row.graph() for row in rows], runtime=chosen, dtypes=[matrix_dtype(row.dtype) for row in rows]
+        [row.graph() for row in rows], runtime=chosen, compute_dtypes=[matrix_dtype(row.dtype) for row in rows]
     )
     records = []
     for i, (row, (latency, energy)) in enumerate(zip(rows, estimates, strict=True)):
@@ -180,7 +180,7 @@ def estimate_models(
                     made = directors[profile.name].estimate(
                         found.graphs,
                         runtime=runtime,
-                        dtype=matrix_dtype(dtype),
+                        compute_dtype=matrix_dtype(dtype),
                         threads=threads if profile.family == "cpu" else None,
                         batch=found.batch,
                     )

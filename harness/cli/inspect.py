@@ -60,7 +60,7 @@ def inspect(
 ) -> None:
     """MODEL by module: parameters, flops, bytes, intensity, share of time and tiles on architectures; and its top operators."""
     from shmoo.estimators.director import AnalysisDirector
-    from shmoo.estimators.dtypes import compute_dtype
+    from shmoo.estimators.dtypes import compute_dtype, matrix_dtype
     from shmoo.estimators.inspection import inspect_graphs
     from shmoo.estimators.records import notes_of
     from shmoo.harness.architectures import load_architecture
@@ -76,7 +76,7 @@ def inspect(
         wanted = compute_dtype(dtype)
         found = model_graphs(model, batch=batch, dtype=wanted, input_shape=shape, seq_len=seq_len, trust=trust, mode=mode)
     tell_about(model, found.break_reasons, found.note, notes_of(found.graphs))
-    inspection = inspect_graphs(found.graphs, directors, runtime=runtime, model=model)
+    inspection = inspect_graphs(found.graphs, directors, runtime=runtime, compute_dtype=matrix_dtype(wanted), model=model)
     rows = inspection.tree(depth, sort)
     if csv_path:
         output.write_csv(csv_path, [_flat(row) for row in rows])

@@ -71,7 +71,7 @@ def sweep(
 ) -> None:
     """Estimate models over axes: of the workload (its sizes, batch, resolution) and of the architecture (memory, fabric,
     bandwidth, tile size). `shmoo profiles show ARCH` lists the coefficients."""
-    from shmoo.estimators.dtypes import compute_dtype
+    from shmoo.estimators.dtypes import compute_dtype, matrix_dtype
 
     if plot_path and Path(plot_path).suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--plot writes .html, got {plot_path!r}; name a file such as sweep.html, or use --csv for the numbers")
@@ -88,14 +88,14 @@ def sweep(
     varied = _varied(models, workload_axes, machine_axes, runtime, fused)
     if not varied:
         raise InputError("nothing varies; give an --axis such as batch=1..64, a --profile-axis, or several models")
-    tf32 = "tf32" if wanted == "tf32" else None
+    computed = matrix_dtype(wanted)
     output.tell_of_code(models)
     units = _units(profiles, machine_axes)
     rows: list[Record] = []
     with output.only_results_on_stdout():
         for model in models:
             controller = _controller(model, profiles, workload_axes, machine_axes, settings, wanted, runtime, fused, trust)
-            rows += _fit(controller, tf32) if fit else _estimates(controller, tf32, threads)
+            rows += _fit(controller, computed) if fit else _estimates(controller, computed, threads)
     if csv_path:
         output.write_csv(csv_path, rows)
         output.message(f"wrote {len(rows)} rows to {csv_path}")
@@ -199,18 +199,20 @@ def _controller(
     return SweepController(model, source, profiles, axes, machine_axes, fixed, runtimes, fused)
 
 
-def _estimates(controller: SweepController, dtype: str | None, threads: int | None) -> list[Record]:
+def _estimates(controller: SweepController, compute_dtype: str | None, threads: int | None) -> list[Record]:
     from shmoo.harness.cli.progress import track
 
-    return list(track(controller.rows(dtype=dtype, threads=threads), len(controller), f"estimating {controller.model}"))
+    return list(
+        track(controller.rows(compute_dtype=compute_dtype, threads=threads), len(controller), f"estimating {controller.model}")
+    )
 
 
-def _fit(controller: SweepController, dtype: str | None) -> Iterator[Record]:
+def _fit(controller: SweepController, compute_dtype: str | None) -> Iterator[Record]:
     """One row an answer of the planner."""
     from shmoo.estimators.on_chip import largest_on_chip
 
     name = next(iter(controller.axes), "")
-    for found in largest_on_chip(controller, dtype=dtype):
+    for found in largest_on_chip(controller, compute_dtype=compute_dtype):
         row: Record = {
             "model": controller.model,
             "arch": found.arch,

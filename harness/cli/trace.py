@@ -48,7 +48,7 @@ def trace(
     """When each kernel of MODEL runs, with its tile and its bound; with -o as a trace for Perfetto, in which a call that was
     measured on this machine is a process of its own beside the prediction."""
     from shmoo.estimators.director import AnalysisDirector
-    from shmoo.estimators.dtypes import compute_dtype
+    from shmoo.estimators.dtypes import compute_dtype, matrix_dtype
     from shmoo.estimators.profile import check_runtime
     from shmoo.estimators.schedule import schedule
     from shmoo.harness.architectures import load_architecture
@@ -66,7 +66,7 @@ def trace(
         module = resolve_model(model, trust=trust)
         found = graphs_of(module, axes, wanted)
         estimate, slots = schedule(
-            AnalysisDirector(profile), found.graphs, chosen, dtype="tf32" if wanted == "tf32" else None, batch=found.batch
+            AnalysisDirector(profile), found.graphs, chosen, compute_dtype=matrix_dtype(wanted), batch=found.batch
         )
         recorded, reason = None, "not asked for"
         if measure and out:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from shmoo.harness.energy import virtual
 from shmoo.harness.energy.battery import BatteryProbe
 from shmoo.harness.energy.hwmon import HwmonProbe
 from shmoo.harness.energy.nvml import NvmlProbe, load_nvml, visible_gpus
@@ -21,7 +22,7 @@ AGREE_S = 0.25
 def available_probes(
     root: Path = Path("/"), nvml_loader: Callable[[], Any] = load_nvml, sleep: Callable[[float], None] = time.sleep
 ) -> tuple[tuple[Probe, ...], dict[str, str]]:
-    """Every counter that works here, and what is missing.
+    """Every counter that works here, and what is missing. The virtual package alone where the user switched it on.
 
     Args:
         root: holds the sys tree; pyRAPL, whose paths are fixed, is asked only for "/".
@@ -30,6 +31,8 @@ def available_probes(
     Returns:
         the probes, no domain twice; and domain ("package", "gpu", or "pyRAPL" when only the direct reader works) -> why not.
     """
+    if virtual.is_switched_on():
+        return (virtual.virtual_package(),), {"gpu": f"{virtual.SWITCH}=1 replaces every counter of this machine; unset it"}
     finders = (
         lambda: _cpu_probes(root, sleep),
         lambda: _optional(HwmonProbe, root),

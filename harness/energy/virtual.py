@@ -5,8 +5,8 @@
         |-> VirtualPowercap       a powercap tree on disk, read by `PowercapProbe`
         `-> VirtualNvml           NVML's functions, read by `NvmlProbe` and `GpuWatch`
 
-For tests, and for learning the tool without root or a GPU. Counters update at their period, wrap at their range, and fail where
-they are told to.
+For tests, and for learning the tool without root or a GPU: `SHMOO_VIRTUAL_ENERGY=1` replaces the counters of this machine.
+Counters update at their period, wrap at their range, and fail where they are told to.
 """
 
 from __future__ import annotations
@@ -14,10 +14,29 @@ from __future__ import annotations
 import math
 import os
 import random
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shmoo.harness.energy.simulated import ZoneFiles, write_powercap_tree
+from shmoo.harness.energy.simulated import SimulatedProbe, ZoneFiles, write_powercap_tree
+
+SWITCH = "SHMOO_VIRTUAL_ENERGY"
+"""Environment variable that puts a virtual package in place of this machine's counters when it is "1"."""
+IDLE_W, CORE_W = 10.0, 15.0
+"""Power of the virtual package with idle cores, and of each core that this process keeps busy: round numbers of a desktop CPU."""
+
+
+def is_switched_on() -> bool:
+    """True where the user asked for the virtual package."""
+    return os.environ.get(SWITCH) == "1"
+
+
+def virtual_package(
+    clock: Callable[[], float] = time.monotonic, core_seconds: Callable[[], float] = time.process_time
+) -> SimulatedProbe:
+    """A package whose energy is `IDLE_W` for each second and `CORE_W` for each second of processor time of this process."""
+    return SimulatedProbe(clock, energy_at=lambda at_s: IDLE_W * at_s + CORE_W * core_seconds())
 
 
 class Counter:

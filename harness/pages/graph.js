@@ -48,9 +48,9 @@
       }
       const node = nodes.get(id);
       node.kernels.push(index);
-      node.time += kernel.latency_s;
+      node.time += kernel.elapsed_s;
       node.share += kernel.share;
-      node.bounds[kernel.bound] = (node.bounds[kernel.bound] || 0) + kernel.latency_s;
+      node.bounds[kernel.bound] = (node.bounds[kernel.bound] || 0) + kernel.elapsed_s;
       return id;
     });
     const edges = new Map();

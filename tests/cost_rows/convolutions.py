@@ -1,6 +1,7 @@
 """Expected costs of convolutions."""
 
 from cost_rows.build import rows
+
 from shmoo.estimators.records import Attribute
 
 

@@ -1,6 +1,7 @@
 """Expected costs of copies, fills, gathers, scatters and interpolation."""
 
 from cost_rows.build import Operand, b, c, i, rows
+
 from shmoo.estimators.records import Attribute
 
 X = (2, 3)

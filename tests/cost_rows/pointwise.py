@@ -1,6 +1,7 @@
 """Expected costs of elementwise operators on 2 x 3 elements."""
 
 from cost_rows.build import Operand, b, c, h, i, rows
+
 from shmoo.estimators.records import Attribute
 
 X = (2, 3)

@@ -1,6 +1,7 @@
 """Expected costs of operators on quantised values: 6 rows of 8 by a weight of 5 x 8."""
 
 from cost_rows.build import rows
+
 from shmoo.estimators.records import TensorSpec
 
 X = (2, 3, 8)

@@ -3,6 +3,7 @@
 import math
 
 from cost_rows.build import Operand, b, i, rows
+
 from shmoo.estimators.records import Attribute
 
 # 2 x 3 rows of 4.

@@ -1,0 +1,391 @@
+"""The catalogue of coefficients: what is known of each kind, in one entry, and the one module that takes their names apart.
+
+A name is the stem of an entry and what follows it: `peak.matrix.<dtype>`, `bandwidth.<level>`, `launch.<runtime>.<operator>`,
+`efficiency.<algorithm>`. A more particular name falls back to a more general one (`algorithm_names`), in a profile first and
+then in `DEFAULTS`, which holds what the model assumes of a machine that nobody measured: shares, exponents and overheads, never
+rates of a machine. Its ranges are wide on purpose and reach every estimate's interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from types import MappingProxyType
+from typing import Literal
+
+from shmoo.estimators.records import FAMILIES, RUNTIMES, Coefficient, Source
+
+Role = Literal["count", "size", "rating", "rate", "share", "spread", "energy", "board"]
+"""What a coefficient is to those who use it. A "count" is a whole number of parts, a "size" a capacity, a "rating" a fact beside
+the model; none of them is drawn for intervals. A "rate" is what work is divided by. A "share" (or exponent, or overhead) carries
+over to other machines, a "spread" (what the model errs) does at its widest, what belongs to a "board" does not. An "energy" is
+drawn even where it was fitted."""
+
+TENSOR = ("gemm_tensor", "gemv_tensor", "conv_tensor", "attention_tensor")
+"""What contractions are on tensor cores, whose kernels share next to nothing with those of the float32 units. Coefficients that
+all of these have in common end in ".tensor"."""
+ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv", "gemm_batched", *TENSOR)
+"""What coefficients are keyed by: the families, with convolutions that libraries treat apart (1x1 is a matrix product, 3x3 of
+stride 1 can use Winograd's transform: Lavin and Gray, 2016; small ones on a CPU run as PyTorch's own im2col and matrix product)
+matrix products with a single row, which stream the weights, batches of them, whose kernels are chosen by other rules, and
+contractions on tensor cores."""
+FAMILY_OF = MappingProxyType(
+    {
+        **{"conv_1x1": "conv", "conv_3x3": "conv", "conv_native": "conv", "gemv": "gemm", "gemm_batched": "gemm"},
+        **{"gemm_tensor": "gemm", "gemv_tensor": "gemm", "conv_tensor": "conv", "attention_tensor": "attention"},
+    }
+)
+"""Algorithms that are a part of a family -> that family; the others are families themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """How far a fit may move a coefficient: bounds, standard deviation of the log-normal prior, and where it starts from if the
+    machine's own value is 0."""
+
+    low: float
+    high: float
+    prior_sd: float
+    start: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """A value with its 90 % range and why (the entry's meaning for ""), for the name that continues the entry's stem by `of`, on
+    one architecture family or on all."""
+
+    value: float
+    low: float
+    high: float
+    why: str = ""
+    of: str = ""
+    on: str = ""
+    source: Source = "fallback"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is known of the coefficients under a stem.
+
+    Attributes:
+        fit: how far a fit may move them; `None` for what is looked up. fit_on: family -> the same where its structure says more.
+        assumed: without a measurement (`DEFAULTS`).
+        typical: where a calibration starts from on a machine whose description does not say.
+        brings: family -> stems of the coefficients that grow with this part of its structure, and the exponent. Which memories
+            belong to a part: `profiles/__init__.py`.
+    """
+
+    unit: str
+    role: Role
+    meaning: str
+    fit: Space | None = None
+    fit_on: Mapping[str, Space] = field(default_factory=dict)
+    assumed: tuple[Guess, ...] = ()
+    typical: tuple[Guess, ...] = ()
+    brings: Mapping[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)
+
+
+_GUESS = "engineering range for a machine that was not measured"
+_LARGE = f"share of peak on large shapes: {_GUESS}"
+_BLOCKS = f"share of peak of large tiles over a long reduction: {_GUESS}"
+_TRANSFORMED = f"share of peak of transformed products: {_GUESS}"
+_COUNTED = f"share of the counted cycles, idle elements included, as of products: {_GUESS}"
+_COUNTED_ON_KPU = ("conv", "conv_3x3", "depthwise", "conv_transpose", "attention", "linalg")
+_HALF = f"extent at which half of the efficiency is lost: {_GUESS}"
+_HE = "(He, Strangely, matrix multiplications on GPUs run faster when given predictable data, 2024)"
+_LUO = "(Luo et al., Benchmarking and Dissecting the Nvidia Hopper GPU Architecture, 2024)"
+_CUTLASS = "(cp.async, TMA; CUTLASS, Efficient GEMM in CUDA, 2024)"
+_FULL = "the same kernels: at less the A100 would not reach 0.73"
+_STRIDED = "a strided copy of an image from or to channels-last order"
+_HOROWITZ = "datapath and DDR4 energies of Horowitz, ISSCC 2014, and Jouppi et al., ISCA 2021, with a core's overhead; wide"
+_CACHES = "the system does not tell; typical of CPUs"
+_CORE = (("peak", 1.0), ("bandwidth.l1", 1.0), ("bandwidth.l2", 1.0))
+_UNIT = (("peak.matrix", 1.0),)
+# An array is fed at its edges, which grow with the root of its area.
+_EDGE = (("peak", 1.0), ("bandwidth.l1", 0.5))
+_SIDE = Entry("1", "count", "of a TPU matrix unit or a KPU tile", brings={"tpu": _UNIT, "kpu": _EDGE})
+
+# Bounds of a fit are physical: an efficiency above 1.6 is more than Winograd's transform can save, a launch below 50 ns is less
+# than one call through Python, a power controller acts within a few tens of milliseconds, voltage falls at most in proportion to
+# the clock, and energy with its square. Blocks and transforms are counted on a GPU, so only a clock above the nominal one lets
+# its contractions beat the peak. On a CPU all contractions end in the same register blocks, so their rates on large shapes are
+# near each other's, whatever the clock is.
+_LAUNCH = Space(5e-8, 1e-3, 1.5)
+CATALOGUE: Mapping[str, Entry] = MappingProxyType({
+    "count.cores": Entry("1", "count", "CPU cores; TPU cores on the chip", brings={"cpu": _CORE}),
+    "count.pipes": Entry("1", "count", "CPU: vector multiply-add pipes of a core"),
+    "count.sms": Entry("1", "count", "GPU multiprocessors", brings={"gpu": (("peak", 1.0), ("bandwidth.shared", 1.0))}),
+    "count.units": Entry("1", "count", "TPU matrix units", brings={"tpu": _UNIT}),
+    "count.alus": Entry("1", "count", "TPU: arithmetic units of a vector lane"),
+    "count.tiles": Entry("1", "count", "KPU tiles", brings={"kpu": (
+        *_CORE, ("bandwidth.l3", 1.0), ("capacity.l2", 1.0), ("capacity.l3", 1.0))}),
+    "array.rows": _SIDE,
+    "array.cols": _SIDE,
+    "vector.lanes": Entry("1", "count", "float32 lanes: of a vector register (CPU), a multiprocessor (GPU), a core (TPU), a tile "
+                          "(KPU)"),
+    "matrix.lanes": Entry("1", "count", "GPU: float16 tensor-core multiply-adds of one multiprocessor and clock"),
+    "compute.capability": Entry("1", "rating", "GPU generation"),
+    "clock": Entry("Hz", "rate", "of the units", brings={
+        "cpu": _CORE,
+        "gpu": (("peak", 1.0), ("bandwidth.shared", 1.0), ("bandwidth.l2", 1.0)),
+        "tpu": (("peak", 1.0), ("bandwidth.vmem", 1.0), ("bandwidth.cmem", 1.0)),
+        "kpu": (("peak", 1.0), ("bandwidth.l1", 1.0))}),
+    "peak.matrix": Entry("flop/s", "rate", "of contractions, by type"),
+    "peak.vector": Entry("flop/s", "rate", "of loops, by type"),
+    "peak.special": Entry("1/s", "rate", "evaluations of special functions, by type"),
+    "capacity": Entry("B", "size", "of a memory level (which are per core or per tile: `profiles/__init__.py`); "
+                      "`capacity.register` is the register file of a GPU multiprocessor", typical=(
+        Guess(32 << 10, 16 << 10, 128 << 10, _CACHES, ".l1", "cpu"),
+        Guess(1 << 20, 256 << 10, 4 << 20, _CACHES, ".l2", "cpu"),
+        Guess(32 << 20, 4 << 20, 256 << 20, _CACHES, ".l3", "cpu"))),
+    "bandwidth": Entry("B/s", "rate", "of a memory level; `bandwidth.l2.tensor` is L2 as copies of tensor-core kernels read it"
+                       , Space(1e8, 1e14, 1.0)),
+    "bandwidth.l2": Entry("B/s", "rate", "see `bandwidth`", Space(1e8, 1e14, 1.0), brings={"gpu": (("bandwidth.l2", 1.0),)}),
+    "efficiency": Entry("1", "share", "of the matrix peak on large shapes, by algorithm, in compiled code by runtime too",
+                        Space(1e-3, 1.6, 1.0), {"gpu": Space(0.2, 1.1, 0.1), "cpu": Space(0.05, 1.6, 0.08)}, (
+        Guess(0.75, 0.5, 0.95, _LARGE),
+        Guess(0.65, 0.4, 0.95, _LARGE, ".conv"),
+        Guess(0.8, 0.4, 1.5, "above 1 with Winograd's transform (Lavin and Gray, 2016)", ".conv_3x3"),
+        Guess(0.15, 0.05, 0.4, f"one input channel per group leaves matrix units idle: {_GUESS}", ".depthwise"),
+        Guess(0.4, 0.2, 0.8, _GUESS, ".conv_transpose"),
+        Guess(0.5, 0.25, 0.8, _GUESS, ".attention"),
+        Guess(0.2, 0.05, 0.6, _GUESS, ".linalg"),
+        Guess(0.9, 0.7, 1.0, _BLOCKS, "", "gpu"),
+        Guess(0.85, 0.5, 1.0, _BLOCKS, ".conv", "gpu"),
+        Guess(0.85, 0.5, 1.0, f"share of peak of the direct way: {_GUESS}", ".conv_3x3", "gpu"),
+        Guess(0.85, 0.5, 1.0, _TRANSFORMED, ".winograd", "gpu"),
+        Guess(0.85, 0.5, 1.0, _TRANSFORMED, ".winograd_fused", "gpu"),
+        Guess(1.0, 0.9, 1.05, f"an A100 that its cap leaves alone multiplies 8192 x 8192 at 295 of 312 Tflop/s {_HE}: what the "
+              "parts below leave", ".tensor", "gpu", "literature"),
+        Guess(0.8, 0.5, 1.0, f"share of peak of implicit matrix products: {_GUESS}", ".conv_tensor", "gpu"),
+        Guess(0.9, 0.4, 1.0, "products, softmax beside them: 0.73 of an A100's peak with both (Dao, FlashAttention-2, 2023); on "
+              "an H100 0.35 with Ampere's instructions, 0.75 with its own (Shah et al., FlashAttention-3, 2024)",
+              ".attention_tensor", "gpu", "literature"),
+        Guess(0.4, 0.15, 0.9, "share of the cycles counted on the vector unit or the array, idle columns included: "
+              f"{_GUESS}", ".depthwise", "tpu"),
+        *(Guess(0.75, 0.5, 0.95, _COUNTED, f".{name}", "kpu") for name in _COUNTED_ON_KPU))),
+    "efficiency.vector": Entry("1", "share", "of the vector peak that loops reach, by algorithm or operator",
+                               Space(1e-3, 4.0, 1.0), assumed=(
+        Guess(0.5, 0.2, 0.9, f"share of the vector peak in loops: {_GUESS}"),
+        Guess(0.9, 0.6, 1.0, _FULL, ".attention_tensor", "gpu"))),
+    "efficiency.special": Entry("1", "share", "of the special-function peak that loops reach, by algorithm or operator",
+                                Space(0.05, 4.0, 1.0), assumed=(
+        Guess(0.5, 0.2, 0.9, f"share of the special-function peak: {_GUESS}"),
+        Guess(0.9, 0.6, 1.0, _FULL, ".attention_tensor", "gpu"))),
+    "efficiency.bandwidth": Entry("1", "share", "of every level's bandwidth, by algorithm or operator", Space(0.01, 1.5, 0.7),
+                                  {"gpu": Space(0.05, 1.1, 0.3)}, (
+        Guess(0.8, 0.6, 0.95, "share that streaming kernels reach (McCalpin, STREAM)"),
+        Guess(0.4, 0.15, 0.8, f"rows from random places: {_GUESS}", ".gather"),
+        Guess(0.92, 0.75, 1.0, "streams: V100 and A100 0.9 (Deakin et al., BabelStream), T4 0.75 (Jia et al., 2019)", ".tensor",
+              "gpu", "literature"))),
+    "half.m": Entry("1", "share", "rows at which half of the efficiency is lost", Space(1e-2, 1e3, 1.5),
+                    assumed=(Guess(1.0, 0.1, 8.0, _HALF),)),
+    "half.n": Entry("1", "share", "columns at which half of the efficiency is lost", Space(1e-2, 1e3, 1.5),
+                    assumed=(Guess(1.0, 0.1, 8.0, _HALF),)),
+    "half.k": Entry("1", "share", "reduction (GPU: in a block) at which half of the efficiency is lost", Space(1e-2, 2e3, 1.5),
+                    {"gpu": Space(1e-1, 1e3, 0.7)}, (
+        Guess(16.0, 4.0, 64.0, _HALF),
+        Guess(48.0, 16.0, 150.0, f"reduction in a block at half of the rate: {_GUESS}", "", "gpu"),
+        Guess(8.0, 2.0, 32.0, "slices of 16 to 64 fill and drain the pipeline; their latency is a block's", ".tensor", "gpu"))),
+    "half.tile": Entry("1", "share", "GPU: multiply-adds per staged element at half of the rate", Space(1e-2, 1e2, 1.0),
+                       {"gpu": Space(1e-1, 1e2, 0.5)}, (
+        Guess(6.0, 2.0, 15.0, f"multiply-adds per staged element at half of the rate: {_GUESS}", "", "gpu"),
+        Guess(1.0, 0.2, 4.0, "one of four issue slots a clock copies 256 elements of 16 bits, beside 64 to 512 multiply-adds",
+              ".tensor", "gpu"))),
+    "half.far": Entry("1", "share", "GPU: multiply-adds more per staged element whose address was not at hand",
+                      Space(1e-2, 3e2, 1.0), assumed=(
+        Guess(5.0, 1.0, 40.0, f"multiply-adds more per element whose address was not at hand: {_GUESS}", "", "gpu"),
+        Guess(1.0, 0.1, 10.0, f"addresses are made apart from the math {_CUTLASS}: translations hide", ".tensor", "gpu"))),
+    "half.fill": Entry("1", "share", "GPU: outputs at work in a multiprocessor at half of the rate", Space(1.0, 1e6, 1.0),
+                       {"gpu": Space(1e1, 1e5, 0.7)}, (
+        Guess(4096.0, 500.0, 20000.0, f"outputs at work in a multiprocessor at half of the rate: {_GUESS}", "", "gpu"),
+        Guess(1000.0, 200.0, 4000.0, "Little's law: 512 to 2048 multiply-adds a clock, 8 to 16 of an output an instruction, 17 "
+              f"to 33 clocks {_LUO}", ".tensor", "gpu", "literature"))),
+    "overlap": Entry("1", "share", "exponent p of (compute^p + memory^p)^(1/p), by algorithm", Space(1.0, 12.0, 0.5), assumed=(
+        Guess(3.0, 1.5, 8.0, "exponent p of (compute^p + memory^p)^(1/p): 1 is none, infinity is full overlap"),
+        Guess(8.0, 4.0, 12.0, f"copies run ahead of the math {_CUTLASS}; the A100 above leaves 5 % for what they hold up",
+              ".tensor", "gpu"),
+        Guess(1.2, 1.0, 4.0, "a fusion's operands are copied to the vector memory, used, and copied back in turn", "", "tpu"))),
+    "tile_overhead": Entry("s", "share", "of each wave of tiles, by algorithm", Space(1e-10, 1e-4, 2.0, 1e-6),
+                           {"gpu": Space(1e-9, 1e-4, 1.0, 1e-6)}, (
+        Guess(0.0, 0.0, 0.0, "no cost per wave of tiles is assumed unless measured"),
+        Guess(0.8e-6, 0.4e-6, 1.6e-6, "a round starts with a read of main memory and ends with a write, 480 to 740 clocks each "
+              f"{_LUO}", ".tensor", "gpu", "literature"),
+        Guess(0.0, 0.0, 0.0, "a block goes through all keys: its tiles do not start anew", ".attention_tensor", "gpu"))),
+    "vector_share": Entry("1", "share", f"special over vector peak where not known: {_GUESS}",
+                          assumed=(Guess(0.125, 0.05, 0.25),)),
+    "launch": Entry("s", "share", "of a kernel, by runtime, then by operator or algorithm", _LAUNCH, assumed=(
+        Guess(8e-6, 3e-6, 20e-6, "dispatch of one operator by a framework on one core", "", "cpu"),
+        Guess(4e-6, 1e-6, 10e-6, "call of a compiled loop and its parallel region", ".inductor", "cpu"),
+        Guess(8e-6, 4e-6, 20e-6, "host time to dispatch one operator", "", "gpu"),
+        Guess(1.5e-6, 0.8e-6, 3e-6, "replay of one node of a captured graph", ".cudagraphs", "gpu"),
+        Guess(1e-6, 0.5e-6, 3e-6, "start of one fusion inside a program", "", "tpu"),
+        Guess(1e-6, 0.2e-6, 5e-6, "loading one domain-flow program: a design target", "", "kpu"))),
+    "view": Entry("s", "share", "dispatch of a call that only makes a view", _LAUNCH, assumed=(
+        Guess(1.5e-6, 0.5e-6, 5e-6, "", ".eager", "cpu"), Guess(2.5e-6, 1e-6, 8e-6, "", ".eager", "gpu"))),
+    "switch": Entry("s", "share", "code and library state come back from a farther cache", _LAUNCH,
+                    assumed=(Guess(2e-6, 0.2e-6, 20e-6, "", ".eager", "cpu"),)),
+    "graph": Entry("s", "share", "entry of a graph, by runtime", Space(5e-8, 2e-3, 1.5), assumed=(
+        Guess(20e-6, 5e-6, 80e-6, "entry of a compiled or interpreted graph", "", "cpu"),
+        Guess(30e-6, 10e-6, 100e-6, "entry of a compiled or interpreted graph", "", "gpu"),
+        Guess(10e-6, 3e-6, 50e-6, "dispatch of a program", "", "tpu"),
+        Guess(5e-6, 1e-6, 20e-6, "start of a program: a design target", "", "kpu"))),
+    "layout": Entry("s/B", "share", "CPU: conversion of images, by runtime", Space(1e-12, 5e-10, 0.5), assumed=(
+        Guess(5e-11, 1e-11, 2e-10, "conversion to blocks of channels", ".eager.aligned", "cpu"),
+        Guess(3e-10, 5e-11, 1e-9, "the same where channels do not fill the last block", ".eager.tail", "cpu"),
+        Guess(2e-10, 5e-11, 6e-10, _STRIDED, ".inductor.edge", "cpu"),
+        Guess(1e-10, 2e-11, 5e-10, "a convolution's weights brought into the library's blocks", ".inductor.weights", "cpu"),
+        Guess(2e-10, 5e-11, 6e-10, _STRIDED, ".inductor-freezing.edge", "cpu"),
+        Guess(0.0, 0.0, 0.0, "frozen weights were brought into blocks before", ".inductor-freezing.weights", "cpu"))),
+    "page_fault": Entry("s/B", "share", "CPU: mapping fresh memory", Space(1e-12, 1e-8, 1.5, 1e-10),
+                        assumed=(Guess(0.0, 0.0, 0.0, "no cost of mapping fresh memory is assumed unless measured"),)),
+    "heap.returned": Entry("1", "share", "CPU: how often a freed heap goes back to the system", Space(0.02, 1.0, 1.0), assumed=(
+        Guess(0.5, 0.1, 1.0, "a freed heap goes back or not by what lies at its end: every second time"),)),
+    "launch_tail": Entry("1", "share", f"share of a launch that follows the hand-over to the device: {_GUESS}",
+                         Space(1e-2, 0.99, 0.7), assumed=(Guess(0.3, 0.1, 0.7, "", "", "gpu"),)),
+    "device_launch": Entry("s", "share", "shortest kernel", assumed=(Guess(2e-6, 1e-6, 4e-6, "", "", "gpu"),)),
+    "allocate": Entry("s", "share", "asking the driver for a block of device memory: engineering range",
+                      assumed=(Guess(1e-4, 3e-5, 4e-4, "", "", "gpu"),)),
+    "allocate.byte": Entry("s/B", "share", "mapping it in pages of 2 MiB, about 0.6 us each: engineering range",
+                           assumed=(Guess(3e-13, 1e-13, 1e-12, "", "", "gpu"),)),
+    "throttle.flop": Entry("J/flop", "board", "of a sustained matrix flop, against the power cap; in float32, and as "
+                           "`throttle.flop.tensor` in float16 on tensor cores", Space(1e-13, 1e-10, 0.3)),
+    "throttle.time": Entry("s", "board", "time after which half of a power cap's effect is there", Space(1e-5, 2e-2, 1.5),
+                           assumed=(Guess(1e-3, 1e-3, 1e-3, "", "", "gpu"),)),
+    "throttle.clock": Entry("1", "board", "how the energy of a flop follows the clock", Space(1e-2, 2.0, 1.0, 0.3), assumed=(
+        Guess(0.0, 0.0, 0.0, "a flop takes the same energy at any clock unless measured otherwise", "", "gpu"),)),
+    "throttle.cool": Entry("1", "board", "what a cool board saves", Space(1e-2, 0.8, 1.0, 0.1), assumed=(
+        Guess(0.0, 0.0, 0.0, "no board is assumed to save energy while it is cool unless measured", "", "gpu"),)),
+    "energy.flop": Entry("J/flop", "energy", "by unit and type", typical=(
+        Guess(30e-12, 5e-12, 150e-12, _HOROWITZ, ".matrix.float32", "cpu", "literature"),
+        Guess(60e-12, 10e-12, 300e-12, _HOROWITZ, ".vector.float32", "cpu", "literature"))),
+    "energy.byte": Entry("J/B", "energy", "by memory level", typical=(
+        Guess(2e-12, 0.5e-12, 10e-12, _HOROWITZ, ".l1", "cpu", "literature"),
+        Guess(5e-12, 1e-12, 25e-12, _HOROWITZ, ".l2", "cpu", "literature"),
+        Guess(20e-12, 5e-12, 80e-12, _HOROWITZ, ".l3", "cpu", "literature"),
+        Guess(160e-12, 60e-12, 400e-12, _HOROWITZ, ".dram", "cpu", "literature"))),
+    "power.static": Entry("W", "energy", "whatever the machine computes; typical is that of a core", typical=(
+        Guess(12.0, 3.0, 30.0, "server packages draw 3 to 30 W a core under load, whatever they compute", "", "cpu",
+              "literature"),)),
+    "power.idle": Entry("W", "rating", "with nothing running"),
+    "power.tdp": Entry("W", "rating", "power cap"),
+    "sigma": Entry("1", "spread", "standard deviation of the log error of one kernel, by algorithm; `sigma.graph` is what "
+                   "kernels of a graph share, `sigma.graph.many` the same of many kernels", assumed=(
+        Guess(0.2, 0.2, 0.2, f"standard deviation of the log error of one kernel: {_GUESS}"),
+        Guess(0.1, 0.1, 0.1, f"standard deviation of the log error that kernels share: {_GUESS}", ".graph"),
+        Guess(0.2, 0.2, 0.2, f"standard deviation of the log error of a kernel on tensor cores: {_GUESS}", ".tensor", "gpu"))),
+})  # fmt: skip
+"""Stem -> entry, one for each kind of coefficient."""
+_UNLISTED = Entry("", "share", "not in the catalogue")
+
+
+@cache
+def entry(name: str) -> Entry:
+    """The entry of a coefficient: that of its longest stem; an empty one for what nobody listed."""
+    stem = name
+    while stem and stem not in CATALOGUE:
+        stem = stem.rpartition(".")[0]
+    return CATALOGUE.get(stem, _UNLISTED)
+
+
+def _guessed(family: str, kind: Literal["assumed", "typical"]) -> dict[str, Coefficient]:
+    """Coefficient -> its guess on an architecture family, whose own come before the general."""
+    return {
+        stem + g.of: Coefficient(g.value, listed.unit, g.source, g.why or listed.meaning, low=g.low, high=g.high)
+        for on in ("", family)
+        for stem, listed in CATALOGUE.items()
+        for g in getattr(listed, kind)
+        if g.on == on
+    }
+
+
+DEFAULTS: Mapping[str, Mapping[str, Coefficient]] = {family: _guessed(family, "assumed") for family in RUNTIMES}
+"""Architecture family -> coefficient -> what the model assumes without a measurement."""
+TYPICAL: Mapping[str, Mapping[str, Coefficient]] = {family: _guessed(family, "typical") for family in RUNTIMES}
+"""Architecture family -> coefficient -> where a calibration starts from on a machine whose description does not say."""
+
+
+def followers(name: str, family: str, names: Collection[str]) -> list[tuple[str, float]]:
+    """Which of a machine's coefficients grow with a part of its structure, and with which exponent."""
+    brought = entry(name).brings.get(family, ())
+    return [(other, exponent) for stem, exponent in brought for other in under(stem, names) if other != name]
+
+
+def space(name: str, family: str) -> Space:
+    """How far a fit may move a coefficient on an architecture family.
+
+    Raises:
+        KeyError: it is looked up and never fitted.
+    """
+    listed = entry(name)
+    allowed = listed.fit_on.get(family, listed.fit)
+    if allowed is None:
+        raise KeyError(f"coefficient {name!r} has no range to fit it in")
+    return allowed
+
+
+@cache
+def algorithm_names(prefixes: tuple[str, ...], algorithm: str) -> tuple[str, ...]:
+    """Names to look up for an algorithm, most specific first."""
+    names: list[str] = []
+    for prefix in prefixes:
+        names.append(f"{prefix}.{algorithm}")
+        if algorithm in TENSOR:
+            names.append(f"{prefix}.tensor")
+        if algorithm in FAMILY_OF:
+            names.append(f"{prefix}.{FAMILY_OF[algorithm]}")
+    return (*names, *prefixes)
+
+
+def energy_names(name: str) -> tuple[str, ...]:
+    """Names to look up for the energy of a unit's flop in a type, or of another coefficient of energy, most specific first."""
+    if not name.startswith("energy.flop."):
+        return (name,)
+    return name, f"{name.rpartition('.')[0]}.float32", "energy.flop"
+
+
+def short_op(op: str) -> str:
+    """An operator's name in coefficients: ATen's without their namespace ("linear"), others in full."""
+    return op.removeprefix("aten.")
+
+
+def whose(name: str) -> str:
+    """The last part of a name: the algorithm, operator, type or level that a coefficient is of."""
+    return name.rpartition(".")[2]
+
+
+def runtime_of(name: str) -> str | None:
+    """The runtime whose launches, or whose entry of a graph, a coefficient is of; `None` where it is of none."""
+    stem, _, rest = name.partition(".")
+    runtime = rest.partition(".")[0]
+    return runtime if stem in ("launch", "graph") and any(runtime in names for names in RUNTIMES.values()) else None
+
+
+def names_to_draw(coefficients: Mapping[str, Coefficient], family: str, runtime: str, tensor: bool) -> list[str]:
+    """Coefficients to draw for intervals, of a machine and of the defaults; those of tensor cores where any kernel runs there.
+
+    Left out: what a strategy already used to cut tiles; spreads, which are drawn apart; other runtimes' launches; and fitted
+    latency coefficients, which err together and whose joint error on held-out cases is what the spreads were set from.
+    """
+
+    def drawn(name: str) -> bool:
+        role = entry(name).role
+        fitted = name in coefficients and coefficients[name].from_fit
+        if role in ("count", "size", "rating", "spread") or (fitted and role != "energy"):
+            return False
+        return runtime_of(name) in (None, runtime) and (tensor or whose(name) not in ("tensor", *TENSOR))
+
+    return [name for name in {**coefficients, **DEFAULTS[family]} if drawn(name)]
+
+
+def without_spreads(coefficients: Mapping[str, Coefficient]) -> dict[str, Coefficient]:
+    """The coefficients of a machine about which the model errs nothing."""
+    exact = Coefficient(0.0, "1", "fitted")
+    none = dict.fromkeys(("sigma", "sigma.tensor", "sigma.graph", "sigma.graph.many"), exact)
+    return {name: c for name, c in coefficients.items() if entry(name).role != "spread"} | none
+
+
+def under(stem: str, names: Iterable[str]) -> list[str]:
+    """The names that are a stem or continue it."""
+    return [name for name in names if name == stem or name.startswith(f"{stem}.")]

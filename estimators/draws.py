@@ -1,0 +1,83 @@
+"""What is uncertain, as random values: coefficients within their ranges, and what the model errs beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from statistics import NormalDist
+
+import numpy as np
+
+from shmoo.estimators.basis import measured_type
+from shmoo.estimators.catalogue import ALGORITHMS, DEFAULTS, TENSOR
+from shmoo.estimators.coefficients import MANY_KERNELS, Coefficients, algorithm_codes, in_tensor_kernels
+from shmoo.estimators.kernels import KernelTable
+from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.records import NORMAL_90
+from shmoo.estimators.residual import Correction
+
+OTHER_TYPE = 0.15
+"""Standard deviation of the log by which what was fitted in one type is off in another: of few machines that is the least that
+coefficients differ by as well (`calibrate.transfer.LEAST_SPREAD`)."""
+
+
+def draw(profile: ArchitectureProfile, names: Iterable[str], draws: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random values of the uncertain ones among `names`, (draws,) each, log-normal with their 90 % range.
+
+    A coefficient without a range does not appear in the result.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = {}
+    for name in sorted(set(names)):
+        coefficient = profile.coefficients.get(name) or DEFAULTS[profile.family].get(name)
+        if coefficient is None or coefficient.value <= 0:
+            continue
+        low, high = coefficient.bounds
+        if low == high:
+            continue
+        low = max(low, coefficient.value * 1e-3)
+        # The two sides are scaled apart, so that an asymmetric range is kept.
+        z = normals(rng, draws)
+        below, above = np.log(coefficient.value / low) / NORMAL_90, np.log(high / coefficient.value) / NORMAL_90
+        drawn[name] = coefficient.value * np.exp(np.where(z < 0, below, above) * z)
+    return drawn
+
+
+def model_errors(
+    table: KernelTable, profile: ArchitectureProfile, correction: Correction | None, draws: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Random factors of what the model itself errs: (draws, K) of each kernel, (draws, S) that the kernels of a graph share."""
+    codes = algorithm_codes(table, profile)
+    nominal = Coefficients(profile)
+    rng = np.random.default_rng(seed + 1)
+    kernels = table.counts
+    several = kernels > 1
+    spread = nominal.by_algorithm(codes, "sigma")
+    if correction is not None:
+        spread = correction.spread_beside(spread)
+    if nominal.source("sigma.graph") == "fitted":
+        # What whole graphs were off by on held-out cases holds their kernels' errors already.
+        spread = np.where(several[table.segment], 0.0, spread)
+    spread = np.where(measured_type(table, profile), spread, np.hypot(spread, OTHER_TYPE))
+    noise = normals(rng, draws, len(ALGORITHMS) - len(TENSOR))
+    shared = np.where(kernels >= MANY_KERNELS, nominal.value("sigma.graph.many", "sigma.graph"), nominal.value("sigma.graph"))
+    together = np.exp(np.where(several, shared, 0.0) * normals(rng, draws, 1))
+    if in_tensor_kernels(codes).any():
+        noise = np.hstack([noise, normals(rng, draws, len(TENSOR))])
+    # Kernels of one algorithm err together: the same draw scales all of them.
+    return np.exp(spread * noise[:, codes]), together
+
+
+def normals(rng: np.random.Generator, draws: int, columns: int | None = None) -> np.ndarray:
+    """(draws,) or (draws, columns) standard normal values whose quantiles are exact: each column holds the middles of equally
+    likely parts of the law in an order of its own (Latin hypercube: McKay, Beckman and Conover, Technometrics 21(2), 1979)."""
+    law = _quantiles(draws)
+    if columns is None:
+        return rng.permutation(law)
+    return rng.permuted(np.broadcast_to(law[:, None], (draws, columns)), axis=0)
+
+
+@cache
+def _quantiles(count: int) -> np.ndarray:
+    law = NormalDist()
+    return np.asarray([law.inv_cdf((i + 0.5) / count) for i in range(count)])

@@ -1,0 +1,127 @@
+"""The one way from kernels to time and energy: predict, correct, add up each graph, price its energy.
+
+    table, tiling -> predict -> correct -> graph latency -> energy
+
+An estimate, a fit, a sweep over design points and a report all go through `price`; they differ in what their coefficients hold
+(numbers, draws or points) and in whether the residual counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from shmoo.estimators.catalogue import names_to_draw
+from shmoo.estimators.coefficients import Coefficients, algorithm_codes, in_tensor_kernels
+from shmoo.estimators.draws import draw, model_errors
+from shmoo.estimators.kernels import KernelTable
+from shmoo.estimators.model import Prediction, graph_latency, predict, segment_energy
+from shmoo.estimators.records import Interval
+from shmoo.estimators.residual import Correction, correction
+from shmoo.estimators.tiling.base import Tiling
+
+DRAWS = 200
+"""Draws of the uncertain coefficients behind an interval: the 5 % and 95 % points of 200 log-normal draws are within about 5 %
+of their spread, less than the spread itself is known."""
+QUANTILES = (0.05, 0.95)
+Waits = Callable[[Coefficients], np.ndarray]
+"""Gives the (K,) or (D, K) seconds for which the host is held up before it launches each kernel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """What K kernels in S segments cost on a machine; arrays have a dimension more for each axis of the coefficients.
+
+    Attributes:
+        correction: what the residual says of each kernel; `None` where it was left out.
+        prediction: of each kernel, corrected.
+        latency_s, energy_j: (S,) of each segment; energy is `None` where the profile has no energy coefficients.
+        drawn_s, drawn_j: (D, S) the same for random values of everything uncertain; `None` where no draws were asked for.
+    """
+
+    tiling: Tiling
+    correction: Correction | None
+    prediction: Prediction
+    latency_s: np.ndarray
+    energy_j: np.ndarray | None
+    drawn_s: np.ndarray | None = None
+    drawn_j: np.ndarray | None = None
+
+    def whole(self) -> Priced:
+        """The same with all segments as one."""
+
+        def one(amounts: np.ndarray | None) -> np.ndarray | None:
+            return None if amounts is None else amounts.sum(axis=-1, keepdims=True)
+
+        latency_s = self.latency_s.sum(axis=-1, keepdims=True)
+        return replace(
+            self, latency_s=latency_s, energy_j=one(self.energy_j), drawn_s=one(self.drawn_s), drawn_j=one(self.drawn_j)
+        )
+
+    def intervals(self) -> list[tuple[Interval, Interval | None]]:
+        """Latency and energy of every segment."""
+        times = _intervals(self.latency_s, self.drawn_s)
+        energies = self.intervals_of(lambda seconds, joules: joules)
+        return list(zip(times, energies or [None] * len(times), strict=True))
+
+    def intervals_of(self, quantity: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> list[Interval]:
+        """A quantity that follows from latency and energy, of every segment; of none where no energy is known."""
+        if self.energy_j is None:
+            return []
+        drawn = None if self.drawn_s is None or self.drawn_j is None else quantity(self.drawn_s, self.drawn_j)
+        return _intervals(quantity(self.latency_s, self.energy_j), drawn)
+
+
+def price(
+    table: KernelTable,
+    tiling: Tiling,
+    coefficients: Coefficients,
+    runtime: str,
+    *,
+    residual: bool = True,
+    waits: Waits | None = None,
+    seed: int | None = None,
+) -> Priced:
+    """Time and energy of every segment of a table.
+
+    Args:
+        table: kernels of many cases, a segment each.
+        tiling: the same kernels cut for the machine.
+        coefficients: of the machine; may hold D values or design points.
+        runtime: that launches the kernels.
+        residual: whether the profile's corrections hold.
+        waits: of the host; none for `None`.
+        seed: of the draws; no draws for `None`.
+    """
+    profile = coefficients.profile
+    change = correction(table, tiling, profile, runtime) if residual else None
+
+    def through(
+        c: Coefficients, kernels: np.ndarray | None = None, segments: np.ndarray | float = 1.0
+    ) -> tuple[Prediction, np.ndarray, np.ndarray | None]:
+        prediction = predict(table, tiling, c, runtime)
+        if change is not None:
+            prediction = change.applied(prediction)
+        if kernels is not None:
+            prediction = prediction.scaled(kernels)
+        latency = graph_latency(table, prediction, c, runtime, waits and waits(c)) * segments
+        return prediction, latency, segment_energy(table, prediction, latency, c)
+
+    nominal = through(coefficients)
+    if seed is None:
+        return Priced(tiling, change, *nominal)
+    tensor = bool(in_tensor_kernels(algorithm_codes(table, profile)).any())
+    names = names_to_draw(profile.coefficients, profile.family, runtime, tensor)
+    drawn = Coefficients(profile, draw(profile, names, DRAWS, seed))
+    _, times, energies = through(drawn, *model_errors(table, profile, change, DRAWS, seed))
+    return Priced(tiling, change, *nominal, times, energies)
+
+
+def _intervals(values: np.ndarray, drawn: np.ndarray | None) -> list[Interval]:
+    """(S,) nominal values with the 5 % and 95 % points of their (D, S) draws, which are centred on them; the values alone without
+    draws. An interval holds its value even where few draws put both points on one side."""
+    low, high = (values, values) if drawn is None else np.quantile(drawn, QUANTILES, axis=0)
+    ends = np.minimum(low, values).tolist(), values.tolist(), np.maximum(high, values).tolist()
+    return [Interval(value, least, most) for least, value, most in zip(*ends, strict=True)]

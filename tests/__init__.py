@@ -1,0 +1,1 @@
+"""Tests of Shmoo, and in `evaluation` the commands that judge it on data."""

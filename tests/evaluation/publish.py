@@ -1,0 +1,115 @@
+"""Profiles made from published measurements, written as files.
+
+What is measured is fitted, residual included; other machines of the family get what carries over. Datasheet numbers stay those of
+the built-in profiles, which are what is written unless another folder is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from shmoo.estimators.catalogue import whose
+from shmoo.estimators.errors import unknown
+from shmoo.estimators.profile import BUILTIN_DIR, ArchitectureProfile, load_profile
+from tests.evaluation.results import Result
+
+UNMEASURED_GPUS = ("gpu_l4", "gpu_h100", "gpu_h200")
+"""Built-in GPUs that no table holds."""
+
+
+def _gpu(folder: Path) -> Iterator[ArchitectureProfile]:
+    from shmoo.calibrate.transfer import transfer
+    from tests.evaluation.gpu import DEVICES, fit_cards, left_out_sigma, measured_cards, published, read_device, results
+
+    tables = {device: read_device(folder, device) for device in DEVICES}
+    fitted = {device: fit_cards(table, device) for device, table in tables.items()}
+    numbers = results(tables, fitted)
+    for cards in fitted.values():
+        own, *others = cards.values()
+        whole = own
+        for other in others:
+            whole = completed(whole, other)
+            yield with_numbers(completed(other, own), numbers)
+        yield with_numbers(whole, numbers)
+    sigma = left_out_sigma(tables, fitted)
+    for name in UNMEASURED_GPUS:
+        yield transfer(measured_cards(fitted), published(name), sigma)
+
+
+def _tpu(folder: Path) -> Iterator[ArchitectureProfile]:
+    from tests.evaluation.tpu import applications, fit_chip, operators, read_operators
+
+    read = read_operators(folder)
+    yield with_numbers(fit_chip(read), operators(read))
+    yield with_numbers(load_profile("tpu_v1"), applications())
+
+
+def completed(profile: ArchitectureProfile, other: ArchitectureProfile) -> ArchitectureProfile:
+    """A fitted profile with what its own rows say nothing about carried from the same chip on another card: coefficients of
+    algorithms and operators (the last part of a name) that none of its own fitted ones are of."""
+    from shmoo.calibrate.transfer import transfer
+
+    own = {whose(name) for name, c in profile.coefficients.items() if c.from_fit and not c.assumed}
+    carried = {
+        name: c
+        for name, c in transfer([other], profile).coefficients.items()
+        if c.source == "transferred" and name not in profile.coefficients and whose(name) not in own
+    }
+    return profile.replacing(coefficients={**profile.coefficients, **carried})
+
+
+PUBLICATIONS: Mapping[str, Callable[[Path], Iterator[ArchitectureProfile]]] = MappingProxyType({"gpu": _gpu, "tpu": _tpu})
+"""Name -> profiles made from a folder of tables."""
+
+
+def with_numbers(profile: ArchitectureProfile, results: Sequence[Result]) -> ArchitectureProfile:
+    """A profile whose error card holds every number of an evaluation that belongs there."""
+    card = {split: dict(groups) for split, groups in profile.error_card.items()}
+    for result in results:
+        if result.kept is not None and result.entry is not None and result.kept.profile == profile.name:
+            card.setdefault(result.kept.split, {})[result.kept.group] = result.entry
+    return profile.replacing(error_card=card)
+
+
+def keep(results: Sequence[Result], folder: Path = BUILTIN_DIR) -> list[Path]:
+    """Write an evaluation's numbers into the error cards of the profiles in a folder.
+
+    Raises:
+        InputError: the folder lacks one of them.
+    """
+    names = sorted({result.kept.profile for result in results if result.kept is not None})
+    paths = [folder / f"{name}.json" for name in names]
+    changed = [with_numbers(load_profile(path), results) for path in paths]
+    for path, profile in zip(paths, changed, strict=True):
+        path.write_bytes(profile.to_json())
+    return paths
+
+
+def publish(name: str, folder: Path, out: Path = BUILTIN_DIR) -> Iterator[tuple[ArchitectureProfile, Path]]:
+    """Make profiles and write each as soon as it is made.
+
+    Args:
+        folder: the tables' folder. out: where NAME.json goes.
+
+    Raises:
+        InputError: no such publication, or a file it needs is not in `folder`.
+    """
+    if name not in PUBLICATIONS:
+        raise unknown("publication", name, PUBLICATIONS)
+    out.mkdir(parents=True, exist_ok=True)
+    for profile in PUBLICATIONS[name](folder):
+        path = out / f"{profile.name}.json"
+        path.write_bytes(profile.to_json())
+        yield profile, path
+
+
+def line(profile: ArchitectureProfile, path: Path) -> str:
+    """Where a profile went, and its error on the test split by group."""
+    tested = profile.error_card.get("test", {})
+    errors = [
+        f"{group} {entry.mean:.1%}" + (f" ({entry.physics:.1%} without residual)" if entry.physics is not None else "")
+        for group, entry in tested.items()
+    ]
+    return f"{path}: {', '.join(errors) or 'no test split of its own'}"

@@ -1,0 +1,66 @@
+"""Published rates of products on tensor cores, of machines that were fitted in float32 or not at all."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.profile import load_profile
+from shmoo.runs.tables import TableRow
+from tests.evaluation.rates import PUBLISHED, Rate, predicted, table
+
+
+def test_published_rates_are_met_by_machines_never_measured_in_these_types():
+    """Within 12 % on average, no machine worse than 20 %, and nine of ten inside the 90 % intervals."""
+    found = [predicted(rate) for rate in PUBLISHED]
+    errors = np.asarray([abs(rate.tflops * 1e12 / estimate.value - 1) for rate, estimate in zip(PUBLISHED, found, strict=True)])
+    inside = [e.low <= rate.tflops * 1e12 <= e.high for rate, e in zip(PUBLISHED, found, strict=True)]
+    assert errors.mean() < 0.12
+    assert np.mean(inside) >= 0.9
+    for arch in {rate.arch for rate in PUBLISHED}:
+        assert errors[[rate.arch == arch for rate in PUBLISHED]].mean() < 0.2, arch
+
+
+def test_a_product_of_8192_rows_and_columns_is_two_times_8192_cubed():
+    """A rate is 2 x 8192^3 flop over the latency that an estimate of the one product gives; the ends of its interval swap."""
+    rate = Rate("gpu_h100", "bfloat16", 8192, 8192, 8192, 797.5, "test", times=1)
+    graph = TableRow(0, "linear", {"b": 1, "m": 8192, "n": 8192, "k": 8192}, "bfloat16").graph()
+    latency = AnalysisDirector(load_profile("gpu_h100")).estimate(graph, runtime="cudagraphs").latency_s
+    found = predicted(rate)
+    assert (found.value, found.low, found.high) == pytest.approx(
+        tuple(2 * 8192**3 / seconds for seconds in (latency.value, latency.high, latency.low))
+    )
+
+
+def test_half_the_power_halves_the_rate_of_a_board_at_its_cap():
+    """Thirty products in a row, far beyond the time until the controller acts: time goes with 1 / (cap - static power)."""
+    times = {}
+    for cap in (350.0, 230.0):
+        rate = Rate("gpu_h100", "bfloat16", 8192, 8192, 8192, 400.0, "test", times=300, changed={"power.tdp": cap})
+        times[cap] = 1 / predicted(rate).value
+    static = load_profile("gpu_h100").value("power.static")
+    assert times[230.0] / times[350.0] == pytest.approx((350.0 - static) / (230.0 - static), rel=0.02)
+
+
+def test_the_table_has_a_line_a_rate_and_the_mean_error():
+    """1 of 1 inside: 0 % off what is predicted."""
+    rate = Rate("gpu_t4", "int8", 4096, 4096, 4096, 0.0, "test")
+    rate = Rate("gpu_t4", "int8", 4096, 4096, 4096, predicted(rate).value / 1e12, "test")
+    head, line, mean = table([rate]).splitlines()
+    assert line.split()[:2] == ["gpu_t4", "int8"]
+    assert mean == "mean absolute error of the time 0.0%; 1 of 1 inside their 90 % intervals"
+    assert "published" in head
+
+
+def test_every_rate_says_who_published_it():
+    """Publisher, what it was, and last the year (a note may follow): one thread of one publisher a board and issue."""
+    publishers = {"zzc0721/torch-performance-test-data", "NVIDIA developer forum", "He", "Chillee", "inclusionAI/humming"}
+    named = [re.fullmatch(r"(.+?), (.+), 20\d\d(-\d\d)?(; .+)?", rate.source) for rate in PUBLISHED]
+    assert all(named)
+    assert {source[1] for source in named} == publishers
+    issues = {(source[2], rate.arch) for source, rate in zip(named, PUBLISHED, strict=True) if "torch-performance" in source[1]}
+    assert all(re.fullmatch(r"issue \d+", issue) for issue, _ in issues)
+    assert len(issues) == len(dict(issues)) == len({arch for _, arch in issues})

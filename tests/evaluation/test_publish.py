@@ -1,0 +1,69 @@
+"""Profiles written from tables: the command, and what it says."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, load_profile
+from tests.evaluation import publish
+from tests.evaluation.__main__ import main
+from tests.evaluation.results import Kept, Result, of_cases
+
+
+def entry(mean: float, physics: float | None = None) -> ErrorCardEntry:
+    return ErrorCardEntry(10, mean, mean, mean, 1.0, 1.0, 0.0, physics=physics)
+
+
+def test_each_profile_is_written_and_told_with_its_errors(monkeypatch, tmp_path):
+    """One line a file: errors with the residual, and without it where it changed them; others have no test split."""
+    fitted = load_profile("gpu_v100").replacing(error_card={"test": {"gemm": entry(0.08, 0.1), "pointwise": entry(0.03)}})
+    carried = load_profile("gpu_h100").replacing(error_card={})
+    monkeypatch.setattr(publish, "PUBLICATIONS", {"gpu": lambda folder: iter((fitted, carried))})
+    written = CliRunner().invoke(main, ["publish", "gpu", "tables", "--out", str(tmp_path / "new")])
+    assert written.exit_code == 0
+    assert load_profile(str(tmp_path / "new" / "gpu_v100.json")) == fitted
+    assert [line.partition(": ")[2] for line in written.stdout.splitlines()] == [
+        "gemm 8.0% (10.0% without residual), pointwise 3.0%",
+        "no test split of its own",
+    ]
+
+
+def test_a_card_has_what_it_was_not_measured_for_from_the_same_chip_on_another():
+    """What none of its own coefficients are of is carried and marked; what its own data say of an algorithm stays alone."""
+    base = load_profile("gpu_a100_40g")
+
+    def fitted(**values: float) -> ArchitectureProfile:
+        named = {name.replace("__", "."): Coefficient(value, "1", "fitted", "test") for name, value in values.items()}
+        return base.replacing(coefficients={n: c for n, c in base.coefficients.items() if c.source == "datasheet"} | named)
+
+    card = fitted(efficiency__gemm=0.8)
+    whole = publish.completed(card, fitted(efficiency__gemm=0.6, half__k__gemm=9.0, efficiency__conv_3x3=0.5))
+    assert whole.value("efficiency.gemm") == 0.8
+    assert whole.get("half.k.gemm") is None
+    assert whole.value("efficiency.conv_3x3") == pytest.approx(0.5)
+    assert whole.coefficients["efficiency.conv_3x3"].source == "transferred"
+
+
+def test_numbers_of_an_evaluation_are_kept_in_error_cards(tmp_path):
+    """Entries go to the profile, split and group they name, beside what the card holds; lines of no group are only shown."""
+    card = {"test": {"gemm": entry(0.08)}}
+    (tmp_path / "gpu_v100.json").write_bytes(load_profile("gpu_v100").replacing(error_card=card).to_json())
+    found = of_cases("v100 left out", entry(0.2), kept=Kept("gpu_v100", "left out", "linear"))
+    assert publish.keep([found, Result("mean over devices", 10, 0.1)], tmp_path) == [tmp_path / "gpu_v100.json"]
+    assert load_profile(tmp_path / "gpu_v100.json").error_card == card | {"left out": {"linear": entry(0.2)}}
+
+
+def test_a_folder_without_the_tables_is_refused(tmp_path):
+    """Exit code 2, the file is named, and nothing is written."""
+    refused = CliRunner().invoke(main, ["publish", "gpu", str(tmp_path), "--out", str(tmp_path / "new")])
+    assert refused.exit_code == 2
+    assert "p100.csv" in refused.stderr
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_an_unknown_publication_names_those_there_are(tmp_path):
+    """Names are listed."""
+    with pytest.raises(InputError, match="gpu"):
+        next(publish.publish("cpu", tmp_path))

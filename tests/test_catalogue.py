@@ -1,0 +1,76 @@
+"""The catalogue of coefficients: one entry each, and the names made of them."""
+
+import pytest
+
+from shmoo.estimators.catalogue import (
+    CATALOGUE,
+    DEFAULTS,
+    TENSOR,
+    TYPICAL,
+    algorithm_names,
+    energy_names,
+    entry,
+    followers,
+    names_to_draw,
+    runtime_of,
+    space,
+    whose,
+)
+from shmoo.estimators.profile import builtin_names, load_profile
+
+
+@pytest.mark.parametrize("name", builtin_names())
+def test_every_coefficient_of_a_profile_is_listed_in_its_unit(name):
+    """A name without an entry, or in another unit than its entry's, is a misspelling."""
+    for coefficient, number in load_profile(name).coefficients.items():
+        assert entry(coefficient).unit == number.unit, coefficient
+
+
+def test_the_longest_stem_names_the_entry():
+    """`efficiency.bandwidth` is not a share of a peak, and `half.k.gemm` has the entry of `half.k`."""
+    assert entry("efficiency.bandwidth.gemm") is CATALOGUE["efficiency.bandwidth"]
+    assert entry("efficiency.inductor.conv") is CATALOGUE["efficiency"]
+    assert entry("half.k.gemm") is CATALOGUE["half.k"]
+    assert entry("nobody.listed") not in CATALOGUE.values()
+
+
+def test_a_family_assumes_its_own_before_the_general():
+    """Shares of blocks on a GPU are others than those of a machine in general; typical values are no defaults."""
+    assert DEFAULTS["cpu"]["efficiency"].value == 0.75
+    assert DEFAULTS["gpu"]["efficiency"].value == 0.9
+    assert "energy.byte.dram" in TYPICAL["cpu"]
+    assert "energy.byte.dram" not in DEFAULTS["cpu"]
+
+
+def test_what_is_looked_up_is_never_fitted():
+    """A capacity has no range to fit it in."""
+    with pytest.raises(KeyError, match=r"capacity\.l2"):
+        space("capacity.l2", "cpu")
+
+
+def test_names_fall_back_from_the_particular_to_the_general():
+    """Algorithm, tensor cores in common, family, nothing; runtime by runtime."""
+    names = algorithm_names(("launch.eager", "launch"), "conv_tensor")
+    prefixes = ("launch.eager", "launch")
+    assert names == (*(f"{prefix}.{of}" for prefix in prefixes for of in ("conv_tensor", "tensor", "conv")), *prefixes)
+    assert energy_names("energy.flop.vector.int8") == ("energy.flop.vector.int8", "energy.flop.vector.float32", "energy.flop")
+    assert energy_names("energy.byte.l2") == ("energy.byte.l2",)
+    assert whose("half.k.gemm") == "gemm"
+    assert (runtime_of("launch.inductor-freezing.add"), runtime_of("launch.gemm")) == ("inductor-freezing", None)
+
+
+def test_a_part_of_the_structure_brings_what_belongs_to_it():
+    """A GPU's clock speeds L2 up as plain and as tensor-core kernels read it, and not main memory."""
+    names = ("clock", "peak.matrix.float16", "bandwidth.l2", "bandwidth.l2.tensor", "bandwidth.dram")
+    assert dict(followers("clock", "gpu", names)) == dict.fromkeys(names[1:4], 1.0)
+    assert followers("bandwidth.l2", "gpu", names) == [("bandwidth.l2.tensor", 1.0)]
+
+
+def test_intervals_draw_what_is_uncertain_of_this_runtime():
+    """Neither what the tiles were cut by, nor what other runtimes launch, nor what was fitted to times."""
+    profile = load_profile("gpu_a100_40g")
+    drawn = set(names_to_draw(profile.coefficients, "gpu", "inductor", tensor=False))
+    assert {"graph", "device_launch", "vector_share"} <= drawn
+    assert not drawn & {"capacity.l2", "count.sms", "sigma", "launch.cudagraphs", "efficiency.gemm"}
+    assert not [name for name in drawn if whose(name) in ("tensor", *TENSOR)]
+    assert "half.tile.tensor" in names_to_draw(profile.coefficients, "gpu", "inductor", tensor=True)

@@ -1,0 +1,70 @@
+"""The pipeline from kernels to time and energy: one record, whatever the coefficients hold."""
+
+import numpy as np
+import pytest
+from build import GraphBuilder
+
+from shmoo.estimators.coefficients import Coefficients
+from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.fusion import fuse
+from shmoo.estimators.kernels import KernelTable, kernel_table
+from shmoo.estimators.pipeline import DRAWS, price
+from shmoo.estimators.profile import load_profile
+
+
+def two_models() -> KernelTable:
+    """Two linear layers in one segment, a pointwise call in another."""
+    b = GraphBuilder()
+    layers = b.graph(b.linear(b.linear(b.tensor((64, 256)), 512), 128))
+    c = GraphBuilder()
+    sums = c.graph(c.add(c.tensor((1000, 1000)), c.tensor((1000, 1000))))
+    return KernelTable.concat([kernel_table(graph, fuse(graph)) for graph in (layers, sums)])
+
+
+@pytest.mark.parametrize("name", ["cpu_server_generic", "gpu_a100_40g", "tpu_v4", "kpu_t256"])
+def test_draws_stand_beside_the_nominal_values(name):
+    """Asking for intervals changes no value, and every interval holds its value."""
+    director, table = AnalysisDirector(load_profile(name)), two_models()
+    runtime = director.profile.default_runtime
+    alone, drawn = (director.price(table, runtime, seed=seed) for seed in (None, 0))
+    assert alone.latency_s.tolist() == drawn.latency_s.tolist()
+    assert alone.energy_j.tolist() == drawn.energy_j.tolist()
+    assert drawn.drawn_s.shape == drawn.drawn_j.shape == (DRAWS, 2)
+    for value, (latency, energy) in zip(alone.latency_s, drawn.intervals(), strict=True):
+        assert latency.low < latency.value == value < latency.high
+        assert energy.low < energy.value < energy.high
+
+
+def test_the_whole_is_the_sum_of_its_segments():
+    """Latency, energy and each of their draws add up; power is energy over latency."""
+    director = AnalysisDirector(load_profile("gpu_h100"))
+    parts = director.price(two_models(), "inductor", seed=0)
+    whole = parts.whole()
+    for field in ("latency_s", "energy_j", "drawn_s", "drawn_j"):
+        assert getattr(whole, field)[..., 0] == pytest.approx(getattr(parts, field).sum(axis=-1))
+    (power,) = whole.intervals_of(lambda seconds, joules: joules / seconds)
+    assert power.value == pytest.approx(parts.energy_j.sum() / parts.latency_s.sum())
+
+
+def test_many_values_of_a_coefficient_give_as_many_latencies():
+    """Three bandwidths at once are three machines, one after the other."""
+    profile, table = load_profile("cpu_server_generic"), two_models()
+    tiling = AnalysisDirector(profile).tile(table)
+    bandwidths = np.array([1e10, 5e10, 2e11])
+
+    def latency(value: float | np.ndarray) -> np.ndarray:
+        return price(table, tiling, Coefficients(profile, {"bandwidth.dram": value}), "eager").latency_s
+
+    assert latency(bandwidths) == pytest.approx(np.stack([latency(float(one)) for one in bandwidths]))
+
+
+def test_the_residual_is_left_out_on_demand():
+    """A fit sees the physics alone: as of a profile without corrections."""
+    profile, table = load_profile("gpu_a100_40g"), two_models()
+    assert profile.residual
+    director = AnalysisDirector(profile)
+    physical = price(table, director.tile(table), Coefficients(profile), "eager", residual=False)
+    assert physical.correction is None
+    bare = AnalysisDirector(profile, residual=False).price(table, "eager")
+    assert physical.latency_s.tolist() == bare.latency_s.tolist()
+    assert (director.price(table, "eager").latency_s != bare.latency_s).any()
