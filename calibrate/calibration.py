@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from shmoo.calibrate.base import base_profile
-from shmoo.calibrate.dataset import TABLE_DEVICE, Block, Sources, blocks, read_sources
+from shmoo.calibrate.dataset import TABLE_DEVICE, Block, Sources, blocks, read_sources, run_cases
 from shmoo.calibrate.energy import FittedEnergy, fit_energy
 from shmoo.calibrate.fit import Fitted, fit_latency, predicted_latency
 from shmoo.calibrate.held_out import held_out
@@ -24,6 +24,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile, ErrorCardEntry, FittedFrom, Reduction
 from shmoo.estimators.records import FAMILIES, NORMAL_90, Coefficient, Source
 from shmoo.runs.records import FINGERPRINT_FIELDS
+from shmoo.runs.store import Run
 
 Progress = Callable[[str], None]
 
@@ -92,6 +93,23 @@ def _base_of(read: Sources) -> ArchitectureProfile:
             f"the sources hold rows of {', '.join(sorted(devices))}; calibrate one device at a time, with --base PROFILE"
         )
     return base_profile(read.machine, devices.pop())
+
+
+def quick_profile(run: Run) -> ArchitectureProfile:
+    """A profile from what a run holds so far, within seconds: one start, no residual, intervals as wide as the fit's noise.
+
+    Raises:
+        InputError: too little to fit.
+    """
+    cases = tuple(case for case in run_cases(run) if case.case.kind != "network" and case.case.runtime == "eager")
+    if not cases:
+        raise InputError("no operator was measured yet")
+    base = base_profile(run.manifest.machine, cases[0].case.device)
+    measured = blocks(cases, base)
+    parameters = parameters_for(measured, base)
+    fitted = fit_latency(measured, parameters, base, starts=1, folds=0)
+    units = {p.name: p.unit for p in parameters}
+    return base.replacing(coefficients={**base.coefficients, **_coefficients(fitted, units, f"fitted to {run.path.name} so far")})
 
 
 def calibrate_cases(

@@ -35,7 +35,7 @@ class CurvePoint(msgspec.Struct, frozen=True):
     """Errors of one calibration.
 
     Attributes:
-        order: "random", "planned" or "everything" (all passes of all cases of the fit split).
+        order: "random", "planned" or "everything" (all visits to all cases of the fit split).
         cases, minutes: calibration cases and the time that measuring them took.
         operators: mean absolute error of held-out operators and synthetic models; networks: of networks, `None` without any.
     """
@@ -69,7 +69,7 @@ def learning_curve(
         InputError: no case to fit or none to test.
     """
     run = Run.open(path)
-    once, everything = run_cases(run, passes=1), run_cases(run)
+    once, everything = run_cases(run, visits=1), run_cases(run)
     devices = {case.case.device for case in everything}
     start = base or base_profile(run.manifest.machine, devices.pop())
     pool = [case for case in once if case.case.split == "fit"]
@@ -99,16 +99,16 @@ def learning_curve(
 
 
 def case_seconds(run: Run) -> dict[tuple[str, int], float]:
-    """Seconds from the start of each case to the start of the next, by identity and pass: all that measuring it took, to the
-    second that rows are stamped with. The last one, those before a pause and those without a stamp count their timing alone."""
+    """Seconds from the start of each visit to the start of the next, by identity and visit: all that measuring it took, to the
+    second that lines are stamped with. The last one, those before a pause and those without a stamp count their timing alone."""
     found: dict[tuple[str, int], float] = {}
-    starts = [datetime.fromisoformat(row.measured_at) if row.measured_at else None for row in run.rows]
-    for i, row in enumerate(run.rows):
+    starts = [datetime.fromisoformat(row.measured_at) if row.measured_at else None for row in run.lines]
+    for i, row in enumerate(run.lines):
         here, following = starts[i], starts[i + 1] if i + 1 < len(starts) else None
         taken = math.inf if here is None or following is None else (following - here).total_seconds()
         if not 0 <= taken <= LONGEST_S:
             taken = float(row.host.get("wall_s") or 0.0)
-        key = row.case.identity, row.pass_index
+        key = row.case.identity, row.visit
         found[key] = found.get(key, 0.0) + taken
     return found
 

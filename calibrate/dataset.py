@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,10 +16,10 @@ from shmoo.estimators.kernels import KernelTable
 from shmoo.estimators.profile import ArchitectureProfile, Reduction
 from shmoo.estimators.records import Graph
 from shmoo.estimators.tiling.base import Tiling
-from shmoo.runs.records import CaseSpec, EnergyReading, Machine
-from shmoo.runs.statistics import median
+from shmoo.runs.records import CaseSpec, Machine, Measurement
 from shmoo.runs.store import Run, machine_differences
 from shmoo.runs.tables import read_table
+from shmoo.runs.visits import merge_visits
 
 TABLE_DEVICE = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu", "kpu": "kpu"}
 TABLE_RUNTIME = {"cpu": "eager", "gpu": "eager", "tpu": "xla", "kpu": "domainflow"}
@@ -29,9 +28,10 @@ TABLE_RUNTIME = {"cpu": "eager", "gpu": "eager", "tpu": "xla", "kpu": "domainflo
 
 @dataclass(frozen=True, slots=True)
 class MeasuredCase:
-    """One case with its graphs and what was measured: medians over the ok samples of the warm state, SI units.
+    """One case with its graphs and what was measured in the canonical cache state, SI units.
 
     Attributes:
+        latency_s: the prevailing time of a call. relative_se: its standard error over it; 0 in tables, which do not tell theirs.
         energy_sd_j: standard deviation of the energy, from its windows' spread; `None` where it is not known, as in tables.
         idle_w: power of the same domains with nothing of ours running; `None` where it was not measured.
         warm: how warm the board was (`estimators/heat.py`); `None` where nobody knows.
@@ -44,14 +44,7 @@ class MeasuredCase:
     energy_sd_j: float | None = None
     idle_w: float | None = None
     warm: float | None = None
-
-
-class Joules(NamedTuple):
-    """Energy of one call in one pass, its standard deviation, and power with nothing running; `None` where not known."""
-
-    energy_j: float
-    sd_j: float | None
-    idle_w: float | None
+    relative_se: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +68,7 @@ def read_sources(paths: Sequence[Path], family: str = "cpu", reduction: Reductio
 
     Raises:
         InputError: no source, or runs whose fingerprints differ (each differing field with both values).
-        NothingMeasuredError: no ok row among them.
+        NothingMeasuredError: no usable row among them.
     """
     if not paths:
         raise InputError("no source to calibrate from; name a run directory or an operator table (.csv)")
@@ -104,52 +97,23 @@ def read_sources(paths: Sequence[Path], family: str = "cpu", reduction: Reductio
     return Sources(tuple(cases), "+".join(digests), tuple(path.name for path in paths), machine, reduction)
 
 
-def run_cases(run: Run, passes: int | None = None) -> list[MeasuredCase]:
-    """The usable cases of a run: ok rows of the warm state, the samples of the first passes pooled, of all for `None`."""
-    samples: dict[str, list[float]] = {}
-    energies: dict[str, list[Joules]] = {}
-    latest = {}
-    for row in run.rows:
-        if passes is not None and row.pass_index >= passes:
-            continue
-        if row.status != "ok" or row.timing is None or row.case.cache_state != "warm" or not row.graph_hashes:
-            continue
-        identity = row.case.identity
-        samples.setdefault(identity, []).extend(row.timing.samples_s)
-        energies.setdefault(identity, []).extend(_total_energy(row.energy))
-        latest[identity] = row
-    return [
-        MeasuredCase(
-            row.case,
-            run.graphs(row),
-            median(samples[identity]),
-            *_medians(energies[identity]),
-        )
-        for identity, row in latest.items()
-    ]
+def run_cases(run: Run, visits: int | None = None) -> list[MeasuredCase]:
+    """The usable cases of a run, from the first visits to each, or from all for `None`."""
+    rows = run.rows if visits is None else merge_visits(line for line in run.lines if line.visit < visits)
+    return [_measured(run, row) for row in rows if row.estimable]
 
 
-def _total_energy(readings: Sequence[EnergyReading]) -> list[Joules]:
-    """Energy, its standard deviation and idle power, each the sum over the domains that do not contain one another: CPU packages
-    with their DRAM, or GPUs. Empty if the energy of any is missing."""
-    counted = [r for r in readings if r.domain.split("-")[0] in ("package", "dram", "gpu")]
-    if not counted or any(r.energy_j is None for r in counted):
-        return []
-    # Domains of one counter share what it is off by, so their deviations add up.
-    return [Joules(sum(r.energy_j for r in counted), _sum([r.sd_j for r in counted]), _sum([r.idle_power_w for r in counted]))]
-
-
-def _sum(values: Sequence[float | None]) -> float | None:
-    """`None` where any is."""
-    known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None
-
-
-def _medians(passes: Sequence[Joules]) -> tuple[float | None, float | None, float | None]:
-    """The fields of `Joules` over the passes, each by itself; `None` for one that no pass has."""
-    known = [[value for value in column if value is not None] for column in zip(*passes, strict=True)] or [[], [], []]
-    energy, sd, idle = (median(column) if column else None for column in known)
-    return energy, sd, idle
+def _measured(run: Run, row: Measurement) -> MeasuredCase:
+    latency, energy = row.latency, row.energy_reading
+    return MeasuredCase(
+        row.case,
+        run.graphs(row),
+        latency.value_s,
+        energy_j=None if energy is None else energy.energy_j,
+        energy_sd_j=None if energy is None else energy.sd_j,
+        idle_w=None if energy is None else energy.idle_power_w,
+        relative_se=latency.relative_se,
+    )
 
 
 def _table_cases(path: Path, family: str, reduction: Reduction) -> list[MeasuredCase]:
@@ -171,6 +135,11 @@ class Block:
     tiling: Tiling
     measured_s: np.ndarray
     energy_j: np.ndarray
+
+    @property
+    def relative_se(self) -> np.ndarray:
+        """(S,) standard errors of the latencies, relative to them."""
+        return np.asarray([case.relative_se for case in self.cases])
 
     @property
     def splits(self) -> np.ndarray:

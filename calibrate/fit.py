@@ -4,7 +4,8 @@ The residual of a case is log(predicted / measured), which is the relative error
 up and down alike. The loss is soft-L1 beyond 15 %, so that a few disturbed cases do not steer the rest. Parameters are fitted as
 logarithms inside physical bounds. Each has a log-normal prior around its parent's value (an operator's around its algorithm's,
 that around the machine's: partial pooling, Gelman and Hill, 2007) or its start, so that what few cases say is weighed with what
-many say. The prior weighs as much as the noise found in a first fit: data without noise decide alone.
+many say. The prior weighs as much as the noise found in a first fit: data without noise decide alone. A case whose time is known
+less well than the model fits weighs less.
 
 What a fit without a case would have been off by at that case is seen by fitting again without a part of the cases, each in turn,
 from the end of the first fit. Of thousands none can steer a fit, and it follows to first order (approximate
@@ -42,6 +43,8 @@ AT_ONCE = 200_000
 REFITTED, FOLDS, REFIT_EVALUATIONS = 2000, 5, 8
 """Up to so many cases the fit is repeated without each of five parts of them, a few steps from its end. To first order alone, few
 cases of an operator seem to be off by a half of what they are."""
+MODEL_NOISE = 0.1
+"""What the model is expected to be off by before a fit has shown it."""
 LEAST_LEFT = 0.05
 """Share of a residual that is left in the fit at least when its leave-one-out value is derived: beyond, the first order fails."""
 
@@ -146,6 +149,7 @@ def fit_latency(
     *,
     seed: int = 0,
     folds: int = FOLDS,
+    starts: int = STARTS,
 ) -> Fitted:
     """Fit parameters to measured latencies.
 
@@ -154,24 +158,27 @@ def fit_latency(
         parameters: what may move; each `affects` spans the cases of `blocks` in order.
         profile: everything else about the machine.
         seed: of the starts after the first, and of the folds.
+        starts: points to start from, of which the best end counts.
         folds: parts of the cases without which the fit is repeated, for `left_out`; 0 for its first order.
 
     Raises:
         InputError: nothing to fit, or cases that do not tell the coefficients apart.
     """
     log_measured = np.log(np.concatenate([block.measured_s for block in blocks]))
+    errors = np.concatenate([block.relative_se for block in blocks])
     if not parameters:
         raise InputError(
             f"{len(log_measured)} cases are too few to fit any coefficient: an algorithm needs {MIN_CASES}; measure more"
         )
     response = Response(blocks, parameters, profile)
 
-    def solve(x0: np.ndarray, weight: float, kept: np.ndarray | slice = slice(None), evaluations: int = 150):
+    def solve(x0: np.ndarray, weight: float, trust: np.ndarray, kept: np.ndarray | slice = slice(None), evaluations: int = 150):
         def residuals(x: np.ndarray) -> np.ndarray:
-            return np.concatenate([(response(x) - log_measured)[kept], weight * (response.pull @ x - response.centre)])
+            data = trust * (response(x) - log_measured)
+            return np.concatenate([data[kept], weight * (response.pull @ x - response.centre)])
 
         def jacobian(x: np.ndarray) -> np.ndarray:
-            return np.vstack([response.jacobian(x)[kept], weight * response.pull])
+            return np.vstack([(trust[:, None] * response.jacobian(x))[kept], weight * response.pull])
 
         return least_squares(
             residuals,
@@ -185,24 +192,30 @@ def fit_latency(
             ftol=1e-6,
         )
 
-    first = solve(response.start, FIRST_WEIGHT)
-    weight = float(np.clip(_spread(response(first.x) - log_measured), LEAST_WEIGHT, MOST_WEIGHT))
+    first = solve(response.start, FIRST_WEIGHT, _trust(errors, MODEL_NOISE))
+    noise = _spread(response(first.x) - log_measured)
+    weight, trust = float(np.clip(noise, LEAST_WEIGHT, MOST_WEIGHT)), _trust(errors, noise)
     _refuse_unless_told_apart(response.jacobian(first.x) @ np.linalg.inv(response.pull), weight, response.names, blocks)
     rng = np.random.default_rng(seed)
-    best = solve(first.x, weight)
+    best = solve(first.x, weight, trust)
     low, high = response.bounds
-    for _ in range(STARTS - 1):
+    for _ in range(starts - 1):
         elsewhere = np.clip(response.start + rng.normal(0, 0.3, len(low)), low + 1e-6, high - 1e-6)
-        found = solve(elsewhere, weight)
+        found = solve(elsewhere, weight, trust)
         best = found if found.cost < best.cost else best
-    found = _describe(best.x, response, response(best.x) - log_measured, weight)
+    found = _describe(best.x, response, response(best.x) - log_measured, weight, trust)
     if not folds or len(log_measured) > REFITTED:
         return found
     left_out, fold = found.left_out.copy(), rng.permutation(len(log_measured)) % folds
     for turn in range(folds):
-        without = solve(best.x, weight, fold != turn, REFIT_EVALUATIONS)
+        without = solve(best.x, weight, trust, fold != turn, REFIT_EVALUATIONS)
         left_out[fold == turn] = (response(without.x) - log_measured)[fold == turn]
     return replace(found, left_out=left_out)
+
+
+def _trust(errors: np.ndarray, noise: float) -> np.ndarray:
+    """(S,) weights of residuals: 1 for a time known exactly, falling as its standard error passes what the model is off by."""
+    return noise / np.hypot(noise, errors) if noise > 0 else np.ones_like(errors)
 
 
 def _refuse_unless_told_apart(whitened: np.ndarray, noise: float, names: Sequence[str], blocks: Sequence[Block]) -> None:
@@ -262,9 +275,9 @@ def _left_out(residuals: np.ndarray, data: np.ndarray, prior: np.ndarray) -> np.
     return residuals + leverage * psi / np.maximum(1.0 - leverage * curvature, LEAST_LEFT)
 
 
-def _describe(x: np.ndarray, response: Response, residuals: np.ndarray, weight: float) -> Fitted:
+def _describe(x: np.ndarray, response: Response, residuals: np.ndarray, weight: float, trust: np.ndarray) -> Fitted:
     names, bounds, prior = response.names, response.bounds, weight * response.pull
-    data = response.jacobian(x)
+    data = trust[:, None] * response.jacobian(x)
     noise = _spread(residuals)
     free = max(len(residuals) - len(x), 1)
     variance = max(noise**2, 1e-12) * len(residuals) / free
@@ -280,7 +293,7 @@ def _describe(x: np.ndarray, response: Response, residuals: np.ndarray, weight: 
         at_bound=tuple(name for name, hit in zip(names, tight, strict=True) if hit),
         unidentified=tuple(name for name, hit in zip(names, weak, strict=True) if hit),
         residuals=residuals,
-        left_out=_left_out(residuals, data, prior),
+        left_out=_left_out(trust * residuals, data, prior) / trust,
         condition=condition,
         noise=noise,
     )

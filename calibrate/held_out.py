@@ -18,13 +18,15 @@ from shmoo.runs.metrics import error_card
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Seconds of n cases, (n,) each; `physical` are estimates without the residual."""
+    """Seconds of n cases, (n,) each; `physical` are estimates without the residual, `noise` relative standard errors of what was
+    measured."""
 
     estimated: np.ndarray
     low: np.ndarray
     high: np.ndarray
     physical: np.ndarray
     measured: np.ndarray
+    noise: np.ndarray
 
     def entry(self, of: np.ndarray | None = None) -> ErrorCardEntry:
         """The error card of the cases of an (n,) mask, of all for `None`; the error of the physics alone stands in it where the
@@ -34,7 +36,7 @@ class HeldOut:
             NothingMeasuredError: there are none.
         """
         part = self if of is None else self.where(of)
-        found = error_card(part.estimated, part.measured, part.low, part.high)
+        found = error_card(part.estimated, part.measured, part.low, part.high, part.noise if part.noise.any() else None)
         if np.allclose(part.estimated, part.physical):
             return found
         return replace(found, physics=float(np.abs(part.physical / part.measured - 1.0).mean()))
@@ -49,7 +51,8 @@ def held_out(blocks: Sequence[Block], profile: ArchitectureProfile) -> HeldOut:
     measured = np.concatenate([block.measured_s for block in blocks])
     estimated, low, high = np.concatenate([case_intervals(block, profile) for block in blocks]).T
     physical = predicted_latency(blocks, Coefficients(profile)) if profile.residual else estimated
-    return HeldOut(estimated, low, high, physical, measured)
+    noise = np.concatenate([block.relative_se for block in blocks])
+    return HeldOut(estimated, low, high, physical, measured, noise)
 
 
 def together(parts: Sequence[HeldOut]) -> HeldOut:

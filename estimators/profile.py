@@ -51,7 +51,8 @@ class FittedFrom(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class ErrorCardEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """Errors |estimated - measured| / measured of a group of cases, as fractions; `bias` is the mean signed error, `coverage` the
-    share of measurements inside the 90 % interval; `physics` the mean without the residual, where the group has one."""
+    share of measurements inside the 90 % interval; `physics` the mean without the residual, where the group has one; `noise` the
+    median relative standard error of the measurements, below which no estimate can be seen to be better."""
 
     n: int
     mean: float
@@ -62,6 +63,7 @@ class ErrorCardEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     bias: float
     coverage: float | None = None
     physics: float | None = None
+    noise: float | None = None
 
 
 class ResidualTree(msgspec.Struct, frozen=True, array_like=True):

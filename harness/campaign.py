@@ -1,12 +1,14 @@
-"""A campaign: many cases measured into one run, each row on disk before the next case begins.
+"""A campaign: every case of a plan is visited several times, for a moment each, in random order over the whole time.
 
-Cases are shuffled, once for each pass, so that the drift of a machine shows as spread and not as bias. Ctrl-C, SIGTERM, a full
-disk or a crash lose at most the case in flight.
+    first visits of all cases -> further visits, round by round -> visits to the cases that are known worst, until all are known
+
+Visits spread over the campaign meet the machine in many states, so that a case's time is that of the machine as it is and its
+standard error comes from the spread between visits. Whenever a campaign stops, its run is balanced. Each visit is on disk before
+the next begins; Ctrl-C, SIGTERM, a full disk or a crash lose at most the visit in flight.
 """
 
 from __future__ import annotations
 
-import random
 import signal
 import tempfile
 import threading
@@ -22,34 +24,70 @@ import msgspec
 from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.estimators.records import Graph
 from shmoo.harness.machine import version_of
+from shmoo.harness.schedule import Schedule
 from shmoo.harness.settings import MeasureSettings
 from shmoo.harness.worker import CaseMeasurer, Worker
 from shmoo.runs.records import AxisValue, CaseSpec, Machine, Measurement, RunManifest
 from shmoo.runs.store import Run, RunWriter, SkippedCase
 
-Progress = Callable[[int, int, str, float | None], None]
-"""Called with cases done, cases in all, what happens now, and seconds left (`None` while unknown)."""
-
 VERSIONS = ("shmoo", "torch", "torchvision", "numpy", "triton", "nvidia-ml-py", "pyRAPL")
 LOCK = "shmoo-measuring.lock"
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How far a campaign is.
+
+    Attributes:
+        done, total: cases visited at least once, and all.
+        visits: visits so far.
+        ok, noisy, suspect, failed: cases by status, as their visits so far say.
+        now: what happens now.
+        left_s: seconds left; `None` while unknown.
+        spent_s: seconds since the campaign began.
+    """
+
+    done: int
+    total: int
+    visits: int = 0
+    ok: int = 0
+    noisy: int = 0
+    suspect: int = 0
+    failed: int = 0
+    now: str = ""
+    left_s: float | None = None
+    spent_s: float = 0.0
+
+
+Progress = Callable[[Standing], None]
+"""Called before each visit and at the end."""
 
 
 class CampaignSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a campaign runs.
 
     Attributes:
-        measure: how each case is measured.
-        case_timeout_s: longest time for one case in a worker, compilation included.
-        budget_s: no case starts after this time; those left are listed in skipped.json with the reason. `None` for no limit.
-        seed: of the order of the cases.
-        shuffle: measure in random order; otherwise in the order given.
+        measure: how each visit is measured.
+        visits: how often every case is visited at least.
+        most_visits: how often a case whose standard error stays large is visited at most.
+        precision: relative standard error at which a case needs no further visit.
+        case_timeout_s: longest time for one visit in a worker, compilation included.
+        budget_s: no visit starts after this time; cases not visited by then are listed in skipped.json with the reason. `None`
+            for no limit.
+        details_share: part of the budget that visits with energy windows, memory and child times may take; cases beyond it go
+            without.
+        seed: of the order of the visits.
+        shuffle: first visits in random order; otherwise in the order given.
         lock: file that keeps two campaigns on one machine apart, by default one in the system's temporary directory.
         lock_wait_s: how long to wait for another campaign to end.
     """
 
     measure: MeasureSettings = MeasureSettings()
+    visits: int = 3
+    most_visits: int = 8
+    precision: float = 0.02
     case_timeout_s: float = 600.0
     budget_s: float | None = None
+    details_share: float = 0.35
     seed: int = 0
     shuffle: bool = True
     lock: str = ""
@@ -66,7 +104,6 @@ def run_campaign(
     resume: bool = False,
     progress: Progress | None = None,
     isolate: bool = True,
-    passes: int = 1,
     measurer: CaseMeasurer | None = None,
     facts: Mapping[str, AxisValue | None] | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -74,12 +111,11 @@ def run_campaign(
     """Measure `cases` into the run at `out`.
 
     Args:
-        cases: one given twice is measured once a pass.
+        cases: one given twice counts once.
         machine: where we are; a resumed run must have been measured on the same.
-        resume: skip what the run at `out` has rows for.
+        resume: go on with the run at `out`: visits that it has count.
         isolate: measure in a worker process; otherwise in this one.
-        passes: how often every case is measured; each pass adds rows of its own.
-        measurer: measures the cases in place of a worker or this process; the caller closes it.
+        measurer: visits the cases in place of a worker or this process; the caller closes it.
         facts: further settings and findings about the machine for the manifest of a new run, such as `allocation.buffer_costs`.
 
     Returns:
@@ -87,8 +123,8 @@ def run_campaign(
 
     Raises:
         InputError: a run is there and `resume` is false, the run is of another machine, or another campaign is measuring.
-        ShmooError: the disk is full or failing; finished rows are kept.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; finished rows are kept.
+        ShmooError: the disk is full or failing; finished visits are kept.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; finished visits are kept.
     """
     settings = settings or CampaignSettings()
     report = progress or _silent
@@ -96,26 +132,33 @@ def run_campaign(
     cases = tuple({case.identity: case for case in cases}.values())
     with ExitStack() as stack:
         stack.enter_context(_terminable())
-        stack.enter_context(_alone(settings, lambda text: report(0, len(cases) * passes, text, None)))
+        stack.enter_context(_alone(settings, lambda text: report(Standing(0, len(cases), now=text))))
         manifest = RunManifest(
             machine=machine,
             suite=suite,
             versions={name: version for name in VERSIONS if (version := version_of(name))},
-            settings=_flat(msgspec.to_builtins(settings)) | {"passes": passes, "isolate": isolate} | dict(facts or {}),
+            settings=_flat(msgspec.to_builtins(settings)) | {"visits": settings.visits, "isolate": isolate} | dict(facts or {}),
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         writer = stack.enter_context(RunWriter(path, manifest, resume=resume))
-        run = Run.open(path)
-        todo = [(case, number) for case, number in _order(cases, passes, settings) if not run.finished(case.identity, number)]
+        schedule = Schedule(
+            cases,
+            visits=settings.visits,
+            most_visits=settings.most_visits,
+            precision=settings.precision,
+            seed=settings.seed,
+            shuffle=settings.shuffle,
+        )
+        for line in Run.open(path).lines:
+            schedule.add(line)
         if measurer is None:
             measurer = stack.enter_context(_measurer(settings, machine, isolate))
-        _measure_all(todo, len(cases) * passes, writer, measurer, settings, report, clock)
+        _visit_all(schedule, writer, measurer, settings, report, clock)
     return path
 
 
-def _measure_all(
-    todo: list[tuple[CaseSpec, int]],
-    total: int,
+def _visit_all(
+    schedule: Schedule,
     writer: RunWriter,
     measurer: CaseMeasurer,
     settings: CampaignSettings,
@@ -123,22 +166,41 @@ def _measure_all(
     clock: Callable[[], float],
 ) -> None:
     begin = clock()
-    finished = total - len(todo)
-    pace = _Pace()
-    for position, (case, number) in enumerate(todo):
+    details_s = 0.0
+    while (case := schedule.next()) is not None:
         spent = clock() - begin
         if settings.budget_s is not None and spent >= settings.budget_s:
-            reason = f"time budget of {settings.budget_s:.0f} s used up; go on with --resume"
-            writer.record_skipped(SkippedCase(case, number, reason) for case, number in todo[position:])
-            report(finished + position, total, f"{len(todo) - position} cases skipped: {reason}", None)
-            return
-        report(finished + position, total, case.label, pace.left([case for case, _ in todo[position:]]))
-        started = clock()
-        row, graphs = measurer.measure(case, number)
+            break
+        report(_standing(schedule, case.label, spent, settings.budget_s))
+        # Details take long; on the second visit they let the first visits of all cases come first.
+        number = schedule.visits_of(case)
+        affordable = settings.budget_s is None or details_s < settings.details_share * settings.budget_s
+        details = number == min(1, settings.visits - 1) and affordable
+        row, graphs = measurer.measure(case, number, details)
         _store(writer, row, graphs)
-        pace.took(case, clock() - started)
-    writer.record_skipped(())
-    report(total, total, "done", 0.0)
+        taken = clock() - begin - spent
+        details_s += taken if details else 0.0
+        schedule.add(row, taken)
+    spent = clock() - begin
+    reason = f"time budget of {settings.budget_s or 0.0:.0f} s used up; go on with --resume"
+    writer.record_skipped(SkippedCase(case, reason) for case in schedule.unvisited())
+    report(_standing(schedule, "done", spent, spent))
+
+
+def _standing(schedule: Schedule, now: str, spent: float, budget_s: float | None) -> Standing:
+    left = schedule.left_s()
+    if budget_s is not None:
+        left = budget_s - spent if left is None else min(left, budget_s - spent)
+    counts = schedule.counts()
+    return Standing(
+        done=sum(counts.values()),
+        total=len(schedule.cases),
+        visits=schedule.visits_in_all,
+        **counts,
+        now=now,
+        left_s=None if left is None else max(left, 0.0),
+        spent_s=spent,
+    )
 
 
 def _store(writer: RunWriter, row: Measurement, graphs: Sequence[Graph]) -> None:
@@ -146,36 +208,8 @@ def _store(writer: RunWriter, row: Measurement, graphs: Sequence[Graph]) -> None
         writer.append(row, graphs)
     except OSError as error:
         raise ShmooError(
-            f"cannot write to {writer.path}: {error}; rows before {row.case.label} are kept, make room and go on with --resume"
+            f"cannot write to {writer.path}: {error}; visits before {row.case.label} are kept, make room and go on with --resume"
         ) from error
-
-
-class _Pace:
-    """Time left, from the mean time of the finished cases of the same kind and runtime."""
-
-    def __init__(self) -> None:
-        self._taken: dict[tuple[str, str], list[float]] = {}
-
-    def took(self, case: CaseSpec, seconds: float) -> None:
-        self._taken.setdefault((case.kind, case.runtime), []).append(seconds)
-
-    def left(self, cases: Sequence[CaseSpec]) -> float | None:
-        """Seconds for `cases`; kinds not met yet count as the mean of all. `None` before the first case."""
-        times = [seconds for group in self._taken.values() for seconds in group]
-        if not times:
-            return None
-        overall = sum(times) / len(times)
-        means = {key: sum(group) / len(group) for key, group in self._taken.items()}
-        return sum(means.get((case.kind, case.runtime), overall) for case in cases)
-
-
-def _order(cases: Sequence[CaseSpec], passes: int, settings: CampaignSettings) -> Iterator[tuple[CaseSpec, int]]:
-    """Every case once a pass, each pass in an order of its own that the seed decides."""
-    for number in range(passes):
-        ordered = list(cases)
-        if settings.shuffle:
-            random.Random(settings.seed * 1000 + number).shuffle(ordered)
-        yield from ((case, number) for case in ordered)
 
 
 @contextmanager
@@ -236,7 +270,7 @@ def _terminable() -> Iterator[None]:
 
 
 def _flat(settings: dict, prefix: str = "") -> dict[str, AxisValue | None]:
-    """{"measure": {"retries": 2}} as {"measure.retries": 2}: what differs from the defaults, for the manifest."""
+    """{"measure": {"threads": 2}} as {"measure.threads": 2}: what differs from the defaults, for the manifest."""
     found: dict[str, AxisValue | None] = {}
     for name, value in settings.items():
         if isinstance(value, dict):
@@ -246,5 +280,5 @@ def _flat(settings: dict, prefix: str = "") -> dict[str, AxisValue | None]:
     return found
 
 
-def _silent(done: int, total: int, label: str, left_s: float | None) -> None:
+def _silent(standing: Standing) -> None:
     """The progress of a campaign that nobody watches."""

@@ -1,8 +1,9 @@
 """How fast each core runs right now: a small kernel timed on every core in turn, by a thread pinned there.
 
-A neighbour on the other hardware thread of a physical core leaves no trace in load, CPU time, context switches or steal. Seen on
-a shared virtual machine with two cores: a product of 24 x 24 matrices took 2.1-2.5 us instead of 1.3 on one core, for seconds at
-a time, and operators on both cores up to 1.9 times as long as before and after.
+A neighbour on the other hardware thread of a physical core leaves no trace in load, CPU time, context switches or steal. On
+shared virtual machines with two cores a product of 24 x 24 matrices took 1.6 to 2 times as long while a neighbour worked, for
+milliseconds to seconds at a time, and operators on both cores up to 2.2 times as long. Nothing is thrown away for it: each block
+of a timing knows how slow the cores were beside it.
 """
 
 from __future__ import annotations
@@ -14,126 +15,95 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+import msgspec
 import numpy as np
 
-from shmoo.runs.records import AxisValue
-from shmoo.runs.statistics import median
+from shmoo.runs.statistics import QUIET
 
 Probe = Callable[[], Sequence[float]]
 """Seconds that the reference kernel takes on each core."""
 
-SLOW = 1.3
-"""A core is slow when its kernel takes this many times its usual time: clocks wander less, a neighbour costs more."""
-MAX_SLOW_SHARE = 0.25
-"""Share of the probes of a window that may find a slow core: the median of the samples does not feel so many."""
-COST_SHARE = 0.02
-"""Probing takes at most this share of the time."""
-WAIT_SHARE = 0.25
-"""Waiting for quiet takes at most this share of the time since the watch began, so that a machine that is never quiet is measured
-all the same."""
-LONGEST_WAIT_S = 5.0
-QUIET_PROBES = 5
-"""So many quiet probes in a row, `PAUSE_S` apart, end a wait."""
-PAUSE_S = 0.02
-HISTORY = 2000
-"""Probes remembered; a lasting change becomes the usual after so many."""
-USUAL = 0.1
-"""Quantile of a core's remembered times that counts as usual."""
-ENOUGH = 20
-"""Probes before anything counts as usual."""
+COST_SHARE = 0.15
+"""Probing takes at most this share of the time: where cores are shared a probe may wait for its turn for milliseconds."""
+STRETCH, STRETCHES = 500, 200
+"""Probes in a stretch, about a second of timing, and stretches remembered: a lasting change becomes the quiet time after some
+minutes of timing."""
+QUIET_QUANTILE = 0.05
+"""Quantile of a core's remembered times that counts as its quiet time: on busy machines cores run alone for a tenth of the
+time."""
+REFRESH, ENOUGH = 20, 100
+"""Probes after which the quiet time is looked up again, and probes of the current stretch that count beside those before it."""
+SETTLING_S = 0.5
+"""How long a new watch probes before anything is timed, so that it has met quiet moments."""
 CORES_A_PROBE = 8
-"""On larger machines each probe takes the next so many cores."""
+"""On larger machines each probe takes the next few cores."""
 
 
 class CoreWatch:
-    """Judges windows by what every core does beside them.
+    """Says how slow the slowest core is.
 
     Args:
         probe: times the kernel on each core; call `core_watch` for the real one.
-        clock, sleep: seconds, monotonic.
+        clock: seconds, monotonic.
+        settling_s: how long to probe at first.
     """
 
-    def __init__(
-        self, probe: Probe, clock: Callable[[], float] = time.perf_counter, sleep: Callable[[float], object] = time.sleep
-    ) -> None:
+    def __init__(self, probe: Probe, clock: Callable[[], float] = time.perf_counter, settling_s: float = SETTLING_S) -> None:
         self._probe = probe
         self._clock = clock
-        self._sleep = sleep
         self._cores: dict[int, _Core] = {}
-        self._window: list[tuple[float, int]] = []
-        self._begin = clock()
-        self._waited = 0.0
         self._next = -float("inf")
-        for _ in range(ENOUGH):
+        begin = clock()
+        for _ in range(REFRESH):
+            self._slowest()
+        while clock() - begin < settling_s:
             self._slowest()
 
-    def beside(self) -> None:
-        """Probe, unless the last probe was too recent; for calling before each block."""
+    def slowdown(self) -> float | None:
+        """The slowest core's time over its quiet time; `None` while the last probe was too recent."""
         begin = self._clock()
         if begin < self._next:
-            return
-        self._window.append(self._slowest())
+            return None
+        slowest = self._slowest()
         end = self._clock()
-        self._next = end + (end - begin) / COST_SHARE
+        self._next = end + (end - begin) * (1 / COST_SHARE - 1)
+        return slowest
 
-    def await_quiet(self) -> None:
-        """Return when all cores run as usual, or patience is used up; what was observed before is forgotten."""
-        begin = self._clock()
-        patience = min(LONGEST_WAIT_S, WAIT_SHARE * (begin - self._begin) - self._waited)
-        quiet = 0
-        while quiet < QUIET_PROBES:
-            quiet = quiet + 1 if self._slowest()[0] < SLOW else 0
-            if quiet == QUIET_PROBES or self._clock() - begin >= patience:
-                break
-            self._sleep(PAUSE_S)
-        self._waited += self._clock() - begin
-        self._window = []
-
-    def observe(self) -> tuple[dict[str, AxisValue | None], tuple[str, ...]]:
-        """What the probes since the last wait found: for a row's host observations, and the doubts that follow.
-
-        Returns:
-            core_slowdown: the slowest core's time over its usual time, median over the probes; slow_share: share of the probes
-            that found a slow core; waited_s: time spent waiting for quiet so far. The first two are `None` where nothing was
-            probed.
-        """
-        facts: dict[str, AxisValue | None] = {"core_slowdown": None, "slow_share": None, "waited_s": self._waited}
-        if not self._window:
-            return facts, ()
-        slow = [(factor, core) for factor, core in self._window if factor >= SLOW]
-        share = len(slow) / len(self._window)
-        facts |= {"core_slowdown": median([factor for factor, _ in self._window]), "slow_share": share}
-        if share <= MAX_SLOW_SHARE:
-            return facts, ()
-        cores = ", ".join(str(core) for core in sorted({core for _, core in slow}))
-        factor = median([factor for factor, _ in slow])
-        return facts, (f"slow core: core {cores} ran at 1/{factor:.1f} of its usual speed for {share:.0%} of the window",)
-
-    def _slowest(self) -> tuple[float, int]:
-        """The largest time of a core over its usual time, and the core."""
-        found = []
-        for core, seconds in enumerate(self._probe()):
-            if not seconds > 0:
-                continue
-            found.append((self._cores.setdefault(core, _Core()).slowdown(seconds), core))
-        return max(found, default=(1.0, 0))
+    def _slowest(self) -> float:
+        slowdowns = [
+            self._cores.setdefault(core, _Core()).slowdown(seconds) for core, seconds in enumerate(self._probe()) if seconds > 0
+        ]
+        return max(slowdowns, default=1.0)
 
 
 class _Core:
-    """What is usual for one core."""
+    """What one core's kernel takes when nothing else runs: the least of what the remembered stretches of probes say. A neighbour
+    that starts to work and never stops therefore does not soon pass for the quiet state."""
 
     def __init__(self) -> None:
-        self._times: deque[float] = deque(maxlen=HISTORY)
-        self._usual = float("inf")
+        self._times: list[float] = []
+        self._stretches: deque[float] = deque(maxlen=STRETCHES)
+        self._quiet_s = float("inf")
         self._fresh = 0
 
     def slowdown(self, seconds: float) -> float:
-        """This time over the usual one; 1 while too little is known."""
+        """This time over the quiet one; 1 while too little is known."""
         self._times.append(seconds)
         self._fresh += 1
-        if self._fresh >= ENOUGH:
-            self._usual, self._fresh = sorted(self._times)[int(USUAL * len(self._times))], 0
-        return max(seconds / self._usual, 1.0)
+        if self._fresh >= REFRESH:
+            self._look()
+        return max(seconds / self._quiet_s, 1.0)
+
+    def _look(self) -> None:
+        self._fresh = 0
+        lately = sorted(self._times)[int(QUIET_QUANTILE * len(self._times))]
+        if not self._stretches:
+            self._quiet_s = lately
+        elif len(self._times) >= ENOUGH:
+            self._quiet_s = min(lately, *self._stretches)
+        if len(self._times) >= STRETCH:
+            self._stretches.append(lately)
+            self._times.clear()
 
 
 class PinnedProbe:
@@ -194,3 +164,58 @@ def reference_kernel() -> Callable[[], object]:
     arithmetic units to feel the clock, a neighbour on the same core and time the hypervisor takes."""
     a, out = np.full((24, 24), 0.5, dtype=np.float32), np.empty((24, 24), dtype=np.float32)
     return functools.partial(np.dot, a, a, out=out)
+
+
+class Neighbours(msgspec.Struct, frozen=True):
+    """What the neighbours of this machine did while it was watched.
+
+    Attributes:
+        slow_share: share of the time in which some core ran slower than alone.
+        slowdown: typical time of the reference kernel over its quiet time while slow; 1 on a quiet machine.
+        spread: relative standard deviation of the kernel's mean rate between tenths of a second, which is how long a visit lasts.
+    """
+
+    slow_share: float
+    slowdown: float
+    spread: float
+
+    def expected_error(self, visits: int) -> float:
+        """Relative standard error to expect of a case after a number of visits."""
+        return self.spread / visits**0.5
+
+
+def watch_neighbours(
+    seconds: float = 5.0,
+    probe: Probe | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Neighbours | None:
+    """Probe the cores for some seconds; `None` where threads cannot be pinned.
+
+    Args:
+        probe: times the kernel on each core; the real one for `None`.
+    """
+    if probe is None:
+        if not hasattr(os, "sched_setaffinity"):
+            return None
+        probe = PinnedProbe(reference_kernel(), sorted(os.sched_getaffinity(0)))
+    begin = clock()
+    stamps, times = [], []
+    while clock() - begin < seconds:
+        stamps.append(clock() - begin)
+        times.append([t for t in probe() if t > 0])
+        sleep(NEIGHBOURS_EVERY_S)
+    slowest = np.asarray([max(t) for t in times]) / np.quantile([min(t) for t in times], QUIET_QUANTILE)
+    slow = slowest > QUIET
+    part = (np.asarray(stamps) / VISIT_S).astype(int)
+    rates = [float(np.mean(1.0 / slowest[part == number])) for number in np.unique(part)]
+    return Neighbours(
+        slow_share=float(slow.mean()),
+        slowdown=float(np.median(slowest[slow])) if slow.any() else 1.0,
+        spread=float(np.std(rates) / np.mean(rates)),
+    )
+
+
+NEIGHBOURS_EVERY_S = 0.002
+VISIT_S = 0.1
+"""About what a visit to a case lasts."""

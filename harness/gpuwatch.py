@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from shmoo.runs.records import AxisValue
+from shmoo.runs.records import AxisValue, Reason
 
 MIN_CLOCK_SHARE = 0.75
 """nvbench's limit: samples below this share of the clock say more about the clock than about the code."""
@@ -79,17 +79,18 @@ def _old_reasons(nvml: Any) -> Callable[[Any], int] | None:
     return getattr(nvml, "nvmlDeviceGetCurrentClocksThrottleReasons", None)
 
 
-def gpu_doubts(host: dict[str, AxisValue | None]) -> tuple[str, ...]:
+def gpu_doubts(host: dict[str, AxisValue | None]) -> tuple[Reason, ...]:
     """Why a timing under these observations cannot be trusted, with numbers."""
     reasons = []
     clock, highest = host.get("gpu_clock_hz"), host.get("gpu_clock_max_hz")
     capped = bool((host.get("gpu_events") or 0) & POWER_CAP)
     # A card at its power limit lowers its clock on purpose: that is how fast it is with such work.
     if clock and highest and clock < MIN_CLOCK_SHARE * highest and not capped:
-        reasons.append(f"GPU clock: {clock / 1e6:.0f} MHz of {highest / 1e6:.0f} MHz (limit {MIN_CLOCK_SHARE:.0%})")
+        text = f"{clock / 1e6:.0f} MHz of {highest / 1e6:.0f} MHz (limit {MIN_CLOCK_SHARE:.0%})"
+        reasons.append(Reason("GPU clock", text))
     held = [name for bit, name in HELD_DOWN.items() if (host.get("gpu_events") or 0) & bit]
     if held:
-        reasons.append(f"GPU throttled: {', '.join(held)}")
+        reasons.append(Reason("GPU throttled", ", ".join(held)))
     if others := host.get("gpu_others"):
-        reasons.append(f"shared GPU: {others} other processes compute on it")
+        reasons.append(Reason("shared GPU", f"{others} other processes compute on it"))
     return tuple(reasons)

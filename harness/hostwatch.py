@@ -1,4 +1,4 @@
-"""Watches the host while something is timed, and says when the numbers cannot be trusted.
+"""Watches the host while something is timed, and says what disturbed it. Disturbances make a row noisy, never unusable.
 
 Seen on a shared machine: with a busy neighbour, CPU time / (wall x threads) falls from 0.99 to 0.5, involuntary context switches
 rise from about 40 to 900-2500 a second, and operators take multiples of the scheduler's 8 ms slice.
@@ -13,11 +13,8 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from shmoo.runs.records import AxisValue, Timing
-from shmoo.runs.statistics import iqr, median
+from shmoo.runs.records import AxisValue, Reason
 
-MAX_RELATIVE_IQR = 0.25
-"""torch.utils.benchmark's limit beyond which a measurement says little."""
 MIN_CPU_PER_THREAD = 0.75
 MAX_SWITCHES_PER_S = 200.0
 MAX_CROWDING = 0.2
@@ -94,28 +91,25 @@ def observe(before: HostSnapshot, after: HostSnapshot, threads: int, cores: int 
     }
 
 
-def doubts(timing: Timing, host: dict[str, AxisValue | None]) -> tuple[str, ...]:
-    """Why a timing taken under these host observations cannot be trusted, with numbers; empty when it can."""
-    reasons = []
-    middle = median(timing.samples_s)
-    if len(timing.samples_s) > 2 and iqr(timing.samples_s) > MAX_RELATIVE_IQR * middle:
-        reasons.append(f"noisy: IQR is {iqr(timing.samples_s) / middle:.0%} of the median (limit {MAX_RELATIVE_IQR:.0%})")
+def disturbances(host: dict[str, AxisValue | None]) -> tuple[Reason, ...]:
+    """What disturbed a timing taken under these host observations, with numbers; empty when nothing did."""
+    reasons: list[Reason] = []
     if (host.get("wall_s") or 0.0) < SHORTEST_WATCH_S:
-        return tuple(reasons)
+        return ()
     per_thread, switches = host.get("cpu_per_thread"), host.get("switches_per_s")
     starved = per_thread is not None and per_thread < MIN_CPU_PER_THREAD
     # A small operator keeps one thread busy and lets the others sleep, which alone is no disturbance; being switched out is.
     if starved and (switches or 0.0) > MAX_SWITCHES_PER_S:
-        reasons.append(f"disturbed: {per_thread:.0%} of its CPU time, {switches:.0f} involuntary context switches a second")
+        text = f"{per_thread:.0%} of its CPU time, {switches:.0f} involuntary context switches a second"
+        reasons.append(Reason("disturbed", text))
     crowding, steal, throttles = host.get("crowding"), host.get("steal"), host.get("throttles")
     if crowding is not None and crowding > MAX_CROWDING:
-        reasons.append(
-            f"busy host: others used {host['other_cpu']:.1f} cores beside {host['threads']} threads, {crowding:.1f} too many"
-        )
+        text = f"others used {host['other_cpu']:.1f} cores beside {host['threads']} threads, {crowding:.1f} too many"
+        reasons.append(Reason("busy host", text))
     if steal is not None and steal > MAX_STEAL:
-        reasons.append(f"steal: the hypervisor took {steal:.0%} of the machine away")
+        reasons.append(Reason("steal", f"the hypervisor took {steal:.0%} of the machine away"))
     if throttles:
-        reasons.append(f"throttled: {throttles} thermal throttle events")
+        reasons.append(Reason("throttled", f"{throttles} thermal throttle events"))
     return tuple(reasons)
 
 

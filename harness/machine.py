@@ -191,7 +191,7 @@ def _findings(machine: Machine, gpus: tuple[GpuInfo, ...], gpu_reason: str) -> l
     findings = []
     if machine.hypervisor:
         findings.append(
-            Finding("virtual machine", machine.hypervisor, "note", "neighbours may disturb; measure more than one pass")
+            Finding("virtual machine", machine.hypervisor, "note", "neighbours may disturb; more visits average them out")
         )
     if machine.governor not in (None, "performance"):
         remedy = "`sudo cpupower frequency-set -g performance` steadies the clock"
@@ -202,9 +202,7 @@ def _findings(machine: Machine, gpus: tuple[GpuInfo, ...], gpu_reason: str) -> l
         findings.append(Finding("SMT", "on", "note", "threads default to one a physical core"))
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > 0.5:
-        findings.append(
-            Finding("load", f"{load:.1f} over the last minute", "note", "stop other work; disturbed rows become suspect")
-        )
+        findings.append(Finding("load", f"{load:.1f} over the last minute", "note", "stop other work; it widens every interval"))
     if not gpus:
         findings.append(Finding("GPU", gpu_reason, "missing"))
     if not machine.torch:

@@ -1,19 +1,23 @@
-"""One case, measured in this process: built, compiled, timed, its energy and memory read, its graph captured.
+"""Visits to cases in this process: a model is built, compiled and timed, its energy and memory read, its graph captured.
 
-    build -> compile, first call -> warm-up and window (again while disturbed) -> energy -> peak memory -> graph -> child times
+    first visit    build -> compile, first call -> warm-up, blocks -> graph
+    later visits   short warm-up, blocks                           -> on one of them energy, peak memory, child times
 
-Nothing is compiled, captured or profiled before or inside the timed window. A case that fails gives a row that says why.
+Nothing is compiled, captured or profiled while blocks are timed. A case that fails gives a row that says why.
 """
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 
 import msgspec
+import psutil
 import torch
 
 from shmoo.estimators.errors import InputError, ShmooError
@@ -30,13 +34,13 @@ from shmoo.harness.energy.sampler import EnergyMeter
 from shmoo.harness.gpuwatch import GpuWatch, gpu_doubts
 from shmoo.harness.machine import last_level_bytes
 from shmoo.harness.memory import peak_cpu_bytes, peak_cuda_bytes, resident_bytes
+from shmoo.harness.observing import Host, observed, status_of
 from shmoo.harness.operators_alone import time_operators
 from shmoo.harness.replay import GraphReplay, ReplayError, child_times
 from shmoo.harness.settings import MeasureSettings
-from shmoo.harness.timing import CudaTimer, HostTimer, time_callable
-from shmoo.harness.undisturbed import time_undisturbed
+from shmoo.harness.timing import CudaTimer, HostTimer, TimingSettings, time_callable
 from shmoo.harness.workloads.module import Built
-from shmoo.runs.records import AxisValue, CaseSpec, ChildTime, EnergyReading, Measurement, OperatorTime, Timing
+from shmoo.runs.records import CANONICAL_STATE, CaseSpec, ChildTime, EnergyReading, Measurement, OperatorTime, Reason, Timing
 from shmoo.runs.statistics import median
 
 Builder = Callable[[CaseSpec], Built]
@@ -54,13 +58,32 @@ def build_case(case: CaseSpec) -> Built:
     return resolve_model(case.workload, trust=True).build(case.axes, case.dtype, case.device)
 
 
+@dataclass(slots=True)
+class _Session:
+    """A case that is built and compiled, ready for another visit.
+
+    Attributes:
+        call_blocks: calls in a block, found on the first visit.
+        kept_bytes: what weights and operands take while it waits.
+    """
+
+    case: CaseSpec
+    built: Built
+    prepared: Prepared
+    first_call_s: float
+    compile_s: float | None
+    call_blocks: int | None
+    kept_bytes: float
+
+
 class Measurer:
-    """Measures cases one after another in this process, keeping what they share: energy counters, idle power, captured graphs.
+    """Visits cases in this process. It keeps what visits share: built cases, energy counters, idle power, captured graphs.
 
     Args:
         build: how a case becomes a model with its operands.
         probes, reasons: as `available_probes` gives them; looked for when first needed.
         gpu_watch: watches the card; looked for when a case first runs on one.
+        cores: watches the cores beside CPU cases; the real ones when not given.
     """
 
     def __init__(
@@ -69,13 +92,16 @@ class Measurer:
         build: Builder = build_case,
         probes: tuple[tuple[Probe, ...], dict[str, str]] | None = None,
         gpu_watch: GpuWatch | None = None,
+        cores: CoreWatch | None = None,
     ) -> None:
         self._settings = settings or MeasureSettings()
         self._build = build
         self._probes = probes
         self._gpu_watch = gpu_watch
+        self._given_cores = cores
         self._meter: EnergyMeter | None = None
         self._graphs: dict[bytes, tuple[Graph, ...]] = {}
+        self._sessions: dict[str, _Session] = {}
         settle_heap()
 
     @classmethod
@@ -83,99 +109,136 @@ class Measurer:
         """A measurer from its settings' JSON ("null" for the defaults), as a worker process gets them."""
         return cls(msgspec.json.decode(settings, type=MeasureSettings | None))
 
-    def measure(self, case: CaseSpec, pass_index: int = 0) -> tuple[Measurement, tuple[Graph, ...]]:
-        """One row, and the graphs it names. Whatever goes wrong is in the row; only an interruption is raised."""
+    def measure(self, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple[Graph, ...]]:
+        """One visit: its row, and the graphs the row names. Whatever goes wrong is in the row; only an interruption is raised.
+
+        Args:
+            visit: number of the visit; the graph is captured on the first.
+            details: measure energy, peak memory and the times inside the case on this visit too.
+        """
         measured_at = datetime.now(UTC).isoformat(timespec="seconds")
         try:
-            row, graphs = self._measure(case)
+            row, graphs = self._visit(case, visit, details)
         except Exception as error:
-            row, graphs = Measurement(case, "failed", (describe(error),)), ()
-        return msgspec.structs.replace(row, pass_index=pass_index, measured_at=measured_at), graphs
+            self._sessions.pop(case.identity, None)
+            row, graphs = Measurement(case, "failed", (failure(error),)), ()
+        return msgspec.structs.replace(row, visit=visit, measured_at=measured_at), graphs
 
-    def _measure(self, case: CaseSpec) -> tuple[Measurement, tuple[Graph, ...]]:
+    def _visit(self, case: CaseSpec, visit: int, details: bool) -> tuple[Measurement, tuple[Graph, ...]]:
         threads = case.threads or self._settings.threads
         if threads:
             torch.set_num_threads(threads)
-        built = self._build(case)
+        wait = torch.cuda.synchronize if _is_cuda(case) else None
         with torch.no_grad(), matmul_precision(case):
-            forward = compile_model(built.model, case.runtime, case.device)
-            prepared = prepare(
-                case.cache_state,
-                built,
-                forward,
-                case.device,
-                _cache_bytes(case),
-                copies_allowed=not RUNTIMES[case.runtime].compiled,
-            )
-            wait = torch.cuda.synchronize if _is_cuda(case) else None
-            first_call_s, compile_s = _first_call(prepared.call, wait, case.runtime)
-            timing, host, reasons = self._time(case, prepared, wait)
-            timing = msgspec.structs.replace(timing, first_call_s=first_call_s, compile_s=compile_s)
-            energy, energy_reasons = self._energy(case, prepared, wait, median(timing.samples_s))
-            peak, peak_reason = self._peak_memory(case, prepared.call, built)
-            graphs, graph_reasons = self._capture(case, built)
-            children, child_reasons = self._children(case, built, graphs)
-            operators = self._operators(case, graphs)
-        reasons += energy_reasons + graph_reasons + child_reasons
-        row = Measurement(
-            case=case,
-            status="suspect" if reasons else "ok",
-            reasons=reasons,
-            graph_hashes=tuple(graph.content_hash for graph in graphs),
-            timing=timing,
-            children=children,
-            operators=operators,
-            energy=energy,
-            peak_memory_bytes=peak,
-            peak_memory_reason=peak_reason,
-            host=host,
-        )
-        return row, graphs
+            session = self._sessions.get(case.identity) or self._begin(case, wait)
+            timing, host, reasons = self._time(session, wait)
+            session.call_blocks = timing.block_calls
+            row = Measurement(case=case, status="ok", timing=timing, host=host)
+            graphs: tuple[Graph, ...] = ()
+            if visit == 0 or details:
+                graphs, uncaptured = self._capture(case, session.built)
+                reasons += uncaptured
+                row = msgspec.structs.replace(
+                    row,
+                    timing=msgspec.structs.replace(timing, first_call_s=session.first_call_s, compile_s=session.compile_s),
+                    graph_hashes=tuple(graph.content_hash for graph in graphs),
+                )
+            if details:
+                energy = self._energy(session, wait, median(timing.samples_s))
+                peak, peak_reason = self._peak_memory(case, session.prepared.call, session.built)
+                children, untimed = self._children(case, session.built, graphs)
+                reasons += untimed
+                row = msgspec.structs.replace(
+                    row,
+                    energy=energy,
+                    children=children,
+                    operators=self._operators(case, graphs),
+                    peak_memory_bytes=peak,
+                    peak_memory_reason=peak_reason,
+                )
+        self._keep(session)
+        return msgspec.structs.replace(row, status=status_of(reasons), reasons=reasons), graphs
 
-    def _time(
-        self, case: CaseSpec, prepared: Prepared, wait: Callable[[], None] | None
-    ) -> tuple[Timing, dict[str, AxisValue | None], tuple[str, ...]]:
-        """A timing that nothing disturbed, or after the last retry the last one with what disturbed it."""
-        settings = self._settings.network if case.kind == "network" else self._settings.operator
+    def _begin(self, case: CaseSpec, wait: Callable[[], None] | None) -> _Session:
+        """Build and compile a case, and call it once."""
+        built = self._build(case)
+        compiled = RUNTIMES[case.runtime].compiled
+        forward = compile_model(built.model, case.runtime, case.device)
+        prepared = prepare(case.cache_state, built, forward, case.device, _cache_bytes(case), copies_allowed=not compiled)
+        before = compile_seconds() if compiled else 0.0
+        begin = time.perf_counter()
+        prepared.call()
+        if wait is not None:
+            wait()
+        taken = time.perf_counter() - begin
+        # Nothing built so far is garbage: later collections need not look at it.
+        gc.freeze()
+        return _Session(
+            case=case,
+            built=built,
+            prepared=prepared,
+            first_call_s=taken,
+            compile_s=compile_seconds() - before if compiled else None,
+            call_blocks=prepared.block_calls,
+            kept_bytes=resident_bytes(built.model, built.args, built.kwargs),
+        )
+
+    def _keep(self, session: _Session) -> None:
+        """Let a case wait for its next visit; the largest ones leave when all together are too large. Cases on a GPU and those
+        with copies of their operands take too much memory to wait."""
+        if _is_cuda(session.case) or session.case.cache_state != CANONICAL_STATE:
+            return
+        self._sessions[session.case.identity] = session
+        limit = self._settings.kept_share * psutil.virtual_memory().total
+        while sum(each.kept_bytes for each in self._sessions.values()) > limit:
+            largest = max(self._sessions, key=lambda identity: self._sessions[identity].kept_bytes)
+            del self._sessions[largest]
+
+    def _time(self, session: _Session, wait: Callable[[], None] | None) -> tuple[Timing, Host, tuple[Reason, ...]]:
+        """The blocks of one visit, what was observed beside them, and what disturbed them."""
+        case, prepared = session.case, session.prepared
+        settings = self._timing(case)
         if prepared.before is not None:
             # Most of the window goes into what runs between the calls.
             settings = msgspec.structs.replace(settings, max_s=BETWEEN_CALLS * settings.max_s)
         compiled = RUNTIMES[case.runtime].compiled
-        cores = None if _is_cuda(case) else self._cores
         watch = self._watch(case)
         timer = (
             CudaTimer(torch.cuda, before=prepared.before)
             if _is_cuda(case)
             else HostTimer(synchronize=wait, before=prepared.before)
         )
-        frames = 0
+        frames = compilations() if compiled else 0
 
         def window() -> Timing:
-            nonlocal frames
-            frames = compilations() if compiled else 0
             return time_callable(
                 prepared.call,
                 settings=settings,
                 timer=timer,
-                block_calls=prepared.block_calls,
-                beside=cores.beside if cores is not None else None,
+                block_calls=session.call_blocks,
+                watch=None if _is_cuda(case) else self._cores,
             )
 
-        def further() -> tuple[dict[str, AxisValue | None], tuple[str, ...]]:
+        def further() -> tuple[Host, tuple[Reason, ...]]:
             host = dict(prepared.facts)
             if watch is not None:
                 host |= watch.observe()
             if isinstance(timer, CudaTimer):
                 host["launch_s"] = timer.host_s
             again = compilations() - frames if compiled else 0
-            recompiled = (f"recompiled: {again} compilations while it was timed",) if again else ()
+            recompiled = (Reason("recompiled", f"{again} compilations while it was timed"),) if again else ()
             return host, gpu_doubts(host) + recompiled
 
-        return time_undisturbed(window, torch.get_num_threads(), retries=self._settings.retries, cores=cores, further=further)
+        return observed(window, torch.get_num_threads(), further, device_time=_is_cuda(case))
+
+    def _timing(self, case: CaseSpec) -> TimingSettings:
+        if _is_cuda(case):
+            return self._settings.gpu_network if case.kind == "network" else self._settings.gpu
+        return self._settings.network if case.kind == "network" else self._settings.operator
 
     @cached_property
     def _cores(self) -> CoreWatch | None:
-        return core_watch()
+        return self._given_cores or core_watch()
 
     def _watch(self, case: CaseSpec) -> GpuWatch | None:
         """Watches the first visible card, on which cases run; `None` for CPU cases and where NVML does not answer."""
@@ -188,25 +251,20 @@ class Measurer:
                 return None  # without NVML nothing is known of the card, and the row's host fields stay absent
         return self._gpu_watch if _is_cuda(case) else None
 
-    def _energy(
-        self, case: CaseSpec, prepared: Prepared, wait: Callable[[], None] | None, call_s: float
-    ) -> tuple[tuple[EnergyReading, ...], tuple[str, ...]]:
+    def _energy(self, session: _Session, wait: Callable[[], None] | None, call_s: float) -> tuple[EnergyReading, ...]:
+        """A reading for each domain; its energy is unknown where its window ran at another pace than the blocks, or compiled."""
+        case, prepared = session.case, session.prepared
         if self._meter is None:
             probes, missing = self._probes or available_probes()
             self._meter = EnergyMeter(probes, missing, self._settings.energy)
         if prepared.before is not None:
             reason = f"not measured {case.cache_state}: what runs between the calls draws power of its own"
-            return self._meter.unknown(reason, case.device), ()
+            return self._meter.unknown(reason, case.device)
         compiled = RUNTIMES[case.runtime].compiled
         frames = compilations() if compiled else 0
         readings = self._meter.measure(prepared.call, call_s, case.device, wait)
-        if compiled and (again := compilations() - frames):
-            return readings, (f"recompiled: {again} compilations while its energy was measured",)
-        for reading in readings:
-            if reading.energy_j is not None and abs(reading.window_s / reading.calls - call_s) > ENERGY_TIME_TOLERANCE * call_s:
-                pace = reading.window_s / reading.calls
-                return readings, (f"energy pass: {pace:.3g} s a call against {call_s:.3g} s when timed",)
-        return readings, ()
+        again = compilations() - frames if compiled else 0
+        return tuple(_of_this_case(reading, call_s, again) for reading in readings)
 
     def _peak_memory(self, case: CaseSpec, call: Callable[[], object], built: Built) -> tuple[float | None, str]:
         if not self._settings.memory:
@@ -217,16 +275,18 @@ class Measurer:
             return None, "not measured for single operators on CPU, where it follows from the shapes"
         return peak_cpu_bytes(call, resident_bytes(built.model, built.args, built.kwargs))
 
-    def _capture(self, case: CaseSpec, built: Built) -> tuple[tuple[Graph, ...], tuple[str, ...]]:
+    def _capture(self, case: CaseSpec, built: Built) -> tuple[tuple[Graph, ...], tuple[Reason, ...]]:
         key = msgspec.json.encode([case.workload, case.axes, case.dtype, case.device], order="deterministic")
         if key not in self._graphs:
             try:
                 self._graphs[key] = capture(built.model, built.args, built.kwargs, name=case.workload).graphs
             except ShmooError as error:
-                return (), (f"not captured: {error}",)
+                return (), (Reason("not captured", str(error)),)
         return self._graphs[key], ()
 
-    def _children(self, case: CaseSpec, built: Built, graphs: tuple[Graph, ...]) -> tuple[tuple[ChildTime, ...], tuple[str, ...]]:
+    def _children(
+        self, case: CaseSpec, built: Built, graphs: tuple[Graph, ...]
+    ) -> tuple[tuple[ChildTime, ...], tuple[Reason, ...]]:
         """Times of the calls of all graphs in order; `ChildTime.call` counts on from graph to graph."""
         if (
             case.cache_state != "warm"
@@ -243,7 +303,7 @@ class Measurer:
             replays = [GraphReplay(graph, weights, inputs, case.device) for graph in graphs]
             times = child_times(replays, self._settings.children_s, device=case.device)
         except ReplayError as error:
-            return (), (f"no child times: {error}",)
+            return (), (Reason("no child times", str(error)),)
         calls = [call for graph in graphs for call in graph.calls]
         timed = zip(calls, times, strict=True)
         return tuple(ChildTime(i, call.op, seconds, "interpreter") for i, (call, seconds) in enumerate(timed)), ()
@@ -256,21 +316,25 @@ class Measurer:
         return time_operators(graphs, case.device, wanted)
 
 
-def describe(error: BaseException) -> str:
-    """One line about an error: its type, unless it is one of our own, and the first line that says something."""
+def failure(error: BaseException) -> Reason:
+    """An error as a reason: its type, unless it is one of our own, and the first line that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else "no message"
-    return text if isinstance(error, ShmooError) else f"{type(error).__name__}: {text}"
+    return Reason("error", text) if isinstance(error, ShmooError) else Reason(type(error).__name__, text)
 
 
-def _first_call(call: Callable[[], object], wait: Callable[[], None] | None, runtime: str) -> tuple[float, float | None]:
-    """Seconds of the first call, and of compiling in it where something is compiled."""
-    begin = time.perf_counter()
-    call()
-    if wait is not None:
-        wait()
-    taken = time.perf_counter() - begin
-    return taken, compile_seconds() if RUNTIMES[runtime].compiled else None
+def _of_this_case(reading: EnergyReading, call_s: float, compilations_beside: int) -> EnergyReading:
+    """The reading, its energy unknown where its window did something else than the timed blocks."""
+    if reading.energy_j is None or reading.window_s is None or not reading.calls:
+        return reading
+    pace = reading.window_s / reading.calls
+    if compilations_beside:
+        reason = f"{compilations_beside} compilations while it was measured"
+    elif abs(pace - call_s) > ENERGY_TIME_TOLERANCE * call_s:
+        reason = f"measured at another pace: {pace:.3g} s a call against {call_s:.3g} s when timed"
+    else:
+        return reading
+    return msgspec.structs.replace(reading, energy_j=None, low_j=None, high_j=None, reason=reason)
 
 
 def _cache_bytes(case: CaseSpec) -> int | None:

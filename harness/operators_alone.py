@@ -12,27 +12,22 @@ import torch
 
 from shmoo.estimators.distinct import DistinctOperator, distinct_operators
 from shmoo.estimators.records import Graph
+from shmoo.harness.observing import observed
 from shmoo.harness.replay import GraphReplay, ReplayError
 from shmoo.harness.settings import ALONE
 from shmoo.harness.timing import BlockTimer, CudaTimer, HostTimer, TimingSettings, time_callable
-from shmoo.harness.undisturbed import time_undisturbed
 from shmoo.runs.records import OperatorTime, Timing
 from shmoo.runs.statistics import mad, median
 
 
-def time_operators(
-    graphs: Sequence[Graph], device: str = "cpu", settings: TimingSettings = ALONE, retries: int = 1
-) -> tuple[OperatorTime, ...]:
-    """Time each distinct operator of some graphs. One that cannot be run from its record has a reason in place of a time.
-
-    Args:
-        retries: how often a disturbed window is repeated; then the last one stands, with what disturbed it as its reason.
-    """
+def time_operators(graphs: Sequence[Graph], device: str = "cpu", settings: TimingSettings = ALONE) -> tuple[OperatorTime, ...]:
+    """Time each distinct operator of some graphs. One that cannot be run from its record has a reason in place of a time, and one
+    that was disturbed has the disturbance beside it."""
     with torch.no_grad():
-        return tuple(_time(operator, device, settings, retries) for operator in distinct_operators(graphs))
+        return tuple(_time(operator, device, settings) for operator in distinct_operators(graphs))
 
 
-def _time(operator: DistinctOperator, device: str, settings: TimingSettings, retries: int) -> OperatorTime:
+def _time(operator: DistinctOperator, device: str, settings: TimingSettings) -> OperatorTime:
     name = operator.call.op
     try:
         call = GraphReplay(operator.graph, {}, device=device).last_call()
@@ -43,6 +38,6 @@ def _time(operator: DistinctOperator, device: str, settings: TimingSettings, ret
     def window() -> Timing:
         return time_callable(call, settings=settings, timer=timer)
 
-    timing, _, reasons = time_undisturbed(window, torch.get_num_threads(), retries=retries)
+    timing, _, reasons = observed(window, torch.get_num_threads())
     samples = timing.samples_s
-    return OperatorTime(name, operator.calls, median(samples), mad(samples), "; ".join(reasons))
+    return OperatorTime(name, operator.calls, median(samples), mad(samples), "; ".join(map(str, reasons)))

@@ -1,35 +1,43 @@
-"""What the pytest plug-in does once `--benchmark` is given: time, write the row, and show it through pytest-benchmark."""
+"""What the pytest plug-in does once `--benchmark` is given: time, write the row, and show it through pytest-benchmark.
+
+test: first visit to a case ... all tests have run: further visits in random order -> rows merged -> table, JSON, summary
+"""
 
 from __future__ import annotations
 
 import itertools
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import pytest
 
+from shmoo.estimators.present import percent, si
 from shmoo.estimators.records import Graph
 from shmoo.harness.allocation import settle_heap
+from shmoo.harness.campaign import CampaignSettings
 from shmoo.harness.corewatch import CoreWatch, core_watch
 from shmoo.harness.machine import probe_machine, version_of
+from shmoo.harness.observing import observed, status_of
 from shmoo.harness.paths import new_run_directory
-from shmoo.harness.timing import TimingSettings, time_callable
-from shmoo.harness.undisturbed import time_undisturbed
-from shmoo.runs.records import AxisValue, CaseSpec, Measurement, RunManifest, Timing
-from shmoo.runs.statistics import iqr, mad, median
+from shmoo.harness.schedule import Schedule
+from shmoo.harness.settings import MeasureSettings
+from shmoo.harness.timing import SPACED, TimingSettings, time_callable
+from shmoo.runs.records import AxisValue, CaseSpec, Measurement, Reason, RunManifest, Timing
+from shmoo.runs.statistics import iqr, mad
 from shmoo.runs.store import RunWriter
+from shmoo.runs.visits import merge_visits
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
-    from shmoo.harness.measure import Measurer, MeasureSettings
+    from shmoo.harness.measure import Measurer
 
 T = TypeVar("T")
 
@@ -51,34 +59,49 @@ class ReplayClock:
         return next(self._readings, 0.0) or 0.0
 
 
+CAMPAIGN = CampaignSettings()
+"""How often cases are visited: as often as by `shmoo measure`."""
+ONE_VISIT = Reason("one visit", "timed within its test only, so that what the machine did at other times is not known")
+
+
+class _Shown(msgspec.Struct, frozen=True):
+    """What pytest-benchmark shows of one test.
+
+    Attributes:
+        identity: of the case.
+        name: of the test.
+        fixture: pytest-benchmark's own, whose statistics and extra information are brought up to date.
+    """
+
+    identity: str
+    name: str
+    fixture: Any
+
+
 class BenchmarkRun:
-    """The run directory of one pytest session; made when the first row arrives.
+    """The run directory of one pytest session, made when the first row arrives, and what it takes to visit its cases again.
 
     Args:
         out: directory; a new one under ./shmoo-runs for `None`.
-        max_s: longest timing window of a benchmark; the engine's own for `None`.
+        max_s: longest timing of one visit to a benchmark; the engine's own for `None`.
     """
 
     def __init__(self, out: str | None, max_s: float | None = None) -> None:
         self.path = Path(out) if out else new_run_directory("pytest")
-        self.rows = 0
+        self.own = SPACED if max_s is None else _within(SPACED, max_s / SPACED.windows)
+        """How a target of a test's own is timed."""
         self._max_s = max_s
-        self.timing = TimingSettings() if max_s is None else TimingSettings(min_s=min(max_s, 0.2), max_s=max_s)
         self.machine = probe_machine()
         self._writer: RunWriter | None = None
+        self._lines: list[Measurement] = []
+        self._cases: dict[str, CaseSpec] = {}
+        self._shown: list[_Shown] = []
         # Functions of one's own are timed without a measurer, which would do this.
         settle_heap()
 
     @cached_property
-    def settings(self) -> MeasureSettings:
-        """How cases and modules are measured; the engine's own unless a longest window was given."""
-        from shmoo.harness.measure import MeasureSettings
-
-        return MeasureSettings() if self._max_s is None else MeasureSettings(operator=self.timing, network=self.timing)
-
-    @cached_property
     def cores(self) -> CoreWatch | None:
-        """Shared by all functions that are timed."""
+        """Shared by all that is timed."""
         return core_watch()
 
     @cached_property
@@ -86,10 +109,36 @@ class BenchmarkRun:
         """Shared by all cases of the session; torch is imported when the first asks for it."""
         from shmoo.harness.measure import Measurer
 
-        return Measurer(self.settings)
+        settings = MeasureSettings()
+        if self._max_s is not None:
+            settings = MeasureSettings(
+                operator=_within(settings.operator, self._max_s),
+                network=_within(settings.network, self._max_s),
+                gpu=_within(settings.gpu, self._max_s),
+                gpu_network=_within(settings.gpu_network, self._max_s),
+            )
+        return Measurer(settings, cores=self.cores)
+
+    def module_measurer(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Measurer:
+        """Measures a module of a test's own."""
+        from shmoo.harness.measure import Measurer
+        from shmoo.harness.workloads import Built
+
+        settings = MeasureSettings(network=self.own)
+        if self._max_s is not None:
+            settings = msgspec.structs.replace(settings, gpu_network=_within(settings.gpu_network, self._max_s))
+        return Measurer(settings, build=lambda _: Built(module, args, kwargs), cores=self.cores)
+
+    def visit(self, case: CaseSpec) -> Measurement:
+        """One visit to a case of a workload, written down; further ones follow when all tests have run."""
+        self._cases[case.identity] = case
+        number = sum(line.case.identity == case.identity for line in self._lines)
+        row, graphs = self.measurer.measure(case, number, details=number == 0)
+        self.append(row, graphs)
+        return row
 
     def append(self, row: Measurement, graphs: Sequence[Graph] = ()) -> None:
-        """Write one row; it is on disk when this returns.
+        """Write one visit; it is on disk when this returns.
 
         Raises:
             InputError: the directory holds a run already.
@@ -99,12 +148,75 @@ class BenchmarkRun:
             manifest = RunManifest(self.machine, "pytest", versions, started_at=_utc_now())
             self._writer = RunWriter(self.path, manifest)
         self._writer.append(row, graphs)
-        self.rows += 1
+        self._lines.append(row)
 
-    def __enter__(self) -> BenchmarkRun:
-        return self
+    def show(self, row: Measurement, name: str, benchmark: BenchmarkFixture) -> None:
+        """Let pytest-benchmark show a row from now on, merged with what further visits to its case will give."""
+        self._shown.append(_Shown(row.case.identity, name, benchmark))
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def visit_again(self, tell: Callable[[str], object]) -> None:
+        """Further visits to all cases of workloads, until each is known well enough or was visited often enough."""
+        schedule = Schedule(
+            tuple(self._cases.values()),
+            visits=CAMPAIGN.visits,
+            most_visits=CAMPAIGN.most_visits,
+            precision=CAMPAIGN.precision,
+            seed=CAMPAIGN.seed,
+            shuffle=CAMPAIGN.shuffle,
+        )
+        for line in self._lines:
+            schedule.add(line)
+        said = False
+        while (case := schedule.next()) is not None:
+            if not said:
+                tell(f"\nshmoo: visiting {len(self._cases)} cases again, each {CAMPAIGN.visits} times at least in all")
+                said = True
+            schedule.add(self.visit(case))
+
+    def show_merged(self) -> None:
+        """Bring pytest-benchmark's statistics and our figures beside them up to date."""
+        rows = {row.case.identity: row for row in self.rows}
+        for shown in self._shown:
+            row, metadata = rows[shown.identity], shown.fixture.stats
+            if row.timing is None:
+                continue
+            shown.fixture.extra_info.update(figures(row, row.timing))
+            if metadata is not None:
+                metadata.stats = type(metadata.stats)()
+                for sample in row.timing.samples_s:
+                    metadata.update(sample * metadata.iterations)
+
+    @property
+    def rows(self) -> tuple[Measurement, ...]:
+        """One row a case, its visits merged."""
+        return merge_visits(self._lines)
+
+    def summary(self) -> list[str]:
+        """Lines for the end of the terminal: how well each time is known, and where the rows are."""
+        if not self._lines:
+            return []
+        rows = {row.case.identity: row for row in self.rows}
+        cells = [("Noise", "time", "std. error", "alone", "visits", "status")]
+        for shown in self._shown:
+            row = rows[shown.identity]
+            if row.timed:
+                latency, alone = row.latency, "-" if row.alone is None else si(row.alone.value_s, "s")
+                numbers = (si(latency.value_s, "s"), percent(latency.relative_se), alone, str(latency.visits))
+                cells.append((shown.name, *numbers, row.status))
+            else:
+                cells.append((shown.name, "-", "-", "-", str(len(row.visits)), f"{row.status}: {row.why}"))
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        counts = Counter(row.status for row in rows.values())
+        lines = []
+        for name, *numbers, status in cells if len(cells) > 1 else []:
+            columns = (f"{cell:>{width}}" for cell, width in zip(numbers, widths[1:-1], strict=True))
+            lines.append(f"{name:{widths[0]}}  {'  '.join(columns)}  {status}")
+        said = ", ".join(f"{count} {status}" for status, count in counts.items())
+        lines.append(f"shmoo: {len(rows)} rows in {self.path} ({said}; {len(self._lines)} visits); see `shmoo show {self.path}`")
+        return lines
+
+    def close(self) -> None:
+        """Close the run's file."""
         if self._writer is not None:
             self._writer.close()
 
@@ -124,14 +236,17 @@ class ShmooBenchmark:
         self._run = run
 
     def __call__(self, target: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Time `target(*args, **kwargs)` and return its result; what it raises fails the test, after a failed row is written.
+        """Time `target(*args, **kwargs)` in several windows spread over a second, and return its result; what it raises fails the
+        test, after a failed row is written.
 
         A `torch.nn.Module` is measured as a network is: its graph, memory, energy and per-operator times are in the row too.
         """
         case = CaseSpec(self._node.nodeid, "network", self._parameters(), threads=self._run.machine.threads)
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(target, torch.nn.Module):
-            self._module(case, target, args, kwargs)
+            device = next((tensor.device.type for tensor in target.parameters()), "cpu")
+            row, graphs = self._run.module_measurer(target, args, kwargs).measure(msgspec.structs.replace(case, device=device))
+            self._keep_only_visit(row, graphs)
             return target(*args, **kwargs)
         try:
             begin = time.perf_counter()
@@ -142,42 +257,32 @@ class ShmooBenchmark:
                 return time_callable(
                     lambda: target(*args, **kwargs),
                     synchronize=_synchronize(),
-                    settings=self._run.timing,
-                    beside=cores.beside if cores is not None else None,
+                    settings=self._run.own,
+                    watch=self._run.cores,
                 )
 
-            cores = self._run.cores
-            timing, host, reasons = time_undisturbed(window, self._run.machine.threads, cores=cores)
+            timing, host, reasons = observed(window, self._run.machine.threads)
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = Reason(type(error).__name__, str(error))
             self._run.append(Measurement(case, "failed", (reason,), measured_at=_utc_now()))
             raise
         row = Measurement(
             case=case,
-            status="suspect" if reasons else "ok",
+            status=status_of(reasons),
             reasons=reasons,
             timing=msgspec.structs.replace(timing, first_call_s=first_call_s),
             host=host,
             peak_memory_reason="not measured for a plain callable",
             measured_at=_utc_now(),
         )
-        self._keep(row)
+        self._keep_only_visit(row)
         return result
 
     def case(self, case: CaseSpec) -> Measurement:
-        """Measure a case of a registered workload and return its row; the test fails with the reason when the case does."""
-        row, graphs = self._run.measurer.measure(case)
-        self._keep(row, graphs)
+        """Visit a case of a registered workload and return the visit's row; the test fails with the reason when the case does."""
+        row = self._run.visit(case)
+        self._show(row)
         return row
-
-    def _module(self, case: CaseSpec, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        from shmoo.harness.measure import Measurer
-        from shmoo.harness.workloads import Built
-
-        device = next((tensor.device.type for tensor in module.parameters()), "cpu")
-        asked = msgspec.structs.replace(case, device=device)
-        measurer = Measurer(self._run.settings, build=lambda _: Built(module, args, kwargs))
-        self._keep(*measurer.measure(asked))
 
     def _parameters(self) -> dict[str, AxisValue]:
         """The test's parameters that are plain values; a tensor's numbers belong into no file."""
@@ -185,15 +290,22 @@ class ShmooBenchmark:
         parameters = {} if callspec is None else callspec.params
         return {name: value for name, value in parameters.items() if isinstance(value, bool | int | float | str)}
 
-    def _keep(self, row: Measurement, graphs: Sequence[Graph] = ()) -> None:
-        """Write a row, then hand its samples to pytest-benchmark as rounds of its own, and our figures as extra information."""
+    def _keep_only_visit(self, row: Measurement, graphs: Sequence[Graph] = ()) -> None:
+        """Write and show a row that no further visit will join."""
+        if row.timing is not None:
+            row = msgspec.structs.replace(row, reasons=(*row.reasons, ONE_VISIT))
         self._run.append(row, graphs)
+        self._show(row)
+
+    def _show(self, row: Measurement) -> None:
+        """Hand a row's samples to pytest-benchmark as rounds of its own, and our figures as extra information."""
         if row.timing is None:
-            pytest.fail("; ".join(row.reasons) or f"{row.status}, without a reason", pytrace=False)
+            pytest.fail(row.why or f"{row.status}, without a reason", pytrace=False)
         samples, calls = row.timing.samples_s, row.timing.block_calls
         self._clock().load([sample * calls for sample in samples])
         self._benchmark.pedantic(_nothing, rounds=len(samples), iterations=calls)
         self._benchmark.extra_info.update(figures(row, row.timing))
+        self._run.show(row, self._node.name, self._benchmark)
 
     def _clock(self) -> ReplayClock:
         marker = next(m for m in self._node.iter_markers("benchmark") if isinstance(m.kwargs.get("timer"), ReplayClock))
@@ -202,7 +314,7 @@ class ShmooBenchmark:
 
 def figures(row: Measurement, timing: Timing) -> dict[str, object]:
     """What pytest-benchmark's JSON carries beside its own statistics, in SI units."""
-    samples = timing.samples_s
+    samples, latency, alone = timing.samples_s, row.latency, row.alone
     info: dict[str, object] = {
         "case": row.case.label,
         "identity": row.case.identity,
@@ -212,8 +324,12 @@ def figures(row: Measurement, timing: Timing) -> dict[str, object]:
         "threads": row.case.threads,
         "cache_state": row.case.cache_state,
         "status": row.status,
-        "reasons": list(row.reasons),
-        "latency_s": median(samples),
+        "reasons": [str(reason) for reason in row.reasons],
+        "visits": latency.visits,
+        "latency_s": latency.value_s,
+        "relative_se": latency.relative_se,
+        "alone_s": None if alone is None else alone.value_s,
+        "alone_relative_se": None if alone is None else alone.relative_se,
         "latency_mad_s": mad(samples),
         "latency_iqr_s": iqr(samples),
         "samples": len(samples),
@@ -229,6 +345,18 @@ def figures(row: Measurement, timing: Timing) -> dict[str, object]:
         if reading.energy_j is None:
             info[f"energy_{reading.domain}_j_reason"] = reading.reason
     return info
+
+
+def _within(settings: TimingSettings, max_s: float) -> TimingSettings:
+    """The settings with windows of at most this length, and pauses and warm-up in proportion."""
+    share = min(1.0, max_s / settings.max_s)
+    return msgspec.structs.replace(
+        settings,
+        min_s=min(settings.min_s, max_s),
+        max_s=max_s,
+        max_warmup_s=max(share * settings.max_warmup_s, settings.warmup_s),
+        gap_s=share * settings.gap_s,
+    )
 
 
 def _nothing() -> None:

@@ -5,7 +5,8 @@
 
 Without `--benchmark` the tests that use the fixture (or carry the marker `shmoo`) are skipped and nothing else changes. With it
 each is timed by the same core as `shmoo measure`, shown in pytest-benchmark's table and JSON with our figures in `extra_info`,
-and written to a run directory as soon as it is finished.
+and each visit is written to a run directory as soon as it is finished. Cases of workloads are visited again when all tests have
+run; the table then shows the samples of all visits. A target of the test's own exists only within its test: one visit.
 
 This module is imported in every pytest run of every project that has shmoo installed, so it imports next to nothing.
 """
@@ -13,7 +14,8 @@ This module is imported in every pytest run of every project that has shmoo inst
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import math
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -43,7 +45,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         group.addoption(
             "--shmoo-suite", metavar="NAME", default="quick", help="Suite of the microbenchmarks: quick or micro. Default: quick."
         )
-        group.addoption("--shmoo-max-time", metavar="SECONDS", type=float, help="Longest timing window of one benchmark.")
+        group.addoption("--shmoo-max-time", metavar="SECONDS", type=_seconds, help="Longest timing of one visit to a benchmark.")
+
+
+def _seconds(text: str) -> float:
+    """A time given on the command line."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number of seconds such as 0.1 (got {text!r})")
+    return seconds
 
 
 def benchmarking(config: pytest.Config) -> bool:
@@ -74,32 +87,48 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.benchmark(timer=ReplayClock()))
 
 
-@pytest.fixture(scope="session")
-def _shmoo_run(request: pytest.FixtureRequest) -> Iterator[BenchmarkRun]:
-    from shmoo.harness.pytest_benchmarking import BenchmarkRun
-
-    with BenchmarkRun(request.config.getoption("shmoo_out"), request.config.getoption("shmoo_max_time")) as run:
-        request.config.stash[RUN] = run
-        yield run
-
-
 RUN: pytest.StashKey[BenchmarkRun] = pytest.StashKey()
 
 
 @pytest.fixture
-def shmoo_benchmark(request: pytest.FixtureRequest, benchmark: BenchmarkFixture, _shmoo_run: BenchmarkRun) -> ShmooBenchmark:
+def shmoo_benchmark(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> ShmooBenchmark:
     """Times a callable, or a case of a workload, as `shmoo measure` does. Call it once in a test:
 
-    `shmoo_benchmark(function, *args, **kwargs)` returns what the function returns; `shmoo_benchmark.case(case_spec)` measures a
-    registered workload and returns its row. The test fails, with the reason, where the case does.
+    `shmoo_benchmark(function, *args, **kwargs)` returns what the function returns; `shmoo_benchmark.case(case_spec)` visits a
+    registered workload and returns the row of this visit. The test fails, with the reason, where the case does.
     """
-    from shmoo.harness.pytest_benchmarking import ShmooBenchmark
+    from shmoo.harness.pytest_benchmarking import BenchmarkRun, ShmooBenchmark
 
-    return ShmooBenchmark(request.node, benchmark, _shmoo_run)
+    config = request.config
+    if RUN not in config.stash:
+        run = config.stash[RUN] = BenchmarkRun(config.getoption("shmoo_out"), config.getoption("shmoo_max_time"))
+        config.add_cleanup(run.close)
+    return ShmooBenchmark(request.node, benchmark, config.stash[RUN])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """When all tests have run, cases are visited again; a session that stopped early is left alone."""
+    result = yield
+    run = session.config.stash.get(RUN, None)
+    if run is not None:
+        terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+        run.visit_again(terminal.write_line if terminal is not None else lambda text: None)
+    return result
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
+    """pytest-benchmark saves its JSON and makes its table in this hook: what it shows is brought up to date before."""
+    run = session.config.stash.get(RUN, None)
+    if run is not None:
+        run.show_merged()
+    return (yield)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     run = config.stash.get(RUN, None)
-    if run is not None and run.rows:
-        terminalreporter.write_line(f"shmoo: {run.rows} rows in {run.path}; see `shmoo show {run.path}`")
+    if run is not None:
+        for line in run.summary():
+            terminalreporter.write_line(line)

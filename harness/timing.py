@@ -1,19 +1,23 @@
 """The measuring core: how long one call takes. The command line and pytest both time through `time_callable`.
 
-    first call | warm-up, block size found | window: block, block, block, ... until a rule stops it
+    first call | warm-up, block size found | window: block, block, block, ... until a rule stops it   (gap | window) ...
     (measure)  | nothing kept              | one sample = seconds of a block / calls in it
 
 Blocks are as long as the clock needs, so that reading it is lost in the noise; nothing else runs between the two readings of a
 block, unless the cache state asks for it: then every block is one call, with what comes before it (a flush, other work) untimed.
 The window ends when the median is known well enough ("precision"), when its spread is settled and more samples would only
-repeat it ("plateau"), or when its time is up ("timeout").
+repeat it ("plateau"), or when its time is up ("timeout"). A campaign visits each case several times with short windows of a fixed
+length (`VISIT`): what the machine does in a moment is no fault of the window, and the next visit finds another moment. A target
+that can be visited only once gets several windows with gaps between them (`SPACED`).
 """
 
 from __future__ import annotations
 
 import gc
 import math
+import random
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import repeat
@@ -23,6 +27,11 @@ import msgspec
 
 from shmoo.runs.records import Timing
 from shmoo.runs.statistics import iqr, median, order_interval
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 Call = Callable[[], object]
 Clock = Callable[[], float]
@@ -42,6 +51,8 @@ class TimingSettings(msgspec.Struct, frozen=True, omit_defaults=True):
         min_s, max_s: shortest and longest window. A call longer than the window is sampled `min_samples` times at most.
         min_samples: samples before a rule other than "timeout" may stop the window.
         precision: half width of the 90 % interval of the median, relative to it, that is good enough.
+        windows: number of windows; fewer where calls are so long that they would take more than 10 s.
+        gap_s: longest pause between two windows; each pause is random.
     """
 
     block_s: float = 1e-3
@@ -51,6 +62,26 @@ class TimingSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     max_s: float = 0.8
     min_samples: int = 7
     precision: float = 0.005
+    windows: int = 1
+    gap_s: float = 0.0
+
+
+VISIT = TimingSettings(block_s=2e-3, warmup_s=0.015, max_warmup_s=0.06, min_s=0.1, max_s=0.1, min_samples=1)
+"""A visit to an operator or a synthetic model: long enough for many slices of a scheduler, short enough for many visits."""
+NETWORK_VISIT = TimingSettings(block_s=2e-3, warmup_s=0.05, max_warmup_s=0.2, min_s=0.4, max_s=0.4, min_samples=1)
+SPACED = TimingSettings(
+    block_s=2e-3, warmup_s=0.05, max_warmup_s=0.2, min_s=0.06, max_s=0.06, min_samples=1, windows=5, gap_s=0.35
+)
+"""The only visit to a target: five windows of 60 ms within about a second."""
+LONGEST_S = 10.0
+"""No further window begins after this time."""
+
+
+class BlockWatch(Protocol):
+    """Looks at the machine between two blocks."""
+
+    def slowdown(self) -> float | None:
+        """How many times slower than alone the slowest core is; `None` where it was looked at just before."""
 
 
 class BlockTimer(Protocol):
@@ -131,7 +162,8 @@ def time_callable(
     settings: TimingSettings | None = None,
     timer: BlockTimer | None = None,
     block_calls: int | None = None,
-    beside: Callable[[], object] | None = None,
+    watch: BlockWatch | None = None,
+    sleep: Callable[[float], object] = time.sleep,
 ) -> Timing:
     """Time `call` after warming it up. What it raises passes through.
 
@@ -141,14 +173,35 @@ def time_callable(
         synchronize: waits for the device; `None` where calls return when done.
         timer: another way of timing a block, such as `CudaTimer`; `clock` still decides when the window ends.
         block_calls: calls in every block; found in the warm-up when not given.
-        beside: runs before each block, untimed, such as `CoreWatch.beside`.
+        watch: asked before and after each block, untimed, such as a `CoreWatch`.
+        sleep: pauses between two windows.
     """
     settings = settings or TimingSettings()
     timer = timer or HostTimer(clock, synchronize)
     with _no_garbage_collection():
         calls, warmup_calls = _warm_up(call, timer, clock, settings, block_calls)
-        samples, reason = _window(call, calls, timer, clock, settings, beside)
-    return Timing(tuple(samples), calls, warmup_calls, reason)
+        blocks, begin = _Blocks(watch), clock()
+        reason = _window(call, calls, timer, clock, settings, blocks)
+        draw = random.Random()
+        for _ in range(1, settings.windows):
+            if clock() - begin >= LONGEST_S:
+                break
+            sleep(draw.uniform(0, settings.gap_s))
+            if blocks.samples[-1] * calls < settings.max_s:
+                # The first short block after a pause finds cold caches.
+                timer(call, calls)
+                warmup_calls += calls
+            blocks.look()
+            reason = _window(call, calls, timer, clock, settings, blocks)
+    return Timing(
+        samples_s=tuple(blocks.samples),
+        slowdowns=blocks.slowdowns(),
+        switches=tuple(blocks.switches),
+        cpu_s=blocks.cpu_s,
+        block_calls=calls,
+        warmup_calls=warmup_calls,
+        stop_reason=reason,
+    )
 
 
 def _warm_up(call: Call, timer: BlockTimer, clock: Clock, settings: TimingSettings, block_calls: int | None) -> tuple[int, int]:
@@ -183,26 +236,68 @@ def _settled(recent: list[float]) -> bool:
     return abs(median(last) - median(before)) <= STABLE * median(before)
 
 
-def _window(
-    call: Call, calls: int, timer: BlockTimer, clock: Clock, settings: TimingSettings, beside: Callable[[], object] | None
-) -> tuple[list[float], str]:
-    """Samples, and why the window ended."""
-    samples: list[float] = []
+class _Blocks:
+    """The blocks of a window, and what was seen of the machine between them."""
+
+    def __init__(self, watch: BlockWatch | None) -> None:
+        self.samples: list[float] = []
+        self.switches: list[int] = []
+        self._watch = watch
+        self._probed: list[tuple[int, float]] = []
+        self._switched: int | None = None
+        self.cpu_s = 0.0
+        self._cpu = 0.0
+        self.look()
+
+    def look(self) -> None:
+        """See how the cores are now; what happened since the last block is forgotten."""
+        if self._watch is not None and (slowdown := self._watch.slowdown()) is not None:
+            self._probed.append((len(self.samples), slowdown))
+        self._switched = _involuntary_switches()
+        self._cpu = time.process_time()
+
+    def add(self, sample: float) -> None:
+        self.cpu_s += time.process_time() - self._cpu
+        self.samples.append(sample)
+        count = _involuntary_switches()
+        if count is not None and self._switched is not None:
+            self.switches.append(count - self._switched)
+        self.look()
+
+    def slowdowns(self) -> tuple[float, ...]:
+        """For each block the larger of the nearest probes before and after it, to two decimals; empty without a probe."""
+        if not self._probed:
+            return ()
+        positions = [position for position, _ in self._probed]
+        result = []
+        for block in range(len(self.samples)):
+            after = min(bisect_right(positions, block), len(positions) - 1)
+            before = max(bisect_right(positions, block) - 1, 0)
+            result.append(round(max(self._probed[before][1], self._probed[after][1]), 2))
+        return tuple(result)
+
+
+def _window(call: Call, calls: int, timer: BlockTimer, clock: Clock, settings: TimingSettings, blocks: _Blocks) -> str:
+    """Add the blocks of one window; returns why it ended."""
+    samples = blocks.samples
     noise: list[float] = []
     begin = clock()
     next_check = settings.min_samples
     while True:
-        if beside is not None:
-            beside()
-        samples.append(timer(call, calls) / calls)
+        blocks.add(timer(call, calls) / calls)
         spent = clock() - begin
         if spent >= settings.max_s:
-            return samples, "timeout"
+            return "timeout"
         if len(samples) < next_check or spent < settings.min_s:
             continue
         next_check = math.ceil(len(samples) * CHECK_GROWTH)
         if reason := _stop(samples, noise, settings.precision):
-            return samples, reason
+            return reason
+
+
+def _involuntary_switches() -> int | None:
+    """How often the system took a core away from this process so far."""
+    return None if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def _stop(samples: list[float], noise: list[float], precision: float) -> str:

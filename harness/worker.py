@@ -1,8 +1,9 @@
 """Worker processes: a crash, an out-of-memory kill, a hang or a segfault ends one case and not the campaign.
 
 The campaign owns one worker at a time and uses it for case after case; it is replaced when it dies, is too slow, answers
-nonsense, or has had a failed case, after which its state cannot be trusted. Requests and answers are JSON lines over its pipes;
-what the measured code prints goes to its error stream, whose end becomes the reason when it dies.
+nonsense, or has had a failed case, after which its state cannot be trusted. It keeps the cases it has built for later visits.
+Requests and answers are JSON lines over its pipes; what the measured code prints goes to its error stream, whose end becomes the
+reason when it dies.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import IO, Protocol
 import msgspec
 
 from shmoo.estimators.records import Graph
-from shmoo.runs.records import CaseSpec, Measurement
+from shmoo.runs.records import CaseSpec, Measurement, Reason
 
 DEFAULT_ENTRY = "shmoo.harness.measure:Measurer"
 START_S = 120.0
@@ -31,10 +32,11 @@ START_S = 120.0
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One case for the worker."""
+    """One visit for the worker."""
 
     case: CaseSpec
-    pass_index: int = 0
+    visit: int = 0
+    details: bool = True
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -45,9 +47,9 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class CaseMeasurer(Protocol):
-    """Measures one case: `harness.measure.Measurer`, a `Worker`, or a stand-in."""
+    """Visits cases: `harness.measure.Measurer`, a `Worker`, or a stand-in."""
 
-    def measure(self, case: CaseSpec, pass_index: int = 0) -> tuple[Measurement, tuple[Graph, ...]]: ...
+    def measure(self, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple[Graph, ...]]: ...
 
 
 class Worker:
@@ -67,18 +69,18 @@ class Worker:
         self._answers: queue.Queue[bytes] = queue.Queue()
         self._errors: Path | None = None
 
-    def measure(self, case: CaseSpec, pass_index: int = 0) -> tuple[Measurement, tuple[Graph, ...]]:
-        """The case's row; a failed one with the reason if the process did not live to answer."""
+    def measure(self, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple[Graph, ...]]:
+        """The visit's row; a failed one with the reason if the process did not live to answer."""
         limit = self._timeout_s
         if self._process is None:
             self._start()
             limit += START_S
         try:
-            self._send(msgspec.json.encode(Request(case, pass_index)))
+            self._send(msgspec.json.encode(Request(case, visit, details)))
             line = self._answers.get(timeout=limit)
         except queue.Empty:
             self.close()
-            return self._failed(case, pass_index, f"no answer within {limit:.0f} s; its process was ended")
+            return self._failed(case, visit, f"no answer within {limit:.0f} s; its process was ended")
         except OSError:
             line = b""
         except BaseException:
@@ -86,15 +88,15 @@ class Worker:
             self.close()
             raise
         if not line:
-            return self._failed(case, pass_index, self._obituary())
+            return self._failed(case, visit, self._obituary())
         try:
             answer = msgspec.json.decode(line, type=Answer)
         except msgspec.MsgspecError as error:
             self.close()
-            return self._failed(case, pass_index, f"its process answered nonsense ({error})")
+            return self._failed(case, visit, f"its process answered nonsense ({error})")
         if answer.row.case != case:
             self.close()
-            return self._failed(case, pass_index, f"its process answered for another case ({answer.row.case.label})")
+            return self._failed(case, visit, f"its process answered for another case ({answer.row.case.label})")
         if answer.row.status == "failed":
             self.close()
         return answer.row, answer.graphs
@@ -151,9 +153,9 @@ class Worker:
         said = f"; last words: {printed[-1].strip()}" if printed else ""
         return f"its process {_ending(code)}{said}"
 
-    def _failed(self, case: CaseSpec, pass_index: int, reason: str) -> tuple[Measurement, tuple[Graph, ...]]:
+    def _failed(self, case: CaseSpec, visit: int, reason: str) -> tuple[Measurement, tuple[Graph, ...]]:
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        return Measurement(case, "failed", (reason,), pass_index=pass_index, measured_at=now), ()
+        return Measurement(case, "failed", (Reason("worker", reason),), visit=visit, measured_at=now), ()
 
 
 def _ending(code: int | None) -> str:
@@ -189,7 +191,7 @@ def serve(entry: str, requests: IO[bytes], answers: IO[bytes]) -> None:
     measurer = make(requests.readline())
     for line in requests:
         request = msgspec.json.decode(line, type=Request)
-        row, graphs = measurer.measure(request.case, request.pass_index)
+        row, graphs = measurer.measure(request.case, request.visit, request.details)
         answers.write(msgspec.json.encode(Answer(row, graphs)) + b"\n")
         answers.flush()
 

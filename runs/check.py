@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from statistics import harmonic_mean
 from typing import Literal
 
 import msgspec
@@ -12,18 +12,14 @@ import numpy as np
 
 from shmoo.estimators.errors import FormatError
 from shmoo.runs.metrics import repeat_spread
-from shmoo.runs.records import EnergyReading, Measurement
-from shmoo.runs.statistics import iqr, median
+from shmoo.runs.records import EnergyReading, Measurement, Timing
+from shmoo.runs.statistics import FEW_CASES, median, order_interval
 from shmoo.runs.store import ROWS, Run
+from shmoo.runs.visits import NOISE, NOISY
 
-NOISY_IQR = 0.1
-"""IQR over median above which torch.utils.benchmark warns; rows above 0.25 are suspect already."""
-PASSES_APART = 0.1
-"""Two passes of one case further apart than this do not measure the same thing."""
 DRIFT = 0.02
-"""Common ratio between two passes beyond which the machine itself wandered."""
+"""Common ratio between early and late visits beyond which the machine itself wandered."""
 FEW_SAMPLES = 3
-SHARE_WORTH_A_NOTE = 0.1
 WIDE_ENERGY = 0.2
 """Width of an energy interval over its value beyond which it says little."""
 IDLE_DRIFT = 0.2
@@ -57,8 +53,12 @@ def check_run(run: Run) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: finding.level != "fault"))
 
 
-def _resume(run: Run) -> str:
-    return f"go on with the same `shmoo measure` options and --out {run.path} --resume"
+def _resume(run: Run, more: str = "") -> str:
+    return f"`shmoo measure{more} --out {run.path} --resume` with the options it was begun with"
+
+
+def _anew(run: Run) -> str:
+    return f"measure anew into another --out than {run.path}"
 
 
 def _listed(rows: Sequence[Measurement]) -> str:
@@ -71,7 +71,11 @@ def _labels(rows: Sequence[Measurement]) -> tuple[str, ...]:
 
 
 def _timed(run: Run) -> list[Measurement]:
-    return [row for row in run.rows if row.status == "ok" and row.timing is not None and row.timing.samples_s]
+    return [row for row in run.rows if row.timed]
+
+
+def _samples(row: Measurement) -> int:
+    return 0 if row.timing is None else len(row.timing.samples_s)
 
 
 def _completeness(run: Run) -> Iterator[Finding]:
@@ -82,40 +86,48 @@ def _completeness(run: Run) -> Iterator[Finding]:
         return
     if skipped := run.skipped:
         labels = tuple(dict.fromkeys(item.case.label for item in skipped))
-        yield Finding("not reached", f"{len(skipped)} cases: {skipped[0].reason}", "fault", _resume(run), labels)
-    wanted = run.manifest.settings.get("passes")
-    listed = {(item.case.identity, item.pass_index) for item in skipped}
-    if isinstance(wanted, int) and wanted > 1:
-        have = {(row.case.identity, row.pass_index) for row in run.rows} | listed
-        short = [
-            row
-            for row in {row.case.identity: row for row in run.rows}.values()
-            if any((row.case.identity, number) not in have for number in range(wanted))
-        ]
+        yield Finding("not reached", f"{len(labels)} cases: {skipped[0].reason}", "fault", _resume(run), labels)
+    settings = run.manifest.settings
+    wanted = settings.get("visits", settings.get("passes"))
+    if isinstance(wanted, int):
+        # A case that failed or cannot be used is left alone before it has had all its visits.
+        short = [row for row in _timed(run) if len(run.visits[row.case.identity]) < wanted]
         if short:
-            found = f"{len(short)} cases lack a pass of the {wanted} asked for: {_listed(short)}"
-            yield Finding("passes missing", found, "fault", _resume(run), _labels(short))
-    twice = [key for key, count in Counter((row.case.identity, row.pass_index) for row in run.rows).items() if count > 1]
+            found = f"{len(short)} cases had fewer than the {wanted} visits asked for: {_listed(short)}"
+            yield Finding("visits missing", found, "fault", _resume(run), _labels(short))
+    twice = [key for key, count in Counter((line.case.identity, line.visit) for line in run.lines).items() if count > 1]
     if twice:
-        found = f"{len(twice)} cases have more than one row for one pass; {ROWS} was edited or two campaigns wrote it"
-        yield Finding("duplicates", found, "fault", "measure anew into another --out")
+        found = f"{len(twice)} visits stand in {ROWS} more than once; it was edited or two campaigns wrote it"
+        yield Finding("duplicates", found, "fault", _anew(run))
 
 
 def _failures(run: Run) -> Iterator[Finding]:
     remedies = {
-        "failed": "mend the cause and measure these cases anew into another --out; a resumed campaign would not repeat them",
-        "suspect": "measure again on an idle machine into another --out: stop other work, see `shmoo doctor`",
+        "failed": f"mend the cause and {_anew(run)}; a resumed campaign does not visit these cases again",
+        "suspect": f"see `shmoo doctor` for what holds the machine back, then {_anew(run)}",
     }
     for status, remedy in remedies.items():
-        rows = [row for row in run.rows if row.status == status]
-        causes: dict[str, list[tuple[Measurement, str]]] = {}
-        for row in rows:
-            for reason in row.reasons or ("no reason given",):
-                causes.setdefault(reason.split(":")[0], []).append((row, reason))
-        for cause, concerned in sorted(causes.items(), key=lambda item: -len(item[1])):
-            share, example = len(concerned) / len(run.rows), concerned[0]
-            found = f"{len(concerned)} of {len(run.rows)} rows ({share:.0%}), for example {example[0].case.label}: {example[1]}"
-            yield Finding(f"{status}: {cause}", found, "fault", remedy, _labels([row for row, _ in concerned]))
+        for code, concerned in _by_code(run, status).items():
+            yield Finding(f"{status}: {code}", _share(run, concerned, code), "fault", remedy, _labels(concerned))
+    for code, concerned in _by_code(run, "ok", "noisy").items():
+        if code not in (*NOISE, "no reason given"):
+            yield Finding(code, _share(run, concerned, code), "note", "", _labels(concerned))
+
+
+def _by_code(run: Run, *statuses: str) -> dict[str, list[Measurement]]:
+    """Code of a reason -> the rows of these statuses that have it, the most frequent first."""
+    causes: dict[str, list[Measurement]] = {}
+    for row in run.rows:
+        if row.status in statuses:
+            for code in dict.fromkeys(reason.code for reason in row.reasons) or ("no reason given",):
+                causes.setdefault(code, []).append(row)
+    return dict(sorted(causes.items(), key=lambda item: -len(item[1])))
+
+
+def _share(run: Run, rows: Sequence[Measurement], code: str) -> str:
+    example = next((str(reason) for reason in rows[0].reasons if reason.code == code), code)
+    share = f"{len(rows)} of {len(run.rows)} rows ({len(rows) / len(run.rows):.0%})"
+    return f"{share}, for example {rows[0].case.label}: {example}"
 
 
 def _graphs(run: Run) -> Iterator[Finding]:
@@ -127,109 +139,99 @@ def _graphs(run: Run) -> Iterator[Finding]:
             broken.append(row)
             first = first or str(error)
     if broken:
-        yield Finding("graphs", f"{len(broken)} rows: {first}", "fault", "copy the run again, graphs included", _labels(broken))
+        remedy = f"copy the run to {run.path} again, graphs included"
+        yield Finding("graphs", f"{len(broken)} rows: {first}", "fault", remedy, _labels(broken))
     bare = [row for row in _timed(run) if not row.graph_hashes]
     if bare:
-        found = f"{len(bare)} ok rows name no graph and cannot be calibrated or reported on: {_listed(bare)}"
+        found = f"{len(bare)} usable rows name no graph and cannot be calibrated or reported on: {_listed(bare)}"
         yield Finding("no graph", found, "note", "", _labels(bare))
 
 
-def _spread(run: Run) -> Iterator[Finding]:
+def _noise(run: Run) -> Iterator[Finding]:
     rows = _timed(run)
-    few = [row for row in rows if len(row.timing.samples_s) < FEW_SAMPLES]
+    few = [row for row in rows if _samples(row) < FEW_SAMPLES]
     if few:
-        found = f"{len(few)} ok rows have fewer than {FEW_SAMPLES} samples, so their spread is unknown: {_listed(few)}"
-        yield Finding("few samples", found, "note", "", _labels(few))
-    noisy = [row for row in rows if iqr(row.timing.samples_s) > NOISY_IQR * median(row.timing.samples_s)]
-    if len(noisy) > SHARE_WORTH_A_NOTE * len(rows):
-        found = f"{len(noisy)} of {len(rows)} ok rows have an IQR above {NOISY_IQR:.0%} of the median: {_listed(noisy)}"
-        yield Finding("noisy", found, "note", "fewer threads than cores, or a quieter machine", _labels(noisy))
-    late = [row for row in rows if row.timing.stop_reason == "timeout"]
-    if len(late) > SHARE_WORTH_A_NOTE * len(rows):
-        found = f"{len(late)} of {len(rows)} ok rows stopped on time before their median was known to the wanted precision"
-        yield Finding("time out", found, "note", "", _labels(late))
-
-
-def _passes(run: Run) -> Iterator[Finding]:
-    by_case: dict[str, dict[int, Measurement]] = {}
-    for row in _timed(run):
-        by_case.setdefault(row.case.identity, {})[row.pass_index] = row
-    repeated = [passes for passes in by_case.values() if len(passes) > 1]
-    if not repeated:
-        if by_case:
-            yield Finding(
-                "one pass",
-                "every case was measured once, so drift of the machine cannot be told from a difference between cases",
-                "note",
-                f"add a second pass: `shmoo measure ... --passes 2 --out {run.path} --resume`",
-            )
-        return
-    medians = [{number: median(row.timing.samples_s) for number, row in passes.items()} for passes in repeated]
-    apart = [
-        (repeat_spread(max(m.values()), min(m.values())), next(iter(passes.values())))
-        for m, passes in zip(medians, repeated, strict=True)
-    ]
-    far = [row for spread, row in sorted(apart, key=lambda item: -item[0]) if spread > PASSES_APART]
-    typical, worst = median([spread for spread, _ in apart]), max(apart, key=lambda item: item[0])
-    if far:
+        found = f"{len(few)} usable rows have fewer than {FEW_SAMPLES} samples, so their spread is unknown: {_listed(few)}"
+        yield Finding("few samples", found, "note", _resume(run, " --visits 3"), _labels(few))
+    noisy = sorted((row for row in rows if row.status == "noisy"), key=lambda row: -row.latency.relative_se)
+    if noisy:
+        typical, far = np.percentile([row.latency.relative_se for row in rows], (50, 90))
         found = (
-            f"{len(far)} of {len(repeated)} cases differ by more than {PASSES_APART:.0%} between passes "
-            f"(typically {typical:.1%}, at most {worst[0]:.0%}: {worst[1].case.label})"
+            f"{len(noisy)} of {len(rows)} usable rows are noisy; standard error of all: median {typical:.1%}, 90th percentile "
+            f"{far:.1%} (noisy above {NOISY:.0%}); the noisiest: {_listed(noisy)}"
         )
-        # One case in ten lies beyond the limit on machines that are otherwise fine.
-        level = "fault" if len(far) > SHARE_WORTH_A_NOTE * len(repeated) else "note"
-        yield Finding("passes disagree", found, level, "measure again on an idle machine", _labels(far))
-    last = max(number for m in medians for number in m)
-    ratios = [math.log(m[last] / m[0]) for m in medians if 0 in m and last in m]
-    if len(ratios) >= 8:
-        shift = float(np.median(ratios))
-        # The interval of a median of n values, from their quartiles (McGill, Tukey and Larsen 1978): 1.57 IQR / sqrt(n).
-        half = 1.57 * iqr(ratios) / math.sqrt(len(ratios))
-        if abs(shift) > math.log1p(DRIFT) and abs(shift) > half:
-            found = f"pass {last} is {math.exp(shift):.3f} times pass 0 over {len(ratios)} cases: the machine wandered"
-            yield Finding("drift", found, "note", "more passes average it out: --passes 4")
+        most = max(len(row.visits) for row in rows)
+        yield Finding(
+            "noisy", found, "note", f"visit them more often: {_resume(run, f' --visits {max(2 * most, 3)}')}", _labels(noisy)
+        )
+
+
+def _drift(run: Run) -> Iterator[Finding]:
+    rows = _timed(run)
+    repeated = [row for row in rows if len(row.visits) > 1]
+    if not repeated:
+        if rows:
+            found = "every case was visited once, so drift of the machine cannot be told from a difference between cases"
+            yield Finding("one visit", found, "note", _resume(run, " --visits 3"))
+        return
+    if len(repeated) < FEW_CASES:
+        return
+    ratios = [_seconds(row.visits[-(len(row.visits) // 2) :]) / _seconds(row.visits[: len(row.visits) // 2]) for row in repeated]
+    shift, (low, high) = median(ratios), order_interval(ratios)
+    if abs(shift - 1) > DRIFT and not low <= 1 <= high:
+        found = (
+            f"late visits took {shift:.3f} times as long as early ones (median over {len(ratios)} cases): the machine wandered"
+        )
+        yield Finding("drift", found, "note", f"more visits average it out: {_resume(run, ' --visits 6')}")
+
+
+def _seconds(visits: Sequence[Timing]) -> float:
+    """Of a call, from the mean rate of the visits."""
+    return harmonic_mean([float(np.mean(visit.samples_s)) for visit in visits])
 
 
 def _energy(run: Run) -> Iterator[Finding]:
+    readings = [(row, reading) for row in run.rows for reading in row.energy]
+    doubts: tuple[tuple[str, Callable[[EnergyReading], bool], str], ...] = (
+        (f"idle power before and after differs by more than {IDLE_DRIFT:.0%}", _idle_drifted, ""),
+        (f"the counter and the integrated power differ by more than {SENSORS_APART:.0%}", _sensors_disagree, ""),
+        ("power is not above idle power, so the energy says little of the case", _like_idle, ""),
+        (f"the energy interval is wider than {WIDE_ENERGY:.0%}", _wide, f"with nothing else running {_anew(run)}"),
+    )
+    for doubt, holds, remedy in doubts:
+        if concerned := [row for row, reading in readings if holds(reading)]:
+            found = f"{len(concerned)} rows: {doubt}: {_listed(concerned)}"
+            yield Finding("energy", found, "note", remedy, _labels(concerned))
     causes: dict[tuple[str, str], list[Measurement]] = {}
-    wide: list[Measurement] = []
-    for row in run.rows:
-        for reading in row.energy:
-            if reading.energy_j is None:
-                causes.setdefault((reading.domain, reading.reason), []).append(row)
-            elif reading.low_j is not None and reading.high_j - reading.low_j > WIDE_ENERGY * reading.energy_j:
-                wide.append(row)
-    known = [(row, reading) for row in run.rows for reading in row.energy if reading.energy_j is not None]
-    for finding, concerned in (
-        (f"idle power before and after differs by more than {IDLE_DRIFT:.0%}", [row for row, r in known if _idle_drifted(r)]),
-        (
-            f"the counter and the integrated power differ by more than {SENSORS_APART:.0%}",
-            [row for row, r in known if r.integrated_j and abs(r.integrated_j - r.energy_j) > SENSORS_APART * r.energy_j],
-        ),
-        ("power is not above idle power, so the energy says little of the case", [row for row, r in known if _like_idle(r)]),
-    ):
-        if concerned:
-            yield Finding("energy", f"{len(concerned)} rows: {finding}: {_listed(concerned)}", "note", "", _labels(concerned))
+    for row, reading in readings:
+        if reading.energy_j is None:
+            causes.setdefault((reading.domain, reading.reason), []).append(row)
     for (domain, reason), rows in causes.items():
         found = f"{domain}: not known in {len(rows)} of {len(run.rows)} rows: {reason}"
         yield Finding("energy", found, "note", "`shmoo doctor` lists counters and remedies", _labels(rows))
-    if wide:
-        found = f"{len(wide)} rows have an energy interval wider than {WIDE_ENERGY:.0%}: {_listed(wide)}"
-        yield Finding("energy", found, "note", "longer windows, or more trials", _labels(wide))
 
 
 def _idle_drifted(reading: EnergyReading) -> bool:
     before, after = reading.idle_power_w, reading.idle_power_after_w
-    return bool(before and after) and repeat_spread(before, after) > IDLE_DRIFT
+    return reading.energy_j is not None and bool(before and after and repeat_spread(before, after) > IDLE_DRIFT)
+
+
+def _sensors_disagree(reading: EnergyReading) -> bool:
+    counted, integrated = reading.energy_j, reading.integrated_j
+    return bool(counted is not None and integrated and abs(integrated - counted) > SENSORS_APART * counted)
 
 
 def _like_idle(reading: EnergyReading) -> bool:
     """Whether the lower end of its power is not above idle power."""
-    idle = reading.idle_power_after_w or reading.idle_power_w
-    if not (idle and reading.window_s and reading.calls):
+    idle, lowest = reading.idle_power_after_w or reading.idle_power_w, reading.low_j or reading.energy_j
+    if reading.energy_j is None or not (idle and lowest and reading.window_s and reading.calls):
         return False
-    lowest = (reading.low_j or reading.energy_j) * reading.calls / reading.window_s
-    return lowest <= idle
+    return lowest * reading.calls / reading.window_s <= idle
+
+
+def _wide(reading: EnergyReading) -> bool:
+    low, high, energy = reading.low_j, reading.high_j, reading.energy_j
+    return energy is not None and low is not None and high is not None and high - low > WIDE_ENERGY * energy
 
 
 def _machine(run: Run) -> Iterator[Finding]:
@@ -239,20 +241,16 @@ def _machine(run: Run) -> Iterator[Finding]:
             "virtual machine", f"measured under a hypervisor ({machine.hypervisor}): neighbours may disturb unseen", "note"
         )
     if machine.governor not in (None, "performance"):
-        remedy = "`sudo cpupower frequency-set -g performance`, then measure anew"
+        remedy = f"`sudo cpupower frequency-set -g performance`, then {_anew(run)}"
         yield Finding("governor", f"{machine.governor!r} moves the clock with the load", "note", remedy)
-    again = sum(1 for row in run.rows if (row.host.get("retries") or 0) > 0)
-    if again > SHARE_WORTH_A_NOTE * max(len(run.rows), 1):
-        found = f"{again} of {len(run.rows)} rows needed another try because something disturbed them"
-        yield Finding("retries", found, "note", "stop other work on the machine")
 
 
 _EXAMINATIONS: tuple[Callable[[Run], Iterator[Finding]], ...] = (
     _completeness,
     _failures,
     _graphs,
-    _spread,
-    _passes,
+    _noise,
+    _drift,
     _energy,
     _machine,
 )

@@ -1,17 +1,18 @@
 """Two runs of the same cases: what changed beyond noise, and how far two campaigns lie apart.
 
-    log ratio of medians = change + noise within windows (bootstrap) + noise between windows (passes, or the spread of all cases)
+    variance of the log ratio of a case = (standard error in A)² + (standard error in B)²
 
-Samples of one window repeat each other: they know nothing of the drift that moves the whole window. So the interval of a ratio
-has two parts, and a case counts as changed only when its ratio leaves both behind, with so many cases looked at.
+The standard errors come from the spread between visits (`runs.statistics.latency`). Rows of a run that visited no case twice know
+only what happened within one window; the spread of all ratios then says how far unchanged cases lie apart. A case counts as
+changed only when its ratio leaves its noise behind, with so many cases looked at.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import NormalDist
+from typing import NamedTuple, get_args
 
 import msgspec
 import numpy as np
@@ -19,21 +20,19 @@ import numpy as np
 from shmoo.estimators.errors import NothingMeasuredError
 from shmoo.estimators.records import Interval
 from shmoo.runs.metrics import repeat_spread
-from shmoo.runs.records import CANONICAL_STATE, FINGERPRINT_FIELDS, CaseSpec, Machine, Measurement, RunManifest
-from shmoo.runs.statistics import CONFIDENCE, median
+from shmoo.runs.records import CANONICAL_STATE, FINGERPRINT_FIELDS, CaseSpec, Machine, Measurement, RunManifest, Status
+from shmoo.runs.statistics import CONFIDENCE, FEW_CASES, PRIOR_VISITS, Latency, Z, median, normal_deviation, order_interval
 from shmoo.runs.store import Run, machine_differences
 
 MIN_CHANGE = 0.03
 """A ratio nearer to 1 than this is no change worth a message, however certain."""
 FALSE_ALARM = 0.05
 """Probability that comparing two runs of an unchanged machine names any case at all."""
-RESAMPLES = 500
-FEW_CASES = 8
-"""Fewer ratios than this say nothing about the noise between windows."""
 GROUPS = {"operator": "operators", "synthetic": "synthetic", "network": "networks"}
-NORMAL_MAD = 0.6745
-NORMAL_90 = 1.645
-"""Median and 90th percentile of the absolute value of a standard normal variable."""
+NORMAL_FROM = 200
+"""From this many degrees of freedom on, Student's distribution is taken for the normal one."""
+ANGLES = 2000
+"""Steps of the integral that inverts Student's distribution."""
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -49,26 +48,35 @@ class CaseChange(msgspec.Struct, frozen=True):
     """One case in both runs.
 
     Attributes:
-        a_s, b_s: medians of the ok samples, all passes.
-        ratio: b over a with its 90 % interval, noise between windows included.
+        a_s, b_s: what a call takes in each run, from all usable visits.
+        a_relative_se, b_relative_se: standard errors, relative to them.
+        a_status, b_status: "ok" or "noisy".
+        ratio: b over a with its 90 % interval, noise between visits included.
         spread: |a - b| / min(a, b).
+        within_errors: the logs of both differ by less than 1.645 combined standard errors.
         changed: the ratio differs from 1 by more than noise and by more than the smallest change.
     """
 
     case: CaseSpec
     a_s: float
     b_s: float
+    a_relative_se: float
+    b_relative_se: float
+    a_status: Status
+    b_status: Status
     ratio: Interval
     spread: float
+    within_errors: bool
     changed: bool
 
 
 class Unpaired(msgspec.Struct, frozen=True):
-    """A case that only one run can speak of, and why the other cannot."""
+    """A case that only one run can speak of, and why the other cannot; `status` is that of its row there, "" without a row."""
 
     case: CaseSpec
     missing_in: str
     reason: str
+    status: str = ""
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -76,22 +84,28 @@ class Comparison(msgspec.Struct, frozen=True):
 
     Attributes:
         differences: of machine, versions and settings, those that forbid calibrating together first.
-        cases: those with ok rows in both, the largest change first.
-        unpaired: the others.
+        statuses: "a" and "b" -> status -> number of rows.
+        cases: those with a usable row in both, the largest change first.
+        unpaired: the others; suspect rows are among them and decide nothing.
         spreads: "operators", "synthetic", "networks" -> median over cases of |a - b| / min(a, b), canonical cache state only.
         counts: number of cases behind each spread.
-        energy_spreads: the same for energy per call, where both runs have it.
+        within_errors: share of the same cases whose runs differ by less than 1.645 combined standard errors: 0.9 where the
+            standard errors are true.
+        energy_spreads: as `spreads`, for energy per call, where both runs have it.
         shift: common ratio of all cases with its 90 % interval; `None` with fewer than 8.
         shifted: that ratio differs from 1 by more than noise and by more than the smallest change.
-        noise: standard deviation of the log of one window's median, beyond what its samples show; `None` when not known.
-        noise_from: "passes", "cases" (spread of all ratios around their common shift) or "" for unknown.
+        noise: standard deviation of the log of one visit's rate; `None` when not known.
+        noise_from: where the noise of ratios comes from: "visits", "cases" (spread of all ratios around their common shift, where
+            rows do not know the spread between visits) or "" for unknown.
     """
 
     differences: tuple[Difference, ...]
+    statuses: dict[str, dict[str, int]]
     cases: tuple[CaseChange, ...]
     unpaired: tuple[Unpaired, ...]
     spreads: dict[str, float]
     counts: dict[str, int]
+    within_errors: dict[str, float]
     energy_spreads: dict[str, float]
     shift: Interval | None
     shifted: bool
@@ -104,46 +118,82 @@ class Comparison(msgspec.Struct, frozen=True):
         return self.shifted or any(case.changed for case in self.cases)
 
 
-def compare_runs(a: Run, b: Run, min_change: float = MIN_CHANGE, seed: int = 0) -> Comparison:
+class _Pair(NamedTuple):
+    """The rows of one case in both runs, and what they say a call takes."""
+
+    rows: tuple[Measurement, Measurement]
+    times: tuple[Latency, Latency]
+
+    @property
+    def log_ratio(self) -> float:
+        return math.log(self.times[1].value_s / self.times[0].value_s)
+
+    @property
+    def standard_error(self) -> float:
+        """Of the log ratio."""
+        return math.hypot(self.times[0].relative_se, self.times[1].relative_se)
+
+    @property
+    def knows_visits(self) -> bool:
+        """Whether both standard errors contain the spread between visits."""
+        return all(time.visits > 1 or row.visit_sd is not None for row, time in zip(self.rows, self.times, strict=True))
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of the standard error (Welch and Satterthwaite; Welch, Biometrika 34, 1947)."""
+        variances = [time.relative_se**2 for time in self.times]
+        own = [
+            time.visits - 1 + (PRIOR_VISITS if row.visit_sd is not None else 0.0)
+            for row, time in zip(self.rows, self.times, strict=True)
+        ]
+        parts = sum(variance**2 / freedom for variance, freedom in zip(variances, own, strict=True) if variance)
+        return sum(variances) ** 2 / parts if parts else math.inf
+
+
+def compare_runs(a: Run, b: Run, min_change: float = MIN_CHANGE) -> Comparison:
     """Compare two runs case by case.
 
     Args:
         min_change: ratios nearer to 1 than this are never called a change.
-        seed: of the bootstrap; equal seeds give equal intervals.
 
     Raises:
-        NothingMeasuredError: no case has ok rows in both.
+        NothingMeasuredError: no case has a usable row in both.
     """
-    groups = _by_case(a.rows), _by_case(b.rows)
-    usable = tuple({key: rows for key, rows in map(_ok, group.items()) if rows} for group in groups)
-    paired = [key for key in usable[0] if key in usable[1]]
-    if not paired:
+    rows = tuple({row.case.identity: row for row in run.rows} for run in (a, b))
+    usable = tuple({identity: row for identity, row in side.items() if row.timed} for side in rows)
+    pairs = [
+        _Pair((row, other), (row.latency, other.latency))
+        for identity, row in usable[0].items()
+        if (other := usable[1].get(identity)) is not None
+    ]
+    if not pairs:
         raise NothingMeasuredError(
-            f"no case has an ok row in both {a.path} ({len(usable[0])} such cases) and {b.path} ({len(usable[1])}); "
+            f"no case has a usable row in both {a.path} ({len(usable[0])} such cases) and {b.path} ({len(usable[1])}); "
             "measure the same suite twice, and see `shmoo check` for what is wrong with a run"
         )
-    passes = {key: tuple(_passes(usable[side][key]) for side in (0, 1)) for key in paired}
-    logs = np.array([math.log(_pooled(passes[key][1]) / _pooled(passes[key][0])) for key in paired])
-    noise, noise_from = _window_noise(passes.values(), logs)
-    cases = [_case_change(usable[0][key][0].case, passes[key], noise or 0.0, len(paired), min_change, seed) for key in paired]
-    shift, shifted = _common_shift(logs, min_change, seed)
-    warm = [case for case in cases if case.case.cache_state == CANONICAL_STATE]
-    spreads = {name: [case.spread for case in warm if case.case.kind == kind] for kind, name in GROUPS.items()}
+    logs = np.array([pair.log_ratio for pair in pairs])
+    apart = normal_deviation(np.abs(logs - np.median(logs))) if logs.size >= FEW_CASES else None
+    noise, noise_from = _visit_noise(pairs, apart)
+    cases = [_case_change(pair, apart, len(pairs), min_change) for pair in pairs]
+    shift, shifted = _common_shift(logs, min_change)
+    canonical = [number for number, case in enumerate(cases) if case.case.cache_state == CANONICAL_STATE]
+    groups = {name: [n for n in canonical if cases[n].case.kind == kind] for kind, name in GROUPS.items()}
+    groups = {name: numbers for name, numbers in groups.items() if numbers}
     energies = {
-        name: [
-            repeat_spread(*pair)
-            for key in paired
-            if usable[0][key][0].case.kind == kind and (pair := _energies(usable[0][key], usable[1][key])) is not None
-        ]
-        for kind, name in GROUPS.items()
+        name: [s for n in numbers if (s := _energy_spread(*pairs[n].rows)) is not None] for name, numbers in groups.items()
     }
     return Comparison(
         differences=conditions(a.manifest, b.manifest),
+        statuses={
+            name: {status: sum(row.status == status for row in run.rows) for status in get_args(Status)}
+            for name, run in (("a", a), ("b", b))
+        },
         cases=tuple(sorted(cases, key=lambda case: -abs(math.log(case.ratio.value)))),
-        unpaired=tuple(_unpaired(groups, usable)),
-        spreads={name: median(values) for name, values in spreads.items() if values},
-        counts={name: len(values) for name, values in spreads.items() if values},
-        energy_spreads={name: median(values) for name, values in energies.items() if values},
+        unpaired=tuple(_unpaired(rows, usable)),
+        spreads={name: median([cases[n].spread for n in numbers]) for name, numbers in groups.items()},
+        counts={name: len(numbers) for name, numbers in groups.items()},
+        within_errors={name: sum(cases[n].within_errors for n in numbers) / len(numbers) for name, numbers in groups.items()},
+        energy_spreads={name: median(spreads) for name, spreads in energies.items() if spreads},
         shift=shift,
         shifted=shifted,
         noise=noise,
@@ -154,16 +204,16 @@ def compare_runs(a: Run, b: Run, min_change: float = MIN_CHANGE, seed: int = 0) 
 def conditions(a: RunManifest, b: RunManifest) -> tuple[Difference, ...]:
     """Everything in which two manifests differ, apart from when they were written; machine differences first."""
     grave = machine_differences(a.machine, b.machine)
-    found = [Difference(name, *pair, severity="machine") for name, pair in grave.items()]
+    differences = [Difference(name, *pair, severity="machine") for name, pair in grave.items()]
     others = [name for name in Machine.__struct_fields__ if name not in (*FINGERPRINT_FIELDS, "settings")]
-    found += [Difference(n, x, y) for n in others if (x := getattr(a.machine, n)) != (y := getattr(b.machine, n))]
+    differences += [Difference(n, x, y) for n in others if (x := getattr(a.machine, n)) != (y := getattr(b.machine, n))]
     for prefix, old, new in (
         ("", a.machine.settings, b.machine.settings),
         ("version of ", a.versions, b.versions),
         ("", a.settings, b.settings),
     ):
-        found += [Difference(prefix + key, x, y) for key, x, y in _unequal(old, new)]
-    return tuple(found)
+        differences += [Difference(prefix + key, x, y) for key, x, y in _unequal(old, new)]
+    return tuple(differences)
 
 
 def _unequal(a: Mapping[str, object], b: Mapping[str, object]) -> Iterable[tuple[str, object, object]]:
@@ -173,89 +223,60 @@ def _unequal(a: Mapping[str, object], b: Mapping[str, object]) -> Iterable[tuple
             yield key, a.get(key), b.get(key)
 
 
-def _by_case(rows: Sequence[Measurement]) -> dict[str, list[Measurement]]:
-    found: dict[str, list[Measurement]] = {}
-    for row in rows:
-        found.setdefault(row.case.identity, []).append(row)
-    return found
+def _visit_noise(pairs: Sequence[_Pair], apart: float | None) -> tuple[float | None, str]:
+    """Standard deviation of the log of one visit's rate, and where it comes from. `apart`: that of all log ratios."""
+    if all(pair.knows_visits for pair in pairs):
+        deviations = [row.visit_sd for pair in pairs for row in pair.rows if row.visit_sd is not None]
+        return (median(deviations) if deviations else None), "visits"
+    # Both runs contribute one window to each ratio.
+    return (None, "") if apart is None else (apart / math.sqrt(2), "cases")
 
 
-def _ok(item: tuple[str, list[Measurement]]) -> tuple[str, list[Measurement]]:
-    key, rows = item
-    return key, [row for row in rows if row.status == "ok" and row.timing is not None and row.timing.samples_s]
-
-
-def _passes(rows: Sequence[Measurement]) -> list[np.ndarray]:
-    return [np.asarray(row.timing.samples_s) for row in rows]
-
-
-def _pooled(passes: Sequence[np.ndarray]) -> float:
-    return float(np.median(np.concatenate(passes)))
-
-
-def _window_noise(pairs: Iterable[tuple[list[np.ndarray], list[np.ndarray]]], logs: np.ndarray) -> tuple[float | None, str]:
-    """Standard deviation of a window's log median: from windows of one case in one run, which differ by sqrt(2) times as much;
-    without repeated passes from the ratios between the runs."""
-    within = [abs(math.log(np.median(x) / np.median(y))) for pair in pairs for side in pair for x, y in combinations(side, 2)]
-    if len(within) >= FEW_CASES:
-        return _deviation(np.asarray(within)) / math.sqrt(2), "passes"
-    if len(logs) >= FEW_CASES:
-        return _deviation(np.abs(logs - np.median(logs))) / math.sqrt(2), "cases"
-    return None, ""
-
-
-def _deviation(distances: np.ndarray) -> float:
-    """Standard deviation of what has these absolute values. Two of its quantiles must fit: tails heavier than a normal
-    distribution's, which machines have, raise it, while single outliers do not."""
-    middle, far = np.percentile(distances, (50, 90))
-    return max(float(middle) / NORMAL_MAD, float(far) / NORMAL_90)
-
-
-def _case_change(
-    case: CaseSpec,
-    passes: tuple[list[np.ndarray], list[np.ndarray]],
-    noise: float,
-    looked_at: int,
-    min_change: float,
-    seed: int,
-) -> CaseChange:
-    a, b = map(_pooled, passes)
-    draws = [_bootstrap(side, np.random.default_rng([seed, number])) for number, side in enumerate(passes)]
-    ratios = np.log(draws[1] / draws[0])
-    between = noise**2 * (1 / len(passes[0]) + 1 / len(passes[1]))
-    deviation = math.sqrt(float(np.var(ratios)) + between)
-    centre = math.log(b / a)
-    half = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+def _case_change(pair: _Pair, apart: float | None, looked_at: int, min_change: float) -> CaseChange:
+    """Args: apart: standard deviation of all log ratios, which counts where the rows do not know their visits' spread."""
+    (a, b), centre = pair.times, pair.log_ratio
+    deviation, freedom = pair.standard_error, math.inf
+    if pair.knows_visits:
+        freedom = pair.freedom
+    elif apart is not None:
+        deviation = max(deviation, apart)
+    half = _student_quantile(1 - CONFIDENCE, freedom) * deviation
     # With many cases, some leave their own interval by chance; the limit for calling one changed grows with them (Bonferroni).
-    limit = NormalDist().inv_cdf(1 - FALSE_ALARM / (2 * looked_at))
-    low, high = np.percentile(ratios, (50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)))
-    # The bootstrap's own interval may be lopsided: the wider of both stands.
-    low, high = min(float(low), centre - half * deviation), max(float(high), centre + half * deviation)
+    limit = _student_quantile(FALSE_ALARM / looked_at, freedom) * deviation
     return CaseChange(
-        case=case,
-        a_s=a,
-        b_s=b,
-        ratio=Interval(b / a, math.exp(low), math.exp(high)),
-        spread=repeat_spread(a, b),
-        changed=abs(centre) > limit * deviation and _beyond(centre, min_change),
+        case=pair.rows[0].case,
+        a_s=a.value_s,
+        b_s=b.value_s,
+        a_relative_se=a.relative_se,
+        b_relative_se=b.relative_se,
+        a_status=pair.rows[0].status,
+        b_status=pair.rows[1].status,
+        ratio=Interval(math.exp(centre), math.exp(centre - half), math.exp(centre + half)),
+        spread=repeat_spread(a.value_s, b.value_s),
+        within_errors=abs(centre) <= Z * pair.standard_error,
+        changed=abs(centre) > limit and _beyond(centre, min_change),
     )
 
 
-def _bootstrap(passes: Sequence[np.ndarray], generator: np.random.Generator) -> np.ndarray:
-    """(RESAMPLES,) medians of the pooled samples, each pass resampled within itself."""
-    drawn = [x[generator.integers(0, x.size, (RESAMPLES, x.size))] for x in passes]
-    return np.median(np.concatenate(drawn, axis=1), axis=1)
+def _student_quantile(outside: float, freedom: float) -> float:
+    """What Student's t with these degrees of freedom exceeds, up or down, with the probability `outside`."""
+    if freedom >= NORMAL_FROM:
+        return NormalDist().inv_cdf(1 - outside / 2)
+    whole = max(math.floor(freedom), 1)
+    # With t = sqrt(freedom) tan(angle), the density of the angle is proportional to cos(angle)^(freedom - 1).
+    step = math.pi / 2 / ANGLES
+    from_end = np.arange(ANGLES + 1) * step
+    density = np.sin(from_end) ** (whole - 1)
+    beyond = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    return math.sqrt(whole) / math.tan(np.interp(outside, beyond / beyond[-1], from_end))
 
 
-def _common_shift(logs: np.ndarray, min_change: float, seed: int) -> tuple[Interval | None, bool]:
+def _common_shift(logs: np.ndarray, min_change: float) -> tuple[Interval | None, bool]:
     """The median ratio over cases: what a slower clock or a warmer machine does to all of them."""
     if logs.size < FEW_CASES:
         return None, False
-    generator = np.random.default_rng(seed)
-    medians = np.median(logs[generator.integers(0, logs.size, (2000, logs.size))], axis=1)
-    low, high = np.percentile(medians, (50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)))
     centre = float(np.median(logs))
-    low, high = min(float(low), centre), max(float(high), centre)
+    low, high = order_interval(logs.tolist())
     shifted = not low <= 0 <= high and _beyond(centre, min_change)
     return Interval(math.exp(centre), math.exp(low), math.exp(high)), shifted
 
@@ -264,31 +285,24 @@ def _beyond(log_ratio: float, min_change: float) -> bool:
     return math.expm1(abs(log_ratio)) > min_change
 
 
-def _energies(a: Sequence[Measurement], b: Sequence[Measurement]) -> tuple[float, float] | None:
-    """Energy per call in both runs, of the first domain that both know; domains are never added up."""
-    known = [{domain: median(values) for domain, values in _energy_values(rows).items()} for rows in (a, b)]
-    domain = next((name for name in known[0] if name in known[1]), None)
-    return None if domain is None else (known[0][domain], known[1][domain])
-
-
-def _energy_values(rows: Sequence[Measurement]) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
-    for row in rows:
-        for reading in row.energy:
-            if reading.energy_j is not None:
-                found.setdefault(reading.domain, []).append(reading.energy_j)
-    return found
+def _energy_spread(a: Measurement, b: Measurement) -> float | None:
+    """Spread of the energy per call; `None` where one run does not know it, or another domain's."""
+    first, second = a.energy_reading, b.energy_reading
+    if first is None or second is None or first.domain != second.domain or not first.energy_j or not second.energy_j:
+        return None
+    return repeat_spread(first.energy_j, second.energy_j)
 
 
 def _unpaired(
-    groups: tuple[dict[str, list[Measurement]], dict[str, list[Measurement]]],
-    usable: tuple[dict[str, list[Measurement]], ...],
-) -> Iterable[Unpaired]:
-    for key in {**groups[0], **groups[1]}:
+    rows: tuple[dict[str, Measurement], ...],
+    usable: tuple[dict[str, Measurement], ...],
+) -> Iterator[Unpaired]:
+    for identity, known in {**rows[1], **rows[0]}.items():
         for side, name in ((0, "a"), (1, "b")):
-            if key in usable[side]:
+            if identity in usable[side]:
                 continue
-            rows = groups[side].get(key)
-            case = (rows or groups[1 - side][key])[0].case
-            reason = "not measured" if rows is None else f"{rows[-1].status}: {'; '.join(rows[-1].reasons) or 'no samples'}"
-            yield Unpaired(case, name, reason)
+            row = rows[side].get(identity)
+            if row is None:
+                yield Unpaired(known.case, name, "not measured")
+            else:
+                yield Unpaired(row.case, name, f"{row.status}: {row.why or 'no samples'}", row.status)

@@ -18,8 +18,10 @@ class CaseError(msgspec.Struct, frozen=True):
     Attributes:
         family: operator family of the kernel with most estimated time.
         group: what its errors are summarised under: the family, "synthetic" or "networks"; compiled runtimes apart.
-        measured_s: median of the `ok` samples of the canonical state, all passes.
-        spread: between the medians of its passes, (largest - smallest) / smallest; `None` with a single pass.
+        status: "ok" or "noisy".
+        measured_s: what a call takes on the machine as it is. standard_error: relative to it.
+        alone_s: what a call takes while nothing else runs; `None` where too few blocks met such a moment.
+        spread: between its visits, (largest - smallest) / smallest; `None` with a single visit.
         energy_measured_j: of the package on a CPU, of the card on a GPU; `None` where it was not read.
     """
 
@@ -27,10 +29,13 @@ class CaseError(msgspec.Struct, frozen=True):
     family: str
     group: str
     split: str
+    status: str
     measured_s: float
+    standard_error: float
+    alone_s: float | None
     estimate_s: Interval
     samples: int
-    passes: int
+    visits: int
     spread: float | None
     flops: float
     bytes: float
@@ -73,7 +78,7 @@ class NetworkError(msgspec.Struct, frozen=True):
     Attributes:
         calls: empty where no per-operator times were measured.
         children_s: measured child times summed; beside `whole.measured_s` it shows what timing apart adds or leaves out.
-        operators_s: the distinct operators timed alone, each as often as it is called, summed; median over rows.
+        operators_s: the distinct operators timed alone, each as often as it is called, summed.
         weighted_error: per-operator error weighted by time; well above the network's own error, errors cancel.
     """
 
@@ -89,10 +94,9 @@ class NetworkError(msgspec.Struct, frozen=True):
 
 
 class Excluded(msgspec.Struct, frozen=True):
-    """A row that no figure uses, and why."""
+    """A case that no figure uses, and why."""
 
     case: CaseSpec
-    pass_index: int
     status: str
     reason: str
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.profile import ArchitectureProfile, ErrorCardEntry
@@ -13,7 +14,6 @@ from shmoo.runs.error_records import FREE, CallError, CaseError, ErrorReport, Ex
 from shmoo.runs.metrics import error_card, grouped_error_cards, repeat_spread, time_weighted_error
 from shmoo.runs.predict import CaseEstimate, KernelPart, Predictor, StoredRun, director_predictor
 from shmoo.runs.records import CANONICAL_STATE, CaseSpec, Measurement
-from shmoo.runs.statistics import median
 
 
 def error_report(run: StoredRun, profile: ArchitectureProfile, predict: Predictor | None = None) -> ErrorReport:
@@ -26,20 +26,21 @@ def error_report(run: StoredRun, profile: ArchitectureProfile, predict: Predicto
         NothingMeasuredError: no row is usable.
         FormatError: a graph of the run is missing or damaged.
     """
-    usable, excluded = _sort_rows(run.rows)
+    usable = [row for row in run.rows if row.estimable]
+    excluded = tuple(Excluded(row.case, row.status, _why_not(row)) for row in run.rows if not row.estimable)
     if not usable:
         seen = f"{len(excluded)} rows, the first set aside because: {excluded[0].reason}" if excluded else "no rows"
-        raise NothingMeasuredError(f"nothing usable was measured ({seen}); measure again on an idle machine")
-    asked = [(rows[0].case, run.graphs(rows[0])) for rows in usable]
+        raise NothingMeasuredError(f"nothing usable was measured ({seen}); `shmoo check RUN` says what to do")
+    asked = [(row.case, run.graphs(row)) for row in usable]
     estimates = (predict or director_predictor(profile))(asked)
     if len(estimates) != len(asked):
         raise InputError(f"the predictor gave {len(estimates)} estimates for {len(asked)} cases; it must give one a case")
     cases, networks = [], []
-    for rows, (_, graphs), estimate in zip(usable, asked, estimates, strict=True):
-        case = _case_error(rows, estimate)
+    for row, (_, graphs), estimate in zip(usable, asked, estimates, strict=True):
+        case = _case_error(row, estimate)
         cases.append(case)
         if case.case.kind == "network":
-            networks.append(_network_error(case, rows, graphs, estimate))
+            networks.append(_network_error(case, row, graphs, estimate))
     return ErrorReport(
         machine=run.manifest.machine,
         suite=run.manifest.suite,
@@ -48,7 +49,7 @@ def error_report(run: StoredRun, profile: ArchitectureProfile, predict: Predicto
         profile=profile,
         cases=tuple(cases),
         networks=tuple(networks),
-        excluded=tuple(excluded),
+        excluded=excluded,
         metrics=case_metrics(cases),
         problems=tuple(getattr(run, "problems", ())),
     )
@@ -75,56 +76,42 @@ def _columns(cases: Sequence[CaseError]) -> tuple[list[float], ...]:
         [case.measured_s for case in cases],
         [case.estimate_s.low for case in cases],
         [case.estimate_s.high for case in cases],
+        [case.standard_error for case in cases],
     )
 
 
-def _sort_rows(rows: Iterable[Measurement]) -> tuple[list[list[Measurement]], list[Excluded]]:
-    """Usable rows by case, in order of first appearance, and the others with the reason."""
-    usable: dict[str, list[Measurement]] = {}
-    excluded = []
-    for row in rows:
-        reason = _why_not(row)
-        if reason:
-            excluded.append(Excluded(row.case, row.pass_index, row.status, reason))
-        else:
-            usable.setdefault(row.case.identity, []).append(row)
-    return list(usable.values()), excluded
-
-
 def _why_not(row: Measurement) -> str:
-    if row.status != "ok":
-        return "; ".join(row.reasons) or f"{row.status} without a reason given"
-    if row.timing is None or not row.timing.samples_s:
+    """Why no estimate can be set beside a row's time."""
+    if row.status not in ("ok", "noisy"):
+        return row.why or f"{row.status} without a reason given"
+    if not row.timed:
         return "no timing samples"
     if row.case.cache_state != CANONICAL_STATE:
         return f"cache state {row.case.cache_state!r} is not the canonical one ({CANONICAL_STATE!r})"
-    if not row.graph_hashes:
-        return "no graph was stored with it"
-    return ""
+    return "no graph was stored with it"
 
 
-def _case_error(rows: Sequence[Measurement], estimate: CaseEstimate) -> CaseError:
-    case = rows[0].case
-    by_pass: dict[int, list[float]] = {}
-    for row in rows:
-        by_pass.setdefault(row.pass_index, []).extend(row.timing.samples_s)
-    samples = [sample for part in by_pass.values() for sample in part]
-    medians = [median(part) for part in by_pass.values()]
+def _case_error(row: Measurement, estimate: CaseEstimate) -> CaseError:
+    latency, alone, energy = row.latency, row.alone, row.energy_reading
+    means = [fmean(visit.samples_s) for visit in row.visits]
     family = _main_family(estimate.breakdown)
     return CaseError(
-        case=case,
+        case=row.case,
         family=family,
-        group=_group(case, family),
-        split=case.split,
-        measured_s=median(samples),
+        group=_group(row.case, family),
+        split=row.case.split,
+        status=row.status,
+        measured_s=latency.value_s,
+        standard_error=latency.relative_se,
+        alone_s=None if alone is None else alone.value_s,
         estimate_s=estimate.latency_s,
-        samples=len(samples),
-        passes=len(by_pass),
-        spread=repeat_spread(max(medians), min(medians)) if len(medians) > 1 else None,
+        samples=0 if row.timing is None else len(row.timing.samples_s),
+        visits=latency.visits,
+        spread=repeat_spread(max(means), min(means)) if len(means) > 1 else None,
         flops=estimate.flops,
         bytes=estimate.bytes,
         tiles=estimate.tiles,
-        energy_measured_j=_measured_energy(rows),
+        energy_measured_j=None if energy is None else energy.energy_j,
         energy_estimate_j=estimate.energy_j,
     )
 
@@ -141,21 +128,10 @@ def _group(case: CaseSpec, family: str) -> str:
     return group if case.runtime == "eager" else f"{group} ({case.runtime})"
 
 
-def _measured_energy(rows: Sequence[Measurement]) -> float | None:
-    """Median over rows of the energy of the domain that estimates speak of: the package on a CPU, the card on a GPU."""
-    domain = "gpu" if rows[0].case.device == "cuda" else "package"
-    known = [r.energy_j for row in rows for r in row.energy if r.domain.startswith(domain) and r.energy_j is not None]
-    return median(known) if known else None
-
-
-def _network_error(
-    whole: CaseError, rows: Sequence[Measurement], graphs: Sequence[Graph], estimate: CaseEstimate
-) -> NetworkError:
-    times = _child_times(rows)
-    alone = [row.operators_s for row in rows if row.operators_s is not None]
-    operators_s = median(alone) if alone else None
+def _network_error(whole: CaseError, row: Measurement, graphs: Sequence[Graph], estimate: CaseEstimate) -> NetworkError:
+    times = {child.call: child.time_s for child in sorted(row.children, key=lambda child: child.call)}
     if not times:
-        return NetworkError(whole, operators_s=operators_s)
+        return NetworkError(whole, operators_s=row.operators_s)
     # Child times count calls through all graphs of the network in order; kernels count within their own graph.
     offsets = [0]
     for graph in graphs:
@@ -180,16 +156,7 @@ def _network_error(
             entries.append(entry((call,), _short(calls_of_all[call].op), FREE, 0.0))
     entries.sort(key=lambda item: item.calls)
     weighted = time_weighted_error([e.estimated_s for e in entries], [e.measured_s for e in entries])
-    return NetworkError(whole, tuple(entries), total, weighted, operators_s)
-
-
-def _child_times(rows: Sequence[Measurement]) -> dict[int, float]:
-    """Call -> median over rows of its time."""
-    by_call: dict[int, list[float]] = {}
-    for row in rows:
-        for child in row.children:
-            by_call.setdefault(child.call, []).append(child.time_s)
-    return {call: median(times) for call, times in sorted(by_call.items())}
+    return NetworkError(whole, tuple(entries), total, weighted, row.operators_s)
 
 
 def _short(op: str) -> str:
@@ -198,8 +165,8 @@ def _short(op: str) -> str:
 
 CSV_COLUMNS = (
     "level", "workload", "kind", "axes", "dtype", "runtime", "device", "threads", "split", "family", "group", "calls", "operator",
-    "module", "measured_s", "estimated_s", "low_s", "high_s", "error", "inside", "spread", "share", "samples", "passes", "flops",
-    "bytes", "tiles", "energy_measured_j", "energy_estimated_j", "status", "reason",
+    "module", "measured_s", "standard_error", "alone_s", "estimated_s", "low_s", "high_s", "error", "inside", "spread", "share",
+    "samples", "visits", "flops", "bytes", "tiles", "energy_measured_j", "energy_estimated_j", "status", "reason",
 )  # fmt: skip
 """Columns of errors.csv. `level` is "case", "call" (one kernel of a network) or "excluded"; cells that do not apply are empty."""
 
@@ -223,6 +190,8 @@ def _csv_rows(report: ErrorReport) -> Iterable[dict[str, object]]:
             "family": case.family,
             "group": case.group,
             "measured_s": case.measured_s,
+            "standard_error": case.standard_error,
+            "alone_s": case.alone_s,
             "estimated_s": case.estimate_s.value,
             "low_s": case.estimate_s.low,
             "high_s": case.estimate_s.high,
@@ -230,13 +199,13 @@ def _csv_rows(report: ErrorReport) -> Iterable[dict[str, object]]:
             "inside": case.inside,
             "spread": case.spread,
             "samples": case.samples,
-            "passes": case.passes,
+            "visits": case.visits,
             "flops": case.flops,
             "bytes": case.bytes,
             "tiles": case.tiles,
             "energy_measured_j": case.energy_measured_j,
             "energy_estimated_j": None if case.energy_estimate_j is None else case.energy_estimate_j.value,
-            "status": "ok",
+            "status": case.status,
         }
     for network in report.networks:
         for call in network.calls:
@@ -255,7 +224,7 @@ def _csv_rows(report: ErrorReport) -> Iterable[dict[str, object]]:
                 "status": "ok",
             }
     for row in report.excluded:
-        yield {"level": "excluded", **_asked(row.case), "passes": row.pass_index, "status": row.status, "reason": row.reason}
+        yield {"level": "excluded", **_asked(row.case), "status": row.status, "reason": row.reason}
 
 
 def _asked(case: CaseSpec) -> dict[str, object]:

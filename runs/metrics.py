@@ -26,12 +26,19 @@ def relative_errors(estimated: Numbers, measured: Numbers) -> np.ndarray:
     return (est - meas) / meas
 
 
-def error_card(estimated: Numbers, measured: Numbers, low: Numbers | None = None, high: Numbers | None = None) -> ErrorCardEntry:
+def error_card(
+    estimated: Numbers,
+    measured: Numbers,
+    low: Numbers | None = None,
+    high: Numbers | None = None,
+    noise: Numbers | None = None,
+) -> ErrorCardEntry:
     """The error card of one group of n cases.
 
     Args:
         estimated, measured: (n,), in the same unit.
         low, high: (n,) ends of the 90 % intervals; without them the coverage is `None`.
+        noise: (n,) relative standard errors of what was measured.
 
     Raises:
         NothingMeasuredError: n is 0.
@@ -54,23 +61,26 @@ def error_card(estimated: Numbers, measured: Numbers, low: Numbers | None = None
         within_20=float(np.mean(absolute <= 0.20)),
         bias=float(signed.mean()),
         coverage=coverage,
+        noise=None if noise is None else float(np.median(np.asarray(noise, dtype=float))),
     )
 
 
 def grouped_error_cards(
-    groups: Sequence[str], estimated: Numbers, measured: Numbers, low: Numbers | None = None, high: Numbers | None = None
+    groups: Sequence[str],
+    estimated: Numbers,
+    measured: Numbers,
+    low: Numbers | None = None,
+    high: Numbers | None = None,
+    noise: Numbers | None = None,
 ) -> dict[str, ErrorCardEntry]:
     """One error card a group, groups in order of their first case; arguments of shape (n,) as for `error_card`."""
     names = np.asarray(groups, dtype=object)
 
-    def pick(values: Numbers | None, mask: np.ndarray) -> np.ndarray | None:
-        return None if values is None else np.asarray(values, dtype=float)[mask]
+    def card(mask: np.ndarray) -> ErrorCardEntry:
+        columns = (estimated, measured, low, high, noise)
+        return error_card(*(None if values is None else np.asarray(values, dtype=float)[mask] for values in columns))
 
-    cards = {}
-    for group in dict.fromkeys(groups):
-        mask = names == group
-        cards[group] = error_card(pick(estimated, mask), pick(measured, mask), pick(low, mask), pick(high, mask))
-    return cards
+    return {group: card(names == group) for group in dict.fromkeys(groups)}
 
 
 def repeat_spread(a: float, b: float) -> float:

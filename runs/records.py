@@ -7,10 +7,13 @@ from typing import Literal, get_args
 
 import msgspec
 
-RUN_FORMAT = 1
-"""Version of run.json and of a row. 1: first; optional fields were added since, which older readers pass over."""
+from shmoo.runs.statistics import Latency, latency, latency_alone
 
-Status = Literal["ok", "suspect", "failed"]
+RUN_FORMAT = 2
+"""Version of run.json and of a row. 1: a row was one pass over its case, and any disturbance made it suspect. 2: a line is one
+visit to its case, rows of one case are merged when a run is read, reasons have a code, and a noisy row can be used."""
+
+Status = Literal["ok", "noisy", "suspect", "failed"]
 CaseKind = Literal["operator", "synthetic", "network"]
 Split = Literal["fit", "validation", "test"]
 CacheState = Literal["warm", "cold", "interleaved"]
@@ -93,11 +96,31 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
 FINGERPRINT_FIELDS = ("cpu_model", "memory_bytes", "gpu_model", "gpu_memory_bytes", "driver", "torch", "threads", "clock_policy")
 
 
+class Reason(msgspec.Struct, frozen=True):
+    """Why a row is not simply ok, or what is worth knowing about it.
+
+    Attributes:
+        code: the kind of reason, such as "steal" or "not captured"; equal kinds have equal codes.
+        text: this case of it, with numbers.
+    """
+
+    code: str
+    text: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.text}" if self.text else self.code
+
+
 class Timing(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Samples of one case, seconds per call. Statistics are derived (`runs.statistics`).
+    """Samples of one visit to a case, seconds per call. Statistics are derived (`runs.statistics`).
 
     Attributes:
         samples_s: each sample is the mean over one block of calls.
+        slowdowns: for each block, how slow the slowest core was beside it: the time of a reference kernel over its time on that
+            core when nothing else runs, the larger of the probes before and after the block. Empty where cores were not probed.
+        switches: for each block, how often the system took a core away from this process (involuntary context switches). Empty
+            where the system does not tell.
+        cpu_s: CPU time of this process over all blocks; `None` where it was not read.
         block_calls: calls per block.
         warmup_calls: calls before the first sample.
         stop_reason: "precision", "plateau", "timeout".
@@ -106,6 +129,9 @@ class Timing(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     samples_s: tuple[float, ...]
+    slowdowns: tuple[float, ...] = ()
+    switches: tuple[int, ...] = ()
+    cpu_s: float | None = None
     block_calls: int = 1
     warmup_calls: int = 0
     stop_reason: str = ""
@@ -170,11 +196,21 @@ class OperatorTime(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One row of a run: one case measured once (a second pass over the campaign appends a second row)."""
+    """What is known about one case of a run. In rows.jsonl a line is one visit to the case; `Run` merges the visits.
+
+    Attributes:
+        timing: of this visit; of a merged row the samples of all usable visits together.
+        visits: the timing of each usable visit of a merged row.
+        visit: number of this visit, from 0.
+        visit_sd: standard deviation of the log of one visit's rate over the cases like this one in the run; `None` while too few
+            were visited twice.
+        prevailing: of a merged row, what a call takes by its own visits and by those of calls like it (`runs/pooling.py`).
+        measured_at: UTC, ISO 8601; for people, never for arithmetic.
+    """
 
     case: CaseSpec
     status: Status
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
     graph_hashes: tuple[str, ...] = ()
     timing: Timing | None = None
     children: tuple[ChildTime, ...] = ()
@@ -182,12 +218,51 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     peak_memory_bytes: float | None = None
     peak_memory_reason: str = ""
     host: dict[str, AxisValue | None] = {}
-    pass_index: int = 0
+    visit: int = 0
+    visits: tuple[Timing, ...] = ()
+    visit_sd: float | None = None
+    prevailing: Latency | None = None
     measured_at: str = ""
-    """UTC, ISO 8601; for people, never for arithmetic."""
     operators: tuple[OperatorTime, ...] = ()
     # A factory, because omit_defaults would leave a plain default out of the file.
     format: int = msgspec.field(default_factory=lambda: RUN_FORMAT)
+
+    @property
+    def timed(self) -> bool:
+        """Whether its time can be used: the row is ok or noisy and has samples."""
+        return self.status in ("ok", "noisy") and self.timing is not None and bool(self.timing.samples_s)
+
+    @property
+    def estimable(self) -> bool:
+        """Whether an estimate can be set beside its time: it is timed in the canonical cache state and its graph was stored."""
+        return self.timed and self.case.cache_state == CANONICAL_STATE and bool(self.graph_hashes)
+
+    @property
+    def latency(self) -> Latency:
+        """What a call takes, from all visits; `NothingMeasuredError` without a sample."""
+        if self.prevailing is not None:
+            return self.prevailing
+        visits = self.visits or (() if self.timing is None else (self.timing,))
+        return latency([visit.samples_s for visit in visits], self.visit_sd)
+
+    @property
+    def alone(self) -> Latency | None:
+        """What a call takes while nothing else runs; `None` where too few blocks met such a moment."""
+        visits = self.visits or (() if self.timing is None else (self.timing,))
+        return latency_alone([(v.samples_s, v.slowdowns, v.switches) for v in visits])
+
+    @property
+    def why(self) -> str:
+        """Its reasons in one line."""
+        return "; ".join(map(str, self.reasons))
+
+    @property
+    def energy_reading(self) -> EnergyReading | None:
+        """The reading that is the energy of this row: of the card on a GPU, of the CPU package elsewhere. Several cards or
+        packages, and the DRAM beside a package, are other readings. `None` where it was not read."""
+        domain = "gpu" if self.case.device.startswith("cuda") else "package"
+        known = (r for r in self.energy if r.domain.split("-")[0] == domain and r.energy_j is not None)
+        return next(known, None)
 
     @property
     def children_s(self) -> float | None:

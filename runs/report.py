@@ -152,10 +152,10 @@ def _headline(report: ErrorReport) -> list[tuple[str, str, str]]:
                 f"{operators.n} held-out cases, median {percent(operators.median)}",
             )
         )
-    spreads = [n.whole.spread for n in report.networks if n.whole.spread is not None]
-    if spreads:
-        tiles.append((percent(median(spreads)), "repeat spread", "median over networks, pass against pass"))
-    used = f"{len(report.excluded)} rows set aside" if report.excluded else "no row set aside"
+    floor = percent(median([case.standard_error for case in report.cases]))
+    tiles.append((floor, "noise floor", "median standard error of the measurements"))
+    noisy = sum(case.status == "noisy" for case in report.cases)
+    used = f"{noisy} of them noisy, {len(report.excluded)} set aside"
     tiles.append((str(len(report.cases)), "cases", used))
     return tiles
 
@@ -200,7 +200,7 @@ def _network_table(networks: Sequence[NetworkError]) -> Table:
         "estimated",
         "error",
         "90 % interval",
-        "repeat spread",
+        "standard error",
         "operators' error",
         "operators / whole",
         "alone / whole",
@@ -218,7 +218,7 @@ def _network_table(networks: Sequence[NetworkError]) -> Table:
                 _number(whole.estimate_s.value, "s"),
                 _error(whole.error),
                 Cell(ends + (" ✓" if whole.inside else " ✗"), whole.estimate_s.low, "" if whole.inside else "fair"),
-                Cell(percent(whole.spread) if whole.spread is not None else "one pass", whole.spread),
+                Cell(percent(whole.standard_error), whole.standard_error),
                 Cell("not timed") if network.weighted_error is None else _error(network.weighted_error, signed=False),
                 *(Cell("not timed" if ratio is None else f"{ratio:.2f}", ratio) for ratio in ratios),
             ]
@@ -227,15 +227,28 @@ def _network_table(networks: Sequence[NetworkError]) -> Table:
 
 
 def _metrics_table(report: ErrorReport) -> Table:
-    columns = ("group", "split", "cases", "mean", "median", "p90", "within 10 %", "within 20 %", "bias", "in interval")
+    columns = (
+        "group",
+        "split",
+        "cases",
+        "mean",
+        "median",
+        "p90",
+        "within 10 %",
+        "within 20 %",
+        "bias",
+        "in interval",
+        "noise floor",
+    )
     rows = []
     for split in ("test", "validation", "fit"):
         for group, card in report.metrics.get(split, {}).items():
             shares = [Cell(percent(share, digits=0), share) for share in (card.within_10, card.within_20)]
             inside = Cell(percent(card.coverage, digits=0), card.coverage)
             errors = [_error(value, signed=False) for value in (card.mean, card.median, card.p90)]
-            rows.append([Cell(group), Cell(split), Cell(str(card.n), card.n), *errors, *shares, _error(card.bias), inside])
-    return Table(columns, rows, frozenset(range(2, 10)))
+            floor = Cell(UNKNOWN if card.noise is None else percent(card.noise), card.noise)
+            rows.append([Cell(group), Cell(split), Cell(str(card.n), card.n), *errors, *shares, _error(card.bias), inside, floor])
+    return Table(columns, rows, frozenset(range(2, 11)))
 
 
 def _calls_table(network: NetworkError) -> Table:
@@ -348,8 +361,5 @@ def _uncertainty(c: Coefficient) -> str:
 
 
 def _excluded_table(report: ErrorReport) -> Table:
-    rows = [
-        [Cell(row.case.label), Cell(str(row.pass_index), row.pass_index), Cell(row.status), Cell(row.reason)]
-        for row in report.excluded
-    ]
-    return Table(("case", "pass", "status", "reason"), rows, frozenset({1}))
+    rows = [[Cell(row.case.label), Cell(row.status), Cell(row.reason)] for row in report.excluded]
+    return Table(("case", "status", "reason"), rows, frozenset())

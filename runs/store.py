@@ -1,4 +1,4 @@
-"""A run on disk: run.json, rows.jsonl (append-only, one fsync a row) and graphs/<content hash>.json.
+"""A run on disk: run.json, rows.jsonl (append-only, a line and an fsync for each visit to a case) and graphs/<content hash>.json.
 
 Nothing measured is ever overwritten, and a crash at any moment loses at most the row being written: graphs are on disk before
 the row that names them, a row is one line, and a torn last line is moved to rows.torn before writing goes on.
@@ -17,6 +17,7 @@ import msgspec
 from shmoo.estimators.errors import FormatError, InputError
 from shmoo.estimators.records import Graph, decode_versioned
 from shmoo.runs.records import FINGERPRINT_FIELDS, RUN_FORMAT, CaseSpec, Machine, Measurement, RunManifest
+from shmoo.runs.visits import decode_row, merge_visits
 
 MANIFEST = "run.json"
 ROWS = "rows.jsonl"
@@ -29,17 +30,17 @@ class SkippedCase(msgspec.Struct, frozen=True):
     """A case a campaign did not get to, and why."""
 
     case: CaseSpec
-    pass_index: int
     reason: str
 
 
 class Run:
-    """A run that was read. Rows are in the order they were measured.
+    """A run that was read.
 
     Attributes:
         path: its directory.
         manifest: what run.json says.
-        rows: every whole row, failed ones included.
+        lines: every whole line of rows.jsonl in the order they were measured, failed ones included: one visit to a case each.
+        rows: one row a case, its visits merged, in the order of their first visits.
         problems: what was set aside while reading, in words; empty for a whole run.
         rows_hash: first 16 hex digits of SHA-256 over the rows used; it names the data a fit came from.
     """
@@ -48,7 +49,9 @@ class Run:
         self.path = path
         self.manifest = manifest
         self.problems = problems
-        self.rows = tuple(_row(line, path / ROWS, number) for number, line in enumerate(lines, 1) if line.strip())
+        rows = path / ROWS
+        self.lines = tuple(decode_row(line, f"{rows}, line {number}") for number, line in enumerate(lines, 1) if line.strip())
+        self.rows = merge_visits(self.lines)
         self.rows_hash = hashlib.sha256(b"\n".join(line.strip() for line in lines)).hexdigest()[:16]
         self._graphs: dict[str, Graph] = {}
 
@@ -95,13 +98,13 @@ class Run:
         """The graphs of one row, in order; `FormatError` as for `graph`."""
         return tuple(self.graph(content_hash) for content_hash in row.graph_hashes)
 
-    def finished(self, case_identity: str, pass_index: int = 0) -> bool:
-        """Whether that case has a row for that pass. A failed row counts: it is a finding, and a crash would only repeat."""
-        return (case_identity, pass_index) in self._finished
-
     @cached_property
-    def _finished(self) -> frozenset[tuple[str, int]]:
-        return frozenset((row.case.identity, row.pass_index) for row in self.rows)
+    def visits(self) -> dict[str, list[Measurement]]:
+        """Case identity -> its lines in order."""
+        lines: dict[str, list[Measurement]] = {}
+        for line in self.lines:
+            lines.setdefault(line.case.identity, []).append(line)
+        return lines
 
     @property
     def skipped(self) -> tuple[SkippedCase, ...]:
@@ -146,7 +149,7 @@ class RunWriter:
         _sync_directory(self.path)
 
     def append(self, row: Measurement, graphs: Iterable[Graph] = ()) -> None:
-        """Store one row and the graphs it names; both are on disk when this returns.
+        """Store one line and the graphs it names; both are on disk when this returns.
 
         Raises:
             OSError: the disk is full or failing. Nothing of this row stays behind; the rows before it are whole.
@@ -251,14 +254,6 @@ def _is_json(line: bytes) -> bool:
     except msgspec.MsgspecError:
         return False
     return True
-
-
-def _row(line: bytes, path: Path, number: int) -> Measurement:
-    row = decode_versioned(line, Measurement, RUN_FORMAT, "row", f"{path}, line {number}")
-    if row.timing is not None and not all(sample > 0 for sample in row.timing.samples_s):
-        least = min(row.timing.samples_s)
-        raise FormatError(f"row {path}, line {number}: a sample of {least:g} s is no time; the file was changed")
-    return row
 
 
 def _write_atomically(path: Path, data: bytes) -> None:

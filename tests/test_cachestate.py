@@ -11,7 +11,7 @@ from shmoo.harness.workloads.module import Built
 from shmoo.runs.records import CaseSpec
 
 SHORT = TimingSettings(block_s=1e-5, warmup_s=0.0, max_warmup_s=0.01, min_s=0.0, max_s=0.02, min_samples=3)
-QUICK = MeasureSettings(operator=SHORT, network=SHORT, energy=EnergySettings(window_s=0.0), retries=0)
+QUICK = MeasureSettings(operator=SHORT, network=SHORT, energy=EnergySettings(window_s=0.0))
 CACHE = 64 << 10
 
 
@@ -132,7 +132,7 @@ def test_energy_is_unknown_where_other_work_draws_power_too():
     """A counter cannot tell whose joules they are."""
     import time
 
-    settings = MeasureSettings(operator=SHORT, retries=0, energy=EnergySettings(window_s=0.05, idle_s=0.0))
+    settings = MeasureSettings(operator=SHORT, energy=EnergySettings(window_s=0.05, idle_s=0.0))
     found = row("interleaved", settings, ((SimulatedProbe(time.monotonic, power_w=100.0),), {}))
     (reading,) = found.energy
     assert reading.energy_j is None

@@ -12,9 +12,9 @@ import msgspec
 import pytest
 
 from shmoo.estimators.errors import InputError, ShmooError
-from shmoo.harness.campaign import CampaignSettings, run_campaign
+from shmoo.harness.campaign import CampaignSettings, Standing, run_campaign
 from shmoo.harness.worker import Worker
-from shmoo.runs.records import CaseSpec, Machine, Measurement, Timing
+from shmoo.runs.records import CaseSpec, EnergyReading, Machine, Measurement, Reason, Timing
 from shmoo.runs.store import Run
 
 MACHINE = Machine("Example CPU", 2, 4, 8 << 30, torch="2.9.0", threads=2)
@@ -26,31 +26,32 @@ def ids(cases):
 
 
 class FakeMeasurer:
-    """Notes what it is asked for; `before` may raise or advance a clock."""
+    """Notes what it is asked for; `before` may raise or advance a clock, `seconds` is what a call of a case takes on a visit."""
 
-    def __init__(self, before=lambda case: None):
-        self.asked = []
-        self._before = before
+    def __init__(self, before=lambda case: None, seconds=lambda case, visit: 1e-3):
+        self.asked, self.details = [], []
+        self._before, self._seconds = before, seconds
 
-    def measure(self, case, pass_index=0):
+    def measure(self, case, visit=0, details=True):
         self._before(case)
-        self.asked.append((case, pass_index))
-        return Measurement(case, "ok", timing=Timing((1e-3,)), pass_index=pass_index), ()
+        self.asked.append((case, visit))
+        self.details.append(details)
+        return Measurement(case, "ok", timing=Timing((self._seconds(case, visit),)), visit=visit), ()
 
 
 @pytest.fixture
 def campaign(tmp_path):
-    def start(cases=CASES, measurer=None, machine=MACHINE, resume=False, passes=1, progress=None, clock=None, **settings):
+    def start(cases=CASES, measurer=None, machine=MACHINE, resume=False, visits=1, progress=None, clock=None, **settings):
         settings.setdefault("lock", str(tmp_path / "lock"))
+        settings.setdefault("most_visits", visits)
         extra = {"clock": clock} if clock else {}
         return run_campaign(
             cases,
             tmp_path / "run",
             suite="quick",
             machine=machine,
-            settings=CampaignSettings(**settings),
+            settings=CampaignSettings(visits=visits, **settings),
             resume=resume,
-            passes=passes,
             progress=progress,
             measurer=measurer or FakeMeasurer(),
             **extra,
@@ -59,30 +60,126 @@ def campaign(tmp_path):
     return start
 
 
-def test_every_case_has_a_row_for_each_pass(campaign):
-    """Eight cases in two passes are sixteen rows."""
-    run = Run.open(campaign(passes=2))
-    assert {(row.case.identity, row.pass_index) for row in run.rows} == {(identity, n) for identity in ids(CASES) for n in (0, 1)}
-    assert len(run.rows) == 16
+def test_every_case_has_a_line_for_each_visit_and_a_row_in_all(campaign):
+    """Eight cases visited twice are sixteen lines and eight rows."""
+    run = Run.open(campaign(visits=2))
+    assert {(line.case.identity, line.visit) for line in run.lines} == {(identity, n) for identity in ids(CASES) for n in (0, 1)}
+    assert (len(run.lines), len(run.rows)) == (16, 8)
+    assert {len(row.visits) for row in run.rows} == {2}
     assert run.manifest.suite == "quick"
+    assert run.manifest.settings["visits"] == 2
     assert run.skipped == ()
 
 
+def test_first_visits_come_before_second_visits(campaign):
+    """Whenever a campaign stops, no case is ahead of another by more than one visit."""
+    measurer = FakeMeasurer()
+    campaign(measurer=measurer, visits=3)
+    assert [number for _, number in measurer.asked] == [0] * 8 + [1] * 8 + [2] * 8
+
+
 def test_order_is_random_and_repeatable(campaign, tmp_path):
-    """Each pass has its own order, the same for the same seed; without shuffling cases come as given."""
+    """Each round has its own order, the same for the same seed; without shuffling first visits come as given."""
     first = FakeMeasurer()
-    campaign(measurer=first, passes=2)
+    campaign(measurer=first, visits=2)
     orders = [[case for case, n in first.asked if n == number] for number in (0, 1)]
     assert orders[0] != CASES
     assert orders[0] != orders[1]
     (tmp_path / "run").rename(tmp_path / "first")
     again = FakeMeasurer()
-    campaign(measurer=again, passes=2)
+    campaign(measurer=again, visits=2)
     assert again.asked == first.asked
     (tmp_path / "run").rename(tmp_path / "second")
     plain = FakeMeasurer()
-    campaign(measurer=plain, shuffle=False)
-    assert [case for case, _ in plain.asked] == CASES
+    campaign(measurer=plain, visits=2, shuffle=False)
+    assert [case for case, number in plain.asked if number == 0] == CASES
+    assert [case for case, number in plain.asked if number == 1] != CASES
+
+
+def test_cases_known_worst_are_visited_again(campaign):
+    """Every second visit to two cases takes half as long again, the others repeat: those two get further visits, and no other."""
+
+    def seconds(case, visit):
+        return 1e-3 * (1.0 + (0.5 if case in CASES[:2] else 0.001) * (visit % 2))
+
+    measurer = FakeMeasurer(seconds=seconds)
+    run = Run.open(campaign(cases=CASES[:6], measurer=measurer, visits=3, most_visits=8))
+    visits = {row.case.axes["m"]: len(row.visits) for row in run.rows}
+    assert visits == {0: 8, 1: 8, 2: 3, 3: 3, 4: 3, 5: 3}
+    assert [row.status for row in run.rows if row.case.axes["m"] > 1] == ["ok"] * 4
+
+
+def test_a_case_whose_visits_repeat_stops_at_the_wanted_number(campaign):
+    """Noise of others does not ask for more: with the precision reached nothing is visited a fourth time."""
+    measurer = FakeMeasurer()
+    campaign(measurer=measurer, visits=3, most_visits=8)
+    assert len(measurer.asked) == 24
+
+
+def test_a_case_that_fails_is_not_visited_again(campaign):
+    """A crash would only repeat; the others go on."""
+
+    class Failing(FakeMeasurer):
+        def measure(self, case, visit=0, details=True):
+            row, graphs = super().measure(case, visit, details)
+            if case == CASES[0]:
+                row = Measurement(case, "failed", (Reason("error", "on purpose"),), visit=visit)
+            return row, graphs
+
+    measurer = Failing()
+    run = Run.open(campaign(measurer=measurer, visits=3))
+    assert sum(case == CASES[0] for case, _ in measurer.asked) == 1
+    assert {row.status for row in run.rows if row.case == CASES[0]} == {"failed"}
+    assert len(run.lines) == 1 + 7 * 3
+
+
+def test_a_case_that_is_useless_three_times_is_left_alone(campaign):
+    """Three suspect visits and no usable one: no further visit is spent on it."""
+
+    class Throttled(FakeMeasurer):
+        def measure(self, case, visit=0, details=True):
+            row, graphs = super().measure(case, visit, details)
+            suspect = msgspec.structs.replace(row, status="suspect", reasons=(Reason("throttled", "3 events"),))
+            return suspect if case == CASES[0] else row, graphs
+
+    run = Run.open(campaign(cases=CASES[:3], measurer=Throttled(), visits=5))
+    assert len(run.visits[CASES[0].identity]) == 3
+    assert [row.status for row in run.rows if row.case == CASES[0]] == ["suspect"]
+
+
+def test_details_are_measured_on_the_second_visit_and_within_their_share(campaign):
+    """Energy windows are long: first visits of all cases come first. A tenth of a budget of 100 s pays for two windows of 6 s."""
+    measurer = FakeMeasurer()
+    campaign(measurer=measurer, visits=3)
+    assert [n for (_, n), details in zip(measurer.asked, measurer.details, strict=True) if details] == [1] * 8
+    now = [0.0]
+
+    class Windows(FakeMeasurer):
+        def measure(self, case, visit=0, details=True):
+            row, graphs = super().measure(case, visit, details)
+            now[0] += 6.0 if details else 0.1
+            reading = EnergyReading("package", 1.0, window_s=6.0, calls=10)
+            return msgspec.structs.replace(row, energy=(reading,) if details else ()), graphs
+
+    limited = Windows()
+    campaign(
+        cases=[CaseSpec("add", "operator", {"m": m}) for m in range(8)],
+        measurer=limited,
+        visits=2,
+        resume=True,
+        clock=lambda: now[0],
+        budget_s=100.0,
+        details_share=0.1,
+    )
+    assert sum(limited.details) == 2
+    assert len(limited.asked) == 16
+
+
+def test_a_single_visit_measures_details_too(campaign):
+    """There is no second one that could."""
+    measurer = FakeMeasurer()
+    campaign(measurer=measurer)
+    assert measurer.details == [True] * 8
 
 
 def test_a_case_given_twice_is_measured_once(campaign):
@@ -90,8 +187,8 @@ def test_a_case_given_twice_is_measured_once(campaign):
     assert len(Run.open(campaign(cases=CASES[:2] * 2)).rows) == 2
 
 
-def test_an_interruption_keeps_finished_rows_and_resume_goes_on(campaign, tmp_path):
-    """Ctrl-C at the fourth case leaves three rows; resuming measures the other five only."""
+def test_an_interruption_keeps_finished_visits_and_resume_goes_on(campaign, tmp_path):
+    """Ctrl-C at the fourth visit leaves three lines; resuming visits the other five cases first and repeats nothing."""
 
     def interrupt(case):
         if len(broken.asked) == 3:
@@ -99,12 +196,12 @@ def test_an_interruption_keeps_finished_rows_and_resume_goes_on(campaign, tmp_pa
 
     broken = FakeMeasurer(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        campaign(measurer=broken)
-    assert len(Run.open(tmp_path / "run").rows) == 3
+        campaign(measurer=broken, visits=2)
+    assert len(Run.open(tmp_path / "run").lines) == 3
     rest = FakeMeasurer()
-    campaign(measurer=rest, resume=True)
-    assert len(rest.asked) == 5
-    assert ids(case for case, _ in broken.asked + rest.asked) == ids(CASES)
+    campaign(measurer=rest, visits=2, resume=True)
+    assert ids(case for case, _ in rest.asked[:5]) == ids(CASES) - ids(case for case, _ in broken.asked)
+    assert sorted(number for _, number in broken.asked + rest.asked) == [0] * 8 + [1] * 8
 
 
 def test_sigterm_ends_a_campaign_as_ctrl_c_does(campaign, tmp_path):
@@ -157,37 +254,48 @@ def test_cases_beyond_the_budget_are_listed_and_not_dropped(campaign):
         now[0] += 10
 
     said = []
-    path = campaign(
-        measurer=FakeMeasurer(advance), clock=lambda: now[0], budget_s=25.0, progress=lambda *event: said.append(event)
-    )
+    path = campaign(measurer=FakeMeasurer(advance), clock=lambda: now[0], budget_s=25.0, progress=said.append)
     run = Run.open(path)
     assert len(run.rows) == 3
     assert ids(skipped.case for skipped in run.skipped) == ids(CASES) - ids(row.case for row in run.rows)
     assert "budget of 25 s" in run.skipped[0].reason
-    assert "5 cases skipped" in said[-1][2]
+    assert (said[-1].done, said[-1].total) == (3, 8)
     campaign(resume=True)
     assert Run.open(path).skipped == ()
     assert len(Run.open(path).rows) == 8
 
 
-def test_progress_counts_and_estimates_the_time_left(campaign):
-    """After one case of 10 s, the seven left take 70 s."""
+def test_a_budget_that_ends_in_a_later_round_leaves_nothing_out(campaign):
+    """At 10 s a visit, 95 s reach every case, and two of them twice: no case is skipped."""
+    now = [0.0]
+
+    def advance(case):
+        now[0] += 10
+
+    run = Run.open(campaign(measurer=FakeMeasurer(advance), clock=lambda: now[0], visits=3, budget_s=95.0))
+    assert len(run.lines) == 10
+    assert run.skipped == ()
+
+
+def test_progress_counts_cases_by_status_and_estimates_the_time_left(campaign):
+    """A visit takes 10 s. After the first of sixteen, 150 s are left, and less than the budget; at the end all eight are ok."""
     now = [0.0]
 
     def advance(case):
         now[0] += 10
 
     said = []
-    campaign(measurer=FakeMeasurer(advance), clock=lambda: now[0], progress=lambda *event: said.append(event))
-    assert said[0][:2] == (0, 8)
-    assert said[0][3] is None
-    assert said[1][:2] == (1, 8)
-    assert said[1][3] == pytest.approx(70)
-    assert said[-1] == (8, 8, "done", 0.0)
+    campaign(measurer=FakeMeasurer(advance), clock=lambda: now[0], visits=2, progress=said.append)
+    assert (said[0].done, said[0].total, said[0].left_s) == (0, 8, None)
+    assert (said[1].done, said[1].visits, said[1].left_s) == (1, 1, pytest.approx(150))
+    assert said[-1] == Standing(done=8, total=8, visits=16, ok=8, now="done", left_s=0.0, spent_s=160.0)
+    (now[0], limited) = 0.0, []
+    campaign(measurer=FakeMeasurer(advance), clock=lambda: now[0], visits=4, budget_s=100.0, progress=limited.append, resume=True)
+    assert [standing.left_s for standing in limited[:2]] == pytest.approx([100.0, 90.0])
 
 
 def test_a_full_disk_says_what_is_kept(campaign, tmp_path, monkeypatch):
-    """The error names the directory and the remedy; the rows before stay."""
+    """The error names the directory and the remedy; the visits before stay."""
 
     def fill(case):
         if len(measurer.asked) == 2:
@@ -217,8 +325,8 @@ def test_two_campaigns_do_not_measure_at_once(campaign, tmp_path):
     """The second refuses when the first does not end in time, and names the lock."""
     said = []
     with filelock.FileLock(tmp_path / "lock"), pytest.raises(InputError, match="another campaign is measuring"):
-        campaign(lock_wait_s=0.0, progress=lambda *event: said.append(event))
-    assert "waiting" in said[0][2]
+        campaign(lock_wait_s=0.0, progress=said.append)
+    assert "waiting" in said[0].now
     assert not (tmp_path / "run").exists()
 
 
@@ -241,8 +349,8 @@ def worker(monkeypatch):
 
 
 def ask(worker, workload):
-    row, _ = worker.measure(CaseSpec(workload, "operator"), 1)
-    assert row.pass_index == 1
+    row, _ = worker.measure(CaseSpec(workload, "operator"), 1, details=False)
+    assert row.visit == 1
     return row
 
 
@@ -251,6 +359,7 @@ def test_a_worker_is_used_for_case_after_case(worker):
     first, second = ask(worker, "noisy"), ask(worker, "plain")
     assert (first.status, second.status) == ("ok", "ok")
     assert first.host["pid"] == second.host["pid"]
+    assert second.host["details"] is False
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
@@ -267,7 +376,8 @@ def test_a_worker_that_dies_or_misbehaves_costs_its_case_only(worker, workload, 
     """The case fails with the reason and the next one gets a new process."""
     row = ask(worker, workload)
     assert row.status == "failed"
-    assert row.reasons[0].startswith(reason)
+    assert row.reasons[0].code == "worker"
+    assert row.reasons[0].text.startswith(reason)
     assert ask(worker, "plain").status == "ok"
 
 
@@ -275,7 +385,7 @@ def test_a_worker_that_hangs_is_ended(worker, monkeypatch):
     """After its time limit the process is killed, the case fails, and the next one runs."""
     pid = ask(worker, "plain").host["pid"]
     worker._timeout_s = 0.3
-    assert "no answer within 0 s" in ask(worker, "hang").reasons[0]
+    assert "no answer within 0 s" in ask(worker, "hang").why
     worker._timeout_s = 30.0
     assert ask(worker, "plain").host["pid"] != pid
 
@@ -283,7 +393,7 @@ def test_a_worker_that_hangs_is_ended(worker, monkeypatch):
 def test_a_failed_case_is_followed_by_a_fresh_process(worker):
     """What a failure leaves behind, such as a poisoned device, does not reach the next case."""
     failed, after = ask(worker, "failing"), ask(worker, "plain")
-    assert failed.reasons == ("on purpose",)
+    assert failed.reasons == (Reason("error", "on purpose"),)
     assert failed.host["pid"] != after.host["pid"]
 
 

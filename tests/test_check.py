@@ -1,11 +1,13 @@
 import json
+import math
+import re
 
 import pytest
 from click.testing import CliRunner
 
 from shmoo.harness.cli.app import cli
 from shmoo.runs.check import check_run
-from shmoo.runs.records import CaseSpec, EnergyReading, Machine, Measurement, RunManifest, Timing
+from shmoo.runs.records import CaseSpec, EnergyReading, Machine, Measurement, Reason, RunManifest, Timing
 from shmoo.runs.store import Run, RunWriter, SkippedCase
 
 MACHINE = Machine("Example CPU", 2, 4, 8 << 30, torch="2.9.0", threads=2, governor="performance")
@@ -16,14 +18,14 @@ def case(m):
 
 
 def row(m, status="ok", reasons=(), samples=(1.0, 1.01, 0.99, 1.0), number=0, **changes):
-    timing = None if status == "failed" else Timing(tuple(samples), stop_reason="precision")
-    return Measurement(case(m), status, tuple(reasons), timing=timing, pass_index=number, **changes)
+    timing = None if status == "failed" else Timing(tuple(samples), stop_reason="timeout")
+    return Measurement(case(m), status, tuple(reasons), timing=timing, visit=number, **changes)
 
 
 @pytest.fixture
 def check(tmp_path):
-    def check(rows, passes=1, machine=MACHINE, skipped=(), torn=b""):
-        with RunWriter(tmp_path / "run", RunManifest(machine, "quick", settings={"passes": passes})) as writer:
+    def check(rows, visits=1, machine=MACHINE, skipped=(), torn=b"", setting="visits"):
+        with RunWriter(tmp_path / "run", RunManifest(machine, "quick", settings={setting: visits})) as writer:
             for item in rows:
                 writer.append(item)
             writer.record_skipped(skipped)
@@ -35,40 +37,76 @@ def check(tmp_path):
     return check
 
 
-def two_passes(ratio, count=10):
+def visited(*factors, count=10):
+    """Each case visited once a factor, all of them by that factor slower."""
     return [
-        row(m, samples=[s * (ratio if n else 1) for s in (1.0, 1.001, 0.999)], number=n) for n in (0, 1) for m in range(count)
+        row(m, samples=[s * factor for s in (1.0, 1.001, 0.999)], number=n)
+        for n, factor in enumerate(factors)
+        for m in range(count)
     ]
 
 
 def test_a_clean_run_has_no_fault(check):
-    """Two passes that agree: only that rows name no graph is worth a note."""
-    assert {f.topic for f in check(two_passes(1.0), passes=2).values()} == {"no graph"}
+    """Three visits that agree: only that rows name no graph is worth a note."""
+    assert {f.topic for f in check(visited(1.0, 1.0, 1.0), visits=3).values()} == {"no graph"}
 
 
-def test_failed_and_suspect_rows_are_grouped_by_cause_with_their_share(check):
-    """Two of four rows are suspect for a busy host, one failed; each cause is a fault with a number and a remedy."""
+def test_failed_and_suspect_rows_are_grouped_by_code_with_their_share(check):
+    """Two of four rows are suspect for throttling, one failed; each cause is a fault with a number and a remedy."""
     found = check(
         [
             row(1),
-            row(2, "suspect", ["busy host: others used 1.0 cores"]),
-            row(3, "suspect", ["busy host: others used 0.7 cores"]),
-            row(4, "failed", ["RuntimeError: no kernel"]),
+            row(2, "suspect", [Reason("throttled", "3 thermal throttle events")]),
+            row(3, "suspect", [Reason("throttled", "8 thermal throttle events")]),
+            row(4, "failed", [Reason("RuntimeError", "no kernel")]),
         ]
     )
-    assert found["suspect: busy host"].level == found["failed: RuntimeError"].level == "fault"
-    assert "2 of 4 rows (50%)" in found["suspect: busy host"].found
-    assert len(found["suspect: busy host"].cases) == 2
-    assert "idle machine" in found["suspect: busy host"].remedy
+    assert found["suspect: throttled"].level == found["failed: RuntimeError"].level == "fault"
+    assert "2 of 4 rows (50%)" in found["suspect: throttled"].found
+    assert len(found["suspect: throttled"].cases) == 2
+    assert "shmoo doctor" in found["suspect: throttled"].remedy
 
 
-def test_cases_not_reached_and_missing_passes_are_faults(check):
-    """A budget left one case out, and another lacks its second pass: both go on with --resume."""
-    rows = [row(1), row(1, number=1), row(2)]
-    found = check(rows, passes=2, skipped=[SkippedCase(case(3), 0, "time budget of 5 s used up")])
+def test_rows_without_a_reason_are_faults_too(check):
+    """A failed row that says nothing still failed."""
+    assert check([row(1), row(2, "failed")])["failed: no reason given"].level == "fault"
+
+
+def test_remarks_of_usable_rows_are_notes(check):
+    """A graph that was not captured and a visit that was left out are told; noise beside a visit is in its standard error."""
+    rows = [row(m, reasons=[Reason("not captured", "a loop"), Reason("steal", "12 %")]) for m in range(3)]
+    found = check([*rows, row(0, "suspect", [Reason("throttled", "3 events")], number=1)])
+    assert (found["not captured"].level, found["visits left out"].level) == ("note", "note")
+    assert "3 of 3 rows" in found["not captured"].found
+    assert "1 of 2, suspect: throttled: 3 events" in found["visits left out"].found
+    assert "steal" not in found
+    assert not any(finding.level == "fault" for finding in found.values())
+
+
+def test_cases_not_reached_and_missing_visits_are_faults(check):
+    """A budget left one case out, and another lacks its second visit: both go on with --resume. A failed case is left alone."""
+    rows = [row(1), row(1, number=1), row(2), row(4, "failed", [Reason("RuntimeError", "no kernel")])]
+    found = check(rows, visits=2, skipped=[SkippedCase(case(3), "time budget of 5 s used up")])
     assert "time budget" in found["not reached"].found
-    assert found["passes missing"].cases == (case(2).label,)
-    assert "--resume" in found["passes missing"].remedy
+    assert found["visits missing"].cases == (case(2).label,)
+    assert found["visits missing"].level == "fault"
+    assert "--resume" in found["visits missing"].remedy
+
+
+def test_runs_of_passes_lack_them_as_visits(check):
+    """A run of an older version asked for two passes."""
+    assert check([row(1), row(1, number=1), row(2)], visits=2, setting="passes")["visits missing"].cases == (case(2).label,)
+
+
+def test_remedies_name_the_run(check, tmp_path):
+    """Whatever is to be done can be copied: the run's own path stands in it."""
+    rows = [*visited(1.0, 1.3), row(11, "failed"), row(12, "suspect"), row(13, samples=(1.0,)), row(1)]
+    machine = Machine("Example CPU", 2, 4, 8 << 30, torch="2.9.0", governor="powersave")
+    found = check(rows, visits=2, machine=machine, skipped=[SkippedCase(case(20), "interrupted")], torn=b"{")
+    topics = {"torn row", "not reached", "visits missing", "duplicates", "few samples", "noisy", "drift", "governor"}
+    assert topics | {"failed: no reason given", "suspect: no reason given"} <= set(found)
+    for finding in found.values():
+        assert not finding.remedy or str(tmp_path / "run") in finding.remedy, finding
 
 
 def test_a_torn_row_and_an_empty_run_are_faults(check):
@@ -77,8 +115,8 @@ def test_a_torn_row_and_an_empty_run_are_faults(check):
     assert set(found) == {"torn row", "empty"}
 
 
-def test_two_rows_for_one_pass_are_a_fault(check):
-    """They would count twice."""
+def test_one_visit_that_stands_twice_is_a_fault(check):
+    """It would count twice."""
     assert check([row(1), row(1)])["duplicates"].level == "fault"
 
 
@@ -87,32 +125,38 @@ def test_a_graph_that_is_gone_is_a_fault(check):
     assert "missing" in check([row(1, graph_hashes=("0123456789abcdef",))])["graphs"].found
 
 
-def test_one_pass_is_a_note_with_the_command_for_a_second(check):
-    """Drift and difference look the same in one pass."""
-    found = check([row(m) for m in range(5)])["one pass"]
+def test_one_visit_is_a_note_with_the_command_for_more(check, tmp_path):
+    """Drift and difference look the same in one visit."""
+    found = check([row(m) for m in range(5)])["one visit"]
     assert found.level == "note"
-    assert "--passes 2" in found.remedy
+    assert f"`shmoo measure --visits 3 --out {tmp_path / 'run'} --resume`" in found.remedy
 
 
-def test_passes_that_disagree_are_named_with_the_typical_and_the_worst(check):
-    """All cases 30 % apart is a fault and a drift; 5 % apart is a drift only."""
-    found = check(two_passes(1.3), passes=2)
-    assert found["passes disagree"].level == "fault"
-    assert "10 of 10 cases" in found["passes disagree"].found
-    assert "typically 30.0%" in found["passes disagree"].found
-    assert "1.300 times" in found["drift"].found
+def test_noisy_rows_are_a_note_with_the_standard_errors(check):
+    """Two visits of every case 30 % apart have the variance v = (ln 1.3)^2 / 2, and so have all cases together, but for a median
+    distance that is 1 / 0.6745 of a standard deviation: the standard error is the root of (v + 3 v / 0.6745^2) / 4 / 2."""
+    found = check(visited(1.0, 1.3), visits=2)["noisy"]
+    assert found.level == "note"
+    assert len(found.cases) == 10
+    assert "10 of 10 usable rows" in found.found
+    assert "--visits 4" in found.remedy
+    typical, far = (float(part) for part in re.findall(r"([\d.]+)%", found.found)[:2])
+    variance = math.log(1.3) ** 2 / 2
+    assert typical == far == pytest.approx(100 * math.sqrt((variance + 3 * variance / 0.6745**2) / 4 / 2), abs=0.06)
 
 
-def test_a_small_common_drift_is_a_note(check):
-    """5 % between the passes of every case is the machine, not the cases."""
-    found = check(two_passes(1.05), passes=2)
-    assert "passes disagree" not in found
-    assert found["drift"].level == "note"
+def test_late_visits_that_are_slower_are_drift(check):
+    """1, 1 and then 1.05, 1.05 times: the machine wandered, by 5 % in the median over cases."""
+    found = check(visited(1.0, 1.0, 1.05, 1.05), visits=4)["drift"]
+    assert found.level == "note"
+    assert "1.050 times" in found.found
+    assert "median over 10 cases" in found.found
 
 
-def test_noise_below_suspicion_is_a_note(check):
-    """IQR of 15 % in all rows is worth knowing."""
-    assert "4 of 4" in check([row(m, samples=(1.0, 1.1, 0.95, 1.2, 0.9)) for m in range(4)])["noisy"].found
+def test_drift_of_a_few_cases_or_of_a_percent_is_none(check):
+    """A single case that slows down is no machine that wanders."""
+    rows = [*visited(1.0, 1.0), row(20), row(20, samples=(2.0, 2.0, 2.0), number=1)]
+    assert "drift" not in check(rows, visits=2)
 
 
 def test_missing_energy_is_a_note_with_its_reason(check):
@@ -152,12 +196,12 @@ def test_the_command_exits_1_on_faults_and_0_on_notes(check, tmp_path):
     check([row(1)])
     result = CliRunner().invoke(cli, ["check", str(tmp_path / "run")])
     assert result.exit_code == 0, result.output
-    assert "note: one pass" in result.stdout
+    assert "note: one visit" in result.stdout
 
 
 def test_the_command_writes_one_json_document(check, tmp_path):
     """Faults are counted and named."""
-    check([row(1, "failed", ["out of memory"])])
+    check([row(1, "failed", [Reason("out of memory")])])
     result = CliRunner().invoke(cli, ["check", str(tmp_path / "run"), "--json"])
     assert result.exit_code == 1
     document = json.loads(result.stdout)

@@ -67,10 +67,10 @@ def test_operators_are_those_of_networks_in_eager():
 
 @pytest.mark.slow
 def test_measuring_operators_fills_a_run(tmp_path):
-    """The tiny network in one pass: every distinct operator of it has a time, in a row that `show` reads."""
+    """The tiny network, visited once: every distinct operator of it has a time, in a row that `show` reads."""
     run = str(tmp_path / "run")
-    result = shmoo("measure", "--model", "mlp", "--operators", "--passes", "1", "--out", run)
-    assert result.exit_code in (0, 3), result.output  # a busy host makes the row suspect, never failed
+    result = shmoo("measure", "--model", "mlp", "--operators", "--visits", "1", "--out", run)
+    assert result.exit_code in (0, 3), result.output  # a throttled host makes the row suspect, never failed
     (record,) = json.loads(shmoo("show", run, "--operators", "--json").stdout)["rows"]
     assert record["status"] != "failed", record["reasons"]
     assert {o["op"] for o in record["operators"]} >= {"aten.linear"}

@@ -1,13 +1,16 @@
 import json
 import random
+import tracemalloc
+from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
 from shmoo.estimators.errors import NothingMeasuredError
 from shmoo.harness.cli.app import cli
-from shmoo.runs.compare import compare_runs
-from shmoo.runs.records import CaseSpec, EnergyReading, Machine, Measurement, RunManifest, Timing
+from shmoo.runs.compare import _student_quantile, compare_runs
+from shmoo.runs.records import CaseSpec, EnergyReading, Machine, Measurement, Reason, RunManifest, Timing
 from shmoo.runs.store import Run, RunWriter
 
 MACHINE = Machine("Example CPU", 2, 4, 8 << 30, torch="2.9.0", threads=2, governor="performance")
@@ -17,18 +20,30 @@ def case(m, kind="operator", **changes):
     return CaseSpec("relu" if kind == "operator" else "resnet18", kind, {"m": m}, **changes)
 
 
-def write(path, medians, machine=MACHINE, passes=1, sigma=0.002, drift=0.0, seed=0, energy=None, status="ok"):
-    """A run with lognormal samples around each case's median; windows drift apart by `drift`."""
-    draw = random.Random(seed)
-    with RunWriter(path, RunManifest(machine, "micro", {"torch": machine.torch}, {"passes": passes})) as writer:
-        for number in range(passes):
-            for spec, middle in medians:
-                window = middle * draw.lognormvariate(0, drift) if drift else middle
-                samples = tuple(window * draw.lognormvariate(0, sigma) for _ in range(41))
-                readings = () if energy is None else (EnergyReading("package", energy * middle),)
-                reasons = ("noisy: very",) if status == "suspect" else ()
-                writer.append(Measurement(spec, status, reasons, timing=Timing(samples), pass_index=number, energy=readings))
+def lines_of(medians, visits=1, sigma=0.002, drift=0.0, uneven=0.0, seed=0, energy=None, status="ok", domain="package"):
+    """Visits with lognormal samples around each case's median; visits drift apart by `drift`, of some cases more (`uneven`)."""
+    draw, fixed = random.Random(seed), random.Random(7)
+    drifts = [drift * fixed.lognormvariate(0, uneven) for _ in medians]
+    for number in range(visits):
+        for (spec, middle), apart in zip(medians, drifts, strict=True):
+            window = middle * draw.lognormvariate(0, apart) if drift else middle
+            samples = tuple(window * draw.lognormvariate(0, sigma) for _ in range(41))
+            readings = () if energy is None else (EnergyReading(domain, energy * middle),)
+            reasons = (Reason("throttled", "very"),) if status == "suspect" else ()
+            yield Measurement(spec, status, reasons, timing=Timing(samples), visit=number, energy=readings)
+
+
+def write(path, medians, machine=MACHINE, visits=1, **given):
+    """A run of such visits on disk."""
+    with RunWriter(path, RunManifest(machine, "micro", {"torch": machine.torch}, {"visits": visits})) as writer:
+        for line in lines_of(medians, visits, **given):
+            writer.append(line)
     return Run.open(path)
+
+
+def in_memory(lines):
+    """A run of these visits that was never on disk."""
+    return Run(Path("run"), RunManifest(MACHINE, "micro"), tuple(map(msgspec.json.encode, lines)), ())
 
 
 TWENTY = [(case(m), 1e-3 * m) for m in range(1, 21)]
@@ -56,27 +71,72 @@ def test_the_spread_is_the_median_over_cases_of_the_relative_difference(tmp_path
 def test_one_case_that_changed_is_named(tmp_path):
     """Among twenty, the one 20 % slower is changed and its interval holds 1.2; the others are not."""
     slower = [(spec, middle * (1.2 if spec.axes["m"] == 7 else 1)) for spec, middle in TWENTY]
-    found = compare_runs(write(tmp_path / "a", TWENTY, passes=2, seed=1), write(tmp_path / "b", slower, passes=2, seed=2))
+    found = compare_runs(write(tmp_path / "a", TWENTY, visits=2, seed=1), write(tmp_path / "b", slower, visits=2, seed=2))
     assert [c.case.axes["m"] for c in found.cases if c.changed] == [7]
     assert found.cases[0].ratio.low < 1.2 < found.cases[0].ratio.high
     assert not found.shifted
 
 
-def test_windows_that_wander_are_noise_and_no_change(tmp_path):
-    """Windows 10 % apart, each with samples 0.2 % wide, would all have changed if samples were all there is to noise."""
-    runs = [write(tmp_path / name, TWENTY, passes=2, drift=0.1, seed=seed) for name, seed in (("a", 1), ("b", 2))]
+def test_visits_that_wander_are_noise_and_no_change(tmp_path):
+    """Visits 10 % apart, each with samples 0.2 % wide, would all have changed if samples were all there is to noise."""
+    runs = [write(tmp_path / name, TWENTY, visits=2, drift=0.1, seed=seed) for name, seed in (("a", 1), ("b", 2))]
     found = compare_runs(*runs)
-    assert found.noise_from == "passes"
+    assert found.noise_from == "visits"
     assert found.noise == pytest.approx(0.1, rel=0.5)
     assert not any(c.changed for c in found.cases)
 
 
+def test_single_visits_take_their_noise_from_the_spread_of_all_ratios(tmp_path):
+    """Windows 10 % apart whose samples are 0.2 % wide: nothing changed, although no row knows how far visits lie apart."""
+    runs = [write(tmp_path / name, TWENTY, drift=0.1, seed=seed) for name, seed in (("a", 1), ("b", 2))]
+    found = compare_runs(*runs)
+    assert found.noise_from == "cases"
+    assert found.noise == pytest.approx(0.1, rel=0.5)
+    assert not any(c.changed for c in found.cases)
+    assert found.within_errors["operators"] < 0.5
+
+
+def test_a_single_visit_beside_repeated_ones_is_judged_by_the_spread_of_its_kind(tmp_path):
+    """A budget ended run B after the first visits; A knows what visits spread by, B does not: the ratios say it."""
+    a = write(tmp_path / "a", TWENTY, visits=3, drift=0.1, seed=1)
+    found = compare_runs(a, write(tmp_path / "b", TWENTY, drift=0.1, seed=2))
+    assert found.noise_from == "cases"
+    assert not any(c.changed for c in found.cases)
+
+
+def test_few_visits_raise_no_false_alarm():
+    """Of 84 pairs of unchanged runs with three visits about 5 % apart, some cases more and some less, at most one in twenty names
+    a case; with limits that take standard errors from three visits for exact, every fifth would."""
+    runs = [in_memory(lines_of(TWENTY, 3, drift=0.05, uneven=0.7, seed=seed)) for seed in range(30)]
+    alarms = [any(c.changed for c in compare_runs(a, b).cases) for i, a in enumerate(runs) for b in runs[i + 1 : i + 4]]
+    assert len(alarms) == 84
+    assert sum(alarms) / len(alarms) <= 0.05
+
+
+def test_true_standard_errors_hold_nine_pairs_in_ten():
+    """Visits 5 % apart, known from 200 cases: 90 % of the ratios lie within 1.645 combined standard errors."""
+    cases = [(case(m), 1e-3) for m in range(1, 201)]
+    a, b = (in_memory(lines_of(cases, 3, drift=0.05, seed=seed)) for seed in (1, 2))
+    assert compare_runs(a, b).within_errors["operators"] == pytest.approx(0.9, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("outside", "freedom", "quantile"),
+    [(0.1, 5, 2.015), (0.05, 1, 12.706), (0.001, 2, 31.599), (0.05, 10, 2.228), (0.1, 1e6, 1.645), (0.1, 5.9, 2.015)],
+)
+def test_quantiles_of_student_are_those_of_tables(outside, freedom, quantile):
+    """Degrees of freedom between two whole numbers count as the smaller one."""
+    assert _student_quantile(outside, freedom) == pytest.approx(quantile, rel=1e-3)
+
+
 def test_a_shift_common_to_all_cases_is_named_as_one(tmp_path):
-    """10 % slower throughout is one finding about the machine; with single passes no case stands out."""
+    """10 % slower throughout is one finding about the machine; its interval lies between two order statistics of the ratios."""
     slower = [(spec, 1.1 * middle) for spec, middle in TWENTY]
     found = compare_runs(write(tmp_path / "a", TWENTY, seed=1), write(tmp_path / "b", slower, seed=2))
     assert found.shifted
     assert found.shift.value == pytest.approx(1.1, rel=0.002)
+    ratios = sorted(c.ratio.value for c in found.cases)
+    assert (found.shift.low, found.shift.high) == pytest.approx((ratios[6], ratios[14]))
 
 
 def test_a_change_below_the_smallest_one_is_left_alone(tmp_path):
@@ -104,14 +164,56 @@ def test_cases_only_one_run_can_speak_of_are_listed(tmp_path):
     fewer = write(tmp_path / "b", TWENTY[:19])
     (missing,) = compare_runs(a, fewer).unpaired
     assert (missing.case.axes["m"], missing.missing_in, missing.reason) == (20, "b", "not measured")
-    with pytest.raises(NothingMeasuredError, match="no case has an ok row in both"):
+    with pytest.raises(NothingMeasuredError, match="no case has a usable row in both"):
         compare_runs(a, write(tmp_path / "c", TWENTY, status="suspect"))
 
 
+def test_suspect_rows_decide_nothing_and_are_listed(tmp_path):
+    """A case ten times slower while throttled is no change; its status and reason are told. Noisy rows do count."""
+    a = write(tmp_path / "a", TWENTY, visits=2, seed=1)
+    write(tmp_path / "b", TWENTY[1:], visits=2, drift=0.2, seed=2)
+    with RunWriter(tmp_path / "b", a.manifest, resume=True) as writer:
+        writer.append(Measurement(TWENTY[0][0], "suspect", (Reason("throttled", "3 events"),), timing=Timing((1e-2,))))
+    found = compare_runs(a, Run.open(tmp_path / "b"))
+    assert not found.changed
+    (suspect,) = found.unpaired
+    assert (suspect.missing_in, suspect.status, suspect.reason) == ("b", "suspect", "suspect: throttled: 3 events")
+    assert found.statuses["a"] == {"ok": 20, "noisy": 0, "suspect": 0, "failed": 0}
+    assert found.statuses["b"]["suspect"] == 1
+    assert found.statuses["b"]["noisy"] > 0
+    assert {c.b_status for c in found.cases} >= {"noisy"}
+    assert len(found.cases) == 19
+
+
 def test_energy_has_a_spread_of_its_own(tmp_path):
-    """20 W against 21 W for the same times is 5 %."""
-    found = compare_runs(write(tmp_path / "a", TWENTY, energy=20.0), write(tmp_path / "b", TWENTY, energy=21.0))
-    assert found.energy_spreads == {"operators": pytest.approx(0.05)}
+    """20 W against 21 W for the same times is 5 %; another domain's energy is no partner."""
+    a = write(tmp_path / "a", TWENTY, energy=20.0)
+    assert compare_runs(a, write(tmp_path / "b", TWENTY, energy=21.0)).energy_spreads == {"operators": pytest.approx(0.05)}
+    assert compare_runs(a, write(tmp_path / "c", TWENTY, energy=21.0, domain="package-1")).energy_spreads == {}
+
+
+def test_the_energy_of_a_row_is_that_of_its_device(tmp_path):
+    """On a card the package beside it draws what it will: 20 W of the card stay 20 W."""
+
+    def gpu_run(name, package):
+        with RunWriter(tmp_path / name, RunManifest(MACHINE, "micro")) as writer:
+            for m in range(3):
+                readings = (EnergyReading("package", package), EnergyReading("gpu-0", 1.0))
+                writer.append(Measurement(case(m, device="cuda"), "ok", timing=Timing((1.0, 1.0, 1.0)), energy=readings))
+        return Run.open(tmp_path / name)
+
+    assert compare_runs(gpu_run("a", 5.0), gpu_run("b", 9.0)).energy_spreads == {"operators": 0.0}
+
+
+def test_many_cases_are_compared_at_once():
+    """2,000 cases: no matrix of draws is built over them."""
+    lines = [Measurement(case(m), "ok", timing=Timing((1e-3,) * 3), visit=visit) for visit in range(2) for m in range(2000)]
+    a, b = in_memory(lines), in_memory(lines)
+    tracemalloc.start()
+    compare_runs(a, b)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10e6  # 2,000 draws over these cases took 32 MB
 
 
 # the command
@@ -125,6 +227,8 @@ def test_the_command_exits_1_when_something_changed(tmp_path):
     same = CliRunner().invoke(cli, ["compare", str(tmp_path / "a"), str(tmp_path / "b")])
     assert same.exit_code == 0, same.output
     assert "operators" in same.stdout
+    assert "rows of A: 20 ok, 0 noisy, 0 suspect, 0 failed" in same.stdout
+    assert "true standard errors leave 90%" in same.stdout
     changed = CliRunner().invoke(cli, ["compare", str(tmp_path / "a"), str(tmp_path / "c")])
     assert changed.exit_code == 1
     assert "relu[m=3]" in changed.stdout
@@ -140,3 +244,15 @@ def test_the_command_writes_one_json_document(tmp_path):
     assert document["spreads"]["operators"] < 0.01
     assert document["changed"] is False
     assert set(document["cases"][0]["ratio"]) == {"value", "low", "high"}
+    assert document["statuses"]["b"]["ok"] == 20
+    assert 0 <= document["within_errors"]["operators"] <= 1
+
+
+def test_the_command_lists_suspect_rows(tmp_path):
+    """With their reason, on stderr beside the result."""
+    write(tmp_path / "a", TWENTY, seed=1)
+    run = write(tmp_path / "b", TWENTY[:19], seed=2)
+    with RunWriter(run.path, run.manifest, resume=True) as writer:
+        writer.append(Measurement(TWENTY[19][0], "suspect", (Reason("throttled", "3 events"),), timing=Timing((1e-2,))))
+    result = CliRunner().invoke(cli, ["compare", str(tmp_path / "a"), str(tmp_path / "b")])
+    assert "1 suspect rows decide nothing: relu[m=20] float32 eager in B (suspect: throttled: 3 events)" in result.stderr

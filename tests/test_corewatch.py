@@ -1,11 +1,11 @@
 import os
+import statistics
 
 import pytest
 
-from shmoo.harness.corewatch import ENOUGH, LONGEST_WAIT_S, CoreWatch, core_watch, reference_kernel
+from shmoo.harness.corewatch import COST_SHARE, SETTLING_S, CoreWatch, core_watch, reference_kernel, watch_neighbours
 from shmoo.harness.timing import TimingSettings, time_callable
-from shmoo.harness.undisturbed import time_undisturbed
-from shmoo.runs.records import Timing
+from shmoo.runs.statistics import QUIET
 
 
 class Cores:
@@ -19,131 +19,145 @@ class Cores:
         self.probes += 1
         return 1e-6, self.slow * 1e-6
 
+    def clock(self):
+        return self.now
+
     def sleep(self, seconds):
         self.now += seconds
 
     def watch(self):
-        return CoreWatch(self, clock=lambda: self.now, sleep=self.sleep)
+        return CoreWatch(self, clock=self.clock)
 
 
-def window(cores, watch, milliseconds=1000):
-    """Blocks of 1 ms with the watch beside them."""
-    for _ in range(milliseconds):
-        watch.beside()
-        cores.now += 1e-3
+def window(cores, watch, blocks=1000):
+    """The slowdowns seen beside that many blocks of 10 ms."""
+    seen = []
+    for _ in range(blocks):
+        seen.append(watch.slowdown())
+        cores.now += 10e-3
+    return [slowdown for slowdown in seen if slowdown is not None]
 
 
-def test_a_core_at_half_speed_for_half_of_the_window_is_a_doubt_that_names_it():
-    """Core 1 takes 2 µs in the second half; the row says which core, how slow and for how long."""
+def test_the_slowest_core_counts():
+    """Core 1 takes 2 µs where it took 1, core 0 stays as it was."""
     cores = Cores()
     watch = cores.watch()
-    window(cores, watch, 500)
+    assert window(cores, watch, 10) == pytest.approx([1.0] * 10)
     cores.slow = 2.0
-    window(cores, watch, 500)
-    facts, reasons = watch.observe()
-    assert facts["slow_share"] == pytest.approx(0.5, abs=0.06)
-    assert reasons == (f"slow core: core 1 ran at 1/2.0 of its usual speed for {facts['slow_share']:.0%} of the window",)
+    assert window(cores, watch, 10) == pytest.approx([2.0] * 10)
 
 
-def test_a_short_episode_and_a_wandering_clock_are_no_doubts():
-    """A tenth of the window at half speed leaves the median alone; so does a clock that is 10 % lower."""
+def test_the_quiet_time_is_that_of_the_rare_quiet_moments():
+    """A core that runs alone for a tenth of the time is slow for nine tenths, and not usual."""
+    cores = Cores()
+    watch = cores.watch()
+    seen = []
+    for number in range(2000):
+        cores.slow = 1.0 if number % 10 == 0 else 1.8
+        seen += window(cores, watch, 1)
+    assert statistics.median(seen[-1000:]) == pytest.approx(1.8)
+    assert sum(slowdown <= QUIET for slowdown in seen[-1000:]) == pytest.approx(100, abs=2)
+
+
+def test_a_slow_start_is_known_for_slow_as_soon_as_the_core_was_quiet():
+    """Nothing better is known at first; after a second of quiet the same speed is a slowdown of 2."""
+    cores = Cores()
+    cores.slow = 2.0
+    watch = cores.watch()
+    assert window(cores, watch, 10) == pytest.approx([1.0] * 10)
+    cores.slow = 1.0
+    window(cores, watch, 200)
+    cores.slow = 2.0
+    assert window(cores, watch, 10) == pytest.approx([2.0] * 10)
+
+
+def test_a_neighbour_that_never_stops_does_not_soon_pass_for_quiet():
+    """Ten thousand probes after it began, minutes of timing, core 1 is still slow."""
     cores = Cores()
     watch = cores.watch()
     cores.slow = 2.0
-    window(cores, watch, 100)
+    assert window(cores, watch, 10_000) == pytest.approx([2.0] * 10_000)
+
+
+def test_a_lasting_change_becomes_the_quiet_time():
+    """A laptop on battery runs at half speed from now on: after a hundred thousand probes that is its speed."""
+    cores = Cores()
+    watch = cores.watch()
+    cores.slow = 2.0
+    window(cores, watch, 101_000)
+    assert window(cores, watch, 10) == pytest.approx([1.0] * 10)
+
+
+def test_a_wandering_clock_is_quiet():
+    """A clock that is 10 % lower is no neighbour."""
+    cores = Cores()
+    watch = cores.watch()
     cores.slow = 1.1
-    window(cores, watch, 900)
-    facts, reasons = watch.observe()
-    assert facts["core_slowdown"] == pytest.approx(1.1)
-    assert reasons == ()
+    assert max(window(cores, watch, 100)) <= QUIET
 
 
-def test_probing_takes_two_percent_of_the_time():
-    """A probe of 1 ms comes every 51 ms: 20 in a second of blocks."""
+def test_probing_takes_a_small_part_of_the_time():
+    """A probe of 1 ms in blocks of 0.1 ms comes once in 1 / COST_SHARE ms; in between nothing is said."""
     cores = Cores()
     watch = cores.watch()
-    window(cores, watch, 1000)
-    assert cores.probes - ENOUGH == pytest.approx(20, abs=1)
+    begin, probes = cores.now, cores.probes
+    seen = []
+    for _ in range(20_000):
+        seen.append(watch.slowdown())
+        cores.now += 1e-4
+    assert None in seen
+    assert 1e-3 * (cores.probes - probes) / (cores.now - begin) == pytest.approx(COST_SHARE, rel=0.03)
 
 
-def test_a_window_waits_for_quiet_and_forgets_what_was_before():
-    """Core 1 is slow for 0.3 s: the wait ends soon after, and the window is clean."""
+def test_a_new_watch_probes_before_anything_is_timed():
+    """So it has met quiet moments when the first block begins."""
+    cores = Cores()
+    cores.watch()
+    assert cores.now == pytest.approx(SETTLING_S, abs=2e-3)
+
+
+def test_each_block_knows_the_larger_of_the_probes_around_it():
+    """Core 1 is slow during the third call of five; the blocks beside it know, and the probes' own time is in no sample."""
     cores = Cores()
     watch = cores.watch()
-    window(cores, watch, 10_000)
-    cores.slow, begin = 2.0, cores.now
-
-    def sleep(seconds):
-        cores.now += seconds
-        if cores.now - begin > 0.3:
-            cores.slow = 1.0
-
-    watch._sleep = sleep
-    watch.await_quiet()
-    assert 0.3 < cores.now - begin < 0.6
-    assert watch.observe()[1] == ()
-
-
-def test_patience_is_a_quarter_of_the_time_and_five_seconds_at_most():
-    """On a core that stays slow 40 s of measuring allow 5 s of waiting at once, and no more than a quarter in all."""
-    cores = Cores()
-    watch = cores.watch()
-    window(cores, watch, 40_000)
-    cores.slow = 2.0
-    waits = []
-    for _ in range(4):
-        begin = cores.now
-        watch.await_quiet()
-        waits.append(cores.now - begin)
-    assert waits[0] == pytest.approx(LONGEST_WAIT_S, rel=0.02)
-    assert sum(waits) < 0.3 * cores.now
-
-
-def test_a_lasting_change_becomes_the_usual():
-    """A laptop on battery runs at half speed from now on: after enough probes that is no doubt any more."""
-    cores = Cores()
-    watch = cores.watch()
-    cores.slow = 2.0
-    for _ in range(45):
-        window(cores, watch, 3000)
-        watch.await_quiet()
-    window(cores, watch)
-    assert watch.observe()[1] == ()
-
-
-def test_a_window_beside_a_slow_core_is_measured_again_and_then_suspect():
-    """Core 1 stays slow: three retries, then the reason stands in the row with the observation."""
-    cores = Cores()
-    watch = cores.watch()
-    cores.slow = 2.0
-    windows = []
-
-    def timed():
-        windows.append(1)
-        window(cores, watch, 200)
-        return Timing((1e-3,) * 9)
-
-    _, host, reasons = time_undisturbed(timed, 1, cores=watch)
-    assert len(windows) == 4
-    assert host["core_slowdown"] == pytest.approx(2.0)
-    assert any(reason.startswith("slow core: core 1") for reason in reasons)
-
-
-def test_what_runs_beside_comes_before_every_block_and_is_not_timed():
-    """Blocks of 1 ms with 5 ms of other work before each are 1 ms long."""
-    now, beside = [0.0], []
+    calls = []
 
     def call():
-        now[0] += 1e-3
+        calls.append(1)
+        cores.now += 10e-3
+        cores.slow = 2.0 if len(calls) == 4 else 1.0
 
-    def other():
-        beside.append(1)
-        now[0] += 5e-3
+    settings = TimingSettings(block_s=1e-3, warmup_s=0.0, max_warmup_s=0.0, min_s=0.05, max_s=0.05, min_samples=1)
+    timing = time_callable(call, clock=cores.clock, settings=settings, watch=watch)
+    assert timing.samples_s == pytest.approx((10e-3,) * 5)
+    assert timing.slowdowns == pytest.approx((1.0, 1.0, 2.0, 2.0, 1.0))
 
-    settings = TimingSettings(max_s=0.1, min_s=0.05, max_warmup_s=0.01)
-    timing = time_callable(call, clock=lambda: now[0], settings=settings, beside=other)
-    assert len(beside) == len(timing.samples_s)
-    assert timing.samples_s == pytest.approx((1e-3,) * len(beside))
+
+def test_without_a_watch_a_block_knows_nothing_of_the_cores():
+    """Absent, and not 1."""
+    assert time_callable(lambda: None, settings=TimingSettings(max_warmup_s=0.0, min_s=0.0, max_s=0.0)).slowdowns == ()
+
+
+def test_neighbours_are_described():
+    """Core 1 at 1/1.8 of its speed for three quarters of each second: the share, how slow, and the spread between tenths."""
+    cores = Cores()
+
+    def probe():
+        cores.slow = 1.8 if (cores.now % 1.0) > 0.25 else 1.0
+        return cores()
+
+    neighbours = watch_neighbours(5.0, probe, cores.clock, cores.sleep)
+    assert neighbours.slow_share == pytest.approx(0.75, abs=0.02)
+    assert neighbours.slowdown == pytest.approx(1.8)
+    assert neighbours.expected_error(4) == neighbours.spread / 2 > 0.05
+
+
+def test_a_quiet_machine_has_no_neighbours():
+    """No slow moment, no spread, nothing to expect."""
+    cores = Cores()
+    neighbours = watch_neighbours(5.0, cores, cores.clock, cores.sleep)
+    assert (neighbours.slow_share, neighbours.slowdown) == (0.0, 1.0)
+    assert neighbours.expected_error(1) == pytest.approx(0.0, abs=1e-9)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads cannot be pinned here")
@@ -151,14 +165,11 @@ def test_the_real_watch_times_every_core_and_leaves_this_thread_where_it_may_run
     """Each core gives a time between 10 ns and 10 ms; the affinity of the caller is as before."""
     before = os.sched_getaffinity(0)
     watch = core_watch()
-    watch.await_quiet()
-    watch.beside()
-    facts, _ = watch.observe()
-    assert facts["core_slowdown"] >= 1.0
+    assert watch.slowdown() >= 1.0
     assert os.sched_getaffinity(0) == before
     seconds = watch._probe()
     assert len(seconds) == len(before)
-    assert all(1e-8 < s < 1e-2 for s in seconds)
+    assert sum(1e-8 < s < 1e-2 for s in seconds) == min(len(before), 8)
 
 
 def test_the_reference_kernel_is_small_beside_a_first_level_cache():

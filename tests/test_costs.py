@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 from cost_rows import ROWS, Row, op_call
 
+from shmoo.estimators import costs
 from shmoo.estimators.costs import COSTS, FREE, bill, classify, cost_of, costs_of, graph_cost, register_cost
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.records import FAMILIES, Cost, Graph, OpCall, TensorSpec, Value
 from shmoo.estimators.registry import DuplicateNameError
+
+ROOT = Path(__file__).parents[1]
 
 
 def label(row: Row) -> str:
@@ -78,7 +84,8 @@ def test_flops_are_at_least_twice_the_macs():
     """A multiply-add is 2 flops, and only contractions have macs."""
     for row in ROWS:
         cost = cost_of(row.call)
-        assert cost.flops >= 2 * cost.macs
+        assert cost.flops == 2 * cost.macs + cost.vector_flops + cost.special_flops
+        assert (cost.macs > 0) == (cost.matrix_flops > 0)
 
 
 def test_empty_tensors_cost_nothing_and_do_not_fail():
@@ -171,18 +178,31 @@ class TestUnknownAndWrongCalls:
             register_cost("aten.linear")(cost_of)
 
 
-def test_a_cost_for_an_operator_of_ones_own():
-    """The function of the package's documentation: gated linear, m x k by k x n and a product an element."""
+EXAMPLES = {
+    "docstring": textwrap.dedent(re.search(r"    @register_cost.*?\n\n", costs.__doc__, re.DOTALL)[0]),
+    "page": re.search(
+        r"```python\n(from shmoo.estimators.costs import bill.*?)```",
+        (ROOT / "docs" / "capture.md").read_text("utf-8"),
+        re.DOTALL,
+    )[1],
+}
 
-    def gated_linear(call: OpCall) -> Cost:
-        m, k = call.operand("x").shape
-        n = call.operand("weight").shape[0]
-        return bill(call, "gemm", matrix=2 * m * n * k, vector=m * n, m=m, n=n, k=k)
 
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_a_cost_for_an_operator_of_ones_own(example, monkeypatch):
+    """The documented function, registered as it stands there: m x k by k x n, and a special function an element; after it the
+    operator is costed, alone and in a graph, and before it nobody knows it."""
     call = op_call("mylib.gated_linear", {"x": (2, 3), "weight": (5, 3), "gate": (2, 5)}, [(2, 5)])
-    cost = gated_linear(call)
-    assert (cost.macs, cost.vector_flops) == (30, 10)
-    assert cost.read_bytes == (24, 60, 40)
+    assert classify(call) == "unknown"
+    monkeypatch.setattr(COSTS, "_entries", dict(COSTS._entries))
+    exec(EXAMPLES[example], {"register_cost": register_cost, "bill": bill, "OpCall": OpCall, "Cost": Cost})
+    assert classify(call) == "costed"
+    cost = cost_of(call)
+    assert (cost.family, cost.macs, cost.special_flops, cost.vector_flops) == ("gemm", 30, 10, 0)
+    assert (cost.m, cost.n, cost.k) == (2, 5, 3)
+    assert (cost.read_bytes, cost.write_bytes) == ((24, 60, 40), (40,))
+    total = graph_cost(Graph(values=(), calls=(call,)))
+    assert (total.macs, total.unknown) == (30, ())
 
 
 def small_graph() -> Graph:

@@ -38,7 +38,7 @@ def network() -> MeasuredCase:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Operators and a network, twice; each case a second after the one before, the second pass 10 % slower."""
+    """Operators and a network, visited twice; each visit a second after the one before, the second to each case 10 % slower."""
     path = tmp_path_factory.mktemp("curve") / "run"
     cases = [*measured_on(base_profile(MACHINE), TRUTH, noise=0.05)[::2], network()]
     with RunWriter(path, RunManifest(MACHINE, "micro")) as writer:
@@ -48,7 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "ok",
                 graph_hashes=tuple(graph.content_hash for graph in case.graphs),
                 timing=Timing((case.latency_s * (1 + 0.1 * number),)),
-                pass_index=number,
+                visit=number,
                 measured_at=(START + timedelta(seconds=i)).isoformat(timespec="seconds"),
                 host={"wall_s": 0.5},
             )
@@ -62,11 +62,12 @@ def test_time_is_from_row_to_row(run: Path):
     assert seconds == [1.0] * (len(seconds) - 1) + [0.5]
 
 
-def test_one_pass_is_what_the_first_pass_measured(run: Path):
-    """The second pass was 10 % slower, so that both together are 5 % slower."""
+def test_one_visit_is_what_the_first_visit_measured(run: Path):
+    """The second visit was 10 % slower: both together are at the mean of the two speeds."""
     opened = Run.open(run)
-    once, both = run_cases(opened, passes=1), run_cases(opened)
-    assert [b.latency_s / a.latency_s for a, b in zip(once, both, strict=True)] == pytest.approx([1.05] * len(once))
+    once, both = run_cases(opened, visits=1), run_cases(opened)
+    ratio = 2 / (1 + 1 / 1.1)
+    assert [b.latency_s / a.latency_s for a, b in zip(once, both, strict=True)] == pytest.approx([ratio] * len(once))
 
 
 def test_a_curve_falls_towards_what_everything_tells(run: Path):
@@ -109,6 +110,6 @@ def test_rows_without_a_stamp_count_what_their_timing_took(tmp_path: Path, run: 
     """When a row was measured is optional; half a second of timing is not."""
     opened = Run.open(run)
     with RunWriter(tmp_path / "bare", opened.manifest) as writer:
-        for row in opened.rows[:3]:
+        for row in opened.lines[:3]:
             writer.append(msgspec.structs.replace(row, measured_at=""))
     assert list(case_seconds(Run.open(tmp_path / "bare")).values()) == [0.5] * 3

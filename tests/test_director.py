@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from build import GraphBuilder
 
+from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion_savings import fusion_savings
@@ -25,9 +26,10 @@ def mlp(rows: int = 32):
 
 @pytest.mark.parametrize("name", builtin_names())
 def test_every_profile_estimates_a_graph(name):
-    """Positive time inside its interval, energy with power between 0 and a few times TDP, shares that sum to one."""
+    """Positive time inside its interval, shares that sum to one, and what is derived from time and energy follows from them."""
     estimate = AnalysisDirector(load_profile(name)).estimate(mlp(), batch=32)
-    assert 0 < estimate.latency_s.low <= estimate.latency_s.value <= estimate.latency_s.high
+    assert 0 < estimate.latency_s.low < estimate.latency_s.value < estimate.latency_s.high
+    assert 0 < estimate.energy_j.low < estimate.energy_j.value < estimate.energy_j.high
     assert estimate.macs == 32 * (256 * 1024 + 1024 * 10)
     assert sum(estimate.basis.values()) == pytest.approx(1.0)
     assert estimate.throughput_per_s.value == pytest.approx(32 / estimate.latency_s.value)
@@ -35,14 +37,28 @@ def test_every_profile_estimates_a_graph(name):
     assert estimate.edp_js.value == pytest.approx(estimate.energy_j.value * estimate.latency_s.value)
 
 
+@pytest.mark.parametrize("rows", [32, 16384])
+@pytest.mark.parametrize("name", [name for name in builtin_names() if load_profile(name).get("power.tdp") is not None])
+def test_average_power_lies_between_static_power_and_tdp(name, rows):
+    """A graph of launches and one of 9 Gflop draw more than the chip at rest and at most what its cooler takes away."""
+    profile = load_profile(name)
+    power = AnalysisDirector(profile).estimate(mlp(rows)).average_power_w
+    assert profile.value("power.static") < power.value <= profile.value("power.tdp")
+
+
 def test_the_breakdown_adds_up_to_the_whole_on_a_cpu():
-    """Kernel times plus the graph's entry; eager has three kernels."""
+    """Kernel times plus the graph's entry; static power runs through both; eager has three kernels, of 2 m n k flops each and
+    one operation an element of relu."""
     profile = load_profile("cpu_server_generic")
     estimate = AnalysisDirector(profile).estimate(mlp(), runtime="eager")
+    entry = Coefficients(profile).value("graph.eager", "graph")
+    assert entry > 0
     assert estimate.kernels == 3
-    assert len(estimate.breakdown) == 3
-    assert sum(k.latency_s for k in estimate.breakdown) == pytest.approx(estimate.latency_s.value, rel=0.5)
-    assert sum(k.flops for k in estimate.breakdown) == pytest.approx(estimate.flops)
+    assert sum(k.latency_s for k in estimate.breakdown) + entry == pytest.approx(estimate.latency_s.value, rel=1e-9)
+    kernels_j = sum(k.energy_j for k in estimate.breakdown)
+    assert kernels_j + profile.value("power.static") * entry == pytest.approx(estimate.energy_j.value, rel=1e-9)
+    assert [k.flops for k in estimate.breakdown] == [2 * 32 * 256 * 1024, 32 * 1024, 2 * 32 * 1024 * 10]
+    assert sum(k.flops for k in estimate.breakdown) == estimate.flops
 
 
 def test_several_graphs_add_up():

@@ -1,5 +1,6 @@
 import importlib.util
 import logging
+import math
 import sys
 from pathlib import Path
 
@@ -427,13 +428,16 @@ def test_energy_not_asked_for_runs_no_call():
 
 
 def test_trials_widen_the_interval_to_their_spread():
-    """Power that rises from 50 W to 100 W between two windows gives an interval that holds both."""
+    """Power that rises from 50 W to 100 W between two windows gives an interval that holds both: the mean times or over
+    exp(6.314 s / sqrt 2), with s the deviation of two logarithms and 6.314 Student's 95 % point of one degree of freedom."""
     clock = Clock()
     probe = SimulatedProbe(clock, energy_at=lambda t: 50 * t if t < 2.1 else 105 + 100 * (t - 2.1))
     settings = {"window_s": 2.0, "trials": 2, "idle_s": 0.0, "settle_s": 0.0}
     (reading,) = meter(clock, probe, **settings).measure(lambda: clock.advance(0.02), 0.02)
-    assert reading.low_j <= 1.0
-    assert reading.high_j >= 2.0
+    assert reading.trials_j == pytest.approx((1.0, 2.0), rel=0.02)
+    reach = math.exp(6.314 * math.log(reading.trials_j[1] / reading.trials_j[0]) / 2)
+    assert (reading.low_j, reading.high_j) == pytest.approx((reading.energy_j / reach, reading.energy_j * reach), rel=1e-3)
+    assert reading.low_j < 1.0 < 2.0 < reading.high_j
 
 
 def test_the_update_period_is_measured():

@@ -77,12 +77,12 @@ def test_what_readings_cannot_tell_keeps_the_range_of_its_prior():
     """One product measured ten times over decides no coefficient: each holds the profile's range, marked as not fitted."""
     row = TableRow(0, "linear", {"b": 1, "m": 512, "n": 512, "k": 512})
     found = fitted([MeasuredCase(row.case, (row.graph(),), 1e-3, 0.2)] * 10)
-    for name in set(found.unidentified) & set(PROFILE.coefficients):
-        held, prior = found.coefficients[name], PROFILE.coefficients[name]
-        if held.source == "prior":
-            assert held.bounds[0] <= prior.bounds[0] <= prior.bounds[1] <= held.bounds[1]
-            assert held.reference == found.coefficients["power.static"].reference
-    assert any(c.source == "prior" for c in found.coefficients.values())
+    units = {"energy.flop.matrix.float32", "energy.flop.vector.float32"}
+    assert set(found.unidentified) == units | {"power.static"} | {f"energy.byte.{level}" for level in PROFILE.levels}
+    for name in found.unidentified:
+        coefficient, prior = found.coefficients[name], PROFILE.coefficients[name]
+        assert coefficient.source == "prior"
+        assert coefficient.bounds[0] <= prior.bounds[0] <= prior.bounds[1] <= coefficient.bounds[1]
 
 
 def test_a_calibration_carries_energies_and_their_notes():

@@ -1,6 +1,7 @@
 """The join of estimates with measurements."""
 
 import csv
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -9,7 +10,8 @@ from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient, TilingSpec
 from shmoo.estimators.records import Graph, Interval, OpCall, TensorSpec, Value
 from shmoo.runs.errors import CSV_COLUMNS, error_report, write_errors_csv
-from shmoo.runs.records import CaseSpec, ChildTime, EnergyReading, Machine, Measurement, RunManifest, Timing
+from shmoo.runs.records import CaseSpec, ChildTime, EnergyReading, Machine, Measurement, Reason, RunManifest, Timing
+from shmoo.runs.visits import merge_visits
 
 TENSOR = TensorSpec((4, 4))
 GRAPH = Graph(
@@ -74,20 +76,31 @@ def always(value: float, *parts: Part):
     return lambda asked: [Predicted(Interval(value, 0.8 * value, 1.2 * value), breakdown) for _ in asked]
 
 
-def test_measured_is_the_median_of_all_ok_samples_of_all_passes():
-    """Samples 1 2 3 and 5 6: the median is 3, the passes' medians 2 and 5.5 are (5.5 - 2) / 2 apart."""
-    run = FakeRun((row(OPERATOR, 1.0, 2.0, 3.0), row(OPERATOR, 5.0, 6.0, pass_index=1)))
+def test_measured_is_what_all_visits_say():
+    """Visits of 2 s and 5 s a call run at rates 0.5 and 0.2, whose mean is 0.35: a call takes 1 / 0.35 s, 1.5 apart."""
+    run = FakeRun(merge_visits((row(OPERATOR, 1.0, 2.0, 3.0), row(OPERATOR, 4.0, 6.0, visit=1))))
     (case,) = error_report(run, PROFILE, always(3.3)).cases
-    assert (case.measured_s, case.samples, case.passes) == (3.0, 5, 2)
-    assert case.spread == pytest.approx(1.75)
-    assert case.error == pytest.approx(0.1)
+    assert (case.samples, case.visits, case.status) == (5, 2, "noisy")
+    assert case.measured_s == pytest.approx(1 / 0.35)
+    assert case.standard_error == pytest.approx(math.log(2.5) / 2)
+    assert case.spread == pytest.approx(1.5)
+    assert case.error == pytest.approx(3.3 * 0.35 - 1)
     assert case.inside
 
 
-def test_a_single_pass_has_no_spread():
-    """Spread between passes is unknown with one pass, not 0."""
-    (case,) = error_report(FakeRun((row(OPERATOR, 1.0),)), PROFILE, always(1.0)).cases
+def test_a_single_visit_is_its_median_and_has_no_spread():
+    """Spread between visits is unknown with one visit, not 0."""
+    (case,) = error_report(FakeRun(merge_visits((row(OPERATOR, 1.0, 1.0, 4.0),))), PROFILE, always(1.0)).cases
+    assert case.measured_s == 1.0
     assert case.spread is None
+
+
+def test_noisy_rows_count_and_bring_their_noise():
+    """A noisy row has its error, and the noise floor of its group stands in the card."""
+    run = FakeRun((row(OPERATOR, 1.0, 1.0, status="noisy", reasons=(Reason("noisy"),), visit_sd=0.2),))
+    report = error_report(run, PROFILE, always(1.1))
+    assert (report.cases[0].status, report.excluded) == ("noisy", ())
+    assert report.metrics[OPERATOR.split]["operators"].noise == 0.2
 
 
 def test_unusable_rows_are_listed_with_their_reason_and_count_nowhere():
@@ -96,8 +109,8 @@ def test_unusable_rows_are_listed_with_their_reason_and_count_nowhere():
     run = FakeRun(
         (
             row(OPERATOR, 1.0),
-            row(OPERATOR, 9.0, status="suspect", reasons=("clock moved",), pass_index=1),
-            Measurement(NETWORK, "failed", ("out of memory",)),
+            row(CaseSpec("elu", "operator"), 9.0, status="suspect", reasons=(Reason("clock moved"),)),
+            Measurement(NETWORK, "failed", (Reason("out of memory"),)),
             row(cold, 7.0),
             row(CaseSpec("tanh", "operator")),
             row(CaseSpec("gelu", "operator"), 1.0, graph_hashes=()),
@@ -154,7 +167,7 @@ def test_energy_compares_the_package():
 
 def test_a_run_without_a_usable_row_is_refused():
     """The error says how many rows were set aside and why the first was."""
-    run = FakeRun((row(OPERATOR, 1.0, status="suspect", reasons=("throttled",)),))
+    run = FakeRun((row(OPERATOR, 1.0, status="suspect", reasons=(Reason("throttled"),)),))
     with pytest.raises(NothingMeasuredError, match="1 rows, the first set aside because: throttled"):
         error_report(run, PROFILE, always(1.0))
 
@@ -168,7 +181,7 @@ def test_a_predictor_must_answer_every_case():
 def test_csv_holds_cases_calls_and_excluded_rows_in_the_same_columns(tmp_path):
     """One line a case, call and excluded row; unknown cells are empty."""
     children = (ChildTime(0, "aten.relu", 1.0, "interpreter"),)
-    failed = Measurement(OPERATOR, "failed", ('comma, and "quotes"',))
+    failed = Measurement(OPERATOR, "failed", (Reason('comma, and "quotes"'),))
     run = FakeRun((row(NETWORK, 2.0, children=children), failed))
     path = write_errors_csv(error_report(run, PROFILE, always(1.0)), tmp_path / "errors.csv")
     with path.open(newline="") as file:

@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -27,11 +28,13 @@ from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings, TrailSampl
 from shmoo.harness.energy.simulated import SimulatedProbe, ZoneFiles, write_powercap_tree
 from shmoo.harness.energy.virtual import VirtualDevice, VirtualNvml
 from shmoo.harness.hostwatch import HostSnapshot
-from shmoo.harness.measure import Measurer, MeasureSettings
+from shmoo.harness.measure import Measurer
+from shmoo.harness.settings import MeasureSettings
 from shmoo.harness.timing import TimingSettings
 from shmoo.harness.workloads.module import Built
-from shmoo.runs.records import CaseSpec
+from shmoo.runs.records import CaseSpec, Reason, Timing
 from shmoo.runs.tables import TableRow
+from shmoo.runs.visits import merge_visits
 
 SHORT = TimingSettings(block_s=1e-5, warmup_s=0.0, max_warmup_s=0.01, min_s=0.0, max_s=0.01, min_samples=3)
 UUID = "GPU-00000000-virtual"
@@ -202,55 +205,71 @@ def test_an_energy_is_never_zero_negative_or_nan():
 
 
 @pytest.fixture
-def neighbours(monkeypatch):
-    """Host snapshots one second apart; in the given attempts a neighbour takes a core and a half of two."""
+def busy_host(monkeypatch):
+    """Host snapshots one second apart; while a case is timed a neighbour takes a core and a half of two."""
+    state = {"n": 0, "cpu": 0.0, "switches": 0}
 
-    def set_up(busy):
-        attempts = iter(busy)
-        state = {"n": 0, "cpu": 0.0, "switches": 0}
+    def snapshot():
+        if state["n"] % 2:
+            state["cpu"] += 0.5
+            state["switches"] += 1000
+        state["n"] += 1
+        return HostSnapshot(float(state["n"]), state["cpu"], state["switches"])
 
-        def snapshot():
-            if state["n"] % 2:
-                disturbed = next(attempts, False)
-                state["cpu"] += 0.5 if disturbed else 1.0
-                state["switches"] += 1000 if disturbed else 10
-            state["n"] += 1
-            return HostSnapshot(float(state["n"]), state["cpu"], state["switches"])
-
-        monkeypatch.setattr("shmoo.harness.undisturbed.host_snapshot", snapshot)
-        monkeypatch.setattr(measure_module.torch, "get_num_threads", lambda: 1)
-        monkeypatch.setattr("shmoo.harness.hostwatch.MAX_RELATIVE_IQR", math.inf)
-        monkeypatch.setattr(measure_module, "core_watch", lambda: None)
-
-    return set_up
+    monkeypatch.setattr("shmoo.harness.observing.host_snapshot", snapshot)
+    monkeypatch.setattr(measure_module.torch, "get_num_threads", lambda: 1)
 
 
-def test_a_disturbed_window_is_discarded_and_measured_again(neighbours):
-    """Disturbed twice, then quiet: the row is ok and says what was thrown away."""
-    neighbours([True, True, False])
+def test_a_busy_host_makes_a_visit_noisy_and_costs_nothing(busy_host):
+    """It is timed once, its samples stay, and the reason says what was seen."""
     row = measured()
-    assert (row.status, row.host["retries"]) == ("ok", 2)
-    assert row.host["discarded"].count("disturbed") == 2
+    assert (row.status, row.timed) == ("noisy", True)
+    assert [reason.code for reason in row.reasons] == ["disturbed"]
+    assert "50% of its CPU time" in row.reasons[0].text
 
 
-def test_a_host_that_stays_busy_makes_the_row_suspect_after_three_retries(neighbours):
-    """Four windows in all, and the last one's reasons stand."""
-    neighbours([True] * 10)
-    row = measured()
-    assert (row.status, row.host["retries"]) == ("suspect", 3)
-    assert "disturbed" in row.reasons[0]
+def test_visits_that_agree_are_ok_however_busy_the_host_was(busy_host):
+    """Three disturbed visits within a few per cent of each other are a known time: what counts is their standard error."""
+    line = measured()
+    lines = [
+        msgspec.structs.replace(line, visit=number, timing=Timing((seconds,) * 9))
+        for number, seconds in enumerate((1e-3, 1.02e-3, 0.99e-3))
+    ]
+    (row,) = merge_visits(lines)
+    assert (row.status, row.reasons) == ("ok", ())
+    assert row.latency.relative_se < 0.02
 
 
-def test_a_recompilation_inside_the_window_makes_the_row_suspect(monkeypatch):
-    """The compiler's time would pass for the model's."""
+def test_visits_that_disagree_are_noisy_and_say_by_how_much():
+    """Twice as long on one visit of three: the standard error is in the reason and widens the interval, and the row is used."""
+    line = measured()
+    lines = [
+        msgspec.structs.replace(line, visit=number, timing=Timing((seconds,) * 9))
+        for number, seconds in enumerate((1e-3, 2e-3, 1e-3))
+    ]
+    (row,) = merge_visits(lines)
+    assert (row.status, row.timed) == ("noisy", True)
+    assert row.reasons[0].code == "noisy"
+    assert "over 3 visits" in row.reasons[0].text
+    assert row.latency.high_s / row.latency.low_s > 1.5
+
+
+def test_a_recompilation_inside_the_window_makes_the_visit_suspect(monkeypatch):
+    """The compiler's time would pass for the model's; the visits without it stand."""
     frames = iter(range(100))
     monkeypatch.setattr(measure_module, "compilations", lambda: next(frames))
     monkeypatch.setattr(measure_module, "compile_model", lambda model, runtime, device: model)
     monkeypatch.setattr(measure_module, "compile_seconds", lambda: 0.1)
-    settings = MeasureSettings(operator=SHORT, energy=EnergySettings(window_s=0.0), retries=1)
-    row, _ = Measurer(settings, relu, ((), {})).measure(CaseSpec("relu", "operator", runtime="inductor"))
-    assert row.status == "suspect"
-    assert any(reason.startswith("recompiled: 1") for reason in row.reasons)
+    settings = MeasureSettings(operator=SHORT, energy=EnergySettings(window_s=0.0))
+    case = CaseSpec("relu", "operator", runtime="inductor")
+    first, _ = Measurer(settings, relu, ((), {})).measure(case)
+    assert (first.status, first.timed) == ("suspect", False)
+    assert Reason("recompiled", "1 compilations while it was timed") in first.reasons
+    monkeypatch.setattr(measure_module, "compilations", lambda: 0)
+    second, _ = Measurer(settings, relu, ((), {})).measure(case, 1)
+    (row,) = merge_visits([first, second])
+    assert row.timing.samples_s == second.timing.samples_s
+    assert [reason.code for reason in row.reasons][-1] == "visits left out"
 
 
 def test_a_failing_compiler_is_a_failed_row(monkeypatch):
@@ -261,7 +280,7 @@ def test_a_failing_compiler_is_a_failed_row(monkeypatch):
 
     monkeypatch.setattr(measure_module, "compile_model", fail)
     row = measured()
-    assert (row.status, row.reasons) == ("failed", ("RuntimeError: no C++ compiler found",))
+    assert (row.status, row.reasons) == ("failed", (Reason("RuntimeError", "no C++ compiler found"),))
 
 
 # calibration
@@ -274,8 +293,13 @@ def test_a_rank_deficient_energy_fit_says_so():
     row = TableRow(0, "linear", {"b": 1, "m": 512, "n": 512, "k": 512})
     cases = tuple(MeasuredCase(row.case, (row.graph(),), 1e-3, 0.2) for _ in range(10))
     fitted = fit_energy(blocks(cases, profile), profile, "synthetic")
-    assert all(math.isfinite(c.value) and c.value >= 0 for c in fitted.coefficients.values())
-    assert fitted.unidentified
+    assert set(fitted.unidentified) == set(fitted.coefficients)
+    for name, coefficient in fitted.coefficients.items():
+        low, high = profile.coefficients[name].bounds
+        if name.startswith("energy."):
+            assert low <= coefficient.value <= high, name
+    # 0.2 J in 1 ms are 200 W, which static power alone can explain: no more.
+    assert 80.0 <= fitted.coefficients["power.static"].value <= 200.0
     assert fitted.condition > 1e6
 
 

@@ -69,7 +69,8 @@ def test_a_bound_that_stops_a_coefficient_is_named():
 
 
 def test_what_the_data_cannot_tell_is_named_and_left_at_its_prior():
-    """Products of at least 1,000 in every extent say nothing about small ones: half.m stays where it started."""
+    """Products of at least 1,000 in every extent say nothing about small ones: half.m stays where it started, and so does the
+    launch, a thousandth of their time. Only the rate is told, to the 1 % that 64 cases with 5 % of noise leave beside overlap."""
     sides = (1000, 1300, 1700, 2100)
     rows = [TableRow(0, "linear", {"b": 1, "m": m, "n": n, "k": k}) for m in sides for n in sides for k in sides]
     base = load_profile("cpu_server_generic")
@@ -77,27 +78,35 @@ def test_what_the_data_cannot_tell_is_named_and_left_at_its_prior():
     seconds = predicted_latency(blocks(cases, base), Coefficients(base, {"efficiency.gemm": 0.6}))
     noisy = seconds * np.exp(np.random.default_rng(0).normal(0, 0.05, len(seconds)))
     found = fitted([MeasuredCase(c.case, c.graphs, float(s)) for c, s in zip(cases, noisy, strict=True)])
-    assert "half.m.gemm" in found.unidentified
-    assert "launch.eager.gemm" in found.unidentified or "launch.eager" in found.unidentified
-    assert "efficiency.gemm" not in found.unidentified or "efficiency" not in found.unidentified
+    untold = {"half.m.gemm", "half.n.gemm", "launch.eager", "launch.eager.gemm", "launch.eager.linear", "bandwidth.l1"}
+    assert untold <= set(found.unidentified)
+    assert "efficiency.gemm" not in found.unidentified
+    assert found.values["efficiency.gemm"] == pytest.approx(0.6, rel=0.02)
+    assert found.log_sd["efficiency.gemm"] < 0.03
+    starts = {p.name: p for p in parameters_for(blocks(cases, base), base)}
+    for name in ("half.m.gemm", "half.n.gemm"):
+        assert found.values[name] == pytest.approx(starts[name].start, rel=0.2)
+        assert found.log_sd[name] > starts[name].prior_sd
 
 
-def test_a_second_start_leaves_a_bad_first_one(monkeypatch):
-    """Where the first start ends far off, the better of two ends counts: the costs are compared."""
-    seen = []
+@pytest.mark.parametrize("stopped", [(0, 1), (2,)], ids=["first path", "second start"])
+def test_a_second_start_leaves_a_bad_first_one(monkeypatch, stopped):
+    """Where one of two starts is stopped after a step, far from the truth, the other's end counts, whichever of them it is."""
+    costs = []
     original = fit.least_squares
 
-    def watched(*args, **kwargs):
-        found = original(*args, **kwargs)
-        seen.append(found.cost)
-        return found
+    def some_stopped(*args, **kwargs):
+        limit = {"max_nfev": 1} if len(costs) in stopped else {}
+        end = original(*args, **kwargs | limit)
+        costs.append(end.cost)
+        return end
 
-    monkeypatch.setattr(fit, "least_squares", watched)
-    cases = measured_on(load_profile("cpu_server_generic"), TRUTH, noise=0.02)
-    found = fitted(cases)
-    assert len(seen) == 1 + fit.STARTS
-    assert found.values["efficiency.gemm"] == pytest.approx(TRUTH["efficiency.gemm"], rel=0.05)
-    assert np.median(np.abs(found.residuals)) < 0.03
+    monkeypatch.setattr(fit, "least_squares", some_stopped)
+    best = fitted(measured_on(load_profile("cpu_server_generic"), TRUTH, noise=0.02))
+    assert len(costs) == 1 + fit.STARTS
+    assert max(costs[1:]) > 10 * min(costs[1:])
+    assert best.values["efficiency.gemm"] == pytest.approx(TRUTH["efficiency.gemm"], rel=0.05)
+    assert np.median(np.abs(best.residuals)) < 0.03
 
 
 def test_cases_are_off_by_more_where_the_fit_does_not_see_them():

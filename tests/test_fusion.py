@@ -74,6 +74,7 @@ def test_kernels_are_in_an_order_that_can_run():
     graph = residual()
     for runtime in ("eager", "inductor", "inductor-freezing"):
         done: set[int] = set()
+        assert sorted(i for calls in groups(graph, runtime) for i in calls) == list(range(len(graph.calls)))
         for calls in groups(graph, runtime):
             made = {value for i in calls for value in graph.calls[i].writes}
             needed = {value for i in calls for value in graph.calls[i].reads} - made

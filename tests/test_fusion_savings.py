@@ -9,14 +9,20 @@ from shmoo.estimators.profile import RUNTIMES, Coefficient, load_profile
 
 
 def test_a_chain_saves_what_passes_between_its_calls():
-    """Three relus on 1000 floats: 6 accesses of 4000 bytes alone, 2 fused."""
+    """Three relus on 1000 floats: 6 accesses of 4000 bytes alone, 2 fused; three launches and one, after entering the graph. The
+    fused time and energy are those of an estimate."""
     b = GraphBuilder()
     graph = b.graph(b.relu(b.relu(b.relu(b.tensor((1000,))))))
-    savings = fusion_savings(AnalysisDirector(load_profile("cpu_server_generic")), [graph], "inductor")
+    director = AnalysisDirector(load_profile("cpu_server_generic"))
+    savings = fusion_savings(director, [graph], "inductor")
+    estimate = director.estimate(graph, runtime="inductor")
     assert (savings.alone.kernels, savings.fused.kernels) == (3, 1)
     assert (savings.alone.bytes, savings.fused.bytes) == (6 * 4000, 2 * 4000)
     assert savings.saved("bytes") == pytest.approx(2 / 3)
-    assert savings.saved("latency_s") > 0
+    assert (savings.fused.latency_s, savings.fused.energy_j) == (estimate.latency_s.value, estimate.energy_j.value)
+    entry = estimate.latency_s.value - estimate.breakdown[0].latency_s
+    assert savings.alone.latency_s - entry == pytest.approx(3 * estimate.breakdown[0].latency_s, rel=0.02)
+    assert savings.saved("latency_s") == pytest.approx(1 - savings.fused.latency_s / savings.alone.latency_s)
 
 
 @pytest.mark.parametrize("arch", ["cpu_server_generic", "gpu_h100", "tpu_v4", "kpu_t256"])

@@ -1,6 +1,7 @@
 import pytest
 
 from shmoo.harness.gpuwatch import GpuWatch, gpu_doubts
+from shmoo.runs.records import Reason
 
 
 class NVMLError(Exception):
@@ -60,7 +61,7 @@ def test_a_quiet_card_leaves_no_doubt():
 
 def test_a_low_clock_is_a_doubt_unless_the_power_limit_explains_it():
     """1200 of 1980 MHz is 61 %; at the power cap that is how fast the card is."""
-    assert "1200 MHz of 1980 MHz" in gpu_doubts(observed(clock=1200))[0]
+    assert "1200 MHz of 1980 MHz" in gpu_doubts(observed(clock=1200))[0].text
     assert gpu_doubts(observed(clock=1200, events=0x4)) == ()
 
 
@@ -69,12 +70,14 @@ def test_a_low_clock_is_a_doubt_unless_the_power_limit_explains_it():
 )
 def test_throttling_is_named(bit, name):
     """Each event that holds the clock down by force is a doubt."""
-    assert name in gpu_doubts(observed(events=bit))[0]
+    (doubt,) = gpu_doubts(observed(events=bit))
+    assert doubt.code == "GPU throttled"
+    assert name in doubt.text
 
 
 def test_another_process_on_the_card_is_a_doubt():
     """Two processes, one of them ours."""
-    assert "1 other processes" in gpu_doubts(observed(pids=(42, 43)))[0]
+    assert gpu_doubts(observed(pids=(42, 43))) == (Reason("shared GPU", "1 other processes compute on it"),)
 
 
 def test_in_a_container_one_unknown_process_is_ours():

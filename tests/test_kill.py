@@ -1,4 +1,4 @@
-"""kill -9 at fifty random moments of a campaign: every finished row is there, whole, and only the case in flight is lost."""
+"""kill -9 at fifty random moments of a campaign: every finished visit is there, whole, and only the one in flight is lost."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ class Fast:
     def __init__(self, journal: Path) -> None:
         self._journal = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    def measure(self, case, pass_index=0):
+    def measure(self, case, visit=0, details=True):
         # Called for the next case only when the row before is on disk.
         os.write(self._journal, b".")
         time.sleep(2e-3)
         spec = TensorSpec((case.axes["m"],))
         graph = single_call_graph(OpCall("aten.relu", (spec,), (spec,), ("self",)))
-        return Measurement(case, "ok", (), (graph.content_hash,), Timing(samples_of(case)), pass_index=pass_index), (graph,)
+        return Measurement(case, "ok", (), (graph.content_hash,), Timing(samples_of(case)), visit=visit), (graph,)
 
 
 def campaign(folder: str, resume: bool) -> None:
     root = Path(folder)
-    settings = CampaignSettings(lock=str(root / "lock"))
+    settings = CampaignSettings(visits=1, most_visits=1, lock=str(root / "lock"))
     run_campaign(
         CASES, root / "run", suite="kill", machine=MACHINE, settings=settings, resume=resume, measurer=Fast(root / "journal")
     )
@@ -75,12 +75,12 @@ def test_kill_9_at_any_moment_loses_at_most_the_case_in_flight(tmp_path):
         run = Run.open(tmp_path / "run")
         asked = (journal.stat().st_size if journal.exists() else 0) - begun
         # Every case asked for but the last was stored before the next was asked for.
-        assert stored + max(asked - 1, 0) <= len(run.rows) <= stored + asked
-        stored = len(run.rows)
-        for row in run.rows[-5:]:
+        assert stored + max(asked - 1, 0) <= len(run.lines) <= stored + asked
+        stored = len(run.lines)
+        for row in run.lines[-5:]:
             assert run.graphs(row)
     campaign(str(tmp_path), resume=True)
     run = Run.open(tmp_path / "run")
     assert run.problems == ()
-    assert sorted(row.case.axes["m"] for row in run.rows) == [case.axes["m"] for case in CASES]
-    assert all(row.timing.samples_s == samples_of(row.case) for row in run.rows)
+    assert sorted(row.case.axes["m"] for row in run.lines) == [case.axes["m"] for case in CASES]
+    assert all(row.timing.samples_s == samples_of(row.case) for row in run.lines)

@@ -59,13 +59,16 @@ def test_matrices_of_a_batch_fill_the_fabric_together():
 
 @pytest.mark.parametrize("op", ["aten.linalg_lu", "aten.linalg_qr"])
 def test_factorisations_are_estimated_on_every_kpu(op):
-    """Latency and energy with intervals, utilisation within its bounds."""
+    """The schedule's cycles at the fabric's clock, in intervals; utilisation and power are within their bounds."""
     for name in ("kpu_t64", "kpu_t256", "kpu_t768"):
-        graph = factorisation(op, 4, 300, 200)
-        estimate = AnalysisDirector(load_profile(name)).estimate(graph)
-        assert estimate.latency_s.value > 0
-        assert estimate.energy_j.value > 0
-        assert 0 < estimate.breakdown[0].utilisation <= 1
+        profile, graph = load_profile(name), factorisation(op, 4, 300, 200)
+        estimate = AnalysisDirector(profile).estimate(graph)
+        (kernel,) = estimate.breakdown
+        seconds = tiled(graph, profile).cycles[0] / profile.value("clock") / Coefficients(profile).value("efficiency")
+        assert kernel.compute_s == pytest.approx(seconds, rel=1e-6)
+        assert estimate.latency_s.low < estimate.latency_s.value < estimate.latency_s.high
+        assert profile.value("power.static") < estimate.average_power_w.value <= profile.value("power.tdp")
+        assert 0 < kernel.utilisation <= 1
 
 
 # --- rows

@@ -1,4 +1,6 @@
+import math
 import shutil
+import time
 
 import msgspec
 import pytest
@@ -10,16 +12,18 @@ from shmoo.harness.capture.capture import capture
 from shmoo.harness.capture.errors import CaptureError
 from shmoo.harness.energy.sampler import EnergySettings
 from shmoo.harness.energy.simulated import SimulatedProbe
-from shmoo.harness.measure import Measurer, MeasureSettings, describe
+from shmoo.harness.measure import Measurer, failure
 from shmoo.harness.memory import highest_sum, peak_cpu_bytes, resident_bytes
 from shmoo.harness.operators_alone import time_operators
 from shmoo.harness.replay import GraphReplay, ReplayError, child_times
+from shmoo.harness.settings import MeasureSettings
 from shmoo.harness.timing import TimingSettings
 from shmoo.harness.workloads.module import Built
-from shmoo.runs.records import CaseSpec
+from shmoo.runs.records import CaseSpec, Reason
+from shmoo.runs.visits import merge_visits
 
 SHORT = TimingSettings(block_s=1e-5, warmup_s=0.0, max_warmup_s=0.01, min_s=0.0, max_s=0.01, min_samples=3)
-QUICK = MeasureSettings(operator=SHORT, network=SHORT, energy=EnergySettings(window_s=0.0), retries=0, children_s=0.01)
+QUICK = MeasureSettings(operator=SHORT, network=SHORT, energy=EnergySettings(window_s=0.0), children_s=0.01)
 NO_COUNTERS = ((), {"package": "no RAPL", "gpu": "no driver"})
 
 
@@ -86,35 +90,50 @@ def test_a_row_survives_the_journey_to_disk():
     assert msgspec.json.decode(msgspec.json.encode(row), type=type(row)) == row
 
 
-def test_energy_is_measured_where_there_is_a_counter():
+def test_energy_is_measured_where_there_is_a_counter(monkeypatch):
     """A simulated counter gives joules per call, from as many windows as asked for, inside their interval."""
-    import time
-
+    # Whatever else runs beside these tests, the pace of a window of 50 ms is not what they are about.
+    monkeypatch.setattr("shmoo.harness.measure.ENERGY_TIME_TOLERANCE", math.inf)
     settings = msgspec.structs.replace(QUICK, energy=EnergySettings(window_s=0.05, idle_s=0.0, settle_s=0.0, trials=2))
     probe = SimulatedProbe(time.monotonic, power_w=100.0)
-    row, _ = measure(relu, CaseSpec("relu", "operator", {"m": 64}), settings, ((probe,), {}))
+    row, _ = measure(relu, CaseSpec("relu", "operator", {"m": 1 << 20}), settings, ((probe,), {}))
     (reading,) = row.energy
     assert 0 < reading.low_j <= reading.energy_j <= reading.high_j
     assert len(reading.trials_j) == 2
     assert reading.calls > 1
 
 
+def test_energy_at_another_pace_is_unknown(monkeypatch):
+    """A window in which calls took much longer than when they were timed has seen something else: unknown, with both numbers."""
+    monkeypatch.setattr("shmoo.harness.measure.ENERGY_TIME_TOLERANCE", -1.0)
+    settings = msgspec.structs.replace(QUICK, energy=EnergySettings(window_s=0.05, idle_s=0.0, settle_s=0.0, trials=2))
+    probe = SimulatedProbe(time.monotonic, power_w=100.0)
+    row, _ = measure(relu, CaseSpec("relu", "operator", {"m": 64}), settings, ((probe,), {}))
+    (reading,) = row.energy
+    assert (reading.energy_j, reading.low_j) == (None, None)
+    assert "measured at another pace" in reading.reason
+    assert row.timed
+
+
 @pytest.mark.parametrize(
-    ("error", "text"),
+    ("error", "reason"),
     [
-        (RuntimeError("out of memory: tried to allocate 1 TB\nmore"), "RuntimeError: out of memory: tried to allocate 1 TB"),
-        (InputError("axis m is at least 1"), "axis m is at least 1"),
-        (MemoryError(), "MemoryError: no message"),
+        (
+            RuntimeError("out of memory: tried to allocate 1 TB\nmore"),
+            Reason("RuntimeError", "out of memory: tried to allocate 1 TB"),
+        ),
+        (InputError("axis m is at least 1"), Reason("error", "axis m is at least 1")),
+        (MemoryError(), Reason("MemoryError", "no message")),
     ],
 )
-def test_a_failing_case_is_a_failed_row(error, text):
+def test_a_failing_case_is_a_failed_row(error, reason):
     """The reason is in the row in one line and nothing is raised."""
 
     def fail(case):
         raise error
 
     row, graphs = measure(fail, CaseSpec("relu", "operator"))
-    assert (row.status, row.reasons, graphs, row.timing) == ("failed", (text,), (), None)
+    assert (row.status, row.reasons, graphs, row.timing) == ("failed", (reason,), (), None)
 
 
 def test_an_interruption_is_not_a_failed_case():
@@ -139,20 +158,19 @@ def test_what_cannot_be_measured_says_what_can(changes, word):
     """Unknown runtimes and runtimes and dtypes of another device are failed rows."""
     row, _ = measure(relu, msgspec.structs.replace(CaseSpec("relu", "operator", {"m": 8}), **changes))
     assert row.status == "failed"
-    assert word in row.reasons[0]
+    assert word in row.why
 
 
 def test_a_model_that_cannot_be_captured_keeps_its_time(monkeypatch):
-    """The timing stands; the row is suspect and says that it has no graph."""
+    """The timing stands and can be used; the row says that it has no graph."""
 
     def refuse(*args, **kwargs):
         raise CaptureError("data-dependent branch")
 
     monkeypatch.setattr("shmoo.harness.measure.capture", refuse)
     row, graphs = measure(relu, CaseSpec("relu", "operator", {"m": 8}))
-    assert (row.status, graphs, row.graph_hashes) == ("suspect", (), ())
-    assert "not captured: data-dependent branch" in row.reasons
-    assert row.timing.samples_s
+    assert (row.timed, row.estimable, graphs, row.graph_hashes) == (True, False, (), ())
+    assert Reason("not captured", "data-dependent branch") in row.reasons
 
 
 def test_threads_are_set_for_the_case():
@@ -173,13 +191,98 @@ def test_compiling_is_timed_apart_and_not_in_the_window(runtime):
     row, _ = measure(relu, CaseSpec("relu", "operator", {"m": 64}, runtime=runtime))
     assert row.status != "failed", row.reasons
     assert 0 < row.timing.compile_s <= row.timing.first_call_s
-    assert not any("recompiled" in reason for reason in row.reasons)
+    assert "recompiled" not in [reason.code for reason in row.reasons]
 
 
 def test_errors_are_described_in_one_line():
     """Our own errors speak for themselves, others are named."""
-    assert describe(InputError("a\nb")) == "a"
-    assert describe(ValueError("bad")) == "ValueError: bad"
+    assert str(failure(InputError("a\nb"))) == "error: a"
+    assert str(failure(ValueError("\n  bad  \n"))) == "ValueError: bad"
+
+
+# visits
+
+
+def counting(build):
+    """A builder that counts how often it is asked."""
+    built = []
+
+    def counted(case):
+        built.append(case)
+        return build(case)
+
+    return counted, built
+
+
+def test_later_visits_find_the_case_built_and_measure_its_time_only():
+    """The graph and the first call belong to the first visit, what takes longer to the visit that is asked for it; every visit
+    has its own number and samples."""
+    build, built = counting(residual)
+    measurer = Measurer(QUICK, build, NO_COUNTERS)
+    case = CaseSpec("residual", "network", {"batch": 2})
+    first, graphs = measurer.measure(case, 0, details=False)
+    second, _ = measurer.measure(case, 1, details=True)
+    third, none = measurer.measure(case, 2, details=False)
+    assert (len(built), first.visit, second.visit, third.visit) == (1, 0, 1, 2)
+    assert (len(graphs), none) == (1, ())
+    assert first.timing.first_call_s > 0
+    assert (first.children, first.energy, first.peak_memory_bytes) == ((), (), None)
+    assert second.children
+    assert second.energy
+    assert second.peak_memory_bytes > 0
+    assert (third.graph_hashes, third.children, third.energy, third.timing.first_call_s) == ((), (), (), None)
+    assert third.timing.samples_s != first.timing.samples_s
+    assert third.timing.block_calls == first.timing.block_calls
+
+
+def test_visits_merge_into_one_row_that_knows_what_each_of_them_said():
+    """Two visits are a row with the samples of both, the graph of the first, and a standard error from their spread."""
+    measurer = Measurer(QUICK, residual, NO_COUNTERS)
+    case = CaseSpec("residual", "network", {"batch": 2})
+    lines = [measurer.measure(case, number)[0] for number in (0, 1)]
+    (row,) = merge_visits(lines)
+    assert row.timing.samples_s == lines[0].timing.samples_s + lines[1].timing.samples_s
+    assert (row.latency.visits, row.estimable) == (2, True)
+    assert row.children == lines[0].children
+
+
+def test_cases_that_are_too_large_together_do_not_wait_for_their_next_visit():
+    """Without room for any, each visit builds the case anew."""
+    build, built = counting(residual)
+    measurer = Measurer(msgspec.structs.replace(QUICK, kept_share=0.0), build, NO_COUNTERS)
+    for number in (0, 1):
+        measurer.measure(CaseSpec("residual", "network", {"batch": 2}), number)
+    assert len(built) == 2
+
+
+def test_a_case_that_failed_is_built_anew():
+    """What a failure leaves behind is not used again."""
+    calls = []
+
+    class Fragile(torch.nn.Module):
+        def forward(self, x):
+            calls.append(1)
+            if len(calls) == 1:
+                raise RuntimeError("not yet")
+            return x + 1
+
+    build, built = counting(lambda case: Built(Fragile(), (torch.zeros(4),)))
+    measurer = Measurer(QUICK, build, NO_COUNTERS)
+    case = CaseSpec("fragile", "operator")
+    assert [measurer.measure(case, number)[0].status == "failed" for number in (0, 1)] == [True, False]
+    assert len(built) == 2
+
+
+def test_blocks_know_what_the_cores_did_beside_them():
+    """A watch that says 1.8 whenever it is asked is in the row, a number for each block."""
+
+    class Slow:
+        def slowdown(self):
+            return 1.8
+
+    row, _ = Measurer(QUICK, relu, NO_COUNTERS, cores=Slow()).measure(CaseSpec("relu", "operator", {"m": 64}))
+    assert row.timing.slowdowns == (1.8,) * len(row.timing.samples_s)
+    assert row.alone is None
 
 
 # replay

@@ -152,12 +152,14 @@ def test_every_coefficient_has_a_unit_and_a_reference(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_levels_have_capacity_and_bandwidth(name):
-    """Every memory level says how much it holds and how fast it is; the last is the main memory."""
+    """Every memory level holds more than the one before and is slower; the last is the main memory."""
     profile = load_profile(name)
     assert profile.levels[-1] == "dram"
-    for level in profile.levels:
-        assert profile.value(f"capacity.{level}") > 0
-        assert profile.value(f"bandwidth.{level}") > 0
+    capacities = [profile.value(f"capacity.{level}") for level in profile.levels]
+    bandwidths = [profile.value(f"bandwidth.{level}") for level in profile.levels]
+    assert min(capacities[0], bandwidths[-1]) > 0
+    assert capacities == sorted(set(capacities))
+    assert bandwidths == sorted(set(bandwidths), reverse=True)
 
 
 @pytest.mark.parametrize("name", REAL)

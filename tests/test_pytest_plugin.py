@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from shmoo.runs.records import Reason
 from shmoo.runs.store import Run
 
 pytest_plugins = ["pytester"]
@@ -44,10 +45,13 @@ def test_without_the_flag_only_benchmarks_are_skipped(project: pytest.Pytester) 
 
 
 def test_with_the_flag_table_json_and_run_agree(project: pytest.Pytester) -> None:
-    """pytest-benchmark's JSON carries our figures, and the run has a row a test."""
+    """pytest-benchmark's JSON carries our figures, the run has a row a test, and the terminal shows the noise."""
     result = project.runpytest_subprocess("--benchmark", "--benchmark-json=b.json", *QUICK)
     result.assert_outcomes(passed=4)
-    result.stdout.fnmatch_lines(["*benchmark: 3 tests*", "*test_sum*", "*shmoo: 3 rows in out*"])
+    result.stdout.fnmatch_lines(
+        ["*benchmark: 3 tests*", "*test_sum*", "Noise*time*std. error*alone*visits*status", "test_sum *s *% *1  *"]
+    )
+    result.stdout.fnmatch_lines(["shmoo: 3 rows in out (*; 3 visits)*"])
     run = Run.open(project.path / "out")
     rows = {row.case.workload.split("::")[1]: row for row in run.rows}
     assert set(rows) == {"test_sum", "test_sizes[1]", "test_sizes[2]"}
@@ -58,6 +62,91 @@ def test_with_the_flag_table_json_and_run_agree(project: pytest.Pytester) -> Non
     assert info["latency_s"] == pytest.approx(shown["test_sum"]["stats"]["median"], rel=1e-6)
     assert info["samples"] == shown["test_sum"]["stats"]["rounds"] == len(rows["test_sum"].timing.samples_s)
     assert info["identity"] == rows["test_sum"].case.identity
+    assert info["relative_se"] == rows["test_sum"].latency.relative_se
+    assert info["alone_s"] is None or info["alone_s"] > 0
+
+
+def test_a_target_of_ones_own_says_that_it_was_visited_once(pytester: pytest.Pytester) -> None:
+    """It is timed in five windows with pauses, so that no two windows follow each other at once, and its row is one visit."""
+    pytester.makepyfile(
+        """
+        import time
+        starts = []
+        def note():
+            starts.append(time.perf_counter())
+        def test_note(shmoo_benchmark):
+            shmoo_benchmark(note)
+            gaps = [b - a for a, b in zip(starts, starts[1:])]
+            assert len([gap for gap in gaps if gap > 0.003]) >= 2
+        """
+    )
+    arguments = ("--benchmark", "--benchmark-json=b.json", "--shmoo-out=out", "--shmoo-max-time=0.1")
+    pytester.runpytest_subprocess(*arguments).assert_outcomes(passed=1)
+    (row,) = Run.open(pytester.path / "out").rows
+    assert (row.latency.visits, len(Run.open(pytester.path / "out").lines)) == (1, 1)
+    assert [reason.code for reason in row.reasons][-1] == "one visit"
+    (shown,) = json.loads((pytester.path / "b.json").read_text())["benchmarks"]
+    assert shown["extra_info"]["visits"] == 1
+    assert any(reason.startswith("one visit: ") for reason in shown["extra_info"]["reasons"])
+
+
+def test_cases_are_visited_again_when_all_tests_have_run(pytester: pytest.Pytester) -> None:
+    """Two cases of a workload: first one visit each, then rounds over both; each visit is on disk when the next begins, and the
+    table and the JSON show the samples of all of them."""
+    if find_spec("torch") is None:
+        pytest.skip("torch is not installed")
+    pytester.makepyfile(
+        """
+        import pytest
+        from shmoo.runs.records import CaseSpec
+        from shmoo.runs.store import Run
+        @pytest.mark.parametrize("rows", [64, 128])
+        def test_relu(shmoo_benchmark, rows):
+            case = CaseSpec("relu", "operator", {"rows": rows, "cols": 64})
+            assert shmoo_benchmark.case(case).visit == 0
+            assert Run.open("out").lines[-1].case.axes["rows"] == rows
+        """
+    )
+    result = pytester.runpytest_subprocess("--benchmark", "--benchmark-json=b.json", *QUICK)
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["*visiting 2 cases again*"])
+    run = Run.open(pytester.path / "out")
+    assert [line.case.axes["rows"] for line in run.lines[:2]] == [64, 128]
+    assert sorted(line.case.axes["rows"] for line in run.lines[2:4]) == [64, 128]
+    assert all(row.latency.visits >= 3 for row in run.rows)
+    shown = {b["extra_info"]["identity"]: b for b in json.loads((pytester.path / "b.json").read_text())["benchmarks"]}
+    for row in run.rows:
+        benchmark, info = shown[row.case.identity], shown[row.case.identity]["extra_info"]
+        assert benchmark["stats"]["rounds"] == len(row.timing.samples_s) == info["samples"]
+        assert benchmark["stats"]["data"] == pytest.approx(row.timing.samples_s)
+        assert (info["visits"], info["status"], info["relative_se"]) == (len(row.visits), row.status, row.latency.relative_se)
+        assert info["latency_s"] == row.latency.value_s
+
+
+def test_a_session_that_stops_early_visits_nothing_again(pytester: pytest.Pytester) -> None:
+    """With -x a failing test ends the session: what was visited stays, and is shown."""
+    if find_spec("torch") is None:
+        pytest.skip("torch is not installed")
+    pytester.makepyfile(
+        """
+        from shmoo.runs.records import CaseSpec
+        def test_relu(shmoo_benchmark):
+            shmoo_benchmark.case(CaseSpec("relu", "operator", {"rows": 64, "cols": 64}))
+        def test_bad():
+            assert False
+        """
+    )
+    result = pytester.runpytest_subprocess("--benchmark", "-x", *QUICK)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["shmoo: 1 rows in out (*; 1 visits)*"])
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "0", "-1", "soon"])
+def test_a_longest_time_that_is_none_is_refused(project: pytest.Pytester, value: str) -> None:
+    """The error names the option, what was given and what is allowed, and nothing is run."""
+    result = project.runpytest_subprocess("--benchmark", f"--shmoo-max-time={value}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*--shmoo-max-time*positive number of seconds*'{value}'*"])
 
 
 def test_options_of_pytest_benchmark_still_work(project: pytest.Pytester) -> None:
@@ -81,7 +170,7 @@ def test_a_failing_target_fails_its_test_and_leaves_a_row(pytester: pytest.Pytes
     )
     pytester.runpytest_subprocess("--benchmark", *QUICK).assert_outcomes(passed=1, failed=1)
     bad, good = Run.open(pytester.path / "out").rows
-    assert (bad.status, bad.reasons) == ("failed", ("RuntimeError: no such kernel",))
+    assert (bad.status, bad.reasons) == ("failed", (Reason("RuntimeError", "no such kernel"),))
     assert good.timing is not None
 
 
@@ -97,7 +186,9 @@ def test_an_existing_run_is_not_overwritten(project: pytest.Pytester) -> None:
 
 def test_xdist_is_refused(project: pytest.Pytester) -> None:
     """Workers side by side would time each other; without --benchmark they are welcome."""
-    project.makeconftest("def pytest_addoption(parser):\n    parser.addoption('--numprocesses', dest='numprocesses', type=int)")
+    if find_spec("xdist") is None:
+        option = "parser.addoption('--numprocesses', dest='numprocesses', type=int)"
+        project.makeconftest(f"def pytest_addoption(parser):\n    {option}")
     result = project.runpytest_subprocess("--benchmark", "--numprocesses=2")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*pytest-xdist*disturb*"])

@@ -16,7 +16,7 @@ from shmoo.runs.errors import error_report
 from shmoo.runs.plots_errors import parity_figure, roofline_figure
 from shmoo.runs.plots_shmoo import plane_figure, shmoo_figure
 from shmoo.runs.predict import director_predictor, network_estimates, network_fusions
-from shmoo.runs.records import CaseSpec, ChildTime, Machine, Measurement, OperatorTime, RunManifest, Timing
+from shmoo.runs.records import CaseSpec, ChildTime, Machine, Measurement, OperatorTime, Reason, RunManifest, Timing
 from shmoo.runs.report import _source, figure_json, render_report, write_report
 from shmoo.runs.store import Run, RunWriter
 from shmoo.runs.tables import TableRow
@@ -34,17 +34,19 @@ def make_run(path, network: str = "tinynet"):
     ]
     rows += [TableRow(2, "relu", {"shape": f"{2**e}x256"}) for e in range(2, 10)]
     with RunWriter(path, RunManifest(machine, "quick")) as writer:
-        for pass_index in (0, 1):
+        for visit in (0, 1):
             for i, row in enumerate(rows):
                 graph = row.graph()
                 timing = Timing((1e-5 * (1 + i % 3),) * 5)
-                writer.append(Measurement(row.case, "ok", (), (graph.content_hash,), timing, pass_index=pass_index), (graph,))
+                writer.append(Measurement(row.case, "ok", (), (graph.content_hash,), timing, visit=visit), (graph,))
         graphs = (rows[0].graph(), rows[-1].graph())
         children = (ChildTime(0, "aten.linear", 2e-5, "interpreter"), ChildTime(1, "aten.relu", 1e-5, "interpreter"))
         case = CaseSpec(network, "network", {"batch": 1})
         hashes = tuple(graph.content_hash for graph in graphs)
-        writer.append(Measurement(case, "ok", (), hashes, Timing((4e-5,)), children), graphs)
-        writer.append(Measurement(CaseSpec(network, "network", {"batch": 2}), "failed", (f"{network} ran out of memory",)))
+        writer.append(Measurement(case, "ok", (), hashes, Timing((3.9e-5, 4e-5, 4e-5, 4.1e-5)), children), graphs)
+        writer.append(
+            Measurement(CaseSpec(network, "network", {"batch": 2}), "failed", (Reason(f"{network} ran out of memory"),))
+        )
     return Run.open(path)
 
 
@@ -121,14 +123,15 @@ def _numbers(values):
     return [v for row in values or [] for v in (row if isinstance(row, list) else [row]) if isinstance(v, int | float)]
 
 
-def test_each_network_shows_measured_estimated_error_and_spread(page, report):
-    """The summary names the network with its figures; a single pass is said to be one."""
+def test_each_network_shows_measured_estimated_error_and_standard_error(page, report):
+    """The summary names the network with its figures; samples of 39, 40, 40 and 41 µs have a standard error of 1.0 %."""
     (network,) = report.networks
+    assert network.whole.standard_error == pytest.approx(0.0102, abs=1e-4)
     for text in (
         "tinynet",
         "40.0 µs",
         f"{network.whole.error * 100:+.1f} %",
-        "one pass",
+        "1.0 %",
         f"{network.weighted_error * 100:.1f} %",
     ):
         assert text in page.text
@@ -262,7 +265,7 @@ def test_operators_timed_alone_stand_beside_the_whole(tmp_path):
     with RunWriter(run.path, run.manifest, resume=True) as writer:
         row = next(row for row in run.rows if row.case.kind == "network" and row.status == "ok")
         alone = (OperatorTime("aten.relu", (0, 1), 3e-5),)
-        writer.append(msgspec.structs.replace(row, operators=alone, pass_index=1), run.graphs(row))
+        writer.append(msgspec.structs.replace(row, operators=alone, visit=1), run.graphs(row))
     made = error_report(Run.open(run.path), PROFILE)
     assert made.networks[0].operators_s == pytest.approx(6e-5)
     assert "1.50" in Page(render_report(made)).text

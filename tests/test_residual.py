@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from build import GraphBuilder
 from msgspec import structs
+from scipy.stats import norm
 
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.dataset import Block, MeasuredCase, Sources, blocks
@@ -85,12 +86,14 @@ def test_a_smooth_deviation_is_learned(learned):
 
 
 def test_intervals_follow_what_is_left(learned):
-    """The spread is that of the noise, and nine of ten held-out cases lie inside."""
+    """The spread is that of the noise. Of measurements with 2 % of noise around a held-out case's true time, the share inside its
+    interval follows from the normal law: a little more than nine of ten, for the correction is not exact."""
     block, profile = learned
-    assert 0.02 <= profile.residual[0].spread < 0.08
+    assert 0.02 <= profile.residual[0].spread < 0.03
+    truth = predicted_latency([block], Coefficients(machine())) * np.exp(0.3 * np.sin(np.log2(block.table.k)))
     intervals = AnalysisDirector(profile).price(block.table, block.runtime, tiling=block.tiling, seed=0).intervals()
-    inside = [t.low <= s <= t.high for (t, _), s in zip(intervals, block.measured_s, strict=True)]
-    assert 0.8 <= np.mean(np.asarray(inside)[block.splits != "fit"]) <= 1.0
+    below, above = (np.log(np.asarray([getattr(t, end) for t, _ in intervals]) / truth) / 0.02 for end in ("low", "high"))
+    assert np.mean((norm.cdf(above) - norm.cdf(below))[block.splits != "fit"]) == pytest.approx(0.92, abs=0.04)
 
 
 def test_noise_is_not_corrected():

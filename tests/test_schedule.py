@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 from test_points import network
 
+from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.profile import load_profile
 from shmoo.estimators.schedule import schedule
@@ -29,9 +30,14 @@ def test_the_last_kernel_ends_with_the_call(name: str, pieces: int) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_kernels_follow_each_other(name: str) -> None:
-    """None starts before the one ahead of it has ended, nor before the host began to launch it."""
-    _, slots = schedule(AnalysisDirector(load_profile(name)), (network(),))
-    assert slots[0].start_s > 0
+    """The first waits until the graph is entered; none starts before the one ahead of it has ended, nor before the host began to
+    launch it."""
+    profile = load_profile(name)
+    estimate, slots = schedule(AnalysisDirector(profile), (network(),))
+    entered = Coefficients(profile).value(f"graph.{estimate.runtime}", "graph")
+    first = slots[0].start_s if slots[0].launch_s is None else slots[0].launch_s[0]
+    assert first == pytest.approx(entered)
+    assert slots[0].start_s >= entered
     for before, after in pairwise(slots):
         assert after.start_s >= before.end_s - 1e-15
     for slot in slots:

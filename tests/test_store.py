@@ -33,7 +33,7 @@ def test_rows_come_back_as_they_were_written(written):
     """A run reads back its manifest and its rows in order."""
     run = Run.open(written)
     assert run.manifest == MANIFEST
-    assert run.rows == (row(1), row(2), row(3))
+    assert run.lines == (row(1), row(2), row(3))
     assert run.problems == ()
 
 
@@ -82,11 +82,11 @@ def test_a_torn_last_row_is_set_aside_wherever_it_was_cut(written, kept):
     torn = last[:kept]
     rows.write_bytes(whole[: -len(last)] + torn)
     run = Run.open(written)
-    assert run.rows == (row(1), row(2))
+    assert run.lines == (row(1), row(2))
     assert "line 3" in run.problems[0]
     with RunWriter(written, MANIFEST, resume=True) as writer:
         writer.append(row(3))
-    assert Run.open(written).rows == (row(1), row(2), row(3))
+    assert Run.open(written).lines == (row(1), row(2), row(3))
     assert (written / "rows.torn").read_bytes() == torn + b"\n"
 
 
@@ -97,7 +97,7 @@ def test_a_row_that_lost_only_its_line_end_is_whole(written):
     assert len(Run.open(written).rows) == 3
     with RunWriter(written, MANIFEST, resume=True) as writer:
         writer.append(row(4))
-    assert Run.open(written).rows == (row(1), row(2), row(3), row(4))
+    assert Run.open(written).lines == (row(1), row(2), row(3), row(4))
 
 
 def test_a_damaged_middle_row_names_its_line(written):
@@ -113,12 +113,12 @@ def test_newer_formats_name_both_versions(written):
     """A newer row or manifest says which version it has and which can be read."""
     rows = written / "rows.jsonl"
     intact = rows.read_bytes()
-    rows.write_bytes(intact.replace(b'"format":1', b'"format":7', 1))
-    with pytest.raises(FormatError, match=r"line 1 has format 7, this shmoo reads up to 1"):
+    rows.write_bytes(intact.replace(b'"format":2', b'"format":7', 1))
+    with pytest.raises(FormatError, match=r"line 1 has format 7, this shmoo reads up to 2"):
         Run.open(written)
     rows.write_bytes(intact)
     manifest = written / "run.json"
-    manifest.write_bytes(manifest.read_bytes().replace(b'"format": 1', b'"format": 8'))
+    manifest.write_bytes(manifest.read_bytes().replace(b'"format": 2', b'"format": 8'))
     with pytest.raises(FormatError, match="format 8"):
         Run.open(written)
 
@@ -144,12 +144,15 @@ def test_memory_that_differs_by_the_kernels_reserve_is_the_same():
     assert set(machine_differences(MACHINE, larger)) == {"memory_bytes"}
 
 
-def test_finished_is_by_case_and_pass(written):
-    """A case is finished in the passes it has rows for."""
+def test_lines_of_one_case_are_its_visits(written):
+    """Visits are found by case, in order; a merged row stands for all of them."""
+    with RunWriter(written, MANIFEST, resume=True) as writer:
+        writer.append(row(2, visit=1))
     run = Run.open(written)
-    assert run.finished(row(2).case.identity)
-    assert not run.finished(row(2).case.identity, pass_index=1)
-    assert not run.finished(row(9).case.identity)
+    assert [line.visit for line in run.visits[row(2).case.identity]] == [0, 1]
+    assert row(9).case.identity not in run.visits
+    assert [merged.case.axes["m"] for merged in run.rows] == [1, 2, 3]
+    assert len(run.lines) == 4
 
 
 def test_rows_hash_follows_the_rows(written):
@@ -179,18 +182,25 @@ def test_a_full_disk_leaves_whole_rows_behind(tmp_path, monkeypatch):
     writer.append(row(3))
     writer.close()
     run = Run.open(tmp_path)
-    assert run.rows == (row(1), row(3))
+    assert run.lines == (row(1), row(3))
     assert run.problems == ()
 
 
 def test_skipped_cases_are_kept_with_their_reason(tmp_path):
     """Cases a campaign did not get to are listed until a later campaign gets to them."""
-    skipped = (SkippedCase(row(5).case, 0, "time budget of 60 s used up"),)
+    skipped = (SkippedCase(row(5).case, "time budget of 60 s used up"),)
     with RunWriter(tmp_path, MANIFEST) as writer:
         writer.record_skipped(skipped)
         assert Run.open(tmp_path).skipped == skipped
         writer.record_skipped(())
     assert Run.open(tmp_path).skipped == ()
+
+
+def test_skipped_cases_of_an_older_version_are_read(written):
+    """They were listed once a pass."""
+    spec = '{"case": {"workload": "relu", "kind": "operator"}, "pass_index": 1, "reason": "budget"}'
+    (written / "skipped.json").write_text(f"[{spec}]")
+    assert Run.open(written).skipped == (SkippedCase(CaseSpec("relu", "operator"), "budget"),)
 
 
 def test_a_time_that_is_not_positive_names_its_line(written):

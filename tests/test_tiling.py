@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from measured_rows import measured_rows
 
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.errors import InputError
@@ -281,11 +282,9 @@ def test_gpu_l2_serves_what_tiles_share():
 
 def scalesim_rows():
     path = REFERENCE / "tpu" / "scalesim_cycles.csv"
-    if not path.is_file():
-        pytest.skip(f"no reference data at {path.name}: it is kept beside the repository")
-    with path.open() as file:
-        # Rows of mode USER give the array less memory bandwidth than it asks for; the closed forms are of the array alone.
-        return [row for row in csv.DictReader(file) if row["mode"] != "USER"]
+    rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else measured_rows("scalesim_cycles.csv")
+    # Rows of mode USER give the array less memory bandwidth than it asks for; the closed forms are of the array alone.
+    return [row for row in rows if row["mode"] != "USER"]
 
 
 @pytest.mark.parametrize("dataflow", ["ws", "is", "os"])
@@ -295,7 +294,7 @@ def test_serial_cycles_transcribe_the_simulators_closed_forms(dataflow):
     The simulator counts from 0, so its total is one less; a depthwise row is one channel, here as a batch of three of them.
     """
     rows = [row for row in scalesim_rows() if row["dataflow"] == dataflow]
-    assert len(rows) > 500
+    assert len(rows) >= 10
     strategy = TpuWeightStationary(mode="serial", dataflow=dataflow)
     for size in sorted({(row["rows"], row["cols"]) for row in rows}):
         mine = [row for row in rows if (row["rows"], row["cols"]) == size]
@@ -303,7 +302,7 @@ def test_serial_cycles_transcribe_the_simulators_closed_forms(dataflow):
         channels = np.array([3.0 if row["kind"] == "dw" else 1.0 for row in mine])
         profile = array(float(size[0]), float(size[1]))
         tiling = strategy.apply(products(m, n, k, channels, "bfloat16", 2), profile, TileShape(m, n, k))
-        assert tiling.cycles == pytest.approx(channels * (total + 1), rel=1e-3)
+        assert tiling.cycles.tolist() == (channels * (total + 1)).tolist()
 
 
 def test_serial_fold_loads_streams_and_drains():
@@ -422,10 +421,9 @@ def test_64_mib_stream_a_2048_cube_once_and_1_mib_does_not():
 def test_kpu_traffic_lies_between_the_minimum_and_the_simulator():
     """Output-stationary DRAM bytes of the public simulator, which keeps no panel, bound ours from above when the L3 spills."""
     path = REFERENCE / "kpu" / "kpu_sim_dram_traffic.csv"
-    if not path.is_file():
-        pytest.skip(f"no reference data at {path.name}: it is kept beside the repository")
-    with path.open() as file:
-        rows = [row for row in csv.DictReader(file) if row["strategy"] == "OS"]
+    rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else measured_rows("kpu_dram_traffic.csv")
+    rows = [row for row in rows if row["strategy"] == "OS"]
+    assert len(rows) >= 5
     for row in rows:
         table = products(*(float(row[key]) for key in ("M", "N", "K")))
         profile = fabric(1, float(row["array_rows"]), float(row["l3_capacity_bytes"]))

@@ -1,10 +1,12 @@
+import math
 import random
 
 import pytest
 
-from shmoo.harness.hostwatch import HostSnapshot, doubts, host_snapshot, observe
-from shmoo.harness.timing import CudaTimer, HostTimer, TimingSettings, time_callable
-from shmoo.runs.records import Timing
+from shmoo.harness import observing
+from shmoo.harness.hostwatch import HostSnapshot, disturbances, host_snapshot, observe
+from shmoo.harness.timing import LONGEST_S, NETWORK_VISIT, SPACED, VISIT, CudaTimer, HostTimer, TimingSettings, time_callable
+from shmoo.runs.records import Reason, Timing
 from shmoo.runs.statistics import median
 
 
@@ -146,49 +148,97 @@ def test_cuda_events_time_the_device_and_keep_the_host_apart():
     assert timer.host_s == pytest.approx(5e-6)
 
 
-QUIET = Timing((1.0, 1.01, 0.99, 1.0))
-
-
 def observed(cpu, switches, busy, steal=0.0, throttles=0, threads=2):
     before = HostSnapshot(0.0, 0.0, 0, 0.0, 0.0, 0)
     return observe(before, HostSnapshot(1.0, cpu, switches, busy, steal, throttles), threads=threads, cores=2)
 
 
-def test_an_idle_host_leaves_no_doubt():
+def codes(reasons):
+    return [reason.code for reason in reasons]
+
+
+def test_an_idle_host_disturbs_nothing():
     """Two threads of two cores, nobody else: 99 % of the CPU time and a few switches."""
-    assert doubts(QUIET, observed(cpu=1.98, switches=30, busy=2.0)) == ()
+    assert disturbances(observed(cpu=1.98, switches=30, busy=2.0)) == ()
 
 
 def test_a_busy_neighbour_is_noticed_twice():
     """Half of the CPU time with a thousand switches is a disturbance, and the neighbour's own core is counted."""
-    reasons = doubts(QUIET, observed(cpu=1.0, switches=1000, busy=2.0))
-    assert [r.split(":")[0] for r in reasons] == ["disturbed", "busy host"]
+    assert codes(disturbances(observed(cpu=1.0, switches=1000, busy=2.0))) == ["disturbed", "busy host"]
 
 
 def test_an_operator_that_uses_one_thread_of_two_is_not_disturbed():
     """Half of the CPU time without switches means that the second thread had nothing to do."""
-    assert doubts(QUIET, observed(cpu=1.0, switches=20, busy=1.05)) == ()
+    assert disturbances(observed(cpu=1.0, switches=20, busy=1.05)) == ()
 
 
-def test_a_neighbour_beside_free_cores_is_no_doubt():
+def test_a_neighbour_beside_free_cores_disturbs_nothing():
     """One thread on two cores leaves one for others."""
-    assert doubts(QUIET, observed(cpu=1.0, switches=20, busy=1.9, threads=1)) == ()
+    assert disturbances(observed(cpu=1.0, switches=20, busy=1.9, threads=1)) == ()
 
 
-def test_steal_throttling_and_noise_are_named():
+def test_steal_and_throttling_are_named():
     """Each has its own reason with its number."""
-    noisy = Timing((1.0, 1.0, 2.0, 2.0, 3.0))
-    reasons = doubts(noisy, observed(cpu=2.0, switches=0, busy=2.0, steal=0.2, throttles=3))
-    assert [r.split(":")[0] for r in reasons] == ["noisy", "steal", "throttled"]
-    assert "10%" in reasons[1]
+    reasons = disturbances(observed(cpu=2.0, switches=0, busy=2.0, steal=0.2, throttles=3))
+    assert codes(reasons) == ["steal", "throttled"]
+    assert "10%" in reasons[0].text
 
 
-def test_unknown_counters_raise_no_doubt():
+def test_unknown_counters_disturb_nothing():
     """Where the system counts nothing, observations are None and nothing is claimed."""
     host = observe(HostSnapshot(0.0, 0.0), HostSnapshot(1.0, 2.0), threads=2, cores=2)
     assert host["switches_per_s"] is None
     assert host["crowding"] is None
-    assert doubts(QUIET, host) == ()
+    assert disturbances(host) == ()
+
+
+@pytest.mark.parametrize(
+    ("found", "status"),
+    [
+        ((), "ok"),
+        (("not captured",), "ok"),
+        (("steal", "busy host"), "noisy"),
+        (("disturbed", "recompiled"), "suspect"),
+        (("throttled",), "suspect"),
+    ],
+)
+def test_only_what_makes_a_time_useless_makes_a_visit_suspect(found, status):
+    """Noise is said and can be used; remarks change nothing."""
+    assert observing.status_of(tuple(Reason(code) for code in found)) == status
+
+
+@pytest.fixture
+def throttling_host(monkeypatch):
+    """Ten throttle events in each second, and steal."""
+    snapshots = iter(range(1000))
+
+    def snapshot():
+        number = next(snapshots)
+        return HostSnapshot(float(number), 1.0 * number, 0, 1.0 * number, 0.5 * number, 10 * number)
+
+    monkeypatch.setattr("shmoo.harness.observing.host_snapshot", snapshot)
+
+
+@pytest.mark.parametrize(
+    ("slowdowns", "suspect"), [((1.0, 1.1, 1.2), False), ((1.5, 1.6, 1.7), False), ((2.0, 2.1, 2.2), True), ((), False)]
+)
+def test_throttling_counts_where_it_makes_another_machine(throttling_host, slowdowns, suspect):
+    """Throttle events beside cores at half their speed are another machine; beside cores at their speed they are no reason."""
+    timing = Timing((1.0, 1.0, 1.0)[: len(slowdowns) or 3], slowdowns)
+    _, host, reasons = observing.observed(lambda: timing, 1)
+    assert host["throttles"] == 10
+    assert codes(reasons) == ["steal"] + ["throttled"] * suspect
+    assert observing.status_of(reasons) == ("suspect" if suspect else "noisy")
+
+
+def test_a_device_of_its_own_clock_is_not_doubted_for_the_hosts_sake(throttling_host):
+    """The host is observed, and no reason comes of it; the card's own doubts stay."""
+    doubt = Reason("GPU clock", "low")
+    _, host, reasons = observing.observed(
+        lambda: Timing((1.0,), (3.0,)), 1, lambda: ({"gpu_clock_hz": 1e9}, (doubt,)), device_time=True
+    )
+    assert (host["throttles"], host["gpu_clock_hz"]) == (10, 1e9)
+    assert reasons == (doubt,)
 
 
 def test_counters_are_read_from_an_injected_tree(tmp_path):
@@ -228,3 +278,65 @@ def test_the_hottest_cpu_zone_is_the_temperature(tmp_path):
         (zone / "type").write_text(f"{kind}\n")
         (zone / "temp").write_text(f"{millidegrees}\n")
     assert host_snapshot(tmp_path).temperature_c == pytest.approx(64)
+
+
+@pytest.mark.parametrize("settings", [VISIT, NETWORK_VISIT])
+@pytest.mark.parametrize("spread", [0.0, 0.5])
+def test_a_visit_lasts_as_long_whatever_it_meets(settings, spread):
+    """Steady or not, a visit ends when its time is up, so that every moment of the machine has the same chance."""
+    clock, draw = FakeClock(), random.Random(0)
+    call = clock.work(1e-3 * draw.uniform(1, 1 + spread) for _ in range(10**6))
+    timing = time_callable(call, clock=clock, settings=settings)
+    assert timing.stop_reason == "timeout"
+    assert sum(timing.samples_s) * timing.block_calls == pytest.approx(settings.max_s, rel=0.05)
+
+
+def test_a_target_visited_once_gets_windows_with_pauses_between():
+    """Five windows of 60 ms; the pauses differ from each other and none is longer than it may be."""
+    clock = FakeClock()
+    pauses = []
+
+    def sleep(seconds):
+        pauses.append(seconds)
+        clock.now += seconds
+
+    timing = time_callable(clock.work([1e-3]), clock=clock, settings=SPACED, sleep=sleep)
+    assert len(pauses) == 4
+    assert len(set(pauses)) == 4
+    assert max(pauses) <= SPACED.gap_s
+    assert sum(timing.samples_s) * timing.block_calls == pytest.approx(5 * 0.06, rel=0.05)
+
+
+def test_windows_of_a_long_call_are_a_call_each_and_end_after_ten_seconds():
+    """A call of 1 s is timed five times; one of 6 s twice, because no further window begins after 10 s."""
+    for call_s, samples in ((1.0, 5), (6.0, math.ceil(LONGEST_S / 6.0))):
+        clock = FakeClock()
+        timing = time_callable(clock.work([call_s]), clock=clock, settings=SPACED, sleep=lambda seconds: None)
+        assert timing.samples_s == pytest.approx((call_s,) * samples)
+
+
+def test_what_happens_in_a_pause_is_no_part_of_the_next_block(monkeypatch):
+    """The system takes the core away a hundred times while nothing is timed: every block was left alone."""
+    clock, switches = FakeClock(), [0]
+    monkeypatch.setattr("shmoo.harness.timing._involuntary_switches", lambda: switches[0])
+
+    def sleep(seconds):
+        switches[0] += 100
+
+    timing = time_callable(clock.work([1e-3]), clock=clock, settings=SPACED, sleep=sleep)
+    assert len(timing.switches) == len(timing.samples_s)
+    assert set(timing.switches) == {0}
+
+
+def test_a_block_from_which_the_core_was_taken_says_so(monkeypatch):
+    """Two switches in the third call, none in the others."""
+    clock, state = FakeClock(), {"calls": 0, "switches": 0}
+    monkeypatch.setattr("shmoo.harness.timing._involuntary_switches", lambda: state["switches"])
+
+    def call():
+        clock.now += 10e-3
+        state["calls"] += 1
+        state["switches"] += 2 if state["calls"] == 4 else 0
+
+    settings = TimingSettings(block_s=1e-3, warmup_s=0.0, max_warmup_s=0.0, min_s=0.05, max_s=0.05, min_samples=1)
+    assert time_callable(call, clock=clock, settings=settings).switches == (0, 0, 2, 0, 0)

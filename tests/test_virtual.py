@@ -164,4 +164,4 @@ def test_the_virtual_card_is_watched_like_a_real_one():
     watch = GpuWatch(nvml, "GPU-00000000-virtual")
     assert gpu_doubts(watch.observe()) == ()
     nvml.events, nvml.pids = 0x40, [*nvml.pids, 1]
-    assert [reason.split(":")[0] for reason in gpu_doubts(watch.observe())] == ["GPU throttled", "shared GPU"]
+    assert [reason.code for reason in gpu_doubts(watch.observe())] == ["GPU throttled", "shared GPU"]

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 
-from shmoo.runs.records import CaseSpec, Measurement, Timing
+from shmoo.runs.records import CaseSpec, Measurement, Reason, Timing
 
 
 class StandIn:
@@ -15,7 +15,7 @@ class StandIn:
     def from_settings(cls, settings: bytes) -> StandIn:
         return cls()
 
-    def measure(self, case: CaseSpec, pass_index: int = 0):
+    def measure(self, case: CaseSpec, visit: int = 0, details: bool = True):
         if case.workload == "crash":
             sys.stderr.write("out of luck\n")
             sys.stderr.flush()
@@ -32,5 +32,5 @@ class StandIn:
             print("chatter on the standard output", flush=True)
             os.write(1, b"and below Python\n")
         if case.workload == "failing":
-            return Measurement(case, "failed", ("on purpose",), pass_index=pass_index, host={"pid": os.getpid()}), ()
-        return Measurement(case, "ok", timing=Timing((1e-3,)), pass_index=pass_index, host={"pid": os.getpid()}), ()
+            return Measurement(case, "failed", (Reason("error", "on purpose"),), visit=visit, host={"pid": os.getpid()}), ()
+        return Measurement(case, "ok", timing=Timing((1e-3,)), visit=visit, host={"pid": os.getpid(), "details": details}), ()

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from shmoo.estimators.errors import NothingMeasuredError
 from shmoo.harness.cli import options, output
 
 if TYPE_CHECKING:
     from shmoo.estimators.profile import ArchitectureProfile
+    from shmoo.harness.campaign import Standing
     from shmoo.runs.records import CaseSpec, Machine
     from shmoo.runs.store import Run
 
 COMPILED = ("mobilenet_v3_large", "regnet_y_400mf", "vit_b_16")
 """Networks that are also measured compiled: a depthwise, a grouped-convolution and a transformer network, each of which Inductor
 compiles in about a minute or less on two cores."""
-SHARE_OF_NETWORKS = 0.36
-"""Part of the time budget that is kept for the networks."""
-MARGIN_S = 90.0
-"""Time kept for importing, calibrating and reporting."""
+PREVIEW = "resnet18"
+"""The network that the first preview shows."""
+PREVIEW_OPERATORS = 2
+"""Cases of each operator and synthetic model that are measured before the first preview."""
+PREVIEWS_S = (50.0, 150.0, 300.0, 900.0)
+"""Seconds since the start after which the networks measured so far are estimated and shown."""
+VISITS = 2
+"""Visits to every case; what time is left goes to the cases that are known worst."""
+FINISHING_S, FINISHING_SHARE = 50.0, 0.1
+"""Time kept for calibrating and reporting, and the most of a short budget that it may be."""
+ENOUGH_MEASURED, ENOUGH_USABLE = 0.95, 0.9
+"""Shares of the plan that a good campaign reaches and can use."""
+SHORTEST_S = 10.0
+"""A campaign is given this much at least."""
+WEAK = 1
+"""Exit code where all is done and the result is weak."""
 EXAMPLES = """\b
 Examples:
   shmoo characterize
@@ -32,7 +47,7 @@ Examples:
 @click.command(epilog=EXAMPLES, short_help="Measure, calibrate, predict, report: all of it.")
 @click.option("--quick", is_flag=True, help="Few operators and networks, one pass: a first look in a few minutes.")
 @click.option(
-    "--budget", type=click.FloatRange(min=2), default=14.0, show_default=True, metavar="MINUTES", help="Time to stay within."
+    "--budget", type=click.FloatRange(min=0.5), default=10.0, show_default=True, metavar="MINUTES", help="Time to stay within."
 )
 @options.threads
 @click.option("--name", default="cpu_local", show_default=True, help="Name of the profile.")
@@ -60,21 +75,25 @@ def characterize(
     import time
 
     from shmoo.estimators.errors import InputError
-    from shmoo.harness.cli.doctor import show_doctor
+    from shmoo.harness.cli.doctor import show_doctor, show_neighbours
     from shmoo.harness.cli.report import TARGETS, report_record, show_report, write
+    from shmoo.harness.corewatch import watch_neighbours
     from shmoo.harness.machine import doctor, probe_machine
     from shmoo.harness.paths import new_run_directory
 
     if resume and out is None:
         raise InputError("--resume needs --out: which run to go on with")
     begin = time.monotonic()
+    machine = probe_machine(threads)
     if not as_json:
         show_doctor(doctor())
+        show_neighbours(watch_neighbours())
         output.result("")
-    machine = probe_machine(threads)
     target = out if out is not None else new_run_directory("characterize")
-    run = measure_all(target, machine, quick, resume, begin + 60 * budget)
-    profile = calibrated(run, name, seed, force)
+    run, weak = measure_all(target, machine, quick, resume, begin, 60 * budget)
+    if not any(row.timed for row in run.rows):
+        raise NothingMeasuredError(f"nothing could be timed here; `shmoo check {run.path}` says why")
+    profile, unfitted = calibrated(run, name, seed, force)
     output.message(f"estimating the networks on {profile.name}, {', '.join(TARGETS)}")
     made, estimates = write(run, profile, target / "report", TARGETS)
     output.message(f"took {(time.monotonic() - begin) / 60:.1f} minutes; open {target / 'report' / 'report.html'}")
@@ -83,6 +102,9 @@ def characterize(
     else:
         output.result("")
         show_report(made, estimates)
+    if sentence := weak or unfitted:
+        output.message(sentence)
+        raise click.exceptions.Exit(WEAK)
 
 
 def plan(machine: Machine, quick: bool) -> tuple[tuple[CaseSpec, ...], tuple[CaseSpec, ...], tuple[CaseSpec, ...]]:
@@ -100,47 +122,155 @@ def plan(machine: Machine, quick: bool) -> tuple[tuple[CaseSpec, ...], tuple[Cas
     return calibration, networks, (*compiled, *(msgspec.structs.replace(case, runtime="inductor") for case in few))
 
 
-def measure_all(out: Path, machine: Machine, quick: bool, resume: bool, deadline: float) -> Run:
-    """Three campaigns into one run: what calibrates, networks twice (for their own spread), some of them compiled."""
+def in_order(eager: Sequence[CaseSpec], seed: int = 0) -> list[CaseSpec]:
+    """The order of first visits: enough of everything for a preview, one network, then the rest at random."""
+    import random
+
+    shuffled = random.Random(seed).sample(list(eager), len(eager))
+    seen: dict[str, int] = {}
+    first, rest = [], []
+    for case in shuffled:
+        seen[case.workload] = seen.get(case.workload, 0) + 1
+        enough = seen[case.workload] > PREVIEW_OPERATORS if case.kind != "network" else case.workload != PREVIEW
+        (rest if enough else first).append(case)
+    return [*sorted(first, key=lambda case: case.kind == "network"), *rest]
+
+
+def measure_all(out: Path, machine: Machine, quick: bool, resume: bool, begin: float, budget_s: float) -> tuple[Run, str]:
+    """Measure into one run: what calibrates and the networks in eager, then what is compiled.
+
+    Returns:
+        The run, and one sentence on what is weak about it; empty where nothing is.
+    """
     import time
 
-    from shmoo.harness.cli.measure import campaign, in_telling_order
+    from shmoo.harness.cli.measure import campaign
+    from shmoo.runs.store import MANIFEST, Run
 
     calibration, networks, compiled = plan(machine, quick)
-    again = [case.workload for case in compiled if case.kind == "network"]
+    again = [case for case in compiled if case.kind == "network"]
+    parts = [case for case in compiled if case.kind != "network"]
     output.message(
         f"plan: {len(calibration)} operators and synthetic models, {len(networks)} networks in eager"
-        + (f"; in Inductor too: {', '.join(again)} and {len(compiled) - len(again)} of these" if compiled else "")
+        + (f"; in Inductor too: {len(parts)} of these and {', '.join(case.workload for case in again)}" if compiled else "")
     )
-    left = deadline - MARGIN_S - time.monotonic()
-    suite = "characterize"
-    if not quick:
-        # Where time runs out, what is left unmeasured tells least.
-        calibration = in_telling_order(calibration, machine, "cpu")
-    share = max(30.0, (1 - SHARE_OF_NETWORKS) * left)
-    campaign(calibration, out, suite, machine, resume=resume, budget_s=share, shuffle=False)
-    left = deadline - MARGIN_S - time.monotonic()
-    run = campaign(networks, out, suite, machine, resume=True, passes=1 if quick else 2, budget_s=max(30.0, left))
-    left = deadline - MARGIN_S - time.monotonic()
-    if compiled and left > 0:
-        run = campaign(compiled, out, suite, machine, resume=True, budget_s=left)
+    deadline = begin + budget_s - min(FINISHING_S, FINISHING_SHARE * budget_s)
+    # Single operators compile fastest and networks slowest.
+    slow = ("operator", "synthetic", "network")
+    cases = [*in_order((*calibration, *networks)), *sorted((*parts, *again), key=lambda case: slow.index(case.kind))]
+    interrupted = ""
+    try:
+        campaign(
+            cases,
+            out,
+            "characterize",
+            machine,
+            resume=resume,
+            visits=1 if quick else VISITS,
+            budget_s=max(deadline - time.monotonic(), SHORTEST_S),
+            shuffle=False,
+            beside=Previews(out, begin),
+        )
+    except KeyboardInterrupt:
+        if not (out / MANIFEST).exists() or not Run.open(out).rows:
+            raise
+        interrupted = (
+            f"interrupted: the result rests on what was measured so far; `shmoo characterize --out {out} --resume` goes on"
+        )
+        output.message("interrupted: calibrating and reporting what there is (Ctrl-C again to stop)")
+    run = Run.open(out)
     for row in run.rows:
         if row.status == "failed":
-            output.message(f"failed: {row.case.label}: {'; '.join(row.reasons)}")
-    return run
+            output.message(f"failed: {row.case.label}: {row.why}")
+    return run, interrupted or weakness(run, len(cases))
 
 
-def calibrated(run: Run, name: str, seed: int, force: bool) -> ArchitectureProfile:
-    """The fitted profile, written into the run and among the user's own under a free name (or the same, with force)."""
+def weakness(run: Run, planned: int) -> str:
+    """One sentence on what is weak about a run, and what to do; empty where nothing is."""
+    measured, usable = len(run.rows), sum(row.timed for row in run.rows)
+    if measured < ENOUGH_MEASURED * planned:
+        return (
+            f"only {measured} of {planned} cases were reached, so some operators are estimated from others; go on with "
+            f"`shmoo characterize --out {run.path} --resume --budget 15`"
+        )
+    if usable < ENOUGH_USABLE * measured:
+        return f"only {usable} of {measured} cases can be used; `shmoo check {run.path}` says why and what to do"
+    return ""
+
+
+class Previews:
+    """Estimates the networks measured so far now and then while a campaign runs, and shows them beside their measurement.
+
+    Args:
+        out: directory of the run.
+        begin: when the command began, on `time.monotonic`'s clock.
+    """
+
+    def __init__(self, out: Path, begin: float) -> None:
+        self._out = out
+        self._begin = begin
+        self._times = list(PREVIEWS_S)
+
+    def __call__(self, standing: Standing) -> None:
+        import time
+
+        if not self._times or time.monotonic() - self._begin < self._times[0]:
+            return
+        self._times.pop(0)
+        self.show()
+
+    def show(self) -> None:
+        """Fit quickly, and print a line for each network."""
+        from shmoo.calibrate.calibration import quick_profile
+        from shmoo.estimators.errors import ShmooError
+        from shmoo.estimators.present import percent, si
+        from shmoo.runs.errors import error_report
+        from shmoo.runs.store import Run
+
+        run = Run.open(self._out)
+        if not any(row.estimable and row.case.kind == "network" for row in run.rows):
+            return
+        try:
+            profile = quick_profile(run)
+        except ShmooError as error:
+            output.message(f"no estimate yet: {error}")
+            return
+        for network in error_report(run, profile).networks:
+            whole = network.whole
+            output.message(
+                f"so far: {network.name} measured {si(whole.measured_s, 's')} ± {percent(whole.standard_error)}, estimated "
+                f"{si(whole.estimate_s.value, 's')} ({percent(whole.error, signed=True)}) from {len(run.rows)} cases"
+            )
+
+
+def calibrated(run: Run, name: str, seed: int, force: bool) -> tuple[ArchitectureProfile, str]:
+    """The fitted profile, written into the run and among the user's own under a free name (or the same, with force).
+
+    Returns:
+        The profile, and one sentence where too little was measured to fit it: it then is the machine's description.
+    """
+    import msgspec
+
+    from shmoo.calibrate.base import base_profile
+    from shmoo.estimators.errors import InputError, NothingMeasuredError
     from shmoo.harness.cli.calibrate import fit, profile_path
 
     target, count = profile_path(name), 2
     while target.exists() and not force:
         target, count = profile_path(f"{name}-{count}"), count + 1
-    made = fit((run.path,), None, target.stem, seed)
-    for note in made.notes:
-        output.message(note)
-    data = made.profile.to_json()
+    unfitted = ""
+    try:
+        made = fit((run.path,), None, target.stem, seed)
+        profile = made.profile
+        for note in made.notes:
+            output.message(note)
+    except (InputError, NothingMeasuredError) as error:
+        profile = msgspec.structs.replace(base_profile(run.manifest.machine), name=target.stem)
+        unfitted = (
+            f"too little was measured to fit a model ({error}), so the profile is what the machine says of itself: go on with "
+            f"`shmoo characterize --out {run.path} --resume`"
+        )
+    data = profile.to_json()
     output.writing(target).write_bytes(data)
     # A run that is characterised again keeps its older profiles.
     beside, count = run.path / "profile.json", 2
@@ -148,4 +278,4 @@ def calibrated(run: Run, name: str, seed: int, force: bool) -> ArchitectureProfi
         beside, count = run.path / f"profile-{count}.json", count + 1
     beside.write_bytes(data)
     output.message(f"wrote {target}; use it with --arch {target.stem}")
-    return made.profile
+    return profile, unfitted

@@ -36,6 +36,7 @@ def check(run: str, as_json: bool) -> None:
             output.result(f"{finding.level}: {finding.topic}: {finding.found}")
             if finding.remedy:
                 output.result(f"      next: {finding.remedy}")
-        output.message(f"{len(opened.rows)} rows, {faults} faults, {len(findings) - faults} notes")
+        seen = f"{len(opened.rows)} rows from {len(opened.lines)} visits"
+        output.message(f"{seen}, {faults} faults, {len(findings) - faults} notes")
     if faults:
         raise click.exceptions.Exit(FOUND_FAULTS)

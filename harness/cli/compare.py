@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -9,7 +10,7 @@ import click
 from shmoo.harness.cli import options, output
 
 if TYPE_CHECKING:
-    from shmoo.runs.compare import Comparison
+    from shmoo.runs.compare import Comparison, Unpaired
 
 CHANGED = 1
 SHOWN = 20
@@ -41,36 +42,36 @@ def compare(a: str, b: str, min_change: float, as_json: bool) -> None:
     for run in runs:
         for problem in run.problems:
             output.message(problem)
-    found = compare_runs(*runs, min_change=min_change)
+    comparison = compare_runs(*runs, min_change=min_change)
     if as_json:
         import msgspec
 
-        document = {"format": 1, "a": a, "b": b, "changed": found.changed, **msgspec.to_builtins(found)}
-        output.json_document(document | _unknown(found))
+        document = {"format": 1, "a": a, "b": b, "changed": comparison.changed, **msgspec.to_builtins(comparison)}
+        output.json_document(document | _unknown(comparison))
     else:
-        _show(found, min_change)
-    if found.changed:
+        _show(comparison, min_change)
+    if comparison.changed:
         raise click.exceptions.Exit(CHANGED)
 
 
-def _unknown(found: Comparison) -> dict[str, object]:
+def _unknown(comparison: Comparison) -> dict[str, object]:
     """Why what the comparison does not know is not known."""
-    from shmoo.runs.compare import FEW_CASES
+    from shmoo.runs.statistics import FEW_CASES
 
     few = f"fewer than {FEW_CASES} cases in both runs"
-    why = {"shift": few, "noise": f"{few}, and no repeated pass"}
-    return {f"{name}_reason": reason for name, reason in why.items() if getattr(found, name) is None}
+    why = {"shift": few, "noise": f"fewer than {FEW_CASES} cases that were visited twice"}
+    return {f"{name}_reason": reason for name, reason in why.items() if getattr(comparison, name) is None}
 
 
-def _show(found: Comparison, min_change: float) -> None:
+def _show(comparison: Comparison, min_change: float) -> None:
     from shmoo.estimators.present import percent, si
 
-    if found.differences:
-        lines = [[d.field, _text(d.a), _text(d.b), d.severity] for d in found.differences]
+    if comparison.differences:
+        lines = [[d.field, _text(d.a), _text(d.b), d.severity] for d in comparison.differences]
         output.table(["differs in", "A", "B", ""], lines, title="Conditions", left=4)
-        if any(d.severity == "machine" for d in found.differences):
+        if any(d.severity == "machine" for d in comparison.differences):
             output.message("the runs are of different machines or settings: their rows may not be calibrated together")
-    changed = [case for case in found.cases if case.changed]
+    changed = [case for case in comparison.cases if case.changed]
     if changed:
         lines = [
             [
@@ -88,33 +89,46 @@ def _show(found: Comparison, min_change: float) -> None:
     lines = [
         [
             name,
-            str(found.counts[name]),
+            str(comparison.counts[name]),
             percent(spread),
-            percent(found.energy_spreads.get(name)) if name in found.energy_spreads else "",
+            percent(comparison.within_errors[name], digits=0),
+            percent(comparison.energy_spreads[name]) if name in comparison.energy_spreads else "",
         ]
-        for name, spread in found.spreads.items()
+        for name, spread in comparison.spreads.items()
     ]
-    output.table(["spread: median of |a-b|/min(a,b)", "cases", "time", "energy"], lines, title="Spread of the two runs", left=1)
-    if found.shift is not None:
-        word = "all cases together moved" if found.shifted else "no common shift"
-        output.result(f"common ratio B/A {found.shift.value:.3f} ({found.shift.low:.3f} to {found.shift.high:.3f}): {word}")
-    if found.noise is not None:
-        source = {
-            "passes": "from repeated passes",
-            "cases": "from the spread of all ratios; passes would tell noise from change: measure with --passes 2",
-        }[found.noise_from]
-        output.result(f"noise of one window: {percent(found.noise)} ({source})")
-    else:
-        output.result("noise between windows is not known: too few cases and no repeated pass; measure with --passes 2")
-    if found.unpaired:
-        output.message(f"{len(found.unpaired)} cases have no usable partner, the first: {_unpaired(found)}")
-    if not found.changed:
-        output.message(f"{len(found.cases)} cases compared, nothing changed by more than {percent(min_change)} beyond noise")
+    headers = ["spread: median of |a-b|/min(a,b)", "cases", "time", "within 1.645 standard errors", "energy"]
+    output.table(headers, lines, title="Spread of the two runs", left=1)
+    if lines:
+        output.result("true standard errors leave 90% of the cases within 1.645 of them")
+    if comparison.shift is not None:
+        shift, word = comparison.shift, "all cases together moved" if comparison.shifted else "no common shift"
+        output.result(f"common ratio B/A {shift.value:.3f} ({shift.low:.3f} to {shift.high:.3f}): {word}")
+    output.result(_noise(comparison))
+    for name, counts in comparison.statuses.items():
+        output.result(f"rows of {name.upper()}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
+    _show_unpaired([item for item in comparison.unpaired if item.status == "suspect"], "suspect rows decide nothing")
+    _show_unpaired([item for item in comparison.unpaired if item.status != "suspect"], "cases have no usable partner")
+    if not comparison.changed:
+        output.message(f"{len(comparison.cases)} cases compared, nothing changed by more than {percent(min_change)} beyond noise")
 
 
-def _unpaired(found: Comparison) -> str:
-    first = found.unpaired[0]
-    return f"{first.case.label} in {first.missing_in.upper()} ({first.reason})"
+def _noise(comparison: Comparison) -> str:
+    from shmoo.estimators.present import percent
+
+    if comparison.noise_from == "visits":
+        known = "of these few cases alone" if comparison.noise is None else f"{percent(comparison.noise)} a visit"
+        return f"noise: {known} (from repeated visits)"
+    remedy = "visits would tell noise from change: measure with --visits 3"
+    if comparison.noise is None:
+        return f"noise between visits is not known: too few cases and no repeated visit; {remedy}"
+    return f"noise: {percent(comparison.noise)} a visit (from the spread of all ratios; {remedy})"
+
+
+def _show_unpaired(items: Sequence[Unpaired], what: str) -> None:
+    if items:
+        listed = "; ".join(f"{item.case.label} in {item.missing_in.upper()} ({item.reason})" for item in items[:SHOWN])
+        more = f"; and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+        output.message(f"{len(items)} {what}: {listed}{more}")
 
 
 def _text(value: object) -> str:

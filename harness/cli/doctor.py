@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 import click
 
 from shmoo.harness.cli import options, output
+from shmoo.harness.cli.measure import VISITS
 
 if TYPE_CHECKING:
+    from shmoo.harness.corewatch import Neighbours
     from shmoo.harness.machine import DoctorReport
 
+QUIET_SHARE = 0.1
+"""Cores slower than this share of the time have neighbours."""
 EXAMPLES = """\b
 Examples:
   shmoo doctor
@@ -24,19 +28,48 @@ Examples:
 def doctor(full: bool, as_json: bool) -> None:
     """This machine: CPU, caches, instruction sets, clock policy, memory, GPUs, energy counters with their domains, or why there
     are none and what to do about it."""
+    from shmoo.harness.corewatch import watch_neighbours
     from shmoo.harness.machine import doctor as examine
 
     with output.only_results_on_stdout():
         report = examine(full=full)
+    neighbours = watch_neighbours()
     if as_json:
         import msgspec
 
         from shmoo.estimators.tabular import or_reason
 
         backends = or_reason("backends", report.backends, "not asked for; add --full")
-        output.json_document({"format": 1, **msgspec.to_builtins(report), **backends})
+        output.json_document({"format": 1, **msgspec.to_builtins(report), **backends, **_neighbours_record(neighbours)})
     else:
         show_doctor(report)
+        show_neighbours(neighbours)
+
+
+def _neighbours_record(neighbours: Neighbours | None) -> dict[str, object]:
+    import msgspec
+
+    from shmoo.estimators.tabular import or_reason
+
+    seen = None
+    if neighbours is not None:
+        seen = {**msgspec.to_builtins(neighbours), "expected_error": neighbours.expected_error(VISITS)}
+    return or_reason("neighbours", seen, "threads cannot be pinned to cores here")
+
+
+def show_neighbours(neighbours: Neighbours | None) -> None:
+    """What the cores did while they were watched, and what accuracy that allows."""
+    from shmoo.estimators.present import percent
+
+    if neighbours is None:
+        output.result("neighbours  unknown: threads cannot be pinned to cores here")
+        return
+    expected = f"expect times within {percent(neighbours.expected_error(VISITS))} (standard error of {VISITS} visits)"
+    if neighbours.slow_share < QUIET_SHARE:
+        output.result(f"neighbours  none seen: {expected}")
+        return
+    share = percent(neighbours.slow_share, digits=0)
+    output.result(f"neighbours  some core slow {share} of the time, typically {neighbours.slowdown:.1f} times: {expected}")
 
 
 def show_doctor(report: DoctorReport) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +13,13 @@ from shmoo.harness.cli import options, output
 from shmoo.harness.cli.progress import Progress
 
 if TYPE_CHECKING:
+    from shmoo.harness.campaign import Standing
     from shmoo.runs.records import CaseSpec, Machine
     from shmoo.runs.store import Run
 
 SOME_FAILED = 1
+VISITS, MOST_VISITS = 3, 8
+"""Visits to every case, and at most to one that stays uncertain."""
 EXAMPLES = """\b
 Examples:
   shmoo measure --suite quick
@@ -46,16 +49,18 @@ Examples:
     "--cache-state", metavar="S,...", help="warm (calls back to back), cold, interleaved. Default: warm, the canonical one."
 )
 @click.option(
+    "--visits",
     "--passes",
     type=click.IntRange(min=1),
-    help="How often every case is measured; two passes tell drift of the machine from differences. Default: 2, planned: 1.",
+    help="How often every case is visited at least, at different times; their spread is the standard error. Cases that stay "
+    "uncertain are visited further. Default: 3, planned: 1.",
 )
 @click.option("--operators", is_flag=True, help="Time every distinct operator of each network alone as well (eager only).")
 @click.option(
     "--budget",
     type=click.FloatRange(min=0, min_open=True),
     metavar="MINUTES",
-    help="Start no case after this time. Default for the suite planned: 4.",
+    help="Start no visit after this time. Default for the suite planned: 4.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory. Default: a new one under ./shmoo-runs.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
@@ -70,7 +75,7 @@ def measure(
     batch: tuple[int, ...],
     threads: int | None,
     cache_state: tuple[str, ...],
-    passes: int | None,
+    visits: int | None,
     operators: bool,
     budget: float | None,
     out: Path | None,
@@ -103,7 +108,7 @@ def measure(
         label,
         machine,
         resume=resume,
-        passes=passes or (1 if planned else 2),
+        visits=visits or (1 if planned else VISITS),
         budget_s=60 * budget if budget is not None else BUDGET_S if planned else None,
         shuffle=not planned,
         operators=operators,
@@ -196,19 +201,21 @@ def campaign(
     machine: Machine,
     *,
     resume: bool = False,
-    passes: int = 1,
+    visits: int = VISITS,
     budget_s: float | None = None,
     operators: bool = False,
     shuffle: bool = True,
+    beside: Callable[[Standing], None] | None = None,
 ) -> Run:
     """Measure with progress on stderr, and read back the run.
 
     Args:
         operators: time the distinct operators of networks alone as well.
-        shuffle: measure in random order, otherwise in the order given.
+        shuffle: first visits in random order, otherwise in the order given.
+        beside: called between visits.
 
     Raises:
-        KeyboardInterrupt: with a message that says where the finished rows are.
+        KeyboardInterrupt: with a message that says where the finished visits are.
     """
     from shmoo.harness.allocation import buffer_costs
     from shmoo.harness.campaign import CampaignSettings, run_campaign
@@ -216,12 +223,16 @@ def campaign(
     from shmoo.runs.store import Run
 
     measure = MeasureSettings(operators=ALONE if operators else None)
-    settings = CampaignSettings(measure, budget_s=budget_s, shuffle=shuffle)
+    settings = CampaignSettings(
+        measure, visits=visits, most_visits=max(visits, MOST_VISITS if visits > 1 else 1), budget_s=budget_s, shuffle=shuffle
+    )
     output.message(f"measuring {len(cases)} cases ({suite}) into {out}")
-    with Progress(len(cases) * passes, "measuring") as progress:
+    with Progress(len(cases), "measuring") as progress:
 
-        def show(done: int, total: int, now: str, left_s: float | None) -> None:
-            progress.update(done, total, now, left_s)
+        def show(standing: Standing) -> None:
+            progress.standing(standing)
+            if beside is not None:
+                beside(standing)
 
         try:
             run_campaign(
@@ -232,11 +243,10 @@ def campaign(
                 settings=settings,
                 resume=resume,
                 progress=show,
-                passes=passes,
                 facts={} if resume else buffer_costs(),
             )
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"interrupted; finished rows kept in {out}, go on with --out {out} --resume") from None
+            raise KeyboardInterrupt(f"interrupted; finished visits kept in {out}, go on with --out {out} --resume") from None
     return Run.open(out)
 
 
@@ -246,11 +256,11 @@ def finish(run: Run, as_json: bool) -> None:
     Raises:
         NothingMeasuredError: no row is usable.
     """
-    counts = {status: sum(row.status == status for row in run.rows) for status in ("ok", "suspect", "failed")}
+    counts = {status: sum(row.status == status for row in run.rows) for status in ("ok", "noisy", "suspect", "failed")}
     skipped = len(run.skipped)
     for row in run.rows:
         if row.status == "failed":
-            output.message(f"failed: {row.case.label}: {'; '.join(row.reasons)}")
+            output.message(f"failed: {row.case.label}: {row.why}")
     if skipped:
         output.message(f"{skipped} cases were not reached; `shmoo measure --out {run.path} --resume` goes on")
     if as_json:
@@ -258,7 +268,7 @@ def finish(run: Run, as_json: bool) -> None:
     else:
         output.result(str(run.path))
         output.message(", ".join(f"{count} {status}" for status, count in counts.items()) + f"; see `shmoo show {run.path}`")
-    if not counts["ok"]:
+    if not counts["ok"] and not counts["noisy"]:
         raise NothingMeasuredError(
             f"nothing usable was measured: {counts['failed']} rows failed, {counts['suspect']} are suspect; "
             f"`shmoo show {run.path}` gives the reasons"

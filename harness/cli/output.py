@@ -7,7 +7,9 @@ import csv
 import json
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -15,9 +17,11 @@ import click
 from shmoo.estimators.errors import InputError
 
 PROSE = 40
-"""Columns of longer cells are text that may be broken over lines on a terminal."""
-PADDING = 3
-"""What a table of rich has between two columns."""
+"""Columns of longer cells are text, wherever they stand."""
+NARROWEST = 12
+"""A column of text is folded to no fewer characters than this."""
+GAP = 2
+"""Characters between two columns."""
 
 
 def message(text: str) -> None:
@@ -51,33 +55,71 @@ def only_results_on_stdout() -> Iterator[None]:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", left: int = 1) -> None:
-    """A table on stdout. The first `left` columns are text, and so are those of long cells; the others are aligned right."""
+    """A table on stdout. The first `left` columns are text, and so are those of long cells; the others are aligned right.
+
+    On a terminal it is no wider than that: text is folded, the widest column first, and so are headers; numbers never are.
+    Where the numbers alone are wider, whole rows run over the edge.
+    """
     listed = [list(row) for row in rows]
-    widths = [max(len(line[i]) for line in (list(headers), *listed)) for i in range(len(headers))]
-    prose = [width > PROSE for width in widths]
-    texts = [i < left or folds for i, folds in enumerate(prose)]
-    # Cut to the width of a narrow terminal, numbers would be broken over lines; whole rows that run over its edge are not.
-    if sys.stdout.isatty() and sum(min(w, PROSE) + PADDING for w in widths) <= shutil.get_terminal_size().columns:
-        _rich_table(headers, listed, title, texts, prose)
-        return
+    columns = [Column(header, [row[i] for row in listed]) for i, header in enumerate(headers)]
+    texts = [i < left or column.width > PROSE for i, column in enumerate(columns)]
+    available = terminal_columns()
+    if available is not None:
+        fitted = columns if table_width(c.width for c in columns) <= available else [c.with_folded_header() for c in columns]
+        least = (min(c.width, NARROWEST) if text else c.width for c, text in zip(fitted, texts, strict=True))
+        if table_width(least) <= available:
+            _rich_table([column.header for column in fitted], listed, title, texts)
+            return
     if title:
         result(title)
     for line in (list(headers), *listed):
-        cells = [c.ljust(w) if text else c.rjust(w) for c, w, text in zip(line, widths, texts, strict=True)]
-        result("  ".join(cells).rstrip())
+        cells = [cell.ljust(c.width) if text else cell.rjust(c.width) for cell, c, text in zip(line, columns, texts, strict=True)]
+        result((" " * GAP).join(cells).rstrip())
 
 
-def _rich_table(
-    headers: Sequence[str], rows: Sequence[Sequence[str]], title: str, texts: Sequence[bool], prose: Sequence[bool]
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Column:
+    header: str
+    cells: list[str]
+
+    @property
+    def width(self) -> int:
+        return max(len(line) for text in (self.header, *self.cells) for line in text.split("\n"))
+
+    def with_folded_header(self) -> Column:
+        """The column, its header on as many lines as the width of its cells asks for; words stay whole."""
+        width = max(len(text) for text in (*self.header.split(), *self.cells, "-"))
+        return Column("\n".join(textwrap.wrap(self.header, width)), self.cells)
+
+
+def table_width(widths: Iterable[int]) -> int:
+    """Characters that columns of these widths take on a terminal, with their gaps and edges."""
+    listed = list(widths)
+    return sum(listed) + GAP * (len(listed) - 1) + 2
+
+
+def terminal_columns() -> int | None:
+    """Width of the terminal that stdout is; `None` where it is a file or a pipe, which is as wide as it needs to be."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str, texts: Sequence[bool]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    for i, header in enumerate(headers):
-        grid.add_column(header, justify="left" if texts[i] else "right", overflow="fold", no_wrap=not prose[i])
+    # One space of padding and one in place of a line between columns make the gap.
+    grid = Table(
+        title=Text(title) if title else None,
+        box=box.SIMPLE_HEAD,
+        padding=(0, GAP - 1, 0, 0),
+        pad_edge=False,
+        title_justify="left",
+        title_style="bold",
+    )
+    for header, text in zip(headers, texts, strict=True):
+        grid.add_column(Text(header), justify="left" if text else "right", overflow="fold", no_wrap=not text)
     for row in rows:
         # Text objects: names of the user's files may hold what rich would read as markup.
         grid.add_row(*(Text(cell) for cell in row))

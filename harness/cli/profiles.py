@@ -101,7 +101,7 @@ def show_errors(profile: ArchitectureProfile) -> None:
     """Errors on held-out cases, a table for each way they were held out."""
     for split, groups in profile.error_card.items():
         output.table(
-            [f"error: {split}", "n", "mean", "physics alone", "median", "p90", "bias", "in 90 % interval"],
+            [f"error: {split}", "n", "mean", "physics alone", "median", "p90", "bias", "in 90 % interval", "noise floor"],
             [
                 [
                     group,
@@ -109,6 +109,7 @@ def show_errors(profile: ArchitectureProfile) -> None:
                     *map(_percent, (e.mean, e.physics, e.median, e.p90)),
                     f"{e.bias * 100:+.1f} %",
                     _percent(e.coverage),
+                    _percent(e.noise),
                 ]
                 for group, e in groups.items()
             ],

@@ -6,9 +6,12 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from shmoo.harness.campaign import Standing
 
 T = TypeVar("T")
 
@@ -34,6 +37,13 @@ class Progress:
         """One step is done."""
         self.update(self._done + 1, self._total, note, None)
 
+    def standing(self, standing: Standing) -> None:
+        """How far a campaign is."""
+        counts = f"{standing.ok} ok / {standing.noisy} noisy / {standing.suspect} suspect"
+        failed = f" / {standing.failed} failed" if standing.failed else ""
+        note = f"{counts}{failed}, {standing.visits} visits  {standing.now}"
+        self.update(standing.done, standing.total, note, standing.left_s)
+
     def update(self, done: int, total: int, note: str, left_s: float | None) -> None:
         """`done` of `total` steps are done and `note` is happening.
 
@@ -48,7 +58,7 @@ class Progress:
         left = "" if left_s is None else f"about {_clock(left_s)} left"
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total, left=left, note=note)
-        elif now - self._last_line >= LINE_EVERY_S or (done == total and spent >= QUIET_S):
+        elif now - self._last_line >= LINE_EVERY_S or (done == total and left_s == 0 and spent >= QUIET_S):
             self._last_line = now
             click.echo(f"{self._label}: {done} of {total}, {_clock(spent)} spent, {left}  {note}".rstrip(" ,"), err=True)
 

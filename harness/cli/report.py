@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shmoo.estimators.errors import FormatError, InputError
 from shmoo.harness.cli import options, output
 
 if TYPE_CHECKING:
@@ -50,10 +49,9 @@ def report(run: str, profile: str | None, arch: tuple[str, ...], out: Path | Non
 
 
 def choose_profile(run: Run, name: str | None) -> ArchitectureProfile:
-    """The profile asked for, else the one the run's directory holds, else the user's cpu_local."""
+    """The profile asked for, else the one the run's directory holds, else cpu_local as `profiles list` shows it."""
     from shmoo.estimators.profile import load_profile
-    from shmoo.harness.architectures import load_architecture
-    from shmoo.harness.paths import profile_search
+    from shmoo.harness.architectures import LOCAL, load_architecture, own_profiles
 
     if name is not None:
         return load_architecture(name)
@@ -61,14 +59,9 @@ def choose_profile(run: Run, name: str | None) -> ArchitectureProfile:
     beside = sorted(run.path.glob("profile*.json"), key=lambda path: (len(path.stem), path.stem))
     if beside:
         return load_profile(beside[-1])
-    try:
-        return load_profile("cpu_local", profile_search())
-    except FormatError:
-        raise
-    except InputError:
-        raise InputError(
-            f"no profile to judge: {run.path} holds none and there is no cpu_local; name one with --profile"
-        ) from None
+    if LOCAL not in own_profiles():
+        output.message(f"{LOCAL} is not calibrated: its rates are wide guesses; `shmoo calibrate {run.path}` fits them")
+    return load_architecture(LOCAL)
 
 
 def write(run: Run, profile: ArchitectureProfile, out: Path, archs: Sequence[str]) -> tuple[ErrorReport, list[Record]]:
@@ -101,6 +94,8 @@ def report_record(made: ErrorReport) -> dict[str, object]:
             "measured_s": n.whole.measured_s,
             "estimated_s": {"value": n.whole.estimate_s.value, "low": n.whole.estimate_s.low, "high": n.whole.estimate_s.high},
             "error": n.whole.error,
+            "standard_error": n.whole.standard_error,
+            "inside": n.whole.inside,
             "weighted_operator_error": n.weighted_error,
             "spread": n.whole.spread,
             "children_s": n.children_s,
@@ -122,16 +117,16 @@ def show_report(made: ErrorReport, estimates: Sequence[Record] = ()) -> None:
     from shmoo.estimators.present import percent, si
 
     output.table(
-        ["network", "measured", "estimated", "90 % interval", "error", "operators", "spread"],
+        ["network", "measured", "±", "estimated", "90 % interval", "error", "operators"],
         [
             [
                 n.name,
                 si(n.whole.measured_s, "s"),
+                percent(n.whole.standard_error),
                 si(n.whole.estimate_s.value, "s"),
                 f"{si(n.whole.estimate_s.low, 's')} - {si(n.whole.estimate_s.high, 's')}",
                 percent(n.whole.error, signed=True),
                 "" if n.weighted_error is None else percent(n.weighted_error),
-                "" if n.whole.spread is None else percent(n.whole.spread),
             ]
             for n in made.networks
         ],
@@ -147,11 +142,12 @@ def show_report(made: ErrorReport, estimates: Sequence[Record] = ()) -> None:
                 percent(e.p90),
                 percent(e.within_20, digits=0),
                 percent(e.bias, signed=True),
+                "" if e.noise is None else percent(e.noise),
             ]
             rows.append([f"{split}: {group}", str(e.n), *cells])
-    output.table(["split: group", "n", "mean error", "median", "p90", "within 20 %", "bias"], rows)
+    output.table(["split: group", "n", "mean error", "median", "p90", "within 20 %", "bias", "noise floor"], rows)
     if made.excluded:
-        output.message(f"{len(made.excluded)} rows were set aside; errors.csv says why")
+        output.message(f"{len(made.excluded)} cases were set aside; errors.csv says why")
     if estimates:
         from shmoo.harness.cli.estimate import show_models
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from shmoo.harness.cli import options, output
 
 if TYPE_CHECKING:
-    from shmoo.runs.records import Measurement
+    from shmoo.runs.records import CaseSpec, Measurement
     from shmoo.runs.store import Run
 
+Record = dict[str, Any]
+SHOWN = 10
+"""Rows that cannot be used whose reasons are shown unasked."""
+LABEL = 24
+"""A case's label is shortened to no fewer characters than this."""
 EXAMPLES = """\b
 Examples:
   shmoo show shmoo-runs/20260101T120000Z-quick
+  shmoo show RUN --reasons
   shmoo show RUN --operators
   shmoo show RUN --json
 """
@@ -24,9 +31,13 @@ Examples:
 @click.argument("run", type=click.Path())
 @options.as_json
 @click.option("--csv", "csv_path", type=click.Path(), help="Write the rows as CSV.")
+@click.option(
+    "--reasons", is_flag=True, help="Also the reasons and remarks of every row; without it, of rows that cannot be used."
+)
 @click.option("--operators", is_flag=True, help="Also the operators of networks timed alone (`shmoo measure --operators`).")
-def show(run: str, as_json: bool, csv_path: str | None, operators: bool) -> None:
-    """Rows of a run: median, spread, samples, why timing stopped, energy, status."""
+def show(run: str, as_json: bool, csv_path: str | None, reasons: bool, operators: bool) -> None:
+    """Rows of a run: what a call takes with its standard error, what it takes while nothing else runs, the visits and samples
+    behind it, and whether it can be used."""
     from shmoo.runs.store import Run
 
     opened = Run.open(run)
@@ -52,26 +63,29 @@ def show(run: str, as_json: bool, csv_path: str | None, operators: bool) -> None
             }
         )
         return
-    show_rows(records)
+    show_rows(opened.rows, records)
+    show_reasons(opened.rows, every=reasons)
     for record in records:
         if record.get("operators"):
             show_operators(record)
-    count = {status: sum(r["status"] == status for r in records) for status in ("ok", "suspect", "failed")}
+    count = {status: sum(r["status"] == status for r in records) for status in ("ok", "noisy", "suspect", "failed")}
     skipped = len(opened.skipped)
     output.message(", ".join(f"{n} {status}" for status, n in count.items()) + (f", {skipped} not reached" if skipped else ""))
 
 
-def row_record(row: Measurement) -> dict[str, object]:
-    """A row as flat plain values; statistics are derived from its samples."""
+def row_record(row: Measurement) -> Record:
+    """A row as flat plain values; statistics are derived from the samples of its usable visits."""
     from shmoo.estimators.tabular import or_reason
-    from shmoo.runs.statistics import mad, median
+    from shmoo.runs.statistics import FEW_CASES, mad
 
     timing = row.timing
     samples = timing.samples_s if timing else ()
-    untimed = "; ".join(row.reasons) or "not timed"
+    latency, alone = (row.latency, row.alone) if samples else (None, None)
+    untimed = row.why or "not timed"
     compiled = row.case.runtime != "eager"
     no_compilation = untimed if timing is None else "the back-end does not tell" if compiled else "nothing is compiled"
-    record: dict[str, object] = {
+    not_alone = _why_not_alone(row) if samples else untimed
+    record: Record = {
         "workload": row.case.workload,
         "kind": row.case.kind,
         "axes": " ".join(f"{name}={value}" for name, value in row.case.axes.items()),
@@ -80,11 +94,15 @@ def row_record(row: Measurement) -> dict[str, object]:
         "device": row.case.device,
         **or_reason("threads", row.case.threads, "not asked for: the number in the manifest"),
         "cache_state": row.case.cache_state,
-        "pass": row.pass_index,
+        "visits": len(row.visits),
         "status": row.status,
-        "reasons": "; ".join(row.reasons),
-        **or_reason("latency_s", median(samples) if samples else None, untimed),
+        "reasons": row.why,
+        **or_reason("latency_s", latency and latency.value_s, untimed),
+        **or_reason("relative_se", None if latency is None else latency.relative_se, untimed),
         **or_reason("latency_mad_s", mad(samples) if samples else None, untimed),
+        **or_reason("alone_s", alone and alone.value_s, not_alone),
+        **or_reason("alone_relative_se", None if alone is None else alone.relative_se, not_alone),
+        **or_reason("visit_sd", row.visit_sd, f"fewer than {FEW_CASES} cases of its kind were visited twice"),
         "samples": len(samples),
         **or_reason("block_calls", timing.block_calls if timing else None, untimed),
         "stop_reason": timing.stop_reason if timing else "",
@@ -102,27 +120,89 @@ def row_record(row: Measurement) -> dict[str, object]:
     return record
 
 
-def show_rows(records: list[dict[str, object]]) -> None:
-    """Table for people."""
+def _why_not_alone(row: Measurement) -> str:
+    from shmoo.runs.statistics import QUIET_BLOCKS
+
+    if not any(visit.slowdowns for visit in row.visits):
+        return "the cores were not watched between blocks"
+    return f"fewer than {QUIET_BLOCKS} blocks of two visits met a quiet machine"
+
+
+def show_rows(rows: Sequence[Measurement], records: Sequence[Record]) -> None:
+    """Table for people. On a terminal labels of cases are shortened so that a row takes one line where it can."""
     from shmoo.estimators.present import percent, si
 
     sums = any(r.get("operators_s") is not None for r in records)
+    shared, settings = _settings(records)
     lines = []
-    for r in records:
-        latency, mad = r["latency_s"], r["latency_mad_s"]
-        spread = percent(mad / latency) if latency else ""
-        label = " ".join(filter(None, (r["workload"], r["axes"])))
-        setting = f"{r['dtype']} {r['runtime']} {r['device']}"
-        status = f"{r['status']}: {r['reasons']}" if r["reasons"] else r["status"]
-        lines.append([label, setting, status, si(latency, "s"), spread, str(r["samples"]), r["stop_reason"] or ""])
+    for record, setting in zip(records, settings, strict=True):
+        latency, error, alone = record["latency_s"], record["relative_se"], record["alone_s"]
+        line = [
+            *([setting] if any(settings) else []),
+            record["status"],
+            "" if latency is None else si(latency, "s"),
+            "" if error is None else percent(error),
+            "" if alone is None else si(alone, "s"),
+            str(record["visits"]),
+            str(record["samples"]),
+        ]
         if sums:
-            ratio = r["operators_s"] / latency if latency and r.get("operators_s") is not None else None
-            lines[-1].append("" if ratio is None else f"{ratio:.2f}")
-    headers = ["case", "setting", "status", "median", "MAD", "n", "stop", *(["operators alone / whole"] if sums else [])]
-    output.table(headers, lines, left=3)
+            ratio = record["operators_s"] / latency if latency and record.get("operators_s") is not None else None
+            line.append("" if ratio is None else f"{ratio:.2f}")
+        lines.append(line)
+    headers = [*(["setting"] if any(settings) else []), "status", "time", "± std. error", "alone", "visits", "samples"]
+    headers += ["operators alone / whole"] if sums else []
+    labels = _labels([row.case for row in rows], _room(headers, lines))
+    body = [[label, *line] for label, line in zip(labels, lines, strict=True)]
+    output.table(["case", *headers], body, title=shared, left=3 if any(settings) else 2)
 
 
-def operator_records(run: Run, row: Measurement) -> list[dict[str, object]]:
+def _settings(records: Sequence[Record]) -> tuple[str, list[str]]:
+    """What the settings of all rows have in common, and what each has beside it."""
+    names = ("dtype", "runtime", "device", "cache_state")
+    common = [name for name in names if len({record[name] for record in records}) == 1]
+    shared = " ".join(str(records[0][name]) for name in common) if records else ""
+    return shared, [" ".join(str(record[name]) for name in names if name not in common) for record in records]
+
+
+def _room(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> int | None:
+    """Characters that a terminal leaves for the label of a case beside these columns; `None` for no limit."""
+    available = output.terminal_columns()
+    if available is None:
+        return None
+    others = [output.Column(header, [line[i] for line in lines]).with_folded_header().width for i, header in enumerate(headers)]
+    return max(available - output.table_width([0, *others]), LABEL)
+
+
+def _labels(cases: Sequence[CaseSpec], room: int | None) -> list[str]:
+    """Workload and axes; where that is too long, only axes in which the cases of the workload differ, cut if need be."""
+    axes: dict[str, dict[str, set[object]]] = {}
+    for case in cases:
+        for name, value in case.axes.items():
+            axes.setdefault(case.workload, {}).setdefault(name, set()).add(value)
+
+    def label(case: CaseSpec) -> str:
+        whole = " ".join((case.workload, *(f"{name}={value}" for name, value in case.axes.items())))
+        if room is None or len(whole) <= room:
+            return whole
+        telling = (f"{name}={value}" for name, value in case.axes.items() if len(axes[case.workload][name]) > 1)
+        short = " ".join((case.workload, *telling))
+        return short if len(short) <= room else short[: room - 1] + "…"
+
+    return [label(case) for case in cases]
+
+
+def show_reasons(rows: Sequence[Measurement], *, every: bool) -> None:
+    """Table for people of why rows are not ok and what is worth knowing of them; of rows that cannot be used unless `every`."""
+    concerned = [row for row in rows if row.reasons and (every or not row.timed)]
+    listed = concerned if every else concerned[:SHOWN]
+    if listed:
+        output.table(["case", "status", "reasons"], [[row.case.label, row.status, row.why] for row in listed], left=3)
+    if len(listed) < len(concerned):
+        output.message(f"and {len(concerned) - len(listed)} more that cannot be used; --reasons lists them")
+
+
+def operator_records(run: Run, row: Measurement) -> list[Record]:
     """The distinct operators of a row timed alone, those that take most of the network's time first."""
     calls = [call for graph in run.graphs(row) for call in graph.calls] if row.operators else []
     records = []
@@ -144,7 +224,7 @@ def operator_records(run: Run, row: Measurement) -> list[dict[str, object]]:
     return sorted(records, key=lambda record: -(record["total_s"] or 0.0))
 
 
-def show_operators(record: dict[str, object]) -> None:
+def show_operators(record: Record) -> None:
     """Table for people of one network's operators, and what their sum is beside the network."""
     from shmoo.estimators.present import percent, si
 

@@ -3,7 +3,7 @@
     operators, time -> operators, energy -> networks in eager, time -> networks, energy -> networks compiled, time -> cross-checks
 
 Two runs come out, DIR/time and DIR/energy, and DIR/findings.json: the counter's update period, the counter against integrated
-power, repeated passes, and, where they are installed, time against `triton.testing.do_bench` and energy against Zeus. Called
+power, repeated visits, and, where they are installed, time against `triton.testing.do_bench` and energy against Zeus. Called
 again, it goes on where it stopped; every part looks at the time left, so that it can be given in slices of ten minutes.
 """
 
@@ -41,13 +41,14 @@ ENERGY = MeasureSettings(energy=EnergySettings(window_s=2.0, trials=4, settle_s=
 
 
 class Part(msgspec.Struct, frozen=True):
-    """One part of the session: which run it adds to, its cases in order, and its share of the time then left."""
+    """One part of the session: which run it adds to, its cases in order, its share of the time then left, and how many visits
+    each of its cases will have had in the end."""
 
     run: str
     name: str
     cases: tuple[CaseSpec, ...]
     share: float
-    passes: int = 1
+    visits: int = 1
 
 
 def plan(machine: Machine) -> tuple[Part, ...]:
@@ -64,8 +65,8 @@ def plan(machine: Machine) -> tuple[Part, ...]:
         Part("time", "networks in eager", eager, 0.35),
         Part("energy", "networks", half, 0.6),
         Part("time", "networks compiled", compiled, 0.9),
-        Part("time", "operators again", operators, 1.0, passes=2),
-        Part("energy", "operators again", energy_operators(machine), 1.0, passes=2),
+        Part("time", "operators again", operators, 1.0, visits=2),
+        Part("energy", "operators again", energy_operators(machine), 1.0, visits=2),
     )
 
 
@@ -115,7 +116,7 @@ def run_session(
         lock: as in `CampaignSettings`.
 
     Returns:
-        the findings, with the number of cases left in "left".
+        the findings, with the number of visits left in "left".
     """
     deadline = clock() + 60 * minutes
     parts = plan(machine) if parts is None else parts
@@ -128,12 +129,15 @@ def run_session(
             continue
         settings = CampaignSettings(
             measure=TIME if part.run == "time" else ENERGY,
+            visits=part.visits,
+            most_visits=part.visits,
+            details_share=1.0,
             budget_s=part.share * spare,
             case_timeout_s=max(min(180.0, spare), 30.0),
             shuffle=False,
             lock=lock,
         )
-        tell(f"{part.run}, {part.name}: {_missing(path, part)} cases to go, {part.share * spare:.0f} s")
+        tell(f"{part.run}, {part.name}: {_missing(path, part)} visits to go, {part.share * spare:.0f} s")
         run_campaign(
             part.cases,
             path,
@@ -141,7 +145,6 @@ def run_session(
             machine=machine,
             settings=settings,
             resume=True,
-            passes=part.passes,
             measurer=measurer,
             clock=clock,
         )
@@ -159,16 +162,15 @@ def run_session(
 
 
 def _missing(path: Path, part: Part) -> int:
-    wanted = {(case.identity, number) for case in part.cases for number in range(part.passes)}
-    if not (path / MANIFEST).exists():
-        return len(wanted)
-    run = Run.open(path)
-    return sum(not run.finished(*key) for key in wanted)
+    """Visits that the cases of a part still lack; a case that failed is not visited again."""
+    lines = Run.open(path).visits if (path / MANIFEST).exists() else {}
+    visits = [lines.get(case.identity, []) for case in part.cases]
+    return sum(max(part.visits - len(v), 0) for v in visits if not any(line.status == "failed" for line in v))
 
 
 def findings(times: Run, energies: Run) -> dict[str, object]:
     """What the two runs say of the card's counters and of their own repeatability."""
-    readings = [r for row in energies.rows if row.status == "ok" for r in row.energy if r.domain.startswith("gpu")]
+    readings = [r for line in energies.lines if line.timed for r in line.energy if r.domain.startswith("gpu")]
     known = [r for r in readings if r.energy_j is not None]
     periods = [r.update_period_s for r in known if r.update_period_s is not None]
     ratios = [r.integrated_j / r.energy_j for r in known if r.integrated_j is not None]
@@ -179,35 +181,29 @@ def findings(times: Run, energies: Run) -> dict[str, object]:
         "update_period_s": middle(periods) if periods else None,
         "integrated_over_counter": middle(ratios) if ratios else None,
         "spread_of_energy_windows": middle(trials) if trials else None,
-        "spread_of_time_passes": _pass_spread(times.rows),
-        "spread_of_energy_passes": _energy_pass_spread(energies.rows),
+        "spread_of_time_visits": _time_spread(times),
+        "spread_of_energy_visits": _energy_spread(energies),
     }
 
 
 def _counts(rows: Sequence[Measurement]) -> dict[str, int]:
-    return {status: sum(row.status == status for row in rows) for status in ("ok", "suspect", "failed")}
+    return {status: sum(row.status == status for row in rows) for status in ("ok", "noisy", "suspect", "failed")}
 
 
-def _by_pass(rows: Sequence[Measurement]) -> list[tuple[Measurement, Measurement]]:
-    first = {row.case.identity: row for row in rows if row.status == "ok" and row.pass_index == 0}
-    return [
-        (first[row.case.identity], row)
-        for row in rows
-        if row.status == "ok" and row.pass_index == 1 and row.case.identity in first
-    ]
+def _visited_twice(run: Run) -> list[tuple[Measurement, Measurement]]:
+    """The first two usable visits of each case."""
+    usable = ([line for line in lines if line.timed] for lines in run.visits.values())
+    return [(lines[0], lines[1]) for lines in usable if len(lines) > 1]
 
 
-def _pass_spread(rows: Sequence[Measurement]) -> float | None:
-    spreads = [repeat_spread(median(a.timing.samples_s), median(b.timing.samples_s)) for a, b in _by_pass(rows)]
+def _time_spread(run: Run) -> float | None:
+    spreads = [repeat_spread(a.latency.value_s, b.latency.value_s) for a, b in _visited_twice(run)]
     return middle(spreads) if spreads else None
 
 
-def _energy_pass_spread(rows: Sequence[Measurement]) -> float | None:
-    pairs = [
-        ([r.energy_j for r in row.energy if r.domain.startswith("gpu") and r.energy_j is not None] for row in pair)
-        for pair in _by_pass(rows)
-    ]
-    spreads = [repeat_spread(a[0], b[0]) for a, b in pairs if a and b]
+def _energy_spread(run: Run) -> float | None:
+    pairs = [(a.energy_reading, b.energy_reading) for a, b in _visited_twice(run)]
+    spreads = [repeat_spread(a.energy_j, b.energy_j) for a, b in pairs if a is not None and b is not None]
     return middle(spreads) if spreads else None
 
 
@@ -223,7 +219,7 @@ def against_do_bench(times: Run, energies: Run) -> dict[str, object]:
 
     ratios = {}
     for row in times.rows:
-        if row.status == "ok" and row.case.cache_state == "cold" and row.case.identity not in ratios:
+        if row.timed and row.case.cache_state == "cold" and row.case.identity not in ratios:
             built = build_case(row.case)
             with torch.no_grad(), matmul_precision(row.case):
                 theirs_s = do_bench(built, return_mode="median") / 1e3
@@ -246,7 +242,7 @@ def against_zeus(times: Run, energies: Run, window_s: float = 5.0, cases: int = 
     probe = NvmlProbe(nvml, visible_gpus(nvml)[0].uuid)
     monitor: Any = ZeusMonitor(gpu_indices=[torch.cuda.current_device()])
     ratios = []
-    for row in [row for row in energies.rows if row.status == "ok" and row.case.kind == "operator"][:cases]:
+    for row in [row for row in energies.rows if row.timed and row.case.kind == "operator"][:cases]:
         built = build_case(row.case)
         with torch.no_grad():
             built()

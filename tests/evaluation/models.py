@@ -151,7 +151,7 @@ def held_out_models(graphs: Sequence[Sequence[Graph]], measured_s: Sequence[floa
     intervals = [predicted_latency(of_one, profile) for of_one in graphs]
     physical = [predicted_latency(of_one, bare).value for of_one in graphs] if profile.residual else [i.value for i in intervals]
     estimated, low, high = np.asarray([(i.value, i.low, i.high) for i in intervals]).T
-    return HeldOut(estimated, low, high, np.asarray(physical), np.asarray(measured_s))
+    return HeldOut(estimated, low, high, np.asarray(physical), np.asarray(measured_s), np.zeros(len(measured_s)))
 
 
 def predicted_latency(graphs: Sequence[Graph], profile: ArchitectureProfile) -> Interval:

@@ -40,12 +40,13 @@ def test_each_campaign_is_held_against_each(campaigns: Path):
     for tested, calibrated in (("a", "a"), ("a", "b"), ("b", "a"), ("b", "b")):
         found = results[f"networks in eager, {tested}, calibrated on {calibrated}"]
         assert found.cases == 1
-        assert found.value < 0.25
+        # The coefficients give the network's time in a; in b it took 8 % longer.
+        assert found.value == pytest.approx(0.0 if tested == "a" else 1 - 1 / 1.08, abs=0.02)
         assert found.at_most == pytest.approx(min(0.08 + ABOVE_SPREAD, MOST))
     assert results["spread of the networks between campaigns, eager"].value == pytest.approx(0.08)
     together = next(result for what, result in results.items() if "operators together" in what)
     assert together.cases > 60
-    assert 0.8 <= together.entry.coverage <= 1.0
+    assert 0.8 <= together.entry.coverage <= 0.95
 
 
 def test_one_run_has_the_bound_of_a_quiet_machine(campaigns: Path):

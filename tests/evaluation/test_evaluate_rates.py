@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+import re
 
+import numpy as np
+import pytest
+
+from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.profile import load_profile
+from shmoo.runs.tables import TableRow
 from tests.evaluation.rates import PUBLISHED, Rate, predicted, table
 
 
@@ -19,11 +25,24 @@ def test_published_rates_are_met_by_machines_never_measured_in_these_types():
 
 
 def test_a_product_of_8192_rows_and_columns_is_two_times_8192_cubed():
-    """1.1 Tflop in 1.5 ms are 730 Tflop/s; a board with half the power takes longer."""
-    rate = Rate("gpu_h100", "bfloat16", 8192, 8192, 8192, 797.5, "test")
-    capped = Rate("gpu_h100", "bfloat16", 8192, 8192, 8192, 400.0, "test", changed={"power.tdp": 350.0})
-    assert 500e12 < predicted(rate).value < 900e12
-    assert predicted(capped).value < 0.6 * predicted(rate).value
+    """A rate is 2 x 8192^3 flop over the latency that an estimate of the one product gives; the ends of its interval swap."""
+    rate = Rate("gpu_h100", "bfloat16", 8192, 8192, 8192, 797.5, "test", times=1)
+    graph = TableRow(0, "linear", {"b": 1, "m": 8192, "n": 8192, "k": 8192}, "bfloat16").graph()
+    latency = AnalysisDirector(load_profile("gpu_h100")).estimate(graph, runtime="cudagraphs").latency_s
+    found = predicted(rate)
+    assert (found.value, found.low, found.high) == pytest.approx(
+        tuple(2 * 8192**3 / seconds for seconds in (latency.value, latency.high, latency.low))
+    )
+
+
+def test_half_the_power_halves_the_rate_of_a_board_at_its_cap():
+    """Thirty products in a row, far beyond the time until the controller acts: time goes with 1 / (cap - static power)."""
+    times = {}
+    for cap in (350.0, 230.0):
+        rate = Rate("gpu_h100", "bfloat16", 8192, 8192, 8192, 400.0, "test", times=300, changed={"power.tdp": cap})
+        times[cap] = 1 / predicted(rate).value
+    static = load_profile("gpu_h100").value("power.static")
+    assert times[230.0] / times[350.0] == pytest.approx((350.0 - static) / (230.0 - static), rel=0.02)
 
 
 def test_the_table_has_a_line_a_rate_and_the_mean_error():
@@ -37,6 +56,11 @@ def test_the_table_has_a_line_a_rate_and_the_mean_error():
 
 
 def test_every_rate_says_who_published_it():
-    """A year stands beside each name."""
-    for rate in PUBLISHED:
-        assert any(year in rate.source for year in ("2023", "2024", "2025", "2026"))
+    """Publisher, what it was, and last the year (a note may follow): one thread of one publisher a board and issue."""
+    publishers = {"zzc0721/torch-performance-test-data", "NVIDIA developer forum", "He", "Chillee", "inclusionAI/humming"}
+    named = [re.fullmatch(r"(.+?), (.+), 20\d\d(-\d\d)?(; .+)?", rate.source) for rate in PUBLISHED]
+    assert all(named)
+    assert {source[1] for source in named} == publishers
+    issues = {(source[2], rate.arch) for source, rate in zip(named, PUBLISHED, strict=True) if "torch-performance" in source[1]}
+    assert all(re.fullmatch(r"issue \d+", issue) for issue, _ in issues)
+    assert len(issues) == len(dict(issues)) == len({arch for _, arch in issues})

@@ -5,7 +5,7 @@ from shmoo.harness.energy.nvml import NvmlProbe
 from shmoo.harness.energy.sampler import EnergyMeter
 from shmoo.harness.energy.virtual import VirtualDevice, VirtualNvml
 from shmoo.harness.workloads import find_workload
-from shmoo.runs.records import CaseSpec, Machine, Measurement, Timing
+from shmoo.runs.records import CaseSpec, Machine, Measurement, Reason, Timing
 from shmoo.runs.store import Run
 from tests.evaluation.gpu_session import ENERGY, Part, energy_operators, plan, run_session
 
@@ -25,12 +25,12 @@ class OnVirtualCard:
     def call(self):
         self.card.run(CALL_S, CALL_J)
 
-    def measure(self, case, pass_index=0):
-        self.asked.append((case, pass_index))
+    def measure(self, case, visit=0, details=True):
+        self.asked.append((case, visit))
         for _ in range(50):
             self.call()
-        readings = self.meter.measure(self.call, CALL_S, "cuda") if "energy" in case.axes else ()
-        return Measurement(case, "ok", timing=Timing((CALL_S,) * 50), energy=readings, pass_index=pass_index), ()
+        readings = self.meter.measure(self.call, CALL_S, "cuda") if details and "energy" in case.axes else ()
+        return Measurement(case, "ok", timing=Timing((CALL_S,) * 50), energy=readings, visit=visit), ()
 
 
 def cases(count, **axes):
@@ -44,7 +44,7 @@ def session(tmp_path):
     parts = (
         Part("time", "operators", cases(20), 0.3),
         Part("energy", "operators", cases(4, energy=1), 0.9),
-        Part("time", "operators again", cases(20), 1.0, passes=2),
+        Part("time", "operators again", cases(20), 1.0, visits=2),
     )
 
     def run(minutes, **changes):
@@ -63,14 +63,14 @@ def session(tmp_path):
 
 
 def test_a_session_measures_time_and_energy_on_the_virtual_card(session):
-    """8 J a call come back, the counter updates every 100 ms, passes agree, and nothing is left."""
+    """8 J a call come back, the counter updates every 100 ms, visits agree, and nothing is left."""
     run, _, out = session
     found = run(30)
     assert found["left"] == 0
-    assert found["rows"]["time"] == {"ok": 40, "suspect": 0, "failed": 0}
+    assert found["rows"]["time"] == {"ok": 20, "noisy": 0, "suspect": 0, "failed": 0}
     assert found["energy_readings"] == 4
     assert found["update_period_s"] == pytest.approx(0.1, rel=0.1)
-    assert found["spread_of_time_passes"] == 0
+    assert found["spread_of_time_visits"] == 0
     (reading,) = Run.open(out / "energy").rows[0].energy
     assert reading.energy_j == pytest.approx(CALL_J, rel=0.03)
     assert len(reading.trials_j) == 4
@@ -78,7 +78,7 @@ def test_a_session_measures_time_and_energy_on_the_virtual_card(session):
 
 
 def test_a_session_stops_in_time_and_goes_on(session):
-    """One minute at a time, no case is measured twice and the rest is done in the end."""
+    """One minute at a time, no visit is repeated and the rest is done in the end."""
     run, measurer, _ = session
     first = run(1)
     assert 0 < first["left"] < 44
@@ -92,10 +92,36 @@ def test_a_session_stops_in_time_and_goes_on(session):
     assert len({(case.identity, number) for case, number in measurer.asked}) == len(measurer.asked) == 44
 
 
+def test_every_energy_case_gets_its_windows(tmp_path):
+    """Energy is what its part of the session is for: no share of the time ends it early. Two visits are compared."""
+    card = VirtualDevice(idle_w=70.0)
+    part = Part("energy", "operators", cases(6, energy=1), 1.0, visits=2)
+    arguments = {"parts": (part,), "measurer": OnVirtualCard(card), "clock": card.clock, "lock": str(tmp_path / "lock")}
+    begin = card.clock()
+    run_session(tmp_path / "out", 30, MACHINE, **arguments)
+    lines = Run.open(tmp_path / "out" / "energy").lines
+    energy_s = sum(reading.window_s for line in lines for reading in line.energy)
+    assert [line.visit for line in lines if line.energy] == [1] * 6
+    assert energy_s > 0.35 * (card.clock() - begin)
+
+
+def test_a_case_that_failed_is_not_left_to_do(tmp_path):
+    """It would fail again: the session is over though the case has no second visit."""
+
+    class Failing:
+        def measure(self, case, visit=0, details=True):
+            return Measurement(case, "failed", (Reason("error", "on purpose"),), visit=visit), ()
+
+    part = Part("time", "operators", cases(3), 1.0, visits=2)
+    found = run_session(tmp_path / "out", 30, MACHINE, parts=(part,), measurer=Failing(), lock=str(tmp_path / "lock"))
+    assert found["left"] == 0
+    assert len(Run.open(tmp_path / "out" / "time").lines) == 3
+
+
 def test_checks_add_to_the_findings(session):
     """A comparison gets both runs, and what it returns is written down."""
     run, _, _ = session
-    assert run(30, checks=(lambda times, energies: {"rows_seen": len(times.rows) + len(energies.rows)},))["rows_seen"] == 44
+    assert run(30, checks=(lambda times, energies: {"rows_seen": len(times.rows) + len(energies.rows)},))["rows_seen"] == 24
 
 
 def test_the_plan_covers_what_a_session_is_for():

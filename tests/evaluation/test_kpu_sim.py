@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from measured_rows import measured_rows
 from test_points import assert_points_equal_variants
 from test_tiling import cut, fabric, products
 
@@ -18,9 +19,10 @@ MIB = 2**20
 
 
 def reference_rows(name):
+    """The simulator's whole table where it is kept beside the repository, else the thirty rows kept with the tests."""
     path = REFERENCE / name
     if not path.is_file():
-        pytest.skip(f"no reference data {name}: it is kept beside the repository")
+        return measured_rows(name.replace("kpu_sim", "kpu"))
     with path.open() as file:
         return list(csv.DictReader(file))
 
@@ -32,12 +34,12 @@ def test_one_tile_passes_every_stage_in_turn():
 
 
 def test_serial_cycles_equal_the_stepped_simulator():
-    """Every row of the simulator's stepped runs, whose total is the sum of its stages, within 2 %."""
+    """Every row of the simulator's stepped runs, whose total is the sum of its stages, to the cycle."""
     rows = reference_rows("kpu_sim_serial_cycles.csv")
+    assert len(rows) >= 30
     for row in rows:
         table = products(*(float(row[key]) for key in "MNK"))
-        cycles = cut(KpuSimSerial(), table, fabric(1, float(row["array_rows"]))).cycles[0]
-        assert cycles == pytest.approx(float(row["cycles"]), rel=0.02)
+        assert cut(KpuSimSerial(), table, fabric(1, float(row["array_rows"]))).cycles[0] == float(row["cycles"])
 
 
 def test_block_traffic_follows_the_cache_simulation():
@@ -50,7 +52,7 @@ def test_block_traffic_follows_the_cache_simulation():
         profile = fabric(1, float(row["array_rows"]), float(row["l3_capacity_bytes"]))
         dram = cut(KpuSimSerial(dataflow=row["strategy"].lower()), table, profile).level_bytes["dram"][0]
         near.append(dram / float(row["dram_bytes"]))
-    assert len(near) > 500
+    assert len(near) >= 30
     assert near == pytest.approx(np.ones(len(near)), rel=0.03)
     assert np.mean(np.isclose(near, 1.0, rtol=1e-9)) > 0.95
 

@@ -1,0 +1,155 @@
+"""Which case to visit next."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter, deque
+from collections.abc import Sequence
+
+from shmoo.runs.pooling import latencies
+from shmoo.runs.records import CaseSpec, Measurement, Status, Timing
+from shmoo.runs.statistics import latency, visit_deviations
+from shmoo.runs.visits import NOISY
+
+FAILURES = 1
+"""Failed visits after which a case is left alone: a crash would only repeat."""
+USELESS = 3
+"""Suspect visits in a row after which a case is left alone."""
+
+
+class _Case:
+    """One case and what its visits gave."""
+
+    def __init__(self, spec: CaseSpec) -> None:
+        self.spec = spec
+        self.timings: list[Timing] = []
+        self.visits = self.failed = self.suspect = 0
+        self.seconds: list[float] = []
+        self.deviation: float | None = None
+        self.error = float("inf")
+        """Relative standard error; infinite before the first usable visit."""
+
+    @property
+    def given_up(self) -> bool:
+        return self.failed >= FAILURES or (self.suspect >= USELESS and not self.timings)
+
+    @property
+    def status(self) -> Status:
+        if self.timings:
+            return "ok" if self.error <= NOISY else "noisy"
+        return "failed" if self.failed else "suspect"
+
+    def look(self) -> None:
+        """Find its standard error anew after another visit, from its own visits."""
+        if self.timings:
+            own = latency([timing.samples_s for timing in self.timings], self.deviation).relative_se
+            self.error = min(self.error, own)
+
+
+class Schedule:
+    """The order of visits: first visits of all cases, then rounds over all of them, then the cases that are known worst.
+
+    Args:
+        cases: what to visit.
+        visits, most_visits, precision: as in `CampaignSettings`.
+        seed: of the random orders.
+        shuffle: first visits in random order, otherwise as given; later rounds are always shuffled.
+    """
+
+    def __init__(
+        self, cases: Sequence[CaseSpec], *, visits: int, most_visits: int, precision: float, seed: int, shuffle: bool
+    ) -> None:
+        self.cases = tuple(cases)
+        self._cases = {case.identity: _Case(case) for case in cases}
+        self._visits = visits
+        self._most = max(most_visits, visits)
+        self._precision = precision
+        self._random = random.Random(seed)
+        self._shuffle = shuffle
+        self._round: deque[_Case] = deque()
+        self.visits_in_all = 0
+
+    def add(self, row: Measurement, seconds: float | None = None) -> None:
+        """Take note of a visit and of the seconds it took."""
+        case = self._cases.get(row.case.identity)
+        if case is None:
+            return
+        case.visits += 1
+        self.visits_in_all += 1
+        if seconds is not None:
+            case.seconds.append(seconds)
+        if row.timed and row.timing is not None:
+            case.timings.append(row.timing)
+        case.failed += row.status == "failed"
+        case.suspect += row.status == "suspect"
+        case.look()
+
+    def next(self) -> CaseSpec | None:
+        """The case to visit now; `None` when every case is known well enough or has been visited often enough."""
+        while True:
+            while self._round:
+                case = self._round.popleft()
+                if not case.given_up:
+                    return case.spec
+            self._round.extend(self._next_round())
+            if not self._round:
+                return None
+
+    def _next_round(self) -> list[_Case]:
+        alive = [case for case in self._cases.values() if not case.given_up]
+        fewest = min((case.visits for case in alive), default=self._visits)
+        groups = [(case.spec.kind, case.spec.device) for case in alive]
+        deviations = visit_deviations(groups, [[timing.samples_s for timing in case.timings] for case in alive])
+        times = latencies(groups, [case.timings for case in alive])
+        for case, deviation, time in zip(alive, deviations, times, strict=True):
+            case.deviation = deviation
+            case.error = float("inf") if time is None else time.relative_se
+        if fewest < self._visits:
+            chosen = [case for case in alive if case.visits == fewest]
+            if fewest:
+                # Networks are few and test everything else.
+                chosen += [case for case in chosen if case.spec.kind == "network"]
+            if self._shuffle or fewest:
+                self._random.shuffle(chosen)
+            return chosen
+        worst = [case for case in alive if case.visits < self._most and case.error > self._precision]
+        return sorted(worst, key=lambda case: -case.error)
+
+    def visits_of(self, case: CaseSpec) -> int:
+        """Visits to a case so far."""
+        return self._cases[case.identity].visits
+
+    def unvisited(self) -> list[CaseSpec]:
+        """Cases that no visit reached."""
+        return [case.spec for case in self._cases.values() if not case.visits]
+
+    def counts(self) -> dict[Status, int]:
+        """Visited cases by status."""
+        counted: Counter[Status] = Counter(case.status for case in self._cases.values() if case.visits)
+        return {status: counted[status] for status in ("ok", "noisy", "suspect", "failed")}
+
+    def left_s(self) -> float | None:
+        """Seconds until every case is known well enough or was visited often enough, going by the visits so far to cases of the
+        same kind and runtime; `None` before the first visit."""
+        taken: dict[tuple[str, str, bool], list[float]] = {}
+        for case in self._cases.values():
+            for number, seconds in enumerate(case.seconds):
+                taken.setdefault((case.spec.kind, case.spec.runtime, number == 0), []).append(seconds)
+        if not taken:
+            return None
+        means = {key: sum(times) / len(times) for key, times in taken.items()}
+        overall = sum(means.values()) / len(means)
+        total = 0.0
+        for case in self._cases.values():
+            for number in range(case.visits, self._wanted(case)):
+                total += means.get((case.spec.kind, case.spec.runtime, number == 0), overall)
+        return total
+
+    def _wanted(self, case: _Case) -> int:
+        """Visits that a case will have had in the end, as far as can be seen now: errors fall with the root of their number."""
+        if case.given_up:
+            return case.visits
+        if not case.timings or case.error <= self._precision:
+            return self._visits
+        return max(self._visits, min(self._most, math.ceil(case.visits * (case.error / self._precision) ** 2)))

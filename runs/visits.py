@@ -1,0 +1,147 @@
+"""Lines of rows.jsonl, one a visit, merged into one row a case; and the reader of lines that older versions wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from shmoo.estimators.errors import FormatError
+from shmoo.estimators.records import decode_versioned
+from shmoo.runs.pooling import latencies
+from shmoo.runs.records import RUN_FORMAT, EnergyReading, Measurement, Reason, Timing
+from shmoo.runs.statistics import Latency, median, visit_deviations
+
+NOISE = ("noisy", "disturbed", "busy host", "steal", "slow core")
+"""Codes of reasons that say how much went on beside a visit; they widen its standard error and are no fault of the row."""
+NOISY = 0.05
+"""Relative standard error above which a row is noisy."""
+
+
+def decode_row(line: bytes, where: str) -> Measurement:
+    """One line of rows.jsonl, of this version or an older one.
+
+    Raises:
+        FormatError: it is damaged, holds a time that is not positive, or is of a newer format.
+    """
+    version = decode_versioned(line, _Format, RUN_FORMAT, "row", where).format
+    row = _from_format_1(line, where) if version == 1 else decode_versioned(line, Measurement, RUN_FORMAT, "row", where)
+    for timing in (row.timing, *row.visits):
+        if timing is not None and not all(sample > 0 for sample in timing.samples_s):
+            raise FormatError(f"row {where}: a sample of {min(timing.samples_s):g} s is no time; the file was changed")
+    return row
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+def _from_format_1(line: bytes, where: str) -> Measurement:
+    """A pass is a visit, a reason's code stands before its first colon, and a row that was only disturbed is noisy."""
+    fields: dict[str, Any] = msgspec.json.decode(line)
+    try:
+        reasons = [text.split(": ", 1) for text in fields.get("reasons", ())]
+        fields["reasons"] = [dict(zip(("code", "text"), parts, strict=False)) for parts in reasons]
+        fields["visit"] = fields.pop("pass_index", 0)
+        fields["format"] = RUN_FORMAT
+        if fields.get("status") == "suspect" and reasons and all(parts[0] in NOISE for parts in reasons):
+            fields["status"] = "noisy"
+        return msgspec.convert(fields, Measurement)
+    except (msgspec.MsgspecError, AttributeError, TypeError) as error:
+        raise FormatError(f"cannot read row {where} of format 1: {error}") from None
+
+
+def merge_visits(lines: Iterable[Measurement]) -> tuple[Measurement, ...]:
+    """One row a case, in the order of their first visits, each knowing what the visits of its kind spread by."""
+    by_case: dict[str, list[Measurement]] = {}
+    for line in lines:
+        by_case.setdefault(line.case.identity, []).append(line)
+    rows = [_merged(visits) for visits in by_case.values()]
+    timed = [row for row in rows if row.timed]
+    groups = [(row.case.kind, row.case.device) for row in timed]
+    deviations = visit_deviations(groups, [[visit.samples_s for visit in row.visits] for row in timed])
+    times = latencies(groups, [row.visits for row in timed])
+    known = dict(zip((row.case.identity for row in timed), zip(deviations, times, strict=True), strict=True))
+    return tuple(_judged(row, *known.get(row.case.identity, (None, None))) for row in rows)
+
+
+def _merged(lines: Sequence[Measurement]) -> Measurement:
+    """The lines of one case as one row, its status not yet judged."""
+    usable = [line for line in lines if line.timed]
+    if not usable:
+        return max(lines, key=lambda line: line.status == "suspect")
+    base = usable[0]
+    visits = tuple(visit for line in usable for visit in (line.visits or (line.timing,)) if visit is not None)
+    remarks = dict.fromkeys(reason for line in usable for reason in line.reasons if reason.code not in NOISE)
+    left_out = [line for line in lines if not line.timed]
+    if left_out:
+        remarks[Reason("visits left out", f"{len(left_out)} of {len(lines)}, {left_out[-1].status}: {left_out[-1].why}")] = None
+    return msgspec.structs.replace(
+        base,
+        status="ok" if len(visits) > 1 else base.status,
+        graph_hashes=next((line.graph_hashes for line in lines if line.graph_hashes), ()),
+        reasons=tuple(remarks) if len(visits) > 1 else tuple(dict.fromkeys((*base.reasons, *remarks))),
+        timing=_pooled(visits),
+        visits=visits,
+        children=next((line.children for line in usable if line.children), ()),
+        operators=next((line.operators for line in usable if line.operators), ()),
+        peak_memory_bytes=next((line.peak_memory_bytes for line in usable if line.peak_memory_bytes is not None), None),
+        peak_memory_reason=next((line.peak_memory_reason for line in usable if line.peak_memory_reason), ""),
+        energy=_merged_energy([line.energy for line in usable]),
+    )
+
+
+def _judged(row: Measurement, visit_sd: float | None, prevailing: Latency | None) -> Measurement:
+    """The row with what all visits say of its time, and its status by how well that is known."""
+    if prevailing is None:
+        return row
+    row = msgspec.structs.replace(row, visit_sd=visit_sd, prevailing=prevailing)
+    error = prevailing.relative_se
+    if error <= NOISY:
+        return row
+    text = f"standard error {error:.0%} over {len(row.visits)} visits (limit {NOISY:.0%})"
+    others = tuple(reason for reason in row.reasons if reason.code != "noisy")
+    return msgspec.structs.replace(row, status="noisy", reasons=(Reason("noisy", text), *others))
+
+
+def _pooled(visits: Sequence[Timing]) -> Timing:
+    """The samples of all visits in one record; what only the first visit knows stays."""
+    first = visits[0]
+    if len(visits) == 1:
+        return first
+    return msgspec.structs.replace(
+        first,
+        samples_s=tuple(sample for visit in visits for sample in visit.samples_s),
+        slowdowns=tuple(slowdown for visit in visits for slowdown in visit.slowdowns),
+        switches=tuple(count for visit in visits for count in visit.switches),
+        warmup_calls=sum(visit.warmup_calls for visit in visits),
+        stop_reason=visits[-1].stop_reason,
+        first_call_s=next((visit.first_call_s for visit in visits if visit.first_call_s is not None), None),
+        compile_s=next((visit.compile_s for visit in visits if visit.compile_s is not None), None),
+    )
+
+
+def _merged_energy(lines: Sequence[Sequence[EnergyReading]]) -> tuple[EnergyReading, ...]:
+    """One reading a domain: the visits that read it together, otherwise the last reason why none did."""
+    domains = dict.fromkeys(reading.domain for line in lines for reading in line)
+    return tuple(_one_reading([r for line in lines for r in line if r.domain == domain]) for domain in domains)
+
+
+def _one_reading(readings: Sequence[EnergyReading]) -> EnergyReading:
+    read = [reading for reading in readings if reading.energy_j is not None]
+    if len(read) < 2:
+        return read[0] if read else readings[-1]
+
+    def middle(name: str) -> float | None:
+        values = [value for reading in read if (value := getattr(reading, name)) is not None]
+        return median(values) if values else None
+
+    medians = ("energy_j", "low_j", "high_j", "idle_power_w", "idle_power_after_w", "integrated_j", "update_period_s")
+    return msgspec.structs.replace(
+        read[0],
+        **{name: middle(name) for name in medians},
+        window_s=sum(reading.window_s or 0.0 for reading in read),
+        calls=sum(reading.calls or 0 for reading in read),
+        trials_j=tuple(trial for reading in read for trial in reading.trials_j),
+    )
