@@ -64,8 +64,8 @@ def test_static_power_is_fitted_and_held_against_idle_power():
 
 
 def test_energy_read_while_calls_were_slow_is_fitted_at_its_own_pace():
-    """Every other reading was taken while calls took twice as long, so that it holds 60 W for twice the time. With the pace, the fit
-    gives back static power and energies per flop; without it, that of a vector flop is off by a third."""
+    """Every other reading was taken while calls took twice as long, so that it holds 60 W for twice the time. With the pace, the
+    fit gives back static power and energies per flop; without it, that of a vector flop is off by a third."""
     slow = [
         dataclasses.replace(c, energy_j=c.energy_j + TRUTH["static"] * c.latency_s, energy_pace_s=2 * c.latency_s) if i % 2 else c
         for i, c in enumerate(measured())
