@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,11 +22,12 @@ from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, FittedFrom, Reduction
+from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.estimators.records import FAMILIES
 from shmoo.runs.records import FINGERPRINT_FIELDS
 from shmoo.runs.store import Run
 
-Progress = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 HELD_BY_PRIOR = "held by its prior, the data say next to nothing about it"
 """How a coefficient's reference begins that a fit could move and the data did not."""
@@ -64,15 +66,19 @@ def calibrate(
         InputError: sources of different machines, or too little to fit.
         NothingMeasuredError: no usable row.
     """
-    tell = progress or (lambda message: None)
-    tell("reading sources")
+    progress = progress or silent
+    progress(_doing("reading sources"))
     read = read_sources(sources, "cpu" if base is None else base.family, reduction)
     start = base if base is not None else _base_of(read)
-    read = _on_device(read, start, tell)
-    return calibrate_cases(read, start, name=name or start.name, seed=seed, residual=residual, progress=tell)
+    read = _on_device(read, start)
+    return calibrate_cases(read, start, name=name or start.name, seed=seed, residual=residual, progress=progress)
 
 
-def _on_device(read: Sources, base: ArchitectureProfile, tell: Progress) -> Sources:
+def _doing(step: str) -> Standing:
+    return Standing("calibrating", now=step)
+
+
+def _on_device(read: Sources, base: ArchitectureProfile) -> Sources:
     """The sources' rows of the device that the profile is of."""
     device = TABLE_DEVICE[base.family]
     kept = tuple(case for case in read.cases if case.case.device == device)
@@ -82,7 +88,7 @@ def _on_device(read: Sources, base: ArchitectureProfile, tell: Progress) -> Sour
             f"{', '.join(read.names)} holds rows of {held}, and {base.name!r} is a {base.family}; name another --base"
         )
     if len(kept) < len(read.cases):
-        tell(f"{len(read.cases) - len(kept)} cases of other devices than {device!r} are left out")
+        logger.warning("%d cases of other devices than %r are left out", len(read.cases) - len(kept), device)
     return replace(read, cases=kept)
 
 
@@ -125,11 +131,11 @@ def calibrate_cases(
 ) -> Calibration:
     """`calibrate` on cases already read."""
     base = base.replacing(residual=())
-    tell = progress or (lambda message: None)
-    tell(f"tabulating {len(read.cases)} cases")
+    progress = progress or silent
+    progress(_doing(f"tabulating {len(read.cases)} cases"))
     everything = blocks(read.cases, base)
     fit_cases = _only(everything, base, ("fit",))
-    tell("fitting latency")
+    progress(_doing("fitting latency"))
     parameters = parameters_for(fit_cases, base)
     fitted = fit_latency(fit_cases, parameters, base, seed=seed)
     reference = f"fitted to {', '.join(read.names)} ({read.rows_hash})"
@@ -146,7 +152,7 @@ def calibrate_cases(
         ),
     )
     profile = profile.replacing(coefficients={**profile.coefficients, **_typical_launches(fitted, reference)})
-    tell("setting intervals")
+    progress(_doing("setting intervals"))
     seen = _only(everything, profile, ("fit", "validation"))
     errors = _held_out(seen, profile, fitted)
     reach = reach_of_ranges(seen, profile)
@@ -157,7 +163,7 @@ def calibrate_cases(
         profile = profile.replacing(coefficients={**profile.coefficients, **energy.coefficients})
     found = fit_residual(seen, profile, reach, seed=seed) if residual else FittedResidual((), ())
     profile = profile.replacing(residual=found.groups)
-    tell("testing on held-out cases")
+    progress(_doing("testing on held-out cases"))
     profile = profile.replacing(error_card=error_card(everything, profile))
     return Calibration(profile, (*_notes(fitted, energy), *found.notes))
 

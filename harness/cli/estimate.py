@@ -28,25 +28,19 @@ Examples:
 @click.command(epilog=EXAMPLES, short_help="Latency, energy and memory of models on architectures.")
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
 @click.option("--ops", type=click.Path(), help="Estimate the rows of an operator table in place of a model; needs one --arch.")
-@click.option(
-    "--reduction",
-    type=click.Choice(["k", "n"]),
-    help="Column of the table that holds the reduction of products. Default: as in the tables the profile was fitted to, else k.",
-)
-@options.archs
-@options.counts("--batch", help="Batch sizes. Default: the model's own.")
-@options.names(
-    "--dtype", metavar="D,...", help="Element types: float32, tf32, bfloat16, float16, float8, int8, int4. Default: float32."
-)
-@options.names("--runtime", metavar="R,...", help="Runtimes. Default: the architecture's own.")
+@options.reduction("as in the tables the profile was fitted to, else k")
+@options.archs(options.EVERY_ARCHITECTURE)
+@options.batches()
+@options.dtypes()
+@options.runtimes()
 @options.threads
-@click.option("--input-shape", help="Shape of the model's input, such as 1x3x224x224.")
-@click.option("--seq-len", type=click.IntRange(min=1), help="Sequence length of a language model.")
+@options.input_shape
+@options.seq_len
 @modes.mode_options
 @options.trust
-@click.option("--no-residual", is_flag=True, help="Only the physical model, without what was fitted beside it.")
+@options.no_residual
 @options.as_json
-@click.option("--csv", "csv_path", type=click.Path(), help="Write the fields of --json as CSV, one value a column.")
+@options.as_csv
 def estimate(
     models: tuple[str, ...],
     ops: str | None,
@@ -116,10 +110,8 @@ def estimate_table(
 
     if len(arch) != 1:
         raise InputError(f"--ops needs exactly one --arch, got {len(arch) or 'none'}; such as --arch gpu_a100_40g")
-    if len(runtime) > 1:
-        raise InputError(f"--ops takes one --runtime, got {', '.join(runtime)}")
     profile = load_architecture(arch[0])
-    chosen = check_runtime(profile, runtime[0] if runtime else None)
+    chosen = check_runtime(profile, options.only_one(runtime, "--runtime"))
     column = reduction or profile.table_reduction
     rows = read_table(path, measured=False, reduction=column).rows
     if column == "n" and reduction is None and any(row.op in PRODUCTS for row in rows):

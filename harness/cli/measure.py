@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +10,10 @@ import click
 
 from shmoo.estimators.errors import InputError, NothingMeasuredError, unknown
 from shmoo.harness.cli import options, output
-from shmoo.harness.cli.progress import Progress
+from shmoo.harness.cli.progress import Display
 
 if TYPE_CHECKING:
-    from shmoo.harness.campaign import Standing
+    from shmoo.estimators.progress import Progress, Standing
     from shmoo.runs.records import CaseSpec, Machine
     from shmoo.runs.store import Run
 
@@ -41,29 +41,24 @@ Examples:
     help="Networks to measure: names, hf:config.json, package.module:factory (it is run), or file.pt2 (needs --trust).",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
-@options.names("--runtime", metavar="R,...", help="eager, inductor, inductor-freezing, cudagraphs. Default: eager.")
-@options.names("--dtype", metavar="D,...", help="Element types. Default: float32.")
-@options.counts("--batch", help="Batch sizes of networks. Default: 1.")
+@options.runtimes("eager")
+@options.dtypes()
+@options.batches("1, for networks")
 @options.threads
 @options.names(
     "--cache-state", metavar="S,...", help="warm (calls back to back), cold, interleaved. Default: warm, the canonical one."
 )
+@options.old_spelling("--passes", "--visits", type=click.IntRange(min=1))
 @click.option(
     "--visits",
-    "--passes",
     type=click.IntRange(min=1),
     help="How often every case is visited at least, at different times; their spread is the standard error. Cases that stay "
     "uncertain are visited further. Default: 3, planned: 1.",
 )
-@click.option("--operators", is_flag=True, help="Time every distinct operator of each network alone as well (eager only).")
-@click.option(
-    "--budget",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="MINUTES",
-    help="Start no visit after this time. Default for the suite planned: 4.",
-)
-@click.option("--out", type=click.Path(path_type=Path), help="Run directory. Default: a new one under ./shmoo-runs.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@options.operators
+@options.budget("none; for the suite planned 4")
+@options.out(options.NEW_RUN)
+@options.resume
 @options.trust
 @options.as_json
 def measure(
@@ -178,8 +173,8 @@ def plan_cases(
 def in_telling_order(cases: Sequence[CaseSpec], machine: Machine, device: str) -> tuple[CaseSpec, ...]:
     from shmoo.harness.workloads.planned import most_telling_first
 
-    with Progress(len(cases), "planning") as progress:
-        return most_telling_first(cases, machine, device, lambda done, total: progress.update(done, total, "", None))
+    with Display() as display:
+        return most_telling_first(cases, machine, device, display)
 
 
 def in_states(cases: Sequence[CaseSpec], states: Sequence[str]) -> tuple[CaseSpec, ...]:
@@ -205,14 +200,14 @@ def campaign(
     budget_s: float | None = None,
     operators: bool = False,
     shuffle: bool = True,
-    beside: Callable[[Standing], None] | None = None,
+    beside: Progress | None = None,
 ) -> Run:
     """Measure with progress on stderr, and read back the run.
 
     Args:
         operators: time the distinct operators of networks alone as well.
         shuffle: first visits in random order, otherwise in the order given.
-        beside: called between visits.
+        beside: told the same as the display.
 
     Raises:
         KeyboardInterrupt: with a message that says where the finished visits are.
@@ -227,10 +222,10 @@ def campaign(
         measure, visits=visits, most_visits=max(visits, MOST_VISITS if visits > 1 else 1), budget_s=budget_s, shuffle=shuffle
     )
     output.message(f"measuring {len(cases)} cases ({suite}) into {out}")
-    with Progress(len(cases), "measuring") as progress:
+    with Display() as display:
 
         def show(standing: Standing) -> None:
-            progress.standing(standing)
+            display(standing)
             if beside is not None:
                 beside(standing)
 
