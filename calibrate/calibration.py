@@ -42,7 +42,7 @@ class Calibration:
 
 
 def calibrate(
-    sources: Sequence[Path],
+    sources: str | Path | Sequence[str | Path],
     *,
     base: ArchitectureProfile | None = None,
     name: str | None = None,
@@ -54,7 +54,7 @@ def calibrate(
     """Fit a machine's coefficients to what was measured on it.
 
     Args:
-        sources: run directories or operator tables (.csv) of one machine.
+        sources: run directories or operator tables (.csv) of one machine, or a single one.
         base: profile whose unfitted numbers are kept; needed for tables, made from the machine's description for runs.
         name: name of the result; the base's name, or cpu_local, for `None`.
         seed: of the fit's further starts.
@@ -68,7 +68,8 @@ def calibrate(
     """
     progress = progress or silent
     progress(_doing("reading sources"))
-    read = read_sources(sources, "cpu" if base is None else base.family, reduction)
+    paths = [Path(source) for source in ((sources,) if isinstance(sources, str | Path) else sources)]
+    read = read_sources(paths, "cpu" if base is None else base.family, reduction)
     start = base if base is not None else _base_of(read)
     read = _on_device(read, start)
     return calibrate_cases(read, start, name=name or start.name, seed=seed, residual=residual, progress=progress)

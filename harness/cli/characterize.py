@@ -10,7 +10,7 @@ import click
 
 from shmoo.estimators.errors import NothingMeasuredError
 from shmoo.harness.cli import options, output
-from shmoo.harness.cli.measure import VISITS
+from shmoo.harness.defaults import LOCAL, VISITS
 
 if TYPE_CHECKING:
     from shmoo.estimators.profile import ArchitectureProfile
@@ -51,7 +51,7 @@ Examples:
 @click.option("--quick", is_flag=True, help="Few operators and networks, one pass: a first look in a few minutes.")
 @options.budget(f"{BUDGET:g}")
 @options.threads
-@options.profile_name(options.LOCAL)
+@options.profile_name(LOCAL)
 @options.seed
 @options.out(options.NEW_RUN)
 @options.resume
@@ -94,7 +94,7 @@ def characterize(
     run, weak = measure_all(target, machine, quick, resume, begin, 60 * (budget or BUDGET))
     if not any(row.timed for row in run.rows):
         raise NothingMeasuredError(f"nothing could be timed here; `shmoo check {run.path}` says why")
-    profile, unfitted = calibrated(run, name or options.LOCAL, seed, force)
+    profile, unfitted = calibrated(run, name or LOCAL, seed, force)
     output.message(f"estimating the networks on {profile.name}, {', '.join(TARGETS)}")
     made, estimates = write(run, profile, target / "report", TARGETS)
     output.message(f"took {(time.monotonic() - begin) / 60:.1f} minutes; open {target / 'report' / 'report.html'}")

@@ -11,7 +11,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.harness.cli import modes, options, output
 
 if TYPE_CHECKING:
-    from shmoo.estimators.profile import ArchitectureProfile, Reduction
+    from shmoo.estimators.profile import Reduction
     from shmoo.estimators.tabular import Record
     from shmoo.harness.mode import Mode
 
@@ -149,6 +149,7 @@ def estimate_models(
     from shmoo.estimators.dtypes import compute_dtype, matrix_dtype
     from shmoo.estimators.records import notes_of
     from shmoo.estimators.tabular import estimate_record
+    from shmoo.harness.architectures import choose_targets
 
     targets = choose_targets(arch, runtimes, threads)
     directors = {profile.name: AnalysisDirector(profile, residual=residual) for profile, _ in targets}
@@ -178,33 +179,6 @@ def estimate_models(
                     )
                     records.append(estimate_record(made, model) | modes.mode_record(mode, found))
     return records
-
-
-def choose_targets(
-    arch: Sequence[str], runtimes: Sequence[str], threads: int | None
-) -> list[tuple[ArchitectureProfile, str | None]]:
-    """Architectures with the runtimes to estimate on each. Those named must have every runtime asked for; where none is named,
-    all built-in ones that have it are taken.
-
-    Raises:
-        InputError: an unknown name, a runtime that a named architecture (or every architecture) lacks, or threads without a CPU.
-    """
-    from shmoo.estimators.errors import unknown
-    from shmoo.estimators.profile import RUNTIMES, check_runtime
-    from shmoo.harness.architectures import default_names, load_architecture
-
-    for runtime in runtimes:
-        if not any(runtime in known for known in RUNTIMES.values()):
-            raise unknown("runtime", runtime, {name for known in RUNTIMES.values() for name in known})
-    profiles = [load_architecture(name) for name in arch or default_names()]
-    targets: list[tuple[ArchitectureProfile, str | None]] = []
-    for profile in profiles:
-        for runtime in runtimes or (None,):
-            if arch or runtime is None or runtime in RUNTIMES[profile.family]:
-                targets.append((profile, runtime if runtime is None else check_runtime(profile, runtime)))
-    if threads is not None and not any(profile.family == "cpu" for profile, _ in targets):
-        raise InputError(f"--threads {threads} applies to CPUs, and none is among the architectures; leave it out")
-    return targets
 
 
 def tell_about(model: str, break_reasons: Sequence[str], note: str = "", notes: Sequence[str] = ()) -> None:

@@ -9,6 +9,7 @@ import click
 
 from shmoo.estimators.errors import InputError
 from shmoo.harness.cli import options, output
+from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
     from shmoo.estimators.fusion_savings import FusionSavings
@@ -60,7 +61,7 @@ def fusion(
     from shmoo.estimators.profile import check_runtime
     from shmoo.harness.architectures import load_architecture
 
-    name = options.only_one(arch, "--arch") or options.LOCAL
+    name = options.only_one(arch, "--arch") or LOCAL
     profile = load_architecture(name)
     chosen = check_runtime(profile, options.only_one(runtime, "--runtime"))
     size = options.only_one(batch, "--batch")

@@ -56,7 +56,7 @@ def generate(
     from shmoo.estimators.director import AnalysisDirector
     from shmoo.estimators.dtypes import compute_dtype
     from shmoo.estimators.generation import flat_generation, generation_record
-    from shmoo.harness.cli.estimate import choose_targets
+    from shmoo.harness.architectures import choose_targets
     from shmoo.harness.generation import Generator
     from shmoo.harness.workloads.loading import resolve_model
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shmoo.harness.cli import modes, options, output
+from shmoo.harness.defaults import ONE_OF_EACH_FAMILY
 
 if TYPE_CHECKING:
     from shmoo.estimators.inspection import Inspection, Row
@@ -23,7 +24,7 @@ ORDERS = ("order", "name", "params", "flops", "bytes", "intensity", "time")
 
 @click.command(epilog=EXAMPLES, short_help="A model by module and operator.")
 @click.argument("model")
-@options.archs(", ".join(options.ONE_OF_EACH_FAMILY))
+@options.archs(", ".join(ONE_OF_EACH_FAMILY))
 @options.runtimes(options.ONE_RUNTIME)
 @click.option("--depth", type=click.IntRange(min=0), default=2, show_default=True, help="Levels of modules to show.")
 @click.option(
@@ -70,7 +71,7 @@ def inspect(
     from shmoo.harness.architectures import load_architecture
     from shmoo.harness.cli.estimate import tell_about
 
-    profiles = [load_architecture(name) for name in arch or options.ONE_OF_EACH_FAMILY]
+    profiles = [load_architecture(name) for name in arch or ONE_OF_EACH_FAMILY]
     directors = {profile.name: AnalysisDirector(profile) for profile in profiles}
     chosen = options.only_one(runtime, "--runtime")
     wanted = compute_dtype(options.only_one(dtype, "--dtype") or "float32")

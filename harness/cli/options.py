@@ -14,17 +14,15 @@ import click
 
 from shmoo.estimators.errors import InputError
 from shmoo.harness.cli import output
+from shmoo.harness.defaults import LOCAL
 
 T = TypeVar("T")
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 MAX_POINTS = 10_000
 """Points of one axis; more is a slip of the finger."""
-LOCAL = "cpu_local"
 ONE_ARCHITECTURE = f"{LOCAL}; takes one"
 """Default of --arch where a verb takes one architecture."""
-ONE_OF_EACH_FAMILY = (LOCAL, "gpu_a100_80g", "tpu_v4", "kpu_t256")
-"""Default of --arch where a verb sets a few architectures side by side."""
 EVERY_ARCHITECTURE = "all built-in ones"
 """Default of --arch where a verb gives each architecture rows of its own."""
 OWN_BATCH, ONE_BATCH = "the model's own", "the model's own; takes one"

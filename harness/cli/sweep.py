@@ -138,8 +138,7 @@ def _profiles(
     one, and everything swept about them."""
     from shmoo.estimators.profile import RUNTIMES, check_runtime
     from shmoo.estimators.variants import tiling_parameters
-    from shmoo.harness.architectures import load_architecture
-    from shmoo.harness.cli.estimate import choose_targets
+    from shmoo.harness.architectures import choose_targets, load_architecture
 
     if arch:
         named = [load_architecture(name) for name in arch]

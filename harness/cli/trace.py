@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shmoo.harness.cli import options, output
+from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
     from shmoo.estimators.schedule import Scheduled
@@ -54,7 +55,7 @@ def trace(
     from shmoo.estimators.schedule import schedule
     from shmoo.harness.architectures import load_architecture
 
-    profile = load_architecture(options.only_one(arch, "--arch") or options.LOCAL)
+    profile = load_architecture(options.only_one(arch, "--arch") or LOCAL)
     chosen = check_runtime(profile, options.only_one(runtime, "--runtime"))
     wanted = compute_dtype(options.only_one(dtype, "--dtype") or "float32")
     axes = options.settings(fixed)
