@@ -47,7 +47,7 @@ Examples:
 @options.names(
     "--cache-state", metavar="S,...", help="warm (calls back to back), cold, interleaved. Default: warm, the canonical one."
 )
-@options.old_spelling("--passes", "--visits", type=click.IntRange(min=1))
+@options.old_spelling("--passes", "--visits", click.IntRange(min=1))
 @click.option(
     "--visits",
     type=click.IntRange(min=1),

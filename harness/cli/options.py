@@ -61,13 +61,13 @@ def only_one(values: Sequence[T], flag: str) -> T | None:
     return values[0] if values else None
 
 
-def old_spelling(old: str, new: str, take: Callable[[Any], Any] = lambda value: value, **kind: Any) -> Decorator:
+def old_spelling(old: str, new: str, kind: click.ParamType, take: Callable[[Any], Any] = lambda value: value) -> Decorator:
     """A hidden option whose value goes to the option that replaced it, with a hint on stderr.
 
     Args:
         old, new: flags, such as "--passes" and "--visits"; `new` wins where both are given.
+        kind: type of the old option.
         take: the new option's value from the old one's.
-        kind: type of the old option, as `click.option` takes it.
     """
     hidden, target = f"old_{old.strip('-').replace('-', '_')}", new.strip("-").replace("-", "_")
 
@@ -80,7 +80,7 @@ def old_spelling(old: str, new: str, take: Callable[[Any], Any] = lambda value: 
                 given[target] = given[target] or take(value)
             return command(**given)
 
-        return click.option(old, hidden, hidden=True, **kind)(with_old)
+        return click.option(old, hidden, hidden=True, type=kind)(with_old)
 
     return decorate
 

@@ -48,7 +48,7 @@ FASTEST = 10
 @options.names(
     "--fusion", metavar="on,off", help="Fused as the runtime does, or every operator a kernel of its own. Default: on."
 )
-@options.old_spelling("--fit", "--largest-on-chip", lambda value: True, type=click.Choice(["on-chip"]))
+@options.old_spelling("--fit", "--largest-on-chip", click.Choice(["on-chip"]), lambda value: True)
 @click.option("--largest-on-chip", is_flag=True, help="Find the largest value of the first --axis that stays on chip.")
 @options.threads
 @options.trust
