@@ -137,7 +137,7 @@ def run_session(
             measure=TIME if part.run == "time" else ENERGY,
             visits=part.visits,
             most_visits=part.visits,
-            energy_share=1.0,
+            details_share=1.0,
             budget_s=part.share * spare,
             case_timeout_s=max(min(180.0, spare), 30.0),
             shuffle=False,

@@ -202,9 +202,7 @@ def _findings(machine: Machine, gpus: tuple[GpuInfo, ...], gpu_reason: str) -> l
         findings.append(Finding("SMT", "on", "note", "threads default to one a physical core"))
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > 0.5:
-        findings.append(
-            Finding("load", f"{load:.1f} over the last minute", "note", "stop other work; it widens every interval")
-        )
+        findings.append(Finding("load", f"{load:.1f} over the last minute", "note", "stop other work; it widens every interval"))
     if not gpus:
         findings.append(Finding("GPU", gpu_reason, "missing"))
     if not machine.torch:

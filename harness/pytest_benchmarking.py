@@ -133,7 +133,7 @@ class BenchmarkRun:
         """One visit to a case of a workload, written down; further ones follow when all tests have run."""
         self._cases[case.identity] = case
         number = sum(line.case.identity == case.identity for line in self._lines)
-        row, graphs = self.measurer.measure(case, number, energy=number == 0)
+        row, graphs = self.measurer.measure(case, number, details=number == 0)
         self.append(row, graphs)
         return row
 

@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 
 from shmoo.runs.records import CaseSpec, Measurement, Status
-from shmoo.runs.statistics import latency, visit_deviation
+from shmoo.runs.statistics import latency, visit_deviations
 from shmoo.runs.visits import NOISY
 
 FAILURES = 1
@@ -25,6 +25,7 @@ class _Case:
         self.samples: list[tuple[float, ...]] = []
         self.visits = self.failed = self.suspect = 0
         self.seconds: list[float] = []
+        self.deviation: float | None = None
         self.error = float("inf")
         """Relative standard error; infinite before the first usable visit."""
 
@@ -38,10 +39,10 @@ class _Case:
             return "ok" if self.error <= NOISY else "noisy"
         return "failed" if self.failed else "suspect"
 
-    def look(self, deviation: float | None) -> None:
-        """Find its standard error anew, knowing what visits of its kind spread by."""
+    def look(self) -> None:
+        """Find its standard error anew."""
         if self.samples:
-            self.error = latency(self.samples, deviation).relative_se
+            self.error = latency(self.samples, self.deviation).relative_se
 
 
 class Schedule:
@@ -65,7 +66,6 @@ class Schedule:
         self._random = random.Random(seed)
         self._shuffle = shuffle
         self._round: deque[_Case] = deque()
-        self._deviations: dict[str, float | None] = {}
         self.visits_in_all = 0
 
     def add(self, row: Measurement, seconds: float | None = None) -> None:
@@ -81,7 +81,7 @@ class Schedule:
             case.samples.append(row.timing.samples_s)
         case.failed += row.status == "failed"
         case.suspect += row.status == "suspect"
-        case.look(self._deviations.get(case.spec.kind))
+        case.look()
 
     def next(self) -> CaseSpec | None:
         """The case to visit now; `None` when every case is known well enough or has been visited often enough."""
@@ -97,10 +97,10 @@ class Schedule:
     def _next_round(self) -> list[_Case]:
         alive = [case for case in self._cases.values() if not case.given_up]
         fewest = min((case.visits for case in alive), default=self._visits)
-        for kind in {case.spec.kind for case in alive}:
-            self._deviations[kind] = visit_deviation(case.samples for case in alive if case.spec.kind == kind)
-        for case in alive:
-            case.look(self._deviations[case.spec.kind])
+        deviations = visit_deviations([(case.spec.kind, case.spec.device) for case in alive], [case.samples for case in alive])
+        for case, deviation in zip(alive, deviations, strict=True):
+            case.deviation = deviation
+            case.look()
         if fewest < self._visits:
             chosen = [case for case in alive if case.visits == fewest]
             if self._shuffle or fewest:

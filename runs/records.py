@@ -200,8 +200,8 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
         timing: of this visit; of a merged row the samples of all usable visits together.
         visits: the timing of each usable visit of a merged row.
         visit: number of this visit, from 0.
-        visit_sd: standard deviation of the log of one visit's rate over the cases of this kind in the run; `None` while too few
-            cases were visited twice.
+        visit_sd: standard deviation of the log of one visit's rate over the cases like this one in the run; `None` while too few
+            were visited twice.
         measured_at: UTC, ISO 8601; for people, never for arithmetic.
     """
 

@@ -11,7 +11,7 @@ visit repeat each other, so the standard error comes from the spread between vis
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import msgspec
 import numpy as np
@@ -117,23 +117,35 @@ def latency_alone(visits: Iterable[tuple[Sequence[float], Sequence[float], Seque
     return Latency(float(np.median(blocks)), max(within, between), len(quiet))
 
 
-def visit_deviation(cases: Iterable[Sequence[Sequence[float]]]) -> float | None:
-    """Standard deviation of the log of one visit's rate, from the cases visited at least twice; `None` with fewer than 8.
+def visit_deviations(groups: Sequence[Hashable], visits: Sequence[Sequence[Sequence[float]]]) -> list[float | None]:
+    """For each case the standard deviation of the log of one visit's rate, from cases like it that were visited twice or more:
+    those of its group whose calls take about as long (same power of ten), or all of its group where those are fewer than 8.
+    `None` where these are fewer too.
 
-    Two quantiles of the distances must fit: tails heavier than a normal law's raise it, single outliers do not.
+    The median of the distances decides: a few cases that were disturbed say nothing about the others, and have a spread of their
+    own.
 
     Args:
-        cases: for each case the samples of each of its visits.
+        groups: what each case is of, such as its kind and device.
+        visits: for each case the samples of each of its visits.
     """
-    distances = []
-    for visits in cases:
-        logs = np.log([_array(samples).mean() for samples in visits if len(samples)])
+    by_group: dict[Hashable, list[np.ndarray]] = {}
+    keys = []
+    for group, samples_of_visits in zip(groups, visits, strict=True):
+        logs = np.log([_array(samples).mean() for samples in samples_of_visits if len(samples)])
+        alike = (group, math.floor(np.median(logs) / math.log(10.0)) if logs.size else None)
+        keys.append((alike, group))
         if logs.size >= 2:
             # Residuals around a mean of n are smaller than errors by sqrt((n - 1) / n).
-            distances.append(np.abs(logs - logs.mean()) * math.sqrt(logs.size / (logs.size - 1)))
-    if len(distances) < FEW_CASES:
-        return None
-    return normal_deviation(np.concatenate(distances))
+            distances = np.abs(logs - logs.mean()) * math.sqrt(logs.size / (logs.size - 1))
+            for key in (alike, group):
+                by_group.setdefault(key, []).append(distances)
+    deviations = {
+        key: float(np.median(np.concatenate(distances))) / MAD_OF_NORMAL
+        for key, distances in by_group.items()
+        if len(distances) >= FEW_CASES
+    }
+    return [deviations.get(alike, deviations.get(group)) for alike, group in keys]
 
 
 def normal_deviation(distances: np.ndarray) -> float:

@@ -9,8 +9,8 @@ import msgspec
 
 from shmoo.estimators.errors import FormatError
 from shmoo.estimators.records import decode_versioned
-from shmoo.runs.records import RUN_FORMAT, CaseSpec, EnergyReading, Measurement, Reason, Timing
-from shmoo.runs.statistics import median, visit_deviation
+from shmoo.runs.records import RUN_FORMAT, EnergyReading, Measurement, Reason, Timing
+from shmoo.runs.statistics import median, visit_deviations
 
 NOISE = ("noisy", "disturbed", "busy host", "steal", "slow core")
 """Codes of reasons that say how much went on beside a visit; they widen its standard error and are no fault of the row."""
@@ -57,16 +57,12 @@ def merge_visits(lines: Iterable[Measurement]) -> tuple[Measurement, ...]:
     for line in lines:
         by_case.setdefault(line.case.identity, []).append(line)
     rows = [_merged(visits) for visits in by_case.values()]
-    deviations = {group: visit_deviation(_samples(rows, group)) for group in {_group(row.case) for row in rows}}
-    return tuple(_judged(msgspec.structs.replace(row, visit_sd=deviations[_group(row.case)])) for row in rows)
-
-
-def _group(case: CaseSpec) -> tuple[str, str]:
-    return case.kind, case.device
-
-
-def _samples(rows: Sequence[Measurement], group: tuple[str, str]) -> list[list[Sequence[float]]]:
-    return [[visit.samples_s for visit in row.visits] for row in rows if row.timed and _group(row.case) == group]
+    timed = [row for row in rows if row.timed]
+    deviations = visit_deviations(
+        [(row.case.kind, row.case.device) for row in timed], [[visit.samples_s for visit in row.visits] for row in timed]
+    )
+    deviation_of = dict(zip((row.case.identity for row in timed), deviations, strict=True))
+    return tuple(_judged(msgspec.structs.replace(row, visit_sd=deviation_of.get(row.case.identity))) for row in rows)
 
 
 def _merged(lines: Sequence[Measurement]) -> Measurement:

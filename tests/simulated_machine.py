@@ -6,11 +6,12 @@ the schedule, the timing core, the watch over the cores and the merging of visit
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Protocol
 from unittest.mock import patch
 
 from shmoo.harness.corewatch import CoreWatch
@@ -27,7 +28,6 @@ KERNEL_S, KERNEL_SLOWDOWN = 1.5e-6, 1.7
 PROBE_S = 150e-6
 JITTER = 0.01
 """Standard deviation of the log of single durations on a core alone."""
-Spells = Callable[[random.Random], float]
 
 
 def quiet_spell(draw: random.Random) -> float:
@@ -41,24 +41,46 @@ def slow_spell(draw: random.Random) -> float:
     return (low + draw.random() * (high - low)) ** (1 / power)
 
 
-class Neighbour:
-    """When the neighbour of one core works.
-
-    Args:
-        slow: one spell of work for each call, seconds. quiet: one pause for each call.
-    """
-
-    def __init__(self, draw: random.Random, slow: Spells = slow_spell, quiet: Spells = quiet_spell) -> None:
-        self._draw, self._slow, self._quiet = draw, slow, quiet
-        self._works = draw.random() < 0.5
-        self._until = 0.0
+class Neighbour(Protocol):
+    """What runs on the other hardware thread of one core."""
 
     def at(self, now: float) -> tuple[bool, float]:
         """Whether it works, and until when. `now` never falls."""
+
+
+class Random:
+    """Works in spells of random length."""
+
+    def __init__(self, seed: str) -> None:
+        self._draw = random.Random(seed)
+        self._works = self._draw.random() < 0.5
+        self._until = 0.0
+
+    def at(self, now: float) -> tuple[bool, float]:
         while self._until <= now:
             self._works = not self._works
-            self._until += (self._slow if self._works else self._quiet)(self._draw)
+            self._until += slow_spell(self._draw) if self._works else quiet_spell(self._draw)
         return self._works, self._until
+
+
+class From:
+    """Does what another one does, and works without a pause from a time on."""
+
+    def __init__(self, begin_s: float, before: Neighbour) -> None:
+        self._begin_s, self._before = begin_s, before
+
+    def at(self, now: float) -> tuple[bool, float]:
+        if now >= self._begin_s:
+            return True, math.inf
+        works, until = self._before.at(now)
+        return works, min(until, self._begin_s)
+
+
+class Silent:
+    """Nobody."""
+
+    def at(self, now: float) -> tuple[bool, float]:
+        return False, math.inf
 
 
 @dataclass(frozen=True)
@@ -94,8 +116,8 @@ class SimulatedMachine:
             step = min(work * slowdown, min(until for _, until in states) - self.now)
             self.now += step
             work -= step / slowdown
-            if step <= 0:
-                break  # the rest is below the resolution of the time
+            if step < 1e-12:
+                break  # less than the clock can tell
 
     def probe(self) -> list[float]:
         """What the reference kernel takes on each core now."""
@@ -105,9 +127,10 @@ class SimulatedMachine:
 
 
 def campaign(
-    machine: SimulatedMachine, operators: Sequence[Operator], visits: int, most_visits: int, between_s: float = 0.05
+    machine: SimulatedMachine, operators: Sequence[Operator], visits: int, most_visits: int, between_s: float = 1.0
 ) -> tuple[Measurement, ...]:
-    """Visit the operators by the real schedule and time them by the real core; rows with merged visits."""
+    """Visit the operators by the real schedule and time them by the real core; rows with merged visits. The seconds between
+    visits stand for the other cases of a plan of hundreds."""
     cases = {operator.name: operator for operator in operators}
     specs = [CaseSpec(name, "operator", {"m": 1}) for name in cases]
     schedule = Schedule(specs, visits=visits, most_visits=most_visits, precision=0.02, seed=1, shuffle=True)

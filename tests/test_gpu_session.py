@@ -29,7 +29,7 @@ class OnVirtualCard:
         self.asked.append((case, visit))
         for _ in range(50):
             self.call()
-        readings = self.meter.measure(self.call, CALL_S, "cuda") if energy and "energy" in case.axes else ()
+        readings = self.meter.measure(self.call, CALL_S, "cuda") if details and "energy" in case.axes else ()
         return Measurement(case, "ok", timing=Timing((CALL_S,) * 50), energy=readings, visit=visit), ()
 
 

@@ -1,4 +1,6 @@
+import math
 import shutil
+import time
 
 import msgspec
 import pytest
@@ -88,10 +90,10 @@ def test_a_row_survives_the_journey_to_disk():
     assert msgspec.json.decode(msgspec.json.encode(row), type=type(row)) == row
 
 
-def test_energy_is_measured_where_there_is_a_counter():
+def test_energy_is_measured_where_there_is_a_counter(monkeypatch):
     """A simulated counter gives joules per call, from as many windows as asked for, inside their interval."""
-    import time
-
+    # Whatever else runs beside these tests, the pace of a window of 50 ms is not what they are about.
+    monkeypatch.setattr("shmoo.harness.measure.ENERGY_TIME_TOLERANCE", math.inf)
     settings = msgspec.structs.replace(QUICK, energy=EnergySettings(window_s=0.05, idle_s=0.0, settle_s=0.0, trials=2))
     probe = SimulatedProbe(time.monotonic, power_w=100.0)
     row, _ = measure(relu, CaseSpec("relu", "operator", {"m": 1 << 20}), settings, ((probe,), {}))
@@ -99,6 +101,18 @@ def test_energy_is_measured_where_there_is_a_counter():
     assert 0 < reading.low_j <= reading.energy_j <= reading.high_j
     assert len(reading.trials_j) == 2
     assert reading.calls > 1
+
+
+def test_energy_at_another_pace_is_unknown(monkeypatch):
+    """A window in which calls took much longer than when they were timed has seen something else: unknown, with both numbers."""
+    monkeypatch.setattr("shmoo.harness.measure.ENERGY_TIME_TOLERANCE", -1.0)
+    settings = msgspec.structs.replace(QUICK, energy=EnergySettings(window_s=0.05, idle_s=0.0, settle_s=0.0, trials=2))
+    probe = SimulatedProbe(time.monotonic, power_w=100.0)
+    row, _ = measure(relu, CaseSpec("relu", "operator", {"m": 64}), settings, ((probe,), {}))
+    (reading,) = row.energy
+    assert (reading.energy_j, reading.low_j) == (None, None)
+    assert "measured at another pace" in reading.reason
+    assert row.timed
 
 
 @pytest.mark.parametrize(
@@ -201,19 +215,24 @@ def counting(build):
 
 
 def test_later_visits_find_the_case_built_and_measure_its_time_only():
-    """Graph, memory, first call and child times belong to the first visit; every visit has its own number and samples."""
+    """The graph and the first call belong to the first visit, what takes longer to the visit that is asked for it; every visit
+    has its own number and samples."""
     build, built = counting(residual)
     measurer = Measurer(QUICK, build, NO_COUNTERS)
     case = CaseSpec("residual", "network", {"batch": 2})
-    first, graphs = measurer.measure(case, 0)
-    second, none = measurer.measure(case, 1, details=False)
-    assert (len(built), first.visit, second.visit) == (1, 0, 1)
+    first, graphs = measurer.measure(case, 0, details=False)
+    second, _ = measurer.measure(case, 1, details=True)
+    third, none = measurer.measure(case, 2, details=False)
+    assert (len(built), first.visit, second.visit, third.visit) == (1, 0, 1, 2)
     assert (len(graphs), none) == (1, ())
-    assert first.children
     assert first.timing.first_call_s > 0
-    assert (second.graph_hashes, second.children, second.energy, second.timing.first_call_s) == ((), (), (), None)
-    assert second.timing.samples_s != first.timing.samples_s
-    assert second.timing.block_calls == first.timing.block_calls
+    assert (first.children, first.energy, first.peak_memory_bytes) == ((), (), None)
+    assert second.children
+    assert second.energy
+    assert second.peak_memory_bytes > 0
+    assert (third.graph_hashes, third.children, third.energy, third.timing.first_call_s) == ((), (), (), None)
+    assert third.timing.samples_s != first.timing.samples_s
+    assert third.timing.block_calls == first.timing.block_calls
 
 
 def test_visits_merge_into_one_row_that_knows_what_each_of_them_said():

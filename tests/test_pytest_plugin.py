@@ -186,7 +186,9 @@ def test_an_existing_run_is_not_overwritten(project: pytest.Pytester) -> None:
 
 def test_xdist_is_refused(project: pytest.Pytester) -> None:
     """Workers side by side would time each other; without --benchmark they are welcome."""
-    project.makeconftest("def pytest_addoption(parser):\n    parser.addoption('--numprocesses', dest='numprocesses', type=int)")
+    if find_spec("xdist") is None:
+        option = "parser.addoption('--numprocesses', dest='numprocesses', type=int)"
+        project.makeconftest(f"def pytest_addoption(parser):\n    {option}")
     result = project.runpytest_subprocess("--benchmark", "--numprocesses=2")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*pytest-xdist*disturb*"])

@@ -10,7 +10,7 @@ import click
 
 from shmoo.estimators.errors import NothingMeasuredError
 from shmoo.harness.cli import options, output
-from shmoo.harness.defaults import LOCAL, VISITS
+from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
     from shmoo.estimators.profile import ArchitectureProfile
@@ -27,9 +27,9 @@ PREVIEW_OPERATORS = 2
 """Cases of each operator and synthetic model that are measured before the first preview."""
 PREVIEWS_S = (50.0, 150.0, 300.0, 900.0)
 """Seconds since the start after which the networks measured so far are estimated and shown."""
-COMPILED_SHARE = 0.12
-"""Part of the time that is kept for the compiled networks."""
-FINISHING_S, FINISHING_SHARE = 60.0, 0.12
+VISITS = 2
+"""Visits to every case; what time is left goes to the cases that are known worst."""
+FINISHING_S, FINISHING_SHARE = 50.0, 0.1
 """Time kept for calibrating and reporting, and the most of a short budget that it may be."""
 ENOUGH_MEASURED, ENOUGH_USABLE = 0.95, 0.9
 """Shares of the plan that a good campaign reaches and can use."""
@@ -138,7 +138,7 @@ def in_order(eager: Sequence[CaseSpec], seed: int = 0) -> list[CaseSpec]:
 
 
 def measure_all(out: Path, machine: Machine, quick: bool, resume: bool, begin: float, budget_s: float) -> tuple[Run, str]:
-    """Measure into one run: what calibrates and the networks in eager, what is compiled, the compiled networks.
+    """Measure into one run: what calibrates and the networks in eager, then what is compiled.
 
     Returns:
         The run, and one sentence on what is weak about it; empty where nothing is.
@@ -156,27 +156,22 @@ def measure_all(out: Path, machine: Machine, quick: bool, resume: bool, begin: f
         + (f"; in Inductor too: {len(parts)} of these and {', '.join(case.workload for case in again)}" if compiled else "")
     )
     deadline = begin + budget_s - min(FINISHING_S, FINISHING_SHARE * budget_s)
-    # Single operators compile fastest; they come before the synthetic models.
-    first = [*in_order((*calibration, *networks)), *sorted(parts, key=lambda case: case.kind == "synthetic")]
-    preview = Previews(out, machine, begin)
+    # Single operators compile fastest and networks slowest.
+    slow = ("operator", "synthetic", "network")
+    cases = [*in_order((*calibration, *networks)), *sorted((*parts, *again), key=lambda case: slow.index(case.kind))]
     interrupted = ""
     try:
-        kept = COMPILED_SHARE * budget_s if again else 0.0
-        left = deadline - kept - time.monotonic()
         campaign(
-            first,
+            cases,
             out,
             "characterize",
             machine,
             resume=resume,
             visits=1 if quick else VISITS,
-            budget_s=max(left, SHORTEST_S),
+            budget_s=max(deadline - time.monotonic(), SHORTEST_S),
             shuffle=False,
-            beside=preview,
+            beside=Previews(out, begin),
         )
-        left = deadline - time.monotonic()
-        if again and left > SHORTEST_S:
-            campaign(again, out, "characterize", machine, resume=True, visits=VISITS, budget_s=left)
     except KeyboardInterrupt:
         if not (out / MANIFEST).exists() or not Run.open(out).rows:
             raise
@@ -188,7 +183,7 @@ def measure_all(out: Path, machine: Machine, quick: bool, resume: bool, begin: f
     for row in run.rows:
         if row.status == "failed":
             output.message(f"failed: {row.case.label}: {row.why}")
-    return run, interrupted or weakness(run, len(first) + len(again))
+    return run, interrupted or weakness(run, len(cases))
 
 
 def weakness(run: Run, planned: int) -> str:
@@ -212,9 +207,8 @@ class Previews:
         begin: when the command began, on `time.monotonic`'s clock.
     """
 
-    def __init__(self, out: Path, machine: Machine, begin: float) -> None:
+    def __init__(self, out: Path, begin: float) -> None:
         self._out = out
-        self._machine = machine
         self._begin = begin
         self._times = list(PREVIEWS_S)
 
