@@ -17,7 +17,7 @@ from shmoo.harness.defaults import MOST_VISITS, VISITS
 from shmoo.harness.settings import ALONE, MeasureSettings
 from shmoo.harness.workloads.loading import resolve_model
 from shmoo.harness.workloads.suites import PLANNED, plan_suite
-from shmoo.runs.records import CACHE_STATES, CaseSpec, Machine
+from shmoo.runs.records import CACHE_STATES, AxisValue, CaseSpec, Machine
 from shmoo.runs.store import Run
 
 
@@ -70,7 +70,7 @@ def plan_cases(
         module = resolve_model(text, trust=trust)
         batched = any(axis.name == "batch" for axis in module.axes)
         for size in sizes if batched else (None,):
-            axes = {} if size is None else {"batch": size}
+            axes: dict[str, AxisValue] = {} if size is None else {"batch": size}
             module.resolve(axes)
             cases += [CaseSpec(text, module.kind, axes, dtype, runtime, device) for dtype in types for runtime in run_as]
     if batches and not any("batch" in case.axes and case.kind == "network" for case in cases):
