@@ -197,6 +197,7 @@ def time_callable(
         samples_s=tuple(blocks.samples),
         slowdowns=blocks.slowdowns(),
         switches=tuple(blocks.switches),
+        cpu_s=blocks.cpu_s,
         block_calls=calls,
         warmup_calls=warmup_calls,
         stop_reason=reason,
@@ -244,6 +245,8 @@ class _Blocks:
         self._watch = watch
         self._probed: list[tuple[int, float]] = []
         self._switched: int | None = None
+        self.cpu_s = 0.0
+        self._cpu = 0.0
         self.look()
 
     def look(self) -> None:
@@ -251,8 +254,10 @@ class _Blocks:
         if self._watch is not None and (slowdown := self._watch.slowdown()) is not None:
             self._probed.append((len(self.samples), slowdown))
         self._switched = _involuntary_switches()
+        self._cpu = time.process_time()
 
     def add(self, sample: float) -> None:
+        self.cpu_s += time.process_time() - self._cpu
         self.samples.append(sample)
         count = _involuntary_switches()
         if count is not None and self._switched is not None:

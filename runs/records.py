@@ -120,6 +120,7 @@ class Timing(msgspec.Struct, frozen=True, omit_defaults=True):
             core when nothing else runs, the larger of the probes before and after the block. Empty where cores were not probed.
         switches: for each block, how often the system took a core away from this process (involuntary context switches). Empty
             where the system does not tell.
+        cpu_s: CPU time of this process over all blocks; `None` where it was not read.
         block_calls: calls per block.
         warmup_calls: calls before the first sample.
         stop_reason: "precision", "plateau", "timeout".
@@ -130,6 +131,7 @@ class Timing(msgspec.Struct, frozen=True, omit_defaults=True):
     samples_s: tuple[float, ...]
     slowdowns: tuple[float, ...] = ()
     switches: tuple[int, ...] = ()
+    cpu_s: float | None = None
     block_calls: int = 1
     warmup_calls: int = 0
     stop_reason: str = ""

@@ -1,7 +1,7 @@
 """Robust statistics of timing samples: what a call takes on a machine as it is, and how well that is known.
 
     visit: blocks, calls back to back     rate of a visit = calls / seconds
-    case:  visits spread over a campaign  prevailing time = 1 / (Hodges-Lehmann mean of the visits' rates)
+    case:  visits spread over a campaign  prevailing time = 1 / (mean of the visits' rates)
 
 On a machine with neighbours the speed of the cores changes within milliseconds to seconds. What a long computation takes follows
 from the rate averaged over time, so rates are averaged and not times; a visit that stalled then weighs little. Blocks of one
@@ -35,8 +35,6 @@ UNKNOWN = 0.1
 """Relative standard error of a single sample on a machine that nothing is known of: what neighbours do to a lone call."""
 BATCHES = 4
 """Consecutive parts of a lone visit whose means show how far its mean is off."""
-HODGES_LEHMANN_EFFICIENCY = 0.955
-"""Relative to the mean, for normal data (Hodges and Lehmann, Annals of Mathematical Statistics 34, 1963)."""
 MAD_OF_NORMAL, FAR_OF_NORMAL = 0.6745, 1.6449
 """Median and 90th percentile of the absolute value of a standard normal variable."""
 
@@ -84,8 +82,7 @@ def latency(visits: Sequence[Sequence[float]], visit_sd: float | None = None) ->
     variance, freedom = float(np.var(np.log(rates), ddof=1)), rates.size - 1
     if visit_sd is not None:
         variance = (freedom * variance + PRIOR_VISITS * visit_sd**2) / (freedom + PRIOR_VISITS)
-    error = math.sqrt(variance / (rates.size * (1.0 if rates.size == 2 else HODGES_LEHMANN_EFFICIENCY)))
-    return Latency(1.0 / hodges_lehmann(rates), error, int(rates.size))
+    return Latency(1.0 / float(rates.mean()), math.sqrt(variance / rates.size), int(rates.size))
 
 
 def latency_alone(visits: Iterable[tuple[Sequence[float], Sequence[float], Sequence[int]]]) -> Latency | None:
@@ -153,12 +150,6 @@ def normal_deviation(distances: np.ndarray) -> float:
     percentile say."""
     middle, far = np.percentile(distances, (50, 90))
     return max(float(middle) / MAD_OF_NORMAL, float(far) / FAR_OF_NORMAL)
-
-
-def hodges_lehmann(values: np.ndarray) -> float:
-    """Median of the means of all pairs, each value paired with itself too: robust against 29 % of outliers."""
-    first, second = np.triu_indices(len(values))
-    return float(np.median((values[first] + values[second]) / 2))
 
 
 def _drift(samples: np.ndarray) -> float:

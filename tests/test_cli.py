@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import sys
 from pathlib import Path
 
 import click
@@ -18,6 +20,7 @@ from shmoo.harness.cases import plan_cases
 from shmoo.harness.cli.app import VerbGroup
 from shmoo.harness.cli.measure import finish
 from shmoo.harness.cli.options import parse_axis, parse_shape
+from shmoo.harness.cli.show import show
 from shmoo.runs.records import CaseSpec, Machine, Measurement, Reason, RunManifest, Timing
 from shmoo.runs.store import Run, RunWriter
 
@@ -89,6 +92,63 @@ def test_show_lists_rows_with_status(tmp_path: Path) -> None:
     assert document["rows"][2]["latency_s"] is None
     assert "no kernel" in document["rows"][2]["reasons"]
     assert "no kernel" in shmoo("show", str(run)).stdout
+
+
+def test_show_says_how_well_times_are_known(tmp_path: Path) -> None:
+    """Visits of 10 and 20 µs: rates of 0.1 and 0.05 per µs have the mean 0.075, and ln 2 / 2 is its standard error. Eight blocks
+    of two visits met a quiet machine, at 10 µs; of the other case no block was watched."""
+    linear, relu = (CaseSpec(name, "operator", {"m": 8}) for name in ("linear", "relu"))
+    quiet, slow = (1.0,) * 4, (1.9,) * 4
+    with RunWriter(tmp_path / "run", RunManifest(MACHINE, "quick")) as writer:
+        for visit, busy in enumerate(((1e-5,) * 4, (3e-5,) * 4)):
+            timing = Timing((1e-5,) * 4 + busy, slowdowns=quiet + (quiet if not visit else slow))
+            writer.append(Measurement(linear, "ok", timing=timing, visit=visit))
+        writer.append(Measurement(relu, "noisy", (Reason("steal", "30 %"),), timing=Timing((1e-5, 1e-5))))
+    document = json.loads(shmoo("show", str(tmp_path / "run"), "--json").stdout)
+    first, second = document["rows"]
+    assert (first["visits"], first["samples"], second["visits"]) == (2, 16, 1)
+    assert first["latency_s"] == pytest.approx(1 / 0.075e6)
+    assert first["relative_se"] == pytest.approx(math.log(2) / 2)
+    assert (first["alone_s"], first["alone_relative_se"]) == (1e-5, 0.0)
+    assert second["alone_s"] is None
+    assert "not watched" in second["alone_s_reason"]
+    assert "visited twice" in second["visit_sd_reason"]
+    assert "0 ok, 2 noisy, 0 suspect, 0 failed" in shmoo("show", str(tmp_path / "run")).stderr
+
+
+def test_show_gives_the_reasons_of_usable_rows_when_asked(tmp_path: Path) -> None:
+    """A noisy row's reason is one more word in the way, a failed row's is not."""
+    with RunWriter(tmp_path / "run", RunManifest(MACHINE, "quick")) as writer:
+        for m, status, reason in ((1, "noisy", "steal"), (2, "failed", "no kernel"), (3, "ok", "not captured")):
+            timing = None if status == "failed" else Timing((1.0, 1.0))
+            writer.append(Measurement(CaseSpec("relu", "operator", {"m": m}), status, (Reason(reason, "seen"),), timing=timing))
+    plain, full = (shmoo("show", str(tmp_path / "run"), *more).stdout for more in ((), ("--reasons",)))
+    assert ("no kernel: seen" in plain, "steal: seen" in plain, "not captured: seen" in plain) == (True, False, False)
+    assert all(f"{reason}: seen" in full for reason in ("no kernel", "steal", "not captured"))
+
+
+@pytest.mark.parametrize("columns", [80, 120, 200])
+@pytest.mark.parametrize("more", [(), ("--reasons",)])
+def test_show_fits_its_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int, more: tuple[str, ...]
+) -> None:
+    """Long labels are shortened to what tells them apart, long reasons stay out of the table, and no number is broken."""
+    axes = {"n": 1, "c_in": 8, "size": 112, "kernel": 3, "stride": 1, "padding": 1, "dilation": 1, "groups": 1, "bias": False}
+    with RunWriter(tmp_path / "run", RunManifest(MACHINE, "quick")) as writer:
+        for i, runtime in enumerate(("eager", "inductor-freezing")):
+            case = CaseSpec("conv", "operator", {**axes, "c_out": 56 + i}, runtime=runtime)
+            reasons = (Reason("slow core", "core 0 ran at half of its usual speed " * 15),)
+            writer.append(Measurement(case, "suspect", reasons, timing=Timing((1.234e-4 * (i + 1),) * 12345)))
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    show.main([str(tmp_path / "run"), *more], standalone_mode=False)
+    lines = click.unstyle(capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= columns
+    for number in ("123 µs", "247 µs"):
+        (line,) = (line for line in lines if number in line)
+        assert "12345" in line
+        assert "suspect" in line
+        assert f"c_out={56 if number == '123 µs' else 57}" in line
 
 
 def test_calibrating_on_nothing_usable_is_exit_3(tmp_path: Path) -> None:

@@ -47,3 +47,24 @@ def test_only_prose_is_broken_over_lines(capsys: pytest.CaptureFixture[str], mon
     lines = printed(capsys, [*ROWS, ["vit_b_16", "2.00 ms", "1.90 ms - 2.20 ms", "datasheet " * 20]])
     assert max(map(len, lines)) <= 110
     assert any("1.90 ms - 2.20 ms" in line and "vit_b_16" in line for line in lines)
+
+
+@pytest.mark.parametrize("columns", [80, 120, 200])
+def test_no_line_is_longer_than_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    """Names, reasons and headers fold, words first; every number stays on one line and nothing is lost."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    headers = ["module of the network", "reason why", "operators alone / whole", "measured latency", "90 % interval"]
+    name, reason = "encoder.layers." * 9, "the core ran at half of its usual speed; " * 16
+    output.table(headers, [[name, reason, "0.73", "48.9 µs", "27.4 µs to 120 µs"]], title="A title that says a lot " * 8, left=2)
+    text = click.unstyle(capsys.readouterr().out)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= columns
+    (line,) = (line for line in lines if "48.9 µs" in line)
+    assert "0.73" in line
+    assert "27.4 µs to 120 µs" in line
+    seen = "".join(text.split())
+    assert seen.count("speed") == 16
+    assert seen.count(".") == 2 * 9 + len(("0.73", "48.9", "27.4"))

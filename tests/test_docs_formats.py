@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient, load_profile
 from shmoo.estimators.records import OpCall, TensorSpec, single_call_graph
 from shmoo.estimators.tabular import estimate_record
+from shmoo.harness.cli.show import row_record
 from shmoo.harness.mode import Mode
-from shmoo.runs.records import Measurement, RunManifest
+from shmoo.runs.records import (
+    RUN_FORMAT,
+    CaseSpec,
+    EnergyReading,
+    Measurement,
+    Reason,
+    RunManifest,
+    Status,
+    Timing,
+)
+from shmoo.runs.statistics import PRIOR_VISITS, QUIET_BLOCKS
 from shmoo.runs.table_operators import TABLE_OPERATORS
 from shmoo.runs.tables import COLUMNS
+from shmoo.runs.visits import NOISY
 
 TEXT = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
 
@@ -41,9 +54,23 @@ def test_every_operator_and_column_of_tables_is_named() -> None:
 
 
 def test_every_field_of_a_row_and_a_run_is_named() -> None:
-    """`measured_at` is for people."""
-    fields = {*Measurement.__struct_fields__, *RunManifest.__struct_fields__} - {"measured_at", "peak_memory_reason"}
-    assert fields <= named("Run directory")
+    """Those of the records inside a row too."""
+    assert set(RunManifest.__struct_fields__) <= named("Run directory")
+    records = (Measurement, CaseSpec, Reason, Timing, EnergyReading)
+    assert {name for record in records for name in record.__struct_fields__} <= named("Rows")
+    assert set(get_args(Status)) <= named("Rows")
+
+
+def test_what_show_derives_from_visits_is_named() -> None:
+    """And the limits that the page gives are those of the code."""
+    record = row_record(Measurement(CaseSpec("relu", "operator"), "ok", timing=Timing((1.0, 1.0))))
+    derived = {"latency_s", "relative_se", "alone_s", "alone_relative_se", "visits", "samples"}
+    assert derived <= set(record)
+    assert derived <= named("Rows")
+    assert f"above {NOISY * 100:.0f} %" in TEXT
+    assert f"fewer than {QUIET_BLOCKS} of them" in TEXT
+    assert (PRIOR_VISITS, RUN_FORMAT) == (3, 2)
+    assert f"`format` {RUN_FORMAT}" in TEXT
 
 
 def test_every_field_of_a_profile_is_named() -> None:
