@@ -7,7 +7,8 @@ import random
 from collections import Counter, deque
 from collections.abc import Sequence
 
-from shmoo.runs.records import CaseSpec, Measurement, Status
+from shmoo.runs.pooling import latencies
+from shmoo.runs.records import CaseSpec, Measurement, Status, Timing
 from shmoo.runs.statistics import latency, visit_deviations
 from shmoo.runs.visits import NOISY
 
@@ -22,7 +23,7 @@ class _Case:
 
     def __init__(self, spec: CaseSpec) -> None:
         self.spec = spec
-        self.samples: list[tuple[float, ...]] = []
+        self.timings: list[Timing] = []
         self.visits = self.failed = self.suspect = 0
         self.seconds: list[float] = []
         self.deviation: float | None = None
@@ -31,18 +32,19 @@ class _Case:
 
     @property
     def given_up(self) -> bool:
-        return self.failed >= FAILURES or (self.suspect >= USELESS and not self.samples)
+        return self.failed >= FAILURES or (self.suspect >= USELESS and not self.timings)
 
     @property
     def status(self) -> Status:
-        if self.samples:
+        if self.timings:
             return "ok" if self.error <= NOISY else "noisy"
         return "failed" if self.failed else "suspect"
 
     def look(self) -> None:
-        """Find its standard error anew."""
-        if self.samples:
-            self.error = latency(self.samples, self.deviation).relative_se
+        """Find its standard error anew after another visit, from its own visits."""
+        if self.timings:
+            own = latency([timing.samples_s for timing in self.timings], self.deviation).relative_se
+            self.error = min(self.error, own)
 
 
 class Schedule:
@@ -78,7 +80,7 @@ class Schedule:
         if seconds is not None:
             case.seconds.append(seconds)
         if row.timed and row.timing is not None:
-            case.samples.append(row.timing.samples_s)
+            case.timings.append(row.timing)
         case.failed += row.status == "failed"
         case.suspect += row.status == "suspect"
         case.look()
@@ -97,12 +99,17 @@ class Schedule:
     def _next_round(self) -> list[_Case]:
         alive = [case for case in self._cases.values() if not case.given_up]
         fewest = min((case.visits for case in alive), default=self._visits)
-        deviations = visit_deviations([(case.spec.kind, case.spec.device) for case in alive], [case.samples for case in alive])
-        for case, deviation in zip(alive, deviations, strict=True):
+        groups = [(case.spec.kind, case.spec.device) for case in alive]
+        deviations = visit_deviations(groups, [[timing.samples_s for timing in case.timings] for case in alive])
+        times = latencies(groups, [case.timings for case in alive])
+        for case, deviation, time in zip(alive, deviations, times, strict=True):
             case.deviation = deviation
-            case.look()
+            case.error = float("inf") if time is None else time.relative_se
         if fewest < self._visits:
             chosen = [case for case in alive if case.visits == fewest]
+            if fewest:
+                # Networks are few and test everything else.
+                chosen += [case for case in chosen if case.spec.kind == "network"]
             if self._shuffle or fewest:
                 self._random.shuffle(chosen)
             return chosen
@@ -143,6 +150,6 @@ class Schedule:
         """Visits that a case will have had in the end, as far as can be seen now: errors fall with the root of their number."""
         if case.given_up:
             return case.visits
-        if not case.samples or case.error <= self._precision:
+        if not case.timings or case.error <= self._precision:
             return self._visits
         return max(self._visits, min(self._most, math.ceil(case.visits * (case.error / self._precision) ** 2)))

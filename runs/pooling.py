@@ -1,15 +1,14 @@
 """What a call takes on a machine whose cores others use too: what a case's few visits say, weighed with what all visits say.
 
     undisturbed time u   lower quartile of the blocks in which the system took no core away
-    share r              u over the mean time of a visit: 1 where nothing disturbs, 0.3 where two threads wait for each other's core
+    share r              u over the mean time of a visit: 1 where nothing disturbs, 0.3 where two threads wait for each other
     prevailing time      u / (shrunken share)
 
 On a machine whose cores are shared, one visit may run undisturbed and the next at a hundredth of its speed, so that a few visits
-to a case say little of its share. But calls that use the same number of threads and last about as long have the same share: seen on
-two cores that others kept busy for 90 % of the time, shares of cases differed by no more than those of visits to one case (0.30 on
-two threads and 0.85 on one, for calls below a millisecond). So a case's share is drawn towards that of its class as far as the data
-of the run say that classes are alike (empirical Bayes: Efron and Morris, JASA 70, 1975). On a quiet machine shares differ between
-cases as much as their visits do, and each case stands for itself.
+to a case say little of its share. But calls that use the same number of threads and last about as long have the same share: on two
+cores that others kept busy for 90 % of the time, shares of cases differed by no more than those of visits to one case (0.30 on two
+threads and 0.85 on one, for calls below a millisecond). So a case's share is drawn towards that of its class as far as the run says
+that the members of the class are alike (empirical Bayes: Efron and Morris, JASA 70, 1975).
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class _Case:
 
 @dataclass(frozen=True, slots=True)
 class _Class:
-    """Cases that share their share: mean, variance between visits to one case, variance between cases, standard error of the mean."""
+    """Shares of alike cases: mean, variance between visits to one case, variance between cases, standard error of the mean."""
 
     mean: float
     visits: float

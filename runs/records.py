@@ -204,6 +204,7 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
         visit: number of this visit, from 0.
         visit_sd: standard deviation of the log of one visit's rate over the cases like this one in the run; `None` while too few
             were visited twice.
+        prevailing: of a merged row, what a call takes by its own visits and by those of calls like it (`runs/pooling.py`).
         measured_at: UTC, ISO 8601; for people, never for arithmetic.
     """
 
@@ -220,6 +221,7 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     visit: int = 0
     visits: tuple[Timing, ...] = ()
     visit_sd: float | None = None
+    prevailing: Latency | None = None
     measured_at: str = ""
     operators: tuple[OperatorTime, ...] = ()
     # A factory, because omit_defaults would leave a plain default out of the file.
@@ -238,6 +240,8 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def latency(self) -> Latency:
         """What a call takes, from all visits; `NothingMeasuredError` without a sample."""
+        if self.prevailing is not None:
+            return self.prevailing
         visits = self.visits or (() if self.timing is None else (self.timing,))
         return latency([visit.samples_s for visit in visits], self.visit_sd)
 

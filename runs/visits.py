@@ -9,8 +9,9 @@ import msgspec
 
 from shmoo.estimators.errors import FormatError
 from shmoo.estimators.records import decode_versioned
+from shmoo.runs.pooling import latencies
 from shmoo.runs.records import RUN_FORMAT, EnergyReading, Measurement, Reason, Timing
-from shmoo.runs.statistics import median, visit_deviations
+from shmoo.runs.statistics import Latency, median, visit_deviations
 
 NOISE = ("noisy", "disturbed", "busy host", "steal", "slow core")
 """Codes of reasons that say how much went on beside a visit; they widen its standard error and are no fault of the row."""
@@ -58,11 +59,11 @@ def merge_visits(lines: Iterable[Measurement]) -> tuple[Measurement, ...]:
         by_case.setdefault(line.case.identity, []).append(line)
     rows = [_merged(visits) for visits in by_case.values()]
     timed = [row for row in rows if row.timed]
-    deviations = visit_deviations(
-        [(row.case.kind, row.case.device) for row in timed], [[visit.samples_s for visit in row.visits] for row in timed]
-    )
-    deviation_of = dict(zip((row.case.identity for row in timed), deviations, strict=True))
-    return tuple(_judged(msgspec.structs.replace(row, visit_sd=deviation_of.get(row.case.identity))) for row in rows)
+    groups = [(row.case.kind, row.case.device) for row in timed]
+    deviations = visit_deviations(groups, [[visit.samples_s for visit in row.visits] for row in timed])
+    times = latencies(groups, [row.visits for row in timed])
+    known = dict(zip((row.case.identity for row in timed), zip(deviations, times, strict=True), strict=True))
+    return tuple(_judged(row, *known.get(row.case.identity, (None, None))) for row in rows)
 
 
 def _merged(lines: Sequence[Measurement]) -> Measurement:
@@ -70,7 +71,7 @@ def _merged(lines: Sequence[Measurement]) -> Measurement:
     usable = [line for line in lines if line.timed]
     if not usable:
         return max(lines, key=lambda line: line.status == "suspect")
-    base = next((line for line in usable if line.graph_hashes), usable[0])
+    base = usable[0]
     visits = tuple(visit for line in usable for visit in (line.visits or (line.timing,)) if visit is not None)
     remarks = dict.fromkeys(reason for line in usable for reason in line.reasons if reason.code not in NOISE)
     left_out = [line for line in lines if not line.timed]
@@ -79,6 +80,7 @@ def _merged(lines: Sequence[Measurement]) -> Measurement:
     return msgspec.structs.replace(
         base,
         status="ok" if len(visits) > 1 else base.status,
+        graph_hashes=next((line.graph_hashes for line in lines if line.graph_hashes), ()),
         reasons=tuple(remarks) if len(visits) > 1 else tuple(dict.fromkeys((*base.reasons, *remarks))),
         timing=_pooled(visits),
         visits=visits,
@@ -90,11 +92,12 @@ def _merged(lines: Sequence[Measurement]) -> Measurement:
     )
 
 
-def _judged(row: Measurement) -> Measurement:
-    """The row with its status by what its visits say of it."""
-    if not row.timed:
+def _judged(row: Measurement, visit_sd: float | None, prevailing: Latency | None) -> Measurement:
+    """The row with what all visits say of its time, and its status by how well that is known."""
+    if prevailing is None:
         return row
-    error = row.latency.relative_se
+    row = msgspec.structs.replace(row, visit_sd=visit_sd, prevailing=prevailing)
+    error = prevailing.relative_se
     if error <= NOISY:
         return row
     text = f"standard error {error:.0%} over {len(row.visits)} visits (limit {NOISY:.0%})"
