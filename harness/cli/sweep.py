@@ -73,7 +73,7 @@ def sweep(
 ) -> None:
     """Estimate models over axes: of the workload (its sizes, batch, resolution) and of the architecture (memory, fabric,
     bandwidth, tile size). `shmoo profiles show ARCH` lists the coefficients."""
-    from shmoo.estimators.dtypes import compute_dtype, matrix_dtype
+    from shmoo.estimators.dtypes import compute_dtype
 
     if plot_path and Path(plot_path).suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--plot writes .html, got {plot_path!r}; name a file such as sweep.html, or use --csv for the numbers")
