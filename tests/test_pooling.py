@@ -42,8 +42,8 @@ def own(cases: Sequence[Case], groups: Sequence[str]) -> list[Latency]:
 
 
 def test_shares_that_differ_as_visits_do_are_one_share() -> None:
-    """Visits have the variance 0.625 / 9, two of them half of it. The shares of the cases have 0.25 / 8, which is less, so that 3/4
-    is the share of all, with an error of sqrt(0.25 / 8 / 9). A case 1/4 away from it counts that as a doubt, times sqrt(2 / 6)."""
+    """Visits have the variance 0.625 / 9, two of them half of it. The shares of the cases have 0.25 / 8, which is less, so 3/4 is
+    the share of all, with an error of sqrt(0.25 / 8 / 9). A case 1/4 away from it counts that as a doubt, times sqrt(2 / 6)."""
     seen = latencies(["a"] * 9, alike())
     assert [s.value_s for s in seen] == pytest.approx([2e-5 / 0.75] * 9)
     mean_error = math.sqrt(0.25 / 8 / 9) / 0.75
