@@ -52,14 +52,6 @@ class Latency(msgspec.Struct, frozen=True):
     relative_se: float
     visits: int
 
-    @property
-    def low_s(self) -> float:
-        return self.value_s * math.exp(-Z * self.relative_se)
-
-    @property
-    def high_s(self) -> float:
-        return self.value_s * math.exp(Z * self.relative_se)
-
 
 def latency(visits: Sequence[Sequence[float]], visit_sd: float | None = None) -> Latency:
     """What a call takes on the machine as it is, from the samples of each visit.

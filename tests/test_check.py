@@ -188,6 +188,13 @@ def test_doubtful_energies_are_notes(check, reading, said):
     assert found["energy"].level == "note"
 
 
+def test_energy_read_at_another_pace_is_a_note(check):
+    """1.2 s a call in the energy windows and 1 s when timed are within the 25 % that pass, 1.3 s are not."""
+    near, far = (EnergyReading("package", 1.0, low_j=0.95, high_j=1.05, window_s=s, calls=1) for s in (1.2, 1.3))
+    found = check([row(1, samples=(1.0,) * 4, energy=(near,)), row(2, samples=(1.0,) * 4, energy=(far,))])["energy pace"]
+    assert (found.level, found.cases) == ("note", (case(2).label,))
+
+
 # the command
 
 
