@@ -11,7 +11,7 @@ from shmoo.estimators.records import Graph, OpCall, TensorSpec, Value
 from shmoo.harness.capture.capture import capture
 from shmoo.harness.capture.errors import CaptureError
 from shmoo.harness.energy.sampler import EnergySettings
-from shmoo.harness.energy.simulated import SimulatedProbe
+from shmoo.harness.energy.virtual import SimulatedProbe
 from shmoo.harness.measure import Measurer, failure
 from shmoo.harness.memory import highest_sum, peak_cpu_bytes, resident_bytes
 from shmoo.harness.operators_alone import time_operators

@@ -1,7 +1,8 @@
 """RAPL through the kernel's perf events (`power/energy-pkg/` and its like): readable without root where the kernel allows it.
 
-The counters are 64 bits wide and start at 0 when opened, so they do not wrap. One CPU of each package (or die) is asked, as the
-`cpumask` of the event source says. Facts: perf_event_open(2); Documentation/ABI/testing/sysfs-bus-event_source-devices-events.
+The counters are 64 bits wide and start at 0 when opened, so they do not wrap. Each is read on the CPUs that the `cpumask` of the
+event source lists: one of each package (or die). Sources: perf_event_open(2);
+Documentation/ABI/testing/sysfs-bus-event_source-devices-events.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import platform
 import struct
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from shmoo.harness.energy.probe import DomainEnergy, Snapshot, energy_between, sum_domain
+from shmoo.harness.energy.probe import Counter, CounterProbe
 
 SOURCE = "sys/bus/event_source/devices/power"
 DOMAINS = {"energy-pkg": "package", "energy-cores": "core", "energy-ram": "dram", "energy-gpu": "uncore", "energy-psys": "psys"}
-UPDATE_PERIOD_S = 1e-3
 SYSCALLS = {"x86_64": 298, "aarch64": 241}
 """Number of perf_event_open in the system call tables of Linux."""
 REMEDY = (
@@ -30,21 +31,21 @@ Opener = Callable[[int, int, int], int]
 """(event source type, event, CPU) -> file descriptor whose 8 bytes are the counter; raises `OSError`."""
 
 
-class PerfProbe:
+class PerfProbe(CounterProbe):
     """Counts energy by perf events.
 
     Args:
         root: holds the sys tree; a made-up one in tests.
         open_event: opens one counter.
         clock: monotonic seconds.
+        read: gives the 8 bytes of an open counter.
 
     Raises:
         OSError: there is no such event source, or it may not be read; the message says what to do.
     """
 
     name = "perf"
-    update_period_s = UPDATE_PERIOD_S
-    gain_error = 0.0
+    update_period_s = 1e-3
 
     def __init__(
         self,
@@ -56,10 +57,11 @@ class PerfProbe:
         folder = root / SOURCE
         if not folder.is_dir():
             raise OSError(f"no perf energy events: /{SOURCE} does not exist")
-        self._clock, self._read = clock, read
-        self._counters: dict[str, tuple[str, int, float]] = {}
+        self._read = read
+        self._descriptors: list[int] = []
+        counters = []
         kind = int((folder / "type").read_text())
-        cpus = _cpus((folder / "cpumask").read_text())
+        cpus = parse_cpu_list((folder / "cpumask").read_text())
         opener = open_event or perf_event_open
         try:
             for label, domain in DOMAINS.items():
@@ -68,43 +70,37 @@ class PerfProbe:
                 event = _event((folder / "events" / label).read_text())
                 joules = float((folder / "events" / f"{label}.scale").read_text())
                 for cpu in cpus:
-                    self._counters[f"{domain}-cpu{cpu}"] = domain, opener(kind, event, cpu), joules
+                    self._descriptors.append(opener(kind, event, cpu))
+                    counters.append(Counter(f"{domain}-cpu{cpu}", domain, partial(self._value, self._descriptors[-1]), joules))
         except PermissionError as error:
             self.close()
             raise PermissionError(REMEDY) from error
         except (OSError, ValueError) as error:
             self.close()
             raise OSError(f"perf energy events cannot be opened ({error})") from error
-        self.domains = tuple(dict.fromkeys(domain for domain, _, _ in self._counters.values()))
-        if not self.domains:
+        if not counters:
             raise OSError(f"/{SOURCE} lists no energy event")
+        super().__init__(counters, clock)
 
-    def snapshot(self) -> Snapshot:
-        values, errors = {}, {}
-        for name, (_, descriptor, _) in self._counters.items():
-            try:
-                values[name] = float(struct.unpack("<Q", self._read(descriptor))[0])
-            except (OSError, struct.error) as error:
-                errors[name] = f"cannot be read: {error}"
-        return Snapshot(self._clock(), values, errors)
-
-    def energy_j(self, before: Snapshot, after: Snapshot) -> dict[str, DomainEnergy]:
-        return {
-            domain: sum_domain(
-                {
-                    name: energy_between(name, before, after, joules_per_unit=joules, update_period_s=UPDATE_PERIOD_S)
-                    for name, (of, _, joules) in self._counters.items()
-                    if of == domain
-                }
-            )
-            for domain in self.domains
-        }
+    def _value(self, descriptor: int) -> float:
+        content = self._read(descriptor)
+        if len(content) != 8:
+            raise ValueError(f"{len(content)} bytes in place of 8")
+        return float(int.from_bytes(content, "little"))
 
     def close(self) -> None:
-        """Give the counters back."""
-        for _, descriptor, _ in self._counters.values():
-            os.close(descriptor)
-        self._counters = {}
+        """Close the counters; the probe cannot be read afterwards."""
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+
+def parse_cpu_list(text: str) -> tuple[int, ...]:
+    """The numbers in one of the kernel's lists: "0-2,5" is (0, 1, 2, 5)."""
+    numbers: list[int] = []
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        numbers.extend(range(int(first), int(last or first) + 1))
+    return tuple(numbers)
 
 
 def _event(text: str) -> int:
@@ -115,15 +111,6 @@ def _event(text: str) -> int:
     return int(number, 16)
 
 
-def _cpus(text: str) -> list[int]:
-    """ "0,16" or "0-1" as numbers."""
-    found: list[int] = []
-    for part in text.strip().split(","):
-        first, _, last = part.partition("-")
-        found.extend(range(int(first), int(last or first) + 1))
-    return found
-
-
 def perf_event_open(kind: int, event: int, cpu: int) -> int:
     """Open one system-wide counter on a CPU.
 
@@ -131,12 +118,11 @@ def perf_event_open(kind: int, event: int, cpu: int) -> int:
         OSError: the kernel refuses (`PermissionError` where more rights would help), or this machine's call number is not known.
     """
     number = SYSCALLS.get(platform.machine())
-    if number is None or not hasattr(ctypes, "CDLL") or os.name != "posix":
+    if number is None or os.name != "posix":
         raise OSError(f"perf events are not known on {platform.machine()}")
     # struct perf_event_attr, first version (64 bytes): type, size, config, and zeros: counting, all of the machine, no sampling.
     attributes = struct.pack("<IIQ", kind, 64, event) + bytes(48)
-    library = ctypes.CDLL(None, use_errno=True)
-    descriptor = library.syscall(number, ctypes.c_char_p(attributes), -1, cpu, -1, 0)
+    descriptor = ctypes.CDLL(None, use_errno=True).syscall(number, ctypes.c_char_p(attributes), -1, cpu, -1, 0)
     if descriptor < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))

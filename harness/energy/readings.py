@@ -10,12 +10,22 @@ from statistics import stdev
 
 import msgspec
 
+from shmoo.estimators.records import NORMAL_90
 from shmoo.harness.energy.probe import DomainEnergy
 from shmoo.runs.records import EnergyReading
 
 T_90 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 """Student's t that leaves 5 % on either side, for 1 to 9 degrees of freedom; 1.83 stands for more."""
-NORMAL_90 = 1.645
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One domain in one window: the counter's energy, and the energy that sampled power integrates to (J)."""
+
+    energy: DomainEnergy
+    integrated_j: float | None
+    window_s: float
+    calls: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +36,6 @@ class Trial:
         energies: domain -> energy, one mapping a probe.
         powers: (time, watts) of each probe's power sensor; empty where it has none.
         failed: why the sampling thread ended early, "" when it did not.
-        gap_s: longest time between two snapshots.
     """
 
     energies: list[dict[str, DomainEnergy]]
@@ -34,25 +43,14 @@ class Trial:
     window_s: float
     calls: int
     failed: str = ""
-    gap_s: float = 0.0
 
     def of(self, probe: int, domain: str) -> Window:
-        """What this window says of one domain."""
+        """One domain of the probe with this number."""
         energy = self.energies[probe][domain]
         if energy.energy_j is None and self.failed:
             energy = DomainEnergy(None, f"{energy.reason} (the sampling thread ended early: {self.failed})")
         watts = mean_power_w(self.powers[probe])
         return Window(energy, None if watts is None else watts * self.window_s, self.window_s, self.calls)
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """One domain in one window: what the counter says, and what integrating sampled power says (J)."""
-
-    energy: DomainEnergy
-    integrated_j: float | None
-    window_s: float
-    calls: int
 
 
 def reading(
@@ -74,17 +72,17 @@ def reading(
         idle_power_after_w=idle_after_w,
         update_period_s=period_s,
     )
-    failed = [w.energy.reason for w in windows if w.energy.energy_j is None]
-    if failed:
-        return msgspec.structs.replace(common, reason=failed[0])
+    for window in windows:
+        if window.energy.energy_j is None:
+            return msgspec.structs.replace(common, reason=window.energy.reason)
     per_call = tuple(w.energy.energy_j / w.calls for w in windows)
     energy = sum(w.energy.energy_j for w in windows) / calls
     half = relative_half_width(per_call, period_s * len(windows) / seconds) + gain_error
     low, high = energy * math.exp(-half), energy * math.exp(half)
-    powers = [w.integrated_j / w.calls for w in windows if w.integrated_j is not None]
-    integrated = sum(powers) / len(powers) if len(powers) == len(windows) else None
-    if integrated is not None:
-        # Counter and sensor of one card have been seen 40 % apart: which of them is right is not known here.
+    integrated = None
+    if all(w.integrated_j is not None for w in windows):
+        integrated = sum(w.integrated_j / w.calls for w in windows) / len(windows)
+        # Counter and sensor of one card have been seen 40 % apart, and nothing here shows which of them is right.
         low, high = min(low, integrated), max(high, integrated)
     return msgspec.structs.replace(common, energy_j=energy, low_j=low, high_j=high, trials_j=per_call, integrated_j=integrated)
 

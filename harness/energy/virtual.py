@@ -1,12 +1,11 @@
-"""A virtual machine of hardware: a device of known power in a time of its own, behind counters that look like the real ones.
+"""Virtual hardware: devices of known power in a time of their own, behind counters that look like the real ones.
 
     device.run(seconds, joules)   work: time passes, energy flows
     device.sleep(seconds)         idle: time passes at idle power
-        |-> VirtualPowercap       a powercap tree on disk, read by `PowercapProbe`
         `-> VirtualNvml           NVML's functions, read by `NvmlProbe` and `GpuWatch`
 
-For tests, and for learning the tool without root or a GPU: `SHMOO_VIRTUAL_ENERGY=1` replaces the counters of this machine.
-Counters update at their period, wrap at their range, and fail where they are told to.
+For tests, and for learning the tool without root or a GPU: `SHMOO_VIRTUAL_ENERGY=1` replaces the counters of this machine. Rows
+measured with it name a virtual machine.
 """
 
 from __future__ import annotations
@@ -15,11 +14,12 @@ import math
 import os
 import random
 import time
+from bisect import bisect_left
 from collections.abc import Callable
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from shmoo.harness.energy.simulated import SimulatedProbe, ZoneFiles, write_powercap_tree
+from shmoo.harness.energy.probe import MICRO, Counter, CounterProbe, UnreadableError
 
 SWITCH = "SHMOO_VIRTUAL_ENERGY"
 """Environment variable that puts a virtual package in place of this machine's counters when it is "1"."""
@@ -39,28 +39,48 @@ def virtual_package(
     return SimulatedProbe(clock, energy_at=lambda at_s: IDLE_W * at_s + CORE_W * core_seconds())
 
 
-class Counter:
-    """Shows a device's energy as of the last update, in a unit, from 0 again after a range."""
+def last_update(now_s: float, period_s: float) -> float:
+    """The multiple of the period at or before a time; a multiple that floats miss by a little counts as reached."""
+    return math.floor(now_s / period_s + 1e-9) * period_s
 
-    def __init__(self, update_period_s: float, joules_per_unit: float, span: float | None = None) -> None:
+
+class SimulatedProbe(CounterProbe):
+    """A counter in µJ that follows a clock.
+
+    Args:
+        clock: seconds; whatever makes it advance makes energy flow.
+        energy_at: joules since time 0 as a function of time; a constant power of `power_w` where it is not given.
+        range_uj: the counter starts again at 0 there.
+        update_period_s: the counter moves only at multiples of it.
+        faults: reading number (from 0) -> error text of that reading.
+    """
+
+    name = "simulated"
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        *,
+        power_w: float = 0.0,
+        energy_at: Callable[[float], float] | None = None,
+        domain: str = "package",
+        range_uj: float | None = 262_143_328_850.0,
+        update_period_s: float = 1e-3,
+        faults: dict[int, str] | None = None,
+    ) -> None:
+        self._energy_at = energy_at or (lambda at_s: power_w * at_s)
+        self._range_uj = range_uj
+        self._faults = faults or {}
+        self._readings = 0
         self.update_period_s = update_period_s
-        self._joules_per_unit = joules_per_unit
-        self._span = span
-        self._joules = 0.0
-        self.watts = 0.0
+        super().__init__([Counter(domain, domain, self._microjoules, MICRO, range_uj)], clock)
 
-    @property
-    def value(self) -> float:
-        """What a reader sees."""
-        units = math.floor(self._joules / self._joules_per_unit)
-        return units if self._span is None else units % self._span
-
-    def follow(self, now_s: float, joules: float, passed_s: float, watts: float) -> None:
-        """Time has moved on to `now_s`, the last `passed_s` of it at `watts`, and `joules` have been used in all."""
-        updated = math.floor(now_s / self.update_period_s + 1e-9) * self.update_period_s
-        if now_s - updated < passed_s:
-            self._joules = max(self._joules, joules - watts * max(now_s - updated, 0.0))
-            self.watts = watts
+    def _microjoules(self) -> float:
+        number, self._readings = self._readings, self._readings + 1
+        if number in self._faults:
+            raise UnreadableError(self._faults[number])
+        value = self._energy_at(last_update(self._clock(), self.update_period_s)) / MICRO
+        return value if self._range_uj is None else value % self._range_uj
 
 
 class VirtualDevice:
@@ -76,65 +96,42 @@ class VirtualDevice:
         self.idle_w = idle_w
         self._noise = noise
         self._draw = random.Random(seed)
-        self._now = 0.0
-        self._joules = 0.0
-        self._counters: list[Counter] = []
-        self._after: list[Any] = []
+        self._times_s, self._joules = [0.0], [0.0]
+        self.on_time_passed: list[Callable[[], None]] = []
 
     def clock(self) -> float:
         """Seconds of the device's own time, monotonic."""
-        return self._now
+        return self._times_s[-1]
 
     @property
     def joules(self) -> float:
         """Energy used so far: the truth that counters are read against."""
-        return self._joules
-
-    def attach(self, counter: Counter, after: Any = None) -> Counter:
-        """Let a counter follow; `after` is called whenever time has passed."""
-        self._counters.append(counter)
-        if after is not None:
-            self._after.append(after)
-        return counter
+        return self._joules[-1]
 
     def run(self, seconds: float, joules: float) -> None:
         """Work for `seconds` that uses `joules`, static power included."""
         self._pass(seconds, joules * max(1.0 + self._draw.gauss(0.0, self._noise), 0.0))
 
     def sleep(self, seconds: float) -> None:
-        """Nothing runs."""
+        """Let time pass while nothing runs."""
         self._pass(seconds, self.idle_w * seconds)
 
     def _pass(self, seconds: float, joules: float) -> None:
         if seconds <= 0:
             return
-        self._now += seconds
-        self._joules += joules
-        for counter in self._counters:
-            counter.follow(self._now, self._joules, seconds, joules / seconds)
-        for after in self._after:
-            after()
+        self._joules.append(self._joules[-1] + joules)
+        self._times_s.append(self._times_s[-1] + seconds)
+        for call in self.on_time_passed:
+            call()
 
-
-class VirtualPowercap:
-    """A powercap tree below `root` with one package whose counter follows a device.
-
-    Args:
-        range_uj: the counter starts again at 0 there.
-    """
-
-    def __init__(
-        self, device: VirtualDevice, root: Path, range_uj: float = 262_143_328_850.0, update_period_s: float = 1e-3
-    ) -> None:
-        self.root = root
-        self._file = write_powercap_tree(root, [ZoneFiles("package-0", 0, range_uj)])["package-0"]
-        self._counter = device.attach(Counter(update_period_s, 1e-6, range_uj), self._write)
-
-    def _write(self) -> None:
-        # Replaced in one step: a reader in another thread never meets half a number.
-        temporary = self._file.with_name(".energy_uj")
-        temporary.write_text(f"{self._counter.value:.0f}\n")
-        os.replace(temporary, self._file)
+    def state_at(self, at_s: float) -> tuple[float, float]:
+        """Joules used by a time up to now, and the power then in W; (0, 0) before time has passed."""
+        after = min(bisect_left(self._times_s, at_s), len(self._times_s) - 1)
+        if after == 0:
+            return 0.0, 0.0
+        seconds = self._times_s[after] - self._times_s[after - 1]
+        joules = self._joules[after] - self._joules[after - 1]
+        return self._joules[after] - joules * max(self._times_s[after] - at_s, 0.0) / seconds, joules / seconds
 
 
 class VirtualNvmlError(Exception):
@@ -145,30 +142,23 @@ class VirtualNvml:
     """The part of NVML that Shmoo uses, over one card that follows a device.
 
     Args:
-        faults: name of a function -> text of the error it raises; change it at any time.
+        update_period_s: counter and sensor move only at multiples of it.
         power_gain: what the power sensor shows over the truth; the two sensors of real cards disagree.
+
+    Attributes:
+        clock_mhz, events, pids: what its queries answer; change them at any time.
     """
 
     NVMLError = VirtualNvmlError
 
-    def __init__(
-        self,
-        device: VirtualDevice,
-        name: str = "Virtual GPU",
-        uuid: str = "GPU-00000000-virtual",
-        update_period_s: float = 0.1,
-        power_gain: float = 1.0,
-        memory_bytes: int = 80 << 30,
-    ) -> None:
-        self.faults: dict[str, str] = {}
+    def __init__(self, device: VirtualDevice, update_period_s: float = 0.1, power_gain: float = 1.0) -> None:
         self.clock_mhz, self.events, self.pids = 1980, 0, [os.getpid()]
-        self._name, self._uuid, self._memory_bytes = name, uuid, memory_bytes
-        self._power_gain = power_gain
-        self._counter = device.attach(Counter(update_period_s, 1e-3))
+        self._device, self._period_s, self._power_gain = device, update_period_s, power_gain
+        self._uuid = "GPU-00000000-virtual"
 
-    def _fail(self, function: str) -> None:
-        if function in self.faults:
-            raise VirtualNvmlError(self.faults[function])
+    def _state(self) -> tuple[float, float]:
+        """Joules and watts as of the last update."""
+        return self._device.state_at(last_update(self._device.clock(), self._period_s))
 
     def nvmlSystemGetDriverVersion(self) -> str:
         return "000.00.virtual"
@@ -188,26 +178,22 @@ class VirtualNvml:
         return handle
 
     def nvmlDeviceGetName(self, handle: str) -> str:
-        return self._name
+        return "Virtual GPU"
 
     def nvmlDeviceGetMigMode(self, handle: str) -> list[int]:
         raise VirtualNvmlError("Not Supported")
 
     def nvmlDeviceGetMemoryInfo(self, handle: str) -> Any:
-        return type("Memory", (), {"total": self._memory_bytes})()
+        return SimpleNamespace(total=80 << 30)
 
     def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
-        self._fail("nvmlDeviceGetTotalEnergyConsumption")
-        return int(self._counter.value)
+        return math.floor(self._state()[0] / 1e-3)
 
     def nvmlDeviceGetFieldValues(self, handle: str, fields: list[int]) -> list[Any]:
-        self._fail("nvmlDeviceGetFieldValues")
-        milliwatts = round(1e3 * self._power_gain * self._counter.watts)
-        value = type("Value", (), {"uiVal": milliwatts})()
-        return [type("Field", (), {"nvmlReturn": 0, "value": value})() for _ in fields]
+        milliwatts = SimpleNamespace(uiVal=round(1e3 * self._power_gain * self._state()[1]))
+        return [SimpleNamespace(nvmlReturn=0, value=milliwatts) for _ in fields]
 
     def nvmlDeviceGetCurrentClocksEventReasons(self, handle: str) -> int:
-        self._fail("nvmlDeviceGetCurrentClocksEventReasons")
         return self.events
 
     def nvmlDeviceGetClockInfo(self, handle: str, kind: int) -> int:
@@ -220,4 +206,4 @@ class VirtualNvml:
         return 40
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[Any]:
-        return [type("Process", (), {"pid": pid})() for pid in self.pids]
+        return [SimpleNamespace(pid=pid) for pid in self.pids]
