@@ -125,13 +125,14 @@ class EnergyMeter:
         self._periods: dict[str, float | None] = {}
 
     def measure(
-        self, call: Callable[[], object], call_s: float, device: str = "cpu", synchronize: Callable[[], None] = lambda: None
+        self, call: Callable[[], object], call_s: float, device: str = "cpu", synchronize: Callable[[], None] | None = None
     ) -> tuple[EnergyReading, ...]:
         """Gross energy per call by domain. Exceptions of `call` pass through.
 
         Args:
             call_s: expected time of a call, to look at the clock rarely.
             device: on "cpu" the GPU's domains are left out.
+            synchronize: waits for the device.
         """
         if self._settings.window_s <= 0:
             return self.unknown("not asked for (energy window of 0 s)", device)
@@ -145,7 +146,8 @@ class EnergyMeter:
         if not probes:
             return tuple(readings)
         before = self._idle_power(probes, IDLE_LASTS_S)
-        trials = [self._trial(call, call_s, probes, synchronize) for _ in range(self._settings.trials)]
+        wait = synchronize or (lambda: None)
+        trials = [self._trial(call, call_s, probes, wait) for _ in range(self._settings.trials)]
         after = self._idle_power(probes, 0.0)
         readings += [
             reading(
