@@ -1,9 +1,9 @@
 """Runs a captured graph call by call on real tensors: to time each call of a network where it stands, or each operator alone.
 
 Values flow as in the model: a call reads what the calls before it left in the caches, views share memory, and a tensor is
-released after its last use, so that the allocator behaves as it does in eager. An operator timed alone runs back to back on its own
-operands, which stay as near as their size allows: contents of the caches and memory layouts that the network would leave to it are
-missing. Operands that are views are views there too.
+released after its last use, so that the allocator behaves as it does in eager. An operator timed alone runs back to back on
+its own operands, which stay in the caches as far as they fit; the cache contents and memory layouts that the network would leave to
+it are missing. Operands that are views are views there too.
 """
 
 from __future__ import annotations
