@@ -1,8 +1,8 @@
 """The cost of a fresh output buffer: the allocator is part of the machine.
 
 glibc maps buffers above its threshold (32 MB at most) anew on every call, and the kernel then faults in page after page: writing
-such a buffer ran at 4.5 GB/s, and writing one that stayed allocated at 137 GB/s. Other allocators keep their pages. Measured is the
-malloc that this process runs with, a preloaded one included; one thread writes the buffers.
+such a buffer ran at 4.5 GB/s, and writing one that stayed allocated at 137 GB/s. Other allocators keep their pages. The malloc of
+this process is measured, a preloaded one included; one thread writes the buffers.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ class Runtime(msgspec.Struct, frozen=True):
     """A way to run a model.
 
     Attributes:
-        compile: model -> what to call in its place; compiling may wait for the first call, which runs without gradients.
-        devices: device types it works on.
-        compiled: whether anything is compiled, so that a compilation inside a timed window is a fault.
+        compile: model -> its replacement; compiling may wait for the first call, which runs without gradients.
+        devices: supported device types.
+        compiled: whether anything is compiled; a compilation inside a timed window is then a fault.
     """
 
     compile: Callable[[Forward], Forward]
@@ -55,13 +55,12 @@ RUNTIMES.add("inductor", Runtime(_inductor))
 RUNTIMES.add("inductor-freezing", Runtime(_inductor_freezing))
 RUNTIMES.add("cudagraphs", Runtime(_cudagraphs, devices=("cuda",)))
 
-
 MANY_PROGRAMS = 10_000
 """Programs of one class of model that may be alive at once; torch's own limit of 8 is meant for one model that keeps changing."""
 
 
 def compile_model(model: Forward, runtime: str, device: str = "cpu") -> Forward:
-    """What to call in place of `model` in `runtime`. Programs compiled before stay alive.
+    """The replacement of `model` in `runtime`. Programs compiled earlier stay alive.
 
     Raises:
         InputError: no such runtime, or not on this device.

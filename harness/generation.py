@@ -75,5 +75,5 @@ def _captured(module: DNNModule, lengths: Sequence[int], batch: int, dtype: str,
 
 
 def _cache(step: ModelGraphs) -> float:
-    """Bytes of the key-value cache after a step."""
+    """Bytes of the keys and values that a step reads, with room for the new ones."""
     return sum(cache_bytes(graph) for graph in step.graphs)

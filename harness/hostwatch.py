@@ -1,11 +1,12 @@
-"""Watches the host while something is timed, and says what disturbed it. Disturbances make a row noisy, never unusable.
+"""Observes the host during a timing and names disturbances, which make a row noisy but never unusable.
 
-Seen on a shared machine: with a busy neighbour, CPU time / (wall x threads) falls from 0.99 to 0.5, involuntary context switches
+On a shared machine, with a busy neighbour, CPU time / (wall x threads) falls from 0.99 to 0.5, involuntary context switches
 rise from about 40 to 900-2500 a second, and operators take multiples of the scheduler's 8 ms slice.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ import psutil
 
 from shmoo.runs.records import AxisValue, Reason
 
+CPU = "sys/devices/system/cpu"
 MIN_CPU_PER_THREAD = 0.75
 MAX_SWITCHES_PER_S = 200.0
 MAX_CROWDING = 0.2
@@ -46,8 +48,7 @@ class HostSnapshot(msgspec.Struct, frozen=True):
 
 def host_snapshot(root: Path = Path("/")) -> HostSnapshot:
     """Read the counters. `root` holds proc and sys."""
-    process = psutil.Process()
-    times = process.cpu_times()
+    times = psutil.Process().cpu_times()
     busy, steal = _machine_times(root)
     return HostSnapshot(
         wall_s=time.perf_counter(),
@@ -56,13 +57,13 @@ def host_snapshot(root: Path = Path("/")) -> HostSnapshot:
         busy_s=busy,
         steal_s=steal,
         throttles=_throttles(root),
-        clock_hz=_clock_hz(root),
+        clock_hz=None if (khz := _number(root / CPU / "cpu0/cpufreq/scaling_cur_freq")) is None else 1e3 * khz,
         temperature_c=_temperature_c(root),
     )
 
 
 def observe(before: HostSnapshot, after: HostSnapshot, threads: int, cores: int | None = None) -> dict[str, AxisValue | None]:
-    """What happened between two snapshots, as stored in `Measurement.host`; unknown is `None`.
+    """The host between two snapshots, as stored in `Measurement.host`; unknown values are `None`.
 
     Returns:
         wall_s, cpu_per_thread (own CPU time / (wall x threads)), switches_per_s, other_cpu (cores other processes used), crowding
@@ -92,13 +93,13 @@ def observe(before: HostSnapshot, after: HostSnapshot, threads: int, cores: int 
 
 
 def disturbances(host: dict[str, AxisValue | None]) -> tuple[Reason, ...]:
-    """What disturbed a timing taken under these host observations, with numbers; empty when nothing did."""
+    """The disturbances of a timing under these host observations, with numbers."""
     reasons: list[Reason] = []
     if (host.get("wall_s") or 0.0) < SHORTEST_WATCH_S:
         return ()
     per_thread, switches = host.get("cpu_per_thread"), host.get("switches_per_s")
     starved = per_thread is not None and per_thread < MIN_CPU_PER_THREAD
-    # A small operator keeps one thread busy and lets the others sleep, which alone is no disturbance; being switched out is.
+    # Threads that sleep beside a small operator's one busy thread are no disturbance; involuntary context switches are.
     if starved and (switches or 0.0) > MAX_SWITCHES_PER_S:
         text = f"{per_thread:.0%} of its CPU time, {switches:.0f} involuntary context switches a second"
         reasons.append(Reason("disturbed", text))
@@ -136,30 +137,23 @@ def _machine_times(root: Path) -> tuple[float | None, float | None]:
     return (user + nice + system + irq + softirq) / tick, steal / tick
 
 
-def _throttles(root: Path) -> int | None:
-    counts = []
-    for path in (root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/core_throttle_count"):
-        try:
-            counts.append(int(path.read_text()))
-        except (OSError, ValueError):
-            return None
-    return sum(counts) if counts else None
-
-
-def _clock_hz(root: Path) -> float | None:
+def _number(path: Path) -> float | None:
     try:
-        return 1e3 * float((root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq").read_text())
+        return float(path.read_text())
     except (OSError, ValueError):
         return None
 
 
+def _throttles(root: Path) -> int | None:
+    counts = [_number(path) for path in (root / CPU).glob("cpu[0-9]*/thermal_throttle/core_throttle_count")]
+    return None if not counts or None in counts else int(sum(counts))
+
+
 def _temperature_c(root: Path) -> float | None:
     """The hottest of the CPU's thermal zones."""
-    found = []
+    millidegrees = []
     for zone in (root / "sys/class/thermal").glob("thermal_zone[0-9]*"):
-        try:
+        with contextlib.suppress(OSError, ValueError):
             if (zone / "type").read_text().strip() in CPU_ZONES:
-                found.append(1e-3 * float((zone / "temp").read_text()))
-        except (OSError, ValueError):
-            continue
-    return max(found, default=None)
+                millidegrees.append(float((zone / "temp").read_text()))
+    return 1e-3 * max(millidegrees) if millidegrees else None

@@ -2,8 +2,8 @@
 
 Values flow as in the model: a call reads what the calls before it left in the caches, views share memory, and a tensor is
 released after its last use, so that the allocator behaves as it does in eager. An operator timed alone runs back to back on
-its own operands, which stay in the caches as far as they fit; the cache contents and memory layouts that the network would leave to
-it are missing. Operands that are views are views there too.
+its own operands, which stay in the caches as far as they fit, without the cache contents and memory layouts of the network.
+Operands that are views are views there too.
 """
 
 from __future__ import annotations
