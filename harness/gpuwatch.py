@@ -26,7 +26,7 @@ class GpuWatch:
     """Reads one card.
 
     Args:
-        nvml: the initialised binding, or a stand-in.
+        nvml: the initialized binding, or a stand-in.
         uuid: of the card.
         pid: of the measured process.
 

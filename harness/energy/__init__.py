@@ -28,7 +28,7 @@ def available_probes(
 
     Args:
         root: holds the sys tree; pyRAPL, whose paths are fixed, is asked only for "/".
-        nvml_loader: returns the initialised NVML binding or raises `OSError`.
+        nvml_loader: returns the initialized NVML binding or raises `OSError`.
 
     Returns:
         the probes, no domain twice; and domain ("package", "gpu", or "pyRAPL" when only the direct reader works) -> why not.

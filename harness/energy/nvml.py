@@ -27,7 +27,7 @@ class GpuInfo(msgspec.Struct, frozen=True):
 
 
 def load_nvml():
-    """The NVML binding, initialised.
+    """The NVML binding, initialized.
 
     Raises:
         OSError: nvidia-ml-py is not installed, or no driver answers; the message says what to do.
@@ -76,7 +76,7 @@ class NvmlProbe(CounterProbe):
     """Total energy of one card. With MIG on, the counter covers the whole card, other instances included, and the domain says so.
 
     Args:
-        nvml: the initialised binding, or a stand-in.
+        nvml: the initialized binding, or a stand-in.
         uuid: of the card; indices differ between processes, UUIDs do not.
 
     Raises:
