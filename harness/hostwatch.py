@@ -70,22 +70,25 @@ def observe(before: HostSnapshot, after: HostSnapshot, threads: int, cores: int 
         (cores wanted beyond those there are), steal (share of the machine), throttles (count), clock_hz and temperature_c (at the
         end), load_1min.
     """
-    wall = after.wall_s - before.wall_s
+    wall_s = after.wall_s - before.wall_s
     cores = cores or os.cpu_count() or 1
-    own = after.own_cpu_s - before.own_cpu_s
-    busy = _difference(before.busy_s, after.busy_s)
-    steal = _difference(before.steal_s, after.steal_s)
-    switches = _difference(before.involuntary_switches, after.involuntary_switches)
-    other = None if busy is None or wall <= 0 else max(busy - own, 0.0) / wall
+
+    def rate(name: str) -> float | None:
+        first, last = getattr(before, name), getattr(after, name)
+        return None if first is None or last is None or wall_s <= 0 else (last - first) / wall_s
+
+    own, busy, steal = rate("own_cpu_s"), rate("busy_s"), rate("steal_s")
+    other = None if own is None or busy is None else max(busy - own, 0.0)
+    throttles = None if before.throttles is None or after.throttles is None else after.throttles - before.throttles
     return {
-        "wall_s": wall,
+        "wall_s": wall_s,
         "threads": threads,
-        "cpu_per_thread": own / (wall * threads) if wall > 0 else None,
-        "switches_per_s": None if switches is None or wall <= 0 else switches / wall,
+        "cpu_per_thread": None if own is None else own / threads,
+        "switches_per_s": rate("involuntary_switches"),
         "other_cpu": other,
         "crowding": None if other is None else other + min(threads, cores) - cores,
-        "steal": None if steal is None or wall <= 0 else steal / (wall * cores),
-        "throttles": _difference(before.throttles, after.throttles),
+        "steal": None if steal is None else steal / cores,
+        "throttles": throttles,
         "clock_hz": after.clock_hz,
         "temperature_c": after.temperature_c,
         "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
@@ -94,28 +97,23 @@ def observe(before: HostSnapshot, after: HostSnapshot, threads: int, cores: int 
 
 def disturbances(host: dict[str, AxisValue | None]) -> tuple[Reason, ...]:
     """The disturbances of a timing under these host observations, with numbers."""
-    reasons: list[Reason] = []
     if (host.get("wall_s") or 0.0) < SHORTEST_WATCH_S:
         return ()
-    per_thread, switches = host.get("cpu_per_thread"), host.get("switches_per_s")
-    starved = per_thread is not None and per_thread < MIN_CPU_PER_THREAD
+    reasons = []
+    per_thread, switches = host.get("cpu_per_thread"), host.get("switches_per_s") or 0.0
     # Threads that sleep beside a small operator's one busy thread are no disturbance; involuntary context switches are.
-    if starved and (switches or 0.0) > MAX_SWITCHES_PER_S:
+    if per_thread is not None and per_thread < MIN_CPU_PER_THREAD and switches > MAX_SWITCHES_PER_S:
         text = f"{per_thread:.0%} of its CPU time, {switches:.0f} involuntary context switches a second"
         reasons.append(Reason("disturbed", text))
-    crowding, steal, throttles = host.get("crowding"), host.get("steal"), host.get("throttles")
+    crowding, steal = host.get("crowding"), host.get("steal")
     if crowding is not None and crowding > MAX_CROWDING:
         text = f"others used {host['other_cpu']:.1f} cores beside {host['threads']} threads, {crowding:.1f} too many"
         reasons.append(Reason("busy host", text))
     if steal is not None and steal > MAX_STEAL:
         reasons.append(Reason("steal", f"the hypervisor took {steal:.0%} of the machine away"))
-    if throttles:
+    if throttles := host.get("throttles"):
         reasons.append(Reason("throttled", f"{throttles} thermal throttle events"))
     return tuple(reasons)
-
-
-def _difference(before: float | None, after: float | None) -> float | None:
-    return None if before is None or after is None else after - before
 
 
 def _involuntary_switches() -> int | None:

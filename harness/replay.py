@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -149,25 +151,19 @@ class GraphReplay:
         for step in self._steps[:-1]:
             self._advance(step, environment, lambda: None)
         last = self._steps[-1]
-        function = last.function
         arguments, named = self._operands(last, environment)
-
-        def call() -> object:
-            return function(*arguments, **named)
-
-        self._attempt(last, call)
+        call = partial(last.function, *arguments, **named)
+        with self._replay_errors(last):
+            call()
         return call
 
     def _advance(self, step: _Step, environment: dict[int, torch.Tensor], stamp: Callable[[], Any]) -> tuple[Any, Any]:
         """Run one call and put its results into the environment; gives the stamps right before and after it."""
         arguments, named = self._operands(step, environment)
-
-        def call() -> tuple[Any, Any, Any]:
+        with self._replay_errors(step):
             before = stamp()
             result = step.function(*arguments, **named)
-            return before, result, stamp()
-
-        before, result, after = self._attempt(step, call)
+            after = stamp()
         results = [tensor for tensor in leaves(result) if isinstance(tensor, torch.Tensor)]
         returned = {id(tensor) for tensor in results}
         results += [environment[i] for i in step.written if id(environment[i]) not in returned]
@@ -183,9 +179,10 @@ class GraphReplay:
                 environment[index] = self._alias(index, environment)
         return step.fill(environment)
 
-    def _attempt(self, step: _Step, call: Callable[[], Any]) -> Any:
+    @contextmanager
+    def _replay_errors(self, step: _Step) -> Iterator[None]:
         try:
-            return call()
+            yield
         except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
             raise ReplayError(f"{step.call.op} of graph {self.graph.name!r} cannot be replayed: {error}") from error
 

@@ -174,20 +174,19 @@ def counter_step(
     joules_per_unit: float,
     elapsed_s: float,
     update_period_s: float = 0.0,
-    max_w: float = MAX_DOMAIN_W,
 ) -> DomainEnergy:
     """Energy of one step of a counter that may have wrapped once.
 
     Args:
         span: range of the counter in its own unit, after which it starts again at 0; `None` where it is unknown.
-        elapsed_s: time between the readings; with `max_w` it bounds the energy that can be believed.
+        elapsed_s: time between the readings; with `MAX_DOMAIN_W` it bounds the energy that can be believed.
         update_period_s: the step may include the energy of one such period beyond the time between the readings.
     """
     if not (math.isfinite(before) and math.isfinite(after)):
         return DomainEnergy(None, f"the counter reads {before} and {after}, which are no numbers")
-    possible = max_w * (max(elapsed_s, 0.0) + update_period_s)
+    possible = MAX_DOMAIN_W * (max(elapsed_s, 0.0) + update_period_s)
     if span is not None and possible >= span * joules_per_unit and possible > 0:
-        wraps_after = span * joules_per_unit / max_w
+        wraps_after = span * joules_per_unit / MAX_DOMAIN_W
         return DomainEnergy(
             None, f"{elapsed_s:.0f} s between readings, in which the counter may wrap more than once ({wraps_after:.0f} s)"
         )
@@ -200,7 +199,7 @@ def counter_step(
             return DomainEnergy(None, f"the counter fell from {before:.0f} to {after:.0f}, which no wrap explains; it was reset")
     energy = step * joules_per_unit
     if energy > possible:
-        return DomainEnergy(None, f"{energy:.3g} J in {elapsed_s:.3g} s is beyond {max_w:.0f} W; the counter jumped")
+        return DomainEnergy(None, f"{energy:.3g} J in {elapsed_s:.3g} s is beyond {MAX_DOMAIN_W:.0f} W; the counter jumped")
     return DomainEnergy(energy) if energy > 0 else DomainEnergy(None, UNMOVED)
 
 

@@ -181,10 +181,8 @@ class RaplProbe:
     def energy_j(self, before: Snapshot, after: Snapshot) -> dict[str, DomainEnergy]:
         energies = {}
         for domain in self.domains:
-            if error := before.errors.get(domain) or after.errors.get(domain):
-                energies[domain] = DomainEnergy(None, error)
-                continue
-            names = [name for name in {**before.values, **after.values} if name.startswith(f"{domain}-")]
+            readings = {**before.errors, **after.errors, **before.values, **after.values}
+            names = [name for name in readings if name.split("-")[0] == domain]
             steps = {
                 name: energy_between(
                     name, before, after, joules_per_unit=MICRO, update_period_s=UPDATE_PERIOD_S, span=self._ranges.get(name)
