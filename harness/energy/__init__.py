@@ -15,7 +15,7 @@ from shmoo.harness.energy.probe import Probe
 from shmoo.harness.energy.rapl import POWERCAP, PowercapProbe, disagreement, open_pyrapl
 from shmoo.harness.energy.sysfs import BatteryProbe, HwmonProbe
 
-Found = tuple[list[Probe], dict[str, str]]
+Availability = tuple[list[Probe], dict[str, str]]
 """Working probes, and domain -> why it has none."""
 AGREE_S = 0.25
 """How long the two RAPL readers are compared before pyRAPL's is believed: 250 updates of the counter."""
@@ -43,7 +43,7 @@ def available_probes(
     return (*probes, *gpu_probes), reasons | gpu_reasons
 
 
-def _cpu_probes(root: Path, sleep: Callable[[float], None]) -> Found:
+def _cpu_probes(root: Path, sleep: Callable[[float], None]) -> Availability:
     """RAPL through powercap; where that cannot be read, through perf."""
     probes, missing = _powercap_probes(root, sleep)
     if probes:
@@ -64,7 +64,7 @@ def _cpu_probes(root: Path, sleep: Callable[[float], None]) -> Found:
     return [probe], {} if "package" in probe.domains else missing
 
 
-def _powercap_probes(root: Path, sleep: Callable[[float], None]) -> Found:
+def _powercap_probes(root: Path, sleep: Callable[[float], None]) -> Availability:
     if not (root / POWERCAP).is_dir():
         return [], {
             "package": f"no RAPL counters: /{POWERCAP} does not exist; usual in virtual machines and containers and outside "
@@ -92,7 +92,7 @@ def _powercap_probes(root: Path, sleep: Callable[[float], None]) -> Found:
     return [through_pyrapl, *([rest] if rest.domains else [])], {}
 
 
-def _gpu_probes(nvml_loader: Callable[[], Any]) -> Found:
+def _gpu_probes(nvml_loader: Callable[[], Any]) -> Availability:
     try:
         nvml = nvml_loader()
         cards = visible_gpus(nvml)

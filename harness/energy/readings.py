@@ -1,4 +1,4 @@
-"""From windows to one reading: energy per call with its interval, or why it is not known."""
+"""One reading from several windows: energy per call with its interval, or why it is unknown."""
 
 from __future__ import annotations
 
@@ -19,16 +19,6 @@ T_90 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """One domain in one window: the counter's energy, and the energy that sampled power integrates to (J)."""
-
-    energy: DomainEnergy
-    integrated_j: float | None
-    window_s: float
-    calls: int
-
-
-@dataclass(frozen=True, slots=True)
 class Trial:
     """One window.
 
@@ -44,26 +34,23 @@ class Trial:
     calls: int
     failed: str = ""
 
-    def of(self, probe: int, domain: str) -> Window:
-        """One domain of the probe with this number."""
-        energy = self.energies[probe][domain]
-        if energy.energy_j is None and self.failed:
-            energy = DomainEnergy(None, f"{energy.reason} (the sampling thread ended early: {self.failed})")
-        watts = mean_power_w(self.powers[probe])
-        return Window(energy, None if watts is None else watts * self.window_s, self.window_s, self.calls)
-
 
 def reading(
     domain: str,
-    windows: Sequence[Window],
+    probe_number: int,
+    trials: Sequence[Trial],
     *,
     period_s: float,
     gain_error: float = 0.0,
     idle_before_w: float | None = None,
     idle_after_w: float | None = None,
 ) -> EnergyReading:
-    """Energy per call over the windows; unknown when one of them is."""
-    seconds, calls = sum(w.window_s for w in windows), sum(w.calls for w in windows)
+    """Energy per call of one domain over the trials; unknown when one of them is.
+
+    Args:
+        probe_number: of the domain's probe in the trials.
+    """
+    seconds, calls = sum(trial.window_s for trial in trials), sum(trial.calls for trial in trials)
     common = EnergyReading(
         domain,
         window_s=seconds,
@@ -72,19 +59,24 @@ def reading(
         idle_power_after_w=idle_after_w,
         update_period_s=period_s,
     )
-    for window in windows:
-        if window.energy.energy_j is None:
-            return msgspec.structs.replace(common, reason=window.energy.reason)
-    per_call = tuple(w.energy.energy_j / w.calls for w in windows)
-    energy = sum(w.energy.energy_j for w in windows) / calls
-    half = relative_half_width(per_call, period_s * len(windows) / seconds) + gain_error
-    low, high = energy * math.exp(-half), energy * math.exp(half)
+    joules, sensed_j = [], []
+    for trial in trials:
+        energy = trial.energies[probe_number][domain]
+        if energy.energy_j is None:
+            ended = f" (the sampling thread ended early: {trial.failed})" if trial.failed else ""
+            return msgspec.structs.replace(common, reason=energy.reason + ended)
+        joules.append(energy.energy_j)
+        if (watts := mean_power_w(trial.powers[probe_number])) is not None:
+            sensed_j.append(watts * trial.window_s / trial.calls)
+    energy_j, per_call = sum(joules) / calls, tuple(j / trial.calls for j, trial in zip(joules, trials, strict=True))
+    half = relative_half_width(per_call, period_s * len(trials) / seconds) + gain_error
+    low, high = energy_j * math.exp(-half), energy_j * math.exp(half)
     integrated = None
-    if all(w.integrated_j is not None for w in windows):
-        integrated = sum(w.integrated_j / w.calls for w in windows) / len(windows)
+    if len(sensed_j) == len(trials):
+        integrated = sum(sensed_j) / len(trials)
         # Counter and sensor of one card have been seen 40 % apart, and nothing here shows which of them is right.
         low, high = min(low, integrated), max(high, integrated)
-    return msgspec.structs.replace(common, energy_j=energy, low_j=low, high_j=high, trials_j=per_call, integrated_j=integrated)
+    return msgspec.structs.replace(common, energy_j=energy_j, low_j=low, high_j=high, trials_j=per_call, integrated_j=integrated)
 
 
 def relative_half_width(per_call: Sequence[float], edge: float) -> float:

@@ -152,7 +152,8 @@ class EnergyMeter:
         readings += [
             reading(
                 domain,
-                [trial.of(number, domain) for trial in trials],
+                number,
+                trials,
                 period_s=self._period(probe),
                 gain_error=probe.gain_error,
                 idle_before_w=before.get(domain),
