@@ -4,7 +4,7 @@ icicle or treemap of time by module. Colours show what bounds each part on one a
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -32,6 +32,8 @@ def write_page(inspection: Inspection, arch: str, path: str | Path) -> None:
     modules = figure.to_html(include_plotlyjs=True, full_html=False, config=config, default_height="100%")
     title = escape(f"{inspection.model} on {arch}")
     keys = " ".join(f"<span class='key' style='background:{colour}'>{name}</span>" for name, colour in COLOURS.items())
+    # Without "<" nothing in the JSON can end its script element.
+    graph = json.dumps(graph_data(inspection, arch), allow_nan=False).replace("<", "\\u003c").replace(">", "\\u003e")
     style, script = ((PAGES / name).read_text(encoding="utf-8") for name in ("graph.css", "graph.js"))
     Path(path).write_text(
         f"""<!DOCTYPE html>
@@ -44,7 +46,7 @@ def write_page(inspection: Inspection, arch: str, path: str | Path) -> None:
 <input id="search" type="search" placeholder="find a module or operator" aria-label="find a module or operator"></header>
 <main><div id="graph" data-page="graph"><svg role="img" aria-label="graph of kernels"><g></g></svg><div id="facts"></div></div>
 <div data-page="modules" hidden>{modules}</div></main>
-<script type="application/json" id="graph-data">{_embedded(graph_data(inspection, arch))}</script>
+<script type="application/json" id="graph-data">{graph}</script>
 <script>{script}</script></body></html>
 """,
         encoding="utf-8",
@@ -84,7 +86,7 @@ def make_figure(inspection: Inspection, arch: str):
     import plotly.graph_objects as go
 
     rows = [row for row in inspection.modules if row.on[arch].latency_s > 0 or not row.name]
-    inside: Counter[str] = Counter()
+    inside: defaultdict[str, float] = defaultdict(float)
     for row in rows:
         if row.name:
             inside[parent_of(row.name)] += row.on[arch].latency_s
@@ -111,11 +113,6 @@ def make_figure(inspection: Inspection, arch: str):
         updatemenus=[{"type": "buttons", "direction": "right", "buttons": buttons, "x": 0, "y": 1.06, "xanchor": "left"}],
     )
     return figure
-
-
-def _embedded(data: dict[str, Any]) -> str:
-    """JSON for a script element: without "<" nothing in it can end the element."""
-    return json.dumps(data, allow_nan=False).replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _operators(kernel: KernelEstimate) -> str:

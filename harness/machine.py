@@ -15,8 +15,8 @@ import msgspec
 import psutil
 
 from shmoo.harness.energy import available_probes, virtual
+from shmoo.harness.energy.linux import parse_cpu_list
 from shmoo.harness.energy.nvml import GpuInfo, load_nvml, visible_gpus
-from shmoo.harness.energy.perf import parse_cpu_list
 from shmoo.runs.records import AxisValue, Machine
 
 CPU = "sys/devices/system/cpu"

@@ -5,10 +5,9 @@ import pytest
 from stand_ins import Clock, ZoneFiles, no_nvml, write_powercap_tree
 
 from shmoo.harness.energy import available_probes
-from shmoo.harness.energy.perf import PerfProbe
+from shmoo.harness.energy.linux import ON_MAINS, BatteryProbe, HwmonProbe, PerfProbe
 from shmoo.harness.energy.probe import UNMOVED
 from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings
-from shmoo.harness.energy.sysfs import ON_MAINS, BatteryProbe, HwmonProbe
 from shmoo.harness.energy.virtual import SimulatedProbe
 
 SCALE = 2.0**-32
@@ -93,7 +92,7 @@ def test_perf_stands_in_where_powercap_is_for_root_only(power_events, monkeypatc
 
     counters = Counters()
     monkeypatch.setattr("shmoo.harness.energy.rapl.read_counter_file", refuse)
-    monkeypatch.setattr("shmoo.harness.energy.perf.perf_event_open", counters.open)
+    monkeypatch.setattr("shmoo.harness.energy.linux.perf_event_open", counters.open)
     monkeypatch.setattr(os, "read", lambda descriptor, size: counters.read(descriptor))
 
     def flow(seconds):
@@ -108,7 +107,7 @@ def test_perf_stands_in_where_powercap_is_for_root_only(power_events, monkeypatc
 def test_perf_events_that_no_hypervisor_counts_are_no_probe(power_events, monkeypatch):
     """Virtual machines show events that stay at 0: nobody waits for them, and the reason says so."""
     counters = Counters()
-    monkeypatch.setattr("shmoo.harness.energy.perf.perf_event_open", counters.open)
+    monkeypatch.setattr("shmoo.harness.energy.linux.perf_event_open", counters.open)
     monkeypatch.setattr(os, "read", lambda descriptor, size: counters.read(descriptor))
     monkeypatch.setattr(os, "close", lambda descriptor: None)
     probes, reasons = available_probes(power_events, nvml_loader=no_nvml, sleep=lambda seconds: None)

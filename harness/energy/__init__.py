@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from shmoo.harness.energy import virtual
+from shmoo.harness.energy.linux import BatteryProbe, HwmonProbe, PerfProbe
 from shmoo.harness.energy.nvml import NvmlProbe, load_nvml, visible_gpus
-from shmoo.harness.energy.perf import PerfProbe
 from shmoo.harness.energy.probe import Probe
 from shmoo.harness.energy.rapl import POWERCAP, PowercapProbe, disagreement, open_pyrapl
-from shmoo.harness.energy.sysfs import BatteryProbe, HwmonProbe
 
 Availability = tuple[list[Probe], dict[str, str]]
 """Working probes, and domain -> why it has none."""

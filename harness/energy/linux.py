@@ -1,9 +1,4 @@
-"""RAPL through the kernel's perf events (`power/energy-pkg/` and its like): readable without root where the kernel allows it.
-
-The counters are 64 bits wide and start at 0 when opened, so they do not wrap. Each is read on the CPUs that the `cpumask` of the
-event source lists: one of each package (or die). Sources: perf_event_open(2);
-Documentation/ABI/testing/sysfs-bus-event_source-devices-events.
-"""
+"""Energy counters of Linux besides powercap: RAPL through perf events, hwmon drivers, and a laptop's battery."""
 
 from __future__ import annotations
 
@@ -16,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from shmoo.harness.energy.probe import Counter, CounterProbe
+from shmoo.harness.energy.probe import Counter, CounterProbe, UnreadableError, read_counter_file
 
 SOURCE = "sys/bus/event_source/devices/power"
 DOMAINS = {"energy-pkg": "package", "energy-cores": "core", "energy-ram": "dram", "energy-gpu": "uncore", "energy-psys": "psys"}
@@ -26,13 +21,22 @@ REMEDY = (
     "perf may not read it: allow it until the next boot with `sudo sysctl kernel.perf_event_paranoid=0`, or give this Python "
     "CAP_PERFMON"
 )
+HWMON = "sys/class/hwmon"
+SUPPLY = "sys/class/power_supply"
+J_PER_UWH = 3.6e-3
+"""One microwatt hour in joules."""
+ON_MAINS = "the battery is not discharging: unplug the mains"
 
 Opener = Callable[[int, int, int], int]
 """(event source type, event, CPU) -> file descriptor whose 8 bytes are the counter; raises `OSError`."""
 
 
 class PerfProbe(CounterProbe):
-    """Counts energy by perf events.
+    """RAPL through the kernel's perf events (`power/energy-pkg/` and its like): readable without root where the kernel allows it.
+
+    The counters are 64 bits wide and start at 0 when opened, so they do not wrap. Each is read on the CPUs that the `cpumask` of
+    the event source lists: one of each package (or die). Sources: perf_event_open(2);
+    Documentation/ABI/testing/sysfs-bus-event_source-devices-events.
 
     Args:
         root: holds the sys tree; a made-up one in tests.
@@ -127,3 +131,61 @@ def perf_event_open(kind: int, event: int, cpu: int) -> int:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return descriptor
+
+
+class HwmonProbe(CounterProbe):
+    """Every `energy*_input` (µJ since the driver was loaded) below /sys/class/hwmon, each a domain of its own, such as
+    "hwmon amdgpu energy1". They are never summed: only the board's maker knows which of them contains another.
+
+    Args:
+        root: holds the sys tree; a made-up one in tests.
+
+    Raises:
+        OSError: there is none that can be read.
+    """
+
+    name = "hwmon"
+    update_period_s = 1e-2  # usual; the meter measures it
+    slack_periods = 10
+
+    def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
+        counters = []
+        for path in sorted((root / HWMON).glob("hwmon*/energy*_input")):
+            try:
+                read_counter_file(path)
+                chip = (path.parent / "name").read_text().strip()
+            except (OSError, ValueError):
+                continue
+            domain = f"hwmon {chip} {path.name.removesuffix('_input')}"
+            counters.append(Counter(domain, domain, partial(read_counter_file, path)))
+        if not counters:
+            raise OSError(f"no readable energy counter below /{HWMON}")
+        super().__init__(counters, clock)
+
+
+class BatteryProbe(CounterProbe):
+    """Energy that the batteries gave: the whole machine's, screen included.
+
+    Args:
+        root: holds the sys tree; a made-up one in tests.
+
+    Raises:
+        OSError: there is no battery with an energy gauge.
+    """
+
+    name = "battery"
+    update_period_s = 2.0  # embedded controllers refresh the gauge every few seconds at best, in steps of 1 to 10 mWh
+    gain_error = 0.05  # fuel gauges state their charge to within a few per cent
+    slack_periods = 10
+
+    def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
+        folders = [path.parent for path in sorted((root / SUPPLY).glob("BAT*/energy_now"))]
+        if not folders:
+            raise OSError(f"no battery with an energy gauge below /{SUPPLY}")
+
+        def minus_charge() -> float:
+            if any((folder / "status").read_text().strip() not in ("Discharging", "Full") for folder in folders):
+                raise UnreadableError(ON_MAINS)
+            return -sum(read_counter_file(folder / "energy_now") for folder in folders)
+
+        super().__init__([Counter("battery", "battery", minus_charge, J_PER_UWH)], clock)
