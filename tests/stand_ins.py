@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from shmoo.harness.energy.rapl import POWERCAP
-from shmoo.harness.energy.virtual import VirtualDevice, last_update
 
 
 class Clock:
@@ -59,20 +56,3 @@ def _write_zone(folder: Path, zone: ZoneFiles) -> Path:
     counter = folder / "energy_uj"
     counter.write_text(f"{zone.energy_uj}\n")
     return counter
-
-
-class VirtualPowercap:
-    """A powercap tree below `root` with one package, whose counter follows a device and starts again at 0 after its range."""
-
-    def __init__(self, device: VirtualDevice, root: Path, range_uj: float = 262_143_328_850.0) -> None:
-        self.root = root
-        self._device, self._range_uj = device, range_uj
-        self._file = write_powercap_tree(root, [ZoneFiles("package-0", 0, range_uj)])["package-0"]
-        device.on_time_passed.append(self._write)
-
-    def _write(self) -> None:
-        # Replaced in one step: a reader in another thread never meets half a number.
-        joules, _ = self._device.state_at(last_update(self._device.clock(), 1e-3))
-        temporary = self._file.with_name(".energy_uj")
-        temporary.write_text(f"{math.floor(joules / 1e-6) % self._range_uj:.0f}\n")
-        os.replace(temporary, self._file)

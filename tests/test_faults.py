@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from stand_ins import Clock, ZoneFiles, write_powercap_tree
+from virtual_device import VirtualDevice, VirtualNvml
 
 from shmoo.calibrate.dataset import MeasuredCase, blocks
 from shmoo.calibrate.energy import fit_energy
@@ -25,7 +26,7 @@ from shmoo.harness.energy.nvml import NvmlProbe
 from shmoo.harness.energy.probe import DomainEnergy, Snapshot, counter_step
 from shmoo.harness.energy.rapl import PowercapProbe
 from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings, TrailSampler
-from shmoo.harness.energy.virtual import SimulatedProbe, VirtualDevice, VirtualNvml
+from shmoo.harness.energy.virtual import SimulatedProbe
 from shmoo.harness.hostwatch import HostSnapshot
 from shmoo.harness.measure import Measurer
 from shmoo.harness.settings import MeasureSettings
