@@ -1,5 +1,5 @@
-"""Counters of known power, for tests and for learning the tool without root. `SHMOO_VIRTUAL_ENERGY=1` replaces the counters of this
-machine by a virtual package; the machine's name in the rows says so."""
+"""Counters of known power, for tests and for learning the tool without root. `SHMOO_VIRTUAL_ENERGY=1` replaces the counters of
+this machine by a virtual package; the machine's name in the rows says so."""
 
 from __future__ import annotations
 
