@@ -1,8 +1,8 @@
-"""What a fresh output buffer costs: the allocator is part of the machine.
+"""The cost of a fresh output buffer: the allocator is part of the machine.
 
 glibc maps buffers above its threshold (32 MB at most) anew on every call, and the kernel then faults in page after page: writing
-such a buffer ran at 4.5 GB/s where a held one took 137 GB/s. Other allocators keep their pages. Asked is whatever malloc this
-process runs with, preloaded ones included; the buffers are written by one thread.
+such a buffer ran at 4.5 GB/s, and writing one that stayed allocated at 137 GB/s. Other allocators keep their pages. The malloc of
+this process is measured, a preloaded one included; one thread writes the buffers.
 """
 
 from __future__ import annotations
@@ -51,61 +51,56 @@ def process_heap() -> Heap:
 
 
 def buffer_costs(heap: Heap | None = None, clock: Callable[[], float] = time.perf_counter) -> dict[str, AxisValue | None]:
-    """Bytes per second at which fresh and held buffers of each size are written, smallest time of five.
+    """Bytes per second at which fresh and held buffers of each size are written; the fastest of five writes.
 
     Returns:
         "measured.fresh_1MiB_bytes_per_s", "measured.held_1MiB_bytes_per_s", the same for 64 MiB, and
         "measured.fresh_s_per_byte": what a byte of a large fresh buffer costs beyond writing it. Only "measured.fresh_reason"
         where malloc cannot be reached or has no memory.
     """
+    costs: dict[str, AxisValue | None] = {}
     try:
-        functions = process_heap() if heap is None else heap
-        found: dict[str, AxisValue | None] = {}
+        functions = heap or process_heap()
         for size in SIZES:
-            fresh, held = _fresh_s(functions, size, clock), _held_s(functions, size, clock)
-            label = f"{size >> 20}MiB"
-            found[f"measured.fresh_{label}_bytes_per_s"] = size / fresh if fresh > 0 else None
-            found[f"measured.held_{label}_bytes_per_s"] = size / held if held > 0 else None
-        found["measured.fresh_s_per_byte"] = max(fresh - held, 0.0) / size
+            fresh_s, held_s = _write_s(functions, size, clock, fresh=True), _write_s(functions, size, clock, fresh=False)
+            for label, seconds in (("fresh", fresh_s), ("held", held_s)):
+                costs[f"measured.{label}_{size >> 20}MiB_bytes_per_s"] = size / seconds if seconds > 0 else None
+        costs["measured.fresh_s_per_byte"] = max(fresh_s - held_s, 0.0) / size
     except (OSError, MemoryError) as error:
         return {"measured.fresh_reason": str(error)}
-    return found
+    return costs
 
 
 def settle_heap(heap: Heap | None = None) -> None:
     """Bring glibc's thresholds to where they stay in a process that has freed large blocks.
 
-    Each freed block that was mapped by itself raises them to its size (mallopt(3), dynamic adjustment). Until then what a case
-    costs depends on the cases before it: a result of 3 MiB took 2 ms more in a fresh process. Does nothing where malloc cannot be
+    Each freed block with its own mapping raises them to its size (mallopt(3), dynamic adjustment). Before that, the time of a
+    case depends on the cases before it: a result of 3 MiB took 2 ms more in a fresh process. Does nothing where malloc cannot be
     reached or has no memory.
     """
     try:
-        functions = process_heap() if heap is None else heap
+        functions = heap or process_heap()
         functions.free(_allocate(functions, SETTLING))
     except (OSError, MemoryError) as error:
         logger.debug("the heap stays as it is: %s", error)
 
 
-def _fresh_s(heap: Heap, size: int, clock: Callable[[], float]) -> float:
+def _write_s(heap: Heap, size: int, clock: Callable[[], float], *, fresh: bool) -> float:
+    """Shortest time to fill a buffer: a new one each time, with its allocation, or the same one again and again."""
     times = []
-    for _ in range(REPEATS):
-        begin = clock()
+    address = None
+    if not fresh:
         address = _allocate(heap, size)
         heap.memset(address, 1, size)
-        times.append(clock() - begin)
-        heap.free(address)
-    return min(times)
-
-
-def _held_s(heap: Heap, size: int, clock: Callable[[], float]) -> float:
-    address = _allocate(heap, size)
-    heap.memset(address, 1, size)
-    times = []
     for _ in range(REPEATS):
         begin = clock()
-        heap.memset(address, 1, size)
+        target = _allocate(heap, size) if address is None else address
+        heap.memset(target, 1, size)
         times.append(clock() - begin)
-    heap.free(address)
+        if address is None:
+            heap.free(target)
+    if address is not None:
+        heap.free(address)
     return min(times)
 
 

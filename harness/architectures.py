@@ -1,4 +1,4 @@
-"""Architectures by name: the user's own profiles, the built-in ones, and the machine in front of us."""
+"""Architectures by name: the user's own profiles, the built-in ones, and this machine."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _WHAT_IF = re.compile(r"(?P<base>.+?)(?P<changes>(@[\w.]+=[^@=]+)+)")
 
 
 def default_names() -> list[str]:
-    """Every built-in profile and this machine's CPU, sorted: what is estimated where no architecture is named."""
+    """Every built-in profile and this machine's CPU, sorted: the architectures of an estimate that names none."""
     return sorted({*builtin_names(), LOCAL})
 
 
 def own_profiles() -> dict[str, Path]:
     """Files of the user's own profiles by name, where `load_architecture` finds them."""
     here, own = profile_search()
-    found = {path.stem: path for path in sorted(own.glob("*.json"))}
-    return found | {path.stem: path for path in sorted(here.glob("*.json")) if means_profile(path)}
+    profiles = {path.stem: path for path in sorted(own.glob("*.json"))}
+    return profiles | {path.stem: path for path in sorted(here.glob("*.json")) if means_profile(path)}
 
 
 def load_architecture(name: str | Path) -> ArchitectureProfile:
     """`load_profile` among the current directory, the user's own profiles and the built-in ones. `cpu_local` exists before it is
     calibrated: its structure is then read from the machine, and its rates are wide guesses.
 
-    A name may change what it names: "kpu_t64@capacity.l3=64MiB@tile_m=32" sets a coefficient (with what follows from it:
-    `variants.variant`) and a parameter of the tiling strategy; the profile goes by the whole text.
+    A name may contain changes: "kpu_t64@capacity.l3=64MiB@tile_m=32" sets a coefficient (and those that depend on it:
+    `variants.variant`) and a parameter of the tiling strategy. The profile's name is then the whole text.
 
     Raises:
         InputError, FormatError: as `load_profile` and `variant`.

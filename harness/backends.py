@@ -1,4 +1,4 @@
-"""The runtimes a model can be measured in: eager, or compiled by torch.compile."""
+"""The runtimes in which a model can be measured: eager, or compiled by torch.compile."""
 
 from __future__ import annotations
 
@@ -17,70 +17,52 @@ class Runtime(msgspec.Struct, frozen=True):
     """A way to run a model.
 
     Attributes:
-        compile: model -> what to call in its place; compiling may wait for the first call, which runs without gradients.
-        devices: device types it works on.
-        compiled: whether anything is compiled, so that a compilation inside a timed window is a fault.
+        options: of torch.compile, which may compile at the first call only; `None` runs the model itself.
+        devices: supported device types.
     """
 
-    compile: Callable[[Forward], Forward]
+    options: dict[str, Any] | None
     devices: tuple[str, ...] = ("cpu", "cuda")
-    compiled: bool = True
+
+    @property
+    def compiled(self) -> bool:
+        """Whether anything is compiled; a compilation inside a timed window is then a fault."""
+        return self.options is not None
 
 
 RUNTIMES: Registry[Runtime] = Registry("runtime")
-
-
-def _inductor(model: Forward) -> Forward:
-    import torch
-
-    return torch.compile(model, backend="inductor", dynamic=False)
-
-
-def _inductor_freezing(model: Forward) -> Forward:
-    """Weights become constants that Inductor may fold and pre-pack; it does so only without gradients."""
-    import torch
-
-    return torch.compile(model, backend="inductor", dynamic=False, options={"freezing": True})
-
-
-def _cudagraphs(model: Forward) -> Forward:
-    """Inductor's kernels replayed as one CUDA graph, without a launch by the host for each."""
-    import torch
-
-    return torch.compile(model, mode="reduce-overhead", dynamic=False)
-
-
-RUNTIMES.add("eager", Runtime(lambda model: model, compiled=False))
-RUNTIMES.add("inductor", Runtime(_inductor))
-RUNTIMES.add("inductor-freezing", Runtime(_inductor_freezing))
-RUNTIMES.add("cudagraphs", Runtime(_cudagraphs, devices=("cuda",)))
-
+RUNTIMES.add("eager", Runtime(None))
+RUNTIMES.add("inductor", Runtime({"backend": "inductor"}))
+# Weights become constants that Inductor may fold and pre-pack; it does so only without gradients.
+RUNTIMES.add("inductor-freezing", Runtime({"backend": "inductor", "options": {"freezing": True}}))
+# Inductor's kernels are replayed as one CUDA graph, without a launch by the host for each.
+RUNTIMES.add("cudagraphs", Runtime({"mode": "reduce-overhead"}, devices=("cuda",)))
 
 MANY_PROGRAMS = 10_000
 """Programs of one class of model that may be alive at once; torch's own limit of 8 is meant for one model that keeps changing."""
 
 
 def compile_model(model: Forward, runtime: str, device: str = "cpu") -> Forward:
-    """What to call in place of `model` in `runtime`. Programs compiled before stay alive.
+    """The replacement of `model` in `runtime`, or the model itself. Programs compiled earlier stay alive.
 
     Raises:
         InputError: no such runtime, or not on this device.
     """
     entry = RUNTIMES[runtime]
-    kind = device.split(":")[0]
-    if kind not in entry.devices:
+    if device.split(":")[0] not in entry.devices:
         raise InputError(
             f"runtime {runtime!r} does not run on {device!r}, only on {', '.join(entry.devices)}; choose another --runtime"
         )
-    if entry.compiled:
-        import torch
+    if entry.options is None:
+        return model
+    import torch
 
-        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = MANY_PROGRAMS
-    return entry.compile(model)
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = MANY_PROGRAMS
+    return torch.compile(model, dynamic=False, **entry.options)
 
 
 def compilations() -> int:
-    """Frames compiled in this process so far; a rise inside a timed window means that it timed the compiler."""
+    """Frames compiled in this process so far. A rise inside a timed window means that the window includes the compiler's work."""
     from torch._dynamo.utils import counters
 
     return counters["frames"]["total"]

@@ -1,11 +1,11 @@
-"""In what state a timed call finds the caches: `warm`, `cold` or `interleaved`. The state is part of the question asked.
+"""The state of the caches before a timed call, which is part of the case: `warm`, `cold` or `interleaved`.
 
     warm         call call call call ...                       back to back: the canonical state
     cold         call(copy 1) call(copy 2) ... call(copy n)    copies of everything it reads, together larger than any cache
                  flush call | flush call | ...                 where copies would be too many, or a compiled program holds them
     interleaved  other call | other call | ...                 other work, chosen at random, runs before each call
 
-What runs between calls is never timed. Every state but the first two rows is timed one call at a time.
+Work between calls is never timed. The states of the last two rows are timed one call at a time.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import functools
 import itertools
 import math
 import random
+from collections import deque
 from collections.abc import Callable
 
 import msgspec
@@ -30,17 +31,17 @@ TIMES_CACHE = 2
 lines of a single pass."""
 MOST_COPIES = 64
 TYPICAL_CACHE = {"cpu": 64 << 20, "cuda": 128 << 20}
-"""Last-level capacity where the machine does not tell its own: above that of most server sockets and of an H100 (50 MB)."""
+"""Last-level capacity where the machine does not report its own: above that of most server sockets and of an H100 (50 MB)."""
 SEED = 11
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """What to time for a cache state.
+    """A call made ready for a cache state.
 
     Attributes:
         call: takes no arguments.
         before: runs untimed before each call; `None` where calls are back to back.
-        facts: what was done, for the row's host observations.
+        facts: the method, for the row's host observations.
     """
 
     call: Callable[[], object]
@@ -59,12 +60,12 @@ def prepare(
     """Make `forward(*built.args, **built.kwargs)` ready to be timed in a cache state.
 
     Args:
-        forward: what to call; `built.model` itself, or what was compiled from it.
-        cache_bytes: capacity of the last-level cache, of the L2 on a GPU; a typical one for `None`.
-        copies_allowed: whether copies of the model may be called in its place, which a compiled program forbids.
+        forward: `built.model` itself, or the function compiled from it.
+        cache_bytes: capacity of the last-level cache (on a GPU, of the L2); a typical one for `None`.
+        copies_allowed: whether copies of the model may be called in its place; False for a compiled program.
 
     Raises:
-        InputError: there is no such state.
+        InputError: an unknown state.
     """
     call = functools.partial(forward, *built.args, **built.kwargs)
     if state == "warm":
@@ -74,30 +75,24 @@ def prepare(
     if state != "cold":
         raise unknown("cache state", state, CACHE_STATES)
     past = TIMES_CACHE * (cache_bytes or TYPICAL_CACHE[device.split(":")[0]])
-    held = resident_bytes(built.model, built.args, built.kwargs)
-    count = math.ceil(past / held) + 1 if held > 0 else MOST_COPIES + 1
+    resident = resident_bytes(built.model, built.args, built.kwargs)
+    count = math.ceil(past / resident) + 1 if resident > 0 else MOST_COPIES + 1
     if copies_allowed and count <= MOST_COPIES:
         return Prepared(rotate(built, count), None, {"between": "rotation", "copies": count})
     return Prepared(call, flusher(past, device), {"between": "flush", "flushed_bytes": past})
 
 
 def rotate(built: Built, count: int) -> Callable[[], object]:
-    """A call that goes through `count` copies of the model and its operands, keeping as many results: these rotate too."""
+    """A call that cycles through `count` copies of the model and its operands. It keeps as many results, which rotate too."""
     copies = [built, *(copy.deepcopy(built) for _ in range(count - 1))]
-    calls = [functools.partial(each.model, *each.args, **each.kwargs) for each in copies]
-    results: list[object] = [None] * count
-    turn = itertools.cycle(range(count))
-
-    def call() -> None:
-        number = next(turn)
-        results[number] = calls[number]()
-
-    return call
+    calls = itertools.cycle([functools.partial(each.model, *each.args, **each.kwargs) for each in copies])
+    results: deque[object] = deque([None] * count, maxlen=count)
+    return lambda: results.append(next(calls)())
 
 
 def flusher(nbytes: int, device: str) -> Callable[[], object]:
-    """Reads and writes `nbytes`, which drives everything else out of the caches. A plain fill would not do: libraries write large
-    fills past the caches."""
+    """A call that reads and writes `nbytes`, which evicts everything else from the caches. A plain fill does not: libraries write
+    large fills past the caches."""
     buffer = torch.ones(max(nbytes // 4, 1), dtype=torch.float32, device=device)
     return functools.partial(buffer.mul_, 1.0)
 

@@ -1,4 +1,4 @@
-"""Text generation of a model named as on the command line: captures of prefill and decode, and estimates of both together."""
+"""Text generation: captures of prefill and decode, and estimates of both together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Generator:
 
     Args:
         model: a workload that `phase_of` takes.
-        prompts: lengths of prompts that will be asked for, in tokens. new_tokens: tokens to generate after each.
+        prompts: lengths of the prompts, in tokens. new_tokens: tokens to generate after each.
         batch: sequences at once.
         dtype: compute type of the vocabulary.
         quantize: one of `estimators.quantize.SCHEMES`, or `None`.
@@ -49,7 +49,7 @@ class Generator:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What captures had to say about themselves, each once."""
+        """The notes of the captures, each once."""
         return tuple(dict.fromkeys(f.note for f in (*self._prefill.values(), *self._decode.values()) if f.note))
 
     def estimates(
@@ -57,15 +57,15 @@ class Generator:
     ) -> Iterator[GenerationEstimate]:
         """One estimate a prompt on one machine; arguments as `AnalysisDirector.estimate` takes them."""
 
-        def estimate(found: ModelGraphs):
+        def estimate(step: ModelGraphs):
             return director.estimate(
-                found.graphs, runtime=runtime, compute_dtype=matrix_dtype(self.dtype), threads=threads, batch=self.batch
+                step.graphs, runtime=runtime, compute_dtype=matrix_dtype(self.dtype), threads=threads, batch=self.batch
             )
 
-        steps = {context: DecodeStep(context, _cache(found), estimate(found)) for context, found in self._decode.items()}
+        steps = {length: DecodeStep(length, _cache(step), estimate(step)) for length, step in self._decode.items()}
         for prompt, contexts in self.contexts.items():
-            found = self._prefill[prompt]
-            yield generation(estimate(found), [steps[c] for c in contexts], prompt, self.new_tokens, _cache(found))
+            prefill = self._prefill[prompt]
+            yield generation(estimate(prefill), [steps[c] for c in contexts], prompt, self.new_tokens, _cache(prefill))
 
 
 def _captured(module: DNNModule, lengths: Sequence[int], batch: int, dtype: str, mode: Mode) -> dict[int, ModelGraphs]:
@@ -74,5 +74,6 @@ def _captured(module: DNNModule, lengths: Sequence[int], batch: int, dtype: str,
     return {int(point["seq_len"]): source.at(point) for point in points}
 
 
-def _cache(found: ModelGraphs) -> float:
-    return sum(cache_bytes(graph) for graph in found.graphs)
+def _cache(step: ModelGraphs) -> float:
+    """Bytes of the keys and values that a step reads, with room for the new ones."""
+    return sum(cache_bytes(graph) for graph in step.graphs)

@@ -1,11 +1,12 @@
-"""Watches the host while something is timed, and says what disturbed it. Disturbances make a row noisy, never unusable.
+"""Observes the host during a timing and names disturbances, which make a row noisy but never unusable.
 
-Seen on a shared machine: with a busy neighbour, CPU time / (wall x threads) falls from 0.99 to 0.5, involuntary context switches
+On a shared machine, with a busy neighbour, CPU time / (wall x threads) falls from 0.99 to 0.5, involuntary context switches
 rise from about 40 to 900-2500 a second, and operators take multiples of the scheduler's 8 ms slice.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ import psutil
 
 from shmoo.runs.records import AxisValue, Reason
 
+CPU = "sys/devices/system/cpu"
 MIN_CPU_PER_THREAD = 0.75
 MAX_SWITCHES_PER_S = 200.0
 MAX_CROWDING = 0.2
@@ -46,8 +48,7 @@ class HostSnapshot(msgspec.Struct, frozen=True):
 
 def host_snapshot(root: Path = Path("/")) -> HostSnapshot:
     """Read the counters. `root` holds proc and sys."""
-    process = psutil.Process()
-    times = process.cpu_times()
+    times = psutil.Process().cpu_times()
     busy, steal = _machine_times(root)
     return HostSnapshot(
         wall_s=time.perf_counter(),
@@ -56,35 +57,38 @@ def host_snapshot(root: Path = Path("/")) -> HostSnapshot:
         busy_s=busy,
         steal_s=steal,
         throttles=_throttles(root),
-        clock_hz=_clock_hz(root),
+        clock_hz=None if (khz := _number(root / CPU / "cpu0/cpufreq/scaling_cur_freq")) is None else 1e3 * khz,
         temperature_c=_temperature_c(root),
     )
 
 
 def observe(before: HostSnapshot, after: HostSnapshot, threads: int, cores: int | None = None) -> dict[str, AxisValue | None]:
-    """What happened between two snapshots, as stored in `Measurement.host`; unknown is `None`.
+    """The host between two snapshots, as stored in `Measurement.host`; unknown values are `None`.
 
     Returns:
         wall_s, cpu_per_thread (own CPU time / (wall x threads)), switches_per_s, other_cpu (cores other processes used), crowding
         (cores wanted beyond those there are), steal (share of the machine), throttles (count), clock_hz and temperature_c (at the
         end), load_1min.
     """
-    wall = after.wall_s - before.wall_s
+    wall_s = after.wall_s - before.wall_s
     cores = cores or os.cpu_count() or 1
-    own = after.own_cpu_s - before.own_cpu_s
-    busy = _difference(before.busy_s, after.busy_s)
-    steal = _difference(before.steal_s, after.steal_s)
-    switches = _difference(before.involuntary_switches, after.involuntary_switches)
-    other = None if busy is None or wall <= 0 else max(busy - own, 0.0) / wall
+
+    def rate(name: str) -> float | None:
+        first, last = getattr(before, name), getattr(after, name)
+        return None if first is None or last is None or wall_s <= 0 else (last - first) / wall_s
+
+    own, busy, steal = rate("own_cpu_s"), rate("busy_s"), rate("steal_s")
+    other = None if own is None or busy is None else max(busy - own, 0.0)
+    throttles = None if before.throttles is None or after.throttles is None else after.throttles - before.throttles
     return {
-        "wall_s": wall,
+        "wall_s": wall_s,
         "threads": threads,
-        "cpu_per_thread": own / (wall * threads) if wall > 0 else None,
-        "switches_per_s": None if switches is None or wall <= 0 else switches / wall,
+        "cpu_per_thread": None if own is None else own / threads,
+        "switches_per_s": rate("involuntary_switches"),
         "other_cpu": other,
         "crowding": None if other is None else other + min(threads, cores) - cores,
-        "steal": None if steal is None or wall <= 0 else steal / (wall * cores),
-        "throttles": _difference(before.throttles, after.throttles),
+        "steal": None if steal is None else steal / cores,
+        "throttles": throttles,
         "clock_hz": after.clock_hz,
         "temperature_c": after.temperature_c,
         "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
@@ -92,29 +96,24 @@ def observe(before: HostSnapshot, after: HostSnapshot, threads: int, cores: int 
 
 
 def disturbances(host: dict[str, AxisValue | None]) -> tuple[Reason, ...]:
-    """What disturbed a timing taken under these host observations, with numbers; empty when nothing did."""
-    reasons: list[Reason] = []
+    """The disturbances of a timing under these host observations, with numbers."""
     if (host.get("wall_s") or 0.0) < SHORTEST_WATCH_S:
         return ()
-    per_thread, switches = host.get("cpu_per_thread"), host.get("switches_per_s")
-    starved = per_thread is not None and per_thread < MIN_CPU_PER_THREAD
-    # A small operator keeps one thread busy and lets the others sleep, which alone is no disturbance; being switched out is.
-    if starved and (switches or 0.0) > MAX_SWITCHES_PER_S:
+    reasons = []
+    per_thread, switches = host.get("cpu_per_thread"), host.get("switches_per_s") or 0.0
+    # Threads that sleep beside a small operator's one busy thread are no disturbance; involuntary context switches are.
+    if per_thread is not None and per_thread < MIN_CPU_PER_THREAD and switches > MAX_SWITCHES_PER_S:
         text = f"{per_thread:.0%} of its CPU time, {switches:.0f} involuntary context switches a second"
         reasons.append(Reason("disturbed", text))
-    crowding, steal, throttles = host.get("crowding"), host.get("steal"), host.get("throttles")
+    crowding, steal = host.get("crowding"), host.get("steal")
     if crowding is not None and crowding > MAX_CROWDING:
         text = f"others used {host['other_cpu']:.1f} cores beside {host['threads']} threads, {crowding:.1f} too many"
         reasons.append(Reason("busy host", text))
     if steal is not None and steal > MAX_STEAL:
         reasons.append(Reason("steal", f"the hypervisor took {steal:.0%} of the machine away"))
-    if throttles:
+    if throttles := host.get("throttles"):
         reasons.append(Reason("throttled", f"{throttles} thermal throttle events"))
     return tuple(reasons)
-
-
-def _difference(before: float | None, after: float | None) -> float | None:
-    return None if before is None or after is None else after - before
 
 
 def _involuntary_switches() -> int | None:
@@ -136,30 +135,23 @@ def _machine_times(root: Path) -> tuple[float | None, float | None]:
     return (user + nice + system + irq + softirq) / tick, steal / tick
 
 
-def _throttles(root: Path) -> int | None:
-    counts = []
-    for path in (root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/core_throttle_count"):
-        try:
-            counts.append(int(path.read_text()))
-        except (OSError, ValueError):
-            return None
-    return sum(counts) if counts else None
-
-
-def _clock_hz(root: Path) -> float | None:
+def _number(path: Path) -> float | None:
     try:
-        return 1e3 * float((root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq").read_text())
+        return float(path.read_text())
     except (OSError, ValueError):
         return None
 
 
+def _throttles(root: Path) -> int | None:
+    counts = [_number(path) for path in (root / CPU).glob("cpu[0-9]*/thermal_throttle/core_throttle_count")]
+    return None if not counts or None in counts else int(sum(counts))
+
+
 def _temperature_c(root: Path) -> float | None:
     """The hottest of the CPU's thermal zones."""
-    found = []
+    millidegrees = []
     for zone in (root / "sys/class/thermal").glob("thermal_zone[0-9]*"):
-        try:
+        with contextlib.suppress(OSError, ValueError):
             if (zone / "type").read_text().strip() in CPU_ZONES:
-                found.append(1e-3 * float((zone / "temp").read_text()))
-        except (OSError, ValueError):
-            continue
-    return max(found, default=None)
+                millidegrees.append(float((zone / "temp").read_text()))
+    return 1e-3 * max(millidegrees) if millidegrees else None

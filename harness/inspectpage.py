@@ -1,14 +1,16 @@
 """The interactive page of an inspection, one self-contained file: the graph of kernels, which opens and closes by module, and an
-icicle or treemap of time by module, all coloured by the bound on one architecture."""
+icicle or treemap of time by module. Colours show what bounds each part on one architecture."""
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from shmoo.estimators.director import KernelEstimate
 from shmoo.estimators.inspection import BOUNDS, Inspection, Row, parent_of
 from shmoo.estimators.kernel_graph import KernelNode
 from shmoo.estimators.present import percent, si
@@ -16,11 +18,11 @@ from shmoo.estimators.present import percent, si
 COLOURS = {"compute": "#2a6f97", "memory": "#e09f3e", "launch": "#9b2226"}
 """Colour of each bound."""
 PAGES = Path(__file__).parent / "pages"
-"""Style and script of the page."""
+"""Folder of the page's style and script."""
 
 
 def write_page(inspection: Inspection, arch: str, path: str | Path) -> None:
-    """Write the page for one of the inspection's architectures. Data, styles and scripts are inside, so that it needs no network.
+    """Write the page for one of the inspection's architectures. It contains data, styles and scripts and needs no network.
 
     Raises:
         OSError: the file cannot be written.
@@ -30,6 +32,8 @@ def write_page(inspection: Inspection, arch: str, path: str | Path) -> None:
     modules = figure.to_html(include_plotlyjs=True, full_html=False, config=config, default_height="100%")
     title = escape(f"{inspection.model} on {arch}")
     keys = " ".join(f"<span class='key' style='background:{colour}'>{name}</span>" for name, colour in COLOURS.items())
+    # Without "<" nothing in the JSON can end its script element.
+    graph = json.dumps(graph_data(inspection, arch), allow_nan=False).replace("<", "\\u003c").replace(">", "\\u003e")
     style, script = ((PAGES / name).read_text(encoding="utf-8") for name in ("graph.css", "graph.js"))
     Path(path).write_text(
         f"""<!DOCTYPE html>
@@ -42,7 +46,7 @@ def write_page(inspection: Inspection, arch: str, path: str | Path) -> None:
 <input id="search" type="search" placeholder="find a module or operator" aria-label="find a module or operator"></header>
 <main><div id="graph" data-page="graph"><svg role="img" aria-label="graph of kernels"><g></g></svg><div id="facts"></div></div>
 <div data-page="modules" hidden>{modules}</div></main>
-<script type="application/json" id="graph-data">{_embedded(graph_data(inspection, arch))}</script>
+<script type="application/json" id="graph-data">{graph}</script>
 <script>{script}</script></body></html>
 """,
         encoding="utf-8",
@@ -50,14 +54,13 @@ def write_page(inspection: Inspection, arch: str, path: str | Path) -> None:
 
 
 def graph_data(inspection: Inspection, arch: str) -> dict[str, Any]:
-    """What the page's script draws: kernels with their sources, and the facts of each module, as lines of text."""
-    nodes = inspection.kernels[arch]
+    """The data of the page's script: kernels with their sources, and the facts of each module as lines of text."""
     total = inspection.modules[0].on[arch].latency_s
     return {
         "colours": COLOURS,
         "kernels": [
             {
-                "label": _operators(node),
+                "label": _operators(node.kernel),
                 "module": node.module,
                 "sources": node.sources,
                 "elapsed_s": node.kernel.elapsed_s,
@@ -65,34 +68,35 @@ def graph_data(inspection: Inspection, arch: str) -> dict[str, Any]:
                 "bound": node.kernel.bound,
                 "facts": _kernel_facts(node, total),
             }
-            for node in nodes
+            for node in inspection.kernels[arch]
         ],
         "modules": {row.name: _facts(row, inspection, arch) for row in inspection.modules},
     }
 
 
 def call_time(inspection: Inspection, arch: str) -> str:
-    """The time of one call for people: what of it enters the graphs, and how much launching takes none of it."""
+    """The time of one call for people, with the time to enter the graphs and the launch time that the device hides."""
     latency, entry, hidden = inspection.modules[0].on[arch].latency_s, inspection.entry_s(arch), inspection.hidden_s(arch)
     text = f"one call: {si(latency, 's')}, of which {si(entry, 's')} enter the graph"
     return f"{text}; {si(hidden, 's')} of launches hide behind the device and add nothing" if hidden > 0 else text
 
 
 def make_figure(inspection: Inspection, arch: str):
-    """The plotly figure: an icicle, with a button that makes it a treemap. A click opens a module."""
+    """The plotly figure: an icicle, with a button that turns it into a treemap. A click opens a module."""
     import plotly.graph_objects as go
 
     rows = [row for row in inspection.modules if row.on[arch].latency_s > 0 or not row.name]
-    inside: dict[str, float] = {}
+    inside: defaultdict[str, float] = defaultdict(float)
     for row in rows:
         if row.name:
-            inside[parent_of(row.name)] = inside.get(parent_of(row.name), 0.0) + row.on[arch].latency_s
+            inside[parent_of(row.name)] += row.on[arch].latency_s
     shared = {
-        "ids": [_identity(row.name) for row in rows],
-        "parents": ["" if not row.name else _identity(parent_of(row.name)) for row in rows],
+        # "" means no parent to plotly, so that ids begin with a slash.
+        "ids": [f"/{row.name}" for row in rows],
+        "parents": [f"/{parent_of(row.name)}" if row.name else "" for row in rows],
         "labels": [escape(row.name.rpartition(".")[2] or inspection.model) for row in rows],
-        # What a module takes besides the modules in it: sums of children may differ from their parent's in the last digit.
-        "values": [max(row.on[arch].latency_s - inside.get(row.name, 0.0), 0.0) for row in rows],
+        # A module's own time, without its submodules' time; rounding may make their sum exceed the module's by a last digit.
+        "values": [max(row.on[arch].latency_s - inside[row.name], 0.0) for row in rows],
         "branchvalues": "remainder",
         "marker": {"colors": [COLOURS[row.on[arch].bound] for row in rows]},
         "customdata": ["<br>".join(escape(line) for line in _facts(row, inspection, arch)) for row in rows],
@@ -101,8 +105,8 @@ def make_figure(inspection: Inspection, arch: str):
     }
     figure = go.Figure([go.Icicle(**shared), go.Treemap(**shared, visible=False)])
     buttons = [
-        {"label": label, "method": "update", "args": [{"visible": visible}]}
-        for label, visible in (("icicle", [True, False]), ("treemap", [False, True]))
+        {"label": "icicle", "method": "update", "args": [{"visible": [True, False]}]},
+        {"label": "treemap", "method": "update", "args": [{"visible": [False, True]}]},
     ]
     figure.update_layout(
         margin={"t": 40, "l": 5, "r": 5, "b": 5},
@@ -111,19 +115,9 @@ def make_figure(inspection: Inspection, arch: str):
     return figure
 
 
-def _embedded(data: dict[str, Any]) -> str:
-    """JSON that can stand inside a script element: without "<" nothing in it can end the element."""
-    return json.dumps(data, allow_nan=False).replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _identity(path: str) -> str:
-    """An id in the figure; plotly keeps "" for no parent."""
-    return f"/{path}"
-
-
-def _operators(node: KernelNode) -> str:
-    """The operators of a kernel, without the module that its label begins with."""
-    return node.kernel.label.rpartition(":")[2]
+def _operators(kernel: KernelEstimate) -> str:
+    """The operators of a kernel, without the module that begins its label."""
+    return kernel.label.rpartition(":")[2]
 
 
 def _kernel_facts(node: KernelNode, total: float) -> Sequence[str]:
@@ -132,7 +126,7 @@ def _kernel_facts(node: KernelNode, total: float) -> Sequence[str]:
     alone = [f"{si(kernel.latency_s, 's')} alone: {si(hidden, 's')} of its launch hide behind the device"] if hidden > 0 else []
     rule = [f"fused by rule: {kernel.pattern}"] if kernel.pattern else []
     return [
-        _operators(node),
+        _operators(kernel),
         f"in {node.module or 'the model itself'}",
         f"{si(kernel.elapsed_s, 's')}, {percent(kernel.elapsed_s / total if total else 0.0)} of the model",
         *alone,

@@ -1,9 +1,10 @@
-"""The machine in front of us: its fingerprint, and a doctor's report on what can be measured here; torch is not imported."""
+"""This machine: its fingerprint, and a doctor's report on what can be measured here. Does not import torch."""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -14,53 +15,22 @@ import msgspec
 import psutil
 
 from shmoo.harness.energy import available_probes, virtual
+from shmoo.harness.energy.linux import parse_cpu_list
 from shmoo.harness.energy.nvml import GpuInfo, load_nvml, visible_gpus
 from shmoo.runs.records import AxisValue, Machine
 
 CPU = "sys/devices/system/cpu"
 ISA = (
-    "sse4_2",
-    "avx",
-    "avx2",
-    "fma",
-    "f16c",
-    "avx512f",
-    "avx512bw",
-    "avx512vl",
-    "avx512_vnni",
-    "avx512_bf16",
-    "avx512_fp16",
-    "avx_vnni",
-    "amx_tile",
-    "amx_bf16",
-    "amx_int8",
-    "asimd",
-    "asimdhp",
-    "asimddp",
-    "sve",
-    "sve2",
-    "bf16",
-    "i8mm",
-    "sme",
-)
+    "sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16",
+    "avx_vnni", "amx_tile", "amx_bf16", "amx_int8", "asimd", "asimdhp", "asimddp", "sve", "sve2", "bf16", "i8mm", "sme",
+)  # fmt: skip
 """Instruction-set extensions that decide which kernels a library picks, as /proc/cpuinfo spells them."""
 ALLOCATORS = ("jemalloc", "tcmalloc", "mimalloc", "hoard")
 SETTING_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OMP_WAIT_POLICY",
-    "GOMP_SPINCOUNT",
-    "KMP_BLOCKTIME",
-    "KMP_AFFINITY",
-    "OMP_PROC_BIND",
-    "MALLOC_CONF",
-    "GLIBC_TUNABLES",
-    "MALLOC_MMAP_THRESHOLD_",
-    "PYTORCH_CUDA_ALLOC_CONF",
-    "CUDA_VISIBLE_DEVICES",
-    "NVIDIA_TF32_OVERRIDE",
-    "ONEDNN_MAX_CPU_ISA",
-)
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_AFFINITY", "OMP_PROC_BIND",
+    "MALLOC_CONF", "GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "PYTORCH_CUDA_ALLOC_CONF", "CUDA_VISIBLE_DEVICES",
+    "NVIDIA_TF32_OVERRIDE", "ONEDNN_MAX_CPU_ISA",
+)  # fmt: skip
 """Environment variables that change how fast the same code runs; recorded where set."""
 
 
@@ -73,7 +43,7 @@ class EnergyCounter(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One line of the report: what about, what was found, whether that is fine, and otherwise what to do."""
+    """One line of the report: the topic, its state, whether that is fine, and the remedy where it is not."""
 
     topic: str
     found: str
@@ -87,8 +57,8 @@ class DoctorReport(msgspec.Struct, frozen=True):
     Attributes:
         energy: counters that work.
         energy_missing: domain -> why it cannot be read and what to do.
-        findings: what stands in the way of good measurements, and facts for people.
-        backends: torch.compile back-ends by name; asked for only with `full`.
+        findings: obstacles to good measurements, and facts for people.
+        backends: names of torch.compile's back-ends; `None` without `full`.
     """
 
     machine: Machine
@@ -107,9 +77,10 @@ def probe_machine(threads: int | None = None, root: Path = Path("/")) -> Machine
         root: holds proc and sys; a made-up one in tests.
     """
     info = _cpuinfo(root)
+    flags = set((info.get("flags") or info.get("features") or "").split())
     gpus, _ = find_gpus()
     caches, shared = _caches(root)
-    logical = _allowed_cpus()
+    logical = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
     physical = min(psutil.cpu_count(logical=False) or logical, logical)
     gpu = gpus[0] if gpus else None
     governor = _read(root / CPU / "cpu0/cpufreq/scaling_governor")
@@ -117,10 +88,10 @@ def probe_machine(threads: int | None = None, root: Path = Path("/")) -> Machine
         cpu_model=f"{_cpu_model(info)} (virtual energy)" if virtual.is_switched_on() else _cpu_model(info),
         cores_physical=physical,
         cores_logical=logical,
-        memory_bytes=_memory_bytes(),
+        memory_bytes=psutil.virtual_memory().total,
         cache_bytes=caches,
         cache_shared_by=shared,
-        isa=_isa(info),
+        isa=tuple(name for name in ISA if name in flags),
         gpu_model=gpu.name if gpu else None,
         gpu_memory_bytes=gpu.memory_bytes if gpu else None,
         driver=gpu.driver if gpu else None,
@@ -131,19 +102,19 @@ def probe_machine(threads: int | None = None, root: Path = Path("/")) -> Machine
         governor=governor,
         clock_policy=_clock_policy(root, governor),
         allocator=_allocator(),
-        hypervisor=_hypervisor(root, info),
+        hypervisor=_hypervisor(root, flags),
         settings=_settings(root),
     )
 
 
 def default_threads(physical: int) -> int:
-    """Threads torch uses when nobody says: OMP_NUM_THREADS, else one a physical core."""
-    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return int(asked) if asked.isdigit() and int(asked) > 0 else physical
+    """Threads that torch uses by default: OMP_NUM_THREADS, else one a physical core."""
+    variable = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return int(variable) if variable.isdigit() and int(variable) > 0 else physical
 
 
 def doctor(full: bool = False, root: Path = Path("/")) -> DoctorReport:
-    """What this machine is and what stands in the way of measuring it well.
+    """Describe this machine and the obstacles to measuring it well.
 
     Args:
         full: also import torch and list its compile back-ends.
@@ -152,6 +123,11 @@ def doctor(full: bool = False, root: Path = Path("/")) -> DoctorReport:
     gpus, gpu_reason = find_gpus()
     probes, missing = available_probes(root)
     findings = _findings(machine, gpus, gpu_reason)
+    backends = None
+    if full:
+        import torch
+
+        backends = tuple(sorted(torch.compiler.list_backends()))
     if probes and "pyRAPL" in missing:
         findings.append(Finding("pyRAPL", missing.pop("pyRAPL"), "note"))
     return DoctorReport(
@@ -160,18 +136,17 @@ def doctor(full: bool = False, root: Path = Path("/")) -> DoctorReport:
         energy=tuple(EnergyCounter(probe.name, probe.domains, probe.update_period_s) for probe in probes),
         energy_missing=missing,
         findings=tuple(findings),
-        backends=_compile_backends() if full else None,
+        backends=backends,
     )
 
 
 def last_level_bytes(root: Path = Path("/")) -> int | None:
-    """Capacity of the largest cache this CPU has, `None` where the system does not tell."""
-    sizes, _ = _caches(root)
-    return max(sizes.values(), default=None)
+    """Capacity of this CPU's largest cache, `None` where the system does not report it."""
+    return max(_caches(root)[0].values(), default=None)
 
 
 def find_gpus() -> tuple[tuple[GpuInfo, ...], str]:
-    """The cards CUDA programs see from here, through NVML, and why there are none."""
+    """The cards that CUDA programs started here see, as NVML lists them; and why there are none."""
     try:
         cards = visible_gpus(load_nvml())
     except OSError as error:
@@ -210,12 +185,6 @@ def _findings(machine: Machine, gpus: tuple[GpuInfo, ...], gpu_reason: str) -> l
     return findings
 
 
-def _compile_backends() -> tuple[str, ...]:
-    import torch
-
-    return tuple(sorted(torch.compiler.list_backends()))
-
-
 def _read(path: Path) -> str | None:
     try:
         return path.read_text().strip() or None
@@ -224,7 +193,7 @@ def _read(path: Path) -> str | None:
 
 
 def _cpuinfo(root: Path) -> dict[str, str]:
-    """Fields of the first CPU in /proc/cpuinfo; empty elsewhere than on Linux."""
+    """Fields of the first CPU in /proc/cpuinfo; empty where the file is missing."""
     text = _read(root / "proc/cpuinfo") or ""
     fields: dict[str, str] = {}
     for line in text.split("\n\n")[0].splitlines():
@@ -234,27 +203,11 @@ def _cpuinfo(root: Path) -> dict[str, str]:
 
 
 def _cpu_model(info: dict[str, str]) -> str:
-    named = info.get("model name") or info.get("hardware") or info.get("cpu") or _sysctl("machdep.cpu.brand_string")
-    if named:
-        return named
+    if name := info.get("model name") or info.get("hardware") or info.get("cpu") or _sysctl("machdep.cpu.brand_string"):
+        return name
     # Arm's cpuinfo gives numbers only.
     numbers = " ".join(info[key] for key in ("cpu implementer", "cpu part") if key in info)
     return f"{platform.machine()} {numbers}".strip() if numbers else platform.processor() or platform.machine() or "unknown"
-
-
-def _isa(info: dict[str, str]) -> tuple[str, ...]:
-    flags = set((info.get("flags") or info.get("features") or "").split())
-    return tuple(name for name in ISA if name in flags)
-
-
-def _allowed_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return psutil.cpu_count() or 1
-
-
-def _memory_bytes() -> int:
-    return psutil.virtual_memory().total
 
 
 def _caches(root: Path) -> tuple[dict[str, int], dict[str, int]]:
@@ -274,21 +227,9 @@ def _caches(root: Path) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def _parse_size(text: str | None) -> int | None:
-    """48K, 2048K, 260M of sysfs in bytes."""
-    if not text:
-        return None
-    digits = text.rstrip("KMG")
-    unit = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}[text[len(digits) :]]
-    return int(digits) * unit if digits.isdigit() else None
-
-
-def parse_cpu_list(text: str) -> tuple[int, ...]:
-    """The kernel's lists: "0-2,5" is (0, 1, 2, 5)."""
-    found: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        found.extend(range(int(first), int(last or first) + 1))
-    return tuple(found)
+    """Bytes of a size as sysfs writes it, such as 48K or 260M; `None` for anything else."""
+    match = re.fullmatch(r"(\d+)([KMG]?)", text or "")
+    return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]] if match else None
 
 
 def _sysctl(key: str) -> str:
@@ -302,30 +243,23 @@ def _sysctl(key: str) -> str:
 
 
 def _clock_policy(root: Path, governor: str | None) -> str | None:
-    """Governor and turbo as far as the system tells, such as "performance, turbo off"; `None` where it tells nothing."""
+    """Governor and turbo as far as the system reports them, such as "performance, turbo off"; `None` where it reports neither."""
     no_turbo = _read(root / CPU / "intel_pstate/no_turbo")
     boost = _read(root / CPU / "cpufreq/boost")
-    turbo = {"0": "on", "1": "off"}.get(no_turbo or "") or {"1": "on", "0": "off"}.get(boost or "")
-    parts = [governor] if governor else []
-    if turbo:
-        parts.append(f"turbo {turbo}")
-    return ", ".join(parts) or None
+    turbo = {"0": "turbo on", "1": "turbo off"}.get(no_turbo or "") or {"1": "turbo on", "0": "turbo off"}.get(boost or "")
+    return ", ".join(part for part in (governor, turbo) if part) or None
 
 
 def _allocator() -> str | None:
     preloaded = os.environ.get("LD_PRELOAD", "") + os.environ.get("DYLD_INSERT_LIBRARIES", "")
-    for name in ALLOCATORS:
-        if name in preloaded:
-            return name
-    library, version = platform.libc_ver()
-    return f"{library} {version}".strip() or None
+    return next((name for name in ALLOCATORS if name in preloaded), None) or " ".join(platform.libc_ver()).strip() or None
 
 
-def _hypervisor(root: Path, info: dict[str, str]) -> str | None:
-    """The hypervisor's name, "unknown" when only the CPU flag tells that there is one."""
-    if named := _read(root / "sys/hypervisor/type"):
-        return named
-    if "hypervisor" not in info.get("flags", "").split():
+def _hypervisor(root: Path, flags: set[str]) -> str | None:
+    """The hypervisor's name, "unknown" where only the CPU flag shows that there is one."""
+    if name := _read(root / "sys/hypervisor/type"):
+        return name
+    if "hypervisor" not in flags:
         return None
     return _read(root / "sys/class/dmi/id/sys_vendor") or "unknown"
 

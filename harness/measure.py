@@ -35,8 +35,7 @@ from shmoo.harness.gpuwatch import GpuWatch, gpu_doubts
 from shmoo.harness.machine import last_level_bytes
 from shmoo.harness.memory import peak_cpu_bytes, peak_cuda_bytes, resident_bytes
 from shmoo.harness.observing import Host, observed, status_of
-from shmoo.harness.operators_alone import time_operators
-from shmoo.harness.replay import GraphReplay, ReplayError, child_times
+from shmoo.harness.replay import GraphReplay, ReplayError, child_times, time_operators
 from shmoo.harness.settings import MeasureSettings
 from shmoo.harness.timing import CudaTimer, HostTimer, TimingSettings, time_callable
 from shmoo.harness.workloads.module import Built

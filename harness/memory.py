@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from shmoo.harness.capture.introspect import leaves
 
 
 def resident_bytes(model: Any, args: Iterable[Any], kwargs: dict[str, Any]) -> float:
-    """Bytes of weights and arguments, which are there before the call; memory that is shared counts once."""
+    """Bytes of weights and arguments, which exist before the call; shared memory counts once."""
     tensors = [leaf for leaf in leaves([list(args), kwargs]) if isinstance(leaf, torch.Tensor)]
     if isinstance(model, torch.nn.Module):
         tensors += [*model.parameters(), *model.buffers()]
@@ -20,9 +21,9 @@ def resident_bytes(model: Any, args: Iterable[Any], kwargs: dict[str, Any]) -> f
 
 
 def peak_cpu_bytes(call: Callable[[], object], resident: float) -> tuple[float | None, str]:
-    """`resident` and the most the call has allocated beyond it at any moment, or why that is not known.
+    """Peak bytes, `resident` plus the call's largest allocation at any moment; or `None` and the reason.
 
-    Counted is what goes through torch's CPU allocator; buffers that a library maps for itself are not seen.
+    Counts what torch's CPU allocator hands out, but no buffers that a library maps for itself.
     """
     from torch.profiler import ProfilerActivity, profile
 
@@ -36,16 +37,12 @@ def peak_cpu_bytes(call: Callable[[], object], resident: float) -> tuple[float |
 
 
 def highest_sum(changes: Iterable[float]) -> float:
-    """The largest running sum of allocations (positive) and releases (negative), 0 at least."""
-    held = highest = 0.0
-    for change in changes:
-        held += change
-        highest = max(highest, held)
-    return highest
+    """The largest running sum of allocations (positive) and releases (negative), at least 0."""
+    return max(accumulate(changes, initial=0.0))
 
 
 def peak_cuda_bytes(call: Callable[[], object], device: str) -> tuple[float | None, str]:
-    """The most the caching allocator had handed out during the call, weights and arguments included."""
+    """Peak bytes that the caching allocator handed out during the call, weights and arguments included."""
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     call()

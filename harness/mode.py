@@ -1,4 +1,4 @@
-"""How a model is run, beside its sizes and its element type. Importing this does not import torch."""
+"""How a model is run, apart from its sizes and its element type. Does not import torch."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Mode(msgspec.Struct, frozen=True):
     quantize: str | None = None
 
     def check(self, dtype: str) -> None:
-        """Refuse what does not go together.
+        """Refuse parts that exclude each other.
 
         Raises:
-            InputError: an unknown scheme or autocast type, or two parts that exclude each other.
+            InputError: an unknown scheme or autocast type, or two such parts.
         """
         if self.quantize is not None and self.quantize not in SCHEMES:
             raise unknown("quantisation scheme", self.quantize, SCHEMES)

@@ -1,12 +1,12 @@
-"""torch.compile back-ends `kpu` and `tpu`: a model runs as it does eagerly, and what the call would cost on the machine is kept.
+"""torch.compile back-ends `kpu` and `tpu`: a model runs eagerly, and the cost of the call on the modelled machine is recorded.
 
     compiled = torch.compile(model, backend="kpu", options={"profile": "kpu_t64"})
     with recording() as call:
         output = compiled(x)
     call.latency_s, call.energy_j, call.schedule
 
-Nothing is modelled outside `recording()`, so a compiled model costs what Dynamo's guards cost. Pieces between graph breaks are
-kernels of one call; what Dynamo leaves to Python between them is not modelled.
+Nothing is modelled outside `recording()`, where a compiled model costs only Dynamo's guards. The pieces between graph breaks
+belong to one call; the Python code between them is not modelled.
 """
 
 from __future__ import annotations
@@ -33,12 +33,11 @@ from shmoo.harness.capture.walker import FXGraphWalker, Origin
 
 DEFAULT_PROFILES = {"kpu": "kpu_t256", "tpu": "tpu_v4"}
 """Architecture a back-end models where its options name none."""
-_OPTIONS = ("profile",)
 
 
 @dataclass
 class ModelledCall:
-    """What ran inside `recording()`, modelled on one machine. Read it after the block."""
+    """The call that ran inside `recording()`, modelled on one machine. Read it after the block."""
 
     _pieces: list[tuple[ArchitectureProfile, Graph]] = field(default_factory=list)
 
@@ -48,13 +47,7 @@ class ModelledCall:
         return tuple(graph for _, graph in self._pieces)
 
     @cached_property
-    def estimate(self) -> Estimate:
-        """The whole estimate: intervals, breakdown, basis.
-
-        Raises:
-            NothingMeasuredError: nothing compiled with these back-ends ran.
-            InputError: pieces of different machines ran; record each call for itself.
-        """
+    def _director(self) -> AnalysisDirector:
         if not self._pieces:
             raise NothingMeasuredError(
                 "no piece of a model compiled with backend 'kpu' or 'tpu' ran; call the compiled model inside recording()"
@@ -62,7 +55,17 @@ class ModelledCall:
         names = {profile.name for profile, _ in self._pieces}
         if len(names) > 1:
             raise InputError(f"pieces modelled on {', '.join(sorted(names))} ran in one recording(); use one for each call")
-        return AnalysisDirector(self._pieces[0][0]).estimate(self.graphs)
+        return AnalysisDirector(self._pieces[0][0])
+
+    @cached_property
+    def estimate(self) -> Estimate:
+        """The whole estimate: intervals, breakdown, basis.
+
+        Raises:
+            NothingMeasuredError: nothing compiled with these back-ends ran.
+            InputError: pieces of different machines ran; record each call by itself.
+        """
+        return self._director.estimate(self.graphs)
 
     @property
     def latency_s(self) -> Interval:
@@ -77,9 +80,7 @@ class ModelledCall:
     @property
     def schedule(self) -> tuple[Scheduled, ...]:
         """Every kernel in order, from the entry of the call; errors as of `estimate`."""
-        arch = self.estimate.arch
-        profile = next(profile for profile, _ in self._pieces if profile.name == arch)
-        return schedule(AnalysisDirector(profile), self.graphs)[1]
+        return schedule(self._director, self.graphs)[1]
 
 
 _ACTIVE: ContextVar[ModelledCall | None] = ContextVar("shmoo_modelled_call", default=None)
@@ -87,7 +88,7 @@ _ACTIVE: ContextVar[ModelledCall | None] = ContextVar("shmoo_modelled_call", def
 
 @contextmanager
 def recording() -> Iterator[ModelledCall]:
-    """Model what compiled models run inside the block, in this thread or task."""
+    """Model the calls of compiled models inside the block, in this thread or task."""
     call = ModelledCall()
     token = _ACTIVE.set(call)
     try:
@@ -115,19 +116,18 @@ def tpu(module: fx.GraphModule, inputs: Sequence[Any], *, options: Mapping[str, 
 
 
 def _profile(family: str, options: Mapping[str, Any] | None) -> ArchitectureProfile:
-    given = dict(options or {})
-    for name in given:
-        if name not in _OPTIONS:
-            raise unknown(f"option of torch.compile back-end {family!r}", name, _OPTIONS)
-    asked = given.get("profile", DEFAULT_PROFILES[family])
-    profile = asked if isinstance(asked, ArchitectureProfile) else load_architecture(asked)
+    for name in options or {}:
+        if name != "profile":
+            raise unknown(f"option of torch.compile back-end {family!r}", name, ("profile",))
+    choice = (options or {}).get("profile", DEFAULT_PROFILES[family])
+    profile = choice if isinstance(choice, ArchitectureProfile) else load_architecture(choice)
     if profile.family != family:
         raise InputError(f"back-end {family!r} models a {family}, profile {profile.name!r} is a {profile.family}")
     return profile
 
 
 class _Piece:
-    """A graph of Dynamo's with its machine. Shapes are those of each call, so that a graph of symbolic sizes is modelled too."""
+    """One of Dynamo's graphs with its machine. Each call brings its own shapes: graphs of symbolic sizes are modelled too."""
 
     def __init__(self, module: fx.GraphModule, profile: ArchitectureProfile) -> None:
         self._module = module
@@ -152,7 +152,7 @@ class _Piece:
 
 
 def _origin(value: Any, source: str) -> Origin:
-    """What a placeholder stands for, by where Dynamo found it."""
+    """The origin of a placeholder's value, from its type and Dynamo's name of its source."""
     if isinstance(value, torch.nn.Parameter) or "_parameters[" in source:
         return Origin("parameter", source)
     return Origin("buffer" if "_buffers[" in source else "input", source)

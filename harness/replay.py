@@ -1,23 +1,33 @@
-"""Runs a captured graph call by call on real tensors, so that each call of a network can be timed where it stands.
+"""Runs a captured graph call by call on real tensors: to time each call of a network where it stands, or each operator alone.
 
 Values flow as in the model: a call reads what the calls before it left in the caches, views share memory, and a tensor is
-released after its last use, so that the allocator behaves as it does in eager.
+released after its last use, so that the allocator behaves as it does in eager. An operator timed alone runs back to back on
+its own operands, which stay in the caches as far as they fit, without the cache contents and memory layouts of the network.
+Operands that are views are views there too.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 
+from shmoo.estimators.distinct import DistinctOperator, distinct_operators
 from shmoo.estimators.errors import ShmooError
 from shmoo.estimators.records import Graph, OpCall, TensorSpec
-from shmoo.runs.statistics import median
+from shmoo.harness.capture.introspect import leaves
+from shmoo.harness.observing import observed
+from shmoo.harness.settings import ALONE
+from shmoo.harness.timing import BlockTimer, CudaTimer, HostTimer, TimingSettings, time_callable
+from shmoo.runs.records import OperatorTime
+from shmoo.runs.statistics import mad, median
 
 _DTYPES = {"float8": torch.float8_e4m3fn, "int4": torch.int8}
-"""Vocabulary names that are no torch dtype, and a type that stands for them (int4 has no tensor of its own)."""
+"""Torch dtypes of the vocabulary's names that torch does not have; torch has no int4 tensor, so int8 replaces it."""
 
 
 class ReplayError(ShmooError):
@@ -35,23 +45,16 @@ class _Step:
         self._named: dict[str, Any] = {}
         self._slots: list[tuple[Any, Any, int]] = []  # (container, key, value index)
         operands = dict(zip(call.operands, call.reads, strict=True))
-        self.written = [
-            index
-            for argument in self.function._schema.arguments
-            if argument.is_write
-            for index in [operands.get(argument.name)]
-            if index is not None
-        ]
-        for argument in self.function._schema.arguments:
-            container, key = (self._named, argument.name) if argument.kwarg_only else (self._positional, len(self._positional))
-            value = self._argument(argument, operands, container, key, device)
+        arguments = self.function._schema.arguments
+        self.written = [operands[argument.name] for argument in arguments if argument.is_write and argument.name in operands]
+        for argument in arguments:
             if argument.kwarg_only:
-                self._named[argument.name] = value
+                self._named[argument.name] = self._argument(argument, operands, self._named, argument.name, device)
             else:
-                self._positional.append(value)
+                self._positional.append(self._argument(argument, operands, self._positional, len(self._positional), device))
 
     def _argument(self, argument: Any, operands: Mapping[str, int], container: Any, key: Any, device: str) -> Any:
-        """The argument's constant value; where a tensor goes, a slot to fill."""
+        """The argument's constant value; `None`, and a slot to fill, where a tensor goes."""
         name, kind = argument.name, str(argument.type)
         if name in operands:
             self._slots.append((container, key, operands[name]))
@@ -60,11 +63,11 @@ class _Step:
             int(operand.rpartition(".")[2]): index for operand, index in operands.items() if operand.rpartition(".")[0] == name
         }
         if members:
-            listed: list[Any] = [None] * (max(members) + 1)
-            self._slots.extend((listed, position, index) for position, index in members.items())
-            return listed
+            tensors: list[Any] = [None] * (max(members) + 1)
+            self._slots.extend((tensors, position, index) for position, index in members.items())
+            return tensors
         if "Device" in kind:
-            # A conversion may name its device beside its operand; whatever else has operands follows them.
+            # A conversion may name its device beside its operand; all other operators follow their operands' device.
             return None if operands and kind.startswith("Optional") else torch.device(device)
         if name in self.call.attributes:
             return _decode(self.call.attributes[name], argument)
@@ -76,7 +79,7 @@ class _Step:
         return self._positional, self._named
 
     def clear(self) -> None:
-        """Let go of the tensors, which the model would not hold either."""
+        """Drop the references to tensors, which the model would not keep alive either."""
         for container, key, _ in self._slots:
             container[key] = None
 
@@ -87,9 +90,9 @@ class GraphReplay:
     Args:
         graph: as captured.
         weights: tensors of parameters and buffers by their qualified name.
-        inputs: tensors for the graph's inputs; each input takes the first of its shape and dtype that is left. What is in
-            neither is made up: random numbers, and zeros for integers, which may be indices.
-        device: where made-up tensors and new ones live.
+        inputs: tensors for the graph's inputs; each input takes the first unused one of its shape and dtype. Values in
+            neither are made up: random numbers, and zeros for integers, which may be indices.
+        device: of made-up and new tensors.
 
     Raises:
         ReplayError: an operator of the graph cannot be called by its name.
@@ -101,27 +104,27 @@ class GraphReplay:
         self.graph = graph
         self._device = device
         self._steps = [_Step(call, device) for call in graph.calls]
-        self._fixed = dict(self._sources(weights, list(inputs)))
+        self._sources = dict(self._source_tensors(weights, list(inputs)))
         last_use: dict[int, int] = {}
         for position, call in enumerate(graph.calls):
             last_use.update(dict.fromkeys((*call.reads, *call.writes), position))
-        for index in graph.outputs:
-            last_use.pop(index, None)
         for index, position in last_use.items():
-            if index not in self._fixed:
+            if index not in self._sources and index not in graph.outputs:
                 self._steps[position].release += (index,)
 
-    def _sources(self, weights: Mapping[str, torch.Tensor], inputs: list[torch.Tensor]) -> Iterator[tuple[int, torch.Tensor]]:
+    def _source_tensors(
+        self, weights: Mapping[str, torch.Tensor], inputs: list[torch.Tensor]
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """Tensors of the values that no call produces; removes those it takes from `inputs`."""
         produced = {index for call in self.graph.calls for index in call.writes}
         for index, value in enumerate(self.graph.values):
             if index in produced or (value.kind == "activation" and value.storage is not None):
                 continue
-            known = weights.get(value.name) if value.is_weight else None
-            if known is None and value.kind == "input":
-                known = next((tensor for tensor in inputs if _matches(tensor, value.spec)), None)
-                if known is not None:
-                    inputs[:] = [tensor for tensor in inputs if tensor is not known]
-            yield index, known if known is not None and _matches(known, value.spec) else self._made_up(value.spec)
+            tensor = weights.get(value.name) if value.is_weight else None
+            if tensor is None and value.kind == "input":
+                position = next((i for i, candidate in enumerate(inputs) if _matches(candidate, value.spec)), None)
+                tensor = None if position is None else inputs.pop(position)
+            yield index, tensor if tensor is not None and _matches(tensor, value.spec) else self._made_up(value.spec)
 
     def _made_up(self, spec: TensorSpec) -> torch.Tensor:
         dtype = torch_dtype(spec.dtype)
@@ -130,12 +133,12 @@ class GraphReplay:
         return torch.zeros(spec.shape, dtype=dtype, device=self._device)
 
     def run(self, stamp: Callable[[], Any]) -> list[tuple[Any, Any]]:
-        """Run every call once; `stamp` is called right before and right after each, and the pairs are returned.
+        """Run every call once; gives the pairs of `stamp()` right before and right after each.
 
         Raises:
             ReplayError: an operator refused its arguments.
         """
-        environment = dict(self._fixed)
+        environment = dict(self._sources)
         return [self._advance(step, environment, stamp) for step in self._steps]
 
     def last_call(self) -> Callable[[], object]:
@@ -144,32 +147,26 @@ class GraphReplay:
         Raises:
             ReplayError: an operator refused its arguments; the last one is tried as well.
         """
-        environment = dict(self._fixed)
+        environment = dict(self._sources)
         for step in self._steps[:-1]:
             self._advance(step, environment, lambda: None)
         last = self._steps[-1]
-        function = last.function
         arguments, named = self._operands(last, environment)
-
-        def call() -> object:
-            return function(*arguments, **named)
-
-        self._attempt(last, call)
+        call = partial(last.function, *arguments, **named)
+        with self._replay_errors(last):
+            call()
         return call
 
     def _advance(self, step: _Step, environment: dict[int, torch.Tensor], stamp: Callable[[], Any]) -> tuple[Any, Any]:
-        """Run one call and keep what it made; the marks right before and after it."""
+        """Run one call and put its results into the environment; gives the stamps right before and after it."""
         arguments, named = self._operands(step, environment)
-
-        def call() -> tuple[Any, Any, Any]:
+        with self._replay_errors(step):
             before = stamp()
-            made = step.function(*arguments, **named)
-            return before, made, stamp()
-
-        before, result, after = self._attempt(step, call)
-        results = [tensor for tensor in _leaves(result) if isinstance(tensor, torch.Tensor)]
-        kept = {id(tensor) for tensor in results}
-        results += [environment[i] for i in step.written if id(environment[i]) not in kept]
+            result = step.function(*arguments, **named)
+            after = stamp()
+        results = [tensor for tensor in leaves(result) if isinstance(tensor, torch.Tensor)]
+        returned = {id(tensor) for tensor in results}
+        results += [environment[i] for i in step.written if id(environment[i]) not in returned]
         environment.update(zip(step.call.writes, results, strict=False))
         step.clear()
         for index in step.release:
@@ -182,21 +179,20 @@ class GraphReplay:
                 environment[index] = self._alias(index, environment)
         return step.fill(environment)
 
-    def _attempt(self, step: _Step, call: Callable[[], Any]) -> Any:
+    @contextmanager
+    def _replay_errors(self, step: _Step) -> Iterator[None]:
         try:
-            return call()
+            yield
         except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
             raise ReplayError(f"{step.call.op} of graph {self.graph.name!r} cannot be replayed: {error}") from error
 
     def _alias(self, index: int, environment: Mapping[int, torch.Tensor]) -> torch.Tensor:
-        """A value that no call made: another look at memory that a later call wrote into."""
+        """A value that no call produces: another view of memory that a later call wrote."""
         spec = self.graph.values[index].spec
         base = environment.get(self.graph.values[index].storage)
-        return (
-            base.view(spec.shape)
-            if base is not None and _matches(base.reshape(-1), TensorSpec((spec.numel,), spec.dtype))
-            else self._made_up(spec)
-        )
+        if base is not None and base.numel() == spec.numel and base.dtype == torch_dtype(spec.dtype):
+            return base.view(spec.shape)
+        return self._made_up(spec)
 
 
 def child_times(
@@ -234,6 +230,25 @@ def _stamps(device: str) -> tuple[Callable[[], Any], Callable[[Any, Any], float]
     return time.perf_counter, lambda a, b: b - a, lambda: None
 
 
+def time_operators(graphs: Sequence[Graph], device: str = "cpu", settings: TimingSettings = ALONE) -> tuple[OperatorTime, ...]:
+    """Time each distinct operator of some graphs alone: the baseline of estimates that sum operators. An operator that cannot be
+    run from its record has a reason in place of a time, and a disturbed one has the disturbance beside it."""
+    with torch.no_grad():
+        return tuple(_time_operator(operator, device, settings) for operator in distinct_operators(graphs))
+
+
+def _time_operator(operator: DistinctOperator, device: str, settings: TimingSettings) -> OperatorTime:
+    name = operator.call.op
+    try:
+        call = GraphReplay(operator.graph, {}, device=device).last_call()
+    except ReplayError as error:
+        return OperatorTime(name, operator.calls, reason=str(error))
+    timer: BlockTimer = CudaTimer(torch.cuda) if device.startswith("cuda") else HostTimer()
+    timing, _, reasons = observed(lambda: time_callable(call, settings=settings, timer=timer), torch.get_num_threads())
+    samples = timing.samples_s
+    return OperatorTime(name, operator.calls, median(samples), mad(samples), "; ".join(map(str, reasons)))
+
+
 def torch_dtype(name: str) -> torch.dtype:
     """The torch dtype that holds elements of a vocabulary type."""
     return _DTYPES.get(name) or getattr(torch, name)
@@ -245,8 +260,7 @@ def _matches(tensor: torch.Tensor, spec: TensorSpec) -> bool:
 
 def _function(call: OpCall) -> Any:
     namespace, _, name = call.op.partition(".")
-    names = (f"{name}_", name) if call.inplace else (name,)
-    for candidate in names:
+    for candidate in (f"{name}_", name) if call.inplace else (name,):
         packet = getattr(getattr(torch.ops, namespace, None), candidate, None)
         function = getattr(packet, call.overload, None)
         if function is not None and hasattr(function, "_schema"):
@@ -255,7 +269,7 @@ def _function(call: OpCall) -> Any:
 
 
 def _decode(value: Any, argument: Any) -> Any:
-    """An attribute as the record holds it, as the operator takes it."""
+    """An attribute of the record in the type that the operator takes."""
     if not isinstance(value, str):
         return value
     kind = str(argument.real_type if hasattr(argument, "real_type") else argument.type)
@@ -269,11 +283,3 @@ def _decode(value: Any, argument: Any) -> Any:
         return float(value)  # infinities and NaN, which JSON lacks
     except ValueError:
         return complex(value)
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, (list, tuple)):
-        for element in value:
-            yield from _leaves(element)
-    else:
-        yield value

@@ -1,7 +1,7 @@
-"""The predicted schedule laid over a measured call: one file in Chrome's trace-event format, which Perfetto opens.
+"""The predicted schedule beside a measured call: one file in Chrome's trace-event format, which Perfetto opens.
 
-Predicted and measured are two processes of the trace, both from 0 at the entry of the call. (Trace Event Format, Google, 2016:
-events of phase "X" have a start `ts` and a length `dur` in microseconds; phase "M" names processes and threads.)
+Prediction and measurement are two processes of the trace; both begin at 0, the entry of the call. (Trace Event Format, Google,
+2016: events of phase "X" have a start `ts` and a length `dur` in microseconds; phase "M" names processes and threads.)
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ PREDICTED, MEASURED = 1, 2
 """Process ids in the file."""
 _CALL = "shmoo: call"
 _MEASURED_CATEGORIES = ("cpu_op", "user_annotation", "cuda_runtime", "cuda_driver", "kernel", "gpu_memcpy", "gpu_memset")
-"""What of the profiler's events is shown: operators, launches, and what the device ran."""
+"""Categories of the profiler's events that are shown: operators, launches, and the device's work."""
+_KERNEL_FACTS = ("tiles", "utilisation", "flops", "bytes", "compute_s", "memory_s", "launch_s", "energy_j")
+"""Fields of a kernel that its event shows."""
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """One call as the profiler saw it: its events in its own numbering, `ts` from the entry of the call, and its length."""
+    """One call as the profiler recorded it: its length, and its events with their process and thread ids, `ts` from the entry of
+    the call."""
 
     events: tuple[Event, ...]
     latency_s: float
@@ -35,7 +38,7 @@ class Recorded(msgspec.Struct, frozen=True):
 
 def record_call(call: Callable[[], object], *, device: str = "cpu", warmup: int = 3, calls: int = 5) -> Recorded:
     """Run `call` under torch.profiler and keep the call of median length. Profiling lengthens every operator by about a
-    microsecond: the trace shows where time goes, `shmoo measure` how much of it there is.
+    microsecond: the trace shows where time goes, and `shmoo measure` how much time there is.
 
     Args:
         call: one forward; the first `warmup` runs, which may compile, are not recorded.
@@ -68,19 +71,17 @@ def median_call(events: Sequence[Mapping[str, Any]]) -> Recorded:
         (event for event in events if event.get("name") == _CALL and event.get("cat") == "user_annotation"),
         key=lambda event: float(event["dur"]),
     )
-    chosen = spans[len(spans) // 2]
-    begin, length = float(chosen["ts"]), float(chosen["dur"])
-    kept: list[Event] = []
+    median = spans[len(spans) // 2]
+    begin, length = float(median["ts"]), float(median["dur"])
+    inside: list[Event] = []
     for event in events:
         if event.get("ph") == "X" and event.get("cat") in _MEASURED_CATEGORIES:
             start = float(event["ts"]) - begin
             if 0.0 <= start <= length:
-                kept.append({**event, "ts": start, "dur": float(event["dur"])})
-    threads = {(event["pid"], event["tid"]) for event in kept}
-    kept += [
-        dict(e) for e in events if e.get("ph") == "M" and e.get("name") == "thread_name" and (e["pid"], e.get("tid")) in threads
-    ]
-    return Recorded(tuple(kept), length / 1e6)
+                inside.append({**event, "ts": start, "dur": float(event["dur"])})
+    threads = {(event["pid"], event["tid"]) for event in inside}
+    names = [dict(e) for e in events if e.get("ph") == "M" and e.get("name") == "thread_name"]
+    return Recorded((*inside, *(e for e in names if (e["pid"], e.get("tid")) in threads)), length / 1e6)
 
 
 def trace_document(
@@ -116,25 +117,18 @@ def _predicted(model: str, estimate: Estimate, slots: Sequence[Scheduled]) -> It
     if any(slot.launch_s is not None for slot in slots):
         yield _name("thread_name", PREDICTED, host, "host launches")
     yield _name("thread_name", PREDICTED, device, "kernels")
-    bounds = {"low_s": estimate.latency_s.low, "high_s": estimate.latency_s.high}
-    yield _span(model, "predicted", PREDICTED, call, 0.0, estimate.latency_s.value, bounds)
+    latency = estimate.latency_s
+    bounds = {"low_s": latency.low, "high_s": latency.high}
+    yield _event(model, "predicted", PREDICTED, call, 0.0, 1e6 * latency.value, bounds)
     for slot in slots:
         kernel = slot.kernel
-        facts = {
-            "bound": kernel.bound,
-            "tile m x n x k": " x ".join(f"{extent:.0f}" for extent in kernel.tile_shape),
-            "tiles": kernel.tiles,
-            "utilisation": kernel.utilisation,
-            "flops": kernel.flops,
-            "bytes": kernel.bytes,
-            "compute_s": kernel.compute_s,
-            "memory_s": kernel.memory_s,
-            "launch_s": kernel.launch_s,
-            "energy_j": kernel.energy_j,
-        }
-        yield _span(kernel.label, kernel.family, PREDICTED, device, slot.start_s, slot.end_s, facts)
+        facts = {"bound": kernel.bound, "tile m x n x k": " x ".join(f"{extent:.0f}" for extent in kernel.tile_shape)}
+        facts |= {name: getattr(kernel, name) for name in _KERNEL_FACTS}
+        start_s, seconds = slot.start_s, slot.end_s - slot.start_s
+        yield _event(kernel.label, kernel.family, PREDICTED, device, 1e6 * start_s, 1e6 * seconds, facts)
         if slot.launch_s is not None:
-            yield _span(f"launch {kernel.label}", "launch", PREDICTED, host, *slot.launch_s, {})
+            start_s, end_s = slot.launch_s
+            yield _event(f"launch {kernel.label}", "launch", PREDICTED, host, 1e6 * start_s, 1e6 * (end_s - start_s), {})
 
 
 def _measured(recorded: Recorded) -> Iterator[Event]:
@@ -142,9 +136,9 @@ def _measured(recorded: Recorded) -> Iterator[Event]:
     yield _name("process_name", MEASURED, 0, "measured: this machine")
     spans = [event for event in recorded.events if event["ph"] == "X"]
     threads = {key: number for number, key in enumerate(dict.fromkeys((event["pid"], event["tid"]) for event in spans))}
-    named = {(event["pid"], event["tid"]): event["args"]["name"] for event in recorded.events if event["ph"] == "M"}
+    names = {(event["pid"], event["tid"]): event["args"]["name"] for event in recorded.events if event["ph"] == "M"}
     for key, number in threads.items():
-        yield _name("thread_name", MEASURED, number, str(named.get(key, f"thread {key[1]}")))
+        yield _name("thread_name", MEASURED, number, str(names.get(key, f"thread {key[1]}")))
     for event in spans:
         thread = threads[event["pid"], event["tid"]]
         yield _event(str(event["name"]), str(event["cat"]), MEASURED, thread, event["ts"], event["dur"], {})
@@ -152,10 +146,6 @@ def _measured(recorded: Recorded) -> Iterator[Event]:
 
 def _name(kind: str, process: int, thread: int, text: str) -> Event:
     return {"ph": "M", "name": kind, "pid": process, "tid": thread, "args": {"name": text}}
-
-
-def _span(name: str, category: str, process: int, thread: int, start_s: float, end_s: float, facts: Mapping[str, Any]) -> Event:
-    return _event(name, category, process, thread, start_s * 1e6, (end_s - start_s) * 1e6, facts)
 
 
 def _event(

@@ -4,7 +4,7 @@ import torch
 from shmoo.estimators.errors import InputError
 from shmoo.harness.cachestate import OtherWork, flusher, prepare
 from shmoo.harness.energy.sampler import EnergySettings
-from shmoo.harness.energy.simulated import SimulatedProbe
+from shmoo.harness.energy.virtual import SimulatedProbe
 from shmoo.harness.measure import Measurer, MeasureSettings
 from shmoo.harness.timing import TimingSettings
 from shmoo.harness.workloads.module import Built

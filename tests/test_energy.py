@@ -5,14 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from stand_ins import Clock, no_nvml
+from stand_ins import Clock, ZoneFiles, no_nvml, write_powercap_tree
 
 from shmoo.harness.energy import available_probes
 from shmoo.harness.energy.nvml import NvmlProbe, list_gpus
 from shmoo.harness.energy.probe import UNMOVED, Snapshot, counter_step, trail_energy
 from shmoo.harness.energy.rapl import PowercapProbe, RaplProbe, disagreement, import_pyrapl, powercap_zones
 from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings, measure_update_period
-from shmoo.harness.energy.simulated import SimulatedProbe, ZoneFiles, write_powercap_tree
+from shmoo.harness.energy.virtual import SimulatedProbe
 
 needs_pyrapl = pytest.mark.skipif(importlib.util.find_spec("pyRAPL") is None, reason="pyRAPL is installed on Linux only")
 RANGE = 262_143_328_850.0
@@ -187,7 +187,7 @@ def test_counters_only_root_may_read_name_the_remedy(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("shmoo.harness.energy.rapl.read_uj", refuse)
+    monkeypatch.setattr("shmoo.harness.energy.rapl.read_counter_file", refuse)
     probes, reasons = available_probes(tmp_path, nvml_loader=no_nvml)
     assert probes == ()
     assert "sudo chmod" in reasons["package"]

@@ -1,18 +1,14 @@
 import os
 import struct
-from itertools import pairwise
 
 import pytest
-from stand_ins import Clock, no_nvml
+from stand_ins import Clock, ZoneFiles, no_nvml, write_powercap_tree
 
 from shmoo.harness.energy import available_probes
-from shmoo.harness.energy.battery import ON_MAINS, BatteryProbe
-from shmoo.harness.energy.hwmon import HwmonProbe
-from shmoo.harness.energy.perf import PerfProbe
-from shmoo.harness.energy.probe import UNMOVED, Snapshot
-from shmoo.harness.energy.replaying import ENDED, Recording, ReplayProbe, record
+from shmoo.harness.energy.linux import ON_MAINS, BatteryProbe, HwmonProbe, PerfProbe
+from shmoo.harness.energy.probe import UNMOVED
 from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings
-from shmoo.harness.energy.simulated import SimulatedProbe, ZoneFiles, write_powercap_tree
+from shmoo.harness.energy.virtual import SimulatedProbe
 
 SCALE = 2.0**-32
 
@@ -95,8 +91,8 @@ def test_perf_stands_in_where_powercap_is_for_root_only(power_events, monkeypatc
         raise PermissionError(13, "Permission denied")
 
     counters = Counters()
-    monkeypatch.setattr("shmoo.harness.energy.rapl.read_uj", refuse)
-    monkeypatch.setattr("shmoo.harness.energy.perf.perf_event_open", counters.open)
+    monkeypatch.setattr("shmoo.harness.energy.rapl.read_counter_file", refuse)
+    monkeypatch.setattr("shmoo.harness.energy.linux.perf_event_open", counters.open)
     monkeypatch.setattr(os, "read", lambda descriptor, size: counters.read(descriptor))
 
     def flow(seconds):
@@ -111,7 +107,7 @@ def test_perf_stands_in_where_powercap_is_for_root_only(power_events, monkeypatc
 def test_perf_events_that_no_hypervisor_counts_are_no_probe(power_events, monkeypatch):
     """Virtual machines show events that stay at 0: nobody waits for them, and the reason says so."""
     counters = Counters()
-    monkeypatch.setattr("shmoo.harness.energy.perf.perf_event_open", counters.open)
+    monkeypatch.setattr("shmoo.harness.energy.linux.perf_event_open", counters.open)
     monkeypatch.setattr(os, "read", lambda descriptor, size: counters.read(descriptor))
     monkeypatch.setattr(os, "close", lambda descriptor: None)
     probes, reasons = available_probes(power_events, nvml_loader=no_nvml, sleep=lambda seconds: None)
@@ -185,41 +181,3 @@ def test_a_gauge_slower_than_the_run_is_a_reason_and_runs_nothing(battery, tmp_p
     assert reading.energy_j is None
     assert "100 s (limit 30 s)" in reading.reason
     assert calls == []
-
-
-# replay
-
-
-def test_a_recording_replays_as_it_was_taken(tmp_path):
-    """Saved, loaded and replayed, the readings give the same joules, wraps included."""
-    clock = Clock()
-    probe = SimulatedProbe(clock, power_w=100.0, range_uj=250e6)
-    taken = []
-    for _ in range(5):
-        taken.append(probe.snapshot())
-        clock.advance(1)
-    record(probe, taken, 1e-6, {"package": 250e6}).save(tmp_path / "trail.json")
-    replay = ReplayProbe(Recording.load(tmp_path / "trail.json"))
-    assert replay.domains == ("package",)
-    snapshots = [replay.snapshot() for _ in range(5)]
-    assert snapshots == taken
-    steps = [replay.energy_j(a, b)["package"] for a, b in pairwise(snapshots)]
-    # A range of 250 J could wrap twice in a second at the largest power believed, so only a longer range can be unwrapped.
-    assert all("more than once" in step.reason for step in steps)
-    longer = Recording(
-        "x",
-        ("package",),
-        1e-3,
-        1e-6,
-        (Snapshot(0.0, {"package": 2.5e9 - 40e6}), Snapshot(1.0, {"package": 60e6})),
-        {"package": 2.5e9},
-    )
-    replay = ReplayProbe(longer)
-    assert replay.energy_j(replay.snapshot(), replay.snapshot())["package"].energy_j == pytest.approx(100)
-
-
-def test_a_recording_that_ends_is_a_reason():
-    """The window that outlasts it is unknown."""
-    replay = ReplayProbe(Recording("x", ("gpu",), 0.1, 1e-3, (Snapshot(0.0, {"gpu": 1.0}),)))
-    before = replay.snapshot()
-    assert replay.energy_j(before, replay.snapshot())["gpu"].reason == ENDED

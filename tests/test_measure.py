@@ -10,11 +10,10 @@ from shmoo.estimators.records import Graph, OpCall, TensorSpec, Value
 from shmoo.harness.capture.capture import capture
 from shmoo.harness.capture.errors import CaptureError
 from shmoo.harness.energy.sampler import EnergySettings
-from shmoo.harness.energy.simulated import SimulatedProbe
+from shmoo.harness.energy.virtual import SimulatedProbe
 from shmoo.harness.measure import Measurer, failure
 from shmoo.harness.memory import highest_sum, peak_cpu_bytes, resident_bytes
-from shmoo.harness.operators_alone import time_operators
-from shmoo.harness.replay import GraphReplay, ReplayError, child_times
+from shmoo.harness.replay import GraphReplay, ReplayError, child_times, time_operators
 from shmoo.harness.settings import MeasureSettings
 from shmoo.harness.timing import TimingSettings
 from shmoo.harness.workloads.module import Built

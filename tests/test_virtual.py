@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from virtual_device import VirtualDevice, VirtualNvml, VirtualPowercap
 
 from shmoo.calibrate.dataset import MeasuredCase, blocks, read_sources
 from shmoo.calibrate.energy import fit_energy
@@ -18,7 +19,7 @@ from shmoo.harness.energy import available_probes
 from shmoo.harness.energy.nvml import NvmlProbe
 from shmoo.harness.energy.rapl import PowercapProbe
 from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings
-from shmoo.harness.energy.virtual import VirtualDevice, VirtualNvml, VirtualPowercap, virtual_package
+from shmoo.harness.energy.virtual import virtual_package
 from shmoo.harness.gpuwatch import GpuWatch, gpu_doubts
 from shmoo.harness.machine import probe_machine
 from shmoo.runs.records import Machine, Measurement, RunManifest, Timing

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from shmoo.harness.energy import virtual
-from shmoo.harness.energy.battery import BatteryProbe
-from shmoo.harness.energy.hwmon import HwmonProbe
+from shmoo.harness.energy.linux import BatteryProbe, HwmonProbe, PerfProbe
 from shmoo.harness.energy.nvml import NvmlProbe, load_nvml, visible_gpus
-from shmoo.harness.energy.perf import PerfProbe
 from shmoo.harness.energy.probe import Probe
 from shmoo.harness.energy.rapl import POWERCAP, PowercapProbe, disagreement, open_pyrapl
 
+Availability = tuple[list[Probe], dict[str, str]]
+"""Working probes, and domain -> why it has none."""
 AGREE_S = 0.25
 """How long the two RAPL readers are compared before pyRAPL's is believed: 250 updates of the counter."""
 
@@ -22,63 +23,47 @@ AGREE_S = 0.25
 def available_probes(
     root: Path = Path("/"), nvml_loader: Callable[[], Any] = load_nvml, sleep: Callable[[float], None] = time.sleep
 ) -> tuple[tuple[Probe, ...], dict[str, str]]:
-    """Every counter that works here, and what is missing. The virtual package alone where the user switched it on.
+    """Every counter that works here, and why others do not. Only the virtual package where the user switched it on.
 
     Args:
         root: holds the sys tree; pyRAPL, whose paths are fixed, is asked only for "/".
-        nvml_loader: returns the initialised NVML binding or raises `OSError`.
+        nvml_loader: returns the initialized NVML binding or raises `OSError`.
 
     Returns:
         the probes, no domain twice; and domain ("package", "gpu", or "pyRAPL" when only the direct reader works) -> why not.
     """
     if virtual.is_switched_on():
         return (virtual.virtual_package(),), {"gpu": f"{virtual.SWITCH}=1 replaces every counter of this machine; unset it"}
-    finders = (
-        lambda: _cpu_probes(root, sleep),
-        lambda: _optional(HwmonProbe, root),
-        lambda: _optional(BatteryProbe, root),
-        lambda: _gpu_probes(nvml_loader),
-    )
-    probes: list[Probe] = []
-    reasons: dict[str, str] = {}
-    for find in finders:
-        found, missing = find()
-        probes.extend(found)
-        reasons.update(missing)
-    return tuple(probes), reasons
+    probes, reasons = _cpu_probes(root, sleep)
+    for kind in (HwmonProbe, BatteryProbe):
+        with contextlib.suppress(OSError):  # few machines have one and nobody misses it
+            probes.append(kind(root))
+    gpu_probes, gpu_reasons = _gpu_probes(nvml_loader)
+    return (*probes, *gpu_probes), reasons | gpu_reasons
 
 
-def _optional(kind: Callable[[Path], Probe], root: Path) -> tuple[list[Probe], dict[str, str]]:
-    """A counter that few machines have and nobody misses."""
-    try:
-        return [kind(root)], {}
-    except OSError:
-        return [], {}
-
-
-def _cpu_probes(root: Path, sleep: Callable[[float], None]) -> tuple[list[Probe], dict[str, str]]:
+def _cpu_probes(root: Path, sleep: Callable[[float], None]) -> Availability:
     """RAPL through powercap; where that cannot be read, through perf."""
-    found, missing = _powercap_probes(root, sleep)
-    if found:
-        return found, missing
+    probes, missing = _powercap_probes(root, sleep)
+    if probes:
+        return probes, missing
     try:
         probe = PerfProbe(root)
     except PermissionError as error:
         return [], {**missing, "package": f"{missing['package']}; {error}"}
     except OSError:
         return [], missing
-    # Guests are shown events that their hypervisor does not count.
+    # Guests see events that their hypervisor does not count.
     before = probe.snapshot()
     sleep(AGREE_S)
-    moved = any(energy.energy_j is not None for energy in probe.energy_j(before, probe.snapshot()).values())
-    if not moved:
+    if all(energy.energy_j is None for energy in probe.energy_j(before, probe.snapshot()).values()):
         probe.close()
-        shown = ", ".join(probe.domains)
-        return [], {**missing, "package": f"{missing['package']}; perf shows {shown}, but its counters do not move"}
+        events = ", ".join(probe.domains)
+        return [], {**missing, "package": f"{missing['package']}; perf shows {events}, but its counters do not move"}
     return [probe], {} if "package" in probe.domains else missing
 
 
-def _powercap_probes(root: Path, sleep: Callable[[float], None]) -> tuple[list[Probe], dict[str, str]]:
+def _powercap_probes(root: Path, sleep: Callable[[float], None]) -> Availability:
     if not (root / POWERCAP).is_dir():
         return [], {
             "package": f"no RAPL counters: /{POWERCAP} does not exist; usual in virtual machines and containers and outside "
@@ -106,7 +91,7 @@ def _powercap_probes(root: Path, sleep: Callable[[float], None]) -> tuple[list[P
     return [through_pyrapl, *([rest] if rest.domains else [])], {}
 
 
-def _gpu_probes(nvml_loader: Callable[[], Any]) -> tuple[list[Probe], dict[str, str]]:
+def _gpu_probes(nvml_loader: Callable[[], Any]) -> Availability:
     try:
         nvml = nvml_loader()
         cards = visible_gpus(nvml)

@@ -1,21 +1,27 @@
-"""What an energy counter looks like: `snapshot()` reads it, the pure `energy_j(before, after)` says what happened in between.
+"""Energy counters: `snapshot()` reads them, and the pure `energy_j(before, after)` gives the energy between two readings.
 
-An energy is a positive number or `None` with a reason. A counter that cannot be read, did not move or jumped is a reason, never
-0: an unreadable sample taken for 0 makes the next one look like a wrap of the whole range.
+An energy is a positive number or `None` with a reason. A counter that cannot be read, did not move or jumped gives a reason and
+never 0: an unreadable sample taken for 0 makes the next one look like a wrap of the whole range.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import msgspec
 
+MICRO = 1e-6
 UNMOVED = "the counter did not move; the window may be shorter than its update period, or it is stuck"
 MAX_DOMAIN_W = 2000.0
 """No socket, memory or card draws more (the largest accelerators are specified below 1,500 W); a larger step is a fault."""
+
+
+class UnreadableError(OSError):
+    """A counter cannot be read; the message is the whole reason."""
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -33,22 +39,15 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class DomainEnergy(msgspec.Struct, frozen=True):
-    """Energy of one domain between two snapshots, or why it is not known."""
+    """Energy of one domain between two snapshots, or why it is unknown."""
 
     energy_j: float | None
     reason: str = ""
 
 
-@runtime_checkable
-class PowerMeter(Protocol):
-    """A probe that also tells power, as a check of its counter."""
-
-    def power_w(self) -> dict[str, float]:
-        """Power now, W, by kind: "instant" where the sensor has it. Empty where it does not answer."""
-
-
 class Probe(Protocol):
-    """An energy counter. Adding one means writing this face and listing it in `available_probes`.
+    """Energy counters of one kind. To add one, implement this protocol (most subclass `CounterProbe`) and list it in
+    `available_probes`.
 
     Attributes:
         name: for people ("pyRAPL", "NVML").
@@ -64,37 +63,102 @@ class Probe(Protocol):
     gain_error: float
 
     def snapshot(self) -> Snapshot:
-        """Read every counter now; an unreadable one is listed in `errors`, nothing is raised."""
+        """Read every counter now. Raises nothing: an unreadable counter is listed in `errors`."""
 
     def energy_j(self, before: Snapshot, after: Snapshot) -> dict[str, DomainEnergy]:
         """Energy of every domain between two snapshots. Pure."""
 
 
-def energy_between(
-    name: str,
-    before: Snapshot,
-    after: Snapshot,
-    *,
-    joules_per_unit: float,
-    update_period_s: float,
-    span: float | None = None,
-    falling: bool = False,
-) -> DomainEnergy:
-    """Energy of one counter between two snapshots, or why one of them does not have it.
+@runtime_checkable
+class PowerMeter(Protocol):
+    """A probe that also reads power, as a check of its counter."""
+
+    def power_w(self) -> float | None:
+        """Power now, W; `None` where the sensor does not answer."""
+
+
+class Counter(msgspec.Struct, frozen=True):
+    """One counter of a probe.
+
+    Attributes:
+        name: unique in the probe; equal to the domain where a domain has one counter only.
+        read: gives the raw value; raises `UnreadableError` with the whole reason, or `OSError` or `ValueError`.
+        span: range of the counter in its own unit, after which it starts again at 0; `None` where it is unknown.
+    """
+
+    name: str
+    domain: str
+    read: Callable[[], float]
+    joules_per_unit: float = MICRO
+    span: float | None = None
+
+
+class CounterProbe:
+    """A probe over a fixed list of counters; a domain's energy is the sum over its counters.
 
     Args:
-        joules_per_unit, update_period_s, span: as `counter_step` takes them.
-        falling: whether it is a store that empties, so that the later reading is the lower one.
+        clock: monotonic seconds.
+        incomplete: domain -> why its counters do not cover the machine, so that their sum would mislead.
     """
+
+    name: str
+    update_period_s: float
+    gain_error = 0.0
+    slack_periods = 1
+    """Update periods whose energy one step may show beyond the time between its readings."""
+
+    def __init__(self, counters: Sequence[Counter], clock: Callable[[], float], incomplete: dict[str, str] | None = None) -> None:
+        self._counters = tuple(counters)
+        self._clock = clock
+        self._incomplete = incomplete or {}
+        self.domains = tuple(dict.fromkeys(counter.domain for counter in counters))
+
+    def snapshot(self) -> Snapshot:
+        values, errors = {}, {}
+        for counter in self._counters:
+            try:
+                values[counter.name] = counter.read()
+            except UnreadableError as error:
+                errors[counter.name] = str(error)
+            except (OSError, ValueError) as error:
+                errors[counter.name] = f"cannot be read: {error}"
+        return Snapshot(self._clock(), values, errors)
+
+    def energy_j(self, before: Snapshot, after: Snapshot) -> dict[str, DomainEnergy]:
+        slack_s = self.slack_periods * self.update_period_s
+        steps: dict[str, dict[str, DomainEnergy]] = {domain: {} for domain in self.domains}
+        for counter in self._counters:
+            steps[counter.domain][counter.name] = energy_between(
+                counter.name,
+                before,
+                after,
+                joules_per_unit=counter.joules_per_unit,
+                update_period_s=slack_s,
+                span=counter.span,
+            )
+        return {domain: sum_counters(domain, parts) for domain, parts in steps.items()} | {
+            domain: DomainEnergy(None, reason) for domain, reason in self._incomplete.items()
+        }
+
+
+def read_counter_file(path: Path) -> float:
+    """A counter's value; `OSError` or `ValueError` where the file is unreadable, empty or not a counter's number."""
+    value = float(path.read_text())
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{value} is no reading")
+    return value
+
+
+def energy_between(
+    name: str, before: Snapshot, after: Snapshot, *, joules_per_unit: float, update_period_s: float, span: float | None = None
+) -> DomainEnergy:
+    """Energy of one counter between two snapshots, or why a snapshot lacks it; arguments as of `counter_step`."""
     for snapshot in (before, after):
         if name not in snapshot.values:
             return DomainEnergy(None, snapshot.errors.get(name, "missing from a reading"))
-    first, last = before.values[name], after.values[name]
-    if falling:
-        first, last = last, first
     return counter_step(
-        first,
-        last,
+        before.values[name],
+        after.values[name],
         span=span,
         joules_per_unit=joules_per_unit,
         elapsed_s=after.at_s - before.at_s,
@@ -110,20 +174,19 @@ def counter_step(
     joules_per_unit: float,
     elapsed_s: float,
     update_period_s: float = 0.0,
-    max_w: float = MAX_DOMAIN_W,
 ) -> DomainEnergy:
-    """Energy behind one step of a counter that may have wrapped once.
+    """Energy of one step of a counter that may have wrapped once.
 
     Args:
-        span: range of the counter in its own unit, after which it starts again at 0; `None` when that is not known.
-        elapsed_s: time between the readings, which bounds what can be believed together with `max_w`.
-        update_period_s: a reading may show the energy of one such period more than elapsed between the readings.
+        span: range of the counter in its own unit, after which it starts again at 0; `None` where it is unknown.
+        elapsed_s: time between the readings; with `MAX_DOMAIN_W` it bounds the energy that can be believed.
+        update_period_s: the step may include the energy of one such period beyond the time between the readings.
     """
     if not (math.isfinite(before) and math.isfinite(after)):
         return DomainEnergy(None, f"the counter reads {before} and {after}, which are no numbers")
-    possible = max_w * (max(elapsed_s, 0.0) + update_period_s)
+    possible = MAX_DOMAIN_W * (max(elapsed_s, 0.0) + update_period_s)
     if span is not None and possible >= span * joules_per_unit and possible > 0:
-        wraps_after = span * joules_per_unit / max_w
+        wraps_after = span * joules_per_unit / MAX_DOMAIN_W
         return DomainEnergy(
             None, f"{elapsed_s:.0f} s between readings, in which the counter may wrap more than once ({wraps_after:.0f} s)"
         )
@@ -136,7 +199,7 @@ def counter_step(
             return DomainEnergy(None, f"the counter fell from {before:.0f} to {after:.0f}, which no wrap explains; it was reset")
     energy = step * joules_per_unit
     if energy > possible:
-        return DomainEnergy(None, f"{energy:.3g} J in {elapsed_s:.3g} s is beyond {max_w:.0f} W; the counter jumped")
+        return DomainEnergy(None, f"{energy:.3g} J in {elapsed_s:.3g} s is beyond {MAX_DOMAIN_W:.0f} W; the counter jumped")
     return DomainEnergy(energy) if energy > 0 else DomainEnergy(None, UNMOVED)
 
 
@@ -152,14 +215,14 @@ def trail_energy(probe: Probe, trail: Sequence[Snapshot]) -> dict[str, DomainEne
 def _add(total: DomainEnergy, step: DomainEnergy) -> DomainEnergy:
     for one, other in ((total, step), (step, total)):
         if one.energy_j is None:
-            # A step in which the counter slept is no fault: the next one holds its energy.
+            # A step without movement is no fault: the next step includes its energy.
             return other if one.reason == UNMOVED else one
     return DomainEnergy(total.energy_j + step.energy_j)
 
 
-def sum_domain(parts: dict[str, DomainEnergy]) -> DomainEnergy:
-    """One domain from its counters (one a socket or die): the sum, or the first reason with the counter it comes from."""
+def sum_counters(domain: str, parts: dict[str, DomainEnergy]) -> DomainEnergy:
+    """A domain's energy from its counters (one a socket or die): the sum, or the first reason and the counter that gives it."""
     for name, part in parts.items():
         if part.energy_j is None:
-            return DomainEnergy(None, part.reason if part.reason == UNMOVED else f"{name}: {part.reason}")
+            return DomainEnergy(None, part.reason if part.reason == UNMOVED or name == domain else f"{name}: {part.reason}")
     return DomainEnergy(sum(part.energy_j for part in parts.values())) if parts else DomainEnergy(None, "no counter")

@@ -1,23 +1,33 @@
 """Intel's and AMD's RAPL counters through Linux powercap: read directly, or through pyRAPL.
 
-Both readers take each counter's range from `max_energy_range_uj` and unwrap by it; pyRAPL knows neither range nor wraps, so only
-its raw readings are used. The direct reader covers what pyRAPL does not: dies, core and uncore, psys, sockets without DRAM,
-offline CPUs. `intel-rapl-mmio` repeats the package and is left out.
+Both readers take each counter's range from `max_energy_range_uj` and unwrap by it. pyRAPL ignores ranges and wraps, so only its
+raw readings are used. The direct reader covers what pyRAPL does not: dies, core and uncore, psys, sockets without DRAM, offline
+CPUs. `intel-rapl-mmio` repeats the package and is left out.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
-from shmoo.harness.energy.probe import DomainEnergy, Snapshot, energy_between, sum_domain
+from shmoo.harness.energy.probe import (
+    MICRO,
+    Counter,
+    CounterProbe,
+    DomainEnergy,
+    Snapshot,
+    UnreadableError,
+    energy_between,
+    read_counter_file,
+    sum_counters,
+)
 
 POWERCAP = "sys/class/powercap/intel-rapl"
 PERMISSION_REMEDY = (
@@ -26,7 +36,6 @@ PERMISSION_REMEDY = (
 )
 UPDATE_PERIOD_S = 1e-3
 """Intel SDM vol. 3, "RAPL interfaces": energy status is updated about every millisecond."""
-MICRO = 1e-6
 
 
 class Zone(msgspec.Struct, frozen=True):
@@ -48,18 +57,16 @@ class Zone(msgspec.Struct, frozen=True):
 
 def powercap_zones(root: Path = Path("/")) -> tuple[Zone, ...]:
     """Every RAPL zone below `root`, packages before what they contain; dies that mirror one counter appear once."""
-    zones = []
-    packages = sorted((root / POWERCAP).glob("intel-rapl:*"), key=lambda path: int(path.name.split(":")[1]))
-    for package in packages:
-        top = _zone(package, "", -1)
-        if top is None:
+    zones: list[Zone] = []
+    for folder in sorted((root / POWERCAP).glob("intel-rapl:*"), key=lambda path: int(path.name.split(":")[1])):
+        package = _zone(folder, "", -1)
+        # Zen 1 and 2 show the one counter of a socket once a die; Intel's dies have counters of their own. Counting a mirror
+        # would double the energy.
+        if package is None or any(_mirrors(zone, package) for zone in zones if zone.domain == "package"):
             continue
-        zones.append(top)
-        for part in sorted(package.glob("intel-rapl:*:*")):
-            inside = _zone(part, f"{top.name}/", top.socket)
-            if inside is not None:
-                zones.append(inside)
-    return _without_mirrors(zones)
+        parts = (_zone(path, f"{package.name}/", package.socket) for path in sorted(folder.glob("intel-rapl:*:*")))
+        zones += [package, *(zone for zone in parts if zone is not None)]
+    return tuple(zones)
 
 
 def _zone(path: Path, prefix: str, socket: int) -> Zone | None:
@@ -71,44 +78,24 @@ def _zone(path: Path, prefix: str, socket: int) -> Zone | None:
         span = float((path / "max_energy_range_uj").read_text())
     except (OSError, ValueError):
         span = None
-    domain = label.split("-")[0]
-    if domain == "package":
-        numbers = label.split("-")
-        socket = int(numbers[1]) if len(numbers) > 1 and numbers[1].isdigit() else socket
+    domain, *numbers = label.split("-")
+    if domain == "package" and numbers and numbers[0].isdigit():
+        socket = int(numbers[0])
     return Zone(prefix + label, domain, socket, path / "energy_uj", span)
 
 
-def _without_mirrors(zones: Sequence[Zone]) -> tuple[Zone, ...]:
-    """Zen 1 and 2 show the one counter of a socket once a die; Intel's dies have counters of their own. A die whose value lies
-    between two readings of its sibling is the same counter: counted twice it would double the energy."""
-    kept: list[Zone] = []
-    for zone in zones:
-        siblings = [
-            other for other in kept if (other.domain, other.socket) == (zone.domain, zone.socket) and zone.domain == "package"
-        ]
-        if not any(_mirrors(other, zone) for other in siblings):
-            kept.append(zone)
-    names = {zone.name for zone in kept}
-    return tuple(zone for zone in kept if "/" not in zone.name or zone.name.split("/")[0] in names)
-
-
 def _mirrors(a: Zone, b: Zone) -> bool:
+    """True where both zones of one socket show one counter: b's value lies between two readings of a."""
+    if (a.domain, a.socket) != (b.domain, b.socket):
+        return False
     try:
-        first, between, last = read_uj(a.path), read_uj(b.path), read_uj(a.path)
+        first, between, last = read_counter_file(a.path), read_counter_file(b.path), read_counter_file(a.path)
     except (OSError, ValueError):
         return False
     return first <= between <= last
 
 
-def read_uj(path: Path) -> float:
-    """A counter's value in µJ; `OSError` or `ValueError` when unreadable, empty or not a number."""
-    value = float(path.read_text())
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{value} is no reading")
-    return value
-
-
-class PowercapProbe:
+class PowercapProbe(CounterProbe):
     """Reads powercap itself, every zone.
 
     Args:
@@ -119,45 +106,34 @@ class PowercapProbe:
 
     name = "powercap"
     update_period_s = UPDATE_PERIOD_S
-    gain_error = 0.0
 
     def __init__(
         self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic, without: tuple[str, ...] = ()
     ) -> None:
-        self._clock = clock
-        found = powercap_zones(root)
-        self._zones = tuple(zone for zone in found if zone.domain not in without)
-        sockets = {zone.socket for zone in found if zone.domain == "package"}
-        self._by_domain: dict[str, list[Zone]] = {}
-        for zone in self._zones:
-            self._by_domain.setdefault(zone.domain, []).append(zone)
+        zones = powercap_zones(root)
+        sockets: dict[str, set[int]] = {}
+        for zone in zones:
+            sockets.setdefault(zone.domain, set()).add(zone.socket)
+        packages = sockets.get("package", set())
         # A sum over some of the sockets would pass for the machine's.
-        self._partial = {
-            domain: f"only {len({zone.socket for zone in zones})} of {len(sockets)} sockets count {domain}"
-            for domain, zones in self._by_domain.items()
-            if domain != "psys" and {zone.socket for zone in zones} != sockets
+        incomplete = {
+            domain: f"only {len(counted)} of {len(packages)} sockets count {domain}"
+            for domain, counted in sockets.items()
+            if domain not in ("psys", *without) and counted != packages
         }
-        self.domains = tuple(self._by_domain)
+        counters = [
+            Counter(zone.name, zone.domain, partial(_zone_value, zone), span=zone.range_uj)
+            for zone in zones
+            if zone.domain not in without
+        ]
+        super().__init__(counters, clock, incomplete)
 
-    def snapshot(self) -> Snapshot:
-        values, errors = {}, {}
-        for zone in self._zones:
-            try:
-                values[zone.name] = read_uj(zone.path)
-            except PermissionError:
-                errors[zone.name] = PERMISSION_REMEDY
-            except (OSError, ValueError) as error:
-                errors[zone.name] = f"cannot be read: {error}"
-        return Snapshot(self._clock(), values, errors)
 
-    def energy_j(self, before: Snapshot, after: Snapshot) -> dict[str, DomainEnergy]:
-        found = {}
-        for domain, zones in self._by_domain.items():
-            if domain in self._partial:
-                found[domain] = DomainEnergy(None, self._partial[domain])
-            else:
-                found[domain] = sum_domain({zone.name: _step(zone.name, zone.range_uj, before, after) for zone in zones})
-        return found
+def _zone_value(zone: Zone) -> float:
+    try:
+        return read_counter_file(zone.path)
+    except PermissionError:
+        raise UnreadableError(PERMISSION_REMEDY) from None
 
 
 class RawReader(Protocol):
@@ -203,19 +179,18 @@ class RaplProbe:
         return Snapshot(self._clock(), values, errors)
 
     def energy_j(self, before: Snapshot, after: Snapshot) -> dict[str, DomainEnergy]:
-        found = {}
+        energies = {}
         for domain in self.domains:
-            error = before.errors.get(domain) or after.errors.get(domain)
-            if error:
-                found[domain] = DomainEnergy(None, error)
-                continue
-            names = [name for name in {**before.values, **after.values} if name.startswith(f"{domain}-")]
-            found[domain] = sum_domain({name: _step(name, self._ranges.get(name), before, after) for name in names})
-        return found
-
-
-def _step(name: str, span: float | None, before: Snapshot, after: Snapshot) -> DomainEnergy:
-    return energy_between(name, before, after, joules_per_unit=MICRO, update_period_s=UPDATE_PERIOD_S, span=span)
+            readings = {**before.errors, **after.errors, **before.values, **after.values}
+            names = [name for name in readings if name.split("-")[0] == domain]
+            steps = {
+                name: energy_between(
+                    name, before, after, joules_per_unit=MICRO, update_period_s=UPDATE_PERIOD_S, span=self._ranges.get(name)
+                )
+                for name in names
+            }
+            energies[domain] = sum_counters(domain, steps)
+        return energies
 
 
 def import_pyrapl():

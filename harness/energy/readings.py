@@ -1,4 +1,4 @@
-"""From windows to one reading: energy per call with its interval, or why it is not known."""
+"""One reading from several windows: energy per call with its interval, or why it is unknown."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from statistics import stdev
 
 import msgspec
 
+from shmoo.estimators.records import NORMAL_90
 from shmoo.harness.energy.probe import DomainEnergy
 from shmoo.runs.records import EnergyReading
 
 T_90 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 """Student's t that leaves 5 % on either side, for 1 to 9 degrees of freedom; 1.83 stands for more."""
-NORMAL_90 = 1.645
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,6 @@ class Trial:
         energies: domain -> energy, one mapping a probe.
         powers: (time, watts) of each probe's power sensor; empty where it has none.
         failed: why the sampling thread ended early, "" when it did not.
-        gap_s: longest time between two snapshots.
     """
 
     energies: list[dict[str, DomainEnergy]]
@@ -34,38 +33,24 @@ class Trial:
     window_s: float
     calls: int
     failed: str = ""
-    gap_s: float = 0.0
-
-    def of(self, probe: int, domain: str) -> Window:
-        """What this window says of one domain."""
-        energy = self.energies[probe][domain]
-        if energy.energy_j is None and self.failed:
-            energy = DomainEnergy(None, f"{energy.reason} (the sampling thread ended early: {self.failed})")
-        watts = mean_power_w(self.powers[probe])
-        return Window(energy, None if watts is None else watts * self.window_s, self.window_s, self.calls)
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """One domain in one window: what the counter says, and what integrating sampled power says (J)."""
-
-    energy: DomainEnergy
-    integrated_j: float | None
-    window_s: float
-    calls: int
 
 
 def reading(
     domain: str,
-    windows: Sequence[Window],
+    probe_number: int,
+    trials: Sequence[Trial],
     *,
     period_s: float,
     gain_error: float = 0.0,
     idle_before_w: float | None = None,
     idle_after_w: float | None = None,
 ) -> EnergyReading:
-    """Energy per call over the windows; unknown when one of them is."""
-    seconds, calls = sum(w.window_s for w in windows), sum(w.calls for w in windows)
+    """Energy per call of one domain over the trials; unknown when one of them is.
+
+    Args:
+        probe_number: of the domain's probe in the trials.
+    """
+    seconds, calls = sum(trial.window_s for trial in trials), sum(trial.calls for trial in trials)
     common = EnergyReading(
         domain,
         window_s=seconds,
@@ -74,19 +59,24 @@ def reading(
         idle_power_after_w=idle_after_w,
         update_period_s=period_s,
     )
-    failed = [w.energy.reason for w in windows if w.energy.energy_j is None]
-    if failed:
-        return msgspec.structs.replace(common, reason=failed[0])
-    per_call = tuple(w.energy.energy_j / w.calls for w in windows)
-    energy = sum(w.energy.energy_j for w in windows) / calls
-    half = relative_half_width(per_call, period_s * len(windows) / seconds) + gain_error
-    low, high = energy * math.exp(-half), energy * math.exp(half)
-    powers = [w.integrated_j / w.calls for w in windows if w.integrated_j is not None]
-    integrated = sum(powers) / len(powers) if len(powers) == len(windows) else None
-    if integrated is not None:
-        # Counter and sensor of one card have been seen 40 % apart: which of them is right is not known here.
+    joules, sensed_j = [], []
+    for trial in trials:
+        energy = trial.energies[probe_number][domain]
+        if energy.energy_j is None:
+            ended = f" (the sampling thread ended early: {trial.failed})" if trial.failed else ""
+            return msgspec.structs.replace(common, reason=energy.reason + ended)
+        joules.append(energy.energy_j)
+        if (watts := mean_power_w(trial.powers[probe_number])) is not None:
+            sensed_j.append(watts * trial.window_s / trial.calls)
+    energy_j, per_call = sum(joules) / calls, tuple(j / trial.calls for j, trial in zip(joules, trials, strict=True))
+    half = relative_half_width(per_call, period_s * len(trials) / seconds) + gain_error
+    low, high = energy_j * math.exp(-half), energy_j * math.exp(half)
+    integrated = None
+    if len(sensed_j) == len(trials):
+        integrated = sum(sensed_j) / len(trials)
+        # Counter and sensor of one card have been seen 40 % apart, and nothing here shows which of them is right.
         low, high = min(low, integrated), max(high, integrated)
-    return msgspec.structs.replace(common, energy_j=energy, low_j=low, high_j=high, trials_j=per_call, integrated_j=integrated)
+    return msgspec.structs.replace(common, energy_j=energy_j, low_j=low, high_j=high, trials_j=per_call, integrated_j=integrated)
 
 
 def relative_half_width(per_call: Sequence[float], edge: float) -> float:

@@ -1,17 +1,18 @@
-"""The energy pass: calls back to back for several windows, counters read at their edges and, from a thread, in between.
+"""The energy pass: calls back to back for several windows, counters read at the windows' edges and, from a thread, in between.
 
     idle | calls  edge calls calls ... calls edge  | calls  edge calls ... edge | calls ... | idle
          | random      snapshot . . . . .  snapshot
                        the thread's snapshots let a counter wrap any number of times
 
-Energy is gross; idle power before and after is stored beside it and nothing is subtracted. Calls run before each window already,
-for a random time: a counter shows at either edge what was used up to its last update, which errs equally on both only if the same
-work ran before both; and its updates then fall differently into each window.
+Energy is gross; idle power before and after is stored beside it and nothing is subtracted. Calls already run for a random time
+before each window: a counter lags by up to one update at either edge, an error that cancels only if the same work ran before both
+edges; and the random time places the counter's updates differently in each window.
 """
 
 from __future__ import annotations
 
 import random
+import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,10 +25,10 @@ from shmoo.harness.energy.readings import Trial, reading
 from shmoo.runs.records import EnergyReading
 
 UPDATES_PER_WINDOW = 50
-"""A window holds this many counter updates at least, so that not knowing when the edges fell costs at most 2 %."""
+"""A window holds at least this many counter updates, so that the unknown phase of its edges costs at most 2 %."""
 UPDATES_IDLE = 10
 IDLE_LASTS_S = 30.0
-"""Idle power measured after one case stands for the time before the next when that begins within this time."""
+"""Idle power measured after one case also counts as that before the next one if it begins within this time."""
 POWER_SAMPLE_S = 0.02
 """Shortest time between samples of a power sensor; faster ones repeat themselves (Yang et al., SC'24: 10 to 100 ms)."""
 
@@ -55,7 +56,7 @@ class EnergySettings(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TrailSampler:
-    """Takes snapshots of several probes in a thread of its own, from `start` to `stop`; the caller's thread takes the edges.
+    """Takes snapshots of several probes in its own thread, from `start` to `stop`; the caller's thread takes the edges.
 
     A thread that dies or lags leaves a shorter trail: its last snapshot and the edge still bound the energy in between, and where
     a counter may have wrapped unseen in the gap, its energy is unknown. `failed` says why the thread ended early.
@@ -81,11 +82,6 @@ class TrailSampler:
         self._take()
         return self.trails
 
-    @property
-    def largest_gap_s(self) -> float:
-        """Longest time between two snapshots: the heartbeat of the thread."""
-        return max((b.at_s - a.at_s for trail in self.trails for a, b in pairwise(trail)), default=0.0)
-
     def _sample(self) -> None:
         try:
             while not self._done.wait(self._period_s):
@@ -98,12 +94,12 @@ class TrailSampler:
         for trail, powers, probe in zip(self.trails, self.powers, self._probes, strict=True):
             snapshot = probe.snapshot()
             trail.append(snapshot)
-            if isinstance(probe, PowerMeter) and (watts := probe.power_w().get("instant")):
+            if isinstance(probe, PowerMeter) and (watts := probe.power_w()):
                 powers.append((snapshot.at_s, watts))
 
 
 class EnergyMeter:
-    """Measures the energy of calls with every counter there is.
+    """Measures the energy of calls with every available counter.
 
     Args:
         probes, reasons: as `available_probes` gives them.
@@ -131,31 +127,33 @@ class EnergyMeter:
     def measure(
         self, call: Callable[[], object], call_s: float, device: str = "cpu", synchronize: Callable[[], None] | None = None
     ) -> tuple[EnergyReading, ...]:
-        """Gross energy per call by domain. What `call` raises passes through.
+        """Gross energy per call by domain. Exceptions of `call` pass through.
 
         Args:
             call_s: expected time of a call, to look at the clock rarely.
             device: on "cpu" the GPU's domains are left out.
+            synchronize: waits for the device.
         """
         if self._settings.window_s <= 0:
             return self.unknown("not asked for (energy window of 0 s)", device)
-        why_not = {probe.name: self._why_not(probe) for probe in self._of(device)}
-        probes = [probe for probe in self._of(device) if not why_not[probe.name]]
-        found = self._missing(device) + tuple(
-            EnergyReading(domain, reason=why_not[probe.name])
-            for probe in self._of(device)
-            if why_not[probe.name]
-            for domain in probe.domains
-        )
+        readings = [EnergyReading(domain, reason=reason) for domain, reason in self._missing(device).items()]
+        probes = []
+        for probe in self._probes_of(device):
+            if reason := self._unusable_reason(probe):
+                readings += [EnergyReading(domain, reason=reason) for domain in probe.domains]
+            else:
+                probes.append(probe)
         if not probes:
-            return found
+            return tuple(readings)
         before = self._idle_power(probes, IDLE_LASTS_S)
-        trials = [self._trial(call, call_s, probes, synchronize) for _ in range(self._settings.trials)]
+        wait = synchronize or (lambda: None)
+        trials = [self._trial(call, call_s, probes, wait) for _ in range(self._settings.trials)]
         after = self._idle_power(probes, 0.0)
-        return found + tuple(
+        readings += [
             reading(
                 domain,
-                [trial.of(number, domain) for trial in trials],
+                number,
+                trials,
                 period_s=self._period(probe),
                 gain_error=probe.gain_error,
                 idle_before_w=before.get(domain),
@@ -163,30 +161,28 @@ class EnergyMeter:
             )
             for number, probe in enumerate(probes)
             for domain in probe.domains
-        )
+        ]
+        return tuple(readings)
 
     def unknown(self, reason: str, device: str = "cpu") -> tuple[EnergyReading, ...]:
-        """The same domains as `measure` gives, all of them unknown for this reason; nothing is run."""
-        domains = [domain for probe in self._of(device) for domain in probe.domains]
-        domains += [missing.domain for missing in self._missing(device)]
-        return tuple(EnergyReading(domain, reason=reason) for domain in domains)
+        """The domains that `measure` gives, all of them unknown for this reason; nothing is run."""
+        domains = [domain for probe in self._probes_of(device) for domain in probe.domains]
+        return tuple(EnergyReading(domain, reason=reason) for domain in (*domains, *self._missing(device)))
 
-    def _of(self, device: str) -> list[Probe]:
-        return [probe for probe in self._probes if device != "cpu" or not _is_gpu(probe.domains[0])]
+    def _probes_of(self, device: str) -> list[Probe]:
+        return [probe for probe in self._probes if device != "cpu" or not probe.domains[0].startswith("gpu")]
 
-    def _missing(self, device: str) -> tuple[EnergyReading, ...]:
-        return tuple(
-            EnergyReading(domain, reason=reason)
-            for domain, reason in self._reasons.items()
-            if domain == "package" or (domain == "gpu" and device != "cpu")
-        )
+    def _missing(self, device: str) -> dict[str, str]:
+        """Domains of this device without a counter, and why."""
+        domains = ("package",) if device == "cpu" else ("package", "gpu")
+        return {domain: reason for domain, reason in self._reasons.items() if domain in domains}
 
     def _period(self, probe: Probe) -> float:
-        """The counter's update period as measured, or what the probe says of one that is too slow to be measured."""
+        """The counter's update period as measured, or as the probe declares it where it is too slow to be measured."""
         return self._periods[probe.name] or probe.update_period_s
 
-    def _why_not(self, probe: Probe) -> str:
-        """Why no window can be measured with this probe, "" when one can. Its counter is watched once, when first asked for."""
+    def _unusable_reason(self, probe: Probe) -> str:
+        """Why this probe can measure no window, "" where it can. The first call watches the counter for a while."""
         longest = self._settings.max_window_s
         if probe.name not in self._periods:
             measurable = UPDATES_PER_WINDOW * probe.update_period_s <= longest
@@ -204,64 +200,55 @@ class EnergyMeter:
         )
 
     def _run(
-        self, call: Callable[[], object], call_s: float, length: float, synchronize: Callable[[], None] | None
+        self, call: Callable[[], object], call_s: float, length_s: float, synchronize: Callable[[], None]
     ) -> tuple[float, int]:
-        """Calls back to back for `length` seconds: seconds taken and calls made."""
+        """Run calls back to back for `length_s`; gives the seconds taken and the number of calls."""
         batch = max(1, round(self._settings.batch_s / call_s)) if call_s > 0 else 1
         calls = 0
         begin = self._clock()
-        while (spent := self._clock() - begin) < length:
+        while (spent_s := self._clock() - begin) < length_s:
             for _ in range(batch):
                 call()
-            if synchronize is not None:
-                synchronize()
+            synchronize()
             calls += batch
-        return spent, calls
+        return spent_s, calls
 
     def _trial(
-        self,
-        call: Callable[[], object],
-        call_s: float,
-        probes: Sequence[Probe],
-        synchronize: Callable[[], None] | None,
+        self, call: Callable[[], object], call_s: float, probes: Sequence[Probe], synchronize: Callable[[], None]
     ) -> Trial:
         slowest = max(self._period(probe) for probe in probes)
-        length = max(self._settings.window_s, UPDATES_PER_WINDOW * slowest)
-        settle = max(self._settings.settle_s, 2 * slowest) + self._draw.uniform(0.0, slowest)
-        self._run(call, call_s, settle, synchronize)
-        powered = [probe for probe in probes if isinstance(probe, PowerMeter)]
-        every = min([self._settings.sample_s, *(max(self._period(probe), POWER_SAMPLE_S) for probe in powered)])
-        sampler = TrailSampler(probes, every)
-        if synchronize is not None:
-            synchronize()
+        length_s = max(self._settings.window_s, UPDATES_PER_WINDOW * slowest)
+        settle_s = max(self._settings.settle_s, 2 * slowest) + self._draw.uniform(0.0, slowest)
+        self._run(call, call_s, settle_s, synchronize)
+        sensors = [max(self._period(probe), POWER_SAMPLE_S) for probe in probes if isinstance(probe, PowerMeter)]
+        sampler = TrailSampler(probes, min([self._settings.sample_s, *sensors]))
+        synchronize()
         sampler.start()
         try:
-            spent, calls = self._run(call, call_s, length, synchronize)
+            spent_s, calls = self._run(call, call_s, length_s, synchronize)
         finally:
             trails = sampler.stop()
         energies = [trail_energy(probe, trail) for probe, trail in zip(probes, trails, strict=True)]
-        return Trial(energies, sampler.powers, spent, calls, sampler.failed, sampler.largest_gap_s)
+        return Trial(energies, sampler.powers, spent_s, calls, sampler.failed)
 
     def _idle_power(self, probes: Sequence[Probe], lasts_s: float) -> dict[str, float]:
-        """Watts by domain with nothing of ours running; what was measured less than `lasts_s` ago stands."""
+        """Watts by domain while no call runs; a measurement less than `lasts_s` old is used again."""
         if self._settings.idle_s <= 0:
             return {}
-        known = {name: watts for name, (at, watts) in self._idle.items() if self._clock() - at < lasts_s}
-        asked = [probe for probe in probes if probe.name not in known]
-        if asked:
-            span = max(self._settings.idle_s, *(UPDATES_IDLE * self._period(probe) for probe in asked))
-            before = [probe.snapshot() for probe in asked]
-            self._sleep(span)
-            for probe, first in zip(asked, before, strict=True):
+        watts = {name: by_domain for name, (at_s, by_domain) in self._idle.items() if self._clock() - at_s < lasts_s}
+        stale = [probe for probe in probes if probe.name not in watts]
+        if stale:
+            before = [probe.snapshot() for probe in stale]
+            self._sleep(max(self._settings.idle_s, *(UPDATES_IDLE * self._period(probe) for probe in stale)))
+            for probe, first in zip(stale, before, strict=True):
                 last = probe.snapshot()
-                energies = probe.energy_j(first, last).items() if last.at_s > first.at_s else ()
-                known[probe.name] = {
-                    domain: energy.energy_j / (last.at_s - first.at_s)
-                    for domain, energy in energies
-                    if energy.energy_j is not None
+                seconds = last.at_s - first.at_s
+                energies = probe.energy_j(first, last).items() if seconds > 0 else ()
+                watts[probe.name] = {
+                    domain: energy.energy_j / seconds for domain, energy in energies if energy.energy_j is not None
                 }
-                self._idle[probe.name] = (self._clock(), known[probe.name])
-        return {domain: watts for probe in probes for domain, watts in known[probe.name].items()}
+                self._idle[probe.name] = (self._clock(), watts[probe.name])
+        return {domain: power for probe in probes for domain, power in watts[probe.name].items()}
 
 
 def measure_update_period(
@@ -273,17 +260,12 @@ def measure_update_period(
 ) -> float | None:
     """Median time between movements of the probe's counters, s; `None` if they moved less than twice within `limit_s`."""
     begin = clock()
-    moved: list[float] = []
+    moved_at_s: list[float] = []
     last = probe.snapshot()
-    while len(moved) <= updates and clock() - begin < limit_s:
+    while len(moved_at_s) <= updates and clock() - begin < limit_s:
         sleep(probe.update_period_s / 20)
         now = probe.snapshot()
         if now.values and now.values != last.values:
-            moved.append(now.at_s)
+            moved_at_s.append(now.at_s)
             last = now
-    steps = sorted(b - a for a, b in pairwise(moved))
-    return steps[len(steps) // 2] if steps else None
-
-
-def _is_gpu(domain: str) -> bool:
-    return domain.startswith("gpu")
+    return statistics.median_high([b - a for a, b in pairwise(moved_at_s)]) if len(moved_at_s) > 1 else None

@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  // A graph of kernels that opens and closes by module. `data.kernels` are in order of execution; each names its sources.
+  // A graph of kernels whose modules open and close. `data.kernels` is in execution order; each kernel lists its sources.
   const data = JSON.parse(document.getElementById("graph-data").textContent);
   const SVG = "http://www.w3.org/2000/svg";
   const WIDTH = 190, HEIGHT = 42, GAP_X = 34, GAP_Y = 54, MOST_AT_FIRST = 60;
@@ -18,32 +18,30 @@
     return element;
   };
 
-  // "a.b" -> ["a", "a.b"]: the modules that hold a kernel, the outermost first.
-  const holders = (path) => {
+  // "a.b" -> ["a", "a.b"]: the modules that contain a kernel, the outermost first.
+  const ancestors = (path) => {
     const parts = path ? path.split(".") : [];
     return parts.map((_, i) => parts.slice(0, i + 1).join("."));
   };
   const counts = new Map();
-  for (const kernel of data.kernels) for (const path of holders(kernel.module)) counts.set(path, (counts.get(path) || 0) + 1);
-  // A module of one kernel is that kernel: there is nothing to open.
-  const held = data.kernels.map((kernel) => holders(kernel.module).filter((path) => counts.get(path) > 1));
-  const modules = [...new Set(held.flat())];
+  for (const kernel of data.kernels) for (const path of ancestors(kernel.module)) counts.set(path, (counts.get(path) || 0) + 1);
+  // A module of one kernel is shown as that kernel.
+  const modulesOf = data.kernels.map((kernel) => ancestors(kernel.module).filter((path) => counts.get(path) > 1));
+  const modules = [...new Set(modulesOf.flat())];
   const last = (path) => path.slice(path.lastIndexOf(".") + 1);
-  const title = (kernel, index) => {
-    const inner = held[index].length ? held[index][held[index].length - 1] : "";
-    return kernel.module !== inner ? `${last(kernel.module)}: ${kernel.label}` : kernel.label;
-  };
-  const depth = (path) => (path ? path.split(".").length : 0);
+  const title = (kernel, index) =>
+    kernel.module !== (modulesOf[index].at(-1) || "") ? `${last(kernel.module)}: ${kernel.label}` : kernel.label;
+  const depth = (path) => ancestors(path).length;
 
-  // What is seen now: each kernel stands in the outermost module that is closed, or for itself.
+  // The nodes to draw: a kernel appears as the outermost closed module that contains it, or by itself.
   const view = () => {
     const nodes = new Map();
     const place = data.kernels.map((kernel, index) => {
-      const closed = held[index].find((path) => !open.has(path));
+      const closed = modulesOf[index].find((path) => !open.has(path));
       const id = closed === undefined ? `#${index}` : closed;
       if (!nodes.has(id)) {
         const label = closed === undefined ? title(kernel, index) : last(closed);
-        const inside = closed === undefined ? held[index] : holders(closed).slice(0, -1);
+        const inside = closed === undefined ? modulesOf[index] : ancestors(closed).slice(0, -1);
         nodes.set(id, { id, label, inside, module: closed, order: index, kernels: [], time: 0, share: 0, bounds: {} });
       }
       const node = nodes.get(id);
@@ -63,7 +61,7 @@
     return { nodes: [...nodes.values()], edges: [...edges.values()] };
   };
 
-  // Layers by the longest way from the inputs; within a layer by the mean place of what is read, then of what reads.
+  // Layers follow the longest path from the inputs; order within a layer follows the mean position of sources, then of readers.
   const layOut = ({ nodes, edges }) => {
     const forward = edges.filter(({ from, to }) => from.order < to.order);
     for (const node of nodes) Object.assign(node, { layer: 0, sources: [], readers: [] });
@@ -93,32 +91,31 @@
 
   const path = ({ from, to }) => {
     const x1 = from.x, y1 = from.y + HEIGHT / 2, x2 = to.x, y2 = to.y - HEIGHT / 2;
-    // Edges that pass layers swing out, so that they are seen beside the nodes that they pass.
+    // Edges that skip layers bend outwards, so that they stay visible beside the nodes between.
     const passed = Math.max(to.layer - from.layer - 1, 0);
     const out = passed ? WIDTH * 0.7 + 7 * Math.min(passed, 20) : 0;
     const bend = Math.max(GAP_Y, (y2 - y1) / 3);
     return `M${x1},${y1} C${x1 + out},${y1 + bend} ${x2 + out},${y2 - bend} ${x2},${y2}`;
   };
 
-  const tell = (node) => {
+  const showFacts = (node) => {
     const lines = node.module === undefined ? data.kernels[node.kernels[0]].facts : data.modules[node.module] || [];
-    facts.replaceChildren();
-    lines.forEach((line, i) => {
+    facts.replaceChildren(...lines.map((line, i) => {
       const element = document.createElement(i ? "div" : "b");
       element.textContent = line;
-      facts.append(element);
-    });
+      return element;
+    }));
   };
 
   const draw = () => {
-    const seen = view();
-    layOut(seen);
-    shown = seen.nodes;
+    const graph = view();
+    layOut(graph);
+    shown = graph.nodes;
     canvas.replaceChildren();
     for (const module of modules.filter((path) => open.has(path)).sort((a, b) => depth(a) - depth(b))) {
-      const inside = seen.nodes.filter((node) => node.inside.includes(module));
+      const inside = graph.nodes.filter((node) => node.inside.includes(module));
       if (!inside.length) continue;
-      // Frames that begin together keep their names apart.
+      // Nested frames that begin at one node need room for each name.
       const levels = Math.max(...inside.map((node) => node.inside.length)) - depth(module);
       const pad = 8 + 3 * Math.min(levels, 3), above = 18 + 14 * Math.min(levels, 3);
       const left = Math.min(...inside.map((n) => n.x)) - WIDTH / 2 - pad, top = Math.min(...inside.map((n) => n.y)) - HEIGHT / 2 - above;
@@ -128,12 +125,12 @@
       const name = make("text", { x: left + 6, y: top + 11, tabindex: 0, role: "button" }, frame, `− ${module}`);
       act(name, () => { for (const path of [...open]) if (path === module || path.startsWith(`${module}.`)) open.delete(path); draw(); });
     }
-    const lines = seen.edges.map((edge) => ({
+    const lines = graph.edges.map((edge) => ({
       ...edge,
       element: make("path", { d: path(edge), class: edge.from.order < edge.to.order ? "edge" : "edge back" }, canvas),
     }));
-    const most = Math.max(...seen.nodes.map((node) => node.share), 1e-12);
-    for (const node of seen.nodes) {
+    const most = Math.max(...graph.nodes.map((node) => node.share), 1e-12);
+    for (const node of graph.nodes) {
       const place = `translate(${node.x - WIDTH / 2},${node.y - HEIGHT / 2})`;
       const group = make("g", { class: "node", transform: place, tabindex: 0, role: "button" }, canvas);
       node.element = group;
@@ -143,12 +140,12 @@
       make("text", { x: 8, y: 17 }, group, short(node.module === undefined ? node.label : `+ ${node.label}`, 27));
       const count = node.module === undefined ? "" : `, ${node.kernels.length} kernels`;
       make("text", { x: 8, y: 33, class: "share" }, group, `${percent(node.share)}, ${bound(node)}${count}`);
-      const near = () => {
-        tell(node);
+      const highlight = () => {
+        showFacts(node);
         for (const { from, to, element } of lines) element.classList.toggle("near", from === node || to === node);
       };
-      group.addEventListener("pointerenter", near);
-      group.addEventListener("focus", near);
+      group.addEventListener("pointerenter", highlight);
+      group.addEventListener("focus", highlight);
       act(group, () => { if (node.module !== undefined) { open.add(node.module); draw(); } });
     }
     mark();
@@ -159,17 +156,17 @@
     element.addEventListener("keydown", (event) => { if (event.key === "Enter") action(); });
   };
 
-  // Kernels whose module or operators hold the words looked for stay clear.
+  // Fades the kernels whose module and operators do not contain the search text.
   const search = document.getElementById("search");
   const mark = () => {
     const words = search.value.trim().toLowerCase();
     for (const group of canvas.querySelectorAll(".node")) group.classList.remove("faded");
     if (!words) return;
-    const found = data.kernels.map((kernel) => `${kernel.module} ${kernel.label}`.toLowerCase().includes(words));
-    for (const node of shown) node.element.classList.toggle("faded", !node.kernels.some((index) => found[index]));
+    const matches = data.kernels.map((kernel) => `${kernel.module} ${kernel.label}`.toLowerCase().includes(words));
+    for (const node of shown) node.element.classList.toggle("faded", !node.kernels.some((index) => matches[index]));
   };
 
-  // Moving and zooming: the canvas is scaled about the pointer.
+  // Moving and zooming; zooming keeps the point under the pointer.
   let scale = 1, x = 0, y = 0, dragged = false, start = null;
   const place = () => canvas.setAttribute("transform", `translate(${x},${y}) scale(${scale})`);
   const fit = () => {
@@ -195,7 +192,8 @@
   });
   window.addEventListener("pointerup", () => { start = null; svg.classList.remove("moving"); });
 
-  const levels = (most) => {
+  // Opens whole levels as long as at most this many nodes are shown.
+  const openLevels = (most) => {
     for (let level = 1; ; level++) {
       const next = modules.filter((path) => depth(path) === level && !open.has(path));
       if (!next.length && !modules.some((path) => depth(path) > level)) return;
@@ -220,7 +218,7 @@
       window.dispatchEvent(new Event("resize"));
     });
   }
-  levels(MOST_AT_FIRST);
+  openLevels(MOST_AT_FIRST);
   draw();
   fit();
 })();

@@ -1,9 +1,9 @@
 import msgspec
 import pytest
+from virtual_device import VirtualDevice, VirtualNvml
 
 from shmoo.harness.energy.nvml import NvmlProbe
 from shmoo.harness.energy.sampler import EnergyMeter
-from shmoo.harness.energy.virtual import VirtualDevice, VirtualNvml
 from shmoo.harness.workloads import find_workload
 from shmoo.runs.records import CaseSpec, Machine, Measurement, Reason, Timing
 from shmoo.runs.store import Run
