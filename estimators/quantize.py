@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
 
-from shmoo.estimators.costs.base import elements
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.records import Graph, OpCall, TensorSpec, Value
 from shmoo.estimators.retype import FLOATS
@@ -95,7 +95,7 @@ class _Quantizer:
             return None
         n, k = value.spec.shape if names[2] else value.spec.shape[::-1]
         bias = read.get("bias", read.get("self") if call.op == "aten.addmm" else None)
-        return _Layer(source, weight, bias, elements(self.graph.values[source].spec.shape[:-1]), n, k)
+        return _Layer(source, weight, bias, math.prod(self.graph.values[source].spec.shape[:-1]), n, k)
 
     def _append(self, spec: TensorSpec, like: Value | None = None, suffix: str = "") -> int:
         self.values.append(Value(spec) if like is None else Value(spec, like.kind, f"{like.name}.{suffix}"))

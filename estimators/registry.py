@@ -1,13 +1,35 @@
-"""A registry filled by decorators at import: name -> entry, each name once."""
+"""Names of operators and what is filed under names: registries filled by decorators, package attributes imported on demand."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from typing import Any, Generic, TypeVar
 
 from shmoo.estimators.errors import ShmooError, unknown
 
 T = TypeVar("T")
+
+
+def aten(names: str) -> tuple[str, ...]:
+    """Full names of ATen operators: ("aten.add", "aten.sub") for "add sub"."""
+    return tuple(f"aten.{name}" for name in names.split())
+
+
+def on_demand(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """A package's `__getattr__`, which imports a module when a name of it is first used: `--help` must not wait for torch.
+
+    Args:
+        package: name of the package.
+        homes: name -> the module that holds it.
+    """
+
+    def find(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(homes[name]), name)
+
+    return find
 
 
 class DuplicateNameError(ShmooError):
@@ -18,7 +40,7 @@ class Registry(Mapping[str, T], Generic[T]):
     """Names to entries. Reading an unknown name suggests the nearest; a second registration is refused.
 
     Args:
-        kind: what the entries are, for error messages ("operator cost", "tiling strategy").
+        kind: of entry, for error messages ("operator cost", "tiling strategy").
     """
 
     def __init__(self, kind: str) -> None:
@@ -57,7 +79,7 @@ class Registry(Mapping[str, T], Generic[T]):
         return name in self._entries
 
     def get(self, name: object, default: Any = None) -> Any:
-        """The entry, or `default`; unlike reading by index, an unknown name is no error."""
+        """The entry, or `default` for an unknown name, without the search for similar names that `[]` does."""
         return self._entries.get(name, default)
 
     def __iter__(self) -> Iterator[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Sequence
 
 import msgspec
 
-from shmoo.estimators.costs.base import elements
 from shmoo.estimators.errors import InputError
 
 
@@ -74,7 +74,7 @@ def contractions_of(equation: str, shapes: Sequence[Sequence[int]]) -> list[Cont
     terms, output, sizes = _letters(equation, shapes)
 
     def size(letters: set[str]) -> int:
-        return elements([sizes[c] for c in letters])
+        return math.prod([sizes[c] for c in letters])
 
     current = set(terms[0])
     if len(terms) == 1:
