@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from shmoo.estimators.director import AnalysisDirector, Estimate
-from shmoo.estimators.fusion_savings import FusionSummary, summarise_fusion
+from shmoo.estimators.fusion_savings import FusionSummary, summarize_fusion
 from shmoo.estimators.inspection import Inspection, inspect_graphs
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.records import Graph
@@ -157,7 +157,7 @@ def fusion(
     Raises:
         InputError: an unknown architecture, or a runtime that it lacks.
     """
-    return summarise_fusion(_director(arch), _listed(graphs), runtime, model, compute_dtype=compute_dtype)
+    return summarize_fusion(_director(arch), _listed(graphs), runtime, model, compute_dtype=compute_dtype)
 
 
 def _listed(graphs: Graphs) -> tuple[Graph, ...]:

@@ -4,7 +4,7 @@ import pytest
 from build import GraphBuilder
 
 from shmoo.estimators.director import AnalysisDirector
-from shmoo.estimators.fusion_savings import FusionSavings, FusionTotals, fusion_savings, summarise_fusion
+from shmoo.estimators.fusion_savings import FusionSavings, FusionTotals, fusion_savings, summarize_fusion
 from shmoo.estimators.profile import RUNTIMES, Coefficient, load_profile
 
 
@@ -81,7 +81,7 @@ def test_a_summary_counts_kernels_of_the_same_operators():
     """Two chains of relu and sigmoid over different sizes."""
     b = GraphBuilder()
     ends = [b.call("sigmoid", {"self": b.relu(b.tensor((n,)))}, (n,)) for n in (100, 200)]
-    summary = summarise_fusion(AnalysisDirector(load_profile("cpu_server_generic")), [b.graph(*ends)])
+    summary = summarize_fusion(AnalysisDirector(load_profile("cpu_server_generic")), [b.graph(*ends)])
     assert summary.groups == (("relu + sigmoid", 2),)
     assert (summary.model, summary.arch, summary.runtime) == ("test", "cpu_server_generic", "inductor")
     assert "relu + sigmoid" in summary._repr_html_()

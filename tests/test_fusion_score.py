@@ -2,7 +2,7 @@
 
 import pytest
 
-from shmoo.estimators.fusion_score import fusion_score, shared_pairs
+from shmoo.estimators.fusion_savings import fusion_score, shared_pairs
 
 
 def test_pairs_are_of_calls_that_share_a_kernel():
