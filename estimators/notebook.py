@@ -1,4 +1,4 @@
-"""Results as HTML tables, which notebooks show in place of a repr. Everything that comes from outside is escaped."""
+"""Results as HTML tables, which notebooks show in place of a repr. All texts are escaped."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 
 
 def html_table(headers: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
-    """A table of texts, its first column aligned left and the others right."""
+    """A table of texts, with the first column aligned left and the others right."""
     head = "".join(f"<th>{escape(header)}</th>" for header in headers)
-    body = "".join(f"<tr>{''.join(_cell(i, cell) for i, cell in enumerate(row))}</tr>" for row in rows)
+    aligned = [f"<td style='text-align:{align}'>" for align in ("left", *["right"] * (len(headers) - 1))]
+    cells = ("".join(f"{start}{escape(cell)}</td>" for start, cell in zip(aligned, row, strict=True)) for row in rows)
+    body = "".join(f"<tr>{row}</tr>" for row in cells)
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
@@ -40,7 +42,3 @@ def estimate_html(estimate: Estimate) -> str:
     ]
     title = f"{estimate.arch}, {estimate.runtime}, {estimate.dtype}, batch {estimate.batch}"
     return html_table(["", "estimate", "90 % interval"], rows, title)
-
-
-def _cell(column: int, text: str) -> str:
-    return f"<td style='text-align:{'right' if column else 'left'}'>{escape(text)}</td>"

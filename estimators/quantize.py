@@ -172,12 +172,10 @@ class _Quantizer:
         out = call.writes[0]
         weight, scales = self._small(layer, "int8", (layer.n,))
         small, row_scales = self._round(call, layer)
-        spec = self.values[weight].spec
-        # `_int_mm` takes the (n, k) weight as a (k, n) view.
-        self.values.append(Value(TensorSpec(spec.shape[::-1], spec.dtype), self.values[weight].kind, storage=weight))
-        transposed = len(self.values) - 1
         total = self._append(TensorSpec((layer.m, layer.n), "int32"))
-        self._call(call, "aten._int_mm", {"self": small, "mat2": transposed}, total)
+        # `_int_mm` takes the (n, k) weight as a (k, n) view.
+        self.values.append(Value(TensorSpec((layer.k, layer.n), "int8"), self.values[weight].kind, storage=weight))
+        self._call(call, "aten._int_mm", {"self": small, "mat2": len(self.values) - 1}, total)
         by_row = self._append(TensorSpec((layer.m, layer.n), self.values[out].spec.dtype))
         self._call(call, "aten.mul", {"self": total, "other": row_scales}, by_row)
         product = out if layer.bias is None else self._append(self.values[out].spec)
