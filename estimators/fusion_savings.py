@@ -88,10 +88,13 @@ def fusion_savings(
         InputError: what an estimate refuses.
     """
     chosen = check_runtime(director.profile, runtime)
-    return FusionSavings(
-        alone=_totals(director, graphs, chosen, compute_dtype, fused=False),
-        fused=_totals(director, graphs, chosen, compute_dtype, fused=True),
-    )
+    totals = []
+    for fused in (False, True):
+        table, _ = tabulate(graphs, chosen, director.profile.family, compute_dtype, fused)
+        priced = director.price(table, chosen)
+        energy_j = None if priced.energy_j is None else float(priced.energy_j.sum())
+        totals.append(FusionTotals(len(table), float(table.bytes.sum()), float(priced.latency_s.sum()), energy_j))
+    return FusionSavings(*totals)
 
 
 def summarize_fusion(
@@ -122,19 +125,6 @@ def summarize_fusion(
                 counts[" + ".join(graph.calls[call].op.rpartition(".")[2] for call in group.calls)] += 1
     label = model or next((graph.name for graph in graphs if graph.name), "model")
     return FusionSummary(label, profile.name, chosen, savings, tuple(counts.most_common()))
-
-
-def _totals(
-    director: AnalysisDirector, graphs: Sequence[Graph], runtime: str, compute_dtype: str | None, *, fused: bool
-) -> FusionTotals:
-    table, _ = tabulate(graphs, runtime, director.profile.family, compute_dtype, fused)
-    priced = director.price(table, runtime)
-    return FusionTotals(
-        kernels=len(table),
-        bytes=float(table.bytes.sum()),
-        latency_s=float(priced.latency_s.sum()),
-        energy_j=None if priced.energy_j is None else float(priced.energy_j.sum()),
-    )
 
 
 class FusionScore(msgspec.Struct, frozen=True):

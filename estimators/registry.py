@@ -1,10 +1,11 @@
-"""Names of operators and what is filed under names: registries filled by decorators, package attributes imported on demand."""
+"""Registries that decorators fill at import, names of ATen operators, and package attributes that are imported on demand."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import UserDict
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from shmoo.estimators.errors import ShmooError, unknown
 
@@ -36,7 +37,7 @@ class DuplicateNameError(ShmooError):
     """A name was registered twice."""
 
 
-class Registry(Mapping[str, T], Generic[T]):
+class Registry(UserDict[str, T]):
     """Names to entries. Reading an unknown name suggests the nearest; a second registration is refused.
 
     Args:
@@ -44,14 +45,14 @@ class Registry(Mapping[str, T], Generic[T]):
     """
 
     def __init__(self, kind: str) -> None:
+        super().__init__()
         self.kind = kind
-        self._entries: dict[str, T] = {}
 
     def register(self, *names: str) -> Callable[[T], T]:
-        """Decorator that files one entry under one or more names.
+        """Decorator that adds one entry under one or more names.
 
         Raises:
-            DuplicateNameError: if a name is taken.
+            DuplicateNameError: a name is in use.
         """
 
         def decorate(entry: T) -> T:
@@ -62,28 +63,16 @@ class Registry(Mapping[str, T], Generic[T]):
         return decorate
 
     def add(self, name: str, entry: T) -> None:
-        """File `entry` under `name`; `DuplicateNameError` if the name is taken."""
-        if name in self._entries:
+        """Add `entry` under `name`; `DuplicateNameError` if the name is in use."""
+        if name in self.data:
             raise DuplicateNameError(
-                f"{self.kind} {name!r} is registered twice (first as {self._entries[name]!r}); choose another name"
+                f"{self.kind} {name!r} is registered twice (first as {self.data[name]!r}); choose another name"
             )
-        self._entries[name] = entry
+        self.data[name] = entry
 
-    def __getitem__(self, name: str) -> T:
-        try:
-            return self._entries[name]
-        except KeyError:
-            raise unknown(self.kind, name, self._entries) from None
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._entries
+    def __missing__(self, name: str) -> T:
+        raise unknown(self.kind, name, self.data)
 
     def get(self, name: object, default: Any = None) -> Any:
-        """The entry, or `default` for an unknown name, without the search for similar names that `[]` does."""
-        return self._entries.get(name, default)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
+        """The entry, or `default` for an unknown name, without the search for similar names."""
+        return self.data.get(name, default)

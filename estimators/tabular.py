@@ -17,8 +17,8 @@ _ENERGY_FIELDS = ("energy_j", "average_power_w", "edp_js")
 _PLAIN_FIELDS = ("flops", "macs", "bytes", "params", "weight_bytes", "peak_memory_bytes", "kernels", "tiles")
 
 Record = dict[str, object]
-ALL_THREADS = "not asked for: everything the architecture has"
-"""Why an estimate names no number of threads."""
+ALL_THREADS = "not specified: all threads of the architecture"
+"""Reason of an estimate without a number of threads."""
 
 
 def or_reason(name: str, value: object, reason: str) -> Record:
