@@ -9,7 +9,6 @@ most their size, most recently freed first, as caching allocators do; so a new r
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Sequence
 from itertools import chain
 from typing import NamedTuple
@@ -36,32 +35,27 @@ def reuse_distances(kernels: Sequence[Sequence[Touch]]) -> list[list[float]]:
     for touch, block in zip(chain.from_iterable(kernels), chain.from_iterable(blocks), strict=True):
         largest[block] = max(largest.get(block, 0.0), touch.nbytes)
     footprint = sum(largest.values())
-    last: dict[int, float] = {}
-    clock = 0.0
-    distances: list[list[float]] = []
-    for _ in range(2):  # the first repetition only fills `last`
-        distances = []
-        for touches, where in zip(kernels, blocks, strict=True):
-            together = sum(touch.nbytes for touch in touches)
-            # A kernel's own operands compete with each other, so the distance includes all of them.
-            distances.append([min(footprint, clock - last.get(block, -math.inf) + together) for block in where])
-            clock += together
-            last.update(dict.fromkeys(where, clock))
-    return distances
+    return [[min(footprint, distance) for distance in row] for row in _distances(blocks, kernels)]
 
 
 def code_distances(identities: Sequence[Hashable], kernels: Sequence[Sequence[Touch]]) -> list[float]:
     """Bytes touched since a kernel of the same identity last ran, its own included, in a sequence repeated back to back."""
+    return [row[0] for row in _distances([[identity] for identity in identities], kernels)]
+
+
+def _distances(keys: Sequence[Sequence[Hashable]], kernels: Sequence[Sequence[Touch]]) -> list[list[float]]:
+    """Bytes touched since the last kernel with the same key, for each key of each kernel. A kernel's own operands compete with
+    each other, so its distances include all of them."""
     last: dict[Hashable, float] = {}
     clock = 0.0
-    distances: list[float] = []
+    distances: list[list[float]] = []
     for _ in range(2):  # the first repetition only fills `last`
         distances = []
-        for identity, touches in zip(identities, kernels, strict=True):
+        for own, touches in zip(keys, kernels, strict=True):
             together = sum(touch.nbytes for touch in touches)
-            distances.append(clock - last.get(identity, clock) + together)
+            distances.append([clock - last.get(key, clock) + together for key in own])
             clock += together
-            last[identity] = clock
+            last.update(dict.fromkeys(own, clock))
     return distances
 
 

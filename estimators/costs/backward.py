@@ -141,11 +141,15 @@ def weight_norm_backward(call: OpCall) -> Cost:
 # Pooling --------------------------------------------------------------------------------------------------------------
 
 
-@cost(*aten("max_pool2d_with_indices_backward max_pool3d_with_indices_backward"))
+_PADDINGS = tuple(f"aten.{kind}_pad{rank}d_backward" for kind in ("reflection", "replication") for rank in (1, 2, 3))
+
+
+@cost(*aten("max_pool2d_with_indices_backward max_pool3d_with_indices_backward unfold_backward"), *_PADDINGS)
 @cost(*aten("adaptive_max_pool2d_backward adaptive_max_pool3d_backward"))
-def max_pool_backward(call: OpCall) -> Cost:
-    """Each gradient is added to the place its maximum came from. The input gives the shape and is not read."""
-    return bill(call, "pooling", vector=tensor(call, "grad_output").numel, m=result(call).numel, touched={"self": 0.0})
+def scatter_gradients(call: OpCall) -> Cost:
+    """Each gradient is added to the place its value came from; an input given for its shape is not read."""
+    family = "pooling" if "pool" in call.op else "copy"
+    return bill(call, family, vector=first(call).numel, m=result(call).numel, touched={"self": 0.0})
 
 
 @cost(*aten("avg_pool2d_backward avg_pool3d_backward _adaptive_avg_pool2d_backward _adaptive_avg_pool3d_backward"))
@@ -178,20 +182,6 @@ def nll_loss_backward(call: OpCall) -> Cost:
     """One element for each target is set, the others are 0. The log-probabilities give the shape and are not read."""
     m = tensor(call, "target").numel
     return bill(call, "gather", vector=m, m=m, touched={"self": 0.0})
-
-
-@cost("aten.slice_backward", "aten.select_backward", "aten.diagonal_backward")
-def view_backward(call: OpCall) -> Cost:
-    """The gradient is copied into a result that is otherwise 0."""
-    return bill(call, "copy", m=result(call).numel)
-
-
-@cost("aten.unfold_backward")
-@cost(*(f"aten.{kind}_pad{rank}d_backward" for kind in ("reflection", "replication") for rank in (1, 2, 3)))
-def folding_backward(call: OpCall) -> Cost:
-    """Each gradient is added to the place its value came from; an input given for its shape is not read."""
-    count = first(call).numel
-    return bill(call, "copy", vector=count, m=result(call).numel, touched={"self": 0.0})
 
 
 @cost(*(f"aten.{name}_backward" for name in UPSAMPLE))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from shmoo.estimators.costs.base import bill, cost, first, listed, result, tensor
+from shmoo.estimators.costs.base import bill, cost, listed, result, tensor
 from shmoo.estimators.records import Cost, OpCall
 from shmoo.estimators.registry import aten
 
@@ -20,7 +20,7 @@ COPIES = aten(
     "slice_copy select_copy expand_copy permute_copy transpose_copy view_copy t_copy unsqueeze_copy squeeze_copy split_copy "
     "split_with_sizes_copy unbind_copy alias_copy detach_copy as_strided_copy unfold_copy diagonal_copy "
     "pad constant_pad_nd _pad_circular _pad_enum reflection_pad1d reflection_pad2d reflection_pad3d "
-    "replication_pad1d replication_pad2d replication_pad3d"
+    "replication_pad1d replication_pad2d replication_pad3d slice_backward select_backward diagonal_backward"
 )
 
 
@@ -62,13 +62,6 @@ def view_scatter(call: OpCall) -> Cost:
     return bill(call, "copy", m=target.numel, touched={"self": max(target.nbytes - source.nbytes, 0.0)})
 
 
-@cost("aten.col2im")
-def col2im(call: OpCall) -> Cost:
-    """Each element of the columns is added to its place."""
-    count = first(call).numel
-    return bill(call, "copy", vector=count, m=count)
-
-
 # Gathers and scatters -----------------------------------------------------------------------------------------------
 
 
@@ -106,19 +99,6 @@ def _row(source: tuple[int, ...], output: tuple[int, ...]) -> int:
             break
         length *= a
     return length
-
-
-@cost("aten.max_unpool2d", "aten.max_unpool3d")
-def max_unpool(call: OpCall) -> Cost:
-    """Each value goes to its place in a result that is 0 elsewhere."""
-    return bill(call, "gather", m=first(call).numel)
-
-
-@cost("aten.nonzero", "aten.argwhere")
-def nonzero(call: OpCall) -> Cost:
-    """One comparison an element."""
-    count = first(call).numel
-    return bill(call, "gather", vector=count, m=count)
 
 
 def _scatter(call: OpCall, changed: int, reduces: bool) -> Cost:

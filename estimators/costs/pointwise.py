@@ -100,16 +100,21 @@ PER_ELEMENT: dict[str, tuple[int, int]] = {
 }
 """ATen name -> (vector, special) operations for one element of the first result, in the sense of `Cost`."""
 
-PER_INPUT: dict[str, tuple[int, int]] = {
-    "mse_loss": (3, 0),  # difference, square, sum
-    "l1_loss": (3, 0),  # difference, size, sum
-    "smooth_l1_loss": (6, 0),  # the same, and a choice between two branches
-    "huber_loss": (6, 0),
-    "kl_div": (3, 1),  # log
-    "binary_cross_entropy": (6, 2),  # y log p + (1 - y) log(1 - p), sum
-    "binary_cross_entropy_with_logits": (8, 2),  # max(x, 0) - x y + log1p(exp(-|x|)), sum
+PER_INPUT: dict[str, tuple[str, int, int]] = {
+    "mse_loss": ("pointwise", 3, 0),  # difference, square, sum
+    "l1_loss": ("pointwise", 3, 0),  # difference, size, sum
+    "smooth_l1_loss": ("pointwise", 6, 0),  # the same, and a choice between two branches
+    "huber_loss": ("pointwise", 6, 0),
+    "kl_div": ("pointwise", 3, 1),  # log
+    "binary_cross_entropy": ("pointwise", 6, 2),  # y log p + (1 - y) log(1 - p), sum
+    "binary_cross_entropy_with_logits": ("pointwise", 8, 2),  # max(x, 0) - x y + log1p(exp(-|x|)), sum
+    "col2im": ("copy", 1, 0),  # each element of the columns is added to its place
+    **dict.fromkeys(("nonzero", "argwhere"), ("gather", 1, 0)),  # cmp
+    **dict.fromkeys(("max_unpool2d", "max_unpool3d"), ("gather", 0, 0)),  # each value goes to its place among zeros
+    "bincount": ("gather", 1, 0),  # increment
+    "histc": ("gather", 3, 0),  # subtract, scale, increment
 }
-"""The same for one element of the first operand."""
+"""ATen name -> family, vector and special operations for one element of the first operand."""
 
 
 def elementwise(call: OpCall, vector: float, special: float = 0) -> Cost:
@@ -125,10 +130,10 @@ def per_element(call: OpCall) -> Cost:
 
 
 @cost(*aten(" ".join(PER_INPUT)))
-def loss(call: OpCall) -> Cost:
-    vector, special = PER_INPUT[call.op.removeprefix("aten.")]
+def per_input(call: OpCall) -> Cost:
+    family, vector, special = PER_INPUT[call.op.removeprefix("aten.")]
     count = first(call).numel
-    return bill(call, "pointwise", vector=vector * count, special=special * count, m=count)
+    return bill(call, family, vector=vector * count, special=special * count, m=count)
 
 
 @cost(*aten("add sub rsub subtract"))

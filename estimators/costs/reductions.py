@@ -244,13 +244,6 @@ def agreement(call: OpCall) -> Cost:
     return bill(call, "pooling", vector=count * (2 if call.op == "aten.equal" else 7), n=count)
 
 
-@cost("aten.histc", "aten.bincount")
-def histogram(call: OpCall) -> Cost:
-    """An increment an element; `histc` also finds the bin: subtract, scale."""
-    count = first(call).numel
-    return bill(call, "gather", vector=count * (3 if call.op == "aten.histc" else 1), m=count)
-
-
 @cost("aten.cosine_similarity")
 def cosine_similarity(call: OpCall) -> Cost:
     """Three dot products, then two roots and a division a row."""
