@@ -257,8 +257,8 @@ _TRANSPOSED = aten(
 )
 
 
+@cost(*_TRANSPOSED, *aten("convolution _convolution convolution_overrideable cudnn_convolution mkldnn_convolution"))
 @cost(*aten("conv1d conv2d conv3d thnn_conv2d _slow_conv2d_forward slow_conv3d slow_conv_dilated2d slow_conv_dilated3d"))
-@cost(*aten("mkldnn_convolution cudnn_convolution convolution _convolution convolution_overrideable"), *_TRANSPOSED)
 def conv(call: OpCall) -> Cost:
     """A convolution that its name or its attribute says to be transposed or not."""
     transposed = call.op in _TRANSPOSED or bool(call.attributes.get("transposed"))

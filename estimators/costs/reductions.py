@@ -144,8 +144,8 @@ def pool_rank(call: OpCall) -> int:
     return int(call.op[call.op.index("pool") + 4])
 
 
-@cost(*aten("max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices"))
 @cost(*aten("mkldnn_max_pool2d mkldnn_max_pool3d fractional_max_pool2d fractional_max_pool3d avg_pool1d avg_pool2d avg_pool3d"))
+@cost(*aten("max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices"))
 def pool(call: OpCall) -> Cost:
     """A window's maximum takes window - 1 comparisons; its mean window - 1 additions and a division. Padding counts."""
     window = math.prod(extents(call, "kernel_size", pool_rank(call)))
@@ -171,8 +171,8 @@ def adaptive_windows(source: Sequence[int], output: Sequence[int]) -> tuple[int,
     return taps, window, stride
 
 
-@cost(*aten("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d"))
 @cost(*aten("mkldnn_adaptive_avg_pool2d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"))
+@cost(*aten("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d"))
 def adaptive_pool(call: OpCall) -> Cost:
     """Windows run from floor(i * In / Out) to ceil((i + 1) * In / Out) along each dimension and may overlap."""
     rank, source, output = pool_rank(call), first(call).shape, result(call).shape
