@@ -8,6 +8,7 @@ that PyTorch decomposes are lowered as their parts: a norm is a reduction and an
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -66,7 +67,7 @@ class _Lowering:
     frozen: bool
     buffers: dict[int, Buffer] = field(default_factory=dict)
     values: dict[int, Expression] = field(default_factory=dict)
-    readers: dict[int, int] = field(default_factory=dict)
+    readers: Counter[int] = field(default_factory=Counter)
     for_library: set[int] = field(default_factory=set)
     written: dict[int, Expression] = field(default_factory=dict)
     returned: set[int] = field(default_factory=set)
@@ -77,10 +78,9 @@ class _Lowering:
     def run(self) -> None:
         self.names = len(self.graph.values)
         for index, call in enumerate(self.graph.calls):
-            for value in set(call.reads):
-                self.readers[value] = self.readers.get(value, 0) + 1
-                if index in self.library:
-                    self.for_library.add(value)
+            self.readers.update(set(call.reads))
+            if index in self.library:
+                self.for_library.update(call.reads)
         self.returned = set(self.graph.outputs)
         for index, call in enumerate(self.graph.calls):
             self._call(index, call)
@@ -365,7 +365,7 @@ class _Lowering:
         if value in self.returned:
             self._realize(value)
             return
-        if self.readers.get(value, 0) > 1:
+        if self.readers[value] > 1:
             if value in self.for_library:
                 self._realize_if_combined(value)
             self._realize_on_reuse(value)

@@ -221,7 +221,9 @@ def kernel_table(
     """
     costs = costs_of(graph) if costs is None else costs
     consumers = _consumers(graph)
-    images = _images_returned(graph, costs)
+    # Results that are images (batch, channels and two extents or more), where the graph convolves.
+    convolves = any(cost is not None and cost.family in CONVOLUTIONS for cost in costs)
+    images = {graph.root(value) for value in graph.outputs if convolves and len(graph.values[value].spec.shape) >= 4}
     works = [_work_of(graph, kernel, [costs[i] for i in kernel.calls], consumers) for kernel in kernels]
     touches = [work.touches for work in works]
     entering = [sum(t.nbytes for t in ts if not t.write and graph.values[t.storage].kind == "input") for ts in touches]
@@ -296,31 +298,22 @@ def _consumers(graph: Graph) -> dict[int, set[int]]:
 
 
 def _work_of(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consumers: dict[int, set[int]]) -> _Work:
+    working = [(i, graph.calls[i], cost) for i, cost in zip(kernel.calls, costs, strict=True) if cost is not None]
+    if not working:
+        raise ValueError(f"kernel {kernel} of graph {graph.name!r} holds only free calls; fusion must leave those out")
+    # The kernel is named after its largest contraction, or else after the call with the most bytes.
+    _, main_call, main = max(working, key=lambda work: (work[2].matrix_flops, work[2].bytes))
     inside = set(kernel.calls)
     produced: set[int] = set()
-    touched: dict[tuple[int, bool], Touch] = {}
-    kind_of: dict[tuple[int, bool], int] = {}
-    matrix = vector = special = 0.0
-    main: Cost | None = None
-    main_call = graph.calls[kernel.calls[0]]
-    for index, cost in zip(kernel.calls, costs, strict=True):
-        if cost is None:
-            continue
-        call = graph.calls[index]
-        matrix += cost.matrix_flops
-        vector += cost.vector_flops
-        special += cost.special_flops
-        # The kernel is named after its largest contraction, or else after the call with the most bytes.
-        if main is None or (cost.matrix_flops, cost.bytes) > (main.matrix_flops, main.bytes):
-            main, main_call = cost, call
+    accesses: dict[tuple[int, bool], tuple[Touch, int]] = {}
+    for index, call, cost in working:
         for value, nbytes in zip(call.reads, cost.read_bytes, strict=True):
             root = graph.root(value)
             if root in produced or nbytes == 0 or (index, value) in kernel.direct:
                 continue
-            key = (root, False)
-            if key not in touched or nbytes > touched[key].nbytes:
-                touched[key] = Touch(root, nbytes, persistent=graph.values[root].kind != "activation")
-                kind_of[key] = READ_WEIGHT if graph.values[root].is_weight else READ_ACTIVATION
+            if (root, False) not in accesses or nbytes > accesses[root, False][0].nbytes:
+                touch = Touch(root, nbytes, persistent=graph.values[root].kind != "activation")
+                accesses[root, False] = touch, READ_WEIGHT if graph.values[root].is_weight else READ_ACTIVATION
         # Parts of a concatenation that other kernels wrote in place are no work of this one.
         in_place = [value for at, value in kernel.direct if at == index and graph.root(value) not in produced]
         there = sum(graph.values[value].spec.nbytes for value in in_place)
@@ -329,20 +322,10 @@ def _work_of(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consume
             root = graph.root(value)
             produced.add(root)
             if nbytes and (consumers.get(root, set()) - inside or not consumers.get(root)):
-                persistent = graph.values[root].kind != "activation"
-                whole = graph.values[root].spec.nbytes
-                touched[(root, True)] = Touch(root, nbytes, persistent=persistent, write=True, size=whole)
-                kind_of[(root, True)] = WRITE
-    if main is None:
-        raise ValueError(f"kernel {kernel} of graph {graph.name!r} holds only free calls; fusion must leave those out")
-    return _Work(matrix, vector, special, main, main_call, list(touched.values()), [kind_of[access] for access in touched])
-
-
-def _images_returned(graph: Graph, costs: Sequence[Cost | None]) -> frozenset[int]:
-    """Storages of a graph's results that are images (batch, channels and two extents or more), where the graph convolves."""
-    if not any(cost is not None and cost.family in CONVOLUTIONS for cost in costs):
-        return frozenset()
-    return frozenset(graph.root(value) for value in graph.outputs if len(graph.values[value].spec.shape) >= 4)
+                persistent, whole = graph.values[root].kind != "activation", graph.values[root].spec.nbytes
+                accesses[root, True] = Touch(root, nbytes, persistent=persistent, write=True, size=whole), WRITE
+    flops = (sum(getattr(cost, name) for _, _, cost in working) for name in ("matrix_flops", "vector_flops", "special_flops"))
+    return _Work(*flops, main, main_call, [touch for touch, _ in accesses.values()], [kind for _, kind in accesses.values()])
 
 
 def _library_copies(work: _Work) -> Temporary:

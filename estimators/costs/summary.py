@@ -66,7 +66,7 @@ FREE_WHEN: Mapping[str, Callable[[OpCall], bool]] = {
 
 
 def classify(call: OpCall) -> Literal["costed", "free", "unknown"]:
-    """Whether the call has a cost function, does no work, or is not known. A registered cost wins over `FREE`."""
+    """Whether the call has a cost function, does no work, or is unknown. A registered cost takes precedence over `FREE`."""
     if call.op in COSTS:
         predicate = FREE_WHEN.get(call.op)
         return "free" if predicate is not None and predicate(call) else "costed"
@@ -160,10 +160,6 @@ class GraphCost(msgspec.Struct, frozen=True):
     unknown: tuple[UnknownOp, ...]
     dtypes: tuple[DtypeCost, ...] = ()
 
-    def family(self, name: str) -> FamilyCost | None:
-        """The sums of one family, `None` where the graph has no call of it."""
-        return next((f for f in self.families if f.family == name), None)
-
 
 def graph_cost(graph: Graph, costs: Sequence[Cost | None] | None = None) -> GraphCost:
     """Add up the costs of a graph's calls.
@@ -188,12 +184,10 @@ def graph_cost(graph: Graph, costs: Sequence[Cost | None] | None = None) -> Grap
         FamilyCost(family, len(costs), *_sums(costs, "flops", "macs", "bytes", *_BY_UNIT)) for family, costs in by_family.items()
     ]
     dtypes = [DtypeCost(dtype, len(costs), *_sums(costs, *_BY_UNIT)) for dtype, costs in by_dtype.items()]
-    unknown_ops = [
-        UnknownOp(
-            op, len(calls), tuple(dict.fromkeys(call.module or call.source for call, _ in calls)), sum(c.bytes for _, c in calls)
-        )
-        for op, calls in unknown.items()
-    ]
+    unknown_ops = []
+    for op, calls in unknown.items():
+        where = tuple(dict.fromkeys(call.module or call.source for call, _ in calls))
+        unknown_ops.append(UnknownOp(op, len(calls), where, sum(cost.bytes for _, cost in calls)))
     return GraphCost(
         flops=sum(f.flops for f in families),
         macs=sum(f.macs for f in families),
