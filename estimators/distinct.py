@@ -1,4 +1,4 @@
-"""The distinct operators of a captured model, each cut out as a graph of its own that can be run and costed alone."""
+"""The distinct operators of a captured model, each as a separate graph that can be run and costed alone."""
 
 from __future__ import annotations
 

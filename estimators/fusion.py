@@ -268,7 +268,7 @@ class _CallGroups(Groups):
         """Kernels in the order of execution, after the rules of a runtime."""
         rules = [rule for rule in FUSION_RULES.values() if (family, runtime) in rule.targets]
         for consumer in self.sources if rules else ():
-            # The last of several producers can take the consumer in: the results of the others exist by then.
+            # The last of several producers can take in the consumer, as the results of the others exist by then.
             for producer in sorted(self.sources[consumer], reverse=True):
                 first, second = self.group_of[producer], self.group_of[consumer]
                 if first == second:

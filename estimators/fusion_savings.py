@@ -85,7 +85,7 @@ def fusion_savings(
         compute_dtype: as `AnalysisDirector.estimate` takes it.
 
     Raises:
-        InputError: what an estimate refuses.
+        InputError: as `AnalysisDirector.estimate`.
     """
     chosen = check_runtime(director.profile, runtime)
     totals = []
@@ -105,7 +105,7 @@ def summarize_fusion(
     *,
     compute_dtype: str | None = None,
 ) -> FusionSummary:
-    """The operators that share a kernel, and what that saves.
+    """The operators that share a kernel, and the savings.
 
     Args:
         runtime: that fuses; `None` is the architecture's default, or its first that fuses where the default does not.
@@ -113,7 +113,7 @@ def summarize_fusion(
         compute_dtype: as `AnalysisDirector.estimate` takes it.
 
     Raises:
-        InputError: what an estimate refuses.
+        InputError: as `AnalysisDirector.estimate`.
     """
     profile = director.profile
     chosen = runtime or next(name for name in (profile.default_runtime, *RUNTIMES[profile.family]) if name != "eager")

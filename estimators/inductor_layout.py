@@ -1,4 +1,4 @@
-"""Memory layout as Inductor sees it: views that keep its order, broadcasts that keep loops nested, elements that lie together.
+"""Memory layout as Inductor sees it: views that keep its order, broadcasts that keep loops nested, contiguous elements.
 
 Images (four dimensions or more, a value for each channel) are assumed to be stored channels-last, as Inductor stores those of
 networks with convolutions.
@@ -58,7 +58,7 @@ def inner_extents(result: Sequence[int], operand: Sequence[int]) -> frozenset[in
 
 
 def reduces_last(call: OpCall) -> bool:
-    """Whether the reduced elements lie together in memory. Images are stored channels-last, so height and width do not."""
+    """Whether the reduced elements are contiguous in memory. Images are stored channels-last, so height and width do not."""
     source = call.inputs[0]
     if "layer_norm" in call.op or "rms_norm" in call.op:
         return True

@@ -130,7 +130,7 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @classmethod
     def from_json(cls, data: bytes | str, where: str = "") -> Graph:
-        """Read what `to_json` wrote.
+        """Read the output of `to_json`.
 
         Args:
             where: name of the file, for messages.
@@ -286,7 +286,7 @@ def decode_versioned(data: bytes | str, kind: type, newest: int, what: str, wher
     try:
         version = msgspec.json.decode(data, type=_Version).format
     except msgspec.MsgspecError as error:
-        raise FormatError(f"cannot read {what}{place}: {error}; it is not one that shmoo wrote, or it is damaged") from None
+        raise FormatError(f"cannot read {what}{place}: {error}; it is damaged, or shmoo did not write it") from None
     if version > newest:
         raise FormatError(f"{what}{place} has format {version}, this shmoo reads up to {newest}; upgrade shmoo")
     try:

@@ -206,7 +206,8 @@ PER_INPUT: dict[str, tuple[int, int, int]] = {
 
 
 def reduce_rows(call: OpCall, vector: float, special: float, per_row: float) -> Cost:
-    """A reduction of the first operand to m results. A scan (cumsum) gives as many as it reads; its n is what it scans."""
+    """A reduction of the first operand to m results. A scan (cumsum) has as many results as elements; its n is the scanned
+    length."""
     source, output = first(call), result(call)
     m = max(output.numel, 1)
     n = _row_length(call) if output.numel == source.numel else source.numel // m
