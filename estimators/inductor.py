@@ -272,8 +272,8 @@ class _Lowering:
         source = self._value(call.reads[0])
         if call.op in READS_TWICE:
             self._realize_on_reuse(call.reads[0])
-        loops = {"trailing": reduces_last(call), "elsewhere": source.elsewhere}
-        name = self._add(Buffer(source.calls | {index}, source.reads, cost.m, cost.n, **loops))
+        last, reduced = reduces_last(call), source.calls | {index}
+        name = self._add(Buffer(reduced, source.reads, cost.m, cost.n, trailing=last, elsewhere=source.elsewhere))
         # The division of a mean is left to its readers.
         calls, owner = (frozenset((index,)), None) if cost.special_flops > 0 else (frozenset(), name)
         for value in call.writes:
@@ -314,8 +314,9 @@ class _Lowering:
                 parts.add(source.owner)
                 self.direct.add((index, value))
             else:
-                loops = {"elsewhere": source.elsewhere, "rows": source.rows | part_rows(call, spec.shape)}
-                parts.add(self._add(Buffer(source.calls | {index}, source.reads, source.numel, **loops, copied=True)))
+                calls, rows = source.calls | {index}, source.rows | part_rows(call, spec.shape)
+                part = Buffer(calls, source.reads, source.numel, elsewhere=source.elsewhere, rows=rows, copied=True)
+                parts.add(self._add(part))
         # No kernel computes the whole: its parts are written in place.
         name = self._add(Buffer(frozenset(), frozenset(parts), call.outputs[0].numel, alone=True))
         for value in call.writes:

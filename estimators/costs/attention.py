@@ -61,8 +61,8 @@ def native_multi_head_attention(call: OpCall) -> Cost:
     heads = int(number(call, "num_head", 1))
     matrix, vector, special = _multi_head(call, query, key, heads)
     batch, sq, width = query.shape
-    space = {"batch": batch * heads, "m": sq, "n": key.shape[1], "k": width // heads}
-    return bill(call, "attention", matrix=matrix, vector=vector, special=special, **space)
+    rows, sk, per_head = batch * heads, key.shape[1], width // heads
+    return bill(call, "attention", matrix=matrix, vector=vector, special=special, batch=rows, m=sq, n=sk, k=per_head)
 
 
 @cost("aten._transformer_encoder_layer_fwd")

@@ -152,9 +152,8 @@ def pool(call: OpCall) -> Cost:
     m = result(call).numel
     # An absent stride (an empty list) is the window itself.
     stride = largest(call, "stride" if call.attributes.get("stride") else "kernel_size")
-    vector, special = m * (window - 1), m if "avg" in call.op else 0
-    space = {"m": m, "n": window, "window": window, "stride": stride, "dilation": largest(call, "dilation")}
-    return bill(call, "pooling", vector=vector, special=special, **space)
+    dilation, vector, special = largest(call, "dilation"), m * (window - 1), m if "avg" in call.op else 0
+    return bill(call, "pooling", vector=vector, special=special, m=m, n=window, window=window, stride=stride, dilation=dilation)
 
 
 def adaptive_windows(source: Sequence[int], output: Sequence[int]) -> tuple[int, int, int]:
