@@ -190,7 +190,7 @@ def _inductor_schedule(graph: Graph, runtime: str, family: str, costs: Sequence[
     pattern: dict[tuple[int, ...], str] = {}
     for kernel in _CallGroups(graph, working).merge(runtime, family):
         pattern[kernel.calls] = kernel.pattern
-        if any(costs[i].family in CONTRACTIONS for i in kernel.calls):
+        if any(cost is not None and cost.family in CONTRACTIONS for cost in (costs[i] for i in kernel.calls)):
             library.update(dict.fromkeys(kernel.calls, ()))
             library[kernel.calls[-1]] = kernel.calls
     scheduled = schedule(graph, costs, library, family, frozen=runtime == "inductor-freezing")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -250,12 +250,20 @@ class _Lowering:
         last = reduces_last(call)
         outer = frozenset(rows for rows in source.rows if rows > cost.n)
         rows_of = outer | {cost.n} if last else source.rows
-        shape = {"trailing": last, "elsewhere": source.elsewhere, "rows": outer if last else frozenset()}
-        first = self._add(Buffer(calls, source.reads, cost.m, max(cost.n, 2), **shape))
-        statistics = (first,)
+        reduction = Buffer(
+            calls,
+            source.reads,
+            cost.m,
+            max(cost.n, 2),
+            trailing=last,
+            elsewhere=source.elsewhere,
+            rows=outer if last else frozenset(),
+        )
+        first = self._add(reduction)
+        statistics: tuple[int, ...] = (first,)
         if call.op not in ONE_STATISTIC:
             mean = self._add(Buffer(frozenset((index,)), frozenset((first,)), cost.m))
-            statistics = (mean, self._add(Buffer(calls, source.reads | {mean}, cost.m, max(cost.n, 2), **shape)))
+            statistics = (mean, self._add(replace(reduction, reads=source.reads | {mean})))
         tail = self._expression(index, call, cost, statistics)
         if cost.family == "softmax":
             # The exponential has two readers, so it gets a buffer.
@@ -291,26 +299,26 @@ class _Lowering:
         expression.rows |= image_rows(call.outputs[0].shape)
         for value in call.writes:
             self.values[value] = expression
-            if "max" in call.op or call.op in SCANS:
-                self._realize(value)
-                self.buffers[self._value(value).owner].alone = True
-            else:
+            if "max" not in call.op and call.op not in SCANS:
                 self._maybe_realize(value)
+                continue
+            self._realize(value)
+            if (owner := self._value(value).owner) is not None:
+                self.buffers[owner].alone = True
 
     def _concatenate(self, index: int, call: OpCall) -> None:
         parts: set[int] = set()
         for value, spec in zip(call.reads, call.inputs, strict=True):
             source = self._value(value)
-            buffer = self.buffers.get(source.owner) if source.owner is not None else None
             if source.computes and not source.moved:
                 self._realize(value)
-                owner = self._value(value).owner
-                if owner is not None:
-                    parts.add(owner)
-                    self.buffers[owner].copied = True
-                    self.direct.add((index, value))
-            elif buffer is not None and not buffer.alone and not buffer.copied and not source.moved:
-                buffer.copied = True
+                source = self._value(value)
+                in_place = source.owner is not None
+            else:
+                buffer = None if source.owner is None else self.buffers.get(source.owner)
+                in_place = buffer is not None and not buffer.alone and not buffer.copied and not source.moved
+            if in_place and source.owner is not None:
+                self.buffers[source.owner].copied = True
                 parts.add(source.owner)
                 self.direct.add((index, value))
             else:

@@ -324,8 +324,15 @@ def _work_of(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consume
             if nbytes and (consumers.get(root, set()) - inside or not consumers.get(root)):
                 persistent, whole = graph.values[root].kind != "activation", graph.values[root].spec.nbytes
                 accesses[root, True] = Touch(root, nbytes, persistent=persistent, write=True, size=whole), WRITE
-    flops = (sum(getattr(cost, name) for _, _, cost in working) for name in ("matrix_flops", "vector_flops", "special_flops"))
-    return _Work(*flops, main, main_call, [touch for touch, _ in accesses.values()], [kind for _, kind in accesses.values()])
+    return _Work(
+        sum(cost.matrix_flops for _, _, cost in working),
+        sum(cost.vector_flops for _, _, cost in working),
+        sum(cost.special_flops for _, _, cost in working),
+        main,
+        main_call,
+        [touch for touch, _ in accesses.values()],
+        [kind for _, kind in accesses.values()],
+    )
 
 
 def _library_copies(work: _Work) -> Temporary:

@@ -47,7 +47,8 @@ def peak_memory_bytes(
         kernels, costs: of each graph and its calls, where the caller has them.
     """
     listed = (graphs,) if isinstance(graphs, Graph) else tuple(graphs)
-    weights, seen = 0.0, set()
+    weights = 0.0
+    seen: set[tuple[str, str]] = set()
     for graph in listed:
         weights += graph.unread_weight_bytes
         owned = [value for value in graph.values if value.is_weight and value.storage is None]
@@ -78,6 +79,7 @@ def memory_steps(
     later reader.
     """
     eager = runtime == "eager"
+    steps: list[tuple[int, ...]]
     if eager:
         steps = [(index,) for index in range(len(graph.calls))]
     else:

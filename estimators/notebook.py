@@ -31,7 +31,9 @@ def estimate_html(estimate: Estimate) -> str:
         ("average power", estimate.average_power_w, "W"),
     )
     rows = [
-        [name, si(value and value.value, unit), "" if value is None else f"{si(value.low, unit)} to {si(value.high, unit)}"]
+        [name, si(None, unit), ""]
+        if value is None
+        else [name, si(value.value, unit), f"{si(value.low, unit)} to {si(value.high, unit)}"]
         for name, value, unit in measures
     ]
     rows += [

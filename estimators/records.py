@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -18,6 +18,7 @@ from shmoo.estimators.errors import FormatError
 GRAPH_FORMAT = 1
 """Version of the JSON of `Graph`. 1: first."""
 
+T = TypeVar("T")
 Scalar = None | bool | int | float | str
 Attribute = Scalar | list[Scalar | list[Scalar]]
 ValueKind = Literal["input", "parameter", "buffer", "constant", "activation"]
@@ -273,7 +274,7 @@ class Interval(msgspec.Struct, frozen=True):
             raise ValueError(f"interval must satisfy low <= value <= high, got {self.low}, {self.value}, {self.high}")
 
 
-def decode_versioned(data: bytes | str, kind: type, newest: int, what: str, where: str = ""):
+def decode_versioned(data: bytes | str, kind: type[T], newest: int, what: str, where: str = "") -> T:
     """Decode JSON into `kind`, refusing a `format` newer than `newest`.
 
     Args:

@@ -73,6 +73,6 @@ class Registry(UserDict[str, T]):
     def __missing__(self, name: str) -> T:
         raise unknown(self.kind, name, self.data)
 
-    def get(self, name: object, default: Any = None) -> Any:
+    def get(self, name: str, default: Any = None) -> Any:
         """The entry, or `default` for an unknown name, without the search for similar names."""
         return self.data.get(name, default)

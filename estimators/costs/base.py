@@ -104,12 +104,10 @@ def extents(call: OpCall, name: str, rank: int) -> tuple[int, ...]:
         InputError: absent, or of another length.
     """
     value = call.attributes.get(name)
-    values = [value] if isinstance(value, int) else value
-    if isinstance(values, list) and all(isinstance(v, int) for v in values):
-        if len(values) == 1:
-            return tuple(values) * rank
-        if len(values) == rank:
-            return tuple(values)
+    values = value if isinstance(value, list) else [value]
+    sizes = tuple(v for v in values if isinstance(v, int))
+    if len(sizes) == len(values) and len(sizes) in (1, rank):
+        return sizes if len(sizes) == rank else sizes * rank
     raise InputError(f"{call.op} needs attribute {name!r} as one int or {rank}, got {value!r}")
 
 

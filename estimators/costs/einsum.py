@@ -45,7 +45,8 @@ def _letters(equation: str, shapes: Sequence[Sequence[int]]) -> tuple[list[str],
     if depth > len(spare):
         raise InputError(f"einsum {equation!r} leaves no letters for the {depth} dimensions of '...'")
     ellipsis = "".join(spare[:depth])
-    spelt, sizes = [], {}
+    spelt: list[str] = []
+    sizes: dict[str, int] = {}
     for term, shape in zip(terms, shapes, strict=True):
         own = len(shape) - len(term.replace("...", ""))
         letters = term.replace("...", ellipsis[depth - own :] if own > 0 else "")
