@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from shmoo.estimators.exports import on_demand
+from shmoo.estimators.registry import on_demand
 
 if TYPE_CHECKING:
     from shmoo.calibrate.calibration import Calibration, calibrate

@@ -10,48 +10,26 @@ COMPUTE_DTYPES = ("float32", "tf32", "bfloat16", "float16", "float8", "int8", "i
 """Types a unit has a peak for. `tf32` is a way of multiplying float32 tensors, not a storage type."""
 
 ALIASES = {
-    "fp32": "float32",
-    "bf16": "bfloat16",
-    "fp16": "float16",
-    "half": "float16",
-    "fp8": "float8",
-    "float8_e4m3fn": "float8",
-    "float8_e5m2": "float8",
-    "float8_e4m3fnuz": "float8",
-    "float8_e5m2fnuz": "float8",
-    "float8_e8m0fnu": "float8",
-    "uint4": "int4",
-    "quint4x2": "int4",
+    **{"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp8": "float8"},
+    **dict.fromkeys(("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"), "float8"),
+    **dict.fromkeys(("uint4", "quint4x2"), "int4"),
 }
 
 BITS = {
-    "float64": 64,
-    "float32": 32,
-    "tf32": 32,
-    "bfloat16": 16,
-    "float16": 16,
-    "float8": 8,
-    "int64": 64,
-    "int32": 32,
-    "int16": 16,
-    "int8": 8,
-    "uint8": 8,
-    "uint16": 16,
-    "uint32": 32,
-    "uint64": 64,
-    "int4": 4,
-    "bool": 8,
-    "complex64": 64,
     "complex128": 128,
+    **dict.fromkeys(("float64", "int64", "uint64", "complex64"), 64),
+    **dict.fromkeys(("float32", "tf32", "int32", "uint32"), 32),
+    **dict.fromkeys(("bfloat16", "float16", "int16", "uint16"), 16),
+    **dict.fromkeys(("float8", "int8", "uint8", "bool"), 8),
+    "int4": 4,
 }
 """Storage width of one element, in bits."""
 
-
 STORED_AS: Mapping[str, str] = {"tf32": "float32"}
-"""Compute types that tensors are not stored in -> the type of the tensors whose contractions compute in them."""
+"""Compute types that no tensor is stored in -> storage type of the tensors whose contractions compute in them."""
 
 
-def _short(name: str) -> str:
+def _resolved(name: str) -> str:
     short = name.removeprefix("torch.")
     return ALIASES.get(short, short)
 
@@ -62,22 +40,22 @@ def canonical_dtype(name: str) -> str:
     Raises:
         InputError: the type is not known; the nearest are named.
     """
-    short = _short(name)
-    if short not in BITS:
+    dtype = _resolved(name)
+    if dtype not in BITS:
         raise unknown("dtype", name, {*BITS, *ALIASES})
-    return short
+    return dtype
 
 
 def compute_dtype(name: str) -> str:
     """The canonical name of `name`, which must be one that units compute in."""
-    short = _short(name)
-    if short not in COMPUTE_DTYPES:
+    dtype = _resolved(name)
+    if dtype not in COMPUTE_DTYPES:
         raise unknown("compute dtype", name, {*COMPUTE_DTYPES, "fp32", "bf16", "fp16"})
-    return short
+    return dtype
 
 
 def matrix_dtype(name: str) -> str | None:
-    """The type to ask of contractions on tensors of a type, where it is not the tensors' own: tf32, which multiplies float32."""
+    """The compute type that `name` requests for contractions, `None` where it is a storage type: tf32 multiplies float32."""
     return name if name in STORED_AS else None
 
 
@@ -89,5 +67,5 @@ def bytes_of(dtype: str, elements: float) -> float:
 def operand_dtype(names: Iterable[str]) -> str:
     """The type that a call with operands of these types computes in: the widest floating one, int8 or int4 where there are only
     integers of that size, float32 for the rest (index arithmetic, float64)."""
-    held = set(names)
-    return next((name for name in ("float32", "bfloat16", "float16", "float8", "int8", "int4") if name in held), "float32")
+    present = set(names)
+    return next((name for name in ("float32", "bfloat16", "float16", "float8", "int8", "int4") if name in present), "float32")

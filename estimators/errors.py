@@ -1,4 +1,4 @@
-"""Errors that say what is wrong, the value seen, what is allowed and the remedy."""
+"""Errors whose messages name the fault, the value seen, the allowed values and the remedy."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ class InputError(ShmooError):
 
 
 class FormatError(InputError):
-    """A file is unreadable, of a newer format, or damaged; the message names field or line and version."""
+    """A file is unreadable, damaged or of a newer format; the message names field or line and version."""
 
 
 class NothingMeasuredError(ShmooError):
-    """A command that needs measurements found none it can use."""
+    """A command needs measurements, and none is usable."""
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str], remedy: str = "") -> InputError:
-    """Build the error for a name that is not known, suggesting the nearest ones.
+    """Build the error for an unknown name, with the nearest valid ones as suggestions.
 
     Args:
-        kind: what the name stands for, such as "architecture".
-        name: the name seen.
+        kind: of thing that is named, such as "architecture".
+        name: the unknown name.
         allowed: every valid name.
-        remedy: what to do about it, when more than picking a valid name.
+        remedy: advice beyond picking a valid name.
     """
     names = sorted(allowed)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)

@@ -1,9 +1,9 @@
-"""Which calls one launch executes: registered rules on the graph, per runtime.
+"""Fusion: registered rules, per runtime, decide which calls one launch executes.
 
 A rule looks at one edge, a value that one call produces and a later one consumes, and says whether the consumer may join the
 producer's kernel. The engine walks the edges in execution order and merges where a rule of the runtime allows it and no
 cycle between kernels would arise. Eager has no rules: every call is its own kernel. Bytes follow from the groups (external inputs
-plus final outputs; see `kernels.py`), so a rule is all that a new pattern needs.
+plus final outputs; see `kernels.py`), so a new pattern needs only a rule.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ import msgspec
 
 from shmoo.estimators.costs import COSTS, cost_of, costs_of
 from shmoo.estimators.inductor import schedule
-from shmoo.estimators.inductor_schedule import LIMITS, Group, Schedule
+from shmoo.estimators.inductor_schedule import LIMITS, Group, Groups, Schedule
 from shmoo.estimators.kernels import Kernel
 from shmoo.estimators.records import CONTRACTIONS, CONVOLUTIONS, RUNTIMES, Cost, Graph, OpCall
-from shmoo.estimators.registry import Registry
+from shmoo.estimators.registry import Registry, aten
 
 BATCH_NORM = frozenset(name for name in COSTS if "batch_norm" in name)
-LIBRARY_ACTIVATIONS = frozenset(
-    f"aten.{name}"
-    for name in ("relu", "relu6", "hardtanh", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid")
-)
+LIBRARY_ACTIVATIONS = frozenset(aten("relu relu6 hardtanh leaky_relu elu gelu silu sigmoid tanh hardswish hardsigmoid"))
 """Activations that libraries apply while they write a contraction's result (oneDNN's eltwise post-operations)."""
 
 
 class Edge(msgspec.Struct, frozen=True):
-    """One producer-consumer pair. `sole` is whether this consumer is the only reader of the producer's results; `head` is the
-    first call of the producer's kernel and `group_ops` all of its operators, in order; `free_consumer` is whether the consumer
-    has joined no kernel yet."""
+    """One producer-consumer pair.
+
+    Attributes:
+        head: first call of the producer's kernel. group_ops: all operators of that kernel, in order.
+        sole: whether this consumer is the only reader of the producer's results.
+        free_consumer: whether the consumer has joined no kernel yet.
+    """
 
     producer: OpCall
     consumer: OpCall
@@ -42,7 +43,7 @@ class Edge(msgspec.Struct, frozen=True):
 
 
 class FusionRule(msgspec.Struct, frozen=True):
-    """A named predicate on an edge and where it holds: (architecture family, runtime) pairs."""
+    """A named predicate on an edge and the (architecture family, runtime) pairs it applies to."""
 
     name: str
     targets: frozenset[tuple[str, str]]
@@ -54,7 +55,7 @@ FUSION_RULES: Registry[FusionRule] = Registry("fusion rule")
 
 COMPILERS = tuple((family, runtime) for family, runtimes in RUNTIMES.items() for runtime in runtimes if runtime != "eager")
 INDUCTOR = frozenset(target for target in COMPILERS if target[0] in LIMITS)
-"""Targets whose loops Inductor schedules; the rules of `SCHEDULER_RULES` say how."""
+"""Targets whose loops Inductor schedules, by the rules of `SCHEDULER_RULES`."""
 WHOLE_PROGRAM = (("tpu", "xla"), ("kpu", "domainflow"))
 FREEZING = (("cpu", "inductor-freezing"), ("gpu", "inductor-freezing"))
 
@@ -92,10 +93,6 @@ def is_reduction(call: OpCall) -> bool:
     return cost.family in ("normalization", "softmax", "pooling") and not sliding
 
 
-def _in_library(call: OpCall) -> bool:
-    return _family(call) in CONTRACTIONS
-
-
 def _continues(edge: Edge) -> bool:
     """Whether the consumer is pointwise over the producer's elements (a broadcast to more elements would recompute)."""
     return is_pointwise(edge.consumer) and edge.consumer.outputs[0].numel == edge.producer.outputs[0].numel
@@ -112,7 +109,7 @@ def _contraction_activation(edge: Edge) -> bool:
     """conv+relu, conv+bn+relu, conv+bn+silu, linear+relu, linear+gelu: an activation as post-operation of the library call."""
     head = edge.head
     # PyTorch's float32 linear layers go to a library without post-operations.
-    takes = _family(head) in CONVOLUTIONS or (_in_library(head) and head.outputs[0].dtype in ("bfloat16", "float16"))
+    takes = _family(head) in CONVOLUTIONS or (_family(head) in CONTRACTIONS and head.outputs[0].dtype in ("bfloat16", "float16"))
     return takes and edge.consumer.op in LIBRARY_ACTIVATIONS and edge.sole and edge.free_consumer and _continues(edge)
 
 
@@ -134,24 +131,24 @@ def _contraction_residual(edge: Edge) -> bool:
 @fusion_rule("contraction+epilogue", WHOLE_PROGRAM)
 def _contraction_epilogue(edge: Edge) -> bool:
     """Whole-program compilers keep pointwise work on a contraction's result on chip."""
-    return _in_library(edge.head) and edge.sole and _continues(edge)
+    return _family(edge.head) in CONTRACTIONS and edge.sole and _continues(edge)
 
 
 @fusion_rule("pointwise chain", WHOLE_PROGRAM)
 def _pointwise_chain(edge: Edge) -> bool:
     """Loops over the same elements become one loop."""
-    return is_pointwise(edge.producer) and not _in_library(edge.head) and _continues(edge)
+    return is_pointwise(edge.producer) and _family(edge.head) not in CONTRACTIONS and _continues(edge)
 
 
 @fusion_rule("reduction prologue", WHOLE_PROGRAM)
 def _reduction_prologue(edge: Edge) -> bool:
-    """Pointwise work on what a reduction reads is computed as it is read."""
-    return is_pointwise(edge.producer) and not _in_library(edge.head) and is_reduction(edge.consumer)
+    """A reduction computes pointwise work on its operand as it reads it."""
+    return is_pointwise(edge.producer) and _family(edge.head) not in CONTRACTIONS and is_reduction(edge.consumer)
 
 
 @fusion_rule("reduction epilogue", WHOLE_PROGRAM)
 def _reduction_epilogue(edge: Edge) -> bool:
-    """Pointwise work on what a reduction returns, element by element."""
+    """Pointwise work on a reduction's result, element by element."""
     return is_reduction(edge.producer) and _continues(edge)
 
 
@@ -164,55 +161,45 @@ def fuse(
         graph: captured calls.
         runtime: one of `profile.RUNTIMES`; "eager" groups nothing.
         family: architecture family ("cpu", "gpu", "tpu", "kpu").
-        costs: of the graph's calls, where they are known already.
+        costs: of the graph's calls, where the caller has them.
     """
     costs = costs_of(graph) if costs is None else costs
-    working = [index for index, cost in enumerate(costs) if cost is not None]
     if (family, runtime) in INDUCTOR:
-        folded = folded_calls(graph) if runtime == "inductor-freezing" else frozenset()
-        scheduled = _inductor_schedule(graph, runtime, family, costs, folded)
-        return _partition(graph, [i for i in working if i not in folded], scheduled)
-    rules = [rule for rule in FUSION_RULES.values() if (family, runtime) in rule.targets]
-    if not rules:
-        return tuple(Kernel((index,)) for index in working)
-    return _Groups(graph, working).merge(rules)
+        return _partition(graph, *_inductor_schedule(graph, runtime, family, costs))
+    working = [index for index, cost in enumerate(costs) if cost is not None]
+    return _CallGroups(graph, working).merge(runtime, family)
 
 
 def fusion_groups(graph: Graph, runtime: str, family: str = "cpu") -> list[Group]:
     """Every kernel that a compiler makes, with all calls that it computes at least in part.
 
-    As `fuse`, except that a call which Inductor computes in several kernels (a norm's statistics and its scaling, an inlined sum)
-    is in each of them, and one that it needs no kernel for (`cat` of what can be computed in place) is in none.
+    Unlike `fuse`, it lists a call that Inductor computes in several kernels (a norm's statistics and its scaling, an inlined sum)
+    in each of them, and a call that needs no kernel (`cat` of operands that are written in place) in none.
     """
     if (family, runtime) not in INDUCTOR:
         return [Group(kernel.calls, kernel.pattern) for kernel in fuse(graph, runtime, family)]
+    return _inductor_schedule(graph, runtime, family, costs_of(graph))[1].groups
+
+
+def _inductor_schedule(graph: Graph, runtime: str, family: str, costs: Sequence[Cost | None]) -> tuple[list[int], Schedule]:
+    """The calls that still run after compilation, and Inductor's kernels of them."""
     folded = folded_calls(graph) if runtime == "inductor-freezing" else frozenset()
-    return _inductor_schedule(graph, runtime, family, costs_of(graph), folded).groups
-
-
-def _inductor_schedule(graph: Graph, runtime: str, family: str, every: Sequence[Cost | None], folded: frozenset[int]) -> Schedule:
-    """Inductor's kernels.
-
-    Args:
-        every: cost of each call. folded: calls that freezing does away with.
-    """
-    costs = [None if index in folded else cost for index, cost in enumerate(every)]
+    costs = [None if index in folded else cost for index, cost in enumerate(costs)]
     working = [index for index, cost in enumerate(costs) if cost is not None]
-    rules = [rule for rule in FUSION_RULES.values() if (family, runtime) in rule.targets]
     library: dict[int, tuple[int, ...]] = {}
     pattern: dict[tuple[int, ...], str] = {}
-    for kernel in _Groups(graph, working).merge(rules):
+    for kernel in _CallGroups(graph, working).merge(runtime, family):
         pattern[kernel.calls] = kernel.pattern
-        if any(costs[i].family in CONTRACTIONS for i in kernel.calls):
+        if any(cost is not None and cost.family in CONTRACTIONS for cost in (costs[i] for i in kernel.calls)):
             library.update(dict.fromkeys(kernel.calls, ()))
             library[kernel.calls[-1]] = kernel.calls
     scheduled = schedule(graph, costs, library, family, frozen=runtime == "inductor-freezing")
     named = [msgspec.structs.replace(g, pattern=pattern.get(g.calls, "")) if g.library else g for g in scheduled.groups]
-    return scheduled._replace(groups=named)
+    return working, scheduled._replace(groups=named)
 
 
 def folded_calls(graph: Graph) -> frozenset[int]:
-    """Calls that depend on weights only, which freezing computes once, when it compiles."""
+    """Calls that depend on weights only, which freezing computes once, during compilation."""
     constant = {index for index, value in enumerate(graph.values) if value.is_weight}
     folded = []
     for index, call in enumerate(graph.calls):
@@ -223,30 +210,29 @@ def folded_calls(graph: Graph) -> frozenset[int]:
 
 
 def _partition(graph: Graph, working: Sequence[int], scheduled: Schedule) -> tuple[Kernel, ...]:
-    """Groups as kernels in which each call is once: kernels that have calls to themselves keep these, the others claim one of
-    theirs, and what is left is in the last kernel that computes it. A call without a kernel joins the last that makes its
-    operands.
+    """Kernels in which each call appears once.
+
+    A kernel keeps the calls that no other computes; one without any claims one of its calls; the remaining calls go to the last
+    kernel that computes them. A call without a kernel joins the last kernel that produces one of its operands.
     """
     groups = scheduled.groups
     count = Counter(call for group in groups for call in group.calls)
-    home: dict[int, int] = {}
-    for position, group in enumerate(groups):
-        home.update((call, position) for call in group.calls if count[call] == 1)
-    taken = set(home.values())
+    home = {call: position for position, group in enumerate(groups) for call in group.calls if count[call] == 1}
+    with_own_call = set(home.values())
     for position, group in enumerate(groups):
         claimed = next((call for call in group.calls if call not in home), None)
-        if position not in taken and claimed is not None:
+        if position not in with_own_call and claimed is not None:
             home[claimed] = position
     for position, group in reversed(list(enumerate(groups))):
         for call in group.calls:
             home.setdefault(call, position)
     maker = {value: index for index in working for value in graph.calls[index].writes}
-    alone = len(groups)
+    unplaced = len(groups)
     for index in working:
         if index not in home:
             places = [home[maker[value]] for value in graph.calls[index].reads if maker.get(value) in home]
-            home[index] = max(places, default=alone)
-            alone += not places
+            home[index] = max(places, default=unplaced)
+            unplaced += not places
     members: dict[int, list[int]] = {}
     for call in sorted(home):
         members.setdefault(home[call], []).append(call)
@@ -261,90 +247,47 @@ def _partition(graph: Graph, working: Sequence[int], scheduled: Schedule) -> tup
     return tuple(sorted(kernels, key=lambda kernel: kernel.calls[-1]))
 
 
-class _Groups:
-    """Calls in groups (union-find without ranks: the smallest call of a group names it)."""
+class _CallGroups(Groups):
+    """Working calls of a graph; the edges between them lead through free calls (views)."""
 
     def __init__(self, graph: Graph, working: Sequence[int]) -> None:
+        sources: dict[int, list[int]] = {i: [] for i in working}
+        makers: dict[int, list[int]] = {}  # value -> working calls that compute it
+        for index, call in enumerate(graph.calls):
+            producers = list(dict.fromkeys(source for value in call.reads for source in makers.get(value, ())))
+            if index in sources:
+                sources[index] = producers
+                producers = [index]
+            makers.update(dict.fromkeys(call.writes, producers))
+        super().__init__(sources)
         self.graph = graph
-        self.members: dict[int, list[int]] = {i: [i] for i in working}
-        self.group_of = {i: i for i in working}
-        self.newest = dict(self.group_of)
-        self.pattern: dict[int, str] = {}
-        self.readers: dict[int, set[int]] = {i: set() for i in working}
-        self.producers: dict[int, list[int]] = {i: [] for i in working}
-        self.returned: set[int] = set()
-        self._wire()
+        self.readers = Counter(producer for producers in sources.values() for producer in producers)
+        self.returned = {producer for value in graph.outputs for producer in makers.get(value, ())}
 
-    def _wire(self) -> None:
-        """Edges between working calls, seen through free calls (views)."""
-        maker: dict[int, tuple[int, ...]] = {}  # value -> working calls that compute it
-        for index, call in enumerate(self.graph.calls):
-            sources = [source for value in call.reads for source in maker.get(value, ())]
-            if index in self.group_of:
-                for source in dict.fromkeys(sources):
-                    self.readers[source].add(index)
-                    self.producers[index].append(source)
-                makers: tuple[int, ...] = (index,)
-            else:
-                makers = tuple(dict.fromkeys(sources))
-            for value in call.writes:
-                maker[value] = makers
-        for value in self.graph.outputs:
-            self.returned.update(maker.get(value, ()))
-
-    def merge(self, rules: Sequence[FusionRule]) -> tuple[Kernel, ...]:
-        for consumer in list(self.group_of):
-            # The last of several producers can take the consumer in: the results of the others are there by then.
-            for producer in sorted(self.producers[consumer], reverse=True):
+    def merge(self, runtime: str, family: str) -> tuple[Kernel, ...]:
+        """Kernels in the order of execution, after the rules of a runtime."""
+        rules = [rule for rule in FUSION_RULES.values() if (family, runtime) in rule.targets]
+        for consumer in self.sources if rules else ():
+            # The last of several producers can take in the consumer, as the results of the others exist by then.
+            for producer in sorted(self.sources[consumer], reverse=True):
                 first, second = self.group_of[producer], self.group_of[consumer]
                 if first == second:
                     continue
-                rule = self._allowing(rules, producer, consumer)
-                if rule is not None and not self._would_cycle(first, second):
-                    self._join(first, second, rule.name)
+                edge = self._edge(producer, consumer)
+                rule = next((rule for rule in rules if rule.allows(edge)), None)
+                if rule is not None and not self.would_cycle(first, second):
+                    self.join(first, second, rule.name)
         kernels = [Kernel(tuple(sorted(calls)), self.pattern.get(name, "")) for name, calls in self.members.items()]
         return tuple(sorted(kernels, key=lambda kernel: kernel.calls[-1]))
 
-    def _allowing(self, rules: Sequence[FusionRule], producer: int, consumer: int) -> FusionRule | None:
+    def _edge(self, producer: int, consumer: int) -> Edge:
         calls = self.graph.calls
         group = sorted(self.members[self.group_of[producer]])
-        edge = Edge(
+        return Edge(
             calls[producer],
             calls[consumer],
             calls[group[0]],
-            sole=len(self.readers[producer]) == 1 and producer not in self.returned,
+            sole=self.readers[producer] == 1 and producer not in self.returned,
             group_ops=tuple(calls[i].op for i in group),
             free_consumer=len(self.members[self.group_of[consumer]]) == 1,
         )
-        return next((rule for rule in rules if rule.allows(edge)), None)
-
-    def _would_cycle(self, first: int, second: int) -> bool:
-        """Whether some path leaves `first`, passes through another group and enters `second`; searched from its end, and only
-        among groups that hold something later than the start of `first`."""
-        start = set(self.members[first])
-        inside = start.union(self.members[second])
-        floor = min(start)
-        stack = [p for i in self.members[second] for p in self.producers[i] if p not in inside]
-        seen: set[int] = set()
-        while stack:
-            group = self.group_of[stack.pop()]
-            if group in seen or self.newest[group] < floor:
-                continue
-            seen.add(group)
-            # Entering through any member of another group means that the whole group must have run before.
-            for member in self.members[group]:
-                for producer in self.producers[member]:
-                    if producer in start:
-                        return True
-                    if producer not in inside:
-                        stack.append(producer)
-        return False
-
-    def _join(self, first: int, second: int, rule: str) -> None:
-        keep, gone = min(first, second), max(first, second)
-        self.members[keep] = self.members[keep] + self.members.pop(gone)
-        self.newest[keep] = max(self.newest[keep], self.newest.pop(gone))
-        for index in self.members[keep]:
-            self.group_of[index] = keep
-        self.pattern[keep] = rule
-        self.pattern.pop(gone, None)

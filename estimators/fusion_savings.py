@@ -1,9 +1,10 @@
-"""What fusion saves on a machine: the same graphs with every call a kernel of its own, and as a runtime groups them."""
+"""What fusion saves on a machine, and how well predicted kernels agree with real ones."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import combinations
 
 import msgspec
 
@@ -11,7 +12,7 @@ from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.fusion import fusion_groups
 from shmoo.estimators.notebook import html_table
 from shmoo.estimators.present import percent, si
-from shmoo.estimators.profile import RUNTIMES, ArchitectureProfile, check_runtime
+from shmoo.estimators.profile import RUNTIMES, check_runtime
 from shmoo.estimators.records import Graph
 from shmoo.estimators.tabulated import tabulate
 
@@ -20,7 +21,7 @@ QUANTITIES = (("kernels", "kernels", ""), ("bytes", "bytes", "B"), ("latency_s",
 
 
 def amount(value: float | None, unit: str) -> str:
-    """One of `QUANTITIES` for people: numbers of kernels are whole."""
+    """A value of one of `QUANTITIES` as text; kernel counts are whole numbers."""
     return f"{value:,}" if isinstance(value, int) else si(value, unit)
 
 
@@ -34,18 +35,18 @@ class FusionTotals(msgspec.Struct, frozen=True):
 
 
 class FusionSavings(msgspec.Struct, frozen=True):
-    """The totals without fusion and with it."""
+    """Totals without fusion (`alone`) and with it."""
 
     alone: FusionTotals
     fused: FusionTotals
 
     def saved(self, name: str) -> float | None:
-        """Share of a total that fusion saves, 0.25 for a quarter; negative where it costs, `None` where it is not known."""
+        """Share of a total that fusion saves, such as 0.25; negative where fusion costs, `None` where a total is unknown."""
         before, after = getattr(self.alone, name), getattr(self.fused, name)
         return None if before is None or after is None or not before else 1 - after / before
 
     def rows(self) -> list[list[str]]:
-        """A row of text a quantity: its name, call by call, fused, saved."""
+        """One row of text for each quantity: name, call by call, fused, saved."""
         return [
             [name, amount(getattr(self.alone, field), unit), amount(getattr(self.fused, field), unit), percent(self.saved(field))]
             for field, name, unit in QUANTITIES
@@ -67,7 +68,7 @@ class FusionSummary(msgspec.Struct, frozen=True):
     groups: tuple[tuple[str, int], ...]
 
     def _repr_html_(self) -> str:
-        """What is saved, and the groups, as tables for notebooks."""
+        """The savings and the groups as tables for notebooks."""
         title = f"{self.model} as {self.runtime} fuses it on {self.arch}"
         saved = html_table(["", "call by call", "fused", "saved"], self.savings.rows(), title)
         return saved + html_table(["operators in one kernel", "kernels"], [[ops, str(count)] for ops, count in self.groups])
@@ -84,16 +85,19 @@ def fusion_savings(
         compute_dtype: as `AnalysisDirector.estimate` takes it.
 
     Raises:
-        InputError: what an estimate refuses.
+        InputError: as `AnalysisDirector.estimate`.
     """
     chosen = check_runtime(director.profile, runtime)
-    return FusionSavings(
-        alone=_totals(director, graphs, chosen, compute_dtype, fused=False),
-        fused=_totals(director, graphs, chosen, compute_dtype, fused=True),
-    )
+    totals = []
+    for fused in (False, True):
+        table, _ = tabulate(graphs, chosen, director.profile.family, compute_dtype, fused)
+        priced = director.price(table, chosen)
+        energy_j = None if priced.energy_j is None else float(priced.energy_j.sum())
+        totals.append(FusionTotals(len(table), float(table.bytes.sum()), float(priced.latency_s.sum()), energy_j))
+    return FusionSavings(*totals)
 
 
-def summarise_fusion(
+def summarize_fusion(
     director: AnalysisDirector,
     graphs: Sequence[Graph],
     runtime: str | None = None,
@@ -101,40 +105,60 @@ def summarise_fusion(
     *,
     compute_dtype: str | None = None,
 ) -> FusionSummary:
-    """What shares a kernel and what that saves.
+    """The operators that share a kernel, and the savings.
 
     Args:
-        runtime: that fuses; `fusing_runtime` for `None`.
+        runtime: that fuses; `None` is the architecture's default, or its first that fuses where the default does not.
         model: name for people; the graphs' own for "".
         compute_dtype: as `AnalysisDirector.estimate` takes it.
 
     Raises:
-        InputError: what an estimate refuses.
+        InputError: as `AnalysisDirector.estimate`.
     """
-    chosen = runtime or fusing_runtime(director.profile)
+    profile = director.profile
+    chosen = runtime or next(name for name in (profile.default_runtime, *RUNTIMES[profile.family]) if name != "eager")
     counts: Counter[str] = Counter()
     savings = fusion_savings(director, graphs, chosen, compute_dtype=compute_dtype)
     for graph in graphs:
-        for group in fusion_groups(graph, chosen, director.profile.family):
+        for group in fusion_groups(graph, chosen, profile.family):
             if len(group.calls) > 1:
                 counts[" + ".join(graph.calls[call].op.rpartition(".")[2] for call in group.calls)] += 1
     label = model or next((graph.name for graph in graphs if graph.name), "model")
-    return FusionSummary(label, director.profile.name, chosen, savings, tuple(counts.most_common()))
+    return FusionSummary(label, profile.name, chosen, savings, tuple(counts.most_common()))
 
 
-def fusing_runtime(profile: ArchitectureProfile) -> str:
-    """The architecture's default runtime, or its first that fuses where the default does not."""
-    return next(name for name in (profile.default_runtime, *RUNTIMES[profile.family]) if name != "eager")
+class FusionScore(msgspec.Struct, frozen=True):
+    """Agreement of two groupings of one graph's calls.
+
+    Attributes:
+        precision: share of the predicted pairs that are real; recall: share of the real pairs that are predicted.
+        f1: harmonic mean of both. All three are 1 where neither grouping has a pair.
+        predicted_kernels, real_kernels: kernels of each.
+    """
+
+    precision: float
+    recall: float
+    f1: float
+    predicted_kernels: int
+    real_kernels: int
 
 
-def _totals(
-    director: AnalysisDirector, graphs: Sequence[Graph], runtime: str, compute_dtype: str | None, *, fused: bool
-) -> FusionTotals:
-    table, _ = tabulate(graphs, runtime, director.profile.family, compute_dtype, fused)
-    priced = director.price(table, runtime)
-    return FusionTotals(
-        kernels=len(table),
-        bytes=float(table.bytes.sum()),
-        latency_s=float(priced.latency_s.sum()),
-        energy_j=None if priced.energy_j is None else float(priced.energy_j.sum()),
-    )
+def shared_pairs(groups: Iterable[Sequence[int]]) -> set[tuple[int, int]]:
+    """Pairs of calls that share at least one kernel. A call alone in its kernel makes none; one that is computed in several
+    kernels pairs with the calls of each."""
+    return {pair for group in groups for pair in combinations(sorted(set(group)), 2)}
+
+
+def fusion_score(predicted: Sequence[Sequence[int]], real: Sequence[Sequence[int]]) -> FusionScore:
+    """Score predicted groups of calls against real ones.
+
+    Example:
+        >>> fusion_score([(0,), (1, 2, 3)], [(0,), (1, 2), (3,)]).precision  # 1 of 3 pairs
+        0.3333333333333333
+    """
+    guessed, true = shared_pairs(predicted), shared_pairs(real)
+    both = len(guessed & true)
+    precision = both / len(guessed) if guessed else float(not true)
+    recall = both / len(true) if true else float(not guessed)
+    f1 = 2 * precision * recall / (precision + recall) if both else float(not guessed and not true)
+    return FusionScore(precision, recall, f1, len(predicted), len(real))

@@ -1,41 +1,42 @@
 """Kernels as Inductor makes them: which results get a buffer, and which buffers share a loop nest.
 
-Inductor works in two steps, and so does this. Lowering walks the operators: a pointwise result stays an expression, computed
-anew by whoever reads it, until something gives it a buffer (a library call that reads it, the end of the graph, several readers
-of what is costly to recompute). Scheduling (`inductor_schedule.py`) then merges buffers whose loops agree. Operators that PyTorch
-decomposes are lowered as their parts: a norm is a reduction and an expression over its result.
+Inductor works in two steps, and so does this module. Lowering walks the operators: a pointwise result stays an expression, which
+each reader computes anew, until it gets a buffer (for a library call that reads it, at the end of the graph, or because several
+readers would repeat a costly computation). Scheduling (`inductor_schedule.py`) then merges buffers whose loops agree. Operators
+that PyTorch decomposes are lowered as their parts: a norm is a reduction and an expression over its result.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from shmoo.estimators.inductor_expression import Expression
-from shmoo.estimators.inductor_layout import (
-    Look,
-    image_rows,
-    inner_extents,
-    keeps_memory,
-    part_rows,
-    reduces_last,
-    see_through,
-    stretch,
-)
-from shmoo.estimators.inductor_operators import (
+from shmoo.estimators.inductor_expression import (
     CONCATENATIONS,
-    MADE_LIKE,
-    MAY_KEEP,
+    CREATES_LIKE,
+    MAY_VANISH,
     ONE_STATISTIC,
     OVERWRITES,
     PART_OPERATIONS,
     READS_TWICE,
     SCANS,
     SPECIAL,
-    aligned,
-    pointwise_norm,
+    Expression,
+    align_channels,
+    is_pointwise_norm,
+)
+from shmoo.estimators.inductor_layout import (
+    StridedView,
+    apply_view,
+    image_rows,
+    inner_extents,
+    keeps_memory,
+    part_rows,
+    reduces_last,
+    stretch,
 )
 from shmoo.estimators.inductor_schedule import LIMITS, Buffer, Limits, Schedule, Scheduler
 from shmoo.estimators.records import CONVOLUTIONS, Cost, Graph, OpCall
@@ -48,7 +49,7 @@ def schedule(
 
     Args:
         costs: of the graph's calls.
-        library: for the call that ends a library call, every call in it; for its others ().
+        library: for the last call of a library call, all calls in it; for its other calls ().
         family: "cpu" or "gpu".
         frozen: weights are constants.
     """
@@ -66,7 +67,7 @@ class _Lowering:
     frozen: bool
     buffers: dict[int, Buffer] = field(default_factory=dict)
     values: dict[int, Expression] = field(default_factory=dict)
-    readers: dict[int, int] = field(default_factory=dict)
+    readers: Counter[int] = field(default_factory=Counter)
     for_library: set[int] = field(default_factory=set)
     written: dict[int, Expression] = field(default_factory=dict)
     returned: set[int] = field(default_factory=set)
@@ -77,33 +78,32 @@ class _Lowering:
     def run(self) -> None:
         self.names = len(self.graph.values)
         for index, call in enumerate(self.graph.calls):
-            for value in set(call.reads):
-                self.readers[value] = self.readers.get(value, 0) + 1
-                if index in self.library:
-                    self.for_library.add(value)
+            self.readers.update(set(call.reads))
+            if index in self.library:
+                self.for_library.update(call.reads)
         self.returned = set(self.graph.outputs)
         for index, call in enumerate(self.graph.calls):
             self._call(index, call)
 
     def _value(self, index: int) -> Expression:
         if index not in self.values:
-            self.values[index] = self._first_look(index)
-        return self.values[index].as_base_is(index)
+            self.values[index] = self._initial_expression(index)
+        return self.values[index].refreshed(index)
 
-    def _first_look(self, index: int) -> Expression:
+    def _initial_expression(self, index: int) -> Expression:
         value = self.graph.values[index]
         base = None if value.storage is None else self.written.get(self.graph.root(index))
         if base is not None:
-            # Memory that was written into through another view.
-            look = Look(value.spec.shape, (None,) * len(value.spec.shape))
-            return Expression(frozenset(), numel=value.spec.numel, base=base, look=look)
+            # Memory that a call wrote through another view.
+            view = StridedView(value.spec.shape, (None,) * len(value.spec.shape))
+            return Expression(frozenset(), numel=value.spec.numel, base=base, view=view)
         if value.kind == "constant" and not value.spec.shape:
             # A single number is written into the code.
             return Expression(frozenset(), numel=1)
         return Expression(frozenset((index,)), numel=value.spec.numel, owner=index)
 
-    def _repeated_call(self, call: OpCall) -> bool:
-        """Whether an equal call of the same values was made before, which freezing then takes its results from."""
+    def _is_repeated_call(self, call: OpCall) -> bool:
+        """Whether an earlier call is equal, so that freezing reuses its results."""
         if not self.frozen or call.inplace or any(self._value(v).owner is None for v in call.reads):
             return False
         sources = [(self._value(v).owner, spec) for v, spec in zip(call.reads, call.inputs, strict=True)]
@@ -114,41 +114,39 @@ class _Lowering:
         return first is not call.writes
 
     def _call(self, index: int, call: OpCall) -> None:
-        if self._repeated_call(call):
+        if self._is_repeated_call(call):
             return
         cost = self.costs[index]
-        taken = self.library.get(index)
-        if taken is not None:
-            if taken:
-                self._library_call(index, call, taken)
-        elif cost is None or (call.op in MAY_KEEP and len(call.reads) == 1 and call.inputs == call.outputs):
+        calls = self.library.get(index)
+        if calls is not None:
+            if calls:
+                self._library_call(call, calls)
+        elif cost is None or (call.op in MAY_VANISH and len(call.reads) == 1 and call.inputs == call.outputs):
             self._view(call)
         elif call.op in CONCATENATIONS:
             self._concatenate(index, call)
-        elif cost.family in ("normalization", "softmax") and not pointwise_norm(call):
+        elif cost.family in ("normalization", "softmax") and not is_pointwise_norm(call):
             self._norm(index, call, cost)
-        elif call.op in SCANS:
-            self._pool(index, call, cost)
-        elif cost.family == "pooling" and (cost.window == 1 or "adaptive" in call.op) and cost.n > 1:
+        elif call.op not in SCANS and cost.family == "pooling" and (cost.window == 1 or "adaptive" in call.op) and cost.n > 1:
             self._reduce(index, call, cost)
-        elif cost.family == "pooling":
+        elif call.op in SCANS or cost.family == "pooling":
             self._pool(index, call, cost)
         elif cost.family in ("linalg", "unknown"):
-            self._library_call(index, call, (index,))
+            self._library_call(call, (index,))
         else:
             self._pointwise(index, call, cost)
 
-    def _library_call(self, index: int, call: OpCall, calls: tuple[int, ...]) -> None:
+    def _library_call(self, call: OpCall, calls: tuple[int, ...]) -> None:
         reads: set[int] = set()
         inside = {value for i in calls for value in self.graph.calls[i].writes}
         for i in calls:
             for value in self.graph.calls[i].reads:
                 if value not in inside:
                     cost = self.costs[i]
-                    # A convolution reads a view as it lies in memory.
+                    # A convolution reads a view with its strides.
                     reads |= self._operand(value, cost is not None and cost.family in CONVOLUTIONS)
         head = self.costs[calls[0]]
-        # A frozen convolution returns a list that its result is picked from; others have their weights' layout changed.
+        # A frozen convolution returns a list that its result is taken from; others change the layout of their weights.
         steps = 2 if head is not None and head.family in CONVOLUTIONS and (self.frozen or head.window > 1) else 1
         outer = call.outputs[0].numel if call.outputs else 0
         name = self._add(Buffer(frozenset(calls), frozenset(reads), outer, library=True, alone=True, steps=steps))
@@ -159,10 +157,9 @@ class _Lowering:
             numel = self.graph.values[value].spec.numel
             if apart:
                 # The library that packs constant float32 weights leaves the bias to a loop.
-                self.values[value] = Expression(
-                    bias | {name}, numel=numel, operations=2, rows=frozenset(call.outputs[0].shape[-1:])
-                )
-                self._settle(value)
+                rows = frozenset(call.outputs[0].shape[-1:])
+                self.values[value] = Expression(bias | {name}, numel=numel, operations=2, rows=rows)
+                self._maybe_realize(value)
             else:
                 self.values[value] = Expression(frozenset((name,)), numel=numel, owner=name)
 
@@ -175,21 +172,21 @@ class _Lowering:
                 continue
             source = self._value(call.reads[0])
             base = source.base or source
-            look = see_through(call, source.look or Look.whole(call.inputs[0].shape), result)
-            same = keeps_memory(call) if source.look is None else look.in_order
+            view = apply_view(call, source.view or StridedView.whole(call.inputs[0].shape), result)
+            same = keeps_memory(call) if source.view is None else view.in_order
             if same and spec.numel == base.numel:
                 self.values[value] = base
             else:
-                self.values[value] = Expression(frozenset(), numel=spec.numel, base=base, look=look)
-            self._settle(value)
+                self.values[value] = Expression(frozenset(), numel=spec.numel, base=base, view=view)
+            self._maybe_realize(value)
 
     def _expression(self, index: int, call: OpCall, cost: Cost, extra: Iterable[int] = ()) -> Expression:
         operands = list(zip(call.reads, call.inputs, strict=True))
-        if call.op in MADE_LIKE or (call.inplace and call.op in OVERWRITES):
+        if call.op in CREATES_LIKE or (call.inplace and call.op in OVERWRITES):
             operands = operands[1:]
         sources = [self._value(value) for value in dict.fromkeys(value for value, _ in operands)]
         shape, numel = call.outputs[0].shape, call.outputs[0].numel
-        # A broadcast operand is another read for every shape that it is broadcast from.
+        # A broadcast operand is a separate read for each shape that it is broadcast from.
         loads = [
             frozenset((name, (view, spec.shape)) for name, view in expression.loads)
             if expression.numel < numel
@@ -197,7 +194,7 @@ class _Lowering:
             for expression, spec in ((self._value(value), spec) for value, spec in operands)
         ]
         own = round((cost.vector_flops + cost.special_flops) / max(numel, 1)) + 1
-        # A table's row is computed once for all of its elements.
+        # The place of a table's row is computed once for all of its elements.
         table_rows = shape[-1:] if cost.family == "gather" else ()
         return Expression(
             reads=frozenset().union(*(s.reads for s in sources), extra),
@@ -209,26 +206,28 @@ class _Lowering:
             elsewhere=frozenset().union(*(s.elsewhere for s in sources if s.numel >= numel)),
             rows=frozenset(table_rows).union(
                 *({rows * stretch(call, spec.shape) for rows in self._value(value).rows} for value, spec in operands),
-                *(inner_extents(shape, aligned(call, spec.shape)) for _, spec in operands),
+                *(inner_extents(shape, align_channels(call, spec.shape)) for _, spec in operands),
             ),
         )
 
     def _pointwise(self, index: int, call: OpCall, cost: Cost) -> None:
         if call.op in READS_TWICE:
             for value in dict.fromkeys(call.reads):
-                self._reused(value)
+                self._realize_on_reuse(value)
         for value in dict.fromkeys(call.reads):
-            if self._value(value).numel < call.outputs[0].numel:
-                self._repeated(value)
+            # A broadcast would compute it again and again.
+            source = self._value(value)
+            if source.numel < call.outputs[0].numel and self._costly(source):
+                self._realize(value)
         expression = self._expression(index, call, cost)
         if call.inplace:
-            self._write_into(self.graph.root(call.writes[0]), expression, self._value(call.reads[0]).look)
+            self._write_into(self.graph.root(call.writes[0]), expression, self._value(call.reads[0]).view)
         for value in call.writes:
             self.values[value] = expression
-            self._settle(value)
+            self._maybe_realize(value)
 
-    def _write_into(self, root: int, expression: Expression, look: Look | None) -> None:
-        """What a memory holds after a write into all of it or a part, which each element then asks of itself."""
+    def _write_into(self, root: int, expression: Expression, view: StridedView | None) -> None:
+        """Update a memory after a write into all of it or a part; each later read tests whether its element is in that part."""
         whole = self.graph.values[root].spec.numel
         if expression.numel == whole:
             self.written[root] = expression
@@ -239,27 +238,35 @@ class _Lowering:
             calls=before.calls | expression.calls,
             loads=before.loads | expression.loads,
             numel=whole,
-            operations=before.operations + expression.operations + PART_OPERATIONS * len(look.sizes if look else ()),
+            operations=before.operations + expression.operations + PART_OPERATIONS * len(view.sizes if view else ()),
             elsewhere=before.elsewhere | (expression.reads - before.reads),
         )
 
     def _norm(self, index: int, call: OpCall, cost: Cost) -> None:
         value = call.reads[0]
-        self._reused(value)
+        self._realize_on_reuse(value)
         source = self._value(value)
         calls = source.calls | {index}
         last = reduces_last(call)
         outer = frozenset(rows for rows in source.rows if rows > cost.n)
         rows_of = outer | {cost.n} if last else source.rows
-        shape = {"trailing": last, "elsewhere": source.elsewhere, "rows": outer if last else frozenset()}
-        first = self._add(Buffer(calls, source.reads, cost.m, max(cost.n, 2), **shape))
-        statistics = (first,)
+        reduction = Buffer(
+            calls,
+            source.reads,
+            cost.m,
+            max(cost.n, 2),
+            trailing=last,
+            elsewhere=source.elsewhere,
+            rows=outer if last else frozenset(),
+        )
+        first = self._add(reduction)
+        statistics: tuple[int, ...] = (first,)
         if call.op not in ONE_STATISTIC:
             mean = self._add(Buffer(frozenset((index,)), frozenset((first,)), cost.m))
-            statistics = (mean, self._add(Buffer(calls, source.reads | {mean}, cost.m, max(cost.n, 2), **shape)))
+            statistics = (mean, self._add(replace(reduction, reads=source.reads | {mean})))
         tail = self._expression(index, call, cost, statistics)
         if cost.family == "softmax":
-            # The exponential has two readers, and is kept.
+            # The exponential has two readers, so it gets a buffer.
             rows = self._add(Buffer(calls, source.reads | {first}, tail.numel, rows=rows_of, elsewhere=source.elsewhere))
             total = self._add(Buffer(frozenset((index,)), frozenset((rows,)), cost.m, max(cost.n, 2), trailing=last))
             tail = Expression(frozenset((rows, total)), frozenset((index,)), tail.numel, 3)
@@ -267,70 +274,58 @@ class _Lowering:
         tail.special, tail.rows = False, rows_of
         for written in call.writes:
             self.values[written] = tail
-            self._settle(written)
+            self._maybe_realize(written)
 
     def _reduce(self, index: int, call: OpCall, cost: Cost) -> None:
         source = self._value(call.reads[0])
         if call.op in READS_TWICE:
-            self._reused(call.reads[0])
-        name = self._add(
-            Buffer(source.calls | {index}, source.reads, cost.m, cost.n, trailing=reduces_last(call), elsewhere=source.elsewhere)
-        )
-        mean = cost.special_flops > 0
+            self._realize_on_reuse(call.reads[0])
+        last, reduced = reduces_last(call), source.calls | {index}
+        name = self._add(Buffer(reduced, source.reads, cost.m, cost.n, trailing=last, elsewhere=source.elsewhere))
+        # The division of a mean is left to its readers.
+        calls, owner = (frozenset((index,)), None) if cost.special_flops > 0 else (frozenset(), name)
         for value in call.writes:
             numel = self.graph.values[value].spec.numel
-            owner = None if mean else name
-            self.values[value] = Expression(
-                frozenset((name,)), frozenset((index,)) if mean else frozenset(), numel, 2, owner=owner
-            )
-            self._settle(value)
+            self.values[value] = Expression(frozenset((name,)), calls, numel, 2, owner=owner)
+            self._maybe_realize(value)
 
     def _pool(self, index: int, call: OpCall, cost: Cost) -> None:
         if call.op in SCANS:
-            self._realise(call.reads[0])
+            self._realize(call.reads[0])
         else:
-            self._hint(call.reads[0])
+            self._realize_if_combined(call.reads[0])
         expression = self._expression(index, call, cost)
         expression.elsewhere = expression.reads
         expression.rows |= image_rows(call.outputs[0].shape)
         for value in call.writes:
             self.values[value] = expression
-            if "max" in call.op or call.op in SCANS:
-                self._realise(value)
-                self.buffers[self._value(value).owner].alone = True
-            else:
-                self._settle(value)
+            if "max" not in call.op and call.op not in SCANS:
+                self._maybe_realize(value)
+                continue
+            self._realize(value)
+            if (owner := self._value(value).owner) is not None:
+                self.buffers[owner].alone = True
 
     def _concatenate(self, index: int, call: OpCall) -> None:
         parts: set[int] = set()
         for value, spec in zip(call.reads, call.inputs, strict=True):
             source = self._value(value)
-            buffer = self.buffers.get(source.owner) if source.owner is not None else None
             if source.computes and not source.moved:
-                self._realise(value)
-                owner = self._value(value).owner
-                if owner is not None:
-                    parts.add(owner)
-                    self.buffers[owner].copied = True
-                    self.direct.add((index, value))
-            elif buffer is not None and not buffer.alone and not buffer.copied and not source.moved:
-                buffer.copied = True
+                self._realize(value)
+                source = self._value(value)
+                in_place = source.owner is not None
+            else:
+                buffer = None if source.owner is None else self.buffers.get(source.owner)
+                in_place = buffer is not None and not buffer.alone and not buffer.copied and not source.moved
+            if in_place and source.owner is not None:
+                self.buffers[source.owner].copied = True
                 parts.add(source.owner)
                 self.direct.add((index, value))
             else:
-                parts.add(
-                    self._add(
-                        Buffer(
-                            source.calls | {index},
-                            source.reads,
-                            source.numel,
-                            elsewhere=source.elsewhere,
-                            rows=source.rows | part_rows(call, spec.shape),
-                            copied=True,
-                        )
-                    )
-                )
-        # The whole has a name of its own, which nothing computes: its parts are written in place.
+                calls, rows = source.calls | {index}, source.rows | part_rows(call, spec.shape)
+                part = Buffer(calls, source.reads, source.numel, elsewhere=source.elsewhere, rows=rows, copied=True)
+                parts.add(self._add(part))
+        # No kernel computes the whole: its parts are written in place.
         name = self._add(Buffer(frozenset(), frozenset(parts), call.outputs[0].numel, alone=True))
         for value in call.writes:
             self.values[value] = Expression(frozenset((name,)), numel=self.graph.values[value].spec.numel, owner=name)
@@ -340,61 +335,51 @@ class _Lowering:
         self.buffers[self.names] = buffer
         return self.names
 
-    def _realise(self, value: int) -> None:
-        """Give a value a buffer, if it has none; of a view, what it looks at."""
+    def _realize(self, value: int) -> None:
+        """Give a value a buffer if it has none; for a view, give one to its base."""
         expression = self._value(value)
-        expression = expression.base or expression
-        if expression.computes:
-            self._fill(expression)
+        self._store(expression.base or expression)
 
-    def _fill(self, expression: Expression) -> None:
-        parts = expression.calls, expression.reads, expression.numel
-        expression.store(self._add(Buffer(*parts, elsewhere=expression.elsewhere, rows=expression.rows)))
+    def _store(self, expression: Expression) -> None:
+        if expression.computes:
+            parts = expression.calls, expression.reads, expression.numel
+            expression.store(self._add(Buffer(*parts, elsewhere=expression.elsewhere, rows=expression.rows)))
 
     def _operand(self, value: int, strided: bool) -> frozenset[int]:
-        """Buffers that hold a library call's operand. A view of what has none is computed in the operand's order, except where
-        the call takes any strides."""
+        """Buffers of a library call's operand. Without a buffer, a view is computed in the operand's order, except where the call
+        takes any strides."""
         if strided:
-            self._realise(value)
-        expression = self._value(value)
-        if expression.computes:
-            self._fill(expression)
-        return expression.reads
+            self._realize(value)
+        self._store(self._value(value))
+        return self._value(value).reads
 
-    def _hint(self, value: int) -> None:
-        """A buffer for what reads more than one (`realize_hint`)."""
+    def _realize_if_combined(self, value: int) -> None:
+        """Give a buffer to an expression with more than one read (`realize_hint`)."""
         if len(self._value(value).loads) > 1:
-            self._realise(value)
+            self._realize(value)
 
-    def _repeated(self, value: int) -> None:
-        """Buffers for what a broadcast would compute again and again, and is costly."""
-        if self._costly(self._value(value)):
-            self._realise(value)
-
-    def _reused(self, value: int) -> None:
-        """Buffers for what has several readers and is costly (`should_realize_on_reuse`)."""
+    def _realize_on_reuse(self, value: int) -> None:
+        """Give a buffer to a costly expression with several readers (`should_realize_on_reuse`)."""
         expression = self._value(value)
         if len(expression.loads) > self.limits.reused_reads or self._costly(expression):
-            self._realise(value)
+            self._realize(value)
 
     def _costly(self, expression: Expression) -> bool:
         return expression.operations > self.limits.operations or (self.limits.keeps_special and expression.special)
 
-    def _settle(self, value: int) -> None:
-        """Whether a new expression gets a buffer at once."""
-        expression = self._value(value)
-        if not expression.computes:
+    def _maybe_realize(self, value: int) -> None:
+        """Give a new expression a buffer if Inductor would."""
+        if not self._value(value).computes:
             return
         if value in self.returned:
-            self._realise(value)
+            self._realize(value)
             return
-        several = self.readers.get(value, 0) > 1
-        if several and value in self.for_library:
-            self._hint(value)
-        if several:
-            self._reused(value)
+        if self.readers[value] > 1:
+            if value in self.for_library:
+                self._realize_if_combined(value)
+            self._realize_on_reuse(value)
         expression = self._value(value)
         if expression.owner is None and (
             len(expression.loads) > self.limits.reads or expression.operations > self.limits.operations
         ):
-            self._hint(value)
+            self._realize_if_combined(value)

@@ -1,24 +1,62 @@
-"""What a value is while Inductor's lowering (`inductor.py`) walks the operators."""
+"""Properties of single operators, and of values, that Inductor's lowering (`inductor.py`) depends on."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shmoo.estimators.inductor_layout import Look
+from shmoo.estimators.inductor_layout import StridedView
+from shmoo.estimators.records import OpCall
+from shmoo.estimators.registry import aten
+
+SPECIAL = frozenset(
+    aten("exp log log2 log10 log1p sigmoid tanh silu mish softplus log_sigmoid elu celu selu logit glu softmax log_softmax")
+)
+"""Operators whose expansion contains one of the functions that are not recomputed on CPUs."""
+READS_TWICE = frozenset(
+    aten("silu gelu hardswish mish elu celu selu leaky_relu prelu softplus glu layer_norm group_norm rms_norm instance_norm")
+    + aten("native_layer_norm softmax log_softmax softmin var std var_mean std_mean normalize")
+)
+"""Operators whose expansion reads its operand more than once, so that it counts as having several readers."""
+SCANS = frozenset(aten("cumsum cumprod cummax cummin logcumsumexp"))
+"""Operators whose loops carry a value from element to element."""
+OVERWRITES = frozenset(aten("fill zero copy"))
+"""In-place operators that do not read the elements they overwrite."""
+CREATES_LIKE = frozenset(aten("new_zeros new_ones new_full zeros_like ones_like full_like"))
+"""Operators that take extents and element type from their operand, but no values."""
+PART_OPERATIONS = 5
+"""Scalar operations a dimension that test whether an element is in the written part: comparisons and operands."""
+CONCATENATIONS = frozenset(aten("cat concat stack"))
+MAY_VANISH = frozenset(aten("pad constant_pad_nd cat concat"))
+"""Operators that Inductor drops where their result equals their only operand: padding by nothing, concatenation of one."""
+ONE_STATISTIC = frozenset(aten("rms_norm softmax log_softmax softmin _softmax"))
+"""Norms that scale by one number a row (softmax: its maximum); the others take mean and variance."""
+
+
+def align_channels(call: OpCall, shape: Sequence[int]) -> Sequence[int]:
+    """An operand's shape as it is broadcast: the operands of batch norms hold a number a channel."""
+    rank = len(call.outputs[0].shape)
+    return (shape[0], *(1,) * (rank - 2)) if len(shape) == 1 < rank and "batch_norm" in call.op else shape
+
+
+def is_pointwise_norm(call: OpCall) -> bool:
+    """Whether the call is a batch norm with fixed statistics, which computes element by element."""
+    return "batch_norm" in call.op and call.attributes.get("training") is not True
 
 
 @dataclass(slots=True)
 class Expression:
-    """What a value stands for while lowering: a buffer, or a computation that its readers repeat.
+    """The state of a value while lowering: a buffer, or a computation that its readers repeat.
 
     Attributes:
-        reads: buffers and graph inputs that one evaluation reads. loads: the same with the view through which, where it is not
-            element by element: what Inductor counts as reads.
+        reads: buffers and graph inputs that one evaluation reads. loads: the same, with the views through which they are read;
+            Inductor counts these as reads.
         calls: calls evaluated inline; empty for a buffer.
-        numel: elements. operations: scalar operations of an element.
-        elsewhere: of what is read, what is not read element by element in order: through a view, in a neighbourhood.
-        rows: elements of the inner loops, where the loops stay nested as something that is read is the same for several elements.
-        owner: the buffer, where this is one. base, look: what a view that changes the order looks at, and how.
+        numel: elements. operations: scalar operations for each element.
+        elsewhere: the reads that are not element by element in order: through a view, in a window.
+        rows: elements of the inner loops, where loops stay nested because an operand is the same for several elements.
+        owner: name of the buffer, where the value has one.
+        base, view: the expression behind a view that changes the order, and that view.
     """
 
     reads: frozenset[int]
@@ -30,7 +68,7 @@ class Expression:
     rows: frozenset[int] = frozenset()
     owner: int | None = None
     base: Expression | None = None
-    look: Look | None = None
+    view: StridedView | None = None
     loads: frozenset[tuple[int, object]] = frozenset()
 
     def __post_init__(self) -> None:
@@ -39,7 +77,7 @@ class Expression:
 
     @property
     def moved(self) -> bool:
-        """Whether it is seen through a view that changes the order or the choice of elements."""
+        """Whether it is read through a view that changes the order or the choice of elements."""
         return self.base is not None
 
     @property
@@ -48,17 +86,21 @@ class Expression:
         return self.owner is None and (bool(self.calls) or len(self.reads) > 1)
 
     def store(self, name: int) -> None:
-        """Become a load of the buffer that it is computed into."""
+        """Turn into a load of buffer `name`, which holds the result from now on."""
         self.reads, self.loads, self.owner = frozenset((name,)), frozenset(((name, None),)), name
         self.calls, self.elsewhere, self.rows = frozenset(), frozenset(), frozenset()
-        self.operations, self.special, self.base, self.look = 0, False, None, None
+        self.operations, self.special, self.base, self.view = 0, False, None, None
 
-    def as_base_is(self, view: int) -> Expression:
-        """The same; where it looks at another, with what that is by now, seen through a view."""
+    def refreshed(self, value: int) -> Expression:
+        """The expression, updated from its base, which may have got a buffer since.
+
+        Args:
+            value: that reads the base through the view.
+        """
         base = self.base
         if base is not None:
             self.reads, self.calls, self.owner = base.reads, base.calls, base.owner
-            self.loads = frozenset((name, view) for name in base.reads)
+            self.loads = frozenset((name, value) for name in base.reads)
             self.operations, self.special, self.elsewhere = base.operations, base.special, base.reads
-            self.rows = base.rows | self.look.cuts if self.look is not None else base.rows
+            self.rows = base.rows | self.view.cuts if self.view is not None else base.rows
         return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import NamedTuple
@@ -17,13 +17,14 @@ class Limits(msgspec.Struct, frozen=True):
 
     Attributes:
         reused_reads: an expression with several readers and more reads than this gets a buffer (`realize_reads_threshold`).
-        reads: so does any with more reads than this (`realize_acc_reads_threshold`, `realize_cpu_acc_reads_threshold`).
-        operations: or with more operations (`realize_opcount_threshold`, `realize_cpu_opcount_threshold`).
+        reads: an expression with more reads than this gets one (`realize_acc_reads_threshold`,
+            `realize_cpu_acc_reads_threshold`).
+        operations: an expression with more operations gets one (`realize_opcount_threshold`, `realize_cpu_opcount_threshold`).
         keeps_special: an expression with several readers that evaluates exp, log, sigmoid or tanh gets a buffer (CPU only).
-        outer_loops: a reduction and what follows it may share their outer loops only (C++ back-end).
-        buffers: most buffers in one kernel (`max_fusion_size`).
-        siblings: most where kernels that only read the same are merged (`cpp.max_horizontal_fusion_size`).
-        distance: and how far apart in the order of execution these may be (`are_long_distant_nodes`).
+        outer_loops: a reduction shares only its outer loops with the operators after it (C++ back-end).
+        buffers: maximum of buffers in one kernel (`max_fusion_size`).
+        siblings: the same for kernels that only read the same buffers (`cpp.max_horizontal_fusion_size`).
+        distance: maximal distance of such kernels in the order of execution (`are_long_distant_nodes`).
     """
 
     reused_reads: int = 4
@@ -41,18 +42,18 @@ LIMITS = {"gpu": Limits(), "cpu": Limits(reads=12, operations=50, keeps_special=
 
 
 INLINED = "inlined"
-"""Rule of a kernel that is one buffer: lowering put its calls together."""
+"""Rule of a kernel that is a single buffer, whose calls lowering combined."""
 
 
 @dataclass(slots=True)
 class Buffer:
-    """One node of the schedule: what it computes, and its loops: `outer` points with a `reduced` loop inside.
+    """One node of the schedule: the calls it computes, and its loops: `outer` points with a `reduced` loop inside.
 
     Attributes:
-        alone: shares its loops with no other. trailing: the reduced elements lie together in memory.
-        elsewhere: of what is read, what is not read element by element in order.
+        alone: shares its loops with no other buffer. trailing: the reduced elements are contiguous in memory.
+        elsewhere: the reads that are not element by element in order.
         rows: elements of the inner loops where loops stay nested; others become one loop.
-        copied: is a part of a concatenation already. steps: nodes of the schedule it stands for.
+        copied: is a part of a concatenation. steps: nodes of Inductor's schedule that it represents.
     """
 
     calls: frozenset[int]
@@ -79,7 +80,7 @@ class Buffer:
 
 
 class Loops(msgspec.Struct, frozen=True):
-    """A pair of kernels that the scheduler looks at: their loops, whether the second reads the first, and the limits."""
+    """Two kernels that may be merged: their loops, whether the second reads the first, and the limits."""
 
     first: Buffer
     second: Buffer
@@ -88,7 +89,7 @@ class Loops(msgspec.Struct, frozen=True):
 
     @property
     def numel_only(self) -> bool:
-        """Whether loops are cut anew for each kernel, so that only the number of their points must agree (Triton)."""
+        """Whether each kernel splits its loops anew, so that only the number of their points must agree (Triton)."""
         return not self.limits.outer_loops
 
 
@@ -98,7 +99,7 @@ SCHEDULER_RULES: Registry[Callable[[Loops], bool]] = Registry("scheduler rule")
 
 @SCHEDULER_RULES.register("same loops")
 def _same_loops(pair: Loops) -> bool:
-    """Pointwise loops over the same elements, one reading the other or both the same buffer."""
+    """Pointwise loops over the same elements; one reads the other, or both read the same buffer."""
     first, second = pair.first, pair.second
     alike = pair.numel_only or first.nest == second.nest or min(len(first.nest), len(second.nest)) <= 1
     return first.reduced == second.reduced == 1 and first.outer == second.outer and alike
@@ -106,7 +107,7 @@ def _same_loops(pair: Loops) -> bool:
 
 @SCHEDULER_RULES.register("reduction prologue")
 def _into_reduction(pair: Loops) -> bool:
-    """Pointwise work whose loops are those of the reduction that follows: the reduced elements lie together in memory."""
+    """Pointwise work whose loops are those of the reduction that follows: the reduced elements are contiguous in memory."""
     first, second = pair.first, pair.second
     alike = pair.numel_only or first.nest == (*second.nest, second.reduced)
     whole = first.outer == second.outer * second.reduced and alike
@@ -123,7 +124,7 @@ def _sibling_reductions(pair: Loops) -> bool:
 
 @SCHEDULER_RULES.register("reduction epilogue")
 def _after_reduction(pair: Loops) -> bool:
-    """Pointwise work on rows that were just reduced: their outer loops are the same."""
+    """Pointwise work on rows that the first kernel reduces: their outer loops are the same."""
     first, second = pair.first, pair.second
     if not pair.depends or first.reduced == 1 or second.reduced > 1:
         return False
@@ -132,7 +133,7 @@ def _after_reduction(pair: Loops) -> bool:
 
 
 class Group(msgspec.Struct, frozen=True):
-    """A kernel: the calls it computes at least in part, the rule that joined the last ones, and whether it is a library call."""
+    """A kernel: the calls it computes at least in part, the rule of the last merge, and whether it is a library call."""
 
     calls: tuple[int, ...]
     pattern: str = ""
@@ -140,24 +141,66 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class Schedule(NamedTuple):
-    """Kernels in execution order, and the operands (call, value) of concatenations that are made where the result is."""
+    """Kernels in execution order, and the concatenation operands (call, value) that their producer writes in place."""
 
     groups: list[Group]
     direct: frozenset[tuple[int, int]] = frozenset()
 
 
-class Scheduler:
+class Groups:
+    """Nodes in groups, each named by its smallest node; a merge must not make a cycle between groups.
+
+    Args:
+        sources: nodes, in the order of execution, and the nodes whose results each of them reads.
+    """
+
+    def __init__(self, sources: Mapping[int, Sequence[int]]) -> None:
+        self.sources = sources
+        self.members = {node: [node] for node in sources}
+        self.group_of = {node: node for node in sources}
+        self.newest = dict(self.group_of)
+        self.pattern: dict[int, str] = {}
+
+    def would_cycle(self, first: int, second: int) -> bool:
+        """Whether a path leads from one of two groups through others into either of them. The search starts from its end and
+        skips groups that hold nothing later than the start of the two."""
+        inside = {*self.members[first], *self.members[second]}
+        floor = min(inside)
+        stack = [source for member in inside for source in self.sources[member] if source not in inside]
+        seen: set[int] = set()
+        while stack:
+            group = self.group_of[stack.pop()]
+            if group in seen or self.newest[group] < floor:
+                continue
+            seen.add(group)
+            # A group runs as a whole: it needs the sources of all its members.
+            for member in self.members[group]:
+                for source in self.sources[member]:
+                    if source in inside:
+                        return True
+                    stack.append(source)
+        return False
+
+    def join(self, first: int, second: int, rule: str) -> None:
+        """Merge two groups and note the rule that allowed it."""
+        target, absorbed = min(first, second), max(first, second)
+        self.members[target] += self.members.pop(absorbed)
+        self.newest[target] = max(self.newest[target], self.newest.pop(absorbed))
+        for member in self.members[target]:
+            self.group_of[member] = target
+        self.pattern.pop(absorbed, None)
+        self.pattern[target] = rule
+
+
+class Scheduler(Groups):
     """Merges buffers, in the order of execution, into the kernels that the rules allow."""
 
-    def __init__(self, buffers: dict[int, Buffer], limits: Limits) -> None:
+    def __init__(self, buffers: Mapping[int, Buffer], limits: Limits) -> None:
+        # Graph inputs are no sources.
+        super().__init__({name: [source for source in b.reads if source in buffers] for name, b in buffers.items()})
         self.limits = limits
         self.rules = tuple(SCHEDULER_RULES.items())
-        self.names = list(buffers)
         self.buffers = buffers
-        self.kernel_of = {name: name for name in buffers}
-        self.members = {name: [name] for name in buffers}
-        self.newest = dict(self.kernel_of)
-        self.pattern: dict[int, str] = {}
         self.place = dict(zip(buffers, accumulate(buffer.steps for buffer in buffers.values()), strict=True))
         self.readers: dict[int, list[int]] = {}
         for name, buffer in buffers.items():
@@ -165,33 +208,26 @@ class Scheduler:
                 self.readers.setdefault(source, []).append(name)
 
     def run(self) -> list[Group]:
-        for second in self.names:
-            if self.buffers[second].alone:
+        for second, buffer in self.buffers.items():
+            if buffer.alone:
                 continue
-            for source in sorted(self.buffers[second].reads, reverse=True):
-                if source in self.buffers:
-                    self._try(source, second, True)
-            for source in sorted(self.buffers[second].reads):
+            for source in sorted(self.sources[second], reverse=True):
+                self._merge_if_allowed(source, second, True)
+            for source in sorted(buffer.reads):
                 for sibling in self.readers.get(source, ()):
                     if sibling >= second:
                         break
-                    self._try(sibling, second, False)
+                    self._merge_if_allowed(sibling, second, False)
         groups = []
         for members in sorted(self.members.values(), key=max):
             calls = frozenset().union(*(self.buffers[m].calls for m in members))
             if calls:
-                library = self.buffers[members[0]].library
-                groups.append(
-                    Group(
-                        tuple(sorted(calls)),
-                        self.pattern.get(self.kernel_of[members[0]], INLINED if len(calls) > 1 else ""),
-                        library,
-                    )
-                )
+                pattern = self.pattern.get(self.group_of[members[0]], INLINED if len(calls) > 1 else "")
+                groups.append(Group(tuple(sorted(calls)), pattern, self.buffers[members[0]].library))
         return groups
 
-    def _try(self, first: int, second: int, depends: bool) -> None:
-        a, b = self.kernel_of[first], self.kernel_of[second]
+    def _merge_if_allowed(self, first: int, second: int, depends: bool) -> None:
+        a, b = self.group_of[first], self.group_of[second]
         one, two = self.buffers[first], self.buffers[second]
         if a == b or one.alone or two.alone:
             return
@@ -200,27 +236,18 @@ class Scheduler:
         if rule is None:
             return
         size = len(self.members[a]) + len(self.members[b])
-        if not depends and not (one.reads - one.elsewhere) & (two.reads - two.elsewhere):
-            return  # Different parts of what both read.
-        if size > (self.limits.buffers if depends else self.limits.siblings):
+        if depends:
+            refused = size > self.limits.buffers or self._reads_elsewhere(a, b)
+        else:
+            # Siblings may read different parts of the same buffer.
+            shared = (one.reads - one.elsewhere) & (two.reads - two.elsewhere)
+            refused = not shared or size > self.limits.siblings or self._distance(a, b) > self.limits.distance
+        if refused or (self.limits.outer_loops and not self._nested_alike(a, b)) or self.would_cycle(a, b):
             return
-        if not depends and self._distance(a, b) > self.limits.distance:
-            return
-        if depends and self._reads_elsewhere(a, b):
-            return
-        if self.limits.outer_loops and not self._nested_alike(a, b):
-            return
-        if not self._cycle(a, b):
-            keep, gone = (a, b) if a < b else (b, a)
-            self.members[keep] += self.members.pop(gone)
-            self.newest[keep] = max(self.newest[keep], self.newest.pop(gone))
-            for member in self.members[keep]:
-                self.kernel_of[member] = keep
-            self.pattern.pop(gone, None)
-            self.pattern[keep] = rule
+        self.join(a, b, rule)
 
     def _reads_elsewhere(self, first: int, second: int) -> bool:
-        """Whether one of two kernels reads what the other makes at other places than these where it makes them."""
+        """Whether one of two kernels reads a result of the other in another order than it is written in."""
         # Loops without operands take any order.
         a, b = ([m for m in self.members[k] if self.buffers[m].reads] for k in (first, second))
         return any(not self.buffers[m].elsewhere.isdisjoint(a) for m in b) or any(
@@ -228,7 +255,7 @@ class Scheduler:
         )
 
     def _nested_alike(self, first: int, second: int) -> bool:
-        """Where rows are reduced, pointwise loops over all elements must be nested in rows as well."""
+        """Whether pointwise loops over all elements are nested in rows, where the kernels reduce rows."""
         buffers = [self.buffers[m] for m in (*self.members[first], *self.members[second])]
         rows = {b.reduced: b.outer for b in buffers if b.reduced > 1}
         return not rows or all(b.reduced > 1 or b.rows & rows.keys() or b.outer <= max(rows.values()) for b in buffers)
@@ -237,26 +264,3 @@ class Scheduler:
         """Steps in the order of execution between the far ends of two kernels."""
         places = [self.place[m] for m in (*self.members[first], *self.members[second])]
         return max(places) - min(places)
-
-    def _cycle(self, first: int, second: int) -> bool:
-        """Whether a path leads from one of the two kernels through others into either of them; searched from its end, and only
-        among kernels that hold something later than their start."""
-        inside = {*self.members[first], *self.members[second]}
-        floor = min(inside)
-        stack = [source for member in inside for source in self._sources(member) if source not in inside]
-        seen: set[int] = set()
-        while stack:
-            kernel = self.kernel_of[stack.pop()]
-            if kernel in seen or self.newest[kernel] < floor:
-                continue
-            seen.add(kernel)
-            for member in self.members[kernel]:
-                for source in self._sources(member):
-                    if source in inside:
-                        return True
-                    stack.append(source)
-        return False
-
-    def _sources(self, name: int) -> list[int]:
-        """Buffers that a buffer reads; graph inputs are none."""
-        return [source for source in self.buffers[name].reads if source in self.buffers]

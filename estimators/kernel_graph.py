@@ -1,8 +1,9 @@
-"""The kernels of an estimate as a graph: what each reads from which, and where in the model it stands."""
+"""The kernels of an estimate as a graph: which kernels each reads from, and the module it belongs to."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 import msgspec
 
@@ -10,15 +11,15 @@ from shmoo.estimators.director import KernelEstimate
 from shmoo.estimators.records import Graph
 
 INPUT = -1
-"""Stands for the caller among the calls that produce what another reads."""
+"""Stands for the caller among the producers of a call's operands."""
 
 
 class KernelNode(msgspec.Struct, frozen=True):
     """One kernel among those of a whole model.
 
     Attributes:
-        kernel: what it costs. module: the innermost module that holds all of its calls, "" for the model itself.
-        sources: indices of the kernels whose results it reads, in the order of the estimate's breakdown; all of them precede it.
+        kernel: its estimate. module: the innermost module that contains all of its calls, "" for the model itself.
+        sources: indices, in the estimate's breakdown, of the kernels whose results it reads; all of them precede it.
     """
 
     kernel: KernelEstimate
@@ -30,9 +31,9 @@ def kernel_graph(graphs: Sequence[Graph], breakdown: Sequence[KernelEstimate]) -
     """Nodes in order of execution.
 
     Args:
-        graphs: that were estimated. Pieces of a split model follow each other: the first kernels of one read the last of the one
-            before.
-        breakdown: of their estimate.
+        graphs: of the estimate. Pieces of a split model follow each other: the first kernels of a piece read the last of the
+            previous piece.
+        breakdown: of the estimate.
     """
     at = {(kernel.graph, call): position for position, kernel in enumerate(breakdown) for call in kernel.calls}
     sources: list[set[int]] = [set() for _ in breakdown]
@@ -49,17 +50,16 @@ def kernel_graph(graphs: Sequence[Graph], breakdown: Sequence[KernelEstimate]) -
             stack = list(producers[index])
             while stack:
                 producer = stack.pop()
-                if producer in seen:
-                    continue
-                seen.add(producer)
-                place = at.get((g, producer), -1) if producer != INPUT else -1
                 if producer == INPUT:
                     sources[here].update(before)
-                elif 0 <= place < here:
-                    sources[here].add(place)
-                elif place != here:
-                    # A view, or a call that the compiler computes in several kernels and that is listed in a later one only.
-                    stack.extend(producers[producer])
+                elif producer not in seen:
+                    seen.add(producer)
+                    place = at.get((g, producer))
+                    if place is not None and place < here:
+                        sources[here].add(place)
+                    elif place != here:
+                        # A view, or a call that the compiler computes in several kernels and that is listed in a later one only.
+                        stack.extend(producers[producer])
         before = last
     return tuple(
         KernelNode(kernel, _common([graphs[kernel.graph].calls[call].module for call in kernel.calls]), tuple(sorted(reads)))
@@ -68,35 +68,22 @@ def kernel_graph(graphs: Sequence[Graph], breakdown: Sequence[KernelEstimate]) -
 
 
 def _producers(graph: Graph) -> list[frozenset[int]]:
-    """The calls whose results each call reads, `INPUT` for what the graph is given."""
-    makers: dict[int, frozenset[int]] = {
-        index: frozenset((INPUT,)) for index, value in enumerate(graph.values) if value.kind == "input"
-    }
-    # A write into memory is seen by every later reader, through any view.
-    written: dict[int, frozenset[int]] = {}
+    """The calls whose results each call reads, `INPUT` for inputs of the graph."""
+    makers = {index: INPUT for index, value in enumerate(graph.values) if value.kind == "input"}
+    # Every later reader sees a write into memory, through any view.
+    writers: dict[int, int] = {}
     producers = []
     for index, call in enumerate(graph.calls):
-        roots = [graph.root(value) for value in call.reads]
-        producers.append(
-            frozenset().union(
-                *(makers.get(value, frozenset()) for value in call.reads), *(written.get(root, frozenset()) for root in roots)
-            )
-        )
-        for value in call.writes:
-            makers[value] = frozenset((index,))
-            if call.inplace:
-                written[graph.root(value)] = frozenset((index,))
+        direct = {makers[value] for value in call.reads if value in makers}
+        written = {writers[root] for root in map(graph.root, call.reads) if root in writers}
+        producers.append(frozenset(direct | written))
+        makers.update(dict.fromkeys(call.writes, index))
+        if call.inplace:
+            writers.update(dict.fromkeys(map(graph.root, call.writes), index))
     return producers
 
 
 def _common(paths: Sequence[str]) -> str:
-    """The longest module path that holds all: "layer1.0" of "layer1.0.conv1" and "layer1.0.bn1"; others are passed over."""
-    split = [path.split(".") for path in paths if path]
-    if not split:
-        return ""
-    shared = []
-    for parts in zip(*split, strict=False):
-        if len(set(parts)) > 1:
-            break
-        shared.append(parts[0])
-    return ".".join(shared)
+    """The longest common module path: "layer1.0" of "layer1.0.conv1" and "layer1.0.bn1"; empty paths are ignored."""
+    levels = zip(*(path.split(".") for path in paths if path), strict=False)
+    return ".".join(parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, levels))

@@ -1,7 +1,7 @@
-"""Kernels as arrays: what each launch does, and what the ones before it left near the units.
+"""Kernels as arrays: the work of each launch, and how far its operands are from the units.
 
 `KernelTable` is the structure of arrays that tiling, prediction and fitting work on. Rows are kernels in execution order; memory
-accesses are a second, longer set of arrays, one entry per operand that a kernel reads or writes from outside itself.
+accesses are a second, longer set of arrays, one entry for each operand that a kernel exchanges with its outside.
 """
 
 from __future__ import annotations
@@ -33,19 +33,20 @@ CONVERSIONS: Mapping[tuple[str, str], Conversion] = {
     ("cpu", "inductor"): "edges",
     ("cpu", "inductor-freezing"): "edges",
 }
-"""Where images change their layout, by architecture family and runtime: a library converts to blocks of channels and back around
-each convolution, or compiled code keeps them channels-last and converts what enters a graph and what leaves it."""
+"""Where images change their layout, by architecture family and runtime: at "kernels", a library converts them to blocks of
+channels and back around each convolution; at the "edges" of a graph, compiled code converts inputs to channels-last and results
+back."""
 
 
 def op_names() -> list[str]:
-    """Names of all costed operators, in order of registration; a table's `op` codes count from 0 here, -1 is an unknown one."""
+    """Names of all costed operators, in order of registration; a table's `op` codes are indices into them, -1 for an unknown
+    one."""
     return list(COSTS)
 
 
 def op_code(op: str) -> int:
     """The code of an operator in this process; never stored, as a user's registration may add to the list."""
-    codes = _op_codes(len(COSTS))
-    return codes.get(op, -1)
+    return _op_codes(len(COSTS)).get(op, -1)
 
 
 @cache
@@ -55,8 +56,7 @@ def _op_codes(count: int) -> dict[str, int]:
 
 class Kernel(msgspec.Struct, frozen=True):
     """The calls that one launch executes: indices into `Graph.calls` in order, and the fusion rule that grouped them. `direct`
-    are operands (call, value) of concatenations among them that stand where the result is already: who makes such a part
-    writes it there."""
+    are the concatenation operands (call, value) among them that their producer writes in place."""
 
     calls: tuple[int, ...]
     pattern: str = ""
@@ -71,16 +71,16 @@ class KernelTable:
         family, dtype, op: (K,) codes into `FAMILIES`, `COMPUTE_DTYPES` and `op_names()`: of the call with the most work.
         matrix_flops, vector_flops, special_flops: (K,) summed over the kernel's calls.
         batch, m, n, k, window, stride, dilation, images: (K,) iteration space of the dominant call, as in `Cost`; channels_in to
-            image_elements: what `Geometry` says of its images.
-        calls: (K,) operator calls that the launch executes. views: (K,) free calls since the kernel before, which a framework
+            image_elements: of its images, as in `Geometry`.
+        calls: (K,) operator calls that the launch executes. views: (K,) free calls since the previous kernel, which a framework
             still dispatches when it runs a graph call by call. code_distance: (K,) bytes touched since the same operator last ran
-            on the same shapes, and so since its code and the library's state for it were last at hand.
-        mapped_bytes, grown_bytes: (K,) bytes that the system has to give the process anew for the kernel's results and its
-            library's copies, by themselves or at the end of a trimmed heap (`heap.py`).
+            on the same shapes, a measure of how far its code and its library's state are.
+        mapped_bytes, grown_bytes: (K,) new memory from the system for the kernel's results and its library's copies, mapped
+            separately or at the end of a trimmed heap (`heap.py`).
         entering_bytes: (K,) bytes of the graph's own inputs that the kernel reads.
         leaving_bytes: (K,) bytes of images among the graph's results that the kernel writes, where the graph convolves.
         segment: (K,) which case or graph the row belongs to; ascending.
-        warm: (K,) how warm the board is (`heat.py`) while the segment runs; NaN where nobody knows.
+        warm: (K,) warmth of the board (`heat.py`) while the segment runs; NaN where it is unknown.
         access_kernel: (A,) row; access_bytes: (A,) bytes; access_distance: (A,) bytes touched since the same memory was last
             touched; access_kind: (A,) `READ_WEIGHT`, `READ_ACTIVATION` or `WRITE`.
         labels: K names for people.
@@ -158,11 +158,11 @@ class KernelTable:
         return self.bytes_of_kind()
 
     def computed_in(self, compute_dtype: str, rows: np.ndarray | None = None) -> KernelTable:
-        """The same kernels with their contractions, or those of some rows (a mask), computed in another type than their tensors
-        are stored in: float32 ones in tf32. Contractions of other tensors stay as they are, and so does every number of bytes.
+        """The same kernels with their contractions, or those of some rows (a mask), computed in another type than the storage
+        type of their tensors: float32 ones in tf32. Contractions of other tensors and all numbers of bytes stay as they are.
 
         Raises:
-            InputError: `compute_dtype` is no type that any of the contractions can be computed in as their tensors are stored.
+            InputError: the storage types allow no contraction in `compute_dtype`.
         """
         contracts = self.matrix_flops > 0 if rows is None else rows & (self.matrix_flops > 0)
         stored = STORED_AS.get(compute_dtype, compute_dtype)
@@ -179,7 +179,7 @@ class KernelTable:
         return replace(self, dtype=np.where(here, DTYPE_CODE[compute_dtype], self.dtype))
 
     def take(self, rows: np.ndarray) -> KernelTable:
-        """Some of the kernels, rows ascending, in segments numbered anew."""
+        """The kernels at the given rows (ascending); their segments are renumbered."""
         place = np.full(len(self), -1)
         place[rows] = np.arange(len(rows))
         accesses = np.flatnonzero(place[self.access_kernel] >= 0)
@@ -191,14 +191,14 @@ class KernelTable:
 
     @classmethod
     def concat(cls, tables: Sequence[KernelTable]) -> KernelTable:
-        """One table with a segment for each of `tables`' segments.
+        """One table with the segments of all `tables`.
 
         Raises:
-            InputError: there is none.
+            InputError: there is no table.
         """
         if not tables:
             raise InputError(
-                "there is nothing to estimate: no kernel is launched; the model only looks at its inputs or returns constants"
+                "there is nothing to estimate: no kernel is launched; the model only views its inputs or returns constants"
             )
         names = [field.name for field in fields(cls) if field.name != "labels"]
         columns = {name: np.concatenate([getattr(table, name) for table in tables]) for name in names}
@@ -211,39 +211,34 @@ class KernelTable:
 def kernel_table(
     graph: Graph, kernels: Sequence[Kernel], *, converts: Conversion = "none", costs: Sequence[Cost | None] | None = None
 ) -> KernelTable:
-    """Cost every kernel of a graph and find what each of its accesses may find in cache.
+    """Cost every kernel of a graph and compute the reuse distance of each of its accesses.
 
     Args:
         graph: captured calls.
-        kernels: groups in execution order; free calls belong to none.
+        kernels: groups in execution order, without free calls.
         converts: where images change their layout (`CONVERSIONS`).
-        costs: of the graph's calls, where they are known already.
+        costs: of the graph's calls, where the caller has them.
     """
-    works: list[_Work] = []
-    crossing: list[tuple[float, float]] = []
-    views: list[int] = []
-    converted: list[Temporary | None] = []
-    done = 0  # calls up to the last kernel's end
-    consumers = _consumers(graph)
     costs = costs_of(graph) if costs is None else costs
-    images = _images_returned(graph, costs)
+    consumers = _consumers(graph)
+    # Results that are images (batch, channels and two extents or more), where the graph convolves.
+    convolves = any(cost is not None and cost.family in CONVOLUTIONS for cost in costs)
+    images = {graph.root(value) for value in graph.outputs if convolves and len(graph.values[value].spec.shape) >= 4}
+    works = [_work_of(graph, kernel, [costs[i] for i in kernel.calls], consumers) for kernel in kernels]
+    touches = [work.touches for work in works]
+    entering = [sum(t.nbytes for t in ts if not t.write and graph.values[t.storage].kind == "input") for ts in touches]
+    leaving = [sum(t.nbytes for t in ts if t.write and t.storage in images) for ts in touches]
+    views: list[int] = []
+    done = 0  # calls up to the end of the last kernel so far
     for kernel in kernels:
         views.append(sum(cost is None for cost in costs[done : kernel.calls[-1]]))
         done = max(done, kernel.calls[-1] + 1)
-        work = _work_of(graph, kernel, [costs[i] for i in kernel.calls], consumers)
-        entering = sum(t.nbytes for t in work.touches if not t.write and graph.values[t.storage].kind == "input")
-        leaving = sum(t.nbytes for t in work.touches if t.write and t.storage in images)
-        works.append(work)
-        crossing.append((entering, leaving))
-        if work.cost.family not in CONVOLUTIONS:
-            converted.append(None)
-        elif converts == "edges":
-            converted.append(Temporary(entering, leaving))
-        else:
-            converted.append(_converted(work))
-    touches = [work.touches for work in works]
+    converted: list[Temporary | None] = [None] * len(works)
+    for row, work in enumerate(works):
+        if work.cost.family in CONVOLUTIONS and converts != "none":
+            converted[row] = Temporary(entering[row], leaving[row]) if converts == "edges" else _library_copies(work)
     shapes = [tuple((graph.calls[i].op, graph.calls[i].inputs) for i in kernel.calls) for kernel in kernels]
-    fresh = fresh_memory(touches, None if converts == "none" else converted)
+    fresh = fresh_memory(touches, converted)
     codes = {
         "family": [FAMILY_CODE[work.cost.family] for work in works],
         "dtype": [DTYPE_CODE[operand_dtype(spec.dtype for spec in work.call.inputs or work.call.outputs)] for work in works],
@@ -256,7 +251,7 @@ def kernel_table(
         "matrix_flops": [work.matrix_flops for work in works],
         "vector_flops": [work.vector_flops for work in works],
         "special_flops": [work.special_flops for work in works],
-        # A selection can be empty, and tiles are counted from extents: no work is a tile of nothing, not a division by it.
+        # A selection can be empty; at least 1 keeps the number of tiles, which is computed from extents, from a division by 0.
         **{name: [max(getattr(work.cost, name), 1) for work in works] for name in ("batch", "m", "n", "k")},
         **{name: [getattr(work.cost, name) for work in works] for name in ("window", "stride", "dilation", "images")},
         **{name: [getattr(work.cost.geometry, name) for work in works] for name in Geometry.__struct_fields__},
@@ -265,8 +260,8 @@ def kernel_table(
         "grown_bytes": [memory.grown for memory in fresh],
         "views": views,
         "code_distance": code_distances(shapes, touches),
-        "entering_bytes": [entering for entering, _ in crossing],
-        "leaving_bytes": [leaving for _, leaving in crossing],
+        "entering_bytes": entering,
+        "leaving_bytes": leaving,
         "warm": [np.nan] * len(works),
         "access_bytes": [touch.nbytes for ts in touches for touch in ts],
         "access_distance": [distance for ds in reuse_distances(touches) for distance in ds],
@@ -279,8 +274,8 @@ def kernel_table(
 
 
 class _Work(NamedTuple):
-    """What one kernel does: its flops, the cost and the call that name it, the memory it touches from outside itself, and the
-    kind of each access."""
+    """The work of one kernel: its flops, the cost and the call that name it, its accesses to memory outside itself, and the kind
+    of each access."""
 
     matrix_flops: float
     vector_flops: float
@@ -292,7 +287,7 @@ class _Work(NamedTuple):
 
 
 def _consumers(graph: Graph) -> dict[int, set[int]]:
-    """Which calls read each storage, by the index of the value that owns it; calls past the end stand for the caller."""
+    """Calls that read each storage, by the index of the value that owns it; an index past the last call stands for the caller."""
     readers: dict[int, set[int]] = {}
     for index, call in enumerate(graph.calls):
         for value in call.reads:
@@ -303,64 +298,48 @@ def _consumers(graph: Graph) -> dict[int, set[int]]:
 
 
 def _work_of(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consumers: dict[int, set[int]]) -> _Work:
+    working = [(i, graph.calls[i], cost) for i, cost in zip(kernel.calls, costs, strict=True) if cost is not None]
+    if not working:
+        raise ValueError(f"kernel {kernel} of graph {graph.name!r} holds only free calls; fusion must leave those out")
+    # The kernel is named after its largest contraction, or else after the call with the most bytes.
+    _, main_call, main = max(working, key=lambda work: (work[2].matrix_flops, work[2].bytes))
     inside = set(kernel.calls)
     produced: set[int] = set()
-    touched: dict[tuple[int, bool], Touch] = {}
-    kind_of: dict[tuple[int, bool], int] = {}
-    matrix = vector = special = 0.0
-    main: Cost | None = None
-    main_call = graph.calls[kernel.calls[0]]
-    for index, cost in zip(kernel.calls, costs, strict=True):
-        if cost is None:
-            continue
-        call = graph.calls[index]
-        matrix += cost.matrix_flops
-        vector += cost.vector_flops
-        special += cost.special_flops
-        if main is None or _weight_of(cost) > _weight_of(main):
-            main, main_call = cost, call
+    accesses: dict[tuple[int, bool], tuple[Touch, int]] = {}
+    for index, call, cost in working:
         for value, nbytes in zip(call.reads, cost.read_bytes, strict=True):
             root = graph.root(value)
             if root in produced or nbytes == 0 or (index, value) in kernel.direct:
                 continue
-            key = (root, False)
-            if key not in touched or nbytes > touched[key].nbytes:
-                touched[key] = Touch(root, nbytes, persistent=graph.values[root].kind != "activation")
-                kind_of[key] = READ_WEIGHT if graph.values[root].is_weight else READ_ACTIVATION
+            if (root, False) not in accesses or nbytes > accesses[root, False][0].nbytes:
+                touch = Touch(root, nbytes, persistent=graph.values[root].kind != "activation")
+                accesses[root, False] = touch, READ_WEIGHT if graph.values[root].is_weight else READ_ACTIVATION
         # Parts of a concatenation that other kernels wrote in place are no work of this one.
-        elsewhere = [value for at, value in kernel.direct if at == index and graph.root(value) not in produced]
-        there = sum(graph.values[value].spec.nbytes for value in elsewhere)
+        in_place = [value for at, value in kernel.direct if at == index and graph.root(value) not in produced]
+        there = sum(graph.values[value].spec.nbytes for value in in_place)
         for value, whole_bytes in zip(call.writes, cost.write_bytes, strict=True):
             nbytes = max(whole_bytes - there, 0.0)
             root = graph.root(value)
             produced.add(root)
             if nbytes and (consumers.get(root, set()) - inside or not consumers.get(root)):
-                persistent = graph.values[root].kind != "activation"
-                whole = graph.values[root].spec.nbytes
-                touched[(root, True)] = Touch(root, nbytes, persistent=persistent, write=True, size=whole)
-                kind_of[(root, True)] = WRITE
-    if main is None:
-        raise ValueError(f"kernel {kernel} of graph {graph.name!r} holds only free calls; fusion must leave those out")
-    return _Work(matrix, vector, special, main, main_call, list(touched.values()), [kind_of[access] for access in touched])
+                persistent, whole = graph.values[root].kind != "activation", graph.values[root].spec.nbytes
+                accesses[root, True] = Touch(root, nbytes, persistent=persistent, write=True, size=whole), WRITE
+    return _Work(
+        sum(cost.matrix_flops for _, _, cost in working),
+        sum(cost.vector_flops for _, _, cost in working),
+        sum(cost.special_flops for _, _, cost in working),
+        main,
+        main_call,
+        [touch for touch, _ in accesses.values()],
+        [kind for _, kind in accesses.values()],
+    )
 
 
-def _images_returned(graph: Graph, costs: Sequence[Cost | None]) -> frozenset[int]:
-    """Storages of a graph's results that are images (batch, channels and two extents or more), where the graph convolves."""
-    if not any(cost is not None and cost.family in CONVOLUTIONS for cost in costs):
-        return frozenset()
-    return frozenset(graph.root(value) for value in graph.outputs if len(graph.values[value].spec.shape) >= 4)
-
-
-def _converted(work: _Work) -> Temporary:
-    """What a library allocates that converts the image and the result of a convolution."""
+def _library_copies(work: _Work) -> Temporary:
+    """Copies of a library that converts the image and the result of a convolution."""
     of = {kind: sum(t.nbytes for t, k in zip(work.touches, work.kinds, strict=True) if k == kind) for kind in set(work.kinds)}
     channels = work.cost.geometry.channels_in * work.cost.batch
     return Temporary(of.get(READ_ACTIVATION, 0.0) if channels > FEW_CHANNELS else 0.0, of.get(WRITE, 0.0))
-
-
-def _weight_of(cost: Cost) -> tuple[float, float]:
-    """Order in which calls name their kernel: contractions first, then by bytes."""
-    return cost.matrix_flops, cost.bytes
 
 
 def _label(graph: Graph, kernel: Kernel) -> str:

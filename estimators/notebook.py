@@ -1,4 +1,4 @@
-"""Results as HTML tables, which notebooks show in place of a repr. Everything that comes from outside is escaped."""
+"""Results as HTML tables, which notebooks show in place of a repr. All texts are escaped."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 
 
 def html_table(headers: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
-    """A table of texts, its first column aligned left and the others right."""
+    """A table of texts, with the first column aligned left and the others right."""
     head = "".join(f"<th>{escape(header)}</th>" for header in headers)
-    body = "".join(f"<tr>{''.join(_cell(i, cell) for i, cell in enumerate(row))}</tr>" for row in rows)
+    aligned = [f"<td style='text-align:{align}'>" for align in ("left", *["right"] * (len(headers) - 1))]
+    cells = ("".join(f"{start}{escape(cell)}</td>" for start, cell in zip(aligned, row, strict=True)) for row in rows)
+    body = "".join(f"<tr>{row}</tr>" for row in cells)
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
@@ -29,7 +31,9 @@ def estimate_html(estimate: Estimate) -> str:
         ("average power", estimate.average_power_w, "W"),
     )
     rows = [
-        [name, si(value and value.value, unit), "" if value is None else f"{si(value.low, unit)} to {si(value.high, unit)}"]
+        [name, si(None, unit), ""]
+        if value is None
+        else [name, si(value.value, unit), f"{si(value.low, unit)} to {si(value.high, unit)}"]
         for name, value, unit in measures
     ]
     rows += [
@@ -40,7 +44,3 @@ def estimate_html(estimate: Estimate) -> str:
     ]
     title = f"{estimate.arch}, {estimate.runtime}, {estimate.dtype}, batch {estimate.batch}"
     return html_table(["", "estimate", "90 % interval"], rows, title)
-
-
-def _cell(column: int, text: str) -> str:
-    return f"<td style='text-align:{'right' if column else 'left'}'>{escape(text)}</td>"

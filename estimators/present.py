@@ -1,10 +1,8 @@
-"""The one place where SI values become text for people: "1.23 ms", "45.6 GB/s", "12.3 mJ", "48.0 KiB"."""
+"""SI values as text: "1.23 ms", "45.6 GB/s", "12.3 mJ", "48.0 KiB"."""
 
 from __future__ import annotations
 
 import math
-
-from shmoo.estimators.records import Interval
 
 UNKNOWN = "unknown"
 """Text of a value that is `None`."""
@@ -12,15 +10,15 @@ UNKNOWN = "unknown"
 _PREFIXES = {5: "P", 4: "T", 3: "G", 2: "M", 1: "k", 0: "", -1: "m", -2: "µ", -3: "n", -4: "p", -5: "f"}
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _LARGEST = {"s": 0}
-"""Units that take no prefix above this power of 1000: nobody reads kiloseconds."""
+"""Units that take no prefix above this power of 1000, as nobody reads kiloseconds."""
 
 
 def si(value: float | None, unit: str, digits: int = 3) -> str:
     """A value in SI units with the prefix that leaves one to three digits before the point.
 
     Args:
-        value: in the unit without prefix; `None` is not known.
-        unit: "s", "J", "B/s", "flop/s", "J/flop", ...; the prefix goes in front of it. "1" and "" stand for a bare number.
+        value: in the unit without prefix; `None` is an unknown value.
+        unit: "s", "J", "B/s", "flop/s", "J/flop" and the like, after the prefix; "1" and "" stand for a bare number.
         digits: significant digits.
     """
     if value is None:
@@ -28,7 +26,9 @@ def si(value: float | None, unit: str, digits: int = 3) -> str:
     bare = unit in ("", "1")
     if value == 0 or not math.isfinite(value):
         return f"{value:g}" if bare else f"{value:g} {unit}"
-    power = _power_of_1000(value, digits)
+    # Rounding first: 999.96 with three digits reads 1.00 k, not 1000.
+    rounded = float(f"{abs(value):.{digits - 1}e}")
+    power = math.floor(math.log10(rounded) / 3 + 1e-12)
     if power < 0 and (bare or unit.startswith("/")):
         # "543 m/s" would be metres a second.
         return f"{_significant(value, digits)} {unit}".rstrip() if unit != "1" else _significant(value, digits)
@@ -66,21 +66,8 @@ def amount(value: object, unit: str) -> str:
     return size(value) if unit == "B" else si(value, unit)
 
 
-def interval(value: Interval | None, unit: str, digits: int = 3) -> str:
-    """A value with its 90 % interval: "1.23 ms (1.10 ms to 1.40 ms)"."""
-    if value is None:
-        return UNKNOWN
-    return f"{si(value.value, unit, digits)} ({si(value.low, unit, digits)} to {si(value.high, unit, digits)})"
-
-
-def _power_of_1000(value: float, digits: int) -> int:
-    # Rounding first: 999.96 with three digits reads 1.00 k, not 1000.
-    rounded = float(f"{abs(value):.{digits - 1}e}")
-    return math.floor(math.log10(rounded) / 3 + 1e-12)
-
-
 def _significant(value: float, digits: int) -> str:
-    """`digits` significant digits without an exponent where the number has a readable length."""
+    """`digits` significant digits, without an exponent where the number is short enough to read."""
     rounded = float(f"{value:.{digits - 1}e}")
     magnitude = math.floor(math.log10(abs(rounded))) if rounded else 0
     if magnitude < -4 or magnitude > 6:

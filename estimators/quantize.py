@@ -1,16 +1,19 @@
-"""A graph with its linear layers quantised, as torchao's schemes would: what a copy with small weights moves and computes."""
+"""A graph with other element types: all floating tensors stored in another type, or its linear layers quantized."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
 
-from shmoo.estimators.costs.base import elements
+from shmoo.estimators.dtypes import STORED_AS, canonical_dtype
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.records import Graph, OpCall, TensorSpec, Value
-from shmoo.estimators.retype import FLOATS
+
+FLOATS = frozenset({"float64", "float32", "tf32", "bfloat16", "float16", "float8"})
+"""Types that are replaced; indices, masks and complex numbers stay as they are."""
 
 SCHEMES = {
     "int8-dynamic": "weights int8 with a scale a column, activations rounded to int8 row by row as they come; products in int8",
@@ -30,6 +33,29 @@ _PRODUCTS = {
 """Operator -> its activation, its weight, and whether the weight is (out, in) rather than (in, out)."""
 
 
+def with_dtype(graph: Graph, dtype: str) -> Graph:
+    """`graph` with every floating tensor of type `dtype`. Operators, shapes and wiring stay; scales and zero points of a
+    quantized model are not added.
+
+    Raises:
+        InputError: the type is not known, or tensors are not stored in it.
+    """
+    target = canonical_dtype(dtype)
+    if target in STORED_AS:
+        raise InputError(
+            f"tensors are not stored as {target}: it is a way to multiply {STORED_AS[target]}; keep the graph as it is, and "
+            f"estimate it with compute_dtype={target!r}"
+        )
+
+    def spec(old: TensorSpec) -> TensorSpec:
+        return TensorSpec(old.shape, target) if old.dtype in FLOATS else old
+
+    replace = msgspec.structs.replace
+    values = tuple(replace(value, spec=spec(value.spec)) for value in graph.values)
+    calls = (replace(c, inputs=tuple(map(spec, c.inputs)), outputs=tuple(map(spec, c.outputs))) for c in graph.calls)
+    return replace(graph, values=values, calls=tuple(calls))
+
+
 class _Layer(NamedTuple):
     """One product of an activation with a weight of the model: the indices of its values, and its sizes."""
 
@@ -42,24 +68,24 @@ class _Layer(NamedTuple):
 
 
 def quantized(graphs: Sequence[Graph], scheme: str) -> tuple[Graph, ...]:
-    """A model's graphs with every product of an activation with a two-dimensional weight quantised.
+    """A model's graphs with every product of an activation and a two-dimensional weight quantized, as torchao's schemes do it.
 
-    Convolutions, embeddings and everything else stay as they are; a weight that something else reads too is kept beside its
-    quantised copy. An activation that several layers read is rounded once.
+    Convolutions, embeddings and all other operators stay as they are; a weight that they read too is kept beside its quantized
+    copy. An activation that several layers read is rounded once.
 
     Raises:
         InputError: the scheme is not one of `SCHEMES`, or the graphs have no such product.
     """
     if scheme not in SCHEMES:
-        raise unknown("quantisation scheme", scheme, SCHEMES)
-    made = [_Quantizer(graph, scheme).run() for graph in graphs]
-    if all(graph is None for graph in made):
-        raise InputError(f"the model has no product with a two-dimensional weight, so {scheme!r} has nothing to quantise")
-    return tuple(old if new is None else new for old, new in zip(graphs, made, strict=True))
+        raise unknown("quantization scheme", scheme, SCHEMES)
+    quantizers = [_Quantizer(graph, scheme) for graph in graphs]
+    if not any(quantizer.layers for quantizer in quantizers):
+        raise InputError(f"the model has no product with a two-dimensional weight, so {scheme!r} has nothing to quantize")
+    return tuple(quantizer.run() for quantizer in quantizers)
 
 
 class _Quantizer:
-    """The state of one rewriting: values and calls so far, and what was already made of a weight or an activation."""
+    """The state of one rewriting: values and calls so far, and the quantized copies of weights and activations."""
 
     def __init__(self, graph: Graph, scheme: str) -> None:
         self.graph = graph
@@ -69,11 +95,9 @@ class _Quantizer:
         self.weights: dict[int, tuple[int, int]] = {}
         self.rounded: dict[int, tuple[int, int]] = {}
         self.layers = {i: layer for i, call in enumerate(graph.calls) if (layer := self._layer(call)) is not None}
-        self.kept = {index for i, call in enumerate(graph.calls) if i not in self.layers for index in call.reads}
+        self.read_elsewhere = {index for i, call in enumerate(graph.calls) if i not in self.layers for index in call.reads}
 
-    def run(self) -> Graph | None:
-        if not self.layers:
-            return None
+    def run(self) -> Graph:
         for i, call in enumerate(self.graph.calls):
             layer = self.layers.get(i)
             if layer is None:
@@ -91,18 +115,19 @@ class _Quantizer:
         read = dict(zip(call.operands, call.reads, strict=True))
         source, weight = read[names[0]], read[names[1]]
         value = self.graph.values[weight]
-        if value.kind != "parameter" or value.storage is not None or len(value.spec.shape) != 2 or value.spec.dtype not in FLOATS:
+        spec = value.spec
+        if value.kind != "parameter" or value.storage is not None or len(spec.shape) != 2 or spec.dtype not in FLOATS:
             return None
-        n, k = value.spec.shape if names[2] else value.spec.shape[::-1]
+        n, k = spec.shape if names[2] else spec.shape[::-1]
         bias = read.get("bias", read.get("self") if call.op == "aten.addmm" else None)
-        return _Layer(source, weight, bias, elements(self.graph.values[source].spec.shape[:-1]), n, k)
+        return _Layer(source, weight, bias, math.prod(self.graph.values[source].spec.shape[:-1]), n, k)
 
     def _append(self, spec: TensorSpec, like: Value | None = None, suffix: str = "") -> int:
         self.values.append(Value(spec) if like is None else Value(spec, like.kind, f"{like.name}.{suffix}"))
         return len(self.values) - 1
 
     def _call(self, like: OpCall, op: str, operands: dict[str, int], output: int, **attributes: int | bool) -> None:
-        """A call in the place of `like`, from values that are there to value `output`."""
+        """Add a call at the place of `like` that reads the values `operands` and writes the value `output`."""
         self.calls.append(
             OpCall(
                 op=op,
@@ -122,7 +147,7 @@ class _Quantizer:
         if layer.weight not in self.weights:
             old = self.graph.values[layer.weight]
             spec = TensorSpec((layer.n, layer.k), dtype)
-            if layer.weight in self.kept:
+            if layer.weight in self.read_elsewhere:
                 small = self._append(spec, old, dtype)
             else:
                 small = layer.weight
@@ -148,7 +173,9 @@ class _Quantizer:
         weight, scales = self._small(layer, "int8", (layer.n,))
         small, row_scales = self._round(call, layer)
         total = self._append(TensorSpec((layer.m, layer.n), "int32"))
-        self._call(call, "aten._int_mm", {"self": small, "mat2": self._transposed(weight)}, total)
+        # `_int_mm` takes the (n, k) weight as a (k, n) view.
+        self.values.append(Value(TensorSpec((layer.k, layer.n), "int8"), self.values[weight].kind, storage=weight))
+        self._call(call, "aten._int_mm", {"self": small, "mat2": len(self.values) - 1}, total)
         by_row = self._append(TensorSpec((layer.m, layer.n), self.values[out].spec.dtype))
         self._call(call, "aten.mul", {"self": total, "other": row_scales}, by_row)
         product = out if layer.bias is None else self._append(self.values[out].spec)
@@ -165,12 +192,6 @@ class _Quantizer:
             self._call(call, "torchao.quantize_affine", {"input": layer.source, "scale": scales}, small)
             self.rounded[layer.source] = small, scales
         return self.rounded[layer.source]
-
-    def _transposed(self, weight: int) -> int:
-        """A (k, n) view of an (n, k) weight, which `_int_mm` takes."""
-        spec = self.values[weight].spec
-        self.values.append(Value(TensorSpec(spec.shape[::-1], spec.dtype), self.values[weight].kind, storage=weight))
-        return len(self.values) - 1
 
     def _add_bias(self, call: OpCall, layer: _Layer, product: int, out: int) -> None:
         if layer.bias is not None:

@@ -1,6 +1,6 @@
-"""The records that pass between the parts: graphs of operator calls, costs, intervals.
+"""The records that pass between modules: graphs of operator calls, costs, coefficients, intervals.
 
-All are frozen and slotted. SI units, the unit in the field's name. What is not known is `None`, never 0 and never NaN.
+All are frozen and slotted. Values are in SI units, with the unit in the field's name. An unknown value is `None`, never 0 or NaN.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -18,12 +18,13 @@ from shmoo.estimators.errors import FormatError
 GRAPH_FORMAT = 1
 """Version of the JSON of `Graph`. 1: first."""
 
+T = TypeVar("T")
 Scalar = None | bool | int | float | str
 Attribute = Scalar | list[Scalar | list[Scalar]]
 ValueKind = Literal["input", "parameter", "buffer", "constant", "activation"]
 Source = Literal["fitted", "at bound", "prior", "datasheet", "literature", "simulated", "transferred", "fallback"]
-"""Where a value comes from. A fit writes three of them: "fitted"; "at bound", where the fit stopped at the end of the range that
-it searches, so that the value is the range's and not the machine's; "prior", where measurements say next to nothing about it."""
+"""The origin of a value. A fit writes three of them: "fitted"; "at bound", where it stopped at the end of its search range, so
+that the value describes the range and not the machine; "prior", where measurements hardly determine the value."""
 
 
 class TensorSpec(msgspec.Struct, frozen=True):
@@ -43,7 +44,7 @@ class TensorSpec(msgspec.Struct, frozen=True):
 
 class Value(msgspec.Struct, frozen=True, omit_defaults=True):
     """One tensor of a graph. `storage` is the index of the value whose memory this one shares (a view, or the result of an
-    in-place operator); `None` when it owns its memory. Weights are the kinds "parameter", "buffer" and "constant"."""
+    in-place operator), `None` when it owns its memory. Weights are the kinds "parameter", "buffer" and "constant"."""
 
     spec: TensorSpec
     kind: ValueKind = "activation"
@@ -56,7 +57,7 @@ class Value(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class OpCall(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One call of one ATen operator, normalised.
+    """One call of one ATen operator, normalized.
 
     Attributes:
         op: ATen name without overload or in-place underscore: "aten.linear", "aten.relu".
@@ -83,18 +84,15 @@ class OpCall(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def operand(self, name: str) -> TensorSpec | None:
         """The spec of the tensor passed as `name`, or `None` when it was not passed."""
-        for operand, spec in zip(self.operands, self.inputs, strict=True):
-            if operand == name:
-                return spec
-        return None
+        return next((spec for operand, spec in zip(self.operands, self.inputs, strict=True) if operand == name), None)
 
 
 class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
     """One captured graph: values, calls in execution order, and which values the graph returns.
 
     Attributes:
-        notes: what the reader of its numbers must know, such as the limits at which sizes that depend on data were taken.
-        unread_weight_bytes: of weights that the model holds and no graph of the same capture reads, such as heads for training.
+        notes: remarks for readers of its numbers, such as the limits assumed for sizes that depend on data.
+        unread_weight_bytes: of the model's weights that no graph of the same capture reads, such as heads for training.
     """
 
     values: tuple[Value, ...]
@@ -133,13 +131,13 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @classmethod
     def from_json(cls, data: bytes | str, where: str = "") -> Graph:
-        """Read what `to_json` wrote.
+        """Read the output of `to_json`.
 
         Args:
-            where: its file, for messages.
+            where: name of the file, for messages.
 
         Raises:
-            FormatError: not such a JSON, or of a newer format.
+            FormatError: the data is no graph, or its format is newer.
         """
         return decode_versioned(data, cls, GRAPH_FORMAT, "graph", where)
 
@@ -164,19 +162,20 @@ class Geometry(msgspec.Struct, frozen=True):
 
 
 class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one call must do at least, on any machine. A multiply-add is 2 flops.
+    """The minimal work of one call, on any machine. A multiply-add is 2 flops.
 
     Attributes:
         family: algorithm family, one of `FAMILIES`.
         matrix_flops: multiply-adds of contractions x 2.
         vector_flops: additions, multiplications, comparisons and the like.
         special_flops: evaluations of exp, tanh, erf, sqrt, division and the like, one each.
-        read_bytes, write_bytes: bytes of each input and each output touched once, in the call's order. An operand that is only
-            partly read (a gather) counts the part.
+        read_bytes, write_bytes: bytes of each input and each output, touched once, in the call's order. Of an operand that is
+        only
+            partly read (a gather) the part counts.
         batch, m, n, k: iteration space. Contractions: batch (a convolution's groups) x (m, k) by (k, n). Reductions: m rows of
             length n. Pointwise: m elements. Pooling and gathers: m outputs, n window or row length.
         window, stride, dilation: of convolutions and pooling: product of the kernel's extents, largest stride and dilation.
-        images: samples of a convolution's batch; m holds all of their points. geometry: what else its images are.
+        images: samples of a convolution's batch; m counts the points of all. geometry: of its images.
     """
 
     family: str
@@ -209,26 +208,11 @@ class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
         return sum(self.read_bytes) + sum(self.write_bytes)
 
 
-FAMILIES = (
-    "gemm",
-    "conv",
-    "depthwise",
-    "conv_transpose",
-    "attention",
-    "pointwise",
-    "normalization",
-    "softmax",
-    "pooling",
-    "gather",
-    "copy",
-    "linalg",
-    "unknown",
-)
+CONVOLUTIONS = ("conv", "depthwise", "conv_transpose")
+_LOOPS = ("pointwise", "normalization", "softmax", "pooling", "gather", "copy")
+FAMILIES = ("gemm", *CONVOLUTIONS, "attention", *_LOOPS, "linalg", "unknown")
 """Algorithm families: calls of one family share coefficients. `conv` is any convolution with more than one input channel per
 group; `depthwise` has one; `copy` moves data without arithmetic (cat, contiguous, pad); `unknown` is for calls without a cost."""
-
-
-CONVOLUTIONS = ("conv", "depthwise", "conv_transpose")
 CONTRACTIONS = ("gemm", *CONVOLUTIONS, "attention", "linalg")
 """Families whose multiply-adds run on matrix units, in a library's kernels; all others are loops over elements or rows."""
 RUNTIMES = {
@@ -237,14 +221,14 @@ RUNTIMES = {
     "tpu": ("xla",),
     "kpu": ("domainflow",),
 }
-"""Architecture family -> what launches its kernels."""
+"""Architecture family -> the runtimes that launch its kernels."""
 NORMAL_90 = 1.645
-"""Standard deviations from the middle to either end of a normal law's 90 % interval."""
+"""Standard deviations from the mean to either end of a normal distribution's 90 % interval."""
 
 
 class Coefficient(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A number of a machine, with its uncertainty: `stderr` (fitted) or a 90 % range; `reference` cites or names the run. One at
-    its bound has a `stderr` where measurements pushed it there, and none where it followed others."""
+    """A number of a machine with its uncertainty, `stderr` (fitted) or a 90 % range; `reference` is a citation or names the run.
+    A coefficient at its bound has a `stderr` where measurements pushed it there, and none where it followed others."""
 
     value: float
     unit: str
@@ -264,16 +248,16 @@ class Coefficient(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def from_fit(self) -> bool:
-        """Whether a fit to measurements of this machine wrote it, whatever they said about it."""
+        """Whether a fit to measurements of this machine wrote it, even if they do not determine it."""
         return self.source in ("fitted", "at bound", "prior")
 
     @property
     def assumed(self) -> bool:
-        """Whether neither measurements nor a publication tell it."""
+        """Whether neither measurements nor a publication support it."""
         return self.source in ("fallback", "prior") or (self.source == "at bound" and self.stderr is None)
 
     def scaled(self, factor: float) -> Coefficient:
-        """The same coefficient times `factor`, its uncertainty with it."""
+        """The coefficient and its uncertainty times `factor`."""
         value, stderr, low, high = (None if x is None else x * factor for x in (self.value, self.stderr, self.low, self.high))
         return msgspec.structs.replace(self, value=value, stderr=stderr, low=low, high=high)
 
@@ -290,20 +274,20 @@ class Interval(msgspec.Struct, frozen=True):
             raise ValueError(f"interval must satisfy low <= value <= high, got {self.low}, {self.value}, {self.high}")
 
 
-def decode_versioned(data: bytes | str, kind: type, newest: int, what: str, where: str = ""):
+def decode_versioned(data: bytes | str, kind: type[T], newest: int, what: str, where: str = "") -> T:
     """Decode JSON into `kind`, refusing a `format` newer than `newest`.
 
     Args:
         where: file and line for the message.
 
     Raises:
-        FormatError: not JSON, a wrong or missing field (named), or a newer version (both versions named).
+        FormatError: invalid JSON, a wrong or missing field (named), or a newer version (both versions named).
     """
     place = f" {where}" if where else ""
     try:
         version = msgspec.json.decode(data, type=_Version).format
     except msgspec.MsgspecError as error:
-        raise FormatError(f"cannot read {what}{place}: {error}; it is not one that shmoo wrote, or it is damaged") from None
+        raise FormatError(f"cannot read {what}{place}: {error}; it is damaged, or shmoo did not write it") from None
     if version > newest:
         raise FormatError(f"{what}{place} has format {version}, this shmoo reads up to {newest}; upgrade shmoo")
     try:
@@ -317,21 +301,20 @@ class _Version(msgspec.Struct):
 
 
 def single_call_graph(call: OpCall, weights: Sequence[int] = (), name: str = "") -> Graph:
-    """A graph of one call alone, as an operator table's row or an operator benchmark is.
+    """A graph of a single call, for a row of an operator table or an operator benchmark.
 
     Args:
         call: its `reads` and `writes` are replaced.
-        weights: positions among the inputs that are parameters.
+        weights: positions of inputs that are parameters.
     """
     inputs = tuple(
         Value(spec, "parameter" if i in weights else "input", operand)
         for i, (spec, operand) in enumerate(zip(call.inputs, call.operands, strict=True))
     )
-    outputs = tuple(Value(spec) for spec in call.outputs)
-    reads = tuple(range(len(inputs)))
-    writes = tuple(range(len(inputs), len(inputs) + len(outputs)))
-    wired = msgspec.structs.replace(call, reads=reads, writes=writes)
-    return Graph(values=inputs + outputs, calls=(wired,), outputs=writes, name=name)
+    values = inputs + tuple(Value(spec) for spec in call.outputs)
+    places = tuple(range(len(values)))
+    reads, writes = places[: len(inputs)], places[len(inputs) :]
+    return Graph(values, (msgspec.structs.replace(call, reads=reads, writes=writes),), outputs=writes, name=name)
 
 
 def notes_of(graphs: Sequence[Graph]) -> tuple[str, ...]:

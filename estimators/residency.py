@@ -1,20 +1,21 @@
-"""What the memory hierarchy still holds when a kernel touches its operands.
+"""Reuse distances: which level of the memory hierarchy serves each access of a kernel.
 
 The reuse distance of an access is the number of bytes touched since the same memory was last touched (stack distance in bytes:
 Mattson et al., "Evaluation techniques for storage hierarchies", IBM Systems Journal 9(2), 1970). An access is served by the
 nearest level whose capacity exceeds its distance. Distances are those of a call that is repeated back to back, the canonical
 state of a measurement: weights were last touched one call ago. Freed activations give their memory to later ones of at
-most their size, most recently freed first, as caching allocators do; so a fresh output lands on memory that is still near.
+most their size, most recently freed first, as caching allocators do; so a new result lands on memory that is still near.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 
 class Touch(NamedTuple):
-    """One operand access of a kernel. `storage` identifies the memory, `size` is the whole storage for a write that allocates."""
+    """One operand access of a kernel. `storage` identifies the memory; `size` is the whole storage for a write that allocates."""
 
     storage: int
     nbytes: float
@@ -26,42 +27,35 @@ class Touch(NamedTuple):
 def reuse_distances(kernels: Sequence[Sequence[Touch]]) -> list[list[float]]:
     """Distance in bytes of each access, in the order given.
 
-    The distance counts every byte touched between the two accesses and is at most the footprint of everything, so that data which
-    is touched repeatedly in between is not counted without bound.
+    The distance counts every byte touched between the two accesses. The footprint of all kernels bounds it, as data that is
+    touched repeatedly in between counts each time.
     """
     blocks = _assign_blocks(kernels)
-    footprint = _footprint(kernels, blocks)
-    last: dict[int, float] = {}
-    clock = 0.0
-    distances: list[list[float]] = []
-    for _ in range(2):  # the first repetition only fills `last`
-        distances = []
-        for touches, where in zip(kernels, blocks, strict=True):
-            together = sum(touch.nbytes for touch in touches)
-            row = []
-            for block in where:
-                # A kernel's own operands compete with each other, so the distance includes all of them.
-                seen = last.get(block)
-                row.append(footprint if seen is None else min(footprint, clock - seen + together))
-            distances.append(row)
-            clock += together
-            for block in where:
-                last[block] = clock
-    return distances
+    largest: dict[int, float] = {}
+    for touch, block in zip(chain.from_iterable(kernels), chain.from_iterable(blocks), strict=True):
+        largest[block] = max(largest.get(block, 0.0), touch.nbytes)
+    footprint = sum(largest.values())
+    return [[min(footprint, distance) for distance in row] for row in _distances(blocks, kernels)]
 
 
 def code_distances(identities: Sequence[Hashable], kernels: Sequence[Sequence[Touch]]) -> list[float]:
     """Bytes touched since a kernel of the same identity last ran, its own included, in a sequence repeated back to back."""
+    return [row[0] for row in _distances([[identity] for identity in identities], kernels)]
+
+
+def _distances(keys: Sequence[Sequence[Hashable]], kernels: Sequence[Sequence[Touch]]) -> list[list[float]]:
+    """Bytes touched since the last kernel with the same key, for each key of each kernel. A kernel's own operands compete with
+    each other, so its distances include all of them."""
     last: dict[Hashable, float] = {}
     clock = 0.0
-    distances: list[float] = []
+    distances: list[list[float]] = []
     for _ in range(2):  # the first repetition only fills `last`
         distances = []
-        for identity, touches in zip(identities, kernels, strict=True):
+        for own, touches in zip(keys, kernels, strict=True):
             together = sum(touch.nbytes for touch in touches)
-            distances.append(clock - last.get(identity, clock) + together)
+            distances.append([clock - last.get(key, clock) + together for key in own])
             clock += together
-            last[identity] = clock
+            last.update(dict.fromkeys(own, clock))
     return distances
 
 
@@ -72,14 +66,13 @@ def _assign_blocks(kernels: Sequence[Sequence[Touch]]) -> list[list[int]]:
     size_of: dict[int, float] = {}
     free: list[int] = []
     assigned = []
-    next_block = 0
     for i, touches in enumerate(kernels):
         row = []
         for touch in touches:
             if touch.storage not in block_of:
-                block = None if touch.persistent or not touch.write else _take(free, size_of, touch.size)
+                block = None if touch.persistent or not touch.write else _reuse(free, size_of, touch.size)
                 if block is None:
-                    block, next_block = next_block, next_block + 1
+                    block = len(size_of)
                     size_of[block] = max(touch.size, touch.nbytes)
                 block_of[touch.storage] = block
             row.append(block_of[touch.storage])
@@ -89,17 +82,9 @@ def _assign_blocks(kernels: Sequence[Sequence[Touch]]) -> list[list[int]]:
     return assigned
 
 
-def _take(free: list[int], size_of: dict[int, float], size: float) -> int | None:
+def _reuse(free: list[int], size_of: dict[int, float], size: float) -> int | None:
     """The most recently freed block that fits without wasting more than half of it."""
     for position in range(len(free) - 1, -1, -1):
         if size <= size_of[free[position]] <= 2 * size:
             return free.pop(position)
     return None
-
-
-def _footprint(kernels: Sequence[Sequence[Touch]], blocks: Sequence[Sequence[int]]) -> float:
-    largest: dict[int, float] = {}
-    for touches, where in zip(kernels, blocks, strict=True):
-        for touch, block in zip(touches, where, strict=True):
-            largest[block] = max(largest.get(block, 0.0), touch.nbytes)
-    return sum(largest.values())

@@ -1,4 +1,4 @@
-"""Estimates as plain records: the JSON objects and the flat rows that commands write and DataFrames are made of."""
+"""Estimates as plain records: JSON objects, and flat rows for CSV files and DataFrames."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 INTERVAL_FIELDS = ("latency_s", "throughput_per_s", "energy_j", "average_power_w", "edp_js")
 """Fields of an estimate that carry a 90 % interval."""
 BOUNDS = tuple(f"{name}_{end}" for name in INTERVAL_FIELDS for end in ("low", "high"))
-"""Columns of a flat row that hold the ends of intervals."""
+"""Columns of a flat row for the ends of intervals."""
 _ENERGY_FIELDS = ("energy_j", "average_power_w", "edp_js")
 _PLAIN_FIELDS = ("flops", "macs", "bytes", "params", "weight_bytes", "peak_memory_bytes", "kernels", "tiles")
 
 Record = dict[str, object]
-ALL_THREADS = "not asked for: everything the architecture has"
-"""Why an estimate names no number of threads."""
+ALL_THREADS = "not specified: all threads of the architecture"
+"""Reason of an estimate without a number of threads."""
 
 
 def or_reason(name: str, value: object, reason: str) -> Record:
-    """{name: value}; of what is not known `None` beside "<name>_reason"."""
+    """{name: value}; for an unknown value {name: None, "<name>_reason": reason}."""
     return {name: value} if value is not None else {name: None, f"{name}_reason": reason}
 
 
@@ -32,7 +32,7 @@ def interval_record(value: Interval | None) -> dict[str, float] | None:
 
 
 def estimate_record(estimate: Estimate, model: str) -> Record:
-    """An estimate as an object of plain types. What is not known is `None` beside "<field>_reason"."""
+    """An estimate as an object of plain types. An unknown value is `None`, with a "<field>_reason"."""
     record: Record = {
         "model": model,
         "arch": estimate.arch,
@@ -54,15 +54,13 @@ def estimate_record(estimate: Estimate, model: str) -> Record:
 
 
 def flatten(record: Record) -> Record:
-    """The same record with one value a column: an interval becomes NAME, NAME_low, NAME_high; an unknown one leaves its three
-    columns `None`; shares become basis_NAME; notes and unknown operators become one text."""
+    """The same record with one value for each column: an interval becomes NAME, NAME_low, NAME_high (`None` where unknown),
+    shares become basis_NAME, notes and unknown operators become one text."""
     flat: Record = {}
     for name, value in record.items():
         if name in INTERVAL_FIELDS:
             bounds = value if isinstance(value, dict) else {}
-            flat[name] = bounds.get("value")
-            flat[f"{name}_low"] = bounds.get("low")
-            flat[f"{name}_high"] = bounds.get("high")
+            flat |= {name: bounds.get("value"), f"{name}_low": bounds.get("low"), f"{name}_high": bounds.get("high")}
         elif name == "basis" and isinstance(value, dict):
             flat.update((f"basis_{share}", portion) for share, portion in value.items())
         elif name == "notes" and isinstance(value, list):

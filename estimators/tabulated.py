@@ -1,4 +1,4 @@
-"""Graphs as one table of kernels, with what no machine changes about them: made once, estimated on many machines."""
+"""Graphs as one table of kernels with totals that hold for every machine: built once, estimated on many machines."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Tabulated:
 
     Attributes:
         table: its kernels, a segment a graph.
-        origin: where each row comes from.
-        compute_dtype: type the contractions were asked to compute in; `None` for the tensors' own.
+        origin: graph and kernel of each row.
+        compute_dtype: type that contractions compute in; `None` for the tensors' own.
         flops, macs, params, weight_bytes, peak_memory_bytes, unknown_ops, notes: as in `director.Estimate`.
     """
 
@@ -52,10 +52,11 @@ def tabulate(
     Args:
         runtime: one of `profile.RUNTIMES`, whose fusion groups the calls.
         family: architecture family.
-        compute_dtype: type that contractions compute in, where it is not the one their tensors are stored in (tf32 for float32);
-            `None` for the tensors' own.
-        fused: `False` makes every call a kernel of its own.
-        costs: of each graph's calls, where they are known already.
+        compute_dtype: type that contractions compute in, where it differs from the storage type (tf32 for float32); `None` for
+        the
+            tensors' own.
+        fused: `False` makes every call a separate kernel.
+        costs: of each graph's calls, where the caller has them.
 
     Raises:
         InputError: no contraction can be computed in `compute_dtype` as its tensors are stored.

@@ -1,7 +1,7 @@
-"""Memory that operators take for themselves while they run, beside operands and results.
+"""Memory that operators allocate for themselves while they run, beside operands and results.
 
-Known are the buffers that PyTorch's eager operators allocate on CPUs (ATen's `native` sources of version 2.13, each seen in the
-allocator's events): statistics and indices that the caller drops, copies of operands in the layout that a library computes in.
+The table covers the buffers that PyTorch's eager operators allocate on CPUs (ATen's `native` sources of version 2.13, each
+observed in the allocator's events): statistics and indices that the caller drops, copies of operands in a library's own layout.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ import numpy as np
 from shmoo.estimators.costs.base import largest, number
 from shmoo.estimators.dtypes import bytes_of
 from shmoo.estimators.records import OpCall, TensorSpec
-from shmoo.estimators.registry import Registry
+from shmoo.estimators.registry import Registry, aten
 
 Extent = int | np.ndarray
 WORKSPACE: Registry[Callable[[OpCall, int], float]] = Registry("workspace")
-"""Operator name -> bytes on a CPU for a call and a number of threads."""
+"""Operator name -> bytes on a CPU for a call and a number of threads, in eager mode."""
 INDUCTOR_WORKSPACE: Registry[Callable[[OpCall, int], float]] = Registry("workspace under Inductor")
-"""The same where Inductor calls the operator: loops have none."""
+"""The same where Inductor calls the operator; its loops need no workspace."""
 CHANNEL_BLOCK = 16
-"""oneDNN keeps images in blocks of this many channels on CPUs with 512-bit vectors, the last block filled up."""
+"""oneDNN stores images in blocks of this many channels on CPUs with 512-bit vectors, and pads the last block."""
 FEW_CHANNELS = 4
-"""Images of so few channels are read as they lie."""
+"""Images of at most this many channels are read without conversion."""
 SMALL_IMAGE = 20480
-"""Elements of a single image up to which oneDNN is not worth it to PyTorch."""
+"""Elements of a single image up to which PyTorch does not use oneDNN."""
 SEVERAL_THREADS = 2
-"""Stands for any number of threads where only one or several matters."""
+"""Number of threads to assume where only one or several matters."""
 
 
 def workspace_bytes(call: OpCall, family: str = "cpu", threads: int | None = None, runtime: str = "eager") -> float:
-    """Bytes that a call allocates and frees while it runs; 0 where none are known.
+    """Bytes that a call allocates and frees while it runs; 0 for operators without an entry.
 
     Args:
-        threads: at work; several for `None`.
+        threads: that run the call; `None` stands for several.
     """
     estimate = (WORKSPACE if runtime == "eager" else INDUCTOR_WORKSPACE).get(call.op) if family == "cpu" else None
     return 0.0 if estimate is None else estimate(call, threads or SEVERAL_THREADS)
@@ -50,10 +50,10 @@ def taken_by_onednn(
     return (groups > 1) | (images > 1) | ((window_height > 3) & (window_width > 3)) | (image_elements > SMALL_IMAGE)
 
 
-@WORKSPACE.register("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.convolution", "aten._convolution")
+@WORKSPACE.register(*aten("conv1d conv2d conv3d convolution _convolution"))
 def _convolution(call: OpCall, threads: int) -> float:
-    """oneDNN reads image and weights in blocks of channels and makes the result so, then writes it out plainly. Small
-    images are unrolled into columns instead, pointwise convolutions of one thread need nothing."""
+    """oneDNN converts image and weights to blocks of channels and the result back to the plain layout. Small images are unrolled
+    into columns instead; pointwise convolutions on one thread need no workspace."""
     image, weight, result = call.inputs[0], call.operand("weight"), call.outputs[0]
     if weight is None or len(image.shape) != len(weight.shape):
         return 0.0
@@ -71,9 +71,9 @@ def _convolution(call: OpCall, threads: int) -> float:
     return max(source + _blocked_weight(weight, groups) + blocked - result.nbytes, blocked)
 
 
-@INDUCTOR_WORKSPACE.register("aten.conv1d", "aten.conv2d", "aten.conv3d")
+@INDUCTOR_WORKSPACE.register(*aten("conv1d conv2d conv3d"))
 def _channels_last_convolution(call: OpCall, threads: int) -> float:
-    """Images have their channels innermost and are read as they lie; the weights are brought into that order, then in blocks."""
+    """Images are channels-last and need no conversion; the weights are converted to channels-last, then to blocks."""
     weight = call.operand("weight")
     if weight is None or len(weight.shape) != len(call.inputs[0].shape):
         return 0.0
@@ -81,23 +81,23 @@ def _channels_last_convolution(call: OpCall, threads: int) -> float:
     return reordered + _blocked_weight(weight, int(number(call, "groups", 1)))
 
 
-@WORKSPACE.register("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d")
+@WORKSPACE.register(*aten("conv_transpose1d conv_transpose2d conv_transpose3d"))
 def _transposed(call: OpCall, threads: int) -> float:
-    """The result in blocks of channels and plainly, before it is copied out."""
+    """The result in blocks of channels and in the plain layout, before it is copied out."""
     return 2 * call.outputs[0].nbytes
 
 
-@WORKSPACE.register("aten.max_pool1d", "aten.max_pool2d", "aten.max_pool3d", "aten.adaptive_max_pool2d")
+@WORKSPACE.register(*aten("max_pool1d max_pool2d max_pool3d adaptive_max_pool2d"))
 def _max_pool(call: OpCall, threads: int) -> float:
-    """The places of the maxima, 64-bit integers, which inference drops."""
+    """The indices of the maxima, 64-bit integers, which inference drops."""
     return bytes_of("int64", call.outputs[0].numel) if len(call.outputs) == 1 else 0.0
 
 
 @WORKSPACE.register("aten.layer_norm")
 def _layer_norm(call: OpCall, threads: int) -> float:
     """Mean and reciprocal deviation of each row."""
-    normalised = call.attributes.get("normalized_shape")
-    row = math.prod(n for n in normalised if isinstance(n, int)) if isinstance(normalised, list) else 1
+    shape = call.attributes.get("normalized_shape")
+    row = math.prod(n for n in shape if isinstance(n, int)) if isinstance(shape, list) else 1
     return 2 * bytes_of("float32", call.inputs[0].numel / max(row, 1))
 
 
@@ -109,22 +109,22 @@ def _batch_norm(call: OpCall, threads: int) -> float:
 
 @WORKSPACE.register("aten.roll")
 def _roll(call: OpCall, threads: int) -> float:
-    """One dimension is rolled after another."""
+    """An intermediate result: one dimension is rolled after another."""
     shifts = call.attributes.get("shifts")
     return call.outputs[0].nbytes if isinstance(shifts, list) and len(shifts) > 1 else 0.0
 
 
-@WORKSPACE.register("aten.upsample_bilinear2d", "aten.upsample_bicubic2d", "aten.upsample_nearest2d")
+@WORKSPACE.register(*aten("upsample_bilinear2d upsample_bicubic2d upsample_nearest2d"))
 def _upsample(call: OpCall, threads: int) -> float:
-    """Image and result with their channels innermost."""
+    """Image and result, channels-last."""
     return call.inputs[0].nbytes + call.outputs[0].nbytes
 
 
 @INDUCTOR_WORKSPACE.register("aten.scaled_dot_product_attention")
 @WORKSPACE.register("aten.scaled_dot_product_attention")
 def _attention(call: OpCall, threads: int) -> float:
-    """The logarithms of the sums of exponentials, one float a query and head; in each thread a block of scores, sums and the
-    result (`cpu_flash_attention`); a mask of truth values as numbers."""
+    """The logarithms of the sums of exponentials, one float for each query and head; a block of scores, sums and results for each
+    thread (`cpu_flash_attention`); a boolean mask as numbers."""
     query, key = call.inputs[0], call.inputs[1]
     if len(query.shape) < 3 or not query.numel:
         return 0.0
@@ -139,10 +139,10 @@ def _attention(call: OpCall, threads: int) -> float:
 
 
 def _blocked(spec: TensorSpec, groups: int) -> float:
-    """Bytes of an image in blocks of channels; those of grouped convolutions are not filled up."""
+    """Bytes of an image in blocks of channels; grouped convolutions do not pad them."""
     channels = spec.shape[1]
-    filled = math.ceil(channels / CHANNEL_BLOCK) * CHANNEL_BLOCK if groups in (1, channels) else channels
-    return spec.nbytes / max(channels, 1) * filled
+    padded = math.ceil(channels / CHANNEL_BLOCK) * CHANNEL_BLOCK if groups in (1, channels) else channels
+    return spec.nbytes / max(channels, 1) * padded
 
 
 def _blocked_weight(weight: TensorSpec, groups: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shmoo.estimators.exports import on_demand
+from shmoo.estimators.registry import on_demand
 
 if TYPE_CHECKING:
     from shmoo.harness.capture import FXGraphWalker, OperatorIntrospector

@@ -14,7 +14,7 @@ from shmoo.estimators.director import AnalysisDirector, Estimate
 from shmoo.estimators.dtypes import compute_dtype, matrix_dtype
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.exports import on_demand
-from shmoo.estimators.fusion_savings import FusionSummary, summarise_fusion
+from shmoo.estimators.fusion_savings import FusionSummary, summarize_fusion
 from shmoo.estimators.inspection import Inspection, inspect_graphs
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.progress import Progress
@@ -217,7 +217,7 @@ def fusion(
         InputError: an unknown architecture, or a runtime that it lacks.
     """
     work = _work(workload, args, kwargs, batch, dtype)
-    return summarise_fusion(_director(arch), work.graphs, runtime, model or work.name, compute_dtype=_multiplied(dtype))
+    return summarize_fusion(_director(arch), work.graphs, runtime, model or work.name, compute_dtype=_multiplied(dtype))
 
 
 def sweep(

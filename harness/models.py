@@ -10,9 +10,8 @@ import msgspec
 
 from shmoo.estimators.dtypes import compute_dtype
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.quantize import quantized
+from shmoo.estimators.quantize import quantized, with_dtype
 from shmoo.estimators.records import Graph
-from shmoo.estimators.retype import with_dtype
 from shmoo.estimators.sweep import GraphSource
 from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.errors import CaptureError

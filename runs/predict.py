@@ -11,7 +11,7 @@ import numpy as np
 
 from shmoo.estimators.director import AnalysisDirector, Estimate, KernelEstimate
 from shmoo.estimators.dtypes import matrix_dtype
-from shmoo.estimators.fusion_savings import FusionSummary, summarise_fusion
+from shmoo.estimators.fusion_savings import FusionSummary, summarize_fusion
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.records import FAMILIES, Graph, Interval
 from shmoo.estimators.tabular import Record, estimate_record
@@ -112,7 +112,7 @@ def network_fusions(run: StoredRun, profile: ArchitectureProfile) -> list[Fusion
     """What fusion saves each of the run's networks on a machine, from the graphs stored with the run."""
     director = AnalysisDirector(profile)
     return [
-        summarise_fusion(
+        summarize_fusion(
             director,
             graphs,
             model=network_name(msgspec.structs.replace(case, runtime="eager")),

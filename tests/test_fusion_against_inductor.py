@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from shmoo.estimators.fusion import fusion_groups
-from shmoo.estimators.fusion_score import FusionScore, fusion_score
+from shmoo.estimators.fusion_savings import FusionScore, fusion_score
 from shmoo.harness.inductor_groups import inductor_groups, workload_groups
 from shmoo.harness.workloads.catalog import find_workload
 

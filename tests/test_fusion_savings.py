@@ -1,10 +1,17 @@
-"""What fusion saves."""
+"""Savings of fusion, and agreement of predicted and real groups."""
 
 import pytest
 from build import GraphBuilder
 
 from shmoo.estimators.director import AnalysisDirector
-from shmoo.estimators.fusion_savings import FusionSavings, FusionTotals, fusion_savings, summarise_fusion
+from shmoo.estimators.fusion_savings import (
+    FusionSavings,
+    FusionTotals,
+    fusion_savings,
+    fusion_score,
+    shared_pairs,
+    summarize_fusion,
+)
 from shmoo.estimators.profile import RUNTIMES, Coefficient, load_profile
 
 
@@ -81,7 +88,32 @@ def test_a_summary_counts_kernels_of_the_same_operators():
     """Two chains of relu and sigmoid over different sizes."""
     b = GraphBuilder()
     ends = [b.call("sigmoid", {"self": b.relu(b.tensor((n,)))}, (n,)) for n in (100, 200)]
-    summary = summarise_fusion(AnalysisDirector(load_profile("cpu_server_generic")), [b.graph(*ends)])
+    summary = summarize_fusion(AnalysisDirector(load_profile("cpu_server_generic")), [b.graph(*ends)])
     assert summary.groups == (("relu + sigmoid", 2),)
     assert (summary.model, summary.arch, summary.runtime) == ("test", "cpu_server_generic", "inductor")
     assert "relu + sigmoid" in summary._repr_html_()
+
+
+def test_pairs_are_of_calls_that_share_a_kernel():
+    """A group of three has three pairs, a call alone has none."""
+    assert shared_pairs([(0, 1, 2), (3,)]) == {(0, 1), (0, 2), (1, 2)}
+
+
+def test_a_call_in_two_kernels_pairs_with_both():
+    """Call 1 is inlined into the kernels of 2 and of 3."""
+    assert shared_pairs([(1, 2), (1, 3)]) == {(1, 2), (1, 3)}
+
+
+def test_scores_count_pairs_and_kernels():
+    """Predicted {12, 13, 23}, real {12}: one of three is right, and all that is real is found."""
+    score = fusion_score([(0,), (1, 2, 3)], [(0,), (1, 2), (3,)])
+    assert (score.precision, score.recall, score.f1) == pytest.approx((1 / 3, 1, 2 * (1 / 3) / (4 / 3)))
+    assert (score.predicted_kernels, score.real_kernels) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "real", "f1"), [([(0,), (1,)], [(0,), (1,)], 1.0), ([(0, 1)], [(0,), (1,)], 0.0), ([(0,), (1,)], [(0, 1)], 0.0)]
+)
+def test_groupings_without_pairs_agree_with_each_other_only(predicted, real, f1):
+    """Nothing fused on both sides is right, on one side wrong."""
+    assert fusion_score(predicted, real).f1 == f1

@@ -1,9 +1,10 @@
-"""How warm a board is."""
+"""Warmth of a board."""
 
 import numpy as np
 import pytest
 
-from shmoo.estimators.heat import CALLS, FASTEST, WARM_UP_S, in_turn, repeated
+from shmoo.estimators.heat import CALLS, FASTEST, WARM_UP_S, repeated
+from tests.evaluation.warmth import warmth_in_turn
 
 
 def test_a_call_that_is_repeated_warms_the_board_while_it_counts():
@@ -15,7 +16,7 @@ def test_a_call_that_is_repeated_warms_the_board_while_it_counts():
 def test_an_operator_finds_the_board_as_those_before_left_it():
     """After one that takes many time constants a short one is measured warm, after another short one less so."""
     short, long = 1e-4, 10 * WARM_UP_S
-    warm = in_turn([short / 2, short, long, short, *[short] * 1000, short])
+    warm = warmth_in_turn([short / 2, short, long, short, *[short] * 1000, short])
     assert warm[:2] == pytest.approx([0.0, 0.0], abs=1e-3)
     assert warm[2] == pytest.approx(1.0, abs=0.03)
     assert warm[3] == pytest.approx(1.0, abs=0.01)
@@ -24,4 +25,4 @@ def test_an_operator_finds_the_board_as_those_before_left_it():
 
 def test_what_is_all_launch_does_not_warm():
     """The shortest operator of a campaign leaves a board as cool as it was, 25 calls or not."""
-    assert in_turn([CALLS * 1.0, CALLS * 1.0]) == pytest.approx([0.0, 0.0])
+    assert warmth_in_turn([CALLS * 1.0, CALLS * 1.0]) == pytest.approx([0.0, 0.0])

@@ -4,7 +4,7 @@ import pytest
 from build import GraphBuilder
 
 from shmoo.estimators.fusion import fusion_groups
-from shmoo.estimators.inductor_layout import Look, part_rows, see_through, stretch
+from shmoo.estimators.inductor_layout import StridedView, apply_view, part_rows, stretch
 from shmoo.estimators.inductor_schedule import Buffer
 
 
@@ -28,23 +28,23 @@ def call(op: str, shape: tuple[int, ...], result: tuple[int, ...], **attributes)
 )
 def test_views_change_extents_and_steps(op, attributes, shape, expected):
     """Of a memory of 2x3x4 in order: 12, 4 and 1 elements along each dimension."""
-    assert see_through(call(op, (2, 3, 4), shape, **attributes), Look.whole((2, 3, 4))) == expected
+    assert apply_view(call(op, (2, 3, 4), shape, **attributes), StridedView.whole((2, 3, 4))) == expected
 
 
 def test_windows_are_walked_in_loops_of_their_own():
     """56x56x96 partitioned into 8x8 windows of 7x7: a window's rows lie 56 x 96 elements apart."""
-    look = see_through(call("view", (56, 56, 96), (8, 7, 8, 7, 96)), Look.whole((56, 56, 96)))
-    look = see_through(call("permute", look.sizes, (8, 8, 7, 7, 96), dims=[0, 2, 1, 3, 4]), look)
-    assert look.cuts == {7 * 96, 49 * 96, 8 * 49 * 96}
-    joined = see_through(call("reshape", look.sizes, (64, 49, 96)), look)
+    view = apply_view(call("view", (56, 56, 96), (8, 7, 8, 7, 96)), StridedView.whole((56, 56, 96)))
+    view = apply_view(call("permute", view.sizes, (8, 8, 7, 7, 96), dims=[0, 2, 1, 3, 4]), view)
+    assert view.cuts == {7 * 96, 49 * 96, 8 * 49 * 96}
+    joined = apply_view(call("reshape", view.sizes, (64, 49, 96)), view)
     assert joined.strides == (None, None, 1)
     assert joined.cuts == {96, 49 * 96}
 
 
 def test_a_permutation_there_and_back_is_in_order():
     """Twice the same transposition."""
-    once = see_through(call("transpose", (4, 6), (6, 4), dim0=0, dim1=1), Look.whole((4, 6)))
-    twice = see_through(call("transpose", (6, 4), (4, 6), dim0=0, dim1=1), once)
+    once = apply_view(call("transpose", (4, 6), (6, 4), dim0=0, dim1=1), StridedView.whole((4, 6)))
+    twice = apply_view(call("transpose", (6, 4), (4, 6), dim0=0, dim1=1), once)
     assert not once.in_order
     assert twice.in_order
 

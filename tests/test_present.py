@@ -4,8 +4,7 @@ import math
 
 import pytest
 
-from shmoo.estimators.present import interval, percent, si, size
-from shmoo.estimators.records import Interval
+from shmoo.estimators.present import percent, si, size
 
 
 @pytest.mark.parametrize(
@@ -37,7 +36,7 @@ def test_prefix_leaves_one_to_three_digits(value, unit, text):
 
 def test_unknown_is_said_and_not_zero():
     """`None` reads as unknown in every formatter."""
-    assert {si(None, "s"), size(None), percent(None), interval(None, "s")} == {"unknown"}
+    assert {si(None, "s"), size(None), percent(None)} == {"unknown"}
 
 
 @pytest.mark.parametrize(
@@ -59,11 +58,6 @@ def test_memory_sizes_are_powers_of_1024(nbytes, text):
 def test_percent_can_show_its_sign():
     """A signed per cent shows plus as well as minus."""
     assert (percent(0.1234), percent(0.1234, signed=True), percent(-0.05, signed=True)) == ("12.3 %", "+12.3 %", "-5.0 %")
-
-
-def test_interval_names_both_ends():
-    """The 90 % interval stands behind its value."""
-    assert interval(Interval(1.23e-3, 1.1e-3, 1.4e-3), "s") == "1.23 ms (1.10 ms to 1.40 ms)"
 
 
 def test_infinity_does_not_break_a_table():

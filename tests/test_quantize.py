@@ -12,9 +12,8 @@ from torch import nn
 from shmoo.estimators.costs import costs_of, graph_cost
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.kernels import DTYPE_CODE
-from shmoo.estimators.quantize import quantized
+from shmoo.estimators.quantize import quantized, with_dtype
 from shmoo.estimators.records import Graph
-from shmoo.estimators.retype import with_dtype
 from shmoo.harness.capture import capture
 from shmoo.harness.mode import Mode
 from shmoo.harness.models import model_graphs
@@ -105,7 +104,7 @@ def test_a_weight_that_an_embedding_reads_too_is_kept() -> None:
     (after,) = quantized((before,), "int8-weight")
     assert before.weight_bytes == N * K * 4
     assert after.weight_bytes == N * K * (4 + 1) + N * 4
-    with pytest.raises(InputError, match="nothing to quantise"):
+    with pytest.raises(InputError, match="nothing to quantize"):
         quantized(capture(nn.Conv2d(3, 4, 3), (torch.randn(1, 3, 8, 8),)).graphs, "int8-weight")
 
 

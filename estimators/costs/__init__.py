@@ -1,14 +1,14 @@
-"""What each operator must do at least, on any machine: ATen name -> pure function from `OpCall` to `Cost`.
+"""The minimal work of each operator, on any machine: ATen name -> pure function from `OpCall` to `Cost`.
 
 Every call is costed, free (`FREE`, and a few operators for some of their calls) or unknown; unknown ones are listed and never
-counted as 0 in silence:
+silently counted as 0:
 
     cost = cost_of(call)            # None when free; family "unknown" when there is no cost function
     costs_of(graph)                 # of each call, views told from copies by the memory that values share
     classify(call)                  # "costed", "free" or "unknown"
     graph_cost(graph).macs          # totals, by family, with the unknown operators
 
-A cost for an operator of one's own is one decorated function, run before the graph is costed:
+One decorated function, run before the graph is costed, adds a cost for your own operator:
 
     @register_cost("mylib.gated_linear")
     def gated_linear(call: OpCall) -> Cost:
@@ -19,24 +19,24 @@ A cost for an operator of one's own is one decorated function, run before the gr
 `bill` fills in the bytes: each operand read once, each result written once.
 """
 
-from shmoo.estimators.costs import (
-    attention,
-    backward,
-    contractions,
-    data_movement,
-    linalg,
-    pointwise,
-    quantized,
-    reductions,
-    vision,
-)
+from shmoo.estimators.costs import attention, backward, contractions, data_movement, linalg, pointwise, reductions, vision
 from shmoo.estimators.costs.base import COSTS, CostFunction, bill
 from shmoo.estimators.costs.base import cost as register_cost
-from shmoo.estimators.costs.free import FREE, FREE_WHEN, MAY_COPY
-from shmoo.estimators.costs.summary import FamilyCost, GraphCost, UnknownOp, classify, cost_of, costs_of, graph_cost
+from shmoo.estimators.costs.summary import (
+    FREE,
+    FREE_WHEN,
+    MAY_COPY,
+    FamilyCost,
+    GraphCost,
+    UnknownOp,
+    classify,
+    cost_of,
+    costs_of,
+    graph_cost,
+)
 
-FILLED_BY = (attention, backward, contractions, data_movement, linalg, pointwise, quantized, reductions, vision)
-"""The modules whose import files the costs."""
+FILLED_BY = (attention, backward, contractions, data_movement, linalg, pointwise, reductions, vision)
+"""The modules that register costs when they are imported."""
 
 __all__ = [
     "COSTS",

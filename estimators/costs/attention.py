@@ -1,12 +1,15 @@
 """Costs of attention, alone and in whole layers.
 
-A causal mask does not halve the work: that is how kernels without special paths work, and how published numbers are counted.
+A causal mask does not halve the work: kernels without a special path compute all scores, and published numbers count them.
 """
 
 from __future__ import annotations
 
-from shmoo.estimators.costs.base import bill, cost, elements, number, tensor
+import math
+
+from shmoo.estimators.costs.base import bill, cost, number, tensor
 from shmoo.estimators.records import Cost, OpCall, TensorSpec
+from shmoo.estimators.registry import aten
 
 
 def attention_flops(rows: int, sq: int, sk: int, d: int, dv: int, masked: bool) -> tuple[float, float, float]:
@@ -22,26 +25,19 @@ def attention_extents(call: OpCall) -> tuple[int, int, int, int, int, bool]:
     """(batch x heads, Sq, Sk, D, Dv, whether scores are masked) of a call with query, key and value."""
     query, key, value = tensor(call, "query").shape, tensor(call, "key").shape, tensor(call, "value").shape
     masked = call.operand("attn_mask") or call.operand("attn_bias") or call.attributes.get("is_causal")
-    return elements(query[:-2]), query[-2], key[-2], query[-1], value[-1], bool(masked)
+    return math.prod(query[:-2]), query[-2], key[-2], query[-1], value[-1], bool(masked)
 
 
-SDPA_NAMES = (
-    "scaled_dot_product_attention",
-    "_scaled_dot_product_flash_attention",
-    "_scaled_dot_product_flash_attention_for_cpu",
-    "_scaled_dot_product_efficient_attention",
-    "_scaled_dot_product_cudnn_attention",
-    "_scaled_dot_product_attention_math",
-    "_scaled_dot_product_fused_attention_overrideable",
+@cost(
+    *aten("scaled_dot_product_attention _scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_for_cpu"),
+    *aten("_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention _scaled_dot_product_attention_math"),
+    "aten._scaled_dot_product_fused_attention_overrideable",
 )
-
-
-@cost(*(f"aten.{name}" for name in SDPA_NAMES))
 def scaled_dot_product_attention(call: OpCall) -> Cost:
-    """query (..., H, Sq, D), key (..., Hk, Sk, D), value (..., Hk, Sk, Dv); fewer key heads than query heads serve several each.
+    """query (..., H, Sq, D), key (..., Hk, Sk, D), value (..., Hk, Sk, Dv); with Hk < H each key head serves several query heads.
 
     Scores are not stored: bytes are those of query, key, value, mask and results. Iteration space: batch = heads of all
-    examples, m = Sq, n = Sk, k = D (and once more with D and Sk exchanged).
+    examples, m = Sq, n = Sk, k = D (the second product exchanges D and Sk).
     """
     rows, sq, sk, d, dv, masked = attention_extents(call)
     matrix, vector, special = attention_flops(rows, sq, sk, d, dv, masked)
@@ -65,17 +61,8 @@ def native_multi_head_attention(call: OpCall) -> Cost:
     heads = int(number(call, "num_head", 1))
     matrix, vector, special = _multi_head(call, query, key, heads)
     batch, sq, width = query.shape
-    return bill(
-        call,
-        "attention",
-        matrix=matrix,
-        vector=vector,
-        special=special,
-        batch=batch * heads,
-        m=sq,
-        n=key.shape[1],
-        k=width // heads,
-    )
+    rows, sk, per_head = batch * heads, key.shape[1], width // heads
+    return bill(call, "attention", matrix=matrix, vector=vector, special=special, batch=rows, m=sq, n=sk, k=per_head)
 
 
 @cost("aten._transformer_encoder_layer_fwd")

@@ -1,35 +1,38 @@
-"""Costs of the operators that only a backward pass has.
+"""Costs of the operators that only a backward pass has; its elementwise ones are in `pointwise.py`.
 
-Where an operator gives several gradients, its attribute `output_mask` says which are asked for; what only the others would need
-is not read. Everything else of a backward pass (products, sums, copies) is made of operators that a forward pass has too.
+Where an operator has several gradients, its attribute `output_mask` selects those it computes; operands that only the others need
+are not read.
 """
 
 from __future__ import annotations
 
+import math
+
 from shmoo.estimators.costs.attention import attention_extents
-from shmoo.estimators.costs.base import bill, cost, elements, extents, first, number, result, tensor
+from shmoo.estimators.costs.base import bill, cost, extents, first, number, result, tensor
 from shmoo.estimators.costs.contractions import convolution, gemm
-from shmoo.estimators.costs.data_movement import TAPS, UPSAMPLE
-from shmoo.estimators.costs.reductions import adaptive_windows
+from shmoo.estimators.costs.data_movement import TAPS, UPSAMPLE, grid_taps
+from shmoo.estimators.costs.reductions import adaptive_windows, pool_rank
 from shmoo.estimators.records import Cost, OpCall
+from shmoo.estimators.registry import aten
 
 # Contractions -------------------------------------------------------------------------------------------------------
 
 
-def _asked(call: OpCall, count: int, name: str = "output_mask") -> tuple[bool, ...]:
-    """Which gradients are asked for; all where the call does not say."""
-    mask = call.attributes.get(name)
+def _gradients(call: OpCall, count: int) -> tuple[bool, ...]:
+    """Which gradients the call computes; all where it has no mask."""
+    mask = call.attributes.get("output_mask")
     return tuple(bool(m) for m in mask) if isinstance(mask, list) and len(mask) == count else (True,) * count
 
 
 @cost("aten.convolution_backward")
 def convolution_backward(call: OpCall) -> Cost:
-    """The gradients of input and of weight take as many multiply-adds each as the forward pass, that of the bias a sum.
+    """The gradients of input and weight take as many multiply-adds each as the forward pass, that of the bias a sum.
 
     Iteration space: that of the forward pass.
     """
     grad, source, weight = tensor(call, "grad_output"), tensor(call, "input"), tensor(call, "weight")
-    to_input, to_weight, to_bias = _asked(call, 3)
+    to_input, to_weight, to_bias = _gradients(call, 3)
     return convolution(
         call,
         source,
@@ -47,22 +50,17 @@ def convolution_backward(call: OpCall) -> Cost:
 def linear_backward(call: OpCall) -> Cost:
     """(m, n) gradients by the (n, k) weight, and by the (m, k) input; the bias takes a sum."""
     grad, weight = tensor(call, "grad_output"), tensor(call, "weight")
-    to_input, to_weight, to_bias = _asked(call, 3)
+    to_input, to_weight, to_bias = _gradients(call, 3)
     n, k = weight.shape
     m = grad.numel // max(n, 1)
     return gemm(call, to_input + to_weight, m, n, k, vector=grad.numel if to_bias else 0)
 
 
-ATTENTIONS = (
-    "_scaled_dot_product_flash_attention_backward",
-    "_scaled_dot_product_flash_attention_for_cpu_backward",
-    "_scaled_dot_product_efficient_attention_backward",
-    "_scaled_dot_product_cudnn_attention_backward",
-    "_scaled_dot_product_fused_attention_overrideable_backward",
+@cost(
+    *aten("_scaled_dot_product_flash_attention_backward _scaled_dot_product_flash_attention_for_cpu_backward"),
+    *aten("_scaled_dot_product_efficient_attention_backward _scaled_dot_product_cudnn_attention_backward"),
+    "aten._scaled_dot_product_fused_attention_overrideable_backward",
 )
-
-
-@cost(*(f"aten.{name}" for name in ATTENTIONS))
 def attention_backward(call: OpCall) -> Cost:
     """Five products a head (T. Dao, FlashAttention-2, arXiv:2307.08691, algorithm 2): the scores again, and the gradients of
     values, of probabilities, of queries and of keys.
@@ -78,52 +76,7 @@ def attention_backward(call: OpCall) -> Cost:
     )
 
 
-# Pointwise ----------------------------------------------------------------------------------------------------------
-
-PER_ELEMENT: dict[str, tuple[int, int]] = {
-    "threshold_backward": (1, 0),  # cmp
-    "hardtanh_backward": (2, 0),  # 2 cmp
-    "hardshrink_backward": (2, 0),
-    "softshrink_backward": (2, 0),
-    "leaky_relu_backward": (2, 0),  # cmp, slope * g
-    "rrelu_with_noise_backward": (1, 0),  # noise * g
-    "_prelu_kernel_backward": (4, 0),  # cmp, w * g; cmp, x * g
-    "elu_backward": (4, 1),  # cmp, scale * x, exp, * factor, * g
-    "hardsigmoid_backward": (3, 0),  # 2 cmp, g / 6
-    "hardswish_backward": (5, 0),  # 2 cmp, x / 3 + 1/2, * g
-    "sigmoid_backward": (3, 0),  # g * (1 - y) * y
-    "tanh_backward": (3, 0),  # g * (1 - y * y)
-    "silu_backward": (7, 2),  # s = sigmoid(x) (2, 2); g * s * (1 + x * (1 - s))
-    "mish_backward": (8, 5),  # sigmoid (2, 2), exp, log1p, tanh = t; g * (t + x * s * (1 - t * t))
-    "softplus_backward": (4, 2),  # z = exp(beta * x); cmp, g * z / (z + 1)
-    "log_sigmoid_backward": (6, 2),  # z = exp(-|x|); 2 cmp, z / (1 + z), * g
-    "glu_backward": (3, 1),  # for both halves s = sigmoid(b) (2, 2), g * s, g * a * s * (1 - s)
-    "logit_backward": (2, 1),  # g / (x * (1 - x))
-    "native_dropout_backward": (2, 0),  # g * mask * scale
-    "mse_loss_backward": (3, 0),  # 2 / n * (x - y) * g
-    "smooth_l1_loss_backward": (5, 0),  # x - y, 2 cmp, / beta, * g / n
-    "huber_loss_backward": (5, 0),
-    "binary_cross_entropy_backward": (4, 1),  # g * (x - y) / (x * (1 - x))
-}
-"""ATen name -> (vector, special) operations for one element of the first result; g is the incoming gradient."""
-
-
-@cost(*(f"aten.{name}" for name in PER_ELEMENT))
-def per_element(call: OpCall) -> Cost:
-    vector, special = PER_ELEMENT[call.op.removeprefix("aten.")]
-    m = result(call).numel
-    return bill(call, "pointwise", vector=vector * m, special=special * m, m=m)
-
-
-@cost("aten.gelu_backward")
-def gelu_backward(call: OpCall) -> Cost:
-    """g * (F(x) + x F'(x)): with erf 9 operations, erf and exp; with tanh 16 and tanh (the parts of `pointwise.gelu`)."""
-    m = result(call).numel
-    vector, special = (16, 1) if call.attributes.get("approximate") == "tanh" else (9, 2)
-    return bill(call, "pointwise", vector=vector * m, special=special * m, m=m)
-
-
-# Softmax and normalisation -------------------------------------------------------------------------------------------
+# Softmax and normalization -------------------------------------------------------------------------------------------
 
 
 @cost("aten._softmax_backward_data", "aten._log_softmax_backward_data")
@@ -133,30 +86,24 @@ def softmax_backward(call: OpCall) -> Cost:
     grad = tensor(call, "grad_output")
     dim = call.attributes.get("dim", -1)
     n = grad.shape[dim] if grad.shape and isinstance(dim, int) else 1
-    log = call.op.startswith("aten._log")
-    return bill(
-        call,
-        "softmax",
-        vector=grad.numel * (3 if log else 4),
-        special=grad.numel if log else 0,
-        m=grad.numel // max(n, 1),
-        n=n,
-    )
+    vector, special = (3, 1) if call.op.startswith("aten._log") else (4, 0)
+    count = grad.numel
+    return bill(call, "softmax", vector=vector * count, special=special * count, m=count // max(n, 1), n=n)
 
 
-def _normalisation(call: OpCall, m: int, n: int, vector: float, mask: str = "output_mask") -> Cost:
-    """`vector` operations an element of m rows of n, and two divisions a row for the means."""
+def _normalization(call: OpCall, m: int, n: int, vector: float) -> Cost:
+    """`vector` operations for each element of m rows of n, and two divisions a row for the means."""
     return bill(call, "normalization", vector=vector * m * n, special=2 * m, m=m, n=n)
 
 
-@cost("aten.native_batch_norm_backward", "aten.cudnn_batch_norm_backward", "aten.batch_norm_backward")
+@cost(*aten("native_batch_norm_backward cudnn_batch_norm_backward batch_norm_backward"))
 def batch_norm_backward(call: OpCall) -> Cost:
     """An element, in training: the sums of g and of g * (x - mean) (4) and (g - a - (x - mean) * b) * c (5). With running
     statistics the gradient is g * c (1), beside the sums."""
     source = tensor(call, "input")
     m = source.shape[1]
     trains = call.attributes.get("train", call.attributes.get("update", True))
-    return _normalisation(call, m, source.numel // max(m, 1), 9 if trains else 5)
+    return _normalization(call, m, source.numel // max(m, 1), 9 if trains else 5)
 
 
 @cost("aten.native_layer_norm_backward", "aten.native_group_norm_backward")
@@ -166,22 +113,22 @@ def layer_norm_backward(call: OpCall) -> Cost:
     source = tensor(call, "input")
     shape = call.attributes.get("normalized_shape")
     if isinstance(shape, list):
-        n = elements([s for s in shape if isinstance(s, int)])
+        n = math.prod([s for s in shape if isinstance(s, int)])
         m = source.numel // max(n, 1)
     else:
         m = source.shape[0] * int(number(call, "group", 1))
         n = source.numel // max(m, 1)
-    _, to_weight, to_bias = _asked(call, 3)
-    return _normalisation(call, m, n, 9 + 2 * (to_weight and call.operand("weight") is not None) + to_bias)
+    _, to_weight, to_bias = _gradients(call, 3)
+    return _normalization(call, m, n, 9 + 2 * (to_weight and call.operand("weight") is not None) + to_bias)
 
 
 @cost("aten._fused_rms_norm_backward")
 def rms_norm_backward(call: OpCall) -> Cost:
     """An element: x scaled (1), the sum of g * x (2), (g - x * b) * c (3); with a weight its product and its sum (2)."""
     shape = call.attributes.get("normalized_shape")
-    n = elements([s for s in shape if isinstance(s, int)]) if isinstance(shape, list) else 1
-    _, to_weight = _asked(call, 2)
-    return _normalisation(call, tensor(call, "input").numel // max(n, 1), n, 6 + 2 * to_weight)
+    n = math.prod([s for s in shape if isinstance(s, int)]) if isinstance(shape, list) else 1
+    _, to_weight = _gradients(call, 2)
+    return _normalization(call, tensor(call, "input").numel // max(n, 1), n, 6 + 2 * to_weight)
 
 
 @cost("aten._weight_norm_interface_backward")
@@ -194,43 +141,33 @@ def weight_norm_backward(call: OpCall) -> Cost:
 # Pooling --------------------------------------------------------------------------------------------------------------
 
 
-@cost(
-    "aten.max_pool2d_with_indices_backward",
-    "aten.max_pool3d_with_indices_backward",
-    "aten.adaptive_max_pool2d_backward",
-    "aten.adaptive_max_pool3d_backward",
-)
-def max_pool_backward(call: OpCall) -> Cost:
-    """Each gradient is added to the place its maximum came from. The input gives the shape and is not read."""
-    grad = tensor(call, "grad_output")
-    return bill(call, "pooling", vector=grad.numel, m=result(call).numel, touched={"self": 0.0})
+_PADDINGS = tuple(f"aten.{kind}_pad{rank}d_backward" for kind in ("reflection", "replication") for rank in (1, 2, 3))
 
 
-@cost("aten.avg_pool2d_backward", "aten.avg_pool3d_backward")
+@cost(*aten("max_pool2d_with_indices_backward max_pool3d_with_indices_backward unfold_backward"), *_PADDINGS)
+@cost(*aten("adaptive_max_pool2d_backward adaptive_max_pool3d_backward"))
+def scatter_gradients(call: OpCall) -> Cost:
+    """Each gradient is added to the place its value came from; an input given for its shape is not read."""
+    family = "pooling" if "pool" in call.op else "copy"
+    return bill(call, family, vector=first(call).numel, m=result(call).numel, touched={"self": 0.0})
+
+
+@cost(*aten("avg_pool2d_backward avg_pool3d_backward _adaptive_avg_pool2d_backward _adaptive_avg_pool3d_backward"))
 def avg_pool_backward(call: OpCall) -> Cost:
-    """Each gradient is divided and added to every place of its window."""
-    grad = tensor(call, "grad_output")
-    rank = int(call.op[call.op.index("pool") + 4])
-    window = elements(extents(call, "kernel_size", rank))
-    m = result(call).numel
-    return bill(
-        call, "pooling", vector=grad.numel * window, special=grad.numel, m=m, n=window, window=window, touched={"self": 0.0}
-    )
-
-
-@cost("aten._adaptive_avg_pool2d_backward", "aten._adaptive_avg_pool3d_backward")
-def adaptive_avg_pool_backward(call: OpCall) -> Cost:
-    """As `avg_pool_backward`, over windows that may overlap."""
-    grad, output = tensor(call, "grad_output"), result(call)
-    rank = int(call.op[call.op.index("pool") + 4])
-    taps, window, _ = adaptive_windows(output.shape[-rank:], grad.shape[-rank:])
-    vector = elements(grad.shape[:-rank]) * taps
+    """Each gradient is divided and added to every place of its window; adaptive windows may overlap."""
+    grad, output, rank = tensor(call, "grad_output"), result(call), pool_rank(call)
+    if "adaptive" in call.op:
+        taps, window, _ = adaptive_windows(output.shape[-rank:], grad.shape[-rank:])
+        vector = math.prod(grad.shape[:-rank]) * taps
+    else:
+        window = math.prod(extents(call, "kernel_size", rank))
+        vector = grad.numel * window
     return bill(
         call, "pooling", vector=vector, special=grad.numel, m=output.numel, n=window, window=window, touched={"self": 0.0}
     )
 
 
-# Gathers the other way round -------------------------------------------------------------------------------------------
+# Scatters of gradients -------------------------------------------------------------------------------------------
 
 
 @cost("aten.embedding_dense_backward", "aten._embedding_bag_dense_backward")
@@ -242,30 +179,14 @@ def embedding_backward(call: OpCall) -> Cost:
 
 @cost("aten.nll_loss_backward", "aten.nll_loss2d_backward")
 def nll_loss_backward(call: OpCall) -> Cost:
-    """One element a target is set, the others are 0. The log-probabilities give the shape and are not read."""
+    """One element for each target is set, the others are 0. The log-probabilities give the shape and are not read."""
     m = tensor(call, "target").numel
     return bill(call, "gather", vector=m, m=m, touched={"self": 0.0})
 
 
-@cost("aten.slice_backward", "aten.select_backward", "aten.diagonal_backward")
-def view_backward(call: OpCall) -> Cost:
-    """The gradient is put into a result that is otherwise 0."""
-    return bill(call, "copy", m=result(call).numel)
-
-
-PADDINGS = tuple(f"{kind}_pad{d}d_backward" for kind in ("reflection", "replication") for d in (1, 2, 3))
-
-
-@cost("aten.unfold_backward", *(f"aten.{name}" for name in PADDINGS))
-def folding_backward(call: OpCall) -> Cost:
-    """Each gradient is added to the place its value came from; an input given for its shape is not read."""
-    count = first(call).numel
-    return bill(call, "copy", vector=count, m=result(call).numel, touched={"self": 0.0})
-
-
 @cost(*(f"aten.{name}_backward" for name in UPSAMPLE))
 def upsample_backward(call: OpCall) -> Cost:
-    """Each gradient is weighted and added to each of the places its value was made of."""
+    """Each gradient is weighted and added to each element that its value was interpolated from."""
     grad = tensor(call, "grad_output")
     taps = TAPS[UPSAMPLE[call.op.removeprefix("aten.").removesuffix("_backward")]]
     return bill(call, "gather", vector=grad.numel * (2 * taps if taps > 1 else 1), m=result(call).numel, n=taps, window=taps)
@@ -273,11 +194,7 @@ def upsample_backward(call: OpCall) -> Cost:
 
 @cost("aten.grid_sampler_2d_backward", "aten.grid_sampler_3d_backward")
 def grid_sampler_backward(call: OpCall) -> Cost:
-    """Each gradient is weighted and added to each place its value was made of (2 operations a tap), and gives that tap's part of
-    the grid's gradient (2 more); points take 12 operations a dimension, twice those of the forward pass."""
-    grad, grid = tensor(call, "grad_output"), tensor(call, "grid")
-    rank = grid.shape[-1]
-    mode = call.attributes.get("interpolation_mode", 0)
-    per_dimension = {1: 1, 2: 4}.get(mode, 2) if isinstance(mode, int) else 2
-    taps = per_dimension**rank
+    """Each gradient is weighted and added to each element that its value was interpolated from (2 operations a tap), and
+    contributes to the grid's gradient (2 more); points take 12 operations a dimension, twice those of the forward pass."""
+    grad, grid, taps = tensor(call, "grad_output"), tensor(call, "grid"), grid_taps(call)
     return bill(call, "gather", vector=4.0 * taps * grad.numel + 12.0 * grid.numel, m=grad.numel, n=taps, window=taps)

@@ -1,15 +1,14 @@
-"""The registry of operator costs, and what cost functions share: finding operands and attributes, filling in a `Cost`.
+"""The registry of operator costs, and helpers of cost functions: finding operands and attributes, filling in a `Cost`.
 
 A cost function looks at shapes, element types and attributes only, so it holds for every machine. Bytes follow one rule: each
-operand is read once and each result written once, at its own size (a broadcast operand counts what it holds, not what it is
-stretched to). Where an operator touches only a part of an operand (a gather, an in-place scatter), the cost function passes that
-part. Strides do not change bytes: a strided convolution reads its whole input, whose skipped elements share cache lines.
+operand is read once and each result written once, at its own size (a broadcast operand counts before it is stretched). Where an
+operator touches only a part of an operand (a gather, an in-place scatter), the cost function passes that part. Strides do not
+change bytes: a strided convolution reads its whole input, whose skipped elements share cache lines.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.records import Cost, Geometry, OpCall, TensorSpec
@@ -23,7 +22,7 @@ COSTS: Registry[CostFunction] = Registry("operator cost")
 
 
 def cost(*names: str) -> Callable[[CostFunction], CostFunction]:
-    """Decorator that files a pure function from `OpCall` to `Cost` under one or more operator names.
+    """Decorator that registers a pure function from `OpCall` to `Cost` under one or more operator names.
 
     A name is the namespace and the operator, without overload and without the underscore of the in-place form: "aten.relu",
     or "mylib.fused_gate" for a custom operator called as `torch.ops.mylib.fused_gate`.
@@ -43,7 +42,7 @@ def tensor(call: OpCall, *names: str) -> TensorSpec:
     """The operand passed under the first of `names` that the call has.
 
     Raises:
-        InputError: it has none of them; says which it has.
+        InputError: the call has none of them; the message lists its operands.
     """
     for name in names:
         spec = call.operand(name)
@@ -105,21 +104,11 @@ def extents(call: OpCall, name: str, rank: int) -> tuple[int, ...]:
         InputError: absent, or of another length.
     """
     value = call.attributes.get(name)
-    values = [value] if isinstance(value, int) else value
-    if isinstance(values, list) and all(isinstance(v, int) for v in values):
-        if len(values) == 1:
-            return tuple(values) * rank
-        if len(values) == rank:
-            return tuple(values)
+    values = value if isinstance(value, list) else [value]
+    sizes = tuple(v for v in values if isinstance(v, int))
+    if len(sizes) == len(values) and len(sizes) in (1, rank):
+        return sizes if len(sizes) == rank else sizes * rank
     raise InputError(f"{call.op} needs attribute {name!r} as one int or {rank}, got {value!r}")
-
-
-def elements(shape: Sequence[int]) -> int:
-    return math.prod(shape)
-
-
-def nbytes(specs: Sequence[TensorSpec]) -> float:
-    return sum(spec.nbytes for spec in specs)
 
 
 def bill(
@@ -144,8 +133,8 @@ def bill(
     """A `Cost` in which every operand is read once and every result written once.
 
     Args:
-        touched: bytes really read, for operands (by name) of which only a part is.
-        written: bytes really written to the first result, when only a part of it is.
+        touched: bytes read of operands (by name) that are only partly read.
+        written: bytes written to the first result, where only a part of it is written.
 
     A value passed twice (`x * x`) is read once: its second place counts 0.
     """

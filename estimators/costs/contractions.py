@@ -1,20 +1,20 @@
 """Costs of contractions: matrix products, convolutions, recurrent layers.
 
-`matrix_flops` is 2 for each multiply-add, as `torch.utils.flop_counter` counts where it counts; a bias, `beta` and `alpha` go to
-`vector_flops`. Zero padding is multiplied like any value: that is how kernels without special paths work, and how published
-numbers are counted. Attention is in `attention.py`, the linear algebra of square systems in `linalg.py`.
+`matrix_flops` is 2 for each multiply-add, as in `torch.utils.flop_counter`; a bias, `beta` and `alpha` go to `vector_flops`.
+Zero padding is multiplied like any value: kernels without a special path do so, and published numbers count it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
-from shmoo.estimators.costs.base import bill, cost, elements, first, largest, listed, number, result, tensor
+from shmoo.estimators.costs.base import bill, cost, first, largest, listed, number, result, tensor
 from shmoo.estimators.costs.einsum import Contraction, contractions_of
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.records import Cost, Geometry, OpCall, TensorSpec
+from shmoo.estimators.registry import aten
 
 
 def gemm(call: OpCall, batch: int, m: int, n: int, k: int, vector: float = 0.0) -> Cost:
@@ -26,24 +26,22 @@ def gemm(call: OpCall, batch: int, m: int, n: int, k: int, vector: float = 0.0) 
 def linear(call: OpCall) -> Cost:
     """(..., in) by weight (out, in), or (in,) for a single output."""
     source, weight = tensor(call, "input"), tensor(call, "weight")
-    k = weight.shape[-1]
-    n = elements(weight.shape[:-1])
-    m = elements(source.shape[:-1])
-    return gemm(call, 1, m, n, k, vector=m * n if call.operand("bias") else 0)
+    m, n = math.prod(source.shape[:-1]), math.prod(weight.shape[:-1])
+    return gemm(call, 1, m, n, weight.shape[-1], vector=m * n if call.operand("bias") else 0)
 
 
 @cost("aten.mm", "aten._int_mm", "aten.bmm")
 def mm(call: OpCall) -> Cost:
     """([b,] m, k) by ([b,] k, n)."""
     *batch, m, k = tensor(call, "self").shape
-    return gemm(call, elements(batch), m, tensor(call, "mat2").shape[-1], k)
+    return gemm(call, math.prod(batch), m, tensor(call, "mat2").shape[-1], k)
 
 
 @cost("aten._grouped_mm", "transformers.grouped_mm_fallback")
 def grouped_mm(call: OpCall) -> Cost:
-    """Groups of rows (m in all, k) each by its own of g matrices (k, n): how the rows fall into groups does not change the sum.
-    Of the matrices at most one a row is read. Two matrices cut along k give g products (m, n); three dimensions on both sides are
-    a batch of products.
+    """Groups of rows (m in all, k), each group by its own of g matrices (k, n): the split into groups does not change the sum.
+    At most one matrix a row is read. Two matrices cut along k give g products (m, n); three dimensions on both sides are a batch
+    of products.
     """
     left, right = tensor(call, "self", "input"), tensor(call, "mat2", "weight")
     *batch, m, k = left.shape
@@ -55,9 +53,9 @@ def grouped_mm(call: OpCall) -> Cost:
             call, "gemm", matrix=2 * m * n * k, batch=min(groups, m), m=-(-m // max(groups, 1)), n=n, k=k, touched=touched
         )
     if len(left.shape) == 3 and len(right.shape) == 2:
-        # Each group's rows meet the columns that are its own.
+        # Each group multiplies its own columns.
         return bill(call, "gemm", matrix=2 * m * n * k, batch=batch[0], m=m, n=-(-n // max(batch[0], 1)), k=k)
-    return gemm(call, elements(batch), m, n, k)
+    return gemm(call, math.prod(batch), m, n, k)
 
 
 @cost("aten._scaled_mm")
@@ -66,6 +64,24 @@ def scaled_mm(call: OpCall) -> Cost:
     m, k = tensor(call, "self").shape
     n = tensor(call, "mat2").shape[-1]
     return gemm(call, 1, m, n, k, vector=m * n * (2 if call.operand("bias") else 1))
+
+
+@cost("aten._weight_int8pack_mm")
+def weight_int8(call: OpCall) -> Cost:
+    """(..., k) by an 8-bit weight (n, k) that is converted on the way (one operation an element); each result is multiplied by
+    the scale of its column."""
+    n, k = tensor(call, "mat2").shape
+    m = math.prod(tensor(call, "self").shape[:-1])
+    return gemm(call, 1, m, n, k, vector=n * k + m * n)
+
+
+@cost(*aten("_weight_int4pack_mm _weight_int4pack_mm_for_cpu"))
+def weight_int4(call: OpCall) -> Cost:
+    """(..., k) by a 4-bit weight whose groups along k have a scale and a zero point: a conversion, a multiplication and an
+    addition for each element of the weight. The packed weight's shape depends on the machine, so n is the result's."""
+    *rows, k = tensor(call, "self").shape
+    n = result(call).shape[-1]
+    return gemm(call, 1, math.prod(rows), n, k, vector=3 * n * k)
 
 
 def _scaling(call: OpCall, count: float) -> float:
@@ -80,8 +96,8 @@ def addmm(call: OpCall) -> Cost:
     *batch, m, k = tensor(call, "mat1", "batch1", "mat").shape
     right = tensor(call, "mat2", "batch2", "vec").shape
     n = right[-1] if len(right) > 1 else 1
-    sums = elements(batch) - 1 if call.op == "aten.addbmm" else 0
-    return gemm(call, elements(batch), m, n, k, vector=_scaling(call, result(call).numel) + max(sums, 0) * m * n)
+    sums = math.prod(batch) - 1 if call.op == "aten.addbmm" else 0
+    return gemm(call, math.prod(batch), m, n, k, vector=_scaling(call, result(call).numel) + max(sums, 0) * m * n)
 
 
 @cost("aten.addr")
@@ -96,19 +112,12 @@ def vector_product(call: OpCall) -> Cost:
     """(..., k) by (k,), or `inner`'s (..., k) by (..., k), each row with each."""
     left, right = first(call), tensor(call, "vec", "tensor", "other")
     k = right.shape[-1] if right.shape else 1
-    return gemm(call, 1, elements(left.shape[:-1]), elements(right.shape[:-1]), k)
-
-
-@cost("aten.outer", "aten.ger", "aten.kron")
-def outer(call: OpCall) -> Cost:
-    """Every element of one with every element of the other: one multiplication a result."""
-    m = result(call).numel
-    return bill(call, "pointwise", vector=m, m=m)
+    return gemm(call, 1, math.prod(left.shape[:-1]), math.prod(right.shape[:-1]), k)
 
 
 @cost("aten.matmul", "aten.linalg_matmul")
 def matmul(call: OpCall) -> Cost:
-    """All combinations of ranks. A matrix or vector on the right takes the rows of all the left's batches at once."""
+    """All combinations of ranks. A matrix or vector on the right multiplies the rows of all batches of the left at once."""
     left, right = tensor(call, "self").shape, tensor(call, "other").shape
     if not left or not right:
         raise InputError(
@@ -117,34 +126,25 @@ def matmul(call: OpCall) -> Cost:
     k = left[-1]
     n = right[-1] if len(right) > 1 else 1
     if len(right) <= 2:
-        return gemm(call, 1, elements(left[:-1]), n, k)
+        return gemm(call, 1, math.prod(left[:-1]), n, k)
     m = left[-2] if len(left) > 1 else 1
-    batch = elements(_broadcast(left[:-2], right[:-2]))
+    batch = math.prod(y if x == 1 else x for x, y in zip_longest(left[-3::-1], right[-3::-1], fillvalue=1))
     return gemm(call, batch, m, n, k)
-
-
-def _broadcast(a: Sequence[int], b: Sequence[int]) -> tuple[int, ...]:
-    """The shape two shapes stretch to."""
-    rank = max(len(a), len(b))
-    left = (1,) * (rank - len(a)) + tuple(a)
-    right = (1,) * (rank - len(b)) + tuple(b)
-    return tuple(y if x == 1 else x for x, y in zip(left, right, strict=True))
 
 
 def _chain(call: OpCall, steps: Sequence[Contraction]) -> Cost:
     """Several contractions in one call; the iteration space is the largest's."""
     matrix = sum(s.matrix_flops for s in steps)
     vector = sum(s.vector_flops for s in steps)
-    top = max(steps, key=lambda s: s.matrix_flops)
     if matrix == 0:
-        m = result(call).numel
-        return bill(call, "pointwise", vector=vector, m=m)
+        return bill(call, "pointwise", vector=vector, m=result(call).numel)
+    top = max(steps, key=lambda s: s.matrix_flops)
     return bill(call, "gemm", matrix=matrix, vector=vector, batch=top.batch, m=top.m, n=top.n, k=top.k)
 
 
 @cost("aten.einsum")
 def einsum(call: OpCall) -> Cost:
-    """Operands are contracted from left to right, two at a time, unless a path is given, whose order is not followed."""
+    """Operands are contracted from left to right, two at a time; a path that the call gives is ignored."""
     equation = call.attributes.get("equation")
     if not isinstance(equation, str):
         raise InputError(f"{call.op} needs attribute 'equation' as text, got {equation!r}; build the call from the schema")
@@ -153,7 +153,7 @@ def einsum(call: OpCall) -> Cost:
 
 @cost("aten.linalg_multi_dot", "aten.chain_matmul")
 def multi_dot(call: OpCall) -> Cost:
-    """Products from left to right (the operator may choose a cheaper order; for equal sizes all cost the same)."""
+    """Products from left to right (the operator may choose a cheaper order; for equal sizes all orders cost the same)."""
     shapes = [s.shape for s in (listed(call, "tensors") or listed(call, "matrices"))]
     rows = shapes[0][0] if len(shapes[0]) > 1 else 1
     steps = [Contraction(1, rows, after[1] if len(after) > 1 else 1, before[-1]) for before, after in pairwise(shapes)]
@@ -166,15 +166,15 @@ def tensordot(call: OpCall) -> Cost:
     dims = call.attributes.get("dims_self")
     if not isinstance(dims, list):
         raise InputError(f"{call.op} needs attribute 'dims_self' as a list of dimensions, got {dims!r}")
-    k = elements([left[d] for d in dims if isinstance(d, int)])
-    return gemm(call, 1, elements(left) // max(k, 1), elements(right) // max(k, 1), k)
+    k = math.prod([left[d] for d in dims if isinstance(d, int)])
+    return gemm(call, 1, math.prod(left) // max(k, 1), math.prod(right) // max(k, 1), k)
 
 
 @cost("aten.bilinear")
 def bilinear(call: OpCall) -> Cost:
     """x1 (m, i) by weight (n, i, j) by x2 (m, j): first (m, i) by (i, n j), then the dot products with x2."""
     n, i, j = tensor(call, "weight").shape
-    m = elements(tensor(call, "input1").shape[:-1])
+    m = math.prod(tensor(call, "input1").shape[:-1])
     bias = m * n if call.operand("bias") else 0
     return bill(call, "gemm", matrix=2 * m * n * j * (i + 1), vector=bias, m=m, n=n * j, k=i)
 
@@ -184,7 +184,7 @@ def cdist(call: OpCall) -> Cost:
     """Distances of (b, m, k) from (b, n, k): p = 2 through a product and one root, else a difference and a power each."""
     *batch, m, k = tensor(call, "x1").shape
     n = tensor(call, "x2").shape[-2]
-    b = elements(batch)
+    b = math.prod(batch)
     if number(call, "p", 2.0) == 2:
         vector = 2 * b * (m + n) * k + 3 * b * m * n
         return bill(call, "gemm", matrix=2 * b * m * n * k, vector=vector, special=b * m * n, batch=b, m=m, n=n, k=k)
@@ -212,14 +212,14 @@ def convolution(
     Transposed: weight (C_in, C_out / groups, *window); each input point of a group feeds n = C_out / groups * window sums.
 
     Args:
-        source, target: image and result; the call's own result for `None`.
-        passes: how often its multiply-adds are done.
-        vector: operations beside them; those of the bias for `None`.
-        touched: as `bill` takes it.
+        source, target: image and result; `None` is the call's own result.
+        passes: how often the multiply-adds are done.
+        vector: vector operations; `None` counts those of the bias.
+        touched: as in `bill`.
     """
     output = result(call) if target is None else target
     rank = len(weight.shape) - 2
-    window = elements(weight.shape[2:])
+    window = math.prod(weight.shape[2:])
     # Operands without a batch dimension have one dimension less.
     images = source.shape[0] if len(source.shape) == rank + 2 else 1
     if transposed:
@@ -231,7 +231,7 @@ def convolution(
         family, points = "depthwise" if groups > 1 and weight.shape[1] == 1 else "conv", output.shape[-rank:]
         channels_in, channels_out = weight.shape[1], weight.shape[0] // groups
         n, k = channels_out, channels_in * window
-    m = elements(points) * images
+    m = math.prod(points) * images
     height, width = (1, *points)[-2:]
     window_height, window_width = (1, *weight.shape[2:])[-2:]
     return bill(
@@ -252,38 +252,22 @@ def convolution(
     )
 
 
-@cost("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.thnn_conv2d", "aten._slow_conv2d_forward", "aten.slow_conv3d")
-@cost("aten.mkldnn_convolution", "aten.slow_conv_dilated2d", "aten.slow_conv_dilated3d")
+_TRANSPOSED = aten(
+    "conv_transpose1d conv_transpose2d conv_transpose3d slow_conv_transpose2d slow_conv_transpose3d cudnn_convolution_transpose"
+)
+
+
+@cost(*_TRANSPOSED, *aten("convolution _convolution convolution_overrideable cudnn_convolution mkldnn_convolution"))
+@cost(*aten("conv1d conv2d conv3d thnn_conv2d _slow_conv2d_forward slow_conv3d slow_conv_dilated2d slow_conv_dilated3d"))
 def conv(call: OpCall) -> Cost:
-    return convolution(call, first(call), tensor(call, "weight"), int(number(call, "groups", 1)))
-
-
-@cost(
-    "aten.conv_transpose1d",
-    "aten.conv_transpose2d",
-    "aten.conv_transpose3d",
-    "aten.slow_conv_transpose2d",
-    "aten.slow_conv_transpose3d",
-)
-@cost("aten.cudnn_convolution_transpose")
-def conv_transpose(call: OpCall) -> Cost:
-    return convolution(call, first(call), tensor(call, "weight"), int(number(call, "groups", 1)), transposed=True)
-
-
-@cost(
-    "aten.convolution",
-    "aten._convolution",
-    "aten.convolution_overrideable",
-    "aten.cudnn_convolution",
-)
-def conv_either(call: OpCall) -> Cost:
-    transposed = bool(call.attributes.get("transposed", False))
+    """A convolution that its name or its attribute says to be transposed or not."""
+    transposed = call.op in _TRANSPOSED or bool(call.attributes.get("transposed"))
     return convolution(call, first(call), tensor(call, "weight"), int(number(call, "groups", 1)), transposed=transposed)
 
 
 @cost("aten._conv_depthwise2d", "aten.conv_depthwise3d")
 def conv_depthwise(call: OpCall) -> Cost:
-    """As many groups as input channels; the channel is the dimension before the window's."""
+    """One group for each input channel; the channel is the dimension before those of the window."""
     source, weight = first(call), tensor(call, "weight")
     return convolution(call, source, weight, source.shape[1 - len(weight.shape)])
 
@@ -306,17 +290,17 @@ LSTM: three sigmoids of (2, 2), two tanh, f c + i g and o tanh(c). GRU: two sigm
 
 @cost(*GATES)
 def recurrent(call: OpCall) -> Cost:
-    """Every weight matrix (also a projection's) is applied to every token once; a step depends on the one before it.
+    """Every weight matrix (projections included) multiplies every token once; each step depends on the one before it.
 
     Iteration space: batch = steps of all layers and directions, m = sequences, n = gates x hidden size, k = the rest.
     """
     gates, vector_per_unit, special_per_unit = GATES[call.op]
     source = tensor(call, "input", "data")
-    weights = [s for s in listed(call, "params") if len(s.shape) == 2]
-    biases = [s for s in listed(call, "params") if len(s.shape) == 1]
+    params = listed(call, "params")
+    weights = [spec for spec in params if len(spec.shape) == 2]
     if not weights:
         raise InputError(f"{call.op} needs its weights as operands 'params.0', 'params.1', ..., the call has {call.operands}")
-    tokens = elements(source.shape[:-1])
+    tokens = math.prod(source.shape[:-1])
     sequences = 1
     if len(source.shape) == 3:
         sequences = source.shape[0] if call.attributes.get("batch_first") else source.shape[1]
@@ -324,14 +308,13 @@ def recurrent(call: OpCall) -> Cost:
     hidden = weights[0].shape[0] // gates
     units = tokens * passes * hidden
     per_token = sum(w.numel for w in weights)
-    steps = passes * tokens // max(sequences, 1)
     return bill(
         call,
         "gemm",
         matrix=2.0 * tokens * per_token,
-        vector=units * (vector_per_unit + gates) + tokens * sum(b.numel for b in biases),
+        vector=units * (vector_per_unit + gates) + tokens * sum(spec.numel for spec in params if len(spec.shape) == 1),
         special=units * special_per_unit,
-        batch=steps,
+        batch=passes * tokens // max(sequences, 1),
         m=sequences,
         n=gates * hidden,
         k=math.ceil(per_token / max(passes * gates * hidden, 1)),

@@ -1,13 +1,13 @@
-"""Einstein summation as a chain of matrix products: which letters are batch, rows, columns and contracted."""
+"""Einstein summation as a chain of matrix products, whose letters are batch, rows, columns or contracted."""
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Sequence
 
 import msgspec
 
-from shmoo.estimators.costs.base import elements
 from shmoo.estimators.errors import InputError
 
 
@@ -35,7 +35,7 @@ class Contraction(msgspec.Struct, frozen=True):
 
 
 def _letters(equation: str, shapes: Sequence[Sequence[int]]) -> tuple[list[str], str, dict[str, int]]:
-    """The letters of each operand and of the result, "..." spelt out, and each letter's size."""
+    """The letters of each operand and of the result, with "..." replaced by letters, and each letter's size."""
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     if len(terms) != len(shapes):
@@ -45,7 +45,8 @@ def _letters(equation: str, shapes: Sequence[Sequence[int]]) -> tuple[list[str],
     if depth > len(spare):
         raise InputError(f"einsum {equation!r} leaves no letters for the {depth} dimensions of '...'")
     ellipsis = "".join(spare[:depth])
-    spelt, sizes = [], {}
+    spelt: list[str] = []
+    sizes: dict[str, int] = {}
     for term, shape in zip(terms, shapes, strict=True):
         own = len(shape) - len(term.replace("...", ""))
         letters = term.replace("...", ellipsis[depth - own :] if own > 0 else "")
@@ -74,28 +75,21 @@ def contractions_of(equation: str, shapes: Sequence[Sequence[int]]) -> list[Cont
     terms, output, sizes = _letters(equation, shapes)
 
     def size(letters: set[str]) -> int:
-        return elements([sizes[c] for c in letters])
+        return math.prod([sizes[c] for c in letters])
 
     current = set(terms[0])
     if len(terms) == 1:
-        kept = current & set(output)
-        return [Contraction(0, 1, 1, 1, sums=float(size(current) - size(kept)), product=False)]
+        sums = float(size(current) - size(current & set(output)))
+        return [Contraction(0, 1, 1, 1, sums=sums, product=False)]
     steps = []
     for position, term in enumerate(terms[1:], start=1):
         other = set(term)
         needed = set(output).union(*terms[position + 1 :])
         both = current & other
         contracted = both - needed
-        # A letter that only one operand has and nobody needs is summed away first.
+        # A letter that only one operand has and no later step needs is summed first.
         sums = sum(float(size(s) - size((s & needed) | both)) for s in (current, other))
-        step = Contraction(
-            batch=size(both & needed),
-            m=size((current - other) & needed),
-            n=size((other - current) & needed),
-            k=size(contracted),
-            sums=sums,
-            product=bool(contracted),
-        )
-        steps.append(step)
+        m, n = size((current - other) & needed), size((other - current) & needed)
+        steps.append(Contraction(size(both & needed), m, n, size(contracted), sums, product=bool(contracted)))
         current = (current | other) & needed
     return steps

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 
-from shmoo.estimators.costs.base import bill, cost, elements, first, number, result, tensor
+from shmoo.estimators.costs.base import bill, cost, first, number, result, tensor
 from shmoo.estimators.records import Cost, OpCall
+from shmoo.estimators.registry import aten
 
 
 def lu_flops(m: int, n: int) -> float:
@@ -28,41 +29,27 @@ def qr_flops(m: int, n: int) -> float:
 def decompose(call: OpCall, flops: float, special: float = 0.0) -> Cost:
     """A call that does `flops` for each matrix of its first operand. Iteration space: batch x (m, n), k = min(m, n)."""
     *batch, m, n = first(call).shape
-    count = elements(batch)
+    count = math.prod(batch)
     return bill(call, "linalg", matrix=count * flops, special=count * special, batch=count, m=m, n=n, k=min(m, n))
 
 
-@cost("aten.linalg_lu", "aten.linalg_lu_factor", "aten.linalg_lu_factor_ex", "aten._lu_with_info")
-@cost(
-    "aten.linalg_det",
-    "aten._linalg_det",
-    "aten.linalg_slogdet",
-    "aten._linalg_slogdet",
-    "aten.det",
-    "aten.slogdet",
-    "aten.logdet",
-)
+@cost(*aten("linalg_lu linalg_lu_factor linalg_lu_factor_ex _lu_with_info"))
+@cost(*aten("linalg_det _linalg_det linalg_slogdet _linalg_slogdet det slogdet logdet"))
 def lu(call: OpCall) -> Cost:
-    """LU; a determinant is its diagonal's product, of lower order. One reciprocal for each pivot."""
+    """LU, and a reciprocal for each pivot; the product of the diagonal, which is the determinant, is of lower order."""
     m, n = first(call).shape[-2:]
     return decompose(call, lu_flops(m, n), special=min(m, n))
 
 
-@cost("aten.linalg_qr", "aten.qr")
+@cost(*aten("linalg_qr qr geqrf"))
 def qr(call: OpCall) -> Cost:
-    """Householder QR; forming the thin Q costs as much again, the full Q 4 (m^2 n - m n^2 + n^3 / 3) (GVL 5.2.2)."""
+    """Householder QR; `geqrf` keeps Q as reflections. Forming the thin Q costs as much again, the full Q
+    4 (m^2 n - m n^2 + n^3 / 3) (GVL 5.2.2)."""
     m, n = first(call).shape[-2:]
-    mode = call.attributes.get("mode", "reduced")
-    long, short = max(m, n), min(m, n)
-    form_q = {"r": 0.0, "reduced": qr_flops(m, n)}.get(str(mode), 4 * (m * m * short - m * short**2 + short**3 / 3))
-    return decompose(call, qr_flops(long, short) + form_q, special=2 * short)
-
-
-@cost("aten.geqrf")
-def geqrf(call: OpCall) -> Cost:
-    """QR with Q kept as reflections."""
-    m, n = first(call).shape[-2:]
-    return decompose(call, qr_flops(m, n), special=2 * min(m, n))
+    short, reflections = min(m, n), qr_flops(m, n)
+    mode = "r" if call.op == "aten.geqrf" else str(call.attributes.get("mode", "reduced"))
+    full = 4 * (m * m * short - m * short**2 + short**3 / 3)
+    return decompose(call, reflections + {"r": 0.0, "reduced": reflections}.get(mode, full), special=2 * short)
 
 
 @cost("aten.linalg_cholesky", "aten.linalg_cholesky_ex", "aten.cholesky")
@@ -79,22 +66,18 @@ def inverse(call: OpCall) -> Cost:
     return decompose(call, 2 * n**3, special=n)
 
 
-def _right_sides(call: OpCall, n: int) -> int:
-    """Columns to solve for, counted from the result's size: a vector is one column."""
-    return result(call).numel // max(n, 1)
-
-
 @cost("aten.linalg_solve", "aten.linalg_solve_ex", "aten._linalg_solve_ex")
 def solve(call: OpCall) -> Cost:
     """LU of each matrix and, for each right-hand side, two triangular systems of n^2.
 
-    Iteration space: the elimination of the matrix with its right-hand sides beside it.
+    Iteration space: elimination of the matrix with its right-hand sides appended.
     """
     *batch, n, _ = tensor(call, "A").shape
-    count, columns = elements(batch), _right_sides(call, n)
+    # Columns follow from the result's size: a vector is one column.
+    count, columns = math.prod(batch), result(call).numel // max(n, 1)
     flops = count * lu_flops(n, n) + 2.0 * n * n * columns
-    beside = math.ceil(columns / max(count, 1))
-    return bill(call, "linalg", matrix=flops, special=count * n, batch=count, m=n, n=n + beside, k=n)
+    appended = math.ceil(columns / max(count, 1))
+    return bill(call, "linalg", matrix=flops, special=count * n, batch=count, m=n, n=n + appended, k=n)
 
 
 @cost("aten.linalg_solve_triangular", "aten.triangular_solve", "aten.linalg_lu_solve", "aten.cholesky_solve")
@@ -103,7 +86,7 @@ def triangular_solve(call: OpCall) -> Cost:
     triangles = 2 if call.op in ("aten.linalg_lu_solve", "aten.cholesky_solve") else 1
     matrix = {"aten.linalg_solve_triangular": "self", "aten.triangular_solve": "A", "aten.cholesky_solve": "input2"}
     *batch, n, _ = tensor(call, matrix.get(call.op, "LU")).shape
-    count, columns = elements(batch), _right_sides(call, n)
+    count, columns = math.prod(batch), result(call).numel // max(n, 1)
     per_batch = math.ceil(columns / max(count, 1))
     return bill(
         call, "linalg", matrix=triangles * float(n) * n * columns, special=n * columns, batch=count, m=n, n=per_batch, k=n
@@ -128,32 +111,29 @@ def eigh(call: OpCall) -> Cost:
     return decompose(call, 9 * n**3 if vectors else 4 * n**3 / 3)
 
 
-COMPLEX_TRANSFORMS = "fft_fft fft_ifft fft_fft2 fft_ifft2 fft_fftn fft_ifftn _fft_c2c"
-REAL_TRANSFORMS = "fft_rfft fft_irfft fft_rfft2 fft_irfft2 fft_rfftn fft_irfftn fft_hfft fft_ihfft _fft_r2c _fft_c2r"
+REAL_TRANSFORMS = aten("fft_rfft fft_irfft fft_rfft2 fft_irfft2 fft_rfftn fft_irfftn fft_hfft fft_ihfft _fft_r2c _fft_c2r")
 
 
-@cost(*(f"aten.{name}" for name in f"{COMPLEX_TRANSFORMS} {REAL_TRANSFORMS}".split()))
+@cost(*aten("fft_fft fft_ifft fft_fft2 fft_ifft2 fft_fftn fft_ifftn _fft_c2c"), *REAL_TRANSFORMS)
 def fourier(call: OpCall) -> Cost:
     """5 N log2 N for a complex transform of N points, half of it between real and complex (C. F. Van Loan, Computational
     Frameworks for the Fast Fourier Transform, 1992, sections 1.4 and 4.3).
 
     Iteration space: m transforms of n points.
     """
-    name = call.op.removeprefix("aten.")
-    real = name in REAL_TRANSFORMS.split()
     # A real transform stores half the spectrum: the longer side has all the points.
-    shape = max(first(call).shape, result(call).shape, key=elements)
-    points = elements([shape[d] for d in _transformed(call, name, len(shape))])
-    transforms = elements(shape) // max(points, 1)
-    flops = (2.5 if real else 5.0) * points * math.log2(max(points, 1))
+    shape = max(first(call).shape, result(call).shape, key=math.prod)
+    points = math.prod([shape[d] for d in _transformed(call, len(shape))])
+    transforms = math.prod(shape) // max(points, 1)
+    flops = (2.5 if call.op in REAL_TRANSFORMS else 5.0) * points * math.log2(max(points, 1))
     return bill(call, "linalg", vector=transforms * flops, m=transforms, n=points)
 
 
-def _transformed(call: OpCall, name: str, rank: int) -> list[int]:
+def _transformed(call: OpCall, rank: int) -> list[int]:
     """The dimensions a Fourier transform runs over."""
     dims = call.attributes.get("dim")
     if isinstance(dims, list):
         return [d for d in dims if isinstance(d, int)]
-    if name.endswith("n"):
+    if call.op.endswith("n"):
         return list(range(rank))
-    return [-2, -1] if name.endswith("2") else [int(number(call, "dim", -1))]
+    return [-2, -1] if call.op.endswith("2") else [int(number(call, "dim", -1))]

@@ -1,4 +1,4 @@
-"""Costs of elementwise operators: activations, arithmetic, comparisons, conversions, dropout and random numbers.
+"""Costs of elementwise operators, forward and backward: activations, arithmetic, conversions, losses and random numbers.
 
 The iteration space is m = elements of the result. Broadcast operands are read at their own size.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from shmoo.estimators.costs.base import bill, cost, first, number, result
 from shmoo.estimators.records import Cost, OpCall
+from shmoo.estimators.registry import aten
 
 ONE_STEP = (
     "mul multiply neg negative abs absolute sign sgn signbit copysign positive square relu threshold floor ceil round trunc fix "
     "clamp_min clamp_max maximum minimum fmax fmin heaviside deg2rad rad2deg conj_physical where masked_fill "
     "eq ne lt le gt ge not_equal less less_equal greater greater_equal isnan isinf isfinite isposinf isneginf "
     "logical_and logical_or logical_xor logical_not bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift "
-    "bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__"
+    "bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__ outer ger kron diff"
 )
 """One addition, multiplication, comparison, selection, rounding or bit operation."""
 
@@ -68,8 +69,52 @@ PER_ELEMENT: dict[str, tuple[int, int]] = {
     "isclose": (6, 0),  # |a - b| <= atol + rtol |b|: subtract, 2 abs, multiply, add, compare
     "fake_quantize_per_tensor_affine": (6, 0),  # / scale as a product, round, + zero, max, min, * scale
     "polar": (2, 2),  # r cos t, r sin t
+    # In training a random number (counted as one evaluation), a comparison, the mask and the scale. In eval mode they are free.
+    **dict.fromkeys(("dropout", "native_dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"), (3, 1)),
+    # start + i * step
+    **dict.fromkeys(("arange", "linspace", "logspace", "eye", "tril_indices", "triu_indices"), (2, 0)),
+    # Backward; g is the incoming gradient.
+    "threshold_backward": (1, 0),  # cmp
+    "hardtanh_backward": (2, 0),  # 2 cmp
+    "hardshrink_backward": (2, 0),
+    "softshrink_backward": (2, 0),
+    "leaky_relu_backward": (2, 0),  # cmp, slope * g
+    "rrelu_with_noise_backward": (1, 0),  # noise * g
+    "_prelu_kernel_backward": (4, 0),  # cmp, w * g; cmp, x * g
+    "elu_backward": (4, 1),  # cmp, scale * x, exp, * factor, * g
+    "hardsigmoid_backward": (3, 0),  # 2 cmp, g / 6
+    "hardswish_backward": (5, 0),  # 2 cmp, x / 3 + 1/2, * g
+    "sigmoid_backward": (3, 0),  # g * (1 - y) * y
+    "tanh_backward": (3, 0),  # g * (1 - y * y)
+    "silu_backward": (7, 2),  # s = sigmoid(x) (2, 2); g * s * (1 + x * (1 - s))
+    "mish_backward": (8, 5),  # sigmoid (2, 2), exp, log1p, tanh = t; g * (t + x * s * (1 - t * t))
+    "softplus_backward": (4, 2),  # z = exp(beta * x); cmp, g * z / (z + 1)
+    "log_sigmoid_backward": (6, 2),  # z = exp(-|x|); 2 cmp, z / (1 + z), * g
+    "glu_backward": (3, 1),  # for both halves s = sigmoid(b) (2, 2), g * s, g * a * s * (1 - s)
+    "logit_backward": (2, 1),  # g / (x * (1 - x))
+    "native_dropout_backward": (2, 0),  # g * mask * scale
+    "mse_loss_backward": (3, 0),  # 2 / n * (x - y) * g
+    "smooth_l1_loss_backward": (5, 0),  # x - y, 2 cmp, / beta, * g / n
+    "huber_loss_backward": (5, 0),
+    "binary_cross_entropy_backward": (4, 1),  # g * (x - y) / (x * (1 - x))
 }
-"""ATen name -> (vector, special) operations for one element of the result, in the sense of `Cost`."""
+"""ATen name -> (vector, special) operations for one element of the first result, in the sense of `Cost`."""
+
+PER_INPUT: dict[str, tuple[str, int, int]] = {
+    "mse_loss": ("pointwise", 3, 0),  # difference, square, sum
+    "l1_loss": ("pointwise", 3, 0),  # difference, size, sum
+    "smooth_l1_loss": ("pointwise", 6, 0),  # the same, and a choice between two branches
+    "huber_loss": ("pointwise", 6, 0),
+    "kl_div": ("pointwise", 3, 1),  # log
+    "binary_cross_entropy": ("pointwise", 6, 2),  # y log p + (1 - y) log(1 - p), sum
+    "binary_cross_entropy_with_logits": ("pointwise", 8, 2),  # max(x, 0) - x y + log1p(exp(-|x|)), sum
+    "col2im": ("copy", 1, 0),  # each element of the columns is added to its place
+    **dict.fromkeys(("nonzero", "argwhere"), ("gather", 1, 0)),  # cmp
+    **dict.fromkeys(("max_unpool2d", "max_unpool3d"), ("gather", 0, 0)),  # each value goes to its place among zeros
+    "bincount": ("gather", 1, 0),  # increment
+    "histc": ("gather", 3, 0),  # subtract, scale, increment
+}
+"""ATen name -> family, vector and special operations for one element of the first operand."""
 
 
 def elementwise(call: OpCall, vector: float, special: float = 0) -> Cost:
@@ -78,13 +123,20 @@ def elementwise(call: OpCall, vector: float, special: float = 0) -> Cost:
     return bill(call, "pointwise", vector=vector * m, special=special * m, m=m)
 
 
-@cost(*(f"aten.{name}" for name in PER_ELEMENT))
+@cost(*aten(" ".join(PER_ELEMENT)))
 def per_element(call: OpCall) -> Cost:
     vector, special = PER_ELEMENT[call.op.removeprefix("aten.")]
     return elementwise(call, vector, special)
 
 
-@cost("aten.add", "aten.sub", "aten.rsub", "aten.subtract")
+@cost(*aten(" ".join(PER_INPUT)))
+def per_input(call: OpCall) -> Cost:
+    family, vector, special = PER_INPUT[call.op.removeprefix("aten.")]
+    count = first(call).numel
+    return bill(call, family, vector=vector * count, special=special * count, m=count)
+
+
+@cost(*aten("add sub rsub subtract"))
 def add(call: OpCall) -> Cost:
     """a + alpha * b; one multiplication more when alpha is not 1."""
     return elementwise(call, 1 if number(call, "alpha", 1) == 1 else 2)
@@ -92,7 +144,7 @@ def add(call: OpCall) -> Cost:
 
 @cost("aten.div")
 def div(call: OpCall) -> Cost:
-    """A division, and its rounding where asked for."""
+    """A division, and its rounding where the call names a rounding mode."""
     return elementwise(call, 1 if call.attributes.get("rounding_mode") else 0, 1)
 
 
@@ -100,8 +152,8 @@ def div(call: OpCall) -> Cost:
 def power(call: OpCall) -> Cost:
     """Small whole exponents are products, 1/2 and -1 one evaluation each; all others are exp(e * log(x))."""
     exponent = call.attributes.get("exponent")
-    known = {0: (0, 0), 1: (0, 0), 2: (1, 0), 3: (2, 0), 4: (2, 0), 0.5: (0, 1), -0.5: (0, 1), -1: (0, 1), -2: (1, 1)}
-    vector, special = known.get(exponent, (1, 2)) if isinstance(exponent, int | float) else (1, 2)
+    shortcuts = {0: (0, 0), 1: (0, 0), 2: (1, 0), 3: (2, 0), 4: (2, 0), 0.5: (0, 1), -0.5: (0, 1), -1: (0, 1), -2: (1, 1)}
+    vector, special = shortcuts.get(exponent, (1, 2)) if isinstance(exponent, int | float) else (1, 2)
     return elementwise(call, vector, special)
 
 
@@ -115,9 +167,13 @@ def clamp(call: OpCall) -> Cost:
 @cost("aten.gelu")
 def gelu(call: OpCall) -> Cost:
     """0.5 x (1 + erf(x / sqrt 2)), or 0.5 x (1 + tanh(c (x + 0.044715 x^3))) (Hendrycks and Gimpel, arXiv:1606.08415)."""
-    if call.attributes.get("approximate") == "tanh":
-        return elementwise(call, 8, 1)
-    return elementwise(call, 4, 1)
+    return elementwise(call, 8 if call.attributes.get("approximate") == "tanh" else 4, 1)
+
+
+@cost("aten.gelu_backward")
+def gelu_backward(call: OpCall) -> Cost:
+    """g * (F(x) + x F'(x)): with erf 9 operations, erf and exp; with tanh 16 and tanh."""
+    return elementwise(call, 16, 1) if call.attributes.get("approximate") == "tanh" else elementwise(call, 9, 2)
 
 
 @cost("aten.addcmul")
@@ -130,34 +186,21 @@ def addcdiv(call: OpCall) -> Cost:
     return elementwise(call, 1 if number(call, "value", 1) == 1 else 2, 1)
 
 
-@cost(
-    "aten.to",
-    "aten._to_copy",
-    "aten.type_as",
-    "prims.convert_element_type",
-)
+@cost(*aten("to _to_copy type_as"), "prims.convert_element_type")
 def convert(call: OpCall) -> Cost:
     """One conversion an element; between equal types only the data moves."""
     source, target = first(call), result(call)
-    # Of `to.other` and `type_as` the second operand gives its type only.
+    # The second operand of `to.other` and `type_as` gives its type only.
     touched = dict.fromkeys(call.operands[1:], 0.0)
     if source.dtype == target.dtype:
         return bill(call, "copy", m=target.numel, touched=touched)
     return bill(call, "pointwise", vector=target.numel, m=target.numel, touched=touched)
 
 
-@cost("aten.dropout", "aten.native_dropout", "aten.alpha_dropout", "aten.feature_dropout", "aten.feature_alpha_dropout")
-def dropout(call: OpCall) -> Cost:
-    """In training: a random number (counted as one evaluation), a comparison, the mask and the scale. In eval it is free."""
-    return elementwise(call, 3, 1)
-
-
-@cost(
-    "aten.rand", "aten.rand_like", "aten.bernoulli", "aten.uniform", "aten.randint", "aten.randint_like", "aten.rrelu_with_noise"
-)
+@cost(*aten("rand rand_like bernoulli uniform randint randint_like rrelu_with_noise"))
 def uniform_numbers(call: OpCall) -> Cost:
     """One random number an element, counted as one evaluation, and its scaling. A tensor to be filled is not read."""
-    # A probability to compare with is read: the tensor of `bernoulli`, the input of a randomised relu.
+    # `bernoulli` reads the tensor of probabilities, a randomized relu its input.
     reads = call.op in ("aten.bernoulli", "aten.rrelu_with_noise") and not call.inplace
     touched = {} if reads else dict.fromkeys(call.operands, 0.0)
     m = result(call).numel
@@ -171,29 +214,20 @@ def normal_numbers(call: OpCall) -> Cost:
     return bill(call, "pointwise", vector=m, special=4 * m, m=m, touched=dict.fromkeys(call.operands, 0.0))
 
 
-@cost("aten.arange", "aten.linspace", "aten.logspace", "aten.eye", "aten.tril_indices", "aten.triu_indices")
-def sequence(call: OpCall) -> Cost:
-    """start + i * step."""
-    return elementwise(call, 2)
+LIBRARIES = ("torchao", "quant")
+"""Namespaces under which releases of torchao register their operators."""
+_DECOMPOSED = ("per_tensor", "per_channel", "per_token")
 
 
-@cost("aten.mse_loss", "aten.l1_loss", "aten.smooth_l1_loss", "aten.huber_loss", "aten.kl_div")
-def loss(call: OpCall) -> Cost:
-    """A difference, its size and the sum; the smooth ones also choose between two branches; KL divergence takes a logarithm."""
-    vector, special = {
-        "aten.mse_loss": (3, 0),
-        "aten.l1_loss": (3, 0),
-        "aten.smooth_l1_loss": (6, 0),
-        "aten.huber_loss": (6, 0),
-        "aten.kl_div": (3, 1),
-    }[call.op]
-    count = first(call).numel
-    return bill(call, "pointwise", vector=vector * count, special=special * count, m=count)
+@cost(*(f"{library}.quantize_affine" for library in LIBRARIES), *(f"quantized_decomposed.quantize_{by}" for by in _DECOMPOSED))
+def quantize(call: OpCall) -> Cost:
+    """Times the scale's inverse, rounded, plus the zero point, between two bounds."""
+    return elementwise(call, 5)
 
 
-@cost("aten.binary_cross_entropy", "aten.binary_cross_entropy_with_logits")
-def binary_cross_entropy(call: OpCall) -> Cost:
-    """y log p + (1 - y) log(1 - p) and the sum; from logits max(x, 0) - x y + log1p(exp(-|x|))."""
-    vector, special = (8, 2) if call.op.endswith("logits") else (6, 2)
-    count = first(call).numel
-    return bill(call, "pointwise", vector=vector * count, special=special * count, m=count)
+@cost(
+    *(f"{library}.dequantize_affine" for library in LIBRARIES), *(f"quantized_decomposed.dequantize_{by}" for by in _DECOMPOSED)
+)
+def dequantize(call: OpCall) -> Cost:
+    """Converted, minus the zero point, times the scale."""
+    return elementwise(call, 3)

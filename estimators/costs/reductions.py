@@ -1,4 +1,4 @@
-"""Costs of operators that fold rows or windows: softmax, normalisation, pooling, sums, searches and sorts.
+"""Costs of operators that reduce rows or windows: softmax, normalization, pooling, sums, searches and sorts.
 
 Iteration space: m rows of length n; for pooling m results of a window of n. Plain reductions are of the family "pooling": the
 mean over all positions and adaptive pooling to one position are the same work.
@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from shmoo.estimators.costs.base import bill, cost, elements, extents, first, largest, number, result, tensor
-from shmoo.estimators.costs.pointwise import elementwise
+from shmoo.estimators.costs.base import bill, cost, extents, first, largest, number, result, tensor
+from shmoo.estimators.costs.pointwise import LIBRARIES, elementwise
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.records import Cost, OpCall
+from shmoo.estimators.registry import aten
 
 # Softmax -----------------------------------------------------------------------------------------------------------
 
@@ -21,31 +22,27 @@ def _row_length(call: OpCall) -> int:
     """Elements of the first operand along attribute `dim` (one dimension or a list; the last one where absent)."""
     shape = first(call).shape
     dims = call.attributes.get("dim", -1)
-    wanted = dims if isinstance(dims, list) else [-1 if dims is None else dims]
-    return elements([shape[d] for d in wanted if isinstance(d, int)]) if shape else 1
+    listed = dims if isinstance(dims, list) else [-1 if dims is None else dims]
+    return math.prod([shape[d] for d in listed if isinstance(d, int)]) if shape else 1
 
 
-@cost("aten.softmax", "aten._softmax", "aten._safe_softmax", "aten.special_softmax")
+SOFTMAX: dict[str, tuple[int, int, int, int]] = {
+    # An element: maximum, subtract, exp, sum, divide.
+    **dict.fromkeys(aten("softmax _softmax _safe_softmax special_softmax"), (3, 2, 0, 0)),
+    # An element: maximum, subtract, exp, sum, subtract. A row: a logarithm.
+    **dict.fromkeys(aten("log_softmax _log_softmax special_log_softmax"), (4, 1, 0, 1)),
+    # An element: maximum, subtract, exp, sum. A row: a logarithm and an addition.
+    **dict.fromkeys(aten("logsumexp special_logsumexp"), (3, 1, 1, 1)),
+}
+"""Operator -> vector and special operations for an element, then for a row."""
+
+
+@cost(*SOFTMAX)
 def softmax(call: OpCall) -> Cost:
-    """An element: maximum, subtract, exp, sum, divide."""
-    count, n = first(call).numel, _row_length(call)
-    return bill(call, "softmax", vector=3 * count, special=2 * count, m=count // max(n, 1), n=n)
-
-
-@cost("aten.log_softmax", "aten._log_softmax", "aten.special_log_softmax")
-def log_softmax(call: OpCall) -> Cost:
-    """An element: maximum, subtract, exp, sum, subtract; a logarithm a row."""
+    vector, special, row_vector, row_special = SOFTMAX[call.op]
     count, n = first(call).numel, _row_length(call)
     m = count // max(n, 1)
-    return bill(call, "softmax", vector=4 * count, special=count + m, m=m, n=n)
-
-
-@cost("aten.logsumexp", "aten.special_logsumexp")
-def logsumexp(call: OpCall) -> Cost:
-    """An element: maximum, subtract, exp, sum; a logarithm and an addition a row."""
-    count, n = first(call).numel, _row_length(call)
-    m = count // max(n, 1)
-    return bill(call, "softmax", vector=3 * count + m, special=count + m, m=m, n=n)
+    return bill(call, "softmax", vector=vector * count + row_vector * m, special=special * count + row_special * m, m=m, n=n)
 
 
 @cost("aten.cross_entropy_loss")
@@ -53,49 +50,41 @@ def cross_entropy(call: OpCall) -> Cost:
     """Log-softmax over the classes (dimension 1, or the only one), and the sum of one value a row."""
     shape = first(call).shape
     n = shape[1] if len(shape) > 1 else shape[0]
-    count = elements(shape)
+    count = math.prod(shape)
     m = count // max(n, 1)
     return bill(call, "softmax", vector=4 * count + m, special=count + m, m=m, n=n)
 
 
-@cost("aten.nll_loss", "aten.nll_loss_nd", "aten.nll_loss2d", "aten.nll_loss_forward", "aten.nll_loss2d_forward")
+@cost(*aten("nll_loss nll_loss_nd nll_loss2d nll_loss_forward nll_loss2d_forward"))
 def nll_loss(call: OpCall) -> Cost:
     """One log-probability a target is gathered and added."""
     source, target = first(call), tensor(call, "target")
-    taken = target.numel * source.nbytes / max(source.numel, 1)
-    return bill(call, "gather", vector=target.numel, m=target.numel, touched={"self": taken})
+    gathered = target.numel * source.nbytes / max(source.numel, 1)
+    return bill(call, "gather", vector=target.numel, m=target.numel, touched={"self": gathered})
 
 
-# Normalisation -----------------------------------------------------------------------------------------------------
+# Normalization -----------------------------------------------------------------------------------------------------
 
 
-def normalise(call: OpCall, m: int, n: int, centred: bool = True) -> Cost:
-    """Rows of length n brought to unit variance (to unit mean square where not `centred`), then scaled and shifted.
+def normalize(call: OpCall, m: int, n: int, centered: bool = True) -> Cost:
+    """Rows of length n brought to unit variance (to unit mean square where not `centered`), then scaled and shifted.
 
     An element: sum, subtract, square, add, subtract and scale (6), or square, add, scale (3); with weight and bias one more each.
     A row: a division for each mean, the root, and the addition of epsilon.
     """
     affine = sum(call.operand(name) is not None for name in ("weight", "bias"))
-    per_element, per_row = (6, 3) if centred else (3, 2)
+    per_element, per_row = (6, 3) if centered else (3, 2)
     return bill(call, "normalization", vector=m * n * (per_element + affine) + m, special=per_row * m, m=m, n=n)
 
 
-@cost("aten.layer_norm", "aten.native_layer_norm")
+@cost(*aten("layer_norm native_layer_norm rms_norm _fused_rms_norm"))
 def layer_norm(call: OpCall) -> Cost:
-    return _over_last(call, centred=True)
-
-
-@cost("aten.rms_norm", "aten._fused_rms_norm")
-def rms_norm(call: OpCall) -> Cost:
-    return _over_last(call, centred=False)
-
-
-def _over_last(call: OpCall, centred: bool) -> Cost:
+    """Rows are the last dimensions, those of `normalized_shape`."""
     shape = call.attributes.get("normalized_shape")
     if not isinstance(shape, list) or not shape:
         raise InputError(f"{call.op} needs attribute 'normalized_shape' as a list of sizes, got {shape!r}")
-    n = elements([s for s in shape if isinstance(s, int)])
-    return normalise(call, first(call).numel // max(n, 1), n, centred)
+    n = math.prod([s for s in shape if isinstance(s, int)])
+    return normalize(call, first(call).numel // max(n, 1), n, centered="rms_norm" not in call.op)
 
 
 @cost("aten.group_norm", "aten.native_group_norm")
@@ -104,7 +93,7 @@ def group_norm(call: OpCall) -> Cost:
     source = first(call)
     groups = int(number(call, "num_groups", number(call, "group", 1)))
     m = source.shape[0] * groups
-    return normalise(call, m, source.numel // max(m, 1))
+    return normalize(call, m, source.numel // max(m, 1))
 
 
 BATCH_NORMS = (
@@ -112,89 +101,67 @@ BATCH_NORMS = (
     "_native_batch_norm_legit_no_training _batch_norm_with_update _batch_norm_with_update_functional _batch_norm_no_update "
     "_batch_norm_impl_index cudnn_batch_norm miopen_batch_norm"
 )
-_NEVER_TRAINS = ("aten._native_batch_norm_legit_no_training", "aten._batch_norm_no_update")
-_ALWAYS_TRAINS = ("aten._batch_norm_with_update", "aten._batch_norm_with_update_functional")
+_NEVER_TRAINS = aten("_native_batch_norm_legit_no_training _batch_norm_no_update")
+_ALWAYS_TRAINS = aten("_batch_norm_with_update _batch_norm_with_update_functional")
 
 
-@cost(*(f"aten.{name}" for name in BATCH_NORMS.split()))
+def _running_statistics(call: OpCall) -> Cost:
+    """The four parameters of a channel fold into a scale and a shift (a root, 3 products or sums with epsilon); an element takes
+    one multiplication and one addition."""
+    count, m = first(call).numel, first(call).shape[1]
+    return bill(call, "normalization", vector=2 * count + 4 * m, special=m, m=m, n=count // max(m, 1))
+
+
+@cost(*aten(BATCH_NORMS))
 def batch_norm(call: OpCall) -> Cost:
-    """Rows are the channels (dimension 1). With running statistics the four parameters of a channel fold into a scale and a
-    shift (a root, 3 products or sums with epsilon), and an element takes one multiplication and one addition; in training the
-    statistics come from the row and update the running ones (2 products and a sum for both).
-    """
+    """Rows are the channels (dimension 1). In training the statistics come from the row and update the running ones (2 products
+    and a sum for both)."""
+    if call.op not in _ALWAYS_TRAINS and (call.op in _NEVER_TRAINS or not call.attributes.get("training")):
+        return _running_statistics(call)
     source = first(call)
-    training = call.op in _ALWAYS_TRAINS or (bool(call.attributes.get("training")) and call.op not in _NEVER_TRAINS)
     m = source.shape[1]
     n = source.numel // max(m, 1)
-    if not training:
-        return bill(call, "normalization", vector=2 * source.numel + 4 * m, special=m, m=m, n=n)
-    trained = normalise(call, m, n)
+    trained = normalize(call, m, n)
     running = 6 * m if call.operand("running_mean") else 0
     return bill(call, "normalization", vector=trained.vector_flops + running, special=trained.special_flops, m=m, n=n)
 
 
 @cost("aten.instance_norm")
 def instance_norm(call: OpCall) -> Cost:
-    """Rows are the channels of every example; with running statistics as batch norm."""
-    source = first(call)
+    """Rows are the channels of every example; with running statistics they are those of batch norm."""
     if not call.attributes.get("use_input_stats", True):
-        m = source.shape[1]
-        return bill(call, "normalization", vector=2 * source.numel + 4 * m, special=m, m=m, n=source.numel // max(m, 1))
+        return _running_statistics(call)
+    source = first(call)
     m = source.shape[0] * source.shape[1]
-    return normalise(call, m, source.numel // max(m, 1))
+    return normalize(call, m, source.numel // max(m, 1))
 
 
 # Pooling -----------------------------------------------------------------------------------------------------------
 
 
-def _window_pool(call: OpCall, rank: int, average: bool) -> Cost:
-    """A window's maximum takes window - 1 comparisons; its mean window - 1 additions and a division. Padding counts."""
-    window = elements(extents(call, "kernel_size", rank))
-    m = result(call).numel
-    # An absent stride (an empty list) is the window itself.
-    stride = largest(call, "stride") if call.attributes.get("stride") else largest(call, "kernel_size")
-    return bill(
-        call,
-        "pooling",
-        vector=m * (window - 1),
-        special=m if average else 0,
-        m=m,
-        n=window,
-        window=window,
-        stride=stride,
-        dilation=largest(call, "dilation"),
-    )
-
-
-def _rank(call: OpCall) -> int:
-    """Spatial dimensions, from the digit before the "d" in the operator's name."""
+def pool_rank(call: OpCall) -> int:
+    """Spatial dimensions of a pooling operator, from the digit before the "d" in its name."""
     return int(call.op[call.op.index("pool") + 4])
 
 
-@cost(
-    "aten.max_pool1d",
-    "aten.max_pool2d",
-    "aten.max_pool3d",
-    "aten.max_pool1d_with_indices",
-    "aten.max_pool2d_with_indices",
-    "aten.max_pool3d_with_indices",
-    "aten.mkldnn_max_pool2d",
-    "aten.mkldnn_max_pool3d",
-    "aten.fractional_max_pool2d",
-    "aten.fractional_max_pool3d",
-)
-def max_pool(call: OpCall) -> Cost:
-    return _window_pool(call, _rank(call), average=False)
-
-
-@cost("aten.avg_pool1d", "aten.avg_pool2d", "aten.avg_pool3d")
-def avg_pool(call: OpCall) -> Cost:
-    return _window_pool(call, _rank(call), average=True)
+@cost(*aten("mkldnn_max_pool2d mkldnn_max_pool3d fractional_max_pool2d fractional_max_pool3d avg_pool1d avg_pool2d avg_pool3d"))
+@cost(*aten("max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices"))
+def pool(call: OpCall) -> Cost:
+    """A window's maximum takes window - 1 comparisons; its mean window - 1 additions and a division. Padding counts."""
+    window = math.prod(extents(call, "kernel_size", pool_rank(call)))
+    m = result(call).numel
+    # An absent stride (an empty list) is the window itself.
+    stride = largest(call, "stride" if call.attributes.get("stride") else "kernel_size")
+    dilation, vector, special = largest(call, "dilation"), m * (window - 1), m if "avg" in call.op else 0
+    return bill(call, "pooling", vector=vector, special=special, m=m, n=window, window=window, stride=stride, dilation=dilation)
 
 
 def adaptive_windows(source: Sequence[int], output: Sequence[int]) -> tuple[int, int, int]:
-    """Elements that all windows of an adaptive pooling hold together, the largest window's, and the largest stride; sizes of one
-    image's dimensions before and after."""
+    """(elements of all windows together, elements of the largest window, largest stride) of an adaptive pooling.
+
+    Args:
+        source, output: sizes of one image's dimensions before and after.
+    """
     taps, window, stride = 1, 1, 1
     for size, out in zip(source, output, strict=True):
         taps *= sum(math.ceil((i + 1) * size / out) - i * size // out for i in range(out))
@@ -203,25 +170,15 @@ def adaptive_windows(source: Sequence[int], output: Sequence[int]) -> tuple[int,
     return taps, window, stride
 
 
-def _adaptive(call: OpCall, average: bool) -> Cost:
+@cost(*aten("mkldnn_adaptive_avg_pool2d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"))
+@cost(*aten("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d"))
+def adaptive_pool(call: OpCall) -> Cost:
     """Windows run from floor(i * In / Out) to ceil((i + 1) * In / Out) along each dimension and may overlap."""
-    rank = _rank(call)
-    source, output = first(call).shape, result(call).shape
+    rank, source, output = pool_rank(call), first(call).shape, result(call).shape
     taps, window, stride = adaptive_windows(source[-rank:], output[-rank:])
-    m = elements(output)
-    vector = elements(source[:-rank]) * taps - m
-    return bill(call, "pooling", vector=vector, special=m if average else 0, m=m, n=window, window=window, stride=stride)
-
-
-@cost("aten.adaptive_avg_pool1d", "aten.adaptive_avg_pool2d", "aten.adaptive_avg_pool3d")
-@cost("aten._adaptive_avg_pool2d", "aten._adaptive_avg_pool3d", "aten.mkldnn_adaptive_avg_pool2d")
-def adaptive_avg_pool(call: OpCall) -> Cost:
-    return _adaptive(call, average=True)
-
-
-@cost("aten.adaptive_max_pool1d", "aten.adaptive_max_pool2d", "aten.adaptive_max_pool3d")
-def adaptive_max_pool(call: OpCall) -> Cost:
-    return _adaptive(call, average=False)
+    m = math.prod(output)
+    vector, special = math.prod(source[:-rank]) * taps - m, m if "avg" in call.op else 0
+    return bill(call, "pooling", vector=vector, special=special, m=m, n=window, window=window, stride=stride)
 
 
 # Sums, norms, searches ----------------------------------------------------------------------------------------------
@@ -247,51 +204,44 @@ PER_INPUT: dict[str, tuple[int, int, int]] = {
 """ATen name -> vector and special operations for an element of the operand, and special operations for a result."""
 
 
-def fold(call: OpCall, vector: float, special: float, per_row: float) -> Cost:
-    """A reduction of the first operand to m results. A scan (cumsum) gives as many as it reads; its n is what it scans."""
+def reduce_rows(call: OpCall, vector: float, special: float, per_row: float) -> Cost:
+    """A reduction of the first operand to m results. A scan (cumsum) has as many results as elements; its n is the scanned
+    length."""
     source, output = first(call), result(call)
     m = max(output.numel, 1)
     n = _row_length(call) if output.numel == source.numel else source.numel // m
-    rows = source.numel // max(n, 1)
-    return bill(
-        call, "pooling", vector=vector * source.numel, special=special * source.numel + per_row * output.numel, m=rows, n=n
-    )
+    count = source.numel
+    special = special * count + per_row * output.numel
+    return bill(call, "pooling", vector=vector * count, special=special, m=count // max(n, 1), n=n)
 
 
 @cost(*(f"aten.{name}" for name in PER_INPUT if name not in ("max", "min")))
 def reduction(call: OpCall) -> Cost:
-    return fold(call, *PER_INPUT[call.op.removeprefix("aten.")])
+    return reduce_rows(call, *PER_INPUT[call.op.removeprefix("aten.")])
 
 
 @cost("aten.max", "aten.min")
 def extreme(call: OpCall) -> Cost:
     """Of two tensors elementwise, else along a dimension or of everything."""
-    return elementwise(call, 1) if call.operand("other") else fold(call, 1, 0, 0)
+    return elementwise(call, 1) if call.operand("other") else reduce_rows(call, 1, 0, 0)
 
 
-@cost("aten.norm", "aten.linalg_vector_norm", "aten.linalg_norm", "aten.linalg_matrix_norm", "aten.frobenius_norm")
+@cost(*aten("norm linalg_vector_norm linalg_norm linalg_matrix_norm frobenius_norm"))
 def norm(call: OpCall) -> Cost:
-    """Square and add, and a root a row; orders 1 and infinity take the size and fold; other orders a power an element."""
+    """Square and add, and a root a row; orders 1 and infinity take the size and add; other orders a power an element."""
     order = call.attributes.get("ord", call.attributes.get("p", 2))
     if order in (None, 2, "fro"):
-        return fold(call, 2, 0, 1)
+        return reduce_rows(call, 2, 0, 1)
     if order in (0, 1, "inf", "-inf", math.inf, -math.inf):
-        return fold(call, 2, 0, 0)
-    return fold(call, 3, 2, 2)
+        return reduce_rows(call, 2, 0, 0)
+    return reduce_rows(call, 3, 2, 2)
 
 
 @cost("aten.equal", "aten.allclose")
 def agreement(call: OpCall) -> Cost:
-    """Compare and combine; `allclose` compares as `isclose`. What they return is no tensor."""
+    """Compare and combine; `allclose` compares as `isclose`. They return no tensor."""
     count = first(call).numel
     return bill(call, "pooling", vector=count * (2 if call.op == "aten.equal" else 7), n=count)
-
-
-@cost("aten.histc", "aten.bincount")
-def histogram(call: OpCall) -> Cost:
-    """An increment an element; `histc` also finds the bin: subtract, scale."""
-    count = first(call).numel
-    return bill(call, "gather", vector=count * (3 if call.op == "aten.histc" else 1), m=count)
 
 
 @cost("aten.cosine_similarity")
@@ -308,13 +258,14 @@ def pairwise_distance(call: OpCall) -> Cost:
     return bill(call, "pooling", vector=4 * count, special=m, m=m, n=count // max(m, 1))
 
 
-@cost("aten.sort", "aten.argsort", "aten.msort")
-@cost("aten._unique2", "aten.unique_dim")
+@cost(*aten("sort argsort msort _unique2 unique_dim"))
 def sort(call: OpCall) -> Cost:
     """n log2 n comparisons a row (merge sort; D. E. Knuth, The Art of Computer Programming 3, section 5.3.1)."""
-    whole = call.op in ("aten._unique2", "aten.unique_dim")
     count = first(call).numel
-    n = count if whole else first(call).shape[0] if call.op == "aten.msort" else _row_length(call)
+    if call.op in ("aten._unique2", "aten.unique_dim"):
+        n = count
+    else:
+        n = first(call).shape[0] if call.op == "aten.msort" else _row_length(call)
     return bill(call, "pooling", vector=count * math.log2(max(n, 1)), m=count // max(n, 1), n=n)
 
 
@@ -329,12 +280,19 @@ def topk(call: OpCall) -> Cost:
 @cost("aten.median", "aten.nanmedian", "aten.kthvalue", "aten.mode", "aten.quantile")
 def selection(call: OpCall) -> Cost:
     """Selection by partition: about 3.4 comparisons an element (D. E. Knuth, The Art of Computer Programming 3, 5.2.2)."""
-    return fold(call, 3.4, 0, 0)
+    return reduce_rows(call, 3.4, 0, 0)
 
 
 @cost("aten.searchsorted", "aten.bucketize")
 def search(call: OpCall) -> Cost:
-    """log2 n comparisons for each value that is looked up among n sorted ones."""
+    """log2 n comparisons for each value that is searched among n sorted ones."""
     n = tensor(call, "sorted_sequence", "boundaries").shape[-1]
     m = result(call).numel
     return bill(call, "gather", vector=m * math.log2(n + 1), m=m, n=1)
+
+
+@cost(*(f"{library}.choose_qparams_affine" for library in LIBRARIES), "quantized_decomposed.choose_qparams_per_token")
+def choose_scales(call: OpCall) -> Cost:
+    """The smallest and the largest element of each group, then their span over the number of steps."""
+    count, groups = first(call).numel, result(call).numel
+    return bill(call, "pooling", vector=2 * count + groups, special=groups, m=groups, n=count // max(groups, 1))

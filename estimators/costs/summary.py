@@ -1,22 +1,72 @@
-"""Totals of a graph: flops, multiply-adds, bytes and parameters, by family, with what is unknown listed."""
+"""The costs of a graph's calls and their totals: flops, multiply-adds, bytes and parameters; unknown operators are listed.
+
+`FREE` holds the operators that only change a view of memory, return a shape or assert something; `FREE_WHEN` those that are free
+for some of their calls. Whether an operator of `MAY_COPY` copies depends on strides, which a call does not record but its graph
+does: alone a `reshape` is free and a `contiguous` copies; in a graph the memory of the result decides.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
 from shmoo.estimators.costs.base import COSTS, bill
-from shmoo.estimators.costs.free import FREE, FREE_WHEN, MAY_COPY
 from shmoo.estimators.dtypes import operand_dtype
 from shmoo.estimators.records import Cost, Graph, OpCall
+from shmoo.estimators.registry import aten
 
-Classification = Literal["costed", "free", "unknown"]
+_VIEWS = (
+    "view view_as _unsafe_view reshape _reshape_alias _reshape_copy reshape_as flatten unflatten ravel squeeze unsqueeze "
+    "expand expand_as broadcast_to broadcast_tensors meshgrid permute transpose t numpy_T mT mH matrix_H adjoint swapaxes "
+    "swapdims movedim moveaxis select slice narrow split split_with_sizes unsafe_split unsafe_split_with_sizes chunk "
+    "unsafe_chunk tensor_split hsplit vsplit dsplit unbind diagonal as_strided unfold alias detach view_as_real "
+    "view_as_complex _conj conj resolve_conj resolve_neg _neg_view real imag atleast_1d atleast_2d atleast_3d lift_fresh "
+    "lift_fresh_copy"
+)
+_QUESTIONS = (
+    "size sym_size sym_stride sym_numel sym_storage_offset sym_is_contiguous numel dim stride storage_offset is_contiguous "
+    "is_floating_point is_complex is_nonzero item _local_scalar_dense sym_constrain_range sym_constrain_range_for_size "
+    "result_type _fused_sdp_choice"
+)
+_ASSERTIONS = "_assert_async _assert_scalar _assert_tensor_metadata _functional_assert_async _functional_assert_scalar"
+_ALLOCATIONS = "empty empty_like empty_strided empty_permuted new_empty new_empty_strided resize resize_as set"
+_NOTES = "requires_grad retain_grad record_stream"
+"""For autograd and the allocator."""
+_ON_SHAPES = (
+    "getitem add sub mul floordiv truediv mod pow neg pos eq ne lt le gt ge and_ or_ not_ index "
+    "sym_max sym_min sym_sum sym_not sym_ite sym_float sym_int sym_sqrt"
+)
+"""Python operators, which a graph of ATen operators applies to sizes only."""
+
+FREE: frozenset[str] = frozenset(
+    (*aten(f"{_VIEWS} {_QUESTIONS} {_ASSERTIONS} {_ALLOCATIONS} {_NOTES}"), "prims.view_of", "prims.device_put")
+) | {f"{module}.{name}" for module in ("operator", "_operator") for name in _ON_SHAPES.split()}
+"""Operators that never move data or compute."""
+
+MAY_COPY = frozenset(aten("reshape reshape_as flatten ravel contiguous to type_as resolve_conj resolve_neg"))
+"""Operators that return a view of their operand where they can and a copy where they must."""
 
 
-def classify(call: OpCall) -> Classification:
-    """Whether the call has a cost function, does no work, or is not known. A registered cost wins over `FREE`."""
+def _in_eval(call: OpCall) -> bool:
+    return not call.attributes.get("train") or call.attributes.get("p") == 0
+
+
+def _same_type(call: OpCall) -> bool:
+    """A conversion to a tensor's own type returns the tensor, unless the call demands a copy (a graph is of one device)."""
+    return call.inputs[0].dtype == call.outputs[0].dtype and not call.attributes.get("copy", False)
+
+
+FREE_WHEN: Mapping[str, Callable[[OpCall], bool]] = {
+    **dict.fromkeys(aten("dropout native_dropout alpha_dropout feature_dropout feature_alpha_dropout"), _in_eval),
+    **dict.fromkeys(aten("to type_as"), _same_type),
+}
+"""Operators that have a cost, except for calls that satisfy their predicate, which are free."""
+
+
+def classify(call: OpCall) -> Literal["costed", "free", "unknown"]:
+    """Whether the call has a cost function, does no work, or is unknown. A registered cost takes precedence over `FREE`."""
     if call.op in COSTS:
         predicate = FREE_WHEN.get(call.op)
         return "free" if predicate is not None and predicate(call) else "costed"
@@ -24,9 +74,8 @@ def classify(call: OpCall) -> Classification:
 
 
 def cost_of(call: OpCall) -> Cost | None:
-    """What the call must do at least; `None` when it is free.
-
-    An operator without a cost function gives the family "unknown" with its bytes and no flops: ask `classify`, and list it.
+    """The call's minimal work; `None` when it is free. An operator without a cost function has family "unknown", bytes and no
+    flops.
 
     Raises:
         InputError: the call lacks an operand or attribute its operator needs; named.
@@ -40,25 +89,25 @@ def cost_of(call: OpCall) -> Cost | None:
 def costs_of(graph: Graph) -> tuple[Cost | None, ...]:
     """The cost of each call of a graph, `None` where it is free.
 
-    As `cost_of`, except that the graph knows which results share memory: a `reshape`, `contiguous` or conversion that returns a
-    view is free, and one whose result has memory of its own is a copy.
+    It differs from `cost_of` in that a graph shows which results share memory: a `reshape`, `contiguous` or conversion that
+    returns a view is free, and one whose result has its own memory is a copy.
 
     Raises:
         InputError: a call lacks an operand or attribute its operator needs; named.
     """
-    return tuple(_cost_in(graph, call) for call in graph.calls)
-
-
-def _cost_in(graph: Graph, call: OpCall) -> Cost | None:
-    if call.op not in MAY_COPY or not call.reads or not call.writes:
-        return cost_of(call)
-    if graph.root(call.writes[0]) == graph.root(call.reads[0]):
-        return None
-    return COSTS[call.op](call) if call.op in COSTS else bill(call, "copy", m=call.outputs[0].numel)
+    costs: list[Cost | None] = []
+    for call in graph.calls:
+        if call.op not in MAY_COPY or not call.reads or not call.writes:
+            costs.append(cost_of(call))
+        elif graph.root(call.writes[0]) == graph.root(call.reads[0]):
+            costs.append(None)
+        else:
+            costs.append(COSTS[call.op](call) if call.op in COSTS else bill(call, "copy", m=call.outputs[0].numel))
+    return tuple(costs)
 
 
 class FamilyCost(msgspec.Struct, frozen=True):
-    """Sums over the calls of one family; the parts of `flops` by unit."""
+    """Sums over the calls of one family; `flops` is also split by unit."""
 
     family: str
     count: int
@@ -81,7 +130,7 @@ class DtypeCost(msgspec.Struct, frozen=True):
 
 
 class UnknownOp(msgspec.Struct, frozen=True):
-    """An operator without a cost: how often, at which module paths (or source lines), bytes of its operands and results."""
+    """An operator without a cost: its calls, their module paths (or source lines), bytes of their operands and results."""
 
     op: str
     count: int
@@ -90,7 +139,7 @@ class UnknownOp(msgspec.Struct, frozen=True):
 
 
 class GraphCost(msgspec.Struct, frozen=True):
-    """Totals of a graph, every call alone (no fusion, so what passes between calls counts twice).
+    """Totals of a graph without fusion: a value that passes between calls is written and read.
 
     Attributes:
         flops: of all units; a multiply-add is 2. Unknown operators add none: see `unknown`.
@@ -111,16 +160,12 @@ class GraphCost(msgspec.Struct, frozen=True):
     unknown: tuple[UnknownOp, ...]
     dtypes: tuple[DtypeCost, ...] = ()
 
-    def family(self, name: str) -> FamilyCost | None:
-        """The sums of one family, `None` where the graph has no call of it."""
-        return next((f for f in self.families if f.family == name), None)
-
 
 def graph_cost(graph: Graph, costs: Sequence[Cost | None] | None = None) -> GraphCost:
     """Add up the costs of a graph's calls.
 
     Args:
-        costs: of the calls, where they are known already.
+        costs: of the calls, where the caller has them.
 
     Raises:
         InputError: a call lacks an operand or attribute its operator needs; named.
@@ -135,13 +180,14 @@ def graph_cost(graph: Graph, costs: Sequence[Cost | None] | None = None) -> Grap
         by_dtype.setdefault(operand_dtype(spec.dtype for spec in call.inputs or call.outputs), []).append(cost)
         if classify(call) == "unknown":
             unknown.setdefault(call.op, []).append((call, cost))
-    families = [_sum(family, costs) for family, costs in by_family.items()]
-    listed = [
-        UnknownOp(
-            op, len(calls), tuple(dict.fromkeys(c.module or c.source for c, _ in calls)), sum(cost.bytes for _, cost in calls)
-        )
-        for op, calls in unknown.items()
+    families = [
+        FamilyCost(family, len(costs), *_sums(costs, "flops", "macs", "bytes", *_BY_UNIT)) for family, costs in by_family.items()
     ]
+    dtypes = [DtypeCost(dtype, len(costs), *_sums(costs, *_BY_UNIT)) for dtype, costs in by_dtype.items()]
+    unknown_ops = []
+    for op, calls in unknown.items():
+        where = tuple(dict.fromkeys(call.module or call.source for call, _ in calls))
+        unknown_ops.append(UnknownOp(op, len(calls), where, sum(cost.bytes for _, cost in calls)))
     return GraphCost(
         flops=sum(f.flops for f in families),
         macs=sum(f.macs for f in families),
@@ -149,31 +195,13 @@ def graph_cost(graph: Graph, costs: Sequence[Cost | None] | None = None) -> Grap
         params=graph.params,
         weight_bytes=graph.weight_bytes,
         families=tuple(sorted(families, key=lambda f: (-f.flops, f.family))),
-        unknown=tuple(sorted(listed, key=lambda u: (-u.bytes, u.op))),
-        dtypes=tuple(
-            sorted((_by_dtype(name, costs) for name, costs in by_dtype.items()), key=lambda d: (-d.matrix_flops, d.dtype))
-        ),
+        unknown=tuple(sorted(unknown_ops, key=lambda u: (-u.bytes, u.op))),
+        dtypes=tuple(sorted(dtypes, key=lambda d: (-d.matrix_flops, d.dtype))),
     )
 
 
-def _sum(family: str, costs: list[Cost]) -> FamilyCost:
-    return FamilyCost(
-        family=family,
-        count=len(costs),
-        flops=sum(c.flops for c in costs),
-        macs=sum(c.macs for c in costs),
-        bytes=sum(c.bytes for c in costs),
-        matrix_flops=sum(c.matrix_flops for c in costs),
-        vector_flops=sum(c.vector_flops for c in costs),
-        special_flops=sum(c.special_flops for c in costs),
-    )
+_BY_UNIT = ("matrix_flops", "vector_flops", "special_flops")
 
 
-def _by_dtype(dtype: str, costs: list[Cost]) -> DtypeCost:
-    return DtypeCost(
-        dtype,
-        len(costs),
-        sum(c.matrix_flops for c in costs),
-        sum(c.vector_flops for c in costs),
-        sum(c.special_flops for c in costs),
-    )
+def _sums(costs: list[Cost], *fields: str) -> list[float]:
+    return [sum(getattr(cost, field) for cost in costs) for field in fields]

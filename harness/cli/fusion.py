@@ -56,8 +56,7 @@ def fusion(
     """
     from shmoo.estimators.director import AnalysisDirector
     from shmoo.estimators.fusion import fusion_groups
-    from shmoo.estimators.fusion_savings import fusion_savings
-    from shmoo.estimators.fusion_score import fusion_score
+    from shmoo.estimators.fusion_savings import fusion_savings, fusion_score
     from shmoo.estimators.profile import check_runtime
     from shmoo.harness.architectures import load_architecture
 

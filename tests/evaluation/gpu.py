@@ -19,9 +19,9 @@ from shmoo.calibrate.dataset import MeasuredCase, Sources, blocks, read_sources
 from shmoo.calibrate.held_out import HeldOut, held_out, together
 from shmoo.calibrate.transfer import off_by, transfer, typical
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.heat import in_turn
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, load_profile
 from tests.evaluation.results import HOLDS, HOLDS_ELSEWHERE, Kept, Result, of_cases
+from tests.evaluation.warmth import warmth_in_turn
 
 DEVICES = {"p100": "P100", "v100": "V100", "t4": "T4", "a100_40g": "A100"}
 """Table and profile of a measured device -> what the table's authors call it."""
@@ -186,6 +186,6 @@ def read_device(folder: Path, device: str) -> Sources:
     whose = f"NeuSight's operator measurements on a {DEVICES[device]}, eager float32 (Lee et al., ASPLOS 2025)"
     table = read_sources([path], "gpu", reduction="n")
     # One row was measured after the other.
-    warmth = in_turn([case.latency_s for case in table.cases])
+    warmth = warmth_in_turn([case.latency_s for case in table.cases])
     cases = tuple(replace(case, warm=float(warm)) for case, warm in zip(table.cases, warmth, strict=True))
     return replace(table, cases=cases, names=(whose,))
