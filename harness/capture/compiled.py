@@ -1,4 +1,4 @@
-"""torch.compile's pieces: a capturing back-end that keeps each as traced ATen operators, with what entered it from where."""
+"""torch.compile's pieces: a capturing back-end that keeps each as traced ATen operators, with the origins of its inputs."""
 
 from __future__ import annotations
 
@@ -10,23 +10,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 from torch._guards import TracingContext
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor
 
 from shmoo.estimators.records import Graph
 from shmoo.harness.capture.eager import EagerRecorder
-from shmoo.harness.capture.errors import CaptureError, first_line
-from shmoo.harness.capture.introspect import relative_path
-from shmoo.harness.capture.origins import Origins, source_of
+from shmoo.harness.capture.introspect import CaptureError, first_line, relative_path
 from shmoo.harness.capture.trace import attribute_tensors, trace_aten
-from shmoo.harness.capture.walker import FXGraphWalker, Origin
+from shmoo.harness.capture.walker import FXGraphWalker, Origin, Origins, source_of
 
 
 class Piece(NamedTuple):
-    """One piece of a model: its operators with their fake results, what its placeholders stand for, and what they get.
+    """One piece of a model: its operators with their fake results, and the origins and values of its placeholders.
 
     Attributes:
         fakes: a fake value for each placeholder that Dynamo made; their sizes are symbolic where they were marked so.
-        arguments: what the placeholders got when the piece ran.
+        arguments: the values of the placeholders when the piece ran.
     """
 
     module: fx.GraphModule
@@ -37,12 +35,12 @@ class Piece(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """What torch.compile made of one call of a model.
+    """The pieces that torch.compile makes of one call of a model.
 
     Attributes:
         pieces: in the order they ran.
         break_reasons: why there are several.
-        whole: whether nothing was left to eager execution.
+        whole: whether no operator was left to eager execution.
     """
 
     pieces: tuple[Piece, ...]
@@ -51,26 +49,27 @@ class Compiled(NamedTuple):
 
 
 class _CapturingBackend:
-    """A torch.compile back-end that keeps each piece when it runs, and runs it as it is."""
+    """A torch.compile back-end that records each piece when it runs, and runs it unchanged."""
 
     def __init__(self, model: Callable[..., Any], name: str) -> None:
         self.name = name
         self.pieces: list[Piece] = []
         self.origins = Origins(model)
-        self.recorder = EagerRecorder(self.origins, self._segment)
+        self.recorder = EagerRecorder(self.origins, self._add_eager_segment)
         self.break_reasons: list[str] = []
         self.whole = True
 
     def __call__(self, module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         context = TracingContext.try_get()
-        fakes = tuple(inputs) if context is None or context.fake_mode is None else _fakes(inputs, context, context.fake_mode)
+        fakes = tuple(inputs) if context is None or context.fake_mode is None else _fake_inputs(inputs, context)
         traced = trace_aten(module, fakes, context.fake_mode if context else None)
-        origins = origins_of(module, inputs, self.origins)
-        origins += [self.origins.of(held, target) for target, held in attribute_tensors(module).items()]
+        origins = piece_origins(module, inputs, self.origins)
         graph = FXGraphWalker().walk(traced, origins=origins, name=self.name)
         reason = getattr(module, "compile_subgraph_reason", None)
         if reason is not None and reason.graph_break:
-            self.break_reasons.append(_describe_break(reason))
+            frames = reason.user_stack
+            where = f" ({relative_path(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+            self.break_reasons.append(first_line(reason.reason) + where)
 
         def run(*arguments: Any) -> Any:
             results = self.recorder.run_unseen(module.forward, arguments)
@@ -80,7 +79,7 @@ class _CapturingBackend:
 
         return run
 
-    def _segment(self, module: fx.GraphModule, origins: list[Origin]) -> None:
+    def _add_eager_segment(self, module: fx.GraphModule, origins: list[Origin]) -> None:
         graph = FXGraphWalker().walk(module, origins=origins, name=self.name)
         if graph.calls:
             self.whole = False
@@ -88,28 +87,34 @@ class _CapturingBackend:
             self.break_reasons.append(f"{len(graph.calls)} operators left to eager execution ({graph.calls[0].source})")
 
 
-def origins_of(module: fx.GraphModule, inputs: Sequence[Any], origins: Origins) -> list[Origin]:
-    """What the placeholders stand for that Dynamo gave a piece."""
+def placeholder_origins(module: fx.GraphModule, inputs: Sequence[Any], origins: Origins) -> list[Origin]:
+    """Origins of the placeholders that Dynamo gave a piece."""
     placeholders = module.graph.find_nodes(op="placeholder")
     return [origins.of(value, source_of(node)) for node, value in zip(placeholders, inputs, strict=True)]
 
 
-def _fakes(inputs: Sequence[Any], context: TracingContext, mode: FakeTensorMode) -> tuple[Any, ...]:
+def piece_origins(module: fx.GraphModule, inputs: Sequence[Any], origins: Origins) -> list[Origin]:
+    """Origins of the placeholders of a piece traced by `trace_aten`: Dynamo's, then those of the tensors in the piece itself."""
+    attributes = attribute_tensors(module).items()
+    return [*placeholder_origins(module, inputs, origins), *(origins.of(tensor, target) for target, tensor in attributes)]
+
+
+def _fake_inputs(inputs: Sequence[Any], context: TracingContext) -> tuple[Any, ...]:
     """The inputs as fake tensors, with the sizes that Dynamo made symbolic."""
 
     def fake(value: Any) -> Any:
         if not isinstance(value, torch.Tensor) or isinstance(value, FakeTensor):
             return value
-        how = context.tensor_to_context.get(value)
-        if how is None:
-            return mode.from_tensor(value, static_shapes=True)
-        return mode.from_tensor(value, symbolic_context=how, source=how.tensor_source)
+        symbols = context.tensor_to_context.get(value)
+        if symbols is None:
+            return context.fake_mode.from_tensor(value, static_shapes=True)
+        return context.fake_mode.from_tensor(value, symbolic_context=symbols, source=symbols.tensor_source)
 
     return tuple(fake(value) for value in inputs)
 
 
 def compile_pieces(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], name: str = "") -> Compiled:
-    """Run `model(*args, **kwargs)` once under torch.compile, without gradients, and keep its pieces.
+    """Run `model(*args, **kwargs)` once under torch.compile, without gradients, and record its pieces.
 
     Sizes are those of the arguments, except the dimensions of an argument that `torch._dynamo.maybe_mark_dynamic` marked.
 
@@ -139,7 +144,7 @@ def compile_pieces(model: Callable[..., Any], args: Sequence[Any], kwargs: Mappi
 
 
 def no_recompile_limit() -> AbstractContextManager[None]:
-    """Captures of one model at many shapes are not recompilations to be stopped."""
+    """Lift Dynamo's limits on recompilation, which captures of one model at many shapes would reach."""
     from torch._dynamo import config
 
     unlimited = 1 << 20
@@ -147,12 +152,5 @@ def no_recompile_limit() -> AbstractContextManager[None]:
 
 
 def own_cache() -> dict[str, bool]:
-    """Keep what a capture compiles apart from what the process compiles otherwise, where torch.compile can (2.13 and on)."""
+    """Options that isolate a capture from the process's other compilations, where torch.compile can (2.13 and later)."""
     return {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
-
-
-def _describe_break(reason: Any) -> str:
-    """ "Failed to trace builtin operator (model.py:12)" of Dynamo's own account of why a piece ended."""
-    stack = reason.user_stack
-    where = f" ({relative_path(stack[-1].filename)}:{stack[-1].lineno})" if stack else ""
-    return first_line(reason.reason) + where

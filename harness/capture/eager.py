@@ -1,4 +1,4 @@
-"""Recording of what runs outside Dynamo's pieces: operators between graph breaks, and whole frames that Dynamo skips."""
+"""Recording of operators outside Dynamo's pieces: between graph breaks, and in whole frames that Dynamo skips."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from shmoo.harness.capture.lines import model_frame
-from shmoo.harness.capture.origins import Origins
-from shmoo.harness.capture.walker import Origin
+from shmoo.harness.capture.introspect import model_frame
+from shmoo.harness.capture.walker import Origin, Origins
 
 
 class EagerRecorder(TorchDispatchMode):
-    """While active, writes every dispatched operator into an FX graph, except inside `paused` and while Dynamo traces.
+    """While active, writes every dispatched operator into an FX graph, except inside `run_unseen` and while Dynamo traces.
 
-    Operators are seen below autograd, so composite ones arrive in their parts (`linear` as `t` and `addmm`). Results are kept as
-    fake tensors: recording holds no activation alive.
+    Operators are recorded below autograd, so composite ones arrive decomposed (`linear` as `t` and `addmm`). Results are
+    stored as fake tensors: recording keeps no activation alive.
 
     Args:
-        origins: learns of every result, and says what enters a segment from outside.
-        finished: called with each segment: its graph and what its placeholders are.
+        origins: is told every result, and gives the origin of each tensor that enters a segment from outside.
+        finished: called with each segment: its graph and the origins of its placeholders.
     """
 
     def __init__(self, origins: Origins, finished: Callable[[fx.GraphModule, list[Origin]], None]) -> None:
@@ -40,7 +39,7 @@ class EagerRecorder(TorchDispatchMode):
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
-        """Let Dynamo trace although this mode is active: it only looks."""
+        """Let Dynamo trace although this mode is active: it changes nothing."""
         return True
 
     def _begin(self) -> None:
@@ -49,7 +48,7 @@ class EagerRecorder(TorchDispatchMode):
         self._nodes = WeakTensorKeyDictionary()
 
     def run_unseen(self, piece: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        """Call `piece` without recording it; what was recorded before it becomes a finished segment."""
+        """Call `piece` without recording it; operators recorded before it become a finished segment."""
         self.flush()
         self._paused = True
         try:
@@ -58,7 +57,7 @@ class EagerRecorder(TorchDispatchMode):
             self._paused = False
 
     def flush(self) -> None:
-        """Finish the current segment, if it holds any call."""
+        """Finish the current segment, if it contains any call."""
         if any(node.op == "call_function" for node in self._graph.nodes):
             self._graph.output(())
             placeholders = self._graph.find_nodes(op="placeholder")
@@ -68,7 +67,8 @@ class EagerRecorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if not self._paused and TracingContext.try_get() is None and not _touches_fake((args, kwargs, result)):
+        touches_fake = any(isinstance(leaf, FakeTensor) for leaf in tree_leaves((args, kwargs, result)))
+        if not self._paused and TracingContext.try_get() is None and not touches_fake:
             self._record(func, args, kwargs, result)
         return result
 
@@ -97,7 +97,3 @@ class EagerRecorder(TorchDispatchMode):
             self._entering[node] = self._origins.of(tensor)
             self._nodes[tensor] = node
         return node
-
-
-def _touches_fake(values: Any) -> bool:
-    return any(isinstance(leaf, FakeTensor) for leaf in tree_leaves(values))
