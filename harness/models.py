@@ -154,14 +154,14 @@ def workload_source(
     *,
     dtype: str = "float32",
     trust: bool = False,
-    asked: Mapping[str, Sequence[AxisValue]] | Iterable[str] = (),
+    axes: Mapping[str, Sequence[AxisValue]] | Iterable[str] = (),
     mode: Mode | None = None,
 ) -> tuple[GraphSource, dict[str, AxisValue]]:
     """The graphs of a sweep, as a function of the workload's axes, and the default of every axis.
 
     Args:
         name: a registered workload (operator, synthetic model, network) or a model as on the command line.
-        asked: axes that will be set, with their values where these are known: then one capture may serve several points.
+        axes: those that will be set, with their values where these are known: then one capture may serve several points.
         mode: as for `model_graphs`.
 
     Raises:
@@ -171,13 +171,13 @@ def workload_source(
     if mode is not None and mode.phase is not None:
         module = phase_of(module, mode.phase)
     defaults = module.resolve()
-    for axis in asked:
+    for axis in axes:
         if axis not in defaults:
             module.resolve({axis: 1})  # raises, and suggests the nearest name
     # The first and the last point of the axes show what changes between them.
-    points = [{axis: values[end] for axis, values in asked.items()} for end in (0, -1)] if isinstance(asked, Mapping) else []
+    points = [{axis: values[end] for axis, values in axes.items()} for end in (0, -1)] if isinstance(axes, Mapping) else []
     source = WorkloadGraphs(module, points, dtype, mode)
-    return lambda axes: source.at(axes).graphs, defaults
+    return lambda point: source.at(point).graphs, defaults
 
 
 def phase_of(module: DNNModule, phase: str) -> DNNModule:

@@ -66,8 +66,7 @@ def _real() -> Iterator[None]:
 
 class StandIns(TorchDispatchMode):
     """While active, fake tensors have values by the rules above: the elements in `_elements_of` where there are any, otherwise
-    one number everywhere, that in `_uniform` or 0.
-    """
+    one number everywhere, that in `_uniform` or 0."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -175,10 +174,10 @@ class StandIns(TorchDispatchMode):
     def _compute_uniform(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[FakeTensor]) -> None:
         """Where every operand of a pointwise operator is one number everywhere, so is the result."""
         results = self._run(func, args, kwargs, self._number)
-        values = [torch.zeros(())] * len(outputs) if results is None else _tensors(results)
         with _real():
-            for output, value in zip(outputs, values, strict=True):
-                self._set_uniform(output, 0 if value.is_complex() else value.item())
+            values = [0] * len(outputs) if results is None else [0 if t.is_complex() else t.item() for t in _tensors(results)]
+        for output, value in zip(outputs, values, strict=True):
+            self._set_uniform(output, value)
 
     @staticmethod
     def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], values: Callable[[torch.Tensor], torch.Tensor]) -> Any:

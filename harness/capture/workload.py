@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -52,19 +53,17 @@ def capture_workload(module: DNNModule, axes: Axes | None = None, dtype: str = "
     built = build_for_capture(module, axes, dtype)
     if built.traced:
         return capture_traced(built.model, built.args, built.kwargs, name=module.name, notes=built.notes)
-    try:
-        return capture(built.model, built.args, built.kwargs, name=module.name)
-    except CaptureError as error:
-        on_meta = error
-    try:
-        return capture_traced(built.model, built.args, built.kwargs, name=module.name, notes=built.notes)
-    except CaptureError as error:
-        on_fakes = error
+    failures = []
+    for method in (capture, partial(capture_traced, notes=built.notes)):
+        try:
+            return method(built.model, built.args, built.kwargs, name=module.name)
+        except CaptureError as error:
+            failures.append(str(error))
     built = module.build(axes, dtype, "cpu")
     try:
         return capture(built.model, built.args, built.kwargs, name=module.name)
     except CaptureError as on_cpu:
-        raise CaptureError(f"{on_cpu} (on the meta device: {on_meta}; {on_fakes})") from on_cpu
+        raise CaptureError(f"{on_cpu} (on the meta device: {'; '.join(failures)})") from on_cpu
 
 
 class CaptureFamily:

@@ -268,7 +268,7 @@ WORKLOADS: Registry[DNNModule] = Registry("workload")
 
 
 def workload(
-    *names: str, kind: Kind, axes: Sequence[Axis], size: Callable[..., Size] | None = None
+    name: str, *, kind: Kind, axes: Sequence[Axis], size: Callable[..., Size] | None = None
 ) -> Callable[[Factory], Factory]:
     """Decorator that registers a factory as a workload; its keyword arguments are the axes.
 
@@ -278,12 +278,10 @@ def workload(
 
     def decorate(factory: Factory) -> Factory:
         parameters = [p.name for p in inspect.signature(factory).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        if parameters != [axis.name for axis in axes]:
-            raise TypeError(
-                f"workload {names[0]!r} declares axes {[axis.name for axis in axes]} but its factory takes {parameters}"
-            )
-        for name in names:
-            WORKLOADS.add(name, DNNModule(name, kind, tuple(axes), factory, size))
+        declared = [axis.name for axis in axes]
+        if parameters != declared:
+            raise TypeError(f"workload {name!r} declares axes {declared} but its factory takes {parameters}")
+        WORKLOADS.add(name, DNNModule(name, kind, tuple(axes), factory, size))
         return factory
 
     return decorate
