@@ -11,7 +11,7 @@ from torch import fx
 
 from shmoo.estimators.records import Graph
 from shmoo.harness.capture.capture import Capture
-from shmoo.harness.capture.compiled import no_recompile_limit, own_cache, placeholder_origins
+from shmoo.harness.capture.compiled import compiled_apart, placeholder_origins
 from shmoo.harness.capture.introspect import CaptureError, first_line, leaves
 from shmoo.harness.capture.trace import inline_wrapped
 from shmoo.harness.capture.walker import FXGraphWalker, Origin, Origins
@@ -41,8 +41,8 @@ def capture_training(
         backend = _JointBackend(model, name)
         backend.origins.flows(args, dict(kwargs or {}))
         try:
-            with torch.enable_grad(), no_recompile_limit():
-                loss = torch.compile(step, backend=backend, dynamic=False, **own_cache())(*args, **(kwargs or {}))
+            with torch.enable_grad(), compiled_apart(step, backend) as compiled:
+                loss = compiled(*args, **(kwargs or {}))
                 if not isinstance(loss, torch.Tensor) or not loss.requires_grad:
                     raise CaptureError("nothing that it returns has a gradient")
                 loss.backward()
