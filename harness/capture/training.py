@@ -12,7 +12,7 @@ from torch import fx
 from shmoo.estimators.records import Graph
 from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.compiled import compiled_apart, placeholder_origins
-from shmoo.harness.capture.introspect import CaptureError, first_line, leaves
+from shmoo.harness.capture.introspect import CaptureError, first_line
 from shmoo.harness.capture.trace import inline_wrapped
 from shmoo.harness.capture.walker import FXGraphWalker, Origin, Origins
 
@@ -33,8 +33,7 @@ def capture_training(
     label = name or getattr(model, "__name__", type(model).__name__)
 
     def step(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-        outputs = [value for value in leaves(model(*args, **kwargs)) if isinstance(value, torch.Tensor)]
-        terms = [value.mean() for value in outputs if value.is_floating_point() and value.requires_grad]
+        terms = [value.mean() for value in _differentiable(model(*args, **kwargs))]
         return sum(terms[1:], terms[0]) if terms else None
 
     with _training(model):
@@ -53,6 +52,17 @@ def capture_training(
     if not backend.graphs:
         raise CaptureError(f"cannot train {label!r}: torch.compile found nothing to differentiate in it")
     return Capture(tuple(backend.graphs), tuple(backend.break_reasons), "joint")
+
+
+def _differentiable(outputs: Any) -> list[torch.Tensor]:
+    """The tensors with a gradient in a model's result, also inside lists and mappings. Dynamo traces this."""
+    if isinstance(outputs, torch.Tensor):
+        return [outputs] if outputs.is_floating_point() and outputs.requires_grad else []
+    if isinstance(outputs, dict):
+        outputs = list(outputs.values())
+    elif not isinstance(outputs, (list, tuple)):
+        return []
+    return [tensor for value in outputs for tensor in _differentiable(value)]
 
 
 @contextmanager

@@ -81,7 +81,7 @@ def load_config(path: str) -> DNNModule:
 
 
 def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping[str, int] | None = None) -> DNNModule:
-    """The model of a transformers config, with axes for what its inputs leave open.
+    """The model of a transformers config, with axes for the open sizes of its inputs.
 
     Its architecture is the first that the config names, or the bare model of its type. The axes are "batch", and "seq_len" for
     tokens, "height" and "width" for pixels where the config does not fix them, "samples" for raw audio.
@@ -93,7 +93,12 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
     Raises:
         InputError: transformers is missing or cannot use the config, or the model's inputs are not known.
     """
-    transformers = import_transformers()
+    # transformers imports torchvision for its image models, and fails where torchvision alone would.
+    import_torchvision()
+    try:
+        import transformers
+    except ImportError as error:
+        raise InputError("models from a config need transformers; install it with: pip install 'shmoo[models]'") from error
     config = _config(transformers, settings, name)
     architecture = _architecture(transformers, config, name)
     parameters = inspect.signature(architecture.forward).parameters
@@ -118,21 +123,6 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
         return Built(model, (), kwargs, traced=True, notes=_expert_notes(config))
 
     return DNNModule(name, "network", axes, build)
-
-
-def import_transformers() -> Any:
-    """The package transformers.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    # transformers imports torchvision for its image models, and fails where torchvision alone would.
-    import_torchvision()
-    try:
-        import transformers
-    except ImportError as error:
-        raise InputError("models from a config need transformers; install it with: pip install 'shmoo[models]'") from error
-    return transformers
 
 
 def _config(transformers: Any, settings: Mapping[str, Any], name: str) -> Any:
