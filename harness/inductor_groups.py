@@ -17,20 +17,18 @@ An operator that is inlined into several kernels is in each of them; views that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 import torch
 from torch import fx
-from torch._guards import TracingContext
 
 from shmoo.estimators.costs import FREE, costs_of
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.records import CONTRACTIONS, Graph
-from shmoo.harness.capture.compiled import piece_origins
+from shmoo.harness.capture.compiled import Piece, compile_pieces
 from shmoo.harness.capture.introspect import first_line, operator_name
-from shmoo.harness.capture.trace import attribute_tensors, trace_aten
-from shmoo.harness.capture.walker import CALL_INDEX, FXGraphWalker, Origins
+from shmoo.harness.capture.walker import CALL_INDEX
 from shmoo.harness.workloads.module import DNNModule
 from shmoo.runs.records import AxisValue
 
@@ -92,71 +90,35 @@ def inductor_groups(
     """
     from torch._inductor import config
 
-    backend = _RecordingBackend(model, name)
-    backend.origins.flows(args, dict(kwargs or {}))
     torch._dynamo.reset()
     try:
         with torch.no_grad(), config.patch(freezing=freezing):
-            torch.compile(model, backend=backend, dynamic=False)(*args, **(kwargs or {}))
-            # Outside of Dynamo, because ending a compilation early must not interrupt its tracing.
-            return [InductorGroups(piece.graph, _kernels(piece.graph, _schedule(piece))) for piece in backend.pieces]
+            compiled = compile_pieces(model, args, dict(kwargs or {}), name)
+            # A piece that ran several times counts once.
+            pieces = {id(piece.module): piece for piece in compiled.pieces if piece.arguments is not None}
+            return [InductorGroups(piece.graph, _kernels(piece.graph, _schedule(piece))) for piece in pieces.values()]
     except Exception as error:
         raise InputError(f"Inductor cannot schedule {name or type(model).__name__!r}: {first_line(error)}") from error
     finally:
         torch._dynamo.reset()
 
 
-class _Piece(NamedTuple):
-    """One piece of a model: its record, its marked ATen graph, and the arguments it ran with."""
-
-    graph: Graph
-    module: fx.GraphModule
-    arguments: tuple[Any, ...]
-
-
-class _RecordingBackend:
-    """A torch.compile back-end that records each piece when it first runs, and runs it unchanged."""
-
-    def __init__(self, model: Callable[..., Any], name: str) -> None:
-        self.origins = Origins(model)
-        self.name = name
-        self.pieces: list[_Piece] = []
-
-    def __call__(self, module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        context = TracingContext.try_get()
-        traced = trace_aten(module, inputs, context.fake_mode if context else None)
-        lifted = list(traced.graph.find_nodes(op="placeholder"))[len(inputs) :]
-        graph = FXGraphWalker().walk(traced, origins=piece_origins(module, inputs, self.origins), name=self.name)
-        _restore_attributes(traced, lifted, attribute_tensors(module).values())
-        for node in traced.graph.nodes:
-            if CALL_INDEX in node.meta:
-                node.meta["custom"] = {CALL_INDEX: node.meta[CALL_INDEX]}
-            # These fake results belong to Dynamo's mode; Inductor makes new ones.
-            node.meta.pop("val", None)
-            node.meta.pop("tensor_meta", None)
-        seen = False
-
-        def run(*arguments: Any) -> Any:
-            nonlocal seen
-            if not seen:
-                self.pieces.append(_Piece(graph, traced, arguments))
-                seen = True
-            results = module.forward(*arguments)
-            self.origins.flows(results)
-            return results
-
-        return run
-
-
 class _Scheduled(Exception):
     """Ends a compilation once its schedule is known."""
 
 
-def _schedule(piece: _Piece) -> list[Any]:
+def _schedule(piece: Piece) -> list[Any]:
     """Inductor's scheduler nodes after fusion."""
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx
 
+    _restore_attributes(piece)
+    for node in piece.module.graph.nodes:
+        if CALL_INDEX in node.meta:
+            node.meta["custom"] = {CALL_INDEX: node.meta[CALL_INDEX]}
+        # These fake results belong to Dynamo's mode; Inductor makes new ones.
+        node.meta.pop("val", None)
+        node.meta.pop("tensor_meta", None)
     scheduled: list[Any] = []
 
     def stop(nodes: list[Any]) -> list[Any]:
@@ -173,9 +135,11 @@ def _schedule(piece: _Piece) -> list[Any]:
     return scheduled
 
 
-def _restore_attributes(module: fx.GraphModule, placeholders: Sequence[fx.Node], tensors: Iterable[torch.Tensor]) -> None:
+def _restore_attributes(piece: Piece) -> None:
     """Turn tensors that tracing lifted into placeholders into attributes of the module, where freezing looks for weights."""
-    for i, (node, tensor) in enumerate(zip(placeholders, tensors, strict=True)):
+    module = piece.module
+    placeholders = module.graph.find_nodes(op="placeholder")[len(piece.fakes) :]
+    for i, (node, tensor) in enumerate(zip(placeholders, piece.attributes, strict=True)):
         target = f"_lifted_{i}"
         if isinstance(tensor, torch.nn.Parameter):
             module.register_parameter(target, tensor)

@@ -28,14 +28,16 @@ class Piece(NamedTuple):
 
     Attributes:
         fakes: a fake value for each placeholder that Dynamo made; their sizes are symbolic where they were marked so.
-        arguments: the values of the placeholders when the piece ran.
+        arguments: the values of the placeholders when the piece ran; `None` for operators outside of torch.compile's pieces.
+        attributes: the tensors in the piece itself, whose placeholders follow Dynamo's.
     """
 
     module: fx.GraphModule
     origins: tuple[Origin, ...]
     graph: Graph
     fakes: tuple[Any, ...] = ()
-    arguments: tuple[Any, ...] = ()
+    arguments: tuple[Any, ...] | None = None
+    attributes: tuple[torch.Tensor, ...] = ()
 
 
 class Compiled(NamedTuple):
@@ -148,7 +150,9 @@ class _CapturingBackend:
         context = TracingContext.try_get()
         fakes = tuple(inputs) if context is None or context.fake_mode is None else _fake_inputs(inputs, context)
         traced = trace_aten(module, fakes, context.fake_mode if context else None)
-        origins = piece_origins(module, inputs, self.origins)
+        attributes = attribute_tensors(module)
+        origins = placeholder_origins(module, inputs, self.origins)
+        origins += [self.origins.of(tensor, target) for target, tensor in attributes.items()]
         graph = FXGraphWalker().walk(traced, origins=origins, name=self.name)
         reason = getattr(module, "compile_subgraph_reason", None)
         if reason is not None and reason.graph_break:
@@ -158,7 +162,7 @@ class _CapturingBackend:
 
         def run(*arguments: Any) -> Any:
             results = self.recorder.run_unseen(module.forward, arguments)
-            self.pieces.append(Piece(traced, tuple(origins), graph, fakes, arguments))
+            self.pieces.append(Piece(traced, tuple(origins), graph, fakes, arguments, tuple(attributes.values())))
             self.origins.flows(results)
             return results
 
@@ -176,12 +180,6 @@ def placeholder_origins(module: fx.GraphModule, inputs: Sequence[Any], origins: 
     """Origins of the placeholders that Dynamo gave a piece."""
     placeholders = module.graph.find_nodes(op="placeholder")
     return [origins.of(value, source_of(node)) for node, value in zip(placeholders, inputs, strict=True)]
-
-
-def piece_origins(module: fx.GraphModule, inputs: Sequence[Any], origins: Origins) -> list[Origin]:
-    """Origins of the placeholders of a piece traced by `trace_aten`: Dynamo's, then those of the tensors in the piece itself."""
-    attributes = attribute_tensors(module).items()
-    return [*placeholder_origins(module, inputs, origins), *(origins.of(tensor, target) for target, tensor in attributes)]
 
 
 def _fake_inputs(inputs: Sequence[Any], context: TracingContext) -> tuple[Any, ...]:
