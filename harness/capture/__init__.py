@@ -1,4 +1,4 @@
-"""Capture: a PyTorch model -> graphs of normalised operator calls. Importing this package imports torch."""
+"""Capture: a PyTorch model -> graphs of normalized operator calls. Importing this package imports torch."""
 
 from shmoo.harness.capture.capture import Capture, capture, capture_compiled, capture_exported
 from shmoo.harness.capture.introspect import CaptureError, OperatorIntrospector

@@ -23,7 +23,7 @@ class Capture(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         graphs: one, or one for each piece that Dynamo made and for each run of operators between pieces.
-        break_reasons: why torch.compile splits the model into pieces, and what it leaves to eager execution.
+        break_reasons: why torch.compile splits the model into pieces, and the operators that it leaves to eager execution.
         method: "export" (torch.export's single graph), "compile" (torch.compile's pieces), "trace" (the model's Python run on
             fake tensors) or "joint" (AOTAutograd's graphs of a forward and a backward pass).
         note: how the graphs were obtained, unless by running the model at these sizes: from a capture whose sizes were replaced,
@@ -39,7 +39,7 @@ class Capture(msgspec.Struct, frozen=True, omit_defaults=True):
 def capture(
     model: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, name: str = ""
 ) -> Capture:
-    """Capture what `model(*args, **kwargs)` computes at inference.
+    """Capture `model(*args, **kwargs)` at inference.
 
     The model's code runs once, under `torch.no_grad()`, in its present training or evaluation mode; on the meta device that
     costs neither memory nor arithmetic. Shapes are those of the arguments. Under `torch.autocast` its conversions are separate

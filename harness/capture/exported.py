@@ -28,7 +28,7 @@ class Exported(NamedTuple):
 
     Attributes:
         module: its operators with their fake results.
-        origins: what its placeholders stand for.
+        origins: the origins of its placeholders.
         inputs: the placeholder of each leaf of (args, kwargs), in order.
     """
 

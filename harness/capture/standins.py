@@ -228,7 +228,7 @@ class StandIns(TorchDispatchMode):
         return tree_map(fake, results)
 
     def _item(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """One number; a condition on unknown data evaluates to what zeros give."""
+        """One number; a condition on unknown data is evaluated for zeros."""
         known = self._known(args[0])
         if known is not None:
             self._chosen += known.from_data
@@ -237,7 +237,7 @@ class StandIns(TorchDispatchMode):
         if args[0].dtype == torch.bool:
             self._conditions += 1
             if self._conditions > _MOST_CONDITIONS:
-                raise CaptureError(f"a loop does not end: {_MOST_CONDITIONS} conditions were asked for that only data would give")
+                raise CaptureError(f"a loop does not end: {_MOST_CONDITIONS} conditions were read that only data would give")
             return bool(self._uniform.get(args[0], False))
         raise CaptureError("a number is read that only data would give")
 

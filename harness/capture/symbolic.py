@@ -27,7 +27,7 @@ class SymbolicCapture:
 
     Args:
         module: traced operators with their fake results.
-        origins: what its placeholders stand for.
+        origins: the origins of its placeholders.
         fakes: the fake tensor of each leaf of (args, kwargs), `None` for one that is no tensor.
         dynamic: the dimensions that became symbols.
         name: of the graphs.

@@ -44,7 +44,7 @@ class FakeCall:
 
     Attributes:
         values: the call's arguments: fakes of the weights, then of the leaves of (args, kwargs).
-        origins: what each of the values stands for.
+        origins: the origin of each of the values.
         mode: the mode that the values are fake in.
         fakes: the values of the leaves of (args, kwargs) alone.
         stand_ins: the mode that stands in for data; a null context with `dynamic`.
@@ -113,7 +113,7 @@ def capture_traced(
     model: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, name: str = "",
     notes: Sequence[str] = (),
 ) -> Capture:  # fmt: skip
-    """Capture what `model(*args, **kwargs)` computes at inference, in one graph of undecomposed operators.
+    """Capture `model(*args, **kwargs)` at inference, in one graph of undecomposed operators.
 
     The model's Python runs as it would in eager execution. Where it reads values, `StandIns` supplies them, and the graph's notes
     say so.

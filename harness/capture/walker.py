@@ -32,7 +32,7 @@ _CONTAINERS = frozenset({"_modules", "_parameters", "_buffers"})
 
 
 class Origin(NamedTuple):
-    """What a placeholder stands for."""
+    """The kind and the name of the tensor behind a placeholder."""
 
     kind: ValueKind
     name: str = ""
@@ -102,7 +102,7 @@ class FXGraphWalker:
         Args:
             module: a graph module. Without `inputs` every node must carry its result in `meta["val"]`.
             inputs: example inputs; given, shapes are propagated from them by tracing to ATen operators first.
-            origins: what each placeholder stands for, in order; by default all are inputs.
+            origins: the origin of each placeholder, in order; by default all are inputs.
             name: the record's name.
 
         Raises:

@@ -83,7 +83,7 @@ class DiT(nn.Module):
         self.patches = nn.Conv2d(LATENT_CHANNELS, width, patch, stride=patch)
         self.positions = nn.Parameter(torch.randn(1, tokens, width) * 0.02)
         self.time = nn.Sequential(nn.Linear(_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
-        # One more class stands for none, which guidance needs.
+        # One more class, for guidance, means no class.
         self.label = nn.Embedding(CLASSES + 1, width)
         self.blocks = nn.ModuleList(_DiTBlock(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)

@@ -53,10 +53,10 @@ def resolve_model(
         text: a registered or torchvision name, "package.module:factory" (runs that code), "file.pt2" or "hf:config.json".
         input_shape: shape of the one input, its batch first; replaces the declared input.
         seq_len: tokens in a text model's input; replaces the default of its axis "seq_len".
-        trust: allow what runs code when it is loaded (a .pt2 file).
+        trust: allow files that can run code when loaded (.pt2).
 
     Raises:
-        InputError: the name is unknown (the nearest are suggested), or what it names cannot be loaded or lacks something.
+        InputError: the name is unknown (the nearest are suggested), or the model cannot be loaded or lacks an input or axis.
     """
     if is_factory(text):
         module = load_factory(text, input_shape)
