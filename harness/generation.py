@@ -8,8 +8,7 @@ from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.dtypes import matrix_dtype
 from shmoo.estimators.generation import DecodeStep, GenerationEstimate, cache_bytes, decode_contexts, generation
 from shmoo.harness.mode import Mode
-from shmoo.harness.models import ModelGraphs, WorkloadGraphs
-from shmoo.harness.workloads.language import phase_of
+from shmoo.harness.models import ModelGraphs, WorkloadGraphs, phase_of
 from shmoo.harness.workloads.module import DNNModule
 
 

@@ -27,9 +27,8 @@ from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.records import Graph, Interval
 from shmoo.estimators.schedule import Scheduled, schedule
 from shmoo.harness.architectures import load_architecture
-from shmoo.harness.capture.origins import source_of
 from shmoo.harness.capture.trace import attribute_tensors, trace_aten
-from shmoo.harness.capture.walker import FXGraphWalker, Origin
+from shmoo.harness.capture.walker import FXGraphWalker, Origin, source_of
 
 DEFAULT_PROFILES = {"kpu": "kpu_t256", "tpu": "tpu_v4"}
 """Architecture a back-end models where its options name none."""

@@ -1,4 +1,4 @@
-"""Models and workloads by name -> their graphs, at the sizes, in the types and in the mode that an estimate asks for."""
+"""Models and workloads by name -> their graphs at given sizes, in given types and modes, and by phase of language models."""
 
 from __future__ import annotations
 
@@ -7,28 +7,33 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
+import torch
 
 from shmoo.estimators.dtypes import compute_dtype
-from shmoo.estimators.errors import InputError
+from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.quantize import quantized, with_dtype
 from shmoo.estimators.records import Graph
 from shmoo.estimators.sweep import GraphSource
 from shmoo.harness.capture.capture import Capture
-from shmoo.harness.capture.errors import CaptureError
-from shmoo.harness.capture.family import CaptureFamily
-from shmoo.harness.capture.workload import build_for_capture
+from shmoo.harness.capture.introspect import CaptureError
+from shmoo.harness.capture.traced import capture_traced
+from shmoo.harness.capture.training import capture_training
+from shmoo.harness.capture.workload import CaptureFamily, build_for_capture
 from shmoo.harness.mode import Mode
-from shmoo.harness.workloads.language import phase_of
+from shmoo.harness.workloads.configs import DEFAULT_SEQ_LEN
 from shmoo.harness.workloads.loading import resolve_model
-from shmoo.harness.workloads.module import STORAGE_DTYPES, DNNModule
+from shmoo.harness.workloads.module import STORAGE_DTYPES, Built, DNNModule, Maker, dim
 from shmoo.runs.records import AxisValue
 
 logger = logging.getLogger(__name__)
 
+PHASES = ("prefill", "decode")
+STEP_AXES = ("batch", "tokens", "past")
+"""Axes of a user's own language model: sequences, new tokens of each, and tokens of each in the cache before them."""
+
 
 class ModelGraphs(msgspec.Struct, frozen=True):
-    """A model's graphs, the samples a call of it processes, why torch.compile split it (empty when it did not), and how the
-    capture was come by, where that needs saying."""
+    """A model's graphs, the samples of a call, why torch.compile split it (empty if it did not), and a note on the capture."""
 
     graphs: tuple[Graph, ...]
     batch: int = 1
@@ -50,18 +55,16 @@ def model_graphs(
 
     Args:
         batch: samples a call; the model's own default for `None`.
-        dtype: compute type of the vocabulary. Types that torch has no arithmetic for (float8, int8, int4) are put in place of
-            the floating types of a float32 capture, weights and activations alike; `Mode.quantize` is for weights alone.
+        dtype: compute type of the vocabulary. Types that torch has no arithmetic for (float8, int8, int4) replace the floating
+            types of a float32 capture, of weights and activations alike; `Mode.quantize` is for weights alone.
         input_shape, seq_len, trust: see `resolve_model`.
-        mode: how it is run; a plain call at inference for `None`.
+        mode: how the model is run; a plain call at inference for `None`.
 
     Raises:
         InputError: unknown model, or a batch where the model has no batch axis.
         CaptureError: torch cannot capture the model.
     """
-    batches = (batch,)
-    (found,) = batched_graphs(model, batches, dtype=dtype, input_shape=input_shape, seq_len=seq_len, trust=trust, mode=mode)
-    return found
+    return next(batched_graphs(model, (batch,), dtype=dtype, input_shape=input_shape, seq_len=seq_len, trust=trust, mode=mode))
 
 
 def batched_graphs(
@@ -74,12 +77,13 @@ def batched_graphs(
     trust: bool = False,
     mode: Mode | None = None,
 ) -> Iterator[ModelGraphs]:
-    """`model_graphs` for each of several batch sizes, from one capture where torch allows it; arguments and errors as there."""
+    """`model_graphs` for each of several batch sizes, from one capture where torch allows it; same arguments and errors."""
     mode = mode or Mode()
     module = resolve_model(model, input_shape=input_shape, seq_len=None if mode.phase else seq_len, trust=trust)
+    fixed: dict[str, AxisValue] = {}
     if mode.phase is not None:
         module = phase_of(module, mode.phase)
-    fixed: dict[str, AxisValue] = {} if mode.phase is None or seq_len is None else {"seq_len": seq_len}
+        fixed = {} if seq_len is None else {"seq_len": seq_len}
     if any(batch is not None for batch in batches) and "batch" not in module.resolve():
         raise InputError(f"{model!r} has no batch axis, its input is fixed; leave --batch out")
     points = [fixed if batch is None else {**fixed, "batch": batch} for batch in batches]
@@ -91,11 +95,11 @@ class WorkloadGraphs:
     """Graphs of a workload at points of its axes, from one capture where torch allows it.
 
     Args:
-        points: those that will be asked for.
-        dtype, mode: as `model_graphs` takes them.
+        points: axis values of the later calls of `at`.
+        dtype, mode: as for `model_graphs`.
 
     Raises:
-        InputError: dtype and mode do not go together.
+        InputError: dtype and mode exclude each other.
     """
 
     def __init__(
@@ -113,11 +117,11 @@ class WorkloadGraphs:
 
         Raises:
             CaptureError: torch cannot capture the model.
-            InputError: an axis or its value cannot be used, or there is nothing to quantise.
+            InputError: an axis or its value cannot be used, or there is nothing to quantize.
         """
         begin = time.monotonic()
-        found = self._capture(axes)
-        graphs = found.graphs
+        capture = self._capture(axes)
+        graphs = capture.graphs
         calls = sum(len(graph.calls) for graph in graphs)
         logger.info(
             "captured %s %s in %.2f s: %d graphs, %d calls",
@@ -132,20 +136,21 @@ class WorkloadGraphs:
         if self._mode.quantize is not None:
             graphs = quantized(graphs, self._mode.quantize)
         batch = int(self._module.resolve(axes).get("batch", 1))
-        return ModelGraphs(graphs, batch, found.break_reasons, found.note)
+        return ModelGraphs(graphs, batch, capture.break_reasons, capture.note)
 
     def _capture(self, axes: Mapping[str, AxisValue]) -> Capture:
         if self._mode.training:
-            return _trained(self._module, axes, self._stored)
-        if self._mode.autocast is not None:
-            return _autocast(self._module, axes, compute_dtype(self._mode.autocast))
-        return self._family.at(axes)
+            return _capture_training_step(self._module, axes, self._stored)
+        if self._mode.autocast is None:
+            return self._family.at(axes)
+        # A float32 model, on fake tensors: torch.autocast does not work on meta tensors.
+        built = build_for_capture(self._module, axes)
+        with torch.autocast("cpu", dtype=getattr(torch, compute_dtype(self._mode.autocast))):
+            return capture_traced(built.model, built.args, built.kwargs, name=self._module.name, notes=built.notes)
 
 
-def _trained(module: DNNModule, axes: Mapping[str, AxisValue], dtype: str) -> Capture:
+def _capture_training_step(module: DNNModule, axes: Mapping[str, AxisValue], dtype: str) -> Capture:
     """A training step, without weights in memory where the model allows it."""
-    from shmoo.harness.capture.training import capture_training
-
     built = build_for_capture(module, axes, dtype)
     try:
         return capture_training(built.model, built.args, built.kwargs, name=module.name)
@@ -157,54 +162,83 @@ def _trained(module: DNNModule, axes: Mapping[str, AxisValue], dtype: str) -> Ca
             raise CaptureError(f"{on_cpu} (and on the meta device: {on_meta})") from on_cpu
 
 
-def _autocast(module: DNNModule, axes: Mapping[str, AxisValue], dtype: str) -> Capture:
-    """A float32 model under torch.autocast, which knows no meta tensors but does know fake ones."""
-    import torch
-
-    from shmoo.harness.capture.traced import capture_traced
-
-    built = build_for_capture(module, axes)
-    with torch.autocast("cpu", dtype=getattr(torch, dtype)):
-        return capture_traced(built.model, built.args, built.kwargs, name=module.name, notes=built.notes)
-
-
-def graphs_of(module: DNNModule, axes: Mapping[str, AxisValue], dtype: str) -> ModelGraphs:
-    """Capture a workload with some of its axes set; errors as for `model_graphs`."""
-    return WorkloadGraphs(module, [axes], dtype).at(axes)
-
-
 def workload_source(
     name: str,
     *,
     dtype: str = "float32",
     trust: bool = False,
-    asked: Mapping[str, Sequence[AxisValue]] | Iterable[str] = (),
+    axes: Mapping[str, Sequence[AxisValue]] | Iterable[str] = (),
     mode: Mode | None = None,
 ) -> tuple[GraphSource, dict[str, AxisValue]]:
-    """What a sweep draws graphs from: a function of the workload's axes, and the default of every axis.
+    """The graphs of a sweep, as a function of the workload's axes, and the default of every axis.
 
     Args:
         name: a registered workload (operator, synthetic model, network) or a model as on the command line.
-        asked: axes that will be set, with their values where these are known: then one capture may serve several.
+        axes: those that will be set, with their values where these are known: then one capture may serve several points.
         mode: as for `model_graphs`.
 
     Raises:
-        InputError: unknown workload, model or axis; the nearest names are given.
+        InputError: unknown workload, model or axis; the nearest names are suggested.
     """
     module = resolve_model(name, trust=trust)
     if mode is not None and mode.phase is not None:
         module = phase_of(module, mode.phase)
     defaults = module.resolve()
-    unknown_axes = [axis for axis in asked if axis not in defaults]
-    if unknown_axes:
-        # Refuses, and suggests the nearest.
-        module.resolve({unknown_axes[0]: 1})
-    source = WorkloadGraphs(module, _points(asked), dtype, mode)
-    return lambda axes: source.at(axes).graphs, defaults
+    for axis in axes:
+        if axis not in defaults:
+            module.resolve({axis: 1})  # raises, and suggests the nearest name
+    # The first and the last point of the axes show what changes between them.
+    points = [{axis: values[end] for axis, values in axes.items()} for end in (0, -1)] if isinstance(axes, Mapping) else []
+    source = WorkloadGraphs(module, points, dtype, mode)
+    return lambda point: source.at(point).graphs, defaults
 
 
-def _points(asked: Mapping[str, Sequence[AxisValue]] | Iterable[str]) -> list[dict[str, AxisValue]]:
-    """The first and the last point of axes with known values, which say what changes between them."""
-    if not isinstance(asked, Mapping):
-        return []
-    return [{name: values[end] for name, values in asked.items()} for end in (0, -1)]
+def phase_of(module: DNNModule, phase: str) -> DNNModule:
+    """One phase of a causal language model as a separate workload, with axes "batch" and "seq_len".
+
+    Prefill takes `seq_len` new tokens and an empty cache; decode takes one new token after `seq_len` tokens in the cache. Both
+    write keys and values into preallocated memory, and give the logits of the last token only, as generation does.
+
+    Args:
+        module: a workload with the axes of `STEP_AXES`, or one that builds a Hugging Face causal language model.
+
+    Raises:
+        InputError: unknown phase; on building, a model that is not a causal language model.
+    """
+    if phase not in PHASES:
+        raise unknown("phase", phase, PHASES)
+    defaults = {axis.name: axis.default for axis in module.axes}
+
+    def factory(make: Maker, *, batch: int, seq_len: int) -> Built:
+        tokens, past = (seq_len, 0) if phase == "prefill" else (1, seq_len)
+        if set(STEP_AXES) <= set(defaults):
+            return module.factory(make, **{**defaults, "batch": batch, "tokens": tokens, "past": past})
+        return _hugging_face_step(module, make, batch, tokens, past)
+
+    meaning = "tokens of the prompt" if phase == "prefill" else "tokens in the cache before the new one"
+    length = int(defaults.get("seq_len", DEFAULT_SEQ_LEN))
+    axes = (dim("batch", int(defaults.get("batch", 1)), "sequences at once"), dim("seq_len", length, meaning))
+    return DNNModule(f"{module.name}:{phase}", "network", axes, factory)
+
+
+def _hugging_face_step(module: DNNModule, make: Maker, batch: int, tokens: int, past: int) -> Built:
+    small = {axis.name: 1 if axis.name in ("batch", "seq_len") else axis.default for axis in module.axes}
+    built = module.factory(make, **small)
+    if not hasattr(built.model, "config"):
+        raise InputError(
+            f"{module.name!r} is not a causal language model; phases exist for those of transformers, and for a factory with the "
+            f"parameters {', '.join(STEP_AXES)}"
+        )
+    try:
+        from shmoo.harness.workloads.hf_cache import causal_step, is_causal
+    except ImportError as error:
+        raise InputError(
+            f"phases of transformers' models need transformers 4.56 or newer ({error}); pip install -U transformers"
+        ) from error
+    if not is_causal(built.model):
+        raise InputError(
+            f"{module.name!r} ({type(built.model).__name__}) is not a causal language model, so it has no {'/'.join(PHASES)}"
+        )
+    ids = make.indices(built.model.config.get_text_config().vocab_size, batch, tokens)
+    step, cache = causal_step(built.model, ids, past)
+    return Built(step.eval(), (ids, *cache), traced=built.traced, notes=built.notes)

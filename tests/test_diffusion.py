@@ -7,7 +7,7 @@ import pytest
 from shmoo.estimators.costs import graph_cost
 from shmoo.harness.capture import capture_workload
 from shmoo.harness.workloads import find_workload
-from shmoo.harness.workloads.diffusion import DIFFUSION
+from shmoo.harness.workloads.zoo import DIFFUSION
 
 PUBLISHED_GMACS = {"dit_s_2": 6.06, "dit_b_4": 5.56, "dit_l_8": 5.01, "dit_xl_2": 118.64}
 """Of 256 x 256 images (Peebles and Xie 2023, table 4, whose "Gflops" are multiply-adds)."""

@@ -8,7 +8,7 @@ from torch import nn
 from shmoo.estimators.fusion import fusion_groups
 from shmoo.estimators.fusion_savings import FusionScore, fusion_score
 from shmoo.harness.inductor_groups import inductor_groups, workload_groups
-from shmoo.harness.workloads.catalog import find_workload
+from shmoo.harness.workloads.loading import find_workload
 
 MODES = {"inductor": False, "inductor-freezing": True}
 NETWORKS = (

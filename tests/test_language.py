@@ -17,8 +17,7 @@ from shmoo.estimators.profile import load_profile
 from shmoo.harness.capture import capture_workload
 from shmoo.harness.generation import Generator
 from shmoo.harness.mode import Mode
-from shmoo.harness.models import model_graphs
-from shmoo.harness.workloads.language import phase_of
+from shmoo.harness.models import model_graphs, phase_of
 from shmoo.harness.workloads.module import Built, DNNModule, dim
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'models'")
@@ -178,7 +177,7 @@ def test_a_factory_of_ones_own_has_phases(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_models_without_phases_say_so() -> None:
     """A network for images, and an unknown phase."""
-    with pytest.raises(InputError, match="no causal language model"):
+    with pytest.raises(InputError, match="not a causal language model"):
         model_graphs("resnet18", mode=Mode(phase="decode"))
     with pytest.raises(InputError, match="did you mean 'decode'"):
         model_graphs("hf:llama.json", mode=Mode(phase="decoding"))

@@ -9,8 +9,7 @@ from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.profile import RUNTIMES, builtin_names, load_profile
 from shmoo.harness.models import ModelGraphs, model_graphs
 from shmoo.harness.workloads.configs import config_models
-from shmoo.harness.workloads.diffusion import DIFFUSION
-from shmoo.harness.workloads.zoo import zoo_names
+from shmoo.harness.workloads.zoo import DIFFUSION, zoo_names
 
 MACHINES = [name for name in builtin_names() if not load_profile(name).illustrative and load_profile(name).get("power.tdp")]
 ZOO = (*zoo_names(), *DIFFUSION, *config_models())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from shmoo.harness.capture.errors import CaptureError
+from shmoo.harness.capture.introspect import CaptureError
 from shmoo.harness.capture.traced import FakeCall, capture_traced
 
 
@@ -76,7 +76,7 @@ def test_the_best_of_many_are_spread_over_them() -> None:
 
 def test_suppression_keeps_every_box() -> None:
     """Nothing overlaps: 9 boxes stay 9, and the first 5 of them 5."""
-    from shmoo.harness.workloads.torchvision_ops import import_torchvision
+    from shmoo.harness.workloads.zoo import import_torchvision
 
     nms = import_torchvision().ops.nms
     assert shapes(lambda boxes, scores: boxes[nms(boxes, scores, 0.5)[:5]], x(9, 4), x(9)) == [(5, 4)]

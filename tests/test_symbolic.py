@@ -120,7 +120,7 @@ def test_a_network_at_several_batches_is_captured_once() -> None:
 
 def test_a_sweep_draws_from_one_capture() -> None:
     """With values known beforehand, the source of a sweep substitutes."""
-    source, _ = workload_source("squeezenet1_0", asked={"resolution": (64, 96, 128)})
+    source, _ = workload_source("squeezenet1_0", axes={"resolution": (64, 96, 128)})
     (graph,) = source({"resolution": 96})
     assert (graph,) == capture_workload(find_workload("squeezenet1_0"), {"resolution": 96}).graphs
 

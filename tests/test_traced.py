@@ -10,7 +10,7 @@ from shmoo.estimators.memory import peak_memory_bytes
 from shmoo.harness.capture import CaptureError, capture, capture_workload
 from shmoo.harness.capture.traced import capture_traced
 from shmoo.harness.workloads import Built, DNNModule, Maker, dim, find_workload
-from shmoo.harness.workloads.meta import weights_on_meta
+from shmoo.harness.workloads.module import weights_on_meta
 
 
 class Tied(nn.Module):

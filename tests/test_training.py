@@ -17,7 +17,7 @@ from shmoo.harness.mode import Mode
 from shmoo.harness.models import model_graphs
 from shmoo.harness.workloads import find_workload
 from shmoo.harness.workloads.module import Built
-from shmoo.harness.workloads.torchvision_ops import import_torchvision
+from shmoo.harness.workloads.zoo import import_torchvision
 
 
 def only(found: Capture) -> Graph:

@@ -13,10 +13,15 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.records import Graph
 from shmoo.harness.capture import capture_workload
 from shmoo.harness.workloads import NETWORKS, find_workload
-from shmoo.harness.workloads.diffusion import DIFFUSION
-from shmoo.harness.workloads.zoo import published_gmacs, quantized_names, zoo_names
+from shmoo.harness.workloads.zoo import DIFFUSION, import_torchvision, quantized_names, zoo_names
 
 DETECTORS = [name for name in zoo_names() if "rcnn" in name or name.startswith(("retinanet", "fcos", "ssd"))]
+
+
+def published_gmacs(name: str) -> float | None:
+    """Giga multiply-adds that torchvision publishes for the input of a network's first weights, `None` where it does not."""
+    weights = next(iter(import_torchvision().models.get_model_weights(name)), None)
+    return None if weights is None else weights.meta.get("_ops")
 
 
 @cache

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
+import torch
 
 from shmoo.estimators.records import Graph
 from shmoo.harness.capture.compiled import compile_pieces
-from shmoo.harness.capture.errors import CaptureError
 from shmoo.harness.capture.exported import export_graph, exportable
-from shmoo.harness.capture.unread import with_unread_weights
+from shmoo.harness.capture.introspect import CaptureError
 from shmoo.harness.capture.walker import FXGraphWalker
 
 Method = Literal["export", "compile", "trace", "joint"]
@@ -22,11 +23,11 @@ class Capture(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         graphs: one, or one for each piece that Dynamo made and for each run of operators between pieces.
-        break_reasons: why torch.compile breaks the model into pieces, and what it leaves to eager execution.
+        break_reasons: why torch.compile splits the model into pieces, and the operators that it leaves to eager execution.
         method: "export" (torch.export's single graph), "compile" (torch.compile's pieces), "trace" (the model's Python run on
             fake tensors) or "joint" (AOTAutograd's graphs of a forward and a backward pass).
-        note: how it was come by where that was not by running the model at these sizes alone: the capture whose sizes were
-            replaced, or why that could not be done.
+        note: how the graphs were obtained, unless by running the model at these sizes: from a capture whose sizes were replaced,
+            or why that failed.
     """
 
     graphs: tuple[Graph, ...]
@@ -38,28 +39,42 @@ class Capture(msgspec.Struct, frozen=True, omit_defaults=True):
 def capture(
     model: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, name: str = ""
 ) -> Capture:
-    """Capture what `model(*args, **kwargs)` computes at inference.
+    """Capture `model(*args, **kwargs)` at inference.
 
-    The model's code runs once, under `torch.no_grad()`, in the training or evaluation mode it is in; on the meta device that
-    costs neither memory nor arithmetic. Shapes are those of the arguments. Under `torch.autocast` the conversions that it makes
-    are calls of their own.
+    The model's code runs once, under `torch.no_grad()`, in its present training or evaluation mode; on the meta device that
+    costs neither memory nor arithmetic. Shapes are those of the arguments. Under `torch.autocast` its conversions are separate
+    calls.
 
-    A module goes through torch.export, which gives one graph of whole operators, also where torch.compile would break off (a
-    `print`). Where it fails (a branch on data), and for a function, whose weights torch.export would not tell from other tensors,
-    torch.compile's pieces are taken, with the reasons for the breaks: see `capture_compiled`, which can also be called first.
+    A module goes through torch.export, which gives one graph of whole operators even where torch.compile would split it (a
+    `print`). Where torch.export fails (a branch on data), and for a function, whose weights it cannot tell from other tensors,
+    the capture consists of torch.compile's pieces, with the reasons for the breaks: see `capture_compiled`.
 
     Raises:
         CaptureError: neither torch.export nor torch.compile can take the model.
     """
-    ways = (capture_exported, capture_compiled) if exportable(model) else (capture_compiled, capture_exported)
+    methods = (capture_exported, capture_compiled) if exportable(model) else (capture_compiled, capture_exported)
     failures = []
-    for way in ways:
+    for method in methods:
         try:
-            found = way(model, args, kwargs, name=name)
-            return msgspec.structs.replace(found, graphs=with_unread_weights(found.graphs, model))
+            captured = method(model, args, kwargs, name=name)
+            return msgspec.structs.replace(captured, graphs=_with_unread_weights(captured.graphs, model))
         except CaptureError as error:
             failures.append(error)
     raise CaptureError("; ".join(str(error) for error in failures)) from failures[-1]
+
+
+def _with_unread_weights(graphs: tuple[Graph, ...], model: Any) -> tuple[Graph, ...]:
+    """The graphs, the first with the bytes of the weights that none of them reads, such as heads for training: they take memory
+    all the same. A shared weight counts once."""
+    if not isinstance(model, torch.nn.Module) or not graphs:
+        return graphs
+    read = {value.name for graph in graphs for value in graph.values if value.is_weight}
+    weights = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    read_ids = {id(tensor) for name, tensor in weights if name in read}
+    # Scalars, such as counters of training steps, are not weights.
+    sizes = {id(tensor): tensor.numel() * tensor.element_size() for _, tensor in weights if tensor.dim()}
+    unread = sum(size for key, size in sizes.items() if key not in read_ids)
+    return (msgspec.structs.replace(graphs[0], unread_weight_bytes=float(unread)), *graphs[1:])
 
 
 def capture_compiled(
@@ -67,21 +82,18 @@ def capture_compiled(
 ) -> Capture:
     """As `capture`, through torch.compile: a graph break gives a graph for each piece, and branches on data are taken.
 
-    Operators that torch.compile leaves to eager execution arrive in their parts; torch.export, which keeps them whole, is asked
-    then, and its graph taken where it can.
+    Operators that torch.compile leaves to eager execution arrive decomposed; then the graph of torch.export, which keeps them
+    whole, is preferred where it can take the model.
 
     Raises:
         CaptureError: torch.compile cannot take the model, or the model fails.
     """
-    found = compile_pieces(model, args, dict(kwargs or {}), name)
-    compiled = Capture(tuple(piece.graph for piece in found.pieces), found.break_reasons)
-    if found.whole:
-        return compiled
-    try:
-        exported = capture_exported(model, args, kwargs, name=name)
-    except CaptureError:
-        return compiled
-    return msgspec.structs.replace(exported, break_reasons=found.break_reasons)
+    compiled = compile_pieces(model, args, dict(kwargs or {}), name)
+    if not compiled.whole:
+        with contextlib.suppress(CaptureError):
+            exported = capture_exported(model, args, kwargs, name=name)
+            return msgspec.structs.replace(exported, break_reasons=compiled.break_reasons)
+    return Capture(tuple(piece.graph for piece in compiled.pieces), compiled.break_reasons)
 
 
 def capture_exported(
@@ -92,5 +104,5 @@ def capture_exported(
     Raises:
         CaptureError: torch.export cannot take the model.
     """
-    found = export_graph(model, args, dict(kwargs or {}), name=name)
-    return Capture((FXGraphWalker().walk(found.module, origins=found.origins, name=name),), method="export")
+    exported = export_graph(model, args, dict(kwargs or {}), name=name)
+    return Capture((FXGraphWalker().walk(exported.module, origins=exported.origins, name=name),), method="export")

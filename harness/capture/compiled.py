@@ -1,48 +1,52 @@
-"""torch.compile's pieces: a capturing back-end that keeps each as traced ATen operators, with what entered it from where."""
+"""torch.compile's pieces: a capturing back-end that keeps each as traced ATen operators, with the origins of its inputs, and a
+recorder of the operators that run outside the pieces."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import fx
 from torch._guards import TracingContext
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from shmoo.estimators.records import Graph
-from shmoo.harness.capture.eager import EagerRecorder
-from shmoo.harness.capture.errors import CaptureError, first_line
-from shmoo.harness.capture.introspect import relative_path
-from shmoo.harness.capture.origins import Origins, source_of
+from shmoo.harness.capture.introspect import CaptureError, first_line, model_frame, relative_path
 from shmoo.harness.capture.trace import attribute_tensors, trace_aten
-from shmoo.harness.capture.walker import FXGraphWalker, Origin
+from shmoo.harness.capture.walker import FXGraphWalker, Origin, Origins, source_of
 
 
 class Piece(NamedTuple):
-    """One piece of a model: its operators with their fake results, what its placeholders stand for, and what they get.
+    """One piece of a model: its operators with their fake results, and the origins and values of its placeholders.
 
     Attributes:
         fakes: a fake value for each placeholder that Dynamo made; their sizes are symbolic where they were marked so.
-        arguments: what the placeholders got when the piece ran.
+        arguments: the values of the placeholders when the piece ran; `None` for operators outside of torch.compile's pieces.
+        attributes: the tensors in the piece itself, whose placeholders follow Dynamo's.
     """
 
     module: fx.GraphModule
     origins: tuple[Origin, ...]
     graph: Graph
     fakes: tuple[Any, ...] = ()
-    arguments: tuple[Any, ...] = ()
+    arguments: tuple[Any, ...] | None = None
+    attributes: tuple[torch.Tensor, ...] = ()
 
 
 class Compiled(NamedTuple):
-    """What torch.compile made of one call of a model.
+    """The pieces that torch.compile makes of one call of a model.
 
     Attributes:
         pieces: in the order they ran.
         break_reasons: why there are several.
-        whole: whether nothing was left to eager execution.
+        whole: whether no operator was left to eager execution.
     """
 
     pieces: tuple[Piece, ...]
@@ -50,37 +54,121 @@ class Compiled(NamedTuple):
     whole: bool
 
 
+class _EagerRecorder(TorchDispatchMode):
+    """While active, writes every dispatched operator into an FX graph, except inside `run_unseen` and while Dynamo traces.
+
+    Operators are recorded below autograd, so composite ones arrive decomposed (`linear` as `t` and `addmm`). Results are
+    stored as fake tensors: recording keeps no activation alive.
+
+    Args:
+        origins: is told every result, and gives the origin of each tensor that enters a segment from outside.
+        finished: called with each segment: its graph and the origins of its placeholders.
+    """
+
+    def __init__(self, origins: Origins, finished: Callable[[fx.GraphModule, list[Origin]], None]) -> None:
+        super().__init__()
+        self._origins = origins
+        self._finished = finished
+        self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self._paused = False
+        self._begin()
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Let Dynamo trace although this mode is active: it changes nothing."""
+        return True
+
+    def _begin(self) -> None:
+        self._graph = fx.Graph()
+        self._entering: dict[fx.Node, Origin] = {}
+        self._nodes = WeakTensorKeyDictionary()
+
+    def run_unseen(self, piece: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        """Call `piece` without recording it; operators recorded before it become a finished segment."""
+        self.flush()
+        self._paused = True
+        try:
+            return piece(*arguments)
+        finally:
+            self._paused = False
+
+    def flush(self) -> None:
+        """Finish the current segment, if it contains any call."""
+        if any(node.op == "call_function" for node in self._graph.nodes):
+            self._graph.output(())
+            placeholders = self._graph.find_nodes(op="placeholder")
+            self._finished(fx.GraphModule(torch.nn.Module(), self._graph), [self._entering[node] for node in placeholders])
+        self._begin()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        touches_fake = any(isinstance(leaf, FakeTensor) for leaf in tree_leaves((args, kwargs, result)))
+        if not self._paused and TracingContext.try_get() is None and not touches_fake:
+            self._record(func, args, kwargs, result)
+        return result
+
+    def _record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        node_args, node_kwargs = tree_map_only(torch.Tensor, self._node_of, (args, kwargs))
+        node = self._graph.call_function(func, node_args, node_kwargs)
+        node.meta["val"] = tree_map_only(torch.Tensor, self._fake.from_tensor, result)
+        node.meta["stack_trace"] = model_frame()
+        self._origins.flows(result)
+        if isinstance(result, torch.Tensor):
+            self._nodes[result] = node
+        elif isinstance(result, (list, tuple)):
+            for i, element in enumerate(result):
+                if isinstance(element, torch.Tensor):
+                    item = self._graph.call_function(operator.getitem, (node, i))
+                    item.meta["val"] = node.meta["val"][i]
+                    self._nodes[element] = item
+
+    def _node_of(self, tensor: torch.Tensor) -> fx.Node:
+        node = self._nodes.get(tensor)
+        if node is None:
+            first = next(iter(self._graph.nodes), None)
+            with self._graph.inserting_before(first):
+                node = self._graph.placeholder(f"entering_{len(self._entering)}")
+            node.meta["val"] = self._fake.from_tensor(tensor)
+            self._entering[node] = self._origins.of(tensor)
+            self._nodes[tensor] = node
+        return node
+
+
 class _CapturingBackend:
-    """A torch.compile back-end that keeps each piece when it runs, and runs it as it is."""
+    """A torch.compile back-end that records each piece when it runs, and runs it unchanged."""
 
     def __init__(self, model: Callable[..., Any], name: str) -> None:
         self.name = name
         self.pieces: list[Piece] = []
         self.origins = Origins(model)
-        self.recorder = EagerRecorder(self.origins, self._segment)
+        self.recorder = _EagerRecorder(self.origins, self._add_eager_segment)
         self.break_reasons: list[str] = []
         self.whole = True
 
     def __call__(self, module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         context = TracingContext.try_get()
-        fakes = tuple(inputs) if context is None or context.fake_mode is None else _fakes(inputs, context, context.fake_mode)
+        fakes = tuple(inputs) if context is None or context.fake_mode is None else _fake_inputs(inputs, context)
         traced = trace_aten(module, fakes, context.fake_mode if context else None)
-        origins = origins_of(module, inputs, self.origins)
-        origins += [self.origins.of(held, target) for target, held in attribute_tensors(module).items()]
+        attributes = attribute_tensors(module)
+        origins = placeholder_origins(module, inputs, self.origins)
+        origins += [self.origins.of(tensor, target) for target, tensor in attributes.items()]
         graph = FXGraphWalker().walk(traced, origins=origins, name=self.name)
         reason = getattr(module, "compile_subgraph_reason", None)
         if reason is not None and reason.graph_break:
-            self.break_reasons.append(_describe_break(reason))
+            frames = reason.user_stack
+            where = f" ({relative_path(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+            self.break_reasons.append(first_line(reason.reason) + where)
 
         def run(*arguments: Any) -> Any:
             results = self.recorder.run_unseen(module.forward, arguments)
-            self.pieces.append(Piece(traced, tuple(origins), graph, fakes, arguments))
+            self.pieces.append(Piece(traced, tuple(origins), graph, fakes, arguments, tuple(attributes.values())))
             self.origins.flows(results)
             return results
 
         return run
 
-    def _segment(self, module: fx.GraphModule, origins: list[Origin]) -> None:
+    def _add_eager_segment(self, module: fx.GraphModule, origins: list[Origin]) -> None:
         graph = FXGraphWalker().walk(module, origins=origins, name=self.name)
         if graph.calls:
             self.whole = False
@@ -88,28 +176,28 @@ class _CapturingBackend:
             self.break_reasons.append(f"{len(graph.calls)} operators left to eager execution ({graph.calls[0].source})")
 
 
-def origins_of(module: fx.GraphModule, inputs: Sequence[Any], origins: Origins) -> list[Origin]:
-    """What the placeholders stand for that Dynamo gave a piece."""
+def placeholder_origins(module: fx.GraphModule, inputs: Sequence[Any], origins: Origins) -> list[Origin]:
+    """Origins of the placeholders that Dynamo gave a piece."""
     placeholders = module.graph.find_nodes(op="placeholder")
     return [origins.of(value, source_of(node)) for node, value in zip(placeholders, inputs, strict=True)]
 
 
-def _fakes(inputs: Sequence[Any], context: TracingContext, mode: FakeTensorMode) -> tuple[Any, ...]:
+def _fake_inputs(inputs: Sequence[Any], context: TracingContext) -> tuple[Any, ...]:
     """The inputs as fake tensors, with the sizes that Dynamo made symbolic."""
 
     def fake(value: Any) -> Any:
         if not isinstance(value, torch.Tensor) or isinstance(value, FakeTensor):
             return value
-        how = context.tensor_to_context.get(value)
-        if how is None:
-            return mode.from_tensor(value, static_shapes=True)
-        return mode.from_tensor(value, symbolic_context=how, source=how.tensor_source)
+        symbols = context.tensor_to_context.get(value)
+        if symbols is None:
+            return context.fake_mode.from_tensor(value, static_shapes=True)
+        return context.fake_mode.from_tensor(value, symbolic_context=symbols, source=symbols.tensor_source)
 
     return tuple(fake(value) for value in inputs)
 
 
 def compile_pieces(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], name: str = "") -> Compiled:
-    """Run `model(*args, **kwargs)` once under torch.compile, without gradients, and keep its pieces.
+    """Run `model(*args, **kwargs)` once under torch.compile, without gradients, and record its pieces.
 
     Sizes are those of the arguments, except the dimensions of an argument that `torch._dynamo.maybe_mark_dynamic` marked.
 
@@ -122,8 +210,7 @@ def compile_pieces(model: Callable[..., Any], args: Sequence[Any], kwargs: Mappi
     backend.origins.flows(args, kwargs)
     before = dict(counters["graph_break"])
     try:
-        with torch.no_grad(), no_recompile_limit():
-            compiled = torch.compile(model, backend=backend, dynamic=False, **own_cache())
+        with torch.no_grad(), compiled_apart(model, backend) as compiled:
             with backend.recorder:
                 compiled(*args, **kwargs)
             backend.recorder.flush()
@@ -138,21 +225,12 @@ def compile_pieces(model: Callable[..., Any], args: Sequence[Any], kwargs: Mappi
     return Compiled(tuple(backend.pieces), tuple(reasons), backend.whole)
 
 
-def no_recompile_limit() -> AbstractContextManager[None]:
-    """Captures of one model at many shapes are not recompilations to be stopped."""
+@contextmanager
+def compiled_apart(function: Callable[..., Any], backend: Any) -> Iterator[Callable[..., Any]]:
+    """`function` under torch.compile, isolated from the process's other compilations where torch.compile can do that (2.13 and
+    later), and without Dynamo's limits on recompilation, which captures of one model at many shapes would reach."""
     from torch._dynamo import config
 
-    unlimited = 1 << 20
-    return config.patch(recompile_limit=unlimited, accumulated_recompile_limit=unlimited)
-
-
-def own_cache() -> dict[str, bool]:
-    """Keep what a capture compiles apart from what the process compiles otherwise, where torch.compile can (2.13 and on)."""
-    return {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
-
-
-def _describe_break(reason: Any) -> str:
-    """ "Failed to trace builtin operator (model.py:12)" of Dynamo's own account of why a piece ended."""
-    stack = reason.user_stack
-    where = f" ({relative_path(stack[-1].filename)}:{stack[-1].lineno})" if stack else ""
-    return first_line(reason.reason) + where
+    isolated = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
+    with config.patch(recompile_limit=1 << 20, accumulated_recompile_limit=1 << 20):
+        yield torch.compile(function, backend=backend, dynamic=False, **isolated)

@@ -1,4 +1,4 @@
-"""torch.export's graph of a model: one graph of undecomposed operators, with what entered it from where."""
+"""torch.export's graph of a model: one graph of undecomposed operators, with the origins of its inputs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
 from shmoo.estimators.records import ValueKind
-from shmoo.harness.capture.errors import CaptureError, first_line
-from shmoo.harness.capture.inline import inline_wrapped
-from shmoo.harness.capture.lines import Lines
+from shmoo.harness.capture.introspect import CaptureError, RecordLines, first_line
+from shmoo.harness.capture.trace import inline_wrapped
 from shmoo.harness.capture.walker import Origin
 
 Place = tuple[int, int]
@@ -29,7 +28,7 @@ class Exported(NamedTuple):
 
     Attributes:
         module: its operators with their fake results.
-        origins: what its placeholders stand for.
+        origins: the origins of its placeholders.
         inputs: the placeholder of each leaf of (args, kwargs), in order.
     """
 
@@ -39,25 +38,20 @@ class Exported(NamedTuple):
 
 
 def exportable(model: Callable[..., Any]) -> bool:
-    """Whether torch.export keeps the model's weights apart: a module's it does, those that a function closes over it does not,
-    and those that stand for others (quantised ones) it leaves closed."""
+    """Whether torch.export tells the model's weights from other tensors: not those that a function closes over, nor tensor
+    subclasses that wrap others (quantized weights)."""
     return isinstance(model, torch.nn.Module) and not any(
         is_traceable_wrapper_subclass(tensor) for tensor in (*model.parameters(), *model.buffers())
     )
 
 
 def export_graph(
-    model: Callable[..., Any],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    *,
-    name: str = "",
-    dynamic: Sequence[Place] = (),
+    model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], *, name: str = "", dynamic: Sequence[Place] = ()
 ) -> Exported:
     """Trace `model(*args, **kwargs)` at inference.
 
     Args:
-        dynamic: dimensions that become symbols, where the model leaves them open.
+        dynamic: dimensions that become symbols, unless the model fixes them.
 
     Raises:
         CaptureError: torch.export cannot take the model.
@@ -70,13 +64,16 @@ def export_graph(
     for leaf, dim in dynamic:
         shapes[leaves[leaf]][dim] = Dim.AUTO
     try:
-        # A failing export writes the half-made graph to stderr; its error, which is passed on, says all there is to know.
-        with torch.no_grad(), preserve_node_meta(), Lines(), contextlib.redirect_stderr(io.StringIO()):
+        # A failing export writes its incomplete graph to stderr; the error that is passed on suffices.
+        with torch.no_grad(), preserve_node_meta(), RecordLines(), contextlib.redirect_stderr(io.StringIO()):
             program = export(module, tuple(args), dict(kwargs), dynamic_shapes=shapes if dynamic else None, strict=False)
     except Exception as error:
         raise CaptureError(f"torch.export cannot take {name or type(model).__name__!r}: {first_line(error)}") from error
     specs = program.graph_signature.input_specs
-    names = _first_names(module)
+    # A shared weight has several names; the first one counts.
+    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    first: dict[int, str] = {}
+    names = {name: first.setdefault(id(tensor), name) for name, tensor in named}
     origins = [
         Origin(_KINDS.get(spec.kind.name, "input"), names.get(spec.target, spec.target) or getattr(spec.arg, "name", ""))
         for spec in specs
@@ -86,15 +83,8 @@ def export_graph(
     return Exported(inline_wrapped(program.graph_module), tuple(origins), tuple(inputs))
 
 
-def _first_names(module: torch.nn.Module) -> dict[str, str]:
-    """Every name of a weight -> the first name it has; a shared weight has several."""
-    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-    first: dict[int, str] = {}
-    return {name: first.setdefault(id(tensor), name) for name, tensor in named}
-
-
 class FunctionModule(torch.nn.Module):
-    """A function as a module, which is what torch.export takes."""
+    """A function wrapped as a module, because torch.export takes only modules."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()

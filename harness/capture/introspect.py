@@ -1,35 +1,47 @@
-"""One FX node -> one normalised `OpCall`: names from the operator's schema, shapes and dtypes from the node's own metadata."""
+"""One FX node -> one normalized `OpCall`: names from the operator's schema, shapes and dtypes from the node's own metadata."""
 
 from __future__ import annotations
 
 import math
+import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.traceback import get_current_meta
+from torch.overrides import TorchFunctionMode
 
 from shmoo.estimators.dtypes import ALIASES
-from shmoo.estimators.records import Attribute, OpCall, Scalar, TensorSpec
-from shmoo.harness.capture.errors import CaptureError
-from shmoo.harness.capture.lines import TORCH
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.records import Attribute, OpCall, TensorSpec
 
-_NAMED = (torch.dtype, torch.layout, torch.memory_format)
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+_CAPTURE = str(Path(__file__).parent) + os.sep
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _ROOT = re.compile(r"^[LG]\['[^']*'\]\.?")
 _SUBSCRIPT = re.compile(r"(?:\._modules)?\[['\"]?(?P<key>[^\]'\"]*)['\"]?\]")
 
-
 Number = Callable[[Any], Any]
-"""What turns a size or a number of an FX graph, which may be symbolic, into a plain one."""
+"""Turns a size or a number of an FX graph, which may be symbolic, into a plain one."""
+
+
+class CaptureError(InputError):
+    """A model cannot be captured; the message says why each capture method failed."""
+
+
+def first_line(problem: object) -> str:
+    """The first non-empty line of an error, or its type."""
+    return next((line.strip() for line in str(problem).splitlines() if line.strip()), type(problem).__name__)
 
 
 class OperatorIntrospector:
-    """Reads FX nodes whose `meta["val"]` holds what they return, as tracing with fake tensors leaves it.
+    """Reads FX nodes whose `meta["val"]` holds their results, as tracing with fake tensors leaves it.
 
     Args:
         number: gives symbolic sizes and numbers their value; by default the one they had in the example.
@@ -45,17 +57,16 @@ class OperatorIntrospector:
         """
         operands = self.operands(node)
         op, inplace = operator_name(node.target)
-        module, source = module_path(node), source_line(node)
         return OpCall(
             op=op,
-            inputs=tuple(self.spec(tensor_of(node)) for _, node in operands),
+            inputs=tuple(self.spec(tensor_of(operand)) for _, operand in operands),
             outputs=tuple(self.spec(tensor) for tensor in self.results(node)),
             operands=tuple(name for name, _ in operands),
             attributes=self.attributes(node),
             overload=getattr(node.target, "_overloadname", "") or "default",
             inplace=inplace,
-            module=module,
-            source=source,
+            module=module_path(node),
+            source=source_line(node),
         )
 
     def spec(self, tensor: torch.Tensor) -> TensorSpec:
@@ -64,7 +75,8 @@ class OperatorIntrospector:
 
     def operands(self, node: fx.Node) -> list[tuple[str, fx.Node]]:
         """Tensor operands with their schema names, in schema order; elements of a list are "tensors.0", "tensors.1"."""
-        return [(name, value) for name, value in _flatten(_bound(node)) if is_tensor_node(value)]
+        arguments = (named for name, value, _ in _bound(node) for named in _flatten(name, value))
+        return [(name, value) for name, value in arguments if is_tensor_node(value)]
 
     def results(self, node: fx.Node) -> list[torch.Tensor]:
         """Tensors the node returns, flattened, in order."""
@@ -72,13 +84,8 @@ class OperatorIntrospector:
 
     def attributes(self, node: fx.Node) -> dict[str, Attribute]:
         """Non-tensor arguments by schema name, defaults filled in."""
-        found: dict[str, Attribute] = {}
-        for name, value, tensor_typed in _bound(node):
-            plain = _plain(value, self._number)
-            if plain is _SKIP or (tensor_typed and plain is None):
-                continue
-            found[name] = plain
-        return found
+        plain = ((name, _plain(value, self._number), tensor_typed) for name, value, tensor_typed in _bound(node))
+        return {name: value for name, value, tensor_typed in plain if value is not _SKIP and not (tensor_typed and value is None)}
 
     def written(self, node: fx.Node) -> list[fx.Node]:
         """Operands whose memory the call writes into, by its schema."""
@@ -110,21 +117,21 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def hint(value: Any) -> Any:
-    """The number itself, or the value a symbolic one had in the example; asking leaves no guard behind.
+    """The number itself, or the value a symbolic one had in the example; reading it leaves no guard behind.
 
     Raises:
         CaptureError: the number depends on data, so that the example has none.
     """
     if not isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
         return value
-    known = value.node.hint
-    if known is None:
+    example = value.node.hint
+    if example is None:
         raise CaptureError(f"the size {value} depends on data; give the model a branch-free path, or capture it on the CPU")
-    return value.node.pytype(known)
+    return value.node.pytype(example)
 
 
 def tensor_of(node: fx.Node) -> torch.Tensor:
-    """What a tensor node returns."""
+    """The result of a tensor node."""
     return node.meta["val"]
 
 
@@ -147,87 +154,88 @@ def source_line(node: fx.Node) -> str:
     frames = _FRAME.findall(node.meta.get("stack_trace") or "")
     if not frames:
         return ""
-    file, line = next((frame for frame in reversed(frames) if not frame[0].startswith(TORCH)), frames[-1])
+    file, line = next((frame for frame in reversed(frames) if not frame[0].startswith(_TORCH)), frames[-1])
     return f"{relative_path(file)}:{line}"
 
 
 @cache
 def relative_path(file: str) -> str:
-    """`file` below the longest import root that holds it, otherwise its bare name: never an absolute path."""
+    """`file` relative to the longest import root above it, otherwise its bare name: never an absolute path."""
     path = Path(file)
     roots = sorted({root for root in sys.path if root}, key=len, reverse=True)
-    for root in roots:
-        if path.is_relative_to(root):
-            return path.relative_to(root).as_posix()
-    return path.name
+    return next((path.relative_to(root).as_posix() for root in roots if path.is_relative_to(root)), path.name)
+
+
+def model_frame() -> str:
+    """The innermost frame outside torch above the caller, as a stack trace writes it; torch's own where the model consists of
+    nothing else."""
+    frame: FrameType | None = sys._getframe(2)
+    innermost: FrameType | None = None
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file.startswith(_CAPTURE):
+            # A recorder below the model's code, or, above the model, the caller that requested the capture.
+            if innermost is not None and not frame.f_code.co_name.startswith("__torch_"):
+                break
+        elif not file.startswith((_TORCH, "<")):
+            innermost = frame
+            break
+        elif innermost is None and not file.startswith("<"):
+            innermost = frame
+        frame = frame.f_back
+    return "" if innermost is None else f'File "{innermost.f_code.co_filename}", line {innermost.f_lineno}'
+
+
+class RecordLines(TorchFunctionMode):
+    """While active, every traced node records the line of the model's own code that it comes from."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if getattr(func, "__name__", "") != "__get__":  # most calls only ask for a shape or a type
+            get_current_meta()["stack_trace"] = model_frame()
+        return func(*args, **(kwargs or {}))
 
 
 def _bound(node: fx.Node) -> list[tuple[str, Any, bool]]:
-    """(schema name, value, whether a tensor is meant) of every argument; positions name what has no schema."""
+    """(schema name, value, whether the schema declares a tensor) of every argument; names are positions without a schema."""
     schema = getattr(node.target, "_schema", None)
     if schema is None:
-        names = [f"arg{i}" for i in range(len(node.args))]
-        return [(name, value, False) for name, value in zip(names, node.args, strict=True)] + [
-            (name, value, False) for name, value in node.kwargs.items()
-        ]
-    bound = []
-    for i, argument in enumerate(schema.arguments):
-        if i < len(node.args):
-            value = node.args[i]
-        elif argument.name in node.kwargs:
-            value = node.kwargs[argument.name]
-        else:
-            value = argument.default_value if argument.has_default_value() else None
-        bound.append((argument.name, value, "Tensor" in str(argument.type)))
-    return bound
+        positional = {f"arg{i}": value for i, value in enumerate(node.args)}
+        return [(name, value, False) for name, value in (*positional.items(), *node.kwargs.items())]
+    given = {**node.kwargs, **dict(zip((argument.name for argument in schema.arguments), node.args, strict=False))}
+    return [(a.name, given.get(a.name, a.default_value), "Tensor" in str(a.type)) for a in schema.arguments]
 
 
-def _flatten(bound: Sequence[tuple[str, Any, bool]]) -> Iterator[tuple[str, Any]]:
-    for name, value, _ in bound:
-        if isinstance(value, (list, tuple)):
-            yield from _flatten([(f"{name}.{i}", element, False) for i, element in enumerate(value)])
-        elif isinstance(value, dict):
-            yield from _flatten([(f"{name}.{key}", element, False) for key, element in value.items()])
-        else:
-            yield name, value
+def _flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The elements of nested sequences and mappings, in order, named by their position: "tensors.0"."""
+    if isinstance(value, (list, tuple, dict)):
+        for key, element in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _flatten(f"{name}.{key}", element)
+    else:
+        yield name, value
 
 
 def leaves(value: Any) -> Iterator[Any]:
     """The elements of nested sequences and mappings, in order."""
-    if isinstance(value, (list, tuple)):
-        for element in value:
-            yield from leaves(element)
-    elif isinstance(value, dict):
-        for element in value.values():
-            yield from leaves(element)
-    else:
-        yield value
+    return (leaf for _, leaf in _flatten("", value))
 
 
 _SKIP = object()
-"""What `_plain` returns for something that is no attribute: a tensor, a device, a graph."""
+"""Marks an argument that is no attribute: a tensor, a device, a graph."""
 
 
 def _plain(value: Any, number: Number) -> Any:
     """`value` as JSON can hold it, or `_SKIP`. Infinities and NaN, which JSON lacks, become strings."""
     if isinstance(value, fx.Node):
-        held = value.meta.get("val")
-        return _SKIP if held is None or isinstance(held, torch.Tensor) else _plain(held, number)
+        result = value.meta.get("val")
+        return _SKIP if result is None or isinstance(result, torch.Tensor) else _plain(result, number)
     if isinstance(value, (list, tuple)):
         elements = [_plain(element, number) for element in value]
         return _SKIP if any(element is _SKIP for element in elements) else elements
-    return _plain_scalar(number(value))
-
-
-def _plain_scalar(value: Any) -> Scalar | object:
-    if value is None or isinstance(value, (bool, int, str)):
+    value = number(value)
+    if value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value)):
         return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
     if isinstance(value, torch.dtype):
         return dtype_name(value)
-    if isinstance(value, _NAMED):
+    if isinstance(value, (float, complex, torch.layout, torch.memory_format)):
         return str(value).removeprefix("torch.")
-    if isinstance(value, complex):
-        return str(value)
     return _SKIP

@@ -1,15 +1,15 @@
-"""Stand-ins for data: what a model's Python and its data-dependent operators see while it runs on fake tensors.
+"""Stand-ins for data: the values that a model's Python and its data-dependent operators read while it runs on fake tensors.
 
-Where a size or a branch depends on data, a capture without data needs rules. These hold:
+Where a size or a branch depends on data, a capture without data needs rules:
 
-- What follows from shapes and constants alone (positions, anchors, masks, class numbers) is computed.
-- Contractions, normalisations and random draws give zeros; pointwise operators, views and copies of these are followed.
-- What is compared with a threshold passes: `<`, `<=`, `>` and `>=` of floating-point data hold, so that every candidate is kept
-  until the model's own limits (top-k, detections an image) cut.
+- Values that follow from shapes and constants alone (positions, anchors, masks, class numbers) are computed.
+- Contractions, normalizations and random draws give zeros; pointwise operators, views and copies of these are followed.
+- Comparisons with a threshold pass: `<`, `<=`, `>` and `>=` of floating-point data hold, so that every candidate stays until the
+  model's own limits (top-k, detections an image) cut.
 - Choices by data (top-k, arg max, sorting) are spread evenly: a router sends every expert its share of the tokens.
 - Non-maximum suppression suppresses nothing.
 
-A number that only data would give cannot be read, and a selection by it is refused.
+Reading a number that only data could give, or selecting by it, is refused.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
-from shmoo.harness.capture.errors import CaptureError
+from shmoo.harness.capture.introspect import CaptureError
 
 _LARGEST = 1_500_000
-"""Elements of the largest tensor whose values are computed; a larger one counts as zeros."""
+"""Elements of the largest tensor whose values are computed; larger tensors count as zeros."""
 _LARGEST_SELECTION = 1 << 25
-"""Elements of the largest list of selected places: a detector's candidates are every class of every anchor."""
+"""Elements of the largest list of selected indices: a detector's candidates are every class of every anchor."""
 _MOST_CONDITIONS = 1024
-"""Conditions on data that a model may ask for: of more, a loop waits for an answer that never changes."""
+"""Most conditions on data that a model may evaluate: beyond these, a loop waits for a condition that never changes."""
 _COMPARISONS = frozenset({"gt", "ge", "lt", "le"})
 _CHOICES = frozenset(
     f"aten::{name}" for name in ("topk", "sort", "sort.stable", "argsort", "argmax", "argmin", "max.dim", "min.dim", "kthvalue")
@@ -44,14 +44,14 @@ _ARITHMETIC = (
     "max_pool2d_with_indices upsample_bilinear2d upsample_bicubic2d upsample_nearest2d _fft_r2c _fft_c2c _fft_c2r "
     "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_attention_math"
 )
-"""Operators that do a network's arithmetic, whose values decide no size: zeros."""
+"""Operators of a network's arithmetic, whose values decide no size: they give zeros."""
 _NOT_FOLLOWED = frozenset(_ARITHMETIC.split())
 _COPIES = frozenset({"clone", "_to_copy", "expand_copy", "repeat"})
-"""Operators, beside views, whose results hold the elements of their operand."""
+"""Operators other than views whose results repeat the elements of their operand."""
 
 
-class _Held(NamedTuple):
-    """What stands for a tensor: its elements on the CPU, and whether they rest on data."""
+class _Known(NamedTuple):
+    """Known values of a fake tensor: its elements on the CPU, and whether they depend on data."""
 
     elements: torch.Tensor
     from_data: bool
@@ -59,32 +59,30 @@ class _Held(NamedTuple):
 
 @contextmanager
 def _real() -> Iterator[None]:
-    """Compute on real tensors, unseen by whatever traces."""
+    """Compute on real tensors, hidden from all tracing."""
     with torch.no_grad(), torch._C.DisableTorchFunction(), torch._C._DisablePythonDispatcher(), _disable_current_modes():
         yield
 
 
 class StandIns(TorchDispatchMode):
-    """While active, fake tensors stand for values as the module's rules say.
-
-    A tensor stands for its elements where `_held` knows them, otherwise for one number everywhere: `_uniform`, or 0.
-    """
+    """While active, fake tensors have values by the rules above: the elements in `_elements_of` where there are any, otherwise
+    one number everywhere, that in `_uniform` or 0."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._held = WeakIdKeyDictionary()
+        self._elements_of = WeakIdKeyDictionary()
         self._uniform = WeakIdKeyDictionary()
-        self._kept = self._chosen = self._suppressed = self._conditions = 0
+        self._unfiltered = self._chosen = self._suppressed = self._conditions = 0
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was assumed of data, for the reader of the numbers; empty where no size depended on them."""
-        said = (
-            (self._kept, "selections by a threshold keep every candidate"),
+        """Assumptions about data, for the reader of the numbers; empty where no size depends on data."""
+        assumptions = (
+            (self._unfiltered, "selections by a threshold keep every candidate"),
             (self._suppressed, "non-maximum suppressions keep every box"),
             (self._chosen, "sizes follow from choices by data (top-k, arg max) that are spread evenly"),
         )
-        return tuple(f"{count} {what}" for count, what in said if count)
+        return tuple(f"{count} {what}" for count, what in assumptions if count)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
@@ -99,32 +97,28 @@ class StandIns(TorchDispatchMode):
         self._follow(func, args, kwargs, result)
         return result
 
-    # What is known of a tensor ------------------------------------------------------------------------------------------
+    # Values of a tensor -------------------------------------------------------------------------------------------------
 
-    def _known(self, tensor: torch.Tensor) -> _Held | None:
-        """Its elements where they are known; a tensor with memory of its own has them."""
+    def _known(self, tensor: torch.Tensor) -> _Known | None:
+        """The tensor's elements where they are known; a tensor with memory has them."""
         if isinstance(tensor, FakeTensor):
-            return self._held.get(tensor)
-        return None if tensor.is_meta else _Held(tensor, False)
+            return self._elements_of.get(tensor)
+        return None if tensor.is_meta else _Known(tensor, False)
 
     def _from_data(self, tensor: torch.Tensor) -> bool:
-        held = self._known(tensor)
-        return held is None or held.from_data
+        known = self._known(tensor)
+        return known is None or known.from_data
 
-    def _elements(self, tensor: torch.Tensor, own: bool) -> torch.Tensor:
-        """What stands for the tensor, `own` in memory that can be written to."""
-        held = self._known(tensor)
-        if held is not None:
-            return held.elements
-        filled = torch.full((), self._uniform.get(tensor, 0), dtype=tensor.dtype).expand(tensor.shape)
-        return filled.clone() if own else filled
-
-    def _hold(self, tensor: torch.Tensor, elements: torch.Tensor, from_data: bool) -> torch.Tensor:
-        self._held[tensor] = _Held(elements, from_data)
+    def _store(self, tensor: torch.Tensor, elements: torch.Tensor, from_data: bool) -> torch.Tensor:
+        self._elements_of[tensor] = _Known(elements, from_data)
         return tensor
 
+    def _number(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The one number that a tensor without known elements has everywhere."""
+        return torch.full((), self._uniform.get(tensor, 0), dtype=tensor.dtype)
+
     def _set_uniform(self, tensor: torch.Tensor, number: Any) -> None:
-        """`number` is 0 for a value that is not followed; infinities are not."""
+        """Set the number that a tensor has everywhere; infinities and complex numbers are not followed and count as 0."""
         if tensor.dtype.is_complex or not math.isfinite(number):
             number = 0
         whole = not tensor.dtype.is_floating_point
@@ -137,7 +131,7 @@ class StandIns(TorchDispatchMode):
     # Following operators ------------------------------------------------------------------------------------------------
 
     def _follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        """Note what the results of a call stand for."""
+        """Record the values of a call's results."""
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, FakeTensor)]
         operands = _tensors(args, kwargs)
         name = func.overloadpacket.__name__
@@ -156,26 +150,43 @@ class StandIns(TorchDispatchMode):
                 self._set_uniform(output, self._uniform.get(operands[0], 0))
 
     def _compute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[FakeTensor]) -> None:
-        """Run the operator on what its operands stand for, some of which are known."""
+        """Run the operator on the values of its operands, some of which are known."""
         operands = _tensors(args, kwargs)
         mutable = func._schema.is_mutable
         sizes = [t.numel() for t in (*outputs, *(t for t in operands if self._known(t) is None))]
         followed = max(sizes) <= _LARGEST and func.overloadpacket.__name__ not in _NOT_FOLLOWED
-        results = self._run(func, args, kwargs, own=mutable) if followed else None
+
+        def elements(tensor: torch.Tensor) -> torch.Tensor:
+            if (known := self._known(tensor)) is not None:
+                return known.elements
+            filled = self._number(tensor).expand(tensor.shape)
+            return filled.clone() if mutable else filled  # expanded memory cannot be written to
+
+        results = self._run(func, args, kwargs, elements) if followed else None
         if results is None:
             for output in outputs if mutable else ():
-                self._held.pop(output, None)
+                self._elements_of.pop(output, None)
             return
         from_data = any(self._from_data(t) for t in operands)
-        for output, elements in zip(outputs, _tensors(results), strict=True):
-            self._hold(output, elements, from_data)
+        for output, values in zip(outputs, _tensors(results), strict=True):
+            self._store(output, values, from_data)
 
-    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], own: bool = False) -> Any:
-        """The results on the CPU; `None` where the operator refuses the stand-ins (an index of 0 into nothing, say)."""
+    def _compute_uniform(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[FakeTensor]) -> None:
+        """Where every operand of a pointwise operator is one number everywhere, so is the result."""
+        results = self._run(func, args, kwargs, self._number)
+        with _real():
+            values = [0] * len(outputs) if results is None else [0 if t.is_complex() else t.item() for t in _tensors(results)]
+        for output, value in zip(outputs, values, strict=True):
+            self._set_uniform(output, value)
+
+    @staticmethod
+    def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], values: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+        """The results on the CPU for the given `values` of tensors; `None` where the operator refuses these (an index into an
+        empty tensor, say)."""
 
         def real(value: Any) -> Any:
             if isinstance(value, torch.Tensor):
-                return self._elements(value, own)
+                return values(value)
             return torch.device("cpu") if isinstance(value, torch.device) else value
 
         with _real():
@@ -184,40 +195,25 @@ class StandIns(TorchDispatchMode):
             except (RuntimeError, IndexError):
                 return None
             if func.overloadpacket.__name__.startswith(("empty", "new_empty")):
-                results.zero_()  # memory as it is found would not be the same twice
+                results.zero_()  # uninitialized memory would differ between runs
             return results
 
-    def _compute_uniform(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[FakeTensor]) -> None:
-        """Where every operand of a pointwise operator is one number everywhere, so is the result."""
-
-        def single(value: Any) -> Any:
-            if isinstance(value, torch.Tensor):
-                return torch.full((), self._uniform.get(value, 0), dtype=value.dtype)
-            return torch.device("cpu") if isinstance(value, torch.device) else value
-
-        with _real():
-            try:
-                results = _tensors(func(*tree_map(single, args), **tree_map(single, kwargs)))
-            except (RuntimeError, IndexError):
-                results = [torch.zeros(()) for _ in outputs]
-            for output, value in zip(outputs, results, strict=True):
-                self._set_uniform(output, 0 if value.is_complex() else value.item())
-
     def _choose(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[FakeTensor]) -> None:
-        """Indices that a choice gives, spread evenly over what it chooses from."""
+        """Indices of a choice, spread evenly over its candidates."""
         chosen = next((output for output in outputs if output.dtype == torch.int64), None)
         if chosen is not None and chosen.numel() <= _LARGEST:
             with _real():
                 elements = _spread(tuple(args[0].shape), tuple(chosen.shape), _argument(func, args, kwargs, "dim"))
-            self._hold(chosen, elements, True)
+            self._store(chosen, elements, True)
 
     # Operators whose results, or whose results' sizes, are data -----------------------------------------------------------
 
     def _by_value(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The results as they follow from the stand-ins, all of which must be known."""
+        """The results computed from the operands' values, all of which must be known."""
         operands = _tensors(args, kwargs)
-        known = all(self._known(t) is not None for t in operands)
-        results = self._run(func, args, kwargs) if known else None
+        results = None
+        if all(self._known(t) is not None for t in operands):
+            results = self._run(func, args, kwargs, lambda tensor: self._known(tensor).elements)
         if results is None:
             raise CaptureError(f"the result of {func} depends on values that only data would give")
         from_data = any(self._from_data(t) for t in operands)
@@ -227,93 +223,90 @@ class StandIns(TorchDispatchMode):
         def fake(value: Any) -> Any:
             if not isinstance(value, torch.Tensor):
                 return value
-            return self._hold(like.new_empty(value.shape, dtype=value.dtype), value, from_data)
+            return self._store(like.new_empty(value.shape, dtype=value.dtype), value, from_data)
 
         return tree_map(fake, results)
 
     def _item(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """One number. Of what only data would give a condition can be asked, which is what zeros make of it."""
-        held = self._known(args[0])
-        if held is not None:
-            self._chosen += held.from_data
+        """One number; a condition on unknown data is evaluated for zeros."""
+        known = self._known(args[0])
+        if known is not None:
+            self._chosen += known.from_data
             with _real():
-                return held.elements.item()
+                return known.elements.item()
         if args[0].dtype == torch.bool:
             self._conditions += 1
             if self._conditions > _MOST_CONDITIONS:
-                raise CaptureError(f"a loop does not end: {_MOST_CONDITIONS} conditions were asked for that only data would give")
+                raise CaptureError(f"a loop does not end: {_MOST_CONDITIONS} conditions were read that only data would give")
             return bool(self._uniform.get(args[0], False))
         raise CaptureError("a number is read that only data would give")
 
-    def _places(self, mask: torch.Tensor) -> torch.Tensor:
-        """(count, rank) indices of where a condition holds: everywhere, where that is not known."""
-        held = self._known(mask)
-        found = None
-        with _real():
-            if held is not None:
-                found = torch.nonzero(held.elements)
-            elif mask.numel() * mask.dim() <= _LARGEST_SELECTION:
-                found = torch.nonzero(torch.ones((), dtype=torch.bool).expand(mask.shape))
-        self._kept += held is None
-        self._chosen += held is not None and held.from_data
-        fake = mask.new_empty((mask.numel() if found is None else found.shape[0], mask.dim()), dtype=torch.int64)
-        return fake if found is None else self._hold(fake, found, held is None or held.from_data)
-
     def _nonzero(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-        return self._places(args[0])
+        """(count, rank) indices of the elements where a condition holds: all of them where the condition is not known."""
+        mask = args[0]
+        known = self._known(mask)
+        indices = None
+        with _real():
+            if known is not None:
+                indices = torch.nonzero(known.elements)
+            elif mask.numel() * mask.dim() <= _LARGEST_SELECTION:
+                indices = torch.nonzero(torch.ones((), dtype=torch.bool).expand(mask.shape))
+        self._unfiltered += known is None
+        self._chosen += known is not None and known.from_data
+        fake = mask.new_empty((mask.numel() if indices is None else indices.shape[0], mask.dim()), dtype=torch.int64)
+        return fake if indices is None else self._store(fake, indices, known is None or known.from_data)
 
-    def _columns(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    def _nonzero_columns(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
         """`nonzero` as one list of indices a dimension."""
-        places = self._places(args[0])
-        held = self._known(places)
-        columns = [places.new_empty((places.shape[0],)) for _ in range(places.shape[1])]
-        for i, column in enumerate(columns if held is not None else ()):
+        indices = self._nonzero(func, args, kwargs)
+        known = self._known(indices)
+        columns = [indices.new_empty((indices.shape[0],)) for _ in range(indices.shape[1])]
+        for i, column in enumerate(columns if known is not None else ()):
             with _real():
-                elements = held.elements[:, i]
-            self._hold(column, elements, held.from_data)
+                elements = known.elements[:, i]
+            self._store(column, elements, known.from_data)
         return columns
 
     def _index(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Indexing, with a condition replaced by the places where it holds."""
+        """Indexing, with a condition replaced by the indices where it holds."""
         indices: list[Any] = []
         for index in args[1]:
             condition = isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8)
-            indices += self._columns(func, (index,), {}) if condition else [index]
+            indices += self._nonzero_columns(func, (index,), {}) if condition else [index]
         args = (args[0], indices, *args[2:])
         result = func(*args, **kwargs)
         self._follow(func, args, kwargs, result)
         return result
 
     def _grouped_product(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-        """The shape that torch works out for bfloat16, the only type it does so for, holds for the types that kernels take."""
+        """A grouped product in any type: torch computes its shape for bfloat16 only, and the shape holds for the other types."""
 
         def half(value: Any) -> Any:
             floating = isinstance(value, torch.Tensor) and value.is_floating_point()
             return value.to(torch.bfloat16) if floating else value
 
-        asked = kwargs.get("out_dtype") or args[0].dtype
         shape = func(*tree_map(half, args), **{name: value for name, value in kwargs.items() if name != "out_dtype"}).shape
-        return args[0].new_empty(shape, dtype=asked)
+        return args[0].new_empty(shape, dtype=kwargs.get("out_dtype") or args[0].dtype)
 
     def _suppress(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-        """Every box is kept, in order."""
+        """Non-maximum suppression that keeps every box, in order."""
         self._suppressed += 1
         with _real():
             everything = torch.arange(args[0].shape[0])
-        return self._hold(args[0].new_empty((args[0].shape[0],), dtype=torch.int64), everything, True)
+        return self._store(args[0].new_empty((args[0].shape[0],), dtype=torch.int64), everything, True)
 
 
 _Rule = Callable[[StandIns, Any, tuple[Any, ...], dict[str, Any]], Any]
 _RULES: Mapping[str, _Rule] = {
     "aten::_local_scalar_dense": StandIns._item,
     "aten::nonzero": StandIns._nonzero,
-    "aten::nonzero_numpy": StandIns._columns,
+    "aten::nonzero_numpy": StandIns._nonzero_columns,
     "aten::index.Tensor": StandIns._index,
     "aten::_grouped_mm": StandIns._grouped_product,
     "torchvision::nms": StandIns._suppress,
     "torchvision::qnms": StandIns._suppress,
 }
-"""Operators with a rule of their own, by the name in their schema."""
+"""Operators with special rules, by the name in their schema."""
 
 
 def _tensors(*values: Any) -> list[torch.Tensor]:
@@ -321,7 +314,7 @@ def _tensors(*values: Any) -> list[torch.Tensor]:
 
 
 def _argument(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
-    """What a call passes for an argument of the schema, or the argument's default."""
+    """The value of a call's argument by its schema name, or the argument's default."""
     for i, argument in enumerate(func._schema.arguments):
         if argument.name == name:
             return args[i] if i < len(args) else kwargs.get(name, argument.default_value)

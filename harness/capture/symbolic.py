@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import sympy
@@ -12,9 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from shmoo.estimators.records import Graph
 from shmoo.harness.capture.compiled import compile_pieces
-from shmoo.harness.capture.errors import CaptureError
 from shmoo.harness.capture.exported import Place, export_graph, exportable
-from shmoo.harness.capture.introspect import OperatorIntrospector
+from shmoo.harness.capture.introspect import CaptureError, OperatorIntrospector
 from shmoo.harness.capture.traced import FakeCall, trace_call
 from shmoo.harness.capture.walker import FXGraphWalker, Origin
 
@@ -22,14 +22,14 @@ from shmoo.harness.capture.walker import FXGraphWalker, Origin
 class SymbolicCapture:
     """A model's graph with symbols for some dimensions of its inputs.
 
-    torch notes every comparison of a symbol that decided what was traced. `at` gives the graph for other sizes only where all of
-    these come out as they did, so that a capture at those sizes would have traced the same.
+    torch records a guard for every comparison of a symbol that decided what was traced. `at` gives the graph for other sizes only
+    where all guards hold, so that a capture at those sizes would have traced the same.
 
     Args:
         module: traced operators with their fake results.
-        origins: what its placeholders stand for.
+        origins: the origins of its placeholders.
         fakes: the fake tensor of each leaf of (args, kwargs), `None` for one that is no tensor.
-        dynamic: the dimensions that were left open.
+        dynamic: the dimensions that became symbols.
         name: of the graphs.
 
     Raises:
@@ -44,9 +44,7 @@ class SymbolicCapture:
         dynamic: Sequence[Place],
         name: str,
     ) -> None:
-        self._module, self._origins, self._name = module, tuple(origins), name
-        self._dynamic = frozenset(dynamic)
-        self._fakes = tuple(fakes)
+        self._module, self._origins, self._fakes, self._name = module, tuple(origins), tuple(fakes), name
         open_sizes = [size for leaf, dim in dynamic if isinstance(size := fakes[leaf].shape[dim], torch.SymInt)]
         if not open_sizes:
             raise CaptureError("none of the sizes stays a symbol: the model makes them part of its graph")
@@ -59,58 +57,49 @@ class SymbolicCapture:
             shapes: of every leaf of (args, kwargs), in order, empty for one that is no tensor.
 
         Raises:
-            CaptureError: at these sizes the model would do something else, or torch does not say that it would do the same.
+            CaptureError: at these sizes the model would trace differently, or a guard cannot be evaluated.
         """
         values = self._values(shapes)
         for symbol, value in values.items():
-            known = self._env.var_to_range.get(symbol)
-            if known is not None and not known.lower <= value <= known.upper:
-                upper = f" to {known.upper}" if known.upper.is_finite else " up"
-                raise CaptureError(f"the capture holds for sizes from {known.lower}{upper}, not {value}")
+            valid = self._env.var_to_range.get(symbol)
+            if valid is not None and not valid.lower <= value <= valid.upper:
+                upper = f" to {valid.upper}" if valid.upper.is_finite else " up"
+                raise CaptureError(f"the capture holds for sizes from {valid.lower}{upper}, not {value}")
         for guard in self._env.guards:
             expression = guard.expr.xreplace(values)
             if expression is not sympy.true:
                 expression = self._env.replace(guard.expr).xreplace(values)
             if expression is not sympy.true:
                 raise CaptureError(f"the capture holds where {guard.expr}, which these sizes do not meet")
-        introspector = OperatorIntrospector(_Numbers(values))
-        return FXGraphWalker(introspector).walk(self._module, origins=self._origins, name=self._name)
+
+        @cache
+        def evaluate(expression: Any, pytype: type) -> Any:
+            return pytype(sympy.sympify(expression).xreplace(values))
+
+        def number(value: Any) -> Any:
+            symbolic = isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool))
+            return evaluate(value.node.expr, value.node.pytype) if symbolic else value
+
+        return FXGraphWalker(OperatorIntrospector(number)).walk(self._module, origins=self._origins, name=self._name)
 
     def _values(self, shapes: Sequence[Sequence[int]]) -> dict[sympy.Symbol, sympy.Integer]:
-        """What every symbol stands for, checked against all sizes."""
+        """The value of every symbol, checked against all sizes."""
         values: dict[sympy.Symbol, sympy.Integer] = {}
-        asked: list[tuple[Place, sympy.Expr, int]] = []
+        sizes: list[tuple[Place, sympy.Expr, int]] = []
         for leaf, (given, fake) in enumerate(zip(shapes, self._fakes, strict=True)):
             captured = () if fake is None else fake.shape
             if len(given) != len(captured):
                 raise CaptureError(f"input {leaf} has {len(given)} dimensions, it was captured with {len(captured)}")
             for dim, (size, example) in enumerate(zip(given, captured, strict=True)):
                 expression = example.node.expr if isinstance(example, torch.SymInt) else sympy.Integer(example)
-                asked.append(((leaf, dim), expression, size))
+                sizes.append(((leaf, dim), expression, size))
                 if expression.is_Symbol:
                     values.setdefault(expression, sympy.Integer(size))
-        for (leaf, dim), expression, size in asked:
-            held = expression.xreplace(values)
-            if held != size:
-                raise CaptureError(f"dimension {dim} of input {leaf} is {held} in the graph, not {size}")
+        for (leaf, dim), expression, size in sizes:
+            captured_size = expression.xreplace(values)
+            if captured_size != size:
+                raise CaptureError(f"dimension {dim} of input {leaf} is {captured_size} in the graph, not {size}")
         return values
-
-
-class _Numbers:
-    """Values of symbolic numbers when symbols have given values; each expression is evaluated once."""
-
-    def __init__(self, values: Mapping[sympy.Symbol, sympy.Integer]) -> None:
-        self._values = values
-        self._known: dict[Any, Any] = {}
-
-    def __call__(self, value: Any) -> Any:
-        if not isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-            return value
-        expression = value.node.expr
-        found = self._known.get(expression)
-        if found is None:
-            found = self._known[expression] = value.node.pytype(sympy.sympify(expression).xreplace(self._values))
-        return found
 
 
 def leaf_shapes(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[int, ...]]:
@@ -131,7 +120,7 @@ def capture_symbolic(
     """Capture as `capture` would, with symbols in the given dimensions. Their sizes in the arguments are examples, at least 2.
 
     Args:
-        traced: do as `capture_traced` does instead, without anything that stands in for data.
+        traced: capture as `capture_traced` does instead, without stand-ins for data.
 
     Raises:
         CaptureError: torch cannot take the model, splits it, or makes the sizes part of the graph.
@@ -141,9 +130,9 @@ def capture_symbolic(
         module = trace_call(call, model, name or type(model).__name__)
         return SymbolicCapture(module, call.origins, [_tensor(fake) for fake in call.fakes], dynamic, name)
     if exportable(model):
-        found = export_graph(model, args, kwargs, name=name, dynamic=dynamic)
-        fakes = [_tensor(node.meta.get("val")) for node in found.inputs]
-        return SymbolicCapture(found.module, found.origins, fakes, dynamic, name)
+        exported = export_graph(model, args, kwargs, name=name, dynamic=dynamic)
+        fakes = [_tensor(node.meta.get("val")) for node in exported.inputs]
+        return SymbolicCapture(exported.module, exported.origins, fakes, dynamic, name)
     leaves = tree_leaves((tuple(args), dict(kwargs)))
     for leaf, dim in dynamic:
         torch._dynamo.maybe_mark_dynamic(leaves[leaf], dim)
@@ -152,8 +141,8 @@ def capture_symbolic(
         reasons = "; ".join(compiled.break_reasons) or f"{len(compiled.pieces)} pieces"
         raise CaptureError(f"torch.compile splits the model, so that sizes inside it are not known from its inputs: {reasons}")
     (piece,) = compiled.pieces
-    known = {id(argument): fake for argument, fake in zip(piece.arguments, piece.fakes, strict=True)}
-    fakes = [_tensor(known.get(id(leaf), leaf)) for leaf in leaves]
+    fake_of = {id(argument): fake for argument, fake in zip(piece.arguments, piece.fakes, strict=True)}
+    fakes = [_tensor(fake_of.get(id(leaf), leaf)) for leaf in leaves]
     return SymbolicCapture(piece.module, piece.origins, fakes, dynamic, name)
 
 

@@ -1,5 +1,5 @@
 """Capture by running a model's own Python on fake tensors, with stand-ins for data: for models whose sizes or branches depend on
-data, and for large ones, of which nothing is ever held in memory."""
+data, and for models too large for the memory."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
 from shmoo.harness.capture.capture import Capture
-from shmoo.harness.capture.errors import CaptureError, first_line
 from shmoo.harness.capture.exported import Place
-from shmoo.harness.capture.inline import inline_wrapped
-from shmoo.harness.capture.lines import Lines
+from shmoo.harness.capture.introspect import CaptureError, RecordLines, first_line
 from shmoo.harness.capture.standins import StandIns
+from shmoo.harness.capture.trace import inline_wrapped
 from shmoo.harness.capture.walker import FXGraphWalker, Origin
 
 _CPU = torch.device("cpu")
@@ -44,11 +43,11 @@ class FakeCall:
         >>> call(*call.values)  # doctest: +SKIP
 
     Attributes:
-        values: what the call takes: fakes of the weights, then of the leaves of (args, kwargs).
-        origins: what each of the values stands for.
+        values: the call's arguments: fakes of the weights, then of the leaves of (args, kwargs).
+        origins: the origin of each of the values.
         mode: the mode that the values are fake in.
-        fakes: those of the leaves of (args, kwargs) alone.
-        stand_ins: what stood in for data while it ran.
+        fakes: the values of the leaves of (args, kwargs) alone.
+        stand_ins: the mode that stands in for data; a null context with `dynamic`.
     """
 
     def __init__(
@@ -62,17 +61,18 @@ class FakeCall:
         self._model = model
         self.mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv() if dynamic else None)
         self._weights = {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
-        entering, self._structure = tree_flatten_with_path((tuple(args), dict(kwargs or {})))
+        inputs, self._structure = tree_flatten_with_path((tuple(args), dict(kwargs or {})))
         parameters = {id(parameter) for parameter in self._module.parameters()}
-        kinds = ("parameter" if id(tensor) in parameters else "buffer" for tensor in self._weights.values())
-        self.origins = [Origin(kind, name) for kind, name in zip(kinds, self._weights, strict=True)]
-        self.origins += [Origin("input", _path(path)) for path, _ in entering]
-        self.values = [self._fake(value) for value in (*self._weights.values(), *(leaf for _, leaf in entering))]
-        self.fakes = self.values[len(self._weights) :]
+        kinds = {name: "parameter" if id(tensor) in parameters else "buffer" for name, tensor in self._weights.items()}
+        self.origins = [Origin(kind, name) for name, kind in kinds.items()]
+        # "input_ids" for ((), {"input_ids": x}), "0.1" for (([a, x],), {}).
+        paths = ([str(getattr(key, "idx", getattr(key, "key", key))) for key in path[1:]] for path, _ in inputs)
+        self.origins += [Origin("input", ".".join(path)) for path in paths]
+        self.fakes = [self._fake(leaf) for _, leaf in inputs]
         for leaf in {leaf for leaf, _ in dynamic}:
-            self.fakes[leaf] = self._open(self.fakes[leaf], {dim for other, dim in dynamic if other == leaf})
-        self.values[len(self._weights) :] = self.fakes
-        # What stands for data would have to be computed, which needs sizes.
+            self.fakes[leaf] = self._with_symbols(self.fakes[leaf], {dim for other, dim in dynamic if other == leaf})
+        self.values = [*(self._fake(weight) for weight in self._weights.values()), *self.fakes]
+        # Stand-ins for data would have to be computed, which needs sizes.
         self.stand_ins = contextlib.nullcontext() if dynamic else StandIns()
 
     def __call__(self, *values: Any) -> list[torch.Tensor]:
@@ -85,13 +85,13 @@ class FakeCall:
             self.mode,
             self.stand_ins,
             _conversions_in_place(),
-            _Texts(),
+            _FormatNumbers(),
             _reparametrize_module(self._module, weights, tie_weights=True),
         ):
             return list(_tensors_in(self._model(*args, **kwargs), set()))
 
-    def _open(self, fake: torch.Tensor, dims: set[int]) -> torch.Tensor:
-        """The same with symbols for some sizes; equal sizes are one symbol."""
+    def _with_symbols(self, fake: torch.Tensor, dims: set[int]) -> torch.Tensor:
+        """The tensor with symbols for some sizes; equal sizes share a symbol."""
         sizes: list[Any] = list(fake.shape)
         for dim in dims:
             size, source = sizes[dim], ConstantSource(f"size_{sizes[dim]}")
@@ -101,7 +101,7 @@ class FakeCall:
             return torch.empty(sizes, dtype=fake.dtype, device=_CPU)
 
     def _fake(self, value: Any) -> Any:
-        """On the CPU: models treat the meta device apart, and put the constants they make beside it on the CPU."""
+        """A fake CPU tensor: models treat the meta device specially, and create their constants on the CPU."""
         if not isinstance(value, torch.Tensor) or isinstance(value, FakeTensor):
             return value
         if value.is_meta:
@@ -110,45 +110,40 @@ class FakeCall:
 
 
 def capture_traced(
-    model: Callable[..., Any],
-    args: Sequence[Any] = (),
-    kwargs: Mapping[str, Any] | None = None,
-    *,
-    name: str = "",
+    model: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, name: str = "",
     notes: Sequence[str] = (),
-) -> Capture:
-    """Capture what `model(*args, **kwargs)` computes at inference, in one graph of undecomposed operators.
+) -> Capture:  # fmt: skip
+    """Capture `model(*args, **kwargs)` at inference, in one graph of undecomposed operators.
 
-    The model's Python runs as it would in eager execution. Where it asks for values, `StandIns` says what they are, and the
-    graph's notes say that it did.
+    The model's Python runs as it would in eager execution. Where it reads values, `StandIns` supplies them, and the graph's notes
+    say so.
 
     Args:
         model: a module, its weights on any device, or a function.
-        notes: what else the reader of the graph's numbers must know.
+        notes: further notes for the reader of the graph's numbers.
 
     Raises:
-        CaptureError: the model fails on fake tensors, or asks for numbers that only data would give.
+        CaptureError: the model fails on fake tensors, or reads numbers that only data could give.
     """
     call = FakeCall(model, args, kwargs)
     traced = trace_call(call, model, name or type(model).__name__)
     graph = FXGraphWalker().walk(traced, origins=call.origins, name=name)
-    said = (*notes, *call.stand_ins.notes)
-    return Capture((msgspec.structs.replace(graph, notes=said) if said else graph,), method="trace")
+    return Capture((msgspec.structs.replace(graph, notes=(*notes, *call.stand_ins.notes)),), method="trace")
 
 
 def trace_call(call: FakeCall, model: Any, label: str) -> fx.GraphModule:
-    """The operators of a call, with their fake results, places and lines; its placeholders get `call.values`.
+    """The operators of a call, with their fake results, module paths and lines; its placeholders take `call.values`.
 
     Raises:
         CaptureError: as for `capture_traced`.
     """
 
     def run(*values: Any) -> list[torch.Tensor]:
-        with _places(model):
+        with _module_paths(model):
             return call(*values)
 
     try:
-        with torch.no_grad(), preserve_node_meta(), call.mode, _shapes_from_kernels(), Lines():
+        with torch.no_grad(), preserve_node_meta(), call.mode, _shapes_from_kernels(), RecordLines():
             return inline_wrapped(make_fx(run, pre_dispatch=True)(*call.values))
     except CaptureError as error:
         raise CaptureError(f"{label!r} cannot be captured without data: {error}") from error
@@ -156,13 +151,8 @@ def trace_call(call: FakeCall, model: Any, label: str) -> fx.GraphModule:
         raise CaptureError(f"{label!r} does not run on fake tensors: {first_line(error)}") from error
 
 
-def _path(path: Sequence[Any]) -> str:
-    """ "input_ids" of ((), {"input_ids": x}), "0.1" of (([a, x],), {})."""
-    return ".".join(str(getattr(key, "idx", getattr(key, "key", key))) for key in path[1:])
-
-
 def _tensors_in(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
-    """Tensors of a result, also inside objects that torch's pytrees do not know, such as a cache of keys and values."""
+    """Tensors of a result, also inside objects that are no pytrees of torch, such as a cache of keys and values."""
     if isinstance(value, torch.Tensor):
         yield value
         return
@@ -181,8 +171,8 @@ def _tensors_in(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
 
 @contextmanager
 def _conversions_in_place() -> Iterator[None]:
-    """While active, a model that converts one of its modules (`self.router.to(torch.float32)`) gets the converted tensors put
-    into it: torch exchanges fake ones with what they were, which fails on tensors that are being traced."""
+    """While active, a conversion of a module (`self.router.to(torch.float32)`) assigns the converted tensors to the module: torch
+    swaps fake tensors with their originals, which fails on tensors that are being traced."""
 
     def convert(module: torch.nn.Module, function: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         for child in module.children() if recurse else ():
@@ -191,30 +181,30 @@ def _conversions_in_place() -> Iterator[None]:
             table.update({name: function(tensor) for name, tensor in table.items() if tensor is not None})
         return module
 
-    usual = torch.nn.Module._apply
+    original = torch.nn.Module._apply
     torch.nn.Module._apply = convert
     try:
         yield
     finally:
-        torch.nn.Module._apply = usual
+        torch.nn.Module._apply = original
 
 
 @contextmanager
-def _places(model: Any) -> Iterator[None]:
-    """While active, every traced node notes the path of the module that it comes from."""
+def _module_paths(model: Any) -> Iterator[None]:
+    """While active, every traced node records the path of the module that it comes from."""
     names = {id(module): path for path, module in model.named_modules()} if isinstance(model, torch.nn.Module) else {}
     stack = [""]
 
-    def note() -> None:
+    def record() -> None:
         get_current_meta()["nn_module_stack"] = {"": (stack[-1], "")}
 
     def enter(module: torch.nn.Module, _: Any) -> None:
         stack.append(names.get(id(module), stack[-1]))
-        note()
+        record()
 
     def leave(module: torch.nn.Module, _: Any, result: Any) -> None:
         stack.pop()
-        note()
+        record()
 
     handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
     try:
@@ -226,25 +216,25 @@ def _places(model: Any) -> Iterator[None]:
 
 @contextmanager
 def _shapes_from_kernels() -> Iterator[None]:
-    """While active, the size of a resized image comes from the kernel's own shape function: torch would take the operator apart
-    into some two hundred others to learn it, anew for every size."""
-    held = []
+    """While active, the size of a resized image comes from the kernel's own shape function: torch would decompose the operator
+    into some two hundred others to compute it, again for every size."""
+    saved = []
     for name in _RESIZING:
         packet = getattr(torch.ops.aten, name)
         for operator in (getattr(packet, overload) for overload in packet.overloads()):
-            held.append((operator, dict(operator.py_kernels)))
+            saved.append((operator, dict(operator.py_kernels)))
             operator.py_kernels.clear()
             operator._dispatch_cache.clear()
     try:
         yield
     finally:
-        for operator, kernels in held:
+        for operator, kernels in saved:
             operator.py_kernels.update(kernels)
             operator._dispatch_cache.clear()
 
 
-class _Texts(TorchFunctionMode):
-    """While active, a number in a text (f"expert_{i}") is its value, which torch looks up for plain tensors alone."""
+class _FormatNumbers(TorchFunctionMode):
+    """While active, a scalar tensor in a format string (f"expert_{i}") shows its value, as torch does for plain tensors only."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         if func is torch.Tensor.__format__ and args[0].dim() == 0:

@@ -1,23 +1,32 @@
-"""A workload -> its graphs, without weights in memory where the model allows it."""
+"""A workload -> its graphs at one or many sizes, without weights in memory where the model allows it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+import torch
+from torch.utils._pytree import tree_leaves
 
 from shmoo.estimators.errors import InputError
 from shmoo.harness.capture.capture import Capture, capture
-from shmoo.harness.capture.errors import CaptureError
+from shmoo.harness.capture.introspect import CaptureError
+from shmoo.harness.capture.symbolic import SymbolicCapture, capture_symbolic, leaf_shapes
 from shmoo.harness.capture.traced import capture_traced
-from shmoo.harness.workloads import Built, DNNModule
+from shmoo.harness.workloads.module import Built, DNNModule
 from shmoo.runs.records import AxisValue
 
+Axes = Mapping[str, AxisValue]
+
 _NEEDS_VALUES = re.compile(r"meta tensor|'Meta' backend", re.IGNORECASE)
-"""What torch says where code asks a tensor without memory for its values."""
+"""torch's message where code reads the values of a tensor without memory."""
 
 
-def build_for_capture(module: DNNModule, axes: Mapping[str, AxisValue] | None = None, dtype: str = "float32") -> Built:
-    """Built on the meta device, which takes neither weights nor arithmetic; on the CPU where making the model reads its weights.
+def build_for_capture(module: DNNModule, axes: Axes | None = None, dtype: str = "float32") -> Built:
+    """Build on the meta device, which takes neither memory nor arithmetic; on the CPU where building the model reads its weights.
 
     Raises:
         InputError: as `DNNModule.build`.
@@ -30,30 +39,138 @@ def build_for_capture(module: DNNModule, axes: Mapping[str, AxisValue] | None = 
     return module.build(axes, dtype, "cpu")
 
 
-def capture_workload(module: DNNModule, axes: Mapping[str, AxisValue] | None = None, dtype: str = "float32") -> Capture:
+def capture_workload(module: DNNModule, axes: Axes | None = None, dtype: str = "float32") -> Capture:
     """Capture a workload at the given axes, every graph named after it.
 
-    The model is built without weights where that can be. Where its sizes depend on data, which
-    torch.compile and torch.export refuse there, its Python is run on fake tensors with stand-ins for data. One that needs true
-    values is built and run on the CPU.
+    The model is built without weights in memory if possible. Where its sizes depend on data, which torch.compile and torch.export
+    refuse on the meta device, its Python runs on fake tensors with stand-ins for data. A model that needs real values is built
+    and run on the CPU.
 
     Raises:
-        CaptureError: it can be captured in none of these ways.
+        CaptureError: none of these methods can capture it.
         InputError: an axis, its value or the dtype cannot be used.
     """
     built = build_for_capture(module, axes, dtype)
     if built.traced:
         return capture_traced(built.model, built.args, built.kwargs, name=module.name, notes=built.notes)
-    try:
-        return capture(built.model, built.args, built.kwargs, name=module.name)
-    except CaptureError as error:
-        on_meta = error
-    try:
-        return capture_traced(built.model, built.args, built.kwargs, name=module.name, notes=built.notes)
-    except CaptureError as error:
-        on_fakes = error
+    failures = []
+    for method in (capture, partial(capture_traced, notes=built.notes)):
+        try:
+            return method(built.model, built.args, built.kwargs, name=module.name)
+        except CaptureError as error:
+            failures.append(str(error))
     built = module.build(axes, dtype, "cpu")
     try:
         return capture(built.model, built.args, built.kwargs, name=module.name)
     except CaptureError as on_cpu:
-        raise CaptureError(f"{on_cpu} (on the meta device: {on_meta}; {on_fakes})") from on_cpu
+        raise CaptureError(f"{on_cpu} (on the meta device: {'; '.join(failures)})") from on_cpu
+
+
+class CaptureFamily:
+    """A workload's captures at several points of its axes.
+
+    Two points that differ in whole numbers show which input dimensions change. One capture with symbols in these dimensions
+    serves all points at which torch would trace the same graph. The model is captured anew, and the capture's `note` says so,
+    where weights, plain attributes of modules or other arguments differ between the points, where torch makes a size part of the
+    graph, and at sizes of 1, which torch traces differently.
+
+    Args:
+        points: axis values of the later calls of `at`.
+        dtype: element type of the vocabulary in which the workload is built.
+    """
+
+    def __init__(self, module: DNNModule, points: Sequence[Axes], dtype: str = "float32") -> None:
+        self._module = module
+        self._dtype = dtype
+        self._points = [module.resolve(point) for point in points]
+        self._symbolic: dict[tuple, SymbolicCapture | str] = {}
+
+    def at(self, axes: Axes) -> Capture:
+        """The capture at one point.
+
+        Raises:
+            CaptureError: the model cannot be captured there at all.
+            InputError: an axis or its value cannot be used.
+        """
+        point = self._module.resolve(axes)
+        group = _group(point)
+        same_group = [other for other in self._points if _group(other) == group]
+        if len({_sizes(other) for other in same_group}) < 2:
+            return capture_workload(self._module, point, self._dtype)
+        if group not in self._symbolic:
+            self._symbolic[group] = self._capture_symbolic(same_group)
+        source = self._symbolic[group]
+        if isinstance(source, SymbolicCapture):
+            try:
+                built = build_for_capture(self._module, point, self._dtype)
+                graph = source.at(leaf_shapes(built.args, built.kwargs))
+                return Capture((graph,), note="its sizes put into one capture with symbols in their place")
+            except CaptureError as error:
+                source = str(error)
+        return msgspec.structs.replace(capture_workload(self._module, point, self._dtype), note=f"captured anew: {source}")
+
+    def _capture_symbolic(self, points: Sequence[Axes]) -> SymbolicCapture | str:
+        """The capture with symbols, or the reason why there is none."""
+        example = max(points, key=lambda point: min(_sizes(point), default=0))
+        other = max(points, key=lambda point: sum(a != b for a, b in zip(_sizes(point), _sizes(example), strict=True)))
+        try:
+            built, other_built = (build_for_capture(self._module, point, self._dtype) for point in (example, other))
+            dynamic = _changed_dimensions(built, other_built)
+            return capture_symbolic(built.model, built.args, built.kwargs, dynamic, name=self._module.name, traced=built.traced)
+        except CaptureError as error:
+            return str(error)
+
+
+def _group(point: Axes) -> tuple:
+    """The axis values that no symbol can replace."""
+    return tuple((name, value) for name, value in point.items() if type(value) is not int)
+
+
+def _sizes(point: Axes) -> tuple[int, ...]:
+    return tuple(value for value in point.values() if type(value) is int)
+
+
+def _changed_dimensions(a: Built, b: Built) -> list[tuple[int, int]]:
+    """The dimensions of the arguments in which two builds of a workload differ.
+
+    Raises:
+        CaptureError: they differ in something else, or in nothing.
+    """
+    left, right = tree_leaves((a.args, a.kwargs)), tree_leaves((b.args, b.kwargs))
+    if len(left) != len(right):
+        raise CaptureError("the number of inputs changes with the sizes")
+    places = []
+    for leaf, (x, y) in enumerate(zip(left, right, strict=True)):
+        if not isinstance(x, torch.Tensor):
+            if x != y:
+                raise CaptureError(f"input {leaf} is {x!r} at one size and {y!r} at another")
+        elif x.dim() != y.dim():
+            raise CaptureError(f"input {leaf} has {x.dim()} dimensions at one size and {y.dim()} at another")
+        else:
+            places += [(leaf, dim) for dim, (m, n) in enumerate(zip(x.shape, y.shape, strict=True)) if m != n]
+    if isinstance(a.model, torch.nn.Module) and isinstance(b.model, torch.nn.Module):
+        _compare_models(a.model, b.model)
+    if not places:
+        raise CaptureError("no size of an input changes with the axes")
+    return places
+
+
+def _compare_models(a: torch.nn.Module, b: torch.nn.Module) -> None:
+    """Raise `CaptureError` where two models differ in something that a substitution of sizes would miss."""
+    shapes = [{name: tuple(t.shape) for name, t in (*m.named_parameters(), *m.named_buffers())} for m in (a, b)]
+    if shapes[0] != shapes[1]:
+        raise CaptureError("weights change with the sizes")
+    for (name, x), (_, y) in zip(a.named_modules(), b.named_modules(), strict=True):
+        others = _plain_attributes(y)
+        for attribute, value in _plain_attributes(x).items():
+            if others.get(attribute, value) != value:
+                raise CaptureError(f"{attribute!r} of module {name or type(x).__name__!r} changes with the sizes")
+
+
+def _plain_attributes(module: torch.nn.Module) -> dict[str, Any]:
+    plain = (bool, int, float, str)
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, plain) or (isinstance(value, (list, tuple)) and all(isinstance(v, plain) for v in value))
+    }

@@ -194,7 +194,7 @@ def _controller(
     from shmoo.harness.models import workload_source
 
     source, defaults = workload_source(
-        model, dtype=dtype, trust=trust, asked={**axes, **{name: (value,) for name, value in settings.items()}}
+        model, dtype=dtype, trust=trust, axes={**axes, **{name: (value,) for name, value in settings.items()}}
     )
     fixed = {name: value for name, value in {**defaults, **settings}.items() if name not in axes}
     return SweepController(model, source, profiles, axes, machine_axes, fixed, runtimes, fused)

@@ -61,12 +61,12 @@ def trace(
     axes = options.settings(fixed)
     output.tell_of_code([model])
     with output.only_results_on_stdout():
-        from shmoo.harness.models import graphs_of
+        from shmoo.harness.models import WorkloadGraphs
         from shmoo.harness.trace import trace_document
         from shmoo.harness.workloads.loading import resolve_model
 
         module = resolve_model(model, trust=trust)
-        found = graphs_of(module, axes, wanted)
+        found = WorkloadGraphs(module, [axes], wanted).at(axes)
         estimate, slots = schedule(
             AnalysisDirector(profile), found.graphs, chosen, compute_dtype=matrix_dtype(wanted), batch=found.batch
         )

@@ -1,7 +1,7 @@
 """Models that transformers builds from a config, with random weights. Nothing is downloaded.
 
-What a model takes follows from the signature of its `forward`, and the sizes of that from its config: tokens, pixels, audio, or
-several of them. Masks are left out: nothing is padded. Well-known models are entries of `configs.json`.
+The signature of a model's `forward` determines its inputs, and its config their sizes: tokens, pixels, audio, or several of them.
+Masks are left out: nothing is padded. Well-known models are entries of `configs.json`.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ import msgspec
 
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.harness.workloads.module import Axis, Built, DNNModule, Maker, dim
-from shmoo.harness.workloads.torchvision_ops import import_torchvision
+from shmoo.harness.workloads.zoo import import_torchvision
 
 DEFAULT_SEQ_LEN = 128
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-"""Names that configs have for the number of experts of a layer."""
+"""Names in configs of the number of experts of a layer."""
 _ACTIVE_EXPERTS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "num_selected_experts")
-"""Names for how many of them work on a token; a config without one sends each token to one."""
+"""Names of the number of experts that process a token; a config without one sends each token to one expert."""
 
 
 class ConfigModel(msgspec.Struct, frozen=True):
     """A well-known model.
 
     Attributes:
-        config: what its transformers config says, as far as it differs from the defaults of its type.
-        source: where its sizes are published.
-        axes: defaults of its axes, where they are not those of every config.
-        parameters: published number of parameters, where there is one for just this model.
+        config: the entries of its transformers config that differ from the defaults of its type.
+        source: the publication of its sizes.
+        axes: defaults of its axes that differ from those of every config.
+        parameters: published number of parameters, where there is one for exactly this model.
     """
 
     config: dict[str, Any]
@@ -53,20 +53,20 @@ def find_config_model(name: str) -> DNNModule:
     """The well-known model of that name.
 
     Raises:
-        InputError: there is none; the nearest names are given. Or transformers is missing.
+        InputError: there is none (the nearest names are suggested), or transformers is missing.
     """
     if name not in config_models():
         raise unknown("model", name, config_models())
-    found = config_models()[name]
-    return config_workload(name, found.config, defaults=found.axes, meaning=found.source)
+    model = config_models()[name]
+    return config_workload(name, model.config, defaults=model.axes)
 
 
 def load_config(path: str) -> DNNModule:
     """The model of a config.json, named after the file.
 
     Raises:
-        InputError: transformers is missing, or the config is not there, not JSON, of an unknown type or of a model whose inputs
-            are not known.
+        InputError: transformers is missing, or the config is not there, not JSON, of an unknown type or of a model with unknown
+            inputs.
     """
     source = Path(path)
     if not source.is_file():
@@ -80,62 +80,49 @@ def load_config(path: str) -> DNNModule:
     return config_workload(source.stem, settings)
 
 
-def config_workload(
-    name: str, settings: Mapping[str, Any], *, defaults: Mapping[str, int] | None = None, meaning: str = ""
-) -> DNNModule:
-    """The model of a transformers config, with axes for what its inputs leave open.
+def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping[str, int] | None = None) -> DNNModule:
+    """The model of a transformers config, with axes for the open sizes of its inputs.
 
     Its architecture is the first that the config names, or the bare model of its type. The axes are "batch", and "seq_len" for
     tokens, "height" and "width" for pixels where the config does not fix them, "samples" for raw audio.
 
     Args:
         settings: the config, with its "model_type".
-        defaults: of axes, in place of those of every config.
+        defaults: defaults of axes that replace those of every config.
 
     Raises:
         InputError: transformers is missing or cannot use the config, or the model's inputs are not known.
     """
-    transformers = import_transformers()
-    config = _config(transformers, settings, name)
-    made_by = _architecture(transformers, config, name)
-    taken = inspect.signature(made_by.forward).parameters
-    inputs = [entry for entry in _INPUTS if entry.name in taken and (entry.name != _DECODER or config.is_encoder_decoder)]
-    if not inputs:
-        raise InputError(
-            f"{made_by.__name__} takes {', '.join(list(taken)[1:4])}, ...; models that take one of "
-            f"{', '.join(entry.name for entry in _INPUTS)} can be built: give a factory (package.module:factory) for others"
-        )
-    axes = (dim("batch", 1, "inputs at once"), *dict.fromkeys(axis for entry in inputs for axis in entry.axes(config)))
-    chosen = defaults or {}
-    axes = tuple(msgspec.structs.replace(axis, default=chosen.get(axis.name, axis.default)) for axis in axes)
-
-    def build(make: Maker, **sizes: Any) -> Built:
-        # Building a model notes its choices in the config, so each has one of its own.
-        own = _config(transformers, settings, name)
-        try:
-            model = make.module(lambda: made_by(own))
-        except ImportError as error:
-            raise InputError(f"{name!r} needs another library: {' '.join(str(error).split())}") from error
-        return Built(
-            model, (), {entry.name: entry.make(make, own, sizes) for entry in inputs}, traced=True, notes=_expert_notes(own)
-        )
-
-    return DNNModule(name, "network", axes, build, meaning)
-
-
-def import_transformers() -> Any:
-    """transformers.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    # It imports torchvision for its image models, and fails where torchvision alone would.
+    # transformers imports torchvision for its image models, and fails where torchvision alone would.
     import_torchvision()
     try:
         import transformers
     except ImportError as error:
         raise InputError("models from a config need transformers; install it with: pip install 'shmoo[models]'") from error
-    return transformers
+    config = _config(transformers, settings, name)
+    architecture = _architecture(transformers, config, name)
+    parameters = inspect.signature(architecture.forward).parameters
+    inputs = [entry for entry in _INPUTS if entry.name in parameters and (entry.name != _DECODER or config.is_encoder_decoder)]
+    if not inputs:
+        raise InputError(
+            f"{architecture.__name__} takes {', '.join(list(parameters)[1:4])}, ...; models that take one of "
+            f"{', '.join(entry.name for entry in _INPUTS)} can be built: give a factory (package.module:factory) for others"
+        )
+    axes = (dim("batch", 1, "inputs at once"), *dict.fromkeys(axis for entry in inputs for axis in entry.axes(config)))
+    defaults = defaults or {}
+    axes = tuple(msgspec.structs.replace(axis, default=defaults.get(axis.name, axis.default)) for axis in axes)
+
+    def build(make: Maker, **sizes: Any) -> Built:
+        # Building a model changes its config, so each build has a new one.
+        config = _config(transformers, settings, name)
+        try:
+            model = make.module(lambda: architecture(config))
+        except ImportError as error:
+            raise InputError(f"{name!r} needs another library: {' '.join(str(error).split())}") from error
+        kwargs = {entry.name: entry.make(make, config, sizes) for entry in inputs}
+        return Built(model, (), kwargs, traced=True, notes=_expert_notes(config))
+
+    return DNNModule(name, "network", axes, build)
 
 
 def _config(transformers: Any, settings: Mapping[str, Any], name: str) -> Any:
@@ -149,11 +136,10 @@ def _config(transformers: Any, settings: Mapping[str, Any], name: str) -> Any:
 
 
 def _architecture(transformers: Any, config: Any, name: str) -> Any:
-    """The class of the model."""
-    named = (config.architectures or [""])[0]
-    found = getattr(transformers, named, None)
-    if found is not None:
-        return found
+    """The class of the model: the one that the config names, or the bare model of its type."""
+    named = getattr(transformers, (config.architectures or [""])[0], None)
+    if named is not None:
+        return named
     try:
         return transformers.AutoModel._model_mapping[type(config)]
     except KeyError:
@@ -161,22 +147,22 @@ def _architecture(transformers: Any, config: Any, name: str) -> Any:
 
 
 def _expert_notes(config: Any) -> tuple[str, ...]:
-    """How many experts are counted, for a mixture of them."""
+    """A note on the number of experts that are counted, for a mixture of experts."""
     text = config.get_text_config()
-    count = next((value for name in _EXPERTS if (value := getattr(text, name, None))), 0)
-    if not count or count == 1:
+    count = next((value for name in _EXPERTS if (value := getattr(text, name, None))), 1)
+    if count == 1:
         return ()
     active = next((value for name in _ACTIVE_EXPERTS if (value := getattr(text, name, None))), 1)
-    said = f"{active} of {count} experts are counted for each token, evenly spread"
+    note = f"{active} of {count} experts are counted for each token, evenly spread"
     capacity = getattr(text, "expert_capacity", None)
-    return (f"{said}; tokens beyond an expert's capacity of {capacity} are dropped" if capacity else said,)
+    return (f"{note}; tokens beyond an expert's capacity of {capacity} are dropped" if capacity else note,)
 
 
-# What models take ---------------------------------------------------------------------------------------------------
+# Inputs of models --------------------------------------------------------------------------------------------------
 
 
 class _Input(NamedTuple):
-    """A tensor that a model can take: its name in signatures, the axes it adds, and how it is made."""
+    """A tensor that a model can take: its name in signatures, the axes it adds, and the function that makes it."""
 
     name: str
     axes: Callable[[Any], Sequence[Axis]]
@@ -189,8 +175,8 @@ _DECODER = "decoder_input_ids"
 def _token_axes(config: Any) -> Sequence[Axis]:
     text = config.get_text_config()
     limits = (getattr(text, name, None) for name in ("max_position_embeddings", "max_target_positions"))
-    most = next((limit for limit in limits if isinstance(limit, int)), DEFAULT_SEQ_LEN)
-    return (dim("seq_len", min(DEFAULT_SEQ_LEN, most), "tokens in an input, and in the decoder's where there is one"),)
+    limit = next((limit for limit in limits if isinstance(limit, int)), DEFAULT_SEQ_LEN)
+    return (dim("seq_len", min(DEFAULT_SEQ_LEN, limit), "tokens in an input, and in the decoder's where there is one"),)
 
 
 def _tokens(make: Maker, config: Any, sizes: Mapping[str, Any]) -> Any:
@@ -214,15 +200,15 @@ def _pixels(make: Maker, config: Any, sizes: Mapping[str, Any]) -> Any:
     return make.tensor(sizes["batch"], getattr(vision, "num_channels", 3), height, width)
 
 
-def _spectrum(make: Maker, config: Any, sizes: Mapping[str, Any]) -> Any:
-    """Two frames for each position of the encoder, whose second convolution halves their number."""
-    return make.tensor(sizes["batch"], config.num_mel_bins, 2 * config.max_source_positions)
-
-
 _INPUTS = (
     _Input("input_ids", _token_axes, _tokens),
     _Input("pixel_values", _pixel_axes, _pixels),
-    _Input("input_features", lambda config: (), _spectrum),
+    _Input(
+        "input_features",
+        lambda config: (),
+        # Two frames for each position of the encoder, whose second convolution halves their number.
+        lambda make, config, sizes: make.tensor(sizes["batch"], config.num_mel_bins, 2 * config.max_source_positions),
+    ),
     _Input(
         "input_values",
         lambda config: (dim("samples", 16000, "samples of audio; 16000 are a second for most models"),),

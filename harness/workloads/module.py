@@ -1,13 +1,12 @@
-"""DNNModule: a named workload with declared axes, and the registry that workloads file themselves in.
-
-Nothing here imports torch until a workload is built.
-"""
+"""DNNModule: a named workload with declared axes, and the registry of workloads. torch is imported when a workload is built."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -15,35 +14,30 @@ import msgspec
 from shmoo.estimators.dtypes import bytes_of, canonical_dtype
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.registry import Registry
-from shmoo.harness.workloads.meta import weights_on_meta
 from shmoo.runs.records import AxisValue
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor, nn
 
 Kind = Literal["operator", "synthetic", "network"]
-STORAGE_DTYPES = {
-    "float64": "float64",
-    "float32": "float32",
-    "tf32": "float32",
-    "bfloat16": "bfloat16",
-    "float16": "float16",
-}
-"""Element types a workload can be built in, and the type its tensors then have (tf32 is a way to multiply float32)."""
+STORAGE_DTYPES = {name: name for name in ("float64", "float32", "bfloat16", "float16")} | {"tf32": "float32"}
+"""Element types of workloads, and the type of the tensors (tf32 is a way to multiply float32)."""
 _LARGEST = 2**63 - 1
-"""Extents are 64-bit numbers in torch."""
+"""Largest extent: torch uses 64-bit numbers."""
+_LARGE = 1 << 24
+"""Elements from which a tensor must be a weight: it stays on the meta device, so that no system can refuse the memory."""
 SEED = 20250
-"""Seed of every build, so that two builds of one case hold the same values."""
+"""Seed of every build, so that two builds of one case have the same values."""
 
 
 class Axis(msgspec.Struct, frozen=True, omit_defaults=True):
     """One parameter of a workload.
 
     Attributes:
-        default: its value where none is given; its type is the axis's type.
+        default: its value unless set; its type is the axis's type.
         low, high: inclusive range of a number, where it has one.
         choices: every allowed value, where they can be listed.
-        meaning: what it is, with its unit.
+        meaning: a description, with the unit.
     """
 
     name: str
@@ -57,24 +51,25 @@ class Axis(msgspec.Struct, frozen=True, omit_defaults=True):
         """`value` in the axis's type.
 
         Raises:
-            InputError: it is of another type, or outside the range or the choices.
+            InputError: it has another type, or lies outside the range or the choices.
         """
-        wanted = type(self.default)
-        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        expected = type(self.default)
+        if expected is float and type(value) is int:
             value = float(value)
-        if type(value) is not wanted:
-            raise InputError(f"axis {self.name!r} of {where} takes {wanted.__name__}, got {value!r} ({type(value).__name__})")
+        axis = f"axis {self.name!r} of {where}"
+        if type(value) is not expected:
+            raise InputError(f"{axis} takes {expected.__name__}, got {value!r} ({type(value).__name__})")
         if self.choices and value not in self.choices:
             if isinstance(value, str):
                 raise unknown(f"{self.name} of {where}", value, [str(choice) for choice in self.choices])
-            raise InputError(f"axis {self.name!r} of {where} is one of {list(self.choices)}, got {value!r}")
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            raise InputError(f"{axis} is one of {list(self.choices)}, got {value!r}")
+        if type(value) in (int, float):
             if self.low is not None and value < self.low:
-                raise InputError(f"axis {self.name!r} of {where} is at least {self.low:g}, got {value!r}")
+                raise InputError(f"{axis} is at least {self.low:g}, got {value!r}")
             if isinstance(value, int) and value > _LARGEST:
-                raise InputError(f"axis {self.name!r} of {where} is at most {_LARGEST}, which no tensor exceeds; got {value!r}")
+                raise InputError(f"{axis} is at most {_LARGEST}, which no tensor exceeds; got {value!r}")
             if self.high is not None and value > self.high:
-                raise InputError(f"axis {self.name!r} of {where} is at most {self.high:g}, got {value!r}")
+                raise InputError(f"{axis} is at most {self.high:g}, got {value!r}")
         return value
 
 
@@ -84,7 +79,7 @@ def dim(name: str, default: int, meaning: str, low: int = 1, high: int | None = 
 
 
 class Size(msgspec.Struct, frozen=True):
-    """What a workload touches and computes, for planning: elements of operands, weights and results; flops (multiply-add = 2)."""
+    """Work of one call, for planning: elements of operands, weights and results; flops (a multiply-add counts 2)."""
 
     elements: float
     flops: float
@@ -94,9 +89,8 @@ class Built(msgspec.Struct, frozen=True):
     """A workload ready to be called: `model(*args, **kwargs)`.
 
     Attributes:
-        traced: whether it is captured by running its Python on fake tensors, which suits models whose sizes depend on data and
-            large ones.
-        notes: what the reader of its numbers must know, such as the limits at which sizes that depend on data are taken.
+        traced: capture it by running its Python on fake tensors, which suits large models and those whose sizes depend on data.
+        notes: assumptions for the reader of its numbers, such as the limits assumed for sizes that depend on data.
     """
 
     model: Callable[..., Any]
@@ -111,55 +105,95 @@ class Built(msgspec.Struct, frozen=True):
 
 class Maker(msgspec.Struct, frozen=True):
     """Makes operands of one dtype on one device. Values are random, never constant: a multiplication by zeros draws less power,
-    and a normalisation by equal statistics may be simplified away."""
+    and a normalization by equal statistics may be simplified away."""
 
     dtype: str
     device: str
 
     @property
-    def torch_dtype(self) -> torch.dtype:
+    def torch(self) -> ModuleType:
+        """The torch package, which is imported only here so that listing and planning workloads stays fast."""
         import torch
 
-        return getattr(torch, STORAGE_DTYPES[self.dtype])
+        return torch
 
-    def tensor(self, *shape: int) -> torch.Tensor:
+    @property
+    def torch_dtype(self) -> Any:
+        """The `torch.dtype` of the tensors."""
+        return getattr(self.torch, STORAGE_DTYPES[self.dtype])
+
+    def tensor(self, *shape: int) -> Tensor:
         """A tensor of the dtype, normally distributed."""
-        import torch
+        return self.torch.randn(*shape, dtype=self.torch_dtype, device=self.device)
 
-        return torch.randn(*shape, dtype=self.torch_dtype, device=self.device)
-
-    def positive(self, *shape: int) -> torch.Tensor:
+    def positive(self, *shape: int) -> Tensor:
         """A tensor of the dtype, uniform in 0.5..1.5: safe to divide by."""
-        import torch
+        return self.torch.rand(*shape, dtype=self.torch_dtype, device=self.device) + 0.5
 
-        return torch.rand(*shape, dtype=self.torch_dtype, device=self.device) + 0.5
-
-    def indices(self, high: int, *shape: int) -> torch.Tensor:
+    def indices(self, high: int, *shape: int) -> Tensor:
         """An int64 tensor, uniform in 0..high-1."""
-        import torch
-
-        return torch.randint(high, shape, device=self.device)
+        return self.torch.randint(high, shape, device=self.device)
 
     def building(self) -> AbstractContextManager[Any]:
-        """While active, modules are made on the device; on the meta device their parameters are, and `to` must move the rest."""
-        if self.device == "meta":
-            return weights_on_meta()
-        import torch
+        """While active, modules are created on the device; on the meta device only their weights are, and `to` must move the
+        rest."""
+        return weights_on_meta() if self.device == "meta" else self.torch.device(self.device)
 
-        return torch.device(self.device)
-
-    def module(self, make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
-        """What `make` returns, made on the device, in evaluation mode and of the dtype, one-dimensional weights and statistics
-        random in 0.5..1.5 instead of all ones or zeros."""
-        import torch
-
+    def module(self, make: Callable[[], nn.Module]) -> nn.Module:
+        """The module that `make` returns, on the device, in evaluation mode and of the dtype; one-dimensional weights and
+        statistics are random in 0.5..1.5 instead of all ones or zeros."""
         with self.building():
             module = make().to(self.device)
-        with torch.no_grad():
+        with self.torch.no_grad():
             for tensor in (*module.parameters(), *module.buffers()):
                 if tensor.is_floating_point() and tensor.dim() == 1:
                     tensor.uniform_(0.5, 1.5)
         return module.to(self.torch_dtype).eval().requires_grad_(False)
+
+
+@contextmanager
+def weights_on_meta() -> Iterator[None]:
+    """While active, parameters and buffers that modules register are on the meta device, and so are large tensors.
+
+    All other tensors stay real: models compute sizes, schedules and anchors with tensors while they are built, which the meta
+    device cannot do. Memory that is allocated for a weight and not written to costs nothing.
+    """
+    import torch
+    from torch.nn.modules.module import register_module_buffer_registration_hook, register_module_parameter_registration_hook
+    from torch.nn.parameter import UninitializedTensorMixin
+    from torch.overrides import TorchFunctionMode
+    from torch.utils.weak import WeakIdKeyDictionary
+
+    makers = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
+    moved = WeakIdKeyDictionary()
+
+    class LargeOnMeta(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            if func in makers and kwargs.get("device") is None:
+                on_meta = func(*args, **{**kwargs, "device": "meta"})
+                if on_meta.numel() >= _LARGE:
+                    return on_meta
+            return func(*args, **kwargs)
+
+    def move(module: torch.nn.Module, name: str, tensor: Any) -> Any:
+        if tensor is None or tensor.is_meta or isinstance(tensor, UninitializedTensorMixin):
+            return None
+        if tensor not in moved:
+            on_meta = tensor.detach().to("meta")
+            is_parameter = isinstance(tensor, torch.nn.Parameter)
+            moved[tensor] = torch.nn.Parameter(on_meta, tensor.requires_grad) if is_parameter else on_meta
+        return moved[tensor]
+
+    handles = (register_module_parameter_registration_hook(move), register_module_buffer_registration_hook(move))
+    try:
+        with LargeOnMeta(), warnings.catch_warnings():
+            # Loading a checkpoint into the model has no effect on the meta device, and none is needed.
+            warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter")
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 Factory = Callable[..., Built]
@@ -171,23 +205,22 @@ class DNNModule(msgspec.Struct, frozen=True):
 
     Attributes:
         kind: operators and synthetic models calibrate, networks test.
-        size: `size(**axes)` says what it touches and computes, where that is cheap to say.
+        size: `size(**axes)` gives the work of one call, where there is a closed form.
     """
 
     name: str
     kind: Kind
     axes: tuple[Axis, ...]
     factory: Factory
-    meaning: str = ""
     size: Callable[..., Size] | None = None
 
     def resolve(self, axes: Mapping[str, AxisValue] | None = None) -> dict[str, AxisValue]:
         """The value of every axis: the given ones checked, defaults for the rest.
 
         Raises:
-            InputError: an axis is unknown (the nearest are named) or its value is not allowed.
+            InputError: an axis is unknown (the nearest are suggested) or its value is not allowed.
         """
-        given = dict(axes or {})
+        given = axes or {}
         names = [axis.name for axis in self.axes]
         for name in given:
             if name not in names:
@@ -195,12 +228,12 @@ class DNNModule(msgspec.Struct, frozen=True):
         return {axis.name: axis.check(given.get(axis.name, axis.default), repr(self.name)) for axis in self.axes}
 
     def build(self, axes: Mapping[str, AxisValue] | None = None, dtype: str = "float32", device: str = "cpu") -> Built:
-        """Make the model and its operands, always the same for the same arguments; the process's random state is left as it was.
+        """Build the model and its operands, always the same for the same arguments; the process's random state is unchanged.
 
         Args:
             axes: values of declared axes.
             dtype: one of `STORAGE_DTYPES`, or an alias.
-            device: "cpu", "cuda", or "meta" to have shapes without memory or values.
+            device: "cpu", "cuda", or "meta" for shapes without memory or values.
 
         Raises:
             InputError: an axis, its value or the dtype cannot be used.
@@ -221,13 +254,13 @@ class DNNModule(msgspec.Struct, frozen=True):
                 raise InputError(f"cannot build {self.name!r}{shown}: {error}") from error
 
     def footprint_bytes(self, axes: Mapping[str, AxisValue] | None = None, dtype: str = "float32") -> float | None:
-        """Bytes of all operands, weights and results; `None` for a workload that does not say."""
+        """Bytes of all operands, weights and results; `None` for a workload without a `size`."""
         if self.size is None:
             return None
         return bytes_of(STORAGE_DTYPES[canonical_dtype(dtype)], self.size(**self.resolve(axes)).elements)
 
     def flops(self, axes: Mapping[str, AxisValue] | None = None) -> float | None:
-        """Flops of one call, for planning; `None` for a workload that does not say."""
+        """Flops of one call, for planning; `None` for a workload without a `size`."""
         return None if self.size is None else self.size(**self.resolve(axes)).flops
 
 
@@ -235,20 +268,20 @@ WORKLOADS: Registry[DNNModule] = Registry("workload")
 
 
 def workload(
-    *names: str, kind: Kind, axes: Sequence[Axis], size: Callable[..., Size] | None = None
+    name: str, *, kind: Kind, axes: Sequence[Axis], size: Callable[..., Size] | None = None
 ) -> Callable[[Factory], Factory]:
-    """Decorator that files a factory as a workload; its keyword arguments are the axes, its docstring the meaning.
+    """Decorator that registers a factory as a workload; its keyword arguments are the axes.
 
     Raises:
         TypeError: the factory's keyword arguments are not the declared axes.
     """
 
     def decorate(factory: Factory) -> Factory:
-        taken = [p.name for p in inspect.signature(factory).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        if taken != [axis.name for axis in axes]:
-            raise TypeError(f"workload {names[0]!r} declares axes {[axis.name for axis in axes]} but its factory takes {taken}")
-        for name in names:
-            WORKLOADS.add(name, DNNModule(name, kind, tuple(axes), factory, inspect.getdoc(factory) or "", size))
+        parameters = [p.name for p in inspect.signature(factory).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        declared = [axis.name for axis in axes]
+        if parameters != declared:
+            raise TypeError(f"workload {name!r} declares axes {declared} but its factory takes {parameters}")
+        WORKLOADS.add(name, DNNModule(name, kind, tuple(axes), factory, size))
         return factory
 
     return decorate

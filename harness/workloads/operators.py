@@ -5,14 +5,13 @@ A workload with weights is a module, so that a capture tells weights from inputs
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 from shmoo.harness.workloads.module import Axis, Built, Maker, Size, dim, workload
 
 BIAS = Axis("bias", True, "whether a bias is added")
 ROWS = dim("rows", 1024, "rows")
-COLS = dim("cols", 1024, "row length, the normalised axis of norms and softmax")
+COLS = dim("cols", 1024, "row length, the normalized axis of norms and softmax")
 BROADCAST = Axis(
     "broadcast",
     "none",
@@ -22,47 +21,40 @@ BROADCAST = Axis(
 N = dim("n", 1, "batch")
 C = dim("c", 64, "channels")
 SIZE = dim("size", 56, "height and width of the input")
+DILATION = dim("dilation", 1, "distance between kernel elements")
+GROUPS = dim("groups", 1, "channel groups; c_in for a depthwise convolution")
+IMAGE = (N, C, SIZE)
+
+operator = partial(workload, kind="operator")
 
 
 def _linear_size(*, b: int, m: int, n: int, k: int, bias: bool) -> Size:
     return Size(b * m * k + n * k + n * bias + b * m * n, 2 * b * m * n * k)
 
 
-@workload(
-    "linear",
-    kind="operator",
-    axes=(
-        dim("b", 1, "batch of matrices; they share the weight"),
-        dim("m", 128, "rows of the input"),
-        dim("n", 1024, "output features"),
-        dim("k", 1024, "input features"),
-        BIAS,
-    ),
-    size=_linear_size,
+_LINEAR_AXES = (
+    dim("b", 1, "batch of matrices; they share the weight"),
+    dim("m", 128, "rows of the input"),
+    dim("n", 1024, "output features"),
+    dim("k", 1024, "input features"),
 )
+
+
+@operator("linear", axes=(*_LINEAR_AXES, BIAS), size=_linear_size)
 def linear(make: Maker, *, b: int, m: int, n: int, k: int, bias: bool) -> Built:
     """(b, m, k) by the transpose of a weight (n, k)."""
-    import torch
-
-    layer = make.module(lambda: torch.nn.Linear(k, n, bias=bias))
+    layer = make.module(lambda: make.torch.nn.Linear(k, n, bias=bias))
     return Built(layer, (make.tensor(*((m, k) if b == 1 else (b, m, k))),))
 
 
-def _bmm_size(*, b: int, m: int, n: int, k: int) -> Size:
-    return Size(b * (m * k + k * n + m * n), 2 * b * m * n * k)
-
-
-@workload(
+@operator(
     "bmm",
-    kind="operator",
     axes=(dim("b", 12, "matrices"), dim("m", 197, "rows"), dim("n", 197, "columns"), dim("k", 64, "reduction length")),
-    size=_bmm_size,
+    size=lambda *, b, m, n, k: Size(b * (m * k + k * n + m * n), 2 * b * m * n * k),
 )
 def bmm(make: Maker, *, b: int, m: int, n: int, k: int) -> Built:
     """(b, m, k) by (b, k, n), both activations."""
-    import torch
-
-    return Built(torch.bmm, (make.tensor(b, m, k), make.tensor(b, k, n)))
+    return Built(make.torch.bmm, (make.tensor(b, m, k), make.tensor(b, k, n)))
 
 
 def conv_out(size: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> int:
@@ -87,21 +79,15 @@ _CONV_AXES = (
     dim("stride", 1, "step of the window"),
     dim("padding", 1, "zeros added on every side", low=0),
 )
-DILATION = dim("dilation", 1, "distance between kernel elements")
-GROUPS = dim("groups", 1, "channel groups; c_in for a depthwise convolution")
 
 
-@workload(
-    "conv", kind="operator", axes=(*_CONV_AXES, DILATION, GROUPS, Axis("bias", False, "whether a bias is added")), size=_conv_size
-)
+@operator("conv", axes=(*_CONV_AXES, DILATION, GROUPS, Axis("bias", False, "whether a bias is added")), size=_conv_size)
 def conv(
     make: Maker, *, n: int, c_in: int, c_out: int, size: int, kernel: int, stride: int, padding: int, dilation: int, groups: int,
     bias: bool,
 ) -> Built:  # fmt: skip
     """Two-dimensional convolution of a square image: plain, strided, padded, dilated, grouped, depthwise, 1x1 by its axes."""
-    import torch
-
-    layer = make.module(lambda: torch.nn.Conv2d(c_in, c_out, kernel, stride, padding, dilation, groups, bias))
+    layer = make.module(lambda: make.torch.nn.Conv2d(c_in, c_out, kernel, stride, padding, dilation, groups, bias))
     return Built(layer, (make.tensor(n, c_in, size, size),))
 
 
@@ -113,106 +99,71 @@ def _conv_transpose_size(
     return Size(n * c_in * size**2 + weight + c_out * bias + n * c_out * out**2, 2 * n * size**2 * weight)
 
 
-@workload(
-    "conv_transpose",
-    kind="operator",
-    axes=(
-        N,
-        dim("c_in", 64, "input channels"),
-        dim("c_out", 32, "output channels"),
-        dim("size", 28, "height and width of the input"),
-        dim("kernel", 2, "height and width of the kernel"),
-        dim("stride", 2, "factor by which the image grows"),
-        dim("padding", 0, "rows and columns cut off on every side", low=0),
-        GROUPS,
-        BIAS,
-    ),
-    size=_conv_transpose_size,
+_CONV_TRANSPOSE_AXES = (
+    N,
+    dim("c_in", 64, "input channels"),
+    dim("c_out", 32, "output channels"),
+    dim("size", 28, "height and width of the input"),
+    dim("kernel", 2, "height and width of the kernel"),
+    dim("stride", 2, "factor by which the image grows"),
+    dim("padding", 0, "rows and columns cut off on every side", low=0),
 )
+
+
+@operator("conv_transpose", axes=(*_CONV_TRANSPOSE_AXES, GROUPS, BIAS), size=_conv_transpose_size)
 def conv_transpose(
     make: Maker, *, n: int, c_in: int, c_out: int, size: int, kernel: int, stride: int, padding: int, groups: int, bias: bool
 ) -> Built:
     """Two-dimensional transposed convolution of a square image."""
-    import torch
-
-    layer = make.module(lambda: torch.nn.ConvTranspose2d(c_in, c_out, kernel, stride, padding, groups=groups, bias=bias))
+    nn = make.torch.nn
+    layer = make.module(lambda: nn.ConvTranspose2d(c_in, c_out, kernel, stride, padding, groups=groups, bias=bias))
     return Built(layer, (make.tensor(n, c_in, size, size),))
 
 
-@workload(
-    "batch_norm",
-    kind="operator",
-    axes=(N, C, SIZE),
-    size=lambda *, n, c, size: Size(2 * n * c * size**2 + 4 * c, 2 * n * c * size**2),
-)
+@operator("batch_norm", axes=IMAGE, size=lambda *, n, c, size: Size(2 * n * c * size**2 + 4 * c, 2 * n * c * size**2))
 def batch_norm(make: Maker, *, n: int, c: int, size: int) -> Built:
-    """Batch normalisation with stored statistics."""
-    import torch
-
-    return Built(make.module(lambda: torch.nn.BatchNorm2d(c)), (make.tensor(n, c, size, size),))
+    """Batch normalization with stored statistics."""
+    return Built(make.module(lambda: make.torch.nn.BatchNorm2d(c)), (make.tensor(n, c, size, size),))
 
 
-@workload(
-    "layer_norm", kind="operator", axes=(ROWS, COLS), size=lambda *, rows, cols: Size(2 * rows * cols + 2 * cols, 8 * rows * cols)
-)
+@operator("layer_norm", axes=(ROWS, COLS), size=lambda *, rows, cols: Size(2 * rows * cols + 2 * cols, 8 * rows * cols))
 def layer_norm(make: Maker, *, rows: int, cols: int) -> Built:
-    """Layer normalisation over rows."""
-    import torch
-
-    return Built(make.module(lambda: torch.nn.LayerNorm(cols)), (make.tensor(rows, cols),))
+    """Layer normalization over rows."""
+    return Built(make.module(lambda: make.torch.nn.LayerNorm(cols)), (make.tensor(rows, cols),))
 
 
-@workload(
-    "rms_norm", kind="operator", axes=(ROWS, COLS), size=lambda *, rows, cols: Size(2 * rows * cols + cols, 4 * rows * cols)
-)
+@operator("rms_norm", axes=(ROWS, COLS), size=lambda *, rows, cols: Size(2 * rows * cols + cols, 4 * rows * cols))
 def rms_norm(make: Maker, *, rows: int, cols: int) -> Built:
-    """Root-mean-square normalisation over rows."""
-    import torch
-
-    return Built(make.module(lambda: torch.nn.RMSNorm(cols)), (make.tensor(rows, cols),))
+    """Root-mean-square normalization over rows."""
+    return Built(make.module(lambda: make.torch.nn.RMSNorm(cols)), (make.tensor(rows, cols),))
 
 
-@workload(
+@operator(
     "group_norm",
-    kind="operator",
-    axes=(N, C, SIZE, dim("groups", 8, "groups that channels are normalised in")),
+    axes=(*IMAGE, dim("groups", 8, "groups that channels are normalized in")),
     size=lambda *, n, c, size, groups: Size(2 * n * c * size**2 + 2 * c, 8 * n * c * size**2),
 )
 def group_norm(make: Maker, *, n: int, c: int, size: int, groups: int) -> Built:
-    """Group normalisation of an image."""
-    import torch
-
-    return Built(make.module(lambda: torch.nn.GroupNorm(groups, c)), (make.tensor(n, c, size, size),))
+    """Group normalization of an image."""
+    return Built(make.module(lambda: make.torch.nn.GroupNorm(groups, c)), (make.tensor(n, c, size, size),))
 
 
-@workload("softmax", kind="operator", axes=(ROWS, COLS), size=lambda *, rows, cols: Size(2 * rows * cols, 5 * rows * cols))
+@operator("softmax", axes=(ROWS, COLS), size=lambda *, rows, cols: Size(2 * rows * cols, 5 * rows * cols))
 def softmax(make: Maker, *, rows: int, cols: int) -> Built:
     """Softmax over rows."""
-    import torch
-
-    return Built(torch.nn.functional.softmax, (make.tensor(rows, cols),), {"dim": -1})
+    return Built(make.torch.nn.functional.softmax, (make.tensor(rows, cols),), {"dim": -1})
 
 
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "selu", "gelu", "silu", "sigmoid", "tanh", "hardswish")
 """Operators of one tensor, by their name in `torch.nn.functional` or `torch`."""
 
 
-def activation_function(name: str) -> Callable[[Any], Any]:
-    """The function of one of `ACTIVATIONS`."""
-    import torch
-
-    return getattr(torch, name) if name in ("sigmoid", "tanh") else getattr(torch.nn.functional, name)
-
-
 def _register_activation(name: str) -> None:
-    @workload(name, kind="operator", axes=(ROWS, COLS), size=lambda *, rows, cols: Size(2 * rows * cols, rows * cols))
+    @operator(name, axes=(ROWS, COLS), size=lambda *, rows, cols: Size(2 * rows * cols, rows * cols))
     def activation(make: Maker, *, rows: int, cols: int) -> Built:
         """An element-wise function of one tensor."""
-        return Built(activation_function(name), (make.tensor(rows, cols),))
-
-
-for _name in ACTIVATIONS:
-    _register_activation(_name)
+        module = make.torch if name in ("sigmoid", "tanh") else make.torch.nn.functional
+        return Built(getattr(module, name), (make.tensor(rows, cols),))
 
 
 def _binary_size(*, rows: int, cols: int, broadcast: str) -> Size:
@@ -220,46 +171,33 @@ def _binary_size(*, rows: int, cols: int, broadcast: str) -> Size:
 
 
 def _register_binary(name: str) -> None:
-    @workload(name, kind="operator", axes=(ROWS, COLS, BROADCAST), size=_binary_size)
+    @operator(name, axes=(ROWS, COLS, BROADCAST), size=_binary_size)
     def binary(make: Maker, *, rows: int, cols: int, broadcast: str) -> Built:
         """An element-wise function of two tensors."""
-        import torch
-
         second = {"none": (rows, cols), "rows": (rows, 1), "cols": (1, cols)}[broadcast]
-        return Built(getattr(torch, name), (make.tensor(rows, cols), make.positive(*second)))
+        return Built(getattr(make.torch, name), (make.tensor(rows, cols), make.positive(*second)))
 
 
-for _name in ("add", "sub", "mul", "div"):
-    _register_binary(_name)
-
-
-@workload("add_scalar", kind="operator", axes=(ROWS, COLS), size=lambda *, rows, cols: Size(2 * rows * cols, rows * cols))
+@operator("add_scalar", axes=(ROWS, COLS), size=lambda *, rows, cols: Size(2 * rows * cols, rows * cols))
 def add_scalar(make: Maker, *, rows: int, cols: int) -> Built:
     """A tensor plus a number."""
-    import torch
-
-    return Built(torch.add, (make.tensor(rows, cols), 1.5))
+    return Built(make.torch.add, (make.tensor(rows, cols), 1.5))
 
 
-@workload("copy", kind="operator", axes=(ROWS, COLS), size=lambda *, rows, cols: Size(2 * rows * cols, 0))
+@operator("copy", axes=(ROWS, COLS), size=lambda *, rows, cols: Size(2 * rows * cols, 0))
 def copy(make: Maker, *, rows: int, cols: int) -> Built:
     """A tensor copied to new memory."""
-    import torch
-
-    return Built(torch.clone, (make.tensor(rows, cols),))
+    return Built(make.torch.clone, (make.tensor(rows, cols),))
 
 
-@workload(
+@operator(
     "cat",
-    kind="operator",
-    axes=(ROWS, COLS, dim("parts", 2, "tensors of that shape, joined along rows' ends")),
+    axes=(ROWS, COLS, dim("parts", 2, "tensors of that shape, joined along the last axis")),
     size=lambda *, rows, cols, parts: Size(2 * rows * cols * parts, 0),
 )
 def cat(make: Maker, *, rows: int, cols: int, parts: int) -> Built:
     """Tensors joined along the last axis."""
-    import torch
-
-    return Built(torch.cat, ([make.tensor(rows, cols) for _ in range(parts)],), {"dim": -1})
+    return Built(make.torch.cat, ([make.tensor(rows, cols) for _ in range(parts)],), {"dim": -1})
 
 
 def _pool_size(*, n: int, c: int, size: int, kernel: int, stride: int, padding: int) -> Size:
@@ -267,100 +205,81 @@ def _pool_size(*, n: int, c: int, size: int, kernel: int, stride: int, padding: 
     return Size(n * c * (size**2 + out**2), n * c * out**2 * kernel**2)
 
 
+_POOL_AXES = (
+    dim("kernel", 3, "height and width of the window"),
+    dim("stride", 2, "step of the window"),
+    dim("padding", 1, "border added on every side", low=0),
+)
+
+
 def _register_pool(name: str) -> None:
-    @workload(
-        name,
-        kind="operator",
-        axes=(
-            N,
-            C,
-            SIZE,
-            dim("kernel", 3, "height and width of the window"),
-            dim("stride", 2, "step of the window"),
-            dim("padding", 1, "border added on every side", low=0),
-        ),
-        size=_pool_size,
-    )
+    @operator(name, axes=(*IMAGE, *_POOL_AXES), size=_pool_size)
     def pool(make: Maker, *, n: int, c: int, size: int, kernel: int, stride: int, padding: int) -> Built:
         """Pooling of square windows of an image."""
-        import torch
-
         arguments = {"kernel_size": kernel, "stride": stride, "padding": padding}
-        return Built(getattr(torch.nn.functional, f"{name}2d"), (make.tensor(n, c, size, size),), arguments)
+        return Built(getattr(make.torch.nn.functional, f"{name}2d"), (make.tensor(n, c, size, size),), arguments)
 
 
-for _name in ("max_pool", "avg_pool"):
-    _register_pool(_name)
+for _register, _names in (
+    (_register_activation, ACTIVATIONS),
+    (_register_binary, ("add", "sub", "mul", "div")),
+    (_register_pool, ("max_pool", "avg_pool")),
+):
+    for _name in _names:
+        _register(_name)
 
 
-@workload(
+@operator(
     "adaptive_avg_pool",
-    kind="operator",
-    axes=(N, C, SIZE, dim("out_size", 1, "height and width of the output")),
+    axes=(*IMAGE, dim("out_size", 1, "height and width of the output")),
     size=lambda *, n, c, size, out_size: Size(n * c * (size**2 + out_size**2), n * c * size**2),
 )
 def adaptive_avg_pool(make: Maker, *, n: int, c: int, size: int, out_size: int) -> Built:
     """Average pooling to a given output size; 1 is global pooling."""
-    import torch
-
-    return Built(torch.nn.functional.adaptive_avg_pool2d, (make.tensor(n, c, size, size), out_size))
+    return Built(make.torch.nn.functional.adaptive_avg_pool2d, (make.tensor(n, c, size, size), out_size))
 
 
-@workload(
+_RESAMPLING = Axis("mode", "bilinear", "method", choices=("nearest", "bilinear", "bicubic"))
+
+
+@operator(
     "interpolate",
-    kind="operator",
-    axes=(
-        N,
-        C,
-        SIZE,
-        dim("scale", 2, "factor by which the image grows"),
-        Axis("mode", "bilinear", "method", choices=("nearest", "bilinear", "bicubic")),
-    ),
+    axes=(*IMAGE, dim("scale", 2, "factor by which the image grows"), _RESAMPLING),
     size=lambda *, n, c, size, scale, mode: Size(n * c * size**2 * (1 + scale**2), 7 * n * c * (size * scale) ** 2),
 )
 def interpolate(make: Maker, *, n: int, c: int, size: int, scale: int, mode: str) -> Built:
     """An image resampled to a larger one."""
-    import torch
-
-    return Built(
-        torch.nn.functional.interpolate, (make.tensor(n, c, size, size),), {"size": (size * scale, size * scale), "mode": mode}
-    )
+    arguments = {"size": (size * scale, size * scale), "mode": mode}
+    return Built(make.torch.nn.functional.interpolate, (make.tensor(n, c, size, size),), arguments)
 
 
-@workload(
+@operator(
     "embedding",
-    kind="operator",
     axes=(dim("rows", 32000, "rows of the table"), dim("cols", 768, "row length"), dim("tokens", 512, "rows looked up")),
     size=lambda *, rows, cols, tokens: Size((rows + 2 * tokens) * cols, 0),
 )
 def embedding(make: Maker, *, rows: int, cols: int, tokens: int) -> Built:
     """Rows looked up in a table."""
-    import torch
-
-    return Built(make.module(lambda: torch.nn.Embedding(rows, cols)), (make.indices(rows, tokens),))
+    return Built(make.module(lambda: make.torch.nn.Embedding(rows, cols)), (make.indices(rows, tokens),))
 
 
 def _attention_size(*, b: int, heads: int, seq_len: int, kv_len: int, head_dim: int, causal: bool) -> Size:
     return Size(2 * b * heads * head_dim * (seq_len + kv_len), 4 * b * heads * seq_len * kv_len * head_dim)
 
 
-@workload(
-    "attention",
-    kind="operator",
-    axes=(
-        dim("b", 1, "batch"),
-        dim("heads", 12, "attention heads"),
-        dim("seq_len", 197, "queries"),
-        dim("kv_len", 197, "keys and values"),
-        dim("head_dim", 64, "length of a query"),
-        Axis("causal", False, "whether a query sees only the keys up to its own position"),
-    ),
-    size=_attention_size,
+_ATTENTION_AXES = (
+    dim("b", 1, "batch"),
+    dim("heads", 12, "attention heads"),
+    dim("seq_len", 197, "queries"),
+    dim("kv_len", 197, "keys and values"),
+    dim("head_dim", 64, "length of a query"),
+    Axis("causal", False, "whether a query sees only the keys up to its own position"),
 )
+
+
+@operator("attention", axes=_ATTENTION_AXES, size=_attention_size)
 def attention(make: Maker, *, b: int, heads: int, seq_len: int, kv_len: int, head_dim: int, causal: bool) -> Built:
     """Scaled dot-product attention."""
-    import torch
-
     query = make.tensor(b, heads, seq_len, head_dim)
     key, value = make.tensor(b, heads, kv_len, head_dim), make.tensor(b, heads, kv_len, head_dim)
-    return Built(torch.nn.functional.scaled_dot_product_attention, (query, key, value), {"is_causal": causal})
+    return Built(make.torch.nn.functional.scaled_dot_product_attention, (query, key, value), {"is_causal": causal})

@@ -1,4 +1,4 @@
-"""The suite "planned": the cases of "micro", those first that tell the most about a machine of this description a second."""
+"""The suite "planned": the cases of "micro", ordered by how much a second of measuring each tells about the machine."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.harness.capture.traced import capture_traced
 from shmoo.harness.settings import MeasureSettings
-from shmoo.harness.workloads.catalog import find_workload
+from shmoo.harness.workloads.loading import find_workload
 from shmoo.runs.records import CaseSpec, Machine
 
-BESIDE_S = 0.35
-"""Building, capturing and storing one case."""
+OVERHEAD_S = 0.35
+"""Time to build, capture and store one case."""
 COMPILING_S = 10.0
-"""Compiling one synthetic model."""
+"""Time to compile one synthetic model."""
 LEAST_SAMPLES = 10
-"""Calls that even a slow case is given, its warm-up included."""
+"""Calls of even the slowest case, including its warm-up."""
 
 
 def most_telling_first(
@@ -31,41 +31,34 @@ def most_telling_first(
     device: str = "cpu",
     progress: Progress = silent,
 ) -> tuple[CaseSpec, ...]:
-    """All of the cases, in the order in which measuring them is worth its time. Nothing is measured: shapes come from the meta
-    device, and what each case would tell from the model of a machine of this description.
+    """All of the cases, in the order of information per time. Nothing is measured: shapes come from the meta device, and each
+    case's information from the model of a machine of this description.
 
     Args:
         progress: told how many cases were looked at.
 
     Raises:
-        InputError: a GPU that no built-in profile describes.
+        InputError: a GPU without a built-in profile.
     """
     base = base_profile(machine, device)
-    known = []
+    captured = []
     for position, case in enumerate(cases):
         built = find_workload(case.workload).build(case.axes, case.dtype, "meta")
         graphs = capture_traced(built.model, built.args, built.kwargs, name=case.workload).graphs
-        known.append(MeasuredCase(case, graphs, 1.0))
+        captured.append(MeasuredCase(case, graphs, 1.0))
         progress(Standing("planning", position + 1, len(cases)))
-    order = plan(
-        known, base, [expected_s(case.case, seconds) for case, seconds in zip(known, _predicted(known, base), strict=True)]
-    )
-    return tuple(cases[i] for i in order)
+    latencies = np.zeros(len(cases))
+    for block in blocks(captured, base):
+        latencies[[case.runtime == block.runtime for case in cases]] = predicted_latency([block], Coefficients(base))
+    costs = [_measuring_s(case, call_s) for case, call_s in zip(cases, latencies.tolist(), strict=True)]
+    return tuple(cases[i] for i in plan(captured, base, costs))
 
 
-def expected_s(case: CaseSpec, call_s: float, settings: MeasureSettings | None = None) -> float:
-    """Seconds that measuring a case takes, whose calls take about `call_s`."""
-    settings = settings or MeasureSettings()
+def _measuring_s(case: CaseSpec, call_s: float) -> float:
+    """Seconds to measure a case whose calls take about `call_s`."""
+    settings = MeasureSettings()
     window = settings.operator.warmup_s + settings.operator.max_s
-    seconds = BESIDE_S + max(window, LEAST_SAMPLES * call_s)
-    if case.kind != "operator" and case.runtime == "eager":
-        seconds += settings.children_s
-    return seconds + (COMPILING_S if case.runtime != "eager" else 0.0)
-
-
-def _predicted(cases: Sequence[MeasuredCase], base) -> list[float]:
-    found = np.zeros(len(cases))
-    for block in blocks(cases, base):
-        places = [i for i, case in enumerate(cases) if case.case.runtime == block.runtime]
-        found[places] = predicted_latency([block], Coefficients(base))
-    return found.tolist()
+    seconds = OVERHEAD_S + max(window, LEAST_SAMPLES * call_s)
+    if case.runtime != "eager":
+        return seconds + COMPILING_S
+    return seconds if case.kind == "operator" else seconds + settings.children_s

@@ -1,6 +1,6 @@
-"""Where a suite's shapes come from: for each operator and synthetic model, random sizes as networks have them.
+"""Shapes of the suites: for each operator and synthetic model, random sizes like those of networks.
 
-Every draw picks its sizes independently, so that m, n and k, or channels and image sizes, do not move together, as a fit needs.
+Every draw picks its sizes independently, so that m, n and k, or channels and image sizes, are not correlated, as a fit needs.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class Family(NamedTuple):
 
     Attributes:
         draw: one random set of axes.
-        micro, quick: how many cases the suites of that name take.
-        banded: whether cases are spread over the cache levels; whole networks are taken as drawn.
-        compiled: how many of these are measured in a compiled runtime too. Each takes seconds to compile; what compiling
-            changes are layouts and kernels of convolutions, loops, and the call of a kernel.
+        micro, quick: number of cases in the suites of these names.
+        banded: whether cases are spread over the cache levels; whole networks are used as drawn.
+        compiled: number of cases that are measured in a compiled runtime too. Each takes seconds to compile; compilation changes
+            layouts and kernels of convolutions, loops, and the call of a kernel.
     """
 
     name: str
@@ -51,15 +51,15 @@ def _batch(rng: Random) -> int:
     return 1 if rng.random() < 0.6 else spread(rng, 2, 16)
 
 
+def _image_batch(rng: Random, batch: str, low: int, high: int) -> Axes:
+    """Batch (under the name of its axis), channels in multiples of `low` up to `high`, and size of feature maps."""
+    return {batch: _batch(rng), "c_in": spread(rng, low, high, low), "c_out": spread(rng, low, high, low), "size": _image(rng)}
+
+
 def _linear(rng: Random) -> Axes:
-    odd = rng.random() < 0.3
-    step = 1 if odd else 16
-    return {
-        "m": spread(rng, 1, 4096),
-        "n": spread(rng, 16, 8192, step),
-        "k": spread(rng, 16, 8192, step),
-        "bias": rng.random() < 0.7,
-    }
+    step = 1 if rng.random() < 0.3 else 16
+    sizes = {"m": spread(rng, 1, 4096), "n": spread(rng, 16, 8192, step), "k": spread(rng, 16, 8192, step)}
+    return {**sizes, "bias": rng.random() < 0.7}
 
 
 def _bmm(rng: Random) -> Axes:
@@ -69,15 +69,8 @@ def _bmm(rng: Random) -> Axes:
 def _conv(kernels: tuple[int, ...], strides: tuple[int, ...]) -> Callable[[Random], Axes]:
     def draw(rng: Random) -> Axes:
         kernel = rng.choice(kernels)
-        return {
-            "n": _batch(rng),
-            "c_in": spread(rng, 8, 1024, 8),
-            "c_out": spread(rng, 8, 1024, 8),
-            "size": _image(rng),
-            "kernel": kernel,
-            "stride": rng.choice(strides),
-            "padding": kernel // 2,
-        }
+        images = _image_batch(rng, "n", 8, 1024)
+        return {**images, "kernel": kernel, "stride": rng.choice(strides), "padding": kernel // 2}
 
     return draw
 
@@ -107,15 +100,8 @@ def _conv_grouped(rng: Random) -> Axes:
 
 def _conv_transpose(rng: Random) -> Axes:
     kernel, stride, padding = rng.choice(((2, 2, 0), (4, 2, 1), (3, 1, 1), (3, 2, 1)))
-    return {
-        "n": _batch(rng),
-        "c_in": spread(rng, 8, 512, 8),
-        "c_out": spread(rng, 8, 512, 8),
-        "size": spread(rng, 7, 64),
-        "kernel": kernel,
-        "stride": stride,
-        "padding": padding,
-    }
+    channels = {"n": _batch(rng), "c_in": spread(rng, 8, 512, 8), "c_out": spread(rng, 8, 512, 8)}
+    return {**channels, "size": spread(rng, 7, 64), "kernel": kernel, "stride": stride, "padding": padding}
 
 
 def _rows(rng: Random) -> Axes:
@@ -140,8 +126,8 @@ def _pool(rng: Random) -> Axes:
 
 
 def _adaptive_pool(rng: Random) -> Axes:
-    drawn = _channels(rng)
-    return {**drawn, "out_size": min(rng.choice((1, 1, 7)), drawn["size"])}
+    images = _channels(rng)
+    return {**images, "out_size": min(rng.choice((1, 1, 7)), images["size"])}
 
 
 def _interpolate(rng: Random) -> Axes:
@@ -154,14 +140,8 @@ def _embedding(rng: Random) -> Axes:
 
 def _attention(rng: Random) -> Axes:
     length = spread(rng, 16, 2048)
-    return {
-        "b": _batch(rng),
-        "heads": spread(rng, 1, 16),
-        "seq_len": length,
-        "kv_len": length,
-        "head_dim": rng.choice((32, 64, 64, 128)),
-        "causal": rng.random() < 0.3,
-    }
+    queries = {"b": _batch(rng), "heads": spread(rng, 1, 16), "seq_len": length, "kv_len": length}
+    return {**queries, "head_dim": rng.choice((32, 64, 64, 128)), "causal": rng.random() < 0.3}
 
 
 def _mlp(rng: Random) -> Axes:
@@ -189,22 +169,12 @@ def _conv_stack(rng: Random) -> Axes:
 
 
 def _resnet_block(rng: Random) -> Axes:
-    return {
-        "batch": _batch(rng),
-        "c_in": spread(rng, 16, 512, 16),
-        "c_out": spread(rng, 16, 512, 16),
-        "size": _image(rng),
-        "kernel": 3,
-        "stride": rng.choice((1, 1, 2)),
-    }
+    return {**_image_batch(rng, "batch", 16, 512), "kernel": 3, "stride": rng.choice((1, 1, 2))}
 
 
 def _separable(rng: Random) -> Axes:
     return {
-        "batch": _batch(rng),
-        "c_in": spread(rng, 8, 256, 8),
-        "c_out": spread(rng, 8, 256, 8),
-        "size": _image(rng),
+        **_image_batch(rng, "batch", 8, 256),
         "kernel": rng.choice((3, 5)),
         "stride": rng.choice((1, 1, 2)),
         "expansion": rng.choice((1, 4, 6)),
@@ -243,15 +213,9 @@ def _convnet(rng: Random) -> Axes:
 
 
 def _convnet_wide(rng: Random) -> Axes:
-    """Networks whose weights, of 5 to 50 MB, come from afar at every call."""
-    return {
-        **_convnet(rng),
-        "batch": 1,
-        "width": spread(rng, 48, 128, 16),
-        "stages": 4,
-        "depth": rng.choice((1, 2)),
-        "expansion": 1,
-    }
+    """Networks with 5 to 50 MB of weights, which do not stay in caches between calls."""
+    drawn = _convnet(rng)
+    return {**drawn, "batch": 1, "width": spread(rng, 48, 128, 16), "stages": 4, "depth": rng.choice((1, 2)), "expansion": 1}
 
 
 FAMILIES = (
@@ -297,4 +261,4 @@ FAMILIES = (
     Family("convnet", "convnet", _convnet, 20, 2, banded=False, compiled=8),
     Family("convnet wide", "convnet", _convnet_wide, 8, 0, banded=False, compiled=2),
 )
-"""What the suites "quick" and "micro" are drawn from."""
+"""Families of cases in the suites "quick", "micro" and "compiled"."""

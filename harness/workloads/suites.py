@@ -1,22 +1,24 @@
-"""Suites: named plans of what to measure, made for the machine at hand."""
+"""Suites: named plans of cases to measure, adapted to the machine's caches and memory."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
 from random import Random
 from typing import NamedTuple
 
 from shmoo.estimators.errors import InputError, unknown
-from shmoo.harness.workloads.catalog import find_workload
+from shmoo.harness.workloads.loading import find_workload
+from shmoo.harness.workloads.module import DNNModule
 from shmoo.harness.workloads.shapes import FAMILIES, Axes, Family
 from shmoo.runs.records import CaseSpec, Machine
 
 SUITES = ("quick", "micro", "compiled", "nets", "shmoo")
 PLANNED = "planned"
-"""The cases of "micro" in the order that `planned.py` finds: the most telling first."""
+"""The cases of "micro" in the order of `planned.py`: the most informative first."""
 BUDGET_S = 240.0
-"""What measuring the planned suite may take where nothing else is asked for: with planning and fitting it is five minutes."""
+"""Default time to measure the planned suite; with planning and fitting it takes five minutes."""
 NETWORKS = (
     "resnet50",
     "mobilenet_v3_large",
@@ -32,17 +34,17 @@ NETWORKS = (
 
 _SEED = "shmoo"
 _CANDIDATES = 64
-"""Random shapes among which the one nearest to the wanted footprint is taken."""
+"""Random shapes, of which the one nearest to the target footprint is used."""
 _FLOPS = {"cpu": 3e9, "cuda": 1e12}
-"""Flops of one call at most: below a second on the slowest machines of the kind (a core at 10 Gflop/s, a GPU at 3 Tflop/s)."""
+"""Most flops of one call: below a second on the slowest machines of the kind (a core at 10 Gflop/s, a GPU at 3 Tflop/s)."""
 _MEMORY_SHARE = 1 / 16
-"""Share of the memory that a case may take: a measurement holds several copies, and others use the machine too."""
+"""Largest share of the memory for a case: a measurement keeps several copies, and other programs use the machine too."""
 _TYPICAL_CACHES = {"cpu": (32 << 10, 1 << 20, 32 << 20), "cuda": (4 << 20, 40 << 20)}
-"""Cache sizes to plan for where the machine does not tell its own: of current server CPUs and data-centre GPUs."""
+"""Cache sizes of current server CPUs and data-center GPUs, for machines that do not report their own."""
 _WIDEST = 10.0
 """Largest ratio between the footprints at the ends of a band."""
 _SMALLEST = 4 << 10
-"""Footprint below which a case measures nothing but the call, in bytes."""
+"""Footprint in bytes below which a case measures only the call."""
 
 
 def plan_suite(
@@ -61,8 +63,8 @@ def plan_suite(
             beyond), "compiled" (some of these, for a compiled runtime), "nets" (whole networks) or "shmoo" (dense sweeps of size
             for a few operators).
         machine: whose cache sizes the footprints are planned for; the same machine gives the same plan.
-        dtypes, runtimes: every case is asked for in each combination.
-        threads: number of CPU threads of every case, `None` for the process's own.
+        dtypes, runtimes: every case is planned in each combination.
+        threads: number of CPU threads of every case, `None` for the process's default.
 
     Raises:
         InputError: the suite is unknown, or no dtype or runtime is given.
@@ -72,13 +74,11 @@ def plan_suite(
     if not (dtypes and runtimes):
         raise InputError(f"a suite needs at least one dtype and one runtime, got {list(dtypes)} and {list(runtimes)}")
     limits = _Limits.of(machine, device)
-    plans: dict[str, Callable[[], Iterator[tuple[str, Axes]]]] = {
-        "quick": lambda: _drawn(limits, dtypes[0], lambda family: family.quick),
-        "micro": lambda: _drawn(limits, dtypes[0], lambda family: family.micro),
-        "compiled": lambda: _drawn(limits, dtypes[0], lambda family: family.compiled),
-        "nets": lambda: ((network, {"batch": 1}) for network in NETWORKS),
-        "shmoo": lambda: _swept(limits, dtypes[0]),
-    }
+    plan: Iterable[tuple[str, Axes]]
+    if name == "nets":
+        plan = ((network, {"batch": 1}) for network in NETWORKS)
+    else:
+        plan = _swept(limits, dtypes[0]) if name == "shmoo" else _drawn(limits, dtypes[0], attrgetter(name))
     cases = [
         CaseSpec(
             workload=workload,
@@ -89,7 +89,7 @@ def plan_suite(
             device=device,
             threads=threads,
         )
-        for workload, axes in plans[name]()
+        for workload, axes in plan
         for dtype in dtypes
         for runtime in runtimes
     ]
@@ -98,7 +98,7 @@ def plan_suite(
 
 
 class _Limits(NamedTuple):
-    """What footprints are planned for, in bytes, and the flops of one call."""
+    """Cache levels to plan footprints for, the largest footprint (all in bytes), and the most flops of one call."""
 
     levels: tuple[float, ...]
     largest: float
@@ -109,15 +109,22 @@ class _Limits(NamedTuple):
         kind = "cuda" if device.startswith("cuda") else "cpu"
         memory = (machine.gpu_memory_bytes or machine.memory_bytes) if kind == "cuda" else machine.memory_bytes
         largest = memory * _MEMORY_SHARE
-        own = machine.cache_bytes.values() if kind == "cpu" else ()
-        levels = tuple(float(size) for size in sorted(own or _TYPICAL_CACHES[kind]) if _SMALLEST < size < largest)
+        reported = machine.cache_bytes.values() if kind == "cpu" else ()
+        levels = tuple(float(size) for size in sorted(reported or _TYPICAL_CACHES[kind]) if _SMALLEST < size < largest)
         return cls(levels, largest, _FLOPS[kind])
+
+    def footprint(self, module: DNNModule, axes: Axes, dtype: str) -> float | None:
+        """Bytes of a case; `None` where they or the flops are not known or beyond the limits."""
+        footprint, flops = module.footprint_bytes(axes, dtype), module.flops(axes)
+        if footprint is None or flops is None or footprint > self.largest or flops > self.flops:
+            return None
+        return footprint
 
     @property
     def bands(self) -> list[tuple[float, float]]:
-        """Footprints (from, to) that stay inside each level but not the one before, and those that spill out of the last.
+        """Footprints (from, to) that fit into each level but not into the one before, and those that exceed the last level.
 
-        A level much larger than the one before it (a server's last level) is taken in parts: networks spend their time there."""
+        A level much larger than the one before it (a server's last level) is split: networks spend their time there."""
         edges = [_SMALLEST, *self.levels]
         inside = []
         for low, high in zip(edges, self.levels, strict=False):
@@ -130,36 +137,30 @@ class _Limits(NamedTuple):
 
 
 def _drawn(limits: _Limits, dtype: str, count: Callable[[Family], int]) -> Iterator[tuple[str, Axes]]:
-    """For each family its number of cases, taking the bands in turn."""
+    """The given number of cases of each family, over all bands in turn."""
     for position, family in enumerate(FAMILIES):
         rng = Random(f"{_SEED}:{family.name}")
-        seen: set[tuple[tuple[str, object], ...]] = set()
+        drawn: list[Axes] = []
         for i in range(count(family)):
             low, high = limits.bands[(i + position) % len(limits.bands)]
             target = math.exp(rng.uniform(math.log(low), math.log(high)))
-            axes = _nearest(family, target if family.banded else None, limits, dtype, rng, seen)
+            axes = _nearest(family, target if family.banded else None, limits, dtype, rng, drawn)
             if axes is not None:
-                seen.add(tuple(axes.items()))
+                drawn.append(axes)
                 yield family.workload, axes
 
 
 def _nearest(
-    family: Family, target: float | None, limits: _Limits, dtype: str, rng: Random, seen: set[tuple[tuple[str, object], ...]]
+    family: Family, target: float | None, limits: _Limits, dtype: str, rng: Random, drawn: Sequence[Axes]
 ) -> Axes | None:
-    """Of some random shapes within the limits the one whose footprint is nearest to `target` bytes, or the first for no target;
-    `None` if none is allowed."""
+    """Of some random shapes within the limits and not yet drawn, the one whose footprint is nearest to `target` bytes, or the
+    first without a target; `None` if there is none."""
     module = find_workload(family.workload)
     best: tuple[float, Axes] | None = None
     for _ in range(_CANDIDATES):
         axes = family.draw(rng)
-        footprint, flops = module.footprint_bytes(axes, dtype), module.flops(axes)
-        if (
-            footprint is None
-            or flops is None
-            or footprint > limits.largest
-            or flops > limits.flops
-            or tuple(axes.items()) in seen
-        ):
+        footprint = limits.footprint(module, axes, dtype)
+        if footprint is None or axes in drawn:
             continue
         if target is None:
             return axes
@@ -170,7 +171,7 @@ def _nearest(
 
 
 class _Sweep(NamedTuple):
-    """A line of sizes: the axes named take the same value, from `low` upwards; the others stay."""
+    """A series of sizes: the `moving` axes share one value, which grows from `low`; the others stay fixed."""
 
     workload: str
     moving: tuple[str, ...]
@@ -192,7 +193,7 @@ _SWEEPS = (
     _Sweep("mlp", ("in_features", "hidden", "out_features"), 32, {"batch": 1}),
     _Sweep("mlp", ("in_features", "hidden", "out_features"), 32, {"batch": 64}),
 )
-"""What the suite "shmoo" sweeps."""
+"""Sweeps of the suite "shmoo"."""
 _PER_OCTAVE = 2
 """Points of a sweep for each doubling of the size."""
 
@@ -200,14 +201,9 @@ _PER_OCTAVE = 2
 def _swept(limits: _Limits, dtype: str) -> Iterator[tuple[str, Axes]]:
     for sweep in _SWEEPS:
         module = find_workload(sweep.workload)
-        last = 0
-        for step in range(_PER_OCTAVE * 40):
-            size = round(sweep.low * 2 ** (step / _PER_OCTAVE))
-            if size == last:
-                continue
-            last = size
+        for size in dict.fromkeys(round(sweep.low * 2 ** (step / _PER_OCTAVE)) for step in range(_PER_OCTAVE * 40)):
             axes = {**sweep.fixed, **dict.fromkeys(sweep.moving, size)}
-            footprint, flops = module.footprint_bytes(axes, dtype), module.flops(axes)
-            if footprint is None or flops is None or footprint > limits.bands[-1][1] or flops > limits.flops:
+            footprint = limits.footprint(module, axes, dtype)
+            if footprint is None or footprint > limits.bands[-1][1]:
                 break
             yield sweep.workload, axes

@@ -1,64 +1,54 @@
-"""Small models that combine operators, with every size an axis."""
+"""Small models and whole networks that combine operators, with every size an axis. Whole networks show what operators and blocks
+cannot: the cost of many different operators in turn, each on memory and code that the others have evicted."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from shmoo.harness.workloads.module import Axis, Built, Maker, Size, dim, workload
-from shmoo.harness.workloads.operators import ACTIVATIONS, BIAS, conv_out
+from shmoo.harness.workloads.operators import ACTIVATIONS, BIAS, SIZE, conv_out
 
 if TYPE_CHECKING:
     import torch
 
 BATCH = dim("batch", 1, "inputs at once")
-SIZE = dim("size", 56, "height and width of the input")
 KERNEL = dim("kernel", 3, "height and width of the kernel, odd")
+CLASSES = 1000
+_ACTIVATION_CLASSES = ("ReLU", "LeakyReLU", "ELU", "SELU", "GELU", "SiLU", "Sigmoid", "Tanh", "Hardswish")
+"""Modules of `torch.nn`, in the order of `ACTIVATIONS`."""
+
+synthetic = partial(workload, kind="synthetic")
 
 
-def activation_axis(default: str) -> Axis:
+def _activation(name: str) -> torch.nn.Module:
+    import torch
+
+    return getattr(torch.nn, _ACTIVATION_CLASSES[ACTIVATIONS.index(name)])()
+
+
+def _activation_axis(default: str) -> Axis:
     return Axis("activation", default, "element-wise function", choices=ACTIVATIONS)
 
 
-def activation_module(name: str) -> torch.nn.Module:
-    import torch
-
-    classes = {
-        "relu": torch.nn.ReLU,
-        "leaky_relu": torch.nn.LeakyReLU,
-        "elu": torch.nn.ELU,
-        "selu": torch.nn.SELU,
-        "gelu": torch.nn.GELU,
-        "silu": torch.nn.SiLU,
-        "sigmoid": torch.nn.Sigmoid,
-        "tanh": torch.nn.Tanh,
-        "hardswish": torch.nn.Hardswish,
-    }
-    return classes[name]()
-
-
-def conv_norm(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1) -> list[torch.nn.Module]:
+def _conv_norm(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1) -> list[torch.nn.Module]:
     import torch
 
     return [torch.nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False), torch.nn.BatchNorm2d(c_out)]
 
 
-def mlp_widths(in_features: int, hidden: int, out_features: int, depth: int) -> list[int]:
-    """Layer widths from input to output; `depth` linear layers have `depth - 1` hidden widths between them."""
-    return [in_features, *[hidden] * (depth - 1), out_features]
-
-
 def _mlp_size(
     *, batch: int, in_features: int, hidden: int, out_features: int, depth: int, bias: bool, activation: str, softmax: bool
 ) -> Size:
-    widths = mlp_widths(in_features, hidden, out_features, depth)
+    widths = [in_features, *[hidden] * (depth - 1), out_features]
     weights = sum(a * b for a, b in pairwise(widths))
     return Size(weights + bias * sum(widths[1:]) + batch * sum(widths), 2 * batch * weights)
 
 
-@workload(
+@synthetic(
     "mlp",
-    kind="synthetic",
     axes=(
         BATCH,
         dim("in_features", 784, "width of the input"),
@@ -66,38 +56,25 @@ def _mlp_size(
         dim("out_features", 10, "width of the output"),
         dim("depth", 3, "linear layers"),
         BIAS,
-        activation_axis("relu"),
+        _activation_axis("relu"),
         Axis("softmax", True, "whether the output is a softmax"),
     ),
     size=_mlp_size,
 )
 def mlp(
-    make: Maker,
-    *,
-    batch: int,
-    in_features: int,
-    hidden: int,
-    out_features: int,
-    depth: int,
-    bias: bool,
-    activation: str,
+    make: Maker, *, batch: int, in_features: int, hidden: int, out_features: int, depth: int, bias: bool, activation: str,
     softmax: bool,
-) -> Built:
+) -> Built:  # fmt: skip
     """Linear layers with an activation between them."""
-    import torch
+    nn = make.torch.nn
 
-    def layers() -> torch.nn.Module:
-        widths = mlp_widths(in_features, hidden, out_features, depth)
-        found: list[torch.nn.Module] = []
-        for i, (narrow, wide) in enumerate(pairwise(widths)):
-            found.append(torch.nn.Linear(narrow, wide, bias=bias))
-            if i < depth - 1:
-                found.append(activation_module(activation))
-        if softmax:
-            found.append(torch.nn.Softmax(dim=-1))
-        return torch.nn.Sequential(*found)
+    def network() -> torch.nn.Module:
+        layers: list[torch.nn.Module] = []
+        for wide, narrow in pairwise([in_features, *[hidden] * (depth - 1), out_features]):
+            layers += [nn.Linear(wide, narrow, bias=bias), _activation(activation)]
+        return nn.Sequential(*layers[:-1], *([nn.Softmax(dim=-1)] if softmax else []))
 
-    return Built(make.module(layers), (make.tensor(batch, in_features),))
+    return Built(make.module(network), (make.tensor(batch, in_features),))
 
 
 def _conv_stack_size(*, batch: int, c_in: int, width: int, size: int, kernel: int, depth: int, activation: str) -> Size:
@@ -105,9 +82,8 @@ def _conv_stack_size(*, batch: int, c_in: int, width: int, size: int, kernel: in
     return Size(weights + batch * size**2 * (c_in + 5 * width * depth), 2 * batch * size**2 * weights)
 
 
-@workload(
+@synthetic(
     "conv_stack",
-    kind="synthetic",
     axes=(
         BATCH,
         dim("c_in", 3, "input channels"),
@@ -115,21 +91,20 @@ def _conv_stack_size(*, batch: int, c_in: int, width: int, size: int, kernel: in
         SIZE,
         KERNEL,
         dim("depth", 4, "convolutions"),
-        activation_axis("relu"),
+        _activation_axis("relu"),
     ),
     size=_conv_stack_size,
 )
 def conv_stack(make: Maker, *, batch: int, c_in: int, width: int, size: int, kernel: int, depth: int, activation: str) -> Built:
-    """Convolutions, each with batch normalisation and an activation."""
-    import torch
+    """Convolutions, each with batch normalization and an activation."""
 
-    def layers() -> torch.nn.Module:
-        found: list[torch.nn.Module] = []
+    def network() -> torch.nn.Module:
+        layers: list[torch.nn.Module] = []
         for i in range(depth):
-            found += [*conv_norm(c_in if i == 0 else width, width, kernel), activation_module(activation)]
-        return torch.nn.Sequential(*found)
+            layers += [*_conv_norm(c_in if i == 0 else width, width, kernel), _activation(activation)]
+        return make.torch.nn.Sequential(*layers)
 
-    return Built(make.module(layers), (make.tensor(batch, c_in, size, size),))
+    return Built(make.module(network), (make.tensor(batch, c_in, size, size),))
 
 
 def _resnet_block_size(*, batch: int, c_in: int, c_out: int, size: int, kernel: int, stride: int) -> Size:
@@ -139,9 +114,8 @@ def _resnet_block_size(*, batch: int, c_in: int, c_out: int, size: int, kernel: 
     return Size(weights + batch * (c_in * size**2 + 8 * c_out * out**2), 2 * batch * out**2 * weights)
 
 
-@workload(
+@synthetic(
     "resnet_block",
-    kind="synthetic",
     axes=(
         dim("batch", 32, "inputs at once"),
         dim("c_in", 64, "input channels"),
@@ -153,13 +127,12 @@ def _resnet_block_size(*, batch: int, c_in: int, c_out: int, size: int, kernel: 
     size=_resnet_block_size,
 )
 def resnet_block(make: Maker, *, batch: int, c_in: int, c_out: int, size: int, kernel: int, stride: int) -> Built:
-    """Two convolutions with batch normalisation and a residual, which is projected where the shape changes."""
-    return Built(
-        make.module(lambda: residual_module(c_in, c_out, kernel, stride, "relu")), (make.tensor(batch, c_in, size, size),)
-    )
+    """Two convolutions with batch normalization and a residual, which is projected where the shape changes."""
+    block = make.module(lambda: _residual_module(c_in, c_out, kernel, stride, "relu"))
+    return Built(block, (make.tensor(batch, c_in, size, size),))
 
 
-def residual_module(c_in: int, c_out: int, kernel: int, stride: int, activation: str) -> torch.nn.Module:
+def _residual_module(c_in: int, c_out: int, kernel: int, stride: int, activation: str) -> torch.nn.Module:
     """A basic residual block (He et al., 2016)."""
     import torch
 
@@ -167,11 +140,11 @@ def residual_module(c_in: int, c_out: int, kernel: int, stride: int, activation:
         def __init__(self) -> None:
             super().__init__()
             self.body = torch.nn.Sequential(
-                *conv_norm(c_in, c_out, kernel, stride), activation_module(activation), *conv_norm(c_out, c_out, kernel)
+                *_conv_norm(c_in, c_out, kernel, stride), _activation(activation), *_conv_norm(c_out, c_out, kernel)
             )
             same = stride == 1 and c_in == c_out
-            self.shortcut = torch.nn.Identity() if same else torch.nn.Sequential(*conv_norm(c_in, c_out, 1, stride))
-            self.activation = activation_module(activation)
+            self.shortcut = torch.nn.Identity() if same else torch.nn.Sequential(*_conv_norm(c_in, c_out, 1, stride))
+            self.activation = _activation(activation)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.activation(self.body(x) + self.shortcut(x))
@@ -191,9 +164,8 @@ def _separable_size(
     return Size(weights + batch * touched, flops)
 
 
-@workload(
+@synthetic(
     "depthwise_separable_block",
-    kind="synthetic",
     axes=(
         BATCH,
         dim("c_in", 32, "input channels"),
@@ -202,8 +174,8 @@ def _separable_size(
         KERNEL,
         dim("stride", 1, "step of the depthwise convolution"),
         dim("expansion", 1, "factor by which a first 1x1 convolution widens; 1 for none"),
-        Axis("squeeze", False, "whether channels are weighed by squeeze and excitation"),
-        activation_axis("hardswish"),
+        Axis("squeeze", False, "whether squeeze and excitation weights the channels"),
+        _activation_axis("hardswish"),
     ),
     size=_separable_size,
 )
@@ -211,22 +183,20 @@ def depthwise_separable_block(
     make: Maker, *, batch: int, c_in: int, c_out: int, size: int, kernel: int, stride: int, expansion: int, squeeze: bool,
     activation: str,
 ) -> Built:  # fmt: skip
-    """Depthwise and 1x1 convolution, optionally widened before, channels weighed, and a residual where shapes allow."""
-    return Built(
-        make.module(lambda: separable_module(c_in, c_out, kernel, stride, expansion, squeeze, activation)),
-        (make.tensor(batch, c_in, size, size),),
-    )
+    """Depthwise and 1x1 convolution, optionally widened and with squeeze and excitation, and a residual where shapes allow."""
+    block = make.module(lambda: _separable_module(c_in, c_out, kernel, stride, expansion, squeeze, activation))
+    return Built(block, (make.tensor(batch, c_in, size, size),))
 
 
-def separable_module(
+def _separable_module(
     c_in: int, c_out: int, kernel: int, stride: int, expansion: int, squeeze: bool, activation: str
 ) -> torch.nn.Module:
-    """An inverted residual block (Sandler et al., 2018), with squeeze and excitation (Hu et al., 2018) if asked for."""
+    """An inverted residual block (Sandler et al., 2018), with optional squeeze and excitation (Hu et al., 2018)."""
     import torch
 
     wide = c_in * expansion
 
-    class Weigh(torch.nn.Module):
+    class SqueezeExcitation(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             narrow = max(wide // 4, 1)
@@ -242,11 +212,11 @@ def separable_module(
             super().__init__()
             layers: list[torch.nn.Module] = []
             if expansion > 1:
-                layers += [*conv_norm(c_in, wide, 1), activation_module(activation)]
-            layers += [*conv_norm(wide, wide, kernel, stride, groups=wide), activation_module(activation)]
+                layers += [*_conv_norm(c_in, wide, 1), _activation(activation)]
+            layers += [*_conv_norm(wide, wide, kernel, stride, groups=wide), _activation(activation)]
             if squeeze:
-                layers.append(Weigh())
-            self.body = torch.nn.Sequential(*layers, *conv_norm(wide, c_out, 1))
+                layers.append(SqueezeExcitation())
+            self.body = torch.nn.Sequential(*layers, *_conv_norm(wide, c_out, 1))
             self.residual = stride == 1 and c_in == c_out
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -262,9 +232,8 @@ def _transformer_size(*, batch: int, seq_len: int, d_model: int, heads: int, mlp
     return Size(depth * (weights + tokens * d_model * (14 + 3 * mlp_ratio)), depth * (2 * tokens * weights + attention))
 
 
-@workload(
+@synthetic(
     "transformer_block",
-    kind="synthetic",
     axes=(
         BATCH,
         dim("seq_len", 196, "tokens"),
@@ -272,14 +241,14 @@ def _transformer_size(*, batch: int, seq_len: int, d_model: int, heads: int, mlp
         dim("heads", 6, "attention heads"),
         dim("mlp_ratio", 4, "hidden width of the MLP over d_model"),
         dim("depth", 1, "blocks in a row"),
-        activation_axis("gelu"),
+        _activation_axis("gelu"),
     ),
     size=_transformer_size,
 )
 def transformer_block(
     make: Maker, *, batch: int, seq_len: int, d_model: int, heads: int, mlp_ratio: int, depth: int, activation: str
 ) -> Built:
-    """Attention and MLP, each behind a layer normalisation and with a residual; several of these in a row."""
+    """Attention and MLP, each after a layer normalization and with a residual; several such blocks in a row."""
     import torch
 
     if d_model % heads:
@@ -293,7 +262,7 @@ def transformer_block(
             self.project = torch.nn.Linear(d_model, d_model)
             self.mlp = torch.nn.Sequential(
                 torch.nn.Linear(d_model, mlp_ratio * d_model),
-                activation_module(activation),
+                _activation(activation),
                 torch.nn.Linear(mlp_ratio * d_model, d_model),
             )
 
@@ -306,3 +275,78 @@ def transformer_block(
 
     stack = make.module(lambda: torch.nn.Sequential(*(Block() for _ in range(depth))))
     return Built(stack, (make.tensor(batch, seq_len, d_model),))
+
+
+class _Block(NamedTuple):
+    c_in: int
+    c_out: int
+    stride: int
+    size: int
+    """Height and width of its input."""
+
+
+def _blocks(width: int, stages: int, depth: int, size: int) -> Iterator[_Block]:
+    """The blocks of a network: every stage doubles the width, and all but the first halve the size."""
+    c_in, size = width, conv_out(size, 3, 2, 1)
+    for stage in range(stages):
+        for position in range(depth):
+            stride = 2 if stage > 0 and position == 0 else 1
+            yield _Block(c_in, width * 2**stage, stride, size)
+            c_in, size = width * 2**stage, conv_out(size, 3, stride, 1)
+
+
+def _convnet_size(
+    *, batch: int, block: str, width: int, stages: int, depth: int, size: int, kernel: int, expansion: int, squeeze: bool,
+    activation: str,
+) -> Size:  # fmt: skip
+    weights, touched, flops = CLASSES * width * 2 ** (stages - 1), 3 * size**2, 0
+    for b in _blocks(width, stages, depth, size):
+        out = conv_out(b.size, kernel, b.stride, kernel // 2)
+        if block == "residual":
+            block_weights = kernel**2 * (b.c_in * b.c_out + b.c_out**2)
+            touched += 8 * b.c_out * out**2
+            flops += 2 * block_weights * out**2
+        else:
+            wide = b.c_in * expansion
+            block_weights = b.c_in * wide + wide * kernel**2 + wide * b.c_out
+            touched += 5 * wide * (b.size**2 + out**2)
+            flops += 2 * (b.c_in * wide * b.size**2 + (wide * kernel**2 + wide * b.c_out) * out**2)
+        weights += block_weights
+    return Size(weights + batch * touched, batch * flops)
+
+
+@synthetic(
+    "convnet",
+    axes=(
+        BATCH,
+        Axis("block", "residual", "kind of block", choices=("residual", "separable")),
+        dim("width", 32, "channels of the first stage; every stage doubles them"),
+        dim("stages", 3, "stages; all but the first halve the size"),
+        dim("depth", 2, "blocks a stage"),
+        dim("size", 128, "height and width of the input"),
+        KERNEL,
+        dim("expansion", 4, "expansion inside separable blocks"),
+        Axis("squeeze", False, "whether squeeze and excitation weights the channels of separable blocks"),
+        _activation_axis("relu"),
+    ),
+    size=_convnet_size,
+)
+def convnet(
+    make: Maker, *, batch: int, block: str, width: int, stages: int, depth: int, size: int, kernel: int, expansion: int,
+    squeeze: bool, activation: str,
+) -> Built:  # fmt: skip
+    """A stem, stages of residual or separable blocks, global pooling and a classifier."""
+    nn = make.torch.nn
+
+    def network() -> torch.nn.Module:
+        layers: list[torch.nn.Module] = [*_conv_norm(3, width, 3, 2), _activation(activation)]
+        for b in _blocks(width, stages, depth, size):
+            if block == "residual":
+                layers.append(_residual_module(b.c_in, b.c_out, kernel, b.stride, activation))
+            else:
+                layers.append(_separable_module(b.c_in, b.c_out, kernel, b.stride, expansion, squeeze, activation))
+        last = width * 2 ** (stages - 1)
+        head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, CLASSES))
+        return nn.Sequential(*layers, *head)
+
+    return Built(make.module(network), (make.tensor(batch, 3, size, size),))

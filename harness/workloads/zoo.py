@@ -1,39 +1,36 @@
-"""torchvision's networks by name, with random weights and the input each declares. Nothing is downloaded.
+"""Networks by name, with random weights and the input each declares: torchvision's, and denoisers of diffusion. Nothing is
+downloaded.
 
-The declared input is that of the first pretrained weights a network has: their crop size (or the size images are resized to, for
-segmentation), so that published figures, which hold for it, can be compared. Detectors take photographs and resize them
+The declared input of torchvision's networks is that of their first pretrained weights: the crop size (or the size images are
+resized to, for segmentation), so that published figures, which hold for it, can be compared. Detectors resize photographs
 themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.harness.workloads.module import Axis, Built, DNNModule, Maker, dim
-from shmoo.harness.workloads.torchvision_ops import import_torchvision
 
 FAMILIES = ("classification", "segmentation", "video", "optical_flow", "detection")
-"""Kinds of networks that are served."""
+"""Kinds of torchvision's networks that can be built."""
 BATCH = dim("batch", 1, "images or clips at once")
 
-_BUILT_FOR_A_SIZE: Mapping[str, Callable[[int], dict[str, Any]]] = {
+_SIZED_BUILDERS: Mapping[str, Callable[[int], dict[str, Any]]] = {
     "torchvision.models.vision_transformer": lambda resolution: {"image_size": resolution},
     "torchvision.models.maxvit": lambda resolution: {"input_size": (resolution, resolution)},
 }
-"""Networks whose weights depend on the resolution, by the module of their builder: what the builder is told about it."""
-_BY_FAMILY: Mapping[str, dict[str, Any]] = {
-    "segmentation": {"weights_backbone": None},
-    "detection": {"weights_backbone": None},
-}
-"""Arguments without which a builder would download the weights of a part."""
-_BY_MODULE: Mapping[str, dict[str, Any]] = {
-    "torchvision.models.googlenet": {"init_weights": False},
-    "torchvision.models.inception": {"init_weights": False},
-}
-"""Arguments without which a builder draws every weight from a truncated normal distribution, which takes minutes."""
+"""Arguments for networks whose weights depend on the resolution, by the module of their builder."""
+_BACKBONE_OPTIONS = {"weights_backbone": None}
+"""Arguments without which builders of segmentation and detection download the weights of a part."""
+_FAST_INIT = ("torchvision.models.googlenet", "torchvision.models.inception")
+"""Modules whose builders otherwise draw every weight from a truncated normal distribution, which takes minutes."""
 _FLOW_SIZE = (520, 960)
 """Height and width for which torchvision publishes the operations of its optical-flow networks."""
 _PHOTO_SIZE = (480, 640)
@@ -41,25 +38,91 @@ _PHOTO_SIZE = (480, 640)
 _CLIP_FRAMES = 16
 """Length of the clips that torchvision's video networks were trained on (the default of its reference scripts)."""
 _LIMITS = ("_pre_nms_top_n", "_post_nms_top_n", "topk_candidates", "detections_per_img")
-"""Attributes of a detector's modules that bound how many boxes it carries on."""
+"""Attributes of a detector's modules that limit the number of boxes."""
+
+# torchvision without its compiled operators -----------------------------------------------------------------------------
+
+_BOXES = "Tensor rois, float spatial_scale, SymInt pooled_height, SymInt pooled_width"
+_CHANNELS = _BOXES.replace(",", ", Tensor channel_mapping,", 1)
+_IMAGES = "SymInt batch_size, SymInt channels, SymInt height, SymInt width"
+_WINDOW = (
+    "SymInt stride_h, SymInt stride_w, SymInt pad_h, SymInt pad_w, SymInt dilation_h, SymInt dilation_w, SymInt groups, "
+    "SymInt offset_groups, bool use_mask"
+)
+_SIGNATURES = {
+    "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "roi_align": f"(Tensor input, {_BOXES}, int sampling_ratio, bool aligned) -> Tensor",
+    "_roi_align_backward": f"(Tensor grad, {_BOXES}, {_IMAGES}, int sampling_ratio, bool aligned) -> Tensor",
+    "qroi_align": "(Tensor input, Tensor rois, float input_scale, int input_zero_point, float rois_scale, int rois_zero_point, "
+    "float spatial_scale, SymInt pooled_height, SymInt pooled_width, int sampling_ratio, bool aligned) -> Tensor",
+    "roi_pool": f"(Tensor input, {_BOXES}) -> (Tensor, Tensor)",
+    "_roi_pool_backward": f"(Tensor grad, {_BOXES.replace(',', ', Tensor argmax,', 1)}, {_IMAGES}) -> Tensor",
+    "ps_roi_align": f"(Tensor input, {_BOXES}, int sampling_ratio) -> (Tensor, Tensor)",
+    "_ps_roi_align_backward": f"(Tensor grad, {_CHANNELS}, int sampling_ratio, {_IMAGES}) -> Tensor",
+    "ps_roi_pool": f"(Tensor input, {_BOXES}) -> (Tensor, Tensor)",
+    "_ps_roi_pool_backward": f"(Tensor grad, {_CHANNELS}, {_IMAGES}) -> Tensor",
+    "deform_conv2d": f"(Tensor input, Tensor weight, Tensor offset, Tensor mask, Tensor bias, {_WINDOW}) -> Tensor",
+    "_deform_conv2d_backward": "(Tensor grad, Tensor input, Tensor weight, Tensor offset, Tensor mask, Tensor bias, "
+    f"{_WINDOW}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+}
+"""Signatures of torchvision's compiled operators."""
+_NO_CUDA = -1
+"""`torchvision::_cuda_version` of a library built without CUDA."""
+
+
+def import_torchvision() -> ModuleType:
+    """torchvision, with its compiled operators where they load, otherwise with their signatures alone.
+
+    `import torchvision` fails where the compiled library is missing, or was built for another torch or for an absent GPU.
+    Signatures suffice for capture, also of detectors: torchvision itself computes the shapes. Running such an operator on data
+    fails with torch's own message that there is no kernel for it.
+
+    Raises:
+        ImportError: torchvision is not installed.
+    """
+    try:
+        import torchvision
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+    else:
+        return torchvision
+    import torch
+
+    for name, signature in _SIGNATURES.items():
+        torch.library.define(f"torchvision::{name}", signature)
+    torch.library.define("torchvision::_cuda_version", "() -> int")
+    torch.library.impl("torchvision::_cuda_version", "CompositeExplicitAutograd", lambda: _NO_CUDA)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]  # left half-initialized by the failed import
+    spec = importlib.util.find_spec("torchvision")
+    package = importlib.util.module_from_spec(spec)
+    sys.modules["torchvision"] = package
+    # On import, the rest of the package asks this module whether there are compiled operators.
+    importlib.import_module("torchvision.extension")._has_ops = lambda: True
+    spec.loader.exec_module(package)
+    return package
+
+
+# torchvision's networks -------------------------------------------------------------------------------------------------
 
 
 class _Declared(NamedTuple):
-    """What the first weights of a network say about it."""
+    """Properties that a network's first weights declare."""
 
     resolution: int | tuple[int, ...] | None
     frames: int
-    gmacs: float | None
 
 
 def zoo_names() -> tuple[str, ...]:
-    """Every network that can be built, sorted."""
+    """Every torchvision network that can be built, sorted."""
     return tuple(sorted(_families()))
 
 
 @cache
 def _families() -> dict[str, str]:
-    """Network -> the kind it is of."""
+    """The family of every network."""
     models = import_torchvision().models
     modules = {"classification": models, **{name: getattr(models, name) for name in FAMILIES[1:]}}
     return {name: family for family, module in modules.items() for name in models.list_models(module=module)}
@@ -67,17 +130,17 @@ def _families() -> dict[str, str]:
 
 @cache
 def quantized_names() -> frozenset[str]:
-    """torchvision's quantised networks, which are not served."""
+    """torchvision's quantized networks, which cannot be built."""
     models = import_torchvision().models
     return frozenset(models.list_models(module=models.quantization))
 
 
 def find_network(name: str) -> DNNModule:
-    """The network of that name, with axes "batch" and "resolution" (height and width; apart for detectors and optical flow) and,
-    for video, "frames".
+    """The torchvision network of that name, with axes "batch" and "resolution" (height and width; separate axes for detectors and
+    optical flow) and, for video, "frames".
 
     Raises:
-        InputError: there is none, and the nearest names are given; or it is a quantised one.
+        InputError: there is none (the nearest names are suggested), or it is a quantized one.
     """
     family = _families().get(name)
     if family is None:
@@ -88,49 +151,31 @@ def find_network(name: str) -> DNNModule:
             )
         raise unknown("network", name, _families())
     if family == "optical_flow":
-        return DNNModule(name, "network", (BATCH, *_sides(_FLOW_SIZE, "both images", low=128)), _maker(name, _flow))
+        return DNNModule(name, "network", (BATCH, *_sides(_FLOW_SIZE, "both images", low=128)), partial(_flow, name))
     if family == "detection":
-        return DNNModule(name, "network", (BATCH, *_sides(_PHOTO_SIZE, "every image")), _maker(name, _detect))
+        return DNNModule(name, "network", (BATCH, *_sides(_PHOTO_SIZE, "every image")), partial(_detect, name))
     declared = _declared(name)
     if declared.resolution is None:
         raise InputError(f"network {name!r} declares no input size; build it from a factory and give --input-shape")
     size = declared.resolution if isinstance(declared.resolution, int) else declared.resolution[0]
     axes = (BATCH, dim("resolution", size, "height and width of the input"))
     if family == "video":
-        return DNNModule(name, "network", (*axes, dim("frames", declared.frames, "images in a clip")), _maker(name, _clip))
-    return DNNModule(name, "network", axes, _maker(name, _image))
-
-
-def published_gmacs(name: str) -> float | None:
-    """Giga multiply-adds that torchvision publishes for the declared input (`weights.meta["_ops"]`), `None` where it does not.
-
-    Raises:
-        InputError: there is no such network.
-    """
-    if name not in _families():
-        raise unknown("network", name, _families())
-    return _declared(name).gmacs
+        return DNNModule(name, "network", (*axes, dim("frames", declared.frames, "images in a clip")), partial(_clip, name))
+    return DNNModule(name, "network", axes, partial(_image, name))
 
 
 @cache
 def _declared(name: str) -> _Declared:
-    models = import_torchvision().models
-    weights = next(iter(models.get_model_weights(name)), None)
+    weights = next(iter(import_torchvision().models.get_model_weights(name)), None)
     if weights is None:
-        return _Declared(None, 1, None)
+        return _Declared(None, 1)
     presets = getattr(weights.transforms, "keywords", {})
     resolution = presets.get("crop_size", presets.get("resize_size"))
-    frames = max(weights.meta.get("min_temporal_size", 1), _CLIP_FRAMES)
-    return _Declared(resolution, frames, weights.meta.get("_ops"))
+    return _Declared(resolution, max(weights.meta.get("min_temporal_size", 1), _CLIP_FRAMES))
 
 
 def _sides(size: tuple[int, int], what: str, low: int = 1) -> tuple[Axis, Axis]:
     return dim("height", size[0], f"height of {what}", low=low), dim("width", size[1], f"width of {what}", low=low)
-
-
-def _maker(name: str, build: Callable[..., Built]) -> Callable[..., Built]:
-    """A factory of one network."""
-    return lambda make, **axes: build(name, make, **axes)
 
 
 def _image(name: str, make: Maker, *, batch: int, resolution: int) -> Built:
@@ -147,27 +192,69 @@ def _flow(name: str, make: Maker, *, batch: int, height: int, width: int) -> Bui
 
 
 def _detect(name: str, make: Maker, *, batch: int, height: int, width: int) -> Built:
-    """A list of images, and boxes as many as the detector's limits let through."""
+    """A list of images; the number of boxes is the most that the limits in the detector's configuration let through."""
     model = _network(name, make)
-    said = ", ".join(f"{limit}={value}" for limit, value in dict(_limits(model)).items())
-    notes = (f"the part that depends on data is counted at the configured limits: {said}",)
-    return Built(model, ([make.tensor(3, height, width) for _ in range(batch)],), traced=True, notes=notes)
-
-
-def _limits(model: Any) -> Iterator[tuple[str, int]]:
-    """The limits on boxes that a detector's modules are configured with, at inference."""
+    limits: dict[str, int] = {}
     for module in model.modules():
         for attribute in _LIMITS:
             value = getattr(module, attribute, None)
             value = value.get("testing") if isinstance(value, dict) else value
             if isinstance(value, int):
-                yield attribute.removeprefix("_"), value
+                limits[attribute.removeprefix("_")] = value
+    listed = ", ".join(f"{limit}={value}" for limit, value in limits.items())
+    notes = (f"the part that depends on data is counted at the configured limits: {listed}",)
+    return Built(model, ([make.tensor(3, height, width) for _ in range(batch)],), traced=True, notes=notes)
 
 
 def _network(name: str, make: Maker, resolution: int | None = None) -> Any:
     models = import_torchvision().models
     module = models.get_model_builder(name).__module__
-    arguments = {**_BY_FAMILY.get(_families()[name], {}), **_BY_MODULE.get(module, {})}
-    if resolution is not None and module in _BUILT_FOR_A_SIZE:
-        arguments |= _BUILT_FOR_A_SIZE[module](resolution)
+    arguments: dict[str, Any] = dict(_BACKBONE_OPTIONS) if _families()[name] in ("segmentation", "detection") else {}
+    if module in _FAST_INIT:
+        arguments["init_weights"] = False
+    if resolution is not None and module in _SIZED_BUILDERS:
+        arguments |= _SIZED_BUILDERS[module](resolution)
     return make.module(lambda: models.get_model(name, weights=None, **arguments))
+
+
+# Denoisers of diffusion -------------------------------------------------------------------------------------------------
+
+_DIT_SIZES = {"s": (12, 384, 6), "b": (12, 768, 12), "l": (24, 1024, 16), "xl": (28, 1152, 16)}
+"""Depth, width and heads of diffusion transformers (W. Peebles, S. Xie, Scalable Diffusion Models with Transformers, 2023, table
+1)."""
+_DIT_PATCHES = (2, 4, 8)
+"""Heights and widths of the patches that become tokens, in latent pixels (the same, section 3.2)."""
+_LATENTS = dim("batch", 1, "latent images at once")
+
+
+def _dit(letter: str, patch: int) -> DNNModule:
+    """A diffusion transformer: one denoising step of class-conditional latents."""
+
+    def build(make: Maker, *, batch: int, size: int) -> Built:
+        from shmoo.harness.workloads.diffusion import CLASSES, LATENT_CHANNELS, DiT
+
+        model = make.module(lambda: DiT(*_DIT_SIZES[letter], patch=patch, tokens=(size // patch) ** 2))
+        return Built(model, (make.tensor(batch, LATENT_CHANNELS, size, size), make.positive(batch), make.indices(CLASSES, batch)))
+
+    axes = (_LATENTS, dim("size", 32, "height and width of the latents, an eighth of the image's", low=patch))
+    return DNNModule(f"dit_{letter}_{patch}", "network", axes, build)
+
+
+def _latent_unet(make: Maker, *, batch: int, size: int, context: int) -> Built:
+    """The U-Net of latent diffusion with text: one denoising step."""
+    from shmoo.harness.workloads.diffusion import CONTEXT, LATENT_CHANNELS, LatentUNet
+
+    inputs = (make.tensor(batch, LATENT_CHANNELS, size, size), make.positive(batch), make.tensor(batch, context, CONTEXT))
+    return Built(make.module(LatentUNet), inputs)
+
+
+_UNET_AXES = (
+    _LATENTS,
+    dim("size", 64, "height and width of the latents, an eighth of the image's", low=8),
+    dim("context", 77, "tokens of the text"),
+)
+DIFFUSION: Mapping[str, DNNModule] = {
+    **{f"dit_{letter}_{patch}": _dit(letter, patch) for letter in _DIT_SIZES for patch in _DIT_PATCHES},
+    "latent_diffusion_unet": DNNModule("latent_diffusion_unet", "network", _UNET_AXES, _latent_unet),
+}
+"""Denoisers by name."""

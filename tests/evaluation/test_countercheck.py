@@ -56,7 +56,7 @@ def test_the_table_ends_with_the_sums_of_all_models():
 @pytest.mark.slow
 def test_analysis_is_a_small_part_of_capture():
     """Cost, fusion and prediction of a network together take less than capturing it."""
-    from shmoo.harness.workloads.catalog import find_workload
+    from shmoo.harness.workloads.loading import find_workload
 
     compare(tiny(), repeats=1)
     found = compare(find_workload("resnet18"), repeats=3)

@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from shmoo.harness.workloads.catalog import find_workload
+from shmoo.harness.workloads.loading import find_workload
 from shmoo.harness.workloads.module import Built, DNNModule
 from tests.evaluation.memory import MOST_OVER, MOST_UNDER, NETWORKS, MemoryCheck, check_memory, markdown
 
