@@ -89,7 +89,7 @@ def fit(
 ) -> Calibration:
     """The calibration, with what it does told on stderr."""
     from shmoo.calibrate.calibration import calibrate as calibrate_sources
-    from shmoo.calibrate.columns import table_reduction
+    from shmoo.calibrate.calibration import table_reduction
 
     def tell(doing: str) -> None:
         output.message(f"calibrate: {doing}")

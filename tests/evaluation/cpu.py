@@ -16,7 +16,7 @@ import numpy as np
 from shmoo.calibrate.base import base_profile
 from shmoo.calibrate.calibration import calibrate_cases, groups
 from shmoo.calibrate.dataset import MeasuredCase, Sources, blocks, read_sources
-from shmoo.calibrate.held_out import held_out, together
+from shmoo.calibrate.intervals import held_out, together
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.runs.metrics import repeat_spread
