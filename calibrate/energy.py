@@ -1,10 +1,10 @@
 """Energy coefficients from measured energies: E = sum F_u e_u + sum B_l e_l + P t (Choi et al., IPDPS 2013).
 
 P is a fitted constant power, not idle power; energies are gross and nothing is subtracted. Measured idle power checks P, because
-a working chip draws no less than an idle one. The system is linear, and no energy is below a tenth of the low end of the profile's
-range. Errors are relative, and readings whose windows disagree weigh less. Each unknown has a weak prior at the profile's value,
-because flops, bytes and time rise together in most workloads and the data alone may not separate them: a coefficient that stays
-at its prior is named and keeps the prior's range.
+a working chip draws no less than an idle one. The system is linear, and no energy is below a tenth of the low end of the
+profile's range. Errors are relative, and readings whose windows disagree weigh less. Each unknown has a weak prior at the
+profile's value, because flops, bytes and time rise together in most workloads and the data alone may not separate them: a
+coefficient that stays at its prior is named and keeps the prior's range.
 """
 
 from __future__ import annotations
@@ -131,7 +131,8 @@ def _coefficient(name: str, value: float, error: float, prior: Coefficient | Non
 
 def _resolution(data: np.ndarray, prior: np.ndarray) -> np.ndarray:
     """(F,) share of each coefficient that the data decide; the prior decides the rest. It is the diagonal of the model
-    resolution matrix (Menke, Geophysical Data Analysis, 2018, chapter 4): by its residuals, a fit of one repeated row is exact."""
+    resolution matrix (Menke, Geophysical Data Analysis, 2018, chapter 4): by its residuals, a fit of one repeated row is
+    exact."""
     information = data.T @ data
     return np.diag(np.linalg.pinv(information + prior.T @ prior) @ information)
 

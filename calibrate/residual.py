@@ -33,8 +33,8 @@ RATE = 0.2
 LIMIT = 0.25
 """Log error beyond which a case pulls no harder."""
 UNDER, OVER = 0.5, 3.0
-"""Range of estimated / measured by which a case's pull is weighed. Errors are relative to the measurement, so an estimate twice too
-high counts for more than one half as high."""
+"""Range of estimated / measured by which a case's pull is weighed. Errors are relative to the measurement, so an estimate twice
+too high counts for more than one half as high."""
 SHRINKAGE = 2.0
 """Number of cases without error that each leaf is averaged with."""
 DRAWN = 0.8
@@ -44,7 +44,8 @@ CUTS = 48
 OUTSIDE = 0.002
 """Share of the fit cases beyond either end of a feature's measured range."""
 ENOUGH, FOLDS = 200, 5
-"""With fewer validation cases, which also choose the number of trees, the fit cases are held out for the spread too, fold by fold."""
+"""With fewer validation cases, which also choose the number of trees, the fit cases are held out for the spread too, fold by
+fold."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """Transfer of coefficients from measured machines to one that was not measured.
 
 Shares of a peak or a bandwidth, extents and exponents (all of unit "1") and overheads of host and device (seconds) carry over, as
-the geometric mean over the measured machines, weighted by the distance of their generations, with their spread. Peaks, bandwidths,
-capacities, counts and power are looked up. A coefficient that only some machines determine comes from those; values that come from
-a prior do not count.
+the geometric mean over the measured machines, weighted by the distance of their generations, with their spread. Peaks,
+bandwidths, capacities, counts and power are looked up. A coefficient that only some machines determine comes from those; values
+that come from a prior do not count.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from shmoo.estimators.records import NORMAL_90, Coefficient
 LEAST_SPREAD = 0.15
 """Least standard deviation of the log of a transferred coefficient: few machines can agree by chance."""
 GENERATIONS = 1.0
-"""Distance in compute capability over which a machine's weight falls to 1/e: library kernels are written, and hosts bought, for one
-generation."""
+"""Distance in compute capability over which a machine's weight falls to 1/e: library kernels are written, and hosts bought, for
+one generation."""
 
 
 def transfer(
@@ -70,9 +70,9 @@ def off_by(profile: ArchitectureProfile, cases: Sequence[MeasuredCase]) -> dict[
 
 
 def typical(left_out: Sequence[Mapping[str, Coefficient]]) -> dict[str, Coefficient]:
-    """`sigma.*` for the next machine: the root mean square of the measured machines' `off_by`, each predicted from the others. The
-    errors of one machine's cases are correlated, so each machine counts once, however many cases it has (prediction sets on two
-    layers: Dunn, Wasserman and Ramdas, JASA 118(544), 2023)."""
+    """`sigma.*` for the next machine: the root mean square of the measured machines' `off_by`, each predicted from the others.
+    The errors of one machine's cases are correlated, so each machine counts once, however many cases it has (prediction sets on
+    two layers: Dunn, Wasserman and Ramdas, JASA 118(544), 2023)."""
     spreads_by_name = {}
     for name in sorted({name for one in left_out for name in one}):
         sigmas = [one[name].value for one in left_out if name in one]
@@ -89,8 +89,8 @@ def _nearness(profile: ArchitectureProfile, target: ArchitectureProfile) -> floa
 
 def _carried(name: str, measured: Sequence[ArchitectureProfile], weights: Sequence[float]) -> Coefficient | None:
     role, unit = entry(name).role, entry(name).unit
-    # Nothing about a board and its power controller is transferred: the energy of a flop is looked up by process, and a board that
-    # hardly reaches its cap does not show the controller's time constant.
+    # Nothing about a board and its power controller is transferred: the energy of a flop is looked up by process, and a board
+    # that hardly reaches its cap does not show the controller's time constant.
     if role not in ("share", "spread") or unit not in ("1", "s"):
         return None
     fitted = [(p, p.coefficients[name], w) for p, w in zip(measured, weights, strict=True) if name in p.coefficients]
