@@ -121,7 +121,7 @@ def test_runs_of_different_machines_are_refused_with_the_difference(tmp_path):
     """Each field that differs is named with both values."""
     for name, cpu, threads in (("a", "Xeon", 2), ("b", "Epyc", 4)):
         RunWriter(tmp_path / name, RunManifest(Machine(cpu, threads, threads, 2**30, threads=threads), "micro")).close()
-    with pytest.raises(InputError, match=r"cpu_model: 'Xeon' and 'Epyc'; threads: 2 and 4\); calibrate each for itself"):
+    with pytest.raises(InputError, match=r"cpu_model: 'Xeon' and 'Epyc'; threads: 2 and 4\); calibrate each separately"):
         read_sources([tmp_path / "a", tmp_path / "b"])
 
 
