@@ -151,10 +151,8 @@ def breakdown_figure(networks: Sequence[NetworkError]) -> go.Figure | None:
     sides = ["estimated", "measured"] * len(shown)
     traces = []
     for family in families:
-        lengths = []
-        for network in shown:
-            of_family = [call for call in network.calls if call.family == family]
-            lengths += [sum(call.estimated_s for call in of_family), sum(call.measured_s for call in of_family)]
+        calls = [[call for call in network.calls if call.family == family] for network in shown]
+        lengths = [sum(getattr(call, f"{side}_s") for call in calls[i // 2]) for i, side in enumerate(sides)]
         traces.append(
             go.Bar(
                 y=[names, sides],

@@ -16,6 +16,7 @@ from shmoo.runs.error_records import CaseError
 from shmoo.runs.plot_style import HEAT, dropdown, figure, octave_axis, plain, vertical_marks
 
 _MARGIN = {"l": 10, "r": 10, "t": 60, "b": 10}
+_HEATMAP = {"hoverinfo": "text", "hoverongaps": False, "colorscale": HEAT, "xgap": 1.5, "ygap": 1.5}
 
 
 def shmoo_figure(cases: Sequence[CaseError], capacities: Mapping[str, float]) -> go.Figure:
@@ -50,14 +51,10 @@ def shmoo_figure(cases: Sequence[CaseError], capacities: Mapping[str, float]) ->
         y=[plain(name) for name in names],
         z=z,
         hovertext=hover,
-        hoverinfo="text",
-        hoverongaps=False,
-        colorscale=HEAT,
         zmin=0,
         zmax=1,
-        xgap=1.5,
-        ygap=1.5,
         colorbar={"title": {"text": "of its best"}, "tickformat": ".0%", "thickness": 12, "outlinewidth": 0},
+        **_HEATMAP,
     )
     marks = {
         f"{level} {size(b)}": math.log2(b)
@@ -101,13 +98,9 @@ def plane_figure(cases: Sequence[CaseError], capacities: Mapping[str, float], mo
                 texttemplate="%{text}",
                 textfont={"size": 10},
                 hovertext=[[texts.get((x, y), "") for x in xs] for y in ys],
-                hoverinfo="text",
-                hoverongaps=False,
-                colorscale=HEAT,
-                xgap=1.5,
-                ygap=1.5,
                 visible=position == 0,
                 colorbar={"title": {"text": unit}, "tickformat": ".2s", "thickness": 12, "outlinewidth": 0},
+                **_HEATMAP,
             )
         )
         shown = [other == position for other in range(len(planes))]

@@ -145,11 +145,9 @@ def _curves(rows: Sequence[Row], axis: str, others: Sequence[str], units: Units)
 
 def _dress(figure: go.Figure, height: int, title: str, below: str = "") -> None:
     """Apply the house style, a title and a line below it."""
-    layout = house_layout(height) | {"margin": {"l": 20, "r": 20, "t": 110, "b": 20}}
+    heading = {"text": f"{plain(title)}<br><sup>{plain(below)}</sup>", "x": 0.01, "xanchor": "left", "font": {"size": 18}}
+    layout = house_layout(height) | {"margin": {"l": 20, "r": 20, "t": 110, "b": 20}, "title": heading}
     figure.update_layout(**layout, template="plotly_white")
-    figure.update_layout(
-        title={"text": f"{plain(title)}<br><sup>{plain(below)}</sup>", "x": 0.01, "xanchor": "left", "font": {"size": 18}}
-    )
 
 
 def _differing_columns(rows: Sequence[Row], others: Sequence[str]) -> list[str]:
