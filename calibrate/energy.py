@@ -92,8 +92,8 @@ def fit_energy(blocks: Sequence[Block], profile: ArchitectureProfile, reference:
     system = np.vstack([a, rows]) / scale
     target = np.concatenate([trust, np.full(with_prior.sum(), weight)])
     # Static power has no lower bound: idle power checks it afterwards.
-    free = [prior is None or name == "power.static" for name, prior in zip(names, priors, strict=True)]
-    least = np.asarray([0.0 if f else LEAST * prior.bounds[0] for f, prior in zip(free, priors, strict=True)])
+    bounded = zip(names, priors, strict=True)
+    least = np.asarray([LEAST * prior.bounds[0] if prior and name != "power.static" else 0.0 for name, prior in bounded])
     values = lsq_linear(system, target, bounds=(least * scale, np.inf)).x / scale
     predicted = features[:, used] @ values
     deviation = a @ values - trust
@@ -115,8 +115,8 @@ def fit_energy(blocks: Sequence[Block], profile: ArchitectureProfile, reference:
         why = f"median of {len(idle)} readings with nothing running; {reference}"
         coefficients["power.idle"] = Coefficient(middle, "W", "fitted", why, low=low, high=high)
     condition = float(np.linalg.cond(a / scale))
-    bounded, unsure = (tuple(np.asarray(names)[mask].tolist()) for mask in (at_bound, weak))
-    return FittedEnergy(coefficients, residuals, condition, bounded, unsure)
+    names_at_bound, unidentified = (tuple(np.asarray(names)[mask].tolist()) for mask in (at_bound, weak))
+    return FittedEnergy(coefficients, residuals, condition, names_at_bound, unidentified)
 
 
 def _coefficient(name: str, value: float, error: float, prior: Coefficient | None, at_bound: bool, reference: str) -> Coefficient:
