@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,18 +22,20 @@ from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile, ErrorCardEntry, FittedFrom, Reduction
+from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.estimators.records import FAMILIES, NORMAL_90, Coefficient, Source
 from shmoo.runs.records import FINGERPRINT_FIELDS
 from shmoo.runs.store import Run
 from shmoo.runs.tables import PRODUCTS
 
-Progress = Callable[[str], None]
 COMPARED_PRODUCTS = 600
 """Matrix products used to find a table's reduction column; both fits together take some seconds."""
 ENOUGH = 200
 """With fewer matrix products the reduction is taken to be in column k."""
 DECISIVE = 0.75
 """The reduction is in column n where that reading's held-out error is below this share of the other's."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class Calibration:
 
 
 def calibrate(
-    sources: Sequence[Path],
+    sources: str | Path | Sequence[str | Path],
     *,
     base: ArchitectureProfile | None = None,
     name: str | None = None,
@@ -56,7 +59,7 @@ def calibrate(
     """Fit a machine's coefficients to what was measured on it.
 
     Args:
-        sources: run directories or operator tables (.csv) of one machine.
+        sources: run directories or operator tables (.csv) of one machine, or a single one.
         base: profile that supplies what is not fitted; required for tables, made from the machine's description for runs.
         name: name of the result; by default the base's name, or cpu_local.
         seed: of the fit's further starts.
@@ -68,9 +71,10 @@ def calibrate(
         InputError: sources of different machines, or too little to fit.
         NothingMeasuredError: no usable row.
     """
-    tell = progress or (lambda message: None)
-    tell("reading sources")
-    read = read_sources(sources, "cpu" if base is None else base.family, reduction)
+    progress = progress or silent
+    progress(_doing("reading sources"))
+    paths = [Path(source) for source in ((sources,) if isinstance(sources, str | Path) else sources)]
+    read = read_sources(paths, "cpu" if base is None else base.family, reduction)
     devices = sorted({case.case.device for case in read.cases})
     if base is None:
         if read.machine is None:
@@ -90,9 +94,13 @@ def calibrate(
             "name another --base"
         )
     if len(cases) < len(read.cases):
-        tell(f"{len(read.cases) - len(cases)} cases of other devices than {device!r} are left out")
+        logger.warning("%d cases of other devices than %r are left out", len(read.cases) - len(cases), device)
     read = replace(read, cases=cases)
-    return calibrate_cases(read, base, name=name or base.name, seed=seed, residual=residual, progress=tell)
+    return calibrate_cases(read, base, name=name or base.name, seed=seed, residual=residual, progress=progress)
+
+
+def _doing(step: str) -> Standing:
+    return Standing("calibrating", now=step)
 
 
 def table_reduction(sources: Sequence[Path], base: ArchitectureProfile) -> tuple[Reduction, str]:
@@ -150,12 +158,12 @@ def calibrate_cases(
     progress: Progress | None = None,
 ) -> Calibration:
     """`calibrate` on cases already read."""
-    tell = progress or (lambda message: None)
-    tell(f"tabulating {len(read.cases)} cases")
+    progress = progress or silent
+    progress(_doing(f"tabulating {len(read.cases)} cases"))
     base = base.replacing(residual=())
     everything = blocks(read.cases, base)
     fit_cases = _only(everything, base, ("fit",))
-    tell("fitting latency")
+    progress(_doing("fitting latency"))
     fitted = fit_latency(fit_cases, parameters_for(fit_cases, base), base, seed=seed)
     reference = f"fitted to {', '.join(read.names)} ({read.rows_hash})"
     dtype_codes = np.unique(np.concatenate([block.table.dtype for block in everything]))
@@ -172,7 +180,7 @@ def calibrate_cases(
             dtypes=tuple(COMPUTE_DTYPES[code] for code in dtype_codes),
         ),
     )
-    tell("setting intervals")
+    progress(_doing("setting intervals"))
     seen = _only(everything, profile, ("fit", "validation"))
     errors = _held_out_errors(seen, profile, fitted)
     reach = reach_of_ranges(seen, profile)
@@ -182,7 +190,7 @@ def calibrate_cases(
         profile = profile.replacing(coefficients={**profile.coefficients, **energy.coefficients})
     corrections = fit_residual(seen, profile, reach, seed=seed) if residual else FittedResidual((), ())
     profile = profile.replacing(residual=corrections.groups)
-    tell("testing on held-out cases")
+    progress(_doing("testing on held-out cases"))
     profile = profile.replacing(error_card=error_card(everything, profile))
     return Calibration(profile, (*_notes(fitted, energy), *corrections.notes))
 

@@ -33,6 +33,7 @@ class MeasuredCase:
     Attributes:
         latency_s: the prevailing time of a call. relative_se: its relative standard error; 0 in tables, which do not state it.
         energy_sd_j: standard deviation of the energy, from the spread of its windows; `None` where unknown, as in tables.
+        energy_pace_s: time of a call while its energy was read; `None` where unknown, as in tables.
         idle_w: idle power of the same domains; `None` where it was not measured.
         warm: how warm the board was (`estimators/heat.py`); `None` where unknown.
     """
@@ -42,6 +43,7 @@ class MeasuredCase:
     latency_s: float
     energy_j: float | None = None
     energy_sd_j: float | None = None
+    energy_pace_s: float | None = None
     idle_w: float | None = None
     warm: float | None = None
     relative_se: float = 0.0
@@ -104,11 +106,16 @@ def run_cases(run: Run, visits: int | None = None) -> list[MeasuredCase]:
     cases = []
     for row in rows:
         if row.estimable:
-            energy = row.energy_reading
-            joules = (None, None, None) if energy is None else (energy.energy_j, energy.sd_j, energy.idle_power_w)
-            cases.append(
-                MeasuredCase(row.case, run.graphs(row), row.latency.value_s, *joules, relative_se=row.latency.relative_se)
-            )
+            case = MeasuredCase(row.case, run.graphs(row), row.latency.value_s, relative_se=row.latency.relative_se)
+            if (energy := row.energy_reading) is not None:
+                case = replace(
+                    case,
+                    energy_j=energy.energy_j,
+                    energy_sd_j=energy.sd_j,
+                    energy_pace_s=energy.pace_s,
+                    idle_w=energy.idle_power_w,
+                )
+            cases.append(case)
     return cases
 
 
@@ -131,6 +138,12 @@ class Block:
     def relative_se(self) -> np.ndarray:
         """(S,) relative standard errors of the latencies."""
         return np.asarray([case.relative_se for case in self.cases])
+
+    @property
+    def energy_pace_s(self) -> np.ndarray:
+        """(S,) seconds of a call while its energy was read; the latency where that is not known."""
+        paces = np.asarray([np.nan if case.energy_pace_s is None else case.energy_pace_s for case in self.cases])
+        return np.where(np.isnan(paces), self.measured_s, paces)
 
     @property
     def splits(self) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Energy coefficients from measured energies: E = sum F_u e_u + sum B_l e_l + P t (Choi et al., IPDPS 2013).
 
 P is a fitted constant power, not idle power; energies are gross and nothing is subtracted. Measured idle power checks P, because
-a working chip draws no less than an idle one. The system is linear, and no energy is below a tenth of the low end of the
-profile's range. Errors are relative, and readings whose windows disagree weigh less. Each unknown has a weak prior at the
+a working chip draws no less than an idle one. t is the time of the calls while their energy was read, because a call that a
+neighbour slowed down drew the constant power for longer. The system is linear, and no energy is below a tenth of the low end of
+the profile's range. Errors are relative, and readings whose windows disagree weigh less. Each unknown has a weak prior at the
 profile's value, because flops, bytes and time rise together in most workloads and the data alone may not separate them: a
 coefficient that stays at its prior is named and keeps the prior's range.
 """
@@ -151,5 +152,5 @@ def _features(blocks: Sequence[Block], profile: ArchitectureProfile) -> tuple[li
         columns += [np.where(table.dtype == code, table.vector_flops + table.special_flops, 0.0) for code in dtypes]
         columns += [block.tiling.level_bytes[level] for level in profile.levels]
         summed = [np.bincount(table.segment, weights=column, minlength=count) for column in columns]
-        parts.append(np.stack([*summed, block.measured_s], axis=1))
+        parts.append(np.stack([*summed, block.energy_pace_s], axis=1))
     return names, np.concatenate(parts)
