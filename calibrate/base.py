@@ -1,4 +1,4 @@
-"""The profile a calibration starts from: what the machine's own description says before anything is measured."""
+"""The profile that a calibration starts from, made from the machine's description before any measurement."""
 
 from __future__ import annotations
 
@@ -15,29 +15,25 @@ _ASSUMED_CLOCK_HZ = 2.5e9
 
 
 def base_profile(machine: Machine, device: str = "cpu") -> ArchitectureProfile:
-    """A profile of `machine` from its description: structure and capacities are known (caches that the system does not
-    tell are typical ones), rates are starting points.
+    """A profile of `machine` from its description: structure and capacities are given (caches that the system does not report are
+    typical ones), and rates are starting points.
 
     Args:
-        machine: fingerprint a run recorded.
+        machine: fingerprint of a run.
         device: "cpu", or "cuda" for its GPU.
 
     Raises:
-        InputError: a GPU that no built-in profile describes; name one with --base.
+        InputError: no built-in profile describes the GPU; name one with --base.
     """
-    return _gpu_profile(machine) if device == "cuda" else _cpu_profile(machine)
-
-
-def _gpu_profile(machine: Machine) -> ArchitectureProfile:
-    model = (machine.gpu_model or "").lower()
-    words = model.replace("-", " ").split()
-    near = [name for name in builtin_names() if name.startswith("gpu_") and name.split("_")[1] in words]
-    if len(near) > 1 and machine.gpu_memory_bytes:
-        memory = machine.gpu_memory_bytes
-        near.sort(key=lambda name: abs(load_profile(name).value("capacity.dram") - memory))
-    if not near:
+    if device != "cuda":
+        return _cpu_profile(machine)
+    words = (machine.gpu_model or "").lower().replace("-", " ").split()
+    names = [name for name in builtin_names() if name.startswith("gpu_") and name.split("_")[1] in words]
+    if not names:
         raise InputError(f"no built-in profile describes GPU {machine.gpu_model!r}; name the nearest with --base PROFILE")
-    return load_profile(near[0])
+    profiles = [load_profile(name) for name in names]
+    memory = machine.gpu_memory_bytes
+    return min(profiles, key=lambda p: abs(p.value("capacity.dram") - memory)) if memory else profiles[0]
 
 
 def _cpu_profile(machine: Machine) -> ArchitectureProfile:
@@ -68,25 +64,22 @@ def _cpu_profile(machine: Machine) -> ArchitectureProfile:
         start("peak.matrix.bfloat16", 2 * peak)
     if "avx512_vnni" in machine.isa or "avx_vnni" in machine.isa:
         start("peak.matrix.int8", 4 * peak)
-    # Tiles are cut for the core's own caches, so these are never left out; a last level is assumed where no level is known.
-    assumed = ("l1", "l2") if machine.cache_bytes else ("l1", "l2", "l3")
-    levels = [level for level in ("l1", "l2", "l3") if machine.cache_bytes.get(level) or level in assumed]
-    per_core = {"l1": 128.0, "l2": 48.0, "l3": 16.0}
-    for level in levels:
+    # Tiling needs the core's own caches, so they always exist; a last level is assumed where no level is reported.
+    levels = []
+    for level, bytes_per_cycle in (("l1", 128.0), ("l2", 48.0), ("l3", 16.0)):
         capacity = machine.cache_bytes.get(level)
+        if level == "l3" and machine.cache_bytes and not capacity:
+            continue
+        levels.append(level)
         if capacity:
             structure(f"capacity.{level}", capacity, "reported by the system")
         else:
             coefficients[f"capacity.{level}"] = TYPICAL["cpu"][f"capacity.{level}"]
-        start(f"bandwidth.{level}", cores * clock * per_core[level])
+        start(f"bandwidth.{level}", cores * clock * bytes_per_cycle)
     structure("capacity.dram", machine.memory_bytes, "reported by the system")
     start("bandwidth.dram", 10e9 * cores)
-    energies = (
-        "energy.flop.matrix.float32",
-        "energy.flop.vector.float32",
-        *(f"energy.byte.{level}" for level in (*levels, "dram")),
-    )
-    coefficients |= {name: TYPICAL["cpu"][name] for name in energies}
+    energies = ["flop.matrix.float32", "flop.vector.float32", *(f"byte.{level}" for level in (*levels, "dram"))]
+    coefficients |= {f"energy.{name}": TYPICAL["cpu"][f"energy.{name}"] for name in energies}
     return ArchitectureProfile(
         name="cpu_local",
         family="cpu",

@@ -1,4 +1,4 @@
-"""Sources in, profile out: read, fit on the fit split, set intervals on validation, report errors on every split."""
+"""From sources to a profile: read, fit on the fit split, set intervals on validation, report errors on the held-out splits."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from shmoo.calibrate.base import base_profile
 from shmoo.calibrate.dataset import TABLE_DEVICE, Block, Sources, blocks, read_sources, run_cases
 from shmoo.calibrate.energy import FittedEnergy, fit_energy
 from shmoo.calibrate.fit import Fitted, fit_latency, predicted_latency
-from shmoo.calibrate.held_out import held_out
-from shmoo.calibrate.intervals import reach_of_ranges, spreads
+from shmoo.calibrate.intervals import held_out, reach_of_ranges, spreads
 from shmoo.calibrate.parameters import parameters_for
 from shmoo.calibrate.residual import FittedResidual, fit_residual
 from shmoo.estimators.catalogue import entry, runtime_of, under
@@ -27,13 +26,21 @@ from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.estimators.records import FAMILIES, NORMAL_90, Coefficient, Source
 from shmoo.runs.records import FINGERPRINT_FIELDS
 from shmoo.runs.store import Run
+from shmoo.runs.tables import PRODUCTS
+
+COMPARED_PRODUCTS = 600
+"""Matrix products used to find a table's reduction column; both fits together take some seconds."""
+ENOUGH = 200
+"""With fewer matrix products the reduction is taken to be in column k."""
+DECISIVE = 0.75
+"""The reduction is in column n where that reading's held-out error is below this share of the other's."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A fitted profile and what a reader must know about the fit."""
+    """A fitted profile and remarks on the fit."""
 
     profile: ArchitectureProfile
     notes: tuple[str, ...]
@@ -53,12 +60,12 @@ def calibrate(
 
     Args:
         sources: run directories or operator tables (.csv) of one machine, or a single one.
-        base: profile whose unfitted numbers are kept; needed for tables, made from the machine's description for runs.
-        name: name of the result; the base's name, or cpu_local, for `None`.
+        base: profile that supplies what is not fitted; required for tables, made from the machine's description for runs.
+        name: name of the result; by default the base's name, or cpu_local.
         seed: of the fit's further starts.
-        residual: whether to fit corrections beside the physical model where they lower held-out error.
-        reduction: column of tables that holds the reduction of matrix products (`columns.table_reduction` finds it).
-        progress: told what is being done.
+        residual: whether to fit corrections to the physical model where they lower the held-out error.
+        reduction: column of tables that holds the reduction of matrix products (`table_reduction` finds it).
+        progress: receives a message at each step.
 
     Raises:
         InputError: sources of different machines, or too little to fit.
@@ -68,42 +75,66 @@ def calibrate(
     progress(_doing("reading sources"))
     paths = [Path(source) for source in ((sources,) if isinstance(sources, str | Path) else sources)]
     read = read_sources(paths, "cpu" if base is None else base.family, reduction)
-    start = base if base is not None else _base_of(read)
-    read = _on_device(read, start)
-    return calibrate_cases(read, start, name=name or start.name, seed=seed, residual=residual, progress=progress)
+    devices = sorted({case.case.device for case in read.cases})
+    if base is None:
+        if read.machine is None:
+            raise InputError(
+                "an operator table does not say which machine it is from; name the nearest profile with --base PROFILE"
+            )
+        if len(devices) > 1:
+            raise InputError(
+                f"the sources hold rows of {', '.join(devices)}; calibrate one device at a time, with --base PROFILE"
+            )
+        base = base_profile(read.machine, devices[0])
+    device = TABLE_DEVICE[base.family]
+    cases = tuple(case for case in read.cases if case.case.device == device)
+    if not cases:
+        raise InputError(
+            f"{', '.join(read.names)} holds rows of {', '.join(devices)}, and {base.name!r} is a {base.family}; "
+            "name another --base"
+        )
+    if len(cases) < len(read.cases):
+        logger.warning("%d cases of other devices than %r are left out", len(read.cases) - len(cases), device)
+    read = replace(read, cases=cases)
+    return calibrate_cases(read, base, name=name or base.name, seed=seed, residual=residual, progress=progress)
 
 
 def _doing(step: str) -> Standing:
     return Standing("calibrating", now=step)
 
 
-def _on_device(read: Sources, base: ArchitectureProfile) -> Sources:
-    """The sources' rows of the device that the profile is of."""
-    device = TABLE_DEVICE[base.family]
-    kept = tuple(case for case in read.cases if case.case.device == device)
-    if not kept:
-        devices = ", ".join(sorted({case.case.device for case in read.cases}))
-        raise InputError(
-            f"{', '.join(read.names)} holds rows of {devices}, and {base.name!r} is a {base.family}; name another --base"
-        )
-    if len(kept) < len(read.cases):
-        logger.warning("%d cases of other devices than %r are left out", len(read.cases) - len(kept), device)
-    return replace(read, cases=kept)
+def table_reduction(sources: Sequence[Path], base: ArchitectureProfile) -> tuple[Reduction, str]:
+    """The column that holds the reduction of matrix products in one machine's tables, and the evidence ("" without a comparison).
 
+    Published tables call it k or n without saying which. Sizes cannot tell, because flops and bytes of (m, k) by (k, n) and of
+    (m, n) by (n, k) are equal; how a library tiles a reduction can. So the model is fitted to both readings of some rows and
+    their held-out errors are compared.
 
-def _base_of(read: Sources) -> ArchitectureProfile:
-    if read.machine is None:
-        raise InputError("an operator table does not say which machine it is from; name the nearest profile with --base PROFILE")
-    devices = {case.case.device for case in read.cases}
-    if len(devices) > 1:
-        raise InputError(
-            f"the sources hold rows of {', '.join(sorted(devices))}; calibrate one device at a time, with --base PROFILE"
-        )
-    return base_profile(read.machine, devices.pop())
+    Raises:
+        InputError: a source that cannot be read.
+    """
+    tables = [path for path in sources if path.suffix == ".csv"]
+    if not tables:
+        return "k", ""
+    errors: dict[str, float] = {}
+    readings: tuple[Reduction, ...] = ("k", "n")
+    for column in readings:
+        read = read_sources(tables, base.family, column)
+        products = [case for case in read.cases if case.case.workload in PRODUCTS]
+        if len(products) < ENOUGH:
+            return "k", ""
+        read = replace(read, cases=tuple(products[:: max(1, len(products) // COMPARED_PRODUCTS)]))
+        card = calibrate_cases(read, base, name=base.name, residual=False).profile.error_card["validation"].values()
+        errors[column] = sum(entry.n * entry.mean for entry in card) / sum(entry.n for entry in card)
+    column = "n" if errors["n"] < DECISIVE * errors["k"] else "k"
+    return column, (
+        f"the reduction of matrix products stands in column {column}: held-out error {errors['k']:.1%} read as (m, k) by (k, n), "
+        f"{errors['n']:.1%} read as (m, n) by (n, k)"
+    )
 
 
 def quick_profile(run: Run) -> ArchitectureProfile:
-    """A profile from what a run holds so far, within seconds: one start, no residual, intervals as wide as the fit's noise.
+    """A profile from an unfinished run, within seconds: one start, no residual, intervals from the fit's noise only.
 
     Raises:
         InputError: too little to fit.
@@ -113,10 +144,8 @@ def quick_profile(run: Run) -> ArchitectureProfile:
         raise InputError("no operator was measured yet")
     base = base_profile(run.manifest.machine, cases[0].case.device)
     measured = blocks(cases, base)
-    parameters = parameters_for(measured, base)
-    fitted = fit_latency(measured, parameters, base, starts=1, folds=0)
-    units = {p.name: p.unit for p in parameters}
-    return base.replacing(coefficients={**base.coefficients, **_coefficients(fitted, units, f"fitted to {run.path.name} so far")})
+    fitted = fit_latency(measured, parameters_for(measured, base), base, starts=1, folds=0)
+    return base.replacing(coefficients={**base.coefficients, **_coefficients(fitted, f"fitted to {run.path.name} so far")})
 
 
 def calibrate_cases(
@@ -129,34 +158,33 @@ def calibrate_cases(
     progress: Progress | None = None,
 ) -> Calibration:
     """`calibrate` on cases already read."""
-    base = base.replacing(residual=())
     progress = progress or silent
     progress(_doing(f"tabulating {len(read.cases)} cases"))
+    base = base.replacing(residual=())
     everything = blocks(read.cases, base)
     fit_cases = _only(everything, base, ("fit",))
     progress(_doing("fitting latency"))
-    parameters = parameters_for(fit_cases, base)
-    fitted = fit_latency(fit_cases, parameters, base, seed=seed)
+    fitted = fit_latency(fit_cases, parameters_for(fit_cases, base), base, seed=seed)
     reference = f"fitted to {', '.join(read.names)} ({read.rows_hash})"
+    dtype_codes = np.unique(np.concatenate([block.table.dtype for block in everything]))
+    launches = _typical_launches(fitted, reference)
     profile = base.replacing(
         name=name,
         table_reduction=read.table_reduction,
-        coefficients={**base.coefficients, **_coefficients(fitted, reference)},
+        coefficients={**base.coefficients, **_coefficients(fitted, reference), **launches},
         fitted_from=FittedFrom(
             rows_hash=read.rows_hash,
             sources=read.names,
             fingerprint={} if read.machine is None else {f: getattr(read.machine, f) for f in FINGERPRINT_FIELDS},
             seed=seed,
-            dtypes=_types(everything),
+            dtypes=tuple(COMPUTE_DTYPES[code] for code in dtype_codes),
         ),
     )
-    profile = profile.replacing(coefficients={**profile.coefficients, **_typical_launches(fitted, reference)})
     progress(_doing("setting intervals"))
     seen = _only(everything, profile, ("fit", "validation"))
-    errors = _held_out(seen, profile, fitted)
+    errors = _held_out_errors(seen, profile, fitted)
     reach = reach_of_ranges(seen, profile)
-    found_spreads = spreads(seen, errors, reach, profile, reference)
-    profile = profile.replacing(coefficients={**profile.coefficients, **found_spreads})
+    profile = profile.replacing(coefficients={**profile.coefficients, **spreads(seen, errors, reach, profile, reference)})
     energy = fit_energy(fit_cases, profile, reference)
     if energy is not None:
         profile = profile.replacing(coefficients={**profile.coefficients, **energy.coefficients})
@@ -167,24 +195,15 @@ def calibrate_cases(
     return Calibration(profile, (*_notes(fitted, energy), *corrections.notes))
 
 
-def _types(everything: Sequence[Block]) -> tuple[str, ...]:
-    """Types that the kernels of all cases compute in."""
-    codes = np.unique(np.concatenate([block.table.dtype for block in everything]))
-    return tuple(COMPUTE_DTYPES[code] for code in codes)
-
-
 def _only(everything: Sequence[Block], profile: ArchitectureProfile, splits: tuple[str, ...]) -> list[Block]:
+    """The cases of these splits, tiled for `profile`."""
     director = AnalysisDirector(profile)
-    kept = []
-    for block in everything:
-        mask = np.isin(block.splits, splits)
-        if mask.any():
-            kept.append(block.subset(mask, director))
-    return kept
+    masks = [np.isin(block.splits, splits) for block in everything]
+    return [block.subset(mask, director) for block, mask in zip(everything, masks, strict=True) if mask.any()]
 
 
-def _held_out(seen: Sequence[Block], profile: ArchitectureProfile, fitted: Fitted) -> np.ndarray:
-    """(S,) log(predicted / measured) of cases of the fit and validation splits, as a fit without them leaves them."""
+def _held_out_errors(seen: Sequence[Block], profile: ArchitectureProfile, fitted: Fitted) -> np.ndarray:
+    """(S,) log(predicted / measured) of cases of the fit and validation splits, each by a fit without it."""
     measured = np.concatenate([block.measured_s for block in seen])
     errors = np.log(predicted_latency(seen, Coefficients(profile)) / measured)
     errors[np.concatenate([block.splits for block in seen]) == "fit"] += fitted.left_out - fitted.residuals
@@ -192,22 +211,22 @@ def _held_out(seen: Sequence[Block], profile: ArchitectureProfile, fitted: Fitte
 
 
 def _coefficients(fitted: Fitted, reference: str) -> dict[str, Coefficient]:
-    result = {}
+    coefficients = {}
     for name, value in fitted.values.items():
-        sd = fitted.log_sd[name]
-        # A standard error beyond a factor of ten says "unknown"; wider would only overflow the draws.
-        spread = float(np.exp(NORMAL_90 * min(sd, 1.4)))
         unit = entry(name).unit
         source: Source = "at bound" if name in fitted.at_bound else "prior" if name in fitted.unidentified else "fitted"
         if name in fitted.unidentified:
-            result[name] = Coefficient(value, unit, source, reference)
+            coefficients[name] = Coefficient(value, unit, source, reference)
         else:
-            result[name] = Coefficient(value, unit, source, reference, value * sd, value / spread, value * spread)
-    return result
+            sd = fitted.log_sd[name]
+            # Beyond a factor of ten the value is unknown, and a wider range would only overflow the draws.
+            spread = float(np.exp(NORMAL_90 * min(sd, 1.4)))
+            coefficients[name] = Coefficient(value, unit, source, reference, value * sd, value / spread, value * spread)
+    return coefficients
 
 
 def _typical_launches(fitted: Fitted, reference: str) -> dict[str, Coefficient]:
-    """launch.<runtime> for operators that were not measured alone: the geometric mean and range of those that were."""
+    """launch.<runtime> of operators that were not measured alone: geometric mean and range over the measured ones."""
     by_runtime: dict[str, list[float]] = {}
     for name in under("launch", fitted.values):
         runtime = runtime_of(name)
@@ -230,10 +249,10 @@ def error_card(everything: Sequence[Block], profile: ArchitectureProfile) -> dic
     """Errors of the validation and the test split by operator family, synthetic models and networks."""
     card: dict[str, dict[str, ErrorCardEntry]] = {}
     for split in ("validation", "test"):
-        kept = _only(everything, profile, (split,))
-        if kept:
-            names = np.asarray([name for block in kept for name in groups(block)])
-            estimates = held_out(kept, profile)
+        of_split = _only(everything, profile, (split,))
+        if of_split:
+            names = np.asarray([name for block in of_split for name in groups(block)])
+            estimates = held_out(of_split, profile)
             card[split] = {name: estimates.entry(names == name) for name in dict.fromkeys(names.tolist())}
     return card
 

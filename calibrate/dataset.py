@@ -1,4 +1,4 @@
-"""Measured cases ready to fit: sources read and checked, graphs fused and tabulated, one segment a case."""
+"""Measured cases ready to fit: sources are read and checked, graphs fused and tabulated, one segment per case."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from shmoo.estimators.kernels import KernelTable
 from shmoo.estimators.profile import ArchitectureProfile, Reduction
 from shmoo.estimators.records import Graph
 from shmoo.estimators.tiling.base import Tiling
-from shmoo.runs.records import CaseSpec, Machine, Measurement
+from shmoo.runs.records import CaseSpec, Machine
 from shmoo.runs.store import Run, machine_differences
 from shmoo.runs.tables import read_table
 from shmoo.runs.visits import merge_visits
 
 TABLE_DEVICE = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu", "kpu": "kpu"}
 TABLE_RUNTIME = {"cpu": "eager", "gpu": "eager", "tpu": "xla", "kpu": "domainflow"}
-"""How rows of an operator table were run, by architecture family: one call of the framework, or one compiled program."""
+"""Runtime of an operator table's rows by architecture family: one call of the framework, or one compiled program."""
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredCase:
-    """One case with its graphs and what was measured in the canonical cache state, SI units.
+    """One case with its graphs and its measurements in the canonical cache state, in SI units.
 
     Attributes:
-        latency_s: the prevailing time of a call. relative_se: its standard error over it; 0 in tables, which do not tell theirs.
-        energy_sd_j: standard deviation of the energy, from its windows' spread; `None` where it is not known, as in tables.
-        energy_pace_s: what a call took while its energy was read; `None` where it is not known, as in tables.
-        idle_w: power of the same domains with nothing of ours running; `None` where it was not measured.
-        warm: how warm the board was (`estimators/heat.py`); `None` where nobody knows.
+        latency_s: the prevailing time of a call. relative_se: its relative standard error; 0 in tables, which do not state it.
+        energy_sd_j: standard deviation of the energy, from the spread of its windows; `None` where unknown, as in tables.
+        energy_pace_s: time of a call while its energy was read; `None` where unknown, as in tables.
+        idle_w: idle power of the same domains; `None` where it was not measured.
+        warm: how warm the board was (`estimators/heat.py`); `None` where unknown.
     """
 
     case: CaseSpec
@@ -51,7 +51,7 @@ class MeasuredCase:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What calibration starts from. `machine` is `None` for operator tables, which do not record theirs."""
+    """The input of a calibration. `machine` is `None` for operator tables, which do not record it."""
 
     cases: tuple[MeasuredCase, ...]
     rows_hash: str
@@ -65,7 +65,7 @@ def read_sources(paths: Sequence[Path], family: str = "cpu", reduction: Reductio
 
     Args:
         paths: run directories, or .csv operator tables.
-        family: architecture family a table was measured on, as its rows do not say.
+        family: architecture family on which a table was measured; its rows do not say.
         reduction: column of tables that holds the reduction of matrix products.
 
     Raises:
@@ -80,7 +80,8 @@ def read_sources(paths: Sequence[Path], family: str = "cpu", reduction: Reductio
     first: Path | None = None
     for path in paths:
         if path.suffix == ".csv":
-            cases += _table_cases(path, family, reduction)
+            rows = read_table(path, device=TABLE_DEVICE[family], runtime=TABLE_RUNTIME[family], reduction=reduction).rows
+            cases += [MeasuredCase(row.case, (row.graph(),), row.latency_s, row.energy_j) for row in rows if row.latency_s]
             digests.append(hashlib.sha256(path.read_bytes()).hexdigest()[:16])
             continue
         run = Run.open(path)
@@ -89,7 +90,7 @@ def read_sources(paths: Sequence[Path], family: str = "cpu", reduction: Reductio
             if differences:
                 listed = "; ".join(f"{name}: {a!r} and {b!r}" for name, (a, b) in differences.items())
                 raise InputError(
-                    f"{first} and {path} were measured on different machines or settings ({listed}); calibrate each for itself"
+                    f"{first} and {path} were measured on different machines or settings ({listed}); calibrate each separately"
                 )
         machine, first = run.manifest.machine, first or path
         cases += run_cases(run)
@@ -100,33 +101,27 @@ def read_sources(paths: Sequence[Path], family: str = "cpu", reduction: Reductio
 
 
 def run_cases(run: Run, visits: int | None = None) -> list[MeasuredCase]:
-    """The usable cases of a run, from the first visits to each, or from all for `None`."""
+    """The usable cases of a run, from the first `visits` visits to each, or from all."""
     rows = run.rows if visits is None else merge_visits(line for line in run.lines if line.visit < visits)
-    return [_measured(run, row) for row in rows if row.estimable]
-
-
-def _measured(run: Run, row: Measurement) -> MeasuredCase:
-    latency, energy = row.latency, row.energy_reading
-    return MeasuredCase(
-        row.case,
-        run.graphs(row),
-        latency.value_s,
-        energy_j=None if energy is None else energy.energy_j,
-        energy_sd_j=None if energy is None else energy.sd_j,
-        energy_pace_s=None if energy is None else energy.pace_s,
-        idle_w=None if energy is None else energy.idle_power_w,
-        relative_se=latency.relative_se,
-    )
-
-
-def _table_cases(path: Path, family: str, reduction: Reduction) -> list[MeasuredCase]:
-    rows = read_table(path, device=TABLE_DEVICE[family], runtime=TABLE_RUNTIME[family], reduction=reduction).rows
-    return [MeasuredCase(row.case, (row.graph(),), row.latency_s, row.energy_j) for row in rows if row.latency_s is not None]
+    cases = []
+    for row in rows:
+        if row.estimable:
+            case = MeasuredCase(row.case, run.graphs(row), row.latency.value_s, relative_se=row.latency.relative_se)
+            if (energy := row.energy_reading) is not None:
+                case = replace(
+                    case,
+                    energy_j=energy.energy_j,
+                    energy_sd_j=energy.sd_j,
+                    energy_pace_s=energy.pace_s,
+                    idle_w=energy.idle_power_w,
+                )
+            cases.append(case)
+    return cases
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Cases of one runtime as arrays: a table with a segment per case, its tiling, and what was measured.
+    """Cases of one runtime as arrays: a table with a segment per case, its tiling, and the measurements.
 
     Attributes:
         measured_s: (S,) latencies; energy_j: (S,) energies, NaN where there is none.
@@ -141,7 +136,7 @@ class Block:
 
     @property
     def relative_se(self) -> np.ndarray:
-        """(S,) standard errors of the latencies, relative to them."""
+        """(S,) relative standard errors of the latencies."""
         return np.asarray([case.relative_se for case in self.cases])
 
     @property
@@ -161,7 +156,7 @@ class Block:
 
 
 def block_of(cases: Sequence[MeasuredCase], runtime: str, director: AnalysisDirector) -> Block:
-    """Tabulate and tile cases of one runtime; a case with several graphs is one segment."""
+    """Tabulate and tile cases of one runtime; several graphs of a case are one segment."""
     tables = []
     for index, case in enumerate(cases):
         table, _ = director.tabulate(case.graphs, runtime, matrix_dtype(case.case.dtype))

@@ -1,11 +1,11 @@
 """Energy coefficients from measured energies: E = sum F_u e_u + sum B_l e_l + P t (Choi et al., IPDPS 2013).
 
-P is a fitted constant power, not idle power, and energies are gross; nothing is subtracted. Idle power, where it was measured,
-checks P: a chip at work draws no less than one at rest. t is what the calls took while their energy was read, because a call that
-a neighbour slowed down drew the constant power for longer. The system is linear, and no energy is below a tenth of the low end of
-the profile's range. Errors are relative, and readings whose windows disagree weigh less than those that repeat. Each unknown has
-a weak prior at the profile's value, because flops, bytes and time rise together in most workloads and the data alone may not
-tell them apart: what stays at its prior is named, and keeps the prior's range.
+P is a fitted constant power, not idle power; energies are gross and nothing is subtracted. Measured idle power checks P, because
+a working chip draws no less than an idle one. t is the time of the calls while their energy was read, because a call that a
+neighbour slowed down drew the constant power for longer. The system is linear, and no energy is below a tenth of the low end of
+the profile's range. Errors are relative, and readings whose windows disagree weigh less. Each unknown has a weak prior at the
+profile's value, because flops, bytes and time rise together in most workloads and the data alone may not separate them: a
+coefficient that stays at its prior is named and keeps the prior's range.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from scipy.optimize import lsq_linear
 
 from shmoo.calibrate.dataset import Block
+from shmoo.calibrate.fit import weights_of
 from shmoo.estimators.catalogue import energy_names, entry
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.profile import ArchitectureProfile
@@ -24,23 +25,23 @@ from shmoo.estimators.records import NORMAL_90, Coefficient
 
 MIN_ENERGY_CASES = 5
 MODEL_NOISE = 0.05
-"""Relative error that the model itself is expected to leave: a reading that repeats better than this does not weigh more."""
+"""Expected relative error of the model itself: a reading that repeats better than this does not weigh more."""
 PRIOR_WEIGHT = 0.01
-"""Weight of a prior as a share of all the data's: it keeps what is collinear finite and gives way to anything the data say."""
+"""Weight of a prior relative to all data: enough to keep collinear unknowns finite, and too little to oppose the data."""
 LEAST = 0.1
-"""Lowest energy of a flop or byte as a share of the low end of the profile's range, which is a datapath's or an array's own."""
+"""Lowest energy of a flop or byte relative to the low end of the profile's range, which covers the datapath or array alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class FittedEnergy:
-    """Energy coefficients and what the data could not tell apart.
+    """Energy coefficients, and those that the data could not separate.
 
     Attributes:
         coefficients: name -> fitted coefficient; "power.idle" among them where idle power was measured.
         residuals: (S,) log(predicted / measured), NaN for cases without energy.
         condition: condition number of the weighted, column-scaled system.
-        at_bound: names that ended at the least they may be.
-        unidentified: names that the prior holds.
+        at_bound: names that ended at their lower bounds.
+        unidentified: names whose values come from the prior.
     """
 
     coefficients: dict[str, Coefficient]
@@ -51,16 +52,16 @@ class FittedEnergy:
 
     @property
     def static_power(self) -> str:
-        """What idle power says of the fitted static power."""
+        """The fitted static power compared with idle power, in words."""
         static, idle = self.coefficients["power.static"], self.coefficients.get("power.idle")
         if idle is None:
             return f"static power {static.value:.3g} W; idle power was not measured beside it"
-        said = f"static power {static.value:.3g} W, {idle.value:.3g} W measured idle"
+        both = f"static power {static.value:.3g} W, {idle.value:.3g} W measured idle"
         if static.bounds[1] >= idle.value:
-            return said
+            return both
         return (
-            f"{said}: a chip at work draws no less, so flops or bytes hold a part of it; measure cases that do little for long, "
-            "such as small operators, beside those that do much"
+            f"{both}: a chip at work draws no less, so a part of it was attributed to flops or bytes; measure long cases with "
+            "little work, such as small operators, beside those with much"
         )
 
 
@@ -68,7 +69,7 @@ def fit_energy(blocks: Sequence[Block], profile: ArchitectureProfile, reference:
     """Fit energy per flop, energy per byte and static power; `None` when fewer than 5 cases have an energy.
 
     Args:
-        reference: what the coefficients' `reference` field says.
+        reference: the coefficients' `reference` field.
     """
     names, features = _features(blocks, profile)
     cases = [case for block in blocks for case in block.cases]
@@ -78,26 +79,29 @@ def fit_energy(blocks: Sequence[Block], profile: ArchitectureProfile, reference:
         return None
     used = (features[metered] > 0).any(axis=0)
     names = [name for name, keep in zip(names, used, strict=True) if keep]
-    trust = _trust(np.asarray([case.energy_sd_j or 0.0 for case in cases])[metered] / measured[metered])
+    trust = weights_of(np.asarray([case.energy_sd_j or 0.0 for case in cases])[metered] / measured[metered], MODEL_NOISE)
     a = features[metered][:, used] / measured[metered, None] * trust[:, None]
     scale = np.linalg.norm(a, axis=0)
-    priors = [_prior(profile, name) for name in names]
-    centre = np.asarray([prior.value if prior else 0.0 for prior in priors])
+    # The prior of a coefficient is the profile's value of it, or of the nearest one that the profile has.
+    priors = [
+        next((profile.coefficients[near] for near in energy_names(name) if near in profile.coefficients), None) for name in names
+    ]
+    center = np.asarray([prior.value if prior else 0.0 for prior in priors])
     weight = PRIOR_WEIGHT * float(np.linalg.norm(trust))
-    pulled = centre > 0
-    rows = np.diag(np.where(pulled, weight / np.where(pulled, centre, 1.0), 0.0))[pulled]
-    system = np.vstack([a, rows])
-    target = np.concatenate([trust, np.full(pulled.sum(), weight)])
-    least = np.asarray([_least(name, prior) for name, prior in zip(names, priors, strict=True)])
-    solved = lsq_linear(system / scale, target, bounds=(least * scale, np.inf))
-    values = solved.x / scale
+    with_prior = center > 0
+    rows = np.diag(np.where(with_prior, weight / np.where(with_prior, center, 1.0), 0.0))[with_prior]
+    system = np.vstack([a, rows]) / scale
+    target = np.concatenate([trust, np.full(with_prior.sum(), weight)])
+    # Static power has no lower bound: idle power checks it afterwards.
+    bounded = zip(names, priors, strict=True)
+    least = np.asarray([LEAST * prior.bounds[0] if prior and name != "power.static" else 0.0 for name, prior in bounded])
+    values = lsq_linear(system, target, bounds=(least * scale, np.inf)).x / scale
     predicted = features[:, used] @ values
-    left = a @ values - trust
-    variance = float(left @ left) / max(metered.sum() - len(names), 1)
-    covariance = np.linalg.pinv((system / scale).T @ (system / scale)) * max(variance, 1e-12)
+    deviation = a @ values - trust
+    variance = float(deviation @ deviation) / max(metered.sum() - len(names), 1)
+    covariance = np.linalg.pinv(system.T @ system) * max(variance, 1e-12)
     stderr = np.sqrt(np.maximum(np.diag(covariance), 0.0)) / scale
-    resolved = _resolution(a / scale, rows / scale)
-    by_prior = resolved < 0.5
+    by_prior = _resolution(a / scale, rows / scale) < 0.5
     weak = by_prior | (stderr > 0.5 * np.maximum(values, 1e-30))
     residuals = np.full(len(measured), np.nan)
     residuals[metered] = np.log(np.maximum(predicted[metered], 1e-30) / measured[metered])
@@ -108,28 +112,16 @@ def fit_energy(blocks: Sequence[Block], profile: ArchitectureProfile, reference:
     }
     idle = [case.idle_w for case in cases if case.idle_w is not None]
     if idle:
-        coefficients["power.idle"] = _idle(idle, reference)
-    return FittedEnergy(
-        coefficients,
-        residuals,
-        float(np.linalg.cond(a / scale)),
-        tuple(name for name, bound in zip(names, at_bound, strict=True) if bound),
-        tuple(name for name, unsure in zip(names, weak, strict=True) if unsure),
-    )
-
-
-def _trust(relative_sd: np.ndarray) -> np.ndarray:
-    """(S,) weights: 1 for a reading without spread, falling as its spread passes what the model itself is off by."""
-    return MODEL_NOISE / np.hypot(MODEL_NOISE, relative_sd)
-
-
-def _least(name: str, prior: Coefficient | None) -> float:
-    """Lower bound. Static power is free: idle power tells, beside the fit, whether it can be true."""
-    return 0.0 if prior is None or name == "power.static" else LEAST * prior.bounds[0]
+        low, middle, high = np.quantile(idle, (0.05, 0.5, 0.95)).tolist()
+        why = f"median of {len(idle)} readings with nothing running; {reference}"
+        coefficients["power.idle"] = Coefficient(middle, "W", "fitted", why, low=low, high=high)
+    condition = float(np.linalg.cond(a / scale))
+    names_at_bound, unidentified = (tuple(np.asarray(names)[mask].tolist()) for mask in (at_bound, weak))
+    return FittedEnergy(coefficients, residuals, condition, names_at_bound, unidentified)
 
 
 def _coefficient(name: str, value: float, error: float, prior: Coefficient | None, at_bound: bool, reference: str) -> Coefficient:
-    """A fitted coefficient; with a `prior`, one that the prior holds, whose range is the prior's."""
+    """A fitted coefficient; one whose value comes from `prior` has the prior's range."""
     unit = entry(name).unit
     low, high = max(value - NORMAL_90 * error, 0.0), value + NORMAL_90 * error
     if prior is None:
@@ -138,22 +130,16 @@ def _coefficient(name: str, value: float, error: float, prior: Coefficient | Non
     return Coefficient(value, unit, "at bound" if at_bound else "prior", reference, low=low, high=high)
 
 
-def _idle(watts: Sequence[float], reference: str) -> Coefficient:
-    low, middle, high = np.quantile(watts, (0.05, 0.5, 0.95)).tolist()
-    why = f"median of {len(watts)} readings with nothing running; {reference}"
-    return Coefficient(middle, "W", "fitted", why, low=low, high=high)
-
-
 def _resolution(data: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    """(F,) share of each coefficient that the data decide, 1 for all of it; the prior decides the rest. The diagonal of the model
-    resolution matrix (Menke, Geophysical Data Analysis, 2018, chapter 4): residuals alone would call a fit of one repeated row
+    """(F,) share of each coefficient that the data decide; the prior decides the rest. It is the diagonal of the model
+    resolution matrix (Menke, Geophysical Data Analysis, 2018, chapter 4): by its residuals, a fit of one repeated row is
     exact."""
     information = data.T @ data
     return np.diag(np.linalg.pinv(information + prior.T @ prior) @ information)
 
 
 def _features(blocks: Sequence[Block], profile: ArchitectureProfile) -> tuple[list[str], np.ndarray]:
-    """(S, F) flops by unit and type, bytes by level, seconds; and the coefficient each column belongs to."""
+    """Coefficient of each column, and (S, F) flops by unit and type, bytes by level, and seconds."""
     dtypes = sorted({int(code) for block in blocks for code in np.unique(block.table.dtype)})
     names = [f"energy.flop.matrix.{COMPUTE_DTYPES[code]}" for code in dtypes]
     names += [f"energy.flop.vector.{COMPUTE_DTYPES[code]}" for code in dtypes]
@@ -168,8 +154,3 @@ def _features(blocks: Sequence[Block], profile: ArchitectureProfile) -> tuple[li
         summed = [np.bincount(table.segment, weights=column, minlength=count) for column in columns]
         parts.append(np.stack([*summed, block.energy_pace_s], axis=1))
     return names, np.concatenate(parts)
-
-
-def _prior(profile: ArchitectureProfile, name: str) -> Coefficient | None:
-    """What the profile holds for a coefficient, or for the nearest it has."""
-    return next((profile.coefficients[near] for near in energy_names(name) if near in profile.coefficients), None)

@@ -1,15 +1,15 @@
-"""Least squares on the log of the time: the model's own predicting function is the function fitted.
+"""Least squares on the log of the time, with the model's own predicting function.
 
-The residual of a case is log(predicted / measured), which is the relative error where that is small and treats factors of two
-up and down alike. The loss is soft-L1 beyond 15 %, so that a few disturbed cases do not steer the rest. Parameters are fitted as
-logarithms inside physical bounds. Each has a log-normal prior around its parent's value (an operator's around its algorithm's,
-that around the machine's: partial pooling, Gelman and Hill, 2007) or its start, so that what few cases say is weighed with what
-many say. The prior weighs as much as the noise found in a first fit: data without noise decide alone. A case whose time is known
-less well than the model fits weighs less.
+The residual of a case is log(predicted / measured): the relative error where it is small, and symmetric for factors up and down.
+The loss is soft-L1 beyond 15 %, so that a few disturbed cases do not steer the fit. Parameters are fitted as logarithms inside
+physical bounds. Each has a log-normal prior around its parent's value (an operator's around its algorithm's, that around the
+machine's: partial pooling, Gelman and Hill, 2007) or around its start, so that few cases are weighed against many. The prior's
+weight is the noise found in a first fit, so that noiseless data decide alone. A case weighs less where its time is less certain
+than the model.
 
-What a fit without a case would have been off by at that case is seen by fitting again without a part of the cases, each in turn,
-from the end of the first fit. Of thousands none can steer a fit, and it follows to first order (approximate
-leave-one-out: Rad and Maleki, JRSS B 82(4), 2020). No case has to be kept away from the fit to know how far off it is elsewhere.
+Held-out errors come from repeated fits without a part of the cases, starting from the end of the first fit. With thousands of
+cases none can steer a fit, and a first-order formula suffices (approximate leave-one-out: Rad and Maleki, JRSS B 82(4), 2020). So
+no case has to be kept out of the fit to learn its error elsewhere.
 """
 
 from __future__ import annotations
@@ -31,22 +31,21 @@ from shmoo.estimators.profile import ArchitectureProfile
 SOFT_LIMIT = 0.15
 """Log error beyond which a residual counts linearly."""
 FIRST_WEIGHT, LEAST_WEIGHT, MOST_WEIGHT = 0.02, 0.001, 0.3
-"""Noise assumed in the first fit, and the range it is looked for in: one prior standard deviation costs as much as one case that
-is off by this."""
+"""Noise of the first fit, and its allowed range: one prior standard deviation costs as much as one case with this error."""
 STARTS = 2
-TOLD_APART = 2
-"""Combinations of coefficients that the data must tell for each algorithm that has some of its own: an overhead and a rate."""
+MIN_IDENTIFIABLE = 2
+"""Combinations of coefficients that the data must determine for each algorithm with its own: an overhead and a rate."""
 STEP = 1e-5
-"""Difference of logarithms behind a derivative."""
+"""Step of the logarithms in a finite difference."""
 AT_ONCE = 200_000
-"""Kernels priced at once, all points of a Jacobian together: enough to hide the overhead of arrays, few enough for a cache."""
+"""Kernels priced at once over all points of a Jacobian: enough to hide the overhead of arrays, few enough for a cache."""
 REFITTED, FOLDS, REFIT_EVALUATIONS = 2000, 5, 8
-"""Up to so many cases the fit is repeated without each of five parts of them, a few steps from its end. To first order alone, few
-cases of an operator seem to be off by a half of what they are."""
+"""Up to this many cases the fit is repeated without each of five parts of them, by a few steps from its end. The first-order
+formula would show only about half of the errors of operators with few cases."""
 MODEL_NOISE = 0.1
-"""What the model is expected to be off by before a fit has shown it."""
+"""Expected relative error of the model before the first fit."""
 LEAST_LEFT = 0.05
-"""Share of a residual that is left in the fit at least when its leave-one-out value is derived: beyond, the first order fails."""
+"""Least share of a residual that the fit leaves when its leave-one-out value is derived: below it the first order fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +55,9 @@ class Fitted:
     Attributes:
         values, log_sd: parameter name -> fitted value, and standard error of its logarithm.
         at_bound: names of parameters that ended on a bound.
-        unidentified: names the data say next to nothing about: the prior holds them.
+        unidentified: names that the data hardly determine; their values come from the prior.
         residuals: (S,) log(predicted / measured) of every case given.
-        left_out: (S,) what the residual would be had the case been left out of the fit.
+        left_out: (S,) residual of each case by a fit without it.
         condition: condition number of the scaled normal matrix of the data alone.
         noise: robust standard deviation of the residuals.
     """
@@ -84,7 +83,7 @@ class Response:
 
     Args:
         blocks: the cases.
-        parameters: what may move; each `affects` spans the cases of `blocks` in order.
+        parameters: the free coefficients; each `affects` spans the cases of `blocks` in order.
         profile: everything else about the machine.
     """
 
@@ -95,7 +94,7 @@ class Response:
         self.start = np.log([p.start for p in parameters])
         self.bounds = np.log([p.low for p in parameters]), np.log([p.high for p in parameters])
         self._at_once = max(1, AT_ONCE // max(sum(len(block.table) for block in blocks), 1))
-        self._affects = np.stack([p.affects for p in parameters]) | self._felt()
+        self._affects = np.stack([p.affects for p in parameters]) | self._sensitivity_mask()
         self._groups = _column_groups(self._affects)
         self.pull, self.centre = _prior(parameters, self.start)
 
@@ -105,18 +104,18 @@ class Response:
         overrides = dict(zip(self.names, values.tolist() if x.ndim == 1 else list(values.T.copy()), strict=True))
         return np.log(predicted_latency(self._blocks, Coefficients(self._profile, overrides)))
 
-    def _felt(self) -> np.ndarray:
-        """(P, S) which cases feel which parameter at the start, fallbacks of coefficients that are not fitted included."""
+    def _sensitivity_mask(self) -> np.ndarray:
+        """(P, S) which cases depend on which parameter at the start, also through fallbacks of unfitted coefficients."""
         base = self(self.start)
-        found = []
+        changed = []
         for first in range(0, len(self.start), self._at_once):
             moved = np.tile(self.start, (min(self._at_once, len(self.start) - first), 1))
             moved[np.arange(len(moved)), first + np.arange(len(moved))] += STEP
-            found.append(self(moved) != base)
-        return np.concatenate(found)
+            changed.append(self(moved) != base)
+        return np.concatenate(changed)
 
     def jacobian(self, x: np.ndarray) -> np.ndarray:
-        """(S, P) forward differences, one evaluation per group of columns that no case feels two of."""
+        """(S, P) forward differences, with one evaluation per group of columns that share no case."""
         base = self(x)
         result = np.zeros((len(base), len(x)))
         for start in range(0, len(self._groups), self._at_once):
@@ -155,14 +154,14 @@ def fit_latency(
 
     Args:
         blocks: the cases to fit.
-        parameters: what may move; each `affects` spans the cases of `blocks` in order.
+        parameters: the free coefficients; each `affects` spans the cases of `blocks` in order.
         profile: everything else about the machine.
         seed: of the starts after the first, and of the folds.
-        starts: points to start from, of which the best end counts.
-        folds: parts of the cases without which the fit is repeated, for `left_out`; 0 for its first order.
+        starts: number of starting points; the best result counts.
+        folds: number of parts left out in turn for `left_out`; 0 for its first-order formula.
 
     Raises:
-        InputError: nothing to fit, or cases that do not tell the coefficients apart.
+        InputError: nothing to fit, or cases that do not determine the coefficients.
     """
     log_measured = np.log(np.concatenate([block.measured_s for block in blocks]))
     errors = np.concatenate([block.relative_se for block in blocks])
@@ -172,13 +171,13 @@ def fit_latency(
         )
     response = Response(blocks, parameters, profile)
 
-    def solve(x0: np.ndarray, weight: float, trust: np.ndarray, kept: np.ndarray | slice = slice(None), evaluations: int = 150):
+    def solve(x0: np.ndarray, weight: float, trust: np.ndarray, used: np.ndarray | slice = slice(None), evaluations: int = 150):
         def residuals(x: np.ndarray) -> np.ndarray:
             data = trust * (response(x) - log_measured)
-            return np.concatenate([data[kept], weight * (response.pull @ x - response.centre)])
+            return np.concatenate([data[used], weight * (response.pull @ x - response.centre)])
 
         def jacobian(x: np.ndarray) -> np.ndarray:
-            return np.vstack([(trust[:, None] * response.jacobian(x))[kept], weight * response.pull])
+            return np.vstack([(trust[:, None] * response.jacobian(x))[used], weight * response.pull])
 
         return least_squares(
             residuals,
@@ -192,65 +191,64 @@ def fit_latency(
             ftol=1e-6,
         )
 
-    first = solve(response.start, FIRST_WEIGHT, _trust(errors, MODEL_NOISE))
+    first = solve(response.start, FIRST_WEIGHT, weights_of(errors, MODEL_NOISE))
     noise = _spread(response(first.x) - log_measured)
-    weight, trust = float(np.clip(noise, LEAST_WEIGHT, MOST_WEIGHT)), _trust(errors, noise)
-    _refuse_unless_told_apart(response.jacobian(first.x) @ np.linalg.inv(response.pull), weight, response.names, blocks)
+    weight, trust = float(np.clip(noise, LEAST_WEIGHT, MOST_WEIGHT)), weights_of(errors, noise)
+    _check_identifiable(response.jacobian(first.x) @ np.linalg.inv(response.pull), weight, response.names, blocks)
     rng = np.random.default_rng(seed)
     best = solve(first.x, weight, trust)
     low, high = response.bounds
     for _ in range(starts - 1):
         elsewhere = np.clip(response.start + rng.normal(0, 0.3, len(low)), low + 1e-6, high - 1e-6)
-        found = solve(elsewhere, weight, trust)
-        best = found if found.cost < best.cost else best
-    found = _describe(best.x, response, response(best.x) - log_measured, weight, trust)
+        best = min(best, solve(elsewhere, weight, trust), key=lambda solution: solution.cost)
+    fitted = _describe(best.x, response, response(best.x) - log_measured, weight, trust)
     if not folds or len(log_measured) > REFITTED:
-        return found
-    left_out, fold = found.left_out.copy(), rng.permutation(len(log_measured)) % folds
+        return fitted
+    left_out, fold = fitted.left_out.copy(), rng.permutation(len(log_measured)) % folds
     for turn in range(folds):
         without = solve(best.x, weight, trust, fold != turn, REFIT_EVALUATIONS)
         left_out[fold == turn] = (response(without.x) - log_measured)[fold == turn]
-    return replace(found, left_out=left_out)
+    return replace(fitted, left_out=left_out)
 
 
-def _trust(errors: np.ndarray, noise: float) -> np.ndarray:
-    """(S,) weights of residuals: 1 for a time known exactly, falling as its standard error passes what the model is off by."""
+def weights_of(errors: np.ndarray, noise: float) -> np.ndarray:
+    """(S,) weights of residuals: 1 for an exact measurement, falling as its relative standard error exceeds the model's noise."""
     return noise / np.hypot(noise, errors) if noise > 0 else np.ones_like(errors)
 
 
-def _refuse_unless_told_apart(whitened: np.ndarray, noise: float, names: Sequence[str], blocks: Sequence[Block]) -> None:
-    """`InputError` where the data tell fewer combinations of coefficients than the algorithms among them need.
+def _check_identifiable(whitened: np.ndarray, noise: float, names: Sequence[str], blocks: Sequence[Block]) -> None:
+    """`InputError` where the data determine fewer combinations of coefficients than the algorithms among them need.
 
     Args:
         whitened: (S, P) change of the log latencies by one prior standard deviation along each of P independent directions. A
-            direction is told when the cases together move by more than their noise.
+            direction is determined when the cases together move by more than their noise.
     """
-    told = int((np.linalg.eigvalsh(whitened.T @ whitened) > noise**2).sum())
+    determined = int((np.linalg.eigvalsh(whitened.T @ whitened) > noise**2).sum())
     owners = {whose(name) for name in names}
     fitted = [algorithm for algorithm in ALGORITHMS if algorithm in owners]
-    needed = min(TOLD_APART * max(len(fitted), 1), len(names))
-    if told >= needed:
+    needed = min(MIN_IDENTIFIABLE * max(len(fitted), 1), len(names))
+    if determined >= needed:
         return
-    still = [extent for extent in ("batch", "m", "n", "k") if all(_alike(getattr(b.table, extent)) for b in blocks)]
-    why = f"; {', '.join(still)} hardly vary" if still else ""
+
+    def hardly_varies(extent: str) -> bool:
+        return all((values := getattr(block.table, extent)).max() <= 1.5 * values.min() for block in blocks)
+
+    constant = [extent for extent in ("batch", "m", "n", "k") if hardly_varies(extent)]
+    why = f"; {', '.join(constant)} hardly vary" if constant else ""
     raise InputError(
-        f"{len(whitened)} cases tell only {told} combinations of the {len(names)} coefficients of {', '.join(fitted)} apart, and "
-        f"an overhead and a rate each are {needed}{why}; measure shapes whose sizes vary independently of each other, as the "
-        "suite micro does"
+        f"{len(whitened)} cases determine only {determined} combinations of the {len(names)} coefficients of "
+        f"{', '.join(fitted)}; an overhead and a rate each are {needed}{why}; measure shapes whose sizes vary independently "
+        "of each other, as the suite micro does"
     )
 
 
-def _alike(extent: np.ndarray) -> bool:
-    return bool(extent.max() <= 1.5 * extent.min())
-
-
 def _spread(residuals: np.ndarray) -> float:
-    """Robust standard deviation: outliers were not allowed to steer the fit either."""
+    """Robust standard deviation, as the fit itself is robust."""
     return float(1.4826 * np.median(np.abs(residuals)))
 
 
 def _column_groups(affects: np.ndarray) -> list[list[int]]:
-    """Columns that may be moved together because no case depends on two of them (Curtis, Powell and Reid, 1974)."""
+    """Groups of columns that can be moved together because no case depends on two of them (Curtis, Powell and Reid, 1974)."""
     groups: list[list[int]] = []
     covered: list[np.ndarray] = []
     for column in np.argsort(-affects.sum(axis=1), kind="stable"):
@@ -266,7 +264,7 @@ def _column_groups(affects: np.ndarray) -> list[list[int]]:
 
 
 def _left_out(residuals: np.ndarray, data: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    """(S,) residuals as they would be without their own case: r + l psi / (1 - l psi'), with l = j' (J' D J + prior)^-1 j, psi
+    """(S,) residuals by a fit without their own case: r + l psi / (1 - l psi'), with l = j' (J' D J + prior)^-1 j, psi
     the derivative of the loss and D = diag(psi')."""
     steep = 1.0 + (residuals / SOFT_LIMIT) ** 2
     psi, curvature = residuals / np.sqrt(steep), steep**-1.5

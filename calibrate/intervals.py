@@ -1,40 +1,94 @@
-"""How far off the fitted model is, per algorithm and per graph: the spread behind every interval.
+"""Errors of the fitted model on held-out cases, and the spread per algorithm and per graph behind every interval.
 
-Split conformal prediction on log errors (Vovk, Gammerman and Shafer, 2005; Lei et al., 2018): the 90 % point of what held-out
-cases were off by, over 1.645, is the standard deviation of a normal law with the same 90 % interval. What the ranges of unfitted
-coefficients already add to an interval is taken off first, in squares, so that nothing counts twice.
+Split conformal prediction on log errors (Vovk, Gammerman and Shafer, 2005; Lei et al., 2018): the 90 % point of held-out errors,
+over 1.645, is the standard deviation of a normal law with the same 90 % interval. The contribution of the ranges of unfitted
+coefficients is subtracted first, in squares, so that nothing counts twice.
 
-Held out are the validation split, and each case of the fit by the error of a fit without it (`fit.py`), so that an algorithm with
-some dozens of cases has a spread of its own; with fewer it leans on its family's and on that of all.
+Held-out cases are the validation split, and each case of the fit with the error of a fit without it (`fit.py`). An algorithm with
+some dozens of cases therefore has a spread of its own; with fewer it leans on the spread of its family and of all cases.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
+from msgspec.structs import replace
 
 from shmoo.calibrate.dataset import Block
-from shmoo.calibrate.held_out import case_intervals
+from shmoo.calibrate.fit import predicted_latency
 from shmoo.estimators.catalogue import ALGORITHMS, FAMILY_OF, without_spreads
-from shmoo.estimators.coefficients import MANY_KERNELS, algorithm_codes
-from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.coefficients import MANY_KERNELS, Coefficients, algorithm_codes
+from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.profile import ArchitectureProfile, ErrorCardEntry
 from shmoo.estimators.records import NORMAL_90, Coefficient
+from shmoo.runs.metrics import error_card
 
 COVERAGE = 0.9
 BORROWED = 10
-"""Cases that an algorithm's spread counts its family's for, and a family's that of all: few of its own say little of their 90 %
-point. Chosen on one campaign of a CPU and confirmed on two (`docs/calibration.md`)."""
+"""Number of cases that the family's spread counts for in an algorithm's, and that of all cases in a family's, because few cases
+do not determine a 90 % point. Chosen on one campaign of a CPU and confirmed on two (`docs/calibration.md`)."""
 ONE_SIGMA = 0.6827
 """Share of a normal law within one standard deviation."""
 MIN_LONG = 8
-"""Fewer graphs of many kernels than this say nothing."""
+"""Fewest graphs of many kernels that give a spread."""
 SURELY = 50
-"""Fewer graphs of many kernels than this are taken for draws of a normal law, whose spread is their 68 % point: their 90 % point
-would be one or two cases that were disturbed."""
+"""With fewer graphs of many kernels, the spread is their 68 % point, as for a normal law: their 90 % point would be one or two
+disturbed cases."""
 FLOOR = 0.02
-"""No spread is below 2 %: repeat measurements themselves differ by that."""
+"""No spread is below 2 %, because repeated measurements differ by that much."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Estimates beside the measurements of n cases that no fit saw, (n,) each, in seconds. `physical` are estimates without the
+    residual; `noise` holds the relative standard errors of the measurements."""
+
+    estimated: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    physical: np.ndarray
+    measured: np.ndarray
+    noise: np.ndarray
+
+    def entry(self, of: np.ndarray | None = None) -> ErrorCardEntry:
+        """The error card of the cases of an (n,) mask, of all for `None`. It has the error of the physical model alone where the
+        residual changes an estimate.
+
+        Raises:
+            NothingMeasuredError: the mask selects no case.
+        """
+        part = self if of is None else self.where(of)
+        card = error_card(part.estimated, part.measured, part.low, part.high, part.noise if part.noise.any() else None)
+        if np.allclose(part.estimated, part.physical):
+            return card
+        return replace(card, physics=float(np.abs(part.physical / part.measured - 1.0).mean()))
+
+    def where(self, of: np.ndarray) -> HeldOut:
+        """The cases of an (n,) mask."""
+        return HeldOut(*(getattr(self, field.name)[of] for field in fields(HeldOut)))
+
+
+def held_out(blocks: Sequence[Block], profile: ArchitectureProfile) -> HeldOut:
+    """A profile's estimates of the cases of all blocks, in order."""
+    measured = np.concatenate([block.measured_s for block in blocks])
+    estimated, low, high = np.concatenate([case_intervals(block, profile) for block in blocks]).T
+    physical = predicted_latency(blocks, Coefficients(profile)) if profile.residual else estimated
+    noise = np.concatenate([block.relative_se for block in blocks])
+    return HeldOut(estimated, low, high, physical, measured, noise)
+
+
+def together(parts: Sequence[HeldOut]) -> HeldOut:
+    """Cases of several machines, in order."""
+    return HeldOut(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(HeldOut)))
+
+
+def case_intervals(block: Block, profile: ArchitectureProfile) -> np.ndarray:
+    """(S, 3) estimate, low and high end of its interval, in seconds, of every case of a block."""
+    estimates = AnalysisDirector(profile).price(block.table, block.runtime, tiling=block.tiling, seed=0).intervals()
+    return np.asarray([(latency.value, latency.low, latency.high) for latency, _ in estimates])
 
 
 def spreads(
@@ -44,10 +98,10 @@ def spreads(
 
     Args:
         blocks: the cases.
-        errors: (S,) log(predicted / measured) of all of them in order, as held out; NaN for cases not to count.
-        reach: (S, 2) how far the intervals reach below and above the estimates without any spread, as positive logarithms.
+        errors: (S,) held-out log(predicted / measured) of all of them in order; NaN for cases to ignore.
+        reach: (S, 2) distance of the intervals' ends below and above the estimates without any spread, as positive logarithms.
         profile: the machine, which decides the algorithms.
-        reference: what the coefficients' `reference` field says.
+        reference: the coefficients' `reference` field.
     """
     algorithm = np.concatenate([_dominant(block, profile) for block in blocks])
     kernels = np.concatenate([block.table.counts for block in blocks])
@@ -58,44 +112,41 @@ def spreads(
     needed = np.sqrt(np.clip(errors**2 - reached**2, 0.0, None)) / NORMAL_90
     coefficients: dict[str, Coefficient] = {}
 
-    def note(name: str, sigma: float, count: int, whose: str) -> None:
-        coefficients[name] = Coefficient(
-            max(sigma, FLOOR), "1", "fitted", f"{reference}; 90 % point over {count} held-out {whose}"
-        )
+    def add(name: str, sigma: float, cases: np.ndarray, kind: str, point: int = 90) -> None:
+        why = f"{reference}; {point} % point over {cases.sum()} held-out {kind}"
+        coefficients[name] = Coefficient(max(sigma, FLOOR), "1", "fitted", why)
 
-    alone = counted & ~several
-    long = counted & (kernels >= MANY_KERNELS)
+    alone, graphs, long = counted & ~several, counted & several, counted & (kernels >= MANY_KERNELS)
     family_of = np.asarray([ALGORITHMS.index(FAMILY_OF.get(name, name)) for name in ALGORITHMS])
     for code in np.unique(algorithm[alone]):
-        own, kin = alone & (algorithm == code), alone & (family_of[algorithm] == family_of[code])
-        sigma = _shrunk(needed[own], _shrunk(needed[kin], conformal_point(needed[alone])))
-        note(f"sigma.{ALGORITHMS[code]}", sigma, int(own.sum()), f"cases of its own, its family's counting for {BORROWED}")
-    if (counted & several).any():
-        note("sigma.graph", conformal_point(needed[counted & several]), int((counted & several).sum()), "graphs")
+        own, family = alone & (algorithm == code), alone & (family_of[algorithm] == family_of[code])
+        sigma = _shrunk(needed[own], _shrunk(needed[family], conformal_point(needed[alone])))
+        add(f"sigma.{ALGORITHMS[code]}", sigma, own, f"cases of its own, its family's counting for {BORROWED}")
+    if graphs.any():
+        add("sigma.graph", conformal_point(needed[graphs]), graphs, "graphs")
+    many = f"graphs of at least {MANY_KERNELS} kernels"
     if long.sum() >= SURELY:
-        note("sigma.graph.many", conformal_point(needed[long]), int(long.sum()), f"graphs of at least {MANY_KERNELS} kernels")
+        add("sigma.graph.many", conformal_point(needed[long]), long, many)
     elif long.sum() >= MIN_LONG:
-        sigma = max(float(np.quantile(np.abs(errors[long]), ONE_SIGMA)), FLOOR)
-        why = f"{reference}; 68 % point over {int(long.sum())} held-out graphs of at least {MANY_KERNELS} kernels"
-        coefficients["sigma.graph.many"] = Coefficient(sigma, "1", "fitted", why)
+        add("sigma.graph.many", float(np.quantile(np.abs(errors[long]), ONE_SIGMA)), long, many, point=68)
     return coefficients
 
 
 def _shrunk(own: np.ndarray, wider: float) -> float:
-    """The 90 % point of n errors, averaged in squares with that of a wider group, which counts for `BORROWED` cases: partial
-    pooling, as of coefficients."""
+    """The 90 % point of n errors, averaged in squares with that of a wider group, which counts for `BORROWED` cases (partial
+    pooling, as for coefficients)."""
     return math.sqrt((len(own) * conformal_point(own) ** 2 + BORROWED * wider**2) / (len(own) + BORROWED))
 
 
 def reach_of_ranges(blocks: Sequence[Block], profile: ArchitectureProfile) -> np.ndarray:
-    """(S, 2) how far intervals reach below and above the estimates by what was not fitted alone, as logarithms."""
+    """(S, 2) distance of the intervals' ends below and above the estimates from unfitted coefficients alone, as logarithms."""
     sharp = profile.replacing(coefficients=without_spreads(profile.coefficients), residual=())
     estimated, low, high = np.concatenate([case_intervals(block, sharp) for block in blocks]).T
     return np.log(np.stack([estimated / low, high / estimated], axis=1))
 
 
 def _dominant(block: Block, profile: ArchitectureProfile) -> np.ndarray:
-    """(S,) the algorithm of the kernel with the most work in each case."""
+    """(S,) code of the algorithm of each case's kernel with the most work."""
     table = block.table
     codes = algorithm_codes(table, profile)
     order = np.lexsort((table.bytes, table.matrix_flops, table.segment))

@@ -1,4 +1,4 @@
-"""Which coefficients a fit may move, from where, how far, and which cases feel each of them."""
+"""The coefficients that a fit may move: their starts, bounds and priors, and the cases that depend on each of them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.records import CONVOLUTIONS
 
 MIN_CASES = 2
-"""An algorithm's own coefficients are fitted from this many cases on: one says nothing of what differs from its parent. Priors
-hold what few cases leave open."""
+"""Fewest cases with which an algorithm's own coefficients are fitted: a single case cannot tell a difference from the parent.
+Priors decide what few cases leave open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Parameter:
         start, low, high: value to start from and bounds.
         prior_sd: standard deviation of the log-normal prior around the parent's value, or around `start` without one.
         affects: (S,) bool over the cases of all blocks together.
-        parent: the more general coefficient this one is drawn towards (operator -> algorithm -> machine), if that is fitted too.
+        parent: the more general coefficient at the prior's center (operator -> algorithm -> machine), if it is fitted too.
     """
 
     name: str
@@ -44,52 +44,33 @@ class Parameter:
 
 
 LIBRARY_PATHS = frozenset({"conv", "conv_1x1", "conv_3x3", "conv_native", "depthwise", "conv_transpose", "conv_tensor"})
-"""Algorithms that share an operator's name: what dispatching costs depends on the library that takes the call."""
+"""Algorithms that share an operator's name: the cost of dispatching depends on the library that executes the call."""
 COMPILED_SD = 0.15
-"""Prior standard deviation of the log of a convolution's efficiency in compiled code around that in eager (the same library): a
-few compiled cases must not say more. With 0.4 a held-out compiled convnet came out 3.3 times too slow, with 0.15 1.7 times."""
+"""Prior standard deviation of the log of a convolution's efficiency in compiled code around that in eager, which calls the same
+library. It keeps few compiled cases from dominating: a held-out convnet was 3.3 times too slow with 0.4, 1.7 with 0.15."""
 TYPICAL_SPECIAL_SHARE = 1 / 8
-"""Special functions a unit evaluates for each vector flop it could do, roughly, on any machine."""
+"""Special functions that a unit evaluates per vector flop it could do, roughly, on any machine."""
 SLOWED = 1.5
-"""A board whose float32 units would draw more than this times what its cap leaves them runs far below its nominal clock under
-load, and shows how energy follows clock and warmth. Others run near it, and what is fitted of both is noise."""
-_EXTENTS = {"gpu": ("half.tile", "half.far", "half.k", "half.fill")}
-"""Architecture family -> extents on which a contraction's rate depends, where those are of its blocks; else `_OWN_EXTENTS`."""
-_OWN_EXTENTS = ("half.m", "half.n", "half.k")
+"""Power demand of the float32 units, relative to the power that the cap leaves them, above which a board runs far below its
+nominal clock under load and shows how energy follows clock and warmth. On other boards a fit of both would be noise."""
+_EXTENTS = ("half.m", "half.n", "half.k")
+_GPU_EXTENTS = ("half.tile", "half.far", "half.k", "half.fill")
+"""Extents on which a contraction's rate depends: those of the operator, on GPUs those of its blocks."""
 _REFERENCE = ("efficiency.bandwidth", "pointwise")
-"""Pointwise loops define what the levels' bandwidths are, so their share of it is fixed."""
+"""Pointwise loops define the levels' bandwidths, so their share of it is fixed."""
 _PUBLISHED_BANDWIDTHS = frozenset({"gpu", "tpu"})
-"""Families whose levels keep their published bandwidths: every operand passes through all of them, so measurements tell only the
-share that copies reach, which is then what carries over to other chips."""
-Feels = Callable[["_Cases"], np.ndarray]
-_UNITS: tuple[tuple[str, Feels], ...] = (
-    ("efficiency.vector", lambda cases: cases.vector & ~cases.matrix),
-    ("efficiency.special", lambda cases: cases.special & ~cases.matrix),
-)
-"""Shares of the units of loops, and the kernels that feel them."""
-_WHOLE: tuple[tuple[str, Feels], ...] = (
-    ("efficiency", lambda cases: cases.matrix),
-    ("overlap", lambda cases: cases.all),
-    *_UNITS,
-)
-"""Coefficients that the algorithms' own are drawn towards, and the kernels that feel them."""
-_LOOPS: tuple[tuple[str, Feels], ...] = (
-    *_UNITS,
-    ("efficiency.bandwidth", lambda cases: (cases.vector | cases.special) & ~cases.matrix),
-)
-"""Coefficients that compiled loops have of their own, and the kernels that feel them."""
-_BY_ALGORITHM: tuple[tuple[str, Feels], ...] = (
-    ("efficiency", lambda cases: cases.matrix),
-    *_UNITS,
-    ("overlap", lambda cases: cases.all),
-    ("tile_overhead", lambda cases: cases.matrix),
-    ("efficiency.bandwidth", lambda cases: cases.all),
-)
-"""Coefficients that each algorithm has of its own, and the kernels that feel them."""
+"""Families whose levels keep their published bandwidths: every operand passes through all of them, so measurements determine only
+the share that copies reach, and that share carries over to other chips."""
+_SHARED = ("efficiency", "overlap", "efficiency.vector", "efficiency.special")
+"""Coefficients that are the parents of the algorithms' own."""
+_BY_ALGORITHM = ("efficiency", "efficiency.vector", "efficiency.special", "overlap", "tile_overhead", "efficiency.bandwidth")
+"""Coefficients that each algorithm has of its own."""
+_COMPILED_LOOPS = ("efficiency.vector", "efficiency.special", "efficiency.bandwidth")
+"""Coefficients that compiled loops have of their own."""
 
 
 def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> list[Parameter]:
-    """The coefficients that these cases can say something about."""
+    """The coefficients that these cases can determine."""
     coefficients = Coefficients(profile)
     cases = _Cases(blocks, profile)
     parameters: dict[str, Parameter] = {}
@@ -105,16 +86,16 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
         sd = prior_sd or allowed.prior_sd
         parameters[name] = Parameter(name, start, allowed.low, allowed.high, sd, affects, parent)
 
-    extents = _EXTENTS.get(profile.family, _OWN_EXTENTS)
+    extents = _GPU_EXTENTS if profile.family == "gpu" else _EXTENTS
     shared = profile.family in _PUBLISHED_BANDWIDTHS
     for level in () if shared else profile.levels:
         rate = profile.coefficients[f"bandwidth.{level}"]
         prior = None if rate.assumed else max(0.1, math.log(rate.bounds[1] / rate.bounds[0]) / 2)
         add(f"bandwidth.{level}", (f"bandwidth.{level}",), cases.all, prior)
 
-    # From the general to the particular, so that each finds its parent.
-    for stem, feels in _WHOLE:
-        add(stem, (stem,), feels(cases))
+    # Parents are added before their children.
+    for stem in _SHARED:
+        add(stem, (stem,), cases.using[stem])
     for runtime in cases.runtimes:
         here = cases.in_runtime(runtime)
         add(f"launch.{runtime}", (f"launch.{runtime}", "launch"), here)
@@ -152,23 +133,23 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
             add_own(algorithm, algorithm, (stem,), here & (cases.far if stem == "half.far" else cases.matrix))
         if "throttle.flop" in profile.coefficients:
             add_own(algorithm, algorithm, ("throttle.flop",), here & cases.matrix)
-        for stem, feels in _BY_ALGORITHM:
+        for stem in _BY_ALGORITHM:
             if shared or (stem, algorithm) != _REFERENCE:
-                add_own(algorithm, algorithm, (stem,), here & feels(cases))
+                add_own(algorithm, algorithm, (stem,), here & cases.using[stem])
         for runtime in cases.runtimes:
             compiled = here & cases.in_runtime(runtime)
             add_own(algorithm, algorithm, (f"launch.{runtime}", "launch"), compiled)
             if profile.family == "cpu" and runtime != "eager":
-                # Another layout of images, other kernels of the library.
+                # Compiled code uses another image layout, and so other kernels of the library.
                 prefixes = (f"efficiency.{runtime}", "efficiency")
                 add_own(algorithm, algorithm, prefixes, compiled & cases.convolves, COMPILED_SD)
-                for stem, feels in _LOOPS:
-                    add_own(algorithm, algorithm, (f"{stem}.{runtime}", stem), compiled & feels(cases))
+                for stem in _COMPILED_LOOPS:
+                    add_own(algorithm, algorithm, (f"{stem}.{runtime}", stem), compiled & cases.loops & cases.using[stem])
         if profile.family == "gpu":
             add_own(algorithm, algorithm, ("launch_tail",), here)
         if profile.family == "cpu":
             add_own(algorithm, algorithm, ("switch.eager", "launch"), here & cases.eager & cases.away)
-    # Operators measured alone have a dispatch and, without a contraction, a loop of their own.
+    # Operators measured alone have their own dispatch and, without a contraction, their own loop.
     for code, algorithm in cases.pairs(cases.eager & cases.alone):
         here = cases.eager & cases.single & (cases.op == code)
         op = short_op(cases.names[code])
@@ -177,35 +158,38 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
             continue
         add_own(op, algorithm, ("launch.eager", "launch"), here)
         if not (here & cases.matrix).any():
-            # Work on the two units is proportional within one operator, so one of them carries it.
+            # Within one operator, work on the two units is proportional, so one coefficient carries both.
             stem = "efficiency.special" if (here & cases.special).any() else "efficiency.vector"
             add_own(op, algorithm, (stem,), here)
             if algorithm != "pointwise":
-                # How a loop walks its rows or windows is its own, too.
+                # So does its access to rows or windows.
                 add_own(op, algorithm, ("efficiency.bandwidth",), here)
     return list(parameters.values())
 
 
 def _demand(profile: ArchitectureProfile) -> float:
-    """What float32 products would draw at the peak, over what the power cap leaves them."""
+    """Power that float32 products would draw at the peak, relative to the power that the cap leaves them."""
     wanted = profile.value("throttle.flop") * profile.value("peak.matrix.float32", 0.0)
     return wanted / (profile.value("power.tdp", math.inf) - profile.value("power.static", 0.0))
 
 
-def _far(block: Block) -> np.ndarray:
-    """(K,) whether the kernels of a block stage elements from farther than translations at hand reach."""
+def _stages_far(block: Block) -> np.ndarray:
+    """(K,) whether kernels stage elements from farther away than the address translations at hand reach."""
     blocks = block.tiling.blocks
-    far = 0.0 if blocks is None else blocks.far
-    return np.broadcast_to(np.greater(far, 1e-3), len(block.table))
+    return np.broadcast_to(np.greater(0.0 if blocks is None else blocks.far, 1e-3), len(block.table))
 
 
 def _offered(block: Block, name: str) -> np.ndarray:
-    """(K,) whether the kernels of a block can be done this other way."""
+    """(K,) whether kernels can use the alternative algorithm of this name."""
     return next((way.offered for way in block.tiling.transformed if way.name == name), np.zeros(len(block.table), dtype=bool))
 
 
 class _Cases:
-    """Masks over the kernels of all blocks together, and from masks over kernels to masks over cases."""
+    """Masks over the kernels of all blocks together.
+
+    Attributes:
+        using: coefficient -> kernels whose time depends on it.
+    """
 
     def __init__(self, blocks: Sequence[Block], profile: ArchitectureProfile) -> None:
         tables = [block.table for block in blocks]
@@ -224,7 +208,7 @@ class _Cases:
         self.op = joined(lambda block: block.table.op)
         self.single = joined(lambda block: block.table.calls == 1)
         self.matrix = joined(lambda block: block.table.matrix_flops > 0)
-        # The unit that takes longer at typical rates carries what the fit says of a loop.
+        # A loop is attributed to the unit that takes longer at typical rates.
         self.special = joined(lambda block: block.table.special_flops > TYPICAL_SPECIAL_SHARE * block.table.vector_flops)
         self.vector = ~self.special & joined(lambda block: block.table.vector_flops > 0)
         self.convolves = joined(lambda block: block.table.is_family(*CONVOLUTIONS))
@@ -234,12 +218,21 @@ class _Cases:
         near = profile.value("capacity.l2", math.inf) / 4
         self.away = joined(lambda block: block.table.code_distance > near)
         self.history = joined(lambda block: np.isfinite(block.table.warm))
-        self.far = joined(_far)
+        self.far = joined(_stages_far)
         ways = sorted({way.name for block in blocks for way in block.tiling.transformed})
         self.transformed = {name: joined(partial(_offered, name=name)) for name in ways}
         self.alone = (np.bincount(self._segment, minlength=self.count) == 1)[self._segment]
         self.all = np.ones(len(self._segment), dtype=bool)
         self.eager = self.in_runtime("eager")
+        self.loops = (self.vector | self.special) & ~self.matrix
+        self.using = {
+            "efficiency": self.matrix,
+            "efficiency.vector": self.vector & ~self.matrix,
+            "efficiency.special": self.special & ~self.matrix,
+            "efficiency.bandwidth": self.all,
+            "overlap": self.all,
+            "tile_overhead": self.matrix,
+        }
 
     def in_runtime(self, runtime: str) -> np.ndarray:
         """(K,) kernels of cases measured in this runtime."""
@@ -252,7 +245,7 @@ class _Cases:
         return affected
 
     def pairs(self, kernels: np.ndarray) -> list[tuple[int, str]]:
-        """Operator codes and algorithms that occur together among these kernels, known operators only."""
+        """Operator codes and algorithms that occur together among these kernels; unknown operators are left out."""
         chosen = kernels & (self.op >= 0)
         together = sorted(set(zip(self.op[chosen].tolist(), self.algorithm[chosen].tolist(), strict=True)))
         return [(op, ALGORITHMS[algorithm]) for op, algorithm in together]

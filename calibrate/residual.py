@@ -1,9 +1,9 @@
-"""Fitting the residual: boosted symmetric trees on what the physical model leaves of each group of kernels.
+"""Fitting the residual: boosted symmetric trees on the physical model's errors for each group of kernels.
 
-Cases of a single kernel give r = log(measured / physical). Each tree is fitted to what those before it left, cut off at a
+Cases of a single kernel give r = log(measured / physical). Each tree is fitted to the errors of those before it, clipped at a
 limit (Friedman, "Greedy function approximation: a gradient boosting machine", Annals of Statistics 29(5), 2001, with Huber's
-loss), on a random part of the fit cases. How many trees, and whether a group gets any, is decided on the validation split,
-which also sets the interval. The physical fit is done before and never sees it.
+loss), on a random part of the fit cases. The validation split decides the number of trees and whether a group gets any, and sets
+the interval. The physical model is fitted before, without the residual.
 """
 
 from __future__ import annotations
@@ -25,31 +25,32 @@ from shmoo.estimators.records import NORMAL_90
 from shmoo.estimators.residual import GROUPS, in_group, log_features, summed, supported
 
 MIN_FIT, MIN_VALIDATION = 60, 20
-"""Cases a group needs to fit a correction, and to judge it."""
+"""Fewest cases to fit a group's correction, and to judge it."""
 TREES, LEVELS = 120, 5
-"""Most trees of a group, and their levels: a kernel takes a comparison a level and tree."""
+"""Most trees of a group, and their levels: each level of each tree costs one comparison per kernel."""
 RATE = 0.2
-"""Share of what is left that a tree takes away."""
+"""Share of the remaining error that a tree removes."""
 LIMIT = 0.25
-"""Log error at which a case pulls no harder."""
+"""Log error beyond which a case pulls no harder."""
 UNDER, OVER = 0.5, 3.0
-"""Range of estimated over measured by which a case's pull is weighed: errors count relative to what was measured, so one that is
-twice too high counts for more than one that is half."""
+"""Range of estimated / measured by which a case's pull is weighed. Errors are relative to the measurement, so an estimate twice
+too high counts for more than one half as high."""
 SHRINKAGE = 2.0
-"""Cases of no error that each leaf is averaged with."""
+"""Number of cases without error that each leaf is averaged with."""
 DRAWN = 0.8
 """Share of the fit cases that each tree sees."""
 CUTS = 48
-"""Most thresholds a feature is asked about."""
+"""Most thresholds of a feature."""
 OUTSIDE = 0.002
-"""Share of the fit cases beyond either end of what counts as the measured range of a feature."""
+"""Share of the fit cases beyond either end of a feature's measured range."""
 ENOUGH, FOLDS = 200, 5
-"""Below so many validation cases, which also said how many trees, the fit cases are held out for the spread too, fold by fold."""
+"""With fewer validation cases, which also choose the number of trees, the fit cases are held out for the spread too, fold by
+fold."""
 
 
 @dataclass(frozen=True, slots=True)
 class FittedResidual:
-    """Corrections that lower the error of held-out cases, and a line a group on what was found."""
+    """Corrections that lower the error of held-out cases, and a note on each group."""
 
     groups: tuple[ResidualGroup, ...]
     notes: tuple[str, ...]
@@ -86,25 +87,25 @@ def fit_residual(
         reach: (S, 2) how far intervals reach below and above the estimates without any spread, as positive logarithms.
         seed: of the cases that each tree sees.
     """
-    kept, notes = [], []
+    useful, notes = [], []
     for sample in _samples(everything, profile, reach):
         group = _fitted(sample, seed)
         held_out = sample.split == "validation"
         ratio, factor = sample.ratio[held_out], _log_factor(group, sample.logs[held_out])
         before, after = np.abs(np.expm1(-ratio)), np.abs(np.expm1(factor - ratio))
         gain = before - after
-        # Standard errors by which a correction must lower the mean error of validation cases to be kept.
-        worth = gain.mean() > NORMAL_90 * gain.std(ddof=1) / math.sqrt(len(gain))
-        if worth:
-            kept.append(group)
+        # A correction must lower the mean error of validation cases by more than chance.
+        significant = gain.mean() > NORMAL_90 * gain.std(ddof=1) / math.sqrt(len(gain))
+        if significant:
+            useful.append(group)
         notes.append(
             f"residual of {group.group} ({group.dtype}, {group.runtime}): error on {len(gain)} validation cases "
-            f"{before.mean():.1%} -> {after.mean():.1%}{'' if worth else ', left out'}"
+            f"{before.mean():.1%} -> {after.mean():.1%}{'' if significant else ', left out'}"
         )
-    if kept and _worsens_graphs(everything, profile, tuple(kept)):
+    if useful and _worsens_graphs(everything, profile, tuple(useful)):
         notes.append("residual left out: it raises the error of the validation split's graphs of several kernels")
-        kept = []
-    return FittedResidual(tuple(kept), tuple(notes))
+        useful = []
+    return FittedResidual(tuple(useful), tuple(notes))
 
 
 def _samples(everything: Sequence[Block], profile: ArchitectureProfile, reach: np.ndarray) -> list[_Sample]:
@@ -156,7 +157,7 @@ def _fitted(sample: _Sample, seed: int) -> ResidualGroup:
         held_out = held_out | fit
     error, reached = (factor - sample.ratio)[held_out], sample.reach[held_out]
     share = supported(group, sample.logs[held_out])
-    # The squared spread with which the interval, mixed with the physical one, just holds each case.
+    # The squared spread with which the interval, mixed with the physical one, just contains each case.
     beyond = np.clip(error**2 - np.where(error > 0, reached[:, 0], reached[:, 1]) ** 2, 0.0, None) / NORMAL_90**2
     needed = (beyond - (1.0 - share) * sample.spread[held_out] ** 2) / np.maximum(share, 1e-6)
     spread = math.sqrt(max(conformal_point(needed), FLOOR**2))
@@ -168,7 +169,7 @@ def _log_factor(group: ResidualGroup, logs: np.ndarray) -> np.ndarray:
 
 
 def _boosted(logs: np.ndarray, ratio: np.ndarray, fit: np.ndarray, held_out: np.ndarray, seed: int) -> tuple[ResidualTree, ...]:
-    """Trees for (n, d) features and (n,) log ratios: grown on the cases of `fit`, as many as `held_out` says."""
+    """Trees for (n, d) features and (n,) log ratios, grown on the cases of `fit`; `held_out` cases choose their number."""
     cuts = [_cuts(column) for column in logs[fit].T]
     # Bin b of a feature lies above its first b thresholds.
     bins = np.stack([np.searchsorted(cut, column) for cut, column in zip(cuts, logs.T, strict=True)], axis=1)
@@ -185,14 +186,15 @@ def _boosted(logs: np.ndarray, ratio: np.ndarray, fit: np.ndarray, held_out: np.
         counts = np.bincount(place[drawn], minlength=2**LEVELS)
         values = _rounded(RATE * totals / (counts + SHRINKAGE))
         reached = reached + np.asarray(values)[place]
-        asked, above = zip(*((feature, float(cuts[feature][cut])) for feature, cut in questions), strict=True)
-        trees.append(ResidualTree(asked, above, values))
+        features, thresholds = zip(*((feature, float(cuts[feature][cut])) for feature, cut in questions), strict=True)
+        trees.append(ResidualTree(features, thresholds, values))
         errors.append(np.abs(np.expm1(reached - ratio))[held_out].mean())
     return tuple(trees[: int(np.argmin(errors)) + 1])
 
 
 def _cuts(values: np.ndarray) -> np.ndarray:
-    """Thresholds of one feature, in float32: halfway between neighbouring values, at most `CUTS`, as many cases between each."""
+    """Thresholds of one feature, in float32: at most `CUTS`, halfway between neighbouring values, with equally many cases
+    between them."""
     distinct = np.unique(values)
     between = (distinct[1:] + distinct[:-1]) / 2
     if len(between) > CUTS:
@@ -202,8 +204,8 @@ def _cuts(values: np.ndarray) -> np.ndarray:
 
 
 def _questions(bins: np.ndarray, pull: np.ndarray, cuts: Sequence[np.ndarray]) -> list[tuple[int, int]]:
-    """The (feature, threshold) of each level, chosen greedily: those with the largest sum, over the leaves they make, of
-    total^2 / (cases + SHRINKAGE) of (n,) pulls."""
+    """The (feature, threshold) of each level, chosen greedily by the largest sum over the resulting leaves of
+    total^2 / (cases + SHRINKAGE), where the total is over (n,) pulls."""
     place = np.zeros(len(pull), dtype=np.intp)
     chosen: list[tuple[int, int]] = []
     for level in range(LEVELS):

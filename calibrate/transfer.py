@@ -1,9 +1,9 @@
-"""From machines that were measured to one that was not: what carries over, and what must be looked up.
+"""Transfer of coefficients from measured machines to one that was not measured.
 
-Carried over: shares of a peak or a bandwidth, extents, exponents (all of unit "1"), and overheads of host and device (seconds),
-as the geometric mean over the measured machines, weighted by how near their generation is, with their spread. Looked up: peaks,
-bandwidths, capacities, counts, power. A coefficient that only some machines could tell is taken from those; one that a
-machine's data left to its prior does not count.
+Shares of a peak or a bandwidth, extents and exponents (all of unit "1") and overheads of host and device (seconds) carry over, as
+the geometric mean over the measured machines, weighted by the distance of their generations, with their spread. Peaks,
+bandwidths, capacities, counts and power are looked up. A coefficient that only some machines determine comes from those; values
+that come from a prior do not count.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.records import NORMAL_90, Coefficient
 
 LEAST_SPREAD = 0.15
-"""Standard deviation of the log that a carried coefficient has at least: few machines agree by chance."""
+"""Least standard deviation of the log of a transferred coefficient: few machines can agree by chance."""
 GENERATIONS = 1.0
-"""Distance in compute capability over which a machine's weight falls to 1/e: libraries' kernels are written, and hosts
-bought, for a generation."""
+"""Distance in compute capability over which a machine's weight falls to 1/e: library kernels are written, and hosts bought, for
+one generation."""
 
 
 def transfer(
@@ -36,9 +36,8 @@ def transfer(
 
     Args:
         measured: fitted profiles of the same architecture family.
-        target: a machine as its datasheet describes it; what was fitted to it itself is dropped.
-        sigma: `sigma.*` as measured machines that were left out say (`typical`); without any, those of the fits, half as wide
-            again.
+        target: a machine as its datasheet describes it; coefficients fitted to the target itself are dropped.
+        sigma: `sigma.*` from measured machines that were left out (`typical`); by default those of the fits times 1.5.
 
     Raises:
         InputError: no measured machine, or one of another family.
@@ -64,16 +63,16 @@ def transfer(
 
 
 def off_by(profile: ArchitectureProfile, cases: Sequence[MeasuredCase]) -> dict[str, Coefficient]:
-    """`sigma.*` with which a profile made without a machine's measurements covers 90 % of them, beside its ranges."""
+    """`sigma.*` with which a profile that never saw a machine's measurements covers 90 % of them, beside its ranges."""
     seen = blocks(cases, profile)
     errors = np.log(predicted_latency(seen, Coefficients(profile)) / np.concatenate([block.measured_s for block in seen]))
     return spreads(seen, errors, reach_of_ranges(seen, profile), profile, profile.name)
 
 
 def typical(left_out: Sequence[Mapping[str, Coefficient]]) -> dict[str, Coefficient]:
-    """What the next machine is off by: the root mean square of what measured ones were `off_by`, each predicted from others. A
-    machine's cases are off together, so each machine counts as much, however many cases it has (prediction sets on two layers:
-    Dunn, Wasserman and Ramdas, JASA 118(544), 2023)."""
+    """`sigma.*` for the next machine: the root mean square of the measured machines' `off_by`, each predicted from the others.
+    The errors of one machine's cases are correlated, so each machine counts once, however many cases it has (prediction sets on
+    two layers: Dunn, Wasserman and Ramdas, JASA 118(544), 2023)."""
     spreads_by_name = {}
     for name in sorted({name for one in left_out for name in one}):
         sigmas = [one[name].value for one in left_out if name in one]
@@ -83,15 +82,15 @@ def typical(left_out: Sequence[Mapping[str, Coefficient]]) -> dict[str, Coeffici
 
 
 def _nearness(profile: ArchitectureProfile, target: ArchitectureProfile) -> float:
-    """Weight of a measured machine: 1 in the target's own generation, and where generations have no number."""
+    """Weight of a measured machine: 1 in the target's own generation, and where a generation is unknown."""
     own, other = profile.get("compute.capability"), target.get("compute.capability")
     return 1.0 if own is None or other is None else math.exp(-abs(own.value - other.value) / GENERATIONS)
 
 
 def _carried(name: str, measured: Sequence[ArchitectureProfile], weights: Sequence[float]) -> Coefficient | None:
     role, unit = entry(name).role, entry(name).unit
-    # Of a board and its controller nothing: the energy of a flop is looked up by process, and a board that hardly reaches its cap
-    # says nothing of the time until it acts.
+    # Nothing about a board and its power controller is transferred: the energy of a flop is looked up by process, and a board
+    # that hardly reaches its cap does not show the controller's time constant.
     if role not in ("share", "spread") or unit not in ("1", "s"):
         return None
     fitted = [(p, p.coefficients[name], w) for p, w in zip(measured, weights, strict=True) if name in p.coefficients]
@@ -102,11 +101,10 @@ def _carried(name: str, measured: Sequence[ArchitectureProfile], weights: Sequen
     share = np.asarray([w for *_, w in fitted])
     share = share / share.sum()
     mean = float(share @ logs)
-    # The spread between machines, each with its own error.
     spread = math.sqrt(float(share @ (logs - mean) ** 2) + LEAST_SPREAD**2)
     value, factor = math.exp(mean), math.exp(NORMAL_90 * spread)
     if role == "spread":
-        # The model errs more on a machine it was not fitted to.
+        # The model errs more on a machine to which it was not fitted.
         value, factor = float(np.exp(logs).max()) * 1.5, 1.0
     why = f"geometric mean of {', '.join(p.name for p, *_ in fitted)}"
     return Coefficient(value, unit, "transferred", why, low=value / factor, high=value * factor)

@@ -1,4 +1,4 @@
-"""What is wrong with a run, with numbers, and what to run next. Nothing is repaired or judged away: rows stay as they are."""
+"""Checks of a run: each finding has numbers and the next command to run. Rows are never changed."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from shmoo.runs.store import ROWS, Run
 from shmoo.runs.visits import NOISE, NOISY
 
 DRIFT = 0.02
-"""Common ratio between early and late visits beyond which the machine itself wandered."""
+"""Common ratio between early and late visits beyond which the machine itself drifted."""
 FEW_SAMPLES = 3
 WIDE_ENERGY = 0.2
-"""Width of an energy interval over its value beyond which it says little."""
+"""Width of an energy interval, relative to its value, above which it is uninformative."""
 IDLE_DRIFT = 0.2
-"""Idle power before and after a case further apart than this: something else began or ended."""
+"""Relative difference of idle power before and after a case above which something else began or ended."""
 PACE_APART = 0.25
-"""Energy read while calls took this much more or less than usual is that of another moment: it fits, at its own pace, and should
-not be set beside the time."""
+"""Relative change of a call's time, while its energy was read, above which the energy belongs to another moment: it fits at its
+own pace but should not be compared with the time."""
 SENSORS_APART = 0.05
-"""An energy counter and the same card's power sensor further apart than this do not see the same thing."""
+"""Relative difference of an energy counter and the same card's power sensor above which they disagree."""
 SHOWN = 3
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing about a run.
+    """One result of a check.
 
     Attributes:
-        topic: one word or two.
-        found: what, with numbers.
-        level: a "fault" makes the check fail; a "note" is worth knowing.
-        remedy: what to run or do next.
-        cases: labels of the cases concerned, all of them.
+        topic: one or two words.
+        found: the observation, with numbers.
+        level: a "fault" makes the check fail; a "note" does not.
+        remedy: the next step.
+        cases: labels of all cases concerned.
     """
 
     topic: str
@@ -51,7 +51,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def check_run(run: Run) -> tuple[Finding, ...]:
-    """Everything that is wrong or worth knowing about a run, faults first; empty for a faultless one."""
+    """All findings on a run, faults first."""
     findings = [finding for examine in _EXAMINATIONS for finding in examine(run)]
     return tuple(sorted(findings, key=lambda finding: finding.level != "fault"))
 
@@ -93,7 +93,7 @@ def _completeness(run: Run) -> Iterator[Finding]:
     settings = run.manifest.settings
     wanted = settings.get("visits", settings.get("passes"))
     if isinstance(wanted, int):
-        # A case that failed or cannot be used is left alone before it has had all its visits.
+        # A campaign stops visiting a case that failed or cannot be used.
         short = [row for row in _timed(run) if len(run.visits[row.case.identity]) < wanted]
         if short:
             found = f"{len(short)} cases had fewer than the {wanted} visits asked for: {_listed(short)}"
@@ -118,7 +118,7 @@ def _failures(run: Run) -> Iterator[Finding]:
 
 
 def _by_code(run: Run, *statuses: str) -> dict[str, list[Measurement]]:
-    """Code of a reason -> the rows of these statuses that have it, the most frequent first."""
+    """Reason code -> the rows of these statuses with that reason, the most frequent code first."""
     causes: dict[str, list[Measurement]] = {}
     for row in run.rows:
         if row.status in statuses:
@@ -189,7 +189,7 @@ def _drift(run: Run) -> Iterator[Finding]:
 
 
 def _seconds(visits: Sequence[Timing]) -> float:
-    """Of a call, from the mean rate of the visits."""
+    """Seconds of a call, from the mean rate of the visits."""
     return harmonic_mean([float(np.mean(visit.samples_s)) for visit in visits])
 
 
@@ -237,7 +237,7 @@ def _sensors_disagree(reading: EnergyReading) -> bool:
 
 
 def _like_idle(reading: EnergyReading) -> bool:
-    """Whether the lower end of its power is not above idle power."""
+    """Whether the lower end of the power is at or below idle power."""
     idle, lowest = reading.idle_power_after_w or reading.idle_power_w, reading.low_j or reading.energy_j
     if reading.energy_j is None or not (idle and lowest and reading.window_s and reading.calls):
         return False

@@ -1,10 +1,10 @@
-"""Two runs of the same cases: what changed beyond noise, and how far two campaigns lie apart.
+"""Comparison of two runs of the same cases: changes beyond noise, and the spread between the campaigns.
 
     variance of the log ratio of a case = (standard error in A)² + (standard error in B)²
 
-The standard errors come from the spread between visits (`runs.statistics.latency`). Rows of a run that visited no case twice know
-only what happened within one window; the spread of all ratios then says how far unchanged cases lie apart. A case counts as
-changed only when its ratio leaves its noise behind, with so many cases looked at.
+The standard errors come from the spread between visits (`runs.statistics.latency`). A run that visited no case twice knows only
+the variation within one visit; the spread of all ratios then measures the difference of unchanged cases. A case counts as changed
+only when its ratio exceeds its noise, corrected for the number of cases.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from shmoo.runs.statistics import CONFIDENCE, FEW_CASES, PRIOR_VISITS, Latency, 
 from shmoo.runs.store import Run, machine_differences
 
 MIN_CHANGE = 0.03
-"""A ratio nearer to 1 than this is no change worth a message, however certain."""
+"""Relative changes below this are never reported, however certain."""
 FALSE_ALARM = 0.05
 """Probability that comparing two runs of an unchanged machine names any case at all."""
 GROUPS = {"operator": "operators", "synthetic": "synthetic", "network": "networks"}
 NORMAL_FROM = 200
-"""From this many degrees of freedom on, Student's distribution is taken for the normal one."""
+"""Degrees of freedom from which Student's distribution is replaced by the normal one."""
 ANGLES = 2000
 """Steps of the integral that inverts Student's distribution."""
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """A field in which the runs' conditions differ; of `severity` "machine" when rows of both may not be calibrated together."""
+    """A field in which the runs' conditions differ; with `severity` "machine" the runs cannot be calibrated together."""
 
     field: str
     a: object
@@ -48,7 +48,7 @@ class CaseChange(msgspec.Struct, frozen=True):
     """One case in both runs.
 
     Attributes:
-        a_s, b_s: what a call takes in each run, from all usable visits.
+        a_s, b_s: time of a call in each run, from all usable visits.
         a_relative_se, b_relative_se: standard errors, relative to them.
         a_status, b_status: "ok" or "noisy".
         ratio: b over a with its 90 % interval, noise between visits included.
@@ -71,7 +71,8 @@ class CaseChange(msgspec.Struct, frozen=True):
 
 
 class Unpaired(msgspec.Struct, frozen=True):
-    """A case that only one run can speak of, and why the other cannot; `status` is that of its row there, "" without a row."""
+    """A case that is usable in one run only. `reason` says why the other run lacks it, and `status` is that of the row there, ""
+    without a row."""
 
     case: CaseSpec
     missing_in: str
@@ -83,10 +84,10 @@ class Comparison(msgspec.Struct, frozen=True):
     """Two runs compared.
 
     Attributes:
-        differences: of machine, versions and settings, those that forbid calibrating together first.
+        differences: of machine, versions and settings; those that rule out a common calibration come first.
         statuses: "a" and "b" -> status -> number of rows.
-        cases: those with a usable row in both, the largest change first.
-        unpaired: the others; suspect rows are among them and decide nothing.
+        cases: cases with a usable row in both runs, the largest change first.
+        unpaired: the other cases, suspect rows included; they decide nothing.
         spreads: "operators", "synthetic", "networks" -> median over cases of |a - b| / min(a, b), canonical cache state only.
         counts: number of cases behind each spread.
         within_errors: share of the same cases whose runs differ by less than 1.645 combined standard errors: 0.9 where the
@@ -119,7 +120,7 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 class _Pair(NamedTuple):
-    """The rows of one case in both runs, and what they say a call takes."""
+    """The rows of one case in both runs, and their times of a call."""
 
     rows: tuple[Measurement, Measurement]
     times: tuple[Latency, Latency]
@@ -259,7 +260,7 @@ def _case_change(pair: _Pair, apart: float | None, looked_at: int, min_change: f
 
 
 def _student_quantile(outside: float, freedom: float) -> float:
-    """What Student's t with these degrees of freedom exceeds, up or down, with the probability `outside`."""
+    """The value that |t| of Student's distribution with these degrees of freedom exceeds with the probability `outside`."""
     if freedom >= NORMAL_FROM:
         return NormalDist().inv_cdf(1 - outside / 2)
     whole = max(math.floor(freedom), 1)
@@ -272,7 +273,7 @@ def _student_quantile(outside: float, freedom: float) -> float:
 
 
 def _common_shift(logs: np.ndarray, min_change: float) -> tuple[Interval | None, bool]:
-    """The median ratio over cases: what a slower clock or a warmer machine does to all of them."""
+    """The median ratio over cases, as a slower clock or a warmer machine causes it."""
     if logs.size < FEW_CASES:
         return None, False
     centre = float(np.median(logs))
@@ -286,7 +287,7 @@ def _beyond(log_ratio: float, min_change: float) -> bool:
 
 
 def _energy_spread(a: Measurement, b: Measurement) -> float | None:
-    """Spread of the energy per call; `None` where one run does not know it, or another domain's."""
+    """Spread of the energy per call; `None` where a run lacks it or the domains differ."""
     first, second = a.energy_reading, b.energy_reading
     if first is None or second is None or first.domain != second.domain or not first.energy_j or not second.energy_j:
         return None

@@ -1,4 +1,4 @@
-"""What an error report holds: cases and calls, measured and estimated, and what was set aside."""
+"""Records of an error report: cases and calls, measured and estimated, and the excluded cases."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from shmoo.estimators.records import Interval
 from shmoo.runs.records import CaseSpec, Machine
 
 FREE = "free"
-"""Family of calls that no kernel executes (views), but that the framework spends time on all the same."""
+"""Family of calls that no kernel executes (views), though the framework spends time on them."""
 
 
 class CaseError(msgspec.Struct, frozen=True):
     """One case, measured and estimated.
 
     Attributes:
-        family: operator family of the kernel with most estimated time.
-        group: what its errors are summarised under: the family, "synthetic" or "networks"; compiled runtimes apart.
+        family: operator family with the most estimated time.
+        group: group of its error statistics: the family, "synthetic" or "networks", separate for compiled runtimes.
         status: "ok" or "noisy".
-        measured_s: what a call takes on the machine as it is. standard_error: relative to it.
-        alone_s: what a call takes while nothing else runs; `None` where too few blocks met such a moment.
-        spread: between its visits, (largest - smallest) / smallest; `None` with a single visit.
+        measured_s: time of a call on the machine as it is. standard_error: relative to it.
+        alone_s: time of a call while nothing else runs; `None` where too few blocks ran undisturbed.
+        spread: (largest - smallest) / smallest over its visits; `None` with a single visit.
         energy_measured_j: of the package on a CPU, of the card on a GPU; `None` where it was not read.
     """
 
@@ -55,7 +55,7 @@ class CaseError(msgspec.Struct, frozen=True):
 
 
 class CallError(msgspec.Struct, frozen=True):
-    """One kernel of a network: the time inside its operator calls, measured and estimated; `share` of all measured child time."""
+    """One kernel of a network: measured and estimated time inside its calls; `share` is relative to all measured child time."""
 
     network: str
     calls: tuple[int, ...]
@@ -68,7 +68,7 @@ class CallError(msgspec.Struct, frozen=True):
 
     @property
     def error(self) -> float | None:
-        """Signed relative error; `None` where the clock saw no time at all."""
+        """Signed relative error; `None` where the measured time is 0."""
         return (self.estimated_s - self.measured_s) / self.measured_s if self.measured_s > 0 else None
 
 
@@ -77,9 +77,9 @@ class NetworkError(msgspec.Struct, frozen=True):
 
     Attributes:
         calls: empty where no per-operator times were measured.
-        children_s: measured child times summed; beside `whole.measured_s` it shows what timing apart adds or leaves out.
-        operators_s: the distinct operators timed alone, each as often as it is called, summed.
-        weighted_error: per-operator error weighted by time; well above the network's own error, errors cancel.
+        children_s: sum of the measured child times; its difference from `whole.measured_s` is the effect of timing calls apart.
+        operators_s: sum over the distinct operators of the time alone times the number of calls.
+        weighted_error: per-operator error weighted by time; where it is well above the network's own error, errors cancel.
     """
 
     whole: CaseError
@@ -94,7 +94,7 @@ class NetworkError(msgspec.Struct, frozen=True):
 
 
 class Excluded(msgspec.Struct, frozen=True):
-    """A case that no figure uses, and why."""
+    """A case that no figure uses, and the reason."""
 
     case: CaseSpec
     status: str
@@ -107,7 +107,7 @@ class ErrorReport(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         metrics: split ("fit", "validation", "test") -> group -> errors. Networks are always in "test"; the group "operators"
             holds the eager operators of all families together.
-        problems: what was set aside while reading the run, in words.
+        problems: messages about data that were set aside while reading the run.
     """
 
     machine: Machine
@@ -128,10 +128,14 @@ class ErrorReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def network_name(case: CaseSpec) -> str:
-    """A network's name for people: what tells it from the run's other networks is added when it is not the usual."""
+    """A network's name for people, with every setting that is not the default."""
     batch = case.axes.get("batch", 1)
-    parts = [case.workload, f"batch {batch}" if batch != 1 else "", case.dtype if case.dtype != "float32" else ""]
-    parts.append(case.runtime if case.runtime != "eager" else "")
-    parts.append(f"{case.threads} threads" if case.threads is not None else "")
-    parts.extend(f"{name} {value}" for name, value in case.axes.items() if name != "batch")
-    return " · ".join(part for part in parts if part)
+    parts = [
+        case.workload,
+        f"batch {batch}" if batch != 1 else "",
+        case.dtype if case.dtype != "float32" else "",
+        case.runtime if case.runtime != "eager" else "",
+        f"{case.threads} threads" if case.threads is not None else "",
+        *(f"{name} {value}" for name, value in case.axes.items() if name != "batch"),
+    ]
+    return " · ".join(filter(None, parts))

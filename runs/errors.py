@@ -1,26 +1,30 @@
-"""Estimates joined with the measurements of a run: per case, per operator call of a network, and as figures of merit."""
+"""Estimates joined with the measurements of a run: per case, per operator call of a network, and as error metrics."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
+
+import msgspec
 
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.profile import ArchitectureProfile, ErrorCardEntry
 from shmoo.estimators.records import Graph
 from shmoo.runs.error_records import FREE, CallError, CaseError, ErrorReport, Excluded, NetworkError, network_name
-from shmoo.runs.metrics import error_card, grouped_error_cards, repeat_spread, time_weighted_error
+from shmoo.runs.metrics import error_card, repeat_spread, time_weighted_error
 from shmoo.runs.predict import CaseEstimate, KernelPart, Predictor, StoredRun, director_predictor
 from shmoo.runs.records import CANONICAL_STATE, CaseSpec, Measurement
 
 
 def error_report(run: StoredRun, profile: ArchitectureProfile, predict: Predictor | None = None) -> ErrorReport:
-    """Estimate every usable case of a run and set the estimates beside the measurements.
+    """Estimate every usable case of a run and compare the estimates with the measurements.
 
     Args:
-        predict: what estimates; `director_predictor(profile)` when not given.
+        predict: the predictor; `director_predictor(profile)` by default.
 
     Raises:
         NothingMeasuredError: no row is usable.
@@ -31,16 +35,16 @@ def error_report(run: StoredRun, profile: ArchitectureProfile, predict: Predicto
     if not usable:
         seen = f"{len(excluded)} rows, the first set aside because: {excluded[0].reason}" if excluded else "no rows"
         raise NothingMeasuredError(f"nothing usable was measured ({seen}); `shmoo check RUN` says what to do")
-    asked = [(row.case, run.graphs(row)) for row in usable]
-    estimates = (predict or director_predictor(profile))(asked)
-    if len(estimates) != len(asked):
-        raise InputError(f"the predictor gave {len(estimates)} estimates for {len(asked)} cases; it must give one a case")
-    cases, networks = [], []
-    for row, (_, graphs), estimate in zip(usable, asked, estimates, strict=True):
-        case = _case_error(row, estimate)
-        cases.append(case)
-        if case.case.kind == "network":
-            networks.append(_network_error(case, row, graphs, estimate))
+    requests = [(row.case, run.graphs(row)) for row in usable]
+    estimates = (predict or director_predictor(profile))(requests)
+    if len(estimates) != len(requests):
+        raise InputError(f"the predictor gave {len(estimates)} estimates for {len(requests)} cases; it must give one a case")
+    cases = [_case_error(row, estimate) for row, estimate in zip(usable, estimates, strict=True)]
+    networks = [
+        _network_error(case, row, graphs, estimate)
+        for case, row, (_, graphs), estimate in zip(cases, usable, requests, estimates, strict=True)
+        if case.case.kind == "network"
+    ]
     return ErrorReport(
         machine=run.manifest.machine,
         suite=run.manifest.suite,
@@ -55,33 +59,35 @@ def error_report(run: StoredRun, profile: ArchitectureProfile, predict: Predicto
     )
 
 
-def case_metrics(cases: Iterable[CaseError]) -> dict[str, dict[str, ErrorCardEntry]]:
+def case_metrics(cases: Sequence[CaseError]) -> dict[str, dict[str, ErrorCardEntry]]:
     """Split -> group -> errors, in the order fit, validation, test."""
     metrics = {}
-    cases = tuple(cases)
     for split in ("fit", "validation", "test"):
-        chosen = [case for case in cases if case.split == split]
-        cards = grouped_error_cards([case.group for case in chosen], *_columns(chosen)) if chosen else {}
-        operators = [case for case in chosen if case.case.kind == "operator" and case.case.runtime == "eager"]
+        groups: dict[str, list[CaseError]] = {}
+        for case in cases:
+            if case.split == split:
+                groups.setdefault(case.group, []).append(case)
+        operators = [c for c in cases if c.split == split and c.case.kind == "operator" and c.case.runtime == "eager"]
         if operators:
-            cards["operators"] = error_card(*_columns(operators))
-        if cards:
-            metrics[split] = cards
+            groups["operators"] = operators
+        if groups:
+            metrics[split] = {group: _error_card(members) for group, members in groups.items()}
     return metrics
 
 
-def _columns(cases: Sequence[CaseError]) -> tuple[list[float], ...]:
-    return (
-        [case.estimate_s.value for case in cases],
+def _error_card(cases: Sequence[CaseError]) -> ErrorCardEntry:
+    estimates = [case.estimate_s for case in cases]
+    return error_card(
+        [estimate.value for estimate in estimates],
         [case.measured_s for case in cases],
-        [case.estimate_s.low for case in cases],
-        [case.estimate_s.high for case in cases],
+        [estimate.low for estimate in estimates],
+        [estimate.high for estimate in estimates],
         [case.standard_error for case in cases],
     )
 
 
 def _why_not(row: Measurement) -> str:
-    """Why no estimate can be set beside a row's time."""
+    """Why a row's time cannot be compared with an estimate."""
     if row.status not in ("ok", "noisy"):
         return row.why or f"{row.status} without a reason given"
     if not row.timed:
@@ -117,10 +123,10 @@ def _case_error(row: Measurement, estimate: CaseEstimate) -> CaseError:
 
 
 def _main_family(breakdown: Sequence[KernelPart]) -> str:
-    times: dict[str, float] = {}
+    times: Counter[str] = Counter()
     for kernel in breakdown:
-        times[kernel.family] = times.get(kernel.family, 0.0) + kernel.latency_s
-    return max(times, key=times.__getitem__) if times else FREE
+        times[kernel.family] += kernel.latency_s
+    return max(times, key=times.__getitem__, default=FREE)
 
 
 def _group(case: CaseSpec, family: str) -> str:
@@ -132,35 +138,28 @@ def _network_error(whole: CaseError, row: Measurement, graphs: Sequence[Graph], 
     times = {child.call: child.time_s for child in sorted(row.children, key=lambda child: child.call)}
     if not times:
         return NetworkError(whole, operators_s=row.operators_s)
-    # Child times count calls through all graphs of the network in order; kernels count within their own graph.
-    offsets = [0]
-    for graph in graphs:
-        offsets.append(offsets[-1] + len(graph.calls))
-    calls_of_all = [call for graph in graphs for call in graph.calls]
+    # Child times index the calls of all graphs of the network in order; kernels index those of their own graph.
+    offsets = list(accumulate((len(graph.calls) for graph in graphs), initial=0))
+    all_calls = [call for graph in graphs for call in graph.calls]
     total = sum(times.values())
-    name = network_name(whole.case)
-    entries, covered = [], set()
+    entries: list[CallError] = []
 
-    def entry(calls: tuple[int, ...], operator: str, family: str, estimated: float) -> CallError:
-        measured = sum(times.get(call, 0.0) for call in calls)
-        module = next((calls_of_all[call].module for call in calls if calls_of_all[call].module), "")
-        return CallError(name, calls, operator, module, family, measured, estimated, measured / total)
+    def add(calls: tuple[int, ...], family: str, estimated_s: float) -> None:
+        measured_s = sum(times.get(call, 0.0) for call in calls)
+        module = next((all_calls[call].module for call in calls if all_calls[call].module), "")
+        operator = "+".join(all_calls[call].op.split(".")[-1].split("::")[-1] for call in calls)
+        share = measured_s / total
+        entries.append(CallError(network_name(row.case), calls, operator, module, family, measured_s, estimated_s, share))
 
     for kernel in estimate.breakdown:
-        calls = tuple(call + offsets[kernel.graph] for call in kernel.calls)
-        covered.update(calls)
-        operator = "+".join(_short(calls_of_all[call].op) for call in calls)
-        entries.append(entry(calls, operator, kernel.family, kernel.latency_s))
+        add(tuple(call + offsets[kernel.graph] for call in kernel.calls), kernel.family, kernel.latency_s)
+    covered = {call for entry in entries for call in entry.calls}
     for call in times:
         if call not in covered:
-            entries.append(entry((call,), _short(calls_of_all[call].op), FREE, 0.0))
-    entries.sort(key=lambda item: item.calls)
-    weighted = time_weighted_error([e.estimated_s for e in entries], [e.measured_s for e in entries])
+            add((call,), FREE, 0.0)
+    entries.sort(key=lambda entry: entry.calls)
+    weighted = time_weighted_error([entry.estimated_s for entry in entries], [entry.measured_s for entry in entries])
     return NetworkError(whole, tuple(entries), total, weighted, row.operators_s)
-
-
-def _short(op: str) -> str:
-    return op.split(".")[-1].split("::")[-1]
 
 
 CSV_COLUMNS = (
@@ -168,72 +167,42 @@ CSV_COLUMNS = (
     "module", "measured_s", "standard_error", "alone_s", "estimated_s", "low_s", "high_s", "error", "inside", "spread", "share",
     "samples", "visits", "flops", "bytes", "tiles", "energy_measured_j", "energy_estimated_j", "status", "reason",
 )  # fmt: skip
-"""Columns of errors.csv. `level` is "case", "call" (one kernel of a network) or "excluded"; cells that do not apply are empty."""
+"""Columns of errors.csv. `level` is "case", "call" (one kernel of a network) or "excluded"; irrelevant cells are empty."""
 
 
 def write_errors_csv(report: ErrorReport, path: str | Path) -> Path:
     """Write every case, call and excluded row of a report as CSV (UTF-8, SI units); returns the path."""
     path = Path(path)
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, CSV_COLUMNS, restval="")
+        writer = csv.DictWriter(file, CSV_COLUMNS, restval="", extrasaction="ignore")
         writer.writeheader()
-        writer.writerows({name: "" if value is None else value for name, value in row.items()} for row in _csv_rows(report))
+        for case in report.cases:
+            estimate, energy = case.estimate_s, case.energy_estimate_j
+            writer.writerow(
+                {
+                    **_csv_row("case", case.case, case),
+                    "estimated_s": estimate.value,
+                    "low_s": estimate.low,
+                    "high_s": estimate.high,
+                    "error": case.error,
+                    "inside": case.inside,
+                    "energy_estimated_j": None if energy is None else energy.value,
+                }
+            )
+        for network in report.networks:
+            for call in network.calls:
+                cells = {
+                    "split": network.whole.split,
+                    "calls": " ".join(map(str, call.calls)),
+                    "error": call.error,
+                    "status": "ok",
+                }
+                writer.writerow({**_csv_row("call", network.whole.case, call), **cells})
+        writer.writerows(_csv_row("excluded", row.case, row) for row in report.excluded)
     return path
 
 
-def _csv_rows(report: ErrorReport) -> Iterable[dict[str, object]]:
-    for case in report.cases:
-        yield {
-            "level": "case",
-            **_asked(case.case),
-            "split": case.split,
-            "family": case.family,
-            "group": case.group,
-            "measured_s": case.measured_s,
-            "standard_error": case.standard_error,
-            "alone_s": case.alone_s,
-            "estimated_s": case.estimate_s.value,
-            "low_s": case.estimate_s.low,
-            "high_s": case.estimate_s.high,
-            "error": case.error,
-            "inside": case.inside,
-            "spread": case.spread,
-            "samples": case.samples,
-            "visits": case.visits,
-            "flops": case.flops,
-            "bytes": case.bytes,
-            "tiles": case.tiles,
-            "energy_measured_j": case.energy_measured_j,
-            "energy_estimated_j": None if case.energy_estimate_j is None else case.energy_estimate_j.value,
-            "status": case.status,
-        }
-    for network in report.networks:
-        for call in network.calls:
-            yield {
-                "level": "call",
-                **_asked(network.whole.case),
-                "split": network.whole.split,
-                "family": call.family,
-                "calls": " ".join(map(str, call.calls)),
-                "operator": call.operator,
-                "module": call.module,
-                "measured_s": call.measured_s,
-                "estimated_s": call.estimated_s,
-                "error": call.error,
-                "share": call.share,
-                "status": "ok",
-            }
-    for row in report.excluded:
-        yield {"level": "excluded", **_asked(row.case), "status": row.status, "reason": row.reason}
-
-
-def _asked(case: CaseSpec) -> dict[str, object]:
-    return {
-        "workload": case.workload,
-        "kind": case.kind,
-        "axes": " ".join(f"{name}={value}" for name, value in case.axes.items()),
-        "dtype": case.dtype,
-        "runtime": case.runtime,
-        "device": case.device,
-        "threads": case.threads,
-    }
+def _csv_row(level: str, case: CaseSpec, record: CaseError | CallError | Excluded) -> dict[str, object]:
+    """The fields of a case and of a record about it, by column; fields that are no column are ignored."""
+    axes = " ".join(f"{name}={value}" for name, value in case.axes.items())
+    return {"level": level, **msgspec.structs.asdict(case), **msgspec.structs.asdict(record), "axes": axes}

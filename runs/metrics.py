@@ -1,4 +1,4 @@
-"""Figures of merit: how far estimates are from measurements, and measurements from their own repeat."""
+"""Error metrics: differences of estimates from measurements, and of measurements from their repetition."""
 
 from __future__ import annotations
 
@@ -10,20 +10,6 @@ from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.profile import ErrorCardEntry
 
 Numbers = Sequence[float] | np.ndarray
-
-
-def relative_errors(estimated: Numbers, measured: Numbers) -> np.ndarray:
-    """Signed (estimated - measured) / measured, shape (n,).
-
-    Raises:
-        InputError: the lengths differ, or a measured value is not positive.
-    """
-    est, meas = np.asarray(estimated, dtype=float), np.asarray(measured, dtype=float)
-    if est.shape != meas.shape:
-        raise InputError(f"{est.size} estimates for {meas.size} measurements; pass one estimate a measurement")
-    if meas.size and not (meas > 0).all():
-        raise InputError(f"measured values must be positive, got {meas.min():g}; leave out what was not measured")
-    return (est - meas) / meas
 
 
 def error_card(
@@ -38,20 +24,22 @@ def error_card(
     Args:
         estimated, measured: (n,), in the same unit.
         low, high: (n,) ends of the 90 % intervals; without them the coverage is `None`.
-        noise: (n,) relative standard errors of what was measured.
+        noise: (n,) relative standard errors of the measurements.
 
     Raises:
         NothingMeasuredError: n is 0.
         InputError: lengths differ or a measured value is not positive.
     """
-    signed = relative_errors(estimated, measured)
-    if not signed.size:
+    estimated, measured = _aligned(estimated, measured)
+    if not measured.size:
         raise NothingMeasuredError("no case to take errors of; every case of the group failed or was set aside")
+    if not (measured > 0).all():
+        raise InputError(f"measured values must be positive, got {measured.min():g}; leave out what was not measured")
+    signed = (estimated - measured) / measured
     absolute = np.abs(signed)
     coverage = None
     if low is not None and high is not None:
-        meas = np.asarray(measured, dtype=float)
-        coverage = float(np.mean((np.asarray(low) <= meas) & (meas <= np.asarray(high))))
+        coverage = float(np.mean((np.asarray(low) <= measured) & (measured <= np.asarray(high))))
     return ErrorCardEntry(
         n=int(signed.size),
         mean=float(absolute.mean()),
@@ -65,56 +53,29 @@ def error_card(
     )
 
 
-def grouped_error_cards(
-    groups: Sequence[str],
-    estimated: Numbers,
-    measured: Numbers,
-    low: Numbers | None = None,
-    high: Numbers | None = None,
-    noise: Numbers | None = None,
-) -> dict[str, ErrorCardEntry]:
-    """One error card a group, groups in order of their first case; arguments of shape (n,) as for `error_card`."""
-    names = np.asarray(groups, dtype=object)
-
-    def card(mask: np.ndarray) -> ErrorCardEntry:
-        columns = (estimated, measured, low, high, noise)
-        return error_card(*(None if values is None else np.asarray(values, dtype=float)[mask] for values in columns))
-
-    return {group: card(names == group) for group in dict.fromkeys(groups)}
-
-
 def repeat_spread(a: float, b: float) -> float:
-    """|a - b| / min(a, b): how far two measurements of one case are apart."""
+    """|a - b| / min(a, b): the relative difference of two measurements of one case."""
     return abs(a - b) / min(a, b)
 
 
-def campaign_spread(a: Numbers, b: Numbers) -> float:
-    """Median over cases of |a - b| / min(a, b), for the same cases measured in two passes or campaigns.
-
-    Raises:
-        NothingMeasuredError: no case in common.
-        InputError: the lengths differ.
-    """
-    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    if first.shape != second.shape:
-        raise InputError(f"{first.size} cases in one campaign and {second.size} in the other; pass the cases they share")
-    if not first.size:
-        raise NothingMeasuredError("the campaigns share no case; measure the same suite twice")
-    return float(np.median(np.abs(first - second) / np.minimum(first, second)))
-
-
 def time_weighted_error(estimated: Numbers, measured: Numbers) -> float:
-    """Mean absolute relative error of the parts of a whole, each weighted with its share of measured time: sum |e - m| / sum m.
+    """Mean absolute relative error of the parts of a whole, weighted by their shares of measured time: sum |e - m| / sum m.
 
-    Errors of opposite sign cancel in the whole's own error but not here.
+    Errors of opposite sign cancel in the error of the whole but not here.
 
     Raises:
         NothingMeasuredError: there are no parts, or they take no time.
         InputError: the lengths differ.
     """
+    estimated, measured = _aligned(estimated, measured)
+    if not measured.sum() > 0:
+        raise NothingMeasuredError("no part has a measured time; measure the network with per-operator times")
+    return float(np.abs(estimated - measured).sum() / measured.sum())
+
+
+def _aligned(estimated: Numbers, measured: Numbers) -> tuple[np.ndarray, np.ndarray]:
+    """Both as arrays; `InputError` where their lengths differ."""
     est, meas = np.asarray(estimated, dtype=float), np.asarray(measured, dtype=float)
     if est.shape != meas.shape:
         raise InputError(f"{est.size} estimates for {meas.size} measurements; pass one estimate a measurement")
-    if not meas.sum() > 0:
-        raise NothingMeasuredError("no part has a measured time; measure the network with per-operator times")
-    return float(np.abs(est - meas).sum() / meas.sum())
+    return est, meas

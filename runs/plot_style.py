@@ -1,16 +1,15 @@
-"""How every plot looks: colours that hold on light and dark ground, axes in units people read, text that cannot become markup."""
+"""How every plot looks: colours that read on light and dark backgrounds, axes in readable units, and escaped text."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import plotly.graph_objects as go
 
 from shmoo.estimators.present import si, size
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 FAMILY_COLOURS: Mapping[str, str] = MappingProxyType(
     {
@@ -32,7 +31,7 @@ FAMILY_COLOURS: Mapping[str, str] = MappingProxyType(
         "networks": "#e0344f",
     }
 )
-"""One colour a family in every plot, of middle lightness so that it reads on white and on near-black."""
+"""One colour per family in every plot, of medium lightness so that it reads on white and on near-black."""
 
 ARCHITECTURE_COLOURS: Mapping[str, str] = MappingProxyType(
     {"cpu": "#4f7df3", "gpu": "#3faf46", "tpu": "#ee9a1a", "kpu": "#c056d8"}
@@ -52,17 +51,17 @@ HEAT = (
 
 
 def plain(text: object) -> str:
-    """Text for a plot. Plotly reads a small markup in labels and hovers, so names from outside are escaped."""
+    """Text escaped for a plot: plotly interprets some markup in labels and hover texts."""
     return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def colour_of(group: str) -> str:
-    """The colour of a family or group; "gemm (inductor)" has the colour of "gemm", unknown ones are grey."""
+    """The colour of a family or group: "gemm (inductor)" has the colour of "gemm", and unknown names are grey."""
     return FAMILY_COLOURS.get(group.split(" ")[0], GREY)
 
 
 def architecture_family(name: str) -> str:
-    """ "cpu", "gpu", "tpu" or "kpu" from an architecture's name, "" when it names none."""
+    """ "cpu", "gpu", "tpu" or "kpu" from an architecture's name, "" when the name contains none of them."""
     parts = name.lower().replace("-", "_").split("_")
     return next((family for family in ARCHITECTURE_COLOURS if family in parts), "")
 
@@ -73,7 +72,7 @@ AXIS: Mapping[str, Any] = MappingProxyType(
 
 
 def house_layout(height: int) -> dict[str, Any]:
-    """Layout of every figure, axes left out; on a transparent ground, so that the page's theme shows through."""
+    """Layout of every figure except its axes. The background is transparent, so that the page's theme shows through."""
     return {
         "height": height,
         "paper_bgcolor": "rgba(0,0,0,0)",
@@ -95,18 +94,35 @@ def figure(
     height: int = 520,
     layout: Mapping[str, Any] = MappingProxyType({}),
 ) -> go.Figure:
-    """A figure of one pair of axes in the house style."""
-    import plotly.graph_objects as go
-
+    """A figure with one pair of axes in the house style."""
     axes = {"xaxis": {**AXIS, **x}, "yaxis": {**AXIS, **y}}
     return go.Figure(list(traces), {**house_layout(height), **axes, **layout})
+
+
+def line(x: Sequence[float], y: Sequence[float], style: Mapping[str, Any]) -> go.Scatter:
+    """A guide line without hover text or legend entry."""
+    return go.Scatter(x=x, y=y, mode="lines", line=style, hoverinfo="skip", showlegend=False)
+
+
+def error_bars(values: Sequence[float], low: Sequence[float], high: Sequence[float], width: int = 0) -> dict[str, Any]:
+    """Error bars from `low` to `high` around `values`, with caps of `width` pixels."""
+    up = [end - value for value, end in zip(values, high, strict=True)]
+    down = [value - end for value, end in zip(values, low, strict=True)]
+    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1, "width": width}
+
+
+def dropdown(buttons: Sequence[Mapping[str, Any]], place: Mapping[str, Any]) -> dict[str, Any]:
+    """A menu at the left edge of a figure."""
+    # plotly paints the hovered entry near-white whatever the theme, so the menu keeps dark text on a light background.
+    colours = {"bgcolor": "#dfe4ec", "font": {"color": "#18202c"}}
+    return {"buttons": buttons, "x": 0, "xanchor": "left", "showactive": True, **colours, **place}
 
 
 def log_axis(title: str, values: Iterable[float], unit: str, pad: float = 0.08) -> dict[str, Any]:
     """A logarithmic axis over positive values with ticks such as "10 µs"."""
     positive = [value for value in values if value and value > 0 and math.isfinite(value)]
     low, high = (math.log10(min(positive)), math.log10(max(positive))) if positive else (0.0, 1.0)
-    # At least half a decade, so that a line that hardly moves looks like one.
+    # The axis spans at least half a decade, so that a nearly flat line looks flat.
     margin = max(pad * max(high - low, 0.5), (0.5 - (high - low)) / 2)
     low, high = low - margin, high + margin
     ticks = log_ticks(low, high)
@@ -120,7 +136,7 @@ def log_axis(title: str, values: Iterable[float], unit: str, pad: float = 0.08) 
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers from 10^low to 10^high: decades, or several in each where few are spanned."""
+    """Round numbers from 10^low to 10^high: decades only on a long axis, several per decade on a short one."""
     span = high - low
     step = max(1, math.ceil(span / 9))
     digits = (1,) if span > 3 else (1, 2, 5) if span > 1 else (1, 2, 3, 5, 7)
@@ -129,7 +145,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def octave_axis(title: str, low: float, high: float) -> dict[str, Any]:
-    """A linear axis over log2 of bytes with ticks such as "64 KiB"; `low` and `high` are powers of two's exponents."""
+    """A linear axis over log2 of bytes with ticks such as "64 KiB"; `low` and `high` are exponents of two."""
     step = max(1, math.ceil((high - low) / 10))
     ticks = list(range(math.floor(low), math.ceil(high) + 1, step))
     return {
@@ -141,23 +157,15 @@ def octave_axis(title: str, low: float, high: float) -> dict[str, Any]:
     }
 
 
+def vertical_line(x: float, style: Mapping[str, Any]) -> dict[str, Any]:
+    """Shape of a line at `x` over the whole height of a plot."""
+    return {"type": "line", "xref": "x", "yref": "paper", "x0": x, "x1": x, "y0": 0, "y1": 1, "line": style}
+
+
 def vertical_marks(places: Mapping[str, float]) -> dict[str, list[dict[str, Any]]]:
     """Shapes and annotations of labelled vertical lines; `places` maps label to x."""
-    shapes = [
-        {
-            "type": "line",
-            "xref": "x",
-            "yref": "paper",
-            "x0": x,
-            "x1": x,
-            "y0": 0,
-            "y1": 1,
-            "line": {"color": "#e0344f", "width": 1.5, "dash": "dot"},
-        }
-        for x in places.values()
-    ]
-    notes = [
-        {"xref": "x", "yref": "paper", "x": x, "y": 1.0, "yanchor": "bottom", "text": plain(label), "showarrow": False}
-        for label, x in places.items()
-    ]
-    return {"shapes": shapes, "annotations": notes}
+    top = {"xref": "x", "yref": "paper", "y": 1.0, "yanchor": "bottom", "showarrow": False}
+    return {
+        "shapes": [vertical_line(x, {"color": "#e0344f", "width": 1.5, "dash": "dot"}) for x in places.values()],
+        "annotations": [{**top, "x": x, "text": plain(label)} for label, x in places.items()],
+    }

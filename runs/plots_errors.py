@@ -1,156 +1,112 @@
-"""Plots of the error report: estimates against measurements. plotly is imported when a plot is drawn."""
+"""Plots of the error report: estimates against measurements."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
 
 from shmoo.estimators.present import percent, si
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.records import FAMILIES
 from shmoo.runs.error_records import CaseError, NetworkError, network_name
-from shmoo.runs.plot_style import (
-    FAINT,
-    GREY,
-    colour_of,
-    figure,
-    log_axis,
-    plain,
-)
+from shmoo.runs.plot_style import FAINT, GREY, colour_of, error_bars, figure, line, log_axis, plain
 
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
+_MARKERS = {
+    "operator": {"symbol": "circle", "size": 6, "opacity": 0.6},
+    "synthetic": {"symbol": "diamond", "size": 8, "opacity": 0.6},
+    "network": {"symbol": "star", "size": 13, "opacity": 1.0},
+}
 
 
 def parity_figure(cases: Sequence[CaseError]) -> go.Figure:
     """Estimated against measured latency by group, with the ±20 % band; networks are stars with their intervals."""
-    import plotly.graph_objects as go
-
     everything = [value for case in cases for value in (case.measured_s, case.estimate_s.value)]
     ends = [min(everything) / 2, max(everything) * 2]
-    traces: list[Any] = [
-        go.Scatter(x=ends, y=[0.8 * e for e in ends], mode="lines", line={"width": 0}, hoverinfo="skip", showlegend=False),
-        go.Scatter(
-            x=ends,
-            y=[1.2 * e for e in ends],
-            mode="lines",
-            line={"width": 0},
-            fill="tonexty",
-            fillcolor="rgba(63,175,70,0.16)",
-            hoverinfo="skip",
-            name="within 20 %",
-        ),
-        go.Scatter(x=ends, y=ends, mode="lines", line={"color": GREY, "width": 1}, hoverinfo="skip", showlegend=False),
+    band = {"fill": "tonexty", "fillcolor": "rgba(63,175,70,0.16)", "name": "within 20 %", "showlegend": True}
+    traces = [
+        line(ends, [0.8 * end for end in ends], {"width": 0}),
+        line(ends, [1.2 * end for end in ends], {"width": 0}).update(band),
+        line(ends, ends, {"color": GREY, "width": 1}),
     ]
     for group, members in _by_group(cases):
-        network = members[0].case.kind == "network"
-        marker = {"color": colour_of(group), "size": 13 if network else 6, "opacity": 1.0 if network else 0.6}
-        if network:
-            marker |= {"symbol": "star"}
-        elif members[0].case.kind == "synthetic":
-            marker |= {"symbol": "diamond", "size": 8}
-        errors = None
-        if network:
-            errors = {
-                "type": "data",
-                "symmetric": False,
-                "array": [c.estimate_s.high - c.estimate_s.value for c in members],
-                "arrayminus": [c.estimate_s.value - c.estimate_s.low for c in members],
-                "thickness": 1,
-                "width": 3,
-            }
-        traces.append(
-            go.Scatter(
-                x=[c.measured_s for c in members],
-                y=[c.estimate_s.value for c in members],
-                mode="markers",
-                name=group,
-                marker=marker,
-                error_y=errors,
-                hovertext=[_hover(c) for c in members],
-                hoverinfo="text",
-            )
-        )
-    return figure(
-        traces,
-        log_axis("measured latency", everything, "s"),
-        log_axis("estimated latency", everything, "s"),
-        height=620,
+        trace = _scatter(group, members, lambda c: c.measured_s, lambda c: c.estimate_s.value, _hover)
+        if members[0].case.kind == "network":
+            estimates = [c.estimate_s for c in members]
+            trace.error_y = error_bars(trace.y, [e.low for e in estimates], [e.high for e in estimates], width=3)
+        traces.append(trace)
+    x, y = (log_axis(f"{side} latency", everything, "s") for side in ("measured", "estimated"))
+    return figure(traces, x, y, height=620)
+
+
+def _scatter(
+    group: str,
+    members: Sequence[CaseError],
+    x: Callable[[CaseError], float],
+    y: Callable[[CaseError], float],
+    hover: Callable[[CaseError], str],
+) -> go.Scatter:
+    return go.Scatter(
+        x=[x(case) for case in members],
+        y=[y(case) for case in members],
+        mode="markers",
+        name=group,
+        marker={"color": colour_of(group), **_MARKERS[members[0].case.kind]},
+        hovertext=[hover(case) for case in members],
+        hoverinfo="text",
     )
 
 
 def roofline_figure(cases: Sequence[CaseError], profile: ArchitectureProfile) -> go.Figure:
     """Achieved flop/s over arithmetic intensity of every case, under the roofs of the profile's units and memory levels."""
-    import plotly.graph_objects as go
+
+    def intensity(case: CaseError) -> float:
+        return case.flops / case.bytes
+
+    def rate(case: CaseError) -> float:
+        return case.flops / case.measured_s
+
+    def hover(case: CaseError) -> str:
+        return f"{_hover(case)}<br>{si(rate(case), 'flop/s')} at {intensity(case):.3g} flop/B"
 
     counted = [case for case in cases if case.flops > 0 and case.bytes > 0]
-    intensities = [case.flops / case.bytes for case in counted] or [1.0]
-    rates = [case.flops / case.measured_s for case in counted]
+    intensities = [intensity(case) for case in counted] or [1.0]
+    rates = [rate(case) for case in counted]
     units = [u for u in ("matrix", "vector") if profile.get(f"peak.{u}.float32") is not None]
     peaks = {unit: profile.value(f"peak.{unit}.float32") for unit in units}
     top = max(peaks.values(), default=max(rates, default=1.0))
     span = [min(intensities) / 2, max(*intensities, top / profile.value(f"bandwidth.{profile.levels[-1]}")) * 3]
     traces: list[Any] = []
-    corners = []
+    labels = []
     for position, level in enumerate(profile.levels):
         bandwidth = profile.value(f"bandwidth.{level}")
         corner = min(max(top / bandwidth, span[0]), span[1])
-        ends = [span[0], corner]
-        traces.append(
-            go.Scatter(
-                x=ends,
-                y=[bandwidth * end for end in ends],
-                mode="lines",
-                line={"color": GREY, "width": 1.5, "dash": ("solid", "dash", "dot", "dashdot")[position % 4]},
-                hovertext=f"{plain(level)} {si(bandwidth, 'B/s')}",
-                hoverinfo="text",
-                showlegend=False,
-            )
-        )
-        corners.append(_roof_label(f"{level} {si(bandwidth, 'B/s')}", corner, bandwidth * corner, angle=-38))
+        dash = ("solid", "dash", "dot", "dashdot")[position % 4]
+        roof = line([span[0], corner], [bandwidth * span[0], bandwidth * corner], {"color": GREY, "width": 1.5, "dash": dash})
+        text = f"{level} {si(bandwidth, 'B/s')}"
+        traces.append(roof.update(hovertext=plain(text), hoverinfo="text"))
+        labels.append(_roof_label(text, corner, bandwidth * corner, angle=-38))
     for peak in dict.fromkeys(peaks.values()):
         units_of_peak = " and ".join(unit for unit in units if peaks[unit] == peak)
-        traces.append(
-            go.Scatter(x=span, y=[peak, peak], mode="lines", line={"color": GREY, "width": 2}, hoverinfo="skip", showlegend=False)
-        )
-        corners.append(_roof_label(f"{units_of_peak} peak {si(peak, 'flop/s')}", span[1], peak, anchor="right"))
-    for group, members in _by_group(counted):
-        network = members[0].case.kind == "network"
-        traces.append(
-            go.Scatter(
-                x=[c.flops / c.bytes for c in members],
-                y=[c.flops / c.measured_s for c in members],
-                mode="markers",
-                name=group,
-                marker={
-                    "color": colour_of(group),
-                    "size": 13 if network else 6,
-                    "opacity": 1.0 if network else 0.6,
-                    "symbol": "star" if network else "circle",
-                },
-                hovertext=[
-                    f"{_hover(c)}<br>{si(c.flops / c.measured_s, 'flop/s')} at {c.flops / c.bytes:.3g} flop/B" for c in members
-                ],
-                hoverinfo="text",
-            )
-        )
+        traces.append(line(span, [peak, peak], {"color": GREY, "width": 2}))
+        labels.append(_roof_label(f"{units_of_peak} peak {si(peak, 'flop/s')}", span[1], peak, anchor="right"))
+    traces += [_scatter(group, members, intensity, rate, hover) for group, members in _by_group(counted)]
     x = log_axis("arithmetic intensity, flop per byte moved at least", span, "", pad=0.0)
     # Three times the highest roof leaves room for the labels above it.
     y = log_axis("achieved flop/s", [*rates, 3 * top], "flop/s")
-    return figure(traces, x, y, height=620, layout={"annotations": corners})
+    return figure(traces, x, y, height=620, layout={"annotations": labels})
 
 
 def _roof_label(text: str, x: float, y: float, angle: float = 0, anchor: str = "left") -> dict[str, Any]:
-    # Annotations on logarithmic axes stand at the logarithm.
+    # plotly places annotations on logarithmic axes by the logarithm.
     place = {"x": math.log10(x), "y": math.log10(y), "xanchor": anchor, "yanchor": "bottom", "textangle": angle}
     return {**place, "text": plain(text), "showarrow": False, "font": {"size": 11}}
 
 
 def residual_figure(cases: Sequence[CaseError]) -> go.Figure:
     """Signed relative error of every group as boxes: the middle line is the median, the box holds half of the cases."""
-    import plotly.graph_objects as go
-
     groups = list(_by_group(cases))
     traces = [
         go.Box(
@@ -169,7 +125,7 @@ def residual_figure(cases: Sequence[CaseError]) -> go.Figure:
         for group, members in reversed(groups)
     ]
     errors = sorted(case.error for case in cases)
-    # A few far outliers must not press every box into a line: the axis opens on the middle 98 % and can be zoomed out.
+    # The axis opens on the middle 98 % of cases, so that outliers do not flatten the boxes; zooming out shows them.
     low, high = errors[int(0.01 * len(errors))], errors[min(int(0.99 * len(errors)), len(errors) - 1)]
     margin = 0.1 * max(high - low, 0.2)
     x = {
@@ -186,9 +142,7 @@ def residual_figure(cases: Sequence[CaseError]) -> go.Figure:
 
 
 def breakdown_figure(networks: Sequence[NetworkError]) -> go.Figure | None:
-    """Where each network's time goes, measured and estimated side by side, stacked by family; `None` without child times."""
-    import plotly.graph_objects as go
-
+    """Measured and estimated time of each network side by side, stacked by family; `None` without child times."""
     shown = sorted((n for n in networks if n.calls), key=lambda n: n.whole.measured_s)
     if not shown:
         return None
@@ -197,10 +151,8 @@ def breakdown_figure(networks: Sequence[NetworkError]) -> go.Figure | None:
     sides = ["estimated", "measured"] * len(shown)
     traces = []
     for family in families:
-        lengths = []
-        for network in shown:
-            of_family = [call for call in network.calls if call.family == family]
-            lengths += [sum(call.estimated_s for call in of_family), sum(call.measured_s for call in of_family)]
+        calls = [[call for call in network.calls if call.family == family] for network in shown]
+        lengths = [sum(getattr(call, f"{side}_s") for call in calls[i // 2]) for i, side in enumerate(sides)]
         traces.append(
             go.Bar(
                 y=[names, sides],

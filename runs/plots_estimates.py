@@ -1,11 +1,14 @@
-"""Plots of estimates over architectures, from the JSON of `shmoo estimate`. plotly is imported when a plot is drawn."""
+"""Plots of estimates over architectures, from the JSON of `shmoo estimate`, and of what fusion saves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from shmoo.estimators.present import si, size
+import plotly.graph_objects as go
+
+from shmoo.estimators.fusion_savings import QUANTITIES, FusionSummary, amount
+from shmoo.estimators.present import percent, si, size
 from shmoo.runs.error_records import CaseError
 from shmoo.runs.plot_style import (
     ARCHITECTURE_COLOURS,
@@ -13,19 +16,19 @@ from shmoo.runs.plot_style import (
     GREY,
     SYMBOLS,
     architecture_family,
+    error_bars,
     figure,
+    line,
     log_axis,
     plain,
+    vertical_line,
 )
 
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
+_QUANTITY_COLOURS = {"kernels": "#4f7df3", "bytes": "#19b28a", "latency_s": "#f2803a", "energy_j": "#9a62e8"}
 
 
 def tiles_figure(cases: Sequence[CaseError], estimates: Sequence[Mapping[str, Any]], local: str) -> go.Figure:
     """Tiles against bytes moved: the run's cases on the calibrated machine, and the models on every architecture."""
-    import plotly.graph_objects as go
-
     traces = []
     members = [case for case in cases if case.tiles > 0 and case.bytes > 0]
     if members:
@@ -44,45 +47,49 @@ def tiles_figure(cases: Sequence[CaseError], estimates: Sequence[Mapping[str, An
     for family in (*ARCHITECTURE_COLOURS, ""):
         of_family = [e for e in drawn if architecture_family(str(e["arch"])) == family]
         if of_family:
-            traces.append(_models_trace(of_family, family or "others"))
+            colour = ARCHITECTURE_COLOURS.get(family, GREY)
+            traces.append(
+                go.Scatter(
+                    x=[e["bytes"] for e in of_family],
+                    y=[e["tiles"] for e in of_family],
+                    mode="markers",
+                    name=f"models on {family or 'others'}",
+                    marker={"color": colour, "size": 11, "symbol": "star", "line": {"width": 0.6, "color": "#fff"}},
+                    hovertext=[f"{_estimate_name(e)}<br>{e['tiles']:,.0f} tiles, {size(e['bytes'])}" for e in of_family],
+                    hoverinfo="text",
+                )
+            )
     x = log_axis("bytes moved at least", [b for t in traces for b in t.x], "B")
     return figure(traces, x, log_axis("tiles", [n for t in traces for n in t.y], ""))
 
 
 def energy_figure(estimates: Sequence[Mapping[str, Any]]) -> go.Figure | None:
     """Energy against latency with 90 % intervals and lines of equal power; `None` when no estimate has an energy."""
-    import plotly.graph_objects as go
-
-    known = [e for e in estimates if e.get("latency_s") and e.get("energy_j")]
-    if not known:
+    complete = [e for e in estimates if e.get("latency_s") and e.get("energy_j")]
+    if not complete:
         return None
-    models = list(dict.fromkeys(str(e["model"]) for e in known))
-    latencies = [e["latency_s"][end] for e in known for end in ("low", "high")]
-    energies = [e["energy_j"][end] for e in known for end in ("low", "high")]
+    models = list(dict.fromkeys(str(e["model"]) for e in complete))
+    latencies, energies = ([e[name][end] for e in complete for end in ("low", "high")] for name in ("latency_s", "energy_j"))
     x, y = log_axis("latency", latencies, "s"), log_axis("energy", energies, "J")
     traces, labels = _power_lines(x["range"], y["range"])
     named: set[str] = set()
-    for estimate in known:
-        model, family = str(estimate["model"]), architecture_family(str(estimate["arch"]))
+    for estimate in complete:
+        latency, energy, family = estimate["latency_s"], estimate["energy_j"], architecture_family(str(estimate["arch"]))
+        figures = f"{si(latency['value'], 's')}, {si(energy['value'], 'J')}, {si(energy['value'] / latency['value'], 'W')}"
         shown = family or "other"
+        symbol = SYMBOLS[models.index(str(estimate["model"])) % len(SYMBOLS)]
         traces.append(
             go.Scatter(
-                x=[estimate["latency_s"]["value"]],
-                y=[estimate["energy_j"]["value"]],
+                x=[latency["value"]],
+                y=[energy["value"]],
                 mode="markers",
                 name=shown,
                 legendgroup=shown,
                 showlegend=shown not in named,
-                marker={
-                    "color": ARCHITECTURE_COLOURS.get(family, GREY),
-                    "size": 10,
-                    "symbol": SYMBOLS[models.index(model) % len(SYMBOLS)],
-                },
-                error_x=_bars(estimate["latency_s"]),
-                error_y=_bars(estimate["energy_j"]),
-                hovertext=f"{_estimate_name(estimate)}<br>{si(estimate['latency_s']['value'], 's')}, "
-                f"{si(estimate['energy_j']['value'], 'J')}, "
-                f"{si(estimate['energy_j']['value'] / estimate['latency_s']['value'], 'W')}",
+                marker={"color": ARCHITECTURE_COLOURS.get(family, GREY), "size": 10, "symbol": symbol},
+                error_x=error_bars([latency["value"]], [latency["low"]], [latency["high"]]),
+                error_y=error_bars([energy["value"]], [energy["low"]], [energy["high"]]),
+                hovertext=f"{_estimate_name(estimate)}<br>{figures}",
                 hoverinfo="text",
             )
         )
@@ -95,40 +102,17 @@ def energy_figure(estimates: Sequence[Mapping[str, Any]]) -> go.Figure | None:
 
 def _power_lines(x: Sequence[float], y: Sequence[float]) -> tuple[list[Any], list[dict[str, Any]]]:
     """Lines of constant power with labels, for axes whose ranges are exponents of ten."""
-    import plotly.graph_objects as go
-
     traces, labels = [], []
     for power in range(-3, 5):
-        # On the line log E = log t + power; it leaves the plot at the right or at the top.
+        # The line is log E = log t + power and leaves the plot at the right or at the top.
         start, end = max(x[0], y[0] - power), min(x[1], y[1] - power)
         if end - start < 0.15 * (x[1] - x[0]):
             continue
         ends = [10.0**start, 10.0**end]
-        line = {"color": FAINT, "width": 1.5, "dash": "dash"}
-        energies = [end * 10.0**power for end in ends]
-        traces.append(go.Scatter(x=ends, y=energies, mode="lines", line=line, hoverinfo="skip", showlegend=False))
+        traces.append(line(ends, [end * 10.0**power for end in ends], {"color": FAINT, "width": 1.5, "dash": "dash"}))
         place = {"x": end, "y": end + power, "xanchor": "right", "yanchor": "top", "xshift": -8, "yshift": -6}
         labels.append({**place, "text": si(10.0**power, "W", 1), "showarrow": False, "font": {"size": 11}})
     return traces, labels
-
-
-def _models_trace(estimates: Sequence[Mapping[str, Any]], name: str) -> Any:
-    import plotly.graph_objects as go
-
-    return go.Scatter(
-        x=[e["bytes"] for e in estimates],
-        y=[e["tiles"] for e in estimates],
-        mode="markers",
-        name=f"models on {name}",
-        marker={
-            "color": ARCHITECTURE_COLOURS.get(name, GREY),
-            "size": 11,
-            "symbol": "star",
-            "line": {"width": 0.6, "color": "#fff"},
-        },
-        hovertext=[f"{_estimate_name(e)}<br>{e['tiles']:,.0f} tiles, {size(e['bytes'])}" for e in estimates],
-        hoverinfo="text",
-    )
 
 
 def _estimate_name(estimate: Mapping[str, Any]) -> str:
@@ -136,12 +120,35 @@ def _estimate_name(estimate: Mapping[str, Any]) -> str:
     return f"<b>{plain(estimate['model'])}</b> on {plain(estimate['arch'])}<br>batch {estimate.get('batch', 1)}, {plain(rest)}"
 
 
-def _bars(value: Mapping[str, float]) -> dict[str, Any]:
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [value["high"] - value["value"]],
-        "arrayminus": [value["value"] - value["low"]],
-        "thickness": 1,
-        "width": 0,
-    }
+def fusion_figure(networks: Sequence[FusionSummary]) -> go.Figure | None:
+    """Bars of each network: the share of its unfused totals that fusion leaves; `None` without networks."""
+    if not networks:
+        return None
+    names = [plain(network.model) for network in networks]
+    traces = []
+    for field, label, unit in QUANTITIES:
+        shares, texts, hovers = [], [], []
+        for network, name in zip(networks, names, strict=True):
+            before, after = (amount(getattr(total, field), unit) for total in (network.savings.alone, network.savings.fused))
+            saved = network.savings.saved(field)
+            shares.append(None if saved is None else 1 - saved)
+            texts.append("" if saved is None else f"{before} → {after}")
+            hovers.append(f"<b>{name}</b><br>{label}: {before} call by call, {after} fused, {percent(saved)} saved")
+        if any(share is not None for share in shares):
+            traces.append(
+                go.Bar(
+                    x=shares,
+                    y=names,
+                    orientation="h",
+                    name=label,
+                    marker={"color": _QUANTITY_COLOURS[field]},
+                    text=texts,
+                    textposition="auto",
+                    hovertext=hovers,
+                    hoverinfo="text",
+                )
+            )
+    x = {"title": {"text": "left after fusion, of the same network call by call"}, "tickformat": ".0%", "rangemode": "tozero"}
+    y = {"autorange": "reversed", "showgrid": False}
+    layout = {"barmode": "group", "bargap": 0.3, "shapes": [vertical_line(1, {"color": GREY, "dash": "dot"})]}
+    return figure(traces, x, y, height=130 + 86 * len(networks), layout=layout)

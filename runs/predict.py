@@ -1,4 +1,5 @@
-"""Estimates for the cases of a run. Cases of one graph are estimated together, so that a report on thousands takes seconds."""
+"""Estimates for the cases of a run. Cases with one graph are estimated in batches, so that a report on thousands takes
+seconds."""
 
 from __future__ import annotations
 
@@ -18,13 +19,13 @@ from shmoo.estimators.tabular import Record, estimate_record
 from shmoo.runs.error_records import network_name
 from shmoo.runs.records import CaseSpec, Measurement, RunManifest
 
-Asked = tuple[CaseSpec, tuple[Graph, ...]]
+CaseGraphs = tuple[CaseSpec, tuple[Graph, ...]]
 CHUNK = 1000
-"""Cases per table: with 200 draws of the coefficients a chunk's arrays stay at a few megabytes each."""
+"""Cases per table: with 200 draws of the coefficients, each array of a chunk takes a few megabytes."""
 
 
 class StoredRun(Protocol):
-    """What is read of a run; `shmoo.runs.store.Run` is one."""
+    """The part of a run that reports read; `shmoo.runs.store.Run` has it."""
 
     manifest: RunManifest
     rows: tuple[Measurement, ...]
@@ -44,7 +45,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class BatchedEstimate:
-    """An estimate made together with others."""
+    """One estimate of a batch."""
 
     latency_s: Interval
     energy_j: Interval | None
@@ -56,60 +57,55 @@ class BatchedEstimate:
 
 KernelPart = KernelEstimate | Part
 CaseEstimate = Estimate | BatchedEstimate
-"""What a predictor says of one case, by itself or together with others."""
-Predictor = Callable[[Sequence[Asked]], Sequence[CaseEstimate]]
-"""Cases with their graphs in, one estimate each out, in order. It sees every case at once, so that it may vectorise."""
+"""A predictor's estimate of one case, alone or from a batch."""
+Predictor = Callable[[Sequence[CaseGraphs]], Sequence[CaseEstimate]]
+"""Function from all cases with their graphs to one estimate each, in order."""
 
 
 def director_predictor(profile: ArchitectureProfile, seed: int = 0) -> Predictor:
-    """A predictor that asks `AnalysisDirector`, with each case's own runtime and threads."""
+    """A predictor that calls `AnalysisDirector` with each case's own runtime and threads."""
     director = AnalysisDirector(profile)
     cores = profile.get("count.cores")
 
-    def threads_of(case: CaseSpec) -> int | None:
-        return None if cores is None or case.threads == cores.value else case.threads
-
-    def one(case: CaseSpec, graphs: tuple[Graph, ...]) -> CaseEstimate:
-        return director.estimate(
-            graphs, runtime=case.runtime, compute_dtype=matrix_dtype(case.dtype), threads=threads_of(case), seed=seed
-        )
-
-    def estimate_all(asked: Sequence[Asked]) -> list[CaseEstimate]:
+    def estimate_all(cases: Sequence[CaseGraphs]) -> list[CaseEstimate]:
+        threads = [None if cores is None or case.threads == cores.value else case.threads for case, _ in cases]
         estimates: dict[int, CaseEstimate] = {}
-        together: dict[tuple[str, str | None], list[int]] = {}
-        for index, (case, graphs) in enumerate(asked):
-            if case.kind != "network" and len(graphs) == 1 and threads_of(case) is None:
-                together.setdefault((case.runtime, matrix_dtype(case.dtype)), []).append(index)
-        for (runtime, compute_dtype), indices in together.items():
+        batches: dict[tuple[str, str | None], list[int]] = {}
+        for index, (case, graphs) in enumerate(cases):
+            if case.kind != "network" and len(graphs) == 1 and threads[index] is None:
+                batches.setdefault((case.runtime, matrix_dtype(case.dtype)), []).append(index)
+        for (runtime, compute_dtype), indices in batches.items():
             for start in range(0, len(indices), CHUNK):
                 chunk = indices[start : start + CHUNK]
-                batch = _estimate_together(director, [asked[i][1][0] for i in chunk], runtime, compute_dtype, seed)
+                batch = _estimate_batch(director, [cases[i][1][0] for i in chunk], runtime, compute_dtype, seed)
                 estimates.update(zip(chunk, batch, strict=True) if batch else ())
-        return [estimates[i] if i in estimates else one(case, graphs) for i, (case, graphs) in enumerate(asked)]
+        for index, (case, graphs) in enumerate(cases):
+            if index not in estimates:
+                estimates[index] = director.estimate(
+                    graphs, runtime=case.runtime, compute_dtype=matrix_dtype(case.dtype), threads=threads[index], seed=seed
+                )
+        return [estimates[index] for index in range(len(cases))]
 
     return estimate_all
 
 
 def network_estimates(run: StoredRun, profiles: Iterable[ArchitectureProfile]) -> list[Record]:
-    """What the run's networks would cost on other machines, each with its default runtime: the JSON of `shmoo estimate`.
+    """Estimates of the run's networks on other machines, each with its default runtime, as the JSON of `shmoo estimate`.
 
-    Networks are taken once a workload, axes and dtype, from the graphs stored with the run, so torch is not needed.
+    The graphs stored with the run are used, so torch is not needed.
     """
-    networks = networks_of(run)
-    return [
-        estimate_record(
-            AnalysisDirector(profile).estimate(
-                pieces, compute_dtype=matrix_dtype(case.dtype), batch=int(case.axes.get("batch", 1))
-            ),
-            case.workload,
-        )
-        for profile in profiles
-        for case, pieces in networks
-    ]
+    records = []
+    for profile in profiles:
+        director = AnalysisDirector(profile)
+        for case, graphs in networks_of(run):
+            batch = int(case.axes.get("batch", 1))
+            estimate = director.estimate(graphs, compute_dtype=matrix_dtype(case.dtype), batch=batch)
+            records.append(estimate_record(estimate, case.workload))
+    return records
 
 
 def network_fusions(run: StoredRun, profile: ArchitectureProfile) -> list[FusionSummary]:
-    """What fusion saves each of the run's networks on a machine, from the graphs stored with the run."""
+    """Fusion savings of each of the run's networks on a machine, from the graphs stored with the run."""
     director = AnalysisDirector(profile)
     return [
         summarize_fusion(
@@ -122,21 +118,19 @@ def network_fusions(run: StoredRun, profile: ArchitectureProfile) -> list[Fusion
     ]
 
 
-def networks_of(run: StoredRun) -> list[Asked]:
-    """The networks of a run with their graphs, each workload, axes and dtype once."""
-    networks: dict[tuple[str, str], Asked] = {}
+def networks_of(run: StoredRun) -> list[CaseGraphs]:
+    """The networks of a run with their graphs, each combination of workload, axes and dtype once."""
+    rows: dict[tuple[str, str, str], Measurement] = {}
     for row in run.rows:
         if row.case.kind == "network" and row.graph_hashes:
-            key = (row.case.workload, f"{row.case.axes} {row.case.dtype}")
-            if key not in networks:
-                networks[key] = (row.case, run.graphs(row))
-    return list(networks.values())
+            rows.setdefault((row.case.workload, str(row.case.axes), row.case.dtype), row)
+    return [(row.case, run.graphs(row)) for row in rows.values()]
 
 
-def _estimate_together(
+def _estimate_batch(
     director: AnalysisDirector, graphs: Sequence[Graph], runtime: str, compute_dtype: str | None, seed: int
 ) -> list[BatchedEstimate] | None:
-    """An estimate a graph, or `None` when a graph has no kernel at all and segments would not tell which."""
+    """One estimate per graph, or `None` when a graph without kernels makes the segments ambiguous."""
     table, origin = director.tabulate(graphs, runtime, compute_dtype)
     if table.segments != len(graphs):
         return None

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from shmoo.estimators.fusion_savings import FusionSummary
+import jinja2
+import plotly.graph_objects as go
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from shmoo.estimators.fusion_savings import QUANTITIES, FusionSummary
 from shmoo.estimators.present import UNKNOWN, percent, si, size
-from shmoo.estimators.profile import ArchitectureProfile, Coefficient
-from shmoo.runs.error_records import CallError, ErrorReport, NetworkError
+from shmoo.estimators.profile import Coefficient, ErrorCardEntry
+from shmoo.runs.error_records import ErrorReport, NetworkError
 from shmoo.runs.errors import write_errors_csv
 from shmoo.runs.plots_errors import breakdown_figure, parity_figure, residual_figure, roofline_figure
-from shmoo.runs.plots_estimates import energy_figure, tiles_figure
-from shmoo.runs.plots_fusion import fusion_figure
+from shmoo.runs.plots_estimates import energy_figure, fusion_figure, tiles_figure
 from shmoo.runs.plots_shmoo import plane_figure, shmoo_figure
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 REPORT_NAME = "report.html"
 ERRORS_NAME = "errors.csv"
@@ -31,21 +32,23 @@ COMMON_GROUPS = 4
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One table cell: the text shown, the number it sorts by, its colour ("good", "fair", "poor" or ""), and a second line."""
+    """One table cell.
+
+    Attributes:
+        text: what the page shows. key: the number to sort by.
+        tone: its colour, "good", "fair", "poor", "source-..." or "". note: a second line.
+        numeric: whether it is aligned right.
+    """
 
     text: str
     key: float | None = None
     tone: str = ""
     note: str = ""
+    numeric: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table of the page. `numeric` are the positions of columns that align right."""
-
-    columns: tuple[str, ...]
-    rows: list[list[Cell]] = field(default_factory=list)
-    numeric: frozenset[int] = frozenset()
+Table = list[dict[str, Cell]]
+"""Rows of a table: column title -> cell, the same titles in every row."""
 
 
 def write_report(
@@ -72,10 +75,6 @@ def write_report(
 
 def render_report(report: ErrorReport, estimates: Sequence[Mapping[str, Any]] = (), fusion: Sequence[FusionSummary] = ()) -> str:
     """The page as text; arguments as for `write_report`."""
-    import jinja2
-    from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
-
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -89,24 +88,29 @@ def render_report(report: ErrorReport, estimates: Sequence[Mapping[str, Any]] = 
         title=f"{report.profile.name} on {report.machine.cpu_model}",
         report=report,
         machine=_machine_facts(report),
-        tiles=_headline(report),
-        networks=_network_table(report.networks),
-        metrics=_metrics_table(report),
-        calls=[(network, _calls_table(network)) for network in report.networks if network.calls],
-        estimates=_estimates_table(estimates),
-        fusion=_fusion_table(fusion),
+        cards=_headline(report),
+        networks=[_network_row(network) for network in report.networks],
+        metrics=[
+            _metrics_row(split, group, card)
+            for split in ("test", "validation", "fit")
+            for group, card in report.metrics.get(split, {}).items()
+        ],
+        calls=[(network.name, _calls_table(network)) for network in report.networks if network.calls],
+        estimates=[_estimate_row(estimate) for estimate in estimates],
+        fusion=[_fusion_row(network) for network in fusion],
         fused_as=next((f"{network.runtime} on {network.arch}" for network in fusion), ""),
         energy_reasons=_energy_reasons(estimates),
-        coefficients=_coefficients_table(report.profile),
-        excluded=_excluded_table(report),
+        coefficients=[_coefficient_row(name, c) for name, c in sorted(report.profile.coefficients.items())],
+        excluded=[
+            {"case": Cell(row.case.label), "status": Cell(row.status), "reason": Cell(row.reason)} for row in report.excluded
+        ],
     )
 
 
 def figure_json(figure: go.Figure) -> str:
-    """A figure as JSON that can stand inside a script element: no "<", so neither "</script" nor a comment can end it early."""
-    return (
-        figure.to_json().replace("<", "\\u003c").replace(">", "\\u003e").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    )
+    """A figure as JSON for a script element: its angle brackets are escaped, so that no "</script" or comment ends it early."""
+    escapes = {character: f"\\u{ord(character):04x}" for character in "<>\u2028\u2029"}
+    return figure.to_json().translate(str.maketrans(escapes))
 
 
 def _figures(
@@ -131,33 +135,26 @@ def _capacities(report: ErrorReport) -> dict[str, float]:
     """Level -> bytes: as the machine reported its caches, else as the profile has them."""
     if report.machine.cache_bytes and report.profile.family == "cpu":
         return {level.upper(): float(nbytes) for level, nbytes in report.machine.cache_bytes.items()}
-    known = {level: report.profile.get(f"capacity.{level}") for level in report.profile.levels[:-1]}
-    return {level: coefficient.value for level, coefficient in known.items() if coefficient is not None}
+    capacities = {level: report.profile.get(f"capacity.{level}") for level in report.profile.levels[:-1]}
+    return {level: coefficient.value for level, coefficient in capacities.items() if coefficient is not None}
 
 
 def _headline(report: ErrorReport) -> list[tuple[str, str, str]]:
-    """(figure, what it is, remark) for the tiles on top."""
-    tiles = []
-    card = report.network_card
-    if card is not None:
-        tiles.append((percent(card.mean), "mean error, networks", f"{card.n} networks, none of them seen by the fit"))
-        if card.coverage is not None:
-            tiles.append((percent(card.coverage, digits=0), "inside their interval", "networks; 90 % is the aim"))
-    operators = report.metrics.get("test", {}).get("operators")
+    """(value, name, remark) of each card at the top of the page."""
+    cards = []
+    networks, operators = report.network_card, report.metrics.get("test", {}).get("operators")
+    if networks is not None:
+        cards.append((percent(networks.mean), "mean error, networks", f"{networks.n} networks, none of them seen by the fit"))
+        if networks.coverage is not None:
+            cards.append((percent(networks.coverage, digits=0), "inside their interval", "networks; 90 % is the aim"))
     if operators is not None:
-        tiles.append(
-            (
-                percent(operators.mean),
-                "mean error, operators",
-                f"{operators.n} held-out cases, median {percent(operators.median)}",
-            )
-        )
-    floor = percent(median([case.standard_error for case in report.cases]))
-    tiles.append((floor, "noise floor", "median standard error of the measurements"))
+        remark = f"{operators.n} held-out cases, median {percent(operators.median)}"
+        cards.append((percent(operators.mean), "mean error, operators", remark))
+    floor = percent(median(case.standard_error for case in report.cases))
+    cards.append((floor, "noise floor", "median standard error of the measurements"))
     noisy = sum(case.status == "noisy" for case in report.cases)
-    used = f"{noisy} of them noisy, {len(report.excluded)} set aside"
-    tiles.append((str(len(report.cases)), "cases", used))
-    return tiles
+    cards.append((str(len(report.cases)), "cases", f"{noisy} of them noisy, {len(report.excluded)} set aside"))
+    return cards
 
 
 def _machine_facts(report: ErrorReport) -> list[tuple[str, str]]:
@@ -179,187 +176,125 @@ def _machine_facts(report: ErrorReport) -> list[tuple[str, str]]:
     return facts
 
 
-def _tone(error: float | None) -> str:
-    if error is None:
-        return ""
-    return "good" if abs(error) <= 0.10 else "fair" if abs(error) <= 0.25 else "poor"
-
-
 def _error(value: float | None, signed: bool = True) -> Cell:
-    return Cell(percent(value, signed=signed), value, _tone(value))
+    tone = "" if value is None else "good" if abs(value) <= 0.10 else "fair" if abs(value) <= 0.25 else "poor"
+    return Cell(percent(value, signed=signed), value, tone, numeric=True)
 
 
 def _number(value: float | None, unit: str) -> Cell:
-    return Cell(si(value, unit), value)
+    return Cell(size(value) if unit == "B" else si(value, unit), value, numeric=True)
 
 
-def _network_table(networks: Sequence[NetworkError]) -> Table:
-    columns = (
-        "network",
-        "measured",
-        "estimated",
-        "error",
-        "90 % interval",
-        "standard error",
-        "operators' error",
-        "operators / whole",
-        "alone / whole",
-    )
-    rows = []
-    for network in networks:
-        whole = network.whole
-        sums = (network.children_s, network.operators_s)
-        ratios = [None if seconds is None else seconds / whole.measured_s for seconds in sums]
-        ends = f"{si(whole.estimate_s.low, 's')} to {si(whole.estimate_s.high, 's')}"
-        rows.append(
-            [
-                Cell(network.name),
-                _number(whole.measured_s, "s"),
-                _number(whole.estimate_s.value, "s"),
-                _error(whole.error),
-                Cell(ends + (" ✓" if whole.inside else " ✗"), whole.estimate_s.low, "" if whole.inside else "fair"),
-                Cell(percent(whole.standard_error), whole.standard_error),
-                Cell("not timed") if network.weighted_error is None else _error(network.weighted_error, signed=False),
-                *(Cell("not timed" if ratio is None else f"{ratio:.2f}", ratio) for ratio in ratios),
-            ]
-        )
-    return Table(columns, rows, frozenset(range(1, 9)))
+def _share(value: float | None, digits: int = 1) -> Cell:
+    return Cell(percent(value, digits=digits), value, numeric=True)
 
 
-def _metrics_table(report: ErrorReport) -> Table:
-    columns = (
-        "group",
-        "split",
-        "cases",
-        "mean",
-        "median",
-        "p90",
-        "within 10 %",
-        "within 20 %",
-        "bias",
-        "in interval",
-        "noise floor",
-    )
-    rows = []
-    for split in ("test", "validation", "fit"):
-        for group, card in report.metrics.get(split, {}).items():
-            shares = [Cell(percent(share, digits=0), share) for share in (card.within_10, card.within_20)]
-            inside = Cell(percent(card.coverage, digits=0), card.coverage)
-            errors = [_error(value, signed=False) for value in (card.mean, card.median, card.p90)]
-            floor = Cell(UNKNOWN if card.noise is None else percent(card.noise), card.noise)
-            rows.append([Cell(group), Cell(split), Cell(str(card.n), card.n), *errors, *shares, _error(card.bias), inside, floor])
-    return Table(columns, rows, frozenset(range(2, 11)))
+def _ratio(part_s: float | None, whole_s: float) -> Cell:
+    ratio = None if part_s is None else part_s / whole_s
+    return Cell("not timed" if ratio is None else f"{ratio:.2f}", ratio, numeric=True)
+
+
+def _interval(value: Mapping[str, float] | None, unit: str) -> Cell:
+    if value is None:
+        return Cell(UNKNOWN, numeric=True)
+    ends = f"{si(value['low'], unit)} to {si(value['high'], unit)}"
+    return Cell(si(value["value"], unit), value["value"], note=ends, numeric=True)
+
+
+def _network_row(network: NetworkError) -> dict[str, Cell]:
+    whole, estimate, weighted = network.whole, network.whole.estimate_s, network.weighted_error
+    ends = f"{si(estimate.low, 's')} to {si(estimate.high, 's')} {'✓' if whole.inside else '✗'}"
+    return {
+        "network": Cell(network.name),
+        "measured": _number(whole.measured_s, "s"),
+        "estimated": _number(estimate.value, "s"),
+        "error": _error(whole.error),
+        "90 % interval": Cell(ends, estimate.low, "" if whole.inside else "fair", numeric=True),
+        "standard error": _share(whole.standard_error),
+        "operators' error": Cell("not timed", numeric=True) if weighted is None else _error(weighted, signed=False),
+        "operators / whole": _ratio(network.children_s, whole.measured_s),
+        "alone / whole": _ratio(network.operators_s, whole.measured_s),
+    }
+
+
+def _metrics_row(split: str, group: str, card: ErrorCardEntry) -> dict[str, Cell]:
+    return {
+        "group": Cell(group),
+        "split": Cell(split),
+        "cases": Cell(str(card.n), card.n, numeric=True),
+        "mean": _error(card.mean, signed=False),
+        "median": _error(card.median, signed=False),
+        "p90": _error(card.p90, signed=False),
+        "within 10 %": _share(card.within_10, digits=0),
+        "within 20 %": _share(card.within_20, digits=0),
+        "bias": _error(card.bias),
+        "in interval": _share(card.coverage, digits=0),
+        "noise floor": _share(card.noise),
+    }
 
 
 def _calls_table(network: NetworkError) -> Table:
-    columns = ("operator", "module", "family", "measured", "estimated", "error", "share of time")
+    """The calls whose estimates differ most from their measurements, in seconds."""
     worst = sorted(network.calls, key=lambda call: -abs(call.estimated_s - call.measured_s))[:WORST_CALLS]
-    return Table(columns, [_call_row(call) for call in worst], frozenset(range(3, 7)))
-
-
-def _call_row(call: CallError) -> list[Cell]:
     return [
-        Cell(call.operator),
-        Cell(call.module),
-        Cell(call.family),
-        _number(call.measured_s, "s"),
-        _number(call.estimated_s, "s"),
-        _error(call.error),
-        Cell(percent(call.share), call.share),
+        {
+            "operator": Cell(call.operator),
+            "module": Cell(call.module),
+            "family": Cell(call.family),
+            "measured": _number(call.measured_s, "s"),
+            "estimated": _number(call.estimated_s, "s"),
+            "error": _error(call.error),
+            "share of time": _share(call.share),
+        }
+        for call in worst
     ]
 
 
-def _estimates_table(estimates: Sequence[Mapping[str, Any]]) -> Table:
-    columns = (
-        "model",
-        "architecture",
-        "batch",
-        "dtype",
-        "runtime",
-        "latency",
-        "throughput",
-        "energy",
-        "peak memory",
-        "flops",
-        "basis",
-    )
-    rows = []
-    for e in estimates:
-        basis = ", ".join(f"{name} {percent(share, digits=0)}" for name, share in (e.get("basis") or {}).items() if share > 0.005)
-        rows.append(
-            [
-                Cell(str(e["model"])),
-                Cell(str(e["arch"])),
-                Cell(str(e.get("batch", 1)), e.get("batch", 1)),
-                Cell(str(e.get("dtype", ""))),
-                Cell(str(e.get("runtime", ""))),
-                _interval_cell(e.get("latency_s"), "s"),
-                _interval_cell(e.get("throughput_per_s"), "/s"),
-                _interval_cell(e.get("energy_j"), "J"),
-                Cell(size(e.get("peak_memory_bytes")), e.get("peak_memory_bytes")),
-                _number(e.get("flops"), "flop"),
-                Cell(basis),
-            ]
-        )
-    return Table(columns, rows, frozenset({2, 5, 6, 7, 8, 9}))
+def _estimate_row(e: Mapping[str, Any]) -> dict[str, Cell]:
+    batch = e.get("batch", 1)
+    basis = ", ".join(f"{name} {percent(share, digits=0)}" for name, share in (e.get("basis") or {}).items() if share > 0.005)
+    return {
+        "model": Cell(str(e["model"])),
+        "architecture": Cell(str(e["arch"])),
+        "batch": Cell(str(batch), batch, numeric=True),
+        "dtype": Cell(str(e.get("dtype", ""))),
+        "runtime": Cell(str(e.get("runtime", ""))),
+        "latency": _interval(e.get("latency_s"), "s"),
+        "throughput": _interval(e.get("throughput_per_s"), "/s"),
+        "energy": _interval(e.get("energy_j"), "J"),
+        "peak memory": _number(e.get("peak_memory_bytes"), "B"),
+        "flops": _number(e.get("flops"), "flop"),
+        "basis": Cell(basis),
+    }
 
 
-def _fusion_table(fusion: Sequence[FusionSummary]) -> Table:
-    columns = (
-        "network",
-        "kernels saved",
-        "bytes saved",
-        "time saved",
-        "energy saved",
-        "operators that most often share a kernel",
-    )
-    rows = []
-    for network in fusion:
-        shares = [network.savings.saved(name) for name in ("kernels", "bytes", "latency_s", "energy_j")]
-        common = ", ".join(f"{count} × ({ops})" for ops, count in network.groups[:COMMON_GROUPS]) or "none"
-        rows.append([Cell(network.model), *(Cell(percent(share), share) for share in shares), Cell(common)])
-    return Table(columns, rows, frozenset(range(1, 5)))
+def _fusion_row(network: FusionSummary) -> dict[str, Cell]:
+    common = ", ".join(f"{count} × ({ops})" for ops, count in network.groups[:COMMON_GROUPS]) or "none"
+    return {
+        "network": Cell(network.model),
+        **{f"{label} saved": _share(network.savings.saved(field)) for field, label, _ in QUANTITIES},
+        "operators that most often share a kernel": Cell(common),
+    }
 
 
-def _interval_cell(value: Mapping[str, float] | None, unit: str) -> Cell:
-    if value is None:
-        return Cell(UNKNOWN)
-    ends = f"{si(value['low'], unit)} to {si(value['high'], unit)}"
-    return Cell(si(value["value"], unit), value["value"], note=ends)
+def _coefficient_row(name: str, coefficient: Coefficient) -> dict[str, Cell]:
+    c = coefficient
+    if c.low is not None and c.high is not None:
+        uncertainty = f"{_number(c.low, c.unit).text} to {_number(c.high, c.unit).text}"
+    elif c.stderr is None:
+        uncertainty = "not given"
+    else:
+        uncertainty = f"± {percent(c.stderr / abs(c.value)) if c.value else si(c.stderr, c.unit)}"
+    return {
+        "coefficient": Cell(name),
+        "value": _number(c.value, c.unit),
+        "uncertainty": Cell(uncertainty, numeric=True),
+        "source": Cell(c.source, tone=f"source-{c.source.replace(' ', '-')}"),
+        "reference": Cell(c.reference),
+    }
 
 
 def _energy_reasons(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     """Why energies are missing, each reason once."""
     reasons = [e.get("energy_j_reason") or f"no reason given for {e['arch']}" for e in estimates if not e.get("energy_j")]
     return list(dict.fromkeys(reasons)) or ([] if estimates else ["no estimates were passed to this report"])
-
-
-def _coefficients_table(profile: ArchitectureProfile) -> Table:
-    columns = ("coefficient", "value", "uncertainty", "source", "reference")
-    rows = [
-        [Cell(name), _coefficient(c), Cell(_uncertainty(c)), _source(c), Cell(c.reference)]
-        for name, c in sorted(profile.coefficients.items())
-    ]
-    return Table(columns, rows, frozenset({1, 2}))
-
-
-def _source(c: Coefficient) -> Cell:
-    return Cell(c.source, tone=f"source-{c.source.replace(' ', '-')}")
-
-
-def _coefficient(c: Coefficient) -> Cell:
-    return Cell(size(c.value) if c.unit == "B" else si(c.value, c.unit), c.value)
-
-
-def _uncertainty(c: Coefficient) -> str:
-    if c.low is not None and c.high is not None:
-        show = size if c.unit == "B" else lambda value: si(value, c.unit)
-        return f"{show(c.low)} to {show(c.high)}"
-    if c.stderr is None:
-        return "not given"
-    return f"± {percent(c.stderr / abs(c.value))}" if c.value else f"± {si(c.stderr, c.unit)}"
-
-
-def _excluded_table(report: ErrorReport) -> Table:
-    rows = [[Cell(row.case.label), Cell(row.status), Cell(row.reason)] for row in report.excluded]
-    return Table(("case", "status", "reason"), rows, frozenset())

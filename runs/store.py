@@ -27,22 +27,22 @@ SKIPPED = "skipped.json"
 
 
 class SkippedCase(msgspec.Struct, frozen=True):
-    """A case a campaign did not get to, and why."""
+    """A case that a campaign did not reach, and the reason."""
 
     case: CaseSpec
     reason: str
 
 
 class Run:
-    """A run that was read.
+    """A run read from disk.
 
     Attributes:
         path: its directory.
-        manifest: what run.json says.
-        lines: every whole line of rows.jsonl in the order they were measured, failed ones included: one visit to a case each.
-        rows: one row a case, its visits merged, in the order of their first visits.
-        problems: what was set aside while reading, in words; empty for a whole run.
-        rows_hash: first 16 hex digits of SHA-256 over the rows used; it names the data a fit came from.
+        manifest: the content of run.json.
+        lines: all whole lines of rows.jsonl in the order of measurement, failed ones included; each is one visit to a case.
+        rows: one row per case with its visits merged, in the order of the first visits.
+        problems: messages about data that were set aside while reading.
+        rows_hash: first 16 hex digits of SHA-256 over the rows; it identifies the data of a fit.
     """
 
     def __init__(self, path: Path, manifest: RunManifest, lines: tuple[bytes, ...], problems: tuple[str, ...]) -> None:
@@ -76,7 +76,7 @@ class Run:
         return cls(path, manifest, lines, problems)
 
     def graph(self, content_hash: str) -> Graph:
-        """The graph with that hash, read when first asked for.
+        """The graph with this hash, read on first use.
 
         Raises:
             FormatError: its file is missing or damaged.
@@ -108,7 +108,7 @@ class Run:
 
     @property
     def skipped(self) -> tuple[SkippedCase, ...]:
-        """Cases that the last campaign into this run did not get to."""
+        """Cases that the last campaign into this run did not reach."""
         path = self.path / SKIPPED
         if not path.is_file():
             return ()
@@ -123,8 +123,8 @@ class RunWriter:
 
     Args:
         directory: created with its parents.
-        manifest: written for a new run, compared with what is there for a resumed one.
-        resume: go on with the run that is there (or start one where there is none).
+        manifest: written for a new run, compared with the existing one for a resumed run.
+        resume: continue the existing run, or start one where there is none.
 
     Raises:
         InputError: a run is there and `resume` is false, or it was measured on another machine, torch, driver or clock setting.
@@ -170,7 +170,7 @@ class RunWriter:
             raise
 
     def record_skipped(self, skipped: Iterable[SkippedCase]) -> None:
-        """Replace the list of cases this campaign did not get to."""
+        """Replace the list of cases that this campaign did not reach."""
         listed = list(skipped)
         if listed:
             _write_atomically(self.path / SKIPPED, msgspec.json.format(msgspec.json.encode(listed), indent=1) + b"\n")

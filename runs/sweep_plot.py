@@ -1,4 +1,4 @@
-"""A sweep as a plotly figure: a shmoo (heat map) over two axes of numbers, curves over anything else."""
+"""A sweep as a plotly figure: a shmoo (heat map) over two numeric axes, curves otherwise."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from shmoo.runs.plot_style import (
     HEAT,
     SYMBOLS,
     architecture_family,
+    dropdown,
+    error_bars,
     house_layout,
     log_axis,
     log_ticks,
@@ -30,14 +32,14 @@ Units = Mapping[str, str]
 COLOURS = ("#4f7df3", "#3faf46", "#ee9a1a", "#c056d8", "#1aa7c7", "#e0344f", "#7cb52b", "#7068d8", "#b3702d", "#6f7f95")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SHMOO_VALUES = 3
-"""Values that both axes of a heat map have at least; fewer are easier to compare as curves."""
+"""Fewest values on each axis of a heat map; fewer are easier to compare as curves."""
 MAPS_IN_A_ROW = 3
 LABELS = 9
-"""Labels along an axis at most."""
+"""Most labels along an axis."""
 
 
 class Quantity(NamedTuple):
-    """What a heat map may show of a point. `of` gives `None` where it is not known; `less` says that less of it is better."""
+    """A quantity that a heat map can show. `of` returns `None` for an unknown value; with `less`, small values are good."""
 
     name: str
     unit: str
@@ -60,9 +62,9 @@ def sweep_figure(rows: Sequence[Row], axes: Sequence[str], units: Units = Mappin
 
     Args:
         rows: one for each point and architecture.
-        axes: the columns that vary; one with a single value is not drawn along. Two of numbers make a heat map for each
-            architecture; else the first runs along the curves, and each combination of the others has a curve of its own.
-        units: unit of an axis' values, for axes that have one.
+        axes: the columns that vary; those with a single value are ignored. Two numeric axes give a heat map per architecture;
+            otherwise curves run along the first axis, one for each combination of the others.
+        units: units of the axes that have one.
 
     Raises:
         InputError: no rows, or no axes.
@@ -78,135 +80,121 @@ def sweep_figure(rows: Sequence[Row], axes: Sequence[str], units: Units = Mappin
 
 
 def _curves(rows: Sequence[Row], axis: str, others: Sequence[str], units: Units) -> go.Figure:
-    """Latency with its interval, throughput, achieved rate, tiles over footprint, energy over latency and power. Of what tells
-    curves apart (architecture, model, the other axes) the first has a colour a value, the second a dash, the rest a symbol."""
+    """Latency with its interval, throughput, achieved rate, tiles over footprint, energy over latency, and power. Of the columns
+    that differ between curves (architecture, model, the other axes) the first sets the color, the second the dash and the rest
+    the symbol."""
     titles = ("latency", "throughput", "achieved rate", "tiles over footprint", "energy over latency", "average power")
     figure = make_subplots(rows=2, cols=3, subplot_titles=titles, horizontal_spacing=0.075, vertical_spacing=0.14)
-    told = _told_apart(rows, others)
-    colours, dashes, symbols = _values_of(rows, told[:1]), _values_of(rows, told[1:2]), _values_of(rows, told[2:])
-    palette = _palette([row[0] for row in colours] if told[0] == "arch" else [""] * len(colours))
-    for points in _series(rows, told):
+    differing = _differing_columns(rows, others)
+    by_style = (differing[:1], differing[1:2], differing[2:])
+    values_by_style = [list(_grouped(rows, columns)) for columns in by_style]
+    palette = _palette([value[0] if differing[0] == "arch" else "" for value in values_by_style[0]])
+    for points in _grouped(rows, differing).values():
         colour, dash, symbol = (
-            of.index(tuple(points[0][name] for name in names))
-            for of, names in ((colours, told[:1]), (dashes, told[1:2]), (symbols, told[2:]))
+            values.index(tuple(points[0][name] for name in columns))
+            for columns, values in zip(by_style, values_by_style, strict=True)
         )
-        name = plain(", ".join(_label(name, points[0][name], units) for name in told))
-        hover = [_hover(p, (axis, *others), units) for p in points]
+        name = plain(", ".join(_label(name, points[0][name], units) for name in differing))
         style = {
             "name": name,
             "legendgroup": name,
             "mode": "lines+markers",
             "line": {"color": palette[colour], "dash": DASHES[dash % len(DASHES)], "width": 2},
             "marker": {"symbol": SYMBOLS[symbol % len(SYMBOLS)], "size": 7},
-            "hovertext": hover,
+            "hovertext": [_hover(p, (axis, *others), units) for p in points],
             "hoverinfo": "text",
         }
-        hidden = {**style, "showlegend": False}
-        x = [p[axis] for p in points]
-        latency = [p["latency_s"] for p in points]
-        figure.add_scatter(x=x, y=latency, error_y=_spread(points), row=1, col=1, **style)
-        figure.add_scatter(x=x, y=[p["throughput_per_s"] for p in points], row=1, col=2, **hidden)
-        figure.add_scatter(x=x, y=[p["flops"] / p["latency_s"] for p in points], row=1, col=3, **hidden)
-        figure.add_scatter(x=[p["peak_memory_bytes"] for p in points], y=[p["tiles"] for p in points], row=2, col=1, **hidden)
-        if all(p["energy_j"] is not None for p in points):
-            figure.add_scatter(x=latency, y=[p["energy_j"] for p in points], row=2, col=2, **hidden)
-            figure.add_scatter(x=x, y=[p["average_power_w"] for p in points], row=2, col=3, **hidden)
+        column = {name: [p[name] for p in points] for name in points[0]}
+        x, latency = column[axis], column["latency_s"]
+        bars = None
+        if None not in column["latency_s_low"]:
+            bars = error_bars(latency, column["latency_s_low"], column["latency_s_high"])
+        figure.add_scatter(x=x, y=latency, error_y=bars, row=1, col=1, **style)
+        style["showlegend"] = False
+        figure.add_scatter(x=x, y=column["throughput_per_s"], row=1, col=2, **style)
+        figure.add_scatter(x=x, y=[p["flops"] / p["latency_s"] for p in points], row=1, col=3, **style)
+        figure.add_scatter(x=column["peak_memory_bytes"], y=column["tiles"], row=2, col=1, **style)
+        if None not in column["energy_j"]:
+            figure.add_scatter(x=latency, y=column["energy_j"], row=2, col=2, **style)
+            figure.add_scatter(x=x, y=column["average_power_w"], row=2, col=3, **style)
     along = _along(rows, axis, units)
     crossed = {
         (2, 1): _bytes_axis("everything alive at once", [r["peak_memory_bytes"] for r in rows]),
         (2, 2): _sparse(log_axis("latency", [r["latency_s"] for r in rows], "s")),
     }
     up = {
-        (1, 1): ([v for r in rows for v in (r["latency_s"], r["latency_s_low"], r["latency_s_high"])], "s"),
+        (1, 1): ([r[name] for r in rows for name in ("latency_s", "latency_s_low", "latency_s_high")], "s"),
         (1, 2): ([r["throughput_per_s"] for r in rows], "/s"),
         (1, 3): ([r["flops"] / r["latency_s"] for r in rows], "flop/s"),
         (2, 1): ([r["tiles"] for r in rows], ""),
         (2, 2): ([r["energy_j"] for r in rows], "J"),
         (2, 3): ([r["average_power_w"] for r in rows], "W"),
     }
-    for (row, column), (values, unit) in up.items():
-        figure.update_xaxes(row=row, col=column, **{**AXIS, **crossed.get((row, column), along)})
-        figure.update_yaxes(row=row, col=column, **{**AXIS, **log_axis("", values, unit)})
+    for (row, column_number), (values, unit) in up.items():
+        place = {"row": row, "col": column_number}
+        figure.update_xaxes(**place, **{**AXIS, **crossed.get((row, column_number), along)})
+        figure.update_yaxes(**place, **{**AXIS, **log_axis("", values, unit)})
+    machines = _values(rows, "arch")
+    machine = f" on {machines[0]}" if len(machines) == 1 else ""
     below = "" if rows[0]["latency_s_low"] is None else "bars: 90 % intervals"
-    _dress(figure, 900, f"{_models(rows)} over {axis}{_only(rows)}", below)
-    figure.update_layout(
-        legend={
-            "orientation": "v",
-            "x": 1.01,
-            "xanchor": "left",
-            "y": 1.0,
-            "yanchor": "top",
-            "itemsizing": "trace",
-            "itemwidth": 45,
-        }
-    )
+    _dress(figure, 900, f"{_models(rows)} over {axis}{machine}", below)
+    legend = {"orientation": "v", "x": 1.01, "xanchor": "left", "y": 1.0, "yanchor": "top", "itemsizing": "trace"}
+    figure.update_layout(legend={**legend, "itemwidth": 45})
     return figure
 
 
 def _dress(figure: go.Figure, height: int, title: str, below: str = "") -> None:
-    """House style, a title and a line below it."""
-    layout = house_layout(height) | {"margin": {"l": 20, "r": 20, "t": 110, "b": 20}}
+    """Apply the house style, a title and a line below it."""
+    heading = {"text": f"{plain(title)}<br><sup>{plain(below)}</sup>", "x": 0.01, "xanchor": "left", "font": {"size": 18}}
+    layout = house_layout(height) | {"margin": {"l": 20, "r": 20, "t": 110, "b": 20}, "title": heading}
     figure.update_layout(**layout, template="plotly_white")
-    figure.update_layout(
-        title={"text": f"{plain(title)}<br><sup>{plain(below)}</sup>", "x": 0.01, "xanchor": "left", "font": {"size": 18}}
-    )
 
 
-def _told_apart(rows: Sequence[Row], others: Sequence[str]) -> list[str]:
-    """The columns in which curves differ, the ones that matter most first."""
-    columns = ["arch", *(name for name in ("model",) if name in others), *(name for name in others if name != "model")]
+def _differing_columns(rows: Sequence[Row], others: Sequence[str]) -> list[str]:
+    """The columns in which curves differ: the architecture first, then the model, then the other axes."""
+    columns = ["arch", *sorted(others, key=lambda name: name != "model")]
     return [name for name in columns if len(_values(rows, name)) > 1] or ["arch"]
 
 
-def _values_of(rows: Sequence[Row], columns: Sequence[str]) -> list[tuple]:
-    """Combinations of the columns' values in the order they first appear; one empty combination for no columns."""
-    return list(dict.fromkeys(tuple(row[name] for name in columns) for row in rows))
+def _grouped(rows: Sequence[Row], columns: Sequence[str]) -> dict[tuple, list[Row]]:
+    """Rows by the values of these columns, in the order they first appear."""
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in columns), []).append(row)
+    return groups
 
 
 def _palette(machines: Sequence[str]) -> list[str]:
-    """A colour each: a machine's family's where it is the first of it, else one that is left."""
-    found: list[str | None] = []
+    """One colour per machine: that of its family for the first machine of a family, otherwise an unused one."""
+    colours: list[str | None] = []
     for machine in machines:
-        own = ARCHITECTURE_COLOURS.get(architecture_family(machine))
-        found.append(None if own in found else own)
-    left = itertools.cycle([colour for colour in COLOURS if colour not in found] or COLOURS)
-    return [colour or next(left) for colour in found]
+        of_family = ARCHITECTURE_COLOURS.get(architecture_family(machine))
+        colours.append(None if of_family in colours else of_family)
+    unused = itertools.cycle([colour for colour in COLOURS if colour not in colours] or COLOURS)
+    return [colour or next(unused) for colour in colours]
 
 
 def _label(column: str, value: object, units: Units) -> str:
-    """How a legend calls a value: architectures and models go by their names alone."""
+    """Legend text of a value: architectures and models appear without the column's name."""
     text = amount(value, units.get(column, ""))
     return text if column in ("arch", "model") else f"{column} {text}"
 
 
-def _spread(points: Sequence[Row]) -> dict[str, object] | None:
-    """Error bars of latency; `None` where intervals were left out."""
-    if any(p["latency_s_low"] is None for p in points):
-        return None
-    return {
-        "type": "data",
-        "array": [p["latency_s_high"] - p["latency_s"] for p in points],
-        "arrayminus": [p["latency_s"] - p["latency_s_low"] for p in points],
-        "thickness": 1,
-        "width": 0,
-    }
-
-
 def _shmoo(rows: Sequence[Row], across: str, down: str, units: Units) -> go.Figure:
-    """A heat map for each architecture on a common scale, of the achieved rate; a menu has the other quantities, and hovering
-    tells all of them."""
-    machines = _by_machine(rows)
+    """A heat map of the achieved rate for each architecture, on a common scale. A menu selects other quantities; the hover text
+    shows all of them."""
+    machines = _grouped(rows, ["arch"])
     lines = -(-len(machines) // MAPS_IN_A_ROW)
     columns = -(-len(machines) // lines)
     figure = make_subplots(
         rows=lines,
         cols=columns,
-        subplot_titles=[plain(machine) for machine in machines],
+        subplot_titles=[plain(machine) for (machine,) in machines],
         horizontal_spacing=0.06,
         vertical_spacing=0.3 / lines if lines > 1 else 0.0,
     )
     shown = [q for q in QUANTITIES if all((q.of(row) or 0.0) > 0 for row in rows)]
-    maps: dict[str, list[list[list[float | None]]]] = {quantity.name: [] for quantity in shown}
+    maps: dict[str, list[list[list[float]]]] = {quantity.name: [] for quantity in shown}
     for number, points in enumerate(machines.values()):
         xs, ys = _values(points, across), _values(points, down)
         cell = {(p[across], p[down]): p for p in points}
@@ -228,27 +216,20 @@ def _shmoo(rows: Sequence[Row], across: str, down: str, units: Units) -> go.Figu
         figure.update_yaxes(**_cells(down if place["col"] == 1 else "", ys, units.get(down, "")), **place)
     scales = {quantity.name: _scale(quantity, maps[quantity.name]) for quantity in shown}
     buttons = [
-        {
-            "label": quantity.name,
-            "method": "update",
-            "args": [{"z": maps[quantity.name]}, {f"coloraxis.{key}": value for key, value in scales[quantity.name].items()}],
-        }
-        for quantity in shown
+        {"label": name, "method": "update", "args": [{"z": maps[name]}, {f"coloraxis.{key}": v for key, v in scale.items()}]}
+        for name, scale in scales.items()
     ]
-    menu = {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.0, "yanchor": "bottom", "pad": {"b": 30}, "showactive": True}
-    # plotly paints the hovered entry near-white whatever the theme, so the menu keeps dark text on a light ground.
-    menu |= {"bgcolor": "#dfe4ec", "font": {"color": "#18202c"}}
     _dress(figure, 160 + 420 * lines, f"{_models(rows)} over {across} and {down}")
     figure.update_layout(
         coloraxis={"colorscale": [list(stop) for stop in HEAT], **scales[shown[0].name]},
-        updatemenus=[menu],
+        updatemenus=[dropdown(buttons, {"y": 1.0, "yanchor": "bottom", "pad": {"b": 30}})],
         margin={"t": 150},
     )
     return figure
 
 
 def _scale(quantity: Quantity, maps: Sequence[Sequence[Sequence[float]]]) -> dict[str, Any]:
-    """Colour axis of a quantity over all maps: bright is good."""
+    """Colour axis of a quantity over all maps: bright means good."""
     values = [value for grid in maps for line in grid for value in line]
     low, high = min(values), max(values)
     if high - low < 1e-3:
@@ -270,7 +251,7 @@ def _scale(quantity: Quantity, maps: Sequence[Sequence[Sequence[float]]]) -> dic
 
 
 def _along(rows: Sequence[Row], axis: str, units: Units) -> dict[str, Any]:
-    """The axis that a sweep runs along: logarithmic with its own values as ticks, or one place for each word."""
+    """The axis that a sweep runs along: logarithmic with the sweep's values as ticks, or a category axis for words."""
     values = _values(rows, axis)
     if not _is_numeric(rows, axis):
         return {"type": "category", "title": {"text": plain(axis)}}
@@ -280,25 +261,25 @@ def _along(rows: Sequence[Row], axis: str, units: Units) -> dict[str, Any]:
 
 
 def _cells(title: str, values: Sequence[float], unit: str) -> dict[str, Any]:
-    """An axis of a heat map: one cell for each value, some of them labelled."""
+    """An axis of a heat map: one cell per value, some of them labelled."""
     ticks = _some(range(len(values)))
     labels = [amount(values[tick], unit) for tick in ticks]
     return {"title": {"text": plain(title)}, "tickvals": ticks, "ticktext": labels, "showgrid": False, "automargin": True}
 
 
 def _some(values: Sequence[Any]) -> list[Any]:
-    """All values, or evenly spaced ones where there are more than fit as labels; the last one always."""
+    """At most `LABELS` evenly spaced values, the last one included."""
     step = -(-len(values) // LABELS)
     return list(values[::-1][::step][::-1])
 
 
 def _sparse(axis: dict[str, Any]) -> dict[str, Any]:
-    """An axis across, with decades alone where all ticks would not stand beside each other."""
+    """A horizontal axis, with ticks at decades only where more than six would overlap."""
     if len(axis["tickvals"]) <= 6:
         return axis
     text_of = dict(zip(axis["tickvals"], axis["ticktext"], strict=True))
-    kept = [tick for tick in text_of if round(math.log10(tick), 9) % 1 == 0]
-    return axis | {"tickvals": kept, "ticktext": [text_of[tick] for tick in kept]}
+    decades = [tick for tick in text_of if round(math.log10(tick), 9) % 1 == 0]
+    return axis | {"tickvals": decades, "ticktext": [text_of[tick] for tick in decades]}
 
 
 def _bytes_axis(title: str, values: Sequence[float]) -> dict[str, Any]:
@@ -311,7 +292,7 @@ def _bytes_axis(title: str, values: Sequence[float]) -> dict[str, Any]:
 
 
 def _hover(point: Row, axes: Sequence[str], units: Units) -> str:
-    """Where a point lies, and all that is known of it."""
+    """Position and all quantities of a point."""
     lines = [f"<b>{plain(point['arch'])}</b>"]
     lines += [f"{plain(axis)} {plain(amount(point[axis], units.get(axis, '')))}" for axis in axes]
     interval = ""
@@ -325,29 +306,8 @@ def _hover(point: Row, axes: Sequence[str], units: Units) -> str:
     return "<br>".join([*lines, f"{si(point['tiles'], '')} tiles, {size(point['peak_memory_bytes'])} alive"])
 
 
-def _by_machine(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    grouped: dict[str, list[Row]] = {}
-    for row in rows:
-        grouped.setdefault(row["arch"], []).append(row)
-    return grouped
-
-
-def _series(rows: Sequence[Row], told: Sequence[str]) -> list[list[Row]]:
-    """Rows of each curve, in order."""
-    grouped: dict[tuple, list[Row]] = {}
-    for row in rows:
-        grouped.setdefault(tuple(row[name] for name in told), []).append(row)
-    return list(grouped.values())
-
-
 def _models(rows: Sequence[Row]) -> str:
     return ", ".join(dict.fromkeys(str(row["model"]) for row in rows))
-
-
-def _only(rows: Sequence[Row]) -> str:
-    """The machine of a sweep that has one."""
-    machines = _values(rows, "arch")
-    return f" on {machines[0]}" if len(machines) == 1 else ""
 
 
 def _values(rows: Sequence[Row], axis: str) -> list:

@@ -1,8 +1,8 @@
-"""The operators that tables name: which columns each has, and the operator call it stands for.
+"""The operators of operator tables: the columns and the operator call of each.
 
-Operand names, attributes and their defaults are those of the ATen schemas (PyTorch's native_functions.yaml), as a captured call
-has them. Linear layers have a bias, convolutions have none (most stand before a norm). Two-tensor operators take two of the
-same shape, `cat` joins two along axis 1 (axis 0 of vectors), `add_scalar` adds a constant.
+Operand names, attributes and their defaults are those of the ATen schemas (PyTorch's native_functions.yaml), as in a captured
+call. Linear layers have a bias, convolutions have none (most precede a norm). Two-tensor operators take two tensors of the same
+shape, `cat` joins two along axis 1 (axis 0 of vectors), and `add_scalar` adds a constant.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
@@ -18,7 +19,7 @@ from shmoo.estimators.records import Attribute, OpCall, TensorSpec
 Extents = Mapping[str, int]
 Shape = tuple[int, ...]
 Built = tuple[OpCall, tuple[int, ...]]
-"""A call, and which of its inputs are parameters."""
+"""A call, and the positions of the inputs that are parameters."""
 
 GEMM = ("b", "m", "n", "k")
 CONV = ("conv_n", "conv_c_in", "conv_c_out", "conv_kernel", "conv_size", "conv_stride", "conv_padding", "conv_groups")
@@ -28,7 +29,7 @@ GATHER = ("m", "n", "k")
 
 @dataclass(frozen=True, slots=True)
 class SizedOperator:
-    """An operator whose extents stand in columns of their own. With `form` "gemm", `shape` may hold m x n x k instead."""
+    """An operator with one column per extent. With `form` "gemm", column `shape` may hold m x n x k instead."""
 
     columns: tuple[str, ...]
     build: Callable[[Extents, str], Built]
@@ -37,7 +38,7 @@ class SizedOperator:
 
 @dataclass(frozen=True, slots=True)
 class ShapedOperator:
-    """An operator on a tensor of any shape of at least `rank` axes."""
+    """An operator on a tensor of any shape with at least `rank` axes."""
 
     build: Callable[[Shape, str], Built]
     rank: int = 1
@@ -51,14 +52,8 @@ def _call(
     attributes: Mapping[str, Attribute] = MappingProxyType({}),
     overload: str = "default",
 ) -> OpCall:
-    return OpCall(
-        op=op,
-        inputs=tuple(TensorSpec(shape, dtype) for shape in tensors.values()),
-        outputs=(TensorSpec(output, dtype),),
-        operands=tuple(tensors),
-        attributes=dict(attributes),
-        overload=overload,
-    )
+    inputs = tuple(TensorSpec(shape, dtype) for shape in tensors.values())
+    return OpCall(op, inputs, (TensorSpec(output, dtype),), tuple(tensors), dict(attributes), overload=overload)
 
 
 def _linear(x: Extents, dtype: str) -> Built:
@@ -96,60 +91,39 @@ def _embedding(x: Extents, dtype: str) -> Built:
     return call, (0,)
 
 
-def _image(x: Extents) -> Shape:
-    return x["conv_n"], x["conv_c_in"], x["conv_size"], x["conv_size"]
-
-
 def _window_side(x: Extents) -> int:
     return (x["conv_size"] + 2 * x["conv_padding"] - x["conv_kernel"]) // x["conv_stride"] + 1
 
 
-def _pair(value: int) -> list[Attribute]:
-    return [value, value]
-
-
-def _conv(x: Extents, dtype: str) -> Built:
-    weight = (x["conv_c_out"], x["conv_c_in"] // x["conv_groups"], x["conv_kernel"], x["conv_kernel"])
-    side = _window_side(x)
-    attributes = {
-        "stride": _pair(x["conv_stride"]),
-        "padding": _pair(x["conv_padding"]),
-        "dilation": [1, 1],
-        "groups": x["conv_groups"],
-    }
-    output = (x["conv_n"], x["conv_c_out"], side, side)
-    return _call("aten.conv2d", {"input": _image(x), "weight": weight}, output, dtype, attributes), (1,)
-
-
 def transposed_side(x: Extents) -> int:
-    """Height and width of a transposed convolution's result; not positive where too much of it is cut off."""
+    """Height and width of a transposed convolution's result; not positive where the padding cuts off all of it."""
     return (x["conv_size"] - 1) * x["conv_stride"] - 2 * x["conv_padding"] + x["conv_kernel"]
 
 
-def _conv_transpose(x: Extents, dtype: str) -> Built:
-    weight = (x["conv_c_in"], x["conv_c_out"] // x["conv_groups"], x["conv_kernel"], x["conv_kernel"])
-    side = transposed_side(x)
-    attributes = {
-        "stride": _pair(x["conv_stride"]),
-        "padding": _pair(x["conv_padding"]),
-        "output_padding": [0, 0],
-        "groups": x["conv_groups"],
-        "dilation": [1, 1],
-    }
-    output = (x["conv_n"], x["conv_c_out"], side, side)
-    return _call("aten.conv_transpose2d", {"input": _image(x), "weight": weight}, output, dtype, attributes, "input"), (1,)
+def _window(x: Extents) -> dict[str, Attribute]:
+    """Attributes that convolutions and pooling share."""
+    return {"stride": [x["conv_stride"]] * 2, "padding": [x["conv_padding"]] * 2}
+
+
+def _convolution(x: Extents, dtype: str, transposed: bool = False) -> Built:
+    image = (x["conv_n"], x["conv_c_in"], x["conv_size"], x["conv_size"])
+    attributes = {**_window(x), "dilation": [1, 1], "groups": x["conv_groups"]}
+    first, second = x["conv_c_out"], x["conv_c_in"]
+    if transposed:
+        first, second = second, first
+        attributes["output_padding"] = [0, 0]
+    side = transposed_side(x) if transposed else _window_side(x)
+    weight = (first, second // x["conv_groups"], x["conv_kernel"], x["conv_kernel"])
+    op, overload = ("aten.conv_transpose2d", "input") if transposed else ("aten.conv2d", "default")
+    tensors = {"input": image, "weight": weight}
+    return _call(op, tensors, (x["conv_n"], x["conv_c_out"], side, side), dtype, attributes, overload), (1,)
 
 
 def _pool(op: str, further: Mapping[str, Attribute]) -> SizedOperator:
     def build(x: Extents, dtype: str) -> Built:
-        side = _window_side(x)
-        window = {
-            "kernel_size": _pair(x["conv_kernel"]),
-            "stride": _pair(x["conv_stride"]),
-            "padding": _pair(x["conv_padding"]),
-        }
-        output = (x["conv_n"], x["conv_c_in"], side, side)
-        return _call(op, {"self": _image(x)}, output, dtype, {**window, **further}), ()
+        image, side = (x["conv_n"], x["conv_c_in"], x["conv_size"], x["conv_size"]), _window_side(x)
+        attributes = {"kernel_size": [x["conv_kernel"]] * 2, **_window(x), **further}
+        return _call(op, {"self": image}, (x["conv_n"], x["conv_c_in"], side, side), dtype, attributes), ()
 
     return SizedOperator(POOL, build, "window")
 
@@ -206,8 +180,8 @@ TABLE_OPERATORS: Mapping[str, SizedOperator | ShapedOperator] = MappingProxyType
         "matmul": SizedOperator(GEMM, _matmul),
         "attention": SizedOperator(GEMM, _attention),
         "embedding": SizedOperator(GATHER, _embedding, "gather"),
-        "conv": SizedOperator(CONV, _conv, "window"),
-        "conv_transpose": SizedOperator(CONV, _conv_transpose, "window"),
+        "conv": SizedOperator(CONV, _convolution, "window"),
+        "conv_transpose": SizedOperator(CONV, partial(_convolution, transposed=True), "window"),
         "max_pool": _pool("aten.max_pool2d", {"dilation": [1, 1], "ceil_mode": False}),
         "avg_pool": _pool("aten.avg_pool2d", {"ceil_mode": False, "count_include_pad": True, "divisor_override": None}),
         "add": _binary("aten.add", {"alpha": 1}),
@@ -233,4 +207,4 @@ TABLE_OPERATORS: Mapping[str, SizedOperator | ShapedOperator] = MappingProxyType
         "copy": _unary("aten.clone", {"memory_format": None}),
     }
 )
-"""The operators of tables: name -> its columns and its call."""
+"""Operator name -> its columns and its call."""

@@ -5,16 +5,15 @@ Columns (those that do not apply are empty or absent, further ones are ignored):
     op, dtype               operator (a key of `TABLE_OPERATORS`) and the type it computes in (`dtypes.COMPUTE_DTYPES`, default
                             float32; tf32 multiplies float32 tensors)
     latency_s, energy_j     measured; energy where known
-    b, m, n, k              linear, bmm, matmul: (b, m, k) by (b, k, n), or (b, m, n) by (b, n, k) where the reduction is said to
-                            stand in column n. attention: b heads, m queries, n keys, k wide. embedding: m look-ups in a
-                            table of n rows, k wide
+    b, m, n, k              linear, bmm, matmul: (b, m, k) by (b, k, n), or (b, m, n) by (b, n, k) with the reduction in column
+                            n. attention: b heads, m queries, n keys, k wide. embedding: m look-ups in a table of n rows, k wide
     conv_n, conv_c_in, conv_c_out, conv_kernel, conv_size, conv_stride, conv_padding, conv_groups
                             square convolutions and pooling; conv_size is the input's height and width
     rows, cols or shape     ("2x1024x4096") of the other operators: softmax and layer, RMS norm act on the last axis, batch and
                             group norm on axis 1. For linear, bmm and matmul shape is "m x n x k", (m, k) by (k, n)
     kernel                  name of the main kernel that ran
 
-`table_operators` says what call each operator stands for.
+`table_operators` defines the call of each operator.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from shmoo.runs.records import AxisValue, CaseSpec
 from shmoo.runs.table_operators import CONV, GEMM, TABLE_OPERATORS, ShapedOperator, SizedOperator, transposed_side
 
 ALIASES = MappingProxyType({"conv2d": "conv", "vector_add": "add", "clone": "copy"})
-"""Names that published tables use for operators of the vocabulary."""
+"""Names of published tables -> operators of the vocabulary."""
 
 COLUMNS = frozenset({"op", "dtype", *GEMM, *CONV, "rows", "cols", "shape", "latency_s", "energy_j", "kernel"})
 """Columns that are read."""
@@ -44,10 +43,9 @@ PRODUCTS = ("linear", "bmm", "matmul")
 """Operators whose reduction stands in column k, or in n in some published tables."""
 
 LARGEST = 2**40
-"""Extents and, for tensors of any rank, elements beyond this are slips of the finger: no machine holds them."""
+"""Extents and numbers of elements beyond this are typing errors: no machine holds such a tensor."""
 
 _DEFAULTS = MappingProxyType({"b": 1, "conv_stride": 1, "conv_padding": 0, "conv_groups": 1})
-_MAY_BE_ZERO = frozenset({"conv_padding"})
 
 
 class TableRow(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -75,7 +73,7 @@ class TableRow(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def case(self) -> CaseSpec:
-        """What was asked: gives the row its identity, and so its split."""
+        """The row's case, whose identity decides its split."""
         return CaseSpec(self.op, "operator", self.axes, self.dtype, self.runtime, self.device)
 
     def graph(self) -> Graph:
@@ -92,7 +90,7 @@ class TableRow(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class OperatorTable(msgspec.Struct, frozen=True):
-    """A table that was read: where from, and its rows in file order."""
+    """A table with its path and its rows in file order."""
 
     path: str
     rows: tuple[TableRow, ...]
@@ -105,13 +103,13 @@ def read_table(
 
     Args:
         reduction: column that holds the reduction of `PRODUCTS`.
-        device: what the rows were measured on ("cpu", "cuda", "tpu", "kpu"); part of each row's identity.
-        runtime: how they were run.
-        measured: whether every row must have a latency (to calibrate) or may lack it (to be estimated only).
+        device: device of the measurements ("cpu", "cuda", "tpu", "kpu"); part of each row's identity.
+        runtime: runtime of the measurements.
+        measured: whether every row needs a latency, as for calibration.
 
     Raises:
         InputError: no such file, or an unknown operator or dtype (the line, and the nearest names).
-        FormatError: a missing column, a value that is no number, a latency that is not positive (line and column named).
+        FormatError: a missing column, a value that is not a number, or a latency that is not positive (with line and column).
     """
     path = Path(path)
     try:
@@ -121,7 +119,7 @@ def read_table(
     except UnicodeDecodeError as error:
         raise FormatError(f"operator table {str(path)!r} is not UTF-8 text: {error}; save it as CSV in UTF-8") from None
     lines = _lines(text, path)
-    header = [name.strip() for name in next(lines, (1, []))[1]]
+    header = next(lines, (1, []))[1]
     for required in ("op", "latency_s") if measured else ("op",):
         if required not in header:
             raise FormatError(f"{path}:1: no column {required!r}; the header has {', '.join(header) or 'nothing'}")
@@ -137,12 +135,12 @@ def read_table(
 
 
 def _lines(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Number and cells of each line that is not empty; `FormatError` where the text is no CSV."""
+    """Number and stripped cells of each line that is not empty; `FormatError` where the text is not CSV."""
     reader = csv.reader(text.splitlines())
     try:
         for cells in reader:
             if any(cells):
-                yield reader.line_num, cells
+                yield reader.line_num, [cell.strip() for cell in cells]
     except csv.Error as error:
         raise FormatError(f"{path}:{reader.line_num}: {error}; the line is no CSV") from None
 
@@ -150,23 +148,22 @@ def _lines(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
 def _row(
     cells: dict[str, str], where: str, line: int, device: str, runtime: str, measured: bool, reduction: Reduction
 ) -> TableRow:
-    op = cells["op"].strip()
-    op = ALIASES.get(op, op)
+    op = ALIASES.get(cells["op"], cells["op"])
     if op not in TABLE_OPERATORS:
         raise InputError(f"{where}: {unknown('operator', cells['op'], {*TABLE_OPERATORS, *ALIASES})}")
     try:
-        dtype = compute_dtype(cells.get("dtype", "").strip() or "float32")
+        dtype = compute_dtype(cells.get("dtype") or "float32")
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     latency = _positive(cells, "latency_s", where, required=measured)
     energy = _positive(cells, "energy_j", where)
     operator = TABLE_OPERATORS[op]
     axes = _shape(cells, operator, where) if isinstance(operator, ShapedOperator) else _extents(cells, operator, where)
-    return TableRow(line, op, axes, dtype, latency, energy, cells.get("kernel", "").strip(), device, runtime, reduction)
+    return TableRow(line, op, axes, dtype, latency, energy, cells.get("kernel", ""), device, runtime, reduction)
 
 
 def _positive(cells: dict[str, str], column: str, where: str, required: bool = False) -> float | None:
-    text = cells.get(column, "").strip()
+    text = cells.get(column)
     if not text:
         if required:
             raise FormatError(f"{where}: column {column!r} is empty; a row to calibrate on needs a measured latency")
@@ -181,12 +178,12 @@ def _positive(cells: dict[str, str], column: str, where: str, required: bool = F
 
 
 def _extent(cells: dict[str, str], column: str, where: str) -> int:
-    text = cells.get(column, "").strip()
-    if not text:
-        if column in _DEFAULTS:
-            return _DEFAULTS[column]
+    text = cells.get(column)
+    if text:
+        return _whole(text, column, where, least=0 if column == "conv_padding" else 1)
+    if column not in _DEFAULTS:
         raise FormatError(f"{where}: operator {cells['op']!r} needs column {column!r}, which is empty or absent")
-    return _whole(text, column, where, 0 if column in _MAY_BE_ZERO else 1)
+    return _DEFAULTS[column]
 
 
 def _whole(text: str, column: str, where: str, least: int = 1) -> int:
@@ -206,8 +203,8 @@ def _split_shape(text: str, where: str) -> list[int]:
 
 
 def _extents(cells: dict[str, str], operator: SizedOperator, where: str) -> dict[str, AxisValue]:
-    shape = cells.get("shape", "").strip()
-    if operator.form == "gemm" and shape and not cells.get("m", "").strip():
+    shape = cells.get("shape")
+    if operator.form == "gemm" and shape and not cells.get("m"):
         sides = _split_shape(shape, where)
         if len(sides) not in (3, 4):
             raise FormatError(f"{where}: column 'shape' of {cells['op']!r} must be m x n x k or b x m x n x k, got {shape!r}")
@@ -219,7 +216,7 @@ def _extents(cells: dict[str, str], operator: SizedOperator, where: str) -> dict
 
 
 def _shape(cells: dict[str, str], operator: ShapedOperator, where: str) -> dict[str, AxisValue]:
-    text = cells.get("shape", "").strip()
+    text = cells.get("shape")
     sides = _split_shape(text, where) if text else [_extent(cells, column, where) for column in ("rows", "cols")]
     if len(sides) < operator.rank:
         raise FormatError(f"{where}: {cells['op']!r} needs a shape of {operator.rank} or more axes, got {text!r}")

@@ -9,17 +9,17 @@ import pytest
 from scipy.stats import norm
 
 from shmoo.calibrate.base import base_profile
-from shmoo.calibrate.calibration import calibrate, calibrate_cases
+from shmoo.calibrate.calibration import calibrate, calibrate_cases, quick_profile
 from shmoo.calibrate.dataset import MeasuredCase, Sources, blocks, read_sources
 from shmoo.calibrate.fit import predicted_latency
-from shmoo.calibrate.held_out import held_out
+from shmoo.calibrate.intervals import held_out
 from shmoo.estimators.catalogue import space
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.profile import ArchitectureProfile, load_profile
 from shmoo.runs.records import Machine, Measurement, RunManifest, Timing
-from shmoo.runs.store import RunWriter
+from shmoo.runs.store import Run, RunWriter
 from shmoo.runs.tables import TableRow, read_table
 
 TRUTH = {
@@ -121,7 +121,7 @@ def test_runs_of_different_machines_are_refused_with_the_difference(tmp_path):
     """Each field that differs is named with both values."""
     for name, cpu, threads in (("a", "Xeon", 2), ("b", "Epyc", 4)):
         RunWriter(tmp_path / name, RunManifest(Machine(cpu, threads, threads, 2**30, threads=threads), "micro")).close()
-    with pytest.raises(InputError, match=r"cpu_model: 'Xeon' and 'Epyc'; threads: 2 and 4\); calibrate each for itself"):
+    with pytest.raises(InputError, match=r"cpu_model: 'Xeon' and 'Epyc'; threads: 2 and 4\); calibrate each separately"):
         read_sources([tmp_path / "a", tmp_path / "b"])
 
 
@@ -174,3 +174,16 @@ def test_rows_of_another_device_do_not_calibrate_a_profile(tmp_path, caplog):
     with pytest.raises(InputError, match="hardly vary"):
         calibrate([tmp_path / "run", table], base=load_profile("gpu_t4"))
     assert "3 cases of other devices than 'cuda' are left out" in caplog.messages
+
+
+def test_an_unfinished_run_gives_a_profile_that_names_it(tmp_path):
+    """Operators measured so far are fitted at once; without any, the error says so."""
+    manifest = RunManifest(Machine("Example CPU", 2, 2, 2**30, threads=2), "micro")
+    with RunWriter(tmp_path / "run", manifest) as writer:
+        with pytest.raises(InputError, match="no operator was measured yet"):
+            quick_profile(Run.open(tmp_path / "run"))
+        for case in measured_on(base_profile(manifest.machine), {})[::8]:
+            hashes = tuple(graph.content_hash for graph in case.graphs)
+            writer.append(Measurement(case.case, "ok", (), hashes, Timing((case.latency_s,))), case.graphs)
+    profile = quick_profile(Run.open(tmp_path / "run"))
+    assert profile.coefficients["launch.eager"].reference == "fitted to run so far"

@@ -7,7 +7,7 @@ import random
 import pytest
 from click.testing import CliRunner
 
-from shmoo.calibrate.columns import ENOUGH, table_reduction
+from shmoo.calibrate.calibration import ENOUGH, table_reduction
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.profile import load_profile
 from shmoo.harness.cli.app import cli

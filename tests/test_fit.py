@@ -45,7 +45,7 @@ def test_cases_of_one_size_are_refused_with_the_reason():
     """Twenty measurements of nearly one matrix product tell a single number; two are needed, and the extents are named."""
     rows = [TableRow(0, "linear", {"b": 1, "m": 512 + i % 2, "n": 512, "k": 512 + i // 2}) for i in range(20)]
     cases = [MeasuredCase(row.case, (row.graph(),), 1e-3) for row in rows]
-    with pytest.raises(InputError, match=r"20 cases tell only 1 combinations? .*m, n, k hardly vary.*vary independently"):
+    with pytest.raises(InputError, match=r"20 cases determine only 1 combinations? .*m, n, k hardly vary.*vary independently"):
         fitted(cases)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from shmoo.estimators.errors import InputError, NothingMeasuredError
-from shmoo.runs.metrics import campaign_spread, error_card, grouped_error_cards, repeat_spread, time_weighted_error
+from shmoo.runs.metrics import error_card, repeat_spread, time_weighted_error
 
 
 def test_error_card_by_hand():
@@ -23,20 +23,9 @@ def test_coverage_needs_intervals():
     assert error_card([1.0], [1.0]).coverage is None
 
 
-def test_groups_are_apart():
-    """Each group has its own card over its own cases."""
-    cards = grouped_error_cards(["gemm", "conv", "gemm"], [2.0, 1.0, 1.0], [1.0, 1.0, 1.0])
-    assert {group: (card.n, card.mean) for group, card in cards.items()} == {"gemm": (2, 0.5), "conv": (1, 0.0)}
-
-
 def test_repeat_spread_is_relative_to_the_smaller():
     """2 against 3 is half apart, either way round."""
     assert repeat_spread(2.0, 3.0) == repeat_spread(3.0, 2.0) == 0.5
-
-
-def test_campaign_spread_is_the_median_over_cases():
-    """Spreads 0, 0.5 and 9 have the median 0.5."""
-    assert campaign_spread([1.0, 2.0, 1.0], [1.0, 3.0, 10.0]) == 0.5
 
 
 def test_cancelling_errors_show_when_weighted_by_time():
@@ -52,7 +41,5 @@ def test_what_cannot_be_compared_is_refused():
         error_card([1.0], [0.0])
     with pytest.raises(NothingMeasuredError):
         error_card([], [])
-    with pytest.raises(NothingMeasuredError):
-        campaign_spread([], [])
     with pytest.raises(NothingMeasuredError):
         time_weighted_error([], [])

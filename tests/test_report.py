@@ -17,7 +17,7 @@ from shmoo.runs.plots_errors import parity_figure, roofline_figure
 from shmoo.runs.plots_shmoo import plane_figure, shmoo_figure
 from shmoo.runs.predict import director_predictor, network_estimates, network_fusions
 from shmoo.runs.records import CaseSpec, ChildTime, Machine, Measurement, OperatorTime, Reason, RunManifest, Timing
-from shmoo.runs.report import _source, figure_json, render_report, write_report
+from shmoo.runs.report import _coefficient_row, figure_json, render_report, write_report
 from shmoo.runs.store import Run, RunWriter
 from shmoo.runs.tables import TableRow
 
@@ -275,5 +275,5 @@ def test_every_source_of_a_coefficient_has_a_colour():
     """A name of two words is one class."""
     style = (Path(__file__).parents[1] / "runs" / "templates" / "report.css").read_text(encoding="utf-8")
     assert all(f".source-{source.replace(' ', '-')} span" in style for source in get_args(Source))
-    cells = [_source(Coefficient(1.0, "1", source)) for source in get_args(Source)]
+    cells = [_coefficient_row("c", Coefficient(1.0, "1", source))["source"] for source in get_args(Source)]
     assert {cell.tone for cell in cells} == {f"source-{source.replace(' ', '-')}" for source in get_args(Source)}

@@ -86,7 +86,7 @@ def fit(
 ) -> Calibration:
     """The calibration, with what it does told on stderr."""
     from shmoo.calibrate.calibration import calibrate as calibrate_sources
-    from shmoo.calibrate.columns import table_reduction
+    from shmoo.calibrate.calibration import table_reduction
 
     if reduction is None and base is not None:
         reduction, why = table_reduction(sources, base)

@@ -16,10 +16,10 @@ import numpy as np
 from shmoo.calibrate.base import base_profile
 from shmoo.calibrate.calibration import calibrate_cases, groups
 from shmoo.calibrate.dataset import MeasuredCase, Sources, blocks, read_sources
-from shmoo.calibrate.held_out import held_out, together
+from shmoo.calibrate.intervals import held_out, together
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile
-from shmoo.runs.metrics import campaign_spread
+from shmoo.runs.metrics import repeat_spread
 from tests.evaluation.results import HOLDS, Result, of_cases
 
 NETWORKS, FAR, FAR_SHARE = 0.12, 0.20, 0.15
@@ -86,7 +86,7 @@ def _spread(runs: Sequence[Sources]) -> dict[str, tuple[int, float]]:
     for runtime in sorted({runtime for runtime, _ in first}):
         shared = [case for case in first if case in second and case[0] == runtime]
         if shared:
-            found[runtime] = len(shared), campaign_spread([first[c] for c in shared], [second[c] for c in shared])
+            found[runtime] = len(shared), float(np.median([repeat_spread(first[case], second[case]) for case in shared]))
     return found
 
 

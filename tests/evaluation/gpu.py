@@ -16,7 +16,7 @@ import numpy as np
 
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.dataset import MeasuredCase, Sources, blocks, read_sources
-from shmoo.calibrate.held_out import HeldOut, held_out, together
+from shmoo.calibrate.intervals import HeldOut, held_out, together
 from shmoo.calibrate.transfer import off_by, transfer, typical
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, load_profile

@@ -18,7 +18,7 @@ from types import MappingProxyType
 import msgspec
 import numpy as np
 
-from shmoo.calibrate.held_out import HeldOut, together
+from shmoo.calibrate.intervals import HeldOut, together
 from shmoo.calibrate.transfer import transfer
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector

@@ -15,7 +15,7 @@ import numpy as np
 
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.dataset import Block, MeasuredCase, Sources, blocks, read_sources
-from shmoo.calibrate.held_out import held_out
+from shmoo.calibrate.intervals import held_out
 from shmoo.estimators.catalogue import under
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
