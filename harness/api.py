@@ -255,7 +255,7 @@ def sweep(
     wanted, axes, fixed = compute_dtype(dtype), dict(axes or {}), dict(fixed or {})
     profiles = {profile.name: profile for profile, _ in choose_targets(_listed(archs), _listed(runtime), threads)}
     asked = {**axes, **{name: (value,) for name, value in fixed.items()}}
-    source, defaults = workload_source(workload, dtype=wanted, trust=trust, asked=asked)
+    source, defaults = workload_source(workload, dtype=wanted, trust=trust, axes=asked)
     settings = {name: value for name, value in {**defaults, **fixed}.items() if name not in axes}
     controller = SweepController(
         workload, source, list(profiles.values()), axes, dict(profile_axes or {}), settings, _listed(runtime), fusion
