@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,11 +23,12 @@ from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile, ErrorCardEntry, FittedFrom, Reduction
+from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.estimators.records import FAMILIES, NORMAL_90, Coefficient, Source
 from shmoo.runs.records import FINGERPRINT_FIELDS
 from shmoo.runs.store import Run
 
-Progress = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class Calibration:
 
 
 def calibrate(
-    sources: Sequence[Path],
+    sources: str | Path | Sequence[str | Path],
     *,
     base: ArchitectureProfile | None = None,
     name: str | None = None,
@@ -50,7 +52,7 @@ def calibrate(
     """Fit a machine's coefficients to what was measured on it.
 
     Args:
-        sources: run directories or operator tables (.csv) of one machine.
+        sources: run directories or operator tables (.csv) of one machine, or a single one.
         base: profile whose unfitted numbers are kept; needed for tables, made from the machine's description for runs.
         name: name of the result; the base's name, or cpu_local, for `None`.
         seed: of the fit's further starts.
@@ -62,15 +64,20 @@ def calibrate(
         InputError: sources of different machines, or too little to fit.
         NothingMeasuredError: no usable row.
     """
-    tell = progress or (lambda message: None)
-    tell("reading sources")
-    read = read_sources(sources, "cpu" if base is None else base.family, reduction)
+    progress = progress or silent
+    progress(_doing("reading sources"))
+    paths = [Path(source) for source in ((sources,) if isinstance(sources, str | Path) else sources)]
+    read = read_sources(paths, "cpu" if base is None else base.family, reduction)
     start = base if base is not None else _base_of(read)
-    read = _on_device(read, start, tell)
-    return calibrate_cases(read, start, name=name or start.name, seed=seed, residual=residual, progress=tell)
+    read = _on_device(read, start)
+    return calibrate_cases(read, start, name=name or start.name, seed=seed, residual=residual, progress=progress)
 
 
-def _on_device(read: Sources, base: ArchitectureProfile, tell: Progress) -> Sources:
+def _doing(step: str) -> Standing:
+    return Standing("calibrating", now=step)
+
+
+def _on_device(read: Sources, base: ArchitectureProfile) -> Sources:
     """The sources' rows of the device that the profile is of."""
     device = TABLE_DEVICE[base.family]
     kept = tuple(case for case in read.cases if case.case.device == device)
@@ -80,7 +87,7 @@ def _on_device(read: Sources, base: ArchitectureProfile, tell: Progress) -> Sour
             f"{', '.join(read.names)} holds rows of {devices}, and {base.name!r} is a {base.family}; name another --base"
         )
     if len(kept) < len(read.cases):
-        tell(f"{len(read.cases) - len(kept)} cases of other devices than {device!r} are left out")
+        logger.warning("%d cases of other devices than %r are left out", len(read.cases) - len(kept), device)
     return replace(read, cases=kept)
 
 
@@ -123,11 +130,11 @@ def calibrate_cases(
 ) -> Calibration:
     """`calibrate` on cases already read."""
     base = base.replacing(residual=())
-    tell = progress or (lambda message: None)
-    tell(f"tabulating {len(read.cases)} cases")
+    progress = progress or silent
+    progress(_doing(f"tabulating {len(read.cases)} cases"))
     everything = blocks(read.cases, base)
     fit_cases = _only(everything, base, ("fit",))
-    tell("fitting latency")
+    progress(_doing("fitting latency"))
     parameters = parameters_for(fit_cases, base)
     fitted = fit_latency(fit_cases, parameters, base, seed=seed)
     reference = f"fitted to {', '.join(read.names)} ({read.rows_hash})"
@@ -144,7 +151,7 @@ def calibrate_cases(
         ),
     )
     profile = profile.replacing(coefficients={**profile.coefficients, **_typical_launches(fitted, reference)})
-    tell("setting intervals")
+    progress(_doing("setting intervals"))
     seen = _only(everything, profile, ("fit", "validation"))
     errors = _held_out(seen, profile, fitted)
     reach = reach_of_ranges(seen, profile)
@@ -155,7 +162,7 @@ def calibrate_cases(
         profile = profile.replacing(coefficients={**profile.coefficients, **energy.coefficients})
     corrections = fit_residual(seen, profile, reach, seed=seed) if residual else FittedResidual((), ())
     profile = profile.replacing(residual=corrections.groups)
-    tell("testing on held-out cases")
+    progress(_doing("testing on held-out cases"))
     profile = profile.replacing(error_card=error_card(everything, profile))
     return Calibration(profile, (*_notes(fitted, energy), *corrections.notes))
 

@@ -6,8 +6,9 @@ pass over them measured and took; the model is fitted to these, and predicts wha
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from shmoo.calibrate.planning import importance, most_telling, sensitivities
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.runs.store import Run
 
 MINUTES = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0)
@@ -54,7 +56,7 @@ def learning_curve(
     minutes: Sequence[float] = MINUTES,
     repeats: int = REPEATS,
     seed: int = 0,
-    progress: Callable[[str], None] = lambda message: None,
+    progress: Progress = silent,
 ) -> list[CurvePoint]:
     """The curve of a run.
 
@@ -64,6 +66,7 @@ def learning_curve(
         minutes: where to look, in minutes of measuring.
         repeats: random orders to average.
         seed: of the random orders and the fits.
+        progress: told before each fit.
 
     Raises:
         InputError: no case to fit or none to test.
@@ -80,9 +83,10 @@ def learning_curve(
     taken = case_seconds(run)
     seconds = [taken[case.case.identity, 0] for case in pool]
     points = []
+    total, fits = 1 + len(minutes) * (repeats + 1), itertools.count()
 
     def judge(order: str, cases: Sequence[MeasuredCase], spent_s: float) -> CurvePoint:
-        progress(f"{order}: {len(cases)} cases, {spent_s / 60:.1f} minutes")
+        progress(Standing("curve", next(fits), total, now=f"{order}: {len(cases)} cases, {spent_s / 60:.1f} minutes"))
         fitted = blocks(cases, start)
         found = fit_latency(fitted, parameters_for(fitted, start), start, seed=seed, folds=0)
         return _point(order, len(cases), spent_s / 60, tested, Coefficients(start, found.values))

@@ -33,6 +33,7 @@ class MeasuredCase:
     Attributes:
         latency_s: the prevailing time of a call. relative_se: its standard error over it; 0 in tables, which do not tell theirs.
         energy_sd_j: standard deviation of the energy, from its windows' spread; `None` where it is not known, as in tables.
+        energy_pace_s: what a call took while its energy was read; `None` where it is not known, as in tables.
         idle_w: power of the same domains with nothing of ours running; `None` where it was not measured.
         warm: how warm the board was (`estimators/heat.py`); `None` where nobody knows.
     """
@@ -42,6 +43,7 @@ class MeasuredCase:
     latency_s: float
     energy_j: float | None = None
     energy_sd_j: float | None = None
+    energy_pace_s: float | None = None
     idle_w: float | None = None
     warm: float | None = None
     relative_se: float = 0.0
@@ -111,6 +113,7 @@ def _measured(run: Run, row: Measurement) -> MeasuredCase:
         latency.value_s,
         energy_j=None if energy is None else energy.energy_j,
         energy_sd_j=None if energy is None else energy.sd_j,
+        energy_pace_s=None if energy is None else energy.pace_s,
         idle_w=None if energy is None else energy.idle_power_w,
         relative_se=latency.relative_se,
     )
@@ -140,6 +143,12 @@ class Block:
     def relative_se(self) -> np.ndarray:
         """(S,) standard errors of the latencies, relative to them."""
         return np.asarray([case.relative_se for case in self.cases])
+
+    @property
+    def energy_pace_s(self) -> np.ndarray:
+        """(S,) seconds of a call while its energy was read; the latency where that is not known."""
+        paces = np.asarray([np.nan if case.energy_pace_s is None else case.energy_pace_s for case in self.cases])
+        return np.where(np.isnan(paces), self.measured_s, paces)
 
     @property
     def splits(self) -> np.ndarray:

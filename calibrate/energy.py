@@ -1,7 +1,8 @@
 """Energy coefficients from measured energies: E = sum F_u e_u + sum B_l e_l + P t (Choi et al., IPDPS 2013).
 
 P is a fitted constant power, not idle power, and energies are gross; nothing is subtracted. Idle power, where it was measured,
-checks P: a chip at work draws no less than one at rest. The system is linear, and no energy is below a tenth of the low end of
+checks P: a chip at work draws no less than one at rest. t is what the calls took while their energy was read, because a call that
+a neighbour slowed down drew the constant power for longer. The system is linear, and no energy is below a tenth of the low end of
 the profile's range. Errors are relative, and readings whose windows disagree weigh less than those that repeat. Each unknown has
 a weak prior at the profile's value, because flops, bytes and time rise together in most workloads and the data alone may not
 tell them apart: what stays at its prior is named, and keeps the prior's range.
@@ -165,7 +166,7 @@ def _features(blocks: Sequence[Block], profile: ArchitectureProfile) -> tuple[li
         columns += [np.where(table.dtype == code, table.vector_flops + table.special_flops, 0.0) for code in dtypes]
         columns += [block.tiling.level_bytes[level] for level in profile.levels]
         summed = [np.bincount(table.segment, weights=column, minlength=count) for column in columns]
-        parts.append(np.stack([*summed, block.measured_s], axis=1))
+        parts.append(np.stack([*summed, block.energy_pace_s], axis=1))
     return names, np.concatenate(parts)
 
 

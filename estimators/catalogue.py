@@ -122,8 +122,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         *_CORE, ("bandwidth.l3", 1.0), ("capacity.l2", 1.0), ("capacity.l3", 1.0))}),
     "array.rows": _SIDE,
     "array.cols": _SIDE,
-    "vector.lanes": Entry("1", "count", "float32 lanes: of a vector register (CPU), a multiprocessor (GPU), a core (TPU), a tile "
-                          "(KPU)"),
+    "vector.lanes": Entry("1", "count", "float32 lanes of a vector register (CPU), multiprocessor (GPU), core (TPU), tile (KPU)"),
     "matrix.lanes": Entry("1", "count", "GPU: float16 tensor-core multiply-adds of one multiprocessor and clock"),
     "compute.capability": Entry("1", "rating", "GPU generation"),
     "clock": Entry("Hz", "rate", "of the units", brings={
@@ -179,31 +178,29 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.4, 0.15, 0.8, f"rows from random places: {_GUESS}", ".gather"),
         Guess(0.92, 0.75, 1.0, "streams: V100 and A100 0.9 (Deakin et al., BabelStream), T4 0.75 (Jia et al., 2019)", ".tensor",
               "gpu", "literature"))),
-    "half.m": Entry("1", "share", "rows at which half of the efficiency is lost", Space(1e-2, 1e3, 1.5),
-                    assumed=(Guess(1.0, 0.1, 8.0, _HALF),)),
-    "half.n": Entry("1", "share", "columns at which half of the efficiency is lost", Space(1e-2, 1e3, 1.5),
-                    assumed=(Guess(1.0, 0.1, 8.0, _HALF),)),
-    "half.k": Entry("1", "share", "reduction (GPU: in a block) at which half of the efficiency is lost", Space(1e-2, 2e3, 1.5),
-                    {"gpu": Space(1e-1, 1e3, 0.7)}, (
-        Guess(16.0, 4.0, 64.0, _HALF),
+    "half.m": Entry("1", "share", _HALF, Space(1e-2, 1e3, 1.5), assumed=(Guess(1.0, 0.1, 8.0),)),
+    "half.n": Entry("1", "share", _HALF, Space(1e-2, 1e3, 1.5), assumed=(Guess(1.0, 0.1, 8.0),)),
+    "half.k": Entry("1", "share", _HALF, Space(1e-2, 2e3, 1.5), {"gpu": Space(1e-1, 1e3, 0.7)}, (
+        Guess(16.0, 4.0, 64.0),
         Guess(48.0, 16.0, 150.0, f"reduction in a block at half of the rate: {_GUESS}", "", "gpu"),
         Guess(8.0, 2.0, 32.0, "slices of 16 to 64 fill and drain the pipeline; their latency is a block's", ".tensor", "gpu"))),
-    "half.tile": Entry("1", "share", "GPU: multiply-adds per staged element at half of the rate", Space(1e-2, 1e2, 1.0),
-                       {"gpu": Space(1e-1, 1e2, 0.5)}, (
-        Guess(6.0, 2.0, 15.0, f"multiply-adds per staged element at half of the rate: {_GUESS}", "", "gpu"),
+    "half.tile": Entry("1", "share", f"multiply-adds per staged element at half of the rate: {_GUESS}",
+                       Space(1e-2, 1e2, 1.0), {"gpu": Space(1e-1, 1e2, 0.5)}, (
+        Guess(6.0, 2.0, 15.0, "", "", "gpu"),
         Guess(1.0, 0.2, 4.0, "one of four issue slots a clock copies 256 elements of 16 bits, beside 64 to 512 multiply-adds",
               ".tensor", "gpu"))),
-    "half.far": Entry("1", "share", "GPU: multiply-adds more per staged element whose address was not at hand",
+    "half.far": Entry("1", "share", f"multiply-adds more per element whose address was not at hand: {_GUESS}",
                       Space(1e-2, 3e2, 1.0), assumed=(
-        Guess(5.0, 1.0, 40.0, f"multiply-adds more per element whose address was not at hand: {_GUESS}", "", "gpu"),
+        Guess(5.0, 1.0, 40.0, "", "", "gpu"),
         Guess(1.0, 0.1, 10.0, f"addresses are made apart from the math {_CUTLASS}: translations hide", ".tensor", "gpu"))),
-    "half.fill": Entry("1", "share", "GPU: outputs at work in a multiprocessor at half of the rate", Space(1.0, 1e6, 1.0),
-                       {"gpu": Space(1e1, 1e5, 0.7)}, (
-        Guess(4096.0, 500.0, 20000.0, f"outputs at work in a multiprocessor at half of the rate: {_GUESS}", "", "gpu"),
+    "half.fill": Entry("1", "share", f"outputs at work in a multiprocessor at half of the rate: {_GUESS}",
+                       Space(1.0, 1e6, 1.0), {"gpu": Space(1e1, 1e5, 0.7)}, (
+        Guess(4096.0, 500.0, 20000.0, "", "", "gpu"),
         Guess(1000.0, 200.0, 4000.0, "Little's law: 512 to 2048 multiply-adds a clock, 8 to 16 of an output an instruction, 17 "
               f"to 33 clocks {_LUO}", ".tensor", "gpu", "literature"))),
-    "overlap": Entry("1", "share", "exponent p of (compute^p + memory^p)^(1/p), by algorithm", Space(1.0, 12.0, 0.5), assumed=(
-        Guess(3.0, 1.5, 8.0, "exponent p of (compute^p + memory^p)^(1/p): 1 is none, infinity is full overlap"),
+    "overlap": Entry("1", "share", "exponent p of (compute^p + memory^p)^(1/p): 1 is none, infinity is full overlap",
+                     Space(1.0, 12.0, 0.5), assumed=(
+        Guess(3.0, 1.5, 8.0),
         Guess(8.0, 4.0, 12.0, f"copies run ahead of the math {_CUTLASS}; the A100 above leaves 5 % for what they hold up",
               ".tensor", "gpu"),
         Guess(1.2, 1.0, 4.0, "a fusion's operands are copied to the vector memory, used, and copied back in turn", "", "tpu"))),
@@ -223,12 +220,12 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(1e-6, 0.5e-6, 3e-6, "start of one fusion inside a program", "", "tpu"),
         Guess(1e-6, 0.2e-6, 5e-6, "loading one domain-flow program: a design target", "", "kpu"))),
     "view": Entry("s", "share", "dispatch of a call that only makes a view", _LAUNCH, assumed=(
-        Guess(1.5e-6, 0.5e-6, 5e-6, "", ".eager", "cpu"), Guess(2.5e-6, 1e-6, 8e-6, "", ".eager", "gpu"))),
+        Guess(1.5e-6, 0.5e-6, 5e-6, "", ".eager", "cpu"),
+        Guess(2.5e-6, 1e-6, 8e-6, "host time to dispatch a call that only makes a view", ".eager", "gpu"))),
     "switch": Entry("s", "share", "code and library state come back from a farther cache", _LAUNCH,
                     assumed=(Guess(2e-6, 0.2e-6, 20e-6, "", ".eager", "cpu"),)),
-    "graph": Entry("s", "share", "entry of a graph, by runtime", Space(5e-8, 2e-3, 1.5), assumed=(
-        Guess(20e-6, 5e-6, 80e-6, "entry of a compiled or interpreted graph", "", "cpu"),
-        Guess(30e-6, 10e-6, 100e-6, "entry of a compiled or interpreted graph", "", "gpu"),
+    "graph": Entry("s", "share", "entry of a compiled or interpreted graph", Space(5e-8, 2e-3, 1.5), assumed=(
+        Guess(20e-6, 5e-6, 80e-6, "", "", "cpu"), Guess(30e-6, 10e-6, 100e-6, "", "", "gpu"),
         Guess(10e-6, 3e-6, 50e-6, "dispatch of a program", "", "tpu"),
         Guess(5e-6, 1e-6, 20e-6, "start of a program: a design target", "", "kpu"))),
     "layout": Entry("s/B", "share", "CPU: conversion of images, by runtime", Space(1e-12, 5e-10, 0.5), assumed=(
@@ -238,10 +235,10 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(1e-10, 2e-11, 5e-10, "a convolution's weights brought into the library's blocks", ".inductor.weights", "cpu"),
         Guess(2e-10, 5e-11, 6e-10, _STRIDED, ".inductor-freezing.edge", "cpu"),
         Guess(0.0, 0.0, 0.0, "frozen weights were brought into blocks before", ".inductor-freezing.weights", "cpu"))),
-    "page_fault": Entry("s/B", "share", "CPU: mapping fresh memory", Space(1e-12, 1e-8, 1.5, 1e-10),
-                        assumed=(Guess(0.0, 0.0, 0.0, "no cost of mapping fresh memory is assumed unless measured"),)),
-    "heap.returned": Entry("1", "share", "CPU: how often a freed heap goes back to the system", Space(0.02, 1.0, 1.0), assumed=(
-        Guess(0.5, 0.1, 1.0, "a freed heap goes back or not by what lies at its end: every second time"),)),
+    "page_fault": Entry("s/B", "share", "no cost of mapping fresh memory is assumed unless measured",
+                        Space(1e-12, 1e-8, 1.5, 1e-10), assumed=(Guess(0.0, 0.0, 0.0),)),
+    "heap.returned": Entry("1", "share", "a freed heap goes back or not by what lies at its end: every second time",
+                           Space(0.02, 1.0, 1.0), assumed=(Guess(0.5, 0.1, 1.0),)),
     "launch_tail": Entry("1", "share", f"share of a launch that follows the hand-over to the device: {_GUESS}",
                          Space(1e-2, 0.99, 0.7), assumed=(Guess(0.3, 0.1, 0.7, "", "", "gpu"),)),
     "device_launch": Entry("s", "share", "shortest kernel", assumed=(Guess(2e-6, 1e-6, 4e-6, "", "", "gpu"),)),
@@ -253,10 +250,10 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
                            "`throttle.flop.tensor` in float16 on tensor cores", Space(1e-13, 1e-10, 0.3)),
     "throttle.time": Entry("s", "board", "time after which half of a power cap's effect is there", Space(1e-5, 2e-2, 1.5),
                            assumed=(Guess(1e-3, 1e-3, 1e-3, "", "", "gpu"),)),
-    "throttle.clock": Entry("1", "board", "how the energy of a flop follows the clock", Space(1e-2, 2.0, 1.0, 0.3), assumed=(
-        Guess(0.0, 0.0, 0.0, "a flop takes the same energy at any clock unless measured otherwise", "", "gpu"),)),
-    "throttle.cool": Entry("1", "board", "what a cool board saves", Space(1e-2, 0.8, 1.0, 0.1), assumed=(
-        Guess(0.0, 0.0, 0.0, "no board is assumed to save energy while it is cool unless measured", "", "gpu"),)),
+    "throttle.clock": Entry("1", "board", "a flop takes the same energy at any clock unless measured otherwise",
+                            Space(1e-2, 2.0, 1.0, 0.3), assumed=(Guess(0.0, 0.0, 0.0, "", "", "gpu"),)),
+    "throttle.cool": Entry("1", "board", "no board is assumed to save energy while it is cool unless measured",
+                           Space(1e-2, 0.8, 1.0, 0.1), assumed=(Guess(0.0, 0.0, 0.0, "", "", "gpu"),)),
     "energy.flop": Entry("J/flop", "energy", "by unit and type", typical=(
         Guess(30e-12, 5e-12, 150e-12, _HOROWITZ, ".matrix.float32", "cpu", "literature"),
         Guess(60e-12, 10e-12, 300e-12, _HOROWITZ, ".vector.float32", "cpu", "literature"))),

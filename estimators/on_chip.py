@@ -79,7 +79,7 @@ def largest_on_chip(sweep: SweepController, *, compute_dtype: str | None = None)
     """
     name, values = next(iter(sweep.axes.items()), ("", ()))
     if not values or any(isinstance(value, str | bool) for value in values):
-        raise InputError("--fit needs a workload axis of numbers to maximise, named first; such as --axis hidden=64..65536:101")
+        raise InputError("--largest-on-chip needs a first --axis of numbers to maximise, such as --axis hidden=64..65536:101")
     sizes = sorted(values)
     others = {other: members for other, members in sweep.axes.items() if other != name}
 

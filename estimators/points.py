@@ -18,7 +18,6 @@ from shmoo.estimators.basis import time_basis
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.kernels import KernelTable
-from shmoo.estimators.pipeline import price
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.tiling import TilingStrategy
 from shmoo.estimators.variants import variant
@@ -70,8 +69,12 @@ def estimate_points(
             for dimension, ((name, axis), part) in enumerate(zip(axes.items(), block, strict=True))
         }
         director = AnalysisDirector(variant(profile, values), strategy)
-        for name, numbers in _estimate(director, table, runtime).items():
-            columns.setdefault(name, np.empty(sides))[block] = numbers
+        priced = director.price(table, runtime)
+        sums = {"latency_s": priced.latency_s, "tiles": priced.tiling.tiles, "energy_j": priced.energy_j}
+        numbers = {name: kernels.sum(axis=-1) for name, kernels in sums.items() if kernels is not None}
+        numbers |= time_basis(table, priced.prediction, Coefficients(director.profile), runtime)
+        for name, number in numbers.items():
+            columns.setdefault(name, np.empty(sides))[block] = number
     flat = {name: column.reshape(math.prod(sides)) for name, column in columns.items()}
     latency_s, energy_j, tiles = flat.pop("latency_s"), flat.pop("energy_j", None), flat.pop("tiles")
     return PointEstimates(latency_s, energy_j, tiles, flat)
@@ -82,13 +85,3 @@ def _along(values: np.ndarray, dimension: int, dimensions: int) -> np.ndarray:
     shape = [1] * (dimensions + 1)
     shape[dimension] = len(values)
     return values.reshape(shape)
-
-
-def _estimate(director: AnalysisDirector, table: KernelTable, runtime: str) -> dict[str, np.ndarray]:
-    """Sums over all kernels; each is a number or an array that broadcasts to the block's points."""
-    nominal = Coefficients(director.profile)
-    priced = price(table, director.tile(table), nominal, runtime)
-    columns = {"latency_s": priced.latency_s.sum(axis=-1), "tiles": priced.tiling.tiles.sum(axis=-1)}
-    if priced.energy_j is not None:
-        columns["energy_j"] = priced.energy_j.sum(axis=-1)
-    return columns | time_basis(table, priced.prediction, nominal, runtime)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeVar
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from shmoo.estimators.dtypes import bytes_of
 from shmoo.estimators.records import OpCall, TensorSpec
 from shmoo.estimators.registry import Registry
 
-Extent = TypeVar("Extent", int, np.ndarray)
+Extent = int | np.ndarray
 WORKSPACE: Registry[Callable[[OpCall, int], float]] = Registry("workspace")
 """Operator name -> bytes on a CPU for a call and a number of threads."""
 INDUCTOR_WORKSPACE: Registry[Callable[[OpCall, int], float]] = Registry("workspace under Inductor")
@@ -44,7 +43,7 @@ def workspace_bytes(call: OpCall, family: str = "cpu", threads: int | None = Non
 
 def taken_by_onednn(
     groups: Extent, images: Extent, window_height: Extent, window_width: Extent, image_elements: Extent
-) -> Extent:
+) -> bool | np.ndarray:
     """Whether PyTorch gives float32 convolutions on several threads of a CPU to oneDNN: those with groups, several images, a
     window of more than 3 by 3, or large images (`ConvParams::use_mkldnn` in ATen/native/Convolution.cpp). The rest it does
     itself."""

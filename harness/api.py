@@ -1,64 +1,135 @@
-"""The Python interface in short: a model becomes graphs, and graphs become estimates, inspections and fusion summaries.
+"""The Python interface in short: a model, or its name, becomes tables of estimates, inspections, fusion summaries and runs.
 
-What these functions return shows itself as a table in a notebook, and is plain data everywhere else.
+`import shmoo` offers the functions as `shmoo.estimate` and so on. What they return shows itself as a table in a notebook, and is
+plain data everywhere else. Importing this module imports neither torch nor pandas.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmoo.estimators.director import AnalysisDirector, Estimate
+from shmoo.estimators.dtypes import compute_dtype, matrix_dtype
+from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.exports import on_demand
 from shmoo.estimators.fusion_savings import FusionSummary, summarise_fusion
 from shmoo.estimators.inspection import Inspection, inspect_graphs
 from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.progress import Progress
 from shmoo.estimators.records import Graph
+from shmoo.estimators.sweep import AxisValue, SweepController
 from shmoo.estimators.tabular import estimate_record, flatten
-from shmoo.harness.architectures import default_names, load_architecture
-from shmoo.harness.capture import Capture, capture
-from shmoo.harness.models import ModelGraphs, model_graphs
+from shmoo.harness.architectures import choose_targets
+from shmoo.harness.architectures import load_architecture as load_profile
+from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY, VISITS
+from shmoo.runs.compare import MIN_CHANGE, Comparison, compare_runs
+from shmoo.runs.store import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from shmoo.calibrate.calibration import calibrate
+    from shmoo.harness.capture import Capture, capture
+    from shmoo.harness.models import ModelGraphs, model_graphs
 
 __all__ = [
     "Capture",
+    "Comparison",
     "Estimate",
     "FusionSummary",
     "Inspection",
     "ModelGraphs",
+    "Run",
+    "calibrate",
     "capture",
+    "compare",
     "estimate",
     "estimates",
     "fusion",
     "inspect",
+    "load_profile",
+    "measure",
     "model_graphs",
     "save_page",
+    "sweep",
 ]
+
+__getattr__ = on_demand(
+    __name__,
+    {
+        "Capture": "shmoo.harness.capture",
+        "ModelGraphs": "shmoo.harness.models",
+        "calibrate": "shmoo.calibrate.calibration",
+        "capture": "shmoo.harness.capture",
+        "model_graphs": "shmoo.harness.models",
+    },
+)
 
 Graphs = Graph | Sequence[Graph]
 Architecture = str | ArchitectureProfile
 """A name as `shmoo profiles list` gives it, the path of a profile file, or a profile."""
 
 
+class _Work(NamedTuple):
+    """What is estimated: graphs, the samples a call of them processes, and their name for people."""
+
+    graphs: tuple[Graph, ...]
+    batch: int
+    name: str
+
+
 def estimate(
-    graphs: Graphs,
-    arch: Architecture,
+    workload: str | Graphs | Capture | ModelGraphs | Callable[..., Any],
+    arch: Architecture | Sequence[Architecture] | None = None,
     *,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    batch: int | None = None,
+    dtype: str | None = None,
     runtime: str | None = None,
-    compute_dtype: str | None = None,
     threads: int | None = None,
-    batch: int = 1,
-) -> Estimate:
-    """One model on one architecture, with the breakdown by kernel.
+    input_shape: tuple[int, ...] | None = None,
+    seq_len: int | None = None,
+    trust: bool = False,
+    model: str = "",
+) -> pd.DataFrame:
+    """A table of estimates: one row an architecture, with the columns of `shmoo estimate --csv`.
+
+    `AnalysisDirector(load_profile(name)).estimate(graphs)` gives one estimate with its breakdown by kernel.
 
     Args:
-        graphs: what `capture(model, args).graphs` or `model_graphs(name).graphs` holds.
-        runtime, compute_dtype, threads, batch: as `AnalysisDirector.estimate` takes them.
+        workload: a model's name as on the command line ("resnet18", "hf:config.json", "package.module:factory"), a module or
+            function, or what `capture` and `model_graphs` return.
+        arch: one architecture or several; all built-in ones for `None`.
+        args, kwargs: arguments that a module or function is captured with.
+        batch: samples a call processes. By name: the model's own for `None`. Otherwise it only scales throughput, 1 for `None`.
+        dtype: element type, as --dtype; by name float32 for `None`, otherwise as captured.
+        runtime: each architecture's own for `None`; of the built-in architectures those that have it.
+        threads: of the CPUs among the architectures.
+        input_shape, seq_len, trust: of a model by name, as on the command line.
+        model: name for the rows; the workload's own for "".
+
+    Returns:
+        Numbers in SI units; NAME_low and NAME_high are the ends of the 90 % interval of NAME.
 
     Raises:
-        InputError: an unknown architecture, or what the estimate refuses.
+        InputError: an unknown name, or what the estimate refuses.
+        CaptureError: torch cannot capture the model.
     """
-    return _director(arch).estimate(_listed(graphs), runtime=runtime, compute_dtype=compute_dtype, threads=threads, batch=batch)
+    import pandas as pd
+
+    targets = choose_targets(_listed(arch), _listed(runtime), threads)
+    work = _work(workload, args, kwargs, batch, dtype, input_shape, seq_len, trust)
+    rows = []
+    for profile, chosen in targets:
+        cores = threads if profile.family == "cpu" else None
+        estimated = AnalysisDirector(profile).estimate(
+            work.graphs, runtime=chosen, compute_dtype=_multiplied(dtype), threads=cores, batch=work.batch
+        )
+        rows.append(flatten(estimate_record(estimated, model or work.name)))
+    return pd.DataFrame(rows)
 
 
 def estimates(
@@ -66,40 +137,24 @@ def estimates(
     archs: Sequence[Architecture] | None = None,
     *,
     runtime: str | None = None,
-    compute_dtype: str | None = None,
+    dtype: str | None = None,
     threads: int | None = None,
     batch: int = 1,
     model: str = "",
 ) -> pd.DataFrame:
-    """One row an architecture, with the columns of `shmoo estimate --csv`.
-
-    Args:
-        graphs: as for `estimate`.
-        archs: all built-in architectures for `None`.
-        runtime, compute_dtype, threads, batch: as `AnalysisDirector.estimate` takes them.
-        model: name for the rows; the graph's for "".
-
-    Returns:
-        Numbers in SI units; NAME_low and NAME_high are the ends of the 90 % interval of NAME.
-
-    Raises:
-        InputError: an unknown architecture, or what the estimate refuses.
-    """
-    listed = _listed(graphs)
-    name = model or next((graph.name for graph in listed if graph.name), "model")
-    rows = []
-    for arch in default_names() if archs is None else archs:
-        made = estimate(listed, arch, runtime=runtime, compute_dtype=compute_dtype, threads=threads, batch=batch)
-        rows.append(flatten(estimate_record(made, name)))
-    return pd.DataFrame(rows)
+    """`estimate` under the name and with the arguments that it had for captured graphs alone."""
+    return estimate(graphs, archs, runtime=runtime, dtype=dtype, threads=threads, batch=batch, model=model)
 
 
 def inspect(
-    graphs: Graphs,
-    archs: Sequence[Architecture],
+    workload: str | Graphs | Capture | ModelGraphs | Callable[..., Any],
+    archs: Architecture | Sequence[Architecture] = ONE_OF_EACH_FAMILY,
     *,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    batch: int | None = None,
+    dtype: str | None = None,
     runtime: str | None = None,
-    compute_dtype: str | None = None,
     model: str = "",
 ) -> Inspection:
     """A model by module and operator: parameters, work, and where its time goes on each architecture.
@@ -108,15 +163,17 @@ def inspect(
     of kernels on an architecture.
 
     Args:
+        workload, args, kwargs, batch, dtype: as for `estimate`.
         archs: one at least; the first is what `sort="time"` refers to.
-        runtime: each architecture's default for `None`. compute_dtype: as `AnalysisDirector.estimate` takes it.
-        model: name for people; the graph's for "".
+        runtime: each architecture's default for `None`.
+        model: name for people; the workload's own for "".
 
     Raises:
         InputError: no or an unknown architecture, or a runtime that one of them lacks.
     """
-    directors = {director.profile.name: director for director in map(_director, archs)}
-    return inspect_graphs(_listed(graphs), directors, runtime=runtime, compute_dtype=compute_dtype, model=model)
+    work = _work(workload, args, kwargs, batch, dtype)
+    directors = {director.profile.name: director for director in map(_director, _listed(archs))}
+    return inspect_graphs(work.graphs, directors, runtime=runtime, compute_dtype=_multiplied(dtype), model=model or work.name)
 
 
 def save_page(inspection: Inspection, path: str | Path, arch: str | None = None) -> Path:
@@ -129,7 +186,6 @@ def save_page(inspection: Inspection, path: str | Path, arch: str | None = None)
         InputError: the inspection does not cover the architecture.
         OSError: the file cannot be written.
     """
-    from shmoo.estimators.errors import unknown
     from shmoo.harness.inspectpage import write_page
 
     chosen = inspection.architectures[0] if arch is None else arch
@@ -140,29 +196,201 @@ def save_page(inspection: Inspection, path: str | Path, arch: str | None = None)
 
 
 def fusion(
-    graphs: Graphs,
-    arch: Architecture,
+    workload: str | Graphs | Capture | ModelGraphs | Callable[..., Any],
+    arch: Architecture = LOCAL,
     *,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    batch: int | None = None,
+    dtype: str | None = None,
     runtime: str | None = None,
-    compute_dtype: str | None = None,
     model: str = "",
 ) -> FusionSummary:
     """Which operators share a kernel on an architecture, and what that saves in kernels, bytes, time and energy.
 
     Args:
+        workload, args, kwargs, batch, dtype: as for `estimate`.
         runtime: that fuses; for `None` the architecture's default, or its first that fuses where the default is eager.
-        compute_dtype: as `AnalysisDirector.estimate` takes it.
-        model: name for people; the graph's for "".
+        model: name for people; the workload's own for "".
 
     Raises:
         InputError: an unknown architecture, or a runtime that it lacks.
     """
-    return summarise_fusion(_director(arch), _listed(graphs), runtime, model, compute_dtype=compute_dtype)
+    work = _work(workload, args, kwargs, batch, dtype)
+    return summarise_fusion(_director(arch), work.graphs, runtime, model or work.name, compute_dtype=_multiplied(dtype))
 
 
-def _listed(graphs: Graphs) -> tuple[Graph, ...]:
-    return (graphs,) if isinstance(graphs, Graph) else tuple(graphs)
+def sweep(
+    workload: str,
+    axes: Mapping[str, Sequence[AxisValue]] | None = None,
+    archs: Architecture | Sequence[Architecture] | None = None,
+    *,
+    profile_axes: Mapping[str, Sequence[AxisValue]] | None = None,
+    fixed: Mapping[str, AxisValue] | None = None,
+    dtype: str = "float32",
+    runtime: str | Sequence[str] = (),
+    fusion: Sequence[bool] = (True,),
+    threads: int | None = None,
+    trust: bool = False,
+) -> pd.DataFrame:
+    """A table of estimates over axes of a workload and of architectures, with the columns of `shmoo sweep --csv`.
+
+    Args:
+        workload: a workload's or a model's name.
+        axes: axis of the workload -> its values, such as {"batch": (1, 8, 64)}.
+        archs: one architecture or several; all built-in ones for `None`.
+        profile_axes: coefficient or tiling parameter of the architectures -> its values; every architecture must have it.
+        fixed: axes of the workload that keep one value.
+        dtype, threads, trust: as for `estimate`.
+        runtime: one or several; each architecture's own for none.
+        fusion: whether kernels are fused as the runtime does (`True`) or every operator is a kernel of its own.
+
+    Raises:
+        InputError: an unknown name or axis, or what an estimate refuses.
+    """
+    import pandas as pd
+
+    from shmoo.harness.models import workload_source
+
+    wanted, axes, fixed = compute_dtype(dtype), dict(axes or {}), dict(fixed or {})
+    profiles = {profile.name: profile for profile, _ in choose_targets(_listed(archs), _listed(runtime), threads)}
+    asked = {**axes, **{name: (value,) for name, value in fixed.items()}}
+    source, defaults = workload_source(workload, dtype=wanted, trust=trust, asked=asked)
+    settings = {name: value for name, value in {**defaults, **fixed}.items() if name not in axes}
+    controller = SweepController(
+        workload, source, list(profiles.values()), axes, dict(profile_axes or {}), settings, _listed(runtime), fusion
+    )
+    return pd.DataFrame(controller.rows(compute_dtype=_multiplied(wanted), threads=threads))
+
+
+def measure(
+    models: str | Sequence[str] = (),
+    *,
+    suite: str | None = None,
+    device: str = "cpu",
+    runtime: str | Sequence[str] = (),
+    dtype: str | Sequence[str] = (),
+    batch: int | Sequence[int] = (),
+    threads: int | None = None,
+    visits: int = VISITS,
+    budget_s: float | None = None,
+    operators: bool = False,
+    out: str | Path | None = None,
+    resume: bool = False,
+    trust: bool = False,
+    progress: Progress | None = None,
+) -> Run:
+    """Time models and operators on this machine, with their energy where it can be read, as `shmoo measure` does.
+
+    Args:
+        models: networks by name; the suite "quick" where neither a model nor a suite is named.
+        budget_s: no visit to a case starts after this time; `None` for no limit.
+        out: directory of the run; a new one under ./shmoo-runs for `None`.
+        resume: go on with the run in `out`.
+        progress: told before each visit.
+
+    Returns:
+        The run, whose rows may be noisy, suspect or failed; `run.path` is what `calibrate` and `compare` take.
+
+    Raises:
+        InputError: an unknown name, a run that is there already, or another campaign on this machine.
+    """
+    from shmoo.harness.cases import check_device, measure_cases, plan_cases
+    from shmoo.harness.machine import probe_machine
+    from shmoo.harness.paths import new_run_directory
+
+    if resume and out is None:
+        raise InputError("resume=True needs out=: which run to go on with")
+    machine = probe_machine(threads)
+    check_device(device, machine)
+    cases = plan_cases(suite, _listed(models), machine, device, _listed(runtime), _listed(dtype), _listed(batch), trust, progress)
+    label = suite or ("models" if models else "quick")
+    target = new_run_directory(label) if out is None else Path(out)
+    return measure_cases(
+        cases,
+        target,
+        label,
+        machine,
+        resume=resume,
+        visits=visits,
+        budget_s=budget_s,
+        operators=operators,
+        progress=progress,
+    )
+
+
+def compare(a: str | Path | Run, b: str | Path | Run, *, min_change: float = MIN_CHANGE) -> Comparison:
+    """What changed between two runs beyond noise.
+
+    Args:
+        a, b: runs, or their directories.
+        min_change: ratios nearer to 1 than this are no change, however certain.
+
+    Raises:
+        FormatError, InputError: a directory that holds no run.
+    """
+    first, second = (run if isinstance(run, Run) else Run.open(run) for run in (a, b))
+    return compare_runs(first, second, min_change=min_change)
+
+
+def _multiplied(dtype: str | None) -> str | None:
+    """What contractions compute in, where that is not what their tensors are stored in: tf32."""
+    return None if dtype is None else matrix_dtype(compute_dtype(dtype))
+
+
+def _work(
+    workload: str | Graphs | Capture | ModelGraphs | Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any] | None,
+    batch: int | None,
+    dtype: str | None,
+    input_shape: tuple[int, ...] | None = None,
+    seq_len: int | None = None,
+    trust: bool = False,
+) -> _Work:
+    """The graphs of a workload.
+
+    Raises:
+        InputError: an argument that the kind of workload does not take, or none of the kinds.
+        CaptureError: torch cannot capture the model.
+    """
+    wanted = None if dtype is None else compute_dtype(dtype)
+    if isinstance(workload, str):
+        from shmoo.harness.models import model_graphs
+
+        if args or kwargs:
+            raise InputError(f"{workload!r} brings its own inputs; leave args and kwargs out, or pass the model itself")
+        found = model_graphs(
+            workload, batch=batch, dtype=wanted or "float32", input_shape=input_shape, seq_len=seq_len, trust=trust
+        )
+        return _Work(found.graphs, found.batch, workload)
+    if input_shape is not None or seq_len is not None or trust:
+        raise InputError("input_shape, seq_len and trust apply to a model by name; capture this one at the shapes to estimate")
+    if callable(workload):
+        from shmoo.harness.capture import capture
+
+        name = getattr(workload, "__name__", type(workload).__name__)
+        graphs, samples = capture(workload, args, kwargs, name=name).graphs, 1
+    else:
+        graphs = _listed(getattr(workload, "graphs", workload))
+        if args or kwargs:
+            raise InputError("args and kwargs are those of a module or function; these graphs are captured already")
+        if not graphs or not all(isinstance(graph, Graph) for graph in graphs):
+            raise InputError(f"cannot estimate a {type(workload).__name__}; give a model's name, a module, or captured graphs")
+        samples, name = getattr(workload, "batch", 1), next((graph.name for graph in graphs if graph.name), "model")
+    if wanted is not None and matrix_dtype(wanted) is None:
+        from shmoo.estimators.retype import with_dtype
+
+        graphs = tuple(with_dtype(graph, wanted) for graph in graphs)
+    return _Work(graphs, samples if batch is None else batch, name)
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    """One or several as a tuple; nothing for `None`."""
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
 
 
 def _director(arch: Architecture) -> AnalysisDirector:
-    return AnalysisDirector(arch if isinstance(arch, ArchitectureProfile) else load_architecture(arch))
+    return AnalysisDirector(arch if isinstance(arch, ArchitectureProfile) else load_profile(arch))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from shmoo.estimators.errors import FormatError, InputError
-from shmoo.estimators.profile import ArchitectureProfile, builtin_names, load_profile, means_profile
+from shmoo.estimators.errors import FormatError, InputError, unknown
+from shmoo.estimators.profile import RUNTIMES, ArchitectureProfile, builtin_names, check_runtime, load_profile, means_profile
+from shmoo.harness.defaults import LOCAL
 from shmoo.harness.paths import profile_search
 
+logger = logging.getLogger(__name__)
+
 _WHAT_IF = re.compile(r"(?P<base>.+?)(?P<changes>(@[\w.]+=[^@=]+)+)")
-LOCAL = "cpu_local"
-"""Name of this machine's CPU: the calibrated profile where there is one, otherwise its description only."""
 
 
 def default_names() -> list[str]:
@@ -44,7 +47,9 @@ def load_architecture(name: str | Path) -> ArchitectureProfile:
         changed = variant(load_architecture(what_if["base"]), {key: amount_of(text) for key, text in changes.items()})
         return changed.replacing(name=str(name))
     try:
-        return load_profile(name, profile_search())
+        profile = load_profile(name, profile_search())
+        logger.debug("%s: %d coefficients, %s", name, len(profile.coefficients), profile.description)
+        return profile
     except InputError as error:
         if str(name) != LOCAL or isinstance(error, FormatError):
             raise
@@ -52,3 +57,26 @@ def load_architecture(name: str | Path) -> ArchitectureProfile:
     from shmoo.harness.machine import probe_machine
 
     return base_profile(probe_machine())
+
+
+def choose_targets(
+    archs: Sequence[str | ArchitectureProfile], runtimes: Sequence[str], threads: int | None
+) -> list[tuple[ArchitectureProfile, str | None]]:
+    """Architectures with the runtimes to estimate on each. Those named must have every runtime asked for; where none is named,
+    all built-in ones that have it are taken.
+
+    Raises:
+        InputError: an unknown name, a runtime that a named architecture (or every architecture) lacks, or threads without a CPU.
+    """
+    for runtime in runtimes:
+        if not any(runtime in known for known in RUNTIMES.values()):
+            raise unknown("runtime", runtime, {name for known in RUNTIMES.values() for name in known})
+    profiles = [arch if isinstance(arch, ArchitectureProfile) else load_architecture(arch) for arch in archs or default_names()]
+    targets: list[tuple[ArchitectureProfile, str | None]] = []
+    for profile in profiles:
+        for runtime in runtimes or (None,):
+            if archs or runtime is None or runtime in RUNTIMES[profile.family]:
+                targets.append((profile, runtime if runtime is None else check_runtime(profile, runtime)))
+    if threads is not None and not any(profile.family == "cpu" for profile, _ in targets):
+        raise InputError(f"--threads {threads} applies to CPUs, and none is among the architectures; leave it out")
+    return targets

@@ -22,6 +22,7 @@ import filelock
 import msgspec
 
 from shmoo.estimators.errors import InputError, ShmooError
+from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.estimators.records import Graph
 from shmoo.harness.machine import version_of
 from shmoo.harness.schedule import Schedule
@@ -34,32 +35,8 @@ VERSIONS = ("shmoo", "torch", "torchvision", "numpy", "triton", "nvidia-ml-py", 
 LOCK = "shmoo-measuring.lock"
 
 
-class Standing(msgspec.Struct, frozen=True):
-    """How far a campaign is.
-
-    Attributes:
-        done, total: cases visited at least once, and all.
-        visits: visits so far.
-        ok, noisy, suspect, failed: cases by status, as their visits so far say.
-        now: what happens now.
-        left_s: seconds left; `None` while unknown.
-        spent_s: seconds since the campaign began.
-    """
-
-    done: int
-    total: int
-    visits: int = 0
-    ok: int = 0
-    noisy: int = 0
-    suspect: int = 0
-    failed: int = 0
-    now: str = ""
-    left_s: float | None = None
-    spent_s: float = 0.0
-
-
-Progress = Callable[[Standing], None]
-"""Called before each visit and at the end."""
+STAGE = "measuring"
+"""Stage that a campaign reports."""
 
 
 class CampaignSettings(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -115,6 +92,7 @@ def run_campaign(
         machine: where we are; a resumed run must have been measured on the same.
         resume: go on with the run at `out`: visits that it has count.
         isolate: measure in a worker process; otherwise in this one.
+        progress: told before each visit and at the end.
         measurer: visits the cases in place of a worker or this process; the caller closes it.
         facts: further settings and findings about the machine for the manifest of a new run, such as `allocation.buffer_costs`.
 
@@ -126,13 +104,12 @@ def run_campaign(
         ShmooError: the disk is full or failing; finished visits are kept.
         KeyboardInterrupt: Ctrl-C or SIGTERM; finished visits are kept.
     """
-    settings = settings or CampaignSettings()
-    report = progress or _silent
+    settings, report = settings or CampaignSettings(), progress or silent
     path = Path(out)
     cases = tuple({case.identity: case for case in cases}.values())
     with ExitStack() as stack:
         stack.enter_context(_terminable())
-        stack.enter_context(_alone(settings, lambda text: report(Standing(0, len(cases), now=text))))
+        stack.enter_context(_alone(settings, lambda text: report(Standing(STAGE, 0, len(cases), now=text))))
         manifest = RunManifest(
             machine=machine,
             suite=suite,
@@ -193,6 +170,7 @@ def _standing(schedule: Schedule, now: str, spent: float, budget_s: float | None
         left = budget_s - spent if left is None else min(left, budget_s - spent)
     counts = schedule.counts()
     return Standing(
+        STAGE,
         done=sum(counts.values()),
         total=len(schedule.cases),
         visits=schedule.visits_in_all,
@@ -278,7 +256,3 @@ def _flat(settings: dict, prefix: str = "") -> dict[str, AxisValue | None]:
         else:
             found[prefix + name] = value
     return found
-
-
-def _silent(standing: Standing) -> None:
-    """The progress of a campaign that nobody watches."""

@@ -9,6 +9,7 @@ of a timing knows how slow the cores were beside it.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import threading
 import time
@@ -69,6 +70,12 @@ class CoreWatch:
         self._next = end + (end - begin) * (1 / COST_SHARE - 1)
         return slowest
 
+    @property
+    def quiet_s(self) -> tuple[float, ...]:
+        """The quiet time of each core, by which its slowdowns go now, to 0.1 ns; empty while that of a core is unknown."""
+        times = tuple(round(self._cores[core].quiet_s, 10) for core in sorted(self._cores))
+        return times if all(map(math.isfinite, times)) else ()
+
     def _slowest(self) -> float:
         slowdowns = [
             self._cores.setdefault(core, _Core()).slowdown(seconds) for core, seconds in enumerate(self._probe()) if seconds > 0
@@ -83,7 +90,7 @@ class _Core:
     def __init__(self) -> None:
         self._times: list[float] = []
         self._stretches: deque[float] = deque(maxlen=STRETCHES)
-        self._quiet_s = float("inf")
+        self.quiet_s = float("inf")
         self._fresh = 0
 
     def slowdown(self, seconds: float) -> float:
@@ -92,15 +99,15 @@ class _Core:
         self._fresh += 1
         if self._fresh >= REFRESH:
             self._look()
-        return max(seconds / self._quiet_s, 1.0)
+        return max(seconds / self.quiet_s, 1.0)
 
     def _look(self) -> None:
         self._fresh = 0
         lately = sorted(self._times)[int(QUIET_QUANTILE * len(self._times))]
         if not self._stretches:
-            self._quiet_s = lately
+            self.quiet_s = lately
         elif len(self._times) >= ENOUGH:
-            self._quiet_s = min(lately, *self._stretches)
+            self.quiet_s = min(lately, *self._stretches)
         if len(self._times) >= STRETCH:
             self._stretches.append(lately)
             self._times.clear()

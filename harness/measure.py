@@ -43,8 +43,6 @@ from shmoo.runs.records import CANONICAL_STATE, CaseSpec, ChildTime, EnergyReadi
 from shmoo.runs.statistics import median
 
 Builder = Callable[[CaseSpec], Built]
-ENERGY_TIME_TOLERANCE = 0.25
-"""The energy pass must run at the pace of the timing pass, or it measured another state of the machine."""
 BETWEEN_CALLS = 4.0
 """How much longer a window may last in which a flush or other work runs before each call."""
 
@@ -251,7 +249,7 @@ class Measurer:
         return self._gpu_watch if _is_cuda(case) else None
 
     def _energy(self, session: _Session, wait: Callable[[], None] | None, call_s: float) -> tuple[EnergyReading, ...]:
-        """A reading for each domain; its energy is unknown where its window ran at another pace than the blocks, or compiled."""
+        """A reading for each domain; its energy is unknown where something was compiled inside its windows."""
         case, prepared = session.case, session.prepared
         if self._meter is None:
             probes, missing = self._probes or available_probes()
@@ -263,7 +261,7 @@ class Measurer:
         frames = compilations() if compiled else 0
         readings = self._meter.measure(prepared.call, call_s, case.device, wait)
         again = compilations() - frames if compiled else 0
-        return tuple(_of_this_case(reading, call_s, again) for reading in readings)
+        return tuple(_without_compilation(reading, again) for reading in readings)
 
     def _peak_memory(self, case: CaseSpec, call: Callable[[], object], built: Built) -> tuple[float | None, str]:
         if not self._settings.memory:
@@ -322,17 +320,11 @@ def failure(error: BaseException) -> Reason:
     return Reason("error", text) if isinstance(error, ShmooError) else Reason(type(error).__name__, text)
 
 
-def _of_this_case(reading: EnergyReading, call_s: float, compilations_beside: int) -> EnergyReading:
-    """The reading, its energy unknown where its window did something else than the timed blocks."""
-    if reading.energy_j is None or reading.window_s is None or not reading.calls:
+def _without_compilation(reading: EnergyReading, compilations_beside: int) -> EnergyReading:
+    """The reading, its energy unknown where the compiler's would pass for the model's."""
+    if reading.energy_j is None or not compilations_beside:
         return reading
-    pace = reading.window_s / reading.calls
-    if compilations_beside:
-        reason = f"{compilations_beside} compilations while it was measured"
-    elif abs(pace - call_s) > ENERGY_TIME_TOLERANCE * call_s:
-        reason = f"measured at another pace: {pace:.3g} s a call against {call_s:.3g} s when timed"
-    else:
-        return reading
+    reason = f"{compilations_beside} compilations while it was measured"
     return msgspec.structs.replace(reading, energy_j=None, low_j=None, high_j=None, reason=reason)
 
 

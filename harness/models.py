@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
@@ -21,6 +23,8 @@ from shmoo.harness.workloads.language import phase_of
 from shmoo.harness.workloads.loading import resolve_model
 from shmoo.harness.workloads.module import STORAGE_DTYPES, DNNModule
 from shmoo.runs.records import AxisValue
+
+logger = logging.getLogger(__name__)
 
 
 class ModelGraphs(msgspec.Struct, frozen=True):
@@ -112,8 +116,18 @@ class WorkloadGraphs:
             CaptureError: torch cannot capture the model.
             InputError: an axis or its value cannot be used, or there is nothing to quantise.
         """
+        begin = time.monotonic()
         found = self._capture(axes)
         graphs = found.graphs
+        calls = sum(len(graph.calls) for graph in graphs)
+        logger.info(
+            "captured %s %s in %.2f s: %d graphs, %d calls",
+            self._module.name,
+            dict(axes),
+            time.monotonic() - begin,
+            len(graphs),
+            calls,
+        )
         if self._dtype != self._stored:
             graphs = tuple(with_dtype(graph, self._dtype) for graph in graphs)
         if self._mode.quantize is not None:

@@ -83,6 +83,10 @@ class BlockWatch(Protocol):
     def slowdown(self) -> float | None:
         """How many times slower than alone the slowest core is; `None` where it was looked at just before."""
 
+    @property
+    def quiet_s(self) -> tuple[float, ...]:
+        """What each core takes for the reference alone, as far as this watch has seen."""
+
 
 class BlockTimer(Protocol):
     """Times a block of calls on one kind of device."""
@@ -196,6 +200,7 @@ def time_callable(
     return Timing(
         samples_s=tuple(blocks.samples),
         slowdowns=blocks.slowdowns(),
+        quiet_s=blocks.quiet_s,
         switches=tuple(blocks.switches),
         cpu_s=blocks.cpu_s,
         block_calls=calls,
@@ -246,6 +251,8 @@ class _Blocks:
         self._probed: list[tuple[int, float]] = []
         self._switched: int | None = None
         self.cpu_s = 0.0
+        self.quiet_s: tuple[float, ...] = ()
+        """The longest quiet time of each core that a slowdown of these blocks goes by."""
         self._cpu = 0.0
         self.look()
 
@@ -253,6 +260,8 @@ class _Blocks:
         """See how the cores are now; what happened since the last block is forgotten."""
         if self._watch is not None and (slowdown := self._watch.slowdown()) is not None:
             self._probed.append((len(self.samples), slowdown))
+            now = self._watch.quiet_s
+            self.quiet_s = tuple(map(max, self.quiet_s, now)) if self.quiet_s else now
         self._switched = _involuntary_switches()
         self._cpu = time.process_time()
 

@@ -24,6 +24,9 @@ WIDE_ENERGY = 0.2
 """Width of an energy interval over its value beyond which it says little."""
 IDLE_DRIFT = 0.2
 """Idle power before and after a case further apart than this: something else began or ended."""
+PACE_APART = 0.25
+"""Energy read while calls took this much more or less than usual is that of another moment: it fits, at its own pace, and should
+not be set beside the time."""
 SENSORS_APART = 0.05
 """An energy counter and the same card's power sensor further apart than this do not see the same thing."""
 SHOWN = 3
@@ -202,6 +205,18 @@ def _energy(run: Run) -> Iterator[Finding]:
         if concerned := [row for row, reading in readings if holds(reading)]:
             found = f"{len(concerned)} rows: {doubt}: {_listed(concerned)}"
             yield Finding("energy", found, "note", remedy, _labels(concerned))
+    paced = [
+        (row, reading.pace_s)
+        for row, reading in readings
+        if row.timed and reading.energy_j is not None and reading.pace_s is not None
+    ]
+    elsewhere = [row for row, pace in paced if repeat_spread(pace, row.latency.value_s) > PACE_APART]
+    if elsewhere:
+        found = (
+            f"{len(elsewhere)} rows: energy was read while a call took over {PACE_APART:.0%} more or less than its prevailing "
+            f"time: {_listed(elsewhere)}"
+        )
+        yield Finding("energy pace", found, "note", "", _labels(elsewhere))
     causes: dict[tuple[str, str], list[Measurement]] = {}
     for row, reading in readings:
         if reading.energy_j is None:

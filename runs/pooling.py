@@ -1,14 +1,20 @@
 """What a call takes on a machine whose cores others use too: what a case's few visits say, weighed with what all visits say.
 
-    undisturbed time u   lower quartile of the blocks in which the system took no core away
-    share r              u over the mean time of a visit: 1 where nothing disturbs, 0.3 where two threads wait for each other
-    prevailing time      u / (shrunken share)
+    undisturbed time u_v   of a visit: lower quartile of the blocks in which the system took no core away
+    share s                of a case: (calls done) / (calls it would have done undisturbed) over its visits
+    own time               1 / (mean of the visits' rates) = (harmonic mean of u_v) / s
+    prevailing time        (harmonic mean of u_v) / (s - b (s - mean share of calls like it))
 
 On a machine whose cores are shared, one visit may run undisturbed and the next at a hundredth of its speed, so that a few visits
-to a case say little of its share. But calls that use the same number of threads and last about as long have the same share: on two
-cores that others kept busy for 90 % of the time, shares of cases differed by no more than those of visits to one case (0.30 on two
-threads and 0.85 on one, for calls below a millisecond). So a case's share is drawn towards that of its class as far as the run says
-that the members of the class are alike (empirical Bayes: Efron and Morris, JASA 70, 1975).
+to a case say little of its share. But calls that use the same number of threads and last about as long have the same share: on
+two cores that others kept busy for 90 % of the time, shares of cases differed by no more than those of visits to one case (0.30
+on two threads and 0.85 on one, for calls below a millisecond). A case whose share is below that of its class has probably met
+more than its part of disturbance, and its time is corrected for it.
+
+The correction b is the slope of the regression of the error of the own rate on the share (a control variate: Owen, Monte Carlo
+theory, methods and examples, 2013, section 8.9). It is 1 where shares of the class differ only by what visits to one case differ
+by. It falls towards 0 the more cases have shares of their own (empirical Bayes: Efron and Morris, JASA 70, 1975), and the more
+visits differ in what their shares do not show, such as a clock that wanders from visit to visit on a quiet machine.
 """
 
 from __future__ import annotations
@@ -21,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shmoo.runs.records import Timing
-from shmoo.runs.statistics import FEW_CASES, MAD_OF_NORMAL, PRIOR_VISITS, Latency, latency, visit_deviations
+from shmoo.runs.statistics import FEW_CASES, PRIOR_VISITS, Latency, latency, normal_deviation, visit_deviations
 
 UNDISTURBED_BLOCKS = 5
 """Fewer undisturbed blocks than this do not say what a call takes undisturbed."""
@@ -31,27 +37,46 @@ SEVERAL_THREADS = 1.5
 
 @dataclass(slots=True)
 class _Case:
-    """One case as a share of its undisturbed time.
+    """One case by its visits, rates relative to the mean undisturbed rate of the case.
 
     Attributes:
-        undisturbed_s: what a call takes undisturbed; its relative standard error beside it.
-        shares: (V,) of each visit.
+        undisturbed_s: harmonic mean over the visits of what a call takes undisturbed.
+        share: mean of the visits' rates.
+        rates: (V,) deviations of the visits' rates from their mean.
+        shares: (V,) the part of those deviations that undisturbed times do not explain.
+        alike: cases with an equal one are calls like this one.
     """
 
     undisturbed_s: float
-    undisturbed_se: float
+    share: float
+    rates: np.ndarray
     shares: np.ndarray
     alike: Hashable
+
+    def residuals(self, slope: float) -> np.ndarray:
+        """(V,) deviations of the visits' rates that the correction leaves."""
+        return self.rates - slope * self.shares
 
 
 @dataclass(frozen=True, slots=True)
 class _Class:
-    """Shares of alike cases: mean, variance between visits to one case, variance between cases, standard error of the mean."""
+    """Alike cases.
 
-    mean: float
-    visits: float
-    cases: float
-    mean_se: float
+    Attributes:
+        cases: how many there are.
+        share: mean over the cases; mean_variance: variance of that mean.
+        variance: of the cases' true shares.
+        slope: error of the own rate that goes with a unit of the share's distance from the mean, between 0 and 1, for each number
+            of visits.
+        residual: standard deviation of a visit's rate after the correction, over the share, for each number of visits.
+    """
+
+    cases: int
+    share: float
+    mean_variance: float
+    variance: float
+    slope: dict[int, float]
+    residual: dict[int, float]
 
 
 def latencies(groups: Sequence[Hashable], cases: Sequence[Sequence[Timing]]) -> list[Latency | None]:
@@ -63,33 +88,36 @@ def latencies(groups: Sequence[Hashable], cases: Sequence[Sequence[Timing]]) -> 
     """
     samples = [[visit.samples_s for visit in visits if visit.samples_s] for visits in cases]
     deviations = visit_deviations(groups, samples)
-    shares = [_case(group, visits) for group, visits in zip(groups, cases, strict=True)]
-    classes = _classes([case for case in shares if case is not None])
+    shared = [_case(group, visits) for group, visits in zip(groups, cases, strict=True)]
+    classes = _classes([case for case in shared if case is not None])
     results: list[Latency | None] = []
-    for own, deviation, case in zip(samples, deviations, shares, strict=True):
-        alone = latency(own, deviation) if own else None
-        together = None if case is None or case.alike not in classes else _shrunken(case, classes[case.alike])
-        results.append(together if together is not None and alone is not None and len(own) > 1 else alone)
+    for own, deviation, case in zip(samples, deviations, shared, strict=True):
+        if case is not None and case.alike in classes:
+            results.append(_corrected(case, classes[case.alike]))
+        else:
+            results.append(latency(own, deviation) if own else None)
     return results
 
 
 def _case(group: Hashable, visits: Sequence[Timing]) -> _Case | None:
-    """`None` where too few blocks ran undisturbed, or nobody knows which did."""
+    """`None` with a single visit, where too few blocks ran undisturbed, or where nobody knows which did."""
     timed = [visit for visit in visits if visit.samples_s]
     if len(timed) < 2 or any(len(visit.switches) != len(visit.samples_s) for visit in timed):
         return None
-    quiet = [np.asarray(visit.samples_s)[np.asarray(visit.switches) == 0] for visit in timed]
-    blocks = np.concatenate(quiet)
-    if blocks.size < UNDISTURBED_BLOCKS:
+    blocks = [np.asarray(visit.samples_s)[np.asarray(visit.switches) == 0] for visit in timed]
+    together = np.concatenate(blocks)
+    if together.size < UNDISTURBED_BLOCKS:
         return None
-    undisturbed = float(np.quantile(blocks, 0.25))
-    by_visit = np.log([np.quantile(part, 0.25) for part in quiet if part.size >= UNDISTURBED_BLOCKS])
-    spread = float(np.std(by_visit, ddof=1)) / math.sqrt(by_visit.size) if by_visit.size > 1 else 0.0
+    by_visit = np.asarray([np.quantile(b if b.size >= UNDISTURBED_BLOCKS else together, 0.25) for b in blocks])
+    undisturbed = 1.0 / float(np.mean(1.0 / by_visit))
+    rates = undisturbed / np.asarray([np.mean(visit.samples_s) for visit in timed])
+    share = float(rates.mean())
     threads = _threads(timed, undisturbed)
     return _Case(
         undisturbed,
-        spread,
-        np.asarray([undisturbed / float(np.mean(visit.samples_s)) for visit in timed]),
+        share,
+        rates - share,
+        rates - share * undisturbed / by_visit,
         (group, threads is not None and threads > SEVERAL_THREADS, math.floor(math.log10(undisturbed))),
     )
 
@@ -110,24 +138,39 @@ def _classes(cases: Sequence[_Case]) -> dict[Hashable, _Class]:
 
 
 def _class(cases: Sequence[_Case]) -> _Class:
-    means = np.asarray([case.shares.mean() for case in cases])
+    """Variances are those of the samples, and not robust ones: shares lie between 0 and about 1, and rare visits that stalled are
+    what the correction is for."""
+    shares = np.asarray([case.share for case in cases])
     counts = np.asarray([case.shares.size for case in cases])
-    # Residuals around a mean of n are smaller than errors by sqrt((n - 1) / n).
-    apart = [np.abs(case.shares - case.shares.mean()) * math.sqrt(case.shares.size / (case.shares.size - 1)) for case in cases]
-    visits = (float(np.median(np.concatenate(apart))) / MAD_OF_NORMAL) ** 2
-    spread = (float(np.median(np.abs(means - np.median(means)))) / MAD_OF_NORMAL) ** 2
-    return _Class(
-        mean=float(means.mean()),
-        visits=visits,
-        cases=max(spread - visits * float(np.mean(1.0 / counts)), 0.0),
-        mean_se=float(np.std(means, ddof=1)) / math.sqrt(means.size),
-    )
+    freedom = float(np.sum(counts - 1))
+    visits = sum(float(np.sum(case.shares**2)) for case in cases) / freedom
+    covariance = sum(float(np.sum(case.rates * case.shares)) for case in cases) / freedom
+    seen = float(np.var(shares, ddof=1))
+    between = max(seen - visits * float(np.mean(1.0 / counts)), 0.0)
+    slope, residual = {}, {}
+    for count in np.unique(counts).tolist():
+        expected = visits / count + between
+        slope[count] = min(max(covariance / count / expected, 0.0), 1.0) if expected > 0 else 0.0
+        # Residuals around a mean of n are smaller than errors by sqrt((n - 1) / n).
+        residual[count] = normal_deviation(
+            np.concatenate(
+                [
+                    np.abs(case.residuals(slope[count])) / case.share * math.sqrt(n / (n - 1))
+                    for case, n in zip(cases, counts, strict=True)
+                ]
+            )
+        )
+    return _Class(shares.size, float(shares.mean()), seen / shares.size, between, slope, residual)
 
 
-def _shrunken(case: _Case, alike: _Class) -> Latency:
-    count = case.shares.size
-    own = ((count - 1) * float(np.var(case.shares, ddof=1)) + PRIOR_VISITS * alike.visits) / (count - 1 + PRIOR_VISITS) / count
-    weight = alike.cases / (alike.cases + own) if own > 0 else 1.0
-    share = alike.mean + weight * (float(case.shares.mean()) - alike.mean)
-    error = math.sqrt(weight * own + (1.0 - weight) ** 2 * alike.mean_se**2) / share
-    return Latency(case.undisturbed_s / share, math.hypot(error, (1.0 - weight) * case.undisturbed_se), count)
+def _corrected(case: _Case, alike: _Class) -> Latency:
+    count = case.rates.size
+    slope = alike.slope[count]
+    share = case.share + slope * (alike.share - case.share)
+    own = float(np.sum((case.residuals(slope) / share) ** 2))
+    visits = (own + PRIOR_VISITS * alike.residual[count] ** 2) / (count - 1 + PRIOR_VISITS) / count
+    # The variance between n cases is itself known from n - 1 distances only, which matters to cases far from the mean (Morris,
+    # JASA 78, 1983).
+    doubt = 2.0 / (alike.cases - 3) * (case.share - alike.share) ** 2
+    others = slope**2 * (alike.variance + alike.mean_variance + doubt) / share**2
+    return Latency(case.undisturbed_s / share, math.sqrt(visits + others), count)

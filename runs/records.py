@@ -118,6 +118,8 @@ class Timing(msgspec.Struct, frozen=True, omit_defaults=True):
         samples_s: each sample is the mean over one block of calls.
         slowdowns: for each block, how slow the slowest core was beside it: the time of a reference kernel over its time on that
             core when nothing else runs, the larger of the probes before and after the block. Empty where cores were not probed.
+        quiet_s: time of the reference kernel on each core when nothing else runs, as far as the watch knew on this visit. Merged
+            visits go by the least time of the run, and so do their slowdowns.
         switches: for each block, how often the system took a core away from this process (involuntary context switches). Empty
             where the system does not tell.
         cpu_s: CPU time of this process over all blocks; `None` where it was not read.
@@ -130,6 +132,7 @@ class Timing(msgspec.Struct, frozen=True, omit_defaults=True):
 
     samples_s: tuple[float, ...]
     slowdowns: tuple[float, ...] = ()
+    quiet_s: tuple[float, ...] = ()
     switches: tuple[int, ...] = ()
     cpu_s: float | None = None
     block_calls: int = 1
@@ -163,6 +166,11 @@ class EnergyReading(msgspec.Struct, frozen=True, omit_defaults=True):
     trials_j: tuple[float, ...] = ()
     integrated_j: float | None = None
     update_period_s: float | None = None
+
+    @property
+    def pace_s(self) -> float | None:
+        """Seconds a call took while the energy was read, which on a machine with neighbours is not what it took when timed."""
+        return self.window_s / self.calls if self.window_s and self.calls else None
 
     @property
     def sd_j(self) -> float | None:

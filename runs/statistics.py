@@ -1,11 +1,12 @@
-"""Robust statistics of timing samples: what a call takes on a machine as it is, and how well that is known.
+"""Statistics of timing samples: what a call takes on a machine as it is, and how well that is known.
 
     visit: blocks, calls back to back     rate of a visit = calls / seconds
     case:  visits spread over a campaign  prevailing time = 1 / (mean of the visits' rates)
 
 On a machine with neighbours the speed of the cores changes within milliseconds to seconds. What a long computation takes follows
-from the rate averaged over time, so rates are averaged and not times; a visit that stalled then weighs little. Blocks of one
-visit repeat each other, so the standard error comes from the spread between visits.
+from the rate averaged over time, so rates are averaged and not times, and a visit that stalled counts as one that got little
+done. Blocks of one visit repeat each other, so the standard error comes from the spread between visits. `runs/pooling.py` adds
+what visits to other cases say of a case.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ CONFIDENCE = 0.9
 """Every interval Shmoo reports is a 90 % interval."""
 Z = 1.6449
 """Normal quantile that leaves 5 % on either side (CONFIDENCE)."""
-PRIOR_VISITS = 3.0
-"""Degrees of freedom that the spread of all cases of a run has beside the few visits of one case."""
+PRIOR_VISITS = 2.0
+"""Degrees of freedom that the spread of like cases of a run has beside the few visits of one case. On shared virtual machines the
+variances of like cases differed as those of one to three degrees of freedom do."""
 FEW_CASES = 8
 """Fewer cases than this say nothing about the spread that visits of a machine have."""
 QUIET = 1.15
@@ -52,14 +54,6 @@ class Latency(msgspec.Struct, frozen=True):
     relative_se: float
     visits: int
 
-    @property
-    def low_s(self) -> float:
-        return self.value_s * math.exp(-Z * self.relative_se)
-
-    @property
-    def high_s(self) -> float:
-        return self.value_s * math.exp(Z * self.relative_se)
-
 
 def latency(visits: Sequence[Sequence[float]], visit_sd: float | None = None) -> Latency:
     """What a call takes on the machine as it is, from the samples of each visit.
@@ -78,6 +72,8 @@ def latency(visits: Sequence[Sequence[float]], visit_sd: float | None = None) ->
         raise NothingMeasuredError("no samples to take statistics of; the case failed or was never measured")
     if rates.size == 1:
         samples = _array(next(samples for samples in visits if len(samples)))
+        if samples.size == 1:
+            return Latency(float(samples[0]), UNKNOWN if visit_sd is None else visit_sd, 1)
         return Latency(float(np.median(samples)), max(_drift(samples), visit_sd or 0.0), 1)
     variance, freedom = float(np.var(np.log(rates), ddof=1)), rates.size - 1
     if visit_sd is not None:
@@ -154,8 +150,6 @@ def normal_deviation(distances: np.ndarray) -> float:
 
 def _drift(samples: np.ndarray) -> float:
     """Relative standard error of a lone visit: spread of the means of consecutive parts, which neighbouring samples share."""
-    if samples.size < 2:
-        return UNKNOWN
     means = np.asarray([part.mean() for part in np.array_split(samples, min(BATCHES, samples.size))])
     return float(np.std(np.log(means), ddof=1)) / math.sqrt(means.size)
 

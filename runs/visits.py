@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -55,7 +55,7 @@ def _from_format_1(line: bytes, where: str) -> Measurement:
 def merge_visits(lines: Iterable[Measurement]) -> tuple[Measurement, ...]:
     """One row a case, in the order of their first visits, each knowing what the visits of its kind spread by."""
     by_case: dict[str, list[Measurement]] = {}
-    for line in lines:
+    for line in _on_one_scale(lines):
         by_case.setdefault(line.case.identity, []).append(line)
     rows = [_merged(visits) for visits in by_case.values()]
     timed = [row for row in rows if row.timed]
@@ -64,6 +64,34 @@ def merge_visits(lines: Iterable[Measurement]) -> tuple[Measurement, ...]:
     times = latencies(groups, [row.visits for row in timed])
     known = dict(zip((row.case.identity for row in timed), zip(deviations, times, strict=True), strict=True))
     return tuple(_judged(row, *known.get(row.case.identity, (None, None))) for row in rows)
+
+
+def _on_one_scale(lines: Iterable[Measurement]) -> list[Measurement]:
+    """The lines with slowdowns that go by the least quiet time of each core in all of them. A watch that began while a neighbour
+    worked took that for quiet."""
+    lines = list(lines)
+    quiet: dict[int, tuple[float, ...]] = {}
+    for line in lines:
+        if line.timing is not None and (times := line.timing.quiet_s):
+            quiet[len(times)] = tuple(map(min, quiet.get(len(times), times), times))
+    return [
+        msgspec.structs.replace(
+            line,
+            timing=None if line.timing is None else _rescaled(line.timing, quiet),
+            visits=tuple(_rescaled(visit, quiet) for visit in line.visits),
+        )
+        for line in lines
+    ]
+
+
+def _rescaled(timing: Timing, quiet: Mapping[int, tuple[float, ...]]) -> Timing:
+    """Args: quiet: least quiet time of each core, by the number of cores watched."""
+    if not timing.quiet_s:
+        return timing
+    least = quiet[len(timing.quiet_s)]
+    # Which core was the slowest is not known: with the factor of the one furthest off, no slow block passes for quiet.
+    factor = max(now / best for now, best in zip(timing.quiet_s, least, strict=True))
+    return msgspec.structs.replace(timing, slowdowns=tuple(round(factor * s, 2) for s in timing.slowdowns), quiet_s=least)
 
 
 def _merged(lines: Sequence[Measurement]) -> Measurement:

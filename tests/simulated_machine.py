@@ -76,6 +76,16 @@ class From:
         return works, min(until, self._begin_s)
 
 
+class Until:
+    """Works without a pause until a time, and then does what another one does."""
+
+    def __init__(self, end_s: float, after: Neighbour) -> None:
+        self._end_s, self._after = end_s, after
+
+    def at(self, now: float) -> tuple[bool, float]:
+        return (True, self._end_s) if now < self._end_s else self._after.at(now)
+
+
 class Silent:
     """Nobody."""
 

@@ -160,7 +160,7 @@ def test_caches_that_a_machine_does_not_tell_are_typical_ones(told, levels):
     assert AnalysisDirector(profile).estimate((graph,)).latency_s.value > 0
 
 
-def test_rows_of_another_device_do_not_calibrate_a_profile(tmp_path):
+def test_rows_of_another_device_do_not_calibrate_a_profile(tmp_path, caplog):
     """A GPU is not fitted to a CPU's rows: refused where there are no others, left out where there are."""
     table = tmp_path / "cpu.csv"
     table.write_text("op,m,n,k,latency_s\n" + "".join(f"linear,{m},64,64,1e-3\n" for m in (8, 16, 32)))
@@ -171,7 +171,6 @@ def test_rows_of_another_device_do_not_calibrate_a_profile(tmp_path):
             writer.append(Measurement(case.case, "ok", (), hashes, Timing((1e-3,))), case.graphs)
     with pytest.raises(InputError, match=r"run holds rows of cpu, and 'gpu_t4' is a gpu"):
         calibrate([tmp_path / "run"], base=load_profile("gpu_t4"))
-    told: list[str] = []
     with pytest.raises(InputError, match="hardly vary"):
-        calibrate([tmp_path / "run", table], base=load_profile("gpu_t4"), progress=told.append)
-    assert "3 cases of other devices than 'cuda' are left out" in told
+        calibrate([tmp_path / "run", table], base=load_profile("gpu_t4"))
+    assert "3 cases of other devices than 'cuda' are left out" in caplog.messages

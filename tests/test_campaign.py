@@ -288,7 +288,7 @@ def test_progress_counts_cases_by_status_and_estimates_the_time_left(campaign):
     campaign(measurer=FakeMeasurer(advance), clock=lambda: now[0], visits=2, progress=said.append)
     assert (said[0].done, said[0].total, said[0].left_s) == (0, 8, None)
     assert (said[1].done, said[1].visits, said[1].left_s) == (1, 1, pytest.approx(150))
-    assert said[-1] == Standing(done=8, total=8, visits=16, ok=8, now="done", left_s=0.0, spent_s=160.0)
+    assert said[-1] == Standing("measuring", done=8, total=8, visits=16, ok=8, now="done", left_s=0.0, spent_s=160.0)
     (now[0], limited) = 0.0, []
     campaign(measurer=FakeMeasurer(advance), clock=lambda: now[0], visits=4, budget_s=100.0, progress=limited.append, resume=True)
     assert [standing.left_s for standing in limited[:2]] == pytest.approx([100.0, 90.0])

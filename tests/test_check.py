@@ -134,7 +134,7 @@ def test_one_visit_is_a_note_with_the_command_for_more(check, tmp_path):
 
 def test_noisy_rows_are_a_note_with_the_standard_errors(check):
     """Two visits of every case 30 % apart have the variance v = (ln 1.3)^2 / 2, and so have all cases together, but for a median
-    distance that is 1 / 0.6745 of a standard deviation: the standard error is the root of (v + 3 v / 0.6745^2) / 4 / 2."""
+    distance that is 1 / 0.6745 of a standard deviation: the standard error is the root of (v + 2 v / 0.6745^2) / 3 / 2."""
     found = check(visited(1.0, 1.3), visits=2)["noisy"]
     assert found.level == "note"
     assert len(found.cases) == 10
@@ -142,7 +142,7 @@ def test_noisy_rows_are_a_note_with_the_standard_errors(check):
     assert "--visits 4" in found.remedy
     typical, far = (float(part) for part in re.findall(r"([\d.]+)%", found.found)[:2])
     variance = math.log(1.3) ** 2 / 2
-    assert typical == far == pytest.approx(100 * math.sqrt((variance + 3 * variance / 0.6745**2) / 4 / 2), abs=0.06)
+    assert typical == far == pytest.approx(100 * math.sqrt((variance + 2 * variance / 0.6745**2) / 3 / 2), abs=0.06)
 
 
 def test_late_visits_that_are_slower_are_drift(check):
@@ -186,6 +186,13 @@ def test_doubtful_energies_are_notes(check, reading, said):
     found = check([row(1, energy=(EnergyReading("package", 1.0, low_j=0.95, high_j=1.05, **reading),))])
     assert said in found["energy"].found
     assert found["energy"].level == "note"
+
+
+def test_energy_read_at_another_pace_is_a_note(check):
+    """1.2 s a call in the energy windows and 1 s when timed are within the 25 % that pass, 1.3 s are not."""
+    near, far = (EnergyReading("package", 1.0, low_j=0.95, high_j=1.05, window_s=s, calls=1) for s in (1.2, 1.3))
+    found = check([row(1, samples=(1.0,) * 4, energy=(near,)), row(2, samples=(1.0,) * 4, energy=(far,))])["energy pace"]
+    assert (found.level, found.cases) == ("note", (case(2).label,))
 
 
 # the command

@@ -16,8 +16,9 @@ from click.testing import CliRunner
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.profile import load_profile
 from shmoo.estimators.records import OpCall, TensorSpec, single_call_graph
+from shmoo.harness.cases import plan_cases
 from shmoo.harness.cli.app import VerbGroup
-from shmoo.harness.cli.measure import finish, plan_cases
+from shmoo.harness.cli.measure import finish
 from shmoo.harness.cli.options import parse_axis, parse_shape
 from shmoo.harness.cli.show import show
 from shmoo.runs.records import CaseSpec, Machine, Measurement, Reason, RunManifest, Timing

@@ -16,7 +16,7 @@ COMMANDS = (
     ["estimate", "linear", "--arch", "cpu_server_generic,kpu_t64"],
     ["estimate", "--ops", "ops.csv", "--arch", "tpu_v4"],
     ["sweep", "linear", "--axis", "n=1,2", "--arch", "gpu_t4"],
-    ["sweep", "mlp", "--fit", "on-chip", "--axis", "hidden=64,128", "--arch", "kpu_t64@capacity.l3=64KiB"],
+    ["sweep", "mlp", "--largest-on-chip", "--axis", "hidden=64,128", "--arch", "kpu_t64@capacity.l3=64KiB"],
     ["inspect", "mlp", "--arch", "tpu_v4"],
     ["fusion", "mlp"],
     ["trace", "mlp", "--arch", "kpu_t64"],

@@ -16,8 +16,8 @@ from click.testing import CliRunner
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.profile import load_profile
+from shmoo.harness.cases import plan_cases
 from shmoo.harness.cli.app import VerbGroup
-from shmoo.harness.cli.measure import plan_cases
 from shmoo.harness.cli.report import choose_profile
 from shmoo.harness.measure import build_case
 from shmoo.runs.records import Machine, RunManifest

@@ -46,16 +46,16 @@ def test_a_profile_axis_reads_sizes_and_tile_parameters() -> None:
 def test_the_planner_prints_the_largest_size_of_each_architecture() -> None:
     """More L3 holds a wider MLP; its footprint is within the chip."""
     rows = rows_of(
-        "sweep", "mlp", "--fit", "on-chip", "--axis", "hidden=64..8192:15", "--arch", "kpu_t64,kpu_t64@capacity.l3=2MiB,tpu_v4"
+        "sweep", "mlp", "--largest-on-chip", "--axis", "hidden=64..8192:15", "--arch", "kpu_t64,kpu_t64@capacity.l3=2MiB,tpu_v4"
     )
     by = {row["arch"]: row for row in rows}
     assert by["kpu_t64@capacity.l3=2MiB"]["hidden"] < by["kpu_t64"]["hidden"] <= by["tpu_v4"]["hidden"]
     assert all(row["footprint_bytes"] <= row["on_chip_bytes"] for row in rows)
-    shown = shmoo("sweep", "mlp", "--fit", "on-chip", "--axis", "hidden=64,128", "--arch", "kpu_t64")
+    shown = shmoo("sweep", "mlp", "--largest-on-chip", "--axis", "hidden=64,128", "--arch", "kpu_t64")
     assert "largest hidden" in shown.stdout
     assert "end of the axis" in shown.stdout
     both = rows_of(
-        "sweep", "mlp", "--fit", "on-chip", "--axis", "hidden=64,128", "--arch", "gpu_h100", "--runtime", "eager,inductor"
+        "sweep", "mlp", "--largest-on-chip", "--axis", "hidden=64,128", "--arch", "gpu_h100", "--runtime", "eager,inductor"
     )
     assert [row["runtime"] for row in both] == ["eager", "inductor"]
 
@@ -65,9 +65,9 @@ def test_the_planner_prints_the_largest_size_of_each_architecture() -> None:
     [
         (["mlp"], "nothing varies"),
         (["mlp", "--axis", "batch=1,2", "--fusion", "maybe"], "maybe"),
-        (["mlp", "--fit", "on-chip", "--axis", "batch=1,2", "--plot", "x.html"], "--plot"),
-        (["mlp", "--fit", "on-chip", "--axis", "batch=1,2", "--fusion", "off"], "--fusion"),
-        (["mlp", "--fit", "on-chip", "--profile-axis", "clock=1e9,2e9", "--arch", "kpu_t64"], "--fit"),
+        (["mlp", "--largest-on-chip", "--axis", "batch=1,2", "--plot", "x.html"], "--plot"),
+        (["mlp", "--largest-on-chip", "--axis", "batch=1,2", "--fusion", "off"], "--fusion"),
+        (["mlp", "--largest-on-chip", "--profile-axis", "clock=1e9,2e9", "--arch", "kpu_t64"], "needs a first --axis"),
         (["mlp", "--axis", "batch=1,2", "--arch", "tpu_v4", "--runtime", "eager"], "eager"),
         (["mlp", "--profile-axis", "tile_q=1,2"], "tile_q"),
     ],

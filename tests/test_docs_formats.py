@@ -69,7 +69,7 @@ def test_what_show_derives_from_visits_is_named() -> None:
     assert derived <= named("Rows")
     assert f"above {NOISY * 100:.0f} %" in TEXT
     assert f"fewer than {QUIET_BLOCKS} of them" in TEXT
-    assert (PRIOR_VISITS, RUN_FORMAT) == (3, 2)
+    assert (PRIOR_VISITS, RUN_FORMAT) == (2, 2)
     assert f"`format` {RUN_FORMAT}" in TEXT
 
 

@@ -63,6 +63,20 @@ def test_static_power_is_fitted_and_held_against_idle_power():
     assert "was not measured" in fitted(measured()).static_power
 
 
+def test_energy_read_while_calls_were_slow_is_fitted_at_its_own_pace():
+    """Every other reading was taken while calls took twice as long, so that it holds 60 W for twice the time. With the pace, the
+    fit gives back static power and energies per flop; without it, that of a vector flop is off by a third."""
+    slow = [
+        dataclasses.replace(c, energy_j=c.energy_j + TRUTH["static"] * c.latency_s, energy_pace_s=2 * c.latency_s) if i % 2 else c
+        for i, c in enumerate(measured())
+    ]
+    told, untold = (fitted(cases).coefficients for cases in (slow, [dataclasses.replace(c, energy_pace_s=None) for c in slow]))
+    assert told["power.static"].value == pytest.approx(60.0, rel=0.02)
+    for unit in ("matrix", "vector"):
+        assert told[f"energy.flop.{unit}.float32"].value == pytest.approx(TRUTH[unit], rel=0.02)
+    assert abs(untold["energy.flop.vector.float32"].value / TRUTH["vector"] - 1.0) > 0.33
+
+
 def test_no_operation_takes_less_than_a_tenth_of_what_circuits_need():
     """Readings that hold static power alone leave the energy of a byte of memory at its lower bound, and say so."""
     cases = [dataclasses.replace(c, energy_j=60.0 * c.latency_s) for c in measured()]
@@ -94,23 +108,31 @@ def test_a_calibration_carries_energies_and_their_notes():
     assert any(note.startswith("condition number of the energy fit") for note in made.notes)
 
 
-def test_a_run_tells_spread_and_idle_power_of_packages_and_memory_together(tmp_path):
-    """Two domains: energies, deviations and idle powers add up; over two passes the middle of each counts."""
+def test_a_run_tells_spread_pace_and_idle_power_of_the_package(tmp_path):
+    """Memory is a reading of its own and adds nothing; over two visits the middle of each number counts, and the mean pace."""
     row = TableRow(0, "linear", {"b": 1, "m": 64, "n": 64, "k": 64})
     graph = row.graph()
     with RunWriter(tmp_path / "run", RunManifest(Machine("Xeon", 1, 1, 2**30), "micro")) as writer:
         for number, scale in enumerate((1.0, 1.2)):
             readings = tuple(
-                EnergyReading(domain, scale * joules, low_j=0.9 * scale * joules, high_j=1.1 * scale * joules, idle_power_w=idle)
+                EnergyReading(
+                    domain,
+                    scale * joules,
+                    low_j=0.9 * scale * joules,
+                    high_j=1.1 * scale * joules,
+                    window_s=scale,
+                    calls=100,
+                    idle_power_w=idle,
+                )
                 for domain, joules, idle in (("package-0", 3.0, 20.0), ("dram-0", 1.0, 4.0))
             )
-            timing = Timing((1e-3,) * 3)
-            row_of_pass = Measurement(row.case, "ok", (), (graph.content_hash,), timing, energy=readings, pass_index=number)
-            writer.append(row_of_pass, [graph])
+            visit = Measurement(row.case, "ok", (), (graph.content_hash,), Timing((1e-3,) * 3), energy=readings, visit=number)
+            writer.append(visit, [graph])
     (case,) = run_cases(Run.open(tmp_path / "run"))
-    assert case.energy_j == pytest.approx(4.4)
-    assert case.energy_sd_j == pytest.approx(0.1 * 4.4 / 1.645)
-    assert case.idle_w == 24.0
+    assert case.energy_j == pytest.approx(3.3)
+    assert case.energy_sd_j == pytest.approx(0.1 * 3.3 / 1.645)
+    assert case.energy_pace_s == pytest.approx(0.011)
+    assert case.idle_w == 20.0
 
 
 def test_residuals_are_logarithms_and_unknown_where_nothing_was_read():

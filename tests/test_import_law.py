@@ -64,7 +64,7 @@ def test_every_package_is_listed_for_installation() -> None:
 
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"])
     found = {"shmoo." + ".".join(path.parent.relative_to(ROOT).parts) for path in FILES}
-    assert found == listed
+    assert found | {"shmoo"} == listed
 
 
 def test_an_import_inside_a_function_is_seen() -> None:

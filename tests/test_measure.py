@@ -1,4 +1,3 @@
-import math
 import shutil
 import time
 
@@ -19,6 +18,7 @@ from shmoo.harness.settings import MeasureSettings
 from shmoo.harness.timing import TimingSettings
 from shmoo.harness.workloads.module import Built
 from shmoo.runs.records import CaseSpec, Reason
+from shmoo.runs.statistics import median
 from shmoo.runs.visits import merge_visits
 
 SHORT = TimingSettings(block_s=1e-5, warmup_s=0.0, max_warmup_s=0.01, min_s=0.0, max_s=0.01, min_samples=3)
@@ -89,10 +89,8 @@ def test_a_row_survives_the_journey_to_disk():
     assert msgspec.json.decode(msgspec.json.encode(row), type=type(row)) == row
 
 
-def test_energy_is_measured_where_there_is_a_counter(monkeypatch):
+def test_energy_is_measured_where_there_is_a_counter():
     """A simulated counter gives joules per call, from as many windows as asked for, inside their interval."""
-    # Whatever else runs beside these tests, the pace of a window of 50 ms is not what they are about.
-    monkeypatch.setattr("shmoo.harness.measure.ENERGY_TIME_TOLERANCE", math.inf)
     settings = msgspec.structs.replace(QUICK, energy=EnergySettings(window_s=0.05, idle_s=0.0, settle_s=0.0, trials=2))
     probe = SimulatedProbe(time.monotonic, power_w=100.0)
     row, _ = measure(relu, CaseSpec("relu", "operator", {"m": 1 << 20}), settings, ((probe,), {}))
@@ -102,15 +100,43 @@ def test_energy_is_measured_where_there_is_a_counter(monkeypatch):
     assert reading.calls > 1
 
 
-def test_energy_at_another_pace_is_unknown(monkeypatch):
-    """A window in which calls took much longer than when they were timed has seen something else: unknown, with both numbers."""
-    monkeypatch.setattr("shmoo.harness.measure.ENERGY_TIME_TOLERANCE", -1.0)
+def test_energy_read_while_calls_were_slow_is_kept_with_its_pace():
+    """Calls that take ten times as long in the energy windows as when they were timed draw 100 W all the same: the energy stands,
+    and its reading says how long these calls took."""
     settings = msgspec.structs.replace(QUICK, energy=EnergySettings(window_s=0.05, idle_s=0.0, settle_s=0.0, trials=2))
-    probe = SimulatedProbe(time.monotonic, power_w=100.0)
-    row, _ = measure(relu, CaseSpec("relu", "operator", {"m": 64}), settings, ((probe,), {}))
+    slow = []
+
+    class Sleeper(torch.nn.Module):
+        def forward(self, x):
+            time.sleep(1e-2 if slow else 1e-3)
+            return x
+
+    class Probe(SimulatedProbe):
+        def snapshot(self):
+            slow.append(True)
+            return super().snapshot()
+
+    def sleeper(case):
+        return Built(Sleeper(), (torch.zeros(4),))
+
+    row, _ = measure(sleeper, CaseSpec("sleep", "operator"), settings, ((Probe(time.monotonic, power_w=100.0),), {}))
+    (reading,) = row.energy
+    assert reading.pace_s > 5 * median(row.timing.samples_s)
+    assert reading.energy_j == pytest.approx(100.0 * reading.pace_s, rel=0.2)
+
+
+def test_energy_of_a_window_that_compiled_is_unknown(monkeypatch):
+    """The compiler's joules would pass for the model's."""
+    frames = iter((0, 0, 0, 2))
+    monkeypatch.setattr("shmoo.harness.measure.compilations", lambda: next(frames))
+    monkeypatch.setattr("shmoo.harness.measure.compile_model", lambda model, runtime, device: model)
+    monkeypatch.setattr("shmoo.harness.measure.compile_seconds", lambda: 0.1)
+    settings = msgspec.structs.replace(QUICK, energy=EnergySettings(window_s=0.05, idle_s=0.0, settle_s=0.0, trials=2))
+    case = CaseSpec("relu", "operator", {"m": 64}, runtime="inductor")
+    row, _ = measure(relu, case, settings, ((SimulatedProbe(time.monotonic, power_w=100.0),), {}))
     (reading,) = row.energy
     assert (reading.energy_j, reading.low_j) == (None, None)
-    assert "measured at another pace" in reading.reason
+    assert reading.reason == "2 compilations while it was measured"
     assert row.timed
 
 
@@ -276,11 +302,14 @@ def test_blocks_know_what_the_cores_did_beside_them():
     """A watch that says 1.8 whenever it is asked is in the row, a number for each block."""
 
     class Slow:
+        quiet_s = (1e-6, 2e-6)
+
         def slowdown(self):
             return 1.8
 
     row, _ = Measurer(QUICK, relu, NO_COUNTERS, cores=Slow()).measure(CaseSpec("relu", "operator", {"m": 64}))
     assert row.timing.slowdowns == (1.8,) * len(row.timing.samples_s)
+    assert row.timing.quiet_s == (1e-6, 2e-6)
     assert row.alone is None
 
 

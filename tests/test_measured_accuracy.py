@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from measured_rows import FOLDER, measured_rows, source_of, written_table
 
-from shmoo.calibrate.evaluate_gpu import CONV_CARD, GROUPS
-from shmoo.calibrate.evaluate_kpu import evaluate as evaluate_kpu
-from shmoo.calibrate.evaluate_tpu import transcription
 from shmoo.estimators.director import AnalysisDirector, Estimate
 from shmoo.estimators.profile import load_profile
 from shmoo.runs.tables import TableRow, read_table
+from tests.evaluation.gpu import CONV_CARD, GROUPS
+from tests.evaluation.kpu import evaluate as evaluate_kpu
+from tests.evaluation.tpu import transcription
 
 OTHERS = "elementwise, norm, softmax"
 BOUNDS = {

@@ -110,5 +110,5 @@ def test_tiles_of_a_product_that_overflows_the_chip_spill() -> None:
 @pytest.mark.parametrize("axes", [{}, {"hidden": ("a", "b")}])
 def test_an_axis_of_numbers_is_needed(axes: dict) -> None:
     """What cannot be maximised is refused."""
-    with pytest.raises(InputError, match="--fit"):
+    with pytest.raises(InputError, match="--largest-on-chip"):
         list(largest_on_chip(SweepController("mlp", mlp, [holding(1e6)], axes)))

@@ -20,11 +20,11 @@ def ran() -> dict[str, object]:
     return names
 
 
-def test_the_short_way_takes_five_statements() -> None:
-    """Model to DataFrame is at most five statements, imports included."""
+def test_the_short_way_takes_three_lines() -> None:
+    """A model's name to a DataFrame on the screen, the import included."""
     block = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert block is not None
-    assert len([line for line in block[1].splitlines() if line.strip()]) <= 5
+    assert len([line for line in block[1].splitlines() if line.strip()]) <= 3
 
 
 def test_estimates_are_a_data_frame_with_intervals(ran: dict) -> None:
@@ -96,3 +96,89 @@ def test_the_classes_are_found_where_the_packages_name_them() -> None:
         assert all(getattr(package, name).__name__ == name for name in package.__all__)
     with pytest.raises(AttributeError, match="Directors"):
         shmoo.estimators.Directors  # noqa: B018
+
+
+def test_every_kind_of_workload_gives_the_same_table(ran: dict) -> None:
+    """A module with its arguments, its capture, its graphs and one graph alone; `estimates` is the older name for graphs."""
+    import shmoo
+    from shmoo.harness.api import estimates
+
+    model, inputs, graphs = ran["model"], ran["inputs"], ran["graphs"]
+    options = {"batch": 8, "model": "mlp"}
+    table = shmoo.estimate(model, "gpu_h100", args=inputs, **options)
+    captured = shmoo.capture(model, inputs)
+    for same in (captured, graphs, list(graphs), graphs[0]):
+        assert shmoo.estimate(same, ["gpu_h100"], **options).equals(table)
+    assert estimates(graphs, ["gpu_h100"], **options).equals(table)
+    assert list(shmoo.estimate(model, "gpu_h100", args=inputs)["model"]) == ["Sequential"]
+
+
+def test_an_element_type_is_that_of_the_tensors(ran: dict) -> None:
+    """In bfloat16 weights take half the bytes; TF32 multiplies float32 tensors and leaves them as they are."""
+    import shmoo
+
+    of = {dtype: shmoo.estimate(ran["graphs"], "gpu_h100", dtype=dtype).iloc[0] for dtype in (None, "bf16", "tf32")}
+    assert of["bf16"]["weight_bytes"] == of[None]["weight_bytes"] / 2
+    assert of["tf32"]["weight_bytes"] == of[None]["weight_bytes"]
+    assert of["tf32"]["dtype"] == "tf32"
+    assert of["tf32"]["latency_s"] < of[None]["latency_s"]
+
+
+def test_a_model_by_name_is_the_command_lines(own_home: None) -> None:
+    """The table has the columns and the numbers of `shmoo estimate --csv`, the runtime where an architecture has it."""
+    from cli_runner import shmoo as command
+    from pandas import read_csv
+
+    import shmoo
+
+    command("estimate", "mlp", "--arch", "gpu_h100,kpu_t64", "--batch", "4", "--dtype", "bf16", "--csv", "mlp.csv")
+    table, shown = shmoo.estimate("mlp", ["gpu_h100", "kpu_t64"], batch=4, dtype="bf16"), read_csv("mlp.csv")
+    assert set(table) <= set(shown)
+    assert list(table["latency_s"]) == list(shown["latency_s"])
+    assert {name.split("_")[0] for name in shmoo.estimate("relu", runtime="xla")["arch"]} >= {"tpu"}
+
+
+@pytest.mark.parametrize(
+    ("workload", "options", "says"),
+    [
+        ("relu", {"args": (1,)}, "brings its own inputs"),
+        (42, {}, "cannot estimate a int"),
+        ([], {}, "cannot estimate a list"),
+        (abs, {"seq_len": 3}, "apply to a model by name"),
+        ("relu", {"runtime": "xlla"}, "did you mean 'xla'"),
+    ],
+)
+def test_what_cannot_be_estimated_is_refused(workload: object, options: dict, says: str) -> None:
+    """With the remedy."""
+    import shmoo
+    from shmoo.estimators.errors import InputError
+
+    with pytest.raises(InputError, match=re.escape(says)):
+        shmoo.estimate(workload, "kpu_t64", **options)
+
+
+def test_measuring_plans_what_is_named(own_home: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One model in two batch sizes and runtimes, into the directory asked for; resuming needs one."""
+    import shmoo
+    from shmoo.estimators.errors import InputError
+    from shmoo.harness import cases
+
+    asked: list[tuple] = []
+    monkeypatch.setattr(cases, "measure_cases", lambda planned, out, suite, machine, **rest: asked.append((planned, out, suite)))
+    shmoo.measure("resnet18", batch=(1, 8), runtime=("eager", "inductor"), out="here")
+    ((planned, out, label),) = asked
+    assert {(case.axes["batch"], case.runtime) for case in planned} == {(b, r) for b in (1, 8) for r in ("eager", "inductor")}
+    assert (out, label) == (Path("here"), "models")
+    with pytest.raises(InputError, match="needs out="):
+        shmoo.measure(suite="quick", resume=True)
+
+
+def test_runs_are_compared_by_directory_or_as_they_are(own_home: None) -> None:
+    """Both give the same comparison."""
+    from test_cli import write_run
+
+    import shmoo
+    from shmoo.runs.store import Run
+
+    write_run(Path("run"))
+    assert shmoo.compare("run", "run") == shmoo.compare(Run.open("run"), Path("run"))

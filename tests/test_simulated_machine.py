@@ -14,7 +14,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated_machine import From, Neighbour, Operator, Random, Silent, SimulatedMachine, campaign, quiet_spell, slow_spell
+from simulated_machine import (
+    From,
+    Neighbour,
+    Operator,
+    Random,
+    Silent,
+    SimulatedMachine,
+    Until,
+    campaign,
+    quiet_spell,
+    slow_spell,
+)
 
 from shmoo.runs.records import Measurement
 from shmoo.runs.statistics import Z
@@ -178,6 +189,20 @@ def test_a_slow_phase_that_begins_half_way_is_in_the_error(seed, begin):
         assert (row.status == "noisy") == (row.latency.relative_se > 0.05)
         if operator.slowdown > 1.3:
             assert row.status == "noisy"
+        assert row.alone.value_s == pytest.approx(operator.alone_s, rel=0.01)
+
+
+@few
+@given(seed=seeds, end=st.floats(0.2, 0.4))
+def test_a_worker_that_begins_in_a_slow_phase_does_not_take_it_for_quiet(seed, end):
+    """Both cores are slow from the first visits on, which the watch therefore calls quiet, until a fifth to two fifths of the
+    campaign are over. Whatever the first visits took for quiet, times alone are those of the rest of the campaign."""
+    _, whole_s = measure(seed, [From(math.inf, Silent())] * 2, visits=8)
+    cases, _ = measure(seed, [Until(end * whole_s, Silent())] * 2, visits=8)
+    for operator, row in cases:
+        first, last = row.visits[0].slowdowns, row.visits[-1].slowdowns
+        assert min(first) > 1.5
+        assert max(last) < 1.15
         assert row.alone.value_s == pytest.approx(operator.alone_s, rel=0.01)
 
 

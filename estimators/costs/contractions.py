@@ -292,20 +292,8 @@ def conv_depthwise(call: OpCall) -> Cost:
 def conv_tbc(call: OpCall) -> Cost:
     """Time, batch, channel: weight (window, C_in, C_out)."""
     window, c_in, c_out = tensor(call, "weight").shape
-    time, batch, _ = result(call).shape
-    m = time * batch
-    return bill(
-        call,
-        "conv",
-        matrix=2 * m * c_out * c_in * window,
-        vector=m * c_out,
-        m=m,
-        n=c_out,
-        k=c_in * window,
-        window=window,
-        images=batch,
-        geometry=Geometry(c_in, c_out, 1, time, 1, window, first(call).numel // max(batch, 1)),
-    )
+    source, target = (TensorSpec((*spec.shape[1:], spec.shape[0]), spec.dtype) for spec in (first(call), result(call)))
+    return convolution(call, source, TensorSpec((c_out, c_in, window)), 1, target=target, vector=target.numel)
 
 
 # Recurrent layers --------------------------------------------------------------------------------------------------

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from shmoo.estimators.errors import NothingMeasuredError, ShmooError, unknown
+from shmoo.harness.cli import output
 from shmoo.harness.cli.calibrate import calibrate
 from shmoo.harness.cli.characterize import characterize
 from shmoo.harness.cli.check import check
@@ -25,6 +28,8 @@ from shmoo.harness.cli.sweep import sweep
 from shmoo.harness.cli.trace import trace
 
 BAD_INPUT, NOTHING_MEASURED, INTERRUPTED = 2, 3, 130
+LOG_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
+"""Levels shown without -v, with -v and with -vv."""
 
 
 class Refused(click.ClickException):
@@ -70,9 +75,37 @@ def _refusal(error: OSError) -> str:
     return f"cannot use {str(error.filename)!r}: {why}; see that it exists, that you may use it, and that there is room"
 
 
+class StderrHandler(logging.Handler):
+    """Shows log records on the stderr of the moment, which `output.only_results_on_stdout` and tests replace."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        output.message(self.format(record))
+
+
+def show_log(verbosity: int) -> Callable[[], None]:
+    """Show Shmoo's log on stderr: warnings, with 1 what is done, with 2 and more the details too.
+
+    Returns:
+        what takes the log off stderr again.
+    """
+    logger = logging.getLogger("shmoo")
+    handler, level = StderrHandler(), logger.level
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s" if verbosity else "%(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(LOG_LEVELS[min(verbosity, len(LOG_LEVELS) - 1)])
+
+    def hide() -> None:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+    return hide
+
+
 @click.group(cls=VerbGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-v", "--verbose", "verbosity", count=True, help="Say on stderr what is done; -vv with details.")
 @click.version_option(package_name="shmoo", message="shmoo %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context, verbosity: int) -> None:
     """Measure DNN operators and models on this machine, calibrate a physical model of it, and estimate latency, energy and memory
     on CPUs, GPUs, TPUs and the Stillwater KPU.
 
@@ -82,6 +115,7 @@ def cli() -> None:
       shmoo estimate resnet18            a model on every built-in architecture
       shmoo characterize                 measure, calibrate, predict, report: all of it
     """
+    ctx.call_on_close(show_log(verbosity))
 
 
 for verb in (

@@ -9,6 +9,7 @@ import click
 
 from shmoo.estimators.errors import InputError
 from shmoo.harness.cli import options, output
+from shmoo.harness.cli.progress import Display
 
 if TYPE_CHECKING:
     from shmoo.calibrate.calibration import Calibration
@@ -24,20 +25,16 @@ Examples:
 
 @click.command(epilog=EXAMPLES, short_help="Fit a model of one machine to its measurements.")
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--base", help="Profile whose numbers are kept where nothing is fitted; operator tables need one.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Profile to write. Default: the user's own profiles, by name.")
-@click.option("--name", help="Name of the profile. Default: the file's, else cpu_local for runs and the base's for tables.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the fit's further starts.")
-@click.option("--no-residual", is_flag=True, help="Fit the physical model only, nothing beside it.")
-@click.option(
-    "--reduction",
-    type=click.Choice(["k", "n"]),
-    help="Column of tables that holds the reduction of matrix products. Default: the one that explains the measurements.",
-)
+@options.base("this machine's description; operator tables need one")
+@options.out("your own profiles, by name")
+@options.profile_name("the file's, else cpu_local for runs and the base's for tables")
+@options.seed
+@options.no_residual
+@options.reduction("the one that explains the measurements")
 @click.option(
     "--curve", is_flag=True, help="Show how much measuring is enough: the error against cases and minutes. Writes no profile."
 )
-@click.option("--force", is_flag=True, help="Replace the profile that is there.")
+@options.force("refuse")
 @options.as_json
 def calibrate(
     sources: tuple[Path, ...],
@@ -91,16 +88,14 @@ def fit(
     from shmoo.calibrate.calibration import calibrate as calibrate_sources
     from shmoo.calibrate.columns import table_reduction
 
-    def tell(doing: str) -> None:
-        output.message(f"calibrate: {doing}")
-
     if reduction is None and base is not None:
         reduction, why = table_reduction(sources, base)
         if why:
-            tell(why)
-    return calibrate_sources(
-        sources, base=base, name=name, seed=seed, residual=residual, reduction=reduction or "k", progress=tell
-    )
+            output.message(f"calibrate: {why}")
+    with Display() as display:
+        return calibrate_sources(
+            sources, base=base, name=name, seed=seed, residual=residual, reduction=reduction or "k", progress=display
+        )
 
 
 def show_curve(sources: tuple[Path, ...], base, seed: int, as_json: bool) -> None:
@@ -116,7 +111,8 @@ def show_curve(sources: tuple[Path, ...], base, seed: int, as_json: bool) -> Non
 
     if len(sources) != 1 or not sources[0].is_dir():
         raise InputError(f"--curve plays one run directory again, got {', '.join(map(str, sources))}; name one")
-    points = learning_curve(sources[0], base=base, seed=seed, progress=lambda doing: output.message(f"curve: {doing}"))
+    with Display() as display:
+        points = learning_curve(sources[0], base=base, seed=seed, progress=display)
     if as_json:
         output.json_document({"format": 1, "points": msgspec.to_builtins(points)})
         return

@@ -10,10 +10,11 @@ import click
 
 from shmoo.estimators.errors import NothingMeasuredError
 from shmoo.harness.cli import options, output
+from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
     from shmoo.estimators.profile import ArchitectureProfile
-    from shmoo.harness.campaign import Standing
+    from shmoo.estimators.progress import Standing
     from shmoo.runs.records import CaseSpec, Machine
     from shmoo.runs.store import Run
 
@@ -32,6 +33,8 @@ FINISHING_S, FINISHING_SHARE = 50.0, 0.1
 """Time kept for calibrating and reporting, and the most of a short budget that it may be."""
 ENOUGH_MEASURED, ENOUGH_USABLE = 0.95, 0.9
 """Shares of the plan that a good campaign reaches and can use."""
+BUDGET = 10.0
+"""Minutes to stay within where nothing else is asked for."""
 SHORTEST_S = 10.0
 """A campaign is given this much at least."""
 WEAK = 1
@@ -46,21 +49,19 @@ Examples:
 
 @click.command(epilog=EXAMPLES, short_help="Measure, calibrate, predict, report: all of it.")
 @click.option("--quick", is_flag=True, help="Few operators and networks, one pass: a first look in a few minutes.")
-@click.option(
-    "--budget", type=click.FloatRange(min=0.5), default=10.0, show_default=True, metavar="MINUTES", help="Time to stay within."
-)
+@options.budget(f"{BUDGET:g}")
 @options.threads
-@click.option("--name", default="cpu_local", show_default=True, help="Name of the profile.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the fit.")
-@click.option("--out", type=click.Path(path_type=Path), help="Run directory. Default: a new one under ./shmoo-runs.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
-@click.option("--force", is_flag=True, help="Replace your profile of that name; otherwise a number is added to the name.")
+@options.profile_name(LOCAL)
+@options.seed
+@options.out(options.NEW_RUN)
+@options.resume
+@options.force("add a number to the name")
 @options.as_json
 def characterize(
     quick: bool,
-    budget: float,
+    budget: float | None,
     threads: int | None,
-    name: str,
+    name: str | None,
     seed: int,
     out: Path | None,
     resume: bool,
@@ -90,10 +91,10 @@ def characterize(
         show_neighbours(watch_neighbours())
         output.result("")
     target = out if out is not None else new_run_directory("characterize")
-    run, weak = measure_all(target, machine, quick, resume, begin, 60 * budget)
+    run, weak = measure_all(target, machine, quick, resume, begin, 60 * (budget or BUDGET))
     if not any(row.timed for row in run.rows):
         raise NothingMeasuredError(f"nothing could be timed here; `shmoo check {run.path}` says why")
-    profile, unfitted = calibrated(run, name, seed, force)
+    profile, unfitted = calibrated(run, name or LOCAL, seed, force)
     output.message(f"estimating the networks on {profile.name}, {', '.join(TARGETS)}")
     made, estimates = write(run, profile, target / "report", TARGETS)
     output.message(f"took {(time.monotonic() - begin) / 60:.1f} minutes; open {target / 'report' / 'report.html'}")

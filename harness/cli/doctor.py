@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shmoo.harness.cli import options, output
-from shmoo.harness.cli.measure import VISITS
+from shmoo.harness.defaults import VISITS
 
 if TYPE_CHECKING:
     from shmoo.harness.corewatch import Neighbours

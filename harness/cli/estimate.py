@@ -11,7 +11,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.harness.cli import modes, options, output
 
 if TYPE_CHECKING:
-    from shmoo.estimators.profile import ArchitectureProfile, Reduction
+    from shmoo.estimators.profile import Reduction
     from shmoo.estimators.tabular import Record
     from shmoo.harness.mode import Mode
 
@@ -28,25 +28,19 @@ Examples:
 @click.command(epilog=EXAMPLES, short_help="Latency, energy and memory of models on architectures.")
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
 @click.option("--ops", type=click.Path(), help="Estimate the rows of an operator table in place of a model; needs one --arch.")
-@click.option(
-    "--reduction",
-    type=click.Choice(["k", "n"]),
-    help="Column of the table that holds the reduction of products. Default: as in the tables the profile was fitted to, else k.",
-)
-@options.archs
-@options.counts("--batch", help="Batch sizes. Default: the model's own.")
-@options.names(
-    "--dtype", metavar="D,...", help="Element types: float32, tf32, bfloat16, float16, float8, int8, int4. Default: float32."
-)
-@options.names("--runtime", metavar="R,...", help="Runtimes. Default: the architecture's own.")
+@options.reduction("as in the tables the profile was fitted to, else k")
+@options.archs(options.EVERY_ARCHITECTURE)
+@options.batches()
+@options.dtypes()
+@options.runtimes()
 @options.threads
-@click.option("--input-shape", help="Shape of the model's input, such as 1x3x224x224.")
-@click.option("--seq-len", type=click.IntRange(min=1), help="Sequence length of a language model.")
+@options.input_shape
+@options.seq_len
 @modes.mode_options
 @options.trust
-@click.option("--no-residual", is_flag=True, help="Only the physical model, without what was fitted beside it.")
+@options.no_residual
 @options.as_json
-@click.option("--csv", "csv_path", type=click.Path(), help="Write the fields of --json as CSV, one value a column.")
+@options.as_csv
 def estimate(
     models: tuple[str, ...],
     ops: str | None,
@@ -116,10 +110,8 @@ def estimate_table(
 
     if len(arch) != 1:
         raise InputError(f"--ops needs exactly one --arch, got {len(arch) or 'none'}; such as --arch gpu_a100_40g")
-    if len(runtime) > 1:
-        raise InputError(f"--ops takes one --runtime, got {', '.join(runtime)}")
     profile = load_architecture(arch[0])
-    chosen = check_runtime(profile, runtime[0] if runtime else None)
+    chosen = check_runtime(profile, options.only_one(runtime, "--runtime"))
     column = reduction or profile.table_reduction
     rows = read_table(path, measured=False, reduction=column).rows
     if column == "n" and reduction is None and any(row.op in PRODUCTS for row in rows):
@@ -157,6 +149,7 @@ def estimate_models(
     from shmoo.estimators.dtypes import compute_dtype, matrix_dtype
     from shmoo.estimators.records import notes_of
     from shmoo.estimators.tabular import estimate_record
+    from shmoo.harness.architectures import choose_targets
 
     targets = choose_targets(arch, runtimes, threads)
     directors = {profile.name: AnalysisDirector(profile, residual=residual) for profile, _ in targets}
@@ -186,33 +179,6 @@ def estimate_models(
                     )
                     records.append(estimate_record(made, model) | modes.mode_record(mode, found))
     return records
-
-
-def choose_targets(
-    arch: Sequence[str], runtimes: Sequence[str], threads: int | None
-) -> list[tuple[ArchitectureProfile, str | None]]:
-    """Architectures with the runtimes to estimate on each. Those named must have every runtime asked for; where none is named,
-    all built-in ones that have it are taken.
-
-    Raises:
-        InputError: an unknown name, a runtime that a named architecture (or every architecture) lacks, or threads without a CPU.
-    """
-    from shmoo.estimators.errors import unknown
-    from shmoo.estimators.profile import RUNTIMES, check_runtime
-    from shmoo.harness.architectures import default_names, load_architecture
-
-    for runtime in runtimes:
-        if not any(runtime in known for known in RUNTIMES.values()):
-            raise unknown("runtime", runtime, {name for known in RUNTIMES.values() for name in known})
-    profiles = [load_architecture(name) for name in arch or default_names()]
-    targets: list[tuple[ArchitectureProfile, str | None]] = []
-    for profile in profiles:
-        for runtime in runtimes or (None,):
-            if arch or runtime is None or runtime in RUNTIMES[profile.family]:
-                targets.append((profile, runtime if runtime is None else check_runtime(profile, runtime)))
-    if threads is not None and not any(profile.family == "cpu" for profile, _ in targets):
-        raise InputError(f"--threads {threads} applies to CPUs, and none is among the architectures; leave it out")
-    return targets
 
 
 def tell_about(model: str, break_reasons: Sequence[str], note: str = "", notes: Sequence[str] = ()) -> None:

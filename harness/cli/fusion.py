@@ -9,6 +9,7 @@ import click
 
 from shmoo.estimators.errors import InputError
 from shmoo.harness.cli import options, output
+from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
     from shmoo.estimators.fusion_savings import FusionSavings
@@ -27,22 +28,22 @@ REAL = {"inductor": False, "inductor-freezing": True}
 
 @click.command(epilog=EXAMPLES, short_help="Which operators share a kernel, and what that saves.")
 @click.argument("model")
-@click.option("--arch", default="cpu_server_generic", show_default=True, help="Architecture to estimate the savings on.")
-@click.option("--runtime", help="Runtime whose fusion is shown. Default: the architecture's own.")
+@options.archs(options.ONE_ARCHITECTURE)
+@options.runtimes(options.ONE_RUNTIME)
 @click.option("--real", is_flag=True, help="Have Inductor schedule the model on this CPU, and compare (takes up to a minute).")
 @click.option("--all", "show_all", is_flag=True, help="List kernels of a single operator too.")
-@click.option("--batch", type=click.IntRange(min=1), help="Batch size. Default: the model's own.")
-@click.option("--input-shape", help="Shape of the model's input, such as 1x3x224x224.")
-@click.option("--seq-len", type=click.IntRange(min=1), help="Sequence length of a language model.")
+@options.batches(options.ONE_BATCH)
+@options.input_shape
+@options.seq_len
 @options.trust
 @options.as_json
 def fusion(
     model: str,
-    arch: str,
-    runtime: str | None,
+    arch: tuple[str, ...],
+    runtime: tuple[str, ...],
     real: bool,
     show_all: bool,
-    batch: int | None,
+    batch: tuple[int, ...],
     input_shape: str | None,
     seq_len: int | None,
     trust: bool,
@@ -60,13 +61,15 @@ def fusion(
     from shmoo.estimators.profile import check_runtime
     from shmoo.harness.architectures import load_architecture
 
-    profile = load_architecture(arch)
-    chosen = check_runtime(profile, runtime)
+    name = options.only_one(arch, "--arch") or LOCAL
+    profile = load_architecture(name)
+    chosen = check_runtime(profile, options.only_one(runtime, "--runtime"))
+    size = options.only_one(batch, "--batch")
     if real and (profile.family != "cpu" or chosen not in REAL):
         raise InputError(
-            f"--real compiles for this machine's CPU, with {' or '.join(REAL)}; got {chosen!r} on {arch!r}, a {profile.family}"
+            f"--real compiles for this machine's CPU, with {' or '.join(REAL)}; got {chosen!r} on {name!r}, a {profile.family}"
         )
-    graphs, found = _capture(model, chosen, real, batch, options.parse_shape(input_shape), seq_len, trust)
+    graphs, found = _capture(model, chosen, real, size, options.parse_shape(input_shape), seq_len, trust)
     predicted = [fusion_groups(graph, chosen, profile.family) for graph in graphs]
     savings = fusion_savings(AnalysisDirector(profile), graphs, chosen)
     scores = [fusion_score([g.calls for g in groups], piece.groups) for groups, piece in zip(predicted, found, strict=False)]
@@ -86,12 +89,12 @@ def fusion(
             else:
                 piece["real_reason"] = piece["agreement_reason"] = "not asked for; add --real"
             pieces.append(piece)
-        asked = {"format": 1, "model": model, "arch": arch, "runtime": chosen}
+        asked = {"format": 1, "model": model, "arch": name, "runtime": chosen}
         output.json_document({**asked, "graphs": pieces, "savings": msgspec.to_builtins(savings)})
         return
     for i, (graph, groups) in enumerate(zip(graphs, predicted, strict=True)):
         _show_groups(graph, [(g.calls, g.pattern) for g in groups], found[i] if found else None, show_all)
-    _show_savings(savings, arch, chosen)
+    _show_savings(savings, name, chosen)
     for score, piece in zip(scores, found, strict=False):
         from shmoo.estimators.present import percent
 

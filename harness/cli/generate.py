@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -24,22 +25,22 @@ Examples:
 @click.argument("model")
 @options.counts("--prompt", help="Tokens in the prompt. Default: 128.")
 @click.option("--new", "new_tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Tokens to generate.")
-@options.archs
-@options.counts("--batch", help="Sequences at once. Default: 1.")
-@click.option("--dtype", default="float32", show_default=True, help="Element type of weights, activations and cache.")
+@options.archs(options.EVERY_ARCHITECTURE)
+@options.batches("1")
+@options.dtypes()
 @modes.quantize
-@options.names("--runtime", metavar="R,...", help="Runtimes. Default: the architecture's own.")
+@options.runtimes()
 @options.threads
 @options.trust
 @options.as_json
-@click.option("--csv", "csv_path", type=click.Path(), help="Write the fields of --json as CSV, one value a column.")
+@options.as_csv
 def generate(
     model: str,
     prompt: tuple[int, ...],
     new_tokens: int,
     arch: tuple[str, ...],
     batch: tuple[int, ...],
-    dtype: str,
+    dtype: tuple[str, ...],
     quantize: str | None,
     runtime: tuple[str, ...],
     threads: int | None,
@@ -55,7 +56,7 @@ def generate(
     from shmoo.estimators.director import AnalysisDirector
     from shmoo.estimators.dtypes import compute_dtype
     from shmoo.estimators.generation import flat_generation, generation_record
-    from shmoo.harness.cli.estimate import choose_targets
+    from shmoo.harness.architectures import choose_targets
     from shmoo.harness.generation import Generator
     from shmoo.harness.workloads.loading import resolve_model
 
@@ -65,8 +66,9 @@ def generate(
     output.tell_of_code([model])
     with output.only_results_on_stdout():
         module = resolve_model(model, trust=trust)
-        for size in batch or (1,):
-            made = Generator(module, prompt or (128,), new_tokens, batch=size, dtype=compute_dtype(dtype), quantize=quantize)
+        wanted = [compute_dtype(name) for name in dtype or ("float32",)]
+        for size, element in itertools.product(batch or (1,), wanted):
+            made = Generator(module, prompt or (128,), new_tokens, batch=size, dtype=element, quantize=quantize)
             for note in made.notes:
                 if note.startswith("captured anew"):
                     output.message(f"{model}: {note}")

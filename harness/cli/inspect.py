@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shmoo.harness.cli import modes, options, output
+from shmoo.harness.defaults import ONE_OF_EACH_FAMILY
 
 if TYPE_CHECKING:
     from shmoo.estimators.inspection import Inspection, Row
@@ -18,38 +19,42 @@ Examples:
   shmoo inspect vit_b_16 --depth 3 --sort time --arch gpu_h100,tpu_v5e
   shmoo inspect resnet50 --arch gpu_h100 --html resnet50.html
 """
-DEFAULT_ARCHITECTURES = ("cpu_server_generic", "gpu_h100", "tpu_v5e", "kpu_t256")
-"""One of each family."""
 ORDERS = ("order", "name", "params", "flops", "bytes", "intensity", "time")
 
 
 @click.command(epilog=EXAMPLES, short_help="A model by module and operator.")
 @click.argument("model")
-@options.names("--arch", help="Architectures; the first is what time refers to. Default: one of each family.")
-@click.option("--runtime", help="Runtime. Default: each architecture's own.")
+@options.archs(", ".join(ONE_OF_EACH_FAMILY))
+@options.runtimes(options.ONE_RUNTIME)
 @click.option("--depth", type=click.IntRange(min=0), default=2, show_default=True, help="Levels of modules to show.")
-@click.option("--sort", type=click.Choice(ORDERS), default="order", show_default=True, help="Order of modules in a module.")
+@click.option(
+    "--sort",
+    type=click.Choice(ORDERS),
+    default="order",
+    show_default=True,
+    help="Order of modules; time on the first --arch.",
+)
 @click.option("--top", type=click.IntRange(min=0), default=10, show_default=True, help="Operators to show.")
-@click.option("--batch", type=click.IntRange(min=1), help="Batch size. Default: the model's own.")
-@click.option("--dtype", default="float32", show_default=True, help="Element type.")
-@click.option("--input-shape", help="Shape of the model's input, such as 1x3x224x224.")
-@click.option("--seq-len", type=click.IntRange(min=1), help="Sequence length of a language model.")
+@options.batches(options.ONE_BATCH)
+@options.dtypes(options.ONE_DTYPE)
+@options.input_shape
+@options.seq_len
 @modes.mode_options
 @options.trust
 @options.as_json
-@click.option("--csv", "csv_path", type=click.Path(), help="Write the modules as CSV.")
+@options.as_csv
 @click.option(
     "--html", "html_path", type=click.Path(), help="Write an interactive page, coloured by the bound on the first --arch."
 )
 def inspect(
     model: str,
     arch: tuple[str, ...],
-    runtime: str | None,
+    runtime: tuple[str, ...],
     depth: int,
     sort: str,
     top: int,
-    batch: int | None,
-    dtype: str,
+    batch: tuple[int, ...],
+    dtype: tuple[str, ...],
     input_shape: str | None,
     seq_len: int | None,
     trust: bool,
@@ -66,17 +71,19 @@ def inspect(
     from shmoo.harness.architectures import load_architecture
     from shmoo.harness.cli.estimate import tell_about
 
-    profiles = [load_architecture(name) for name in arch or DEFAULT_ARCHITECTURES]
+    profiles = [load_architecture(name) for name in arch or ONE_OF_EACH_FAMILY]
     directors = {profile.name: AnalysisDirector(profile) for profile in profiles}
+    chosen = options.only_one(runtime, "--runtime")
+    wanted = compute_dtype(options.only_one(dtype, "--dtype") or "float32")
     output.tell_of_code([model])
     with output.only_results_on_stdout():
         from shmoo.harness.models import model_graphs
 
         shape = options.parse_shape(input_shape)
-        wanted = compute_dtype(dtype)
-        found = model_graphs(model, batch=batch, dtype=wanted, input_shape=shape, seq_len=seq_len, trust=trust, mode=mode)
+        size = options.only_one(batch, "--batch")
+        found = model_graphs(model, batch=size, dtype=wanted, input_shape=shape, seq_len=seq_len, trust=trust, mode=mode)
     tell_about(model, found.break_reasons, found.note, notes_of(found.graphs))
-    inspection = inspect_graphs(found.graphs, directors, runtime=runtime, compute_dtype=matrix_dtype(wanted), model=model)
+    inspection = inspect_graphs(found.graphs, directors, runtime=chosen, compute_dtype=matrix_dtype(wanted), model=model)
     rows = inspection.tree(depth, sort)
     if csv_path:
         output.write_csv(csv_path, [_flat(row) for row in rows])

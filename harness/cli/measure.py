@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from shmoo.estimators.errors import InputError, NothingMeasuredError, unknown
+from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.harness.cli import options, output
-from shmoo.harness.cli.progress import Progress
+from shmoo.harness.cli.progress import Display
+from shmoo.harness.defaults import VISITS
 
 if TYPE_CHECKING:
-    from shmoo.harness.campaign import Standing
+    from shmoo.estimators.progress import Progress, Standing
     from shmoo.runs.records import CaseSpec, Machine
     from shmoo.runs.store import Run
 
 SOME_FAILED = 1
-VISITS, MOST_VISITS = 3, 8
-"""Visits to every case, and at most to one that stays uncertain."""
 EXAMPLES = """\b
 Examples:
   shmoo measure --suite quick
@@ -41,29 +40,24 @@ Examples:
     help="Networks to measure: names, hf:config.json, package.module:factory (it is run), or file.pt2 (needs --trust).",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
-@options.names("--runtime", metavar="R,...", help="eager, inductor, inductor-freezing, cudagraphs. Default: eager.")
-@options.names("--dtype", metavar="D,...", help="Element types. Default: float32.")
-@options.counts("--batch", help="Batch sizes of networks. Default: 1.")
+@options.runtimes("eager")
+@options.dtypes()
+@options.batches("1, for networks")
 @options.threads
 @options.names(
     "--cache-state", metavar="S,...", help="warm (calls back to back), cold, interleaved. Default: warm, the canonical one."
 )
+@options.old_spelling("--passes", "--visits", click.IntRange(min=1))
 @click.option(
     "--visits",
-    "--passes",
     type=click.IntRange(min=1),
     help="How often every case is visited at least, at different times; their spread is the standard error. Cases that stay "
     "uncertain are visited further. Default: 3, planned: 1.",
 )
-@click.option("--operators", is_flag=True, help="Time every distinct operator of each network alone as well (eager only).")
-@click.option(
-    "--budget",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="MINUTES",
-    help="Start no visit after this time. Default for the suite planned: 4.",
-)
-@click.option("--out", type=click.Path(path_type=Path), help="Run directory. Default: a new one under ./shmoo-runs.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@options.operators
+@options.budget("none; for the suite planned 4")
+@options.out(options.NEW_RUN)
+@options.resume
 @options.trust
 @options.as_json
 def measure(
@@ -85,6 +79,7 @@ def measure(
 ) -> None:
     """Time operators, synthetic models and networks on this machine, with their energy where it can be read. Every row is on disk
     before the next case begins; Ctrl-C keeps what is done and --resume goes on."""
+    from shmoo.harness.cases import check_device, in_states, plan_cases
     from shmoo.harness.machine import probe_machine
     from shmoo.harness.paths import new_run_directory
     from shmoo.harness.workloads.suites import BUDGET_S, PLANNED
@@ -96,8 +91,8 @@ def measure(
     output.tell_of_code(model)
     label = suite or ("models" if model else "quick")
     planned = suite == PLANNED
-    with output.only_results_on_stdout():
-        cases = plan_cases(suite, model, machine, device, runtime, dtype, batch, trust)
+    with output.only_results_on_stdout(), Display() as display:
+        cases = plan_cases(suite, model, machine, device, runtime, dtype, batch, trust, display)
     cases = in_states(cases, cache_state)
     if operators and not any(case.kind != "operator" and case.runtime == "eager" for case in cases):
         raise InputError("--operators cuts out the operators of networks in eager, and none is measured; name one with --model")
@@ -116,84 +111,6 @@ def measure(
     finish(run, as_json)
 
 
-def check_device(device: str, machine: Machine) -> None:
-    """`InputError` for a device that is unknown or not there."""
-    if device not in ("cpu", "cuda"):
-        raise unknown("device", device, ("cpu", "cuda"))
-    if device == "cuda" and machine.gpu_model is None:
-        raise InputError("--device cuda: no GPU is visible here; `shmoo doctor` says why")
-
-
-def plan_cases(
-    suite: str | None,
-    models: Sequence[str],
-    machine: Machine,
-    device: str,
-    runtimes: Sequence[str],
-    dtypes: Sequence[str],
-    batches: Sequence[int],
-    trust: bool = False,
-) -> tuple[CaseSpec, ...]:
-    """Cases of a suite, of named networks, or of both.
-
-    Raises:
-        InputError: an unknown suite, model, runtime or dtype, a model that cannot be loaded, or a batch without a network.
-    """
-    import msgspec
-
-    from shmoo.estimators.dtypes import compute_dtype
-    from shmoo.harness.backends import RUNTIMES
-    from shmoo.harness.workloads import resolve_model
-    from shmoo.harness.workloads.suites import PLANNED, plan_suite
-    from shmoo.runs.records import CaseSpec
-
-    for runtime in runtimes:
-        if runtime not in RUNTIMES:
-            raise unknown("runtime", runtime, RUNTIMES)
-    run_as = tuple(runtimes) or (("inductor",) if suite == "compiled" else ("eager",))
-    types = tuple(dict.fromkeys(compute_dtype(name) for name in dtypes)) or ("float32",)
-    sizes = tuple(batches) or (1,)
-    cases: list[CaseSpec] = []
-    if suite is not None or not models:
-        planned = plan_suite(
-            "micro" if suite == PLANNED else suite or "quick", machine, device=device, dtypes=types, runtimes=run_as
-        )
-        if suite == PLANNED:
-            planned = in_telling_order(planned, machine, device)
-        for case in planned:
-            of_network = sizes if case.kind == "network" else (None,)
-            cases += [case if b is None else msgspec.structs.replace(case, axes={**case.axes, "batch": b}) for b in of_network]
-    for text in models:
-        module = resolve_model(text, trust=trust)
-        batched = any(axis.name == "batch" for axis in module.axes)
-        for size in sizes if batched else (None,):
-            axes = {} if size is None else {"batch": size}
-            module.resolve(axes)
-            cases += [CaseSpec(text, module.kind, axes, dtype, runtime, device) for dtype in types for runtime in run_as]
-    if batches and not any("batch" in case.axes and case.kind == "network" for case in cases):
-        raise InputError("--batch applies to networks, and none is measured; name one with --model, or leave --batch out")
-    return tuple(cases)
-
-
-def in_telling_order(cases: Sequence[CaseSpec], machine: Machine, device: str) -> tuple[CaseSpec, ...]:
-    from shmoo.harness.workloads.planned import most_telling_first
-
-    with Progress(len(cases), "planning") as progress:
-        return most_telling_first(cases, machine, device, lambda done, total: progress.update(done, total, "", None))
-
-
-def in_states(cases: Sequence[CaseSpec], states: Sequence[str]) -> tuple[CaseSpec, ...]:
-    """Every case in every cache state; `InputError` for a state that is not known. None named means warm."""
-    import msgspec
-
-    from shmoo.runs.records import CACHE_STATES
-
-    for state in states:
-        if state not in CACHE_STATES:
-            raise unknown("cache state", state, CACHE_STATES)
-    return tuple(msgspec.structs.replace(case, cache_state=state) for state in states or ("warm",) for case in cases)
-
-
 def campaign(
     cases: Sequence[CaseSpec],
     out: Path,
@@ -205,49 +122,41 @@ def campaign(
     budget_s: float | None = None,
     operators: bool = False,
     shuffle: bool = True,
-    beside: Callable[[Standing], None] | None = None,
+    beside: Progress | None = None,
 ) -> Run:
-    """Measure with progress on stderr, and read back the run.
+    """`cases.measure_cases` with progress on stderr.
 
     Args:
-        operators: time the distinct operators of networks alone as well.
-        shuffle: first visits in random order, otherwise in the order given.
-        beside: called between visits.
+        beside: told the same as the display.
 
     Raises:
         KeyboardInterrupt: with a message that says where the finished visits are.
     """
-    from shmoo.harness.allocation import buffer_costs
-    from shmoo.harness.campaign import CampaignSettings, run_campaign
-    from shmoo.harness.settings import ALONE, MeasureSettings
-    from shmoo.runs.store import Run
+    from shmoo.harness.cases import measure_cases
 
-    measure = MeasureSettings(operators=ALONE if operators else None)
-    settings = CampaignSettings(
-        measure, visits=visits, most_visits=max(visits, MOST_VISITS if visits > 1 else 1), budget_s=budget_s, shuffle=shuffle
-    )
     output.message(f"measuring {len(cases)} cases ({suite}) into {out}")
-    with Progress(len(cases), "measuring") as progress:
+    with Display() as display:
 
         def show(standing: Standing) -> None:
-            progress.standing(standing)
+            display(standing)
             if beside is not None:
                 beside(standing)
 
         try:
-            run_campaign(
+            return measure_cases(
                 cases,
                 out,
-                suite=suite,
-                machine=machine,
-                settings=settings,
+                suite,
+                machine,
                 resume=resume,
+                visits=visits,
+                budget_s=budget_s,
+                operators=operators,
+                shuffle=shuffle,
                 progress=show,
-                facts={} if resume else buffer_costs(),
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"interrupted; finished visits kept in {out}, go on with --out {out} --resume") from None
-    return Run.open(out)
 
 
 def finish(run: Run, as_json: bool) -> None:

@@ -1,18 +1,34 @@
-"""Options that several verbs share, and the text forms of lists, shapes and axes."""
+"""Options that several verbs share: one name, one meaning, one help text up to the default. Also the text forms of lists, shapes
+and axes."""
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 from shmoo.estimators.errors import InputError
+from shmoo.harness.cli import output
+from shmoo.harness.defaults import LOCAL
+
+T = TypeVar("T")
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 MAX_POINTS = 10_000
 """Points of one axis; more is a slip of the finger."""
+ONE_ARCHITECTURE = f"{LOCAL}; takes one"
+"""Default of --arch where a verb takes one architecture."""
+EVERY_ARCHITECTURE = "all built-in ones"
+"""Default of --arch where a verb gives each architecture rows of its own."""
+OWN_BATCH, ONE_BATCH = "the model's own", "the model's own; takes one"
+FLOAT32, ONE_DTYPE = "float32", "float32; takes one"
+OWN_RUNTIME, ONE_RUNTIME = "the architecture's own", "the architecture's own; takes one"
+NEW_RUN = "a new run under ./shmoo-runs"
 
 
 def _split(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -24,18 +40,117 @@ def _split_counts(ctx: click.Context, parameter: click.Parameter, values: tuple[
     return tuple(positive_int(text, parameter.opts[0]) for text in _split(ctx, parameter, values))
 
 
-def names(*flags: str, help: str, metavar: str = "NAME,...") -> Callable[[Any], Any]:
+def names(*flags: str, help: str, metavar: str = "NAME,...") -> Decorator:
     """An option that takes a comma-separated list and may be repeated."""
     return click.option(*flags, multiple=True, callback=_split, metavar=metavar, help=help)
 
 
-def counts(*flags: str, help: str) -> Callable[[Any], Any]:
+def counts(*flags: str, help: str) -> Decorator:
     """An option that takes a comma-separated list of positive whole numbers."""
     return click.option(*flags, multiple=True, callback=_split_counts, metavar="N,...", help=help)
 
 
-archs = names("--arch", help="Architectures: names from `shmoo profiles list` or .json files. Default: all built-in ones.")
+def only_one(values: Sequence[T], flag: str) -> T | None:
+    """The value of a list option where a verb takes one; `None` where the option is not given.
+
+    Raises:
+        InputError: several values.
+    """
+    if len(values) > 1:
+        raise InputError(f"{flag} takes one value here, got {', '.join(map(str, values))}; run the command once for each")
+    return values[0] if values else None
+
+
+def old_spelling(old: str, new: str, kind: click.ParamType, take: Callable[[Any], Any] = lambda value: value) -> Decorator:
+    """A hidden option whose value goes to the option that replaced it, with a hint on stderr.
+
+    Args:
+        old, new: flags, such as "--passes" and "--visits"; `new` wins where both are given.
+        kind: type of the old option.
+        take: the new option's value from the old one's.
+    """
+    hidden, target = f"old_{old.strip('-').replace('-', '_')}", new.strip("-").replace("-", "_")
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def with_old(**given: Any) -> Any:
+            value = given.pop(hidden)
+            if value is not None:
+                output.message(f"{old} is now {new}")
+                given[target] = given[target] or take(value)
+            return command(**given)
+
+        return click.option(old, hidden, hidden=True, type=kind)(with_old)
+
+    return decorate
+
+
+def archs(default: str) -> Decorator:
+    return names("--arch", help=f"Architectures: names from `shmoo profiles list` or .json files. Default: {default}.")
+
+
+def batches(default: str = OWN_BATCH) -> Decorator:
+    return counts("--batch", help=f"Batch sizes. Default: {default}.")
+
+
+def dtypes(default: str = FLOAT32) -> Decorator:
+    text = "Element types: float32, tf32, bfloat16, float16, float8, int8, int4."
+    return names("--dtype", metavar="D,...", help=f"{text} Default: {default}.")
+
+
+def runtimes(default: str = OWN_RUNTIME) -> Decorator:
+    text = "Runtimes: eager, inductor, inductor-freezing, cudagraphs, xla, domainflow."
+    return names("--runtime", metavar="R,...", help=f"{text} Default: {default}.")
+
+
+def out(default: str) -> Decorator:
+    return click.option(
+        "-o", "--out", type=click.Path(path_type=Path), help=f"File or directory to write the result to. Default: {default}."
+    )
+
+
+def force(otherwise: str) -> Decorator:
+    return click.option("--force", is_flag=True, help=f"Replace a profile of that name. Default: {otherwise}.")
+
+
+def profile_name(default: str) -> Decorator:
+    return click.option("--name", help=f"Name of the new profile. Default: {default}.")
+
+
+def budget(default: str) -> Decorator:
+    return click.option(
+        "--budget",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="MINUTES",
+        help=f"Time to stay within; no visit to a case starts after it. Default: {default}.",
+    )
+
+
+def reduction(default: str) -> Decorator:
+    text = "Column of operator tables that holds the reduction of matrix products."
+    return click.option("--reduction", type=click.Choice(["k", "n"]), help=f"{text} Default: {default}.")
+
+
+def _profile(flag: str, role: str, default: str) -> Decorator:
+    return click.option(
+        flag, metavar="PROFILE", help=f"{role}: a name from `shmoo profiles list` or a .json file. Default: {default}."
+    )
+
+
+profile = functools.partial(_profile, "--profile", "Profile to judge")
+base = functools.partial(_profile, "--base", "Profile whose numbers stay where nothing is fitted")
+
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, messages on stderr.")
+as_csv = click.option("--csv", "csv_path", type=click.Path(), help="Also write the rows to this CSV file, one value a column.")
+fixed = click.option("--set", "fixed", multiple=True, metavar="NAME=VALUE", help="Workload axis at one value, such as batch=8.")
+operators = click.option(
+    "--operators", is_flag=True, help="Also every distinct operator of each network, timed alone (eager only)."
+)
+resume = click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+seed = click.option("--seed", type=int, default=0, help="Seed of the fit's random starts. Default: 0.")
+no_residual = click.option("--no-residual", is_flag=True, help="The physical model alone, without fitted corrections.")
+input_shape = click.option("--input-shape", help="Shape of the model's input, such as 1x3x224x224.")
+seq_len = click.option("--seq-len", type=click.IntRange(min=1), help="Sequence length of a language model.")
 threads = click.option(
     "--threads",
     type=click.IntRange(min=1),

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar with the time left on a terminal, plain lines elsewhere."""
+"""Progress on stderr: a bar with the time left on a terminal, plain lines elsewhere; the same for every stage of every verb."""
 
 from __future__ import annotations
 
@@ -8,61 +8,62 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-import click
+from shmoo.harness.cli import output
 
 if TYPE_CHECKING:
-    from shmoo.harness.campaign import Standing
+    from rich.progress import Progress as Bar
+
+    from shmoo.estimators.progress import Standing
 
 T = TypeVar("T")
 
 QUIET_S = 2.0
-"""Work that ends sooner shows no progress off a terminal."""
+"""Counted work that ends sooner shows no progress off a terminal."""
 LINE_EVERY_S = 10.0
 """Seconds between two plain lines."""
 
 
-class Progress:
-    """Counts steps of known number. Use as a context manager."""
+class Display:
+    """Shows what work reports (`estimators.progress.Progress`). Use as a context manager.
 
-    def __init__(self, total: int, label: str) -> None:
-        self._total = total
-        self._label = label
-        self._done = 0
-        self._started = time.monotonic()
-        self._last_line = self._started - LINE_EVERY_S + QUIET_S
+    Off a terminal a stage whose cases are counted gets a line every `LINE_EVERY_S`, and one at its end; of a stage without a
+    count every report is a line.
+    """
+
+    def __init__(self) -> None:
         self._bar = _bar() if sys.stderr.isatty() else None
-        self._task = None if self._bar is None else self._bar.add_task(label, total=total, left="", note="")
+        self._stage = ""
+        self._started = self._last_line = 0.0
 
-    def step(self, note: str = "") -> None:
-        """One step is done."""
-        self.update(self._done + 1, self._total, note, None)
-
-    def standing(self, standing: Standing) -> None:
-        """How far a campaign is."""
-        counts = f"{standing.ok} ok / {standing.noisy} noisy / {standing.suspect} suspect"
-        failed = f" / {standing.failed} failed" if standing.failed else ""
-        note = f"{counts}{failed}, {standing.visits} visits  {standing.now}"
-        self.update(standing.done, standing.total, note, standing.left_s)
-
-    def update(self, done: int, total: int, note: str, left_s: float | None) -> None:
-        """`done` of `total` steps are done and `note` is happening.
-
-        Args:
-            left_s: seconds left where the caller knows better than the mean step.
-        """
-        self._done, self._total = done, total
+    def __call__(self, standing: Standing) -> None:
         now = time.monotonic()
-        spent = now - self._started
-        if left_s is None and done:
-            left_s = spent / done * (total - done)
+        if standing.stage != self._stage:
+            self._begin(standing.stage, now)
+        spent, left_s = now - self._started, standing.left_s
+        if left_s is None and standing.done and standing.total:
+            left_s = spent / standing.done * (standing.total - standing.done)
         left = "" if left_s is None else f"about {_clock(left_s)} left"
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=total, left=left, note=note)
-        elif now - self._last_line >= LINE_EVERY_S or (done == total and left_s == 0 and spent >= QUIET_S):
+            (task,) = self._bar.task_ids
+            self._bar.update(task, completed=standing.done, total=standing.total, left=left, note=_note(standing))
+            return
+        ended = standing.done == standing.total and left_s == 0 and spent >= QUIET_S
+        if standing.total is None:
+            output.message(f"{standing.stage}: {_note(standing)}")
+        elif ended or now - self._last_line >= LINE_EVERY_S:
             self._last_line = now
-            click.echo(f"{self._label}: {done} of {total}, {_clock(spent)} spent, {left}  {note}".rstrip(" ,"), err=True)
+            count = f"{standing.stage}: {standing.done} of {standing.total}, {_clock(spent)} spent"
+            output.message(f"{count}, {left}  {_note(standing)}".rstrip(" ,"))
 
-    def __enter__(self) -> Progress:
+    def _begin(self, stage: str, now: float) -> None:
+        self._stage, self._started = stage, now
+        self._last_line = now - LINE_EVERY_S + QUIET_S
+        if self._bar is not None:
+            for task in self._bar.task_ids:
+                self._bar.remove_task(task)
+            self._bar.add_task(stage, total=None, left="", note="")
+
+    def __enter__(self) -> Display:
         if self._bar is not None:
             self._bar.start()
         return self
@@ -72,12 +73,23 @@ class Progress:
             self._bar.stop()
 
 
-def track(items: Iterable[T], total: int, label: str) -> Iterator[T]:
+def track(items: Iterable[T], total: int, stage: str) -> Iterator[T]:
     """Hand out `items` while showing progress."""
-    with Progress(total, label) as progress:
-        for item in items:
+    from shmoo.estimators.progress import Standing
+
+    with Display() as display:
+        for done, item in enumerate(items, 1):
             yield item
-            progress.step()
+            display(Standing(stage, done, total))
+
+
+def _note(standing: Standing) -> str:
+    """Cases by status where they have one, and what happens now."""
+    if not standing.visits:
+        return standing.now
+    counts = f"{standing.ok} ok / {standing.noisy} noisy / {standing.suspect} suspect"
+    failed = f" / {standing.failed} failed" if standing.failed else ""
+    return f"{counts}{failed}, {standing.visits} visits  {standing.now}"
 
 
 def _clock(seconds: float) -> str:
@@ -85,12 +97,11 @@ def _clock(seconds: float) -> str:
     return f"{minutes}:{rest:02d}"
 
 
-def _bar():
+def _bar() -> Bar:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as RichProgress
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    return RichProgress(
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),

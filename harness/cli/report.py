@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shmoo.harness.cli import options, output
+from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY
 
 if TYPE_CHECKING:
     from shmoo.estimators.profile import ArchitectureProfile
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from shmoo.runs.error_records import ErrorReport
     from shmoo.runs.store import Run
 
-TARGETS = ("gpu_a100_80g", "tpu_v4", "kpu_t256")
+TARGETS = ONE_OF_EACH_FAMILY[1:]
 """Architectures that a run's networks are estimated on beside the machine that was measured: one of each other family."""
 EXAMPLES = """\b
 Examples:
@@ -27,9 +28,9 @@ Examples:
 
 @click.command(epilog=EXAMPLES, short_help="Estimates beside the measurements of a run.")
 @click.argument("run", type=click.Path())
-@click.option("--profile", help="Profile to judge. Default: the newest beside the run's rows, else cpu_local.")
-@options.names("--arch", help=f"Other architectures to estimate the run's networks on. Default: {', '.join(TARGETS)}.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Directory of the report. Default: RUN/report.")
+@options.profile("the newest beside the run's rows, else cpu_local")
+@options.archs(f"{', '.join(TARGETS)}, beside the machine that was measured")
+@options.out("RUN/report")
 @options.as_json
 def report(run: str, profile: str | None, arch: tuple[str, ...], out: Path | None, as_json: bool) -> None:
     """Error of every estimate against the measurement: errors.csv, one self-contained report.html and a table here."""
@@ -51,7 +52,7 @@ def report(run: str, profile: str | None, arch: tuple[str, ...], out: Path | Non
 def choose_profile(run: Run, name: str | None) -> ArchitectureProfile:
     """The profile asked for, else the one the run's directory holds, else cpu_local as `profiles list` shows it."""
     from shmoo.estimators.profile import load_profile
-    from shmoo.harness.architectures import LOCAL, load_architecture, own_profiles
+    from shmoo.harness.architectures import load_architecture, own_profiles
 
     if name is not None:
         return load_architecture(name)

@@ -30,11 +30,11 @@ Examples:
 @click.command(epilog=EXAMPLES, short_help="The rows of a run.")
 @click.argument("run", type=click.Path())
 @options.as_json
-@click.option("--csv", "csv_path", type=click.Path(), help="Write the rows as CSV.")
+@options.as_csv
 @click.option(
     "--reasons", is_flag=True, help="Also the reasons and remarks of every row; without it, of rows that cannot be used."
 )
-@click.option("--operators", is_flag=True, help="Also the operators of networks timed alone (`shmoo measure --operators`).")
+@options.operators
 def show(run: str, as_json: bool, csv_path: str | None, reasons: bool, operators: bool) -> None:
     """Rows of a run: what a call takes with its standard error, what it takes while nothing else runs, the visits and samples
     behind it, and whether it can be used."""

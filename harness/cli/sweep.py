@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ Examples:
   shmoo sweep resnet18 resnet50 --axis batch=1..64 --axis resolution=160,224,320 --fusion on,off --arch gpu_h100 --csv nets.csv
   shmoo sweep resnet50 --arch kpu_t64 --profile-axis capacity.l3=1MiB..256MiB:100 --profile-axis bandwidth.dram=16e9..1e12:100
   shmoo sweep mlp --axis hidden=64..8192 --arch kpu_t64,kpu_t64@capacity.l3=2MiB
-  shmoo sweep mlp --fit on-chip --axis hidden=64..65536:201 --axis batch=1,64 --arch gpu_h100,tpu_v4,kpu_t64
+  shmoo sweep mlp --largest-on-chip --axis hidden=64..65536:201 --axis batch=1,64 --arch gpu_h100,tpu_v4,kpu_t64
 """
 FUSION = {"on": True, "off": False}
 SHOWN_ROWS = 200
@@ -40,18 +41,19 @@ FASTEST = 10
     metavar="NAME=...",
     help="Coefficient of the architecture (with what follows from it) or parameter of its tiling, likewise; sizes such as 2MiB.",
 )
-@click.option("--set", "fixed", multiple=True, metavar="NAME=VALUE", help="Another workload axis, kept at one value.")
-@options.archs
-@click.option("--dtype", help="Element type. Default: float32.")
-@options.names("--runtime", metavar="R,...", help="Runtimes. Default: the architecture's own.")
+@options.fixed
+@options.archs(options.EVERY_ARCHITECTURE)
+@options.dtypes()
+@options.runtimes()
 @options.names(
     "--fusion", metavar="on,off", help="Fused as the runtime does, or every operator a kernel of its own. Default: on."
 )
-@click.option("--fit", type=click.Choice(["on-chip"]), help="Find the largest value of the first --axis that stays on chip.")
+@options.old_spelling("--fit", "--largest-on-chip", click.Choice(["on-chip"]), lambda value: True)
+@click.option("--largest-on-chip", is_flag=True, help="Find the largest value of the first --axis that stays on chip.")
 @options.threads
 @options.trust
 @options.as_json
-@click.option("--csv", "csv_path", type=click.Path(), help="Write the rows as CSV.")
+@options.as_csv
 @click.option("--plot", "plot_path", type=click.Path(), help="Draw the sweep into one self-contained .html file.")
 def sweep(
     models: tuple[str, ...],
@@ -59,10 +61,10 @@ def sweep(
     profile_axes: tuple[str, ...],
     fixed: tuple[str, ...],
     arch: tuple[str, ...],
-    dtype: str | None,
+    dtype: tuple[str, ...],
     runtime: tuple[str, ...],
     fusion: tuple[str, ...],
-    fit: str | None,
+    largest_on_chip: bool,
     threads: int | None,
     trust: bool,
     as_json: bool,
@@ -71,12 +73,12 @@ def sweep(
 ) -> None:
     """Estimate models over axes: of the workload (its sizes, batch, resolution) and of the architecture (memory, fabric,
     bandwidth, tile size). `shmoo profiles show ARCH` lists the coefficients."""
-    from shmoo.estimators.dtypes import compute_dtype, matrix_dtype
+    from shmoo.estimators.dtypes import compute_dtype
 
     if plot_path and Path(plot_path).suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--plot writes .html, got {plot_path!r}; name a file such as sweep.html, or use --csv for the numbers")
-    if fit and (plot_path or fusion):
-        raise InputError("--fit gives one size an architecture, in a table; leave --plot and --fusion out")
+    if largest_on_chip and (plot_path or fusion):
+        raise InputError("--largest-on-chip gives one size an architecture, in a table; leave --plot and --fusion out")
     workload_axes, machine_axes, settings = (
         options.axes(axes, whole=True),
         _machine_axes(profile_axes),
@@ -84,18 +86,17 @@ def sweep(
     )
     fused = [_fusion(text) for text in fusion] or [True]
     profiles = _profiles(arch, runtime, threads, machine_axes)
-    wanted = compute_dtype(dtype or "float32")
-    varied = _varied(models, workload_axes, machine_axes, runtime, fused)
+    types = [compute_dtype(name) for name in dtype or ("float32",)]
+    varied = _varied(models, workload_axes, machine_axes, types, runtime, fused)
     if not varied:
         raise InputError("nothing varies; give an --axis such as batch=1..64, a --profile-axis, or several models")
-    computed = matrix_dtype(wanted)
     output.tell_of_code(models)
     units = _units(profiles, machine_axes)
     rows: list[Record] = []
     with output.only_results_on_stdout():
-        for model in models:
+        for model, wanted in itertools.product(models, types):
             controller = _controller(model, profiles, workload_axes, machine_axes, settings, wanted, runtime, fused, trust)
-            rows += _fit(controller, computed) if fit else _estimates(controller, computed, threads)
+            rows += _largest(controller, wanted) if largest_on_chip else _estimates(controller, wanted, threads)
     if csv_path:
         output.write_csv(csv_path, rows)
         output.message(f"wrote {len(rows)} rows to {csv_path}")
@@ -107,8 +108,8 @@ def sweep(
         output.message(f"drew {plot_path}")
     if as_json:
         output.json_document(rows)
-    elif fit:
-        _show_fit(rows, next(iter(workload_axes)), [name for name in varied if name != next(iter(workload_axes))], units)
+    elif largest_on_chip:
+        _show_largest(rows, next(iter(workload_axes)), [name for name in varied if name != next(iter(workload_axes))], units)
     else:
         _show(rows, varied, units)
 
@@ -137,8 +138,7 @@ def _profiles(
     one, and everything swept about them."""
     from shmoo.estimators.profile import RUNTIMES, check_runtime
     from shmoo.estimators.variants import tiling_parameters
-    from shmoo.harness.architectures import load_architecture
-    from shmoo.harness.cli.estimate import choose_targets
+    from shmoo.harness.architectures import choose_targets, load_architecture
 
     if arch:
         named = [load_architecture(name) for name in arch]
@@ -170,11 +170,12 @@ def _varied(
     models: Sequence[str],
     axes: Mapping[str, tuple],
     machine_axes: Mapping[str, tuple],
+    dtypes: Sequence[str],
     runtimes: Sequence[str],
     fused: Sequence[bool],
 ) -> list[str]:
     """The columns that tell rows of one architecture apart, the first one to be drawn along first."""
-    others = {"model": models, "runtime": runtimes, "fusion": fused}
+    others = {"model": models, "dtype": dtypes, "runtime": runtimes, "fusion": fused}
     return [*axes, *machine_axes, *(name for name, members in others.items() if len(members) > 1)]
 
 
@@ -199,23 +200,25 @@ def _controller(
     return SweepController(model, source, profiles, axes, machine_axes, fixed, runtimes, fused)
 
 
-def _estimates(controller: SweepController, compute_dtype: str | None, threads: int | None) -> list[Record]:
+def _estimates(controller: SweepController, dtype: str, threads: int | None) -> list[Record]:
+    from shmoo.estimators.dtypes import matrix_dtype
     from shmoo.harness.cli.progress import track
 
-    return list(
-        track(controller.rows(compute_dtype=compute_dtype, threads=threads), len(controller), f"estimating {controller.model}")
-    )
+    rows = controller.rows(compute_dtype=matrix_dtype(dtype), threads=threads)
+    return list(track(rows, len(controller), f"estimating {controller.model}"))
 
 
-def _fit(controller: SweepController, compute_dtype: str | None) -> Iterator[Record]:
+def _largest(controller: SweepController, dtype: str) -> Iterator[Record]:
     """One row an answer of the planner."""
+    from shmoo.estimators.dtypes import matrix_dtype
     from shmoo.estimators.on_chip import largest_on_chip
 
     name = next(iter(controller.axes), "")
-    for found in largest_on_chip(controller, compute_dtype=compute_dtype):
+    for found in largest_on_chip(controller, compute_dtype=matrix_dtype(dtype)):
         row: Record = {
             "model": controller.model,
             "arch": found.arch,
+            "dtype": dtype,
             "runtime": found.runtime,
             **found.settings,
             name: found.value,
@@ -225,7 +228,7 @@ def _fit(controller: SweepController, compute_dtype: str | None) -> Iterator[Rec
         yield row | {"footprint_bytes": found.footprint_bytes, "on_chip_bytes": found.capacity_bytes, "limit": found.limit}
 
 
-def _show_fit(rows: Sequence[Record], name: str, others: Sequence[str], units: Mapping[str, str]) -> None:
+def _show_largest(rows: Sequence[Record], name: str, others: Sequence[str], units: Mapping[str, str]) -> None:
     from shmoo.estimators.present import amount, size
 
     why = {"memory": "memory is full", "tiling": "tiles spill", "none": "end of the axis"}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from shmoo.harness.cli import options, output
+from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
     from shmoo.estimators.schedule import Scheduled
@@ -26,36 +28,36 @@ DEVICE = {"cpu": "cpu", "gpu": "cuda"}
 
 @click.command(epilog=EXAMPLES, short_help="When each kernel runs: predicted, and measured here.")
 @click.argument("model")
-@click.option("--arch", default="cpu_local", show_default=True, help="Architecture to predict.")
-@click.option("--runtime", help="Runtime, predicted and measured. Default: the architecture's own.")
-@click.option("--dtype", default="float32", show_default=True, help="Element type.")
-@click.option("--set", "fixed", multiple=True, metavar="NAME=VALUE", help="Axis of the workload, such as batch=8.")
+@options.archs(options.ONE_ARCHITECTURE)
+@options.runtimes(options.ONE_RUNTIME)
+@options.dtypes(options.ONE_DTYPE)
+@options.fixed
 @click.option("--measure/--no-measure", default=True, show_default=True, help="Run the model here under torch.profiler.")
 @options.trust
 @options.as_json
-@click.option("-o", "--out", type=click.Path(), help="Write both as one trace in Chrome's format.")
+@options.out("none, only the table is shown")
 def trace(
     model: str,
-    arch: str,
-    runtime: str | None,
-    dtype: str,
+    arch: tuple[str, ...],
+    runtime: tuple[str, ...],
+    dtype: tuple[str, ...],
     fixed: tuple[str, ...],
     measure: bool,
     trust: bool,
     as_json: bool,
-    out: str | None,
+    out: Path | None,
 ) -> None:
-    """When each kernel of MODEL runs, with its tile and its bound; with -o as a trace for Perfetto, in which a call that was
-    measured on this machine is a process of its own beside the prediction."""
+    """When each kernel of MODEL runs, with its tile and its bound; with -o as a trace for Perfetto (Chrome's format), in which a
+    call that was measured on this machine is a process of its own beside the prediction."""
     from shmoo.estimators.director import AnalysisDirector
     from shmoo.estimators.dtypes import compute_dtype, matrix_dtype
     from shmoo.estimators.profile import check_runtime
     from shmoo.estimators.schedule import schedule
     from shmoo.harness.architectures import load_architecture
 
-    profile = load_architecture(arch)
-    chosen = check_runtime(profile, runtime)
-    wanted = compute_dtype(dtype)
+    profile = load_architecture(options.only_one(arch, "--arch") or LOCAL)
+    chosen = check_runtime(profile, options.only_one(runtime, "--runtime"))
+    wanted = compute_dtype(options.only_one(dtype, "--dtype") or "float32")
     axes = options.settings(fixed)
     output.tell_of_code([model])
     with output.only_results_on_stdout():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from shmoo.calibrate.dataset import MeasuredCase, blocks
 from shmoo.calibrate.fit import predicted_latency
 from shmoo.calibrate.planning import plan
 from shmoo.estimators.coefficients import Coefficients
+from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.harness.capture.traced import capture_traced
 from shmoo.harness.settings import MeasureSettings
 from shmoo.harness.workloads.catalog import find_workload
@@ -28,13 +29,13 @@ def most_telling_first(
     cases: Sequence[CaseSpec],
     machine: Machine,
     device: str = "cpu",
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> tuple[CaseSpec, ...]:
     """All of the cases, in the order in which measuring them is worth its time. Nothing is measured: shapes come from the meta
     device, and what each case would tell from the model of a machine of this description.
 
     Args:
-        progress: told how many cases were looked at, of how many.
+        progress: told how many cases were looked at.
 
     Raises:
         InputError: a GPU that no built-in profile describes.
@@ -45,7 +46,7 @@ def most_telling_first(
         built = find_workload(case.workload).build(case.axes, case.dtype, "meta")
         graphs = capture_traced(built.model, built.args, built.kwargs, name=case.workload).graphs
         known.append(MeasuredCase(case, graphs, 1.0))
-        progress(position + 1, len(cases))
+        progress(Standing("planning", position + 1, len(cases)))
     order = plan(
         known, base, [expected_s(case.case, seconds) for case, seconds in zip(known, _predicted(known, base), strict=True)]
     )

@@ -110,7 +110,7 @@ def test_serial_cycles_equal_the_simulators():
 
 def test_a_cycle_too_many_is_judged_as_above_the_bound(tmp_path):
     """A run of some 500 cycles said to take one more errs by 0.2 %, twice the bound; the runs beside it are equal."""
-    from shmoo.calibrate.evaluate_tpu import transcription
+    from tests.evaluation.tpu import transcription
 
     table = written_table("scalesim_cycles.csv", tmp_path / "cycles.csv")
     head, *rows = table.read_text().splitlines()

@@ -1,0 +1,123 @@
+"""What to measure: the cases of suites and of networks by name, and a campaign over them with the defaults of `shmoo measure`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from shmoo.estimators.dtypes import compute_dtype
+from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.progress import Progress, silent
+from shmoo.harness.allocation import buffer_costs
+from shmoo.harness.backends import RUNTIMES
+from shmoo.harness.campaign import CampaignSettings, run_campaign
+from shmoo.harness.defaults import MOST_VISITS, VISITS
+from shmoo.harness.settings import ALONE, MeasureSettings
+from shmoo.harness.workloads.loading import resolve_model
+from shmoo.harness.workloads.suites import PLANNED, plan_suite
+from shmoo.runs.records import CACHE_STATES, AxisValue, CaseSpec, Machine
+from shmoo.runs.store import Run
+
+
+def check_device(device: str, machine: Machine) -> None:
+    """`InputError` for a device that is unknown or not there."""
+    if device not in ("cpu", "cuda"):
+        raise unknown("device", device, ("cpu", "cuda"))
+    if device == "cuda" and machine.gpu_model is None:
+        raise InputError("--device cuda: no GPU is visible here; `shmoo doctor` says why")
+
+
+def plan_cases(
+    suite: str | None,
+    models: Sequence[str],
+    machine: Machine,
+    device: str,
+    runtimes: Sequence[str],
+    dtypes: Sequence[str],
+    batches: Sequence[int],
+    trust: bool = False,
+    progress: Progress | None = None,
+) -> tuple[CaseSpec, ...]:
+    """Cases of a suite, of named networks, or of both.
+
+    Args:
+        progress: told while the cases of the suite "planned" are put in order.
+
+    Raises:
+        InputError: an unknown suite, model, runtime or dtype, a model that cannot be loaded, or a batch without a network.
+    """
+    for runtime in runtimes:
+        if runtime not in RUNTIMES:
+            raise unknown("runtime", runtime, RUNTIMES)
+    run_as = tuple(runtimes) or (("inductor",) if suite == "compiled" else ("eager",))
+    types = tuple(dict.fromkeys(compute_dtype(name) for name in dtypes)) or ("float32",)
+    sizes = tuple(batches) or (1,)
+    cases: list[CaseSpec] = []
+    if suite is not None or not models:
+        planned = plan_suite(
+            "micro" if suite == PLANNED else suite or "quick", machine, device=device, dtypes=types, runtimes=run_as
+        )
+        if suite == PLANNED:
+            from shmoo.harness.workloads.planned import most_telling_first
+
+            planned = most_telling_first(planned, machine, device, progress or silent)
+        for case in planned:
+            of_network = sizes if case.kind == "network" else (None,)
+            cases += [case if b is None else msgspec.structs.replace(case, axes={**case.axes, "batch": b}) for b in of_network]
+    for text in models:
+        module = resolve_model(text, trust=trust)
+        batched = any(axis.name == "batch" for axis in module.axes)
+        for size in sizes if batched else (None,):
+            axes: dict[str, AxisValue] = {} if size is None else {"batch": size}
+            module.resolve(axes)
+            cases += [CaseSpec(text, module.kind, axes, dtype, runtime, device) for dtype in types for runtime in run_as]
+    if batches and not any("batch" in case.axes and case.kind == "network" for case in cases):
+        raise InputError("--batch applies to networks, and none is measured; name one with --model, or leave --batch out")
+    return tuple(cases)
+
+
+def in_states(cases: Sequence[CaseSpec], states: Sequence[str]) -> tuple[CaseSpec, ...]:
+    """Every case in every cache state; `InputError` for a state that is not known. None named means warm."""
+    for state in states:
+        if state not in CACHE_STATES:
+            raise unknown("cache state", state, CACHE_STATES)
+    return tuple(msgspec.structs.replace(case, cache_state=state) for state in states or ("warm",) for case in cases)
+
+
+def measure_cases(
+    cases: Sequence[CaseSpec],
+    out: Path,
+    suite: str,
+    machine: Machine,
+    *,
+    resume: bool = False,
+    visits: int = VISITS,
+    budget_s: float | None = None,
+    operators: bool = False,
+    shuffle: bool = True,
+    progress: Progress | None = None,
+) -> Run:
+    """Measure cases into the run at `out`, and read it back.
+
+    Args:
+        suite: what the run calls its cases.
+        resume: go on with the run that is there.
+        visits: visits to every case; with more than one, cases that stay uncertain are visited up to `MOST_VISITS` times.
+        operators: time the distinct operators of networks alone as well.
+        shuffle: first visits in random order, otherwise in the order given.
+
+    Raises:
+        InputError, ShmooError, KeyboardInterrupt: as `campaign.run_campaign`.
+    """
+    settings = CampaignSettings(
+        MeasureSettings(operators=ALONE if operators else None),
+        visits=visits,
+        most_visits=max(visits, MOST_VISITS if visits > 1 else 1),
+        budget_s=budget_s,
+        shuffle=shuffle,
+    )
+    facts = {} if resume else buffer_costs()
+    run_campaign(cases, out, suite=suite, machine=machine, settings=settings, resume=resume, progress=progress, facts=facts)
+    return Run.open(out)

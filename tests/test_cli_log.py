@@ -1,0 +1,129 @@
+"""The log and the progress of the command line; library code logs and never prints."""
+
+from __future__ import annotations
+
+import ast
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from cli_runner import shmoo
+
+from shmoo.estimators.progress import Standing
+from shmoo.harness.cli import progress
+from shmoo.harness.cli.progress import Display, track
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted(path for room in ("calibrate", "estimators", "harness", "runs", "shmoo") for path in (ROOT / room).rglob("*.py"))
+COMMAND_LINE = ROOT / "harness" / "cli"
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time in seconds, as the display sees it; stderr is no terminal."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_library_code_logs_under_its_own_name_and_never_prints(path: Path) -> None:
+    """No `print`; every logger is `logging.getLogger(__name__)` but for those of other libraries, which have no name here."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called != "print", f"{path.relative_to(ROOT)}:{node.lineno} prints"
+            if called == "logging.getLogger" and node.args and COMMAND_LINE not in path.parents:
+                assert ast.unparse(node.args[0]) == "__name__", f"{path.relative_to(ROOT)}:{node.lineno}"
+
+
+@pytest.mark.usefixtures("own_home")
+def test_verbose_says_what_is_done_and_leaves_stdout_alone() -> None:
+    """-v names the capture, -vv the profiles too; without it nothing is said. The document is the same."""
+    arguments = ("estimate", "relu", "--arch", "kpu_t64", "--json")
+    plain, verbose, details = shmoo(*arguments), shmoo("-v", *arguments), shmoo("-vv", *arguments)
+    assert json.loads(plain.stdout) == json.loads(verbose.stdout) == json.loads(details.stdout)
+    assert "shmoo.harness." not in plain.stderr
+    assert "shmoo.harness.models: captured relu" in verbose.stderr
+    assert "shmoo.harness.architectures: kpu_t64" not in verbose.stderr
+    assert "shmoo.harness.architectures: kpu_t64" in details.stderr
+
+
+@pytest.mark.usefixtures("own_home")
+def test_the_log_is_taken_off_stderr_again() -> None:
+    """A command leaves neither a handler nor a level behind, also where it fails."""
+    logger = logging.getLogger("shmoo")
+    before = (list(logger.handlers), logger.level)
+    shmoo("-vv", "estimate", "no_such_model", "--arch", "kpu_t64")
+    assert (logger.handlers, logger.level) == before
+
+
+def test_counted_work_gets_a_line_every_ten_seconds(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    """Twenty cases of 2 s each: the first line after 2 s, then one every 10 s, and one at the end, with the time left."""
+    with Display() as display:
+        for done in range(21):
+            display(Standing("estimating", done, 20))
+            clock[0] += 2.0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "estimating: 1 of 20, 0:02 spent, about 0:38 left",
+        "estimating: 6 of 20, 0:12 spent, about 0:28 left",
+        "estimating: 11 of 20, 0:22 spent, about 0:18 left",
+        "estimating: 16 of 20, 0:32 spent, about 0:08 left",
+        "estimating: 20 of 20, 0:40 spent, about 0:00 left",
+    ]
+
+
+def test_work_that_ends_soon_says_nothing(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    """Below two seconds; the items come through."""
+    assert list(track("abc", 3, "estimating")) == ["a", "b", "c"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_campaign_shows_its_cases_by_status_and_its_own_time_left(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The campaign knows better than the mean case."""
+    display = Display()
+    display(Standing("measuring", 0, 8, now="relu"))
+    clock[0] += 30
+    display(Standing("measuring", 5, 8, visits=9, ok=3, noisy=1, suspect=1, failed=0, now="softmax", left_s=75.0))
+    display(Standing("measuring", 6, 8, visits=10, ok=4, noisy=1, suspect=1, now="too soon for a line"))
+    clock[0] += 10
+    display(Standing("measuring", 8, 8, visits=24, ok=5, noisy=1, suspect=1, failed=1, now="done", left_s=0.0))
+    assert capsys.readouterr().err.splitlines() == [
+        "measuring: 5 of 8, 0:30 spent, about 1:15 left  3 ok / 1 noisy / 1 suspect, 9 visits  softmax",
+        "measuring: 8 of 8, 0:40 spent, about 0:00 left  5 ok / 1 noisy / 1 suspect / 1 failed, 24 visits  done",
+    ]
+
+
+def test_one_display_serves_one_stage_after_the_other(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    """Each stage has its own clock; steps that cannot be counted are a line each."""
+    with Display() as display:
+        display(Standing("planning", 1, 2))
+        clock[0] += 20
+        display(Standing("calibrating", now="fitting latency"))
+        display(Standing("calibrating", now="setting intervals"))
+        display(Standing("measuring", 0, 4))
+        clock[0] += 5
+        display(Standing("measuring", 1, 4))
+    assert capsys.readouterr().err.splitlines() == [
+        "calibrating: fitting latency",
+        "calibrating: setting intervals",
+        "measuring: 1 of 4, 0:05 spent, about 0:15 left",
+    ]
+
+
+def test_a_terminal_gets_one_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One task at a time, named after the stage, which a stage without a count leaves open."""
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    with Display() as display:
+        display(Standing("planning", 1, 2))
+        display(Standing("measuring", 3, 4, visits=3, ok=3, now="relu"))
+        (task,) = display._bar.tasks
+        assert (task.description, task.completed, task.total) == ("measuring", 3, 4)
+        assert task.fields["note"] == "3 ok / 0 noisy / 0 suspect, 3 visits  relu"
+        display(Standing("calibrating", now="fitting latency"))
+        (task,) = display._bar.tasks
+        assert (task.description, task.total, task.fields["note"]) == ("calibrating", None, "fitting latency")

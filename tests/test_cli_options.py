@@ -1,0 +1,142 @@
+"""The command line speaks one language: an option of one name means the same on every verb, and old spellings still work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from cli_runner import shmoo
+
+from shmoo.estimators.errors import InputError
+from shmoo.harness.cli import options
+from shmoo.harness.cli.app import cli
+
+pytestmark = pytest.mark.usefixtures("own_home")
+
+
+def verbs(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
+    """Every command, those of groups included."""
+    for name, command in group.commands.items():
+        yield " ".join((*path, name)), command
+        if isinstance(command, click.Group):
+            yield from verbs(command, (*path, name))
+
+
+def uses() -> dict[str, dict[str, click.Option]]:
+    """Flag -> verb -> its option; hidden ones are old spellings."""
+    found: dict[str, dict[str, click.Option]] = {}
+    for verb, command in verbs(cli):
+        for option in command.params:
+            if isinstance(option, click.Option) and not option.hidden:
+                for flag in (*option.opts, *option.secondary_opts):
+                    found.setdefault(flag, {})[verb] = option
+    return found
+
+
+def meaning(option: click.Option) -> dict[str, object]:
+    """What an option is apart from its default."""
+    kind = option.type.to_info_dict()
+    text = (option.help or "").partition("Default:")[0].rstrip()
+    return {
+        "flags": sorted((*option.opts, *option.secondary_opts)),
+        "type": kind,
+        "several": option.multiple,
+        "flag": option.is_flag,
+        "metavar": option.metavar,
+        "help": text,
+    }
+
+
+SHARED = sorted(flag for flag, by_verb in uses().items() if len(by_verb) > 1)
+
+
+def test_verbs_share_the_options_of_the_language() -> None:
+    """Each of them stands on two verbs at least, or on the only one that has a use for it."""
+    language = {"--arch", "--batch", "--dtype", "--runtime", "--out", "-o", "--force", "--set", "--operators"}
+    language |= {"--json", "--csv", "--threads", "--seed", "--trust", "--name", "--resume", "--budget"}
+    assert language <= set(SHARED)
+    assert {"--profile", "--base"} <= set(uses())
+
+
+@pytest.mark.parametrize("flag", SHARED)
+def test_an_option_of_one_name_has_one_meaning(flag: str) -> None:
+    """Type, number of values, metavar, flags and help are the same on every verb; only the default may differ."""
+    by_verb = uses()[flag]
+    first = next(iter(by_verb))
+    for verb, option in by_verb.items():
+        assert meaning(option) == meaning(by_verb[first]), f"{flag} of {verb} and of {first}"
+
+
+def test_an_option_has_one_name_on_every_verb() -> None:
+    """The text of a shared option belongs to one flag alone."""
+    flags: dict[str, set[str]] = {}
+    for flag, by_verb in uses().items():
+        if flag.startswith("--"):
+            for option in by_verb.values():
+                flags.setdefault(str(meaning(option)["help"]), set()).add(flag)
+    assert {text: names for text, names in flags.items() if len(names) > 1 and not text.startswith("Run the model here")} == {}
+
+
+def test_the_default_architecture_is_the_same_where_one_is_taken() -> None:
+    """This machine, for every verb that takes one; all built-in ones where each has rows of its own."""
+    defaults = {verb: (option.help or "").partition("Default: ")[2] for verb, option in uses()["--arch"].items()}
+    assert defaults["fusion"] == defaults["trace"] == "cpu_local; takes one."
+    assert defaults["estimate"] == defaults["sweep"] == defaults["generate"] == "all built-in ones."
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fusion", "mlp", "--arch", "kpu_t64,kpu_t256"],
+        ["trace", "mlp", "--arch", "kpu_t64", "--dtype", "fp32", "--dtype", "bf16"],
+        ["inspect", "mlp", "--batch", "1,2"],
+        ["inspect", "mlp", "--runtime", "eager,inductor"],
+    ],
+)
+def test_a_verb_that_takes_one_value_says_so(arguments: list[str]) -> None:
+    """The option is read as everywhere; two values are refused with both of them."""
+    result = shmoo(*arguments)
+    assert result.exit_code == 2
+    assert "takes one value here, got" in result.stderr
+
+
+def test_only_one() -> None:
+    """Nothing, the value, or a refusal that names the flag."""
+    assert options.only_one((), "--batch") is None
+    assert options.only_one((8,), "--batch") == 8
+    with pytest.raises(InputError, match="--batch takes one value here, got 1, 2"):
+        options.only_one((1, 2), "--batch")
+
+
+def test_types_are_a_list_for_sweeps_and_generation() -> None:
+    """A row each, told apart by the type."""
+    result = shmoo("sweep", "linear", "--axis", "n=64,128", "--dtype", "fp32,bf16", "--arch", "gpu_h100", "--json")
+    rows = json.loads(result.stdout)
+    assert [(row["dtype"], row["n"]) for row in rows] == [("float32", 64), ("float32", 128), ("bfloat16", 64), ("bfloat16", 128)]
+
+
+def test_an_old_spelling_works_with_a_hint() -> None:
+    """`--fit on-chip` gives what `--largest-on-chip` gives, and stderr names the new spelling."""
+    arguments = ("sweep", "mlp", "--axis", "hidden=64,128", "--arch", "kpu_t64", "--json")
+    old, new = shmoo(*arguments, "--fit", "on-chip"), shmoo(*arguments, "--largest-on-chip")
+    assert json.loads(old.stdout) == json.loads(new.stdout)
+    assert "--fit is now --largest-on-chip" in old.stderr
+    assert "is now" not in new.stderr
+    assert "--fit" not in shmoo("sweep", "--help").stdout
+
+
+def test_the_old_spelling_of_visits_is_read() -> None:
+    """The hint comes before the campaign, which here cannot begin; a wrong value is refused as before."""
+    Path("taken").write_text("")
+    result = shmoo("measure", "--model", "relu", "--passes", "1", "--out", "taken/run")
+    assert "--passes is now --visits" in result.stderr
+    assert result.exit_code == 2
+    assert shmoo("measure", "--passes", "0").exit_code == 2
+
+
+def test_out_has_its_short_form_everywhere() -> None:
+    """-o is --out on every verb that writes a result."""
+    assert set(uses()["-o"]) == set(uses()["--out"]) == {"calibrate", "characterize", "measure", "report", "trace"}

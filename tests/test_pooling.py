@@ -1,0 +1,224 @@
+"""Visits weighed with those to calls like them: closed forms, and machines whose truth is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from shmoo.runs.pooling import latencies
+from shmoo.runs.records import Timing
+from shmoo.runs.statistics import FEW_CASES, Latency, Z, latency, visit_deviations
+
+Case = list[Timing]
+
+
+def visit(share: float, undisturbed_s: float = 2e-5, threads: int = 1) -> Timing:
+    """Ten blocks that ran undisturbed and ten in which a core was taken away, so that calls were done at this share of their
+    undisturbed speed; at 1 all of them ran undisturbed."""
+    disturbed_s = undisturbed_s * (2 / share - 1)
+    return Timing(
+        (undisturbed_s,) * 10 + (disturbed_s,) * 10,
+        switches=(0,) * 10 + (0 if share == 1 else 1,) * 10,
+        cpu_s=20 * threads * undisturbed_s,
+    )
+
+
+def alike(scale: float = 1.0, **fields: float) -> list[Case]:
+    """Nine cases whose shares of 1, 3/4 and 1/2 differ as they would if each visit had one of 1 or 1/2 by chance."""
+    pairs = [(1.0, 1.0), (0.5, 0.5), (1.0, 1.0), (0.5, 0.5)] + 5 * [(1.0, 0.5)]
+    return [[visit(scale * share, **fields) for share in pair] for pair in pairs]
+
+
+def own(cases: Sequence[Case], groups: Sequence[str]) -> list[Latency]:
+    """What each case's visits say alone."""
+    samples = [[timing.samples_s for timing in case] for case in cases]
+    return [latency(s, sd) for s, sd in zip(samples, visit_deviations(groups, samples), strict=True)]
+
+
+# closed forms
+
+
+def test_shares_that_differ_as_visits_do_are_one_share() -> None:
+    """Visits have the variance 0.625 / 9, two of them half of it. The shares of the cases have 0.25 / 8, which is less, so 3/4 is
+    the share of all, with an error of sqrt(0.25 / 8 / 9). A case 1/4 away from it counts that as a doubt, times sqrt(2 / 6)."""
+    seen = latencies(["a"] * 9, alike())
+    assert [s.value_s for s in seen] == pytest.approx([2e-5 / 0.75] * 9)
+    mean_error = math.sqrt(0.25 / 8 / 9) / 0.75
+    assert seen[8].relative_se == pytest.approx(mean_error)
+    assert seen[0].relative_se == pytest.approx(math.hypot(mean_error, 0.25 * math.sqrt(2 / 6) / 0.75))
+    assert {s.visits for s in seen} == {2}
+
+
+def test_shares_in_which_visits_agree_are_each_case_s_own() -> None:
+    """Cases at shares of 0.3 to 0.9 on each visit: nothing is to be corrected."""
+    shares = np.linspace(0.3, 0.9, 9)
+    seen = latencies(["a"] * 9, [[visit(share)] * 3 for share in shares])
+    assert [s.value_s for s in seen] == pytest.approx(2e-5 / shares)
+    assert [s.relative_se for s in seen] == pytest.approx([0.0] * 9, abs=1e-9)
+
+
+def test_whole_visits_that_shift_are_averaged_as_their_rates() -> None:
+    """Nothing is disturbed, and visits take 2, 2.2 and 2.1 µs a call as a whole: the undisturbed blocks of the fast one are no
+    better than the others."""
+    cases = [[visit(1.0, s) for s in (2.0e-6, 2.2e-6, 2.1e-6)] for _ in range(9)]
+    for seen in latencies(["a"] * 9, cases):
+        assert seen.value_s == pytest.approx(3 / (1 / 2.0e-6 + 1 / 2.2e-6 + 1 / 2.1e-6))
+
+
+@pytest.mark.parametrize("other", ["threads", "length", "group"])
+def test_only_calls_like_it_count(other: str) -> None:
+    """Calls on two threads, calls ten times as long and those of another kind have a mean share of 0.3, and this class 0.75."""
+    fields: dict[str, float] = {"threads": {"threads": 2}, "length": {"undisturbed_s": 2e-4}, "group": {}}[other]
+    seen = latencies(["a"] * 9 + ["b" if other == "group" else "a"] * 9, alike() + alike(0.4, **fields))
+    assert [s.value_s for s in seen[:9]] == pytest.approx([2e-5 / 0.75] * 9)
+    assert [s.value_s for s in seen[9:]] == pytest.approx([fields.get("undisturbed_s", 2e-5) / 0.3] * 9)
+
+
+def test_fewer_than_eight_cases_are_no_class() -> None:
+    """The same case among nine and among seven."""
+    assert FEW_CASES == 8
+    cases = alike()[:7]
+    assert latencies(["a"] * 7, cases) == own(cases, ["a"] * 7)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        [Timing((2e-5,) * 4), Timing((2.4e-5,) * 4)],
+        [Timing((2e-5,) * 4, switches=(1,) * 4), Timing((2.4e-5,) * 4, switches=(0, 0, 1, 1))],
+        [Timing((2e-5,) * 9, switches=(0,) * 9)],
+    ],
+    ids=["switches unknown", "two undisturbed blocks", "one visit"],
+)
+def test_a_case_without_undisturbed_time_goes_by_its_own_visits(case: Case) -> None:
+    """Among cases that have one, which it leaves as they are."""
+    cases = [*alike(), case]
+    seen = latencies(["a"] * 10, cases)
+    assert seen[9] == own(cases, ["a"] * 10)[9]
+    assert [s.value_s for s in seen[:9]] == pytest.approx([2e-5 / 0.75] * 9)
+
+
+def test_a_visit_without_undisturbed_blocks_borrows_those_of_the_others() -> None:
+    """Every block of it is disturbed and takes three times as long: a share of 1/3, by the undisturbed time of the others."""
+    stalled = Timing((6e-5,) * 20, switches=(1,) * 20, cpu_s=20 * 2e-5)
+    cases = [[visit(1.0), visit(1.0), stalled] if number % 2 else [visit(1.0)] * 3 for number in range(16)]
+    seen = latencies(["a"] * 16, cases)
+    # Shares are 1 and 7/9; the variance between visits explains all of it but what the slope leaves.
+    visits = 8 * (2 * (2 / 9) ** 2 + (4 / 9) ** 2) / 32
+    between = 16 * (1 / 9) ** 2 / 15 - visits / 3
+    assert between < 0
+    assert [s.value_s for s in seen] == pytest.approx([2e-5 / (8 / 9)] * 16)
+
+
+def test_a_case_without_samples_has_no_latency() -> None:
+    """Visits without samples do not count either."""
+    assert latencies(["a", "a"], [[], [Timing(())]]) == [None, None]
+
+
+# machines whose truth is known
+
+BLOCKS = 40
+Draw = Callable[[np.random.Generator, float], np.ndarray]
+
+
+def disturbed(rng: np.random.Generator, call_s: float, share: float) -> Timing:
+    """A visit at this share of its speed: half of its blocks are disturbed, by random parts."""
+    samples, switches = call_s * np.exp(0.02 * rng.standard_normal(BLOCKS)), np.zeros(BLOCKS, dtype=int)
+    places = rng.choice(BLOCKS, BLOCKS // 2, replace=False)
+    samples[places] += max(BLOCKS * call_s / share - samples.sum(), 0.0) * rng.dirichlet(np.full(places.size, 0.5))
+    switches[places] = 1
+    return Timing(tuple(samples.tolist()), switches=tuple(switches.tolist()), cpu_s=BLOCKS * call_s)
+
+
+def beta(rng: np.random.Generator, mean: float, deviation: float) -> float:
+    weight = mean * (1 - mean) / deviation**2 - 1
+    return float(rng.beta(mean * weight, (1 - mean) * weight))
+
+
+def quiet(rng: np.random.Generator, shift: float) -> Timing:
+    """A visit that the clock shifts as a whole."""
+    samples = 2e-5 * math.exp(shift) * np.exp(0.005 * rng.standard_normal(BLOCKS))
+    return Timing(tuple(samples.tolist()), switches=(0,) * BLOCKS, cpu_s=BLOCKS * 2e-5)
+
+
+def shared_machine(
+    rng: np.random.Generator, visits: int, count: int, share_of: Callable[[], float], deviation: float
+) -> tuple[list[Case], list[float]]:
+    """Cases whose visits have shares around each case's own, and their true times: one over the mean rate."""
+    cases, truths = [], []
+    for _ in range(count):
+        call_s, share = 10 ** rng.uniform(-4.9, -4.1), share_of()
+        shifts = np.exp(0.01 * rng.standard_normal(visits))
+        cases.append([disturbed(rng, call_s * shift, beta(rng, share, deviation)) for shift in shifts])
+        truths.append(call_s / share)
+    return cases, truths
+
+
+def alike_machine(rng: np.random.Generator, visits: int, count: int) -> tuple[list[Case], list[float]]:
+    return shared_machine(rng, visits, count, lambda: 0.8, 0.12)
+
+
+def busy_machine(rng: np.random.Generator, visits: int, count: int) -> tuple[list[Case], list[float]]:
+    return shared_machine(rng, visits, count, lambda: 0.3, 0.12)
+
+
+def machine_of_own_shares(rng: np.random.Generator, visits: int, count: int) -> tuple[list[Case], list[float]]:
+    return shared_machine(rng, visits, count, lambda: rng.uniform(0.3, 0.9), 0.05)
+
+
+def stalling_machine(rng: np.random.Generator, visits: int, count: int) -> tuple[list[Case], list[float]]:
+    """One visit of ten runs at a tenth of its speed."""
+    cases = [[disturbed(rng, 2e-5, 0.1 if rng.random() < 0.1 else 0.97) for _ in range(visits)] for _ in range(count)]
+    return cases, [2e-5 / (0.1 * 0.1 + 0.9 * 0.97)] * count
+
+
+def quiet_machine(rng: np.random.Generator, visits: int, count: int) -> tuple[list[Case], list[float]]:
+    """Whole visits are shifted by 3 %."""
+    return [[quiet(rng, 0.03 * rng.standard_normal()) for _ in range(visits)] for _ in range(count)], [2e-5] * count
+
+
+def quiet_machine_with_tails(rng: np.random.Generator, visits: int, count: int) -> tuple[list[Case], list[float]]:
+    """By 3 %, with the tails of Student's t of three degrees of freedom."""
+    shifts = 0.03 * rng.standard_t(3, (count, visits)) / math.sqrt(3)
+    return [[quiet(rng, shift) for shift in of_case] for of_case in shifts.tolist()], [2e-5] * count
+
+
+def judged(machine, visits: int, count: int = 30, runs: int = 16) -> tuple[float, float, float, float]:
+    """Root mean square error with and without other cases, bias, and how many truths lie within 1.645 standard errors."""
+    errors, alone, inside = [], [], []
+    for run in range(runs):
+        cases, truths = machine(np.random.default_rng([run, visits]), visits, count)
+        groups = ["a"] * count
+        for seen, by_itself, truth in zip(latencies(groups, cases), own(cases, groups), truths, strict=True):
+            errors.append(math.log(seen.value_s / truth))
+            alone.append(math.log(by_itself.value_s / truth))
+            inside.append(abs(errors[-1]) <= Z * seen.relative_se)
+    return (
+        math.hypot(*errors) / len(errors) ** 0.5,
+        math.hypot(*alone) / len(alone) ** 0.5,
+        float(np.mean(errors)),
+        float(np.mean(inside)),
+    )
+
+
+@pytest.mark.parametrize("visits", [2, 4])
+@pytest.mark.parametrize("machine", [alike_machine, busy_machine, stalling_machine])
+def test_where_shares_are_alike_few_visits_do(machine, visits: int) -> None:
+    """The error falls to less than half, and the mean error is below 3 %."""
+    error, alone, bias, inside = judged(machine, visits)
+    assert error < 0.5 * alone
+    assert abs(bias) < 0.03
+    assert 0.8 <= inside <= 0.985
+
+
+@pytest.mark.parametrize("visits", [2, 4])
+@pytest.mark.parametrize("machine", [machine_of_own_shares, quiet_machine, quiet_machine_with_tails])
+def test_where_other_cases_tell_nothing_they_do_no_harm(machine, visits: int) -> None:
+    """Shares of each case's own, and whole visits that shift: within 5 % of the error that a case's own visits have."""
+    error, alone, bias, inside = judged(machine, visits)
+    assert error < 1.05 * alone
+    assert abs(bias) < 0.02
+    assert 0.8 <= inside <= 0.97
