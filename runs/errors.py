@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -123,7 +123,7 @@ def _case_error(row: Measurement, estimate: CaseEstimate) -> CaseError:
 
 
 def _main_family(breakdown: Sequence[KernelPart]) -> str:
-    times: Counter[str] = Counter()
+    times: defaultdict[str, float] = defaultdict(float)
     for kernel in breakdown:
         times[kernel.family] += kernel.latency_s
     return max(times, key=times.__getitem__, default=FREE)

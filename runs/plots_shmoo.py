@@ -77,7 +77,7 @@ def plane_figure(cases: Sequence[CaseError], capacities: Mapping[str, float], mo
         return None
     traces, buttons = [], []
     for position, plane in enumerate(planes):
-        cells: dict[tuple[float, float], list[CaseError]] = {}
+        cells: dict[tuple[Any, Any], list[CaseError]] = {}
         for case in plane.members:
             cells.setdefault((case.case.axes[plane.x], case.case.axes[plane.y]), []).append(case)
         xs, ys = sorted({x for x, _ in cells}), sorted({y for _, y in cells})
@@ -112,8 +112,8 @@ def plane_figure(cases: Sequence[CaseError], capacities: Mapping[str, float], mo
     else:
         corner = {"xref": "paper", "yref": "paper", "x": 0, "y": 1.02, "yanchor": "bottom", "showarrow": False}
         layout["annotations"] = [{**corner, "text": plain(planes[0].name)}]
-    x, y = ({"title": {"text": title}, "type": "category", "showgrid": False} for title in (planes[0].x, planes[0].y))
-    return figure(traces, x, y, height=520, layout=layout)
+    across, down = ({"title": {"text": title}, "type": "category", "showgrid": False} for title in (planes[0].x, planes[0].y))
+    return figure(traces, across, down, height=520, layout=layout)
 
 
 def _by_operator(cases: Iterable[CaseError]) -> dict[str, list[CaseError]]:

@@ -95,7 +95,7 @@ def _curves(rows: Sequence[Row], axis: str, others: Sequence[str], units: Units)
             for columns, values in zip(by_style, values_by_style, strict=True)
         )
         name = plain(", ".join(_label(name, points[0][name], units) for name in differing))
-        style = {
+        style: dict[str, Any] = {
             "name": name,
             "legendgroup": name,
             "mode": "lines+markers",

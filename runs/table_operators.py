@@ -107,7 +107,7 @@ def _window(x: Extents) -> dict[str, Attribute]:
 
 def _convolution(x: Extents, dtype: str, transposed: bool = False) -> Built:
     image = (x["conv_n"], x["conv_c_in"], x["conv_size"], x["conv_size"])
-    attributes = {**_window(x), "dilation": [1, 1], "groups": x["conv_groups"]}
+    attributes: dict[str, Attribute] = {**_window(x), "dilation": [1, 1], "groups": x["conv_groups"]}
     first, second = x["conv_c_out"], x["conv_c_in"]
     if transposed:
         first, second = second, first
@@ -122,7 +122,7 @@ def _convolution(x: Extents, dtype: str, transposed: bool = False) -> Built:
 def _pool(op: str, further: Mapping[str, Attribute]) -> SizedOperator:
     def build(x: Extents, dtype: str) -> Built:
         image, side = (x["conv_n"], x["conv_c_in"], x["conv_size"], x["conv_size"]), _window_side(x)
-        attributes = {"kernel_size": [x["conv_kernel"]] * 2, **_window(x), **further}
+        attributes: dict[str, Attribute] = {"kernel_size": [x["conv_kernel"]] * 2, **_window(x), **further}
         return _call(op, {"self": image}, (x["conv_n"], x["conv_c_in"], side, side), dtype, attributes), ()
 
     return SizedOperator(POOL, build, "window")
@@ -150,12 +150,12 @@ def _cat(shape: Shape, dtype: str) -> Built:
 
 def _layer_norm(shape: Shape, dtype: str) -> Built:
     tensors = {"input": shape, "weight": shape[-1:], "bias": shape[-1:]}
-    attributes = {"normalized_shape": [shape[-1]], "eps": 1e-5, "cudnn_enable": True}
+    attributes: dict[str, Attribute] = {"normalized_shape": [shape[-1]], "eps": 1e-5, "cudnn_enable": True}
     return _call("aten.layer_norm", tensors, shape, dtype, attributes), (1, 2)
 
 
 def _rms_norm(shape: Shape, dtype: str) -> Built:
-    attributes = {"normalized_shape": [shape[-1]], "eps": None}
+    attributes: dict[str, Attribute] = {"normalized_shape": [shape[-1]], "eps": None}
     return _call("aten.rms_norm", {"input": shape, "weight": shape[-1:]}, shape, dtype, attributes), (1,)
 
 
