@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from shmoo.estimators.director import AnalysisDirector, Estimate
 from shmoo.estimators.dtypes import compute_dtype, matrix_dtype
 from shmoo.estimators.errors import InputError, unknown
-from shmoo.estimators.exports import on_demand
 from shmoo.estimators.fusion_savings import FusionSummary, summarize_fusion
 from shmoo.estimators.inspection import Inspection, inspect_graphs
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.progress import Progress
 from shmoo.estimators.records import Graph
+from shmoo.estimators.registry import on_demand
 from shmoo.estimators.sweep import AxisValue, SweepController
 from shmoo.estimators.tabular import estimate_record, flatten
 from shmoo.harness.architectures import choose_targets
@@ -379,7 +379,7 @@ def _work(
             raise InputError(f"cannot estimate a {type(workload).__name__}; give a model's name, a module, or captured graphs")
         samples, name = getattr(workload, "batch", 1), next((graph.name for graph in graphs if graph.name), "model")
     if wanted is not None and matrix_dtype(wanted) is None:
-        from shmoo.estimators.retype import with_dtype
+        from shmoo.estimators.quantize import with_dtype
 
         graphs = tuple(with_dtype(graph, wanted) for graph in graphs)
     return _Work(graphs, samples if batch is None else batch, name)
