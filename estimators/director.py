@@ -12,12 +12,12 @@ from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.costs.summary import UnknownOp
 from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.dtypes import compute_dtype as canonical_compute_dtype
-from shmoo.estimators.kernels import Kernel, KernelTable
+from shmoo.estimators.kernels import KernelTable
 from shmoo.estimators.model import elapsed_time
 from shmoo.estimators.notebook import estimate_html
 from shmoo.estimators.pipeline import Priced, Waits, price
 from shmoo.estimators.profile import ArchitectureProfile, check_runtime
-from shmoo.estimators.records import FAMILIES, Graph, Interval
+from shmoo.estimators.records import FAMILIES, Graph, Interval, Kernel
 from shmoo.estimators.tabulated import Origin, Tabulated, tabulate, tabulated
 from shmoo.estimators.tiling import TilingStrategy, strategy_for
 from shmoo.estimators.tiling.base import Tiling

@@ -11,14 +11,13 @@ from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Literal, NamedTuple
 
-import msgspec
 import numpy as np
 
 from shmoo.estimators.costs import COSTS, costs_of
 from shmoo.estimators.dtypes import COMPUTE_DTYPES, STORED_AS, operand_dtype
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.heap import Temporary, fresh_memory
-from shmoo.estimators.records import CONVOLUTIONS, FAMILIES, Cost, Geometry, Graph, OpCall
+from shmoo.estimators.records import CONVOLUTIONS, FAMILIES, Cost, Geometry, Graph, Kernel, OpCall
 from shmoo.estimators.residency import Touch, code_distances, reuse_distances
 from shmoo.estimators.workspace import FEW_CHANNELS
 
@@ -52,15 +51,6 @@ def op_code(op: str) -> int:
 @cache
 def _op_codes(count: int) -> dict[str, int]:
     return {name: code for code, name in enumerate(list(COSTS)[:count])}
-
-
-class Kernel(msgspec.Struct, frozen=True):
-    """The calls that one launch executes: indices into `Graph.calls` in order, and the fusion rule that grouped them. `direct`
-    are the concatenation operands (call, value) among them that their producer writes in place."""
-
-    calls: tuple[int, ...]
-    pattern: str = ""
-    direct: frozenset[tuple[int, int]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -320,3 +320,12 @@ def single_call_graph(call: OpCall, weights: Sequence[int] = (), name: str = "")
 def notes_of(graphs: Sequence[Graph]) -> tuple[str, ...]:
     """The notes of a model's graphs, each once."""
     return tuple(dict.fromkeys(note for graph in graphs for note in graph.notes))
+
+
+class Kernel(msgspec.Struct, frozen=True):
+    """The calls that one launch executes: indices into `Graph.calls` in order, and the fusion rule that grouped them. `direct`
+    are the concatenation operands (call, value) among them that their producer writes in place."""
+
+    calls: tuple[int, ...]
+    pattern: str = ""
+    direct: frozenset[tuple[int, int]] = frozenset()

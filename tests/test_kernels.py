@@ -14,13 +14,12 @@ from shmoo.estimators.kernels import (
     READ_ACTIVATION,
     READ_WEIGHT,
     WRITE,
-    Kernel,
     KernelTable,
     kernel_table,
     op_code,
 )
 from shmoo.estimators.profile import RUNTIMES, load_profile
-from shmoo.estimators.records import FAMILIES
+from shmoo.estimators.records import FAMILIES, Kernel
 
 
 def two_layers():

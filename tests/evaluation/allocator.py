@@ -15,8 +15,7 @@ import msgspec
 import numpy as np
 
 from shmoo.estimators.coefficients import Coefficients
-from shmoo.estimators.kernels import Kernel
-from shmoo.estimators.records import Graph
+from shmoo.estimators.records import Graph, Kernel
 
 MIB = 2**20
 ROUNDING = 512
