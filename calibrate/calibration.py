@@ -19,11 +19,11 @@ from shmoo.calibrate.residual import FittedResidual, fit_residual
 from shmoo.estimators.catalogue import entry, runtime_of, under
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
-from shmoo.estimators.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
+from shmoo.estimators.graph.records import FAMILIES, NORMAL_90, Coefficient, Source
 from shmoo.estimators.profile import ArchitectureProfile, ErrorCardEntry, FittedFrom, Reduction
 from shmoo.estimators.progress import Progress, Standing, silent
-from shmoo.estimators.records import FAMILIES, NORMAL_90, Coefficient, Source
 from shmoo.runs.records import FINGERPRINT_FIELDS
 from shmoo.runs.store import Run
 from shmoo.runs.tables import PRODUCTS

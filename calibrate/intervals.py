@@ -22,8 +22,8 @@ from shmoo.calibrate.fit import predicted_latency
 from shmoo.estimators.catalogue import ALGORITHMS, FAMILY_OF, without_spreads
 from shmoo.estimators.coefficients import MANY_KERNELS, Coefficients, algorithm_codes
 from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.graph.records import NORMAL_90, Coefficient
 from shmoo.estimators.profile import ArchitectureProfile, ErrorCardEntry
-from shmoo.estimators.records import NORMAL_90, Coefficient
 from shmoo.runs.metrics import error_card
 
 COVERAGE = 0.9

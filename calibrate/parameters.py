@@ -12,10 +12,10 @@ import numpy as np
 from shmoo.calibrate.dataset import Block
 from shmoo.estimators.catalogue import ALGORITHMS, algorithm_names, short_op, space
 from shmoo.estimators.coefficients import Coefficients, algorithm_codes, converts_layout
+from shmoo.estimators.graph.records import CONVOLUTIONS
 from shmoo.estimators.kernels import op_names
 from shmoo.estimators.model import CALLED_ALONE
 from shmoo.estimators.profile import ArchitectureProfile
-from shmoo.estimators.records import CONVOLUTIONS
 
 MIN_CASES = 2
 """Fewest cases with which an algorithm's own coefficients are fitted: a single case cannot tell a difference from the parent.

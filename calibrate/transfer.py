@@ -19,8 +19,8 @@ from shmoo.calibrate.intervals import reach_of_ranges, spreads
 from shmoo.estimators.catalogue import entry
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.graph.records import NORMAL_90, Coefficient
 from shmoo.estimators.profile import ArchitectureProfile
-from shmoo.estimators.records import NORMAL_90, Coefficient
 
 LEAST_SPREAD = 0.15
 """Least standard deviation of the log of a transferred coefficient: few machines can agree by chance."""

@@ -14,7 +14,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Literal
 
-from shmoo.estimators.records import FAMILIES, RUNTIMES, Coefficient, Source
+from shmoo.estimators.graph.records import FAMILIES, RUNTIMES, Coefficient, Source
 
 Role = Literal["count", "size", "rating", "rate", "share", "spread", "energy", "board"]
 """What a coefficient is to those who use it. A "count" is a whole number of parts, a "size" a capacity, a "rating" a fact beside

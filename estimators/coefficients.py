@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from shmoo.estimators.catalogue import ALGORITHMS, DEFAULTS, FAMILY_OF, TENSOR, algorithm_names, short_op
-from shmoo.estimators.dtypes import COMPUTE_DTYPES
+from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.kernels import FAMILY_CODE, KernelTable, op_code, op_names
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.workspace import taken_by_onednn

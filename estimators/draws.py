@@ -11,9 +11,9 @@ import numpy as np
 from shmoo.estimators.basis import measured_type
 from shmoo.estimators.catalogue import ALGORITHMS, DEFAULTS, TENSOR
 from shmoo.estimators.coefficients import MANY_KERNELS, Coefficients, algorithm_codes, in_tensor_kernels
+from shmoo.estimators.graph.records import NORMAL_90
 from shmoo.estimators.kernels import KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
-from shmoo.estimators.records import NORMAL_90
 from shmoo.estimators.residual import Correction
 
 OTHER_TYPE = 0.15

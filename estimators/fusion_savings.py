@@ -10,10 +10,10 @@ import msgspec
 
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.fusion import fusion_groups
+from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.notebook import html_table
 from shmoo.estimators.present import percent, si
 from shmoo.estimators.profile import RUNTIMES, check_runtime
-from shmoo.estimators.records import Graph
 from shmoo.estimators.tabulated import tabulate
 
 QUANTITIES = (("kernels", "kernels", ""), ("bytes", "bytes", "B"), ("latency_s", "time", "s"), ("energy_j", "energy", "J"))

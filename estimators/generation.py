@@ -10,7 +10,7 @@ import numpy as np
 from shmoo.estimators.costs.summary import UnknownOp
 from shmoo.estimators.director import Estimate
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.records import Graph, Interval
+from shmoo.estimators.graph.records import Graph, Interval
 from shmoo.estimators.tabular import ALL_THREADS, Record, interval_record, or_reason
 
 SAMPLED_CONTEXTS = 5

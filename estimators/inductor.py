@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
+from shmoo.estimators.graph.records import CONVOLUTIONS, Cost, Graph, OpCall
 from shmoo.estimators.inductor_expression import (
     CONCATENATIONS,
     CREATES_LIKE,
@@ -39,7 +40,6 @@ from shmoo.estimators.inductor_layout import (
     stretch,
 )
 from shmoo.estimators.inductor_schedule import LIMITS, Buffer, Limits, Schedule, Scheduler
-from shmoo.estimators.records import CONVOLUTIONS, Cost, Graph, OpCall
 
 
 def schedule(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
-from shmoo.estimators.records import Attribute, OpCall
+from shmoo.estimators.graph.records import Attribute, OpCall
 from shmoo.estimators.registry import aten
 
 _RESHAPING = frozenset(

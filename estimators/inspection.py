@@ -16,10 +16,10 @@ import msgspec
 from shmoo.estimators.costs import costs_of
 from shmoo.estimators.director import AnalysisDirector, Estimate, KernelEstimate
 from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.graph.records import Cost, Graph
 from shmoo.estimators.kernel_graph import KernelNode, kernel_graph
 from shmoo.estimators.notebook import html_table
 from shmoo.estimators.present import percent, si
-from shmoo.estimators.records import Cost, Graph
 
 BOUNDS = ("compute", "memory", "launch")
 SORTS = ("order", "name", "params", "flops", "bytes", "intensity", "time")

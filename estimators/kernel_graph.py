@@ -8,7 +8,7 @@ from itertools import takewhile
 import msgspec
 
 from shmoo.estimators.director import KernelEstimate
-from shmoo.estimators.records import Graph
+from shmoo.estimators.graph.records import Graph
 
 INPUT = -1
 """Stands for the caller among the producers of a call's operands."""

@@ -14,10 +14,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from shmoo.estimators.costs import COSTS, costs_of
-from shmoo.estimators.dtypes import COMPUTE_DTYPES, STORED_AS, operand_dtype
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES, STORED_AS, operand_dtype
+from shmoo.estimators.graph.records import CONVOLUTIONS, FAMILIES, Cost, Geometry, Graph, Kernel, OpCall
 from shmoo.estimators.heap import Temporary, fresh_memory
-from shmoo.estimators.records import CONVOLUTIONS, FAMILIES, Cost, Geometry, Graph, Kernel, OpCall
 from shmoo.estimators.residency import Touch, code_distances, reuse_distances
 from shmoo.estimators.workspace import FEW_CHANNELS
 

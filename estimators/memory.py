@@ -8,7 +8,7 @@ import msgspec
 
 from shmoo.estimators.costs import costs_of
 from shmoo.estimators.fusion import fuse
-from shmoo.estimators.records import Cost, Graph, Kernel, OpCall
+from shmoo.estimators.graph.records import Cost, Graph, Kernel, OpCall
 from shmoo.estimators.workspace import workspace_bytes
 
 

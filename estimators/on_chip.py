@@ -18,9 +18,9 @@ import numpy as np
 
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.kernels import KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
-from shmoo.estimators.records import Graph
 from shmoo.estimators.sweep import AxisValue, SweepController, product_of
 from shmoo.estimators.tabulated import Tabulated, tabulated
 from shmoo.estimators.tiling.base import TileShape, resident

@@ -12,9 +12,9 @@ import msgspec
 
 from shmoo.estimators.catalogue import entry
 from shmoo.estimators.errors import FormatError, InputError, unknown
-from shmoo.estimators.records import RUNTIMES as RUNTIMES
-from shmoo.estimators.records import Coefficient as Coefficient
-from shmoo.estimators.records import decode_versioned
+from shmoo.estimators.graph.records import RUNTIMES as RUNTIMES
+from shmoo.estimators.graph.records import Coefficient as Coefficient
+from shmoo.estimators.graph.records import decode_versioned
 
 PROFILE_FORMAT = 2
 """Version of the profile file. 1: first. 2: the sources "at bound" and "prior"; what a prior held was "fallback" before, and said

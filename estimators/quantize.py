@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from shmoo.estimators.dtypes import STORED_AS, canonical_dtype
 from shmoo.estimators.errors import InputError, unknown
-from shmoo.estimators.records import Graph, OpCall, TensorSpec, Value
+from shmoo.estimators.graph.dtypes import STORED_AS, canonical_dtype
+from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, Value
 
 FLOATS = frozenset({"float64", "float32", "tf32", "bfloat16", "float16", "float8"})
 """Types that are replaced; indices, masks and complex numbers stay as they are."""

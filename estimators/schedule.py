@@ -9,9 +9,9 @@ import numpy as np
 
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector, Estimate, KernelEstimate
+from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.model import ASYNCHRONOUS, kernel_times
 from shmoo.estimators.profile import check_runtime
-from shmoo.estimators.records import Graph
 from shmoo.estimators.tabulated import tabulated
 
 

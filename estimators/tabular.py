@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shmoo.estimators.records import Interval
+from shmoo.estimators.graph.records import Interval
 
 if TYPE_CHECKING:
     from shmoo.estimators.director import Estimate

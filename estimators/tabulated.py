@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shmoo.estimators.costs.summary import UnknownOp, costs_of, graph_cost
-from shmoo.estimators.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.fusion import fuse
+from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
+from shmoo.estimators.graph.records import Cost, Graph, Kernel, notes_of
 from shmoo.estimators.kernels import CONVERSIONS, KernelTable, kernel_table
 from shmoo.estimators.memory import peak_memory_bytes
-from shmoo.estimators.records import Cost, Graph, Kernel, notes_of
 
 Origin = list[tuple[int, Kernel]]
 """Per row of a table, the index of its graph and its kernel."""

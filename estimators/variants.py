@@ -14,8 +14,8 @@ import numpy as np
 
 from shmoo.estimators.catalogue import entry, followers, under
 from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.graph.records import Coefficient
 from shmoo.estimators.profile import ArchitectureProfile, TilingSpec
-from shmoo.estimators.records import Coefficient
 from shmoo.estimators.tiling import TILINGS
 
 Amount = float | np.ndarray

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import numpy as np
 
 from shmoo.estimators.costs.base import largest, number
-from shmoo.estimators.dtypes import bytes_of
-from shmoo.estimators.records import OpCall, TensorSpec
+from shmoo.estimators.graph.dtypes import bytes_of
+from shmoo.estimators.graph.records import OpCall, TensorSpec
 from shmoo.estimators.registry import Registry, aten
 
 Extent = int | np.ndarray

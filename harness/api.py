@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmoo.estimators.director import AnalysisDirector, Estimate
-from shmoo.estimators.dtypes import compute_dtype, matrix_dtype
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.fusion_savings import FusionSummary, summarize_fusion
+from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
+from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.inspection import Inspection, inspect_graphs
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.progress import Progress
-from shmoo.estimators.records import Graph
 from shmoo.estimators.registry import on_demand
 from shmoo.estimators.sweep import AxisValue, SweepController
 from shmoo.estimators.tabular import estimate_record, flatten

@@ -22,8 +22,8 @@ import filelock
 import msgspec
 
 from shmoo.estimators.errors import InputError, ShmooError
+from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.progress import Progress, Standing, silent
-from shmoo.estimators.records import Graph
 from shmoo.harness.machine import version_of
 from shmoo.harness.schedule import Schedule
 from shmoo.harness.settings import MeasureSettings

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from shmoo.estimators.dtypes import compute_dtype
 from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.graph.dtypes import compute_dtype
 from shmoo.estimators.progress import Progress, silent
 from shmoo.harness.allocation import buffer_costs
 from shmoo.harness.backends import RUNTIMES

@@ -25,7 +25,7 @@ from torch import fx
 
 from shmoo.estimators.costs import FREE, costs_of
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.records import CONTRACTIONS, Graph
+from shmoo.estimators.graph.records import CONTRACTIONS, Graph
 from shmoo.harness.capture.compiled import Piece, compile_pieces
 from shmoo.harness.capture.introspect import first_line, operator_name
 from shmoo.harness.capture.walker import CALL_INDEX

@@ -21,7 +21,7 @@ import psutil
 import torch
 
 from shmoo.estimators.errors import InputError, ShmooError
-from shmoo.estimators.records import Graph
+from shmoo.estimators.graph.records import Graph
 from shmoo.harness.allocation import settle_heap
 from shmoo.harness.backends import RUNTIMES, compilations, compile_model, compile_seconds
 from shmoo.harness.cachestate import Prepared, prepare

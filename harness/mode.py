@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from shmoo.estimators.dtypes import ALIASES
 from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.graph.dtypes import ALIASES
 from shmoo.estimators.quantize import SCHEMES
 
 AUTOCAST_DTYPES = ("bfloat16", "float16")

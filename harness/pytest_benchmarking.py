@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 import pytest
 
+from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.present import percent, si
-from shmoo.estimators.records import Graph
 from shmoo.harness.allocation import settle_heap
 from shmoo.harness.campaign import CampaignSettings
 from shmoo.harness.corewatch import CoreWatch, core_watch

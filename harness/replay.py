@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from shmoo.estimators.distinct import DistinctOperator, distinct_operators
 from shmoo.estimators.errors import ShmooError
-from shmoo.estimators.records import Graph, OpCall, TensorSpec
+from shmoo.estimators.graph.distinct import DistinctOperator, distinct_operators
+from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec
 from shmoo.harness.capture.introspect import leaves
 from shmoo.harness.observing import observed
 from shmoo.harness.settings import ALONE

@@ -23,7 +23,7 @@ from typing import IO, Protocol
 
 import msgspec
 
-from shmoo.estimators.records import Graph
+from shmoo.estimators.graph.records import Graph
 from shmoo.runs.records import CaseSpec, Measurement, Reason
 
 DEFAULT_ENTRY = "shmoo.harness.measure:Measurer"

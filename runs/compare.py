@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from shmoo.estimators.errors import NothingMeasuredError
-from shmoo.estimators.records import Interval
+from shmoo.estimators.graph.records import Interval
 from shmoo.runs.metrics import repeat_spread
 from shmoo.runs.records import CANONICAL_STATE, FINGERPRINT_FIELDS, CaseSpec, Machine, Measurement, RunManifest, Status
 from shmoo.runs.statistics import CONFIDENCE, FEW_CASES, PRIOR_VISITS, Latency, Z, median, normal_deviation, order_interval

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.profile import ArchitectureProfile, ErrorCardEntry
-from shmoo.estimators.records import Interval
 from shmoo.runs.records import CaseSpec, Machine
 
 FREE = "free"

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from shmoo.estimators.errors import FormatError, InputError
-from shmoo.estimators.records import Graph, decode_versioned
+from shmoo.estimators.graph.records import Graph, decode_versioned
 from shmoo.runs.records import FINGERPRINT_FIELDS, RUN_FORMAT, CaseSpec, Machine, Measurement, RunManifest
 from shmoo.runs.visits import decode_row, merge_visits
 

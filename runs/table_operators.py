@@ -14,7 +14,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
-from shmoo.estimators.records import Attribute, OpCall, TensorSpec
+from shmoo.estimators.graph.records import Attribute, OpCall, TensorSpec
 
 Extents = Mapping[str, int]
 Shape = tuple[int, ...]

@@ -26,10 +26,10 @@ from types import MappingProxyType
 
 import msgspec
 
-from shmoo.estimators.dtypes import compute_dtype
 from shmoo.estimators.errors import FormatError, InputError, unknown
+from shmoo.estimators.graph.dtypes import compute_dtype
+from shmoo.estimators.graph.records import Graph, single_call_graph
 from shmoo.estimators.profile import Reduction
-from shmoo.estimators.records import Graph, single_call_graph
 from shmoo.runs.records import AxisValue, CaseSpec
 from shmoo.runs.table_operators import CONV, GEMM, TABLE_OPERATORS, ShapedOperator, SizedOperator, transposed_side
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from shmoo.estimators.errors import FormatError
-from shmoo.estimators.records import decode_versioned
+from shmoo.estimators.graph.records import decode_versioned
 from shmoo.runs.pooling import latencies
 from shmoo.runs.records import RUN_FORMAT, EnergyReading, Measurement, Reason, Timing
 from shmoo.runs.statistics import Latency, median, visit_deviations

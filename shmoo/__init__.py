@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shmoo.calibrate.calibration import calibrate
     from shmoo.estimators.director import AnalysisDirector, Estimate
-    from shmoo.estimators.records import Graph
+    from shmoo.estimators.graph.records import Graph
     from shmoo.estimators.sweep import SweepController
     from shmoo.harness.api import capture, compare, estimate, fusion, inspect, load_profile, measure, sweep
 
@@ -44,7 +44,7 @@ __path__ = extend_path(__path__, __name__)
 _HOMES = {
     "AnalysisDirector": "shmoo.estimators.director",
     "Estimate": "shmoo.estimators.director",
-    "Graph": "shmoo.estimators.records",
+    "Graph": "shmoo.estimators.graph.records",
     "SweepController": "shmoo.estimators.sweep",
     "calibrate": "shmoo.calibrate",
     "capture": "shmoo.harness.api",

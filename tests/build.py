@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shmoo.estimators.records import Attribute, Graph, OpCall, TensorSpec, Value, ValueKind
+from shmoo.estimators.graph.records import Attribute, Graph, OpCall, TensorSpec, Value, ValueKind
 
 Shape = tuple[int, ...]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from shmoo.estimators.records import Graph, TensorSpec
+from shmoo.estimators.graph.records import Graph, TensorSpec
 from shmoo.harness.capture import (
     Capture,
     CaptureError,

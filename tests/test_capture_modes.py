@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from shmoo.estimators.costs import COSTS, bill, classify, cost_of, graph_cost, register_cost
-from shmoo.estimators.records import Cost, Graph, OpCall
+from shmoo.estimators.graph.records import Cost, Graph, OpCall
 from shmoo.harness.capture import Capture, capture, capture_exported
 from shmoo.harness.mode import Mode
 from shmoo.harness.models import model_graphs

@@ -14,8 +14,8 @@ from cli_runner import shmoo
 from click.testing import CliRunner
 
 from shmoo.estimators.errors import InputError, NothingMeasuredError
+from shmoo.estimators.graph.records import OpCall, TensorSpec, single_call_graph
 from shmoo.estimators.profile import load_profile
-from shmoo.estimators.records import OpCall, TensorSpec, single_call_graph
 from shmoo.harness.cases import plan_cases
 from shmoo.harness.cli.app import VerbGroup
 from shmoo.harness.cli.measure import finish

@@ -13,7 +13,7 @@ from cost_rows import ROWS, Row, op_call
 from shmoo.estimators import costs
 from shmoo.estimators.costs import COSTS, FREE, bill, classify, cost_of, costs_of, graph_cost, register_cost
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.records import FAMILIES, Cost, Graph, OpCall, TensorSpec, Value
+from shmoo.estimators.graph.records import FAMILIES, Cost, Graph, OpCall, TensorSpec, Value
 from shmoo.estimators.registry import DuplicateNameError
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from shmoo.estimators.costs import COSTS, FREE, cost_of
-from shmoo.estimators.records import OpCall, TensorSpec
+from shmoo.estimators.graph.records import OpCall, TensorSpec
 
 SCALARS = bool | int | float | str | list | None
 

@@ -3,7 +3,7 @@
 import msgspec
 from build import GraphBuilder
 
-from shmoo.estimators.distinct import distinct_operators
+from shmoo.estimators.graph.distinct import distinct_operators
 
 
 def block():

@@ -13,7 +13,7 @@ from shmoo.estimators.generation import (
     generation,
     generation_record,
 )
-from shmoo.estimators.records import Interval
+from shmoo.estimators.graph.records import Interval
 
 
 def estimate(latency: float, energy: float | None = None, batch: int = 1) -> Estimate:

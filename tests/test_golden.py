@@ -13,8 +13,8 @@ import pytest
 from build import GraphBuilder
 
 from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.profile import RUNTIMES, builtin_names, load_profile
-from shmoo.estimators.records import Graph
 
 RECORD = Path(__file__).parent / "golden" / "estimates.json"
 TOLERANCE = 1e-3

@@ -8,6 +8,7 @@ from build import GraphBuilder
 
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.fusion import fuse
+from shmoo.estimators.graph.records import FAMILIES, Kernel
 from shmoo.estimators.kernels import (
     DTYPE_CODE,
     FAMILY_CODE,
@@ -19,7 +20,6 @@ from shmoo.estimators.kernels import (
     op_code,
 )
 from shmoo.estimators.profile import RUNTIMES, load_profile
-from shmoo.estimators.records import FAMILIES, Kernel
 
 
 def two_layers():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shmoo.estimators.records import OpCall, TensorSpec, single_call_graph
+from shmoo.estimators.graph.records import OpCall, TensorSpec, single_call_graph
 from shmoo.harness.campaign import CampaignSettings, run_campaign
 from shmoo.runs.records import CaseSpec, Machine, Measurement, Timing
 from shmoo.runs.store import Run

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.records import Graph, OpCall, TensorSpec, Value
+from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, Value
 from shmoo.harness.capture.capture import capture
 from shmoo.harness.capture.introspect import CaptureError
 from shmoo.harness.energy.sampler import EnergySettings

@@ -4,8 +4,8 @@ import msgspec
 import pytest
 from build import GraphBuilder
 
+from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.memory import memory_steps, peak_memory_bytes
-from shmoo.estimators.records import Graph
 from shmoo.estimators.workspace import workspace_bytes
 
 

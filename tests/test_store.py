@@ -4,7 +4,7 @@ import os
 import pytest
 
 from shmoo.estimators.errors import FormatError, InputError
-from shmoo.estimators.records import Graph, OpCall, TensorSpec, single_call_graph
+from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, single_call_graph
 from shmoo.runs.records import CaseSpec, Machine, Measurement, RunManifest, Timing
 from shmoo.runs.store import Run, RunWriter, SkippedCase, machine_differences
 

@@ -6,9 +6,9 @@ import pytest
 from build import GraphBuilder
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, single_call_graph
 from shmoo.estimators.profile import load_profile
 from shmoo.estimators.quantize import with_dtype
-from shmoo.estimators.records import Graph, OpCall, TensorSpec, single_call_graph
 from shmoo.estimators.sweep import SweepController
 from shmoo.runs.sweep_plot import sweep_figure
 

@@ -7,9 +7,9 @@ from build import GraphBuilder
 
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.model import predict
 from shmoo.estimators.profile import load_profile
-from shmoo.estimators.records import Graph
 
 TPU = AnalysisDirector(load_profile("tpu_v4"))
 

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from shmoo.estimators.costs import cost_of, graph_cost
-from shmoo.estimators.records import Graph
+from shmoo.estimators.graph.records import Graph
 from shmoo.harness.capture import Capture, CaptureError, capture_training
 from shmoo.harness.mode import Mode
 from shmoo.harness.models import model_graphs

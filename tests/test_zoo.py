@@ -10,7 +10,7 @@ from flops_seen_by_torch import flops_seen_by_torch
 
 from shmoo.estimators.costs import graph_cost
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.records import Graph
+from shmoo.estimators.graph.records import Graph
 from shmoo.harness.capture import capture_workload
 from shmoo.harness.workloads import NETWORKS, find_workload
 from shmoo.harness.workloads.zoo import DIFFUSION, import_torchvision, quantized_names, zoo_names

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from shmoo.estimators.costs.base import bill, cost, number, tensor
-from shmoo.estimators.records import Cost, OpCall, TensorSpec
+from shmoo.estimators.graph.records import Cost, OpCall, TensorSpec
 from shmoo.estimators.registry import aten
 
 

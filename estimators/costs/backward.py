@@ -13,7 +13,7 @@ from shmoo.estimators.costs.base import bill, cost, extents, first, number, resu
 from shmoo.estimators.costs.contractions import convolution, gemm
 from shmoo.estimators.costs.data_movement import TAPS, UPSAMPLE, grid_taps
 from shmoo.estimators.costs.reductions import adaptive_windows, pool_rank
-from shmoo.estimators.records import Cost, OpCall
+from shmoo.estimators.graph.records import Cost, OpCall
 from shmoo.estimators.registry import aten
 
 # Contractions -------------------------------------------------------------------------------------------------------

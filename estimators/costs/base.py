@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.records import Cost, Geometry, OpCall, TensorSpec
+from shmoo.estimators.graph.records import Cost, Geometry, OpCall, TensorSpec
 from shmoo.estimators.registry import Registry
 
 CostFunction = Callable[[OpCall], Cost]

@@ -13,7 +13,7 @@ from itertools import pairwise, zip_longest
 from shmoo.estimators.costs.base import bill, cost, first, largest, listed, number, result, tensor
 from shmoo.estimators.costs.einsum import Contraction, contractions_of
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.records import Cost, Geometry, OpCall, TensorSpec
+from shmoo.estimators.graph.records import Cost, Geometry, OpCall, TensorSpec
 from shmoo.estimators.registry import aten
 
 

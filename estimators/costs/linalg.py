@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from shmoo.estimators.costs.base import bill, cost, first, number, result, tensor
-from shmoo.estimators.records import Cost, OpCall
+from shmoo.estimators.graph.records import Cost, OpCall
 from shmoo.estimators.registry import aten
 
 

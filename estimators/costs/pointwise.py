@@ -6,7 +6,7 @@ The iteration space is m = elements of the result. Broadcast operands are read a
 from __future__ import annotations
 
 from shmoo.estimators.costs.base import bill, cost, first, number, result
-from shmoo.estimators.records import Cost, OpCall
+from shmoo.estimators.graph.records import Cost, OpCall
 from shmoo.estimators.registry import aten
 
 ONE_STEP = (

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from shmoo.estimators.costs.base import bill, cost, extents, first, largest, number, result, tensor
 from shmoo.estimators.costs.pointwise import LIBRARIES, elementwise
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.records import Cost, OpCall
+from shmoo.estimators.graph.records import Cost, OpCall
 from shmoo.estimators.registry import aten
 
 # Softmax -----------------------------------------------------------------------------------------------------------

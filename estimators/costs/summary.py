@@ -13,8 +13,8 @@ from typing import Literal
 import msgspec
 
 from shmoo.estimators.costs.base import COSTS, bill
-from shmoo.estimators.dtypes import operand_dtype
-from shmoo.estimators.records import Cost, Graph, OpCall
+from shmoo.estimators.graph.dtypes import operand_dtype
+from shmoo.estimators.graph.records import Cost, Graph, OpCall
 from shmoo.estimators.registry import aten
 
 _VIEWS = (

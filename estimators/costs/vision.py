@@ -9,7 +9,7 @@ import math
 
 from shmoo.estimators.costs.base import bill, cost, first, number, result, tensor
 from shmoo.estimators.costs.contractions import convolution
-from shmoo.estimators.records import Cost, OpCall
+from shmoo.estimators.graph.records import Cost, OpCall
 
 _OVERLAP = 12
 """Operations to compare two boxes: corners of their intersection (4), its sides, at least 0 (4), its area (1), the area of their

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from shmoo.estimators.records import Graph, OpCall, Value
+from shmoo.estimators.graph.records import Graph, OpCall, Value
 
 
 class DistinctOperator(msgspec.Struct, frozen=True):

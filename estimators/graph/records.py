@@ -12,8 +12,8 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from shmoo.estimators.dtypes import bytes_of
 from shmoo.estimators.errors import FormatError
+from shmoo.estimators.graph.dtypes import bytes_of
 
 GRAPH_FORMAT = 1
 """Version of the JSON of `Graph`. 1: first."""

@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 
 from shmoo.estimators.costs.reductions import BATCH_NORMS
-from shmoo.estimators.dtypes import BITS, COMPUTE_DTYPES
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
 from shmoo.estimators.kernels import READ_ACTIVATION, READ_WEIGHT, KernelTable, op_code
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.registry import Registry

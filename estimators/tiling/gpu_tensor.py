@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from shmoo.estimators.catalogue import DEFAULTS
-from shmoo.estimators.dtypes import COMPUTE_DTYPES
+from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.kernels import WRITE, KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.tiling.base import (

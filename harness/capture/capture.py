@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 import torch
 
-from shmoo.estimators.records import Graph
+from shmoo.estimators.graph.records import Graph
 from shmoo.harness.capture.compiled import compile_pieces
 from shmoo.harness.capture.exported import export_graph, exportable
 from shmoo.harness.capture.introspect import CaptureError

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from shmoo.estimators.records import Graph
+from shmoo.estimators.graph.records import Graph
 from shmoo.harness.capture.introspect import CaptureError, first_line, model_frame, relative_path
 from shmoo.harness.capture.trace import attribute_tensors, trace_aten
 from shmoo.harness.capture.walker import FXGraphWalker, Origin, Origins, source_of

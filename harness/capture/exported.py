@@ -13,7 +13,7 @@ from torch.fx.traceback import preserve_node_meta
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
-from shmoo.estimators.records import ValueKind
+from shmoo.estimators.graph.records import ValueKind
 from shmoo.harness.capture.introspect import CaptureError, RecordLines, first_line
 from shmoo.harness.capture.trace import inline_wrapped
 from shmoo.harness.capture.walker import Origin

@@ -17,9 +17,9 @@ from torch import fx
 from torch.fx.traceback import get_current_meta
 from torch.overrides import TorchFunctionMode
 
-from shmoo.estimators.dtypes import ALIASES
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.records import Attribute, OpCall, TensorSpec
+from shmoo.estimators.graph.dtypes import ALIASES
+from shmoo.estimators.graph.records import Attribute, OpCall, TensorSpec
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _CAPTURE = str(Path(__file__).parent) + os.sep

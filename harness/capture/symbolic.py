@@ -11,7 +11,7 @@ import torch
 from torch import fx
 from torch.utils._pytree import tree_leaves
 
-from shmoo.estimators.records import Graph
+from shmoo.estimators.graph.records import Graph
 from shmoo.harness.capture.compiled import compile_pieces
 from shmoo.harness.capture.exported import Place, export_graph, exportable
 from shmoo.harness.capture.introspect import CaptureError, OperatorIntrospector

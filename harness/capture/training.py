@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from shmoo.estimators.records import Graph
+from shmoo.estimators.graph.records import Graph
 from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.compiled import compiled_apart, placeholder_origins
 from shmoo.harness.capture.introspect import CaptureError, first_line

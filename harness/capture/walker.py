@@ -12,7 +12,7 @@ import torch
 from torch import fx
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from shmoo.estimators.records import Graph, OpCall, TensorSpec, Value, ValueKind
+from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, Value, ValueKind
 from shmoo.harness.capture.introspect import CaptureError, OperatorIntrospector, dtype_name, is_tensor_node, leaves, tensor_of
 from shmoo.harness.capture.trace import ENTER, EXIT, attribute_tensors, autocast_dtype, has_autocast, trace_aten
 

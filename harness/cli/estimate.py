@@ -102,7 +102,7 @@ def estimate_table(
     """One record a row of an operator table, in row order. `reduction` is the column that holds that of matrix products, by
     default the one of the tables that the profile was fitted to."""
     from shmoo.estimators.director import AnalysisDirector
-    from shmoo.estimators.dtypes import matrix_dtype
+    from shmoo.estimators.graph.dtypes import matrix_dtype
     from shmoo.estimators.profile import check_runtime
     from shmoo.estimators.tabular import interval_record, or_reason
     from shmoo.harness.architectures import load_architecture
@@ -146,8 +146,8 @@ def estimate_models(
 ) -> list[Record]:
     """One record for each model x batch x dtype x architecture x runtime."""
     from shmoo.estimators.director import AnalysisDirector
-    from shmoo.estimators.dtypes import compute_dtype, matrix_dtype
-    from shmoo.estimators.records import notes_of
+    from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
+    from shmoo.estimators.graph.records import notes_of
     from shmoo.estimators.tabular import estimate_record
     from shmoo.harness.architectures import choose_targets
 

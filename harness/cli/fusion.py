@@ -13,7 +13,7 @@ from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
     from shmoo.estimators.fusion_savings import FusionSavings
-    from shmoo.estimators.records import Graph
+    from shmoo.estimators.graph.records import Graph
     from shmoo.harness.inductor_groups import InductorGroups
 
 EXAMPLES = """\b

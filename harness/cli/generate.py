@@ -54,8 +54,8 @@ def generate(
     cache lengths and summed over all.
     """
     from shmoo.estimators.director import AnalysisDirector
-    from shmoo.estimators.dtypes import compute_dtype
     from shmoo.estimators.generation import flat_generation, generation_record
+    from shmoo.estimators.graph.dtypes import compute_dtype
     from shmoo.harness.architectures import choose_targets
     from shmoo.harness.generation import Generator
     from shmoo.harness.workloads.loading import resolve_model

@@ -65,9 +65,9 @@ def inspect(
 ) -> None:
     """MODEL by module: parameters, flops, bytes, intensity, share of time and tiles on architectures; and its top operators."""
     from shmoo.estimators.director import AnalysisDirector
-    from shmoo.estimators.dtypes import compute_dtype, matrix_dtype
+    from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
+    from shmoo.estimators.graph.records import notes_of
     from shmoo.estimators.inspection import inspect_graphs
-    from shmoo.estimators.records import notes_of
     from shmoo.harness.architectures import load_architecture
     from shmoo.harness.cli.estimate import tell_about
 

@@ -73,7 +73,7 @@ def sweep(
 ) -> None:
     """Estimate models over axes: of the workload (its sizes, batch, resolution) and of the architecture (memory, fabric,
     bandwidth, tile size). `shmoo profiles show ARCH` lists the coefficients."""
-    from shmoo.estimators.dtypes import compute_dtype
+    from shmoo.estimators.graph.dtypes import compute_dtype
 
     if plot_path and Path(plot_path).suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--plot writes .html, got {plot_path!r}; name a file such as sweep.html, or use --csv for the numbers")
@@ -201,7 +201,7 @@ def _controller(
 
 
 def _estimates(controller: SweepController, dtype: str, threads: int | None) -> list[Record]:
-    from shmoo.estimators.dtypes import matrix_dtype
+    from shmoo.estimators.graph.dtypes import matrix_dtype
     from shmoo.harness.cli.progress import track
 
     rows = controller.rows(compute_dtype=matrix_dtype(dtype), threads=threads)
@@ -210,7 +210,7 @@ def _estimates(controller: SweepController, dtype: str, threads: int | None) -> 
 
 def _largest(controller: SweepController, dtype: str) -> Iterator[Record]:
     """One row an answer of the planner."""
-    from shmoo.estimators.dtypes import matrix_dtype
+    from shmoo.estimators.graph.dtypes import matrix_dtype
     from shmoo.estimators.on_chip import largest_on_chip
 
     name = next(iter(controller.axes), "")

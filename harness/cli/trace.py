@@ -50,7 +50,7 @@ def trace(
     """When each kernel of MODEL runs, with its tile and its bound; with -o as a trace for Perfetto (Chrome's format), in which a
     call that was measured on this machine is a process of its own beside the prediction."""
     from shmoo.estimators.director import AnalysisDirector
-    from shmoo.estimators.dtypes import compute_dtype, matrix_dtype
+    from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
     from shmoo.estimators.profile import check_runtime
     from shmoo.estimators.schedule import schedule
     from shmoo.harness.architectures import load_architecture

@@ -10,7 +10,7 @@ from statistics import stdev
 
 import msgspec
 
-from shmoo.estimators.records import NORMAL_90
+from shmoo.estimators.graph.records import NORMAL_90
 from shmoo.harness.energy.probe import DomainEnergy
 from shmoo.runs.records import EnergyReading
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from shmoo.estimators.dtypes import bytes_of, canonical_dtype
 from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.graph.dtypes import bytes_of, canonical_dtype
 from shmoo.estimators.registry import Registry
 from shmoo.runs.records import AxisValue
 

@@ -2,7 +2,7 @@
 
 from cost_rows.build import i, rows
 
-from shmoo.estimators.records import TensorSpec
+from shmoo.estimators.graph.records import TensorSpec
 
 # Convolutions: (2, 4, 5, 5) to (2, 6, 3, 3) by 3 x 3; 2 x 9 points x 6 x 4 x 9 multiply-adds each way.
 X, W, G = (2, 4, 5, 5), (6, 4, 3, 3), (2, 6, 3, 3)

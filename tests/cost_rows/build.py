@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from shmoo.estimators.records import Attribute, Cost, OpCall, TensorSpec
+from shmoo.estimators.graph.records import Attribute, Cost, OpCall, TensorSpec
 
 Operand = tuple[int, ...] | TensorSpec
 

@@ -2,7 +2,7 @@
 
 from cost_rows.build import h, rows
 
-from shmoo.estimators.records import TensorSpec
+from shmoo.estimators.graph.records import TensorSpec
 
 # Products: (m, k) by (k, n) = (2, 3) by (3, 5), batches of 4 -----------------------------------------------------------
 

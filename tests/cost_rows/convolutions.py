@@ -2,7 +2,7 @@
 
 from cost_rows.build import rows
 
-from shmoo.estimators.records import Attribute
+from shmoo.estimators.graph.records import Attribute
 
 
 def conv_attributes(

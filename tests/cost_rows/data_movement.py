@@ -2,7 +2,7 @@
 
 from cost_rows.build import Operand, b, c, i, rows
 
-from shmoo.estimators.records import Attribute
+from shmoo.estimators.graph.records import Attribute
 
 X = (2, 3)
 

@@ -2,7 +2,7 @@
 
 from cost_rows.build import c, rows
 
-from shmoo.estimators.records import TensorSpec
+from shmoo.estimators.graph.records import TensorSpec
 
 A = (2, 6, 6)
 TALL = (2, 6, 3)

@@ -2,7 +2,7 @@
 
 from cost_rows.build import rows
 
-from shmoo.estimators.records import TensorSpec
+from shmoo.estimators.graph.records import TensorSpec
 
 X = (2, 3, 8)
 SPACE = {"m": 6, "n": 5, "k": 8}

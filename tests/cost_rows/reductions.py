@@ -4,7 +4,7 @@ import math
 
 from cost_rows.build import Operand, b, i, rows
 
-from shmoo.estimators.records import Attribute
+from shmoo.estimators.graph.records import Attribute
 
 # 2 x 3 rows of 4.
 R = (2, 3, 4)

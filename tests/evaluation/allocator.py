@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from shmoo.estimators.coefficients import Coefficients
-from shmoo.estimators.records import Graph, Kernel
+from shmoo.estimators.graph.records import Graph, Kernel
 
 MIB = 2**20
 ROUNDING = 512

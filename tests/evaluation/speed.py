@@ -9,10 +9,10 @@ from typing import TypeVar
 import numpy as np
 
 from shmoo.estimators.director import AnalysisDirector
+from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.kernels import KernelTable
 from shmoo.estimators.present import si
 from shmoo.estimators.profile import ArchitectureProfile, builtin_names, load_profile
-from shmoo.estimators.records import Graph
 from shmoo.estimators.sweep import SweepController
 from shmoo.estimators.tabulated import tabulate
 from shmoo.harness.cli import output

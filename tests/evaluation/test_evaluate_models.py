@@ -10,8 +10,8 @@ from build import GraphBuilder
 
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.profile import load_profile
-from shmoo.estimators.records import Graph
 from tests.evaluation.models import MeasuredModel, compare, predicted_latency, read_models
 from tests.evaluation.results import Kept
 

@@ -19,8 +19,8 @@ from shmoo.calibrate.intervals import held_out
 from shmoo.estimators.catalogue import under
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.graph.records import FAMILIES, Graph
 from shmoo.estimators.profile import ArchitectureProfile, load_profile
-from shmoo.estimators.records import FAMILIES, Graph
 from shmoo.estimators.tiling import TileShape, TpuWeightStationary
 from shmoo.runs.metrics import error_card
 from shmoo.runs.tables import TableRow

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from shmoo.estimators.records import Attribute, Graph, OpCall, TensorSpec, Value
+from shmoo.estimators.graph.records import Attribute, Graph, OpCall, TensorSpec, Value
 
 
 @dataclass(frozen=True, slots=True)
