@@ -12,9 +12,9 @@ from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.fusion import fusion_groups
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.notebook import html_table
-from shmoo.estimators.present import percent, si
 from shmoo.estimators.profile import RUNTIMES, check_runtime
 from shmoo.estimators.tabulated import tabulate
+from shmoo.estimators.units import percent, si
 
 QUANTITIES = (("kernels", "kernels", ""), ("bytes", "bytes", "B"), ("latency_s", "time", "s"), ("energy_j", "energy", "J"))
 """Fields of `FusionTotals`, their names for people, and units."""

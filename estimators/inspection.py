@@ -19,7 +19,7 @@ from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.records import Cost, Graph
 from shmoo.estimators.kernel_graph import KernelNode, kernel_graph
 from shmoo.estimators.notebook import html_table
-from shmoo.estimators.present import percent, si
+from shmoo.estimators.units import percent, si
 
 BOUNDS = ("compute", "memory", "launch")
 SORTS = ("order", "name", "params", "flops", "bytes", "intensity", "time")

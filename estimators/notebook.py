@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from shmoo.estimators.present import percent, si, size
+from shmoo.estimators.units import percent, si, size
 
 if TYPE_CHECKING:
     from shmoo.estimators.director import Estimate

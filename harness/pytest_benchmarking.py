@@ -19,7 +19,7 @@ import msgspec
 import pytest
 
 from shmoo.estimators.graph.records import Graph
-from shmoo.estimators.present import percent, si
+from shmoo.estimators.units import percent, si
 from shmoo.harness.allocation import settle_heap
 from shmoo.harness.campaign import CampaignSettings
 from shmoo.harness.corewatch import CoreWatch, core_watch

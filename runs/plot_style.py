@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from shmoo.estimators.present import si, size
+from shmoo.estimators.units import si, size
 
 FAMILY_COLOURS: Mapping[str, str] = MappingProxyType(
     {

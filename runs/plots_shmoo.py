@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 
 from shmoo.estimators.graph.records import CONTRACTIONS
-from shmoo.estimators.present import percent, si, size
+from shmoo.estimators.units import percent, si, size
 from shmoo.runs.error_records import CaseError
 from shmoo.runs.plot_style import HEAT, dropdown, figure, octave_axis, plain, vertical_marks
 

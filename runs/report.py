@@ -14,8 +14,8 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from shmoo.estimators.fusion_savings import QUANTITIES, FusionSummary
-from shmoo.estimators.present import UNKNOWN, percent, si, size
 from shmoo.estimators.profile import Coefficient, ErrorCardEntry
+from shmoo.estimators.units import UNKNOWN, percent, si, size
 from shmoo.runs.error_records import ErrorReport, NetworkError
 from shmoo.runs.errors import write_errors_csv
 from shmoo.runs.plots_errors import breakdown_figure, parity_figure, residual_figure, roofline_figure

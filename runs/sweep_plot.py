@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.present import amount, si, size
+from shmoo.estimators.units import amount, si, size
 from shmoo.runs.plot_style import (
     ARCHITECTURE_COLOURS,
     AXIS,

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from shmoo.estimators.present import percent, si, size
+from shmoo.estimators.units import percent, si, size
 
 
 @pytest.mark.parametrize(

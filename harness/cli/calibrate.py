@@ -107,7 +107,7 @@ def show_curve(sources: tuple[Path, ...], base, seed: int, as_json: bool) -> Non
     import msgspec
 
     from shmoo.calibrate.curve import learning_curve
-    from shmoo.estimators.present import percent
+    from shmoo.estimators.units import percent
 
     if len(sources) != 1 or not sources[0].is_dir():
         raise InputError(f"--curve plays one run directory again, got {', '.join(map(str, sources))}; name one")
@@ -140,7 +140,7 @@ def refuse_existing(path: Path | None, force: bool) -> None:
 
 def show_calibration(made: Calibration) -> None:
     """Fitted coefficients with their ranges, errors on held-out cases, and what the fit says about itself."""
-    from shmoo.estimators.present import si
+    from shmoo.estimators.units import si
     from shmoo.harness.cli.profiles import show_errors
 
     fitted = {name: c for name, c in sorted(made.profile.coefficients.items()) if c.source == "fitted"}

@@ -224,7 +224,7 @@ class Previews:
         """Fit quickly, and print a line for each network."""
         from shmoo.calibrate.calibration import quick_profile
         from shmoo.estimators.errors import ShmooError
-        from shmoo.estimators.present import percent, si
+        from shmoo.estimators.units import percent, si
         from shmoo.runs.errors import error_report
         from shmoo.runs.store import Run
 

@@ -64,7 +64,7 @@ def _unknown(comparison: Comparison) -> dict[str, object]:
 
 
 def _show(comparison: Comparison, min_change: float) -> None:
-    from shmoo.estimators.present import percent, si
+    from shmoo.estimators.units import percent, si
 
     if comparison.differences:
         lines = [[d.field, _text(d.a), _text(d.b), d.severity] for d in comparison.differences]
@@ -113,7 +113,7 @@ def _show(comparison: Comparison, min_change: float) -> None:
 
 
 def _noise(comparison: Comparison) -> str:
-    from shmoo.estimators.present import percent
+    from shmoo.estimators.units import percent
 
     if comparison.noise_from == "visits":
         known = "of these few cases alone" if comparison.noise is None else f"{percent(comparison.noise)} a visit"

@@ -59,7 +59,7 @@ def _neighbours_record(neighbours: Neighbours | None) -> dict[str, object]:
 
 def show_neighbours(neighbours: Neighbours | None) -> None:
     """What the cores did while they were watched, and what accuracy that allows."""
-    from shmoo.estimators.present import percent
+    from shmoo.estimators.units import percent
 
     if neighbours is None:
         output.result("neighbours  unknown: threads cannot be pinned to cores here")
@@ -74,7 +74,7 @@ def show_neighbours(neighbours: Neighbours | None) -> None:
 
 def show_doctor(report: DoctorReport) -> None:
     """The report for people."""
-    from shmoo.estimators.present import size
+    from shmoo.estimators.units import size
 
     machine = report.machine
     caches = ", ".join(

@@ -195,7 +195,7 @@ def tell_about(model: str, break_reasons: Sequence[str], note: str = "", notes: 
 
 def show_models(records: Sequence[Record]) -> None:
     """Table for people; unknown operators are named below it."""
-    from shmoo.estimators.present import percent, si, size
+    from shmoo.estimators.units import percent, si, size
 
     rows = []
     for r in records:
@@ -243,7 +243,7 @@ def show_models(records: Sequence[Record]) -> None:
 
 def show_operators(records: Sequence[Record]) -> None:
     """Table for people of the rows of an operator table."""
-    from shmoo.estimators.present import si
+    from shmoo.estimators.units import si
 
     def text(value: dict[str, float] | None, unit: str) -> list[str]:
         if value is None:

@@ -95,7 +95,7 @@ def fusion(
         _show_groups(graph, [(g.calls, g.pattern) for g in groups], found[i] if found else None, show_all)
     _show_savings(savings, name, chosen)
     for score, piece in zip(scores, found, strict=False):
-        from shmoo.estimators.present import percent
+        from shmoo.estimators.units import percent
 
         output.result(
             f"agreement with Inductor: F1 {score.f1:.3f} (precision {percent(score.precision)}, recall {percent(score.recall)}); "

@@ -86,7 +86,7 @@ def generate(
 
 
 def _show(records: Sequence[Record]) -> None:
-    from shmoo.estimators.present import si, size
+    from shmoo.estimators.units import si, size
 
     def text(value: object, unit: str) -> str:
         return si(value["value"], unit) if isinstance(value, dict) else "unknown"

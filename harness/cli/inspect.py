@@ -133,7 +133,7 @@ def _flat(row: Row) -> dict[str, object]:
 
 
 def _show(inspection: Inspection, rows: tuple[Row, ...], top: int) -> None:
-    from shmoo.estimators.present import percent, si
+    from shmoo.estimators.units import percent, si
 
     def numbers(row: Row) -> list[str]:
         work = [si(row.params, ""), si(row.flops, "flop"), si(row.bytes, "B")]

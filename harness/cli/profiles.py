@@ -162,7 +162,7 @@ def _load(name: str) -> ArchitectureProfile:
 
 
 def _value(value: float, unit: str) -> str:
-    from shmoo.estimators.present import si
+    from shmoo.estimators.units import si
 
     return si(value, unit)
 

@@ -115,7 +115,7 @@ def report_record(made: ErrorReport) -> dict[str, object]:
 
 def show_report(made: ErrorReport, estimates: Sequence[Record] = ()) -> None:
     """Networks, then groups of operators, then the networks on other architectures, for people."""
-    from shmoo.estimators.present import percent, si
+    from shmoo.estimators.units import percent, si
 
     output.table(
         ["network", "measured", "±", "estimated", "90 % interval", "error", "operators"],

@@ -130,7 +130,7 @@ def _why_not_alone(row: Measurement) -> str:
 
 def show_rows(rows: Sequence[Measurement], records: Sequence[Record]) -> None:
     """Table for people. On a terminal labels of cases are shortened so that a row takes one line where it can."""
-    from shmoo.estimators.present import percent, si
+    from shmoo.estimators.units import percent, si
 
     sums = any(r.get("operators_s") is not None for r in records)
     shared, settings = _settings(records)
@@ -226,7 +226,7 @@ def operator_records(run: Run, row: Measurement) -> list[Record]:
 
 def show_operators(record: Record) -> None:
     """Table for people of one network's operators, and what their sum is beside the network."""
-    from shmoo.estimators.present import percent, si
+    from shmoo.estimators.units import percent, si
 
     total, whole = record["operators_s"], record["latency_s"]
     lines = [

@@ -229,7 +229,7 @@ def _largest(controller: SweepController, dtype: str) -> Iterator[Record]:
 
 
 def _show_largest(rows: Sequence[Record], name: str, others: Sequence[str], units: Mapping[str, str]) -> None:
-    from shmoo.estimators.present import amount, size
+    from shmoo.estimators.units import amount, size
 
     why = {"memory": "memory is full", "tiling": "tiles spill", "none": "end of the axis"}
     lines = [
@@ -247,7 +247,7 @@ def _show_largest(rows: Sequence[Record], name: str, others: Sequence[str], unit
 
 
 def _show(rows: Sequence[Record], varied: Sequence[str], units: Mapping[str, str]) -> None:
-    from shmoo.estimators.present import amount, si, size
+    from shmoo.estimators.units import amount, si, size
 
     lines = []
     for r in _worth_showing(rows):

@@ -119,7 +119,7 @@ def _record(slot: Scheduled) -> dict[str, object]:
 
 
 def _show(slots: Sequence[Scheduled], recorded: Recorded | None, latency_s: float) -> None:
-    from shmoo.estimators.present import percent, si
+    from shmoo.estimators.units import percent, si
 
     lines = [
         [

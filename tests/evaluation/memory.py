@@ -9,7 +9,7 @@ import torch
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.memory import peak_memory_bytes
-from shmoo.estimators.present import percent
+from shmoo.estimators.units import percent
 from shmoo.harness.capture import capture
 from shmoo.harness.memory import peak_cpu_bytes, resident_bytes
 from shmoo.harness.workloads.module import DNNModule
