@@ -379,7 +379,7 @@ def _work(
             raise InputError(f"cannot estimate a {type(workload).__name__}; give a model's name, a module, or captured graphs")
         samples, name = getattr(workload, "batch", 1), next((graph.name for graph in graphs if graph.name), "model")
     if wanted is not None and matrix_dtype(wanted) is None:
-        from shmoo.estimators.quantize import with_dtype
+        from shmoo.estimators.costs.quantize import with_dtype
 
         graphs = tuple(with_dtype(graph, wanted) for graph in graphs)
     return _Work(graphs, samples if batch is None else batch, name)

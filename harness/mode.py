@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from shmoo.estimators.costs.quantize import SCHEMES
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import ALIASES
-from shmoo.estimators.quantize import SCHEMES
 
 AUTOCAST_DTYPES = ("bfloat16", "float16")
 """Types that torch.autocast computes in."""

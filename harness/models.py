@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import msgspec
 import torch
 
+from shmoo.estimators.costs.quantize import quantized, with_dtype
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import compute_dtype
 from shmoo.estimators.graph.records import Graph
-from shmoo.estimators.quantize import quantized, with_dtype
 from shmoo.estimators.sweep import GraphSource
 from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.introspect import CaptureError
