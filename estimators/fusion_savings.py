@@ -9,7 +9,7 @@ from itertools import combinations
 import msgspec
 
 from shmoo.estimators.director import AnalysisDirector
-from shmoo.estimators.fusion import fusion_groups
+from shmoo.estimators.fusion.rules import fusion_groups
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.notebook import html_table
 from shmoo.estimators.profile import RUNTIMES, check_runtime

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from shmoo.estimators.costs import costs_of
-from shmoo.estimators.fusion import fuse
+from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import Cost, Graph, Kernel, OpCall
 from shmoo.estimators.workspace import workspace_bytes
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shmoo.estimators.costs.summary import UnknownOp, costs_of, graph_cost
-from shmoo.estimators.fusion import fuse
+from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.graph.records import Cost, Graph, Kernel, notes_of
 from shmoo.estimators.kernels import CONVERSIONS, KernelTable, kernel_table

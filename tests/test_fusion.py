@@ -5,7 +5,7 @@ import sys
 import pytest
 from build import GraphBuilder
 
-from shmoo.estimators.fusion import FUSION_RULES, fuse
+from shmoo.estimators.fusion.rules import FUSION_RULES, fuse
 from shmoo.estimators.registry import DuplicateNameError
 
 

@@ -7,7 +7,7 @@ import pytest
 from build import GraphBuilder
 
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.fusion import fuse
+from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.kernels import KernelTable, kernel_table
 from shmoo.estimators.profile import ArchitectureProfile, TilingSpec, load_profile
 from shmoo.estimators.tiling import GpuThreadBlocks, TileShape, Tiling, strategy_for

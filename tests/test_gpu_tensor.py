@@ -14,7 +14,7 @@ from shmoo.estimators.catalogue import ALGORITHMS, DEFAULTS, TENSOR, whose
 from shmoo.estimators.coefficients import Coefficients, algorithm_codes, on_tensor_cores
 from shmoo.estimators.director import AnalysisDirector, Estimate
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.fusion import fuse
+from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.kernels import KernelTable, kernel_table
 from shmoo.estimators.model import Prediction, graph_latency, predict

@@ -3,9 +3,9 @@
 import pytest
 from build import GraphBuilder
 
-from shmoo.estimators.fusion import fusion_groups
-from shmoo.estimators.inductor_layout import StridedView, apply_view, part_rows, stretch
-from shmoo.estimators.inductor_schedule import Buffer
+from shmoo.estimators.fusion.inductor_layout import StridedView, apply_view, part_rows, stretch
+from shmoo.estimators.fusion.inductor_schedule import Buffer
+from shmoo.estimators.fusion.rules import fusion_groups
 
 
 def call(op: str, shape: tuple[int, ...], result: tuple[int, ...], **attributes):

@@ -7,7 +7,7 @@ import pytest
 from build import GraphBuilder
 
 from shmoo.estimators.director import AnalysisDirector
-from shmoo.estimators.fusion import fuse
+from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import FAMILIES, Kernel
 from shmoo.estimators.kernels import (
     DTYPE_CODE,

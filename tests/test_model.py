@@ -11,7 +11,7 @@ from shmoo.estimators.catalogue import ALGORITHMS
 from shmoo.estimators.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.draws import draw
-from shmoo.estimators.fusion import fuse
+from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import Kernel, single_call_graph
 from shmoo.estimators.kernels import KernelTable, kernel_table
 from shmoo.estimators.model import Prediction, graph_latency, predict, segment_energy

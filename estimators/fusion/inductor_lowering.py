@@ -14,8 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from shmoo.estimators.graph.records import CONVOLUTIONS, Cost, Graph, OpCall
-from shmoo.estimators.inductor_expression import (
+from shmoo.estimators.fusion.inductor_expression import (
     CONCATENATIONS,
     CREATES_LIKE,
     MAY_VANISH,
@@ -29,7 +28,7 @@ from shmoo.estimators.inductor_expression import (
     align_channels,
     is_pointwise_norm,
 )
-from shmoo.estimators.inductor_layout import (
+from shmoo.estimators.fusion.inductor_layout import (
     StridedView,
     apply_view,
     image_rows,
@@ -39,7 +38,8 @@ from shmoo.estimators.inductor_layout import (
     reduces_last,
     stretch,
 )
-from shmoo.estimators.inductor_schedule import LIMITS, Buffer, Limits, Schedule, Scheduler
+from shmoo.estimators.fusion.inductor_schedule import LIMITS, Buffer, Limits, Schedule, Scheduler
+from shmoo.estimators.graph.records import CONVOLUTIONS, Cost, Graph, OpCall
 
 
 def schedule(

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from shmoo.estimators.costs import COSTS, cost_of, costs_of
+from shmoo.estimators.fusion.inductor_lowering import schedule
+from shmoo.estimators.fusion.inductor_schedule import LIMITS, Group, Groups, Schedule
 from shmoo.estimators.graph.records import CONTRACTIONS, CONVOLUTIONS, RUNTIMES, Cost, Graph, Kernel, OpCall
-from shmoo.estimators.inductor import schedule
-from shmoo.estimators.inductor_schedule import LIMITS, Group, Groups, Schedule
 from shmoo.estimators.registry import Registry, aten
 
 BATCH_NORM = frozenset(name for name in COSTS if "batch_norm" in name)

@@ -55,7 +55,7 @@ def fusion(
     share a kernel, and the number of kernels.
     """
     from shmoo.estimators.director import AnalysisDirector
-    from shmoo.estimators.fusion import fusion_groups
+    from shmoo.estimators.fusion.rules import fusion_groups
     from shmoo.estimators.fusion_savings import fusion_savings, fusion_score
     from shmoo.estimators.profile import check_runtime
     from shmoo.harness.architectures import load_architecture
