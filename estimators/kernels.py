@@ -17,9 +17,9 @@ from shmoo.estimators.costs import COSTS, costs_of
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES, STORED_AS, operand_dtype
 from shmoo.estimators.graph.records import CONVOLUTIONS, FAMILIES, Cost, Geometry, Graph, Kernel, OpCall
-from shmoo.estimators.heap import Temporary, fresh_memory
-from shmoo.estimators.residency import Touch, code_distances, reuse_distances
-from shmoo.estimators.workspace import FEW_CHANNELS
+from shmoo.estimators.memory.heap import Temporary, fresh_memory
+from shmoo.estimators.memory.residency import Touch, code_distances, reuse_distances
+from shmoo.estimators.memory.workspace import FEW_CHANNELS
 
 READ_WEIGHT, READ_ACTIVATION, WRITE = 0, 1, 2
 """Codes of `KernelTable.access_kind`."""

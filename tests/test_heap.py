@@ -2,8 +2,8 @@
 
 import pytest
 
-from shmoo.estimators.heap import MAPPED_BYTES, TRIMMED_BYTES, Temporary, fresh_memory
-from shmoo.estimators.residency import Touch
+from shmoo.estimators.memory.heap import MAPPED_BYTES, TRIMMED_BYTES, Temporary, fresh_memory
+from shmoo.estimators.memory.residency import Touch
 
 MIB = 2.0**20
 

@@ -5,8 +5,8 @@ import pytest
 from build import GraphBuilder
 
 from shmoo.estimators.graph.records import Graph
-from shmoo.estimators.memory import memory_steps, peak_memory_bytes
-from shmoo.estimators.workspace import workspace_bytes
+from shmoo.estimators.memory.peak import memory_steps, peak_memory_bytes
+from shmoo.estimators.memory.workspace import workspace_bytes
 
 
 def in_modules(graph: Graph, *paths: str) -> Graph:

@@ -1,6 +1,6 @@
 """Reuse distances, worked out by hand."""
 
-from shmoo.estimators.residency import Touch, code_distances, reuse_distances
+from shmoo.estimators.memory.residency import Touch, code_distances, reuse_distances
 
 
 def read(storage: int, nbytes: float, persistent: bool = False) -> Touch:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from shmoo.estimators.memory import peak_memory_bytes
+from shmoo.estimators.memory.peak import peak_memory_bytes
 from shmoo.harness.capture import CaptureError, capture, capture_workload
 from shmoo.harness.capture.traced import capture_traced
 from shmoo.harness.workloads import Built, DNNModule, Maker, dim, find_workload

@@ -14,7 +14,7 @@ from bisect import insort
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from shmoo.estimators.residency import Touch
+from shmoo.estimators.memory.residency import Touch
 
 MAPPED_BYTES = 32 * 2.0**20
 """Blocks above this are mapped separately."""

@@ -9,7 +9,7 @@ import msgspec
 from shmoo.estimators.costs import costs_of
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import Cost, Graph, Kernel, OpCall
-from shmoo.estimators.workspace import workspace_bytes
+from shmoo.estimators.memory.workspace import workspace_bytes
 
 
 class MemoryStep(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ import msgspec
 import torch
 
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.memory import peak_memory_bytes
+from shmoo.estimators.memory.peak import peak_memory_bytes
 from shmoo.estimators.units import percent
 from shmoo.harness.capture import capture
 from shmoo.harness.memory import peak_cpu_bytes, resident_bytes
