@@ -13,9 +13,9 @@ from shmoo.calibrate.dataset import Block
 from shmoo.estimators.catalogue import ALGORITHMS, algorithm_names, short_op, space
 from shmoo.estimators.coefficients import Coefficients, algorithm_codes, converts_layout
 from shmoo.estimators.graph.records import CONVOLUTIONS
-from shmoo.estimators.kernels import op_names
 from shmoo.estimators.model import CALLED_ALONE
 from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.table import op_names
 
 MIN_CASES = 2
 """Fewest cases with which an algorithm's own coefficients are fitted: a single case cannot tell a difference from the parent.

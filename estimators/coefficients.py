@@ -8,9 +8,9 @@ import numpy as np
 
 from shmoo.estimators.catalogue import ALGORITHMS, DEFAULTS, FAMILY_OF, TENSOR, algorithm_names, short_op
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
-from shmoo.estimators.kernels import FAMILY_CODE, KernelTable, op_code, op_names
 from shmoo.estimators.memory.workspace import taken_by_onednn
 from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.table import FAMILY_CODE, KernelTable, op_code, op_names
 
 _TENSOR_FAMILIES = ("gemm", "conv", "conv_transpose", "attention")
 

@@ -12,9 +12,9 @@ from shmoo.estimators.basis import measured_type
 from shmoo.estimators.catalogue import ALGORITHMS, DEFAULTS, TENSOR
 from shmoo.estimators.coefficients import MANY_KERNELS, Coefficients, algorithm_codes, in_tensor_kernels
 from shmoo.estimators.graph.records import NORMAL_90
-from shmoo.estimators.kernels import KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.residual import Correction
+from shmoo.estimators.table import KernelTable
 
 OTHER_TYPE = 0.15
 """Standard deviation of the log by which what was fitted in one type is off in another: of few machines that is the least that

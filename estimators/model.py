@@ -39,8 +39,8 @@ from shmoo.estimators.coefficients import Coefficients, algorithm_codes, convert
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import CONVOLUTIONS
 from shmoo.estimators.heat import repeated
-from shmoo.estimators.kernels import READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, hit_share
 
 ASYNCHRONOUS = frozenset({"gpu"})

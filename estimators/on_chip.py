@@ -19,9 +19,9 @@ import numpy as np
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph
-from shmoo.estimators.kernels import KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.sweep import AxisValue, SweepController, product_of
+from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tabulated import Tabulated, tabulated
 from shmoo.estimators.tiling.base import TileShape, resident
 from shmoo.estimators.variants import variant

@@ -17,9 +17,9 @@ from shmoo.estimators.catalogue import names_to_draw
 from shmoo.estimators.coefficients import Coefficients, algorithm_codes, in_tensor_kernels
 from shmoo.estimators.draws import draw, model_errors
 from shmoo.estimators.graph.records import Interval
-from shmoo.estimators.kernels import KernelTable
 from shmoo.estimators.model import Prediction, graph_latency, predict, segment_energy
 from shmoo.estimators.residual import Correction, correction
+from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import Tiling
 
 DRAWS = 200

@@ -27,9 +27,9 @@ from shmoo.estimators.catalogue import FAMILY_OF
 from shmoo.estimators.coefficients import Coefficients, batched_product
 from shmoo.estimators.errors import unknown
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
-from shmoo.estimators.kernels import KernelTable
 from shmoo.estimators.model import Prediction, predict
 from shmoo.estimators.profile import ArchitectureProfile, ResidualGroup
+from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import Tiling
 
 Feature = Callable[[KernelTable, Tiling], np.ndarray]

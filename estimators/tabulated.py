@@ -9,8 +9,8 @@ from shmoo.estimators.costs.summary import UnknownOp, costs_of, graph_cost
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.graph.records import Cost, Graph, Kernel, notes_of
-from shmoo.estimators.kernels import CONVERSIONS, KernelTable, kernel_table
 from shmoo.estimators.memory.peak import peak_memory_bytes
+from shmoo.estimators.table import CONVERSIONS, KernelTable, kernel_table
 
 Origin = list[tuple[int, Kernel]]
 """Per row of a table, the index of its graph and its kernel."""

@@ -10,9 +10,9 @@ from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion_savings import fusion_savings
 from shmoo.estimators.inspection import inspect_graphs
-from shmoo.estimators.kernels import DTYPE_CODE
 from shmoo.estimators.profile import builtin_names, load_profile
 from shmoo.estimators.schedule import schedule
+from shmoo.estimators.table import DTYPE_CODE
 from shmoo.estimators.tabular import estimate_record, flatten
 from shmoo.estimators.tiling import CpuL2Blocking
 from shmoo.estimators.variants import with_threads

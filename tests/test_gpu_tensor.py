@@ -16,10 +16,10 @@ from shmoo.estimators.director import AnalysisDirector, Estimate
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import Graph
-from shmoo.estimators.kernels import KernelTable, kernel_table
 from shmoo.estimators.model import Prediction, graph_latency, predict
 from shmoo.estimators.points import estimate_points
 from shmoo.estimators.profile import ArchitectureProfile, FittedFrom, load_profile
+from shmoo.estimators.table import KernelTable, kernel_table
 from shmoo.estimators.tiling import GpuThreadBlocks, TileShape, Tiling, strategy_for
 from shmoo.estimators.tiling.gpu_library import STREAMED, TENSOR_KERNELS
 from shmoo.estimators.variants import variant

@@ -9,7 +9,8 @@ from build import GraphBuilder
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import FAMILIES, Kernel
-from shmoo.estimators.kernels import (
+from shmoo.estimators.profile import RUNTIMES, load_profile
+from shmoo.estimators.table import (
     DTYPE_CODE,
     FAMILY_CODE,
     READ_ACTIVATION,
@@ -19,7 +20,6 @@ from shmoo.estimators.kernels import (
     kernel_table,
     op_code,
 )
-from shmoo.estimators.profile import RUNTIMES, load_profile
 
 
 def two_layers():

@@ -7,9 +7,9 @@ from build import GraphBuilder
 from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.fusion.rules import fuse
-from shmoo.estimators.kernels import KernelTable, kernel_table
 from shmoo.estimators.pipeline import DRAWS, price
 from shmoo.estimators.profile import load_profile
+from shmoo.estimators.table import KernelTable, kernel_table
 
 
 def two_models() -> KernelTable:

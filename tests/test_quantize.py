@@ -13,7 +13,7 @@ from shmoo.estimators.costs import costs_of, graph_cost
 from shmoo.estimators.costs.quantize import quantized, with_dtype
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph
-from shmoo.estimators.kernels import DTYPE_CODE
+from shmoo.estimators.table import DTYPE_CODE
 from shmoo.harness.capture import capture
 from shmoo.harness.mode import Mode
 from shmoo.harness.models import model_graphs

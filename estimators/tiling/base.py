@@ -11,9 +11,9 @@ import numpy as np
 from shmoo.estimators.costs.reductions import BATCH_NORMS
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
-from shmoo.estimators.kernels import READ_ACTIVATION, READ_WEIGHT, KernelTable, op_code
 from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.registry import Registry
+from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, KernelTable, op_code
 
 
 @dataclass(frozen=True, slots=True)

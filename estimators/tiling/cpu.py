@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shmoo.estimators.kernels import KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import (
     TILINGS,
     TileShape,

@@ -10,8 +10,8 @@ import numpy as np
 
 from shmoo.estimators.catalogue import DEFAULTS
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
-from shmoo.estimators.kernels import WRITE, KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.table import WRITE, KernelTable
 from shmoo.estimators.tiling.base import (
     TileShape,
     ceil_div,

@@ -15,8 +15,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from shmoo.estimators.kernels import KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import (
     TILINGS,
     TileShape,

@@ -14,8 +14,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from shmoo.estimators.errors import unknown
-from shmoo.estimators.kernels import KernelTable
 from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import (
     TILINGS,
     TileShape,

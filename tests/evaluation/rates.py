@@ -14,8 +14,8 @@ import numpy as np
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.graph.records import Interval
-from shmoo.estimators.kernels import KernelTable
 from shmoo.estimators.profile import load_profile
+from shmoo.estimators.table import KernelTable
 from shmoo.runs.tables import TableRow
 
 USERS = "zzc0721/torch-performance-test-data, issue {}, 2025-26"
