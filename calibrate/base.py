@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from shmoo.estimators.catalogue import TYPICAL, entry
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Coefficient
-from shmoo.estimators.profile import ArchitectureProfile, TilingSpec, builtin_names, load_profile
+from shmoo.estimators.machine.catalogue import TYPICAL, entry
+from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec, builtin_names, load_profile
 from shmoo.runs.records import Machine
 
 # flops per cycle and core of fused multiply-adds in float32: lanes x 2 flops x units. Intel 64 and IA-32 Optimization Reference

@@ -21,9 +21,9 @@ from shmoo.calibrate.dataset import MeasuredCase, blocks, run_cases
 from shmoo.calibrate.fit import fit_latency, predicted_latency
 from shmoo.calibrate.parameters import parameters_for
 from shmoo.calibrate.planning import importance, most_telling, sensitivities
-from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.machine.coefficients import Coefficients
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.runs.store import Run
 

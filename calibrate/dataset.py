@@ -13,7 +13,7 @@ from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.graph.records import Graph
-from shmoo.estimators.profile import ArchitectureProfile, Reduction
+from shmoo.estimators.machine.profile import ArchitectureProfile, Reduction
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import Tiling
 from shmoo.runs.records import CaseSpec, Machine

@@ -18,10 +18,10 @@ from scipy.optimize import lsq_linear
 
 from shmoo.calibrate.dataset import Block
 from shmoo.calibrate.fit import weights_of
-from shmoo.estimators.catalogue import energy_names, entry
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import NORMAL_90, Coefficient
-from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.machine.catalogue import energy_names, entry
+from shmoo.estimators.machine.profile import ArchitectureProfile
 
 MIN_ENERGY_CASES = 5
 MODEL_NOISE = 0.05

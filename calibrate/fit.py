@@ -22,11 +22,11 @@ from scipy.optimize import least_squares
 
 from shmoo.calibrate.dataset import Block
 from shmoo.calibrate.parameters import MIN_CASES, Parameter
-from shmoo.estimators.catalogue import ALGORITHMS, whose
-from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.machine.catalogue import ALGORITHMS, whose
+from shmoo.estimators.machine.coefficients import Coefficients
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.pipeline import price
-from shmoo.estimators.profile import ArchitectureProfile
 
 SOFT_LIMIT = 0.15
 """Log error beyond which a residual counts linearly."""

@@ -10,11 +10,11 @@ from functools import partial
 import numpy as np
 
 from shmoo.calibrate.dataset import Block
-from shmoo.estimators.catalogue import ALGORITHMS, algorithm_names, short_op, space
-from shmoo.estimators.coefficients import Coefficients, algorithm_codes, converts_layout
 from shmoo.estimators.graph.records import CONVOLUTIONS
+from shmoo.estimators.machine.catalogue import ALGORITHMS, algorithm_names, short_op, space
+from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, converts_layout
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.model import CALLED_ALONE
-from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.table import op_names
 
 MIN_CASES = 2

@@ -20,7 +20,7 @@ from shmoo.calibrate.dataset import MeasuredCase, blocks
 from shmoo.calibrate.fit import Response
 from shmoo.calibrate.parameters import parameters_for
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.machine.profile import ArchitectureProfile
 
 NOISE = 0.1
 """Expected standard deviation of the model's log error; it only decides how soon a second look at one coefficient is worth less

@@ -18,10 +18,10 @@ from msgspec.structs import replace
 from shmoo.calibrate.dataset import Block
 from shmoo.calibrate.fit import predicted_latency
 from shmoo.calibrate.intervals import FLOOR, conformal_point
-from shmoo.estimators.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import NORMAL_90
-from shmoo.estimators.profile import ArchitectureProfile, ResidualGroup, ResidualTree
+from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
+from shmoo.estimators.machine.profile import ArchitectureProfile, ResidualGroup, ResidualTree
 from shmoo.estimators.residual import GROUPS, in_group, log_features, summed, supported
 
 MIN_FIT, MIN_VALIDATION = 60, 20

@@ -16,11 +16,11 @@ import numpy as np
 from shmoo.calibrate.dataset import MeasuredCase, blocks
 from shmoo.calibrate.fit import predicted_latency
 from shmoo.calibrate.intervals import reach_of_ranges, spreads
-from shmoo.estimators.catalogue import entry
-from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import NORMAL_90, Coefficient
-from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.machine.catalogue import entry
+from shmoo.estimators.machine.coefficients import Coefficients
+from shmoo.estimators.machine.profile import ArchitectureProfile
 
 LEAST_SPREAD = 0.15
 """Least standard deviation of the log of a transferred coefficient: few machines can agree by chance."""

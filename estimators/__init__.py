@@ -9,7 +9,7 @@ from shmoo.estimators.registry import on_demand
 
 if TYPE_CHECKING:
     from shmoo.estimators.director import AnalysisDirector
-    from shmoo.estimators.profile import ArchitectureProfile, load_profile
+    from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
     from shmoo.estimators.sweep import SweepController
     from shmoo.estimators.tiling import TilingStrategy
 
@@ -19,9 +19,9 @@ __getattr__ = on_demand(
     __name__,
     {
         "AnalysisDirector": "shmoo.estimators.director",
-        "ArchitectureProfile": "shmoo.estimators.profile",
+        "ArchitectureProfile": "shmoo.estimators.machine.profile",
         "SweepController": "shmoo.estimators.sweep",
         "TilingStrategy": "shmoo.estimators.tiling",
-        "load_profile": "shmoo.estimators.profile",
+        "load_profile": "shmoo.estimators.machine.profile",
     },
 )

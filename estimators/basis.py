@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from shmoo.estimators.catalogue import ALGORITHMS, algorithm_names, under
-from shmoo.estimators.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
+from shmoo.estimators.machine.catalogue import ALGORITHMS, algorithm_names, under
+from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.model import Prediction, matrix_peak
-from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.table import KernelTable
 
 BASIS = {

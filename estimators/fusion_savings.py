@@ -11,8 +11,8 @@ import msgspec
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.fusion.rules import fusion_groups
 from shmoo.estimators.graph.records import Graph
+from shmoo.estimators.machine.profile import RUNTIMES, check_runtime
 from shmoo.estimators.notebook import html_table
-from shmoo.estimators.profile import RUNTIMES, check_runtime
 from shmoo.estimators.tabulated import tabulate
 from shmoo.estimators.units import percent, si
 

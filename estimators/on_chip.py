@@ -19,7 +19,7 @@ import numpy as np
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph
-from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.sweep import AxisValue, SweepController, product_of
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tabulated import Tabulated, tabulated

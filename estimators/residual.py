@@ -23,12 +23,12 @@ from types import MappingProxyType
 
 import numpy as np
 
-from shmoo.estimators.catalogue import FAMILY_OF
-from shmoo.estimators.coefficients import Coefficients, batched_product
 from shmoo.estimators.errors import unknown
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
+from shmoo.estimators.machine.catalogue import FAMILY_OF
+from shmoo.estimators.machine.coefficients import Coefficients, batched_product
+from shmoo.estimators.machine.profile import ArchitectureProfile, ResidualGroup
 from shmoo.estimators.model import Prediction, predict
-from shmoo.estimators.profile import ArchitectureProfile, ResidualGroup
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import Tiling
 

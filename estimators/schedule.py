@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.director import AnalysisDirector, Estimate, KernelEstimate
 from shmoo.estimators.graph.records import Graph
+from shmoo.estimators.machine.coefficients import Coefficients
+from shmoo.estimators.machine.profile import check_runtime
 from shmoo.estimators.model import ASYNCHRONOUS, kernel_times
-from shmoo.estimators.profile import check_runtime
 from shmoo.estimators.tabulated import tabulated
 
 

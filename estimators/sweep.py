@@ -12,8 +12,8 @@ import numpy as np
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph
+from shmoo.estimators.machine.profile import RUNTIMES, ArchitectureProfile, check_runtime
 from shmoo.estimators.points import PointEstimates, estimate_points
-from shmoo.estimators.profile import RUNTIMES, ArchitectureProfile, check_runtime
 from shmoo.estimators.tabular import BOUNDS, Record, estimate_record, flatten
 from shmoo.estimators.tabulated import Tabulated, tabulated
 from shmoo.estimators.tiling import TilingStrategy

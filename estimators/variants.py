@@ -12,10 +12,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from shmoo.estimators.catalogue import entry, followers, under
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.records import Coefficient
-from shmoo.estimators.profile import ArchitectureProfile, TilingSpec
+from shmoo.estimators.machine.catalogue import entry, followers, under
+from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec
 from shmoo.estimators.tiling import TILINGS
 
 Amount = float | np.ndarray

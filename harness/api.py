@@ -16,7 +16,7 @@ from shmoo.estimators.fusion_savings import FusionSummary, summarize_fusion
 from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.inspection import Inspection, inspect_graphs
-from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.progress import Progress
 from shmoo.estimators.registry import on_demand
 from shmoo.estimators.sweep import AxisValue, SweepController

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shmoo.estimators.errors import FormatError, InputError, unknown
-from shmoo.estimators.profile import RUNTIMES, ArchitectureProfile, builtin_names, check_runtime, load_profile, means_profile
+from shmoo.estimators.machine.profile import (
+    RUNTIMES,
+    ArchitectureProfile,
+    builtin_names,
+    check_runtime,
+    load_profile,
+    means_profile,
+)
 from shmoo.harness.defaults import LOCAL
 from shmoo.harness.paths import profile_search
 

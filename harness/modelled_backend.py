@@ -24,7 +24,7 @@ from torch import fx
 from shmoo.estimators.director import AnalysisDirector, Estimate
 from shmoo.estimators.errors import InputError, NothingMeasuredError, unknown
 from shmoo.estimators.graph.records import Graph, Interval
-from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.schedule import Scheduled, schedule
 from shmoo.harness.architectures import load_architecture
 from shmoo.harness.capture.trace import attribute_tensors, trace_aten

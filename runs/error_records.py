@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from shmoo.estimators.graph.records import Interval
-from shmoo.estimators.profile import ArchitectureProfile, ErrorCardEntry
+from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry
 from shmoo.runs.records import CaseSpec, Machine
 
 FREE = "free"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from shmoo.estimators.errors import InputError, NothingMeasuredError
-from shmoo.estimators.profile import ErrorCardEntry
+from shmoo.estimators.machine.profile import ErrorCardEntry
 
 Numbers = Sequence[float] | np.ndarray
 

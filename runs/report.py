@@ -14,7 +14,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from shmoo.estimators.fusion_savings import QUANTITIES, FusionSummary
-from shmoo.estimators.profile import Coefficient, ErrorCardEntry
+from shmoo.estimators.machine.profile import Coefficient, ErrorCardEntry
 from shmoo.estimators.units import UNKNOWN, percent, si, size
 from shmoo.runs.error_records import ErrorReport, NetworkError
 from shmoo.runs.errors import write_errors_csv

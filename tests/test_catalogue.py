@@ -2,7 +2,7 @@
 
 import pytest
 
-from shmoo.estimators.catalogue import (
+from shmoo.estimators.machine.catalogue import (
     CATALOGUE,
     DEFAULTS,
     TENSOR,
@@ -16,7 +16,7 @@ from shmoo.estimators.catalogue import (
     space,
     whose,
 )
-from shmoo.estimators.profile import builtin_names, load_profile
+from shmoo.estimators.machine.profile import builtin_names, load_profile
 
 
 @pytest.mark.parametrize("name", builtin_names())

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.graph.records import OpCall, TensorSpec, single_call_graph
-from shmoo.estimators.profile import load_profile
+from shmoo.estimators.machine.profile import load_profile
 from shmoo.harness.cases import plan_cases
 from shmoo.harness.cli.app import VerbGroup
 from shmoo.harness.cli.measure import finish

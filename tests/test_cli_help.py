@@ -10,7 +10,7 @@ import click
 import pytest
 from cli_runner import shmoo
 
-from shmoo.estimators.profile import builtin_names
+from shmoo.estimators.machine.profile import builtin_names
 from shmoo.harness.cli.app import cli
 from shmoo.harness.workloads import find_workload
 from shmoo.harness.workloads.configs import config_models

@@ -15,7 +15,7 @@ from cli_runner import shmoo
 from click.testing import CliRunner
 
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.profile import load_profile
+from shmoo.estimators.machine.profile import load_profile
 from shmoo.harness.cases import plan_cases
 from shmoo.harness.cli.app import VerbGroup
 from shmoo.harness.cli.report import choose_profile

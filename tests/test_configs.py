@@ -14,7 +14,7 @@ from flops_seen_by_torch import flops_seen_by_torch
 
 from shmoo.estimators.costs import graph_cost
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.profile import load_profile
+from shmoo.estimators.machine.profile import load_profile
 from shmoo.harness.capture import capture_workload
 from shmoo.harness.workloads import find_workload
 from shmoo.harness.workloads.configs import config_models, config_workload

@@ -16,8 +16,8 @@ from shmoo.calibrate.base import base_profile
 from shmoo.calibrate.curve import case_seconds, learning_curve
 from shmoo.calibrate.dataset import MeasuredCase, blocks, run_cases
 from shmoo.calibrate.fit import predicted_latency
-from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.harness.cli.app import cli
 from shmoo.runs.records import CaseSpec, Machine, Measurement, RunManifest, Timing
 from shmoo.runs.store import Run, RunWriter

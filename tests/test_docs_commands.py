@@ -15,7 +15,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from shmoo.estimators.profile import load_profile
+from shmoo.estimators.machine.profile import load_profile
 from shmoo.harness.cli.app import cli
 from tests.evaluation.__main__ import main as evaluation
 

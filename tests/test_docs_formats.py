@@ -8,7 +8,7 @@ from typing import get_args
 
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.graph.records import OpCall, Source, TensorSpec, single_call_graph
-from shmoo.estimators.profile import ArchitectureProfile, Coefficient, load_profile
+from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, load_profile
 from shmoo.estimators.tabular import estimate_record
 from shmoo.harness.cli.show import row_record
 from shmoo.harness.mode import Mode

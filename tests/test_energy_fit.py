@@ -11,7 +11,7 @@ from test_virtual import physics, work
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.dataset import MeasuredCase, Sources, blocks, run_cases
 from shmoo.calibrate.energy import LEAST, fit_energy
-from shmoo.estimators.profile import load_profile
+from shmoo.estimators.machine.profile import load_profile
 from shmoo.runs.records import EnergyReading, Machine, Measurement, RunManifest, Timing
 from shmoo.runs.store import Run, RunWriter
 from shmoo.runs.tables import TableRow

@@ -19,7 +19,7 @@ from virtual_device import VirtualDevice, VirtualNvml
 
 from shmoo.calibrate.dataset import MeasuredCase, blocks
 from shmoo.calibrate.energy import fit_energy
-from shmoo.estimators.profile import load_profile
+from shmoo.estimators.machine.profile import load_profile
 from shmoo.harness import measure as measure_module
 from shmoo.harness.energy import available_probes
 from shmoo.harness.energy.nvml import NvmlProbe

@@ -12,9 +12,9 @@ from shmoo.calibrate import fit
 from shmoo.calibrate.dataset import MeasuredCase, blocks
 from shmoo.calibrate.fit import fit_latency, predicted_latency
 from shmoo.calibrate.parameters import parameters_for
-from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.profile import load_profile
+from shmoo.estimators.machine.coefficients import Coefficients
+from shmoo.estimators.machine.profile import load_profile
 from shmoo.runs.tables import TableRow
 
 

@@ -12,7 +12,7 @@ from shmoo.estimators.fusion_savings import (
     shared_pairs,
     summarize_fusion,
 )
-from shmoo.estimators.profile import RUNTIMES, Coefficient, load_profile
+from shmoo.estimators.machine.profile import RUNTIMES, Coefficient, load_profile
 
 
 def test_a_chain_saves_what_passes_between_its_calls():

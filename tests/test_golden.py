@@ -14,7 +14,7 @@ from build import GraphBuilder
 
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.graph.records import Graph
-from shmoo.estimators.profile import RUNTIMES, builtin_names, load_profile
+from shmoo.estimators.machine.profile import RUNTIMES, builtin_names, load_profile
 
 RECORD = Path(__file__).parent / "golden" / "estimates.json"
 TOLERANCE = 1e-3

@@ -8,7 +8,7 @@ from build import GraphBuilder
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion.rules import fuse
-from shmoo.estimators.profile import ArchitectureProfile, TilingSpec, load_profile
+from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec, load_profile
 from shmoo.estimators.table import KernelTable, kernel_table
 from shmoo.estimators.tiling import GpuThreadBlocks, TileShape, Tiling, strategy_for
 from shmoo.estimators.tiling.gpu_library import DIRECT, LIBRARIES

@@ -9,7 +9,7 @@ from build import GraphBuilder
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import FAMILIES, Kernel
-from shmoo.estimators.profile import RUNTIMES, load_profile
+from shmoo.estimators.machine.profile import RUNTIMES, load_profile
 from shmoo.estimators.table import (
     DTYPE_CODE,
     FAMILY_CODE,

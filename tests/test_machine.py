@@ -94,7 +94,7 @@ def test_probing_does_not_import_torch():
 
 def test_runtimes_are_those_of_the_profiles():
     """What can be measured is what can be estimated."""
-    from shmoo.estimators.profile import RUNTIMES as ESTIMATED
+    from shmoo.estimators.machine.profile import RUNTIMES as ESTIMATED
 
     assert tuple(RUNTIMES) == ESTIMATED["cpu"]
 

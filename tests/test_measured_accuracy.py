@@ -13,7 +13,7 @@ import pytest
 from measured_rows import FOLDER, measured_rows, source_of, written_table
 
 from shmoo.estimators.director import AnalysisDirector, Estimate
-from shmoo.estimators.profile import load_profile
+from shmoo.estimators.machine.profile import load_profile
 from shmoo.runs.tables import TableRow, read_table
 from tests.evaluation.gpu import CONV_CARD, GROUPS
 from tests.evaluation.kpu import evaluate as evaluate_kpu

@@ -12,7 +12,7 @@ from torch import nn
 
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError, NothingMeasuredError
-from shmoo.estimators.profile import load_profile
+from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.tiling.recurrences import lu
 from shmoo.harness import modelled_backend
 from shmoo.harness.capture import capture

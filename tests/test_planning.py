@@ -9,7 +9,7 @@ from test_calibrate import measured_on, table_rows
 from shmoo.calibrate.dataset import MeasuredCase
 from shmoo.calibrate.planning import CHECKED, most_telling, plan, sensitivities
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.profile import load_profile
+from shmoo.estimators.machine.profile import load_profile
 
 
 def unmeasured() -> list[MeasuredCase]:

@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from shmoo.estimators.catalogue import space
 from shmoo.estimators.errors import FormatError, InputError
-from shmoo.estimators.profile import ArchitectureProfile, builtin_names, load_profile
+from shmoo.estimators.machine.catalogue import space
+from shmoo.estimators.machine.profile import ArchitectureProfile, builtin_names, load_profile
 
 NAMES = [
     *("cpu_server_generic", "cpu_i7_12700k"),

@@ -11,7 +11,7 @@ import pytest
 
 from shmoo.estimators.fusion_savings import FusionSavings, FusionSummary, FusionTotals
 from shmoo.estimators.graph.records import Source
-from shmoo.estimators.profile import Coefficient, load_profile
+from shmoo.estimators.machine.profile import Coefficient, load_profile
 from shmoo.runs.errors import error_report
 from shmoo.runs.plots_errors import parity_figure, roofline_figure
 from shmoo.runs.plots_shmoo import plane_figure, shmoo_figure

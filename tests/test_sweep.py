@@ -8,7 +8,7 @@ from build import GraphBuilder
 from shmoo.estimators.costs.quantize import with_dtype
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, single_call_graph
-from shmoo.estimators.profile import load_profile
+from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.sweep import SweepController
 from shmoo.runs.sweep_plot import sweep_figure
 

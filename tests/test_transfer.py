@@ -9,7 +9,7 @@ from shmoo.calibrate.dataset import MeasuredCase
 from shmoo.calibrate.transfer import off_by, transfer, typical
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.profile import ArchitectureProfile, Coefficient, load_profile
+from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, load_profile
 from shmoo.runs.tables import TableRow
 from tests.evaluation.gpu import DEVICES, published
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from shmoo.estimators.catalogue import CATALOGUE, under
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.profile import load_profile
+from shmoo.estimators.machine.catalogue import CATALOGUE, under
+from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.variants import amount_of, variant
 from shmoo.harness.architectures import load_architecture
 

@@ -13,8 +13,8 @@ from virtual_device import VirtualDevice, VirtualNvml, VirtualPowercap
 from shmoo.calibrate.dataset import MeasuredCase, blocks, read_sources
 from shmoo.calibrate.energy import fit_energy
 from shmoo.calibrate.fit import predicted_latency
-from shmoo.estimators.coefficients import Coefficients
-from shmoo.estimators.profile import load_profile
+from shmoo.estimators.machine.coefficients import Coefficients
+from shmoo.estimators.machine.profile import load_profile
 from shmoo.harness.energy import available_probes
 from shmoo.harness.energy.nvml import NvmlProbe
 from shmoo.harness.energy.rapl import PowercapProbe

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from shmoo.estimators.catalogue import ALGORITHMS, DEFAULTS, FAMILY_OF, TENSOR, algorithm_names, short_op
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
+from shmoo.estimators.machine.catalogue import ALGORITHMS, DEFAULTS, FAMILY_OF, TENSOR, algorithm_names, short_op
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.workspace import taken_by_onednn
-from shmoo.estimators.profile import ArchitectureProfile
 from shmoo.estimators.table import FAMILY_CODE, KernelTable, op_code, op_names
 
 _TENSOR_FAMILIES = ("gemm", "conv", "conv_transpose", "attention")

@@ -10,11 +10,11 @@ from typing import Literal
 
 import msgspec
 
-from shmoo.estimators.catalogue import entry
 from shmoo.estimators.errors import FormatError, InputError, unknown
 from shmoo.estimators.graph.records import RUNTIMES as RUNTIMES
 from shmoo.estimators.graph.records import Coefficient as Coefficient
 from shmoo.estimators.graph.records import decode_versioned
+from shmoo.estimators.machine.catalogue import entry
 
 PROFILE_FORMAT = 2
 """Version of the profile file. 1: first. 2: the sources "at bound" and "prior"; what a prior held was "fallback" before, and said

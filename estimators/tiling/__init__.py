@@ -3,7 +3,7 @@
 import dataclasses
 
 from shmoo.estimators.errors import unknown
-from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.tiling.base import TILINGS, TileShape, Tiling, TilingStrategy
 from shmoo.estimators.tiling.cpu import CpuL2Blocking
 from shmoo.estimators.tiling.gpu import GpuThreadBlocks

@@ -11,7 +11,7 @@ import numpy as np
 from shmoo.estimators.costs.reductions import BATCH_NORMS
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
-from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.registry import Registry
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, KernelTable, op_code
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import (
     TILINGS,

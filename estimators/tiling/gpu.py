@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shmoo.estimators.coefficients import batched_product, dense_3x3, on_tensor_cores
 from shmoo.estimators.errors import unknown
-from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.machine.coefficients import batched_product, dense_3x3, on_tensor_cores
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import (
     TILINGS,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from shmoo.estimators.catalogue import DEFAULTS
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
-from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.machine.catalogue import DEFAULTS
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import WRITE, KernelTable
 from shmoo.estimators.tiling.base import (
     TileShape,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import Blocks, Transformed, ceil_div, element_bytes, hit_share, resident
 from shmoo.estimators.tiling.gpu_blocks import SLICE

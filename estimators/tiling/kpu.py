@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import (
     TILINGS,

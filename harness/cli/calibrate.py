@@ -13,7 +13,7 @@ from shmoo.harness.cli.progress import Display
 
 if TYPE_CHECKING:
     from shmoo.calibrate.calibration import Calibration
-    from shmoo.estimators.profile import ArchitectureProfile, Reduction
+    from shmoo.estimators.machine.profile import ArchitectureProfile, Reduction
 
 EXAMPLES = """\b
 Examples:

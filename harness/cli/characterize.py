@@ -13,7 +13,7 @@ from shmoo.harness.cli import options, output
 from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
-    from shmoo.estimators.profile import ArchitectureProfile
+    from shmoo.estimators.machine.profile import ArchitectureProfile
     from shmoo.estimators.progress import Standing
     from shmoo.runs.records import CaseSpec, Machine
     from shmoo.runs.store import Run

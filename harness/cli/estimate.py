@@ -11,7 +11,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.harness.cli import modes, options, output
 
 if TYPE_CHECKING:
-    from shmoo.estimators.profile import Reduction
+    from shmoo.estimators.machine.profile import Reduction
     from shmoo.estimators.tabular import Record
     from shmoo.harness.mode import Mode
 
@@ -103,7 +103,7 @@ def estimate_table(
     default the one of the tables that the profile was fitted to."""
     from shmoo.estimators.director import AnalysisDirector
     from shmoo.estimators.graph.dtypes import matrix_dtype
-    from shmoo.estimators.profile import check_runtime
+    from shmoo.estimators.machine.profile import check_runtime
     from shmoo.estimators.tabular import interval_record, or_reason
     from shmoo.harness.architectures import load_architecture
     from shmoo.runs.tables import PRODUCTS, read_table

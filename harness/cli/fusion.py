@@ -57,7 +57,7 @@ def fusion(
     from shmoo.estimators.director import AnalysisDirector
     from shmoo.estimators.fusion.rules import fusion_groups
     from shmoo.estimators.fusion_savings import fusion_savings, fusion_score
-    from shmoo.estimators.profile import check_runtime
+    from shmoo.estimators.machine.profile import check_runtime
     from shmoo.harness.architectures import load_architecture
 
     name = options.only_one(arch, "--arch") or LOCAL

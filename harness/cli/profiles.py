@@ -9,7 +9,7 @@ import click
 from shmoo.harness.cli import options, output
 
 if TYPE_CHECKING:
-    from shmoo.estimators.profile import ArchitectureProfile, Coefficient
+    from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient
 
 EXAMPLES = """\b
 Examples:
@@ -32,7 +32,7 @@ def profiles(ctx: click.Context) -> None:
 def list_profiles(as_json: bool) -> None:
     """Every profile: built-in ones, and your own: in the current directory and in your data directory."""
     from shmoo.estimators.errors import FormatError
-    from shmoo.estimators.profile import load_profile
+    from shmoo.estimators.machine.profile import load_profile
     from shmoo.harness.architectures import default_names, load_architecture, own_profiles
 
     found, own = [], own_profiles()

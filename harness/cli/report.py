@@ -12,7 +12,7 @@ from shmoo.harness.cli import options, output
 from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY
 
 if TYPE_CHECKING:
-    from shmoo.estimators.profile import ArchitectureProfile
+    from shmoo.estimators.machine.profile import ArchitectureProfile
     from shmoo.estimators.tabular import Record
     from shmoo.runs.error_records import ErrorReport
     from shmoo.runs.store import Run
@@ -51,7 +51,7 @@ def report(run: str, profile: str | None, arch: tuple[str, ...], out: Path | Non
 
 def choose_profile(run: Run, name: str | None) -> ArchitectureProfile:
     """The profile asked for, else the one the run's directory holds, else cpu_local as `profiles list` shows it."""
-    from shmoo.estimators.profile import load_profile
+    from shmoo.estimators.machine.profile import load_profile
     from shmoo.harness.architectures import load_architecture, own_profiles
 
     if name is not None:

@@ -13,7 +13,7 @@ from shmoo.estimators.errors import InputError, unknown
 from shmoo.harness.cli import options, output
 
 if TYPE_CHECKING:
-    from shmoo.estimators.profile import ArchitectureProfile
+    from shmoo.estimators.machine.profile import ArchitectureProfile
     from shmoo.estimators.sweep import SweepController
     from shmoo.estimators.tabular import Record
 
@@ -136,7 +136,7 @@ def _profiles(
 ) -> list[ArchitectureProfile]:
     """The architectures of the sweep. Those named must have one of the runtimes; where none is named, the built-in ones that have
     one, and everything swept about them."""
-    from shmoo.estimators.profile import RUNTIMES, check_runtime
+    from shmoo.estimators.machine.profile import RUNTIMES, check_runtime
     from shmoo.estimators.variants import tiling_parameters
     from shmoo.harness.architectures import choose_targets, load_architecture
 

@@ -51,7 +51,7 @@ def trace(
     call that was measured on this machine is a process of its own beside the prediction."""
     from shmoo.estimators.director import AnalysisDirector
     from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
-    from shmoo.estimators.profile import check_runtime
+    from shmoo.estimators.machine.profile import check_runtime
     from shmoo.estimators.schedule import schedule
     from shmoo.harness.architectures import load_architecture
 

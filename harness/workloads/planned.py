@@ -10,7 +10,7 @@ from shmoo.calibrate.base import base_profile
 from shmoo.calibrate.dataset import MeasuredCase, blocks
 from shmoo.calibrate.fit import predicted_latency
 from shmoo.calibrate.planning import plan
-from shmoo.estimators.coefficients import Coefficients
+from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.harness.capture.traced import capture_traced
 from shmoo.harness.settings import MeasureSettings

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from shmoo.estimators.errors import InputError, ShmooError
-from shmoo.estimators.profile import BUILTIN_DIR
+from shmoo.estimators.machine.profile import BUILTIN_DIR
 from tests.evaluation.publish import PUBLICATIONS
 from tests.evaluation.results import EVALUATIONS
 

@@ -14,8 +14,8 @@ from math import ceil
 import msgspec
 import numpy as np
 
-from shmoo.estimators.coefficients import Coefficients
 from shmoo.estimators.graph.records import Graph, Kernel
+from shmoo.estimators.machine.coefficients import Coefficients
 
 MIB = 2**20
 ROUNDING = 512

@@ -18,7 +18,7 @@ from shmoo.calibrate.calibration import calibrate_cases, groups
 from shmoo.calibrate.dataset import MeasuredCase, Sources, blocks, read_sources
 from shmoo.calibrate.intervals import held_out, together
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.runs.metrics import repeat_spread
 from tests.evaluation.results import HOLDS, Result, of_cases
 

@@ -19,7 +19,7 @@ from shmoo.calibrate.dataset import MeasuredCase, Sources, blocks, read_sources
 from shmoo.calibrate.intervals import HeldOut, held_out, together
 from shmoo.calibrate.transfer import off_by, transfer, typical
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, load_profile
+from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, load_profile
 from tests.evaluation.results import HOLDS, HOLDS_ELSEWHERE, Kept, Result, of_cases
 from tests.evaluation.warmth import warmth_in_turn
 

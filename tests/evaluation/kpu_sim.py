@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from shmoo.estimators.errors import unknown
-from shmoo.estimators.profile import ArchitectureProfile
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import (
     TILINGS,

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from shmoo.estimators.catalogue import whose
 from shmoo.estimators.errors import unknown
-from shmoo.estimators.profile import BUILTIN_DIR, ArchitectureProfile, load_profile
+from shmoo.estimators.machine.catalogue import whose
+from shmoo.estimators.machine.profile import BUILTIN_DIR, ArchitectureProfile, load_profile
 from tests.evaluation.results import Result
 
 UNMEASURED_GPUS = ("gpu_l4", "gpu_h100", "gpu_h200")

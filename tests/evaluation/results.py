@@ -15,7 +15,7 @@ from types import MappingProxyType
 import msgspec
 
 from shmoo.estimators.errors import InputError, unknown
-from shmoo.estimators.profile import ErrorCardEntry
+from shmoo.estimators.machine.profile import ErrorCardEntry
 
 
 class Kept(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ import numpy as np
 
 from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.graph.records import Graph
-from shmoo.estimators.profile import ArchitectureProfile, builtin_names, load_profile
+from shmoo.estimators.machine.profile import ArchitectureProfile, builtin_names, load_profile
 from shmoo.estimators.sweep import SweepController
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tabulated import tabulate

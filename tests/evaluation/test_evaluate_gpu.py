@@ -10,7 +10,7 @@ import pytest
 from shmoo.calibrate.dataset import blocks
 from shmoo.calibrate.parameters import parameters_for
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.profile import load_profile
+from shmoo.estimators.machine.profile import load_profile
 from tests.evaluation.gpu import DEVICES, GROUPS, card_of, published, read_device, results
 
 REFERENCE = Path(__file__).parents[2].parent / "shared" / "reference"

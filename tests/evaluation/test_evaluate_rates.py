@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shmoo.estimators.director import AnalysisDirector
-from shmoo.estimators.profile import load_profile
+from shmoo.estimators.machine.profile import load_profile
 from shmoo.runs.tables import TableRow
 from tests.evaluation.rates import PUBLISHED, Rate, predicted, table
 

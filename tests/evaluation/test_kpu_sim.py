@@ -10,7 +10,7 @@ from test_points import assert_points_equal_variants
 from test_tiling import cut, fabric, products
 
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.profile import TilingSpec
+from shmoo.estimators.machine.profile import TilingSpec
 from shmoo.estimators.tiling import KpuWavefront
 from tests.evaluation.kpu_sim import KpuSimSerial
 

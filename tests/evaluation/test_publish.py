@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, load_profile
+from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, load_profile
 from tests.evaluation import publish
 from tests.evaluation.__main__ import main
 from tests.evaluation.results import Kept, Result, of_cases

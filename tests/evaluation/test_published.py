@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shmoo.estimators.director import AnalysisDirector
-from shmoo.estimators.profile import load_profile
+from shmoo.estimators.machine.profile import load_profile
 from shmoo.harness.models import model_graphs
 from tests.evaluation.tpu import product
 

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 from test_points import network
 
-from shmoo.estimators.profile import load_profile
+from shmoo.estimators.machine.profile import load_profile
 from tests.evaluation.__main__ import main
 from tests.evaluation.speed import KERNELS, large_table, price
 
