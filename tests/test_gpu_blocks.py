@@ -11,7 +11,7 @@ from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec, load_profile
 from shmoo.estimators.table import KernelTable, kernel_table
 from shmoo.estimators.tiling import GpuThreadBlocks, TileShape, Tiling, strategy_for
-from shmoo.estimators.tiling.gpu_library import DIRECT, LIBRARIES
+from shmoo.estimators.tiling.gpu.library import DIRECT, LIBRARIES
 
 
 def linear(m: int, n: int, k: int) -> KernelTable:

@@ -21,7 +21,7 @@ from shmoo.estimators.model import Prediction, graph_latency, predict
 from shmoo.estimators.points import estimate_points
 from shmoo.estimators.table import KernelTable, kernel_table
 from shmoo.estimators.tiling import GpuThreadBlocks, TileShape, Tiling, strategy_for
-from shmoo.estimators.tiling.gpu_library import STREAMED, TENSOR_KERNELS
+from shmoo.estimators.tiling.gpu.library import STREAMED, TENSOR_KERNELS
 from shmoo.estimators.variants import variant
 
 GPUS = ("gpu_v100", "gpu_t4", "gpu_a100_40g", "gpu_a100_80g", "gpu_l4", "gpu_h100", "gpu_h200")

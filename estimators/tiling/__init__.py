@@ -6,7 +6,7 @@ from shmoo.estimators.errors import unknown
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.tiling.base import TILINGS, TileShape, Tiling, TilingStrategy
 from shmoo.estimators.tiling.cpu import CpuL2Blocking
-from shmoo.estimators.tiling.gpu import GpuThreadBlocks
+from shmoo.estimators.tiling.gpu.strategy import GpuThreadBlocks
 from shmoo.estimators.tiling.kpu import KpuWavefront
 from shmoo.estimators.tiling.tpu import TpuWeightStationary
 

@@ -35,7 +35,7 @@ from shmoo.estimators.tiling.base import (
     passes,
     resident,
 )
-from shmoo.estimators.tiling.gpu_blocks import (
+from shmoo.estimators.tiling.gpu.blocks import (
     ACCUMULATOR_BYTES,
     MOST_BLOCKS,
     SLICE,
@@ -46,9 +46,9 @@ from shmoo.estimators.tiling.gpu_blocks import (
     blocks_per_multiprocessor,
     unit_seconds,
 )
-from shmoo.estimators.tiling.gpu_library import DIRECT, LIBRARIES, STREAMED, TENSOR_KERNELS, TensorKernels, Tile
-from shmoo.estimators.tiling.gpu_tensor import tensor_seconds, tensor_traffic
-from shmoo.estimators.tiling.gpu_winograd import fused_winograd, placed, written_and_read
+from shmoo.estimators.tiling.gpu.library import DIRECT, LIBRARIES, STREAMED, TENSOR_KERNELS, TensorKernels, Tile
+from shmoo.estimators.tiling.gpu.tensor import tensor_seconds, tensor_traffic
+from shmoo.estimators.tiling.gpu.winograd import fused_winograd, placed, written_and_read
 
 BLOCK_TILES: tuple[Tile, ...] = (
     (256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64), (128, 32), (32, 128), (64, 32), (32, 64), (32, 32),

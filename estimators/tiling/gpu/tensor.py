@@ -22,8 +22,8 @@ from shmoo.estimators.tiling.base import (
     passes,
     resident,
 )
-from shmoo.estimators.tiling.gpu_blocks import ACCUMULATOR_BYTES, Load, Products, Seconds
-from shmoo.estimators.tiling.gpu_library import TensorKernels
+from shmoo.estimators.tiling.gpu.blocks import ACCUMULATOR_BYTES, Load, Products, Seconds
+from shmoo.estimators.tiling.gpu.library import TensorKernels
 
 _HALF_K, _HALF_FILL, _LATENCY_S = (DEFAULTS["gpu"][f"{stem}.tensor"].value for stem in ("half.k", "half.fill", "tile_overhead"))
 """What the choice of a tile takes for these coefficients: what is assumed of a machine that nobody measured."""

@@ -9,7 +9,7 @@ import numpy as np
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import Blocks, Transformed, ceil_div, element_bytes, hit_share, resident
-from shmoo.estimators.tiling.gpu_blocks import SLICE
+from shmoo.estimators.tiling.gpu.blocks import SLICE
 
 _FUSED_TILES, _FUSED_FILTERS = 32, 32
 """Tiles of 2 x 2 results by output channels in a block of fused Winograd (Lavin and Gray, CVPR 2016)."""

@@ -1,0 +1,4 @@
+"""Tiles of GPUs: thread blocks, the library's choices, tensor cores, Winograd.
+
+Other machines are tiling.
+"""
