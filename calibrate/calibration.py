@@ -16,13 +16,13 @@ from shmoo.calibrate.fit import Fitted, fit_latency, predicted_latency
 from shmoo.calibrate.intervals import held_out, reach_of_ranges, spreads
 from shmoo.calibrate.parameters import parameters_for
 from shmoo.calibrate.residual import FittedResidual, fit_residual
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import FAMILIES, NORMAL_90, Coefficient, Source
 from shmoo.estimators.machine.catalogue import entry, runtime_of, under
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry, FittedFrom, Reduction
+from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.runs.records import FINGERPRINT_FIELDS
 from shmoo.runs.store import Run

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import ArchitectureProfile, Reduction
+from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import Tiling
 from shmoo.runs.records import CaseSpec, Machine
@@ -35,7 +35,7 @@ class MeasuredCase:
         energy_sd_j: standard deviation of the energy, from the spread of its windows; `None` where unknown, as in tables.
         energy_pace_s: time of a call while its energy was read; `None` where unknown, as in tables.
         idle_w: idle power of the same domains; `None` where it was not measured.
-        warm: how warm the board was (`estimators/heat.py`); `None` where unknown.
+        warm: how warm the board was (`estimators/predict/heat.py`); `None` where unknown.
     """
 
     case: CaseSpec

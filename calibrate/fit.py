@@ -26,7 +26,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.catalogue import ALGORITHMS, whose
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.pipeline import price
+from shmoo.estimators.predict.pipeline import price
 
 SOFT_LIMIT = 0.15
 """Log error beyond which a residual counts linearly."""

@@ -14,7 +14,7 @@ from shmoo.estimators.graph.records import CONVOLUTIONS
 from shmoo.estimators.machine.catalogue import ALGORITHMS, algorithm_names, short_op, space
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, converts_layout
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.model import CALLED_ALONE
+from shmoo.estimators.predict.model import CALLED_ALONE
 from shmoo.estimators.table import op_names
 
 MIN_CASES = 2

@@ -22,7 +22,7 @@ from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import NORMAL_90
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile, ResidualGroup, ResidualTree
-from shmoo.estimators.residual import GROUPS, in_group, log_features, summed, supported
+from shmoo.estimators.predict.residual import GROUPS, in_group, log_features, summed, supported
 
 MIN_FIT, MIN_VALIDATION = 60, 20
 """Fewest cases to fit a group's correction, and to judge it."""

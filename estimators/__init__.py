@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from shmoo.estimators.registry import on_demand
 
 if TYPE_CHECKING:
-    from shmoo.estimators.director import AnalysisDirector
     from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
+    from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.sweep import SweepController
     from shmoo.estimators.tiling import TilingStrategy
 
@@ -18,7 +18,7 @@ __all__ = ["AnalysisDirector", "ArchitectureProfile", "SweepController", "Tiling
 __getattr__ = on_demand(
     __name__,
     {
-        "AnalysisDirector": "shmoo.estimators.director",
+        "AnalysisDirector": "shmoo.estimators.predict.director",
         "ArchitectureProfile": "shmoo.estimators.machine.profile",
         "SweepController": "shmoo.estimators.sweep",
         "TilingStrategy": "shmoo.estimators.tiling",

@@ -8,10 +8,10 @@ import msgspec
 import numpy as np
 
 from shmoo.estimators.costs.summary import UnknownOp
-from shmoo.estimators.director import Estimate
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph, Interval
-from shmoo.estimators.tabular import ALL_THREADS, Record, interval_record, or_reason
+from shmoo.estimators.predict.director import Estimate
+from shmoo.estimators.predict.tabular import ALL_THREADS, Record, interval_record, or_reason
 
 SAMPLED_CONTEXTS = 5
 """Cache lengths at which a decode step is estimated. Its work is affine in the length, its time nearly so: between them it is

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import msgspec
 
 from shmoo.estimators.costs import costs_of
-from shmoo.estimators.director import AnalysisDirector, Estimate, KernelEstimate
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.records import Cost, Graph
 from shmoo.estimators.kernel_graph import KernelNode, kernel_graph
 from shmoo.estimators.notebook import html_table
+from shmoo.estimators.predict.director import AnalysisDirector, Estimate, KernelEstimate
 from shmoo.estimators.units import percent, si
 
 BOUNDS = ("compute", "memory", "launch")

@@ -7,8 +7,8 @@ from itertools import takewhile
 
 import msgspec
 
-from shmoo.estimators.director import KernelEstimate
 from shmoo.estimators.graph.records import Graph
+from shmoo.estimators.predict.director import KernelEstimate
 
 INPUT = -1
 """Stands for the caller among the producers of a call's operands."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from shmoo.estimators.units import percent, si, size
 
 if TYPE_CHECKING:
-    from shmoo.estimators.director import Estimate
+    from shmoo.estimators.predict.director import Estimate
 
 
 def html_table(headers: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:

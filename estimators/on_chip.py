@@ -16,13 +16,13 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import ArchitectureProfile
+from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.tabulated import Tabulated, tabulated
 from shmoo.estimators.sweep import AxisValue, SweepController, product_of
 from shmoo.estimators.table import KernelTable
-from shmoo.estimators.tabulated import Tabulated, tabulated
 from shmoo.estimators.tiling.base import TileShape, resident
 from shmoo.estimators.variants import variant
 

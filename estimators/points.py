@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shmoo.estimators.basis import time_basis
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile
+from shmoo.estimators.predict.basis import time_basis
+from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling import TilingStrategy
 from shmoo.estimators.variants import variant

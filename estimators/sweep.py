@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import RUNTIMES, ArchitectureProfile, check_runtime
 from shmoo.estimators.points import PointEstimates, estimate_points
-from shmoo.estimators.tabular import BOUNDS, Record, estimate_record, flatten
-from shmoo.estimators.tabulated import Tabulated, tabulated
+from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.tabular import BOUNDS, Record, estimate_record, flatten
+from shmoo.estimators.predict.tabulated import Tabulated, tabulated
 from shmoo.estimators.tiling import TilingStrategy
 from shmoo.estimators.variants import tiling_parameters, variant
 

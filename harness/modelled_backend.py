@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from shmoo.estimators.director import AnalysisDirector, Estimate
 from shmoo.estimators.errors import InputError, NothingMeasuredError, unknown
 from shmoo.estimators.graph.records import Graph, Interval
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.schedule import Scheduled, schedule
+from shmoo.estimators.predict.director import AnalysisDirector, Estimate
+from shmoo.estimators.predict.timeline import Scheduled, schedule
 from shmoo.harness.architectures import load_architecture
 from shmoo.harness.capture.trace import attribute_tensors, trace_aten
 from shmoo.harness.capture.walker import FXGraphWalker, Origin, source_of

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 import torch
 
-from shmoo.estimators.director import Estimate
-from shmoo.estimators.schedule import Scheduled
+from shmoo.estimators.predict.director import Estimate
+from shmoo.estimators.predict.timeline import Scheduled
 
 Event = dict[str, Any]
 PREDICTED, MEASURED = 1, 2

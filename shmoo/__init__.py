@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shmoo.calibrate.calibration import calibrate
-    from shmoo.estimators.director import AnalysisDirector, Estimate
     from shmoo.estimators.graph.records import Graph
+    from shmoo.estimators.predict.director import AnalysisDirector, Estimate
     from shmoo.estimators.sweep import SweepController
     from shmoo.harness.api import capture, compare, estimate, fusion, inspect, load_profile, measure, sweep
 
@@ -42,8 +42,8 @@ __all__ = [
 __path__ = extend_path(__path__, __name__)
 
 _HOMES = {
-    "AnalysisDirector": "shmoo.estimators.director",
-    "Estimate": "shmoo.estimators.director",
+    "AnalysisDirector": "shmoo.estimators.predict.director",
+    "Estimate": "shmoo.estimators.predict.director",
     "Graph": "shmoo.estimators.graph.records",
     "SweepController": "shmoo.estimators.sweep",
     "calibrate": "shmoo.calibrate",

@@ -13,11 +13,11 @@ from shmoo.calibrate.calibration import calibrate, calibrate_cases, quick_profil
 from shmoo.calibrate.dataset import MeasuredCase, Sources, blocks, read_sources
 from shmoo.calibrate.fit import predicted_latency
 from shmoo.calibrate.intervals import held_out
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.machine.catalogue import space
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.runs.records import Machine, Measurement, RunManifest, Timing
 from shmoo.runs.store import Run, RunWriter
 from shmoo.runs.tables import TableRow, read_table

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from shmoo.calibrate.calibration import ENOUGH, table_reduction
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.machine.profile import load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.harness.cli.app import cli
 from shmoo.runs.tables import read_table
 

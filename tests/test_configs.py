@@ -225,7 +225,7 @@ def test_seventy_billion_parameters_take_little_memory() -> None:
     """Llama 3 70B in bfloat16, 141 GB of weights, is captured, costed and estimated in less than 4 GB."""
     code = (
         "import json, resource\n"
-        "from shmoo.estimators.director import AnalysisDirector\n"
+        "from shmoo.estimators.predict.director import AnalysisDirector\n"
         "from shmoo.harness.architectures import load_architecture\n"
         "from shmoo.harness.models import model_graphs\n"
         "found = model_graphs('llama3_70b', dtype='bfloat16')\n"

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.graph.records import OpCall, Source, TensorSpec, single_call_graph
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, load_profile
-from shmoo.estimators.tabular import estimate_record
+from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.tabular import estimate_record
 from shmoo.harness.cli.show import row_record
 from shmoo.harness.mode import Mode
 from shmoo.runs.records import (

@@ -3,7 +3,6 @@
 import pytest
 from build import GraphBuilder
 
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.fusion_savings import (
     FusionSavings,
     FusionTotals,
@@ -13,6 +12,7 @@ from shmoo.estimators.fusion_savings import (
     summarize_fusion,
 )
 from shmoo.estimators.machine.profile import RUNTIMES, Coefficient, load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
 
 
 def test_a_chain_saves_what_passes_between_its_calls():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from shmoo.estimators.director import Estimate
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.generation import (
     DecodeStep,
@@ -14,6 +13,7 @@ from shmoo.estimators.generation import (
     generation_record,
 )
 from shmoo.estimators.graph.records import Interval
+from shmoo.estimators.predict.director import Estimate
 
 
 def estimate(latency: float, energy: float | None = None, batch: int = 1) -> Estimate:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from build import GraphBuilder
 
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import RUNTIMES, builtin_names, load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
 
 RECORD = Path(__file__).parent / "golden" / "estimates.json"
 TOLERANCE = 1e-3

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shmoo.estimators.heat import CALLS, FASTEST, WARM_UP_S, repeated
+from shmoo.estimators.predict.heat import CALLS, FASTEST, WARM_UP_S, repeated
 from tests.evaluation.warmth import warmth_in_turn
 
 

@@ -10,10 +10,10 @@ from test_calibrate import TRUTH, measured_on, sources_of
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.dataset import MeasuredCase, blocks
 from shmoo.calibrate.intervals import BORROWED, FLOOR, conformal_point, spreads
-from shmoo.estimators.draws import normals
 from shmoo.estimators.graph.records import NORMAL_90
 from shmoo.estimators.machine.coefficients import MANY_KERNELS
 from shmoo.estimators.machine.profile import load_profile
+from shmoo.estimators.predict.draws import normals
 from shmoo.runs.records import CaseSpec
 
 NOISE = {"linear": 0.12, "add": 0.03, "relu": 0.06, "softmax": 0.25}

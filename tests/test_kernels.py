@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from build import GraphBuilder
 
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import FAMILIES, Kernel
 from shmoo.estimators.machine.profile import RUNTIMES, load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.table import (
     DTYPE_CODE,
     FAMILY_CODE,

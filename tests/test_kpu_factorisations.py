@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from test_tiling import cut, fabric, products
 
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.graph.records import OpCall, TensorSpec, single_call_graph
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
-from shmoo.estimators.model import predict
+from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.model import predict
 from shmoo.estimators.tiling import KpuWavefront
 from shmoo.estimators.tiling.recurrences import layer_norm, lu, reduction, softmax
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from build import GraphBuilder
 
-from shmoo.estimators.director import AnalysisDirector
-from shmoo.estimators.draws import draw
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import Kernel, single_call_graph
 from shmoo.estimators.machine.catalogue import ALGORITHMS
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, TilingSpec, load_profile
-from shmoo.estimators.model import Prediction, graph_latency, predict, segment_energy
+from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.draws import draw
+from shmoo.estimators.predict.model import Prediction, graph_latency, predict, segment_energy
 from shmoo.estimators.table import KernelTable, kernel_table
 from shmoo.estimators.tiling.base import TileShape, Tiling
 from shmoo.runs.table_operators import TABLE_OPERATORS

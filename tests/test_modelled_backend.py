@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.machine.profile import load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.tiling.recurrences import lu
 from shmoo.harness import modelled_backend
 from shmoo.harness.capture import capture

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from build import GraphBuilder
 
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
-from shmoo.estimators.pipeline import DRAWS, price
+from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.pipeline import DRAWS, price
 from shmoo.estimators.table import KernelTable, kernel_table
 
 

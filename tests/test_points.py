@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from build import GraphBuilder
 
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import TilingSpec, builtin_names, load_profile
 from shmoo.estimators.points import BLOCK_NUMBERS, estimate_points
-from shmoo.estimators.tabulated import tabulated
+from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.tabulated import tabulated
 from shmoo.estimators.variants import variant
 
 

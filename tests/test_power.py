@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from shmoo.estimators import pipeline
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.machine.profile import RUNTIMES, builtin_names, load_profile
+from shmoo.estimators.predict import pipeline
+from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.harness.models import ModelGraphs, model_graphs
 from shmoo.harness.workloads.configs import config_models
 from shmoo.harness.workloads.zoo import DIFFUSION, zoo_names

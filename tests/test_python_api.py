@@ -87,7 +87,7 @@ def test_the_classes_are_found_where_the_packages_name_them() -> None:
     """Asked for from the package, they are the ones that the modules hold; other names are no attributes."""
     import shmoo.estimators
     import shmoo.harness
-    from shmoo.estimators.director import AnalysisDirector
+    from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.harness.capture.walker import FXGraphWalker
 
     assert shmoo.estimators.AnalysisDirector is AnalysisDirector

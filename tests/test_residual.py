@@ -18,12 +18,12 @@ from shmoo.calibrate.dataset import Block, MeasuredCase, Sources, blocks
 from shmoo.calibrate.fit import predicted_latency
 from shmoo.calibrate.residual import FittedResidual, fit_residual
 from shmoo.calibrate.transfer import transfer
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import FormatError, InputError
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry, ResidualGroup, ResidualTree, load_profile
-from shmoo.estimators.model import predict
-from shmoo.estimators.residual import Correction, correction, summed, supported
+from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.model import predict
+from shmoo.estimators.predict.residual import Correction, correction, summed, supported
 from shmoo.estimators.variants import with_threads
 from shmoo.runs.tables import TableRow
 from tests.evaluation.gpu import DEVICES, GROUPS, WORST, card_of, read_device, sample_of

@@ -7,10 +7,10 @@ from itertools import pairwise
 import pytest
 from test_points import network
 
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
-from shmoo.estimators.schedule import schedule
+from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.timeline import schedule
 
 NAMES = ("brief_cpu", "cpu_server_generic", "gpu_h100", "gpu_t4", "tpu_v4", "kpu_t64")
 

@@ -14,10 +14,10 @@ from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.dataset import blocks, read_sources
 from shmoo.calibrate.fit import predicted_latency
 from shmoo.calibrate.parameters import parameters_for
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.runs.predict import director_predictor
 from shmoo.runs.records import CaseSpec
 from shmoo.runs.tables import TableRow, read_table

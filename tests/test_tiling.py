@@ -11,7 +11,7 @@ from measured_rows import measured_rows
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import TilingSpec, builtin_names, load_profile
-from shmoo.estimators.model import predict
+from shmoo.estimators.predict.model import predict
 from shmoo.estimators.table import DTYPE_CODE, FAMILY_CODE, READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable
 from shmoo.estimators.tiling import (
     TILINGS,

@@ -8,9 +8,9 @@ import pytest
 import torch
 from test_points import network
 
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.machine.profile import load_profile
-from shmoo.estimators.schedule import schedule
+from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.timeline import schedule
 from shmoo.harness.trace import MEASURED, PREDICTED, median_call, record_call, trace_document
 
 

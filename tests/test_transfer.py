@@ -7,9 +7,9 @@ from msgspec.structs import replace
 
 from shmoo.calibrate.dataset import MeasuredCase
 from shmoo.calibrate.transfer import off_by, transfer, typical
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.runs.tables import TableRow
 from tests.evaluation.gpu import DEVICES, published
 

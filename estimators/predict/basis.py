@@ -8,7 +8,7 @@ from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
 from shmoo.estimators.machine.catalogue import ALGORITHMS, algorithm_names, under
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.model import Prediction, matrix_peak
+from shmoo.estimators.predict.model import Prediction, matrix_peak
 from shmoo.estimators.table import KernelTable
 
 BASIS = {

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from shmoo.estimators.basis import time_basis
 from shmoo.estimators.costs.summary import UnknownOp
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.graph.records import FAMILIES, Graph, Interval, Kernel
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile, check_runtime
-from shmoo.estimators.model import elapsed_time
 from shmoo.estimators.notebook import estimate_html
-from shmoo.estimators.pipeline import Priced, Waits, price
+from shmoo.estimators.predict.basis import time_basis
+from shmoo.estimators.predict.model import elapsed_time
+from shmoo.estimators.predict.pipeline import Priced, Waits, price
+from shmoo.estimators.predict.tabulated import Origin, Tabulated, tabulate, tabulated
 from shmoo.estimators.table import KernelTable
-from shmoo.estimators.tabulated import Origin, Tabulated, tabulate, tabulated
 from shmoo.estimators.tiling import TilingStrategy, strategy_for
 from shmoo.estimators.tiling.base import Tiling
 from shmoo.estimators.variants import with_threads

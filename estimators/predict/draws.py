@@ -8,12 +8,12 @@ from statistics import NormalDist
 
 import numpy as np
 
-from shmoo.estimators.basis import measured_type
 from shmoo.estimators.graph.records import NORMAL_90
 from shmoo.estimators.machine.catalogue import ALGORITHMS, DEFAULTS, TENSOR
 from shmoo.estimators.machine.coefficients import MANY_KERNELS, Coefficients, algorithm_codes, in_tensor_kernels
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.residual import Correction
+from shmoo.estimators.predict.basis import measured_type
+from shmoo.estimators.predict.residual import Correction
 from shmoo.estimators.table import KernelTable
 
 OTHER_TYPE = 0.15

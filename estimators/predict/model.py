@@ -36,10 +36,10 @@ import numpy as np
 
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import CONVOLUTIONS
-from shmoo.estimators.heat import repeated
 from shmoo.estimators.machine.catalogue import under
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, converts_layout, in_tensor_kernels
 from shmoo.estimators.machine.profile import ArchitectureProfile
+from shmoo.estimators.predict.heat import repeated
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, hit_share
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from shmoo.estimators.draws import draw, model_errors
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.machine.catalogue import names_to_draw
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, in_tensor_kernels
-from shmoo.estimators.model import Prediction, graph_latency, predict, segment_energy
-from shmoo.estimators.residual import Correction, correction
+from shmoo.estimators.predict.draws import draw, model_errors
+from shmoo.estimators.predict.model import Prediction, graph_latency, predict, segment_energy
+from shmoo.estimators.predict.residual import Correction, correction
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import Tiling
 

@@ -28,7 +28,7 @@ from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.machine.catalogue import FAMILY_OF
 from shmoo.estimators.machine.coefficients import Coefficients, batched_product
 from shmoo.estimators.machine.profile import ArchitectureProfile, ResidualGroup
-from shmoo.estimators.model import Prediction, predict
+from shmoo.estimators.predict.model import Prediction, predict
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import Tiling
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from shmoo.estimators.graph.records import Interval
 
 if TYPE_CHECKING:
-    from shmoo.estimators.director import Estimate
+    from shmoo.estimators.predict.director import Estimate
 
 INTERVAL_FIELDS = ("latency_s", "throughput_per_s", "energy_j", "average_power_w", "edp_js")
 """Fields of an estimate that carry a 90 % interval."""

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from shmoo.estimators.director import AnalysisDirector, Estimate, KernelEstimate
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import check_runtime
-from shmoo.estimators.model import ASYNCHRONOUS, kernel_times
-from shmoo.estimators.tabulated import tabulated
+from shmoo.estimators.predict.director import AnalysisDirector, Estimate, KernelEstimate
+from shmoo.estimators.predict.model import ASYNCHRONOUS, kernel_times
+from shmoo.estimators.predict.tabulated import tabulated
 
 
 class Scheduled(msgspec.Struct, frozen=True):

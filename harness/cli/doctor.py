@@ -37,7 +37,7 @@ def doctor(full: bool, as_json: bool) -> None:
     if as_json:
         import msgspec
 
-        from shmoo.estimators.tabular import or_reason
+        from shmoo.estimators.predict.tabular import or_reason
 
         backends = or_reason("backends", report.backends, "not asked for; add --full")
         output.json_document({"format": 1, **msgspec.to_builtins(report), **backends, **_neighbours_record(neighbours)})
@@ -49,7 +49,7 @@ def doctor(full: bool, as_json: bool) -> None:
 def _neighbours_record(neighbours: Neighbours | None) -> dict[str, object]:
     import msgspec
 
-    from shmoo.estimators.tabular import or_reason
+    from shmoo.estimators.predict.tabular import or_reason
 
     seen = None
     if neighbours is not None:

@@ -12,7 +12,7 @@ from shmoo.harness.cli import modes, options, output
 
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import Reduction
-    from shmoo.estimators.tabular import Record
+    from shmoo.estimators.predict.tabular import Record
     from shmoo.harness.mode import Mode
 
 EXAMPLES = """\b
@@ -74,7 +74,7 @@ def estimate(
     else:
         raise click.UsageError("nothing to estimate: name a MODEL such as resnet18, or a table with --ops TABLE.csv")
     if csv_path:
-        from shmoo.estimators.tabular import flatten
+        from shmoo.estimators.predict.tabular import flatten
 
         output.write_csv(csv_path, [flatten(record) for record in records])
         output.message(f"wrote {len(records)} estimates to {csv_path}")
@@ -101,10 +101,10 @@ def estimate_table(
 ) -> list[Record]:
     """One record a row of an operator table, in row order. `reduction` is the column that holds that of matrix products, by
     default the one of the tables that the profile was fitted to."""
-    from shmoo.estimators.director import AnalysisDirector
     from shmoo.estimators.graph.dtypes import matrix_dtype
     from shmoo.estimators.machine.profile import check_runtime
-    from shmoo.estimators.tabular import interval_record, or_reason
+    from shmoo.estimators.predict.director import AnalysisDirector
+    from shmoo.estimators.predict.tabular import interval_record, or_reason
     from shmoo.harness.architectures import load_architecture
     from shmoo.runs.tables import PRODUCTS, read_table
 
@@ -145,10 +145,10 @@ def estimate_models(
     mode: Mode | None = None,
 ) -> list[Record]:
     """One record for each model x batch x dtype x architecture x runtime."""
-    from shmoo.estimators.director import AnalysisDirector
     from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
     from shmoo.estimators.graph.records import notes_of
-    from shmoo.estimators.tabular import estimate_record
+    from shmoo.estimators.predict.director import AnalysisDirector
+    from shmoo.estimators.predict.tabular import estimate_record
     from shmoo.harness.architectures import choose_targets
 
     targets = choose_targets(arch, runtimes, threads)

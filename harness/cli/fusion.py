@@ -54,10 +54,10 @@ def fusion(
     With --real Inductor compiles the model up to its schedule, and the agreement is given: F1 over pairs of operators that
     share a kernel, and the number of kernels.
     """
-    from shmoo.estimators.director import AnalysisDirector
     from shmoo.estimators.fusion.rules import fusion_groups
     from shmoo.estimators.fusion_savings import fusion_savings, fusion_score
     from shmoo.estimators.machine.profile import check_runtime
+    from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.harness.architectures import load_architecture
 
     name = options.only_one(arch, "--arch") or LOCAL

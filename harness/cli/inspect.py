@@ -64,10 +64,10 @@ def inspect(
     html_path: str | None,
 ) -> None:
     """MODEL by module: parameters, flops, bytes, intensity, share of time and tiles on architectures; and its top operators."""
-    from shmoo.estimators.director import AnalysisDirector
     from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
     from shmoo.estimators.graph.records import notes_of
     from shmoo.estimators.inspection import inspect_graphs
+    from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.harness.architectures import load_architecture
     from shmoo.harness.cli.estimate import tell_about
 
@@ -111,7 +111,7 @@ def _record(row: Row) -> dict[str, object]:
     """A row as plain values; intensity is `None` beside its reason where no byte moves."""
     import msgspec
 
-    from shmoo.estimators.tabular import or_reason
+    from shmoo.estimators.predict.tabular import or_reason
 
     record = msgspec.to_builtins(row)
     record |= or_reason("intensity", row.intensity, "no bytes are moved")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from shmoo.estimators.tabular import Record
+    from shmoo.estimators.predict.tabular import Record
     from shmoo.harness.mode import Mode
     from shmoo.harness.models import ModelGraphs
 

@@ -122,7 +122,7 @@ def show_errors(profile: ArchitectureProfile) -> None:
 @options.as_json
 def diff_profiles(first: str, second: str, as_json: bool) -> None:
     """Coefficients in which two profiles differ."""
-    from shmoo.estimators.tabular import or_reason
+    from shmoo.estimators.predict.tabular import or_reason
 
     a, b = _load(first), _load(second)
     rows = []

@@ -13,7 +13,7 @@ from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY
 
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import ArchitectureProfile
-    from shmoo.estimators.tabular import Record
+    from shmoo.estimators.predict.tabular import Record
     from shmoo.runs.error_records import ErrorReport
     from shmoo.runs.store import Run
 
@@ -69,7 +69,7 @@ def write(run: Run, profile: ArchitectureProfile, out: Path, archs: Sequence[str
     """Compute the report of a run, and its networks on other architectures, and write the files of both into `out`."""
     import json
 
-    from shmoo.estimators.tabular import flatten
+    from shmoo.estimators.predict.tabular import flatten
     from shmoo.harness.architectures import load_architecture
     from shmoo.runs.errors import error_report
     from shmoo.runs.predict import network_estimates, network_fusions

@@ -14,8 +14,8 @@ from shmoo.harness.cli import options, output
 
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import ArchitectureProfile
+    from shmoo.estimators.predict.tabular import Record
     from shmoo.estimators.sweep import SweepController
-    from shmoo.estimators.tabular import Record
 
 EXAMPLES = """\b
 Examples:

@@ -13,7 +13,7 @@ from shmoo.harness.cli import options, output
 from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
-    from shmoo.estimators.schedule import Scheduled
+    from shmoo.estimators.predict.timeline import Scheduled
     from shmoo.harness.trace import Recorded
 
 EXAMPLES = """\b
@@ -49,10 +49,10 @@ def trace(
 ) -> None:
     """When each kernel of MODEL runs, with its tile and its bound; with -o as a trace for Perfetto (Chrome's format), in which a
     call that was measured on this machine is a process of its own beside the prediction."""
-    from shmoo.estimators.director import AnalysisDirector
     from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
     from shmoo.estimators.machine.profile import check_runtime
-    from shmoo.estimators.schedule import schedule
+    from shmoo.estimators.predict.director import AnalysisDirector
+    from shmoo.estimators.predict.timeline import schedule
     from shmoo.harness.architectures import load_architecture
 
     profile = load_architecture(options.only_one(arch, "--arch") or LOCAL)
@@ -107,7 +107,7 @@ def _recorded(module, axes: dict, dtype: str, runtime: str, family: str) -> tupl
 def _record(slot: Scheduled) -> dict[str, object]:
     import msgspec
 
-    from shmoo.estimators.tabular import or_reason
+    from shmoo.estimators.predict.tabular import or_reason
 
     kernel = msgspec.to_builtins(slot.kernel)
     return {

@@ -17,10 +17,10 @@ import msgspec
 import torch
 
 from shmoo.estimators.costs import graph_cost
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.graph.distinct import DistinctOperator, distinct_operators
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.harness.capture import capture
 from shmoo.harness.capture.exported import FunctionModule
 from shmoo.harness.replay import GraphReplay, ReplayError

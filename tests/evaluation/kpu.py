@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.machine.catalogue import under
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.tiling import KpuWavefront, Tiling, TilingStrategy
 from tests.evaluation.kpu_sim import KpuSimSerial
 from tests.evaluation.results import Result, read_rows

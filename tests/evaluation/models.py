@@ -20,11 +20,11 @@ import numpy as np
 
 from shmoo.calibrate.intervals import HeldOut, together
 from shmoo.calibrate.transfer import transfer
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph, Interval
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient
+from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.harness.capture.traced import capture_traced
 from shmoo.harness.workloads.loading import load_config
 from shmoo.harness.workloads.module import Built

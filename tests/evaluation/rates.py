@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.machine.profile import load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.table import KernelTable
 from shmoo.runs.tables import TableRow
 

@@ -8,12 +8,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import ArchitectureProfile, builtin_names, load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.tabulated import tabulate
 from shmoo.estimators.sweep import SweepController
 from shmoo.estimators.table import KernelTable
-from shmoo.estimators.tabulated import tabulate
 from shmoo.estimators.units import si
 from shmoo.harness.cli import output
 

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 from measured_rows import written_table
 
 from shmoo.estimators.costs.summary import graph_cost
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ErrorCardEntry, load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
 from tests.evaluation import results
 from tests.evaluation.__main__ import main
 from tests.evaluation.results import HOLDS, Result, of_cases, table

@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.machine.profile import load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.runs.tables import TableRow
 from tests.evaluation.rates import PUBLISHED, Rate, predicted, table
 

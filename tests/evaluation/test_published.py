@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.machine.profile import load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.harness.models import model_graphs
 from tests.evaluation.tpu import product
 

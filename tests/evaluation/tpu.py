@@ -16,11 +16,11 @@ import numpy as np
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.dataset import Block, MeasuredCase, Sources, blocks, read_sources
 from shmoo.calibrate.intervals import held_out
-from shmoo.estimators.director import AnalysisDirector
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import FAMILIES, Graph
 from shmoo.estimators.machine.catalogue import under
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.tiling import TileShape, TpuWeightStationary
 from shmoo.runs.metrics import error_card
 from shmoo.runs.tables import TableRow
