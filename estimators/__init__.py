@@ -10,7 +10,7 @@ from shmoo.estimators.registry import on_demand
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
     from shmoo.estimators.predict.director import AnalysisDirector
-    from shmoo.estimators.sweep import SweepController
+    from shmoo.estimators.sweep.controller import SweepController
     from shmoo.estimators.tiling import TilingStrategy
 
 __all__ = ["AnalysisDirector", "ArchitectureProfile", "SweepController", "TilingStrategy", "load_profile"]
@@ -20,7 +20,7 @@ __getattr__ = on_demand(
     {
         "AnalysisDirector": "shmoo.estimators.predict.director",
         "ArchitectureProfile": "shmoo.estimators.machine.profile",
-        "SweepController": "shmoo.estimators.sweep",
+        "SweepController": "shmoo.estimators.sweep.controller",
         "TilingStrategy": "shmoo.estimators.tiling",
         "load_profile": "shmoo.estimators.machine.profile",
     },

@@ -20,7 +20,7 @@ from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.predict.tabular import estimate_record, flatten
 from shmoo.estimators.progress import Progress
 from shmoo.estimators.registry import on_demand
-from shmoo.estimators.sweep import AxisValue, SweepController
+from shmoo.estimators.sweep.controller import AxisValue, SweepController
 from shmoo.harness.architectures import choose_targets
 from shmoo.harness.architectures import load_architecture as load_profile
 from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY, VISITS

@@ -13,7 +13,7 @@ from shmoo.estimators.costs.quantize import quantized, with_dtype
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import compute_dtype
 from shmoo.estimators.graph.records import Graph
-from shmoo.estimators.sweep import GraphSource
+from shmoo.estimators.sweep.controller import GraphSource
 from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.introspect import CaptureError
 from shmoo.harness.capture.traced import capture_traced

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from shmoo.calibrate.calibration import calibrate
     from shmoo.estimators.graph.records import Graph
     from shmoo.estimators.predict.director import AnalysisDirector, Estimate
-    from shmoo.estimators.sweep import SweepController
+    from shmoo.estimators.sweep.controller import SweepController
     from shmoo.harness.api import capture, compare, estimate, fusion, inspect, load_profile, measure, sweep
 
 __version__ = "0.1.0"
@@ -45,7 +45,7 @@ _HOMES = {
     "AnalysisDirector": "shmoo.estimators.predict.director",
     "Estimate": "shmoo.estimators.predict.director",
     "Graph": "shmoo.estimators.graph.records",
-    "SweepController": "shmoo.estimators.sweep",
+    "SweepController": "shmoo.estimators.sweep.controller",
     "calibrate": "shmoo.calibrate",
     "capture": "shmoo.harness.api",
     "compare": "shmoo.harness.api",

@@ -15,10 +15,10 @@ from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.catalogue import ALGORITHMS, DEFAULTS, TENSOR, whose
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, on_tensor_cores
 from shmoo.estimators.machine.profile import ArchitectureProfile, FittedFrom, load_profile
-from shmoo.estimators.points import estimate_points
 from shmoo.estimators.predict.basis import measured_type
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.predict.model import Prediction, graph_latency, predict
+from shmoo.estimators.sweep.points import estimate_points
 from shmoo.estimators.table import KernelTable, kernel_table
 from shmoo.estimators.tiling import GpuThreadBlocks, TileShape, Tiling, strategy_for
 from shmoo.estimators.tiling.gpu.library import STREAMED, TENSOR_KERNELS

@@ -9,7 +9,7 @@ from shmoo.estimators.costs.quantize import with_dtype
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, single_call_graph
 from shmoo.estimators.machine.profile import load_profile
-from shmoo.estimators.sweep import SweepController
+from shmoo.estimators.sweep.controller import SweepController
 from shmoo.runs.sweep_plot import sweep_figure
 
 
@@ -90,7 +90,7 @@ def test_many_points_are_the_same_rows_without_intervals(monkeypatch: pytest.Mon
         "linear", linear, PROFILES, {"n": (64, 512)}, {"tile_m": (16.0, 64.0), "bandwidth.dram": (1e10, 1e11)}
     )
     drawn = list(sweep.rows())
-    monkeypatch.setattr("shmoo.estimators.sweep.DRAWN_POINTS", 3)
+    monkeypatch.setattr("shmoo.estimators.sweep.controller.DRAWN_POINTS", 3)
     together = list(sweep.rows())
     assert len(together) == len(drawn) == len(sweep)
     for one, many in zip(drawn, together, strict=True):

@@ -12,10 +12,10 @@ import numpy as np
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import RUNTIMES, ArchitectureProfile, check_runtime
-from shmoo.estimators.points import PointEstimates, estimate_points
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.tabular import BOUNDS, Record, estimate_record, flatten
 from shmoo.estimators.predict.tabulated import Tabulated, tabulated
+from shmoo.estimators.sweep.points import PointEstimates, estimate_points
 from shmoo.estimators.tiling import TilingStrategy
 from shmoo.estimators.variants import tiling_parameters, variant
 

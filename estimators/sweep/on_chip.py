@@ -21,7 +21,7 @@ from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.tabulated import Tabulated, tabulated
-from shmoo.estimators.sweep import AxisValue, SweepController, product_of
+from shmoo.estimators.sweep.controller import AxisValue, SweepController, product_of
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import TileShape, resident
 from shmoo.estimators.variants import variant

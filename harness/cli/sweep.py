@@ -15,7 +15,7 @@ from shmoo.harness.cli import options, output
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import ArchitectureProfile
     from shmoo.estimators.predict.tabular import Record
-    from shmoo.estimators.sweep import SweepController
+    from shmoo.estimators.sweep.controller import SweepController
 
 EXAMPLES = """\b
 Examples:
@@ -190,7 +190,7 @@ def _controller(
     fused: Sequence[bool],
     trust: bool,
 ) -> SweepController:
-    from shmoo.estimators.sweep import SweepController
+    from shmoo.estimators.sweep.controller import SweepController
     from shmoo.harness.models import workload_source
 
     source, defaults = workload_source(
@@ -211,7 +211,7 @@ def _estimates(controller: SweepController, dtype: str, threads: int | None) -> 
 def _largest(controller: SweepController, dtype: str) -> Iterator[Record]:
     """One row an answer of the planner."""
     from shmoo.estimators.graph.dtypes import matrix_dtype
-    from shmoo.estimators.on_chip import largest_on_chip
+    from shmoo.estimators.sweep.on_chip import largest_on_chip
 
     name = next(iter(controller.axes), "")
     for found in largest_on_chip(controller, compute_dtype=matrix_dtype(dtype)):

@@ -12,7 +12,7 @@ from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import ArchitectureProfile, builtin_names, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.tabulated import tabulate
-from shmoo.estimators.sweep import SweepController
+from shmoo.estimators.sweep.controller import SweepController
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.units import si
 from shmoo.harness.cli import output
