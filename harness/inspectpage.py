@@ -10,9 +10,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from shmoo.estimators.inspection import BOUNDS, Inspection, Row, parent_of
-from shmoo.estimators.kernel_graph import KernelNode
 from shmoo.estimators.predict.director import KernelEstimate
+from shmoo.estimators.present.inspection import BOUNDS, Inspection, Row, parent_of
+from shmoo.estimators.present.kernel_graph import KernelNode
 from shmoo.estimators.units import percent, si
 
 COLOURS = {"compute": "#2a6f97", "memory": "#e09f3e", "launch": "#9b2226"}

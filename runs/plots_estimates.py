@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from shmoo.estimators.fusion_savings import QUANTITIES, FusionSummary, amount
+from shmoo.estimators.present.savings import QUANTITIES, FusionSummary, amount
 from shmoo.estimators.units import percent, si, size
 from shmoo.runs.error_records import CaseError
 from shmoo.runs.plot_style import (

@@ -10,12 +10,12 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from shmoo.estimators.fusion_savings import FusionSummary, summarize_fusion
 from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.graph.records import FAMILIES, Graph, Interval
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate, KernelEstimate
 from shmoo.estimators.predict.tabular import Record, estimate_record
+from shmoo.estimators.present.savings import FusionSummary, summarize_fusion
 from shmoo.runs.error_records import network_name
 from shmoo.runs.records import CaseSpec, Measurement, RunManifest
 

@@ -13,8 +13,8 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from shmoo.estimators.fusion_savings import QUANTITIES, FusionSummary
 from shmoo.estimators.machine.profile import Coefficient, ErrorCardEntry
+from shmoo.estimators.present.savings import QUANTITIES, FusionSummary
 from shmoo.estimators.units import UNKNOWN, percent, si, size
 from shmoo.runs.error_records import ErrorReport, NetworkError
 from shmoo.runs.errors import write_errors_csv

@@ -6,13 +6,13 @@ from build import GraphBuilder
 
 from shmoo.estimators.costs.quantize import with_dtype
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.fusion_savings import fusion_savings
-from shmoo.estimators.inspection import inspect_graphs
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import builtin_names, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.tabular import estimate_record, flatten
 from shmoo.estimators.predict.timeline import schedule
+from shmoo.estimators.present.inspection import inspect_graphs
+from shmoo.estimators.present.savings import fusion_savings
 from shmoo.estimators.table import DTYPE_CODE
 from shmoo.estimators.tiling import CpuL2Blocking
 from shmoo.estimators.variants import with_threads

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from shmoo.estimators.fusion.rules import fusion_groups
-from shmoo.estimators.fusion_savings import FusionScore, fusion_score
+from shmoo.estimators.present.savings import FusionScore, fusion_score
 from shmoo.harness.inductor_groups import inductor_groups, workload_groups
 from shmoo.harness.workloads.loading import find_workload
 

@@ -3,7 +3,9 @@
 import pytest
 from build import GraphBuilder
 
-from shmoo.estimators.fusion_savings import (
+from shmoo.estimators.machine.profile import RUNTIMES, Coefficient, load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.present.savings import (
     FusionSavings,
     FusionTotals,
     fusion_savings,
@@ -11,8 +13,6 @@ from shmoo.estimators.fusion_savings import (
     shared_pairs,
     summarize_fusion,
 )
-from shmoo.estimators.machine.profile import RUNTIMES, Coefficient, load_profile
-from shmoo.estimators.predict.director import AnalysisDirector
 
 
 def test_a_chain_saves_what_passes_between_its_calls():

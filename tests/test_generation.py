@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.generation import (
+from shmoo.estimators.graph.records import Interval
+from shmoo.estimators.predict.director import Estimate
+from shmoo.estimators.present.generation import (
     DecodeStep,
     decode_contexts,
     flat_generation,
     generation,
     generation_record,
 )
-from shmoo.estimators.graph.records import Interval
-from shmoo.estimators.predict.director import Estimate
 
 
 def estimate(latency: float, energy: float | None = None, batch: int = 1) -> Estimate:

@@ -8,10 +8,10 @@ from build import GraphBuilder
 from click.testing import CliRunner
 
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.inspection import inspect_graphs, parent_of, paths_to
 from shmoo.estimators.machine.coefficients import DEFAULTS, Coefficients
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.present.inspection import inspect_graphs, parent_of, paths_to
 from shmoo.harness.cli.app import cli
 from shmoo.harness.inspectpage import call_time, graph_data, make_figure, write_page
 

@@ -11,9 +11,9 @@ from click.testing import CliRunner
 
 from shmoo.estimators.costs import graph_cost
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.generation import cache_bytes
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.present.generation import cache_bytes
 from shmoo.harness.capture import capture_workload
 from shmoo.harness.generation import Generator
 from shmoo.harness.mode import Mode

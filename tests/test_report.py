@@ -9,9 +9,9 @@ from typing import get_args
 import msgspec
 import pytest
 
-from shmoo.estimators.fusion_savings import FusionSavings, FusionSummary, FusionTotals
 from shmoo.estimators.graph.records import Source
 from shmoo.estimators.machine.profile import Coefficient, load_profile
+from shmoo.estimators.present.savings import FusionSavings, FusionSummary, FusionTotals
 from shmoo.runs.errors import error_report
 from shmoo.runs.plots_errors import parity_figure, roofline_figure
 from shmoo.runs.plots_shmoo import plane_figure, shmoo_figure

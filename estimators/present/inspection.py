@@ -16,9 +16,9 @@ import msgspec
 from shmoo.estimators.costs import costs_of
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.records import Cost, Graph
-from shmoo.estimators.kernel_graph import KernelNode, kernel_graph
 from shmoo.estimators.notebook import html_table
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate, KernelEstimate
+from shmoo.estimators.present.kernel_graph import KernelNode, kernel_graph
 from shmoo.estimators.units import percent, si
 
 BOUNDS = ("compute", "memory", "launch")

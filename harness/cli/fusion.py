@@ -12,8 +12,8 @@ from shmoo.harness.cli import options, output
 from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
-    from shmoo.estimators.fusion_savings import FusionSavings
     from shmoo.estimators.graph.records import Graph
+    from shmoo.estimators.present.savings import FusionSavings
     from shmoo.harness.inductor_groups import InductorGroups
 
 EXAMPLES = """\b
@@ -55,9 +55,9 @@ def fusion(
     share a kernel, and the number of kernels.
     """
     from shmoo.estimators.fusion.rules import fusion_groups
-    from shmoo.estimators.fusion_savings import fusion_savings, fusion_score
     from shmoo.estimators.machine.profile import check_runtime
     from shmoo.estimators.predict.director import AnalysisDirector
+    from shmoo.estimators.present.savings import fusion_savings, fusion_score
     from shmoo.harness.architectures import load_architecture
 
     name = options.only_one(arch, "--arch") or LOCAL

@@ -53,9 +53,9 @@ def generate(
     The first new token comes from the prefill, the others from decode steps with one token each; their time is estimated at a few
     cache lengths and summed over all.
     """
-    from shmoo.estimators.generation import flat_generation, generation_record
     from shmoo.estimators.graph.dtypes import compute_dtype
     from shmoo.estimators.predict.director import AnalysisDirector
+    from shmoo.estimators.present.generation import flat_generation, generation_record
     from shmoo.harness.architectures import choose_targets
     from shmoo.harness.generation import Generator
     from shmoo.harness.workloads.loading import resolve_model

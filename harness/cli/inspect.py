@@ -10,7 +10,7 @@ from shmoo.harness.cli import modes, options, output
 from shmoo.harness.defaults import ONE_OF_EACH_FAMILY
 
 if TYPE_CHECKING:
-    from shmoo.estimators.inspection import Inspection, Row
+    from shmoo.estimators.present.inspection import Inspection, Row
     from shmoo.harness.mode import Mode
 
 EXAMPLES = """\b
@@ -66,8 +66,8 @@ def inspect(
     """MODEL by module: parameters, flops, bytes, intensity, share of time and tiles on architectures; and its top operators."""
     from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
     from shmoo.estimators.graph.records import notes_of
-    from shmoo.estimators.inspection import inspect_graphs
     from shmoo.estimators.predict.director import AnalysisDirector
+    from shmoo.estimators.present.inspection import inspect_graphs
     from shmoo.harness.architectures import load_architecture
     from shmoo.harness.cli.estimate import tell_about
 
