@@ -6,7 +6,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Coefficient
 from shmoo.estimators.machine.catalogue import TYPICAL, entry
 from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec, builtin_names, load_profile
-from shmoo.runs.records import Machine
+from shmoo.runs.store.records import Machine
 
 # flops per cycle and core of fused multiply-adds in float32: lanes x 2 flops x units. Intel 64 and IA-32 Optimization Reference
 # Manual (2 FMA units); Arm Neoverse N1 Software Optimization Guide (2 x 128 bit).

@@ -24,8 +24,8 @@ from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry, FittedFrom, Reduction
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.progress import Progress, Standing, silent
-from shmoo.runs.records import FINGERPRINT_FIELDS
-from shmoo.runs.store import Run
+from shmoo.runs.store.records import FINGERPRINT_FIELDS
+from shmoo.runs.store.store import Run
 from shmoo.runs.tables import PRODUCTS
 
 COMPARED_PRODUCTS = 600

@@ -25,7 +25,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.progress import Progress, Standing, silent
-from shmoo.runs.store import Run
+from shmoo.runs.store.store import Run
 
 MINUTES = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0)
 REPEATS = 3

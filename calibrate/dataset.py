@@ -16,10 +16,10 @@ from shmoo.estimators.machine.profile import ArchitectureProfile, Reduction
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import Tiling
-from shmoo.runs.records import CaseSpec, Machine
-from shmoo.runs.store import Run, machine_differences
+from shmoo.runs.store.records import CaseSpec, Machine
+from shmoo.runs.store.store import Run, machine_differences
+from shmoo.runs.store.visits import merge_visits
 from shmoo.runs.tables import read_table
-from shmoo.runs.visits import merge_visits
 
 TABLE_DEVICE = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu", "kpu": "kpu"}
 TABLE_RUNTIME = {"cpu": "eager", "gpu": "eager", "tpu": "xla", "kpu": "domainflow"}

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from shmoo.runs.records import AxisValue
+from shmoo.runs.store.records import AxisValue
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ import torch
 from shmoo.estimators.errors import unknown
 from shmoo.harness.memory import resident_bytes
 from shmoo.harness.workloads.module import Built
-from shmoo.runs.records import CACHE_STATES, AxisValue
+from shmoo.runs.store.records import CACHE_STATES, AxisValue
 
 TIMES_CACHE = 2
 """Rotated or flushed bytes over the capacity of the last-level cache: caches that are not strictly least-recently-used keep some

@@ -28,8 +28,8 @@ from shmoo.harness.machine import version_of
 from shmoo.harness.schedule import Schedule
 from shmoo.harness.settings import MeasureSettings
 from shmoo.harness.worker import CaseMeasurer, Worker
-from shmoo.runs.records import AxisValue, CaseSpec, Machine, Measurement, RunManifest
-from shmoo.runs.store import Run, RunWriter, SkippedCase
+from shmoo.runs.store.records import AxisValue, CaseSpec, Machine, Measurement, RunManifest
+from shmoo.runs.store.store import Run, RunWriter, SkippedCase
 
 VERSIONS = ("shmoo", "torch", "torchvision", "numpy", "triton", "nvidia-ml-py", "pyRAPL")
 LOCK = "shmoo-measuring.lock"

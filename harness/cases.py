@@ -17,8 +17,8 @@ from shmoo.harness.defaults import MOST_VISITS, VISITS
 from shmoo.harness.settings import ALONE, MeasureSettings
 from shmoo.harness.workloads.loading import resolve_model
 from shmoo.harness.workloads.suites import PLANNED, plan_suite
-from shmoo.runs.records import CACHE_STATES, AxisValue, CaseSpec, Machine
-from shmoo.runs.store import Run
+from shmoo.runs.store.records import CACHE_STATES, AxisValue, CaseSpec, Machine
+from shmoo.runs.store.store import Run
 
 
 def check_device(device: str, machine: Machine) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import numpy as np
 
-from shmoo.runs.statistics import QUIET
+from shmoo.runs.store.statistics import QUIET
 
 Probe = Callable[[], Sequence[float]]
 """Seconds that the reference kernel takes on each core."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from shmoo.runs.records import AxisValue, Reason
+from shmoo.runs.store.records import AxisValue, Reason
 
 MIN_CLOCK_SHARE = 0.75
 """nvbench's limit: samples below this share of the clock say more about the clock than about the code."""

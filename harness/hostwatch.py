@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from shmoo.runs.records import AxisValue, Reason
+from shmoo.runs.store.records import AxisValue, Reason
 
 CPU = "sys/devices/system/cpu"
 MIN_CPU_PER_THREAD = 0.75

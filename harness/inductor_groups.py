@@ -30,7 +30,7 @@ from shmoo.harness.capture.compiled import Piece, compile_pieces
 from shmoo.harness.capture.introspect import first_line, operator_name
 from shmoo.harness.capture.walker import CALL_INDEX
 from shmoo.harness.workloads.module import DNNModule
-from shmoo.runs.records import AxisValue
+from shmoo.runs.store.records import AxisValue
 
 KernelKind = Literal["loops", "library", "copy"]
 

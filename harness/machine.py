@@ -17,7 +17,7 @@ import psutil
 from shmoo.harness.energy import available_probes, virtual
 from shmoo.harness.energy.linux import parse_cpu_list
 from shmoo.harness.energy.nvml import GpuInfo, load_nvml, visible_gpus
-from shmoo.runs.records import AxisValue, Machine
+from shmoo.runs.store.records import AxisValue, Machine
 
 CPU = "sys/devices/system/cpu"
 ISA = (

@@ -39,8 +39,17 @@ from shmoo.harness.replay import GraphReplay, ReplayError, child_times, time_ope
 from shmoo.harness.settings import MeasureSettings
 from shmoo.harness.timing import CudaTimer, HostTimer, TimingSettings, time_callable
 from shmoo.harness.workloads.module import Built
-from shmoo.runs.records import CANONICAL_STATE, CaseSpec, ChildTime, EnergyReading, Measurement, OperatorTime, Reason, Timing
-from shmoo.runs.statistics import median
+from shmoo.runs.store.records import (
+    CANONICAL_STATE,
+    CaseSpec,
+    ChildTime,
+    EnergyReading,
+    Measurement,
+    OperatorTime,
+    Reason,
+    Timing,
+)
+from shmoo.runs.store.statistics import median
 
 Builder = Callable[[CaseSpec], Built]
 BETWEEN_CALLS = 4.0

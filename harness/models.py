@@ -23,7 +23,7 @@ from shmoo.harness.mode import Mode
 from shmoo.harness.workloads.configs import DEFAULT_SEQ_LEN
 from shmoo.harness.workloads.loading import resolve_model
 from shmoo.harness.workloads.module import STORAGE_DTYPES, Built, DNNModule, Maker, dim
-from shmoo.runs.records import AxisValue
+from shmoo.runs.store.records import AxisValue
 
 logger = logging.getLogger(__name__)
 

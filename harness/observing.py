@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shmoo.harness.hostwatch import disturbances, host_snapshot, observe
-from shmoo.runs.records import AxisValue, Reason, Status, Timing
-from shmoo.runs.statistics import median
-from shmoo.runs.visits import NOISE
+from shmoo.runs.store.records import AxisValue, Reason, Status, Timing
+from shmoo.runs.store.statistics import median
+from shmoo.runs.store.visits import NOISE
 
 Host = dict[str, AxisValue | None]
 THROTTLED = 2.0

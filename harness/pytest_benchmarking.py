@@ -29,10 +29,10 @@ from shmoo.harness.paths import new_run_directory
 from shmoo.harness.schedule import Schedule
 from shmoo.harness.settings import MeasureSettings
 from shmoo.harness.timing import SPACED, TimingSettings, time_callable
-from shmoo.runs.records import AxisValue, CaseSpec, Measurement, Reason, RunManifest, Timing
-from shmoo.runs.statistics import iqr, mad
-from shmoo.runs.store import RunWriter
-from shmoo.runs.visits import merge_visits
+from shmoo.runs.store.records import AxisValue, CaseSpec, Measurement, Reason, RunManifest, Timing
+from shmoo.runs.store.statistics import iqr, mad
+from shmoo.runs.store.store import RunWriter
+from shmoo.runs.store.visits import merge_visits
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture

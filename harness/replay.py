@@ -23,8 +23,8 @@ from shmoo.harness.capture.introspect import leaves
 from shmoo.harness.observing import observed
 from shmoo.harness.settings import ALONE
 from shmoo.harness.timing import BlockTimer, CudaTimer, HostTimer, TimingSettings, time_callable
-from shmoo.runs.records import OperatorTime
-from shmoo.runs.statistics import mad, median
+from shmoo.runs.store.records import OperatorTime
+from shmoo.runs.store.statistics import mad, median
 
 _DTYPES = {"float8": torch.float8_e4m3fn, "int4": torch.int8}
 """Torch dtypes of the vocabulary's names that torch does not have; torch has no int4 tensor, so int8 replaces it."""

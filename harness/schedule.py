@@ -7,10 +7,10 @@ import random
 from collections import Counter, deque
 from collections.abc import Sequence
 
-from shmoo.runs.pooling import latencies
-from shmoo.runs.records import CaseSpec, Measurement, Status, Timing
-from shmoo.runs.statistics import latency, visit_deviations
-from shmoo.runs.visits import NOISY
+from shmoo.runs.store.pooling import latencies
+from shmoo.runs.store.records import CaseSpec, Measurement, Status, Timing
+from shmoo.runs.store.statistics import latency, visit_deviations
+from shmoo.runs.store.visits import NOISY
 
 FAILURES = 1
 """Failed visits after which a case is left alone: a crash would only repeat."""

@@ -25,8 +25,8 @@ from typing import Protocol
 
 import msgspec
 
-from shmoo.runs.records import Timing
-from shmoo.runs.statistics import iqr, median, order_interval
+from shmoo.runs.store.records import Timing
+from shmoo.runs.store.statistics import iqr, median, order_interval
 
 try:
     import resource

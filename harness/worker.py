@@ -24,7 +24,7 @@ from typing import IO, Protocol
 import msgspec
 
 from shmoo.estimators.graph.records import Graph
-from shmoo.runs.records import CaseSpec, Measurement, Reason
+from shmoo.runs.store.records import CaseSpec, Measurement, Reason
 
 DEFAULT_ENTRY = "shmoo.harness.measure:Measurer"
 START_S = 120.0

@@ -12,10 +12,10 @@ import numpy as np
 
 from shmoo.estimators.errors import FormatError
 from shmoo.runs.metrics import repeat_spread
-from shmoo.runs.records import EnergyReading, Measurement, Timing
-from shmoo.runs.statistics import FEW_CASES, median, order_interval
-from shmoo.runs.store import ROWS, Run
-from shmoo.runs.visits import NOISE, NOISY
+from shmoo.runs.store.records import EnergyReading, Measurement, Timing
+from shmoo.runs.store.statistics import FEW_CASES, median, order_interval
+from shmoo.runs.store.store import ROWS, Run
+from shmoo.runs.store.visits import NOISE, NOISY
 
 DRIFT = 0.02
 """Common ratio between early and late visits beyond which the machine itself drifted."""

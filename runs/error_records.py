@@ -6,7 +6,7 @@ import msgspec
 
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry
-from shmoo.runs.records import CaseSpec, Machine
+from shmoo.runs.store.records import CaseSpec, Machine
 
 FREE = "free"
 """Family of calls that no kernel executes (views), though the framework spends time on them."""

@@ -17,7 +17,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry
 from shmoo.runs.error_records import FREE, CallError, CaseError, ErrorReport, Excluded, NetworkError, network_name
 from shmoo.runs.metrics import error_card, repeat_spread, time_weighted_error
 from shmoo.runs.predict import CaseEstimate, KernelPart, Predictor, StoredRun, director_predictor
-from shmoo.runs.records import CANONICAL_STATE, CaseSpec, Measurement
+from shmoo.runs.store.records import CANONICAL_STATE, CaseSpec, Measurement
 
 
 def error_report(run: StoredRun, profile: ArchitectureProfile, predict: Predictor | None = None) -> ErrorReport:

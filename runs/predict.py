@@ -17,7 +17,7 @@ from shmoo.estimators.predict.director import AnalysisDirector, Estimate, Kernel
 from shmoo.estimators.predict.tabular import Record, estimate_record
 from shmoo.estimators.present.savings import FusionSummary, summarize_fusion
 from shmoo.runs.error_records import network_name
-from shmoo.runs.records import CaseSpec, Measurement, RunManifest
+from shmoo.runs.store.records import CaseSpec, Measurement, RunManifest
 
 CaseGraphs = tuple[CaseSpec, tuple[Graph, ...]]
 CHUNK = 1000
@@ -25,7 +25,7 @@ CHUNK = 1000
 
 
 class StoredRun(Protocol):
-    """The part of a run that reports read; `shmoo.runs.store.Run` has it."""
+    """The part of a run that reports read; `shmoo.runs.store.store.Run` has it."""
 
     manifest: RunManifest
     rows: tuple[Measurement, ...]

@@ -17,8 +17,8 @@ from unittest.mock import patch
 from shmoo.harness.corewatch import CoreWatch
 from shmoo.harness.schedule import Schedule
 from shmoo.harness.timing import VISIT, time_callable
-from shmoo.runs.records import CaseSpec, Measurement
-from shmoo.runs.visits import merge_visits
+from shmoo.runs.store.records import CaseSpec, Measurement
+from shmoo.runs.store.visits import merge_visits
 
 QUIET_MEDIAN_S, QUIET_SIGMA = 7e-3, 1.5
 """Quiet spells are log-normal, on average 22 ms long."""

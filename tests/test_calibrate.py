@@ -18,8 +18,8 @@ from shmoo.estimators.machine.catalogue import space
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.runs.records import Machine, Measurement, RunManifest, Timing
-from shmoo.runs.store import Run, RunWriter
+from shmoo.runs.store.records import Machine, Measurement, RunManifest, Timing
+from shmoo.runs.store.store import Run, RunWriter
 from shmoo.runs.tables import TableRow, read_table
 
 TRUTH = {

@@ -14,8 +14,8 @@ import pytest
 from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.harness.campaign import CampaignSettings, Standing, run_campaign
 from shmoo.harness.worker import Worker
-from shmoo.runs.records import CaseSpec, EnergyReading, Machine, Measurement, Reason, Timing
-from shmoo.runs.store import Run
+from shmoo.runs.store.records import CaseSpec, EnergyReading, Machine, Measurement, Reason, Timing
+from shmoo.runs.store.store import Run
 
 MACHINE = Machine("Example CPU", 2, 4, 8 << 30, torch="2.9.0", threads=2)
 CASES = [CaseSpec("relu", "operator", {"m": m}) for m in range(8)]

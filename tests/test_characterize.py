@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from shmoo.harness.cli.app import cli
 from shmoo.harness.cli.characterize import COMPILED, PREVIEW, PREVIEW_OPERATORS, in_order, plan, weakness
 from shmoo.harness.worker import Worker
-from shmoo.runs.records import CaseSpec, Machine, Measurement, Reason, RunManifest, Timing
-from shmoo.runs.store import Run, RunWriter
+from shmoo.runs.store.records import CaseSpec, Machine, Measurement, Reason, RunManifest, Timing
+from shmoo.runs.store.store import Run, RunWriter
 
 MACHINE = Machine(
     cpu_model="Example CPU",

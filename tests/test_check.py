@@ -7,8 +7,8 @@ from click.testing import CliRunner
 
 from shmoo.harness.cli.app import cli
 from shmoo.runs.check import check_run
-from shmoo.runs.records import CaseSpec, EnergyReading, Machine, Measurement, Reason, RunManifest, Timing
-from shmoo.runs.store import Run, RunWriter, SkippedCase
+from shmoo.runs.store.records import CaseSpec, EnergyReading, Machine, Measurement, Reason, RunManifest, Timing
+from shmoo.runs.store.store import Run, RunWriter, SkippedCase
 
 MACHINE = Machine("Example CPU", 2, 4, 8 << 30, torch="2.9.0", threads=2, governor="performance")
 

@@ -21,8 +21,8 @@ from shmoo.harness.cli.app import VerbGroup
 from shmoo.harness.cli.measure import finish
 from shmoo.harness.cli.options import parse_axis, parse_shape
 from shmoo.harness.cli.show import show
-from shmoo.runs.records import CaseSpec, Machine, Measurement, Reason, RunManifest, Timing
-from shmoo.runs.store import Run, RunWriter
+from shmoo.runs.store.records import CaseSpec, Machine, Measurement, Reason, RunManifest, Timing
+from shmoo.runs.store.store import Run, RunWriter
 
 MACHINE = Machine(cpu_model="Example CPU", cores_physical=2, cores_logical=2, memory_bytes=8 << 30, torch="2.9.0", threads=2)
 FIELDS = {

@@ -6,8 +6,8 @@ import pytest
 from build import GraphBuilder
 from cli_runner import shmoo
 
-from shmoo.runs.records import CaseSpec, Machine, Measurement, OperatorTime, RunManifest, Timing
-from shmoo.runs.store import RunWriter
+from shmoo.runs.store.records import CaseSpec, Machine, Measurement, OperatorTime, RunManifest, Timing
+from shmoo.runs.store.store import RunWriter
 
 
 def write_run(path, reason: str = "") -> str:

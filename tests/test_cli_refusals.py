@@ -20,8 +20,8 @@ from shmoo.harness.cases import plan_cases
 from shmoo.harness.cli.app import VerbGroup
 from shmoo.harness.cli.report import choose_profile
 from shmoo.harness.measure import build_case
-from shmoo.runs.records import Machine, RunManifest
-from shmoo.runs.store import Run, RunWriter
+from shmoo.runs.store.records import Machine, RunManifest
+from shmoo.runs.store.store import Run, RunWriter
 
 MACHINE = Machine(cpu_model="Example CPU", cores_physical=2, cores_logical=2, memory_bytes=8 << 30)
 FACTORY = """

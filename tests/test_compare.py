@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from shmoo.estimators.errors import NothingMeasuredError
 from shmoo.harness.cli.app import cli
 from shmoo.runs.compare import _student_quantile, compare_runs
-from shmoo.runs.records import CaseSpec, EnergyReading, Machine, Measurement, Reason, RunManifest, Timing
-from shmoo.runs.store import Run, RunWriter
+from shmoo.runs.store.records import CaseSpec, EnergyReading, Machine, Measurement, Reason, RunManifest, Timing
+from shmoo.runs.store.store import Run, RunWriter
 
 MACHINE = Machine("Example CPU", 2, 4, 8 << 30, torch="2.9.0", threads=2, governor="performance")
 

@@ -5,7 +5,7 @@ import pytest
 
 from shmoo.harness.corewatch import COST_SHARE, SETTLING_S, CoreWatch, core_watch, reference_kernel, watch_neighbours
 from shmoo.harness.timing import TimingSettings, time_callable
-from shmoo.runs.statistics import QUIET
+from shmoo.runs.store.statistics import QUIET
 
 
 class Cores:

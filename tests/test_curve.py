@@ -19,8 +19,8 @@ from shmoo.calibrate.fit import predicted_latency
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.harness.cli.app import cli
-from shmoo.runs.records import CaseSpec, Machine, Measurement, RunManifest, Timing
-from shmoo.runs.store import Run, RunWriter
+from shmoo.runs.store.records import CaseSpec, Machine, Measurement, RunManifest, Timing
+from shmoo.runs.store.store import Run, RunWriter
 
 MACHINE = Machine("Example CPU", 4, 4, 2**34, {"l1": 32 << 10, "l2": 1 << 20, "l3": 16 << 20}, isa=("avx2",), threads=4)
 START = datetime(2026, 1, 1, tzinfo=UTC)

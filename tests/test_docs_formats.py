@@ -12,7 +12,7 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.tabular import estimate_record
 from shmoo.harness.cli.show import row_record
 from shmoo.harness.mode import Mode
-from shmoo.runs.records import (
+from shmoo.runs.store.records import (
     RUN_FORMAT,
     CaseSpec,
     EnergyReading,
@@ -22,10 +22,10 @@ from shmoo.runs.records import (
     Status,
     Timing,
 )
-from shmoo.runs.statistics import PRIOR_VISITS, QUIET_BLOCKS
+from shmoo.runs.store.statistics import PRIOR_VISITS, QUIET_BLOCKS
+from shmoo.runs.store.visits import NOISY
 from shmoo.runs.table_operators import TABLE_OPERATORS
 from shmoo.runs.tables import COLUMNS
-from shmoo.runs.visits import NOISY
 
 TEXT = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
 

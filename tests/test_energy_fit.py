@@ -12,8 +12,8 @@ from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.dataset import MeasuredCase, Sources, blocks, run_cases
 from shmoo.calibrate.energy import LEAST, fit_energy
 from shmoo.estimators.machine.profile import load_profile
-from shmoo.runs.records import EnergyReading, Machine, Measurement, RunManifest, Timing
-from shmoo.runs.store import Run, RunWriter
+from shmoo.runs.store.records import EnergyReading, Machine, Measurement, RunManifest, Timing
+from shmoo.runs.store.store import Run, RunWriter
 from shmoo.runs.tables import TableRow
 
 PROFILE = load_profile("cpu_server_generic")

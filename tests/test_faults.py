@@ -32,9 +32,9 @@ from shmoo.harness.measure import Measurer
 from shmoo.harness.settings import MeasureSettings
 from shmoo.harness.timing import TimingSettings
 from shmoo.harness.workloads.module import Built
-from shmoo.runs.records import CaseSpec, Reason, Timing
+from shmoo.runs.store.records import CaseSpec, Reason, Timing
+from shmoo.runs.store.visits import merge_visits
 from shmoo.runs.tables import TableRow
-from shmoo.runs.visits import merge_visits
 
 SHORT = TimingSettings(block_s=1e-5, warmup_s=0.0, max_warmup_s=0.01, min_s=0.0, max_s=0.01, min_samples=3)
 UUID = "GPU-00000000-virtual"

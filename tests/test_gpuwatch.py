@@ -1,7 +1,7 @@
 import pytest
 
 from shmoo.harness.gpuwatch import GpuWatch, gpu_doubts
-from shmoo.runs.records import Reason
+from shmoo.runs.store.records import Reason
 
 
 class NVMLError(Exception):

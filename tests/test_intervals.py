@@ -14,7 +14,7 @@ from shmoo.estimators.graph.records import NORMAL_90
 from shmoo.estimators.machine.coefficients import MANY_KERNELS
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.draws import normals
-from shmoo.runs.records import CaseSpec
+from shmoo.runs.store.records import CaseSpec
 
 NOISE = {"linear": 0.12, "add": 0.03, "relu": 0.06, "softmax": 0.25}
 

@@ -17,9 +17,9 @@ from shmoo.harness.replay import GraphReplay, ReplayError, child_times, time_ope
 from shmoo.harness.settings import MeasureSettings
 from shmoo.harness.timing import TimingSettings
 from shmoo.harness.workloads.module import Built
-from shmoo.runs.records import CaseSpec, Reason
-from shmoo.runs.statistics import median
-from shmoo.runs.visits import merge_visits
+from shmoo.runs.store.records import CaseSpec, Reason
+from shmoo.runs.store.statistics import median
+from shmoo.runs.store.visits import merge_visits
 
 SHORT = TimingSettings(block_s=1e-5, warmup_s=0.0, max_warmup_s=0.01, min_s=0.0, max_s=0.01, min_samples=3)
 QUICK = MeasureSettings(operator=SHORT, network=SHORT, energy=EnergySettings(window_s=0.0), children_s=0.01)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shmoo.harness.pytest_plugin import benchmarking
-from shmoo.runs.records import CaseSpec
+from shmoo.runs.store.records import CaseSpec
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

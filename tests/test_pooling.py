@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from shmoo.runs.pooling import latencies
-from shmoo.runs.records import Timing
-from shmoo.runs.statistics import FEW_CASES, Latency, Z, latency, visit_deviations
+from shmoo.runs.store.pooling import latencies
+from shmoo.runs.store.records import Timing
+from shmoo.runs.store.statistics import FEW_CASES, Latency, Z, latency, visit_deviations
 
 Case = list[Timing]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shmoo.runs.records import Reason
-from shmoo.runs.store import Run
+from shmoo.runs.store.records import Reason
+from shmoo.runs.store.store import Run
 
 pytest_plugins = ["pytester"]
 
@@ -98,8 +98,8 @@ def test_cases_are_visited_again_when_all_tests_have_run(pytester: pytest.Pytest
     pytester.makepyfile(
         """
         import pytest
-        from shmoo.runs.records import CaseSpec
-        from shmoo.runs.store import Run
+        from shmoo.runs.store.records import CaseSpec
+        from shmoo.runs.store.store import Run
         @pytest.mark.parametrize("rows", [64, 128])
         def test_relu(shmoo_benchmark, rows):
             case = CaseSpec("relu", "operator", {"rows": rows, "cols": 64})
@@ -129,7 +129,7 @@ def test_a_session_that_stops_early_visits_nothing_again(pytester: pytest.Pytest
         pytest.skip("torch is not installed")
     pytester.makepyfile(
         """
-        from shmoo.runs.records import CaseSpec
+        from shmoo.runs.store.records import CaseSpec
         def test_relu(shmoo_benchmark):
             shmoo_benchmark.case(CaseSpec("relu", "operator", {"rows": 64, "cols": 64}))
         def test_bad():

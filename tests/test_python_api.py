@@ -178,7 +178,7 @@ def test_runs_are_compared_by_directory_or_as_they_are(own_home: None) -> None:
     from test_cli import write_run
 
     import shmoo
-    from shmoo.runs.store import Run
+    from shmoo.runs.store.store import Run
 
     write_run(Path("run"))
     assert shmoo.compare("run", "run") == shmoo.compare(Run.open("run"), Path("run"))

@@ -16,9 +16,9 @@ from shmoo.runs.errors import error_report
 from shmoo.runs.plots_errors import parity_figure, roofline_figure
 from shmoo.runs.plots_shmoo import plane_figure, shmoo_figure
 from shmoo.runs.predict import director_predictor, network_estimates, network_fusions
-from shmoo.runs.records import CaseSpec, ChildTime, Machine, Measurement, OperatorTime, Reason, RunManifest, Timing
 from shmoo.runs.report import _coefficient_row, figure_json, render_report, write_report
-from shmoo.runs.store import Run, RunWriter
+from shmoo.runs.store.records import CaseSpec, ChildTime, Machine, Measurement, OperatorTime, Reason, RunManifest, Timing
+from shmoo.runs.store.store import Run, RunWriter
 from shmoo.runs.tables import TableRow
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"

@@ -27,8 +27,8 @@ from simulated_machine import (
     slow_spell,
 )
 
-from shmoo.runs.records import Measurement
-from shmoo.runs.statistics import Z
+from shmoo.runs.store.records import Measurement
+from shmoo.runs.store.statistics import Z
 
 VISITS = 16
 CASES = 24

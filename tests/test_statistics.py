@@ -1,7 +1,7 @@
 import pytest
 
 from shmoo.estimators.errors import NothingMeasuredError
-from shmoo.runs.statistics import bootstrap_interval, iqr, mad, median, order_interval
+from shmoo.runs.store.statistics import bootstrap_interval, iqr, mad, median, order_interval
 
 
 def test_median_mad_and_iqr_of_five_numbers():

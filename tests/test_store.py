@@ -5,8 +5,8 @@ import pytest
 
 from shmoo.estimators.errors import FormatError, InputError
 from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, single_call_graph
-from shmoo.runs.records import CaseSpec, Machine, Measurement, RunManifest, Timing
-from shmoo.runs.store import Run, RunWriter, SkippedCase, machine_differences
+from shmoo.runs.store.records import CaseSpec, Machine, Measurement, RunManifest, Timing
+from shmoo.runs.store.store import Run, RunWriter, SkippedCase, machine_differences
 
 MACHINE = Machine(cpu_model="Example CPU", cores_physical=2, cores_logical=4, memory_bytes=8 << 30, torch="2.9.0", threads=2)
 MANIFEST = RunManifest(machine=MACHINE, suite="quick")

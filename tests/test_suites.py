@@ -10,7 +10,7 @@ import pytest
 
 from shmoo.estimators.errors import InputError
 from shmoo.harness.workloads import NETWORKS, SUITES, WORKLOADS, find_workload, plan_suite
-from shmoo.runs.records import CaseSpec, Machine
+from shmoo.runs.store.records import CaseSpec, Machine
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 DESKTOP = Machine("desktop", 8, 16, 32 * GIB, {"l1": 48 * KIB, "l2": 2 * MIB, "l3": 24 * MIB})

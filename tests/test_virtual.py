@@ -22,8 +22,8 @@ from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings
 from shmoo.harness.energy.virtual import virtual_package
 from shmoo.harness.gpuwatch import GpuWatch, gpu_doubts
 from shmoo.harness.machine import probe_machine
-from shmoo.runs.records import Machine, Measurement, RunManifest, Timing
-from shmoo.runs.store import RunWriter
+from shmoo.runs.store.records import Machine, Measurement, RunManifest, Timing
+from shmoo.runs.store.store import RunWriter
 from shmoo.runs.tables import TableRow
 
 SIDES = (64, 512, 2048, 8192)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from shmoo.estimators.errors import FormatError, NothingMeasuredError
-from shmoo.runs.records import CaseSpec, EnergyReading, Measurement, OperatorTime, Reason, Timing
-from shmoo.runs.statistics import UNKNOWN, Z, latency, latency_alone, normal_deviation, visit_deviations
-from shmoo.runs.store import Run
-from shmoo.runs.visits import NOISY, decode_row, merge_visits
+from shmoo.runs.store.records import CaseSpec, EnergyReading, Measurement, OperatorTime, Reason, Timing
+from shmoo.runs.store.statistics import UNKNOWN, Z, latency, latency_alone, normal_deviation, visit_deviations
+from shmoo.runs.store.store import Run
+from shmoo.runs.store.visits import NOISY, decode_row, merge_visits
 
 NOISY_RUN = Path(__file__).parents[2] / "shared" / "reference" / "noisy_run"
 CASE = CaseSpec("relu", "operator", {"m": 8})

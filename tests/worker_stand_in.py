@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 
-from shmoo.runs.records import CaseSpec, Measurement, Reason, Timing
+from shmoo.runs.store.records import CaseSpec, Measurement, Reason, Timing
 
 
 class StandIn:

@@ -15,8 +15,8 @@ from shmoo.harness.defaults import LOCAL
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import ArchitectureProfile
     from shmoo.estimators.progress import Standing
-    from shmoo.runs.records import CaseSpec, Machine
-    from shmoo.runs.store import Run
+    from shmoo.runs.store.records import CaseSpec, Machine
+    from shmoo.runs.store.store import Run
 
 COMPILED = ("mobilenet_v3_large", "regnet_y_400mf", "vit_b_16")
 """Networks that are also measured compiled: a depthwise, a grouped-convolution and a transformer network, each of which Inductor
@@ -146,7 +146,7 @@ def measure_all(out: Path, machine: Machine, quick: bool, resume: bool, begin: f
     import time
 
     from shmoo.harness.cli.measure import campaign
-    from shmoo.runs.store import MANIFEST, Run
+    from shmoo.runs.store.store import MANIFEST, Run
 
     calibration, networks, compiled = plan(machine, quick)
     again = [case for case in compiled if case.kind == "network"]
@@ -226,7 +226,7 @@ class Previews:
         from shmoo.estimators.errors import ShmooError
         from shmoo.estimators.units import percent, si
         from shmoo.runs.errors import error_report
-        from shmoo.runs.store import Run
+        from shmoo.runs.store.store import Run
 
         run = Run.open(self._out)
         if not any(row.estimable and row.case.kind == "network" for row in run.rows):

@@ -20,7 +20,7 @@ Examples:
 def check(run: str, as_json: bool) -> None:
     """Say what is wrong with a run, with numbers, and what to run next. Exits with 1 when something is; notes alone are fine."""
     from shmoo.runs.check import check_run
-    from shmoo.runs.store import Run
+    from shmoo.runs.store.store import Run
 
     opened = Run.open(run)
     findings = check_run(opened)

@@ -36,7 +36,7 @@ def compare(a: str, b: str, min_change: float, as_json: bool) -> None:
     """Set run B beside run A, case by case: differences of machine and settings first, then what changed beyond noise and how far
     the two lie apart. Exits with 1 when something changed."""
     from shmoo.runs.compare import compare_runs
-    from shmoo.runs.store import Run
+    from shmoo.runs.store.store import Run
 
     runs = Run.open(a), Run.open(b)
     for run in runs:
@@ -56,7 +56,7 @@ def compare(a: str, b: str, min_change: float, as_json: bool) -> None:
 
 def _unknown(comparison: Comparison) -> dict[str, object]:
     """Why what the comparison does not know is not known."""
-    from shmoo.runs.statistics import FEW_CASES
+    from shmoo.runs.store.statistics import FEW_CASES
 
     few = f"fewer than {FEW_CASES} cases in both runs"
     why = {"shift": few, "noise": f"fewer than {FEW_CASES} cases that were visited twice"}

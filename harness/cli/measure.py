@@ -15,8 +15,8 @@ from shmoo.harness.defaults import VISITS
 
 if TYPE_CHECKING:
     from shmoo.estimators.progress import Progress, Standing
-    from shmoo.runs.records import CaseSpec, Machine
-    from shmoo.runs.store import Run
+    from shmoo.runs.store.records import CaseSpec, Machine
+    from shmoo.runs.store.store import Run
 
 SOME_FAILED = 1
 EXAMPLES = """\b

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import ArchitectureProfile
     from shmoo.estimators.predict.tabular import Record
     from shmoo.runs.error_records import ErrorReport
-    from shmoo.runs.store import Run
+    from shmoo.runs.store.store import Run
 
 TARGETS = ONE_OF_EACH_FAMILY[1:]
 """Architectures that a run's networks are estimated on beside the machine that was measured: one of each other family."""
@@ -34,7 +34,7 @@ Examples:
 @options.as_json
 def report(run: str, profile: str | None, arch: tuple[str, ...], out: Path | None, as_json: bool) -> None:
     """Error of every estimate against the measurement: errors.csv, one self-contained report.html and a table here."""
-    from shmoo.runs.store import Run
+    from shmoo.runs.store.store import Run
 
     opened = Run.open(run)
     for problem in opened.problems:

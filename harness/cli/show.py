@@ -10,8 +10,8 @@ import click
 from shmoo.harness.cli import options, output
 
 if TYPE_CHECKING:
-    from shmoo.runs.records import CaseSpec, Measurement
-    from shmoo.runs.store import Run
+    from shmoo.runs.store.records import CaseSpec, Measurement
+    from shmoo.runs.store.store import Run
 
 Record = dict[str, Any]
 SHOWN = 10
@@ -38,7 +38,7 @@ Examples:
 def show(run: str, as_json: bool, csv_path: str | None, reasons: bool, operators: bool) -> None:
     """Rows of a run: what a call takes with its standard error, what it takes while nothing else runs, the visits and samples
     behind it, and whether it can be used."""
-    from shmoo.runs.store import Run
+    from shmoo.runs.store.store import Run
 
     opened = Run.open(run)
     for problem in opened.problems:
@@ -76,7 +76,7 @@ def show(run: str, as_json: bool, csv_path: str | None, reasons: bool, operators
 def row_record(row: Measurement) -> Record:
     """A row as flat plain values; statistics are derived from the samples of its usable visits."""
     from shmoo.estimators.predict.tabular import or_reason
-    from shmoo.runs.statistics import FEW_CASES, mad
+    from shmoo.runs.store.statistics import FEW_CASES, mad
 
     timing = row.timing
     samples = timing.samples_s if timing else ()
@@ -121,7 +121,7 @@ def row_record(row: Measurement) -> Record:
 
 
 def _why_not_alone(row: Measurement) -> str:
-    from shmoo.runs.statistics import QUIET_BLOCKS
+    from shmoo.runs.store.statistics import QUIET_BLOCKS
 
     if not any(visit.slowdowns for visit in row.visits):
         return "the cores were not watched between blocks"

@@ -12,7 +12,7 @@ import msgspec
 
 from shmoo.estimators.graph.records import NORMAL_90
 from shmoo.harness.energy.probe import DomainEnergy
-from shmoo.runs.records import EnergyReading
+from shmoo.runs.store.records import EnergyReading
 
 T_90 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 """Student's t that leaves 5 % on either side, for 1 to 9 degrees of freedom; 1.83 stands for more."""

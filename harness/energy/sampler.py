@@ -22,7 +22,7 @@ import msgspec
 
 from shmoo.harness.energy.probe import UNMOVED, PowerMeter, Probe, Snapshot, trail_energy
 from shmoo.harness.energy.readings import Trial, reading
-from shmoo.runs.records import EnergyReading
+from shmoo.runs.store.records import EnergyReading
 
 UPDATES_PER_WINDOW = 50
 """A window holds at least this many counter updates, so that the unknown phase of its edges costs at most 2 %."""

@@ -14,7 +14,7 @@ import msgspec
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import bytes_of, canonical_dtype
 from shmoo.estimators.registry import Registry
-from shmoo.runs.records import AxisValue
+from shmoo.runs.store.records import AxisValue
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -15,7 +15,7 @@ from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.harness.capture.traced import capture_traced
 from shmoo.harness.settings import MeasureSettings
 from shmoo.harness.workloads.loading import find_workload
-from shmoo.runs.records import CaseSpec, Machine
+from shmoo.runs.store.records import CaseSpec, Machine
 
 OVERHEAD_S = 0.35
 """Time to build, capture and store one case."""

@@ -11,7 +11,7 @@ from random import Random
 from typing import NamedTuple
 
 from shmoo.harness.workloads.operators import ACTIVATIONS
-from shmoo.runs.records import AxisValue
+from shmoo.runs.store.records import AxisValue
 
 Axes = dict[str, AxisValue]
 

@@ -12,7 +12,7 @@ from shmoo.estimators.errors import InputError, unknown
 from shmoo.harness.workloads.loading import find_workload
 from shmoo.harness.workloads.module import DNNModule
 from shmoo.harness.workloads.shapes import FAMILIES, Axes, Family
-from shmoo.runs.records import CaseSpec, Machine
+from shmoo.runs.store.records import CaseSpec, Machine
 
 SUITES = ("quick", "micro", "compiled", "nets", "shmoo")
 PLANNED = "planned"

@@ -26,8 +26,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shmoo.runs.records import Timing
-from shmoo.runs.statistics import FEW_CASES, PRIOR_VISITS, Latency, latency, normal_deviation, visit_deviations
+from shmoo.runs.store.records import Timing
+from shmoo.runs.store.statistics import FEW_CASES, PRIOR_VISITS, Latency, latency, normal_deviation, visit_deviations
 
 UNDISTURBED_BLOCKS = 5
 """Fewer undisturbed blocks than this do not say what a call takes undisturbed."""

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from shmoo.runs.statistics import Latency, latency, latency_alone
+from shmoo.runs.store.statistics import Latency, latency, latency_alone
 
 RUN_FORMAT = 2
 """Version of run.json and of a row. 1: a row was one pass over its case, and any disturbance made it suspect. 2: a line is one
@@ -212,7 +212,7 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
         visit: number of this visit, from 0.
         visit_sd: standard deviation of the log of one visit's rate over the cases like this one in the run; `None` while too few
             were visited twice.
-        prevailing: of a merged row, what a call takes by its own visits and by those of calls like it (`runs/pooling.py`).
+        prevailing: of a merged row, what a call takes by its own visits and by those of calls like it (`runs/store/pooling.py`).
         measured_at: UTC, ISO 8601; for people, never for arithmetic.
     """
 

@@ -16,8 +16,8 @@ import msgspec
 
 from shmoo.estimators.errors import FormatError, InputError
 from shmoo.estimators.graph.records import Graph, decode_versioned
-from shmoo.runs.records import FINGERPRINT_FIELDS, RUN_FORMAT, CaseSpec, Machine, Measurement, RunManifest
-from shmoo.runs.visits import decode_row, merge_visits
+from shmoo.runs.store.records import FINGERPRINT_FIELDS, RUN_FORMAT, CaseSpec, Machine, Measurement, RunManifest
+from shmoo.runs.store.visits import decode_row, merge_visits
 
 MANIFEST = "run.json"
 ROWS = "rows.jsonl"

@@ -9,9 +9,9 @@ import msgspec
 
 from shmoo.estimators.errors import FormatError
 from shmoo.estimators.graph.records import decode_versioned
-from shmoo.runs.pooling import latencies
-from shmoo.runs.records import RUN_FORMAT, EnergyReading, Measurement, Reason, Timing
-from shmoo.runs.statistics import Latency, median, visit_deviations
+from shmoo.runs.store.pooling import latencies
+from shmoo.runs.store.records import RUN_FORMAT, EnergyReading, Measurement, Reason, Timing
+from shmoo.runs.store.statistics import Latency, median, visit_deviations
 
 NOISE = ("noisy", "disturbed", "busy host", "steal", "slow core")
 """Codes of reasons that say how much went on beside a visit; they widen its standard error and are no fault of the row."""

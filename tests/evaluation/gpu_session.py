@@ -24,9 +24,9 @@ from shmoo.harness.worker import CaseMeasurer
 from shmoo.harness.workloads.suites import NETWORKS, plan_suite
 from shmoo.runs.compare import compare_runs
 from shmoo.runs.metrics import repeat_spread
-from shmoo.runs.records import CaseSpec, Machine, Measurement
-from shmoo.runs.statistics import median
-from shmoo.runs.store import MANIFEST, Run
+from shmoo.runs.store.records import CaseSpec, Machine, Measurement
+from shmoo.runs.store.statistics import median
+from shmoo.runs.store.store import MANIFEST, Run
 
 DTYPES = ("float32", "tf32", "bfloat16", "float16")
 MORE_NETWORKS = ("mobilenet_v2", "resnet34", "vgg11", "googlenet", "swin_t", "squeezenet1_1", "mnasnet1_0")

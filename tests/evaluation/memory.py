@@ -13,7 +13,7 @@ from shmoo.estimators.units import percent
 from shmoo.harness.capture import capture
 from shmoo.harness.memory import peak_cpu_bytes, resident_bytes
 from shmoo.harness.workloads.module import DNNModule
-from shmoo.runs.records import AxisValue
+from shmoo.runs.store.records import AxisValue
 
 NETWORKS = (
     "alexnet", "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "densenet121", "squeezenet1_1",

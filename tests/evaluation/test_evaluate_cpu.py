@@ -10,8 +10,8 @@ from test_curve import MACHINE, network
 
 from shmoo.calibrate.base import base_profile
 from shmoo.estimators.errors import InputError
-from shmoo.runs.records import Measurement, RunManifest, Timing
-from shmoo.runs.store import RunWriter
+from shmoo.runs.store.records import Measurement, RunManifest, Timing
+from shmoo.runs.store.store import RunWriter
 from tests.evaluation import cpu as evaluate_cpu
 from tests.evaluation.cpu import ABOVE_SPREAD, MOST, NETWORKS, evaluate
 

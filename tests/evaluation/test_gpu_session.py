@@ -5,8 +5,8 @@ from virtual_device import VirtualDevice, VirtualNvml
 from shmoo.harness.energy.nvml import NvmlProbe
 from shmoo.harness.energy.sampler import EnergyMeter
 from shmoo.harness.workloads import find_workload
-from shmoo.runs.records import CaseSpec, Machine, Measurement, Reason, Timing
-from shmoo.runs.store import Run
+from shmoo.runs.store.records import CaseSpec, Machine, Measurement, Reason, Timing
+from shmoo.runs.store.store import Run
 from tests.evaluation.gpu_session import ENERGY, Part, energy_operators, plan, run_session
 
 MACHINE = Machine("Example CPU", 16, 32, 128 << 30, gpu_model="Example GPU", gpu_memory_bytes=80 << 30, driver="555.42")

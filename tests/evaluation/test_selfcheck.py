@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from shmoo.harness.workloads import find_workload
-from shmoo.runs.records import CaseSpec, Timing
+from shmoo.runs.store.records import CaseSpec, Timing
 from tests.evaluation import timing as selfcheck
 from tests.evaluation.timing import OPERATORS, _pair, against_autorange, overhead
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from shmoo.harness.timing import HostTimer, time_callable
-from shmoo.runs.records import CaseSpec
-from shmoo.runs.statistics import bootstrap_interval, median
+from shmoo.runs.store.records import CaseSpec
+from shmoo.runs.store.statistics import bootstrap_interval, median
 
 LIMIT = 0.03
 OVERHEAD_S = 1e-6
