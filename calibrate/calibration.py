@@ -26,7 +26,7 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.runs.store.records import FINGERPRINT_FIELDS
 from shmoo.runs.store.store import Run
-from shmoo.runs.tables import PRODUCTS
+from shmoo.runs.tables.reading import PRODUCTS
 
 COMPARED_PRODUCTS = 600
 """Matrix products used to find a table's reduction column; both fits together take some seconds."""

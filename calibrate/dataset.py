@@ -19,7 +19,7 @@ from shmoo.estimators.tiling.base import Tiling
 from shmoo.runs.store.records import CaseSpec, Machine
 from shmoo.runs.store.store import Run, machine_differences
 from shmoo.runs.store.visits import merge_visits
-from shmoo.runs.tables import read_table
+from shmoo.runs.tables.reading import read_table
 
 TABLE_DEVICE = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu", "kpu": "kpu"}
 TABLE_RUNTIME = {"cpu": "eager", "gpu": "eager", "tpu": "xla", "kpu": "domainflow"}

@@ -20,7 +20,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.runs.store.records import Machine, Measurement, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter
-from shmoo.runs.tables import TableRow, read_table
+from shmoo.runs.tables.reading import TableRow, read_table
 
 TRUTH = {
     "bandwidth.l1": 900e9,

@@ -11,7 +11,7 @@ from shmoo.calibrate.calibration import ENOUGH, table_reduction
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.harness.cli.app import cli
-from shmoo.runs.tables import read_table
+from shmoo.runs.tables.reading import read_table
 
 COLUMNS = ("op", "b", "m", "n", "k", "latency_s")
 

@@ -24,8 +24,8 @@ from shmoo.runs.store.records import (
 )
 from shmoo.runs.store.statistics import PRIOR_VISITS, QUIET_BLOCKS
 from shmoo.runs.store.visits import NOISY
-from shmoo.runs.table_operators import TABLE_OPERATORS
-from shmoo.runs.tables import COLUMNS
+from shmoo.runs.tables.operators import TABLE_OPERATORS
+from shmoo.runs.tables.reading import COLUMNS
 
 TEXT = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
 

@@ -14,7 +14,7 @@ from shmoo.calibrate.energy import LEAST, fit_energy
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.runs.store.records import EnergyReading, Machine, Measurement, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter
-from shmoo.runs.tables import TableRow
+from shmoo.runs.tables.reading import TableRow
 
 PROFILE = load_profile("cpu_server_generic")
 TRUTH = {

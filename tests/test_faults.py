@@ -34,7 +34,7 @@ from shmoo.harness.timing import TimingSettings
 from shmoo.harness.workloads.module import Built
 from shmoo.runs.store.records import CaseSpec, Reason, Timing
 from shmoo.runs.store.visits import merge_visits
-from shmoo.runs.tables import TableRow
+from shmoo.runs.tables.reading import TableRow
 
 SHORT = TimingSettings(block_s=1e-5, warmup_s=0.0, max_warmup_s=0.01, min_s=0.0, max_s=0.01, min_samples=3)
 UUID = "GPU-00000000-virtual"

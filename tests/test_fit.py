@@ -15,7 +15,7 @@ from shmoo.calibrate.parameters import parameters_for
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
-from shmoo.runs.tables import TableRow
+from shmoo.runs.tables.reading import TableRow
 
 
 def fitted(cases, folds: int = 0, **changes):

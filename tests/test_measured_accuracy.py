@@ -14,7 +14,7 @@ from measured_rows import FOLDER, measured_rows, source_of, written_table
 
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
-from shmoo.runs.tables import TableRow, read_table
+from shmoo.runs.tables.reading import TableRow, read_table
 from tests.evaluation.gpu import CONV_CARD, GROUPS
 from tests.evaluation.kpu import evaluate as evaluate_kpu
 from tests.evaluation.tpu import transcription

@@ -17,7 +17,7 @@ from shmoo.estimators.predict.draws import draw
 from shmoo.estimators.predict.model import Prediction, graph_latency, predict, segment_energy
 from shmoo.estimators.table import KernelTable, kernel_table
 from shmoo.estimators.tiling.base import TileShape, Tiling
-from shmoo.runs.table_operators import TABLE_OPERATORS
+from shmoo.runs.tables.operators import TABLE_OPERATORS
 
 PEAK, BANDWIDTH, LAUNCH = 1e12, 1e11, 1e-6
 

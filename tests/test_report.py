@@ -19,7 +19,7 @@ from shmoo.runs.predict import director_predictor, network_estimates, network_fu
 from shmoo.runs.report import _coefficient_row, figure_json, render_report, write_report
 from shmoo.runs.store.records import CaseSpec, ChildTime, Machine, Measurement, OperatorTime, Reason, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter
-from shmoo.runs.tables import TableRow
+from shmoo.runs.tables.reading import TableRow
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 PROFILE = load_profile("cpu_server_generic")

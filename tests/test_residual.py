@@ -25,7 +25,7 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.model import predict
 from shmoo.estimators.predict.residual import Correction, correction, summed, supported
 from shmoo.estimators.variants import with_threads
-from shmoo.runs.tables import TableRow
+from shmoo.runs.tables.reading import TableRow
 from tests.evaluation.gpu import DEVICES, GROUPS, WORST, card_of, read_device, sample_of
 
 REFERENCE = Path(__file__).parents[1].parent / "shared" / "reference"

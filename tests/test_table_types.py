@@ -20,7 +20,7 @@ from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.runs.predict import director_predictor
 from shmoo.runs.store.records import CaseSpec
-from shmoo.runs.tables import TableRow, read_table
+from shmoo.runs.tables.reading import TableRow, read_table
 
 TYPES = ("float32", "tf32", "bfloat16", "fp16", "fp8", "int8")
 

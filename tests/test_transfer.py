@@ -10,7 +10,7 @@ from shmoo.calibrate.transfer import off_by, transfer, typical
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.runs.tables import TableRow
+from shmoo.runs.tables.reading import TableRow
 from tests.evaluation.gpu import DEVICES, published
 
 

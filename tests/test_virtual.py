@@ -24,7 +24,7 @@ from shmoo.harness.gpuwatch import GpuWatch, gpu_doubts
 from shmoo.harness.machine import probe_machine
 from shmoo.runs.store.records import Machine, Measurement, RunManifest, Timing
 from shmoo.runs.store.store import RunWriter
-from shmoo.runs.tables import TableRow
+from shmoo.runs.tables.reading import TableRow
 
 SIDES = (64, 512, 2048, 8192)
 

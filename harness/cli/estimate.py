@@ -106,7 +106,7 @@ def estimate_table(
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.predict.tabular import interval_record, or_reason
     from shmoo.harness.architectures import load_architecture
-    from shmoo.runs.tables import PRODUCTS, read_table
+    from shmoo.runs.tables.reading import PRODUCTS, read_table
 
     if len(arch) != 1:
         raise InputError(f"--ops needs exactly one --arch, got {len(arch) or 'none'}; such as --arch gpu_a100_40g")

@@ -31,7 +31,7 @@ from shmoo.estimators.graph.dtypes import compute_dtype
 from shmoo.estimators.graph.records import Graph, single_call_graph
 from shmoo.estimators.machine.profile import Reduction
 from shmoo.runs.store.records import AxisValue, CaseSpec
-from shmoo.runs.table_operators import CONV, GEMM, TABLE_OPERATORS, ShapedOperator, SizedOperator, transposed_side
+from shmoo.runs.tables.operators import CONV, GEMM, TABLE_OPERATORS, ShapedOperator, SizedOperator, transposed_side
 
 ALIASES = MappingProxyType({"conv2d": "conv", "vector_add": "add", "clone": "copy"})
 """Names of published tables -> operators of the vocabulary."""

@@ -16,7 +16,7 @@ from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.table import KernelTable
-from shmoo.runs.tables import TableRow
+from shmoo.runs.tables.reading import TableRow
 
 USERS = "zzc0721/torch-performance-test-data, issue {}, 2025-26"
 """PyTorch's `mm` of square matrices of normal random numbers, 30 times in a row after 6 (their `test.py`)."""

@@ -9,7 +9,7 @@ import pytest
 
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.runs.tables import TableRow
+from shmoo.runs.tables.reading import TableRow
 from tests.evaluation.rates import PUBLISHED, Rate, predicted, table
 
 

@@ -1,0 +1,4 @@
+"""Tables of operators in CSV files, read into graphs.
+
+Runs that Shmoo measured are store.
+"""
