@@ -24,7 +24,7 @@ from shmoo.estimators.machine.catalogue import ALGORITHMS, FAMILY_OF, without_sp
 from shmoo.estimators.machine.coefficients import MANY_KERNELS, Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.runs.metrics import error_card
+from shmoo.runs.analysis.metrics import error_card
 
 COVERAGE = 0.9
 BORROWED = 10

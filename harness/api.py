@@ -24,7 +24,7 @@ from shmoo.estimators.sweep.controller import AxisValue, SweepController
 from shmoo.harness.architectures import choose_targets
 from shmoo.harness.architectures import load_architecture as load_profile
 from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY, VISITS
-from shmoo.runs.compare import MIN_CHANGE, Comparison, compare_runs
+from shmoo.runs.analysis.compare import MIN_CHANGE, Comparison, compare_runs
 from shmoo.runs.store.store import Run
 
 if TYPE_CHECKING:

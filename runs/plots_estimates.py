@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from shmoo.estimators.present.savings import QUANTITIES, FusionSummary, amount
 from shmoo.estimators.units import percent, si, size
-from shmoo.runs.error_records import CaseError
+from shmoo.runs.analysis.error_records import CaseError
 from shmoo.runs.plot_style import (
     ARCHITECTURE_COLOURS,
     FAINT,

@@ -16,8 +16,8 @@ from plotly.offline import get_plotlyjs
 from shmoo.estimators.machine.profile import Coefficient, ErrorCardEntry
 from shmoo.estimators.present.savings import QUANTITIES, FusionSummary
 from shmoo.estimators.units import UNKNOWN, percent, si, size
-from shmoo.runs.error_records import ErrorReport, NetworkError
-from shmoo.runs.errors import write_errors_csv
+from shmoo.runs.analysis.error_records import ErrorReport, NetworkError
+from shmoo.runs.analysis.errors import write_errors_csv
 from shmoo.runs.plots_errors import breakdown_figure, parity_figure, residual_figure, roofline_figure
 from shmoo.runs.plots_estimates import energy_figure, fusion_figure, tiles_figure
 from shmoo.runs.plots_shmoo import plane_figure, shmoo_figure

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from shmoo.harness.cli.app import cli
-from shmoo.runs.check import check_run
+from shmoo.runs.analysis.check import check_run
 from shmoo.runs.store.records import CaseSpec, EnergyReading, Machine, Measurement, Reason, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter, SkippedCase
 

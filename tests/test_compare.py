@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from shmoo.estimators.errors import NothingMeasuredError
 from shmoo.harness.cli.app import cli
-from shmoo.runs.compare import _student_quantile, compare_runs
+from shmoo.runs.analysis.compare import _student_quantile, compare_runs
 from shmoo.runs.store.records import CaseSpec, EnergyReading, Machine, Measurement, Reason, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter
 

@@ -9,7 +9,7 @@ import pytest
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.graph.records import Graph, Interval, OpCall, TensorSpec, Value
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, TilingSpec
-from shmoo.runs.errors import CSV_COLUMNS, error_report, write_errors_csv
+from shmoo.runs.analysis.errors import CSV_COLUMNS, error_report, write_errors_csv
 from shmoo.runs.store.records import CaseSpec, ChildTime, EnergyReading, Machine, Measurement, Reason, RunManifest, Timing
 from shmoo.runs.store.visits import merge_visits
 

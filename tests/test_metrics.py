@@ -3,7 +3,7 @@
 import pytest
 
 from shmoo.estimators.errors import InputError, NothingMeasuredError
-from shmoo.runs.metrics import error_card, repeat_spread, time_weighted_error
+from shmoo.runs.analysis.metrics import error_card, repeat_spread, time_weighted_error
 
 
 def test_error_card_by_hand():

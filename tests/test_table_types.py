@@ -18,7 +18,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.runs.predict import director_predictor
+from shmoo.runs.analysis.predict import director_predictor
 from shmoo.runs.store.records import CaseSpec
 from shmoo.runs.tables.reading import TableRow, read_table
 

@@ -225,7 +225,7 @@ class Previews:
         from shmoo.calibrate.calibration import quick_profile
         from shmoo.estimators.errors import ShmooError
         from shmoo.estimators.units import percent, si
-        from shmoo.runs.errors import error_report
+        from shmoo.runs.analysis.errors import error_report
         from shmoo.runs.store.store import Run
 
         run = Run.open(self._out)

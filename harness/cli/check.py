@@ -19,7 +19,7 @@ Examples:
 @options.as_json
 def check(run: str, as_json: bool) -> None:
     """Say what is wrong with a run, with numbers, and what to run next. Exits with 1 when something is; notes alone are fine."""
-    from shmoo.runs.check import check_run
+    from shmoo.runs.analysis.check import check_run
     from shmoo.runs.store.store import Run
 
     opened = Run.open(run)

@@ -10,7 +10,7 @@ import click
 from shmoo.harness.cli import options, output
 
 if TYPE_CHECKING:
-    from shmoo.runs.compare import Comparison, Unpaired
+    from shmoo.runs.analysis.compare import Comparison, Unpaired
 
 CHANGED = 1
 SHOWN = 20
@@ -35,7 +35,7 @@ Examples:
 def compare(a: str, b: str, min_change: float, as_json: bool) -> None:
     """Set run B beside run A, case by case: differences of machine and settings first, then what changed beyond noise and how far
     the two lie apart. Exits with 1 when something changed."""
-    from shmoo.runs.compare import compare_runs
+    from shmoo.runs.analysis.compare import compare_runs
     from shmoo.runs.store.store import Run
 
     runs = Run.open(a), Run.open(b)

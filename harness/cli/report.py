@@ -14,7 +14,7 @@ from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import ArchitectureProfile
     from shmoo.estimators.predict.tabular import Record
-    from shmoo.runs.error_records import ErrorReport
+    from shmoo.runs.analysis.error_records import ErrorReport
     from shmoo.runs.store.store import Run
 
 TARGETS = ONE_OF_EACH_FAMILY[1:]
@@ -71,8 +71,8 @@ def write(run: Run, profile: ArchitectureProfile, out: Path, archs: Sequence[str
 
     from shmoo.estimators.predict.tabular import flatten
     from shmoo.harness.architectures import load_architecture
-    from shmoo.runs.errors import error_report
-    from shmoo.runs.predict import network_estimates, network_fusions
+    from shmoo.runs.analysis.errors import error_report
+    from shmoo.runs.analysis.predict import network_estimates, network_fusions
     from shmoo.runs.report import write_report
 
     others = [load_architecture(name) for name in archs]

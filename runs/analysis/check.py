@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from shmoo.estimators.errors import FormatError
-from shmoo.runs.metrics import repeat_spread
+from shmoo.runs.analysis.metrics import repeat_spread
 from shmoo.runs.store.records import EnergyReading, Measurement, Timing
 from shmoo.runs.store.statistics import FEW_CASES, median, order_interval
 from shmoo.runs.store.store import ROWS, Run

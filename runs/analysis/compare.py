@@ -19,7 +19,7 @@ import numpy as np
 
 from shmoo.estimators.errors import NothingMeasuredError
 from shmoo.estimators.graph.records import Interval
-from shmoo.runs.metrics import repeat_spread
+from shmoo.runs.analysis.metrics import repeat_spread
 from shmoo.runs.store.records import CANONICAL_STATE, FINGERPRINT_FIELDS, CaseSpec, Machine, Measurement, RunManifest, Status
 from shmoo.runs.store.statistics import CONFIDENCE, FEW_CASES, PRIOR_VISITS, Latency, Z, median, normal_deviation, order_interval
 from shmoo.runs.store.store import Run, machine_differences

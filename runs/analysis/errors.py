@@ -14,9 +14,9 @@ import msgspec
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry
-from shmoo.runs.error_records import FREE, CallError, CaseError, ErrorReport, Excluded, NetworkError, network_name
-from shmoo.runs.metrics import error_card, repeat_spread, time_weighted_error
-from shmoo.runs.predict import CaseEstimate, KernelPart, Predictor, StoredRun, director_predictor
+from shmoo.runs.analysis.error_records import FREE, CallError, CaseError, ErrorReport, Excluded, NetworkError, network_name
+from shmoo.runs.analysis.metrics import error_card, repeat_spread, time_weighted_error
+from shmoo.runs.analysis.predict import CaseEstimate, KernelPart, Predictor, StoredRun, director_predictor
 from shmoo.runs.store.records import CANONICAL_STATE, CaseSpec, Measurement
 
 

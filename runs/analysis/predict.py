@@ -16,7 +16,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate, KernelEstimate
 from shmoo.estimators.predict.tabular import Record, estimate_record
 from shmoo.estimators.present.savings import FusionSummary, summarize_fusion
-from shmoo.runs.error_records import network_name
+from shmoo.runs.analysis.error_records import network_name
 from shmoo.runs.store.records import CaseSpec, Measurement, RunManifest
 
 CaseGraphs = tuple[CaseSpec, tuple[Graph, ...]]

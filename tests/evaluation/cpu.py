@@ -19,7 +19,7 @@ from shmoo.calibrate.dataset import MeasuredCase, Sources, blocks, read_sources
 from shmoo.calibrate.intervals import held_out, together
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.runs.metrics import repeat_spread
+from shmoo.runs.analysis.metrics import repeat_spread
 from tests.evaluation.results import HOLDS, Result, of_cases
 
 NETWORKS, FAR, FAR_SHARE = 0.12, 0.20, 0.15

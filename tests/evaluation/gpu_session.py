@@ -22,8 +22,8 @@ from shmoo.harness.energy.sampler import EnergySettings
 from shmoo.harness.settings import MeasureSettings
 from shmoo.harness.worker import CaseMeasurer
 from shmoo.harness.workloads.suites import NETWORKS, plan_suite
-from shmoo.runs.compare import compare_runs
-from shmoo.runs.metrics import repeat_spread
+from shmoo.runs.analysis.compare import compare_runs
+from shmoo.runs.analysis.metrics import repeat_spread
 from shmoo.runs.store.records import CaseSpec, Machine, Measurement
 from shmoo.runs.store.statistics import median
 from shmoo.runs.store.store import MANIFEST, Run

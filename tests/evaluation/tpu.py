@@ -22,7 +22,7 @@ from shmoo.estimators.machine.catalogue import under
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.tiling import TileShape, TpuWeightStationary
-from shmoo.runs.metrics import error_card
+from shmoo.runs.analysis.metrics import error_card
 from shmoo.runs.tables.reading import TableRow
 from tests.evaluation.results import HOLDS, HOLDS_ELSEWHERE, Kept, Result, of_cases, read_rows
 from tests.evaluation.tpu_buffers import buffered_cycles
