@@ -18,9 +18,9 @@ from shmoo.estimators.present.savings import QUANTITIES, FusionSummary
 from shmoo.estimators.units import UNKNOWN, percent, si, size
 from shmoo.runs.analysis.error_records import ErrorReport, NetworkError
 from shmoo.runs.analysis.errors import write_errors_csv
-from shmoo.runs.plots_errors import breakdown_figure, parity_figure, residual_figure, roofline_figure
-from shmoo.runs.plots_estimates import energy_figure, fusion_figure, tiles_figure
-from shmoo.runs.plots_shmoo import plane_figure, shmoo_figure
+from shmoo.runs.plots.errors import breakdown_figure, parity_figure, residual_figure, roofline_figure
+from shmoo.runs.plots.estimates import energy_figure, fusion_figure, tiles_figure
+from shmoo.runs.plots.shmoo import plane_figure, shmoo_figure
 
 REPORT_NAME = "report.html"
 ERRORS_NAME = "errors.csv"

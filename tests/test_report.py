@@ -14,8 +14,8 @@ from shmoo.estimators.machine.profile import Coefficient, load_profile
 from shmoo.estimators.present.savings import FusionSavings, FusionSummary, FusionTotals
 from shmoo.runs.analysis.errors import error_report
 from shmoo.runs.analysis.predict import director_predictor, network_estimates, network_fusions
-from shmoo.runs.plots_errors import parity_figure, roofline_figure
-from shmoo.runs.plots_shmoo import plane_figure, shmoo_figure
+from shmoo.runs.plots.errors import parity_figure, roofline_figure
+from shmoo.runs.plots.shmoo import plane_figure, shmoo_figure
 from shmoo.runs.report import _coefficient_row, figure_json, render_report, write_report
 from shmoo.runs.store.records import CaseSpec, ChildTime, Machine, Measurement, OperatorTime, Reason, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter

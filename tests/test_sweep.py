@@ -10,7 +10,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, single_call_graph
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.sweep.controller import SweepController
-from shmoo.runs.sweep_plot import sweep_figure
+from shmoo.runs.plots.sweeps import sweep_figure
 
 
 def linear(axes: dict) -> tuple[Graph, ...]:

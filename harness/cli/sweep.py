@@ -101,7 +101,7 @@ def sweep(
         output.write_csv(csv_path, rows)
         output.message(f"wrote {len(rows)} rows to {csv_path}")
     if plot_path:
-        from shmoo.runs.sweep_plot import sweep_figure
+        from shmoo.runs.plots.sweeps import sweep_figure
 
         figure = sweep_figure(rows, varied, units)
         figure.write_html(output.writing(plot_path), include_plotlyjs=True, config={"displaylogo": False, "responsive": True})

@@ -12,7 +12,7 @@ from shmoo.estimators.graph.records import FAMILIES
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.units import percent, si
 from shmoo.runs.analysis.error_records import CaseError, NetworkError, network_name
-from shmoo.runs.plot_style import FAINT, GREY, colour_of, error_bars, figure, line, log_axis, plain
+from shmoo.runs.plots.style import FAINT, GREY, colour_of, error_bars, figure, line, log_axis, plain
 
 _MARKERS = {
     "operator": {"symbol": "circle", "size": 6, "opacity": 0.6},

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from shmoo.estimators.present.savings import QUANTITIES, FusionSummary, amount
 from shmoo.estimators.units import percent, si, size
 from shmoo.runs.analysis.error_records import CaseError
-from shmoo.runs.plot_style import (
+from shmoo.runs.plots.style import (
     ARCHITECTURE_COLOURS,
     FAINT,
     GREY,

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from shmoo.estimators.graph.records import CONTRACTIONS
 from shmoo.estimators.units import percent, si, size
 from shmoo.runs.analysis.error_records import CaseError
-from shmoo.runs.plot_style import HEAT, dropdown, figure, octave_axis, plain, vertical_marks
+from shmoo.runs.plots.style import HEAT, dropdown, figure, octave_axis, plain, vertical_marks
 
 _MARGIN = {"l": 10, "r": 10, "t": 60, "b": 10}
 _HEATMAP = {"hoverinfo": "text", "hoverongaps": False, "colorscale": HEAT, "xgap": 1.5, "ygap": 1.5}

@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.units import amount, si, size
-from shmoo.runs.plot_style import (
+from shmoo.runs.plots.style import (
     ARCHITECTURE_COLOURS,
     AXIS,
     HEAT,
