@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from shmoo.calibrate.base import base_profile
-from shmoo.calibrate.dataset import TABLE_DEVICE, Block, Sources, blocks, read_sources, run_cases
-from shmoo.calibrate.energy import FittedEnergy, fit_energy
-from shmoo.calibrate.fit import Fitted, fit_latency, predicted_latency
-from shmoo.calibrate.intervals import held_out, reach_of_ranges, spreads
-from shmoo.calibrate.parameters import parameters_for
-from shmoo.calibrate.residual import FittedResidual, fit_residual
+from shmoo.calibrate.fit.base import base_profile
+from shmoo.calibrate.fit.dataset import TABLE_DEVICE, Block, Sources, blocks, read_sources, run_cases
+from shmoo.calibrate.fit.energy import FittedEnergy, fit_energy
+from shmoo.calibrate.fit.fit import Fitted, fit_latency, predicted_latency
+from shmoo.calibrate.fit.intervals import held_out, reach_of_ranges, spreads
+from shmoo.calibrate.fit.parameters import parameters_for
+from shmoo.calibrate.fit.residual import FittedResidual, fit_residual
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import FAMILIES, NORMAL_90, Coefficient, Source

@@ -16,9 +16,9 @@ from itertools import islice
 
 import numpy as np
 
-from shmoo.calibrate.dataset import MeasuredCase, blocks
-from shmoo.calibrate.fit import Response
-from shmoo.calibrate.parameters import parameters_for
+from shmoo.calibrate.fit.dataset import MeasuredCase, blocks
+from shmoo.calibrate.fit.fit import Response
+from shmoo.calibrate.fit.parameters import parameters_for
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile
 

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from shmoo.calibrate.dataset import MeasuredCase, blocks
-from shmoo.calibrate.fit import predicted_latency
-from shmoo.calibrate.intervals import reach_of_ranges, spreads
+from shmoo.calibrate.fit.dataset import MeasuredCase, blocks
+from shmoo.calibrate.fit.fit import predicted_latency
+from shmoo.calibrate.fit.intervals import reach_of_ranges, spreads
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import NORMAL_90, Coefficient
 from shmoo.estimators.machine.catalogue import entry

@@ -60,7 +60,7 @@ def load_architecture(name: str | Path) -> ArchitectureProfile:
     except InputError as error:
         if str(name) != LOCAL or isinstance(error, FormatError):
             raise
-    from shmoo.calibrate.base import base_profile
+    from shmoo.calibrate.fit.base import base_profile
     from shmoo.harness.machine import probe_machine
 
     return base_profile(probe_machine())

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from shmoo.calibrate.base import base_profile
 from shmoo.calibrate.calibration import calibrate, calibrate_cases, quick_profile
-from shmoo.calibrate.dataset import MeasuredCase, Sources, blocks, read_sources
-from shmoo.calibrate.fit import predicted_latency
-from shmoo.calibrate.intervals import held_out
+from shmoo.calibrate.fit.base import base_profile
+from shmoo.calibrate.fit.dataset import MeasuredCase, Sources, blocks, read_sources
+from shmoo.calibrate.fit.fit import predicted_latency
+from shmoo.calibrate.fit.intervals import held_out
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.machine.catalogue import space
 from shmoo.estimators.machine.coefficients import Coefficients

@@ -12,10 +12,10 @@ from build import GraphBuilder
 from click.testing import CliRunner
 from test_calibrate import TRUTH, measured_on
 
-from shmoo.calibrate.base import base_profile
 from shmoo.calibrate.curve import case_seconds, learning_curve
-from shmoo.calibrate.dataset import MeasuredCase, blocks, run_cases
-from shmoo.calibrate.fit import predicted_latency
+from shmoo.calibrate.fit.base import base_profile
+from shmoo.calibrate.fit.dataset import MeasuredCase, blocks, run_cases
+from shmoo.calibrate.fit.fit import predicted_latency
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.harness.cli.app import cli

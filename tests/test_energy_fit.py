@@ -9,8 +9,8 @@ import pytest
 from test_virtual import physics, work
 
 from shmoo.calibrate.calibration import calibrate_cases
-from shmoo.calibrate.dataset import MeasuredCase, Sources, blocks, run_cases
-from shmoo.calibrate.energy import LEAST, fit_energy
+from shmoo.calibrate.fit.dataset import MeasuredCase, Sources, blocks, run_cases
+from shmoo.calibrate.fit.energy import LEAST, fit_energy
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.runs.store.records import EnergyReading, Machine, Measurement, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter

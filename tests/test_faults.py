@@ -17,8 +17,8 @@ import torch
 from stand_ins import Clock, ZoneFiles, write_powercap_tree
 from virtual_device import VirtualDevice, VirtualNvml
 
-from shmoo.calibrate.dataset import MeasuredCase, blocks
-from shmoo.calibrate.energy import fit_energy
+from shmoo.calibrate.fit.dataset import MeasuredCase, blocks
+from shmoo.calibrate.fit.energy import fit_energy
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.harness import measure as measure_module
 from shmoo.harness.energy import available_probes

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from test_calibrate import TRUTH, measured_on
 
-from shmoo.calibrate import fit
-from shmoo.calibrate.dataset import MeasuredCase, blocks
-from shmoo.calibrate.fit import fit_latency, predicted_latency
-from shmoo.calibrate.parameters import parameters_for
+from shmoo.calibrate.fit import fit
+from shmoo.calibrate.fit.dataset import MeasuredCase, blocks
+from shmoo.calibrate.fit.fit import fit_latency, predicted_latency
+from shmoo.calibrate.fit.parameters import parameters_for
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile

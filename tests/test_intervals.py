@@ -8,8 +8,8 @@ from build import GraphBuilder
 from test_calibrate import TRUTH, measured_on, sources_of
 
 from shmoo.calibrate.calibration import calibrate_cases
-from shmoo.calibrate.dataset import MeasuredCase, blocks
-from shmoo.calibrate.intervals import BORROWED, FLOOR, conformal_point, spreads
+from shmoo.calibrate.fit.dataset import MeasuredCase, blocks
+from shmoo.calibrate.fit.intervals import BORROWED, FLOOR, conformal_point, spreads
 from shmoo.estimators.graph.records import NORMAL_90
 from shmoo.estimators.machine.coefficients import MANY_KERNELS
 from shmoo.estimators.machine.profile import load_profile

@@ -14,9 +14,9 @@ from msgspec import structs
 from scipy.stats import norm
 
 from shmoo.calibrate.calibration import calibrate_cases
-from shmoo.calibrate.dataset import Block, MeasuredCase, Sources, blocks
-from shmoo.calibrate.fit import predicted_latency
-from shmoo.calibrate.residual import FittedResidual, fit_residual
+from shmoo.calibrate.fit.dataset import Block, MeasuredCase, Sources, blocks
+from shmoo.calibrate.fit.fit import predicted_latency
+from shmoo.calibrate.fit.residual import FittedResidual, fit_residual
 from shmoo.calibrate.transfer import transfer
 from shmoo.estimators.errors import FormatError, InputError
 from shmoo.estimators.machine.coefficients import Coefficients

@@ -58,14 +58,16 @@ def test_the_functions_are_those_of_the_interface() -> None:
         assert getattr(shmoo, name) is getattr(api, name)
 
 
-@pytest.mark.parametrize("first", ["shmoo.calibrate", "import shmoo.calibrate.base", "from shmoo.calibrate import Calibration"])
+@pytest.mark.parametrize(
+    "first", ["shmoo.calibrate", "import shmoo.calibrate.fit.base", "from shmoo.calibrate import Calibration"]
+)
 def test_calibrate_is_a_function_and_a_package(first: str) -> None:
     """Whichever is used first, the package can be called and its modules can be reached."""
     code = (
-        f"import shmoo; {first}\nfrom shmoo.calibrate.calibration import calibrate\nimport shmoo.calibrate.fit, json\n"
-        "print(json.dumps([shmoo.calibrate.__call__ is calibrate, shmoo.calibrate.fit.__name__]))"
+        f"import shmoo; {first}\nfrom shmoo.calibrate.calibration import calibrate\nimport shmoo.calibrate.fit.fit, json\n"
+        "print(json.dumps([shmoo.calibrate.__call__ is calibrate, shmoo.calibrate.fit.fit.__name__]))"
     )
-    assert in_a_fresh_interpreter(code) == [True, "shmoo.calibrate.fit"]
+    assert in_a_fresh_interpreter(code) == [True, "shmoo.calibrate.fit.fit"]
     assert isinstance(shmoo.calibrate, ModuleType)
 
 

@@ -11,9 +11,9 @@ import pytest
 from cli_runner import shmoo
 
 from shmoo.calibrate.calibration import calibrate_cases
-from shmoo.calibrate.dataset import blocks, read_sources
-from shmoo.calibrate.fit import predicted_latency
-from shmoo.calibrate.parameters import parameters_for
+from shmoo.calibrate.fit.dataset import blocks, read_sources
+from shmoo.calibrate.fit.fit import predicted_latency
+from shmoo.calibrate.fit.parameters import parameters_for
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile

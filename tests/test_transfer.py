@@ -5,7 +5,7 @@ import math
 import pytest
 from msgspec.structs import replace
 
-from shmoo.calibrate.dataset import MeasuredCase
+from shmoo.calibrate.fit.dataset import MeasuredCase
 from shmoo.calibrate.transfer import off_by, transfer, typical
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, load_profile

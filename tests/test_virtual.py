@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from virtual_device import VirtualDevice, VirtualNvml, VirtualPowercap
 
-from shmoo.calibrate.dataset import MeasuredCase, blocks, read_sources
-from shmoo.calibrate.energy import fit_energy
-from shmoo.calibrate.fit import predicted_latency
+from shmoo.calibrate.fit.dataset import MeasuredCase, blocks, read_sources
+from shmoo.calibrate.fit.energy import fit_energy
+from shmoo.calibrate.fit.fit import predicted_latency
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.harness.energy import available_probes

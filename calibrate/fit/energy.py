@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import lsq_linear
 
-from shmoo.calibrate.dataset import Block
-from shmoo.calibrate.fit import weights_of
+from shmoo.calibrate.fit.dataset import Block
+from shmoo.calibrate.fit.fit import weights_of
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import NORMAL_90, Coefficient
 from shmoo.estimators.machine.catalogue import energy_names, entry

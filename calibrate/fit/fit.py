@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import least_squares
 
-from shmoo.calibrate.dataset import Block
-from shmoo.calibrate.parameters import MIN_CASES, Parameter
+from shmoo.calibrate.fit.dataset import Block
+from shmoo.calibrate.fit.parameters import MIN_CASES, Parameter
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.catalogue import ALGORITHMS, whose
 from shmoo.estimators.machine.coefficients import Coefficients

@@ -17,8 +17,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from msgspec.structs import replace
 
-from shmoo.calibrate.dataset import Block
-from shmoo.calibrate.fit import predicted_latency
+from shmoo.calibrate.fit.dataset import Block
+from shmoo.calibrate.fit.fit import predicted_latency
 from shmoo.estimators.graph.records import NORMAL_90, Coefficient
 from shmoo.estimators.machine.catalogue import ALGORITHMS, FAMILY_OF, without_spreads
 from shmoo.estimators.machine.coefficients import MANY_KERNELS, Coefficients, algorithm_codes

@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from shmoo.calibrate.dataset import Block
+from shmoo.calibrate.fit.dataset import Block
 from shmoo.estimators.graph.records import CONVOLUTIONS
 from shmoo.estimators.machine.catalogue import ALGORITHMS, algorithm_names, short_op, space
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, converts_layout

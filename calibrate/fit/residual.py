@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from msgspec.structs import replace
 
-from shmoo.calibrate.dataset import Block
-from shmoo.calibrate.fit import predicted_latency
-from shmoo.calibrate.intervals import FLOOR, conformal_point
+from shmoo.calibrate.fit.dataset import Block
+from shmoo.calibrate.fit.fit import predicted_latency
+from shmoo.calibrate.fit.intervals import FLOOR, conformal_point
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import NORMAL_90
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes

@@ -12,7 +12,7 @@ one value. How much support a kernel has also says how its interval is made up o
 without the correction. The trees are symmetric: all nodes of a level ask the same question (Prokhorenkova et al., "CatBoost",
 NeurIPS 2018), so that many trees and kernels are a few array operations.
 
-Fitting is in `shmoo.calibrate.residual`. Only the machine that was measured has a residual: it is not carried to others.
+Fitting is in `shmoo.calibrate.fit.residual`. Only the machine that was measured has a residual: it is not carried to others.
 """
 
 from __future__ import annotations

@@ -252,7 +252,7 @@ def calibrated(run: Run, name: str, seed: int, force: bool) -> tuple[Architectur
     """
     import msgspec
 
-    from shmoo.calibrate.base import base_profile
+    from shmoo.calibrate.fit.base import base_profile
     from shmoo.estimators.errors import InputError, NothingMeasuredError
     from shmoo.harness.cli.calibrate import fit, profile_path
 

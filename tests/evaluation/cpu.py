@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from shmoo.calibrate.base import base_profile
 from shmoo.calibrate.calibration import calibrate_cases, groups
-from shmoo.calibrate.dataset import MeasuredCase, Sources, blocks, read_sources
-from shmoo.calibrate.intervals import held_out, together
+from shmoo.calibrate.fit.base import base_profile
+from shmoo.calibrate.fit.dataset import MeasuredCase, Sources, blocks, read_sources
+from shmoo.calibrate.fit.intervals import held_out, together
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.runs.analysis.metrics import repeat_spread

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from shmoo.calibrate.calibration import calibrate_cases
-from shmoo.calibrate.dataset import MeasuredCase, Sources, blocks, read_sources
-from shmoo.calibrate.intervals import HeldOut, held_out, together
+from shmoo.calibrate.fit.dataset import MeasuredCase, Sources, blocks, read_sources
+from shmoo.calibrate.fit.intervals import HeldOut, held_out, together
 from shmoo.calibrate.transfer import off_by, transfer, typical
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, load_profile

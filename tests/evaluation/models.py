@@ -18,7 +18,7 @@ from types import MappingProxyType
 import msgspec
 import numpy as np
 
-from shmoo.calibrate.intervals import HeldOut, together
+from shmoo.calibrate.fit.intervals import HeldOut, together
 from shmoo.calibrate.transfer import transfer
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph, Interval

@@ -76,7 +76,7 @@ def test_tpu_v4_operators_are_predicted_within_their_bounds():
 
 def test_both_halves_hold_about_half_and_repeats_stay_together():
     """The hash puts equal operators and shapes in one half."""
-    from shmoo.calibrate.dataset import read_sources
+    from shmoo.calibrate.fit.dataset import read_sources
     from tests.evaluation.tpu import OPERATORS, half
 
     cases = read_sources([reference() / OPERATORS], "tpu").cases

@@ -8,7 +8,7 @@ import pytest
 from test_calibrate import TRUTH, measured_on
 from test_curve import MACHINE, network
 
-from shmoo.calibrate.base import base_profile
+from shmoo.calibrate.fit.base import base_profile
 from shmoo.estimators.errors import InputError
 from shmoo.runs.store.records import Measurement, RunManifest, Timing
 from shmoo.runs.store.store import RunWriter

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from shmoo.calibrate.dataset import blocks
-from shmoo.calibrate.parameters import parameters_for
+from shmoo.calibrate.fit.dataset import blocks
+from shmoo.calibrate.fit.parameters import parameters_for
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import load_profile
 from tests.evaluation.gpu import DEVICES, GROUPS, card_of, published, read_device, results

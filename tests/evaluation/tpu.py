@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from shmoo.calibrate.calibration import calibrate_cases
-from shmoo.calibrate.dataset import Block, MeasuredCase, Sources, blocks, read_sources
-from shmoo.calibrate.intervals import held_out
+from shmoo.calibrate.fit.dataset import Block, MeasuredCase, Sources, blocks, read_sources
+from shmoo.calibrate.fit.intervals import held_out
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import FAMILIES, Graph
 from shmoo.estimators.machine.catalogue import under
