@@ -12,7 +12,7 @@ from build import GraphBuilder
 from click.testing import CliRunner
 from test_calibrate import TRUTH, measured_on
 
-from shmoo.calibrate.curve import case_seconds, learning_curve
+from shmoo.calibrate.design.curve import case_seconds, learning_curve
 from shmoo.calibrate.fit.base import base_profile
 from shmoo.calibrate.fit.dataset import MeasuredCase, blocks, run_cases
 from shmoo.calibrate.fit.fit import predicted_latency

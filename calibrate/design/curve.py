@@ -16,11 +16,11 @@ from statistics import fmean
 import msgspec
 import numpy as np
 
+from shmoo.calibrate.design.planning import importance, most_telling, sensitivities
 from shmoo.calibrate.fit.base import base_profile
 from shmoo.calibrate.fit.dataset import MeasuredCase, blocks, run_cases
 from shmoo.calibrate.fit.fit import fit_latency, predicted_latency
 from shmoo.calibrate.fit.parameters import parameters_for
-from shmoo.calibrate.planning import importance, most_telling, sensitivities
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile

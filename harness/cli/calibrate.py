@@ -106,7 +106,7 @@ def show_curve(sources: tuple[Path, ...], base, seed: int, as_json: bool) -> Non
     """
     import msgspec
 
-    from shmoo.calibrate.curve import learning_curve
+    from shmoo.calibrate.design.curve import learning_curve
     from shmoo.estimators.units import percent
 
     if len(sources) != 1 or not sources[0].is_dir():

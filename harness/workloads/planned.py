@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from shmoo.calibrate.design.planning import plan
 from shmoo.calibrate.fit.base import base_profile
 from shmoo.calibrate.fit.dataset import MeasuredCase, blocks
 from shmoo.calibrate.fit.fit import predicted_latency
-from shmoo.calibrate.planning import plan
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.harness.capture.traced import capture_traced
