@@ -8,7 +8,7 @@ from shmoo.estimators.registry import on_demand
 
 if TYPE_CHECKING:
     from shmoo.harness.capture import FXGraphWalker, OperatorIntrospector
-    from shmoo.harness.workloads import DNNModule
+    from shmoo.harness.module import DNNModule
 
 __all__ = ["DNNModule", "FXGraphWalker", "OperatorIntrospector"]
 

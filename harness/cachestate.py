@@ -23,7 +23,7 @@ import torch
 
 from shmoo.estimators.errors import unknown
 from shmoo.harness.memory import resident_bytes
-from shmoo.harness.workloads.module import Built
+from shmoo.harness.module import Built
 from shmoo.runs.store.records import CACHE_STATES, AxisValue
 
 TIMES_CACHE = 2

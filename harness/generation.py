@@ -9,7 +9,7 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.present.generation import DecodeStep, GenerationEstimate, cache_bytes, decode_contexts, generation
 from shmoo.harness.mode import Mode
 from shmoo.harness.models import ModelGraphs, WorkloadGraphs, phase_of
-from shmoo.harness.workloads.module import DNNModule
+from shmoo.harness.module import DNNModule
 
 
 class Generator:

@@ -29,7 +29,7 @@ from shmoo.estimators.graph.records import CONTRACTIONS, Graph
 from shmoo.harness.capture.compiled import Piece, compile_pieces
 from shmoo.harness.capture.introspect import first_line, operator_name
 from shmoo.harness.capture.walker import CALL_INDEX
-from shmoo.harness.workloads.module import DNNModule
+from shmoo.harness.module import DNNModule
 from shmoo.runs.store.records import AxisValue
 
 KernelKind = Literal["loops", "library", "copy"]

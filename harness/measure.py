@@ -34,11 +34,11 @@ from shmoo.harness.energy.sampler import EnergyMeter
 from shmoo.harness.gpuwatch import GpuWatch, gpu_doubts
 from shmoo.harness.machine import last_level_bytes
 from shmoo.harness.memory import peak_cpu_bytes, peak_cuda_bytes, resident_bytes
+from shmoo.harness.module import Built
 from shmoo.harness.observing import Host, observed, status_of
 from shmoo.harness.replay import GraphReplay, ReplayError, child_times, time_operators
 from shmoo.harness.settings import MeasureSettings
 from shmoo.harness.timing import CudaTimer, HostTimer, TimingSettings, time_callable
-from shmoo.harness.workloads.module import Built
 from shmoo.runs.store.records import (
     CANONICAL_STATE,
     CaseSpec,

@@ -20,9 +20,9 @@ from shmoo.harness.capture.traced import capture_traced
 from shmoo.harness.capture.training import capture_training
 from shmoo.harness.capture.workload import CaptureFamily, build_for_capture
 from shmoo.harness.mode import Mode
+from shmoo.harness.module import STORAGE_DTYPES, Built, DNNModule, Maker, dim
 from shmoo.harness.workloads.configs import DEFAULT_SEQ_LEN
 from shmoo.harness.workloads.loading import resolve_model
-from shmoo.harness.workloads.module import STORAGE_DTYPES, Built, DNNModule, Maker, dim
 from shmoo.runs.store.records import AxisValue
 
 logger = logging.getLogger(__name__)

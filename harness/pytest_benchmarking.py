@@ -122,7 +122,7 @@ class BenchmarkRun:
     def module_measurer(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Measurer:
         """Measures a module of a test's own."""
         from shmoo.harness.measure import Measurer
-        from shmoo.harness.workloads import Built
+        from shmoo.harness.module import Built
 
         settings = MeasureSettings(network=self.own)
         if self._max_s is not None:

@@ -7,7 +7,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from shmoo.harness.capture.traced import FakeCall
-from shmoo.harness.workloads import Built
+from shmoo.harness.module import Built
 
 
 def flops_seen_by_torch(built: Built) -> int:

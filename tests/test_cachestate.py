@@ -6,8 +6,8 @@ from shmoo.harness.cachestate import OtherWork, flusher, prepare
 from shmoo.harness.energy.sampler import EnergySettings
 from shmoo.harness.energy.virtual import SimulatedProbe
 from shmoo.harness.measure import Measurer, MeasureSettings
+from shmoo.harness.module import Built
 from shmoo.harness.timing import TimingSettings
-from shmoo.harness.workloads.module import Built
 from shmoo.runs.store.records import CaseSpec
 
 SHORT = TimingSettings(block_s=1e-5, warmup_s=0.0, max_warmup_s=0.01, min_s=0.0, max_s=0.02, min_samples=3)

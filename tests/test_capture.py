@@ -18,8 +18,8 @@ from shmoo.harness.capture import (
     capture_workload,
 )
 from shmoo.harness.capture.introspect import operator_name, relative_path
+from shmoo.harness.module import Built, DNNModule
 from shmoo.harness.workloads import find_workload
-from shmoo.harness.workloads.module import Built, DNNModule
 
 
 def only(found: Capture) -> Graph:

@@ -29,9 +29,9 @@ from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings, TrailSampl
 from shmoo.harness.energy.virtual import SimulatedProbe
 from shmoo.harness.hostwatch import HostSnapshot
 from shmoo.harness.measure import Measurer
+from shmoo.harness.module import Built
 from shmoo.harness.settings import MeasureSettings
 from shmoo.harness.timing import TimingSettings
-from shmoo.harness.workloads.module import Built
 from shmoo.runs.store.records import CaseSpec, Reason, Timing
 from shmoo.runs.store.visits import merge_visits
 from shmoo.runs.tables.reading import TableRow

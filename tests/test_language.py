@@ -18,7 +18,7 @@ from shmoo.harness.capture import capture_workload
 from shmoo.harness.generation import Generator
 from shmoo.harness.mode import Mode
 from shmoo.harness.models import model_graphs, phase_of
-from shmoo.harness.workloads.module import Built, DNNModule, dim
+from shmoo.harness.module import Built, DNNModule, dim
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'models'")
 

@@ -13,10 +13,10 @@ from shmoo.harness.energy.sampler import EnergySettings
 from shmoo.harness.energy.virtual import SimulatedProbe
 from shmoo.harness.measure import Measurer, failure
 from shmoo.harness.memory import highest_sum, peak_cpu_bytes, resident_bytes
+from shmoo.harness.module import Built
 from shmoo.harness.replay import GraphReplay, ReplayError, child_times, time_operators
 from shmoo.harness.settings import MeasureSettings
 from shmoo.harness.timing import TimingSettings
-from shmoo.harness.workloads.module import Built
 from shmoo.runs.store.records import CaseSpec, Reason
 from shmoo.runs.store.statistics import median
 from shmoo.runs.store.visits import merge_visits

@@ -9,8 +9,8 @@ from torch import nn
 from shmoo.estimators.memory.peak import peak_memory_bytes
 from shmoo.harness.capture import CaptureError, capture, capture_workload
 from shmoo.harness.capture.traced import capture_traced
-from shmoo.harness.workloads import Built, DNNModule, Maker, dim, find_workload
-from shmoo.harness.workloads.module import weights_on_meta
+from shmoo.harness.module import Built, DNNModule, Maker, dim, weights_on_meta
+from shmoo.harness.workloads import find_workload
 
 
 class Tied(nn.Module):

@@ -15,8 +15,8 @@ from shmoo.estimators.graph.records import Graph
 from shmoo.harness.capture import Capture, CaptureError, capture_training
 from shmoo.harness.mode import Mode
 from shmoo.harness.models import model_graphs
+from shmoo.harness.module import Built
 from shmoo.harness.workloads import find_workload
-from shmoo.harness.workloads.module import Built
 from shmoo.harness.workloads.zoo import import_torchvision
 
 

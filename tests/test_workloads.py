@@ -14,7 +14,8 @@ from shmoo.estimators.costs import graph_cost
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.registry import DuplicateNameError
 from shmoo.harness.capture import CaptureFamily, capture_workload
-from shmoo.harness.workloads import WORKLOADS, Axis, Built, Maker, Size, dim, find_workload, resolve_model, workload
+from shmoo.harness.module import Axis, Built, Maker, Size, dim, workload
+from shmoo.harness.workloads import WORKLOADS, find_workload, resolve_model
 
 OPERATORS = """linear bmm conv conv_transpose add add_scalar sub mul div relu leaky_relu elu gelu silu sigmoid tanh hardswish
 softmax layer_norm rms_norm group_norm batch_norm max_pool avg_pool embedding attention cat copy"""

@@ -16,7 +16,7 @@ from shmoo.harness.capture.capture import Capture, capture
 from shmoo.harness.capture.introspect import CaptureError
 from shmoo.harness.capture.symbolic import SymbolicCapture, capture_symbolic, leaf_shapes
 from shmoo.harness.capture.traced import capture_traced
-from shmoo.harness.workloads.module import Built, DNNModule
+from shmoo.harness.module import Built, DNNModule
 from shmoo.runs.store.records import AxisValue
 
 Axes = Mapping[str, AxisValue]

@@ -88,8 +88,8 @@ def _recorded(module, axes: dict, dtype: str, runtime: str, family: str) -> tupl
     import torch
 
     from shmoo.harness.backends import RUNTIMES, compile_model
+    from shmoo.harness.module import STORAGE_DTYPES
     from shmoo.harness.trace import record_call
-    from shmoo.harness.workloads.module import STORAGE_DTYPES
 
     device = DEVICE.get(family)
     if device is None or runtime not in RUNTIMES:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from shmoo.estimators.errors import InputError, unknown
-from shmoo.harness.workloads.module import Axis, Built, DNNModule, Maker, dim
+from shmoo.harness.module import Axis, Built, DNNModule, Maker, dim
 from shmoo.harness.workloads.zoo import import_torchvision
 
 DEFAULT_SEQ_LEN = 128

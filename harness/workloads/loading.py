@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 
 from shmoo.estimators.errors import InputError, unknown
+from shmoo.harness.module import WORKLOADS, Built, DNNModule, Maker, dim
 from shmoo.harness.workloads import operators, synthetic
 from shmoo.harness.workloads.configs import config_models, find_config_model, load_config
-from shmoo.harness.workloads.module import WORKLOADS, Built, DNNModule, Maker, dim
 from shmoo.harness.workloads.zoo import DIFFUSION, find_network, quantized_names, zoo_names
 
 REGISTERED_BY = (operators, synthetic)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from shmoo.harness.workloads.module import Axis, Built, Maker, Size, dim, workload
+from shmoo.harness.module import Axis, Built, Maker, Size, dim, workload
 
 BIAS = Axis("bias", True, "whether a bias is added")
 ROWS = dim("rows", 1024, "rows")

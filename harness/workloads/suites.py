@@ -9,8 +9,8 @@ from random import Random
 from typing import NamedTuple
 
 from shmoo.estimators.errors import InputError, unknown
+from shmoo.harness.module import DNNModule
 from shmoo.harness.workloads.loading import find_workload
-from shmoo.harness.workloads.module import DNNModule
 from shmoo.harness.workloads.shapes import FAMILIES, Axes, Family
 from shmoo.runs.store.records import CaseSpec, Machine
 

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from shmoo.harness.workloads.module import Axis, Built, Maker, Size, dim, workload
+from shmoo.harness.module import Axis, Built, Maker, Size, dim, workload
 from shmoo.harness.workloads.operators import ACTIVATIONS, BIAS, SIZE, conv_out
 
 if TYPE_CHECKING:

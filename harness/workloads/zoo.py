@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from shmoo.estimators.errors import InputError, unknown
-from shmoo.harness.workloads.module import Axis, Built, DNNModule, Maker, dim
+from shmoo.harness.module import Axis, Built, DNNModule, Maker, dim
 
 FAMILIES = ("classification", "segmentation", "video", "optical_flow", "detection")
 """Kinds of torchvision's networks that can be built."""

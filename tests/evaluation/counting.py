@@ -23,9 +23,9 @@ from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.harness.capture import capture
 from shmoo.harness.capture.exported import FunctionModule
+from shmoo.harness.module import Built, DNNModule
 from shmoo.harness.replay import GraphReplay, ReplayError
 from shmoo.harness.workloads.loading import resolve_model
-from shmoo.harness.workloads.module import Built, DNNModule
 
 NETWORKS = (
     "squeezenet1_1", "resnet18", "mobilenet_v2", "efficientnet_b0", "vit_b_16", "swin_t", "bert_base",

@@ -26,8 +26,8 @@ from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.harness.capture.traced import capture_traced
+from shmoo.harness.module import Built
 from shmoo.harness.workloads.loading import load_config
-from shmoo.harness.workloads.module import Built
 from tests.evaluation.allocator import allocation_time
 from tests.evaluation.gpu import DEVICES, fit_device, left_out_sigma, published, read_device
 from tests.evaluation.results import Kept, Result, of_cases, read_rows

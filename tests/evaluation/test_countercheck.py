@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from shmoo.harness.workloads.module import Built, DNNModule
+from shmoo.harness.module import Built, DNNModule
 from tests.evaluation import counting
 from tests.evaluation.counting import Comparison, Count, compare, markdown
 

@@ -3,8 +3,8 @@
 import pytest
 from torch import nn
 
+from shmoo.harness.module import Built, DNNModule
 from shmoo.harness.workloads.loading import find_workload
-from shmoo.harness.workloads.module import Built, DNNModule
 from tests.evaluation.memory import MOST_OVER, MOST_UNDER, NETWORKS, MemoryCheck, check_memory, markdown
 
 
