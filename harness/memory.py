@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from shmoo.harness.capture.introspect import leaves
+from shmoo.harness.capture.fx.introspect import leaves
 
 
 def resident_bytes(model: Any, args: Iterable[Any], kwargs: dict[str, Any]) -> float:

@@ -27,8 +27,8 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.predict.timeline import Scheduled, schedule
 from shmoo.harness.architectures import load_architecture
-from shmoo.harness.capture.trace import attribute_tensors, trace_aten
-from shmoo.harness.capture.walker import FXGraphWalker, Origin, source_of
+from shmoo.harness.capture.fx.trace import attribute_tensors, trace_aten
+from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, source_of
 
 DEFAULT_PROFILES = {"kpu": "kpu_t256", "tpu": "tpu_v4"}
 """Architecture a back-end models where its options name none."""

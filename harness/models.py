@@ -15,7 +15,7 @@ from shmoo.estimators.graph.dtypes import compute_dtype
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.sweep.controller import GraphSource
 from shmoo.harness.capture.capture import Capture
-from shmoo.harness.capture.introspect import CaptureError
+from shmoo.harness.capture.fx.introspect import CaptureError
 from shmoo.harness.capture.traced import capture_traced
 from shmoo.harness.capture.training import capture_training
 from shmoo.harness.capture.workload import CaptureFamily, build_for_capture

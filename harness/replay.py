@@ -19,7 +19,7 @@ import torch
 from shmoo.estimators.errors import ShmooError
 from shmoo.estimators.graph.distinct import DistinctOperator, distinct_operators
 from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec
-from shmoo.harness.capture.introspect import leaves
+from shmoo.harness.capture.fx.introspect import leaves
 from shmoo.harness.observing import observed
 from shmoo.harness.settings import ALONE
 from shmoo.harness.timing import BlockTimer, CudaTimer, HostTimer, TimingSettings, time_callable

@@ -17,7 +17,7 @@ from shmoo.harness.capture import (
     capture_exported,
     capture_workload,
 )
-from shmoo.harness.capture.introspect import operator_name, relative_path
+from shmoo.harness.capture.fx.introspect import operator_name, relative_path
 from shmoo.harness.module import Built, DNNModule
 from shmoo.harness.workloads import find_workload
 

@@ -8,7 +8,7 @@ import torch
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, Value
 from shmoo.harness.capture.capture import capture
-from shmoo.harness.capture.introspect import CaptureError
+from shmoo.harness.capture.fx.introspect import CaptureError
 from shmoo.harness.energy.sampler import EnergySettings
 from shmoo.harness.energy.virtual import SimulatedProbe
 from shmoo.harness.measure import Measurer, failure

@@ -88,7 +88,7 @@ def test_the_classes_are_found_where_the_packages_name_them() -> None:
     import shmoo.estimators
     import shmoo.harness
     from shmoo.estimators.predict.director import AnalysisDirector
-    from shmoo.harness.capture.walker import FXGraphWalker
+    from shmoo.harness.capture.fx.walker import FXGraphWalker
 
     assert shmoo.estimators.AnalysisDirector is AnalysisDirector
     assert shmoo.harness.FXGraphWalker is FXGraphWalker

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from shmoo.harness.capture.introspect import CaptureError
+from shmoo.harness.capture.fx.introspect import CaptureError
 from shmoo.harness.capture.traced import FakeCall, capture_traced
 
 

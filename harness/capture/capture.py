@@ -12,8 +12,8 @@ import torch
 from shmoo.estimators.graph.records import Graph
 from shmoo.harness.capture.compiled import compile_pieces
 from shmoo.harness.capture.exported import export_graph, exportable
-from shmoo.harness.capture.introspect import CaptureError
-from shmoo.harness.capture.walker import FXGraphWalker
+from shmoo.harness.capture.fx.introspect import CaptureError
+from shmoo.harness.capture.fx.walker import FXGraphWalker
 
 Method = Literal["export", "compile", "trace", "joint"]
 

@@ -18,9 +18,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from shmoo.estimators.graph.records import Graph
-from shmoo.harness.capture.introspect import CaptureError, first_line, model_frame, relative_path
-from shmoo.harness.capture.trace import attribute_tensors, trace_aten
-from shmoo.harness.capture.walker import FXGraphWalker, Origin, Origins, source_of
+from shmoo.harness.capture.fx.introspect import CaptureError, first_line, model_frame, relative_path
+from shmoo.harness.capture.fx.trace import attribute_tensors, trace_aten
+from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, Origins, source_of
 
 
 class Piece(NamedTuple):

@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
 from shmoo.estimators.graph.records import ValueKind
-from shmoo.harness.capture.introspect import CaptureError, RecordLines, first_line
-from shmoo.harness.capture.trace import inline_wrapped
-from shmoo.harness.capture.walker import Origin
+from shmoo.harness.capture.fx.introspect import CaptureError, RecordLines, first_line
+from shmoo.harness.capture.fx.trace import inline_wrapped
+from shmoo.harness.capture.fx.walker import Origin
 
 Place = tuple[int, int]
 """A dimension of an argument: which leaf of (args, kwargs), and which dimension of it."""

@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
-from shmoo.harness.capture.introspect import CaptureError
+from shmoo.harness.capture.fx.introspect import CaptureError
 
 _LARGEST = 1_500_000
 """Elements of the largest tensor whose values are computed; larger tensors count as zeros."""

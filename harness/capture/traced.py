@@ -23,10 +23,10 @@ from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
 from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.exported import Place
-from shmoo.harness.capture.introspect import CaptureError, RecordLines, first_line
+from shmoo.harness.capture.fx.introspect import CaptureError, RecordLines, first_line
+from shmoo.harness.capture.fx.trace import inline_wrapped
+from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin
 from shmoo.harness.capture.standins import StandIns
-from shmoo.harness.capture.trace import inline_wrapped
-from shmoo.harness.capture.walker import FXGraphWalker, Origin
 
 _CPU = torch.device("cpu")
 _RESIZING = ("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d")

@@ -12,9 +12,9 @@ from torch import fx
 from shmoo.estimators.graph.records import Graph
 from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.compiled import compiled_apart, placeholder_origins
-from shmoo.harness.capture.introspect import CaptureError, first_line
-from shmoo.harness.capture.trace import inline_wrapped
-from shmoo.harness.capture.walker import FXGraphWalker, Origin, Origins
+from shmoo.harness.capture.fx.introspect import CaptureError, first_line
+from shmoo.harness.capture.fx.trace import inline_wrapped
+from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, Origins
 
 
 def capture_training(

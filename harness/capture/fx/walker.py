@@ -13,8 +13,8 @@ from torch import fx
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, Value, ValueKind
-from shmoo.harness.capture.introspect import CaptureError, OperatorIntrospector, dtype_name, is_tensor_node, leaves, tensor_of
-from shmoo.harness.capture.trace import ENTER, EXIT, attribute_tensors, autocast_dtype, has_autocast, trace_aten
+from shmoo.harness.capture.fx.introspect import CaptureError, OperatorIntrospector, dtype_name, is_tensor_node, leaves, tensor_of
+from shmoo.harness.capture.fx.trace import ENTER, EXIT, attribute_tensors, autocast_dtype, has_autocast, trace_aten
 
 _IGNORED = (
     "_assert_async.msg _assert_async.default _assert_scalar.default _assert_tensor_metadata.default sym_constrain_range.default "
