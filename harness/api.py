@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from shmoo.calibrate.calibration import calibrate
     from shmoo.harness.capture import Capture, capture
-    from shmoo.harness.models import ModelGraphs, model_graphs
+    from shmoo.harness.models.model_graphs import ModelGraphs, model_graphs
 
 __all__ = [
     "Capture",
@@ -60,10 +60,10 @@ __getattr__ = on_demand(
     __name__,
     {
         "Capture": "shmoo.harness.capture",
-        "ModelGraphs": "shmoo.harness.models",
+        "ModelGraphs": "shmoo.harness.models.model_graphs",
         "calibrate": "shmoo.calibrate.calibration",
         "capture": "shmoo.harness.capture",
-        "model_graphs": "shmoo.harness.models",
+        "model_graphs": "shmoo.harness.models.model_graphs",
     },
 )
 
@@ -250,7 +250,7 @@ def sweep(
     """
     import pandas as pd
 
-    from shmoo.harness.models import workload_source
+    from shmoo.harness.models.model_graphs import workload_source
 
     wanted, axes, fixed = compute_dtype(dtype), dict(axes or {}), dict(fixed or {})
     profiles = {profile.name: profile for profile, _ in choose_targets(_listed(archs), _listed(runtime), threads)}
@@ -356,7 +356,7 @@ def _work(
     """
     wanted = None if dtype is None else compute_dtype(dtype)
     if isinstance(workload, str):
-        from shmoo.harness.models import model_graphs
+        from shmoo.harness.models.model_graphs import model_graphs
 
         if args or kwargs:
             raise InputError(f"{workload!r} brings its own inputs; leave args and kwargs out, or pass the model itself")

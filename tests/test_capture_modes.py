@@ -11,8 +11,8 @@ from torch import nn
 from shmoo.estimators.costs import COSTS, bill, classify, cost_of, graph_cost, register_cost
 from shmoo.estimators.graph.records import Cost, Graph, OpCall
 from shmoo.harness.capture import Capture, capture, capture_exported
-from shmoo.harness.mode import Mode
-from shmoo.harness.models import model_graphs
+from shmoo.harness.models.mode import Mode
+from shmoo.harness.models.model_graphs import model_graphs
 
 
 def only(found: Capture) -> Graph:

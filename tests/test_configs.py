@@ -227,7 +227,7 @@ def test_seventy_billion_parameters_take_little_memory() -> None:
         "import json, resource\n"
         "from shmoo.estimators.predict.director import AnalysisDirector\n"
         "from shmoo.harness.architectures import load_architecture\n"
-        "from shmoo.harness.models import model_graphs\n"
+        "from shmoo.harness.models.model_graphs import model_graphs\n"
         "found = model_graphs('llama3_70b', dtype='bfloat16')\n"
         "made = [AnalysisDirector(load_architecture(a)).estimate(found.graphs) for a in ('gpu_h100', 'tpu_v5p')]\n"
         "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"

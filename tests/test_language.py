@@ -15,9 +15,9 @@ from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.present.generation import cache_bytes
 from shmoo.harness.capture import capture_workload
-from shmoo.harness.generation import Generator
-from shmoo.harness.mode import Mode
-from shmoo.harness.models import model_graphs, phase_of
+from shmoo.harness.models.generation import Generator
+from shmoo.harness.models.mode import Mode
+from shmoo.harness.models.model_graphs import model_graphs, phase_of
 from shmoo.harness.module import Built, DNNModule, dim
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'models'")
@@ -94,7 +94,7 @@ def test_a_step_writes_its_own_keys_and_values_alone() -> None:
 
 def test_a_step_computes_what_generation_computes() -> None:
     """Prefill and a decode step with the cache give the logits of the whole text read at once."""
-    from shmoo.harness.workloads.hf_cache import causal_step
+    from shmoo.harness.models.hf_cache import causal_step
 
     model = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(**{k: v for k, v in LLAMA.items() if k != "architectures"})

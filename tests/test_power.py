@@ -7,7 +7,7 @@ import pytest
 from shmoo.estimators.machine.profile import RUNTIMES, builtin_names, load_profile
 from shmoo.estimators.predict import pipeline
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.harness.models import ModelGraphs, model_graphs
+from shmoo.harness.models.model_graphs import ModelGraphs, model_graphs
 from shmoo.harness.workloads.configs import config_models
 from shmoo.harness.workloads.zoo import DIFFUSION, zoo_names
 

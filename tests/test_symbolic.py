@@ -8,7 +8,7 @@ from torch import nn
 
 from shmoo.harness.capture import CaptureError, CaptureFamily, capture, capture_symbolic, capture_workload
 from shmoo.harness.capture.symbolic import leaf_shapes
-from shmoo.harness.models import batched_graphs, workload_source
+from shmoo.harness.models.model_graphs import batched_graphs, workload_source
 from shmoo.harness.module import Built, DNNModule, dim
 from shmoo.harness.workloads import find_workload
 

@@ -13,7 +13,7 @@ from shmoo.harness.cli import modes, options, output
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import Reduction
     from shmoo.estimators.predict.tabular import Record
-    from shmoo.harness.mode import Mode
+    from shmoo.harness.models.mode import Mode
 
 EXAMPLES = """\b
 Examples:
@@ -154,8 +154,8 @@ def estimate_models(
     targets = choose_targets(arch, runtimes, threads)
     directors = {profile.name: AnalysisDirector(profile, residual=residual) for profile, _ in targets}
     wanted = [compute_dtype(name) for name in dtypes] or ["float32"]
-    from shmoo.harness.mode import Mode
-    from shmoo.harness.models import batched_graphs
+    from shmoo.harness.models.mode import Mode
+    from shmoo.harness.models.model_graphs import batched_graphs
 
     records = []
     mode = mode or Mode()

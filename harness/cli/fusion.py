@@ -116,7 +116,7 @@ def _capture(
     output.tell_of_code([model])
     with output.only_results_on_stdout():
         if not real:
-            from shmoo.harness.models import model_graphs
+            from shmoo.harness.models.model_graphs import model_graphs
 
             return model_graphs(model, batch=batch, input_shape=input_shape, seq_len=seq_len, trust=trust).graphs, []
         from shmoo.harness.inductor_groups import workload_groups

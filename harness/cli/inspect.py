@@ -11,7 +11,7 @@ from shmoo.harness.defaults import ONE_OF_EACH_FAMILY
 
 if TYPE_CHECKING:
     from shmoo.estimators.present.inspection import Inspection, Row
-    from shmoo.harness.mode import Mode
+    from shmoo.harness.models.mode import Mode
 
 EXAMPLES = """\b
 Examples:
@@ -77,7 +77,7 @@ def inspect(
     wanted = compute_dtype(options.only_one(dtype, "--dtype") or "float32")
     output.tell_of_code([model])
     with output.only_results_on_stdout():
-        from shmoo.harness.models import model_graphs
+        from shmoo.harness.models.model_graphs import model_graphs
 
         shape = options.parse_shape(input_shape)
         size = options.only_one(batch, "--batch")

@@ -10,8 +10,8 @@ import click
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.tabular import Record
-    from shmoo.harness.mode import Mode
-    from shmoo.harness.models import ModelGraphs
+    from shmoo.harness.models.mode import Mode
+    from shmoo.harness.models.model_graphs import ModelGraphs
 
 quantize = click.option(
     "--quantize",
@@ -31,7 +31,7 @@ def mode_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def with_mode(*, phase: str | None, training: bool, autocast: str | None, quantize: str | None, **given: Any) -> Any:
-        from shmoo.harness.mode import Mode
+        from shmoo.harness.models.mode import Mode
 
         return command(mode=Mode(phase, training, autocast, quantize), **given)
 

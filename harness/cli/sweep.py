@@ -191,7 +191,7 @@ def _controller(
     trust: bool,
 ) -> SweepController:
     from shmoo.estimators.sweep.controller import SweepController
-    from shmoo.harness.models import workload_source
+    from shmoo.harness.models.model_graphs import workload_source
 
     source, defaults = workload_source(
         model, dtype=dtype, trust=trust, axes={**axes, **{name: (value,) for name, value in settings.items()}}

@@ -61,7 +61,7 @@ def trace(
     axes = options.settings(fixed)
     output.tell_of_code([model])
     with output.only_results_on_stdout():
-        from shmoo.harness.models import WorkloadGraphs
+        from shmoo.harness.models.model_graphs import WorkloadGraphs
         from shmoo.harness.trace import trace_document
         from shmoo.harness.workloads.loading import resolve_model
 

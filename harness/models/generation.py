@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.present.generation import DecodeStep, GenerationEstimate, cache_bytes, decode_contexts, generation
-from shmoo.harness.mode import Mode
-from shmoo.harness.models import ModelGraphs, WorkloadGraphs, phase_of
+from shmoo.harness.models.mode import Mode
+from shmoo.harness.models.model_graphs import ModelGraphs, WorkloadGraphs, phase_of
 from shmoo.harness.module import DNNModule
 
 

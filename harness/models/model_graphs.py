@@ -19,7 +19,7 @@ from shmoo.harness.capture.fx.introspect import CaptureError
 from shmoo.harness.capture.traced import capture_traced
 from shmoo.harness.capture.training import capture_training
 from shmoo.harness.capture.workload import CaptureFamily, build_for_capture
-from shmoo.harness.mode import Mode
+from shmoo.harness.models.mode import Mode
 from shmoo.harness.module import STORAGE_DTYPES, Built, DNNModule, Maker, dim
 from shmoo.harness.workloads.configs import DEFAULT_SEQ_LEN
 from shmoo.harness.workloads.loading import resolve_model
@@ -230,7 +230,7 @@ def _hugging_face_step(module: DNNModule, make: Maker, batch: int, tokens: int, 
             f"parameters {', '.join(STEP_AXES)}"
         )
     try:
-        from shmoo.harness.workloads.hf_cache import causal_step, is_causal
+        from shmoo.harness.models.hf_cache import causal_step, is_causal
     except ImportError as error:
         raise InputError(
             f"phases of transformers' models need transformers 4.56 or newer ({error}); pip install -U transformers"

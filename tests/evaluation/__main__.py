@@ -144,7 +144,7 @@ def autorange(rounds: int, threads: int) -> None:
 def speed(points: int, repeats: int) -> None:
     """Time estimating: predictions a second, and sweeps of design points."""
     from shmoo.harness.cli.output import only_results_on_stdout
-    from shmoo.harness.models import model_graphs
+    from shmoo.harness.models.model_graphs import model_graphs
     from tests.evaluation.speed import MODEL, show_predictions, show_sweeps
 
     with only_results_on_stdout():

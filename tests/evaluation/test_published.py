@@ -6,7 +6,7 @@ import pytest
 
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.harness.models import model_graphs
+from shmoo.harness.models.model_graphs import model_graphs
 from tests.evaluation.tpu import product
 
 
