@@ -21,9 +21,9 @@ from shmoo.estimators.present.savings import FusionSummary, summarize_fusion
 from shmoo.estimators.progress import Progress
 from shmoo.estimators.registry import on_demand
 from shmoo.estimators.sweep.controller import AxisValue, SweepController
-from shmoo.harness.architectures import choose_targets
-from shmoo.harness.architectures import load_architecture as load_profile
 from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY, VISITS
+from shmoo.harness.machine.architectures import choose_targets
+from shmoo.harness.machine.architectures import load_architecture as load_profile
 from shmoo.runs.analysis.compare import MIN_CHANGE, Comparison, compare_runs
 from shmoo.runs.store.store import Run
 
@@ -296,7 +296,7 @@ def measure(
         InputError: an unknown name, a run that is there already, or another campaign on this machine.
     """
     from shmoo.harness.cases import check_device, measure_cases, plan_cases
-    from shmoo.harness.machine import probe_machine
+    from shmoo.harness.machine.doctor import probe_machine
     from shmoo.harness.paths import new_run_directory
 
     if resume and out is None:

@@ -24,7 +24,7 @@ import msgspec
 from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.progress import Progress, Standing, silent
-from shmoo.harness.machine import version_of
+from shmoo.harness.machine.doctor import version_of
 from shmoo.harness.schedule import Schedule
 from shmoo.harness.settings import MeasureSettings
 from shmoo.harness.worker import CaseMeasurer, Worker

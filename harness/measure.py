@@ -32,7 +32,7 @@ from shmoo.harness.energy.nvml import load_nvml, visible_gpus
 from shmoo.harness.energy.probe import Probe
 from shmoo.harness.energy.sampler import EnergyMeter
 from shmoo.harness.gpuwatch import GpuWatch, gpu_doubts
-from shmoo.harness.machine import last_level_bytes
+from shmoo.harness.machine.doctor import last_level_bytes
 from shmoo.harness.memory import peak_cpu_bytes, peak_cuda_bytes, resident_bytes
 from shmoo.harness.module import Built
 from shmoo.harness.observing import Host, observed, status_of

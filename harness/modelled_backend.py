@@ -26,9 +26,9 @@ from shmoo.estimators.graph.records import Graph, Interval
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.predict.timeline import Scheduled, schedule
-from shmoo.harness.architectures import load_architecture
 from shmoo.harness.capture.fx.trace import attribute_tensors, trace_aten
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, source_of
+from shmoo.harness.machine.architectures import load_architecture
 
 DEFAULT_PROFILES = {"kpu": "kpu_t256", "tpu": "tpu_v4"}
 """Architecture a back-end models where its options name none."""

@@ -46,8 +46,8 @@ def test_verbose_says_what_is_done_and_leaves_stdout_alone() -> None:
     assert json.loads(plain.stdout) == json.loads(verbose.stdout) == json.loads(details.stdout)
     assert "shmoo.harness." not in plain.stderr
     assert "shmoo.harness.models.model_graphs: captured relu" in verbose.stderr
-    assert "shmoo.harness.architectures: kpu_t64" not in verbose.stderr
-    assert "shmoo.harness.architectures: kpu_t64" in details.stderr
+    assert "shmoo.harness.machine.architectures: kpu_t64" not in verbose.stderr
+    assert "shmoo.harness.machine.architectures: kpu_t64" in details.stderr
 
 
 @pytest.mark.usefixtures("own_home")

@@ -226,7 +226,7 @@ def test_seventy_billion_parameters_take_little_memory() -> None:
     code = (
         "import json, resource\n"
         "from shmoo.estimators.predict.director import AnalysisDirector\n"
-        "from shmoo.harness.architectures import load_architecture\n"
+        "from shmoo.harness.machine.architectures import load_architecture\n"
         "from shmoo.harness.models.model_graphs import model_graphs\n"
         "found = model_graphs('llama3_70b', dtype='bfloat16')\n"
         "made = [AnalysisDirector(load_architecture(a)).estimate(found.graphs) for a in ('gpu_h100', 'tpu_v5p')]\n"

@@ -4,9 +4,9 @@ import sys
 import pytest
 
 from shmoo.estimators.errors import InputError
-from shmoo.harness import machine
 from shmoo.harness.backends import RUNTIMES, compile_model
-from shmoo.harness.machine import DoctorReport, doctor, parse_cpu_list, probe_machine
+from shmoo.harness.machine import doctor as machine
+from shmoo.harness.machine.doctor import DoctorReport, doctor, parse_cpu_list, probe_machine
 
 CPUINFO = """processor\t: 0
 model name\t: Example CPU @ 2.10GHz
@@ -88,7 +88,7 @@ def test_the_doctor_says_what_is_missing_and_what_to_do(tree):
 
 def test_probing_does_not_import_torch():
     """The doctor answers at once, so nothing it needs imports torch."""
-    code = "import sys; from shmoo.harness.machine import doctor; doctor(); sys.exit('torch' in sys.modules)"
+    code = "import sys; from shmoo.harness.machine.doctor import doctor; doctor(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
 
 

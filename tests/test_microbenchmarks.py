@@ -13,7 +13,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not benchmarking(metafunc.config):
         metafunc.parametrize("case", [pytest.param(None, id="needs --benchmark")])
         return
-    from shmoo.harness.machine import probe_machine
+    from shmoo.harness.machine.doctor import probe_machine
     from shmoo.harness.workloads.suites import plan_suite
 
     cases = plan_suite(metafunc.config.getoption("shmoo_suite"), probe_machine())

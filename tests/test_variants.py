@@ -8,7 +8,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.catalogue import CATALOGUE, under
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.variants import amount_of, variant
-from shmoo.harness.architectures import load_architecture
+from shmoo.harness.machine.architectures import load_architecture
 
 
 def test_a_larger_fabric_brings_its_rates_and_memory() -> None:

@@ -21,7 +21,7 @@ from shmoo.harness.energy.rapl import PowercapProbe
 from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings
 from shmoo.harness.energy.virtual import virtual_package
 from shmoo.harness.gpuwatch import GpuWatch, gpu_doubts
-from shmoo.harness.machine import probe_machine
+from shmoo.harness.machine.doctor import probe_machine
 from shmoo.runs.store.records import Machine, Measurement, RunManifest, Timing
 from shmoo.runs.store.store import RunWriter
 from shmoo.runs.tables.reading import TableRow

@@ -52,7 +52,7 @@ def calibrate(
 
     SOURCE: run directories of `shmoo measure`, or operator tables (.csv). Sources of machines that differ are refused.
     """
-    from shmoo.harness.architectures import load_architecture
+    from shmoo.harness.machine.architectures import load_architecture
 
     if out is not None and out.suffix != ".json":
         raise InputError(f"-o {str(out)!r} must end in .json, as profiles do")

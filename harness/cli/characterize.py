@@ -79,7 +79,7 @@ def characterize(
     from shmoo.harness.cli.doctor import show_doctor, show_neighbours
     from shmoo.harness.cli.report import TARGETS, report_record, show_report, write
     from shmoo.harness.corewatch import watch_neighbours
-    from shmoo.harness.machine import doctor, probe_machine
+    from shmoo.harness.machine.doctor import doctor, probe_machine
     from shmoo.harness.paths import new_run_directory
 
     if resume and out is None:

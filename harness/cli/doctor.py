@@ -11,7 +11,7 @@ from shmoo.harness.defaults import VISITS
 
 if TYPE_CHECKING:
     from shmoo.harness.corewatch import Neighbours
-    from shmoo.harness.machine import DoctorReport
+    from shmoo.harness.machine.doctor import DoctorReport
 
 QUIET_SHARE = 0.1
 """Cores slower than this share of the time have neighbours."""
@@ -29,7 +29,7 @@ def doctor(full: bool, as_json: bool) -> None:
     """This machine: CPU, caches, instruction sets, clock policy, memory, GPUs, energy counters with their domains, or why there
     are none and what to do about it."""
     from shmoo.harness.corewatch import watch_neighbours
-    from shmoo.harness.machine import doctor as examine
+    from shmoo.harness.machine.doctor import doctor as examine
 
     with output.only_results_on_stdout():
         report = examine(full=full)

@@ -105,7 +105,7 @@ def estimate_table(
     from shmoo.estimators.machine.profile import check_runtime
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.predict.tabular import interval_record, or_reason
-    from shmoo.harness.architectures import load_architecture
+    from shmoo.harness.machine.architectures import load_architecture
     from shmoo.runs.tables.reading import PRODUCTS, read_table
 
     if len(arch) != 1:
@@ -149,7 +149,7 @@ def estimate_models(
     from shmoo.estimators.graph.records import notes_of
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.predict.tabular import estimate_record
-    from shmoo.harness.architectures import choose_targets
+    from shmoo.harness.machine.architectures import choose_targets
 
     targets = choose_targets(arch, runtimes, threads)
     directors = {profile.name: AnalysisDirector(profile, residual=residual) for profile, _ in targets}

@@ -58,7 +58,7 @@ def fusion(
     from shmoo.estimators.machine.profile import check_runtime
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.present.savings import fusion_savings, fusion_score
-    from shmoo.harness.architectures import load_architecture
+    from shmoo.harness.machine.architectures import load_architecture
 
     name = options.only_one(arch, "--arch") or LOCAL
     profile = load_architecture(name)

@@ -56,7 +56,7 @@ def generate(
     from shmoo.estimators.graph.dtypes import compute_dtype
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.present.generation import flat_generation, generation_record
-    from shmoo.harness.architectures import choose_targets
+    from shmoo.harness.machine.architectures import choose_targets
     from shmoo.harness.models.generation import Generator
     from shmoo.harness.workloads.loading import resolve_model
 

@@ -80,7 +80,7 @@ def measure(
     """Time operators, synthetic models and networks on this machine, with their energy where it can be read. Every row is on disk
     before the next case begins; Ctrl-C keeps what is done and --resume goes on."""
     from shmoo.harness.cases import check_device, in_states, plan_cases
-    from shmoo.harness.machine import probe_machine
+    from shmoo.harness.machine.doctor import probe_machine
     from shmoo.harness.paths import new_run_directory
     from shmoo.harness.workloads.suites import BUDGET_S, PLANNED
 

@@ -33,7 +33,7 @@ def list_profiles(as_json: bool) -> None:
     """Every profile: built-in ones, and your own: in the current directory and in your data directory."""
     from shmoo.estimators.errors import FormatError
     from shmoo.estimators.machine.profile import load_profile
-    from shmoo.harness.architectures import default_names, load_architecture, own_profiles
+    from shmoo.harness.machine.architectures import default_names, load_architecture, own_profiles
 
     found, own = [], own_profiles()
     for name in sorted({*default_names(), *own}):
@@ -156,7 +156,7 @@ def diff_profiles(first: str, second: str, as_json: bool) -> None:
 
 
 def _load(name: str) -> ArchitectureProfile:
-    from shmoo.harness.architectures import load_architecture
+    from shmoo.harness.machine.architectures import load_architecture
 
     return load_architecture(name)
 

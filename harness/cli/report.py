@@ -52,7 +52,7 @@ def report(run: str, profile: str | None, arch: tuple[str, ...], out: Path | Non
 def choose_profile(run: Run, name: str | None) -> ArchitectureProfile:
     """The profile asked for, else the one the run's directory holds, else cpu_local as `profiles list` shows it."""
     from shmoo.estimators.machine.profile import load_profile
-    from shmoo.harness.architectures import load_architecture, own_profiles
+    from shmoo.harness.machine.architectures import load_architecture, own_profiles
 
     if name is not None:
         return load_architecture(name)
@@ -70,7 +70,7 @@ def write(run: Run, profile: ArchitectureProfile, out: Path, archs: Sequence[str
     import json
 
     from shmoo.estimators.predict.tabular import flatten
-    from shmoo.harness.architectures import load_architecture
+    from shmoo.harness.machine.architectures import load_architecture
     from shmoo.runs.analysis.errors import error_report
     from shmoo.runs.analysis.predict import network_estimates, network_fusions
     from shmoo.runs.report import write_report

@@ -138,7 +138,7 @@ def _profiles(
     one, and everything swept about them."""
     from shmoo.estimators.machine.profile import RUNTIMES, check_runtime
     from shmoo.estimators.variants import tiling_parameters
-    from shmoo.harness.architectures import choose_targets, load_architecture
+    from shmoo.harness.machine.architectures import choose_targets, load_architecture
 
     if arch:
         named = [load_architecture(name) for name in arch]

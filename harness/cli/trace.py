@@ -53,7 +53,7 @@ def trace(
     from shmoo.estimators.machine.profile import check_runtime
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.predict.timeline import schedule
-    from shmoo.harness.architectures import load_architecture
+    from shmoo.harness.machine.architectures import load_architecture
 
     profile = load_architecture(options.only_one(arch, "--arch") or LOCAL)
     chosen = check_runtime(profile, options.only_one(runtime, "--runtime"))

@@ -61,7 +61,7 @@ def load_architecture(name: str | Path) -> ArchitectureProfile:
         if str(name) != LOCAL or isinstance(error, FormatError):
             raise
     from shmoo.calibrate.fit.base import base_profile
-    from shmoo.harness.machine import probe_machine
+    from shmoo.harness.machine.doctor import probe_machine
 
     return base_profile(probe_machine())
 

@@ -159,7 +159,7 @@ def speed(points: int, repeats: int) -> None:
 @click.option("--earlier", type=click.Path(path_type=Path, exists=True), help="An earlier session to compare with.")
 def gpu_session(out: Path, minutes: float, earlier: Path | None) -> None:
     """Measure time and energy on this machine's GPU, the most informative cases first."""
-    from shmoo.harness.machine import probe_machine
+    from shmoo.harness.machine.doctor import probe_machine
     from tests.evaluation.gpu_session import against_do_bench, against_earlier, against_zeus, run_session
 
     machine = probe_machine()

@@ -1,0 +1,4 @@
+"""The machine in front of us: its fingerprint, and its architecture's profile.
+
+Energy counters are energy, timing is measuring.
+"""
