@@ -23,7 +23,6 @@ import torch
 from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.estimators.graph.records import Graph
 from shmoo.harness.allocation import settle_heap
-from shmoo.harness.backends import RUNTIMES, compilations, compile_model, compile_seconds
 from shmoo.harness.cachestate import Prepared, prepare
 from shmoo.harness.capture.capture import capture
 from shmoo.harness.corewatch import CoreWatch, core_watch
@@ -37,6 +36,7 @@ from shmoo.harness.memory import peak_cpu_bytes, peak_cuda_bytes, resident_bytes
 from shmoo.harness.module import Built
 from shmoo.harness.observing import Host, observed, status_of
 from shmoo.harness.replay import GraphReplay, ReplayError, child_times, time_operators
+from shmoo.harness.runtimes.backends import RUNTIMES, compilations, compile_model, compile_seconds
 from shmoo.harness.settings import MeasureSettings
 from shmoo.harness.timing import CudaTimer, HostTimer, TimingSettings, time_callable
 from shmoo.runs.store.records import (

@@ -7,7 +7,7 @@ from torch import nn
 
 from shmoo.estimators.fusion.rules import fusion_groups
 from shmoo.estimators.present.savings import FusionScore, fusion_score
-from shmoo.harness.inductor_groups import inductor_groups, workload_groups
+from shmoo.harness.runtimes.inductor_groups import inductor_groups, workload_groups
 from shmoo.harness.workloads.loading import find_workload
 
 MODES = {"inductor": False, "inductor-freezing": True}

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from shmoo.estimators.errors import InputError
-from shmoo.harness.inductor_groups import inductor_groups
+from shmoo.harness.runtimes.inductor_groups import inductor_groups
 
 IMAGE = torch.zeros(1, 4, 8, 8)
 

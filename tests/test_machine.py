@@ -4,9 +4,9 @@ import sys
 import pytest
 
 from shmoo.estimators.errors import InputError
-from shmoo.harness.backends import RUNTIMES, compile_model
 from shmoo.harness.machine import doctor as machine
 from shmoo.harness.machine.doctor import DoctorReport, doctor, parse_cpu_list, probe_machine
+from shmoo.harness.runtimes.backends import RUNTIMES, compile_model
 
 CPUINFO = """processor\t: 0
 model name\t: Example CPU @ 2.10GHz

@@ -14,9 +14,9 @@ from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.tiling.recurrences import lu
-from shmoo.harness import modelled_backend
 from shmoo.harness.capture import capture
-from shmoo.harness.modelled_backend import recording
+from shmoo.harness.runtimes import modelled_backend
+from shmoo.harness.runtimes.modelled_backend import recording
 
 PAGE = Path(__file__).parents[1] / "docs" / "backends.md"
 

@@ -11,7 +11,7 @@ from test_points import network
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.timeline import schedule
-from shmoo.harness.trace import MEASURED, PREDICTED, median_call, record_call, trace_document
+from shmoo.harness.runtimes.trace import MEASURED, PREDICTED, median_call, record_call, trace_document
 
 
 def check_events(document: dict) -> None:

@@ -14,7 +14,7 @@ from shmoo.harness.defaults import LOCAL
 if TYPE_CHECKING:
     from shmoo.estimators.graph.records import Graph
     from shmoo.estimators.present.savings import FusionSavings
-    from shmoo.harness.inductor_groups import InductorGroups
+    from shmoo.harness.runtimes.inductor_groups import InductorGroups
 
 EXAMPLES = """\b
 Examples:
@@ -119,7 +119,7 @@ def _capture(
             from shmoo.harness.models.model_graphs import model_graphs
 
             return model_graphs(model, batch=batch, input_shape=input_shape, seq_len=seq_len, trust=trust).graphs, []
-        from shmoo.harness.inductor_groups import workload_groups
+        from shmoo.harness.runtimes.inductor_groups import workload_groups
         from shmoo.harness.workloads.loading import resolve_model
 
         module = resolve_model(model, input_shape=input_shape, seq_len=seq_len, trust=trust)

@@ -14,7 +14,7 @@ from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.timeline import Scheduled
-    from shmoo.harness.trace import Recorded
+    from shmoo.harness.runtimes.trace import Recorded
 
 EXAMPLES = """\b
 Examples:
@@ -62,7 +62,7 @@ def trace(
     output.tell_of_code([model])
     with output.only_results_on_stdout():
         from shmoo.harness.models.model_graphs import WorkloadGraphs
-        from shmoo.harness.trace import trace_document
+        from shmoo.harness.runtimes.trace import trace_document
         from shmoo.harness.workloads.loading import resolve_model
 
         module = resolve_model(model, trust=trust)
@@ -87,9 +87,9 @@ def _recorded(module, axes: dict, dtype: str, runtime: str, family: str) -> tupl
     """A measured call, or `None` and why there is none."""
     import torch
 
-    from shmoo.harness.backends import RUNTIMES, compile_model
     from shmoo.harness.module import STORAGE_DTYPES
-    from shmoo.harness.trace import record_call
+    from shmoo.harness.runtimes.backends import RUNTIMES, compile_model
+    from shmoo.harness.runtimes.trace import record_call
 
     device = DEVICE.get(family)
     if device is None or runtime not in RUNTIMES:
