@@ -25,13 +25,13 @@ from shmoo.estimators.graph.records import Graph
 from shmoo.harness.allocation import settle_heap
 from shmoo.harness.cachestate import Prepared, prepare
 from shmoo.harness.capture.capture import capture
-from shmoo.harness.corewatch import CoreWatch, core_watch
 from shmoo.harness.energy import available_probes
 from shmoo.harness.energy.nvml import load_nvml, visible_gpus
 from shmoo.harness.energy.probe import Probe
 from shmoo.harness.energy.sampler import EnergyMeter
-from shmoo.harness.gpuwatch import GpuWatch, gpu_doubts
 from shmoo.harness.machine.doctor import last_level_bytes
+from shmoo.harness.measuring.watch.corewatch import CoreWatch, core_watch
+from shmoo.harness.measuring.watch.gpuwatch import GpuWatch, gpu_doubts
 from shmoo.harness.memory import peak_cpu_bytes, peak_cuda_bytes, resident_bytes
 from shmoo.harness.module import Built
 from shmoo.harness.observing import Host, observed, status_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from shmoo.harness.hostwatch import disturbances, host_snapshot, observe
+from shmoo.harness.measuring.watch.hostwatch import disturbances, host_snapshot, observe
 from shmoo.runs.store.records import AxisValue, Reason, Status, Timing
 from shmoo.runs.store.statistics import median
 from shmoo.runs.store.visits import NOISE

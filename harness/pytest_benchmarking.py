@@ -22,8 +22,8 @@ from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.units import percent, si
 from shmoo.harness.allocation import settle_heap
 from shmoo.harness.campaign import CampaignSettings
-from shmoo.harness.corewatch import CoreWatch, core_watch
 from shmoo.harness.machine.doctor import probe_machine, version_of
+from shmoo.harness.measuring.watch.corewatch import CoreWatch, core_watch
 from shmoo.harness.observing import observed, status_of
 from shmoo.harness.paths import new_run_directory
 from shmoo.harness.schedule import Schedule

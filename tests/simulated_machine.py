@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from unittest.mock import patch
 
-from shmoo.harness.corewatch import CoreWatch
+from shmoo.harness.measuring.watch.corewatch import CoreWatch
 from shmoo.harness.schedule import Schedule
 from shmoo.harness.timing import VISIT, time_callable
 from shmoo.runs.store.records import CaseSpec, Measurement

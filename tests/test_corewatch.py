@@ -3,7 +3,14 @@ import statistics
 
 import pytest
 
-from shmoo.harness.corewatch import COST_SHARE, SETTLING_S, CoreWatch, core_watch, reference_kernel, watch_neighbours
+from shmoo.harness.measuring.watch.corewatch import (
+    COST_SHARE,
+    SETTLING_S,
+    CoreWatch,
+    core_watch,
+    reference_kernel,
+    watch_neighbours,
+)
 from shmoo.harness.timing import TimingSettings, time_callable
 from shmoo.runs.store.statistics import QUIET
 

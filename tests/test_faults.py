@@ -27,8 +27,8 @@ from shmoo.harness.energy.probe import DomainEnergy, Snapshot, counter_step
 from shmoo.harness.energy.rapl import PowercapProbe
 from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings, TrailSampler
 from shmoo.harness.energy.virtual import SimulatedProbe
-from shmoo.harness.hostwatch import HostSnapshot
 from shmoo.harness.measure import Measurer
+from shmoo.harness.measuring.watch.hostwatch import HostSnapshot
 from shmoo.harness.module import Built
 from shmoo.harness.settings import MeasureSettings
 from shmoo.harness.timing import TimingSettings

@@ -1,6 +1,6 @@
 import pytest
 
-from shmoo.harness.gpuwatch import GpuWatch, gpu_doubts
+from shmoo.harness.measuring.watch.gpuwatch import GpuWatch, gpu_doubts
 from shmoo.runs.store.records import Reason
 
 

@@ -4,7 +4,7 @@ import random
 import pytest
 
 from shmoo.harness import observing
-from shmoo.harness.hostwatch import HostSnapshot, disturbances, host_snapshot, observe
+from shmoo.harness.measuring.watch.hostwatch import HostSnapshot, disturbances, host_snapshot, observe
 from shmoo.harness.timing import LONGEST_S, NETWORK_VISIT, SPACED, VISIT, CudaTimer, HostTimer, TimingSettings, time_callable
 from shmoo.runs.store.records import Reason, Timing
 from shmoo.runs.store.statistics import median

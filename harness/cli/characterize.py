@@ -78,8 +78,8 @@ def characterize(
     from shmoo.estimators.errors import InputError
     from shmoo.harness.cli.doctor import show_doctor, show_neighbours
     from shmoo.harness.cli.report import TARGETS, report_record, show_report, write
-    from shmoo.harness.corewatch import watch_neighbours
     from shmoo.harness.machine.doctor import doctor, probe_machine
+    from shmoo.harness.measuring.watch.corewatch import watch_neighbours
     from shmoo.harness.paths import new_run_directory
 
     if resume and out is None:

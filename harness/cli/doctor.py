@@ -10,8 +10,8 @@ from shmoo.harness.cli import options, output
 from shmoo.harness.defaults import VISITS
 
 if TYPE_CHECKING:
-    from shmoo.harness.corewatch import Neighbours
     from shmoo.harness.machine.doctor import DoctorReport
+    from shmoo.harness.measuring.watch.corewatch import Neighbours
 
 QUIET_SHARE = 0.1
 """Cores slower than this share of the time have neighbours."""
@@ -28,8 +28,8 @@ Examples:
 def doctor(full: bool, as_json: bool) -> None:
     """This machine: CPU, caches, instruction sets, clock policy, memory, GPUs, energy counters with their domains, or why there
     are none and what to do about it."""
-    from shmoo.harness.corewatch import watch_neighbours
     from shmoo.harness.machine.doctor import doctor as examine
+    from shmoo.harness.measuring.watch.corewatch import watch_neighbours
 
     with output.only_results_on_stdout():
         report = examine(full=full)
