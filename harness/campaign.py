@@ -25,8 +25,8 @@ from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.harness.machine.doctor import version_of
+from shmoo.harness.measuring.settings import MeasureSettings
 from shmoo.harness.schedule import Schedule
-from shmoo.harness.settings import MeasureSettings
 from shmoo.harness.worker import CaseMeasurer, Worker
 from shmoo.runs.store.records import AxisValue, CaseSpec, Machine, Measurement, RunManifest
 from shmoo.runs.store.store import Run, RunWriter, SkippedCase
@@ -200,7 +200,7 @@ def _measurer(settings: CampaignSettings, machine: Machine, isolate: bool) -> It
         with Worker(msgspec.json.encode(measure), settings.case_timeout_s) as worker:
             yield worker
     else:
-        from shmoo.harness.measure import Measurer
+        from shmoo.harness.measuring.measure import Measurer
 
         yield Measurer(measure)
 

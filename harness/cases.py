@@ -10,11 +10,11 @@ import msgspec
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import compute_dtype
 from shmoo.estimators.progress import Progress, silent
-from shmoo.harness.allocation import buffer_costs
 from shmoo.harness.campaign import CampaignSettings, run_campaign
 from shmoo.harness.defaults import MOST_VISITS, VISITS
+from shmoo.harness.measuring.allocation import buffer_costs
+from shmoo.harness.measuring.settings import ALONE, MeasureSettings
 from shmoo.harness.runtimes.backends import RUNTIMES
-from shmoo.harness.settings import ALONE, MeasureSettings
 from shmoo.harness.workloads.loading import resolve_model
 from shmoo.harness.workloads.suites import PLANNED, plan_suite
 from shmoo.runs.store.records import CACHE_STATES, AxisValue, CaseSpec, Machine

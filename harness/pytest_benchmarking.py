@@ -20,15 +20,15 @@ import pytest
 
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.units import percent, si
-from shmoo.harness.allocation import settle_heap
 from shmoo.harness.campaign import CampaignSettings
 from shmoo.harness.machine.doctor import probe_machine, version_of
+from shmoo.harness.measuring.allocation import settle_heap
+from shmoo.harness.measuring.observing import observed, status_of
+from shmoo.harness.measuring.settings import MeasureSettings
+from shmoo.harness.measuring.timing import SPACED, TimingSettings, time_callable
 from shmoo.harness.measuring.watch.corewatch import CoreWatch, core_watch
-from shmoo.harness.observing import observed, status_of
 from shmoo.harness.paths import new_run_directory
 from shmoo.harness.schedule import Schedule
-from shmoo.harness.settings import MeasureSettings
-from shmoo.harness.timing import SPACED, TimingSettings, time_callable
 from shmoo.runs.store.records import AxisValue, CaseSpec, Measurement, Reason, RunManifest, Timing
 from shmoo.runs.store.statistics import iqr, mad
 from shmoo.runs.store.store import RunWriter
@@ -37,7 +37,7 @@ from shmoo.runs.store.visits import merge_visits
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
-    from shmoo.harness.measure import Measurer
+    from shmoo.harness.measuring.measure import Measurer
 
 T = TypeVar("T")
 
@@ -107,7 +107,7 @@ class BenchmarkRun:
     @cached_property
     def measurer(self) -> Measurer:
         """Shared by all cases of the session; torch is imported when the first asks for it."""
-        from shmoo.harness.measure import Measurer
+        from shmoo.harness.measuring.measure import Measurer
 
         settings = MeasureSettings()
         if self._max_s is not None:
@@ -121,7 +121,7 @@ class BenchmarkRun:
 
     def module_measurer(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Measurer:
         """Measures a module of a test's own."""
-        from shmoo.harness.measure import Measurer
+        from shmoo.harness.measuring.measure import Measurer
         from shmoo.harness.module import Built
 
         settings = MeasureSettings(network=self.own)

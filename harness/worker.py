@@ -26,7 +26,7 @@ import msgspec
 from shmoo.estimators.graph.records import Graph
 from shmoo.runs.store.records import CaseSpec, Measurement, Reason
 
-DEFAULT_ENTRY = "shmoo.harness.measure:Measurer"
+DEFAULT_ENTRY = "shmoo.harness.measuring.measure:Measurer"
 START_S = 120.0
 """Importing torch from a cold disk takes tens of seconds; this much is added to the first case's time limit."""
 

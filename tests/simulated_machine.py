@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Protocol
 from unittest.mock import patch
 
+from shmoo.harness.measuring.timing import VISIT, time_callable
 from shmoo.harness.measuring.watch.corewatch import CoreWatch
 from shmoo.harness.schedule import Schedule
-from shmoo.harness.timing import VISIT, time_callable
 from shmoo.runs.store.records import CaseSpec, Measurement
 from shmoo.runs.store.visits import merge_visits
 
@@ -147,8 +147,8 @@ def campaign(
     lines: list[Measurement] = []
     with (
         # What this process goes through is no part of the simulation.
-        patch("shmoo.harness.timing._involuntary_switches", lambda: 0),
-        patch("shmoo.harness.timing._no_garbage_collection", nullcontext),
+        patch("shmoo.harness.measuring.timing._involuntary_switches", lambda: 0),
+        patch("shmoo.harness.measuring.timing._no_garbage_collection", nullcontext),
     ):
         watch = CoreWatch(machine.probe, machine.clock)
         while (case := schedule.next()) is not None:

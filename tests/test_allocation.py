@@ -1,6 +1,6 @@
 import pytest
 
-from shmoo.harness.allocation import buffer_costs, process_heap, settle_heap
+from shmoo.harness.measuring.allocation import buffer_costs, process_heap, settle_heap
 
 
 class FakeHeap:

@@ -2,12 +2,12 @@ import pytest
 import torch
 
 from shmoo.estimators.errors import InputError
-from shmoo.harness.cachestate import OtherWork, flusher, prepare
 from shmoo.harness.energy.sampler import EnergySettings
 from shmoo.harness.energy.virtual import SimulatedProbe
-from shmoo.harness.measure import Measurer, MeasureSettings
+from shmoo.harness.measuring.cachestate import OtherWork, flusher, prepare
+from shmoo.harness.measuring.measure import Measurer, MeasureSettings
+from shmoo.harness.measuring.timing import TimingSettings
 from shmoo.harness.module import Built
-from shmoo.harness.timing import TimingSettings
 from shmoo.runs.store.records import CaseSpec
 
 SHORT = TimingSettings(block_s=1e-5, warmup_s=0.0, max_warmup_s=0.01, min_s=0.0, max_s=0.02, min_samples=3)
@@ -119,7 +119,7 @@ def row(state, settings=QUICK, probes=((), {"package": "no RAPL"})):
 @pytest.mark.parametrize(("state", "between"), [("cold", "flush"), ("interleaved", "other work")])
 def test_the_state_is_part_of_the_row(state, between, monkeypatch):
     """The row's identity differs from the warm one's, calls are timed singly and the row says what ran in between."""
-    monkeypatch.setattr("shmoo.harness.measure.last_level_bytes", lambda: 4 << 20)
+    monkeypatch.setattr("shmoo.harness.measuring.measure.last_level_bytes", lambda: 4 << 20)
     found = row(state)
     assert found.status != "failed", found.reasons
     assert found.timing.block_calls == 1

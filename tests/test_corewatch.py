@@ -3,6 +3,7 @@ import statistics
 
 import pytest
 
+from shmoo.harness.measuring.timing import TimingSettings, time_callable
 from shmoo.harness.measuring.watch.corewatch import (
     COST_SHARE,
     SETTLING_S,
@@ -11,7 +12,6 @@ from shmoo.harness.measuring.watch.corewatch import (
     reference_kernel,
     watch_neighbours,
 )
-from shmoo.harness.timing import TimingSettings, time_callable
 from shmoo.runs.store.statistics import QUIET
 
 

@@ -20,18 +20,18 @@ from virtual_device import VirtualDevice, VirtualNvml
 from shmoo.calibrate.fit.dataset import MeasuredCase, blocks
 from shmoo.calibrate.fit.energy import fit_energy
 from shmoo.estimators.machine.profile import load_profile
-from shmoo.harness import measure as measure_module
 from shmoo.harness.energy import available_probes
 from shmoo.harness.energy.nvml import NvmlProbe
 from shmoo.harness.energy.probe import DomainEnergy, Snapshot, counter_step
 from shmoo.harness.energy.rapl import PowercapProbe
 from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings, TrailSampler
 from shmoo.harness.energy.virtual import SimulatedProbe
-from shmoo.harness.measure import Measurer
+from shmoo.harness.measuring import measure as measure_module
+from shmoo.harness.measuring.measure import Measurer
+from shmoo.harness.measuring.settings import MeasureSettings
+from shmoo.harness.measuring.timing import TimingSettings
 from shmoo.harness.measuring.watch.hostwatch import HostSnapshot
 from shmoo.harness.module import Built
-from shmoo.harness.settings import MeasureSettings
-from shmoo.harness.timing import TimingSettings
 from shmoo.runs.store.records import CaseSpec, Reason, Timing
 from shmoo.runs.store.visits import merge_visits
 from shmoo.runs.tables.reading import TableRow
@@ -215,7 +215,7 @@ def busy_host(monkeypatch):
         state["n"] += 1
         return HostSnapshot(float(state["n"]), state["cpu"], state["switches"])
 
-    monkeypatch.setattr("shmoo.harness.observing.host_snapshot", snapshot)
+    monkeypatch.setattr("shmoo.harness.measuring.observing.host_snapshot", snapshot)
     monkeypatch.setattr(measure_module.torch, "get_num_threads", lambda: 1)
 
 

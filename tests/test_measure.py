@@ -11,12 +11,12 @@ from shmoo.harness.capture.capture import capture
 from shmoo.harness.capture.fx.introspect import CaptureError
 from shmoo.harness.energy.sampler import EnergySettings
 from shmoo.harness.energy.virtual import SimulatedProbe
-from shmoo.harness.measure import Measurer, failure
-from shmoo.harness.memory import highest_sum, peak_cpu_bytes, resident_bytes
+from shmoo.harness.measuring.measure import Measurer, failure
+from shmoo.harness.measuring.memory import highest_sum, peak_cpu_bytes, resident_bytes
+from shmoo.harness.measuring.replay import GraphReplay, ReplayError, child_times, time_operators
+from shmoo.harness.measuring.settings import MeasureSettings
+from shmoo.harness.measuring.timing import TimingSettings
 from shmoo.harness.module import Built
-from shmoo.harness.replay import GraphReplay, ReplayError, child_times, time_operators
-from shmoo.harness.settings import MeasureSettings
-from shmoo.harness.timing import TimingSettings
 from shmoo.runs.store.records import CaseSpec, Reason
 from shmoo.runs.store.statistics import median
 from shmoo.runs.store.visits import merge_visits
@@ -128,9 +128,9 @@ def test_energy_read_while_calls_were_slow_is_kept_with_its_pace():
 def test_energy_of_a_window_that_compiled_is_unknown(monkeypatch):
     """The compiler's joules would pass for the model's."""
     frames = iter((0, 0, 0, 2))
-    monkeypatch.setattr("shmoo.harness.measure.compilations", lambda: next(frames))
-    monkeypatch.setattr("shmoo.harness.measure.compile_model", lambda model, runtime, device: model)
-    monkeypatch.setattr("shmoo.harness.measure.compile_seconds", lambda: 0.1)
+    monkeypatch.setattr("shmoo.harness.measuring.measure.compilations", lambda: next(frames))
+    monkeypatch.setattr("shmoo.harness.measuring.measure.compile_model", lambda model, runtime, device: model)
+    monkeypatch.setattr("shmoo.harness.measuring.measure.compile_seconds", lambda: 0.1)
     settings = msgspec.structs.replace(QUICK, energy=EnergySettings(window_s=0.05, idle_s=0.0, settle_s=0.0, trials=2))
     case = CaseSpec("relu", "operator", {"m": 64}, runtime="inductor")
     row, _ = measure(relu, case, settings, ((SimulatedProbe(time.monotonic, power_w=100.0),), {}))
@@ -192,7 +192,7 @@ def test_a_model_that_cannot_be_captured_keeps_its_time(monkeypatch):
     def refuse(*args, **kwargs):
         raise CaptureError("data-dependent branch")
 
-    monkeypatch.setattr("shmoo.harness.measure.capture", refuse)
+    monkeypatch.setattr("shmoo.harness.measuring.measure.capture", refuse)
     row, graphs = measure(relu, CaseSpec("relu", "operator", {"m": 8}))
     assert (row.timed, row.estimable, graphs, row.graph_hashes) == (True, False, (), ())
     assert Reason("not captured", "data-dependent branch") in row.reasons

@@ -22,7 +22,7 @@ import msgspec
 import torch
 
 from shmoo.estimators.errors import unknown
-from shmoo.harness.memory import resident_bytes
+from shmoo.harness.measuring.memory import resident_bytes
 from shmoo.harness.module import Built
 from shmoo.runs.store.records import CACHE_STATES, AxisValue
 

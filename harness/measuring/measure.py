@@ -22,23 +22,23 @@ import torch
 
 from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.estimators.graph.records import Graph
-from shmoo.harness.allocation import settle_heap
-from shmoo.harness.cachestate import Prepared, prepare
 from shmoo.harness.capture.capture import capture
 from shmoo.harness.energy import available_probes
 from shmoo.harness.energy.nvml import load_nvml, visible_gpus
 from shmoo.harness.energy.probe import Probe
 from shmoo.harness.energy.sampler import EnergyMeter
 from shmoo.harness.machine.doctor import last_level_bytes
+from shmoo.harness.measuring.allocation import settle_heap
+from shmoo.harness.measuring.cachestate import Prepared, prepare
+from shmoo.harness.measuring.memory import peak_cpu_bytes, peak_cuda_bytes, resident_bytes
+from shmoo.harness.measuring.observing import Host, observed, status_of
+from shmoo.harness.measuring.replay import GraphReplay, ReplayError, child_times, time_operators
+from shmoo.harness.measuring.settings import MeasureSettings
+from shmoo.harness.measuring.timing import CudaTimer, HostTimer, TimingSettings, time_callable
 from shmoo.harness.measuring.watch.corewatch import CoreWatch, core_watch
 from shmoo.harness.measuring.watch.gpuwatch import GpuWatch, gpu_doubts
-from shmoo.harness.memory import peak_cpu_bytes, peak_cuda_bytes, resident_bytes
 from shmoo.harness.module import Built
-from shmoo.harness.observing import Host, observed, status_of
-from shmoo.harness.replay import GraphReplay, ReplayError, child_times, time_operators
 from shmoo.harness.runtimes.backends import RUNTIMES, compilations, compile_model, compile_seconds
-from shmoo.harness.settings import MeasureSettings
-from shmoo.harness.timing import CudaTimer, HostTimer, TimingSettings, time_callable
 from shmoo.runs.store.records import (
     CANONICAL_STATE,
     CaseSpec,

@@ -20,9 +20,9 @@ from shmoo.estimators.errors import ShmooError
 from shmoo.estimators.graph.distinct import DistinctOperator, distinct_operators
 from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec
 from shmoo.harness.capture.fx.introspect import leaves
-from shmoo.harness.observing import observed
-from shmoo.harness.settings import ALONE
-from shmoo.harness.timing import BlockTimer, CudaTimer, HostTimer, TimingSettings, time_callable
+from shmoo.harness.measuring.observing import observed
+from shmoo.harness.measuring.settings import ALONE
+from shmoo.harness.measuring.timing import BlockTimer, CudaTimer, HostTimer, TimingSettings, time_callable
 from shmoo.runs.store.records import OperatorTime
 from shmoo.runs.store.statistics import mad, median
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from shmoo.harness.energy.sampler import EnergySettings
-from shmoo.harness.timing import NETWORK_VISIT, VISIT, TimingSettings
+from shmoo.harness.measuring.timing import NETWORK_VISIT, VISIT, TimingSettings
 
 
 class MeasureSettings(msgspec.Struct, frozen=True, omit_defaults=True):

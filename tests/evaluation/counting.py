@@ -23,8 +23,8 @@ from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.harness.capture import capture
 from shmoo.harness.capture.exported import FunctionModule
+from shmoo.harness.measuring.replay import GraphReplay, ReplayError
 from shmoo.harness.module import Built, DNNModule
-from shmoo.harness.replay import GraphReplay, ReplayError
 from shmoo.harness.workloads.loading import resolve_model
 
 NETWORKS = (

@@ -19,7 +19,7 @@ import msgspec
 
 from shmoo.harness.campaign import CampaignSettings, run_campaign
 from shmoo.harness.energy.sampler import EnergySettings
-from shmoo.harness.settings import MeasureSettings
+from shmoo.harness.measuring.settings import MeasureSettings
 from shmoo.harness.worker import CaseMeasurer
 from shmoo.harness.workloads.suites import NETWORKS, plan_suite
 from shmoo.runs.analysis.compare import compare_runs
@@ -215,7 +215,7 @@ def against_do_bench(times: Run, energies: Run) -> dict[str, object]:
         return {"do_bench_reason": str(error)}
     import torch
 
-    from shmoo.harness.measure import build_case, matmul_precision
+    from shmoo.harness.measuring.measure import build_case, matmul_precision
 
     ratios = {}
     for row in times.rows:
@@ -236,7 +236,7 @@ def against_zeus(times: Run, energies: Run, window_s: float = 5.0, cases: int = 
     import torch
 
     from shmoo.harness.energy.nvml import NvmlProbe, load_nvml, visible_gpus
-    from shmoo.harness.measure import build_case
+    from shmoo.harness.measuring.measure import build_case
 
     nvml = load_nvml()
     probe = NvmlProbe(nvml, visible_gpus(nvml)[0].uuid)

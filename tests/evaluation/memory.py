@@ -11,7 +11,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.memory.peak import peak_memory_bytes
 from shmoo.estimators.units import percent
 from shmoo.harness.capture import capture
-from shmoo.harness.memory import peak_cpu_bytes, resident_bytes
+from shmoo.harness.measuring.memory import peak_cpu_bytes, resident_bytes
 from shmoo.harness.module import DNNModule
 from shmoo.runs.store.records import AxisValue
 

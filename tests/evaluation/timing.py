@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from shmoo.harness.timing import HostTimer, time_callable
+from shmoo.harness.measuring.timing import HostTimer, time_callable
 from shmoo.runs.store.records import CaseSpec
 from shmoo.runs.store.statistics import bootstrap_interval, median
 
