@@ -295,7 +295,7 @@ def measure(
     Raises:
         InputError: an unknown name, a run that is there already, or another campaign on this machine.
     """
-    from shmoo.harness.cases import check_device, measure_cases, plan_cases
+    from shmoo.harness.campaign.cases import check_device, measure_cases, plan_cases
     from shmoo.harness.machine.doctor import probe_machine
     from shmoo.harness.paths import new_run_directory
 

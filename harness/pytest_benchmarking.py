@@ -20,7 +20,8 @@ import pytest
 
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.units import percent, si
-from shmoo.harness.campaign import CampaignSettings
+from shmoo.harness.campaign.campaign import CampaignSettings
+from shmoo.harness.campaign.schedule import Schedule
 from shmoo.harness.machine.doctor import probe_machine, version_of
 from shmoo.harness.measuring.allocation import settle_heap
 from shmoo.harness.measuring.observing import observed, status_of
@@ -28,7 +29,6 @@ from shmoo.harness.measuring.settings import MeasureSettings
 from shmoo.harness.measuring.timing import SPACED, TimingSettings, time_callable
 from shmoo.harness.measuring.watch.corewatch import CoreWatch, core_watch
 from shmoo.harness.paths import new_run_directory
-from shmoo.harness.schedule import Schedule
 from shmoo.runs.store.records import AxisValue, CaseSpec, Measurement, Reason, RunManifest, Timing
 from shmoo.runs.store.statistics import iqr, mad
 from shmoo.runs.store.store import RunWriter

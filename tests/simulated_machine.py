@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Protocol
 from unittest.mock import patch
 
+from shmoo.harness.campaign.schedule import Schedule
 from shmoo.harness.measuring.timing import VISIT, time_callable
 from shmoo.harness.measuring.watch.corewatch import CoreWatch
-from shmoo.harness.schedule import Schedule
 from shmoo.runs.store.records import CaseSpec, Measurement
 from shmoo.runs.store.visits import merge_visits
 

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from shmoo.estimators.errors import InputError, ShmooError
-from shmoo.harness.campaign import CampaignSettings, Standing, run_campaign
-from shmoo.harness.worker import Worker
+from shmoo.harness.campaign.campaign import CampaignSettings, Standing, run_campaign
+from shmoo.harness.campaign.worker import Worker
 from shmoo.runs.store.records import CaseSpec, EnergyReading, Machine, Measurement, Reason, Timing
 from shmoo.runs.store.store import Run
 
@@ -399,5 +399,5 @@ def test_a_failed_case_is_followed_by_a_fresh_process(worker):
 
 def test_starting_a_campaign_does_not_import_torch():
     """torch is imported by the worker, not by the command that owns it."""
-    code = "import sys; import shmoo.harness.campaign; sys.exit('torch' in sys.modules)"
+    code = "import sys; import shmoo.harness.campaign.campaign; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

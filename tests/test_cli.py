@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.graph.records import OpCall, TensorSpec, single_call_graph
 from shmoo.estimators.machine.profile import load_profile
-from shmoo.harness.cases import plan_cases
+from shmoo.harness.campaign.cases import plan_cases
 from shmoo.harness.cli.app import VerbGroup
 from shmoo.harness.cli.measure import finish
 from shmoo.harness.cli.options import parse_axis, parse_shape

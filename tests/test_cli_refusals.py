@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import load_profile
-from shmoo.harness.cases import plan_cases
+from shmoo.harness.campaign.cases import plan_cases
 from shmoo.harness.cli.app import VerbGroup
 from shmoo.harness.cli.report import choose_profile
 from shmoo.harness.measuring.measure import build_case

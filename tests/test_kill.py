@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shmoo.estimators.graph.records import OpCall, TensorSpec, single_call_graph
-from shmoo.harness.campaign import CampaignSettings, run_campaign
+from shmoo.harness.campaign.campaign import CampaignSettings, run_campaign
 from shmoo.runs.store.records import CaseSpec, Machine, Measurement, Timing
 from shmoo.runs.store.store import Run
 
@@ -56,7 +56,7 @@ def test_kill_9_at_any_moment_loses_at_most_the_case_in_flight(tmp_path):
     """Fifty campaigns are killed after 0 to 60 ms of work; each leaves a readable run with every finished row, and the next goes
     on. At the end every case has been measured exactly once, and its samples are those it was given."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["shmoo.harness.campaign", "shmoo.runs.store.store"])
+    context.set_forkserver_preload(["shmoo.harness.campaign.campaign", "shmoo.runs.store.store"])
     draw = random.Random(7)
     journal = tmp_path / "journal"
     stored = 0

@@ -161,7 +161,7 @@ def test_measuring_plans_what_is_named(own_home: None, monkeypatch: pytest.Monke
     """One model in two batch sizes and runtimes, into the directory asked for; resuming needs one."""
     import shmoo
     from shmoo.estimators.errors import InputError
-    from shmoo.harness import cases
+    from shmoo.harness.campaign import cases
 
     asked: list[tuple] = []
     monkeypatch.setattr(cases, "measure_cases", lambda planned, out, suite, machine, **rest: asked.append((planned, out, suite)))

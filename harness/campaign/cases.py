@@ -10,7 +10,7 @@ import msgspec
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import compute_dtype
 from shmoo.estimators.progress import Progress, silent
-from shmoo.harness.campaign import CampaignSettings, run_campaign
+from shmoo.harness.campaign.campaign import CampaignSettings, run_campaign
 from shmoo.harness.defaults import MOST_VISITS, VISITS
 from shmoo.harness.measuring.allocation import buffer_costs
 from shmoo.harness.measuring.settings import ALONE, MeasureSettings
@@ -60,7 +60,7 @@ def plan_cases(
             "micro" if suite == PLANNED else suite or "quick", machine, device=device, dtypes=types, runtimes=run_as
         )
         if suite == PLANNED:
-            from shmoo.harness.workloads.planned import most_telling_first
+            from shmoo.harness.campaign.planned import most_telling_first
 
             planned = most_telling_first(planned, machine, device, progress or silent)
         for case in planned:

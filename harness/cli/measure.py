@@ -79,7 +79,7 @@ def measure(
 ) -> None:
     """Time operators, synthetic models and networks on this machine, with their energy where it can be read. Every row is on disk
     before the next case begins; Ctrl-C keeps what is done and --resume goes on."""
-    from shmoo.harness.cases import check_device, in_states, plan_cases
+    from shmoo.harness.campaign.cases import check_device, in_states, plan_cases
     from shmoo.harness.machine.doctor import probe_machine
     from shmoo.harness.paths import new_run_directory
     from shmoo.harness.workloads.suites import BUDGET_S, PLANNED
@@ -132,7 +132,7 @@ def campaign(
     Raises:
         KeyboardInterrupt: with a message that says where the finished visits are.
     """
-    from shmoo.harness.cases import measure_cases
+    from shmoo.harness.campaign.cases import measure_cases
 
     output.message(f"measuring {len(cases)} cases ({suite}) into {out}")
     with Display() as display:

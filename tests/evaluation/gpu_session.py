@@ -17,10 +17,10 @@ from typing import Any
 
 import msgspec
 
-from shmoo.harness.campaign import CampaignSettings, run_campaign
+from shmoo.harness.campaign.campaign import CampaignSettings, run_campaign
+from shmoo.harness.campaign.worker import CaseMeasurer
 from shmoo.harness.energy.sampler import EnergySettings
 from shmoo.harness.measuring.settings import MeasureSettings
-from shmoo.harness.worker import CaseMeasurer
 from shmoo.harness.workloads.suites import NETWORKS, plan_suite
 from shmoo.runs.analysis.compare import compare_runs
 from shmoo.runs.analysis.metrics import repeat_spread
