@@ -186,7 +186,7 @@ def save_page(inspection: Inspection, path: str | Path, arch: str | None = None)
         InputError: the inspection does not cover the architecture.
         OSError: the file cannot be written.
     """
-    from shmoo.harness.inspectpage import write_page
+    from shmoo.harness.pages.inspect import write_page
 
     chosen = inspection.architectures[0] if arch is None else arch
     if chosen not in inspection.architectures:

@@ -13,7 +13,7 @@ from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.present.inspection import inspect_graphs, parent_of, paths_to
 from shmoo.harness.cli.app import cli
-from shmoo.harness.inspectpage import call_time, graph_data, make_figure, write_page
+from shmoo.harness.pages.inspect import call_time, graph_data, make_figure, write_page
 
 ARCH = "cpu_server_generic"
 

@@ -89,7 +89,7 @@ def inspect(
         output.write_csv(csv_path, [_flat(row) for row in rows])
         output.message(f"wrote {len(rows)} modules to {csv_path}")
     if html_path:
-        from shmoo.harness.inspectpage import write_page
+        from shmoo.harness.pages.inspect import write_page
 
         write_page(inspection, inspection.architectures[0], output.writing(html_path))
         output.message(f"wrote {html_path}")

@@ -17,7 +17,7 @@ from shmoo.estimators.units import percent, si
 
 COLOURS = {"compute": "#2a6f97", "memory": "#e09f3e", "launch": "#9b2226"}
 """Colour of each bound."""
-PAGES = Path(__file__).parent / "pages"
+PAGES = Path(__file__).parent
 """Folder of the page's style and script."""
 
 
