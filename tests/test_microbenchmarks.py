@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shmoo.harness.pytest_plugin import benchmarking
+from shmoo.harness.pytest.plugin import benchmarking
 from shmoo.runs.store.records import CaseSpec
 
 

@@ -41,6 +41,6 @@ def test_looking_things_up_loads_nothing_heavy(arguments: tuple[str, ...]) -> No
 
 def test_pytest_plugin_loads_nothing_heavy() -> None:
     """Every pytest run of every project imports the plug-in."""
-    code = "import json, sys, shmoo.harness.pytest_plugin; print(json.dumps([n for n in sys.modules if '.' not in n]))"
+    code = "import json, sys, shmoo.harness.pytest.plugin; print(json.dumps([n for n in sys.modules if '.' not in n]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {*HEAVY, "numpy", "msgspec", "psutil"} & set(json.loads(done.stdout))

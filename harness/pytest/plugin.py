@@ -23,7 +23,7 @@ import pytest
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
-    from shmoo.harness.pytest_benchmarking import BenchmarkRun, ShmooBenchmark
+    from shmoo.harness.pytest.benchmarking import BenchmarkRun, ShmooBenchmark
 
 FIXTURE = "shmoo_benchmark"
 MARKER = "shmoo"
@@ -81,7 +81,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if not on and (uses_fixture or item.get_closest_marker(MARKER)):
             item.add_marker(pytest.mark.skip(reason=OFF))
         elif uses_fixture:
-            from shmoo.harness.pytest_benchmarking import ReplayClock
+            from shmoo.harness.pytest.benchmarking import ReplayClock
 
             # pytest-benchmark takes the clock of a test from this marker, before the fixture is made.
             item.add_marker(pytest.mark.benchmark(timer=ReplayClock()))
@@ -97,7 +97,7 @@ def shmoo_benchmark(request: pytest.FixtureRequest, benchmark: BenchmarkFixture)
     `shmoo_benchmark(function, *args, **kwargs)` returns what the function returns; `shmoo_benchmark.case(case_spec)` visits a
     registered workload and returns the row of this visit. The test fails, with the reason, where the case does.
     """
-    from shmoo.harness.pytest_benchmarking import BenchmarkRun, ShmooBenchmark
+    from shmoo.harness.pytest.benchmarking import BenchmarkRun, ShmooBenchmark
 
     config = request.config
     if RUN not in config.stash:
