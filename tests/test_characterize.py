@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from shmoo.harness.campaign.worker import Worker
 from shmoo.harness.cli.app import cli
-from shmoo.harness.cli.characterize import COMPILED, PREVIEW, PREVIEW_OPERATORS, in_order, plan, weakness
+from shmoo.harness.cli.verbs.characterize import COMPILED, PREVIEW, PREVIEW_OPERATORS, in_order, plan, weakness
 from shmoo.runs.store.records import CaseSpec, Machine, Measurement, Reason, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter
 

@@ -18,9 +18,9 @@ from shmoo.estimators.graph.records import OpCall, TensorSpec, single_call_graph
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.harness.campaign.cases import plan_cases
 from shmoo.harness.cli.app import VerbGroup
-from shmoo.harness.cli.measure import finish
 from shmoo.harness.cli.options import parse_axis, parse_shape
-from shmoo.harness.cli.show import show
+from shmoo.harness.cli.verbs.measure import finish
+from shmoo.harness.cli.verbs.show import show
 from shmoo.runs.store.records import CaseSpec, Machine, Measurement, Reason, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter
 

@@ -18,7 +18,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.harness.campaign.cases import plan_cases
 from shmoo.harness.cli.app import VerbGroup
-from shmoo.harness.cli.report import choose_profile
+from shmoo.harness.cli.verbs.report import choose_profile
 from shmoo.harness.measuring.measure import build_case
 from shmoo.runs.store.records import Machine, RunManifest
 from shmoo.runs.store.store import Run, RunWriter

@@ -10,7 +10,7 @@ from shmoo.estimators.graph.records import OpCall, Source, TensorSpec, single_ca
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.tabular import estimate_record
-from shmoo.harness.cli.show import row_record
+from shmoo.harness.cli.verbs.show import row_record
 from shmoo.harness.models.mode import Mode
 from shmoo.runs.store.records import (
     RUN_FORMAT,

@@ -11,21 +11,21 @@ import click
 
 from shmoo.estimators.errors import NothingMeasuredError, ShmooError, unknown
 from shmoo.harness.cli import output
-from shmoo.harness.cli.calibrate import calibrate
-from shmoo.harness.cli.characterize import characterize
-from shmoo.harness.cli.check import check
-from shmoo.harness.cli.compare import compare
-from shmoo.harness.cli.doctor import doctor
-from shmoo.harness.cli.estimate import estimate
-from shmoo.harness.cli.fusion import fusion
-from shmoo.harness.cli.generate import generate
-from shmoo.harness.cli.inspect import inspect
-from shmoo.harness.cli.measure import measure
-from shmoo.harness.cli.profiles import profiles
-from shmoo.harness.cli.report import report
-from shmoo.harness.cli.show import show
-from shmoo.harness.cli.sweep import sweep
-from shmoo.harness.cli.trace import trace
+from shmoo.harness.cli.verbs.calibrate import calibrate
+from shmoo.harness.cli.verbs.characterize import characterize
+from shmoo.harness.cli.verbs.check import check
+from shmoo.harness.cli.verbs.compare import compare
+from shmoo.harness.cli.verbs.doctor import doctor
+from shmoo.harness.cli.verbs.estimate import estimate
+from shmoo.harness.cli.verbs.fusion import fusion
+from shmoo.harness.cli.verbs.generate import generate
+from shmoo.harness.cli.verbs.inspect import inspect
+from shmoo.harness.cli.verbs.measure import measure
+from shmoo.harness.cli.verbs.profiles import profiles
+from shmoo.harness.cli.verbs.report import report
+from shmoo.harness.cli.verbs.show import show
+from shmoo.harness.cli.verbs.sweep import sweep
+from shmoo.harness.cli.verbs.trace import trace
 
 BAD_INPUT, NOTHING_MEASURED, INTERRUPTED = 2, 3, 130
 LOG_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)

@@ -141,7 +141,7 @@ def refuse_existing(path: Path | None, force: bool) -> None:
 def show_calibration(made: Calibration) -> None:
     """Fitted coefficients with their ranges, errors on held-out cases, and what the fit says about itself."""
     from shmoo.estimators.units import si
-    from shmoo.harness.cli.profiles import show_errors
+    from shmoo.harness.cli.verbs.profiles import show_errors
 
     fitted = {name: c for name, c in sorted(made.profile.coefficients.items()) if c.source == "fitted"}
     rows = []

@@ -76,8 +76,8 @@ def characterize(
     import time
 
     from shmoo.estimators.errors import InputError
-    from shmoo.harness.cli.doctor import show_doctor, show_neighbours
-    from shmoo.harness.cli.report import TARGETS, report_record, show_report, write
+    from shmoo.harness.cli.verbs.doctor import show_doctor, show_neighbours
+    from shmoo.harness.cli.verbs.report import TARGETS, report_record, show_report, write
     from shmoo.harness.machine.doctor import doctor, probe_machine
     from shmoo.harness.measuring.watch.corewatch import watch_neighbours
     from shmoo.harness.paths import new_run_directory
@@ -145,7 +145,7 @@ def measure_all(out: Path, machine: Machine, quick: bool, resume: bool, begin: f
     """
     import time
 
-    from shmoo.harness.cli.measure import campaign
+    from shmoo.harness.cli.verbs.measure import campaign
     from shmoo.runs.store.store import MANIFEST, Run
 
     calibration, networks, compiled = plan(machine, quick)
@@ -254,7 +254,7 @@ def calibrated(run: Run, name: str, seed: int, force: bool) -> tuple[Architectur
 
     from shmoo.calibrate.fit.base import base_profile
     from shmoo.estimators.errors import InputError, NothingMeasuredError
-    from shmoo.harness.cli.calibrate import fit, profile_path
+    from shmoo.harness.cli.verbs.calibrate import fit, profile_path
 
     target, count = profile_path(name), 2
     while target.exists() and not force:

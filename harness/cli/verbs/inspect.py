@@ -68,7 +68,7 @@ def inspect(
     from shmoo.estimators.graph.records import notes_of
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.present.inspection import inspect_graphs
-    from shmoo.harness.cli.estimate import tell_about
+    from shmoo.harness.cli.verbs.estimate import tell_about
     from shmoo.harness.machine.architectures import load_architecture
 
     profiles = [load_architecture(name) for name in arch or ONE_OF_EACH_FAMILY]

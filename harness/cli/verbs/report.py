@@ -150,7 +150,7 @@ def show_report(made: ErrorReport, estimates: Sequence[Record] = ()) -> None:
     if made.excluded:
         output.message(f"{len(made.excluded)} cases were set aside; errors.csv says why")
     if estimates:
-        from shmoo.harness.cli.estimate import show_models
+        from shmoo.harness.cli.verbs.estimate import show_models
 
         output.result("")
         show_models(estimates)
