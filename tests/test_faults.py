@@ -14,8 +14,6 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from stand_ins import Clock, ZoneFiles, write_powercap_tree
-from virtual_device import VirtualDevice, VirtualNvml
 
 from shmoo.calibrate.fit.dataset import MeasuredCase, blocks
 from shmoo.calibrate.fit.energy import fit_energy
@@ -35,6 +33,8 @@ from shmoo.harness.module import Built
 from shmoo.runs.store.records import CaseSpec, Reason, Timing
 from shmoo.runs.store.visits import merge_visits
 from shmoo.runs.tables.reading import TableRow
+from tests.stand_ins import Clock, ZoneFiles, write_powercap_tree
+from tests.virtual_device import VirtualDevice, VirtualNvml
 
 SHORT = TimingSettings(block_s=1e-5, warmup_s=0.0, max_warmup_s=0.01, min_s=0.0, max_s=0.01, min_samples=3)
 UUID = "GPU-00000000-virtual"
@@ -311,7 +311,9 @@ def test_every_test_that_the_documentation_names_exists():
     named = re.findall(r"`(test_\w+)\.(test_\w+)`", DOCS.read_text(encoding="utf-8"))
     assert len(named) > 35
     missing = [
-        f"{file}.{name}" for file, name in named if f"def {name}(" not in (Path(__file__).parent / f"{file}.py").read_text()
+        f"{file}.{name}"
+        for file, name in named
+        if f"def {name}(" not in next(Path(__file__).parent.rglob(f"{file}.py")).read_text()
     ]
     assert missing == []
 

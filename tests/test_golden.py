@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from build import GraphBuilder
 
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import RUNTIMES, builtin_names, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
+from tests.build import GraphBuilder
 
 RECORD = Path(__file__).parent / "golden" / "estimates.json"
 TOLERANCE = 1e-3

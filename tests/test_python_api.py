@@ -126,10 +126,10 @@ def test_an_element_type_is_that_of_the_tensors(ran: dict) -> None:
 
 def test_a_model_by_name_is_the_command_lines(own_home: None) -> None:
     """The table has the columns and the numbers of `shmoo estimate --csv`, the runtime where an architecture has it."""
-    from cli_runner import shmoo as command
     from pandas import read_csv
 
     import shmoo
+    from tests.cli_runner import shmoo as command
 
     command("estimate", "mlp", "--arch", "gpu_h100,kpu_t64", "--batch", "4", "--dtype", "bf16", "--csv", "mlp.csv")
     table, shown = shmoo.estimate("mlp", ["gpu_h100", "kpu_t64"], batch=4, dtype="bf16"), read_csv("mlp.csv")
@@ -175,10 +175,9 @@ def test_measuring_plans_what_is_named(own_home: None, monkeypatch: pytest.Monke
 
 def test_runs_are_compared_by_directory_or_as_they_are(own_home: None) -> None:
     """Both give the same comparison."""
-    from test_cli import write_run
-
     import shmoo
     from shmoo.runs.store.store import Run
+    from tests.harness.cli.test_cli import write_run
 
     write_run(Path("run"))
     assert shmoo.compare("run", "run") == shmoo.compare(Run.open("run"), Path("run"))

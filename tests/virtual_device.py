@@ -17,9 +17,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from stand_ins import ZoneFiles, write_powercap_tree
-
 from shmoo.harness.energy.virtual import last_update
+from tests.stand_ins import ZoneFiles, write_powercap_tree
 
 
 class VirtualDevice:

@@ -4,7 +4,6 @@ from itertools import product
 
 import numpy as np
 import pytest
-from build import GraphBuilder
 
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import FAMILIES, Kernel
@@ -20,6 +19,7 @@ from shmoo.estimators.table import (
     kernel_table,
     op_code,
 )
+from tests.build import GraphBuilder
 
 
 def two_layers():

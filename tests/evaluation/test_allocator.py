@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from build import GraphBuilder
-
+from tests.build import GraphBuilder
 from tests.evaluation.allocator import MIB, Requests, device_requests, total
 
 FLOATS = MIB // 4

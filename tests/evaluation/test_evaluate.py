@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from measured_rows import written_table
 
 from shmoo.estimators.costs.summary import graph_cost
 from shmoo.estimators.errors import InputError
@@ -16,6 +15,7 @@ from tests.evaluation import results
 from tests.evaluation.__main__ import main
 from tests.evaluation.results import HOLDS, Result, of_cases, table
 from tests.evaluation.tpu_v1 import APPLICATIONS, application_graph
+from tests.measured_rows import written_table
 
 REFERENCE = Path(__file__).parents[2].parent / "shared" / "reference"
 

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from build import GraphBuilder
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
+from tests.build import GraphBuilder
 from tests.evaluation.models import MeasuredModel, compare, predicted_latency, read_models
 from tests.evaluation.results import Kept
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from measured_rows import measured_rows
-from test_points import assert_points_equal_variants
-from test_tiling import cut, fabric, products
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import TilingSpec
 from shmoo.estimators.tiling import KpuWavefront
+from tests.estimators.sweep.test_points import assert_points_equal_variants
+from tests.estimators.tiling.test_tiling import cut, fabric, products
 from tests.evaluation.kpu_sim import KpuSimSerial
+from tests.measured_rows import measured_rows
 
 REFERENCE = Path(__file__).parents[2].parent / "shared" / "reference" / "kpu"
 MIB = 2**20

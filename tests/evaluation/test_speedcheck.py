@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from test_points import network
 
 from shmoo.estimators.machine.profile import load_profile
+from tests.estimators.sweep.test_points import network
 from tests.evaluation.__main__ import main
 from tests.evaluation.speed import KERNELS, large_table, price
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from measured_rows import measured_rows
-from test_tiling import array, products
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.tiling import TileShape, TpuWeightStationary
+from tests.estimators.tiling.test_tiling import array, products
 from tests.evaluation.tpu_buffers import buffered_cycles
+from tests.measured_rows import measured_rows
 
 AMPLE = (2**20, 2**20, 2**20)
 TABLE = Path(__file__).parents[2].parent / "shared" / "reference" / "tpu" / "scalesim_cycles.csv"

@@ -273,7 +273,7 @@ def test_operators_timed_alone_stand_beside_the_whole(tmp_path):
 
 def test_every_source_of_a_coefficient_has_a_colour():
     """A name of two words is one class."""
-    style = (Path(__file__).parents[1] / "runs" / "templates" / "report.css").read_text(encoding="utf-8")
+    style = (Path(__file__).parents[2] / "runs" / "templates" / "report.css").read_text(encoding="utf-8")
     assert all(f".source-{source.replace(' ', '-')} span" in style for source in get_args(Source))
     cells = [_coefficient_row("c", Coefficient(1.0, "1", source))["source"] for source in get_args(Source)]
     assert {cell.tone for cell in cells} == {f"source-{source.replace(' ', '-')}" for source in get_args(Source)}

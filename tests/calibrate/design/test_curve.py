@@ -8,9 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from build import GraphBuilder
 from click.testing import CliRunner
-from test_calibrate import TRUTH, measured_on
 
 from shmoo.calibrate.design.curve import case_seconds, learning_curve
 from shmoo.calibrate.fit.base import base_profile
@@ -21,6 +19,8 @@ from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.harness.cli.app import cli
 from shmoo.runs.store.records import CaseSpec, Machine, Measurement, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter
+from tests.build import GraphBuilder
+from tests.calibrate.fit.test_calibrate import TRUTH, measured_on
 
 MACHINE = Machine("Example CPU", 4, 4, 2**34, {"l1": 32 << 10, "l2": 1 << 20, "l3": 16 << 20}, isa=("avx2",), threads=4)
 START = datetime(2026, 1, 1, tzinfo=UTC)

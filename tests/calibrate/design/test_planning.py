@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_calibrate import measured_on, table_rows
 
 from shmoo.calibrate.design.planning import CHECKED, most_telling, plan, sensitivities
 from shmoo.calibrate.fit.dataset import MeasuredCase
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import load_profile
+from tests.calibrate.fit.test_calibrate import measured_on, table_rows
 
 
 def unmeasured() -> list[MeasuredCase]:

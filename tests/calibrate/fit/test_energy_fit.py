@@ -6,7 +6,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from test_virtual import physics, work
 
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.fit.dataset import MeasuredCase, Sources, blocks, run_cases
@@ -15,6 +14,7 @@ from shmoo.estimators.machine.profile import load_profile
 from shmoo.runs.store.records import EnergyReading, Machine, Measurement, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter
 from shmoo.runs.tables.reading import TableRow
+from tests.harness.energy.test_virtual import physics, work
 
 PROFILE = load_profile("cpu_server_generic")
 TRUTH = {

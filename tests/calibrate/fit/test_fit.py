@@ -6,7 +6,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from test_calibrate import TRUTH, measured_on
 
 from shmoo.calibrate.fit import fit
 from shmoo.calibrate.fit.dataset import MeasuredCase, blocks
@@ -16,6 +15,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.runs.tables.reading import TableRow
+from tests.calibrate.fit.test_calibrate import TRUTH, measured_on
 
 
 def fitted(cases, folds: int = 0, **changes):

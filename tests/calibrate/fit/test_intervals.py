@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from build import GraphBuilder
-from test_calibrate import TRUTH, measured_on, sources_of
 
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.fit.dataset import MeasuredCase, blocks
@@ -15,6 +13,8 @@ from shmoo.estimators.machine.coefficients import MANY_KERNELS
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.draws import normals
 from shmoo.runs.store.records import CaseSpec
+from tests.build import GraphBuilder
+from tests.calibrate.fit.test_calibrate import TRUTH, measured_on, sources_of
 
 NOISE = {"linear": 0.12, "add": 0.03, "relu": 0.06, "softmax": 0.25}
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from build import GraphBuilder
 from msgspec import structs
 from scipy.stats import norm
 
@@ -26,9 +25,10 @@ from shmoo.estimators.predict.model import predict
 from shmoo.estimators.predict.residual import Correction, correction, summed, supported
 from shmoo.estimators.variants import with_threads
 from shmoo.runs.tables.reading import TableRow
+from tests.build import GraphBuilder
 from tests.evaluation.gpu import DEVICES, GROUPS, WORST, card_of, read_device, sample_of
 
-REFERENCE = Path(__file__).parents[1].parent / "shared" / "reference"
+REFERENCE = Path(__file__).parents[3].parent / "shared" / "reference"
 
 
 def machine(name: str = "gpu_v100") -> ArchitectureProfile:

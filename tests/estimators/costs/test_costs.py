@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from cost_rows import ROWS, Row, op_call
 
 from shmoo.estimators import costs
 from shmoo.estimators.costs import COSTS, FREE, bill, classify, cost_of, costs_of, graph_cost, register_cost
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import FAMILIES, Cost, Graph, OpCall, TensorSpec, Value
 from shmoo.estimators.registry import DuplicateNameError
+from tests.estimators.costs.cost_rows import ROWS, Row, op_call
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 
 
 def label(row: Row) -> str:

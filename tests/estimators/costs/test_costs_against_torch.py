@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
-from cost_rows import ROWS, Row
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from shmoo.estimators.costs import COSTS, FREE, cost_of
 from shmoo.estimators.graph.records import OpCall, TensorSpec
+from tests.estimators.costs.cost_rows import ROWS, Row
 
 SCALARS = bool | int | float | str | list | None
 

@@ -3,10 +3,10 @@
 import sys
 
 import pytest
-from build import GraphBuilder
 
 from shmoo.estimators.fusion.rules import FUSION_RULES, fuse
 from shmoo.estimators.registry import DuplicateNameError
+from tests.build import GraphBuilder
 
 
 def groups(graph, runtime: str, family: str = "cpu") -> list[tuple[int, ...]]:

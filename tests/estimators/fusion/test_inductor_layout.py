@@ -1,11 +1,11 @@
 """How views walk memory, and which loops stay nested."""
 
 import pytest
-from build import GraphBuilder
 
 from shmoo.estimators.fusion.inductor_layout import StridedView, apply_view, part_rows, stretch
 from shmoo.estimators.fusion.inductor_schedule import Buffer
 from shmoo.estimators.fusion.rules import fusion_groups
+from tests.build import GraphBuilder
 
 
 def call(op: str, shape: tuple[int, ...], result: tuple[int, ...], **attributes):

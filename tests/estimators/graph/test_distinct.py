@@ -1,9 +1,9 @@
 """The distinct operators of graphs, cut out."""
 
 import msgspec
-from build import GraphBuilder
 
 from shmoo.estimators.graph.distinct import distinct_operators
+from tests.build import GraphBuilder
 
 
 def block():

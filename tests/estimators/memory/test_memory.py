@@ -2,11 +2,11 @@
 
 import msgspec
 import pytest
-from build import GraphBuilder
 
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.memory.peak import memory_steps, peak_memory_bytes
 from shmoo.estimators.memory.workspace import workspace_bytes
+from tests.build import GraphBuilder
 
 
 def in_modules(graph: Graph, *paths: str) -> Graph:

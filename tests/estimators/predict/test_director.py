@@ -2,7 +2,6 @@
 
 import msgspec
 import pytest
-from build import GraphBuilder
 
 from shmoo.estimators.costs.quantize import with_dtype
 from shmoo.estimators.errors import InputError
@@ -16,6 +15,7 @@ from shmoo.estimators.present.savings import fusion_savings
 from shmoo.estimators.table import DTYPE_CODE
 from shmoo.estimators.tiling import CpuL2Blocking
 from shmoo.estimators.variants import with_threads
+from tests.build import GraphBuilder
 
 
 def mlp(rows: int = 32):

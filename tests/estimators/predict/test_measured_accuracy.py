@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from measured_rows import FOLDER, measured_rows, source_of, written_table
 
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
@@ -18,6 +17,7 @@ from shmoo.runs.tables.reading import TableRow, read_table
 from tests.evaluation.gpu import CONV_CARD, GROUPS
 from tests.evaluation.kpu import evaluate as evaluate_kpu
 from tests.evaluation.tpu import transcription
+from tests.measured_rows import FOLDER, measured_rows, source_of, written_table
 
 OTHERS = "elementwise, norm, softmax"
 BOUNDS = {

@@ -5,7 +5,6 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
-from build import GraphBuilder
 
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import Kernel, single_call_graph
@@ -18,6 +17,7 @@ from shmoo.estimators.predict.model import Prediction, graph_latency, predict, s
 from shmoo.estimators.table import KernelTable, kernel_table
 from shmoo.estimators.tiling.base import TileShape, Tiling
 from shmoo.runs.tables.operators import TABLE_OPERATORS
+from tests.build import GraphBuilder
 
 PEAK, BANDWIDTH, LAUNCH = 1e12, 1e11, 1e-6
 

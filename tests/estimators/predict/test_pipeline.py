@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from build import GraphBuilder
 
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.machine.coefficients import Coefficients
@@ -10,6 +9,7 @@ from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.pipeline import DRAWS, price
 from shmoo.estimators.table import KernelTable, kernel_table
+from tests.build import GraphBuilder
 
 
 def two_models() -> KernelTable:

@@ -1,7 +1,6 @@
 """Savings of fusion, and agreement of predicted and real groups."""
 
 import pytest
-from build import GraphBuilder
 
 from shmoo.estimators.machine.profile import RUNTIMES, Coefficient, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
@@ -13,6 +12,7 @@ from shmoo.estimators.present.savings import (
     shared_pairs,
     summarize_fusion,
 )
+from tests.build import GraphBuilder
 
 
 def test_a_chain_saves_what_passes_between_its_calls():

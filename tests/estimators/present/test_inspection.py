@@ -4,7 +4,6 @@ import json
 
 import msgspec
 import pytest
-from build import GraphBuilder
 from click.testing import CliRunner
 
 from shmoo.estimators.errors import InputError
@@ -14,6 +13,7 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.present.inspection import inspect_graphs, parent_of, paths_to
 from shmoo.harness.cli.app import cli
 from shmoo.harness.pages.inspect import call_time, graph_data, make_figure, write_page
+from tests.build import GraphBuilder
 
 ARCH = "cpu_server_generic"
 

@@ -2,7 +2,6 @@
 
 import msgspec
 import pytest
-from build import GraphBuilder
 
 from shmoo.estimators.machine.profile import RUNTIMES, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
@@ -11,6 +10,7 @@ from shmoo.harness.capture import capture_workload
 from shmoo.harness.workloads import find_workload
 from shmoo.harness.workloads.configs import config_models
 from shmoo.harness.workloads.zoo import zoo_names
+from tests.build import GraphBuilder
 
 DIRECTOR = AnalysisDirector(load_profile("cpu_server_generic"))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from build import GraphBuilder
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph
@@ -13,6 +12,7 @@ from shmoo.estimators.predict.tabulated import tabulated
 from shmoo.estimators.sweep.controller import SweepController
 from shmoo.estimators.sweep.on_chip import largest_on_chip, on_chip_bytes, spill_bytes
 from shmoo.estimators.variants import variant
+from tests.build import GraphBuilder
 
 IN, OUT = 256, 128
 

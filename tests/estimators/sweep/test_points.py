@@ -6,7 +6,6 @@ import itertools
 
 import numpy as np
 import pytest
-from build import GraphBuilder
 
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import TilingSpec, builtin_names, load_profile
@@ -14,6 +13,7 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.tabulated import tabulated
 from shmoo.estimators.sweep.points import BLOCK_NUMBERS, estimate_points
 from shmoo.estimators.variants import variant
+from tests.build import GraphBuilder
 
 
 def network() -> Graph:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from build import GraphBuilder
 
 from shmoo.estimators.costs.quantize import with_dtype
 from shmoo.estimators.errors import InputError
@@ -11,6 +10,7 @@ from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, single_cal
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.sweep.controller import SweepController
 from shmoo.runs.plots.sweeps import sweep_figure
+from tests.build import GraphBuilder
 
 
 def linear(axes: dict) -> tuple[Graph, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from build import GraphBuilder
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion.rules import fuse
@@ -12,6 +11,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec, lo
 from shmoo.estimators.table import KernelTable, kernel_table
 from shmoo.estimators.tiling import GpuThreadBlocks, TileShape, Tiling, strategy_for
 from shmoo.estimators.tiling.gpu.library import DIRECT, LIBRARIES
+from tests.build import GraphBuilder
 
 
 def linear(m: int, n: int, k: int) -> KernelTable:

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from build import GraphBuilder
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion.rules import fuse
@@ -23,6 +22,7 @@ from shmoo.estimators.table import KernelTable, kernel_table
 from shmoo.estimators.tiling import GpuThreadBlocks, TileShape, Tiling, strategy_for
 from shmoo.estimators.tiling.gpu.library import STREAMED, TENSOR_KERNELS
 from shmoo.estimators.variants import variant
+from tests.build import GraphBuilder
 
 GPUS = ("gpu_v100", "gpu_t4", "gpu_a100_40g", "gpu_a100_80g", "gpu_l4", "gpu_h100", "gpu_h200")
 ONE = np.ones(1)

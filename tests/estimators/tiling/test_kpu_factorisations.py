@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from test_tiling import cut, fabric, products
 
 from shmoo.estimators.graph.records import OpCall, TensorSpec, single_call_graph
 from shmoo.estimators.machine.coefficients import Coefficients
@@ -11,6 +10,7 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.model import predict
 from shmoo.estimators.tiling import KpuWavefront
 from shmoo.estimators.tiling.recurrences import layer_norm, lu, reduction, softmax
+from tests.estimators.tiling.test_tiling import cut, fabric, products
 
 
 def factorisation(op, *shape, **attributes):

@@ -11,12 +11,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from test_recurrences import earliest, points_of, run_in_order
-from test_tiling import cut, fabric, products
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.tiling import KpuWavefront
 from shmoo.estimators.tiling import recurrences as rec
+from tests.estimators.tiling.test_recurrences import earliest, points_of, run_in_order
+from tests.estimators.tiling.test_tiling import cut, fabric, products
 
 SYSTEMS = (
     rec.matmul(3, 4, 5),

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from measured_rows import measured_rows
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.coefficients import Coefficients
@@ -23,8 +22,9 @@ from shmoo.estimators.tiling import (
     strategy_for,
 )
 from shmoo.estimators.tiling.base import compulsory_traffic
+from tests.measured_rows import measured_rows
 
-REFERENCE = Path(__file__).parents[1].parent / "shared" / "reference"
+REFERENCE = Path(__file__).parents[3].parent / "shared" / "reference"
 MIB = 2**20
 FAR = 1e15
 """Bytes touched since an operand was last seen: more than any machine holds."""

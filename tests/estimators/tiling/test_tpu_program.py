@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from build import GraphBuilder
 
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.model import predict
+from tests.build import GraphBuilder
 
 TPU = AnalysisDirector(load_profile("tpu_v4"))
 

@@ -344,7 +344,7 @@ def test_campaigns_run_outside_the_main_thread(campaign, tmp_path):
 @pytest.fixture
 def worker(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    with Worker(entry="worker_stand_in:StandIn", timeout_s=30.0) as worker:
+    with Worker(entry="tests.harness.campaign.worker_stand_in:StandIn", timeout_s=30.0) as worker:
         yield worker
 
 

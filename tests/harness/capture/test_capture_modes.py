@@ -129,7 +129,8 @@ def test_shared_weights_views_and_buffers_keep_their_identity(take) -> None:
     views = [call for call in graph.calls if call.op in ("aten.slice", "aten.t", "aten.transpose")]
     assert {graph.values[graph.root(call.writes[0])].kind for call in views} <= {"parameter", "buffer"}
     assert all(
-        call.source.startswith(("test_capture_modes.py:", "tests/test_capture_modes.py:", "torch/")) for call in graph.calls
+        call.source.startswith(("test_capture_modes.py:", "tests/harness/capture/test_capture_modes.py:", "torch/"))
+        for call in graph.calls
     )
     assert first.module in ("block.0", "again.0")
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import click
 import pytest
-from cli_runner import shmoo
 from click.testing import CliRunner
 
 from shmoo.estimators.errors import InputError, NothingMeasuredError
@@ -23,6 +22,7 @@ from shmoo.harness.cli.verbs.measure import finish
 from shmoo.harness.cli.verbs.show import show
 from shmoo.runs.store.records import CaseSpec, Machine, Measurement, Reason, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter
+from tests.cli_runner import shmoo
 
 MACHINE = Machine(cpu_model="Example CPU", cores_physical=2, cores_logical=2, memory_bytes=8 << 30, torch="2.9.0", threads=2)
 FIELDS = {

@@ -2,7 +2,7 @@
 
 import json
 
-from cli_runner import shmoo
+from tests.cli_runner import shmoo
 
 
 def test_groups_and_savings_are_shown():

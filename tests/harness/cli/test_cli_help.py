@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import click
 import pytest
-from cli_runner import shmoo
 
 from shmoo.estimators.machine.profile import builtin_names
 from shmoo.harness.cli.app import cli
 from shmoo.harness.workloads import find_workload
 from shmoo.harness.workloads.configs import config_models
+from tests.cli_runner import shmoo
 
 TAKES_MODELS = ("estimate", "fusion", "generate", "inspect", "measure", "sweep", "trace")
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_runner import shmoo
-from test_cli import write_run
+
+from tests.cli_runner import shmoo
+from tests.harness.cli.test_cli import write_run
 
 pytestmark = pytest.mark.usefixtures("own_home")
 

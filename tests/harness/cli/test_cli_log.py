@@ -8,13 +8,13 @@ import logging
 from pathlib import Path
 
 import pytest
-from cli_runner import shmoo
 
 from shmoo.estimators.progress import Standing
 from shmoo.harness.cli import progress
 from shmoo.harness.cli.progress import Display, track
+from tests.cli_runner import shmoo
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 FILES = sorted(path for room in ("calibrate", "estimators", "harness", "runs", "shmoo") for path in (ROOT / room).rglob("*.py"))
 COMMAND_LINE = ROOT / "harness" / "cli"
 

@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from build import GraphBuilder
-from cli_runner import shmoo
 
 from shmoo.runs.store.records import CaseSpec, Machine, Measurement, OperatorTime, RunManifest, Timing
 from shmoo.runs.store.store import RunWriter
+from tests.build import GraphBuilder
+from tests.cli_runner import shmoo
 
 
 def write_run(path, reason: str = "") -> str:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 import pytest
-from cli_runner import shmoo
 
 from shmoo.estimators.errors import InputError
 from shmoo.harness.cli import options
 from shmoo.harness.cli.app import cli
+from tests.cli_runner import shmoo
 
 pytestmark = pytest.mark.usefixtures("own_home")
 

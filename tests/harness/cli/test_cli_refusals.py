@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 import pytest
-from cli_runner import shmoo
 from click.testing import CliRunner
 
 from shmoo.estimators.errors import InputError
@@ -22,6 +21,7 @@ from shmoo.harness.cli.verbs.report import choose_profile
 from shmoo.harness.measuring.measure import build_case
 from shmoo.runs.store.records import Machine, RunManifest
 from shmoo.runs.store.store import Run, RunWriter
+from tests.cli_runner import shmoo
 
 MACHINE = Machine(cpu_model="Example CPU", cores_physical=2, cores_logical=2, memory_bytes=8 << 30)
 FACTORY = """

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_runner import shmoo
+
+from tests.cli_runner import shmoo
 
 pytestmark = pytest.mark.usefixtures("own_home")
 

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from stand_ins import Clock, ZoneFiles, no_nvml, write_powercap_tree
 
 from shmoo.harness.energy import available_probes
 from shmoo.harness.energy.nvml import NvmlProbe, list_gpus
@@ -13,6 +12,7 @@ from shmoo.harness.energy.probe import UNMOVED, Snapshot, counter_step, trail_en
 from shmoo.harness.energy.rapl import PowercapProbe, RaplProbe, disagreement, import_pyrapl, powercap_zones
 from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings, measure_update_period
 from shmoo.harness.energy.virtual import SimulatedProbe
+from tests.stand_ins import Clock, ZoneFiles, no_nvml, write_powercap_tree
 
 needs_pyrapl = pytest.mark.skipif(importlib.util.find_spec("pyRAPL") is None, reason="pyRAPL is installed on Linux only")
 RANGE = 262_143_328_850.0

@@ -2,13 +2,13 @@ import os
 import struct
 
 import pytest
-from stand_ins import Clock, ZoneFiles, no_nvml, write_powercap_tree
 
 from shmoo.harness.energy import available_probes
 from shmoo.harness.energy.linux import ON_MAINS, BatteryProbe, HwmonProbe, PerfProbe
 from shmoo.harness.energy.probe import UNMOVED
 from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings
 from shmoo.harness.energy.virtual import SimulatedProbe
+from tests.stand_ins import Clock, ZoneFiles, no_nvml, write_powercap_tree
 
 SCALE = 2.0**-32
 

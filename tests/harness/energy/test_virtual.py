@@ -8,7 +8,6 @@ import time
 
 import numpy as np
 import pytest
-from virtual_device import VirtualDevice, VirtualNvml, VirtualPowercap
 
 from shmoo.calibrate.fit.dataset import MeasuredCase, blocks, read_sources
 from shmoo.calibrate.fit.energy import fit_energy
@@ -25,6 +24,7 @@ from shmoo.harness.measuring.watch.gpuwatch import GpuWatch, gpu_doubts
 from shmoo.runs.store.records import Machine, Measurement, RunManifest, Timing
 from shmoo.runs.store.store import RunWriter
 from shmoo.runs.tables.reading import TableRow
+from tests.virtual_device import VirtualDevice, VirtualNvml, VirtualPowercap
 
 SIDES = (64, 512, 2048, 8192)
 

@@ -14,7 +14,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated_machine import (
+
+from shmoo.runs.store.records import Measurement
+from shmoo.runs.store.statistics import Z
+from tests.simulated_machine import (
     From,
     Neighbour,
     Operator,
@@ -26,9 +29,6 @@ from simulated_machine import (
     quiet_spell,
     slow_spell,
 )
-
-from shmoo.runs.store.records import Measurement
-from shmoo.runs.store.statistics import Z
 
 VISITS = 16
 CASES = 24

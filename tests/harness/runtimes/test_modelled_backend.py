@@ -18,7 +18,7 @@ from shmoo.harness.capture import capture
 from shmoo.harness.runtimes import modelled_backend
 from shmoo.harness.runtimes.modelled_backend import recording
 
-PAGE = Path(__file__).parents[1] / "docs" / "backends.md"
+PAGE = Path(__file__).parents[3] / "docs" / "backends.md"
 
 
 def compiled(model, backend=modelled_backend.kpu, **options):

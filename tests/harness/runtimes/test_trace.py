@@ -6,12 +6,12 @@ import json
 
 import pytest
 import torch
-from test_points import network
 
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.timeline import schedule
 from shmoo.harness.runtimes.trace import MEASURED, PREDICTED, median_call, record_call, trace_document
+from tests.estimators.sweep.test_points import network
 
 
 def check_events(document: dict) -> None:

@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from flops_seen_by_torch import flops_seen_by_torch
 
 from shmoo.estimators.costs import graph_cost
 from shmoo.estimators.errors import InputError
@@ -18,6 +17,7 @@ from shmoo.estimators.machine.profile import load_profile
 from shmoo.harness.capture import capture_workload
 from shmoo.harness.workloads import find_workload
 from shmoo.harness.workloads.configs import config_models, config_workload
+from tests.flops_seen_by_torch import flops_seen_by_torch
 
 pytest.importorskip("transformers", reason="the extra 'models' is not installed")
 
@@ -241,7 +241,7 @@ def test_seventy_billion_parameters_take_little_memory() -> None:
         assert latency > 141.1e9 / load_profile(name).value("bandwidth.dram")  # every weight is read
 
 
-REFERENCE = Path(__file__).parents[1].parent / "shared" / "reference" / "model_configs"
+REFERENCE = Path(__file__).parents[3].parent / "shared" / "reference" / "model_configs"
 REFERENCED = {
     "bert.json": "bert_base",
     "bert_large.json": "bert_large",

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import cache
 
 import pytest
-from flops_seen_by_torch import flops_seen_by_torch
 
 from shmoo.estimators.costs import graph_cost
 from shmoo.estimators.errors import InputError
@@ -14,6 +13,7 @@ from shmoo.estimators.graph.records import Graph
 from shmoo.harness.capture import capture_workload
 from shmoo.harness.workloads import NETWORKS, find_workload
 from shmoo.harness.workloads.zoo import DIFFUSION, import_torchvision, quantized_names, zoo_names
+from tests.flops_seen_by_torch import flops_seen_by_torch
 
 DETECTORS = [name for name in zoo_names() if "rcnn" in name or name.startswith(("retinanet", "fcos", "ssd"))]
 

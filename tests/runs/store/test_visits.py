@@ -15,7 +15,7 @@ from shmoo.runs.store.statistics import UNKNOWN, Z, latency, latency_alone, norm
 from shmoo.runs.store.store import Run
 from shmoo.runs.store.visits import NOISY, decode_row, merge_visits
 
-NOISY_RUN = Path(__file__).parents[2] / "shared" / "reference" / "noisy_run"
+NOISY_RUN = Path(__file__).parents[4] / "shared" / "reference" / "noisy_run"
 CASE = CaseSpec("relu", "operator", {"m": 8})
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_runner import shmoo
 
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.fit.dataset import blocks, read_sources
@@ -21,6 +20,7 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.runs.analysis.predict import director_predictor
 from shmoo.runs.store.records import CaseSpec
 from shmoo.runs.tables.reading import TableRow, read_table
+from tests.cli_runner import shmoo
 
 TYPES = ("float32", "tf32", "bfloat16", "fp16", "fp8", "int8")
 

@@ -4,14 +4,14 @@ import math
 from pathlib import Path
 
 import pytest
-from measured_rows import measured_rows, written_table
 
 from shmoo.estimators.costs import graph_cost
 from shmoo.estimators.errors import FormatError, InputError
 from shmoo.runs.tables.operators import TABLE_OPERATORS, ShapedOperator
 from shmoo.runs.tables.reading import read_table
+from tests.measured_rows import measured_rows, written_table
 
-REFERENCE = Path(__file__).parents[1].parent / "shared" / "reference"
+REFERENCE = Path(__file__).parents[3].parent / "shared" / "reference"
 HEADER = "op,dtype,b,m,n,k,conv_n,conv_c_in,conv_c_out,conv_kernel,conv_size,conv_stride,conv_padding,rows,cols,latency_s,kernel"
 
 

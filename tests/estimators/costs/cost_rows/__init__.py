@@ -1,6 +1,6 @@
 """One row of expected numbers for each operator that has a cost."""
 
-from cost_rows import (
+from tests.estimators.costs.cost_rows import (
     attention,
     backward,
     contractions,
@@ -12,7 +12,7 @@ from cost_rows import (
     reductions,
     vision,
 )
-from cost_rows.build import ROWS, Row, op_call
+from tests.estimators.costs.cost_rows.build import ROWS, Row, op_call
 
 FILLED_BY = (attention, backward, contractions, convolutions, data_movement, linalg, pointwise, quantized, reductions, vision)
 

@@ -1,6 +1,6 @@
 """Expected costs of attention and recurrent layers."""
 
-from cost_rows.build import Operand, rows
+from tests.estimators.costs.cost_rows.build import Operand, rows
 
 BHQK = {"batch": 6, "m": 4, "n": 5, "k": 8}
 # Attention: 2 x 3 heads, 4 queries, 5 keys, width 8 ------------------------------------------------------------------------

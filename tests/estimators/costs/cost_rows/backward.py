@@ -1,8 +1,7 @@
 """Expected costs of operators of backward passes, at sizes small enough to count by hand."""
 
-from cost_rows.build import i, rows
-
 from shmoo.estimators.graph.records import TensorSpec
+from tests.estimators.costs.cost_rows.build import i, rows
 
 # Convolutions: (2, 4, 5, 5) to (2, 6, 3, 3) by 3 x 3; 2 x 9 points x 6 x 4 x 9 multiply-adds each way.
 X, W, G = (2, 4, 5, 5), (6, 4, 3, 3), (2, 6, 3, 3)

@@ -1,8 +1,7 @@
 """Expected costs of convolutions."""
 
-from cost_rows.build import rows
-
 from shmoo.estimators.graph.records import Attribute
+from tests.estimators.costs.cost_rows.build import rows
 
 
 def conv_attributes(

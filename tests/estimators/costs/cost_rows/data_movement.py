@@ -1,8 +1,7 @@
 """Expected costs of copies, fills, gathers, scatters and interpolation."""
 
-from cost_rows.build import Operand, b, c, i, rows
-
 from shmoo.estimators.graph.records import Attribute
+from tests.estimators.costs.cost_rows.build import Operand, b, c, i, rows
 
 X = (2, 3)
 

@@ -1,8 +1,7 @@
 """Expected costs of elementwise operators on 2 x 3 elements."""
 
-from cost_rows.build import Operand, b, c, h, i, rows
-
 from shmoo.estimators.graph.records import Attribute
+from tests.estimators.costs.cost_rows.build import Operand, b, c, h, i, rows
 
 X = (2, 3)
 

@@ -1,8 +1,7 @@
 """Expected costs of operators on quantised values: 6 rows of 8 by a weight of 5 x 8."""
 
-from cost_rows.build import rows
-
 from shmoo.estimators.graph.records import TensorSpec
+from tests.estimators.costs.cost_rows.build import rows
 
 X = (2, 3, 8)
 SPACE = {"m": 6, "n": 5, "k": 8}

@@ -2,9 +2,8 @@
 
 import math
 
-from cost_rows.build import Operand, b, i, rows
-
 from shmoo.estimators.graph.records import Attribute
+from tests.estimators.costs.cost_rows.build import Operand, b, i, rows
 
 # 2 x 3 rows of 4.
 R = (2, 3, 4)

@@ -1,6 +1,6 @@
 """Expected costs of torchvision's compiled operators."""
 
-from cost_rows.build import i, rows
+from tests.estimators.costs.cost_rows.build import i, rows
 
 # 4 boxes: 3 for each area, 4 * log2(4) to sort, 6 pairs of 12 operations and a division.
 rows(
