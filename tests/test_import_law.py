@@ -14,7 +14,6 @@ PRODUCT = ("estimators", "runs", "calibrate", "harness")
 FLOOR_PLAN = (
     "estimators/errors",
     "estimators/registry",
-    "estimators/exports",
     "estimators/progress",
     "estimators/graph",
     "estimators/units",

@@ -5,7 +5,7 @@
 
 On a machine with neighbours the speed of the cores changes within milliseconds to seconds. What a long computation takes follows
 from the rate averaged over time, so rates are averaged and not times, and a visit that stalled counts as one that got little
-done. Blocks of one visit repeat each other, so the standard error comes from the spread between visits. `runs/store/pooling.py` adds
+done. Blocks of one visit repeat each other, so the standard error comes from the spread between visits. `pooling.py` adds
 what visits to other cases say of a case.
 """
 

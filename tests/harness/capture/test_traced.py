@@ -40,7 +40,7 @@ def test_whole_operators_with_their_places() -> None:
     (graph,) = capture_traced(Tied().eval(), (torch.zeros(3, dtype=torch.int64),), name="tied").graphs
     assert [call.op for call in graph.calls] == ["aten.embedding", "aten.batch_norm", "aten.linear"]
     assert [call.module for call in graph.calls] == ["table", "norm", "out"]
-    assert all(call.source.startswith(("test_traced.py:", "tests/harness/capture/test_traced.py:")) for call in graph.calls)
+    assert all(call.source.rpartition("/")[2].startswith("test_traced.py:") for call in graph.calls)
 
 
 def test_weights_are_named_and_a_shared_one_counts_once() -> None:
