@@ -37,7 +37,6 @@ FLOOR_PLAN = (
     "calibrate/design",
     "calibrate/transfer",
     "calibrate/calibration",
-    "calibrate/columns",
     "harness/paths",
     "harness/defaults",
     "harness/meta",

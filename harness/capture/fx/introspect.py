@@ -22,7 +22,7 @@ from shmoo.estimators.graph.dtypes import ALIASES
 from shmoo.estimators.graph.records import Attribute, OpCall, TensorSpec
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
-_CAPTURE = str(Path(__file__).parent) + os.sep
+_CAPTURE = str(Path(__file__).parents[1]) + os.sep
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _ROOT = re.compile(r"^[LG]\['[^']*'\]\.?")
 _SUBSCRIPT = re.compile(r"(?:\._modules)?\[['\"]?(?P<key>[^\]'\"]*)['\"]?\]")
