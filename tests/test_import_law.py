@@ -39,7 +39,6 @@ FLOOR_PLAN = (
     "calibrate/calibration",
     "harness/paths",
     "harness/defaults",
-    "harness/meta",
     "harness/module",
     "harness/capture/fx",
     "harness/capture",
