@@ -109,7 +109,7 @@ def run_campaign(
     cases = tuple({case.identity: case for case in cases}.values())
     with ExitStack() as stack:
         stack.enter_context(_terminable())
-        stack.enter_context(_alone(settings, lambda text: report(Standing(STAGE, 0, len(cases), now=text))))
+        stack.enter_context(_machine_lock(settings, lambda text: report(Standing(STAGE, 0, len(cases), now=text))))
         manifest = RunManifest(
             machine=machine,
             suite=suite,
@@ -206,7 +206,7 @@ def _measurer(settings: CampaignSettings, machine: Machine, isolate: bool) -> It
 
 
 @contextmanager
-def _alone(settings: CampaignSettings, waiting: Callable[[str], None]) -> Iterator[None]:
+def _machine_lock(settings: CampaignSettings, waiting: Callable[[str], None]) -> Iterator[None]:
     """Hold the machine's lock: two campaigns at once would measure each other."""
     path = Path(settings.lock) if settings.lock else Path(tempfile.gettempdir()) / LOCK
     # Every user of the machine must be able to take it.

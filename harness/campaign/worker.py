@@ -88,7 +88,7 @@ class Worker:
             self.close()
             raise
         if not line:
-            return self._failed(case, visit, self._obituary())
+            return self._failed(case, visit, self._exit_reason())
         try:
             answer = msgspec.json.decode(line, type=Answer)
         except msgspec.MsgspecError as error:
@@ -142,7 +142,7 @@ class Worker:
         self._process.stdin.write(line + b"\n")
         self._process.stdin.flush()
 
-    def _obituary(self) -> str:
+    def _exit_reason(self) -> str:
         """Why the process ended, in words, and the end of what it printed."""
         try:
             code = self._process.wait(timeout=5)
