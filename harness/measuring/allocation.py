@@ -1,33 +1,79 @@
-"""The cost of a fresh output buffer: the allocator is part of the machine.
+"""The allocator is part of the machine: what a fresh output buffer costs, and how the heap is kept the same for every case.
 
 glibc maps buffers above its threshold (32 MB at most) anew on every call, and the kernel then faults in page after page: writing
 such a buffer ran at 4.5 GB/s, and writing one that stayed allocated at 137 GB/s. Other allocators keep their pages. The malloc of
 this process is measured, a preloaded one included; one thread writes the buffers.
+
+A process that measures case after case differs from one that runs a single model, and the differences change times by factors:
+
+- Freed blocks raise the threshold: a result of 3 MiB took 2 ms more in a fresh process. `settle_heap` fixes it.
+- Room that freed blocks leave inside the heap serves large results without page faults: a result of 31 MB took 27 ms in a fresh
+  process and 4 ms after other cases. Operands built in `mapped_apart` leave none, and `fill_holes` takes what is there.
+- A virtual machine may give memory that was free for a while back to its host, which backs it again when it is touched: a page
+  then takes 12 us instead of 1.7 us. `FreshPages` touches what a call will need until it is warm.
 """
 
 from __future__ import annotations
 
 import ctypes
 import logging
+import mmap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
+import numpy as np
+
 from shmoo.runs.store.records import AxisValue
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
 SIZES = (1 << 20, 64 << 20)
 """Below every mapping threshold of glibc, and above the largest."""
 REPEATS = 5
-SETTLING = (32 << 20) - (64 << 10)
-"""Just below the largest threshold of glibc (DEFAULT_MMAP_THRESHOLD_MAX on 64-bit systems)."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Parameters of mallopt(3): free bytes at the top of the heap above which they return to the system, and the size from which a
+block gets its own mapping."""
+FIRST_THRESHOLD = 128 << 10
+"""glibc's mapping threshold before any block was freed (DEFAULT_MMAP_THRESHOLD_MIN)."""
+SETTLED_THRESHOLD = (32 << 20) - (64 << 10)
+"""Just below glibc's largest (DEFAULT_MMAP_THRESHOLD_MAX on 64-bit systems)."""
+HOLE = 4 << 20
+"""Holes from this size on are filled: smaller results cost few page faults."""
+MOST_HOLES = 1 << 12
+LITTLE = 16 << 20
+"""Calls that touch less new memory than this are not worth warming it."""
+COLD = 1.5
+"""Time of a page over the shortest seen above which pages are not warm."""
+WARMING_S = 1.5
+"""No further round of warming begins after this time."""
+
+
+class HeapInfo(ctypes.Structure):
+    """What mallinfo2(3) tells, in bytes or counts."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    ]
 
 
 class Heap(Protocol):
-    """malloc, free and memset of this process."""
+    """The C library's functions of this process that concern its heap."""
 
     def malloc(self, nbytes: int) -> int | None: ...
+
+    def mallopt(self, parameter: int, value: int) -> int: ...
+
+    def malloc_trim(self, pad: int) -> int: ...
+
+    def mallinfo2(self) -> HeapInfo: ...
 
     def free(self, address: int) -> object: ...
 
@@ -47,6 +93,8 @@ def process_heap() -> Heap:
         library.memset.restype, library.memset.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
     except (OSError, TypeError, AttributeError) as error:
         raise OSError(f"the C library's malloc cannot be reached ({error})") from None
+    if hasattr(library, "mallinfo2"):
+        library.mallinfo2.restype = HeapInfo
     return library
 
 
@@ -72,17 +120,102 @@ def buffer_costs(heap: Heap | None = None, clock: Callable[[], float] = time.per
 
 
 def settle_heap(heap: Heap | None = None) -> None:
-    """Bring glibc's thresholds to where they stay in a process that has freed large blocks.
+    """Fix glibc's thresholds where they settle in a process that has freed large blocks: each freed block with its own mapping
+    raises the mapping threshold to its size, and the trim threshold to twice that (mallopt(3), dynamic adjustment). Does nothing
+    under another allocator."""
+    _set_threshold(SETTLED_THRESHOLD, heap)
 
-    Each freed block with its own mapping raises them to its size (mallopt(3), dynamic adjustment). Before that, the time of a
-    case depends on the cases before it: a result of 3 MiB took 2 ms more in a fresh process. Does nothing where malloc cannot be
-    reached or has no memory.
-    """
+
+@contextmanager
+def mapped_apart(heap: Heap | None = None) -> Iterator[None]:
+    """Blocks of 128 KiB and more that are allocated here get mappings of their own, which return to the system as a whole."""
+    _set_threshold(FIRST_THRESHOLD, heap)
+    try:
+        yield
+    finally:
+        _set_threshold(SETTLED_THRESHOLD, heap)
+
+
+def _set_threshold(nbytes: int, heap: Heap | None) -> None:
     try:
         functions = heap or process_heap()
-        functions.free(_allocate(functions, SETTLING))
-    except (OSError, MemoryError) as error:
+        functions.mallopt(M_MMAP_THRESHOLD, nbytes)
+        functions.mallopt(M_TRIM_THRESHOLD, 2 * SETTLED_THRESHOLD)
+    except (OSError, AttributeError) as error:
         logger.debug("the heap stays as it is: %s", error)
+
+
+def fill_holes(heap: Heap | None = None) -> int:
+    """Take the room that freed blocks left inside the heap, for good; its pages go back to the system first. Returns how many
+    blocks were taken; 0 under another allocator, or with a glibc older than 2.33."""
+    try:
+        functions = heap or process_heap()
+        functions.malloc_trim(0)
+        for taken in range(MOST_HOLES):
+            before = functions.mallinfo2()
+            address = functions.malloc(HOLE)
+            after = functions.mallinfo2()
+            if not address:
+                return taken
+            # A hole is taken before the top of the heap or a mapping of its own.
+            if (after.hblks, after.keepcost) != (before.hblks, before.keepcost):
+                functions.free(address)
+                return taken
+    except (OSError, AttributeError) as error:
+        logger.debug("holes in the heap stay: %s", error)
+        return 0
+    return MOST_HOLES
+
+
+class FreshPages:
+    """Warms the memory that the system hands out next.
+
+    Args:
+        touch: touches so many bytes of new memory and gives it back.
+    """
+
+    def __init__(self, touch: Callable[[int], object] | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._touch = touch or _touch_fresh
+        self._clock = clock
+        self._least_s = float("inf")
+        for _ in range(REPEATS):
+            self._round(LITTLE)
+
+    def warm(self, nbytes: int) -> None:
+        """Touch `nbytes` of new memory again and again until that is about as fast as it has been seen. The system does not hand
+        out first what was given back last, so that several rounds can be needed."""
+        begin = self._clock()
+        while nbytes >= LITTLE and self._round(nbytes) > COLD * self._least_s and self._clock() - begin < WARMING_S:
+            pass
+
+    def _round(self, nbytes: int) -> float:
+        """Seconds per byte of touching new memory; 0 where there is none."""
+        start = self._clock()
+        try:
+            self._touch(nbytes)
+        except (OSError, ValueError, AttributeError) as error:
+            logger.debug("%d bytes cannot be touched: %s", nbytes, error)
+            return 0.0
+        taken = (self._clock() - start) / nbytes
+        self._least_s = min(self._least_s, taken)
+        return taken
+
+
+def faulted_bytes(call: Callable[[], object]) -> int:
+    """Bytes of new pages that a call touches, going by its page faults; 0 where the system does not count them."""
+    before = _faults()
+    call()
+    return (_faults() - before) * mmap.PAGESIZE
+
+
+def _faults() -> int:
+    return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def _touch_fresh(nbytes: int) -> None:
+    """Write to each page of a new private mapping."""
+    with mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        np.frombuffer(memory, np.uint8)[:: mmap.PAGESIZE] = 1
 
 
 def _write_s(heap: Heap, size: int, clock: Callable[[], float], *, fresh: bool) -> float:

@@ -28,7 +28,7 @@ from shmoo.harness.energy.nvml import load_nvml, visible_gpus
 from shmoo.harness.energy.probe import Probe
 from shmoo.harness.energy.sampler import EnergyMeter
 from shmoo.harness.machine.doctor import last_level_bytes
-from shmoo.harness.measuring.allocation import settle_heap
+from shmoo.harness.measuring.allocation import FreshPages, faulted_bytes, fill_holes, mapped_apart, settle_heap
 from shmoo.harness.measuring.cachestate import Prepared, prepare
 from shmoo.harness.measuring.memory import peak_cpu_bytes, peak_cuda_bytes, resident_bytes
 from shmoo.harness.measuring.observing import Host, observed, status_of
@@ -71,6 +71,8 @@ class _Session:
     Attributes:
         call_blocks: calls in a block, found on the first visit.
         kept_bytes: what weights and operands take while it waits.
+        begin_s: what building and compiling it took, and would take again.
+        fresh_bytes: new memory that a call touches.
     """
 
     case: CaseSpec
@@ -80,6 +82,8 @@ class _Session:
     compile_s: float | None
     call_blocks: int | None
     kept_bytes: float
+    begin_s: float
+    fresh_bytes: int
 
 
 class Measurer:
@@ -167,10 +171,12 @@ class Measurer:
 
     def _begin(self, case: CaseSpec, wait: Callable[[], None] | None) -> _Session:
         """Build and compile a case, and call it once."""
-        built = self._build(case)
+        start = time.perf_counter()
         compiled = RUNTIMES[case.runtime].compiled
-        forward = compile_model(built.model, case.runtime, case.device)
-        prepared = prepare(case.cache_state, built, forward, case.device, _cache_bytes(case), copies_allowed=not compiled)
+        with mapped_apart():
+            built = self._build(case)
+            forward = compile_model(built.model, case.runtime, case.device)
+            prepared = prepare(case.cache_state, built, forward, case.device, _cache_bytes(case), copies_allowed=not compiled)
         before = compile_seconds() if compiled else 0.0
         begin = time.perf_counter()
         prepared.call()
@@ -187,18 +193,23 @@ class Measurer:
             compile_s=compile_seconds() - before if compiled else None,
             call_blocks=prepared.block_calls,
             kept_bytes=resident_bytes(built.model, built.args, built.kwargs),
+            begin_s=time.perf_counter() - start,
+            fresh_bytes=0 if _is_cuda(case) else faulted_bytes(prepared.call),
         )
 
     def _keep(self, session: _Session) -> None:
-        """Let a case wait for its next visit; the largest ones leave when all together are too large. Cases on a GPU and those
-        with copies of their operands take too much memory to wait."""
+        """Let a case wait for its next visit; those that are soonest built again, by byte, leave when all together are too large.
+        Cases on a GPU and those with copies of their operands take too much memory to wait."""
         if _is_cuda(session.case) or session.case.cache_state != CANONICAL_STATE:
             return
         self._sessions[session.case.identity] = session
         limit = self._settings.kept_share * psutil.virtual_memory().total
-        while sum(each.kept_bytes for each in self._sessions.values()) > limit:
-            largest = max(self._sessions, key=lambda identity: self._sessions[identity].kept_bytes)
-            del self._sessions[largest]
+        excess = sum(each.kept_bytes for each in self._sessions.values()) - limit
+        for each in sorted(self._sessions.values(), key=lambda each: each.begin_s / max(each.kept_bytes, 1.0)):
+            if excess <= 0:
+                break
+            del self._sessions[each.case.identity]
+            excess -= each.kept_bytes
 
     def _time(self, session: _Session, wait: Callable[[], None] | None) -> tuple[Timing, Host, tuple[Reason, ...]]:
         """The blocks of one visit, what was observed beside them, and what disturbed them."""
@@ -215,6 +226,8 @@ class Measurer:
             else HostTimer(synchronize=wait, before=prepared.before)
         )
         frames = compilations() if compiled else 0
+        fill_holes()
+        self._pages.warm(session.fresh_bytes)
 
         def window() -> Timing:
             return time_callable(
@@ -241,6 +254,10 @@ class Measurer:
         if _is_cuda(case):
             return self._settings.gpu_network if case.kind == "network" else self._settings.gpu
         return self._settings.network if case.kind == "network" else self._settings.operator
+
+    @cached_property
+    def _pages(self) -> FreshPages:
+        return FreshPages()
 
     @cached_property
     def _cores(self) -> CoreWatch | None:

@@ -1,6 +1,19 @@
+import platform
+import subprocess
+import sys
+
 import pytest
 
-from shmoo.harness.measuring.allocation import buffer_costs, process_heap, settle_heap
+from shmoo.harness.measuring.allocation import (
+    FreshPages,
+    HeapInfo,
+    buffer_costs,
+    faulted_bytes,
+    fill_holes,
+    mapped_apart,
+    process_heap,
+    settle_heap,
+)
 
 
 class FakeHeap:
@@ -67,21 +80,139 @@ def test_this_process_has_a_heap():
     assert address
 
 
-def test_settling_frees_a_block_just_below_the_largest_threshold():
-    """32 MiB less 64 KiB are taken and given back; a heap without memory is left as it is."""
-    taken, given = [], []
+class Options:
+    """Keeps what mallopt was told."""
 
-    class Recording:
-        def __init__(self, address):
-            self.address = address
+    def __init__(self):
+        self.now = {}
 
-        def malloc(self, nbytes):
-            taken.append(nbytes)
-            return self.address
+    def mallopt(self, parameter, value):
+        self.now[parameter] = value
+        return 1
 
-        def free(self, address):
-            given.append(address)
 
-    settle_heap(Recording(4096))
-    settle_heap(Recording(None))
-    assert (taken, given) == ([(32 << 20) - (64 << 10)] * 2, [4096])
+def test_thresholds_settle_where_glibc_stops_raising_them():
+    """32 MiB less 64 KiB for a mapping, twice that for trimming; an allocator without mallopt is left as it is."""
+    heap = Options()
+    settle_heap(heap)
+    assert heap.now == {-3: (32 << 20) - (64 << 10), -1: (64 << 20) - (128 << 10)}
+    settle_heap(object())
+
+
+def test_blocks_are_mapped_apart_inside_only():
+    """128 KiB inside, the settled threshold afterwards, after an error too."""
+    heap = Options()
+    inside = []
+
+    def fail():
+        with mapped_apart(heap):
+            inside.append(heap.now[-3])
+            raise ZeroDivisionError
+
+    pytest.raises(ZeroDivisionError, fail)
+    assert inside == [128 << 10]
+    assert heap.now[-3] == (32 << 20) - (64 << 10)
+
+
+LARGE_RESULT = """
+import resource, sys, torch
+from shmoo.harness.measuring.allocation import mapped_apart, settle_heap
+settle_heap()
+with mapped_apart():
+    operands = [torch.ones(20 << 18) for _ in range(8)]
+del operands
+x = torch.ones(64 << 18)
+torch.relu(x)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+torch.relu(x)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators keep freed pages by rules of their own")
+def test_freed_operands_leave_no_room_for_later_results():
+    """A result of 64 MiB faults its pages in (16,384 of 4 KiB, fewer where huge ones are used) after 160 MiB of operands have
+    gone, as it does in a fresh process."""
+    faults = int(subprocess.run([sys.executable, "-c", LARGE_RESULT], capture_output=True, text=True, check=True).stdout)
+    assert faults >= 32
+
+
+class Holed:
+    """A heap with rooms of 4 MiB; once they are taken, the top serves."""
+
+    def __init__(self, holes):
+        self.holes = holes
+        self.top = 1 << 30
+        self.freed = []
+
+    def malloc_trim(self, pad):
+        return 1
+
+    def malloc(self, nbytes):
+        if self.holes:
+            self.holes -= 1
+            return 4096
+        self.top -= nbytes
+        return 8192
+
+    def free(self, address):
+        self.freed.append(address)
+
+    def mallinfo2(self):
+        return HeapInfo(hblks=3, keepcost=self.top)
+
+
+def test_holes_are_filled_and_the_top_is_left():
+    """Three rooms are taken; the fourth block comes from the top and goes back."""
+    heap = Holed(3)
+    assert fill_holes(heap) == 3
+    assert heap.freed == [8192]
+    assert fill_holes(object()) == 0
+
+
+class Host:
+    """Gives memory that is cold for the first `cold` bytes touched: 3 ns a byte there, 0.4 ns elsewhere."""
+
+    def __init__(self, cold):
+        self.cold = cold
+        self.now = 0.0
+        self.rounds = 0
+
+    def clock(self):
+        return self.now
+
+    def touch(self, nbytes):
+        cold = min(self.cold, nbytes)
+        self.cold -= cold
+        self.rounds += 1
+        self.now += 3e-9 * cold + 0.4e-9 * (nbytes - cold)
+
+
+def test_memory_is_touched_until_it_is_warm():
+    """Two rounds of 100 MB are cold, and the third is not; after that one round shows that all is warm. Little is left alone."""
+    host = Host(0)
+    pages = FreshPages(host.touch, host.clock)
+    host.cold, host.rounds = 200_000_000, 0
+    pages.warm(100_000_000)
+    assert host.rounds == 3
+    pages.warm(100_000_000)
+    assert host.rounds == 4
+    pages.warm(1_000_000)
+    assert host.rounds == 4
+
+
+def test_warming_ends_where_memory_stays_cold():
+    """Rounds of 0.9 s: none begins after 1.5 s."""
+    host = Host(0)
+    pages = FreshPages(host.touch, host.clock)
+    host.cold, host.rounds = 1 << 50, 0
+    pages.warm(300_000_000)
+    assert host.rounds == 2
+
+
+def test_a_call_tells_what_it_touches():
+    """64 MB of new zeros are 64 MB of new pages, or fewer faults where pages are huge; nothing is touched by nothing."""
+    if platform.system() == "Windows":
+        pytest.skip("page faults are not counted")
+    assert faulted_bytes(lambda: bytearray(64_000_000).find(1)) >= 32 * 4096
+    assert faulted_bytes(lambda: None) < 1 << 20
