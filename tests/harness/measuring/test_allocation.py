@@ -109,7 +109,8 @@ def test_blocks_are_mapped_apart_inside_only():
             inside.append(heap.now[-3])
             raise ZeroDivisionError
 
-    pytest.raises(ZeroDivisionError, fail)
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert inside == [128 << 10]
     assert heap.now[-3] == (32 << 20) - (64 << 10)
 
