@@ -1,6 +1,6 @@
 """A campaign: every case of a plan is visited several times, for a moment each, in random order over the whole time.
 
-    first visits of all cases -> further visits, round by round -> visits to the cases that are known worst, until all are known
+    first visits of all cases -> further visits, round by round -> rounds of the cases that are known worst, until all are known
 
 Visits spread over the campaign meet the machine in many states, so that a case's time is that of the machine as it is and its
 standard error comes from the spread between visits. Whenever a campaign stops, its run is balanced. Each visit is on disk before
@@ -45,7 +45,7 @@ class CampaignSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         measure: how each visit is measured.
         visits: how often every case is visited at least.
-        most_visits: how often a case whose standard error stays large is visited at most.
+        most_visits: how often a case whose standard error stays large is visited at most; networks more often.
         precision: relative standard error at which a case needs no further visit.
         case_timeout_s: longest time for one visit in a worker, compilation included.
         budget_s: no visit starts after this time; cases not visited by then are listed in skipped.json with the reason. `None`

@@ -14,6 +14,11 @@ from shmoo.runs.store.visits import NOISY
 
 FAILURES = 1
 """Failed visits after which a case is left alone: a crash would only repeat."""
+ROUND_SHARE = 0.1
+"""Share of the cases that a round goes to once each has had its visits: those that are known worst."""
+TURNS, NETWORK_LIMIT = 4, 6
+"""Visits to a noisy network in such a round, and times as many visits as other cases that it may have. Networks are few and test
+everything else, so that their own errors must be small."""
 USELESS = 3
 """Suspect visits in a row after which a case is left alone."""
 
@@ -108,13 +113,23 @@ class Schedule:
         if fewest < self._visits:
             chosen = [case for case in alive if case.visits == fewest]
             if fewest:
-                # Networks are few and test everything else.
                 chosen += [case for case in chosen if case.spec.kind == "network"]
             if self._shuffle or fewest:
                 self._random.shuffle(chosen)
             return chosen
-        worst = [case for case in alive if case.visits < self._most and case.error > self._precision]
-        return sorted(worst, key=lambda case: -case.error)
+        wide = [case for case in alive if case.visits < self._limit(case) and case.error > self._precision]
+        others = sorted((case for case in wide if case.spec.kind != "network"), key=lambda case: -case.error)
+        chosen = others[: math.ceil(ROUND_SHARE * len(alive))]
+        for case in wide:
+            if case.spec.kind == "network":
+                chosen += [case] * (TURNS if case.error > NOISY else 1)
+        self._random.shuffle(chosen)
+        return chosen
+
+    def _limit(self, case: _Case) -> int:
+        """Visits after which a case is left as it is known."""
+        more = case.spec.kind == "network" and self._most > self._visits
+        return self._most * NETWORK_LIMIT if more else self._most
 
     def visits_of(self, case: CaseSpec) -> int:
         """Visits to a case so far."""
@@ -152,4 +167,4 @@ class Schedule:
             return case.visits
         if not case.timings or case.error <= self._precision:
             return self._visits
-        return max(self._visits, min(self._most, math.ceil(case.visits * (case.error / self._precision) ** 2)))
+        return max(self._visits, min(self._limit(case), math.ceil(case.visits * (case.error / self._precision) ** 2)))
