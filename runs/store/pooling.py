@@ -29,8 +29,8 @@ import numpy as np
 from shmoo.runs.store.records import Timing
 from shmoo.runs.store.statistics import FEW_CASES, PRIOR_VISITS, Latency, latency, normal_deviation, visit_deviations
 
-UNDISTURBED_BLOCKS = 5
-"""Fewer undisturbed blocks than this do not say what a call takes undisturbed."""
+UNDISTURBED_BLOCKS, UNDISTURBED_S = 5, 0.01
+"""Fewer undisturbed blocks than this that last less than this together do not say what a call takes undisturbed."""
 SEVERAL_THREADS = 1.5
 """CPU time over undisturbed wall time above which a call uses several threads."""
 
@@ -83,7 +83,7 @@ def latencies(groups: Sequence[Hashable], cases: Sequence[Sequence[Timing]]) -> 
     """What a call of each case takes; `None` for a case without samples.
 
     Args:
-        groups: what each case is of, such as its kind and device; only cases of one group are weighed together.
+        groups: what each case is of, such as its device; only cases of one group are weighed together.
         cases: the usable visits to each case.
     """
     samples = [[visit.samples_s for visit in visits if visit.samples_s] for visits in cases]
@@ -106,9 +106,13 @@ def _case(group: Hashable, visits: Sequence[Timing]) -> _Case | None:
         return None
     blocks = [np.asarray(visit.samples_s)[np.asarray(visit.switches) == 0] for visit in timed]
     together = np.concatenate(blocks)
-    if together.size < UNDISTURBED_BLOCKS:
+
+    def enough(times: np.ndarray) -> bool:
+        return times.size >= UNDISTURBED_BLOCKS or float(times.sum()) * timed[0].block_calls >= UNDISTURBED_S
+
+    if not enough(together):
         return None
-    by_visit = np.asarray([np.quantile(b if b.size >= UNDISTURBED_BLOCKS else together, 0.25) for b in blocks])
+    by_visit = np.asarray([np.quantile(b if enough(b) else together, 0.25) for b in blocks])
     undisturbed = 1.0 / float(np.mean(1.0 / by_visit))
     rates = undisturbed / np.asarray([np.mean(visit.samples_s) for visit in timed])
     share = float(rates.mean())

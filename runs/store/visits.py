@@ -53,13 +53,13 @@ def _from_format_1(line: bytes, where: str) -> Measurement:
 
 
 def merge_visits(lines: Iterable[Measurement]) -> tuple[Measurement, ...]:
-    """One row a case, in the order of their first visits, each knowing what the visits of its kind spread by."""
+    """One row a case, in the order of their first visits, each knowing what visits to cases like it spread by."""
     by_case: dict[str, list[Measurement]] = {}
     for line in _on_one_scale(lines):
         by_case.setdefault(line.case.identity, []).append(line)
     rows = [_merged(visits) for visits in by_case.values()]
     timed = [row for row in rows if row.timed]
-    groups = [(row.case.kind, row.case.device) for row in timed]
+    groups = [row.case.device for row in timed]
     deviations = visit_deviations(groups, [[visit.samples_s for visit in row.visits] for row in timed])
     times = latencies(groups, [row.visits for row in timed])
     known = dict(zip((row.case.identity for row in timed), zip(deviations, times, strict=True), strict=True))
