@@ -25,14 +25,17 @@ drawn even where it was fitted."""
 TENSOR = ("gemm_tensor", "gemv_tensor", "conv_tensor", "attention_tensor")
 """What contractions are on tensor cores, whose kernels share next to nothing with those of the float32 units. Coefficients that
 all of these have in common end in ".tensor"."""
-ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv", "gemm_batched", *TENSOR)
+ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv", "gemm_batched", "recurrent", *TENSOR)
 """What coefficients are keyed by: the families, with convolutions that libraries treat apart (1x1 is a matrix product, 3x3 of
 stride 1 can use Winograd's transform: Lavin and Gray, 2016; small ones on a CPU run as PyTorch's own im2col and matrix product)
-matrix products with a single row, which stream the weights, batches of them, whose kernels are chosen by other rules, and
-contractions on tensor cores."""
+matrix products with a single row, which stream the weights, batches of them, whose kernels are chosen by other rules, the
+products of recurrent layers, step after step, and contractions on tensor cores."""
+RECURRENT = ("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu")
+"""Calls whose products are the steps of recurrent layers."""
 FAMILY_OF = MappingProxyType(
     {
-        **{"conv_1x1": "conv", "conv_3x3": "conv", "conv_native": "conv", "gemv": "gemm", "gemm_batched": "gemm"},
+        **{"conv_1x1": "conv", "conv_3x3": "conv", "conv_native": "conv"},
+        **{"gemv": "gemm", "gemm_batched": "gemm", "recurrent": "gemm"},
         **{"gemm_tensor": "gemm", "gemv_tensor": "gemm", "conv_tensor": "conv", "attention_tensor": "attention"},
     }
 )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
-from shmoo.estimators.machine.catalogue import ALGORITHMS, DEFAULTS, FAMILY_OF, TENSOR, algorithm_names, short_op
+from shmoo.estimators.machine.catalogue import ALGORITHMS, DEFAULTS, FAMILY_OF, RECURRENT, TENSOR, algorithm_names, short_op
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.workspace import taken_by_onednn
 from shmoo.estimators.table import FAMILY_CODE, KernelTable, op_code, op_names
@@ -39,6 +39,8 @@ def algorithm_codes(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
         codes = np.where(conv & ~given, _CODE["conv_native"], codes)
     codes = np.where(gemm & batched_product(table, family), _CODE["gemm_batched"], codes)
     codes = np.where(gemm & (np.minimum(table.m, table.n) <= 2), _CODE["gemv"], codes)
+    if family == "cpu":
+        codes = np.where(np.isin(table.op, [op_code(name) for name in RECURRENT]), _CODE["recurrent"], codes)
     tensor = on_tensor_cores(table, profile)
     return np.where(tensor, _TENSOR_CODE[codes], codes) if tensor.any() else codes
 
