@@ -295,22 +295,26 @@ _RECURRENT_AXES = (
 )
 
 
-def _recurrent_size(gates: int) -> Callable[..., Size]:
+def _recurrent_size(gates: int, states: int) -> Callable[..., Size]:
+    """Args: states: vectors of `hidden` elements that a layer hands on from step to step."""
+
     def size(*, batch: int, seq_len: int, in_features: int, hidden: int, layers: int) -> Size:
         weights = gates * hidden * (in_features + hidden + (layers - 1) * 2 * hidden)
-        return Size(weights + batch * seq_len * (in_features + hidden * layers), 2 * batch * seq_len * weights)
+        biases = 2 * gates * hidden * layers
+        activations = batch * (seq_len * (in_features + hidden) + states * layers * hidden)
+        return Size(weights + biases + activations, 2 * batch * seq_len * weights)
 
     return size
 
 
-@operator("lstm", axes=_RECURRENT_AXES, size=_recurrent_size(4))
+@operator("lstm", axes=_RECURRENT_AXES, size=_recurrent_size(4, 2))
 def lstm(make: Maker, *, batch: int, seq_len: int, in_features: int, hidden: int, layers: int) -> Built:
     """Layers of long short-term memory over (seq_len, batch, in_features)."""
     layer = make.module(lambda: make.torch.nn.LSTM(in_features, hidden, layers))
     return Built(layer, (make.tensor(seq_len, batch, in_features),))
 
 
-@operator("gru", axes=_RECURRENT_AXES, size=_recurrent_size(3))
+@operator("gru", axes=_RECURRENT_AXES, size=_recurrent_size(3, 1))
 def gru(make: Maker, *, batch: int, seq_len: int, in_features: int, hidden: int, layers: int) -> Built:
     """Layers of gated recurrent units over (seq_len, batch, in_features)."""
     layer = make.module(lambda: make.torch.nn.GRU(in_features, hidden, layers))
