@@ -119,7 +119,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "count.units": Entry("1", "count", "TPU matrix units", brings={"tpu": _UNIT}),
     "count.alus": Entry("1", "count", "TPU: arithmetic units of a vector lane"),
     "count.tiles": Entry("1", "count", "KPU tiles", brings={"kpu": (
-        *_CORE, ("bandwidth.l3", 1.0), ("capacity.l2", 1.0), ("capacity.l3", 1.0))}),
+        *_CORE, ("bandwidth.l3", 1.0), ("capacity.l2", 1.0), ("capacity.l3", 1.0),
+        ("power.static", 1.0), ("power.idle", 1.0), ("power.tdp", 1.0))}),
     "array.rows": _SIDE,
     "array.cols": _SIDE,
     "vector.lanes": Entry("1", "count", "float32 lanes of a vector register (CPU), multiprocessor (GPU), core (TPU), tile (KPU)"),
@@ -204,6 +205,9 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(8.0, 4.0, 12.0, f"copies run ahead of the math {_CUTLASS}; the A100 above leaves 5 % for what they hold up",
               ".tensor", "gpu"),
         Guess(1.2, 1.0, 4.0, "a fusion's operands are copied to the vector memory, used, and copied back in turn", "", "tpu"))),
+    "program": Entry("1", "share", "of the time that kernels of a program could hide behind each other which they do", assumed=(
+        Guess(0.7, 0.2, 1.0, f"copies for later kernels start while earlier ones compute, where the memory has room: {_GUESS}",
+              "", "tpu"),)),
     "tile_overhead": Entry("s", "share", "of each wave of tiles, by algorithm", Space(1e-10, 1e-4, 2.0, 1e-6),
                            {"gpu": Space(1e-9, 1e-4, 1.0, 1e-6)}, (
         Guess(0.0, 0.0, 0.0, "no cost per wave of tiles is assumed unless measured"),
@@ -218,7 +222,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(8e-6, 4e-6, 20e-6, "host time to dispatch one operator", "", "gpu"),
         Guess(1.5e-6, 0.8e-6, 3e-6, "replay of one node of a captured graph", ".cudagraphs", "gpu"),
         Guess(1e-6, 0.5e-6, 3e-6, "start of one fusion inside a program", "", "tpu"),
-        Guess(1e-6, 0.2e-6, 5e-6, "loading one domain-flow program: a design target", "", "kpu"))),
+        Guess(1e-6, 0.2e-6, 5e-6, "loading one domain-flow program: a design target", "", "kpu", "simulated"))),
     "view": Entry("s", "share", "dispatch of a call that only makes a view", _LAUNCH, assumed=(
         Guess(1.5e-6, 0.5e-6, 5e-6, "", ".eager", "cpu"),
         Guess(2.5e-6, 1e-6, 8e-6, "host time to dispatch a call that only makes a view", ".eager", "gpu"))),
@@ -227,7 +231,12 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "graph": Entry("s", "share", "entry of a compiled or interpreted graph", Space(5e-8, 2e-3, 1.5), assumed=(
         Guess(20e-6, 5e-6, 80e-6, "", "", "cpu"), Guess(30e-6, 10e-6, 100e-6, "", "", "gpu"),
         Guess(10e-6, 3e-6, 50e-6, "dispatch of a program", "", "tpu"),
-        Guess(5e-6, 1e-6, 20e-6, "start of a program: a design target", "", "kpu"))),
+        Guess(5e-6, 1e-6, 20e-6, "start of a program: a design target", "", "kpu", "simulated"))),
+    "step": Entry("s", "share", "of a chain whose steps need each other, a column of a factorisation each", assumed=(
+        Guess(1e-7, 2e-8, 5e-7, f"a pivot's search, reciprocal and scaling on one core: {_GUESS}", "", "cpu"),
+        Guess(1e-6, 2e-7, 4e-6, f"blocks of columns, a few reads of main memory behind each other for a column: {_GUESS}", "",
+              "gpu"),
+        Guess(1e-6, 2e-7, 4e-6, f"a column of a panel through the vector unit: {_GUESS}", "", "tpu"))),
     "layout": Entry("s/B", "share", "CPU: conversion of images, by runtime", Space(1e-12, 5e-10, 0.5), assumed=(
         Guess(5e-11, 1e-11, 2e-10, "conversion to blocks of channels", ".eager.aligned", "cpu"),
         Guess(3e-10, 5e-11, 1e-9, "the same where channels do not fill the last block", ".eager.tail", "cpu"),
