@@ -22,8 +22,8 @@ BASIS = {
     "fallback": "fallback",
 }
 """Source of a coefficient -> the share of `Estimate.basis` it counts for. Published numbers of a machine that exists count as
-datasheet, those of one that is only simulated as simulated. A value at its bound was fitted together with all others, whose errors
-on held-out cases hold for it too."""
+datasheet, those of one that is only simulated as simulated. A value at its bound was fitted together with all others, whose
+errors on held-out cases hold for it too."""
 _TRUST = ("fallback", "simulated", "datasheet", "transferred", "fitted")
 
 

@@ -24,8 +24,8 @@ Where blocks share multiprocessors (GPU), the factors after t_matrix are those o
 and under sustained load a board at its power cap takes at least
 body x ((throttle_flop x issued flops + sum B_l x e_byte_l) / ((TDP - P_static) x body))^(1 / (1 + throttle_clock)).
 
-A graph on a CPU takes the sum of its kernels, a program on a TPU less (`program.py`). Where launches are asynchronous (GPU), the host runs ahead: kernel i starts
-when the host has launched it and kernel i-1 has ended.
+A graph on a CPU takes the sum of its kernels, a program on a TPU less (`program.py`). Where launches are asynchronous (GPU), the
+host runs ahead: kernel i starts when the host has launched it and kernel i-1 has ended.
 """
 
 from __future__ import annotations
@@ -288,6 +288,11 @@ def _bytes_energy(tiling: Tiling, c: Coefficients) -> np.ndarray | float:
     return sum(tiling.level_bytes[level] * c.value(f"energy.byte.{level}") for level in priced)
 
 
+def matrix_peaks(c: Coefficients, dtypes: np.ndarray) -> np.ndarray:
+    """(..., K) flop/s of contractions in types of `COMPUTE_DTYPES`, by code."""
+    return c.by_dtype(dtypes, _MATRIX)
+
+
 def matrix_peak(c: Coefficients, dtype: str) -> float | np.ndarray:
     """flop/s of contractions in a type of `COMPUTE_DTYPES`, or of the type that stands in for it."""
     return c.value(*_MATRIX[COMPUTE_DTYPES.index(dtype)])
@@ -365,8 +370,9 @@ def kernel_times(
 def elapsed_time(table: KernelTable, prediction: Prediction, coefficients: Coefficients) -> np.ndarray:
     """(K,) seconds by which each kernel makes its segment last longer; with the segment's entry they add up to `graph_latency`.
 
-    On synchronous machines that is the kernel's own latency, less what passes behind others of its program. On asynchronous ones a launch counts as far as the device waits for
-    it; the host's end, where it comes after the device's, counts with the last kernel.
+    On synchronous machines that is the kernel's own latency, less what passes behind others of its program. On asynchronous ones
+    a launch counts as far as the device waits for it; the host's end, where it comes after the device's, counts with the last
+    kernel.
     """
     if coefficients.profile.family not in ASYNCHRONOUS:
         return prediction.latency_s - _hidden(table, prediction, coefficients)

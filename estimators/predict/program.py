@@ -1,8 +1,7 @@
 """What the kernels of one compiled program hide of each other.
 
-A program's kernels run in order, but the compiler starts the copies of a kernel's operands while earlier ones compute (asynchronous
-copies of XLA), so the whole takes no less than all of its arithmetic or all of its memory traffic, and the beginning and end that
-no copy hides:
+A program's kernels run in order, but the compiler starts the copies of a kernel's operands while earlier ones compute, so the
+whole takes no less than all of its arithmetic or all of its memory traffic, and the beginning and end that no copy hides:
 
     least = max(sum t_compute, sum t_memory) + max over kernels (t - max(t_compute, t_memory))
     t     = sum t - program x (sum t - least)
