@@ -85,7 +85,7 @@ class KpuWavefront:
         rounds = ceil_div(outputs * folds, fabric)
         skew = np.minimum(np.minimum(rows, shape.m), table.m) + np.minimum(np.minimum(cols, shape.n), table.n) - 2.0
         lanes = fabric * array_rows * array_cols
-        steps = _reduced(table.k, outputs * folds, fabric) if self.tile_k is None else rounds * table.k
+        steps = rounds * table.k if self.tile_k else _reduced(table.k, outputs * folds, fabric, most_rounds=1)
         steps, live = _factorised(table, steps + over_k * skew, lanes)
         work = table.matrix_flops / 2.0
         elements = table.batch * table.m * table.n
@@ -177,12 +177,14 @@ def _recirculated(
     return {level: np.where(better, other[level], plain[level]) for level in plain}, np.where(better, accumulated * m * n, 0.0)
 
 
-def _reduced(length: np.ndarray, copies: np.ndarray, places: float | np.ndarray) -> np.ndarray:
+def _reduced(length: np.ndarray, copies: np.ndarray, places: float | np.ndarray, most_rounds: int = 8) -> np.ndarray:
     """(K,) steps of `copies` reductions on `places`, each holding one chain at a time: in as many parts as are free, up to the
-    best, and in the best of a few numbers of rounds (`recurrences.reduction`, parts + length / parts - 1)."""
+    best (`recurrences.reduction`, parts + length / parts - 1), and in up to `most_rounds` times the rounds that they need."""
     best = np.full(np.broadcast_shapes(np.shape(length), np.shape(copies), np.shape(places)), np.inf)
     least = ceil_div(copies, places)
-    for more in (1.0, 2.0, 4.0, 8.0):
+    for more in (1, 2, 4, 8):
+        if more > most_rounds:
+            break
         rounds = np.minimum(least * more, copies)
         parts = np.clip(np.floor(places / ceil_div(copies, rounds)), 1.0, np.ceil(np.sqrt(length)))
         best = np.minimum(best, rounds * (parts + ceil_div(length, parts) - 1.0))
@@ -195,7 +197,7 @@ def _attention(table: KernelTable, profile: ArchitectureProfile, first: np.ndarr
     fabric = profile.value("count.tiles", 1.0)
     rows, cols = profile.value("array.rows"), profile.value("array.cols")
     outputs = table.batch * ceil_div(table.m, rows) * ceil_div(table.k, cols)
-    second = _reduced(table.n, outputs, fabric) + np.minimum(rows, table.m) + np.minimum(cols, table.k) - 2.0
+    second = _reduced(table.n, outputs, fabric, most_rounds=1) + np.minimum(rows, table.m) + np.minimum(cols, table.k) - 2.0
     softmaxed = _CHAINS["softmax"] * _reduced(table.n, table.batch * table.m, fabric * rows * cols)
     # A kernel's flops may hold more than the two products (projections) or fewer (causal masks).
     return passes(table) / 2.0 * (first + second) + softmaxed

@@ -226,17 +226,16 @@ class TpuWeightStationary:
             return np.zeros(len(table.access_kind), dtype=bool)
         first = np.zeros(len(table), dtype=bool)
         first[table.starts] = True
-        fits = table.access_bytes <= _PREFETCHED * profile.value(f"capacity.{profile.levels[0]}")
-        able = fits & first[table.access_kernel] & (table.access_kind != WRITE)
-        if self.prefetch == "whole":
-            cols = profile.value("array.cols")
-            row = np.where(table.m > table.n, table.k, table.n)
-            able = able & ((table.matrix_flops > 0) & (row % cols == 0))[table.access_kernel]
+        reads = np.where(table.access_kind == WRITE, 0.0, table.access_bytes)
         largest = np.zeros(len(table))
-        np.maximum.at(largest, table.access_kernel, np.where(able, table.access_bytes, 0.0))
-        chosen = np.flatnonzero(able & (table.access_bytes == largest[table.access_kernel]))
+        np.maximum.at(largest, table.access_kernel, reads)
+        able = first & (largest <= _PREFETCHED * profile.value(f"capacity.{profile.levels[0]}"))
+        if self.prefetch == "whole":
+            row = np.where(table.m > table.n, table.k, table.n)
+            able = able & (table.matrix_flops > 0) & (row % profile.value("array.cols") == 0)
+        chosen = np.flatnonzero(able[table.access_kernel] & (reads > 0) & (reads == largest[table.access_kernel]))
         _, one_each = np.unique(table.access_kernel[chosen], return_index=True)
-        early = np.zeros(len(able), dtype=bool)
+        early = np.zeros(len(reads), dtype=bool)
         early[chosen[one_each]] = True
         return early
 

