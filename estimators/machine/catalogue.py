@@ -143,7 +143,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
                        , Space(1e8, 1e14, 1.0)),
     "bandwidth.l2": Entry("B/s", "rate", "see `bandwidth`", Space(1e8, 1e14, 1.0), brings={"gpu": (("bandwidth.l2", 1.0),)}),
     "efficiency": Entry("1", "share", "of the matrix peak on large shapes, by algorithm, in compiled code by runtime too",
-                        Space(1e-3, 1.6, 1.0), {"gpu": Space(0.2, 1.1, 0.1), "cpu": Space(0.05, 1.6, 0.08)}, (
+                        Space(1e-3, 1.6, 1.0), {"gpu": Space(0.2, 1.1, 0.1), "cpu": Space(0.05, 1.6, 0.08), "tpu": Space(0.05, 1.0, 1.0)}, (
         Guess(0.75, 0.5, 0.95, _LARGE),
         Guess(0.65, 0.4, 0.95, _LARGE, ".conv"),
         Guess(0.8, 0.4, 1.5, "above 1 with Winograd's transform (Lavin and Gray, 2016)", ".conv_3x3"),
@@ -174,7 +174,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.5, 0.2, 0.9, f"share of the special-function peak: {_GUESS}"),
         Guess(0.9, 0.6, 1.0, _FULL, ".attention_tensor", "gpu"))),
     "efficiency.bandwidth": Entry("1", "share", "of every level's bandwidth, by algorithm or operator", Space(0.01, 1.5, 0.7),
-                                  {"gpu": Space(0.05, 1.1, 0.3)}, (
+                                  {"gpu": Space(0.05, 1.1, 0.3), "tpu": Space(0.01, 1.0, 0.7)}, (
         Guess(0.8, 0.6, 0.95, "share that streaming kernels reach (McCalpin, STREAM)"),
         Guess(0.4, 0.15, 0.8, f"rows from random places: {_GUESS}", ".gather"),
         Guess(0.92, 0.75, 1.0, "streams: V100 and A100 0.9 (Deakin et al., BabelStream), T4 0.75 (Jia et al., 2019)", ".tensor",

@@ -324,7 +324,7 @@ def graph_latency(
     """
     starts, ends = table.starts, table.starts + table.counts - 1
     entry = coefficients.value(f"graph.{runtime}", "graph")
-    if runtime in CALLED_ALONE:
+    if not enters_alone(coefficients.profile, runtime):
         # A lone call is an operator measurement: its launch already holds what entering the graph costs.
         entry = np.where(ends > starts, entry, 0.0)
     waits = 0.0 if waits_s is None else waits_s
@@ -336,6 +336,12 @@ def graph_latency(
     slack = host - _tail(table, prediction, coefficients) - (device - prediction.device_s)
     device_end = device[..., ends] + np.maximum.reduceat(slack, starts, axis=-1)
     return np.maximum(device_end, host[..., ends]) - before + entry
+
+
+def enters_alone(profile: ArchitectureProfile, runtime: str) -> bool:
+    """Whether a single kernel takes the entry of its graph beside its launch: in compiled code, and in programs of a machine that
+    were timed from the host."""
+    return runtime not in CALLED_ALONE or (runtime == "xla" and "graph.xla" in profile.coefficients)
 
 
 def _hidden(table: KernelTable, prediction: Prediction, c: Coefficients) -> np.ndarray | float:

@@ -84,6 +84,8 @@ class KpuWavefront:
         folds = ceil_div(shape.m, rows) * ceil_div(shape.n, cols)
         rounds = ceil_div(outputs * folds, fabric)
         skew = np.minimum(np.minimum(rows, shape.m), table.m) + np.minimum(np.minimum(cols, shape.n), table.n) - 2.0
+        # Outputs of a single column fill the array, whose corners are as far apart as ever.
+        skew = np.minimum(skew, array_rows + array_cols - 2.0)
         lanes = fabric * array_rows * array_cols
         steps = rounds * table.k if self.tile_k else _reduced(table.k, outputs * folds, fabric, most_rounds=1)
         steps, live = _factorised(table, steps + over_k * skew, lanes)

@@ -36,7 +36,8 @@ from shmoo.estimators.tiling.base import (
 
 Mode = Literal["overlapped", "serial"]
 Dataflow = Literal["ws", "is", "os"]
-Prefetch = Literal["none", "whole", "any"]
+Prefetch = Literal["none", "largest"]
+Edges = Literal["memory", "host"]
 _ACCUMULATOR_BYTES = 4.0
 _STATISTICS = 2.0
 """Passes over a row for its two statistics."""
@@ -55,14 +56,20 @@ class TpuWeightStationary:
         mode: "overlapped" loads the next fold behind the running one, "serial" loads, executes and unloads in turn.
         dataflow: which operand stays on the array: "ws" weights, "is" inputs, "os" outputs.
         prefetch: which operand a compiled program finds on chip because the call before had it fetched (XLA's cross-program
-            prefetch): none, the largest that its first kernel reads, or only if its rows are "whole" multiples of the array's
-            columns. It must fit beside the blocks.
+            prefetch): none, or the largest that its first kernel reads, a contraction, if it fits beside the blocks.
+        edges: where inputs of a program come from and its results go: the main memory, or the host, which on v1 fills and
+            empties the unified buffer (Jouppi et al., ISCA 2017).
+        swaps: whether the transposed product is taken where that is faster, so that the other operand stays.
+        load_rows: rows of an array that are loaded in a cycle.
         tile_m, tile_n, tile_k: block extents in the on-chip memory set by hand; `None` lets the cost decide.
     """
 
     mode: Mode = "overlapped"
     dataflow: Dataflow = "ws"
     prefetch: Prefetch = "none"
+    edges: Edges = "memory"
+    swaps: bool = False
+    load_rows: float = 1.0
     tile_m: float | None = None
     tile_n: float | None = None
     tile_k: float | None = None
@@ -74,7 +81,9 @@ class TpuWeightStationary:
             raise unknown("dataflow of tiling strategy 'tpu_weight_stationary'", self.dataflow, get_args(Dataflow))
         if self.prefetch not in get_args(Prefetch):
             raise unknown("prefetch of tiling strategy 'tpu_weight_stationary'", self.prefetch, get_args(Prefetch))
-        check_tile(tile_m=self.tile_m, tile_n=self.tile_n, tile_k=self.tile_k)
+        if self.edges not in get_args(Edges):
+            raise unknown("edges of tiling strategy 'tpu_weight_stationary'", self.edges, get_args(Edges))
+        check_tile(load_rows=self.load_rows, tile_m=self.tile_m, tile_n=self.tile_n, tile_k=self.tile_k)
 
     def choose(self, table: KernelTable, profile: ArchitectureProfile) -> TileShape:
         """The cheaper of two cuts, by the longer of its cycles and of what the main memory serves again: panels of the whole
@@ -149,16 +158,26 @@ class TpuWeightStationary:
         self, table: KernelTable, shape: TileShape, rows: float, cols: float, units: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """Folds in all, and cycles when the units share folds, or the stream, or some of each: the fastest of these."""
+        folds, best = self._split(table, shape, self.dataflow, rows, cols, units)
+        if not self.swaps or self.dataflow == "os":
+            return folds, best
+        other_folds, other = self._split(table, shape, "is" if self.dataflow == "ws" else "ws", rows, cols, units)
+        return np.where(other < best, other_folds, folds), np.minimum(other, best)
+
+    def _split(
+        self, table: KernelTable, shape: TileShape, dataflow: Dataflow, rows: float, cols: float, units: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`_best_split` with one of the operands on the arrays."""
         (x, tile_x), (y, tile_y), (stream, tile_s) = {
             "ws": ((table.k, shape.k), (table.n, shape.n), (table.m, shape.m)),
             "is": ((table.k, shape.k), (table.m, shape.m), (table.n, shape.n)),
             "os": ((table.m, shape.m), (table.n, shape.n), (table.k, shape.k)),
-        }[self.dataflow]
+        }[dataflow]
         folds = table.batch * _pieces(x, tile_x, rows) * _pieces(y, tile_y, cols)
         best = np.full(len(table), np.inf)
         streams_shared = 1.0
         # An output-stationary array accumulates over the stream, so it cannot be shared without adding partial sums.
-        while streams_shared <= (1.0 if self.dataflow == "os" else np.max(units)):
+        while streams_shared <= (1.0 if dataflow == "os" else np.max(units)):
             own = ceil_div(folds, np.maximum(np.floor(units / streams_shared), 1.0))
             length = ceil_div(stream, streams_shared)
             shared = self._cycles(own, length, np.minimum(tile_s, length), rows, cols)
@@ -170,7 +189,7 @@ class TpuWeightStationary:
         """Cycles of `folds` folds that each see a stream of `length`, cut into blocks of `tile`: each block visits every fold."""
         blocks = ceil_div(length, tile)
         visits = folds * blocks
-        load = 0.0 if self.dataflow == "os" else rows
+        load = 0.0 if self.dataflow == "os" else rows / self.load_rows
         skew = rows + cols - 2.0
         if self.mode == "serial":
             return visits * (load + skew) + folds * length
@@ -205,7 +224,7 @@ class TpuWeightStationary:
         inputs = table.entering_bytes / np.maximum(table.bytes_of_kind(READ_ACTIVATION), 1.0)
         results = table.result_bytes / np.maximum(table.bytes_of_kind(WRITE), 1.0)
         outside = [np.where(alone, 1.0, np.minimum(x, 1.0))[table.access_kernel] for x in (inputs, results)]
-        far = np.where(weight, 1.0, np.where(read, *outside))
+        far = np.where(weight, 1.0, np.where(read, *outside) if self.edges == "memory" else 0.0)
         statistics = takes_statistics(table)
         reads = np.where(statistics[table.access_kernel] & read, 1.0 + _STATISTICS, 1.0)
         reads = np.where(weight, _stored_whole(table, profile)[..., table.access_kernel], reads)
@@ -229,10 +248,7 @@ class TpuWeightStationary:
         reads = np.where(table.access_kind == WRITE, 0.0, table.access_bytes)
         largest = np.zeros(len(table))
         np.maximum.at(largest, table.access_kernel, reads)
-        able = first & (largest <= _PREFETCHED * profile.value(f"capacity.{profile.levels[0]}"))
-        if self.prefetch == "whole":
-            row = np.where(table.m > table.n, table.k, table.n)
-            able = able & (table.matrix_flops > 0) & (row % profile.value("array.cols") == 0)
+        able = first & (table.matrix_flops > 0) & (largest <= _PREFETCHED * profile.value(f"capacity.{profile.levels[0]}"))
         chosen = np.flatnonzero(able[table.access_kernel] & (reads > 0) & (reads == largest[table.access_kernel]))
         _, one_each = np.unique(table.access_kernel[chosen], return_index=True)
         early = np.zeros(len(reads), dtype=bool)

@@ -67,7 +67,7 @@ def test_one_operand_of_a_program_may_have_come_early():
     """Weights that fit beside the blocks are prefetched, those that do not and all of the second kernel's are not."""
     b = GraphBuilder("bfloat16")
     graph = b.graph(b.linear(b.linear(b.tensor((8, 4096)), 4096), 4096))
-    director = AnalysisDirector(load_profile("tpu_v5e"), TpuWeightStationary(prefetch="any"))
+    director = AnalysisDirector(load_profile("tpu_v5e"), TpuWeightStationary(prefetch="largest"))
     first, second = director.tile(director.tabulate([graph], "xla")[0]).level_bytes["dram"]
     assert first < 2 * 2 * 8 * 4096
     assert second == pytest.approx(2 * (4096 * 4096 + 8 * 4096), rel=1e-3)
@@ -77,16 +77,12 @@ def test_one_operand_of_a_program_may_have_come_early():
     assert moved == pytest.approx(2 * (16384 * 16384 + 2 * 8 * 16384))
 
 
-def test_only_whole_rows_come_early_where_the_compiler_asks_for_them():
-    """4096 columns are whole multiples of the array's, 4100 are not."""
-    director = AnalysisDirector(load_profile("tpu_v5e"), TpuWeightStationary(prefetch="whole"))
-
-    def moved(n):
-        b = GraphBuilder("bfloat16")
-        return director.tile(director.tabulate([b.graph(b.linear(b.tensor((8, 4096)), n))], "xla")[0]).level_bytes["dram"][0]
-
-    assert moved(4096) < 1e6
-    assert moved(4100) > 2 * 4096 * 4100
+def test_inputs_from_the_host_do_not_pass_the_main_memory():
+    """TPU v1: the host fills the unified buffer, and only weights come from the memory."""
+    b = GraphBuilder("int8")
+    director = AnalysisDirector(load_profile("tpu_v1"))
+    table, _ = director.tabulate([b.graph(b.linear(b.tensor((128, 512)), 256))], "xla")
+    assert director.tile(table).level_bytes["dram"][0] == pytest.approx(512 * 256, rel=1e-3)
 
 
 def test_partial_tiles_of_weights_cost_full_ones():
