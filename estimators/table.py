@@ -68,6 +68,7 @@ class KernelTable:
         mapped_bytes, grown_bytes: (K,) new memory from the system for the kernel's results and its library's copies, mapped
             separately or at the end of a trimmed heap (`heap.py`).
         entering_bytes: (K,) bytes of the graph's own inputs that the kernel reads.
+        result_bytes: (K,) bytes of the graph's results that the kernel writes.
         leaving_bytes: (K,) bytes of images among the graph's results that the kernel writes, where the graph convolves.
         segment: (K,) which case or graph the row belongs to; ascending.
         warm: (K,) warmth of the board (`heat.py`) while the segment runs; NaN where it is unknown.
@@ -103,6 +104,7 @@ class KernelTable:
     views: np.ndarray
     code_distance: np.ndarray
     entering_bytes: np.ndarray
+    result_bytes: np.ndarray
     leaving_bytes: np.ndarray
     segment: np.ndarray
     warm: np.ndarray
@@ -217,6 +219,8 @@ def kernel_table(
     works = [_work_of(graph, kernel, [costs[i] for i in kernel.calls], consumers) for kernel in kernels]
     touches = [work.touches for work in works]
     entering = [sum(t.nbytes for t in ts if not t.write and graph.values[t.storage].kind == "input") for ts in touches]
+    returned = {graph.root(value) for value in graph.outputs}
+    results = [sum(t.nbytes for t in ts if t.write and t.storage in returned) for ts in touches]
     leaving = [sum(t.nbytes for t in ts if t.write and t.storage in images) for ts in touches]
     views: list[int] = []
     done = 0  # calls up to the end of the last kernel so far
@@ -251,6 +255,7 @@ def kernel_table(
         "views": views,
         "code_distance": code_distances(shapes, touches),
         "entering_bytes": entering,
+        "result_bytes": results,
         "leaving_bytes": leaving,
         "warm": [np.nan] * len(works),
         "access_bytes": [touch.nbytes for ts in touches for touch in ts],

@@ -1,13 +1,14 @@
 """What-if machines: a profile with another fabric, clock, memory or tile size.
 
 A coefficient that counts a part of the structure takes with it what that part brings along: twice the tiles of a fabric have
-twice the peak, twice the streaming bandwidth and twice the memory. What is named beside it keeps the value it was given. Power
-and energy coefficients stay: what a larger chip leaks is not known from its name.
+twice the peak, twice the streaming bandwidth, twice the memory, and draw twice the power, idle and at most. What is named beside
+it keeps the value it was given, and so do the energies of a flop and a byte.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -47,8 +48,22 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
     tiling = profile.tiling
     if parameters:
         tiling = TilingSpec(tiling.strategy, {**tiling.parameters, **parameters})
+    description = profile.description
+    for name, value in changed.items():
+        description = _described(description, name, profile.value(name), value)
     # A machine nobody measured: what was measured beyond the physics does not hold.
-    return profile.replacing(coefficients=coefficients, tiling=tiling, residual=() if values else profile.residual)
+    return profile.replacing(
+        coefficients=coefficients, tiling=tiling, description=description, residual=() if values else profile.residual
+    )
+
+
+def _described(description: str, name: str, before: float, value: Amount) -> str:
+    """A description in which a count of parts is another one ("256 tiles"), or which names what was changed."""
+    if np.ndim(value):
+        return description
+    parts = name.removeprefix("count.")
+    counted = re.sub(rf"\b{before:g} {re.escape(parts)}\b", f"{value:g} {parts}", description)
+    return counted if counted != description else f"{description}; {name} = {value:g}"
 
 
 def amount_of(text: str) -> float | str:

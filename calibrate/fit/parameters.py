@@ -14,7 +14,7 @@ from shmoo.estimators.graph.records import CONVOLUTIONS
 from shmoo.estimators.machine.catalogue import ALGORITHMS, algorithm_names, short_op, space
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, converts_layout
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.predict.model import CALLED_ALONE
+from shmoo.estimators.predict.model import enters_alone
 from shmoo.estimators.table import op_names
 
 MIN_CASES = 2
@@ -99,7 +99,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
     for runtime in cases.runtimes:
         here = cases.in_runtime(runtime)
         add(f"launch.{runtime}", (f"launch.{runtime}", "launch"), here)
-        add(f"graph.{runtime}", (f"graph.{runtime}", "graph"), here & ~(cases.alone & (runtime in CALLED_ALONE)))
+        add(f"graph.{runtime}", (f"graph.{runtime}", "graph"), here & ~(cases.alone & (not enters_alone(profile, runtime))))
         if runtime == "eager":
             add("view.eager", ("view.eager", "launch"), here & cases.views)
             if profile.family == "cpu":

@@ -122,7 +122,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "count.units": Entry("1", "count", "TPU matrix units", brings={"tpu": _UNIT}),
     "count.alus": Entry("1", "count", "TPU: arithmetic units of a vector lane"),
     "count.tiles": Entry("1", "count", "KPU tiles", brings={"kpu": (
-        *_CORE, ("bandwidth.l3", 1.0), ("capacity.l2", 1.0), ("capacity.l3", 1.0))}),
+        *_CORE, ("bandwidth.l3", 1.0), ("capacity.l2", 1.0), ("capacity.l3", 1.0),
+        ("power.static", 1.0), ("power.idle", 1.0), ("power.tdp", 1.0))}),
     "array.rows": _SIDE,
     "array.cols": _SIDE,
     "vector.lanes": Entry("1", "count", "float32 lanes of a vector register (CPU), multiprocessor (GPU), core (TPU), tile (KPU)"),
@@ -145,7 +146,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
                        , Space(1e8, 1e14, 1.0)),
     "bandwidth.l2": Entry("B/s", "rate", "see `bandwidth`", Space(1e8, 1e14, 1.0), brings={"gpu": (("bandwidth.l2", 1.0),)}),
     "efficiency": Entry("1", "share", "of the matrix peak on large shapes, by algorithm, in compiled code by runtime too",
-                        Space(1e-3, 1.6, 1.0), {"gpu": Space(0.2, 1.1, 0.1), "cpu": Space(0.05, 1.6, 0.08)}, (
+                        Space(1e-3, 1.6, 1.0), {"gpu": Space(0.2, 1.1, 0.1), "cpu": Space(0.05, 1.6, 0.08), "tpu": Space(0.05, 1.0, 1.0)}, (
         Guess(0.75, 0.5, 0.95, _LARGE),
         Guess(0.65, 0.4, 0.95, _LARGE, ".conv"),
         Guess(0.8, 0.4, 1.5, "above 1 with Winograd's transform (Lavin and Gray, 2016)", ".conv_3x3"),
@@ -176,7 +177,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.5, 0.2, 0.9, f"share of the special-function peak: {_GUESS}"),
         Guess(0.9, 0.6, 1.0, _FULL, ".attention_tensor", "gpu"))),
     "efficiency.bandwidth": Entry("1", "share", "of every level's bandwidth, by algorithm or operator", Space(0.01, 1.5, 0.7),
-                                  {"gpu": Space(0.05, 1.1, 0.3)}, (
+                                  {"gpu": Space(0.05, 1.1, 0.3), "tpu": Space(0.01, 1.0, 0.7)}, (
         Guess(0.8, 0.6, 0.95, "share that streaming kernels reach (McCalpin, STREAM)"),
         Guess(0.4, 0.15, 0.8, f"rows from random places: {_GUESS}", ".gather"),
         Guess(0.92, 0.75, 1.0, "streams: V100 and A100 0.9 (Deakin et al., BabelStream), T4 0.75 (Jia et al., 2019)", ".tensor",
@@ -207,6 +208,9 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(8.0, 4.0, 12.0, f"copies run ahead of the math {_CUTLASS}; the A100 above leaves 5 % for what they hold up",
               ".tensor", "gpu"),
         Guess(1.2, 1.0, 4.0, "a fusion's operands are copied to the vector memory, used, and copied back in turn", "", "tpu"))),
+    "program": Entry("1", "share", "of the time that kernels of a program could hide behind each other which they do", assumed=(
+        Guess(0.7, 0.2, 1.0, f"copies for later kernels start while earlier ones compute, where the memory has room: {_GUESS}",
+              "", "tpu"),)),
     "tile_overhead": Entry("s", "share", "of each wave of tiles, by algorithm", Space(1e-10, 1e-4, 2.0, 1e-6),
                            {"gpu": Space(1e-9, 1e-4, 1.0, 1e-6)}, (
         Guess(0.0, 0.0, 0.0, "no cost per wave of tiles is assumed unless measured"),
@@ -221,7 +225,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(8e-6, 4e-6, 20e-6, "host time to dispatch one operator", "", "gpu"),
         Guess(1.5e-6, 0.8e-6, 3e-6, "replay of one node of a captured graph", ".cudagraphs", "gpu"),
         Guess(1e-6, 0.5e-6, 3e-6, "start of one fusion inside a program", "", "tpu"),
-        Guess(1e-6, 0.2e-6, 5e-6, "loading one domain-flow program: a design target", "", "kpu"))),
+        Guess(1e-6, 0.2e-6, 5e-6, "loading one domain-flow program: a design target", "", "kpu", "simulated"))),
     "view": Entry("s", "share", "dispatch of a call that only makes a view", _LAUNCH, assumed=(
         Guess(1.5e-6, 0.5e-6, 5e-6, "", ".eager", "cpu"),
         Guess(2.5e-6, 1e-6, 8e-6, "host time to dispatch a call that only makes a view", ".eager", "gpu"))),
@@ -230,7 +234,12 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "graph": Entry("s", "share", "entry of a compiled or interpreted graph", Space(5e-8, 2e-3, 1.5), assumed=(
         Guess(20e-6, 5e-6, 80e-6, "", "", "cpu"), Guess(30e-6, 10e-6, 100e-6, "", "", "gpu"),
         Guess(10e-6, 3e-6, 50e-6, "dispatch of a program", "", "tpu"),
-        Guess(5e-6, 1e-6, 20e-6, "start of a program: a design target", "", "kpu"))),
+        Guess(5e-6, 1e-6, 20e-6, "start of a program: a design target", "", "kpu", "simulated"))),
+    "step": Entry("s", "share", "of a chain whose steps need each other, a column of a factorisation each", assumed=(
+        Guess(1e-7, 2e-8, 5e-7, f"a pivot's search, reciprocal and scaling on one core: {_GUESS}", "", "cpu"),
+        Guess(1e-6, 2e-7, 4e-6, f"blocks of columns, a few reads of main memory behind each other for a column: {_GUESS}", "",
+              "gpu"),
+        Guess(1e-6, 2e-7, 4e-6, f"a column of a panel through the vector unit: {_GUESS}", "", "tpu"))),
     "layout": Entry("s/B", "share", "CPU: conversion of images, by runtime", Space(1e-12, 5e-10, 0.5), assumed=(
         Guess(5e-11, 1e-11, 2e-10, "conversion to blocks of channels", ".eager.aligned", "cpu"),
         Guess(3e-10, 5e-11, 1e-9, "the same where channels do not fill the last block", ".eager.tail", "cpu"),

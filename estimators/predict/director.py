@@ -64,7 +64,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         batch: samples a call processes; throughput is batch / latency.
-        basis: shares of predicted time that rest on fitted, transferred, datasheet and fallback coefficients.
+        basis: shares of predicted time that rest on fitted, transferred, datasheet, simulated and fallback coefficients.
         notes: what the graphs say the reader must know, such as the limits at which sizes that depend on data were taken.
     """
 

@@ -5,7 +5,8 @@ Per kernel, with flops F by unit u, bytes B by memory level l, rates from the ma
     t_matrix  = F_matrix / (peak x efficiency x utilisation) x (1 + half_m/m)(1 + half_n/n)(1 + half_k/k)
     t_compute = t_matrix + F_vector / (peak_vector x efficiency_vector) + F_special / (peak_special x efficiency_special)
     t_l       = B_l / (bandwidth_l x efficiency_bandwidth)
-    t         = launch + view x free calls + switch x away + (t_compute^p + sum over l of t_l^p)^(1/p) + tile_overhead x waves
+    t         = launch + view x free calls + switch x away
+                + max((t_compute^p + sum over l of t_l^p)^(1/p) + tile_overhead x waves, step x dependent steps)
                 + page_fault x (mapped bytes + heap.returned x bytes of heap) + layout x converted bytes
     energy    = sum F_u x e_flop_u + sum B_l x e_byte_l + P_static x t
 
@@ -23,8 +24,8 @@ Where blocks share multiprocessors (GPU), the factors after t_matrix are those o
 and under sustained load a board at its power cap takes at least
 body x ((throttle_flop x issued flops + sum B_l x e_byte_l) / ((TDP - P_static) x body))^(1 / (1 + throttle_clock)).
 
-A graph on a CPU takes the sum of its kernels. Where launches are asynchronous (GPU), the host runs ahead: kernel i starts
-when the host has launched it and kernel i-1 has ended.
+A graph on a CPU takes the sum of its kernels, a program on a TPU less (`program.py`). Where launches are asynchronous (GPU), the
+host runs ahead: kernel i starts when the host has launched it and kernel i-1 has ended.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ from shmoo.estimators.machine.catalogue import under
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, converts_layout, in_tensor_kernels
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.heat import repeated
+from shmoo.estimators.predict.program import hidden_time
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable
-from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, hit_share
+from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share
 
 ASYNCHRONOUS = frozenset({"gpu"})
 """Architecture families whose kernels are queued by the host while the device works."""
@@ -124,6 +126,8 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         memory = np.maximum(memory, other)
     body = _overlapped([compute, *levels], coefficients.by_algorithm(codes, "overlap"))
     body = body + coefficients.by_algorithm(codes, "tile_overhead") * tiling.waves
+    if coefficients.find("step") is not None:
+        body = np.maximum(body, coefficients.value("step") * dependent_steps(table))
     if coefficients.find("throttle.flop") is not None and coefficients.find("power.tdp") is not None:
         body = body * _throttle(table, tiling, body, worked, coefficients, codes)
     if coefficients.profile.family == "cpu":
@@ -284,6 +288,11 @@ def _bytes_energy(tiling: Tiling, c: Coefficients) -> np.ndarray | float:
     return sum(tiling.level_bytes[level] * c.value(f"energy.byte.{level}") for level in priced)
 
 
+def matrix_peaks(c: Coefficients, dtypes: np.ndarray) -> np.ndarray:
+    """(..., K) flop/s of contractions in types of `COMPUTE_DTYPES`, by code."""
+    return c.by_dtype(dtypes, _MATRIX)
+
+
 def matrix_peak(c: Coefficients, dtype: str) -> float | np.ndarray:
     """flop/s of contractions in a type of `COMPUTE_DTYPES`, or of the type that stands in for it."""
     return c.value(*_MATRIX[COMPUTE_DTYPES.index(dtype)])
@@ -315,18 +324,28 @@ def graph_latency(
     """
     starts, ends = table.starts, table.starts + table.counts - 1
     entry = coefficients.value(f"graph.{runtime}", "graph")
-    if runtime in CALLED_ALONE:
+    if not enters_alone(coefficients.profile, runtime):
         # A lone call is an operator measurement: its launch already holds what entering the graph costs.
         entry = np.where(ends > starts, entry, 0.0)
     waits = 0.0 if waits_s is None else waits_s
     if coefficients.profile.family not in ASYNCHRONOUS:
-        return np.add.reduceat(prediction.latency_s + waits, starts, axis=-1) + entry
+        return np.add.reduceat(prediction.latency_s + waits - _hidden(table, prediction, coefficients), starts, axis=-1) + entry
     # Sums over the whole table: what earlier segments put in falls out of the difference.
     host, device = np.cumsum(prediction.launch_s + waits, axis=-1), np.cumsum(prediction.device_s, axis=-1)
     before = np.where(starts > 0, host[..., starts - 1], 0.0)
     slack = host - _tail(table, prediction, coefficients) - (device - prediction.device_s)
     device_end = device[..., ends] + np.maximum.reduceat(slack, starts, axis=-1)
     return np.maximum(device_end, host[..., ends]) - before + entry
+
+
+def enters_alone(profile: ArchitectureProfile, runtime: str) -> bool:
+    """Whether a single kernel takes the entry of its graph beside its launch: in compiled code, and in programs of a machine that
+    were timed from the host."""
+    return runtime not in CALLED_ALONE or (runtime == "xla" and "graph.xla" in profile.coefficients)
+
+
+def _hidden(table: KernelTable, prediction: Prediction, c: Coefficients) -> np.ndarray | float:
+    return hidden_time(table, prediction.compute_s, prediction.memory_s, prediction.device_s, c)
 
 
 def _tail(table: KernelTable, prediction: Prediction, coefficients: Coefficients) -> np.ndarray:
@@ -342,6 +361,7 @@ def kernel_times(
     on synchronous machines a kernel runs in its launch."""
     asynchronous = coefficients.profile.family in ASYNCHRONOUS
     tail = _tail(table, prediction, coefficients) if asynchronous else np.zeros(len(table))
+    in_program = prediction.latency_s - _hidden(table, prediction, coefficients)
     launched, ends = np.empty(len(table)), np.empty(len(table))
     for rows in np.split(np.arange(len(table)), table.starts[1:]):
         if asynchronous:
@@ -349,18 +369,19 @@ def kernel_times(
             handed_over = launched[rows] - tail[rows]
             ends[rows] = device + np.maximum.accumulate(handed_over - (device - prediction.device_s[rows]))
         else:
-            launched[rows] = ends[rows] = np.cumsum(prediction.latency_s[rows])
-    return launched, ends - (prediction.device_s if asynchronous else prediction.latency_s), ends
+            launched[rows] = ends[rows] = np.cumsum(in_program[rows])
+    return launched, ends - (prediction.device_s if asynchronous else in_program), ends
 
 
 def elapsed_time(table: KernelTable, prediction: Prediction, coefficients: Coefficients) -> np.ndarray:
     """(K,) seconds by which each kernel makes its segment last longer; with the segment's entry they add up to `graph_latency`.
 
-    On synchronous machines that is the kernel's own latency. On asynchronous ones a launch counts as far as the device waits for
-    it; the host's end, where it comes after the device's, counts with the last kernel.
+    On synchronous machines that is the kernel's own latency, less what passes behind others of its program. On asynchronous ones
+    a launch counts as far as the device waits for it; the host's end, where it comes after the device's, counts with the last
+    kernel.
     """
     if coefficients.profile.family not in ASYNCHRONOUS:
-        return prediction.latency_s
+        return prediction.latency_s - _hidden(table, prediction, coefficients)
     launched, _, ends = kernel_times(table, prediction, coefficients)
     last = table.starts + table.counts - 1
     ends[last] = np.maximum(ends, launched)[last]

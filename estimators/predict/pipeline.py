@@ -17,6 +17,7 @@ from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.machine.catalogue import names_to_draw
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, in_tensor_kernels
 from shmoo.estimators.predict.draws import draw, model_errors
+from shmoo.estimators.predict.limits import least_time
 from shmoo.estimators.predict.model import Prediction, graph_latency, predict, segment_energy
 from shmoo.estimators.predict.residual import Correction, correction
 from shmoo.estimators.table import KernelTable
@@ -98,6 +99,8 @@ def price(
     profile = coefficients.profile
     change = correction(table, tiling, profile, runtime) if residual else None
 
+    least = least_time(table, tiling, Coefficients(profile))
+
     def through(
         c: Coefficients, kernels: np.ndarray | None = None, segments: np.ndarray | float = 1.0
     ) -> tuple[Prediction, np.ndarray, np.ndarray | None]:
@@ -106,7 +109,7 @@ def price(
             prediction = change.applied(prediction)
         if kernels is not None:
             prediction = prediction.scaled(kernels)
-        latency = graph_latency(table, prediction, c, runtime, waits and waits(c)) * segments
+        latency = np.maximum(graph_latency(table, prediction, c, runtime, waits and waits(c)) * segments, least)
         return prediction, latency, segment_energy(table, prediction, latency, c)
 
     nominal = through(coefficients)

@@ -208,6 +208,12 @@ def passes(table: KernelTable) -> np.ndarray:
     return table.matrix_flops / (2.0 * table.batch * table.m * table.n * table.k)
 
 
+def dependent_steps(table: KernelTable) -> np.ndarray:
+    """(K,) steps of a kernel that need each other's results, one after the other: a factorisation's columns, a triangular
+    system's rows; 0 for others."""
+    return np.where(table.is_family("linalg") & (table.matrix_flops > 0), table.k, 0.0)
+
+
 _STATISTICS_FLOPS = 8.0
 """Operations an element of a batch norm that takes its statistics from the row (`costs.reductions.normalise`, weight and bias
 included). With running ones two are left, and what is fused to it (hardswish: 5) does not make eight of them."""

@@ -37,6 +37,13 @@ def test_every_profile_estimates_a_graph(name):
     assert estimate.edp_js.value == pytest.approx(estimate.energy_j.value * estimate.latency_s.value)
 
 
+def test_a_simulated_machine_rests_on_simulation():
+    """Every number of a KPU is a simulator's or a configuration's, and its rows say so; other machines have none of it."""
+    shares = {name: AnalysisDirector(load_profile(name)).estimate(mlp()).basis for name in ("kpu_t256", "gpu_h100", "tpu_v5e")}
+    assert shares["kpu_t256"]["simulated"] == pytest.approx(1.0)
+    assert shares["gpu_h100"]["simulated"] == shares["tpu_v5e"]["simulated"] == 0.0
+
+
 @pytest.mark.parametrize("rows", [32, 16384])
 @pytest.mark.parametrize("name", [name for name in builtin_names() if load_profile(name).get("power.tdp") is not None])
 def test_average_power_lies_between_static_power_and_tdp(name, rows):
