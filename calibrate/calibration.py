@@ -22,6 +22,7 @@ from shmoo.estimators.graph.records import FAMILIES, NORMAL_90, Coefficient, Sou
 from shmoo.estimators.machine.catalogue import entry, runtime_of, under
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry, FittedFrom, Reduction
+from shmoo.estimators.machine.validation import check_name
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.runs.store.records import FINGERPRINT_FIELDS
@@ -68,10 +69,12 @@ def calibrate(
         progress: receives a message at each step.
 
     Raises:
-        InputError: sources of different machines, or too little to fit.
+        InputError: sources of different machines, too little to fit, or a name that is none.
         NothingMeasuredError: no usable row.
     """
     progress = progress or silent
+    if name is not None:
+        check_name(name)
     progress(_doing("reading sources"))
     paths = [Path(source) for source in ((sources,) if isinstance(sources, str | Path) else sources)]
     read = read_sources(paths, "cpu" if base is None else base.family, reduction)
