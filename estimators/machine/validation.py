@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
-from shmoo.estimators.graph.records import NORMAL_90, RUNTIMES, Coefficient
+from shmoo.estimators.graph.records import RUNTIMES, Coefficient
 from shmoo.estimators.machine.catalogue import entry, under
 
 if TYPE_CHECKING:
@@ -35,11 +35,11 @@ RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
 SHARES: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
         **{"efficiency": (1e-6, 100.0), "vector_share": (1e-6, 1e3), "overlap": (1.0, 1e3), "half": (0.0, 1e7)},
-        **{"heap": (0.0, 1.0), "launch_tail": (0.0, 1.0), "throttle": (0.0, 1.0), "sigma": (0.0, 3.0)},
+        **{"heap": (0.0, 1.0), "launch_tail": (0.0, 1.0), "throttle": (0.0, 10.0), "throttle.cool": (0.0, 1.0), "sigma": (0.0, 3.0)},
         **{"compute": (1.0, 1e3), "count": (1.0, 1e6), "array": (1.0, 1e6), "vector": (1.0, 1e6), "matrix": (1.0, 1e6)},
     }
 )
-"""First part of a name -> least and largest value of its coefficients without a unit."""
+"""Name, or its first part -> least and largest value of its coefficients without a unit."""
 WIDEST = 1e6
 """The upper end of a coefficient's range over its value, at most: beyond, its draws say nothing."""
 REQUIRED: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -51,8 +51,8 @@ REQUIRED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Architecture family -> coefficients without which it cannot be estimated, beside those of its memory levels."""
-LARGEST_CORRECTION = 10.0
-"""Sum of the largest logarithms of a residual's trees; a measured kernel is not off by a factor of e^10."""
+LARGEST_CORRECTION = 30.0
+"""Sum of the largest logarithms of all trees of a residual, whose signs mostly differ."""
 
 
 def valid_name(name: str) -> bool:
@@ -113,7 +113,7 @@ def _coefficient_problem(name: str, c: Coefficient) -> str | None:
     unit = entry(name).unit
     if unit and c.unit != unit:
         return f"is given in {c.unit!r}; its unit is {unit!r}"
-    low, high = RANGES.get(unit) or SHARES.get(name.partition(".")[0], (-math.inf, math.inf))
+    low, high = RANGES.get(unit) or SHARES.get(name) or SHARES.get(name.partition(".")[0], (-math.inf, math.inf))
     if not low <= c.value <= high:
         must = "a rate must be positive" if c.value <= 0 < low else f"allowed: {low:g} to {high:g}"
         return f"is {c.value:g} {c.unit}; {must}"
@@ -126,7 +126,7 @@ def _coefficient_problem(name: str, c: Coefficient) -> str | None:
         return f"is {c.value:g}, outside its own range {c.bounds}"
     if c.low is not None and (c.low < min(low, 0.0) or most > high):
         return f"has the range {c.bounds}; allowed: {low:g} to {high:g}"
-    if c.value > 0 and c.value + NORMAL_90 * (c.stderr or 0.0) > WIDEST * c.value or c.value > 0 and most > WIDEST * c.value:
+    if c.value > 0 and most > WIDEST * c.value:
         return f"is {c.value:g}, and its range ends at {most:g}; that says nothing about it"
     return None
 

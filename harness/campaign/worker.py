@@ -180,8 +180,8 @@ class Worker:
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process that leads a session of its own, and all of that session."""
-    if hasattr(os, "killpg") and process.returncode is None:
+    """End a process that leads a session of its own, and what it left behind in that session, which would keep its pipes open."""
+    if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
     process.kill()

@@ -103,15 +103,15 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
     except ImportError as error:
         raise InputError("models from a config need transformers; install it with: pip install 'shmoo[models]'") from error
     config = _config(transformers, settings, name)
-    architecture = _architecture(transformers, config, name)
-    parameters = inspect.signature(architecture.forward).parameters
-    inputs = [entry for entry in _INPUTS if entry.name in parameters and (entry.name != _DECODER or config.is_encoder_decoder)]
-    if not inputs:
-        raise InputError(
-            f"{architecture.__name__} takes {', '.join(list(parameters)[1:4])}, ...; models that take one of "
-            f"{', '.join(entry.name for entry in _INPUTS)} can be built: give a factory (package.module:factory) for others"
-        )
     with _refusals(name):
+        architecture = _architecture(transformers, config, name)
+        parameters = inspect.signature(architecture.forward).parameters
+        inputs = [entry for entry in _INPUTS if entry.name in parameters and (entry.name != _DECODER or config.is_encoder_decoder)]
+        if not inputs:
+            raise InputError(
+                f"{architecture.__name__} takes {', '.join(list(parameters)[1:4])}, ...; models that take one of "
+                f"{', '.join(entry.name for entry in _INPUTS)} can be built: give a factory (package.module:factory) for others"
+            )
         axes = (dim("batch", 1, "inputs at once"), *dict.fromkeys(axis for entry in inputs for axis in entry.axes(config)))
     defaults = defaults or {}
     axes = tuple(msgspec.structs.replace(axis, default=defaults.get(axis.name, axis.default)) for axis in axes)

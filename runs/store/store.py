@@ -128,7 +128,7 @@ class Run:
     def skipped(self) -> tuple[SkippedCase, ...]:
         """Cases that the last campaign into this run did not reach."""
         path = self.path / SKIPPED
-        if not path.is_file():
+        if not path.exists():
             return ()
         try:
             return msgspec.json.decode(read_regular(path), type=tuple[SkippedCase, ...])

@@ -143,7 +143,7 @@ def test_a_path_is_no_name(name):
         check_name(name)
 
 
-@pytest.mark.parametrize("name", ["gpu_t4", "kpu_t64@capacity.l3=64MiB", "my A100 (1)"[:7], "größe-2"])
+@pytest.mark.parametrize("name", ["gpu_t4", "kpu_t64@capacity.l3=64MiB", "my A100", "größe-2"])
 def test_ordinary_names_pass(name):
     """Letters of any alphabet, what-ifs, spaces."""
     assert check_name(name) == name
