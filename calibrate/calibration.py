@@ -167,7 +167,9 @@ def calibrate_cases(
     everything = blocks(read.cases, base)
     fit_cases = _only(everything, base, ("fit",))
     if not fit_cases:
-        raise InputError(f"{len(read.cases)} cases are too few to fit anything: none falls into the part that is fitted; measure more")
+        raise InputError(
+            f"{len(read.cases)} cases are too few to fit anything: none falls into the part that is fitted; measure more"
+        )
     progress(_doing("fitting latency"))
     fitted = fit_latency(fit_cases, parameters_for(fit_cases, base), base, seed=seed)
     reference = f"fitted to {', '.join(read.names)} ({read.rows_hash})"
@@ -198,7 +200,9 @@ def calibrate_cases(
     progress(_doing("testing on held-out cases"))
     profile = profile.replacing(error_card=error_card(everything, profile))
     if (problem := first_problem(profile)) is not None:
-        raise InputError(f"the measurements do not describe a machine like {base.name!r}: {problem}; check them, or name another --base")
+        raise InputError(
+            f"the measurements do not describe a machine like {base.name!r}: {problem}; check them, or name another --base"
+        )
     return Calibration(profile, (*_notes(fitted, energy), *corrections.notes))
 
 

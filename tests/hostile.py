@@ -85,7 +85,9 @@ def linear(m: int, n: int = 64, k: int = 64, name: str = "linear") -> Graph:
 
 
 def write_run(
-    path: Path, change: Callable[[dict[str, Any]], object] = lambda row: None, graph: Callable[[dict[str, Any]], object] | None = None
+    path: Path,
+    change: Callable[[dict[str, Any]], object] = lambda row: None,
+    graph: Callable[[dict[str, Any]], object] | None = None,
 ) -> Path:
     """A run of four linear layers and a network of one; `change` damages the first row, `graph` the first row's graph."""
     with RunWriter(path, RunManifest(MACHINE, "quick")) as writer:

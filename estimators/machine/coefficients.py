@@ -116,7 +116,9 @@ class Coefficients:
         """
         value = self.find(*names)
         if value is None:
-            raise InputError(f"profile {self.profile.name!r} has none of the coefficients {', '.join(names)}; add one to its JSON")
+            raise InputError(
+                f"profile {self.profile.name!r} has none of the coefficients {', '.join(names)}; add one to its JSON"
+            )
         return value
 
     def source(self, *names: str) -> str:

@@ -35,7 +35,13 @@ RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
 SHARES: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
         **{"efficiency": (1e-6, 100.0), "vector_share": (1e-6, 1e3), "overlap": (1.0, 1e3), "half": (0.0, 1e7)},
-        **{"heap": (0.0, 1.0), "launch_tail": (0.0, 1.0), "throttle": (0.0, 10.0), "throttle.cool": (0.0, 1.0), "sigma": (0.0, 3.0)},
+        **{
+            "heap": (0.0, 1.0),
+            "launch_tail": (0.0, 1.0),
+            "throttle": (0.0, 10.0),
+            "throttle.cool": (0.0, 1.0),
+            "sigma": (0.0, 3.0),
+        },
         **{"compute": (1.0, 1e3), "count": (1.0, 1e6), "array": (1.0, 1e6), "vector": (1.0, 1e6), "matrix": (1.0, 1e6)},
     }
 )

@@ -45,15 +45,17 @@ class Tabulated:
 
 
 def _explained(analyse: Callable[P, R]) -> Callable[P, R]:
-    """Decorator of what analyses graphs: calls of a graph whose operands do not fit their operator are an `InputError`. Graphs are
-    files, too, and what an operator takes is known to no one but its cost, its fusion and its memory."""
+    """Decorator of what analyses graphs: a call whose operands do not fit its operator is an `InputError`. Graphs are files, too,
+    and only the cost, the fusion and the memory of an operator know what it takes."""
 
     @functools.wraps(analyse)
     def explained(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return analyse(*args, **kwargs)
         except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-            raise InputError(f"cannot analyse a graph whose calls do not fit their operators ({type(error).__name__}: {error})") from error
+            raise InputError(
+                f"cannot analyse a graph whose calls do not fit their operators ({type(error).__name__}: {error})"
+            ) from error
 
     return explained
 

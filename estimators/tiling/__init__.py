@@ -25,7 +25,9 @@ def strategy_for(profile: ArchitectureProfile) -> TilingStrategy:
     try:
         return kind(**profile.tiling.parameters)
     except TypeError as error:
-        raise InputError(f"tiling strategy {profile.tiling.strategy!r} refuses the parameters of {profile.name!r}: {error}") from error
+        raise InputError(
+            f"tiling strategy {profile.tiling.strategy!r} refuses the parameters of {profile.name!r}: {error}"
+        ) from error
 
 
 __all__ = [

@@ -25,8 +25,8 @@ def main() -> None:
 
 
 def _open_closed_streams() -> None:
-    """Let streams that the caller closed (`>&-`) lead nowhere: the next file to be opened would take a closed one's number, and be
-    written to by whatever prints."""
+    """Let streams that the caller closed (`>&-`) lead nowhere: otherwise the next file that is opened takes the number of a
+    closed one, and whatever prints writes into it."""
     for descriptor, name, flags in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_WRONLY), (2, "stderr", os.O_WRONLY)):
         try:
             os.fstat(descriptor)

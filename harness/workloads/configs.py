@@ -106,7 +106,9 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
     with _refusals(name):
         architecture = _architecture(transformers, config, name)
         parameters = inspect.signature(architecture.forward).parameters
-        inputs = [entry for entry in _INPUTS if entry.name in parameters and (entry.name != _DECODER or config.is_encoder_decoder)]
+        inputs = [
+            entry for entry in _INPUTS if entry.name in parameters and (entry.name != _DECODER or config.is_encoder_decoder)
+        ]
         if not inputs:
             raise InputError(
                 f"{architecture.__name__} takes {', '.join(list(parameters)[1:4])}, ...; models that take one of "

@@ -164,7 +164,9 @@ def _consistency(run: Run) -> Iterator[Finding]:
     if changed:
         example, row = next(iter(changed.items()))
         found = f"{len(changed)} values that no measurement gives, for example {row.case.label}: {example}"
-        yield Finding("changed rows", found, "fault", f"{ROWS} or a graph was edited: {_anew(run)}", _labels(list(changed.values())))
+        yield Finding(
+            "changed rows", found, "fault", f"{ROWS} or a graph was edited: {_anew(run)}", _labels(list(changed.values()))
+        )
 
 
 def _noise(run: Run) -> Iterator[Finding]:

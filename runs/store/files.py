@@ -90,8 +90,8 @@ def own_folder(path: Path) -> Path:
 
 
 def csv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> bytes:
-    """Rows as CSV in UTF-8 with a header. `None` and what a row lacks are empty cells. A text that a spreadsheet would take for a formula
-    begins with an apostrophe."""
+    """Rows as CSV in UTF-8 with a header. `None` and what a row lacks are empty cells. A text that a spreadsheet would take for a
+    formula begins with an apostrophe."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore")
     writer.writeheader()

@@ -112,7 +112,7 @@ class Run:
         for index, op in timed if graphs else ():
             if not 0 <= index < len(calls):
                 raise FormatError(
-                    f"row {row.case.label} of {self.path} times call {index} ({op!r}) of {len(calls)}; the row or its graph was changed"
+                    f"row {row.case.label} of {self.path} times call {index} ({op!r}) of {len(calls)}; one of them was changed"
                 )
         return graphs
 
@@ -186,7 +186,9 @@ class RunWriter:
         line = msgspec.json.encode(row) + b"\n"
         decode_row(line, f"of {row.case.label}")
         if not os.path.samestat(os.stat(self.path / ROWS), os.fstat(self._file)):
-            raise FileNotFoundError(errno.ENOENT, "another file stands in the place of the one that was written", str(self.path / ROWS))
+            raise FileNotFoundError(
+                errno.ENOENT, "another file stands in the place of the one that was written", str(self.path / ROWS)
+            )
         for graph in graphs:
             self._write_graph(graph)
         start = os.fstat(self._file).st_size

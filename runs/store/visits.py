@@ -32,7 +32,9 @@ def decode_row(line: bytes, where: str) -> Measurement:
             if not SHORTEST_S <= sample <= LONGEST_S:
                 raise FormatError(f"row {where}: a sample of {sample:g} s is no time; the file was changed")
         if timing is not None and (timing.block_calls < 1 or not all(SHORTEST_S <= s <= LONGEST_S for s in timing.quiet_s)):
-            raise FormatError(f"row {where}: blocks of {timing.block_calls} calls, or a quiet time that is none; the file was changed")
+            raise FormatError(
+                f"row {where}: blocks of {timing.block_calls} calls, or a quiet time that is none; the file was changed"
+            )
     return row
 
 

@@ -166,9 +166,7 @@ def _row(
     return TableRow(line, op, axes, dtype, latency, energy, cells.get("kernel", ""), device, runtime, reduction)
 
 
-def _amount(
-    cells: dict[str, str], column: str, where: str, least: float, most: float, required: bool = False
-) -> float | None:
+def _amount(cells: dict[str, str], column: str, where: str, least: float, most: float, required: bool = False) -> float | None:
     text = cells.get(column)
     if not text:
         if required:

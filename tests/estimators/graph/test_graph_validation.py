@@ -17,7 +17,10 @@ SPEC = {"shape": [8, 64], "dtype": "float32"}
     ("change", "words"),
     [
         (lambda g: g["values"][0].update(storage=0), "circle"),
-        (lambda g: (g["values"][0].update(storage=1), g["values"][1].update(storage=2), g["values"][2].update(storage=0)), "circle"),
+        (
+            lambda g: (g["values"][0].update(storage=1), g["values"][1].update(storage=2), g["values"][2].update(storage=0)),
+            "circle",
+        ),
         (lambda g: g["values"][0].update(storage=99), "shares the memory of value 99"),
         (lambda g: g["values"][0].update(storage=-1), "shares the memory of value -1"),
         (lambda g: g["values"][0]["spec"].update(shape=[-1, 4]), "shape"),
@@ -48,7 +51,9 @@ def test_views_of_views_are_sound():
     assert Graph.from_json(json.dumps(content)).root(5) == 0
 
 
-@pytest.mark.parametrize("data", [b"[" * 100_000, b'{"format":1,"values":' + b"[" * 100_000, b"\xff\xfe{}", b"", b"null", b"1e999"])
+@pytest.mark.parametrize(
+    "data", [b"[" * 100_000, b'{"format":1,"values":' + b"[" * 100_000, b"\xff\xfe{}", b"", b"null", b"1e999"]
+)
 def test_what_is_no_json_of_ours_is_refused(data):
     """Nested too deeply, no UTF-8, nothing at all."""
     with pytest.raises(FormatError):

@@ -89,7 +89,9 @@ def test_a_path_is_not_searched_for(name: str) -> None:
 
 def test_a_calibration_does_not_take_the_name_of_a_built_in_profile(tmp_path: Path) -> None:
     """From then on every estimate would have been the user's file's without a word."""
-    rows = "".join(f"linear,{m},{n},{k},{1e-5 + m * n * k / 1e12}\n" for m in (64, 256, 1024) for n in (64, 512) for k in (64, 256, 512))
+    rows = "".join(
+        f"linear,{m},{n},{k},{1e-5 + m * n * k / 1e12}\n" for m in (64, 256, 1024) for n in (64, 512) for k in (64, 256, 512)
+    )
     path = write_table(tmp_path, f"op,m,n,k,latency_s\n{rows}")
     result = command("calibrate", str(path), "--base", "brief_gpu", "--no-residual", "--json")
     assert result.exit_code == 0, result.stderr
