@@ -69,24 +69,25 @@ def state() -> dict[str, object]:
 @pytest.mark.parametrize("method", [capture, capture_traced, capture_training])
 def test_a_failed_capture_leaves_torch_untouched(method, how: str) -> None:
     """sys.exit, an error, a recursion without end; afterwards the next capture works."""
+    leaving, staying = Leaves(how), Leaves("well")
     before = state()
     with pytest.raises(CaptureError):
-        method(Leaves(how), (torch.ones(2, 4),))
+        method(leaving, (torch.ones(2, 4),))
     assert state() == before
-    assert len(capture(Leaves("well"), (torch.ones(2, 4),)).graphs[0].calls) == 1
+    assert len(capture(staying, (torch.ones(2, 4),)).graphs[0].calls) == 1
     assert state() == before
 
 
 def test_captures_of_several_threads_do_not_meet() -> None:
     """Each gets the graph that it gets alone, and torch is as it was."""
-    before = state()
     widths = [3, 5, 7, 9, 11, 13]
+    modules = {width: torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.ReLU()) for width in widths}
+    before = state()
     captured: dict[int, object] = {}
 
     def take(width: int) -> None:
-        module = torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.ReLU())
         try:
-            graph = (capture if width % 4 == 1 else capture_traced)(module, (torch.ones(2, width),)).graphs[0]
+            graph = (capture if width % 4 == 1 else capture_traced)(modules[width], (torch.ones(2, width),)).graphs[0]
             captured[width] = [call.op for call in graph.calls], graph.params
         except Exception as error:
             captured[width] = error

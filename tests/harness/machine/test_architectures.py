@@ -32,7 +32,9 @@ def write_slower(path: Path, name: str = "gpu_t4") -> Path:
 def test_two_machines_of_one_name_show_two_machines_numbers(tmp_path: Path, verb: str) -> None:
     """Each row has its own machine's time, and a name that tells them apart."""
     write_slower(tmp_path / "mine" / "gpu_t4.json")
-    model = {"sweep": ["linear", "--axis", "m=512"], "generate": ["gpt2", "--prompt", "8", "--new", "2"]}.get(verb, ["mlp"])
+    model = {"sweep": ["linear", "--axis", "m=512"], "generate": ["gpt2", "--prompt", "8", "--new", "2"]}.get(
+        verb, ["mlp", "--batch", "65536"]
+    )
     result = command(verb, *model, "--arch", "gpu_t4,mine/gpu_t4.json", "--json")
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
