@@ -22,6 +22,7 @@ from shmoo.estimators.graph.records import FAMILIES, NORMAL_90, Coefficient, Sou
 from shmoo.estimators.machine.catalogue import entry, runtime_of, under
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry, FittedFrom, Reduction
+from shmoo.estimators.machine.validation import check_name, first_problem
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.runs.store.records import FINGERPRINT_FIELDS
@@ -68,10 +69,12 @@ def calibrate(
         progress: receives a message at each step.
 
     Raises:
-        InputError: sources of different machines, or too little to fit.
+        InputError: sources of different machines, too little to fit, or a name that is none.
         NothingMeasuredError: no usable row.
     """
     progress = progress or silent
+    if name is not None:
+        check_name(name)
     progress(_doing("reading sources"))
     paths = [Path(source) for source in ((sources,) if isinstance(sources, str | Path) else sources)]
     read = read_sources(paths, "cpu" if base is None else base.family, reduction)
@@ -163,6 +166,10 @@ def calibrate_cases(
     base = base.replacing(residual=())
     everything = blocks(read.cases, base)
     fit_cases = _only(everything, base, ("fit",))
+    if not fit_cases:
+        raise InputError(
+            f"{len(read.cases)} cases are too few to fit anything: none falls into the part that is fitted; measure more"
+        )
     progress(_doing("fitting latency"))
     fitted = fit_latency(fit_cases, parameters_for(fit_cases, base), base, seed=seed)
     reference = f"fitted to {', '.join(read.names)} ({read.rows_hash})"
@@ -192,6 +199,10 @@ def calibrate_cases(
     profile = profile.replacing(residual=corrections.groups)
     progress(_doing("testing on held-out cases"))
     profile = profile.replacing(error_card=error_card(everything, profile))
+    if (problem := first_problem(profile)) is not None:
+        raise InputError(
+            f"the measurements do not describe a machine like {base.name!r}: {problem}; check them, or name another --base"
+        )
     return Calibration(profile, (*_notes(fitted, energy), *corrections.notes))
 
 
@@ -232,14 +243,15 @@ def _typical_launches(fitted: Fitted, reference: str) -> dict[str, Coefficient]:
         runtime = runtime_of(name)
         if runtime is not None and name not in fitted.unidentified:
             by_runtime.setdefault(runtime, []).append(fitted.values[name])
+    means = {runtime: float(np.exp(np.mean(np.log(values)))) for runtime, values in by_runtime.items()}
     return {
         f"launch.{runtime}": Coefficient(
-            float(np.exp(np.mean(np.log(values)))),
+            means[runtime],
             "s",
             "fitted",
             f"geometric mean and range over {len(values)} operators; {reference}",
-            low=min(values),
-            high=max(values),
+            low=min(means[runtime], *values),
+            high=max(means[runtime], *values),
         )
         for runtime, values in by_runtime.items()
     }

@@ -22,7 +22,7 @@ from shmoo.estimators.progress import Progress
 from shmoo.estimators.registry import on_demand
 from shmoo.estimators.sweep.controller import AxisValue, SweepController
 from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY, VISITS
-from shmoo.harness.machine.architectures import choose_targets
+from shmoo.harness.machine.architectures import choose_targets, load_architectures
 from shmoo.harness.machine.architectures import load_architecture as load_profile
 from shmoo.runs.analysis.compare import MIN_CHANGE, Comparison, compare_runs
 from shmoo.runs.store.store import Run
@@ -172,7 +172,7 @@ def inspect(
         InputError: no or an unknown architecture, or a runtime that one of them lacks.
     """
     work = _work(workload, args, kwargs, batch, dtype)
-    directors = {director.profile.name: director for director in map(_director, _listed(archs))}
+    directors = {profile.name: AnalysisDirector(profile) for profile in load_architectures(_listed(archs))}
     return inspect_graphs(work.graphs, directors, runtime=runtime, compute_dtype=_multiplied(dtype), model=model or work.name)
 
 
@@ -253,6 +253,8 @@ def sweep(
     from shmoo.harness.models.model_graphs import workload_source
 
     wanted, axes, fixed = compute_dtype(dtype), dict(axes or {}), dict(fixed or {})
+    if twice := sorted(axes.keys() & fixed.keys()):
+        raise InputError(f"axis {twice[0]!r} is swept and fixed; give it to axes or to fixed")
     profiles = {profile.name: profile for profile, _ in choose_targets(_listed(archs), _listed(runtime), threads)}
     asked = {**axes, **{name: (value,) for name, value in fixed.items()}}
     source, defaults = workload_source(workload, dtype=wanted, trust=trust, axes=asked)

@@ -14,6 +14,7 @@ import msgspec
 
 from shmoo.estimators.errors import FormatError
 from shmoo.estimators.graph.dtypes import bytes_of
+from shmoo.estimators.graph.validation import first_problem
 
 GRAPH_FORMAT = 1
 """Version of the JSON of `Graph`. 1: first."""
@@ -137,9 +138,13 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
             where: name of the file, for messages.
 
         Raises:
-            FormatError: the data is no graph, or its format is newer.
+            FormatError: the data is no graph, its format is newer, or its parts do not fit together (`validation`).
         """
-        return decode_versioned(data, cls, GRAPH_FORMAT, "graph", where)
+        graph = decode_versioned(data, cls, GRAPH_FORMAT, "graph", where)
+        problem = first_problem(graph)
+        if problem is not None:
+            raise FormatError(f"cannot use graph {where or graph.name!r}: {problem}")
+        return graph
 
 
 class Geometry(msgspec.Struct, frozen=True):
@@ -274,6 +279,10 @@ class Interval(msgspec.Struct, frozen=True):
             raise ValueError(f"interval must satisfy low <= value <= high, got {self.low}, {self.value}, {self.high}")
 
 
+UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+"""What decoding raises for data that is no JSON, nested too deeply, or no UTF-8."""
+
+
 def decode_versioned(data: bytes | str, kind: type[T], newest: int, what: str, where: str = "") -> T:
     """Decode JSON into `kind`, refusing a `format` newer than `newest`.
 
@@ -286,13 +295,13 @@ def decode_versioned(data: bytes | str, kind: type[T], newest: int, what: str, w
     place = f" {where}" if where else ""
     try:
         version = msgspec.json.decode(data, type=_Version).format
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise FormatError(f"cannot read {what}{place}: {error}; it is damaged, or shmoo did not write it") from None
     if version > newest:
         raise FormatError(f"{what}{place} has format {version}, this shmoo reads up to {newest}; upgrade shmoo")
     try:
         return msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise FormatError(f"cannot read {what}{place} of format {version}: {error}") from None
 
 

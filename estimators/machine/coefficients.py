@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.machine.catalogue import ALGORITHMS, DEFAULTS, FAMILY_OF, RECURRENT, TENSOR, algorithm_names, short_op
 from shmoo.estimators.machine.profile import ArchitectureProfile
@@ -113,11 +114,13 @@ class Coefficients:
         """The value of the first of `names` that has one; an array has a last dimension of 1, to go with arrays of kernels.
 
         Raises:
-            KeyError: none has; the profile is not one this model can use.
+            InputError: none has; the profile is not one this model can use.
         """
         value = self.find(*names)
         if value is None:
-            raise KeyError(f"profile {self.profile.name!r} has none of the coefficients {', '.join(names)}")
+            raise InputError(
+                f"profile {self.profile.name!r} has none of the coefficients {', '.join(names)}; add one to its JSON"
+            )
         return value
 
     def source(self, *names: str) -> str:

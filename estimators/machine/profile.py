@@ -14,7 +14,7 @@ from shmoo.estimators.errors import FormatError, InputError, unknown
 from shmoo.estimators.graph.records import RUNTIMES as RUNTIMES
 from shmoo.estimators.graph.records import Coefficient as Coefficient
 from shmoo.estimators.graph.records import decode_versioned
-from shmoo.estimators.machine.catalogue import entry
+from shmoo.estimators.machine.validation import first_problem, valid_name
 
 PROFILE_FORMAT = 2
 """Version of the profile file. 1: first. 2: the sources "at bound" and "prior"; what a prior held was "fallback" before, and said
@@ -188,7 +188,8 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
         """Read and check a profile.
 
         Raises:
-            FormatError: unreadable, of a newer format or an unknown model form, or inconsistent (the field is named).
+            FormatError: unreadable, of a newer format or an unknown model form, or a profile that nothing sound can be estimated
+                with (`validation`; the field is named).
         """
         profile = decode_versioned(data, cls, PROFILE_FORMAT, "profile", where)
         if msgspec.json.decode(data, type=_Form).model_form is None:
@@ -200,24 +201,9 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
             )
         if profile.format < PROFILE_FORMAT:
             profile = _from_format_1(profile)
-        if not profile.levels:
-            raise FormatError(f"profile {profile.name!r} {where} has no 'levels'; the last one is the main memory")
-        for level in profile.levels:
-            if f"bandwidth.{level}" not in profile.coefficients:
-                raise FormatError(f"profile {profile.name!r} {where}: level {level!r} has no coefficient 'bandwidth.{level}'")
-        for name, c in profile.coefficients.items():
-            if entry(name).role == "rate" and not c.value > 0:
-                raise FormatError(
-                    f"profile {profile.name!r} {where}: coefficient {name!r} is {c.value:g}; a rate must be positive"
-                )
-            if not c.bounds[0] <= c.value <= c.bounds[1]:
-                raise FormatError(f"profile {profile.name!r} {where}: coefficient {name!r} is outside its own range {c.bounds}")
-        for group in profile.residual:
-            if not group.consistent:
-                raise FormatError(
-                    f"profile {profile.name!r} {where}: the residual of {group.group!r} has arrays that do not fit its "
-                    f"{len(group.features)} features and trees; refit it"
-                )
+        problem = first_problem(profile)
+        if problem is not None:
+            raise FormatError(f"profile {profile.name!r} {where}: {problem}")
         return profile
 
 
@@ -253,25 +239,43 @@ def builtin_names() -> list[str]:
 
 def means_profile(path: Path) -> bool:
     """Whether a JSON file is meant as a profile, whole or damaged: other JSON lies in a user's directories too."""
-    return path.is_file() and b'"coefficients"' in path.read_bytes()
+    return _is_file(path) and b'"coefficients"' in path.read_bytes()
+
+
+def find_profile(name: str | Path, search: tuple[Path, ...] = ()) -> Path:
+    """The file of a profile: a path ending in .json, else NAME.json in one of `search` (first wins), else a built-in one.
+
+    Raises:
+        InputError: no such profile; the nearest names are suggested.
+    """
+    text = str(name)
+    if text.endswith(".json"):
+        if not _is_file(Path(text)):
+            raise InputError(f"no profile file at {text!r}; give an existing .json file or a name from `shmoo profiles list`")
+        return Path(text)
+    if valid_name(text):
+        for folder in (*search, BUILTIN_DIR):
+            path = folder / f"{text}.json"
+            if _is_file(path):
+                return path
+    local = {path.stem for folder in search for path in folder.glob("*.json") if means_profile(path)}
+    raise unknown("architecture", text, {*builtin_names(), *local}, "see `shmoo profiles list`")
 
 
 def load_profile(name: str | Path, search: tuple[Path, ...] = ()) -> ArchitectureProfile:
-    """Load a profile: a path ending in .json, else NAME.json in one of `search` (first wins), else a built-in one.
+    """Load a profile; `name` and `search` as of `find_profile`.
 
     Raises:
         InputError: no such profile; the nearest names are suggested.
         FormatError: the file is damaged or newer.
     """
-    text = str(name)
-    if text.endswith(".json"):
-        path = Path(text)
-        if not path.is_file():
-            raise InputError(f"no profile file at {text!r}; give an existing .json file or a name from `shmoo profiles list`")
-        return ArchitectureProfile.from_json(path.read_bytes(), str(path))
-    for folder in (*search, BUILTIN_DIR):
-        path = folder / f"{text}.json"
-        if path.is_file():
-            return ArchitectureProfile.from_json(path.read_bytes(), str(path))
-    local = {path.stem for folder in search for path in folder.glob("*.json") if means_profile(path)}
-    raise unknown("architecture", text, {*builtin_names(), *local}, "see `shmoo profiles list`")
+    path = find_profile(name, search)
+    return ArchitectureProfile.from_json(path.read_bytes(), str(path))
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a regular file is there; False for what no path can be, too."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False

@@ -35,7 +35,7 @@ def draw(profile: ArchitectureProfile, names: Iterable[str], draws: int, seed: i
         low, high = coefficient.bounds
         if low == high:
             continue
-        low = max(low, coefficient.value * 1e-3)
+        low, high = max(low, coefficient.value * 1e-3), min(high, coefficient.value * 1e3)
         # The two sides are scaled apart, so that an asymmetric range is kept.
         z = normals(rng, draws)
         below, above = np.log(coefficient.value / low) / NORMAL_90, np.log(high / coefficient.value) / NORMAL_90

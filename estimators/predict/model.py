@@ -53,6 +53,8 @@ its guards."""
 
 ONSET = 2.0
 """Exponent with which a power cap sets in around `throttle.time`: a controller averages over a while before it acts."""
+LEAST_BUDGET = 0.01
+"""Share of a power cap that is left for work however much of it static power takes."""
 _FALLBACK_DTYPES = ("float32", "bfloat16", "float16", "int8")
 """Where a unit has no rate for a type, its rate for the first of these that it has: XLA multiplies float32 in bfloat16 by
 default, and a machine with integer units only runs a quantised model."""
@@ -232,7 +234,9 @@ def _throttle(
     flop = c.by_algorithm(codes, "throttle.flop") * (1.0 - cool[..., place] * (1.0 - warm))
     drawn = flop * lighter * worked + (_bytes_energy(tiling, c) if has_energy(c.profile) else 0.0)
     joules = np.add.reduceat(drawn + np.zeros_like(body), starts, axis=-1)
-    budget = (c.value("power.tdp") - c.value("power.static")) * busy
+    # Draws of the static power reach beyond the cap, of which something is always left to work with.
+    cap = c.value("power.tdp")
+    budget = np.maximum(cap - c.value("power.static"), LEAST_BUDGET * cap) * busy
     slower = np.maximum((joules / budget) ** (1.0 / (1.0 + clock)) - 1.0, 0.0)
     factor = 1.0 + slower / (1.0 + (c.value("throttle.time") / busy) ** ONSET)
     return factor[..., place]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 from shmoo.estimators.costs.summary import UnknownOp, costs_of, graph_cost
+from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.graph.records import Cost, Graph, Kernel, notes_of
 from shmoo.estimators.memory.peak import peak_memory_bytes
 from shmoo.estimators.table import CONVERSIONS, KernelTable, kernel_table
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Origin = list[tuple[int, Kernel]]
 """Per row of a table, the index of its graph and its kernel."""
 
@@ -39,6 +44,23 @@ class Tabulated:
     notes: tuple[str, ...] = ()
 
 
+def _explained(analyse: Callable[P, R]) -> Callable[P, R]:
+    """Decorator of what analyses graphs: a call whose operands do not fit its operator is an `InputError`. Graphs are files, too,
+    and only the cost, the fusion and the memory of an operator know what it takes."""
+
+    @functools.wraps(analyse)
+    def explained(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return analyse(*args, **kwargs)
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise InputError(
+                f"cannot analyse a graph whose calls do not fit their operators ({type(error).__name__}: {error})"
+            ) from error
+
+    return explained
+
+
+@_explained
 def tabulate(
     graphs: Sequence[Graph],
     runtime: str,
@@ -73,6 +95,7 @@ def tabulate(
     return (table.computed_in(canonical_compute_dtype(compute_dtype)) if compute_dtype else table), origin
 
 
+@_explained
 def tabulated(
     graphs: Sequence[Graph], runtime: str, family: str, compute_dtype: str | None = None, fused: bool = True
 ) -> Tabulated:

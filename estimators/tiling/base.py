@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Protocol
 
 import numpy as np
@@ -248,14 +249,18 @@ def reread_traffic(traffic: dict[str, np.ndarray], levels: tuple[str, ...], extr
     return result
 
 
+LARGEST_TILE = 2**40
+"""Extents beyond this are typing errors: no machine holds such a tensor."""
+
+
 def check_tile(**extents: float | None) -> None:
-    """Refuse a tile size set by hand that is no number or below 1.
+    """Refuse a tile size set by hand that is no number, below 1, or beyond any tensor.
 
     Raises:
         InputError: naming the parameter and its value.
     """
     for name, extent in extents.items():
-        if extent is not None and (isinstance(extent, str) or not extent >= 1):
+        if extent is not None and (isinstance(extent, bool) or not isinstance(extent, Real) or not 1 <= extent <= LARGEST_TILE):
             raise InputError(
                 f"tiling parameter {name!r} is {extent!r}; a tile spans at least 1 element, or null to let the strategy choose"
             )

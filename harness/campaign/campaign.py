@@ -9,6 +9,7 @@ the next begins; Ctrl-C, SIGTERM, a full disk or a crash lose at most the visit 
 
 from __future__ import annotations
 
+import math
 import signal
 import tempfile
 import threading
@@ -105,6 +106,8 @@ def run_campaign(
         KeyboardInterrupt: Ctrl-C or SIGTERM; finished visits are kept.
     """
     settings, report = settings or CampaignSettings(), progress or silent
+    if settings.budget_s is not None and not 0 <= settings.budget_s < math.inf:
+        raise InputError(f"the budget is {settings.budget_s} s; give a number of seconds, or None for no limit")
     path = Path(out)
     cases = tuple({case.identity: case for case in cases}.values())
     with ExitStack() as stack:

@@ -8,6 +8,7 @@ reason when it dies.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import import_module
@@ -77,7 +79,7 @@ class Worker:
             limit += START_S
         try:
             self._send(msgspec.json.encode(Request(case, visit, details)))
-            line = self._answers.get(timeout=limit)
+            line = self._answer(limit)
         except queue.Empty:
             self.close()
             return self._failed(case, visit, f"no answer within {limit:.0f} s; its process was ended")
@@ -102,9 +104,9 @@ class Worker:
         return answer.row, answer.graphs
 
     def close(self) -> None:
-        """End the process, at once."""
+        """End the process and whatever it started, at once."""
         if self._process is not None:
-            self._process.kill()
+            _kill_group(self._process)
             self._process.wait()
             for stream in (self._process.stdin, self._process.stdout):
                 _close_quietly(stream)
@@ -126,7 +128,8 @@ class Worker:
         self._errors = Path(path)
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, self._entry],
+                # Isolated: what lies in the current directory is no module of ours.
+                [sys.executable, "-P", "-m", __name__, self._entry],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -137,6 +140,24 @@ class Worker:
         self._answers = queue.Queue()
         threading.Thread(target=_pump, args=(self._process.stdout, self._answers), daemon=True).start()
         self._send(self._settings)
+
+    def _answer(self, limit_s: float) -> bytes:
+        """The next line of the process; an empty one where it ended, even if something that it started keeps the pipe open.
+
+        Raises:
+            queue.Empty: it lives and says nothing.
+        """
+        deadline = time.monotonic() + limit_s
+        while True:
+            ended = self._process.poll() is not None
+            try:
+                # What it wrote before it ended is in the pipe; a second is enough to move it here.
+                return self._answers.get(timeout=1.0 if ended else max(0.0, min(1.0, deadline - time.monotonic())))
+            except queue.Empty:
+                if ended:
+                    return b""
+                if time.monotonic() >= deadline:
+                    raise
 
     def _send(self, line: bytes) -> None:
         self._process.stdin.write(line + b"\n")
@@ -156,6 +177,14 @@ class Worker:
     def _failed(self, case: CaseSpec, visit: int, reason: str) -> tuple[Measurement, tuple[Graph, ...]]:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         return Measurement(case, "failed", (Reason("worker", reason),), visit=visit, measured_at=now), ()
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process that leads a session of its own, and what it left behind in that session, which would keep its pipes open."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
 
 
 def _ending(code: int | None) -> str:
@@ -189,9 +218,14 @@ def serve(entry: str, requests: IO[bytes], answers: IO[bytes]) -> None:
     """The worker's own loop: settings first, then a row for each request until the pipe closes."""
     make = _resolve(entry)
     measurer = make(requests.readline())
+    own = os.getpid()
     for line in requests:
         request = msgspec.json.decode(line, type=Request)
-        row, graphs = measurer.measure(request.case, request.visit, request.details)
+        try:
+            row, graphs = measurer.measure(request.case, request.visit, request.details)
+        finally:
+            if os.getpid() != own:
+                os._exit(0)  # a copy that the model forked: the answer is the first process's alone
         answers.write(msgspec.json.encode(Answer(row, graphs)) + b"\n")
         answers.flush()
 

@@ -14,6 +14,7 @@ from shmoo.harness.capture.compiled import compile_pieces
 from shmoo.harness.capture.exported import export_graph, exportable
 from shmoo.harness.capture.fx.introspect import CaptureError
 from shmoo.harness.capture.fx.walker import FXGraphWalker
+from shmoo.harness.capture.guard import guarded
 
 Method = Literal["export", "compile", "trace", "joint"]
 
@@ -36,6 +37,7 @@ class Capture(msgspec.Struct, frozen=True, omit_defaults=True):
     note: str = ""
 
 
+@guarded
 def capture(
     model: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, name: str = ""
 ) -> Capture:
@@ -77,6 +79,7 @@ def _with_unread_weights(graphs: tuple[Graph, ...], model: Any) -> tuple[Graph, 
     return (msgspec.structs.replace(graphs[0], unread_weight_bytes=float(unread)), *graphs[1:])
 
 
+@guarded
 def capture_compiled(
     model: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, name: str = ""
 ) -> Capture:
@@ -96,6 +99,7 @@ def capture_compiled(
     return Capture(tuple(piece.graph for piece in compiled.pieces), compiled.break_reasons)
 
 
+@guarded
 def capture_exported(
     model: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, name: str = ""
 ) -> Capture:

@@ -16,6 +16,7 @@ from shmoo.harness.capture.compiled import compile_pieces
 from shmoo.harness.capture.exported import Place, export_graph, exportable
 from shmoo.harness.capture.fx.introspect import CaptureError, OperatorIntrospector
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin
+from shmoo.harness.capture.guard import guarded
 from shmoo.harness.capture.traced import FakeCall, trace_call
 
 
@@ -108,6 +109,7 @@ def leaf_shapes(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[in
     return [tuple(leaf.shape) if isinstance(leaf, torch.Tensor) else () for leaf in leaves]
 
 
+@guarded
 def capture_symbolic(
     model: Callable[..., Any],
     args: Sequence[Any],

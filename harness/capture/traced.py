@@ -26,6 +26,7 @@ from shmoo.harness.capture.exported import Place
 from shmoo.harness.capture.fx.introspect import CaptureError, RecordLines, first_line
 from shmoo.harness.capture.fx.trace import inline_wrapped
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin
+from shmoo.harness.capture.guard import guarded
 from shmoo.harness.capture.standins import StandIns
 
 _CPU = torch.device("cpu")
@@ -109,6 +110,7 @@ class FakeCall:
         return self.mode.from_tensor(value.detach(), static_shapes=True)
 
 
+@guarded
 def capture_traced(
     model: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, name: str = "",
     notes: Sequence[str] = (),

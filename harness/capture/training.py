@@ -15,8 +15,10 @@ from shmoo.harness.capture.compiled import compiled_apart, placeholder_origins
 from shmoo.harness.capture.fx.introspect import CaptureError, first_line
 from shmoo.harness.capture.fx.trace import inline_wrapped
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, Origins
+from shmoo.harness.capture.guard import guarded
 
 
+@guarded
 def capture_training(
     model: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, name: str = ""
 ) -> Capture:

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from shmoo.estimators.errors import InputError
 from shmoo.harness.capture.capture import Capture, capture
 from shmoo.harness.capture.fx.introspect import CaptureError
+from shmoo.harness.capture.guard import guarded
 from shmoo.harness.capture.symbolic import SymbolicCapture, capture_symbolic, leaf_shapes
 from shmoo.harness.capture.traced import capture_traced
 from shmoo.harness.module import Built, DNNModule
@@ -39,6 +40,7 @@ def build_for_capture(module: DNNModule, axes: Axes | None = None, dtype: str = 
     return module.build(axes, dtype, "cpu")
 
 
+@guarded
 def capture_workload(module: DNNModule, axes: Axes | None = None, dtype: str = "float32") -> Capture:
     """Capture a workload at the given axes, every graph named after it.
 
@@ -85,6 +87,7 @@ class CaptureFamily:
         self._points = [module.resolve(point) for point in points]
         self._symbolic: dict[tuple, SymbolicCapture | str] = {}
 
+    @guarded
     def at(self, axes: Axes) -> Capture:
         """The capture at one point.
 

@@ -40,7 +40,7 @@ class Refused(click.ClickException):
         self.exit_code = exit_code
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"shmoo: {self.message}", file=file, err=True)
+        click.echo(f"shmoo: {output.printable(self.message)}", file=file, err=True)
 
 
 class VerbGroup(click.Group):
@@ -63,6 +63,8 @@ class VerbGroup(click.Group):
             if error.errno == errno.EPIPE:
                 raise  # whoever read our output has seen enough: click ends without a word
             raise Refused(_refusal(error), BAD_INPUT) from error
+        except RecursionError as error:
+            raise Refused("the input is nested too deeply", BAD_INPUT) from error
         except KeyboardInterrupt as error:
             raise Refused(str(error) or "interrupted", INTERRUPTED) from error
 

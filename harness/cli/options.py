@@ -40,6 +40,23 @@ def _split_counts(ctx: click.Context, parameter: click.Parameter, values: tuple[
     return tuple(positive_int(text, parameter.opts[0]) for text in _split(ctx, parameter, values))
 
 
+def _split_dtypes(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Canonical names, each once: bf16 and bfloat16 are one type."""
+    from shmoo.estimators.graph.dtypes import compute_dtype
+
+    return tuple(dict.fromkeys(map(compute_dtype, _split(ctx, parameter, values))))
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range; NaN and the infinities lie in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
 def names(*flags: str, help: str, metavar: str = "NAME,...") -> Decorator:
     """An option that takes a comma-separated list and may be repeated."""
     return click.option(*flags, multiple=True, callback=_split, metavar=metavar, help=help)
@@ -95,7 +112,8 @@ def batches(default: str = OWN_BATCH) -> Decorator:
 
 def dtypes(default: str = FLOAT32) -> Decorator:
     text = "Element types: float32, tf32, bfloat16, float16, float8, int8, int4."
-    return names("--dtype", metavar="D,...", help=f"{text} Default: {default}.")
+    described = f"{text} Default: {default}."
+    return click.option("--dtype", multiple=True, callback=_split_dtypes, metavar="D,...", help=described)
 
 
 def runtimes(default: str = OWN_RUNTIME) -> Decorator:
@@ -120,7 +138,7 @@ def profile_name(default: str) -> Decorator:
 def budget(default: str) -> Decorator:
     return click.option(
         "--budget",
-        type=click.FloatRange(min=0, min_open=True),
+        type=FiniteRange(min=0, min_open=True),
         metavar="MINUTES",
         help=f"Time to stay within; no visit to a case starts after it. Default: {default}.",
     )

@@ -7,15 +7,17 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from shmoo.estimators.errors import FormatError, InputError, unknown
+from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.machine.profile import (
+    BUILTIN_DIR,
     RUNTIMES,
     ArchitectureProfile,
     builtin_names,
     check_runtime,
-    load_profile,
+    find_profile,
     means_profile,
 )
+from shmoo.estimators.tiling import strategy_for
 from shmoo.harness.defaults import LOCAL
 from shmoo.harness.paths import profile_search
 
@@ -54,16 +56,39 @@ def load_architecture(name: str | Path) -> ArchitectureProfile:
         changed = variant(load_architecture(what_if["base"]), {key: amount_of(text) for key, text in changes.items()})
         return changed.replacing(name=str(name))
     try:
-        profile = load_profile(name, profile_search())
-        logger.debug("%s: %d coefficients, %s", name, len(profile.coefficients), profile.description)
-        return profile
-    except InputError as error:
-        if str(name) != LOCAL or isinstance(error, FormatError):
+        path = find_profile(name, profile_search())
+    except InputError:
+        if str(name) != LOCAL:
             raise
-    from shmoo.calibrate.fit.base import base_profile
-    from shmoo.harness.machine.doctor import probe_machine
+        from shmoo.calibrate.fit.base import base_profile
+        from shmoo.harness.machine.doctor import probe_machine
 
-    return base_profile(probe_machine())
+        return base_profile(probe_machine())
+    profile = ArchitectureProfile.from_json(path.read_bytes(), str(path))
+    strategy_for(profile)  # raises where the tiling is not known
+    if path.parent != BUILTIN_DIR and not str(name).endswith(".json"):
+        replaced = ", in place of the built-in profile of that name" if name in builtin_names() else ""
+        logger.warning("%s is %s%s", name, path, replaced)
+    logger.debug("%s: %d coefficients, %s", name, len(profile.coefficients), profile.description)
+    return profile
+
+
+def load_architectures(archs: Sequence[str | ArchitectureProfile]) -> list[ArchitectureProfile]:
+    """The named profiles under names that tell them apart: of different machines with one name, those after the first are called
+    after what they were asked for as, too ("gpu_t4 (mine/gpu_t4.json)").
+
+    Raises:
+        InputError, FormatError: as `load_architecture`.
+    """
+    named: dict[str, ArchitectureProfile] = {}
+    listed = []
+    for number, arch in enumerate(archs, 1):
+        profile = arch if isinstance(arch, ArchitectureProfile) else load_architecture(arch)
+        if profile != named.get(profile.name, profile):
+            profile = profile.replacing(name=f"{profile.name} ({arch if isinstance(arch, str) else number})")
+        named.setdefault(profile.name, profile)
+        listed.append(profile)
+    return listed
 
 
 def choose_targets(
@@ -78,7 +103,7 @@ def choose_targets(
     for runtime in runtimes:
         if not any(runtime in known for known in RUNTIMES.values()):
             raise unknown("runtime", runtime, {name for known in RUNTIMES.values() for name in known})
-    profiles = [arch if isinstance(arch, ArchitectureProfile) else load_architecture(arch) for arch in archs or default_names()]
+    profiles = load_architectures(archs or default_names())
     targets: list[tuple[ArchitectureProfile, str | None]] = []
     for profile in profiles:
         for runtime in runtimes or (None,):

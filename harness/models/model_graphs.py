@@ -16,6 +16,7 @@ from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.sweep.controller import GraphSource
 from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.fx.introspect import CaptureError
+from shmoo.harness.capture.guard import guarded
 from shmoo.harness.capture.traced import capture_traced
 from shmoo.harness.capture.training import capture_training
 from shmoo.harness.capture.workload import CaptureFamily, build_for_capture
@@ -138,6 +139,7 @@ class WorkloadGraphs:
         batch = int(self._module.resolve(axes).get("batch", 1))
         return ModelGraphs(graphs, batch, capture.break_reasons, capture.note)
 
+    @guarded
     def _capture(self, axes: Mapping[str, AxisValue]) -> Capture:
         if self._mode.training:
             return _capture_training_step(self._module, axes, self._stored)

@@ -6,6 +6,7 @@ test: first visit to a case ... all tests have run: further visits in random ord
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 import time
 from collections import Counter
@@ -288,7 +289,7 @@ class ShmooBenchmark:
         """The test's parameters that are plain values; a tensor's numbers belong into no file."""
         callspec = getattr(self._node, "callspec", None)
         parameters = {} if callspec is None else callspec.params
-        return {name: value for name, value in parameters.items() if isinstance(value, bool | int | float | str)}
+        return {name: _written(value) for name, value in parameters.items() if isinstance(value, bool | int | float | str)}
 
     def _keep_only_visit(self, row: Measurement, graphs: Sequence[Graph] = ()) -> None:
         """Write and show a row that no further visit will join."""
@@ -357,6 +358,14 @@ def _within(settings: TimingSettings, max_s: float) -> TimingSettings:
         max_warmup_s=max(share * settings.max_warmup_s, settings.warmup_s),
         gap_s=share * settings.gap_s,
     )
+
+
+def _written(value: AxisValue) -> AxisValue:
+    """A parameter as a row can hold it: as text where JSON has no such number or character."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    holds = -(2**63) <= value < 2**63 if isinstance(value, int) else math.isfinite(value)
+    return value if holds else str(value)
 
 
 def _nothing() -> None:

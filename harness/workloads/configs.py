@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -73,7 +75,7 @@ def load_config(path: str) -> DNNModule:
         raise InputError(f"no config at {path!r}; give the path of a config.json")
     try:
         settings = json.loads(source.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path!r} is not JSON: {error}") from error
     if not isinstance(settings, dict) or "model_type" not in settings:
         raise InputError(f'{path!r} has no \'model_type\'; a transformers config names it, such as "model_type": "bert"')
@@ -93,6 +95,7 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
     Raises:
         InputError: transformers is missing or cannot use the config, or the model's inputs are not known.
     """
+    settings, left_out = _harmless(settings)
     # transformers imports torchvision for its image models, and fails where torchvision alone would.
     import_torchvision()
     try:
@@ -100,45 +103,96 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
     except ImportError as error:
         raise InputError("models from a config need transformers; install it with: pip install 'shmoo[models]'") from error
     config = _config(transformers, settings, name)
-    architecture = _architecture(transformers, config, name)
-    parameters = inspect.signature(architecture.forward).parameters
-    inputs = [entry for entry in _INPUTS if entry.name in parameters and (entry.name != _DECODER or config.is_encoder_decoder)]
-    if not inputs:
-        raise InputError(
-            f"{architecture.__name__} takes {', '.join(list(parameters)[1:4])}, ...; models that take one of "
-            f"{', '.join(entry.name for entry in _INPUTS)} can be built: give a factory (package.module:factory) for others"
-        )
-    axes = (dim("batch", 1, "inputs at once"), *dict.fromkeys(axis for entry in inputs for axis in entry.axes(config)))
+    with _refusals(name):
+        architecture = _architecture(transformers, config, name)
+        parameters = inspect.signature(architecture.forward).parameters
+        inputs = [
+            entry for entry in _INPUTS if entry.name in parameters and (entry.name != _DECODER or config.is_encoder_decoder)
+        ]
+        if not inputs:
+            raise InputError(
+                f"{architecture.__name__} takes {', '.join(list(parameters)[1:4])}, ...; models that take one of "
+                f"{', '.join(entry.name for entry in _INPUTS)} can be built: give a factory (package.module:factory) for others"
+            )
+        axes = (dim("batch", 1, "inputs at once"), *dict.fromkeys(axis for entry in inputs for axis in entry.axes(config)))
     defaults = defaults or {}
     axes = tuple(msgspec.structs.replace(axis, default=defaults.get(axis.name, axis.default)) for axis in axes)
 
     def build(make: Maker, **sizes: Any) -> Built:
         # Building a model changes its config, so each build has a new one.
         config = _config(transformers, settings, name)
-        try:
-            model = make.module(lambda: architecture(config))
-        except ImportError as error:
-            raise InputError(f"{name!r} needs another library: {' '.join(str(error).split())}") from error
-        kwargs = {entry.name: entry.make(make, config, sizes) for entry in inputs}
-        return Built(model, (), kwargs, traced=True, notes=_expert_notes(config))
+        # Those that pass are `DNNModule`'s own to explain.
+        with _refusals(name, ValueError, RuntimeError):
+            try:
+                model = make.module(lambda: architecture(config))
+            except ImportError as error:
+                raise InputError(f"{name!r} needs another library: {' '.join(str(error).split())}") from error
+            kwargs = {entry.name: entry.make(make, config, sizes) for entry in inputs}
+            return Built(model, (), kwargs, traced=True, notes=(*left_out, *_expert_notes(config)))
 
     return DNNModule(name, "network", axes, build)
 
 
+_LOADING = ("auto_map", "trust_remote_code", "custom_pipelines", "backbone", "backbone_checkpoint", "use_timm_backbone")
+"""Entries of a config that name code or a model in a hub."""
+_OWN_KERNELS = (None, "eager", "sdpa", "flex_attention", "grouped_mm", "batched_mm")
+"""Implementations of attention and experts that come with torch and transformers; others are looked up in a hub of kernels."""
+_COUNTS = re.compile(r"(^|_)(n_layers?|(num_)?layers|num_(\w+_)?layers|depth|(n|num)_blocks|(num_|n_)(\w+_)?experts)$")
+_MOST_PARTS = 10_000
+
+
+def _harmless(settings: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """A config without what would load code or a model from elsewhere, and a note for each such entry, those of its parts
+    included.
+
+    Raises:
+        InputError: it asks for so many layers or experts that building them would not end.
+    """
+    kept: dict[str, Any] = {}
+    notes: list[str] = []
+    for key, value in settings.items():
+        implementation = key.strip("_").removesuffix("_internal").endswith("_implementation")
+        if (implementation and value not in _OWN_KERNELS) or (key in _LOADING and value):
+            notes.append(f"the config's {key} {value!r} is left out: it would be looked up in a hub")
+            continue
+        if _COUNTS.search(key) and isinstance(value, int | float) and value > _MOST_PARTS:
+            raise InputError(f"the config's {key} is {value:g}; at most {_MOST_PARTS} can be built")
+        parts = [value] if isinstance(value, dict) else value if isinstance(value, list) else []
+        cleaned = [_harmless(part) if isinstance(part, dict) else (part, ()) for part in parts]
+        notes += [note for _, part_notes in cleaned for note in part_notes]
+        kept[key] = cleaned[0][0] if isinstance(value, dict) else [part for part, _ in cleaned] if parts else value
+    if "use_pretrained_backbone" in kept:
+        kept["use_pretrained_backbone"] = False  # its weights would be downloaded
+    return kept, tuple(notes)
+
+
+@contextmanager
+def _refusals(name: str, *passing: type[Exception]) -> Iterator[None]:
+    """While active, hubs are offline, and whatever transformers raises on a config is an `InputError`, except what is to pass."""
+    from shmoo.harness.capture.guard import hubs_offline
+
+    try:
+        with hubs_offline():
+            yield
+    except (InputError, *passing):
+        raise
+    except Exception as error:
+        said = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise InputError(f"transformers cannot use the config {name!r}: {said}") from error
+
+
 def _config(transformers: Any, settings: Mapping[str, Any], name: str) -> Any:
     options = {key: value for key, value in settings.items() if key != "model_type"}
-    if "use_pretrained_backbone" in options:
-        options["use_pretrained_backbone"] = False  # its weights would be downloaded
-    try:
+    with _refusals(name):
         return transformers.AutoConfig.for_model(settings["model_type"], **options)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"transformers cannot use the config {name!r}: {str(error).splitlines()[0]}") from error
 
 
 def _architecture(transformers: Any, config: Any, name: str) -> Any:
     """The class of the model: the one that the config names, or the bare model of its type."""
-    named = getattr(transformers, (config.architectures or [""])[0], None)
-    if named is not None:
+    listed = config.architectures
+    first = listed[0] if isinstance(listed, list) and listed else ""
+    named = getattr(transformers, first, None) if isinstance(first, str) else None
+    if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
         return named
     try:
         return transformers.AutoModel._model_mapping[type(config)]

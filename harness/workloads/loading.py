@@ -113,7 +113,10 @@ def load_factory(spec: str, input_shape: Sequence[int] | None = None) -> DNNModu
         InputError: the module or the function is not found, or its inputs are not known.
     """
     factory = _import_factory(spec)
-    parameters = inspect.signature(factory).parameters.values()
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{spec!r} does not say what it takes ({error}); wrap it in a function that returns a model") from None
     numbers = {p.name: p.default for p in parameters if type(p.default) is int}
     arguments = numbers | ({"batch": numbers.get("batch", 1)} if any(p.name == "batch" for p in parameters) else {})
     batch, rest = _split_shape(input_shape) if input_shape is not None else (arguments.get("batch", 1), ())

@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
+from shmoo.estimators.errors import FormatError
 from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.graph.records import FAMILIES, Graph, Interval
 from shmoo.estimators.machine.profile import ArchitectureProfile
@@ -98,10 +99,22 @@ def network_estimates(run: StoredRun, profiles: Iterable[ArchitectureProfile]) -
     for profile in profiles:
         director = AnalysisDirector(profile)
         for case, graphs in networks_of(run):
-            batch = int(case.axes.get("batch", 1))
+            batch = _samples(case)
             estimate = director.estimate(graphs, compute_dtype=matrix_dtype(case.dtype), batch=batch)
             records.append(estimate_record(estimate, case.workload))
     return records
+
+
+def _samples(case: CaseSpec) -> int:
+    """Samples that a call of a network processes.
+
+    Raises:
+        FormatError: its axis "batch" is no positive whole number.
+    """
+    batch = case.axes.get("batch", 1)
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise FormatError(f"the row {case.label} has the batch {batch!r}, which is no number of samples; the file was changed")
+    return batch
 
 
 def network_fusions(run: StoredRun, profile: ArchitectureProfile) -> list[FusionSummary]:

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from shmoo.estimators.errors import FormatError
-from shmoo.estimators.graph.records import decode_versioned
+from shmoo.estimators.graph.records import UNREADABLE, decode_versioned
 from shmoo.runs.store.pooling import latencies
-from shmoo.runs.store.records import RUN_FORMAT, EnergyReading, Measurement, Reason, Timing
+from shmoo.runs.store.records import LONGEST_S, RUN_FORMAT, SHORTEST_S, EnergyReading, Measurement, Reason, Timing
 from shmoo.runs.store.statistics import Latency, median, visit_deviations
 
 NOISE = ("noisy", "disturbed", "busy host", "steal", "slow core")
@@ -28,8 +28,13 @@ def decode_row(line: bytes, where: str) -> Measurement:
     version = decode_versioned(line, _Format, RUN_FORMAT, "row", where).format
     row = _from_format_1(line, where) if version == 1 else decode_versioned(line, Measurement, RUN_FORMAT, "row", where)
     for timing in (row.timing, *row.visits):
-        if timing is not None and not all(sample > 0 for sample in timing.samples_s):
-            raise FormatError(f"row {where}: a sample of {min(timing.samples_s):g} s is no time; the file was changed")
+        for sample in () if timing is None else timing.samples_s:
+            if not SHORTEST_S <= sample <= LONGEST_S:
+                raise FormatError(f"row {where}: a sample of {sample:g} s is no time; the file was changed")
+        if timing is not None and (timing.block_calls < 1 or not all(SHORTEST_S <= s <= LONGEST_S for s in timing.quiet_s)):
+            raise FormatError(
+                f"row {where}: blocks of {timing.block_calls} calls, or a quiet time that is none; the file was changed"
+            )
     return row
 
 
@@ -39,8 +44,8 @@ class _Format(msgspec.Struct):
 
 def _from_format_1(line: bytes, where: str) -> Measurement:
     """A pass is a visit, a reason's code stands before its first colon, and a row that was only disturbed is noisy."""
-    fields: dict[str, Any] = msgspec.json.decode(line)
     try:
+        fields: dict[str, Any] = msgspec.json.decode(line)
         reasons = [text.split(": ", 1) for text in fields.get("reasons", ())]
         fields["reasons"] = [dict(zip(("code", "text"), parts, strict=False)) for parts in reasons]
         fields["visit"] = fields.pop("pass_index", 0)
@@ -48,7 +53,7 @@ def _from_format_1(line: bytes, where: str) -> Measurement:
         if fields.get("status") == "suspect" and reasons and all(parts[0] in NOISE for parts in reasons):
             fields["status"] = "noisy"
         return msgspec.convert(fields, Measurement)
-    except (msgspec.MsgspecError, AttributeError, TypeError) as error:
+    except (*UNREADABLE, AttributeError, TypeError) as error:
         raise FormatError(f"cannot read row {where} of format 1: {error}") from None
 
 

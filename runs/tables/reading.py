@@ -30,7 +30,7 @@ from shmoo.estimators.errors import FormatError, InputError, unknown
 from shmoo.estimators.graph.dtypes import compute_dtype
 from shmoo.estimators.graph.records import Graph, single_call_graph
 from shmoo.estimators.machine.profile import Reduction
-from shmoo.runs.store.records import AxisValue, CaseSpec
+from shmoo.runs.store.records import LEAST_ENERGY_J, LONGEST_S, MOST_ENERGY_J, SHORTEST_S, AxisValue, CaseSpec
 from shmoo.runs.tables.operators import CONV, GEMM, TABLE_OPERATORS, ShapedOperator, SizedOperator, transposed_side
 
 ALIASES = MappingProxyType({"conv2d": "conv", "vector_add": "add", "clone": "copy"})
@@ -113,11 +113,15 @@ def read_table(
     """
     path = Path(path)
     try:
+        if path.is_fifo() and not str(path).startswith(("/dev/", "/proc/")):
+            raise InputError(f"operator table {str(path)!r} is a pipe, which may never end; name a file")
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"cannot read operator table {str(path)!r}: {error.strerror}; give an existing CSV file") from None
     except UnicodeDecodeError as error:
         raise FormatError(f"operator table {str(path)!r} is not UTF-8 text: {error}; save it as CSV in UTF-8") from None
+    except ValueError as error:
+        raise InputError(f"cannot read operator table {str(path)!r}: {error}") from None
     lines = _lines(text, path)
     header = next(lines, (1, []))[1]
     for required in ("op", "latency_s") if measured else ("op",):
@@ -155,14 +159,14 @@ def _row(
         dtype = compute_dtype(cells.get("dtype") or "float32")
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    latency = _positive(cells, "latency_s", where, required=measured)
-    energy = _positive(cells, "energy_j", where)
+    latency = _amount(cells, "latency_s", where, SHORTEST_S, LONGEST_S, required=measured)
+    energy = _amount(cells, "energy_j", where, LEAST_ENERGY_J, MOST_ENERGY_J)
     operator = TABLE_OPERATORS[op]
     axes = _shape(cells, operator, where) if isinstance(operator, ShapedOperator) else _extents(cells, operator, where)
     return TableRow(line, op, axes, dtype, latency, energy, cells.get("kernel", ""), device, runtime, reduction)
 
 
-def _positive(cells: dict[str, str], column: str, where: str, required: bool = False) -> float | None:
+def _amount(cells: dict[str, str], column: str, where: str, least: float, most: float, required: bool = False) -> float | None:
     text = cells.get(column)
     if not text:
         if required:
@@ -174,6 +178,8 @@ def _positive(cells: dict[str, str], column: str, where: str, required: bool = F
         raise FormatError(f"{where}: column {column!r} must be a number, got {text!r}") from None
     if not (math.isfinite(value) and value > 0):
         raise FormatError(f"{where}: column {column!r} must be positive and finite, got {text!r}; leave unknown values empty")
+    if not least <= value <= most:
+        raise FormatError(f"{where}: column {column!r} is {text!r}; allowed: {least:g} to {most:g}, in SI units")
     return value
 
 

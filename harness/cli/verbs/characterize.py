@@ -81,6 +81,7 @@ def characterize(
     from shmoo.harness.machine.doctor import doctor, probe_machine
     from shmoo.harness.measuring.watch.corewatch import watch_neighbours
     from shmoo.harness.paths import new_run_directory
+    from shmoo.runs.store.files import own_folder
 
     if resume and out is None:
         raise InputError("--resume needs --out: which run to go on with")
@@ -96,7 +97,7 @@ def characterize(
         raise NothingMeasuredError(f"nothing could be timed here; `shmoo check {run.path}` says why")
     profile, unfitted = calibrated(run, name or LOCAL, seed, force)
     output.message(f"estimating the networks on {profile.name}, {', '.join(TARGETS)}")
-    made, estimates = write(run, profile, target / "report", TARGETS)
+    made, estimates = write(run, profile, own_folder(target / "report"), TARGETS)
     output.message(f"took {(time.monotonic() - begin) / 60:.1f} minutes; open {target / 'report' / 'report.html'}")
     if as_json:
         output.json_document({"run": str(target), **report_record(made), "estimates": estimates})
@@ -255,6 +256,7 @@ def calibrated(run: Run, name: str, seed: int, force: bool) -> tuple[Architectur
     from shmoo.calibrate.fit.base import base_profile
     from shmoo.estimators.errors import InputError, NothingMeasuredError
     from shmoo.harness.cli.verbs.calibrate import fit, profile_path
+    from shmoo.runs.store.files import replace_file
 
     target, count = profile_path(name), 2
     while target.exists() and not force:
@@ -277,6 +279,6 @@ def calibrated(run: Run, name: str, seed: int, force: bool) -> tuple[Architectur
     beside, count = run.path / "profile.json", 2
     while beside.exists():
         beside, count = run.path / f"profile-{count}.json", count + 1
-    beside.write_bytes(data)
+    replace_file(beside, data)
     output.message(f"wrote {target}; use it with --arch {target.stem}")
     return profile, unfitted

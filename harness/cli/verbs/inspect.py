@@ -69,10 +69,9 @@ def inspect(
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.present.inspection import inspect_graphs
     from shmoo.harness.cli.verbs.estimate import tell_about
-    from shmoo.harness.machine.architectures import load_architecture
+    from shmoo.harness.machine.architectures import load_architectures
 
-    profiles = [load_architecture(name) for name in arch or ONE_OF_EACH_FAMILY]
-    directors = {profile.name: AnalysisDirector(profile) for profile in profiles}
+    directors = {profile.name: AnalysisDirector(profile) for profile in load_architectures(arch or ONE_OF_EACH_FAMILY)}
     chosen = options.only_one(runtime, "--runtime")
     wanted = compute_dtype(options.only_one(dtype, "--dtype") or "float32")
     output.tell_of_code([model])

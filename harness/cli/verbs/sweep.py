@@ -85,7 +85,12 @@ def sweep(
         options.settings(fixed),
     )
     fused = [_fusion(text) for text in fusion] or [True]
+    if twice := sorted(workload_axes.keys() & settings.keys()):
+        raise InputError(f"axis {twice[0]!r} is given to --axis and to --set; give it to one of them")
     profiles = _profiles(arch, runtime, threads, machine_axes)
+    for profile, name in itertools.product(profiles, machine_axes):
+        if f"@{name}=" in profile.name:
+            raise InputError(f"{name!r} is set in --arch {profile.name} and swept by --profile-axis; leave one of them out")
     types = [compute_dtype(name) for name in dtype or ("float32",)]
     varied = _varied(models, workload_axes, machine_axes, types, runtime, fused)
     if not varied:
@@ -138,10 +143,10 @@ def _profiles(
     one, and everything swept about them."""
     from shmoo.estimators.machine.profile import RUNTIMES, check_runtime
     from shmoo.estimators.variants import tiling_parameters
-    from shmoo.harness.machine.architectures import choose_targets, load_architecture
+    from shmoo.harness.machine.architectures import choose_targets, load_architectures
 
     if arch:
-        named = [load_architecture(name) for name in arch]
+        named = load_architectures(arch)
         for profile in named:
             if runtimes and not any(runtime in RUNTIMES[profile.family] for runtime in runtimes):
                 check_runtime(profile, runtimes[0])

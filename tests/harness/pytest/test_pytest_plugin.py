@@ -230,3 +230,19 @@ def test_a_module_is_measured_as_a_network(pytester: pytest.Pytester) -> None:
     (row,) = run.rows
     assert [call.op for graph in run.graphs(row) for call in graph.calls] == ["aten.linear"]
     assert Path(pytester.path / "out" / "graphs").is_dir()
+
+
+def test_parameters_that_json_cannot_hold_leave_the_run_readable(pytester: pytest.Pytester) -> None:
+    """NaN, infinities, numbers of many digits and halves of characters are written as text."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("x", [float("nan"), float("inf"), 10**30, chr(0xDC80), 1.5], ids="abcde")
+        def test_it(shmoo_benchmark, x):
+            shmoo_benchmark(sum, range(10))
+        """
+    )
+    pytester.runpytest_subprocess("--benchmark", *QUICK).assert_outcomes(passed=5)
+    axes = [row.case.axes["x"] for row in Run.open(pytester.path / "out").rows]
+    assert axes == ["nan", "inf", str(10**30), "\\udc80", 1.5]
