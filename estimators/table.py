@@ -117,6 +117,7 @@ class KernelTable:
 
     @property
     def segments(self) -> int:
+        """Number of segments S."""
         return int(self.segment[-1]) + 1 if len(self) else 0
 
     @property
@@ -131,6 +132,7 @@ class KernelTable:
 
     @property
     def flops(self) -> np.ndarray:
+        """(K,) flops of all units."""
         return self.matrix_flops + self.vector_flops + self.special_flops
 
     def is_family(self, *names: str) -> np.ndarray:

@@ -100,6 +100,7 @@ class Built(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
     def __call__(self) -> Any:
+        """Run the model on its inputs."""
         return self.model(*self.args, **self.kwargs)
 
 

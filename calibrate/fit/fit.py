@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import least_squares
+from scipy.optimize import OptimizeResult, least_squares
 
 from shmoo.calibrate.fit.dataset import Block
 from shmoo.calibrate.fit.parameters import MIN_CASES, Parameter
@@ -171,7 +171,9 @@ def fit_latency(
         )
     response = Response(blocks, parameters, profile)
 
-    def solve(x0: np.ndarray, weight: float, trust: np.ndarray, used: np.ndarray | slice = slice(None), evaluations: int = 150):
+    def solve(
+        x0: np.ndarray, weight: float, trust: np.ndarray, used: np.ndarray | slice = slice(None), evaluations: int = 150
+    ) -> OptimizeResult:
         def residuals(x: np.ndarray) -> np.ndarray:
             data = trust * (response(x) - log_measured)
             return np.concatenate([data[used], weight * (response.pull @ x - response.centre)])

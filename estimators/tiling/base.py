@@ -113,7 +113,7 @@ TILINGS: Registry[type[TilingStrategy]] = Registry("tiling strategy")
 def clip_shape(table: KernelTable, m: float | np.ndarray, n: float | np.ndarray, k: float | np.ndarray) -> TileShape:
     """Extents no larger than the iteration space and no smaller than 1."""
 
-    def clip(extent, limit):
+    def clip(extent: float | np.ndarray, limit: np.ndarray) -> np.ndarray:
         return np.clip(np.asarray(extent, dtype=np.float64), 1.0, np.maximum(limit, 1.0))
 
     return TileShape(clip(m, table.m), clip(n, table.n), clip(k, table.k))

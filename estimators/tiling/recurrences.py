@@ -54,6 +54,7 @@ class Recurrence:
 
     @property
     def points(self) -> int:
+        """Number of points in the domain."""
         if not self.shrinking:
             return math.prod(self.extents)
         return sum(math.prod(extent - k for extent in self.extents[1:]) for k in range(self.extents[0]))
@@ -208,7 +209,7 @@ def conv2d(batch: int, height: int, width: int, c_out: int, c_in: int, kernel: V
 
 
 def elementwise(n: int) -> RecurrenceSystem:
-    """n independent values: no dependences, one step."""
+    """N independent values: no dependences, one step."""
     return RecurrenceSystem("elementwise", (Recurrence("map", (n,)),), (Schedule((0,)),))
 
 

@@ -114,6 +114,7 @@ class CounterProbe:
         self.domains = tuple(dict.fromkeys(counter.domain for counter in counters))
 
     def snapshot(self) -> Snapshot:
+        """As `Probe.snapshot`; a counter that cannot be read leaves its error."""
         values, errors = {}, {}
         for counter in self._counters:
             try:
@@ -125,6 +126,7 @@ class CounterProbe:
         return Snapshot(self._clock(), values, errors)
 
     def energy_j(self, before: Snapshot, after: Snapshot) -> dict[str, DomainEnergy]:
+        """As `Probe.energy_j`: joules of each domain, or the reason they are not known."""
         slack_s = self.slack_periods * self.update_period_s
         steps: dict[str, dict[str, DomainEnergy]] = {domain: {} for domain in self.domains}
         for counter in self._counters:

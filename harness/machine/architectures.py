@@ -16,8 +16,7 @@ from shmoo.estimators.machine.profile import (
     load_profile,
     means_profile,
 )
-from shmoo.harness.defaults import LOCAL
-from shmoo.harness.paths import profile_search
+from shmoo.harness.defaults import LOCAL, profile_search
 
 logger = logging.getLogger(__name__)
 

@@ -22,13 +22,12 @@ from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.units import percent, si
 from shmoo.harness.campaign.campaign import CampaignSettings
 from shmoo.harness.campaign.schedule import Schedule
+from shmoo.harness.defaults import new_run_directory
 from shmoo.harness.machine.doctor import probe_machine, version_of
 from shmoo.harness.measuring.allocation import settle_heap
 from shmoo.harness.measuring.observing import observed, status_of
-from shmoo.harness.measuring.settings import MeasureSettings
-from shmoo.harness.measuring.timing import SPACED, TimingSettings, time_callable
+from shmoo.harness.measuring.timing import SPACED, MeasureSettings, TimingSettings, time_callable
 from shmoo.harness.measuring.watch.corewatch import CoreWatch, core_watch
-from shmoo.harness.paths import new_run_directory
 from shmoo.runs.store.records import AxisValue, CaseSpec, Measurement, Reason, RunManifest, Timing
 from shmoo.runs.store.statistics import iqr, mad
 from shmoo.runs.store.store import RunWriter
@@ -55,6 +54,7 @@ class ReplayClock:
         self._readings = itertools.chain.from_iterable((0.0, duration) for duration in durations_s)
 
     def __call__(self) -> float:
+        """The next reading, in seconds."""
         # pytest-benchmark also reads the clock to learn its precision, when nothing is loaded.
         return next(self._readings, 0.0) or 0.0
 

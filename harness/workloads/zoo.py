@@ -130,7 +130,7 @@ def _families() -> dict[str, str]:
 
 @cache
 def quantized_names() -> frozenset[str]:
-    """torchvision's quantized networks, which cannot be built."""
+    """Torchvision's quantized networks, which cannot be built."""
     models = import_torchvision().models
     return frozenset(models.list_models(module=models.quantization))
 

@@ -156,9 +156,9 @@ def _differing_columns(rows: Sequence[Row], others: Sequence[str]) -> list[str]:
     return [name for name in columns if len(_values(rows, name)) > 1] or ["arch"]
 
 
-def _grouped(rows: Sequence[Row], columns: Sequence[str]) -> dict[tuple, list[Row]]:
+def _grouped(rows: Sequence[Row], columns: Sequence[str]) -> dict[tuple[object, ...], list[Row]]:
     """Rows by the values of these columns, in the order they first appear."""
-    groups: dict[tuple, list[Row]] = {}
+    groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in columns), []).append(row)
     return groups
@@ -310,7 +310,7 @@ def _models(rows: Sequence[Row]) -> str:
     return ", ".join(dict.fromkeys(str(row["model"]) for row in rows))
 
 
-def _values(rows: Sequence[Row], axis: str) -> list:
+def _values(rows: Sequence[Row], axis: str) -> list[Any]:
     return list(dict.fromkeys(row[axis] for row in rows))
 
 

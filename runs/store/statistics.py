@@ -175,23 +175,6 @@ def iqr(samples: Sequence[float]) -> float:
     return float(high - low)
 
 
-def bootstrap_interval(
-    samples: Sequence[float], confidence: float = CONFIDENCE, resamples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the median (Efron and Tibshirani, 1993, section 13.3). Equal seeds give equal intervals.
-
-    Raises:
-        NothingMeasuredError: no samples.
-    """
-    values = _array(samples)
-    draws = np.random.default_rng(seed).integers(0, values.size, (resamples, values.size))
-    medians = np.median(values[draws], axis=1)
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(medians, (tail, 100 - tail))
-    middle = float(np.median(values))
-    return min(float(low), middle), max(float(high), middle)
-
-
 def order_interval(samples: Sequence[float]) -> tuple[float, float]:
     """Distribution-free interval of the median between two order statistics (David and Nagaraja, 2003, section 7.1), with the
     normal approximation of the binomial. Far cheaper than the bootstrap: a stopping rule asks for it again and again.

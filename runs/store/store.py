@@ -178,6 +178,7 @@ class RunWriter:
             (self.path / SKIPPED).unlink(missing_ok=True)
 
     def close(self) -> None:
+        """Close the file of rows; further calls do nothing."""
         if self._file is not None:
             os.close(self._file)
             self._file = None

@@ -80,6 +80,7 @@ class Products:
 
     @property
     def outputs(self) -> np.ndarray:
+        """(R,) elements of each product's result."""
         return self.batch * self.m * self.n
 
     def far(self, tile_m: np.ndarray, tile_n: np.ndarray, load: Load) -> np.ndarray:
@@ -92,6 +93,7 @@ class Products:
     def load(
         self, profile: ArchitectureProfile, tile_m: np.ndarray | float, tile_n: np.ndarray | float, part: np.ndarray
     ) -> Load:
+        """How blocks of this size, which sum over `part` of k each, occupy the multiprocessors."""
         multiprocessors = profile.value("count.sms")
         pieces = ceil_div(self.k, part)
         blocks = ceil_div(self.m, tile_m) * ceil_div(self.n, tile_n) * pieces * self.batch

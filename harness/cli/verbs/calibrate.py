@@ -98,7 +98,7 @@ def fit(
         )
 
 
-def show_curve(sources: tuple[Path, ...], base, seed: int, as_json: bool) -> None:
+def show_curve(sources: tuple[Path, ...], base: ArchitectureProfile | None, seed: int, as_json: bool) -> None:
     """The learning curve of one run.
 
     Raises:
@@ -127,7 +127,7 @@ def show_curve(sources: tuple[Path, ...], base, seed: int, as_json: bool) -> Non
 
 def profile_path(name: str) -> Path:
     """Where a profile of the user's own goes."""
-    from shmoo.harness.paths import user_profiles
+    from shmoo.harness.defaults import user_profiles
 
     return user_profiles() / f"{name}.json"
 

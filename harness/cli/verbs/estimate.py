@@ -113,7 +113,7 @@ def estimate_table(
     profile = load_architecture(arch[0])
     chosen = check_runtime(profile, options.only_one(runtime, "--runtime"))
     column = reduction or profile.table_reduction
-    rows = read_table(path, measured=False, reduction=column).rows
+    rows = read_table(path, measured=False, reduction=column)
     if column == "n" and reduction is None and any(row.op in PRODUCTS for row in rows):
         output.message(
             f"columns m, n, k of matrix products read as (m, n) by (n, k), as in the tables that {profile.name} was fitted to; "

@@ -16,6 +16,11 @@ import psutil
 
 from shmoo.runs.store.records import AxisValue, Reason
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 CPU = "sys/devices/system/cpu"
 MIN_CPU_PER_THREAD = 0.75
 MAX_SWITCHES_PER_S = 200.0
@@ -53,7 +58,7 @@ def host_snapshot(root: Path = Path("/")) -> HostSnapshot:
     return HostSnapshot(
         wall_s=time.perf_counter(),
         own_cpu_s=times.user + times.system,
-        involuntary_switches=_involuntary_switches(),
+        involuntary_switches=involuntary_switches(),
         busy_s=busy,
         steal_s=steal,
         throttles=_throttles(root),
@@ -116,12 +121,9 @@ def disturbances(host: dict[str, AxisValue | None]) -> tuple[Reason, ...]:
     return tuple(reasons)
 
 
-def _involuntary_switches() -> int | None:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+def involuntary_switches() -> int | None:
+    """How often the system took a core away from this process so far; `None` where it does not say."""
+    return None if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def _machine_times(root: Path) -> tuple[float | None, float | None]:
