@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.units import html_table, percent, si, size
@@ -18,7 +18,7 @@ BOUNDS = tuple(f"{name}_{end}" for name in INTERVAL_FIELDS for end in ("low", "h
 _ENERGY_FIELDS = ("energy_j", "average_power_w", "edp_js")
 _PLAIN_FIELDS = ("flops", "macs", "bytes", "params", "weight_bytes", "peak_memory_bytes", "kernels", "tiles")
 
-Record = dict[str, object]
+Record = dict[str, Any]
 ALL_THREADS = "not specified: all threads of the architecture"
 """Reason of an estimate without a number of threads."""
 

@@ -138,7 +138,7 @@ class SweepController:
         runtime: str,
         work: Tabulated,
         tiles: Mapping[str, AxisValue],
-        axes: Mapping[str, Sequence[float]],
+        axes: Mapping[str, Sequence[float | str]],
         batch: int,
     ) -> Iterator[Record]:
         """Rows of many variants, priced together: the first one's row with the columns that differ."""

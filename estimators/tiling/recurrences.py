@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shmoo.estimators.errors import InputError
 
@@ -267,7 +268,7 @@ def matmul_wavefront(m: int, n: int, k: int) -> np.ndarray:
     """
     t = np.arange(m + n + k - 2, dtype=np.int64)
 
-    def plane(steps: np.ndarray) -> np.ndarray:
+    def plane(steps: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.where(steps >= 0, (steps + 2) * (steps + 1) // 2, 0)
 
     sides = (m, n, k)

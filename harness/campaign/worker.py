@@ -73,11 +73,12 @@ class Worker:
     def measure(self, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple[Graph, ...]]:
         """The visit's row; a failed one with the reason if the process did not live to answer."""
         limit = self._timeout_s
-        if self._process is None:
-            self._start()
+        process = self._process
+        if process is None:
+            process = self._start()
             limit += START_S
         try:
-            self._send(msgspec.json.encode(Request(case, visit, details)))
+            _send(process, msgspec.json.encode(Request(case, visit, details)))
             line = self._answers.get(timeout=limit)
         except queue.Empty:
             self.close()
@@ -89,7 +90,7 @@ class Worker:
             self.close()
             raise
         if not line:
-            return self._failed(case, visit, self._exit_reason())
+            return self._failed(case, visit, self._exit_reason(process))
         try:
             answer = msgspec.json.decode(line, type=Answer)
         except msgspec.MsgspecError as error:
@@ -120,13 +121,13 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self) -> None:
+    def _start(self) -> subprocess.Popen[bytes]:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "PYTHONFAULTHANDLER": "1"}
         descriptor, path = tempfile.mkstemp(prefix="shmoo-worker-")
         os.close(descriptor)
         self._errors = Path(path)
         with self._errors.open("wb") as errors:
-            self._process = subprocess.Popen(
+            self._process = process = subprocess.Popen(
                 [sys.executable, "-m", __name__, self._entry],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -136,20 +137,17 @@ class Worker:
                 start_new_session=True,
             )
         self._answers = queue.Queue()
-        threading.Thread(target=_pump, args=(self._process.stdout, self._answers), daemon=True).start()
-        self._send(self._settings)
+        threading.Thread(target=_pump, args=(process.stdout, self._answers), daemon=True).start()
+        _send(process, self._settings)
+        return process
 
-    def _send(self, line: bytes) -> None:
-        self._process.stdin.write(line + b"\n")
-        self._process.stdin.flush()
-
-    def _exit_reason(self) -> str:
+    def _exit_reason(self, process: subprocess.Popen[bytes]) -> str:
         """Why the process ended, in words, and the end of what it printed."""
         try:
-            code = self._process.wait(timeout=5)
+            code: int | None = process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             code = None  # it closed its output and lives on
-        printed = self._errors.read_text(errors="replace").strip().splitlines()
+        printed = [] if self._errors is None else self._errors.read_text(errors="replace").strip().splitlines()
         self.close()
         said = f"; last words: {printed[-1].strip()}" if printed else ""
         return f"its process {_ending(code)}{said}"
@@ -179,9 +177,16 @@ def _pump(stream: IO[bytes], answers: queue.Queue[bytes]) -> None:
     answers.put(b"")
 
 
-def _close_quietly(stream: IO[bytes]) -> None:
+def _send(process: subprocess.Popen[bytes], line: bytes) -> None:
+    if process.stdin is not None:
+        process.stdin.write(line + b"\n")
+        process.stdin.flush()
+
+
+def _close_quietly(stream: IO[bytes] | None) -> None:
     try:
-        stream.close()
+        if stream is not None:
+            stream.close()
     except OSError:
         return  # unsent bytes to a process that is gone
 

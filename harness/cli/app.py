@@ -37,7 +37,7 @@ class Refused(click.ClickException):
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code = exit_code  # type: ignore[misc]  # to click a class variable
 
     def show(self, file: Any = None) -> None:
         """Write the message to stderr, after the command's name."""

@@ -196,13 +196,13 @@ class BenchmarkRun:
         if not self._lines:
             return []
         rows = {row.case.identity: row for row in self.rows}
-        cells = [("Noise", "time", "std. error", "alone", "visits", "status")]
+        cells: list[tuple[str, ...]] = [("Noise", "time", "std. error", "alone", "visits", "status")]
         for shown in self._shown:
             row = rows[shown.identity]
             if row.timed:
                 latency, alone = row.latency, "-" if row.alone is None else si(row.alone.value_s, "s")
-                numbers = (si(latency.value_s, "s"), percent(latency.relative_se), alone, str(latency.visits))
-                cells.append((shown.name, *numbers, row.status))
+                told = (si(latency.value_s, "s"), percent(latency.relative_se), alone, str(latency.visits))
+                cells.append((shown.name, *told, row.status))
             else:
                 cells.append((shown.name, "-", "-", "-", str(len(row.visits)), f"{row.status}: {row.why}"))
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

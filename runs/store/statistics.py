@@ -169,7 +169,7 @@ def mad(samples: Sequence[float]) -> float:
     return float(np.median(np.abs(values - np.median(values))))
 
 
-def iqr(samples: Sequence[float]) -> float:
+def iqr(samples: Sequence[float] | np.ndarray) -> float:
     """Distance between the quartiles (linear interpolation); `NothingMeasuredError` without samples."""
     low, high = np.percentile(_array(samples), (25, 75))
     return float(high - low)
@@ -189,7 +189,7 @@ def order_interval(samples: Sequence[float]) -> tuple[float, float]:
     return float(values[low]), float(values[high])
 
 
-def _array(samples: Sequence[float]) -> np.ndarray:
+def _array(samples: Sequence[float] | np.ndarray) -> np.ndarray:
     values = np.asarray(samples, dtype=float)
     if values.size == 0:
         raise NothingMeasuredError("no samples to take statistics of; the case failed or was never measured")

@@ -67,7 +67,7 @@ class Run:
         path = Path(directory)
         manifest = read_manifest(path)
         lines, torn = _split_rows(path)
-        problems = ()
+        problems: tuple[str, ...] = ()
         if torn:
             problems = (
                 f"{path / ROWS}, line {len(lines) + 1}: the last row is cut short ({len(torn)} bytes) and was set aside; "

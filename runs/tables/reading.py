@@ -205,7 +205,7 @@ def _extents(cells: dict[str, str], operator: SizedOperator, where: str) -> dict
     extents = {column: _extent(cells, column, where) for column in operator.columns}
     if operator.form == "window":
         _check_window(cells["op"], extents, where)
-    return extents
+    return {**extents}
 
 
 def _shape(cells: dict[str, str], operator: ShapedOperator, where: str) -> dict[str, AxisValue]:

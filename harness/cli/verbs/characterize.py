@@ -128,7 +128,8 @@ def in_order(eager: Sequence[CaseSpec], seed: int = 0) -> list[CaseSpec]:
 
     shuffled = random.Random(seed).sample(list(eager), len(eager))
     seen: dict[str, int] = {}
-    first, rest = [], []
+    first: list[CaseSpec] = []
+    rest: list[CaseSpec] = []
     for case in shuffled:
         seen[case.workload] = seen.get(case.workload, 0) + 1
         enough = seen[case.workload] > PREVIEW_OPERATORS if case.kind != "network" else case.workload != PREVIEW

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
@@ -100,7 +102,7 @@ def observe(before: HostSnapshot, after: HostSnapshot, threads: int, cores: int 
     }
 
 
-def disturbances(host: dict[str, AxisValue | None]) -> tuple[Reason, ...]:
+def disturbances(host: Mapping[str, Any]) -> tuple[Reason, ...]:
     """The disturbances of a timing under these host observations, with numbers."""
     if (host.get("wall_s") or 0.0) < SHORTEST_WATCH_S:
         return ()
@@ -146,7 +148,8 @@ def _number(path: Path) -> float | None:
 
 def _throttles(root: Path) -> int | None:
     counts = [_number(path) for path in (root / CPU).glob("cpu[0-9]*/thermal_throttle/core_throttle_count")]
-    return None if not counts or None in counts else int(sum(counts))
+    known = [count for count in counts if count is not None]
+    return int(sum(known)) if known and len(known) == len(counts) else None
 
 
 def _temperature_c(root: Path) -> float | None:
