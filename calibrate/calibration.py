@@ -25,6 +25,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry
 from shmoo.estimators.machine.validation import check_name, first_problem
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.progress import Progress, Standing, silent
+from shmoo.estimators.table import Floats
 from shmoo.runs.store.records import FINGERPRINT_FIELDS
 from shmoo.runs.store.store import Run
 from shmoo.runs.tables.reading import PRODUCTS
@@ -216,7 +217,7 @@ def _only(everything: Sequence[Block], profile: ArchitectureProfile, splits: tup
 def _held_out_errors(seen: Sequence[Block], profile: ArchitectureProfile, fitted: Fitted) -> np.ndarray:
     """(S,) log(predicted / measured) of cases of the fit and validation splits, each by a fit without it."""
     measured = np.concatenate([block.measured_s for block in seen])
-    errors = np.log(predicted_latency(seen, Coefficients(profile)) / measured)
+    errors: Floats = np.log(predicted_latency(seen, Coefficients(profile)) / measured)
     errors[np.concatenate([block.splits for block in seen]) == "fit"] += fitted.left_out - fitted.residuals
     return errors
 

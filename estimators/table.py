@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shmoo.estimators.costs import COSTS, costs_of
 from shmoo.estimators.errors import InputError
@@ -21,6 +22,9 @@ from shmoo.estimators.memory.heap import Temporary, fresh_memory
 from shmoo.estimators.memory.residency import Touch, code_distances, reuse_distances
 from shmoo.estimators.memory.workspace import FEW_CHANNELS
 
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Masks = NDArray[np.bool_]
 READ_WEIGHT, READ_ACTIVATION, WRITE = 0, 1, 2
 """Codes of `KernelTable.access_kind`."""
 
@@ -77,41 +81,41 @@ class KernelTable:
         labels: K names for people.
     """
 
-    family: np.ndarray
-    dtype: np.ndarray
-    op: np.ndarray
-    matrix_flops: np.ndarray
-    vector_flops: np.ndarray
-    special_flops: np.ndarray
-    batch: np.ndarray
-    m: np.ndarray
-    n: np.ndarray
-    k: np.ndarray
-    window: np.ndarray
-    stride: np.ndarray
-    dilation: np.ndarray
-    images: np.ndarray
-    channels_in: np.ndarray
-    channels_out: np.ndarray
-    height: np.ndarray
-    width: np.ndarray
-    window_height: np.ndarray
-    window_width: np.ndarray
-    image_elements: np.ndarray
-    calls: np.ndarray
-    mapped_bytes: np.ndarray
-    grown_bytes: np.ndarray
-    views: np.ndarray
-    code_distance: np.ndarray
-    entering_bytes: np.ndarray
-    result_bytes: np.ndarray
-    leaving_bytes: np.ndarray
-    segment: np.ndarray
-    warm: np.ndarray
-    access_kernel: np.ndarray
-    access_bytes: np.ndarray
-    access_distance: np.ndarray
-    access_kind: np.ndarray
+    family: Ints
+    dtype: Ints
+    op: Ints
+    matrix_flops: Floats
+    vector_flops: Floats
+    special_flops: Floats
+    batch: Floats
+    m: Floats
+    n: Floats
+    k: Floats
+    window: Floats
+    stride: Floats
+    dilation: Floats
+    images: Floats
+    channels_in: Floats
+    channels_out: Floats
+    height: Floats
+    width: Floats
+    window_height: Floats
+    window_width: Floats
+    image_elements: Floats
+    calls: Floats
+    mapped_bytes: Floats
+    grown_bytes: Floats
+    views: Floats
+    code_distance: Floats
+    entering_bytes: Floats
+    result_bytes: Floats
+    leaving_bytes: Floats
+    segment: Ints
+    warm: Floats
+    access_kernel: Ints
+    access_bytes: Floats
+    access_distance: Floats
+    access_kind: Ints
     labels: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -119,6 +123,7 @@ class KernelTable:
 
     @property
     def segments(self) -> int:
+        """Number of segments S."""
         return int(self.segment[-1]) + 1 if len(self) else 0
 
     @property
@@ -132,20 +137,21 @@ class KernelTable:
         return np.diff(np.append(self.starts, len(self)))
 
     @property
-    def flops(self) -> np.ndarray:
+    def flops(self) -> Floats:
+        """(K,) flops of all units."""
         return self.matrix_flops + self.vector_flops + self.special_flops
 
-    def is_family(self, *names: str) -> np.ndarray:
+    def is_family(self, *names: str) -> Masks:
         """(K,) mask of the rows of these families."""
         return np.isin(self.family, [FAMILY_CODE[name] for name in names])
 
-    def bytes_of_kind(self, *kinds: int) -> np.ndarray:
+    def bytes_of_kind(self, *kinds: int) -> Floats:
         """(K,) external bytes of these kinds of access; of every kind when none is named."""
         weights = self.access_bytes if not kinds else self.access_bytes * np.isin(self.access_kind, kinds)
-        return np.bincount(self.access_kernel, weights=weights, minlength=len(self))
+        return np.bincount(self.access_kernel, weights=weights, minlength=len(self)).astype(np.float64, copy=False)
 
     @property
-    def bytes(self) -> np.ndarray:
+    def bytes(self) -> Floats:
         """(K,) external inputs plus final outputs, each once."""
         return self.bytes_of_kind()
 
@@ -261,11 +267,9 @@ def kernel_table(
         "access_bytes": [touch.nbytes for ts in touches for touch in ts],
         "access_distance": [distance for ds in reuse_distances(touches) for distance in ds],
     }
-    return KernelTable(
-        **{name: np.asarray(column, dtype=np.int64) for name, column in codes.items()},
-        **{name: np.asarray(column, dtype=np.float64) for name, column in amounts.items()},
-        labels=tuple(_label(graph, kernel) for kernel in kernels),
-    )
+    columns: dict[str, Any] = {name: np.asarray(column, dtype=np.int64) for name, column in codes.items()}
+    columns |= {name: np.asarray(column, dtype=np.float64) for name, column in amounts.items()}
+    return KernelTable(**columns, labels=tuple(_label(graph, kernel) for kernel in kernels))
 
 
 class _Work(NamedTuple):

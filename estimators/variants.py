@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -34,8 +35,8 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
         InputError: neither a coefficient of the profile nor a parameter of its strategy (the nearest are named), or a value that
             is no number, negative, a rate of 0, or a count below 1.
     """
-    parameters = {name: value for name, value in values.items() if name in tiling_parameters(profile)}
-    changed = {name: _amount(name, value) for name, value in values.items() if name not in parameters}
+    parameters: dict[str, Any] = {name: value for name, value in values.items() if name in tiling_parameters(profile)}
+    changed: dict[str, Any] = {name: _amount(name, value) for name, value in values.items() if name not in parameters}
     coefficients = dict(profile.coefficients)
     for name, value in changed.items():
         before = coefficients.get(name)

@@ -21,7 +21,7 @@ from shmoo.estimators.present.savings import FusionSummary, summarize_fusion
 from shmoo.estimators.progress import Progress
 from shmoo.estimators.registry import on_demand
 from shmoo.estimators.sweep.controller import AxisValue, SweepController
-from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY, VISITS
+from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY, VISITS, new_run_directory
 from shmoo.harness.machine.architectures import choose_targets, load_architectures
 from shmoo.harness.machine.architectures import load_architecture as load_profile
 from shmoo.runs.analysis.compare import MIN_CHANGE, Comparison, compare_runs
@@ -299,7 +299,6 @@ def measure(
     """
     from shmoo.harness.campaign.cases import check_device, measure_cases, plan_cases
     from shmoo.harness.machine.doctor import probe_machine
-    from shmoo.harness.paths import new_run_directory
 
     if resume and out is None:
         raise InputError("resume=True needs out=: which run to go on with")

@@ -63,7 +63,7 @@ class Axis(msgspec.Struct, frozen=True, omit_defaults=True):
             if isinstance(value, str):
                 raise unknown(f"{self.name} of {where}", value, [str(choice) for choice in self.choices])
             raise InputError(f"{axis} is one of {list(self.choices)}, got {value!r}")
-        if type(value) in (int, float):
+        if isinstance(value, int | float) and not isinstance(value, bool):
             if self.low is not None and value < self.low:
                 raise InputError(f"{axis} is at least {self.low:g}, got {value!r}")
             if isinstance(value, int) and value > _LARGEST:
@@ -100,6 +100,7 @@ class Built(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
     def __call__(self) -> Any:
+        """Run the model on its inputs."""
         return self.model(*self.args, **self.kwargs)
 
 

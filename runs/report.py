@@ -110,8 +110,8 @@ def render_report(report: ErrorReport, estimates: Sequence[Mapping[str, Any]] = 
 
 def figure_json(figure: go.Figure) -> str:
     """A figure as JSON for a script element: its angle brackets are escaped, so that no "</script" or comment ends it early."""
-    escapes = {character: f"\\u{ord(character):04x}" for character in "<>\u2028\u2029"}
-    return figure.to_json().translate(str.maketrans(escapes))
+    escapes: dict[str, str | int | None] = {character: f"\\u{ord(character):04x}" for character in "<>\u2028\u2029"}
+    return str(figure.to_json()).translate(str.maketrans(escapes))
 
 
 def _figures(

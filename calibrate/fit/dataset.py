@@ -80,7 +80,7 @@ def read_sources(paths: Sequence[Path], family: str = "cpu", reduction: Reductio
     first: Path | None = None
     for path in paths:
         if path.suffix == ".csv":
-            rows = read_table(path, device=TABLE_DEVICE[family], runtime=TABLE_RUNTIME[family], reduction=reduction).rows
+            rows = read_table(path, device=TABLE_DEVICE[family], runtime=TABLE_RUNTIME[family], reduction=reduction)
             cases += [MeasuredCase(row.case, (row.graph(),), row.latency_s, row.energy_j) for row in rows if row.latency_s]
             digests.append(hashlib.sha256(path.read_bytes()).hexdigest()[:16])
             continue

@@ -15,7 +15,7 @@ from shmoo.estimators.machine.catalogue import ALGORITHMS, algorithm_names, shor
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, converts_layout
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.model import enters_alone
-from shmoo.estimators.table import op_names
+from shmoo.estimators.table import Masks, op_names
 
 MIN_CASES = 2
 """Fewest cases with which an algorithm's own coefficients are fitted: a single case cannot tell a difference from the parent.
@@ -234,9 +234,11 @@ class _Cases:
             "tile_overhead": self.matrix,
         }
 
-    def in_runtime(self, runtime: str) -> np.ndarray:
+    def in_runtime(self, runtime: str) -> Masks:
         """(K,) kernels of cases measured in this runtime."""
-        return self._runtime == (self.runtimes.index(runtime) if runtime in self.runtimes else -1)
+        code = self.runtimes.index(runtime) if runtime in self.runtimes else -1
+        kernels: Masks = self._runtime == code
+        return kernels
 
     def with_any(self, kernels: np.ndarray) -> np.ndarray:
         """(S,) cases that have any of these kernels."""

@@ -34,7 +34,7 @@ def attention_extents(call: OpCall) -> tuple[int, int, int, int, int, bool]:
     "aten._scaled_dot_product_fused_attention_overrideable",
 )
 def scaled_dot_product_attention(call: OpCall) -> Cost:
-    """query (..., H, Sq, D), key (..., Hk, Sk, D), value (..., Hk, Sk, Dv); with Hk < H each key head serves several query heads.
+    """Query (..., H, Sq, D), key (..., Hk, Sk, D), value (..., Hk, Sk, Dv); with Hk < H each key head serves several query heads.
 
     Scores are not stored: bytes are those of query, key, value, mask and results. Iteration space: batch = heads of all
     examples, m = Sq, n = Sk, k = D (the second product exchanges D and Sk).

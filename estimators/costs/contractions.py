@@ -18,7 +18,7 @@ from shmoo.estimators.registry import aten
 
 
 def gemm(call: OpCall, batch: int, m: int, n: int, k: int, vector: float = 0.0) -> Cost:
-    """batch x (m, k) by (k, n), and `vector` operations beside it."""
+    """Batch x (m, k) by (k, n), and `vector` operations beside it."""
     return bill(call, "gemm", matrix=2 * batch * m * n * k, vector=vector, batch=batch, m=m, n=n, k=k)
 
 
@@ -92,7 +92,7 @@ def _scaling(call: OpCall, count: float) -> float:
 
 @cost("aten.addmm", "aten.baddbmm", "aten.addbmm", "aten.addmv", "aten._addmm_activation")
 def addmm(call: OpCall) -> Cost:
-    """beta * self + alpha * ([b,] m, k) by ([b,] k, n); `addbmm` also sums over the batch."""
+    """Beta * self + alpha * ([b,] m, k) by ([b,] k, n); `addbmm` also sums over the batch."""
     *batch, m, k = tensor(call, "mat1", "batch1", "mat").shape
     right = tensor(call, "mat2", "batch2", "vec").shape
     n = right[-1] if len(right) > 1 else 1
@@ -102,7 +102,7 @@ def addmm(call: OpCall) -> Cost:
 
 @cost("aten.addr")
 def addr(call: OpCall) -> Cost:
-    """beta * self + alpha * outer product."""
+    """Beta * self + alpha * outer product."""
     m, n = tensor(call, "vec1").numel, tensor(call, "vec2").numel
     return gemm(call, 1, m, n, 1, vector=_scaling(call, m * n))
 
@@ -162,6 +162,7 @@ def multi_dot(call: OpCall) -> Cost:
 
 @cost("aten.tensordot")
 def tensordot(call: OpCall) -> Cost:
+    """One matrix product over the dimensions that both operands contract; `InputError` for dimensions that are not a list."""
     left, right = tensor(call, "self").shape, tensor(call, "other").shape
     dims = call.attributes.get("dims_self")
     if not isinstance(dims, list):

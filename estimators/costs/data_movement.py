@@ -177,6 +177,7 @@ def _interpolate(call: OpCall, taps: int, vector: float = 0.0) -> Cost:
 
 @cost(*aten(" ".join(UPSAMPLE)))
 def upsample(call: OpCall) -> Cost:
+    """Every value is interpolated from as many elements as its mode takes."""
     return _interpolate(call, TAPS[UPSAMPLE[call.op.removeprefix("aten.")]])
 
 

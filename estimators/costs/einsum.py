@@ -27,10 +27,12 @@ class Contraction(msgspec.Struct, frozen=True):
 
     @property
     def matrix_flops(self) -> float:
+        """Flops of the matrix product, a multiply-add as 2."""
         return 2.0 * self.batch * self.m * self.n * self.k if self.product else 0.0
 
     @property
     def vector_flops(self) -> float:
+        """Flops of the sums beforehand and, without contracted letters, of the multiplications."""
         return self.sums + (0 if self.product else self.batch * self.m * self.n)
 
 

@@ -125,12 +125,14 @@ def elementwise(call: OpCall, vector: float, special: float = 0) -> Cost:
 
 @cost(*aten(" ".join(PER_ELEMENT)))
 def per_element(call: OpCall) -> Cost:
+    """Vector and special operations for each element of the result."""
     vector, special = PER_ELEMENT[call.op.removeprefix("aten.")]
     return elementwise(call, vector, special)
 
 
 @cost(*aten(" ".join(PER_INPUT)))
 def per_input(call: OpCall) -> Cost:
+    """Vector and special operations for each element of the first input."""
     family, vector, special = PER_INPUT[call.op.removeprefix("aten.")]
     count = first(call).numel
     return bill(call, family, vector=vector * count, special=special * count, m=count)
@@ -138,7 +140,7 @@ def per_input(call: OpCall) -> Cost:
 
 @cost(*aten("add sub rsub subtract"))
 def add(call: OpCall) -> Cost:
-    """a + alpha * b; one multiplication more when alpha is not 1."""
+    """A + alpha * b; one multiplication more when alpha is not 1."""
     return elementwise(call, 1 if number(call, "alpha", 1) == 1 else 2)
 
 
@@ -172,17 +174,19 @@ def gelu(call: OpCall) -> Cost:
 
 @cost("aten.gelu_backward")
 def gelu_backward(call: OpCall) -> Cost:
-    """g * (F(x) + x F'(x)): with erf 9 operations, erf and exp; with tanh 16 and tanh."""
+    """G * (F(x) + x F'(x)): with erf 9 operations, erf and exp; with tanh 16 and tanh."""
     return elementwise(call, 16, 1) if call.attributes.get("approximate") == "tanh" else elementwise(call, 9, 2)
 
 
 @cost("aten.addcmul")
 def addcmul(call: OpCall) -> Cost:
+    """Input + value * a * b; one multiplication more when value is not 1."""
     return elementwise(call, 2 if number(call, "value", 1) == 1 else 3)
 
 
 @cost("aten.addcdiv")
 def addcdiv(call: OpCall) -> Cost:
+    """Input + value * a / b; one multiplication more when value is not 1."""
     return elementwise(call, 1 if number(call, "value", 1) == 1 else 2, 1)
 
 

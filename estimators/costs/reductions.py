@@ -39,6 +39,7 @@ SOFTMAX: dict[str, tuple[int, int, int, int]] = {
 
 @cost(*SOFTMAX)
 def softmax(call: OpCall) -> Cost:
+    """Softmax, its logarithm, or the logarithm of the sum of exponentials, along `dim`."""
     vector, special, row_vector, row_special = SOFTMAX[call.op]
     count, n = first(call).numel, _row_length(call)
     m = count // max(n, 1)
@@ -217,6 +218,7 @@ def reduce_rows(call: OpCall, vector: float, special: float, per_row: float) -> 
 
 @cost(*(f"aten.{name}" for name in PER_INPUT if name not in ("max", "min")))
 def reduction(call: OpCall) -> Cost:
+    """Operations for each element of the input and for each result."""
     return reduce_rows(call, *PER_INPUT[call.op.removeprefix("aten.")])
 
 
@@ -260,7 +262,7 @@ def pairwise_distance(call: OpCall) -> Cost:
 
 @cost(*aten("sort argsort msort _unique2 unique_dim"))
 def sort(call: OpCall) -> Cost:
-    """n log2 n comparisons a row (merge sort; D. E. Knuth, The Art of Computer Programming 3, section 5.3.1)."""
+    """N log2 n comparisons a row (merge sort; D. E. Knuth, The Art of Computer Programming 3, section 5.3.1)."""
     count = first(call).numel
     if call.op in ("aten._unique2", "aten.unique_dim"):
         n = count

@@ -36,10 +36,12 @@ class TensorSpec(msgspec.Struct, frozen=True):
 
     @property
     def numel(self) -> int:
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> float:
+        """Bytes of its elements, packed where they are narrower than a byte."""
         return bytes_of(self.dtype, self.numel)
 
 
@@ -54,6 +56,7 @@ class Value(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def is_weight(self) -> bool:
+        """True for parameters, buffers and constants."""
         return self.kind in ("parameter", "buffer", "constant")
 
 
@@ -128,6 +131,7 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
         return hashlib.sha256(self.to_json()).hexdigest()[:16]
 
     def to_json(self) -> bytes:
+        """The graph as JSON, the same bytes for equal graphs."""
         return msgspec.json.encode(self, order="deterministic")
 
     @classmethod
@@ -201,6 +205,7 @@ class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def flops(self) -> float:
+        """Flops of all units."""
         return self.matrix_flops + self.vector_flops + self.special_flops
 
     @property
@@ -210,6 +215,7 @@ class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def bytes(self) -> float:
+        """Bytes read and written."""
         return sum(self.read_bytes) + sum(self.write_bytes)
 
 

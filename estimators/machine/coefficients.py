@@ -11,7 +11,7 @@ from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.machine.catalogue import ALGORITHMS, DEFAULTS, FAMILY_OF, RECURRENT, TENSOR, algorithm_names, short_op
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.workspace import taken_by_onednn
-from shmoo.estimators.table import FAMILY_CODE, KernelTable, op_code, op_names
+from shmoo.estimators.table import FAMILY_CODE, Floats, KernelTable, Masks, op_code, op_names
 
 _TENSOR_FAMILIES = ("gemm", "conv", "conv_transpose", "attention")
 
@@ -48,8 +48,9 @@ def algorithm_codes(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
 
 def dense_3x3(table: KernelTable) -> np.ndarray:
     """(K,) convolutions that Winograd's transform can do: a window of 3 by 3 that moves by single points, and no groups."""
-    window = (table.window == 9) & (table.window_height == 3) & (table.window_width == 3)
-    return table.is_family("conv") & window & (table.stride == 1) & (table.dilation == 1) & (table.batch == 1)
+    window: Masks = (table.window == 9) & (table.window_height == 3) & (table.window_width == 3)
+    once: Masks = (table.stride == 1) & (table.dilation == 1) & (table.batch == 1)
+    return table.is_family("conv") & window & once
 
 
 def on_tensor_cores(table: KernelTable, profile: ArchitectureProfile) -> np.ndarray:
@@ -94,23 +95,23 @@ class Coefficients:
         overrides: values that replace the profile's, as a fit or a sweep passes them.
     """
 
-    def __init__(self, profile: ArchitectureProfile, overrides: Mapping[str, float | np.ndarray] | None = None) -> None:
+    def __init__(self, profile: ArchitectureProfile, overrides: Mapping[str, float | Floats] | None = None) -> None:
         self.profile = profile
         self._overrides = overrides or {}
         self._listed = {**DEFAULTS[profile.family], **profile.coefficients}
 
-    def find(self, *names: str) -> float | np.ndarray | None:
+    def find(self, *names: str) -> float | Floats | None:
         """The value of the first of `names` that has one, as `value` gives it; looked up name by name, most specific first."""
         for name in names:
             if name in self._overrides:
                 override = self._overrides[name]
-                return override[:, None] if np.ndim(override) == 1 else override
+                return override[:, None] if isinstance(override, np.ndarray) and override.ndim == 1 else override
             if name in self._listed:
                 # A coefficient of design points is an array, too.
                 return self._listed[name].value
         return None
 
-    def value(self, *names: str) -> float | np.ndarray:
+    def value(self, *names: str) -> float | Floats:
         """The value of the first of `names` that has one; an array has a last dimension of 1, to go with arrays of kernels.
 
         Raises:
@@ -132,12 +133,12 @@ class Coefficients:
                 return self._listed[name].source
         return "fallback"
 
-    def by_algorithm(self, codes: np.ndarray, *prefixes: str) -> np.ndarray:
+    def by_algorithm(self, codes: np.ndarray, *prefixes: str) -> Floats:
         """(K,) or (D, K) values of PREFIX.<algorithm>, else PREFIX.tensor on tensor cores, else PREFIX.<parent family>, else
         PREFIX, for each prefix in turn."""
         return self._gather(codes, ALGORITHMS, [algorithm_names(prefixes, name) for name in ALGORITHMS])
 
-    def by_kernel(self, table: KernelTable, codes: np.ndarray, *prefixes: str) -> np.ndarray:
+    def by_kernel(self, table: KernelTable, codes: np.ndarray, *prefixes: str) -> Floats:
         """(K,) or (D, K) values of PREFIX.<operator> for kernels of a single call where that operator was measured (its dispatch
         and its loop are its own), else as `by_algorithm`; the first prefix has the operators."""
         result = self.by_algorithm(codes, *prefixes)
@@ -152,15 +153,15 @@ class Coefficients:
             result[..., single == code] = value
         return result
 
-    def by_dtype(self, codes: np.ndarray, names_of: Sequence[Sequence[str]]) -> np.ndarray:
+    def by_dtype(self, codes: np.ndarray, names_of: Sequence[Sequence[str]]) -> Floats:
         """(K,) or (D, K) values where `names_of[c]` lists the candidates for dtype code c."""
         return self._gather(codes, COMPUTE_DTYPES, names_of)
 
-    def _gather(self, codes: np.ndarray, keys: Sequence[str], names_of: Sequence[Sequence[str]]) -> np.ndarray:
+    def _gather(self, codes: np.ndarray, keys: Sequence[str], names_of: Sequence[Sequence[str]]) -> Floats:
         used = np.flatnonzero(np.bincount(codes, minlength=len(keys)))
-        values = {int(code): self.value(*names_of[code]) for code in used}
+        values = {code: self.value(*names_of[code]) for code in used.tolist()}
         many = np.broadcast_shapes(*(np.shape(value)[:-1] for value in values.values()))
         table = np.zeros((*many, len(keys)))
         for code, value in values.items():
-            table[..., code] = value[..., 0] if np.ndim(value) else value
+            table[..., code] = value[..., 0] if isinstance(value, np.ndarray) and value.ndim else value
         return table[..., codes]

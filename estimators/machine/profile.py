@@ -6,7 +6,7 @@ Names of coefficients are dotted paths, so that a sweep or a user can address an
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -142,6 +142,7 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     model_form: int = msgspec.field(default_factory=lambda: MODEL_FORM)
 
     def get(self, name: str) -> Coefficient | None:
+        """The coefficient of a name, or `None`."""
         return self.coefficients.get(name)
 
     def value(self, name: str, default: float | None = None) -> float:
@@ -157,7 +158,7 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
             return default
         raise unknown(f"coefficient of profile {self.name!r}", name, self.coefficients, "add it to the profile's JSON")
 
-    def replacing(self, **changes) -> ArchitectureProfile:
+    def replacing(self, **changes: Any) -> ArchitectureProfile:
         """A copy with other fields."""
         return msgspec.structs.replace(self, **changes)
 
@@ -173,6 +174,7 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
 
     @property
     def default_runtime(self) -> str:
+        """The runtime of this family where none is named."""
         return DEFAULT_RUNTIME[self.family]
 
     def to_json(self) -> bytes:

@@ -26,6 +26,7 @@ class MemoryStep(msgspec.Struct, frozen=True):
 
     @property
     def bytes(self) -> float:
+        """Everything that exists during the step."""
         return self.held_bytes + self.workspace_bytes
 
 

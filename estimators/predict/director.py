@@ -13,10 +13,10 @@ from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dty
 from shmoo.estimators.graph.records import FAMILIES, Graph, Interval, Kernel
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile, check_runtime
-from shmoo.estimators.notebook import estimate_html
 from shmoo.estimators.predict.basis import time_basis
 from shmoo.estimators.predict.model import elapsed_time
 from shmoo.estimators.predict.pipeline import Priced, Waits, price
+from shmoo.estimators.predict.tabular import estimate_html
 from shmoo.estimators.predict.tabulated import Origin, Tabulated, tabulate, tabulated
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling import TilingStrategy, strategy_for

@@ -42,7 +42,7 @@ from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes,
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.heat import repeated
 from shmoo.estimators.predict.program import hidden_time
-from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable
+from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, KernelTable, Masks
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share
 
 ASYNCHRONOUS = frozenset({"gpu"})
@@ -89,18 +89,19 @@ class Prediction:
         dynamic_j: energy of flops and bytes, without static power; `None` where the profile has no energy coefficients.
     """
 
-    compute_s: np.ndarray
-    memory_s: np.ndarray
-    launch_s: np.ndarray
-    device_s: np.ndarray
-    latency_s: np.ndarray
-    dynamic_j: np.ndarray | None
+    compute_s: Floats
+    memory_s: Floats
+    launch_s: Floats
+    device_s: Floats
+    latency_s: Floats
+    dynamic_j: Floats | None
 
     def scaled(self, factor: np.ndarray) -> Prediction:
         """The same kernels with every time and dynamic energy multiplied by a (D, K) factor."""
         dynamic = None if self.dynamic_j is None else self.dynamic_j * factor
         times = (self.compute_s, self.memory_s, self.launch_s, self.device_s, self.latency_s)
-        return Prediction(*(time * factor for time in times), dynamic)
+        compute, memory, launch, device, latency = (time * factor for time in times)
+        return Prediction(compute, memory, launch, device, latency, dynamic)
 
 
 def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runtime: str) -> Prediction:
@@ -115,7 +116,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
     codes = algorithm_codes(table, coefficients.profile)
     compute, worked = _compute_time(table, tiling, coefficients, codes, runtime)
     share = coefficients.by_kernel(table, codes, *_loops("efficiency.bandwidth", runtime))
-    shares = dict.fromkeys(tiling.level_bytes, share)
+    shares: dict[str, float | Floats] = dict.fromkeys(tiling.level_bytes, share)
     if coefficients.profile.family == "cpu":
         # What keeps a loop from its caches' bandwidth is in the core; main memory is slower than that for all of them alike.
         shares[coefficients.profile.levels[-1]] = coefficients.value("efficiency.bandwidth")
@@ -187,10 +188,11 @@ def _loops(stem: str, runtime: str) -> tuple[str, ...]:
     return (stem,) if runtime == "eager" else (f"{stem}.{runtime}", stem)
 
 
-def _ramp(table: KernelTable, blocks: Blocks | None, half: Callable[[str], float | np.ndarray]) -> float | np.ndarray:
+def _ramp(table: KernelTable, blocks: Blocks | None, half: Callable[[str], float | Floats]) -> float | Floats:
     """Factor by which a contraction takes longer than at its full rate: each part doubles where its extent is `half.<part>`."""
+    ramp: float | Floats = 1.0
     if blocks is None:
-        ramp, extents = 1.0, {"m": table.m, "n": table.n, "k": table.k}
+        extents = {"m": table.m, "n": table.n, "k": table.k}
     else:
         ramp = 1.0 + (half("half.tile") + half("half.far") * blocks.far) / blocks.reuse
         extents = {"k": blocks.depth, "fill": blocks.at_work}
@@ -199,13 +201,14 @@ def _ramp(table: KernelTable, blocks: Blocks | None, half: Callable[[str], float
     return ramp
 
 
-def _transformed_time(table: KernelTable, way: Transformed, peak: np.ndarray, c: Coefficients) -> np.ndarray:
+def _transformed_time(table: KernelTable, way: Transformed, peak: Floats, c: Coefficients) -> Floats:
     """Seconds of a contraction done another way: fewer multiplications, the transforms' own traffic, and their launches."""
     rate = peak * way.utilisation * c.value(f"efficiency.{way.name}", "efficiency")
     ramp = _ramp(table, way.blocks, lambda stem: c.value(f"{stem}.{way.name}", stem))
     share = c.value(f"efficiency.bandwidth.{way.name}", "efficiency.bandwidth")
-    moved = sum(nbytes / (c.value(f"bandwidth.{level}") * share) for level, nbytes in way.moved.items())
-    return table.matrix_flops * way.share * ramp / rate + moved + (way.kernels - 1) * c.value("device_launch")
+    moved: Floats | float = sum(nbytes / (c.value(f"bandwidth.{level}") * share) for level, nbytes in way.moved.items())
+    products: Floats = table.matrix_flops * way.share * ramp / rate
+    return products + moved + (way.kernels - 1) * c.value("device_launch")
 
 
 def _throttle(
@@ -220,10 +223,9 @@ def _throttle(
     starts = table.starts
     # Kernels of empty tensors take no time on the device, and no power: a picosecond stands for none.
     busy = np.maximum(np.add.reduceat(body, starts, axis=-1), 1e-12)
-    rated = _FLOAT32
-    if c.find("throttle.flop.tensor") is not None:
-        rated = np.where(in_tensor_kernels(codes), _FLOAT16, _FLOAT32)
-    lighter = c.by_dtype(np.atleast_1d(rated), _MATRIX) / c.by_dtype(table.dtype, _MATRIX)
+    tensors_known = c.find("throttle.flop.tensor") is not None
+    rated = np.where(in_tensor_kernels(codes), _FLOAT16, _FLOAT32) if tensors_known else np.full(1, _FLOAT32)
+    lighter = c.by_dtype(rated, _MATRIX) / c.by_dtype(table.dtype, _MATRIX)
     place = table.segment - table.segment[0]
     # A network is measured by itself, from a cool board on; an operator in a campaign of many.
     alone = table.counts == 1
@@ -242,7 +244,7 @@ def _throttle(
     return factor[..., place]
 
 
-def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime: str) -> np.ndarray | float:
+def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime: str) -> Floats | float:
     """What a library spends on converting a convolution's operands to blocks of channels and back (oneDNN's nChw16c: Developer
     Guide, "Understanding Memory Formats"). Channels that fill whole vectors take a fast path, others a slow one. A few
     input channels are read in place. Compiled code keeps images in one layout from kernel to kernel."""
@@ -260,10 +262,11 @@ def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime
     blocked = converts_layout(codes)
     channels_in, channels_out = table.channels_in * table.batch, table.channels_out * table.batch
     moved = {READ_ACTIVATION: (channels_in, channels_in > lanes / 4), WRITE: (channels_out, channels_out > 0)}
-    aligned, tail = table.bytes_of_kind(READ_WEIGHT) * blocked, np.zeros(len(table))
+    aligned: Floats = table.bytes_of_kind(READ_WEIGHT) * blocked
+    tail = np.zeros(len(table))
     for kind, (channels, counts) in moved.items():
         nbytes = np.where(blocked & counts, table.bytes_of_kind(kind), 0.0)
-        fits = channels % lanes == 0
+        fits: Masks = channels % lanes == 0
         aligned, tail = aligned + nbytes * fits, tail + nbytes * ~fits
     return c.value(f"layout.{runtime}.aligned") * aligned + c.value(f"layout.{runtime}.tail") * tail
 
@@ -278,7 +281,7 @@ def _overlapped(times: list[np.ndarray], exponent: np.ndarray) -> np.ndarray:
     return np.where(largest > 0, safe * total ** (1.0 / exponent), 0.0)
 
 
-def _dynamic_energy(table: KernelTable, tiling: Tiling, c: Coefficients) -> np.ndarray | None:
+def _dynamic_energy(table: KernelTable, tiling: Tiling, c: Coefficients) -> Floats | None:
     if not has_energy(c.profile):
         return None
     matrix = table.matrix_flops * c.by_dtype(table.dtype, _E_MATRIX)
@@ -286,7 +289,7 @@ def _dynamic_energy(table: KernelTable, tiling: Tiling, c: Coefficients) -> np.n
     return matrix + vector + _bytes_energy(tiling, c)
 
 
-def _bytes_energy(tiling: Tiling, c: Coefficients) -> np.ndarray | float:
+def _bytes_energy(tiling: Tiling, c: Coefficients) -> Floats | float:
     """(K,) joules of moving each kernel's bytes through the levels whose energy a byte is known."""
     priced = [level for level in tiling.level_bytes if c.find(f"energy.byte.{level}") is not None]
     return sum(tiling.level_bytes[level] * c.value(f"energy.byte.{level}") for level in priced)
@@ -339,7 +342,8 @@ def graph_latency(
     before = np.where(starts > 0, host[..., starts - 1], 0.0)
     slack = host - _tail(table, prediction, coefficients) - (device - prediction.device_s)
     device_end = device[..., ends] + np.maximum.reduceat(slack, starts, axis=-1)
-    return np.maximum(device_end, host[..., ends]) - before + entry
+    end: Floats = np.maximum(device_end, host[..., ends])
+    return end - before + entry
 
 
 def enters_alone(profile: ArchitectureProfile, runtime: str) -> bool:
@@ -348,11 +352,11 @@ def enters_alone(profile: ArchitectureProfile, runtime: str) -> bool:
     return runtime not in CALLED_ALONE or (runtime == "xla" and "graph.xla" in profile.coefficients)
 
 
-def _hidden(table: KernelTable, prediction: Prediction, c: Coefficients) -> np.ndarray | float:
+def _hidden(table: KernelTable, prediction: Prediction, c: Coefficients) -> Floats | float:
     return hidden_time(table, prediction.compute_s, prediction.memory_s, prediction.device_s, c)
 
 
-def _tail(table: KernelTable, prediction: Prediction, coefficients: Coefficients) -> np.ndarray:
+def _tail(table: KernelTable, prediction: Prediction, coefficients: Coefficients) -> Floats:
     """What the host still does for each launch after the device has been given the kernel."""
     codes = algorithm_codes(table, coefficients.profile)
     return coefficients.by_algorithm(codes, "launch_tail") * prediction.launch_s

@@ -8,7 +8,7 @@ An estimate, a fit, a sweep over design points and a report all go through `pric
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -64,8 +64,8 @@ class Priced:
     def intervals(self) -> list[tuple[Interval, Interval | None]]:
         """Latency and energy of every segment."""
         times = _intervals(self.latency_s, self.drawn_s)
-        energies = self.intervals_of(lambda seconds, joules: joules)
-        return list(zip(times, energies or [None] * len(times), strict=True))
+        energies: Sequence[Interval | None] = self.intervals_of(lambda seconds, joules: joules) or [None] * len(times)
+        return list(zip(times, energies, strict=True))
 
     def intervals_of(self, quantity: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> list[Interval]:
         """A quantity that follows from latency and energy, of every segment; of none where no energy is known."""

@@ -1,10 +1,12 @@
-"""Estimates as plain records: JSON objects, and flat rows for CSV files and DataFrames."""
+"""Estimates as plain records: JSON objects, flat rows for CSV files and DataFrames, and HTML tables for notebooks."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from shmoo.estimators.graph.records import Interval
+from shmoo.estimators.units import html_table, percent, si, size
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.director import Estimate
@@ -16,7 +18,7 @@ BOUNDS = tuple(f"{name}_{end}" for name in INTERVAL_FIELDS for end in ("low", "h
 _ENERGY_FIELDS = ("energy_j", "average_power_w", "edp_js")
 _PLAIN_FIELDS = ("flops", "macs", "bytes", "params", "weight_bytes", "peak_memory_bytes", "kernels", "tiles")
 
-Record = dict[str, object]
+Record = dict[str, Any]
 ALL_THREADS = "not specified: all threads of the architecture"
 """Reason of an estimate without a number of threads."""
 
@@ -53,20 +55,46 @@ def estimate_record(estimate: Estimate, model: str) -> Record:
     return record
 
 
-def flatten(record: Record) -> Record:
+def flatten(record: Record, intervals: Iterable[str] = INTERVAL_FIELDS) -> Record:
     """The same record with one value for each column: an interval becomes NAME, NAME_low, NAME_high (`None` where unknown),
-    shares become basis_NAME, notes and unknown operators become one text."""
+    shares become basis_NAME, notes and unknown operators become one text.
+
+    Args:
+        intervals: names of the fields that hold an interval or `None`.
+    """
     flat: Record = {}
     for name, value in record.items():
-        if name in INTERVAL_FIELDS:
+        if name in intervals:
             bounds = value if isinstance(value, dict) else {}
             flat |= {name: bounds.get("value"), f"{name}_low": bounds.get("low"), f"{name}_high": bounds.get("high")}
-        elif name == "basis" and isinstance(value, dict):
-            flat.update((f"basis_{share}", portion) for share, portion in value.items())
-        elif name == "notes" and isinstance(value, list):
-            flat[name] = "; ".join(value)
-        elif name == "unknown_ops" and isinstance(value, list):
-            flat[name] = "; ".join(f"{op['op']} x{op['count']}" for op in value)
+        elif isinstance(value, dict):
+            flat.update((f"{name}_{key}", part) for key, part in value.items())
+        elif isinstance(value, list):
+            flat[name] = "; ".join(item if isinstance(item, str) else f"{item['op']} x{item['count']}" for item in value)
         else:
             flat[name] = value
     return flat
+
+
+def estimate_html(estimate: Estimate) -> str:
+    """Latency, energy and memory of an estimate, with the 90 % intervals."""
+    measures = (
+        ("latency", estimate.latency_s, "s"),
+        ("throughput", estimate.throughput_per_s, "/s"),
+        ("energy", estimate.energy_j, "J"),
+        ("average power", estimate.average_power_w, "W"),
+    )
+    rows = [
+        [name, si(None, unit), ""]
+        if value is None
+        else [name, si(value.value, unit), f"{si(value.low, unit)} to {si(value.high, unit)}"]
+        for name, value, unit in measures
+    ]
+    rows += [
+        ["peak memory", size(estimate.peak_memory_bytes), ""],
+        ["flops", si(estimate.flops, "flop"), ""],
+        ["kernels", f"{estimate.kernels:,}", ""],
+        ["rests on", ", ".join(f"{name} {percent(share, digits=0)}" for name, share in estimate.basis.items() if share > 0), ""],
+    ]
+    title = f"{estimate.arch}, {estimate.runtime}, {estimate.dtype}, batch {estimate.batch}"
+    return html_table(["", "estimate", "90 % interval"], rows, title)

@@ -162,7 +162,7 @@ def _mean_basis(parts: Sequence[tuple[float, dict[str, float]]]) -> dict[str, fl
     return {name: sum(weight * basis[name] for weight, basis in parts) / whole for name in parts[0][1]}
 
 
-_INTERVALS = {
+INTERVALS = {
     "time_to_first_token_s": "",
     "time_per_output_token_s": "decode_reason",
     "first_step_s": "decode_reason",
@@ -192,7 +192,7 @@ def generation_record(estimate: GenerationEstimate, model: str) -> Record:
     record: Record = {"model": model, "arch": estimate.arch}
     record.update((name, getattr(estimate, name)) for name in (*_PLAIN, "flops"))
     record |= or_reason("threads", estimate.threads, ALL_THREADS)
-    for name, reason in _INTERVALS.items():
+    for name, reason in INTERVALS.items():
         why = getattr(estimate, reason) if reason else ""
         record |= or_reason(name, interval_record(getattr(estimate, name)), why or estimate.decode_reason)
     record["unknown_ops"] = [
@@ -200,19 +200,3 @@ def generation_record(estimate: GenerationEstimate, model: str) -> Record:
     ]
     record["basis"] = dict(estimate.basis)
     return record
-
-
-def flat_generation(record: Record) -> Record:
-    """The same record with one value a column: an interval becomes NAME, NAME_low, NAME_high, shares become basis_NAME."""
-    flat: Record = {}
-    for name, value in record.items():
-        if name in _INTERVALS:
-            ends = value if isinstance(value, dict) else {}
-            flat |= {name: ends.get("value"), f"{name}_low": ends.get("low"), f"{name}_high": ends.get("high")}
-        elif isinstance(value, dict):
-            flat.update((f"{name}_{key}", part) for key, part in value.items())
-        elif isinstance(value, list):
-            flat[name] = "; ".join(f"{op['op']} x{op['count']}" for op in value)
-        else:
-            flat[name] = value
-    return flat

@@ -16,10 +16,9 @@ import msgspec
 from shmoo.estimators.costs import costs_of
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.records import Cost, Graph
-from shmoo.estimators.notebook import html_table
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate, KernelEstimate
 from shmoo.estimators.present.kernel_graph import KernelNode, kernel_graph
-from shmoo.estimators.units import percent, si
+from shmoo.estimators.units import html_table, percent, si
 
 BOUNDS = ("compute", "memory", "launch")
 SORTS = ("order", "name", "params", "flops", "bytes", "intensity", "time")

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from shmoo.estimators.tiling import TilingStrategy
 from shmoo.estimators.variants import tiling_parameters, variant
 
 AxisValue = int | float | str | bool
+T = TypeVar("T")
 GraphSource = Callable[[Mapping[str, AxisValue]], Sequence[Graph]]
 """Values of the workload's axes in, the graphs of that workload out."""
 
@@ -136,7 +138,7 @@ class SweepController:
         runtime: str,
         work: Tabulated,
         tiles: Mapping[str, AxisValue],
-        axes: Mapping[str, Sequence[float]],
+        axes: Mapping[str, Sequence[float | str]],
         batch: int,
     ) -> Iterator[Record]:
         """Rows of many variants, priced together: the first one's row with the columns that differ."""
@@ -150,7 +152,7 @@ class SweepController:
             yield {**tiles, **values, **common, **dict(zip(names, numbers, strict=True))}
 
 
-def product_of(axes: Mapping[str, Sequence]) -> Iterator[dict]:
+def product_of(axes: Mapping[str, Sequence[T]]) -> Iterator[dict[str, T]]:
     """Every combination of axis values; one empty combination where there are no axes."""
     for values in itertools.product(*axes.values()):
         yield dict(zip(axes, values, strict=True))

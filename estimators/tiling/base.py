@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import Field, dataclass
 from numbers import Real
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -14,16 +14,16 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.registry import Registry
-from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, KernelTable, op_code
+from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, Floats, KernelTable, op_code
 
 
 @dataclass(frozen=True, slots=True)
 class TileShape:
     """Tile extents in the iteration space (m, n, k), arrays of length K."""
 
-    m: np.ndarray
-    n: np.ndarray
-    k: np.ndarray
+    m: Floats
+    n: Floats
+    k: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,11 @@ class Blocks:
         far: share of the staged elements whose addresses no translation at hand covers.
     """
 
-    reuse: np.ndarray
-    depth: np.ndarray
-    at_work: np.ndarray
-    filled: np.ndarray
-    far: np.ndarray | float = 0.0
+    reuse: Floats
+    depth: Floats
+    at_work: Floats
+    filled: Floats
+    far: Floats | float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,8 @@ class Tiling:
 class TilingStrategy(Protocol):
     """Two methods: choose the tiles, then account for them. Pass another `shape` to the second to set tile sizes by hand."""
 
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
     def choose(self, table: KernelTable, profile: ArchitectureProfile) -> TileShape:
         """Tile extents for every kernel."""
 
@@ -114,7 +116,7 @@ TILINGS: Registry[type[TilingStrategy]] = Registry("tiling strategy")
 def clip_shape(table: KernelTable, m: float | np.ndarray, n: float | np.ndarray, k: float | np.ndarray) -> TileShape:
     """Extents no larger than the iteration space and no smaller than 1."""
 
-    def clip(extent, limit):
+    def clip(extent: float | np.ndarray, limit: np.ndarray) -> Floats:
         return np.clip(np.asarray(extent, dtype=np.float64), 1.0, np.maximum(limit, 1.0))
 
     return TileShape(clip(m, table.m), clip(n, table.n), clip(k, table.k))
@@ -125,7 +127,7 @@ HIT_SHARPNESS = 4.0
 94 % at half the capacity to 6 % at twice it."""
 
 
-def hit_share(distance: np.ndarray, capacity: float) -> np.ndarray:
+def hit_share(distance: np.ndarray, capacity: float) -> Floats:
     """Share of bytes with this reuse distance that a level of this capacity still holds: 1 / (1 + (distance / capacity)^4)."""
     holds = np.greater(capacity, 0.0)
     ratio = np.where(holds, np.asarray(distance) / np.where(holds, capacity, 1.0), np.inf)
@@ -169,15 +171,15 @@ def per_kernel(table: KernelTable, amounts: np.ndarray) -> np.ndarray:
     return sums.reshape(*amounts.shape[:-1], len(table))
 
 
-_ELEMENT_BYTES = np.array([BITS[name] / 8 for name in COMPUTE_DTYPES])
+_ELEMENT_BYTES: Floats = np.array([BITS[name] / 8 for name in COMPUTE_DTYPES])
 
 
-def element_bytes(table: KernelTable) -> np.ndarray:
+def element_bytes(table: KernelTable) -> Floats:
     """(K,) bytes of one element of the kernel's type."""
     return _ELEMENT_BYTES[table.dtype]
 
 
-def ceil_div(a: np.ndarray, b: np.ndarray | float) -> np.ndarray:
+def ceil_div(a: np.ndarray | float, b: np.ndarray | float) -> Floats:
     """Number of pieces of size `b` that cover `a`, as floats, at least 1."""
     return np.maximum(np.ceil(np.asarray(a, dtype=np.float64) / b - 1e-9), 1.0)
 
@@ -189,9 +191,9 @@ class Operands:
     `a` is what is really stored: a convolution's input and not its im2col matrix. All are 0 for kernels without a contraction.
     """
 
-    a: np.ndarray
-    b: np.ndarray
-    c: np.ndarray
+    a: Floats
+    b: Floats
+    c: Floats
 
 
 def operands(table: KernelTable) -> Operands:

@@ -19,7 +19,7 @@ from functools import lru_cache
 import numpy as np
 
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.table import KernelTable, op_code
+from shmoo.estimators.table import Floats, KernelTable, op_code
 from shmoo.estimators.tiling.base import (
     TILINGS,
     TileShape,
@@ -261,7 +261,7 @@ def _output_stationary(table: KernelTable, shape: TileShape, capacity: float) ->
     size = element_bytes(table)
     used = operands(table)
 
-    def again(passing: np.ndarray, extent: np.ndarray, tile: np.ndarray, other: np.ndarray) -> np.ndarray:
+    def again(passing: Floats, extent: Floats, tile: Floats, other: Floats) -> Floats:
         # The operand that stays is cut into blocks of its rows; `passing` is read once for each.
         block = np.maximum(capacity / (size * table.k) - 2.0 * other, np.minimum(tile, extent))
         fits = passing / np.maximum(table.batch, 1.0) + 2.0 * size * table.k * tile <= capacity

@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shmoo.estimators.errors import InputError
 
@@ -54,6 +55,7 @@ class Recurrence:
 
     @property
     def points(self) -> int:
+        """Number of points in the domain."""
         if not self.shrinking:
             return math.prod(self.extents)
         return sum(math.prod(extent - k for extent in self.extents[1:]) for k in range(self.extents[0]))
@@ -246,7 +248,7 @@ def conv2d(batch: int, height: int, width: int, c_out: int, c_in: int, kernel: V
 
 
 def elementwise(n: int) -> RecurrenceSystem:
-    """n independent values: no dependences, one step."""
+    """N independent values: no dependences, one step."""
     return RecurrenceSystem("elementwise", (Recurrence("map", (n,)),), (Schedule((0,)),))
 
 
@@ -331,7 +333,7 @@ def matmul_wavefront(m: int, n: int, k: int) -> np.ndarray:
     """
     t = np.arange(m + n + k - 2, dtype=np.int64)
 
-    def plane(steps: np.ndarray) -> np.ndarray:
+    def plane(steps: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.where(steps >= 0, (steps + 2) * (steps + 1) // 2, 0)
 
     sides = (m, n, k)

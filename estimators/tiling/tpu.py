@@ -18,7 +18,7 @@ import numpy as np
 
 from shmoo.estimators.errors import unknown
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable
+from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, KernelTable
 from shmoo.estimators.tiling.base import (
     TILINGS,
     TileShape,
@@ -98,12 +98,12 @@ class TpuWeightStationary:
         rows, cols = profile.value("array.rows"), profile.value("array.cols")
         third = _staging(profile) / 3.0
         size = element_bytes(table)
-        n = np.floor(third / (2.0 * size * table.k) / cols) * cols
-        n = self.tile_n or np.clip(n, cols, ceil_div(table.n, cols) * cols)
-        m = np.minimum(third / (2.0 * size * table.k), third / (_ACCUMULATOR_BYTES * n))
-        m = self.tile_m or np.maximum(np.floor(m / rows) * rows, rows)
-        k = np.floor(third / (2.0 * size * np.minimum(n, table.n)) / rows) * rows
-        k = self.tile_k or np.where(k < table.k, np.maximum(k, rows), table.k)
+        fits = np.floor(third / (2.0 * size * table.k) / cols) * cols
+        n = self.tile_n or np.clip(fits, cols, ceil_div(table.n, cols) * cols)
+        fits = np.minimum(third / (2.0 * size * table.k), third / (_ACCUMULATOR_BYTES * n))
+        m = self.tile_m or np.maximum(np.floor(fits / rows) * rows, rows)
+        fits = np.floor(third / (2.0 * size * np.minimum(n, table.n)) / rows) * rows
+        k = self.tile_k or np.where(fits < table.k, np.maximum(fits, rows), table.k)
         return clip_shape(table, m, n, k)
 
     def _accumulating(self, table: KernelTable, profile: ArchitectureProfile) -> TileShape:
@@ -185,7 +185,7 @@ class TpuWeightStationary:
             streams_shared *= 2.0
         return folds, best
 
-    def _cycles(self, folds: np.ndarray, length: np.ndarray, tile: np.ndarray, rows: float, cols: float) -> np.ndarray:
+    def _cycles(self, folds: Floats, length: Floats, tile: Floats, rows: float, cols: float) -> Floats:
         """Cycles of `folds` folds that each see a stream of `length`, cut into blocks of `tile`: each block visits every fold."""
         blocks = ceil_div(length, tile)
         visits = folds * blocks
@@ -288,7 +288,7 @@ def _stored_whole(table: KernelTable, profile: ArchitectureProfile) -> np.ndarra
     return np.where(tiled, tiles / (table.k * table.n), 1.0)
 
 
-def _pieces(extent: np.ndarray, tile: np.ndarray, side: float) -> np.ndarray:
+def _pieces(extent: Floats, tile: Floats, side: float) -> Floats:
     """Array-sized pieces along one axis: each block is cut on its own, so a block that is no multiple of the array pays for
     it."""
     full = np.floor(extent / tile)

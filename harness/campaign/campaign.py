@@ -28,7 +28,7 @@ from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.harness.campaign.schedule import Schedule
 from shmoo.harness.campaign.worker import CaseMeasurer, Worker
 from shmoo.harness.machine.doctor import version_of
-from shmoo.harness.measuring.settings import MeasureSettings
+from shmoo.harness.measuring.timing import MeasureSettings
 from shmoo.runs.store.records import AxisValue, CaseSpec, Machine, Measurement, RunManifest
 from shmoo.runs.store.store import Run, RunWriter, SkippedCase
 

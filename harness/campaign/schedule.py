@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from shmoo.runs.store.pooling import latencies
 from shmoo.runs.store.records import CaseSpec, Measurement, Status, Timing
-from shmoo.runs.store.statistics import latency, visit_deviations
+from shmoo.runs.store.statistics import latency
 from shmoo.runs.store.visits import NOISY
 
 FAILURES = 1
@@ -105,9 +105,7 @@ class Schedule:
         alive = [case for case in self._cases.values() if not case.given_up]
         fewest = min((case.visits for case in alive), default=self._visits)
         groups = [case.spec.device for case in alive]
-        deviations = visit_deviations(groups, [[timing.samples_s for timing in case.timings] for case in alive])
-        times = latencies(groups, [case.timings for case in alive])
-        for case, deviation, time in zip(alive, deviations, times, strict=True):
+        for case, (time, deviation) in zip(alive, latencies(groups, [case.timings for case in alive]), strict=True):
             case.deviation = deviation
             case.error = float("inf") if time is None else time.relative_se
         if fewest < self._visits:

@@ -51,7 +51,8 @@ class Answer(msgspec.Struct, frozen=True):
 class CaseMeasurer(Protocol):
     """Visits cases: `harness.measure.Measurer`, a `Worker`, or a stand-in."""
 
-    def measure(self, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple[Graph, ...]]: ...
+    def measure(self, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple[Graph, ...]]:
+        """Visit a case; its row and the graphs it ran. `details` asks for what one visit of a case suffices for."""
 
 
 class Worker:
@@ -74,12 +75,13 @@ class Worker:
     def measure(self, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple[Graph, ...]]:
         """The visit's row; a failed one with the reason if the process did not live to answer."""
         limit = self._timeout_s
-        if self._process is None:
-            self._start()
+        process = self._process
+        if process is None:
+            process = self._start()
             limit += START_S
         try:
-            self._send(msgspec.json.encode(Request(case, visit, details)))
-            line = self._answer(limit)
+            _send(process, msgspec.json.encode(Request(case, visit, details)))
+            line = self._answer(process, limit)
         except queue.Empty:
             self.close()
             return self._failed(case, visit, f"no answer within {limit:.0f} s; its process was ended")
@@ -90,7 +92,7 @@ class Worker:
             self.close()
             raise
         if not line:
-            return self._failed(case, visit, self._exit_reason())
+            return self._failed(case, visit, self._exit_reason(process))
         try:
             answer = msgspec.json.decode(line, type=Answer)
         except msgspec.MsgspecError as error:
@@ -121,13 +123,13 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self) -> None:
+    def _start(self) -> subprocess.Popen[bytes]:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "PYTHONFAULTHANDLER": "1"}
         descriptor, path = tempfile.mkstemp(prefix="shmoo-worker-")
         os.close(descriptor)
         self._errors = Path(path)
         with self._errors.open("wb") as errors:
-            self._process = subprocess.Popen(
+            self._process = process = subprocess.Popen(
                 # Isolated: what lies in the current directory is no module of ours.
                 [sys.executable, "-P", "-m", __name__, self._entry],
                 stdin=subprocess.PIPE,
@@ -138,10 +140,11 @@ class Worker:
                 start_new_session=True,
             )
         self._answers = queue.Queue()
-        threading.Thread(target=_pump, args=(self._process.stdout, self._answers), daemon=True).start()
-        self._send(self._settings)
+        threading.Thread(target=_pump, args=(process.stdout, self._answers), daemon=True).start()
+        _send(process, self._settings)
+        return process
 
-    def _answer(self, limit_s: float) -> bytes:
+    def _answer(self, process: subprocess.Popen[bytes], limit_s: float) -> bytes:
         """The next line of the process; an empty one where it ended, even if something that it started keeps the pipe open.
 
         Raises:
@@ -149,7 +152,7 @@ class Worker:
         """
         deadline = time.monotonic() + limit_s
         while True:
-            ended = self._process.poll() is not None
+            ended = process.poll() is not None
             try:
                 # What it wrote before it ended is in the pipe; a second is enough to move it here.
                 return self._answers.get(timeout=1.0 if ended else max(0.0, min(1.0, deadline - time.monotonic())))
@@ -159,17 +162,13 @@ class Worker:
                 if time.monotonic() >= deadline:
                     raise
 
-    def _send(self, line: bytes) -> None:
-        self._process.stdin.write(line + b"\n")
-        self._process.stdin.flush()
-
-    def _exit_reason(self) -> str:
+    def _exit_reason(self, process: subprocess.Popen[bytes]) -> str:
         """Why the process ended, in words, and the end of what it printed."""
         try:
-            code = self._process.wait(timeout=5)
+            code: int | None = process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             code = None  # it closed its output and lives on
-        printed = self._errors.read_text(errors="replace").strip().splitlines()
+        printed = [] if self._errors is None else self._errors.read_text(errors="replace").strip().splitlines()
         self.close()
         said = f"; last words: {printed[-1].strip()}" if printed else ""
         return f"its process {_ending(code)}{said}"
@@ -207,9 +206,16 @@ def _pump(stream: IO[bytes], answers: queue.Queue[bytes]) -> None:
     answers.put(b"")
 
 
-def _close_quietly(stream: IO[bytes]) -> None:
+def _send(process: subprocess.Popen[bytes], line: bytes) -> None:
+    if process.stdin is not None:
+        process.stdin.write(line + b"\n")
+        process.stdin.flush()
+
+
+def _close_quietly(stream: IO[bytes] | None) -> None:
     try:
-        stream.close()
+        if stream is not None:
+            stream.close()
     except OSError:
         return  # unsent bytes to a process that is gone
 

@@ -91,4 +91,5 @@ class FunctionModule(torch.nn.Module):
         self.function = function
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
         return self.function(*args, **kwargs)

@@ -212,8 +212,9 @@ class StandIns(TorchDispatchMode):
         """The results computed from the operands' values, all of which must be known."""
         operands = _tensors(args, kwargs)
         results = None
-        if all(self._known(t) is not None for t in operands):
-            results = self._run(func, args, kwargs, lambda tensor: self._known(tensor).elements)
+        known = {id(t): of.elements for t in operands if (of := self._known(t)) is not None}
+        if all(id(t) in known for t in operands):
+            results = self._run(func, args, kwargs, lambda tensor: known[id(tensor)])
         if results is None:
             raise CaptureError(f"the result of {func} depends on values that only data would give")
         from_data = any(self._from_data(t) for t in operands)
@@ -261,10 +262,11 @@ class StandIns(TorchDispatchMode):
         indices = self._nonzero(func, args, kwargs)
         known = self._known(indices)
         columns = [indices.new_empty((indices.shape[0],)) for _ in range(indices.shape[1])]
-        for i, column in enumerate(columns if known is not None else ()):
-            with _real():
-                elements = known.elements[:, i]
-            self._store(column, elements, known.from_data)
+        if known is not None:
+            for i, column in enumerate(columns):
+                with _real():
+                    elements = known.elements[:, i]
+                self._store(column, elements, known.from_data)
         return columns
 
     def _index(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

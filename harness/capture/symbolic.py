@@ -41,7 +41,7 @@ class SymbolicCapture:
         self,
         module: fx.GraphModule,
         origins: Sequence[Origin],
-        fakes: Sequence[torch.Tensor | None],
+        fakes: Sequence[Any],
         dynamic: Sequence[Place],
         name: str,
     ) -> None:
@@ -143,7 +143,7 @@ def capture_symbolic(
         reasons = "; ".join(compiled.break_reasons) or f"{len(compiled.pieces)} pieces"
         raise CaptureError(f"torch.compile splits the model, so that sizes inside it are not known from its inputs: {reasons}")
     (piece,) = compiled.pieces
-    fake_of = {id(argument): fake for argument, fake in zip(piece.arguments, piece.fakes, strict=True)}
+    fake_of = {id(argument): fake for argument, fake in zip(piece.arguments or (), piece.fakes, strict=True)}
     fakes = [_tensor(fake_of.get(id(leaf), leaf)) for leaf in leaves]
     return SymbolicCapture(piece.module, piece.origins, fakes, dynamic, name)
 

@@ -21,6 +21,7 @@ from torch.nn.utils.stateless import _reparametrize_module
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
+from shmoo.estimators.graph.records import ValueKind
 from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.exported import Place
 from shmoo.harness.capture.fx.introspect import CaptureError, RecordLines, first_line
@@ -64,7 +65,9 @@ class FakeCall:
         self._weights = {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
         inputs, self._structure = tree_flatten_with_path((tuple(args), dict(kwargs or {})))
         parameters = {id(parameter) for parameter in self._module.parameters()}
-        kinds = {name: "parameter" if id(tensor) in parameters else "buffer" for name, tensor in self._weights.items()}
+        kinds: dict[str, ValueKind] = {
+            name: "parameter" if id(tensor) in parameters else "buffer" for name, tensor in self._weights.items()
+        }
         self.origins = [Origin(kind, name) for name, kind in kinds.items()]
         # "input_ids" for ((), {"input_ids": x}), "0.1" for (([a, x],), {}).
         paths = ([str(getattr(key, "idx", getattr(key, "key", key))) for key in path[1:]] for path, _ in inputs)
@@ -74,7 +77,7 @@ class FakeCall:
             self.fakes[leaf] = self._with_symbols(self.fakes[leaf], {dim for other, dim in dynamic if other == leaf})
         self.values = [*(self._fake(weight) for weight in self._weights.values()), *self.fakes]
         # Stand-ins for data would have to be computed, which needs sizes.
-        self.stand_ins = contextlib.nullcontext() if dynamic else StandIns()
+        self.stand_ins: Any = contextlib.nullcontext() if dynamic else StandIns()
 
     def __call__(self, *values: Any) -> list[torch.Tensor]:
         """Run the model; returns every tensor that it returns."""

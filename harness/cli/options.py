@@ -103,39 +103,47 @@ def old_spelling(old: str, new: str, kind: click.ParamType, take: Callable[[Any]
 
 
 def archs(default: str) -> Decorator:
+    """--arch, a list."""
     return names("--arch", help=f"Architectures: names from `shmoo profiles list` or .json files. Default: {default}.")
 
 
 def batches(default: str = OWN_BATCH) -> Decorator:
+    """--batch, a list."""
     return counts("--batch", help=f"Batch sizes. Default: {default}.")
 
 
 def dtypes(default: str = FLOAT32) -> Decorator:
+    """--dtype, a list."""
     text = "Element types: float32, tf32, bfloat16, float16, float8, int8, int4."
     described = f"{text} Default: {default}."
     return click.option("--dtype", multiple=True, callback=_split_dtypes, metavar="D,...", help=described)
 
 
 def runtimes(default: str = OWN_RUNTIME) -> Decorator:
+    """--runtime, a list."""
     text = "Runtimes: eager, inductor, inductor-freezing, cudagraphs, xla, domainflow."
     return names("--runtime", metavar="R,...", help=f"{text} Default: {default}.")
 
 
 def out(default: str) -> Decorator:
+    """-o, --out: a path."""
     return click.option(
         "-o", "--out", type=click.Path(path_type=Path), help=f"File or directory to write the result to. Default: {default}."
     )
 
 
 def force(otherwise: str) -> Decorator:
+    """--force; `otherwise` says what happens without it."""
     return click.option("--force", is_flag=True, help=f"Replace a profile of that name. Default: {otherwise}.")
 
 
 def profile_name(default: str) -> Decorator:
+    """--name of a new profile."""
     return click.option("--name", help=f"Name of the new profile. Default: {default}.")
 
 
 def budget(default: str) -> Decorator:
+    """--budget in minutes."""
     return click.option(
         "--budget",
         type=FiniteRange(min=0, min_open=True),
@@ -145,6 +153,7 @@ def budget(default: str) -> Decorator:
 
 
 def reduction(default: str) -> Decorator:
+    """--reduction: k or n."""
     text = "Column of operator tables that holds the reduction of matrix products."
     return click.option("--reduction", type=click.Choice(["k", "n"]), help=f"{text} Default: {default}.")
 
@@ -189,7 +198,7 @@ def positive_int(text: str, what: str) -> int:
 
 
 def parse_shape(text: str | None) -> tuple[int, ...] | None:
-    """ "1x3x224x224" or "1,3,224,224" as extents."""
+    """Extents of "1x3x224x224" or "1,3,224,224"."""
     if text is None:
         return None
     return tuple(positive_int(part, "--input-shape") for part in re.split(r"[x×,]", text.strip()))

@@ -111,11 +111,14 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str = ""
 
 @dataclass(frozen=True, slots=True)
 class Column:
+    """A column of a table, as texts."""
+
     header: str
     cells: list[str]
 
     @property
     def width(self) -> int:
+        """Characters of its longest line."""
         return max(len(line) for text in (self.header, *self.cells) for line in text.split("\n"))
 
     def with_folded_header(self) -> Column:

@@ -108,7 +108,7 @@ def parse_cpu_list(text: str) -> tuple[int, ...]:
 
 
 def _event(text: str) -> int:
-    """ "event=0x02" is 2; `ValueError` for another form."""
+    """The number of an event: 2 of "event=0x02"; `ValueError` for another form."""
     name, _, number = text.strip().partition("=")
     if name != "event":
         raise ValueError(f"event {text.strip()!r} is not of the form event=0x..")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -26,7 +27,7 @@ class GpuInfo(msgspec.Struct, frozen=True):
     mig: bool = False
 
 
-def load_nvml():
+def load_nvml() -> ModuleType:
     """The NVML binding, initialized.
 
     Raises:

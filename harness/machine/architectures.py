@@ -18,8 +18,7 @@ from shmoo.estimators.machine.profile import (
     means_profile,
 )
 from shmoo.estimators.tiling import strategy_for
-from shmoo.harness.defaults import LOCAL
-from shmoo.harness.paths import profile_search
+from shmoo.harness.defaults import LOCAL, profile_search
 
 logger = logging.getLogger(__name__)
 
@@ -100,13 +99,14 @@ def choose_targets(
     Raises:
         InputError: an unknown name, a runtime that a named architecture (or every architecture) lacks, or threads without a CPU.
     """
-    for runtime in runtimes:
-        if not any(runtime in known for known in RUNTIMES.values()):
-            raise unknown("runtime", runtime, {name for known in RUNTIMES.values() for name in known})
+    for named in runtimes:
+        if not any(named in known for known in RUNTIMES.values()):
+            raise unknown("runtime", named, {name for known in RUNTIMES.values() for name in known})
     profiles = load_architectures(archs or default_names())
     targets: list[tuple[ArchitectureProfile, str | None]] = []
+    wanted: Sequence[str | None] = runtimes or (None,)
     for profile in profiles:
-        for runtime in runtimes or (None,):
+        for runtime in wanted:
             if archs or runtime is None or runtime in RUNTIMES[profile.family]:
                 targets.append((profile, runtime if runtime is None else check_runtime(profile, runtime)))
     if threads is not None and not any(profile.family == "cpu" for profile, _ in targets):

@@ -67,17 +67,23 @@ class HeapInfo(ctypes.Structure):
 class Heap(Protocol):
     """The C library's functions of this process that concern its heap."""
 
-    def malloc(self, nbytes: int) -> int | None: ...
+    def malloc(self, nbytes: int) -> int | None:
+        """Address of a new block; `None` where there is no memory."""
 
-    def mallopt(self, parameter: int, value: int) -> int: ...
+    def mallopt(self, parameter: int, value: int) -> int:
+        """Set a parameter of the allocator; 0 where it refuses."""
 
-    def malloc_trim(self, pad: int) -> int: ...
+    def malloc_trim(self, pad: int) -> int:
+        """Give free memory back to the system, but `pad` bytes at the top; 1 where some went."""
 
-    def mallinfo2(self) -> HeapInfo: ...
+    def mallinfo2(self) -> HeapInfo:
+        """What the allocator holds."""
 
-    def free(self, address: int) -> object: ...
+    def free(self, address: int) -> object:
+        """Release a block."""
 
-    def memset(self, address: int, value: int, nbytes: int) -> object: ...
+    def memset(self, address: int, value: int, nbytes: int) -> object:
+        """Fill a block."""
 
 
 def process_heap() -> Heap:

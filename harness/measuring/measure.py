@@ -33,8 +33,7 @@ from shmoo.harness.measuring.cachestate import Prepared, prepare
 from shmoo.harness.measuring.memory import peak_cpu_bytes, peak_cuda_bytes, resident_bytes
 from shmoo.harness.measuring.observing import Host, observed, status_of
 from shmoo.harness.measuring.replay import GraphReplay, ReplayError, child_times, time_operators
-from shmoo.harness.measuring.settings import MeasureSettings
-from shmoo.harness.measuring.timing import CudaTimer, HostTimer, TimingSettings, time_callable
+from shmoo.harness.measuring.timing import CudaTimer, HostTimer, MeasureSettings, TimingSettings, time_callable
 from shmoo.harness.measuring.watch.corewatch import CoreWatch, core_watch
 from shmoo.harness.measuring.watch.gpuwatch import GpuWatch, gpu_doubts
 from shmoo.harness.module import Built

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from shmoo.estimators.graph.dtypes import matrix_dtype
-from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.present.generation import DecodeStep, GenerationEstimate, cache_bytes, decode_contexts, generation
 from shmoo.harness.models.mode import Mode
 from shmoo.harness.models.model_graphs import ModelGraphs, WorkloadGraphs, phase_of
@@ -56,7 +56,7 @@ class Generator:
     ) -> Iterator[GenerationEstimate]:
         """One estimate a prompt on one machine; arguments as `AnalysisDirector.estimate` takes them."""
 
-        def estimate(step: ModelGraphs):
+        def estimate(step: ModelGraphs) -> Estimate:
             return director.estimate(
                 step.graphs, runtime=runtime, compute_dtype=matrix_dtype(self.dtype), threads=threads, batch=self.batch
             )

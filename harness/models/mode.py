@@ -49,5 +49,5 @@ class Mode(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """ "inference", "training" or the phase."""
+        """The phase, or "training" or "inference"."""
         return self.phase or ("training" if self.training else "inference")

@@ -23,13 +23,12 @@ from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.units import percent, si
 from shmoo.harness.campaign.campaign import CampaignSettings
 from shmoo.harness.campaign.schedule import Schedule
+from shmoo.harness.defaults import new_run_directory
 from shmoo.harness.machine.doctor import probe_machine, version_of
 from shmoo.harness.measuring.allocation import settle_heap
 from shmoo.harness.measuring.observing import observed, status_of
-from shmoo.harness.measuring.settings import MeasureSettings
-from shmoo.harness.measuring.timing import SPACED, TimingSettings, time_callable
+from shmoo.harness.measuring.timing import SPACED, MeasureSettings, TimingSettings, time_callable
 from shmoo.harness.measuring.watch.corewatch import CoreWatch, core_watch
-from shmoo.harness.paths import new_run_directory
 from shmoo.runs.store.records import AxisValue, CaseSpec, Measurement, Reason, RunManifest, Timing
 from shmoo.runs.store.statistics import iqr, mad
 from shmoo.runs.store.store import RunWriter
@@ -56,6 +55,7 @@ class ReplayClock:
         self._readings = itertools.chain.from_iterable((0.0, duration) for duration in durations_s)
 
     def __call__(self) -> float:
+        """The next reading, in seconds."""
         # pytest-benchmark also reads the clock to learn its precision, when nothing is loaded.
         return next(self._readings, 0.0) or 0.0
 
@@ -197,13 +197,13 @@ class BenchmarkRun:
         if not self._lines:
             return []
         rows = {row.case.identity: row for row in self.rows}
-        cells = [("Noise", "time", "std. error", "alone", "visits", "status")]
+        cells: list[tuple[str, ...]] = [("Noise", "time", "std. error", "alone", "visits", "status")]
         for shown in self._shown:
             row = rows[shown.identity]
             if row.timed:
                 latency, alone = row.latency, "-" if row.alone is None else si(row.alone.value_s, "s")
-                numbers = (si(latency.value_s, "s"), percent(latency.relative_se), alone, str(latency.visits))
-                cells.append((shown.name, *numbers, row.status))
+                told = (si(latency.value_s, "s"), percent(latency.relative_se), alone, str(latency.visits))
+                cells.append((shown.name, *told, row.status))
             else:
                 cells.append((shown.name, "-", "-", "-", str(len(row.visits)), f"{row.status}: {row.why}"))
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -127,7 +127,7 @@ def _schedule(piece: Piece) -> list[Any]:
 
     try:
         with config.patch(fx_graph_cache=False, _post_fusion_custom_pass=stop):
-            compile_fx(piece.module, list(piece.arguments))
+            compile_fx(piece.module, list(piece.arguments or ()))
     except Exception:
         # Inductor wraps exceptions of its passes, so the type does not tell; without a schedule it is a failure.
         if not scheduled:

@@ -31,7 +31,8 @@ class StoredRun(Protocol):
     manifest: RunManifest
     rows: tuple[Measurement, ...]
 
-    def graphs(self, row: Measurement) -> tuple[Graph, ...]: ...
+    def graphs(self, row: Measurement) -> tuple[Graph, ...]:
+        """The graphs that a row ran."""
 
 
 @dataclass(frozen=True, slots=True)

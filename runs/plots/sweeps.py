@@ -88,7 +88,7 @@ def _curves(rows: Sequence[Row], axis: str, others: Sequence[str], units: Units)
     differing = _differing_columns(rows, others)
     by_style = (differing[:1], differing[1:2], differing[2:])
     values_by_style = [list(_grouped(rows, columns)) for columns in by_style]
-    palette = _palette([value[0] if differing[0] == "arch" else "" for value in values_by_style[0]])
+    palette = _palette([str(value[0]) if differing[0] == "arch" else "" for value in values_by_style[0]])
     for points in _grouped(rows, differing).values():
         colour, dash, symbol = (
             values.index(tuple(points[0][name] for name in columns))
@@ -156,9 +156,9 @@ def _differing_columns(rows: Sequence[Row], others: Sequence[str]) -> list[str]:
     return [name for name in columns if len(_values(rows, name)) > 1] or ["arch"]
 
 
-def _grouped(rows: Sequence[Row], columns: Sequence[str]) -> dict[tuple, list[Row]]:
+def _grouped(rows: Sequence[Row], columns: Sequence[str]) -> dict[tuple[object, ...], list[Row]]:
     """Rows by the values of these columns, in the order they first appear."""
-    groups: dict[tuple, list[Row]] = {}
+    groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in columns), []).append(row)
     return groups
@@ -199,7 +199,7 @@ def _shmoo(rows: Sequence[Row], across: str, down: str, units: Units) -> go.Figu
         xs, ys = _values(points, across), _values(points, down)
         cell = {(p[across], p[down]): p for p in points}
         for quantity in shown:
-            maps[quantity.name].append([[math.log10(quantity.of(cell[x, y])) for x in xs] for y in ys])
+            maps[quantity.name].append([[math.log10(quantity.of(cell[x, y]) or math.nan) for x in xs] for y in ys])
         place = {"row": number // columns + 1, "col": number % columns + 1}
         figure.add_heatmap(
             x=list(range(len(xs))),
@@ -310,7 +310,7 @@ def _models(rows: Sequence[Row]) -> str:
     return ", ".join(dict.fromkeys(str(row["model"]) for row in rows))
 
 
-def _values(rows: Sequence[Row], axis: str) -> list:
+def _values(rows: Sequence[Row], axis: str) -> list[Any]:
     return list(dict.fromkeys(row[axis] for row in rows))
 
 

@@ -79,8 +79,9 @@ class _Class:
     residual: dict[int, float]
 
 
-def latencies(groups: Sequence[Hashable], cases: Sequence[Sequence[Timing]]) -> list[Latency | None]:
-    """What a call of each case takes; `None` for a case without samples.
+def latencies(groups: Sequence[Hashable], cases: Sequence[Sequence[Timing]]) -> list[tuple[Latency | None, float | None]]:
+    """What a call of each case takes, `None` for a case without samples; and what the visits to cases like it spread by, as
+    `visit_deviations` gives it.
 
     Args:
         groups: what each case is of, such as its device; only cases of one group are weighed together.
@@ -90,13 +91,15 @@ def latencies(groups: Sequence[Hashable], cases: Sequence[Sequence[Timing]]) -> 
     deviations = visit_deviations(groups, samples)
     shared = [_case(group, visits) for group, visits in zip(groups, cases, strict=True)]
     classes = _classes([case for case in shared if case is not None])
-    results: list[Latency | None] = []
-    for own, deviation, case in zip(samples, deviations, shared, strict=True):
-        if case is not None and case.alike in classes:
-            results.append(_corrected(case, classes[case.alike]))
-        else:
-            results.append(latency(own, deviation) if own else None)
-    return results
+    times = [
+        _corrected(case, classes[case.alike])
+        if case is not None and case.alike in classes
+        else latency(own, deviation)
+        if own
+        else None
+        for own, deviation, case in zip(samples, deviations, shared, strict=True)
+    ]
+    return list(zip(times, deviations, strict=True))
 
 
 def _case(group: Hashable, visits: Sequence[Timing]) -> _Case | None:

@@ -52,13 +52,14 @@ class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def split(self) -> Split:
-        """fit / validation / test, 70 / 15 / 15, by the hash of the identity; networks are always test."""
+        """Fit / validation / test, 70 / 15 / 15, by the hash of the identity; networks are always test."""
         if self.kind == "network":
             return "test"
         return split_of(self.identity)
 
     @property
     def label(self) -> str:
+        """Workload, axes, type and runtime as one text; the cache state where it is not warm."""
         axes = " ".join(f"{name}={value}" for name, value in self.axes.items())
         state = "" if self.cache_state == "warm" else f" {self.cache_state}"
         return f"{self.workload}[{axes}] {self.dtype} {self.runtime}{state}"

@@ -70,7 +70,7 @@ class Run:
         path = Path(directory)
         manifest = read_manifest(path)
         lines, torn = _split_rows(path)
-        problems = ()
+        problems: tuple[str, ...] = ()
         if torn:
             problems = (
                 f"{path / ROWS}, line {len(lines) + 1}: the last row is cut short ({len(torn)} bytes) and was set aside; "
@@ -210,6 +210,7 @@ class RunWriter:
             (self.path / SKIPPED).unlink(missing_ok=True)
 
     def close(self) -> None:
+        """Close the file of rows; further calls do nothing."""
         for descriptor in (self._file, self._lock):
             if descriptor is not None:
                 os.close(descriptor)

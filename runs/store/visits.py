@@ -11,7 +11,7 @@ from shmoo.estimators.errors import FormatError
 from shmoo.estimators.graph.records import UNREADABLE, decode_versioned
 from shmoo.runs.store.pooling import latencies
 from shmoo.runs.store.records import LONGEST_S, RUN_FORMAT, SHORTEST_S, EnergyReading, Measurement, Reason, Timing
-from shmoo.runs.store.statistics import Latency, median, visit_deviations
+from shmoo.runs.store.statistics import Latency, median
 
 NOISE = ("noisy", "disturbed", "busy host", "steal", "slow core")
 """Codes of reasons that say how much went on beside a visit; they widen its standard error and are no fault of the row."""
@@ -65,9 +65,8 @@ def merge_visits(lines: Iterable[Measurement]) -> tuple[Measurement, ...]:
     rows = [_merged(visits) for visits in by_case.values()]
     timed = [row for row in rows if row.timed]
     groups = [row.case.device for row in timed]
-    deviations = visit_deviations(groups, [[visit.samples_s for visit in row.visits] for row in timed])
     times = latencies(groups, [row.visits for row in timed])
-    known = dict(zip((row.case.identity for row in timed), zip(deviations, times, strict=True), strict=True))
+    known = dict(zip((row.case.identity for row in timed), times, strict=True))
     return tuple(_judged(row, *known.get(row.case.identity, (None, None))) for row in rows)
 
 
@@ -125,7 +124,7 @@ def _merged(lines: Sequence[Measurement]) -> Measurement:
     )
 
 
-def _judged(row: Measurement, visit_sd: float | None, prevailing: Latency | None) -> Measurement:
+def _judged(row: Measurement, prevailing: Latency | None, visit_sd: float | None) -> Measurement:
     """The row with what all visits say of its time, and its status by how well that is known."""
     if prevailing is None:
         return row

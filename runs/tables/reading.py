@@ -89,17 +89,10 @@ class TableRow(msgspec.Struct, frozen=True, omit_defaults=True):
         return single_call_graph(call, weights, name=self.op)
 
 
-class OperatorTable(msgspec.Struct, frozen=True):
-    """A table with its path and its rows in file order."""
-
-    path: str
-    rows: tuple[TableRow, ...]
-
-
 def read_table(
     path: str | Path, *, device: str = "cpu", runtime: str = "eager", measured: bool = True, reduction: Reduction = "k"
-) -> OperatorTable:
-    """Read an operator table.
+) -> tuple[TableRow, ...]:
+    """The rows of an operator table, in the order of the file.
 
     Args:
         reduction: column that holds the reduction of `PRODUCTS`.
@@ -135,7 +128,7 @@ def read_table(
         if len(cells) != len(header):
             raise FormatError(f"{where}: {len(cells)} cells, the header has {len(header)}; the row is damaged or cut off")
         rows.append(_row(dict(zip(header, cells, strict=True)), where, number, device, runtime, measured, reduction))
-    return OperatorTable(str(path), tuple(rows))
+    return tuple(rows)
 
 
 def _lines(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -218,7 +211,7 @@ def _extents(cells: dict[str, str], operator: SizedOperator, where: str) -> dict
     extents = {column: _extent(cells, column, where) for column in operator.columns}
     if operator.form == "window":
         _check_window(cells["op"], extents, where)
-    return extents
+    return {**extents}
 
 
 def _shape(cells: dict[str, str], operator: ShapedOperator, where: str) -> dict[str, AxisValue]:

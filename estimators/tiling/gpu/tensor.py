@@ -11,7 +11,7 @@ import numpy as np
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.machine.catalogue import DEFAULTS
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.table import WRITE, KernelTable
+from shmoo.estimators.table import WRITE, Floats, KernelTable
 from shmoo.estimators.tiling.base import (
     TileShape,
     ceil_div,
@@ -36,7 +36,7 @@ def tensor_seconds(work: Products, dtype: np.ndarray, profile: ArchitectureProfi
     rate = _matrix_peaks(dtype, profile) / multiprocessors / 2.0
     l2 = profile.value("bandwidth.l2.tensor", profile.value("bandwidth.l2"))
 
-    def seconds(load: Load, tile_m: float, tile_n: float, part: np.ndarray) -> np.ndarray:
+    def seconds(load: Load, tile_m: float, tile_n: float, part: Floats) -> Floats:
         slots = load.queue * load.padded_k
         ramp = (1.0 + _HALF_K / part) * (1.0 + _HALF_FILL / load.at_work)
         math = slots * tile_m * tile_n * ramp / rate
@@ -104,7 +104,7 @@ def _cluster(
 
 def _matrix_peaks(dtype: np.ndarray, profile: ArchitectureProfile) -> np.ndarray:
     """(R,) flop/s of matrix units in these types, codes into `COMPUTE_DTYPES`."""
-    peaks: np.ndarray | float = 1.0
+    peaks = np.ones(len(dtype))
     for code in np.unique(dtype):
         peaks = np.where(dtype == code, profile.value(f"peak.matrix.{COMPUTE_DTYPES[code]}"), peaks)
     return peaks

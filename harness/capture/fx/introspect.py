@@ -136,6 +136,7 @@ def tensor_of(node: fx.Node) -> torch.Tensor:
 
 
 def is_tensor_node(value: Any) -> bool:
+    """True for a node whose value is one tensor."""
     return isinstance(value, fx.Node) and isinstance(value.meta.get("val"), torch.Tensor)
 
 
@@ -150,7 +151,7 @@ def module_path(node: fx.Node) -> str:
 
 
 def source_line(node: fx.Node) -> str:
-    """ "torchvision/models/resnet.py:93" of the innermost line outside torch, relative to its import root; "" for none."""
+    """The innermost line outside torch, relative to its import root: "torchvision/models/resnet.py:93"; "" for none."""
     frames = _FRAME.findall(node.meta.get("stack_trace") or "")
     if not frames:
         return ""

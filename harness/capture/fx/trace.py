@@ -88,7 +88,9 @@ def inline_wrapped(module: fx.GraphModule) -> fx.GraphModule:
 
 def _inline(module: fx.GraphModule, node: fx.Node) -> None:
     named = next((a for a in node.args if isinstance(a, fx.Node) and a.op == "get_attr"), None)
-    body = None if named is None else operator.attrgetter(named.target)(module)
+    if named is None:
+        return
+    body = operator.attrgetter(named.target)(module)
     if not isinstance(body, fx.GraphModule):
         return
     inline_wrapped(body)

@@ -123,7 +123,7 @@ def _attribute_origin(target: str, tensor: torch.Tensor) -> Origin:
 class _Holder(NamedTuple):
     """One tensor that a node stands for: its value's index, the tensor itself, and the serial of the last write it includes."""
 
-    index: int
+    value: int
     tensor: torch.Tensor
     seen: int
 
@@ -132,7 +132,7 @@ class _Write(NamedTuple):
     """The latest write into a storage: its serial number, and the index of the value that holds the result."""
 
     serial: int
-    index: int
+    value: int
     tensor: torch.Tensor
 
 
@@ -220,8 +220,8 @@ class _Walk:
             msgspec.structs.replace(
                 call,
                 reads=reads,
-                outputs=call.outputs + tuple(self.values[holder.index].spec for holder in written),
-                writes=tuple(holder.index for holder in (*results, *written)),
+                outputs=call.outputs + tuple(self.values[holder.value].spec for holder in written),
+                writes=tuple(holder.value for holder in (*results, *written)),
             )
         )
 
@@ -274,7 +274,7 @@ class _Walk:
                 holder = self._new(place)
                 unreturned.append(holder)
             self.serial += 1
-            self.writes[key] = _Write(self.serial, holder.index, place)
+            self.writes[key] = _Write(self.serial, holder.value, place)
         results[:] = [holder._replace(seen=self.serial) for holder in results]
         return unreturned
 
@@ -284,11 +284,11 @@ class _Walk:
         for i, holder in enumerate(holders):
             write = self.writes.get(storage_key(holder.tensor))
             if write is not None and write.serial > holder.seen:
-                index = write.index
+                index = write.value
                 if not same_place(holder.tensor, write.tensor):
-                    index = self._append(Value(self.introspector.spec(holder.tensor), storage=write.index))
+                    index = self._append(Value(self.introspector.spec(holder.tensor), storage=write.value))
                 holders[i] = _Holder(index, holder.tensor, write.serial)
-        return [holder.index for holder in holders]
+        return [holder.value for holder in holders]
 
     def _new(self, tensor: torch.Tensor, kind: ValueKind = "activation", name: str = "") -> _Holder:
         key = storage_key(tensor)

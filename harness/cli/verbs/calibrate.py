@@ -99,7 +99,7 @@ def fit(
         )
 
 
-def show_curve(sources: tuple[Path, ...], base, seed: int, as_json: bool) -> None:
+def show_curve(sources: tuple[Path, ...], base: ArchitectureProfile | None, seed: int, as_json: bool) -> None:
     """The learning curve of one run.
 
     Raises:
@@ -136,7 +136,7 @@ def own_name(base: ArchitectureProfile) -> str:
 def profile_path(name: str) -> Path:
     """Where a profile of the user's own goes; `InputError` where `name` is no name."""
     from shmoo.estimators.machine.validation import check_name
-    from shmoo.harness.paths import user_profiles
+    from shmoo.harness.defaults import user_profiles
 
     return user_profiles() / f"{check_name(name)}.json"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -113,7 +113,7 @@ def estimate_table(
     profile = load_architecture(arch[0])
     chosen = check_runtime(profile, options.only_one(runtime, "--runtime"))
     column = reduction or profile.table_reduction
-    rows = read_table(path, measured=False, reduction=column).rows
+    rows = read_table(path, measured=False, reduction=column)
     if column == "n" and reduction is None and any(row.op in PRODUCTS for row in rows):
         output.message(
             f"columns m, n, k of matrix products read as (m, n) by (n, k), as in the tables that {profile.name} was fitted to; "
@@ -162,7 +162,7 @@ def estimate_models(
     sizes = batches or (None,)
     for model in models:
         with output.only_results_on_stdout():
-            shape = {"input_shape": input_shape, "seq_len": seq_len, "trust": trust}
+            shape: dict[str, Any] = {"input_shape": input_shape, "seq_len": seq_len, "trust": trust}
             captures = {dtype: batched_graphs(model, sizes, dtype=dtype, mode=mode, **shape) for dtype in wanted}
         for _ in sizes:
             for dtype in wanted:

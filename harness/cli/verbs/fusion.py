@@ -94,12 +94,12 @@ def fusion(
     for i, (graph, groups) in enumerate(zip(graphs, predicted, strict=True)):
         _show_groups(graph, [(g.calls, g.pattern) for g in groups], found[i] if found else None, show_all)
     _show_savings(savings, name, chosen)
-    for score, piece in zip(scores, found, strict=False):
+    for score, real_groups in zip(scores, found, strict=False):
         from shmoo.estimators.units import percent
 
         output.result(
             f"agreement with Inductor: F1 {score.f1:.3f} (precision {percent(score.precision)}, recall {percent(score.recall)}); "
-            f"{score.predicted_kernels} kernels predicted, {score.real_kernels} real, besides {piece.copies} layout copies"
+            f"{score.predicted_kernels} kernels predicted, {score.real_kernels} real, besides {real_groups.copies} layout copies"
         )
 
 

@@ -55,7 +55,8 @@ def generate(
     """
     from shmoo.estimators.graph.dtypes import compute_dtype
     from shmoo.estimators.predict.director import AnalysisDirector
-    from shmoo.estimators.present.generation import flat_generation, generation_record
+    from shmoo.estimators.predict.tabular import flatten
+    from shmoo.estimators.present.generation import INTERVALS, generation_record
     from shmoo.harness.machine.architectures import choose_targets
     from shmoo.harness.models.generation import Generator
     from shmoo.harness.workloads.loading import resolve_model
@@ -77,7 +78,7 @@ def generate(
                 found = made.estimates(directors[profile.name], runtime=chosen, threads=cores)
                 records += [generation_record(estimate, model) for estimate in found]
     if csv_path:
-        output.write_csv(csv_path, [flat_generation(record) for record in records])
+        output.write_csv(csv_path, [flatten(record, INTERVALS) for record in records])
         output.message(f"wrote {len(records)} generations to {csv_path}")
     if as_json:
         output.json_document(records)

@@ -14,7 +14,9 @@ from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.timeline import Scheduled
+    from shmoo.harness.module import DNNModule
     from shmoo.harness.runtimes.trace import Recorded
+    from shmoo.runs.store.records import AxisValue
 
 EXAMPLES = """\b
 Examples:
@@ -83,7 +85,9 @@ def trace(
         _show(slots, recorded, estimate.latency_s.value)
 
 
-def _recorded(module, axes: dict, dtype: str, runtime: str, family: str) -> tuple[Recorded | None, str]:
+def _recorded(
+    module: DNNModule, axes: dict[str, AxisValue], dtype: str, runtime: str, family: str
+) -> tuple[Recorded | None, str]:
     """A measured call, or `None` and why there is none."""
     import torch
 

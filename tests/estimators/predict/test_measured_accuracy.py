@@ -30,7 +30,7 @@ BOUNDS = {
 
 
 def rows_of(name: str, tmp_path: Path, device: str, runtime: str, reduction: str = "k") -> tuple[TableRow, ...]:
-    return read_table(written_table(name, tmp_path / name), device=device, runtime=runtime, reduction=reduction).rows
+    return read_table(written_table(name, tmp_path / name), device=device, runtime=runtime, reduction=reduction)
 
 
 def off(rows: list[TableRow], profile: str, runtime: str) -> tuple[np.ndarray, np.ndarray]:

@@ -7,13 +7,8 @@ import pytest
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.predict.director import Estimate
-from shmoo.estimators.present.generation import (
-    DecodeStep,
-    decode_contexts,
-    flat_generation,
-    generation,
-    generation_record,
-)
+from shmoo.estimators.predict.tabular import flatten
+from shmoo.estimators.present.generation import INTERVALS, DecodeStep, decode_contexts, generation, generation_record
 
 
 def estimate(latency: float, energy: float | None = None, batch: int = 1) -> Estimate:
@@ -78,7 +73,7 @@ def test_energy_without_coefficients_is_unknown() -> None:
     record = generation_record(generation(estimate(1.0), steps((8, 9), lambda c: 1.0), 8, 3), "model")
     assert record["energy_j"] is record["energy_per_token_j"] is None
     assert record["energy_j_reason"] == "no coefficients"
-    assert flat_generation(record)["energy_j_low"] is None
+    assert flatten(record, INTERVALS)["energy_j_low"] is None
 
 
 def test_steps_that_were_not_estimated_are_asked_for() -> None:
