@@ -51,6 +51,7 @@ class FiniteRange(click.FloatRange):
     """A number in a range; NaN and the infinities lie in none."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; a usage error where it is not finite or outside the range."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number.", param, ctx)
