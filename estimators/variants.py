@@ -14,7 +14,9 @@ import numpy as np
 
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.records import Coefficient
-from shmoo.estimators.machine.catalogue import entry, followers, under
+from shmoo.estimators.machine.catalogue import entry, followers, of_host, under
+from shmoo.estimators.machine.coefficients import listed
+from shmoo.estimators.machine.hosts import check_host
 from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec
 from shmoo.estimators.tiling import TILINGS
 
@@ -35,6 +37,9 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
     """
     parameters = {name: value for name, value in values.items() if name in tiling_parameters(profile)}
     changed = {name: _amount(name, value) for name, value in values.items() if name not in parameters}
+    if any(of_host(name) for name in changed):
+        # A named host's launches become the profile's own, to be changed there.
+        profile = profile.replacing(coefficients=listed(profile) if profile.host else profile.coefficients, host="")
     coefficients = dict(profile.coefficients)
     for name, value in changed.items():
         before = coefficients.get(name)
@@ -49,6 +54,17 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
         tiling = TilingSpec(tiling.strategy, {**tiling.parameters, **parameters})
     # A machine nobody measured: what was measured beyond the physics does not hold.
     return profile.replacing(coefficients=coefficients, tiling=tiling, residual=() if values else profile.residual)
+
+
+def with_host(profile: ArchitectureProfile, name: str) -> ArchitectureProfile:
+    """The same device with its kernels launched by another host.
+
+    Raises:
+        InputError: no such host, or a machine that launches its own kernels.
+    """
+    if profile.family != "gpu":
+        raise InputError(f"host {name!r} on {profile.name!r}, a {profile.family}; hosts apply to GPUs only, leave it out")
+    return profile.replacing(host=check_host(name))
 
 
 def amount_of(text: str) -> float | str:

@@ -147,6 +147,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.65, 0.4, 0.95, _LARGE, ".conv"),
         Guess(0.8, 0.4, 1.5, "above 1 with Winograd's transform (Lavin and Gray, 2016)", ".conv_3x3"),
         Guess(0.15, 0.05, 0.4, f"one input channel per group leaves matrix units idle: {_GUESS}", ".depthwise"),
+        Guess(0.15, 0.07, 0.3, "a multiply-add beside a load, its bounds and its address, of the float32 units: "
+              f"{_GUESS}", ".depthwise", "gpu"),
         Guess(0.4, 0.2, 0.8, _GUESS, ".conv_transpose"),
         Guess(0.5, 0.25, 0.8, _GUESS, ".attention"),
         Guess(0.2, 0.05, 0.6, _GUESS, ".linalg"),
@@ -176,6 +178,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
                                   {"gpu": Space(0.05, 1.1, 0.3)}, (
         Guess(0.8, 0.6, 0.95, "share that streaming kernels reach (McCalpin, STREAM)"),
         Guess(0.4, 0.15, 0.8, f"rows from random places: {_GUESS}", ".gather"),
+        Guess(0.7, 0.5, 0.9, f"planes of a window's rows, halos read again: {_GUESS}", ".depthwise", "gpu"),
+        Guess(0.7, 0.5, 0.9, f"a strided copy of an image, one side of it scattered: {_GUESS}", ".transposition", "gpu"),
         Guess(0.92, 0.75, 1.0, "streams: V100 and A100 0.9 (Deakin et al., BabelStream), T4 0.75 (Jia et al., 2019)", ".tensor",
               "gpu", "literature"))),
     "half.m": Entry("1", "share", _HALF, Space(1e-2, 1e3, 1.5), assumed=(Guess(1.0, 0.1, 8.0),)),
@@ -219,6 +223,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(1.5e-6, 0.8e-6, 3e-6, "replay of one node of a captured graph", ".cudagraphs", "gpu"),
         Guess(1e-6, 0.5e-6, 3e-6, "start of one fusion inside a program", "", "tpu"),
         Guess(1e-6, 0.2e-6, 5e-6, "loading one domain-flow program: a design target", "", "kpu"))),
+    "dispatch": Entry("1", "share", "an operator's path through the framework, relative to a loop's, by runtime", assumed=(
+        Guess(1.0, 1.0, 1.0, "launches of operators that were measured hold their paths already"),)),
     "view": Entry("s", "share", "dispatch of a call that only makes a view", _LAUNCH, assumed=(
         Guess(1.5e-6, 0.5e-6, 5e-6, "", ".eager", "cpu"),
         Guess(2.5e-6, 1e-6, 8e-6, "host time to dispatch a call that only makes a view", ".eager", "gpu"))),
@@ -359,8 +365,13 @@ def runtime_of(name: str) -> str | None:
     return runtime if stem in ("launch", "graph") and any(runtime in names for names in RUNTIMES.values()) else None
 
 
-def names_to_draw(coefficients: Mapping[str, Coefficient], family: str, runtime: str, tensor: bool) -> list[str]:
-    """Coefficients to draw for intervals, of a machine and of the defaults; those of tensor cores where any kernel runs there.
+def of_host(name: str) -> bool:
+    """Whether a coefficient of an asynchronous device belongs to the host that launches its kernels."""
+    return name.partition(".")[0] in ("launch", "dispatch", "view", "graph", "launch_tail", "allocate")
+
+
+def names_to_draw(coefficients: Mapping[str, Coefficient], runtime: str, tensor: bool) -> list[str]:
+    """Those of a machine's coefficients to draw for intervals; those of tensor cores where any kernel runs there.
 
     Left out: what a strategy already used to cut tiles; spreads, which are drawn apart; other runtimes' launches; and fitted
     latency coefficients, which err together and whose joint error on held-out cases is what the spreads were set from.
@@ -368,12 +379,12 @@ def names_to_draw(coefficients: Mapping[str, Coefficient], family: str, runtime:
 
     def drawn(name: str) -> bool:
         role = entry(name).role
-        fitted = name in coefficients and coefficients[name].from_fit
+        fitted = coefficients[name].from_fit
         if role in ("count", "size", "rating", "spread") or (fitted and role != "energy"):
             return False
         return runtime_of(name) in (None, runtime) and (tensor or whose(name) not in ("tensor", *TENSOR))
 
-    return [name for name in {**coefficients, **DEFAULTS[family]} if drawn(name)]
+    return [name for name in coefficients if drawn(name)]
 
 
 def without_spreads(coefficients: Mapping[str, Coefficient]) -> dict[str, Coefficient]:

@@ -15,6 +15,7 @@ from shmoo.estimators.graph.records import RUNTIMES as RUNTIMES
 from shmoo.estimators.graph.records import Coefficient as Coefficient
 from shmoo.estimators.graph.records import decode_versioned
 from shmoo.estimators.machine.catalogue import entry
+from shmoo.estimators.machine.hosts import HOSTS
 
 PROFILE_FORMAT = 2
 """Version of the profile file. 1: first. 2: the sources "at bound" and "prior"; what a prior held was "fallback" before, and said
@@ -118,6 +119,8 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     Attributes:
         family: decides the default runtime; `tiling` names the strategy.
         levels: memory levels, nearest to the units first; the last is the main memory.
+        host: name in `hosts.HOSTS` of the machine that launches kernels; "" for the one that the device was measured beside, whose
+            launches are among the coefficients.
         illustrative: numbers made up to explain, exempt from plausibility checks.
         error_card: split ("validation", "test", or in words how else cases were held out: "left out") -> group (operator family,
             "networks", operator) -> errors.
@@ -129,6 +132,7 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     name: str
     family: Family
     description: str
+    host: str = ""
     levels: tuple[str, ...]
     tiling: TilingSpec
     coefficients: dict[str, Coefficient]
@@ -202,6 +206,8 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
             profile = _from_format_1(profile)
         if not profile.levels:
             raise FormatError(f"profile {profile.name!r} {where} has no 'levels'; the last one is the main memory")
+        if profile.host and profile.host not in HOSTS:
+            raise FormatError(f"profile {profile.name!r} {where} names the host {profile.host!r}; known are {', '.join(HOSTS)}")
         for level in profile.levels:
             if f"bandwidth.{level}" not in profile.coefficients:
                 raise FormatError(f"profile {profile.name!r} {where}: level {level!r} has no coefficient 'bandwidth.{level}'")

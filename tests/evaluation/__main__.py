@@ -60,6 +60,26 @@ def held_out(name: str, folder: Path, keep: bool) -> None:
 
 
 @main.command()
+@folder_argument
+@click.option("--only", default="", help="Rows whose line holds this text, such as t4.")
+@click.option("--graphs", type=click.Path(path_type=Path, file_okay=False), help="Folder that keeps captured graphs.")
+@click.option("--rows", is_flag=True, help="Print every row too, on stderr.")
+def networks(folder: Path, only: str, graphs: Path | None, rows: bool) -> None:
+    """Predict whole networks that others measured on GPUs, and print the errors by device, type and bound.
+
+    FOLDER holds the tables of measured networks.
+    """
+    import platformdirs
+
+    from tests.evaluation.networks import evaluate, read_networks
+    from tests.evaluation.results import table
+
+    kept = graphs or platformdirs.user_cache_path("shmoo", appauthor=False) / "network-graphs"
+    chosen = [row for row in read_networks(folder) if only in row.name]
+    click.echo(table(evaluate(chosen, kept, (lambda text: click.echo(text, err=True)) if rows else lambda text: None)))
+
+
+@main.command()
 def rates() -> None:
     """Print published rates of products on tensor cores beside predicted ones."""
     from tests.evaluation.rates import table
