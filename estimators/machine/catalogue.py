@@ -178,6 +178,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
                                   {"gpu": Space(0.05, 1.1, 0.3)}, (
         Guess(0.8, 0.6, 0.95, "share that streaming kernels reach (McCalpin, STREAM)"),
         Guess(0.4, 0.15, 0.8, f"rows from random places: {_GUESS}", ".gather"),
+        Guess(0.55, 0.35, 0.8, f"concatenations and permuted copies, one side of them scattered: {_GUESS}", ".copy", "gpu"),
         Guess(0.7, 0.5, 0.9, f"planes of a window's rows, halos read again: {_GUESS}", ".depthwise", "gpu"),
         Guess(0.7, 0.5, 0.9, f"a strided copy of an image, one side of it scattered: {_GUESS}", ".transposition", "gpu"),
         Guess(0.92, 0.75, 1.0, "streams: V100 and A100 0.9 (Deakin et al., BabelStream), T4 0.75 (Jia et al., 2019)", ".tensor",

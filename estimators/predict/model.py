@@ -69,6 +69,7 @@ def _candidates(*stems: str) -> list[tuple[str, ...]]:
 
 
 _FLOAT32, _FLOAT16 = COMPUTE_DTYPES.index("float32"), COMPUTE_DTYPES.index("float16")
+_NARROW = np.isin(COMPUTE_DTYPES, ("float16", "bfloat16"))
 _MATRIX = _candidates("peak.matrix", "peak.vector")
 _VECTOR = _candidates("peak.vector", "peak.matrix")
 _SPECIAL = _candidates("peak.special")
@@ -173,7 +174,9 @@ def _compute_time(
             np.where(better, other, matrix),
             np.where(better, table.matrix_flops * way.share / way.blocks.filled, worked),
         )
-    vector_peak = c.by_dtype(table.dtype, _VECTOR)
+    # Loops on a GPU convert 16-bit elements and compute in float32.
+    looped = np.where(_NARROW[table.dtype], _FLOAT32, table.dtype) if c.profile.family in ASYNCHRONOUS else table.dtype
+    vector_peak = c.by_dtype(looped, _VECTOR)
     vector = table.vector_flops / (vector_peak * c.by_kernel(table, codes, *_loops("efficiency.vector", runtime)))
     rated = c.find(*_SPECIAL[0]) is not None
     special_peak = c.by_dtype(table.dtype, _SPECIAL) if rated else vector_peak * c.value("vector_share")
@@ -270,11 +273,12 @@ def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime
 
 
 def _transposition_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime: str) -> np.ndarray | float:
-    """What cuDNN spends on images that are not channels-last, as the kernels of its tensor cores take them: kernels before and
-    after a convolution read and write them once more. Compiled code keeps images channels-last."""
+    """What cuDNN spends on images that are not channels-last, as its tensor-core kernels for windows take them: kernels before
+    and after a convolution read and write them once more. A window of one point is a product of the images as they are stored.
+    Compiled code keeps images channels-last."""
     if runtime not in AS_STORED:
         return 0.0
-    moved = np.where(in_tensor_kernels(codes), 2.0 * table.strided_bytes, 0.0)
+    moved = np.where(in_tensor_kernels(codes) & (table.window > 1), 2.0 * table.strided_bytes, 0.0)
     rate = c.value(f"bandwidth.{c.profile.levels[-1]}") * c.value("efficiency.bandwidth.transposition", "efficiency.bandwidth")
     return moved / rate + np.where(moved > 0, 2.0 * c.value("device_launch"), 0.0)
 

@@ -63,7 +63,7 @@ def _capture(asked: Asked) -> Sequence[Graph]:
         built = _transformer(asked)
         return capture_traced(built.model, built.args, built.kwargs, name=asked.network).graphs
     mode = Mode(autocast=asked.autocast or None, channels_last=asked.channels_last)
-    shape = (3, asked.pixels, asked.pixels)
+    shape = (asked.batch, 3, asked.pixels, asked.pixels)
     return model_graphs(asked.network, batch=asked.batch, dtype=asked.dtype, input_shape=shape, mode=mode).graphs
 
 
