@@ -89,6 +89,7 @@ class Entry:
 _GUESS = "engineering range for a machine that was not measured"
 _LARGE = f"share of peak on large shapes: {_GUESS}"
 _BLOCKS = f"share of peak of large tiles over a long reduction: {_GUESS}"
+_DEEPBENCH = "geometric mean of P100, V100 and T4, each fitted to DeepBench's float32 convolutions (CUDA 8 to 10.1)"
 _TRANSFORMED = f"share of peak of transformed products: {_GUESS}"
 _COUNTED = f"share of the counted cycles, idle elements included, as of products: {_GUESS}"
 _COUNTED_ON_KPU = ("conv", "conv_3x3", "depthwise", "conv_transpose", "attention", "linalg")
@@ -153,7 +154,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.5, 0.25, 0.8, _GUESS, ".attention"),
         Guess(0.2, 0.05, 0.6, _GUESS, ".linalg"),
         Guess(0.9, 0.7, 1.0, _BLOCKS, "", "gpu"),
-        Guess(0.85, 0.5, 1.0, _BLOCKS, ".conv", "gpu"),
+        Guess(0.95, 0.7, 1.1, f"share of peak of implicit products in float32: {_DEEPBENCH}", ".conv", "gpu", "literature"),
         Guess(0.85, 0.5, 1.0, f"share of peak of the direct way: {_GUESS}", ".conv_3x3", "gpu"),
         Guess(0.85, 0.5, 1.0, _TRANSFORMED, ".winograd", "gpu"),
         Guess(0.85, 0.5, 1.0, _TRANSFORMED, ".winograd_fused", "gpu"),
@@ -187,11 +188,13 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "half.n": Entry("1", "share", _HALF, Space(1e-2, 1e3, 1.5), assumed=(Guess(1.0, 0.1, 8.0),)),
     "half.k": Entry("1", "share", _HALF, Space(1e-2, 2e3, 1.5), {"gpu": Space(1e-1, 1e3, 0.7)}, (
         Guess(16.0, 4.0, 64.0),
+        Guess(24.0, 12.0, 48.0, _DEEPBENCH, ".conv", "gpu", "literature"),
         Guess(48.0, 16.0, 150.0, f"reduction in a block at half of the rate: {_GUESS}", "", "gpu"),
         Guess(8.0, 2.0, 32.0, "slices of 16 to 64 fill and drain the pipeline; their latency is a block's", ".tensor", "gpu"))),
     "half.tile": Entry("1", "share", f"multiply-adds per staged element at half of the rate: {_GUESS}",
                        Space(1e-2, 1e2, 1.0), {"gpu": Space(1e-1, 1e2, 0.5)}, (
         Guess(6.0, 2.0, 15.0, "", "", "gpu"),
+        Guess(5.0, 2.0, 10.0, _DEEPBENCH, ".conv", "gpu", "literature"),
         Guess(1.0, 0.2, 4.0, "one of four issue slots a clock copies 256 elements of 16 bits, beside 64 to 512 multiply-adds",
               ".tensor", "gpu"))),
     "half.far": Entry("1", "share", f"multiply-adds more per element whose address was not at hand: {_GUESS}",
@@ -201,6 +204,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "half.fill": Entry("1", "share", f"outputs at work in a multiprocessor at half of the rate: {_GUESS}",
                        Space(1.0, 1e6, 1.0), {"gpu": Space(1e1, 1e5, 0.7)}, (
         Guess(4096.0, 500.0, 20000.0, "", "", "gpu"),
+        Guess(2000.0, 700.0, 7000.0, _DEEPBENCH, ".conv", "gpu", "literature"),
         Guess(1000.0, 200.0, 4000.0, "Little's law: 512 to 2048 multiply-adds a clock, 8 to 16 of an output an instruction, 17 "
               f"to 33 clocks {_LUO}", ".tensor", "gpu", "literature"))),
     "overlap": Entry("1", "share", "exponent p of (compute^p + memory^p)^(1/p): 1 is none, infinity is full overlap",

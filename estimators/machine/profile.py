@@ -119,8 +119,8 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     Attributes:
         family: decides the default runtime; `tiling` names the strategy.
         levels: memory levels, nearest to the units first; the last is the main memory.
-        host: name in `hosts.HOSTS` of the machine that launches kernels; "" for the one that the device was measured beside, whose
-            launches are among the coefficients.
+        host: name in `hosts.HOSTS` of the machine that launches kernels; "" for the one that the device was measured beside,
+            whose launches are among the coefficients.
         illustrative: numbers made up to explain, exempt from plausibility checks.
         error_card: split ("validation", "test", or in words how else cases were held out: "left out") -> group (operator family,
             "networks", operator) -> errors.

@@ -5,8 +5,8 @@ Per kernel, with flops F by unit u, bytes B by memory level l, rates from the ma
     t_matrix  = F_matrix / (peak x efficiency x utilisation) x (1 + half_m/m)(1 + half_n/n)(1 + half_k/k)
     t_compute = t_matrix + F_vector / (peak_vector x efficiency_vector) + F_special / (peak_special x efficiency_special)
     t_l       = B_l / (bandwidth_l x efficiency_bandwidth)
-    t         = launch x dispatch + view x free calls + switch x away + (t_compute^p + sum over l of t_l^p)^(1/p) + tile_overhead x waves
-                + page_fault x (mapped bytes + heap.returned x bytes of heap) + layout x converted bytes
+    t         = launch x dispatch + view x free calls + switch x away + (t_compute^p + sum over l of t_l^p)^(1/p)
+                + tile_overhead x waves + page_fault x (mapped bytes + heap.returned x bytes of heap) + layout x converted bytes
     energy    = sum F_u x e_flop_u + sum B_l x e_byte_l + P_static x t
 
 On a CPU main memory has the same efficiency_bandwidth for every kernel: the others are of caches.

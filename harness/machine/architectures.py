@@ -42,8 +42,8 @@ def load_architecture(name: str | Path) -> ArchitectureProfile:
     calibrated: its structure is then read from the machine, and its rates are wide guesses.
 
     A name may contain changes: "kpu_t64@capacity.l3=64MiB@tile_m=32" sets a coefficient (and those that depend on it:
-    `variants.variant`) and a parameter of the tiling strategy, "gpu_t4@host=own" the host of a GPU. The profile's name is then the
-    whole text.
+    `variants.variant`) and a parameter of the tiling strategy, "gpu_t4@host=own" the host of a GPU. The profile's name is then
+    the whole text.
 
     Raises:
         InputError, FormatError: as `load_profile` and `variant`.
@@ -76,8 +76,8 @@ def choose_targets(
     all built-in ones that have it are taken. `host` launches the kernels of the GPUs among them.
 
     Raises:
-        InputError: an unknown name, a runtime that a named architecture (or every architecture) lacks, threads without a CPU, or a
-            host without a GPU.
+        InputError: an unknown name, a runtime that a named architecture (or every architecture) lacks, threads without a CPU, or
+            a host without a GPU.
     """
     for runtime in runtimes:
         if not any(runtime in known for known in RUNTIMES.values()):

@@ -1,7 +1,8 @@
 """Graphs of the networks that others measured, captured once and kept in a folder.
 
-A network's name is one of torchvision's, a well-known config of the package ("bert_large": the bare model of the config, attention
-as separate products and softmax, as eager transformers ran it), or a config's encoder on hidden states ("bert_base:encoder").
+A network's name is one of torchvision's, a well-known config of the package ("bert_large": the bare model of the config,
+attention as separate products and softmax, as eager transformers ran it), or a config's encoder on hidden states
+("bert_base:encoder").
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """Whole networks as others measured them on GPUs, never fitted to: the error by device, type and bound.
 
 Files (their README says how each was measured): `energy_networks.csv`, `fastertransformer_networks.csv` (TorchScript),
-`nvidia_dle_convnets.csv`, `hf_torch_compile.csv`, `torchvision_fp16_batch12.csv`, and of `timm_networks.csv` the smallest images of
-each network in one version of torch. Only networks that the package builds count. The host of each file is another: they are
+`nvidia_dle_convnets.csv`, `hf_torch_compile.csv`, `torchvision_fp16_batch12.csv`, and of `timm_networks.csv` the smallest images
+of each network in one version of torch. Only networks that the package builds count. The host of each file is another: they are
 predicted with the default one unless another is named.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,9 +17,11 @@ import numpy as np
 
 from shmoo.calibrate.fit.intervals import HeldOut
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.graph.dtypes import matrix_dtype
+from shmoo.estimators.graph.records import CONVOLUTIONS
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
+from shmoo.estimators.predict.tabulated import tabulated
+from shmoo.estimators.variants import with_host
 from shmoo.harness.machine.architectures import load_architecture
 from tests.evaluation.network_graphs import ENCODER, Asked, graphs_of
 from tests.evaluation.results import Result, of_cases, read_rows
@@ -40,8 +42,8 @@ CARDS: Mapping[str, str] = MappingProxyType(
     }
 )
 """Device of the files -> the nearest profile, with the datasheet's numbers where the card is another."""
-HOST_BOUND = 1.1
-"""A network is called host-bound where its latency is more than this times the device's own time."""
+HOST_BOUND, SLOW_HOST = 1.1, "server_2020"
+"""A network is called host-bound where beside a slow host it takes more than this times the device's own time."""
 TORCH_OF_TIMM = "2.4.0"
 
 
@@ -50,7 +52,8 @@ class MeasuredNetwork:
     """One measured forward pass.
 
     Attributes:
-        asked: the network. compute: type that contractions compute in, where it is not the tensors' own.
+        asked: the network. compute: type that contractions compute in, where it is not the tensors' own; of convolutions alone
+            where torch multiplies float32 matrices in float32 (`convolutions_only`).
         clock_hz: at which the board was locked; `None` for its own.
         extra_s: seconds of the measurement beside the network: the copy of the images to the device.
     """
@@ -64,6 +67,7 @@ class MeasuredNetwork:
     compute: str | None = None
     clock_hz: float | None = None
     extra_s: float = 0.0
+    convolutions_only: bool = False
 
     @property
     def name(self) -> str:
@@ -82,7 +86,10 @@ def _energy(rows: Iterable[Mapping[str, str]]) -> Iterator[MeasuredNetwork]:
         # torch multiplies float32 matrices in float32 and convolves in tf32.
         compute = "tf32" if row["dtype"] == "float32" and not tokens else None
         clock = 1e6 * float(row["clock_mean_mhz"])
-        yield MeasuredNetwork("energy", row["device"], row["dtype"], asked, "eager", float(row["latency_s"]), compute, clock_hz=clock)
+        latency = float(row["latency_s"])
+        yield MeasuredNetwork(
+            "energy", row["device"], row["dtype"], asked, "eager", latency, compute, clock, convolutions_only=compute is not None
+        )
 
 
 def _faster_transformer(rows: Iterable[Mapping[str, str]]) -> Iterator[MeasuredNetwork]:
@@ -91,7 +98,9 @@ def _faster_transformer(rows: Iterable[Mapping[str, str]]) -> Iterator[MeasuredN
             tf32 = row["precision"] == "tf32"
             asked = Asked(f"bert_base{ENCODER}", "float32" if tf32 else row["precision"], int(row["batch"]), int(row["seq_len"]))
             latency = float(row["latency_s"])
-            yield MeasuredNetwork("bert encoder", row["device"], row["precision"], asked, "eager", latency, "tf32" if tf32 else None)
+            yield MeasuredNetwork(
+                "bert encoder", row["device"], row["precision"], asked, "eager", latency, "tf32" if tf32 else None
+            )
 
 
 def _nvidia(rows: Iterable[Mapping[str, str]]) -> Iterator[MeasuredNetwork]:
@@ -116,7 +125,10 @@ def _hugging_face(rows: Iterable[Mapping[str, str]]) -> Iterator[MeasuredNetwork
             asked = Asked(network, "float32", int(row["batch"]), 0, pixels)
             label = f"{row['runtime']} tf32 convolutions" if row["device"] == "a100" else row["runtime"]
             compute = "tf32" if row["device"] == "a100" else None
-            yield MeasuredNetwork("hf", row["device"], label, asked, row["runtime"], float(row["latency_s"]), compute)
+            latency = float(row["latency_s"])
+            yield MeasuredNetwork(
+                "hf", row["device"], label, asked, row["runtime"], latency, compute, convolutions_only=compute is not None
+            )
 
 
 _HOST_COPY = 6e9
@@ -175,36 +187,47 @@ def read_networks(folder: Path) -> list[MeasuredNetwork]:
     return [row for name, reader in there.items() for row in reader(read_rows(folder / name))]
 
 
-def profile_of(row: MeasuredNetwork) -> ArchitectureProfile:
-    """The profile of a row's card, at the clock it was locked to.
+def profile_of(row: MeasuredNetwork, host: str | None = None) -> ArchitectureProfile:
+    """The profile of a row's card, at the clock it was locked to, beside a named host or its own.
 
     Raises:
         InputError: the card has no profile.
     """
     profile = load_architecture(CARDS[row.device])
-    if row.clock_hz is None or row.clock_hz >= profile.value("clock"):
-        return profile
-    return load_architecture(f"{CARDS[row.device]}@clock={row.clock_hz:g}")
+    if row.clock_hz is not None and row.clock_hz < profile.value("clock"):
+        profile = load_architecture(f"{CARDS[row.device]}@clock={row.clock_hz:g}")
+    return profile if host is None else with_host(profile, host)
 
 
 def estimated(row: MeasuredNetwork, profile: ArchitectureProfile, kept: Path) -> Estimate:
     """What a profile says of a row."""
-    graphs = graphs_of(row.asked, kept)
-    return AnalysisDirector(profile).estimate(graphs, runtime=row.runtime, compute_dtype=row.compute and matrix_dtype(row.compute))
+    work = tabulated(graphs_of(row.asked, kept), row.runtime, profile.family)
+    if row.compute is not None:
+        only = work.table.is_family(*CONVOLUTIONS) if row.convolutions_only else None
+        work = replace(work, table=work.table.computed_in(row.compute, only), compute_dtype=row.compute)
+    return AnalysisDirector(profile).estimate_tabulated(work, row.runtime)
 
 
-def evaluate(rows: Sequence[MeasuredNetwork], kept: Path, tell: Callable[[str], None] = lambda text: None) -> list[Result]:
+def evaluate(
+    rows: Sequence[MeasuredNetwork],
+    kept: Path,
+    tell: Callable[[str], None] = lambda text: None,
+    host: str | None = None,
+) -> list[Result]:
     """The errors of every group of rows, host-bound and device-bound apart.
 
     Args:
         kept: folder of captured graphs.
         tell: takes a line for every row as it is estimated.
+        host: that launches the kernels; the profiles' own for `None`.
     """
     groups: dict[str, list[tuple[float, ...]]] = {}
     for row in rows:
-        estimate = estimated(row, profile_of(row), kept)
+        profile = profile_of(row, host)
+        estimate = estimated(row, profile, kept)
+        slow = estimated(row, with_host(profile, SLOW_HOST), kept).latency_s.value
         latency = with_copy(estimate, row.extra_s)
-        bound = "host" if latency[0] > HOST_BOUND * estimate.device_s else "device"
+        bound = "host" if slow > HOST_BOUND * estimate.device_s else "device"
         sized = f"{row.asked.network} {row.asked.batch} x {row.asked.tokens or row.asked.pixels}"
         tell(f"{row.name}, {sized}, {bound}: {latency[0] / row.latency_s - 1.0:+.1%}, {row.latency_s * 1e3:.3f} ms")
         for group in (f"{row.name}, {bound}", f"{row.table}, all, {bound}", f"all, {bound}"):
@@ -222,3 +245,13 @@ def held(numbers: Sequence[tuple[float, ...]]) -> HeldOut:
     """Estimates (value, low, high, measured) as held-out cases."""
     value, low, high, measured = np.asarray(numbers).T
     return HeldOut(value, low, high, value, measured, np.zeros(len(value)))
+
+
+def shown(results: Sequence[Result]) -> Iterator[str]:
+    """The errors as aligned text: mean, median, signed mean, and the share of rows inside the 90 % interval."""
+    width = max(len(result.what) for result in results)
+    yield f"{'what':{width}}  {'rows':>4}  {'mean':>7}  {'median':>7}  {'signed':>7}  {'inside':>7}"
+    for result in results:
+        if result.entry is not None:
+            shares = (result.entry.mean, result.entry.median, result.entry.bias, result.entry.coverage or 0.0)
+            yield f"{result.what:{width}}  {result.cases:>4}" + "".join(f"  {share:>7.1%}" for share in shares)

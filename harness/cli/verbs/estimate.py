@@ -72,7 +72,9 @@ def estimate(
     elif models:
         shape = options.parse_shape(input_shape)
         output.tell_of_code(models)
-        records = estimate_models(models, arch, batch, dtype, runtime, threads, shape, seq_len, trust, not no_residual, mode, host)
+        records = estimate_models(
+            models, arch, batch, dtype, runtime, threads, shape, seq_len, trust, not no_residual, mode, host
+        )
     else:
         raise click.UsageError("nothing to estimate: name a MODEL such as resnet18, or a table with --ops TABLE.csv")
     if csv_path:
