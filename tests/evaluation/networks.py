@@ -42,7 +42,7 @@ CARDS: Mapping[str, str] = MappingProxyType(
     }
 )
 """Device of the files -> the nearest profile, with the datasheet's numbers where the card is another."""
-HOST_BOUND, SLOW_HOST = 1.1, "server_2020"
+HOST_BOUND, SLOW_HOST = 1.1, "server_2018"
 """A network is called host-bound where beside a slow host it takes more than this times the device's own time."""
 TORCH_OF_TIMM = "2.4.0"
 
