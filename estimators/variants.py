@@ -14,9 +14,9 @@ import numpy as np
 
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.records import Coefficient
-from shmoo.estimators.machine.catalogue import entry, followers, of_host, under
+from shmoo.estimators.machine.catalogue import entry, followers, under
 from shmoo.estimators.machine.coefficients import listed
-from shmoo.estimators.machine.hosts import check_host
+from shmoo.estimators.machine.hosts import check_host, of_host
 from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec
 from shmoo.estimators.tiling import TILINGS
 

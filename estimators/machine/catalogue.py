@@ -148,8 +148,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.65, 0.4, 0.95, _LARGE, ".conv"),
         Guess(0.8, 0.4, 1.5, "above 1 with Winograd's transform (Lavin and Gray, 2016)", ".conv_3x3"),
         Guess(0.15, 0.05, 0.4, f"one input channel per group leaves matrix units idle: {_GUESS}", ".depthwise"),
-        Guess(0.15, 0.07, 0.3, "a multiply-add beside a load, its bounds and its address, of the float32 units: "
-              f"{_GUESS}", ".depthwise", "gpu"),
+        Guess(0.15, 0.07, 0.3, f"of float32, a load and its address beside each: {_GUESS}", ".depthwise", "gpu"),
         Guess(0.4, 0.2, 0.8, _GUESS, ".conv_transpose"),
         Guess(0.5, 0.25, 0.8, _GUESS, ".attention"),
         Guess(0.2, 0.05, 0.6, _GUESS, ".linalg"),
@@ -180,6 +179,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.8, 0.6, 0.95, "share that streaming kernels reach (McCalpin, STREAM)"),
         Guess(0.4, 0.15, 0.8, f"rows from random places: {_GUESS}", ".gather"),
         Guess(0.55, 0.35, 0.8, f"concatenations and permuted copies, one side of them scattered: {_GUESS}", ".copy", "gpu"),
+        *(Guess(0.8, 0.6, 0.95, "compiled copies are loops over their result", f".{runtime}.copy", "gpu")
+          for runtime in ("inductor", "inductor-freezing")),
         Guess(0.7, 0.5, 0.9, f"planes of a window's rows, halos read again: {_GUESS}", ".depthwise", "gpu"),
         Guess(0.7, 0.5, 0.9, f"a strided copy of an image, one side of it scattered: {_GUESS}", ".transposition", "gpu"),
         Guess(0.92, 0.75, 1.0, "streams: V100 and A100 0.9 (Deakin et al., BabelStream), T4 0.75 (Jia et al., 2019)", ".tensor",
@@ -368,11 +369,6 @@ def runtime_of(name: str) -> str | None:
     stem, _, rest = name.partition(".")
     runtime = rest.partition(".")[0]
     return runtime if stem in ("launch", "graph") and any(runtime in names for names in RUNTIMES.values()) else None
-
-
-def of_host(name: str) -> bool:
-    """Whether a coefficient of an asynchronous device belongs to the host that launches its kernels."""
-    return name.partition(".")[0] in ("launch", "dispatch", "view", "graph", "launch_tail", "allocate")
 
 
 def names_to_draw(coefficients: Mapping[str, Coefficient], runtime: str, tensor: bool) -> list[str]:

@@ -8,8 +8,8 @@ import numpy as np
 
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import Coefficient
-from shmoo.estimators.machine.catalogue import ALGORITHMS, DEFAULTS, FAMILY_OF, TENSOR, algorithm_names, of_host, short_op
-from shmoo.estimators.machine.hosts import HOSTS
+from shmoo.estimators.machine.catalogue import ALGORITHMS, DEFAULTS, FAMILY_OF, TENSOR, algorithm_names, short_op
+from shmoo.estimators.machine.hosts import HOSTS, of_host
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.workspace import taken_by_onednn
 from shmoo.estimators.table import FAMILY_CODE, KernelTable, op_code, op_names

@@ -1,7 +1,7 @@
 """Hosts: launching a kernel is the work of a host and its framework, whatever device runs the kernel.
 
 A profile that was measured holds the launches of the machine it was measured beside. A named host replaces all of them
-(`catalogue.of_host`), so that a card measured beside an old server does not inherit it, and cards compare beside one host.
+(`of_host`), so that a card measured beside an old server does not inherit it, and cards compare beside one host.
 
 The launch of a kernel takes `launch.<runtime>`, which is the host's, times `dispatch.<runtime>.<algorithm>`, which is the
 framework's: what an operator's path through it takes relative to a loop over elements.
@@ -90,6 +90,11 @@ HOSTS: Mapping[str, Host] = MappingProxyType(
     }
 )
 """Name -> host. One `dispatch` serves all: it belongs to the framework."""
+
+
+def of_host(name: str) -> bool:
+    """Whether a coefficient of an asynchronous device belongs to the host that launches its kernels."""
+    return name.partition(".")[0] in ("launch", "dispatch", "view", "graph", "launch_tail", "allocate")
 
 
 def check_host(name: str) -> str:

@@ -51,7 +51,6 @@ its guards."""
 
 AS_STORED = frozenset({"eager", "cudagraphs"})
 """Runtimes that hand images to a GPU's library in the order they are stored in."""
-
 ONSET = 2.0
 """Exponent with which a power cap sets in around `throttle.time`: a controller averages over a while before it acts."""
 _FALLBACK_DTYPES = ("float32", "bfloat16", "float16", "int8")
@@ -278,9 +277,9 @@ def _transposition_time(table: KernelTable, c: Coefficients, codes: np.ndarray, 
     Compiled code keeps images channels-last."""
     if runtime not in AS_STORED:
         return 0.0
-    moved = np.where(in_tensor_kernels(codes) & (table.window > 1), 2.0 * table.strided_bytes, 0.0)
+    moved = 2.0 * table.strided_bytes * (in_tensor_kernels(codes) & (table.window > 1))
     rate = c.value(f"bandwidth.{c.profile.levels[-1]}") * c.value("efficiency.bandwidth.transposition", "efficiency.bandwidth")
-    return moved / rate + np.where(moved > 0, 2.0 * c.value("device_launch"), 0.0)
+    return moved / rate + 2.0 * c.value("device_launch") * (moved > 0)
 
 
 def _overlapped(times: list[np.ndarray], exponent: np.ndarray) -> np.ndarray:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from shmoo.estimators.errors import FormatError, InputError
-from shmoo.estimators.machine.catalogue import of_host
 from shmoo.estimators.machine.coefficients import Coefficients, listed
-from shmoo.estimators.machine.hosts import HOSTS, OWN
+from shmoo.estimators.machine.hosts import HOSTS, OWN, of_host
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.variants import variant, with_host
