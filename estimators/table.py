@@ -24,6 +24,9 @@ from shmoo.estimators.memory.workspace import FEW_CHANNELS
 READ_WEIGHT, READ_ACTIVATION, WRITE = 0, 1, 2
 """Codes of `KernelTable.access_kind`."""
 
+ROTATED = 6
+"""Weights that take turns in a measurement with cold weights, as layers of a model do: what a cache cannot hold of six comes from
+main memory."""
 FAMILY_CODE = {name: code for code, name in enumerate(FAMILIES)}
 DTYPE_CODE = {name: code for code, name in enumerate(COMPUTE_DTYPES)}
 Conversion = Literal["none", "kernels", "edges"]
@@ -60,8 +63,8 @@ class KernelTable:
     Attributes:
         family, dtype, op: (K,) codes into `FAMILIES`, `COMPUTE_DTYPES` and `op_names()`: of the call with the most work.
         matrix_flops, vector_flops, special_flops: (K,) summed over the kernel's calls.
-        batch, m, n, k, window, stride, dilation, images: (K,) iteration space of the dominant call, as in `Cost`; channels_in to
-            image_elements: of its images, as in `Geometry`.
+        batch, m, n, k, window, stride, dilation, images, group, causal: (K,) iteration space of the dominant call, as in `Cost`;
+            channels_in to image_elements: of its images, as in `Geometry`.
         calls: (K,) operator calls that the launch executes. views: (K,) free calls since the previous kernel, which a framework
             still dispatches when it runs a graph call by call. code_distance: (K,) bytes touched since the same operator last ran
             on the same shapes, a measure of how far its code and its library's state are.
@@ -90,6 +93,8 @@ class KernelTable:
     stride: np.ndarray
     dilation: np.ndarray
     images: np.ndarray
+    group: np.ndarray
+    causal: np.ndarray
     channels_in: np.ndarray
     channels_out: np.ndarray
     height: np.ndarray
@@ -168,6 +173,16 @@ class KernelTable:
             )
         return replace(self, dtype=np.where(here, DTYPE_CODE[compute_dtype], self.dtype))
 
+    def with_rotated_weights(self, rows: np.ndarray) -> KernelTable:
+        """The same kernels where `ROTATED` copies of the weights of some rows (a mask) take turns, so that a call finds its own as
+        far away as the others' push them. Activations stay where they are."""
+        if not rows.any():
+            return self
+        weights = np.bincount(self.segment[self.access_kernel], weights=self.access_bytes * (self.access_kind == READ_WEIGHT))
+        others = (ROTATED - 1) * weights[self.segment[self.access_kernel]]
+        turns = (self.access_kind == READ_WEIGHT) & rows[self.access_kernel]
+        return replace(self, access_distance=self.access_distance + np.where(turns, others, 0.0))
+
     def take(self, rows: np.ndarray) -> KernelTable:
         """The kernels at the given rows (ascending); their segments are renumbered."""
         place = np.full(len(self), -1)
@@ -243,7 +258,7 @@ def kernel_table(
         "special_flops": [work.special_flops for work in works],
         # A selection can be empty; at least 1 keeps the number of tiles, which is computed from extents, from a division by 0.
         **{name: [max(getattr(work.cost, name), 1) for work in works] for name in ("batch", "m", "n", "k")},
-        **{name: [getattr(work.cost, name) for work in works] for name in ("window", "stride", "dilation", "images")},
+        **{name: [getattr(work.cost, name) for work in works] for name in ("window", "stride", "dilation", "images", "group", "causal")},
         **{name: [getattr(work.cost.geometry, name) for work in works] for name in Geometry.__struct_fields__},
         "calls": [len(kernel.calls) for kernel in kernels],
         "mapped_bytes": [memory.mapped for memory in fresh],

@@ -20,6 +20,9 @@ Where blocks share multiprocessors (GPU), the factors after t_matrix are those o
 
     (1 + (half_tile + half_far x far)/reuse)(1 + half_k/depth)(1 + half_fill/at_work)
 
+on tensor cores copies are a level of their own, staged bytes of the busiest multiprocessor over the least of fetch_width x clock and
+bytes in flight / fetch_latency; parts of a reduction take split_overhead to add up;
+
 and under sustained load a board at its power cap takes at least
 body x ((throttle_flop x issued flops + sum B_l x e_byte_l) / ((TDP - P_static) x body))^(1 / (1 + throttle_clock)).
 
@@ -31,6 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -41,7 +45,7 @@ from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes,
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.heat import repeated
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable
-from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, hit_share
+from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, hit_share, overlapped
 
 ASYNCHRONOUS = frozenset({"gpu"})
 """Architecture families whose kernels are queued by the host while the device works."""
@@ -112,6 +116,8 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
     compute, worked = _compute_time(table, tiling, coefficients, codes, runtime)
     share = coefficients.by_kernel(table, codes, *_loops("efficiency.bandwidth", runtime))
     shares = dict.fromkeys(tiling.level_bytes, share)
+    if coefficients.profile.family == "gpu" and "l2" in shares:
+        shares["l2"] = share * coefficients.by_algorithm(codes, "efficiency.l2")
     if coefficients.profile.family == "cpu":
         # What keeps a loop from its caches' bandwidth is in the core; main memory is slower than that for all of them alike.
         shares[coefficients.profile.levels[-1]] = coefficients.value("efficiency.bandwidth")
@@ -119,11 +125,16 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         nbytes / (coefficients.by_algorithm(codes, f"bandwidth.{level}") * shares[level])
         for level, nbytes in tiling.level_bytes.items()
     ]
+    own = partial(coefficients.by_algorithm, codes)
+    if tiling.blocks is not None:
+        levels.append(tiling.blocks.fetch_seconds(own, coefficients.value("clock")))
     memory = levels[0]
     for other in levels[1:]:
         memory = np.maximum(memory, other)
-    body = _overlapped([compute, *levels], coefficients.by_algorithm(codes, "overlap"))
-    body = body + coefficients.by_algorithm(codes, "tile_overhead") * tiling.waves
+    body = overlapped([compute, *levels], coefficients.by_algorithm(codes, "overlap"))
+    body = body + own("tile_overhead") * tiling.waves
+    if tiling.blocks is not None:
+        body = body + tiling.blocks.split_seconds(own)
     if coefficients.find("throttle.flop") is not None and coefficients.find("power.tdp") is not None:
         body = body * _throttle(table, tiling, body, worked, coefficients, codes)
     if coefficients.profile.family == "cpu":
@@ -148,7 +159,8 @@ def _compute_time(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Seconds of all units, and matrix flops issued: more than counted where blocks overhang, fewer with transforms."""
     peak = c.by_dtype(table.dtype, _MATRIX)
-    matrix = table.matrix_flops / (peak * tiling.utilisation)
+    done = 1.0 if tiling.blocks is None else 1.0 - tiling.blocks.skipped
+    matrix = table.matrix_flops * done / (peak * tiling.utilisation)
     ramp = _ramp(table, tiling.blocks, lambda stem: c.by_algorithm(codes, stem))
     if tiling.cycles is not None:
         counted = np.isfinite(tiling.cycles)
@@ -156,7 +168,7 @@ def _compute_time(
         matrix = np.where(counted, seconds, matrix)
         ramp = np.where(counted, 1.0, ramp)
     matrix = np.where(table.matrix_flops > 0, matrix * ramp / c.by_algorithm(codes, f"efficiency.{runtime}", "efficiency"), 0.0)
-    worked = table.matrix_flops if tiling.blocks is None else table.matrix_flops / tiling.blocks.filled
+    worked = table.matrix_flops if tiling.blocks is None else table.matrix_flops * done / tiling.blocks.filled
     for way in tiling.transformed:
         other = _transformed_time(table, way, peak, c)
         better = way.offered & (other < matrix)
@@ -169,11 +181,15 @@ def _compute_time(
     rated = c.find(*_SPECIAL[0]) is not None
     special_peak = c.by_dtype(table.dtype, _SPECIAL) if rated else vector_peak * c.value("vector_share")
     special = table.special_flops / (special_peak * c.by_kernel(table, codes, *_loops("efficiency.special", runtime)))
+    if tiling.blocks is not None:
+        # The softmax of scores runs where their products do: on the multiprocessors that have a block, over whole tiles.
+        softmax = np.where(in_tensor_kernels(codes) & table.is_family("attention"), done / tiling.utilisation, 1.0)
+        vector, special = vector * softmax, special * softmax
     if tiling.cycles is None:
         return matrix + vector + special, worked
     # A chain of dependences along a row (KPU) takes its steps, however fast the units are.
     others = np.maximum(vector + special, np.where(table.matrix_flops > 0, 0.0, seconds))
-    return _overlapped([matrix, others], c.by_algorithm(codes, "overlap")), worked
+    return overlapped([matrix, others], c.by_algorithm(codes, "overlap")), worked
 
 
 def _loops(stem: str, runtime: str) -> tuple[str, ...]:
@@ -183,12 +199,10 @@ def _loops(stem: str, runtime: str) -> tuple[str, ...]:
 
 def _ramp(table: KernelTable, blocks: Blocks | None, half: Callable[[str], float | np.ndarray]) -> float | np.ndarray:
     """Factor by which a contraction takes longer than at its full rate: each part doubles where its extent is `half.<part>`."""
-    if blocks is None:
-        ramp, extents = 1.0, {"m": table.m, "n": table.n, "k": table.k}
-    else:
-        ramp = 1.0 + (half("half.tile") + half("half.far") * blocks.far) / blocks.reuse
-        extents = {"k": blocks.depth, "fill": blocks.at_work}
-    for name, extent in extents.items():
+    if blocks is not None:
+        return blocks.ramp(half)
+    ramp = 1.0
+    for name, extent in {"m": table.m, "n": table.n, "k": table.k}.items():
         ramp = ramp * (1.0 + half(f"half.{name}") / extent)
     return ramp
 
@@ -258,16 +272,6 @@ def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime
         fits = channels % lanes == 0
         aligned, tail = aligned + nbytes * fits, tail + nbytes * ~fits
     return c.value(f"layout.{runtime}.aligned") * aligned + c.value(f"layout.{runtime}.tail") * tail
-
-
-def _overlapped(times: list[np.ndarray], exponent: np.ndarray) -> np.ndarray:
-    """(sum of t^p)^(1/p), scaled by the largest so that large exponents do not underflow."""
-    largest = times[0]
-    for other in times[1:]:
-        largest = np.maximum(largest, other)
-    safe = np.where(largest > 0, largest, 1.0)
-    total = sum((time / safe) ** exponent for time in times)
-    return np.where(largest > 0, safe * total ** (1.0 / exponent), 0.0)
 
 
 def _dynamic_energy(table: KernelTable, tiling: Tiling, c: Coefficients) -> np.ndarray | None:

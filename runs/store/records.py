@@ -20,6 +20,8 @@ CacheState = Literal["warm", "cold", "interleaved"]
 CACHE_STATES: tuple[str, ...] = get_args(CacheState)
 CANONICAL_STATE = "warm"
 """The cache state that calibration uses and that networks are judged in: calls back to back."""
+Time = Literal["call", "device"]
+"""What a latency is of: a whole call, or its kernels alone, as in a replayed graph: no host and no entry of a graph."""
 AxisValue = int | float | str | bool
 
 
