@@ -138,8 +138,10 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
         for stem in _BY_ALGORITHM:
             if shared or (stem, algorithm) != _REFERENCE:
                 add_own(algorithm, algorithm, (stem,), here & cases.using[stem])
-        for stem in _OF_COPIES if algorithm in TENSOR else ():
-            add_own(algorithm, algorithm, (stem,), here)
+        if algorithm in TENSOR:
+            softmax = ("efficiency.special",) if algorithm == "attention_tensor" else ()
+            for stem in (*_OF_COPIES, *softmax):
+                add_own(algorithm, algorithm, (stem,), here)
         for runtime in cases.runtimes:
             compiled = here & cases.in_runtime(runtime) & cases.called
             add_own(algorithm, algorithm, (f"launch.{runtime}", "launch"), compiled)
@@ -153,6 +155,10 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
             add_own(algorithm, algorithm, ("launch_tail",), here & cases.called)
         if profile.family == "cpu":
             add_own(algorithm, algorithm, ("switch.eager", "launch"), here & cases.eager & cases.away)
+    # The shortest kernel of a loop is seen where nothing but the device was timed.
+    for code, algorithm in cases.pairs(cases.single & ~cases.matrix & ~cases.called):
+        here = cases.single & ~cases.called & (cases.op == code)
+        add_own(short_op(cases.names[code]), algorithm, ("device_launch",), here)
     # Operators measured alone have their own dispatch and, without a contraction, their own loop.
     for code, algorithm in cases.pairs(cases.eager & cases.alone & cases.called):
         here = cases.eager & cases.called & cases.single & (cases.op == code)

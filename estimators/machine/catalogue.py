@@ -22,8 +22,9 @@ the model; none of them is drawn for intervals. A "rate" is what work is divided
 over to other machines, a "spread" (what the model errs) does at its widest, what belongs to a "board" does not. An "energy" is
 drawn even where it was fitted."""
 
-TENSOR = ("gemm_tensor", "gemv_tensor", "conv_tensor", "attention_tensor")
-"""What contractions are on tensor cores, whose kernels share next to nothing with those of the float32 units. Coefficients that
+TENSOR = ("gemm_tensor", "gemv_tensor", "conv_tensor", "attention_tensor", "narrow_tensor", "packed_tensor")
+"""What contractions are on tensor cores, whose kernels share next to nothing with those of the float32 units: "narrow" are
+products of operands of 8 bits and less, "packed" those that unpack weights of fewer bits than they multiply in. Coefficients that
 all of these have in common end in ".tensor"."""
 ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv", "gemm_batched", *TENSOR)
 """What coefficients are keyed by: the families, with convolutions that libraries treat apart (1x1 is a matrix product, 3x3 of
@@ -34,6 +35,7 @@ FAMILY_OF = MappingProxyType(
     {
         **{"conv_1x1": "conv", "conv_3x3": "conv", "conv_native": "conv", "gemv": "gemm", "gemm_batched": "gemm"},
         **{"gemm_tensor": "gemm", "gemv_tensor": "gemm", "conv_tensor": "conv", "attention_tensor": "attention"},
+        **{"narrow_tensor": "gemm", "packed_tensor": "gemm"},
     }
 )
 """Algorithms that are a part of a family -> that family; the others are families themselves."""

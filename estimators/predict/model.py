@@ -149,7 +149,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         away = 1.0 - hit_share(table.code_distance, near.value)
         launch = launch + coefficients.by_algorithm(codes, f"switch.{runtime}") * away
     if coefficients.profile.family in ASYNCHRONOUS:
-        body = body + coefficients.by_algorithm(codes, "device_launch")
+        body = body + coefficients.by_kernel(table, codes, "device_launch")
     latency = launch + body
     return Prediction(compute, memory, launch, body, latency, _dynamic_energy(table, tiling, coefficients))
 

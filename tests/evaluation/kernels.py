@@ -248,8 +248,9 @@ def published_tensor(folder: Path) -> Iterator[ArchitectureProfile]:
 
 
 def of_tensor_cores(profile: ArchitectureProfile) -> dict[str, Coefficient]:
-    """A profile's fitted or transferred coefficients of kernels on tensor cores."""
-    return {n: c for n, c in profile.coefficients.items() if whose(n) in TENSOR and (c.from_fit or c.source == "transferred")}
+    """A profile's fitted or transferred coefficients of kernels on tensor cores, and of those that round their operands."""
+    fitted = {n: c for n, c in profile.coefficients.items() if c.from_fit or c.source == "transferred"}
+    return {n: c for n, c in fitted.items() if whose(n) in TENSOR or n.startswith("device_launch.torchao")}
 
 
 def without_tensor(profile: ArchitectureProfile) -> ArchitectureProfile:
