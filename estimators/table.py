@@ -246,7 +246,7 @@ def kernel_table(
     fresh = fresh_memory(touches, converted)
     codes = {
         "family": [FAMILY_CODE[work.cost.family] for work in works],
-        "dtype": [DTYPE_CODE[operand_dtype(spec.dtype for spec in work.call.inputs or work.call.outputs)] for work in works],
+        "dtype": [DTYPE_CODE[operand_dtype(_multiplied(work.call))] for work in works],
         "op": [op_code(work.call.op) for work in works],
         "segment": [0] * len(works),
         "access_kernel": [row for row, work in enumerate(works) for _ in work.touches],
@@ -258,7 +258,10 @@ def kernel_table(
         "special_flops": [work.special_flops for work in works],
         # A selection can be empty; at least 1 keeps the number of tiles, which is computed from extents, from a division by 0.
         **{name: [max(getattr(work.cost, name), 1) for work in works] for name in ("batch", "m", "n", "k")},
-        **{name: [getattr(work.cost, name) for work in works] for name in ("window", "stride", "dilation", "images", "group", "causal")},
+        **{
+            name: [getattr(work.cost, name) for work in works]
+            for name in ("window", "stride", "dilation", "images", "group", "causal")
+        },
         **{name: [getattr(work.cost.geometry, name) for work in works] for name in Geometry.__struct_fields__},
         "calls": [len(kernel.calls) for kernel in kernels],
         "mapped_bytes": [memory.mapped for memory in fresh],
@@ -289,6 +292,13 @@ class _Work(NamedTuple):
     call: OpCall
     touches: list[Touch]
     kinds: list[int]
+
+
+def _multiplied(call: OpCall) -> list[str]:
+    """Types that decide which one a call computes in: those of its operands, without scales and bias of a scaled product."""
+    scaled = call.op == "aten._scaled_mm"
+    named = zip(call.operands, call.inputs, strict=True)
+    return [spec.dtype for name, spec in named if not scaled or name in ("self", "mat2")] or [s.dtype for s in call.outputs]
 
 
 def _consumers(graph: Graph) -> dict[int, set[int]]:

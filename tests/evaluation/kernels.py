@@ -11,6 +11,7 @@ import csv
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 
@@ -75,7 +76,9 @@ def _case(row: TableRow) -> MeasuredCase:
     return MeasuredCase(row.case, (row.graph(),), row.latency_s or 0.0, time="device")
 
 
-def _table_row(op: str, axes: dict[str, int | float | str | bool], dtype: str, latency_s: float, cold: bool = False, weights: str = "") -> TableRow:
+def _table_row(
+    op: str, axes: dict[str, int | float | str | bool], dtype: str, latency_s: float, cold: bool = False, weights: str = ""
+) -> TableRow:
     state = "cold_weights" if cold else "warm"
     return TableRow(0, op, axes, dtype, latency_s, None, "", "cuda", RUNTIME, "k", "device", state, weights)
 
@@ -86,7 +89,9 @@ def _extents(x: Mapping[str, str], m: str = "m", n: str = "n", k: str = "k") -> 
 
 def _gemm_bf16(x: Mapping[str, str]) -> Row | None:
     latency = next((float(x[name]) for name in FRAMEWORKS if x[name]), None)
-    return latency and _row(x["device"], "gemm bfloat16", _table_row("linear", _extents(x), "bfloat16", latency, True)) or None
+    if latency is None:
+        return None
+    return _row(x["device"], "gemm bfloat16", _table_row("linear", _extents(x), "bfloat16", latency, True))
 
 
 def _gemm_lowbit(x: Mapping[str, str]) -> Row | None:
@@ -109,7 +114,9 @@ def _attention(x: Mapping[str, str]) -> Row | None:
 def _vidur(x: Mapping[str, str]) -> Row | None:
     latency = float(x["latency_s"])
     if x["op"] == "linear":
-        return _row(x["device"], "LLM linear float16", _table_row("linear", _extents(x, "m_tokens", "n_out", "k_in"), "float16", latency))
+        return _row(
+            x["device"], "LLM linear float16", _table_row("linear", _extents(x, "m_tokens", "n_out", "k_in"), "float16", latency)
+        )
     if x["op"] not in ("add", "gelu", "layer_norm", "rms_norm"):
         return None
     row = _table_row(x["op"], {"shape": f"{x['m_tokens']}x{x['n_out']}"}, "float16", latency)
@@ -186,7 +193,7 @@ def _line(name: str, group: str, found: HeldOut) -> str:
     errors = found.estimated / found.measured - 1.0
     inside = (found.low <= found.measured) & (found.measured <= found.high)
     parts = []
-    for low, high in zip(DECADES, DECADES[1:], strict=False):
+    for low, high in pairwise(DECADES):
         of = errors[(found.measured >= low) & (found.measured < high)]
         parts.append(f"{np.abs(of).mean():6.1%} {np.median(of):+6.1%} {len(of):4d}" if len(of) else " " * 18)
     share = f"{np.abs(errors).mean():6.1%} {np.median(np.abs(errors)):6.1%} {np.median(errors):+6.1%} {inside.mean():6.1%}"
@@ -197,7 +204,7 @@ FITTED = ("gpu_a100_sxm_80g", "gpu_h100", "gpu_b200", "gpu_l40s")
 """Profiles that rows of products and attention are fitted to."""
 TRANSFERRED = ("gpu_v100", "gpu_t4", "gpu_a100_40g", "gpu_a100_80g", "gpu_l4", "gpu_h200")
 """Profiles with tensor cores that what is common to the fitted ones is carried to."""
-TEACHING = ("gemm", "attention", "LLM linear")
+TEACHING = ("gemm bfloat16", "gemm fp8", "gemm sq", "gemm int", "attention", "LLM linear")
 """Groups of rows that are fitted, by how their names start."""
 SPREAD_ROWS = 1500
 """Rows of a device that say how far off coefficients from elsewhere are."""
@@ -218,7 +225,9 @@ def fitted(rows: Sequence[Row], name: str) -> ArchitectureProfile:
     )
 
 
-def carried(measured: Sequence[ArchitectureProfile], target: ArchitectureProfile, sigma: Mapping[str, Coefficient] | None = None) -> ArchitectureProfile:
+def carried(
+    measured: Sequence[ArchitectureProfile], target: ArchitectureProfile, sigma: Mapping[str, Coefficient] | None = None
+) -> ArchitectureProfile:
     """A profile with its kernels on tensor cores as those of measured devices, all else as it was."""
     known = without_tensor(target)
     own = [profile.replacing(coefficients={**of_tensor_cores(profile), **_generation(profile)}) for profile in measured]

@@ -65,9 +65,7 @@ def _walk(table: KernelTable, profile: ArchitectureProfile, rows: np.ndarray | f
     tile = np.minimum(rows, LEAST_ROWS * ceil_div(queries, LEAST_ROWS))
     over = ceil_div(queries, tile)
     # Behind the diagonal of a causal mask a block has nothing to do: the i-th of them walks as far as its last query sees.
-    seen = np.where(
-        (table.causal > 0) & ~packed, np.minimum(table.n - table.m + tile * (over + 1.0) / 2.0, table.n), table.n
-    )
+    seen = np.where((table.causal > 0) & ~packed, np.minimum(table.n - table.m + tile * (over + 1.0) / 2.0, table.n), table.n)
     pieces = ceil_div(table.n, part)
     keys = STEP * ceil_div(seen / pieces, STEP)
     blocks = heads * over * pieces

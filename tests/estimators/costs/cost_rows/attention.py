@@ -12,7 +12,12 @@ ATTENTION = {"family": "attention", "matrix": 4 * SCORES * 8, "special": 2 * SCO
 NO_MASK = {"dropout_p": 0.0, "is_causal": False, "scale": None}
 rows("scaled_dot_product_attention", QKV, [Q], {**NO_MASK, "enable_gqa": False}, vector=4 * SCORES, **ATTENTION)
 rows(
-    "scaled_dot_product_attention", QKV, [Q], {**NO_MASK, "is_causal": True, "enable_gqa": False}, vector=5 * SCORES, **{**ATTENTION, "space": {**BHQK, "causal": True}}
+    "scaled_dot_product_attention",
+    QKV,
+    [Q],
+    {**NO_MASK, "is_causal": True, "enable_gqa": False},
+    vector=5 * SCORES,
+    **{**ATTENTION, "space": {**BHQK, "causal": True}},
 )
 rows(
     "scaled_dot_product_attention",
