@@ -174,8 +174,8 @@ class KernelTable:
         return replace(self, dtype=np.where(here, DTYPE_CODE[compute_dtype], self.dtype))
 
     def with_rotated_weights(self, rows: np.ndarray) -> KernelTable:
-        """The same kernels where `ROTATED` copies of the weights of some rows (a mask) take turns, so that a call finds its own as
-        far away as the others' push them. Activations stay where they are."""
+        """The same kernels where `ROTATED` copies of the weights of some rows (a mask) take turns, so that a call finds its own
+        as far away as the others push them. Activations stay where they are."""
         if not rows.any():
             return self
         weights = np.bincount(self.segment[self.access_kernel], weights=self.access_bytes * (self.access_kind == READ_WEIGHT))

@@ -127,7 +127,7 @@ def run_cases(run: Run, visits: int | None = None) -> list[MeasuredCase]:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Cases of one runtime, and of one kind of time, as arrays: a table with a segment per case, its tiling, and the measurements.
+    """Cases of one runtime and one kind of time as arrays: a table with a segment per case, its tiling, the measurements.
 
     Attributes:
         measured_s: (S,) latencies; energy_j: (S,) energies, NaN where there is none.

@@ -180,20 +180,16 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.4, 0.15, 0.8, f"rows from random places: {_GUESS}", ".gather"),
         Guess(0.92, 0.75, 1.0, "streams: V100 and A100 0.9 (Deakin et al., BabelStream), T4 0.75 (Jia et al., 2019)", ".tensor",
               "gpu", "literature"))),
-    "efficiency.l2": Entry("1", "share", "of L2's bandwidth as copies of tensor-core kernels reach it, relative to the share of "
-                           "every level's", Space(0.2, 4.0, 0.3), assumed=(
-        Guess(1.0, 1.0, 1.0, "", "", "gpu"),
-        Guess(1.0, 0.7, 1.4, f"as of main memory: {_GUESS}", ".tensor", "gpu"))),
-    "fetch.width": Entry("1", "share", "bytes that a multiprocessor takes in from L2 a clock", Space(8.0, 256.0, 0.3), assumed=(
+    "efficiency.l2": Entry("1", "share", "of L2's bandwidth, relative to `efficiency.bandwidth`", Space(0.2, 4.0, 0.3), assumed=(
+        Guess(1.0, 1.0, 1.0, "", "", "gpu"), Guess(1.0, 0.7, 1.4, f"as of main memory: {_GUESS}", ".tensor", "gpu"))),
+    "fetch.width": Entry("1", "share", "bytes that a multiprocessor takes in a clock", Space(8.0, 256.0, 0.3), assumed=(
         Guess(64.0, 64.0, 64.0, "", "", "gpu"),
         Guess(64.0, 40.0, 100.0, f"a multiprocessor's port to L2 is 64 bytes wide {_LUO}", ".tensor", "gpu", "literature"))),
-    "fetch.latency": Entry("s", "share", "between a copy's request and its data under load", Space(2e-7, 5e-6, 0.4), assumed=(
+    "fetch.latency": Entry("s", "share", "from a copy's request to its data under load", Space(2e-7, 5e-6, 0.4), assumed=(
         Guess(8e-7, 8e-7, 8e-7, "", "", "gpu"),
-        Guess(8e-7, 5e-7, 1.4e-6, f"main memory answers after 480 to 740 clocks {_LUO}, under load later", ".tensor", "gpu",
-              "literature"))),
+        Guess(8e-7, 5e-7, 1.4e-6, f"480 to 740 clocks {_LUO}, later under load", ".tensor", "gpu", "literature"))),
     "split_overhead": Entry("s", "share", "of adding up the parts of a split reduction", Space(1e-8, 2e-5, 0.7), assumed=(
-        Guess(0.0, 0.0, 0.0, "nothing beside the traffic of partial sums is assumed unless measured", "", "gpu"),
-        Guess(1e-6, 0.3e-6, 3e-6, "a second kernel, or blocks that wait for one another", ".tensor", "gpu"))),
+        Guess(0.0, 0.0, 0.0, "", "", "gpu"), Guess(1e-6, 0.3e-6, 3e-6, "a second kernel, or waiting blocks", ".tensor", "gpu"))),
     "half.m": Entry("1", "share", _HALF, Space(1e-2, 1e3, 1.5), assumed=(Guess(1.0, 0.1, 8.0),)),
     "half.n": Entry("1", "share", _HALF, Space(1e-2, 1e3, 1.5), assumed=(Guess(1.0, 0.1, 8.0),)),
     "half.k": Entry("1", "share", _HALF, Space(1e-2, 2e3, 1.5), {"gpu": Space(1e-1, 1e3, 0.7)}, (
@@ -257,7 +253,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
                            Space(0.02, 1.0, 1.0), assumed=(Guess(0.5, 0.1, 1.0),)),
     "launch_tail": Entry("1", "share", f"share of a launch that follows the hand-over to the device: {_GUESS}",
                          Space(1e-2, 0.99, 0.7), assumed=(Guess(0.3, 0.1, 0.7, "", "", "gpu"),)),
-    "device_launch": Entry("s", "share", "shortest kernel", Space(5e-7, 3e-5, 0.4), assumed=(Guess(2e-6, 1e-6, 4e-6, "", "", "gpu"),)),
+    "device_launch": Entry("s", "share", "shortest kernel", Space(5e-7, 3e-5, 0.4), assumed=(Guess(2e-6, 1e-6, 4e-6, on="gpu"),)),
     "allocate": Entry("s", "share", "asking the driver for a block of device memory: engineering range",
                       assumed=(Guess(1e-4, 3e-5, 4e-4, "", "", "gpu"),)),
     "allocate.byte": Entry("s/B", "share", "mapping it in pages of 2 MiB, about 0.6 us each: engineering range",

@@ -20,8 +20,8 @@ Where blocks share multiprocessors (GPU), the factors after t_matrix are those o
 
     (1 + (half_tile + half_far x far)/reuse)(1 + half_k/depth)(1 + half_fill/at_work)
 
-on tensor cores copies are a level of their own, staged bytes of the busiest multiprocessor over the least of fetch_width x clock and
-bytes in flight / fetch_latency; parts of a reduction take split_overhead to add up;
+on tensor cores copies are a level of their own, staged bytes of the busiest multiprocessor over the least of
+fetch_width x clock and bytes in flight / fetch_latency; parts of a reduction take split_overhead to add up;
 
 and under sustained load a board at its power cap takes at least
 body x ((throttle_flop x issued flops + sum B_l x e_byte_l) / ((TDP - P_static) x body))^(1 / (1 + throttle_clock)).

@@ -15,7 +15,6 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.registry import Registry
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, KernelTable, op_code
 
-
 Value = Callable[[str], float | np.ndarray]
 """Stem of a coefficient -> its values for the kernels at hand."""
 
@@ -61,13 +60,14 @@ class Blocks:
         return Blocks(*(np.where(rows, getattr(others, name), getattr(self, name)) for name in names))
 
     def ramp(self, value: Value) -> np.ndarray:
-        """Factor by which a contraction takes longer than at its full rate: each part doubles where its extent is `half.<part>`."""
+        """Factor by which a contraction takes longer than at its full rate: each part doubles where its extent is
+        `half.<part>`."""
         ramp = 1.0 + (value("half.tile") + value("half.far") * self.far) / self.reuse
         return ramp * (1.0 + value("half.k") / self.depth) * (1.0 + value("half.fill") / self.at_work)
 
     def fetch_seconds(self, value: Value, clock: float | np.ndarray) -> np.ndarray:
-        """What the busiest multiprocessor takes to copy its operands: a multiprocessor takes in so many bytes a clock, and gets no
-        more than it has asked for within the latency of a copy (Little's law), however much bandwidth is left."""
+        """What the busiest multiprocessor takes to copy its operands: it takes in `fetch.width` bytes a clock, and gets no more
+        than its blocks have asked for within the latency of a copy (Little's law), however much bandwidth is left."""
         return self.staged / np.minimum(value("fetch.width") * clock, self.in_flight / value("fetch.latency"))
 
     def split_seconds(self, value: Value) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Single kernels in 16 bits and below, and products in float32, as others measured them: device time, batched.
 
 Files, all in the folder `measured`: `gemm_bf16.csv`, `gemm_lowbit.csv`, `attention_bf16.csv`, `vidur_ops_fp16.csv`,
-`deepbench_gemm.csv`, `llmcompass_ops_fp16.csv`; its README says how each was measured. Products of the first two replay layers with
-different weights, those of the others repeat the same operands.
+`deepbench_gemm.csv`, `llmcompass_ops_fp16.csv`; its README says how each was measured. Products of the first two replay layers
+with different weights, those of the others repeat the same operands.
 """
 
 from __future__ import annotations

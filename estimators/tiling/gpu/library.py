@@ -111,8 +111,8 @@ TENSOR_KERNELS: Mapping[str, TensorKernels] = MappingProxyType(
         ),
         "blackwell": TensorKernels(
             (
-                (256, 256), (256, 192), (192, 256), (256, 128), (128, 256), (128, 192), (192, 128), (128, 128), (256, 64), (64, 256),
-                (128, 64), (64, 128), (64, 64), (64, 32), (32, 64), (128, 16), (16, 128), (64, 8), (8, 64),
+                (256, 256), (256, 192), (192, 256), (256, 128), (128, 256), (128, 192), (192, 128), (128, 128), (256, 64),
+                (64, 256), (128, 64), (64, 128), (64, 64), (64, 32), (32, 64), (128, 16), (16, 128), (64, 8), (8, 64),
             ),
             slice_bytes=128, stages=4, together=(128, 256), cluster=2, rows=128,
         ),
@@ -121,4 +121,5 @@ TENSOR_KERNELS: Mapping[str, TensorKernels] = MappingProxyType(
 """Generation -> kernels of its tensor cores. Until Turing operands go through registers on their way to shared memory, from
 Ampere on straight, in slices of 32 and 64 elements of 16 bits (CUTLASS, "Efficient GEMM in CUDA", 2024). Hopper's instructions
 span 64 rows by up to 256 columns and read both operands from shared memory; pairs of blocks read once what they share (TMA
-multicast; `nvjet_tst_256x128_64x4_1x2`: tile, slice by stages, cluster). Ada runs Ampere's."""
+multicast; `nvjet_tst_256x128_64x4_1x2`: tile, slice by stages, cluster). Ada runs Ampere's. Blackwell's pairs of multiprocessors
+multiply tiles of up to 256 x 256 whose results stay in a memory of their own (CUTLASS, "Blackwell functionality", 2025)."""

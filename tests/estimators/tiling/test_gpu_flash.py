@@ -40,7 +40,8 @@ H100 = load_profile("gpu_h100")
 def test_a_single_query_splits_its_keys_over_idle_multiprocessors():
     """Eight heads of 32,768 keys would be eight blocks; 2,048 sequences of 64 keys are enough as they are."""
     few, many = tiled(attention(1, 1, 32768), H100), tiled(attention(2048, 1, 64), H100)
-    assert few.blocks is not None and many.blocks is not None
+    assert few.blocks is not None
+    assert many.blocks is not None
     assert few.blocks.pieces[0] >= 8
     assert few.tiles[0] == 8 * few.blocks.pieces[0]
     assert many.blocks.pieces[0] == 1.0
@@ -68,7 +69,8 @@ def test_a_causal_mask_leaves_out_the_scores_behind_the_diagonal():
     assert 0.48 < blocks.skipped[0] < 0.5
     assert seconds(masked, H100) == pytest.approx(seconds(whole, H100) / 2, rel=0.1)
     single = tiled(attention(4, 1, 8192, causal=1), H100).blocks
-    assert single is not None and single.skipped[0] == 0.0
+    assert single is not None
+    assert single.skipped[0] == 0.0
 
 
 def test_a_product_takes_the_tile_that_the_model_prices_lowest():
