@@ -228,16 +228,25 @@ def fitted(rows: Sequence[Row], name: str) -> ArchitectureProfile:
 def carried(
     measured: Sequence[ArchitectureProfile], target: ArchitectureProfile, sigma: Mapping[str, Coefficient] | None = None
 ) -> ArchitectureProfile:
-    """A profile with its kernels on tensor cores as those of measured devices, all else as it was."""
+    """A profile with its kernels on tensor cores as those of measured devices, all else as it was. Where one of them runs the
+    same generation of kernels, only those count, and what they err is what it errs; elsewhere `sigma` says it."""
     known = without_tensor(target)
-    own = [profile.replacing(coefficients={**of_tensor_cores(profile), **_generation(profile)}) for profile in measured]
+    alike = [profile for profile in measured if _library(profile) == _library(target)]
+    own = [profile.replacing(coefficients={**of_tensor_cores(profile), **_generation(profile)}) for profile in alike or measured]
+    if alike:
+        sigma = typical([{n: c for n, c in p.coefficients.items() if n.startswith("sigma")} for p in own])
     made = transfer(own, known.replacing(coefficients=_generation(known)), sigma)
     return known.replacing(coefficients={**known.coefficients, **of_tensor_cores(made)})
 
 
+def _library(profile: ArchitectureProfile) -> object:
+    """The generation of a profile's kernels on tensor cores."""
+    return profile.tiling.parameters.get("tensor_library") or profile.tiling.parameters.get("library")
+
+
 def left_out_sigma(rows: Sequence[Row], measured: Mapping[str, ArchitectureProfile]) -> dict[str, Coefficient]:
-    """`sigma.*` of kernels on tensor cores of a device that nobody measured: what each measured one is off by, predicted from the
-    others."""
+    """`sigma.*` of kernels on tensor cores of a device that nobody measured: what each measured one is off by, predicted from
+    the others."""
     found = []
     for name in measured:
         cases = [row.case for row in rows if row.profile == name and row.group.startswith(TEACHING)]
