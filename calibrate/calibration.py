@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -158,15 +158,20 @@ def calibrate_cases(
     seed: int = 0,
     residual: bool = True,
     progress: Progress | None = None,
+    only: Collection[str] | None = None,
 ) -> Calibration:
-    """`calibrate` on cases already read."""
+    """`calibrate` on cases already read.
+
+    Args:
+        only: algorithms whose own coefficients are fitted, where all others are to stay as they are.
+    """
     progress = progress or silent
     progress(_doing(f"tabulating {len(read.cases)} cases"))
     base = base.replacing(residual=())
     everything = blocks(read.cases, base)
     fit_cases = _only(everything, base, ("fit",))
     progress(_doing("fitting latency"))
-    fitted, everything, fit_cases = _fit_and_cut(everything, fit_cases, base, seed)
+    fitted, everything, fit_cases = _fit_and_cut(everything, fit_cases, base, seed, only)
     reference = f"fitted to {', '.join(read.names)} ({read.rows_hash})"
     dtype_codes = np.unique(np.concatenate([block.table.dtype for block in everything]))
     launches = _typical_launches(fitted, reference)
@@ -198,11 +203,11 @@ def calibrate_cases(
 
 
 def _fit_and_cut(
-    everything: list[Block], fit_cases: list[Block], base: ArchitectureProfile, seed: int
+    everything: list[Block], fit_cases: list[Block], base: ArchitectureProfile, seed: int, only: Collection[str] | None
 ) -> tuple[Fitted, list[Block], list[Block]]:
     """A fit, and the cases as they are cut with it. Kernels on tensor cores take the tile that the model finds fastest, so they
     are cut anew with the fitted coefficients, and fitted again."""
-    fitted = fit_latency(fit_cases, parameters_for(fit_cases, base), base, seed=seed)
+    fitted = fit_latency(fit_cases, parameters_for(fit_cases, base, only), base, seed=seed)
     if not any(on_tensor_cores(block.table, base).any() for block in fit_cases):
         return fitted, everything, fit_cases
     for _ in range(CUTS):
@@ -210,7 +215,7 @@ def _fit_and_cut(
         director = AnalysisDirector(profile)
         everything = [replace(block, tiling=director.tile(block.table)) for block in everything]
         fit_cases = [replace(block, tiling=director.tile(block.table)) for block in fit_cases]
-        fitted = fit_latency(fit_cases, parameters_for(fit_cases, base), base, seed=seed, starts=1)
+        fitted = fit_latency(fit_cases, parameters_for(fit_cases, base, only), base, seed=seed, starts=1)
     return fitted, everything, fit_cases
 
 

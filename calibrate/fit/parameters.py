@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from shmoo.calibrate.fit.dataset import Block
 from shmoo.estimators.graph.records import CONVOLUTIONS
-from shmoo.estimators.machine.catalogue import ALGORITHMS, TENSOR, algorithm_names, short_op, space
+from shmoo.estimators.machine.catalogue import ALGORITHMS, TENSOR, algorithm_names, short_op, space, whose
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, converts_layout, in_tensor_kernels
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.model import CALLED_ALONE
@@ -71,8 +71,8 @@ _COMPILED_LOOPS = ("efficiency.vector", "efficiency.special", "efficiency.bandwi
 """Coefficients that compiled loops have of their own."""
 
 
-def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> list[Parameter]:
-    """The coefficients that these cases can determine."""
+def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: Collection[str] | None = None) -> list[Parameter]:
+    """The coefficients that these cases can determine; those of `only` these algorithms, where it is given."""
     coefficients = Coefficients(profile)
     cases = _Cases(blocks, profile)
     parameters: dict[str, Parameter] = {}
@@ -174,7 +174,10 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
             if algorithm != "pointwise":
                 # So does its access to rows or windows.
                 add_own(op, algorithm, ("efficiency.bandwidth",), here)
-    return list(parameters.values())
+    if only is None:
+        return list(parameters.values())
+    own = {name: p for name, p in parameters.items() if whose(name) in only}
+    return [replace(p, parent=p.parent if p.parent in own else None) for p in own.values()]
 
 
 def _demand(profile: ArchitectureProfile) -> float:

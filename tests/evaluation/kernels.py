@@ -216,7 +216,7 @@ def fitted(rows: Sequence[Row], name: str) -> ArchitectureProfile:
     digest = hashlib.sha256("".join(f"{case.case.identity}{case.latency_s!r}" for case in cases).encode()).hexdigest()[:16]
     sources = ("products and attention of aiconfigurator @ 095f58a5, linear layers of vidur @ 7d475133",)
     base = load_profile(name)
-    made = calibrate_cases(Sources(cases, digest, sources, None), without_tensor(base), name=name).profile
+    made = calibrate_cases(Sources(cases, digest, sources, None), without_tensor(base), name=name, only=TENSOR).profile
     return base.replacing(
         coefficients={**without_tensor(base).coefficients, **of_tensor_cores(made)},
         residual=(*(group for group in base.residual if group.dtype == "float32"), *made.residual),
@@ -266,9 +266,8 @@ def published_tensor(folder: Path) -> Iterator[ArchitectureProfile]:
 
 
 def of_tensor_cores(profile: ArchitectureProfile) -> dict[str, Coefficient]:
-    """A profile's fitted or transferred coefficients of kernels on tensor cores, and of those that round their operands."""
-    fitted = {n: c for n, c in profile.coefficients.items() if c.from_fit or c.source == "transferred"}
-    return {n: c for n, c in fitted.items() if whose(n) in TENSOR or n.startswith("device_launch.torchao")}
+    """A profile's fitted or transferred coefficients of kernels on tensor cores."""
+    return {n: c for n, c in profile.coefficients.items() if whose(n) in TENSOR and (c.from_fit or c.source == "transferred")}
 
 
 def without_tensor(profile: ArchitectureProfile) -> ArchitectureProfile:
