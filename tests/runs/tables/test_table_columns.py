@@ -89,6 +89,9 @@ def test_device_times_leave_launches_alone(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
     read_back = read_sources([tmp_path / "t.csv"], "gpu")
     assert not any(p.name.startswith(("launch", "graph")) for p in parameters_for(blocks(read_back.cases, H100), H100))
+    alone = parameters_for(blocks(read_back.cases, H100), H100, only=("gemm_tensor",))
+    assert {p.name.rpartition(".")[2] for p in alone} == {"gemm_tensor"}
+    assert all(p.parent is None for p in alone)
     made = calibrate_cases(Sources(read_back.cases, "", ("t",), None), H100, name="t", residual=False).profile
     assert made.value("device_launch.gemm_tensor") == pytest.approx(3.7e-6, rel=0.15)
     assert np.isfinite(made.value("fetch.latency.gemm_tensor"))
