@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import FAMILIES, NORMAL_90, Coefficient, Source
 from shmoo.estimators.machine.catalogue import entry, runtime_of, under
-from shmoo.estimators.machine.coefficients import Coefficients
+from shmoo.estimators.machine.coefficients import Coefficients, on_tensor_cores
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry, FittedFrom, Reduction
 from shmoo.estimators.machine.validation import check_name, first_problem
 from shmoo.estimators.predict.director import AnalysisDirector
@@ -32,6 +32,8 @@ from shmoo.runs.tables.reading import PRODUCTS
 
 COMPARED_PRODUCTS = 600
 """Matrix products used to find a table's reduction column; both fits together take some seconds."""
+CUTS = 2
+"""Times that kernels on tensor cores are cut anew with what was fitted."""
 ENOUGH = 200
 """With fewer matrix products the reduction is taken to be in column k."""
 DECISIVE = 0.75
@@ -160,8 +162,13 @@ def calibrate_cases(
     seed: int = 0,
     residual: bool = True,
     progress: Progress | None = None,
+    only: Collection[str] | None = None,
 ) -> Calibration:
-    """`calibrate` on cases already read."""
+    """`calibrate` on cases already read.
+
+    Args:
+        only: algorithms whose own coefficients are fitted, where all others are to stay as they are.
+    """
     progress = progress or silent
     progress(_doing(f"tabulating {len(read.cases)} cases"))
     # What is measured is measured beside its own host.
@@ -173,7 +180,7 @@ def calibrate_cases(
             f"{len(read.cases)} cases are too few to fit anything: none falls into the part that is fitted; measure more"
         )
     progress(_doing("fitting latency"))
-    fitted = fit_latency(fit_cases, parameters_for(fit_cases, base), base, seed=seed)
+    fitted, everything, fit_cases = _fit_and_cut(everything, fit_cases, base, seed, only)
     reference = f"fitted to {', '.join(read.names)} ({read.rows_hash})"
     dtype_codes = np.unique(np.concatenate([block.table.dtype for block in everything]))
     launches = _typical_launches(fitted, reference)
@@ -206,6 +213,23 @@ def calibrate_cases(
             f"the measurements do not describe a machine like {base.name!r}: {problem}; check them, or name another --base"
         )
     return Calibration(profile, (*_notes(fitted, energy), *corrections.notes))
+
+
+def _fit_and_cut(
+    everything: list[Block], fit_cases: list[Block], base: ArchitectureProfile, seed: int, only: Collection[str] | None
+) -> tuple[Fitted, list[Block], list[Block]]:
+    """A fit, and the cases as they are cut with it. Kernels on tensor cores take the tile that the model finds fastest, so they
+    are cut anew with the fitted coefficients, and fitted again."""
+    fitted = fit_latency(fit_cases, parameters_for(fit_cases, base, only), base, seed=seed)
+    if not any(on_tensor_cores(block.table, base).any() for block in fit_cases):
+        return fitted, everything, fit_cases
+    for _ in range(CUTS):
+        profile = base.replacing(coefficients={**base.coefficients, **_coefficients(fitted, "")})
+        director = AnalysisDirector(profile)
+        everything = [replace(block, tiling=director.tile(block.table)) for block in everything]
+        fit_cases = [replace(block, tiling=director.tile(block.table)) for block in fit_cases]
+        fitted = fit_latency(fit_cases, parameters_for(fit_cases, base, only), base, seed=seed, starts=1)
+    return fitted, everything, fit_cases
 
 
 def _only(everything: Sequence[Block], profile: ArchitectureProfile, splits: tuple[str, ...]) -> list[Block]:

@@ -28,6 +28,9 @@ Masks = NDArray[np.bool_]
 READ_WEIGHT, READ_ACTIVATION, WRITE = 0, 1, 2
 """Codes of `KernelTable.access_kind`."""
 
+ROTATED = 6
+"""Weights that take turns in a measurement with cold weights, as layers of a model do: what a cache cannot hold of six comes from
+main memory."""
 FAMILY_CODE = {name: code for code, name in enumerate(FAMILIES)}
 DTYPE_CODE = {name: code for code, name in enumerate(COMPUTE_DTYPES)}
 Conversion = Literal["none", "kernels", "edges"]
@@ -64,8 +67,8 @@ class KernelTable:
     Attributes:
         family, dtype, op: (K,) codes into `FAMILIES`, `COMPUTE_DTYPES` and `op_names()`: of the call with the most work.
         matrix_flops, vector_flops, special_flops: (K,) summed over the kernel's calls.
-        batch, m, n, k, window, stride, dilation, images: (K,) iteration space of the dominant call, as in `Cost`; channels_in to
-            image_elements: of its images, as in `Geometry`.
+        batch, m, n, k, window, stride, dilation, images, group, causal: (K,) iteration space of the dominant call, as in `Cost`;
+            channels_in to image_elements: of its images, as in `Geometry`.
         calls: (K,) operator calls that the launch executes. views: (K,) free calls since the previous kernel, which a framework
             still dispatches when it runs a graph call by call. code_distance: (K,) bytes touched since the same operator last ran
             on the same shapes, a measure of how far its code and its library's state are.
@@ -96,6 +99,8 @@ class KernelTable:
     stride: Floats
     dilation: Floats
     images: Floats
+    group: Floats
+    causal: Masks
     channels_in: Floats
     channels_out: Floats
     height: Floats
@@ -178,6 +183,16 @@ class KernelTable:
             )
         return replace(self, dtype=np.where(here, DTYPE_CODE[compute_dtype], self.dtype))
 
+    def with_rotated_weights(self, rows: np.ndarray) -> KernelTable:
+        """The same kernels where `ROTATED` copies of the weights of some rows (a mask) take turns, so that a call finds its own
+        as far away as the others push them. Activations stay where they are."""
+        if not rows.any():
+            return self
+        weights = np.bincount(self.segment[self.access_kernel], weights=self.access_bytes * (self.access_kind == READ_WEIGHT))
+        others = (ROTATED - 1) * weights[self.segment[self.access_kernel]]
+        turns = (self.access_kind == READ_WEIGHT) & rows[self.access_kernel]
+        return replace(self, access_distance=self.access_distance + np.where(turns, others, 0.0))
+
     def take(self, rows: np.ndarray) -> KernelTable:
         """The kernels at the given rows (ascending); their segments are renumbered."""
         place = np.full(len(self), -1)
@@ -243,7 +258,7 @@ def kernel_table(
     fresh = fresh_memory(touches, converted)
     codes = {
         "family": [FAMILY_CODE[work.cost.family] for work in works],
-        "dtype": [DTYPE_CODE[operand_dtype(spec.dtype for spec in work.call.inputs or work.call.outputs)] for work in works],
+        "dtype": [DTYPE_CODE[operand_dtype(_multiplied(work.call))] for work in works],
         "op": [op_code(work.call.op) for work in works],
         "segment": [0] * len(works),
         "access_kernel": [row for row, work in enumerate(works) for _ in work.touches],
@@ -255,7 +270,10 @@ def kernel_table(
         "special_flops": [work.special_flops for work in works],
         # A selection can be empty; at least 1 keeps the number of tiles, which is computed from extents, from a division by 0.
         **{name: [max(getattr(work.cost, name), 1) for work in works] for name in ("batch", "m", "n", "k")},
-        **{name: [getattr(work.cost, name) for work in works] for name in ("window", "stride", "dilation", "images")},
+        **{
+            name: [getattr(work.cost, name) for work in works]
+            for name in ("window", "stride", "dilation", "images", "group", "causal")
+        },
         **{name: [getattr(work.cost.geometry, name) for work in works] for name in Geometry.__struct_fields__},
         "calls": [len(kernel.calls) for kernel in kernels],
         "mapped_bytes": [memory.mapped for memory in fresh],
@@ -286,6 +304,13 @@ class _Work(NamedTuple):
     call: OpCall
     touches: list[Touch]
     kinds: list[int]
+
+
+def _multiplied(call: OpCall) -> list[str]:
+    """Types that decide which one a call computes in: those of its operands, without scales and bias of a scaled product."""
+    scaled = call.op == "aten._scaled_mm"
+    named = zip(call.operands, call.inputs, strict=True)
+    return [spec.dtype for name, spec in named if not scaled or name in ("self", "mat2")] or [s.dtype for s in call.outputs]
 
 
 def _consumers(graph: Graph) -> dict[int, set[int]]:

@@ -16,7 +16,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile, Reduction
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import Tiling
-from shmoo.runs.store.records import CaseSpec, Machine
+from shmoo.runs.store.records import CaseSpec, Machine, Time
 from shmoo.runs.store.store import Run, machine_differences
 from shmoo.runs.store.visits import merge_visits
 from shmoo.runs.tables.reading import read_table
@@ -36,6 +36,7 @@ class MeasuredCase:
         energy_pace_s: time of a call while its energy was read; `None` where unknown, as in tables.
         idle_w: idle power of the same domains; `None` where it was not measured.
         warm: how warm the board was (`estimators/predict/heat.py`); `None` where unknown.
+        time: what `latency_s` is of.
     """
 
     case: CaseSpec
@@ -47,6 +48,7 @@ class MeasuredCase:
     idle_w: float | None = None
     warm: float | None = None
     relative_se: float = 0.0
+    time: Time = "call"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,11 @@ def read_sources(paths: Sequence[Path], family: str = "cpu", reduction: Reductio
     for path in paths:
         if path.suffix == ".csv":
             rows = read_table(path, device=TABLE_DEVICE[family], runtime=TABLE_RUNTIME[family], reduction=reduction)
-            cases += [MeasuredCase(row.case, (row.graph(),), row.latency_s, row.energy_j) for row in rows if row.latency_s]
+            cases += [
+                MeasuredCase(row.case, (row.graph(),), row.latency_s, row.energy_j, time=row.time)
+                for row in rows
+                if row.latency_s
+            ]
             digests.append(hashlib.sha256(path.read_bytes()).hexdigest()[:16])
             continue
         run = Run.open(path)
@@ -121,7 +127,7 @@ def run_cases(run: Run, visits: int | None = None) -> list[MeasuredCase]:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Cases of one runtime as arrays: a table with a segment per case, its tiling, and the measurements.
+    """Cases of one runtime and one kind of time as arrays: a table with a segment per case, its tiling, the measurements.
 
     Attributes:
         measured_s: (S,) latencies; energy_j: (S,) energies, NaN where there is none.
@@ -133,6 +139,7 @@ class Block:
     tiling: Tiling
     measured_s: np.ndarray
     energy_j: np.ndarray
+    time: Time = "call"
 
     @property
     def relative_se(self) -> np.ndarray:
@@ -152,7 +159,10 @@ class Block:
 
     def subset(self, keep: np.ndarray, director: AnalysisDirector) -> Block:
         """The cases where the (S,) mask is true."""
-        return block_of(tuple(c for c, k in zip(self.cases, keep, strict=True) if k), self.runtime, director)
+        table = self.table.take(np.flatnonzero(keep[self.table.segment]))
+        cases = tuple(case for case, kept in zip(self.cases, keep, strict=True) if kept)
+        measured, energy = self.measured_s[keep], self.energy_j[keep]
+        return Block(self.runtime, cases, table, director.tile(table), measured, energy, self.time)
 
 
 def block_of(cases: Sequence[MeasuredCase], runtime: str, director: AnalysisDirector) -> Block:
@@ -160,6 +170,8 @@ def block_of(cases: Sequence[MeasuredCase], runtime: str, director: AnalysisDire
     tables = []
     for index, case in enumerate(cases):
         table, _ = director.tabulate(case.graphs, runtime, matrix_dtype(case.case.dtype))
+        if case.case.cache_state == "cold":
+            table = table.with_rotated_weights(np.ones(len(table), dtype=bool))
         warm = np.full(len(table), np.nan if case.warm is None else case.warm)
         tables.append(replace(table, segment=np.zeros(len(table), dtype=np.int64), warm=warm))
         if not len(table):
@@ -172,11 +184,12 @@ def block_of(cases: Sequence[MeasuredCase], runtime: str, director: AnalysisDire
         director.tile(table),
         np.asarray([case.latency_s for case in cases]),
         np.asarray([np.nan if case.energy_j is None else case.energy_j for case in cases]),
+        cases[0].time,
     )
 
 
 def blocks(cases: Sequence[MeasuredCase], profile: ArchitectureProfile) -> list[Block]:
-    """One block per runtime that occurs among the cases."""
+    """One block per runtime and kind of time that occur among the cases."""
     director = AnalysisDirector(profile)
-    runtimes = sorted({case.case.runtime for case in cases})
-    return [block_of([c for c in cases if c.case.runtime == runtime], runtime, director) for runtime in runtimes]
+    kinds = sorted({(case.case.runtime, case.time) for case in cases})
+    return [block_of([c for c in cases if (c.case.runtime, c.time) == kind], kind[0], director) for kind in kinds]

@@ -75,7 +75,8 @@ class Fitted:
 
 def predicted_latency(blocks: Sequence[Block], coefficients: Coefficients, residual: bool = False) -> Floats:
     """(S,) predicted seconds of every case of every block, in order; (D, S) where coefficients hold D values."""
-    times = [price(b.table, b.tiling, coefficients, b.runtime, residual=residual).latency_s for b in blocks]
+    priced = [price(b.table, b.tiling, coefficients, b.runtime, residual=residual) for b in blocks]
+    times = [p.device_s if b.time == "device" else p.latency_s for b, p in zip(blocks, priced, strict=True)]
     return np.concatenate(times, axis=-1)
 
 

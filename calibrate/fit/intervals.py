@@ -88,8 +88,9 @@ def together(parts: Sequence[HeldOut]) -> HeldOut:
 
 def case_intervals(block: Block, profile: ArchitectureProfile) -> Floats:
     """(S, 3) estimate, low and high end of its interval, in seconds, of every case of a block."""
-    estimates = AnalysisDirector(profile).price(block.table, block.runtime, tiling=block.tiling, seed=0).intervals()
-    return np.asarray([(latency.value, latency.low, latency.high) for latency, _ in estimates])
+    priced = AnalysisDirector(profile).price(block.table, block.runtime, tiling=block.tiling, seed=0)
+    estimates = priced.device_intervals() if block.time == "device" else [latency for latency, _ in priced.intervals()]
+    return np.asarray([(latency.value, latency.low, latency.high) for latency in estimates])
 
 
 def spreads(

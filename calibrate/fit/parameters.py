@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from shmoo.calibrate.fit.dataset import Block
 from shmoo.estimators.graph.records import CONVOLUTIONS
-from shmoo.estimators.machine.catalogue import ALGORITHMS, algorithm_names, short_op, space
-from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, converts_layout
+from shmoo.estimators.machine.catalogue import ALGORITHMS, TENSOR, algorithm_names, short_op, space, whose
+from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, converts_layout, in_tensor_kernels
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.model import enters_alone
 from shmoo.estimators.table import Masks, op_names
@@ -65,12 +65,14 @@ _SHARED = ("efficiency", "overlap", "efficiency.vector", "efficiency.special")
 """Coefficients that are the parents of the algorithms' own."""
 _BY_ALGORITHM = ("efficiency", "efficiency.vector", "efficiency.special", "overlap", "tile_overhead", "efficiency.bandwidth")
 """Coefficients that each algorithm has of its own."""
+_OF_COPIES = ("efficiency.l2", "fetch.latency", "fetch.width", "split_overhead", "device_launch")
+"""The same of kernels on tensor cores, which copy operands ahead of the math."""
 _COMPILED_LOOPS = ("efficiency.vector", "efficiency.special", "efficiency.bandwidth")
 """Coefficients that compiled loops have of their own."""
 
 
-def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> list[Parameter]:
-    """The coefficients that these cases can determine."""
+def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: Collection[str] | None = None) -> list[Parameter]:
+    """The coefficients that these cases can determine; those of `only` these algorithms, where it is given."""
     coefficients = Coefficients(profile)
     cases = _Cases(blocks, profile)
     parameters: dict[str, Parameter] = {}
@@ -95,9 +97,9 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
 
     # Parents are added before their children.
     for stem in _SHARED:
-        add(stem, (stem,), cases.using[stem])
+        add(stem, (stem,), cases.using[stem] & ~cases.tensor)
     for runtime in cases.runtimes:
-        here = cases.in_runtime(runtime)
+        here = cases.in_runtime(runtime) & cases.called
         add(f"launch.{runtime}", (f"launch.{runtime}", "launch"), here)
         add(f"graph.{runtime}", (f"graph.{runtime}", "graph"), here & ~(cases.alone & (not enters_alone(profile, runtime))))
         if runtime == "eager":
@@ -113,7 +115,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
         add("page_fault", ("page_fault",), cases.mapped)
         add("heap.returned", ("heap.returned",), cases.grown)
     if profile.family == "gpu":
-        add("launch_tail", ("launch_tail",), cases.all)
+        add("launch_tail", ("launch_tail",), cases.called)
         if "throttle.flop" in profile.coefficients:
             add("throttle.time", ("throttle.time",), cases.matrix)
             if _demand(profile) > SLOWED:
@@ -136,8 +138,12 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
         for stem in _BY_ALGORITHM:
             if shared or (stem, algorithm) != _REFERENCE:
                 add_own(algorithm, algorithm, (stem,), here & cases.using[stem])
+        if algorithm in TENSOR:
+            softmax = ("efficiency.special",) if algorithm == "attention_tensor" else ()
+            for stem in (*_OF_COPIES, *softmax):
+                add_own(algorithm, algorithm, (stem,), here)
         for runtime in cases.runtimes:
-            compiled = here & cases.in_runtime(runtime)
+            compiled = here & cases.in_runtime(runtime) & cases.called
             add_own(algorithm, algorithm, (f"launch.{runtime}", "launch"), compiled)
             if profile.family == "cpu" and runtime != "eager":
                 # Compiled code uses another image layout, and so other kernels of the library.
@@ -146,12 +152,16 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
                 for stem in _COMPILED_LOOPS:
                     add_own(algorithm, algorithm, (f"{stem}.{runtime}", stem), compiled & cases.loops & cases.using[stem])
         if profile.family == "gpu":
-            add_own(algorithm, algorithm, ("launch_tail",), here)
+            add_own(algorithm, algorithm, ("launch_tail",), here & cases.called)
         if profile.family == "cpu":
             add_own(algorithm, algorithm, ("switch.eager", "launch"), here & cases.eager & cases.away)
+    # The shortest kernel of a loop is seen where nothing but the device was timed.
+    for code, algorithm in cases.pairs(cases.single & ~cases.matrix & ~cases.called):
+        here = cases.single & ~cases.called & (cases.op == code)
+        add_own(short_op(cases.names[code]), algorithm, ("device_launch",), here)
     # Operators measured alone have their own dispatch and, without a contraction, their own loop.
-    for code, algorithm in cases.pairs(cases.eager & cases.alone):
-        here = cases.eager & cases.single & (cases.op == code)
+    for code, algorithm in cases.pairs(cases.eager & cases.alone & cases.called):
+        here = cases.eager & cases.called & cases.single & (cases.op == code)
         op = short_op(cases.names[code])
         few = cases.with_any(here & cases.alone).sum() < MIN_CASES
         if algorithm in LIBRARY_PATHS or f"launch.eager.{op}" in parameters or few:
@@ -164,7 +174,10 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
             if algorithm != "pointwise":
                 # So does its access to rows or windows.
                 add_own(op, algorithm, ("efficiency.bandwidth",), here)
-    return list(parameters.values())
+    if only is None:
+        return list(parameters.values())
+    own = {name: p for name, p in parameters.items() if whose(name) in only}
+    return [replace(p, parent=p.parent if p.parent in own else None) for p in own.values()]
 
 
 def _demand(profile: ArchitectureProfile) -> float:
@@ -205,6 +218,8 @@ class _Cases:
             return np.concatenate([column(block) for block in blocks])
 
         self.algorithm = joined(lambda block: algorithm_codes(block.table, profile))
+        self.tensor = in_tensor_kernels(self.algorithm)
+        self.called = np.concatenate([np.full(len(block.table), block.time == "call") for block in blocks])
         self.op = joined(lambda block: block.table.op)
         self.single = joined(lambda block: block.table.calls == 1)
         self.matrix = joined(lambda block: block.table.matrix_flops > 0)

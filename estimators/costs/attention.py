@@ -1,6 +1,7 @@
 """Costs of attention, alone and in whole layers.
 
-A causal mask does not halve the work: kernels without a special path compute all scores, and published numbers count them.
+A causal mask does not halve the work: kernels without a special path compute all scores, and published numbers count them. The
+cost says that the mask is causal, so that a machine whose kernels skip masked blocks can leave them out.
 """
 
 from __future__ import annotations
@@ -41,7 +42,21 @@ def scaled_dot_product_attention(call: OpCall) -> Cost:
     """
     rows, sq, sk, d, dv, masked = attention_extents(call)
     matrix, vector, special = attention_flops(rows, sq, sk, d, dv, masked)
-    return bill(call, "attention", matrix=matrix, vector=vector, special=special, batch=rows, m=sq, n=sk, k=d)
+    keys = math.prod(tensor(call, "key").shape[:-2])
+    causal = bool(call.attributes.get("is_causal"))
+    return bill(
+        call,
+        "attention",
+        matrix=matrix,
+        vector=vector,
+        special=special,
+        batch=rows,
+        m=sq,
+        n=sk,
+        k=d,
+        group=max(rows // max(keys, 1), 1),
+        causal=causal,
+    )
 
 
 def _multi_head(call: OpCall, tokens: TensorSpec, keys: TensorSpec, heads: int) -> tuple[float, float, float]:

@@ -127,6 +127,8 @@ def bill(
     dilation: int = 1,
     images: int = 1,
     geometry: Geometry = _NO_IMAGE,
+    group: int = 1,
+    causal: bool = False,
     touched: Mapping[str, float] | None = None,
     written: float | None = None,
 ) -> Cost:
@@ -162,4 +164,6 @@ def bill(
         dilation=dilation,
         images=images,
         geometry=geometry,
+        group=group,
+        causal=causal,
     )

@@ -17,6 +17,7 @@ FLOATS = frozenset({"float64", "float32", "tf32", "bfloat16", "float16", "float8
 
 SCHEMES = {
     "int8-dynamic": "weights int8 with a scale a column, activations rounded to int8 row by row as they come; products in int8",
+    "float8-dynamic": "weights float8, activations rounded to float8 by one scale a tensor as they come; products in float8",
     "int8-weight": "weights int8 with a scale a column; products in the activations' type",
     "int4-weight": "weights int4 with a scale and a zero point for each group of 128; products in the activations' type",
 }
@@ -104,6 +105,8 @@ class _Quantizer:
                 self.calls.append(call)
             elif self.scheme == "int8-dynamic":
                 self._dynamic(call, layer)
+            elif self.scheme == "float8-dynamic":
+                self._scaled(call, layer)
             else:
                 self._weight_only(call, layer)
         return msgspec.structs.replace(self.graph, values=tuple(self.values), calls=tuple(self.calls))
@@ -182,13 +185,23 @@ class _Quantizer:
         self._call(call, "aten.mul", {"self": by_row, "other": scales}, product)
         self._add_bias(call, layer, product, out)
 
-    def _round(self, call: OpCall, layer: _Layer) -> tuple[int, int]:
-        """The activation as (m, k) in int8, and the scale of each row."""
+    def _scaled(self, call: OpCall, layer: _Layer) -> None:
+        out = call.writes[0]
+        weight, scales = self._small(layer, "float8", (1,))
+        small, scale = self._round(call, layer, "float8", 1)
+        self.values.append(Value(TensorSpec((layer.k, layer.n), "float8"), self.values[weight].kind, storage=weight))
+        product = out if layer.bias is None else self._append(self.values[out].spec)
+        operands = {"self": small, "mat2": len(self.values) - 1, "scale_a": scale, "scale_b": scales}
+        self._call(call, "aten._scaled_mm", operands, product)
+        self._add_bias(call, layer, product, out)
+
+    def _round(self, call: OpCall, layer: _Layer, to: str = "int8", rows: int | None = None) -> tuple[int, int]:
+        """The activation as (m, k) in a small type, and its scales: one a row unless told."""
         if layer.source not in self.rounded:
             dtype = self.values[layer.source].spec.dtype
-            scales = self._append(TensorSpec((layer.m, 1), dtype))
+            scales = self._append(TensorSpec((rows or layer.m, 1), dtype))
             self._call(call, "torchao.choose_qparams_affine", {"input": layer.source}, scales)
-            small = self._append(TensorSpec((layer.m, layer.k), "int8"))
+            small = self._append(TensorSpec((layer.m, layer.k), to))
             self._call(call, "torchao.quantize_affine", {"input": layer.source, "scale": scales}, small)
             self.rounded[layer.source] = small, scales
         return self.rounded[layer.source]

@@ -185,6 +185,8 @@ class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
             length n. Pointwise: m elements. Pooling and gathers: m outputs, n window or row length.
         window, stride, dilation: of convolutions and pooling: product of the kernel's extents, largest stride and dilation.
         images: samples of a convolution's batch; m counts the points of all. geometry: of its images.
+        group: attention: query heads that share a head of keys. causal: attention: queries see no later keys, so that kernels
+            may skip about half of the scores that `matrix_flops` counts.
     """
 
     family: str
@@ -202,6 +204,8 @@ class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
     dilation: int = 1
     images: int = 1
     geometry: Geometry = Geometry()
+    group: int = 1
+    causal: bool = False
 
     @property
     def flops(self) -> float:

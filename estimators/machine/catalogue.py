@@ -22,8 +22,9 @@ the model; none of them is drawn for intervals. A "rate" is what work is divided
 over to other machines, a "spread" (what the model errs) does at its widest, what belongs to a "board" does not. An "energy" is
 drawn even where it was fitted."""
 
-TENSOR = ("gemm_tensor", "gemv_tensor", "conv_tensor", "attention_tensor")
-"""What contractions are on tensor cores, whose kernels share next to nothing with those of the float32 units. Coefficients that
+TENSOR = ("gemm_tensor", "gemv_tensor", "conv_tensor", "attention_tensor", "narrow_tensor", "packed_tensor")
+"""What contractions are on tensor cores, whose kernels share next to nothing with those of the float32 units: "narrow" are
+products of operands of 8 bits and less, "packed" those that unpack weights of fewer bits than they multiply in. Coefficients that
 all of these have in common end in ".tensor"."""
 ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv", "gemm_batched", "recurrent", *TENSOR)
 """What coefficients are keyed by: the families, with convolutions that libraries treat apart (1x1 is a matrix product, 3x3 of
@@ -37,6 +38,7 @@ FAMILY_OF = MappingProxyType(
         **{"conv_1x1": "conv", "conv_3x3": "conv", "conv_native": "conv"},
         **{"gemv": "gemm", "gemm_batched": "gemm", "recurrent": "gemm"},
         **{"gemm_tensor": "gemm", "gemv_tensor": "gemm", "conv_tensor": "conv", "attention_tensor": "attention"},
+        **{"narrow_tensor": "gemm", "packed_tensor": "gemm"},
     }
 )
 """Algorithms that are a part of a family -> that family; the others are families themselves."""
@@ -190,6 +192,16 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.7, 0.5, 0.9, f"a strided copy of an image, one side of it scattered: {_GUESS}", ".transposition", "gpu"),
         Guess(0.92, 0.75, 1.0, "streams: V100 and A100 0.9 (Deakin et al., BabelStream), T4 0.75 (Jia et al., 2019)", ".tensor",
               "gpu", "literature"))),
+    "efficiency.l2": Entry("1", "share", "of L2's bandwidth, relative to `efficiency.bandwidth`", Space(0.2, 4.0, 0.3), assumed=(
+        Guess(1.0, 1.0, 1.0, "", "", "gpu"), Guess(1.0, 0.7, 1.4, f"as of main memory: {_GUESS}", ".tensor", "gpu"))),
+    "fetch.width": Entry("1", "share", "bytes that a multiprocessor takes in a clock", Space(8.0, 256.0, 0.3), assumed=(
+        Guess(64.0, 64.0, 64.0, "", "", "gpu"),
+        Guess(64.0, 40.0, 100.0, f"a multiprocessor's port to L2 is 64 bytes wide {_LUO}", ".tensor", "gpu", "literature"))),
+    "fetch.latency": Entry("s", "share", "from a copy's request to its data under load", Space(2e-7, 5e-6, 0.4), assumed=(
+        Guess(8e-7, 8e-7, 8e-7, "", "", "gpu"),
+        Guess(8e-7, 5e-7, 1.4e-6, f"480 to 740 clocks {_LUO}, later under load", ".tensor", "gpu", "literature"))),
+    "split_overhead": Entry("s", "share", "of adding up the parts of a split reduction", Space(1e-8, 2e-5, 0.7), assumed=(
+        Guess(0.0, 0.0, 0.0, "", "", "gpu"), Guess(1e-6, 0.3e-6, 3e-6, "a second kernel, or waiting blocks", ".tensor", "gpu"))),
     "half.m": Entry("1", "share", _HALF, Space(1e-2, 1e3, 1.5), assumed=(Guess(1.0, 0.1, 8.0),)),
     "half.n": Entry("1", "share", _HALF, Space(1e-2, 1e3, 1.5), assumed=(Guess(1.0, 0.1, 8.0),)),
     "half.k": Entry("1", "share", _HALF, Space(1e-2, 2e3, 1.5), {"gpu": Space(1e-1, 1e3, 0.7)}, (
@@ -266,7 +278,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
                            Space(0.02, 1.0, 1.0), assumed=(Guess(0.5, 0.1, 1.0),)),
     "launch_tail": Entry("1", "share", f"share of a launch that follows the hand-over to the device: {_GUESS}",
                          Space(1e-2, 0.99, 0.7), assumed=(Guess(0.3, 0.1, 0.7, "", "", "gpu"),)),
-    "device_launch": Entry("s", "share", "shortest kernel", assumed=(Guess(2e-6, 1e-6, 4e-6, "", "", "gpu"),)),
+    "device_launch": Entry("s", "share", "shortest kernel", Space(5e-7, 3e-5, 0.4), assumed=(Guess(2e-6, 1e-6, 4e-6, on="gpu"),)),
     "allocate": Entry("s", "share", "asking the driver for a block of device memory: engineering range",
                       assumed=(Guess(1e-4, 3e-5, 4e-4, "", "", "gpu"),)),
     "allocate.byte": Entry("s/B", "share", "mapping it in pages of 2 MiB, about 0.6 us each: engineering range",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
+from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
 from shmoo.estimators.graph.records import Coefficient
 from shmoo.estimators.machine.catalogue import ALGORITHMS, DEFAULTS, FAMILY_OF, RECURRENT, TENSOR, algorithm_names, short_op
 from shmoo.estimators.machine.hosts import HOSTS, of_host
@@ -25,6 +25,7 @@ def _on_tensor_cores(algorithm: str) -> str:
     return name if name in TENSOR else algorithm
 
 
+_BITS = np.asarray([BITS[name] for name in COMPUTE_DTYPES])
 _CODE = {name: code for code, name in enumerate(ALGORITHMS)}
 _TENSOR_CODE = np.asarray([_CODE[_on_tensor_cores(name)] for name in ALGORITHMS])
 
@@ -45,7 +46,16 @@ def algorithm_codes(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
     if family == "cpu":
         codes = np.where(np.isin(table.op, [op_code(name) for name in RECURRENT]), _CODE["recurrent"], codes)
     tensor = on_tensor_cores(table, profile)
-    return np.where(tensor, _TENSOR_CODE[codes], codes) if tensor.any() else codes
+    if not tensor.any():
+        return codes
+    codes = np.where(tensor, _TENSOR_CODE[codes], codes)
+    codes = np.where(tensor & gemm & (_BITS[table.dtype] <= 8), _CODE["narrow_tensor"], codes)
+    return np.where(tensor & unpacks_weights(table), _CODE["packed_tensor"], codes)
+
+
+def unpacks_weights(table: KernelTable) -> np.ndarray:
+    """(K,) products whose weights are stored in fewer bits than they are multiplied in."""
+    return np.isin(table.op, [op_code(f"aten.{name}") for name in ("_weight_int8pack_mm", "_weight_int4pack_mm")])
 
 
 def dense_3x3(table: KernelTable) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -240,17 +240,34 @@ class AnalysisDirector:
         Raises:
             InputError: as of `estimate`.
         """
+        priced = self.price_cases(graphs, runtime=runtime, compute_dtypes=compute_dtypes, seed=seed)
+        return [interval for part in priced for interval in part.intervals()]
+
+    def price_cases(
+        self,
+        graphs: Sequence[Graph],
+        *,
+        runtime: str | None = None,
+        compute_dtypes: Sequence[str | None] | None = None,
+        cold_weights: Sequence[bool] | None = None,
+        seed: int = 0,
+    ) -> Iterator[Priced]:
+        """As `estimate_cases`, a part of the graphs at a time with all that is known of them; each graph is a segment.
+
+        Args:
+            cold_weights: of each graph, whether other weights of the same size run between two calls.
+        """
         runtime = check_runtime(self.profile, runtime)
         names = compute_dtypes or [None] * len(graphs)
         asked = np.asarray([canonical_compute_dtype(name) if name else "" for name in names])
-        results: list[tuple[Interval, Interval | None]] = []
+        cold = np.zeros(len(graphs), dtype=bool) if cold_weights is None else np.asarray(cold_weights)
         for start in range(0, len(graphs), CHUNK):
             table, origin = self.tabulate(graphs[start : start + CHUNK], runtime)
-            wanted = asked[start : start + CHUNK][[graph for graph, _ in origin]]
+            places = [graph for graph, _ in origin]
+            wanted = asked[start : start + CHUNK][places]
             for name in np.unique(wanted[wanted != ""]).tolist():
                 table = table.computed_in(name, wanted == name)
-            results += self.price(table, runtime, seed=seed).intervals()
-        return results
+            yield self.price(table.with_rotated_weights(cold[start : start + CHUNK][places]), runtime, seed=seed)
 
 
 def _main_dtype(table: KernelTable) -> str:

@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 
 from shmoo.estimators.graph.records import NORMAL_90
-from shmoo.estimators.machine.catalogue import ALGORITHMS, TENSOR
+from shmoo.estimators.machine.catalogue import ALGORITHMS, TENSOR, algorithm_names
 from shmoo.estimators.machine.coefficients import MANY_KERNELS, Coefficients, algorithm_codes, in_tensor_kernels, listed
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.basis import measured_type
@@ -58,7 +58,10 @@ def model_errors(
     if nominal.source("sigma.graph") == "fitted":
         # What whole graphs were off by on held-out cases holds their kernels' errors already.
         spread = np.where(several[table.segment], 0.0, spread)
-    spread = np.where(measured_type(table, profile), spread, np.hypot(spread, OTHER_TYPE))
+    # Spreads carried from other machines hold for every type.
+    sources = [nominal.source(*algorithm_names(("sigma",), name)) for name in ALGORITHMS]
+    own = (np.asarray(sources) == "fitted")[codes]
+    spread = np.where(measured_type(table, profile) | ~own, spread, np.hypot(spread, OTHER_TYPE))
     noise = normals(rng, draws, len(ALGORITHMS) - len(TENSOR))
     shared = np.where(kernels >= MANY_KERNELS, nominal.value("sigma.graph.many", "sigma.graph"), nominal.value("sigma.graph"))
     together = np.exp(np.where(several, shared, 0.0) * normals(rng, draws, 1))

@@ -21,6 +21,9 @@ Where blocks share multiprocessors (GPU), the factors after t_matrix are those o
 
     (1 + (half_tile + half_far x far)/reuse)(1 + half_k/depth)(1 + half_fill/at_work)
 
+on tensor cores copies are a level of their own, staged bytes of the busiest multiprocessor over the least of
+fetch_width x clock and bytes in flight / fetch_latency; parts of a reduction take split_overhead to add up;
+
 and under sustained load a board at its power cap takes at least
 body x ((throttle_flop x issued flops + sum B_l x e_byte_l) / ((TDP - P_static) x body))^(1 / (1 + throttle_clock)).
 
@@ -32,6 +35,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -42,8 +46,8 @@ from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes,
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.heat import repeated
 from shmoo.estimators.predict.program import hidden_time
-from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, KernelTable, Masks
-from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share
+from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, Ints, KernelTable, Masks
+from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped
 
 ASYNCHRONOUS = frozenset({"gpu"})
 """Architecture families whose kernels are queued by the host while the device works."""
@@ -120,6 +124,8 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
     compute, worked = _compute_time(table, tiling, coefficients, codes, runtime)
     share = coefficients.by_kernel(table, codes, *_loops("efficiency.bandwidth", runtime))
     shares: dict[str, float | Floats] = dict.fromkeys(tiling.level_bytes, share)
+    if coefficients.profile.family == "gpu" and "l2" in shares:
+        shares["l2"] = share * coefficients.by_algorithm(codes, "efficiency.l2")
     if coefficients.profile.family == "cpu":
         # What keeps a loop from its caches' bandwidth is in the core; main memory is slower than that for all of them alike.
         shares[coefficients.profile.levels[-1]] = coefficients.value("efficiency.bandwidth")
@@ -127,11 +133,16 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         nbytes / (coefficients.by_algorithm(codes, f"bandwidth.{level}") * shares[level])
         for level, nbytes in tiling.level_bytes.items()
     ]
+    own = partial(coefficients.by_algorithm, codes)
+    if tiling.blocks is not None:
+        levels.append(tiling.blocks.fetch_seconds(own, coefficients.value("clock")))
     memory = levels[0]
     for other in levels[1:]:
         memory = np.maximum(memory, other)
-    body = _overlapped([compute, *levels], coefficients.by_algorithm(codes, "overlap"))
-    body = body + coefficients.by_algorithm(codes, "tile_overhead") * tiling.waves
+    body = overlapped([compute, *levels], coefficients.by_algorithm(codes, "overlap"))
+    body = body + own("tile_overhead") * tiling.waves
+    if tiling.blocks is not None:
+        body = body + tiling.blocks.split_seconds(own)
     if coefficients.find("step") is not None:
         body = np.maximum(body, coefficients.value("step") * dependent_steps(table))
     if coefficients.find("throttle.flop") is not None and coefficients.find("power.tdp") is not None:
@@ -150,7 +161,8 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         away = 1.0 - hit_share(table.code_distance, near.value)
         launch = launch + coefficients.by_algorithm(codes, f"switch.{runtime}") * away
     if coefficients.profile.family in ASYNCHRONOUS:
-        body = body + coefficients.by_algorithm(codes, "device_launch") + _transposition_time(table, coefficients, codes, runtime)
+        body = body + coefficients.by_kernel(table, codes, "device_launch")
+        body = body + _transposition_time(table, coefficients, codes, runtime)
     latency = launch + body
     return Prediction(compute, memory, launch, body, latency, _dynamic_energy(table, tiling, coefficients))
 
@@ -164,7 +176,8 @@ def _compute_time(
     if stencil.any():
         # Each point of a window is a load, an address and a multiply-add of the float32 units, whatever the type.
         peak = np.where(stencil, c.value(*_VECTOR[_FLOAT32]), peak)
-    matrix = table.matrix_flops / (peak * tiling.utilisation)
+    done = 1.0 if tiling.blocks is None else 1.0 - tiling.blocks.skipped
+    matrix = table.matrix_flops * done / (peak * tiling.utilisation)
     ramp = np.where(stencil, 1.0, _ramp(table, tiling.blocks, lambda stem: c.by_algorithm(codes, stem)))
     if tiling.cycles is not None:
         counted = np.isfinite(tiling.cycles)
@@ -172,7 +185,9 @@ def _compute_time(
         matrix = np.where(counted, seconds, matrix)
         ramp = np.where(counted, 1.0, ramp)
     matrix = np.where(table.matrix_flops > 0, matrix * ramp / c.by_algorithm(codes, f"efficiency.{runtime}", "efficiency"), 0.0)
-    worked = table.matrix_flops if tiling.blocks is None else table.matrix_flops / np.where(stencil, 1.0, tiling.blocks.filled)
+    worked = (
+        table.matrix_flops if tiling.blocks is None else table.matrix_flops * done / np.where(stencil, 1.0, tiling.blocks.filled)
+    )
     for way in tiling.transformed:
         other = _transformed_time(table, way, peak, c)
         better = way.offered & (other < matrix)
@@ -187,11 +202,15 @@ def _compute_time(
     rated = c.find(*_SPECIAL[0]) is not None
     special_peak = c.by_dtype(table.dtype, _SPECIAL) if rated else vector_peak * c.value("vector_share")
     special = table.special_flops / (special_peak * c.by_kernel(table, codes, *_loops("efficiency.special", runtime)))
+    if tiling.blocks is not None:
+        # The softmax of scores runs where their products do: on the multiprocessors that have a block, over whole tiles.
+        softmax = np.where(in_tensor_kernels(codes) & table.is_family("attention"), done / tiling.utilisation, 1.0)
+        vector, special = vector * softmax, special * softmax
     if tiling.cycles is None:
         return matrix + vector + special, worked
     # A chain of dependences along a row (KPU) takes its steps, however fast the units are.
     others = np.maximum(vector + special, np.where(table.matrix_flops > 0, 0.0, seconds))
-    return _overlapped([matrix, others], c.by_algorithm(codes, "overlap")), worked
+    return overlapped([matrix, others], c.by_algorithm(codes, "overlap")), worked
 
 
 def _loops(stem: str, runtime: str) -> tuple[str, ...]:
@@ -201,13 +220,10 @@ def _loops(stem: str, runtime: str) -> tuple[str, ...]:
 
 def _ramp(table: KernelTable, blocks: Blocks | None, half: Callable[[str], float | Floats]) -> float | Floats:
     """Factor by which a contraction takes longer than at its full rate: each part doubles where its extent is `half.<part>`."""
+    if blocks is not None:
+        return blocks.ramp(half)
     ramp: float | Floats = 1.0
-    if blocks is None:
-        extents = {"m": table.m, "n": table.n, "k": table.k}
-    else:
-        ramp = 1.0 + (half("half.tile") + half("half.far") * blocks.far) / blocks.reuse
-        extents = {"k": blocks.depth, "fill": blocks.at_work}
-    for name, extent in extents.items():
+    for name, extent in {"m": table.m, "n": table.n, "k": table.k}.items():
         ramp = ramp * (1.0 + half(f"half.{name}") / extent)
     return ramp
 
@@ -282,7 +298,7 @@ def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime
     return c.value(f"layout.{runtime}.aligned") * aligned + c.value(f"layout.{runtime}.tail") * tail
 
 
-def _transposition_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime: str) -> np.ndarray | float:
+def _transposition_time(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats | float:
     """What cuDNN spends on images that are not channels-last, as its tensor-core kernels for windows take them: kernels before
     and after a convolution read and write them once more. A window of one point is a product of the images as they are stored.
     Compiled code keeps images channels-last."""
@@ -291,16 +307,6 @@ def _transposition_time(table: KernelTable, c: Coefficients, codes: np.ndarray, 
     moved = 2.0 * table.strided_bytes * (in_tensor_kernels(codes) & (table.window > 1))
     rate = c.value(f"bandwidth.{c.profile.levels[-1]}") * c.value("efficiency.bandwidth.transposition", "efficiency.bandwidth")
     return moved / rate + 2.0 * c.value("device_launch") * (moved > 0)
-
-
-def _overlapped(times: list[np.ndarray], exponent: np.ndarray) -> np.ndarray:
-    """(sum of t^p)^(1/p), scaled by the largest so that large exponents do not underflow."""
-    largest = times[0]
-    for other in times[1:]:
-        largest = np.maximum(largest, other)
-    safe = np.where(largest > 0, largest, 1.0)
-    total = sum((time / safe) ** exponent for time in times)
-    return np.where(largest > 0, safe * total ** (1.0 / exponent), 0.0)
 
 
 def _dynamic_energy(table: KernelTable, tiling: Tiling, c: Coefficients) -> Floats | None:

@@ -39,8 +39,9 @@ class Priced:
         correction: what the residual says of each kernel; `None` where it was left out.
         prediction: of each kernel, corrected.
         latency_s, energy_j: (S,) of each segment; energy is `None` where the profile has no energy coefficients.
-        device_s: (S,) seconds that the kernels of each segment keep the device busy, without launches or waiting for the host.
-        drawn_s, drawn_j: (D, S) the same for random values of everything uncertain; `None` where no draws were asked for.
+        device_s: (S,) seconds that the kernels of each segment keep the device busy, without launches and waiting for the host.
+        drawn_s, drawn_j, drawn_device_s: (D, S) the same for random values of everything uncertain; `None` where no draws were
+            asked for.
     """
 
     tiling: Tiling
@@ -51,6 +52,7 @@ class Priced:
     device_s: np.ndarray
     drawn_s: np.ndarray | None = None
     drawn_j: np.ndarray | None = None
+    drawn_device_s: np.ndarray | None = None
 
     def whole(self) -> Priced:
         """The same with all segments as one."""
@@ -59,16 +61,18 @@ class Priced:
             return None if amounts is None else amounts.sum(axis=-1, keepdims=True)
 
         latency_s, device_s = (seconds.sum(axis=-1, keepdims=True) for seconds in (self.latency_s, self.device_s))
-        drawn_s, drawn_j = one(self.drawn_s), one(self.drawn_j)
-        return replace(
-            self, latency_s=latency_s, energy_j=one(self.energy_j), device_s=device_s, drawn_s=drawn_s, drawn_j=drawn_j
-        )
+        drawn = {name: one(getattr(self, name)) for name in ("drawn_s", "drawn_j", "drawn_device_s")}
+        return replace(self, latency_s=latency_s, energy_j=one(self.energy_j), device_s=device_s, **drawn)
 
     def intervals(self) -> list[tuple[Interval, Interval | None]]:
         """Latency and energy of every segment."""
         times = _intervals(self.latency_s, self.drawn_s)
         energies: Sequence[Interval | None] = self.intervals_of(lambda seconds, joules: joules) or [None] * len(times)
         return list(zip(times, energies, strict=True))
+
+    def device_intervals(self) -> list[Interval]:
+        """Time on the device of every segment."""
+        return _intervals(self.device_s, self.drawn_device_s)
 
     def intervals_of(self, quantity: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> list[Interval]:
         """A quantity that follows from latency and energy, of every segment; of none where no energy is known."""
@@ -106,24 +110,24 @@ def price(
 
     def through(
         c: Coefficients, kernels: np.ndarray | None = None, segments: np.ndarray | float = 1.0
-    ) -> tuple[Prediction, np.ndarray, np.ndarray | None]:
+    ) -> tuple[Prediction, np.ndarray, np.ndarray | None, np.ndarray]:
         prediction = predict(table, tiling, c, runtime)
         if change is not None:
             prediction = change.applied(prediction)
         if kernels is not None:
             prediction = prediction.scaled(kernels)
         latency = np.maximum(graph_latency(table, prediction, c, runtime, waits and waits(c)) * segments, least)
-        return prediction, latency, segment_energy(table, prediction, latency, c)
+        device = np.add.reduceat(prediction.device_s, table.starts, axis=-1) * segments
+        return prediction, latency, segment_energy(table, prediction, latency, c), device
 
-    prediction, latency_s, energy_j = through(coefficients)
-    device_s = np.add.reduceat(prediction.device_s, table.starts, axis=-1)
+    nominal = through(coefficients)
     if seed is None:
-        return Priced(tiling, change, prediction, latency_s, energy_j, device_s)
+        return Priced(tiling, change, *nominal)
     tensor = bool(in_tensor_kernels(algorithm_codes(table, profile)).any())
     names = names_to_draw(listed(profile), runtime, tensor)
     drawn = Coefficients(profile, draw(profile, names, DRAWS, seed))
-    _, times, energies = through(drawn, *model_errors(table, profile, change, DRAWS, seed))
-    return Priced(tiling, change, prediction, latency_s, energy_j, device_s, times, energies)
+    _, times, energies, devices = through(drawn, *model_errors(table, profile, change, DRAWS, seed))
+    return Priced(tiling, change, *nominal, times, energies, devices)
 
 
 def _intervals(values: np.ndarray, drawn: np.ndarray | None) -> list[Interval]:

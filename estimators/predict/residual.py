@@ -26,7 +26,7 @@ import numpy as np
 from shmoo.estimators.errors import unknown
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.machine.catalogue import FAMILY_OF
-from shmoo.estimators.machine.coefficients import Coefficients, batched_product
+from shmoo.estimators.machine.coefficients import Coefficients, batched_product, unpacks_weights
 from shmoo.estimators.machine.profile import ArchitectureProfile, ResidualGroup
 from shmoo.estimators.predict.model import Prediction, predict
 from shmoo.estimators.table import Floats, KernelTable, Masks
@@ -50,6 +50,8 @@ FEATURES: Mapping[str, Feature] = MappingProxyType(
         **{name: _column(name) for name in ("batch", "m", "n", "k", "window", "stride", "dilation", "images")},
         "channels": lambda table, tiling: table.channels_in,
         "points": lambda table, tiling: table.m / table.images,
+        "group": lambda table, tiling: np.maximum(table.group, 1.0),
+        "causal": lambda table, tiling: 1.0 + table.causal,
         "flops": lambda table, tiling: table.matrix_flops,
         "bytes": lambda table, tiling: table.bytes,
         "waves": lambda table, tiling: tiling.waves,
@@ -80,7 +82,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "conv": CONVOLUTION,
         "depthwise": CONVOLUTION,
         "conv_transpose": CONVOLUTION,
-        "attention": PRODUCT,
+        "attention": (*PRODUCT, "group", "causal"),
     }
 )
 """Group of kernels that one correction can hold for -> its features. Families are groups; products that run in the kernels for
@@ -169,7 +171,7 @@ def in_group(table: KernelTable, group: str, dtype: str, family: str) -> np.ndar
     here: Masks = table.is_family(FAMILY_OF.get(group, group)) & (table.calls == 1) & (table.matrix_flops > 0)
     here = here & (table.dtype == COMPUTE_DTYPES.index(dtype))
     if group in ("gemm", "gemm_batched"):
-        here = here & (batched_product(table, family) == (group == "gemm_batched"))
+        here = here & (batched_product(table, family) == (group == "gemm_batched")) & ~unpacks_weights(table)
     return here
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import Field, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, fields
 from numbers import Real
 from typing import Any, ClassVar, Protocol
 
@@ -14,7 +14,10 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.registry import Registry
-from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, Floats, KernelTable, op_code
+from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, Floats, KernelTable, Masks, op_code
+
+Value = Callable[[str], float | np.ndarray]
+"""Stem of a coefficient -> its values for the kernels at hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,10 @@ class Blocks:
         at_work: outputs on the busiest multiprocessor, which hide the latency of its units.
         filled: useful share of the multiply-adds that the blocks issue; the rest overhangs the edges.
         far: share of the staged elements whose addresses no translation at hand covers.
+        staged, in_flight: bytes that the busiest multiprocessor copies in all, and those that its blocks ask for at once; 0 and
+            infinity where copies are not counted by multiprocessor.
+        pieces: parts of the reduction, whose sums are added up at the end.
+        skipped: share of the counted work that the kernel leaves out (scores behind a causal mask).
     """
 
     reuse: Floats
@@ -43,6 +50,30 @@ class Blocks:
     at_work: Floats
     filled: Floats
     far: Floats | float = 0.0
+    staged: Floats | float = 0.0
+    in_flight: Floats | float = np.inf
+    pieces: Floats | float = 1.0
+    skipped: Floats | float = 0.0
+
+    def replaced(self, rows: Masks, others: Blocks) -> Blocks:
+        """These blocks, with `others` at the rows of a mask."""
+        names = [field.name for field in fields(Blocks)]
+        return Blocks(*(np.where(rows, getattr(others, name), getattr(self, name)) for name in names))
+
+    def ramp(self, value: Value) -> Floats:
+        """Factor by which a contraction takes longer than at its full rate: each part doubles where its extent is
+        `half.<part>`."""
+        ramp = 1.0 + (value("half.tile") + value("half.far") * self.far) / self.reuse
+        return ramp * (1.0 + value("half.k") / self.depth) * (1.0 + value("half.fill") / self.at_work)
+
+    def fetch_seconds(self, value: Value, clock: float | Floats) -> Floats:
+        """What the busiest multiprocessor takes to copy its operands: it takes in `fetch.width` bytes a clock, and gets no more
+        than its blocks have asked for within the latency of a copy (Little's law), however much bandwidth is left."""
+        return np.asarray(self.staged / np.minimum(value("fetch.width") * clock, self.in_flight / value("fetch.latency")))
+
+    def split_seconds(self, value: Value) -> Floats:
+        """What it takes to add up the parts of a reduction, beside their traffic."""
+        return value("split_overhead") * np.greater(self.pieces, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +142,16 @@ class TilingStrategy(Protocol):
 
 TILINGS: Registry[type[TilingStrategy]] = Registry("tiling strategy")
 """Strategy name -> class; instances take the keyword parameters of the profile's `tiling.parameters`."""
+
+
+def overlapped(times: list[np.ndarray], exponent: float | np.ndarray) -> np.ndarray:
+    """(sum of t^p)^(1/p), scaled by the largest so that large exponents do not underflow."""
+    largest = times[0]
+    for other in times[1:]:
+        largest = np.maximum(largest, other)
+    safe = np.where(largest > 0, largest, 1.0)
+    total = sum((time / safe) ** exponent for time in times)
+    return np.where(largest > 0, safe * total ** (1.0 / exponent), 0.0)
 
 
 def clip_shape(table: KernelTable, m: float | np.ndarray, n: float | np.ndarray, k: float | np.ndarray) -> TileShape:
@@ -199,8 +240,10 @@ class Operands:
 def operands(table: KernelTable) -> Operands:
     """The operands of every kernel, sized by its iteration space and bounded by what it reads."""
     size = element_bytes(table) * table.batch * (table.matrix_flops > 0)
-    reads = table.bytes_of_kind(READ_WEIGHT, READ_ACTIVATION)
-    b = np.minimum(size * table.k * table.n, reads)
+    reads, weights = table.bytes_of_kind(READ_WEIGHT, READ_ACTIVATION), table.bytes_of_kind(READ_WEIGHT)
+    b = size * table.k * table.n
+    # A weight may be stored in as few as 4 bits where its product computes in 16.
+    b = np.minimum(b, np.where(weights > b / 5.0, weights, reads))
     a = np.minimum(size * table.m * table.k, reads - b)
     return Operands(a, b, size * table.m * table.n)
 

@@ -20,11 +20,15 @@ CacheState = Literal["warm", "cold", "interleaved"]
 CACHE_STATES: tuple[str, ...] = get_args(CacheState)
 CANONICAL_STATE = "warm"
 """The cache state that calibration uses and that networks are judged in: calls back to back."""
+Time = Literal["call", "device"]
+"""What a latency is of: a whole call, or its kernels alone, as in a replayed graph: no host and no entry of a graph."""
 AxisValue = int | float | str | bool
 SHORTEST_S, LONGEST_S = 1e-12, 1e7
 """No call takes less than a picosecond, or four months."""
 LEAST_ENERGY_J, MOST_ENERGY_J = 1e-15, 1e12
 """No call takes less than a flop does, or more than a power station gives in an hour."""
+LEAST_POWER_W, MOST_POWER_W = 1e-6, 1e9
+"""No board draws less than a watch, or more than a power station gives."""
 
 
 class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True):

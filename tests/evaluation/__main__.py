@@ -81,6 +81,19 @@ def networks(folder: Path, only: str, graphs: Path | None, host: str | None, row
 
 
 @main.command()
+@folder_argument
+@click.option("--file", "files", multiple=True, help="Tables to read, without .csv; all by default.")
+def kernels(folder: Path, files: tuple[str, ...]) -> None:
+    """Print errors of device times of single kernels in 16 bits and below, by device, group and decade.
+
+    FOLDER holds the reference tables. Profiles are the built-in ones.
+    """
+    from tests.evaluation.kernels import READERS, lines, read
+
+    _echo_lines(lines(read(folder, files or tuple(READERS))))
+
+
+@main.command()
 def rates() -> None:
     """Print published rates of products on tensor cores beside predicted ones."""
     from tests.evaluation.rates import table

@@ -15,7 +15,7 @@ from shmoo.estimators.machine.catalogue import whose
 from shmoo.estimators.machine.profile import BUILTIN_DIR, ArchitectureProfile, load_profile
 from tests.evaluation.results import Result
 
-UNMEASURED_GPUS = ("gpu_l4", "gpu_h100", "gpu_h200")
+UNMEASURED_GPUS = ("gpu_l4", "gpu_h100", "gpu_h200", "gpu_a100_sxm_80g", "gpu_l40s", "gpu_b200")
 """Built-in GPUs that no table holds."""
 
 
@@ -60,7 +60,15 @@ def completed(profile: ArchitectureProfile, other: ArchitectureProfile) -> Archi
     return profile.replacing(coefficients={**profile.coefficients, **carried})
 
 
-PUBLICATIONS: Mapping[str, Callable[[Path], Iterator[ArchitectureProfile]]] = MappingProxyType({"gpu": _gpu, "tpu": _tpu})
+def _tensor(folder: Path) -> Iterator[ArchitectureProfile]:
+    from tests.evaluation.kernels import published_tensor
+
+    yield from published_tensor(folder)
+
+
+PUBLICATIONS: Mapping[str, Callable[[Path], Iterator[ArchitectureProfile]]] = MappingProxyType(
+    {"gpu": _gpu, "tensor": _tensor, "tpu": _tpu}
+)
 """Name -> profiles made from a folder of tables."""
 
 

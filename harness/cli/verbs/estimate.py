@@ -128,13 +128,19 @@ def estimate_table(
             f"columns m, n, k of matrix products read as (m, n) by (n, k), as in the tables that {profile.name} was fitted to; "
             "--reduction k reads (m, k) by (k, n)"
         )
-    estimates = AnalysisDirector(profile, residual=residual).estimate_cases(
-        [row.graph() for row in rows], runtime=chosen, compute_dtypes=[matrix_dtype(row.dtype) for row in rows]
+    parts = AnalysisDirector(profile, residual=residual).price_cases(
+        [row.graph() for row in rows],
+        runtime=chosen,
+        compute_dtypes=[matrix_dtype(row.dtype) for row in rows],
+        cold_weights=[row.cold_weights for row in rows],
     )
+    estimates = [both for part in parts for both in zip(part.intervals(), part.device_intervals(), strict=True)]
     records = []
-    for i, (row, (latency, energy)) in enumerate(zip(rows, estimates, strict=True)):
+    for i, (row, ((latency, energy), device)) in enumerate(zip(rows, estimates, strict=True)):
         record: Record = {"row": i, "op": row.op}
-        record |= or_reason("latency_s", interval_record(latency), "the operator has no cost formula")
+        taken = device if row.time == "device" else latency
+        record |= or_reason("latency_s", interval_record(taken), "the operator has no cost formula")
+        record["device_s"] = interval_record(device)
         record |= or_reason("energy_j", interval_record(energy), f"profile {profile.name!r} has no energy coefficients")
         records.append(record)
     return records

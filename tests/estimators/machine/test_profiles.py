@@ -12,6 +12,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile, builtin_names,
 NAMES = [
     *("cpu_server_generic", "cpu_i7_12700k"),
     *("gpu_p100", "gpu_v100", "gpu_t4", "gpu_a100_40g", "gpu_a100_80g", "gpu_l4", "gpu_h100", "gpu_h200"),
+    *("gpu_a100_sxm_80g", "gpu_l40s", "gpu_b200"),
     *("tpu_v1", "tpu_v3", "tpu_v4", "tpu_v5e", "tpu_v5p", "tpu_v6e"),
     *("kpu_t64", "kpu_t256", "kpu_t768"),
     *("brief_cpu", "brief_gpu", "brief_tpu", "brief_kpu"),
@@ -28,7 +29,7 @@ BRIEF = {
 # peak or a bandwidth leaves these, or the structure below, or the power budget.
 BOUNDS = {
     "cpu": ((0.3e12, 20e12), (20e9, 1e12), (5, 60), (5e-12, 150e-12), (50e-12, 350e-12), (35, 500)),
-    "gpu": ((5e12, 1200e12), (250e9, 6e12), (9, 420), (0.1e-12, 20e-12), (25e-12, 80e-12), (60, 1000)),
+    "gpu": ((5e12, 1200e12), (250e9, 9e12), (9, 420), (0.1e-12, 20e-12), (25e-12, 80e-12), (60, 1000)),
     "tpu": ((80e12, 1200e12), (30e9, 4e12), (100, 2800), (0.05e-12, 2e-12), (25e-12, 250e-12), (50, 700)),
     "kpu": ((1e12, 600e12), (50e9, 2e12), (80, 900), (0.05e-12, 1e-12), (5e-12, 100e-12), (3, 250)),
 }
@@ -36,6 +37,7 @@ PUBLISHED_BANDWIDTH = {
     "cpu_server_generic": 8 * 25.6e9, "cpu_i7_12700k": 2 * 38.4e9,
     "gpu_p100": 4096 / 8 * 1.43e9, "gpu_v100": 4096 / 8 * 1.76e9, "gpu_t4": 256 / 8 * 10e9, "gpu_a100_40g": 5120 / 8 * 2.43e9,
     "gpu_a100_80g": 5120 / 8 * 3.02e9, "gpu_l4": 192 / 8 * 12.5e9, "gpu_h100": 5120 / 8 * 5.23e9, "gpu_h200": 6144 / 8 * 6.25e9,
+    "gpu_a100_sxm_80g": 5120 / 8 * 3.186e9, "gpu_l40s": 384 / 8 * 18e9, "gpu_b200": 8192 / 8 * 7.8e9,
     "tpu_v1": 2 * 17e9, "tpu_v3": 900e9, "tpu_v4": 1.2e12, "tpu_v5e": 819e9, "tpu_v5p": 2765e9, "tpu_v6e": 1638e9,
     "kpu_t64": 64e9, "kpu_t256": 256e9, "kpu_t768": 1600e9,
 }  # fmt: skip

@@ -12,7 +12,12 @@ ATTENTION = {"family": "attention", "matrix": 4 * SCORES * 8, "special": 2 * SCO
 NO_MASK = {"dropout_p": 0.0, "is_causal": False, "scale": None}
 rows("scaled_dot_product_attention", QKV, [Q], {**NO_MASK, "enable_gqa": False}, vector=4 * SCORES, **ATTENTION)
 rows(
-    "scaled_dot_product_attention", QKV, [Q], {**NO_MASK, "is_causal": True, "enable_gqa": False}, vector=5 * SCORES, **ATTENTION
+    "scaled_dot_product_attention",
+    QKV,
+    [Q],
+    {**NO_MASK, "is_causal": True, "enable_gqa": False},
+    vector=5 * SCORES,
+    **{**ATTENTION, "space": {**BHQK, "causal": True}},
 )
 rows(
     "scaled_dot_product_attention",
@@ -31,7 +36,7 @@ rows(
     matrix=2 * SCORES * (8 + 6),
     vector=4 * SCORES,
     special=2 * SCORES,
-    space=BHQK,
+    space={**BHQK, "group": 3},
 )
 rows("_scaled_dot_product_flash_attention_for_cpu", QKV, [Q, (2, 3, 4)], NO_MASK, vector=4 * SCORES, **ATTENTION)
 rows(
