@@ -90,6 +90,7 @@ def estimate(
     dtype: str | None = None,
     runtime: str | None = None,
     threads: int | None = None,
+    host: str | None = None,
     input_shape: tuple[int, ...] | None = None,
     seq_len: int | None = None,
     trust: bool = False,
@@ -108,6 +109,7 @@ def estimate(
         dtype: element type, as --dtype; by name float32 for `None`, otherwise as captured.
         runtime: each architecture's own for `None`; of the built-in architectures those that have it.
         threads: of the CPUs among the architectures.
+        host: that launches the kernels of the GPUs among them, as --host.
         input_shape, seq_len, trust: of a model by name, as on the command line.
         model: name for the rows; the workload's own for "".
 
@@ -120,7 +122,7 @@ def estimate(
     """
     import pandas as pd
 
-    targets = choose_targets(_listed(arch), _listed(runtime), threads)
+    targets = choose_targets(_listed(arch), _listed(runtime), threads, host)
     work = _work(workload, args, kwargs, batch, dtype, input_shape, seq_len, trust)
     rows = []
     for profile, chosen in targets:

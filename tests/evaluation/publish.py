@@ -108,11 +108,17 @@ def publish(name: str, folder: Path, out: Path = BUILTIN_DIR) -> Iterator[tuple[
         raise unknown("publication", name, PUBLICATIONS)
     out.mkdir(parents=True, exist_ok=True)
     for fitted in PUBLICATIONS[name](folder):
-        # A table is fitted beside the host it was measured with; estimates are for the host that the built-in profile names.
-        profile = fitted.replacing(host=load_profile(fitted.name).host)
+        profile = beside(fitted, load_profile(fitted.name))
         path = out / f"{profile.name}.json"
         path.write_bytes(profile.to_json())
         yield profile, path
+
+
+def beside(fitted: ArchitectureProfile, builtin: ArchitectureProfile) -> ArchitectureProfile:
+    """A profile fitted to tables as the built-in one is published: estimates are for the host that it names, and what was fitted
+    to DeepBench, which is none of the tables, stays."""
+    kept = {n: c for n, c in builtin.coefficients.items() if n not in fitted.coefficients and "DeepBench" in c.reference}
+    return fitted.replacing(host=builtin.host, coefficients={**fitted.coefficients, **kept})
 
 
 def line(profile: ArchitectureProfile, path: Path) -> str:
