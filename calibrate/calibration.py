@@ -164,7 +164,8 @@ def calibrate_cases(
     """`calibrate` on cases already read."""
     progress = progress or silent
     progress(_doing(f"tabulating {len(read.cases)} cases"))
-    base = base.replacing(residual=())
+    # What is measured is measured beside its own host.
+    base = base.replacing(residual=(), host="")
     everything = blocks(read.cases, base)
     fit_cases = _only(everything, base, ("fit",))
     if not fit_cases:

@@ -55,6 +55,7 @@ def transfer(
     carried = {name: mean for name in names if (mean := _carried(name, measured, weights)) is not None}
     return target.replacing(
         coefficients={**published, **carried, **(sigma or {})},
+        host="",
         fitted_from=None,
         error_card={},
         residual=(),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from shmoo.estimators.costs import COSTS, costs_of
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES, STORED_AS, operand_dtype
-from shmoo.estimators.graph.records import CONVOLUTIONS, FAMILIES, Cost, Geometry, Graph, Kernel, OpCall
+from shmoo.estimators.graph.records import CHANNELS_LAST, CONVOLUTIONS, FAMILIES, Cost, Geometry, Graph, Kernel, OpCall
 from shmoo.estimators.memory.heap import Temporary, fresh_memory
 from shmoo.estimators.memory.residency import Touch, code_distances, reuse_distances
 from shmoo.estimators.memory.workspace import FEW_CHANNELS
@@ -74,6 +74,7 @@ class KernelTable:
         entering_bytes: (K,) bytes of the graph's own inputs that the kernel reads.
         result_bytes: (K,) bytes of the graph's results that the kernel writes.
         leaving_bytes: (K,) bytes of images among the graph's results that the kernel writes, where the graph convolves.
+        strided_bytes: (K,) bytes of a convolution's image and result that are not stored channels-last.
         segment: (K,) which case or graph the row belongs to; ascending.
         warm: (K,) warmth of the board (`heat.py`) while the segment runs; NaN where it is unknown.
         access_kernel: (A,) row; access_bytes: (A,) bytes; access_distance: (A,) bytes touched since the same memory was last
@@ -110,6 +111,7 @@ class KernelTable:
     entering_bytes: Floats
     result_bytes: Floats
     leaving_bytes: Floats
+    strided_bytes: Floats
     segment: Ints
     warm: Floats
     access_kernel: Ints
@@ -263,6 +265,7 @@ def kernel_table(
         "entering_bytes": entering,
         "result_bytes": results,
         "leaving_bytes": leaving,
+        "strided_bytes": [_strided_bytes(work) for work in works],
         "warm": [np.nan] * len(works),
         "access_bytes": [touch.nbytes for ts in touches for touch in ts],
         "access_distance": [distance for ds in reuse_distances(touches) for distance in ds],
@@ -332,6 +335,13 @@ def _work_of(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consume
         [touch for touch, _ in accesses.values()],
         [kind for _, kind in accesses.values()],
     )
+
+
+def _strided_bytes(work: _Work) -> float:
+    """Bytes of a convolution's image and result where its capture does not say that they are channels-last."""
+    if work.cost.family not in CONVOLUTIONS or work.call.attributes.get("memory_format") == CHANNELS_LAST:
+        return 0.0
+    return sum(t.nbytes for t, kind in zip(work.touches, work.kinds, strict=True) if kind != READ_WEIGHT)
 
 
 def _library_copies(work: _Work) -> Temporary:

@@ -17,6 +17,8 @@ import numpy as np
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.records import Coefficient
 from shmoo.estimators.machine.catalogue import entry, followers, under
+from shmoo.estimators.machine.coefficients import listed
+from shmoo.estimators.machine.hosts import check_host, of_host
 from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec
 from shmoo.estimators.tiling import TILINGS
 
@@ -37,6 +39,9 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
     """
     parameters: dict[str, Any] = {name: value for name, value in values.items() if name in tiling_parameters(profile)}
     changed: dict[str, Any] = {name: _amount(name, value) for name, value in values.items() if name not in parameters}
+    if any(of_host(name) for name in changed):
+        # A named host's launches become the profile's own, to be changed there.
+        profile = profile.replacing(coefficients=listed(profile) if profile.host else profile.coefficients, host="")
     coefficients = dict(profile.coefficients)
     for name, value in changed.items():
         before = coefficients.get(name)
@@ -65,6 +70,17 @@ def _described(description: str, name: str, before: float, value: Amount) -> str
     parts = name.removeprefix("count.")
     counted = re.sub(rf"\b{before:g} {re.escape(parts)}\b", f"{value:g} {parts}", description)
     return counted if counted != description else f"{description}; {name} = {value:g}"
+
+
+def with_host(profile: ArchitectureProfile, name: str) -> ArchitectureProfile:
+    """The same device with its kernels launched by another host.
+
+    Raises:
+        InputError: no such host, or a machine that launches its own kernels.
+    """
+    if profile.family != "gpu":
+        raise InputError(f"host {name!r} on {profile.name!r}, a {profile.family}; hosts apply to GPUs only, leave it out")
+    return profile.replacing(host=check_host(name))
 
 
 def amount_of(text: str) -> float | str:

@@ -220,6 +220,8 @@ class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 CONVOLUTIONS = ("conv", "depthwise", "conv_transpose")
+CHANNELS_LAST = "channels_last"
+"""Attribute `memory_format` of a convolution whose images are stored so; without it they are stored channel by channel."""
 _LOOPS = ("pointwise", "normalization", "softmax", "pooling", "gather", "copy")
 FAMILIES = ("gemm", *CONVOLUTIONS, "attention", *_LOOPS, "linalg", "unknown")
 """Algorithm families: calls of one family share coefficients. `conv` is any convolution with more than one input channel per

@@ -92,6 +92,7 @@ class Entry:
 _GUESS = "engineering range for a machine that was not measured"
 _LARGE = f"share of peak on large shapes: {_GUESS}"
 _BLOCKS = f"share of peak of large tiles over a long reduction: {_GUESS}"
+_DEEPBENCH = "geometric mean of P100, V100 and T4, each fitted to DeepBench's float32 convolutions (CUDA 8 to 10.1)"
 _TRANSFORMED = f"share of peak of transformed products: {_GUESS}"
 _COUNTED = f"share of the counted cycles, idle elements included, as of products: {_GUESS}"
 _COUNTED_ON_KPU = ("conv", "conv_3x3", "depthwise", "conv_transpose", "attention", "linalg")
@@ -152,11 +153,12 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.65, 0.4, 0.95, _LARGE, ".conv"),
         Guess(0.8, 0.4, 1.5, "above 1 with Winograd's transform (Lavin and Gray, 2016)", ".conv_3x3"),
         Guess(0.15, 0.05, 0.4, f"one input channel per group leaves matrix units idle: {_GUESS}", ".depthwise"),
+        Guess(0.15, 0.07, 0.3, f"of float32, a load and its address beside each: {_GUESS}", ".depthwise", "gpu"),
         Guess(0.4, 0.2, 0.8, _GUESS, ".conv_transpose"),
         Guess(0.5, 0.25, 0.8, _GUESS, ".attention"),
         Guess(0.2, 0.05, 0.6, _GUESS, ".linalg"),
         Guess(0.9, 0.7, 1.0, _BLOCKS, "", "gpu"),
-        Guess(0.85, 0.5, 1.0, _BLOCKS, ".conv", "gpu"),
+        Guess(0.95, 0.7, 1.1, f"share of peak of implicit products in float32: {_DEEPBENCH}", ".conv", "gpu", "literature"),
         Guess(0.85, 0.5, 1.0, f"share of peak of the direct way: {_GUESS}", ".conv_3x3", "gpu"),
         Guess(0.85, 0.5, 1.0, _TRANSFORMED, ".winograd", "gpu"),
         Guess(0.85, 0.5, 1.0, _TRANSFORMED, ".winograd_fused", "gpu"),
@@ -181,17 +183,24 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
                                   {"gpu": Space(0.05, 1.1, 0.3), "tpu": Space(0.01, 1.0, 0.7)}, (
         Guess(0.8, 0.6, 0.95, "share that streaming kernels reach (McCalpin, STREAM)"),
         Guess(0.4, 0.15, 0.8, f"rows from random places: {_GUESS}", ".gather"),
+        Guess(0.55, 0.35, 0.8, f"concatenations and permuted copies, one side of them scattered: {_GUESS}", ".copy", "gpu"),
+        *(Guess(0.8, 0.6, 0.95, "compiled copies are loops over their result", f".{runtime}.copy", "gpu")
+          for runtime in ("inductor", "inductor-freezing")),
+        Guess(0.7, 0.5, 0.9, f"planes of a window's rows, halos read again: {_GUESS}", ".depthwise", "gpu"),
+        Guess(0.7, 0.5, 0.9, f"a strided copy of an image, one side of it scattered: {_GUESS}", ".transposition", "gpu"),
         Guess(0.92, 0.75, 1.0, "streams: V100 and A100 0.9 (Deakin et al., BabelStream), T4 0.75 (Jia et al., 2019)", ".tensor",
               "gpu", "literature"))),
     "half.m": Entry("1", "share", _HALF, Space(1e-2, 1e3, 1.5), assumed=(Guess(1.0, 0.1, 8.0),)),
     "half.n": Entry("1", "share", _HALF, Space(1e-2, 1e3, 1.5), assumed=(Guess(1.0, 0.1, 8.0),)),
     "half.k": Entry("1", "share", _HALF, Space(1e-2, 2e3, 1.5), {"gpu": Space(1e-1, 1e3, 0.7)}, (
         Guess(16.0, 4.0, 64.0),
+        Guess(24.0, 12.0, 48.0, _DEEPBENCH, ".conv", "gpu", "literature"),
         Guess(48.0, 16.0, 150.0, f"reduction in a block at half of the rate: {_GUESS}", "", "gpu"),
         Guess(8.0, 2.0, 32.0, "slices of 16 to 64 fill and drain the pipeline; their latency is a block's", ".tensor", "gpu"))),
     "half.tile": Entry("1", "share", f"multiply-adds per staged element at half of the rate: {_GUESS}",
                        Space(1e-2, 1e2, 1.0), {"gpu": Space(1e-1, 1e2, 0.5)}, (
         Guess(6.0, 2.0, 15.0, "", "", "gpu"),
+        Guess(5.0, 2.0, 10.0, _DEEPBENCH, ".conv", "gpu", "literature"),
         Guess(1.0, 0.2, 4.0, "one of four issue slots a clock copies 256 elements of 16 bits, beside 64 to 512 multiply-adds",
               ".tensor", "gpu"))),
     "half.far": Entry("1", "share", f"multiply-adds more per element whose address was not at hand: {_GUESS}",
@@ -201,6 +210,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "half.fill": Entry("1", "share", f"outputs at work in a multiprocessor at half of the rate: {_GUESS}",
                        Space(1.0, 1e6, 1.0), {"gpu": Space(1e1, 1e5, 0.7)}, (
         Guess(4096.0, 500.0, 20000.0, "", "", "gpu"),
+        Guess(2000.0, 700.0, 7000.0, _DEEPBENCH, ".conv", "gpu", "literature"),
         Guess(1000.0, 200.0, 4000.0, "Little's law: 512 to 2048 multiply-adds a clock, 8 to 16 of an output an instruction, 17 "
               f"to 33 clocks {_LUO}", ".tensor", "gpu", "literature"))),
     "overlap": Entry("1", "share", "exponent p of (compute^p + memory^p)^(1/p): 1 is none, infinity is full overlap",
@@ -227,6 +237,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(1.5e-6, 0.8e-6, 3e-6, "replay of one node of a captured graph", ".cudagraphs", "gpu"),
         Guess(1e-6, 0.5e-6, 3e-6, "start of one fusion inside a program", "", "tpu"),
         Guess(1e-6, 0.2e-6, 5e-6, "loading one domain-flow program: a design target", "", "kpu", "simulated"))),
+    "dispatch": Entry("1", "share", "an operator's path through the framework, relative to a loop's, by runtime", assumed=(
+        Guess(1.0, 1.0, 1.0, "launches of operators that were measured hold their paths already"),)),
     "view": Entry("s", "share", "dispatch of a call that only makes a view", _LAUNCH, assumed=(
         Guess(1.5e-6, 0.5e-6, 5e-6, "", ".eager", "cpu"),
         Guess(2.5e-6, 1e-6, 8e-6, "host time to dispatch a call that only makes a view", ".eager", "gpu"))),
@@ -372,8 +384,8 @@ def runtime_of(name: str) -> str | None:
     return runtime if stem in ("launch", "graph") and any(runtime in names for names in RUNTIMES.values()) else None
 
 
-def names_to_draw(coefficients: Mapping[str, Coefficient], family: str, runtime: str, tensor: bool) -> list[str]:
-    """Coefficients to draw for intervals, of a machine and of the defaults; those of tensor cores where any kernel runs there.
+def names_to_draw(coefficients: Mapping[str, Coefficient], runtime: str, tensor: bool) -> list[str]:
+    """Those of a machine's coefficients to draw for intervals; those of tensor cores where any kernel runs there.
 
     Left out: what a strategy already used to cut tiles; spreads, which are drawn apart; other runtimes' launches; and fitted
     latency coefficients, which err together and whose joint error on held-out cases is what the spreads were set from.
@@ -381,12 +393,12 @@ def names_to_draw(coefficients: Mapping[str, Coefficient], family: str, runtime:
 
     def drawn(name: str) -> bool:
         role = entry(name).role
-        fitted = name in coefficients and coefficients[name].from_fit
+        fitted = coefficients[name].from_fit
         if role in ("count", "size", "rating", "spread") or (fitted and role != "energy"):
             return False
         return runtime_of(name) in (None, runtime) and (tensor or whose(name) not in ("tensor", *TENSOR))
 
-    return [name for name in {**coefficients, **DEFAULTS[family]} if drawn(name)]
+    return [name for name in coefficients if drawn(name)]
 
 
 def without_spreads(coefficients: Mapping[str, Coefficient]) -> dict[str, Coefficient]:

@@ -8,7 +8,9 @@ import numpy as np
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
+from shmoo.estimators.graph.records import Coefficient
 from shmoo.estimators.machine.catalogue import ALGORITHMS, DEFAULTS, FAMILY_OF, RECURRENT, TENSOR, algorithm_names, short_op
+from shmoo.estimators.machine.hosts import HOSTS, of_host
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.workspace import taken_by_onednn
 from shmoo.estimators.table import FAMILY_CODE, Floats, KernelTable, Masks, op_code, op_names
@@ -84,6 +86,15 @@ MANY_KERNELS = 30
 """Graphs of so many kernels are off by less than short ones, in which a single kernel's error or the call itself shows."""
 
 
+def listed(profile: ArchitectureProfile) -> dict[str, Coefficient]:
+    """Every coefficient of a machine: what is assumed, its own, and in place of its own launches those of its named host."""
+    assumed, own = DEFAULTS[profile.family], profile.coefficients
+    if not profile.host:
+        return {**assumed, **own}
+    device = {name: c for name, c in own.items() if not of_host(name)}
+    return {**assumed, **device, **HOSTS[profile.host].coefficients}
+
+
 class Coefficients:
     """Values of a machine's coefficients: overrides, then the profile, then `DEFAULTS`.
 
@@ -98,7 +109,7 @@ class Coefficients:
     def __init__(self, profile: ArchitectureProfile, overrides: Mapping[str, float | Floats] | None = None) -> None:
         self.profile = profile
         self._overrides = overrides or {}
-        self._listed = {**DEFAULTS[profile.family], **profile.coefficients}
+        self._listed = listed(profile)
 
     def find(self, *names: str) -> float | Floats | None:
         """The value of the first of `names` that has one, as `value` gives it; looked up name by name, most specific first."""

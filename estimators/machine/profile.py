@@ -14,6 +14,7 @@ from shmoo.estimators.errors import FormatError, InputError, unknown
 from shmoo.estimators.graph.records import RUNTIMES as RUNTIMES
 from shmoo.estimators.graph.records import Coefficient as Coefficient
 from shmoo.estimators.graph.records import decode_versioned
+from shmoo.estimators.machine.hosts import HOSTS
 from shmoo.estimators.machine.validation import first_problem, valid_name
 
 PROFILE_FORMAT = 2
@@ -118,6 +119,8 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     Attributes:
         family: decides the default runtime; `tiling` names the strategy.
         levels: memory levels, nearest to the units first; the last is the main memory.
+        host: name in `hosts.HOSTS` of the machine that launches kernels; "" for the one that the device was measured beside,
+            whose launches are among the coefficients.
         illustrative: numbers made up to explain, exempt from plausibility checks.
         error_card: split ("validation", "test", or in words how else cases were held out: "left out") -> group (operator family,
             "networks", operator) -> errors.
@@ -129,6 +132,7 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     name: str
     family: Family
     description: str
+    host: str = ""
     levels: tuple[str, ...]
     tiling: TilingSpec
     coefficients: dict[str, Coefficient]
@@ -203,6 +207,8 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
             )
         if profile.format < PROFILE_FORMAT:
             profile = _from_format_1(profile)
+        if profile.host and profile.host not in HOSTS:
+            raise FormatError(f"profile {profile.name!r} {where} names the host {profile.host!r}; known are {', '.join(HOSTS)}")
         problem = first_problem(profile)
         if problem is not None:
             raise FormatError(f"profile {profile.name!r} {where}: {problem}")

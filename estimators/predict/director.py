@@ -12,6 +12,7 @@ from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.graph.records import FAMILIES, Graph, Interval, Kernel
 from shmoo.estimators.machine.coefficients import Coefficients
+from shmoo.estimators.machine.hosts import OWN
 from shmoo.estimators.machine.profile import ArchitectureProfile, check_runtime
 from shmoo.estimators.predict.basis import time_basis
 from shmoo.estimators.predict.model import elapsed_time
@@ -63,12 +64,15 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     """What a model costs on a machine. Numbers that are not known are `None` with a sibling `_reason`.
 
     Attributes:
+        host: name in `HOSTS` of the machine that launches the kernels; `OWN` for the one that the profile was measured beside.
+        device_s: seconds that the kernels keep the device busy: what is left where no kernel waits for the host.
         batch: samples a call processes; throughput is batch / latency.
         basis: shares of predicted time that rest on fitted, transferred, datasheet, simulated and fallback coefficients.
         notes: what the graphs say the reader must know, such as the limits at which sizes that depend on data were taken.
     """
 
     arch: str
+    host: str
     dtype: str
     runtime: str
     threads: int | None
@@ -81,6 +85,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     peak_memory_bytes: float
     kernels: int
     tiles: float
+    device_s: float
     latency_s: Interval
     throughput_per_s: Interval
     energy_j: Interval | None
@@ -187,6 +192,7 @@ class AnalysisDirector:
         edp = next(iter(whole.intervals_of(lambda seconds, joules: joules * seconds)), None)
         return Estimate(
             arch=self.profile.name,
+            host=self.profile.host or OWN,
             dtype=work.compute_dtype or _main_dtype(table),
             runtime=runtime,
             threads=None,
@@ -200,6 +206,7 @@ class AnalysisDirector:
             kernels=len(table),
             tiles=float(priced.tiling.tiles.sum()),
             latency_s=latency,
+            device_s=float(whole.device_s[0]),
             throughput_per_s=Interval(batch / latency.value, batch / latency.high, batch / latency.low),
             energy_j=energy,
             average_power_w=power,

@@ -9,8 +9,8 @@ from statistics import NormalDist
 import numpy as np
 
 from shmoo.estimators.graph.records import NORMAL_90
-from shmoo.estimators.machine.catalogue import ALGORITHMS, DEFAULTS, TENSOR
-from shmoo.estimators.machine.coefficients import MANY_KERNELS, Coefficients, algorithm_codes, in_tensor_kernels
+from shmoo.estimators.machine.catalogue import ALGORITHMS, TENSOR
+from shmoo.estimators.machine.coefficients import MANY_KERNELS, Coefficients, algorithm_codes, in_tensor_kernels, listed
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.basis import measured_type
 from shmoo.estimators.predict.residual import Correction
@@ -27,9 +27,9 @@ def draw(profile: ArchitectureProfile, names: Iterable[str], draws: int, seed: i
     A coefficient without a range does not appear in the result.
     """
     rng = np.random.default_rng(seed)
-    drawn = {}
+    drawn, known = {}, listed(profile)
     for name in sorted(set(names)):
-        coefficient = profile.coefficients.get(name) or DEFAULTS[profile.family].get(name)
+        coefficient = known.get(name)
         if coefficient is None or coefficient.value <= 0:
             continue
         low, high = coefficient.bounds

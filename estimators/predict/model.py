@@ -5,7 +5,7 @@ Per kernel, with flops F by unit u, bytes B by memory level l, rates from the ma
     t_matrix  = F_matrix / (peak x efficiency x utilisation) x (1 + half_m/m)(1 + half_n/n)(1 + half_k/k)
     t_compute = t_matrix + F_vector / (peak_vector x efficiency_vector) + F_special / (peak_special x efficiency_special)
     t_l       = B_l / (bandwidth_l x efficiency_bandwidth)
-    t         = launch + view x free calls + switch x away
+    t         = launch x dispatch + view x free calls + switch x away
                 + max((t_compute^p + sum over l of t_l^p)^(1/p) + tile_overhead x waves, step x dependent steps)
                 + page_fault x (mapped bytes + heap.returned x bytes of heap) + layout x converted bytes
     energy    = sum F_u x e_flop_u + sum B_l x e_byte_l + P_static x t
@@ -51,6 +51,8 @@ CALLED_ALONE = frozenset({"eager", "xla", "domainflow"})
 """Runtimes in which a single kernel is measured as a call of an operator, not as a graph. Compiled code is always entered through
 its guards."""
 
+AS_STORED = frozenset({"eager", "cudagraphs"})
+"""Runtimes that hand images to a GPU's library in the order they are stored in."""
 ONSET = 2.0
 """Exponent with which a power cap sets in around `throttle.time`: a controller averages over a while before it acts."""
 LEAST_BUDGET = 0.01
@@ -70,6 +72,7 @@ def _candidates(*stems: str) -> list[tuple[str, ...]]:
 
 
 _FLOAT32, _FLOAT16 = COMPUTE_DTYPES.index("float32"), COMPUTE_DTYPES.index("float16")
+_NARROW = np.isin(COMPUTE_DTYPES, ("float16", "bfloat16"))
 _MATRIX = _candidates("peak.matrix", "peak.vector")
 _VECTOR = _candidates("peak.vector", "peak.matrix")
 _SPECIAL = _candidates("peak.special")
@@ -138,6 +141,8 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         body = body + coefficients.value("page_fault") * fresh
         body = body + _layout_time(table, coefficients, codes, runtime)
     launch = coefficients.by_kernel(table, codes, f"launch.{runtime}", "launch") + np.zeros_like(body)
+    if coefficients.profile.family in ASYNCHRONOUS:
+        launch = launch * coefficients.by_algorithm(codes, f"dispatch.{runtime}", "dispatch")
     if coefficients.find(f"view.{runtime}") is not None:
         launch = launch + coefficients.value(f"view.{runtime}") * table.views
     near = coefficients.profile.get("capacity.l2")
@@ -145,7 +150,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         away = 1.0 - hit_share(table.code_distance, near.value)
         launch = launch + coefficients.by_algorithm(codes, f"switch.{runtime}") * away
     if coefficients.profile.family in ASYNCHRONOUS:
-        body = body + coefficients.by_algorithm(codes, "device_launch")
+        body = body + coefficients.by_algorithm(codes, "device_launch") + _transposition_time(table, coefficients, codes, runtime)
     latency = launch + body
     return Prediction(compute, memory, launch, body, latency, _dynamic_energy(table, tiling, coefficients))
 
@@ -155,15 +160,19 @@ def _compute_time(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Seconds of all units, and matrix flops issued: more than counted where blocks overhang, fewer with transforms."""
     peak = c.by_dtype(table.dtype, _MATRIX)
+    stencil = table.is_family("depthwise") & (tiling.blocks is not None)
+    if stencil.any():
+        # Each point of a window is a load, an address and a multiply-add of the float32 units, whatever the type.
+        peak = np.where(stencil, c.value(*_VECTOR[_FLOAT32]), peak)
     matrix = table.matrix_flops / (peak * tiling.utilisation)
-    ramp = _ramp(table, tiling.blocks, lambda stem: c.by_algorithm(codes, stem))
+    ramp = np.where(stencil, 1.0, _ramp(table, tiling.blocks, lambda stem: c.by_algorithm(codes, stem)))
     if tiling.cycles is not None:
         counted = np.isfinite(tiling.cycles)
         seconds = np.where(counted, tiling.cycles, 0.0) / c.value("clock")
         matrix = np.where(counted, seconds, matrix)
         ramp = np.where(counted, 1.0, ramp)
     matrix = np.where(table.matrix_flops > 0, matrix * ramp / c.by_algorithm(codes, f"efficiency.{runtime}", "efficiency"), 0.0)
-    worked = table.matrix_flops if tiling.blocks is None else table.matrix_flops / tiling.blocks.filled
+    worked = table.matrix_flops if tiling.blocks is None else table.matrix_flops / np.where(stencil, 1.0, tiling.blocks.filled)
     for way in tiling.transformed:
         other = _transformed_time(table, way, peak, c)
         better = way.offered & (other < matrix)
@@ -171,7 +180,9 @@ def _compute_time(
             np.where(better, other, matrix),
             np.where(better, table.matrix_flops * way.share / way.blocks.filled, worked),
         )
-    vector_peak = c.by_dtype(table.dtype, _VECTOR)
+    # Loops on a GPU convert 16-bit elements and compute in float32.
+    looped = np.where(_NARROW[table.dtype], _FLOAT32, table.dtype) if c.profile.family in ASYNCHRONOUS else table.dtype
+    vector_peak = c.by_dtype(looped, _VECTOR)
     vector = table.vector_flops / (vector_peak * c.by_kernel(table, codes, *_loops("efficiency.vector", runtime)))
     rated = c.find(*_SPECIAL[0]) is not None
     special_peak = c.by_dtype(table.dtype, _SPECIAL) if rated else vector_peak * c.value("vector_share")
@@ -269,6 +280,17 @@ def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime
         fits: Masks = channels % lanes == 0
         aligned, tail = aligned + nbytes * fits, tail + nbytes * ~fits
     return c.value(f"layout.{runtime}.aligned") * aligned + c.value(f"layout.{runtime}.tail") * tail
+
+
+def _transposition_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime: str) -> np.ndarray | float:
+    """What cuDNN spends on images that are not channels-last, as its tensor-core kernels for windows take them: kernels before
+    and after a convolution read and write them once more. A window of one point is a product of the images as they are stored.
+    Compiled code keeps images channels-last."""
+    if runtime not in AS_STORED:
+        return 0.0
+    moved = 2.0 * table.strided_bytes * (in_tensor_kernels(codes) & (table.window > 1))
+    rate = c.value(f"bandwidth.{c.profile.levels[-1]}") * c.value("efficiency.bandwidth.transposition", "efficiency.bandwidth")
+    return moved / rate + 2.0 * c.value("device_launch") * (moved > 0)
 
 
 def _overlapped(times: list[np.ndarray], exponent: np.ndarray) -> np.ndarray:

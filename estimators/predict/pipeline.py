@@ -15,7 +15,7 @@ import numpy as np
 
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.machine.catalogue import names_to_draw
-from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, in_tensor_kernels
+from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, in_tensor_kernels, listed
 from shmoo.estimators.predict.draws import draw, model_errors
 from shmoo.estimators.predict.limits import least_time
 from shmoo.estimators.predict.model import Prediction, graph_latency, predict, segment_energy
@@ -39,6 +39,7 @@ class Priced:
         correction: what the residual says of each kernel; `None` where it was left out.
         prediction: of each kernel, corrected.
         latency_s, energy_j: (S,) of each segment; energy is `None` where the profile has no energy coefficients.
+        device_s: (S,) seconds that the kernels of each segment keep the device busy, without launches or waiting for the host.
         drawn_s, drawn_j: (D, S) the same for random values of everything uncertain; `None` where no draws were asked for.
     """
 
@@ -47,6 +48,7 @@ class Priced:
     prediction: Prediction
     latency_s: np.ndarray
     energy_j: np.ndarray | None
+    device_s: np.ndarray
     drawn_s: np.ndarray | None = None
     drawn_j: np.ndarray | None = None
 
@@ -56,9 +58,10 @@ class Priced:
         def one(amounts: np.ndarray | None) -> np.ndarray | None:
             return None if amounts is None else amounts.sum(axis=-1, keepdims=True)
 
-        latency_s = self.latency_s.sum(axis=-1, keepdims=True)
+        latency_s, device_s = (seconds.sum(axis=-1, keepdims=True) for seconds in (self.latency_s, self.device_s))
+        drawn_s, drawn_j = one(self.drawn_s), one(self.drawn_j)
         return replace(
-            self, latency_s=latency_s, energy_j=one(self.energy_j), drawn_s=one(self.drawn_s), drawn_j=one(self.drawn_j)
+            self, latency_s=latency_s, energy_j=one(self.energy_j), device_s=device_s, drawn_s=drawn_s, drawn_j=drawn_j
         )
 
     def intervals(self) -> list[tuple[Interval, Interval | None]]:
@@ -112,14 +115,15 @@ def price(
         latency = np.maximum(graph_latency(table, prediction, c, runtime, waits and waits(c)) * segments, least)
         return prediction, latency, segment_energy(table, prediction, latency, c)
 
-    nominal = through(coefficients)
+    prediction, latency_s, energy_j = through(coefficients)
+    device_s = np.add.reduceat(prediction.device_s, table.starts, axis=-1)
     if seed is None:
-        return Priced(tiling, change, *nominal)
+        return Priced(tiling, change, prediction, latency_s, energy_j, device_s)
     tensor = bool(in_tensor_kernels(algorithm_codes(table, profile)).any())
-    names = names_to_draw(profile.coefficients, profile.family, runtime, tensor)
+    names = names_to_draw(listed(profile), runtime, tensor)
     drawn = Coefficients(profile, draw(profile, names, DRAWS, seed))
     _, times, energies = through(drawn, *model_errors(table, profile, change, DRAWS, seed))
-    return Priced(tiling, change, *nominal, times, energies)
+    return Priced(tiling, change, prediction, latency_s, energy_j, device_s, times, energies)
 
 
 def _intervals(values: np.ndarray, drawn: np.ndarray | None) -> list[Interval]:

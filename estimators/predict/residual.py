@@ -92,7 +92,7 @@ FALLOFF = 0.25
 ANY_RUNTIME = frozenset({"gpu"})
 """Architecture families whose contractions come from the same library whichever runtime queues them. In another runtime than the
 one measured the device's time is corrected, by the share that it had in what was measured. On other families a correction holds
-for the runtime that was measured."""
+for the runtime that was measured. The same holds beside another host than the one measured."""
 _ROWS_AT_ONCE = 512
 """Bounds the arrays of rows x trees to what a core's caches hold."""
 
@@ -140,13 +140,13 @@ def correction(table: KernelTable, tiling: Tiling, profile: ArchitectureProfile,
         InputError: the profile names a feature or a group that does not exist.
     """
     log_factor, log_launch, support, spread = np.zeros((4, len(table)))
-    device_share: dict[str, np.ndarray | float] = {runtime: 1.0}
+    device_share: dict[str, np.ndarray | float] = {} if profile.host else {runtime: 1.0}
     for group in profile.residual:
-        as_measured = group.runtime == runtime
+        as_measured = group.runtime == runtime and not profile.host
         if not as_measured and profile.family not in ANY_RUNTIME:
             continue
         if group.runtime not in device_share:
-            measured = predict(table, tiling, Coefficients(profile), group.runtime)
+            measured = predict(table, tiling, Coefficients(profile.replacing(host="")), group.runtime)
             device_share[group.runtime] = measured.device_s / measured.latency_s
         rows = np.flatnonzero(in_group(table, group.group, group.dtype, profile.family))
         if len(rows):

@@ -16,7 +16,7 @@ INTERVAL_FIELDS = ("latency_s", "throughput_per_s", "energy_j", "average_power_w
 BOUNDS = tuple(f"{name}_{end}" for name in INTERVAL_FIELDS for end in ("low", "high"))
 """Columns of a flat row for the ends of intervals."""
 _ENERGY_FIELDS = ("energy_j", "average_power_w", "edp_js")
-_PLAIN_FIELDS = ("flops", "macs", "bytes", "params", "weight_bytes", "peak_memory_bytes", "kernels", "tiles")
+_PLAIN_FIELDS = ("flops", "macs", "bytes", "params", "weight_bytes", "peak_memory_bytes", "kernels", "tiles", "host", "device_s")
 
 Record = dict[str, Any]
 ALL_THREADS = "not specified: all threads of the architecture"

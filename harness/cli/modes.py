@@ -23,17 +23,20 @@ _OPTIONS = (
     click.option("--training", is_flag=True, help="One forward and backward pass in place of inference."),
     click.option("--autocast", metavar="DTYPE", help="Run float32 weights under torch.autocast in bfloat16 or float16."),
     quantize,
+    click.option("--channels-last", is_flag=True, help="Store images and the weights of convolutions channels-last."),
 )
 
 
 def mode_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds --phase, --training, --autocast and --quantize; the command takes them together as `mode`."""
+    """Adds --phase, --training, --autocast, --quantize and --channels-last; the command takes them together as `mode`."""
 
     @functools.wraps(command)
-    def with_mode(*, phase: str | None, training: bool, autocast: str | None, quantize: str | None, **given: Any) -> Any:
+    def with_mode(
+        *, phase: str | None, training: bool, autocast: str | None, quantize: str | None, channels_last: bool, **given: Any
+    ) -> Any:
         from shmoo.harness.models.mode import Mode
 
-        return command(mode=Mode(phase, training, autocast, quantize), **given)
+        return command(mode=Mode(phase, training, autocast, quantize, channels_last), **given)
 
     for option in reversed(_OPTIONS):
         with_mode = option(with_mode)
@@ -46,5 +49,6 @@ def mode_record(mode: Mode, found: ModelGraphs) -> Record:
         "mode": mode.name,
         "autocast": mode.autocast or "",
         "quantize": mode.quantize or "",
+        "channels_last": mode.channels_last,
         "capture": found.note,
     }

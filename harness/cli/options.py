@@ -126,6 +126,13 @@ def runtimes(default: str = OWN_RUNTIME) -> Decorator:
     return names("--runtime", metavar="R,...", help=f"{text} Default: {default}.")
 
 
+host = click.option(
+    "--host",
+    metavar="NAME",
+    help="Machine that launches a GPU's kernels: a name of the catalogue, or own for the one it was measured beside.",
+)
+
+
 def out(default: str) -> Decorator:
     """-o, --out: a path."""
     return click.option(

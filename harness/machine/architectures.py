@@ -18,6 +18,7 @@ from shmoo.estimators.machine.profile import (
     means_profile,
 )
 from shmoo.estimators.tiling import strategy_for
+from shmoo.estimators.variants import amount_of, variant, with_host
 from shmoo.harness.defaults import LOCAL, profile_search
 
 logger = logging.getLogger(__name__)
@@ -42,17 +43,19 @@ def load_architecture(name: str | Path) -> ArchitectureProfile:
     calibrated: its structure is then read from the machine, and its rates are wide guesses.
 
     A name may contain changes: "kpu_t64@capacity.l3=64MiB@tile_m=32" sets a coefficient (and those that depend on it:
-    `variants.variant`) and a parameter of the tiling strategy. The profile's name is then the whole text.
+    `variants.variant`) and a parameter of the tiling strategy, "gpu_t4@host=own" the host of a GPU. The profile's name is then
+    the whole text.
 
     Raises:
         InputError, FormatError: as `load_profile` and `variant`.
     """
     what_if = _WHAT_IF.fullmatch(str(name))
     if what_if is not None:
-        from shmoo.estimators.variants import amount_of, variant
-
         changes = dict(part.split("=") for part in what_if["changes"][1:].split("@"))
-        changed = variant(load_architecture(what_if["base"]), {key: amount_of(text) for key, text in changes.items()})
+        host = changes.pop("host", None)
+        changed = load_architecture(what_if["base"])
+        changed = changed if host is None else with_host(changed, host)
+        changed = variant(changed, {key: amount_of(text) for key, text in changes.items()})
         return changed.replacing(name=str(name))
     try:
         path = find_profile(name, profile_search())
@@ -91,18 +94,23 @@ def load_architectures(archs: Sequence[str | ArchitectureProfile]) -> list[Archi
 
 
 def choose_targets(
-    archs: Sequence[str | ArchitectureProfile], runtimes: Sequence[str], threads: int | None
+    archs: Sequence[str | ArchitectureProfile], runtimes: Sequence[str], threads: int | None, host: str | None = None
 ) -> list[tuple[ArchitectureProfile, str | None]]:
     """Architectures with the runtimes to estimate on each. Those named must have every runtime asked for; where none is named,
-    all built-in ones that have it are taken.
+    all built-in ones that have it are taken. `host` launches the kernels of the GPUs among them.
 
     Raises:
-        InputError: an unknown name, a runtime that a named architecture (or every architecture) lacks, or threads without a CPU.
+        InputError: an unknown name, a runtime that a named architecture (or every architecture) lacks, threads without a CPU, or
+            a host without a GPU.
     """
     for named in runtimes:
         if not any(named in known for known in RUNTIMES.values()):
             raise unknown("runtime", named, {name for known in RUNTIMES.values() for name in known})
     profiles = load_architectures(archs or default_names())
+    if host is not None:
+        if all(profile.family != "gpu" for profile in profiles):
+            raise InputError(f"--host {host} applies to GPUs, and none is among the architectures; leave it out")
+        profiles = [profile if profile.family != "gpu" else with_host(profile, host) for profile in profiles]
     targets: list[tuple[ArchitectureProfile, str | None]] = []
     wanted: Sequence[str | None] = runtimes or (None,)
     for profile in profiles:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 
 import msgspec
 import torch
+from torch.utils._pytree import tree_leaves, tree_map
 
 from shmoo.estimators.costs.quantize import quantized, with_dtype
 from shmoo.estimators.errors import InputError, unknown
@@ -143,12 +145,32 @@ class WorkloadGraphs:
     def _capture(self, axes: Mapping[str, AxisValue]) -> Capture:
         if self._mode.training:
             return _capture_training_step(self._module, axes, self._stored)
-        if self._mode.autocast is None:
+        if self._mode.autocast is None and not self._mode.channels_last:
             return self._family.at(axes)
-        # A float32 model, on fake tensors: torch.autocast does not work on meta tensors.
-        built = build_for_capture(self._module, axes)
-        with torch.autocast("cpu", dtype=getattr(torch, compute_dtype(self._mode.autocast))):
+        # On fake tensors: torch.autocast does not work on meta tensors.
+        built = build_for_capture(self._module, axes, self._stored)
+        if self._mode.channels_last:
+            built = channels_last(built)
+        cast = torch.autocast("cpu", dtype=getattr(torch, compute_dtype(self._mode.autocast or "bfloat16")))
+        with cast if self._mode.autocast else nullcontext():
             return capture_traced(built.model, built.args, built.kwargs, name=self._module.name, notes=built.notes)
+
+
+def channels_last(built: Built) -> Built:
+    """A model with its images and the weights of its convolutions stored channels-last.
+
+    Raises:
+        InputError: it takes no images.
+    """
+    last = torch.channels_last
+
+    def stored(value: object) -> object:
+        return value.to(memory_format=last) if isinstance(value, torch.Tensor) and value.dim() == 4 else value
+
+    if not any(isinstance(leaf, torch.Tensor) and leaf.dim() == 4 for leaf in tree_leaves((built.args, built.kwargs))):
+        raise InputError("channels-last is an order of images, and the model takes none; leave it out")
+    args, kwargs = tree_map(stored, (built.args, built.kwargs))
+    return msgspec.structs.replace(built, model=built.model.to(memory_format=last), args=args, kwargs=kwargs)
 
 
 def _capture_training_step(module: DNNModule, axes: Mapping[str, AxisValue], dtype: str) -> Capture:

@@ -60,6 +60,27 @@ def held_out(name: str, folder: Path, keep: bool) -> None:
 
 
 @main.command()
+@folder_argument
+@click.option("--only", default="", help="Rows whose line holds this text, such as t4.")
+@click.option("--graphs", type=click.Path(path_type=Path, file_okay=False), help="Folder that keeps captured graphs.")
+@click.option("--host", help="Machine that launches the kernels, a name of the catalogue. Default: that of each profile.")
+@click.option("--rows", is_flag=True, help="Print every row too, on stderr.")
+def networks(folder: Path, only: str, graphs: Path | None, host: str | None, rows: bool) -> None:
+    """Predict whole networks that others measured on GPUs, and print the errors by device, type and bound.
+
+    FOLDER holds the tables of measured networks.
+    """
+    import platformdirs
+
+    from tests.evaluation.networks import evaluate, read_networks, shown
+
+    kept = graphs or platformdirs.user_cache_path("shmoo", appauthor=False) / "network-graphs"
+    chosen = [row for row in read_networks(folder) if only in row.name]
+    tell = (lambda text: click.echo(text, err=True)) if rows else (lambda text: None)
+    _echo_lines(shown(evaluate(chosen, kept, tell, host)))
+
+
+@main.command()
 def rates() -> None:
     """Print published rates of products on tensor cores beside predicted ones."""
     from tests.evaluation.rates import table

@@ -172,7 +172,9 @@ class GpuThreadBlocks:
     def apply(self, table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> Tiling:
         """Blocks, rounds, and what every block loads through L2."""
         multiprocessors = profile.value("count.sms")
-        contracts = table.matrix_flops > 0
+        # A depthwise convolution reduces a window alone: no blocks of it share operands, and it streams like a loop.
+        stencil = table.is_family("depthwise")
+        contracts = (table.matrix_flops > 0) & ~stencil
         tensor = on_tensor_cores(table, profile)
         work = self._work(table, tensor)
         load = work.load(profile, shape.m, shape.n, shape.k)
@@ -191,6 +193,9 @@ class GpuThreadBlocks:
         if tensor.any():
             there = tensor_traffic(table, profile, shape, load, self._tensor_kernels)
             traffic = {level: np.where(tensor, there[level], nbytes) for level, nbytes in traffic.items()}
+        if stencil.any():
+            once = compulsory_traffic(table, profile)
+            traffic = {level: np.where(stencil, once[level], nbytes) for level, nbytes in traffic.items()}
         far = np.where(table.is_family("gemm"), work.far(shape.m, shape.n, load), 0.0)
         blocks = Blocks(load.reuse, load.depth, load.at_work, load.filled, far)
         ways = self._winograd(table, profile, tensor)

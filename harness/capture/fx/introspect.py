@@ -19,13 +19,16 @@ from torch.overrides import TorchFunctionMode
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import ALIASES
-from shmoo.estimators.graph.records import Attribute, OpCall, TensorSpec
+from shmoo.estimators.graph.records import CHANNELS_LAST, Attribute, OpCall, TensorSpec
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _CAPTURE = str(Path(__file__).parents[1]) + os.sep
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _ROOT = re.compile(r"^[LG]\['[^']*'\]\.?")
 _SUBSCRIPT = re.compile(r"(?:\._modules)?\[['\"]?(?P<key>[^\]'\"]*)['\"]?\]")
+
+_CONVOLUTIONS = ("aten.conv2d", "aten.convolution", "aten._convolution", "aten.cudnn_convolution")
+"""Operators whose library has kernels of its own for images stored channels-last."""
 
 Number = Callable[[Any], Any]
 """Turns a size or a number of an FX graph, which may be symbolic, into a plain one."""
@@ -57,12 +60,15 @@ class OperatorIntrospector:
         """
         operands = self.operands(node)
         op, inplace = operator_name(node.target)
+        attributes = self.attributes(node)
+        if op in _CONVOLUTIONS and any(_channels_last(tensor_of(operand)) for _, operand in operands[:2]):
+            attributes["memory_format"] = CHANNELS_LAST
         return OpCall(
             op=op,
             inputs=tuple(self.spec(tensor_of(operand)) for _, operand in operands),
             outputs=tuple(self.spec(tensor) for tensor in self.results(node)),
             operands=tuple(name for name, _ in operands),
-            attributes=self.attributes(node),
+            attributes=attributes,
             overload=getattr(node.target, "_overloadname", "") or "default",
             inplace=inplace,
             module=module_path(node),
@@ -94,6 +100,12 @@ class OperatorIntrospector:
             return []
         writes = {argument.name for argument in schema.arguments if argument.is_write}
         return [value for name, value in self.operands(node) if name.split(".")[0] in writes]
+
+
+def _channels_last(tensor: torch.Tensor) -> bool:
+    """Whether an image, or a weight of windows, is stored channels-last. The library takes either as a request for both."""
+    numbers = all(type(number) is int for number in (*tensor.shape, *tensor.stride()))
+    return numbers and tensor.dim() == 4 and torch._prims_common.suggest_memory_format(tensor) == torch.channels_last
 
 
 def operator_name(target: Any) -> tuple[str, bool]:

@@ -34,6 +34,7 @@ Examples:
 @options.dtypes()
 @options.runtimes()
 @options.threads
+@options.host
 @options.input_shape
 @options.seq_len
 @modes.mode_options
@@ -50,6 +51,7 @@ def estimate(
     dtype: tuple[str, ...],
     runtime: tuple[str, ...],
     threads: int | None,
+    host: str | None,
     input_shape: str | None,
     seq_len: int | None,
     trust: bool,
@@ -64,13 +66,15 @@ def estimate(
     torch.export (needs --trust), or package.module:factory (a callable without arguments that returns a model; it is run).
     """
     if ops is not None:
-        asked = mode.phase or mode.training or mode.autocast or mode.quantize
+        asked = mode.phase or mode.training or mode.autocast or mode.quantize or mode.channels_last
         refuse_with_ops(models, batch, dtype, threads, input_shape, seq_len, asked)
-        records = estimate_table(ops, arch, runtime, not no_residual, reduction)
+        records = estimate_table(ops, arch, runtime, not no_residual, reduction, host)
     elif models:
         shape = options.parse_shape(input_shape)
         output.tell_of_code(models)
-        records = estimate_models(models, arch, batch, dtype, runtime, threads, shape, seq_len, trust, not no_residual, mode)
+        records = estimate_models(
+            models, arch, batch, dtype, runtime, threads, shape, seq_len, trust, not no_residual, mode, host
+        )
     else:
         raise click.UsageError("nothing to estimate: name a MODEL such as resnet18, or a table with --ops TABLE.csv")
     if csv_path:
@@ -97,7 +101,12 @@ def refuse_with_ops(models: tuple[str, ...], *others: object) -> None:
 
 
 def estimate_table(
-    path: str, arch: tuple[str, ...], runtime: tuple[str, ...], residual: bool = True, reduction: Reduction | None = None
+    path: str,
+    arch: tuple[str, ...],
+    runtime: tuple[str, ...],
+    residual: bool = True,
+    reduction: Reduction | None = None,
+    host: str | None = None,
 ) -> list[Record]:
     """One record a row of an operator table, in row order. `reduction` is the column that holds that of matrix products, by
     default the one of the tables that the profile was fitted to."""
@@ -105,12 +114,12 @@ def estimate_table(
     from shmoo.estimators.machine.profile import check_runtime
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.predict.tabular import interval_record, or_reason
-    from shmoo.harness.machine.architectures import load_architecture
+    from shmoo.harness.machine.architectures import choose_targets
     from shmoo.runs.tables.reading import PRODUCTS, read_table
 
     if len(arch) != 1:
         raise InputError(f"--ops needs exactly one --arch, got {len(arch) or 'none'}; such as --arch gpu_a100_40g")
-    profile = load_architecture(arch[0])
+    ((profile, _),) = choose_targets(arch, (), None, host)
     chosen = check_runtime(profile, options.only_one(runtime, "--runtime"))
     column = reduction or profile.table_reduction
     rows = read_table(path, measured=False, reduction=column)
@@ -143,6 +152,7 @@ def estimate_models(
     trust: bool,
     residual: bool = True,
     mode: Mode | None = None,
+    host: str | None = None,
 ) -> list[Record]:
     """One record for each model x batch x dtype x architecture x runtime."""
     from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
@@ -151,7 +161,7 @@ def estimate_models(
     from shmoo.estimators.predict.tabular import estimate_record
     from shmoo.harness.machine.architectures import choose_targets
 
-    targets = choose_targets(arch, runtimes, threads)
+    targets = choose_targets(arch, runtimes, threads, host)
     directors = {profile.name: AnalysisDirector(profile, residual=residual) for profile, _ in targets}
     wanted = [compute_dtype(name) for name in dtypes] or ["float32"]
     from shmoo.harness.models.mode import Mode
@@ -208,6 +218,7 @@ def show_models(records: Sequence[Record]) -> None:
                 f"{r['batch']} {r['dtype']} {r['runtime']}",
                 si(latency["value"], "s"),
                 f"{si(latency['low'], 's')} - {si(latency['high'], 's')}",
+                si(r["device_s"], "s"),
                 si(r["throughput_per_s"]["value"], "/s"),
                 si(energy["value"], "J") if energy else "unknown",
                 si(power["value"], "W") if power else "unknown",
@@ -223,6 +234,7 @@ def show_models(records: Sequence[Record]) -> None:
             "batch dtype runtime",
             "latency",
             "90 % interval",
+            "device",
             "rate",
             "energy",
             "power",

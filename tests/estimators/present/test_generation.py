@@ -16,7 +16,8 @@ def estimate(latency: float, energy: float | None = None, batch: int = 1) -> Est
     spread = Interval(latency, 0.9 * latency, 1.1 * latency)
     joules = None if energy is None else Interval(energy, energy, energy)
     return Estimate(
-        arch="machine", dtype="float32", runtime="eager", threads=None, batch=batch, flops=1e9, macs=5e8, bytes=1.0, params=1,
+        arch="machine", host="own", device_s=latency, dtype="float32", runtime="eager", threads=None, batch=batch, flops=1e9,
+        macs=5e8, bytes=1.0, params=1,
         weight_bytes=100.0, peak_memory_bytes=latency * 1000, kernels=1, tiles=1.0, latency_s=spread,
         throughput_per_s=Interval(1 / latency, 1 / spread.high, 1 / spread.low), energy_j=joules,
         average_power_w=None, edp_js=None, energy_j_reason="" if energy else "no coefficients",

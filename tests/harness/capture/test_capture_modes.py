@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from shmoo.estimators.costs import COSTS, bill, classify, cost_of, graph_cost, register_cost
+from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Cost, Graph, OpCall
 from shmoo.harness.capture import Capture, capture, capture_exported
 from shmoo.harness.models.mode import Mode
@@ -183,3 +184,14 @@ def test_a_triton_kernel_is_listed_by_its_wrapper() -> None:
     pytest.importorskip("triton", reason="needs triton, which is there on GPU builds of torch")
     call = OpCall("higher_order.triton_kernel_wrapper_mutation", (), ())
     assert cost_of(call).family == "unknown"
+
+
+def test_channels_last_is_said_by_each_convolution() -> None:
+    """Every convolution of a network stored channels-last says so, under autocast too; without the mode none does."""
+    for autocast in (None, "float16"):
+        for last in (False, True):
+            (graph,) = model_graphs("squeezenet1_1", batch=2, mode=Mode(autocast=autocast, channels_last=last)).graphs
+            said = [call.attributes.get("memory_format") for call in graph.calls if call.op == "aten.conv2d"]
+            assert said == ["channels_last" if last else None] * 26
+    with pytest.raises(InputError, match="takes none"):
+        model_graphs("mlp", mode=Mode(channels_last=True))
