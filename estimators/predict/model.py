@@ -267,7 +267,7 @@ def _throttle(
     cap = c.value("power.tdp")
     budget = np.maximum(cap - c.value("power.static"), LEAST_BUDGET * cap) * busy
     slower = np.maximum((joules / budget) ** (1.0 / (1.0 + clock)) - 1.0, 0.0)
-    factor = 1.0 + slower / (1.0 + (c.value("throttle.time") / busy) ** ONSET)
+    factor: Floats = 1.0 + slower / (1.0 + (c.value("throttle.time") / busy) ** ONSET)
     return factor[..., place]
 
 

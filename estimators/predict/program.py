@@ -14,12 +14,10 @@ from __future__ import annotations
 import numpy as np
 
 from shmoo.estimators.machine.coefficients import Coefficients
-from shmoo.estimators.table import KernelTable
+from shmoo.estimators.table import Floats, KernelTable
 
 
-def hidden_time(
-    table: KernelTable, compute_s: np.ndarray, memory_s: np.ndarray, device_s: np.ndarray, c: Coefficients
-) -> np.ndarray | float:
+def hidden_time(table: KernelTable, compute_s: Floats, memory_s: Floats, device_s: Floats, c: Coefficients) -> Floats | float:
     """(..., K) seconds of each kernel that pass behind others of its program; 0 on machines without such programs.
 
     Args:
@@ -33,5 +31,5 @@ def hidden_time(
     whole = np.add.reduceat(device_s, starts, axis=-1)
     computing, moving = (np.add.reduceat(times, starts, axis=-1) for times in (compute_s, memory_s))
     least = np.maximum(computing, moving) + np.maximum.reduceat(np.maximum(device_s - slower, 0.0), starts, axis=-1)
-    hidden = np.where(whole > 0, np.maximum(whole - least, 0.0) / np.where(whole > 0, whole, 1.0), 0.0)
+    hidden: Floats = np.where(whole > 0, np.maximum(whole - least, 0.0) / np.where(whole > 0, whole, 1.0), 0.0)
     return share * hidden[..., table.segment - table.segment[0]] * device_s

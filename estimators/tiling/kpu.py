@@ -172,14 +172,15 @@ def _recirculated(
 
     def slowest(bytes_of: dict[str, np.ndarray]) -> np.ndarray:
         times = [bytes_of[level] / profile.value(f"bandwidth.{level}") for level in profile.levels]
-        return np.max(np.broadcast_arrays(*times), axis=0)
+        longest: Floats = np.max(np.broadcast_arrays(*times), axis=0)
+        return longest
 
     fits = (depth >= np.minimum(shape.m, table.k)) & (table.matrix_flops > 0) & ~table.is_family("linalg")
     better = fits & (slowest(other) < slowest(plain))
     return {level: np.where(better, other[level], plain[level]) for level in plain}, np.where(better, accumulated * m * n, 0.0)
 
 
-def _reduced(length: np.ndarray, copies: np.ndarray, places: float | np.ndarray, most_rounds: int = 8) -> np.ndarray:
+def _reduced(length: Floats, copies: Floats, places: float | Floats, most_rounds: int = 8) -> Floats:
     """(K,) steps of `copies` reductions on `places`, each holding one chain at a time: in as many parts as are free, up to the
     best (`recurrences.reduction`, parts + length / parts - 1), and in up to `most_rounds` times the rounds that they need."""
     best = np.full(np.broadcast_shapes(np.shape(length), np.shape(copies), np.shape(places)), np.inf)
@@ -193,7 +194,7 @@ def _reduced(length: np.ndarray, copies: np.ndarray, places: float | np.ndarray,
     return best
 
 
-def _attention(table: KernelTable, profile: ArchitectureProfile, first: np.ndarray) -> np.ndarray:
+def _attention(table: KernelTable, profile: ArchitectureProfile, first: Floats) -> Floats:
     """(K,) cycles of attention: scores, softmax along the keys, values. `first` are the steps of the first product, (m, n, k);
     the second one, (m, k, n), reduces over the keys."""
     fabric = profile.value("count.tiles", 1.0)

@@ -113,10 +113,10 @@ class TpuWeightStationary:
         size = element_bytes(table)
         most_m, most_n = (ceil_div(x, side) * side for x, side in ((table.m, rows), (table.n, cols)))
         longest = np.minimum(2.0 ** np.ceil(np.log2(np.sqrt(half / _ACCUMULATOR_BYTES))), _LONGEST)
-        n = _balanced(table.n, half / (_ACCUMULATOR_BYTES * np.minimum(longest, most_m)), cols)
-        m = np.where(n >= most_n, half / (_ACCUMULATOR_BYTES * n), longest)
-        n = self.tile_n or n
-        m = self.tile_m or _balanced(table.m, m, rows)
+        wide = _balanced(table.n, half / (_ACCUMULATOR_BYTES * np.minimum(longest, most_m)), cols)
+        high = np.where(wide >= most_n, half / (_ACCUMULATOR_BYTES * wide), longest)
+        n = self.tile_n or wide
+        m = self.tile_m or _balanced(table.m, high, rows)
         k = np.maximum(np.floor(half / (2.0 * size * (m + n)) / rows) * rows, rows)
         return clip_shape(table, m, n, self.tile_k or k)
 
@@ -125,8 +125,10 @@ class TpuWeightStationary:
         rows, cols = profile.value("array.rows"), profile.value("array.cols")
         units = profile.value("count.units", 1.0)
         _, cycles = self._best_split(table, shape, rows, cols, units)
-        computing = passes(table) * cycles * structural_rate(table, profile, 2.0 * rows * cols * units) / profile.value("clock")
-        moving = (table.bytes + _again(table, profile, shape)) / profile.value(f"bandwidth.{profile.levels[-1]}")
+        computing: Floats = (
+            passes(table) * cycles * structural_rate(table, profile, 2.0 * rows * cols * units) / profile.value("clock")
+        )
+        moving: Floats = (table.bytes + _again(table, profile, shape)) / profile.value(f"bandwidth.{profile.levels[-1]}")
         return np.maximum(computing, moving) + 1e-3 * moving
 
     def apply(self, table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> Tiling:

@@ -171,10 +171,11 @@ def _refusals(name: str, *passing: type[Exception]) -> Iterator[None]:
     """While active, hubs are offline, and whatever transformers raises on a config is an `InputError`, except what is to pass."""
     from shmoo.harness.capture.guard import hubs_offline
 
+    passes: tuple[type[Exception], ...] = (InputError, *passing)
     try:
         with hubs_offline():
             yield
-    except (InputError, *passing):
+    except passes:
         raise
     except Exception as error:
         said = next(iter(str(error).splitlines()), "") or type(error).__name__
