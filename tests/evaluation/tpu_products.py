@@ -60,9 +60,7 @@ def fit_products(cases: Sequence[MeasuredCase], chip: str) -> ArchitectureProfil
     base = unmeasured(load_profile(chip))
     # Timed from the host: what its floor does not hold is the entry of a program.
     entry = {"graph.xla": DEFAULTS["tpu"]["graph"]}
-    return calibrate_cases(
-        read, base.replacing(coefficients={**base.coefficients, **entry}), name=chip, residual=False
-    ).profile
+    return calibrate_cases(read, base.replacing(coefficients={**base.coefficients, **entry}), name=chip, residual=False).profile
 
 
 def products(folder: Path) -> list[Result]:
