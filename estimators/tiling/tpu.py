@@ -243,14 +243,15 @@ class TpuWeightStationary:
         """(K,) bytes that the call before had fetched: the largest operand of a program's first kernel."""
         if self.prefetch == "none":
             return None
-        whole = np.where(table.access_kind == READ_WEIGHT, _stored_whole(table, profile)[..., table.access_kernel], 1.0)
-        reads = np.where(table.access_kind == WRITE, 0.0, table.access_bytes * whole)
-        largest = np.zeros(len(table))
+        largest, weights = np.zeros(len(table)), np.zeros(len(table))
+        reads = np.where(table.access_kind == WRITE, 0.0, table.access_bytes)
         np.maximum.at(largest, table.access_kernel, reads)
+        np.maximum.at(weights, table.access_kernel, np.where(table.access_kind == READ_WEIGHT, reads, 0.0))
+        whole = np.where(weights == largest, _stored_whole(table, profile), 1.0)
         able = (table.matrix_flops > 0) & (largest <= _PREFETCHED * profile.value(f"capacity.{profile.levels[0]}"))
         first = np.zeros(len(table), dtype=bool)
         first[table.starts] = True
-        return np.where(able & first, largest, 0.0)
+        return np.where(able & first, largest * whole, 0.0)
 
 
 def _again(table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> np.ndarray:

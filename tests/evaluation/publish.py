@@ -47,7 +47,7 @@ def _tpu(folder: Path) -> Iterator[ArchitectureProfile]:
     yield with_numbers(load_profile("tpu_v1"), applications())
     numbers = products(folder)
     for chip in BOUNDS:
-        yield with_numbers(completed(fit_products(read_products(folder, chip), chip), load_profile("tpu_v4")), numbers)
+        yield with_numbers(fit_products(read_products(folder, chip), chip), numbers)
 
 
 def completed(profile: ArchitectureProfile, other: ArchitectureProfile) -> ArchitectureProfile:
