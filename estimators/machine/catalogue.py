@@ -112,6 +112,7 @@ _UNIT = (("peak.matrix", 1.0),)
 _EDGE = (("peak", 1.0), ("bandwidth.l1", 0.5))
 _SIDE = Entry("1", "count", "of a TPU matrix unit or a KPU tile", brings={"tpu": _UNIT, "kpu": _EDGE})
 
+_LEAST_AND_MOST = {"gpu": Space(0.2, 1.1, 0.1), "cpu": Space(0.05, 1.6, 0.08), "tpu": Space(0.05, 1.0, 1.0)}
 # Bounds of a fit are physical: an efficiency above 1.6 is more than Winograd's transform can save, a launch below 50 ns is less
 # than one call through Python, a power controller acts within a few tens of milliseconds, voltage falls at most in proportion to
 # the clock, and energy with its square. Blocks and transforms are counted on a GPU, so only a clock above the nominal one lets
@@ -149,8 +150,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
                        , Space(1e8, 1e14, 1.0)),
     "bandwidth.l2": Entry("B/s", "rate", "see `bandwidth`", Space(1e8, 1e14, 1.0), brings={"gpu": (("bandwidth.l2", 1.0),)}),
     "efficiency": Entry("1", "share", "of the matrix peak on large shapes, by algorithm, in compiled code by runtime too",
-                        Space(1e-3, 1.6, 1.0), {
-        "gpu": Space(0.2, 1.1, 0.1), "cpu": Space(0.05, 1.6, 0.08), "tpu": Space(0.05, 1.0, 1.0)}, (
+                        Space(1e-3, 1.6, 1.0), _LEAST_AND_MOST, (
         Guess(0.75, 0.5, 0.95, _LARGE),
         Guess(0.65, 0.4, 0.95, _LARGE, ".conv"),
         Guess(0.8, 0.4, 1.5, "above 1 with Winograd's transform (Lavin and Gray, 2016)", ".conv_3x3"),
@@ -232,8 +232,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
               ".tensor", "gpu"),
         Guess(1.2, 1.0, 4.0, "a fusion's operands are copied to the vector memory, used, and copied back in turn", "", "tpu"))),
     "program": Entry("1", "share", "of the time that kernels of a program could hide behind each other which they do", assumed=(
-        Guess(0.7, 0.2, 1.0, f"copies for later kernels start while earlier ones compute, where the memory has room: {_GUESS}",
-              "", "tpu"),)),
+        Guess(0.7, 0.2, 1.0, f"copies for later kernels start while earlier ones compute: {_GUESS}", "", "tpu"),)),
     "tile_overhead": Entry("s", "share", "of each wave of tiles, by algorithm", Space(1e-10, 1e-4, 2.0, 1e-6),
                            {"gpu": Space(1e-9, 1e-4, 1.0, 1e-6)}, (
         Guess(0.0, 0.0, 0.0, "no cost per wave of tiles is assumed unless measured"),
@@ -262,8 +261,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(5e-6, 1e-6, 20e-6, "start of a program: a design target", "", "kpu", "simulated"))),
     "step": Entry("s", "share", "of a chain whose steps need each other, a column of a factorisation each", assumed=(
         Guess(1e-7, 2e-8, 5e-7, f"a pivot's search, reciprocal and scaling on one core: {_GUESS}", "", "cpu"),
-        Guess(1e-6, 2e-7, 4e-6, f"blocks of columns, a few reads of main memory behind each other for a column: {_GUESS}", "",
-              "gpu"),
+        Guess(1e-6, 2e-7, 4e-6, f"a few reads of main memory behind each other for a column: {_GUESS}", "", "gpu"),
         Guess(1e-6, 2e-7, 4e-6, f"a column of a panel through the vector unit: {_GUESS}", "", "tpu"))),
     "layout": Entry("s/B", "share", "CPU: conversion of images, by runtime", Space(1e-12, 5e-10, 0.5), assumed=(
         Guess(5e-11, 1e-11, 2e-10, "conversion to blocks of channels", ".eager.aligned", "cpu"),
@@ -396,8 +394,8 @@ def runtime_of(name: str) -> str | None:
     return runtime if stem in ("launch", "graph") and any(runtime in names for names in RUNTIMES.values()) else None
 
 
-def names_to_draw(coefficients: Mapping[str, Coefficient], runtime: str, tensor: bool) -> list[str]:
-    """Those of a machine's coefficients to draw for intervals; those of tensor cores where any kernel runs there.
+def names_to_draw(coefficients: Mapping[str, Coefficient], runtime: str, tensor: bool, chained: bool = False) -> list[str]:
+    """Those of a machine's coefficients to draw for intervals; those of tensor cores or chains where any kernel is.
 
     Left out: what a strategy already used to cut tiles; spreads, which are drawn apart; other runtimes' launches; and fitted
     latency coefficients, which err together and whose joint error on held-out cases is what the spreads were set from.
@@ -408,7 +406,9 @@ def names_to_draw(coefficients: Mapping[str, Coefficient], runtime: str, tensor:
         fitted = coefficients[name].from_fit
         if role in ("count", "size", "rating", "spread") or (fitted and role != "energy"):
             return False
-        return runtime_of(name) in (None, runtime) and (tensor or whose(name) not in ("tensor", *TENSOR))
+        if (name == "step" and not chained) or (not tensor and whose(name) in ("tensor", *TENSOR)):
+            return False
+        return runtime_of(name) in (None, runtime)
 
     return [name for name in coefficients if drawn(name)]
 

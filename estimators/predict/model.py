@@ -131,7 +131,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         shares[coefficients.profile.levels[-1]] = coefficients.value("efficiency.bandwidth")
     levels = [
         nbytes / (coefficients.by_algorithm(codes, f"bandwidth.{level}") * shares[level])
-        for level, nbytes in tiling.level_bytes.items()
+        for level, nbytes in tiling.call_bytes.items()
     ]
     own = partial(coefficients.by_algorithm, codes)
     if tiling.blocks is not None:
@@ -319,8 +319,9 @@ def _dynamic_energy(table: KernelTable, tiling: Tiling, c: Coefficients) -> Floa
 
 def _bytes_energy(tiling: Tiling, c: Coefficients) -> Floats | float:
     """(K,) joules of moving each kernel's bytes through the levels whose energy a byte is known."""
-    priced = [level for level in tiling.level_bytes if c.find(f"energy.byte.{level}") is not None]
-    return sum(tiling.level_bytes[level] * c.value(f"energy.byte.{level}") for level in priced)
+    moved = tiling.call_bytes
+    priced = [level for level in moved if c.find(f"energy.byte.{level}") is not None]
+    return sum(moved[level] * c.value(f"energy.byte.{level}") for level in priced)
 
 
 def matrix_peaks(c: Coefficients, dtypes: np.ndarray) -> np.ndarray:

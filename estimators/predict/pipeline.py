@@ -21,7 +21,7 @@ from shmoo.estimators.predict.limits import least_time
 from shmoo.estimators.predict.model import Prediction, graph_latency, predict, segment_energy
 from shmoo.estimators.predict.residual import Correction, correction
 from shmoo.estimators.table import KernelTable
-from shmoo.estimators.tiling.base import Tiling
+from shmoo.estimators.tiling.base import Tiling, dependent_steps
 
 DRAWS = 200
 """Draws of the uncertain coefficients behind an interval: the 5 % and 95 % points of 200 log-normal draws are within about 5 %
@@ -124,7 +124,7 @@ def price(
     if seed is None:
         return Priced(tiling, change, *nominal)
     tensor = bool(in_tensor_kernels(algorithm_codes(table, profile)).any())
-    names = names_to_draw(listed(profile), runtime, tensor)
+    names = names_to_draw(listed(profile), runtime, tensor, bool(dependent_steps(table).any()))
     drawn = Coefficients(profile, draw(profile, names, DRAWS, seed))
     _, times, energies, devices = through(drawn, *model_errors(table, profile, change, DRAWS, seed))
     return Priced(tiling, change, *nominal, times, energies, devices)

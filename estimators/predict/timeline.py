@@ -54,7 +54,8 @@ def schedule(
     launched, start, end = kernel_times(work.table, priced.prediction, Coefficients(director.profile))
     # Segments follow one another, and each of them ends with its last kernel or with the host.
     last = work.table.starts + work.table.counts - 1
-    entered = (np.cumsum(priced.latency_s) - np.maximum(end, launched)[last])[work.table.segment]
+    # To a femtosecond: sums of the same times in two orders differ in their last digits.
+    entered = np.round(np.cumsum(priced.latency_s) - np.maximum(end, launched)[last], 15)[work.table.segment]
     launch = priced.prediction.launch_s
     return estimate, tuple(
         Scheduled(

@@ -154,7 +154,8 @@ class TpuWeightStationary:
         state = np.where(contracts, np.minimum(state, _staging(profile)), np.minimum(table.bytes, _staging(profile)))
         tiles = np.where(contracts, blocks, ceil_div(table.bytes, _staging(profile) / 2.0))
         waves = np.where(contracts, ceil_div(folds, units), ceil_div(elements, vector))
-        return Tiling(shape, tiles, waves, utilisation, self._traffic(table, profile, shape), state, cycles)
+        traffic, early = self._traffic(table, profile, shape), self._prefetched(table, profile)
+        return Tiling(shape, tiles, waves, utilisation, traffic, state, cycles, early_bytes=early)
 
     def _best_split(
         self, table: KernelTable, shape: TileShape, rows: float, cols: float, units: float
@@ -215,8 +216,8 @@ class TpuWeightStationary:
     def _as_program(self, table: KernelTable, profile: ArchitectureProfile) -> KernelTable:
         """The accesses as a compiled program makes them.
 
-        Memories on chip are scratchpads that start empty, so parameters and inputs come from the main memory at every call, but
-        for one operand that is prefetched, and results go there; a program of a single kernel has nothing else. A row's
+        Memories on chip are scratchpads that start empty, so parameters and inputs come from the main memory at every call, and
+        results go there; a program of a single kernel has nothing else. A row's
         statistics take passes of their own before the one that applies them (mean and variance of a norm, maximum and sum of a
         softmax), each of which reads the operand again. Weights lie in the memory in whole tiles of the array, so that a partial
         tile costs a full one (Jouppi et al., ISCA 2017, section 7).
@@ -231,31 +232,28 @@ class TpuWeightStationary:
         reads = np.where(statistics[table.access_kernel] & read, 1.0 + _STATISTICS, 1.0)
         reads = np.where(weight, _stored_whole(table, profile)[..., table.access_kernel], reads)
         nbytes = table.access_bytes * reads
-        early = self._prefetched(table, profile) & (far > 0)
         # Each access as two: what crosses the program's edge, and what stays inside it.
         return replace(
             table,
             access_kernel=np.tile(table.access_kernel, 2),
             access_kind=np.tile(table.access_kind, 2),
             access_bytes=np.concatenate([nbytes * far, nbytes * (1.0 - far)], axis=-1),
-            access_distance=np.concatenate([np.where(early, 0.0, np.inf), table.access_distance]),
+            access_distance=np.concatenate([np.full(len(far), np.inf), table.access_distance]),
         )
 
-    def _prefetched(self, table: KernelTable, profile: ArchitectureProfile) -> np.ndarray:
-        """(A,) whether an access reads the operand that the call before had fetched: the largest of a program's first kernel."""
+    def _prefetched(self, table: KernelTable, profile: ArchitectureProfile) -> np.ndarray | None:
+        """(K,) bytes that the call before had fetched: the largest operand of a program's first kernel."""
         if self.prefetch == "none":
-            return np.zeros(len(table.access_kind), dtype=bool)
+            return None
+        largest, weights = np.zeros(len(table)), np.zeros(len(table))
+        reads = np.where(table.access_kind == WRITE, 0.0, table.access_bytes)
+        np.maximum.at(largest, table.access_kernel, reads)
+        np.maximum.at(weights, table.access_kernel, np.where(table.access_kind == READ_WEIGHT, reads, 0.0))
+        whole = np.where(weights == largest, _stored_whole(table, profile), 1.0)
+        able = (table.matrix_flops > 0) & (largest <= _PREFETCHED * profile.value(f"capacity.{profile.levels[0]}"))
         first = np.zeros(len(table), dtype=bool)
         first[table.starts] = True
-        reads = np.where(table.access_kind == WRITE, 0.0, table.access_bytes)
-        largest = np.zeros(len(table))
-        np.maximum.at(largest, table.access_kernel, reads)
-        able = first & (table.matrix_flops > 0) & (largest <= _PREFETCHED * profile.value(f"capacity.{profile.levels[0]}"))
-        chosen = np.flatnonzero(able[table.access_kernel] & (reads > 0) & (reads == largest[table.access_kernel]))
-        _, one_each = np.unique(table.access_kernel[chosen], return_index=True)
-        early = np.zeros(len(reads), dtype=bool)
-        early[chosen[one_each]] = True
-        return early
+        return np.where(able & first, largest * whole, 0.0)
 
 
 def _again(table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> np.ndarray:

@@ -40,10 +40,14 @@ def _gpu(folder: Path) -> Iterator[ArchitectureProfile]:
 
 def _tpu(folder: Path) -> Iterator[ArchitectureProfile]:
     from tests.evaluation.tpu import applications, fit_chip, operators, read_operators
+    from tests.evaluation.tpu_products import BOUNDS, fit_products, products, read_products
 
     read = read_operators(folder)
     yield with_numbers(fit_chip(read), operators(read))
     yield with_numbers(load_profile("tpu_v1"), applications())
+    numbers = products(folder)
+    for chip in BOUNDS:
+        yield with_numbers(fit_products(read_products(folder, chip), chip), numbers)
 
 
 def completed(profile: ArchitectureProfile, other: ArchitectureProfile) -> ArchitectureProfile:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -64,17 +66,25 @@ def test_kernels_of_a_program_hide_behind_each_other():
 
 
 def test_one_operand_of_a_program_may_have_come_early():
-    """Weights that fit beside the blocks are prefetched, those that do not and all of the second kernel's are not."""
-    b = GraphBuilder("bfloat16")
-    graph = b.graph(b.linear(b.linear(b.tensor((8, 4096)), 4096), 4096))
+    """Weights that fit beside the blocks are prefetched, those that do not and all of the second kernel's are not. They cross the
+    memory all the same, but the call does not wait for them, and its energy is without them."""
     director = AnalysisDirector(load_profile("tpu_v5e"), TpuWeightStationary(prefetch="largest"))
-    first, second = director.tile(director.tabulate([graph], "xla")[0]).level_bytes["dram"]
-    assert first < 2 * 2 * 8 * 4096
-    assert second == pytest.approx(2 * (4096 * 4096 + 8 * 4096), rel=1e-3)
     b = GraphBuilder("bfloat16")
-    large = b.graph(b.linear(b.tensor((8, 16384)), 16384))
-    (moved,) = director.tile(director.tabulate([large], "xla")[0]).level_bytes["dram"]
-    assert moved == pytest.approx(2 * (16384 * 16384 + 2 * 8 * 16384))
+    table, _ = director.tabulate([b.graph(b.linear(b.linear(b.tensor((8, 4096)), 4096), 4096))], "xla")
+    tiling = director.tile(table)
+    assert tiling.early_bytes.tolist() == [2 * 4096 * 4096, 0]
+    assert tiling.level_bytes["dram"] == pytest.approx([2 * 4096 * (4096 + 8)] * 2, rel=1e-3)
+    waiting, early = (
+        predict(table, replace(tiling, early_bytes=amount), Coefficients(director.profile), "xla")
+        for amount in (None, tiling.early_bytes)
+    )
+    assert early.memory_s[0] < waiting.memory_s[0] / 10
+    assert early.memory_s[1] == waiting.memory_s[1]
+    spared = 2 * 4096 * 4096 * director.profile.value("energy.byte.dram")
+    assert waiting.dynamic_j - early.dynamic_j == pytest.approx([spared, 0])
+    b = GraphBuilder("bfloat16")
+    large, _ = director.tabulate([b.graph(b.linear(b.tensor((8, 16384)), 16384))], "xla")
+    assert director.tile(large).early_bytes.tolist() == [0]
 
 
 def test_inputs_from_the_host_do_not_pass_the_main_memory():
