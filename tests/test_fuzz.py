@@ -225,6 +225,7 @@ magnitudes = st.one_of(st.sampled_from([0.0, -1.0, 1e-30, 1e-12, 1e-6, 1.0, 1e3,
 
 @SHORT
 @given(named, damages)
+@example("tpu_v5e", Damage([(0.859375, "negate", None)]))
 def test_profiles(name: str, damage: Damage) -> None:
     """Damaged built-in profiles are refused or estimate sound numbers."""
     profile_example(name, damage)

@@ -51,6 +51,8 @@ its guards."""
 
 ONSET = 2.0
 """Exponent with which a power cap sets in around `throttle.time`: a controller averages over a while before it acts."""
+LEAST_OVERLAP = 0.5
+"""Exponents below it count as this one."""
 LEAST_BUDGET = 0.01
 """Share of a power cap that is left for work however much of it static power takes."""
 _FALLBACK_DTYPES = ("float32", "bfloat16", "float16", "int8")
@@ -265,7 +267,9 @@ def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime
 
 
 def _overlapped(times: list[np.ndarray], exponent: np.ndarray) -> np.ndarray:
-    """(sum of t^p)^(1/p), scaled by the largest so that large exponents do not underflow."""
+    """(sum of t^p)^(1/p), scaled by the largest so that large exponents do not underflow. 1 is no overlap at all: draws far below
+    it are those of a coefficient that nothing determines, and would take the sum beyond all bounds."""
+    exponent = np.maximum(exponent, LEAST_OVERLAP)
     largest = times[0]
     for other in times[1:]:
         largest = np.maximum(largest, other)
