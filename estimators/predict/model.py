@@ -51,7 +51,7 @@ its guards."""
 
 ONSET = 2.0
 """Exponent with which a power cap sets in around `throttle.time`: a controller averages over a while before it acts."""
-LEAST_OVERLAP = 0.5
+LEAST_OVERLAP = 0.1
 """Exponents below it count as this one."""
 LEAST_BUDGET = 0.01
 """Share of a power cap that is left for work however much of it static power takes."""
