@@ -294,7 +294,7 @@ LONG_PARTS: dict[str, tuple[Callable[..., None], tuple[st.SearchStrategy, ...]]]
 @pytest.mark.slow
 @pytest.mark.parametrize("part", LONG_PARTS)
 def test_at_length(part: str) -> None:
-    """The same for some minutes each; configs, whose models are built, with fewer examples."""
+    """The same for some minutes each; what takes longer an example with fewer of them."""
     check, strategies = LONG_PARTS[part]
-    run = settings(LONG, max_examples=300) if part == "configs" else LONG
+    run = settings(LONG, max_examples=300) if part in ("configs", "runs", "command lines") else LONG
     run(given(*strategies)(check))()
