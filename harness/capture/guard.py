@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from shmoo.harness.capture.fx.introspect import CaptureError
 
@@ -40,7 +40,7 @@ def hubs_offline() -> Iterator[None]:
     """While active, Hugging Face's libraries take files from their cache only: a config or a model that names something in a hub
     gets an error of theirs, not a download."""
     before = {name: os.environ.get(name) for name in _OFFLINE}
-    constants = sys.modules.get("huggingface_hub.constants")
+    constants: Any = sys.modules.get("huggingface_hub.constants")
     online = getattr(constants, "HF_HUB_OFFLINE", None)
     os.environ.update(_OFFLINE)
     if online is not None:
