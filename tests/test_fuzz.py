@@ -225,6 +225,7 @@ magnitudes = st.one_of(st.sampled_from([0.0, -1.0, 1e-30, 1e-12, 1e-6, 1.0, 1e3,
 
 @SHORT
 @given(named, damages)
+@example("tpu_v5e", Damage([(0.859375, "negate", None)]))
 def test_profiles(name: str, damage: Damage) -> None:
     """Damaged built-in profiles are refused or estimate sound numbers."""
     profile_example(name, damage)
@@ -293,7 +294,7 @@ LONG_PARTS: dict[str, tuple[Callable[..., None], tuple[st.SearchStrategy, ...]]]
 @pytest.mark.slow
 @pytest.mark.parametrize("part", LONG_PARTS)
 def test_at_length(part: str) -> None:
-    """The same for some minutes each; configs, whose models are built, with fewer examples."""
+    """The same for some minutes each; what takes longer an example with fewer of them."""
     check, strategies = LONG_PARTS[part]
-    run = settings(LONG, max_examples=300) if part == "configs" else LONG
+    run = settings(LONG, max_examples=300) if part in ("configs", "runs", "command lines") else LONG
     run(given(*strategies)(check))()

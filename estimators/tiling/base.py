@@ -16,6 +16,8 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.registry import Registry
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, Floats, KernelTable, Masks, op_code
 
+LEAST_OVERLAP = 0.1
+"""Exponents of overlap below it count as this one."""
 Value = Callable[[str], float | np.ndarray]
 """Stem of a coefficient -> its values for the kernels at hand."""
 
@@ -155,7 +157,9 @@ TILINGS: Registry[type[TilingStrategy]] = Registry("tiling strategy")
 
 
 def overlapped(times: list[np.ndarray], exponent: float | np.ndarray) -> np.ndarray:
-    """(sum of t^p)^(1/p), scaled by the largest so that large exponents do not underflow."""
+    """(sum of t^p)^(1/p), scaled by the largest so that large exponents do not underflow. 1 is no overlap at all: draws far below
+    it are those of a coefficient that nothing determines, and would take the sum beyond all bounds."""
+    exponent = np.maximum(exponent, LEAST_OVERLAP)
     largest = times[0]
     for other in times[1:]:
         largest = np.maximum(largest, other)
