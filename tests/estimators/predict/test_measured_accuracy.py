@@ -123,8 +123,8 @@ def test_products_of_an_h100_in_bfloat16_are_estimated_within_their_bound():
 
 
 def test_time_and_energy_of_large_products_on_an_h200_are_estimated_within_their_bounds():
-    """Device time 5.5 % off, with kernels carried from an H100. Energy 38 %, all of it too low: the energy of a flop in bfloat16 is looked up, and no board was
-    measured."""
+    """Device time 5.5 % off, with kernels carried from an H100. Energy 38 %, all of it too low: the energy of a flop
+    in bfloat16 is looked up, and no board was measured."""
     director = AnalysisDirector(load_profile("gpu_h200"))
     times, energies = [], []
     for cells, row in products("gpu_h200_gemm_power.csv"):
