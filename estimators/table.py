@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shmoo.estimators.costs import COSTS, costs_of
+from shmoo.estimators.costs.base import computes_in
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES, STORED_AS, operand_dtype
+from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES, STORED_AS
 from shmoo.estimators.graph.records import CHANNELS_LAST, CONVOLUTIONS, FAMILIES, Cost, Geometry, Graph, Kernel, OpCall
 from shmoo.estimators.memory.heap import Temporary, fresh_memory
 from shmoo.estimators.memory.residency import Touch, code_distances, reuse_distances
@@ -258,7 +259,7 @@ def kernel_table(
     fresh = fresh_memory(touches, converted)
     codes = {
         "family": [FAMILY_CODE[work.cost.family] for work in works],
-        "dtype": [DTYPE_CODE[operand_dtype(_multiplied(work.call))] for work in works],
+        "dtype": [DTYPE_CODE[computes_in(work.call)] for work in works],
         "op": [op_code(work.call.op) for work in works],
         "segment": [0] * len(works),
         "access_kernel": [row for row, work in enumerate(works) for _ in work.touches],
@@ -304,13 +305,6 @@ class _Work(NamedTuple):
     call: OpCall
     touches: list[Touch]
     kinds: list[int]
-
-
-def _multiplied(call: OpCall) -> list[str]:
-    """Types that decide which one a call computes in: those of its operands, without scales and bias of a scaled product."""
-    scaled = call.op == "aten._scaled_mm"
-    named = zip(call.operands, call.inputs, strict=True)
-    return [spec.dtype for name, spec in named if not scaled or name in ("self", "mat2")] or [s.dtype for s in call.outputs]
 
 
 def _consumers(graph: Graph) -> dict[int, set[int]]:

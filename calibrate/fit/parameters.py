@@ -127,6 +127,8 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
                 add(f"{stem}.{name}", (f"{stem}.{name}", stem), offered)
 
     def add_own(owner: str, algorithm: str, prefixes: tuple[str, ...], kernels: np.ndarray, sd: float | None = None) -> None:
+        if algorithm == "gemv_tensor" and prefixes[0] in ("efficiency.bandwidth", "efficiency.l2"):
+            return  # a stream of weights does not tell L2 from main memory: they are those of other products
         add(f"{prefixes[0]}.{owner}", algorithm_names(prefixes, algorithm), kernels, sd)
 
     for code, algorithm in enumerate(ALGORITHMS):

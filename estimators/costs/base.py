@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.graph.dtypes import operand_dtype
 from shmoo.estimators.graph.records import Cost, Geometry, OpCall, TensorSpec
 from shmoo.estimators.registry import Registry
 
@@ -36,6 +37,14 @@ def cost(*names: str) -> Callable[[CostFunction], CostFunction]:
         if not namespace or not operator:
             raise InputError(f"operator name {name!r} has no namespace; write 'namespace.operator', such as 'aten.relu'")
     return COSTS.register(*names)
+
+
+def computes_in(call: OpCall) -> str:
+    """The type that a call computes in: that of its operands, whatever the scales and the bias of a scaled product are."""
+    scaled = call.op == "aten._scaled_mm"
+    named = zip(call.operands, call.inputs, strict=True)
+    types = [spec.dtype for name, spec in named if not scaled or name in ("self", "mat2")]
+    return operand_dtype(types or [spec.dtype for spec in call.outputs])
 
 
 def tensor(call: OpCall, *names: str) -> TensorSpec:

@@ -190,8 +190,9 @@ class _Quantizer:
         weight, scales = self._small(layer, "float8", (1,))
         small, scale = self._round(call, layer, "float8", 1)
         self.values.append(Value(TensorSpec((layer.k, layer.n), "float8"), self.values[weight].kind, storage=weight))
+        turned = len(self.values) - 1
         product = out if layer.bias is None else self._append(self.values[out].spec)
-        operands = {"self": small, "mat2": len(self.values) - 1, "scale_a": scale, "scale_b": scales}
+        operands = {"self": small, "mat2": turned, "scale_a": scale, "scale_b": scales}
         self._call(call, "aten._scaled_mm", operands, product)
         self._add_bias(call, layer, product, out)
 

@@ -12,8 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from shmoo.estimators.costs.base import COSTS, bill
-from shmoo.estimators.graph.dtypes import operand_dtype
+from shmoo.estimators.costs.base import COSTS, bill, computes_in
 from shmoo.estimators.graph.records import Cost, Graph, OpCall
 from shmoo.estimators.registry import aten
 
@@ -177,7 +176,7 @@ def graph_cost(graph: Graph, costs: Sequence[Cost | None] | None = None) -> Grap
         if cost is None:
             continue
         by_family.setdefault(cost.family, []).append(cost)
-        by_dtype.setdefault(operand_dtype(spec.dtype for spec in call.inputs or call.outputs), []).append(cost)
+        by_dtype.setdefault(computes_in(call), []).append(cost)
         if classify(call) == "unknown":
             unknown.setdefault(call.op, []).append((call, cost))
     families = [

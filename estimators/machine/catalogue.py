@@ -364,7 +364,7 @@ def algorithm_names(prefixes: tuple[str, ...], algorithm: str) -> tuple[str, ...
     for prefix in prefixes:
         names.append(f"{prefix}.{algorithm}")
         if algorithm in TENSOR:
-            names.append(f"{prefix}.tensor")
+            names += [f"{prefix}.gemm_tensor"] * (algorithm == "gemv_tensor") + [f"{prefix}.tensor"]
         if algorithm in FAMILY_OF:
             names.append(f"{prefix}.{FAMILY_OF[algorithm]}")
     return (*names, *prefixes)

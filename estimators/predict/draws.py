@@ -60,7 +60,7 @@ def model_errors(
         spread = np.where(several[table.segment], 0.0, spread)
     # Spreads carried from other machines hold for every type.
     sources = [nominal.source(*algorithm_names(("sigma",), name)) for name in ALGORITHMS]
-    own = (np.asarray(sources) == "fitted")[codes]
+    own = (np.asarray(sources) != "transferred")[codes]
     spread = np.where(measured_type(table, profile) | ~own, spread, np.hypot(spread, OTHER_TYPE))
     noise = normals(rng, draws, len(ALGORITHMS) - len(TENSOR))
     shared = np.where(kernels >= MANY_KERNELS, nominal.value("sigma.graph.many", "sigma.graph"), nominal.value("sigma.graph"))

@@ -33,9 +33,9 @@ def write(path: Path, rows: list[tuple[object, ...]]) -> Path:
 
 
 def test_estimate_honours_the_type_of_every_row(tmp_path: Path) -> None:
-    """The same product in six types on an H100: tensor cores double their rate from tf32 to 16 and to 8 bits."""
+    """The same product in six types on an H200: tensor cores double their rate from tf32 to 16 and to 8 bits."""
     table = write(tmp_path / "ops.csv", [("linear", dtype, 8192, 8192, 8192, "") for dtype in TYPES])
-    result = shmoo("estimate", "--ops", str(table), "--arch", "gpu_h100", "--json")
+    result = shmoo("estimate", "--ops", str(table), "--arch", "gpu_h200", "--json")
     assert result.exit_code == 0, result.output
     seconds = dict(zip(TYPES, (row["latency_s"]["value"] for row in json.loads(result.stdout)), strict=True))
     assert seconds["float32"] > 4 * seconds["tf32"]
