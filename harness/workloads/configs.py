@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from shmoo.estimators.costs.quantize import GROUP, Scheme
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.harness.module import Axis, Built, DNNModule, Maker, dim
 from shmoo.harness.workloads.zoo import import_torchvision
@@ -100,7 +102,8 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
     except ImportError as error:
         raise InputError("models from a config need transformers; install it with: pip install 'shmoo[models]'") from error
     config = _config(transformers, settings, name)
-    architecture = _architecture(transformers, config, name)
+    architecture, notes = _architecture(transformers, config, name)
+    quantization, quantized = quantization_of(settings.get("quantization_config"))
     parameters = inspect.signature(architecture.forward).parameters
     inputs = [entry for entry in _INPUTS if entry.name in parameters and (entry.name != _DECODER or config.is_encoder_decoder)]
     if not inputs:
@@ -108,42 +111,105 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
             f"{architecture.__name__} takes {', '.join(list(parameters)[1:4])}, ...; models that take one of "
             f"{', '.join(entry.name for entry in _INPUTS)} can be built: give a factory (package.module:factory) for others"
         )
-    axes = (dim("batch", 1, "inputs at once"), *dict.fromkeys(axis for entry in inputs for axis in entry.axes(config)))
+    with _using(name):
+        axes = (dim("batch", 1, "inputs at once"), *dict.fromkeys(axis for entry in inputs for axis in entry.axes(config)))
     defaults = defaults or {}
     axes = tuple(msgspec.structs.replace(axis, default=defaults.get(axis.name, axis.default)) for axis in axes)
 
     def build(make: Maker, **sizes: Any) -> Built:
         # Building a model changes its config, so each build has a new one.
         config = _config(transformers, settings, name)
-        try:
+        with _using(name):
             model = make.module(lambda: architecture(config))
-        except ImportError as error:
-            raise InputError(f"{name!r} needs another library: {' '.join(str(error).split())}") from error
-        kwargs = {entry.name: entry.make(make, config, sizes) for entry in inputs}
+            kwargs = {entry.name: entry.make(make, config, sizes) for entry in inputs}
         return Built(model, (), kwargs, traced=True, notes=_expert_notes(config))
 
-    return DNNModule(name, "network", axes, build)
+    return DNNModule(name, "network", axes, build, quantization=quantization, notes=(*notes, *quantized))
 
 
 def _config(transformers: Any, settings: Mapping[str, Any], name: str) -> Any:
-    options = {key: value for key, value in settings.items() if key != "model_type"}
+    options = {key: value for key, value in settings.items() if key not in ("model_type", "quantization_config")}
     if "use_pretrained_backbone" in options:
         options["use_pretrained_backbone"] = False  # its weights would be downloaded
-    try:
+    kind = settings["model_type"]
+    if kind not in transformers.CONFIG_MAPPING:
+        raise unknown(f"model_type of the config {name!r}", str(kind), list(transformers.CONFIG_MAPPING))
+    with _using(name):
         return transformers.AutoConfig.for_model(settings["model_type"], **options)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"transformers cannot use the config {name!r}: {str(error).splitlines()[0]}") from error
 
 
-def _architecture(transformers: Any, config: Any, name: str) -> Any:
-    """The class of the model: the one that the config names, or the bare model of its type."""
-    named = getattr(transformers, (config.architectures or [""])[0], None)
-    if named is not None:
-        return named
+@contextmanager
+def _using(name: str) -> Iterator[None]:
+    """While active, whatever transformers raises for an entry that is missing or of another type becomes an `InputError`."""
     try:
-        return transformers.AutoModel._model_mapping[type(config)]
+        yield
+    except InputError:
+        raise
+    except ImportError as error:
+        raise InputError(f"{name!r} needs another library: {' '.join(str(error).split())}") from error
+    except Exception as error:
+        text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        reason = text if isinstance(error, (ValueError, RuntimeError)) else f"{type(error).__name__}: {text}"
+        raise InputError(f"transformers cannot use the config {name!r}: {reason}") from error
+
+
+def _architecture(transformers: Any, config: Any, name: str) -> tuple[Any, tuple[str, ...]]:
+    """The class of the model, the one that the config names or the bare model of its type; and a note where it names another."""
+    asked = next((text for text in config.architectures or [] if isinstance(text, str)), "")
+    named = getattr(transformers, asked, None) if asked else None
+    if named is not None:
+        return named, ()
+    try:
+        bare = transformers.AutoModel._model_mapping[type(config)]
     except KeyError:
         raise InputError(f"transformers has no model for the config {name!r} of type {config.model_type!r}") from None
+    note = f"transformers has no {asked}: {bare.__name__} is counted in its place, without a head, which is not known"
+    return bare, (note,) if asked else ()
+
+
+def quantization_of(settings: Any) -> tuple[Scheme | None, tuple[str, ...]]:
+    """How a config's `quantization_config` stores the weights of linear layers, and a note that says so, or that it is not taken
+    into account."""
+    if not isinstance(settings, Mapping):
+        return None, () if settings is None else (
+            f"quantization_config is {settings!r}, no object: it is not taken into account",
+        )
+    method = str(settings.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in settings else "unnamed"))
+    try:
+        scheme = _scheme(method, settings)
+    except (TypeError, ValueError, AttributeError):
+        scheme = None
+    if scheme is None:
+        return None, (f"the config's quantization ({method}) is not taken into account: weights are counted in the element type",)
+    kept = f", except in {', '.join(scheme.kept)}" if scheme.kept else ""
+    return scheme, (f"linear layers are quantized as the config's {method} says: {scheme.name}{kept}",)
+
+
+def _scheme(method: str, settings: Mapping[str, Any]) -> Scheme | None:
+    left_out = settings.get("modules_to_not_convert") or settings.get("ignore") or settings.get("llm_int8_skip_modules") or ()
+    kept = tuple(dict.fromkeys(("lm_head", *(name for name in left_out if isinstance(name, str) and not name.startswith("re:")))))
+    if method in ("fp8", "fbgemm_fp8"):
+        block = settings.get("weight_block_size")
+        return Scheme("float8-dynamic", int(block[-1]) if block else 0, kept)
+    if method in ("gptq", "awq"):
+        if int(settings.get("bits", settings.get("w_bit", 4))) != 4:
+            return None
+        return Scheme("int4-weight", max(int(settings.get("group_size", settings.get("q_group_size", GROUP))), 0), kept, True)
+    if method == "bitsandbytes":
+        # Blocks of 64 share a scale (T. Dettmers et al., QLoRA, arXiv:2305.14314, section 3).
+        return Scheme("int4-weight", 64, kept, True) if settings.get("load_in_4bit") else Scheme("int8-dynamic", 0, kept)
+    if method == "compressed-tensors":
+        group = next(iter(settings["config_groups"].values()))
+        weights, activations = group["weights"], group.get("input_activations")
+        size = int(weights.get("group_size") or 0)
+        known = {
+            (8, "float"): "float8-dynamic",
+            (8, "int"): "int8-dynamic" if activations else "int8-weight",
+            (4, "int"): "int4-weight",
+        }
+        name = known.get((weights.get("num_bits"), weights.get("type", "int")))
+        return None if name is None else Scheme(name, max(size, 0), kept, name == "int4-weight")
+    return None
 
 
 def _expert_notes(config: Any) -> tuple[str, ...]:
