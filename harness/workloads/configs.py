@@ -133,7 +133,8 @@ def _config(transformers: Any, settings: Mapping[str, Any], name: str) -> Any:
         options["use_pretrained_backbone"] = False  # its weights would be downloaded
     kind = settings["model_type"]
     if kind not in transformers.CONFIG_MAPPING:
-        raise unknown(f"model_type of the config {name!r}", str(kind), list(transformers.CONFIG_MAPPING))
+        near = unknown("model_type", str(kind), list(transformers.CONFIG_MAPPING))
+        raise InputError(f"transformers cannot use the config {name!r}: {near}")
     with _using(name):
         return transformers.AutoConfig.for_model(settings["model_type"], **options)
 
