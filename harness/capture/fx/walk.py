@@ -85,9 +85,12 @@ class Walk:
         self.autocast = has_autocast(module)
         self.converted: dict[tuple[int, str], int] = {}
         self.notes: list[str] = []
+        self.sources: dict[StorageWeakRef | int, Origin] = {}
 
     def run(self, origins: Sequence[Origin], name: str) -> Graph:
         for node, origin in zip(self.module.graph.find_nodes(op="placeholder"), origins, strict=True):
+            if is_tensor_node(node):
+                self.sources[storage_key(tensor_of(node))] = origin
             # Weights that the graph does not read are left out.
             if node.users or origin.kind == "input":
                 if self.autocast and is_tensor_node(node) and tensor_of(node).is_meta:
@@ -104,7 +107,8 @@ class Walk:
                 attribute = operator.attrgetter(node.target)(self.module)
                 if isinstance(attribute, torch.Tensor):
                     node.meta.setdefault("val", attribute)
-                    self._add_source(node, attribute_origin(node.target, attribute))
+                    origin = self.sources.get(storage_key(attribute), attribute_origin(node.target, attribute))
+                    self._add_source(node, origin)
             elif node.op == "output":
                 returned = node.all_input_nodes
             elif node.op == "placeholder":
