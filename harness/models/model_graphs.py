@@ -138,12 +138,16 @@ class WorkloadGraphs:
         )
         if self._dtype is not None and self._dtype != self._stored:
             graphs = tuple(with_dtype(graph, self._dtype) for graph in graphs)
-        scheme = self._mode.quantize or (None if self._mode.training else self._module.quantization)
-        if scheme is not None:
-            graphs = quantized(graphs, scheme)
-        if self._module.notes and graphs:
-            first = msgspec.structs.replace(graphs[0], notes=(*graphs[0].notes, *self._module.notes))
-            graphs = (first, *graphs[1:])
+        notes = self._module.notes
+        if self._mode.quantize is not None:
+            graphs = quantized(graphs, self._mode.quantize)
+        elif self._module.quantization is not None and not self._mode.training:
+            try:
+                graphs = quantized(graphs, self._module.quantization)
+            except InputError as error:
+                notes = (f"the config's quantization is not taken into account: {error}",)
+        if notes and graphs:
+            graphs = (msgspec.structs.replace(graphs[0], notes=(*graphs[0].notes, *notes)), *graphs[1:])
         batch = int(self._module.resolve(axes).get("batch", 1))
         return ModelGraphs(graphs, batch, capture.break_reasons, capture.note)
 
