@@ -22,12 +22,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
 from shmoo.harness.capture.capture import Capture
-from shmoo.harness.capture.devices import absent_devices_on_cpu
 from shmoo.harness.capture.exported import Place
+from shmoo.harness.capture.fx.devices import absent_devices_on_cpu
 from shmoo.harness.capture.fx.introspect import CaptureError, RecordLines, first_line
+from shmoo.harness.capture.fx.objects import holds_tensors, tensors_in, with_tensors
 from shmoo.harness.capture.fx.trace import inline_wrapped
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin
-from shmoo.harness.capture.objects import holds_tensors, tensors_in, with_tensors
 from shmoo.harness.capture.standins import StandIns
 from shmoo.harness.capture.weights import with_all_weights
 

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from shmoo.estimators.errors import InputError
 from shmoo.harness.capture.capture import Capture, capture
 from shmoo.harness.capture.fx.introspect import CaptureError
-from shmoo.harness.capture.objects import holds_tensors
+from shmoo.harness.capture.fx.objects import holds_tensors
 from shmoo.harness.capture.symbolic import SymbolicCapture, capture_symbolic, leaf_shapes
 from shmoo.harness.capture.traced import capture_traced
 from shmoo.harness.module import Built, DNNModule

@@ -36,7 +36,7 @@ def load_factory(spec: str, input_shape: Sequence[int] | None = None) -> DNNModu
     batch, rest = split_shape(input_shape) if input_shape is not None else (arguments.get("batch", 1), ())
 
     def build(make: Maker, **axes: Any) -> Built:
-        from shmoo.harness.capture.devices import absent_devices_on_cpu
+        from shmoo.harness.capture.fx.devices import absent_devices_on_cpu
 
         with _user_code(f"{spec!r} failed"), absent_devices_on_cpu(), make.building():
             returned = _with_torchvision(lambda: factory(**{name: axes[name] for name in arguments}))
@@ -220,7 +220,7 @@ def place_inputs(inputs: Any, make: Maker) -> Any:
     """Inputs with all tensors, also those inside objects, on the maker's device and converted as `place_model` does."""
     from torch.utils._pytree import tree_map
 
-    from shmoo.harness.capture.objects import holds_tensors, tensors_in, with_tensors
+    from shmoo.harness.capture.fx.objects import holds_tensors, tensors_in, with_tensors
 
     def place(leaf: Any) -> Any:
         if isinstance(leaf, make.torch.Tensor):

@@ -11,9 +11,9 @@ from torch import fx
 
 from shmoo.estimators.graph.records import Graph
 from shmoo.harness.capture.fx.introspect import OperatorIntrospector
+from shmoo.harness.capture.fx.objects import tensors_in
 from shmoo.harness.capture.fx.trace import attribute_tensors, trace_aten
 from shmoo.harness.capture.fx.walk import Origin, Walk, attribute_origin, storage_key
-from shmoo.harness.capture.objects import tensors_in
 
 _SOURCE_KEY = re.compile(r"\['?([^'\]]*)'?\]|\.([A-Za-z]\w*)")
 _LOCAL = re.compile(r"L\['[^']+'\]")

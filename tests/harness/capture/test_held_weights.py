@@ -11,7 +11,7 @@ from torch import nn
 from shmoo.estimators.costs import graph_cost
 from shmoo.estimators.graph.records import weights_of
 from shmoo.estimators.memory.peak import peak_memory_bytes
-from shmoo.harness.capture.objects import tensors_in
+from shmoo.harness.capture.fx.objects import tensors_in
 from shmoo.harness.capture.training import capture_training
 from shmoo.harness.capture.workload import capture_workload
 from shmoo.harness.models.mode import Mode
