@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from shmoo.estimators.costs import COSTS, costs_of
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES, STORED_AS, operand_dtype
+from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES, STORED_AS
 from shmoo.estimators.graph.records import CONVOLUTIONS, FAMILIES, Cost, Geometry, Graph, Kernel, OpCall
 from shmoo.estimators.memory.heap import Temporary, fresh_memory
 from shmoo.estimators.memory.residency import Touch, code_distances, reuse_distances
@@ -241,7 +241,7 @@ def kernel_table(
     fresh = fresh_memory(touches, converted)
     codes = {
         "family": [FAMILY_CODE[work.cost.family] for work in works],
-        "dtype": [DTYPE_CODE[operand_dtype(spec.dtype for spec in work.call.inputs or work.call.outputs)] for work in works],
+        "dtype": [DTYPE_CODE[work.call.computes_in] for work in works],
         "op": [op_code(work.call.op) for work in works],
         "segment": [0] * len(works),
         "access_kernel": [row for row, work in enumerate(works) for _ in work.touches],

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 quantize = click.option(
     "--quantize",
     metavar="SCHEME",
-    help="Linear layers as int8-dynamic, int8-weight or int4-weight; the rest keeps --dtype (int8 there is for everything).",
+    help="Linear layers as int8-dynamic, int8-weight, int4-weight or float8-dynamic; the rest keeps --dtype (int8 there is for "
+    "everything).",
 )
 _OPTIONS = (
     click.option("--phase", metavar="PHASE", help="Of a language model: prefill (--seq-len new tokens) or decode (one more)."),
