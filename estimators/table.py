@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shmoo.estimators.costs import COSTS, costs_of
-from shmoo.estimators.costs.base import computes_in
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES, STORED_AS
 from shmoo.estimators.graph.records import CHANNELS_LAST, CONVOLUTIONS, FAMILIES, Cost, Geometry, Graph, Kernel, OpCall
@@ -259,7 +258,7 @@ def kernel_table(
     fresh = fresh_memory(touches, converted)
     codes = {
         "family": [FAMILY_CODE[work.cost.family] for work in works],
-        "dtype": [DTYPE_CODE[computes_in(work.call)] for work in works],
+        "dtype": [DTYPE_CODE[work.call.computes_in] for work in works],
         "op": [op_code(work.call.op) for work in works],
         "segment": [0] * len(works),
         "access_kernel": [row for row, work in enumerate(works) for _ in work.touches],

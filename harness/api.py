@@ -106,7 +106,7 @@ def estimate(
         arch: one architecture or several; all built-in ones for `None`.
         args, kwargs: arguments that a module or function is captured with.
         batch: samples a call processes. By name: the model's own for `None`. Otherwise it only scales throughput, 1 for `None`.
-        dtype: element type, as --dtype; by name float32 for `None`, otherwise as captured.
+        dtype: element type, as --dtype; for `None` a user's own model keeps its types, and named ones are float32.
         runtime: each architecture's own for `None`; of the built-in architectures those that have it.
         threads: of the CPUs among the architectures.
         host: that launches the kernels of the GPUs among them, as --host.
@@ -363,9 +363,7 @@ def _work(
 
         if args or kwargs:
             raise InputError(f"{workload!r} brings its own inputs; leave args and kwargs out, or pass the model itself")
-        found = model_graphs(
-            workload, batch=batch, dtype=wanted or "float32", input_shape=input_shape, seq_len=seq_len, trust=trust
-        )
+        found = model_graphs(workload, batch=batch, dtype=wanted, input_shape=input_shape, seq_len=seq_len, trust=trust)
         return _Work(found.graphs, found.batch, workload)
     if input_shape is not None or seq_len is not None or trust:
         raise InputError("input_shape, seq_len and trust apply to a model by name; capture this one at the shapes to estimate")

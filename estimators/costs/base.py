@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.graph.dtypes import operand_dtype
 from shmoo.estimators.graph.records import Cost, Geometry, OpCall, TensorSpec
 from shmoo.estimators.registry import Registry
 
@@ -37,14 +36,6 @@ def cost(*names: str) -> Callable[[CostFunction], CostFunction]:
         if not namespace or not operator:
             raise InputError(f"operator name {name!r} has no namespace; write 'namespace.operator', such as 'aten.relu'")
     return COSTS.register(*names)
-
-
-def computes_in(call: OpCall) -> str:
-    """The type that a call computes in: that of its operands, whatever the scales and the bias of a scaled product are."""
-    scaled = call.op == "aten._scaled_mm"
-    named = zip(call.operands, call.inputs, strict=True)
-    types = [spec.dtype for name, spec in named if not scaled or name in ("self", "mat2")]
-    return operand_dtype(types or [spec.dtype for spec in call.outputs])
 
 
 def tensor(call: OpCall, *names: str) -> TensorSpec:
@@ -106,6 +97,16 @@ def largest(call: OpCall, name: str) -> int:
     return max((v for v in value if isinstance(v, int)), default=1) if isinstance(value, list) else 1
 
 
+def is_complex(spec: TensorSpec) -> bool:
+    """Whether the elements are pairs of numbers."""
+    return spec.dtype.startswith("complex")
+
+
+def complex_products(call: OpCall) -> int:
+    """Real multiply-adds in a multiply-add of the call's numbers: 4 of complex ones, to which libraries convert all factors."""
+    return 4 if any(map(is_complex, call.inputs)) else 1
+
+
 def extents(call: OpCall, name: str, rank: int) -> tuple[int, ...]:
     """An attribute that is one int for all dimensions or a list of one or `rank` ints, as `rank` ints.
 
@@ -148,6 +149,9 @@ def bill(
         written: bytes written to the first result, where only a part of it is written.
 
     A value passed twice (`x * x`) is read once: its second place counts 0.
+
+    Complex numbers: `matrix` counts multiply-adds of the operands' own numbers; a complex multiply-add is 4 real ones, 8 flops. A
+    complex addition is 2 operations; `elementwise` knows which operators multiply.
     """
     part = touched or {}
     reads = [part.get(name, spec.nbytes) for name, spec in zip(call.operands, call.inputs, strict=True)]
@@ -161,7 +165,7 @@ def bill(
         family=family,
         read_bytes=tuple(reads),
         write_bytes=tuple(writes),
-        matrix_flops=float(matrix),
+        matrix_flops=float(matrix) * (complex_products(call) if matrix else 1),
         vector_flops=float(vector),
         special_flops=float(special),
         batch=batch,

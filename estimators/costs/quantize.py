@@ -17,13 +17,32 @@ FLOATS = frozenset({"float64", "float32", "tf32", "bfloat16", "float16", "float8
 
 SCHEMES = {
     "int8-dynamic": "weights int8 with a scale a column, activations rounded to int8 row by row as they come; products in int8",
-    "float8-dynamic": "weights float8, activations rounded to float8 by one scale a tensor as they come; products in float8",
     "int8-weight": "weights int8 with a scale a column; products in the activations' type",
     "int4-weight": "weights int4 with a scale and a zero point for each group of 128; products in the activations' type",
+    "float8-dynamic": "weights float8 with a scale for each block of 128 by 128, activations rounded to float8 in groups of 128 "
+    "as they come; products in float8",
 }
 """Name -> meaning."""
 GROUP = 128
-"""Elements of a weight's row that share a scale in `int4-weight`: the default group size of torchao's Int4WeightOnlyConfig."""
+"""Elements of a weight's row that share a scale in `int4-weight`: the default group size of torchao's Int4WeightOnlyConfig. A
+block of `float8-dynamic` is as wide and as high: DeepSeek-V3 (arXiv:2412.19437, section 3.3.2)."""
+
+
+class Scheme(msgspec.Struct, frozen=True):
+    """How the linear layers of a model are quantized.
+
+    Attributes:
+        name: one of `SCHEMES`.
+        group: elements of a weight's row that share a scale; 0 for a whole row.
+        kept: names of modules, or of parts of their path, whose layers stay as they are.
+        packed_zeros: zero points are stored in 4 bits, not beside the scales in their type.
+    """
+
+    name: str
+    group: int = GROUP
+    kept: tuple[str, ...] = ()
+    packed_zeros: bool = False
+
 
 _PRODUCTS = {
     "aten.linear": ("input", "weight", True),
@@ -68,7 +87,7 @@ class _Layer(NamedTuple):
     k: int
 
 
-def quantized(graphs: Sequence[Graph], scheme: str) -> tuple[Graph, ...]:
+def quantized(graphs: Sequence[Graph], scheme: str | Scheme) -> tuple[Graph, ...]:
     """A model's graphs with every product of an activation and a two-dimensional weight quantized, as torchao's schemes do it.
 
     Convolutions, embeddings and all other operators stay as they are; a weight that they read too is kept beside its quantized
@@ -77,18 +96,19 @@ def quantized(graphs: Sequence[Graph], scheme: str) -> tuple[Graph, ...]:
     Raises:
         InputError: the scheme is not one of `SCHEMES`, or the graphs have no such product.
     """
-    if scheme not in SCHEMES:
-        raise unknown("quantization scheme", scheme, SCHEMES)
+    scheme = Scheme(scheme) if isinstance(scheme, str) else scheme
+    if scheme.name not in SCHEMES:
+        raise unknown("quantization scheme", scheme.name, SCHEMES)
     quantizers = [_Quantizer(graph, scheme) for graph in graphs]
     if not any(quantizer.layers for quantizer in quantizers):
-        raise InputError(f"the model has no product with a two-dimensional weight, so {scheme!r} has nothing to quantize")
+        raise InputError(f"the model has no product with a two-dimensional weight, so {scheme.name!r} has nothing to quantize")
     return tuple(quantizer.run() for quantizer in quantizers)
 
 
 class _Quantizer:
     """The state of one rewriting: values and calls so far, and the quantized copies of weights and activations."""
 
-    def __init__(self, graph: Graph, scheme: str) -> None:
+    def __init__(self, graph: Graph, scheme: Scheme) -> None:
         self.graph = graph
         self.scheme = scheme
         self.values = list(graph.values)
@@ -103,10 +123,10 @@ class _Quantizer:
             layer = self.layers.get(i)
             if layer is None:
                 self.calls.append(call)
-            elif self.scheme == "int8-dynamic":
+            elif self.scheme.name == "int8-dynamic":
                 self._dynamic(call, layer)
-            elif self.scheme == "float8-dynamic":
-                self._scaled(call, layer)
+            elif self.scheme.name == "float8-dynamic":
+                self._float8(call, layer)
             else:
                 self._weight_only(call, layer)
         return msgspec.structs.replace(self.graph, values=tuple(self.values), calls=tuple(self.calls))
@@ -120,6 +140,9 @@ class _Quantizer:
         value = self.graph.values[weight]
         spec = value.spec
         if value.kind != "parameter" or value.storage is not None or len(spec.shape) != 2 or spec.dtype not in FLOATS:
+            return None
+        module = value.name.rpartition(".")[0]
+        if any(f".{name}." in f".{module}." for name in self.scheme.kept):
             return None
         n, k = spec.shape if names[2] else spec.shape[::-1]
         bias = read.get("bias", read.get("self") if call.op == "aten.addmm" else None)
@@ -145,8 +168,8 @@ class _Quantizer:
             )
         )
 
-    def _small(self, layer: _Layer, dtype: str, scales: Sequence[int]) -> tuple[int, int]:
-        """The weight as (n, k) in its small type, and its scales."""
+    def _small(self, layer: _Layer, dtype: str, scales: Sequence[int], scale_dtype: str | None = None) -> tuple[int, int]:
+        """The weight as (n, k) in its small type, and its scales, by default in the type of the weight."""
         if layer.weight not in self.weights:
             old = self.graph.values[layer.weight]
             spec = TensorSpec((layer.n, layer.k), dtype)
@@ -155,20 +178,24 @@ class _Quantizer:
             else:
                 small = layer.weight
                 self.values[small] = msgspec.structs.replace(old, spec=spec)
-            self.weights[layer.weight] = small, self._append(TensorSpec(tuple(scales), old.spec.dtype), old, "scales")
+            spec = TensorSpec(tuple(scales), scale_dtype or old.spec.dtype)
+            self.weights[layer.weight] = small, self._append(spec, old, "scales")
         return self.weights[layer.weight]
 
     def _weight_only(self, call: OpCall, layer: _Layer) -> None:
         out = call.writes[0]
         product = out if layer.bias is None else self._append(self.values[out].spec)
-        if self.scheme == "int8-weight":
+        if self.scheme.name == "int8-weight":
             weight, scales = self._small(layer, "int8", (layer.n,))
             self._call(call, "aten._weight_int8pack_mm", {"self": layer.source, "mat2": weight, "scales": scales}, product)
         else:
-            groups = -(-layer.k // GROUP)
-            weight, scales = self._small(layer, "int4", (groups, layer.n, 2))
+            group = self.scheme.group or layer.k
+            groups = -(-layer.k // group)
+            weight, scales = self._small(layer, "int4", (groups, layer.n) if self.scheme.packed_zeros else (groups, layer.n, 2))
             operands = {"self": layer.source, "mat2": weight, "qScaleAndZeros": scales}
-            self._call(call, "aten._weight_int4pack_mm", operands, product, qGroupSize=GROUP)
+            if self.scheme.packed_zeros:
+                operands["zeros"] = self._append(TensorSpec((groups, layer.n), "int4"), self.graph.values[layer.weight], "zeros")
+            self._call(call, "aten._weight_int4pack_mm", operands, product, qGroupSize=group)
         self._add_bias(call, layer, product, out)
 
     def _dynamic(self, call: OpCall, layer: _Layer) -> None:
@@ -185,24 +212,27 @@ class _Quantizer:
         self._call(call, "aten.mul", {"self": by_row, "other": scales}, product)
         self._add_bias(call, layer, product, out)
 
-    def _scaled(self, call: OpCall, layer: _Layer) -> None:
+    def _float8(self, call: OpCall, layer: _Layer) -> None:
         out = call.writes[0]
-        weight, scales = self._small(layer, "float8", (1,))
-        small, scale = self._round(call, layer, "float8", 1)
-        self.values.append(Value(TensorSpec((layer.k, layer.n), "float8"), self.values[weight].kind, storage=weight))
-        turned = len(self.values) - 1
+        high, wide = (-(-extent // (self.scheme.group or extent)) for extent in (layer.n, layer.k))
+        weight, scales = self._small(layer, "float8", (high if self.scheme.group else layer.n, wide), "float32")
+        small, row_scales = self._round(call, layer, "float8", wide, "float32")
         product = out if layer.bias is None else self._append(self.values[out].spec)
-        operands = {"self": small, "mat2": turned, "scale_a": scale, "scale_b": scales}
+        # `_scaled_mm` takes the (n, k) weight as a (k, n) view.
+        self.values.append(Value(TensorSpec((layer.k, layer.n), "float8"), self.values[weight].kind, storage=weight))
+        operands = {"self": small, "mat2": len(self.values) - 1, "scale_a": row_scales, "scale_b": scales}
         self._call(call, "aten._scaled_mm", operands, product)
         self._add_bias(call, layer, product, out)
 
-    def _round(self, call: OpCall, layer: _Layer, to: str = "int8", rows: int | None = None) -> tuple[int, int]:
-        """The activation as (m, k) in a small type, and its scales: one a row unless told."""
+    def _round(
+        self, call: OpCall, layer: _Layer, small_dtype: str = "int8", groups: int = 1, scale_dtype: str | None = None
+    ) -> tuple[int, int]:
+        """The activation as (m, k) in a small type, and the scales of each row, by default in the activation's type."""
         if layer.source not in self.rounded:
-            dtype = self.values[layer.source].spec.dtype
-            scales = self._append(TensorSpec((rows or layer.m, 1), dtype))
+            dtype = scale_dtype or self.values[layer.source].spec.dtype
+            scales = self._append(TensorSpec((layer.m, groups), dtype))
             self._call(call, "torchao.choose_qparams_affine", {"input": layer.source}, scales)
-            small = self._append(TensorSpec((layer.m, layer.k), to))
+            small = self._append(TensorSpec((layer.m, layer.k), small_dtype))
             self._call(call, "torchao.quantize_affine", {"input": layer.source, "scale": scales}, small)
             self.rounded[layer.source] = small, scales
         return self.rounded[layer.source]

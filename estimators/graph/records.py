@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from shmoo.estimators.errors import FormatError
-from shmoo.estimators.graph.dtypes import bytes_of
+from shmoo.estimators.graph.dtypes import bytes_of, operand_dtype
 from shmoo.estimators.graph.validation import first_problem
 
 GRAPH_FORMAT = 1
@@ -86,6 +86,15 @@ class OpCall(msgspec.Struct, frozen=True, omit_defaults=True):
     module: str = ""
     source: str = ""
 
+    @property
+    def computes_in(self) -> str:
+        """The type of the arithmetic, see `operand_dtype`. A single number beside tensors does not decide it, nor do the
+        scales and the bias of a scaled product."""
+        scaled = self.op == "aten._scaled_mm"
+        named = zip(self.operands, self.inputs, strict=True)
+        operands = [spec for name, spec in named if not scaled or name in ("self", "mat2")] or self.outputs
+        return operand_dtype(spec.dtype for spec in [spec for spec in operands if spec.shape] or operands)
+
     def operand(self, name: str) -> TensorSpec | None:
         """The spec of the tensor passed as `name`, or `None` when it was not passed."""
         return next((spec for operand, spec in zip(self.operands, self.inputs, strict=True) if operand == name), None)
@@ -96,7 +105,7 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         notes: remarks for readers of its numbers, such as the limits assumed for sizes that depend on data.
-        unread_weight_bytes: of the model's weights that no graph of the same capture reads, such as heads for training.
+        unread_weight_bytes: of weights that no graph of the capture reads, in files of older versions; now they are values.
     """
 
     values: tuple[Value, ...]
@@ -123,7 +132,7 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def weight_bytes(self) -> float:
         """Bytes of parameters, buffers and constants; a shared one counts once."""
-        return sum(v.spec.nbytes for v in self.values if v.is_weight and v.storage is None)
+        return sum(v.spec.nbytes for v in self.values if v.is_weight and v.storage is None) + self.unread_weight_bytes
 
     @property
     def content_hash(self) -> str:
@@ -336,6 +345,17 @@ def single_call_graph(call: OpCall, weights: Sequence[int] = (), name: str = "")
     places = tuple(range(len(values)))
     reads, writes = places[: len(inputs)], places[len(inputs) :]
     return Graph(values, (msgspec.structs.replace(call, reads=reads, writes=writes),), outputs=writes, name=name)
+
+
+def weights_of(graphs: Sequence[Graph]) -> tuple[Value, ...]:
+    """The weights of a model's graphs, those that several graphs read once."""
+    weights: list[Value] = []
+    seen: set[tuple[str, str]] = set()
+    for graph in graphs:
+        owned = [value for value in graph.values if value.is_weight and value.storage is None]
+        weights += [value for value in owned if (value.kind, value.name) not in seen]
+        seen.update((value.kind, value.name) for value in owned if value.name)
+    return tuple(weights)
 
 
 def notes_of(graphs: Sequence[Graph]) -> tuple[str, ...]:

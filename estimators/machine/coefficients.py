@@ -105,6 +105,14 @@ def listed(profile: ArchitectureProfile) -> dict[str, Coefficient]:
     return {**assumed, **device, **HOSTS[profile.host].coefficients}
 
 
+DOUBLE_SHARE = {6.0: 1 / 2, 7.0: 1 / 2, 7.5: 1 / 32, 8.0: 1 / 2, 8.6: 1 / 64, 8.7: 1 / 64, 8.9: 1 / 64, 9.0: 1 / 2, 10.0: 1 / 2,
+                None: 1 / 64}  # fmt: skip
+"""float64 operations of a GPU's multiprocessor for one of float32, by compute capability; of consumer cards where it is not known
+(CUDA C++ Programming Guide, throughput of native arithmetic instructions, 2024)."""
+DOUBLE_TENSOR_CORES = (8.0, 9.0)
+"""Capabilities whose tensor cores multiply float64 at the rate of the float32 units (NVIDIA A100 and H100 datasheets)."""
+
+
 class Coefficients:
     """Values of a machine's coefficients: overrides, then the profile, then `DEFAULTS`.
 
@@ -130,7 +138,20 @@ class Coefficients:
             if name in self._listed:
                 # A coefficient of design points is an array, too.
                 return self._listed[name].value
+            if name.endswith(".float64") and (single := self.find(name.replace(".float64", ".float32"))) is not None:
+                return single * self._double_share(name)
         return None
+
+    def _double_share(self, name: str) -> float:
+        """The rate or the cost of float64 beside float32 in a coefficient that a profile states for float32 alone."""
+        family = self.profile.family
+        if not name.startswith("peak.") or name.startswith("peak.special") or family not in ("cpu", "gpu"):
+            return 1.0
+        if family == "cpu":
+            return 0.5  # a vector register holds half as many
+        capability = self._listed.get("compute.capability")
+        tensor = name.startswith("peak.matrix") and capability is not None and capability.value in DOUBLE_TENSOR_CORES
+        return 1.0 if tensor else DOUBLE_SHARE.get(None if capability is None else capability.value, DOUBLE_SHARE[None])
 
     def value(self, *names: str) -> float | Floats:
         """The value of the first of `names` that has one; an array has a last dimension of 1, to go with arrays of kernels.

@@ -8,7 +8,7 @@ import msgspec
 
 from shmoo.estimators.costs import costs_of
 from shmoo.estimators.fusion.rules import fuse
-from shmoo.estimators.graph.records import Cost, Graph, Kernel, OpCall
+from shmoo.estimators.graph.records import Cost, Graph, Kernel, OpCall, weights_of
 from shmoo.estimators.memory.workspace import workspace_bytes
 
 
@@ -47,13 +47,7 @@ def peak_memory_bytes(
         kernels, costs: of each graph and its calls, where the caller has them.
     """
     listed = (graphs,) if isinstance(graphs, Graph) else tuple(graphs)
-    weights = 0.0
-    seen: set[tuple[str, str]] = set()
-    for graph in listed:
-        weights += graph.unread_weight_bytes
-        owned = [value for value in graph.values if value.is_weight and value.storage is None]
-        weights += sum(value.spec.nbytes for value in owned if (value.kind, value.name) not in seen)
-        seen.update((value.kind, value.name) for value in owned if value.name)
+    weights = sum(value.spec.nbytes for value in weights_of(listed)) + sum(graph.unread_weight_bytes for graph in listed)
     nothing = [None] * len(listed)
     pieces = []
     for graph, own_kernels, own_costs in zip(listed, kernels or nothing, costs or nothing, strict=True):

@@ -11,7 +11,7 @@ from shmoo.estimators.costs.summary import UnknownOp, costs_of, graph_cost
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
-from shmoo.estimators.graph.records import Cost, Graph, Kernel, notes_of
+from shmoo.estimators.graph.records import Cost, Graph, Kernel, notes_of, weights_of
 from shmoo.estimators.memory.peak import peak_memory_bytes
 from shmoo.estimators.table import CONVERSIONS, KernelTable, kernel_table
 
@@ -103,6 +103,7 @@ def tabulated(
     costs = [costs_of(graph) for graph in graphs]
     table, origin = tabulate(graphs, runtime, family, compute_dtype, fused, costs)
     kernels = [[kernel for place, kernel in origin if place == index] for index in range(len(graphs))] if fused else None
+    weights = weights_of(graphs)
     totals = [graph_cost(graph, own) for graph, own in zip(graphs, costs, strict=True)]
     return Tabulated(
         table=table,
@@ -110,8 +111,8 @@ def tabulated(
         compute_dtype=canonical_compute_dtype(compute_dtype) if compute_dtype else None,
         flops=sum(total.flops for total in totals),
         macs=sum(total.macs for total in totals),
-        params=sum(graph.params for graph in graphs),
-        weight_bytes=sum(graph.weight_bytes for graph in graphs),
+        params=sum(value.spec.numel for value in weights if value.kind == "parameter"),
+        weight_bytes=sum(value.spec.nbytes for value in weights) + sum(graph.unread_weight_bytes for graph in graphs),
         peak_memory_bytes=peak_memory_bytes(graphs, runtime, family, kernels=kernels, costs=costs),
         unknown_ops=tuple(op for total in totals for op in total.unknown),
         notes=notes_of(graphs),

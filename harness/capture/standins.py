@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
@@ -68,6 +69,8 @@ class StandIns(TorchDispatchMode):
     """While active, fake tensors have values by the rules above: the elements in `_elements_of` where there are any, otherwise
     one number everywhere, that in `_uniform` or 0."""
 
+    supports_higher_order_operators = True
+
     def __init__(self) -> None:
         super().__init__()
         self._elements_of = WeakIdKeyDictionary()
@@ -86,6 +89,8 @@ class StandIns(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
+        if isinstance(func, HigherOrderOperator):  # branches, loops and attention of the model's own
+            return func(*args, **kwargs)
         if not any(isinstance(t, FakeTensor) for t in _tensors(args, kwargs)) and torch.Tag.data_dependent_output in func.tags:
             return func(*args, **kwargs)
         rule = _RULES.get(func.name())

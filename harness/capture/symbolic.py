@@ -18,6 +18,7 @@ from shmoo.harness.capture.fx.introspect import CaptureError, OperatorIntrospect
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin
 from shmoo.harness.capture.guard import guarded
 from shmoo.harness.capture.traced import FakeCall, trace_call
+from shmoo.harness.capture.weights import with_all_weights
 
 
 class SymbolicCapture:
@@ -32,6 +33,7 @@ class SymbolicCapture:
         fakes: the fake tensor of each leaf of (args, kwargs), `None` for one that is no tensor.
         dynamic: the dimensions that became symbols.
         name: of the graphs.
+        model: whose weights the graphs list, read or not.
 
     Raises:
         CaptureError: no size stayed a symbol.
@@ -44,8 +46,10 @@ class SymbolicCapture:
         fakes: Sequence[Any],
         dynamic: Sequence[Place],
         name: str,
+        model: Any,
     ) -> None:
         self._module, self._origins, self._fakes, self._name = module, tuple(origins), tuple(fakes), name
+        self._model = model
         open_sizes = [size for leaf, dim in dynamic if isinstance(size := fakes[leaf].shape[dim], torch.SymInt)]
         if not open_sizes:
             raise CaptureError("none of the sizes stays a symbol: the model makes them part of its graph")
@@ -75,13 +79,17 @@ class SymbolicCapture:
 
         @cache
         def evaluate(expression: Any, pytype: type) -> Any:
-            return pytype(sympy.sympify(expression).xreplace(values))
+            try:
+                return pytype(sympy.sympify(expression).xreplace(values))
+            except TypeError:
+                raise CaptureError(f"the size {expression} depends on data") from None
 
         def number(value: Any) -> Any:
             symbolic = isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool))
             return evaluate(value.node.expr, value.node.pytype) if symbolic else value
 
-        return FXGraphWalker(OperatorIntrospector(number)).walk(self._module, origins=self._origins, name=self._name)
+        graph = FXGraphWalker(OperatorIntrospector(number)).walk(self._module, origins=self._origins, name=self._name)
+        return with_all_weights((graph,), self._model)[0]
 
     def _values(self, shapes: Sequence[Sequence[int]]) -> dict[sympy.Symbol, sympy.Integer]:
         """The value of every symbol, checked against all sizes."""
@@ -130,11 +138,11 @@ def capture_symbolic(
     if traced:
         call = FakeCall(model, args, kwargs, dynamic)
         module = trace_call(call, model, name or type(model).__name__)
-        return SymbolicCapture(module, call.origins, [_tensor(fake) for fake in call.fakes], dynamic, name)
+        return SymbolicCapture(module, call.origins, [_tensor(fake) for fake in call.fakes], dynamic, name, model)
     if exportable(model):
         exported = export_graph(model, args, kwargs, name=name, dynamic=dynamic)
         fakes = [_tensor(node.meta.get("val")) for node in exported.inputs]
-        return SymbolicCapture(exported.module, exported.origins, fakes, dynamic, name)
+        return SymbolicCapture(exported.module, exported.origins, fakes, dynamic, name, model)
     leaves = tree_leaves((tuple(args), dict(kwargs)))
     for leaf, dim in dynamic:
         torch._dynamo.maybe_mark_dynamic(leaves[leaf], dim)
@@ -145,7 +153,7 @@ def capture_symbolic(
     (piece,) = compiled.pieces
     fake_of = {id(argument): fake for argument, fake in zip(piece.arguments or (), piece.fakes, strict=True)}
     fakes = [_tensor(fake_of.get(id(leaf), leaf)) for leaf in leaves]
-    return SymbolicCapture(piece.module, piece.origins, fakes, dynamic, name)
+    return SymbolicCapture(piece.module, piece.origins, fakes, dynamic, name, model)
 
 
 def _tensor(value: Any) -> torch.Tensor | None:

@@ -116,8 +116,11 @@ class GraphReplay:
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """Tensors of the values that no call produces; removes those it takes from `inputs`."""
         produced = {index for call in self.graph.calls for index in call.writes}
+        read = {place for call in self.graph.calls for index in call.reads for place in (index, self.graph.root(index))}
         for index, value in enumerate(self.graph.values):
             if index in produced or (value.kind == "activation" and value.storage is not None):
+                continue
+            if value.is_weight and index not in read:
                 continue
             tensor = weights.get(value.name) if value.is_weight else None
             if tensor is None and value.kind == "input":

@@ -48,7 +48,7 @@ def model_graphs(
     model: str,
     *,
     batch: int | None = None,
-    dtype: str = "float32",
+    dtype: str | None = "float32",
     input_shape: tuple[int, ...] | None = None,
     seq_len: int | None = None,
     trust: bool = False,
@@ -58,7 +58,8 @@ def model_graphs(
 
     Args:
         batch: samples a call; the model's own default for `None`.
-        dtype: compute type of the vocabulary. Types that torch has no arithmetic for (float8, int8, int4) replace the floating
+        dtype: compute type of the vocabulary; `None` keeps the types that a user's own model comes with, and is float32 for
+            others. Types that torch has no arithmetic for (float8, int8, int4) replace the floating
             types of a float32 capture, of weights and activations alike; `Mode.quantize` is for weights alone.
         input_shape, seq_len, trust: see `resolve_model`.
         mode: how the model is run; a plain call at inference for `None`.
@@ -74,7 +75,7 @@ def batched_graphs(
     model: str,
     batches: Sequence[int | None],
     *,
-    dtype: str = "float32",
+    dtype: str | None = "float32",
     input_shape: tuple[int, ...] | None = None,
     seq_len: int | None = None,
     trust: bool = False,
@@ -106,13 +107,17 @@ class WorkloadGraphs:
     """
 
     def __init__(
-        self, module: DNNModule, points: Sequence[Mapping[str, AxisValue]], dtype: str = "float32", mode: Mode | None = None
+        self,
+        module: DNNModule,
+        points: Sequence[Mapping[str, AxisValue]],
+        dtype: str | None = "float32",
+        mode: Mode | None = None,
     ) -> None:
         self._module = module
         self._dtype = dtype
         self._mode = mode or Mode()
-        self._mode.check(dtype)
-        self._stored = dtype if dtype in STORAGE_DTYPES else "float32"
+        self._mode.check(dtype or "float32")
+        self._stored = dtype if dtype is None or dtype in STORAGE_DTYPES else "float32"
         self._family = CaptureFamily(module, points, self._stored)
 
     def at(self, axes: Mapping[str, AxisValue]) -> ModelGraphs:
@@ -134,10 +139,18 @@ class WorkloadGraphs:
             len(graphs),
             calls,
         )
-        if self._dtype != self._stored:
+        if self._dtype is not None and self._dtype != self._stored:
             graphs = tuple(with_dtype(graph, self._dtype) for graph in graphs)
+        notes = self._module.notes
         if self._mode.quantize is not None:
             graphs = quantized(graphs, self._mode.quantize)
+        elif self._module.quantization is not None and not self._mode.training:
+            try:
+                graphs = quantized(graphs, self._module.quantization)
+            except InputError as error:
+                notes = (f"the config's quantization is not taken into account: {error}",)
+        if notes and graphs:
+            graphs = (msgspec.structs.replace(graphs[0], notes=(*graphs[0].notes, *notes)), *graphs[1:])
         batch = int(self._module.resolve(axes).get("batch", 1))
         return ModelGraphs(graphs, batch, capture.break_reasons, capture.note)
 
@@ -173,7 +186,7 @@ def channels_last(built: Built) -> Built:
     return msgspec.structs.replace(built, model=built.model.to(memory_format=last), args=args, kwargs=kwargs)
 
 
-def _capture_training_step(module: DNNModule, axes: Mapping[str, AxisValue], dtype: str) -> Capture:
+def _capture_training_step(module: DNNModule, axes: Mapping[str, AxisValue], dtype: str | None) -> Capture:
     """A training step, without weights in memory where the model allows it."""
     built = build_for_capture(module, axes, dtype)
     try:
@@ -242,7 +255,7 @@ def phase_of(module: DNNModule, phase: str) -> DNNModule:
     meaning = "tokens of the prompt" if phase == "prefill" else "tokens in the cache before the new one"
     length = int(defaults.get("seq_len", DEFAULT_SEQ_LEN))
     axes = (dim("batch", int(defaults.get("batch", 1)), "sequences at once"), dim("seq_len", length, meaning))
-    return DNNModule(f"{module.name}:{phase}", "network", axes, factory)
+    return DNNModule(f"{module.name}:{phase}", "network", axes, factory, quantization=module.quantization, notes=module.notes)
 
 
 def _hugging_face_step(module: DNNModule, make: Maker, batch: int, tokens: int, past: int) -> Built:

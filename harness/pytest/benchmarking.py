@@ -5,12 +5,13 @@ test: first visit to a case ... all tests have run: further visits in random ord
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -238,7 +239,8 @@ class ShmooBenchmark:
 
     def __call__(self, target: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Time `target(*args, **kwargs)` in several windows spread over a second, and return its result; what it raises fails the
-        test, after a failed row is written.
+        test, after a failed row is written. A coroutine is awaited and a generator exhausted, every time: the result is then what
+        it returned, or the list of what it yielded.
 
         A `torch.nn.Module` is measured as a network is: its graph, memory, energy and per-operator times are in the row too.
         """
@@ -249,14 +251,15 @@ class ShmooBenchmark:
             row, graphs = self._run.module_measurer(target, args, kwargs).measure(msgspec.structs.replace(case, device=device))
             self._keep_only_visit(row, graphs)
             return target(*args, **kwargs)
+        loop = asyncio.new_event_loop()
         try:
             begin = time.perf_counter()
-            result = target(*args, **kwargs)
+            result = _finished(target(*args, **kwargs), loop)
             first_call_s = time.perf_counter() - begin
 
             def window() -> Timing:
                 return time_callable(
-                    lambda: target(*args, **kwargs),
+                    lambda: _finished(target(*args, **kwargs), loop),
                     synchronize=_synchronize(),
                     settings=self._run.own,
                     watch=self._run.cores,
@@ -267,6 +270,8 @@ class ShmooBenchmark:
             reason = Reason(type(error).__name__, str(error))
             self._run.append(Measurement(case, "failed", (reason,), measured_at=_utc_now()))
             raise
+        finally:
+            loop.close()
         row = Measurement(
             case=case,
             status=status_of(reasons),
@@ -366,6 +371,19 @@ def _written(value: AxisValue) -> AxisValue:
         return value.encode("utf-8", "backslashreplace").decode()
     holds = -(2**63) <= value < 2**63 if isinstance(value, int) else math.isfinite(value)
     return value if holds else str(value)
+
+
+def _finished(result: Any, loop: asyncio.AbstractEventLoop) -> Any:
+    """The result of work that a call only began: of a coroutine what it returns, of a generator the list of what it yields."""
+    if isinstance(result, Generator | map | filter | zip):
+        return list(result)
+    if isinstance(result, AsyncGenerator):
+        return loop.run_until_complete(_listed(result))
+    return loop.run_until_complete(result) if isinstance(result, Awaitable) else result
+
+
+async def _listed(items: AsyncGenerator[T, None]) -> list[T]:
+    return [item async for item in items]
 
 
 def _nothing() -> None:

@@ -76,7 +76,16 @@ class OperatorIntrospector:
         )
 
     def spec(self, tensor: torch.Tensor) -> TensorSpec:
-        """Shape and dtype of a real, meta or fake tensor."""
+        """Shape and dtype of a real, meta or fake tensor.
+
+        Raises:
+            CaptureError: it is sparse or nested.
+        """
+        if tensor.layout not in (torch.strided, torch._mkldnn):
+            raise CaptureError(
+                f"a tensor has the layout {str(tensor.layout).removeprefix('torch.')}: its work depends on its values and is not "
+                "counted; give a dense model, whose estimate is an upper limit"
+            )
         return TensorSpec(tuple(self._number(size) for size in tensor.shape), dtype_name(tensor.dtype))
 
     def operands(self, node: fx.Node) -> list[tuple[str, fx.Node]]:
@@ -200,11 +209,22 @@ def model_frame() -> str:
 
 
 class RecordLines(TorchFunctionMode):
-    """While active, every traced node records the line of the model's own code that it comes from."""
+    """While active, every traced node records the line of the model's own code that it comes from.
+
+    Attributes:
+        transformed: whether a call on numbers ran inside a functional transform such as `torch.vmap`; masks of attention, which
+            torch makes so, do not count.
+    """
+
+    transformed = False
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        if getattr(func, "__name__", "") != "__get__":  # most calls only ask for a shape or a type
+        # torch compiles the bodies of branches, loops and attention, this method with them; most other calls ask for a shape.
+        if not torch.compiler.is_dynamo_compiling() and getattr(func, "__name__", "") != "__get__":
             get_current_meta()["stack_trace"] = model_frame()
+            if torch._C._functorch.peek_interpreter_stack() is not None:
+                tensors = (value for value in leaves(args) if isinstance(value, torch.Tensor))
+                self.transformed |= any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors)
         return func(*args, **(kwargs or {}))
 
 

@@ -169,7 +169,7 @@ def estimate_models(
 
     targets = choose_targets(arch, runtimes, threads, host)
     directors = {profile.name: AnalysisDirector(profile, residual=residual) for profile, _ in targets}
-    wanted = [compute_dtype(name) for name in dtypes] or ["float32"]
+    wanted: list[str | None] = [compute_dtype(name) for name in dtypes] or [None]
     from shmoo.harness.models.mode import Mode
     from shmoo.harness.models.model_graphs import batched_graphs
 

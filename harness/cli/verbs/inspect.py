@@ -73,7 +73,8 @@ def inspect(
 
     directors = {profile.name: AnalysisDirector(profile) for profile in load_architectures(arch or ONE_OF_EACH_FAMILY)}
     chosen = options.only_one(runtime, "--runtime")
-    wanted = compute_dtype(options.only_one(dtype, "--dtype") or "float32")
+    given = options.only_one(dtype, "--dtype")
+    wanted = None if given is None else compute_dtype(given)
     output.tell_of_code([model])
     with output.only_results_on_stdout():
         from shmoo.harness.models.model_graphs import model_graphs
