@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from shmoo.estimators.units import percent, si, size
+from shmoo.estimators.units import percent, si, size, yes_or_no
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.director import Estimate
@@ -38,6 +38,7 @@ def estimate_html(estimate: Estimate) -> str:
     ]
     rows += [
         ["peak memory", size(estimate.peak_memory_bytes), ""],
+        ["fits in memory", yes_or_no(estimate.memory.fits), estimate.memory.advice],
         ["flops", si(estimate.flops, "flop"), ""],
         ["kernels", f"{estimate.kernels:,}", ""],
         ["rests on", ", ".join(f"{name} {percent(share, digits=0)}" for name, share in estimate.basis.items() if share > 0), ""],

@@ -66,6 +66,11 @@ def amount(value: object, unit: str) -> str:
     return size(value) if unit == "B" else si(value, unit)
 
 
+def yes_or_no(value: bool | None) -> str:
+    """An answer that may be unknown."""
+    return UNKNOWN if value is None else "yes" if value else "no"
+
+
 def _significant(value: float, digits: int) -> str:
     """`digits` significant digits, without an exponent where the number is short enough to read."""
     rounded = float(f"{value:.{digits - 1}e}")

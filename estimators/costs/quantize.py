@@ -84,6 +84,28 @@ def quantized(graphs: Sequence[Graph], scheme: str) -> tuple[Graph, ...]:
     return tuple(quantizer.run() for quantizer in quantizers)
 
 
+def saved_bytes(graphs: Sequence[Graph]) -> dict[str, float]:
+    """Scheme -> bytes by which it makes the weights of a model smaller; negative where copies outweigh what they replace."""
+    saved = dict.fromkeys(SCHEMES, 0.0)
+    for graph in graphs:
+        quantizer = _Quantizer(graph, "")
+        layers = {layer.weight: layer for layer in quantizer.layers.values()}
+        for weight, layer in layers.items():
+            old = graph.values[weight].spec
+            replaced = 0.0 if weight in quantizer.read_elsewhere else old.nbytes
+            for scheme in SCHEMES:
+                saved[scheme] += replaced - sum(spec.nbytes for spec in _stored(layer, scheme, old.dtype))
+    return saved
+
+
+def _stored(layer: _Layer, scheme: str, dtype: str) -> tuple[TensorSpec, TensorSpec]:
+    """The weight of a layer as (n, k) in its small type, and its scales (with zero points in int4)."""
+    if scheme == "int4-weight":
+        groups = -(-layer.k // GROUP)
+        return TensorSpec((layer.n, layer.k), "int4"), TensorSpec((groups, layer.n, 2), dtype)
+    return TensorSpec((layer.n, layer.k), "int8"), TensorSpec((layer.n,), dtype)
+
+
 class _Quantizer:
     """The state of one rewriting: values and calls so far, and the quantized copies of weights and activations."""
 
@@ -142,35 +164,33 @@ class _Quantizer:
             )
         )
 
-    def _small(self, layer: _Layer, dtype: str, scales: Sequence[int]) -> tuple[int, int]:
-        """The weight as (n, k) in its small type, and its scales."""
+    def _small(self, layer: _Layer) -> tuple[int, int]:
+        """The weight in its small type, and its scales."""
         if layer.weight not in self.weights:
             old = self.graph.values[layer.weight]
-            spec = TensorSpec((layer.n, layer.k), dtype)
+            spec, scales = _stored(layer, self.scheme, old.spec.dtype)
             if layer.weight in self.read_elsewhere:
-                small = self._append(spec, old, dtype)
+                small = self._append(spec, old, spec.dtype)
             else:
                 small = layer.weight
                 self.values[small] = msgspec.structs.replace(old, spec=spec)
-            self.weights[layer.weight] = small, self._append(TensorSpec(tuple(scales), old.spec.dtype), old, "scales")
+            self.weights[layer.weight] = small, self._append(scales, old, "scales")
         return self.weights[layer.weight]
 
     def _weight_only(self, call: OpCall, layer: _Layer) -> None:
         out = call.writes[0]
         product = out if layer.bias is None else self._append(self.values[out].spec)
+        weight, scales = self._small(layer)
         if self.scheme == "int8-weight":
-            weight, scales = self._small(layer, "int8", (layer.n,))
             self._call(call, "aten._weight_int8pack_mm", {"self": layer.source, "mat2": weight, "scales": scales}, product)
         else:
-            groups = -(-layer.k // GROUP)
-            weight, scales = self._small(layer, "int4", (groups, layer.n, 2))
             operands = {"self": layer.source, "mat2": weight, "qScaleAndZeros": scales}
             self._call(call, "aten._weight_int4pack_mm", operands, product, qGroupSize=GROUP)
         self._add_bias(call, layer, product, out)
 
     def _dynamic(self, call: OpCall, layer: _Layer) -> None:
         out = call.writes[0]
-        weight, scales = self._small(layer, "int8", (layer.n,))
+        weight, scales = self._small(layer)
         small, row_scales = self._round(call, layer)
         total = self._append(TensorSpec((layer.m, layer.n), "int32"))
         # `_int_mm` takes the (n, k) weight as a (k, n) view.

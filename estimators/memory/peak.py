@@ -46,20 +46,25 @@ def peak_memory_bytes(
         kernels, costs: of each graph and its calls, where the caller has them.
     """
     listed = (graphs,) if isinstance(graphs, Graph) else tuple(graphs)
-    weights = 0.0
-    seen: set[tuple[str, str]] = set()
-    for graph in listed:
-        weights += graph.unread_weight_bytes
-        owned = [value for value in graph.values if value.is_weight and value.storage is None]
-        weights += sum(value.spec.nbytes for value in owned if (value.kind, value.name) not in seen)
-        seen.update((value.kind, value.name) for value in owned if value.name)
     nothing = [None] * len(listed)
     pieces = []
     for graph, own_kernels, own_costs in zip(listed, kernels or nothing, costs or nothing, strict=True):
         inputs = sum(value.spec.nbytes for value in graph.values if value.kind == "input" and value.storage is None)
         steps = memory_steps(graph, runtime, family, threads, own_kernels, own_costs)
         pieces.append(inputs + max((step.bytes for step in steps), default=0.0))
-    return weights + max(pieces, default=0.0)
+    return resident_weight_bytes(listed) + max(pieces, default=0.0)
+
+
+def resident_weight_bytes(graphs: Sequence[Graph]) -> float:
+    """Bytes of a model's weights, those that no graph reads among them; pieces share those of one name."""
+    total = 0.0
+    seen: set[tuple[str, str]] = set()
+    for graph in graphs:
+        total += graph.unread_weight_bytes
+        owned = [value for value in graph.values if value.is_weight and value.storage is None]
+        total += sum(value.spec.nbytes for value in owned if (value.kind, value.name) not in seen)
+        seen.update((value.kind, value.name) for value in owned if value.name)
+    return total
 
 
 def memory_steps(

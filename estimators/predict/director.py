@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -13,6 +13,7 @@ from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dty
 from shmoo.estimators.graph.records import FAMILIES, Graph, Interval, Kernel
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile, check_runtime
+from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.notebook import estimate_html
 from shmoo.estimators.predict.basis import time_basis
 from shmoo.estimators.predict.model import elapsed_time
@@ -65,6 +66,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         batch: samples a call processes; throughput is batch / latency.
         basis: shares of predicted time that rest on fitted, transferred, datasheet and fallback coefficients.
+        memory: the parts of the peak memory beside the machine's, whether they fit and what would.
         notes: what the graphs say the reader must know, such as the limits at which sizes that depend on data were taken.
     """
 
@@ -79,6 +81,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     params: int
     weight_bytes: float
     peak_memory_bytes: float
+    memory: MemoryRoom
     kernels: int
     tiles: float
     latency_s: Interval
@@ -197,6 +200,7 @@ class AnalysisDirector:
             params=work.params,
             weight_bytes=work.weight_bytes,
             peak_memory_bytes=work.peak_memory_bytes,
+            memory=room_on(self.profile, work.memory, batch),
             kernels=len(table),
             tiles=float(priced.tiling.tiles.sum()),
             latency_s=latency,
@@ -244,6 +248,37 @@ class AnalysisDirector:
                 table = table.computed_in(name, wanted == name)
             results += self.price(table, runtime, seed=seed).intervals()
         return results
+
+
+def estimate_on(
+    targets: Iterable[tuple[AnalysisDirector, str | None]],
+    graphs: Sequence[Graph],
+    *,
+    compute_dtype: str | None = None,
+    threads: int | None = None,
+    batch: int = 1,
+) -> Iterator[Estimate]:
+    """One call of a model on many machines, tabulated once for each architecture family and runtime.
+
+    Args:
+        targets: machines, each with a runtime as `AnalysisDirector.estimate` takes it. threads: of the CPUs among them.
+
+    Raises:
+        InputError: as of `AnalysisDirector.estimate`.
+    """
+    launched: dict[tuple[str, str], Tabulated] = {}
+    for director, asked in targets:
+        family, runtime = director.profile.family, check_runtime(director.profile, asked)
+        if (runtime, family) not in launched:
+            launched[runtime, family] = tabulated(graphs, runtime, family, compute_dtype)
+        cores = threads if family == "cpu" else None
+        yield director.estimate_tabulated(launched[runtime, family], runtime, threads=cores, batch=batch)
+
+
+def room_on(profile: ArchitectureProfile, memory: MemoryRoom, batch: int) -> MemoryRoom:
+    """What a call of `batch` samples has in memory, beside the main memory of a machine."""
+    capacity = profile.get(f"capacity.{profile.levels[-1]}")
+    return msgspec.structs.replace(memory, batch=batch, capacity_bytes=None if capacity is None else capacity.value)
 
 
 def _main_dtype(table: KernelTable) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from shmoo.estimators.graph.records import Interval
+from shmoo.estimators.memory.room import MemoryRoom
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.director import Estimate
@@ -42,6 +44,7 @@ def estimate_record(estimate: Estimate, model: str) -> Record:
         **or_reason("threads", estimate.threads, ALL_THREADS),
     }
     record.update((name, getattr(estimate, name)) for name in _PLAIN_FIELDS)
+    record |= memory_record(estimate.memory)
     for name in INTERVAL_FIELDS:
         reason = estimate.energy_j_reason if name in _ENERGY_FIELDS else "not estimated"
         record |= or_reason(name, interval_record(getattr(estimate, name)), reason)
@@ -53,14 +56,34 @@ def estimate_record(estimate: Estimate, model: str) -> Record:
     return record
 
 
+def memory_record(room: MemoryRoom) -> Record:
+    """Whether a call fits the machine's memory, as `fits` and its numbers."""
+    unknown = "the profile does not say the capacity of its main memory"
+    parts: Record = {f"{name}_bytes": getattr(room, f"{name}_bytes") for name in ("weight", "cache", "activation")}
+    for name in ("capacity_bytes", "missing_bytes", "devices"):
+        parts |= or_reason(name, getattr(room, name), unknown)
+    why = unknown if room.capacity_bytes is None else "nothing but weights is in memory"
+    parts |= or_reason("largest_batch", room.largest_batch, why)
+    parts |= {"quantized_devices": room.quantized_devices, "advice": room.advice}
+    return or_reason("fits", room.fits, unknown) | {"memory": parts}
+
+
+def flat_memory(memory: Mapping[str, Any]) -> Record:
+    """The memory of a record with one value a column: memory_NAME, and memory_devices_SCHEME of each quantization scheme."""
+    flat: Record = {f"memory_{name}": value for name, value in memory.items() if name != "quantized_devices"}
+    return flat | {f"memory_devices_{scheme}": devices for scheme, devices in memory["quantized_devices"].items()}
+
+
 def flatten(record: Record) -> Record:
     """The same record with one value for each column: an interval becomes NAME, NAME_low, NAME_high (`None` where unknown),
-    shares become basis_NAME, notes and unknown operators become one text."""
+    shares become basis_NAME, numbers of the memory memory_NAME, notes and unknown operators become one text."""
     flat: Record = {}
     for name, value in record.items():
         if name in INTERVAL_FIELDS:
             bounds = value if isinstance(value, dict) else {}
             flat |= {name: bounds.get("value"), f"{name}_low": bounds.get("low"), f"{name}_high": bounds.get("high")}
+        elif name == "memory" and isinstance(value, dict):
+            flat |= flat_memory(value)
         elif name == "basis" and isinstance(value, dict):
             flat.update((f"basis_{share}", portion) for share, portion in value.items())
         elif name == "notes" and isinstance(value, list):

@@ -10,6 +10,7 @@ from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.graph.records import Cost, Graph, Kernel, notes_of
 from shmoo.estimators.memory.peak import peak_memory_bytes
+from shmoo.estimators.memory.room import MemoryRoom, memory_room
 from shmoo.estimators.table import CONVERSIONS, KernelTable, kernel_table
 
 Origin = list[tuple[int, Kernel]]
@@ -25,6 +26,7 @@ class Tabulated:
         origin: graph and kernel of each row.
         compute_dtype: type that contractions compute in; `None` for the tensors' own.
         flops, macs, params, weight_bytes, peak_memory_bytes, unknown_ops, notes: as in `director.Estimate`.
+        memory: the parts of the peak memory, for a machine that is not known yet.
     """
 
     table: KernelTable
@@ -35,6 +37,7 @@ class Tabulated:
     params: int
     weight_bytes: float
     peak_memory_bytes: float
+    memory: MemoryRoom
     unknown_ops: tuple[UnknownOp, ...]
     notes: tuple[str, ...] = ()
 
@@ -80,6 +83,7 @@ def tabulated(
     costs = [costs_of(graph) for graph in graphs]
     table, origin = tabulate(graphs, runtime, family, compute_dtype, fused, costs)
     kernels = [[kernel for place, kernel in origin if place == index] for index in range(len(graphs))] if fused else None
+    peak_bytes = peak_memory_bytes(graphs, runtime, family, kernels=kernels, costs=costs)
     totals = [graph_cost(graph, own) for graph, own in zip(graphs, costs, strict=True)]
     return Tabulated(
         table=table,
@@ -89,7 +93,8 @@ def tabulated(
         macs=sum(total.macs for total in totals),
         params=sum(graph.params for graph in graphs),
         weight_bytes=sum(graph.weight_bytes for graph in graphs),
-        peak_memory_bytes=peak_memory_bytes(graphs, runtime, family, kernels=kernels, costs=costs),
+        peak_memory_bytes=peak_bytes,
+        memory=memory_room(graphs, peak_bytes),
         unknown_ops=tuple(op for total in totals for op in total.unknown),
         notes=notes_of(graphs),
     )
