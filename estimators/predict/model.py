@@ -40,6 +40,7 @@ from shmoo.estimators.machine.catalogue import under
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, converts_layout, in_tensor_kernels
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.heat import repeated
+from shmoo.estimators.predict.twins import Twins
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, hit_share
 
@@ -99,7 +100,9 @@ class Prediction:
         return Prediction(*(time * factor for time in times), dynamic)
 
 
-def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runtime: str) -> Prediction:
+def predict(
+    table: KernelTable, tiling: Tiling, coefficients: Coefficients, runtime: str, twins: Twins | None = None
+) -> Prediction:
     """Latency and energy of every kernel.
 
     Args:
@@ -107,23 +110,14 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         tiling: the same kernels cut for the machine.
         coefficients: of the machine; may hold D draws.
         runtime: whose launch overhead applies.
+        twins: which kernels are alike, where the caller knows.
     """
+    if twins is None:
+        compute, memory, body, worked = _body_time(table, tiling, coefficients, runtime)
+    else:
+        each = _body_time(twins.table, twins.tiling, coefficients, runtime)
+        compute, memory, body, worked = (amounts[..., twins.kind] for amounts in each)
     codes = algorithm_codes(table, coefficients.profile)
-    compute, worked = _compute_time(table, tiling, coefficients, codes, runtime)
-    share = coefficients.by_kernel(table, codes, *_loops("efficiency.bandwidth", runtime))
-    shares = dict.fromkeys(tiling.level_bytes, share)
-    if coefficients.profile.family == "cpu":
-        # What keeps a loop from its caches' bandwidth is in the core; main memory is slower than that for all of them alike.
-        shares[coefficients.profile.levels[-1]] = coefficients.value("efficiency.bandwidth")
-    levels = [
-        nbytes / (coefficients.by_algorithm(codes, f"bandwidth.{level}") * shares[level])
-        for level, nbytes in tiling.level_bytes.items()
-    ]
-    memory = levels[0]
-    for other in levels[1:]:
-        memory = np.maximum(memory, other)
-    body = _overlapped([compute, *levels], coefficients.by_algorithm(codes, "overlap"))
-    body = body + coefficients.by_algorithm(codes, "tile_overhead") * tiling.waves
     if coefficients.find("throttle.flop") is not None and coefficients.find("power.tdp") is not None:
         body = body * _throttle(table, tiling, body, worked, coefficients, codes)
     if coefficients.profile.family == "cpu":
@@ -141,6 +135,28 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         body = body + coefficients.by_algorithm(codes, "device_launch")
     latency = launch + body
     return Prediction(compute, memory, launch, body, latency, _dynamic_energy(table, tiling, coefficients))
+
+
+def _body_time(
+    table: KernelTable, tiling: Tiling, c: Coefficients, runtime: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of each kernel by itself: seconds of the units, of the memory and of both with its tiles, and matrix flops issued."""
+    codes = algorithm_codes(table, c.profile)
+    compute, worked = _compute_time(table, tiling, c, codes, runtime)
+    share = c.by_kernel(table, codes, *_loops("efficiency.bandwidth", runtime))
+    shares = dict.fromkeys(tiling.level_bytes, share)
+    if c.profile.family == "cpu":
+        # What keeps a loop from its caches' bandwidth is in the core; main memory is slower than that for all of them alike.
+        shares[c.profile.levels[-1]] = c.value("efficiency.bandwidth")
+    levels = [
+        nbytes / (c.by_algorithm(codes, f"bandwidth.{level}") * shares[level]) for level, nbytes in tiling.level_bytes.items()
+    ]
+    memory = levels[0]
+    for other in levels[1:]:
+        memory = np.maximum(memory, other)
+    body = _overlapped([compute, *levels], c.by_algorithm(codes, "overlap"))
+    body = body + c.by_algorithm(codes, "tile_overhead") * tiling.waves
+    return compute, memory, body, worked
 
 
 def _compute_time(

@@ -19,6 +19,7 @@ from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes,
 from shmoo.estimators.predict.draws import draw, model_errors
 from shmoo.estimators.predict.model import Prediction, graph_latency, predict, segment_energy
 from shmoo.estimators.predict.residual import Correction, correction
+from shmoo.estimators.predict.twins import find_twins
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import Tiling
 
@@ -101,7 +102,7 @@ def price(
     def through(
         c: Coefficients, kernels: np.ndarray | None = None, segments: np.ndarray | float = 1.0
     ) -> tuple[Prediction, np.ndarray, np.ndarray | None]:
-        prediction = predict(table, tiling, c, runtime)
+        prediction = predict(table, tiling, c, runtime, twins)
         if change is not None:
             prediction = change.applied(prediction)
         if kernels is not None:
@@ -109,6 +110,7 @@ def price(
         latency = graph_latency(table, prediction, c, runtime, waits and waits(c)) * segments
         return prediction, latency, segment_energy(table, prediction, latency, c)
 
+    twins = None if seed is None else find_twins(table, tiling)
     nominal = through(coefficients)
     if seed is None:
         return Priced(tiling, change, *nominal)
