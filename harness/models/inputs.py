@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
 
 import msgspec
@@ -89,7 +89,8 @@ class InputRecorder:
                 except KeyError:
                     recorder._asked(name, None)
                     raise
-                recorder._asked(name, value)
+                if not recorder._is_search(sys._getframe(1)):
+                    recorder._asked(name, value)
                 return value
 
             def __setitem__(self, name: str, value: str) -> None:
@@ -122,6 +123,14 @@ class InputRecorder:
     def _asked(self, name: str, value: str | None) -> None:
         if name not in self._own:
             self._variables.setdefault(name, _value_digest(value))
+
+    def _is_search(self, frame: FrameType | None) -> bool:
+        """Whether installed code goes through the whole environment to find its own variables, and so asks for no other."""
+        iterates = False
+        while frame is not None and frame.f_globals.get("__name__") == "collections.abc":
+            iterates = iterates or frame.f_code.co_name == "__iter__"
+            frame = frame.f_back
+        return iterates and frame is not None and self._is_settled(frame.f_code.co_filename)
 
     def _is_settled(self, path: str) -> bool:
         return f"{path}{os.sep}".startswith(self._settled)

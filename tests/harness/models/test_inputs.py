@@ -120,6 +120,19 @@ def test_an_environment_variable_that_is_asked_for_is_an_input(monkeypatch: pyte
     assert not found.unchanged()
 
 
+def test_installed_code_that_looks_through_the_environment_asks_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unlike a user's code, which may use all of it."""
+    monkeypatch.setenv("SHELL_LEVEL", "3")
+    found = read_by(lambda: dict(os.environ.items()))
+    assert found is not None
+    assert "SHELL_LEVEL" in found.variables
+    namespace = {"environ": os.environ}
+    exec(compile("def look(): return list(environ.items())", msgspec.__file__, "exec"), namespace)
+    found = read_by(namespace["look"])
+    assert found is not None
+    assert "SHELL_LEVEL" not in found.variables
+
+
 def test_the_environment_is_as_before() -> None:
     """Also after an error."""
     kind = type(os.environ)
