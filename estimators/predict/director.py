@@ -172,16 +172,27 @@ class AnalysisDirector:
         return self.estimate_tabulated(work, runtime, threads=threads, batch=batch, seed=seed)
 
     def estimate_tabulated(
-        self, work: Tabulated, runtime: str, *, threads: int | None = None, batch: int = 1, seed: int = 0
+        self,
+        work: Tabulated,
+        runtime: str,
+        *,
+        threads: int | None = None,
+        batch: int = 1,
+        seed: int = 0,
+        by_kernel: bool = True,
     ) -> Estimate:
         """As `estimate`, for graphs that are tabulated already for this architecture family and runtime.
+
+        Args:
+            by_kernel: whether the estimate has a breakdown.
 
         Raises:
             InputError: threads on what is no CPU, or more than it has.
         """
         if threads is not None:
             fewer = AnalysisDirector(with_threads(self.profile, threads), self.strategy)
-            return msgspec.structs.replace(fewer.estimate_tabulated(work, runtime, batch=batch, seed=seed), threads=threads)
+            estimate = fewer.estimate_tabulated(work, runtime, batch=batch, seed=seed, by_kernel=by_kernel)
+            return msgspec.structs.replace(estimate, threads=threads)
         table, nominal = work.table, Coefficients(self.profile)
         priced = self.price(table, runtime, seed=seed)
         whole = priced.whole()
@@ -218,7 +229,9 @@ class AnalysisDirector:
                 elapsed_time(table, priced.prediction, nominal),
                 work.origin,
                 self.profile.value("power.static", 0.0),
-            ),
+            )
+            if by_kernel
+            else (),
         )
 
     def estimate_cases(
@@ -258,7 +271,8 @@ def estimate_on(
     threads: int | None = None,
     batch: int = 1,
 ) -> Iterator[Estimate]:
-    """One call of a model on many machines, tabulated once for each architecture family and runtime.
+    """One call of a model on many machines, tabulated once for each architecture family and runtime; estimates without their
+    breakdown by kernel.
 
     Args:
         targets: machines, each with a runtime as `AnalysisDirector.estimate` takes it. threads: of the CPUs among them.
@@ -272,7 +286,7 @@ def estimate_on(
         if (runtime, family) not in launched:
             launched[runtime, family] = tabulated(graphs, runtime, family, compute_dtype)
         cores = threads if family == "cpu" else None
-        yield director.estimate_tabulated(launched[runtime, family], runtime, threads=cores, batch=batch)
+        yield director.estimate_tabulated(launched[runtime, family], runtime, threads=cores, batch=batch, by_kernel=False)
 
 
 def room_on(profile: ArchitectureProfile, memory: MemoryRoom, batch: int) -> MemoryRoom:

@@ -113,10 +113,11 @@ def predict(
         twins: which kernels are alike, where the caller knows.
     """
     if twins is None:
-        compute, memory, body, worked = _body_time(table, tiling, coefficients, runtime)
+        compute, memory, body, worked, dynamic = _each_alone(table, tiling, coefficients, runtime)
     else:
-        each = _body_time(twins.table, twins.tiling, coefficients, runtime)
-        compute, memory, body, worked = (amounts[..., twins.kind] for amounts in each)
+        each = _each_alone(twins.table, twins.tiling, coefficients, runtime)
+        compute, memory, body, worked = (amounts[..., twins.kind] for amounts in each[:-1])
+        dynamic = None if each[-1] is None else each[-1][..., twins.kind]
     codes = algorithm_codes(table, coefficients.profile)
     if coefficients.find("throttle.flop") is not None and coefficients.find("power.tdp") is not None:
         body = body * _throttle(table, tiling, body, worked, coefficients, codes)
@@ -134,13 +135,13 @@ def predict(
     if coefficients.profile.family in ASYNCHRONOUS:
         body = body + coefficients.by_algorithm(codes, "device_launch")
     latency = launch + body
-    return Prediction(compute, memory, launch, body, latency, _dynamic_energy(table, tiling, coefficients))
+    return Prediction(compute, memory, launch, body, latency, dynamic)
 
 
-def _body_time(
+def _each_alone(
     table: KernelTable, tiling: Tiling, c: Coefficients, runtime: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of each kernel by itself: seconds of the units, of the memory and of both with its tiles, and matrix flops issued."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    """Of each kernel by itself: seconds of the units, of the memory and of both with its tiles; matrix flops issued; joules."""
     codes = algorithm_codes(table, c.profile)
     compute, worked = _compute_time(table, tiling, c, codes, runtime)
     share = c.by_kernel(table, codes, *_loops("efficiency.bandwidth", runtime))
@@ -156,7 +157,7 @@ def _body_time(
         memory = np.maximum(memory, other)
     body = _overlapped([compute, *levels], c.by_algorithm(codes, "overlap"))
     body = body + c.by_algorithm(codes, "tile_overhead") * tiling.waves
-    return compute, memory, body, worked
+    return compute, memory, body, worked, _dynamic_energy(table, tiling, c)
 
 
 def _compute_time(

@@ -128,7 +128,7 @@ class SweepController:
                 continue
             for values in product_of(numbers):
                 director = AnalysisDirector(variant(machine, values) if values else machine, self.strategy)
-                estimate = director.estimate_tabulated(work, runtime, threads=threads, batch=batch)
+                estimate = director.estimate_tabulated(work, runtime, threads=threads, batch=batch, by_kernel=False)
                 yield {**tiles, **values, **flatten(estimate_record(estimate, self.model))}
 
     def _values(
