@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 import numpy as np
 
-from shmoo.estimators.costs.summary import UnknownOp
+from shmoo.estimators.costs.summary import UnknownOp, costs_of
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.graph.records import FAMILIES, Graph, Interval, Kernel
@@ -280,11 +280,12 @@ def estimate_on(
     Raises:
         InputError: as of `AnalysisDirector.estimate`.
     """
+    costs = [costs_of(graph) for graph in graphs]
     launched: dict[tuple[str, str], Tabulated] = {}
     for director, asked in targets:
         family, runtime = director.profile.family, check_runtime(director.profile, asked)
         if (runtime, family) not in launched:
-            launched[runtime, family] = tabulated(graphs, runtime, family, compute_dtype)
+            launched[runtime, family] = tabulated(graphs, runtime, family, compute_dtype, costs=costs)
         cores = threads if family == "cpu" else None
         yield director.estimate_tabulated(launched[runtime, family], runtime, threads=cores, batch=batch, by_kernel=False)
 

@@ -112,12 +112,12 @@ def price(
 
     twins = None if seed is None else find_twins(table, tiling)
     nominal = through(coefficients)
-    if seed is None:
+    if seed is None or twins is None:
         return Priced(tiling, change, *nominal)
     tensor = bool(in_tensor_kernels(algorithm_codes(table, profile)).any())
     names = names_to_draw(profile.coefficients, profile.family, runtime, tensor)
     drawn = Coefficients(profile, draw(profile, names, DRAWS, seed))
-    _, times, energies = through(drawn, *model_errors(table, profile, change, DRAWS, seed))
+    _, times, energies = through(drawn, *model_errors(table, profile, change, DRAWS, seed, twins))
     return Priced(tiling, change, *nominal, times, energies)
 
 

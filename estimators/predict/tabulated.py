@@ -77,10 +77,15 @@ def tabulate(
 
 
 def tabulated(
-    graphs: Sequence[Graph], runtime: str, family: str, compute_dtype: str | None = None, fused: bool = True
+    graphs: Sequence[Graph],
+    runtime: str,
+    family: str,
+    compute_dtype: str | None = None,
+    fused: bool = True,
+    costs: Sequence[Sequence[Cost | None]] | None = None,
 ) -> Tabulated:
     """A model's table with its totals; arguments and errors as of `tabulate`."""
-    costs = [costs_of(graph) for graph in graphs]
+    costs = [costs_of(graph) for graph in graphs] if costs is None else costs
     table, origin = tabulate(graphs, runtime, family, compute_dtype, fused, costs)
     kernels = [[kernel for place, kernel in origin if place == index] for index in range(len(graphs))] if fused else None
     peak_bytes = peak_memory_bytes(graphs, runtime, family, kernels=kernels, costs=costs)
