@@ -78,6 +78,11 @@ def html_table(headers: Sequence[str], rows: Iterable[Sequence[str]], caption: s
     return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def yes_or_no(value: bool | None) -> str:
+    """An answer that may be unknown."""
+    return UNKNOWN if value is None else "yes" if value else "no"
+
+
 def _significant(value: float, digits: int) -> str:
     """`digits` significant digits, without an exponent where the number is short enough to read."""
     rounded = float(f"{value:.{digits - 1}e}")

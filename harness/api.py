@@ -14,7 +14,7 @@ from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.predict.director import AnalysisDirector, Estimate
+from shmoo.estimators.predict.director import AnalysisDirector, Estimate, estimate_on
 from shmoo.estimators.predict.tabular import estimate_record, flatten
 from shmoo.estimators.present.inspection import Inspection, inspect_graphs
 from shmoo.estimators.present.savings import FusionSummary, summarize_fusion
@@ -124,14 +124,9 @@ def estimate(
 
     targets = choose_targets(_listed(arch), _listed(runtime), threads, host)
     work = _work(workload, args, kwargs, batch, dtype, input_shape, seq_len, trust)
-    rows = []
-    for profile, chosen in targets:
-        cores = threads if profile.family == "cpu" else None
-        estimated = AnalysisDirector(profile).estimate(
-            work.graphs, runtime=chosen, compute_dtype=_multiplied(dtype), threads=cores, batch=work.batch
-        )
-        rows.append(flatten(estimate_record(estimated, model or work.name)))
-    return pd.DataFrame(rows)
+    machines = [(AnalysisDirector(profile), chosen) for profile, chosen in targets]
+    made = estimate_on(machines, work.graphs, compute_dtype=_multiplied(dtype), threads=threads, batch=work.batch)
+    return pd.DataFrame([flatten(estimate_record(one, model or work.name)) for one in made])
 
 
 def estimates(

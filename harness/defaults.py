@@ -25,6 +25,16 @@ def user_profiles() -> Path:
     return platformdirs.user_data_path("shmoo", appauthor=False) / "profiles"
 
 
+def capture_folder() -> Path:
+    """The folder of captures that are kept, which may not exist: in `SHMOO_CACHE_DIR` where set, otherwise in the platform's
+    cache directory (XDG on Linux)."""
+    if folder := os.environ.get("SHMOO_CACHE_DIR"):
+        return Path(folder) / "captures"
+    import platformdirs
+
+    return platformdirs.user_cache_path("shmoo", appauthor=False) / "captures"
+
+
 def profile_search() -> tuple[Path, ...]:
     """Folders searched for a profile's name before the built-in ones; the first match wins."""
     return (Path.cwd(), user_profiles())

@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from shmoo.estimators.machine.profile import Coefficient, ErrorCardEntry
 from shmoo.estimators.present.savings import QUANTITIES, FusionSummary
-from shmoo.estimators.units import UNKNOWN, percent, si, size
+from shmoo.estimators.units import UNKNOWN, percent, si, size, yes_or_no
 from shmoo.runs.analysis.error_records import ErrorReport, NetworkError
 from shmoo.runs.analysis.errors import write_errors_csv
 from shmoo.runs.plots.errors import breakdown_figure, parity_figure, residual_figure, roofline_figure
@@ -264,6 +264,7 @@ def _estimate_row(e: Mapping[str, Any]) -> dict[str, Cell]:
         "throughput": _interval(e.get("throughput_per_s"), "/s"),
         "energy": _interval(e.get("energy_j"), "J"),
         "peak memory": _number(e.get("peak_memory_bytes"), "B"),
+        "fits": Cell(yes_or_no(e.get("fits")), note=(e.get("memory") or {}).get("advice", "")),
         "flops": _number(e.get("flops"), "flop"),
         "basis": Cell(basis),
     }

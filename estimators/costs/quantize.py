@@ -105,6 +105,34 @@ def quantized(graphs: Sequence[Graph], scheme: str | Scheme) -> tuple[Graph, ...
     return tuple(quantizer.run() for quantizer in quantizers)
 
 
+def saved_bytes(graphs: Sequence[Graph]) -> dict[str, float]:
+    """Scheme -> bytes by which it makes the weights of a model smaller; negative where copies outweigh what they replace."""
+    saved = dict.fromkeys(SCHEMES, 0.0)
+    for graph in graphs:
+        quantizer = _Quantizer(graph, Scheme(next(iter(SCHEMES))))
+        layers = {layer.weight: layer for layer in quantizer.layers.values()}
+        for weight, layer in layers.items():
+            old = graph.values[weight].spec
+            replaced = 0.0 if weight in quantizer.read_elsewhere else old.nbytes
+            for scheme in SCHEMES:
+                saved[scheme] += replaced - sum(spec.nbytes for spec in _stored(layer, Scheme(scheme), old.dtype))
+    return saved
+
+
+def _stored(layer: _Layer, scheme: Scheme, dtype: str) -> tuple[TensorSpec, ...]:
+    """The weight of a layer as (n, k) in its small type, its scales, and its zero points in 4 bits; where int4 does not pack
+    them, they are beside the scales."""
+    n, k = layer.n, layer.k
+    high, wide = (-(-extent // (scheme.group or extent)) for extent in (n, k))
+    if scheme.name == "float8-dynamic":
+        return TensorSpec((n, k), "float8"), TensorSpec((high if scheme.group else n, wide), "float32")
+    if scheme.name != "int4-weight":
+        return TensorSpec((n, k), "int8"), TensorSpec((n,), dtype)
+    if scheme.packed_zeros:
+        return TensorSpec((n, k), "int4"), TensorSpec((wide, n), dtype), TensorSpec((wide, n), "int4")
+    return TensorSpec((n, k), "int4"), TensorSpec((wide, n, 2), dtype)
+
+
 class _Quantizer:
     """The state of one rewriting: values and calls so far, and the quantized copies of weights and activations."""
 
@@ -113,7 +141,7 @@ class _Quantizer:
         self.scheme = scheme
         self.values = list(graph.values)
         self.calls: list[OpCall] = []
-        self.weights: dict[int, tuple[int, int]] = {}
+        self.weights: dict[int, tuple[int, ...]] = {}
         self.rounded: dict[int, tuple[int, int]] = {}
         self.layers = {i: layer for i, call in enumerate(graph.calls) if (layer := self._layer(call)) is not None}
         self.read_elsewhere = {index for i, call in enumerate(graph.calls) if i not in self.layers for index in call.reads}
@@ -168,39 +196,35 @@ class _Quantizer:
             )
         )
 
-    def _small(self, layer: _Layer, dtype: str, scales: Sequence[int], scale_dtype: str | None = None) -> tuple[int, int]:
-        """The weight as (n, k) in its small type, and its scales, by default in the type of the weight."""
+    def _small(self, layer: _Layer) -> tuple[int, ...]:
+        """The weight in its small type, and what is stored beside it, as in `_stored`."""
         if layer.weight not in self.weights:
             old = self.graph.values[layer.weight]
-            spec = TensorSpec((layer.n, layer.k), dtype)
+            spec, *others = _stored(layer, self.scheme, old.spec.dtype)
             if layer.weight in self.read_elsewhere:
-                small = self._append(spec, old, dtype)
+                small = self._append(spec, old, spec.dtype)
             else:
                 small = layer.weight
                 self.values[small] = msgspec.structs.replace(old, spec=spec)
-            spec = TensorSpec(tuple(scales), scale_dtype or old.spec.dtype)
-            self.weights[layer.weight] = small, self._append(spec, old, "scales")
+            beside = (self._append(spec, old, name) for spec, name in zip(others, ("scales", "zeros"), strict=False))
+            self.weights[layer.weight] = (small, *beside)
         return self.weights[layer.weight]
 
     def _weight_only(self, call: OpCall, layer: _Layer) -> None:
         out = call.writes[0]
         product = out if layer.bias is None else self._append(self.values[out].spec)
+        weight, scales, *zeros = self._small(layer)
         if self.scheme.name == "int8-weight":
-            weight, scales = self._small(layer, "int8", (layer.n,))
             self._call(call, "aten._weight_int8pack_mm", {"self": layer.source, "mat2": weight, "scales": scales}, product)
         else:
-            group = self.scheme.group or layer.k
-            groups = -(-layer.k // group)
-            weight, scales = self._small(layer, "int4", (groups, layer.n) if self.scheme.packed_zeros else (groups, layer.n, 2))
             operands = {"self": layer.source, "mat2": weight, "qScaleAndZeros": scales}
-            if self.scheme.packed_zeros:
-                operands["zeros"] = self._append(TensorSpec((groups, layer.n), "int4"), self.graph.values[layer.weight], "zeros")
-            self._call(call, "aten._weight_int4pack_mm", operands, product, qGroupSize=group)
+            operands |= zip(("zeros",), zeros, strict=False)
+            self._call(call, "aten._weight_int4pack_mm", operands, product, qGroupSize=self.scheme.group or layer.k)
         self._add_bias(call, layer, product, out)
 
     def _dynamic(self, call: OpCall, layer: _Layer) -> None:
         out = call.writes[0]
-        weight, scales = self._small(layer, "int8", (layer.n,))
+        weight, scales = self._small(layer)
         small, row_scales = self._round(call, layer)
         total = self._append(TensorSpec((layer.m, layer.n), "int32"))
         # `_int_mm` takes the (n, k) weight as a (k, n) view.
@@ -214,9 +238,8 @@ class _Quantizer:
 
     def _float8(self, call: OpCall, layer: _Layer) -> None:
         out = call.writes[0]
-        high, wide = (-(-extent // (self.scheme.group or extent)) for extent in (layer.n, layer.k))
-        weight, scales = self._small(layer, "float8", (high if self.scheme.group else layer.n, wide), "float32")
-        small, row_scales = self._round(call, layer, "float8", wide, "float32")
+        weight, scales = self._small(layer)
+        small, row_scales = self._round(call, layer, "float8", self.values[scales].spec.shape[1], "float32")
         product = out if layer.bias is None else self._append(self.values[out].spec)
         # `_scaled_mm` takes the (n, k) weight as a (k, n) view.
         self.values.append(Value(TensorSpec((layer.k, layer.n), "float8"), self.values[weight].kind, storage=weight))

@@ -47,14 +47,18 @@ def peak_memory_bytes(
         kernels, costs: of each graph and its calls, where the caller has them.
     """
     listed = (graphs,) if isinstance(graphs, Graph) else tuple(graphs)
-    weights = sum(value.spec.nbytes for value in weights_of(listed)) + sum(graph.unread_weight_bytes for graph in listed)
     nothing = [None] * len(listed)
     pieces = []
     for graph, own_kernels, own_costs in zip(listed, kernels or nothing, costs or nothing, strict=True):
         inputs = sum(value.spec.nbytes for value in graph.values if value.kind == "input" and value.storage is None)
         steps = memory_steps(graph, runtime, family, threads, own_kernels, own_costs)
         pieces.append(inputs + max((step.bytes for step in steps), default=0.0))
-    return weights + max(pieces, default=0.0)
+    return resident_weight_bytes(listed) + max(pieces, default=0.0)
+
+
+def resident_weight_bytes(graphs: Sequence[Graph]) -> float:
+    """Bytes of a model's weights, those that no graph reads among them."""
+    return sum(value.spec.nbytes for value in weights_of(graphs)) + sum(graph.unread_weight_bytes for graph in graphs)
 
 
 def memory_steps(

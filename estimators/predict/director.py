@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 import numpy as np
 
-from shmoo.estimators.costs.summary import UnknownOp
+from shmoo.estimators.costs.summary import UnknownOp, costs_of
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.graph.records import FAMILIES, Graph, Interval, Kernel
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.hosts import OWN
 from shmoo.estimators.machine.profile import ArchitectureProfile, check_runtime
+from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.basis import time_basis
 from shmoo.estimators.predict.model import elapsed_time
 from shmoo.estimators.predict.pipeline import Priced, Waits, price
@@ -68,6 +69,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
         device_s: seconds that the kernels keep the device busy: what is left where no kernel waits for the host.
         batch: samples a call processes; throughput is batch / latency.
         basis: shares of predicted time that rest on fitted, transferred, datasheet, simulated and fallback coefficients.
+        memory: the parts of the peak memory beside the machine's, whether they fit and what would.
         notes: what the graphs say the reader must know, such as the limits at which sizes that depend on data were taken.
     """
 
@@ -83,6 +85,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     params: int
     weight_bytes: float
     peak_memory_bytes: float
+    memory: MemoryRoom
     kernels: int
     tiles: float
     device_s: float
@@ -174,16 +177,27 @@ class AnalysisDirector:
         return self.estimate_tabulated(work, runtime, threads=threads, batch=batch, seed=seed)
 
     def estimate_tabulated(
-        self, work: Tabulated, runtime: str, *, threads: int | None = None, batch: int = 1, seed: int = 0
+        self,
+        work: Tabulated,
+        runtime: str,
+        *,
+        threads: int | None = None,
+        batch: int = 1,
+        seed: int = 0,
+        by_kernel: bool = True,
     ) -> Estimate:
         """As `estimate`, for graphs that are tabulated already for this architecture family and runtime.
+
+        Args:
+            by_kernel: whether the estimate has a breakdown.
 
         Raises:
             InputError: threads on what is no CPU, or more than it has.
         """
         if threads is not None:
             fewer = AnalysisDirector(with_threads(self.profile, threads), self.strategy)
-            return msgspec.structs.replace(fewer.estimate_tabulated(work, runtime, batch=batch, seed=seed), threads=threads)
+            estimate = fewer.estimate_tabulated(work, runtime, batch=batch, seed=seed, by_kernel=by_kernel)
+            return msgspec.structs.replace(estimate, threads=threads)
         table, nominal = work.table, Coefficients(self.profile)
         priced = self.price(table, runtime, seed=seed)
         whole = priced.whole()
@@ -203,6 +217,7 @@ class AnalysisDirector:
             params=work.params,
             weight_bytes=work.weight_bytes,
             peak_memory_bytes=work.peak_memory_bytes,
+            memory=room_on(self.profile, work.memory, batch),
             kernels=len(table),
             tiles=float(priced.tiling.tiles.sum()),
             latency_s=latency,
@@ -221,7 +236,9 @@ class AnalysisDirector:
                 elapsed_time(table, priced.prediction, nominal),
                 work.origin,
                 self.profile.value("power.static", 0.0),
-            ),
+            )
+            if by_kernel
+            else (),
         )
 
     def estimate_cases(
@@ -268,6 +285,39 @@ class AnalysisDirector:
             for name in np.unique(wanted[wanted != ""]).tolist():
                 table = table.computed_in(name, wanted == name)
             yield self.price(table.with_rotated_weights(cold[start : start + CHUNK][places]), runtime, seed=seed)
+
+
+def estimate_on(
+    targets: Iterable[tuple[AnalysisDirector, str | None]],
+    graphs: Sequence[Graph],
+    *,
+    compute_dtype: str | None = None,
+    threads: int | None = None,
+    batch: int = 1,
+) -> Iterator[Estimate]:
+    """One call of a model on many machines, tabulated once for each architecture family and runtime; estimates without their
+    breakdown by kernel.
+
+    Args:
+        targets: machines, each with a runtime as `AnalysisDirector.estimate` takes it. threads: of the CPUs among them.
+
+    Raises:
+        InputError: as of `AnalysisDirector.estimate`.
+    """
+    costs = [costs_of(graph) for graph in graphs]
+    launched: dict[tuple[str, str], Tabulated] = {}
+    for director, asked in targets:
+        family, runtime = director.profile.family, check_runtime(director.profile, asked)
+        if (runtime, family) not in launched:
+            launched[runtime, family] = tabulated(graphs, runtime, family, compute_dtype, costs=costs)
+        cores = threads if family == "cpu" else None
+        yield director.estimate_tabulated(launched[runtime, family], runtime, threads=cores, batch=batch, by_kernel=False)
+
+
+def room_on(profile: ArchitectureProfile, memory: MemoryRoom, batch: int) -> MemoryRoom:
+    """What a call of `batch` samples has in memory, beside the main memory of a machine."""
+    capacity = profile.get(f"capacity.{profile.levels[-1]}")
+    return msgspec.structs.replace(memory, batch=batch, capacity_bytes=None if capacity is None else capacity.value)
 
 
 def _main_dtype(table: KernelTable) -> str:

@@ -14,6 +14,7 @@ from shmoo.estimators.machine.coefficients import MANY_KERNELS, Coefficients, al
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.basis import measured_type
 from shmoo.estimators.predict.residual import Correction
+from shmoo.estimators.predict.twins import Twins
 from shmoo.estimators.table import KernelTable
 
 OTHER_TYPE = 0.15
@@ -44,7 +45,7 @@ def draw(profile: ArchitectureProfile, names: Iterable[str], draws: int, seed: i
 
 
 def model_errors(
-    table: KernelTable, profile: ArchitectureProfile, correction: Correction | None, draws: int, seed: int
+    table: KernelTable, profile: ArchitectureProfile, correction: Correction | None, draws: int, seed: int, twins: Twins
 ) -> tuple[np.ndarray, np.ndarray]:
     """Random factors of what the model itself errs: (draws, K) of each kernel, (draws, S) that the kernels of a graph share."""
     codes = algorithm_codes(table, profile)
@@ -68,7 +69,7 @@ def model_errors(
     if in_tensor_kernels(codes).any():
         noise = np.hstack([noise, normals(rng, draws, len(TENSOR))])
     # Kernels of one algorithm err together: the same draw scales all of them.
-    return np.exp(spread * noise[:, codes]), together
+    return np.exp(spread[twins.rows] * noise[:, codes[twins.rows]])[:, twins.kind], together
 
 
 def normals(rng: np.random.Generator, draws: int, columns: int | None = None) -> np.ndarray:

@@ -46,6 +46,7 @@ from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes,
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.heat import repeated
 from shmoo.estimators.predict.program import hidden_time
+from shmoo.estimators.predict.twins import Twins
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, Ints, KernelTable, Masks
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped
 
@@ -111,7 +112,9 @@ class Prediction:
         return Prediction(compute, memory, launch, device, latency, dynamic)
 
 
-def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runtime: str) -> Prediction:
+def predict(
+    table: KernelTable, tiling: Tiling, coefficients: Coefficients, runtime: str, twins: Twins | None = None
+) -> Prediction:
     """Latency and energy of every kernel.
 
     Args:
@@ -119,32 +122,15 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         tiling: the same kernels cut for the machine.
         coefficients: of the machine; may hold D draws.
         runtime: whose launch overhead applies.
+        twins: which kernels are alike, where the caller knows.
     """
+    if twins is None:
+        compute, memory, body, worked, dynamic = _each_alone(table, tiling, coefficients, runtime)
+    else:
+        each = _each_alone(twins.table, twins.tiling, coefficients, runtime)
+        compute, memory, body, worked = (amounts[..., twins.kind] for amounts in each[:-1])
+        dynamic = None if each[-1] is None else each[-1][..., twins.kind]
     codes = algorithm_codes(table, coefficients.profile)
-    compute, worked = _compute_time(table, tiling, coefficients, codes, runtime)
-    share = coefficients.by_kernel(table, codes, *_loops("efficiency.bandwidth", runtime))
-    shares: dict[str, float | Floats] = dict.fromkeys(tiling.level_bytes, share)
-    if coefficients.profile.family == "gpu" and "l2" in shares:
-        shares["l2"] = share * coefficients.by_algorithm(codes, "efficiency.l2")
-    if coefficients.profile.family == "cpu":
-        # What keeps a loop from its caches' bandwidth is in the core; main memory is slower than that for all of them alike.
-        shares[coefficients.profile.levels[-1]] = coefficients.value("efficiency.bandwidth")
-    levels = [
-        nbytes / (coefficients.by_algorithm(codes, f"bandwidth.{level}") * shares[level])
-        for level, nbytes in tiling.call_bytes.items()
-    ]
-    own = partial(coefficients.by_algorithm, codes)
-    if tiling.blocks is not None:
-        levels.append(tiling.blocks.fetch_seconds(own, coefficients.value("clock")))
-    memory = levels[0]
-    for other in levels[1:]:
-        memory = np.maximum(memory, other)
-    body = overlapped([compute, *levels], coefficients.by_algorithm(codes, "overlap"))
-    body = body + own("tile_overhead") * tiling.waves
-    if tiling.blocks is not None:
-        body = body + tiling.blocks.split_seconds(own)
-    if coefficients.find("step") is not None:
-        body = np.maximum(body, coefficients.value("step") * dependent_steps(table))
     if coefficients.find("throttle.flop") is not None and coefficients.find("power.tdp") is not None:
         body = body * _throttle(table, tiling, body, worked, coefficients, codes)
     if coefficients.profile.family == "cpu":
@@ -164,7 +150,36 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         body = body + coefficients.by_kernel(table, codes, "device_launch")
         body = body + _transposition_time(table, coefficients, codes, runtime)
     latency = launch + body
-    return Prediction(compute, memory, launch, body, latency, _dynamic_energy(table, tiling, coefficients))
+    return Prediction(compute, memory, launch, body, latency, dynamic)
+
+
+def _each_alone(
+    table: KernelTable, tiling: Tiling, c: Coefficients, runtime: str
+) -> tuple[Floats, Floats, Floats, Floats, Floats | None]:
+    """Of each kernel by itself: seconds of the units, of the memory and of both with its tiles; matrix flops issued; joules."""
+    codes = algorithm_codes(table, c.profile)
+    own = partial(c.by_algorithm, codes)
+    compute, worked = _compute_time(table, tiling, c, codes, runtime)
+    share = c.by_kernel(table, codes, *_loops("efficiency.bandwidth", runtime))
+    shares: dict[str, float | Floats] = dict.fromkeys(tiling.level_bytes, share)
+    if c.profile.family == "gpu" and "l2" in shares:
+        shares["l2"] = share * own("efficiency.l2")
+    if c.profile.family == "cpu":
+        # What keeps a loop from its caches' bandwidth is in the core; main memory is slower than that for all of them alike.
+        shares[c.profile.levels[-1]] = c.value("efficiency.bandwidth")
+    levels = [nbytes / (own(f"bandwidth.{level}") * shares[level]) for level, nbytes in tiling.call_bytes.items()]
+    if tiling.blocks is not None:
+        levels.append(tiling.blocks.fetch_seconds(own, c.value("clock")))
+    memory = levels[0]
+    for other in levels[1:]:
+        memory = np.maximum(memory, other)
+    body = overlapped([compute, *levels], own("overlap"))
+    body = body + own("tile_overhead") * tiling.waves
+    if tiling.blocks is not None:
+        body = body + tiling.blocks.split_seconds(own)
+    if c.find("step") is not None:
+        body = np.maximum(body, c.value("step") * dependent_steps(table))
+    return compute, memory, body, worked, _dynamic_energy(table, tiling, c)
 
 
 def _compute_time(

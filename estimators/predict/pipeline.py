@@ -20,6 +20,7 @@ from shmoo.estimators.predict.draws import draw, model_errors
 from shmoo.estimators.predict.limits import least_time
 from shmoo.estimators.predict.model import Prediction, graph_latency, predict, segment_energy
 from shmoo.estimators.predict.residual import Correction, correction
+from shmoo.estimators.predict.twins import find_twins
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import Tiling, dependent_steps
 
@@ -111,7 +112,7 @@ def price(
     def through(
         c: Coefficients, kernels: np.ndarray | None = None, segments: np.ndarray | float = 1.0
     ) -> tuple[Prediction, np.ndarray, np.ndarray | None, np.ndarray]:
-        prediction = predict(table, tiling, c, runtime)
+        prediction = predict(table, tiling, c, runtime, twins)
         if change is not None:
             prediction = change.applied(prediction)
         if kernels is not None:
@@ -120,13 +121,14 @@ def price(
         device = np.add.reduceat(prediction.device_s, table.starts, axis=-1) * segments
         return prediction, latency, segment_energy(table, prediction, latency, c), device
 
+    twins = None if seed is None else find_twins(table, tiling)
     nominal = through(coefficients)
-    if seed is None:
+    if seed is None or twins is None:
         return Priced(tiling, change, *nominal)
     tensor = bool(in_tensor_kernels(algorithm_codes(table, profile)).any())
     names = names_to_draw(listed(profile), runtime, tensor, bool(dependent_steps(table).any()))
     drawn = Coefficients(profile, draw(profile, names, DRAWS, seed))
-    _, times, energies, devices = through(drawn, *model_errors(table, profile, change, DRAWS, seed))
+    _, times, energies, devices = through(drawn, *model_errors(table, profile, change, DRAWS, seed, twins))
     return Priced(tiling, change, *nominal, times, energies, devices)
 
 

@@ -12,7 +12,8 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.graph.records import Cost, Graph, Kernel, notes_of, weights_of
-from shmoo.estimators.memory.peak import peak_memory_bytes
+from shmoo.estimators.memory.peak import peak_memory_bytes, resident_weight_bytes
+from shmoo.estimators.memory.room import MemoryRoom, memory_room
 from shmoo.estimators.table import CONVERSIONS, KernelTable, kernel_table
 
 P = ParamSpec("P")
@@ -30,6 +31,7 @@ class Tabulated:
         origin: graph and kernel of each row.
         compute_dtype: type that contractions compute in; `None` for the tensors' own.
         flops, macs, params, weight_bytes, peak_memory_bytes, unknown_ops, notes: as in `director.Estimate`.
+        memory: the parts of the peak memory, for a machine that is not known yet.
     """
 
     table: KernelTable
@@ -40,6 +42,7 @@ class Tabulated:
     params: int
     weight_bytes: float
     peak_memory_bytes: float
+    memory: MemoryRoom
     unknown_ops: tuple[UnknownOp, ...]
     notes: tuple[str, ...] = ()
 
@@ -97,13 +100,18 @@ def tabulate(
 
 @_explained
 def tabulated(
-    graphs: Sequence[Graph], runtime: str, family: str, compute_dtype: str | None = None, fused: bool = True
+    graphs: Sequence[Graph],
+    runtime: str,
+    family: str,
+    compute_dtype: str | None = None,
+    fused: bool = True,
+    costs: Sequence[Sequence[Cost | None]] | None = None,
 ) -> Tabulated:
     """A model's table with its totals; arguments and errors as of `tabulate`."""
-    costs = [costs_of(graph) for graph in graphs]
+    costs = [costs_of(graph) for graph in graphs] if costs is None else costs
     table, origin = tabulate(graphs, runtime, family, compute_dtype, fused, costs)
     kernels = [[kernel for place, kernel in origin if place == index] for index in range(len(graphs))] if fused else None
-    weights = weights_of(graphs)
+    peak_bytes = peak_memory_bytes(graphs, runtime, family, kernels=kernels, costs=costs)
     totals = [graph_cost(graph, own) for graph, own in zip(graphs, costs, strict=True)]
     return Tabulated(
         table=table,
@@ -111,9 +119,10 @@ def tabulated(
         compute_dtype=canonical_compute_dtype(compute_dtype) if compute_dtype else None,
         flops=sum(total.flops for total in totals),
         macs=sum(total.macs for total in totals),
-        params=sum(value.spec.numel for value in weights if value.kind == "parameter"),
-        weight_bytes=sum(value.spec.nbytes for value in weights) + sum(graph.unread_weight_bytes for graph in graphs),
-        peak_memory_bytes=peak_memory_bytes(graphs, runtime, family, kernels=kernels, costs=costs),
+        params=sum(value.spec.numel for value in weights_of(graphs) if value.kind == "parameter"),
+        weight_bytes=resident_weight_bytes(graphs),
+        peak_memory_bytes=peak_bytes,
+        memory=memory_room(graphs, peak_bytes),
         unknown_ops=tuple(op for total in totals for op in total.unknown),
         notes=notes_of(graphs),
     )

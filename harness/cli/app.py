@@ -11,6 +11,7 @@ import click
 
 from shmoo.estimators.errors import NothingMeasuredError, ShmooError, unknown
 from shmoo.harness.cli import output
+from shmoo.harness.cli.verbs.cache import cache
 from shmoo.harness.cli.verbs.calibrate import calibrate
 from shmoo.harness.cli.verbs.characterize import characterize
 from shmoo.harness.cli.verbs.check import check
@@ -139,6 +140,7 @@ for verb in (
     trace,
     report,
     profiles,
+    cache,
     characterize,
 ):
     cli.add_command(verb)

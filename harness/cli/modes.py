@@ -10,8 +10,8 @@ import click
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.tabular import Record
+    from shmoo.harness.models.asked import ModelGraphs
     from shmoo.harness.models.mode import Mode
-    from shmoo.harness.models.model_graphs import ModelGraphs
 
 quantize = click.option(
     "--quantize",

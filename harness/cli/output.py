@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import click
 
@@ -22,6 +22,8 @@ PROSE = 40
 """Columns of longer cells are text, wherever they stand."""
 NARROWEST = 12
 """A column of text is folded to no fewer characters than this."""
+MOST_ADVICE = 3
+"""Lines about memory below a table."""
 GAP = 2
 """Characters between two columns."""
 
@@ -57,6 +59,15 @@ def tell_of_code(models: Iterable[str]) -> None:
 
     for model in filter(is_factory, models):
         message(f"{model}: running its code to make the model; the current directory is searched for it first")
+
+
+def tell_of_memory(records: Sequence[Mapping[str, Any]]) -> None:
+    """Say of the first estimates that do not fit their machine's memory what is missing and what would fit."""
+    outgrown = [r for r in records if r["fits"] is False]
+    for r in outgrown[:MOST_ADVICE]:
+        message(f"{r['model']} on {r['arch']}, batch {r['batch']} {r['dtype']}: {r['memory']['advice']}")
+    if len(outgrown) > MOST_ADVICE:
+        message(f"{len(outgrown) - MOST_ADVICE} more do not fit; --json says of each what is missing and what would fit")
 
 
 @contextlib.contextmanager

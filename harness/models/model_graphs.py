@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import msgspec
 import torch
@@ -14,34 +16,27 @@ from torch.utils._pytree import tree_leaves, tree_map
 from shmoo.estimators.costs.quantize import quantized, with_dtype
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import compute_dtype
-from shmoo.estimators.graph.records import Graph
-from shmoo.estimators.sweep.controller import GraphSource
 from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.fx.introspect import CaptureError
 from shmoo.harness.capture.guard import guarded
 from shmoo.harness.capture.traced import capture_traced
 from shmoo.harness.capture.training import capture_training
 from shmoo.harness.capture.workload import CaptureFamily, build_for_capture
+from shmoo.harness.models.asked import Asked, ModelGraphs, at_batches, at_ends
 from shmoo.harness.models.mode import Mode
 from shmoo.harness.module import STORAGE_DTYPES, Built, DNNModule, Maker, dim
 from shmoo.harness.workloads.configs import DEFAULT_SEQ_LEN
-from shmoo.harness.workloads.loading import resolve_model
+from shmoo.harness.workloads.loading import resolve_model, with_default
 from shmoo.runs.store.records import AxisValue
+
+if TYPE_CHECKING:
+    from shmoo.estimators.sweep.controller import GraphSource
 
 logger = logging.getLogger(__name__)
 
 PHASES = ("prefill", "decode")
 STEP_AXES = ("batch", "tokens", "past")
 """Axes of a user's own language model: sequences, new tokens of each, and tokens of each in the cache before them."""
-
-
-class ModelGraphs(msgspec.Struct, frozen=True):
-    """A model's graphs, the samples of a call, why torch.compile split it (empty if it did not), and a note on the capture."""
-
-    graphs: tuple[Graph, ...]
-    batch: int = 1
-    break_reasons: tuple[str, ...] = ()
-    note: str = ""
 
 
 def model_graphs(
@@ -82,17 +77,28 @@ def batched_graphs(
     mode: Mode | None = None,
 ) -> Iterator[ModelGraphs]:
     """`model_graphs` for each of several batch sizes, from one capture where torch allows it; same arguments and errors."""
-    mode = mode or Mode()
-    module = resolve_model(model, input_shape=input_shape, seq_len=None if mode.phase else seq_len, trust=trust)
-    fixed: dict[str, AxisValue] = {}
-    if mode.phase is not None:
-        module = phase_of(module, mode.phase)
-        fixed = {} if seq_len is None else {"seq_len": seq_len}
-    if any(batch is not None for batch in batches) and "batch" not in module.resolve():
-        raise InputError(f"{model!r} has no batch axis, its input is fixed; leave --batch out")
-    points = [fixed if batch is None else {**fixed, "batch": batch} for batch in batches]
-    source = WorkloadGraphs(module, points, dtype, mode)
-    return (source.at(point) for point in points)
+    asked = Asked(model, dtype, input_shape, seq_len, trust, mode or Mode(), at_batches(batches))
+    source = open_model(asked)
+    return (source.at(point) for point in asked.points)
+
+
+def open_model(asked: Asked) -> WorkloadGraphs:
+    """The graphs of a model by name, which is built and captured when they are asked for.
+
+    Raises:
+        InputError: unknown model, mode or axis; the nearest names are suggested.
+    """
+    phase = asked.mode.phase
+    module = resolve_model(
+        asked.model, input_shape=asked.input_shape, seq_len=None if phase else asked.seq_len, trust=asked.trust
+    )
+    if phase is not None:
+        module = phase_of(module, phase)
+        if asked.seq_len is not None:
+            module = with_default(module, "seq_len", asked.seq_len)
+    if not module.axes and any("batch" in point for point in asked.points):
+        raise InputError(f"{asked.model!r} has no batch axis, its input is fixed; leave --batch out")
+    return WorkloadGraphs(module, asked.points, asked.dtype, asked.mode)
 
 
 class WorkloadGraphs:
@@ -119,6 +125,11 @@ class WorkloadGraphs:
         self._mode.check(dtype or "float32")
         self._stored = dtype if dtype is None or dtype in STORAGE_DTYPES else "float32"
         self._family = CaptureFamily(module, points, self._stored)
+
+    @property
+    def axes(self) -> dict[str, AxisValue]:
+        """The default of every axis of the workload."""
+        return self._module.resolve()
 
     def at(self, axes: Mapping[str, AxisValue]) -> ModelGraphs:
         """The graphs at one point.
@@ -204,30 +215,21 @@ def workload_source(
     *,
     dtype: str = "float32",
     trust: bool = False,
-    axes: Mapping[str, Sequence[AxisValue]] | Iterable[str] = (),
+    axes: Mapping[str, Sequence[AxisValue]] = MappingProxyType({}),
     mode: Mode | None = None,
 ) -> tuple[GraphSource, dict[str, AxisValue]]:
     """The graphs of a sweep, as a function of the workload's axes, and the default of every axis.
 
     Args:
         name: a registered workload (operator, synthetic model, network) or a model as on the command line.
-        axes: those that will be set, with their values where these are known: then one capture may serve several points.
+        axes: those that will be set, with their values.
         mode: as for `model_graphs`.
 
     Raises:
         InputError: unknown workload, model or axis; the nearest names are suggested.
     """
-    module = resolve_model(name, trust=trust)
-    if mode is not None and mode.phase is not None:
-        module = phase_of(module, mode.phase)
-    defaults = module.resolve()
-    for axis in axes:
-        if axis not in defaults:
-            module.resolve({axis: 1})  # raises, and suggests the nearest name
-    # The first and the last point of the axes show what changes between them.
-    points = [{axis: values[end] for axis, values in axes.items()} for end in (0, -1)] if isinstance(axes, Mapping) else []
-    source = WorkloadGraphs(module, points, dtype, mode)
-    return lambda point: source.at(point).graphs, defaults
+    source = open_model(Asked(name, dtype, trust=trust, mode=mode or Mode(), points=at_ends(axes)))
+    return lambda point: source.at(point).graphs, source.axes
 
 
 def phase_of(module: DNNModule, phase: str) -> DNNModule:

@@ -64,7 +64,14 @@ def resolve_model(
         module = find_workload(text)
     if input_shape is not None and not is_factory(text):
         module = with_input_shape(module, input_shape)
-    return module if seq_len is None else _with_default(module, "seq_len", seq_len)
+    return module if seq_len is None else with_default(module, "seq_len", seq_len)
+
+
+def named_file(text: str) -> str | None:
+    """The path of the file that `text` names, a config or an exported program; `None` where it names none."""
+    if text.startswith(HF_PREFIX):
+        return text.removeprefix(HF_PREFIX)
+    return text if text.endswith(".pt2") else None
 
 
 def is_factory(text: str) -> bool:
@@ -96,7 +103,7 @@ def with_input_shape(module: DNNModule, shape: Sequence[int]) -> DNNModule:
             )
         return Built(built.model, (make.tensor(axes["batch"], *rest),))
 
-    axes = tuple(axis for axis in _with_default(module, "batch", batch).axes if axis.name not in fixed)
+    axes = tuple(axis for axis in with_default(module, "batch", batch).axes if axis.name not in fixed)
     return msgspec.structs.replace(module, axes=axes, factory=factory, size=None)
 
 
@@ -124,7 +131,7 @@ def load_program(path: str, *, trust: bool) -> DNNModule:
     return DNNModule(Path(path).stem, "network", (), build)
 
 
-def _with_default(module: DNNModule, name: str, default: int) -> DNNModule:
+def with_default(module: DNNModule, name: str, default: int) -> DNNModule:
     """The workload with another default of one axis."""
     names = [axis.name for axis in module.axes]
     if name not in names:

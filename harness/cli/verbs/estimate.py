@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from shmoo.estimators.errors import InputError
-from shmoo.harness.cli import modes, options, output
+from shmoo.harness.cli import captures, modes, options, output
 
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import Reduction
     from shmoo.estimators.predict.tabular import Record
+    from shmoo.harness.models.capture_cache import CaptureCache
     from shmoo.harness.models.mode import Mode
 
 EXAMPLES = """\b
@@ -40,6 +41,7 @@ Examples:
 @modes.mode_options
 @options.trust
 @options.no_residual
+@captures.kept
 @options.as_json
 @options.as_csv
 def estimate(
@@ -57,6 +59,7 @@ def estimate(
     trust: bool,
     no_residual: bool,
     mode: Mode,
+    cache: CaptureCache | None,
     as_json: bool,
     csv_path: str | None,
 ) -> None:
@@ -71,9 +74,8 @@ def estimate(
         records = estimate_table(ops, arch, runtime, not no_residual, reduction, host)
     elif models:
         shape = options.parse_shape(input_shape)
-        output.tell_of_code(models)
         records = estimate_models(
-            models, arch, batch, dtype, runtime, threads, shape, seq_len, trust, not no_residual, mode, host
+            models, arch, batch, dtype, runtime, threads, shape, seq_len, trust, not no_residual, mode, host, cache
         )
     else:
         raise click.UsageError("nothing to estimate: name a MODEL such as resnet18, or a table with --ops TABLE.csv")
@@ -159,41 +161,34 @@ def estimate_models(
     residual: bool = True,
     mode: Mode | None = None,
     host: str | None = None,
+    cache: CaptureCache | None = None,
 ) -> list[Record]:
     """One record for each model x batch x dtype x architecture x runtime."""
     from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
     from shmoo.estimators.graph.records import notes_of
-    from shmoo.estimators.predict.director import AnalysisDirector
+    from shmoo.estimators.predict.director import AnalysisDirector, estimate_on
     from shmoo.estimators.predict.tabular import estimate_record
     from shmoo.harness.machine.architectures import choose_targets
-
-    targets = choose_targets(arch, runtimes, threads, host)
-    directors = {profile.name: AnalysisDirector(profile, residual=residual) for profile, _ in targets}
-    wanted: list[str | None] = [compute_dtype(name) for name in dtypes] or [None]
+    from shmoo.harness.models.asked import Asked, at_batches
     from shmoo.harness.models.mode import Mode
-    from shmoo.harness.models.model_graphs import batched_graphs
 
-    records = []
+    chosen = choose_targets(arch, runtimes, threads, host)
+    targets = [(AnalysisDirector(profile, residual=residual), runtime) for profile, runtime in chosen]
+    wanted: list[str | None] = [compute_dtype(name) for name in dtypes] or [None]
     mode = mode or Mode()
-    sizes = batches or (None,)
+    points = at_batches(batches or (None,))
+    records = []
     for model in models:
-        with output.only_results_on_stdout():
-            shape: dict[str, Any] = {"input_shape": input_shape, "seq_len": seq_len, "trust": trust}
-            captures = {dtype: batched_graphs(model, sizes, dtype=dtype, mode=mode, **shape) for dtype in wanted}
-        for _ in sizes:
+        asked = {name: Asked(model, name, input_shape, seq_len, trust, mode, points) for name in wanted}
+        sources = {name: captures.source(request, cache) for name, request in asked.items()}
+        for point in points:
             for dtype in wanted:
                 with output.only_results_on_stdout():
-                    found = next(captures[dtype])
+                    found = sources[dtype].at(point)
                 tell_about(model, found.break_reasons, found.note, notes_of(found.graphs))
-                for profile, runtime in targets:
-                    made = directors[profile.name].estimate(
-                        found.graphs,
-                        runtime=runtime,
-                        compute_dtype=matrix_dtype(dtype),
-                        threads=threads if profile.family == "cpu" else None,
-                        batch=found.batch,
-                    )
-                    records.append(estimate_record(made, model) | modes.mode_record(mode, found))
+                arithmetic = matrix_dtype(dtype)
+                made = estimate_on(targets, found.graphs, compute_dtype=arithmetic, threads=threads, batch=found.batch)
+                records += [estimate_record(one, model) | modes.mode_record(mode, found) for one in made]
     return records
 
 
@@ -211,7 +206,7 @@ def tell_about(model: str, break_reasons: Sequence[str], note: str = "", notes: 
 
 def show_models(records: Sequence[Record]) -> None:
     """Table for people; unknown operators are named below it."""
-    from shmoo.estimators.units import percent, si, size
+    from shmoo.estimators.units import percent, si, size, yes_or_no
 
     rows = []
     for r in records:
@@ -229,6 +224,7 @@ def show_models(records: Sequence[Record]) -> None:
                 si(energy["value"], "J") if energy else "unknown",
                 si(power["value"], "W") if power else "unknown",
                 size(r["peak_memory_bytes"]),
+                yes_or_no(r["fits"]),
                 si(r["tiles"], ""),
                 f"{basis[0]} {percent(basis[1], digits=0)}",
             ]
@@ -245,12 +241,14 @@ def show_models(records: Sequence[Record]) -> None:
             "energy",
             "power",
             "memory",
+            "fits",
             "tiles",
             "rests on",
         ],
         rows,
         left=3,
     )
+    output.tell_of_memory(records)
     for line in dict.fromkeys(
         f"{r['model']}: {op['count']} x {op['op']} has no cost formula: only its bytes are counted"
         for r in records
