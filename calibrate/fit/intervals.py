@@ -20,10 +20,11 @@ from msgspec.structs import replace
 from shmoo.calibrate.fit.dataset import Block
 from shmoo.calibrate.fit.fit import predicted_latency
 from shmoo.estimators.graph.records import NORMAL_90, Coefficient
-from shmoo.estimators.machine.catalogue import ALGORITHMS, FAMILY_OF, without_spreads
+from shmoo.estimators.machine.catalogue import ALGORITHMS, FAMILY_OF
 from shmoo.estimators.machine.coefficients import MANY_KERNELS, Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry
 from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.draws import without_spreads
 from shmoo.estimators.table import Floats
 from shmoo.runs.analysis.metrics import error_card
 

@@ -14,7 +14,7 @@ from shmoo.estimators.graph.records import CONVOLUTIONS
 from shmoo.estimators.machine.catalogue import ALGORITHMS, TENSOR, algorithm_names, short_op, space, whose
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, converts_layout, in_tensor_kernels
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.predict.model import enters_alone
+from shmoo.estimators.predict.program import enters_alone
 from shmoo.estimators.table import Masks, op_names
 
 MIN_CASES = 2

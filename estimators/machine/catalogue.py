@@ -394,32 +394,6 @@ def runtime_of(name: str) -> str | None:
     return runtime if stem in ("launch", "graph") and any(runtime in names for names in RUNTIMES.values()) else None
 
 
-def names_to_draw(coefficients: Mapping[str, Coefficient], runtime: str, tensor: bool, chained: bool = False) -> list[str]:
-    """Those of a machine's coefficients to draw for intervals; those of tensor cores or chains where any kernel is.
-
-    Left out: what a strategy already used to cut tiles; spreads, which are drawn apart; other runtimes' launches; and fitted
-    latency coefficients, which err together and whose joint error on held-out cases is what the spreads were set from.
-    """
-
-    def drawn(name: str) -> bool:
-        role = entry(name).role
-        fitted = coefficients[name].from_fit
-        if role in ("count", "size", "rating", "spread") or (fitted and role != "energy"):
-            return False
-        if (name == "step" and not chained) or (not tensor and whose(name) in ("tensor", *TENSOR)):
-            return False
-        return runtime_of(name) in (None, runtime)
-
-    return [name for name in coefficients if drawn(name)]
-
-
-def without_spreads(coefficients: Mapping[str, Coefficient]) -> dict[str, Coefficient]:
-    """The coefficients of a machine about which the model errs nothing."""
-    exact = Coefficient(0.0, "1", "fitted")
-    none = dict.fromkeys(("sigma", "sigma.tensor", "sigma.graph", "sigma.graph.many"), exact)
-    return {name: c for name, c in coefficients.items() if entry(name).role != "spread"} | none
-
-
 def under(stem: str, names: Iterable[str]) -> list[str]:
     """The names that are a stem or continue it."""
     return [name for name in names if name == stem or name.startswith(f"{stem}.")]

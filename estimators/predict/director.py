@@ -16,8 +16,8 @@ from shmoo.estimators.machine.hosts import OWN
 from shmoo.estimators.machine.profile import ArchitectureProfile, check_runtime
 from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.basis import time_basis
-from shmoo.estimators.predict.model import elapsed_time
 from shmoo.estimators.predict.pipeline import Priced, Waits, price
+from shmoo.estimators.predict.program import elapsed_time
 from shmoo.estimators.predict.tabular import estimate_html
 from shmoo.estimators.predict.tabulated import Origin, Tabulated, tabulate, tabulated
 from shmoo.estimators.table import KernelTable

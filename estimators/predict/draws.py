@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from statistics import NormalDist
 
 import numpy as np
 
-from shmoo.estimators.graph.records import NORMAL_90
-from shmoo.estimators.machine.catalogue import ALGORITHMS, TENSOR, algorithm_names
+from shmoo.estimators.graph.records import NORMAL_90, Coefficient
+from shmoo.estimators.machine.catalogue import ALGORITHMS, TENSOR, algorithm_names, entry, runtime_of, whose
 from shmoo.estimators.machine.coefficients import MANY_KERNELS, Coefficients, algorithm_codes, in_tensor_kernels, listed
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.basis import measured_type
@@ -85,3 +85,29 @@ def normals(rng: np.random.Generator, draws: int, columns: int | None = None) ->
 def _quantiles(count: int) -> np.ndarray:
     law = NormalDist()
     return np.asarray([law.inv_cdf((i + 0.5) / count) for i in range(count)])
+
+
+def names_to_draw(coefficients: Mapping[str, Coefficient], runtime: str, tensor: bool, chained: bool = False) -> list[str]:
+    """Those of a machine's coefficients to draw for intervals; those of tensor cores or chains where any kernel is.
+
+    Left out: what a strategy already used to cut tiles; spreads, which are drawn apart; other runtimes' launches; and fitted
+    latency coefficients, which err together and whose joint error on held-out cases is what the spreads were set from.
+    """
+
+    def drawn(name: str) -> bool:
+        role = entry(name).role
+        fitted = coefficients[name].from_fit
+        if role in ("count", "size", "rating", "spread") or (fitted and role != "energy"):
+            return False
+        if (name == "step" and not chained) or (not tensor and whose(name) in ("tensor", *TENSOR)):
+            return False
+        return runtime_of(name) in (None, runtime)
+
+    return [name for name in coefficients if drawn(name)]
+
+
+def without_spreads(coefficients: Mapping[str, Coefficient]) -> dict[str, Coefficient]:
+    """The coefficients of a machine about which the model errs nothing."""
+    exact = Coefficient(0.0, "1", "fitted")
+    none = dict.fromkeys(("sigma", "sigma.tensor", "sigma.graph", "sigma.graph.many"), exact)
+    return {name: c for name, c in coefficients.items() if entry(name).role != "spread"} | none

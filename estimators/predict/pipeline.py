@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from shmoo.estimators.graph.records import Interval
-from shmoo.estimators.machine.catalogue import names_to_draw
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, in_tensor_kernels, listed
-from shmoo.estimators.predict.draws import draw, model_errors
+from shmoo.estimators.predict.draws import draw, model_errors, names_to_draw
 from shmoo.estimators.predict.limits import least_time
-from shmoo.estimators.predict.model import Prediction, graph_latency, predict, segment_energy
+from shmoo.estimators.predict.model import Prediction, predict
+from shmoo.estimators.predict.program import graph_latency, segment_energy
 from shmoo.estimators.predict.residual import Correction, correction
 from shmoo.estimators.predict.twins import find_twins
 from shmoo.estimators.table import KernelTable

@@ -11,13 +11,13 @@ from shmoo.estimators.machine.catalogue import (
     energy_names,
     entry,
     followers,
-    names_to_draw,
     runtime_of,
     space,
     whose,
 )
 from shmoo.estimators.machine.coefficients import listed
 from shmoo.estimators.machine.profile import builtin_names, load_profile
+from shmoo.estimators.predict.draws import names_to_draw
 
 
 @pytest.mark.parametrize("name", builtin_names())

@@ -16,7 +16,8 @@ from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes,
 from shmoo.estimators.machine.profile import ArchitectureProfile, FittedFrom, load_profile
 from shmoo.estimators.predict.basis import measured_type
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
-from shmoo.estimators.predict.model import Prediction, graph_latency, predict
+from shmoo.estimators.predict.model import Prediction, predict
+from shmoo.estimators.predict.program import graph_latency
 from shmoo.estimators.sweep.points import estimate_points
 from shmoo.estimators.table import KernelTable, kernel_table
 from shmoo.estimators.tiling import GpuThreadBlocks, TileShape, Tiling, strategy_for

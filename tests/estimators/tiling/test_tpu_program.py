@@ -11,7 +11,8 @@ from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.estimators.predict.model import graph_latency, predict
+from shmoo.estimators.predict.model import predict
+from shmoo.estimators.predict.program import graph_latency
 from shmoo.estimators.tiling import TpuWeightStationary
 from tests.build import GraphBuilder
 
