@@ -51,7 +51,7 @@ def scaled_dot_product_attention(call: OpCall) -> Cost:
     """
     rows, sq, sk, d, dv, masked = attention_extents(call)
     matrix, vector, special = attention_flops(rows, sq, sk, d, dv, masked)
-    keys = math.prod(tensor(call, "key").shape[:-2])
+    keys = math.prod(tensor(call, "key", "arg1").shape[:-2])
     causal = bool(call.attributes.get("is_causal"))
     return bill(
         call,

@@ -62,8 +62,15 @@ class Priced:
             return None if amounts is None else amounts.sum(axis=-1, keepdims=True)
 
         latency_s, device_s = (seconds.sum(axis=-1, keepdims=True) for seconds in (self.latency_s, self.device_s))
-        drawn = {name: one(getattr(self, name)) for name in ("drawn_s", "drawn_j", "drawn_device_s")}
-        return replace(self, latency_s=latency_s, energy_j=one(self.energy_j), device_s=device_s, **drawn)
+        return replace(
+            self,
+            latency_s=latency_s,
+            energy_j=one(self.energy_j),
+            device_s=device_s,
+            drawn_s=one(self.drawn_s),
+            drawn_j=one(self.drawn_j),
+            drawn_device_s=one(self.drawn_device_s),
+        )
 
     def intervals(self) -> list[tuple[Interval, Interval | None]]:
         """Latency and energy of every segment."""

@@ -188,10 +188,10 @@ def inspect_graphs(
             for path in paths_to(call.module):
                 modules.add(path, params, cost, parts)
             operators.add(call.op, params, cost, parts)
-    for value in weights_of(graphs):
-        if value.kind == "parameter" and value.name and value.name not in seen:
-            for path in paths_to(value.name.rpartition(".")[0]):
-                modules.add(path, value.spec.numel, None, {})
+    for weight in weights_of(graphs):
+        if weight.kind == "parameter" and weight.name and weight.name not in seen:
+            for path in paths_to(weight.name.rpartition(".")[0]):
+                modules.add(path, weight.spec.numel, None, {})
     totals = {name: estimate.latency_s.value for name, estimate in estimates.items()}
     for name, estimate in estimates.items():
         modules.enter(name, max(totals[name] - sum(kernel.elapsed_s for kernel in estimate.breakdown), 0.0))

@@ -245,15 +245,14 @@ class TpuWeightStationary:
         """(K,) bytes that the call before had fetched: the largest operand of a program's first kernel."""
         if self.prefetch == "none":
             return None
-        largest, weights = np.zeros(len(table)), np.zeros(len(table))
-        reads = np.where(table.access_kind == WRITE, 0.0, table.access_bytes)
-        np.maximum.at(largest, table.access_kernel, reads)
-        np.maximum.at(weights, table.access_kernel, np.where(table.access_kind == READ_WEIGHT, reads, 0.0))
-        whole = np.where(weights == largest, _stored_whole(table, profile), 1.0)
+        inputs, weights = np.zeros(len(table)), np.zeros(len(table))
+        for kind, most in ((READ_ACTIVATION, inputs), (READ_WEIGHT, weights)):
+            np.maximum.at(most, table.access_kernel, np.where(table.access_kind == kind, table.access_bytes, 0.0))
+        largest = np.maximum(inputs, weights * _stored_whole(table, profile))
         able = (table.matrix_flops > 0) & (largest <= _PREFETCHED * profile.value(f"capacity.{profile.levels[0]}"))
         first = np.zeros(len(table), dtype=bool)
         first[table.starts] = True
-        return np.where(able & first, largest * whole, 0.0)
+        return np.where(able & first, largest, 0.0)
 
 
 def _again(table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> np.ndarray:

@@ -8,7 +8,7 @@ import msgspec
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from shmoo.estimators.graph.records import Graph, Value
+from shmoo.estimators.graph.records import Graph, Value, ValueKind
 from shmoo.harness.capture.fx.introspect import OperatorIntrospector
 
 
@@ -33,7 +33,7 @@ def with_all_weights(graphs: tuple[Graph, ...], model: Any) -> tuple[Graph, ...]
         if len(parts) > 1 and largest in constants:
             constants.remove(largest)
         elif read.isdisjoint((*names[key], *parts)) and (tensor.dim() or key in parameters):
-            kind = "parameter" if key in parameters else "buffer"
+            kind: ValueKind = "parameter" if key in parameters else "buffer"
             unread += [Value(spec, kind, name) for name, spec in parts.items()]
     return (msgspec.structs.replace(graphs[0], values=(*graphs[0].values, *unread)), *graphs[1:]) if unread else graphs
 

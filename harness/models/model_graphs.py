@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
@@ -194,7 +194,9 @@ def channels_last(built: Built) -> Built:
     if not any(isinstance(leaf, torch.Tensor) and leaf.dim() == 4 for leaf in tree_leaves((built.args, built.kwargs))):
         raise InputError("channels-last is an order of images, and the model takes none; leave it out")
     args, kwargs = tree_map(stored, (built.args, built.kwargs))
-    return msgspec.structs.replace(built, model=built.model.to(memory_format=last), args=args, kwargs=kwargs)
+    model: Any = built.model
+    stored_model = model.to(memory_format=last) if isinstance(model, torch.nn.Module) else model
+    return msgspec.structs.replace(built, model=stored_model, args=args, kwargs=kwargs)
 
 
 def _capture_training_step(module: DNNModule, axes: Mapping[str, AxisValue], dtype: str | None) -> Capture:

@@ -187,7 +187,7 @@ def _refusals(name: str, *passing: type[Exception]) -> Iterator[None]:
 def _config(transformers: Any, settings: Mapping[str, Any], name: str) -> Any:
     options = {key: value for key, value in settings.items() if key not in ("model_type", "quantization_config")}
     kind = settings["model_type"]
-    if kind not in transformers.CONFIG_MAPPING:
+    if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
         near = unknown("model_type", str(kind), list(transformers.CONFIG_MAPPING))
         raise InputError(f"transformers cannot use the config {name!r}: {near}")
     with _refusals(name):

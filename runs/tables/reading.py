@@ -30,7 +30,7 @@ import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import msgspec
 
@@ -56,9 +56,11 @@ from shmoo.runs.tables.operators import CONV, GEMM, TABLE_OPERATORS, ShapedOpera
 ALIASES = MappingProxyType({"conv2d": "conv", "vector_add": "add", "clone": "copy"})
 """Names of published tables -> operators of the vocabulary."""
 
+State = Literal["warm", "cold_weights"]
+W = TypeVar("W", bound=str)
 HEADS = ("heads", "kv_heads", "causal")
 TIMES: tuple[Time, ...] = get_args(Time)
-STATES = ("warm", "cold_weights")
+STATES: tuple[State, ...] = get_args(State)
 WEIGHTS = MappingProxyType({"int8": "int8-weight", "int4": "int4-weight", "float8": "float8-dynamic"})
 """Type of a weight -> scheme that quantises a layer (`estimators.costs.quantize.SCHEMES`)."""
 COLUMNS = frozenset(
@@ -100,7 +102,7 @@ class TableRow(msgspec.Struct, frozen=True, omit_defaults=True):
     runtime: str = "eager"
     reduction: Reduction = "k"
     time: Time = "call"
-    state: Literal["warm", "cold_weights"] = "warm"
+    state: State = "warm"
     weights: str = ""
 
     @property
@@ -215,12 +217,13 @@ def _energy(cells: dict[str, str], latency: float | None, where: str) -> float |
     return power * latency
 
 
-def _one_of(cells: dict[str, str], column: str, allowed: tuple[str, ...], where: str) -> str:
+def _one_of(cells: dict[str, str], column: str, allowed: tuple[W, ...], where: str) -> W:
     """A cell that must be one of a few words; the first where it is empty or absent."""
     text = cells.get(column) or allowed[0]
-    if text not in allowed:
+    chosen = next((word for word in allowed if word == text), None)
+    if chosen is None:
         raise InputError(f"{where}: {unknown(column, text, allowed)}")
-    return text
+    return chosen
 
 
 def _weights(cells: dict[str, str], op: str, dtype: str, where: str) -> str:

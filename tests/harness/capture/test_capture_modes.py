@@ -13,7 +13,8 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Cost, Graph, OpCall
 from shmoo.harness.capture import Capture, capture, capture_exported
 from shmoo.harness.models.mode import Mode
-from shmoo.harness.models.model_graphs import model_graphs
+from shmoo.harness.models.model_graphs import channels_last, model_graphs
+from shmoo.harness.module import Built
 
 
 def only(found: Capture) -> Graph:
@@ -195,3 +196,10 @@ def test_channels_last_is_said_by_each_convolution() -> None:
             assert said == ["channels_last" if last else None] * 26
     with pytest.raises(InputError, match="takes none"):
         model_graphs("mlp", mode=Mode(channels_last=True))
+
+
+def test_a_function_takes_its_images_channels_last() -> None:
+    """It has no weights to store in that order."""
+    built = channels_last(Built(torch.relu, (torch.rand(2, 3, 4, 4),)))
+    assert built.args[0].is_contiguous(memory_format=torch.channels_last)
+    assert built.model is torch.relu

@@ -22,7 +22,7 @@ H100 = load_profile("gpu_h100")
 
 def read(path: Path, header: str, *rows: str) -> tuple[TableRow, ...]:
     path.write_text("\n".join((header, *rows)) + "\n")
-    return read_table(path, device="cuda").rows
+    return read_table(path, device="cuda")
 
 
 def test_heads_that_share_keys_and_masks_are_read(tmp_path: Path) -> None:
