@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable
 from shmoo.estimators.tiling.base import Tiling
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ def _columns(part: object, count: int) -> list[np.ndarray]:
     return [column for member in members for column in _columns(member, count)]
 
 
-def _taken(part: T, rows: np.ndarray, count: int) -> T:
+def _taken(part: Any, rows: np.ndarray, count: int) -> Any:
     """A tiling of some of its kernels."""
     if isinstance(part, np.ndarray):
         return part[rows] if part.shape == (count,) else part

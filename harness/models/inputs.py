@@ -77,7 +77,7 @@ class InputRecorder:
     @contextmanager
     def recording(self) -> Iterator[None]:
         """While active, inputs are recorded."""
-        plain = type(os.environ)
+        plain: Any = type(os.environ)
         recorder = self
 
         class Watched(plain):

@@ -375,15 +375,15 @@ def _written(value: AxisValue) -> AxisValue:
 
 def _finished(result: Any, loop: asyncio.AbstractEventLoop) -> Any:
     """The result of work that a call only began: of a coroutine what it returns, of a generator the list of what it yields."""
+
+    async def listed(items: AsyncGenerator[Any, None]) -> list[Any]:
+        return [item async for item in items]
+
     if isinstance(result, Generator | map | filter | zip):
         return list(result)
     if isinstance(result, AsyncGenerator):
-        return loop.run_until_complete(_listed(result))
+        return loop.run_until_complete(listed(result))
     return loop.run_until_complete(result) if isinstance(result, Awaitable) else result
-
-
-async def _listed(items: AsyncGenerator[T, None]) -> list[T]:
-    return [item async for item in items]
 
 
 def _nothing() -> None:

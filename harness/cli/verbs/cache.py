@@ -79,7 +79,9 @@ def _rows(listed: Sequence[Listed]) -> list[list[str]]:
     for one in listed:
         sizes = "axes only" if one.point is None else " ".join(f"{name}={value}" for name, value in one.point.items())
         mode = " ".join(part for part in (one.asked.mode.name, one.asked.mode.autocast, one.asked.mode.quantize) if part)
-        rows.append([one.asked.model, sizes or "its own", one.asked.dtype, mode, size(one.nbytes), _age(now - one.used_at_s)])
+        rows.append(
+            [one.asked.model, sizes or "its own", one.asked.dtype or "its own", mode, size(one.nbytes), _age(now - one.used_at_s)]
+        )
     return rows
 
 
