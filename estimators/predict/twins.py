@@ -56,7 +56,7 @@ def _taken(part: Any, rows: np.ndarray, count: int) -> Any:
     """A tiling of some of its kernels."""
     if isinstance(part, np.ndarray):
         return part[rows] if part.shape == (count,) else part
-    if is_dataclass(part):
+    if is_dataclass(part) and not isinstance(part, type):
         return replace(part, **{f.name: _taken(getattr(part, f.name), rows, count) for f in fields(part)})
     if isinstance(part, dict):
         return {name: _taken(member, rows, count) for name, member in part.items()}
