@@ -33,7 +33,7 @@ from shmoo.runs.tables.reading import PRODUCTS
 COMPARED_PRODUCTS = 600
 """Matrix products used to find a table's reduction column; both fits together take some seconds."""
 CUTS = 2
-"""Times that kernels on tensor cores are cut anew with what was fitted."""
+"""How often the tiles of tensor-core kernels are chosen again with the coefficients just fitted."""
 ENOUGH = 200
 """With fewer matrix products the reduction is taken to be in column k."""
 DECISIVE = 0.75
@@ -171,7 +171,7 @@ def calibrate_cases(
     """
     progress = progress or silent
     progress(_doing(f"tabulating {len(read.cases)} cases"))
-    # What is measured is measured beside its own host.
+    # Measurements include the launches of the machine they were taken on, not those of a named host.
     base = base.replacing(residual=(), host="")
     everything = blocks(read.cases, base)
     fit_cases = _only(everything, base, ("fit",))

@@ -128,7 +128,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
 
     def add_own(owner: str, algorithm: str, prefixes: tuple[str, ...], kernels: np.ndarray, sd: float | None = None) -> None:
         if algorithm == "gemv_tensor" and prefixes[0] in ("efficiency.bandwidth", "efficiency.l2"):
-            return  # a stream of weights does not tell L2 from main memory: they are those of other products
+            return  # streaming weights cannot separate L2 from main memory; the parent's values hold
         add(f"{prefixes[0]}.{owner}", algorithm_names(prefixes, algorithm), kernels, sd)
 
     for code, algorithm in enumerate(ALGORITHMS):
