@@ -25,12 +25,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from shmoo.harness.measuring.watch.hostwatch import page_faults
 from shmoo.runs.store.records import AxisValue
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -209,13 +205,9 @@ class FreshPages:
 
 def faulted_bytes(call: Callable[[], object]) -> int:
     """Bytes of new pages that a call touches, going by its page faults; 0 where the system does not count them."""
-    before = _faults()
+    before = page_faults()
     call()
-    return (_faults() - before) * mmap.PAGESIZE
-
-
-def _faults() -> int:
-    return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    return (page_faults() - before) * mmap.PAGESIZE
 
 
 def _touch_fresh(nbytes: int) -> None:

@@ -128,6 +128,11 @@ def involuntary_switches() -> int | None:
     return None if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
+def page_faults() -> int:
+    """How many pages this process has touched for the first time, without reading a disk; 0 where the system does not count."""
+    return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
 def _machine_times(root: Path) -> tuple[float | None, float | None]:
     """Busy and stolen seconds of the whole machine; field order is that of proc(5)."""
     try:

@@ -28,7 +28,7 @@ UNITS = [
     (name, units) for name in COUNTING for units in ("count.units", "count.tiles") if units in load_profile(name).coefficients
 ]
 COOL = [name for name in builtin_names() if load_profile(name).value("throttle.cool", 0.0) > 0]
-"""Boards that start cool: a lone product counts as one of a campaign, on a warm board, and a graph of several as run from cool."""
+"""Boards that start cool: a lone product counts as one of a campaign, on a warm board, a graph of several as run from cool."""
 DTYPE = {"tpu": "bfloat16", "kpu": "float32", "cpu": "float32", "gpu": "float32"}
 
 
