@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import filelock
@@ -29,7 +28,7 @@ from shmoo.harness.campaign.schedule import Schedule
 from shmoo.harness.campaign.worker import CaseMeasurer, Worker
 from shmoo.harness.machine.doctor import version_of
 from shmoo.harness.measuring.timing import MeasureSettings
-from shmoo.runs.store.records import AxisValue, CaseSpec, Machine, Measurement, RunManifest
+from shmoo.runs.store.records import AxisValue, CaseSpec, Machine, Measurement, RunManifest, utc_now
 from shmoo.runs.store.store import Run, RunWriter, SkippedCase
 
 VERSIONS = ("shmoo", "torch", "torchvision", "numpy", "triton", "nvidia-ml-py", "pyRAPL")
@@ -118,7 +117,7 @@ def run_campaign(
             suite=suite,
             versions={name: version for name in VERSIONS if (version := version_of(name))},
             settings=_flat(msgspec.to_builtins(settings)) | {"visits": settings.visits, "isolate": isolate} | dict(facts or {}),
-            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            started_at=utc_now(),
         )
         writer = stack.enter_context(RunWriter(path, manifest, resume=resume))
         schedule = Schedule(

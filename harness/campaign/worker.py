@@ -18,7 +18,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Protocol
@@ -26,7 +25,7 @@ from typing import IO, Protocol
 import msgspec
 
 from shmoo.estimators.graph.records import Graph
-from shmoo.runs.store.records import CaseSpec, Measurement, Reason
+from shmoo.runs.store.records import CaseSpec, Measurement, Reason, utc_now
 
 DEFAULT_ENTRY = "shmoo.harness.measuring.measure:Measurer"
 START_S = 120.0
@@ -174,7 +173,7 @@ class Worker:
         return f"its process {_ending(code)}{said}"
 
     def _failed(self, case: CaseSpec, visit: int, reason: str) -> tuple[Measurement, tuple[Graph, ...]]:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+        now = utc_now()
         return Measurement(case, "failed", (Reason("worker", reason),), visit=visit, measured_at=now), ()
 
 

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 
 import msgspec
@@ -47,6 +46,7 @@ from shmoo.runs.store.records import (
     OperatorTime,
     Reason,
     Timing,
+    utc_now,
 )
 from shmoo.runs.store.statistics import median
 
@@ -125,7 +125,7 @@ class Measurer:
             visit: number of the visit; the graph is captured on the first.
             details: measure energy, peak memory and the times inside the case on this visit too.
         """
-        measured_at = datetime.now(UTC).isoformat(timespec="seconds")
+        measured_at = utc_now()
         try:
             row, graphs = self._visit(case, visit, details)
         except Exception as error:

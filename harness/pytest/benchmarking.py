@@ -12,7 +12,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Sequence
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,7 +29,7 @@ from shmoo.harness.measuring.allocation import settle_heap
 from shmoo.harness.measuring.observing import observed, status_of
 from shmoo.harness.measuring.timing import SPACED, MeasureSettings, TimingSettings, time_callable
 from shmoo.harness.measuring.watch.corewatch import CoreWatch, core_watch
-from shmoo.runs.store.records import AxisValue, CaseSpec, Measurement, Reason, RunManifest, Timing
+from shmoo.runs.store.records import AxisValue, CaseSpec, Measurement, Reason, RunManifest, Timing, utc_now
 from shmoo.runs.store.statistics import iqr, mad
 from shmoo.runs.store.store import RunWriter
 from shmoo.runs.store.visits import merge_visits
@@ -147,7 +146,7 @@ class BenchmarkRun:
         """
         if self._writer is None:
             versions = {name: version_of(name) for name in ("shmoo", "torch", "pytest", "pytest-benchmark")}
-            manifest = RunManifest(self.machine, "pytest", versions, started_at=_utc_now())
+            manifest = RunManifest(self.machine, "pytest", versions, started_at=utc_now())
             self._writer = RunWriter(self.path, manifest)
         self._writer.append(row, graphs)
         self._lines.append(row)
@@ -268,7 +267,7 @@ class ShmooBenchmark:
             timing, host, reasons = observed(window, self._run.machine.threads)
         except Exception as error:
             reason = Reason(type(error).__name__, str(error))
-            self._run.append(Measurement(case, "failed", (reason,), measured_at=_utc_now()))
+            self._run.append(Measurement(case, "failed", (reason,), measured_at=utc_now()))
             raise
         finally:
             loop.close()
@@ -279,7 +278,7 @@ class ShmooBenchmark:
             timing=msgspec.structs.replace(timing, first_call_s=first_call_s),
             host=host,
             peak_memory_reason="not measured for a plain callable",
-            measured_at=_utc_now(),
+            measured_at=utc_now(),
         )
         self._keep_only_visit(row)
         return result
@@ -396,7 +395,3 @@ def _synchronize() -> Callable[[], None] | None:
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.synchronize
     return None
-
-
-def _utc_now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 from typing import Literal, get_args
 
 import msgspec
@@ -29,6 +30,11 @@ LEAST_ENERGY_J, MOST_ENERGY_J = 1e-15, 1e12
 """No call takes less than a flop does, or more than a power station gives in an hour."""
 LEAST_POWER_W, MOST_POWER_W = 1e-6, 1e9
 """No board draws less than a watch, or more than a power station gives."""
+
+
+def utc_now() -> str:
+    """The time as records hold it: ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True):
