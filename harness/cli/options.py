@@ -58,6 +58,23 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+class Share(click.ParamType):
+    """A relative amount, "3%" or 0.03."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The amount as a fraction; a usage error for anything else, and for 3, which may be meant as 3 %."""
+        text = str(value).strip()
+        try:
+            share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            share = math.nan
+        if not 0 <= share < math.inf or (share >= 1 and not text.endswith("%")):
+            self.fail(f"{value!r} is no relative amount; write 3% or 0.03.", param, ctx)
+        return share
+
+
 def names(*flags: str, help: str, metavar: str = "NAME,...") -> Decorator:
     """An option that takes a comma-separated list and may be repeated."""
     return click.option(*flags, multiple=True, callback=_split, metavar=metavar, help=help)
