@@ -19,7 +19,9 @@ from shmoo.harness.cli.verbs.compare import compare
 from shmoo.harness.cli.verbs.doctor import doctor
 from shmoo.harness.cli.verbs.estimate import estimate
 from shmoo.harness.cli.verbs.fusion import fusion
+from shmoo.harness.cli.verbs.gate import gate
 from shmoo.harness.cli.verbs.generate import generate
+from shmoo.harness.cli.verbs.history import history
 from shmoo.harness.cli.verbs.inspect import inspect
 from shmoo.harness.cli.verbs.measure import measure
 from shmoo.harness.cli.verbs.profiles import profiles
@@ -131,6 +133,8 @@ for verb in (
     show,
     check,
     compare,
+    gate,
+    history,
     calibrate,
     estimate,
     fusion,
