@@ -17,6 +17,7 @@ from shmoo.harness.cli.verbs.characterize import characterize
 from shmoo.harness.cli.verbs.check import check
 from shmoo.harness.cli.verbs.compare import compare
 from shmoo.harness.cli.verbs.doctor import doctor
+from shmoo.harness.cli.verbs.duel import duel
 from shmoo.harness.cli.verbs.estimate import estimate
 from shmoo.harness.cli.verbs.fusion import fusion
 from shmoo.harness.cli.verbs.gate import gate
@@ -133,6 +134,7 @@ for verb in (
     show,
     check,
     compare,
+    duel,
     gate,
     history,
     calibrate,

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.units import share_of
 from shmoo.harness.cli import output
 from shmoo.harness.defaults import LOCAL
 
@@ -65,14 +66,10 @@ class Share(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The amount as a fraction; a usage error for anything else, and for 3, which may be meant as 3 %."""
-        text = str(value).strip()
         try:
-            share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-        except ValueError:
-            share = math.nan
-        if not 0 <= share < math.inf or (share >= 1 and not text.endswith("%")):
-            self.fail(f"{value!r} is no relative amount; write 3% or 0.03.", param, ctx)
-        return share
+            return share_of(str(value))
+        except InputError as error:
+            self.fail(str(error), param, ctx)
 
 
 def names(*flags: str, help: str, metavar: str = "NAME,...") -> Decorator:

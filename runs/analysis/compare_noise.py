@@ -120,7 +120,13 @@ def between_runs(pairs: Sequence[Pair], growths: Sequence[Growth]) -> list[Growt
     wider = []
     for pair, growth, (deviation, freedom) in zip(pairs, growths, spreads, strict=True):
         error = 0.0 if deviation is None else deviation * math.sqrt(1 + 1 / len(pair.bases))
-        wider.append(growth if growth.standard_error >= error else Growth(growth.log_ratio, error, freedom, growth.known))
+        # What runs differ by contains what visits differ by, which a run may not know.
+        known = growth.known or deviation is not None
+        wider.append(
+            msgspec.structs.replace(growth, known=known)
+            if growth.standard_error >= error
+            else Growth(growth.log_ratio, error, freedom, known)
+        )
     return wider
 
 

@@ -2,7 +2,7 @@
 
     d         log ratio of new over base, s its standard error, n how many cases are looked at
     yes       d > log(1 + threshold)  and  d >= max(3, q) s, q Student's quantile for a false alarm in n (Bonferroni)
-    too noisy otherwise, where log(1 + resolution) < 3 s, so that such a growth would not have been seen,
+    too noisy otherwise, where min(d, 0) + 3 s > log(1 + resolution): such a growth would not have been seen,
               or where d + t s > log(1 + resolution), t s half the 90 % interval: there may be such a growth
     no        otherwise
 
@@ -83,7 +83,8 @@ def answer_of(question: str, growth: Growth, looked_at: int, threshold: float, r
     if toward > 0 and beyond(toward, threshold) and is_certain(growth, looked_at):
         return "yes"
     bound = math.log1p(max(threshold, resolution))
-    return "too noisy" if CERTAIN * growth.standard_error > bound or toward + growth.half_width > bound else "no"
+    unseen = min(toward, 0.0) + CERTAIN * growth.standard_error > bound
+    return "too noisy" if unseen or toward + growth.half_width > bound else "no"
 
 
 def verdict(question: str, cases: Sequence[tuple[str, Growth]], suite: Growth | None, threshold: float) -> Verdict:

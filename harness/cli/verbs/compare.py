@@ -78,9 +78,10 @@ def judge(
     markdown_path: str | None,
     junit_path: str | None,
     as_json: bool,
-    paired: bool = False,
 ) -> None:
-    """Compare the last run with those before it, show the outcome, and exit with its code."""
+    """Compare the last run with those before it, show the outcome, and exit with its code. The two runs of a duel are compared
+    pair by pair."""
+    from shmoo.harness.campaign.duel import is_duel
     from shmoo.runs.analysis.compare import compare_runs
     from shmoo.runs.analysis.compare_verdict import MIN_CHANGE
 
@@ -88,7 +89,7 @@ def judge(
         for problem in run.problems:
             output.message(problem)
     limit = MIN_CHANGE if threshold is None else threshold
-    comparison = compare_runs(runs[:-1], runs[-1], min_change=limit, paired=paired)
+    comparison = compare_runs(runs[:-1], runs[-1], min_change=limit, paired=is_duel(runs))
     verdicts = [comparison.answer(question, limit) for question in fail_on or ("slower",)]
     if markdown_path or junit_path:
         from shmoo.runs.analysis.compare_text import junit, markdown
@@ -106,7 +107,7 @@ def judge(
         output.json_document(document | _unknown(comparison))
     else:
         _show(comparison, limit)
-        _show_verdicts(verdicts)
+        _show_verdicts(verdicts, comparison.noise_from == "pairs")
     answers = {verdict.answer for verdict in verdicts}
     if "yes" in answers:
         raise click.exceptions.Exit(CHANGED)
@@ -114,7 +115,7 @@ def judge(
         raise click.exceptions.Exit(TOO_NOISY)
 
 
-def _show_verdicts(verdicts: Sequence[Verdict]) -> None:
+def _show_verdicts(verdicts: Sequence[Verdict], paired: bool) -> None:
     from shmoo.runs.analysis.compare_text import growth_text
 
     for verdict in verdicts:
@@ -124,10 +125,8 @@ def _show_verdicts(verdicts: Sequence[Verdict]) -> None:
                 more = f"; and {len(labels) - SHOWN} more" if len(labels) > SHOWN else ""
                 output.result(f"  {len(labels)} cases {what}: {'; '.join(labels[:SHOWN])}{more}")
         if verdict.answer == "too noisy":
-            output.message(
-                "too noisy to decide: measure with more --visits, give several base runs, or measure both sides at once "
-                "with `shmoo duel`"
-            )
+            others = "" if paired else ", give several base runs, or measure both sides at once with `shmoo duel`"
+            output.message(f"too noisy to decide: measure with more --visits{others}")
 
 
 def _unknown(comparison: Comparison) -> dict[str, object]:
@@ -191,10 +190,10 @@ def _show(comparison: Comparison, min_change: float) -> None:
 def _noise(comparison: Comparison) -> str:
     from shmoo.estimators.units import percent
 
-    sources = {"runs": "repeated visits, and what the base runs differ by", "pairs": "pairs of visits, visits of one run alone"}
-    if comparison.noise_from in sources:
+    beside = {"runs": "and what the base runs differ by", "pairs": "of which the differences of pairs hold little"}
+    if comparison.noise_from in beside:
         known = "not known for one visit" if comparison.noise is None else f"{percent(comparison.noise)} a visit"
-        return f"noise: {known} (from {sources[comparison.noise_from]})"
+        return f"noise: {known}, {beside[comparison.noise_from]}"
     if comparison.noise_from == "visits":
         known = "of these few cases alone" if comparison.noise is None else f"{percent(comparison.noise)} a visit"
         return f"noise: {known} (from repeated visits)"

@@ -46,6 +46,7 @@ def invoke(*arguments):
         (0, 0.06, "too noisy"),  # 15 % would be 2.3 standard errors
         (12, 0.045, "too noisy"),  # 2.5 standard errors, and it may be 15 %
         (-30, 0.02, "no"),  # faster
+        (-20, 0.06, "no"),  # faster by 3.7 standard errors
     ],
 )
 def test_a_case_is_slower_or_not_or_nobody_knows(percent_slower, error, answer):
