@@ -20,9 +20,7 @@ Examples:
 
 @click.command(epilog=EXAMPLES, short_help="Cases over many runs; the first run that differs.")
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
-@click.option(
-    "--threshold", type=options.Share(), metavar="P", help="Steps of up to this much, such as 5%, are none. Default: 3%."
-)
+@options.threshold()
 @options.out(str(PAGE))
 @options.as_json
 def history(runs: tuple[str, ...], threshold: float | None, out: Path | None, as_json: bool) -> None:
