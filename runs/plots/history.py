@@ -31,11 +31,9 @@ def render_history(history: History, threshold: float) -> str:
         lstrip_blocks=True,
     )
     every = [*([] if history.suite is None else [history.suite]), *history.series]
-    first = history.first_different
     drawn = every[:MOST_DRAWN]
     return environment.get_template("history.html.j2").render(
         history=history,
-        headline="No run differs" if first is None else f"The first run that differs is {history.runs[first].label}",
         cards=[
             (str(len(history.runs)), "runs", f"{history.runs[0].started_at} to {history.runs[-1].started_at}"),
             (str(len(history.series)), "cases", "usable in two runs at least, or listed with their rows"),
