@@ -263,11 +263,9 @@ def _finding(before: Footprint, now: Footprint, name: str, allowed: float) -> Fi
     if old is None or new is None or new <= old * (1 + allowed):
         return None
     growth = new / old - 1 if old else None
-    if name == "peak_memory_bytes":
-        modules = (ModuleGrowth(now.peak_at, old, new),)
-    else:
-        modules = tuple(_growths(before, now, name)[:NAMED])
-    return Finding(now.label, name, old, new, growth, allowed, modules)
+    at_peak = [ModuleGrowth(now.peak_at, old, new)]
+    grown = at_peak if name == "peak_memory_bytes" else _growths(before, now, name)
+    return Finding(now.label, name, old, new, growth, allowed, tuple(grown[:NAMED]))
 
 
 def _growths(before: Footprint, now: Footprint, name: str) -> list[ModuleGrowth]:

@@ -147,8 +147,9 @@ def history(runs: Sequence[Run], threshold: float = MIN_CHANGE) -> History:
     for number, run in enumerate(ordered):
         for row in run.rows:
             cases.setdefault(row.case.identity, row.case)
-            known = (row.latency.value_s, row.latency.relative_se) if row.timed else (None, None)
-            by_case.setdefault(row.case.identity, []).append(CasePoint(number, *known, row.status))
+            time = row.latency if row.timed else None
+            value_s, error = (None, None) if time is None else (time.value_s, time.relative_se)
+            by_case.setdefault(row.case.identity, []).append(CasePoint(number, value_s, error, row.status))
     usable = {identity: timed for identity, found in by_case.items() if len(timed := _timed(found)) > 1}
     if not usable:
         raise NothingMeasuredError("no case is usable in two of the runs; see `shmoo check` for what is wrong with a run")
