@@ -46,8 +46,8 @@ MOST_HOLES = 1 << 12
 LITTLE = 16 << 20
 """Calls that touch less new memory than this are not worth warming it."""
 COLD = 3.0
-"""Time of a page over the shortest seen above which pages are not warm: cold ones take seven times as long, and a neighbour on the
-core makes warm ones take twice as long."""
+"""Time of a page over the shortest seen above which pages are not warm: cold ones take seven times as long, and a neighbour on
+the core makes warm ones take twice as long."""
 WARMING_S = 1.5
 """No further round of warming begins after this time."""
 SMALLEST_SHARE = 1 / 16

@@ -210,12 +210,14 @@ def test_less_is_touched_while_all_is_warm():
     pages = FreshPages(host.touch, host.clock)
     touched = []
     for _ in range(7):
-        pages.warm(1_600_000_000)
+        pages.warm(400_000_000)
         touched.append(host.touched)
-    assert touched == [1_600_000_000, 800_000_000, 400_000_000, 200_000_000, 100_000_000, 100_000_000, 100_000_000]
-    host.cold, host.rounds = 100_000_000 + 1_600_000_000, 0
-    pages.warm(1_600_000_000)
-    assert host.rounds == 3 and host.cold == 0 and host.touched == 1_600_000_000
+    assert touched == [400_000_000, 200_000_000, 100_000_000, 50_000_000, 25_000_000, 25_000_000, 25_000_000]
+    host.cold, host.rounds = 25_000_000 + 400_000_000, 0
+    pages.warm(400_000_000)
+    assert host.rounds == 3
+    assert host.cold == 0
+    assert host.touched == 400_000_000
 
 
 def test_warming_ends_where_memory_stays_cold():

@@ -319,7 +319,8 @@ def test_large_tensors_repeat_numbers_that_are_normally_distributed(shape):
     """Of the shape and dtype asked for, mean 0 and variance 1 within five standard errors; every element is written."""
     torch.manual_seed(0)
     values = Maker("float32", "cpu").tensor(*shape)
-    assert values.shape == shape and values.dtype == torch.float32
+    assert values.shape == shape
+    assert values.dtype == torch.float32
     count = min(values.numel(), REPEATED)
     assert abs(values.mean().item()) < 5 / count**0.5
     assert abs(values.var().item() - 1) < 5 * (2 / count) ** 0.5 + (values.numel() < 100)
