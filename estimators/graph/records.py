@@ -277,7 +277,7 @@ class Coefficient(msgspec.Struct, frozen=True, omit_defaults=True):
         """90 % range: `low`..`high` where given, else value ± 1.645 standard errors, else the value itself."""
         if self.low is not None and self.high is not None:
             return self.low, self.high
-        spread = NORMAL_90 * (self.stderr or 0.0)
+        spread = 0.0 if self.stderr is None else NORMAL_90 * self.stderr
         return self.value - spread, self.value + spread
 
     @property

@@ -206,4 +206,4 @@ class Coefficients:
         table = np.zeros((*many, kinds))
         for code, value in values.items():
             table[..., code] = value[..., 0] if isinstance(value, np.ndarray) and value.ndim else value
-        return table[..., codes]
+        return np.take(table, codes, axis=-1)

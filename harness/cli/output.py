@@ -185,6 +185,14 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, object]]) -> None:
     writing(path).write_bytes(csv_bytes(columns, rows))
 
 
+def write_columns(path: str | Path, blocks: Sequence[Mapping[str, Sequence[object]]]) -> int:
+    """As `write_csv`, of blocks of rows held as columns; returns the number of rows."""
+    from shmoo.runs.store.files import csv_of_blocks
+
+    writing(path).write_bytes(csv_of_blocks(blocks))
+    return sum(len(next(iter(block.values()))) for block in blocks)
+
+
 def writing(path: str | Path) -> Path:
     """A path to write to; its folder is made. `InputError` where that cannot be."""
     target = Path(path)
