@@ -15,7 +15,7 @@ from shmoo.harness.cli import captures, options, output
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import ArchitectureProfile
     from shmoo.estimators.predict.tabular import Record
-    from shmoo.estimators.sweep.controller import SweepController
+    from shmoo.estimators.sweep.controller import Columns, SweepController
     from shmoo.harness.models.capture_cache import CaptureCache
 
 EXAMPLES = """\b
@@ -77,6 +77,7 @@ def sweep(
     """Estimate models over axes: of the workload (its sizes, batch, resolution) and of the architecture (memory, fabric,
     bandwidth, tile size). `shmoo profiles show ARCH` lists the coefficients."""
     from shmoo.estimators.graph.dtypes import compute_dtype
+    from shmoo.estimators.sweep.controller import rows_of
 
     if plot_path and Path(plot_path).suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--plot writes .html, got {plot_path!r}; name a file such as sweep.html, or use --csv for the numbers")
@@ -99,14 +100,18 @@ def sweep(
     if not varied:
         raise InputError("nothing varies; give an --axis such as batch=1..64, a --profile-axis, or several models")
     units = _units(profiles, machine_axes)
-    rows: list[Record] = []
+    blocks: list[Columns] = []
     with output.only_results_on_stdout():
         for model, wanted in itertools.product(models, types):
             controller = _controller(model, profiles, workload_axes, machine_axes, settings, wanted, runtime, fused, trust, cache)
-            rows += _largest(controller, wanted) if largest_on_chip else _estimates(controller, wanted, threads)
+            if largest_on_chip:
+                blocks += [{name: [value] for name, value in row.items()} for row in _largest(controller, wanted)]
+            else:
+                blocks += _estimates(controller, wanted, threads)
     if csv_path:
-        output.write_csv(csv_path, rows)
-        output.message(f"wrote {len(rows)} rows to {csv_path}")
+        written = output.write_columns(csv_path, blocks)
+        output.message(f"wrote {written} rows to {csv_path}")
+    rows = _worth_showing(blocks) if not (as_json or plot_path or largest_on_chip) else [r for b in blocks for r in rows_of(b)]
     if plot_path:
         from shmoo.runs.plots.sweeps import sweep_figure
 
@@ -207,12 +212,12 @@ def _controller(
     return SweepController(model, lambda point: source.at(point).graphs, profiles, axes, machine_axes, fixed, runtimes, fused)
 
 
-def _estimates(controller: SweepController, dtype: str, threads: int | None) -> list[Record]:
+def _estimates(controller: SweepController, dtype: str, threads: int | None) -> Iterator[Columns]:
     from shmoo.estimators.graph.dtypes import matrix_dtype
     from shmoo.harness.cli.progress import track
 
-    rows = controller.rows(compute_dtype=matrix_dtype(dtype), threads=threads)
-    return list(track(rows, len(controller), f"estimating {controller.model}"))
+    blocks = controller.blocks(compute_dtype=matrix_dtype(dtype), threads=threads)
+    return track(blocks, len(controller), f"estimating {controller.model}", lambda block: len(block["model"]))
 
 
 def _largest(controller: SweepController, dtype: str) -> Iterator[Record]:
@@ -257,7 +262,7 @@ def _show(rows: Sequence[Record], varied: Sequence[str], units: Mapping[str, str
     from shmoo.estimators.units import amount, si, size, yes_or_no
 
     lines = []
-    for r in _worth_showing(rows):
+    for r in rows:
         interval = f"{si(r['latency_s_low'], 's')} - {si(r['latency_s_high'], 's')}" if r["latency_s_low"] is not None else ""
         lines.append(
             [
@@ -276,12 +281,18 @@ def _show(rows: Sequence[Record], varied: Sequence[str], units: Mapping[str, str
     output.table(["arch", *varied, "latency", "90 % interval", "rate", "achieved", "energy", "memory", "fits", "tiles"], lines)
 
 
-def _worth_showing(rows: Sequence[Record]) -> Sequence[Record]:
+def _worth_showing(blocks: Sequence[Columns]) -> list[Record]:
     """All rows, or the fastest of each architecture where there are too many to read."""
-    if len(rows) <= SHOWN_ROWS:
-        return rows
+    from shmoo.estimators.sweep.controller import rows_of
+
+    count = sum(len(block["model"]) for block in blocks)
+    if count <= SHOWN_ROWS:
+        return [row for block in blocks for row in rows_of(block)]
     by_arch: dict[str, list[Record]] = {}
-    for row in sorted(rows, key=lambda row: row["latency_s"]):
-        by_arch.setdefault(str(row["arch"]), []).append(row)
-    output.message(f"{len(rows)} rows, of which the {FASTEST} fastest of each architecture are shown; --csv FILE has all")
-    return [row for found in by_arch.values() for row in found[:FASTEST]]
+    for block in blocks:
+        fastest = sorted(range(len(block["model"])), key=block["latency_s"].__getitem__)[:FASTEST]
+        for row in rows_of({name: [column[place] for place in fastest] for name, column in block.items()}):
+            by_arch.setdefault(str(row["arch"]), []).append(row)
+    output.message(f"{count} rows, of which the {FASTEST} fastest of each architecture are shown; --csv FILE has all")
+    order = sorted(by_arch, key=lambda arch: min(row["latency_s"] for row in by_arch[arch]))
+    return [row for arch in order for row in sorted(by_arch[arch], key=lambda row: row["latency_s"])[:FASTEST]]

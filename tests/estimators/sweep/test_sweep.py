@@ -9,6 +9,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, single_call_graph
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.sweep.controller import SweepController
+from shmoo.estimators.variants import variant
 from shmoo.runs.plots.sweeps import sweep_figure
 from tests.build import GraphBuilder
 
@@ -100,6 +101,39 @@ def test_many_points_are_the_same_rows_without_intervals(monkeypatch: pytest.Mon
                 assert many[name] is None
             else:
                 assert many[name] == (pytest.approx(value, rel=1e-12) if isinstance(value, float) else value), name
+
+
+def large(axes: dict) -> tuple[Graph, ...]:
+    """A sum of 64 MB, which takes as long as its bytes."""
+    x = TensorSpec((4096, 4096))
+    return (single_call_graph(OpCall("aten.add", (x, x), (x,), ("self", "other"))),)
+
+
+@pytest.mark.parametrize("name", ["cpu_server_generic", "gpu_t4", "tpu_v4", "kpu_t64"])
+def test_points_drawn_together_have_the_intervals_of_each_alone(name: str) -> None:
+    """Every column of every point, ends of intervals and shares of the basis included, to the last bit."""
+    profile = load_profile(name)
+    main = f"bandwidth.{profile.levels[-1]}"
+    count = next(axis for axis in ("count.sms", "count.tiles", "count.units", "count.cores") if profile.get(axis))
+    axes = {count: (profile.value(count), 2 * profile.value(count)), main: (1e11, 2e11, 4e11)}
+    together = list(SweepController("block", block, [profile], profile_axes=axes).rows())
+    alone = [
+        row
+        for first in axes[count]
+        for second in axes[main]
+        for row in SweepController("block", block, [variant(profile, {count: first, main: second})]).rows()
+    ]
+    assert len(together) == 6
+    for many, one in zip(together, alone, strict=True):
+        assert {column: many[column] for column in one} == one
+
+
+def test_time_on_the_device_follows_the_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice the bandwidth takes half the time, with intervals and without."""
+    for limit in (256, 1):
+        monkeypatch.setattr("shmoo.estimators.sweep.controller.DRAWN_POINTS", limit)
+        rows = list(SweepController("sum", large, PROFILES[1:], profile_axes={"bandwidth.dram": (1e11, 2e11)}).rows())
+        assert rows[0]["device_s"] == pytest.approx(2 * rows[1]["device_s"], rel=0.05)
 
 
 def test_fusion_and_runtimes_are_axes() -> None:
