@@ -48,6 +48,7 @@ FLOOR_PLAN = (
     "harness/measuring/watch",
     "harness/measuring",
     "harness/campaign",
+    "harness/fleet",
     "harness/pages",
     "harness/pytest",
     "harness/api",

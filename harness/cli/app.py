@@ -18,6 +18,7 @@ from shmoo.harness.cli.verbs.check import check
 from shmoo.harness.cli.verbs.compare import compare
 from shmoo.harness.cli.verbs.doctor import doctor
 from shmoo.harness.cli.verbs.estimate import estimate
+from shmoo.harness.cli.verbs.fleet import fleet
 from shmoo.harness.cli.verbs.fusion import fusion
 from shmoo.harness.cli.verbs.generate import generate
 from shmoo.harness.cli.verbs.inspect import inspect
@@ -142,5 +143,6 @@ for verb in (
     profiles,
     cache,
     characterize,
+    fleet,
 ):
     cli.add_command(verb)
