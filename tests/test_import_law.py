@@ -32,6 +32,7 @@ FLOOR_PLAN = (
     "runs/analysis",
     "runs/plots",
     "runs/report",
+    "runs/fleet_page",
     "calibrate/fit",
     "calibrate/design",
     "calibrate/transfer",

@@ -85,7 +85,9 @@ class SweepController:
             if runtime in RUNTIMES[profile.family]
         ]
 
-    def rows(self, *, compute_dtype: str | None = None, threads: int | None = None) -> Iterator[Record]:
+    def rows(
+        self, *, compute_dtype: str | None = None, threads: int | None = None, part: int = 0, parts: int = 1
+    ) -> Iterator[Record]:
         """One row a point: the axes' values, then what `tabular.flatten` gives for the estimate. Workload axes vary slowest, then
         machines, runtimes and fusion, then the machine's axes, coefficients after tiling parameters and the last one fastest.
 
@@ -93,6 +95,7 @@ class SweepController:
 
         Args:
             compute_dtype: as `AnalysisDirector.estimate` takes it. threads: likewise; for the CPUs among the machines.
+            part, parts: only the rows of this part of so many, which follow each other: all parts in order are all rows.
 
         Raises:
             InputError: an axis without values, a profile axis that one of the profiles lacks, or what an estimate refuses.
@@ -101,37 +104,61 @@ class SweepController:
             if not values:
                 raise InputError(f"axis {name!r} has no values; give at least one")
         targets = self.targets()
-        for point in product_of(self.axes):
+        variants = {profile.name: self._variants(profile, threads) for profile, _ in targets}
+        points = list(product_of(self.axes))
+        units = len(points) * len(self.fusion) * sum(len(variants[profile.name]) for profile, _ in targets)
+        number = 0
+        for point in points:
             settings = {**self.fixed, **point}
-            graphs = tuple(self.source(settings))
             batch = int(settings.get("batch", 1))
+            graphs: tuple[Graph, ...] = ()
             launched: dict[tuple[str, str, bool], Tabulated] = {}
             for (profile, runtime), fused in itertools.product(targets, self.fusion):
-                key = (profile.family, runtime, fused)
-                if key not in launched:
-                    launched[key] = tabulated(graphs, runtime, profile.family, compute_dtype, fused)
-                told = {"fusion": "on" if fused else "off"} if len(self.fusion) > 1 or not fused else {}
                 cores = threads if profile.family == "cpu" else None
-                for row in self._machine_rows(profile, runtime, launched[key], cores, batch):
-                    yield {**settings, **told, **row}
+                told = {"fusion": "on" if fused else "off"} if len(self.fusion) > 1 or not fused else {}
+                for tiles, changed in variants[profile.name]:
+                    mine = number * parts // units == part
+                    number += 1
+                    if not mine:
+                        continue
+                    graphs = graphs or tuple(self.source(settings))
+                    key = (profile.family, runtime, fused)
+                    if key not in launched:
+                        launched[key] = tabulated(graphs, runtime, profile.family, compute_dtype, fused)
+                    for row in self._machine_rows(profile, runtime, launched[key], cores, batch, tiles, changed):
+                        yield {**settings, **told, **row}
 
-    def _machine_rows(
-        self, profile: ArchitectureProfile, runtime: str, work: Tabulated, threads: int | None, batch: int
-    ) -> Iterator[Record]:
-        """Rows of one machine's variants."""
+    def _variants(
+        self, profile: ArchitectureProfile, threads: int | None
+    ) -> list[tuple[dict[str, AxisValue], dict[str, AxisValue] | None]]:
+        """What is changed about a machine, variant by variant: tiling parameters and coefficients. `None` stands for all values of
+        the coefficients, priced together."""
         handled = tiling_parameters(profile)
         by_hand = {name: values for name, values in self.profile_axes.items() if name in handled}
         numbers = {name: values for name, values in self.profile_axes.items() if name not in handled}
-        drawn = math.prod(len(values) for values in self.profile_axes.values()) <= DRAWN_POINTS or threads is not None
-        for tiles in product_of(by_hand):
-            machine = variant(profile, tiles) if tiles else profile
-            if not drawn:
-                yield from self._values(machine, runtime, work, tiles, numbers, batch)
-                continue
-            for values in product_of(numbers):
-                director = AnalysisDirector(variant(machine, values) if values else machine, self.strategy)
-                estimate = director.estimate_tabulated(work, runtime, threads=threads, batch=batch, by_kernel=False)
-                yield {**tiles, **values, **flatten(estimate_record(estimate, self.model))}
+        alone = profile.family == "cpu" and threads is not None
+        drawn = math.prod(len(values) for values in self.profile_axes.values()) <= DRAWN_POINTS or alone
+        return [(tiles, values) for tiles in product_of(by_hand) for values in (product_of(numbers) if drawn else (None,))]
+
+    def _machine_rows(
+        self,
+        profile: ArchitectureProfile,
+        runtime: str,
+        work: Tabulated,
+        threads: int | None,
+        batch: int,
+        tiles: Mapping[str, AxisValue],
+        values: Mapping[str, AxisValue] | None,
+    ) -> Iterator[Record]:
+        """Rows of one of a machine's `_variants`."""
+        machine = variant(profile, tiles) if tiles else profile
+        if values is None:
+            numbers = {name: axis for name, axis in self.profile_axes.items() if name not in tiles}
+            yield from self._values(machine, runtime, work, tiles, numbers, batch)
+            return
+        director = AnalysisDirector(variant(machine, values) if values else machine, self.strategy)
+        estimate = director.estimate_tabulated(work, runtime, threads=threads, batch=batch, by_kernel=False)
+        yield {**tiles, **values, **flatten(estimate_record(estimate, self.model))}
 
     def _values(
         self,

@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from shmoo.estimators.errors import ShmooError
+from shmoo.estimators.errors import FormatError, ShmooError
+from shmoo.estimators.graph.records import UNREADABLE
 from shmoo.harness.fleet.campaign import Campaign
 from shmoo.harness.fleet.channels import HostRefusal, ask
 from shmoo.harness.fleet.hosts import Host
@@ -120,3 +121,19 @@ def summary(fetched: Sequence[Fetched]) -> str:
     """One sentence on a fetch."""
     moved = [one for one in fetched if one.files]
     return f"fetched {sum(one.files for one in moved)} files ({sum(one.size for one in moved)} bytes) from {len(moved)} hosts"
+
+
+def last_facts(campaign: Campaign, host: Host) -> dict[str, object]:
+    """What a fetched host said of itself at its last attempt; empty where nothing was fetched."""
+    path = campaign.fetched(host) / "facts.jsonl"
+    if not path.exists():
+        return {}
+    try:
+        lines = read_regular(path).splitlines()
+        return msgspec.json.decode(lines[-1], type=_Facts).facts if lines else {}
+    except UNREADABLE:
+        raise FormatError(f"cannot read {path}: it is damaged; fetch again") from None
+
+
+class _Facts(msgspec.Struct, frozen=True):
+    facts: dict[str, object]

@@ -112,6 +112,8 @@ def judge(
 
     if job is not None and job.queued:
         return as_("queued", job.words)
+    if own and not refusal and phase in ("finished", "failed"):
+        return as_(phase, state.get("reason", ""))
     if alive or (job is not None and job.alive):
         standing: Standing = phase if phase in LIVE else "starting"
         earlier = "" if own else f"still runs `{' '.join(state.get('command', ()))}`"
@@ -120,8 +122,6 @@ def judge(
         return as_("failed", refusal)
     if not own:
         return as_("not started")
-    if phase in ("finished", "failed"):
-        return as_(phase, state.get("reason", ""))
     if phase == "starting":
         # Nothing ran: the engine took no job.
         return as_("failed", f"its job never ran{f' ({job.words})' if job is not None else ''}; see job.log on the host")

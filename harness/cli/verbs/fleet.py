@@ -13,6 +13,7 @@ from shmoo.harness.cli import options, output
 if TYPE_CHECKING:
     from shmoo.harness.fleet.campaign import Campaign
     from shmoo.harness.fleet.status import HostStatus
+    from shmoo.runs.analysis.fleet import Specimen
 
 NOT_ALL = 1
 """Exit code where a host failed or is missing."""
@@ -34,6 +35,12 @@ FETCH_EXAMPLES = """\b
 Examples:
   shmoo fleet fetch october
 """
+REPORT_EXAMPLES = """\b
+Examples:
+  shmoo fleet report october
+  shmoo fleet report october --against september -o october.html
+"""
+PAGE = "fleet.html"
 folder = click.argument("campaign", type=click.Path(path_type=Path))
 
 
@@ -160,3 +167,76 @@ def fetch(campaign: Path, as_json: bool) -> None:
         output.message(f"{summary(fetched)} into {opened.path / 'hosts'}")
     if any(one.problem for one in fetched):
         raise click.exceptions.Exit(NOT_ALL)
+
+
+@fleet.command(epilog=REPORT_EXAMPLES, short_help="One page about all machines of a campaign.")
+@folder
+@click.option("--against", type=click.Path(path_type=Path), help="An earlier campaign: what drifted since then.")
+@options.out("CAMPAIGN/fleet.html")
+@options.as_json
+def report(campaign: Path, against: Path | None, out: Path | None, as_json: bool) -> None:
+    """From what was fetched: machines by kind with their coefficients and error cards, outliers among equal machines, drift, and
+    energy per inference. Missing hosts stand at its head."""
+    from shmoo.estimators.units import percent
+    from shmoo.harness.fleet.campaign import Campaign
+    from shmoo.runs.analysis.fleet import fleet_report
+    from shmoo.runs.fleet_page import write_fleet_page
+
+    opened = Campaign.open(campaign)
+    made = fleet_report(_specimens(opened), () if against is None else _specimens(Campaign.open(against)))
+    target = output.writing(out if out is not None else opened.path / PAGE)
+    write_fleet_page(made, f"{opened.path.name}: {' '.join(opened.file.command)}", target)
+    output.message(f"wrote {target}")
+    if as_json:
+        import msgspec
+
+        hosts = [{"name": s.name, "standing": s.standing, "reason": s.reason} for s in made.missing]
+        families = [{"title": f.title, "speeds": msgspec.to_builtins(f.speeds)} for f in made.families]
+        drifts = [{**msgspec.to_builtins(drift)} for drift in made.drifts]
+        output.json_document({"format": 1, "missing": hosts, "families": families, "drifts": drifts})
+        return
+    for specimen in made.missing:
+        output.message(f"{specimen.name} is not whole: {specimen.standing}: {specimen.reason}")
+    rows = [
+        [
+            family.title,
+            s.name,
+            "" if s.ratio is None else percent(s.ratio - 1, signed=True),
+            "" if s.z is None else f"{s.z:+.1f}",
+            "outlier" if s.outlier else "",
+        ]
+        for family in made.families
+        for s in family.speeds
+    ]
+    output.table(["machines", "host", "time beside its equals", "z", ""], rows, left=2)
+
+
+def _specimens(campaign: Campaign) -> list[Specimen]:
+    """The hosts of a campaign with what was fetched from them."""
+    from shmoo.harness.fleet.fetch import last_facts
+    from shmoo.harness.fleet.status import HostStatus, last_known
+
+    known = last_known(campaign)
+    specimens = []
+    for host in campaign.file.hosts:
+        one = known.get(host.name, HostStatus(host.name, host.engine, "not started"))
+        specimens.append(_specimen(one, campaign.fetched(host), last_facts(campaign, host)))
+    return specimens
+
+
+def _specimen(known: HostStatus, fetched: Path, facts: dict[str, object]) -> Specimen:
+    from shmoo.estimators.errors import ShmooError
+    from shmoo.estimators.machine.profile import load_profile
+    from shmoo.harness.cli.verbs.report import newest_profile
+    from shmoo.runs.analysis.fleet import Specimen
+    from shmoo.runs.store.store import Run
+
+    try:
+        run = Run.open(fetched / "run") if (fetched / "run" / "run.json").exists() else None
+        newest = newest_profile(fetched / "run")
+        profile = None if newest is None else load_profile(newest)
+    except ShmooError as error:
+        return Specimen(known.name, "failed", f"what was fetched cannot be read: {error}", facts=facts)
+    changed = "; ".join(f"the machine changed during the campaign: {change}" for change in known.changed)
+    reason = "; ".join(part for part in (known.reason, changed) if part)
+    return Specimen(known.name, "changed" if changed else known.standing, reason, run, profile, facts)

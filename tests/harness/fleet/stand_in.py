@@ -7,7 +7,7 @@ from pathlib import Path
 
 from shmoo.harness.fleet.hosts import Host
 
-CODE = '''
+CODE = """
 import json, os, signal, sys, time
 arguments = sys.argv[1:]
 run = arguments[arguments.index("--out") + 1]
@@ -34,7 +34,7 @@ try:
 except OSError as error:
     sys.stderr.write(f"shmoo: cannot write to {run}: {error}\\n")
     sys.exit(2)
-'''
+"""
 
 
 def stand_in(folder: Path) -> Path:
