@@ -37,6 +37,7 @@ FLOOR_PLAN = (
     "calibrate/design",
     "calibrate/transfer",
     "calibrate/calibration",
+    "calibrate/pooling",
     "harness/defaults",
     "harness/module",
     "harness/capture/fx",
