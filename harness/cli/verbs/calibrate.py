@@ -57,8 +57,8 @@ def calibrate(
 ) -> None:
     """Fit the coefficients of one machine to what was measured on it.
 
-    SOURCE: run directories of `shmoo measure`, or operator tables (.csv). Sources of machines that differ are refused. Sources of one
-    machine are fitted together; with --pool each is a machine of its own.
+    SOURCE: run directories of `shmoo measure`, or operator tables (.csv). Sources of machines that differ are refused. Sources of
+    one machine are fitted together; with --pool each is a machine of its own.
     """
     from shmoo.harness.machine.architectures import load_architecture
 
