@@ -31,7 +31,7 @@ def render_fleet(report: FleetReport, title: str) -> str:
             report=report,
             cards=[
                 (str(machines), "machines measured", f"{len(report.families)} kinds"),
-                (str(len(report.missing)), "missing or unfinished", ""),
+                (str(len(report.missing)), "missing, unfinished or changed", ""),
                 (str(len(report.outliers)), "outliers among equal machines", ""),
                 (str(len(report.drifts)), "changed since the last campaign", ""),
             ],

@@ -24,7 +24,7 @@ import msgspec
 
 from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.estimators.graph.records import decode_versioned
-from shmoo.harness.fleet.channels import ask, runner_files
+from shmoo.harness.fleet.channels import HostRefusal, ask, runner_files
 from shmoo.harness.fleet.engines import Engine, engine_of
 from shmoo.harness.fleet.hosts import Host
 from shmoo.harness.fleet.package import environment_key, read_pins, write_wheel
@@ -37,6 +37,7 @@ CAMPAIGN = "campaign.json"
 VERBS = ("measure", "characterize", "calibrate")
 RESERVED = ("-o", "--out", "--resume", "--json", "--curve")
 """Options that the campaign sets itself, or that make no sense without a reader."""
+OLDEST_PYTHON = (3, 11)
 AT_ONCE = 32
 """Hosts that are asked at the same time."""
 
@@ -169,6 +170,8 @@ def start(campaign: Campaign, hosts: Sequence[Host]) -> dict[str, str]:
 def _start(campaign: Campaign, host: Host, wheel: Path | None) -> None:
     engine, constraints = campaign.engine_of(host), Path(host.constraints)
     told = ask(engine.channel(host), host.python, "hello", directory=host.directory)
+    if not host.environment and tuple(map(int, told["python"].split(".")[:2])) < OLDEST_PYTHON:
+        raise HostRefusal(f"{host.python} is Python {told['python']}, and Shmoo needs 3.11; name a newer one with python = ...")
     channel, directory = engine.channel(host, rsync=told["rsync"]), str(told["directory"])
     key = ""
     if wheel is not None and not host.environment:

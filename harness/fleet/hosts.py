@@ -141,6 +141,10 @@ def _check(host: Host, where: str) -> None:
         value = getattr(host, field)
         if (value and not FOLDER.fullmatch(value)) or (field == "directory" and not value):
             raise InputError(f"{where}: {field} = {value!r} may have letters, digits and '._-/' only")
+    if host.python.startswith("~"):
+        raise InputError(
+            f"{where}: python = {host.python!r} is no path that every shell and Slurm would expand; write it in full"
+        )
     if host.address and not ADDRESS.fullmatch(host.address):
         raise InputError(f"{where}: address = {host.address!r} is nothing that ssh takes; write HOST or USER@HOST")
     if host.node and not NAME.fullmatch(host.node):

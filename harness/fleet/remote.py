@@ -16,7 +16,6 @@ import json
 import os
 import platform
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -125,17 +124,7 @@ def listing(asked: Request) -> Request:
     return {"files": files}
 
 
-def stop(asked: Request) -> Request:
-    """Ask the job to end; it keeps its rows."""
-    folder = absolute(asked["folder"])
-    state = read_state(folder)
-    if _alive(folder) and state and state.get("pid"):
-        os.kill(state["pid"], signal.SIGTERM)
-        return {"stopped": True}
-    return {"stopped": False}
-
-
-ACTIONS = {"hello": hello, "start": start, "launch": launch, "status": status, "listing": listing, "stop": stop}
+ACTIONS = {"hello": hello, "start": start, "launch": launch, "status": status, "listing": listing}
 
 
 def write_state(folder: str, state: Request) -> None:

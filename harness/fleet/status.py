@@ -112,7 +112,7 @@ def judge(
 
     if job is not None and job.queued:
         return as_("queued", job.words)
-    if own and not refusal and phase in ("finished", "failed"):
+    if own and (phase == "finished" or (phase == "failed" and not refusal)):
         return as_(phase, state.get("reason", ""))
     if alive or (job is not None and job.alive):
         standing: Standing = phase if phase in LIVE else "starting"

@@ -86,7 +86,11 @@ def run(hosts: Path, command: tuple[str, ...], out: Path | None, resume: bool, w
     for name, refusal in refusals.items():
         if refusal:
             output.message(f"{name}: {refusal}")
-    statuses = _settled(campaign, SETTLED) if wait else status(campaign)
+    try:
+        statuses = _settled(campaign, SETTLED) if wait else status(campaign)
+    except KeyboardInterrupt:
+        words = f"interrupted; the hosts go on, and `shmoo fleet status {campaign.path}` asks them"
+        raise KeyboardInterrupt(words) from None
     _tell(campaign, statuses, as_json)
 
 

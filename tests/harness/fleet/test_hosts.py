@@ -56,6 +56,7 @@ def test_hosts_take_defaults_and_paths_beside_the_file(tmp_path: Path) -> None:
         ("[hosts.a]\naddress = '-oProxyCommand=x'", "is nothing that ssh takes"),
         ("[hosts.'a b']", "a name has letters"),
         ("[hosts.a]\ndirectory = 'x; rm'", "directory = 'x; rm' may have letters"),
+        ("[hosts.a]\npython = '~/bin/python3'", "write it in full"),
         ("[hosts.a]\nnode = 'n1'", "node belongs to engine"),
         ("[hosts.a]\nengine = 'slurm'\nnode = 'n[1-3]'", "name one, not a list"),
         ("[hosts.a]\nbusy_share = 7", "busy_share lies between 0 and 1"),

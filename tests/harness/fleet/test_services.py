@@ -16,6 +16,7 @@ from shmoo.harness.fleet import campaign as campaigns
 from shmoo.harness.fleet.campaign import Campaign, start
 from shmoo.harness.fleet.fetch import fetch
 from shmoo.harness.fleet.status import begun, status
+from tests.cli_runner import shmoo
 from tests.harness.fleet.services import SlurmCluster, Sshd, lacking, small_disk, ssh_hosts
 from tests.harness.fleet.stand_in import host
 from tests.harness.fleet.test_fleet import cases, settled, started, until
@@ -231,3 +232,13 @@ def wheel(folder: Path, name: str, version: str, needs: str = "", package: Path 
         file.writestr(f"{information}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         file.writestr(f"{information}/RECORD", "")
     return target
+
+
+@pytest.mark.usefixtures("slurm", "own_home")
+def test_a_sweep_as_an_array_is_the_table_of_one_machine() -> None:
+    """To the last digit, in three jobs that the nodes share."""
+    asked = ("sweep", "linear", "--axis", "n=64,128,256,512", "--arch", "kpu_t64,gpu_h100", "--set", "m=32", "--json")
+    whole, split = shmoo(*asked), shmoo(*asked, "--engine", "slurm", "--jobs", "3")
+    assert split.exit_code == 0, split.output
+    assert len(json.loads(split.stdout)) == 8
+    assert split.stdout == whole.stdout
