@@ -19,7 +19,9 @@ from shmoo.runs.store.records import utc_now
 Standing = Literal[
     "not started", "queued", "starting", "waiting", "preparing", "running", "finished", "failed", "died", "missing"
 ]
-SETTLED = ("finished", "failed", "died", "missing", "not started")
+STARTABLE = ("not started", "failed", "died", "missing")
+"""Standings from which a job is started again."""
+SETTLED = ("finished", *STARTABLE)
 """Standings that change by nothing but a new start."""
 STATUS = "status.json"
 LIVE = ("waiting", "preparing", "running")

@@ -67,7 +67,7 @@ def run(hosts: Path, command: tuple[str, ...], out: Path | None, resume: bool, w
     from shmoo.harness.defaults import new_run_directory
     from shmoo.harness.fleet.campaign import Campaign, arguments_of, check_command, start
     from shmoo.harness.fleet.hosts import read_hosts
-    from shmoo.harness.fleet.status import SETTLED, begun, status
+    from shmoo.harness.fleet.status import SETTLED, STARTABLE, begun, status
 
     if resume and out is None:
         raise InputError("--resume needs --out: which campaign to go on with")
@@ -76,10 +76,8 @@ def run(hosts: Path, command: tuple[str, ...], out: Path | None, resume: bool, w
     # A slip is told here, and not by every host.
     cli.commands[command[0]].make_context(command[0], arguments_of(command)[1:])
     campaign = Campaign.create(out if out is not None else new_run_directory("fleet"), listed, command, resume)
-    idle = set(campaign.file.hosts)
-    if resume:
-        idle = {host for host, known in zip(campaign.file.hosts, status(campaign), strict=True) if _startable(known)}
-    wanted = [host for host in campaign.file.hosts if host in idle]
+    known = {one.name: one.standing for one in status(campaign)} if resume else {}
+    wanted = [host for host in campaign.file.hosts if known.get(host.name, "not started") in STARTABLE]
     output.message(f"starting {' '.join(command)} on {len(wanted)} of {len(listed)} hosts, campaign {campaign.path}")
     refusals = start(campaign, wanted)
     begun(campaign, refusals)
@@ -92,10 +90,6 @@ def run(hosts: Path, command: tuple[str, ...], out: Path | None, resume: bool, w
         words = f"interrupted; the hosts go on, and `shmoo fleet status {campaign.path}` asks them"
         raise KeyboardInterrupt(words) from None
     _tell(campaign, statuses, as_json)
-
-
-def _startable(known: HostStatus) -> bool:
-    return known.standing in ("not started", "failed", "died", "missing")
 
 
 def _settled(campaign: Campaign, settled: Sequence[str]) -> tuple[HostStatus, ...]:
