@@ -20,6 +20,7 @@ NOT_ALL = 1
 LEAST_PAUSE_S = 10.0
 MOST_CPU = 0.01
 """While it waits, the controller uses at most this part of a core, its commands included."""
+GROUP_EXAMPLE = "Example: shmoo fleet run hosts.toml -- measure --suite micro"
 RUN_EXAMPLES = """\b
 Examples:
   shmoo fleet run hosts.toml -- measure --suite micro --budget 20
@@ -44,7 +45,7 @@ PAGE = "fleet.html"
 folder = click.argument("campaign", type=click.Path(path_type=Path))
 
 
-@click.group(short_help="One command on many machines; their state, rows and report.")
+@click.group(epilog=GROUP_EXAMPLE, short_help="One command on many machines; their state, rows and report.")
 def fleet() -> None:
     """Measure many machines with one command, by ssh or Slurm. docs/lab.md describes hosts.toml and a whole campaign."""
 
@@ -53,14 +54,15 @@ def fleet() -> None:
 @click.argument("hosts", type=click.Path(path_type=Path))
 @click.argument("command", metavar="-- VERB [ARGS]...", nargs=-1, required=True, type=click.UNPROCESSED)
 @options.out("a new folder under ./shmoo-runs")
-@click.option("--resume", is_flag=True, help="Go on with the campaign in --out: hosts that are not finished start again.")
+@options.resume
 @click.option("--wait", is_flag=True, help="Stay, fetch rows as they grow, and end when every host has.")
 @options.as_json
 def run(hosts: Path, command: tuple[str, ...], out: Path | None, resume: bool, wait: bool, as_json: bool) -> None:
     """Run measure, characterize or calibrate on every host of a hosts.toml file.
 
     Each host runs it on its own, so this command may end, and the network may fail: `shmoo fleet status` asks the machines.
-    calibrate takes the run that the host measured in the same campaign.
+    With --resume, hosts that are not finished start again and go on. calibrate takes the run that the host measured in the same
+    campaign.
     """
     from shmoo.estimators.errors import InputError
     from shmoo.harness.cli.app import cli
