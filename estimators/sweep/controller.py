@@ -88,7 +88,9 @@ class SweepController:
             if runtime in RUNTIMES[profile.family]
         ]
 
-    def rows(self, *, compute_dtype: str | None = None, threads: int | None = None) -> Iterator[Record]:
+    def rows(
+        self, *, compute_dtype: str | None = None, threads: int | None = None, part: int = 0, parts: int = 1
+    ) -> Iterator[Record]:
         """One row a point: the axes' values, then what `tabular.flatten` gives for the estimate. Workload axes vary slowest, then
         machines, runtimes and fusion, then the machine's axes, coefficients after tiling parameters and the last one fastest.
 
@@ -96,53 +98,87 @@ class SweepController:
 
         Args:
             compute_dtype: as `AnalysisDirector.estimate` takes it. threads: likewise; for the CPUs among the machines.
+            part, parts: only the rows of this part of so many, which follow each other: all parts in order are all rows.
 
         Raises:
             InputError: an axis without values, a profile axis that one of the profiles lacks, or what an estimate refuses.
         """
-        for block in self.blocks(compute_dtype=compute_dtype, threads=threads):
+        for block in self.blocks(compute_dtype=compute_dtype, threads=threads, part=part, parts=parts):
             yield from rows_of(block)
 
-    def blocks(self, *, compute_dtype: str | None = None, threads: int | None = None) -> Iterator[Columns]:
+    def blocks(
+        self, *, compute_dtype: str | None = None, threads: int | None = None, part: int = 0, parts: int = 1
+    ) -> Iterator[Columns]:
         """The same rows as columns, many at a time; arguments and errors as of `rows`."""
         for name, values in (*self.axes.items(), *self.profile_axes.items()):
             if not values:
                 raise InputError(f"axis {name!r} has no values; give at least one")
         targets = self.targets()
-        for point in product_of(self.axes):
+        variants = {profile.name: self._variants(profile, threads) for profile, _ in targets}
+        points = list(product_of(self.axes))
+        units = len(points) * len(self.fusion) * sum(len(variants[profile.name]) for profile, _ in targets)
+        number = 0
+        for point in points:
             settings = {**self.fixed, **point}
-            graphs = tuple(self.source(settings))
             batch = int(settings.get("batch", 1))
+            graphs: tuple[Graph, ...] = ()
             launched: dict[tuple[str, str, bool], Tabulated] = {}
             for (profile, runtime), fused in itertools.product(targets, self.fusion):
-                key = (profile.family, runtime, fused)
-                if key not in launched:
-                    launched[key] = tabulated(graphs, runtime, profile.family, compute_dtype, fused)
-                told = {"fusion": "on" if fused else "off"} if len(self.fusion) > 1 or not fused else {}
                 cores = threads if profile.family == "cpu" else None
-                for block in self._machine_blocks(profile, runtime, launched[key], cores, batch):
+                told = {"fusion": "on" if fused else "off"} if len(self.fusion) > 1 or not fused else {}
+                for tiles, values in variants[profile.name]:
+                    mine = number * parts // units == part
+                    number += 1
+                    if not mine:
+                        continue
+                    graphs = graphs or tuple(self.source(settings))
+                    key = (profile.family, runtime, fused)
+                    if key not in launched:
+                        launched[key] = tabulated(graphs, runtime, profile.family, compute_dtype, fused)
+                    block = self._block(profile, runtime, launched[key], cores, batch, tiles, values)
                     count = len(block["model"])
                     yield {name: [value] * count for name, value in {**settings, **told}.items()} | block
 
-    def _machine_blocks(
-        self, profile: ArchitectureProfile, runtime: str, work: Tabulated, threads: int | None, batch: int
-    ) -> Iterator[Columns]:
-        """Rows of one machine's variants."""
+    def _variants(
+        self, profile: ArchitectureProfile, threads: int | None
+    ) -> list[tuple[dict[str, AxisValue], dict[str, AxisValue] | None]]:
+        """What is changed about a machine, variant by variant: tiling parameters and coefficients. `None` stands for all values
+        of the coefficients, priced together."""
+        by_hand, numbers = self._profile_axes_of(profile)
+        alone = profile.family == "cpu" and threads is not None
+        together = not alone and (not self._drawn() or _drawn_alike(numbers))
+        return [(tiles, values) for tiles in product_of(by_hand) for values in ((None,) if together else product_of(numbers))]
+
+    def _profile_axes_of(
+        self, profile: ArchitectureProfile
+    ) -> tuple[dict[str, Sequence[AxisValue]], dict[str, Sequence[AxisValue]]]:
+        """Axes that are parameters of its tiling, and those that are coefficients."""
         handled = tiling_parameters(profile)
         by_hand = {name: values for name, values in self.profile_axes.items() if name in handled}
-        numbers = {name: values for name, values in self.profile_axes.items() if name not in handled}
-        drawn = math.prod(len(values) for values in self.profile_axes.values()) <= DRAWN_POINTS or threads is not None
-        together = not drawn or (threads is None and _drawn_alike(numbers))
-        for tiles in product_of(by_hand):
-            machine = variant(profile, tiles) if tiles else profile
-            if together:
-                yield self._points(machine, runtime, work, tiles, numbers, batch, drawn)
-                continue
-            for values in product_of(numbers):
-                director = AnalysisDirector(variant(machine, values) if values else machine, self.strategy)
-                estimate = director.estimate_tabulated(work, runtime, threads=threads, batch=batch, by_kernel=False)
-                row = {**tiles, **values, **flatten(estimate_record(estimate, self.model))}
-                yield {name: [value] for name, value in row.items()}
+        return by_hand, {name: values for name, values in self.profile_axes.items() if name not in handled}
+
+    def _drawn(self) -> bool:
+        """Whether variants of a machine are few enough for intervals."""
+        return math.prod(len(values) for values in self.profile_axes.values()) <= DRAWN_POINTS
+
+    def _block(
+        self,
+        profile: ArchitectureProfile,
+        runtime: str,
+        work: Tabulated,
+        threads: int | None,
+        batch: int,
+        tiles: Mapping[str, AxisValue],
+        values: Mapping[str, AxisValue] | None,
+    ) -> Columns:
+        """Rows of one of a machine's `_variants`."""
+        machine = variant(profile, tiles) if tiles else profile
+        if values is None:
+            return self._points(machine, runtime, work, tiles, self._profile_axes_of(profile)[1], batch, self._drawn())
+        director = AnalysisDirector(variant(machine, values) if values else machine, self.strategy)
+        estimate = director.estimate_tabulated(work, runtime, threads=threads, batch=batch, by_kernel=False)
+        row = {**tiles, **values, **flatten(estimate_record(estimate, self.model))}
+        return {name: [value] for name, value in row.items()}
 
     def _points(
         self,

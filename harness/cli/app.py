@@ -19,6 +19,7 @@ from shmoo.harness.cli.verbs.compare import compare
 from shmoo.harness.cli.verbs.doctor import doctor
 from shmoo.harness.cli.verbs.duel import duel
 from shmoo.harness.cli.verbs.estimate import estimate
+from shmoo.harness.cli.verbs.fleet import fleet
 from shmoo.harness.cli.verbs.fusion import fusion
 from shmoo.harness.cli.verbs.gate import gate
 from shmoo.harness.cli.verbs.generate import generate
@@ -148,5 +149,6 @@ for verb in (
     profiles,
     cache,
     characterize,
+    fleet,
 ):
     cli.add_command(verb)

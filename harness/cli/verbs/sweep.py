@@ -24,6 +24,7 @@ Examples:
   shmoo sweep resnet18 resnet50 --axis batch=1..64 --axis resolution=160,224,320 --fusion on,off --arch gpu_h100 --csv nets.csv
   shmoo sweep resnet50 --arch kpu_t64 --profile-axis capacity.l3=1MiB..256MiB:100 --profile-axis bandwidth.dram=16e9..1e12:100
   shmoo sweep mlp --axis hidden=64..8192 --arch kpu_t64,kpu_t64@capacity.l3=2MiB
+  shmoo sweep resnet50 --axis batch=1..256 --axis resolution=128..1024:50 --engine slurm --jobs 64 --csv nets.csv
   shmoo sweep mlp --largest-on-chip --axis hidden=64..65536:201 --axis batch=1,64 --arch gpu_h100,tpu_v4,kpu_t64
 """
 FUSION = {"on": True, "off": False}
@@ -57,6 +58,11 @@ FASTEST = 10
 @options.as_json
 @options.as_csv
 @click.option("--plot", "plot_path", type=click.Path(), help="Draw the sweep into one self-contained .html file.")
+@click.option(
+    "--engine", type=click.Choice(["local", "slurm"]), help="Split the points into jobs: processes here, or a Slurm array."
+)
+@click.option("--jobs", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Number of jobs for --engine.")
+@click.option("--part", type=(int, int), hidden=True, help="One job's part of so many; its rows go to stdout, by controller.")
 def sweep(
     models: tuple[str, ...],
     axes: tuple[str, ...],
@@ -73,6 +79,9 @@ def sweep(
     as_json: bool,
     csv_path: str | None,
     plot_path: str | None,
+    engine: str | None,
+    jobs: int,
+    part: tuple[int, int] | None,
 ) -> None:
     """Estimate models over axes: of the workload (its sizes, batch, resolution) and of the architecture (memory, fabric,
     bandwidth, tile size). `shmoo profiles show ARCH` lists the coefficients."""
@@ -81,6 +90,10 @@ def sweep(
 
     if plot_path and Path(plot_path).suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--plot writes .html, got {plot_path!r}; name a file such as sweep.html, or use --csv for the numbers")
+    if largest_on_chip and engine:
+        raise InputError("--largest-on-chip searches point after point; leave --engine out")
+    if jobs > 1 and engine is None:
+        raise InputError(f"--jobs {jobs} needs --engine: local or slurm")
     if largest_on_chip and (plot_path or fusion):
         raise InputError("--largest-on-chip gives one size an architecture, in a table; leave --plot and --fusion out")
     workload_axes, machine_axes, settings = (
@@ -100,14 +113,23 @@ def sweep(
     if not varied:
         raise InputError("nothing varies; give an --axis such as batch=1..64, a --profile-axis, or several models")
     units = _units(profiles, machine_axes)
-    blocks: list[Columns] = []
+    groups: list[list[Columns]] = []
     with output.only_results_on_stdout():
-        for model, wanted in itertools.product(models, types):
-            controller = _controller(model, profiles, workload_axes, machine_axes, settings, wanted, runtime, fused, trust, cache)
-            if largest_on_chip:
-                blocks += [{name: [value] for name, value in row.items()} for row in _largest(controller, wanted)]
-            else:
-                blocks += _estimates(controller, wanted, threads)
+        if engine is not None:
+            groups.append(_array_blocks(engine, jobs))
+        else:
+            for model, wanted in itertools.product(models, types):
+                controller = _controller(
+                    model, profiles, workload_axes, machine_axes, settings, wanted, runtime, fused, trust, cache
+                )
+                if largest_on_chip:
+                    groups.append([{name: [value] for name, value in row.items()} for row in _largest(controller, wanted)])
+                else:
+                    groups.append(list(_estimates(controller, wanted, threads, *(part or (0, 1)))))
+    if part is not None:
+        output.json_document(groups)
+        return
+    blocks = [block for group in groups for block in group]
     if csv_path:
         written = output.write_columns(csv_path, blocks)
         output.message(f"wrote {written} rows to {csv_path}")
@@ -212,12 +234,32 @@ def _controller(
     return SweepController(model, lambda point: source.at(point).graphs, profiles, axes, machine_axes, fixed, runtimes, fused)
 
 
-def _estimates(controller: SweepController, dtype: str, threads: int | None) -> Iterator[Columns]:
+def _array_blocks(engine: str, jobs: int) -> list[Columns]:
+    """The rows of this very command, computed in jobs: each computes its part of every model and type."""
+    from shmoo.harness.fleet.array import ARRAYS, run_array
+
+    context = click.get_current_context()
+    own = ("engine", "jobs", "part", "as_json", "csv_path", "plot_path")
+    again = ["sweep"]
+    for option in context.command.params:
+        value = context.params.get(option.name or "")
+        if option.name in own or value in (None, False, ()):
+            continue
+        listed = value if isinstance(value, tuple) else (value,)
+        if isinstance(option, click.Argument):
+            again += map(str, listed)
+        else:
+            again += [option.opts[0]] if value is True else [f"{option.opts[0]}={one}" for one in listed]
+    documents = run_array(ARRAYS[engine](), [[*again, "--part", str(job), str(jobs)] for job in range(jobs)])
+    return [block for groups in zip(*documents, strict=True) for group in groups for block in group]
+
+
+def _estimates(controller: SweepController, dtype: str, threads: int | None, part: int, parts: int) -> Iterator[Columns]:
     from shmoo.estimators.graph.dtypes import matrix_dtype
     from shmoo.harness.cli.progress import track
 
-    blocks = controller.blocks(compute_dtype=matrix_dtype(dtype), threads=threads)
-    return track(blocks, len(controller), f"estimating {controller.model}", lambda block: len(block["model"]))
+    blocks = controller.blocks(compute_dtype=matrix_dtype(dtype), threads=threads, part=part, parts=parts)
+    return track(blocks, len(controller) // parts, f"estimating {controller.model}", lambda block: len(block["model"]))
 
 
 def _largest(controller: SweepController, dtype: str) -> Iterator[Record]:

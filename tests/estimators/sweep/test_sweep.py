@@ -223,3 +223,21 @@ def test_another_type_changes_bytes_and_nothing_else() -> None:
     index = TensorSpec((4,), "int64")
     lookup = single_call_graph(OpCall("aten.relu", (index,), (index,), ("self",)))
     assert with_dtype(lookup, "bf16") == lookup
+
+
+@pytest.mark.parametrize("parts", [1, 2, 5, 7, 40])
+@pytest.mark.parametrize("points", [3, 300])
+def test_parts_in_order_are_all_rows(parts: int, points: int) -> None:
+    """With intervals, and beyond the number of variants that have them; only the parts that need a graph ask for it."""
+    asked = []
+
+    def source(settings: dict) -> tuple[Graph, ...]:
+        asked.append(settings)
+        return linear(settings)
+
+    changed = {"bandwidth.dram": [1e11 * (1 + n) for n in range(points)], "tile_m": [8.0, 16.0]}
+    sweep = SweepController("linear", source, [load_profile("kpu_t64")], {"n": (64, 128, 256)}, changed)
+    whole = list(sweep.rows())
+    asked.clear()
+    assert [row for part in range(parts) for row in sweep.rows(part=part, parts=parts)] == whole
+    assert len(asked) <= parts + 2
