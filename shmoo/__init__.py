@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from shmoo.estimators.predict.director import AnalysisDirector, Estimate
     from shmoo.estimators.sweep.controller import SweepController
     from shmoo.harness.api import capture, compare, estimate, fusion, inspect, load_profile, measure, sweep
+    from shmoo.harness.decisions import advise, explore
 
 __version__ = "0.1.0"
 __all__ = [
@@ -27,10 +28,12 @@ __all__ = [
     "Graph",
     "SweepController",
     "__version__",
+    "advise",
     "calibrate",
     "capture",
     "compare",
     "estimate",
+    "explore",
     "fusion",
     "inspect",
     "load_profile",
@@ -46,10 +49,12 @@ _HOMES = {
     "Estimate": "shmoo.estimators.predict.director",
     "Graph": "shmoo.estimators.graph.records",
     "SweepController": "shmoo.estimators.sweep.controller",
+    "advise": "shmoo.harness.decisions",
     "calibrate": "shmoo.calibrate",
     "capture": "shmoo.harness.api",
     "compare": "shmoo.harness.api",
     "estimate": "shmoo.harness.api",
+    "explore": "shmoo.harness.decisions",
     "fusion": "shmoo.harness.api",
     "inspect": "shmoo.harness.api",
     "load_profile": "shmoo.harness.api",

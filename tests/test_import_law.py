@@ -51,6 +51,7 @@ FLOOR_PLAN = (
     "harness/pages",
     "harness/pytest",
     "harness/api",
+    "harness/decisions",
     "harness/cli",
 )
 """Rooms (folders or single files), lowest first: a room imports from itself and from the rooms before it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +22,8 @@ from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling import TilingStrategy
 from shmoo.estimators.variants import variant
 
-BLOCK_NUMBERS = 2**15
-"""Kernels x points estimated together: arrays of 256 KiB, a few of which fit a core's L2."""
+BLOCK_NUMBERS = 2**16
+"""Kernels x points estimated together: arrays of 512 KiB. Of smaller ones the calls take longer than the work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +61,7 @@ def estimate_points(
     """
     sides = tuple(len(values) for values in axes.values())
     columns: dict[str, np.ndarray] = {}
-    step = max(1, int((BLOCK_NUMBERS / max(len(table), 1)) ** (1.0 / max(len(axes), 1))))
-    for corner in itertools.product(*(range(0, side, step) for side in sides)):
-        block = tuple(slice(start, start + step) for start in corner)
-        values = {
-            name: _along(np.asarray(axis[part], dtype=np.float64), dimension, len(axes))
-            for dimension, ((name, axis), part) in enumerate(zip(axes.items(), block, strict=True))
-        }
+    for block, values in blocks_of(axes, len(table)):
         director = AnalysisDirector(variant(profile, values), strategy)
         priced = director.price(table, runtime)
         sums = {"latency_s": priced.latency_s, "tiles": priced.tiling.tiles, "energy_j": priced.energy_j}
@@ -78,6 +72,23 @@ def estimate_points(
     flat = {name: column.reshape(math.prod(sides)) for name, column in columns.items()}
     latency_s, energy_j, tiles = flat.pop("latency_s"), flat.pop("energy_j", None), flat.pop("tiles")
     return PointEstimates(latency_s, energy_j, tiles, flat)
+
+
+def blocks_of(
+    axes: Mapping[str, Sequence[float | str]], kernels: int
+) -> Iterator[tuple[tuple[slice, ...], dict[str, np.ndarray]]]:
+    """A grid of design points cut into blocks that are estimated together: the place of each in the grid, and its values, every
+    axis along a dimension of its own."""
+    step = max(1, int((BLOCK_NUMBERS / max(kernels, 1)) ** (1.0 / max(len(axes), 1))))
+    for corner in itertools.product(*(range(0, len(values), step) for values in axes.values())):
+        block = tuple(slice(start, start + step) for start in corner)
+        yield (
+            block,
+            {
+                name: _along(np.asarray(axis[part], dtype=np.float64), dimension, len(axes))
+                for dimension, ((name, axis), part) in enumerate(zip(axes.items(), block, strict=True))
+            },
+        )
 
 
 def _along(values: np.ndarray, dimension: int, dimensions: int) -> np.ndarray:
