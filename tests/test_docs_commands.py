@@ -21,7 +21,7 @@ from tests.evaluation.__main__ import main as evaluation
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-ESTIMATING = ("estimate", "sweep", "inspect", "fusion", "trace", "generate", "profiles")
+ESTIMATING = ("estimate", "advise", "explore", "sweep", "inspect", "fusion", "trace", "generate", "profiles")
 """Verbs that measure nothing, or a single call."""
 CONFIG = {
     "model_type": "gpt2",
