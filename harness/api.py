@@ -24,7 +24,8 @@ from shmoo.estimators.sweep.controller import AxisValue, SweepController
 from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY, VISITS, new_run_directory
 from shmoo.harness.machine.architectures import choose_targets, load_architectures
 from shmoo.harness.machine.architectures import load_architecture as load_profile
-from shmoo.runs.analysis.compare import MIN_CHANGE, Comparison, compare_runs
+from shmoo.runs.analysis.compare import Comparison, compare_runs
+from shmoo.runs.analysis.compare_verdict import MIN_CHANGE
 from shmoo.runs.store.store import Run
 
 if TYPE_CHECKING:
