@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.harness.cli import captures, options, output
+from shmoo.harness.cli.layout import Cell, View
 
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import ArchitectureProfile
@@ -57,6 +58,7 @@ FASTEST = 10
 @captures.kept
 @options.as_json
 @options.as_csv
+@options.view("that of the axes", f"all up to {SHOWN_ROWS}, else the {FASTEST} fastest of each architecture")
 @click.option("--plot", "plot_path", type=click.Path(), help="Draw the sweep into one self-contained .html file.")
 @click.option(
     "--engine", type=click.Choice(["local", "slurm"]), help="Split the points into jobs: processes here, or a Slurm array."
@@ -82,6 +84,7 @@ def sweep(
     engine: str | None,
     jobs: int,
     part: tuple[int, int] | None,
+    view: View,
 ) -> None:
     """Estimate models over axes: of the workload (its sizes, batch, resolution) and of the architecture (memory, fabric,
     bandwidth, tile size). `shmoo profiles show ARCH` lists the coefficients."""
@@ -104,6 +107,8 @@ def sweep(
     fused = [_fusion(text) for text in fusion] or [True]
     if twice := sorted(workload_axes.keys() & settings.keys()):
         raise InputError(f"axis {twice[0]!r} is given to --axis and to --set; give it to one of them")
+    if not largest_on_chip:
+        view.check(["arch", *workload_axes, *machine_axes, "model", "dtype", "runtime", "fusion", *RESULTS])
     profiles = _profiles(arch, runtime, threads, machine_axes)
     for profile, name in itertools.product(profiles, machine_axes):
         if f"@{name}=" in profile.name:
@@ -133,7 +138,8 @@ def sweep(
     if csv_path:
         written = output.write_columns(csv_path, blocks)
         output.message(f"wrote {written} rows to {csv_path}")
-    rows = _worth_showing(blocks) if not (as_json or plot_path or largest_on_chip) else [r for b in blocks for r in rows_of(b)]
+    every = bool(as_json or plot_path or largest_on_chip or view.sort or view.top is not None)
+    rows = [row for block in blocks for row in rows_of(block)] if every else _worth_showing(blocks)
     if plot_path:
         from shmoo.runs.plots.sweeps import sweep_figure
 
@@ -143,9 +149,11 @@ def sweep(
     if as_json:
         output.json_document(rows)
     elif largest_on_chip:
-        _show_largest(rows, next(iter(workload_axes)), [name for name in varied if name != next(iter(workload_axes))], units)
+        _show_largest(
+            rows, next(iter(workload_axes)), [name for name in varied if name != next(iter(workload_axes))], units, view
+        )
     else:
-        _show(rows, varied, units)
+        _show(rows, varied, units, view)
 
 
 def _fusion(text: str) -> bool:
@@ -271,45 +279,59 @@ def _largest(controller: SweepController, dtype: str) -> Iterator[Record]:
         yield row | {"footprint_bytes": found.footprint_bytes, "on_chip_bytes": found.capacity_bytes, "limit": found.limit}
 
 
-def _show_largest(rows: Sequence[Record], name: str, others: Sequence[str], units: Mapping[str, str]) -> None:
-    from shmoo.estimators.units import amount, size
+def _show_largest(rows: Sequence[Record], name: str, others: Sequence[str], units: Mapping[str, str], view: View) -> None:
+    from shmoo.estimators.units import size
 
     why = {"memory": "memory is full", "tiling": "tiles spill", "none": "end of the axis"}
-    lines = [
+    lines: list[list[str | Cell]] = [
         [
             str(r["arch"]),
-            *(amount(r[other], units.get(other, "")) for other in others),
+            *(_setting(r[other], units.get(other, "")) for other in others),
             "none" if r[name] is None else str(r[name]),
-            size(r["footprint_bytes"]),
-            size(r["on_chip_bytes"]),
+            Cell(size(r["footprint_bytes"]), r["footprint_bytes"]),
+            Cell(size(r["on_chip_bytes"]), r["on_chip_bytes"]),
             why[str(r["limit"])],
         ]
         for r in rows
     ]
-    output.table(["arch", *others, f"largest {name}", "footprint", "on chip", "beyond it"], lines)
+    headers = ["arch", *others, f"largest {name}", "footprint", "on chip", "beyond it"]
+    output.table(headers, lines, drop=("on chip", "footprint"), view=view)
 
 
-def _show(rows: Sequence[Record], varied: Sequence[str], units: Mapping[str, str]) -> None:
-    from shmoo.estimators.units import amount, si, size, yes_or_no
+def _setting(value: Any, unit: str) -> str | Cell:
+    """A value of an axis, sorted by the number where it is one."""
+    from shmoo.estimators.units import amount
 
-    lines = []
+    text = amount(value, unit)
+    return Cell(text, value) if isinstance(value, int | float) and not isinstance(value, bool) else text
+
+
+RESULTS = ("latency", "90 % interval", "rate", "achieved", "energy", "memory", "fits", "tiles")
+DROP = ("tiles", "memory", "rate", "achieved", "fits", "90 % interval", "energy")
+"""Columns in the order in which a narrow terminal leaves them out."""
+
+
+def _show(rows: Sequence[Record], varied: Sequence[str], units: Mapping[str, str], view: View) -> None:
+    from shmoo.estimators.units import si, size, yes_or_no
+
+    lines: list[list[str | Cell]] = []
     for r in rows:
         interval = f"{si(r['latency_s_low'], 's')} - {si(r['latency_s_high'], 's')}" if r["latency_s_low"] is not None else ""
         lines.append(
             [
                 str(r["arch"]),
-                *(amount(r[name], units.get(name, "")) for name in varied),
-                si(r["latency_s"], "s"),
+                *(_setting(r[name], units.get(name, "")) for name in varied),
+                output.quantity(r["latency_s"], "s"),
                 interval,
-                si(r["throughput_per_s"], "/s"),
-                si(r["flops"] / r["latency_s"], "flop/s"),
-                si(r["energy_j"], "J"),
-                size(r["peak_memory_bytes"]),
+                output.quantity(r["throughput_per_s"], "/s"),
+                output.quantity(r["flops"] / r["latency_s"], "flop/s"),
+                output.quantity(r["energy_j"], "J"),
+                Cell(size(r["peak_memory_bytes"]), r["peak_memory_bytes"]),
                 yes_or_no(r["fits"]),
-                si(r["tiles"], ""),
+                output.quantity(r["tiles"], ""),
             ]
         )
-    output.table(["arch", *varied, "latency", "90 % interval", "rate", "achieved", "energy", "memory", "fits", "tiles"], lines)
+    output.table(["arch", *varied, *RESULTS], lines, drop=DROP, common=("arch",), view=view)
 
 
 def _worth_showing(blocks: Sequence[Columns]) -> list[Record]:
