@@ -129,7 +129,8 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
             kwargs = {entry.name: entry.make(make, config, sizes) for entry in inputs}
             return Built(model, (), kwargs, traced=True, notes=_expert_notes(config))
 
-    return DNNModule(name, "network", axes, build, quantization=quantization, notes=(*left_out, *notes, *quantized))
+    noted = (*left_out, *notes, *quantized)
+    return DNNModule(name, "network", axes, build, quantization=quantization, notes=noted, without_memory=True)
 
 
 _LOADING = ("auto_map", "trust_remote_code", "custom_pipelines", "backbone", "backbone_checkpoint", "use_timm_backbone")

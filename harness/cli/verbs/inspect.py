@@ -67,7 +67,7 @@ def inspect(
     html_path: str | None,
 ) -> None:
     """MODEL by module: parameters, flops, bytes, intensity, share of time and tiles on architectures; and its top operators."""
-    from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
+    from shmoo.estimators.graph.dtypes import matrix_dtype
     from shmoo.estimators.graph.records import notes_of
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.present.inspection import inspect_graphs
@@ -77,8 +77,7 @@ def inspect(
 
     directors = {profile.name: AnalysisDirector(profile) for profile in load_architectures(arch or ONE_OF_EACH_FAMILY)}
     chosen = options.only_one(runtime, "--runtime")
-    given = options.only_one(dtype, "--dtype")
-    wanted = None if given is None else compute_dtype(given)
+    wanted = options.only_one(dtype, "--dtype")
     points = at_batches([options.only_one(batch, "--batch")])
     asked = Asked(model, wanted, options.parse_shape(input_shape), seq_len, trust, mode, points)
     with output.only_results_on_stdout():
