@@ -158,9 +158,10 @@ def per_element(call: OpCall) -> Cost:
 
 @cost(*aten(" ".join(PER_INPUT)))
 def per_input(call: OpCall) -> Cost:
-    """Vector and special operations for each element of the first input, stretched to others of its type."""
+    """Vector and special operations for each element of the first input; losses stretch it to others of its type."""
     family, vector, special = PER_INPUT[call.op.removeprefix("aten.")]
-    count = stretched([spec for spec in call.inputs if spec.dtype == first(call).dtype])
+    alike = [spec for spec in call.inputs if spec.dtype == first(call).dtype]
+    count = stretched(alike) if family == "pointwise" else first(call).numel
     return bill(call, family, vector=vector * count, special=special * count, m=count)
 
 

@@ -1,7 +1,7 @@
 """Expected costs of matrix products in all their forms."""
 
 from shmoo.estimators.graph.records import TensorSpec
-from tests.estimators.costs.cost_rows.build import h, rows
+from tests.estimators.costs.cost_rows.build import c, h, i, rows
 
 # Products: (m, k) by (k, n) = (2, 3) by (3, 5), batches of 4 -----------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Expected costs of dense linear algebra and Fourier transforms: closed forms at 6 x 6 and 6 x 3, in batches of 2."""
 
 from shmoo.estimators.graph.records import TensorSpec
-from tests.estimators.costs.cost_rows.build import c, rows
+from tests.estimators.costs.cost_rows.build import c, i, rows
 
 A = (2, 6, 6)
 TALL = (2, 6, 3)

@@ -269,7 +269,7 @@ rows(
     special=30,
     space={"m": 30},
 )
-rows("frexp", {"self": X}, [X, TensorSpec((2, 3), "int32")], family="pointwise", vector=12, space={"m": 6})
+rows("frexp", {"self": X}, [X, i(2, 3)], family="pointwise", vector=12, space={"m": 6})
 POLYNOMIALS = (
     "special_chebyshev_polynomial_t special_chebyshev_polynomial_u special_chebyshev_polynomial_v special_chebyshev_polynomial_w "
     "special_shifted_chebyshev_polynomial_t special_shifted_chebyshev_polynomial_u special_shifted_chebyshev_polynomial_v "
