@@ -29,7 +29,8 @@ EVERY_ARCHITECTURE = "all built-in ones"
 SHORT_LIST = "a short list, sorted by time; all built-in ones with --json and --csv"
 """Default of --arch where a verb answers with a table of architectures."""
 OWN_BATCH, ONE_BATCH = "the model's own", "the model's own; takes one"
-FLOAT32, ONE_DTYPE = "float32", "float32; takes one"
+FLOAT32 = "float32"
+OWN_DTYPES, ONE_DTYPE = "a user's model's own types, else float32", "a user's model's own types, else float32; takes one"
 OWN_RUNTIME, ONE_RUNTIME = "the architecture's own", "the architecture's own; takes one"
 NEW_RUN = "a new run under ./shmoo-runs"
 
@@ -129,7 +130,7 @@ def batches(default: str = OWN_BATCH) -> Decorator:
     return counts("--batch", help=f"Batch sizes. Default: {default}.")
 
 
-def dtypes(default: str = FLOAT32) -> Decorator:
+def dtypes(default: str = OWN_DTYPES) -> Decorator:
     """--dtype, a list."""
     text = "Element types: float32, tf32, bfloat16, float16, float8, int8, int4."
     described = f"{text} Default: {default}."

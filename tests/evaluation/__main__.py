@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -13,6 +14,9 @@ from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.estimators.machine.profile import BUILTIN_DIR
 from tests.evaluation.publish import PUBLICATIONS
 from tests.evaluation.results import EVALUATIONS
+
+if TYPE_CHECKING:
+    from tests.evaluation.coverage import Outcome
 
 MISSED, REFUSED = 1, 2
 """Exit codes: a bound was missed; bad input."""
@@ -131,6 +135,31 @@ def counting(models: tuple[str, ...], repeats: int) -> None:
         click.echo(line(comparison), err=True)
         compared.append(comparison)
     _echo_lines(markdown(compared))
+
+
+@main.command()
+@click.option("--models", type=click.IntRange(min=0), default=60, show_default=True, help="Newest architectures to capture.")
+@click.option("--samples", type=click.IntRange(min=0), default=4, show_default=True, help="Of each operator at most.")
+@click.option("--only", "names", multiple=True, help="Operators or architectures to capture, by name; all by default.")
+def coverage(models: int, samples: int, names: tuple[str, ...]) -> None:
+    """Capture torch's operator database and the newest models of transformers, and print what is costed; exit code 1 when a
+    capture crashes."""
+    from tests.evaluation.coverage import markdown, newest_architectures, operators
+    from tests.evaluation.coverage import models as captured_models
+
+    def told(outcomes: Iterable[Outcome]) -> list[Outcome]:
+        listed = []
+        for one in outcomes:
+            listed.append(one)
+            if one.status not in ("costed", "free"):
+                click.echo(f"{one.name}: {one.status} {', '.join(one.operators) or one.reason}", err=True)
+        return listed
+
+    of_operators = told(operators(names or None, samples) if samples else ())
+    of_models = told(captured_models([name for name in newest_architectures(models) if not names or name in names]))
+    _echo_lines(markdown(of_operators, of_models))
+    if any(one.status == "crashed" for one in (*of_operators, *of_models)):
+        raise click.exceptions.Exit(MISSED)
 
 
 @main.command()

@@ -193,7 +193,7 @@ def estimate_models(
 ) -> list[Record]:
     """One record for each model x batch x dtype x architecture x runtime. `unnamed` are the architectures where `arch` names
     none; all built-in ones for none of these."""
-    from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
+    from shmoo.estimators.graph.dtypes import matrix_dtype
     from shmoo.estimators.graph.records import notes_of
     from shmoo.estimators.predict.director import AnalysisDirector, estimate_on
     from shmoo.estimators.predict.tabular import estimate_record
@@ -203,7 +203,7 @@ def estimate_models(
 
     chosen = choose_targets(arch, runtimes, threads, host, unnamed)
     targets = [(AnalysisDirector(profile, residual=residual), runtime) for profile, runtime in chosen]
-    wanted: list[str | None] = [compute_dtype(name) for name in dtypes] or [None]
+    wanted: list[str | None] = list(dtypes) or [None]
     mode = mode or Mode()
     points = at_batches(batches or (None,))
     records = []

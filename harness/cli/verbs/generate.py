@@ -62,7 +62,6 @@ def generate(
     The first new token comes from the prefill, the others from decode steps with one token each; their time is estimated at a few
     cache lengths and summed over all.
     """
-    from shmoo.estimators.graph.dtypes import compute_dtype
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.predict.tabular import flatten
     from shmoo.estimators.present.generation import INTERVALS, generation_record
@@ -77,10 +76,10 @@ def generate(
     directors = {profile.name: AnalysisDirector(profile) for profile, _ in targets}
     records: list[Record] = []
     with output.only_results_on_stdout():
-        wanted = [compute_dtype(name) for name in dtype or ("float32",)]
+        wanted: list[str | None] = list(dtype) or [None]
         for size, element in itertools.product(batch or (1,), wanted):
 
-            def graphs_of(phase: str, points: Sequence[Point], element: str = element) -> Callable[[Mapping], ModelGraphs]:
+            def graphs_of(phase: str, points: Sequence[Point], element: str | None = element) -> Callable[[Mapping], ModelGraphs]:
                 mode = Mode(phase=phase, quantize=quantize)
                 return captures.source(Asked(model, element, trust=trust, mode=mode, points=tuple(points)), cache).at
 

@@ -72,7 +72,7 @@ def inspect(
 ) -> None:
     """MODEL by module: output shapes, parameters, flops, bytes, intensity, time, energy and tiles on architectures; and its top
     operators."""
-    from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
+    from shmoo.estimators.graph.dtypes import matrix_dtype
     from shmoo.estimators.graph.records import notes_of
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.present.inspection import SORTS, inspect_graphs
@@ -87,8 +87,7 @@ def inspect(
         raise unknown("order", order, SORTS)
     directors = {profile.name: AnalysisDirector(profile) for profile in load_architectures(arch or ONE_OF_EACH_FAMILY)}
     chosen = options.only_one(runtime, "--runtime")
-    given = options.only_one(dtype, "--dtype")
-    wanted = None if given is None else compute_dtype(given)
+    wanted = options.only_one(dtype, "--dtype")
     points = at_batches([options.only_one(batch, "--batch")])
     asked = Asked(model, wanted, options.parse_shape(input_shape), seq_len, trust, mode, points)
     with output.only_results_on_stdout():

@@ -88,7 +88,6 @@ def sweep(
 ) -> None:
     """Estimate models over axes: of the workload (its sizes, batch, resolution) and of the architecture (memory, fabric,
     bandwidth, tile size). `shmoo profiles show ARCH` lists the coefficients."""
-    from shmoo.estimators.graph.dtypes import compute_dtype
     from shmoo.estimators.sweep.controller import rows_of
 
     if plot_path and Path(plot_path).suffix.lower() not in (".html", ".htm"):
@@ -113,7 +112,7 @@ def sweep(
     for profile, name in itertools.product(profiles, machine_axes):
         if f"@{name}=" in profile.name:
             raise InputError(f"{name!r} is set in --arch {profile.name} and swept by --profile-axis; leave one of them out")
-    types = [compute_dtype(name) for name in dtype or ("float32",)]
+    types: list[str | None] = list(dtype) or [None]
     varied = _varied(models, workload_axes, machine_axes, types, runtime, fused)
     if not varied:
         raise InputError("nothing varies; give an --axis such as batch=1..64, a --profile-axis, or several models")
@@ -201,7 +200,7 @@ def _varied(
     models: Sequence[str],
     axes: Mapping[str, tuple],
     machine_axes: Mapping[str, tuple],
-    dtypes: Sequence[str],
+    dtypes: Sequence[str | None],
     runtimes: Sequence[str],
     fused: Sequence[bool],
 ) -> list[str]:
@@ -216,7 +215,7 @@ def _controller(
     axes: Mapping[str, Sequence],
     machine_axes: Mapping[str, Sequence[float]],
     settings: Mapping[str, int | float | str],
-    dtype: str,
+    dtype: str | None,
     runtimes: Sequence[str],
     fused: Sequence[bool],
     trust: bool,
@@ -251,7 +250,7 @@ def _array_blocks(engine: str, jobs: int) -> list[Columns]:
     return [block for groups in zip(*documents, strict=True) for group in groups for block in group]
 
 
-def _estimates(controller: SweepController, dtype: str, threads: int | None, part: int, parts: int) -> Iterator[Columns]:
+def _estimates(controller: SweepController, dtype: str | None, threads: int | None, part: int, parts: int) -> Iterator[Columns]:
     from shmoo.estimators.graph.dtypes import matrix_dtype
     from shmoo.harness.cli.progress import track
 
@@ -259,9 +258,10 @@ def _estimates(controller: SweepController, dtype: str, threads: int | None, par
     return track(blocks, len(controller) // parts, f"estimating {controller.model}", lambda block: len(block["model"]))
 
 
-def _largest(controller: SweepController, dtype: str) -> Iterator[Record]:
+def _largest(controller: SweepController, dtype: str | None) -> Iterator[Record]:
     """One row an answer of the planner."""
     from shmoo.estimators.graph.dtypes import matrix_dtype
+    from shmoo.estimators.predict.tabular import flatten, memory_record
     from shmoo.estimators.sweep.on_chip import largest_on_chip
 
     name = next(iter(controller.axes), "")
@@ -269,18 +269,19 @@ def _largest(controller: SweepController, dtype: str) -> Iterator[Record]:
         row: Record = {
             "model": controller.model,
             "arch": found.arch,
-            "dtype": dtype,
+            "dtype": found.dtype,
             "runtime": found.runtime,
             **found.settings,
             name: found.value,
         }
         if found.value is None:
             row[f"{name}_reason"] = f"not even the smallest size stays on chip: {found.limit}"
-        yield row | {"footprint_bytes": found.footprint_bytes, "on_chip_bytes": found.capacity_bytes, "limit": found.limit}
+        row |= {"footprint_bytes": found.footprint_bytes, "on_chip_bytes": found.capacity_bytes, "limit": found.limit}
+        yield row | flatten(memory_record(found.memory))
 
 
 def _show_largest(rows: Sequence[Record], name: str, others: Sequence[str], units: Mapping[str, str], view: View) -> None:
-    from shmoo.estimators.units import size
+    from shmoo.estimators.units import size, yes_or_no
 
     why = {"memory": "memory is full", "tiling": "tiles spill", "none": "end of the axis"}
     lines: list[list[str | Cell]] = [
@@ -291,10 +292,11 @@ def _show_largest(rows: Sequence[Record], name: str, others: Sequence[str], unit
             Cell(size(r["footprint_bytes"]), r["footprint_bytes"]),
             Cell(size(r["on_chip_bytes"]), r["on_chip_bytes"]),
             why[str(r["limit"])],
+            yes_or_no(r["fits"]),
         ]
         for r in rows
     ]
-    headers = ["arch", *others, f"largest {name}", "footprint", "on chip", "beyond it"]
+    headers = ["arch", *others, f"largest {name}", "footprint", "on chip", "beyond it", "fits"]
     output.table(headers, lines, drop=("on chip", "footprint"), view=view)
 
 

@@ -56,7 +56,7 @@ def trace(
 ) -> None:
     """When each kernel of MODEL runs, with its tile and its bound; with -o as a trace for Perfetto (Chrome's format), in which a
     call that was measured on this machine is a process of its own beside the prediction."""
-    from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
+    from shmoo.estimators.graph.dtypes import matrix_dtype
     from shmoo.estimators.machine.profile import check_runtime
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.predict.timeline import schedule
@@ -65,7 +65,7 @@ def trace(
 
     profile = load_architecture(options.only_one(arch, "--arch") or LOCAL)
     chosen = check_runtime(profile, options.only_one(runtime, "--runtime"))
-    wanted = compute_dtype(options.only_one(dtype, "--dtype") or "float32")
+    wanted = options.only_one(dtype, "--dtype")
     axes = options.settings(fixed)
     with output.only_results_on_stdout():
         found = captures.source(Asked(model, wanted, trust=trust, points=(axes,)), cache).at(axes)
@@ -88,7 +88,7 @@ def trace(
 
 
 def _recorded(
-    model: str, trust: bool, axes: dict[str, AxisValue], dtype: str, runtime: str, family: str
+    model: str, trust: bool, axes: dict[str, AxisValue], dtype: str | None, runtime: str, family: str
 ) -> tuple[Recorded | None, str]:
     """A measured call, or `None` and why there is none."""
     import torch
@@ -103,7 +103,7 @@ def _recorded(
         return None, f"torch runs on no {family} here"
     if device == "cuda" and not torch.cuda.is_available():
         return None, "torch finds no CUDA device here"
-    if dtype not in STORAGE_DTYPES or dtype == "tf32":
+    if dtype is not None and (dtype not in STORAGE_DTYPES or dtype == "tf32"):
         return None, f"torch runs no model in {dtype} as it stands"
     built = resolve_model(model, trust=trust).build(axes, dtype, device)
     with torch.no_grad():
