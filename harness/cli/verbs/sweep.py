@@ -108,10 +108,9 @@ def sweep(
         output.write_csv(csv_path, rows)
         output.message(f"wrote {len(rows)} rows to {csv_path}")
     if plot_path:
-        from shmoo.runs.plots.sweeps import sweep_figure
+        from shmoo.harness.pages.sweep import write_page
 
-        figure = sweep_figure(rows, varied, units)
-        figure.write_html(output.writing(plot_path), include_plotlyjs=True, config={"displaylogo": False, "responsive": True})
+        write_page(rows, varied, profiles, list(machine_axes), output.writing(plot_path), units)
         output.message(f"drew {plot_path}")
     if as_json:
         output.json_document(rows)
