@@ -69,9 +69,9 @@ def roofline_figure(cases: Sequence[CaseError], profile: ArchitectureProfile) ->
     rates = [rate(case) for case in counted]
     roofs, span, top = roofs_of(profile, intensities, rates)
     marks = [*roofs, *(_points(group, members, intensity, rate) for group, members in _by_group(counted))]
-    x = log_axis("arithmetic intensity, flop per byte moved at least", span, "flop/B", pad=0.0)
-    # Twice the highest roof leaves room for the labels above it.
-    y = log_axis("achieved rate", [*rates, 2 * top], "flop/s")
+    x = log_axis("arithmetic intensity, flop per byte moved at least", span, "", pad=0.0)
+    # Three times the highest roof leaves room for the labels above it.
+    y = log_axis("achieved rate", [*rates, 3 * top], "flop/s")
     return figure(*marks, x=x, y=y, height=620)
 
 
@@ -92,7 +92,8 @@ def roofs_of(
         roofs.append(Guide(x=(span[0], corner), y=ends, line=_ROOF_LINES[position % 4], width=1.5, label=label))
     for peak in dict.fromkeys(peaks.values()):
         units_of_peak = " and ".join(unit for unit in units if peaks[unit] == peak)
-        roofs.append(Guide(x=span, y=(peak, peak), width=2.0, label=f"{units_of_peak} peak {si(peak, 'flop/s')}"))
+        label = f"{units_of_peak} peak {si(peak, 'flop/s')}"
+        roofs.append(Guide(x=span, y=(peak, peak), width=2.0, label=label, anchor="start"))
     return roofs, span, top
 
 

@@ -23,8 +23,8 @@
   };
 
   const number = (value, digits) => {
-    const text = Number(value.toPrecision(digits));
-    return Math.abs(text) >= 10 ** digits || (Math.abs(text) < 1e-4 && text !== 0) ? value.toExponential(digits - 1) : text.toFixed(Math.max(digits - 1 - Math.floor(Math.log10(Math.abs(text) || 1)), 0));
+    const size = Math.abs(Number(value.toPrecision(digits)));
+    return size >= 1e7 || (size < 1e-4 && size) ? value.toExponential(digits - 1) : size.toFixed(Math.max(digits - 1 - Math.floor(Math.log10(size || 1)), 0)).replace(/^/, value < 0 ? "-" : "");
   };
   // "1.23 ms": as the tables have it.
   const si = (value, unit = "", digits = 3) => {
@@ -40,7 +40,8 @@
     const step = Math.min(Math.floor(Math.log2(value) / 10 + 1e-9), 5);
     return `${Number((value / 1024 ** step).toPrecision(3))} ${["B", "KiB", "MiB", "GiB", "TiB", "PiB"][step]}`;
   };
-  const shown = (axis, value, digits) => (axis.labels ? axis.labels[value] : axis.scale === "octave" ? bytes(value) : si(value, axis.unit, digits));
+  const shown = (axis, value, digits = 3) => (axis.labels ? axis.labels[value] : axis.scale === "octave" ? bytes(value) : si(value, axis.unit, digits));
+  const tickText = (axis, value) => (axis.labels ? axis.labels[value] : shown(axis, value, 2).replace(/\.0(?= |$)/, ""));
 
   // Ticks: the densest regular choice that has at most this many.
   const ticks = (axis, [low, high], most) => {
@@ -135,7 +136,8 @@
   const guide = (mark, { plot, x, y, width, over }) => {
     const at = mark.x.map((value, i) => [x(value), y(mark.y[i])]);
     make("path", { d: `M${at.map((p) => p.map((v) => v.toFixed(1)).join(",")).join("L")}`, fill: "none", stroke: mark.colour ?? "var(--edge)", "stroke-width": mark.width ?? 1, "stroke-dasharray": DASHES[mark.line ?? "solid"] }, plot);
-    if (mark.label) over.push([Math.min(at.at(-1)[0], width), at.at(-1)[1] - 5, mark.label, mark.anchor ?? "end"]);
+    const anchor = mark.anchor ?? "end", [px, py] = at.at(anchor === "start" ? 0 : -1);
+    if (mark.label) over.push([Math.max(0, Math.min(px, width)), py - 5, mark.label, anchor]);
   };
   const band = (mark, { plot, x, y }) => {
     const edge = (values) => mark.x.map((value, i) => `${x(value).toFixed(1)},${y(values[i]).toFixed(1)}`);
@@ -232,7 +234,7 @@
     const height = tall - (chart.x.title ? 48 : 30) - 26;
     const yTicks = ticks(chart.y, view.y, chart.y.labels ? Math.max(1, height / 15) : height / 36), most = 0.4 * full;
     const cut = (text, room) => (text.length * LETTER > room ? `${text.slice(0, Math.max(1, Math.floor(room / LETTER) - 1))}…` : text);
-    const left = Math.min(most, Math.max(...yTicks.map((tick) => shown(chart.y, tick, 2).length * LETTER), 10)) + 10, width = Math.max(full - left - 14, 40);
+    const left = Math.min(most, Math.max(...yTicks.map((tick) => tickText(chart.y, tick).length * LETTER), 10)) + 10, width = Math.max(full - left - 14, 40);
     const longest = chart.x.labels ? Math.max(...chart.x.labels.map((text) => text.length)) * LETTER + 10 : 74;
     const xTicks = ticks(chart.x, view.x, Math.max(1, width / longest));
     const svg = make("svg", { viewBox: `0 0 ${full} ${tall}`, height: tall, role: "img", "aria-label": [label, chart.title].filter(Boolean).join(": ") }, holder);
@@ -240,11 +242,11 @@
     const area = make("g", { transform: `translate(${left},26)` }, svg);
     for (const tick of xTicks) {
       if (!chart.x.labels) make("path", { class: "grid", d: `M${x(tick)},0V${height}` }, area);
-      make("text", { x: x(tick), y: height + 17, "text-anchor": "middle" }, area, shown(chart.x, tick, 2));
+      make("text", { x: x(tick), y: height + 17, "text-anchor": "middle" }, area, tickText(chart.x, tick));
     }
     for (const tick of yTicks) {
       if (!chart.y.labels) make("path", { class: "grid", d: `M0,${y(tick)}H${width}` }, area);
-      const name = make("text", { x: -7, y: y(tick) + 4, "text-anchor": "end" }, area, cut(shown(chart.y, tick, 2), most));
+      const name = make("text", { x: -7, y: y(tick) + 4, "text-anchor": "end" }, area, cut(tickText(chart.y, tick), most));
       if (chart.y.labels) make("title", {}, name, chart.y.labels[tick]);
     }
     if (chart.x.title) make("text", { x: width / 2, y: height + 38, "text-anchor": "middle" }, area, chart.x.title);
@@ -290,12 +292,12 @@
     return [...names.values()];
   };
   const swatch = (mark, parent) => {
-    const svg = make("svg", { viewBox: "0 0 22 14", "aria-hidden": "true" }, parent), colour = mark.colour ?? "var(--edge)";
+    const svg = make("svg", { viewBox: "0 0 22 14", "aria-hidden": "true" }, parent), colour = mark.colour ?? { band: "#3faf46", contour: "#d3304d" }[mark.type] ?? "var(--edge)";
     if (mark.type === "points") {
       if (mark.line) make("path", { d: "M0,7H22", stroke: colour, "stroke-width": 2, "stroke-dasharray": DASHES[mark.line] ?? mark.line }, svg);
       make("path", { d: SYMBOLS[mark.symbol || "circle"](11, 7, 5), fill: colour }, svg);
     } else if (mark.type === "contour") make("path", { d: "M1,7H21", stroke: colour, "stroke-width": 3 }, svg);
-    else make("rect", { x: 3, y: 1, width: 16, height: 12, rx: 2, fill: colour ?? "#3faf46", "fill-opacity": mark.type === "band" ? 0.35 : 1 }, svg);
+    else make("rect", { x: 3, y: 1, width: 16, height: 12, rx: 2, fill: colour, "fill-opacity": mark.type === "band" ? 0.35 : 1 }, svg);
   };
 
   const menu = (parent, label, names, choose) => {
