@@ -20,7 +20,7 @@ from shmoo.harness.cli.app import cli
 from tests.evaluation.__main__ import main as evaluation
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ESTIMATING = ("estimate", "sweep", "inspect", "fusion", "trace", "generate", "profiles")
 """Verbs that measure nothing, or a single call."""
 CONFIG = {

@@ -104,7 +104,9 @@ def run(path: Path) -> Run:
         for name, graph in networks:
             estimate = predicted.estimate([graph], runtime="eager")
             children = tuple(
-                ChildTime(call, graph.calls[call].op, kernel.latency_s * (1 + jitter.gauss(0, 0.2)) / len(kernel.calls), "interpreter")
+                ChildTime(
+                    call, graph.calls[call].op, kernel.latency_s * (1 + jitter.gauss(0, 0.2)) / len(kernel.calls), "interpreter"
+                )
                 for kernel in estimate.breakdown
                 for call in kernel.calls
             )
@@ -148,12 +150,13 @@ def write_pages(folder: Path) -> dict[str, Path]:
     widths, batches = (128, 256, 512, 1024, 2048), (1, 4, 16, 64)
     memory = tuple(2.0**e for e in range(20, 28))
     bandwidth = tuple(16e9 * 2.0**e for e in range(7))
+    units = {"capacity.l3": "B", "bandwidth.dram": "B/s"}
     swept = (
         ("sweep-curves", {"width": widths}, ("cpu_server_generic", "gpu_h100"), {}, {}),
         ("sweep-winner", {"width": widths, "batch": batches}, ACCELERATORS, {}, {}),
-        ("sweep-design", {}, ("kpu_t64",), {"capacity.l3": memory, "bandwidth.dram": bandwidth}, {"capacity.l3": "B", "bandwidth.dram": "B/s"}),
+        ("sweep-design", {}, ("kpu_t64",), {"capacity.l3": memory, "bandwidth.dram": bandwidth}, units),
     )
-    for name, axes, archs, machine_axes, units in swept:
+    for name, axes, archs, machine_axes, units_here in swept:
         pages[name] = folder / f"{name}.html"
-        _sweep("transformer layer", axes, archs, machine_axes, units, pages[name])
+        _sweep("transformer layer", axes, archs, machine_axes, units_here, pages[name])
     return pages
