@@ -70,8 +70,8 @@ def profiles_page() -> str:
 
     parts = [
         "# All profiles and their tests",
-        "`shmoo profiles show NAME` lists every coefficient with its unit, source and uncertainty. A profile with a table of errors was "
-        "tested on measurements that its fit had not seen; one without rests on datasheets and literature. "
+        "`shmoo profiles show NAME` lists every coefficient with its unit, source and uncertainty. A profile with a table of "
+        "errors was tested on measurements that its fit had not seen; one without rests on datasheets and literature. "
         "[Held-out errors](../model.md#held-out-errors) says how cases are held out.",
     ]
     for name in builtin_names():

@@ -3,7 +3,7 @@
   // A graph of kernels whose modules open and close. `data.kernels` is in execution order; each kernel lists its sources.
   const data = JSON.parse(document.getElementById("graph-data").textContent);
   const SVG = "http://www.w3.org/2000/svg";
-  const WIDTH = 190, HEIGHT = 42, GAP_X = 34, GAP_Y = 54, MOST_AT_FIRST = 60;
+  const WIDTH = 190, HEIGHT = 42, GAP_X = 34, GAP_Y = 74, FRAME = 6, MOST_AT_FIRST = 60;
   const svg = document.querySelector("#graph svg.canvas");
   const canvas = svg.querySelector("g");
   const facts = document.getElementById("facts"), map = document.getElementById("map");
@@ -62,28 +62,61 @@
     return { nodes: [...nodes.values()], edges: [...edges.values()] };
   };
 
-  // Layers follow the longest path from the inputs; order within a layer follows the mean position of sources, then of readers.
+  // Layers follow the longest path from the inputs. Within a module, what shares a layer stands in lanes beside each other, so that
+  // the frames of modules do not overlap; lanes follow the mean position of sources as the last pass found it.
   const layOut = ({ nodes, edges }) => {
     const forward = edges.filter(({ from, to }) => from.order < to.order);
-    for (const node of nodes) Object.assign(node, { layer: 0, sources: [], readers: [] });
-    for (const { from, to } of forward) { to.sources.push(from); from.readers.push(to); }
-    for (const node of nodes) for (const source of node.sources) node.layer = Math.max(node.layer, source.layer + 1);
-    const layers = [];
-    for (const node of nodes) (layers[node.layer] ||= []).push(node);
-    const spread = (layer) => layer.forEach((node, i) => { node.x = (i - (layer.length - 1) / 2) * (WIDTH + GAP_X); });
-    layers.forEach(spread);
-    for (let sweep = 0; sweep < 6; sweep++) {
-      const down = sweep % 2 === 0;
-      for (const layer of down ? layers : [...layers].reverse()) {
-        for (const node of layer) {
-          const beside = down ? node.sources : node.readers;
-          node.wish = beside.length ? beside.reduce((sum, other) => sum + other.x, 0) / beside.length : node.x;
-        }
-        layer.sort((a, b) => a.wish - b.wish || a.order - b.order);
-        spread(layer);
-      }
+    for (const node of nodes) Object.assign(node, { layer: 0, sources: [], x: 0 });
+    for (const { from, to } of forward) to.sources.push(from);
+    for (const node of nodes) {
+      for (const source of node.sources) node.layer = Math.max(node.layer, source.layer + 1);
+      node.y = node.layer * (HEIGHT + GAP_Y);
     }
-    for (const node of nodes) node.y = node.layer * (HEIGHT + GAP_Y);
+    for (let pass = 0; pass < 3; pass++) {
+      const wish = (node) => (node.sources.length ? node.sources.reduce((sum, source) => sum + source.x, 0) / node.sources.length : 0);
+      const wishes = new Map(nodes.map((node) => [node, wish(node)]));
+      arrange(nodes, 0, wishes)(0);
+    }
+  };
+  // The width of what is `depth` modules deep, and a function that puts its middle somewhere.
+  const arrange = (nodes, depth, wishes) => {
+    const groups = new Map();
+    for (const node of nodes) {
+      const name = node.inside[depth] ?? node.id;
+      if (!groups.has(name)) groups.set(name, []);
+      groups.get(name).push(node);
+    }
+    const items = [...groups.values()].map((inside) => {
+      const layers = inside.map((node) => node.layer), single = inside[0].inside[depth] === undefined;
+      const put = single ? (x) => { inside[0].x = x; } : arrange(inside, depth + 1, wishes);
+      const wish = inside.reduce((sum, node) => sum + wishes.get(node), 0) / inside.length;
+      return { first: Math.min(...layers), last: Math.max(...layers), wish, put, width: single ? WIDTH + GAP_X : put.width + 2 * FRAME };
+    }).sort((a, b) => a.first - b.first || a.wish - b.wish);
+    // Items that overlap in layers, also through others, share a row of lanes.
+    const rows = [];
+    for (const item of items) {
+      const row = rows.at(-1);
+      if (row && item.first <= row.last) { row.items.push(item); row.last = Math.max(row.last, item.last); } else rows.push({ items: [item], last: item.last });
+    }
+    for (const row of rows) {
+      row.lanes = [];
+      for (const item of row.items) {
+        const free = row.lanes.find((lane) => lane.items.every((other) => other.last < item.first || item.last < other.first));
+        if (free) { free.items.push(item); free.width = Math.max(free.width, item.width); } else row.lanes.push({ items: [item], width: item.width });
+      }
+      row.width = row.lanes.reduce((sum, lane) => sum + lane.width, 0);
+    }
+    const put = (middle) => {
+      for (const row of rows) {
+        let left = middle - row.width / 2;
+        for (const lane of row.lanes) {
+          for (const item of lane.items) item.put(left + lane.width / 2);
+          left += lane.width;
+        }
+      }
+    };
+    put.width = Math.max(...rows.map((row) => row.width));
+    return put;
   };
 
   const bound = (node) => Object.entries(node.bounds).sort((a, b) => b[1] - a[1])[0][0];

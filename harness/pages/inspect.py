@@ -18,6 +18,8 @@ from shmoo.runs.store.files import replace_file
 
 COLOURS = {"compute": "#2a6f97", "memory": "#8a5a00", "launch": "#9b2226"}
 """Colour of each bound: white text on it has a contrast of at least 4.5 to 1."""
+LEAST_TOLD = 0.005
+"""Share of the time from which the headline names a bound."""
 PAGES = Path(__file__).parent
 """Folder of the page's styles and scripts."""
 GRAPH = Markup("""<p>{call}. Enter or space opens a module; drag to move, Ctrl and the wheel zoom.</p>
@@ -74,9 +76,10 @@ def headline(inspection: Inspection, arch: str) -> str:
     """How long a call takes, what bounds it, and the operator with most time."""
     whole, top = inspection.modules[0].on[arch], max(inspection.operators, key=lambda row: row.on[arch].latency_s, default=None)
     bounds = sorted(BOUNDS, key=lambda name: -whole.bound_s[name])
-    shares = ", ".join(f"{percent(whole.bound_s[name] / whole.latency_s, digits=0)} {name}" for name in bounds if whole.latency_s)
+    parts = {name: whole.bound_s[name] / whole.latency_s for name in bounds if whole.bound_s[name] > 0}
+    shares = ", ".join(f"{name} for {percent(part, digits=0)}" for name, part in parts.items() if part >= LEAST_TOLD)
     first = f"; {top.name} takes {percent(top.on[arch].share, digits=0)}" if top is not None else ""
-    return f"One call takes {si(whole.latency_s, 's')}, bound by: {shares}{first}."
+    return f"One call takes {si(whole.latency_s, 's')}, bound by {shares} of the time{first}."
 
 
 def graph_data(inspection: Inspection, arch: str) -> dict[str, Any]:

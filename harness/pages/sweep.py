@@ -48,7 +48,7 @@ def write_page(
     if "map" in figures:
         legend = (
             "Each cell is one point; bright is good, on one scale for all machines. "
-            f"The red line is where the {LEAVES}, the star is the machine {AS_BUILT}, crosses mark what {OUTGROWN}."
+            f"The red line is where the {LEAVES}, the ring is the machine {AS_BUILT}, crosses mark what {OUTGROWN}."
         )
         parts.append(section("map", "Maps", legend, plot("map", f"{models} over {' and '.join(axes)}")))
     if "curves" in figures:

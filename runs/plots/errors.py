@@ -93,7 +93,7 @@ def roofs_of(
     for peak in dict.fromkeys(peaks.values()):
         units_of_peak = " and ".join(unit for unit in units if peaks[unit] == peak)
         label = f"{units_of_peak} peak {si(peak, 'flop/s')}"
-        roofs.append(Guide(x=span, y=(peak, peak), width=2.0, label=label, anchor="start"))
+        roofs.append(Guide(x=span, y=(peak, peak), width=2.0, label=label))
     return roofs, span, top
 
 

@@ -92,8 +92,7 @@ def sweep_answer(rows: Sequence[Row], axes: Sequence[str], units: Units = Mappin
 
     fastest = min(rows, key=lambda row: row["latency_s"])
     slowest = max(rows, key=lambda row: row["latency_s"])
-    ratio = f"{slowest['latency_s'] / fastest['latency_s']:.3g} times the slowest" if slowest is not fastest else "the only point"
-    told = [f"Fastest: {si(fastest['latency_s'], 's')} on {place(fastest)}, {ratio}"]
+    told = [f"Fastest: {si(fastest['latency_s'], 's')} on {place(fastest)} (slowest: {si(slowest['latency_s'], 's')})"]
     frugal = min((row for row in rows if row["energy_j"] is not None), key=lambda row: row["energy_j"], default=None)
     if frugal is not None:
         told.append(f"least energy: {si(frugal['energy_j'], 'J')} on {place(frugal)}")
@@ -225,7 +224,7 @@ def _shmoo(rows: Sequence[Row], across: str, up: str, units: Units, machines: Ma
         at, height_at = _position(xs, built.get(across)), _position(ys, built.get(up))
         if at is not None and height_at is not None:
             text = (f"{arch} {AS_BUILT}",)
-            marks.append(Points(x=(at,), y=(height_at,), name=AS_BUILT, texts=text, symbol="star", size=18.0, colour="#d3304d"))
+            marks.append(Points(x=(at,), y=(height_at,), name=AS_BUILT, texts=text, symbol="ring", size=34.0, colour="#d3304d"))
         charts.append(Chart(x, y, tuple(marks), arch, height))
     figures = {"map": Figure(tuple(charts), columns=min(len(charts), 2))}
     if len(cells) > 1:

@@ -81,6 +81,7 @@
       return `${(x + reach * Math.cos(angle)).toFixed(1)},${(y + reach * Math.sin(angle)).toFixed(1)}`;
     }).join("L")}Z`;
   const SYMBOLS = {
+    ring: (x, y, r) => SYMBOLS.circle(x, y, r),
     circle: (x, y, r) => `M${(x - r).toFixed(1)},${y.toFixed(1)}a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0`,
     diamond: polygon(4), square: polygon(4, 0.125), "triangle-up": polygon(3), "triangle-down": polygon(3, 0.5), star: polygon(10, 0, 0.45),
     pentagon: polygon(5), hexagon: polygon(6), cross: polygon(8, 0, 0.35), x: polygon(8, 0.125, 0.35),
@@ -122,7 +123,8 @@
     if (symbol) {
       for (const hollow of [false, true]) {
         const drawn = at.map((p, i) => (p && Boolean(mark.hollow?.[i]) === hollow ? symbol(p[0], p[1], radius) : "")).join("");
-        if (drawn) make("path", { d: drawn, fill: hollow ? "var(--panel)" : colour, "stroke-width": hollow ? 1.5 : 0.5, ...style }, plot);
+        const ring = mark.symbol === "ring";
+        if (drawn) make("path", { d: drawn, fill: ring ? "none" : hollow ? "var(--panel)" : colour, "stroke-width": ring ? 3 : hollow ? 1.5 : 0.5, ...style }, plot);
       }
     }
     return (px, py) => {
@@ -228,7 +230,7 @@
 
   const drawChart = (holder, chart, state, label) => {
     holder.replaceChildren();
-    if (chart.title) html("h4", "", holder, chart.title);
+    if (chart.title) html("h3", "", holder, chart.title);
     const full = holder.clientWidth, tall = chart.height ?? 420;
     const view = state.views.get(chart) ?? { x: [chart.x.low ?? 0, chart.x.high ?? 1], y: [chart.y.low ?? 0, chart.y.high ?? 1] };
     const height = tall - (chart.x.title ? 48 : 30) - 26;
@@ -254,9 +256,16 @@
     const plot = make("svg", { width, height, overflow: "hidden" }, area);
     const over = [], frame = { plot, x, y, width, height, chart, state, over };
     const under = chart.marks.filter((mark) => !state.hidden.has(mark.name)).map((mark) => DRAW[mark.type](mark, frame)).filter(Boolean);
+    // Labels keep inside the plot, and move up where another one stands already.
+    const taken = [];
     for (const [px, py, text, anchor] of over) {
-      const room = text.length * LETTER, middle = anchor === "middle" ? Math.max(room / 2 - left, Math.min(px, width - room / 2)) : anchor === "end" ? Math.max(px, room - left) : Math.min(px, width - room);
-      if (py > -16 && py < height) make("text", { x: middle, y: Math.max(py, -5), class: "label", "text-anchor": anchor }, area, text);
+      if (py <= -16 || py >= height) continue;
+      const room = text.length * LETTER, start = { start: px, middle: px - room / 2, end: px - room }[anchor];
+      const left = Math.max(0, Math.min(start, width - room));
+      let top = Math.max(py, -5);
+      while (taken.some((other) => left < other.left + other.room && other.left < left + room && Math.abs(top - other.top) < 13)) top -= 13;
+      taken.push({ left, room, top });
+      make("text", { x: left, y: top, class: "label" }, area, text);
     }
     const sheet = make("rect", { width, height, fill: "transparent" }, area);
     const spot = (event) => { const box = sheet.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
@@ -295,7 +304,8 @@
     const svg = make("svg", { viewBox: "0 0 22 14", "aria-hidden": "true" }, parent), colour = mark.colour ?? { band: "#3faf46", contour: "#d3304d" }[mark.type] ?? "var(--edge)";
     if (mark.type === "points") {
       if (mark.line) make("path", { d: "M0,7H22", stroke: colour, "stroke-width": 2, "stroke-dasharray": DASHES[mark.line] ?? mark.line }, svg);
-      make("path", { d: SYMBOLS[mark.symbol || "circle"](11, 7, 5), fill: colour }, svg);
+      const look = mark.symbol === "ring" ? { fill: "none", stroke: colour, "stroke-width": 2.5 } : { fill: colour };
+      make("path", { d: SYMBOLS[mark.symbol || "circle"](11, 7, 5), ...look }, svg);
     } else if (mark.type === "contour") make("path", { d: "M1,7H21", stroke: colour, "stroke-width": 3 }, svg);
     else make("rect", { x: 3, y: 1, width: 16, height: 12, rx: 2, fill: colour, "fill-opacity": mark.type === "band" ? 0.35 : 1 }, svg);
   };

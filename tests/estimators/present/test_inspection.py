@@ -117,8 +117,8 @@ def test_the_headline_says_how_long_and_why(tmp_path):
     """The call's time, the shares of its bounds with the largest first, and the operator that takes most."""
     found = inspection()
     whole, text = found.modules[0].on[ARCH], headline(found, ARCH)
-    assert text.startswith(f"One call takes {si(whole.latency_s, 's')}, bound by: ")
-    assert text.index(whole.bound) == min(text.index(name) for name in whole.bound_s)
+    assert text.startswith(f"One call takes {si(whole.latency_s, 's')}, bound by ")
+    assert text.index(whole.bound) == min(text.index(name) for name in whole.bound_s if name in text)
     assert f"; {found.operators[0].name} takes" in text
 
 
