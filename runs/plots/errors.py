@@ -68,7 +68,7 @@ def roofline_figure(cases: Sequence[CaseError], profile: ArchitectureProfile) ->
     intensities = [intensity(case) for case in counted] or [1.0]
     rates = [rate(case) for case in counted]
     roofs, span, top = roofs_of(profile, intensities, rates)
-    marks = [*roofs, *(_points(group, members, intensity, rate) for group, members in _by_group(counted))]
+    marks: list[Mark] = [*roofs, *(_points(group, members, intensity, rate) for group, members in _by_group(counted))]
     x = log_axis("arithmetic intensity, flop per byte moved at least", span, "", pad=0.0)
     # Three times the highest roof leaves room for the labels above it.
     y = log_axis("achieved rate", [*rates, 3 * top], "flop/s")

@@ -204,7 +204,7 @@ def _shmoo(rows: Sequence[Row], across: str, up: str, units: Units, machines: Ma
     machines, a map of the one that is fastest, and of the one that takes least energy, in each cell."""
     xs, ys = (sorted(_values(rows, axis)) for axis in (across, up))
     x, y = (categories(axis, [amount(v, units.get(axis, "")) for v in vs]) for axis, vs in ((across, xs), (up, ys)))
-    cells = {arch: {(row[across], row[up]): row for row in points} for (arch,), points in _grouped(rows, ["arch"]).items()}
+    cells = {str(arch): {(row[across], row[up]): row for row in points} for (arch,), points in _grouped(rows, ["arch"]).items()}
     height = max(240, min(90 + 26 * len(ys), 560))
     quantities = [q for q in QUANTITIES if all((q.of(row) or 0.0) > 0 for row in rows)]
     values = {q.name: [q.of(row) or math.nan for row in rows] for q in quantities}

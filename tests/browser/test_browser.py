@@ -1,6 +1,7 @@
 """Pages in Chromium: they open offline without an error, look as they did, read well, and can be used with a keyboard.
 
-`SHMOO_SCREENSHOTS=write` replaces the stored pictures. They are halves of what a reader sees, in 64 colours, to keep them small.
+`SHMOO_SCREENSHOTS=write` replaces the stored pictures, and those in the documentation's gallery. The stored ones are half as
+large as what a reader sees, in 64 colours, to keep them small.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ from playwright.sync_api import Browser, Page, sync_playwright  # noqa: E402
 
 pytestmark = pytest.mark.slow
 STORED = Path(__file__).parent / "screenshots"
+GALLERY = Path(__file__).parents[2] / "docs" / "images"
 NAMES = (
     "report", "report-bare", "inspect", "inspect-branches", "inspect-layer", "sweep-curves", "sweep-winner", "sweep-design"
 )  # fmt: skip
+IN_THE_GALLERY = ("report", "inspect", "sweep-curves", "sweep-winner", "sweep-design")
 MODES = {"light": (1280, 900), "dark": (1280, 900), "phone": (390, 844)}
 TOLERANCE = 0.02
 """Share of pixels that may differ clearly: fonts differ a little between machines."""
@@ -79,10 +82,13 @@ def test_a_page_opens_reads_and_looks_as_it_did(name: str, mode: str, pages: dic
     assert page.locator(".plot svg").count() >= page.locator(".plot").count()
     if find_spec("axe_playwright_python") is not None:
         assert violations(page) == []
-    seen = reduced(page.screenshot())
+    screenshot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    seen = screenshot.resize((screenshot.width // 2, screenshot.height // 2), Image.Resampling.LANCZOS).quantize(64)
     stored = STORED / f"{name}-{mode}.png"
     if os.environ.get("SHMOO_SCREENSHOTS") == "write":
         seen.save(stored, optimize=True)
+        if name in IN_THE_GALLERY:
+            screenshot.quantize(64).save(GALLERY / stored.name, optimize=True)
     assert different(seen, Image.open(stored)) <= TOLERANCE
     page.context.close()
 
@@ -94,12 +100,6 @@ def violations(page: Page) -> list[str]:
     page.evaluate((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
     found: list[dict[str, Any]] = page.evaluate("axe.run().then((result) => result.violations)")
     return [f"{one['id']}: {node['html'][:120]}" for one in found for node in one["nodes"]]
-
-
-def reduced(screenshot: bytes) -> Image.Image:
-    """Half the size and 64 colours."""
-    image = Image.open(io.BytesIO(screenshot)).convert("RGB")
-    return image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS).quantize(64)
 
 
 def different(one: Image.Image, other: Image.Image) -> float:
