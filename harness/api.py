@@ -317,18 +317,20 @@ def measure(
     )
 
 
-def compare(a: str | Path | Run, b: str | Path | Run, *, min_change: float = MIN_CHANGE) -> Comparison:
-    """What changed between two runs beyond noise.
+def compare(
+    a: str | Path | Run | Sequence[str | Path | Run], b: str | Path | Run, *, min_change: float = MIN_CHANGE
+) -> Comparison:
+    """What changed between runs beyond noise; `Comparison.answer("slower")` is the verdict of `shmoo compare`.
 
     Args:
-        a, b: runs, or their directories.
+        a, b: runs, or their directories; `a` may be several runs of the same state of things.
         min_change: ratios nearer to 1 than this are no change, however certain.
 
     Raises:
         FormatError, InputError: a directory that holds no run.
     """
-    first, second = (run if isinstance(run, Run) else Run.open(run) for run in (a, b))
-    return compare_runs(first, second, min_change=min_change)
+    *bases, new = (run if isinstance(run, Run) else Run.open(run) for run in (*_listed(a), b))
+    return compare_runs(bases, new, min_change=min_change)
 
 
 def _multiplied(dtype: str | None) -> str | None:

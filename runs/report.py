@@ -58,7 +58,7 @@ def render_report(report: ErrorReport, estimates: Sequence[Mapping[str, Any]] = 
         report=report,
         networks=bool(report.networks),
         metrics=[
-            _metrics_row(split, group, card)
+            metrics_row(split, group, card)
             for split in ("test", "validation", "fit")
             for group, card in report.metrics.get(split, {}).items()
         ],
@@ -217,7 +217,8 @@ def _network_row(network: NetworkError) -> dict[str, Cell]:
     }
 
 
-def _metrics_row(split: str, group: str, card: ErrorCardEntry) -> dict[str, Cell]:
+def metrics_row(split: str, group: str, card: ErrorCardEntry) -> dict[str, Cell]:
+    """One entry of an error card."""
     return {
         "group": Cell(group),
         "split": Cell(split),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from shmoo.estimators.predict.director import AnalysisDirector, Estimate
     from shmoo.estimators.sweep.controller import SweepController
     from shmoo.harness.api import capture, compare, estimate, fusion, inspect, load_profile, measure, sweep
+    from shmoo.harness.gate import gate
 
 __version__ = "0.1.0"
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "compare",
     "estimate",
     "fusion",
+    "gate",
     "inspect",
     "load_profile",
     "measure",
@@ -51,6 +53,7 @@ _HOMES = {
     "compare": "shmoo.harness.api",
     "estimate": "shmoo.harness.api",
     "fusion": "shmoo.harness.api",
+    "gate": "shmoo.harness.gate",
     "inspect": "shmoo.harness.api",
     "load_profile": "shmoo.harness.api",
     "measure": "shmoo.harness.api",

@@ -50,6 +50,12 @@ def arguments(command: str) -> list[str]:
     return shlex.split(command, comments=True)[1:]
 
 
+def steps(page: Path) -> list[str]:
+    """Commands of the workflows that a page shows."""
+    blocks = re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    return [line for block in blocks for line in re.findall(r"^\s*- (?:run: )?(shmoo .*)$", block, re.MULTILINE)]
+
+
 IN_BLOCKS = [(page.name, command) for page in PAGES for command in shown(page)[0]]
 IN_TEXT = [(page.name, command) for page in PAGES for command in shown(page)[1]]
 RUN = [
@@ -107,6 +113,12 @@ def test_a_command_is_taken(page: str, command: str) -> None:
         assert find_spec(command.split()[2]) is not None
     else:
         parse(command)
+
+
+@pytest.mark.parametrize("command", steps(ROOT / "docs" / "gate.md"))
+def test_a_step_of_a_workflow_is_taken(command: str) -> None:
+    """As the runner of a CI system would read it."""
+    parse(command)
 
 
 @pytest.mark.parametrize(("page", "command"), IN_TEXT)

@@ -23,25 +23,32 @@ coefficients differ by as well (`calibrate.transfer.LEAST_SPREAD`)."""
 
 
 def draw(profile: ArchitectureProfile, names: Iterable[str], draws: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random values of the uncertain ones among `names`, (draws,) each, log-normal with their 90 % range.
+    """Random values of the uncertain ones among `names`, log-normal with their 90 % range: (draws,) each, or (draws, ..., 1) of a
+    machine whose coefficients hold design points.
 
     A coefficient without a range does not appear in the result.
     """
     rng = np.random.default_rng(seed)
     drawn, known = {}, listed(profile)
+    dimensions = point_dimensions(profile)
     for name in sorted(set(names)):
         coefficient = known.get(name)
-        if coefficient is None or coefficient.value <= 0:
+        if coefficient is None or np.any(np.less_equal(coefficient.value, 0)):
             continue
         low, high = coefficient.bounds
-        if low == high:
+        if np.all(np.equal(low, high)):
             continue
-        low, high = max(low, coefficient.value * 1e-3), min(high, coefficient.value * 1e3)
+        low, high = np.maximum(low, coefficient.value * 1e-3), np.minimum(high, coefficient.value * 1e3)
         # The two sides are scaled apart, so that an asymmetric range is kept.
-        z = normals(rng, draws)
+        z = normals(rng, draws).reshape(draws, *(1,) * dimensions)
         below, above = np.log(coefficient.value / low) / NORMAL_90, np.log(high / coefficient.value) / NORMAL_90
         drawn[name] = coefficient.value * np.exp(np.where(z < 0, below, above) * z)
     return drawn
+
+
+def point_dimensions(profile: ArchitectureProfile) -> int:
+    """Dimensions of the design points that a machine's coefficients hold, and one for kernels; 0 for a single machine."""
+    return max((np.ndim(coefficient.value) for coefficient in profile.coefficients.values()), default=0)
 
 
 def model_errors(

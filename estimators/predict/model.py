@@ -124,8 +124,8 @@ def predict(
         compute, memory, body, worked, dynamic = _each_alone(table, tiling, coefficients, runtime)
     else:
         each = _each_alone(twins.table, twins.tiling, coefficients, runtime)
-        compute, memory, body, worked = (amounts[..., twins.kind] for amounts in each[:-1])
-        dynamic = None if each[-1] is None else each[-1][..., twins.kind]
+        compute, memory, body, worked = (np.take(amounts, twins.kind, axis=-1) for amounts in each[:-1])
+        dynamic = None if each[-1] is None else np.take(each[-1], twins.kind, axis=-1)
     codes = algorithm_codes(table, coefficients.profile)
     if coefficients.find("throttle.flop") is not None and coefficients.find("power.tdp") is not None:
         body = body * _throttle(table, tiling, body, worked, coefficients, codes)

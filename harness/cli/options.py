@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.units import share_of
 from shmoo.harness.cli import output
 from shmoo.harness.defaults import LOCAL
 
@@ -56,6 +57,19 @@ class FiniteRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number.", param, ctx)
         return number
+
+
+class Share(click.ParamType):
+    """A relative amount, "3%" or 0.03."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The amount as a fraction; a usage error for anything else, and for 3, which may be meant as 3 %."""
+        try:
+            return share_of(str(value))
+        except InputError as error:
+            self.fail(str(error), param, ctx)
 
 
 def names(*flags: str, help: str, metavar: str = "NAME,...") -> Decorator:

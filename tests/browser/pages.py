@@ -14,12 +14,18 @@ from shmoo.estimators.present.inspection import inspect_graphs
 from shmoo.estimators.sweep.controller import SweepController
 from shmoo.harness.pages import inspect, sweep
 from shmoo.runs.analysis.errors import error_report
+from shmoo.runs.analysis.fleet import Specimen, fleet_report
+from shmoo.runs.analysis.history import history
 from shmoo.runs.analysis.predict import network_estimates, network_fusions
+from shmoo.runs.fleet_page import render_fleet
+from shmoo.runs.plots.history import render_history
 from shmoo.runs.report import write_report
 from shmoo.runs.store.records import CaseSpec, ChildTime, Machine, Measurement, Reason, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter
 from shmoo.runs.tables.reading import TableRow
 from tests.build import GraphBuilder
+from tests.runs.analysis.test_fleet import specimen
+from tests.runs.analysis.test_history import runs_of
 
 PROFILE = load_profile("cpu_server_generic")
 ACCELERATORS = ("gpu_h100", "tpu_v5e", "kpu_t256")
@@ -136,12 +142,17 @@ def write_pages(folder: Path) -> dict[str, Path]:
     estimates = network_estimates(recorded, [PROFILE, *map(load_profile, ACCELERATORS)])
     pages = {
         "report": write_report(report, estimates, folder / "report", network_fusions(recorded, PROFILE)),
-        "report-bare": write_report(report, (), folder / "report-bare"),
+        "history": folder / "history.html",
+        "fleet": folder / "fleet.html",
     }
+    runs = runs_of([{} if number < 6 else {3: 1.15} for number in range(12)])
+    pages["history"].write_text(render_history(history(runs), 0.03), encoding="utf-8")
+    machines = [specimen(f"node{number:02d}", factor=1.08 if number == 3 else 1.0, energy_j=90.0) for number in range(6)]
+    machines += [Specimen("node06", "missing", "no route to host")]
+    pages["fleet"].write_text(render_fleet(fleet_report(machines), "october"), encoding="utf-8")
     for name, graphs, arch in (
         ("inspect", [transformer()], "gpu_h100"),
         ("inspect-branches", [branches()], "cpu_server_generic"),
-        ("inspect-layer", [transformer(1)], "kpu_t256"),
     ):
         pages[name] = folder / f"{name}.html"
         archs = dict.fromkeys((arch, *ACCELERATORS))

@@ -31,9 +31,9 @@ pytestmark = pytest.mark.slow
 STORED = Path(__file__).parent / "screenshots"
 GALLERY = Path(__file__).parents[2] / "docs" / "images"
 NAMES = (
-    "report", "report-bare", "inspect", "inspect-branches", "inspect-layer", "sweep-curves", "sweep-winner", "sweep-design"
+    "report", "inspect", "inspect-branches", "sweep-curves", "sweep-winner", "sweep-design", "history", "fleet"
 )  # fmt: skip
-IN_THE_GALLERY = ("report", "inspect", "sweep-curves", "sweep-winner", "sweep-design")
+IN_THE_GALLERY = tuple(name for name in NAMES if name != "inspect-branches")
 MODES = {"light": (1280, 900), "dark": (1280, 900), "phone": (390, 844)}
 TOLERANCE = 0.02
 """Share of a band's pixels that may differ clearly, and of its height: fonts differ a little between machines."""
