@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 GENERATED = {ROOT / "docs" / "reference" / f"{name}.md" for name in ("models", "profiles")}
 """Pages that docs/site/hooks.py writes."""
-ESTIMATING = ("estimate", "sweep", "inspect", "fusion", "trace", "generate", "profiles")
+ESTIMATING = ("estimate", "advise", "explore", "sweep", "inspect", "fusion", "trace", "generate", "profiles")
 """Verbs that measure nothing, or a single call."""
 CONFIG = {
     "model_type": "gpt2",

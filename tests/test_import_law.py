@@ -55,6 +55,7 @@ FLOOR_PLAN = (
     "harness/pytest",
     "harness/api",
     "harness/gate",
+    "harness/decisions",
     "harness/cli",
 )
 """Rooms (folders or single files), lowest first: a room imports from itself and from the rooms before it."""

@@ -16,6 +16,7 @@ from shmoo.estimators.machine.hosts import OWN
 from shmoo.estimators.machine.profile import ArchitectureProfile, check_runtime
 from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.basis import time_basis
+from shmoo.estimators.predict.draws import SharedDraws
 from shmoo.estimators.predict.pipeline import Priced, Waits, price
 from shmoo.estimators.predict.program import elapsed_time
 from shmoo.estimators.predict.tabular import estimate_html
@@ -138,6 +139,7 @@ class AnalysisDirector:
         tiling: Tiling | None = None,
         waits: Waits | None = None,
         seed: int | None = None,
+        shared: SharedDraws | None = None,
     ) -> Priced:
         """Time and energy of every segment of a table on this machine, as `pipeline.price` gives them.
 
@@ -145,7 +147,7 @@ class AnalysisDirector:
             tiling: the kernels cut already; `None` cuts them.
         """
         cut = tiling if tiling is not None else self.tile(table)
-        return price(table, cut, Coefficients(self.profile), runtime, waits=waits, seed=seed)
+        return price(table, cut, Coefficients(self.profile), runtime, waits=waits, seed=seed, shared=shared)
 
     def estimate(
         self,

@@ -33,7 +33,7 @@ host runs ahead: kernel i starts when the host has launched it and kernel i-1 ha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -272,7 +272,7 @@ def _throttle(
     sustained = np.logical_or.reduceat(in_tensor_kernels(codes), starts)
     clock, cool = (np.where(sustained, 0.0, c.value(f"throttle.{name}")) for name in ("clock", "cool"))
     flop = c.by_algorithm(codes, "throttle.flop") * (1.0 - cool[..., place] * (1.0 - warm))
-    drawn = flop * lighter * worked + (_bytes_energy(tiling, c) if has_energy(c.profile) else 0.0)
+    drawn = flop * lighter * worked + (bytes_energy(tiling.call_bytes, c) if has_energy(c.profile) else 0.0)
     joules = np.add.reduceat(drawn + np.zeros_like(body), starts, axis=-1)
     # Draws of the static power reach beyond the cap, of which something is always left to work with.
     cap = c.value("power.tdp")
@@ -323,14 +323,21 @@ def _transposition_time(table: KernelTable, c: Coefficients, codes: Ints, runtim
 def _dynamic_energy(table: KernelTable, tiling: Tiling, c: Coefficients) -> Floats | None:
     if not has_energy(c.profile):
         return None
-    matrix = table.matrix_flops * c.by_dtype(table.dtype, _E_MATRIX)
-    vector = (table.vector_flops + table.special_flops) * c.by_dtype(table.dtype, _E_VECTOR)
-    return matrix + vector + _bytes_energy(tiling, c)
+    return flops_energy(table, c) + bytes_energy(tiling.call_bytes, c)
 
 
-def _bytes_energy(tiling: Tiling, c: Coefficients) -> Floats | float:
-    """(K,) joules of moving each kernel's bytes through the levels whose energy a byte is known."""
-    moved = tiling.call_bytes
+def flops_energy(table: KernelTable, c: Coefficients) -> Floats:
+    """(K,) joules of each kernel's arithmetic."""
+    matrix: Floats = table.matrix_flops * c.by_dtype(table.dtype, _E_MATRIX)
+    return matrix + (table.vector_flops + table.special_flops) * c.by_dtype(table.dtype, _E_VECTOR)
+
+
+def bytes_energy(moved: Mapping[str, Floats], c: Coefficients) -> Floats | float:
+    """(K,) joules of moving each kernel's bytes through the levels whose energy a byte is known.
+
+    Args:
+        moved: memory level -> (K,) bytes.
+    """
     priced = [level for level in moved if c.find(f"energy.byte.{level}") is not None]
     return sum(moved[level] * c.value(f"energy.byte.{level}") for level in priced)
 
@@ -338,6 +345,14 @@ def _bytes_energy(tiling: Tiling, c: Coefficients) -> Floats | float:
 def matrix_peaks(c: Coefficients, dtypes: np.ndarray) -> np.ndarray:
     """(..., K) flop/s of contractions in types of `COMPUTE_DTYPES`, by code."""
     return c.by_dtype(dtypes, _MATRIX)
+
+
+def loop_seconds(table: KernelTable, c: Coefficients) -> Floats:
+    """(K,) seconds of each kernel's arithmetic outside of contractions with every unit at its peak."""
+    vector: Floats = table.vector_flops / c.by_dtype(table.dtype, _VECTOR)
+    if c.find(*_SPECIAL[0]) is None:
+        return vector
+    return np.maximum(vector, table.special_flops / c.by_dtype(table.dtype, _SPECIAL))
 
 
 def matrix_peak(c: Coefficients, dtype: str) -> float | np.ndarray:

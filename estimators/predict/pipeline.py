@@ -15,7 +15,7 @@ import numpy as np
 
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, in_tensor_kernels, listed
-from shmoo.estimators.predict.draws import draw, model_errors, names_to_draw, point_dimensions
+from shmoo.estimators.predict.draws import SharedDraws, draw, model_errors, names_to_draw, point_dimensions
 from shmoo.estimators.predict.limits import least_time
 from shmoo.estimators.predict.model import Prediction, predict
 from shmoo.estimators.predict.program import graph_latency, segment_energy
@@ -99,6 +99,7 @@ def price(
     residual: bool = True,
     waits: Waits | None = None,
     seed: int | None = None,
+    shared: SharedDraws | None = None,
 ) -> Priced:
     """Time and energy of every segment of a table.
 
@@ -110,6 +111,7 @@ def price(
         residual: whether the profile's corrections hold.
         waits: of the host; none for `None`.
         seed: of the draws; no draws for `None`.
+        shared: draws that other estimates share, to compare with them; draws for this one alone for `None`.
     """
     profile = coefficients.profile
     change = correction(table, tiling, profile, runtime) if residual else None
@@ -133,13 +135,17 @@ def price(
     if seed is None or twins is None:
         return Priced(tiling, change, *nominal)
     tensor = bool(in_tensor_kernels(algorithm_codes(table, profile)).any())
-    names = names_to_draw(listed(profile), runtime, tensor, bool(dependent_steps(table).any()))
-    drawn = Coefficients(profile, draw(profile, names, DRAWS, seed))
-    errors = model_errors(table, profile, change, DRAWS, seed, twins)
+    if shared is None:
+        names = names_to_draw(listed(profile), runtime, tensor, bool(dependent_steps(table).any()))
+        values = draw(profile, names, DRAWS, seed)
+        errors = model_errors(table, profile, change, DRAWS, seed, twins)
+    else:
+        values = shared.of(profile)
+        errors = shared.errors(table, tiling, profile, change, nominal[0].device_s, twins)
     # Draws come first, then design points, then kernels.
     between = (1,) * (point_dimensions(profile) - 1)
     kernels, segments = (factors.reshape(DRAWS, *between, factors.shape[-1]) for factors in errors)
-    _, times, energies, devices = through(drawn, kernels, segments)
+    _, times, energies, devices = through(Coefficients(profile, values), kernels, segments)
     return Priced(tiling, change, *nominal, times, energies, devices)
 
 

@@ -264,7 +264,7 @@ def _finding(before: Footprint, now: Footprint, name: str, allowed: float) -> Fi
         return None
     growth = new / old - 1 if old else None
     if name == "peak_memory_bytes":
-        modules = (ModuleGrowth(now.peak_at, old, new),)
+        modules: tuple[ModuleGrowth, ...] = (ModuleGrowth(now.peak_at, old, new),)
     else:
         modules = tuple(_growths(before, now, name)[:NAMED])
     return Finding(now.label, name, old, new, growth, allowed, modules)

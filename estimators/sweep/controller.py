@@ -126,7 +126,7 @@ class SweepController:
             for (profile, runtime), fused in itertools.product(targets, self.fusion):
                 cores = threads if profile.family == "cpu" else None
                 told = {"fusion": "on" if fused else "off"} if len(self.fusion) > 1 or not fused else {}
-                for tiles, values in variants[profile.name]:
+                for tiles, changed in variants[profile.name]:
                     mine = number * parts // units == part
                     number += 1
                     if not mine:
@@ -135,7 +135,7 @@ class SweepController:
                     key = (profile.family, runtime, fused)
                     if key not in launched:
                         launched[key] = tabulated(graphs, runtime, profile.family, compute_dtype, fused)
-                    block = self._block(profile, runtime, launched[key], cores, batch, tiles, values)
+                    block = self._block(profile, runtime, launched[key], cores, batch, tiles, changed)
                     count = len(block["model"])
                     yield {name: [value] * count for name, value in {**settings, **told}.items()} | block
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +23,8 @@ from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling import TilingStrategy
 from shmoo.estimators.variants import variant
 
-BLOCK_NUMBERS = 2**15
-"""Kernels x points estimated together: arrays of 256 KiB, a few of which fit a core's L2."""
+BLOCK_NUMBERS = 2**16
+"""Kernels x points estimated together: arrays of 512 KiB. Of smaller ones the calls take longer than the work."""
 DRAWN_NUMBERS = 2**19
 """Draws x kernels x points estimated together, where each point has its intervals: enough to hide the overhead of arrays."""
 
@@ -69,14 +69,7 @@ def estimate_points(
     """
     sides = tuple(len(values) for values in axes.values())
     columns: dict[str, np.ndarray] = {}
-    together = BLOCK_NUMBERS if seed is None else DRAWN_NUMBERS / DRAWS
-    step = max(1, int((together / max(len(table), 1)) ** (1.0 / max(len(axes), 1))))
-    for corner in itertools.product(*(range(0, side, step) for side in sides)):
-        block = tuple(slice(start, start + step) for start in corner)
-        values = {
-            name: _along(np.asarray(axis[part], dtype=np.float64), dimension, len(axes))
-            for dimension, ((name, axis), part) in enumerate(zip(axes.items(), block, strict=True))
-        }
+    for block, values in blocks_of(axes, len(table), BLOCK_NUMBERS if seed is None else DRAWN_NUMBERS // DRAWS):
         director = AnalysisDirector(variant(profile, values), strategy)
         priced = director.price(table, runtime, seed=seed)
         numbers = _numbers(priced.whole())
@@ -113,6 +106,23 @@ def _numbers(whole: Priced) -> dict[str, np.ndarray]:
         if samples is not None:
             numbers[f"{name} low"], numbers[f"{name} high"] = limits(values, samples)
     return {"tiles": whole.tiling.tiles.sum(axis=-1), **{name: number[..., 0] for name, number in numbers.items()}}
+
+
+def blocks_of(
+    axes: Mapping[str, Sequence[float | str]], kernels: int, numbers: int = BLOCK_NUMBERS
+) -> Iterator[tuple[tuple[slice, ...], dict[str, np.ndarray]]]:
+    """A grid of design points cut into blocks that are estimated together: the place of each in the grid, and its values, every
+    axis along a dimension of its own. A block holds about `numbers` kernels x points."""
+    step = max(1, int((numbers / max(kernels, 1)) ** (1.0 / max(len(axes), 1))))
+    for corner in itertools.product(*(range(0, len(values), step) for values in axes.values())):
+        block = tuple(slice(start, start + step) for start in corner)
+        yield (
+            block,
+            {
+                name: _along(np.asarray(axis[part], dtype=np.float64), dimension, len(axes))
+                for dimension, ((name, axis), part) in enumerate(zip(axes.items(), block, strict=True))
+            },
+        )
 
 
 def _along(values: np.ndarray, dimension: int, dimensions: int) -> np.ndarray:

@@ -270,6 +270,17 @@ def axes(texts: Sequence[str], *, whole: bool) -> dict[str, tuple[int | float | 
     return found
 
 
+def machine_axes(texts: Sequence[str]) -> dict[str, tuple]:
+    """Axes of an architecture; what counts parts takes whole numbers."""
+    from shmoo.estimators.variants import is_count
+
+    found = axes(texts, whole=False)
+    return {
+        name: tuple(dict.fromkeys(float(round(v)) if isinstance(v, float) else v for v in values)) if is_count(name) else values
+        for name, values in found.items()
+    }
+
+
 def settings(texts: Sequence[str]) -> dict[str, int | float | str]:
     """Axes of a workload that keep one value each, from texts NAME=VALUE."""
     fixed = {}

@@ -19,7 +19,8 @@ import numpy as np
 from shmoo.estimators.errors import NothingMeasuredError
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.runs.analysis.compare import MIN_CHANGE, compare_runs, conditions
+from shmoo.runs.analysis.compare import compare_runs, conditions
+from shmoo.runs.analysis.compare_verdict import MIN_CHANGE
 from shmoo.runs.store.records import CaseSpec
 from shmoo.runs.store.statistics import FEW_CASES, normal_deviation
 from shmoo.runs.store.store import Run, machine_differences

@@ -140,8 +140,8 @@ def history(runs: Sequence[Run], threshold: float = MIN_CHANGE) -> History:
         for row in run.rows:
             cases.setdefault(row.case.identity, row.case)
             time = row.latency if row.timed else None
-            point = CasePoint(number, time and time.value_s, time and time.relative_se, row.status)
-            by_case.setdefault(row.case.identity, []).append(point)
+            value_s, relative_se = (None, None) if time is None else (time.value_s, time.relative_se)
+            by_case.setdefault(row.case.identity, []).append(CasePoint(number, value_s, relative_se, row.status))
     usable = {identity: timed for identity, found in by_case.items() if len(timed := _timed(found)) > 1}
     if not usable:
         raise NothingMeasuredError("no case is usable in two of the runs; see `shmoo check` for what is wrong with a run")
@@ -152,7 +152,9 @@ def history(runs: Sequence[Run], threshold: float = MIN_CHANGE) -> History:
     for identity, found in by_case.items():
         noise = _noise(usable.get(identity, ()), differences.get(identity), typical)
         changes = () if noise is None else _changes(usable[identity], noise, looked_at, threshold)
-        series.append(Series(cases[identity].label, cases[identity], tuple(found), noise and noise.standard_error, changes))
+        series.append(
+            Series(cases[identity].label, cases[identity], tuple(found), noise.standard_error if noise else None, changes)
+        )
     series.sort(key=lambda one: (-max((abs(math.log(c.ratio.value)) for c in one.changes), default=0.0), one.label))
     return History(points, _suite(usable, len(ordered), threshold), tuple(series))
 
@@ -169,7 +171,7 @@ def _suite(usable: dict[str, list[CasePoint]], runs: int, threshold: float) -> S
     differences = np.abs(np.diff(means)) if runs >= FEWEST else None
     noise = _noise(points, differences, None)
     changes = () if noise is None else _changes(points, noise, runs - 1, threshold)
-    return Series(ALL, None, tuple(points), noise and noise.standard_error, changes)
+    return Series(ALL, None, tuple(points), noise.standard_error if noise else None, changes)
 
 
 def _first_visit(run: Run) -> str:

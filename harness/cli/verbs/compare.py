@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,7 +24,7 @@ Examples:
 """
 
 
-def gating(command: click.decorators.FC) -> click.decorators.FC:
+def gating(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds what `compare` and `duel` decide by: --fail-on, --threshold, --markdown and --junit."""
     for option in reversed(
         (

@@ -98,7 +98,7 @@ def sweep(
         raise InputError("--largest-on-chip gives one size an architecture, in a table; leave --plot and --fusion out")
     workload_axes, machine_axes, settings = (
         options.axes(axes, whole=True),
-        _machine_axes(profile_axes),
+        options.machine_axes(profile_axes),
         options.settings(fixed),
     )
     fused = [_fusion(text) for text in fusion] or [True]
@@ -145,17 +145,6 @@ def sweep(
         _show_largest(rows, next(iter(workload_axes)), [name for name in varied if name != next(iter(workload_axes))], units)
     else:
         _show(rows, varied, units)
-
-
-def _machine_axes(texts: Sequence[str]) -> dict[str, tuple]:
-    """Axes of the architecture; what counts parts takes whole numbers."""
-    from shmoo.estimators.variants import is_count
-
-    found = options.axes(texts, whole=False)
-    return {
-        name: tuple(dict.fromkeys(float(round(v)) if isinstance(v, float) else v for v in values)) if is_count(name) else values
-        for name, values in found.items()
-    }
 
 
 def _fusion(text: str) -> bool:
