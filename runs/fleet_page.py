@@ -8,7 +8,8 @@ from pathlib import Path
 from shmoo.estimators.graph.records import Coefficient
 from shmoo.estimators.units import percent, si
 from shmoo.runs.analysis.fleet import Drift, Family, FleetReport, NetworkEnergy, Specimen, Speed
-from shmoo.runs.report import Cell, Table, metrics_row, page_templates
+from shmoo.runs.plots.page import Cell, Table, page, render
+from shmoo.runs.report import metrics_row
 from shmoo.runs.store.files import replace_file
 
 SPLITS = ("test", "validation")
@@ -23,33 +24,41 @@ def write_fleet_page(report: FleetReport, title: str, path: Path) -> None:
 def render_fleet(report: FleetReport, title: str) -> str:
     """The page as text."""
     machines = sum(len(family.specimens) for family in report.families)
-    return (
-        page_templates()
-        .get_template("fleet.html.j2")
-        .render(
-            title=title,
-            report=report,
-            cards=[
-                (str(machines), "machines measured", f"{len(report.families)} kinds"),
-                (str(len(report.missing)), "missing, unfinished or changed", ""),
-                (str(len(report.outliers)), "outliers among equal machines", ""),
-                (str(len(report.drifts)), "changed since the last campaign", ""),
-            ],
-            missing=[_missing_row(specimen) for specimen in report.missing],
-            families=[
-                {
-                    "title": family.title,
-                    "facts": _facts(family),
-                    "speeds": [_speed_row(speed) for speed in family.speeds],
-                    "coefficients": _coefficients(family.specimens),
-                    "errors": _errors(family.specimens),
-                }
-                for family in report.families
-            ],
-            outliers=[_outlier_sentence(speed) for speed in report.outliers],
+    missing, outliers, drifts = len(report.missing), len(report.outliers), len(report.drifts)
+    families = [
+        {
+            "title": family.title,
+            "facts": _facts(family),
+            "speeds": [_speed_row(speed) for speed in family.speeds],
+            "coefficients": _coefficients(family.specimens),
+            "errors": _errors(family.specimens),
+        }
+        for family in report.families
+    ]
+    links = [("summary", "Summary"), *((f"family-{i}", family.title) for i, family in enumerate(report.families, 1))]
+    return page(
+        title,
+        render(
+            "fleet.html.j2",
+            families=families,
             drifts=[row for drift in report.drifts for row in _drift_rows(drift)],
             energies=_energies(report.energies),
-        )
+        ),
+        eyebrow="Machines of one campaign",
+        answer=f"{machines} machines measured, {missing} missing, {outliers} outliers, {drifts} changed since the last campaign.",
+        summary=render(
+            "fleet_summary.html.j2",
+            figures_that_matter=[
+                (str(machines), "machines measured", f"{len(report.families)} kinds"),
+                (str(missing), "missing, unfinished or changed", ""),
+                (str(outliers), "outliers among equal machines", ""),
+                (str(drifts), "changed since the last campaign", ""),
+            ],
+            missing=[_missing_row(specimen) for specimen in report.missing],
+            outliers=[_outlier_sentence(speed) for speed in report.outliers],
+            families=families,
+        ),
+        links=[*links, *([("drift", "Drift")] if report.drifts else []), ("energy", "Energy")],
     )
 
 

@@ -140,10 +140,9 @@ def sweep(
     every = bool(as_json or plot_path or largest_on_chip or view.sort or view.top is not None)
     rows = [row for block in blocks for row in rows_of(block)] if every else _worth_showing(blocks)
     if plot_path:
-        from shmoo.runs.plots.sweeps import sweep_figure
+        from shmoo.harness.pages.sweep import write_page
 
-        figure = sweep_figure(rows, varied, units)
-        figure.write_html(output.writing(plot_path), include_plotlyjs=True, config={"displaylogo": False, "responsive": True})
+        write_page(rows, varied, profiles, list(machine_axes), output.writing(plot_path), units)
         output.message(f"drew {plot_path}")
     if as_json:
         output.json_document(rows)

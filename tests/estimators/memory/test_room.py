@@ -12,7 +12,7 @@ from shmoo.estimators.memory.room import MemoryRoom, memory_room, state_bytes
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.tabular import estimate_record, flatten
 from shmoo.estimators.sweep.controller import DRAWN_POINTS, SweepController
-from shmoo.runs.plots.sweeps import sweep_figure
+from shmoo.runs.plots.sweeps import sweep_figures
 from tests.build import GraphBuilder
 
 GIB = 2.0**30
@@ -158,11 +158,11 @@ def test_plots_tell_what_does_not_fit() -> None:
     axes = {"capacity.dram": (2.0**20, 2.0**21, 2.0**30), "bandwidth.dram": (1e11, 2e11, 4e11)}
     sweep = SweepController("layer", lambda point: (wide_layer(),), [load_profile("gpu_l4")], profile_axes=axes)
     rows = list(sweep.rows())
-    maps, crosses = sweep_figure(rows, list(axes)).data
-    assert (maps.type, crosses.type) == ("heatmap", "scatter")
+    (chart,) = sweep_figures(rows, list(axes))["map"].charts
+    heat, crosses = chart.marks
     assert set(zip(crosses.x, crosses.y, strict=True)) == {(x, y) for x in (0, 1) for y in (0, 1, 2)}
-    assert "does not fit" in maps.hovertext[0][0]
-    assert "does not fit" not in maps.hovertext[0][2]
+    assert "does not fit" in heat.texts[0]
+    assert "does not fit" not in heat.texts[2]
     rows = [row for row in rows if row["bandwidth.dram"] == 1e11]
-    curve = next(trace for trace in sweep_figure(rows, ["capacity.dram"]).data if trace.xaxis == "x")
-    assert curve.marker.symbol == ("circle-open", "circle-open", "circle")
+    curve = sweep_figures(rows, ["capacity.dram"])["curves"].charts[0].marks[0]
+    assert curve.hollow == (True, True, False)
