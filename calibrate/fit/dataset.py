@@ -36,6 +36,7 @@ class MeasuredCase:
         energy_pace_s: time of a call while its energy was read; `None` where unknown, as in tables.
         idle_w: idle power of the same domains; `None` where it was not measured.
         warm: how warm the board was (`estimators/predict/heat.py`); `None` where unknown.
+        clock_hz: at which the units ran; `None` where it is not known, and the machine's own where nothing held them back.
     """
 
     case: CaseSpec
@@ -46,6 +47,7 @@ class MeasuredCase:
     energy_pace_s: float | None = None
     idle_w: float | None = None
     warm: float | None = None
+    clock_hz: float | None = None
     relative_se: float = 0.0
 
 

@@ -114,10 +114,11 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
         add("heap.returned", ("heap.returned",), cases.grown)
     if profile.family == "gpu":
         add("launch_tail", ("launch_tail",), cases.all)
-        if "throttle.flop" in profile.coefficients:
+        if _demand(profile) > 0:
             add("throttle.time", ("throttle.time",), cases.matrix)
             if _demand(profile) > SLOWED:
-                add("throttle.clock", ("throttle.clock",), cases.matrix)
+                if "energy.floor" not in profile.coefficients:  # measured energies did not show the voltage
+                    add("energy.clock", ("energy.clock",), cases.matrix)
                 add("throttle.cool", ("throttle.cool",), cases.matrix & cases.history)
     for name, offered in cases.transformed.items():
         for stem in ("efficiency", "efficiency.bandwidth", *extents):
@@ -131,8 +132,8 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
         here = cases.algorithm == code
         for stem in extents:
             add_own(algorithm, algorithm, (stem,), here & (cases.far if stem == "half.far" else cases.matrix))
-        if "throttle.flop" in profile.coefficients:
-            add_own(algorithm, algorithm, ("throttle.flop",), here & cases.matrix)
+        if profile.family == "gpu" and _demand(profile) > 0:
+            add_own(algorithm, algorithm, ("energy.share",), here & cases.matrix)
         for stem in _BY_ALGORITHM:
             if shared or (stem, algorithm) != _REFERENCE:
                 add_own(algorithm, algorithm, (stem,), here & cases.using[stem])
@@ -168,8 +169,9 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
 
 
 def _demand(profile: ArchitectureProfile) -> float:
-    """Power that float32 products would draw at the peak, relative to the power that the cap leaves them."""
-    wanted = profile.value("throttle.flop") * profile.value("peak.matrix.float32", 0.0)
+    """Power that float32 products would draw at the peak, relative to the power that the cap leaves them; 0 where either is not
+    known."""
+    wanted = profile.value("energy.flop.matrix.float32", 0.0) * profile.value("peak.matrix.float32", 0.0)
     return wanted / (profile.value("power.tdp", math.inf) - profile.value("power.static", 0.0))
 
 

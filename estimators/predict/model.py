@@ -20,8 +20,11 @@ Where blocks share multiprocessors (GPU), the factors after t_matrix are those o
 
     (1 + (half_tile + half_far x far)/reuse)(1 + half_k/depth)(1 + half_fill/at_work)
 
-and under sustained load a board at its power cap takes at least
-body x ((throttle_flop x issued flops + sum B_l x e_byte_l) / ((TDP - P_static) x body))^(1 / (1 + throttle_clock)).
+The same joules meet a board's power cap: under sustained load a segment's body takes the longer by
+
+    slower = max((J / ((cap - P_static) x body)) ^ (1 / (1 + energy_clock)), J x energy_floor / ((cap - P_static) x body))
+
+and energy falls with the clock as the voltage squared does: e = e_rated x max(energy_floor, (clock / rated) ^ energy_clock).
 
 A graph on a CPU takes the sum of its kernels. Where launches are asynchronous (GPU), the host runs ahead: kernel i starts
 when the host has launched it and kernel i-1 has ended.
@@ -65,7 +68,6 @@ def _candidates(*stems: str) -> list[tuple[str, ...]]:
     return names
 
 
-_FLOAT32, _FLOAT16 = COMPUTE_DTYPES.index("float32"), COMPUTE_DTYPES.index("float16")
 _MATRIX = _candidates("peak.matrix", "peak.vector")
 _VECTOR = _candidates("peak.vector", "peak.matrix")
 _SPECIAL = _candidates("peak.special")
@@ -124,8 +126,9 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         memory = np.maximum(memory, other)
     body = _overlapped([compute, *levels], coefficients.by_algorithm(codes, "overlap"))
     body = body + coefficients.by_algorithm(codes, "tile_overhead") * tiling.waves
-    if coefficients.find("throttle.flop") is not None and coefficients.find("power.tdp") is not None:
-        body = body * _throttle(table, tiling, body, worked, coefficients, codes)
+    dynamic = _dynamic_energy(table, tiling, coefficients, codes, worked)
+    if dynamic is not None and coefficients.profile.family in ASYNCHRONOUS and coefficients.find("power.tdp") is not None:
+        body, dynamic = _capped(table, body, dynamic, coefficients, codes)
     if coefficients.profile.family == "cpu":
         fresh = table.mapped_bytes + coefficients.value("heap.returned") * table.grown_bytes
         body = body + coefficients.value("page_fault") * fresh
@@ -140,7 +143,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
     if coefficients.profile.family in ASYNCHRONOUS:
         body = body + coefficients.by_algorithm(codes, "device_launch")
     latency = launch + body
-    return Prediction(compute, memory, launch, body, latency, _dynamic_energy(table, tiling, coefficients))
+    return Prediction(compute, memory, launch, body, latency, dynamic)
 
 
 def _compute_time(
@@ -202,36 +205,48 @@ def _transformed_time(table: KernelTable, way: Transformed, peak: np.ndarray, c:
     return table.matrix_flops * way.share * ramp / rate + moved + (way.kernels - 1) * c.value("device_launch")
 
 
-def _throttle(
-    table: KernelTable, tiling: Tiling, body: np.ndarray, worked: np.ndarray, c: Coefficients, codes: np.ndarray
-) -> np.ndarray:
-    """Factor by which sustained load slows a device at its power cap. What `throttle.flop` joules a flop and the bytes ask for
-    beyond the cap stretches the time, once the controller has seen the load for about `throttle.time`. What counts is the mean
-    power of the whole segment, back to back: kernels that wait for memory leave power to the others. Energy falls with the
-    clock to the power `throttle.clock`, as the voltage does, and a board that is still cool takes `throttle.cool` less for a
-    flop. In another type than float32 a flop takes less by as much as its peak is higher, unless the tensor cores'
-    own is known: that of float16."""
+def issued_flops(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runtime: str) -> np.ndarray:
+    """(K,) matrix flops that the units carry out, which are the ones that take energy: more than the operator needs where blocks
+    overhang, fewer with transforms."""
+    codes = algorithm_codes(table, coefficients.profile)
+    return _compute_time(table, tiling, coefficients, codes, runtime)[1]
+
+
+def voltage_factor(c: Coefficients) -> float | np.ndarray:
+    """Dynamic energy at a machine's clock relative to that at its rated one: the voltage squared."""
+    rated = c.find("clock.rated")
+    if rated is None:
+        return 1.0
+    return np.maximum(c.value("energy.floor"), (c.value("clock") / rated) ** c.value("energy.clock"))
+
+
+def _capped(
+    table: KernelTable, body: np.ndarray, dynamic: np.ndarray, c: Coefficients, codes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds and dynamic joules of kernels under sustained load of a device that holds a power cap. What the flops and bytes
+    ask for beyond the cap stretches the time, once the controller has seen the load for about `throttle.time`. What counts is the
+    mean power of the whole segment, back to back: kernels that wait for memory leave power to the others. Energy falls with
+    the clock (`energy.clock`, down to `energy.floor`), so a board at its cap draws the cap. A board that is still cool takes
+    `throttle.cool` less."""
     starts = table.starts
     # Kernels of empty tensors take no time on the device, and no power: a picosecond stands for none.
     busy = np.maximum(np.add.reduceat(body, starts, axis=-1), 1e-12)
-    rated = _FLOAT32
-    if c.find("throttle.flop.tensor") is not None:
-        rated = np.where(in_tensor_kernels(codes), _FLOAT16, _FLOAT32)
-    lighter = c.by_dtype(np.atleast_1d(rated), _MATRIX) / c.by_dtype(table.dtype, _MATRIX)
     place = table.segment - table.segment[0]
     # A network is measured by itself, from a cool board on; an operator in a campaign of many.
     alone = table.counts == 1
     warm = np.where(np.isnan(table.warm), np.where(alone, 1.0, repeated(busy))[..., place], table.warm)
-    # What is known of a tensor core's flop is known at the clock and the warmth that a board sustains.
+    # What is known of a tensor core's flop is known at the warmth that a board sustains.
     sustained = np.logical_or.reduceat(in_tensor_kernels(codes), starts)
-    clock, cool = (np.where(sustained, 0.0, c.value(f"throttle.{name}")) for name in ("clock", "cool"))
-    flop = c.by_algorithm(codes, "throttle.flop") * (1.0 - cool[..., place] * (1.0 - warm))
-    drawn = flop * lighter * worked + (_bytes_energy(tiling, c) if has_energy(c.profile) else 0.0)
-    joules = np.add.reduceat(drawn + np.zeros_like(body), starts, axis=-1)
-    budget = (c.value("power.tdp") - c.value("power.static")) * busy
-    slower = np.maximum((joules / budget) ** (1.0 / (1.0 + clock)) - 1.0, 0.0)
-    factor = 1.0 + slower / (1.0 + (c.value("throttle.time") / busy) ** ONSET)
-    return factor[..., place]
+    cool = np.where(sustained, 0.0, c.value("throttle.cool"))[..., place]
+    joules = np.add.reduceat(dynamic * (1.0 - cool * (1.0 - warm)), starts, axis=-1)
+    budget = (c.value("throttle.cap") * c.value("power.tdp") - c.value("power.static")) * busy
+    lowest = c.value("energy.floor") / voltage_factor(c)
+    asked = joules / budget
+    slower = np.maximum(asked ** (1.0 / (1.0 + c.value("energy.clock"))), asked * lowest)
+    factor = 1.0 + np.maximum(slower - 1.0, 0.0) / (1.0 + (c.value("throttle.time") / busy) ** ONSET)
+    # Measured back to back, even a short segment draws no more than the cap.
+    saved = np.minimum(1.0, factor * budget / np.maximum(np.add.reduceat(dynamic, starts, axis=-1), 1e-30))
+    return body * factor[..., place], dynamic * saved[..., place]
 
 
 def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime: str) -> np.ndarray | float:
@@ -270,12 +285,17 @@ def _overlapped(times: list[np.ndarray], exponent: np.ndarray) -> np.ndarray:
     return np.where(largest > 0, safe * total ** (1.0 / exponent), 0.0)
 
 
-def _dynamic_energy(table: KernelTable, tiling: Tiling, c: Coefficients) -> np.ndarray | None:
+def _dynamic_energy(
+    table: KernelTable, tiling: Tiling, c: Coefficients, codes: np.ndarray, issued: np.ndarray
+) -> np.ndarray | None:
+    """(K,) joules of flops and bytes at the machine's clock; `None` where the profile does not price them."""
     if not has_energy(c.profile):
         return None
-    matrix = table.matrix_flops * c.by_dtype(table.dtype, _E_MATRIX)
+    matrix = issued * c.by_dtype(table.dtype, _E_MATRIX)
+    if c.find("energy.share") is not None:
+        matrix = matrix * c.by_algorithm(codes, "energy.share")
     vector = (table.vector_flops + table.special_flops) * c.by_dtype(table.dtype, _E_VECTOR)
-    return matrix + vector + _bytes_energy(tiling, c)
+    return (matrix + vector + _bytes_energy(tiling, c)) * voltage_factor(c)
 
 
 def _bytes_energy(tiling: Tiling, c: Coefficients) -> np.ndarray | float:

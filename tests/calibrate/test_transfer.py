@@ -50,7 +50,7 @@ def test_what_is_published_of_tensor_cores_outlives_publishing_again():
     target = load_profile("gpu_h100")
     made = transfer([fitted("gpu_v100", efficiency_tensor=0.8)], published("gpu_h100"))
     assert made.value("efficiency.tensor") == pytest.approx(0.8)
-    for name in ("throttle.flop.tensor", "bandwidth.l2.tensor"):
+    for name in ("energy.flop.matrix.float16", "bandwidth.l2.tensor"):
         assert made.coefficients[name] == target.coefficients[name]
     assert made.tiling == target.tiling
 

@@ -60,6 +60,25 @@ def held_out(name: str, folder: Path, keep: bool) -> None:
 
 
 @main.command()
+@folder_argument
+@click.option(
+    "--cache", type=click.Path(path_type=Path, file_okay=False), help="Folder in which captured networks are kept from call to call."
+)
+def energy(folder: Path, cache: Path | None) -> None:
+    """Print errors of power and energy of networks and products, with predicted and with measured latency.
+
+    FOLDER holds the reference tables. Exit code 1 when a bound is missed.
+    """
+    from tests.evaluation.energy import evaluate
+    from tests.evaluation.results import table
+
+    results = evaluate(folder, cache)
+    click.echo(table(results))
+    if not all(result.held for result in results):
+        raise click.exceptions.Exit(MISSED)
+
+
+@main.command()
 def rates() -> None:
     """Print published rates of products on tensor cores beside predicted ones."""
     from tests.evaluation.rates import table
