@@ -39,6 +39,8 @@ FLOORS = tuple(np.arange(0.2, 1.001, 0.02).tolist())
 """Voltage curves to try: the square of the voltage over the clock, and what it does not fall below."""
 CLOCK_RANGE = 0.2
 """Range of clocks, relative to the rated one, from which on cases show how energy follows the clock."""
+CAP_ROUNDS = 10
+"""Rounds in which cases at the cap come in or fall out."""
 AT_CAP = 0.98
 """Share of what the controller holds from which on a board counts as slowed by it."""
 LEAST = 0.1
@@ -100,8 +102,9 @@ def fit_energy(blocks: Sequence[Block], profile: ArchitectureProfile, reference:
     cases = [case for block in blocks for case in block.cases]
     measured = np.concatenate([block.energy_j for block in blocks])
     clock = _relative_clock(cases, profile)
-    metered = np.isfinite(measured) & ~_held_by_cap(cases, features[:, -1], measured, profile)
-    if metered.sum() < MIN_ENERGY_CASES:
+    metered = np.isfinite(measured)
+    held = _held_by_cap(cases, features[:, -1], measured, profile)[metered]
+    if (~held).sum() < MIN_ENERGY_CASES:
         return None
     used = (features[metered] > 0).any(axis=0)
     names = [name for name, keep in zip(names, used, strict=True) if keep]
@@ -115,7 +118,7 @@ def fit_energy(blocks: Sequence[Block], profile: ArchitectureProfile, reference:
     least = np.asarray([LEAST * prior.bounds[0] if prior and name != "power.static" else 0.0 for name, prior in bounded])
     relative = features[metered][:, used] / measured[metered, None] * trust[:, None]
     curves = _voltage_curves(clock[metered], profile)
-    solved = [_solve(relative, _voltage(clock[metered], *curve), trust, priors, least) for curve in curves]
+    solved = [_solve(relative, _voltage(clock[metered], *curve), trust, held, priors, least) for curve in curves]
     best = int(np.argmin([solution.cost for solution in solved]))
     found, curve = solved[best], curves[best]
     predicted = _at_voltage(features[:, used], _voltage(clock, *curve)) @ found.values
@@ -148,20 +151,32 @@ def fit_energy(blocks: Sequence[Block], profile: ArchitectureProfile, reference:
 
 
 def _solve(
-    features: np.ndarray, voltage: np.ndarray, trust: np.ndarray, priors: Sequence[Coefficient | None], least: np.ndarray
+    features: np.ndarray,
+    voltage: np.ndarray,
+    trust: np.ndarray,
+    held: np.ndarray,
+    priors: Sequence[Coefficient | None],
+    least: np.ndarray,
 ) -> _Solution:
-    """Least squares on relative errors, with bounds and a weak prior. features: (M, F), over the measured energies."""
+    """Least squares on relative errors, with bounds and a weak prior. features: (M, F), over the measured energies. A case that its
+    power cap held (`held`) counts while it is predicted to take less than it did: at its own clock it would take more."""
     data = _at_voltage(features, voltage)
-    scale = np.linalg.norm(data, axis=0)
     center = np.asarray([prior.value if prior else 0.0 for prior in priors])
     weight = PRIOR_WEIGHT * float(np.linalg.norm(trust))
     with_prior = center > 0
     rows = np.diag(np.where(with_prior, weight / np.where(with_prior, center, 1.0), 0.0))[with_prior]
-    system = np.vstack([data, rows]) / scale
-    target = np.concatenate([trust, np.full(with_prior.sum(), weight)])
-    found = lsq_linear(system, target, bounds=(least * scale, np.inf))
-    values = found.x / scale
-    return _Solution(values, data, rows, data @ values - trust, float(found.cost))
+    counts = ~held
+    for _ in range(CAP_ROUNDS):
+        counted = data * counts[:, None]
+        scale = np.maximum(np.linalg.norm(data, axis=0), 1e-30)
+        target = np.concatenate([trust * counts, np.full(with_prior.sum(), weight)])
+        found = lsq_linear(np.vstack([counted, rows]) / scale, target, bounds=(least * scale, np.inf))
+        values = found.x / scale
+        short = ~held | (data @ values < trust)
+        if (short == counts).all():
+            break
+        counts = short
+    return _Solution(values, counted, rows, counted @ values - trust * counts, float(found.cost))
 
 
 def _at_voltage(features: np.ndarray, voltage: np.ndarray) -> np.ndarray:

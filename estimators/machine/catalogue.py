@@ -257,7 +257,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "energy.share": Entry("1", "board", "energy of a matrix flop, by algorithm, relative to that of its type",
                           Space(0.1, 10.0, 0.3), assumed=(Guess(1.0, 1.0, 1.0, "", "", "gpu"),)),
     "energy.clock": Entry("1", "board", "exponent with which dynamic energy follows the clock, as the voltage squared; 0 unless "
-                          "measured", Space(1e-2, 2.0, 1.0, 0.3), assumed=(Guess(0.0, 0.0, 0.0, "", "", "gpu"),)),
+                          "measured", Space(1e-2, 3.0, 1.0, 0.3), assumed=(Guess(0.0, 0.0, 0.0, "", "", "gpu"),)),
     "energy.floor": Entry("1", "energy", "least dynamic energy, relative to that at the rated clock: no clock is so low that the "
                           "voltage falls further", assumed=(Guess(0.0, 0.0, 0.0, "", "", "gpu"),)),
     "energy.flop": Entry("J/flop", "energy", "by unit and type; of a warm GPU at its rated clock", typical=(
