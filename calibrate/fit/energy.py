@@ -2,11 +2,10 @@
 
 P is a fitted constant power, not idle power; energies are gross and nothing is subtracted. Measured idle power checks P, because
 a working chip draws no less than an idle one. t is the time of the calls while their energy was read, because a call that a
-neighbour slowed down drew the constant power for longer. Joules are those of
-issued flops, at the rated clock: a case at another clock takes them times the voltage squared, whose exponent and floor (of the
-catalogue's `energy.clock` and `energy.floor`) are searched for where cases differ in clock. A board at its power cap says nothing unless its
-clock is known. The system is linear, and no energy is below a tenth of the low end of
-the profile's range. Errors are relative, and readings whose windows disagree weigh less. Each unknown has a weak prior at the
+neighbour slowed down drew the constant power for longer. Joules are those of issued flops at the rated clock. At another clock the
+chip's follow the voltage squared, whose curve (`energy.clock`, `energy.floor`) is searched for where cases differ in clock. A case at its
+board's power cap says that its work asks for no less. The system is linear, and no energy is below a tenth of the low end of the profile's
+range. Errors are relative, and readings whose windows disagree weigh less. Each unknown has a weak prior at the
 profile's value, because flops, bytes and time rise together in most workloads and the data alone may not separate them: a
 coefficient that stays at its prior is named and keeps the prior's range.
 """
@@ -14,7 +13,7 @@ coefficient that stays at its prior is named and keeps the prior's range.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,8 +38,12 @@ FLOORS = tuple(np.arange(0.2, 1.001, 0.02).tolist())
 """Voltage curves to try: the square of the voltage over the clock, and what it does not fall below."""
 CLOCK_RANGE = 0.2
 """Range of clocks, relative to the rated one, from which on cases show how energy follows the clock."""
-CAP_ROUNDS = 10
-"""Rounds in which cases at the cap come in or fall out."""
+SURE = 1e4
+"""Weight of what is known relative to a prior."""
+OUTLIER = 0.15
+"""Relative error beyond which a reading counts linearly, as in the fit of times."""
+ROUNDS = 20
+"""Rounds of reweighting, in which cases at the cap come in or fall out too."""
 AT_CAP = 0.98
 """Share of what the controller holds from which on a board counts as slowed by it."""
 LEAST = 0.1
@@ -91,12 +94,15 @@ class _Solution:
     cost: float
 
 
-def fit_energy(blocks: Sequence[Block], profile: ArchitectureProfile, reference: str) -> FittedEnergy | None:
+def fit_energy(
+    blocks: Sequence[Block], profile: ArchitectureProfile, reference: str, known: Collection[str] = ()
+) -> FittedEnergy | None:
     """Fit energy per flop, energy per byte and static power, and how energy follows the clock where cases differ in it; `None`
     when fewer than 5 cases have an energy that says something.
 
     Args:
         reference: the coefficients' `reference` field.
+        known: coefficients that keep the profile's values.
     """
     names, features = _features(blocks, profile)
     cases = [case for block in blocks for case in block.cases]
@@ -116,9 +122,11 @@ def fit_energy(blocks: Sequence[Block], profile: ArchitectureProfile, reference:
     # Static power has no lower bound: idle power checks it afterwards.
     bounded = zip(names, priors, strict=True)
     least = np.asarray([LEAST * prior.bounds[0] if prior and name != "power.static" else 0.0 for name, prior in bounded])
+    loose = np.asarray([case.energy_sd_j is None for case in cases])[metered]
+    surely = np.asarray([SURE if name in known else 1.0 for name in names])
     relative = features[metered][:, used] / measured[metered, None] * trust[:, None]
     curves = _voltage_curves(clock[metered], profile)
-    solved = [_solve(relative, _voltage(clock[metered], *curve), trust, held, priors, least) for curve in curves]
+    solved = [_solve(relative, _voltage(clock[metered], *curve), trust, held, priors, least, surely, loose) for curve in curves]
     best = int(np.argmin([solution.cost for solution in solved]))
     found, curve = solved[best], curves[best]
     predicted = _at_voltage(features[:, used], _voltage(clock, *curve)) @ found.values
@@ -133,7 +141,9 @@ def fit_energy(blocks: Sequence[Block], profile: ArchitectureProfile, reference:
     residuals[metered] = np.log(np.maximum(predicted[metered], 1e-30) / measured[metered])
     at_bound = found.values <= 1.001 * least
     coefficients = {
-        name: _coefficient(name, float(value), float(error), prior if keeps else None, bool(bound), reference)
+        name: profile.coefficients[name]
+        if name in known
+        else _coefficient(name, float(value), float(error), prior if keeps else None, bool(bound), reference)
         for name, value, error, prior, keeps, bound in zip(names, found.values, stderr, priors, by_prior, at_bound, strict=True)
     }
     if len(curves) > 1:
@@ -157,31 +167,36 @@ def _solve(
     held: np.ndarray,
     priors: Sequence[Coefficient | None],
     least: np.ndarray,
+    surely: np.ndarray,
+    loose: np.ndarray,
 ) -> _Solution:
     """Least squares on relative errors, with bounds and a weak prior. features: (M, F), over the measured energies. A case that its
-    power cap held (`held`) counts while it is predicted to take less than it did: at its own clock it would take more."""
+    power cap held (`held`) counts while it is predicted to take less than it did: at its own clock it would take more. Readings that do not say how well they repeat (`loose`)
+    count linearly beyond `OUTLIER`."""
     data = _at_voltage(features, voltage)
     center = np.asarray([prior.value if prior else 0.0 for prior in priors])
-    weight = PRIOR_WEIGHT * float(np.linalg.norm(trust))
+    weight = PRIOR_WEIGHT * float(np.linalg.norm(trust)) * surely
     with_prior = center > 0
     rows = np.diag(np.where(with_prior, weight / np.where(with_prior, center, 1.0), 0.0))[with_prior]
-    counts = ~held
-    for _ in range(CAP_ROUNDS):
+    counts = np.where(held, 0.0, 1.0)
+    scale = np.maximum(np.linalg.norm(data, axis=0), 1e-30)
+    for _ in range(ROUNDS):
         counted = data * counts[:, None]
-        scale = np.maximum(np.linalg.norm(data, axis=0), 1e-30)
-        target = np.concatenate([trust * counts, np.full(with_prior.sum(), weight)])
+        target = np.concatenate([trust * counts, weight[with_prior]])
         found = lsq_linear(np.vstack([counted, rows]) / scale, target, bounds=(least * scale, np.inf))
         values = found.x / scale
-        short = ~held | (data @ values < trust)
-        if (short == counts).all():
+        error = (data @ values - trust) / trust
+        # Least squares with the weights of a soft-L1 loss, from round to round.
+        again = np.where(held & (error >= 0), 0.0, np.where(loose, (1.0 + (error / OUTLIER) ** 2) ** -0.25, 1.0))
+        if np.allclose(again, counts, atol=1e-3):
             break
-        counts = short
+        counts = again
     return _Solution(values, counted, rows, counted @ values - trust * counts, float(found.cost))
 
 
 def _at_voltage(features: np.ndarray, voltage: np.ndarray) -> np.ndarray:
-    """Features at other voltages: all but the last column, static power's seconds, follow its square."""
-    return np.concatenate([features[:, :-1] * voltage[:, None], features[:, -1:]], axis=1)
+    """Features at other voltages: what the chip does follows its square; main memory and static power, the last columns, do not."""
+    return np.concatenate([features[:, :-2] * voltage[:, None], features[:, -2:]], axis=1)
 
 
 def _voltage(clock: np.ndarray, exponent: float, floor: float) -> np.ndarray:

@@ -20,11 +20,13 @@ Where blocks share multiprocessors (GPU), the factors after t_matrix are those o
 
     (1 + (half_tile + half_far x far)/reuse)(1 + half_k/depth)(1 + half_fill/at_work)
 
-The same joules meet a board's power cap: under sustained load a segment's body takes the longer by
+The same joules meet a board's power cap. Those of flops and bytes on the chip follow the clock as the voltage squared does, those of
+main memory do not:
 
-    slower = max((J / ((cap - P_static) x body)) ^ (1 / (1 + energy_clock)), J x energy_floor / ((cap - P_static) x body))
+    e = e_rated x max(energy_floor, (clock / rated) ^ energy_clock)
 
-and energy falls with the clock as the voltage squared does: e = e_rated x max(energy_floor, (clock / rated) ^ energy_clock).
+and under sustained load a segment's body takes `slower` times as long, until (J_chip(clock / slower) + J_memory) / (slower x body)
+is what the cap leaves beside P_static.
 
 A graph on a CPU takes the sum of its kernels. Where launches are asynchronous (GPU), the host runs ahead: kernel i starts
 when the host has launched it and kernel i-1 has ended.
@@ -32,7 +34,7 @@ when the host has launched it and kernel i-1 has ended.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +56,8 @@ its guards."""
 
 ONSET = 2.0
 """Exponent with which a power cap sets in around `throttle.time`: a controller averages over a while before it acts."""
+STEPS = 6
+"""Newton steps to the clock at which a board meets its cap."""
 _FALLBACK_DTYPES = ("float32", "bfloat16", "float16", "int8")
 """Where a unit has no rate for a type, its rate for the first of these that it has: XLA multiplies float32 in bfloat16 by
 default, and a machine with integer units only runs a quantised model."""
@@ -126,9 +130,12 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         memory = np.maximum(memory, other)
     body = _overlapped([compute, *levels], coefficients.by_algorithm(codes, "overlap"))
     body = body + coefficients.by_algorithm(codes, "tile_overhead") * tiling.waves
-    dynamic = _dynamic_energy(table, tiling, coefficients, codes, worked)
-    if dynamic is not None and coefficients.profile.family in ASYNCHRONOUS and coefficients.find("power.tdp") is not None:
-        body, dynamic = _capped(table, body, dynamic, coefficients, codes)
+    dynamic = None
+    if has_energy(coefficients.profile):
+        chip, memory_j = _dynamic_energy(table, tiling, coefficients, codes, worked)
+        dynamic = chip + memory_j
+        if coefficients.profile.family in ASYNCHRONOUS and coefficients.find("power.tdp") is not None:
+            body, dynamic = _capped(table, body, chip, memory_j, coefficients, codes)
     if coefficients.profile.family == "cpu":
         fresh = table.mapped_bytes + coefficients.value("heap.returned") * table.grown_bytes
         body = body + coefficients.value("page_fault") * fresh
@@ -221,13 +228,12 @@ def voltage_factor(c: Coefficients) -> float | np.ndarray:
 
 
 def _capped(
-    table: KernelTable, body: np.ndarray, dynamic: np.ndarray, c: Coefficients, codes: np.ndarray
+    table: KernelTable, body: np.ndarray, chip: np.ndarray, memory: np.ndarray, c: Coefficients, codes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds and dynamic joules of kernels under sustained load of a device that holds a power cap. What the flops and bytes
-    ask for beyond the cap stretches the time, once the controller has seen the load for about `throttle.time`. What counts is the
-    mean power of the whole segment, back to back: kernels that wait for memory leave power to the others. Energy falls with
-    the clock (`energy.clock`, down to `energy.floor`), so a board at its cap draws the cap. A board that is still cool takes
-    `throttle.cool` less."""
+    """Seconds and dynamic joules of kernels under sustained load of a device that holds a power cap, from those without it. What
+    the work asks for beyond the cap stretches the time, once the controller has seen the load for about `throttle.time`. What
+    counts is the mean power of the whole segment, back to back: kernels that wait for memory leave power to the others. A board
+    that its cap slows draws the cap. A board that is still cool takes `throttle.cool` less."""
     starts = table.starts
     # Kernels of empty tensors take no time on the device, and no power: a picosecond stands for none.
     busy = np.maximum(np.add.reduceat(body, starts, axis=-1), 1e-12)
@@ -237,16 +243,29 @@ def _capped(
     warm = np.where(np.isnan(table.warm), np.where(alone, 1.0, repeated(busy))[..., place], table.warm)
     # What is known of a tensor core's flop is known at the warmth that a board sustains.
     sustained = np.logical_or.reduceat(in_tensor_kernels(codes), starts)
-    cool = np.where(sustained, 0.0, c.value("throttle.cool"))[..., place]
-    joules = np.add.reduceat(dynamic * (1.0 - cool * (1.0 - warm)), starts, axis=-1)
+    cool = 1.0 - np.where(sustained, 0.0, c.value("throttle.cool"))[..., place] * (1.0 - warm)
     budget = (c.value("throttle.cap") * c.value("power.tdp") - c.value("power.static")) * busy
-    lowest = c.value("energy.floor") / voltage_factor(c)
-    asked = joules / budget
-    slower = np.maximum(asked ** (1.0 / (1.0 + c.value("energy.clock"))), asked * lowest)
-    factor = 1.0 + np.maximum(slower - 1.0, 0.0) / (1.0 + (c.value("throttle.time") / busy) ** ONSET)
+    of_chip, of_memory = (np.add.reduceat(joules * cool + np.zeros_like(body), starts, axis=-1) for joules in (chip, memory))
+    slower = _slowdown(of_chip / budget, of_memory / budget, c)
+    factor = 1.0 + (slower - 1.0) / (1.0 + (c.value("throttle.time") / busy) ** ONSET)
+    dynamic = chip + memory
     # Measured back to back, even a short segment draws no more than the cap.
     saved = np.minimum(1.0, factor * budget / np.maximum(np.add.reduceat(dynamic, starts, axis=-1), 1e-30))
     return body * factor[..., place], dynamic * saved[..., place]
+
+
+def _slowdown(chip: np.ndarray, memory: np.ndarray, c: Coefficients) -> np.ndarray:
+    """Factor >= 1 by which the clock falls until chip and memory, whose power is given relative to what the cap leaves, meet it.
+    Newton's method on logarithms: the power is convex in them, so steps from 1 never pass the root; without voltage scaling the first
+    step is exact."""
+    exponent, lowest = c.value("energy.clock"), c.value("energy.floor") / voltage_factor(c)
+    slower = np.ones_like(chip)
+    for _ in range(STEPS):
+        voltage = np.maximum(lowest, slower**-exponent)
+        asked = np.maximum(chip * voltage + memory, 1e-30)
+        slope = 1.0 + exponent * chip * voltage / asked * (voltage > lowest)
+        slower = np.maximum(slower * (asked / slower) ** (1.0 / slope), 1.0)
+    return slower
 
 
 def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime: str) -> np.ndarray | float:
@@ -287,20 +306,20 @@ def _overlapped(times: list[np.ndarray], exponent: np.ndarray) -> np.ndarray:
 
 def _dynamic_energy(
     table: KernelTable, tiling: Tiling, c: Coefficients, codes: np.ndarray, issued: np.ndarray
-) -> np.ndarray | None:
-    """(K,) joules of flops and bytes at the machine's clock; `None` where the profile does not price them."""
-    if not has_energy(c.profile):
-        return None
+) -> tuple[np.ndarray, np.ndarray | float]:
+    """(K,) joules of what the chip does at its clock, and of main memory."""
     matrix = issued * c.by_dtype(table.dtype, _E_MATRIX)
     if c.find("energy.share") is not None:
         matrix = matrix * c.by_algorithm(codes, "energy.share")
     vector = (table.vector_flops + table.special_flops) * c.by_dtype(table.dtype, _E_VECTOR)
-    return (matrix + vector + _bytes_energy(tiling, c)) * voltage_factor(c)
+    *near, last = c.profile.levels
+    chip = matrix + vector + _bytes_energy(tiling, c, near)
+    return chip * voltage_factor(c), _bytes_energy(tiling, c, (last,))
 
 
-def _bytes_energy(tiling: Tiling, c: Coefficients) -> np.ndarray | float:
-    """(K,) joules of moving each kernel's bytes through the levels whose energy a byte is known."""
-    priced = [level for level in tiling.level_bytes if c.find(f"energy.byte.{level}") is not None]
+def _bytes_energy(tiling: Tiling, c: Coefficients, levels: Sequence[str]) -> np.ndarray | float:
+    """(K,) joules of moving each kernel's bytes through those of the levels whose energy a byte is known."""
+    priced = [level for level in levels if level in tiling.level_bytes and c.find(f"energy.byte.{level}") is not None]
     return sum(tiling.level_bytes[level] * c.value(f"energy.byte.{level}") for level in priced)
 
 

@@ -32,7 +32,7 @@ BRIEF = {
 # peak or a bandwidth leaves these, or the structure below, or the power budget.
 BOUNDS = {
     "cpu": ((0.3e12, 20e12), (20e9, 1e12), (5, 60), (5e-12, 150e-12), (50e-12, 350e-12), (35, 500)),
-    "gpu": ((5e12, 1200e12), (200e9, 6e12), (9, 420), (0.1e-12, 30e-12), (15e-12, 80e-12), (60, 1000)),
+    "gpu": ((5e12, 1200e12), (200e9, 6e12), (9, 420), (0.1e-12, 30e-12), (15e-12, 110e-12), (60, 1000)),
     "tpu": ((80e12, 2500e12), (30e9, 8e12), (100, 2800), (0.05e-12, 2e-12), (25e-12, 250e-12), (50, 1000)),
     "kpu": ((1e12, 600e12), (50e9, 2e12), (80, 900), (0.05e-12, 1e-12), (5e-12, 100e-12), (3, 250)),
 }
@@ -82,6 +82,17 @@ def rate_ratios(profile: ArchitectureProfile) -> list[float]:
     return [1, half / 2, half, 2 * half, 4 * half]
 
 
+FLOAT32_J = {6.0: 25e-12, 7.0: 16e-12, 7.5: 16e-12, 8.0: 13e-12, 8.6: 7e-12, 8.7: 7e-12, 8.9: 7e-12, 9.0: 6e-12, 10.0: 5e-12, 12.0: 4e-12}
+"""Compute capability -> joules of a flop of float32 products, at the rated clock."""
+TENSOR_SHARE = {"float16": 0.25, "bfloat16": 0.25, "tf32": 0.5, "float8": 0.125, "int8": 0.125, "int4": 0.0625}
+"""Type -> energy of a flop on tensor cores relative to float32's, whose registers feed one multiply-add at a time."""
+
+
+def usual_energy(profile: ArchitectureProfile, dtype: str) -> float:
+    """Joules of a matrix flop of a GPU's generation."""
+    return FLOAT32_J[profile.value("compute.capability")] * TENSOR_SHARE.get(dtype, 1.0)
+
+
 def implausibilities(profile: ArchitectureProfile) -> list[str]:
     """What of a profile cannot be, as the tests below apply it; empty for a sound one."""
     v = profile.value
@@ -112,7 +123,10 @@ def implausibilities(profile: ArchitectureProfile) -> list[str]:
             if not any(abs(ratio / allowed - 1) < 0.02 for allowed in rate_ratios(profile)):
                 wrong.append(f"{name} is {ratio:.3g} x {dtype}, not one of {rate_ratios(profile)}")
             energy = profile.get(f"energy.flop.matrix.{kind}")
-            if energy is not None:
+            if energy is not None and profile.family == "gpu":
+                # At its rated clock a board may ask for more than its cap leaves, but not for more than its generation does.
+                within(f"energy.flop.matrix.{kind} of its generation", energy.value / usual_energy(profile, kind), (0.34, 3.0))
+            elif energy is not None:
                 within(
                     f"{name} x its energy of (TDP - static)",
                     coefficient.value * energy.value / max(tdp - static, 1e-9),
