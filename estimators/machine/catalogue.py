@@ -255,7 +255,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.98, 0.95, 1.0, "240 of 250 W on an A100, 690 of 700 on an H200, 985 of 1000 on a B200", "", "gpu",
               "literature"),)),
     "energy.share": Entry("1", "board", "energy of a matrix flop, by algorithm, relative to that of its type",
-                          Space(0.1, 10.0, 0.3), assumed=(Guess(1.0, 1.0, 1.0, "", "", "gpu"),)),
+                          Space(0.1, 10.0, 0.3), assumed=(
+        Guess(1.0, 1.0, 1.0, "", "", "gpu"), Guess(1.0, 1.0, 1.0, "", ".tensor", "gpu"))),
     "energy.clock": Entry("1", "board", "exponent with which dynamic energy follows the clock, as the voltage squared; 0 unless "
                           "measured", Space(1e-2, 3.0, 1.0, 0.3), assumed=(Guess(0.0, 0.0, 0.0, "", "", "gpu"),)),
     "energy.floor": Entry("1", "energy", "least dynamic energy, relative to that at the rated clock: no clock is so low that the "

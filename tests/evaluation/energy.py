@@ -146,7 +146,8 @@ def settled(profile: ArchitectureProfile, clock_hz: float = 0.0) -> Architecture
     """A machine in a loop of a second and more, at a clock (its own for 0): its controller has seen the load for long."""
     machine = variant(profile, {"clock": clock_hz}) if clock_hz else profile
     instant = Coefficient(1e-9, "s", "literature", "loops of a second and more")
-    return machine.replacing(coefficients={**machine.coefficients, "throttle.time": instant})
+    no_entry = Coefficient(0.0, "s", "literature", "products are timed inside a graph")
+    return machine.replacing(coefficients={**machine.coefficients, "throttle.time": instant, "graph.cudagraphs": no_entry})
 
 
 def power_at(block: Block, machine: ArchitectureProfile) -> np.ndarray:

@@ -45,15 +45,15 @@ def test_rows_are_read_with_their_clocks(tmp_path):
 
 
 def test_errors_of_power_and_of_time_are_told_apart():
-    """A row that takes twice the predicted time at the predicted power: the latency is off by half, power with the measured latency by
-    what static power adds."""
-    case = as_measured(product(256, 4096, 4096))
+    """A row that takes four times the predicted time at the predicted power: the latency is off by three quarters, and so is what power
+    with the measured latency has beside static power."""
+    case = as_measured(product(4096, 4096, 4096))
     (right,) = judge(A100, [case])
     assert right.power.entry().mean == pytest.approx(0.0, abs=1e-6)
     assert right.power_as_measured.entry().mean == pytest.approx(0.0, abs=0.02)
-    slow = dataclasses.replace(case, latency_s=2 * case.latency_s, energy_j=2 * case.energy_j)
+    slow = dataclasses.replace(case, latency_s=4 * case.latency_s, energy_j=4 * case.energy_j)
     (late,) = judge(A100, [slow])
-    assert late.latency.entry().mean == pytest.approx(0.5)
+    assert late.latency.entry().mean == pytest.approx(0.75)
     assert late.power.entry().mean == pytest.approx(0.0, abs=1e-6)
     assert late.power_as_measured.entry().mean > 0.1
     assert [result.what for result in results([late])][:2] == [f"gpu_a100_40g, bfloat16 {PRODUCTS}, all: {of}" for of in ("power", "energy")]

@@ -68,7 +68,7 @@ def test_energy_read_while_calls_were_slow_is_fitted_at_its_own_pace():
     fit gives back static power and energies per flop; without it, that of a vector flop is off by a third."""
     slow = [
         dataclasses.replace(c, energy_j=c.energy_j + TRUTH["static"] * c.latency_s, energy_pace_s=2 * c.latency_s) if i % 2 else c
-        for i, c in enumerate(measured())
+        for i, c in enumerate(measured(energy_sd_j=0.0))
     ]
     told, untold = (fitted(cases).coefficients for cases in (slow, [dataclasses.replace(c, energy_pace_s=None) for c in slow]))
     assert told["power.static"].value == pytest.approx(60.0, rel=0.02)

@@ -303,8 +303,9 @@ def capped(demand: float, table: KernelTable, **changed: float) -> ArchitectureP
     """A GPU whose flops and bytes draw `demand` times the 30 W that static power leaves of a cap of 40 W."""
     names = {name.replace("__", "."): value for name, value in changed.items()}
     free = predicted(table, machine("gpu")).device_s[0]
-    flop = (demand * 30.0 * free - 1e-10 * float(table.bytes.sum())) / float(table.matrix_flops.sum())
-    return machine("gpu", **{"energy.flop": flop, "power.tdp": 40.0, "throttle.cap": 1.0, "throttle.time": free / 1e6} | names)
+    byte = names.get("energy.byte.dram", 0.0)
+    flop = (demand * 30.0 * free - byte * float(table.bytes.sum())) / float(table.matrix_flops.sum())
+    return machine("gpu", **{"energy.flop": flop, "energy.byte.dram": byte, "power.tdp": 40.0, "throttle.cap": 1.0, "throttle.time": free / 1e6} | names)
 
 
 def watts(table: KernelTable, profile: ArchitectureProfile) -> float:
@@ -322,7 +323,7 @@ def test_sustained_load_slows_a_capped_device():
     assert predicted(table, capped(2.0, table, power__tdp=100.0)).device_s[0] == pytest.approx(free)
 
 
-@pytest.mark.parametrize("changed", [{}, {"energy__clock": 1.0}, {"energy__clock": 2.0, "energy__floor": 0.8}, {"throttle__time": 1.0}])
+@pytest.mark.parametrize("changed", [{}, {"energy__clock": 1.0}, {"energy__clock": 2.0, "energy__floor": 0.8}, {"throttle__time": 1.0}, {"energy__byte__dram": 5e-11, "energy__clock": 2.0}])
 def test_a_device_slowed_by_its_cap_draws_the_cap(changed):
     """The joules that ask for the time are those that are paid: 40 W, however energy follows the clock, and in calls too short for
     the controller when they follow each other."""
@@ -343,11 +344,12 @@ def test_at_a_lower_clock_a_flop_takes_less():
 
 @pytest.mark.parametrize(("clock", "share"), [(1.0, 1.0), (0.8, 0.64), (0.5, 0.4)])
 def test_a_lower_clock_takes_less_energy_down_to_the_floor(clock, share):
-    """Energies are given at the rated clock and fall with its square to 0.4."""
+    """What the chip takes is given at the rated clock and falls with its square to 0.4; main memory takes the same."""
     table = linear_table(64, 64, 64)
     names = {"clock": clock, "clock.rated": 1.0, "energy.clock": 2.0, "energy.floor": 0.4}
-    full = predicted(table, machine("gpu")).dynamic_j[0]
-    assert predicted(table, machine("gpu", **names)).dynamic_j[0] == pytest.approx(share * full)
+    moved = 1e-10 * float(table.bytes.sum())
+    chip = predicted(table, machine("gpu")).dynamic_j[0] - moved
+    assert predicted(table, machine("gpu", **names)).dynamic_j[0] == pytest.approx(share * chip + moved)
 
 
 def test_a_cool_board_computes_faster():
