@@ -62,7 +62,9 @@ def held_out(name: str, folder: Path, keep: bool) -> None:
 @main.command()
 @folder_argument
 @click.option(
-    "--cache", type=click.Path(path_type=Path, file_okay=False), help="Folder in which captured networks are kept from call to call."
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder in which captured networks are kept from call to call.",
 )
 def energy(folder: Path, cache: Path | None) -> None:
     """Print errors of power and energy of networks and products, with predicted and with measured latency.

@@ -252,7 +252,9 @@ REFERENCE = MappingProxyType(
         "gpu_b200": "mean power of products on a B200 (NVIDIA AIConfigurator, 2026)",
     }
 )
-RELATIVE = MappingProxyType({"bfloat16": 1.0, "float16": 1.0, "tf32": 2.0, "float8": 0.5, "int8": 0.5, "nvfp4": 0.25, "int4": 0.25})
+RELATIVE = MappingProxyType(
+    {"bfloat16": 1.0, "float16": 1.0, "tf32": 2.0, "float8": 0.5, "int8": 0.5, "nvfp4": 0.25, "int4": 0.25}
+)
 """Energy of a flop of tensor cores by type, relative to 16 bits, where no row is of that type: as the peaks, the other way round."""
 
 

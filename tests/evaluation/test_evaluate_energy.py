@@ -56,7 +56,9 @@ def test_errors_of_power_and_of_time_are_told_apart():
     assert late.latency.entry().mean == pytest.approx(0.75)
     assert late.power.entry().mean == pytest.approx(0.0, abs=1e-6)
     assert late.power_as_measured.entry().mean > 0.1
-    assert [result.what for result in results([late])][:2] == [f"gpu_a100_40g, bfloat16 {PRODUCTS}, all: {of}" for of in ("power", "energy")]
+    assert [result.what for result in results([late])][:2] == [
+        f"gpu_a100_40g, bfloat16 {PRODUCTS}, all: {of}" for of in ("power", "energy")
+    ]
 
 
 def test_power_with_a_known_time_is_capped():
@@ -83,7 +85,9 @@ def test_rows_at_several_clocks_give_back_the_voltage_curve():
         for clock in (510e6, 800e6, 1000e6, 1200e6, 1410e6)
         for _ in range(8)
     ]
-    start = truth.replacing(coefficients={n: c for n, c in truth.coefficients.items() if n not in ("energy.clock", "energy.floor")})
+    start = truth.replacing(
+        coefficients={n: c for n, c in truth.coefficients.items() if n not in ("energy.clock", "energy.floor")}
+    )
     fitted = with_fitted_energy(start, cases)
     assert fitted.value("energy.clock") == pytest.approx(1.8, abs=0.15)
     assert fitted.value("energy.floor") == pytest.approx(0.5, abs=0.04)

@@ -63,7 +63,11 @@ def test_a_missing_table_is_named(tmp_path):
 def test_what_is_published_of_a_device_has_what_is_looked_up(device):
     """Nothing of a fit to times is left, neither values nor what a prior held; generation, kernels and energies are."""
     profile = published(f"gpu_{device}")
-    assert not [n for n, c in profile.coefficients.items() if c.source in ("fitted", "transferred") and not n.startswith(("energy.", "power."))]
+    assert not [
+        n
+        for n, c in profile.coefficients.items()
+        if c.source in ("fitted", "transferred") and not n.startswith(("energy.", "power."))
+    ]
     assert not [n for n in profile.coefficients if n.startswith(("half.", "overlap", "launch"))]
     assert {"compute.capability", "energy.flop.matrix.float32"} <= set(profile.coefficients)
     assert profile.tiling.parameters["library"]

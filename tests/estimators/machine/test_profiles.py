@@ -31,7 +31,7 @@ BRIEF = {
 # Class bounds: (flop/s, main memory B/s, flop per byte at the ridge, J/flop, main memory J/B, TDP in W). A factor of ten on a
 # peak or a bandwidth leaves these, or the structure below, or the power budget.
 BOUNDS = {
-    "cpu": ((0.3e12, 20e12), (20e9, 1e12), (5, 60), (5e-12, 150e-12), (50e-12, 350e-12), (35, 500)),
+    "cpu": ((0.3e12, 20e12), (20e9, 1e12), (5, 60), (5e-12, 150e-12), (50e-12, 350e-12), (15, 500)),
     "gpu": ((5e12, 1200e12), (200e9, 6e12), (9, 420), (0.1e-12, 30e-12), (15e-12, 110e-12), (60, 1000)),
     "tpu": ((80e12, 2500e12), (30e9, 8e12), (100, 2800), (0.05e-12, 2e-12), (25e-12, 250e-12), (50, 1000)),
     "kpu": ((1e12, 600e12), (50e9, 2e12), (80, 900), (0.05e-12, 1e-12), (5e-12, 100e-12), (3, 250)),
@@ -45,7 +45,7 @@ PUBLISHED_BANDWIDTH = {
     "gpu_rtx5090": 512 / 8 * 28e9, "gpu_rtx_pro_6000": 512 / 8 * 28e9, "gpu_h20": 6144 / 8 * 5.2e9, "gpu_orin": 256 / 8 * 6.4e9,
     "cpu_icelake_8375c": 8 * 25.6e9, "cpu_sapphire_rapids": 8 * 38.4e9, "cpu_epyc_milan": 8 * 25.6e9,
     "cpu_epyc_genoa": 12 * 38.4e9, "cpu_graviton3": 8 * 38.4e9, "cpu_graviton4": 12 * 44.8e9, "cpu_grace": 500e9,
-    "cpu_apple_m": 512 / 8 * 6.4e9, "cpu_i9_10940x": 4 * 8 * 2.933e9, "cpu_i7_12700h": 2 * 38.4e9, "tpu_v7": 7.38e12,
+    "cpu_apple_m": 128 / 8 * 4.266e9, "cpu_i9_10940x": 4 * 8 * 2.933e9, "cpu_i7_12700h": 2 * 38.4e9, "tpu_v7": 7.38e12,
     "tpu_v1": 2 * 17e9, "tpu_v3": 900e9, "tpu_v4": 1.2e12, "tpu_v5e": 819e9, "tpu_v5p": 2765e9, "tpu_v6e": 1638e9,
     "kpu_t64": 64e9, "kpu_t256": 256e9, "kpu_t768": 1600e9,
 }  # fmt: skip
@@ -82,7 +82,18 @@ def rate_ratios(profile: ArchitectureProfile) -> list[float]:
     return [1, half / 2, half, 2 * half, 4 * half]
 
 
-FLOAT32_J = {6.0: 25e-12, 7.0: 16e-12, 7.5: 16e-12, 8.0: 13e-12, 8.6: 7e-12, 8.7: 7e-12, 8.9: 7e-12, 9.0: 6e-12, 10.0: 5e-12, 12.0: 4e-12}
+FLOAT32_J = {
+    6.0: 25e-12,
+    7.0: 16e-12,
+    7.5: 16e-12,
+    8.0: 13e-12,
+    8.6: 7e-12,
+    8.7: 7e-12,
+    8.9: 7e-12,
+    9.0: 6e-12,
+    10.0: 5e-12,
+    12.0: 4e-12,
+}
 """Compute capability -> joules of a flop of float32 products, at the rated clock."""
 TENSOR_SHARE = {"float16": 0.25, "bfloat16": 0.25, "tf32": 0.5, "float8": 0.125, "int8": 0.125, "int4": 0.0625}
 """Type -> energy of a flop on tensor cores relative to float32's, whose registers feed one multiply-add at a time."""

@@ -305,7 +305,11 @@ def capped(demand: float, table: KernelTable, **changed: float) -> ArchitectureP
     free = predicted(table, machine("gpu")).device_s[0]
     byte = names.get("energy.byte.dram", 0.0)
     flop = (demand * 30.0 * free - byte * float(table.bytes.sum())) / float(table.matrix_flops.sum())
-    return machine("gpu", **{"energy.flop": flop, "energy.byte.dram": byte, "power.tdp": 40.0, "throttle.cap": 1.0, "throttle.time": free / 1e6} | names)
+    return machine(
+        "gpu",
+        **{"energy.flop": flop, "energy.byte.dram": byte, "power.tdp": 40.0, "throttle.cap": 1.0, "throttle.time": free / 1e6}
+        | names,
+    )
 
 
 def watts(table: KernelTable, profile: ArchitectureProfile) -> float:
@@ -323,7 +327,16 @@ def test_sustained_load_slows_a_capped_device():
     assert predicted(table, capped(2.0, table, power__tdp=100.0)).device_s[0] == pytest.approx(free)
 
 
-@pytest.mark.parametrize("changed", [{}, {"energy__clock": 1.0}, {"energy__clock": 2.0, "energy__floor": 0.8}, {"throttle__time": 1.0}, {"energy__byte__dram": 5e-11, "energy__clock": 2.0}])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"energy__clock": 1.0},
+        {"energy__clock": 2.0, "energy__floor": 0.8},
+        {"throttle__time": 1.0},
+        {"energy__byte__dram": 5e-11, "energy__clock": 2.0},
+    ],
+)
 def test_a_device_slowed_by_its_cap_draws_the_cap(changed):
     """The joules that ask for the time are those that are paid: 40 W, however energy follows the clock, and in calls too short for
     the controller when they follow each other."""
