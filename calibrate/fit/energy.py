@@ -2,10 +2,11 @@
 
 P is a fitted constant power, not idle power; energies are gross and nothing is subtracted. Measured idle power checks P, because
 a working chip draws no less than an idle one. t is the time of the calls while their energy was read, because a call that a
-neighbour slowed down drew the constant power for longer. Joules are those of issued flops at the rated clock. At another clock the
-chip's follow the voltage squared, whose curve (`energy.clock`, `energy.floor`) is searched for where cases differ in clock. A case at its
-board's power cap says that its work asks for no less. The system is linear, and no energy is below a tenth of the low end of the profile's
-range. Errors are relative, and readings whose windows disagree weigh less. Each unknown has a weak prior at the
+neighbour slowed down drew the constant power for longer. Joules are those of issued flops at the rated clock. At another clock
+the chip's follow the voltage squared, whose curve (`energy.clock`, `energy.floor`) is searched for where cases differ in clock. A
+case at its
+board's power cap says that its work asks for no less. The system is linear, and no energy is below a tenth of the low end of
+the profile's range. Errors are relative, and readings whose windows disagree weigh less. Each unknown has a weak prior at the
 profile's value, because flops, bytes and time rise together in most workloads and the data alone may not separate them: a
 coefficient that stays at its prior is named and keeps the prior's range.
 """
@@ -170,9 +171,9 @@ def _solve(
     surely: np.ndarray,
     loose: np.ndarray,
 ) -> _Solution:
-    """Least squares on relative errors, with bounds and a weak prior. features: (M, F), over the measured energies. A case that its
-    power cap held (`held`) counts while it is predicted to take less than it did: at its own clock it would take more. Readings that do not say how well they repeat (`loose`)
-    count linearly beyond `OUTLIER`."""
+    """Least squares on relative errors, with bounds and a weak prior. features: (M, F), over the measured energies. A case
+    that its power cap held (`held`) counts while it is predicted to take less than it did: at its own clock it would take more.
+    Readings that do not say how well they repeat (`loose`) count linearly beyond `OUTLIER`."""
     data = _at_voltage(features, voltage)
     center = np.asarray([prior.value if prior else 0.0 for prior in priors])
     weight = PRIOR_WEIGHT * float(np.linalg.norm(trust)) * surely
@@ -195,7 +196,8 @@ def _solve(
 
 
 def _at_voltage(features: np.ndarray, voltage: np.ndarray) -> np.ndarray:
-    """Features at other voltages: what the chip does follows its square; main memory and static power, the last columns, do not."""
+    """Features at other voltages: what the chip does follows its square; main memory and static power, the last columns, do
+    not."""
     return np.concatenate([features[:, :-2] * voltage[:, None], features[:, -2:]], axis=1)
 
 

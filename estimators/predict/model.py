@@ -20,13 +20,13 @@ Where blocks share multiprocessors (GPU), the factors after t_matrix are those o
 
     (1 + (half_tile + half_far x far)/reuse)(1 + half_k/depth)(1 + half_fill/at_work)
 
-The same joules meet a board's power cap. Those of flops and bytes on the chip follow the clock as the voltage squared does, those of
-main memory do not:
+The same joules meet a board's power cap. Those of flops and bytes on the chip follow the clock as the voltage squared does,
+those of main memory do not:
 
     e = e_rated x max(energy_floor, (clock / rated) ^ energy_clock)
 
-and under sustained load a segment's body takes `slower` times as long, until (J_chip(clock / slower) + J_memory) / (slower x body)
-is what the cap leaves beside P_static.
+and under sustained load a segment's body takes `slower` times as long, until (J_chip(clock / slower) + J_memory) / (slower x
+body) is what the cap leaves beside P_static.
 
 A graph on a CPU takes the sum of its kernels. Where launches are asynchronous (GPU), the host runs ahead: kernel i starts
 when the host has launched it and kernel i-1 has ended.
@@ -256,8 +256,8 @@ def _capped(
 
 def _slowdown(chip: np.ndarray, memory: np.ndarray, c: Coefficients) -> np.ndarray:
     """Factor >= 1 by which the clock falls until chip and memory, whose power is given relative to what the cap leaves, meet it.
-    Newton's method on logarithms: the power is convex in them, so steps from 1 never pass the root; without voltage scaling the first
-    step is exact."""
+    Newton's method on logarithms: the power is convex in them, so steps from 1 never pass the root; without voltage scaling
+    the first step is exact."""
     exponent, lowest = c.value("energy.clock"), c.value("energy.floor") / voltage_factor(c)
     slower = np.ones_like(chip)
     for _ in range(STEPS):

@@ -1,8 +1,8 @@
 """Held-out power and energy on GPUs: whole networks at locked clocks, and products that run back to back.
 
 Files of DATA_DIR/measured: `energy_networks.csv`, forward passes in eager PyTorch with the board's power integrated over a loop
-(EnergAIzer's artifact, ISPASS 2026), and `gemm_power.csv`, products in graphs with their mean power (NVIDIA's AIConfigurator, 2026). Power
-is predicted with the measured latency too, so that errors of power and of time can be told apart.
+(EnergAIzer's artifact, ISPASS 2026), and `gemm_power.csv`, products in graphs with their mean power (NVIDIA's AIConfigurator,
+2026). Power is predicted with the measured latency too, so that errors of power and of time can be told apart.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ PROFILES = MappingProxyType({"a100_pcie_40gb": "gpu_a100_40g", "h200_sxm": "gpu_
 POWER, ENERGY = 0.07, 0.09
 """Largest mean errors of a device's networks that the device bounds."""
 DEVICE_BOUND = 1.5
-"""A network bound by its host takes about as long at any batch: the device bounds the rows that take so many times the shortest of
-their network and type."""
+"""A network bound by its host takes about as long at any batch: the device bounds the rows that take so many times the
+shortest of their network and type."""
 DTYPES = MappingProxyType({"fp8": "float8", "fp8_block": "float8"})
 CONFIGS: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
@@ -255,7 +255,8 @@ REFERENCE = MappingProxyType(
 RELATIVE = MappingProxyType(
     {"bfloat16": 1.0, "float16": 1.0, "tf32": 2.0, "float8": 0.5, "int8": 0.5, "nvfp4": 0.25, "int4": 0.25}
 )
-"""Energy of a flop of tensor cores by type, relative to 16 bits, where no row is of that type: as the peaks, the other way round."""
+"""Energy of a flop of tensor cores by type, relative to 16 bits, where no row is of that type: as the peaks, the other way
+round."""
 
 
 def with_fitted_energy(profile: ArchitectureProfile, cases: Sequence[MeasuredCase]) -> ArchitectureProfile:

@@ -45,8 +45,8 @@ def test_rows_are_read_with_their_clocks(tmp_path):
 
 
 def test_errors_of_power_and_of_time_are_told_apart():
-    """A row that takes four times the predicted time at the predicted power: the latency is off by three quarters, and so is what power
-    with the measured latency has beside static power."""
+    """A row that takes four times the predicted time at the predicted power: the latency is off by three quarters, and so is
+    what power with the measured latency has beside static power."""
     case = as_measured(product(4096, 4096, 4096))
     (right,) = judge(A100, [case])
     assert right.power.entry().mean == pytest.approx(0.0, abs=1e-6)

@@ -338,8 +338,8 @@ def test_sustained_load_slows_a_capped_device():
     ],
 )
 def test_a_device_slowed_by_its_cap_draws_the_cap(changed):
-    """The joules that ask for the time are those that are paid: 40 W, however energy follows the clock, and in calls too short for
-    the controller when they follow each other."""
+    """The joules that ask for the time are those that are paid: 40 W, however energy follows the clock, and in calls too short
+    for the controller when they follow each other."""
     table = linear_table(64, 64, 64)
     assert watts(table, capped(2.0, table, **changed)) == pytest.approx(40.0, rel=1e-5)
     assert watts(table, capped(0.5, table, **changed)) == pytest.approx(25.0, rel=1e-5)

@@ -192,7 +192,8 @@ def test_convolutions_on_tensor_cores_are_done_directly():
 
 
 def test_a_capped_board_sustains_what_its_power_gives():
-    """A T4 that multiplies for long draws what its controller holds of 70 W, in time and in energy; int8 takes half of float16's."""
+    """A T4 that multiplies for long draws what its controller holds of 70 W, in time and in energy; int8 takes half of
+    float16's."""
     profile = load_profile("gpu_t4")
     c = Coefficients(profile)
     seconds = {}
