@@ -2,7 +2,8 @@
 
 A coefficient that counts a part of the structure takes with it what that part brings along: twice the tiles of a fabric have
 twice the peak, twice the streaming bandwidth and twice the memory. What is named beside it keeps the value it was given. Power
-and energy coefficients stay: what a larger chip leaks is not known from its name.
+and energy coefficients stay: what a larger chip leaks is not known from its name. A clock moves energy through the voltage
+(`energy.clock`), because the clock at which energies are given (`clock.rated`) stays.
 """
 
 from __future__ import annotations

@@ -46,6 +46,14 @@ def _tpu(folder: Path) -> Iterator[ArchitectureProfile]:
     yield with_numbers(load_profile("tpu_v1"), applications())
 
 
+def _energy(folder: Path) -> Iterator[ArchitectureProfile]:
+    from tests.evaluation.energy import FITTED, read_cases, with_fitted_energy
+
+    cases = read_cases(folder)
+    for name in FITTED:
+        yield with_fitted_energy(load_profile(name), cases[name])
+
+
 def completed(profile: ArchitectureProfile, other: ArchitectureProfile) -> ArchitectureProfile:
     """A fitted profile with what its own rows say nothing about carried from the same chip on another card: coefficients of
     algorithms and operators (the last part of a name) that none of its own fitted ones are of."""
@@ -60,7 +68,9 @@ def completed(profile: ArchitectureProfile, other: ArchitectureProfile) -> Archi
     return profile.replacing(coefficients={**profile.coefficients, **carried})
 
 
-PUBLICATIONS: Mapping[str, Callable[[Path], Iterator[ArchitectureProfile]]] = MappingProxyType({"gpu": _gpu, "tpu": _tpu})
+PUBLICATIONS: Mapping[str, Callable[[Path], Iterator[ArchitectureProfile]]] = MappingProxyType(
+    {"gpu": _gpu, "tpu": _tpu, "energy": _energy}
+)
 """Name -> profiles made from a folder of tables."""
 
 

@@ -8,6 +8,9 @@ import pytest
 from shmoo.estimators.errors import FormatError, InputError
 from shmoo.estimators.machine.catalogue import entry, space
 from shmoo.estimators.machine.profile import ArchitectureProfile, builtin_names, load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.variants import variant
+from shmoo.runs.tables.reading import TableRow
 
 NAMES = [
     *("cpu_server_generic", "cpu_i7_12700k"),
@@ -324,3 +327,46 @@ def test_what_ended_at_a_bound_or_with_its_prior_is_known():
     assert coefficients["efficiency.special"].source == "at bound"
     assert sum(c.source == "prior" for key, c in coefficients.items() if of_times(key)) == 22
     assert not [c for name in NAMES for c in load_profile(name).coefficients.values() if "prior" in c.reference]
+
+
+def described(**changed) -> bytes:
+    """A board of the A100's chip with 400 W and without int4, and further fields."""
+    coefficients = {"power.tdp": {"value": 400.0, "unit": "W", "source": "datasheet", "reference": "of a test"}}
+    own = {"format": 2, "name": "board", "base": "gpu_a100_40g", "coefficients": {**coefficients, "peak.matrix.int4": None}}
+    return json.dumps({**own, **changed}).encode()
+
+
+def test_a_machine_is_described_by_what_differs_from_another():
+    """Its own numbers and those of its base, which are transferred where they were fitted: wider, and errors larger. A null is
+    left out, and so is what was measured of the base."""
+    base, board = load_profile("gpu_a100_40g"), ArchitectureProfile.from_json(described())
+    assert (board.name, board.value("power.tdp"), board.levels, board.tiling) == ("board", 400.0, base.levels, base.tiling)
+    assert "peak.matrix.int4" not in board.coefficients
+    assert board.coefficients["count.sms"] == base.coefficients["count.sms"]
+    carried, fitted = board.coefficients["efficiency.gemm"], base.coefficients["efficiency.gemm"]
+    assert (carried.value, carried.source) == (fitted.value, "transferred")
+    assert carried.bounds[0] < fitted.bounds[0] < fitted.bounds[1] < carried.bounds[1]
+    assert board.value("sigma.gemm") == pytest.approx(1.5 * base.value("sigma.gemm"))
+    assert not board.residual
+    assert not board.error_card
+    assert ArchitectureProfile.from_json(board.to_json()) == board
+
+
+def test_an_unknown_base_suggests_the_nearest():
+    """A misspelt base names what was probably meant."""
+    with pytest.raises(InputError, match="gpu_a100_40g"):
+        ArchitectureProfile.from_json(described(base="gpu_a100_40"))
+
+
+def test_a_lower_clock_moves_peak_power_and_energy():
+    """An A100 at 900 of 1410 MHz: a product that the cap slows takes less than 1410 / 900 times as long, at less power and
+    energy."""
+    graph = TableRow(0, "linear", {"b": 1, "m": 8192, "n": 8192, "k": 8192}, "bfloat16").graph()
+    fast = load_profile("gpu_a100_40g")
+    slow = variant(fast, {"clock": 9e8})
+    at = {name: AnalysisDirector(p).estimate(graph, runtime="cudagraphs") for name, p in (("fast", fast), ("slow", slow))}
+    assert slow.value("peak.matrix.bfloat16") == pytest.approx(fast.value("peak.matrix.bfloat16") * 900 / 1410)
+    assert 1.0 < at["slow"].latency_s.value / at["fast"].latency_s.value < 1410 / 900
+    assert at["fast"].average_power_w.value == pytest.approx(0.96 * 250, rel=0.02)
+    assert at["slow"].average_power_w.value < 0.9 * at["fast"].average_power_w.value
+    assert at["slow"].energy_j.value < at["fast"].energy_j.value
