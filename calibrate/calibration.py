@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,16 +20,20 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import FAMILIES, NORMAL_90, Coefficient, Source
 from shmoo.estimators.machine.catalogue import entry, runtime_of, under
-from shmoo.estimators.machine.coefficients import Coefficients
+from shmoo.estimators.machine.coefficients import Coefficients, on_tensor_cores
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry, FittedFrom, Reduction
+from shmoo.estimators.machine.validation import check_name, first_problem
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.progress import Progress, Standing, silent
+from shmoo.estimators.table import Floats
 from shmoo.runs.store.records import FINGERPRINT_FIELDS
 from shmoo.runs.store.store import Run
 from shmoo.runs.tables.reading import PRODUCTS
 
 COMPARED_PRODUCTS = 600
 """Matrix products used to find a table's reduction column; both fits together take some seconds."""
+CUTS = 2
+"""How often the tiles of tensor-core kernels are chosen again with the coefficients just fitted."""
 ENOUGH = 200
 """With fewer matrix products the reduction is taken to be in column k."""
 DECISIVE = 0.75
@@ -68,10 +72,12 @@ def calibrate(
         progress: receives a message at each step.
 
     Raises:
-        InputError: sources of different machines, or too little to fit.
+        InputError: sources of different machines, too little to fit, or a name that is none.
         NothingMeasuredError: no usable row.
     """
     progress = progress or silent
+    if name is not None:
+        check_name(name)
     progress(_doing("reading sources"))
     paths = [Path(source) for source in ((sources,) if isinstance(sources, str | Path) else sources)]
     read = read_sources(paths, "cpu" if base is None else base.family, reduction)
@@ -156,15 +162,25 @@ def calibrate_cases(
     seed: int = 0,
     residual: bool = True,
     progress: Progress | None = None,
+    only: Collection[str] | None = None,
 ) -> Calibration:
-    """`calibrate` on cases already read."""
+    """`calibrate` on cases already read.
+
+    Args:
+        only: algorithms whose own coefficients are fitted, where all others are to stay as they are.
+    """
     progress = progress or silent
     progress(_doing(f"tabulating {len(read.cases)} cases"))
-    base = base.replacing(residual=())
+    # Measurements include the launches of the machine they were taken on, not those of a named host.
+    base = base.replacing(residual=(), host="")
     everything = blocks(read.cases, base)
     fit_cases = _only(everything, base, ("fit",))
+    if not fit_cases:
+        raise InputError(
+            f"{len(read.cases)} cases are too few to fit anything: none falls into the part that is fitted; measure more"
+        )
     progress(_doing("fitting latency"))
-    fitted = fit_latency(fit_cases, parameters_for(fit_cases, base), base, seed=seed)
+    fitted, everything, fit_cases = _fit_and_cut(everything, fit_cases, base, seed, only)
     reference = f"fitted to {', '.join(read.names)} ({read.rows_hash})"
     dtype_codes = np.unique(np.concatenate([block.table.dtype for block in everything]))
     launches = _typical_launches(fitted, reference)
@@ -192,7 +208,28 @@ def calibrate_cases(
     profile = profile.replacing(residual=corrections.groups)
     progress(_doing("testing on held-out cases"))
     profile = profile.replacing(error_card=error_card(everything, profile))
+    if (problem := first_problem(profile)) is not None:
+        raise InputError(
+            f"the measurements do not describe a machine like {base.name!r}: {problem}; check them, or name another --base"
+        )
     return Calibration(profile, (*_notes(fitted, energy), *corrections.notes))
+
+
+def _fit_and_cut(
+    everything: list[Block], fit_cases: list[Block], base: ArchitectureProfile, seed: int, only: Collection[str] | None
+) -> tuple[Fitted, list[Block], list[Block]]:
+    """A fit, and the cases as they are cut with it. Kernels on tensor cores take the tile that the model finds fastest, so they
+    are cut anew with the fitted coefficients, and fitted again."""
+    fitted = fit_latency(fit_cases, parameters_for(fit_cases, base, only), base, seed=seed)
+    if not any(on_tensor_cores(block.table, base).any() for block in fit_cases):
+        return fitted, everything, fit_cases
+    for _ in range(CUTS):
+        profile = base.replacing(coefficients={**base.coefficients, **_coefficients(fitted, "")})
+        director = AnalysisDirector(profile)
+        everything = [replace(block, tiling=director.tile(block.table)) for block in everything]
+        fit_cases = [replace(block, tiling=director.tile(block.table)) for block in fit_cases]
+        fitted = fit_latency(fit_cases, parameters_for(fit_cases, base, only), base, seed=seed, starts=1)
+    return fitted, everything, fit_cases
 
 
 def _only(everything: Sequence[Block], profile: ArchitectureProfile, splits: tuple[str, ...]) -> list[Block]:
@@ -205,7 +242,7 @@ def _only(everything: Sequence[Block], profile: ArchitectureProfile, splits: tup
 def _held_out_errors(seen: Sequence[Block], profile: ArchitectureProfile, fitted: Fitted) -> np.ndarray:
     """(S,) log(predicted / measured) of cases of the fit and validation splits, each by a fit without it."""
     measured = np.concatenate([block.measured_s for block in seen])
-    errors = np.log(predicted_latency(seen, Coefficients(profile)) / measured)
+    errors: Floats = np.log(predicted_latency(seen, Coefficients(profile)) / measured)
     errors[np.concatenate([block.splits for block in seen]) == "fit"] += fitted.left_out - fitted.residuals
     return errors
 
@@ -232,14 +269,15 @@ def _typical_launches(fitted: Fitted, reference: str) -> dict[str, Coefficient]:
         runtime = runtime_of(name)
         if runtime is not None and name not in fitted.unidentified:
             by_runtime.setdefault(runtime, []).append(fitted.values[name])
+    means = {runtime: float(np.exp(np.mean(np.log(values)))) for runtime, values in by_runtime.items()}
     return {
         f"launch.{runtime}": Coefficient(
-            float(np.exp(np.mean(np.log(values)))),
+            means[runtime],
             "s",
             "fitted",
             f"geometric mean and range over {len(values)} operators; {reference}",
-            low=min(values),
-            high=max(values),
+            low=min(means[runtime], *values),
+            high=max(means[runtime], *values),
         )
         for runtime, values in by_runtime.items()
     }

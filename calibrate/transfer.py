@@ -54,6 +54,7 @@ def transfer(
     carried = {name: mean for name in names if (mean := _carried(name, measured, weights)) is not None}
     return target.replacing(
         coefficients={**target.looked_up(), **carried, **(sigma or {})},
+        host="",
         fitted_from=None,
         error_card={},
         residual=(),

@@ -36,7 +36,8 @@ class Standing(msgspec.Struct, frozen=True):
 class Progress(Protocol):
     """Receives a report now and then while work goes on, from the thread that does the work."""
 
-    def __call__(self, standing: Standing, /) -> None: ...
+    def __call__(self, standing: Standing, /) -> None:
+        """Take note of how far the work is."""
 
 
 def silent(standing: Standing) -> None:

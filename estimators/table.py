@@ -9,21 +9,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shmoo.estimators.costs import COSTS, costs_of
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES, STORED_AS, operand_dtype
-from shmoo.estimators.graph.records import CONVOLUTIONS, FAMILIES, Cost, Geometry, Graph, Kernel, OpCall
+from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES, STORED_AS
+from shmoo.estimators.graph.records import CHANNELS_LAST, CONVOLUTIONS, FAMILIES, Cost, Geometry, Graph, Kernel, OpCall
 from shmoo.estimators.memory.heap import Temporary, fresh_memory
 from shmoo.estimators.memory.residency import Touch, code_distances, reuse_distances
 from shmoo.estimators.memory.workspace import FEW_CHANNELS
 
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Masks = NDArray[np.bool_]
 READ_WEIGHT, READ_ACTIVATION, WRITE = 0, 1, 2
 """Codes of `KernelTable.access_kind`."""
 
+ROTATED = 6
+"""Weights that take turns in a measurement with cold weights, as layers of a model do: what a cache cannot hold of six comes from
+main memory."""
 FAMILY_CODE = {name: code for code, name in enumerate(FAMILIES)}
 DTYPE_CODE = {name: code for code, name in enumerate(COMPUTE_DTYPES)}
 Conversion = Literal["none", "kernels", "edges"]
@@ -60,15 +67,17 @@ class KernelTable:
     Attributes:
         family, dtype, op: (K,) codes into `FAMILIES`, `COMPUTE_DTYPES` and `op_names()`: of the call with the most work.
         matrix_flops, vector_flops, special_flops: (K,) summed over the kernel's calls.
-        batch, m, n, k, window, stride, dilation, images: (K,) iteration space of the dominant call, as in `Cost`; channels_in to
-            image_elements: of its images, as in `Geometry`.
+        batch, m, n, k, window, stride, dilation, images, group, causal: (K,) iteration space of the dominant call, as in `Cost`;
+            channels_in to image_elements: of its images, as in `Geometry`.
         calls: (K,) operator calls that the launch executes. views: (K,) free calls since the previous kernel, which a framework
             still dispatches when it runs a graph call by call. code_distance: (K,) bytes touched since the same operator last ran
             on the same shapes, a measure of how far its code and its library's state are.
         mapped_bytes, grown_bytes: (K,) new memory from the system for the kernel's results and its library's copies, mapped
             separately or at the end of a trimmed heap (`heap.py`).
         entering_bytes: (K,) bytes of the graph's own inputs that the kernel reads.
+        result_bytes: (K,) bytes of the graph's results that the kernel writes.
         leaving_bytes: (K,) bytes of images among the graph's results that the kernel writes, where the graph convolves.
+        strided_bytes: (K,) bytes of a convolution's image and result that are not stored channels-last.
         segment: (K,) which case or graph the row belongs to; ascending.
         warm: (K,) warmth of the board (`heat.py`) while the segment runs; NaN where it is unknown.
         access_kernel: (A,) row; access_bytes: (A,) bytes; access_distance: (A,) bytes touched since the same memory was last
@@ -76,40 +85,44 @@ class KernelTable:
         labels: K names for people.
     """
 
-    family: np.ndarray
-    dtype: np.ndarray
-    op: np.ndarray
-    matrix_flops: np.ndarray
-    vector_flops: np.ndarray
-    special_flops: np.ndarray
-    batch: np.ndarray
-    m: np.ndarray
-    n: np.ndarray
-    k: np.ndarray
-    window: np.ndarray
-    stride: np.ndarray
-    dilation: np.ndarray
-    images: np.ndarray
-    channels_in: np.ndarray
-    channels_out: np.ndarray
-    height: np.ndarray
-    width: np.ndarray
-    window_height: np.ndarray
-    window_width: np.ndarray
-    image_elements: np.ndarray
-    calls: np.ndarray
-    mapped_bytes: np.ndarray
-    grown_bytes: np.ndarray
-    views: np.ndarray
-    code_distance: np.ndarray
-    entering_bytes: np.ndarray
-    leaving_bytes: np.ndarray
-    segment: np.ndarray
-    warm: np.ndarray
-    access_kernel: np.ndarray
-    access_bytes: np.ndarray
-    access_distance: np.ndarray
-    access_kind: np.ndarray
+    family: Ints
+    dtype: Ints
+    op: Ints
+    matrix_flops: Floats
+    vector_flops: Floats
+    special_flops: Floats
+    batch: Floats
+    m: Floats
+    n: Floats
+    k: Floats
+    window: Floats
+    stride: Floats
+    dilation: Floats
+    images: Floats
+    group: Floats
+    causal: Masks
+    channels_in: Floats
+    channels_out: Floats
+    height: Floats
+    width: Floats
+    window_height: Floats
+    window_width: Floats
+    image_elements: Floats
+    calls: Floats
+    mapped_bytes: Floats
+    grown_bytes: Floats
+    views: Floats
+    code_distance: Floats
+    entering_bytes: Floats
+    result_bytes: Floats
+    leaving_bytes: Floats
+    strided_bytes: Floats
+    segment: Ints
+    warm: Floats
+    access_kernel: Ints
+    access_bytes: Floats
+    access_distance: Floats
+    access_kind: Ints
     labels: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -117,6 +130,7 @@ class KernelTable:
 
     @property
     def segments(self) -> int:
+        """Number of segments S."""
         return int(self.segment[-1]) + 1 if len(self) else 0
 
     @property
@@ -130,20 +144,21 @@ class KernelTable:
         return np.diff(np.append(self.starts, len(self)))
 
     @property
-    def flops(self) -> np.ndarray:
+    def flops(self) -> Floats:
+        """(K,) flops of all units."""
         return self.matrix_flops + self.vector_flops + self.special_flops
 
-    def is_family(self, *names: str) -> np.ndarray:
+    def is_family(self, *names: str) -> Masks:
         """(K,) mask of the rows of these families."""
         return np.isin(self.family, [FAMILY_CODE[name] for name in names])
 
-    def bytes_of_kind(self, *kinds: int) -> np.ndarray:
+    def bytes_of_kind(self, *kinds: int) -> Floats:
         """(K,) external bytes of these kinds of access; of every kind when none is named."""
         weights = self.access_bytes if not kinds else self.access_bytes * np.isin(self.access_kind, kinds)
-        return np.bincount(self.access_kernel, weights=weights, minlength=len(self))
+        return np.bincount(self.access_kernel, weights=weights, minlength=len(self)).astype(np.float64, copy=False)
 
     @property
-    def bytes(self) -> np.ndarray:
+    def bytes(self) -> Floats:
         """(K,) external inputs plus final outputs, each once."""
         return self.bytes_of_kind()
 
@@ -167,6 +182,24 @@ class KernelTable:
                 f"model_graphs(name, dtype={stored!r})"
             )
         return replace(self, dtype=np.where(here, DTYPE_CODE[compute_dtype], self.dtype))
+
+    def with_rotated_weights(self, rows: np.ndarray) -> KernelTable:
+        """The same kernels where `ROTATED` copies of the weights of some rows (a mask) take turns, so that a call finds its own
+        as far away as the others push them. Activations stay where they are."""
+        if not rows.any():
+            return self
+        weights = np.bincount(self.segment[self.access_kernel], weights=self.access_bytes * (self.access_kind == READ_WEIGHT))
+        others = (ROTATED - 1) * weights[self.segment[self.access_kernel]]
+        turns = (self.access_kind == READ_WEIGHT) & rows[self.access_kernel]
+        return replace(self, access_distance=self.access_distance + np.where(turns, others, 0.0))
+
+    def in_campaign(self) -> KernelTable:
+        """The same kernels as rows of a table or cases of a run: an operator by itself finds the board warm from those before it,
+        where nothing else is said."""
+        if not len(self):
+            return self
+        alone = (self.counts == 1)[self.segment - self.segment[0]]
+        return replace(self, warm=np.where(np.isnan(self.warm) & alone, 1.0, self.warm))
 
     def take(self, rows: np.ndarray) -> KernelTable:
         """The kernels at the given rows (ascending); their segments are renumbered."""
@@ -217,6 +250,8 @@ def kernel_table(
     works = [_work_of(graph, kernel, [costs[i] for i in kernel.calls], consumers) for kernel in kernels]
     touches = [work.touches for work in works]
     entering = [sum(t.nbytes for t in ts if not t.write and graph.values[t.storage].kind == "input") for ts in touches]
+    returned = {graph.root(value) for value in graph.outputs}
+    results = [sum(t.nbytes for t in ts if t.write and t.storage in returned) for ts in touches]
     leaving = [sum(t.nbytes for t in ts if t.write and t.storage in images) for ts in touches]
     views: list[int] = []
     done = 0  # calls up to the end of the last kernel so far
@@ -231,7 +266,7 @@ def kernel_table(
     fresh = fresh_memory(touches, converted)
     codes = {
         "family": [FAMILY_CODE[work.cost.family] for work in works],
-        "dtype": [DTYPE_CODE[operand_dtype(spec.dtype for spec in work.call.inputs or work.call.outputs)] for work in works],
+        "dtype": [DTYPE_CODE[work.call.computes_in] for work in works],
         "op": [op_code(work.call.op) for work in works],
         "segment": [0] * len(works),
         "access_kernel": [row for row, work in enumerate(works) for _ in work.touches],
@@ -243,7 +278,10 @@ def kernel_table(
         "special_flops": [work.special_flops for work in works],
         # A selection can be empty; at least 1 keeps the number of tiles, which is computed from extents, from a division by 0.
         **{name: [max(getattr(work.cost, name), 1) for work in works] for name in ("batch", "m", "n", "k")},
-        **{name: [getattr(work.cost, name) for work in works] for name in ("window", "stride", "dilation", "images")},
+        **{
+            name: [getattr(work.cost, name) for work in works]
+            for name in ("window", "stride", "dilation", "images", "group", "causal")
+        },
         **{name: [getattr(work.cost.geometry, name) for work in works] for name in Geometry.__struct_fields__},
         "calls": [len(kernel.calls) for kernel in kernels],
         "mapped_bytes": [memory.mapped for memory in fresh],
@@ -251,16 +289,16 @@ def kernel_table(
         "views": views,
         "code_distance": code_distances(shapes, touches),
         "entering_bytes": entering,
+        "result_bytes": results,
         "leaving_bytes": leaving,
+        "strided_bytes": [_strided_bytes(work) for work in works],
         "warm": [np.nan] * len(works),
         "access_bytes": [touch.nbytes for ts in touches for touch in ts],
         "access_distance": [distance for ds in reuse_distances(touches) for distance in ds],
     }
-    return KernelTable(
-        **{name: np.asarray(column, dtype=np.int64) for name, column in codes.items()},
-        **{name: np.asarray(column, dtype=np.float64) for name, column in amounts.items()},
-        labels=tuple(_label(graph, kernel) for kernel in kernels),
-    )
+    columns: dict[str, Any] = {name: np.asarray(column, dtype=np.int64) for name, column in codes.items()}
+    columns |= {name: np.asarray(column, dtype=np.float64) for name, column in amounts.items()}
+    return KernelTable(**columns, labels=tuple(_label(graph, kernel) for kernel in kernels))
 
 
 class _Work(NamedTuple):
@@ -323,6 +361,13 @@ def _work_of(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consume
         [touch for touch, _ in accesses.values()],
         [kind for _, kind in accesses.values()],
     )
+
+
+def _strided_bytes(work: _Work) -> float:
+    """Bytes of a convolution's image and result where its capture does not say that they are channels-last."""
+    if work.cost.family not in CONVOLUTIONS or work.call.attributes.get("memory_format") == CHANNELS_LAST:
+        return 0.0
+    return sum(t.nbytes for t, kind in zip(work.touches, work.kinds, strict=True) if kind != READ_WEIGHT)
 
 
 def _library_copies(work: _Work) -> Temporary:

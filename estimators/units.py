@@ -1,8 +1,10 @@
-"""SI values as text: "1.23 ms", "45.6 GB/s", "12.3 mJ", "48.0 KiB"."""
+"""What people read: SI values as text ("1.23 ms", "45.6 GB/s", "12.3 mJ", "48.0 KiB"), and texts as HTML tables for notebooks."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+from html import escape
 
 UNKNOWN = "unknown"
 """Text of a value that is `None`."""
@@ -64,6 +66,21 @@ def amount(value: object, unit: str) -> str:
     if unit in ("", "1"):
         return f"{value:.6g}"
     return size(value) if unit == "B" else si(value, unit)
+
+
+def html_table(headers: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
+    """A table of texts, with the first column aligned left and the others right. All texts are escaped."""
+    head = "".join(f"<th>{escape(header)}</th>" for header in headers)
+    aligned = [f"<td style='text-align:{align}'>" for align in ("left", *["right"] * (len(headers) - 1))]
+    cells = ("".join(f"{start}{escape(cell)}</td>" for start, cell in zip(aligned, row, strict=True)) for row in rows)
+    body = "".join(f"<tr>{row}</tr>" for row in cells)
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def yes_or_no(value: bool | None) -> str:
+    """An answer that may be unknown."""
+    return UNKNOWN if value is None else "yes" if value else "no"
 
 
 def _significant(value: float, digits: int) -> str:

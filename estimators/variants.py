@@ -1,21 +1,25 @@
 """What-if machines: a profile with another fabric, clock, memory or tile size.
 
 A coefficient that counts a part of the structure takes with it what that part brings along: twice the tiles of a fabric have
-twice the peak, twice the streaming bandwidth and twice the memory. What is named beside it keeps the value it was given. Power
-and energy coefficients stay: what a larger chip leaks is not known from its name. A clock moves energy through the voltage
+twice the peak, twice the streaming bandwidth, twice the memory, and draw twice the power, idle and at most. What is named beside
+it keeps the value it was given, and so do the energies of a flop and a byte. A clock moves energy through the voltage
 (`energy.clock`), because the clock at which energies are given (`clock.rated`) stays.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.records import Coefficient
 from shmoo.estimators.machine.catalogue import entry, followers, under
+from shmoo.estimators.machine.coefficients import listed
+from shmoo.estimators.machine.hosts import check_host, of_host
 from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec
 from shmoo.estimators.tiling import TILINGS
 
@@ -34,8 +38,11 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
         InputError: neither a coefficient of the profile nor a parameter of its strategy (the nearest are named), or a value that
             is no number, negative, a rate of 0, or a count below 1.
     """
-    parameters = {name: value for name, value in values.items() if name in tiling_parameters(profile)}
-    changed = {name: _amount(name, value) for name, value in values.items() if name not in parameters}
+    parameters: dict[str, Any] = {name: value for name, value in values.items() if name in tiling_parameters(profile)}
+    changed: dict[str, Any] = {name: _amount(name, value) for name, value in values.items() if name not in parameters}
+    if any(of_host(name) for name in changed):
+        # A named host's launches become the profile's own, to be changed there.
+        profile = profile.replacing(coefficients=listed(profile) if profile.host else profile.coefficients, host="")
     coefficients = dict(profile.coefficients)
     for name, value in changed.items():
         before = coefficients.get(name)
@@ -48,8 +55,33 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
     tiling = profile.tiling
     if parameters:
         tiling = TilingSpec(tiling.strategy, {**tiling.parameters, **parameters})
+    description = profile.description
+    for name, value in changed.items():
+        description = _described(description, name, profile.value(name), value)
     # A machine nobody measured: what was measured beyond the physics does not hold.
-    return profile.replacing(coefficients=coefficients, tiling=tiling, residual=() if values else profile.residual)
+    return profile.replacing(
+        coefficients=coefficients, tiling=tiling, description=description, residual=() if values else profile.residual
+    )
+
+
+def _described(description: str, name: str, before: float, value: Amount) -> str:
+    """A description in which a count of parts is another one ("256 tiles"), or which names what was changed."""
+    if np.ndim(value):
+        return description
+    parts = name.removeprefix("count.")
+    counted = re.sub(rf"\b{before:g} {re.escape(parts)}\b", f"{value:g} {parts}", description)
+    return counted if counted != description else f"{description}; {name} = {value:g}"
+
+
+def with_host(profile: ArchitectureProfile, name: str) -> ArchitectureProfile:
+    """The same device with its kernels launched by another host.
+
+    Raises:
+        InputError: no such host, or a machine that launches its own kernels.
+    """
+    if profile.family != "gpu":
+        raise InputError(f"host {name!r} on {profile.name!r}, a {profile.family}; hosts apply to GPUs only, leave it out")
+    return profile.replacing(host=check_host(name))
 
 
 def amount_of(text: str) -> float | str:

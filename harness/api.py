@@ -14,15 +14,15 @@ from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.predict.director import AnalysisDirector, Estimate
+from shmoo.estimators.predict.director import AnalysisDirector, Estimate, estimate_on
 from shmoo.estimators.predict.tabular import estimate_record, flatten
 from shmoo.estimators.present.inspection import Inspection, inspect_graphs
 from shmoo.estimators.present.savings import FusionSummary, summarize_fusion
 from shmoo.estimators.progress import Progress
 from shmoo.estimators.registry import on_demand
 from shmoo.estimators.sweep.controller import AxisValue, SweepController
-from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY, VISITS
-from shmoo.harness.machine.architectures import choose_targets
+from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY, VISITS, new_run_directory
+from shmoo.harness.machine.architectures import choose_targets, load_architectures
 from shmoo.harness.machine.architectures import load_architecture as load_profile
 from shmoo.runs.analysis.compare import MIN_CHANGE, Comparison, compare_runs
 from shmoo.runs.store.store import Run
@@ -90,6 +90,7 @@ def estimate(
     dtype: str | None = None,
     runtime: str | None = None,
     threads: int | None = None,
+    host: str | None = None,
     input_shape: tuple[int, ...] | None = None,
     seq_len: int | None = None,
     trust: bool = False,
@@ -105,9 +106,10 @@ def estimate(
         arch: one architecture or several; all built-in ones for `None`.
         args, kwargs: arguments that a module or function is captured with.
         batch: samples a call processes. By name: the model's own for `None`. Otherwise it only scales throughput, 1 for `None`.
-        dtype: element type, as --dtype; by name float32 for `None`, otherwise as captured.
+        dtype: element type, as --dtype; for `None` a user's own model keeps its types, and named ones are float32.
         runtime: each architecture's own for `None`; of the built-in architectures those that have it.
         threads: of the CPUs among the architectures.
+        host: that launches the kernels of the GPUs among them, as --host.
         input_shape, seq_len, trust: of a model by name, as on the command line.
         model: name for the rows; the workload's own for "".
 
@@ -120,16 +122,11 @@ def estimate(
     """
     import pandas as pd
 
-    targets = choose_targets(_listed(arch), _listed(runtime), threads)
+    targets = choose_targets(_listed(arch), _listed(runtime), threads, host)
     work = _work(workload, args, kwargs, batch, dtype, input_shape, seq_len, trust)
-    rows = []
-    for profile, chosen in targets:
-        cores = threads if profile.family == "cpu" else None
-        estimated = AnalysisDirector(profile).estimate(
-            work.graphs, runtime=chosen, compute_dtype=_multiplied(dtype), threads=cores, batch=work.batch
-        )
-        rows.append(flatten(estimate_record(estimated, model or work.name)))
-    return pd.DataFrame(rows)
+    machines = [(AnalysisDirector(profile), chosen) for profile, chosen in targets]
+    made = estimate_on(machines, work.graphs, compute_dtype=_multiplied(dtype), threads=threads, batch=work.batch)
+    return pd.DataFrame([flatten(estimate_record(one, model or work.name)) for one in made])
 
 
 def estimates(
@@ -172,7 +169,7 @@ def inspect(
         InputError: no or an unknown architecture, or a runtime that one of them lacks.
     """
     work = _work(workload, args, kwargs, batch, dtype)
-    directors = {director.profile.name: director for director in map(_director, _listed(archs))}
+    directors = {profile.name: AnalysisDirector(profile) for profile in load_architectures(_listed(archs))}
     return inspect_graphs(work.graphs, directors, runtime=runtime, compute_dtype=_multiplied(dtype), model=model or work.name)
 
 
@@ -253,6 +250,8 @@ def sweep(
     from shmoo.harness.models.model_graphs import workload_source
 
     wanted, axes, fixed = compute_dtype(dtype), dict(axes or {}), dict(fixed or {})
+    if twice := sorted(axes.keys() & fixed.keys()):
+        raise InputError(f"axis {twice[0]!r} is swept and fixed; give it to axes or to fixed")
     profiles = {profile.name: profile for profile, _ in choose_targets(_listed(archs), _listed(runtime), threads)}
     asked = {**axes, **{name: (value,) for name, value in fixed.items()}}
     source, defaults = workload_source(workload, dtype=wanted, trust=trust, axes=asked)
@@ -297,7 +296,6 @@ def measure(
     """
     from shmoo.harness.campaign.cases import check_device, measure_cases, plan_cases
     from shmoo.harness.machine.doctor import probe_machine
-    from shmoo.harness.paths import new_run_directory
 
     if resume and out is None:
         raise InputError("resume=True needs out=: which run to go on with")
@@ -360,9 +358,7 @@ def _work(
 
         if args or kwargs:
             raise InputError(f"{workload!r} brings its own inputs; leave args and kwargs out, or pass the model itself")
-        found = model_graphs(
-            workload, batch=batch, dtype=wanted or "float32", input_shape=input_shape, seq_len=seq_len, trust=trust
-        )
+        found = model_graphs(workload, batch=batch, dtype=wanted, input_shape=input_shape, seq_len=seq_len, trust=trust)
         return _Work(found.graphs, found.batch, workload)
     if input_shape is not None or seq_len is not None or trust:
         raise InputError("input_shape, seq_len and trust apply to a model by name; capture this one at the shapes to estimate")

@@ -1,6 +1,11 @@
-"""Defaults that the command line and the Python interface share; free of imports, so that help stays quick."""
+"""Defaults and places of files that the command line and the Python interface share. Imports nothing slow, for `--help`."""
 
 from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from itertools import chain, count
+from pathlib import Path
 
 LOCAL = "cpu_local"
 """Name of the CPU of this machine: the calibrated profile where there is one, else its description only."""
@@ -8,3 +13,35 @@ ONE_OF_EACH_FAMILY = (LOCAL, "gpu_a100_80g", "tpu_v4", "kpu_t256")
 """Architectures to set side by side where none is named."""
 VISITS, MOST_VISITS = 3, 8
 """Visits to every case, and at most to one that stays uncertain."""
+
+
+def user_profiles() -> Path:
+    """The folder of the user's own architecture profiles, which may not exist: in `SHMOO_HOME` where set, otherwise in the
+    platform's data directory (XDG on Linux)."""
+    if home := os.environ.get("SHMOO_HOME"):
+        return Path(home) / "profiles"
+    import platformdirs
+
+    return platformdirs.user_data_path("shmoo", appauthor=False) / "profiles"
+
+
+def capture_folder() -> Path:
+    """The folder of captures that are kept, which may not exist: in `SHMOO_CACHE_DIR` where set, otherwise in the platform's
+    cache directory (XDG on Linux)."""
+    if folder := os.environ.get("SHMOO_CACHE_DIR"):
+        return Path(folder) / "captures"
+    import platformdirs
+
+    return platformdirs.user_cache_path("shmoo", appauthor=False) / "captures"
+
+
+def profile_search() -> tuple[Path, ...]:
+    """Folders searched for a profile's name before the built-in ones; the first match wins."""
+    return (Path.cwd(), user_profiles())
+
+
+def new_run_directory(label: str, parent: Path = Path("shmoo-runs")) -> Path:
+    """A directory under `parent` that does not exist yet, named after the time (UTC) and `label`."""
+    name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{label}"
+    numbered = (parent / f"{name}-{number}" for number in count(2))
+    return next(path for path in chain([parent / name], numbered) if not path.exists())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from shmoo.estimators.costs.quantize import Scheme
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import bytes_of, canonical_dtype
 from shmoo.estimators.registry import Registry
@@ -63,7 +64,7 @@ class Axis(msgspec.Struct, frozen=True, omit_defaults=True):
             if isinstance(value, str):
                 raise unknown(f"{self.name} of {where}", value, [str(choice) for choice in self.choices])
             raise InputError(f"{axis} is one of {list(self.choices)}, got {value!r}")
-        if type(value) in (int, float):
+        if isinstance(value, int | float) and not isinstance(value, bool):
             if self.low is not None and value < self.low:
                 raise InputError(f"{axis} is at least {self.low:g}, got {value!r}")
             if isinstance(value, int) and value > _LARGEST:
@@ -100,15 +101,21 @@ class Built(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
     def __call__(self) -> Any:
+        """Run the model on its inputs."""
         return self.model(*self.args, **self.kwargs)
 
 
 class Maker(msgspec.Struct, frozen=True):
     """Makes operands of one dtype on one device. Values are random, never constant: a multiplication by zeros draws less power,
-    and a normalization by equal statistics may be simplified away."""
+    and a normalization by equal statistics may be simplified away.
+
+    Attributes:
+        own_types: nobody asked for the dtype: a model that comes with element types keeps them.
+    """
 
     dtype: str
     device: str
+    own_types: bool = False
 
     @property
     def torch(self) -> ModuleType:
@@ -206,6 +213,8 @@ class DNNModule(msgspec.Struct, frozen=True):
     Attributes:
         kind: operators and synthetic models calibrate, networks test.
         size: `size(**axes)` gives the work of one call, where there is a closed form.
+        quantization: how the model's weights are stored, where its config says so.
+        notes: remarks for the reader of every number of the model.
     """
 
     name: str
@@ -213,6 +222,8 @@ class DNNModule(msgspec.Struct, frozen=True):
     axes: tuple[Axis, ...]
     factory: Factory
     size: Callable[..., Size] | None = None
+    quantization: Scheme | None = None
+    notes: tuple[str, ...] = ()
 
     def resolve(self, axes: Mapping[str, AxisValue] | None = None) -> dict[str, AxisValue]:
         """The value of every axis: the given ones checked, defaults for the rest.
@@ -227,12 +238,12 @@ class DNNModule(msgspec.Struct, frozen=True):
                 raise unknown(f"axis of {self.name!r}", name, names)
         return {axis.name: axis.check(given.get(axis.name, axis.default), repr(self.name)) for axis in self.axes}
 
-    def build(self, axes: Mapping[str, AxisValue] | None = None, dtype: str = "float32", device: str = "cpu") -> Built:
+    def build(self, axes: Mapping[str, AxisValue] | None = None, dtype: str | None = "float32", device: str = "cpu") -> Built:
         """Build the model and its operands, always the same for the same arguments; the process's random state is unchanged.
 
         Args:
             axes: values of declared axes.
-            dtype: one of `STORAGE_DTYPES`, or an alias.
+            dtype: one of `STORAGE_DTYPES`, or an alias; `None` for float32, except in models that come with their own types.
             device: "cpu", "cuda", or "meta" for shapes without memory or values.
 
         Raises:
@@ -241,14 +252,14 @@ class DNNModule(msgspec.Struct, frozen=True):
         import torch
 
         values = self.resolve(axes)
-        canonical = canonical_dtype(dtype)
+        canonical = canonical_dtype(dtype or "float32")
         if canonical not in STORAGE_DTYPES:
             raise InputError(f"{self.name!r} cannot be built in {dtype!r}; allowed: {', '.join(STORAGE_DTYPES)}")
         cuda = [torch.cuda.current_device()] if device.startswith("cuda") else []
         with torch.random.fork_rng(devices=cuda):
             torch.manual_seed(SEED)
             try:
-                return self.factory(Maker(canonical, device), **values)
+                return self.factory(Maker(canonical, device, dtype is None), **values)
             except (ValueError, RuntimeError) as error:
                 shown = " with " * bool(values) + " ".join(f"{name}={value}" for name, value in values.items())
                 raise InputError(f"cannot build {self.name!r}{shown}: {error}") from error

@@ -15,12 +15,13 @@ from plotly.offline import get_plotlyjs
 
 from shmoo.estimators.machine.profile import Coefficient, ErrorCardEntry
 from shmoo.estimators.present.savings import QUANTITIES, FusionSummary
-from shmoo.estimators.units import UNKNOWN, percent, si, size
+from shmoo.estimators.units import UNKNOWN, percent, si, size, yes_or_no
 from shmoo.runs.analysis.error_records import ErrorReport, NetworkError
 from shmoo.runs.analysis.errors import write_errors_csv
 from shmoo.runs.plots.errors import breakdown_figure, parity_figure, residual_figure, roofline_figure
 from shmoo.runs.plots.estimates import energy_figure, fusion_figure, tiles_figure
 from shmoo.runs.plots.shmoo import plane_figure, shmoo_figure
+from shmoo.runs.store.files import replace_file
 
 REPORT_NAME = "report.html"
 ERRORS_NAME = "errors.csv"
@@ -69,7 +70,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     write_errors_csv(report, folder / ERRORS_NAME)
     path = folder / REPORT_NAME
-    path.write_text(render_report(report, estimates, fusion), encoding="utf-8")
+    replace_file(path, render_report(report, estimates, fusion).encode("utf-8", "backslashreplace"))
     return path
 
 
@@ -109,8 +110,8 @@ def render_report(report: ErrorReport, estimates: Sequence[Mapping[str, Any]] = 
 
 def figure_json(figure: go.Figure) -> str:
     """A figure as JSON for a script element: its angle brackets are escaped, so that no "</script" or comment ends it early."""
-    escapes = {character: f"\\u{ord(character):04x}" for character in "<>\u2028\u2029"}
-    return figure.to_json().translate(str.maketrans(escapes))
+    escapes: dict[str, str | int | None] = {character: f"\\u{ord(character):04x}" for character in "<>\u2028\u2029"}
+    return str(figure.to_json()).translate(str.maketrans(escapes))
 
 
 def _figures(
@@ -263,6 +264,7 @@ def _estimate_row(e: Mapping[str, Any]) -> dict[str, Cell]:
         "throughput": _interval(e.get("throughput_per_s"), "/s"),
         "energy": _interval(e.get("energy_j"), "J"),
         "peak memory": _number(e.get("peak_memory_bytes"), "B"),
+        "fits": Cell(yes_or_no(e.get("fits")), note=(e.get("memory") or {}).get("advice", "")),
         "flops": _number(e.get("flops"), "flop"),
         "basis": Cell(basis),
     }

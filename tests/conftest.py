@@ -9,6 +9,7 @@ import pytest
 
 @pytest.fixture
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Profiles and runs of whoever runs the tests stay out of them."""
+    """Profiles, runs and captures of whoever runs the tests stay out of them."""
     monkeypatch.setenv("SHMOO_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SHMOO_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)

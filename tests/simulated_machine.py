@@ -147,7 +147,7 @@ def campaign(
     lines: list[Measurement] = []
     with (
         # What this process goes through is no part of the simulation.
-        patch("shmoo.harness.measuring.timing._involuntary_switches", lambda: 0),
+        patch("shmoo.harness.measuring.timing.involuntary_switches", lambda: 0),
         patch("shmoo.harness.measuring.timing._no_garbage_collection", nullcontext),
     ):
         watch = CoreWatch(machine.probe, machine.clock)

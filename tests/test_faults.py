@@ -26,8 +26,7 @@ from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings, TrailSampl
 from shmoo.harness.energy.virtual import SimulatedProbe
 from shmoo.harness.measuring import measure as measure_module
 from shmoo.harness.measuring.measure import Measurer
-from shmoo.harness.measuring.settings import MeasureSettings
-from shmoo.harness.measuring.timing import TimingSettings
+from shmoo.harness.measuring.timing import MeasureSettings, TimingSettings
 from shmoo.harness.measuring.watch.hostwatch import HostSnapshot
 from shmoo.harness.module import Built
 from shmoo.runs.store.records import CaseSpec, Reason, Timing

@@ -16,7 +16,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile, Reduction
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import Tiling
-from shmoo.runs.store.records import CaseSpec, Machine
+from shmoo.runs.store.records import CaseSpec, Machine, Time
 from shmoo.runs.store.store import Run, machine_differences
 from shmoo.runs.store.visits import merge_visits
 from shmoo.runs.tables.reading import read_table
@@ -37,6 +37,7 @@ class MeasuredCase:
         idle_w: idle power of the same domains; `None` where it was not measured.
         warm: how warm the board was (`estimators/predict/heat.py`); `None` where unknown.
         clock_hz: at which the units ran; `None` where it is not known, and the machine's own where nothing held them back.
+        time: what `latency_s` is of.
     """
 
     case: CaseSpec
@@ -49,6 +50,7 @@ class MeasuredCase:
     warm: float | None = None
     clock_hz: float | None = None
     relative_se: float = 0.0
+    time: Time = "call"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,12 @@ def read_sources(paths: Sequence[Path], family: str = "cpu", reduction: Reductio
     first: Path | None = None
     for path in paths:
         if path.suffix == ".csv":
-            rows = read_table(path, device=TABLE_DEVICE[family], runtime=TABLE_RUNTIME[family], reduction=reduction).rows
-            cases += [MeasuredCase(row.case, (row.graph(),), row.latency_s, row.energy_j) for row in rows if row.latency_s]
+            rows = read_table(path, device=TABLE_DEVICE[family], runtime=TABLE_RUNTIME[family], reduction=reduction)
+            cases += [
+                MeasuredCase(row.case, (row.graph(),), row.latency_s, row.energy_j, time=row.time)
+                for row in rows
+                if row.latency_s
+            ]
             digests.append(hashlib.sha256(path.read_bytes()).hexdigest()[:16])
             continue
         run = Run.open(path)
@@ -123,7 +129,7 @@ def run_cases(run: Run, visits: int | None = None) -> list[MeasuredCase]:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Cases of one runtime as arrays: a table with a segment per case, its tiling, and the measurements.
+    """Cases of one runtime and one kind of time as arrays: a table with a segment per case, its tiling, the measurements.
 
     Attributes:
         measured_s: (S,) latencies; energy_j: (S,) energies, NaN where there is none.
@@ -135,6 +141,7 @@ class Block:
     tiling: Tiling
     measured_s: np.ndarray
     energy_j: np.ndarray
+    time: Time = "call"
 
     @property
     def relative_se(self) -> np.ndarray:
@@ -154,7 +161,10 @@ class Block:
 
     def subset(self, keep: np.ndarray, director: AnalysisDirector) -> Block:
         """The cases where the (S,) mask is true."""
-        return block_of(tuple(c for c, k in zip(self.cases, keep, strict=True) if k), self.runtime, director)
+        table = self.table.take(np.flatnonzero(keep[self.table.segment]))
+        cases = tuple(case for case, kept in zip(self.cases, keep, strict=True) if kept)
+        measured, energy = self.measured_s[keep], self.energy_j[keep]
+        return Block(self.runtime, cases, table, director.tile(table), measured, energy, self.time)
 
 
 def block_of(cases: Sequence[MeasuredCase], runtime: str, director: AnalysisDirector) -> Block:
@@ -162,8 +172,11 @@ def block_of(cases: Sequence[MeasuredCase], runtime: str, director: AnalysisDire
     tables = []
     for index, case in enumerate(cases):
         table, _ = director.tabulate(case.graphs, runtime, matrix_dtype(case.case.dtype))
-        warm = np.full(len(table), np.nan if case.warm is None else case.warm)
-        tables.append(replace(table, segment=np.zeros(len(table), dtype=np.int64), warm=warm))
+        if case.case.cache_state == "cold":
+            table = table.with_rotated_weights(np.ones(len(table), dtype=bool))
+        table = replace(table, segment=np.zeros(len(table), dtype=np.int64))
+        warm = table.in_campaign().warm if case.warm is None else np.full(len(table), case.warm)
+        tables.append(replace(table, warm=warm))
         if not len(table):
             raise InputError(f"case {index}, {case.case.label}, has no operator that costs anything; leave it out")
     table = KernelTable.concat(tables)
@@ -174,11 +187,12 @@ def block_of(cases: Sequence[MeasuredCase], runtime: str, director: AnalysisDire
         director.tile(table),
         np.asarray([case.latency_s for case in cases]),
         np.asarray([np.nan if case.energy_j is None else case.energy_j for case in cases]),
+        cases[0].time,
     )
 
 
 def blocks(cases: Sequence[MeasuredCase], profile: ArchitectureProfile) -> list[Block]:
-    """One block per runtime that occurs among the cases."""
+    """One block per runtime and kind of time that occur among the cases."""
     director = AnalysisDirector(profile)
-    runtimes = sorted({case.case.runtime for case in cases})
-    return [block_of([c for c in cases if c.case.runtime == runtime], runtime, director) for runtime in runtimes]
+    kinds = sorted({(case.case.runtime, case.time) for case in cases})
+    return [block_of([c for c in cases if (c.case.runtime, c.time) == kind], kind[0], director) for kind in kinds]

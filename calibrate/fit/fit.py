@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import least_squares
+from scipy.optimize import OptimizeResult, least_squares
 
 from shmoo.calibrate.fit.dataset import Block
 from shmoo.calibrate.fit.parameters import MIN_CASES, Parameter
@@ -27,6 +27,7 @@ from shmoo.estimators.machine.catalogue import ALGORITHMS, whose
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.pipeline import price
+from shmoo.estimators.table import Floats
 
 SOFT_LIMIT = 0.15
 """Log error beyond which a residual counts linearly."""
@@ -72,9 +73,10 @@ class Fitted:
     noise: float
 
 
-def predicted_latency(blocks: Sequence[Block], coefficients: Coefficients, residual: bool = False) -> np.ndarray:
+def predicted_latency(blocks: Sequence[Block], coefficients: Coefficients, residual: bool = False) -> Floats:
     """(S,) predicted seconds of every case of every block, in order; (D, S) where coefficients hold D values."""
-    times = [price(b.table, b.tiling, coefficients, b.runtime, residual=residual).latency_s for b in blocks]
+    priced = [price(b.table, b.tiling, coefficients, b.runtime, residual=residual) for b in blocks]
+    times = [p.device_s if b.time == "device" else p.latency_s for b, p in zip(blocks, priced, strict=True)]
     return np.concatenate(times, axis=-1)
 
 
@@ -171,7 +173,9 @@ def fit_latency(
         )
     response = Response(blocks, parameters, profile)
 
-    def solve(x0: np.ndarray, weight: float, trust: np.ndarray, used: np.ndarray | slice = slice(None), evaluations: int = 150):
+    def solve(
+        x0: np.ndarray, weight: float, trust: np.ndarray, used: np.ndarray | slice = slice(None), evaluations: int = 150
+    ) -> OptimizeResult:
         def residuals(x: np.ndarray) -> np.ndarray:
             data = trust * (response(x) - log_measured)
             return np.concatenate([data[used], weight * (response.pull @ x - response.centre)])
@@ -263,13 +267,13 @@ def _column_groups(affects: np.ndarray) -> list[list[int]]:
     return groups
 
 
-def _left_out(residuals: np.ndarray, data: np.ndarray, prior: np.ndarray) -> np.ndarray:
+def _left_out(residuals: Floats, data: Floats, prior: Floats) -> Floats:
     """(S,) residuals by a fit without their own case: r + l psi / (1 - l psi'), with l = j' (J' D J + prior)^-1 j, psi
     the derivative of the loss and D = diag(psi')."""
     steep = 1.0 + (residuals / SOFT_LIMIT) ** 2
     psi, curvature = residuals / np.sqrt(steep), steep**-1.5
     information = data.T @ (data * curvature[:, None]) + prior.T @ prior
-    leverage = np.einsum("sp,sp->s", data @ np.linalg.pinv(information, hermitian=True), data)
+    leverage: Floats = np.einsum("sp,sp->s", data @ np.linalg.pinv(information, hermitian=True), data)
     return residuals + leverage * psi / np.maximum(1.0 - leverage * curvature, LEAST_LEFT)
 
 

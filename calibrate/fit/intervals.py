@@ -20,10 +20,12 @@ from msgspec.structs import replace
 from shmoo.calibrate.fit.dataset import Block
 from shmoo.calibrate.fit.fit import predicted_latency
 from shmoo.estimators.graph.records import NORMAL_90, Coefficient
-from shmoo.estimators.machine.catalogue import ALGORITHMS, FAMILY_OF, without_spreads
+from shmoo.estimators.machine.catalogue import ALGORITHMS, FAMILY_OF
 from shmoo.estimators.machine.coefficients import MANY_KERNELS, Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry
 from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.draws import without_spreads
+from shmoo.estimators.table import Floats
 from shmoo.runs.analysis.metrics import error_card
 
 COVERAGE = 0.9
@@ -85,10 +87,11 @@ def together(parts: Sequence[HeldOut]) -> HeldOut:
     return HeldOut(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(HeldOut)))
 
 
-def case_intervals(block: Block, profile: ArchitectureProfile) -> np.ndarray:
+def case_intervals(block: Block, profile: ArchitectureProfile) -> Floats:
     """(S, 3) estimate, low and high end of its interval, in seconds, of every case of a block."""
-    estimates = AnalysisDirector(profile).price(block.table, block.runtime, tiling=block.tiling, seed=0).intervals()
-    return np.asarray([(latency.value, latency.low, latency.high) for latency, _ in estimates])
+    priced = AnalysisDirector(profile).price(block.table, block.runtime, tiling=block.tiling, seed=0)
+    estimates = priced.device_intervals() if block.time == "device" else [latency for latency, _ in priced.intervals()]
+    return np.asarray([(latency.value, latency.low, latency.high) for latency in estimates])
 
 
 def spreads(
@@ -142,7 +145,8 @@ def reach_of_ranges(blocks: Sequence[Block], profile: ArchitectureProfile) -> np
     """(S, 2) distance of the intervals' ends below and above the estimates from unfitted coefficients alone, as logarithms."""
     sharp = profile.replacing(coefficients=without_spreads(profile.coefficients), residual=())
     estimated, low, high = np.concatenate([case_intervals(block, sharp) for block in blocks]).T
-    return np.log(np.stack([estimated / low, high / estimated], axis=1))
+    ends: Floats = np.stack([estimated / low, high / estimated], axis=1)
+    return np.log(ends)
 
 
 def _dominant(block: Block, profile: ArchitectureProfile) -> np.ndarray:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from shmoo.calibrate.fit.dataset import Block
 from shmoo.estimators.graph.records import CONVOLUTIONS
-from shmoo.estimators.machine.catalogue import ALGORITHMS, algorithm_names, short_op, space
-from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, converts_layout
+from shmoo.estimators.machine.catalogue import ALGORITHMS, TENSOR, algorithm_names, short_op, space, whose
+from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, converts_layout, in_tensor_kernels
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.predict.model import CALLED_ALONE
-from shmoo.estimators.table import op_names
+from shmoo.estimators.predict.program import enters_alone
+from shmoo.estimators.table import Masks, op_names
 
 MIN_CASES = 2
 """Fewest cases with which an algorithm's own coefficients are fitted: a single case cannot tell a difference from the parent.
@@ -65,12 +65,14 @@ _SHARED = ("efficiency", "overlap", "efficiency.vector", "efficiency.special")
 """Coefficients that are the parents of the algorithms' own."""
 _BY_ALGORITHM = ("efficiency", "efficiency.vector", "efficiency.special", "overlap", "tile_overhead", "efficiency.bandwidth")
 """Coefficients that each algorithm has of its own."""
+_OF_COPIES = ("efficiency.l2", "fetch.latency", "fetch.width", "split_overhead", "device_launch")
+"""The same of kernels on tensor cores, which copy operands ahead of the math."""
 _COMPILED_LOOPS = ("efficiency.vector", "efficiency.special", "efficiency.bandwidth")
 """Coefficients that compiled loops have of their own."""
 
 
-def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> list[Parameter]:
-    """The coefficients that these cases can determine."""
+def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: Collection[str] | None = None) -> list[Parameter]:
+    """The coefficients that these cases can determine; those of `only` these algorithms, where it is given."""
     coefficients = Coefficients(profile)
     cases = _Cases(blocks, profile)
     parameters: dict[str, Parameter] = {}
@@ -95,11 +97,11 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
 
     # Parents are added before their children.
     for stem in _SHARED:
-        add(stem, (stem,), cases.using[stem])
+        add(stem, (stem,), cases.using[stem] & ~cases.tensor)
     for runtime in cases.runtimes:
-        here = cases.in_runtime(runtime)
+        here = cases.in_runtime(runtime) & cases.called
         add(f"launch.{runtime}", (f"launch.{runtime}", "launch"), here)
-        add(f"graph.{runtime}", (f"graph.{runtime}", "graph"), here & ~(cases.alone & (runtime in CALLED_ALONE)))
+        add(f"graph.{runtime}", (f"graph.{runtime}", "graph"), here & ~(cases.alone & (not enters_alone(profile, runtime))))
         if runtime == "eager":
             add("view.eager", ("view.eager", "launch"), here & cases.views)
             if profile.family == "cpu":
@@ -113,7 +115,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
         add("page_fault", ("page_fault",), cases.mapped)
         add("heap.returned", ("heap.returned",), cases.grown)
     if profile.family == "gpu":
-        add("launch_tail", ("launch_tail",), cases.all)
+        add("launch_tail", ("launch_tail",), cases.called)
         if _demand(profile) > 0:
             add("throttle.time", ("throttle.time",), cases.matrix)
             if _demand(profile) > SLOWED:
@@ -126,6 +128,8 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
                 add(f"{stem}.{name}", (f"{stem}.{name}", stem), offered)
 
     def add_own(owner: str, algorithm: str, prefixes: tuple[str, ...], kernels: np.ndarray, sd: float | None = None) -> None:
+        if algorithm == "gemv_tensor" and prefixes[0] in ("efficiency.bandwidth", "efficiency.l2"):
+            return  # streaming weights cannot separate L2 from main memory; the parent's values hold
         add(f"{prefixes[0]}.{owner}", algorithm_names(prefixes, algorithm), kernels, sd)
 
     for code, algorithm in enumerate(ALGORITHMS):
@@ -137,8 +141,12 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
         for stem in _BY_ALGORITHM:
             if shared or (stem, algorithm) != _REFERENCE:
                 add_own(algorithm, algorithm, (stem,), here & cases.using[stem])
+        if algorithm in TENSOR:
+            softmax = ("efficiency.special",) if algorithm == "attention_tensor" else ()
+            for stem in (*_OF_COPIES, *softmax):
+                add_own(algorithm, algorithm, (stem,), here)
         for runtime in cases.runtimes:
-            compiled = here & cases.in_runtime(runtime)
+            compiled = here & cases.in_runtime(runtime) & cases.called
             add_own(algorithm, algorithm, (f"launch.{runtime}", "launch"), compiled)
             if profile.family == "cpu" and runtime != "eager":
                 # Compiled code uses another image layout, and so other kernels of the library.
@@ -147,12 +155,16 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
                 for stem in _COMPILED_LOOPS:
                     add_own(algorithm, algorithm, (f"{stem}.{runtime}", stem), compiled & cases.loops & cases.using[stem])
         if profile.family == "gpu":
-            add_own(algorithm, algorithm, ("launch_tail",), here)
+            add_own(algorithm, algorithm, ("launch_tail",), here & cases.called)
         if profile.family == "cpu":
             add_own(algorithm, algorithm, ("switch.eager", "launch"), here & cases.eager & cases.away)
+    # The shortest kernel of a loop is seen where nothing but the device was timed.
+    for code, algorithm in cases.pairs(cases.single & ~cases.matrix & ~cases.called):
+        here = cases.single & ~cases.called & (cases.op == code)
+        add_own(short_op(cases.names[code]), algorithm, ("device_launch",), here)
     # Operators measured alone have their own dispatch and, without a contraction, their own loop.
-    for code, algorithm in cases.pairs(cases.eager & cases.alone):
-        here = cases.eager & cases.single & (cases.op == code)
+    for code, algorithm in cases.pairs(cases.eager & cases.alone & cases.called):
+        here = cases.eager & cases.called & cases.single & (cases.op == code)
         op = short_op(cases.names[code])
         few = cases.with_any(here & cases.alone).sum() < MIN_CASES
         if algorithm in LIBRARY_PATHS or f"launch.eager.{op}" in parameters or few:
@@ -165,7 +177,10 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile) -> lis
             if algorithm != "pointwise":
                 # So does its access to rows or windows.
                 add_own(op, algorithm, ("efficiency.bandwidth",), here)
-    return list(parameters.values())
+    if only is None:
+        return list(parameters.values())
+    own = {name: p for name, p in parameters.items() if whose(name) in only}
+    return [replace(p, parent=p.parent if p.parent in own else None) for p in own.values()]
 
 
 def _demand(profile: ArchitectureProfile) -> float:
@@ -173,6 +188,12 @@ def _demand(profile: ArchitectureProfile) -> float:
     known."""
     wanted = profile.value("energy.flop.matrix.float32", 0.0) * profile.value("peak.matrix.float32", 0.0)
     return wanted / (profile.value("power.tdp", math.inf) - profile.value("power.static", 0.0))
+
+
+def _known_warmth(block: Block) -> Masks:
+    """(K,) kernels of cases that say how warm the board was."""
+    told: Masks = np.asarray([case.warm is not None for case in block.cases])
+    return told[block.table.segment - block.table.segment[0]]
 
 
 def _stages_far(block: Block) -> np.ndarray:
@@ -207,6 +228,8 @@ class _Cases:
             return np.concatenate([column(block) for block in blocks])
 
         self.algorithm = joined(lambda block: algorithm_codes(block.table, profile))
+        self.tensor = in_tensor_kernels(self.algorithm)
+        self.called = np.concatenate([np.full(len(block.table), block.time == "call") for block in blocks])
         self.op = joined(lambda block: block.table.op)
         self.single = joined(lambda block: block.table.calls == 1)
         self.matrix = joined(lambda block: block.table.matrix_flops > 0)
@@ -219,7 +242,7 @@ class _Cases:
         self.views = joined(lambda block: block.table.views > 0)
         near = profile.value("capacity.l2", math.inf) / 4
         self.away = joined(lambda block: block.table.code_distance > near)
-        self.history = joined(lambda block: np.isfinite(block.table.warm))
+        self.history = joined(_known_warmth)
         self.far = joined(_stages_far)
         ways = sorted({way.name for block in blocks for way in block.tiling.transformed})
         self.transformed = {name: joined(partial(_offered, name=name)) for name in ways}
@@ -236,9 +259,11 @@ class _Cases:
             "tile_overhead": self.matrix,
         }
 
-    def in_runtime(self, runtime: str) -> np.ndarray:
+    def in_runtime(self, runtime: str) -> Masks:
         """(K,) kernels of cases measured in this runtime."""
-        return self._runtime == (self.runtimes.index(runtime) if runtime in self.runtimes else -1)
+        code = self.runtimes.index(runtime) if runtime in self.runtimes else -1
+        kernels: Masks = self._runtime == code
+        return kernels
 
     def with_any(self, kernels: np.ndarray) -> np.ndarray:
         """(S,) cases that have any of these kernels."""

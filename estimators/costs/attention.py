@@ -1,11 +1,13 @@
 """Costs of attention, alone and in whole layers.
 
-A causal mask does not halve the work: kernels without a special path compute all scores, and published numbers count them.
+A causal mask does not halve the work: kernels without a special path compute all scores, and published numbers count them. The
+cost says that the mask is causal, so that a machine whose kernels skip masked blocks can leave them out.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import zip_longest
 
 from shmoo.estimators.costs.base import bill, cost, number, tensor
 from shmoo.estimators.graph.records import Cost, OpCall, TensorSpec
@@ -22,26 +24,48 @@ def attention_flops(rows: int, sq: int, sk: int, d: int, dv: int, masked: bool) 
 
 
 def attention_extents(call: OpCall) -> tuple[int, int, int, int, int, bool]:
-    """(batch x heads, Sq, Sk, D, Dv, whether scores are masked) of a call with query, key and value."""
-    query, key, value = tensor(call, "query").shape, tensor(call, "key").shape, tensor(call, "value").shape
+    """(batch x heads, Sq, Sk, D, Dv, whether scores are masked) of a call with query, key and value; one that serves every batch
+    counts for each, and fewer key heads serve several query heads."""
+    query, key, value = (
+        tensor(call, name, short).shape for name, short in (("query", "arg0"), ("key", "arg1"), ("value", "arg2"))
+    )
     masked = call.operand("attn_mask") or call.operand("attn_bias") or call.attributes.get("is_causal")
-    return math.prod(query[:-2]), query[-2], key[-2], query[-1], value[-1], bool(masked)
+    columns = zip_longest(query[-3::-1], key[-3::-1], value[-3::-1], fillvalue=1)
+    rows = math.prod(max(column) for column in columns)
+    return rows, query[-2], key[-2], query[-1], value[-1], bool(masked)
 
 
 @cost(
     *aten("scaled_dot_product_attention _scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_for_cpu"),
     *aten("_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention _scaled_dot_product_attention_math"),
     "aten._scaled_dot_product_fused_attention_overrideable",
+    "higher_order.flex_attention",
 )
 def scaled_dot_product_attention(call: OpCall) -> Cost:
-    """query (..., H, Sq, D), key (..., Hk, Sk, D), value (..., Hk, Sk, Dv); with Hk < H each key head serves several query heads.
+    """Query (..., H, Sq, D), key (..., Hk, Sk, D), value (..., Hk, Sk, Dv); with Hk < H each key head serves several query heads.
+
+    A score function or a block mask of flex_attention is not counted: all scores are.
 
     Scores are not stored: bytes are those of query, key, value, mask and results. Iteration space: batch = heads of all
     examples, m = Sq, n = Sk, k = D (the second product exchanges D and Sk).
     """
     rows, sq, sk, d, dv, masked = attention_extents(call)
     matrix, vector, special = attention_flops(rows, sq, sk, d, dv, masked)
-    return bill(call, "attention", matrix=matrix, vector=vector, special=special, batch=rows, m=sq, n=sk, k=d)
+    keys = math.prod(tensor(call, "key", "arg1").shape[:-2])
+    causal = bool(call.attributes.get("is_causal"))
+    return bill(
+        call,
+        "attention",
+        matrix=matrix,
+        vector=vector,
+        special=special,
+        batch=rows,
+        m=sq,
+        n=sk,
+        k=d,
+        group=max(rows // max(keys, 1), 1),
+        causal=causal,
+    )
 
 
 def _multi_head(call: OpCall, tokens: TensorSpec, keys: TensorSpec, heads: int) -> tuple[float, float, float]:

@@ -81,7 +81,7 @@ def attention_backward(call: OpCall) -> Cost:
 
 @cost("aten._softmax_backward_data", "aten._log_softmax_backward_data")
 def softmax_backward(call: OpCall) -> Cost:
-    """y * (g - sum(g * y)): multiply, sum, subtract, multiply. Of the logarithm g - exp(y) * sum(g): sum, exp, multiply,
+    """Y * (g - sum(g * y)): multiply, sum, subtract, multiply. Of the logarithm g - exp(y) * sum(g): sum, exp, multiply,
     subtract."""
     grad = tensor(call, "grad_output")
     dim = call.attributes.get("dim", -1)

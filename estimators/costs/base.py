@@ -97,6 +97,16 @@ def largest(call: OpCall, name: str) -> int:
     return max((v for v in value if isinstance(v, int)), default=1) if isinstance(value, list) else 1
 
 
+def is_complex(spec: TensorSpec) -> bool:
+    """Whether the elements are pairs of numbers."""
+    return spec.dtype.startswith("complex")
+
+
+def complex_products(call: OpCall) -> int:
+    """Real multiply-adds in a multiply-add of the call's numbers: 4 of complex ones, to which libraries convert all factors."""
+    return 4 if any(map(is_complex, call.inputs)) else 1
+
+
 def extents(call: OpCall, name: str, rank: int) -> tuple[int, ...]:
     """An attribute that is one int for all dimensions or a list of one or `rank` ints, as `rank` ints.
 
@@ -127,6 +137,8 @@ def bill(
     dilation: int = 1,
     images: int = 1,
     geometry: Geometry = _NO_IMAGE,
+    group: int = 1,
+    causal: bool = False,
     touched: Mapping[str, float] | None = None,
     written: float | None = None,
 ) -> Cost:
@@ -137,6 +149,9 @@ def bill(
         written: bytes written to the first result, where only a part of it is written.
 
     A value passed twice (`x * x`) is read once: its second place counts 0.
+
+    Complex numbers: `matrix` counts multiply-adds of the operands' own numbers; a complex multiply-add is 4 real ones, 8 flops. A
+    complex addition is 2 operations; `elementwise` knows which operators multiply.
     """
     part = touched or {}
     reads = [part.get(name, spec.nbytes) for name, spec in zip(call.operands, call.inputs, strict=True)]
@@ -150,7 +165,7 @@ def bill(
         family=family,
         read_bytes=tuple(reads),
         write_bytes=tuple(writes),
-        matrix_flops=float(matrix),
+        matrix_flops=float(matrix) * (complex_products(call) if matrix else 1),
         vector_flops=float(vector),
         special_flops=float(special),
         batch=batch,
@@ -162,4 +177,6 @@ def bill(
         dilation=dilation,
         images=images,
         geometry=geometry,
+        group=group,
+        causal=causal,
     )

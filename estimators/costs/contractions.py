@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise, zip_longest
+from itertools import zip_longest
 
-from shmoo.estimators.costs.base import bill, cost, first, largest, listed, number, result, tensor
+from shmoo.estimators.costs.base import bill, complex_products, cost, first, largest, listed, number, result, tensor
 from shmoo.estimators.costs.einsum import Contraction, contractions_of
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Cost, Geometry, OpCall, TensorSpec
@@ -18,7 +18,7 @@ from shmoo.estimators.registry import aten
 
 
 def gemm(call: OpCall, batch: int, m: int, n: int, k: int, vector: float = 0.0) -> Cost:
-    """batch x (m, k) by (k, n), and `vector` operations beside it."""
+    """Batch x (m, k) by (k, n), and `vector` operations beside it."""
     return bill(call, "gemm", matrix=2 * batch * m * n * k, vector=vector, batch=batch, m=m, n=n, k=k)
 
 
@@ -92,7 +92,7 @@ def _scaling(call: OpCall, count: float) -> float:
 
 @cost("aten.addmm", "aten.baddbmm", "aten.addbmm", "aten.addmv", "aten._addmm_activation")
 def addmm(call: OpCall) -> Cost:
-    """beta * self + alpha * ([b,] m, k) by ([b,] k, n); `addbmm` also sums over the batch."""
+    """Beta * self + alpha * ([b,] m, k) by ([b,] k, n); `addbmm` also sums over the batch."""
     *batch, m, k = tensor(call, "mat1", "batch1", "mat").shape
     right = tensor(call, "mat2", "batch2", "vec").shape
     n = right[-1] if len(right) > 1 else 1
@@ -102,7 +102,7 @@ def addmm(call: OpCall) -> Cost:
 
 @cost("aten.addr")
 def addr(call: OpCall) -> Cost:
-    """beta * self + alpha * outer product."""
+    """Beta * self + alpha * outer product."""
     m, n = tensor(call, "vec1").numel, tensor(call, "vec2").numel
     return gemm(call, 1, m, n, 1, vector=_scaling(call, m * n))
 
@@ -137,31 +137,51 @@ def _chain(call: OpCall, steps: Sequence[Contraction]) -> Cost:
     matrix = sum(s.matrix_flops for s in steps)
     vector = sum(s.vector_flops for s in steps)
     if matrix == 0:
-        return bill(call, "pointwise", vector=vector, m=result(call).numel)
+        # A product of complex numbers is 4 multiplications and 2 additions.
+        return bill(call, "pointwise", vector=vector * (6 if complex_products(call) > 1 else 1), m=result(call).numel)
     top = max(steps, key=lambda s: s.matrix_flops)
     return bill(call, "gemm", matrix=matrix, vector=vector, batch=top.batch, m=top.m, n=top.n, k=top.k)
 
 
 @cost("aten.einsum")
 def einsum(call: OpCall) -> Cost:
-    """Operands are contracted from left to right, two at a time; a path that the call gives is ignored."""
+    """Operands are contracted two at a time: by the path that the call gives (torch takes one from opt_einsum where that is
+    installed), else from left to right."""
     equation = call.attributes.get("equation")
     if not isinstance(equation, str):
         raise InputError(f"{call.op} needs attribute 'equation' as text, got {equation!r}; build the call from the schema")
-    return _chain(call, contractions_of(equation, [s.shape for s in listed(call, "tensors")]))
+    path = call.attributes.get("path")
+    pairs = [i for i in path if isinstance(i, int)] if isinstance(path, list) else []
+    return _chain(call, contractions_of(equation, [s.shape for s in listed(call, "tensors")], pairs))
 
 
 @cost("aten.linalg_multi_dot", "aten.chain_matmul")
 def multi_dot(call: OpCall) -> Cost:
-    """Products from left to right (the operator may choose a cheaper order; for equal sizes all orders cost the same)."""
+    """Products in the cheapest order, as torch multiplies them (T. H. Cormen et al., Introduction to Algorithms, matrix-chain
+    multiplication); a vector stands first or last."""
     shapes = [s.shape for s in (listed(call, "tensors") or listed(call, "matrices"))]
     rows = shapes[0][0] if len(shapes[0]) > 1 else 1
-    steps = [Contraction(1, rows, after[1] if len(after) > 1 else 1, before[-1]) for before, after in pairwise(shapes)]
-    return _chain(call, steps)
+    extents = [rows, shapes[0][-1], *(shape[1] if len(shape) > 1 else 1 for shape in shapes[1:])]
+    return _chain(call, _cheapest(extents, 0, len(shapes)))
+
+
+def _cheapest(extents: Sequence[int], start: int, end: int) -> list[Contraction]:
+    """The products that multiply matrices `start` to `end` of a chain with the fewest multiply-adds; matrix i is
+    (extents[i], extents[i + 1])."""
+    best: dict[tuple[int, int], list[Contraction]] = {(i, i + 1): [] for i in range(start, end)}
+    for length in range(2, end - start + 1):
+        for i in range(start, end - length + 1):
+            j = i + length
+            ways = (
+                [*best[i, cut], *best[cut, j], Contraction(1, extents[i], extents[j], extents[cut])] for cut in range(i + 1, j)
+            )
+            best[i, j] = min(ways, key=lambda steps: sum(step.matrix_flops for step in steps))
+    return best[start, end]
 
 
 @cost("aten.tensordot")
 def tensordot(call: OpCall) -> Cost:
+    """One matrix product over the dimensions that both operands contract; `InputError` for dimensions that are not a list."""
     left, right = tensor(call, "self").shape, tensor(call, "other").shape
     dims = call.attributes.get("dims_self")
     if not isinstance(dims, list):
@@ -181,10 +201,11 @@ def bilinear(call: OpCall) -> Cost:
 
 @cost("aten.cdist", "aten._cdist_forward")
 def cdist(call: OpCall) -> Cost:
-    """Distances of (b, m, k) from (b, n, k): p = 2 through a product and one root, else a difference and a power each."""
-    *batch, m, k = tensor(call, "x1").shape
+    """Distances of (b, m, k) from (b, n, k), either of them for all b: p = 2 through a product and one root, else a difference
+    and a power each."""
+    m, k = tensor(call, "x1").shape[-2:]
     n = tensor(call, "x2").shape[-2]
-    b = math.prod(batch)
+    b = result(call).numel // max(m * n, 1)
     if number(call, "p", 2.0) == 2:
         vector = 2 * b * (m + n) * k + 3 * b * m * n
         return bill(call, "gemm", matrix=2 * b * m * n * k, vector=vector, special=b * m * n, batch=b, m=m, n=n, k=k)
@@ -319,3 +340,30 @@ def recurrent(call: OpCall) -> Cost:
         n=gates * hidden,
         k=math.ceil(per_token / max(passes * gates * hidden, 1)),
     )
+
+
+_CELLS = {"aten.lstm_cell": "aten.lstm", "aten.gru_cell": "aten.gru"} | {
+    f"aten.rnn_{kind}_cell": f"aten.rnn_{kind}" for kind in ("tanh", "relu")
+}
+
+
+@cost(*_CELLS)
+def cell(call: OpCall) -> Cost:
+    """One step of a recurrent layer: (m, k) by (gates x hidden, k), for the input and for the state."""
+    gates, vector_per_unit, special_per_unit = GATES[_CELLS[call.op]]
+    from_input, from_state = tensor(call, "w_ih").shape, tensor(call, "w_hh").shape
+    m = first(call).numel // max(from_input[-1], 1)
+    n, k = from_input[0], from_input[-1] + from_state[-1]
+    units = m * n // gates
+    biases = sum(spec.numel for name in ("b_ih", "b_hh") if (spec := call.operand(name)) is not None)
+    vector = units * (vector_per_unit + gates) + m * biases
+    return bill(call, "gemm", matrix=2.0 * m * n * k, vector=vector, special=units * special_per_unit, m=m, n=n, k=k)
+
+
+@cost(*aten("_thnn_fused_lstm_cell _thnn_fused_gru_cell"))
+def fused_cell(call: OpCall) -> Cost:
+    """What a cell does after its products: their sum, biases and gates."""
+    name = "aten.lstm" if "lstm" in call.op else "aten.gru"
+    gates, vector_per_unit, special_per_unit = GATES[name]
+    units = result(call).numel
+    return bill(call, "pointwise", vector=units * (vector_per_unit + 2 * gates), special=units * special_per_unit, m=units)

@@ -20,6 +20,7 @@ COPIES = aten(
     "slice_copy select_copy expand_copy permute_copy transpose_copy view_copy t_copy unsqueeze_copy squeeze_copy split_copy "
     "split_with_sizes_copy unbind_copy alias_copy detach_copy as_strided_copy unfold_copy diagonal_copy "
     "pad constant_pad_nd _pad_circular _pad_enum reflection_pad1d reflection_pad2d reflection_pad3d "
+    "fft_fftshift fft_ifftshift lu_unpack diagflat _pack_padded_sequence _pad_packed_sequence "
     "replication_pad1d replication_pad2d replication_pad3d slice_backward select_backward diagonal_backward"
 )
 
@@ -137,6 +138,21 @@ def index_source(call: OpCall) -> Cost:
     return _scatter(call, tensor(call, "source").numel, call.op != "aten.index_copy")
 
 
+@cost("aten.put")
+def put(call: OpCall) -> Cost:
+    """As many elements as there are indices; where they accumulate, old ones are read."""
+    return _scatter(call, tensor(call, "index").numel, bool(call.attributes.get("accumulate")))
+
+
+@cost("aten.embedding_renorm")
+def embedding_renorm(call: OpCall) -> Cost:
+    """Rows that are looked up and too long are scaled: a square and a sum an element, a product for all of them at most."""
+    table, rows = tensor(call, "self"), tensor(call, "indices").numel
+    n = table.shape[-1]
+    part = min(rows, table.shape[0]) * n * table.nbytes / max(table.numel, 1)
+    return bill(call, "gather", vector=3 * rows * n, special=2 * rows, m=rows, n=n, touched={"self": part}, written=part)
+
+
 @cost("aten.index_fill")
 def index_fill(call: OpCall) -> Cost:
     """The slices that `index` names along `dim`."""
@@ -177,6 +193,7 @@ def _interpolate(call: OpCall, taps: int, vector: float = 0.0) -> Cost:
 
 @cost(*aten(" ".join(UPSAMPLE)))
 def upsample(call: OpCall) -> Cost:
+    """Every value is interpolated from as many elements as its mode takes."""
     return _interpolate(call, TAPS[UPSAMPLE[call.op.removeprefix("aten.")]])
 
 

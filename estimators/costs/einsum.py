@@ -27,10 +27,12 @@ class Contraction(msgspec.Struct, frozen=True):
 
     @property
     def matrix_flops(self) -> float:
+        """Flops of the matrix product, a multiply-add as 2."""
         return 2.0 * self.batch * self.m * self.n * self.k if self.product else 0.0
 
     @property
     def vector_flops(self) -> float:
+        """Flops of the sums beforehand and, without contracted letters, of the multiplications."""
         return self.sums + (0 if self.product else self.batch * self.m * self.n)
 
 
@@ -62,12 +64,14 @@ def _letters(equation: str, shapes: Sequence[Sequence[int]]) -> tuple[list[str],
     return spelt, ellipsis + "".join(once), sizes
 
 
-def contractions_of(equation: str, shapes: Sequence[Sequence[int]]) -> list[Contraction]:
-    """The products of an einsum, two operands at a time from left to right.
+def contractions_of(equation: str, shapes: Sequence[Sequence[int]], path: Sequence[int] = ()) -> list[Contraction]:
+    """The products of an einsum, two operands at a time.
 
     Args:
         equation: such as "bhqd,bhkd->bhqk"; "..." and an absent right side are understood.
         shapes: of the operands, in order.
+        path: the places of the two operands of each product, one pair after another, among those that remain; a product takes the
+            last place. From left to right where it is empty.
 
     Raises:
         InputError: equation and shapes do not fit.
@@ -77,19 +81,21 @@ def contractions_of(equation: str, shapes: Sequence[Sequence[int]]) -> list[Cont
     def size(letters: set[str]) -> int:
         return math.prod([sizes[c] for c in letters])
 
-    current = set(terms[0])
+    remaining = [set(term) for term in terms]
     if len(terms) == 1:
-        sums = float(size(current) - size(current & set(output)))
+        sums = float(size(remaining[0]) - size(remaining[0] & set(output)))
         return [Contraction(0, 1, 1, 1, sums=sums, product=False)]
     steps = []
-    for position, term in enumerate(terms[1:], start=1):
-        other = set(term)
-        needed = set(output).union(*terms[position + 1 :])
+    places = list(zip(path[::2], path[1::2], strict=False)) if len(path) == 2 * (len(terms) - 1) else []
+    for position in range(len(terms) - 1):
+        i, j = sorted(places[position]) if places else (0, 1)
+        other, current = remaining.pop(j), remaining.pop(i)
+        needed = set(output).union(*remaining)
         both = current & other
         contracted = both - needed
         # A letter that only one operand has and no later step needs is summed first.
         sums = sum(float(size(s) - size((s & needed) | both)) for s in (current, other))
         m, n = size((current - other) & needed), size((other - current) & needed)
         steps.append(Contraction(size(both & needed), m, n, size(contracted), sums, product=bool(contracted)))
-        current = (current | other) & needed
+        remaining.insert(len(remaining) if places else 0, (current | other) & needed)
     return steps

@@ -1,4 +1,4 @@
-"""Costs of dense linear algebra and Fourier transforms, from closed forms.
+"""Costs of dense linear algebra, from closed forms.
 
 Flop counts: G. H. Golub and C. F. Van Loan, Matrix Computations, 4th edition, 2013 (GVL), sections 3.1 (triangular systems), 3.2
 (LU), 4.2 (Cholesky), 5.2 (QR), 8.3 (symmetric eigenproblem), 8.6 (SVD); leading terms, one flop for each addition or
@@ -111,29 +111,74 @@ def eigh(call: OpCall) -> Cost:
     return decompose(call, 9 * n**3 if vectors else 4 * n**3 / 3)
 
 
-REAL_TRANSFORMS = aten("fft_rfft fft_irfft fft_rfft2 fft_irfft2 fft_rfftn fft_irfftn fft_hfft fft_ihfft _fft_r2c _fft_c2r")
+@cost("aten.linalg_eig", "aten._linalg_eigvals", "aten.linalg_eigvals")
+def eig(call: OpCall) -> Cost:
+    """Unsymmetric QR: values alone 10 n^3, with vectors 25 n^3 (GVL 7.5.6)."""
+    n = first(call).shape[-1]
+    return decompose(call, (10 if "eigvals" in call.op else 25) * n**3)
 
 
-@cost(*aten("fft_fft fft_ifft fft_fft2 fft_ifft2 fft_fftn fft_ifftn _fft_c2c"), *REAL_TRANSFORMS)
-def fourier(call: OpCall) -> Cost:
-    """5 N log2 N for a complex transform of N points, half of it between real and complex (C. F. Van Loan, Computational
-    Frameworks for the Fast Fourier Transform, 1992, sections 1.4 and 4.3).
-
-    Iteration space: m transforms of n points.
-    """
-    # A real transform stores half the spectrum: the longer side has all the points.
-    shape = max(first(call).shape, result(call).shape, key=math.prod)
-    points = math.prod([shape[d] for d in _transformed(call, len(shape))])
-    transforms = math.prod(shape) // max(points, 1)
-    flops = (2.5 if call.op in REAL_TRANSFORMS else 5.0) * points * math.log2(max(points, 1))
-    return bill(call, "linalg", vector=transforms * flops, m=transforms, n=points)
+@cost(*aten("linalg_pinv pinverse linalg_cond linalg_matrix_rank"))
+def through_svd(call: OpCall) -> Cost:
+    """Singular values; the pseudo-inverse also takes their vectors, and multiplies them."""
+    m, n = first(call).shape[-2:]
+    long, short = max(m, n), min(m, n)
+    inverts = call.op in ("aten.linalg_pinv", "aten.pinverse")
+    values, vectors = 4 * long * short**2 - 4 * short**3 / 3, 14 * long * short**2 + 8 * short**3
+    return decompose(call, vectors + 2 * m * n * short if inverts else values, special=short)
 
 
-def _transformed(call: OpCall, rank: int) -> list[int]:
-    """The dimensions a Fourier transform runs over."""
-    dims = call.attributes.get("dim")
-    if isinstance(dims, list):
-        return [d for d in dims if isinstance(d, int)]
-    if call.op.endswith("n"):
-        return list(range(rank))
-    return [-2, -1] if call.op.endswith("2") else [int(number(call, "dim", -1))]
+@cost("aten.linalg_lstsq")
+def least_squares(call: OpCall) -> Cost:
+    """QR and, for each right-hand side, the reflections and a triangular system: 4 m n - n^2 (GVL 5.3.3)."""
+    m, n = first(call).shape[-2:]
+    columns = tensor(call, "b").shape[-1] if len(tensor(call, "b").shape) > 1 else 1
+    return decompose(call, qr_flops(m, n) + columns * max(4 * m * n - n * n, 0), special=2 * min(m, n))
+
+
+@cost(*aten("linalg_householder_product orgqr"))
+def householder_product(call: OpCall) -> Cost:
+    """Forming the thin Q of reflections costs as much as making them."""
+    return decompose(call, qr_flops(*first(call).shape[-2:]))
+
+
+@cost(*aten("linalg_matrix_power matrix_power linalg_matrix_exp matrix_exp"))
+def matrix_function(call: OpCall) -> Cost:
+    """Products of n by n: a power by repeated squaring; the exponential in five (P. Bader, S. Blanes and F. Casas, Computing the
+    matrix exponential with an optimized Taylor polynomial approximation, 2019), its squarings of large norms aside."""
+    n = first(call).shape[-1]
+    power = abs(int(number(call, "n", 1)))
+    products = 5 if "exp" in call.op else max(power.bit_length() - 1, 0) + max(power.bit_count() - 1, 0)
+    return decompose(call, products * 2.0 * n**3)
+
+
+@cost("aten.linalg_tensorinv", "aten.linalg_tensorsolve")
+def tensor_system(call: OpCall) -> Cost:
+    """A square matrix whose rows and columns are several dimensions: inverted, or one system solved."""
+    n = math.isqrt(first(call).numel)
+    flops = 2.0 * n**3 if call.op.endswith("inv") else lu_flops(n, n) + 2.0 * n * n
+    return bill(call, "linalg", matrix=flops, special=n, m=n, n=n, k=n)
+
+
+@cost("aten.cholesky_inverse", "aten.linalg_ldl_factor", "aten.linalg_ldl_factor_ex")
+def symmetric(call: OpCall) -> Cost:
+    """The inverse of a Cholesky factor 2 n^3 / 3, the factors of an indefinite matrix n^3 / 3 (GVL 4.4)."""
+    n = first(call).shape[-1]
+    return decompose(call, (2 if "inverse" in call.op else 1) * n**3 / 3, special=n)
+
+
+@cost("aten.trace")
+def trace(call: OpCall) -> Cost:
+    """The sum of the diagonal."""
+    source = first(call)
+    m = min(source.shape)
+    return bill(call, "pooling", vector=m, n=m, touched={call.operands[0]: m * source.nbytes / max(source.numel, 1)})
+
+
+@cost("aten.cov", "aten.corrcoef")
+def covariance(call: OpCall) -> Cost:
+    """Rows minus their mean, and the products of all pairs; correlations are divided by both deviations."""
+    shape = first(call).shape
+    m, n = (shape[0], shape[1]) if len(shape) > 1 else (1, math.prod(shape))
+    special = m + (2 * m * m if call.op.endswith("coef") else m * m)
+    return bill(call, "gemm", matrix=2 * m * m * n, vector=2 * m * n, special=special, m=m, n=m, k=n)

@@ -5,7 +5,7 @@ The iteration space is m = elements of the result. Broadcast operands are read a
 
 from __future__ import annotations
 
-from shmoo.estimators.costs.base import bill, cost, first, number, result
+from shmoo.estimators.costs.base import bill, cost, first, is_complex, number, result
 from shmoo.estimators.graph.records import Cost, OpCall
 from shmoo.estimators.registry import aten
 
@@ -14,14 +14,19 @@ ONE_STEP = (
     "clamp_min clamp_max maximum minimum fmax fmin heaviside deg2rad rad2deg conj_physical where masked_fill "
     "eq ne lt le gt ge not_equal less less_equal greater greater_equal isnan isinf isfinite isposinf isneginf "
     "logical_and logical_or logical_xor logical_not bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift "
-    "bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__ outer ger kron diff"
+    "bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__ outer ger kron diff nextafter ldexp gradient"
 )
 """One addition, multiplication, comparison, selection, rounding or bit operation."""
 
 ONE_EVALUATION = (
     "exp exp2 expm1 log log2 log10 log1p sqrt rsqrt sin cos tan asin acos atan arctan atan2 arctan2 sinh cosh tanh asinh acosh "
     "atanh erf erfc erfinv lgamma digamma reciprocal true_divide divide special_erf special_erfcx special_i0 special_ndtr "
-    "special_log_ndtr special_entr angle"
+    "special_log_ndtr special_entr angle i0 special_i0e special_i1 special_i1e special_bessel_j0 special_bessel_j1 "
+    "special_bessel_y0 special_bessel_y1 special_modified_bessel_i0 special_modified_bessel_i1 special_modified_bessel_k0 "
+    "special_modified_bessel_k1 special_scaled_modified_bessel_k0 special_scaled_modified_bessel_k1 special_spherical_bessel_j0 "
+    "special_airy_ai special_erfinv special_ndtri special_psi special_gammaln special_digamma special_log1p special_expm1 "
+    "special_exp2 igamma igammac special_gammainc special_gammaincc mvlgamma special_multigammaln "
+    "special_zeta polygamma special_polygamma special_erfc"
 )
 """One evaluation of a function for which machines have a unit or a polynomial."""
 
@@ -59,6 +64,9 @@ PER_ELEMENT: dict[str, tuple[int, int]] = {
     "hypot": (3, 1),  # sqrt(x^2 + y^2)
     "cross": (3, 0),  # a1 b2 - a2 b1
     "linalg_cross": (3, 0),
+    "logaddexp2": (5, 2),
+    "gcd": (4, 4),  # Euclid's algorithm: a remainder and a comparison a step, a few steps
+    "lcm": (6, 5),
     "logaddexp": (5, 2),  # max + log1p(exp(-|a - b|)): max, subtract, abs, negate, exp, log1p, add
     "xlogy": (1, 1),  # x * log(y)
     "special_xlog1py": (1, 1),
@@ -72,7 +80,8 @@ PER_ELEMENT: dict[str, tuple[int, int]] = {
     # In training a random number (counted as one evaluation), a comparison, the mask and the scale. In eval mode they are free.
     **dict.fromkeys(("dropout", "native_dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"), (3, 1)),
     # start + i * step
-    **dict.fromkeys(("arange", "linspace", "logspace", "eye", "tril_indices", "triu_indices"), (2, 0)),
+    **dict.fromkeys(("arange", "range", "linspace", "logspace", "eye", "tril_indices", "triu_indices"), (2, 0)),
+    **dict.fromkeys(("fft_fftfreq", "fft_rfftfreq", "vander", "linalg_vander"), (2, 0)),
     # Backward; g is the incoming gradient.
     "threshold_backward": (1, 0),  # cmp
     "hardtanh_backward": (2, 0),  # 2 cmp
@@ -108,6 +117,11 @@ PER_INPUT: dict[str, tuple[str, int, int]] = {
     "kl_div": ("pointwise", 3, 1),  # log
     "binary_cross_entropy": ("pointwise", 6, 2),  # y log p + (1 - y) log(1 - p), sum
     "binary_cross_entropy_with_logits": ("pointwise", 8, 2),  # max(x, 0) - x y + log1p(exp(-|x|)), sum
+    "hinge_embedding_loss": ("pointwise", 4, 0),  # margin - x, max, a choice, sum
+    "margin_ranking_loss": ("pointwise", 5, 0),  # difference, * target, + margin, max, sum
+    "soft_margin_loss": ("pointwise", 4, 2),  # log1p(exp(-x y)), sum
+    "multi_margin_loss": ("pointwise", 4, 0),  # margin - x + x of the target, max, sum
+    "poisson_nll_loss": ("pointwise", 3, 1),  # exp(x) - y x, sum
     "col2im": ("copy", 1, 0),  # each element of the columns is added to its place
     **dict.fromkeys(("nonzero", "argwhere"), ("gather", 1, 0)),  # cmp
     **dict.fromkeys(("max_unpool2d", "max_unpool3d"), ("gather", 0, 0)),  # each value goes to its place among zeros
@@ -117,20 +131,31 @@ PER_INPUT: dict[str, tuple[str, int, int]] = {
 """ATen name -> family, vector and special operations for one element of the first operand."""
 
 
+PRODUCTS = frozenset(aten("mul multiply square addcmul lerp outer ger kron cross linalg_cross pow"))
+"""Operators whose product of complex numbers takes 4 multiplications and 2 additions; all others take both parts alike."""
+
+
 def elementwise(call: OpCall, vector: float, special: float = 0) -> Cost:
-    """A call that does `vector` and `special` operations for each element of its result."""
+    """A call that does `vector` and `special` operations for each element of its result, on complex numbers for each part."""
     m = result(call).numel
+    if any(map(is_complex, call.inputs)):
+        # A complex number by a real one is 2 products.
+        both = sum(map(is_complex, call.inputs)) > 1 or len(call.inputs) == 1
+        vector *= 6 if call.op in PRODUCTS and both else 2
+        special *= 2
     return bill(call, "pointwise", vector=vector * m, special=special * m, m=m)
 
 
 @cost(*aten(" ".join(PER_ELEMENT)))
 def per_element(call: OpCall) -> Cost:
+    """Vector and special operations for each element of the result."""
     vector, special = PER_ELEMENT[call.op.removeprefix("aten.")]
     return elementwise(call, vector, special)
 
 
 @cost(*aten(" ".join(PER_INPUT)))
 def per_input(call: OpCall) -> Cost:
+    """Vector and special operations for each element of the first input."""
     family, vector, special = PER_INPUT[call.op.removeprefix("aten.")]
     count = first(call).numel
     return bill(call, family, vector=vector * count, special=special * count, m=count)
@@ -138,7 +163,7 @@ def per_input(call: OpCall) -> Cost:
 
 @cost(*aten("add sub rsub subtract"))
 def add(call: OpCall) -> Cost:
-    """a + alpha * b; one multiplication more when alpha is not 1."""
+    """A + alpha * b; one multiplication more when alpha is not 1."""
     return elementwise(call, 1 if number(call, "alpha", 1) == 1 else 2)
 
 
@@ -172,17 +197,19 @@ def gelu(call: OpCall) -> Cost:
 
 @cost("aten.gelu_backward")
 def gelu_backward(call: OpCall) -> Cost:
-    """g * (F(x) + x F'(x)): with erf 9 operations, erf and exp; with tanh 16 and tanh."""
+    """G * (F(x) + x F'(x)): with erf 9 operations, erf and exp; with tanh 16 and tanh."""
     return elementwise(call, 16, 1) if call.attributes.get("approximate") == "tanh" else elementwise(call, 9, 2)
 
 
 @cost("aten.addcmul")
 def addcmul(call: OpCall) -> Cost:
+    """Input + value * a * b; one multiplication more when value is not 1."""
     return elementwise(call, 2 if number(call, "value", 1) == 1 else 3)
 
 
 @cost("aten.addcdiv")
 def addcdiv(call: OpCall) -> Cost:
+    """Input + value * a / b; one multiplication more when value is not 1."""
     return elementwise(call, 1 if number(call, "value", 1) == 1 else 2, 1)
 
 
@@ -197,11 +224,11 @@ def convert(call: OpCall) -> Cost:
     return bill(call, "pointwise", vector=target.numel, m=target.numel, touched=touched)
 
 
-@cost(*aten("rand rand_like bernoulli uniform randint randint_like rrelu_with_noise"))
+@cost(*aten("rand rand_like bernoulli uniform randperm random poisson geometric randint randint_like rrelu_with_noise"))
 def uniform_numbers(call: OpCall) -> Cost:
     """One random number an element, counted as one evaluation, and its scaling. A tensor to be filled is not read."""
-    # `bernoulli` reads the tensor of probabilities, a randomized relu its input.
-    reads = call.op in ("aten.bernoulli", "aten.rrelu_with_noise") and not call.inplace
+    # `bernoulli` and `poisson` read a tensor of probabilities or rates, a randomized relu its input.
+    reads = call.op in ("aten.bernoulli", "aten.poisson", "aten.rrelu_with_noise") and not call.inplace
     touched = {} if reads else dict.fromkeys(call.operands, 0.0)
     m = result(call).numel
     return bill(call, "pointwise", vector=m, special=m, m=m, touched=touched)

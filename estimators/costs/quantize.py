@@ -19,10 +19,30 @@ SCHEMES = {
     "int8-dynamic": "weights int8 with a scale a column, activations rounded to int8 row by row as they come; products in int8",
     "int8-weight": "weights int8 with a scale a column; products in the activations' type",
     "int4-weight": "weights int4 with a scale and a zero point for each group of 128; products in the activations' type",
+    "float8-dynamic": "weights float8 with a scale for each block of 128 by 128, activations rounded to float8 in groups of 128 "
+    "as they come; products in float8",
 }
 """Name -> meaning."""
 GROUP = 128
-"""Elements of a weight's row that share a scale in `int4-weight`: the default group size of torchao's Int4WeightOnlyConfig."""
+"""Elements of a weight's row that share a scale in `int4-weight`: the default group size of torchao's Int4WeightOnlyConfig. A
+block of `float8-dynamic` is as wide and as high: DeepSeek-V3 (arXiv:2412.19437, section 3.3.2)."""
+
+
+class Scheme(msgspec.Struct, frozen=True):
+    """How the linear layers of a model are quantized.
+
+    Attributes:
+        name: one of `SCHEMES`.
+        group: elements of a weight's row that share a scale; 0 for a whole row.
+        kept: names of modules, or of parts of their path, whose layers stay as they are.
+        packed_zeros: zero points are stored in 4 bits, not beside the scales in their type.
+    """
+
+    name: str
+    group: int = GROUP
+    kept: tuple[str, ...] = ()
+    packed_zeros: bool = False
+
 
 _PRODUCTS = {
     "aten.linear": ("input", "weight", True),
@@ -67,7 +87,7 @@ class _Layer(NamedTuple):
     k: int
 
 
-def quantized(graphs: Sequence[Graph], scheme: str) -> tuple[Graph, ...]:
+def quantized(graphs: Sequence[Graph], scheme: str | Scheme) -> tuple[Graph, ...]:
     """A model's graphs with every product of an activation and a two-dimensional weight quantized, as torchao's schemes do it.
 
     Convolutions, embeddings and all other operators stay as they are; a weight that they read too is kept beside its quantized
@@ -76,23 +96,52 @@ def quantized(graphs: Sequence[Graph], scheme: str) -> tuple[Graph, ...]:
     Raises:
         InputError: the scheme is not one of `SCHEMES`, or the graphs have no such product.
     """
-    if scheme not in SCHEMES:
-        raise unknown("quantization scheme", scheme, SCHEMES)
+    scheme = Scheme(scheme) if isinstance(scheme, str) else scheme
+    if scheme.name not in SCHEMES:
+        raise unknown("quantization scheme", scheme.name, SCHEMES)
     quantizers = [_Quantizer(graph, scheme) for graph in graphs]
     if not any(quantizer.layers for quantizer in quantizers):
-        raise InputError(f"the model has no product with a two-dimensional weight, so {scheme!r} has nothing to quantize")
+        raise InputError(f"the model has no product with a two-dimensional weight, so {scheme.name!r} has nothing to quantize")
     return tuple(quantizer.run() for quantizer in quantizers)
+
+
+def saved_bytes(graphs: Sequence[Graph]) -> dict[str, float]:
+    """Scheme -> bytes by which it makes the weights of a model smaller; negative where copies outweigh what they replace."""
+    saved = dict.fromkeys(SCHEMES, 0.0)
+    for graph in graphs:
+        quantizer = _Quantizer(graph, Scheme(next(iter(SCHEMES))))
+        layers = {layer.weight: layer for layer in quantizer.layers.values()}
+        for weight, layer in layers.items():
+            old = graph.values[weight].spec
+            replaced = 0.0 if weight in quantizer.read_elsewhere else old.nbytes
+            for scheme in SCHEMES:
+                saved[scheme] += replaced - sum(spec.nbytes for spec in _stored(layer, Scheme(scheme), old.dtype))
+    return saved
+
+
+def _stored(layer: _Layer, scheme: Scheme, dtype: str) -> tuple[TensorSpec, ...]:
+    """The weight of a layer as (n, k) in its small type, its scales, and its zero points in 4 bits; where int4 does not pack
+    them, they are beside the scales."""
+    n, k = layer.n, layer.k
+    high, wide = (-(-extent // (scheme.group or extent)) for extent in (n, k))
+    if scheme.name == "float8-dynamic":
+        return TensorSpec((n, k), "float8"), TensorSpec((high if scheme.group else n, wide), "float32")
+    if scheme.name != "int4-weight":
+        return TensorSpec((n, k), "int8"), TensorSpec((n,), dtype)
+    if scheme.packed_zeros:
+        return TensorSpec((n, k), "int4"), TensorSpec((wide, n), dtype), TensorSpec((wide, n), "int4")
+    return TensorSpec((n, k), "int4"), TensorSpec((wide, n, 2), dtype)
 
 
 class _Quantizer:
     """The state of one rewriting: values and calls so far, and the quantized copies of weights and activations."""
 
-    def __init__(self, graph: Graph, scheme: str) -> None:
+    def __init__(self, graph: Graph, scheme: Scheme) -> None:
         self.graph = graph
         self.scheme = scheme
         self.values = list(graph.values)
         self.calls: list[OpCall] = []
-        self.weights: dict[int, tuple[int, int]] = {}
+        self.weights: dict[int, tuple[int, ...]] = {}
         self.rounded: dict[int, tuple[int, int]] = {}
         self.layers = {i: layer for i, call in enumerate(graph.calls) if (layer := self._layer(call)) is not None}
         self.read_elsewhere = {index for i, call in enumerate(graph.calls) if i not in self.layers for index in call.reads}
@@ -102,8 +151,10 @@ class _Quantizer:
             layer = self.layers.get(i)
             if layer is None:
                 self.calls.append(call)
-            elif self.scheme == "int8-dynamic":
+            elif self.scheme.name == "int8-dynamic":
                 self._dynamic(call, layer)
+            elif self.scheme.name == "float8-dynamic":
+                self._float8(call, layer)
             else:
                 self._weight_only(call, layer)
         return msgspec.structs.replace(self.graph, values=tuple(self.values), calls=tuple(self.calls))
@@ -117,6 +168,9 @@ class _Quantizer:
         value = self.graph.values[weight]
         spec = value.spec
         if value.kind != "parameter" or value.storage is not None or len(spec.shape) != 2 or spec.dtype not in FLOATS:
+            return None
+        module = value.name.rpartition(".")[0]
+        if any(f".{name}." in f".{module}." for name in self.scheme.kept):
             return None
         n, k = spec.shape if names[2] else spec.shape[::-1]
         bias = read.get("bias", read.get("self") if call.op == "aten.addmm" else None)
@@ -142,35 +196,35 @@ class _Quantizer:
             )
         )
 
-    def _small(self, layer: _Layer, dtype: str, scales: Sequence[int]) -> tuple[int, int]:
-        """The weight as (n, k) in its small type, and its scales."""
+    def _small(self, layer: _Layer) -> tuple[int, ...]:
+        """The weight in its small type, and what is stored beside it, as in `_stored`."""
         if layer.weight not in self.weights:
             old = self.graph.values[layer.weight]
-            spec = TensorSpec((layer.n, layer.k), dtype)
+            spec, *others = _stored(layer, self.scheme, old.spec.dtype)
             if layer.weight in self.read_elsewhere:
-                small = self._append(spec, old, dtype)
+                small = self._append(spec, old, spec.dtype)
             else:
                 small = layer.weight
                 self.values[small] = msgspec.structs.replace(old, spec=spec)
-            self.weights[layer.weight] = small, self._append(TensorSpec(tuple(scales), old.spec.dtype), old, "scales")
+            beside = (self._append(spec, old, name) for spec, name in zip(others, ("scales", "zeros"), strict=False))
+            self.weights[layer.weight] = (small, *beside)
         return self.weights[layer.weight]
 
     def _weight_only(self, call: OpCall, layer: _Layer) -> None:
         out = call.writes[0]
         product = out if layer.bias is None else self._append(self.values[out].spec)
-        if self.scheme == "int8-weight":
-            weight, scales = self._small(layer, "int8", (layer.n,))
+        weight, scales, *zeros = self._small(layer)
+        if self.scheme.name == "int8-weight":
             self._call(call, "aten._weight_int8pack_mm", {"self": layer.source, "mat2": weight, "scales": scales}, product)
         else:
-            groups = -(-layer.k // GROUP)
-            weight, scales = self._small(layer, "int4", (groups, layer.n, 2))
             operands = {"self": layer.source, "mat2": weight, "qScaleAndZeros": scales}
-            self._call(call, "aten._weight_int4pack_mm", operands, product, qGroupSize=GROUP)
+            operands |= zip(("zeros",), zeros, strict=False)
+            self._call(call, "aten._weight_int4pack_mm", operands, product, qGroupSize=self.scheme.group or layer.k)
         self._add_bias(call, layer, product, out)
 
     def _dynamic(self, call: OpCall, layer: _Layer) -> None:
         out = call.writes[0]
-        weight, scales = self._small(layer, "int8", (layer.n,))
+        weight, scales = self._small(layer)
         small, row_scales = self._round(call, layer)
         total = self._append(TensorSpec((layer.m, layer.n), "int32"))
         # `_int_mm` takes the (n, k) weight as a (k, n) view.
@@ -182,13 +236,26 @@ class _Quantizer:
         self._call(call, "aten.mul", {"self": by_row, "other": scales}, product)
         self._add_bias(call, layer, product, out)
 
-    def _round(self, call: OpCall, layer: _Layer) -> tuple[int, int]:
-        """The activation as (m, k) in int8, and the scale of each row."""
+    def _float8(self, call: OpCall, layer: _Layer) -> None:
+        out = call.writes[0]
+        weight, scales = self._small(layer)
+        small, row_scales = self._round(call, layer, "float8", self.values[scales].spec.shape[1], "float32")
+        product = out if layer.bias is None else self._append(self.values[out].spec)
+        # `_scaled_mm` takes the (n, k) weight as a (k, n) view.
+        self.values.append(Value(TensorSpec((layer.k, layer.n), "float8"), self.values[weight].kind, storage=weight))
+        operands = {"self": small, "mat2": len(self.values) - 1, "scale_a": row_scales, "scale_b": scales}
+        self._call(call, "aten._scaled_mm", operands, product)
+        self._add_bias(call, layer, product, out)
+
+    def _round(
+        self, call: OpCall, layer: _Layer, small_dtype: str = "int8", groups: int = 1, scale_dtype: str | None = None
+    ) -> tuple[int, int]:
+        """The activation as (m, k) in a small type, and the scales of each row, by default in the activation's type."""
         if layer.source not in self.rounded:
-            dtype = self.values[layer.source].spec.dtype
-            scales = self._append(TensorSpec((layer.m, 1), dtype))
+            dtype = scale_dtype or self.values[layer.source].spec.dtype
+            scales = self._append(TensorSpec((layer.m, groups), dtype))
             self._call(call, "torchao.choose_qparams_affine", {"input": layer.source}, scales)
-            small = self._append(TensorSpec((layer.m, layer.k), "int8"))
+            small = self._append(TensorSpec((layer.m, layer.k), small_dtype))
             self._call(call, "torchao.quantize_affine", {"input": layer.source, "scale": scales}, small)
             self.rounded[layer.source] = small, scales
         return self.rounded[layer.source]

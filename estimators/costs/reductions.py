@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from shmoo.estimators.costs.base import bill, cost, extents, first, largest, number, result, tensor
+from shmoo.estimators.costs.base import bill, cost, extents, first, is_complex, largest, number, result, tensor
 from shmoo.estimators.costs.pointwise import LIBRARIES, elementwise
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Cost, OpCall
@@ -39,6 +39,7 @@ SOFTMAX: dict[str, tuple[int, int, int, int]] = {
 
 @cost(*SOFTMAX)
 def softmax(call: OpCall) -> Cost:
+    """Softmax, its logarithm, or the logarithm of the sum of exponentials, along `dim`."""
     vector, special, row_vector, row_special = SOFTMAX[call.op]
     count, n = first(call).numel, _row_length(call)
     m = count // max(n, 1)
@@ -208,6 +209,8 @@ def reduce_rows(call: OpCall, vector: float, special: float, per_row: float) -> 
     """A reduction of the first operand to m results. A scan (cumsum) has as many results as elements; its n is the scanned
     length."""
     source, output = first(call), result(call)
+    if is_complex(source):
+        vector, special = 2 * vector, 2 * special
     m = max(output.numel, 1)
     n = _row_length(call) if output.numel == source.numel else source.numel // m
     count = source.numel
@@ -217,6 +220,7 @@ def reduce_rows(call: OpCall, vector: float, special: float, per_row: float) -> 
 
 @cost(*(f"aten.{name}" for name in PER_INPUT if name not in ("max", "min")))
 def reduction(call: OpCall) -> Cost:
+    """Operations for each element of the input and for each result."""
     return reduce_rows(call, *PER_INPUT[call.op.removeprefix("aten.")])
 
 
@@ -244,23 +248,30 @@ def agreement(call: OpCall) -> Cost:
     return bill(call, "pooling", vector=count * (2 if call.op == "aten.equal" else 7), n=count)
 
 
+def _pair_elements(call: OpCall, dim: int) -> int:
+    """Elements of two operands that are stretched to each other, from the results of rows along `dim`."""
+    m, sizes = result(call).numel, [spec.shape[dim] for spec in call.inputs[:2] if spec.shape]
+    stretched = max((spec.numel for spec in call.inputs[:2]), default=0)
+    return max(stretched, m * max(sizes, default=1)) if m > 1 else stretched
+
+
 @cost("aten.cosine_similarity")
 def cosine_similarity(call: OpCall) -> Cost:
     """Three dot products, then two roots and a division a row."""
-    count, m = max(s.numel for s in call.inputs), result(call).numel
+    count, m = _pair_elements(call, int(number(call, "dim", 1))), result(call).numel
     return bill(call, "normalization", vector=6 * count, special=3 * m, m=m, n=count // max(m, 1))
 
 
 @cost("aten.pairwise_distance")
 def pairwise_distance(call: OpCall) -> Cost:
     """Subtract, add epsilon, square, add; a root a row."""
-    count, m = max(s.numel for s in call.inputs), result(call).numel
+    count, m = _pair_elements(call, -1), result(call).numel
     return bill(call, "pooling", vector=4 * count, special=m, m=m, n=count // max(m, 1))
 
 
 @cost(*aten("sort argsort msort _unique2 unique_dim"))
 def sort(call: OpCall) -> Cost:
-    """n log2 n comparisons a row (merge sort; D. E. Knuth, The Art of Computer Programming 3, section 5.3.1)."""
+    """N log2 n comparisons a row (merge sort; D. E. Knuth, The Art of Computer Programming 3, section 5.3.1)."""
     count = first(call).numel
     if call.op in ("aten._unique2", "aten.unique_dim"):
         n = count
@@ -277,10 +288,88 @@ def topk(call: OpCall) -> Cost:
     return bill(call, "pooling", vector=count * depth, m=count // max(n, 1), n=n)
 
 
-@cost("aten.median", "aten.nanmedian", "aten.kthvalue", "aten.mode", "aten.quantile")
+@cost("aten.median", "aten.nanmedian", "aten.kthvalue", "aten.mode", "aten.quantile", "aten.nanquantile")
 def selection(call: OpCall) -> Cost:
     """Selection by partition: about 3.4 comparisons an element (D. E. Knuth, The Art of Computer Programming 3, 5.2.2)."""
     return reduce_rows(call, 3.4, 0, 0)
+
+
+@cost("aten.isin")
+def membership(call: OpCall) -> Cost:
+    """Both sides sorted together, and neighbours compared."""
+    count = sum(spec.numel for spec in call.inputs)
+    return bill(call, "pooling", vector=count * (math.log2(max(count, 1)) + 1), m=count)
+
+
+@cost("aten.multinomial")
+def multinomial(call: OpCall) -> Cost:
+    """Running sums of the probabilities, their division by the total, and a search for each random number."""
+    count, n, m = first(call).numel, first(call).shape[-1], result(call).numel
+    return bill(call, "gather", vector=count + m * math.log2(n + 1), special=count + m, m=m, n=n)
+
+
+@cost("aten.segment_reduce")
+def segment_reduce(call: OpCall) -> Cost:
+    """One step an element; a mean is divided."""
+    source, m = first(call), result(call).numel
+    special = m if call.attributes.get("reduce") == "mean" else 0
+    return bill(call, "pooling", vector=source.numel, special=special, m=m, n=source.numel // max(m, 1))
+
+
+@cost("aten.dist")
+def distance(call: OpCall) -> Cost:
+    """Subtract, square, add; one root."""
+    count = max(spec.numel for spec in call.inputs)
+    return bill(call, "pooling", vector=3 * count, special=1, n=count)
+
+
+@cost("aten.pdist", "aten._pdist_forward")
+def pairs(call: OpCall) -> Cost:
+    """Of each pair of rows: subtract, square, add; a root."""
+    m, n = result(call).numel, first(call).shape[-1]
+    return bill(call, "pooling", vector=3 * m * n, special=m, m=m, n=n)
+
+
+@cost("aten.linalg_vecdot")
+def vecdot(call: OpCall) -> Cost:
+    """Products of rows by rows, either of them stretched."""
+    m = result(call).numel
+    n = first(call).shape[int(number(call, "dim", -1))]
+    return bill(call, "gemm", matrix=2 * m * n, batch=m, k=n)
+
+
+@cost("aten.renorm")
+def renorm(call: OpCall) -> Cost:
+    """Slices that are too long are scaled: square, add, multiply; a root and a division a slice."""
+    source = first(call)
+    m = source.shape[int(number(call, "dim", 0))]
+    return bill(call, "normalization", vector=3 * source.numel, special=2 * m, m=m, n=source.numel // max(m, 1))
+
+
+@cost("aten._weight_norm", "aten._weight_norm_interface")
+def weight_norm(call: OpCall) -> Cost:
+    """Rows v * (g / |v|): square, add, multiply; a root and a division a row."""
+    source, rows = tensor(call, "v"), tensor(call, "g").numel
+    return bill(call, "normalization", vector=3 * source.numel, special=2 * rows, m=rows, n=source.numel // max(rows, 1))
+
+
+@cost("aten.triplet_margin_loss", "aten.cosine_embedding_loss")
+def embedding_loss(call: OpCall) -> Cost:
+    """Two distances (subtract, add epsilon, square, add), or three dot products; then a margin a row."""
+    source = first(call)
+    m = source.numel // max(source.shape[-1] if source.shape else 1, 1)
+    per_element = 8 if "triplet" in call.op else 6
+    return bill(call, "pooling", vector=per_element * source.numel + 4 * m, special=3 * m, m=m, n=source.numel // max(m, 1))
+
+
+@cost("aten.ctc_loss", "aten._ctc_loss")
+def ctc_loss(call: OpCall) -> Cost:
+    """At each step of each sequence, for twice as many states as the longest target has labels (and one more), the sum of three
+    paths in logarithms (A. Graves et al., Connectionist Temporal Classification, 2006)."""
+    shape, targets = tensor(call, "log_probs").shape, tensor(call, "targets").shape
+    batch = shape[1] if len(shape) > 2 else 1
+    states = batch * shape[0] * (2 * (targets[-1] if len(targets) > 1 else math.ceil(targets[0] / max(batch, 1))) + 1)
+    return bill(call, "softmax", vector=7 * states, special=4 * states, m=batch * shape[0], n=states // max(batch * shape[0], 1))
 
 
 @cost("aten.searchsorted", "aten.bucketize")

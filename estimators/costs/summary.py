@@ -13,7 +13,6 @@ from typing import Literal
 import msgspec
 
 from shmoo.estimators.costs.base import COSTS, bill
-from shmoo.estimators.graph.dtypes import operand_dtype
 from shmoo.estimators.graph.records import Cost, Graph, OpCall
 from shmoo.estimators.registry import aten
 
@@ -120,7 +119,7 @@ class FamilyCost(msgspec.Struct, frozen=True):
 
 
 class DtypeCost(msgspec.Struct, frozen=True):
-    """Sums over the calls that compute in one element type (`dtypes.operand_dtype`)."""
+    """Sums over the calls that compute in one element type (`OpCall.computes_in`)."""
 
     dtype: str
     count: int
@@ -177,7 +176,7 @@ def graph_cost(graph: Graph, costs: Sequence[Cost | None] | None = None) -> Grap
         if cost is None:
             continue
         by_family.setdefault(cost.family, []).append(cost)
-        by_dtype.setdefault(operand_dtype(spec.dtype for spec in call.inputs or call.outputs), []).append(cost)
+        by_dtype.setdefault(call.computes_in, []).append(cost)
         if classify(call) == "unknown":
             unknown.setdefault(call.op, []).append((call, cost))
     families = [

@@ -208,6 +208,7 @@ class Scheduler(Groups):
                 self.readers.setdefault(source, []).append(name)
 
     def run(self) -> list[Group]:
+        """Merge kernels as long as a pair may be; the groups, in the order in which they run."""
         for second, buffer in self.buffers.items():
             if buffer.alone:
                 continue

@@ -9,11 +9,11 @@ plus final outputs; see `kernels.py`), so a new pattern needs only a rule.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from shmoo.estimators.costs import COSTS, cost_of, costs_of
+from shmoo.estimators.costs import COSTS, costs_of
 from shmoo.estimators.fusion.inductor_lowering import schedule
 from shmoo.estimators.fusion.inductor_schedule import LIMITS, Group, Groups, Schedule
 from shmoo.estimators.graph.records import CONTRACTIONS, CONVOLUTIONS, RUNTIMES, Cost, Graph, Kernel, OpCall
@@ -29,6 +29,7 @@ class Edge(msgspec.Struct, frozen=True):
 
     Attributes:
         head: first call of the producer's kernel. group_ops: all operators of that kernel, in order.
+        producer_cost, consumer_cost, head_cost: of these calls, as `costs_of` gives them.
         sole: whether this consumer is the only reader of the producer's results.
         free_consumer: whether the consumer has joined no kernel yet.
     """
@@ -36,6 +37,9 @@ class Edge(msgspec.Struct, frozen=True):
     producer: OpCall
     consumer: OpCall
     head: OpCall
+    producer_cost: Cost
+    consumer_cost: Cost
+    head_cost: Cost
     sole: bool
     group_ops: tuple[str, ...]
     free_consumer: bool
@@ -71,22 +75,16 @@ def fusion_rule(
     return decorate
 
 
-def _family(call: OpCall) -> str:
-    cost = cost_of(call)
-    return "free" if cost is None else cost.family
-
-
-def is_pointwise(call: OpCall) -> bool:
+def is_pointwise(call: OpCall, cost: Cost) -> bool:
     """Whether each output element depends on the elements at its own place only (inference batch norm among them)."""
     if call.op in BATCH_NORM:
         return call.attributes.get("training") is not True
-    return _family(call) == "pointwise"
+    return cost.family == "pointwise"
 
 
-def is_reduction(call: OpCall) -> bool:
+def is_reduction(call: OpCall, cost: Cost) -> bool:
     """Whether rows are reduced, with or without writing the row back: norms, softmax, sums, global pooling; no sliding window."""
-    cost = cost_of(call)
-    if cost is None or is_pointwise(call):
+    if is_pointwise(call, cost):
         return False
     sliding = cost.family == "pooling" and cost.window > 1 and "adaptive" not in call.op
     return cost.family in ("normalization", "softmax", "pooling") and not sliding
@@ -94,21 +92,26 @@ def is_reduction(call: OpCall) -> bool:
 
 def _continues(edge: Edge) -> bool:
     """Whether the consumer is pointwise over the producer's elements (a broadcast to more elements would recompute)."""
-    return is_pointwise(edge.consumer) and edge.consumer.outputs[0].numel == edge.producer.outputs[0].numel
+    return is_pointwise(edge.consumer, edge.consumer_cost) and edge.consumer.outputs[0].numel == edge.producer.outputs[0].numel
 
 
 @fusion_rule("conv+bn", FREEZING + WHOLE_PROGRAM)
 def _conv_bn(edge: Edge) -> bool:
     """Inference batch norm folds into the convolution's weights once these are constants."""
-    return _family(edge.producer) in CONVOLUTIONS and edge.consumer.op in BATCH_NORM and edge.sole and is_pointwise(edge.consumer)
+    return (
+        edge.producer_cost.family in CONVOLUTIONS
+        and edge.consumer.op in BATCH_NORM
+        and edge.sole
+        and is_pointwise(edge.consumer, edge.consumer_cost)
+    )
 
 
 @fusion_rule("contraction+activation", FREEZING)
 def _contraction_activation(edge: Edge) -> bool:
     """conv+relu, conv+bn+relu, conv+bn+silu, linear+relu, linear+gelu: an activation as post-operation of the library call."""
-    head = edge.head
+    family = edge.head_cost.family
     # PyTorch's float32 linear layers go to a library without post-operations.
-    takes = _family(head) in CONVOLUTIONS or (_family(head) in CONTRACTIONS and head.outputs[0].dtype in ("bfloat16", "float16"))
+    takes = family in CONVOLUTIONS or (family in CONTRACTIONS and edge.head.outputs[0].dtype in ("bfloat16", "float16"))
     return takes and edge.consumer.op in LIBRARY_ACTIVATIONS and edge.sole and edge.free_consumer and _continues(edge)
 
 
@@ -117,7 +120,7 @@ def _contraction_residual(edge: Edge) -> bool:
     """A sum with a tensor of the same shape as post-operation of the convolution that produces the other term; one per call."""
     terms = edge.consumer.inputs
     return (
-        _family(edge.head) in CONVOLUTIONS
+        edge.head_cost.family in CONVOLUTIONS
         and edge.consumer.op == "aten.add"
         and len(terms) == 2
         and terms[0].shape == terms[1].shape
@@ -130,25 +133,29 @@ def _contraction_residual(edge: Edge) -> bool:
 @fusion_rule("contraction+epilogue", WHOLE_PROGRAM)
 def _contraction_epilogue(edge: Edge) -> bool:
     """Whole-program compilers keep pointwise work on a contraction's result on chip."""
-    return _family(edge.head) in CONTRACTIONS and edge.sole and _continues(edge)
+    return edge.head_cost.family in CONTRACTIONS and edge.sole and _continues(edge)
 
 
 @fusion_rule("pointwise chain", WHOLE_PROGRAM)
 def _pointwise_chain(edge: Edge) -> bool:
     """Loops over the same elements become one loop."""
-    return is_pointwise(edge.producer) and _family(edge.head) not in CONTRACTIONS and _continues(edge)
+    return is_pointwise(edge.producer, edge.producer_cost) and edge.head_cost.family not in CONTRACTIONS and _continues(edge)
 
 
 @fusion_rule("reduction prologue", WHOLE_PROGRAM)
 def _reduction_prologue(edge: Edge) -> bool:
     """A reduction computes pointwise work on its operand as it reads it."""
-    return is_pointwise(edge.producer) and _family(edge.head) not in CONTRACTIONS and is_reduction(edge.consumer)
+    return (
+        is_pointwise(edge.producer, edge.producer_cost)
+        and edge.head_cost.family not in CONTRACTIONS
+        and is_reduction(edge.consumer, edge.consumer_cost)
+    )
 
 
 @fusion_rule("reduction epilogue", WHOLE_PROGRAM)
 def _reduction_epilogue(edge: Edge) -> bool:
     """Pointwise work on a reduction's result, element by element."""
-    return is_reduction(edge.producer) and _continues(edge)
+    return is_reduction(edge.producer, edge.producer_cost) and _continues(edge)
 
 
 def fuse(
@@ -165,7 +172,7 @@ def fuse(
     costs = costs_of(graph) if costs is None else costs
     if (family, runtime) in INDUCTOR:
         return _partition(graph, *_inductor_schedule(graph, runtime, family, costs))
-    working = [index for index, cost in enumerate(costs) if cost is not None]
+    working = {index: cost for index, cost in enumerate(costs) if cost is not None}
     return _CallGroups(graph, working).merge(runtime, family)
 
 
@@ -184,7 +191,7 @@ def _inductor_schedule(graph: Graph, runtime: str, family: str, costs: Sequence[
     """The calls that still run after compilation, and Inductor's kernels of them."""
     folded = folded_calls(graph) if runtime == "inductor-freezing" else frozenset()
     costs = [None if index in folded else cost for index, cost in enumerate(costs)]
-    working = [index for index, cost in enumerate(costs) if cost is not None]
+    working = {index: cost for index, cost in enumerate(costs) if cost is not None}
     library: dict[int, tuple[int, ...]] = {}
     pattern: dict[tuple[int, ...], str] = {}
     for kernel in _CallGroups(graph, working).merge(runtime, family):
@@ -194,7 +201,7 @@ def _inductor_schedule(graph: Graph, runtime: str, family: str, costs: Sequence[
             library[kernel.calls[-1]] = kernel.calls
     scheduled = schedule(graph, costs, library, family, frozen=runtime == "inductor-freezing")
     named = [msgspec.structs.replace(g, pattern=pattern.get(g.calls, "")) if g.library else g for g in scheduled.groups]
-    return working, scheduled._replace(groups=named)
+    return list(working), scheduled._replace(groups=named)
 
 
 def folded_calls(graph: Graph) -> frozenset[int]:
@@ -249,7 +256,7 @@ def _partition(graph: Graph, working: Sequence[int], scheduled: Schedule) -> tup
 class _CallGroups(Groups):
     """Working calls of a graph; the edges between them lead through free calls (views)."""
 
-    def __init__(self, graph: Graph, working: Sequence[int]) -> None:
+    def __init__(self, graph: Graph, working: Mapping[int, Cost]) -> None:
         sources: dict[int, list[int]] = {i: [] for i in working}
         makers: dict[int, list[int]] = {}  # value -> working calls that compute it
         for index, call in enumerate(graph.calls):
@@ -260,6 +267,7 @@ class _CallGroups(Groups):
             makers.update(dict.fromkeys(call.writes, producers))
         super().__init__(sources)
         self.graph = graph
+        self.costs = working
         self.readers = Counter(producer for producers in sources.values() for producer in producers)
         self.returned = {producer for value in graph.outputs for producer in makers.get(value, ())}
 
@@ -286,6 +294,9 @@ class _CallGroups(Groups):
             calls[producer],
             calls[consumer],
             calls[group[0]],
+            self.costs[producer],
+            self.costs[consumer],
+            self.costs[group[0]],
             sole=self.readers[producer] == 1 and producer not in self.returned,
             group_ops=tuple(calls[i].op for i in group),
             free_consumer=len(self.members[self.group_of[consumer]]) == 1,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from shmoo.estimators.errors import unknown
 
-COMPUTE_DTYPES = ("float32", "tf32", "bfloat16", "float16", "float8", "int8", "int4")
+COMPUTE_DTYPES = ("float32", "tf32", "bfloat16", "float16", "float8", "int8", "int4", "float64")
 """Types a unit has a peak for. `tf32` is a way of multiplying float32 tensors, not a storage type."""
 
 ALIASES = {
@@ -18,7 +18,7 @@ ALIASES = {
 BITS = {
     "complex128": 128,
     **dict.fromkeys(("float64", "int64", "uint64", "complex64"), 64),
-    **dict.fromkeys(("float32", "tf32", "int32", "uint32"), 32),
+    **dict.fromkeys(("float32", "tf32", "int32", "uint32", "complex32"), 32),
     **dict.fromkeys(("bfloat16", "float16", "int16", "uint16"), 16),
     **dict.fromkeys(("float8", "int8", "uint8", "bool"), 8),
     "int4": 4,
@@ -54,7 +54,7 @@ def compute_dtype(name: str) -> str:
     return dtype
 
 
-def matrix_dtype(name: str) -> str | None:
+def matrix_dtype(name: str | None) -> str | None:
     """The compute type that `name` requests for contractions, `None` where it is a storage type: tf32 multiplies float32."""
     return name if name in STORED_AS else None
 
@@ -65,7 +65,11 @@ def bytes_of(dtype: str, elements: float) -> float:
 
 
 def operand_dtype(names: Iterable[str]) -> str:
-    """The type that a call with operands of these types computes in: the widest floating one, int8 or int4 where there are only
-    integers of that size, float32 for the rest (index arithmetic, float64)."""
-    present = set(names)
-    return next((name for name in ("float32", "bfloat16", "float16", "float8", "int8", "int4") if name in present), "float32")
+    """The type that a call with operands of these types computes in: the widest floating one (complex numbers have two parts of
+    it), int8 or int4 where there are only integers of that size, float32 for the rest (index arithmetic)."""
+    present = {_PARTS.get(name, name) for name in names}
+    return next((name for name in _WIDEST_FIRST if name in present), "float32")
+
+
+_PARTS = {"complex128": "float64", "complex64": "float32", "complex32": "float16"}
+_WIDEST_FIRST = ("float64", "float32", "bfloat16", "float16", "float8", "int8", "int4")

@@ -13,7 +13,8 @@ from typing import Literal, TypeVar
 import msgspec
 
 from shmoo.estimators.errors import FormatError
-from shmoo.estimators.graph.dtypes import bytes_of
+from shmoo.estimators.graph.dtypes import bytes_of, operand_dtype
+from shmoo.estimators.graph.validation import first_problem
 
 GRAPH_FORMAT = 1
 """Version of the JSON of `Graph`. 1: first."""
@@ -35,10 +36,12 @@ class TensorSpec(msgspec.Struct, frozen=True):
 
     @property
     def numel(self) -> int:
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> float:
+        """Bytes of its elements, packed where they are narrower than a byte."""
         return bytes_of(self.dtype, self.numel)
 
 
@@ -53,6 +56,7 @@ class Value(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def is_weight(self) -> bool:
+        """True for parameters, buffers and constants."""
         return self.kind in ("parameter", "buffer", "constant")
 
 
@@ -82,6 +86,15 @@ class OpCall(msgspec.Struct, frozen=True, omit_defaults=True):
     module: str = ""
     source: str = ""
 
+    @property
+    def computes_in(self) -> str:
+        """The type of the arithmetic, see `operand_dtype`. A single number beside tensors does not decide it, nor do the
+        scales and the bias of a scaled product."""
+        scaled = self.op == "aten._scaled_mm"
+        named = zip(self.operands, self.inputs, strict=True)
+        operands = [spec for name, spec in named if not scaled or name in ("self", "mat2")] or self.outputs
+        return operand_dtype(spec.dtype for spec in [spec for spec in operands if spec.shape] or operands)
+
     def operand(self, name: str) -> TensorSpec | None:
         """The spec of the tensor passed as `name`, or `None` when it was not passed."""
         return next((spec for operand, spec in zip(self.operands, self.inputs, strict=True) if operand == name), None)
@@ -92,7 +105,7 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         notes: remarks for readers of its numbers, such as the limits assumed for sizes that depend on data.
-        unread_weight_bytes: of the model's weights that no graph of the same capture reads, such as heads for training.
+        unread_weight_bytes: of weights that no graph of the capture reads, in files of older versions; now they are values.
     """
 
     values: tuple[Value, ...]
@@ -119,7 +132,7 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def weight_bytes(self) -> float:
         """Bytes of parameters, buffers and constants; a shared one counts once."""
-        return sum(v.spec.nbytes for v in self.values if v.is_weight and v.storage is None)
+        return sum(v.spec.nbytes for v in self.values if v.is_weight and v.storage is None) + self.unread_weight_bytes
 
     @property
     def content_hash(self) -> str:
@@ -127,6 +140,7 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
         return hashlib.sha256(self.to_json()).hexdigest()[:16]
 
     def to_json(self) -> bytes:
+        """The graph as JSON, the same bytes for equal graphs."""
         return msgspec.json.encode(self, order="deterministic")
 
     @classmethod
@@ -137,9 +151,13 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
             where: name of the file, for messages.
 
         Raises:
-            FormatError: the data is no graph, or its format is newer.
+            FormatError: the data is no graph, its format is newer, or its parts do not fit together (`validation`).
         """
-        return decode_versioned(data, cls, GRAPH_FORMAT, "graph", where)
+        graph = decode_versioned(data, cls, GRAPH_FORMAT, "graph", where)
+        problem = first_problem(graph)
+        if problem is not None:
+            raise FormatError(f"cannot use graph {where or graph.name!r}: {problem}")
+        return graph
 
 
 class Geometry(msgspec.Struct, frozen=True):
@@ -176,6 +194,8 @@ class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
             length n. Pointwise: m elements. Pooling and gathers: m outputs, n window or row length.
         window, stride, dilation: of convolutions and pooling: product of the kernel's extents, largest stride and dilation.
         images: samples of a convolution's batch; m counts the points of all. geometry: of its images.
+        group: attention: query heads that share a head of keys. causal: attention: queries see no later keys, so that kernels
+            may skip about half of the scores that `matrix_flops` counts.
     """
 
     family: str
@@ -193,9 +213,12 @@ class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
     dilation: int = 1
     images: int = 1
     geometry: Geometry = Geometry()
+    group: int = 1
+    causal: bool = False
 
     @property
     def flops(self) -> float:
+        """Flops of all units."""
         return self.matrix_flops + self.vector_flops + self.special_flops
 
     @property
@@ -205,10 +228,13 @@ class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def bytes(self) -> float:
+        """Bytes read and written."""
         return sum(self.read_bytes) + sum(self.write_bytes)
 
 
 CONVOLUTIONS = ("conv", "depthwise", "conv_transpose")
+CHANNELS_LAST = "channels_last"
+"""Attribute `memory_format` of a convolution whose images are stored so; without it they are stored channel by channel."""
 _LOOPS = ("pointwise", "normalization", "softmax", "pooling", "gather", "copy")
 FAMILIES = ("gemm", *CONVOLUTIONS, "attention", *_LOOPS, "linalg", "unknown")
 """Algorithm families: calls of one family share coefficients. `conv` is any convolution with more than one input channel per
@@ -274,6 +300,10 @@ class Interval(msgspec.Struct, frozen=True):
             raise ValueError(f"interval must satisfy low <= value <= high, got {self.low}, {self.value}, {self.high}")
 
 
+UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+"""What decoding raises for data that is no JSON, nested too deeply, or no UTF-8."""
+
+
 def decode_versioned(data: bytes | str, kind: type[T], newest: int, what: str, where: str = "") -> T:
     """Decode JSON into `kind`, refusing a `format` newer than `newest`.
 
@@ -286,13 +316,13 @@ def decode_versioned(data: bytes | str, kind: type[T], newest: int, what: str, w
     place = f" {where}" if where else ""
     try:
         version = msgspec.json.decode(data, type=_Version).format
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise FormatError(f"cannot read {what}{place}: {error}; it is damaged, or shmoo did not write it") from None
     if version > newest:
         raise FormatError(f"{what}{place} has format {version}, this shmoo reads up to {newest}; upgrade shmoo")
     try:
         return msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise FormatError(f"cannot read {what}{place} of format {version}: {error}") from None
 
 
@@ -315,6 +345,17 @@ def single_call_graph(call: OpCall, weights: Sequence[int] = (), name: str = "")
     places = tuple(range(len(values)))
     reads, writes = places[: len(inputs)], places[len(inputs) :]
     return Graph(values, (msgspec.structs.replace(call, reads=reads, writes=writes),), outputs=writes, name=name)
+
+
+def weights_of(graphs: Sequence[Graph]) -> tuple[Value, ...]:
+    """The weights of a model's graphs, those that several graphs read once."""
+    weights: list[Value] = []
+    seen: set[tuple[str, str]] = set()
+    for graph in graphs:
+        owned = [value for value in graph.values if value.is_weight and value.storage is None]
+        weights += [value for value in owned if (value.kind, value.name) not in seen]
+        seen.update((value.kind, value.name) for value in owned if value.name)
+    return tuple(weights)
 
 
 def notes_of(graphs: Sequence[Graph]) -> tuple[str, ...]:

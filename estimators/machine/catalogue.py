@@ -22,18 +22,23 @@ the model; none of them is drawn for intervals. A "rate" is what work is divided
 over to other machines, a "spread" (what the model errs) does at its widest, what belongs to a "board" does not. An "energy" is
 drawn even where it was fitted."""
 
-TENSOR = ("gemm_tensor", "gemv_tensor", "conv_tensor", "attention_tensor")
-"""What contractions are on tensor cores, whose kernels share next to nothing with those of the float32 units. Coefficients that
+TENSOR = ("gemm_tensor", "gemv_tensor", "conv_tensor", "attention_tensor", "narrow_tensor", "packed_tensor")
+"""What contractions are on tensor cores, whose kernels share next to nothing with those of the float32 units: "narrow" are
+products of operands of 8 bits and less, "packed" those that unpack weights of fewer bits than they multiply in. Coefficients that
 all of these have in common end in ".tensor"."""
-ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv", "gemm_batched", *TENSOR)
+ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv", "gemm_batched", "recurrent", *TENSOR)
 """What coefficients are keyed by: the families, with convolutions that libraries treat apart (1x1 is a matrix product, 3x3 of
 stride 1 can use Winograd's transform: Lavin and Gray, 2016; small ones on a CPU run as PyTorch's own im2col and matrix product)
-matrix products with a single row, which stream the weights, batches of them, whose kernels are chosen by other rules, and
-contractions on tensor cores."""
+matrix products with a single row, which stream the weights, batches of them, whose kernels are chosen by other rules, the
+products of recurrent layers, step after step, and contractions on tensor cores."""
+RECURRENT = ("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu")
+"""Calls whose products are the steps of recurrent layers."""
 FAMILY_OF = MappingProxyType(
     {
-        **{"conv_1x1": "conv", "conv_3x3": "conv", "conv_native": "conv", "gemv": "gemm", "gemm_batched": "gemm"},
+        **{"conv_1x1": "conv", "conv_3x3": "conv", "conv_native": "conv"},
+        **{"gemv": "gemm", "gemm_batched": "gemm", "recurrent": "gemm"},
         **{"gemm_tensor": "gemm", "gemv_tensor": "gemm", "conv_tensor": "conv", "attention_tensor": "attention"},
+        **{"narrow_tensor": "gemm", "packed_tensor": "gemm"},
     }
 )
 """Algorithms that are a part of a family -> that family; the others are families themselves."""
@@ -89,6 +94,7 @@ class Entry:
 _GUESS = "engineering range for a machine that was not measured"
 _LARGE = f"share of peak on large shapes: {_GUESS}"
 _BLOCKS = f"share of peak of large tiles over a long reduction: {_GUESS}"
+_DEEPBENCH = "geometric mean of P100, V100 and T4, each fitted to DeepBench's float32 convolutions (CUDA 8 to 10.1)"
 _TRANSFORMED = f"share of peak of transformed products: {_GUESS}"
 _COUNTED = f"share of the counted cycles, idle elements included, as of products: {_GUESS}"
 _COUNTED_ON_KPU = ("conv", "conv_3x3", "depthwise", "conv_transpose", "attention", "linalg")
@@ -106,6 +112,7 @@ _UNIT = (("peak.matrix", 1.0),)
 _EDGE = (("peak", 1.0), ("bandwidth.l1", 0.5))
 _SIDE = Entry("1", "count", "of a TPU matrix unit or a KPU tile", brings={"tpu": _UNIT, "kpu": _EDGE})
 
+_LEAST_AND_MOST = {"gpu": Space(0.2, 1.1, 0.1), "cpu": Space(0.05, 1.6, 0.08), "tpu": Space(0.05, 1.0, 1.0)}
 # Bounds of a fit are physical: an efficiency above 1.6 is more than Winograd's transform can save, a launch below 50 ns is less
 # than one call through Python, a power controller acts within a few tens of milliseconds, voltage falls at most in proportion to
 # the clock, and energy with its square. Blocks and transforms are counted on a GPU, so only a clock above the nominal one lets
@@ -119,7 +126,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "count.units": Entry("1", "count", "TPU matrix units", brings={"tpu": _UNIT}),
     "count.alus": Entry("1", "count", "TPU: arithmetic units of a vector lane"),
     "count.tiles": Entry("1", "count", "KPU tiles", brings={"kpu": (
-        *_CORE, ("bandwidth.l3", 1.0), ("capacity.l2", 1.0), ("capacity.l3", 1.0))}),
+        *_CORE, ("bandwidth.l3", 1.0), ("capacity.l2", 1.0), ("capacity.l3", 1.0),
+        ("power.static", 1.0), ("power.idle", 1.0), ("power.tdp", 1.0))}),
     "array.rows": _SIDE,
     "array.cols": _SIDE,
     "vector.lanes": Entry("1", "count", "float32 lanes of a vector register (CPU), multiprocessor (GPU), core (TPU), tile (KPU)"),
@@ -143,16 +151,17 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
                        , Space(1e8, 1e14, 1.0)),
     "bandwidth.l2": Entry("B/s", "rate", "see `bandwidth`", Space(1e8, 1e14, 1.0), brings={"gpu": (("bandwidth.l2", 1.0),)}),
     "efficiency": Entry("1", "share", "of the matrix peak on large shapes, by algorithm, in compiled code by runtime too",
-                        Space(1e-3, 1.6, 1.0), {"gpu": Space(0.2, 1.1, 0.1), "cpu": Space(0.05, 1.6, 0.08)}, (
+                        Space(1e-3, 1.6, 1.0), _LEAST_AND_MOST, (
         Guess(0.75, 0.5, 0.95, _LARGE),
         Guess(0.65, 0.4, 0.95, _LARGE, ".conv"),
         Guess(0.8, 0.4, 1.5, "above 1 with Winograd's transform (Lavin and Gray, 2016)", ".conv_3x3"),
         Guess(0.15, 0.05, 0.4, f"one input channel per group leaves matrix units idle: {_GUESS}", ".depthwise"),
+        Guess(0.15, 0.07, 0.3, f"of float32, a load and its address beside each: {_GUESS}", ".depthwise", "gpu"),
         Guess(0.4, 0.2, 0.8, _GUESS, ".conv_transpose"),
         Guess(0.5, 0.25, 0.8, _GUESS, ".attention"),
         Guess(0.2, 0.05, 0.6, _GUESS, ".linalg"),
         Guess(0.9, 0.7, 1.0, _BLOCKS, "", "gpu"),
-        Guess(0.85, 0.5, 1.0, _BLOCKS, ".conv", "gpu"),
+        Guess(0.95, 0.7, 1.1, f"share of peak of implicit products in float32: {_DEEPBENCH}", ".conv", "gpu", "literature"),
         Guess(0.85, 0.5, 1.0, f"share of peak of the direct way: {_GUESS}", ".conv_3x3", "gpu"),
         Guess(0.85, 0.5, 1.0, _TRANSFORMED, ".winograd", "gpu"),
         Guess(0.85, 0.5, 1.0, _TRANSFORMED, ".winograd_fused", "gpu"),
@@ -174,20 +183,37 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.5, 0.2, 0.9, f"share of the special-function peak: {_GUESS}"),
         Guess(0.9, 0.6, 1.0, _FULL, ".attention_tensor", "gpu"))),
     "efficiency.bandwidth": Entry("1", "share", "of every level's bandwidth, by algorithm or operator", Space(0.01, 1.5, 0.7),
-                                  {"gpu": Space(0.05, 1.1, 0.3)}, (
+                                  {"gpu": Space(0.05, 1.1, 0.3), "tpu": Space(0.01, 1.0, 0.7)}, (
         Guess(0.8, 0.6, 0.95, "share that streaming kernels reach (McCalpin, STREAM)"),
         Guess(0.4, 0.15, 0.8, f"rows from random places: {_GUESS}", ".gather"),
+        Guess(0.55, 0.35, 0.8, f"concatenations and permuted copies, one side of them scattered: {_GUESS}", ".copy", "gpu"),
+        *(Guess(0.8, 0.6, 0.95, "compiled copies are loops over their result", f".{runtime}.copy", "gpu")
+          for runtime in ("inductor", "inductor-freezing")),
+        Guess(0.7, 0.5, 0.9, f"planes of a window's rows, halos read again: {_GUESS}", ".depthwise", "gpu"),
+        Guess(0.7, 0.5, 0.9, f"a strided copy of an image, one side of it scattered: {_GUESS}", ".transposition", "gpu"),
         Guess(0.92, 0.75, 1.0, "streams: V100 and A100 0.9 (Deakin et al., BabelStream), T4 0.75 (Jia et al., 2019)", ".tensor",
               "gpu", "literature"))),
+    "efficiency.l2": Entry("1", "share", "of L2's bandwidth, relative to `efficiency.bandwidth`", Space(0.2, 4.0, 0.3), assumed=(
+        Guess(1.0, 1.0, 1.0, "", "", "gpu"), Guess(1.0, 0.7, 1.4, f"as of main memory: {_GUESS}", ".tensor", "gpu"))),
+    "fetch.width": Entry("1", "share", "bytes that a multiprocessor takes in a clock", Space(8.0, 256.0, 0.3), assumed=(
+        Guess(64.0, 64.0, 64.0, "", "", "gpu"),
+        Guess(64.0, 40.0, 100.0, f"a multiprocessor's port to L2 is 64 bytes wide {_LUO}", ".tensor", "gpu", "literature"))),
+    "fetch.latency": Entry("s", "share", "from a copy's request to its data under load", Space(2e-7, 5e-6, 0.4), assumed=(
+        Guess(8e-7, 8e-7, 8e-7, "", "", "gpu"),
+        Guess(8e-7, 5e-7, 1.4e-6, f"480 to 740 clocks {_LUO}, later under load", ".tensor", "gpu", "literature"))),
+    "split_overhead": Entry("s", "share", "of adding up the parts of a split reduction", Space(1e-8, 2e-5, 0.7), assumed=(
+        Guess(0.0, 0.0, 0.0, "", "", "gpu"), Guess(1e-6, 0.3e-6, 3e-6, "a second kernel, or waiting blocks", ".tensor", "gpu"))),
     "half.m": Entry("1", "share", _HALF, Space(1e-2, 1e3, 1.5), assumed=(Guess(1.0, 0.1, 8.0),)),
     "half.n": Entry("1", "share", _HALF, Space(1e-2, 1e3, 1.5), assumed=(Guess(1.0, 0.1, 8.0),)),
     "half.k": Entry("1", "share", _HALF, Space(1e-2, 2e3, 1.5), {"gpu": Space(1e-1, 1e3, 0.7)}, (
         Guess(16.0, 4.0, 64.0),
+        Guess(24.0, 12.0, 48.0, _DEEPBENCH, ".conv", "gpu", "literature"),
         Guess(48.0, 16.0, 150.0, f"reduction in a block at half of the rate: {_GUESS}", "", "gpu"),
         Guess(8.0, 2.0, 32.0, "slices of 16 to 64 fill and drain the pipeline; their latency is a block's", ".tensor", "gpu"))),
     "half.tile": Entry("1", "share", f"multiply-adds per staged element at half of the rate: {_GUESS}",
                        Space(1e-2, 1e2, 1.0), {"gpu": Space(1e-1, 1e2, 0.5)}, (
         Guess(6.0, 2.0, 15.0, "", "", "gpu"),
+        Guess(5.0, 2.0, 10.0, _DEEPBENCH, ".conv", "gpu", "literature"),
         Guess(1.0, 0.2, 4.0, "one of four issue slots a clock copies 256 elements of 16 bits, beside 64 to 512 multiply-adds",
               ".tensor", "gpu"))),
     "half.far": Entry("1", "share", f"multiply-adds more per element whose address was not at hand: {_GUESS}",
@@ -197,6 +223,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "half.fill": Entry("1", "share", f"outputs at work in a multiprocessor at half of the rate: {_GUESS}",
                        Space(1.0, 1e6, 1.0), {"gpu": Space(1e1, 1e5, 0.7)}, (
         Guess(4096.0, 500.0, 20000.0, "", "", "gpu"),
+        Guess(2000.0, 700.0, 7000.0, _DEEPBENCH, ".conv", "gpu", "literature"),
         Guess(1000.0, 200.0, 4000.0, "Little's law: 512 to 2048 multiply-adds a clock, 8 to 16 of an output an instruction, 17 "
               f"to 33 clocks {_LUO}", ".tensor", "gpu", "literature"))),
     "overlap": Entry("1", "share", "exponent p of (compute^p + memory^p)^(1/p): 1 is none, infinity is full overlap",
@@ -205,6 +232,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(8.0, 4.0, 12.0, f"copies run ahead of the math {_CUTLASS}; the A100 above leaves 5 % for what they hold up",
               ".tensor", "gpu"),
         Guess(1.2, 1.0, 4.0, "a fusion's operands are copied to the vector memory, used, and copied back in turn", "", "tpu"))),
+    "program": Entry("1", "share", "of the time that kernels of a program could hide behind each other which they do", assumed=(
+        Guess(0.7, 0.2, 1.0, f"copies for later kernels start while earlier ones compute: {_GUESS}", "", "tpu"),)),
     "tile_overhead": Entry("s", "share", "of each wave of tiles, by algorithm", Space(1e-10, 1e-4, 2.0, 1e-6),
                            {"gpu": Space(1e-9, 1e-4, 1.0, 1e-6)}, (
         Guess(0.0, 0.0, 0.0, "no cost per wave of tiles is assumed unless measured"),
@@ -219,7 +248,9 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(8e-6, 4e-6, 20e-6, "host time to dispatch one operator", "", "gpu"),
         Guess(1.5e-6, 0.8e-6, 3e-6, "replay of one node of a captured graph", ".cudagraphs", "gpu"),
         Guess(1e-6, 0.5e-6, 3e-6, "start of one fusion inside a program", "", "tpu"),
-        Guess(1e-6, 0.2e-6, 5e-6, "loading one domain-flow program: a design target", "", "kpu"))),
+        Guess(1e-6, 0.2e-6, 5e-6, "loading one domain-flow program: a design target", "", "kpu", "simulated"))),
+    "dispatch": Entry("1", "share", "an operator's path through the framework, relative to a loop's, by runtime", assumed=(
+        Guess(1.0, 1.0, 1.0, "launches of operators that were measured hold their paths already"),)),
     "view": Entry("s", "share", "dispatch of a call that only makes a view", _LAUNCH, assumed=(
         Guess(1.5e-6, 0.5e-6, 5e-6, "", ".eager", "cpu"),
         Guess(2.5e-6, 1e-6, 8e-6, "host time to dispatch a call that only makes a view", ".eager", "gpu"))),
@@ -228,7 +259,11 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "graph": Entry("s", "share", "entry of a compiled or interpreted graph", Space(5e-8, 2e-3, 1.5), assumed=(
         Guess(20e-6, 5e-6, 80e-6, "", "", "cpu"), Guess(30e-6, 10e-6, 100e-6, "", "", "gpu"),
         Guess(10e-6, 3e-6, 50e-6, "dispatch of a program", "", "tpu"),
-        Guess(5e-6, 1e-6, 20e-6, "start of a program: a design target", "", "kpu"))),
+        Guess(5e-6, 1e-6, 20e-6, "start of a program: a design target", "", "kpu", "simulated"))),
+    "step": Entry("s", "share", "of a chain whose steps need each other, a column of a factorisation each", assumed=(
+        Guess(1e-7, 2e-8, 5e-7, f"a pivot's search, reciprocal and scaling on one core: {_GUESS}", "", "cpu"),
+        Guess(1e-6, 2e-7, 4e-6, f"a few reads of main memory behind each other for a column: {_GUESS}", "", "gpu"),
+        Guess(1e-6, 2e-7, 4e-6, f"a column of a panel through the vector unit: {_GUESS}", "", "tpu"))),
     "layout": Entry("s/B", "share", "CPU: conversion of images, by runtime", Space(1e-12, 5e-10, 0.5), assumed=(
         Guess(5e-11, 1e-11, 2e-10, "conversion to blocks of channels", ".eager.aligned", "cpu"),
         Guess(3e-10, 5e-11, 1e-9, "the same where channels do not fill the last block", ".eager.tail", "cpu"),
@@ -242,7 +277,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
                            Space(0.02, 1.0, 1.0), assumed=(Guess(0.5, 0.1, 1.0),)),
     "launch_tail": Entry("1", "share", f"share of a launch that follows the hand-over to the device: {_GUESS}",
                          Space(1e-2, 0.99, 0.7), assumed=(Guess(0.3, 0.1, 0.7, "", "", "gpu"),)),
-    "device_launch": Entry("s", "share", "shortest kernel", assumed=(Guess(2e-6, 1e-6, 4e-6, "", "", "gpu"),)),
+    "device_launch": Entry("s", "share", "shortest kernel", Space(5e-7, 3e-5, 0.4), assumed=(Guess(2e-6, 1e-6, 4e-6, on="gpu"),)),
     "allocate": Entry("s", "share", "asking the driver for a block of device memory: engineering range",
                       assumed=(Guess(1e-4, 3e-5, 4e-4, "", "", "gpu"),)),
     "allocate.byte": Entry("s/B", "share", "mapping it in pages of 2 MiB, about 0.6 us each: engineering range",
@@ -336,7 +371,7 @@ def algorithm_names(prefixes: tuple[str, ...], algorithm: str) -> tuple[str, ...
     for prefix in prefixes:
         names.append(f"{prefix}.{algorithm}")
         if algorithm in TENSOR:
-            names.append(f"{prefix}.tensor")
+            names += [f"{prefix}.gemm_tensor"] * (algorithm == "gemv_tensor") + [f"{prefix}.tensor"]
         if algorithm in FAMILY_OF:
             names.append(f"{prefix}.{FAMILY_OF[algorithm]}")
     return (*names, *prefixes)
@@ -364,30 +399,6 @@ def runtime_of(name: str) -> str | None:
     stem, _, rest = name.partition(".")
     runtime = rest.partition(".")[0]
     return runtime if stem in ("launch", "graph") and any(runtime in names for names in RUNTIMES.values()) else None
-
-
-def names_to_draw(coefficients: Mapping[str, Coefficient], family: str, runtime: str, tensor: bool) -> list[str]:
-    """Coefficients to draw for intervals, of a machine and of the defaults; those of tensor cores where any kernel runs there.
-
-    Left out: what a strategy already used to cut tiles; spreads, which are drawn apart; other runtimes' launches; and fitted
-    latency coefficients, which err together and whose joint error on held-out cases is what the spreads were set from.
-    """
-
-    def drawn(name: str) -> bool:
-        role = entry(name).role
-        fitted = name in coefficients and coefficients[name].from_fit
-        if role in ("count", "size", "rating", "spread") or (fitted and role != "energy"):
-            return False
-        return runtime_of(name) in (None, runtime) and (tensor or whose(name) not in ("tensor", *TENSOR))
-
-    return [name for name in {**coefficients, **DEFAULTS[family]} if drawn(name)]
-
-
-def without_spreads(coefficients: Mapping[str, Coefficient]) -> dict[str, Coefficient]:
-    """The coefficients of a machine about which the model errs nothing."""
-    exact = Coefficient(0.0, "1", "fitted")
-    none = dict.fromkeys(("sigma", "sigma.tensor", "sigma.graph", "sigma.graph.many"), exact)
-    return {name: c for name, c in coefficients.items() if entry(name).role != "spread"} | none
 
 
 def under(stem: str, names: Iterable[str]) -> list[str]:

@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
-from shmoo.estimators.machine.catalogue import ALGORITHMS, DEFAULTS, FAMILY_OF, TENSOR, algorithm_names, short_op
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
+from shmoo.estimators.graph.records import Coefficient
+from shmoo.estimators.machine.catalogue import ALGORITHMS, DEFAULTS, FAMILY_OF, RECURRENT, TENSOR, algorithm_names, short_op
+from shmoo.estimators.machine.hosts import HOSTS, of_host
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.workspace import taken_by_onednn
-from shmoo.estimators.table import FAMILY_CODE, KernelTable, op_code, op_names
+from shmoo.estimators.table import FAMILY_CODE, Floats, KernelTable, Masks, op_code, op_names
 
 _TENSOR_FAMILIES = ("gemm", "conv", "conv_transpose", "attention")
 
@@ -22,6 +25,7 @@ def _on_tensor_cores(algorithm: str) -> str:
     return name if name in TENSOR else algorithm
 
 
+_BITS = np.asarray([BITS[name] for name in COMPUTE_DTYPES])
 _CODE = {name: code for code, name in enumerate(ALGORITHMS)}
 _TENSOR_CODE = np.asarray([_CODE[_on_tensor_cores(name)] for name in ALGORITHMS])
 
@@ -39,14 +43,26 @@ def algorithm_codes(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
         codes = np.where(conv & ~given, _CODE["conv_native"], codes)
     codes = np.where(gemm & batched_product(table, family), _CODE["gemm_batched"], codes)
     codes = np.where(gemm & (np.minimum(table.m, table.n) <= 2), _CODE["gemv"], codes)
+    if family == "cpu":
+        codes = np.where(np.isin(table.op, [op_code(name) for name in RECURRENT]), _CODE["recurrent"], codes)
     tensor = on_tensor_cores(table, profile)
-    return np.where(tensor, _TENSOR_CODE[codes], codes) if tensor.any() else codes
+    if not tensor.any():
+        return codes
+    codes = np.where(tensor, _TENSOR_CODE[codes], codes)
+    codes = np.where(tensor & gemm & (_BITS[table.dtype] <= 8), _CODE["narrow_tensor"], codes)
+    return np.where(tensor & unpacks_weights(table), _CODE["packed_tensor"], codes)
+
+
+def unpacks_weights(table: KernelTable) -> np.ndarray:
+    """(K,) products whose weights are stored in fewer bits than they are multiplied in."""
+    return np.isin(table.op, [op_code(f"aten.{name}") for name in ("_weight_int8pack_mm", "_weight_int4pack_mm")])
 
 
 def dense_3x3(table: KernelTable) -> np.ndarray:
     """(K,) convolutions that Winograd's transform can do: a window of 3 by 3 that moves by single points, and no groups."""
-    window = (table.window == 9) & (table.window_height == 3) & (table.window_width == 3)
-    return table.is_family("conv") & window & (table.stride == 1) & (table.dilation == 1) & (table.batch == 1)
+    window: Masks = (table.window == 9) & (table.window_height == 3) & (table.window_width == 3)
+    once: Masks = (table.stride == 1) & (table.dilation == 1) & (table.batch == 1)
+    return table.is_family("conv") & window & once
 
 
 def on_tensor_cores(table: KernelTable, profile: ArchitectureProfile) -> np.ndarray:
@@ -80,6 +96,23 @@ MANY_KERNELS = 30
 """Graphs of so many kernels are off by less than short ones, in which a single kernel's error or the call itself shows."""
 
 
+def listed(profile: ArchitectureProfile) -> dict[str, Coefficient]:
+    """Every coefficient of a machine: what is assumed, its own, and in place of its own launches those of its named host."""
+    assumed, own = DEFAULTS[profile.family], profile.coefficients
+    if not profile.host:
+        return {**assumed, **own}
+    device = {name: c for name, c in own.items() if not of_host(name)}
+    return {**assumed, **device, **HOSTS[profile.host].coefficients}
+
+
+DOUBLE_SHARE = {6.0: 1 / 2, 7.0: 1 / 2, 7.5: 1 / 32, 8.0: 1 / 2, 8.6: 1 / 64, 8.7: 1 / 64, 8.9: 1 / 64, 9.0: 1 / 2, 10.0: 1 / 2,
+                None: 1 / 64}  # fmt: skip
+"""float64 operations of a GPU's multiprocessor for one of float32, by compute capability; of consumer cards where it is not known
+(CUDA C++ Programming Guide, throughput of native arithmetic instructions, 2024)."""
+DOUBLE_TENSOR_CORES = (8.0, 9.0)
+"""Capabilities whose tensor cores multiply float64 at the rate of the float32 units (NVIDIA A100 and H100 datasheets)."""
+
+
 class Coefficients:
     """Values of a machine's coefficients: overrides, then the profile, then `DEFAULTS`.
 
@@ -91,31 +124,46 @@ class Coefficients:
         overrides: values that replace the profile's, as a fit or a sweep passes them.
     """
 
-    def __init__(self, profile: ArchitectureProfile, overrides: Mapping[str, float | np.ndarray] | None = None) -> None:
+    def __init__(self, profile: ArchitectureProfile, overrides: Mapping[str, float | Floats] | None = None) -> None:
         self.profile = profile
         self._overrides = overrides or {}
-        self._listed = {**DEFAULTS[profile.family], **profile.coefficients}
+        self._listed = listed(profile)
 
-    def find(self, *names: str) -> float | np.ndarray | None:
+    def find(self, *names: str) -> float | Floats | None:
         """The value of the first of `names` that has one, as `value` gives it; looked up name by name, most specific first."""
         for name in names:
             if name in self._overrides:
                 override = self._overrides[name]
-                return override[:, None] if np.ndim(override) == 1 else override
+                return override[:, None] if isinstance(override, np.ndarray) and override.ndim == 1 else override
             if name in self._listed:
                 # A coefficient of design points is an array, too.
                 return self._listed[name].value
+            if name.endswith(".float64") and (single := self.find(name.replace(".float64", ".float32"))) is not None:
+                return single * self._double_share(name)
         return None
 
-    def value(self, *names: str) -> float | np.ndarray:
+    def _double_share(self, name: str) -> float:
+        """The rate or the cost of float64 beside float32 in a coefficient that a profile states for float32 alone."""
+        family = self.profile.family
+        if not name.startswith("peak.") or name.startswith("peak.special") or family not in ("cpu", "gpu"):
+            return 1.0
+        if family == "cpu":
+            return 0.5  # a vector register holds half as many
+        capability = self._listed.get("compute.capability")
+        tensor = name.startswith("peak.matrix") and capability is not None and capability.value in DOUBLE_TENSOR_CORES
+        return 1.0 if tensor else DOUBLE_SHARE.get(None if capability is None else capability.value, DOUBLE_SHARE[None])
+
+    def value(self, *names: str) -> float | Floats:
         """The value of the first of `names` that has one; an array has a last dimension of 1, to go with arrays of kernels.
 
         Raises:
-            KeyError: none has; the profile is not one this model can use.
+            InputError: none has; the profile is not one this model can use.
         """
         value = self.find(*names)
         if value is None:
-            raise KeyError(f"profile {self.profile.name!r} has none of the coefficients {', '.join(names)}")
+            raise InputError(
+                f"profile {self.profile.name!r} has none of the coefficients {', '.join(names)}; add one to its JSON"
+            )
         return value
 
     def source(self, *names: str) -> str:
@@ -127,12 +175,12 @@ class Coefficients:
                 return self._listed[name].source
         return "fallback"
 
-    def by_algorithm(self, codes: np.ndarray, *prefixes: str) -> np.ndarray:
+    def by_algorithm(self, codes: np.ndarray, *prefixes: str) -> Floats:
         """(K,) or (D, K) values of PREFIX.<algorithm>, else PREFIX.tensor on tensor cores, else PREFIX.<parent family>, else
         PREFIX, for each prefix in turn."""
         return self._gather(codes, ALGORITHMS, [algorithm_names(prefixes, name) for name in ALGORITHMS])
 
-    def by_kernel(self, table: KernelTable, codes: np.ndarray, *prefixes: str) -> np.ndarray:
+    def by_kernel(self, table: KernelTable, codes: np.ndarray, *prefixes: str) -> Floats:
         """(K,) or (D, K) values of PREFIX.<operator> for kernels of a single call where that operator was measured (its dispatch
         and its loop are its own), else as `by_algorithm`; the first prefix has the operators."""
         result = self.by_algorithm(codes, *prefixes)
@@ -147,15 +195,15 @@ class Coefficients:
             result[..., single == code] = value
         return result
 
-    def by_dtype(self, codes: np.ndarray, names_of: Sequence[Sequence[str]]) -> np.ndarray:
+    def by_dtype(self, codes: np.ndarray, names_of: Sequence[Sequence[str]]) -> Floats:
         """(K,) or (D, K) values where `names_of[c]` lists the candidates for dtype code c."""
         return self._gather(codes, COMPUTE_DTYPES, names_of)
 
-    def _gather(self, codes: np.ndarray, keys: Sequence[str], names_of: Sequence[Sequence[str]]) -> np.ndarray:
+    def _gather(self, codes: np.ndarray, keys: Sequence[str], names_of: Sequence[Sequence[str]]) -> Floats:
         used = np.flatnonzero(np.bincount(codes, minlength=len(keys)))
-        values = {int(code): self.value(*names_of[code]) for code in used}
+        values = {code: self.value(*names_of[code]) for code in used.tolist()}
         many = np.broadcast_shapes(*(np.shape(value)[:-1] for value in values.values()))
         table = np.zeros((*many, len(keys)))
         for code, value in values.items():
-            table[..., code] = value[..., 0] if np.ndim(value) else value
+            table[..., code] = value[..., 0] if isinstance(value, np.ndarray) and value.ndim else value
         return table[..., codes]

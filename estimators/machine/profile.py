@@ -6,7 +6,7 @@ Names of coefficients are dotted paths, so that a sweep or a user can address an
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -15,14 +15,18 @@ from shmoo.estimators.graph.records import RUNTIMES as RUNTIMES
 from shmoo.estimators.graph.records import Coefficient as Coefficient
 from shmoo.estimators.graph.records import decode_versioned
 from shmoo.estimators.machine.catalogue import entry
+from shmoo.estimators.machine.hosts import HOSTS
+from shmoo.estimators.machine.validation import first_problem, valid_name
 
 PROFILE_FORMAT = 2
 """Version of the profile file. 1: first. 2: the sources "at bound" and "prior"; what a prior held was "fallback" before, and said
 so at the head of its reference."""
-MODEL_FORM = 3
+MODEL_FORM = 4
 """Version of the equations (`model.py`) that coefficients belong to. 1: first. 2: blocks of GPU libraries, power as a roof,
 mapped memory from a simulated heap, conversions of compiled code. 3: compiled loops on a CPU, main memory alike for all loops,
-kernels of tensor cores, warmth at a power cap."""
+kernels of tensor cores, warmth at a power cap. 4: on GPUs, one set of joules prices energy and meets the power cap."""
+_SAME_AS_FORM_3 = frozenset({"cpu", "tpu", "kpu"})
+"""Families whose coefficients mean in form 4 what they meant in form 3."""
 
 Family = Literal["cpu", "gpu", "tpu", "kpu"]
 Reduction = Literal["k", "n"]
@@ -118,6 +122,8 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     Attributes:
         family: decides the default runtime; `tiling` names the strategy.
         levels: memory levels, nearest to the units first; the last is the main memory.
+        host: name in `hosts.HOSTS` of the machine that launches kernels; "" for the one that the device was measured beside,
+            whose launches are among the coefficients.
         illustrative: numbers made up to explain, exempt from plausibility checks.
         error_card: split ("validation", "test", or in words how else cases were held out: "left out") -> group (operator family,
             "networks", operator) -> errors.
@@ -129,6 +135,7 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     name: str
     family: Family
     description: str
+    host: str = ""
     levels: tuple[str, ...]
     tiling: TilingSpec
     coefficients: dict[str, Coefficient]
@@ -142,6 +149,7 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     model_form: int = msgspec.field(default_factory=lambda: MODEL_FORM)
 
     def get(self, name: str) -> Coefficient | None:
+        """The coefficient of a name, or `None`."""
         return self.coefficients.get(name)
 
     def value(self, name: str, default: float | None = None) -> float:
@@ -164,7 +172,7 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
         joules |= {"energy.clock"} if "energy.floor" in joules else set()
         return {n: c for n, c in self.coefficients.items() if n in joules or not (c.from_fit or c.source == "transferred")}
 
-    def replacing(self, **changes) -> ArchitectureProfile:
+    def replacing(self, **changes: Any) -> ArchitectureProfile:
         """A copy with other fields."""
         return msgspec.structs.replace(self, **changes)
 
@@ -180,6 +188,7 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
 
     @property
     def default_runtime(self) -> str:
+        """The runtime of this family where none is named."""
         return DEFAULT_RUNTIME[self.family]
 
     def to_json(self) -> bytes:
@@ -196,12 +205,15 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
 
         Raises:
             InputError: no such base; the nearest names are suggested.
-            FormatError: unreadable, of a newer format or an unknown model form, or inconsistent (the field is named).
+            FormatError: unreadable, of a newer format or an unknown model form, or a profile that nothing sound can be estimated
+                with (`validation`; the field is named).
         """
         data = _on_base(data)
         profile = decode_versioned(data, cls, PROFILE_FORMAT, "profile", where)
         if msgspec.json.decode(data, type=_Form).model_form is None:
             raise FormatError(f"profile {profile.name!r} {where} does not say its 'model_form', so its coefficients mean nothing")
+        if profile.model_form == 3 and profile.family in _SAME_AS_FORM_3:
+            profile = profile.replacing(model_form=MODEL_FORM)
         if profile.model_form != MODEL_FORM:
             raise FormatError(
                 f"profile {profile.name!r} {where} has coefficients of model form {profile.model_form}, this shmoo computes "
@@ -209,24 +221,11 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
             )
         if profile.format < PROFILE_FORMAT:
             profile = _from_format_1(profile)
-        if not profile.levels:
-            raise FormatError(f"profile {profile.name!r} {where} has no 'levels'; the last one is the main memory")
-        for level in profile.levels:
-            if f"bandwidth.{level}" not in profile.coefficients:
-                raise FormatError(f"profile {profile.name!r} {where}: level {level!r} has no coefficient 'bandwidth.{level}'")
-        for name, c in profile.coefficients.items():
-            if entry(name).role == "rate" and not c.value > 0:
-                raise FormatError(
-                    f"profile {profile.name!r} {where}: coefficient {name!r} is {c.value:g}; a rate must be positive"
-                )
-            if not c.bounds[0] <= c.value <= c.bounds[1]:
-                raise FormatError(f"profile {profile.name!r} {where}: coefficient {name!r} is outside its own range {c.bounds}")
-        for group in profile.residual:
-            if not group.consistent:
-                raise FormatError(
-                    f"profile {profile.name!r} {where}: the residual of {group.group!r} has arrays that do not fit its "
-                    f"{len(group.features)} features and trees; refit it"
-                )
+        if profile.host and profile.host not in HOSTS:
+            raise FormatError(f"profile {profile.name!r} {where} names the host {profile.host!r}; known are {', '.join(HOSTS)}")
+        problem = first_problem(profile)
+        if problem is not None:
+            raise FormatError(f"profile {profile.name!r} {where}: {problem}")
         return profile
 
 
@@ -244,11 +243,11 @@ def _on_base(data: bytes | str) -> bytes | str:
     try:
         described = msgspec.json.decode(data)
     except msgspec.MsgspecError:
-        return data  # reading the profile says what is wrong
-    if not isinstance(described, dict) or "base" not in described:
         return data
+    if not isinstance(described, dict) or "base" not in described or not isinstance(described.get("coefficients", {}), dict):
+        return data  # reading the profile says what is wrong
     if described["base"] not in builtin_names():
-        raise unknown(f"base of profile {described.get('name')!r}", described["base"], builtin_names())
+        raise unknown(f"base of profile {described.get('name')!r}", str(described["base"]), builtin_names())
     base = load_profile(described["base"])
     carried = {name: _carried(name, c, base.name) for name, c in base.coefficients.items()}
     whole = base.replacing(coefficients=carried, fitted_from=None, error_card={}, residual=())
@@ -294,25 +293,43 @@ def builtin_names() -> list[str]:
 
 def means_profile(path: Path) -> bool:
     """Whether a JSON file is meant as a profile, whole or damaged: other JSON lies in a user's directories too."""
-    return path.is_file() and b'"coefficients"' in path.read_bytes()
+    return _is_file(path) and b'"coefficients"' in path.read_bytes()
+
+
+def find_profile(name: str | Path, search: tuple[Path, ...] = ()) -> Path:
+    """The file of a profile: a path ending in .json, else NAME.json in one of `search` (first wins), else a built-in one.
+
+    Raises:
+        InputError: no such profile; the nearest names are suggested.
+    """
+    text = str(name)
+    if text.endswith(".json"):
+        if not _is_file(Path(text)):
+            raise InputError(f"no profile file at {text!r}; give an existing .json file or a name from `shmoo profiles list`")
+        return Path(text)
+    if valid_name(text):
+        for folder in (*search, BUILTIN_DIR):
+            path = folder / f"{text}.json"
+            if _is_file(path):
+                return path
+    local = {path.stem for folder in search for path in folder.glob("*.json") if means_profile(path)}
+    raise unknown("architecture", text, {*builtin_names(), *local}, "see `shmoo profiles list`")
 
 
 def load_profile(name: str | Path, search: tuple[Path, ...] = ()) -> ArchitectureProfile:
-    """Load a profile: a path ending in .json, else NAME.json in one of `search` (first wins), else a built-in one.
+    """Load a profile; `name` and `search` as of `find_profile`.
 
     Raises:
         InputError: no such profile; the nearest names are suggested.
         FormatError: the file is damaged or newer.
     """
-    text = str(name)
-    if text.endswith(".json"):
-        path = Path(text)
-        if not path.is_file():
-            raise InputError(f"no profile file at {text!r}; give an existing .json file or a name from `shmoo profiles list`")
-        return ArchitectureProfile.from_json(path.read_bytes(), str(path))
-    for folder in (*search, BUILTIN_DIR):
-        path = folder / f"{text}.json"
-        if path.is_file():
-            return ArchitectureProfile.from_json(path.read_bytes(), str(path))
-    local = {path.stem for folder in search for path in folder.glob("*.json") if means_profile(path)}
-    raise unknown("architecture", text, {*builtin_names(), *local}, "see `shmoo profiles list`")
+    path = find_profile(name, search)
+    return ArchitectureProfile.from_json(path.read_bytes(), str(path))
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a regular file is there; False for what no path can be, too."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False

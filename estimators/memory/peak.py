@@ -8,7 +8,7 @@ import msgspec
 
 from shmoo.estimators.costs import costs_of
 from shmoo.estimators.fusion.rules import fuse
-from shmoo.estimators.graph.records import Cost, Graph, Kernel, OpCall
+from shmoo.estimators.graph.records import Cost, Graph, Kernel, OpCall, weights_of
 from shmoo.estimators.memory.workspace import workspace_bytes
 
 
@@ -26,6 +26,7 @@ class MemoryStep(msgspec.Struct, frozen=True):
 
     @property
     def bytes(self) -> float:
+        """Everything that exists during the step."""
         return self.held_bytes + self.workspace_bytes
 
 
@@ -46,20 +47,18 @@ def peak_memory_bytes(
         kernels, costs: of each graph and its calls, where the caller has them.
     """
     listed = (graphs,) if isinstance(graphs, Graph) else tuple(graphs)
-    weights = 0.0
-    seen: set[tuple[str, str]] = set()
-    for graph in listed:
-        weights += graph.unread_weight_bytes
-        owned = [value for value in graph.values if value.is_weight and value.storage is None]
-        weights += sum(value.spec.nbytes for value in owned if (value.kind, value.name) not in seen)
-        seen.update((value.kind, value.name) for value in owned if value.name)
     nothing = [None] * len(listed)
     pieces = []
     for graph, own_kernels, own_costs in zip(listed, kernels or nothing, costs or nothing, strict=True):
         inputs = sum(value.spec.nbytes for value in graph.values if value.kind == "input" and value.storage is None)
         steps = memory_steps(graph, runtime, family, threads, own_kernels, own_costs)
         pieces.append(inputs + max((step.bytes for step in steps), default=0.0))
-    return weights + max(pieces, default=0.0)
+    return resident_weight_bytes(listed) + max(pieces, default=0.0)
+
+
+def resident_weight_bytes(graphs: Sequence[Graph]) -> float:
+    """Bytes of a model's weights, those that no graph reads among them."""
+    return sum(value.spec.nbytes for value in weights_of(graphs)) + sum(graph.unread_weight_bytes for graph in graphs)
 
 
 def memory_steps(

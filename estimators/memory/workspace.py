@@ -52,7 +52,7 @@ def taken_by_onednn(
 
 @WORKSPACE.register(*aten("conv1d conv2d conv3d convolution _convolution"))
 def _convolution(call: OpCall, threads: int) -> float:
-    """oneDNN converts image and weights to blocks of channels and the result back to the plain layout. Small images are unrolled
+    """OneDNN converts image and weights to blocks of channels and the result back to the plain layout. Small images are unrolled
     into columns instead; pointwise convolutions on one thread need no workspace."""
     image, weight, result = call.inputs[0], call.operand("weight"), call.outputs[0]
     if weight is None or len(image.shape) != len(weight.shape):

@@ -18,12 +18,13 @@ BASIS = {
     "transferred": "transferred",
     "datasheet": "datasheet",
     "literature": "datasheet",
-    "simulated": "datasheet",
+    "simulated": "simulated",
     "fallback": "fallback",
 }
-"""Source of a coefficient -> the share of `Estimate.basis` it counts for. Looked-up numbers of any origin count as datasheet. A
-value at its bound was fitted together with all others, whose errors on held-out cases hold for it too."""
-_TRUST = ("fallback", "datasheet", "transferred", "fitted")
+"""Source of a coefficient -> the share of `Estimate.basis` it counts for. Published numbers of a machine that exists count as
+datasheet, those of one that is only simulated as simulated. A value at its bound was fitted together with all others, whose
+errors on held-out cases hold for it too."""
+_TRUST = ("fallback", "simulated", "datasheet", "transferred", "fitted")
 
 
 def time_basis(table: KernelTable, prediction: Prediction, c: Coefficients, runtime: str) -> dict[str, np.ndarray]:
@@ -47,7 +48,7 @@ def time_basis(table: KernelTable, prediction: Prediction, c: Coefficients, runt
     body = np.where(prediction.compute_s >= prediction.memory_s, compute, memory)
     total = (prediction.launch_s + prediction.device_s).sum(axis=-1)
     shares = {}
-    for name in ("fitted", "transferred", "datasheet", "fallback"):
+    for name in reversed(_TRUST):
         level = _TRUST.index(name)
         resting = np.where(launch == level, prediction.launch_s, 0.0) + np.where(body == level, prediction.device_s, 0.0)
         shares[name] = resting.sum(axis=-1) / total
@@ -68,9 +69,12 @@ def measured_type(table: KernelTable, profile: ArchitectureProfile) -> np.ndarra
 
 def _together(share: int, rate: int) -> int:
     """What the product of a share and a rate rests on: where one was fitted, it was fitted with the other as it stands, so their
-    product is what was fitted; otherwise the weaker."""
+    product is what was fitted; a simulated rate has simulated conditions, whatever share of it is assumed; otherwise the
+    weaker."""
     strongest = max(share, rate)
-    return strongest if _TRUST[strongest] in ("fitted", "transferred") else min(share, rate)
+    if _TRUST[strongest] in ("fitted", "transferred"):
+        return strongest
+    return rate if _TRUST[rate] == "simulated" else min(share, rate)
 
 
 def _trust(source: str) -> int:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 import numpy as np
 
-from shmoo.estimators.costs.summary import UnknownOp
+from shmoo.estimators.costs.summary import UnknownOp, costs_of
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.graph.records import FAMILIES, Graph, Interval, Kernel
 from shmoo.estimators.machine.coefficients import Coefficients
+from shmoo.estimators.machine.hosts import OWN
 from shmoo.estimators.machine.profile import ArchitectureProfile, check_runtime
-from shmoo.estimators.notebook import estimate_html
+from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.basis import time_basis
-from shmoo.estimators.predict.model import elapsed_time
 from shmoo.estimators.predict.pipeline import Priced, Waits, price
+from shmoo.estimators.predict.program import elapsed_time
+from shmoo.estimators.predict.tabular import estimate_html
 from shmoo.estimators.predict.tabulated import Origin, Tabulated, tabulate, tabulated
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling import TilingStrategy, strategy_for
@@ -63,12 +65,16 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     """What a model costs on a machine. Numbers that are not known are `None` with a sibling `_reason`.
 
     Attributes:
+        host: name in `HOSTS` of the machine that launches the kernels; `OWN` for the one that the profile was measured beside.
+        device_s: seconds that the kernels keep the device busy: what is left where no kernel waits for the host.
         batch: samples a call processes; throughput is batch / latency.
-        basis: shares of predicted time that rest on fitted, transferred, datasheet and fallback coefficients.
+        basis: shares of predicted time that rest on fitted, transferred, datasheet, simulated and fallback coefficients.
+        memory: the parts of the peak memory beside the machine's, whether they fit and what would.
         notes: what the graphs say the reader must know, such as the limits at which sizes that depend on data were taken.
     """
 
     arch: str
+    host: str
     dtype: str
     runtime: str
     threads: int | None
@@ -79,8 +85,10 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     params: int
     weight_bytes: float
     peak_memory_bytes: float
+    memory: MemoryRoom
     kernels: int
     tiles: float
+    device_s: float
     latency_s: Interval
     throughput_per_s: Interval
     energy_j: Interval | None
@@ -169,16 +177,27 @@ class AnalysisDirector:
         return self.estimate_tabulated(work, runtime, threads=threads, batch=batch, seed=seed)
 
     def estimate_tabulated(
-        self, work: Tabulated, runtime: str, *, threads: int | None = None, batch: int = 1, seed: int = 0
+        self,
+        work: Tabulated,
+        runtime: str,
+        *,
+        threads: int | None = None,
+        batch: int = 1,
+        seed: int = 0,
+        by_kernel: bool = True,
     ) -> Estimate:
         """As `estimate`, for graphs that are tabulated already for this architecture family and runtime.
+
+        Args:
+            by_kernel: whether the estimate has a breakdown.
 
         Raises:
             InputError: threads on what is no CPU, or more than it has.
         """
         if threads is not None:
             fewer = AnalysisDirector(with_threads(self.profile, threads), self.strategy)
-            return msgspec.structs.replace(fewer.estimate_tabulated(work, runtime, batch=batch, seed=seed), threads=threads)
+            estimate = fewer.estimate_tabulated(work, runtime, batch=batch, seed=seed, by_kernel=by_kernel)
+            return msgspec.structs.replace(estimate, threads=threads)
         table, nominal = work.table, Coefficients(self.profile)
         priced = self.price(table, runtime, seed=seed)
         whole = priced.whole()
@@ -187,6 +206,7 @@ class AnalysisDirector:
         edp = next(iter(whole.intervals_of(lambda seconds, joules: joules * seconds)), None)
         return Estimate(
             arch=self.profile.name,
+            host=self.profile.host or OWN,
             dtype=work.compute_dtype or _main_dtype(table),
             runtime=runtime,
             threads=None,
@@ -197,9 +217,11 @@ class AnalysisDirector:
             params=work.params,
             weight_bytes=work.weight_bytes,
             peak_memory_bytes=work.peak_memory_bytes,
+            memory=room_on(self.profile, work.memory, batch),
             kernels=len(table),
             tiles=float(priced.tiling.tiles.sum()),
             latency_s=latency,
+            device_s=float(whole.device_s[0]),
             throughput_per_s=Interval(batch / latency.value, batch / latency.high, batch / latency.low),
             energy_j=energy,
             average_power_w=power,
@@ -214,7 +236,9 @@ class AnalysisDirector:
                 elapsed_time(table, priced.prediction, nominal),
                 work.origin,
                 self.profile.value("power.static", 0.0),
-            ),
+            )
+            if by_kernel
+            else (),
         )
 
     def estimate_cases(
@@ -233,17 +257,68 @@ class AnalysisDirector:
         Raises:
             InputError: as of `estimate`.
         """
+        priced = self.price_cases(graphs, runtime=runtime, compute_dtypes=compute_dtypes, seed=seed)
+        return [interval for part in priced for interval in part.intervals()]
+
+    def price_cases(
+        self,
+        graphs: Sequence[Graph],
+        *,
+        runtime: str | None = None,
+        compute_dtypes: Sequence[str | None] | None = None,
+        cold_weights: Sequence[bool] | None = None,
+        seed: int = 0,
+    ) -> Iterator[Priced]:
+        """As `estimate_cases`, a part of the graphs at a time with all that is known of them; each graph is a segment.
+
+        Args:
+            cold_weights: of each graph, whether other weights of the same size run between two calls.
+        """
         runtime = check_runtime(self.profile, runtime)
         names = compute_dtypes or [None] * len(graphs)
         asked = np.asarray([canonical_compute_dtype(name) if name else "" for name in names])
-        results: list[tuple[Interval, Interval | None]] = []
+        cold = np.zeros(len(graphs), dtype=bool) if cold_weights is None else np.asarray(cold_weights)
         for start in range(0, len(graphs), CHUNK):
             table, origin = self.tabulate(graphs[start : start + CHUNK], runtime)
-            wanted = asked[start : start + CHUNK][[graph for graph, _ in origin]]
+            places = [graph for graph, _ in origin]
+            wanted = asked[start : start + CHUNK][places]
             for name in np.unique(wanted[wanted != ""]).tolist():
                 table = table.computed_in(name, wanted == name)
-            results += self.price(table, runtime, seed=seed).intervals()
-        return results
+            table = table.with_rotated_weights(cold[start : start + CHUNK][places]).in_campaign()
+            yield self.price(table, runtime, seed=seed)
+
+
+def estimate_on(
+    targets: Iterable[tuple[AnalysisDirector, str | None]],
+    graphs: Sequence[Graph],
+    *,
+    compute_dtype: str | None = None,
+    threads: int | None = None,
+    batch: int = 1,
+) -> Iterator[Estimate]:
+    """One call of a model on many machines, tabulated once for each architecture family and runtime; estimates without their
+    breakdown by kernel.
+
+    Args:
+        targets: machines, each with a runtime as `AnalysisDirector.estimate` takes it. threads: of the CPUs among them.
+
+    Raises:
+        InputError: as of `AnalysisDirector.estimate`.
+    """
+    costs = [costs_of(graph) for graph in graphs]
+    launched: dict[tuple[str, str], Tabulated] = {}
+    for director, asked in targets:
+        family, runtime = director.profile.family, check_runtime(director.profile, asked)
+        if (runtime, family) not in launched:
+            launched[runtime, family] = tabulated(graphs, runtime, family, compute_dtype, costs=costs)
+        cores = threads if family == "cpu" else None
+        yield director.estimate_tabulated(launched[runtime, family], runtime, threads=cores, batch=batch, by_kernel=False)
+
+
+def room_on(profile: ArchitectureProfile, memory: MemoryRoom, batch: int) -> MemoryRoom:
+    """What a call of `batch` samples has in memory, beside the main memory of a machine."""
+    capacity = profile.get(f"capacity.{profile.levels[-1]}")
+    return msgspec.structs.replace(memory, batch=batch, capacity_bytes=None if capacity is None else capacity.value)
 
 
 def _main_dtype(table: KernelTable) -> str:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from statistics import NormalDist
 
 import numpy as np
 
-from shmoo.estimators.graph.records import NORMAL_90
-from shmoo.estimators.machine.catalogue import ALGORITHMS, DEFAULTS, TENSOR
-from shmoo.estimators.machine.coefficients import MANY_KERNELS, Coefficients, algorithm_codes, in_tensor_kernels
+from shmoo.estimators.graph.records import NORMAL_90, Coefficient
+from shmoo.estimators.machine.catalogue import ALGORITHMS, TENSOR, algorithm_names, entry, runtime_of, whose
+from shmoo.estimators.machine.coefficients import MANY_KERNELS, Coefficients, algorithm_codes, in_tensor_kernels, listed
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.basis import measured_type
 from shmoo.estimators.predict.residual import Correction
+from shmoo.estimators.predict.twins import Twins
 from shmoo.estimators.table import KernelTable
 
 OTHER_TYPE = 0.15
@@ -27,15 +28,15 @@ def draw(profile: ArchitectureProfile, names: Iterable[str], draws: int, seed: i
     A coefficient without a range does not appear in the result.
     """
     rng = np.random.default_rng(seed)
-    drawn = {}
+    drawn, known = {}, listed(profile)
     for name in sorted(set(names)):
-        coefficient = profile.coefficients.get(name) or DEFAULTS[profile.family].get(name)
+        coefficient = known.get(name)
         if coefficient is None or coefficient.value <= 0:
             continue
         low, high = coefficient.bounds
         if low == high:
             continue
-        low = max(low, coefficient.value * 1e-3)
+        low, high = max(low, coefficient.value * 1e-3), min(high, coefficient.value * 1e3)
         # The two sides are scaled apart, so that an asymmetric range is kept.
         z = normals(rng, draws)
         below, above = np.log(coefficient.value / low) / NORMAL_90, np.log(high / coefficient.value) / NORMAL_90
@@ -44,7 +45,7 @@ def draw(profile: ArchitectureProfile, names: Iterable[str], draws: int, seed: i
 
 
 def model_errors(
-    table: KernelTable, profile: ArchitectureProfile, correction: Correction | None, draws: int, seed: int
+    table: KernelTable, profile: ArchitectureProfile, correction: Correction | None, draws: int, seed: int, twins: Twins
 ) -> tuple[np.ndarray, np.ndarray]:
     """Random factors of what the model itself errs: (draws, K) of each kernel, (draws, S) that the kernels of a graph share."""
     codes = algorithm_codes(table, profile)
@@ -58,14 +59,17 @@ def model_errors(
     if nominal.source("sigma.graph") == "fitted":
         # What whole graphs were off by on held-out cases holds their kernels' errors already.
         spread = np.where(several[table.segment], 0.0, spread)
-    spread = np.where(measured_type(table, profile), spread, np.hypot(spread, OTHER_TYPE))
+    # Spreads carried from other machines hold for every type.
+    sources = [nominal.source(*algorithm_names(("sigma",), name)) for name in ALGORITHMS]
+    own = (np.asarray(sources) != "transferred")[codes]
+    spread = np.where(measured_type(table, profile) | ~own, spread, np.hypot(spread, OTHER_TYPE))
     noise = normals(rng, draws, len(ALGORITHMS) - len(TENSOR))
     shared = np.where(kernels >= MANY_KERNELS, nominal.value("sigma.graph.many", "sigma.graph"), nominal.value("sigma.graph"))
     together = np.exp(np.where(several, shared, 0.0) * normals(rng, draws, 1))
     if in_tensor_kernels(codes).any():
         noise = np.hstack([noise, normals(rng, draws, len(TENSOR))])
     # Kernels of one algorithm err together: the same draw scales all of them.
-    return np.exp(spread * noise[:, codes]), together
+    return np.exp(spread[twins.rows] * noise[:, codes[twins.rows]])[:, twins.kind], together
 
 
 def normals(rng: np.random.Generator, draws: int, columns: int | None = None) -> np.ndarray:
@@ -81,3 +85,29 @@ def normals(rng: np.random.Generator, draws: int, columns: int | None = None) ->
 def _quantiles(count: int) -> np.ndarray:
     law = NormalDist()
     return np.asarray([law.inv_cdf((i + 0.5) / count) for i in range(count)])
+
+
+def names_to_draw(coefficients: Mapping[str, Coefficient], runtime: str, tensor: bool, chained: bool = False) -> list[str]:
+    """Those of a machine's coefficients to draw for intervals; those of tensor cores or chains where any kernel is.
+
+    Left out: what a strategy already used to cut tiles; spreads, which are drawn apart; other runtimes' launches; and fitted
+    latency coefficients, which err together and whose joint error on held-out cases is what the spreads were set from.
+    """
+
+    def drawn(name: str) -> bool:
+        role = entry(name).role
+        fitted = coefficients[name].from_fit
+        if role in ("count", "size", "rating", "spread") or (fitted and role != "energy"):
+            return False
+        if (name == "step" and not chained) or (not tensor and whose(name) in ("tensor", *TENSOR)):
+            return False
+        return runtime_of(name) in (None, runtime)
+
+    return [name for name in coefficients if drawn(name)]
+
+
+def without_spreads(coefficients: Mapping[str, Coefficient]) -> dict[str, Coefficient]:
+    """The coefficients of a machine about which the model errs nothing."""
+    exact = Coefficient(0.0, "1", "fitted")
+    none = dict.fromkeys(("sigma", "sigma.tensor", "sigma.graph", "sigma.graph.many"), exact)
+    return {name: c for name, c in coefficients.items() if entry(name).role != "spread"} | none

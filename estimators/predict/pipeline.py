@@ -8,19 +8,22 @@ An estimate, a fit, a sweep over design points and a report all go through `pric
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from shmoo.estimators.graph.records import Interval
-from shmoo.estimators.machine.catalogue import names_to_draw
-from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, in_tensor_kernels
-from shmoo.estimators.predict.draws import draw, model_errors
-from shmoo.estimators.predict.model import Prediction, graph_latency, predict, segment_energy
+from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, in_tensor_kernels, listed
+from shmoo.estimators.predict.draws import draw, model_errors, names_to_draw
+from shmoo.estimators.predict.energy import within_cap
+from shmoo.estimators.predict.limits import least_time
+from shmoo.estimators.predict.model import Prediction, predict
+from shmoo.estimators.predict.program import graph_latency, segment_energy
 from shmoo.estimators.predict.residual import Correction, correction
+from shmoo.estimators.predict.twins import find_twins
 from shmoo.estimators.table import KernelTable
-from shmoo.estimators.tiling.base import Tiling
+from shmoo.estimators.tiling.base import Tiling, dependent_steps
 
 DRAWS = 200
 """Draws of the uncertain coefficients behind an interval: the 5 % and 95 % points of 200 log-normal draws are within about 5 %
@@ -38,7 +41,9 @@ class Priced:
         correction: what the residual says of each kernel; `None` where it was left out.
         prediction: of each kernel, corrected.
         latency_s, energy_j: (S,) of each segment; energy is `None` where the profile has no energy coefficients.
-        drawn_s, drawn_j: (D, S) the same for random values of everything uncertain; `None` where no draws were asked for.
+        device_s: (S,) seconds that the kernels of each segment keep the device busy, without launches and waiting for the host.
+        drawn_s, drawn_j, drawn_device_s: (D, S) the same for random values of everything uncertain; `None` where no draws were
+            asked for.
     """
 
     tiling: Tiling
@@ -46,8 +51,10 @@ class Priced:
     prediction: Prediction
     latency_s: np.ndarray
     energy_j: np.ndarray | None
+    device_s: np.ndarray
     drawn_s: np.ndarray | None = None
     drawn_j: np.ndarray | None = None
+    drawn_device_s: np.ndarray | None = None
 
     def whole(self) -> Priced:
         """The same with all segments as one."""
@@ -55,16 +62,26 @@ class Priced:
         def one(amounts: np.ndarray | None) -> np.ndarray | None:
             return None if amounts is None else amounts.sum(axis=-1, keepdims=True)
 
-        latency_s = self.latency_s.sum(axis=-1, keepdims=True)
+        latency_s, device_s = (seconds.sum(axis=-1, keepdims=True) for seconds in (self.latency_s, self.device_s))
         return replace(
-            self, latency_s=latency_s, energy_j=one(self.energy_j), drawn_s=one(self.drawn_s), drawn_j=one(self.drawn_j)
+            self,
+            latency_s=latency_s,
+            energy_j=one(self.energy_j),
+            device_s=device_s,
+            drawn_s=one(self.drawn_s),
+            drawn_j=one(self.drawn_j),
+            drawn_device_s=one(self.drawn_device_s),
         )
 
     def intervals(self) -> list[tuple[Interval, Interval | None]]:
         """Latency and energy of every segment."""
         times = _intervals(self.latency_s, self.drawn_s)
-        energies = self.intervals_of(lambda seconds, joules: joules)
-        return list(zip(times, energies or [None] * len(times), strict=True))
+        energies: Sequence[Interval | None] = self.intervals_of(lambda seconds, joules: joules) or [None] * len(times)
+        return list(zip(times, energies, strict=True))
+
+    def device_intervals(self) -> list[Interval]:
+        """Time on the device of every segment."""
+        return _intervals(self.device_s, self.drawn_device_s)
 
     def intervals_of(self, quantity: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> list[Interval]:
         """A quantity that follows from latency and energy, of every segment; of none where no energy is known."""
@@ -98,25 +115,31 @@ def price(
     profile = coefficients.profile
     change = correction(table, tiling, profile, runtime) if residual else None
 
+    least = least_time(table, tiling, Coefficients(profile))
+
     def through(
         c: Coefficients, kernels: np.ndarray | None = None, segments: np.ndarray | float = 1.0
-    ) -> tuple[Prediction, np.ndarray, np.ndarray | None]:
-        prediction = predict(table, tiling, c, runtime)
+    ) -> tuple[Prediction, np.ndarray, np.ndarray | None, np.ndarray]:
+        prediction = predict(table, tiling, c, runtime, twins)
         if change is not None:
             prediction = change.applied(prediction)
         if kernels is not None:
             prediction = prediction.scaled(kernels)
-        latency = graph_latency(table, prediction, c, runtime, waits and waits(c)) * segments
-        return prediction, latency, segment_energy(table, prediction, latency, c)
+        if prediction.dynamic_j is not None:
+            prediction = replace(prediction, dynamic_j=within_cap(table, prediction.device_s, prediction.dynamic_j, c))
+        latency = np.maximum(graph_latency(table, prediction, c, runtime, waits and waits(c)) * segments, least)
+        device = np.add.reduceat(prediction.device_s, table.starts, axis=-1) * segments
+        return prediction, latency, segment_energy(table, prediction, latency, c), device
 
+    twins = None if seed is None else find_twins(table, tiling)
     nominal = through(coefficients)
-    if seed is None:
+    if seed is None or twins is None:
         return Priced(tiling, change, *nominal)
     tensor = bool(in_tensor_kernels(algorithm_codes(table, profile)).any())
-    names = names_to_draw(profile.coefficients, profile.family, runtime, tensor)
+    names = names_to_draw(listed(profile), runtime, tensor, bool(dependent_steps(table).any()))
     drawn = Coefficients(profile, draw(profile, names, DRAWS, seed))
-    _, times, energies = through(drawn, *model_errors(table, profile, change, DRAWS, seed))
-    return Priced(tiling, change, *nominal, times, energies)
+    _, times, energies, devices = through(drawn, *model_errors(table, profile, change, DRAWS, seed, twins))
+    return Priced(tiling, change, *nominal, times, energies, devices)
 
 
 def _intervals(values: np.ndarray, drawn: np.ndarray | None) -> list[Interval]:

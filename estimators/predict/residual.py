@@ -26,18 +26,19 @@ import numpy as np
 from shmoo.estimators.errors import unknown
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.machine.catalogue import FAMILY_OF
-from shmoo.estimators.machine.coefficients import Coefficients, batched_product
+from shmoo.estimators.machine.coefficients import Coefficients, batched_product, unpacks_weights
 from shmoo.estimators.machine.profile import ArchitectureProfile, ResidualGroup
 from shmoo.estimators.predict.model import Prediction, predict
-from shmoo.estimators.table import KernelTable
+from shmoo.estimators.table import Floats, KernelTable, Masks
 from shmoo.estimators.tiling.base import Tiling
 
-Feature = Callable[[KernelTable, Tiling], np.ndarray]
+Feature = Callable[[KernelTable, Tiling], Floats]
 
 
-def _filled(extent: np.ndarray, tile: int) -> np.ndarray:
+def _filled(extent: Floats, tile: int) -> Floats:
     """Useful share of the tiles that cover an extent."""
-    return extent / (np.ceil(extent / tile) * tile)
+    covered: Floats = np.ceil(extent / tile) * tile
+    return extent / covered
 
 
 def _column(name: str) -> Feature:
@@ -49,6 +50,8 @@ FEATURES: Mapping[str, Feature] = MappingProxyType(
         **{name: _column(name) for name in ("batch", "m", "n", "k", "window", "stride", "dilation", "images")},
         "channels": lambda table, tiling: table.channels_in,
         "points": lambda table, tiling: table.m / table.images,
+        "group": lambda table, tiling: np.asarray(np.maximum(table.group, 1.0), dtype=np.float64),
+        "causal": lambda table, tiling: 1.0 + table.causal.astype(np.float64),
         "flops": lambda table, tiling: table.matrix_flops,
         "bytes": lambda table, tiling: table.bytes,
         "waves": lambda table, tiling: tiling.waves,
@@ -79,7 +82,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "conv": CONVOLUTION,
         "depthwise": CONVOLUTION,
         "conv_transpose": CONVOLUTION,
-        "attention": PRODUCT,
+        "attention": (*PRODUCT, "group", "causal"),
     }
 )
 """Group of kernels that one correction can hold for -> its features. Families are groups; products that run in the kernels for
@@ -91,7 +94,7 @@ FALLOFF = 0.25
 ANY_RUNTIME = frozenset({"gpu"})
 """Architecture families whose contractions come from the same library whichever runtime queues them. In another runtime than the
 one measured the device's time is corrected, by the share that it had in what was measured. On other families a correction holds
-for the runtime that was measured."""
+for the runtime that was measured. The same holds beside another host than the one measured."""
 _ROWS_AT_ONCE = 512
 """Bounds the arrays of rows x trees to what a core's caches hold."""
 
@@ -107,10 +110,10 @@ class Correction:
         spread: standard deviation of the log error that held-out cases had with the correction on.
     """
 
-    log_factor: np.ndarray
-    log_launch: np.ndarray
-    support: np.ndarray
-    spread: np.ndarray
+    log_factor: Floats
+    log_launch: Floats
+    support: Floats
+    spread: Floats
 
     def applied(self, prediction: Prediction) -> Prediction:
         """The prediction with its times corrected, energy of flops and bytes as it was."""
@@ -127,9 +130,9 @@ class Correction:
             latency_s=launch + device,
         )
 
-    def spread_beside(self, physical: np.ndarray) -> np.ndarray:
+    def spread_beside(self, physical: Floats) -> Floats:
         """(K,) standard deviation of the log error, from that of the physical model alone."""
-        return np.sqrt(self.support * self.spread**2 + (1.0 - self.support) * np.asarray(physical) ** 2)
+        return np.sqrt(self.support * self.spread**2 + (1.0 - self.support) * physical**2)
 
 
 def correction(table: KernelTable, tiling: Tiling, profile: ArchitectureProfile, runtime: str) -> Correction:
@@ -139,13 +142,13 @@ def correction(table: KernelTable, tiling: Tiling, profile: ArchitectureProfile,
         InputError: the profile names a feature or a group that does not exist.
     """
     log_factor, log_launch, support, spread = np.zeros((4, len(table)))
-    device_share: dict[str, np.ndarray | float] = {runtime: 1.0}
+    device_share: dict[str, np.ndarray | float] = {} if profile.host else {runtime: 1.0}
     for group in profile.residual:
-        as_measured = group.runtime == runtime
+        as_measured = group.runtime == runtime and not profile.host
         if not as_measured and profile.family not in ANY_RUNTIME:
             continue
         if group.runtime not in device_share:
-            measured = predict(table, tiling, Coefficients(profile), group.runtime)
+            measured = predict(table, tiling, Coefficients(profile.replacing(host="")), group.runtime)
             device_share[group.runtime] = measured.device_s / measured.latency_s
         rows = np.flatnonzero(in_group(table, group.group, group.dtype, profile.family))
         if len(rows):
@@ -165,10 +168,10 @@ def in_group(table: KernelTable, group: str, dtype: str, family: str) -> np.ndar
     """
     if group not in GROUPS:
         raise unknown("group of kernels of a residual", group, GROUPS)
-    here = table.is_family(FAMILY_OF.get(group, group)) & (table.calls == 1) & (table.matrix_flops > 0)
+    here: Masks = table.is_family(FAMILY_OF.get(group, group)) & (table.calls == 1) & (table.matrix_flops > 0)
     here = here & (table.dtype == COMPUTE_DTYPES.index(dtype))
     if group in ("gemm", "gemm_batched"):
-        here = here & (batched_product(table, family) == (group == "gemm_batched"))
+        here = here & (batched_product(table, family) == (group == "gemm_batched")) & ~unpacks_weights(table)
     return here
 
 
@@ -181,16 +184,18 @@ def log_features(names: Sequence[str], table: KernelTable, tiling: Tiling, rows:
     for name in names:
         if name not in FEATURES:
             raise unknown("feature of a residual", name, FEATURES, "refit the profile with this version")
-    return np.log2(np.stack([FEATURES[name](table, tiling)[rows] for name in names], axis=1)).astype(np.float32)
+    columns: Floats = np.stack([FEATURES[name](table, tiling)[rows] for name in names], axis=1)
+    return np.log2(columns).astype(np.float32)
 
 
-def supported(group: ResidualGroup, logs: np.ndarray) -> np.ndarray:
+def supported(group: ResidualGroup, logs: Floats) -> Floats:
     """(R,) shares in [0, 1] by which kernels with (R, d) features are like those measured."""
     beyond = np.maximum(np.asarray(group.low) - logs, logs - np.asarray(group.high)).clip(min=0.0) / FALLOFF
-    return np.exp(-0.5 * (beyond**2).sum(axis=1))
+    squares: Floats = (beyond**2).sum(axis=1)
+    return np.exp(-0.5 * squares)
 
 
-def summed(group: ResidualGroup, logs: np.ndarray) -> np.ndarray:
+def summed(group: ResidualGroup, logs: Floats) -> Floats:
     """(R,) sums of the trees' results for (R, d) features."""
     asked = np.asarray([tree.features for tree in group.trees])
     thresholds = np.asarray([tree.thresholds for tree in group.trees], dtype=np.float32)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 from shmoo.estimators.costs.summary import UnknownOp, costs_of, graph_cost
+from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
-from shmoo.estimators.graph.records import Cost, Graph, Kernel, notes_of
-from shmoo.estimators.memory.peak import peak_memory_bytes
+from shmoo.estimators.graph.records import Cost, Graph, Kernel, notes_of, weights_of
+from shmoo.estimators.memory.peak import peak_memory_bytes, resident_weight_bytes
+from shmoo.estimators.memory.room import MemoryRoom, memory_room
 from shmoo.estimators.table import CONVERSIONS, KernelTable, kernel_table
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Origin = list[tuple[int, Kernel]]
 """Per row of a table, the index of its graph and its kernel."""
 
@@ -25,6 +31,7 @@ class Tabulated:
         origin: graph and kernel of each row.
         compute_dtype: type that contractions compute in; `None` for the tensors' own.
         flops, macs, params, weight_bytes, peak_memory_bytes, unknown_ops, notes: as in `director.Estimate`.
+        memory: the parts of the peak memory, for a machine that is not known yet.
     """
 
     table: KernelTable
@@ -35,10 +42,28 @@ class Tabulated:
     params: int
     weight_bytes: float
     peak_memory_bytes: float
+    memory: MemoryRoom
     unknown_ops: tuple[UnknownOp, ...]
     notes: tuple[str, ...] = ()
 
 
+def _explained(analyse: Callable[P, R]) -> Callable[P, R]:
+    """Decorator of what analyses graphs: a call whose operands do not fit its operator is an `InputError`. Graphs are files, too,
+    and only the cost, the fusion and the memory of an operator know what it takes."""
+
+    @functools.wraps(analyse)
+    def explained(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return analyse(*args, **kwargs)
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise InputError(
+                f"cannot analyse a graph whose calls do not fit their operators ({type(error).__name__}: {error})"
+            ) from error
+
+    return explained
+
+
+@_explained
 def tabulate(
     graphs: Sequence[Graph],
     runtime: str,
@@ -73,13 +98,20 @@ def tabulate(
     return (table.computed_in(canonical_compute_dtype(compute_dtype)) if compute_dtype else table), origin
 
 
+@_explained
 def tabulated(
-    graphs: Sequence[Graph], runtime: str, family: str, compute_dtype: str | None = None, fused: bool = True
+    graphs: Sequence[Graph],
+    runtime: str,
+    family: str,
+    compute_dtype: str | None = None,
+    fused: bool = True,
+    costs: Sequence[Sequence[Cost | None]] | None = None,
 ) -> Tabulated:
     """A model's table with its totals; arguments and errors as of `tabulate`."""
-    costs = [costs_of(graph) for graph in graphs]
+    costs = [costs_of(graph) for graph in graphs] if costs is None else costs
     table, origin = tabulate(graphs, runtime, family, compute_dtype, fused, costs)
     kernels = [[kernel for place, kernel in origin if place == index] for index in range(len(graphs))] if fused else None
+    peak_bytes = peak_memory_bytes(graphs, runtime, family, kernels=kernels, costs=costs)
     totals = [graph_cost(graph, own) for graph, own in zip(graphs, costs, strict=True)]
     return Tabulated(
         table=table,
@@ -87,9 +119,10 @@ def tabulated(
         compute_dtype=canonical_compute_dtype(compute_dtype) if compute_dtype else None,
         flops=sum(total.flops for total in totals),
         macs=sum(total.macs for total in totals),
-        params=sum(graph.params for graph in graphs),
-        weight_bytes=sum(graph.weight_bytes for graph in graphs),
-        peak_memory_bytes=peak_memory_bytes(graphs, runtime, family, kernels=kernels, costs=costs),
+        params=sum(value.spec.numel for value in weights_of(graphs) if value.kind == "parameter"),
+        weight_bytes=resident_weight_bytes(graphs),
+        peak_memory_bytes=peak_bytes,
+        memory=memory_room(graphs, peak_bytes),
         unknown_ops=tuple(op for total in totals for op in total.unknown),
         notes=notes_of(graphs),
     )

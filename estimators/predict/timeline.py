@@ -11,7 +11,8 @@ from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import check_runtime
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate, KernelEstimate
-from shmoo.estimators.predict.model import ASYNCHRONOUS, kernel_times
+from shmoo.estimators.predict.model import ASYNCHRONOUS
+from shmoo.estimators.predict.program import kernel_times
 from shmoo.estimators.predict.tabulated import tabulated
 
 
@@ -54,7 +55,8 @@ def schedule(
     launched, start, end = kernel_times(work.table, priced.prediction, Coefficients(director.profile))
     # Segments follow one another, and each of them ends with its last kernel or with the host.
     last = work.table.starts + work.table.counts - 1
-    entered = (np.cumsum(priced.latency_s) - np.maximum(end, launched)[last])[work.table.segment]
+    # To a femtosecond: sums of the same times in two orders differ in their last digits.
+    entered = np.round(np.cumsum(priced.latency_s) - np.maximum(end, launched)[last], 15)[work.table.segment]
     launch = priced.prediction.launch_s
     return estimate, tuple(
         Scheduled(

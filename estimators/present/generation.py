@@ -10,8 +10,9 @@ import numpy as np
 from shmoo.estimators.costs.summary import UnknownOp
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph, Interval
+from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.director import Estimate
-from shmoo.estimators.predict.tabular import ALL_THREADS, Record, interval_record, or_reason
+from shmoo.estimators.predict.tabular import ALL_THREADS, Record, interval_record, memory_record, or_reason
 
 SAMPLED_CONTEXTS = 5
 """Cache lengths at which a decode step is estimated. Its work is affine in the length, its time nearly so: between them it is
@@ -37,6 +38,7 @@ class GenerationEstimate(msgspec.Struct, frozen=True, kw_only=True):
         latency_s: prefill and all decode steps. tokens_per_s: new tokens of all sequences over it.
         prefill_energy_j: of the prefill. energy_per_token_j: mean of a decode step over its `batch` tokens. energy_j: of all.
         cache_bytes: keys and values at the end.
+        memory: as in `Estimate`, when most is in memory.
         basis: as in `Estimate`, over all of the time.
     """
 
@@ -59,6 +61,7 @@ class GenerationEstimate(msgspec.Struct, frozen=True, kw_only=True):
     cache_bytes: float
     weight_bytes: float
     peak_memory_bytes: float
+    memory: MemoryRoom
     flops: float
     decode_reason: str = ""
     energy_reason: str = ""
@@ -117,6 +120,9 @@ def generation(
     energy = None if prefill.energy_j is None or (count and decode_j is None) else _sum(prefill.energy_j, decode_j)
     tokens = prefill.batch * new_tokens
     last = steps[-1] if count else None
+    cache = prompt_cache_bytes if last is None else last.cache_bytes
+    peak = max([prefill.peak_memory_bytes, *(step.estimate.peak_memory_bytes for step in steps)])
+    others = max(peak - cache - prefill.memory.weight_bytes, 0.0)
     weights = [(prefill.latency_s.value, prefill.basis)]
     if decode is not None:
         weights += [(decode.value / len(steps), step.estimate.basis) for step in steps]
@@ -137,9 +143,10 @@ def generation(
         prefill_energy_j=prefill.energy_j,
         energy_per_token_j=None if decode_j is None else _scaled(decode_j, 1 / (count * prefill.batch)),
         energy_j=energy,
-        cache_bytes=prompt_cache_bytes if last is None else last.cache_bytes,
+        cache_bytes=cache,
         weight_bytes=prefill.weight_bytes,
-        peak_memory_bytes=max([prefill.peak_memory_bytes, *(step.estimate.peak_memory_bytes for step in steps)]),
+        peak_memory_bytes=peak,
+        memory=msgspec.structs.replace(prefill.memory, cache_bytes=cache, activation_bytes=others),
         flops=prefill.flops + (float(np.interp(contexts, sampled, [s.estimate.flops for s in steps]).sum()) if count else 0.0),
         decode_reason="" if count else "the prefill gives the only new token",
         energy_reason=prefill.energy_j_reason,
@@ -162,7 +169,7 @@ def _mean_basis(parts: Sequence[tuple[float, dict[str, float]]]) -> dict[str, fl
     return {name: sum(weight * basis[name] for weight, basis in parts) / whole for name in parts[0][1]}
 
 
-_INTERVALS = {
+INTERVALS = {
     "time_to_first_token_s": "",
     "time_per_output_token_s": "decode_reason",
     "first_step_s": "decode_reason",
@@ -191,8 +198,9 @@ def generation_record(estimate: GenerationEstimate, model: str) -> Record:
     """An estimate as an object of plain types, intervals as {"value", "low", "high"}; `None` beside "<field>_reason"."""
     record: Record = {"model": model, "arch": estimate.arch}
     record.update((name, getattr(estimate, name)) for name in (*_PLAIN, "flops"))
+    record |= memory_record(estimate.memory)
     record |= or_reason("threads", estimate.threads, ALL_THREADS)
-    for name, reason in _INTERVALS.items():
+    for name, reason in INTERVALS.items():
         why = getattr(estimate, reason) if reason else ""
         record |= or_reason(name, interval_record(getattr(estimate, name)), why or estimate.decode_reason)
     record["unknown_ops"] = [
@@ -200,19 +208,3 @@ def generation_record(estimate: GenerationEstimate, model: str) -> Record:
     ]
     record["basis"] = dict(estimate.basis)
     return record
-
-
-def flat_generation(record: Record) -> Record:
-    """The same record with one value a column: an interval becomes NAME, NAME_low, NAME_high, shares become basis_NAME."""
-    flat: Record = {}
-    for name, value in record.items():
-        if name in _INTERVALS:
-            ends = value if isinstance(value, dict) else {}
-            flat |= {name: ends.get("value"), f"{name}_low": ends.get("low"), f"{name}_high": ends.get("high")}
-        elif isinstance(value, dict):
-            flat.update((f"{name}_{key}", part) for key, part in value.items())
-        elif isinstance(value, list):
-            flat[name] = "; ".join(f"{op['op']} x{op['count']}" for op in value)
-        else:
-            flat[name] = value
-    return flat

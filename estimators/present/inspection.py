@@ -15,11 +15,10 @@ import msgspec
 
 from shmoo.estimators.costs import costs_of
 from shmoo.estimators.errors import InputError, unknown
-from shmoo.estimators.graph.records import Cost, Graph
-from shmoo.estimators.notebook import html_table
+from shmoo.estimators.graph.records import Cost, Graph, weights_of
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate, KernelEstimate
 from shmoo.estimators.present.kernel_graph import KernelNode, kernel_graph
-from shmoo.estimators.units import percent, si
+from shmoo.estimators.units import html_table, percent, si
 
 BOUNDS = ("compute", "memory", "launch")
 SORTS = ("order", "name", "params", "flops", "bytes", "intensity", "time")
@@ -50,7 +49,8 @@ class Row(msgspec.Struct, frozen=True):
     """One module (its path, "" for the whole model) or one operator (its name).
 
     Attributes:
-        calls: operator calls with a cost. params: elements of parameters, a shared one where it is first used.
+        calls: operator calls with a cost. params: elements of parameters, a shared one where it is first used, one that no
+            call reads in the module that holds it.
         flops, macs, bytes: every call alone, without fusion.
         on: architecture -> what it takes there.
     """
@@ -188,6 +188,10 @@ def inspect_graphs(
             for path in paths_to(call.module):
                 modules.add(path, params, cost, parts)
             operators.add(call.op, params, cost, parts)
+    for weight in weights_of(graphs):
+        if weight.kind == "parameter" and weight.name and weight.name not in seen:
+            for path in paths_to(weight.name.rpartition(".")[0]):
+                modules.add(path, weight.spec.numel, None, {})
     totals = {name: estimate.latency_s.value for name, estimate in estimates.items()}
     for name, estimate in estimates.items():
         modules.enter(name, max(totals[name] - sum(kernel.elapsed_s for kernel in estimate.breakdown), 0.0))

@@ -11,10 +11,9 @@ import msgspec
 from shmoo.estimators.fusion.rules import fusion_groups
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import RUNTIMES, check_runtime
-from shmoo.estimators.notebook import html_table
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.tabulated import tabulate
-from shmoo.estimators.units import percent, si
+from shmoo.estimators.units import html_table, percent, si
 
 QUANTITIES = (("kernels", "kernels", ""), ("bytes", "bytes", "B"), ("latency_s", "time", "s"), ("energy_j", "energy", "J"))
 """Fields of `FusionTotals`, their names for people, and units."""

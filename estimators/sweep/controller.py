@@ -6,20 +6,23 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+import msgspec
 import numpy as np
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import RUNTIMES, ArchitectureProfile, check_runtime
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.estimators.predict.tabular import BOUNDS, Record, estimate_record, flatten
+from shmoo.estimators.predict.tabular import BOUNDS, Record, estimate_record, flatten, memory_record
 from shmoo.estimators.predict.tabulated import Tabulated, tabulated
 from shmoo.estimators.sweep.points import PointEstimates, estimate_points
 from shmoo.estimators.tiling import TilingStrategy
 from shmoo.estimators.variants import tiling_parameters, variant
 
 AxisValue = int | float | str | bool
+T = TypeVar("T")
 GraphSource = Callable[[Mapping[str, AxisValue]], Sequence[Graph]]
 """Values of the workload's axes in, the graphs of that workload out."""
 
@@ -127,7 +130,7 @@ class SweepController:
                 continue
             for values in product_of(numbers):
                 director = AnalysisDirector(variant(machine, values) if values else machine, self.strategy)
-                estimate = director.estimate_tabulated(work, runtime, threads=threads, batch=batch)
+                estimate = director.estimate_tabulated(work, runtime, threads=threads, batch=batch, by_kernel=False)
                 yield {**tiles, **values, **flatten(estimate_record(estimate, self.model))}
 
     def _values(
@@ -136,7 +139,7 @@ class SweepController:
         runtime: str,
         work: Tabulated,
         tiles: Mapping[str, AxisValue],
-        axes: Mapping[str, Sequence[float]],
+        axes: Mapping[str, Sequence[float | str]],
         batch: int,
     ) -> Iterator[Record]:
         """Rows of many variants, priced together: the first one's row with the columns that differ."""
@@ -146,11 +149,15 @@ class SweepController:
         common["interval_reason"] = f"left out of sweeps over more than {DRAWN_POINTS} variants of a machine"
         columns = _columns(points, batch)
         names = list(columns)
+        capacity = f"capacity.{machine.levels[-1]}"
         for values, numbers in zip(product_of(axes), zip(*columns.values(), strict=True), strict=True):
-            yield {**tiles, **values, **common, **dict(zip(names, numbers, strict=True))}
+            row = {**tiles, **values, **common, **dict(zip(names, numbers, strict=True))}
+            if capacity in values:
+                row |= flatten(memory_record(msgspec.structs.replace(first.memory, capacity_bytes=float(values[capacity]))))
+            yield row
 
 
-def product_of(axes: Mapping[str, Sequence]) -> Iterator[dict]:
+def product_of(axes: Mapping[str, Sequence[T]]) -> Iterator[dict[str, T]]:
     """Every combination of axis values; one empty combination where there are no axes."""
     for values in itertools.product(*axes.values()):
         yield dict(zip(axes, values, strict=True))

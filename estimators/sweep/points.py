@@ -45,7 +45,7 @@ def estimate_points(
     profile: ArchitectureProfile,
     table: KernelTable,
     runtime: str,
-    axes: Mapping[str, Sequence[float]],
+    axes: Mapping[str, Sequence[float | str]],
     strategy: TilingStrategy | None = None,
 ) -> PointEstimates:
     """One call of a model on every combination of a machine's coefficients.

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from shmoo.estimators.errors import unknown
+from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.tiling.base import TILINGS, TileShape, Tiling, TilingStrategy
 from shmoo.estimators.tiling.cpu import CpuL2Blocking
@@ -22,7 +22,12 @@ def strategy_for(profile: ArchitectureProfile) -> TilingStrategy:
     for name in profile.tiling.parameters:
         if name not in allowed:
             raise unknown(f"parameter of tiling strategy {profile.tiling.strategy!r}", name, allowed)
-    return kind(**profile.tiling.parameters)
+    try:
+        return kind(**profile.tiling.parameters)
+    except TypeError as error:
+        raise InputError(
+            f"tiling strategy {profile.tiling.strategy!r} refuses the parameters of {profile.name!r}: {error}"
+        ) from error
 
 
 __all__ = [

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, fields
+from numbers import Real
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -13,16 +14,21 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.registry import Registry
-from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, KernelTable, op_code
+from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, Floats, KernelTable, Masks, op_code
+
+LEAST_OVERLAP = 0.1
+"""Exponents of overlap below it count as this one."""
+Value = Callable[[str], float | np.ndarray]
+"""Stem of a coefficient -> its values for the kernels at hand."""
 
 
 @dataclass(frozen=True, slots=True)
 class TileShape:
     """Tile extents in the iteration space (m, n, k), arrays of length K."""
 
-    m: np.ndarray
-    n: np.ndarray
-    k: np.ndarray
+    m: Floats
+    n: Floats
+    k: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +41,41 @@ class Blocks:
         at_work: outputs on the busiest multiprocessor, which hide the latency of its units.
         filled: useful share of the multiply-adds that the blocks issue; the rest overhangs the edges.
         far: share of the staged elements whose addresses no translation at hand covers.
+        staged, in_flight: bytes that the busiest multiprocessor copies in all, and those that its blocks ask for at once; 0 and
+            infinity where copies are not counted by multiprocessor.
+        pieces: parts of the reduction, whose sums are added up at the end.
+        skipped: share of the counted work that the kernel leaves out (scores behind a causal mask).
     """
 
-    reuse: np.ndarray
-    depth: np.ndarray
-    at_work: np.ndarray
-    filled: np.ndarray
-    far: np.ndarray | float = 0.0
+    reuse: Floats
+    depth: Floats
+    at_work: Floats
+    filled: Floats
+    far: Floats | float = 0.0
+    staged: Floats | float = 0.0
+    in_flight: Floats | float = np.inf
+    pieces: Floats | float = 1.0
+    skipped: Floats | float = 0.0
+
+    def replaced(self, rows: Masks, others: Blocks) -> Blocks:
+        """These blocks, with `others` at the rows of a mask."""
+        names = [field.name for field in fields(Blocks)]
+        return Blocks(*(np.where(rows, getattr(others, name), getattr(self, name)) for name in names))
+
+    def ramp(self, value: Value) -> Floats:
+        """Factor by which a contraction takes longer than at its full rate: each part doubles where its extent is
+        `half.<part>`."""
+        ramp = 1.0 + (value("half.tile") + value("half.far") * self.far) / self.reuse
+        return ramp * (1.0 + value("half.k") / self.depth) * (1.0 + value("half.fill") / self.at_work)
+
+    def fetch_seconds(self, value: Value, clock: float | Floats) -> Floats:
+        """What the busiest multiprocessor takes to copy its operands: it takes in `fetch.width` bytes a clock, and gets no more
+        than its blocks have asked for within the latency of a copy (Little's law), however much bandwidth is left."""
+        return np.asarray(self.staged / np.minimum(value("fetch.width") * clock, self.in_flight / value("fetch.latency")))
+
+    def split_seconds(self, value: Value) -> Floats:
+        """What it takes to add up the parts of a reduction, beside their traffic."""
+        return value("split_overhead") * np.greater(self.pieces, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +117,7 @@ class Tiling:
             kernel does not use it; `None` for strategies that only give a utilisation.
         transformed: other ways to the same contractions.
         blocks: what multiprocessors work on at once, where blocks of a contraction share them.
+        early_bytes: (K,) bytes of the main memory that were moved before the kernel's program began; `None` where none are.
     """
 
     shape: TileShape
@@ -94,10 +129,21 @@ class Tiling:
     cycles: np.ndarray | None = None
     transformed: tuple[Transformed, ...] = ()
     blocks: Blocks | None = None
+    early_bytes: np.ndarray | None = None
+
+    @property
+    def call_bytes(self) -> dict[str, np.ndarray]:
+        """`level_bytes` without what moves before the program begins: the main memory is the last level."""
+        if self.early_bytes is None:
+            return self.level_bytes
+        last = next(reversed(self.level_bytes))
+        return {**self.level_bytes, last: np.maximum(self.level_bytes[last] - self.early_bytes, 0.0)}
 
 
 class TilingStrategy(Protocol):
     """Two methods: choose the tiles, then account for them. Pass another `shape` to the second to set tile sizes by hand."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     def choose(self, table: KernelTable, profile: ArchitectureProfile) -> TileShape:
         """Tile extents for every kernel."""
@@ -110,10 +156,22 @@ TILINGS: Registry[type[TilingStrategy]] = Registry("tiling strategy")
 """Strategy name -> class; instances take the keyword parameters of the profile's `tiling.parameters`."""
 
 
+def overlapped(times: list[np.ndarray], exponent: float | np.ndarray) -> np.ndarray:
+    """(sum of t^p)^(1/p), scaled by the largest so that large exponents do not underflow. 1 is no overlap at all: draws far below
+    it are those of a coefficient that nothing determines, and would take the sum beyond all bounds."""
+    exponent = np.maximum(exponent, LEAST_OVERLAP)
+    largest = times[0]
+    for other in times[1:]:
+        largest = np.maximum(largest, other)
+    safe = np.where(largest > 0, largest, 1.0)
+    total = sum((time / safe) ** exponent for time in times)
+    return np.where(largest > 0, safe * total ** (1.0 / exponent), 0.0)
+
+
 def clip_shape(table: KernelTable, m: float | np.ndarray, n: float | np.ndarray, k: float | np.ndarray) -> TileShape:
     """Extents no larger than the iteration space and no smaller than 1."""
 
-    def clip(extent, limit):
+    def clip(extent: float | np.ndarray, limit: np.ndarray) -> Floats:
         return np.clip(np.asarray(extent, dtype=np.float64), 1.0, np.maximum(limit, 1.0))
 
     return TileShape(clip(m, table.m), clip(n, table.n), clip(k, table.k))
@@ -124,7 +182,7 @@ HIT_SHARPNESS = 4.0
 94 % at half the capacity to 6 % at twice it."""
 
 
-def hit_share(distance: np.ndarray, capacity: float) -> np.ndarray:
+def hit_share(distance: np.ndarray, capacity: float) -> Floats:
     """Share of bytes with this reuse distance that a level of this capacity still holds: 1 / (1 + (distance / capacity)^4)."""
     holds = np.greater(capacity, 0.0)
     ratio = np.where(holds, np.asarray(distance) / np.where(holds, capacity, 1.0), np.inf)
@@ -168,15 +226,15 @@ def per_kernel(table: KernelTable, amounts: np.ndarray) -> np.ndarray:
     return sums.reshape(*amounts.shape[:-1], len(table))
 
 
-_ELEMENT_BYTES = np.array([BITS[name] / 8 for name in COMPUTE_DTYPES])
+_ELEMENT_BYTES: Floats = np.array([BITS[name] / 8 for name in COMPUTE_DTYPES])
 
 
-def element_bytes(table: KernelTable) -> np.ndarray:
+def element_bytes(table: KernelTable) -> Floats:
     """(K,) bytes of one element of the kernel's type."""
     return _ELEMENT_BYTES[table.dtype]
 
 
-def ceil_div(a: np.ndarray, b: np.ndarray | float) -> np.ndarray:
+def ceil_div(a: np.ndarray | float, b: np.ndarray | float) -> Floats:
     """Number of pieces of size `b` that cover `a`, as floats, at least 1."""
     return np.maximum(np.ceil(np.asarray(a, dtype=np.float64) / b - 1e-9), 1.0)
 
@@ -188,16 +246,18 @@ class Operands:
     `a` is what is really stored: a convolution's input and not its im2col matrix. All are 0 for kernels without a contraction.
     """
 
-    a: np.ndarray
-    b: np.ndarray
-    c: np.ndarray
+    a: Floats
+    b: Floats
+    c: Floats
 
 
 def operands(table: KernelTable) -> Operands:
     """The operands of every kernel, sized by its iteration space and bounded by what it reads."""
     size = element_bytes(table) * table.batch * (table.matrix_flops > 0)
-    reads = table.bytes_of_kind(READ_WEIGHT, READ_ACTIVATION)
-    b = np.minimum(size * table.k * table.n, reads)
+    reads, weights = table.bytes_of_kind(READ_WEIGHT, READ_ACTIVATION), table.bytes_of_kind(READ_WEIGHT)
+    b = size * table.k * table.n
+    # A weight may be stored in as few as 4 bits where its product computes in 16.
+    b = np.minimum(b, np.where(weights > b / 5.0, weights, reads))
     a = np.minimum(size * table.m * table.k, reads - b)
     return Operands(a, b, size * table.m * table.n)
 
@@ -206,6 +266,12 @@ def passes(table: KernelTable) -> np.ndarray:
     """(K,) contractions of the kernel's iteration space that its matrix flops amount to: 1 for a matrix product, 2 for attention
     (scores and values), 1/3 for an LU factorisation, 0 without a contraction."""
     return table.matrix_flops / (2.0 * table.batch * table.m * table.n * table.k)
+
+
+def dependent_steps(table: KernelTable) -> np.ndarray:
+    """(K,) steps of a kernel that need each other's results, one after the other: a factorisation's columns, a triangular
+    system's rows; 0 for others."""
+    return np.where(table.is_family("linalg") & (table.matrix_flops > 0), table.k, 0.0)
 
 
 _STATISTICS_FLOPS = 8.0
@@ -242,14 +308,18 @@ def reread_traffic(traffic: dict[str, np.ndarray], levels: tuple[str, ...], extr
     return result
 
 
+LARGEST_TILE = 2**40
+"""Extents beyond this are typing errors: no machine holds such a tensor."""
+
+
 def check_tile(**extents: float | None) -> None:
-    """Refuse a tile size set by hand that is no number or below 1.
+    """Refuse a tile size set by hand that is no number, below 1, or beyond any tensor.
 
     Raises:
         InputError: naming the parameter and its value.
     """
     for name, extent in extents.items():
-        if extent is not None and (isinstance(extent, str) or not extent >= 1):
+        if extent is not None and (isinstance(extent, bool) or not isinstance(extent, Real) or not 1 <= extent <= LARGEST_TILE):
             raise InputError(
                 f"tiling parameter {name!r} is {extent!r}; a tile spans at least 1 element, or null to let the strategy choose"
             )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.table import KernelTable
+from shmoo.estimators.table import Floats, KernelTable
 from shmoo.estimators.tiling.base import (
     TILINGS,
     TileShape,
@@ -105,16 +105,16 @@ class CpuL2Blocking:
         return Tiling(shape, tiles, np.where(contracts, waves * over_k, ceil_div(tiles, cores)), utilisation, traffic, state)
 
 
-def _lanes(table: KernelTable, profile: ArchitectureProfile) -> np.ndarray:
+def _lanes(table: KernelTable, profile: ArchitectureProfile) -> Floats:
     """(K,) elements of one vector register: the profile counts float32 lanes."""
     return profile.value("vector.lanes", 1.0) * 4.0 / np.maximum(element_bytes(table), 1.0)
 
 
-def _multiple(extent: np.ndarray, of: np.ndarray) -> np.ndarray:
+def _multiple(extent: Floats, of: Floats) -> Floats:
     return np.ceil(extent / of) * of
 
 
-def _register_fill(table: KernelTable, lanes: np.ndarray) -> np.ndarray:
+def _register_fill(table: KernelTable, lanes: Floats) -> Floats:
     """Useful share of vector lanes. They lie along what is contiguous in the result: the columns of a product, blocks of channels
     of an image, all channels of a depthwise convolution. Fewer columns than lanes are computed the other way round."""
     by_m, by_n, by_k, by_batch = (extent / _multiple(extent, lanes) for extent in (table.m, table.n, table.k, table.batch))
@@ -124,7 +124,7 @@ def _register_fill(table: KernelTable, lanes: np.ndarray) -> np.ndarray:
     return np.where(table.is_family("gemm") & (np.minimum(table.m, table.n) <= 1), np.maximum(fill, by_k), fill)
 
 
-def _stream_fill(table: KernelTable, cores: float, lanes: np.ndarray) -> np.ndarray:
+def _stream_fill(table: KernelTable, cores: float, lanes: Floats) -> Floats:
     """Useful share of lanes and cores of a kernel without a contraction: rows over cores, else elements over all lanes."""
     elements = table.batch * table.m * table.n
     return elements / (ceil_div(elements, cores * lanes) * cores * lanes)

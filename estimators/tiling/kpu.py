@@ -3,9 +3,12 @@
 The product is a system of uniform recurrences with schedule [1, 1, 1] (`recurrences.matmul`). Projected along k onto an array
 of R x C processing elements, an output tile of R x C takes k + R + C - 2 steps and its state is the tokens on the array: the
 tile follows the concurrency of the fabric and not its memory. Tiles of one launch follow each other without draining. The
-streaming memories only decide how often operands come from the level behind. Factorisations are the recurrence of
-`recurrences.lu`: their wavefront shrinks, and is folded onto the fabric step by step. Sums, norms and softmax are chains along
-their rows (`recurrences.reduction`, `layer_norm`, `softmax`): a step an element, for as many rows at once as there are elements.
+streaming memories only decide how often operands come from the level behind: panels of an operand stay there, or a block of
+results recirculates from there while slices of the reduction stream past, whichever takes less time. Factorisations are the
+recurrence of `recurrences.lu`: their wavefront shrinks, and is folded onto the fabric step by step, but never takes less than the
+schedule's latency; triangular systems likewise. Sums, norms and softmax are chains along their rows (`recurrences.reduction`,
+`layer_norm`, `softmax`), re-indexed in parts where the fabric has elements to spare, and so are the reductions of products with
+few outputs.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from functools import lru_cache
 import numpy as np
 
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.table import KernelTable
+from shmoo.estimators.table import Floats, KernelTable, op_code
 from shmoo.estimators.tiling.base import (
     TILINGS,
     TileShape,
@@ -31,12 +34,15 @@ from shmoo.estimators.tiling.base import (
     structural_rate,
     takes_statistics,
 )
-from shmoo.estimators.tiling.recurrences import layer_norm, lu, softmax
+from shmoo.estimators.tiling.recurrences import RecurrenceSystem, layer_norm, lu, softmax, triangular_solve
 
 TOKENS = 3
 """Tokens of one processing element: a, b and c of the matmul recurrence."""
 _CHAINS = {"softmax": len(softmax(1, 1).phases), "normalization": len(layer_norm(1, 1).phases), "pooling": 1}
 """Family -> chains along a row, one after the other."""
+_TRIANGLES = {"linalg_solve_triangular": 1, "triangular_solve": 1, "linalg_lu_solve": 2, "cholesky_solve": 2}
+"""Operator -> triangular systems that it solves, one after the other."""
+_ACCUMULATOR_BYTES = 4.0
 
 
 @TILINGS.register("kpu_wavefront")
@@ -64,7 +70,9 @@ class KpuWavefront:
         """Cycles of the wavefront, and traffic of output-stationary blocks through the streaming memories.
 
         cycles = q K + min(R, M) + min(C, N) - 2 with q = ceil(output tiles / P) rounds: fill and drain are paid once. A cut k
-        pays one fill and drain for each part, since the partial sums leave the array and return.
+        pays one fill and drain for each part, since the partial sums leave the array and return. Where output tiles leave others
+        idle, these take a part of k each, and the partial sums chain across them: K / S + S - 1 steps in S parts. Attention takes
+        its two products and the softmax of its scores in turn.
         """
         fabric = profile.value("count.tiles", 1.0)
         array_rows, array_cols = profile.value("array.rows"), profile.value("array.cols")
@@ -76,24 +84,40 @@ class KpuWavefront:
         folds = ceil_div(shape.m, rows) * ceil_div(shape.n, cols)
         rounds = ceil_div(outputs * folds, fabric)
         skew = np.minimum(np.minimum(rows, shape.m), table.m) + np.minimum(np.minimum(cols, shape.n), table.n) - 2.0
+        # Outputs of a single column fill the array, whose corners are as far apart as ever.
+        skew = np.minimum(skew, array_rows + array_cols - 2.0)
         lanes = fabric * array_rows * array_cols
-        steps = _factorised(table, rounds * table.k + over_k * skew, lanes)
+        steps = rounds * table.k if self.tile_k else _reduced(table.k, outputs * folds, fabric, most_rounds=1)
+        steps, live = _factorised(table, steps + over_k * skew, lanes)
         work = table.matrix_flops / 2.0
         elements = table.batch * table.m * table.n
-        chains, rows_at_once = _chains(table), ceil_div(table.batch * table.m, lanes)
-        cycles = np.where(contracts, passes(table) * steps, np.where(chains > 0, chains * table.n * rows_at_once, np.nan))
-        streamed = np.where(chains > 0, table.batch * table.m / rows_at_once, elements / ceil_div(elements, lanes)) / lanes
+        chains = _chains(table)
+        along_rows = _reduced(table.n, table.batch * table.m, lanes)
+        products = passes(table) * steps
+        if table.is_family("attention").any():
+            products = np.where(table.is_family("attention"), _attention(table, profile, steps), products)
+        cycles = np.where(contracts, products, np.where(chains > 0, chains * along_rows, np.nan))
+        streamed = np.where(chains > 0, elements / along_rows, elements / ceil_div(elements, lanes)) / lanes
         utilisation = np.where(contracts, work / (np.where(contracts, cycles, 1.0) * lanes), streamed)
         cycles = cycles * np.where(contracts, structural_rate(table, profile, 2.0 * lanes), 1.0)
         size = element_bytes(table)
-        state = np.where(contracts, TOKENS * size * np.minimum(shape.m, rows) * np.minimum(shape.n, cols) * fabric, size * lanes)
+        tokens = TOKENS * size * np.minimum(shape.m, rows) * np.minimum(shape.n, cols) * fabric
+        # The rows of several chains are kept between them.
+        between = np.where(chains > 1, np.minimum(table.batch * table.m, lanes) * table.n, 0.0)
+        held = np.minimum(size * between, profile.value("capacity.l3"))
+        traffic, recirculating = self._traffic(table, profile, shape)
+        state = np.where(contracts, np.where(live > 0, size * live, tokens) + recirculating, size * lanes + held)
         tiles = np.where(contracts, outputs * over_k, ceil_div(elements, array_rows * array_cols))
         waves = np.where(contracts, rounds * over_k, ceil_div(elements, lanes))
-        return Tiling(shape, tiles, waves, utilisation, self._traffic(table, profile, shape), state, cycles)
+        return Tiling(shape, tiles, waves, utilisation, traffic, state, cycles)
 
-    def _traffic(self, table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> dict[str, np.ndarray]:
-        """Bytes per level: through the streamers (l1, l2) every tile's operands; beyond, what blocks of the level make read
-        again."""
+    def _traffic(
+        self, table: KernelTable, profile: ArchitectureProfile, shape: TileShape
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Bytes per level, and (K,) bytes of results that recirculate from the last level on chip.
+
+        Through the streamers (l1, l2) go every tile's operands; beyond, what blocks of the level make read again.
+        """
         used = operands(table)
         share = np.minimum(passes(table), 1.0)
         traffic = compulsory_traffic(table, profile)
@@ -107,7 +131,79 @@ class KpuWavefront:
             if nearer is not None and nearer != levels[0]:
                 extra = at_edges = np.minimum(at_edges, _output_stationary(table, shape, profile.value(f"capacity.{nearer}")))
             traffic[level] = traffic[level] + extra * share
-        return traffic
+        if len(levels) < 3:
+            return traffic, np.zeros(len(table))
+        return _recirculated(table, profile, shape, traffic, at_edges * share)
+
+
+def _recirculated(
+    table: KernelTable,
+    profile: ArchitectureProfile,
+    shape: TileShape,
+    traffic: dict[str, np.ndarray],
+    again: np.ndarray,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Traffic where a block of results stays in the last memory on chip and slices of k stream past it, for the products that
+    are faster so; and (K,) bytes of that block, the wavefront's state in memory.
+
+    With blocks of T x T in that memory, operands come from the main memory n / T and m / T times. The memory before it holds two
+    slices of the operands, so the block goes to the fabric and back once for each slice.
+
+    Args:
+        again: what the main memory is asked for again otherwise.
+    """
+    before, held, last = profile.levels[-3:]
+    used, size, share = operands(table), element_bytes(table), np.minimum(passes(table), 1.0)
+    accumulated = np.maximum(size, _ACCUMULATOR_BYTES)
+    room = profile.value(f"capacity.{held}") / accumulated
+    edge = np.maximum(np.floor(np.sqrt(room) / shape.m) * shape.m, shape.m)
+    m = np.minimum(edge, table.m)
+    n = np.minimum(np.where(table.m <= edge, np.floor(room / m), edge), table.n)
+    m = np.minimum(np.where(table.n <= edge, np.floor(room / np.minimum(n, table.n)), m), table.m)
+    n = np.minimum(n, table.n)
+    depth = np.minimum(profile.value(f"capacity.{before}") / (2.0 * size * (m + n)), table.k)
+    blocks = used.a * (ceil_div(table.n, n) - 1.0) + used.b * (ceil_div(table.m, m) - 1.0)
+    turns = ceil_div(table.k, np.maximum(np.floor(depth), 1.0)) - 1.0
+    state = 2.0 * accumulated * table.batch * table.m * table.n * turns
+    plain, other = ({level: traffic[level] for level in profile.levels} for _ in range(2))
+    other[last] = traffic[last] - again + blocks * share
+    for level in profile.levels[:-1]:
+        other[level] = traffic[level] + state * share
+
+    def slowest(bytes_of: dict[str, np.ndarray]) -> np.ndarray:
+        times = [bytes_of[level] / profile.value(f"bandwidth.{level}") for level in profile.levels]
+        longest: Floats = np.max(np.broadcast_arrays(*times), axis=0)
+        return longest
+
+    fits = (depth >= np.minimum(shape.m, table.k)) & (table.matrix_flops > 0) & ~table.is_family("linalg")
+    better = fits & (slowest(other) < slowest(plain))
+    return {level: np.where(better, other[level], plain[level]) for level in plain}, np.where(better, accumulated * m * n, 0.0)
+
+
+def _reduced(length: Floats, copies: Floats, places: float | Floats, most_rounds: int = 8) -> Floats:
+    """(K,) steps of `copies` reductions on `places`, each holding one chain at a time: in as many parts as are free, up to the
+    best (`recurrences.reduction`, parts + length / parts - 1), and in up to `most_rounds` times the rounds that they need."""
+    best = np.full(np.broadcast_shapes(np.shape(length), np.shape(copies), np.shape(places)), np.inf)
+    least = ceil_div(copies, places)
+    for more in (1, 2, 4, 8):
+        if more > most_rounds:
+            break
+        rounds = np.minimum(least * more, copies)
+        parts = np.clip(np.floor(places / ceil_div(copies, rounds)), 1.0, np.ceil(np.sqrt(length)))
+        best = np.minimum(best, rounds * (parts + ceil_div(length, parts) - 1.0))
+    return best
+
+
+def _attention(table: KernelTable, profile: ArchitectureProfile, first: Floats) -> Floats:
+    """(K,) cycles of attention: scores, softmax along the keys, values. `first` are the steps of the first product, (m, n, k);
+    the second one, (m, k, n), reduces over the keys."""
+    fabric = profile.value("count.tiles", 1.0)
+    rows, cols = profile.value("array.rows"), profile.value("array.cols")
+    outputs = table.batch * ceil_div(table.m, rows) * ceil_div(table.k, cols)
+    second = _reduced(table.n, outputs, fabric, most_rounds=1) + np.minimum(rows, table.m) + np.minimum(cols, table.k) - 2.0
+    softmaxed = _CHAINS["softmax"] * _reduced(table.n, table.batch * table.m, fabric * rows * cols)
+    # A kernel's flops may hold more than the two products (projections) or fewer (causal masks).
+    return passes(table) / 2.0 * (first + second) + softmaxed
 
 
 def _chains(table: KernelTable) -> np.ndarray:
@@ -116,28 +212,37 @@ def _chains(table: KernelTable) -> np.ndarray:
     return np.where(table.is_family("normalization") & ~takes_statistics(table), 0, chains)
 
 
-def _factorised(table: KernelTable, steps: np.ndarray, lanes: float | np.ndarray) -> np.ndarray:
-    """`steps` of every contraction of the full box, or of the recurrence of a factorisation where the kernel is one.
+def _factorised(table: KernelTable, steps: np.ndarray, lanes: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`steps` of every contraction of the full box, or of its recurrence where the kernel is a factorisation or a triangular
+    system; and (K,) values that are alive on the fabric then, 0 for others.
 
     A factorisation (m, n) with k = min(m, n) visits fewer points than its box; the operations at each point, more than one for
-    rotations, are in the kernel's own count of flops (`passes`), which relates to the box.
+    rotations, fewer where a symmetric half is left out, are in the kernel's own count of flops (`passes`), which relates to the
+    box. However few they are, none takes less than the latency of the schedule.
     """
-    triangular = table.is_family("linalg") & (table.matrix_flops > 0) & (table.k == np.minimum(table.m, table.n))
-    result = steps.copy()
-    for row in np.flatnonzero(triangular):
-        m, n, copies = int(table.m[row]), int(table.n[row]), int(table.batch[row])
-        folded = [_folded_factorisation(m, n, copies, int(elements)) for elements in np.ravel(lanes)]
-        box = [steps_taken * (m * n * min(m, n) / points) for points, steps_taken in folded]
-        result[..., row] = np.reshape(box, np.shape(lanes)[:-1])
-    return result
+    dense = table.is_family("linalg") & (table.matrix_flops > 0)
+    result, live, whole = steps + np.zeros_like(lanes * table.m), np.zeros(len(table)), passes(table)
+    triangles = {op_code(f"aten.{name}"): count for name, count in _TRIANGLES.items()}
+    for row in np.flatnonzero(dense):
+        m, n, k, copies = (int(column[row]) for column in (table.m, table.n, table.k, table.batch))
+        count = triangles.get(int(table.op[row]), 0)
+        if not count and k != min(m, n):
+            continue
+        share = float(whole[row])
+        folded = [_folded(count, m, n, copies, int(elements)) for elements in np.ravel(lanes)]
+        taken = [count * own / share if count else max(own * m * n * k / points, latency / share)
+                 for points, own, latency, _ in folded]  # fmt: skip
+        result[..., row] = np.reshape(taken, np.shape(lanes)[:-1])
+        live[row] = min(folded[0][3], TOKENS * float(np.min(lanes)))
+    return result, live
 
 
 @lru_cache(maxsize=1024)
-def _folded_factorisation(m: int, n: int, copies: int, lanes: int) -> tuple[int, int]:
-    """Points of the recurrence of an (m, n) factorisation, and steps of `copies` of it on a fabric of `lanes` elements."""
-    system = lu(m, n)
-    (recurrence,), (schedule,) = system.phases, system.schedules
-    return recurrence.points, schedule.steps_on(recurrence, lanes, copies)
+def _folded(triangles: int, m: int, n: int, copies: int, lanes: int) -> tuple[int, int, int, int]:
+    """Of the recurrence of an (m, n) factorisation, or of a triangular system of m with n columns: points, steps of `copies` of
+    it on a fabric of `lanes` elements, latency, and values alive."""
+    system: RecurrenceSystem = triangular_solve(m, n) if triangles else lu(m, n)
+    return system.phases[0].points, system.steps_on(lanes, copies), system.latency, system.live_values
 
 
 def _extents(table: KernelTable, profile: ArchitectureProfile) -> tuple[np.ndarray, np.ndarray]:
@@ -157,7 +262,7 @@ def _output_stationary(table: KernelTable, shape: TileShape, capacity: float) ->
     size = element_bytes(table)
     used = operands(table)
 
-    def again(passing: np.ndarray, extent: np.ndarray, tile: np.ndarray, other: np.ndarray) -> np.ndarray:
+    def again(passing: Floats, extent: Floats, tile: Floats, other: Floats) -> Floats:
         # The operand that stays is cut into blocks of its rows; `passing` is read once for each.
         block = np.maximum(capacity / (size * table.k) - 2.0 * other, np.minimum(tile, extent))
         fits = passing / np.maximum(table.batch, 1.0) + 2.0 * size * table.k * tile <= capacity

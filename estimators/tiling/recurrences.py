@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shmoo.estimators.errors import InputError
 
@@ -54,6 +55,7 @@ class Recurrence:
 
     @property
     def points(self) -> int:
+        """Number of points in the domain."""
         if not self.shrinking:
             return math.prod(self.extents)
         return sum(math.prod(extent - k for extent in self.extents[1:]) for k in range(self.extents[0]))
@@ -140,6 +142,7 @@ class RecurrenceSystem:
     Attributes:
         phases: the recurrences in order; each begins when the one before has ended.
         schedules: one for each phase.
+        copies: independent systems of these phases side by side, such as the groups of a convolution.
         skew: steps by which the last row starts after the first where rows enter one a step.
         buffer_values: values kept beside the wavefront: lines of an image, rows between passes.
 
@@ -152,6 +155,7 @@ class RecurrenceSystem:
     schedules: tuple[Schedule, ...]
     skew: int = 0
     buffer_values: int = 0
+    copies: int = 1
 
     def __post_init__(self) -> None:
         if len(self.phases) != len(self.schedules):
@@ -168,10 +172,16 @@ class RecurrenceSystem:
         """Steps with unbounded processing elements."""
         return self.skew + sum(s.latency(r) for r, s in zip(self.phases, self.schedules, strict=True))
 
+    def steps_on(self, elements: int, copies: int = 1) -> int:
+        """Steps on `elements` processing elements, for `copies` of the whole system side by side."""
+        copies *= self.copies
+        return self.skew + sum(s.steps_on(r, elements, copies) for r, s in zip(self.phases, self.schedules, strict=True))
+
     @property
     def live_values(self) -> int:
         """Values that must stay on the fabric: the largest wavefront's tokens, and the buffer."""
-        return self.buffer_values + max(s.live_tokens(r) for r, s in zip(self.phases, self.schedules, strict=True))
+        tokens = max(s.live_tokens(r) for r, s in zip(self.phases, self.schedules, strict=True))
+        return self.buffer_values + self.copies * tokens
 
 
 def _box_wavefront(tau: Vector, extents: Vector) -> np.ndarray:
@@ -188,52 +198,93 @@ def _box_wavefront(tau: Vector, extents: Vector) -> np.ndarray:
     return sizes
 
 
-def matmul(m: int, n: int, k: int) -> RecurrenceSystem:
-    """C = A B with A (m, k) and B (k, n): a moves along j, b along i, c along k; tau = [1, 1, 1], latency m + n + k - 2."""
-    recurrence = Recurrence("matmul", (m, n, k), ((0, 1, 0), (1, 0, 0), (0, 0, 1)))
+def best_parts(length: int) -> int:
+    """Parts that a reduction of `length` is re-indexed in for the least latency, parts + length / parts - 1: about its root."""
+    return math.isqrt(length - 1) + 1
+
+
+def matmul(m: int, n: int, k: int, parts: int = 1) -> RecurrenceSystem:
+    """C = A B with A (m, k) and B (k, n): a moves along j, b along i, c along k; tau = [1, 1, 1], latency m + n + k - 2.
+
+    Args:
+        parts: of k that are summed side by side before a chain across adds them up: latency m + n + parts + k / parts - 3.
+    """
+    if parts == 1:
+        recurrence = Recurrence("matmul", (m, n, k), ((0, 1, 0), (1, 0, 0), (0, 0, 1)))
+    else:
+        units = tuple(tuple(int(axis == at) for axis in range(4)) for at in (1, 0, 2, 3))
+        recurrence = Recurrence("matmul", (m, n, parts, -(-k // parts)), units)
     return _system("matmul", (recurrence,))
 
 
-def conv2d(batch: int, height: int, width: int, c_out: int, c_in: int, kernel: Vector, padded_width: int) -> RecurrenceSystem:
-    """A convolution as the product that im2col makes of it, with the lines of input that windows share.
+def conv2d(batch: int, height: int, width: int, c_out: int, c_in: int, kernel: Vector, padded_width: int,
+           stride: int = 1, dilation: int = 1, groups: int = 1) -> RecurrenceSystem:  # fmt: skip
+    """A convolution as the product that im2col makes of each group, with the lines of input that windows share.
+
+    A line stays from its arrival to the last window that reads it. While windows of one line of outputs are complete, those stay
+    that this or a later window reads: all of its lines, and the lines between where it is dilated and its stride hits them.
 
     Args:
         height, width: of the output.
         kernel: extents (kh, kw) of the window.
         padded_width: of an input line, padding included.
+        stride, dilation: of the window, along its lines and across them.
+        groups: of channels, each convolved with its own filters.
+
+    Raises:
+        InputError: channels that do not divide into the groups, or a stride, dilation or number of groups below 1.
     """
+    if min(stride, dilation, groups) < 1 or c_in % groups or c_out % groups:
+        raise InputError(
+            f"conv2d of {c_in} to {c_out} channels with stride {stride}, dilation {dilation} and {groups} groups; all are at "
+            f"least 1, and the groups divide both numbers of channels"
+        )
     kh, kw = kernel
-    product = matmul(batch * height * width, c_out, c_in * kh * kw)
-    return RecurrenceSystem("conv2d", product.phases, product.schedules, buffer_values=kh * padded_width * c_in)
+    product = matmul(batch * height * width, c_out // groups, c_in // groups * kh * kw)
+    span = (kh - 1) * dilation
+    read = {row * stride + tap * dilation for row in range(span // stride + 1) for tap in range(kh)}
+    lines = sum(line <= span for line in read)
+    return RecurrenceSystem("conv2d", product.phases, product.schedules, buffer_values=lines * padded_width * c_in, copies=groups)
 
 
 def elementwise(n: int) -> RecurrenceSystem:
-    """n independent values: no dependences, one step."""
+    """N independent values: no dependences, one step."""
     return RecurrenceSystem("elementwise", (Recurrence("map", (n,)),), (Schedule((0,)),))
 
 
-def reduction(rows: int, length: int) -> RecurrenceSystem:
-    """Rows summed along a chain z[i, j] = z[i, j - 1] + x[i, j]: `length` steps, one value a row."""
-    return _system("reduction", (_chain("reduce", rows, length),))
+def reduction(rows: int, length: int, parts: int = 1) -> RecurrenceSystem:
+    """Rows summed along a chain z[i, j] = z[i, j - 1] + x[i, j]: `length` steps, one value a row.
+
+    Args:
+        parts: that each row is re-indexed in, z[i, p, j]: their chains run side by side, each a step behind the one before, and
+            one across adds up their ends. Latency parts + length / parts - 1, about twice the root of the length at best.
+    """
+    return _system("reduction", (_chain("reduce", rows, length, parts),))
 
 
-def softmax(rows: int, length: int, skewed: bool = False) -> RecurrenceSystem:
-    """Maximum, then exponentials and their sum, then scaling, each a chain along the row: 3 x length steps; rows are kept
-    between."""
-    phases = tuple(_chain(name, rows, length) for name in ("maximum", "exponential and sum", "scale"))
+def softmax(rows: int, length: int, skewed: bool = False, parts: int = 1) -> RecurrenceSystem:
+    """Maximum, then exponentials and their sum, then scaling, each a chain along the row, in parts as of `reduction`: 3 x length
+    steps in one part; rows are kept between."""
+    phases = tuple(_chain(name, rows, length, parts) for name in ("maximum", "exponential and sum", "scale"))
     return _system("softmax", phases, rows - 1 if skewed else 0, rows * length)
 
 
-def layer_norm(rows: int, length: int, skewed: bool = False) -> RecurrenceSystem:
-    """Sums, then normalisation, each a chain along the row: 2 x length steps; rows are kept between."""
-    phases = tuple(_chain(name, rows, length) for name in ("sums", "normalise"))
+def layer_norm(rows: int, length: int, skewed: bool = False, parts: int = 1) -> RecurrenceSystem:
+    """Sums, then normalisation, each a chain along the row, in parts as of `reduction`: 2 x length steps in one part; rows are
+    kept between."""
+    phases = tuple(_chain(name, rows, length, parts) for name in ("sums", "normalise"))
     return _system("layer_norm", phases, rows - 1 if skewed else 0, rows * length)
 
 
-def attention(queries: int, keys: int, depth: int) -> RecurrenceSystem:
+def attention(queries: int, keys: int, depth: int, parts: int = 1) -> RecurrenceSystem:
     """softmax(Q K^T) V of one head: a product over the depth, the softmax of its rows, a product over the keys. The scores stay
-    on the fabric between them."""
-    phases = (*matmul(queries, keys, depth).phases, *softmax(queries, keys).phases, *matmul(queries, depth, keys).phases)
+    on the fabric between them.
+
+    Args:
+        parts: of the keys, in the softmax and in the second product.
+    """
+    products = matmul(queries, keys, depth), matmul(queries, depth, keys, parts)
+    phases = (*products[0].phases, *softmax(queries, keys, parts=parts).phases, *products[1].phases)
     return _system("attention", phases, buffer_values=queries * keys)
 
 
@@ -253,6 +304,22 @@ def qr(m: int, n: int) -> RecurrenceSystem:
     return _system("qr", (_factorisation("qr", m, n),))
 
 
+def cholesky(n: int) -> RecurrenceSystem:
+    """A = L L' of a symmetric matrix: `lu` in the half of its domain with j <= i, whose longest chain goes through the diagonal
+    as that of `lu` does, 3 n - 2. The domain here is the whole of `lu`, of which half the points do nothing."""
+    return _system("cholesky", (_factorisation("cholesky", n, n),))
+
+
+def triangular_solve(n: int, columns: int = 1) -> RecurrenceSystem:
+    """L x = b for each column of right-hand sides: y[j, i] = y[j - 1, i] - l[i, j] x[j] for i >= j; x moves along i.
+
+    tau = [1, 1], latency 2 n - 1 (Kung and Leiserson, 1978).
+    """
+    recurrence = Recurrence("triangular solve", (n, n), ((1, 0), (0, 1)), shrinking=True)
+    system = _system("triangular_solve", (recurrence,))
+    return RecurrenceSystem(system.name, system.phases, system.schedules, copies=columns)
+
+
 def _factorisation(name: str, m: int, n: int) -> Recurrence:
     return Recurrence(name, (min(m, n), m, n), ((1, 0, 0), (0, 1, 0), (0, 0, 1)), shrinking=True)
 
@@ -266,7 +333,7 @@ def matmul_wavefront(m: int, n: int, k: int) -> np.ndarray:
     """
     t = np.arange(m + n + k - 2, dtype=np.int64)
 
-    def plane(steps: np.ndarray) -> np.ndarray:
+    def plane(steps: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.where(steps >= 0, (steps + 2) * (steps + 1) // 2, 0)
 
     sides = (m, n, k)
@@ -275,8 +342,10 @@ def matmul_wavefront(m: int, n: int, k: int) -> np.ndarray:
     return plane(t) - singles + pairs - plane(t - sum(sides))
 
 
-def _chain(name: str, rows: int, length: int) -> Recurrence:
-    return Recurrence(name, (rows, length), ((0, 1),))
+def _chain(name: str, rows: int, length: int, parts: int = 1) -> Recurrence:
+    if parts == 1:
+        return Recurrence(name, (rows, length), ((0, 1),))
+    return Recurrence(name, (rows, parts, -(-length // parts)), ((0, 1, 0), (0, 0, 1)))
 
 
 def _system(name: str, phases: tuple[Recurrence, ...], skew: int = 0, buffer_values: int = 0) -> RecurrenceSystem:

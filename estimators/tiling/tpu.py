@@ -4,6 +4,9 @@ An array of R x C holds one fold of the weights while the other operand streams 
 al., "A systematic methodology for characterizing scalability of DNN accelerators using SCALE-Sim", ISPASS 2020, when load,
 execute and unload follow each other. Chips preload the next weights behind the running fold (Jouppi et al., ISCA 2017), which
 then costs the longer of streaming and loading.
+
+Blocks are cut where they cost least: panels as deep as the reduction, one of which stays while the other operand passes, or
+blocks of results that accumulate on chip while slices of the reduction pass.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import numpy as np
 
 from shmoo.estimators.errors import unknown
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, KernelTable
+from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, KernelTable
 from shmoo.estimators.tiling.base import (
     TILINGS,
     TileShape,
@@ -33,9 +36,15 @@ from shmoo.estimators.tiling.base import (
 
 Mode = Literal["overlapped", "serial"]
 Dataflow = Literal["ws", "is", "os"]
+Prefetch = Literal["none", "largest"]
+Edges = Literal["memory", "host"]
 _ACCUMULATOR_BYTES = 4.0
 _STATISTICS = 2.0
 """Passes over a row for its two statistics."""
+_LONGEST = 4096.0
+"""Rows of a block of results; more of them save little traffic, and leave less for its columns."""
+_PREFETCHED = 0.75
+"""Share of the vector memory that a prefetched operand may take: one of 90 MB came early to 128 MiB, one of 106 MB did not."""
 
 
 @TILINGS.register("tpu_weight_stationary")
@@ -46,11 +55,21 @@ class TpuWeightStationary:
     Args:
         mode: "overlapped" loads the next fold behind the running one, "serial" loads, executes and unloads in turn.
         dataflow: which operand stays on the array: "ws" weights, "is" inputs, "os" outputs.
-        tile_m, tile_n, tile_k: block extents in the on-chip memory set by hand; `None` lets the memory decide.
+        prefetch: which operand a compiled program finds on chip because the call before had it fetched (XLA's cross-program
+            prefetch): none, or the largest that its first kernel reads, a contraction, if it fits beside the blocks.
+        edges: where inputs of a program come from and its results go: the main memory, or the host, which on v1 fills and
+            empties the unified buffer (Jouppi et al., ISCA 2017).
+        swaps: whether the transposed product is taken where that is faster, so that the other operand stays.
+        load_rows: rows of an array that are loaded in a cycle.
+        tile_m, tile_n, tile_k: block extents in the on-chip memory set by hand; `None` lets the cost decide.
     """
 
     mode: Mode = "overlapped"
     dataflow: Dataflow = "ws"
+    prefetch: Prefetch = "none"
+    edges: Edges = "memory"
+    swaps: bool = False
+    load_rows: float = 1.0
     tile_m: float | None = None
     tile_n: float | None = None
     tile_k: float | None = None
@@ -60,21 +79,57 @@ class TpuWeightStationary:
             raise unknown("mode of tiling strategy 'tpu_weight_stationary'", self.mode, get_args(Mode))
         if self.dataflow not in get_args(Dataflow):
             raise unknown("dataflow of tiling strategy 'tpu_weight_stationary'", self.dataflow, get_args(Dataflow))
-        check_tile(tile_m=self.tile_m, tile_n=self.tile_n, tile_k=self.tile_k)
+        if self.prefetch not in get_args(Prefetch):
+            raise unknown("prefetch of tiling strategy 'tpu_weight_stationary'", self.prefetch, get_args(Prefetch))
+        if self.edges not in get_args(Edges):
+            raise unknown("edges of tiling strategy 'tpu_weight_stationary'", self.edges, get_args(Edges))
+        check_tile(load_rows=self.load_rows, tile_m=self.tile_m, tile_n=self.tile_n, tile_k=self.tile_k)
 
     def choose(self, table: KernelTable, profile: ArchitectureProfile) -> TileShape:
-        """Blocks that fill the on-chip memory: a third for weights, a third for the streamed operand, a third for results, each
-        double-buffered but the results, which accumulate in float32. Extents are multiples of the array's."""
+        """The cheaper of two cuts, by the longer of its cycles and of what the main memory serves again: panels of the whole
+        reduction, and blocks of results that accumulate over a cut one."""
+        panels, blocks = self._panels(table, profile), self._accumulating(table, profile)
+        better = self._seconds(table, profile, blocks) < self._seconds(table, profile, panels)
+        return TileShape(*(np.where(better, getattr(blocks, x), getattr(panels, x)) for x in ("m", "n", "k")))
+
+    def _panels(self, table: KernelTable, profile: ArchitectureProfile) -> TileShape:
+        """A third of the memory for weights, a third for the streamed operand, a third for results, each double-buffered but the
+        results, which accumulate in float32. Extents are multiples of the array's."""
         rows, cols = profile.value("array.rows"), profile.value("array.cols")
         third = _staging(profile) / 3.0
         size = element_bytes(table)
-        n = np.floor(third / (2.0 * size * table.k) / cols) * cols
-        n = self.tile_n or np.clip(n, cols, ceil_div(table.n, cols) * cols)
-        m = np.minimum(third / (2.0 * size * table.k), third / (_ACCUMULATOR_BYTES * n))
-        m = self.tile_m or np.maximum(np.floor(m / rows) * rows, rows)
-        k = np.floor(third / (2.0 * size * np.minimum(n, table.n)) / rows) * rows
-        k = self.tile_k or np.where(k < table.k, np.maximum(k, rows), table.k)
+        fits = np.floor(third / (2.0 * size * table.k) / cols) * cols
+        n = self.tile_n or np.clip(fits, cols, ceil_div(table.n, cols) * cols)
+        fits = np.minimum(third / (2.0 * size * table.k), third / (_ACCUMULATOR_BYTES * n))
+        m = self.tile_m or np.maximum(np.floor(fits / rows) * rows, rows)
+        fits = np.floor(third / (2.0 * size * np.minimum(n, table.n)) / rows) * rows
+        k = self.tile_k or np.where(fits < table.k, np.maximum(fits, rows), table.k)
         return clip_shape(table, m, n, k)
+
+    def _accumulating(self, table: KernelTable, profile: ArchitectureProfile) -> TileShape:
+        """Half of the memory for results, about square, and half for slices of both operands, double-buffered."""
+        rows, cols = profile.value("array.rows"), profile.value("array.cols")
+        half = _staging(profile) / 2.0
+        size = element_bytes(table)
+        most_m, most_n = (ceil_div(x, side) * side for x, side in ((table.m, rows), (table.n, cols)))
+        longest = np.minimum(2.0 ** np.ceil(np.log2(np.sqrt(half / _ACCUMULATOR_BYTES))), _LONGEST)
+        wide = _balanced(table.n, half / (_ACCUMULATOR_BYTES * np.minimum(longest, most_m)), cols)
+        high = np.where(wide >= most_n, half / (_ACCUMULATOR_BYTES * wide), longest)
+        n = self.tile_n or wide
+        m = self.tile_m or _balanced(table.m, high, rows)
+        k = np.maximum(np.floor(half / (2.0 * size * (m + n)) / rows) * rows, rows)
+        return clip_shape(table, m, n, self.tile_k or k)
+
+    def _seconds(self, table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> np.ndarray:
+        """(K,) time of a cut, to compare it with another; traffic counts a little even where it hides."""
+        rows, cols = profile.value("array.rows"), profile.value("array.cols")
+        units = profile.value("count.units", 1.0)
+        _, cycles = self._best_split(table, shape, rows, cols, units)
+        computing: Floats = (
+            passes(table) * cycles * structural_rate(table, profile, 2.0 * rows * cols * units) / profile.value("clock")
+        )
+        moving: Floats = (table.bytes + _again(table, profile, shape)) / profile.value(f"bandwidth.{profile.levels[-1]}")
+        return np.maximum(computing, moving) + 1e-3 * moving
 
     def apply(self, table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> Tiling:
         """Cycles of all folds on the busiest unit, and what blocks make read again from the main memory."""
@@ -99,22 +154,33 @@ class TpuWeightStationary:
         state = np.where(contracts, np.minimum(state, _staging(profile)), np.minimum(table.bytes, _staging(profile)))
         tiles = np.where(contracts, blocks, ceil_div(table.bytes, _staging(profile) / 2.0))
         waves = np.where(contracts, ceil_div(folds, units), ceil_div(elements, vector))
-        return Tiling(shape, tiles, waves, utilisation, self._traffic(table, profile, shape), state, cycles)
+        traffic, early = self._traffic(table, profile, shape), self._prefetched(table, profile)
+        return Tiling(shape, tiles, waves, utilisation, traffic, state, cycles, early_bytes=early)
 
     def _best_split(
         self, table: KernelTable, shape: TileShape, rows: float, cols: float, units: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """Folds in all, and cycles when the units share folds, or the stream, or some of each: the fastest of these."""
+        folds, best = self._split(table, shape, self.dataflow, rows, cols, units)
+        if not self.swaps or self.dataflow == "os":
+            return folds, best
+        other_folds, other = self._split(table, shape, "is" if self.dataflow == "ws" else "ws", rows, cols, units)
+        return np.where(other < best, other_folds, folds), np.minimum(other, best)
+
+    def _split(
+        self, table: KernelTable, shape: TileShape, dataflow: Dataflow, rows: float, cols: float, units: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`_best_split` with one of the operands on the arrays."""
         (x, tile_x), (y, tile_y), (stream, tile_s) = {
             "ws": ((table.k, shape.k), (table.n, shape.n), (table.m, shape.m)),
             "is": ((table.k, shape.k), (table.m, shape.m), (table.n, shape.n)),
             "os": ((table.m, shape.m), (table.n, shape.n), (table.k, shape.k)),
-        }[self.dataflow]
+        }[dataflow]
         folds = table.batch * _pieces(x, tile_x, rows) * _pieces(y, tile_y, cols)
         best = np.full(len(table), np.inf)
         streams_shared = 1.0
         # An output-stationary array accumulates over the stream, so it cannot be shared without adding partial sums.
-        while streams_shared <= (1.0 if self.dataflow == "os" else np.max(units)):
+        while streams_shared <= (1.0 if dataflow == "os" else np.max(units)):
             own = ceil_div(folds, np.maximum(np.floor(units / streams_shared), 1.0))
             length = ceil_div(stream, streams_shared)
             shared = self._cycles(own, length, np.minimum(tile_s, length), rows, cols)
@@ -122,11 +188,11 @@ class TpuWeightStationary:
             streams_shared *= 2.0
         return folds, best
 
-    def _cycles(self, folds: np.ndarray, length: np.ndarray, tile: np.ndarray, rows: float, cols: float) -> np.ndarray:
+    def _cycles(self, folds: Floats, length: Floats, tile: Floats, rows: float, cols: float) -> Floats:
         """Cycles of `folds` folds that each see a stream of `length`, cut into blocks of `tile`: each block visits every fold."""
         blocks = ceil_div(length, tile)
         visits = folds * blocks
-        load = 0.0 if self.dataflow == "os" else rows
+        load = 0.0 if self.dataflow == "os" else rows / self.load_rows
         skew = rows + cols - 2.0
         if self.mode == "serial":
             return visits * (load + skew) + folds * length
@@ -138,43 +204,79 @@ class TpuWeightStationary:
     def _traffic(self, table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> dict[str, np.ndarray]:
         """Operands once; from the main memory again, what the other operand's blocks ask for, in the better loop order."""
         used = operands(table)
-        size = element_bytes(table)
         cols = profile.value("array.cols")
-        traffic = compulsory_traffic(_as_program(table, profile), profile)
-        third = _staging(profile) / 3.0
+        traffic = compulsory_traffic(self._as_program(table, profile), profile)
         share = np.minimum(passes(table), 1.0)
-        inputs_again = np.where(used.a / table.batch <= third, 0.0, used.a * (ceil_div(table.n, shape.n) - 1.0))
-        weights_again = np.where(used.b / table.batch <= third, 0.0, used.b * (ceil_div(table.m, shape.m) - 1.0))
-        partial = used.c * (_ACCUMULATOR_BYTES / size) * 2.0 * (ceil_div(table.k, shape.k) - 1.0)
-        spilled = np.where(shape.m * shape.n * _ACCUMULATOR_BYTES <= third * 1.01, 0.0, partial)
         last = profile.levels[-1]
-        traffic[last] = traffic[last] + (np.minimum(inputs_again, weights_again) + spilled) * share
+        traffic[last] = traffic[last] + _again(table, profile, shape) * share
         # Next to the units the inputs are read for every column of folds; partial sums add up in accumulators of their own.
         traffic[profile.levels[0]] = traffic[profile.levels[0]] + used.a * (ceil_div(table.n, cols) - 1.0) * share
         return traffic
+
+    def _as_program(self, table: KernelTable, profile: ArchitectureProfile) -> KernelTable:
+        """The accesses as a compiled program makes them.
+
+        Memories on chip are scratchpads that start empty, so parameters and inputs come from the main memory at every call, and
+        results go there; a program of a single kernel has nothing else. A row's
+        statistics take passes of their own before the one that applies them (mean and variance of a norm, maximum and sum of a
+        softmax), each of which reads the operand again. Weights lie in the memory in whole tiles of the array, so that a partial
+        tile costs a full one (Jouppi et al., ISCA 2017, section 7).
+        """
+        alone = (table.counts == 1)[table.segment]
+        weight, read = table.access_kind == READ_WEIGHT, table.access_kind == READ_ACTIVATION
+        inputs = table.entering_bytes / np.maximum(table.bytes_of_kind(READ_ACTIVATION), 1.0)
+        results = table.result_bytes / np.maximum(table.bytes_of_kind(WRITE), 1.0)
+        outside = [np.where(alone, 1.0, np.minimum(x, 1.0))[table.access_kernel] for x in (inputs, results)]
+        far = np.where(weight, 1.0, np.where(read, *outside) if self.edges == "memory" else 0.0)
+        statistics = takes_statistics(table)
+        reads = np.where(statistics[table.access_kernel] & read, 1.0 + _STATISTICS, 1.0)
+        reads = np.where(weight, _stored_whole(table, profile)[..., table.access_kernel], reads)
+        nbytes = table.access_bytes * reads
+        # Each access as two: what crosses the program's edge, and what stays inside it.
+        return replace(
+            table,
+            access_kernel=np.tile(table.access_kernel, 2),
+            access_kind=np.tile(table.access_kind, 2),
+            access_bytes=np.concatenate([nbytes * far, nbytes * (1.0 - far)], axis=-1),
+            access_distance=np.concatenate([np.full(len(far), np.inf), table.access_distance]),
+        )
+
+    def _prefetched(self, table: KernelTable, profile: ArchitectureProfile) -> np.ndarray | None:
+        """(K,) bytes that the call before had fetched: the largest operand of a program's first kernel."""
+        if self.prefetch == "none":
+            return None
+        inputs, weights = np.zeros(len(table)), np.zeros(len(table))
+        for kind, most in ((READ_ACTIVATION, inputs), (READ_WEIGHT, weights)):
+            np.maximum.at(most, table.access_kernel, np.where(table.access_kind == kind, table.access_bytes, 0.0))
+        largest = np.maximum(inputs, weights * _stored_whole(table, profile))
+        able = (table.matrix_flops > 0) & (largest <= _PREFETCHED * profile.value(f"capacity.{profile.levels[0]}"))
+        first = np.zeros(len(table), dtype=bool)
+        first[table.starts] = True
+        return np.where(able & first, largest, 0.0)
+
+
+def _again(table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> np.ndarray:
+    """(K,) bytes that the main memory serves more than once: where the reduction is whole, one operand for each block of the
+    other, in the better loop order; where it is cut, both, and partial sums that do not fit."""
+    used = operands(table)
+    staging = _staging(profile)
+    over_m, over_n, over_k = ceil_div(table.m, shape.m), ceil_div(table.n, shape.n), ceil_div(table.k, shape.k)
+    inputs = np.where(used.a / table.batch <= staging / 3.0, 0.0, used.a * (over_n - 1.0))
+    weights = np.where(used.b / table.batch <= staging / 3.0, 0.0, used.b * (over_m - 1.0))
+    partial = used.c * (_ACCUMULATOR_BYTES / element_bytes(table)) * 2.0 * (over_k - 1.0)
+    spilled = np.where(shape.m * shape.n * _ACCUMULATOR_BYTES <= staging / 2.0 * 1.01, 0.0, partial)
+    return np.where(over_k > 1.0, inputs + weights, np.minimum(inputs, weights)) + spilled
+
+
+def _balanced(extent: np.ndarray, most: np.ndarray, side: float) -> np.ndarray:
+    """Equal pieces of an extent, no longer than `most`, in whole arrays."""
+    longest = np.maximum(np.floor(most / side) * side, side)
+    return ceil_div(ceil_div(extent, ceil_div(extent, longest)), side) * side
 
 
 def _staging(profile: ArchitectureProfile) -> float:
     """Bytes on chip that blocks are staged in: all levels but the main memory."""
     return sum(profile.value(f"capacity.{level}", 0.0) for level in profile.levels[:-1])
-
-
-def _as_program(table: KernelTable, profile: ArchitectureProfile) -> KernelTable:
-    """The accesses as a compiled program makes them.
-
-    Memories on chip are scratchpads that start empty, so parameters come from the main memory at every call, and so does all of
-    a program that is a single kernel. A row's statistics take passes of their own before the one that applies them (mean and
-    variance of a norm, maximum and sum of a softmax), each of which reads the operand again. Weights lie in the memory in whole
-    tiles of the array, so that a partial tile costs a full one (Jouppi et al., ISCA 2017, section 7).
-    """
-    alone = table.counts == 1
-    far = (table.access_kind == READ_WEIGHT) | alone[table.segment[table.access_kernel]]
-    statistics = takes_statistics(table)
-    reads = np.where(statistics[table.access_kernel] & (table.access_kind == READ_ACTIVATION), 1.0 + _STATISTICS, 1.0)
-    weight = table.access_kind == READ_WEIGHT
-    reads = np.where(weight, _stored_whole(table, profile)[..., table.access_kernel], reads)
-    distance = np.where(far, np.inf, table.access_distance)
-    return replace(table, access_bytes=table.access_bytes * reads, access_distance=distance)
 
 
 def _stored_whole(table: KernelTable, profile: ArchitectureProfile) -> np.ndarray:
@@ -185,7 +287,7 @@ def _stored_whole(table: KernelTable, profile: ArchitectureProfile) -> np.ndarra
     return np.where(tiled, tiles / (table.k * table.n), 1.0)
 
 
-def _pieces(extent: np.ndarray, tile: np.ndarray, side: float) -> np.ndarray:
+def _pieces(extent: Floats, tile: Floats, side: float) -> Floats:
     """Array-sized pieces along one axis: each block is cut on its own, so a block that is no multiple of the array pays for
     it."""
     full = np.floor(extent / tile)

@@ -9,13 +9,13 @@ the next begins; Ctrl-C, SIGTERM, a full disk or a crash lose at most the visit 
 
 from __future__ import annotations
 
+import math
 import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import filelock
@@ -27,8 +27,8 @@ from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.harness.campaign.schedule import Schedule
 from shmoo.harness.campaign.worker import CaseMeasurer, Worker
 from shmoo.harness.machine.doctor import version_of
-from shmoo.harness.measuring.settings import MeasureSettings
-from shmoo.runs.store.records import AxisValue, CaseSpec, Machine, Measurement, RunManifest
+from shmoo.harness.measuring.timing import MeasureSettings
+from shmoo.runs.store.records import AxisValue, CaseSpec, Machine, Measurement, RunManifest, utc_now
 from shmoo.runs.store.store import Run, RunWriter, SkippedCase
 
 VERSIONS = ("shmoo", "torch", "torchvision", "numpy", "triton", "nvidia-ml-py", "pyRAPL")
@@ -105,6 +105,8 @@ def run_campaign(
         KeyboardInterrupt: Ctrl-C or SIGTERM; finished visits are kept.
     """
     settings, report = settings or CampaignSettings(), progress or silent
+    if settings.budget_s is not None and not 0 <= settings.budget_s < math.inf:
+        raise InputError(f"the budget is {settings.budget_s} s; give a number of seconds, or None for no limit")
     path = Path(out)
     cases = tuple({case.identity: case for case in cases}.values())
     with ExitStack() as stack:
@@ -115,7 +117,7 @@ def run_campaign(
             suite=suite,
             versions={name: version for name in VERSIONS if (version := version_of(name))},
             settings=_flat(msgspec.to_builtins(settings)) | {"visits": settings.visits, "isolate": isolate} | dict(facts or {}),
-            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            started_at=utc_now(),
         )
         writer = stack.enter_context(RunWriter(path, manifest, resume=resume))
         schedule = Schedule(

@@ -13,7 +13,7 @@ from shmoo.estimators.progress import Progress, silent
 from shmoo.harness.campaign.campaign import CampaignSettings, run_campaign
 from shmoo.harness.defaults import MOST_VISITS, VISITS
 from shmoo.harness.measuring.allocation import buffer_costs
-from shmoo.harness.measuring.settings import ALONE, MeasureSettings
+from shmoo.harness.measuring.timing import ALONE, MeasureSettings
 from shmoo.harness.runtimes.backends import RUNTIMES
 from shmoo.harness.workloads.loading import resolve_model
 from shmoo.harness.workloads.suites import PLANNED, plan_suite

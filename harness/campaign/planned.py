@@ -13,7 +13,7 @@ from shmoo.calibrate.fit.fit import predicted_latency
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.harness.capture.traced import capture_traced
-from shmoo.harness.measuring.settings import MeasureSettings
+from shmoo.harness.measuring.timing import MeasureSettings
 from shmoo.harness.workloads.loading import find_workload
 from shmoo.runs.store.records import CaseSpec, Machine
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from shmoo.runs.store.pooling import latencies
 from shmoo.runs.store.records import CaseSpec, Measurement, Status, Timing
-from shmoo.runs.store.statistics import latency, visit_deviations
+from shmoo.runs.store.statistics import latency
 from shmoo.runs.store.visits import NOISY
 
 FAILURES = 1
@@ -17,8 +17,8 @@ FAILURES = 1
 ROUND_SHARE = 0.1
 """Share of the cases that a round goes to once each has had its visits: those that are known worst."""
 TURNS, NETWORK_LIMIT = 4, 6
-"""Visits to a noisy network in such a round, and times as many visits as other cases that it may have. Networks are few and test
-everything else, so that their own errors must be small."""
+"""Visits to a noisy network in each round after the first, and times as many visits as other cases that it may have. Networks
+are few and test everything else, so that their own errors must be small."""
 USELESS = 3
 """Suspect visits in a row after which a case is left alone."""
 
@@ -104,27 +104,29 @@ class Schedule:
     def _next_round(self) -> list[_Case]:
         alive = [case for case in self._cases.values() if not case.given_up]
         fewest = min((case.visits for case in alive), default=self._visits)
-        groups = [(case.spec.kind, case.spec.device) for case in alive]
-        deviations = visit_deviations(groups, [[timing.samples_s for timing in case.timings] for case in alive])
-        times = latencies(groups, [case.timings for case in alive])
-        for case, deviation, time in zip(alive, deviations, times, strict=True):
+        groups = [case.spec.device for case in alive]
+        for case, (time, deviation) in zip(alive, latencies(groups, [case.timings for case in alive]), strict=True):
             case.deviation = deviation
             case.error = float("inf") if time is None else time.relative_se
         if fewest < self._visits:
             chosen = [case for case in alive if case.visits == fewest]
             if fewest:
-                chosen += [case for case in chosen if case.spec.kind == "network"]
+                chosen += [case for case in chosen for _ in range(self._turns(case))]
             if self._shuffle or fewest:
                 self._random.shuffle(chosen)
             return chosen
         wide = [case for case in alive if case.visits < self._limit(case) and case.error > self._precision]
         others = sorted((case for case in wide if case.spec.kind != "network"), key=lambda case: -case.error)
-        chosen = others[: math.ceil(ROUND_SHARE * len(alive))]
-        for case in wide:
-            if case.spec.kind == "network":
-                chosen += [case] * (TURNS if case.error > NOISY else 1)
+        chosen = others[: math.ceil(ROUND_SHARE * len(alive))] + [case for case in wide for _ in range(self._turns(case))]
         self._random.shuffle(chosen)
         return chosen
+
+    @staticmethod
+    def _turns(case: _Case) -> int:
+        """Visits in a round that a case has for being a network."""
+        if case.spec.kind != "network":
+            return 0
+        return TURNS if case.error > NOISY else 1
 
     def _limit(self, case: _Case) -> int:
         """Visits after which a case is left as it is known."""

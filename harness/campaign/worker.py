@@ -8,6 +8,7 @@ reason when it dies.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
@@ -15,8 +16,8 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Protocol
@@ -24,7 +25,7 @@ from typing import IO, Protocol
 import msgspec
 
 from shmoo.estimators.graph.records import Graph
-from shmoo.runs.store.records import CaseSpec, Measurement, Reason
+from shmoo.runs.store.records import CaseSpec, Measurement, Reason, utc_now
 
 DEFAULT_ENTRY = "shmoo.harness.measuring.measure:Measurer"
 START_S = 120.0
@@ -49,7 +50,8 @@ class Answer(msgspec.Struct, frozen=True):
 class CaseMeasurer(Protocol):
     """Visits cases: `harness.measure.Measurer`, a `Worker`, or a stand-in."""
 
-    def measure(self, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple[Graph, ...]]: ...
+    def measure(self, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple[Graph, ...]]:
+        """Visit a case; its row and the graphs it ran. `details` asks for what one visit of a case suffices for."""
 
 
 class Worker:
@@ -72,12 +74,13 @@ class Worker:
     def measure(self, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple[Graph, ...]]:
         """The visit's row; a failed one with the reason if the process did not live to answer."""
         limit = self._timeout_s
-        if self._process is None:
-            self._start()
+        process = self._process
+        if process is None:
+            process = self._start()
             limit += START_S
         try:
-            self._send(msgspec.json.encode(Request(case, visit, details)))
-            line = self._answers.get(timeout=limit)
+            _send(process, msgspec.json.encode(Request(case, visit, details)))
+            line = self._answer(process, limit)
         except queue.Empty:
             self.close()
             return self._failed(case, visit, f"no answer within {limit:.0f} s; its process was ended")
@@ -88,7 +91,7 @@ class Worker:
             self.close()
             raise
         if not line:
-            return self._failed(case, visit, self._exit_reason())
+            return self._failed(case, visit, self._exit_reason(process))
         try:
             answer = msgspec.json.decode(line, type=Answer)
         except msgspec.MsgspecError as error:
@@ -102,9 +105,9 @@ class Worker:
         return answer.row, answer.graphs
 
     def close(self) -> None:
-        """End the process, at once."""
+        """End the process and whatever it started, at once."""
         if self._process is not None:
-            self._process.kill()
+            _kill_group(self._process)
             self._process.wait()
             for stream in (self._process.stdin, self._process.stdout):
                 _close_quietly(stream)
@@ -119,14 +122,15 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self) -> None:
+    def _start(self) -> subprocess.Popen[bytes]:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "PYTHONFAULTHANDLER": "1"}
         descriptor, path = tempfile.mkstemp(prefix="shmoo-worker-")
         os.close(descriptor)
         self._errors = Path(path)
         with self._errors.open("wb") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, self._entry],
+            self._process = process = subprocess.Popen(
+                # Isolated: what lies in the current directory is no module of ours.
+                [sys.executable, "-P", "-m", __name__, self._entry],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -135,27 +139,50 @@ class Worker:
                 start_new_session=True,
             )
         self._answers = queue.Queue()
-        threading.Thread(target=_pump, args=(self._process.stdout, self._answers), daemon=True).start()
-        self._send(self._settings)
+        threading.Thread(target=_pump, args=(process.stdout, self._answers), daemon=True).start()
+        _send(process, self._settings)
+        return process
 
-    def _send(self, line: bytes) -> None:
-        self._process.stdin.write(line + b"\n")
-        self._process.stdin.flush()
+    def _answer(self, process: subprocess.Popen[bytes], limit_s: float) -> bytes:
+        """The next line of the process; an empty one where it ended, even if something that it started keeps the pipe open.
 
-    def _exit_reason(self) -> str:
+        Raises:
+            queue.Empty: it lives and says nothing.
+        """
+        deadline = time.monotonic() + limit_s
+        while True:
+            ended = process.poll() is not None
+            try:
+                # What it wrote before it ended is in the pipe; a second is enough to move it here.
+                return self._answers.get(timeout=1.0 if ended else max(0.0, min(1.0, deadline - time.monotonic())))
+            except queue.Empty:
+                if ended:
+                    return b""
+                if time.monotonic() >= deadline:
+                    raise
+
+    def _exit_reason(self, process: subprocess.Popen[bytes]) -> str:
         """Why the process ended, in words, and the end of what it printed."""
         try:
-            code = self._process.wait(timeout=5)
+            code: int | None = process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             code = None  # it closed its output and lives on
-        printed = self._errors.read_text(errors="replace").strip().splitlines()
+        printed = [] if self._errors is None else self._errors.read_text(errors="replace").strip().splitlines()
         self.close()
         said = f"; last words: {printed[-1].strip()}" if printed else ""
         return f"its process {_ending(code)}{said}"
 
     def _failed(self, case: CaseSpec, visit: int, reason: str) -> tuple[Measurement, tuple[Graph, ...]]:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+        now = utc_now()
         return Measurement(case, "failed", (Reason("worker", reason),), visit=visit, measured_at=now), ()
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process that leads a session of its own, and what it left behind in that session, which would keep its pipes open."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
 
 
 def _ending(code: int | None) -> str:
@@ -178,9 +205,16 @@ def _pump(stream: IO[bytes], answers: queue.Queue[bytes]) -> None:
     answers.put(b"")
 
 
-def _close_quietly(stream: IO[bytes]) -> None:
+def _send(process: subprocess.Popen[bytes], line: bytes) -> None:
+    if process.stdin is not None:
+        process.stdin.write(line + b"\n")
+        process.stdin.flush()
+
+
+def _close_quietly(stream: IO[bytes] | None) -> None:
     try:
-        stream.close()
+        if stream is not None:
+            stream.close()
     except OSError:
         return  # unsent bytes to a process that is gone
 
@@ -189,9 +223,14 @@ def serve(entry: str, requests: IO[bytes], answers: IO[bytes]) -> None:
     """The worker's own loop: settings first, then a row for each request until the pipe closes."""
     make = _resolve(entry)
     measurer = make(requests.readline())
+    own = os.getpid()
     for line in requests:
         request = msgspec.json.decode(line, type=Request)
-        row, graphs = measurer.measure(request.case, request.visit, request.details)
+        try:
+            row, graphs = measurer.measure(request.case, request.visit, request.details)
+        finally:
+            if os.getpid() != own:
+                os._exit(0)  # a copy that the model forked: the answer is the first process's alone
         answers.write(msgspec.json.encode(Answer(row, graphs)) + b"\n")
         answers.flush()
 

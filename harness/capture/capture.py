@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
-import torch
 
 from shmoo.estimators.graph.records import Graph
 from shmoo.harness.capture.compiled import compile_pieces
 from shmoo.harness.capture.exported import export_graph, exportable
 from shmoo.harness.capture.fx.introspect import CaptureError
 from shmoo.harness.capture.fx.walker import FXGraphWalker
+from shmoo.harness.capture.guard import guarded
+from shmoo.harness.capture.weights import with_all_weights
 
 Method = Literal["export", "compile", "trace", "joint"]
 
@@ -22,7 +23,8 @@ class Capture(msgspec.Struct, frozen=True, omit_defaults=True):
     """A model's graphs, in the order they ran.
 
     Attributes:
-        graphs: one, or one for each piece that Dynamo made and for each run of operators between pieces.
+        graphs: one, or one for each piece that Dynamo made and for each run of operators between pieces. The first also holds the
+            weights that no call reads.
         break_reasons: why torch.compile splits the model into pieces, and the operators that it leaves to eager execution.
         method: "export" (torch.export's single graph), "compile" (torch.compile's pieces), "trace" (the model's Python run on
             fake tensors) or "joint" (AOTAutograd's graphs of a forward and a backward pass).
@@ -36,6 +38,7 @@ class Capture(msgspec.Struct, frozen=True, omit_defaults=True):
     note: str = ""
 
 
+@guarded
 def capture(
     model: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, name: str = ""
 ) -> Capture:
@@ -56,27 +59,13 @@ def capture(
     failures = []
     for method in methods:
         try:
-            captured = method(model, args, kwargs, name=name)
-            return msgspec.structs.replace(captured, graphs=_with_unread_weights(captured.graphs, model))
+            return method(model, args, kwargs, name=name)
         except CaptureError as error:
             failures.append(error)
     raise CaptureError("; ".join(str(error) for error in failures)) from failures[-1]
 
 
-def _with_unread_weights(graphs: tuple[Graph, ...], model: Any) -> tuple[Graph, ...]:
-    """The graphs, the first with the bytes of the weights that none of them reads, such as heads for training: they take memory
-    all the same. A shared weight counts once."""
-    if not isinstance(model, torch.nn.Module) or not graphs:
-        return graphs
-    read = {value.name for graph in graphs for value in graph.values if value.is_weight}
-    weights = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
-    read_ids = {id(tensor) for name, tensor in weights if name in read}
-    # Scalars, such as counters of training steps, are not weights.
-    sizes = {id(tensor): tensor.numel() * tensor.element_size() for _, tensor in weights if tensor.dim()}
-    unread = sum(size for key, size in sizes.items() if key not in read_ids)
-    return (msgspec.structs.replace(graphs[0], unread_weight_bytes=float(unread)), *graphs[1:])
-
-
+@guarded
 def capture_compiled(
     model: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, name: str = ""
 ) -> Capture:
@@ -93,9 +82,11 @@ def capture_compiled(
         with contextlib.suppress(CaptureError):
             exported = capture_exported(model, args, kwargs, name=name)
             return msgspec.structs.replace(exported, break_reasons=compiled.break_reasons)
-    return Capture(tuple(piece.graph for piece in compiled.pieces), compiled.break_reasons)
+    graphs = with_all_weights(tuple(piece.graph for piece in compiled.pieces), model)
+    return Capture(graphs, compiled.break_reasons)
 
 
+@guarded
 def capture_exported(
     model: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, name: str = ""
 ) -> Capture:
@@ -105,4 +96,5 @@ def capture_exported(
         CaptureError: torch.export cannot take the model.
     """
     exported = export_graph(model, args, dict(kwargs or {}), name=name)
-    return Capture((FXGraphWalker().walk(exported.module, origins=exported.origins, name=name),), method="export")
+    graph = FXGraphWalker().walk(exported.module, origins=exported.origins, name=name)
+    return Capture(with_all_weights((graph,), model), method="export")

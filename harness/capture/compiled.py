@@ -14,7 +14,7 @@ from torch import fx
 from torch._guards import TracingContext
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from shmoo.estimators.graph.records import Graph
@@ -65,6 +65,8 @@ class _EagerRecorder(TorchDispatchMode):
         finished: called with each segment: its graph and the origins of its placeholders.
     """
 
+    supports_higher_order_operators = True
+
     def __init__(self, origins: Origins, finished: Callable[[fx.GraphModule, list[Origin]], None]) -> None:
         super().__init__()
         self._origins = origins
@@ -109,6 +111,9 @@ class _EagerRecorder(TorchDispatchMode):
         return result
 
     def _record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        if isinstance(func, torch._ops.HigherOrderOperator):
+            # A graph holds no functions, such as the score of an attention.
+            args = tree_map(lambda value: None if callable(value) and not isinstance(value, torch.Tensor) else value, args)
         node_args, node_kwargs = tree_map_only(torch.Tensor, self._node_of, (args, kwargs))
         node = self._graph.call_function(func, node_args, node_kwargs)
         node.meta["val"] = tree_map_only(torch.Tensor, self._fake.from_tensor, result)

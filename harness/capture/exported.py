@@ -14,6 +14,8 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
 from shmoo.estimators.graph.records import ValueKind
+from shmoo.harness.capture.fx.bodies import CONSTANT
+from shmoo.harness.capture.fx.devices import absent_devices_on_cpu
 from shmoo.harness.capture.fx.introspect import CaptureError, RecordLines, first_line
 from shmoo.harness.capture.fx.trace import inline_wrapped
 from shmoo.harness.capture.fx.walker import Origin
@@ -65,10 +67,13 @@ def export_graph(
         shapes[leaves[leaf]][dim] = Dim.AUTO
     try:
         # A failing export writes its incomplete graph to stderr; the error that is passed on suffices.
-        with torch.no_grad(), preserve_node_meta(), RecordLines(), contextlib.redirect_stderr(io.StringIO()):
+        quiet = contextlib.redirect_stderr(io.StringIO())
+        with torch.no_grad(), preserve_node_meta(), absent_devices_on_cpu(), RecordLines() as lines, quiet:
             program = export(module, tuple(args), dict(kwargs), dynamic_shapes=shapes if dynamic else None, strict=False)
     except Exception as error:
         raise CaptureError(f"torch.export cannot take {name or type(model).__name__!r}: {first_line(error)}") from error
+    if lines.transformed:
+        raise CaptureError(f"torch.export shows one sample of {name or type(model).__name__!r} inside a functional transform")
     specs = program.graph_signature.input_specs
     # A shared weight has several names; the first one counts.
     named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
@@ -80,6 +85,9 @@ def export_graph(
     ]
     placeholders = program.graph_module.graph.find_nodes(op="placeholder")
     inputs = [node for node, spec in zip(placeholders, specs, strict=True) if spec.kind.name == "USER_INPUT"]
+    for node, spec in zip(placeholders, specs, strict=True):
+        if spec.kind.name == "CONSTANT_TENSOR":
+            node.meta[CONSTANT] = program.constants.get(spec.target)
     return Exported(inline_wrapped(program.graph_module), tuple(origins), tuple(inputs))
 
 
@@ -91,4 +99,5 @@ class FunctionModule(torch.nn.Module):
         self.function = function
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
         return self.function(*args, **kwargs)

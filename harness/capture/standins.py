@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
@@ -68,6 +69,8 @@ class StandIns(TorchDispatchMode):
     """While active, fake tensors have values by the rules above: the elements in `_elements_of` where there are any, otherwise
     one number everywhere, that in `_uniform` or 0."""
 
+    supports_higher_order_operators = True
+
     def __init__(self) -> None:
         super().__init__()
         self._elements_of = WeakIdKeyDictionary()
@@ -86,6 +89,8 @@ class StandIns(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
+        if isinstance(func, HigherOrderOperator):  # branches, loops and attention of the model's own
+            return func(*args, **kwargs)
         if not any(isinstance(t, FakeTensor) for t in _tensors(args, kwargs)) and torch.Tag.data_dependent_output in func.tags:
             return func(*args, **kwargs)
         rule = _RULES.get(func.name())
@@ -212,8 +217,9 @@ class StandIns(TorchDispatchMode):
         """The results computed from the operands' values, all of which must be known."""
         operands = _tensors(args, kwargs)
         results = None
-        if all(self._known(t) is not None for t in operands):
-            results = self._run(func, args, kwargs, lambda tensor: self._known(tensor).elements)
+        known = {id(t): of.elements for t in operands if (of := self._known(t)) is not None}
+        if all(id(t) in known for t in operands):
+            results = self._run(func, args, kwargs, lambda tensor: known[id(tensor)])
         if results is None:
             raise CaptureError(f"the result of {func} depends on values that only data would give")
         from_data = any(self._from_data(t) for t in operands)
@@ -261,10 +267,11 @@ class StandIns(TorchDispatchMode):
         indices = self._nonzero(func, args, kwargs)
         known = self._known(indices)
         columns = [indices.new_empty((indices.shape[0],)) for _ in range(indices.shape[1])]
-        for i, column in enumerate(columns if known is not None else ()):
-            with _real():
-                elements = known.elements[:, i]
-            self._store(column, elements, known.from_data)
+        if known is not None:
+            for i, column in enumerate(columns):
+                with _real():
+                    elements = known.elements[:, i]
+                self._store(column, elements, known.from_data)
         return columns
 
     def _index(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

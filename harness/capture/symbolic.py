@@ -16,7 +16,9 @@ from shmoo.harness.capture.compiled import compile_pieces
 from shmoo.harness.capture.exported import Place, export_graph, exportable
 from shmoo.harness.capture.fx.introspect import CaptureError, OperatorIntrospector
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin
+from shmoo.harness.capture.guard import guarded
 from shmoo.harness.capture.traced import FakeCall, trace_call
+from shmoo.harness.capture.weights import with_all_weights
 
 
 class SymbolicCapture:
@@ -31,6 +33,7 @@ class SymbolicCapture:
         fakes: the fake tensor of each leaf of (args, kwargs), `None` for one that is no tensor.
         dynamic: the dimensions that became symbols.
         name: of the graphs.
+        model: whose weights the graphs list, read or not.
 
     Raises:
         CaptureError: no size stayed a symbol.
@@ -40,11 +43,13 @@ class SymbolicCapture:
         self,
         module: fx.GraphModule,
         origins: Sequence[Origin],
-        fakes: Sequence[torch.Tensor | None],
+        fakes: Sequence[Any],
         dynamic: Sequence[Place],
         name: str,
+        model: Any,
     ) -> None:
         self._module, self._origins, self._fakes, self._name = module, tuple(origins), tuple(fakes), name
+        self._model = model
         open_sizes = [size for leaf, dim in dynamic if isinstance(size := fakes[leaf].shape[dim], torch.SymInt)]
         if not open_sizes:
             raise CaptureError("none of the sizes stays a symbol: the model makes them part of its graph")
@@ -74,13 +79,17 @@ class SymbolicCapture:
 
         @cache
         def evaluate(expression: Any, pytype: type) -> Any:
-            return pytype(sympy.sympify(expression).xreplace(values))
+            try:
+                return pytype(sympy.sympify(expression).xreplace(values))
+            except TypeError:
+                raise CaptureError(f"the size {expression} depends on data") from None
 
         def number(value: Any) -> Any:
             symbolic = isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool))
             return evaluate(value.node.expr, value.node.pytype) if symbolic else value
 
-        return FXGraphWalker(OperatorIntrospector(number)).walk(self._module, origins=self._origins, name=self._name)
+        graph = FXGraphWalker(OperatorIntrospector(number)).walk(self._module, origins=self._origins, name=self._name)
+        return with_all_weights((graph,), self._model)[0]
 
     def _values(self, shapes: Sequence[Sequence[int]]) -> dict[sympy.Symbol, sympy.Integer]:
         """The value of every symbol, checked against all sizes."""
@@ -108,6 +117,7 @@ def leaf_shapes(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[in
     return [tuple(leaf.shape) if isinstance(leaf, torch.Tensor) else () for leaf in leaves]
 
 
+@guarded
 def capture_symbolic(
     model: Callable[..., Any],
     args: Sequence[Any],
@@ -128,11 +138,11 @@ def capture_symbolic(
     if traced:
         call = FakeCall(model, args, kwargs, dynamic)
         module = trace_call(call, model, name or type(model).__name__)
-        return SymbolicCapture(module, call.origins, [_tensor(fake) for fake in call.fakes], dynamic, name)
+        return SymbolicCapture(module, call.origins, [_tensor(fake) for fake in call.fakes], dynamic, name, model)
     if exportable(model):
         exported = export_graph(model, args, kwargs, name=name, dynamic=dynamic)
         fakes = [_tensor(node.meta.get("val")) for node in exported.inputs]
-        return SymbolicCapture(exported.module, exported.origins, fakes, dynamic, name)
+        return SymbolicCapture(exported.module, exported.origins, fakes, dynamic, name, model)
     leaves = tree_leaves((tuple(args), dict(kwargs)))
     for leaf, dim in dynamic:
         torch._dynamo.maybe_mark_dynamic(leaves[leaf], dim)
@@ -141,9 +151,9 @@ def capture_symbolic(
         reasons = "; ".join(compiled.break_reasons) or f"{len(compiled.pieces)} pieces"
         raise CaptureError(f"torch.compile splits the model, so that sizes inside it are not known from its inputs: {reasons}")
     (piece,) = compiled.pieces
-    fake_of = {id(argument): fake for argument, fake in zip(piece.arguments, piece.fakes, strict=True)}
+    fake_of = {id(argument): fake for argument, fake in zip(piece.arguments or (), piece.fakes, strict=True)}
     fakes = [_tensor(fake_of.get(id(leaf), leaf)) for leaf in leaves]
-    return SymbolicCapture(piece.module, piece.origins, fakes, dynamic, name)
+    return SymbolicCapture(piece.module, piece.origins, fakes, dynamic, name, model)
 
 
 def _tensor(value: Any) -> torch.Tensor | None:

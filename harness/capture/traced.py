@@ -21,12 +21,17 @@ from torch.nn.utils.stateless import _reparametrize_module
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
+from shmoo.estimators.graph.records import ValueKind
 from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.exported import Place
+from shmoo.harness.capture.fx.devices import absent_devices_on_cpu
 from shmoo.harness.capture.fx.introspect import CaptureError, RecordLines, first_line
+from shmoo.harness.capture.fx.objects import holds_tensors, tensors_in, with_tensors
 from shmoo.harness.capture.fx.trace import inline_wrapped
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin
+from shmoo.harness.capture.guard import guarded
 from shmoo.harness.capture.standins import StandIns
+from shmoo.harness.capture.weights import with_all_weights
 
 _CPU = torch.device("cpu")
 _RESIZING = ("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d")
@@ -43,7 +48,8 @@ class FakeCall:
         >>> call(*call.values)  # doctest: +SKIP
 
     Attributes:
-        values: the call's arguments: fakes of the weights, then of the leaves of (args, kwargs).
+        values: the call's arguments: fakes of the weights, of the leaves of (args, kwargs), and of tensors inside objects among
+            them.
         origins: the origin of each of the values.
         mode: the mode that the values are fake in.
         fakes: the values of the leaves of (args, kwargs) alone.
@@ -63,22 +69,30 @@ class FakeCall:
         self._weights = {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
         inputs, self._structure = tree_flatten_with_path((tuple(args), dict(kwargs or {})))
         parameters = {id(parameter) for parameter in self._module.parameters()}
-        kinds = {name: "parameter" if id(tensor) in parameters else "buffer" for name, tensor in self._weights.items()}
+        kinds: dict[str, ValueKind] = {
+            name: "parameter" if id(tensor) in parameters else "buffer" for name, tensor in self._weights.items()
+        }
         self.origins = [Origin(kind, name) for name, kind in kinds.items()]
         # "input_ids" for ((), {"input_ids": x}), "0.1" for (([a, x],), {}).
         paths = ([str(getattr(key, "idx", getattr(key, "key", key))) for key in path[1:]] for path, _ in inputs)
         self.origins += [Origin("input", ".".join(path)) for path in paths]
         self.fakes = [self._fake(leaf) for _, leaf in inputs]
+        self._objects = {i: tensors_in(leaf) for i, (_, leaf) in enumerate(inputs) if holds_tensors(leaf)}
+        inner = [tensor for tensors in self._objects.values() for tensor in tensors]
+        self.origins += [Origin("input", f"tensor_{i}") for i in range(len(inner))]
         for leaf in {leaf for leaf, _ in dynamic}:
             self.fakes[leaf] = self._with_symbols(self.fakes[leaf], {dim for other, dim in dynamic if other == leaf})
-        self.values = [*(self._fake(weight) for weight in self._weights.values()), *self.fakes]
+        self.values = [*(self._fake(weight) for weight in self._weights.values()), *self.fakes, *map(self._fake, inner)]
         # Stand-ins for data would have to be computed, which needs sizes.
-        self.stand_ins = contextlib.nullcontext() if dynamic else StandIns()
+        self.stand_ins: Any = contextlib.nullcontext() if dynamic else StandIns()
 
     def __call__(self, *values: Any) -> list[torch.Tensor]:
         """Run the model; returns every tensor that it returns."""
         count = len(self._weights)
-        args, kwargs = tree_unflatten(list(values[count:]), self._structure)
+        leaves, inner = list(values[count : count + len(self.fakes)]), iter(values[count + len(self.fakes) :])
+        for place, tensors in self._objects.items():
+            leaves[place] = with_tensors(leaves[place], {id(tensor): next(inner) for tensor in tensors})
+        args, kwargs = tree_unflatten(leaves, self._structure)
         weights = dict(zip(self._weights, values[:count], strict=True))
         with (
             torch.no_grad(),
@@ -88,7 +102,7 @@ class FakeCall:
             _FormatNumbers(),
             _reparametrize_module(self._module, weights, tie_weights=True),
         ):
-            return list(_tensors_in(self._model(*args, **kwargs), set()))
+            return tensors_in(self._model(*args, **kwargs))
 
     def _with_symbols(self, fake: torch.Tensor, dims: set[int]) -> torch.Tensor:
         """The tensor with symbols for some sizes; equal sizes share a symbol."""
@@ -109,6 +123,7 @@ class FakeCall:
         return self.mode.from_tensor(value.detach(), static_shapes=True)
 
 
+@guarded
 def capture_traced(
     model: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, name: str = "",
     notes: Sequence[str] = (),
@@ -128,7 +143,8 @@ def capture_traced(
     call = FakeCall(model, args, kwargs)
     traced = trace_call(call, model, name or type(model).__name__)
     graph = FXGraphWalker().walk(traced, origins=call.origins, name=name)
-    return Capture((msgspec.structs.replace(graph, notes=(*notes, *call.stand_ins.notes)),), method="trace")
+    graph = msgspec.structs.replace(graph, notes=(*notes, *call.stand_ins.notes, *graph.notes))
+    return Capture(with_all_weights((graph,), model), method="trace")
 
 
 def trace_call(call: FakeCall, model: Any, label: str) -> fx.GraphModule:
@@ -143,30 +159,17 @@ def trace_call(call: FakeCall, model: Any, label: str) -> fx.GraphModule:
             return call(*values)
 
     try:
-        with torch.no_grad(), preserve_node_meta(), call.mode, _shapes_from_kernels(), RecordLines():
-            return inline_wrapped(make_fx(run, pre_dispatch=True)(*call.values))
+        with torch.no_grad(), preserve_node_meta(), call.mode, _shapes_from_kernels(), absent_devices_on_cpu():
+            with RecordLines() as lines:
+                traced = make_fx(run, pre_dispatch=True)(*call.values)
+            if lines.transformed:
+                # Above the transforms a call shows one sample.
+                traced = make_fx(run)(*call.values)
+            return inline_wrapped(traced)
     except CaptureError as error:
         raise CaptureError(f"{label!r} cannot be captured without data: {error}") from error
     except Exception as error:
         raise CaptureError(f"{label!r} does not run on fake tensors: {first_line(error)}") from error
-
-
-def _tensors_in(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
-    """Tensors of a result, also inside objects that are no pytrees of torch, such as a cache of keys and values."""
-    if isinstance(value, torch.Tensor):
-        yield value
-        return
-    if id(value) in seen or value is None or isinstance(value, (str, bytes, int, float, type, torch.nn.Module)):
-        return
-    seen.add(id(value))
-    if isinstance(value, Mapping):
-        parts: Any = value.values()
-    elif isinstance(value, (list, tuple, set)):
-        parts = value
-    else:
-        parts = getattr(value, "__dict__", {}).values()
-    for part in parts:
-        yield from _tensors_in(part, seen)
 
 
 @contextmanager
@@ -237,6 +240,6 @@ class _FormatNumbers(TorchFunctionMode):
     """While active, a scalar tensor in a format string (f"expert_{i}") shows its value, as torch does for plain tensors only."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        if func is torch.Tensor.__format__ and args[0].dim() == 0:
+        if not torch.compiler.is_dynamo_compiling() and func is torch.Tensor.__format__ and args[0].dim() == 0:
             return format(args[0].item(), *args[1:])
         return func(*args, **(kwargs or {}))

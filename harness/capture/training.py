@@ -15,15 +15,19 @@ from shmoo.harness.capture.compiled import compiled_apart, placeholder_origins
 from shmoo.harness.capture.fx.introspect import CaptureError, first_line
 from shmoo.harness.capture.fx.trace import inline_wrapped
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, Origins
+from shmoo.harness.capture.guard import guarded
+from shmoo.harness.capture.weights import with_all_weights
 
 
+@guarded
 def capture_training(
     model: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, name: str = ""
 ) -> Capture:
     """Capture one forward pass, the loss, and the backward pass to every weight of `model(*args, **kwargs)`.
 
-    The loss is the mean of every floating tensor that the model returns. A module runs in training mode, with gradients for all
-    of its floating parameters; both are restored afterwards. Operators are those below autograd (`aten.convolution`, `aten.mm`),
+    The loss is the mean of every floating tensor that the model returns. A module runs in training mode, with gradients for those
+    of its floating parameters that ask for them, or for all where none does, as in models made for inference; both are restored
+    afterwards. Operators are those below autograd (`aten.convolution`, `aten.mm`),
     as AOTAutograd traces them and torch's FlopCounterMode counts them; calls of the backward pass carry the module path and the
     line of their forward call. The optimizer's step is not included. A graph break gives a graph for each piece.
 
@@ -51,15 +55,17 @@ def capture_training(
             raise CaptureError(f"AOTAutograd cannot take {label!r}: {first_line(error)}") from error
     if not backend.graphs:
         raise CaptureError(f"cannot train {label!r}: torch.compile found nothing to differentiate in it")
-    return Capture(tuple(backend.graphs), tuple(backend.break_reasons), "joint")
+    return Capture(with_all_weights(tuple(backend.graphs), model), tuple(backend.break_reasons), "joint")
 
 
 def _differentiable(outputs: Any) -> list[torch.Tensor]:
-    """The tensors with a gradient in a model's result, also inside lists and mappings. Dynamo traces this."""
+    """The tensors with a gradient in a model's result, also inside lists, mappings and objects. Dynamo traces this."""
     if isinstance(outputs, torch.Tensor):
         return [outputs] if outputs.is_floating_point() and outputs.requires_grad else []
     if isinstance(outputs, dict):
         outputs = list(outputs.values())
+    elif hasattr(outputs, "__dict__") and not isinstance(outputs, (type, torch.nn.Module)):
+        outputs = list(vars(outputs).values())
     elif not isinstance(outputs, (list, tuple)):
         return []
     return [tensor for value in outputs for tensor in _differentiable(value)]
@@ -67,14 +73,16 @@ def _differentiable(outputs: Any) -> list[torch.Tensor]:
 
 @contextmanager
 def _training(model: Any) -> Iterator[None]:
-    """Put a module into training mode with gradients for all floating parameters; restore modes, flags and gradients."""
+    """Put a module into training mode; where no parameter asks for gradients, let all floating ones. Restore modes, flags and
+    gradients."""
     is_module = isinstance(model, torch.nn.Module)
     modes = [(module, module.training) for module in model.modules()] if is_module else []
     gradients = [(p, p.requires_grad, p.grad) for p in model.parameters()] if is_module else []
-    for module, _ in modes:
-        module.training = True
-    for parameter, _, _ in gradients:
-        parameter.requires_grad_(parameter.is_floating_point())
+    if is_module:
+        model.train()  # which a model may override, to keep frozen layers as they are
+    asked = any(flag for _, flag, _ in gradients)
+    for parameter, flag, _ in gradients:
+        parameter.requires_grad_(flag if asked else parameter.is_floating_point())
     try:
         yield
     finally:

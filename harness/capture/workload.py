@@ -14,6 +14,8 @@ from torch.utils._pytree import tree_leaves
 from shmoo.estimators.errors import InputError
 from shmoo.harness.capture.capture import Capture, capture
 from shmoo.harness.capture.fx.introspect import CaptureError
+from shmoo.harness.capture.fx.objects import holds_tensors
+from shmoo.harness.capture.guard import guarded
 from shmoo.harness.capture.symbolic import SymbolicCapture, capture_symbolic, leaf_shapes
 from shmoo.harness.capture.traced import capture_traced
 from shmoo.harness.module import Built, DNNModule
@@ -21,25 +23,28 @@ from shmoo.runs.store.records import AxisValue
 
 Axes = Mapping[str, AxisValue]
 
-_NEEDS_VALUES = re.compile(r"meta tensor|'Meta' backend", re.IGNORECASE)
-"""torch's message where code reads the values of a tensor without memory."""
+_NEEDS_INDICES = re.compile(r"argument #1 'indices'|tensors used as indices must be", re.IGNORECASE)
+"""torch's messages where a floating-point tensor stands for indices."""
 
 
-def build_for_capture(module: DNNModule, axes: Axes | None = None, dtype: str = "float32") -> Built:
-    """Build on the meta device, which takes neither memory nor arithmetic; on the CPU where building the model reads its weights.
+def build_for_capture(module: DNNModule, axes: Axes | None = None, dtype: str | None = "float32") -> Built:
+    """Build on the meta device, which takes neither memory nor arithmetic; on the CPU where that fails, as in models that run or
+    read themselves while they are built.
 
     Raises:
         InputError: as `DNNModule.build`.
     """
     try:
         return module.build(axes, dtype, "meta")
-    except InputError as error:
-        if not _NEEDS_VALUES.search(str(error)):
+    except InputError as on_meta:
+        # A refusal holds on every device; only code that failed may succeed where tensors have values.
+        if on_meta.__cause__ is None or isinstance(on_meta.__cause__, (ImportError, InputError)):
             raise
     return module.build(axes, dtype, "cpu")
 
 
-def capture_workload(module: DNNModule, axes: Axes | None = None, dtype: str = "float32") -> Capture:
+@guarded
+def capture_workload(module: DNNModule, axes: Axes | None = None, dtype: str | None = "float32") -> Capture:
     """Capture a workload at the given axes, every graph named after it.
 
     The model is built without weights in memory if possible. Where its sizes depend on data, which torch.compile and torch.export
@@ -51,7 +56,7 @@ def capture_workload(module: DNNModule, axes: Axes | None = None, dtype: str = "
         InputError: an axis, its value or the dtype cannot be used.
     """
     built = build_for_capture(module, axes, dtype)
-    if built.traced:
+    if built.traced or any(map(holds_tensors, tree_leaves((built.args, built.kwargs)))):
         return capture_traced(built.model, built.args, built.kwargs, name=module.name, notes=built.notes)
     failures = []
     for method in (capture, partial(capture_traced, notes=built.notes)):
@@ -63,7 +68,13 @@ def capture_workload(module: DNNModule, axes: Axes | None = None, dtype: str = "
     try:
         return capture(built.model, built.args, built.kwargs, name=module.name)
     except CaptureError as on_cpu:
-        raise CaptureError(f"{on_cpu} (on the meta device: {'; '.join(failures)})") from on_cpu
+        message = f"{on_cpu} (on the meta device: {'; '.join(failures)})"
+        if _NEEDS_INDICES.search(message):
+            message = (
+                f"{module.name!r} takes whole numbers such as tokens, and its input is a floating-point tensor, which is what "
+                f"--input-shape makes; let the factory return (model, (tokens,)). torch says: {failures[-1]}"
+            )
+        raise CaptureError(message) from on_cpu
 
 
 class CaptureFamily:
@@ -76,15 +87,16 @@ class CaptureFamily:
 
     Args:
         points: axis values of the later calls of `at`.
-        dtype: element type of the vocabulary in which the workload is built.
+        dtype: element type of the vocabulary in which the workload is built; `None` as for `DNNModule.build`.
     """
 
-    def __init__(self, module: DNNModule, points: Sequence[Axes], dtype: str = "float32") -> None:
+    def __init__(self, module: DNNModule, points: Sequence[Axes], dtype: str | None = "float32") -> None:
         self._module = module
         self._dtype = dtype
         self._points = [module.resolve(point) for point in points]
         self._symbolic: dict[tuple, SymbolicCapture | str] = {}
 
+    @guarded
     def at(self, axes: Axes) -> Capture:
         """The capture at one point.
 
@@ -115,6 +127,8 @@ class CaptureFamily:
         other = max(points, key=lambda point: sum(a != b for a, b in zip(_sizes(point), _sizes(example), strict=True)))
         try:
             built, other_built = (build_for_capture(self._module, point, self._dtype) for point in (example, other))
+            if any(map(holds_tensors, tree_leaves((built.args, built.kwargs)))):
+                return "inputs are inside objects"
             dynamic = _changed_dimensions(built, other_built)
             return capture_symbolic(built.model, built.args, built.kwargs, dynamic, name=self._module.name, traced=built.traced)
         except CaptureError as error:

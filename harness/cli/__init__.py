@@ -2,10 +2,38 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 
 def main() -> None:
     """Run `shmoo` on the process's arguments and exit with the code that docs and scripts rely on: 0 done, 1 a check failed,
     2 bad usage or input, 3 nothing usable measured, 130 interrupted."""
-    from shmoo.harness.cli.app import cli
+    _open_closed_streams()
+    from shmoo.harness.cli.app import BAD_INPUT, cli
 
-    cli(prog_name="shmoo")
+    try:
+        cli(prog_name="shmoo")
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            # The interpreter would flush once more at its end, fail, and exit with a code of its own.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.stderr.write(f"shmoo: cannot write the result: {error.strerror}\n")
+            sys.exit(BAD_INPUT)
+
+
+def _open_closed_streams() -> None:
+    """Let streams that the caller closed (`>&-`) lead nowhere: otherwise the next file that is opened takes the number of a
+    closed one, and whatever prints writes into it."""
+    for descriptor, name, flags in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_WRONLY), (2, "stderr", os.O_WRONLY)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, flags)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+            if getattr(sys, name) is None:
+                setattr(sys, name, os.fdopen(descriptor, "r" if flags == os.O_RDONLY else "w", closefd=False))

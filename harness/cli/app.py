@@ -11,6 +11,7 @@ import click
 
 from shmoo.estimators.errors import NothingMeasuredError, ShmooError, unknown
 from shmoo.harness.cli import output
+from shmoo.harness.cli.verbs.cache import cache
 from shmoo.harness.cli.verbs.calibrate import calibrate
 from shmoo.harness.cli.verbs.characterize import characterize
 from shmoo.harness.cli.verbs.check import check
@@ -37,22 +38,25 @@ class Refused(click.ClickException):
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code = exit_code  # type: ignore[misc]  # to click a class variable
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"shmoo: {self.message}", file=file, err=True)
+        """Write the message to stderr, after the command's name."""
+        click.echo(f"shmoo: {output.printable(self.message)}", file=file, err=True)
 
 
 class VerbGroup(click.Group):
     """Suggests the nearest verb, and turns `ShmooError`, what the system refuses and Ctrl-C into their exit codes."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """As of click; an unknown verb's error suggests the nearest."""
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-") and not ctx.resilient_parsing:
             raise click.UsageError(str(unknown("command", name, self.list_commands(ctx))), ctx)
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
+        """As of click; errors that a user can mend become one line on stderr and an exit code."""
         try:
             return super().invoke(ctx)
         except NothingMeasuredError as error:
@@ -63,6 +67,8 @@ class VerbGroup(click.Group):
             if error.errno == errno.EPIPE:
                 raise  # whoever read our output has seen enough: click ends without a word
             raise Refused(_refusal(error), BAD_INPUT) from error
+        except RecursionError as error:
+            raise Refused("the input is nested too deeply", BAD_INPUT) from error
         except KeyboardInterrupt as error:
             raise Refused(str(error) or "interrupted", INTERRUPTED) from error
 
@@ -79,6 +85,7 @@ class StderrHandler(logging.Handler):
     """Shows log records on the stderr of the moment, which `output.only_results_on_stdout` and tests replace."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Write a record to the stderr of the moment."""
         output.message(self.format(record))
 
 
@@ -133,6 +140,7 @@ for verb in (
     trace,
     report,
     profiles,
+    cache,
     characterize,
 ):
     cli.add_command(verb)

@@ -10,30 +10,33 @@ import click
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.tabular import Record
+    from shmoo.harness.models.asked import ModelGraphs
     from shmoo.harness.models.mode import Mode
-    from shmoo.harness.models.model_graphs import ModelGraphs
 
 quantize = click.option(
     "--quantize",
     metavar="SCHEME",
-    help="Linear layers as int8-dynamic, int8-weight or int4-weight; the rest keeps --dtype (int8 there is for everything).",
+    help="Linear layers as int8-dynamic, float8-dynamic, int8-weight or int4-weight; the rest keeps --dtype (int8 there: all).",
 )
 _OPTIONS = (
     click.option("--phase", metavar="PHASE", help="Of a language model: prefill (--seq-len new tokens) or decode (one more)."),
     click.option("--training", is_flag=True, help="One forward and backward pass in place of inference."),
     click.option("--autocast", metavar="DTYPE", help="Run float32 weights under torch.autocast in bfloat16 or float16."),
     quantize,
+    click.option("--channels-last", is_flag=True, help="Store images and the weights of convolutions channels-last."),
 )
 
 
 def mode_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds --phase, --training, --autocast and --quantize; the command takes them together as `mode`."""
+    """Adds --phase, --training, --autocast, --quantize and --channels-last; the command takes them together as `mode`."""
 
     @functools.wraps(command)
-    def with_mode(*, phase: str | None, training: bool, autocast: str | None, quantize: str | None, **given: Any) -> Any:
+    def with_mode(
+        *, phase: str | None, training: bool, autocast: str | None, quantize: str | None, channels_last: bool, **given: Any
+    ) -> Any:
         from shmoo.harness.models.mode import Mode
 
-        return command(mode=Mode(phase, training, autocast, quantize), **given)
+        return command(mode=Mode(phase, training, autocast, quantize, channels_last), **given)
 
     for option in reversed(_OPTIONS):
         with_mode = option(with_mode)
@@ -46,5 +49,6 @@ def mode_record(mode: Mode, found: ModelGraphs) -> Record:
         "mode": mode.name,
         "autocast": mode.autocast or "",
         "quantize": mode.quantize or "",
+        "channels_last": mode.channels_last,
         "capture": found.note,
     }

@@ -40,6 +40,24 @@ def _split_counts(ctx: click.Context, parameter: click.Parameter, values: tuple[
     return tuple(positive_int(text, parameter.opts[0]) for text in _split(ctx, parameter, values))
 
 
+def _split_dtypes(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Canonical names, each once: bf16 and bfloat16 are one type."""
+    from shmoo.estimators.graph.dtypes import compute_dtype
+
+    return tuple(dict.fromkeys(map(compute_dtype, _split(ctx, parameter, values))))
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range; NaN and the infinities lie in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; a usage error where it is not finite or outside the range."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
 def names(*flags: str, help: str, metavar: str = "NAME,...") -> Decorator:
     """An option that takes a comma-separated list and may be repeated."""
     return click.option(*flags, multiple=True, callback=_split, metavar=metavar, help=help)
@@ -86,47 +104,64 @@ def old_spelling(old: str, new: str, kind: click.ParamType, take: Callable[[Any]
 
 
 def archs(default: str) -> Decorator:
+    """--arch, a list."""
     return names("--arch", help=f"Architectures: names from `shmoo profiles list` or .json files. Default: {default}.")
 
 
 def batches(default: str = OWN_BATCH) -> Decorator:
+    """--batch, a list."""
     return counts("--batch", help=f"Batch sizes. Default: {default}.")
 
 
 def dtypes(default: str = FLOAT32) -> Decorator:
+    """--dtype, a list."""
     text = "Element types: float32, tf32, bfloat16, float16, float8, int8, int4."
-    return names("--dtype", metavar="D,...", help=f"{text} Default: {default}.")
+    described = f"{text} Default: {default}."
+    return click.option("--dtype", multiple=True, callback=_split_dtypes, metavar="D,...", help=described)
 
 
 def runtimes(default: str = OWN_RUNTIME) -> Decorator:
+    """--runtime, a list."""
     text = "Runtimes: eager, inductor, inductor-freezing, cudagraphs, xla, domainflow."
     return names("--runtime", metavar="R,...", help=f"{text} Default: {default}.")
 
 
+host = click.option(
+    "--host",
+    metavar="NAME",
+    help="Machine that launches a GPU's kernels: a name of the catalogue, or own for the one it was measured beside.",
+)
+
+
 def out(default: str) -> Decorator:
+    """-o, --out: a path."""
     return click.option(
         "-o", "--out", type=click.Path(path_type=Path), help=f"File or directory to write the result to. Default: {default}."
     )
 
 
 def force(otherwise: str) -> Decorator:
+    """--force; `otherwise` says what happens without it."""
     return click.option("--force", is_flag=True, help=f"Replace a profile of that name. Default: {otherwise}.")
 
 
 def profile_name(default: str) -> Decorator:
+    """--name of a new profile."""
     return click.option("--name", help=f"Name of the new profile. Default: {default}.")
 
 
 def budget(default: str) -> Decorator:
+    """--budget in minutes."""
     return click.option(
         "--budget",
-        type=click.FloatRange(min=0, min_open=True),
+        type=FiniteRange(min=0, min_open=True),
         metavar="MINUTES",
         help=f"Time to stay within; no visit to a case starts after it. Default: {default}.",
     )
 
 
 def reduction(default: str) -> Decorator:
+    """--reduction: k or n."""
     text = "Column of operator tables that holds the reduction of matrix products."
     return click.option("--reduction", type=click.Choice(["k", "n"]), help=f"{text} Default: {default}.")
 
@@ -171,7 +206,7 @@ def positive_int(text: str, what: str) -> int:
 
 
 def parse_shape(text: str | None) -> tuple[int, ...] | None:
-    """ "1x3x224x224" or "1,3,224,224" as extents."""
+    """Extents of "1x3x224x224" or "1,3,224,224"."""
     if text is None:
         return None
     return tuple(positive_int(part, "--input-shape") for part in re.split(r"[x×,]", text.strip()))

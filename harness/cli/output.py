@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
+import os
+import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TextIO
 
 import click
 
@@ -20,18 +22,30 @@ PROSE = 40
 """Columns of longer cells are text, wherever they stand."""
 NARROWEST = 12
 """A column of text is folded to no fewer characters than this."""
+MOST_ADVICE = 3
+"""Lines about memory below a table."""
 GAP = 2
 """Characters between two columns."""
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that move a terminal's cursor, change its state or reorder its text, and what no encoding has; a tab and a new line
+do no harm."""
+
+
+def printable(text: str) -> str:
+    """The text with control characters written out: names and descriptions come from files of anybody."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
 def message(text: str) -> None:
     """One line for the person, on stderr."""
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)
 
 
 def result(text: str) -> None:
     """A result, on stdout."""
-    click.echo(text)
+    click.echo(printable(text))
 
 
 def json_document(document: object) -> None:
@@ -44,14 +58,42 @@ def tell_of_code(models: Iterable[str]) -> None:
     from shmoo.harness.workloads.loading import is_factory
 
     for model in filter(is_factory, models):
-        message(f"{model}: running its code to make the model")
+        message(f"{model}: running its code to make the model; the current directory is searched for it first")
+
+
+def tell_of_memory(records: Sequence[Mapping[str, Any]]) -> None:
+    """Say of the first estimates that do not fit their machine's memory what is missing and what would fit."""
+    outgrown = [r for r in records if r["fits"] is False]
+    for r in outgrown[:MOST_ADVICE]:
+        message(f"{r['model']} on {r['arch']}, batch {r['batch']} {r['dtype']}: {r['memory']['advice']}")
+    if len(outgrown) > MOST_ADVICE:
+        message(f"{len(outgrown) - MOST_ADVICE} more do not fit; --json says of each what is missing and what would fit")
 
 
 @contextlib.contextmanager
 def only_results_on_stdout() -> Iterator[None]:
-    """While a user's model or a library runs: what it prints goes to stderr, so that stdout stays readable by programs."""
-    with contextlib.redirect_stdout(sys.stderr):
+    """While a user's model or a library runs: what it prints goes to stderr, so that stdout stays readable by programs; what
+    other languages and child processes print does so too."""
+    with contextlib.redirect_stdout(sys.stderr), _descriptor_on_stderr(sys.stdout):
         yield
+
+
+@contextlib.contextmanager
+def _descriptor_on_stderr(stream: TextIO | None) -> Iterator[None]:
+    """Descriptor 1 leads where 2 does; as it was where either is closed."""
+    if stream is not None:
+        stream.flush()
+    try:
+        before = os.dup(1)
+        os.dup2(2, 1)
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", left: int = 1) -> None:
@@ -60,7 +102,8 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str = ""
     On a terminal it is no wider than that: text is folded, the widest column first, and so are headers; numbers never are.
     Where the numbers alone are wider, whole rows run over the edge.
     """
-    listed = [list(row) for row in rows]
+    headers, title = [printable(header) for header in headers], printable(title)
+    listed = [[printable(cell) for cell in row] for row in rows]
     columns = [Column(header, [row[i] for row in listed]) for i, header in enumerate(headers)]
     texts = [i < left or column.width > PROSE for i, column in enumerate(columns)]
     available = terminal_columns()
@@ -79,11 +122,14 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str = ""
 
 @dataclass(frozen=True, slots=True)
 class Column:
+    """A column of a table, as texts."""
+
     header: str
     cells: list[str]
 
     @property
     def width(self) -> int:
+        """Characters of its longest line."""
         return max(len(line) for text in (self.header, *self.cells) for line in text.split("\n"))
 
     def with_folded_header(self) -> Column:
@@ -100,7 +146,7 @@ def table_width(widths: Iterable[int]) -> int:
 
 def terminal_columns() -> int | None:
     """Width of the terminal that stdout is; `None` where it is a file or a pipe, which is as wide as it needs to be."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
 
 
 def _rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str, texts: Sequence[bool]) -> None:
@@ -129,10 +175,9 @@ def _rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: st
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Rows as CSV; the columns are those of all rows, in the order they first appear. `None` is an empty cell."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with writing(path).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    from shmoo.runs.store.files import csv_bytes
+
+    writing(path).write_bytes(csv_bytes(columns, rows))
 
 
 def writing(path: str | Path) -> Path:

@@ -36,6 +36,7 @@ class Display:
         self._started = self._last_line = 0.0
 
     def __call__(self, standing: Standing) -> None:
+        """Show how far the work is."""
         now = time.monotonic()
         if standing.stage != self._stage:
             self._begin(standing.stage, now)

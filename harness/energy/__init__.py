@@ -73,22 +73,25 @@ def _powercap_probes(root: Path, sleep: Callable[[float], None]) -> Availability
     if "package" not in direct.domains:
         return [], {"package": f"/{POWERCAP} lists no package"}
     before = direct.snapshot()
-    if error := next(iter(before.errors.values()), ""):
-        return [], {"package": error}
+    # A counter's name ends in its domain: "package-0", "package-0/core".
+    unreadable = {name.rpartition("/")[2].partition("-")[0]: error for name, error in before.errors.items()}
+    if "package" in unreadable:
+        return [], {"package": unreadable["package"]}
     if root.as_posix() != "/":
-        return [direct], {}
+        return [direct], unreadable
     try:
         through_pyrapl = open_pyrapl()
     except (ImportError, OSError) as error:
-        return [direct], {"pyRAPL": f"{error or type(error).__name__}; the counters are read directly instead"}
+        return [direct], unreadable | {"pyRAPL": f"{error or type(error).__name__}; the counters are read directly instead"}
     pair = through_pyrapl.snapshot(), direct.snapshot()
     sleep(AGREE_S)
     after = through_pyrapl.snapshot(), direct.snapshot()
     difference = disagreement(through_pyrapl.energy_j(pair[0], after[0]), direct.energy_j(pair[1], after[1]))
     if difference:
-        return [direct], {"pyRAPL": f"disagrees with a direct reading ({difference}); the counters are read directly instead"}
+        told = f"disagrees with a direct reading ({difference}); the counters are read directly instead"
+        return [direct], unreadable | {"pyRAPL": told}
     rest = PowercapProbe(root, without=through_pyrapl.domains)
-    return [through_pyrapl, *([rest] if rest.domains else [])], {}
+    return [through_pyrapl, *([rest] if rest.domains else [])], unreadable
 
 
 def _gpu_probes(nvml_loader: Callable[[], Any]) -> Availability:

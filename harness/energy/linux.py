@@ -67,24 +67,30 @@ class PerfProbe(CounterProbe):
         kind = int((folder / "type").read_text())
         cpus = parse_cpu_list((folder / "cpumask").read_text())
         opener = open_event or perf_event_open
-        try:
-            for label, domain in DOMAINS.items():
-                if not (folder / "events" / label).is_file():
-                    continue
+        refused: dict[str, OSError] = {}
+        for label, domain in DOMAINS.items():
+            if not (folder / "events" / label).is_file():
+                continue
+            opened: list[int] = []
+            try:
                 event = _event((folder / "events" / label).read_text())
                 joules = float((folder / "events" / f"{label}.scale").read_text())
                 for cpu in cpus:
-                    self._descriptors.append(opener(kind, event, cpu))
-                    counters.append(Counter(f"{domain}-cpu{cpu}", domain, partial(self._value, self._descriptors[-1]), joules))
-        except PermissionError as error:
-            self.close()
-            raise PermissionError(REMEDY) from error
-        except (OSError, ValueError) as error:
-            self.close()
-            raise OSError(f"perf energy events cannot be opened ({error})") from error
+                    opened.append(opener(kind, event, cpu))
+            except PermissionError as error:
+                refused[domain] = PermissionError(REMEDY)
+                refused[domain].__cause__ = error
+            except (OSError, ValueError) as error:
+                refused[domain] = OSError(f"perf energy events cannot be opened ({error})")
+                refused[domain].__cause__ = error
+            self._descriptors += opened
+            if domain not in refused:
+                readers = zip(cpus, opened, strict=True)
+                counters += [Counter(f"{domain}-cpu{cpu}", domain, partial(self._value, fd), joules) for cpu, fd in readers]
         if not counters:
-            raise OSError(f"/{SOURCE} lists no energy event")
-        super().__init__(counters, clock)
+            self.close()
+            raise next(iter(refused.values()), OSError(f"/{SOURCE} lists no energy event"))
+        super().__init__(counters, clock, {domain: str(error) for domain, error in refused.items()})
 
     def _value(self, descriptor: int) -> float:
         content = self._read(descriptor)
@@ -108,7 +114,7 @@ def parse_cpu_list(text: str) -> tuple[int, ...]:
 
 
 def _event(text: str) -> int:
-    """ "event=0x02" is 2; `ValueError` for another form."""
+    """The number of an event: 2 of "event=0x02"; `ValueError` for another form."""
     name, _, number = text.strip().partition("=")
     if name != "event":
         raise ValueError(f"event {text.strip()!r} is not of the form event=0x..")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -17,16 +18,22 @@ FIELD_POWER_INSTANT = 186
 
 
 class GpuInfo(msgspec.Struct, frozen=True):
-    """One card, as NVML describes it."""
+    """One card, as NVML describes it.
+
+    Attributes:
+        memory_bytes: `None` where the driver does not say, with the reason: cards that share the memory of the CPU have none.
+        mig: the card is split into instances.
+    """
 
     uuid: str
     name: str
-    memory_bytes: int
+    memory_bytes: int | None
     driver: str
     mig: bool = False
+    memory_bytes_reason: str = ""
 
 
-def load_nvml():
+def load_nvml() -> ModuleType:
     """The NVML binding, initialized.
 
     Raises:
@@ -50,26 +57,65 @@ def visible_gpus(nvml: Any) -> tuple[GpuInfo, ...]:
 
 def list_gpus(nvml: Any, visible: str | None = None) -> tuple[GpuInfo, ...]:
     """The cards in the order in which CUDA shows them under `visible` (the value of CUDA_VISIBLE_DEVICES, which NVML ignores).
-    Numbers in it count in bus order, which CUDA follows among equal cards."""
-    driver = _text(nvml.nvmlSystemGetDriverVersion())
+    Numbers in it count in bus order, which CUDA follows among equal cards; "MIG-..." names an instance of one.
+
+    Raises:
+        OSError: the driver does not answer; the message says what it said.
+    """
+    try:
+        driver, count = _text(nvml.nvmlSystemGetDriverVersion()), nvml.nvmlDeviceGetCount()
+        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+        described = [(handle, _text(nvml.nvmlDeviceGetUUID(handle)), _text(nvml.nvmlDeviceGetName(handle))) for handle in handles]
+    except nvml.NVMLError as error:
+        raise OSError(f"the NVIDIA driver does not list its cards ({error}); nvidia-smi may say why") from None
     cards = []
-    for index in range(nvml.nvmlDeviceGetCount()):
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    for handle, uuid, name in described:
         try:
             mig = bool(nvml.nvmlDeviceGetMigMode(handle)[0])
         except nvml.NVMLError:
             mig = False  # cards without MIG answer NotSupported
-        uuid, name = _text(nvml.nvmlDeviceGetUUID(handle)), _text(nvml.nvmlDeviceGetName(handle))
-        cards.append(GpuInfo(uuid, name, int(nvml.nvmlDeviceGetMemoryInfo(handle).total), driver, mig))
+        memory, reason = _memory(nvml, handle)
+        cards.append(GpuInfo(uuid, name, memory, driver, mig, reason))
     if visible is None:
         return tuple(cards)
     chosen = []
     for item in filter(None, (part.strip() for part in visible.split(","))):
         match = [card for i, card in enumerate(cards) if item == str(i) or card.uuid.startswith(item)]
+        if not match and item.startswith("MIG-"):
+            older = item.removeprefix("MIG-").partition("/")[0]  # MIG-GPU-<card>/<instance>/<part>
+            match = [card for card in cards if card.mig and card.uuid == older] or _card_of_instance(nvml, item, cards)
         if not match:
             break  # CUDA, too, shows no device after the first it does not know
         chosen.append(match[0])
     return tuple(chosen)
+
+
+def _memory(nvml: Any, handle: Any) -> tuple[int | None, str]:
+    """Bytes of a card's memory, or why they are not known."""
+    try:
+        return int(nvml.nvmlDeviceGetMemoryInfo(handle).total), ""
+    except nvml.NVMLError as error:
+        return None, f"the driver does not say how much memory the card has ({error}); it may share the CPU's"
+
+
+def _card_of_instance(nvml: Any, uuid: str, cards: Sequence[GpuInfo]) -> list[GpuInfo]:
+    """The card of which "MIG-..." names an instance, marked as split; empty where there is none."""
+    try:
+        handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+    except nvml.NVMLError:
+        return []
+    try:
+        parent = _text(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)))
+    except (AttributeError, nvml.NVMLError):
+        # A binding or driver that does not tell: with a single split card there is no doubt.
+        split = [card for card in cards if card.mig]
+        parent = split[0].uuid if len(split) == 1 else ""
+    memory, reason = _memory(nvml, handle)
+    return [
+        msgspec.structs.replace(card, mig=True, memory_bytes=memory, memory_bytes_reason=reason)
+        for card in cards
+        if card.uuid == parent
+    ]
 
 
 class NvmlProbe(CounterProbe):

@@ -114,6 +114,7 @@ class CounterProbe:
         self.domains = tuple(dict.fromkeys(counter.domain for counter in counters))
 
     def snapshot(self) -> Snapshot:
+        """As `Probe.snapshot`; a counter that cannot be read leaves its error."""
         values, errors = {}, {}
         for counter in self._counters:
             try:
@@ -125,6 +126,7 @@ class CounterProbe:
         return Snapshot(self._clock(), values, errors)
 
     def energy_j(self, before: Snapshot, after: Snapshot) -> dict[str, DomainEnergy]:
+        """As `Probe.energy_j`: joules of each domain, or the reason they are not known."""
         slack_s = self.slack_periods * self.update_period_s
         steps: dict[str, dict[str, DomainEnergy]] = {domain: {} for domain in self.domains}
         for counter in self._counters:
@@ -213,16 +215,18 @@ def trail_energy(probe: Probe, trail: Sequence[Snapshot]) -> dict[str, DomainEne
 
 
 def _add(total: DomainEnergy, step: DomainEnergy) -> DomainEnergy:
-    for one, other in ((total, step), (step, total)):
-        if one.energy_j is None:
-            # A step without movement is no fault: the next step includes its energy.
-            return other if one.reason == UNMOVED else one
+    if total.energy_j is None or step.energy_j is None:
+        unknown, other = (total, step) if total.energy_j is None else (step, total)
+        # A step without movement is no fault: the next step includes its energy.
+        return other if unknown.reason == UNMOVED else unknown
     return DomainEnergy(total.energy_j + step.energy_j)
 
 
 def sum_counters(domain: str, parts: dict[str, DomainEnergy]) -> DomainEnergy:
     """A domain's energy from its counters (one a socket or die): the sum, or the first reason and the counter that gives it."""
+    energy = 0.0
     for name, part in parts.items():
         if part.energy_j is None:
             return DomainEnergy(None, part.reason if part.reason == UNMOVED or name == domain else f"{name}: {part.reason}")
-    return DomainEnergy(sum(part.energy_j for part in parts.values())) if parts else DomainEnergy(None, "no counter")
+        energy += part.energy_j
+    return DomainEnergy(energy) if parts else DomainEnergy(None, "no counter")

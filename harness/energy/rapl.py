@@ -8,11 +8,13 @@ CPUs. `intel-rapl-mmio` repeats the package and is left out.
 from __future__ import annotations
 
 import logging
+import math
 import time
 import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 import msgspec
@@ -77,6 +79,8 @@ def _zone(path: Path, prefix: str, socket: int) -> Zone | None:
     try:
         span = float((path / "max_energy_range_uj").read_text())
     except (OSError, ValueError):
+        span = None
+    if span is not None and not 0 < span < math.inf:
         span = None
     domain, *numbers = label.split("-")
     if domain == "package" and numbers and numbers[0].isdigit():
@@ -168,6 +172,7 @@ class RaplProbe:
         self.domains = tuple(self._readers)
 
     def snapshot(self) -> Snapshot:
+        """As `Probe.snapshot`; a domain that cannot be read leaves its error."""
         values, errors = {}, {}
         for domain, reader in self._readers.items():
             try:
@@ -179,6 +184,7 @@ class RaplProbe:
         return Snapshot(self._clock(), values, errors)
 
     def energy_j(self, before: Snapshot, after: Snapshot) -> dict[str, DomainEnergy]:
+        """As `Probe.energy_j`: joules of each domain, or the reason they are not known."""
         energies = {}
         for domain in self.domains:
             readings = {**before.errors, **after.errors, **before.values, **after.values}
@@ -193,7 +199,7 @@ class RaplProbe:
         return energies
 
 
-def import_pyrapl():
+def import_pyrapl() -> ModuleType:
     """pyRAPL, with the root logger as it was: importing it logs a warning for each absent database client, which installs a
     handler, and its regular expressions raise SyntaxWarning on Python 3.12. `ImportError` where it is not installed."""
     logger = logging.getLogger()

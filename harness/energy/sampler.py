@@ -72,6 +72,7 @@ class TrailSampler:
         self.failed = ""
 
     def start(self) -> None:
+        """Take a first snapshot, then sample until `stop`."""
         self._take()
         self._thread.start()
 

@@ -7,17 +7,19 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from shmoo.estimators.errors import FormatError, InputError, unknown
+from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.machine.profile import (
+    BUILTIN_DIR,
     RUNTIMES,
     ArchitectureProfile,
     builtin_names,
     check_runtime,
-    load_profile,
+    find_profile,
     means_profile,
 )
-from shmoo.harness.defaults import LOCAL
-from shmoo.harness.paths import profile_search
+from shmoo.estimators.tiling import strategy_for
+from shmoo.estimators.variants import amount_of, variant, with_host
+from shmoo.harness.defaults import LOCAL, profile_search
 
 logger = logging.getLogger(__name__)
 
@@ -41,47 +43,78 @@ def load_architecture(name: str | Path) -> ArchitectureProfile:
     calibrated: its structure is then read from the machine, and its rates are wide guesses.
 
     A name may contain changes: "kpu_t64@capacity.l3=64MiB@tile_m=32" sets a coefficient (and those that depend on it:
-    `variants.variant`) and a parameter of the tiling strategy. The profile's name is then the whole text.
+    `variants.variant`) and a parameter of the tiling strategy, "gpu_t4@host=own" the host of a GPU. The profile's name is then
+    the whole text.
 
     Raises:
         InputError, FormatError: as `load_profile` and `variant`.
     """
     what_if = _WHAT_IF.fullmatch(str(name))
     if what_if is not None:
-        from shmoo.estimators.variants import amount_of, variant
-
         changes = dict(part.split("=") for part in what_if["changes"][1:].split("@"))
-        changed = variant(load_architecture(what_if["base"]), {key: amount_of(text) for key, text in changes.items()})
+        host = changes.pop("host", None)
+        changed = load_architecture(what_if["base"])
+        changed = changed if host is None else with_host(changed, host)
+        changed = variant(changed, {key: amount_of(text) for key, text in changes.items()})
         return changed.replacing(name=str(name))
     try:
-        profile = load_profile(name, profile_search())
-        logger.debug("%s: %d coefficients, %s", name, len(profile.coefficients), profile.description)
-        return profile
-    except InputError as error:
-        if str(name) != LOCAL or isinstance(error, FormatError):
+        path = find_profile(name, profile_search())
+    except InputError:
+        if str(name) != LOCAL:
             raise
-    from shmoo.calibrate.fit.base import base_profile
-    from shmoo.harness.machine.doctor import probe_machine
+        from shmoo.calibrate.fit.base import base_profile
+        from shmoo.harness.machine.doctor import probe_machine
 
-    return base_profile(probe_machine())
+        return base_profile(probe_machine())
+    profile = ArchitectureProfile.from_json(path.read_bytes(), str(path))
+    strategy_for(profile)  # raises where the tiling is not known
+    if path.parent != BUILTIN_DIR and not str(name).endswith(".json"):
+        replaced = ", in place of the built-in profile of that name" if name in builtin_names() else ""
+        logger.warning("%s is %s%s", name, path, replaced)
+    logger.debug("%s: %d coefficients, %s", name, len(profile.coefficients), profile.description)
+    return profile
+
+
+def load_architectures(archs: Sequence[str | ArchitectureProfile]) -> list[ArchitectureProfile]:
+    """The named profiles under names that tell them apart: of different machines with one name, those after the first are called
+    after what they were asked for as, too ("gpu_t4 (mine/gpu_t4.json)").
+
+    Raises:
+        InputError, FormatError: as `load_architecture`.
+    """
+    named: dict[str, ArchitectureProfile] = {}
+    listed = []
+    for number, arch in enumerate(archs, 1):
+        profile = arch if isinstance(arch, ArchitectureProfile) else load_architecture(arch)
+        if profile != named.get(profile.name, profile):
+            profile = profile.replacing(name=f"{profile.name} ({arch if isinstance(arch, str) else number})")
+        named.setdefault(profile.name, profile)
+        listed.append(profile)
+    return listed
 
 
 def choose_targets(
-    archs: Sequence[str | ArchitectureProfile], runtimes: Sequence[str], threads: int | None
+    archs: Sequence[str | ArchitectureProfile], runtimes: Sequence[str], threads: int | None, host: str | None = None
 ) -> list[tuple[ArchitectureProfile, str | None]]:
     """Architectures with the runtimes to estimate on each. Those named must have every runtime asked for; where none is named,
-    all built-in ones that have it are taken.
+    all built-in ones that have it are taken. `host` launches the kernels of the GPUs among them.
 
     Raises:
-        InputError: an unknown name, a runtime that a named architecture (or every architecture) lacks, or threads without a CPU.
+        InputError: an unknown name, a runtime that a named architecture (or every architecture) lacks, threads without a CPU, or
+            a host without a GPU.
     """
-    for runtime in runtimes:
-        if not any(runtime in known for known in RUNTIMES.values()):
-            raise unknown("runtime", runtime, {name for known in RUNTIMES.values() for name in known})
-    profiles = [arch if isinstance(arch, ArchitectureProfile) else load_architecture(arch) for arch in archs or default_names()]
+    for named in runtimes:
+        if not any(named in known for known in RUNTIMES.values()):
+            raise unknown("runtime", named, {name for known in RUNTIMES.values() for name in known})
+    profiles = load_architectures(archs or default_names())
+    if host is not None:
+        if all(profile.family != "gpu" for profile in profiles):
+            raise InputError(f"--host {host} applies to GPUs, and none is among the architectures; leave it out")
+        profiles = [profile if profile.family != "gpu" else with_host(profile, host) for profile in profiles]
     targets: list[tuple[ArchitectureProfile, str | None]] = []
+    wanted: Sequence[str | None] = runtimes or (None,)
     for profile in profiles:
-        for runtime in runtimes or (None,):
+        for runtime in wanted:
             if archs or runtime is None or runtime in RUNTIMES[profile.family]:
                 targets.append((profile, runtime if runtime is None else check_runtime(profile, runtime)))
     if threads is not None and not any(profile.family == "cpu" for profile, _ in targets):

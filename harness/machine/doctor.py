@@ -221,8 +221,8 @@ def _caches(root: Path) -> tuple[dict[str, int], dict[str, int]]:
             shared[f"l{level}"] = len(parse_cpu_list(_read(index / "shared_cpu_list") or "0"))
     if not sizes:
         for level, key in (("l1", "hw.l1dcachesize"), ("l2", "hw.l2cachesize"), ("l3", "hw.l3cachesize")):
-            if (size := _sysctl(key)) and size.isdigit() and int(size):
-                sizes[level] = int(size)
+            if (number := _sysctl(key)).isdigit() and int(number):
+                sizes[level] = int(number)
     return sizes, shared
 
 

@@ -25,12 +25,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from shmoo.harness.measuring.watch.hostwatch import page_faults
 from shmoo.runs.store.records import AxisValue
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -67,17 +63,23 @@ class HeapInfo(ctypes.Structure):
 class Heap(Protocol):
     """The C library's functions of this process that concern its heap."""
 
-    def malloc(self, nbytes: int) -> int | None: ...
+    def malloc(self, nbytes: int) -> int | None:
+        """Address of a new block; `None` where there is no memory."""
 
-    def mallopt(self, parameter: int, value: int) -> int: ...
+    def mallopt(self, parameter: int, value: int) -> int:
+        """Set a parameter of the allocator; 0 where it refuses."""
 
-    def malloc_trim(self, pad: int) -> int: ...
+    def malloc_trim(self, pad: int) -> int:
+        """Give free memory back to the system, but `pad` bytes at the top; 1 where some went."""
 
-    def mallinfo2(self) -> HeapInfo: ...
+    def mallinfo2(self) -> HeapInfo:
+        """What the allocator holds."""
 
-    def free(self, address: int) -> object: ...
+    def free(self, address: int) -> object:
+        """Release a block."""
 
-    def memset(self, address: int, value: int, nbytes: int) -> object: ...
+    def memset(self, address: int, value: int, nbytes: int) -> object:
+        """Fill a block."""
 
 
 def process_heap() -> Heap:
@@ -203,13 +205,9 @@ class FreshPages:
 
 def faulted_bytes(call: Callable[[], object]) -> int:
     """Bytes of new pages that a call touches, going by its page faults; 0 where the system does not count them."""
-    before = _faults()
+    before = page_faults()
     call()
-    return (_faults() - before) * mmap.PAGESIZE
-
-
-def _faults() -> int:
-    return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    return (page_faults() - before) * mmap.PAGESIZE
 
 
 def _touch_fresh(nbytes: int) -> None:

@@ -113,4 +113,5 @@ class OtherWork:
         )
 
     def __call__(self) -> object:
+        """Run one of the pieces, drawn at random."""
         return self._draw.choice(self._pieces)()

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 
 import msgspec
@@ -33,8 +32,7 @@ from shmoo.harness.measuring.cachestate import Prepared, prepare
 from shmoo.harness.measuring.memory import peak_cpu_bytes, peak_cuda_bytes, resident_bytes
 from shmoo.harness.measuring.observing import Host, observed, status_of
 from shmoo.harness.measuring.replay import GraphReplay, ReplayError, child_times, time_operators
-from shmoo.harness.measuring.settings import MeasureSettings
-from shmoo.harness.measuring.timing import CudaTimer, HostTimer, TimingSettings, time_callable
+from shmoo.harness.measuring.timing import CudaTimer, HostTimer, MeasureSettings, TimingSettings, time_callable
 from shmoo.harness.measuring.watch.corewatch import CoreWatch, core_watch
 from shmoo.harness.measuring.watch.gpuwatch import GpuWatch, gpu_doubts
 from shmoo.harness.module import Built
@@ -48,6 +46,7 @@ from shmoo.runs.store.records import (
     OperatorTime,
     Reason,
     Timing,
+    utc_now,
 )
 from shmoo.runs.store.statistics import median
 
@@ -126,7 +125,7 @@ class Measurer:
             visit: number of the visit; the graph is captured on the first.
             details: measure energy, peak memory and the times inside the case on this visit too.
         """
-        measured_at = datetime.now(UTC).isoformat(timespec="seconds")
+        measured_at = utc_now()
         try:
             row, graphs = self._visit(case, visit, details)
         except Exception as error:

@@ -21,8 +21,7 @@ from shmoo.estimators.graph.distinct import DistinctOperator, distinct_operators
 from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec
 from shmoo.harness.capture.fx.introspect import leaves
 from shmoo.harness.measuring.observing import observed
-from shmoo.harness.measuring.settings import ALONE
-from shmoo.harness.measuring.timing import BlockTimer, CudaTimer, HostTimer, TimingSettings, time_callable
+from shmoo.harness.measuring.timing import ALONE, BlockTimer, CudaTimer, HostTimer, TimingSettings, time_callable
 from shmoo.runs.store.records import OperatorTime
 from shmoo.runs.store.statistics import mad, median
 
@@ -117,8 +116,11 @@ class GraphReplay:
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """Tensors of the values that no call produces; removes those it takes from `inputs`."""
         produced = {index for call in self.graph.calls for index in call.writes}
+        read = {place for call in self.graph.calls for index in call.reads for place in (index, self.graph.root(index))}
         for index, value in enumerate(self.graph.values):
             if index in produced or (value.kind == "activation" and value.storage is not None):
+                continue
+            if value.is_weight and index not in read:
                 continue
             tensor = weights.get(value.name) if value.is_weight else None
             if tensor is None and value.kind == "input":
@@ -189,7 +191,8 @@ class GraphReplay:
     def _alias(self, index: int, environment: Mapping[int, torch.Tensor]) -> torch.Tensor:
         """A value that no call produces: another view of memory that a later call wrote."""
         spec = self.graph.values[index].spec
-        base = environment.get(self.graph.values[index].storage)
+        storage = self.graph.values[index].storage
+        base = None if storage is None else environment.get(storage)
         if base is not None and base.numel() == spec.numel and base.dtype == torch_dtype(spec.dtype):
             return base.view(spec.shape)
         return self._made_up(spec)

@@ -21,17 +21,14 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import repeat
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
+from shmoo.harness.energy.sampler import EnergySettings
+from shmoo.harness.measuring.watch.hostwatch import involuntary_switches
 from shmoo.runs.store.records import Timing
 from shmoo.runs.store.statistics import iqr, median, order_interval
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 Call = Callable[[], object]
 Clock = Callable[[], float]
@@ -77,6 +74,36 @@ LONGEST_S = 10.0
 """No further window begins after this time."""
 
 
+class MeasureSettings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How cases are measured.
+
+    Attributes:
+        operator: timing of one visit to an operator or a synthetic model. network: of one visit to a network.
+        gpu, gpu_network: the same on a GPU, whose device time needs no protection from the host's neighbours.
+        threads: for cases that name none; `None` leaves torch's own number.
+        children_s: time for timing each call of a network or synthetic model in eager; 0 leaves it out.
+        operators: timing of each distinct operator of a network alone, in eager; `None` leaves it out.
+        memory: measure peak memory (not for single operators on CPU, where it follows from the shapes).
+        kept_share: share of the memory in which built cases wait for their next visit; small, so that calls find memory that was
+            used a moment ago.
+    """
+
+    operator: TimingSettings = VISIT
+    network: TimingSettings = NETWORK_VISIT
+    gpu: TimingSettings = TimingSettings(max_s=0.6)
+    gpu_network: TimingSettings = TimingSettings(warmup_s=0.2, max_warmup_s=1.5, min_s=1.0, max_s=3.0)
+    energy: EnergySettings = EnergySettings()
+    threads: int | None = None
+    children_s: float = 0.5
+    operators: TimingSettings | None = None
+    memory: bool = True
+    kept_share: float = 0.08
+
+
+ALONE = TimingSettings(warmup_s=0.02, max_warmup_s=0.2, min_s=0.08, max_s=0.25)
+"""Timing of operators alone: a network has dozens to hundreds of distinct ones, which together take about as long as it does."""
+
+
 class BlockWatch(Protocol):
     """Looks at the machine between two blocks."""
 
@@ -114,6 +141,7 @@ class HostTimer:
         self._before = before
 
     def __call__(self, call: Call, calls: int) -> float:
+        """As `BlockTimer`, in seconds of the clock."""
         if self._before is not None:
             self._before()
         if self._synchronize is not None:
@@ -137,13 +165,14 @@ class CudaTimer:
             ahead, so that a block of one call is not timed from an idle device.
     """
 
-    def __init__(self, cuda, clock: Clock = time.perf_counter, before: Callable[[], object] | None = None) -> None:
+    def __init__(self, cuda: Any, clock: Clock = time.perf_counter, before: Callable[[], object] | None = None) -> None:
         self._cuda = cuda
         self._clock = clock
         self._before = before
         self.host_s: float | None = None
 
     def __call__(self, call: Call, calls: int) -> float:
+        """As `BlockTimer`, in seconds of the device."""
         begin, end = self._cuda.Event(enable_timing=True), self._cuda.Event(enable_timing=True)
         self._cuda.synchronize()
         if self._before is not None:
@@ -262,13 +291,13 @@ class _Blocks:
             self._probed.append((len(self.samples), slowdown))
             now = self._watch.quiet_s
             self.quiet_s = tuple(map(max, self.quiet_s, now)) if self.quiet_s else now
-        self._switched = _involuntary_switches()
+        self._switched = involuntary_switches()
         self._cpu = time.process_time()
 
     def add(self, sample: float) -> None:
         self.cpu_s += time.process_time() - self._cpu
         self.samples.append(sample)
-        count = _involuntary_switches()
+        count = involuntary_switches()
         if count is not None and self._switched is not None:
             self.switches.append(count - self._switched)
         self.look()
@@ -304,13 +333,8 @@ def _window(call: Call, calls: int, timer: BlockTimer, clock: Clock, settings: T
             return reason
 
 
-def _involuntary_switches() -> int | None:
-    """How often the system took a core away from this process so far."""
-    return None if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-
-
 def _stop(samples: list[float], noise: list[float], precision: float) -> str:
-    """ "precision", "plateau" or "" to go on. `noise` collects IQR / median at each check."""
+    """Why to stop: "precision", "plateau" or "" to go on. `noise` collects IQR / median at each check."""
     middle = median(samples)
     if middle <= 0:
         return ""

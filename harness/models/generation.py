@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from shmoo.estimators.graph.dtypes import matrix_dtype
-from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.present.generation import DecodeStep, GenerationEstimate, cache_bytes, decode_contexts, generation
-from shmoo.harness.models.mode import Mode
-from shmoo.harness.models.model_graphs import ModelGraphs, WorkloadGraphs, phase_of
-from shmoo.harness.module import DNNModule
+from shmoo.harness.models.asked import ModelGraphs, Point
+from shmoo.runs.store.records import AxisValue
+
+PhaseGraphs = Callable[[str, Sequence[Point]], Callable[[Mapping[str, AxisValue]], ModelGraphs]]
+"""A phase and the points of its axes "batch" and "seq_len" that will be asked for -> the graphs at a point."""
 
 
 class Generator:
     """A causal language model whose generations can be estimated on many machines: each step is captured once.
 
     Args:
-        model: a workload that `phase_of` takes.
+        graphs_of: the model's graphs.
         prompts: lengths of the prompts, in tokens. new_tokens: tokens to generate after each.
         batch: sequences at once.
-        dtype: compute type of the vocabulary.
-        quantize: one of `estimators.quantize.SCHEMES`, or `None`.
+        dtype: compute type of the vocabulary that the graphs were captured in.
 
     Raises:
         InputError: not a causal language model, or a length that is no generation.
@@ -28,23 +29,15 @@ class Generator:
     """
 
     def __init__(
-        self,
-        model: DNNModule,
-        prompts: Sequence[int],
-        new_tokens: int,
-        *,
-        batch: int = 1,
-        dtype: str = "float32",
-        quantize: str | None = None,
+        self, graphs_of: PhaseGraphs, prompts: Sequence[int], new_tokens: int, *, batch: int = 1, dtype: str = "float32"
     ) -> None:
         self.new_tokens = new_tokens
         self.batch = batch
         self.dtype = dtype
         self.contexts = {prompt: decode_contexts(prompt, new_tokens) for prompt in prompts}
         lengths = sorted({context for contexts in self.contexts.values() for context in contexts})
-        mode = Mode(quantize=quantize)
-        self._prefill = _captured(phase_of(model, "prefill"), prompts, batch, dtype, mode)
-        self._decode = _captured(phase_of(model, "decode"), lengths, batch, dtype, mode)
+        self._prefill = _at_lengths(graphs_of, "prefill", prompts, batch)
+        self._decode = _at_lengths(graphs_of, "decode", lengths, batch)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -56,7 +49,7 @@ class Generator:
     ) -> Iterator[GenerationEstimate]:
         """One estimate a prompt on one machine; arguments as `AnalysisDirector.estimate` takes them."""
 
-        def estimate(step: ModelGraphs):
+        def estimate(step: ModelGraphs) -> Estimate:
             return director.estimate(
                 step.graphs, runtime=runtime, compute_dtype=matrix_dtype(self.dtype), threads=threads, batch=self.batch
             )
@@ -67,10 +60,10 @@ class Generator:
             yield generation(estimate(prefill), [steps[c] for c in contexts], prompt, self.new_tokens, _cache(prefill))
 
 
-def _captured(module: DNNModule, lengths: Sequence[int], batch: int, dtype: str, mode: Mode) -> dict[int, ModelGraphs]:
-    points = [{"batch": batch, "seq_len": length} for length in lengths]
-    source = WorkloadGraphs(module, points, dtype, mode)
-    return {int(point["seq_len"]): source.at(point) for point in points}
+def _at_lengths(graphs_of: PhaseGraphs, phase: str, lengths: Sequence[int], batch: int) -> dict[int, ModelGraphs]:
+    points: list[Point] = [{"batch": batch, "seq_len": length} for length in lengths]
+    at = graphs_of(phase, points)
+    return {length: at(point) for length, point in zip(lengths, points, strict=True)}
 
 
 def _cache(step: ModelGraphs) -> float:

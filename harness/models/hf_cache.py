@@ -54,6 +54,7 @@ class CausalStep(torch.nn.Module):
             self.options["logits_to_keep"] = 1
 
     def forward(self, tokens: Tensor, *cache: Tensor) -> Tensor:
+        """Logits of the tokens (batch, length) after those whose keys and values the cache holds."""
         past = cache[self.windows.index(0) * 2].shape[-2] - tokens.shape[1] if self.past is None else self.past
         pairs = zip(cache[::2], cache[1::2], self.windows, strict=True)
         layers = DynamicCache()

@@ -21,12 +21,14 @@ class Mode(msgspec.Struct, frozen=True):
         training: a forward and a backward pass in place of inference.
         autocast: "bfloat16" or "float16" to run a float32 model under torch.autocast.
         quantize: one of `estimators.quantize.SCHEMES` for the linear layers.
+        channels_last: images and the weights of convolutions are stored channels-last.
     """
 
     phase: str | None = None
     training: bool = False
     autocast: str | None = None
     quantize: str | None = None
+    channels_last: bool = False
 
     def check(self, dtype: str) -> None:
         """Refuse parts that exclude each other.
@@ -38,8 +40,8 @@ class Mode(msgspec.Struct, frozen=True):
             raise unknown("quantisation scheme", self.quantize, SCHEMES)
         if self.autocast is not None and ALIASES.get(self.autocast, self.autocast) not in AUTOCAST_DTYPES:
             raise unknown("autocast type", self.autocast, AUTOCAST_DTYPES)
-        if self.training and (self.phase or self.autocast or self.quantize):
-            raise InputError("a training step is captured alone; leave --phase, --autocast and --quantize out")
+        if self.training and (self.phase or self.autocast or self.quantize or self.channels_last):
+            raise InputError("a training step is captured alone; leave --phase, --autocast, --quantize and --channels-last out")
         if self.autocast is not None and dtype != "float32":
             raise InputError(f"autocast runs float32 weights in {self.autocast}; leave out the element type {dtype!r}")
         if self.quantize is not None and dtype not in _FLOATS:
@@ -49,5 +51,5 @@ class Mode(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """ "inference", "training" or the phase."""
+        """The phase, or "training" or "inference"."""
         return self.phase or ("training" if self.training else "inference")

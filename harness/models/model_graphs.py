@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
+from torch.utils._pytree import tree_leaves, tree_map
 
 from shmoo.estimators.costs.quantize import quantized, with_dtype
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import compute_dtype
-from shmoo.estimators.graph.records import Graph
-from shmoo.estimators.sweep.controller import GraphSource
 from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.fx.introspect import CaptureError
+from shmoo.harness.capture.guard import guarded
 from shmoo.harness.capture.traced import capture_traced
 from shmoo.harness.capture.training import capture_training
 from shmoo.harness.capture.workload import CaptureFamily, build_for_capture
+from shmoo.harness.models.asked import Asked, ModelGraphs, at_batches, at_ends
 from shmoo.harness.models.mode import Mode
 from shmoo.harness.module import STORAGE_DTYPES, Built, DNNModule, Maker, dim
 from shmoo.harness.workloads.configs import DEFAULT_SEQ_LEN
-from shmoo.harness.workloads.loading import resolve_model
+from shmoo.harness.workloads.loading import resolve_model, with_default
 from shmoo.runs.store.records import AxisValue
+
+if TYPE_CHECKING:
+    from shmoo.estimators.sweep.controller import GraphSource
 
 logger = logging.getLogger(__name__)
 
@@ -32,20 +39,11 @@ STEP_AXES = ("batch", "tokens", "past")
 """Axes of a user's own language model: sequences, new tokens of each, and tokens of each in the cache before them."""
 
 
-class ModelGraphs(msgspec.Struct, frozen=True):
-    """A model's graphs, the samples of a call, why torch.compile split it (empty if it did not), and a note on the capture."""
-
-    graphs: tuple[Graph, ...]
-    batch: int = 1
-    break_reasons: tuple[str, ...] = ()
-    note: str = ""
-
-
 def model_graphs(
     model: str,
     *,
     batch: int | None = None,
-    dtype: str = "float32",
+    dtype: str | None = "float32",
     input_shape: tuple[int, ...] | None = None,
     seq_len: int | None = None,
     trust: bool = False,
@@ -55,7 +53,8 @@ def model_graphs(
 
     Args:
         batch: samples a call; the model's own default for `None`.
-        dtype: compute type of the vocabulary. Types that torch has no arithmetic for (float8, int8, int4) replace the floating
+        dtype: compute type of the vocabulary; `None` keeps the types that a user's own model comes with, and is float32 for
+            others. Types that torch has no arithmetic for (float8, int8, int4) replace the floating
             types of a float32 capture, of weights and activations alike; `Mode.quantize` is for weights alone.
         input_shape, seq_len, trust: see `resolve_model`.
         mode: how the model is run; a plain call at inference for `None`.
@@ -71,24 +70,35 @@ def batched_graphs(
     model: str,
     batches: Sequence[int | None],
     *,
-    dtype: str = "float32",
+    dtype: str | None = "float32",
     input_shape: tuple[int, ...] | None = None,
     seq_len: int | None = None,
     trust: bool = False,
     mode: Mode | None = None,
 ) -> Iterator[ModelGraphs]:
     """`model_graphs` for each of several batch sizes, from one capture where torch allows it; same arguments and errors."""
-    mode = mode or Mode()
-    module = resolve_model(model, input_shape=input_shape, seq_len=None if mode.phase else seq_len, trust=trust)
-    fixed: dict[str, AxisValue] = {}
-    if mode.phase is not None:
-        module = phase_of(module, mode.phase)
-        fixed = {} if seq_len is None else {"seq_len": seq_len}
-    if any(batch is not None for batch in batches) and "batch" not in module.resolve():
-        raise InputError(f"{model!r} has no batch axis, its input is fixed; leave --batch out")
-    points = [fixed if batch is None else {**fixed, "batch": batch} for batch in batches]
-    source = WorkloadGraphs(module, points, dtype, mode)
-    return (source.at(point) for point in points)
+    asked = Asked(model, dtype, input_shape, seq_len, trust, mode or Mode(), at_batches(batches))
+    source = open_model(asked)
+    return (source.at(point) for point in asked.points)
+
+
+def open_model(asked: Asked) -> WorkloadGraphs:
+    """The graphs of a model by name, which is built and captured when they are asked for.
+
+    Raises:
+        InputError: unknown model, mode or axis; the nearest names are suggested.
+    """
+    phase = asked.mode.phase
+    module = resolve_model(
+        asked.model, input_shape=asked.input_shape, seq_len=None if phase else asked.seq_len, trust=asked.trust
+    )
+    if phase is not None:
+        module = phase_of(module, phase)
+        if asked.seq_len is not None:
+            module = with_default(module, "seq_len", asked.seq_len)
+    if not module.axes and any("batch" in point for point in asked.points):
+        raise InputError(f"{asked.model!r} has no batch axis, its input is fixed; leave --batch out")
+    return WorkloadGraphs(module, asked.points, asked.dtype, asked.mode)
 
 
 class WorkloadGraphs:
@@ -103,14 +113,23 @@ class WorkloadGraphs:
     """
 
     def __init__(
-        self, module: DNNModule, points: Sequence[Mapping[str, AxisValue]], dtype: str = "float32", mode: Mode | None = None
+        self,
+        module: DNNModule,
+        points: Sequence[Mapping[str, AxisValue]],
+        dtype: str | None = "float32",
+        mode: Mode | None = None,
     ) -> None:
         self._module = module
         self._dtype = dtype
         self._mode = mode or Mode()
-        self._mode.check(dtype)
-        self._stored = dtype if dtype in STORAGE_DTYPES else "float32"
+        self._mode.check(dtype or "float32")
+        self._stored = dtype if dtype is None or dtype in STORAGE_DTYPES else "float32"
         self._family = CaptureFamily(module, points, self._stored)
+
+    @property
+    def axes(self) -> dict[str, AxisValue]:
+        """The default of every axis of the workload."""
+        return self._module.resolve()
 
     def at(self, axes: Mapping[str, AxisValue]) -> ModelGraphs:
         """The graphs at one point.
@@ -131,25 +150,56 @@ class WorkloadGraphs:
             len(graphs),
             calls,
         )
-        if self._dtype != self._stored:
+        if self._dtype is not None and self._dtype != self._stored:
             graphs = tuple(with_dtype(graph, self._dtype) for graph in graphs)
+        notes = self._module.notes
         if self._mode.quantize is not None:
             graphs = quantized(graphs, self._mode.quantize)
+        elif self._module.quantization is not None and not self._mode.training:
+            try:
+                graphs = quantized(graphs, self._module.quantization)
+            except InputError as error:
+                notes = (f"the config's quantization is not taken into account: {error}",)
+        if notes and graphs:
+            graphs = (msgspec.structs.replace(graphs[0], notes=(*graphs[0].notes, *notes)), *graphs[1:])
         batch = int(self._module.resolve(axes).get("batch", 1))
         return ModelGraphs(graphs, batch, capture.break_reasons, capture.note)
 
+    @guarded
     def _capture(self, axes: Mapping[str, AxisValue]) -> Capture:
         if self._mode.training:
             return _capture_training_step(self._module, axes, self._stored)
-        if self._mode.autocast is None:
+        if self._mode.autocast is None and not self._mode.channels_last:
             return self._family.at(axes)
-        # A float32 model, on fake tensors: torch.autocast does not work on meta tensors.
-        built = build_for_capture(self._module, axes)
-        with torch.autocast("cpu", dtype=getattr(torch, compute_dtype(self._mode.autocast))):
+        # On fake tensors: torch.autocast does not work on meta tensors.
+        built = build_for_capture(self._module, axes, self._stored)
+        if self._mode.channels_last:
+            built = channels_last(built)
+        cast = torch.autocast("cpu", dtype=getattr(torch, compute_dtype(self._mode.autocast or "bfloat16")))
+        with cast if self._mode.autocast else nullcontext():
             return capture_traced(built.model, built.args, built.kwargs, name=self._module.name, notes=built.notes)
 
 
-def _capture_training_step(module: DNNModule, axes: Mapping[str, AxisValue], dtype: str) -> Capture:
+def channels_last(built: Built) -> Built:
+    """A model with its images and the weights of its convolutions stored channels-last.
+
+    Raises:
+        InputError: it takes no images.
+    """
+    last = torch.channels_last
+
+    def stored(value: object) -> object:
+        return value.to(memory_format=last) if isinstance(value, torch.Tensor) and value.dim() == 4 else value
+
+    if not any(isinstance(leaf, torch.Tensor) and leaf.dim() == 4 for leaf in tree_leaves((built.args, built.kwargs))):
+        raise InputError("channels-last is an order of images, and the model takes none; leave it out")
+    args, kwargs = tree_map(stored, (built.args, built.kwargs))
+    model: Any = built.model
+    stored_model = model.to(memory_format=last) if isinstance(model, torch.nn.Module) else model
+    return msgspec.structs.replace(built, model=stored_model, args=args, kwargs=kwargs)
+
+
+def _capture_training_step(module: DNNModule, axes: Mapping[str, AxisValue], dtype: str | None) -> Capture:
     """A training step, without weights in memory where the model allows it."""
     built = build_for_capture(module, axes, dtype)
     try:
@@ -167,30 +217,21 @@ def workload_source(
     *,
     dtype: str = "float32",
     trust: bool = False,
-    axes: Mapping[str, Sequence[AxisValue]] | Iterable[str] = (),
+    axes: Mapping[str, Sequence[AxisValue]] = MappingProxyType({}),
     mode: Mode | None = None,
 ) -> tuple[GraphSource, dict[str, AxisValue]]:
     """The graphs of a sweep, as a function of the workload's axes, and the default of every axis.
 
     Args:
         name: a registered workload (operator, synthetic model, network) or a model as on the command line.
-        axes: those that will be set, with their values where these are known: then one capture may serve several points.
+        axes: those that will be set, with their values.
         mode: as for `model_graphs`.
 
     Raises:
         InputError: unknown workload, model or axis; the nearest names are suggested.
     """
-    module = resolve_model(name, trust=trust)
-    if mode is not None and mode.phase is not None:
-        module = phase_of(module, mode.phase)
-    defaults = module.resolve()
-    for axis in axes:
-        if axis not in defaults:
-            module.resolve({axis: 1})  # raises, and suggests the nearest name
-    # The first and the last point of the axes show what changes between them.
-    points = [{axis: values[end] for axis, values in axes.items()} for end in (0, -1)] if isinstance(axes, Mapping) else []
-    source = WorkloadGraphs(module, points, dtype, mode)
-    return lambda point: source.at(point).graphs, defaults
+    source = open_model(Asked(name, dtype, trust=trust, mode=mode or Mode(), points=at_ends(axes)))
+    return lambda point: source.at(point).graphs, source.axes
 
 
 def phase_of(module: DNNModule, phase: str) -> DNNModule:
@@ -218,7 +259,7 @@ def phase_of(module: DNNModule, phase: str) -> DNNModule:
     meaning = "tokens of the prompt" if phase == "prefill" else "tokens in the cache before the new one"
     length = int(defaults.get("seq_len", DEFAULT_SEQ_LEN))
     axes = (dim("batch", int(defaults.get("batch", 1)), "sequences at once"), dim("seq_len", length, meaning))
-    return DNNModule(f"{module.name}:{phase}", "network", axes, factory)
+    return DNNModule(f"{module.name}:{phase}", "network", axes, factory, quantization=module.quantization, notes=module.notes)
 
 
 def _hugging_face_step(module: DNNModule, make: Maker, batch: int, tokens: int, past: int) -> Built:

@@ -81,7 +81,7 @@ def call_time(inspection: Inspection, arch: str) -> str:
     return f"{text}; {si(hidden, 's')} of launches hide behind the device and add nothing" if hidden > 0 else text
 
 
-def make_figure(inspection: Inspection, arch: str):
+def make_figure(inspection: Inspection, arch: str) -> Any:
     """The plotly figure: an icicle, with a button that turns it into a treemap. A click opens a module."""
     import plotly.graph_objects as go
 

@@ -5,12 +5,13 @@ test: first visit to a case ... all tests have run: further visits in random ord
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,14 +23,13 @@ from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.units import percent, si
 from shmoo.harness.campaign.campaign import CampaignSettings
 from shmoo.harness.campaign.schedule import Schedule
+from shmoo.harness.defaults import new_run_directory
 from shmoo.harness.machine.doctor import probe_machine, version_of
 from shmoo.harness.measuring.allocation import settle_heap
 from shmoo.harness.measuring.observing import observed, status_of
-from shmoo.harness.measuring.settings import MeasureSettings
-from shmoo.harness.measuring.timing import SPACED, TimingSettings, time_callable
+from shmoo.harness.measuring.timing import SPACED, MeasureSettings, TimingSettings, time_callable
 from shmoo.harness.measuring.watch.corewatch import CoreWatch, core_watch
-from shmoo.harness.paths import new_run_directory
-from shmoo.runs.store.records import AxisValue, CaseSpec, Measurement, Reason, RunManifest, Timing
+from shmoo.runs.store.records import AxisValue, CaseSpec, Measurement, Reason, RunManifest, Timing, utc_now
 from shmoo.runs.store.statistics import iqr, mad
 from shmoo.runs.store.store import RunWriter
 from shmoo.runs.store.visits import merge_visits
@@ -55,6 +55,7 @@ class ReplayClock:
         self._readings = itertools.chain.from_iterable((0.0, duration) for duration in durations_s)
 
     def __call__(self) -> float:
+        """The next reading, in seconds."""
         # pytest-benchmark also reads the clock to learn its precision, when nothing is loaded.
         return next(self._readings, 0.0) or 0.0
 
@@ -145,7 +146,7 @@ class BenchmarkRun:
         """
         if self._writer is None:
             versions = {name: version_of(name) for name in ("shmoo", "torch", "pytest", "pytest-benchmark")}
-            manifest = RunManifest(self.machine, "pytest", versions, started_at=_utc_now())
+            manifest = RunManifest(self.machine, "pytest", versions, started_at=utc_now())
             self._writer = RunWriter(self.path, manifest)
         self._writer.append(row, graphs)
         self._lines.append(row)
@@ -196,13 +197,13 @@ class BenchmarkRun:
         if not self._lines:
             return []
         rows = {row.case.identity: row for row in self.rows}
-        cells = [("Noise", "time", "std. error", "alone", "visits", "status")]
+        cells: list[tuple[str, ...]] = [("Noise", "time", "std. error", "alone", "visits", "status")]
         for shown in self._shown:
             row = rows[shown.identity]
             if row.timed:
                 latency, alone = row.latency, "-" if row.alone is None else si(row.alone.value_s, "s")
-                numbers = (si(latency.value_s, "s"), percent(latency.relative_se), alone, str(latency.visits))
-                cells.append((shown.name, *numbers, row.status))
+                told = (si(latency.value_s, "s"), percent(latency.relative_se), alone, str(latency.visits))
+                cells.append((shown.name, *told, row.status))
             else:
                 cells.append((shown.name, "-", "-", "-", str(len(row.visits)), f"{row.status}: {row.why}"))
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -237,7 +238,8 @@ class ShmooBenchmark:
 
     def __call__(self, target: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Time `target(*args, **kwargs)` in several windows spread over a second, and return its result; what it raises fails the
-        test, after a failed row is written.
+        test, after a failed row is written. A coroutine is awaited and a generator exhausted, every time: the result is then what
+        it returned, or the list of what it yielded.
 
         A `torch.nn.Module` is measured as a network is: its graph, memory, energy and per-operator times are in the row too.
         """
@@ -248,14 +250,15 @@ class ShmooBenchmark:
             row, graphs = self._run.module_measurer(target, args, kwargs).measure(msgspec.structs.replace(case, device=device))
             self._keep_only_visit(row, graphs)
             return target(*args, **kwargs)
+        loop = asyncio.new_event_loop()
         try:
             begin = time.perf_counter()
-            result = target(*args, **kwargs)
+            result = _finished(target(*args, **kwargs), loop)
             first_call_s = time.perf_counter() - begin
 
             def window() -> Timing:
                 return time_callable(
-                    lambda: target(*args, **kwargs),
+                    lambda: _finished(target(*args, **kwargs), loop),
                     synchronize=_synchronize(),
                     settings=self._run.own,
                     watch=self._run.cores,
@@ -264,8 +267,10 @@ class ShmooBenchmark:
             timing, host, reasons = observed(window, self._run.machine.threads)
         except Exception as error:
             reason = Reason(type(error).__name__, str(error))
-            self._run.append(Measurement(case, "failed", (reason,), measured_at=_utc_now()))
+            self._run.append(Measurement(case, "failed", (reason,), measured_at=utc_now()))
             raise
+        finally:
+            loop.close()
         row = Measurement(
             case=case,
             status=status_of(reasons),
@@ -273,7 +278,7 @@ class ShmooBenchmark:
             timing=msgspec.structs.replace(timing, first_call_s=first_call_s),
             host=host,
             peak_memory_reason="not measured for a plain callable",
-            measured_at=_utc_now(),
+            measured_at=utc_now(),
         )
         self._keep_only_visit(row)
         return result
@@ -288,7 +293,7 @@ class ShmooBenchmark:
         """The test's parameters that are plain values; a tensor's numbers belong into no file."""
         callspec = getattr(self._node, "callspec", None)
         parameters = {} if callspec is None else callspec.params
-        return {name: value for name, value in parameters.items() if isinstance(value, bool | int | float | str)}
+        return {name: _written(value) for name, value in parameters.items() if isinstance(value, bool | int | float | str)}
 
     def _keep_only_visit(self, row: Measurement, graphs: Sequence[Graph] = ()) -> None:
         """Write and show a row that no further visit will join."""
@@ -359,6 +364,27 @@ def _within(settings: TimingSettings, max_s: float) -> TimingSettings:
     )
 
 
+def _written(value: AxisValue) -> AxisValue:
+    """A parameter as a row can hold it: as text where JSON has no such number or character."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    holds = -(2**63) <= value < 2**63 if isinstance(value, int) else math.isfinite(value)
+    return value if holds else str(value)
+
+
+def _finished(result: Any, loop: asyncio.AbstractEventLoop) -> Any:
+    """The result of work that a call only began: of a coroutine what it returns, of a generator the list of what it yields."""
+
+    async def listed(items: AsyncGenerator[Any, None]) -> list[Any]:
+        return [item async for item in items]
+
+    if isinstance(result, Generator | map | filter | zip):
+        return list(result)
+    if isinstance(result, AsyncGenerator):
+        return loop.run_until_complete(listed(result))
+    return loop.run_until_complete(result) if isinstance(result, Awaitable) else result
+
+
 def _nothing() -> None:
     """What pytest-benchmark calls: the work was timed before."""
 
@@ -369,7 +395,3 @@ def _synchronize() -> Callable[[], None] | None:
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.synchronize
     return None
-
-
-def _utc_now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

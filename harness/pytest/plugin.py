@@ -31,6 +31,7 @@ OFF = "a benchmark of shmoo; run it with --benchmark"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of benchmarks."""
     group = parser.getgroup("shmoo", "benchmarks of shmoo")
     text = "Run the tests that use the fixture shmoo_benchmark, and write a run."
     group.addoption("--shmoo-benchmark", dest="shmoo_benchmark", action="store_true", default=False, help=text)
@@ -65,6 +66,7 @@ def benchmarking(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker; refuse benchmarks in parallel."""
     config.addinivalue_line("markers", f"{MARKER}: a benchmark of shmoo, skipped without --benchmark")
     distributed = config.getoption("numprocesses", None) or config.getoption("dist", "no") != "no"
     if benchmarking(config) and (distributed or hasattr(config, "workerinput")):
@@ -75,6 +77,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip benchmarks without `--benchmark`."""
     on = benchmarking(config)
     for item in items:
         uses_fixture = FIXTURE in getattr(item, "fixturenames", ())
@@ -92,7 +95,7 @@ RUN: pytest.StashKey[BenchmarkRun] = pytest.StashKey()
 
 @pytest.fixture
 def shmoo_benchmark(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> ShmooBenchmark:
-    """Times a callable, or a case of a workload, as `shmoo measure` does. Call it once in a test:
+    """Times a callable, or a case of a workload, as `shmoo measure` does. Call it once in a test.
 
     `shmoo_benchmark(function, *args, **kwargs)` returns what the function returns; `shmoo_benchmark.case(case_spec)` visits a
     registered workload and returns the row of this visit. The test fails, with the reason, where the case does.
@@ -128,6 +131,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, obj
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say where the run is and what it holds."""
     run = config.stash.get(RUN, None)
     if run is not None:
         for line in run.summary():

@@ -28,7 +28,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import CONTRACTIONS, Graph
 from shmoo.harness.capture.compiled import Piece, compile_pieces
 from shmoo.harness.capture.fx.introspect import first_line, operator_name
-from shmoo.harness.capture.fx.walker import CALL_INDEX
+from shmoo.harness.capture.fx.walk import CALL_INDEX
 from shmoo.harness.module import DNNModule
 from shmoo.runs.store.records import AxisValue
 
@@ -127,7 +127,7 @@ def _schedule(piece: Piece) -> list[Any]:
 
     try:
         with config.patch(fx_graph_cache=False, _post_fusion_custom_pass=stop):
-            compile_fx(piece.module, list(piece.arguments))
+            compile_fx(piece.module, list(piece.arguments or ()))
     except Exception:
         # Inductor wraps exceptions of its passes, so the type does not tell; without a schedule it is a failure.
         if not scheduled:

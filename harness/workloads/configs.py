@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from shmoo.estimators.costs.quantize import GROUP, Scheme
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.harness.module import Axis, Built, DNNModule, Maker, dim
 from shmoo.harness.workloads.zoo import import_torchvision
@@ -73,7 +76,7 @@ def load_config(path: str) -> DNNModule:
         raise InputError(f"no config at {path!r}; give the path of a config.json")
     try:
         settings = json.loads(source.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path!r} is not JSON: {error}") from error
     if not isinstance(settings, dict) or "model_type" not in settings:
         raise InputError(f'{path!r} has no \'model_type\'; a transformers config names it, such as "model_type": "bert"')
@@ -93,6 +96,7 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
     Raises:
         InputError: transformers is missing or cannot use the config, or the model's inputs are not known.
     """
+    settings, left_out = _harmless(settings)
     # transformers imports torchvision for its image models, and fails where torchvision alone would.
     import_torchvision()
     try:
@@ -100,50 +104,154 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
     except ImportError as error:
         raise InputError("models from a config need transformers; install it with: pip install 'shmoo[models]'") from error
     config = _config(transformers, settings, name)
-    architecture = _architecture(transformers, config, name)
-    parameters = inspect.signature(architecture.forward).parameters
-    inputs = [entry for entry in _INPUTS if entry.name in parameters and (entry.name != _DECODER or config.is_encoder_decoder)]
-    if not inputs:
-        raise InputError(
-            f"{architecture.__name__} takes {', '.join(list(parameters)[1:4])}, ...; models that take one of "
-            f"{', '.join(entry.name for entry in _INPUTS)} can be built: give a factory (package.module:factory) for others"
-        )
-    axes = (dim("batch", 1, "inputs at once"), *dict.fromkeys(axis for entry in inputs for axis in entry.axes(config)))
+    quantization, quantized = quantization_of(settings.get("quantization_config"))
+    with _refusals(name):
+        architecture, notes = _architecture(transformers, config, name)
+        parameters = inspect.signature(architecture.forward).parameters
+        inputs = [
+            entry for entry in _INPUTS if entry.name in parameters and (entry.name != _DECODER or config.is_encoder_decoder)
+        ]
+        if not inputs:
+            raise InputError(
+                f"{architecture.__name__} takes {', '.join(list(parameters)[1:4])}, ...; models that take one of "
+                f"{', '.join(entry.name for entry in _INPUTS)} can be built: give a factory (package.module:factory) for others"
+            )
+        axes = (dim("batch", 1, "inputs at once"), *dict.fromkeys(axis for entry in inputs for axis in entry.axes(config)))
     defaults = defaults or {}
     axes = tuple(msgspec.structs.replace(axis, default=defaults.get(axis.name, axis.default)) for axis in axes)
 
     def build(make: Maker, **sizes: Any) -> Built:
         # Building a model changes its config, so each build has a new one.
         config = _config(transformers, settings, name)
-        try:
+        # Those that pass are `DNNModule`'s own to explain.
+        with _refusals(name, ValueError, RuntimeError):
             model = make.module(lambda: architecture(config))
-        except ImportError as error:
-            raise InputError(f"{name!r} needs another library: {' '.join(str(error).split())}") from error
-        kwargs = {entry.name: entry.make(make, config, sizes) for entry in inputs}
-        return Built(model, (), kwargs, traced=True, notes=_expert_notes(config))
+            kwargs = {entry.name: entry.make(make, config, sizes) for entry in inputs}
+            return Built(model, (), kwargs, traced=True, notes=_expert_notes(config))
 
-    return DNNModule(name, "network", axes, build)
+    return DNNModule(name, "network", axes, build, quantization=quantization, notes=(*left_out, *notes, *quantized))
+
+
+_LOADING = ("auto_map", "trust_remote_code", "custom_pipelines", "backbone", "backbone_checkpoint", "use_timm_backbone")
+"""Entries of a config that name code or a model in a hub."""
+_OWN_KERNELS = (None, "eager", "sdpa", "flex_attention", "grouped_mm", "batched_mm")
+"""Implementations of attention and experts that come with torch and transformers; others are looked up in a hub of kernels."""
+_COUNTS = re.compile(r"(^|_)(n_layers?|(num_)?layers|num_(\w+_)?layers|depth|(n|num)_blocks|(num_|n_)(\w+_)?experts)$")
+_MOST_PARTS = 10_000
+
+
+def _harmless(settings: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """A config without what would load code or a model from elsewhere, and a note for each such entry, those of its parts
+    included.
+
+    Raises:
+        InputError: it asks for so many layers or experts that building them would not end.
+    """
+    kept: dict[str, Any] = {}
+    notes: list[str] = []
+    for key, value in settings.items():
+        implementation = key.strip("_").removesuffix("_internal").endswith("_implementation")
+        if (implementation and value not in _OWN_KERNELS) or (key in _LOADING and value):
+            notes.append(f"the config's {key} {value!r} is left out: it would be looked up in a hub")
+            continue
+        if _COUNTS.search(key) and isinstance(value, int | float) and value > _MOST_PARTS:
+            raise InputError(f"the config's {key} is {value:g}; at most {_MOST_PARTS} can be built")
+        parts = [value] if isinstance(value, dict) else value if isinstance(value, list) else []
+        cleaned = [_harmless(part) if isinstance(part, dict) else (part, ()) for part in parts]
+        notes += [note for _, part_notes in cleaned for note in part_notes]
+        kept[key] = cleaned[0][0] if isinstance(value, dict) else [part for part, _ in cleaned] if parts else value
+    if "use_pretrained_backbone" in kept:
+        kept["use_pretrained_backbone"] = False  # its weights would be downloaded
+    return kept, tuple(notes)
+
+
+@contextmanager
+def _refusals(name: str, *passing: type[Exception]) -> Iterator[None]:
+    """While active, hubs are offline, and whatever transformers raises on a config is an `InputError`, except what is to pass."""
+    from shmoo.harness.capture.guard import hubs_offline
+
+    passes: tuple[type[Exception], ...] = (InputError, *passing)
+    try:
+        with hubs_offline():
+            yield
+    except passes:
+        raise
+    except ImportError as error:
+        raise InputError(f"{name!r} needs another library: {' '.join(str(error).split())}") from error
+    except Exception as error:
+        text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        reason = text if isinstance(error, ValueError | RuntimeError) and text else f"{type(error).__name__}: {text}"
+        raise InputError(f"transformers cannot use the config {name!r}: {reason}") from error
 
 
 def _config(transformers: Any, settings: Mapping[str, Any], name: str) -> Any:
-    options = {key: value for key, value in settings.items() if key != "model_type"}
-    if "use_pretrained_backbone" in options:
-        options["use_pretrained_backbone"] = False  # its weights would be downloaded
-    try:
-        return transformers.AutoConfig.for_model(settings["model_type"], **options)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"transformers cannot use the config {name!r}: {str(error).splitlines()[0]}") from error
+    options = {key: value for key, value in settings.items() if key not in ("model_type", "quantization_config")}
+    kind = settings["model_type"]
+    if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
+        near = unknown("model_type", str(kind), list(transformers.CONFIG_MAPPING))
+        raise InputError(f"transformers cannot use the config {name!r}: {near}")
+    with _refusals(name):
+        return transformers.AutoConfig.for_model(kind, **options)
 
 
-def _architecture(transformers: Any, config: Any, name: str) -> Any:
-    """The class of the model: the one that the config names, or the bare model of its type."""
-    named = getattr(transformers, (config.architectures or [""])[0], None)
-    if named is not None:
-        return named
+def _architecture(transformers: Any, config: Any, name: str) -> tuple[Any, tuple[str, ...]]:
+    """The class of the model, the one that the config names or the bare model of its type; and a note where it names another."""
+    listed = config.architectures if isinstance(config.architectures, list) else []
+    asked = next((text for text in listed if isinstance(text, str)), "")
+    named = getattr(transformers, asked, None) if asked else None
+    if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
+        return named, ()
     try:
-        return transformers.AutoModel._model_mapping[type(config)]
+        bare = transformers.AutoModel._model_mapping[type(config)]
     except KeyError:
         raise InputError(f"transformers has no model for the config {name!r} of type {config.model_type!r}") from None
+    note = f"transformers has no {asked}: {bare.__name__} is counted in its place, without a head, which is not known"
+    return bare, (note,) if asked else ()
+
+
+def quantization_of(settings: Any) -> tuple[Scheme | None, tuple[str, ...]]:
+    """How a config's `quantization_config` stores the weights of linear layers, and a note that says so, or that it is not taken
+    into account."""
+    if not isinstance(settings, Mapping):
+        return None, () if settings is None else (
+            f"quantization_config is {settings!r}, no object: it is not taken into account",
+        )
+    method = str(settings.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in settings else "unnamed"))
+    try:
+        scheme = _scheme(method, settings)
+    except (TypeError, ValueError, AttributeError):
+        scheme = None
+    if scheme is None:
+        return None, (f"the config's quantization ({method}) is not taken into account: weights are counted in the element type",)
+    kept = f", except in {', '.join(scheme.kept)}" if scheme.kept else ""
+    return scheme, (f"linear layers are quantized as the config's {method} says: {scheme.name}{kept}",)
+
+
+def _scheme(method: str, settings: Mapping[str, Any]) -> Scheme | None:
+    left_out = settings.get("modules_to_not_convert") or settings.get("ignore") or settings.get("llm_int8_skip_modules") or ()
+    kept = tuple(dict.fromkeys(("lm_head", *(name for name in left_out if isinstance(name, str) and not name.startswith("re:")))))
+    if method in ("fp8", "fbgemm_fp8"):
+        block = settings.get("weight_block_size")
+        return Scheme("float8-dynamic", int(block[-1]) if block else 0, kept)
+    if method in ("gptq", "awq"):
+        if int(settings.get("bits", settings.get("w_bit", 4))) != 4:
+            return None
+        return Scheme("int4-weight", max(int(settings.get("group_size", settings.get("q_group_size", GROUP))), 0), kept, True)
+    if method == "bitsandbytes":
+        # Blocks of 64 share a scale (T. Dettmers et al., QLoRA, arXiv:2305.14314, section 3).
+        return Scheme("int4-weight", 64, kept, True) if settings.get("load_in_4bit") else Scheme("int8-dynamic", 0, kept)
+    if method == "compressed-tensors":
+        group = next(iter(settings["config_groups"].values()))
+        weights, activations = group["weights"], group.get("input_activations")
+        size = int(weights.get("group_size") or 0)
+        known = {
+            (8, "float"): "float8-dynamic",
+            (8, "int"): "int8-dynamic" if activations else "int8-weight",
+            (4, "int"): "int4-weight",
+        }
+        name = known.get((weights.get("num_bits"), weights.get("type", "int")))
+        return None if name is None else Scheme(name, max(size, 0), kept, name == "int4-weight")
+    return None
 
 
 def _expert_notes(config: Any) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ A workload with weights is a module, so that a capture tells weights from inputs
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from shmoo.harness.module import Axis, Built, Maker, Size, dim, workload
@@ -283,3 +284,38 @@ def attention(make: Maker, *, b: int, heads: int, seq_len: int, kv_len: int, hea
     query = make.tensor(b, heads, seq_len, head_dim)
     key, value = make.tensor(b, heads, kv_len, head_dim), make.tensor(b, heads, kv_len, head_dim)
     return Built(make.torch.nn.functional.scaled_dot_product_attention, (query, key, value), {"is_causal": causal})
+
+
+_RECURRENT_AXES = (
+    dim("batch", 1, "sequences"),
+    dim("seq_len", 64, "steps, each of which waits for the one before it"),
+    dim("in_features", 256, "width of the input"),
+    dim("hidden", 512, "width of the state"),
+    dim("layers", 1, "layers, each of which reads the states of the one below"),
+)
+
+
+def _recurrent_size(gates: int, states: int) -> Callable[..., Size]:
+    """Args: states: vectors of `hidden` elements that a layer hands on from step to step."""
+
+    def size(*, batch: int, seq_len: int, in_features: int, hidden: int, layers: int) -> Size:
+        weights = gates * hidden * (in_features + hidden + (layers - 1) * 2 * hidden)
+        biases = 2 * gates * hidden * layers
+        activations = batch * (seq_len * (in_features + hidden) + states * layers * hidden)
+        return Size(weights + biases + activations, 2 * batch * seq_len * weights)
+
+    return size
+
+
+@operator("lstm", axes=_RECURRENT_AXES, size=_recurrent_size(4, 2))
+def lstm(make: Maker, *, batch: int, seq_len: int, in_features: int, hidden: int, layers: int) -> Built:
+    """Layers of long short-term memory over (seq_len, batch, in_features)."""
+    layer = make.module(lambda: make.torch.nn.LSTM(in_features, hidden, layers))
+    return Built(layer, (make.tensor(seq_len, batch, in_features),))
+
+
+@operator("gru", axes=_RECURRENT_AXES, size=_recurrent_size(3, 1))
+def gru(make: Maker, *, batch: int, seq_len: int, in_features: int, hidden: int, layers: int) -> Built:
+    """Layers of gated recurrent units over (seq_len, batch, in_features)."""
+    layer = make.module(lambda: make.torch.nn.GRU(in_features, hidden, layers))
+    return Built(layer, (make.tensor(seq_len, batch, in_features),))

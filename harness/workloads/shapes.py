@@ -144,6 +144,11 @@ def _attention(rng: Random) -> Axes:
     return {**queries, "head_dim": rng.choice((32, 64, 64, 128)), "causal": rng.random() < 0.3}
 
 
+def _recurrent(rng: Random) -> Axes:
+    sizes = {"in_features": spread(rng, 32, 1024, 16), "hidden": spread(rng, 64, 1024, 32)}
+    return {"batch": _batch(rng), "seq_len": spread(rng, 8, 128), **sizes, "layers": rng.choice((1, 1, 2))}
+
+
 def _mlp(rng: Random) -> Axes:
     return {
         "batch": _batch(rng) if rng.random() < 0.5 else spread(rng, 16, 512),
@@ -253,6 +258,8 @@ FAMILIES = (
     Family("interpolate", "interpolate", _interpolate, 5, 0, compiled=1),
     Family("embedding", "embedding", _embedding, 6),
     Family("attention", "attention", _attention, 12, 2),
+    Family("lstm", "lstm", _recurrent, 8, 0),
+    Family("gru", "gru", _recurrent, 5, 0),
     Family("mlp", "mlp", _mlp, 8, 2, compiled=2),
     Family("conv_stack", "conv_stack", _conv_stack, 6, compiled=3),
     Family("resnet_block", "resnet_block", _resnet_block, 7, 1, compiled=4),

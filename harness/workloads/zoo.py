@@ -96,11 +96,12 @@ def import_torchvision() -> ModuleType:
     torch.library.impl("torchvision::_cuda_version", "CompositeExplicitAutograd", lambda: _NO_CUDA)
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]  # left half-initialized by the failed import
-    spec = importlib.util.find_spec("torchvision")
+    spec: Any = importlib.util.find_spec("torchvision")
     package = importlib.util.module_from_spec(spec)
     sys.modules["torchvision"] = package
     # On import, the rest of the package asks this module whether there are compiled operators.
-    importlib.import_module("torchvision.extension")._has_ops = lambda: True
+    extension: Any = importlib.import_module("torchvision.extension")
+    extension._has_ops = lambda: True
     spec.loader.exec_module(package)
     return package
 
@@ -130,7 +131,7 @@ def _families() -> dict[str, str]:
 
 @cache
 def quantized_names() -> frozenset[str]:
-    """torchvision's quantized networks, which cannot be built."""
+    """Torchvision's quantized networks, which cannot be built."""
     models = import_torchvision().models
     return frozenset(models.list_models(module=models.quantization))
 

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from shmoo.estimators.errors import FormatError
+from shmoo.runs.analysis.consistency import graph_problems, value_problems
 from shmoo.runs.analysis.metrics import repeat_spread
 from shmoo.runs.store.records import EnergyReading, Measurement, Timing
 from shmoo.runs.store.statistics import FEW_CASES, median, order_interval
@@ -150,6 +151,24 @@ def _graphs(run: Run) -> Iterator[Finding]:
         yield Finding("no graph", found, "note", "", _labels(bare))
 
 
+def _consistency(run: Run) -> Iterator[Finding]:
+    """Rows that no measurement wrote like this."""
+    changed: dict[str, Measurement] = {}
+    for line in run.lines:
+        changed |= {problem: line for problem in value_problems(line)}
+    for row in run.rows:
+        try:
+            changed |= {problem: row for problem in graph_problems(row, run.graphs(row))}
+        except FormatError:
+            continue  # reported with the graphs
+    if changed:
+        example, row = next(iter(changed.items()))
+        found = f"{len(changed)} values that no measurement gives, for example {row.case.label}: {example}"
+        yield Finding(
+            "changed rows", found, "fault", f"{ROWS} or a graph was edited: {_anew(run)}", _labels(list(changed.values()))
+        )
+
+
 def _noise(run: Run) -> Iterator[Finding]:
     rows = _timed(run)
     few = [row for row in rows if _samples(row) < FEW_SAMPLES]
@@ -264,6 +283,7 @@ _EXAMINATIONS: tuple[Callable[[Run], Iterator[Finding]], ...] = (
     _completeness,
     _failures,
     _graphs,
+    _consistency,
     _noise,
     _drift,
     _energy,

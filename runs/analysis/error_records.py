@@ -90,6 +90,7 @@ class NetworkError(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
+        """The network's name with its batch and types."""
         return network_name(self.whole.case)
 
 

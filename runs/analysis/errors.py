@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import accumulate
@@ -17,6 +16,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry
 from shmoo.runs.analysis.error_records import FREE, CallError, CaseError, ErrorReport, Excluded, NetworkError, network_name
 from shmoo.runs.analysis.metrics import error_card, repeat_spread, time_weighted_error
 from shmoo.runs.analysis.predict import CaseEstimate, KernelPart, Predictor, StoredRun, director_predictor
+from shmoo.runs.store.files import csv_bytes, replace_file
 from shmoo.runs.store.records import CANONICAL_STATE, CaseSpec, Measurement
 
 
@@ -172,34 +172,30 @@ CSV_COLUMNS = (
 
 def write_errors_csv(report: ErrorReport, path: str | Path) -> Path:
     """Write every case, call and excluded row of a report as CSV (UTF-8, SI units); returns the path."""
-    path = Path(path)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, CSV_COLUMNS, restval="", extrasaction="ignore")
-        writer.writeheader()
-        for case in report.cases:
-            estimate, energy = case.estimate_s, case.energy_estimate_j
-            writer.writerow(
-                {
-                    **_csv_row("case", case.case, case),
-                    "estimated_s": estimate.value,
-                    "low_s": estimate.low,
-                    "high_s": estimate.high,
-                    "error": case.error,
-                    "inside": case.inside,
-                    "energy_estimated_j": None if energy is None else energy.value,
-                }
-            )
-        for network in report.networks:
-            for call in network.calls:
-                cells = {
-                    "split": network.whole.split,
-                    "calls": " ".join(map(str, call.calls)),
-                    "error": call.error,
-                    "status": "ok",
-                }
-                writer.writerow({**_csv_row("call", network.whole.case, call), **cells})
-        writer.writerows(_csv_row("excluded", row.case, row) for row in report.excluded)
-    return path
+    rows = []
+    for case in report.cases:
+        estimate, energy = case.estimate_s, case.energy_estimate_j
+        cells: dict[str, object] = {
+            "estimated_s": estimate.value,
+            "low_s": estimate.low,
+            "high_s": estimate.high,
+            "error": case.error,
+            "inside": case.inside,
+            "energy_estimated_j": None if energy is None else energy.value,
+        }
+        rows.append(_csv_row("case", case.case, case) | cells)
+    for network in report.networks:
+        for call in network.calls:
+            cells = {
+                "split": network.whole.split,
+                "calls": " ".join(map(str, call.calls)),
+                "error": call.error,
+                "status": "ok",
+            }
+            rows.append(_csv_row("call", network.whole.case, call) | cells)
+    rows += [_csv_row("excluded", row.case, row) for row in report.excluded]
+    replace_file(Path(path), csv_bytes(CSV_COLUMNS, rows))
+    return Path(path)
 
 
 def _csv_row(level: str, case: CaseSpec, record: CaseError | CallError | Excluded) -> dict[str, object]:

@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
+from shmoo.estimators.errors import FormatError
 from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.graph.records import FAMILIES, Graph, Interval
 from shmoo.estimators.machine.profile import ArchitectureProfile
@@ -30,7 +31,8 @@ class StoredRun(Protocol):
     manifest: RunManifest
     rows: tuple[Measurement, ...]
 
-    def graphs(self, row: Measurement) -> tuple[Graph, ...]: ...
+    def graphs(self, row: Measurement) -> tuple[Graph, ...]:
+        """The graphs that a row ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +100,22 @@ def network_estimates(run: StoredRun, profiles: Iterable[ArchitectureProfile]) -
     for profile in profiles:
         director = AnalysisDirector(profile)
         for case, graphs in networks_of(run):
-            batch = int(case.axes.get("batch", 1))
+            batch = _samples(case)
             estimate = director.estimate(graphs, compute_dtype=matrix_dtype(case.dtype), batch=batch)
             records.append(estimate_record(estimate, case.workload))
     return records
+
+
+def _samples(case: CaseSpec) -> int:
+    """Samples that a call of a network processes.
+
+    Raises:
+        FormatError: its axis "batch" is no positive whole number.
+    """
+    batch = case.axes.get("batch", 1)
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise FormatError(f"the row {case.label} has the batch {batch!r}, which is no number of samples; the file was changed")
+    return batch
 
 
 def network_fusions(run: StoredRun, profile: ArchitectureProfile) -> list[FusionSummary]:
@@ -134,7 +148,7 @@ def _estimate_batch(
     table, origin = director.tabulate(graphs, runtime, compute_dtype)
     if table.segments != len(graphs):
         return None
-    priced = director.price(table, runtime, seed=seed)
+    priced = director.price(table.in_campaign(), runtime, seed=seed)
 
     def per_graph(values: np.ndarray) -> np.ndarray:
         return np.bincount(table.segment, weights=values, minlength=len(graphs))

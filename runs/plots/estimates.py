@@ -117,7 +117,9 @@ def _power_lines(x: Sequence[float], y: Sequence[float]) -> tuple[list[Any], lis
 
 def _estimate_name(estimate: Mapping[str, Any]) -> str:
     rest = " ".join(str(estimate[key]) for key in ("dtype", "runtime") if estimate.get(key))
-    return f"<b>{plain(estimate['model'])}</b> on {plain(estimate['arch'])}<br>batch {estimate.get('batch', 1)}, {plain(rest)}"
+    room = "<br>does not fit its memory" if estimate.get("fits") is False else ""
+    place = f"<b>{plain(estimate['model'])}</b> on {plain(estimate['arch'])}"
+    return f"{place}<br>batch {estimate.get('batch', 1)}, {plain(rest)}{room}"
 
 
 def fusion_figure(networks: Sequence[FusionSummary]) -> go.Figure | None:

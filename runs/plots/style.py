@@ -61,7 +61,7 @@ def colour_of(group: str) -> str:
 
 
 def architecture_family(name: str) -> str:
-    """ "cpu", "gpu", "tpu" or "kpu" from an architecture's name, "" when the name contains none of them."""
+    """Family in an architecture's name, "cpu", "gpu", "tpu" or "kpu"; "" when the name contains none of them."""
     parts = name.lower().replace("-", "_").split("_")
     return next((family for family in ARCHITECTURE_COLOURS if family in parts), "")
 

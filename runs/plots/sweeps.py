@@ -34,6 +34,7 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SHMOO_VALUES = 3
 """Fewest values on each axis of a heat map; fewer are easier to compare as curves."""
 MAPS_IN_A_ROW = 3
+_OUTGROWN = "does not fit the machine's memory"
 LABELS = 9
 """Most labels along an axis."""
 
@@ -88,7 +89,7 @@ def _curves(rows: Sequence[Row], axis: str, others: Sequence[str], units: Units)
     differing = _differing_columns(rows, others)
     by_style = (differing[:1], differing[1:2], differing[2:])
     values_by_style = [list(_grouped(rows, columns)) for columns in by_style]
-    palette = _palette([value[0] if differing[0] == "arch" else "" for value in values_by_style[0]])
+    palette = _palette([str(value[0]) if differing[0] == "arch" else "" for value in values_by_style[0]])
     for points in _grouped(rows, differing).values():
         colour, dash, symbol = (
             values.index(tuple(points[0][name] for name in columns))
@@ -100,7 +101,7 @@ def _curves(rows: Sequence[Row], axis: str, others: Sequence[str], units: Units)
             "legendgroup": name,
             "mode": "lines+markers",
             "line": {"color": palette[colour], "dash": DASHES[dash % len(DASHES)], "width": 2},
-            "marker": {"symbol": SYMBOLS[symbol % len(SYMBOLS)], "size": 7},
+            "marker": {"symbol": [_symbol(SYMBOLS[symbol % len(SYMBOLS)], p) for p in points], "size": 7},
             "hovertext": [_hover(p, (axis, *others), units) for p in points],
             "hoverinfo": "text",
         }
@@ -137,6 +138,8 @@ def _curves(rows: Sequence[Row], axis: str, others: Sequence[str], units: Units)
     machines = _values(rows, "arch")
     machine = f" on {machines[0]}" if len(machines) == 1 else ""
     below = "" if rows[0]["latency_s_low"] is None else "bars: 90 % intervals"
+    if any(_outgrows(row) for row in rows):
+        below = "; ".join(filter(None, [below, f"open symbols: {_OUTGROWN}"]))
     _dress(figure, 900, f"{_models(rows)} over {axis}{machine}", below)
     legend = {"orientation": "v", "x": 1.01, "xanchor": "left", "y": 1.0, "yanchor": "top", "itemsizing": "trace"}
     figure.update_layout(legend={**legend, "itemwidth": 45})
@@ -156,9 +159,9 @@ def _differing_columns(rows: Sequence[Row], others: Sequence[str]) -> list[str]:
     return [name for name in columns if len(_values(rows, name)) > 1] or ["arch"]
 
 
-def _grouped(rows: Sequence[Row], columns: Sequence[str]) -> dict[tuple, list[Row]]:
+def _grouped(rows: Sequence[Row], columns: Sequence[str]) -> dict[tuple[object, ...], list[Row]]:
     """Rows by the values of these columns, in the order they first appear."""
-    groups: dict[tuple, list[Row]] = {}
+    groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in columns), []).append(row)
     return groups
@@ -194,12 +197,13 @@ def _shmoo(rows: Sequence[Row], across: str, down: str, units: Units) -> go.Figu
         vertical_spacing=0.3 / lines if lines > 1 else 0.0,
     )
     shown = [q for q in QUANTITIES if all((q.of(row) or 0.0) > 0 for row in rows)]
+    crossed: list[tuple[list[tuple[int, int]], dict[str, int]]] = []
     maps: dict[str, list[list[list[float]]]] = {quantity.name: [] for quantity in shown}
     for number, points in enumerate(machines.values()):
         xs, ys = _values(points, across), _values(points, down)
         cell = {(p[across], p[down]): p for p in points}
         for quantity in shown:
-            maps[quantity.name].append([[math.log10(quantity.of(cell[x, y])) for x in xs] for y in ys])
+            maps[quantity.name].append([[math.log10(quantity.of(cell[x, y]) or math.nan) for x in xs] for y in ys])
         place = {"row": number // columns + 1, "col": number % columns + 1}
         figure.add_heatmap(
             x=list(range(len(xs))),
@@ -212,14 +216,32 @@ def _shmoo(rows: Sequence[Row], across: str, down: str, units: Units) -> go.Figu
             ygap=1 if len(ys) <= 40 else 0,
             **place,
         )
+        crossed.append(([(i, j) for i, x in enumerate(xs) for j, y in enumerate(ys) if _outgrows(cell[x, y])], place))
         figure.update_xaxes(**_cells(across, xs, units.get(across, "")), **place)
         figure.update_yaxes(**_cells(down if place["col"] == 1 else "", ys, units.get(down, "")), **place)
+    # After all maps: the menu counts traces from the first.
+    for cells, place in crossed:
+        if cells:
+            marker = {"symbol": "x-thin", "size": 5, "line": {"width": 1, "color": "#fff"}}
+            across_cells, down_cells = zip(*cells, strict=True)
+            figure.add_scatter(
+                x=across_cells, y=down_cells, mode="markers", marker=marker, hoverinfo="skip", showlegend=False, **place
+            )
     scales = {quantity.name: _scale(quantity, maps[quantity.name]) for quantity in shown}
     buttons = [
-        {"label": name, "method": "update", "args": [{"z": maps[name]}, {f"coloraxis.{key}": v for key, v in scale.items()}]}
+        {
+            "label": name,
+            "method": "update",
+            "args": [
+                {"z": maps[name]},
+                {f"coloraxis.{key}": v for key, v in scale.items()},
+                list(range(len(machines))),
+            ],
+        }
         for name, scale in scales.items()
     ]
-    _dress(figure, 160 + 420 * lines, f"{_models(rows)} over {across} and {down}")
+    below = f"crosses: {_OUTGROWN}" if any(_outgrows(row) for row in rows) else ""
+    _dress(figure, 160 + 420 * lines, f"{_models(rows)} over {across} and {down}", below)
     figure.update_layout(
         coloraxis={"colorscale": [list(stop) for stop in HEAT], **scales[shown[0].name]},
         updatemenus=[dropdown(buttons, {"y": 1.0, "yanchor": "bottom", "pad": {"b": 30}})],
@@ -303,14 +325,27 @@ def _hover(point: Row, axes: Sequence[str], units: Units) -> str:
     lines.append(f"{si(point['throughput_per_s'], '/s')}, {si(rate, 'flop/s')}")
     if point["energy_j"] is not None:
         lines.append(f"energy {si(point['energy_j'], 'J')}, {si(point['average_power_w'], 'W')}")
-    return "<br>".join([*lines, f"{si(point['tiles'], '')} tiles, {size(point['peak_memory_bytes'])} alive"])
+    lines.append(f"{si(point['tiles'], '')} tiles, {size(point['peak_memory_bytes'])} alive")
+    if _outgrows(point):
+        lines.append(
+            f"{_OUTGROWN}: {size(point['memory_missing_bytes'])} missing, {point['memory_devices']} devices would hold it"
+        )
+    return "<br>".join(lines)
+
+
+def _outgrows(point: Row) -> bool:
+    return point.get("fits") is False
+
+
+def _symbol(filled: str, point: Row) -> str:
+    return f"{filled}-open" if _outgrows(point) else filled
 
 
 def _models(rows: Sequence[Row]) -> str:
     return ", ".join(dict.fromkeys(str(row["model"]) for row in rows))
 
 
-def _values(rows: Sequence[Row], axis: str) -> list:
+def _values(rows: Sequence[Row], axis: str) -> list[Any]:
     return list(dict.fromkeys(row[axis] for row in rows))
 
 

@@ -29,8 +29,8 @@ import numpy as np
 from shmoo.runs.store.records import Timing
 from shmoo.runs.store.statistics import FEW_CASES, PRIOR_VISITS, Latency, latency, normal_deviation, visit_deviations
 
-UNDISTURBED_BLOCKS = 5
-"""Fewer undisturbed blocks than this do not say what a call takes undisturbed."""
+UNDISTURBED_BLOCKS, UNDISTURBED_S = 5, 0.01
+"""Fewer undisturbed blocks than this that last less than this together do not say what a call takes undisturbed."""
 SEVERAL_THREADS = 1.5
 """CPU time over undisturbed wall time above which a call uses several threads."""
 
@@ -79,24 +79,27 @@ class _Class:
     residual: dict[int, float]
 
 
-def latencies(groups: Sequence[Hashable], cases: Sequence[Sequence[Timing]]) -> list[Latency | None]:
-    """What a call of each case takes; `None` for a case without samples.
+def latencies(groups: Sequence[Hashable], cases: Sequence[Sequence[Timing]]) -> list[tuple[Latency | None, float | None]]:
+    """What a call of each case takes, `None` for a case without samples; and what the visits to cases like it spread by, as
+    `visit_deviations` gives it.
 
     Args:
-        groups: what each case is of, such as its kind and device; only cases of one group are weighed together.
+        groups: what each case is of, such as its device; only cases of one group are weighed together.
         cases: the usable visits to each case.
     """
     samples = [[visit.samples_s for visit in visits if visit.samples_s] for visits in cases]
     deviations = visit_deviations(groups, samples)
     shared = [_case(group, visits) for group, visits in zip(groups, cases, strict=True)]
     classes = _classes([case for case in shared if case is not None])
-    results: list[Latency | None] = []
-    for own, deviation, case in zip(samples, deviations, shared, strict=True):
-        if case is not None and case.alike in classes:
-            results.append(_corrected(case, classes[case.alike]))
-        else:
-            results.append(latency(own, deviation) if own else None)
-    return results
+    times = [
+        _corrected(case, classes[case.alike])
+        if case is not None and case.alike in classes
+        else latency(own, deviation)
+        if own
+        else None
+        for own, deviation, case in zip(samples, deviations, shared, strict=True)
+    ]
+    return list(zip(times, deviations, strict=True))
 
 
 def _case(group: Hashable, visits: Sequence[Timing]) -> _Case | None:
@@ -106,9 +109,13 @@ def _case(group: Hashable, visits: Sequence[Timing]) -> _Case | None:
         return None
     blocks = [np.asarray(visit.samples_s)[np.asarray(visit.switches) == 0] for visit in timed]
     together = np.concatenate(blocks)
-    if together.size < UNDISTURBED_BLOCKS:
+
+    def enough(times: np.ndarray) -> bool:
+        return times.size >= UNDISTURBED_BLOCKS or float(times.sum()) * timed[0].block_calls >= UNDISTURBED_S
+
+    if not enough(together):
         return None
-    by_visit = np.asarray([np.quantile(b if b.size >= UNDISTURBED_BLOCKS else together, 0.25) for b in blocks])
+    by_visit = np.asarray([np.quantile(b if enough(b) else together, 0.25) for b in blocks])
     undisturbed = 1.0 / float(np.mean(1.0 / by_visit))
     rates = undisturbed / np.asarray([np.mean(visit.samples_s) for visit in timed])
     share = float(rates.mean())

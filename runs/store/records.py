@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 from typing import Literal, get_args
 
 import msgspec
@@ -20,7 +21,20 @@ CacheState = Literal["warm", "cold", "interleaved"]
 CACHE_STATES: tuple[str, ...] = get_args(CacheState)
 CANONICAL_STATE = "warm"
 """The cache state that calibration uses and that networks are judged in: calls back to back."""
+Time = Literal["call", "device"]
+"""What a latency is of: a whole call, or its kernels alone, as in a replayed graph: no host and no entry of a graph."""
 AxisValue = int | float | str | bool
+SHORTEST_S, LONGEST_S = 1e-12, 1e7
+"""No call takes less than a picosecond, or four months."""
+LEAST_ENERGY_J, MOST_ENERGY_J = 1e-15, 1e12
+"""No call takes less than a flop does, or more than a power station gives in an hour."""
+LEAST_POWER_W, MOST_POWER_W = 1e-6, 1e9
+"""No board draws less than a watch, or more than a power station gives."""
+
+
+def utc_now() -> str:
+    """The time as records hold it: ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -48,13 +62,14 @@ class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def split(self) -> Split:
-        """fit / validation / test, 70 / 15 / 15, by the hash of the identity; networks are always test."""
+        """Fit / validation / test, 70 / 15 / 15, by the hash of the identity; networks are always test."""
         if self.kind == "network":
             return "test"
         return split_of(self.identity)
 
     @property
     def label(self) -> str:
+        """Workload, axes, type and runtime as one text; the cache state where it is not warm."""
         axes = " ".join(f"{name}={value}" for name, value in self.axes.items())
         state = "" if self.cache_state == "warm" else f" {self.cache_state}"
         return f"{self.workload}[{axes}] {self.dtype} {self.runtime}{state}"
@@ -168,6 +183,16 @@ class EnergyReading(msgspec.Struct, frozen=True, omit_defaults=True):
     update_period_s: float | None = None
 
     @property
+    def possible(self) -> bool:
+        """Whether a measurement can give these values: a positive energy inside its interval, in a window of some length."""
+        if self.energy_j is None:
+            return True
+        low = self.energy_j if self.low_j is None else self.low_j
+        high = self.energy_j if self.high_j is None else self.high_j
+        windows = (self.window_s is None or self.window_s > 0) and (self.calls is None or self.calls > 0)
+        return LEAST_ENERGY_J <= self.energy_j <= MOST_ENERGY_J and 0 <= low <= self.energy_j <= high and windows
+
+    @property
     def pace_s(self) -> float | None:
         """Seconds a call took while the energy was read, which on a machine with neighbours is not what it took when timed."""
         return self.window_s / self.calls if self.window_s and self.calls else None
@@ -269,7 +294,7 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
         """The reading that is the energy of this row: of the card on a GPU, of the CPU package elsewhere. Several cards or
         packages, and the DRAM beside a package, are other readings. `None` where it was not read."""
         domain = "gpu" if self.case.device.startswith("cuda") else "package"
-        known = (r for r in self.energy if r.domain.split("-")[0] == domain and r.energy_j is not None)
+        known = (r for r in self.energy if r.domain.split("-")[0] == domain and r.energy_j is not None and r.possible)
         return next(known, None)
 
     @property

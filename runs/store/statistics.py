@@ -169,27 +169,10 @@ def mad(samples: Sequence[float]) -> float:
     return float(np.median(np.abs(values - np.median(values))))
 
 
-def iqr(samples: Sequence[float]) -> float:
+def iqr(samples: Sequence[float] | np.ndarray) -> float:
     """Distance between the quartiles (linear interpolation); `NothingMeasuredError` without samples."""
     low, high = np.percentile(_array(samples), (25, 75))
     return float(high - low)
-
-
-def bootstrap_interval(
-    samples: Sequence[float], confidence: float = CONFIDENCE, resamples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the median (Efron and Tibshirani, 1993, section 13.3). Equal seeds give equal intervals.
-
-    Raises:
-        NothingMeasuredError: no samples.
-    """
-    values = _array(samples)
-    draws = np.random.default_rng(seed).integers(0, values.size, (resamples, values.size))
-    medians = np.median(values[draws], axis=1)
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(medians, (tail, 100 - tail))
-    middle = float(np.median(values))
-    return min(float(low), middle), max(float(high), middle)
 
 
 def order_interval(samples: Sequence[float]) -> tuple[float, float]:
@@ -206,7 +189,7 @@ def order_interval(samples: Sequence[float]) -> tuple[float, float]:
     return float(values[low]), float(values[high])
 
 
-def _array(samples: Sequence[float]) -> np.ndarray:
+def _array(samples: Sequence[float] | np.ndarray) -> np.ndarray:
     values = np.asarray(samples, dtype=float)
     if values.size == 0:
         raise NothingMeasuredError("no samples to take statistics of; the case failed or was never measured")

@@ -6,8 +6,10 @@ the row that names them, a row is one line, and a torn last line is moved to row
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +17,8 @@ from pathlib import Path
 import msgspec
 
 from shmoo.estimators.errors import FormatError, InputError
-from shmoo.estimators.graph.records import Graph, decode_versioned
+from shmoo.estimators.graph.records import UNREADABLE, Graph, decode_versioned
+from shmoo.runs.store.files import open_unlinked, own_folder, read_regular, replace_file
 from shmoo.runs.store.records import FINGERPRINT_FIELDS, RUN_FORMAT, CaseSpec, Machine, Measurement, RunManifest
 from shmoo.runs.store.visits import decode_row, merge_visits
 
@@ -67,7 +70,7 @@ class Run:
         path = Path(directory)
         manifest = read_manifest(path)
         lines, torn = _split_rows(path)
-        problems = ()
+        problems: tuple[str, ...] = ()
         if torn:
             problems = (
                 f"{path / ROWS}, line {len(lines) + 1}: the last row is cut short ({len(torn)} bytes) and was set aside; "
@@ -81,10 +84,12 @@ class Run:
         Raises:
             FormatError: its file is missing or damaged.
         """
+        if not re.fullmatch("[0-9a-f]{16}", content_hash):
+            raise FormatError(f"a row of {self.path} names the graph {content_hash!r}, which is no hash; the file was changed")
         if content_hash not in self._graphs:
             path = self.path / GRAPHS / f"{content_hash}.json"
             try:
-                graph = Graph.from_json(path.read_bytes(), str(path))
+                graph = Graph.from_json(read_regular(path), str(path))
             except FileNotFoundError:
                 raise FormatError(
                     f"{path} is missing though a row names it; copy the whole run directory, graphs included"
@@ -95,8 +100,21 @@ class Run:
         return self._graphs[content_hash]
 
     def graphs(self, row: Measurement) -> tuple[Graph, ...]:
-        """The graphs of one row, in order; `FormatError` as for `graph`."""
-        return tuple(self.graph(content_hash) for content_hash in row.graph_hashes)
+        """The graphs of one row, in order.
+
+        Raises:
+            FormatError: as of `graph`, or a time of the row belongs to a call that the graphs do not have.
+        """
+        graphs = tuple(self.graph(content_hash) for content_hash in row.graph_hashes)
+        calls = [call.op for graph in graphs for call in graph.calls]
+        timed = [(child.call, child.op) for child in row.children]
+        timed += [(call, operator.op) for operator in row.operators for call in operator.calls]
+        for index, op in timed if graphs else ():
+            if not 0 <= index < len(calls):
+                raise FormatError(
+                    f"row {row.case.label} of {self.path} times call {index} ({op!r}) of {len(calls)}; one of them was changed"
+                )
+        return graphs
 
     @cached_property
     def visits(self) -> dict[str, list[Measurement]]:
@@ -110,11 +128,11 @@ class Run:
     def skipped(self) -> tuple[SkippedCase, ...]:
         """Cases that the last campaign into this run did not reach."""
         path = self.path / SKIPPED
-        if not path.is_file():
+        if not path.exists():
             return ()
         try:
-            return msgspec.json.decode(path.read_bytes(), type=tuple[SkippedCase, ...])
-        except msgspec.MsgspecError as error:
+            return msgspec.json.decode(read_regular(path), type=tuple[SkippedCase, ...])
+        except UNREADABLE as error:
             raise FormatError(f"cannot read {path}: {error}; it may be deleted, it holds nothing measured") from None
 
 
@@ -127,7 +145,8 @@ class RunWriter:
         resume: continue the existing run, or start one where there is none.
 
     Raises:
-        InputError: a run is there and `resume` is false, or it was measured on another machine, torch, driver or clock setting.
+        InputError: a run is there and `resume` is false, another process writes into it, it was measured on another machine,
+            torch, driver or clock setting, or a symbolic link stands at one of its names.
         FormatError: the run there cannot be read.
     """
 
@@ -138,27 +157,40 @@ class RunWriter:
             raise InputError(
                 f"{self.path} holds a run already, and a run is never overwritten; go on with --resume or name another --out"
             )
-        (self.path / GRAPHS).mkdir(parents=True, exist_ok=True)
-        if exists:
-            check_same_machine(read_manifest(self.path).machine, manifest.machine, str(self.path))
-            self._set_torn_row_aside()
-        else:
-            _write_atomically(self.path / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
-        self._file: int | None = os.open(self.path / ROWS, flags, 0o666)
-        _sync_directory(self.path)
+        self._file: int | None = None
+        self._lock: int | None = None
+        own_folder(self.path / GRAPHS)
+        try:
+            self._lock = _locked(self.path)
+            if exists:
+                check_same_machine(read_manifest(self.path).machine, manifest.machine, str(self.path))
+                self._set_torn_row_aside()
+            else:
+                replace_file(self.path / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
+            self._file = open_unlinked(self.path / ROWS, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            _sync_directory(self.path)
+        except BaseException:
+            self.close()
+            raise
 
     def append(self, row: Measurement, graphs: Iterable[Graph] = ()) -> None:
         """Store one line and the graphs it names; both are on disk when this returns.
 
         Raises:
-            OSError: the disk is full or failing. Nothing of this row stays behind; the rows before it are whole.
+            FormatError: the row holds what no reader would take, such as NaN; nothing is written.
+            OSError: the disk is full or failing, or the run was removed or moved. Nothing of this row stays behind; the rows
+                before it are whole.
         """
         if self._file is None:
             raise ValueError(f"the writer of {self.path} is closed")
+        line = msgspec.json.encode(row) + b"\n"
+        decode_row(line, f"of {row.case.label}")
+        if not os.path.samestat(os.stat(self.path / ROWS), os.fstat(self._file)):
+            raise FileNotFoundError(
+                errno.ENOENT, "another file stands in the place of the one that was written", str(self.path / ROWS)
+            )
         for graph in graphs:
             self._write_graph(graph)
-        line = msgspec.json.encode(row) + b"\n"
         start = os.fstat(self._file).st_size
         try:
             written = 0
@@ -173,14 +205,16 @@ class RunWriter:
         """Replace the list of cases that this campaign did not reach."""
         listed = list(skipped)
         if listed:
-            _write_atomically(self.path / SKIPPED, msgspec.json.format(msgspec.json.encode(listed), indent=1) + b"\n")
+            replace_file(self.path / SKIPPED, msgspec.json.format(msgspec.json.encode(listed), indent=1) + b"\n")
         else:
             (self.path / SKIPPED).unlink(missing_ok=True)
 
     def close(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        """Close the file of rows; further calls do nothing."""
+        for descriptor in (self._file, self._lock):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._file = self._lock = None
 
     def __enter__(self) -> RunWriter:
         return self
@@ -191,20 +225,21 @@ class RunWriter:
     def _write_graph(self, graph: Graph) -> None:
         path = self.path / GRAPHS / f"{graph.content_hash}.json"
         if not path.exists():
-            _write_atomically(path, graph.to_json())
+            replace_file(path, graph.to_json())
 
     def _set_torn_row_aside(self) -> None:
         path = self.path / ROWS
         _, torn = _split_rows(self.path)
         if torn:
-            with (self.path / TORN).open("ab") as aside:
+            with os.fdopen(open_unlinked(self.path / TORN, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as aside:
                 aside.write(torn.rstrip(b"\n") + b"\n")
                 aside.flush()
                 os.fsync(aside.fileno())
-            os.truncate(path, path.stat().st_size - len(torn))
+            with os.fdopen(open_unlinked(path, os.O_WRONLY), "wb") as rows:
+                rows.truncate(os.fstat(rows.fileno()).st_size - len(torn))
         elif path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
             # Only the line's end was lost: the row itself is whole.
-            with path.open("ab") as rows:
+            with os.fdopen(open_unlinked(path, os.O_WRONLY | os.O_APPEND), "ab") as rows:
                 rows.write(b"\n")
 
 
@@ -212,8 +247,8 @@ def read_manifest(directory: Path) -> RunManifest:
     """run.json of a run directory; `InputError` where there is none, `FormatError` where it is damaged or newer."""
     path = directory / MANIFEST
     try:
-        data = path.read_bytes()
-    except OSError:
+        data = read_regular(path)
+    except (OSError, ValueError):
         raise InputError(
             f"no run at {directory}: {MANIFEST} cannot be read; name a directory that `shmoo measure` wrote"
         ) from None
@@ -241,7 +276,7 @@ def check_same_machine(recorded: Machine, here: Machine, where: str) -> None:
 def _split_rows(directory: Path) -> tuple[tuple[bytes, ...], bytes]:
     """Whole lines, and the bytes of a torn last one (empty when there is none)."""
     path = directory / ROWS
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    lines = read_regular(path).splitlines(keepends=True) if path.exists() else []
     if lines and lines[-1].strip() and not _is_json(lines[-1]):
         return tuple(lines[:-1]), lines[-1]
     return tuple(lines), b""
@@ -251,22 +286,31 @@ def _is_json(line: bytes) -> bool:
     # A cut object never parses, so whatever parses was written whole and a fault in it is not a torn write.
     try:
         msgspec.json.decode(line)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return False
     return True
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _locked(directory: Path) -> int | None:
+    """A descriptor that keeps other writers out of a run until it is closed; `None` where the system has no such locks.
+
+    Raises:
+        InputError: another process writes into the run.
+    """
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        import fcntl
+    except ImportError:
+        return None
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(f"another process writes into {directory}; wait until it has ended, or name another --out") from None
     except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+        os.close(descriptor)  # a file system without locks
+        return None
+    return descriptor
 
 
 def _sync_directory(path: Path) -> None:

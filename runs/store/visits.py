@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 
 from shmoo.estimators.errors import FormatError
-from shmoo.estimators.graph.records import decode_versioned
+from shmoo.estimators.graph.records import UNREADABLE, decode_versioned
 from shmoo.runs.store.pooling import latencies
-from shmoo.runs.store.records import RUN_FORMAT, EnergyReading, Measurement, Reason, Timing
-from shmoo.runs.store.statistics import Latency, median, visit_deviations
+from shmoo.runs.store.records import LONGEST_S, RUN_FORMAT, SHORTEST_S, EnergyReading, Measurement, Reason, Timing
+from shmoo.runs.store.statistics import Latency, median
 
 NOISE = ("noisy", "disturbed", "busy host", "steal", "slow core")
 """Codes of reasons that say how much went on beside a visit; they widen its standard error and are no fault of the row."""
@@ -28,8 +28,13 @@ def decode_row(line: bytes, where: str) -> Measurement:
     version = decode_versioned(line, _Format, RUN_FORMAT, "row", where).format
     row = _from_format_1(line, where) if version == 1 else decode_versioned(line, Measurement, RUN_FORMAT, "row", where)
     for timing in (row.timing, *row.visits):
-        if timing is not None and not all(sample > 0 for sample in timing.samples_s):
-            raise FormatError(f"row {where}: a sample of {min(timing.samples_s):g} s is no time; the file was changed")
+        for sample in () if timing is None else timing.samples_s:
+            if not SHORTEST_S <= sample <= LONGEST_S:
+                raise FormatError(f"row {where}: a sample of {sample:g} s is no time; the file was changed")
+        if timing is not None and (timing.block_calls < 1 or not all(SHORTEST_S <= s <= LONGEST_S for s in timing.quiet_s)):
+            raise FormatError(
+                f"row {where}: blocks of {timing.block_calls} calls, or a quiet time that is none; the file was changed"
+            )
     return row
 
 
@@ -39,8 +44,8 @@ class _Format(msgspec.Struct):
 
 def _from_format_1(line: bytes, where: str) -> Measurement:
     """A pass is a visit, a reason's code stands before its first colon, and a row that was only disturbed is noisy."""
-    fields: dict[str, Any] = msgspec.json.decode(line)
     try:
+        fields: dict[str, Any] = msgspec.json.decode(line)
         reasons = [text.split(": ", 1) for text in fields.get("reasons", ())]
         fields["reasons"] = [dict(zip(("code", "text"), parts, strict=False)) for parts in reasons]
         fields["visit"] = fields.pop("pass_index", 0)
@@ -48,21 +53,20 @@ def _from_format_1(line: bytes, where: str) -> Measurement:
         if fields.get("status") == "suspect" and reasons and all(parts[0] in NOISE for parts in reasons):
             fields["status"] = "noisy"
         return msgspec.convert(fields, Measurement)
-    except (msgspec.MsgspecError, AttributeError, TypeError) as error:
+    except (*UNREADABLE, AttributeError, TypeError) as error:
         raise FormatError(f"cannot read row {where} of format 1: {error}") from None
 
 
 def merge_visits(lines: Iterable[Measurement]) -> tuple[Measurement, ...]:
-    """One row a case, in the order of their first visits, each knowing what the visits of its kind spread by."""
+    """One row a case, in the order of their first visits, each knowing what visits to cases like it spread by."""
     by_case: dict[str, list[Measurement]] = {}
     for line in _on_one_scale(lines):
         by_case.setdefault(line.case.identity, []).append(line)
     rows = [_merged(visits) for visits in by_case.values()]
     timed = [row for row in rows if row.timed]
-    groups = [(row.case.kind, row.case.device) for row in timed]
-    deviations = visit_deviations(groups, [[visit.samples_s for visit in row.visits] for row in timed])
+    groups = [row.case.device for row in timed]
     times = latencies(groups, [row.visits for row in timed])
-    known = dict(zip((row.case.identity for row in timed), zip(deviations, times, strict=True), strict=True))
+    known = dict(zip((row.case.identity for row in timed), times, strict=True))
     return tuple(_judged(row, *known.get(row.case.identity, (None, None))) for row in rows)
 
 
@@ -120,7 +124,7 @@ def _merged(lines: Sequence[Measurement]) -> Measurement:
     )
 
 
-def _judged(row: Measurement, visit_sd: float | None, prevailing: Latency | None) -> Measurement:
+def _judged(row: Measurement, prevailing: Latency | None, visit_sd: float | None) -> Measurement:
     """The row with what all visits say of its time, and its status by how well that is known."""
     if prevailing is None:
         return row

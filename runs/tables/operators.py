@@ -58,8 +58,8 @@ def _call(
 
 def _linear(x: Extents, dtype: str) -> Built:
     rows = (x["b"], x["m"]) if x["b"] > 1 else (x["m"],)
-    tensors = {"input": (*rows, x["k"]), "weight": (x["n"], x["k"]), "bias": (x["n"],)}
-    return _call("aten.linear", tensors, (*rows, x["n"]), dtype), (1, 2)
+    tensors = {"input": (*rows, x["k"]), "weight": (x["n"], x["k"]), **({"bias": (x["n"],)} if x.get("bias", 1) else {})}
+    return _call("aten.linear", tensors, (*rows, x["n"]), dtype), tuple(range(1, len(tensors)))
 
 
 def _bmm(x: Extents, dtype: str) -> Built:
@@ -74,8 +74,11 @@ def _matmul(x: Extents, dtype: str) -> Built:
 
 
 def _attention(x: Extents, dtype: str) -> Built:
-    query, key = (1, x["b"], x["m"], x["k"]), (1, x["b"], x["n"], x["k"])
-    attributes = {"dropout_p": 0.0, "is_causal": False, "scale": None, "enable_gqa": False}
+    batch, heads = (x["b"], x["heads"]) if "heads" in x else (1, x["b"])
+    kv_heads = x.get("kv_heads", heads)
+    query, key = (batch, heads, x["m"], x["k"]), (batch, kv_heads, x["n"], x["k"])
+    causal, grouped = bool(x.get("causal", 0)), kv_heads < heads
+    attributes = {"dropout_p": 0.0, "is_causal": causal, "scale": None, "enable_gqa": grouped}
     tensors = {"query": query, "key": key, "value": key}
     return _call("aten.scaled_dot_product_attention", tensors, query, dtype, attributes), ()
 

@@ -4,9 +4,16 @@ Columns (those that do not apply are empty or absent, further ones are ignored):
 
     op, dtype               operator (a key of `TABLE_OPERATORS`) and the type it computes in (`dtypes.COMPUTE_DTYPES`, default
                             float32; tf32 multiplies float32 tensors)
-    latency_s, energy_j     measured; energy where known
+    weights                 type that a linear layer's weight is stored in, where it is not `dtype`: int8 and int4 are multiplied
+                            in `dtype`, float8 in float8 after the activation was rounded to it
+    latency_s               measured
+    energy_j or power_w     measured, where known: energy of a call, or mean power
+    time                    what latency_s holds: "call" (default), or "device": the kernels alone, as in a replayed graph
+    state                   "warm" (default), or "cold_weights": other weights ran in between, so that they come from main memory
     b, m, n, k              linear, bmm, matmul: (b, m, k) by (b, k, n), or (b, m, n) by (b, n, k) with the reduction in column
                             n. attention: b heads, m queries, n keys, k wide. embedding: m look-ups in a table of n rows, k wide
+    heads, kv_heads, causal attention: b is then the batch, and kv_heads (default: heads) divides heads. causal is 1 or 0; left
+                            out, it is 1 for several queries of such rows
     conv_n, conv_c_in, conv_c_out, conv_kernel, conv_size, conv_stride, conv_padding, conv_groups
                             square convolutions and pooling; conv_size is the input's height and width
     rows, cols or shape     ("2x1024x4096") of the other operators: softmax and layer, RMS norm act on the last axis, batch and
@@ -20,23 +27,46 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal, TypeVar, get_args
 
 import msgspec
 
+from shmoo.estimators.costs.quantize import quantized
 from shmoo.estimators.errors import FormatError, InputError, unknown
-from shmoo.estimators.graph.dtypes import compute_dtype
+from shmoo.estimators.graph.dtypes import canonical_dtype, compute_dtype
 from shmoo.estimators.graph.records import Graph, single_call_graph
 from shmoo.estimators.machine.profile import Reduction
-from shmoo.runs.store.records import AxisValue, CaseSpec
+from shmoo.runs.store.records import (
+    LEAST_ENERGY_J,
+    LEAST_POWER_W,
+    LONGEST_S,
+    MOST_ENERGY_J,
+    MOST_POWER_W,
+    SHORTEST_S,
+    AxisValue,
+    CacheState,
+    CaseSpec,
+    Time,
+)
 from shmoo.runs.tables.operators import CONV, GEMM, TABLE_OPERATORS, ShapedOperator, SizedOperator, transposed_side
 
 ALIASES = MappingProxyType({"conv2d": "conv", "vector_add": "add", "clone": "copy"})
 """Names of published tables -> operators of the vocabulary."""
 
-COLUMNS = frozenset({"op", "dtype", *GEMM, *CONV, "rows", "cols", "shape", "latency_s", "energy_j", "kernel"})
+State = Literal["warm", "cold_weights"]
+W = TypeVar("W", bound=str)
+HEADS = ("heads", "kv_heads", "causal")
+TIMES: tuple[Time, ...] = get_args(Time)
+STATES: tuple[State, ...] = get_args(State)
+WEIGHTS = MappingProxyType({"int8": "int8-weight", "int4": "int4-weight", "float8": "float8-dynamic"})
+"""Type of a weight -> scheme that quantises a layer (`estimators.costs.quantize.SCHEMES`)."""
+COLUMNS = frozenset(
+    {"op", "dtype", *GEMM, *CONV, *HEADS, "rows", "cols", "shape", "kernel"}
+    | {"latency_s", "energy_j", "power_w", "time", "state", "weights"}
+)
 """Columns that are read."""
 
 PRODUCTS = ("linear", "bmm", "matmul")
@@ -56,6 +86,7 @@ class TableRow(msgspec.Struct, frozen=True, omit_defaults=True):
         op: name of the vocabulary, a key of `TABLE_OPERATORS`.
         axes: the operator's extents by column name; `shape` as text for those that take a shape.
         latency_s, energy_j: measured per call, `None` where the table gives none.
+        time, state, weights: as the columns say; "" for weights stored in `dtype`.
         kernel: main kernel that ran, "" where not known.
         device, runtime, reduction: as passed to `read_table`.
     """
@@ -70,11 +101,21 @@ class TableRow(msgspec.Struct, frozen=True, omit_defaults=True):
     device: str = "cpu"
     runtime: str = "eager"
     reduction: Reduction = "k"
+    time: Time = "call"
+    state: State = "warm"
+    weights: str = ""
 
     @property
     def case(self) -> CaseSpec:
         """The row's case, whose identity decides its split."""
-        return CaseSpec(self.op, "operator", self.axes, self.dtype, self.runtime, self.device)
+        axes = self.axes | ({"weights": self.weights} if self.weights else {})
+        state: CacheState = "cold" if self.cold_weights else "warm"
+        return CaseSpec(self.op, "operator", axes, self.dtype, self.runtime, self.device, cache_state=state)
+
+    @property
+    def cold_weights(self) -> bool:
+        """Whether other weights ran between two calls."""
+        return self.state == "cold_weights"
 
     def graph(self) -> Graph:
         """The row as a graph of one operator call."""
@@ -85,21 +126,16 @@ class TableRow(msgspec.Struct, frozen=True, omit_defaults=True):
             extents = {name: int(extent) for name, extent in self.axes.items()}
             if self.op in PRODUCTS and self.reduction == "n":
                 extents["n"], extents["k"] = extents["k"], extents["n"]
-            call, weights = operator.build(extents, self.dtype)
-        return single_call_graph(call, weights, name=self.op)
-
-
-class OperatorTable(msgspec.Struct, frozen=True):
-    """A table with its path and its rows in file order."""
-
-    path: str
-    rows: tuple[TableRow, ...]
+            # A quantised layer is measured without its bias, which would be a kernel of its own.
+            call, weights = operator.build(extents | ({"bias": 0} if self.weights else {}), self.dtype)
+        graph = single_call_graph(call, weights, name=self.op)
+        return quantized([graph], WEIGHTS[self.weights])[0] if self.weights else graph
 
 
 def read_table(
     path: str | Path, *, device: str = "cpu", runtime: str = "eager", measured: bool = True, reduction: Reduction = "k"
-) -> OperatorTable:
-    """Read an operator table.
+) -> tuple[TableRow, ...]:
+    """The rows of an operator table, in the order of the file.
 
     Args:
         reduction: column that holds the reduction of `PRODUCTS`.
@@ -113,11 +149,15 @@ def read_table(
     """
     path = Path(path)
     try:
+        if path.is_fifo() and not str(path).startswith(("/dev/", "/proc/")):
+            raise InputError(f"operator table {str(path)!r} is a pipe, which may never end; name a file")
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"cannot read operator table {str(path)!r}: {error.strerror}; give an existing CSV file") from None
     except UnicodeDecodeError as error:
         raise FormatError(f"operator table {str(path)!r} is not UTF-8 text: {error}; save it as CSV in UTF-8") from None
+    except ValueError as error:
+        raise InputError(f"cannot read operator table {str(path)!r}: {error}") from None
     lines = _lines(text, path)
     header = next(lines, (1, []))[1]
     for required in ("op", "latency_s") if measured else ("op",):
@@ -131,7 +171,7 @@ def read_table(
         if len(cells) != len(header):
             raise FormatError(f"{where}: {len(cells)} cells, the header has {len(header)}; the row is damaged or cut off")
         rows.append(_row(dict(zip(header, cells, strict=True)), where, number, device, runtime, measured, reduction))
-    return OperatorTable(str(path), tuple(rows))
+    return tuple(rows)
 
 
 def _lines(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -155,14 +195,59 @@ def _row(
         dtype = compute_dtype(cells.get("dtype") or "float32")
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    latency = _positive(cells, "latency_s", where, required=measured)
-    energy = _positive(cells, "energy_j", where)
+    latency = _amount(cells, "latency_s", where, SHORTEST_S, LONGEST_S, required=measured)
+    energy = _energy(cells, latency, where)
     operator = TABLE_OPERATORS[op]
     axes = _shape(cells, operator, where) if isinstance(operator, ShapedOperator) else _extents(cells, operator, where)
-    return TableRow(line, op, axes, dtype, latency, energy, cells.get("kernel", ""), device, runtime, reduction)
+    if op == "attention" and cells.get("heads"):
+        axes = axes | _heads(cells, axes, where)
+    time, state = _one_of(cells, "time", TIMES, where), _one_of(cells, "state", STATES, where)
+    weights = _weights(cells, op, dtype, where)
+    kernel = cells.get("kernel", "")
+    return TableRow(line, op, axes, dtype, latency, energy, kernel, device, runtime, reduction, time, state, weights)
 
 
-def _positive(cells: dict[str, str], column: str, where: str, required: bool = False) -> float | None:
+def _energy(cells: dict[str, str], latency: float | None, where: str) -> float | None:
+    energy = _amount(cells, "energy_j", where, LEAST_ENERGY_J, MOST_ENERGY_J)
+    power = _amount(cells, "power_w", where, LEAST_POWER_W, MOST_POWER_W)
+    if energy is not None or power is None:
+        return energy
+    if latency is None:
+        raise FormatError(f"{where}: column 'power_w' gives an energy only beside a latency_s, which is empty")
+    return power * latency
+
+
+def _one_of(cells: dict[str, str], column: str, allowed: tuple[W, ...], where: str) -> W:
+    """A cell that must be one of a few words; the first where it is empty or absent."""
+    text = cells.get(column) or allowed[0]
+    chosen = next((word for word in allowed if word == text), None)
+    if chosen is None:
+        raise InputError(f"{where}: {unknown(column, text, allowed)}")
+    return chosen
+
+
+def _weights(cells: dict[str, str], op: str, dtype: str, where: str) -> str:
+    """The type of a layer's weight; "" where it is that of the row."""
+    text = cells.get("weights")
+    if not text or (name := canonical_dtype(text)) == dtype:
+        return ""
+    if op != "linear":
+        raise FormatError(f"{where}: column 'weights' is {text!r}, but {op!r} has no weight to quantise; only linear has")
+    if name not in WEIGHTS:
+        raise InputError(f"{where}: {unknown('type of weights', text, WEIGHTS)}")
+    return name
+
+
+def _heads(cells: dict[str, str], axes: Mapping[str, AxisValue], where: str) -> dict[str, AxisValue]:
+    heads = _whole(cells["heads"], "heads", where)
+    kv_heads = _whole(cells.get("kv_heads") or cells["heads"], "kv_heads", where)
+    if heads % kv_heads:
+        raise FormatError(f"{where}: column 'kv_heads' is {kv_heads}, which must divide the {heads} heads")
+    causal = _whole(cells["causal"], "causal", where, least=0) if cells.get("causal") else int(int(axes["m"]) > 1)
+    return {"heads": heads, "kv_heads": kv_heads, "causal": min(causal, 1)}
+
+
+def _amount(cells: dict[str, str], column: str, where: str, least: float, most: float, required: bool = False) -> float | None:
     text = cells.get(column)
     if not text:
         if required:
@@ -174,6 +259,8 @@ def _positive(cells: dict[str, str], column: str, where: str, required: bool = F
         raise FormatError(f"{where}: column {column!r} must be a number, got {text!r}") from None
     if not (math.isfinite(value) and value > 0):
         raise FormatError(f"{where}: column {column!r} must be positive and finite, got {text!r}; leave unknown values empty")
+    if not least <= value <= most:
+        raise FormatError(f"{where}: column {column!r} is {text!r}; allowed: {least:g} to {most:g}, in SI units")
     return value
 
 
@@ -212,7 +299,7 @@ def _extents(cells: dict[str, str], operator: SizedOperator, where: str) -> dict
     extents = {column: _extent(cells, column, where) for column in operator.columns}
     if operator.form == "window":
         _check_window(cells["op"], extents, where)
-    return extents
+    return {**extents}
 
 
 def _shape(cells: dict[str, str], operator: ShapedOperator, where: str) -> dict[str, AxisValue]:

@@ -30,7 +30,7 @@ def measured(tmp_path_factory):
     draw = random.Random(5)
     sizes = [[round(2 ** draw.uniform(3, 10)) for _ in "mnk"] for _ in range(ENOUGH + 60)]
     path = table(tmp_path_factory.mktemp("tables") / "v100.csv", [["bmm", draw.randint(4, 40), *size, 1.0] for size in sizes])
-    rows = read_table(path, device="cuda", reduction="n").rows
+    rows = read_table(path, device="cuda", reduction="n")
     times = AnalysisDirector(load_profile("gpu_v100"), residual=False).estimate_cases([r.graph() for r in rows], runtime="eager")
     return table(
         path, [["bmm", *(row.axes[name] for name in "bmnk"), time.value] for row, (time, _) in zip(rows, times, strict=True)]
@@ -40,7 +40,7 @@ def measured(tmp_path_factory):
 def test_a_row_is_read_as_its_table_says(tmp_path):
     """m = 3, n = 5, k = 7: (3, 7) by (7, 5), or (3, 5) by (5, 7) with the reduction in column n. Its identity is the same."""
     path = table(tmp_path / "t.csv", [["bmm", 2, 3, 5, 7, 1e-4], ["linear", 1, 3, 5, 7, 1e-4]])
-    usual, other = (read_table(path, reduction=column).rows for column in ("k", "n"))
+    usual, other = (read_table(path, reduction=column) for column in ("k", "n"))
     assert [spec.shape for spec in usual[0].graph().calls[0].inputs] == [(2, 3, 7), (2, 7, 5)]
     assert [spec.shape for spec in other[0].graph().calls[0].inputs] == [(2, 3, 5), (2, 5, 7)]
     assert [spec.shape for spec in other[1].graph().calls[0].inputs[:2]] == [(3, 5), (7, 5)]
@@ -75,7 +75,7 @@ def test_a_profile_reads_tables_as_those_it_was_fitted_to(measured, tmp_path):
         assert found.exit_code == 0, found.output
         return [row["latency_s"]["value"] for row in json.loads(found.stdout)], found.stderr
 
-    rows = read_table(measured).rows
+    rows = read_table(measured)
     default, told = estimated()
     literal, nothing = estimated("--reduction", "k")
     errors = [

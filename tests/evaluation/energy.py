@@ -1,4 +1,4 @@
-"""Held-out power and energy on GPUs: whole networks at locked clocks, and products that run back to back.
+"""Power and energy on GPUs: whole networks at locked clocks, and products that run back to back.
 
 Files of DATA_DIR/measured: `energy_networks.csv`, forward passes in eager PyTorch with the board's power integrated over a loop
 (EnergAIzer's artifact, ISPASS 2026), and `gemm_power.csv`, products in graphs with their mean power (NVIDIA's AIConfigurator,
@@ -7,8 +7,6 @@ Files of DATA_DIR/measured: `energy_networks.csv`, forward passes in eager PyTor
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,232 +15,150 @@ from types import MappingProxyType
 import msgspec
 import numpy as np
 
-from shmoo.calibrate.fit.dataset import Block, MeasuredCase, block_of, blocks
+from shmoo.calibrate.fit.dataset import MeasuredCase, block_of, blocks
 from shmoo.calibrate.fit.energy import fit_energy
-from shmoo.calibrate.fit.intervals import HeldOut, together
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.graph.records import Coefficient, Graph, Interval
+from shmoo.estimators.graph.records import Coefficient, Interval
 from shmoo.estimators.machine.coefficients import Coefficients
-from shmoo.estimators.machine.profile import ArchitectureProfile, builtin_names, load_profile
+from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.estimators.predict.model import predict
-from shmoo.estimators.variants import variant
-from shmoo.harness.models.model_graphs import WorkloadGraphs
-from shmoo.harness.workloads.configs import config_workload
-from shmoo.harness.workloads.loading import resolve_model
 from shmoo.runs.store.records import AxisValue, CaseSpec
 from shmoo.runs.tables.reading import TableRow
+from tests.evaluation.network_graphs import graphs_of
+from tests.evaluation.networks import CARDS, MeasuredNetwork, bound_of, estimated, held, profile_of, read_networks
 from tests.evaluation.results import Result, of_cases, read_rows
 
-NETWORKS, PRODUCTS = "networks", "products"
-PROFILES = MappingProxyType({"a100_pcie_40gb": "gpu_a100_40g", "h200_sxm": "gpu_h200", "b200_sxm": "gpu_b200"})
-"""Device of the tables -> profile."""
+PROFILES = MappingProxyType({"h200_sxm": "gpu_h200", "b200_sxm": "gpu_b200"})
+"""Device of the products -> profile."""
 POWER, ENERGY = 0.07, 0.09
-"""Largest mean errors of a device's networks that the device bounds."""
-DEVICE_BOUND = 1.5
-"""A network bound by its host takes about as long at any batch: the device bounds the rows that take so many times the
-shortest of their network and type."""
-DTYPES = MappingProxyType({"fp8": "float8", "fp8_block": "float8"})
-CONFIGS: Mapping[str, Mapping[str, object]] = MappingProxyType(
-    {
-        "BertModel": {
-            "model_type": "bert",
-            "hidden_size": 1024,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "intermediate_size": 4096,
-        },
-        "OPTModel": {
-            "model_type": "opt",
-            "hidden_size": 2048,
-            "word_embed_proj_dim": 2048,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 32,
-            "ffn_dim": 8192,
-        },
-    }
-)
-"""Class of Hugging Face -> the published sizes that differ from its defaults: bert-large and opt-1.3b."""
+"""Largest mean errors of networks that the device bounds."""
+TYPES = MappingProxyType({"fp8": "float8", "fp8_block": "float8"})
+RUNTIME = "cudagraphs"
+INSTANT = Coefficient(1e-9, "s", "literature", "in loops of a second and more the controller has seen the load for long")
+Ends = tuple[float, float, float]
+"""A predicted value with the low and the high end of its interval."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """n rows of one device, type and group with what a profile says of them.
+    """One measured energy with what a profile says.
 
     Attributes:
-        power, energy, latency: from the profile alone. power_as_measured: with the measured latency.
-        device_bound: (n,) rows in which the host does not hold the device up.
+        group: device, type and kind.
+        bound: "device" or "host", whichever bounds a network; "" for products.
+        known_w: predicted power where the latency is known.
+        seconds, joules: measured.
     """
 
-    profile: str
-    dtype: str
     group: str
-    power: HeldOut
-    energy: HeldOut
-    latency: HeldOut
-    power_as_measured: HeldOut
-    device_bound: np.ndarray
+    bound: str
+    latency_s: Ends
+    energy_j: Ends
+    power_w: Ends
+    known_w: float
+    seconds: float
+    joules: float
 
 
-def evaluate(folder: Path, cache: Path | None = None) -> list[Result]:
+def evaluate(folder: Path, kept: Path) -> list[Result]:
     """Errors by device, type and group, with the built-in profiles.
 
     Args:
-        cache: folder in which captured graphs are kept.
+        kept: folder of captured graphs.
 
     Raises:
         InputError: a table is missing.
     """
-    cases = read_cases(folder, cache)
-    return results([judged for name, of in cases.items() for judged in judge(load_profile(name), of)])
+    networks = [judged_network(row, profile_of(row), kept) for row in metered(folder)]
+    products = read_products(folder)
+    return results([*networks, *(one for name, of in products.items() for one in judged_products(load_profile(name), of))])
 
 
-def read_cases(folder: Path, cache: Path | None = None) -> dict[str, list[MeasuredCase]]:
-    """Profile -> the rows of its device in both tables, for the devices that have a built-in profile."""
-    found: dict[str, list[MeasuredCase]] = {}
-    rows = [*_networks(folder / "measured" / "energy_networks.csv", cache), *_products(folder / "measured" / "gemm_power.csv")]
-    for device, case in rows:
-        name = PROFILES.get(device)
-        if name in builtin_names():
-            found.setdefault(name, []).append(case)
-    return found
+def metered(folder: Path) -> list[MeasuredNetwork]:
+    """The networks whose energy was measured."""
+    return [row for row in read_networks(folder / "measured", ("energy_networks.csv",)) if row.energy_j is not None]
 
 
-def judge(profile: ArchitectureProfile, cases: Sequence[MeasuredCase]) -> Iterator[Judged]:
-    """What a profile says of the rows, for each type and group of them."""
-    for group, dtype in sorted({(case.case.kind, case.case.dtype) for case in cases}):
-        of = [case for case in cases if (case.case.kind, case.case.dtype) == (group, dtype)]
-        clocks = sorted({case.clock_hz or 0.0 for case in of})
-        at = {clock: [case for case in of if (case.clock_hz or 0.0) == clock] for clock in clocks}
-        parts = [_priced(profile, cases_at, clock) for clock, cases_at in at.items()]
-        power, energy, latency, as_measured = (together(list(column)) for column in zip(*parts, strict=True))
-        in_order = [case for cases_at in at.values() for case in cases_at]
-        shortest: dict[str, float] = {}
-        for case in in_order:
-            shortest[case.case.workload] = min(case.latency_s, shortest.get(case.case.workload, case.latency_s))
-        bound = np.asarray([case.latency_s >= DEVICE_BOUND * shortest[case.case.workload] for case in in_order])
-        yield Judged(profile.name, dtype, group, power, energy, latency, as_measured, bound)
+def judged_network(row: MeasuredNetwork, profile: ArchitectureProfile, kept: Path) -> Judged:
+    """A network beside what a profile says of it, at the clock that its board was locked to."""
+    machine = settled(profile)
+    estimate = estimated(row, machine, kept)
+    if estimate.energy_j is None or estimate.average_power_w is None or row.energy_j is None:
+        raise InputError(f"{row.name}: {estimate.energy_j_reason or 'no energy was measured'}")
+    known = with_latency(machine, estimate.latency_s.value, estimate.energy_j.value, row.latency_s)
+    ends = (_ends(of) for of in (estimate.latency_s, estimate.energy_j, estimate.average_power_w))
+    return Judged(f"{row.device}, {row.label} networks", bound_of(row, machine, kept), *ends, known, row.latency_s, row.energy_j)
 
 
-def _priced(
-    profile: ArchitectureProfile, cases: Sequence[MeasuredCase], clock_hz: float
-) -> tuple[HeldOut, HeldOut, HeldOut, HeldOut]:
-    block = block_of(cases, cases[0].case.runtime, AnalysisDirector(profile))
-    machine = settled(profile, clock_hz)
-    priced = AnalysisDirector(machine).price(block.table, block.runtime, seed=0)
-    latencies, energies = zip(*priced.intervals(), strict=True)
-    powers = priced.intervals_of(lambda seconds, joules: joules / seconds)
-    watts = block.energy_j / block.measured_s
-    known = power_at(block, machine)
-    return (
-        _held_out(powers, watts),
-        _held_out(energies, block.energy_j),
-        _held_out(latencies, block.measured_s),
-        HeldOut(known, known, known, known, watts, np.zeros(len(watts))),
-    )
+def judged_products(profile: ArchitectureProfile, cases: Sequence[MeasuredCase]) -> Iterator[Judged]:
+    """Products in a graph beside what a profile says of them; without intervals."""
+    machine = settled(profile)
+    block = block_of(cases, RUNTIME, AnalysisDirector(machine))
+    priced = AnalysisDirector(machine).price(block.table, RUNTIME, tiling=block.tiling)
+    if priced.energy_j is None:
+        raise InputError(f"profile {machine.name!r} has no energy coefficients")
+    # Nothing waits for the host inside a graph.
+    seconds = priced.device_s
+    joules = priced.energy_j - machine.value("power.static") * (priced.latency_s - seconds)
+    for case, taken, spent in zip(cases, seconds.tolist(), joules.tolist(), strict=True):
+        known = with_latency(machine, taken, spent, case.latency_s)
+        exact = ((value, value, value) for value in (taken, spent, spent / taken))
+        group = f"{profile.name}, {case.case.dtype} products"
+        yield Judged(group, "", *exact, known, case.latency_s, case.energy_j or 0.0)
 
 
-def settled(profile: ArchitectureProfile, clock_hz: float = 0.0) -> ArchitectureProfile:
-    """A machine in a loop of a second and more, at a clock (its own for 0): its controller has seen the load for long."""
-    machine = variant(profile, {"clock": clock_hz}) if clock_hz else profile
-    instant = Coefficient(1e-9, "s", "literature", "loops of a second and more")
-    no_entry = Coefficient(0.0, "s", "literature", "products are timed inside a graph")
-    return machine.replacing(coefficients={**machine.coefficients, "throttle.time": instant, "graph.cudagraphs": no_entry})
+def settled(profile: ArchitectureProfile) -> ArchitectureProfile:
+    """A machine in a loop of a second and more."""
+    return profile.replacing(coefficients={**profile.coefficients, "throttle.time": INSTANT})
 
 
-def power_at(block: Block, machine: ArchitectureProfile) -> np.ndarray:
-    """(S,) watts of cases that take the time that was measured."""
-    uncapped = machine.replacing(coefficients={n: c for n, c in machine.coefficients.items() if n != "power.tdp"})
-    dynamic = predict(block.table, block.tiling, Coefficients(uncapped), block.runtime).dynamic_j
-    if dynamic is None:
-        raise InputError(f"profile {machine.name!r} has no energy coefficients; publish them first")
-    c = Coefficients(machine)
-    watts = c.value("power.static") + np.add.reduceat(dynamic, block.table.starts) / block.measured_s
-    return np.minimum(watts, c.value("throttle.cap") * c.value("power.tdp"))
-
-
-def _held_out(found: Sequence[Interval | None], measured: np.ndarray) -> HeldOut:
-    value, low, high = np.asarray([(of.value, of.low, of.high) for of in found if of is not None]).T
-    return HeldOut(value, low, high, value, measured, np.zeros(len(measured)))
+def with_latency(machine: ArchitectureProfile, latency_s: float, energy_j: float, known_s: float) -> float:
+    """Watts of a case that takes `known_s`, from the latency and the energy that are predicted."""
+    static, c = machine.value("power.static"), Coefficients(machine)
+    most = float(np.max(c.value("throttle.cap"))) * machine.value("power.tdp")
+    return min(static + (energy_j - static * latency_s) / known_s, most)
 
 
 def results(judged: Sequence[Judged]) -> list[Result]:
-    """Lines by device, type and group; networks also for the rows that the device bounds, which the targets are of."""
+    """Lines by group; targets are of the networks that the device bounds."""
+    groups: dict[tuple[str, str], list[Judged]] = {}
+    for one in judged:
+        groups.setdefault((one.group, one.bound), []).append(one)
     found = []
-    for of in judged:
-        parts = {"all": np.ones(len(of.device_bound), dtype=bool)}
-        if of.group == NETWORKS and of.device_bound.any():
-            parts["device-bound"] = of.device_bound
-        for part, mask in parts.items():
-            bounds = (POWER, ENERGY) if part == "device-bound" else (None, None)
-            what = f"{of.profile}, {of.dtype} {of.group}, {part}"
-            columns = (("power", of.power, bounds[0]), ("energy", of.energy, bounds[1]))
-            found += [of_cases(f"{what}: {name}", held.entry(mask), bound) for name, held, bound in columns]
-            found.append(of_cases("   latency", of.latency.entry(mask)))
-            found.append(Result("   power with the measured latency", int(mask.sum()), of.power_as_measured.entry(mask).mean))
+    for (group, bound), of in sorted(groups.items()):
+        what = f"{group}, {bound}-bound" if bound else group
+        most = (POWER, ENERGY) if bound == "device" else (None, None)
+        columns = (
+            (f"{what}: power", [(*one.power_w, one.joules / one.seconds) for one in of], most[0]),
+            (f"{what}: energy", [(*one.energy_j, one.joules) for one in of], most[1]),
+            ("   latency", [(*one.latency_s, one.seconds) for one in of], None),
+        )
+        found += [of_cases(line, held(numbers).entry(), at_most) for line, numbers, at_most in columns]
+        known = float(np.mean([abs(one.known_w / (one.joules / one.seconds) - 1.0) for one in of]))
+        found.append(Result("   power with the measured latency", len(of), known))
     return found
 
 
-def _networks(path: Path, cache: Path | None) -> Iterator[tuple[str, MeasuredCase]]:
-    rows = [row for row in read_rows(path) if row["device"] in PROFILES]
-    graphs = _captured([_shape(row) for row in rows], cache)
-    for row in rows:
-        model, dtype, axes = _shape(row)
-        case = CaseSpec(model, NETWORKS, {**dict(axes), "clock_mhz": int(row["clock_locked_mhz"])}, dtype, "eager", "cuda")
-        of = graphs[model, dtype, axes]
-        clock = float(row["clock_locked_mhz"]) * 1e6
-        yield row["device"], MeasuredCase(case, of, float(row["latency_s"]), float(row["energy_j"]), clock_hz=clock)
+def _ends(interval: Interval) -> Ends:
+    return interval.value, interval.low, interval.high
 
 
-def _products(path: Path) -> Iterator[tuple[str, MeasuredCase]]:
-    for row in read_rows(path):
-        dtype = DTYPES.get(row["dtype"], row["dtype"])
-        axes: dict[str, AxisValue] = {"b": 1, **{name: int(row[name]) for name in ("m", "n", "k")}}
-        case = CaseSpec("linear", PRODUCTS, axes, dtype, "cudagraphs", "cuda")
-        graph = TableRow(0, "linear", axes, dtype).graph()
-        yield row["device"], MeasuredCase(case, (graph,), float(row["latency_s"]), float(row["energy_j"]))
+def read_products(folder: Path) -> dict[str, list[MeasuredCase]]:
+    """Profile -> the products of its device.
 
-
-Shape = tuple[str, str, tuple[tuple[str, int], ...]]
-"""A network's class, type and axes."""
-
-
-def _shape(row: Mapping[str, str]) -> Shape:
-    model = row["model"].partition(",")[0].split()[-1]
-    sizes = {"batch": row["batch"], "seq_len": row["seq_len"]}
-    return model, row["dtype"], tuple((name, int(size)) for name, size in sizes.items() if size)
-
-
-def _captured(shapes: Sequence[Shape], cache: Path | None) -> dict[Shape, tuple[Graph, ...]]:
-    """The graphs of networks, captured in eager execution with attention as separate products and softmax, or from the cache."""
-    found: dict[Shape, tuple[Graph, ...]] = {}
-    for model, dtype in sorted({(model, dtype) for model, dtype, _ in shapes}):
-        points = sorted({axes for of, kind, axes in shapes if (of, kind) == (model, dtype)})
-        files = {axes: _cache_file(cache, (model, dtype, axes)) for axes in points}
-        missing = [axes for axes in points if not (files[axes] and files[axes].is_file())]
-        if missing:
-            settings = CONFIGS.get(model)
-            architecture = {"architectures": [model], "attn_implementation": "eager"}
-            module = resolve_model(model) if settings is None else config_workload(model, {**settings, **architecture})
-            source = WorkloadGraphs(module, [dict(axes) for axes in missing], dtype)
-        for axes in points:
-            file = files[axes]
-            if axes in missing:
-                graphs = source.at(dict(axes)).graphs
-                if file is not None:
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    file.write_bytes(b"\n".join(graph.to_json().replace(b"\n", b" ") for graph in graphs))
-            else:
-                graphs = tuple(Graph.from_json(line) for line in file.read_bytes().split(b"\n"))
-            found[model, dtype, axes] = graphs
+    Raises:
+        InputError: the table is missing.
+    """
+    found: dict[str, list[MeasuredCase]] = {}
+    for row in read_rows(folder / "measured" / "gemm_power.csv"):
+        if row["device"] in PROFILES:
+            axes: dict[str, AxisValue] = {"b": 1, **{name: int(row[name]) for name in ("m", "n", "k")}}
+            dtype = TYPES.get(row["dtype"], row["dtype"])
+            case = CaseSpec("linear", "operator", axes, dtype, RUNTIME, "cuda")
+            graphs = (TableRow(0, "linear", axes, dtype).graph(),)
+            measured = MeasuredCase(case, graphs, float(row["latency_s"]), float(row["energy_j"]), time="device")
+            found.setdefault(PROFILES[row["device"]], []).append(measured)
     return found
-
-
-def _cache_file(cache: Path | None, shape: Shape) -> Path | None:
-    if cache is None:
-        return None
-    digest = hashlib.sha256(json.dumps([shape, dict(CONFIGS.get(shape[0], {}))]).encode()).hexdigest()[:16]
-    return cache / f"{shape[0]}-{digest}.jsonl"
 
 
 FITTED = MappingProxyType(
@@ -257,12 +173,22 @@ RELATIVE = MappingProxyType(
 round."""
 
 
+def read_cases(folder: Path, kept: Path) -> dict[str, list[MeasuredCase]]:
+    """Profile of `FITTED` -> the networks on its device, at the clocks that they ran at."""
+    rows = metered(folder)
+    return {name: [_case(row, kept) for row in rows if CARDS[row.device] == name] for name in FITTED}
+
+
+def _case(row: MeasuredNetwork, kept: Path) -> MeasuredCase:
+    asked, clock_mhz = row.asked, round((row.clock_hz or 0.0) / 1e6)
+    axes: dict[str, AxisValue] = {"batch": asked.batch, "tokens": asked.tokens, "clock_mhz": clock_mhz}
+    case = CaseSpec(asked.network, "network", axes, row.compute or asked.dtype, row.runtime, "cuda")
+    return MeasuredCase(case, graphs_of(asked, kept), row.latency_s, row.energy_j, clock_hz=row.ran_at_hz)
+
+
 def with_fitted_energy(profile: ArchitectureProfile, cases: Sequence[MeasuredCase]) -> ArchitectureProfile:
     """A profile with energies fitted to rows of its device; types that no row is of follow that of 16 bits."""
-    products = all(case.case.kind == PRODUCTS for case in cases)
-    # Products keep a board busy all the time, and so do not tell static power from the rest.
-    known = ("power.static",) if products else ()
-    found = fit_energy(blocks(cases, profile), profile, f"fitted to {FITTED[profile.name]}", known)
+    found = fit_energy(blocks(cases, profile), profile, f"fitted to {FITTED[profile.name]}")
     if found is None:
         raise InputError(f"no row of {profile.name!r} says what its flops take; its power is at the cap in all of them")
     return profile.replacing(coefficients={**profile.coefficients, **by_type(profile, found.coefficients)})

@@ -170,7 +170,7 @@ def fit_device(table: Sources, device: str) -> ArchitectureProfile:
 def published(name: str) -> ArchitectureProfile:
     """The machine as its datasheet and the literature describe it, without what was fitted or transferred to it."""
     profile = load_profile(name)
-    return profile.replacing(coefficients=profile.looked_up(), fitted_from=None, error_card={}, residual=())
+    return profile.replacing(coefficients=profile.looked_up(), host="", fitted_from=None, error_card={}, residual=())
 
 
 def read_device(folder: Path, device: str) -> Sources:

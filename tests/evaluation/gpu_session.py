@@ -20,7 +20,7 @@ import msgspec
 from shmoo.harness.campaign.campaign import CampaignSettings, run_campaign
 from shmoo.harness.campaign.worker import CaseMeasurer
 from shmoo.harness.energy.sampler import EnergySettings
-from shmoo.harness.measuring.settings import MeasureSettings
+from shmoo.harness.measuring.timing import MeasureSettings
 from shmoo.harness.workloads.suites import NETWORKS, plan_suite
 from shmoo.runs.analysis.compare import compare_runs
 from shmoo.runs.analysis.metrics import repeat_spread

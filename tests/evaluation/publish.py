@@ -15,7 +15,7 @@ from shmoo.estimators.machine.catalogue import whose
 from shmoo.estimators.machine.profile import BUILTIN_DIR, ArchitectureProfile, load_profile
 from tests.evaluation.results import Result
 
-UNMEASURED_GPUS = ("gpu_l4", "gpu_h100", "gpu_h200")
+UNMEASURED_GPUS = ("gpu_l4", "gpu_h100", "gpu_h200", "gpu_a100_sxm_80g", "gpu_l40s", "gpu_b200")
 """Built-in GPUs that no table holds."""
 
 
@@ -40,18 +40,22 @@ def _gpu(folder: Path) -> Iterator[ArchitectureProfile]:
 
 def _tpu(folder: Path) -> Iterator[ArchitectureProfile]:
     from tests.evaluation.tpu import applications, fit_chip, operators, read_operators
+    from tests.evaluation.tpu_products import BOUNDS, fit_products, products, read_products
 
     read = read_operators(folder)
     yield with_numbers(fit_chip(read), operators(read))
     yield with_numbers(load_profile("tpu_v1"), applications())
+    numbers = products(folder)
+    for chip in BOUNDS:
+        yield with_numbers(fit_products(read_products(folder, chip), chip), numbers)
 
 
 def _energy(folder: Path) -> Iterator[ArchitectureProfile]:
-    from tests.evaluation.energy import FITTED, read_cases, with_fitted_energy
+    from tests.evaluation.energy import read_cases, with_fitted_energy
+    from tests.evaluation.network_graphs import kept_graphs
 
-    cases = read_cases(folder)
-    for name in FITTED:
-        yield with_fitted_energy(load_profile(name), cases[name])
+    for name, cases in read_cases(folder, kept_graphs()).items():
+        yield with_fitted_energy(load_profile(name), cases)
 
 
 def completed(profile: ArchitectureProfile, other: ArchitectureProfile) -> ArchitectureProfile:
@@ -68,8 +72,14 @@ def completed(profile: ArchitectureProfile, other: ArchitectureProfile) -> Archi
     return profile.replacing(coefficients={**profile.coefficients, **carried})
 
 
+def _tensor(folder: Path) -> Iterator[ArchitectureProfile]:
+    from tests.evaluation.kernels import published_tensor
+
+    yield from published_tensor(folder)
+
+
 PUBLICATIONS: Mapping[str, Callable[[Path], Iterator[ArchitectureProfile]]] = MappingProxyType(
-    {"gpu": _gpu, "tpu": _tpu, "energy": _energy}
+    {"energy": _energy, "gpu": _gpu, "tensor": _tensor, "tpu": _tpu}
 )
 """Name -> profiles made from a folder of tables."""
 
@@ -109,10 +119,18 @@ def publish(name: str, folder: Path, out: Path = BUILTIN_DIR) -> Iterator[tuple[
     if name not in PUBLICATIONS:
         raise unknown("publication", name, PUBLICATIONS)
     out.mkdir(parents=True, exist_ok=True)
-    for profile in PUBLICATIONS[name](folder):
+    for fitted in PUBLICATIONS[name](folder):
+        profile = beside(fitted, load_profile(fitted.name))
         path = out / f"{profile.name}.json"
         path.write_bytes(profile.to_json())
         yield profile, path
+
+
+def beside(fitted: ArchitectureProfile, builtin: ArchitectureProfile) -> ArchitectureProfile:
+    """A profile fitted to tables as the built-in one is published: estimates are for the host that it names, and what was fitted
+    to DeepBench, which is none of the tables, stays."""
+    kept = {n: c for n, c in builtin.coefficients.items() if n not in fitted.coefficients and "DeepBench" in c.reference}
+    return fitted.replacing(host=builtin.host, coefficients={**fitted.coefficients, **kept})
 
 
 def line(profile: ArchitectureProfile, path: Path) -> str:

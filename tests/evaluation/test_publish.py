@@ -67,3 +67,15 @@ def test_an_unknown_publication_names_those_there_are(tmp_path):
     """Names are listed."""
     with pytest.raises(InputError, match="gpu"):
         next(publish.publish("cpu", tmp_path))
+
+
+def test_a_published_profile_keeps_its_host_and_what_other_tables_gave():
+    """A fit holds the launches of its own host and nothing of DeepBench; the built-in one names a host and has both."""
+    builtin = load_profile("gpu_t4")
+    fitted = builtin.replacing(
+        host="", coefficients={n: c for n, c in builtin.coefficients.items() if not n.endswith(("conv_1x1", "softmax"))}
+    )
+    made = publish.beside(fitted, builtin)
+    assert made.host == "server_2025"
+    assert made.coefficients["half.tile.conv_1x1"] == builtin.coefficients["half.tile.conv_1x1"]
+    assert "overlap.softmax" not in made.coefficients

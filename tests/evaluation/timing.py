@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 
 import msgspec
+import numpy as np
+from scipy.stats import bootstrap
 
 from shmoo.harness.measuring.timing import HostTimer, time_callable
 from shmoo.runs.store.records import CaseSpec
-from shmoo.runs.store.statistics import bootstrap_interval, median
+from shmoo.runs.store.statistics import CONFIDENCE, median
 
 LIMIT = 0.03
 OVERHEAD_S = 1e-6
@@ -102,5 +104,6 @@ def against_autorange(rounds: int = 7, threads: int = 1, seed: int = 0, operator
 
 def _pair(label: str, ours: Sequence[float], theirs: Sequence[float]) -> Pair:
     logs = [math.log(a / b) for a, b in zip(ours, theirs, strict=True)]
-    low, high = bootstrap_interval(logs)
+    resampled = bootstrap((logs,), np.median, n_resamples=1000, confidence_level=CONFIDENCE, method="percentile", rng=0)
+    low, high = resampled.confidence_interval
     return Pair(label, median(ours), median(theirs), math.exp(median(logs)), math.exp(low), math.exp(high))

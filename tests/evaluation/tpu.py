@@ -26,6 +26,7 @@ from shmoo.runs.analysis.metrics import error_card
 from shmoo.runs.tables.reading import TableRow
 from tests.evaluation.results import HOLDS, HOLDS_ELSEWHERE, Kept, Result, of_cases, read_rows
 from tests.evaluation.tpu_buffers import buffered_cycles
+from tests.evaluation.tpu_products import PRODUCTS, products
 from tests.evaluation.tpu_v1 import APPLICATIONS, application_graph
 
 CHIP = "tpu_v4"
@@ -44,7 +45,8 @@ def evaluate(folder: Path) -> list[Result]:
     Raises:
         InputError: a table is missing.
     """
-    return [*operators(read_operators(folder)), *applications(), *transcription(folder / SIMULATED)]
+    measured = products(folder) if (folder / PRODUCTS).is_file() else []
+    return [*operators(read_operators(folder)), *applications(), *measured, *transcription(folder / SIMULATED)]
 
 
 def half(case: MeasuredCase) -> int:

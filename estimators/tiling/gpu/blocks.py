@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from shmoo.estimators.machine.profile import ArchitectureProfile
+from shmoo.estimators.table import Floats
 from shmoo.estimators.tiling.base import ceil_div, hit_share
 
 STAGES = 2
@@ -41,16 +42,16 @@ class Load:
         reuse, depth, at_work, filled: of `Blocks`.
     """
 
-    blocks: np.ndarray
-    pieces: np.ndarray
-    resident: np.ndarray
-    queue: np.ndarray
-    padded_k: np.ndarray
-    useful: np.ndarray
-    reuse: np.ndarray
-    depth: np.ndarray
-    at_work: np.ndarray
-    filled: np.ndarray
+    blocks: Floats
+    pieces: Floats
+    resident: Floats
+    queue: Floats
+    padded_k: Floats
+    useful: Floats
+    reuse: Floats
+    depth: Floats
+    at_work: Floats
+    filled: Floats
 
 
 Seconds = Callable[[Load, float, float, np.ndarray], np.ndarray]
@@ -66,20 +67,21 @@ class Products:
         slices, stages: extent of k that is staged at once, and such slices held at once.
     """
 
-    batch: np.ndarray
-    m: np.ndarray
-    n: np.ndarray
-    k: np.ndarray
-    size: np.ndarray
-    slices: np.ndarray | float = float(SLICE)
-    stages: np.ndarray | float = float(STAGES)
+    batch: Floats
+    m: Floats
+    n: Floats
+    k: Floats
+    size: Floats
+    slices: Floats | float = float(SLICE)
+    stages: Floats | float = float(STAGES)
 
     def take(self, rows: np.ndarray) -> Products:
         """Some of them."""
         return Products(*(np.broadcast_to(getattr(self, f.name), len(self.m))[rows] for f in fields(self)))
 
     @property
-    def outputs(self) -> np.ndarray:
+    def outputs(self) -> Floats:
+        """(R,) elements of each product's result."""
         return self.batch * self.m * self.n
 
     def far(self, tile_m: np.ndarray, tile_n: np.ndarray, load: Load) -> np.ndarray:
@@ -92,6 +94,7 @@ class Products:
     def load(
         self, profile: ArchitectureProfile, tile_m: np.ndarray | float, tile_n: np.ndarray | float, part: np.ndarray
     ) -> Load:
+        """How blocks of this size, which sum over `part` of k each, occupy the multiprocessors."""
         multiprocessors = profile.value("count.sms")
         pieces = ceil_div(self.k, part)
         blocks = ceil_div(self.m, tile_m) * ceil_div(self.n, tile_n) * pieces * self.batch
@@ -110,7 +113,7 @@ def unit_seconds(profile: ArchitectureProfile) -> Seconds:
     """Of blocks of the float32 units: whole rounds at the tile's efficiency."""
     rate = profile.value("peak.matrix.float32", 1.0) / profile.value("count.sms") / 2.0
 
-    def seconds(load: Load, tile_m: float, tile_n: float, part: np.ndarray) -> np.ndarray:
+    def seconds(load: Load, tile_m: float, tile_n: float, part: Floats) -> Floats:
         ramp = (1.0 + _HALF_TILE / load.reuse) * (1.0 + _HALF_K / part) * (1.0 + _HALF_FILL / load.at_work)
         return load.queue * tile_m * tile_n * load.padded_k * ramp / rate
 

@@ -77,6 +77,7 @@ class TensorKernels:
         together: (m, n) outputs that one read of operands from shared memory serves: a warp's, or those of a group of four warps
             whose tensor cores read shared memory themselves.
         cluster: neighbouring blocks for which one read of L2 serves.
+        rows: queries of a block of attention.
     """
 
     tiles: tuple[Tile, ...]
@@ -84,6 +85,7 @@ class TensorKernels:
     stages: float
     together: Tile
     cluster: float = 1.0
+    rows: float = 128.0
 
 
 STREAMED: tuple[Tile, ...] = ((1, 256), (256, 1))
@@ -105,11 +107,19 @@ TENSOR_KERNELS: Mapping[str, TensorKernels] = MappingProxyType(
                 (256, 128), (128, 256), (192, 192), (128, 192), (192, 128), (128, 128), (256, 64), (64, 256), (128, 64),
                 (64, 128), (64, 64), (64, 32), (32, 64), (64, 16), (16, 64), (64, 8), (8, 64),
             ),
-            slice_bytes=128, stages=4, together=(64, 256), cluster=2,
+            slice_bytes=128, stages=4, together=(64, 256), cluster=2, rows=128,
+        ),
+        "blackwell": TensorKernels(
+            (
+                (256, 256), (256, 192), (192, 256), (256, 128), (128, 256), (128, 192), (192, 128), (128, 128), (256, 64),
+                (64, 256), (128, 64), (64, 128), (64, 64), (64, 32), (32, 64), (128, 16), (16, 128), (64, 8), (8, 64),
+            ),
+            slice_bytes=128, stages=4, together=(128, 256), cluster=2, rows=128,
         ),
     }
 )  # fmt: skip
 """Generation -> kernels of its tensor cores. Until Turing operands go through registers on their way to shared memory, from
 Ampere on straight, in slices of 32 and 64 elements of 16 bits (CUTLASS, "Efficient GEMM in CUDA", 2024). Hopper's instructions
 span 64 rows by up to 256 columns and read both operands from shared memory; pairs of blocks read once what they share (TMA
-multicast; `nvjet_tst_256x128_64x4_1x2`: tile, slice by stages, cluster). Ada runs Ampere's."""
+multicast; `nvjet_tst_256x128_64x4_1x2`: tile, slice by stages, cluster). Ada runs Ampere's. Blackwell's pairs of multiprocessors
+multiply tiles of up to 256 x 256 whose results stay in a memory of their own (CUTLASS, "Blackwell functionality", 2025)."""

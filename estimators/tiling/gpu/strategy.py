@@ -11,7 +11,7 @@ units, and so in what bounds them.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -46,8 +46,10 @@ from shmoo.estimators.tiling.gpu.blocks import (
     blocks_per_multiprocessor,
     unit_seconds,
 )
+from shmoo.estimators.tiling.gpu.flash import choose_flash, with_flash
 from shmoo.estimators.tiling.gpu.library import DIRECT, LIBRARIES, STREAMED, TENSOR_KERNELS, TensorKernels, Tile
-from shmoo.estimators.tiling.gpu.tensor import tensor_seconds, tensor_traffic
+from shmoo.estimators.tiling.gpu.tensor import SPLITS as TENSOR_SPLITS
+from shmoo.estimators.tiling.gpu.tensor import choose_tensor, tensor_blocks, tensor_traffic
 from shmoo.estimators.tiling.gpu.winograd import fused_winograd, placed, written_and_read
 
 BLOCK_TILES: tuple[Tile, ...] = (
@@ -99,21 +101,29 @@ class GpuThreadBlocks:
         work = self._work(table, tensor)
         for here, tiles, splits in self._offers(table, tensor):
             rows = np.flatnonzero(here)
-            if len(rows):
+            if not len(rows):
+                continue
+            if not tensor[rows[0]]:
+                shape = TileShape(*self._fastest(work.take(rows), tiles, splits, profile, unit_seconds(profile)))
+            elif table.is_family("attention")[rows[0]]:
+                shape = choose_flash(table.take(rows), profile, self._tensor_kernels)
+            else:
                 some = work.take(rows)
-                seconds = (
-                    tensor_seconds(some, table.dtype[rows], profile, self._tensor_kernels)
-                    if tensor[rows[0]]
-                    else unit_seconds(profile)
-                )
-                chosen.append(self._fastest(some, tiles, splits, profile, seconds))
-                places.append(rows)
+                if self.tile_k is not None:
+                    some, splits = replace(some, k=np.minimum(some.k, self.tile_k)), (1,)
+                shape = choose_tensor(table.take(rows), some, profile, self._tensor_kernels, self._by_hand(tiles), splits)
+            chosen.append(shape)
+            places.append(rows)
         order = np.argsort(np.concatenate(places)) if places else np.zeros(0, dtype=int)
-        m, n, k = (_joined([shape[axis] for shape in chosen], order) for axis in range(3))
+        m, n, k = (_joined([getattr(shape, axis) for shape in chosen], order) for axis in "mnk")
         if self.tile_m is not None and self.tile_n is not None:
             # Extents set by hand are used even where no block of them fits, as the caller asked.
             m, n = np.full(len(table), float(self.tile_m)), np.full(len(table), float(self.tile_n))
         return TileShape(m, n, clip_shape(table, 1, 1, self.tile_k or k).k)
+
+    def _by_hand(self, tiles: tuple[Tile, ...]) -> tuple[Tile, ...]:
+        """The tiles, with the extents that were set by hand."""
+        return tuple(dict.fromkeys((self.tile_m or m, self.tile_n or n) for m, n in tiles))
 
     def _work(self, table: KernelTable, tensor: np.ndarray) -> Products:
         """The products of every kernel, staged as its units have them; `tensor` are those on tensor cores."""
@@ -135,11 +145,12 @@ class GpuThreadBlocks:
             yield conv, DIRECT, (1,)
         yield ~(product | conv | tensor), BLOCK_TILES, SPLITS
         kernels = self._tensor_kernels
-        gemm = tensor & table.is_family("gemm")
+        gemm, attends = tensor & table.is_family("gemm"), tensor & table.is_family("attention")
         streams = gemm & (np.minimum(table.m, table.n) <= 2)
-        yield gemm & ~streams, kernels.tiles, SPLITS
-        yield streams, (*STREAMED, *kernels.tiles), SPLITS
-        yield tensor & ~gemm, kernels.tiles, (1,)
+        yield gemm & ~streams, kernels.tiles, TENSOR_SPLITS
+        yield streams, (*STREAMED, *kernels.tiles), TENSOR_SPLITS
+        yield attends, (), ()
+        yield tensor & ~gemm & ~attends, kernels.tiles, (1,)
 
     def _fastest(
         self,
@@ -154,7 +165,7 @@ class GpuThreadBlocks:
         bandwidth = profile.value("bandwidth.l2")
         best = np.full(len(work.m), np.inf)
         best_m, best_n, best_k = np.ones(len(work.m)), np.ones(len(work.m)), work.k
-        for tile_m, tile_n in dict.fromkeys((self.tile_m or m, self.tile_n or n) for m, n in tiles):
+        for tile_m, tile_n in self._by_hand(tiles):
             fits = blocks_per_multiprocessor(profile, work, tile_m, tile_n) >= 1.0
             for split in splits if self.tile_k is None else (1,):
                 part = np.minimum(self.tile_k or np.inf, np.ceil(work.k / split))
@@ -172,7 +183,9 @@ class GpuThreadBlocks:
     def apply(self, table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> Tiling:
         """Blocks, rounds, and what every block loads through L2."""
         multiprocessors = profile.value("count.sms")
-        contracts = table.matrix_flops > 0
+        # A depthwise convolution reduces a window alone: no blocks of it share operands, and it streams like a loop.
+        stencil = table.is_family("depthwise")
+        contracts = (table.matrix_flops > 0) & ~stencil
         tensor = on_tensor_cores(table, profile)
         work = self._work(table, tensor)
         load = work.load(profile, shape.m, shape.n, shape.k)
@@ -188,13 +201,19 @@ class GpuThreadBlocks:
         state = np.where(contracts, staged + ACCUMULATOR_BYTES * shape.m * shape.n, 0.0)
         state = state * np.minimum(load.blocks, multiprocessors * load.resident)
         traffic = _traffic(table, profile, shape, load)
+        far = np.where(table.is_family("gemm"), work.far(shape.m, shape.n, load), 0.0)
+        blocks = Blocks(load.reuse, load.depth, load.at_work, load.filled, far)
         if tensor.any():
             there = tensor_traffic(table, profile, shape, load, self._tensor_kernels)
             traffic = {level: np.where(tensor, there[level], nbytes) for level, nbytes in traffic.items()}
-        far = np.where(table.is_family("gemm"), work.far(shape.m, shape.n, load), 0.0)
-        blocks = Blocks(load.reuse, load.depth, load.at_work, load.filled, far)
+            blocks = blocks.replaced(tensor, tensor_blocks(work, shape, load))
+        if stencil.any():
+            once = compulsory_traffic(table, profile)
+            traffic = {level: np.where(stencil, once[level], nbytes) for level, nbytes in traffic.items()}
         ways = self._winograd(table, profile, tensor)
-        return Tiling(shape, tiles, waves, utilisation, traffic, state, transformed=ways, blocks=blocks)
+        tiling = Tiling(shape, tiles, waves, utilisation, traffic, state, transformed=ways, blocks=blocks)
+        attends = tensor & table.is_family("attention")
+        return with_flash(tiling, attends, table, profile, self._tensor_kernels) if attends.any() else tiling
 
     def _winograd(self, table: KernelTable, profile: ArchitectureProfile, tensor: np.ndarray) -> tuple[Transformed, ...]:
         """Winograd's minimal filtering for 3x3 windows of stride 1 (Lavin and Gray, CVPR 2016): F(2x2, 3x3) in one kernel, and

@@ -1,67 +1,114 @@
-"""Kernels of a GPU's tensor cores: what blocks take, and what they move.
+"""Kernels of a GPU's tensor cores: which tile and split they take, how their blocks share the machine, and what they move.
 
 Operands are copied into shared memory ahead of the math, so that blocks are bound by the slowest of the units themselves, of what
-shared memory gives them, and of L2, and by the latency with which each round starts and ends.
+shared memory gives them, of L2, of what one multiprocessor can take in, and by the latency with which each round starts and ends.
+A tile is chosen by the time that the model gives it, with the coefficients of the machine.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
-from shmoo.estimators.machine.catalogue import DEFAULTS
+from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import WRITE, KernelTable
 from shmoo.estimators.tiling.base import (
+    Blocks,
     TileShape,
     ceil_div,
     compulsory_traffic,
     element_bytes,
     hit_share,
     operands,
+    overlapped,
     passes,
     resident,
 )
-from shmoo.estimators.tiling.gpu.blocks import ACCUMULATOR_BYTES, Load, Products, Seconds
-from shmoo.estimators.tiling.gpu.library import TensorKernels
+from shmoo.estimators.tiling.gpu.blocks import ACCUMULATOR_BYTES, Load, Products, blocks_per_multiprocessor
+from shmoo.estimators.tiling.gpu.library import TensorKernels, Tile
 
-_HALF_K, _HALF_FILL, _LATENCY_S = (DEFAULTS["gpu"][f"{stem}.tensor"].value for stem in ("half.k", "half.fill", "tile_overhead"))
-"""What the choice of a tile takes for these coefficients: what is assumed of a machine that nobody measured."""
+SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+"""Parts into which a reduction may be split."""
+_LEAST_SLICES = 4.0
+"""Slices of a part of a split reduction, at least: fewer would only fill and drain the pipeline."""
 
 
-def tensor_seconds(work: Products, dtype: np.ndarray, profile: ArchitectureProfile, kernels: TensorKernels) -> Seconds:
-    """What the choice of a tile takes for the time of these products (types as codes into `COMPUTE_DTYPES`): the slowest of the
-    math, of shared memory and of L2, and the start of every round."""
-    multiprocessors = profile.value("count.sms")
-    rate = _matrix_peaks(dtype, profile) / multiprocessors / 2.0
-    l2 = profile.value("bandwidth.l2.tensor", profile.value("bandwidth.l2"))
+def choose_tensor(
+    table: KernelTable,
+    work: Products,
+    profile: ArchitectureProfile,
+    kernels: TensorKernels,
+    tiles: tuple[Tile, ...],
+    splits: tuple[int, ...],
+) -> TileShape:
+    """The tile and the part of the reduction with which the model's own time of each kernel is least."""
+    multiprocessors, clock = profile.value("count.sms"), profile.value("clock")
+    c = Coefficients(profile)
+    codes = algorithm_codes(table, profile)
+    own = partial(c.by_algorithm, codes)
+    rate = matrix_peaks(table.dtype, profile) * own("efficiency")
+    share = own("efficiency.bandwidth")
+    speeds = {level: own(f"bandwidth.{level}") * share for level in profile.levels}
+    speeds["l2"] = speeds["l2"] * own("efficiency.l2")
+    once = compulsory_traffic(table, profile)
+    best = np.full(len(table), np.inf)
+    best_m, best_n, best_k = np.ones(len(table)), np.ones(len(table)), work.k
+    for tile_m, tile_n in tiles:
+        fits = blocks_per_multiprocessor(profile, work, tile_m, tile_n) >= 1.0
+        whole = ceil_div(work.m, tile_m) * ceil_div(work.n, tile_n) * work.batch
+        for split in splits:
+            part = np.ceil(work.k / split)
+            offered = fits & ((split == 1) | ((whole < 2 * multiprocessors) & (part >= _LEAST_SLICES * work.slices)))
+            if not offered.any():
+                continue
+            shape = TileShape(np.full(len(table), tile_m), np.full(len(table), tile_n), part)
+            load = work.load(profile, tile_m, tile_n, part)
+            blocks = tensor_blocks(work, shape, load)
+            traffic = tensor_traffic(table, profile, shape, load, kernels, once)
+            math = table.matrix_flops / (rate * load.useful) * blocks.ramp(own)
+            times = [math, *(nbytes / speeds[level] for level, nbytes in traffic.items()), blocks.fetch_seconds(own, clock)]
+            rounds = ceil_div(load.blocks, multiprocessors * load.resident)
+            time = overlapped(times, own("overlap")) + own("tile_overhead") * rounds + blocks.split_seconds(own)
+            better = np.where(offered, time, np.inf) < best
+            best = np.where(better, time, best)
+            best_m, best_n = np.where(better, tile_m, best_m), np.where(better, tile_n, best_n)
+            best_k = np.where(better, part, best_k)
+    return TileShape(best_m, best_n, best_k)
 
-    def seconds(load: Load, tile_m: float, tile_n: float, part: np.ndarray) -> np.ndarray:
-        slots = load.queue * load.padded_k
-        ramp = (1.0 + _HALF_K / part) * (1.0 + _HALF_FILL / load.at_work)
-        math = slots * tile_m * tile_n * ramp / rate
-        staged = tile_m + tile_n
-        fed = slots * work.size * (tile_m * tile_n * _operand_reads(kernels, tile_m, tile_n) + staged)
-        down, across = _cluster(kernels, tile_m, tile_n)
-        fetched = load.blocks * load.padded_k * work.size * (tile_m / across + tile_n / down)
-        moved = np.maximum(fed * multiprocessors / profile.value("bandwidth.shared"), fetched / l2)
-        return np.maximum(math, moved) + _LATENCY_S * ceil_div(load.queue, load.resident)
 
-    return seconds
+def tensor_blocks(work: Products, shape: TileShape, load: Load) -> Blocks:
+    """What a multiprocessor works on at once, and what it copies."""
+    row = shape.m + shape.n
+    staged = load.queue * load.padded_k * work.size * row
+    together = np.minimum(load.queue, load.resident)
+    in_flight = together * np.minimum(work.stages * work.slices, load.padded_k) * work.size * row
+    return Blocks(load.reuse, load.depth, load.at_work, load.filled, 0.0, staged, in_flight, load.pieces)
 
 
 def tensor_traffic(
-    table: KernelTable, profile: ArchitectureProfile, shape: TileShape, load: Load, kernels: TensorKernels
+    table: KernelTable,
+    profile: ArchitectureProfile,
+    shape: TileShape,
+    load: Load,
+    kernels: TensorKernels,
+    once: dict[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """What kernels on tensor cores move. Shared memory is written by every block's copies and read for every multiply-add; L2 is
     read once a cluster; and blocks start in patches of the result that are as square as can be, down the rows or along the
-    columns, whichever leaves less to main memory (threadblock rasterisation: CUTLASS, "Efficient GEMM in CUDA", 2024)."""
+    columns, whichever leaves less to main memory (threadblock rasterisation: CUTLASS, "Efficient GEMM in CUDA", 2024).
+
+    Args:
+        once: `compulsory_traffic` of the kernels, where the caller has it.
+    """
     capacities, used = resident(profile), operands(table)
     share = np.minimum(passes(table), 1.0)
     size = element_bytes(table)
-    traffic = compulsory_traffic(table, profile)
+    traffic = compulsory_traffic(table, profile) if once is None else once
     over_m, over_n = ceil_div(table.m, shape.m), ceil_div(table.n, shape.n)
-    partial = np.where(load.pieces > 1.0, 2.0 * used.c * ACCUMULATOR_BYTES / size * load.pieces, 0.0)
+    partial_sums = np.where(load.pieces > 1.0, 2.0 * used.c * ACCUMULATOR_BYTES / size * load.pieces, 0.0)
     copied = (used.a * (over_n - 1.0) + used.b * (over_m - 1.0)) * share
     read = table.matrix_flops / 2.0 / load.filled * size * _operand_reads(kernels, shape.m, shape.n)
     down, across = _cluster(kernels, shape.m, shape.n)
@@ -82,8 +129,8 @@ def tensor_traffic(
     level = profile.levels[-1]
     return {
         **traffic,
-        "shared": traffic["shared"] + copied + partial + read,
-        "l2": traffic["l2"] + (again_a + again_b) * share + partial,
+        "shared": traffic["shared"] + copied + partial_sums + read,
+        "l2": traffic["l2"] + (again_a + again_b) * share + partial_sums,
         level: traffic[level] + np.minimum(by_rows, by_columns),
     }
 
@@ -102,9 +149,9 @@ def _cluster(
     return np.where(along_m, kernels.cluster, 1.0), np.where(along_m, 1.0, kernels.cluster)
 
 
-def _matrix_peaks(dtype: np.ndarray, profile: ArchitectureProfile) -> np.ndarray:
+def matrix_peaks(dtype: np.ndarray, profile: ArchitectureProfile) -> np.ndarray:
     """(R,) flop/s of matrix units in these types, codes into `COMPUTE_DTYPES`."""
-    peaks: np.ndarray | float = 1.0
+    peaks = np.ones(len(dtype))
     for code in np.unique(dtype):
         peaks = np.where(dtype == code, profile.value(f"peak.matrix.{COMPUTE_DTYPES[code]}"), peaks)
     return peaks

@@ -19,13 +19,16 @@ from torch.overrides import TorchFunctionMode
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import ALIASES
-from shmoo.estimators.graph.records import Attribute, OpCall, TensorSpec
+from shmoo.estimators.graph.records import CHANNELS_LAST, Attribute, OpCall, TensorSpec
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _CAPTURE = str(Path(__file__).parents[1]) + os.sep
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _ROOT = re.compile(r"^[LG]\['[^']*'\]\.?")
 _SUBSCRIPT = re.compile(r"(?:\._modules)?\[['\"]?(?P<key>[^\]'\"]*)['\"]?\]")
+
+_CONVOLUTIONS = ("aten.conv2d", "aten.convolution", "aten._convolution", "aten.cudnn_convolution")
+"""Operators whose library has kernels of its own for images stored channels-last."""
 
 Number = Callable[[Any], Any]
 """Turns a size or a number of an FX graph, which may be symbolic, into a plain one."""
@@ -57,12 +60,15 @@ class OperatorIntrospector:
         """
         operands = self.operands(node)
         op, inplace = operator_name(node.target)
+        attributes = self.attributes(node)
+        if op in _CONVOLUTIONS and any(_channels_last(tensor_of(operand)) for _, operand in operands[:2]):
+            attributes["memory_format"] = CHANNELS_LAST
         return OpCall(
             op=op,
             inputs=tuple(self.spec(tensor_of(operand)) for _, operand in operands),
             outputs=tuple(self.spec(tensor) for tensor in self.results(node)),
             operands=tuple(name for name, _ in operands),
-            attributes=self.attributes(node),
+            attributes=attributes,
             overload=getattr(node.target, "_overloadname", "") or "default",
             inplace=inplace,
             module=module_path(node),
@@ -70,7 +76,16 @@ class OperatorIntrospector:
         )
 
     def spec(self, tensor: torch.Tensor) -> TensorSpec:
-        """Shape and dtype of a real, meta or fake tensor."""
+        """Shape and dtype of a real, meta or fake tensor.
+
+        Raises:
+            CaptureError: it is sparse or nested.
+        """
+        if tensor.layout not in (torch.strided, torch._mkldnn):
+            raise CaptureError(
+                f"a tensor has the layout {str(tensor.layout).removeprefix('torch.')}: its work depends on its values and is not "
+                "counted; give a dense model, whose estimate is an upper limit"
+            )
         return TensorSpec(tuple(self._number(size) for size in tensor.shape), dtype_name(tensor.dtype))
 
     def operands(self, node: fx.Node) -> list[tuple[str, fx.Node]]:
@@ -94,6 +109,12 @@ class OperatorIntrospector:
             return []
         writes = {argument.name for argument in schema.arguments if argument.is_write}
         return [value for name, value in self.operands(node) if name.split(".")[0] in writes]
+
+
+def _channels_last(tensor: torch.Tensor) -> bool:
+    """Whether an image, or a weight of windows, is stored channels-last. The library takes either as a request for both."""
+    numbers = all(type(number) is int for number in (*tensor.shape, *tensor.stride()))
+    return numbers and tensor.dim() == 4 and torch._prims_common.suggest_memory_format(tensor) == torch.channels_last
 
 
 def operator_name(target: Any) -> tuple[str, bool]:
@@ -136,6 +157,7 @@ def tensor_of(node: fx.Node) -> torch.Tensor:
 
 
 def is_tensor_node(value: Any) -> bool:
+    """True for a node whose value is one tensor."""
     return isinstance(value, fx.Node) and isinstance(value.meta.get("val"), torch.Tensor)
 
 
@@ -150,7 +172,7 @@ def module_path(node: fx.Node) -> str:
 
 
 def source_line(node: fx.Node) -> str:
-    """ "torchvision/models/resnet.py:93" of the innermost line outside torch, relative to its import root; "" for none."""
+    """The innermost line outside torch, relative to its import root: "torchvision/models/resnet.py:93"; "" for none."""
     frames = _FRAME.findall(node.meta.get("stack_trace") or "")
     if not frames:
         return ""
@@ -187,11 +209,22 @@ def model_frame() -> str:
 
 
 class RecordLines(TorchFunctionMode):
-    """While active, every traced node records the line of the model's own code that it comes from."""
+    """While active, every traced node records the line of the model's own code that it comes from.
+
+    Attributes:
+        transformed: whether a call on numbers ran inside a functional transform such as `torch.vmap`; masks of attention, which
+            torch makes so, do not count.
+    """
+
+    transformed = False
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        if getattr(func, "__name__", "") != "__get__":  # most calls only ask for a shape or a type
+        # torch compiles the bodies of branches, loops and attention, this method with them; most other calls ask for a shape.
+        if not torch.compiler.is_dynamo_compiling() and getattr(func, "__name__", "") != "__get__":
             get_current_meta()["stack_trace"] = model_frame()
+            if torch._C._functorch.peek_interpreter_stack() is not None:
+                tensors = (value for value in leaves(args) if isinstance(value, torch.Tensor))
+                self.transformed |= any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors)
         return func(*args, **(kwargs or {}))
 
 

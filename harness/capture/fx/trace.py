@@ -12,6 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.traceback import preserve_node_meta
 
+from shmoo.harness.capture.fx.devices import absent_devices_on_cpu
+
 ENTER, EXIT = torch.amp.autocast_mode._enter_autocast, torch.amp.autocast_mode._exit_autocast
 """Functions whose calls mark a region under autocast in a graph."""
 _AUTOCAST_KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
@@ -74,8 +76,12 @@ def trace_aten(module: fx.GraphModule, inputs: Sequence[Any], fake_mode: FakeTen
     def run(*values: Any) -> Any:
         return _LiftingInterpreter(module, dict(zip(attributes, values[count:], strict=True))).run(*values[:count])
 
-    with torch.no_grad(), preserve_node_meta(), mode:
-        return inline_wrapped(make_fx(run, pre_dispatch=True)(*(fake(value) for value in (*inputs, *attributes.values()))))
+    # Above a functional transform such as vmap, calls show one sample.
+    targets = (node.target for node in module.graph.nodes if node.op == "call_function")
+    transformed = any("functorch" in (getattr(target, "__module__", None) or "") for target in targets)
+    with torch.no_grad(), preserve_node_meta(), mode, absent_devices_on_cpu():
+        traced = make_fx(run, pre_dispatch=not transformed)(*(fake(value) for value in (*inputs, *attributes.values())))
+    return inline_wrapped(traced)
 
 
 def inline_wrapped(module: fx.GraphModule) -> fx.GraphModule:
@@ -88,7 +94,9 @@ def inline_wrapped(module: fx.GraphModule) -> fx.GraphModule:
 
 def _inline(module: fx.GraphModule, node: fx.Node) -> None:
     named = next((a for a in node.args if isinstance(a, fx.Node) and a.op == "get_attr"), None)
-    body = None if named is None else operator.attrgetter(named.target)(module)
+    if named is None:
+        return
+    body = operator.attrgetter(named.target)(module)
     if not isinstance(body, fx.GraphModule):
         return
     inline_wrapped(body)
@@ -118,7 +126,9 @@ def _inline(module: fx.GraphModule, node: fx.Node) -> None:
 
 def has_autocast(module: fx.GraphModule) -> bool:
     """Whether autocast is on around the graph, or is turned on inside it."""
-    return any(map(torch.is_autocast_enabled, _AUTOCAST_KEYS)) or any(node.target is ENTER for node in module.graph.nodes)
+    return any(map(torch.is_autocast_enabled, _AUTOCAST_KEYS)) or any(
+        node.target is ENTER and (len(node.args) < 3 or node.args[2]) for node in module.graph.nodes
+    )
 
 
 def autocast_dtype(node: fx.Node) -> torch.dtype | None:

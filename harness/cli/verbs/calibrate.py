@@ -27,7 +27,7 @@ Examples:
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @options.base("this machine's description; operator tables need one")
 @options.out("your own profiles, by name")
-@options.profile_name("the file's, else cpu_local for runs and the base's for tables")
+@options.profile_name("the file's, else cpu_local, or NAME_calibrated with --base NAME")
 @options.seed
 @options.no_residual
 @options.reduction("the one that explains the measurements")
@@ -61,7 +61,8 @@ def calibrate(
     if curve:
         show_curve(sources, profile, seed, as_json)
         return
-    made = fit(sources, profile, name or (out.stem if out else None), seed, not no_residual, reduction)
+    chosen = name or (out.stem if out else None if profile is None else own_name(profile))
+    made = fit(sources, profile, chosen, seed, not no_residual, reduction)
     target = out if out is not None else profile_path(made.profile.name)
     refuse_existing(target, force)
     output.writing(target).write_bytes(made.profile.to_json())
@@ -98,7 +99,7 @@ def fit(
         )
 
 
-def show_curve(sources: tuple[Path, ...], base, seed: int, as_json: bool) -> None:
+def show_curve(sources: tuple[Path, ...], base: ArchitectureProfile | None, seed: int, as_json: bool) -> None:
     """The learning curve of one run.
 
     Raises:
@@ -125,11 +126,19 @@ def show_curve(sources: tuple[Path, ...], base, seed: int, as_json: bool) -> Non
     )
 
 
-def profile_path(name: str) -> Path:
-    """Where a profile of the user's own goes."""
-    from shmoo.harness.paths import user_profiles
+def own_name(base: ArchitectureProfile) -> str:
+    """The name of a calibration of `base`: never that of a built-in profile, which it would replace wherever that is named."""
+    from shmoo.estimators.machine.profile import builtin_names
 
-    return user_profiles() / f"{name}.json"
+    return f"{base.name}_calibrated" if base.name in builtin_names() else base.name
+
+
+def profile_path(name: str) -> Path:
+    """Where a profile of the user's own goes; `InputError` where `name` is no name."""
+    from shmoo.estimators.machine.validation import check_name
+    from shmoo.harness.defaults import user_profiles
+
+    return user_profiles() / f"{check_name(name)}.json"
 
 
 def refuse_existing(path: Path | None, force: bool) -> None:

@@ -10,7 +10,7 @@ import click
 
 from shmoo.estimators.errors import NothingMeasuredError
 from shmoo.harness.cli import options, output
-from shmoo.harness.defaults import LOCAL
+from shmoo.harness.defaults import LOCAL, new_run_directory
 
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import ArchitectureProfile
@@ -80,7 +80,7 @@ def characterize(
     from shmoo.harness.cli.verbs.report import TARGETS, report_record, show_report, write
     from shmoo.harness.machine.doctor import doctor, probe_machine
     from shmoo.harness.measuring.watch.corewatch import watch_neighbours
-    from shmoo.harness.paths import new_run_directory
+    from shmoo.runs.store.files import own_folder
 
     if resume and out is None:
         raise InputError("--resume needs --out: which run to go on with")
@@ -96,7 +96,7 @@ def characterize(
         raise NothingMeasuredError(f"nothing could be timed here; `shmoo check {run.path}` says why")
     profile, unfitted = calibrated(run, name or LOCAL, seed, force)
     output.message(f"estimating the networks on {profile.name}, {', '.join(TARGETS)}")
-    made, estimates = write(run, profile, target / "report", TARGETS)
+    made, estimates = write(run, profile, own_folder(target / "report"), TARGETS)
     output.message(f"took {(time.monotonic() - begin) / 60:.1f} minutes; open {target / 'report' / 'report.html'}")
     if as_json:
         output.json_document({"run": str(target), **report_record(made), "estimates": estimates})
@@ -129,7 +129,8 @@ def in_order(eager: Sequence[CaseSpec], seed: int = 0) -> list[CaseSpec]:
 
     shuffled = random.Random(seed).sample(list(eager), len(eager))
     seen: dict[str, int] = {}
-    first, rest = [], []
+    first: list[CaseSpec] = []
+    rest: list[CaseSpec] = []
     for case in shuffled:
         seen[case.workload] = seen.get(case.workload, 0) + 1
         enough = seen[case.workload] > PREVIEW_OPERATORS if case.kind != "network" else case.workload != PREVIEW
@@ -145,7 +146,8 @@ def measure_all(out: Path, machine: Machine, quick: bool, resume: bool, begin: f
     """
     import time
 
-    from shmoo.harness.cli.verbs.measure import campaign
+    from shmoo.harness.campaign.cases import measure_cases
+    from shmoo.harness.cli.verbs.measure import shown
     from shmoo.runs.store.store import MANIFEST, Run
 
     calibration, networks, compiled = plan(machine, quick)
@@ -161,17 +163,18 @@ def measure_all(out: Path, machine: Machine, quick: bool, resume: bool, begin: f
     cases = [*in_order((*calibration, *networks)), *sorted((*parts, *again), key=lambda case: slow.index(case.kind))]
     interrupted = ""
     try:
-        campaign(
-            cases,
-            out,
-            "characterize",
-            machine,
-            resume=resume,
-            visits=1 if quick else VISITS,
-            budget_s=max(deadline - time.monotonic(), SHORTEST_S),
-            shuffle=False,
-            beside=Previews(out, begin),
-        )
+        with shown(len(cases), out, "characterize", Previews(out, begin)) as progress:
+            measure_cases(
+                cases,
+                out,
+                "characterize",
+                machine,
+                resume=resume,
+                visits=1 if quick else VISITS,
+                budget_s=max(deadline - time.monotonic(), SHORTEST_S),
+                shuffle=False,
+                progress=progress,
+            )
     except KeyboardInterrupt:
         if not (out / MANIFEST).exists() or not Run.open(out).rows:
             raise
@@ -213,6 +216,7 @@ class Previews:
         self._times = list(PREVIEWS_S)
 
     def __call__(self, standing: Standing) -> None:
+        """Show the next preview when it is due."""
         import time
 
         if not self._times or time.monotonic() - self._begin < self._times[0]:
@@ -255,6 +259,7 @@ def calibrated(run: Run, name: str, seed: int, force: bool) -> tuple[Architectur
     from shmoo.calibrate.fit.base import base_profile
     from shmoo.estimators.errors import InputError, NothingMeasuredError
     from shmoo.harness.cli.verbs.calibrate import fit, profile_path
+    from shmoo.runs.store.files import replace_file
 
     target, count = profile_path(name), 2
     while target.exists() and not force:
@@ -277,6 +282,6 @@ def calibrated(run: Run, name: str, seed: int, force: bool) -> tuple[Architectur
     beside, count = run.path / "profile.json", 2
     while beside.exists():
         beside, count = run.path / f"profile-{count}.json", count + 1
-    beside.write_bytes(data)
+    replace_file(beside, data)
     output.message(f"wrote {target}; use it with --arch {target.stem}")
     return profile, unfitted

@@ -26,7 +26,7 @@ Examples:
 @click.argument("b", type=click.Path())
 @click.option(
     "--min-change",
-    type=click.FloatRange(min=0),
+    type=options.FiniteRange(min=0),
     default=0.03,
     show_default=True,
     help="Ratios nearer to 1 than this are no change, however certain.",

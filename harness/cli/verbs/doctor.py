@@ -93,7 +93,8 @@ def show_doctor(report: DoctorReport) -> None:
         "software": ", ".join(filter(None, (machine.os, f"Python {machine.python}", torch, machine.allocator))),
     }
     for gpu in report.gpus:
-        facts[f"GPU {gpu.name}"] = f"{size(gpu.memory_bytes)}, driver {gpu.driver}"
+        memory = "memory unknown" if gpu.memory_bytes is None else size(gpu.memory_bytes)
+        facts[f"GPU {gpu.name}"] = f"{memory}, driver {gpu.driver}"
     for counter in report.energy:
         facts[f"energy {counter.name}"] = f"{', '.join(counter.domains)}; updates every {counter.update_period_s * 1e3:.3g} ms"
     if report.backends is not None:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from shmoo.estimators.errors import InputError
-from shmoo.harness.cli import modes, options, output
+from shmoo.harness.cli import captures, modes, options, output
 
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import Reduction
     from shmoo.estimators.predict.tabular import Record
+    from shmoo.harness.models.capture_cache import CaptureCache
     from shmoo.harness.models.mode import Mode
 
 EXAMPLES = """\b
@@ -34,11 +35,13 @@ Examples:
 @options.dtypes()
 @options.runtimes()
 @options.threads
+@options.host
 @options.input_shape
 @options.seq_len
 @modes.mode_options
 @options.trust
 @options.no_residual
+@captures.kept
 @options.as_json
 @options.as_csv
 def estimate(
@@ -50,11 +53,13 @@ def estimate(
     dtype: tuple[str, ...],
     runtime: tuple[str, ...],
     threads: int | None,
+    host: str | None,
     input_shape: str | None,
     seq_len: int | None,
     trust: bool,
     no_residual: bool,
     mode: Mode,
+    cache: CaptureCache | None,
     as_json: bool,
     csv_path: str | None,
 ) -> None:
@@ -64,13 +69,14 @@ def estimate(
     torch.export (needs --trust), or package.module:factory (a callable without arguments that returns a model; it is run).
     """
     if ops is not None:
-        asked = mode.phase or mode.training or mode.autocast or mode.quantize
+        asked = mode.phase or mode.training or mode.autocast or mode.quantize or mode.channels_last
         refuse_with_ops(models, batch, dtype, threads, input_shape, seq_len, asked)
-        records = estimate_table(ops, arch, runtime, not no_residual, reduction)
+        records = estimate_table(ops, arch, runtime, not no_residual, reduction, host)
     elif models:
         shape = options.parse_shape(input_shape)
-        output.tell_of_code(models)
-        records = estimate_models(models, arch, batch, dtype, runtime, threads, shape, seq_len, trust, not no_residual, mode)
+        records = estimate_models(
+            models, arch, batch, dtype, runtime, threads, shape, seq_len, trust, not no_residual, mode, host, cache
+        )
     else:
         raise click.UsageError("nothing to estimate: name a MODEL such as resnet18, or a table with --ops TABLE.csv")
     if csv_path:
@@ -97,7 +103,12 @@ def refuse_with_ops(models: tuple[str, ...], *others: object) -> None:
 
 
 def estimate_table(
-    path: str, arch: tuple[str, ...], runtime: tuple[str, ...], residual: bool = True, reduction: Reduction | None = None
+    path: str,
+    arch: tuple[str, ...],
+    runtime: tuple[str, ...],
+    residual: bool = True,
+    reduction: Reduction | None = None,
+    host: str | None = None,
 ) -> list[Record]:
     """One record a row of an operator table, in row order. `reduction` is the column that holds that of matrix products, by
     default the one of the tables that the profile was fitted to."""
@@ -105,27 +116,33 @@ def estimate_table(
     from shmoo.estimators.machine.profile import check_runtime
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.predict.tabular import interval_record, or_reason
-    from shmoo.harness.machine.architectures import load_architecture
+    from shmoo.harness.machine.architectures import choose_targets
     from shmoo.runs.tables.reading import PRODUCTS, read_table
 
     if len(arch) != 1:
         raise InputError(f"--ops needs exactly one --arch, got {len(arch) or 'none'}; such as --arch gpu_a100_40g")
-    profile = load_architecture(arch[0])
+    ((profile, _),) = choose_targets(arch, (), None, host)
     chosen = check_runtime(profile, options.only_one(runtime, "--runtime"))
     column = reduction or profile.table_reduction
-    rows = read_table(path, measured=False, reduction=column).rows
+    rows = read_table(path, measured=False, reduction=column)
     if column == "n" and reduction is None and any(row.op in PRODUCTS for row in rows):
         output.message(
             f"columns m, n, k of matrix products read as (m, n) by (n, k), as in the tables that {profile.name} was fitted to; "
             "--reduction k reads (m, k) by (k, n)"
         )
-    estimates = AnalysisDirector(profile, residual=residual).estimate_cases(
-        [row.graph() for row in rows], runtime=chosen, compute_dtypes=[matrix_dtype(row.dtype) for row in rows]
+    parts = AnalysisDirector(profile, residual=residual).price_cases(
+        [row.graph() for row in rows],
+        runtime=chosen,
+        compute_dtypes=[matrix_dtype(row.dtype) for row in rows],
+        cold_weights=[row.cold_weights for row in rows],
     )
+    estimates = [both for part in parts for both in zip(part.intervals(), part.device_intervals(), strict=True)]
     records = []
-    for i, (row, (latency, energy)) in enumerate(zip(rows, estimates, strict=True)):
+    for i, (row, ((latency, energy), device)) in enumerate(zip(rows, estimates, strict=True)):
         record: Record = {"row": i, "op": row.op}
-        record |= or_reason("latency_s", interval_record(latency), "the operator has no cost formula")
+        taken = device if row.time == "device" else latency
+        record |= or_reason("latency_s", interval_record(taken), "the operator has no cost formula")
+        record["device_s"] = interval_record(device)
         record |= or_reason("energy_j", interval_record(energy), f"profile {profile.name!r} has no energy coefficients")
         records.append(record)
     return records
@@ -143,41 +160,35 @@ def estimate_models(
     trust: bool,
     residual: bool = True,
     mode: Mode | None = None,
+    host: str | None = None,
+    cache: CaptureCache | None = None,
 ) -> list[Record]:
     """One record for each model x batch x dtype x architecture x runtime."""
     from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
     from shmoo.estimators.graph.records import notes_of
-    from shmoo.estimators.predict.director import AnalysisDirector
+    from shmoo.estimators.predict.director import AnalysisDirector, estimate_on
     from shmoo.estimators.predict.tabular import estimate_record
     from shmoo.harness.machine.architectures import choose_targets
-
-    targets = choose_targets(arch, runtimes, threads)
-    directors = {profile.name: AnalysisDirector(profile, residual=residual) for profile, _ in targets}
-    wanted = [compute_dtype(name) for name in dtypes] or ["float32"]
+    from shmoo.harness.models.asked import Asked, at_batches
     from shmoo.harness.models.mode import Mode
-    from shmoo.harness.models.model_graphs import batched_graphs
 
-    records = []
+    chosen = choose_targets(arch, runtimes, threads, host)
+    targets = [(AnalysisDirector(profile, residual=residual), runtime) for profile, runtime in chosen]
+    wanted: list[str | None] = [compute_dtype(name) for name in dtypes] or [None]
     mode = mode or Mode()
-    sizes = batches or (None,)
+    points = at_batches(batches or (None,))
+    records = []
     for model in models:
-        with output.only_results_on_stdout():
-            shape = {"input_shape": input_shape, "seq_len": seq_len, "trust": trust}
-            captures = {dtype: batched_graphs(model, sizes, dtype=dtype, mode=mode, **shape) for dtype in wanted}
-        for _ in sizes:
+        asked = {name: Asked(model, name, input_shape, seq_len, trust, mode, points) for name in wanted}
+        sources = {name: captures.source(request, cache) for name, request in asked.items()}
+        for point in points:
             for dtype in wanted:
                 with output.only_results_on_stdout():
-                    found = next(captures[dtype])
+                    found = sources[dtype].at(point)
                 tell_about(model, found.break_reasons, found.note, notes_of(found.graphs))
-                for profile, runtime in targets:
-                    made = directors[profile.name].estimate(
-                        found.graphs,
-                        runtime=runtime,
-                        compute_dtype=matrix_dtype(dtype),
-                        threads=threads if profile.family == "cpu" else None,
-                        batch=found.batch,
-                    )
-                    records.append(estimate_record(made, model) | modes.mode_record(mode, found))
+                arithmetic = matrix_dtype(dtype)
+                made = estimate_on(targets, found.graphs, compute_dtype=arithmetic, threads=threads, batch=found.batch)
+                records += [estimate_record(one, model) | modes.mode_record(mode, found) for one in made]
     return records
 
 
@@ -195,7 +206,7 @@ def tell_about(model: str, break_reasons: Sequence[str], note: str = "", notes: 
 
 def show_models(records: Sequence[Record]) -> None:
     """Table for people; unknown operators are named below it."""
-    from shmoo.estimators.units import percent, si, size
+    from shmoo.estimators.units import percent, si, size, yes_or_no
 
     rows = []
     for r in records:
@@ -208,10 +219,12 @@ def show_models(records: Sequence[Record]) -> None:
                 f"{r['batch']} {r['dtype']} {r['runtime']}",
                 si(latency["value"], "s"),
                 f"{si(latency['low'], 's')} - {si(latency['high'], 's')}",
+                si(r["device_s"], "s"),
                 si(r["throughput_per_s"]["value"], "/s"),
                 si(energy["value"], "J") if energy else "unknown",
                 si(power["value"], "W") if power else "unknown",
                 size(r["peak_memory_bytes"]),
+                yes_or_no(r["fits"]),
                 si(r["tiles"], ""),
                 f"{basis[0]} {percent(basis[1], digits=0)}",
             ]
@@ -223,16 +236,19 @@ def show_models(records: Sequence[Record]) -> None:
             "batch dtype runtime",
             "latency",
             "90 % interval",
+            "device",
             "rate",
             "energy",
             "power",
             "memory",
+            "fits",
             "tiles",
             "rests on",
         ],
         rows,
         left=3,
     )
+    output.tell_of_memory(records)
     for line in dict.fromkeys(
         f"{r['model']}: {op['count']} x {op['op']} has no cost formula: only its bytes are counted"
         for r in records

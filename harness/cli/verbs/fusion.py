@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from shmoo.estimators.errors import InputError
-from shmoo.harness.cli import options, output
+from shmoo.harness.cli import captures, options, output
 from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
     from shmoo.estimators.graph.records import Graph
     from shmoo.estimators.present.savings import FusionSavings
+    from shmoo.harness.models.capture_cache import CaptureCache
     from shmoo.harness.runtimes.inductor_groups import InductorGroups
 
 EXAMPLES = """\b
@@ -36,6 +37,7 @@ REAL = {"inductor": False, "inductor-freezing": True}
 @options.input_shape
 @options.seq_len
 @options.trust
+@captures.kept
 @options.as_json
 def fusion(
     model: str,
@@ -47,6 +49,7 @@ def fusion(
     input_shape: str | None,
     seq_len: int | None,
     trust: bool,
+    cache: CaptureCache | None,
     as_json: bool,
 ) -> None:
     """Which operators of MODEL share a kernel, and what fusion saves.
@@ -68,7 +71,7 @@ def fusion(
         raise InputError(
             f"--real compiles for this machine's CPU, with {' or '.join(REAL)}; got {chosen!r} on {name!r}, a {profile.family}"
         )
-    graphs, found = _capture(model, chosen, real, size, options.parse_shape(input_shape), seq_len, trust)
+    graphs, found = _capture(model, chosen, real, size, options.parse_shape(input_shape), seq_len, trust, cache)
     predicted = [fusion_groups(graph, chosen, profile.family) for graph in graphs]
     savings = fusion_savings(AnalysisDirector(profile), graphs, chosen)
     scores = [fusion_score([g.calls for g in groups], piece.groups) for groups, piece in zip(predicted, found, strict=False)]
@@ -94,12 +97,12 @@ def fusion(
     for i, (graph, groups) in enumerate(zip(graphs, predicted, strict=True)):
         _show_groups(graph, [(g.calls, g.pattern) for g in groups], found[i] if found else None, show_all)
     _show_savings(savings, name, chosen)
-    for score, piece in zip(scores, found, strict=False):
+    for score, real_groups in zip(scores, found, strict=False):
         from shmoo.estimators.units import percent
 
         output.result(
             f"agreement with Inductor: F1 {score.f1:.3f} (precision {percent(score.precision)}, recall {percent(score.recall)}); "
-            f"{score.predicted_kernels} kernels predicted, {score.real_kernels} real, besides {piece.copies} layout copies"
+            f"{score.predicted_kernels} kernels predicted, {score.real_kernels} real, besides {real_groups.copies} layout copies"
         )
 
 
@@ -111,14 +114,17 @@ def _capture(
     input_shape: tuple[int, ...] | None,
     seq_len: int | None,
     trust: bool,
+    cache: CaptureCache | None,
 ) -> tuple[Sequence[Graph], list[InductorGroups]]:
     """The model's graphs, and Inductor's kernels of each where these are asked for."""
-    output.tell_of_code([model])
+    from shmoo.harness.models.asked import Asked, at_batches
+
     with output.only_results_on_stdout():
         if not real:
-            from shmoo.harness.models.model_graphs import model_graphs
-
-            return model_graphs(model, batch=batch, input_shape=input_shape, seq_len=seq_len, trust=trust).graphs, []
+            points = at_batches([batch])
+            asked = Asked(model, input_shape=input_shape, seq_len=seq_len, trust=trust, points=points)
+            return captures.source(asked, cache).at(points[0]).graphs, []
+        output.tell_of_code([model])
         from shmoo.harness.runtimes.inductor_groups import workload_groups
         from shmoo.harness.workloads.loading import resolve_model
 

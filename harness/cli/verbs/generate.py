@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from shmoo.harness.cli import modes, options, output
+from shmoo.harness.cli import captures, modes, options, output
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.tabular import Record
+    from shmoo.harness.models.asked import ModelGraphs, Point
+    from shmoo.harness.models.capture_cache import CaptureCache
 
 EXAMPLES = """\b
 Examples:
@@ -32,6 +34,7 @@ Examples:
 @options.runtimes()
 @options.threads
 @options.trust
+@captures.kept
 @options.as_json
 @options.as_csv
 def generate(
@@ -45,6 +48,7 @@ def generate(
     runtime: tuple[str, ...],
     threads: int | None,
     trust: bool,
+    cache: CaptureCache | None,
     as_json: bool,
     csv_path: str | None,
 ) -> None:
@@ -55,20 +59,25 @@ def generate(
     """
     from shmoo.estimators.graph.dtypes import compute_dtype
     from shmoo.estimators.predict.director import AnalysisDirector
-    from shmoo.estimators.present.generation import flat_generation, generation_record
+    from shmoo.estimators.predict.tabular import flatten
+    from shmoo.estimators.present.generation import INTERVALS, generation_record
     from shmoo.harness.machine.architectures import choose_targets
+    from shmoo.harness.models.asked import Asked
     from shmoo.harness.models.generation import Generator
-    from shmoo.harness.workloads.loading import resolve_model
+    from shmoo.harness.models.mode import Mode
 
     targets = choose_targets(arch, runtime, threads)
     directors = {profile.name: AnalysisDirector(profile) for profile, _ in targets}
     records: list[Record] = []
-    output.tell_of_code([model])
     with output.only_results_on_stdout():
-        module = resolve_model(model, trust=trust)
         wanted = [compute_dtype(name) for name in dtype or ("float32",)]
         for size, element in itertools.product(batch or (1,), wanted):
-            made = Generator(module, prompt or (128,), new_tokens, batch=size, dtype=element, quantize=quantize)
+
+            def graphs_of(phase: str, points: Sequence[Point], element: str = element) -> Callable[[Mapping], ModelGraphs]:
+                mode = Mode(phase=phase, quantize=quantize)
+                return captures.source(Asked(model, element, trust=trust, mode=mode, points=tuple(points)), cache).at
+
+            made = Generator(graphs_of, prompt or (128,), new_tokens, batch=size, dtype=element)
             for note in made.notes:
                 if note.startswith("captured anew"):
                     output.message(f"{model}: {note}")
@@ -77,7 +86,7 @@ def generate(
                 found = made.estimates(directors[profile.name], runtime=chosen, threads=cores)
                 records += [generation_record(estimate, model) for estimate in found]
     if csv_path:
-        output.write_csv(csv_path, [flat_generation(record) for record in records])
+        output.write_csv(csv_path, [flatten(record, INTERVALS) for record in records])
         output.message(f"wrote {len(records)} generations to {csv_path}")
     if as_json:
         output.json_document(records)
@@ -86,7 +95,7 @@ def generate(
 
 
 def _show(records: Sequence[Record]) -> None:
-    from shmoo.estimators.units import si, size
+    from shmoo.estimators.units import si, size, yes_or_no
 
     def text(value: object, unit: str) -> str:
         return si(value["value"], unit) if isinstance(value, dict) else "unknown"
@@ -108,6 +117,7 @@ def _show(records: Sequence[Record]) -> None:
                 text(r["energy_per_token_j"], "J"),
                 size(r["cache_bytes"]),
                 size(r["peak_memory_bytes"]),
+                yes_or_no(r["fits"]),
             ]
         )
     headers = [
@@ -121,7 +131,8 @@ def _show(records: Sequence[Record]) -> None:
         "rate",
         "energy/token",
     ]
-    output.table([*headers, "cache", "memory"], rows, left=3)
+    output.table([*headers, "cache", "memory", "fits"], rows, left=3)
+    output.tell_of_memory(records)
     for line in dict.fromkeys(
         f"{r['model']}: {op['count']} x {op['op']} has no cost formula: only its bytes are counted"
         for r in records

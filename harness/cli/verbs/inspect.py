@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shmoo.harness.cli import modes, options, output
+from shmoo.harness.cli import captures, modes, options, output
 from shmoo.harness.defaults import ONE_OF_EACH_FAMILY
 
 if TYPE_CHECKING:
     from shmoo.estimators.present.inspection import Inspection, Row
+    from shmoo.harness.models.capture_cache import CaptureCache
     from shmoo.harness.models.mode import Mode
 
 EXAMPLES = """\b
@@ -41,6 +42,7 @@ ORDERS = ("order", "name", "params", "flops", "bytes", "intensity", "time")
 @options.seq_len
 @modes.mode_options
 @options.trust
+@captures.kept
 @options.as_json
 @options.as_csv
 @click.option(
@@ -59,6 +61,7 @@ def inspect(
     seq_len: int | None,
     trust: bool,
     mode: Mode,
+    cache: CaptureCache | None,
     as_json: bool,
     csv_path: str | None,
     html_path: str | None,
@@ -69,19 +72,17 @@ def inspect(
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.present.inspection import inspect_graphs
     from shmoo.harness.cli.verbs.estimate import tell_about
-    from shmoo.harness.machine.architectures import load_architecture
+    from shmoo.harness.machine.architectures import load_architectures
+    from shmoo.harness.models.asked import Asked, at_batches
 
-    profiles = [load_architecture(name) for name in arch or ONE_OF_EACH_FAMILY]
-    directors = {profile.name: AnalysisDirector(profile) for profile in profiles}
+    directors = {profile.name: AnalysisDirector(profile) for profile in load_architectures(arch or ONE_OF_EACH_FAMILY)}
     chosen = options.only_one(runtime, "--runtime")
-    wanted = compute_dtype(options.only_one(dtype, "--dtype") or "float32")
-    output.tell_of_code([model])
+    given = options.only_one(dtype, "--dtype")
+    wanted = None if given is None else compute_dtype(given)
+    points = at_batches([options.only_one(batch, "--batch")])
+    asked = Asked(model, wanted, options.parse_shape(input_shape), seq_len, trust, mode, points)
     with output.only_results_on_stdout():
-        from shmoo.harness.models.model_graphs import model_graphs
-
-        shape = options.parse_shape(input_shape)
-        size = options.only_one(batch, "--batch")
-        found = model_graphs(model, batch=size, dtype=wanted, input_shape=shape, seq_len=seq_len, trust=trust, mode=mode)
+        found = captures.source(asked, cache).at(points[0])
     tell_about(model, found.break_reasons, found.note, notes_of(found.graphs))
     inspection = inspect_graphs(found.graphs, directors, runtime=chosen, compute_dtype=matrix_dtype(wanted), model=model)
     rows = inspection.tree(depth, sort)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,10 @@ import click
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.progress import Display
-from shmoo.harness.defaults import VISITS
+from shmoo.harness.defaults import VISITS, new_run_directory
 
 if TYPE_CHECKING:
     from shmoo.estimators.progress import Progress, Standing
-    from shmoo.runs.store.records import CaseSpec, Machine
     from shmoo.runs.store.store import Run
 
 SOME_FAILED = 1
@@ -79,9 +79,8 @@ def measure(
 ) -> None:
     """Time operators, synthetic models and networks on this machine, with their energy where it can be read. Every row is on disk
     before the next case begins; Ctrl-C keeps what is done and --resume goes on."""
-    from shmoo.harness.campaign.cases import check_device, in_states, plan_cases
+    from shmoo.harness.campaign.cases import check_device, in_states, measure_cases, plan_cases
     from shmoo.harness.machine.doctor import probe_machine
-    from shmoo.harness.paths import new_run_directory
     from shmoo.harness.workloads.suites import BUDGET_S, PLANNED
 
     if resume and out is None:
@@ -97,44 +96,30 @@ def measure(
     if operators and not any(case.kind != "operator" and case.runtime == "eager" for case in cases):
         raise InputError("--operators cuts out the operators of networks in eager, and none is measured; name one with --model")
     target = out if out is not None else new_run_directory(label)
-    run = campaign(
-        cases,
-        target,
-        label,
-        machine,
-        resume=resume,
-        visits=visits or (1 if planned else VISITS),
-        budget_s=60 * budget if budget is not None else BUDGET_S if planned else None,
-        shuffle=not planned,
-        operators=operators,
-    )
+    with shown(len(cases), target, label) as progress:
+        run = measure_cases(
+            cases,
+            target,
+            label,
+            machine,
+            resume=resume,
+            visits=visits or (1 if planned else VISITS),
+            budget_s=60 * budget if budget is not None else BUDGET_S if planned else None,
+            shuffle=not planned,
+            operators=operators,
+            progress=progress,
+        )
     finish(run, as_json)
 
 
-def campaign(
-    cases: Sequence[CaseSpec],
-    out: Path,
-    suite: str,
-    machine: Machine,
-    *,
-    resume: bool = False,
-    visits: int = VISITS,
-    budget_s: float | None = None,
-    operators: bool = False,
-    shuffle: bool = True,
-    beside: Progress | None = None,
-) -> Run:
-    """`cases.measure_cases` with progress on stderr.
-
-    Args:
-        beside: told the same as the display.
+@contextmanager
+def shown(count: int, out: Path, suite: str, beside: Progress | None = None) -> Iterator[Progress]:
+    """Progress of a campaign of `count` cases into `out`, on stderr; `beside` is told the same.
 
     Raises:
         KeyboardInterrupt: with a message that says where the finished visits are.
     """
-    from shmoo.harness.campaign.cases import measure_cases
-
-    output.message(f"measuring {len(cases)} cases ({suite}) into {out}")
+    output.message(f"measuring {count} cases ({suite}) into {out}")
     with Display() as display:
 
         def show(standing: Standing) -> None:
@@ -143,18 +128,7 @@ def campaign(
                 beside(standing)
 
         try:
-            return measure_cases(
-                cases,
-                out,
-                suite,
-                machine,
-                resume=resume,
-                visits=visits,
-                budget_s=budget_s,
-                operators=operators,
-                shuffle=shuffle,
-                progress=show,
-            )
+            yield show
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"interrupted; finished visits kept in {out}, go on with --out {out} --resume") from None
 

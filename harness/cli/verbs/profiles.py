@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -43,7 +43,7 @@ def list_profiles(as_json: bool) -> None:
             output.message(str(error))
             continue
         found.append((str(own.get(name, "built in")), profile))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": profile.name,
             "family": profile.family,

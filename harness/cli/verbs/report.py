@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,13 +35,14 @@ Examples:
 @options.as_json
 def report(run: str, profile: str | None, arch: tuple[str, ...], out: Path | None, as_json: bool) -> None:
     """Error of every estimate against the measurement: errors.csv, one self-contained report.html and a table here."""
+    from shmoo.runs.store.files import own_folder
     from shmoo.runs.store.store import Run
 
     opened = Run.open(run)
     for problem in opened.problems:
         output.message(problem)
     chosen = choose_profile(opened, profile)
-    target = out if out is not None else Path(run) / "report"
+    target = out if out is not None else own_folder(Path(run) / "report")
     made, estimates = write(opened, chosen, target, arch or TARGETS)
     output.message(f"wrote {target / 'errors.csv'} and {target / 'report.html'}")
     if as_json:
@@ -56,10 +58,13 @@ def choose_profile(run: Run, name: str | None) -> ArchitectureProfile:
 
     if name is not None:
         return load_architecture(name)
-    # profile.json, profile-2.json, ..., profile-10.json: the last is the newest.
-    beside = sorted(run.path.glob("profile*.json"), key=lambda path: (len(path.stem), path.stem))
+    # As `shmoo characterize` writes them: profile.json, profile-2.json, ..., profile-10.json, the last the newest.
+    numbers = {path: re.fullmatch(r"profile(?:-([1-9]\d*))?\.json", path.name) for path in run.path.glob("profile*.json")}
+    beside = {path: int(match[1] or 1) for path, match in numbers.items() if match is not None}
     if beside:
-        return load_profile(beside[-1])
+        newest = max(beside, key=beside.__getitem__)
+        output.message(f"judging {newest}")
+        return load_profile(newest)
     if LOCAL not in own_profiles():
         output.message(f"{LOCAL} is not calibrated: its rates are wide guesses; `shmoo calibrate {run.path}` fits them")
     return load_architecture(LOCAL)
@@ -70,18 +75,20 @@ def write(run: Run, profile: ArchitectureProfile, out: Path, archs: Sequence[str
     import json
 
     from shmoo.estimators.predict.tabular import flatten
-    from shmoo.harness.machine.architectures import load_architecture
+    from shmoo.harness.machine.architectures import load_architectures
     from shmoo.runs.analysis.errors import error_report
     from shmoo.runs.analysis.predict import network_estimates, network_fusions
     from shmoo.runs.report import write_report
+    from shmoo.runs.store.files import csv_bytes, replace_file
 
-    others = [load_architecture(name) for name in archs]
+    profiles = load_architectures((profile, *archs))
     made = error_report(run, profile)
-    estimates = network_estimates(run, (profile, *others))
+    estimates = network_estimates(run, profiles)
     output.writing(out / "report.html")
     write_report(made, estimates, out, network_fusions(run, profile))
-    (out / "estimates.json").write_text(json.dumps(estimates, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    output.write_csv(out / "estimates.csv", [flatten(record) for record in estimates])
+    replace_file(out / "estimates.json", json.dumps(estimates, indent=1, allow_nan=False).encode() + b"\n")
+    rows = [flatten(record) for record in estimates]
+    replace_file(out / "estimates.csv", csv_bytes(list(dict.fromkeys(name for row in rows for name in row)), rows))
     return made, estimates
 
 

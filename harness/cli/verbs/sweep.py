@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import click
 
 from shmoo.estimators.errors import InputError, unknown
-from shmoo.harness.cli import options, output
+from shmoo.harness.cli import captures, options, output
 
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import ArchitectureProfile
     from shmoo.estimators.predict.tabular import Record
     from shmoo.estimators.sweep.controller import SweepController
+    from shmoo.harness.models.capture_cache import CaptureCache
 
 EXAMPLES = """\b
 Examples:
@@ -52,6 +53,7 @@ FASTEST = 10
 @click.option("--largest-on-chip", is_flag=True, help="Find the largest value of the first --axis that stays on chip.")
 @options.threads
 @options.trust
+@captures.kept
 @options.as_json
 @options.as_csv
 @click.option("--plot", "plot_path", type=click.Path(), help="Draw the sweep into one self-contained .html file.")
@@ -67,6 +69,7 @@ def sweep(
     largest_on_chip: bool,
     threads: int | None,
     trust: bool,
+    cache: CaptureCache | None,
     as_json: bool,
     csv_path: str | None,
     plot_path: str | None,
@@ -85,17 +88,21 @@ def sweep(
         options.settings(fixed),
     )
     fused = [_fusion(text) for text in fusion] or [True]
+    if twice := sorted(workload_axes.keys() & settings.keys()):
+        raise InputError(f"axis {twice[0]!r} is given to --axis and to --set; give it to one of them")
     profiles = _profiles(arch, runtime, threads, machine_axes)
+    for profile, name in itertools.product(profiles, machine_axes):
+        if f"@{name}=" in profile.name:
+            raise InputError(f"{name!r} is set in --arch {profile.name} and swept by --profile-axis; leave one of them out")
     types = [compute_dtype(name) for name in dtype or ("float32",)]
     varied = _varied(models, workload_axes, machine_axes, types, runtime, fused)
     if not varied:
         raise InputError("nothing varies; give an --axis such as batch=1..64, a --profile-axis, or several models")
-    output.tell_of_code(models)
     units = _units(profiles, machine_axes)
     rows: list[Record] = []
     with output.only_results_on_stdout():
         for model, wanted in itertools.product(models, types):
-            controller = _controller(model, profiles, workload_axes, machine_axes, settings, wanted, runtime, fused, trust)
+            controller = _controller(model, profiles, workload_axes, machine_axes, settings, wanted, runtime, fused, trust, cache)
             rows += _largest(controller, wanted) if largest_on_chip else _estimates(controller, wanted, threads)
     if csv_path:
         output.write_csv(csv_path, rows)
@@ -138,10 +145,10 @@ def _profiles(
     one, and everything swept about them."""
     from shmoo.estimators.machine.profile import RUNTIMES, check_runtime
     from shmoo.estimators.variants import tiling_parameters
-    from shmoo.harness.machine.architectures import choose_targets, load_architecture
+    from shmoo.harness.machine.architectures import choose_targets, load_architectures
 
     if arch:
-        named = [load_architecture(name) for name in arch]
+        named = load_architectures(arch)
         for profile in named:
             if runtimes and not any(runtime in RUNTIMES[profile.family] for runtime in runtimes):
                 check_runtime(profile, runtimes[0])
@@ -189,15 +196,15 @@ def _controller(
     runtimes: Sequence[str],
     fused: Sequence[bool],
     trust: bool,
+    cache: CaptureCache | None,
 ) -> SweepController:
     from shmoo.estimators.sweep.controller import SweepController
-    from shmoo.harness.models.model_graphs import workload_source
+    from shmoo.harness.models.asked import Asked, at_ends
 
-    source, defaults = workload_source(
-        model, dtype=dtype, trust=trust, axes={**axes, **{name: (value,) for name, value in settings.items()}}
-    )
-    fixed = {name: value for name, value in {**defaults, **settings}.items() if name not in axes}
-    return SweepController(model, source, profiles, axes, machine_axes, fixed, runtimes, fused)
+    points = at_ends({**axes, **{name: (value,) for name, value in settings.items()}})
+    source = captures.source(Asked(model, dtype, trust=trust, points=points), cache)
+    fixed = {name: value for name, value in {**source.axes(), **settings}.items() if name not in axes}
+    return SweepController(model, lambda point: source.at(point).graphs, profiles, axes, machine_axes, fixed, runtimes, fused)
 
 
 def _estimates(controller: SweepController, dtype: str, threads: int | None) -> list[Record]:
@@ -247,7 +254,7 @@ def _show_largest(rows: Sequence[Record], name: str, others: Sequence[str], unit
 
 
 def _show(rows: Sequence[Record], varied: Sequence[str], units: Mapping[str, str]) -> None:
-    from shmoo.estimators.units import amount, si, size
+    from shmoo.estimators.units import amount, si, size, yes_or_no
 
     lines = []
     for r in _worth_showing(rows):
@@ -262,10 +269,11 @@ def _show(rows: Sequence[Record], varied: Sequence[str], units: Mapping[str, str
                 si(r["flops"] / r["latency_s"], "flop/s"),
                 si(r["energy_j"], "J"),
                 size(r["peak_memory_bytes"]),
+                yes_or_no(r["fits"]),
                 si(r["tiles"], ""),
             ]
         )
-    output.table(["arch", *varied, "latency", "90 % interval", "rate", "achieved", "energy", "memory", "tiles"], lines)
+    output.table(["arch", *varied, "latency", "90 % interval", "rate", "achieved", "energy", "memory", "fits", "tiles"], lines)
 
 
 def _worth_showing(rows: Sequence[Record]) -> Sequence[Record]:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shmoo.harness.cli import options, output
+from shmoo.harness.cli import captures, options, output
 from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.timeline import Scheduled
+    from shmoo.harness.models.capture_cache import CaptureCache
     from shmoo.harness.runtimes.trace import Recorded
+    from shmoo.runs.store.records import AxisValue
 
 EXAMPLES = """\b
 Examples:
@@ -34,6 +36,7 @@ DEVICE = {"cpu": "cpu", "gpu": "cuda"}
 @options.fixed
 @click.option("--measure/--no-measure", default=True, show_default=True, help="Run the model here under torch.profiler.")
 @options.trust
+@captures.kept
 @options.as_json
 @options.out("none, only the table is shown")
 def trace(
@@ -44,6 +47,7 @@ def trace(
     fixed: tuple[str, ...],
     measure: bool,
     trust: bool,
+    cache: CaptureCache | None,
     as_json: bool,
     out: Path | None,
 ) -> None:
@@ -54,26 +58,23 @@ def trace(
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.predict.timeline import schedule
     from shmoo.harness.machine.architectures import load_architecture
+    from shmoo.harness.models.asked import Asked
 
     profile = load_architecture(options.only_one(arch, "--arch") or LOCAL)
     chosen = check_runtime(profile, options.only_one(runtime, "--runtime"))
     wanted = compute_dtype(options.only_one(dtype, "--dtype") or "float32")
     axes = options.settings(fixed)
-    output.tell_of_code([model])
     with output.only_results_on_stdout():
-        from shmoo.harness.models.model_graphs import WorkloadGraphs
-        from shmoo.harness.runtimes.trace import trace_document
-        from shmoo.harness.workloads.loading import resolve_model
-
-        module = resolve_model(model, trust=trust)
-        found = WorkloadGraphs(module, [axes], wanted).at(axes)
+        found = captures.source(Asked(model, wanted, trust=trust, points=(axes,)), cache).at(axes)
         estimate, slots = schedule(
             AnalysisDirector(profile), found.graphs, chosen, compute_dtype=matrix_dtype(wanted), batch=found.batch
         )
         recorded, reason = None, "not asked for"
         if measure and out:
-            recorded, reason = _recorded(module, axes, wanted, chosen, profile.family)
+            recorded, reason = _recorded(model, trust, axes, wanted, chosen, profile.family)
     if out:
+        from shmoo.harness.runtimes.trace import trace_document
+
         document = trace_document(model, estimate, slots, recorded, reason)
         output.writing(out).write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
         output.message(f"wrote {out}" + (f"; not measured: {reason}" if recorded is None else ""))
@@ -83,13 +84,16 @@ def trace(
         _show(slots, recorded, estimate.latency_s.value)
 
 
-def _recorded(module, axes: dict, dtype: str, runtime: str, family: str) -> tuple[Recorded | None, str]:
+def _recorded(
+    model: str, trust: bool, axes: dict[str, AxisValue], dtype: str, runtime: str, family: str
+) -> tuple[Recorded | None, str]:
     """A measured call, or `None` and why there is none."""
     import torch
 
     from shmoo.harness.module import STORAGE_DTYPES
     from shmoo.harness.runtimes.backends import RUNTIMES, compile_model
     from shmoo.harness.runtimes.trace import record_call
+    from shmoo.harness.workloads.loading import resolve_model
 
     device = DEVICE.get(family)
     if device is None or runtime not in RUNTIMES:
@@ -98,7 +102,7 @@ def _recorded(module, axes: dict, dtype: str, runtime: str, family: str) -> tupl
         return None, "torch finds no CUDA device here"
     if dtype not in STORAGE_DTYPES or dtype == "tf32":
         return None, f"torch runs no model in {dtype} as it stands"
-    built = module.build(axes, dtype, device)
+    built = resolve_model(model, trust=trust).build(axes, dtype, device)
     with torch.no_grad():
         forward = compile_model(built.model, runtime, device)
         return record_call(lambda: forward(*built.args, **built.kwargs), device=device), ""

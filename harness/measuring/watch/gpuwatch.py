@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from shmoo.runs.store.records import AxisValue, Reason
@@ -71,7 +72,7 @@ class GpuWatch:
             return None
 
 
-def gpu_doubts(host: dict[str, AxisValue | None]) -> tuple[Reason, ...]:
+def gpu_doubts(host: Mapping[str, Any]) -> tuple[Reason, ...]:
     """Why a timing under these observations cannot be trusted, with numbers."""
     reasons = []
     clock, highest = host.get("gpu_clock_hz"), host.get("gpu_clock_max_hz")

@@ -9,12 +9,19 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
 
 from shmoo.runs.store.records import AxisValue, Reason
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 CPU = "sys/devices/system/cpu"
 MIN_CPU_PER_THREAD = 0.75
@@ -53,7 +60,7 @@ def host_snapshot(root: Path = Path("/")) -> HostSnapshot:
     return HostSnapshot(
         wall_s=time.perf_counter(),
         own_cpu_s=times.user + times.system,
-        involuntary_switches=_involuntary_switches(),
+        involuntary_switches=involuntary_switches(),
         busy_s=busy,
         steal_s=steal,
         throttles=_throttles(root),
@@ -95,7 +102,7 @@ def observe(before: HostSnapshot, after: HostSnapshot, threads: int, cores: int 
     }
 
 
-def disturbances(host: dict[str, AxisValue | None]) -> tuple[Reason, ...]:
+def disturbances(host: Mapping[str, Any]) -> tuple[Reason, ...]:
     """The disturbances of a timing under these host observations, with numbers."""
     if (host.get("wall_s") or 0.0) < SHORTEST_WATCH_S:
         return ()
@@ -116,12 +123,14 @@ def disturbances(host: dict[str, AxisValue | None]) -> tuple[Reason, ...]:
     return tuple(reasons)
 
 
-def _involuntary_switches() -> int | None:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+def involuntary_switches() -> int | None:
+    """How often the system took a core away from this process so far; `None` where it does not say."""
+    return None if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def page_faults() -> int:
+    """How many pages this process has touched for the first time, without reading a disk; 0 where the system does not count."""
+    return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def _machine_times(root: Path) -> tuple[float | None, float | None]:
@@ -144,7 +153,8 @@ def _number(path: Path) -> float | None:
 
 def _throttles(root: Path) -> int | None:
     counts = [_number(path) for path in (root / CPU).glob("cpu[0-9]*/thermal_throttle/core_throttle_count")]
-    return None if not counts or None in counts else int(sum(counts))
+    known = [count for count in counts if count is not None]
+    return int(sum(known)) if known and len(known) == len(counts) else None
 
 
 def _temperature_c(root: Path) -> float | None:

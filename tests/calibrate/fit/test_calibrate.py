@@ -164,7 +164,7 @@ def test_rows_of_another_device_do_not_calibrate_a_profile(tmp_path, caplog):
     """A GPU is not fitted to a CPU's rows: refused where there are no others, left out where there are."""
     table = tmp_path / "cpu.csv"
     table.write_text("op,m,n,k,latency_s\n" + "".join(f"linear,{m},64,64,1e-3\n" for m in (8, 16, 32)))
-    cases = [MeasuredCase(row.case, (row.graph(),), 1e-3) for row in read_table(table).rows]
+    cases = [MeasuredCase(row.case, (row.graph(),), 1e-3) for row in read_table(table)]
     with RunWriter(tmp_path / "run", RunManifest(Machine("Example CPU", 2, 2, 2**30), "micro")) as writer:
         for case in cases:
             hashes = tuple(graph.content_hash for graph in case.graphs)

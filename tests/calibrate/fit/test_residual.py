@@ -32,7 +32,7 @@ REFERENCE = Path(__file__).parents[3].parent / "shared" / "reference"
 
 
 def machine(name: str = "gpu_v100") -> ArchitectureProfile:
-    return load_profile(name).replacing(residual=())
+    return load_profile(name).replacing(residual=(), host="")
 
 
 def product(m: int, n: int, k: int, dtype: str = "float32") -> TableRow:
@@ -289,7 +289,7 @@ def published_errors(device: str) -> dict[str, ErrorCardEntry]:
     """Errors of a built-in profile on the test split of its table, by group."""
     tested = [case for case in read_device(REFERENCE, device).cases if case.case.split == "test"]
     cards = dict.fromkeys(card_of(case, device) for case in tested)
-    sample = sample_of(tested, device, {card: load_profile(f"gpu_{card}") for card in cards})
+    sample = sample_of(tested, device, {card: load_profile(f"gpu_{card}").replacing(host="") for card in cards})
     return {group: sample.entry(group) for group in GROUPS}
 
 

@@ -11,12 +11,13 @@ from shmoo.estimators.machine.catalogue import (
     energy_names,
     entry,
     followers,
-    names_to_draw,
     runtime_of,
     space,
     whose,
 )
+from shmoo.estimators.machine.coefficients import listed
 from shmoo.estimators.machine.profile import builtin_names, load_profile
+from shmoo.estimators.predict.draws import names_to_draw
 
 
 @pytest.mark.parametrize("name", builtin_names())
@@ -69,8 +70,8 @@ def test_a_part_of_the_structure_brings_what_belongs_to_it():
 def test_intervals_draw_what_is_uncertain_of_this_runtime():
     """Neither what the tiles were cut by, nor what other runtimes launch, nor what was fitted to times."""
     profile = load_profile("gpu_a100_40g")
-    drawn = set(names_to_draw(profile.coefficients, "gpu", "inductor", tensor=False))
+    drawn = set(names_to_draw(listed(profile), "inductor", tensor=False))
     assert {"graph", "device_launch", "vector_share"} <= drawn
     assert not drawn & {"capacity.l2", "count.sms", "sigma", "launch.cudagraphs", "efficiency.gemm"}
     assert not [name for name in drawn if whose(name) in ("tensor", *TENSOR)]
-    assert "half.tile.tensor" in names_to_draw(profile.coefficients, "gpu", "inductor", tensor=True)
+    assert "half.tile.tensor" in names_to_draw(listed(profile), "inductor", tensor=True)

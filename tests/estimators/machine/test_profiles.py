@@ -17,8 +17,8 @@ NAMES = [
     *("cpu_icelake_8375c", "cpu_sapphire_rapids", "cpu_epyc_milan", "cpu_epyc_genoa", "cpu_graviton3", "cpu_graviton4"),
     *("cpu_grace", "cpu_apple_m", "cpu_i9_10940x", "cpu_i7_12700h"),
     *("gpu_p100", "gpu_v100", "gpu_t4", "gpu_a100_40g", "gpu_a100_80g", "gpu_l4", "gpu_h100", "gpu_h200"),
-    *("gpu_v100_sxm2", "gpu_a100_sxm_40g", "gpu_a100_sxm_80g", "gpu_a10", "gpu_a40", "gpu_rtx3090", "gpu_rtx4090"),
-    *("gpu_rtx5090", "gpu_rtx_pro_6000", "gpu_h20", "gpu_orin"),
+    *("gpu_v100_sxm2", "gpu_a100_sxm_40g", "gpu_a100_sxm_80g", "gpu_a10", "gpu_a40", "gpu_l40s", "gpu_rtx3090", "gpu_rtx4090"),
+    *("gpu_rtx5090", "gpu_rtx_pro_6000", "gpu_b200", "gpu_h20", "gpu_orin"),
     *("tpu_v1", "tpu_v3", "tpu_v4", "tpu_v5e", "tpu_v5p", "tpu_v6e", "tpu_v7"),
     *("kpu_t64", "kpu_t256", "kpu_t768"),
     *("brief_cpu", "brief_gpu", "brief_tpu", "brief_kpu"),
@@ -35,7 +35,7 @@ BRIEF = {
 # peak or a bandwidth leaves these, or the structure below, or the power budget.
 BOUNDS = {
     "cpu": ((0.3e12, 20e12), (20e9, 1e12), (5, 60), (5e-12, 150e-12), (50e-12, 350e-12), (15, 500)),
-    "gpu": ((5e12, 1200e12), (200e9, 6e12), (9, 420), (0.1e-12, 30e-12), (15e-12, 110e-12), (60, 1000)),
+    "gpu": ((5e12, 1200e12), (200e9, 9e12), (9, 420), (0.1e-12, 30e-12), (15e-12, 110e-12), (60, 1000)),
     "tpu": ((80e12, 2500e12), (30e9, 8e12), (100, 2800), (0.05e-12, 2e-12), (25e-12, 250e-12), (50, 1000)),
     "kpu": ((1e12, 600e12), (50e9, 2e12), (80, 900), (0.05e-12, 1e-12), (5e-12, 100e-12), (3, 250)),
 }
@@ -43,9 +43,10 @@ PUBLISHED_BANDWIDTH = {
     "cpu_server_generic": 8 * 25.6e9, "cpu_i7_12700k": 2 * 38.4e9,
     "gpu_p100": 4096 / 8 * 1.43e9, "gpu_v100": 4096 / 8 * 1.76e9, "gpu_t4": 256 / 8 * 10e9, "gpu_a100_40g": 5120 / 8 * 2.43e9,
     "gpu_a100_80g": 5120 / 8 * 3.02e9, "gpu_l4": 192 / 8 * 12.5e9, "gpu_h100": 5120 / 8 * 5.23e9, "gpu_h200": 6144 / 8 * 6.25e9,
-    "gpu_v100_sxm2": 4096 / 8 * 1.76e9, "gpu_a100_sxm_40g": 5120 / 8 * 2.43e9, "gpu_a100_sxm_80g": 5120 / 8 * 3.19e9,
+    "gpu_v100_sxm2": 4096 / 8 * 1.76e9, "gpu_a100_sxm_40g": 5120 / 8 * 2.43e9, "gpu_a100_sxm_80g": 5120 / 8 * 3.186e9,
     "gpu_a10": 384 / 8 * 12.5e9, "gpu_a40": 384 / 8 * 14.5e9, "gpu_rtx3090": 384 / 8 * 19.5e9, "gpu_rtx4090": 384 / 8 * 21e9,
     "gpu_rtx5090": 512 / 8 * 28e9, "gpu_rtx_pro_6000": 512 / 8 * 28e9, "gpu_h20": 6144 / 8 * 5.2e9, "gpu_orin": 256 / 8 * 6.4e9,
+    "gpu_l40s": 384 / 8 * 18e9, "gpu_b200": 8192 / 8 * 7.8e9,
     "cpu_icelake_8375c": 8 * 25.6e9, "cpu_sapphire_rapids": 8 * 38.4e9, "cpu_epyc_milan": 8 * 25.6e9,
     "cpu_epyc_genoa": 12 * 38.4e9, "cpu_graviton3": 8 * 38.4e9, "cpu_graviton4": 12 * 44.8e9, "cpu_grace": 500e9,
     "cpu_apple_m": 128 / 8 * 4.266e9, "cpu_i9_10940x": 4 * 8 * 2.933e9, "cpu_i7_12700h": 2 * 38.4e9, "tpu_v7": 7.38e12,

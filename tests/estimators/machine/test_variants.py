@@ -12,14 +12,18 @@ from shmoo.harness.machine.architectures import load_architecture
 
 
 def test_a_larger_fabric_brings_its_rates_and_memory() -> None:
-    """Four times the tiles of a KPU: four times peak, streaming bandwidth and L3, the same DRAM."""
+    """Four times the tiles of a KPU: four times peak, streaming bandwidth, L3 and power, the same DRAM; it says so."""
     before = load_profile("kpu_t64")
     after = variant(before, {"count.tiles": 256.0})
-    for name in ("peak.matrix.float32", "peak.vector.float32", "bandwidth.l1", "capacity.l3"):
+    powers = ("power.static", "power.tdp", "power.idle")
+    for name in ("peak.matrix.float32", "peak.vector.float32", "bandwidth.l1", "capacity.l3", *powers):
         assert after.value(name) == 4 * before.value(name)
-    for name in ("bandwidth.dram", "capacity.l1", "power.static"):
+    for name in ("bandwidth.dram", "capacity.l1", "energy.byte.dram"):
         assert after.value(name) == before.value(name)
     assert before.value("count.tiles") == 64
+    assert "256 tiles" in after.description
+    assert "64 tiles" not in after.description
+    assert "clock = 2e+09" in variant(before, {"clock": 2e9}).description
 
 
 def test_what_is_named_keeps_its_value() -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from shmoo.estimators.costs.quantize import with_dtype
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.graph.records import OpCall, TensorSpec
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import builtin_names, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
@@ -35,6 +36,13 @@ def test_every_profile_estimates_a_graph(name):
     assert estimate.throughput_per_s.value == pytest.approx(32 / estimate.latency_s.value)
     assert estimate.energy_j.value == pytest.approx(estimate.average_power_w.value * estimate.latency_s.value)
     assert estimate.edp_js.value == pytest.approx(estimate.energy_j.value * estimate.latency_s.value)
+
+
+def test_a_simulated_machine_rests_on_simulation():
+    """Every number of a KPU is a simulator's or a configuration's, and its rows say so; other machines have none of it."""
+    shares = {name: AnalysisDirector(load_profile(name)).estimate(mlp()).basis for name in ("kpu_t256", "gpu_h100", "tpu_v5e")}
+    assert shares["kpu_t256"]["simulated"] == pytest.approx(1.0)
+    assert shares["gpu_h100"]["simulated"] == shares["tpu_v5e"]["simulated"] == 0.0
 
 
 @pytest.mark.parametrize("rows", [32, 16384])
@@ -171,7 +179,9 @@ def test_a_graph_is_not_computed_in_a_type_that_it_is_not_stored_in(asked):
 def test_tf32_multiplies_float32_tensors_and_no_others():
     """Bytes stay, time falls; of a mixed graph only the float32 product changes, and a bfloat16 graph has none."""
     director = AnalysisDirector(load_profile("gpu_h100"))
-    whole, fast = director.estimate(mlp()), director.estimate(mlp(), compute_dtype="tf32")
+    large = GraphBuilder()
+    product = large.graph(large.linear(large.tensor((4096, 4096)), 4096))
+    whole, fast = director.estimate(product), director.estimate(product, compute_dtype="tf32")
     assert (fast.dtype, fast.bytes, fast.flops) == ("tf32", whole.bytes, whole.flops)
     assert fast.latency_s.value < whole.latency_s.value
     half = GraphBuilder("bfloat16")
@@ -181,6 +191,29 @@ def test_tf32_multiplies_float32_tensors_and_no_others():
     table, _ = director.tabulate([mlp(), graph], "inductor", "tf32")
     assert table.dtype[-1] == DTYPE_CODE["bfloat16"]
     assert (table.dtype[table.matrix_flops > 0][:-1] == DTYPE_CODE["tf32"]).all()
+
+
+@pytest.mark.parametrize(("name", "slower"), [("gpu_t4", 32), ("gpu_v100", 2), ("cpu_server_generic", 2), ("gpu_h100", 1)])
+def test_float64_takes_the_rate_of_its_units(name, slower):
+    """A product that fills the machine takes as many times longer as its units are slower at float64, at least; where tensor
+    cores multiply it at the rate of float32, its bytes alone are more."""
+    director, double = AnalysisDirector(load_profile(name)), GraphBuilder("float64")
+    single = GraphBuilder()
+    times = [director.estimate(b.graph(b.linear(b.tensor((4096, 4096)), 4096))).latency_s.value for b in (single, double)]
+    assert times[1] > 0.9 * slower * times[0]
+    assert director.estimate(double.graph(double.relu(double.tensor((8, 8))))).dtype == "float64"
+
+
+def test_a_single_number_of_float64_decides_no_type():
+    """A float32 tensor times one number computes in float32; a complex tensor in the type of its parts."""
+
+    def computes_in(*specs):
+        return OpCall("aten.mul", specs, specs[:1], ("self", "other")[: len(specs)]).computes_in
+
+    assert computes_in(TensorSpec((4,)), TensorSpec((), "float64")) == "float32"
+    assert computes_in(TensorSpec((4,), "float64")) == "float64"
+    assert computes_in(TensorSpec((4,), "complex64")) == "float32"
+    assert computes_in(TensorSpec((4,), "complex128")) == "float64"
 
 
 def test_tensors_are_not_stored_in_tf32():

@@ -30,12 +30,14 @@ BOUNDS = {
 
 
 def rows_of(name: str, tmp_path: Path, device: str, runtime: str, reduction: str = "k") -> tuple[TableRow, ...]:
-    return read_table(written_table(name, tmp_path / name), device=device, runtime=runtime, reduction=reduction).rows
+    return read_table(written_table(name, tmp_path / name), device=device, runtime=runtime, reduction=reduction)
 
 
 def off(rows: list[TableRow], profile: str, runtime: str) -> tuple[np.ndarray, np.ndarray]:
     """Relative error of each row's estimate, and whether its interval holds the measurement."""
-    estimates = AnalysisDirector(load_profile(profile)).estimate_cases([row.graph() for row in rows], runtime=runtime)
+    # Each table was measured beside the host of its card.
+    director = AnalysisDirector(load_profile(profile).replacing(host=""))
+    estimates = director.estimate_cases([row.graph() for row in rows], runtime=runtime)
     value, low, high = np.array([(latency.value, latency.low, latency.high) for latency, _ in estimates]).T
     measured = np.array([row.latency_s for row in rows])
     return value / measured - 1.0, (low <= measured) & (measured <= high)
@@ -112,26 +114,26 @@ def test_products_of_other_tpus_are_estimated_within_their_bounds(chip, bound):
 
 
 def test_products_of_an_h100_in_bfloat16_are_estimated_within_their_bound():
-    """Device time in a type and on a chip that nothing was fitted to: 14 % on average and hardly biased."""
+    """Device time on a chip whose kernels were fitted, in part to these rows: 7 % on average and hardly biased."""
     director = AnalysisDirector(load_profile("gpu_h100"))
     errors = [
         device_s(director.estimate(row.graph(), runtime="cudagraphs")) / float(cells["latency_s"]) - 1.0
         for cells, row in products("gpu_h100_gemm_bf16.csv")
     ]
-    assert np.abs(errors).mean() < 0.14
-    assert abs(np.mean(errors)) < 0.08
+    assert np.abs(errors).mean() < 0.07
+    assert abs(np.mean(errors)) < 0.05
 
 
 def test_time_and_energy_of_large_products_on_an_h200_are_estimated_within_their_bounds():
-    """Device time 7 % off. Energy 38 %, all of it too low: the energy of a flop in bfloat16 is looked up, and no board was
-    measured."""
+    """Device time 5.5 % off, with kernels carried from an H100. Energy 38 %, all of it too low: the energy of a flop
+    in bfloat16 is looked up, and no board was measured."""
     director = AnalysisDirector(load_profile("gpu_h200"))
     times, energies = [], []
     for cells, row in products("gpu_h200_gemm_power.csv"):
         estimate = director.estimate(row.graph(), runtime="cudagraphs")
         times.append(device_s(estimate) / float(cells["latency_s"]) - 1.0)
         energies.append(estimate.energy_j.value / float(cells["energy_j"]) - 1.0)
-    assert np.abs(times).mean() < 0.07
+    assert np.abs(times).mean() < 0.055
     assert np.abs(energies).mean() < 0.38
 
 

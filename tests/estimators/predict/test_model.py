@@ -13,7 +13,8 @@ from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, TilingSpec, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.draws import draw
-from shmoo.estimators.predict.model import Prediction, graph_latency, predict, segment_energy
+from shmoo.estimators.predict.model import Prediction, predict
+from shmoo.estimators.predict.program import graph_latency, segment_energy
 from shmoo.estimators.table import KernelTable, kernel_table
 from shmoo.estimators.tiling.base import TileShape, Tiling
 from shmoo.runs.tables.operators import TABLE_OPERATORS

@@ -6,14 +6,12 @@ import pytest
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Interval
+from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.director import Estimate
-from shmoo.estimators.present.generation import (
-    DecodeStep,
-    decode_contexts,
-    flat_generation,
-    generation,
-    generation_record,
-)
+from shmoo.estimators.predict.tabular import flatten
+from shmoo.estimators.present.generation import INTERVALS, DecodeStep, decode_contexts, generation, generation_record
+
+MEMORY = MemoryRoom(weight_bytes=100.0, cache_bytes=0.0, activation_bytes=0.0, capacity_bytes=2000.0)
 
 
 def estimate(latency: float, energy: float | None = None, batch: int = 1) -> Estimate:
@@ -21,8 +19,9 @@ def estimate(latency: float, energy: float | None = None, batch: int = 1) -> Est
     spread = Interval(latency, 0.9 * latency, 1.1 * latency)
     joules = None if energy is None else Interval(energy, energy, energy)
     return Estimate(
-        arch="machine", dtype="float32", runtime="eager", threads=None, batch=batch, flops=1e9, macs=5e8, bytes=1.0, params=1,
-        weight_bytes=100.0, peak_memory_bytes=latency * 1000, kernels=1, tiles=1.0, latency_s=spread,
+        arch="machine", host="own", device_s=latency, dtype="float32", runtime="eager", threads=None, batch=batch, flops=1e9,
+        macs=5e8, bytes=1.0, params=1,
+        weight_bytes=100.0, peak_memory_bytes=latency * 1000, memory=MEMORY, kernels=1, tiles=1.0, latency_s=spread,
         throughput_per_s=Interval(1 / latency, 1 / spread.high, 1 / spread.low), energy_j=joules,
         average_power_w=None, edp_js=None, energy_j_reason="" if energy else "no coefficients",
         basis={"fitted": 1.0, "transferred": 0.0, "datasheet": 0.0, "fallback": 0.0}, breakdown=(),
@@ -55,6 +54,8 @@ def test_times_that_grow_with_the_cache_are_summed_exactly() -> None:
     assert found.energy_j.value == pytest.approx(4 + 9 * 3)
     assert found.cache_bytes == 10 * 109
     assert found.peak_memory_bytes == pytest.approx(2080)
+    assert (found.memory.cache_bytes, found.memory.needed_bytes) == (1090, pytest.approx(2080))
+    assert found.memory.fits is False
 
 
 def test_energy_of_a_token_is_shared_by_the_sequences_of_a_step() -> None:
@@ -78,7 +79,7 @@ def test_energy_without_coefficients_is_unknown() -> None:
     record = generation_record(generation(estimate(1.0), steps((8, 9), lambda c: 1.0), 8, 3), "model")
     assert record["energy_j"] is record["energy_per_token_j"] is None
     assert record["energy_j_reason"] == "no coefficients"
-    assert flat_generation(record)["energy_j_low"] is None
+    assert flatten(record, INTERVALS)["energy_j_low"] is None
 
 
 def test_steps_that_were_not_estimated_are_asked_for() -> None:

@@ -16,7 +16,8 @@ from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes,
 from shmoo.estimators.machine.profile import ArchitectureProfile, FittedFrom, load_profile
 from shmoo.estimators.predict.basis import measured_type
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
-from shmoo.estimators.predict.model import Prediction, graph_latency, predict, segment_energy
+from shmoo.estimators.predict.model import Prediction, predict
+from shmoo.estimators.predict.program import graph_latency, segment_energy
 from shmoo.estimators.sweep.points import estimate_points
 from shmoo.estimators.table import KernelTable, kernel_table
 from shmoo.estimators.tiling import GpuThreadBlocks, TileShape, Tiling, strategy_for
@@ -78,10 +79,11 @@ def test_large_squares_reach_most_of_the_peak_and_small_ones_do_not(name, dtype)
 
 @pytest.mark.parametrize("name", GPUS)
 def test_a_single_row_takes_what_reading_the_weights_takes(name):
-    """One row by 8192 x 28672 weights of 2 bytes: 470 MB over the bandwidth, and at most 15 % more."""
+    """One row by 8192 x 28672 weights of 2 bytes: 470 MB over the bandwidth, and at most 45 % more: measured streams reach 75 to
+    85 % of it."""
     table = linear(1, 28672, 8192)
     floor = 2 * 8192 * 28672 / load_profile(name).value("bandwidth.dram")
-    assert 1.0 < priced(table, name).device_s[0] / floor < 1.15
+    assert 1.0 < priced(table, name).device_s[0] / floor < 1.45
 
 
 @pytest.mark.parametrize(
@@ -208,7 +210,7 @@ def test_a_capped_board_sustains_what_its_power_gives():
 
 def test_design_points_are_those_of_single_machines():
     """Multiprocessors x L2 bandwidth of an H100, L2 as copies read it with it; together and one by one."""
-    profile, table = load_profile("gpu_h100"), linear(3000, 4000, 777, "bfloat16")
+    profile, table = load_profile("gpu_h100").replacing(host=""), linear(3000, 4000, 777, "bfloat16")
     axes = {"count.sms": (66.0, 132.0), "bandwidth.l2": (2e12, 5.6e12)}
     single = []
     for values in itertools.product(*axes.values()):
@@ -225,12 +227,12 @@ def estimated(graph: Graph, name: str) -> Estimate:
 
 def test_types_that_were_not_measured_are_not_called_fitted():
     """An A100 was fitted in float32: its sum of float32 tensors rests on that, of bfloat16 tensors on what is carried over, and a
-    product in bfloat16 on what is published of tensor cores."""
+    product in bfloat16 on what is carried from cards whose tensor cores were measured."""
     assert estimated(add(4096, "float32"), "gpu_a100_40g").basis["fitted"] > 0.8
     other = estimated(add(4096, "bfloat16"), "gpu_a100_40g").basis
     assert (other["fitted"], other["transferred"] > 0.8) == (0.0, True)
     product = estimated(linear_graph(4096, 4096, 4096, "bfloat16"), "gpu_a100_40g").basis
-    assert (product["fitted"], product["datasheet"] > 0.8) == (0.0, True)
+    assert (product["fitted"], product["transferred"] > 0.8) == (0.0, True)
 
 
 @pytest.mark.parametrize("graph_of", [lambda dtype: add(4096, dtype), lambda dtype: linear_graph(4096, 4096, 4096, dtype)])

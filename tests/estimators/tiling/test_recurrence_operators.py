@@ -22,7 +22,15 @@ SYSTEMS = (
     rec.matmul(3, 4, 5),
     rec.conv2d(2, 2, 3, 2, 2, (1, 2), 4),
     rec.elementwise(7),
+    rec.conv2d(2, 2, 3, 4, 2, (2, 2), 4, stride=2, dilation=3, groups=2),
+    rec.matmul(2, 3, 8, parts=3),
     rec.reduction(3, 5),
+    rec.reduction(3, 10, parts=4),
+    rec.softmax(2, 9, parts=3),
+    rec.layer_norm(2, 6, parts=2),
+    rec.attention(2, 5, 3, parts=2),
+    rec.triangular_solve(5, 3),
+    rec.cholesky(4),
     rec.softmax(3, 5),
     rec.softmax(3, 5, skewed=True),
     rec.layer_norm(3, 5),
@@ -154,6 +162,90 @@ def test_reduction_recurrence_sums_rows():
     x = RNG.standard_normal((3, 5))
     ((recurrence, schedule),) = phases(rec.reduction(3, 5))
     assert chained(recurrence, schedule, 0.0, lambda so_far, i, j: so_far + x[i, j])[:, -1] == pytest.approx(x.sum(1))
+
+
+def test_reduction_in_parts_sums_rows():
+    """Each part's chain starts from nothing; its end joins the sum that comes from the part before."""
+    x = RNG.standard_normal((3, 10))
+    system = rec.reduction(3, 10, parts=4)
+    ((recurrence, schedule),) = phases(system)
+    _, parts, length = recurrence.extents
+
+    def compute(p, known):
+        i, part, j = p
+        place = part * length + j
+        own = (known[i, part, j - 1][0] if j else 0.0) + (x[i, place] if place < 10 else 0.0)
+        return own, own + (known[i, part - 1, j][1] if part else 0.0)
+
+    values = run_in_order(recurrence, schedule, compute)
+    assert [values[i, parts - 1, length - 1][1] for i in range(3)] == pytest.approx(x.sum(1))
+    assert system.latency == 4 + 3 - 1
+
+
+def test_product_in_parts_multiplies():
+    """k in parts: partial sums along each, and a chain across their ends."""
+    a, b = RNG.standard_normal((2, 7)), RNG.standard_normal((7, 3))
+    system = rec.matmul(2, 3, 7, parts=3)
+    ((recurrence, schedule),) = phases(system)
+    *_, parts, length = recurrence.extents
+
+    def compute(p, known):
+        i, j, part, c = p
+        place = part * length + c
+        own = (known[i, j, part, c - 1][0] if c else 0.0) + (a[i, place] * b[place, j] if place < 7 else 0.0)
+        return own, own + (known[i, j, part - 1, c][1] if part else 0.0)
+
+    values = run_in_order(recurrence, schedule, compute)
+    result = [[values[i, j, parts - 1, length - 1][1] for j in range(3)] for i in range(2)]
+    assert np.array(result) == pytest.approx(a @ b)
+    assert system.latency == 2 + 3 + 3 + 3 - 3
+
+
+def test_triangular_recurrence_solves():
+    """y[j, i] = y[j - 1, i] - l[i, j] x[j], with x[j] made on the diagonal and passed along i."""
+    n = 6
+    lower = np.tril(RNG.standard_normal((n, n))) + n * np.eye(n)
+    b = RNG.standard_normal(n)
+    ((recurrence, schedule),) = phases(rec.triangular_solve(n))
+
+    def compute(p, known):
+        j, i = p
+        left = b[i] if j == 0 else known[j - 1, i][0]
+        x = left / lower[j, j] if i == j else known[j, i - 1][1]
+        return left - lower[i, j] * x, x
+
+    values = run_in_order(recurrence, schedule, compute)
+    assert lower @ [values[j, j][1] for j in range(n)] == pytest.approx(b)
+    assert rec.triangular_solve(n).latency == 2 * n - 1
+
+
+@pytest.mark.parametrize("length", range(1, 200))
+def test_the_best_parts_are_the_best(length):
+    """parts + length / parts - 1 over all numbers of parts, with chains in whole steps."""
+    latency = [rec.reduction(1, length, parts).latency for parts in (1, rec.best_parts(length))]
+    assert latency[1] == min(parts + -(-length // parts) - 1 for parts in range(1, length + 1)) <= latency[0]
+
+
+@pytest.mark.parametrize(
+    ("stride", "dilation", "tall"), [(1, 1, 3), (2, 1, 3), (1, 2, 3), (2, 2, 3), (3, 1, 2), (2, 1, 1), (5, 2, 4)]
+)
+def test_lines_that_windows_share_are_those_still_to_be_read(stride, dilation, tall):
+    """Counted line by line: arrived with the window of a line of outputs, and read by it or a later one."""
+    system = rec.conv2d(1, 50, 4, 2, 3, (tall, 1), 6, stride=stride, dilation=dilation)
+    at = 20
+    arrived = range(at * stride + (tall - 1) * dilation + 1)
+    read = {row * stride + tap * dilation for row in range(at, 50) for tap in range(tall)}
+    assert system.buffer_values == len(read.intersection(arrived)) * 6 * 3
+
+
+def test_groups_of_a_convolution_run_side_by_side():
+    """Each group is a product of its own channels; the steps are those of one group, the points those of all."""
+    whole, grouped = (rec.conv2d(1, 4, 4, 8, 8, (3, 3), 6, groups=groups) for groups in (1, 4))
+    assert grouped.latency == 16 + 2 + 2 * 9 - 2
+    assert grouped.copies * grouped.phases[0].points == whole.phases[0].points / 4
+    assert grouped.steps_on(1) == grouped.copies * grouped.phases[0].points
+    with pytest.raises(InputError, match="groups"):
+        rec.conv2d(1, 4, 4, 8, 6, (3, 3), 6, groups=4)
 
 
 def test_softmax_recurrence_normalises_exponentials():

@@ -349,6 +349,29 @@ def test_tpu_tile_is_proportional_to_on_chip_memory():
     assert shapes[1].n[0] == pytest.approx(2 * shapes[0].n[0], rel=0.1)
 
 
+def test_large_products_cut_k_before_they_shrink_their_blocks():
+    """32768 cubed on a v6e: blocks of results stay thousands wide, and arithmetic bounds it (293 ms where every operand came
+    again for narrow panels)."""
+    profile, table = load_profile("tpu_v6e"), products(32768, 32768, 32768, dtype="bfloat16", size=2)
+    strategy = TpuWeightStationary()
+    shape = strategy.choose(table, profile)
+    assert min(shape.m[0], shape.n[0]) >= 2048
+    assert shape.k[0] < 32768
+    tiling = strategy.apply(table, profile, shape)
+    assert tiling.level_bytes["dram"][0] / profile.value("bandwidth.dram") < tiling.cycles[0] / profile.value("clock")
+
+
+@pytest.mark.parametrize("name", ["tpu_v3", "tpu_v4", "tpu_v5e", "tpu_v5p", "tpu_v6e"])
+def test_utilisation_does_not_fall_as_products_grow(name):
+    """Squares from 1024 to 32768: each is at least as fast for a flop as the one of half the side."""
+    profile = load_profile(name)
+    sides = 2.0 ** np.arange(10, 16)
+    table = products(sides, sides, sides, dtype="bfloat16", size=2)
+    time = predict(table, cut(TpuWeightStationary(), table, profile), Coefficients(profile), "xla").latency_s
+    rate = table.matrix_flops / time
+    assert np.all(rate[1:] >= rate[:-1] * 0.99)
+
+
 def test_inputs_that_leave_the_chip_are_read_again():
     """A product that fits the chip moves once; one that does not moves an operand once for every block of the other."""
     table = products([512, 16384], [512, 16384], [512, 16384], dtype="bfloat16", size=2)
@@ -392,12 +415,11 @@ def test_wavefront_takes_the_latency_of_its_recurrence():
 
 
 def test_kpu_tiles_follow_the_fabric_and_not_the_memory():
-    """64 times the L3 changes neither tiles, cycles nor state; four times the fabric quarters the rounds."""
+    """64 times the L3 changes neither tiles nor cycles; four times the fabric quarters the rounds."""
     table = products(2048, 2048, 2048)
     small, large = (cut(KpuWavefront(), table, fabric(64, 16, l3 * MIB)) for l3 in (1, 64))
     assert small.shape.m[0] == large.shape.m[0] == 16
     assert small.cycles[0] == large.cycles[0]
-    assert small.state_bytes[0] == large.state_bytes[0]
     wide = cut(KpuWavefront(), table, fabric(256, 16))
     assert small.waves[0] == 4 * wide.waves[0]
 
@@ -406,6 +428,31 @@ def test_kpu_state_does_not_grow_with_k():
     """The wavefront on the fabric is O(output tile), however deep the product."""
     state = cut(KpuWavefront(), products(256, 256, [64, 65536]), fabric(64, 16)).state_bytes
     assert state.tolist() == [3 * 4 * 64 * 256] * 2
+
+
+def test_blocks_of_results_recirculate_where_both_operands_overflow_the_memory():
+    """16384 cubed at 64 MiB: 4096 x 4096 results stay, operands come 4 times: 9 GB where panels of an operand move 20; the block
+    is the state, and it passes the memories nearer to the fabric once a slice of k."""
+    table, profile = products(16384, 16384, 16384), load_profile("kpu_t256")
+    tiling = cut(KpuWavefront(), table, profile)
+    operand = 4 * 16384**2
+    assert tiling.level_bytes["dram"][0] == pytest.approx((4 + 4 + 1) * operand)
+    assert tiling.state_bytes[0] == pytest.approx(4 * 4096**2 + 3 * 4 * 256 * 256)
+    slices = 16384 / (profile.value("capacity.l2") / (2 * 4 * 2 * 4096))
+    assert tiling.level_bytes["l3"][0] >= 2 * (slices - 1) * operand
+
+
+def test_a_single_block_of_results_needs_each_operand_once():
+    """4096 cubed at 64 MiB: results fill the memory, and nothing moves twice."""
+    table = products(4096, 4096, 4096)
+    assert cut(KpuWavefront(), table, load_profile("kpu_t256")).level_bytes["dram"][0] == pytest.approx(table.bytes[0])
+
+
+def test_tiles_that_would_be_idle_share_a_reduction():
+    """One row by one column of 4096 on 256 tiles: 64 parts of 64, chained, and no fill: 127 steps; on one tile 4096."""
+    table = products(1, 1, 4096)
+    assert cut(KpuWavefront(), table, fabric(256, 16)).cycles[0] == 64 + 64 - 1
+    assert cut(KpuWavefront(), table, fabric(1, 16)).cycles[0] == 4096
 
 
 def test_64_mib_stream_a_2048_cube_once_and_1_mib_does_not():

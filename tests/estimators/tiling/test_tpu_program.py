@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from shmoo.estimators.graph.records import Graph
@@ -9,6 +12,8 @@ from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.model import predict
+from shmoo.estimators.predict.program import graph_latency
+from shmoo.estimators.tiling import TpuWeightStationary
 from tests.build import GraphBuilder
 
 TPU = AnalysisDirector(load_profile("tpu_v4"))
@@ -27,11 +32,68 @@ def test_a_program_of_one_kernel_finds_nothing_on_chip():
 
 
 def test_parameters_come_from_the_main_memory_and_activations_stay():
-    """The second product of a network reads its weights from afar; its input was left on chip."""
+    """The second product of a network reads its weights from afar and leaves its result there; its input was left on chip."""
     b = GraphBuilder()
     x = b.linear(b.tensor((128, 256)), 256)
     second = dram(b.graph(b.linear(x, 256)))[1]
-    assert second == pytest.approx(4 * 256 * 256, rel=1e-3)
+    result = 4 * 128 * 256
+    assert second == pytest.approx(4 * 256 * 256 + result, rel=1e-3)
+
+
+def test_inputs_and_results_cross_the_main_memory_however_many_kernels_a_program_has():
+    """A product moves the same bytes beside an independent addition as alone."""
+    alone, beside = GraphBuilder(), GraphBuilder()
+    moved = dram(alone.graph(alone.linear(alone.tensor((128, 256)), 256)))
+    results = [beside.linear(beside.tensor((128, 256)), 256), beside.add(beside.tensor((8,)), beside.tensor((8,)))]
+    assert dram(beside.graph(*results)) == [*moved, 3 * 4 * 8]
+
+
+def test_kernels_of_a_program_hide_behind_each_other():
+    """With all of it hidden, a product bound by arithmetic and one bound by its weights take the longer of all arithmetic and all
+    traffic, and the longest start and end; with none, their sum."""
+    b = GraphBuilder()
+    graph = b.graph(b.linear(b.tensor((8192, 4096)), 4096), b.linear(b.tensor((8, 8192)), 8192))
+    table, _ = TPU.tabulate([graph], "xla")
+    tiling, times = TPU.tile(table), {}
+    for share in (0.0, 1.0):
+        c = Coefficients(TPU.profile, {"program": share})
+        prediction = predict(table, tiling, c, "xla")
+        times[share] = graph_latency(table, prediction, c, "xla")[0] - prediction.launch_s.sum() - c.value("graph.xla", "graph")
+    body, compute, memory = prediction.device_s, prediction.compute_s, prediction.memory_s
+    assert times[0.0] == pytest.approx(body.sum())
+    exposed = (body - np.maximum(compute, memory)).max()
+    assert times[1.0] == pytest.approx(max(compute.sum(), memory.sum()) + exposed)
+    assert times[1.0] < 0.95 * times[0.0]
+
+
+def test_one_operand_of_a_program_may_have_come_early():
+    """Weights that fit beside the blocks are prefetched, those that do not and all of the second kernel's are not. They cross the
+    memory all the same, but the call does not wait for them, and its energy is without them."""
+    director = AnalysisDirector(load_profile("tpu_v5e"), TpuWeightStationary(prefetch="largest"))
+    b = GraphBuilder("bfloat16")
+    table, _ = director.tabulate([b.graph(b.linear(b.linear(b.tensor((8, 4096)), 4096), 4096))], "xla")
+    tiling = director.tile(table)
+    assert tiling.early_bytes.tolist() == [2 * 4096 * 4096, 0]
+    assert tiling.level_bytes["dram"] == pytest.approx([2 * 4096 * (4096 + 8)] * 2, rel=1e-3)
+    waiting, early = (
+        predict(table, replace(tiling, early_bytes=amount), Coefficients(director.profile), "xla")
+        for amount in (None, tiling.early_bytes)
+    )
+    assert early.memory_s[0] < waiting.memory_s[0] / 10
+    assert early.memory_s[1] == waiting.memory_s[1]
+    spared = 2 * 4096 * 4096 * director.profile.value("energy.byte.dram")
+    assert waiting.dynamic_j - early.dynamic_j == pytest.approx([spared, 0])
+    b = GraphBuilder("bfloat16")
+    large, _ = director.tabulate([b.graph(b.linear(b.tensor((8, 16384)), 16384))], "xla")
+    assert director.tile(large).early_bytes.tolist() == [0]
+
+
+def test_inputs_from_the_host_do_not_pass_the_main_memory():
+    """TPU v1: the host fills the unified buffer, and only weights come from the memory."""
+    b = GraphBuilder("int8")
+    director = AnalysisDirector(load_profile("tpu_v1"))
+    table, _ = director.tabulate([b.graph(b.linear(b.tensor((128, 512)), 256))], "xla")
+    assert director.tile(table).level_bytes["dram"][0] == pytest.approx(512 * 256, rel=1e-3)
 
 
 def test_partial_tiles_of_weights_cost_full_ones():

@@ -1,10 +1,12 @@
 import errno
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import filelock
@@ -395,6 +397,41 @@ def test_a_failed_case_is_followed_by_a_fresh_process(worker):
     failed, after = ask(worker, "failing"), ask(worker, "plain")
     assert failed.reasons == (Reason("error", "on purpose"),)
     assert failed.host["pid"] != after.host["pid"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork of POSIX")
+def test_a_case_that_forks_does_not_fail_its_neighbour():
+    """The copy answers nothing: one answer a case, in the order of the cases, from one process."""
+    with Worker(entry="tests.harness.campaign.fork_stand_in:Forking", timeout_s=30.0) as worker:
+        rows = [ask(worker, workload) for workload in ("returns twice", "plain", "child raises", "plain", "plain")]
+    assert [row.status for row in rows] == ["ok"] * 5
+    assert len({row.host["pid"] for row in rows}) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork of POSIX")
+def test_a_dead_worker_is_noticed_though_its_child_holds_the_pipe():
+    """Without waiting for the time limit of the case."""
+    with Worker(entry="tests.harness.campaign.fork_stand_in:Forking", timeout_s=600.0) as worker:
+        begin = time.monotonic()
+        assert "exit code 7" in ask(worker, "dies, its child holds the pipe").why
+        assert time.monotonic() - begin < 60
+        assert ask(worker, "plain").status == "ok"
+
+
+def test_a_worker_imports_nothing_from_the_current_directory(tmp_path, monkeypatch):
+    """A file there that is called like one of ours or Python's is not run."""
+    for name in ("queue", "msgspec", "shmoo", "tempfile"):
+        (tmp_path / f"{name}.py").write_text("import os; os.write(2, b'taken over'); os._exit(9)")
+    monkeypatch.chdir(tmp_path)
+    with Worker(entry="tests.harness.campaign.worker_stand_in:StandIn", timeout_s=60.0) as worker:
+        assert ask(worker, "plain").status == "ok"
+
+
+@pytest.mark.parametrize("budget_s", [math.nan, math.inf, -1.0])
+def test_a_budget_is_a_time(campaign, budget_s):
+    """NaN is never used up."""
+    with pytest.raises(InputError, match="budget"):
+        campaign(budget_s=budget_s)
 
 
 def test_starting_a_campaign_does_not_import_torch():

@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from shmoo.estimators.costs import COSTS, bill, classify, cost_of, graph_cost, register_cost
+from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Cost, Graph, OpCall
 from shmoo.harness.capture import Capture, capture, capture_exported
 from shmoo.harness.models.mode import Mode
-from shmoo.harness.models.model_graphs import model_graphs
+from shmoo.harness.models.model_graphs import channels_last, model_graphs
+from shmoo.harness.module import Built
 
 
 def only(found: Capture) -> Graph:
@@ -183,3 +185,21 @@ def test_a_triton_kernel_is_listed_by_its_wrapper() -> None:
     pytest.importorskip("triton", reason="needs triton, which is there on GPU builds of torch")
     call = OpCall("higher_order.triton_kernel_wrapper_mutation", (), ())
     assert cost_of(call).family == "unknown"
+
+
+def test_channels_last_is_said_by_each_convolution() -> None:
+    """Every convolution of a network stored channels-last says so, under autocast too; without the mode none does."""
+    for autocast in (None, "float16"):
+        for last in (False, True):
+            (graph,) = model_graphs("squeezenet1_1", batch=2, mode=Mode(autocast=autocast, channels_last=last)).graphs
+            said = [call.attributes.get("memory_format") for call in graph.calls if call.op == "aten.conv2d"]
+            assert said == ["channels_last" if last else None] * 26
+    with pytest.raises(InputError, match="takes none"):
+        model_graphs("mlp", mode=Mode(channels_last=True))
+
+
+def test_a_function_takes_its_images_channels_last() -> None:
+    """It has no weights to store in that order."""
+    built = channels_last(Built(torch.relu, (torch.rand(2, 3, 4, 4),)))
+    assert built.args[0].is_contiguous(memory_format=torch.channels_last)
+    assert built.model is torch.relu

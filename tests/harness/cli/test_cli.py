@@ -183,7 +183,7 @@ def test_operator_table_gives_one_object_a_row(tmp_path: Path) -> None:
     result = shmoo("estimate", "--ops", "ops.csv", "--arch", "gpu_a100_40g", "--json", "--csv", "out.csv")
     first, second = json.loads(result.stdout)
     assert (first["row"], first["op"], second["row"]) == (0, "linear", 1)
-    assert set(first) == {"row", "op", "latency_s", "energy_j"}
+    assert set(first) == {"row", "op", "latency_s", "device_s", "energy_j"}
     assert first["latency_s"]["low"] <= first["latency_s"]["value"] <= first["latency_s"]["high"]
     with (tmp_path / "out.csv").open() as file:
         rows = list(csv.DictReader(file))

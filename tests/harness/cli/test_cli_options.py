@@ -140,3 +140,19 @@ def test_the_old_spelling_of_visits_is_read() -> None:
 def test_out_has_its_short_form_everywhere() -> None:
     """-o is --out on every verb that writes a result."""
     assert set(uses()["-o"]) == set(uses()["--out"]) == {"calibrate", "characterize", "measure", "report", "trace"}
+
+
+def test_a_host_is_named_for_the_gpus_of_an_estimate() -> None:
+    """`--host` changes what waits for launches and not the device's time; `own` is the host that the card was measured beside."""
+    times = {}
+    for host in (None, "server_2025", "server_2018", "own"):
+        asked = [] if host is None else ["--host", host]
+        result = shmoo("estimate", "mlp", "--arch", "gpu_t4,cpu_server_generic", "--runtime", "eager", "--json", *asked)
+        gpu, cpu = json.loads(result.stdout)
+        times[host] = gpu["latency_s"]["value"], gpu["device_s"]
+        assert (gpu["host"], cpu["host"]) == (host or "server_2025", "own")
+    assert times[None] == times["server_2025"]
+    assert times["server_2018"][0] > times["server_2025"][0]
+    assert len({device for _, device in times.values()}) == 1
+    assert "none is among" in shmoo("estimate", "mlp", "--arch", "tpu_v4", "--host", "own").stderr
+    assert "server_2018" in shmoo("estimate", "mlp", "--arch", "gpu_t4", "--host", "server_201").stderr

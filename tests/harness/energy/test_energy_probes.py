@@ -1,10 +1,14 @@
 import os
 import struct
+from pathlib import Path
+from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from shmoo.harness.energy import available_probes
 from shmoo.harness.energy.linux import ON_MAINS, BatteryProbe, HwmonProbe, PerfProbe
+from shmoo.harness.energy.nvml import list_gpus
 from shmoo.harness.energy.probe import UNMOVED
 from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings
 from shmoo.harness.energy.virtual import SimulatedProbe
@@ -181,3 +185,103 @@ def test_a_gauge_slower_than_the_run_is_a_reason_and_runs_nothing(battery, tmp_p
     assert reading.energy_j is None
     assert "100 s (limit 30 s)" in reading.reason
     assert calls == []
+
+
+def test_one_refused_perf_event_leaves_the_others(power_events):
+    """Memory is not counted on this machine: its reason stands beside the package's energy."""
+    counters, clock = Counters(), Clock()
+
+    def without_memory(kind, event, cpu):
+        if event == 3:
+            raise OSError(19, "No such device")
+        return counters.open(kind, event, cpu)
+
+    probe = PerfProbe(power_events, without_memory, clock, counters.read)
+    before = probe.snapshot()
+    clock.advance(1)
+    counters.joules = {1: 10.0, 2: 20.0}
+    found = probe.energy_j(before, probe.snapshot())
+    assert found["package"].energy_j == pytest.approx(30)
+    assert found["dram"].energy_j is None
+    assert "No such device" in found["dram"].reason
+
+
+def test_one_unreadable_zone_leaves_the_package(tmp_path):
+    """The cores' counter cannot be read: the package is measured, and the cores have the reason."""
+    files = write_powercap_tree(tmp_path, [ZoneFiles("package-0", inside=(ZoneFiles("core"), ZoneFiles("dram")))])
+    files["package-0/core"].unlink()
+    files["package-0/core"].mkdir()
+    probes, reasons = available_probes(tmp_path, nvml_loader=no_nvml)
+    (probe,) = [probe for probe in probes if probe.name == "powercap"]
+    assert "cannot be read" in reasons["core"]
+    assert "package" not in reasons
+    before = probe.snapshot()
+    for name in ("package-0", "package-0/dram"):
+        files[name].write_text("3000000\n")
+    energies = probe.energy_j(before, msgspec.structs.replace(probe.snapshot(), at_s=before.at_s + 1))
+    assert (energies["package"].energy_j, energies["dram"].energy_j) == pytest.approx((2, 2))
+    assert energies["core"].energy_j is None
+
+
+class OddDriver:
+    """NVML of one card, with questions that the driver refuses."""
+
+    class NVMLError(Exception):
+        """What the binding raises."""
+
+    def __init__(self, refuses: tuple[str, ...] = (), mig: bool = False) -> None:
+        self._refuses, self._mig = refuses, mig
+
+    def _answer(self, question, value):
+        if question in self._refuses:
+            raise self.NVMLError("Not Supported")
+        return value
+
+    def nvmlSystemGetDriverVersion(self):
+        return "580.1"
+
+    def nvmlDeviceGetCount(self):
+        return self._answer("count", 1)
+
+    def nvmlDeviceGetHandleByIndex(self, index):
+        return "GPU-1111"
+
+    def nvmlDeviceGetHandleByUUID(self, uuid):
+        if uuid not in ("GPU-1111", "MIG-2222"):
+            raise self.NVMLError("Not Found")
+        return uuid
+
+    def nvmlDeviceGetUUID(self, handle):
+        return handle
+
+    def nvmlDeviceGetName(self, handle):
+        return "a card"
+
+    def nvmlDeviceGetMigMode(self, handle):
+        return self._answer("mig", [int(self._mig)] * 2)
+
+    def nvmlDeviceGetMemoryInfo(self, handle):
+        return self._answer("memory", SimpleNamespace(total=(10 if handle.startswith("MIG") else 80) << 30))
+
+
+def test_a_card_that_does_not_tell_its_memory_is_listed():
+    """It may share the CPU's memory: unknown, with the reason."""
+    (card,) = list_gpus(OddDriver(refuses=("memory", "mig")))
+    assert card.memory_bytes is None
+    assert "Not Supported" in card.memory_bytes_reason
+
+
+def test_a_driver_that_lists_no_cards_is_a_reason():
+    """CPU counters are found all the same."""
+    with pytest.raises(OSError, match="Not Supported"):
+        list_gpus(OddDriver(refuses=("count",)))
+    _, reasons = available_probes(Path("/nonexistent"), lambda: OddDriver(refuses=("count",)))
+    assert "Not Supported" in reasons["gpu"]
+
+
+@pytest.mark.parametrize(("visible", "memory"), [("MIG-2222", 10 << 30), ("MIG-GPU-1111/1/0", 80 << 30)])
+def test_an_instance_of_a_split_card_stands_for_the_card(visible, memory):
+    """CUDA names it by its own UUID, or in the older way by the card's."""
+    (card,) = list_gpus(OddDriver(mig=True), visible)
+    assert (card.uuid, card.mig, card.memory_bytes) == ("GPU-1111", True, memory)
+    assert list_gpus(OddDriver(mig=True), "MIG-3333") == ()

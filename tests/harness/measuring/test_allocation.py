@@ -1,3 +1,4 @@
+import mmap
 import platform
 import subprocess
 import sys
@@ -212,8 +213,14 @@ def test_warming_ends_where_memory_stays_cold():
 
 
 def test_a_call_tells_what_it_touches():
-    """64 MB of new zeros are 64 MB of new pages, or fewer faults where pages are huge; nothing is touched by nothing."""
+    """64 MB of a new mapping are 64 MB of new pages, or fewer faults where pages are huge; nothing is touched by nothing."""
     if platform.system() == "Windows":
         pytest.skip("page faults are not counted")
-    assert faulted_bytes(lambda: bytearray(64_000_000).find(1)) >= 32 * 4096
+
+    def touch():
+        with mmap.mmap(-1, 64_000_000) as memory:
+            for start in range(0, 64_000_000, mmap.PAGESIZE):
+                memory[start] = 1
+
+    assert faulted_bytes(touch) >= 32 * mmap.PAGESIZE
     assert faulted_bytes(lambda: None) < 1 << 20

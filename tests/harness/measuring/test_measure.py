@@ -14,8 +14,7 @@ from shmoo.harness.energy.virtual import SimulatedProbe
 from shmoo.harness.measuring.measure import Measurer, failure
 from shmoo.harness.measuring.memory import highest_sum, peak_cpu_bytes, resident_bytes
 from shmoo.harness.measuring.replay import GraphReplay, ReplayError, child_times, time_operators
-from shmoo.harness.measuring.settings import MeasureSettings
-from shmoo.harness.measuring.timing import TimingSettings
+from shmoo.harness.measuring.timing import MeasureSettings, TimingSettings
 from shmoo.harness.module import Built
 from shmoo.runs.store.records import CaseSpec, Reason
 from shmoo.runs.store.statistics import median

@@ -327,7 +327,7 @@ def test_windows_of_a_long_call_are_a_call_each_and_end_after_ten_seconds():
 def test_what_happens_in_a_pause_is_no_part_of_the_next_block(monkeypatch):
     """The system takes the core away a hundred times while nothing is timed: every block was left alone."""
     clock, switches = FakeClock(), [0]
-    monkeypatch.setattr("shmoo.harness.measuring.timing._involuntary_switches", lambda: switches[0])
+    monkeypatch.setattr("shmoo.harness.measuring.timing.involuntary_switches", lambda: switches[0])
 
     def sleep(seconds):
         switches[0] += 100
@@ -340,7 +340,7 @@ def test_what_happens_in_a_pause_is_no_part_of_the_next_block(monkeypatch):
 def test_a_block_from_which_the_core_was_taken_says_so(monkeypatch):
     """Two switches in the third call, none in the others."""
     clock, state = FakeClock(), {"calls": 0, "switches": 0}
-    monkeypatch.setattr("shmoo.harness.measuring.timing._involuntary_switches", lambda: state["switches"])
+    monkeypatch.setattr("shmoo.harness.measuring.timing.involuntary_switches", lambda: state["switches"])
 
     def call():
         clock.now += 10e-3

@@ -174,6 +174,35 @@ def test_a_failing_target_fails_its_test_and_leaves_a_row(pytester: pytest.Pytes
     assert good.timing is not None
 
 
+def test_a_coroutine_is_awaited_and_a_generator_exhausted(pytester: pytest.Pytester) -> None:
+    """20 ms of work each, not the microseconds of making it; the test gets what the work gave."""
+    pytester.makepyfile(
+        """
+        import asyncio, time
+        async def work():
+            await asyncio.sleep(0.02)
+            return 7
+        def lazily(n):
+            for i in range(n):
+                time.sleep(0.01)
+                yield i
+        async def both(n):
+            for i in range(n):
+                await asyncio.sleep(0.01)
+                yield i
+        def test_coroutine(shmoo_benchmark):
+            assert shmoo_benchmark(work) == 7
+        def test_generator(shmoo_benchmark):
+            assert shmoo_benchmark(lazily, 2) == [0, 1]
+        def test_async_generator(shmoo_benchmark):
+            assert shmoo_benchmark(both, 2) == [0, 1]
+        """
+    )
+    pytester.runpytest_subprocess("--benchmark", "--shmoo-max-time=0.1", *QUICK[1:]).assert_outcomes(passed=3)
+    for row in Run.open(pytester.path / "out").rows:
+        assert row.latency.value_s >= 0.02
+
+
 def test_an_existing_run_is_not_overwritten(project: pytest.Pytester) -> None:
     """The second session into the same directory is refused and leaves the rows as they were."""
     project.runpytest_subprocess("--benchmark", *QUICK)
@@ -230,3 +259,19 @@ def test_a_module_is_measured_as_a_network(pytester: pytest.Pytester) -> None:
     (row,) = run.rows
     assert [call.op for graph in run.graphs(row) for call in graph.calls] == ["aten.linear"]
     assert Path(pytester.path / "out" / "graphs").is_dir()
+
+
+def test_parameters_that_json_cannot_hold_leave_the_run_readable(pytester: pytest.Pytester) -> None:
+    """NaN, infinities, numbers of many digits and halves of characters are written as text."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("x", [float("nan"), float("inf"), 10**30, chr(0xDC80), 1.5], ids="abcde")
+        def test_it(shmoo_benchmark, x):
+            shmoo_benchmark(sum, range(10))
+        """
+    )
+    pytester.runpytest_subprocess("--benchmark", *QUICK).assert_outcomes(passed=5)
+    axes = [row.case.axes["x"] for row in Run.open(pytester.path / "out").rows]
+    assert axes == ["nan", "inf", str(10**30), "\\udc80", 1.5]

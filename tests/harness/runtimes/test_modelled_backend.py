@@ -143,7 +143,7 @@ FACTORISATIONS = {
 
 @pytest.mark.parametrize("name", FACTORISATIONS)
 def test_factorisations_reach_the_recurrences(name):
-    """torch.linalg's LU and QR compute what they do eagerly, and take 3 n - 2 steps of what a point computes."""
+    """torch.linalg's LU and QR compute what they do eagerly, and take 3 n - 2 steps of what a point computes, or of one cycle."""
     n = 48
     factor, flops = FACTORISATIONS[name]
     a = torch.rand(n, n) + n * torch.eye(n)
@@ -153,7 +153,7 @@ def test_factorisations_reach_the_recurrences(name):
     director = AnalysisDirector(load_profile("kpu_t256"))
     cycles = director.tile(director.tabulate(call.graphs, "domainflow")[0]).cycles
     assert {slot.kernel.family for slot in call.schedule} == {"linalg"}
-    assert cycles[0] == pytest.approx(lu(n, n).latency * flops * n**3 / 2 / lu(n, n).phases[0].points)
+    assert cycles[0] == pytest.approx(lu(n, n).latency * max(flops * n**3 / 2 / lu(n, n).phases[0].points, 1.0))
 
 
 def test_nothing_is_kept_outside_recording():

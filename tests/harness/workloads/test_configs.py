@@ -13,8 +13,10 @@ import pytest
 
 from shmoo.estimators.costs import graph_cost
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.graph.records import notes_of, weights_of
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.harness.capture import capture_workload
+from shmoo.harness.models.model_graphs import WorkloadGraphs
 from shmoo.harness.workloads import find_workload
 from shmoo.harness.workloads.configs import config_models, config_workload
 from tests.flops_seen_by_torch import flops_seen_by_torch
@@ -198,6 +200,92 @@ def test_a_config_that_needs_another_library_says_which() -> None:
     settings = {"model_type": "detr", "architectures": ["DetrForObjectDetection"], "use_pretrained_backbone": True}
     with pytest.raises(InputError, match=r"'detr' needs another library.*timm"):
         config_workload("detr", settings).build(device="meta")
+
+
+LLAMA = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 1000,
+    "tie_word_embeddings": False,
+}
+LINEAR = 2 * (2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 512)
+"""Elements of the layers' products."""
+REST = 2 * (2 * 1000 * 256 + 5 * 256)
+"""Bytes of embedding, head and norms in bfloat16."""
+BLOCKS = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+COMPRESSED = {"quant_method": "compressed-tensors", "ignore": ["lm_head"]}
+
+
+def compressed(bits: int, kind: str, **more: object) -> dict:
+    return {
+        **COMPRESSED,
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": bits, "type": kind, **more}}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (None, 2 * LINEAR),
+        (BLOCKS, LINEAR * (1 + 4 / 128**2)),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, LINEAR * (0.5 + 2.5 / 128)),
+        ({"quant_method": "awq", "bits": 4, "group_size": 64}, LINEAR * (0.5 + 2.5 / 64)),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, LINEAR * (0.5 + 2.5 / 64)),
+        (compressed(8, "float"), LINEAR + 4 * 2 * (2 * 256 + 2 * 128 + 2 * 512 + 256)),
+        (compressed(4, "int", group_size=128), LINEAR * (0.5 + 2.5 / 128)),
+    ],
+    ids=["none", "fp8", "gptq", "awq", "bitsandbytes", "float8 rows", "int4 groups"],
+)
+def test_a_configs_quantization_decides_the_bytes_of_its_layers(settings, expected: float) -> None:
+    """Weights and scales of linear layers in their small type; embedding, head and norms in bfloat16. A note says so."""
+    module = config_workload("llama", LLAMA if settings is None else {**LLAMA, "quantization_config": settings})
+    graphs = WorkloadGraphs(module, [{"seq_len": 8}], "bfloat16").at({"seq_len": 8}).graphs
+    weights = [value for value in weights_of(graphs) if value.kind == "parameter"]
+    assert sum(value.spec.nbytes for value in weights) == pytest.approx(REST + expected)
+    assert any("quantized" in note for note in notes_of(graphs)) is (settings is not None)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"quant_method": "hqq"}, {"quant_method": "gptq", "bits": 3}, {"quant_method": 7}, "fp8", [1]]
+)
+def test_a_quantization_that_is_not_known_is_said(settings: object) -> None:
+    """Weights then count in the element type."""
+    module = config_workload("llama", {**LLAMA, "quantization_config": settings})
+    assert module.quantization is None
+    assert any("not taken into account" in note for note in module.notes)
+
+
+def test_a_class_that_transformers_lacks_is_said() -> None:
+    """The bare model stands in, without the head that nobody knows."""
+    module = config_workload("mine", {**LLAMA, "architectures": ["MyLlamaForCausalLM"]})
+    (note,) = module.notes
+    assert "MyLlamaForCausalLM" in note
+    assert "LlamaModel" in note
+    assert config_workload("known", LLAMA).notes == ()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model_type": "clap", "architectures": ["ClapModel"]},
+        {"model_type": "encodec", "architectures": ["EncodecModel"]},
+        {"model_type": "my_new_model"},
+        {**LLAMA, "rope_scaling": {"type": "linear"}},
+        {**LLAMA, "hidden_size": "large"},
+        {**LLAMA, "num_attention_heads": 0},
+    ],
+    ids=["clap", "encodec", "unknown", "rope", "text", "zero"],
+)
+def test_an_odd_config_is_one_clear_line(settings: dict) -> None:
+    """The message names the config, and no traceback of transformers comes through."""
+    with pytest.raises(InputError, match=r"^.*\bodd\b.*$") as refused:
+        WorkloadGraphs(config_workload("odd", settings), [{}]).at({})
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.slow

@@ -32,6 +32,11 @@ def alike(scale: float = 1.0, **fields: float) -> list[Case]:
     return [[visit(scale * share, **fields) for share in pair] for pair in pairs]
 
 
+def times(groups: Sequence[str], cases: Sequence[Case]) -> list[Latency | None]:
+    """What a call of each case takes, by all visits."""
+    return [time for time, _ in latencies(groups, cases)]
+
+
 def own(cases: Sequence[Case], groups: Sequence[str]) -> list[Latency]:
     """What each case's visits say alone."""
     samples = [[timing.samples_s for timing in case] for case in cases]
@@ -44,7 +49,7 @@ def own(cases: Sequence[Case], groups: Sequence[str]) -> list[Latency]:
 def test_shares_that_differ_as_visits_do_are_one_share() -> None:
     """Visits have the variance 0.625 / 9, two of them half of it. The shares of the cases have 0.25 / 8, which is less, so 3/4 is
     the share of all, with an error of sqrt(0.25 / 8 / 9). A case 1/4 away from it counts that as a doubt, times sqrt(2 / 6)."""
-    seen = latencies(["a"] * 9, alike())
+    seen = times(["a"] * 9, alike())
     assert [s.value_s for s in seen] == pytest.approx([2e-5 / 0.75] * 9)
     mean_error = math.sqrt(0.25 / 8 / 9) / 0.75
     assert seen[8].relative_se == pytest.approx(mean_error)
@@ -55,7 +60,7 @@ def test_shares_that_differ_as_visits_do_are_one_share() -> None:
 def test_shares_in_which_visits_agree_are_each_case_s_own() -> None:
     """Cases at shares of 0.3 to 0.9 on each visit: nothing is to be corrected."""
     shares = np.linspace(0.3, 0.9, 9)
-    seen = latencies(["a"] * 9, [[visit(share)] * 3 for share in shares])
+    seen = times(["a"] * 9, [[visit(share)] * 3 for share in shares])
     assert [s.value_s for s in seen] == pytest.approx(2e-5 / shares)
     assert [s.relative_se for s in seen] == pytest.approx([0.0] * 9, abs=1e-9)
 
@@ -64,7 +69,7 @@ def test_whole_visits_that_shift_are_averaged_as_their_rates() -> None:
     """Nothing is disturbed, and visits take 2, 2.2 and 2.1 µs a call as a whole: the undisturbed blocks of the fast one are no
     better than the others."""
     cases = [[visit(1.0, s) for s in (2.0e-6, 2.2e-6, 2.1e-6)] for _ in range(9)]
-    for seen in latencies(["a"] * 9, cases):
+    for seen in times(["a"] * 9, cases):
         assert seen.value_s == pytest.approx(3 / (1 / 2.0e-6 + 1 / 2.2e-6 + 1 / 2.1e-6))
 
 
@@ -72,7 +77,7 @@ def test_whole_visits_that_shift_are_averaged_as_their_rates() -> None:
 def test_only_calls_like_it_count(other: str) -> None:
     """Calls on two threads, calls ten times as long and those of another kind have a mean share of 0.3, and this class 0.75."""
     fields: dict[str, float] = {"threads": {"threads": 2}, "length": {"undisturbed_s": 2e-4}, "group": {}}[other]
-    seen = latencies(["a"] * 9 + ["b" if other == "group" else "a"] * 9, alike() + alike(0.4, **fields))
+    seen = times(["a"] * 9 + ["b" if other == "group" else "a"] * 9, alike() + alike(0.4, **fields))
     assert [s.value_s for s in seen[:9]] == pytest.approx([2e-5 / 0.75] * 9)
     assert [s.value_s for s in seen[9:]] == pytest.approx([fields.get("undisturbed_s", 2e-5) / 0.3] * 9)
 
@@ -81,7 +86,7 @@ def test_fewer_than_eight_cases_are_no_class() -> None:
     """The same case among nine and among seven."""
     assert FEW_CASES == 8
     cases = alike()[:7]
-    assert latencies(["a"] * 7, cases) == own(cases, ["a"] * 7)
+    assert times(["a"] * 7, cases) == own(cases, ["a"] * 7)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +101,7 @@ def test_fewer_than_eight_cases_are_no_class() -> None:
 def test_a_case_without_undisturbed_time_goes_by_its_own_visits(case: Case) -> None:
     """Among cases that have one, which it leaves as they are."""
     cases = [*alike(), case]
-    seen = latencies(["a"] * 10, cases)
+    seen = times(["a"] * 10, cases)
     assert seen[9] == own(cases, ["a"] * 10)[9]
     assert [s.value_s for s in seen[:9]] == pytest.approx([2e-5 / 0.75] * 9)
 
@@ -105,7 +110,7 @@ def test_a_visit_without_undisturbed_blocks_borrows_those_of_the_others() -> Non
     """Every block of it is disturbed and takes three times as long: a share of 1/3, by the undisturbed time of the others."""
     stalled = Timing((6e-5,) * 20, switches=(1,) * 20, cpu_s=20 * 2e-5)
     cases = [[visit(1.0), visit(1.0), stalled] if number % 2 else [visit(1.0)] * 3 for number in range(16)]
-    seen = latencies(["a"] * 16, cases)
+    seen = times(["a"] * 16, cases)
     # Shares are 1 and 7/9; the variance between visits explains all of it but what the slope leaves.
     visits = 8 * (2 * (2 / 9) ** 2 + (4 / 9) ** 2) / 32
     between = 16 * (1 / 9) ** 2 / 15 - visits / 3
@@ -115,7 +120,7 @@ def test_a_visit_without_undisturbed_blocks_borrows_those_of_the_others() -> Non
 
 def test_a_case_without_samples_has_no_latency() -> None:
     """Visits without samples do not count either."""
-    assert latencies(["a", "a"], [[], [Timing(())]]) == [None, None]
+    assert times(["a", "a"], [[], [Timing(())]]) == [None, None]
 
 
 # machines whose truth is known
@@ -192,7 +197,7 @@ def judged(machine, visits: int, count: int = 30, runs: int = 16) -> tuple[float
     for run in range(runs):
         cases, truths = machine(np.random.default_rng([run, visits]), visits, count)
         groups = ["a"] * count
-        for seen, by_itself, truth in zip(latencies(groups, cases), own(cases, groups), truths, strict=True):
+        for seen, by_itself, truth in zip(times(groups, cases), own(cases, groups), truths, strict=True):
             errors.append(math.log(seen.value_s / truth))
             alone.append(math.log(by_itself.value_s / truth))
             inside.append(abs(errors[-1]) <= Z * seen.relative_se)

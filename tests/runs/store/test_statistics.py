@@ -1,7 +1,7 @@
 import pytest
 
 from shmoo.estimators.errors import NothingMeasuredError
-from shmoo.runs.store.statistics import bootstrap_interval, iqr, mad, median, order_interval
+from shmoo.runs.store.statistics import iqr, mad, median, order_interval
 
 
 def test_median_mad_and_iqr_of_five_numbers():
@@ -15,14 +15,6 @@ def test_median_mad_and_iqr_of_five_numbers():
 def test_one_outlier_does_not_move_the_median():
     """Interference makes single samples long; the canonical number does not follow."""
     assert median([1.0] * 9 + [100.0]) == 1.0
-
-
-def test_bootstrap_is_seeded_and_holds_the_median():
-    """The same samples and seed give the same interval, and the median lies inside."""
-    samples = [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6]
-    low, high = bootstrap_interval(samples, seed=3)
-    assert (low, high) == bootstrap_interval(samples, seed=3)
-    assert 1.0 <= low <= 1.3 <= high <= 1.6
 
 
 def test_order_interval_of_a_hundred_samples():
@@ -39,7 +31,7 @@ def test_equal_samples_have_no_spread():
     """A constant is known exactly."""
     samples = [2.0] * 8
     assert (median(samples), mad(samples), iqr(samples)) == (2, 0, 0)
-    assert bootstrap_interval(samples) == order_interval(samples) == (2, 2)
+    assert order_interval(samples) == (2, 2)
 
 
 def test_nothing_measured_is_an_error_and_not_a_zero():

@@ -201,15 +201,18 @@ def test_a_row_is_noisy_by_its_standard_error() -> None:
     assert row.why == f"noisy: standard error 13% over 2 visits (limit {NOISY:.0%})"
 
 
-def test_rows_know_the_spread_of_their_kind() -> None:
-    """Eight operators visited twice tell what a lone visit of a ninth is worth; a network learns nothing from them."""
+def test_rows_know_the_spread_of_cases_like_them() -> None:
+    """Eight operators visited twice tell what a lone visit to a ninth is worth, and one to a network; a case on a GPU learns
+    nothing from them."""
     cases = [CaseSpec("relu", "operator", {"m": m}) for m in range(9)]
     lines = [visit(n, 1.0 + 0.1 * n, case=case) for case in cases[:8] for n in (0, 1)]
-    lines += [visit(0, 1.0, case=cases[8]), visit(0, 1.0, case=CaseSpec("net", "network"))]
-    *_, lone, network = merge_visits(lines)
+    others = [CaseSpec("net", "network"), CaseSpec("net", "network", device="cuda")]
+    lines += [visit(0, 1.0, case=case) for case in (cases[8], *others)]
+    *_, lone, network, on_gpu = merge_visits(lines)
     assert lone.visit_sd == pytest.approx(math.log(1.1) / 2 * math.sqrt(2) / 0.6745)
     assert (lone.status, lone.latency.relative_se) == ("noisy", lone.visit_sd)
-    assert (network.visit_sd, network.latency.relative_se) == (None, UNKNOWN)
+    assert network.visit_sd == lone.visit_sd
+    assert (on_gpu.visit_sd, on_gpu.latency.relative_se) == (None, UNKNOWN)
 
 
 def test_rows_weigh_their_visits_with_those_of_like_cases() -> None:

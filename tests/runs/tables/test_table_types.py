@@ -33,15 +33,15 @@ def write(path: Path, rows: list[tuple[object, ...]]) -> Path:
 
 
 def test_estimate_honours_the_type_of_every_row(tmp_path: Path) -> None:
-    """The same product in six types on an H100: tensor cores double their rate from tf32 to 16 and to 8 bits."""
+    """The same product in six types on an H200: tensor cores double their rate from tf32 to 16 and to 8 bits."""
     table = write(tmp_path / "ops.csv", [("linear", dtype, 8192, 8192, 8192, "") for dtype in TYPES])
-    result = shmoo("estimate", "--ops", str(table), "--arch", "gpu_h100", "--json")
+    result = shmoo("estimate", "--ops", str(table), "--arch", "gpu_h200", "--json")
     assert result.exit_code == 0, result.output
     seconds = dict(zip(TYPES, (row["latency_s"]["value"] for row in json.loads(result.stdout)), strict=True))
     assert seconds["float32"] > 4 * seconds["tf32"]
-    assert seconds["tf32"] == pytest.approx(2 * seconds["bfloat16"], rel=0.1)
+    assert seconds["tf32"] == pytest.approx(2 * seconds["bfloat16"], rel=0.15)
     assert seconds["bfloat16"] == pytest.approx(seconds["fp16"])
-    assert seconds["bfloat16"] == pytest.approx(2 * seconds["fp8"], rel=0.1)
+    assert seconds["bfloat16"] == pytest.approx(2 * seconds["fp8"], rel=0.15)
     assert seconds["fp8"] == pytest.approx(seconds["int8"])
 
 
@@ -52,7 +52,7 @@ def test_many_cases_take_the_type_asked_for_each() -> None:
     rows = director.estimate_cases([graph] * 3, runtime="eager", compute_dtypes=(None, "tf32", None))
     single = [director.estimate(graph, runtime="eager", compute_dtype=dtype).latency_s.value for dtype in (None, "tf32", None)]
     assert [latency.value for latency, _ in rows] == pytest.approx(single)
-    with pytest.raises(InputError, match="compute dtype"):
+    with pytest.raises(InputError, match="compute_dtype 'float64'"):
         director.estimate_cases([graph], compute_dtypes=("float64",))
 
 
@@ -70,8 +70,8 @@ def test_reports_predict_tf32_rows_in_tf32() -> None:
 
 def test_types_that_no_unit_computes_in_are_refused(tmp_path: Path) -> None:
     """The line is named, and the nearest types."""
-    with pytest.raises(InputError, match=r"ops\.csv:3: unknown compute dtype .float64."):
-        read_table(write(tmp_path / "ops.csv", [("linear", "bf16", 8, 8, 8, 1), ("linear", "float64", 8, 8, 8, 1)]))
+    with pytest.raises(InputError, match=r"ops\.csv:3: unknown compute dtype .float80."):
+        read_table(write(tmp_path / "ops.csv", [("linear", "bf16", 8, 8, 8, 1), ("linear", "float80", 8, 8, 8, 1)]))
 
 
 def test_rows_on_tensor_cores_are_fitted_by_coefficients_of_their_own(tmp_path: Path) -> None:

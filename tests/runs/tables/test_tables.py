@@ -22,7 +22,7 @@ def write(tmp_path: Path, *lines: str) -> Path:
 
 
 def only(tmp_path: Path, *lines: str, **options):
-    (row,) = read_table(write(tmp_path, *lines), **options).rows
+    (row,) = read_table(write(tmp_path, *lines), **options)
     return row
 
 
@@ -78,7 +78,7 @@ def test_table_to_estimate_needs_no_latency(tmp_path):
 def test_further_columns_and_blank_lines_are_ignored(tmp_path):
     """Columns nobody asked for, even two of one name, and empty lines do no harm."""
     path = write(tmp_path, "note,op,shape,latency_s,note", "a,relu,64,1e-6,x", "", "b,vector_add,64,2e-6,")
-    assert [row.op for row in read_table(path).rows] == ["relu", "add"]
+    assert [row.op for row in read_table(path)] == ["relu", "add"]
 
 
 @pytest.mark.parametrize(
@@ -147,10 +147,10 @@ def test_calls_follow_torch_schemas(name):
 @pytest.mark.parametrize(("name", "reduction"), [("gpu_v100.csv", "n"), ("tpu_v4.csv", "k")])
 def test_rows_of_published_tables_are_the_calls_that_their_columns_say(tmp_path, name, reduction):
     """Multiply-adds follow from the text of each row: b m n k, or a result's pixels times a window; latencies are kept."""
-    table = read_table(written_table(name, tmp_path / name), reduction=reduction)
+    rows = read_table(written_table(name, tmp_path / name), reduction=reduction)
     texts = measured_rows(name)
-    assert [row.latency_s for row in table.rows] == [float(text["latency_s"]) for text in texts]
-    for row, text in zip(table.rows, texts, strict=True):
+    assert [row.latency_s for row in rows] == [float(text["latency_s"]) for text in texts]
+    for row, text in zip(rows, texts, strict=True):
         expected = 0
         if row.op in ("linear", "bmm"):
             expected = math.prod(int(text[column]) for column in "bmnk")
@@ -168,9 +168,9 @@ def test_published_tables_read_whole(name):
     path = REFERENCE / name
     if not path.is_file():
         pytest.skip(f"reference table {name} is not beside this checkout")
-    table = read_table(path)
-    assert len(table.rows) == sum(1 for line in path.read_text().splitlines() if line) - 1
-    for row in table.rows:
+    rows = read_table(path)
+    assert len(rows) == sum(1 for line in path.read_text().splitlines() if line) - 1
+    for row in rows:
         graph = row.graph()
         assert len(graph.calls) == 1
         assert min(min(value.spec.shape) for value in graph.values) >= 1

@@ -10,10 +10,23 @@ from tests.estimators.costs.cost_rows import (
     pointwise,
     quantized,
     reductions,
+    signal,
     vision,
 )
 from tests.estimators.costs.cost_rows.build import ROWS, Row, op_call
 
-FILLED_BY = (attention, backward, contractions, convolutions, data_movement, linalg, pointwise, quantized, reductions, vision)
+FILLED_BY = (
+    attention,
+    backward,
+    contractions,
+    convolutions,
+    data_movement,
+    linalg,
+    pointwise,
+    quantized,
+    reductions,
+    signal,
+    vision,
+)
 
 __all__ = ["ROWS", "Row", "op_call"]

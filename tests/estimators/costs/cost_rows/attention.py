@@ -12,7 +12,12 @@ ATTENTION = {"family": "attention", "matrix": 4 * SCORES * 8, "special": 2 * SCO
 NO_MASK = {"dropout_p": 0.0, "is_causal": False, "scale": None}
 rows("scaled_dot_product_attention", QKV, [Q], {**NO_MASK, "enable_gqa": False}, vector=4 * SCORES, **ATTENTION)
 rows(
-    "scaled_dot_product_attention", QKV, [Q], {**NO_MASK, "is_causal": True, "enable_gqa": False}, vector=5 * SCORES, **ATTENTION
+    "scaled_dot_product_attention",
+    QKV,
+    [Q],
+    {**NO_MASK, "is_causal": True, "enable_gqa": False},
+    vector=5 * SCORES,
+    **{**ATTENTION, "space": {**BHQK, "causal": True}},
 )
 rows(
     "scaled_dot_product_attention",
@@ -31,7 +36,7 @@ rows(
     matrix=2 * SCORES * (8 + 6),
     vector=4 * SCORES,
     special=2 * SCORES,
-    space=BHQK,
+    space={**BHQK, "group": 3},
 )
 rows("_scaled_dot_product_flash_attention_for_cpu", QKV, [Q, (2, 3, 4)], NO_MASK, vector=4 * SCORES, **ATTENTION)
 rows(
@@ -118,3 +123,19 @@ recurrent_row("lstm", 4, 10, 8, {"hx.0": (1, 2, 5), "hx.1": (1, 2, 5)}, [(6, 2, 
 recurrent_row("gru", 3, 9, 5, {"hx": (1, 2, 5)}, [(6, 2, 5), (1, 2, 5)])
 recurrent_row("rnn_tanh", 1, 0, 1, {"hx": (1, 2, 5)}, [(6, 2, 5), (1, 2, 5)])
 recurrent_row("rnn_relu", 1, 1, 0, {"hx": (1, 2, 5)}, [(6, 2, 5), (1, 2, 5)])
+
+# Queries of one batch against the keys of 3: all 3 x 2 heads are computed.
+for op, names in (
+    ("scaled_dot_product_attention", ("query", "key", "value")),
+    ("higher_order.flex_attention", ("arg0", "arg1", "arg2")),
+):
+    rows(
+        op,
+        dict(zip(names, ((1, 2, 4, 8), (3, 2, 5, 8), (3, 2, 5, 8)), strict=True)),
+        [(3, 2, 4, 8)],
+        family="attention",
+        matrix=2 * 6 * 20 * 16,
+        vector=6 * 20 * 4,
+        special=6 * 20 * 2,
+        space={"batch": 6, "m": 4, "n": 5, "k": 8},
+    )

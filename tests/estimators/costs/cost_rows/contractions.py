@@ -176,8 +176,8 @@ rows(
     {"tensors.0": (2, 3), "tensors.1": (3, 5), "tensors.2": (5,)},
     [(2,)],
     family="gemm",
-    matrix=60 + 20,
-    space=MNK,
+    matrix=30 + 12,
+    space={"m": 3, "n": 1, "k": 5},
 )
 rows("chain_matmul", {"matrices.0": (2, 3), "matrices.1": (3, 5)}, [(2, 5)], family="gemm", matrix=60, space=MNK)
 rows(
@@ -253,4 +253,82 @@ rows(
     family="gemm",
     matrix=96,
     space={"batch": 4, "m": 2, "n": 2, "k": 3},
+)
+
+# 3 sequences, 4 inputs, 5 hidden units: products with 4 + 5 columns; the gates as in a layer, and two biases.
+CELL = {"input": (3, 4), "hx": (3, 5)}
+
+
+def _cell(op: str, gates: int, vector: int, special: int, results: int = 1) -> None:
+    n = 5 * gates
+    state = {"hx.0": (3, 5), "hx.1": (3, 5)} if gates == 4 else {"hx": (3, 5)}
+    rows(
+        op,
+        {"input": (3, 4), **state, "w_ih": (n, 4), "w_hh": (n, 5), "b_ih": (n,), "b_hh": (n,)},
+        [(3, 5)] * results,
+        family="gemm",
+        matrix=2 * 3 * n * 9,
+        vector=15 * (vector + gates) + 3 * 2 * n,
+        special=15 * special,
+        space={"m": 3, "n": n, "k": 9},
+    )
+
+
+_cell("lstm_cell", 4, 10, 8, results=2)
+_cell("gru_cell", 3, 9, 5)
+_cell("rnn_tanh_cell", 1, 0, 1)
+_cell("rnn_relu_cell", 1, 1, 0)
+GATES = {"input_gates": (3, 20), "hidden_gates": (3, 20), "cx": (3, 5)}
+rows(
+    "_thnn_fused_lstm_cell",
+    GATES,
+    [(3, 5), (3, 5), (3, 20)],
+    family="pointwise",
+    vector=15 * 18,
+    special=15 * 8,
+    space={"m": 15},
+)
+GATES = {"input_gates": (3, 15), "hidden_gates": (3, 15), "hx": (3, 5)}
+rows("_thnn_fused_gru_cell", GATES, [(3, 5), (3, 25)], family="pointwise", vector=15 * 15, special=15 * 5, space={"m": 15})
+# The cheap order of 2 x 9 by 9 x 9 by 9 x 1 starts on the right: 81 + 18 multiply-adds, not 162 + 18.
+rows(
+    "linalg_multi_dot",
+    {"tensors.0": (2, 9), "tensors.1": (9, 9), "tensors.2": (9, 1)},
+    [(2, 1)],
+    family="gemm",
+    matrix=2 * 99,
+    space={"m": 9, "n": 1, "k": 9},
+)
+# Left to right: an outer product of 4 x 4 x 4 x 4, then as many multiply-adds. By the path: 2 products of 4 x 4 x 4.
+CHAIN = {"tensors.0": (4, 4), "tensors.1": (4, 4), "tensors.2": (4, 4)}
+rows(
+    "einsum",
+    CHAIN,
+    [(4, 4)],
+    {"equation": "ab,cd,bc->ad", "path": None},
+    family="gemm",
+    matrix=2 * 256,
+    vector=256,
+    space={"m": 16, "n": 1, "k": 16},
+)
+rows(
+    "einsum",
+    CHAIN,
+    [(4, 4)],
+    {"equation": "ab,cd,bc->ad", "path": [0, 2, 0, 1]},
+    family="gemm",
+    matrix=2 * 128,
+    space={"m": 4, "n": 4, "k": 4},
+)
+# One set of points against each of 2: 2 x 3 x 4 pairs of 5 numbers.
+rows(
+    "cdist",
+    {"x1": (1, 3, 5), "x2": (2, 4, 5)},
+    [(2, 3, 4)],
+    {"p": 2.0},
+    family="gemm",
+    matrix=240,
+    vector=2 * 2 * 7 * 5 + 3 * 24,
+    special=24,
+    space={"batch": 2, "m": 3, "n": 4, "k": 5},
 )

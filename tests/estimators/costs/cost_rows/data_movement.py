@@ -375,3 +375,33 @@ rows(
     vector=16 * 15 + 6 * 24,
     space={"m": 16, "n": 8, "window": 8},
 )
+
+rows("fft_fftshift fft_ifftshift", {"self": (2, 3)}, [(2, 3)], {"dim": None}, family="copy", space={"m": 6})
+rows("diagflat", {"self": (3,)}, [(3, 3)], family="copy", space={"m": 9})
+rows("lu_unpack", {"LU_data": (3, 3), "LU_pivots": (3,)}, [(3, 3), (3, 3), (3, 3)], family="copy", space={"m": 27})
+rows("_pack_padded_sequence", {"input": (2, 3), "lengths": (2,)}, [(6,), (3,)], family="copy", space={"m": 9})
+rows("_pad_packed_sequence", {"data": (6,), "batch_sizes": (3,)}, [(2, 3), (2,)], family="copy", space={"m": 8})
+# 2 of 12 elements get new values: the other 40 bytes are copied.
+rows(
+    "put",
+    {"self": (3, 4), "index": i(2), "source": (2,)},
+    [(3, 4)],
+    {"accumulate": False},
+    family="gather",
+    space={"m": 2},
+    reads={"self": 40},
+)
+# 2 rows of 4: a square, a sum and a product an element, a root and a division a row.
+rows(
+    "embedding_renorm",
+    {"self": (3, 4), "indices": i(2)},
+    [(3, 4)],
+    {"max_norm": 1.0, "norm_type": 2.0},
+    family="gather",
+    vector=24,
+    special=4,
+    space={"m": 2, "n": 4},
+    reads={"self": 32},
+    writes=32,
+    inplace=True,
+)

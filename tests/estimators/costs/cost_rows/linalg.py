@@ -240,3 +240,30 @@ rows(
     vector=3 * 60,
     space=EIGHT,
 )
+
+# Values alone 10 n^3, with vectors 25 n^3 at n = 6.
+rows("linalg_eig", {"self": A}, [c(2, 6), c(2, 6, 6)], family="linalg", matrix=2 * 25 * 216, space=SQUARE)
+rows("linalg_eigvals _linalg_eigvals", {"self": A}, [c(2, 6)], family="linalg", matrix=2 * 10 * 216, space=SQUARE)
+# Singular values of 6 x 3: 4 * 54 - 36 = 180; with vectors 14 * 54 + 216 = 972, and 2 * 54 for the product of a pseudo-inverse.
+rows("linalg_pinv pinverse", {"self": TALL}, [(2, 3, 6)], family="linalg", matrix=2 * 1080, special=6, space=THIN)
+rows("linalg_cond linalg_matrix_rank", {"self": TALL}, [(2,)], family="linalg", matrix=2 * 180, special=6, space=THIN)
+# QR 90, and 4 * 18 - 9 = 63 for each of 2 right-hand sides.
+rows("linalg_lstsq", {"self": TALL, "b": (2, 6, 2)}, [(2, 3, 2)], family="linalg", matrix=2 * 216, special=12, space=THIN)
+rows("linalg_householder_product", {"input": TALL, "tau": (2, 3)}, [TALL], family="linalg", matrix=180, space=THIN)
+rows("orgqr", {"self": TALL, "input2": (2, 3)}, [TALL], family="linalg", matrix=180, space=THIN)
+# The fifth power: two squarings and one product.
+rows("linalg_matrix_power matrix_power", {"self": A}, [A], {"n": 5}, family="linalg", matrix=2 * 3 * 432, space=SQUARE)
+rows("linalg_matrix_exp matrix_exp", {"self": A}, [A], family="linalg", matrix=2 * 5 * 432, space=SQUARE)
+ONE = {"m": 6, "n": 6, "k": 6}
+rows("linalg_tensorinv", {"self": (2, 3, 6)}, [(6, 2, 3)], {"ind": 2}, family="linalg", matrix=432, special=6, space=ONE)
+rows("linalg_tensorsolve", {"self": (2, 3, 6), "other": (2, 3)}, [(6,)], family="linalg", matrix=216, special=6, space=ONE)
+rows("cholesky_inverse", {"self": A}, [A], family="linalg", matrix=2 * 144, special=12, space=SQUARE)
+rows("linalg_ldl_factor", {"self": A}, [A, PIVOTS], family="linalg", matrix=2 * 72, special=12, space=SQUARE)
+rows("linalg_ldl_factor_ex", {"self": A}, [A, PIVOTS, INFO], family="linalg", matrix=2 * 72, special=12, space=SQUARE)
+rows("trace", {"self": (6, 3)}, [()], family="pooling", vector=3, space={"n": 3}, reads={"self": 12})
+# 3 variables of 8 observations: 2 * 9 * 8 for the products of all pairs, each divided.
+PAIRS = {"m": 3, "n": 3, "k": 8}
+rows("cov", {"self": (3, 8)}, [(3, 3)], family="gemm", matrix=144, vector=48, special=12, space=PAIRS)
+rows("corrcoef", {"self": (3, 8)}, [(3, 3)], family="gemm", matrix=144, vector=48, special=21, space=PAIRS)
+# A complex multiply-add is 4 real ones.
+rows("mm", {"self": c(2, 3), "mat2": c(3, 5)}, [c(2, 5)], family="gemm", matrix=8 * 30, space={"m": 2, "n": 5, "k": 3})

@@ -219,3 +219,42 @@ rows(
     special=12,
     space={"m": 6},
 )
+
+unary(
+    "i0 special_i0e special_i1 special_i1e special_bessel_j0 special_bessel_j1 special_bessel_y0 special_bessel_y1 "
+    "special_modified_bessel_i0 special_modified_bessel_i1 special_modified_bessel_k0 special_modified_bessel_k1 special_erfinv "
+    "special_ndtri special_psi special_gammaln special_digamma special_log1p special_expm1 special_exp2 special_erfc mvlgamma "
+    "special_multigammaln polygamma special_polygamma",
+    0,
+    1,
+)
+rows(
+    "special_scaled_modified_bessel_k0 special_scaled_modified_bessel_k1 special_spherical_bessel_j0 special_airy_ai",
+    {"x": X},
+    [X],
+    family="pointwise",
+    special=6,
+    space={"m": 6},
+)
+binary("igamma igammac special_gammainc special_gammaincc special_zeta", 0, 1)
+binary("nextafter ldexp", 1, 0)
+binary("logaddexp2", 5, 2)
+binary("gcd", 4, 4)
+binary("lcm", 6, 5)
+rows("gradient", {"self": (6,)}, [(6,)], family="pointwise", vector=6, space={"m": 6})
+rows("range fft_fftfreq fft_rfftfreq", {}, [(6,)], family="pointwise", vector=12, space={"m": 6})
+rows("vander linalg_vander", {"x": (2,)}, [(2, 3)], family="pointwise", vector=12, space={"m": 6})
+rows("randperm", {}, [i(6)], family="pointwise", vector=6, special=6, space={"m": 6})
+rows(
+    "random geometric", {"self": X}, [X], family="pointwise", vector=6, special=6, space={"m": 6}, reads={"self": 0}, inplace=True
+)
+rows("poisson", {"self": X}, [X], family="pointwise", vector=6, special=6, space={"m": 6})
+rows("hinge_embedding_loss", {"self": X, "target": X}, [()], family="pointwise", vector=24, space={"m": 6})
+rows("margin_ranking_loss", {"input1": X, "input2": X, "target": X}, [()], family="pointwise", vector=30, space={"m": 6})
+rows("soft_margin_loss", {"self": X, "target": X}, [()], family="pointwise", vector=24, special=12, space={"m": 6})
+rows("multi_margin_loss", {"self": X, "target": i(2)}, [()], family="pointwise", vector=24, space={"m": 6})
+rows("poisson_nll_loss", {"input": X, "target": X}, [()], family="pointwise", vector=18, special=6, space={"m": 6})
+# Complex numbers: an addition is 2 operations, a product 6, of a real number with one 2.
+rows("add", {"self": c(2, 3), "other": c(2, 3)}, [c(2, 3)], {"alpha": 1}, family="pointwise", vector=12, space={"m": 6})
+rows("mul", {"self": c(2, 3), "other": c(2, 3)}, [c(2, 3)], family="pointwise", vector=36, space={"m": 6})
+rows("mul", {"self": c(2, 3), "other": (2, 3)}, [c(2, 3)], family="pointwise", vector=12, space={"m": 6})

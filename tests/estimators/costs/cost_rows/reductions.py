@@ -361,3 +361,103 @@ rows(
     space={"m": 6},
 )
 rows("bucketize", {"self": (6,), "boundaries": (7,)}, [i(6)], {"right": False}, family="gather", vector=6 * 3, space={"m": 6})
+
+# 8 elements among 8, sorted together: 16 * (4 + 1).
+rows("isin", {"elements": (8,), "test_elements": (8,)}, [b(8)], family="pooling", vector=80, space={"m": 16})
+# 2 rows of 7, 3 draws each: sums and divisions, and log2 8 comparisons a draw.
+rows(
+    "multinomial",
+    {"self": (2, 7)},
+    [i(2, 3)],
+    {"num_samples": 3},
+    family="gather",
+    vector=14 + 18,
+    special=20,
+    space={"m": 6, "n": 7},
+)
+rows(
+    "segment_reduce",
+    {"data": (6, 2), "lengths": i(3)},
+    [(3, 2)],
+    {"reduce": "mean"},
+    family="pooling",
+    vector=12,
+    special=6,
+    space={"m": 6, "n": 2},
+)
+rows("dist", {"self": (2, 3), "other": (2, 3)}, [()], {"p": 2}, family="pooling", vector=18, special=1, space={"n": 6})
+# 4 rows make 6 pairs.
+rows("pdist _pdist_forward", {"self": (4, 3)}, [(6,)], {"p": 2.0}, family="pooling", vector=54, special=6, space={"m": 6, "n": 3})
+# 2 x 5 products of rows of 3, one side stretched.
+rows("linalg_vecdot", {"x": (2, 1, 3), "y": (5, 3)}, [(2, 5)], {"dim": -1}, family="gemm", matrix=60, space={"batch": 10, "k": 3})
+rows(
+    "renorm",
+    {"self": (2, 3)},
+    [(2, 3)],
+    {"p": 2, "dim": 0, "maxnorm": 1},
+    family="normalization",
+    vector=18,
+    special=4,
+    space={"m": 2, "n": 3},
+)
+NORMED = {"m": 2, "n": 12}
+rows("_weight_norm", {"v": (2, 3, 4), "g": (2, 1, 1)}, [(2, 3, 4)], family="normalization", vector=72, special=4, space=NORMED)
+rows(
+    "_weight_norm_interface",
+    {"v": (2, 3, 4), "g": (2, 1, 1)},
+    [(2, 3, 4), (2, 1, 1)],
+    family="normalization",
+    vector=72,
+    special=4,
+    space=NORMED,
+)
+rows(
+    "triplet_margin_loss",
+    {"anchor": (2, 3), "positive": (2, 3), "negative": (2, 3)},
+    [()],
+    family="pooling",
+    vector=8 * 6 + 8,
+    special=6,
+    space={"m": 2, "n": 3},
+)
+rows(
+    "cosine_embedding_loss",
+    {"input1": (2, 3), "input2": (2, 3), "target": (2,)},
+    [()],
+    family="pooling",
+    vector=6 * 6 + 8,
+    special=6,
+    space={"m": 2, "n": 3},
+)
+# 4 steps of 2 sequences whose targets have 3 labels: 7 states each.
+rows(
+    "ctc_loss",
+    {"log_probs": (4, 2, 5), "targets": i(2, 3), "input_lengths": i(2), "target_lengths": i(2)},
+    [()],
+    family="softmax",
+    vector=7 * 56,
+    special=4 * 56,
+    space={"m": 8, "n": 7},
+)
+rows(
+    "_ctc_loss",
+    {"log_probs": (4, 2, 5), "targets": i(2, 3)},
+    [(2,), (2, 4, 7)],
+    {"input_lengths": [4, 4], "target_lengths": [3, 3]},
+    family="softmax",
+    vector=7 * 56,
+    special=4 * 56,
+    space={"m": 8, "n": 7},
+)
+rows("nanquantile", {"self": (2, 5)}, [(2,)], {"q": 0.5, "dim": -1}, family="pooling", vector=34, space={"m": 2, "n": 5})
+# One vector against 4 of each of 2 rows: 2 x 4 results of 3 numbers.
+rows(
+    "cosine_similarity",
+    {"x1": (2, 1, 3), "x2": (1, 4, 3)},
+    [(2, 4)],
+    {"dim": -1, "eps": 1e-8},
+    family="normalization",
+    vector=6 * 24,
+    special=24,
+    space={"m": 8, "n": 3},
+)

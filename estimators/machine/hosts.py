@@ -1,0 +1,110 @@
+"""Hosts: launching a kernel is the work of a host and its framework, whatever device runs the kernel.
+
+A profile that was measured holds the launches of the machine it was measured beside. A named host replaces all of them
+(`of_host`), so that a card measured beside an old server does not inherit it, and cards compare beside one host.
+
+The launch of a kernel takes `launch.<runtime>`, which is the host's, times `dispatch.<runtime>.<algorithm>`, which is the
+framework's: what an operator's path through it takes relative to a loop over elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from shmoo.estimators.errors import unknown
+from shmoo.estimators.graph.records import Coefficient
+
+OWN = "own"
+"""Name for people of the host that a profile was measured beside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A machine that launches kernels.
+
+    Attributes:
+        description: for people. source: where its numbers come from.
+        launch_s: runtime -> seconds of a loop over elements, with its 90 % range.
+        view_s: of a call that only makes a view, in eager execution. entry_s: runtime -> entry of a graph.
+    """
+
+    description: str
+    source: str
+    launch_s: Mapping[str, tuple[float, float, float]]
+    view_s: tuple[float, float, float]
+    entry_s: Mapping[str, tuple[float, float, float]]
+
+    @property
+    def coefficients(self) -> dict[str, Coefficient]:
+        """Its launches as a profile would hold them."""
+        seconds = {f"launch.{runtime}": times for runtime, times in self.launch_s.items()}
+        seconds |= {f"graph.{runtime}": times for runtime, times in self.entry_s.items()} | {"view.eager": self.view_s}
+        return {
+            name: Coefficient(value, "s", "literature", self.source, low=low, high=high)
+            for name, (value, low, high) in seconds.items()
+        } | dict(DISPATCH)
+
+
+def _relative(value: float, why: str) -> Coefficient:
+    return Coefficient(value, "1", "literature", why)
+
+
+_PATHS = "relative launch times of operators in eager PyTorch, median of four hosts (tables of Lee et al., ASPLOS 2025)"
+DISPATCH: Mapping[str, Coefficient] = MappingProxyType(
+    {
+        "dispatch.eager.gemm": _relative(1.3, _PATHS),
+        "dispatch.eager.softmax": _relative(1.2, _PATHS),
+        "dispatch.eager.normalization": _relative(1.6, _PATHS),
+        "dispatch.eager.conv": _relative(2.0, "cuDNN's choice of an algorithm and its workspace beside a product's launch"),
+        "dispatch.eager.depthwise": _relative(2.0, "as of other convolutions"),
+    }
+)
+"""What an operator's path through the framework takes, relative to a loop over elements."""
+
+HOSTS: Mapping[str, Host] = MappingProxyType(
+    {
+        "server_2025": Host(
+            "server of 2023 to 2025 (Sapphire Rapids, Genoa), PyTorch 2.x",
+            "eager transformers on H100 servers of 2025 take 18 us of host time a kernel, views and Python included; a launch by "
+            "the driver alone takes 5 to 6 us",
+            {"eager": (13e-6, 9e-6, 26e-6), "inductor": (6e-6, 4e-6, 10e-6), "inductor-freezing": (6e-6, 4e-6, 10e-6)},
+            (3e-6, 1.5e-6, 6e-6),
+            {"eager": (30e-6, 10e-6, 100e-6), "inductor": (60e-6, 20e-6, 150e-6), "inductor-freezing": (60e-6, 20e-6, 150e-6)},
+        ),
+        "server_2020": Host(
+            "server of 2019 to 2022 (EPYC Rome, Ice Lake), PyTorch 1.7 to 2.0",
+            "networks whose kernels wait for the host on A100 servers, in eager PyTorch 1.7 to 2.0: 30 to 45 us a kernel",
+            {"eager": (24e-6, 16e-6, 38e-6), "inductor": (10e-6, 6e-6, 16e-6), "inductor-freezing": (10e-6, 6e-6, 16e-6)},
+            (4e-6, 2e-6, 8e-6),
+            {"eager": (50e-6, 20e-6, 150e-6), "inductor": (100e-6, 40e-6, 250e-6), "inductor-freezing": (100e-6, 40e-6, 250e-6)},
+        ),
+        "server_2018": Host(
+            "server of 2016 to 2019 (Broadwell, Skylake), PyTorch 1.x",
+            "networks whose kernels wait for the host beside V100s (DGX-1) and T4s: ResNet-50 takes 10 ms, BERT's encoder 10.5",
+            {"eager": (40e-6, 27e-6, 60e-6), "inductor": (17e-6, 10e-6, 28e-6), "inductor-freezing": (17e-6, 10e-6, 28e-6)},
+            (6e-6, 3e-6, 12e-6),
+            {"eager": (80e-6, 30e-6, 200e-6), "inductor": (150e-6, 60e-6, 400e-6), "inductor-freezing": (150e-6, 60e-6, 400e-6)},
+        ),
+    }
+)
+"""Name -> host. One `dispatch` serves all: it belongs to the framework."""
+
+
+def of_host(name: str) -> bool:
+    """Whether a coefficient of an asynchronous device belongs to the host that launches its kernels."""
+    return name.partition(".")[0] in ("launch", "dispatch", "view", "graph", "launch_tail", "allocate")
+
+
+def check_host(name: str) -> str:
+    """The name as profiles hold it: "" for `OWN`.
+
+    Raises:
+        InputError: there is no such host; the nearest are named.
+    """
+    if name in ("", OWN):
+        return ""
+    if name not in HOSTS:
+        raise unknown("host", name, (OWN, *HOSTS))
+    return name

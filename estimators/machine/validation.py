@@ -1,0 +1,167 @@
+"""What a profile can say: signs and ranges of coefficients, names of memory levels, and what an architecture family needs.
+
+A profile file is data from anywhere. Whatever passes here gives finite, positive times and energies that are not negative.
+Ranges are wide: they exclude slips of sign, unit and exponent, not unusual machines.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
+from shmoo.estimators.graph.records import RUNTIMES, Coefficient
+from shmoo.estimators.machine.catalogue import entry, under
+
+if TYPE_CHECKING:
+    from shmoo.estimators.machine.profile import ArchitectureProfile, ResidualGroup
+
+_NAME = re.compile(r"\w[\w.@=+, -]{0,199}")
+_LEVEL = re.compile(r"[a-z][a-z0-9_]{0,31}")
+MOST_LEVELS = 16
+
+RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {
+        **{"flop/s": (1e6, 1e21), "1/s": (1e6, 1e21), "B/s": (1e5, 1e18), "Hz": (1e5, 1e12)},
+        **{"B": (0.0, 1e18), "s": (0.0, 10.0), "s/B": (0.0, 1e-3)},
+        **{"J/flop": (0.0, 1e-3), "J/B": (0.0, 1e-3), "W": (0.0, 1e7)},
+    }
+)
+"""Unit -> least and largest value of its coefficients. The units of rates are divided by, so 0 is no value of theirs."""
+SHARES: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {
+        **{"efficiency": (1e-6, 100.0), "vector_share": (1e-6, 1e3), "overlap": (1.0, 1e3), "half": (0.0, 1e7)},
+        **{"fetch": (1.0, 1e6), "program": (0.0, 1.0), "dispatch": (0.0, 1e3)},
+        **{
+            "heap": (0.0, 1.0),
+            "launch_tail": (0.0, 1.0),
+            "throttle": (0.0, 10.0),
+            "throttle.cool": (0.0, 1.0),
+            "throttle.cap": (0.1, 1.0),
+            "energy": (0.0, 100.0),
+            "energy.clock": (0.0, 10.0),
+            "energy.floor": (0.0, 1.0),
+            "sigma": (0.0, 3.0),
+        },
+        **{"compute": (1.0, 1e3), "count": (1.0, 1e6), "array": (1.0, 1e6), "vector": (1.0, 1e6), "matrix": (1.0, 1e6)},
+    }
+)
+"""Name, or its first part -> least and largest value of its coefficients without a unit."""
+WIDEST = 1e6
+"""The upper end that a standard error alone gives, over the value, at most: beyond, it says nothing."""
+REQUIRED: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "cpu": ("count.cores", "capacity.l2", "peak.vector.float32"),
+        "gpu": ("count.sms", "capacity.shared", "bandwidth.shared", "bandwidth.l2", "peak.vector.float32"),
+        "tpu": ("array.rows", "array.cols", "clock", "peak.vector.float32"),
+        "kpu": ("array.rows", "array.cols", "clock", "peak.vector.float32"),
+    }
+)
+"""Architecture family -> coefficients without which it cannot be estimated, beside those of its memory levels."""
+LARGEST_CORRECTION = 10.0
+"""Sum of the largest logarithms of all trees of a residual; those of the built-in profiles sum up to 3."""
+
+
+def valid_name(name: str) -> bool:
+    """Whether a text can name a profile: letters, digits and a few marks, no path and no control character."""
+    return _NAME.fullmatch(name) is not None
+
+
+def check_name(name: str) -> str:
+    """The name of a profile as it is; `InputError` for what is no name."""
+    if not valid_name(name):
+        raise InputError(f"{name!r} is no name of a profile; it takes letters, digits and . _ - + = @ and is no path")
+    return name
+
+
+def first_problem(profile: ArchitectureProfile) -> str | None:
+    """What is wrong with a profile, in one sentence; `None` for a sound one."""
+    return next((problem for check in _CHECKS for problem in check(profile)), None)
+
+
+def _names(profile: ArchitectureProfile) -> Iterator[str]:
+    if not valid_name(profile.name):
+        yield f"its name is {profile.name!r}; a name has letters, digits and . _ - + = @ and is no path"
+    if not profile.levels:
+        yield "it has no 'levels'; the last one is the main memory"
+    if len(profile.levels) > MOST_LEVELS:
+        yield f"it has {len(profile.levels)} 'levels', at most {MOST_LEVELS} are allowed"
+    for level in profile.levels:
+        if not _LEVEL.fullmatch(level):
+            yield f"level {level!r} is no name; write it in small letters, such as 'l2'"
+        if profile.levels.count(level) > 1:
+            yield f"level {level!r} stands twice in 'levels'"
+        for stem in ("bandwidth", "capacity"):
+            if f"{stem}.{level}" not in profile.coefficients:
+                yield f"level {level!r} has no coefficient '{stem}.{level}'"
+    for name in REQUIRED[profile.family]:
+        if name not in profile.coefficients:
+            yield f"it has no coefficient {name!r}, which every {profile.family} needs"
+    if not under("peak.matrix", profile.coefficients):
+        yield "it has no coefficient 'peak.matrix.<dtype>', so nothing tells how fast it multiplies"
+
+
+def _values(profile: ArchitectureProfile) -> Iterator[str]:
+    for name, c in profile.coefficients.items():
+        if (problem := _coefficient_problem(name, c)) is not None:
+            yield f"coefficient {name!r} {problem}"
+    cap, static = profile.get("power.tdp"), profile.get("power.static")
+    slowed = profile.family == "gpu" and under("energy.flop", profile.coefficients)
+    if cap is not None and static is not None and slowed and static.value >= cap.value:
+        yield f"'power.static' is {static.value:g} W, which leaves nothing of the cap 'power.tdp' of {cap.value:g} W to work with"
+
+
+def _coefficient_problem(name: str, c: Coefficient) -> str | None:
+    numbers = [number for number in (c.value, c.stderr, c.low, c.high) if number is not None]
+    if not all(map(math.isfinite, numbers)):
+        return f"holds {next(number for number in numbers if not math.isfinite(number))}; it takes finite numbers"
+    unit = entry(name).unit
+    if unit and c.unit != unit:
+        return f"is given in {c.unit!r}; its unit is {unit!r}"
+    low, high = RANGES.get(unit) or SHARES.get(name) or SHARES.get(name.partition(".")[0], (-math.inf, math.inf))
+    if not low <= c.value <= high:
+        must = "a rate must be positive" if c.value <= 0 < low else f"allowed: {low:g} to {high:g}"
+        return f"is {c.value:g} {c.unit}; {must}"
+    if (c.low is None) != (c.high is None):
+        return "has one end of a range only; give 'low' and 'high'"
+    if c.stderr is not None and c.stderr < 0:
+        return f"has the standard error {c.stderr:g}; it cannot be negative"
+    least, most = c.bounds
+    if not least <= c.value <= most:
+        return f"is {c.value:g}, outside its own range {c.bounds}"
+    if c.low is None and 0 < WIDEST * c.value < most:
+        return f"is {c.value:g}, and its range ends at {most:g}; that says nothing about it"
+    return None
+
+
+def _fit(profile: ArchitectureProfile) -> Iterator[str]:
+    if profile.fitted_from is not None:
+        for dtype in profile.fitted_from.dtypes:
+            if dtype not in COMPUTE_DTYPES:
+                yield f"it was fitted from the type {dtype!r}; allowed: {', '.join(COMPUTE_DTYPES)}"
+    for group in profile.residual:
+        if (problem := _residual_problem(group, profile.family)) is not None:
+            yield f"the residual of {group.group!r} {problem}; refit it"
+
+
+def _residual_problem(group: ResidualGroup, family: str) -> str | None:
+    if not group.consistent:
+        return f"has arrays that do not fit its {len(group.features)} features and trees"
+    if group.dtype not in COMPUTE_DTYPES or group.runtime not in RUNTIMES[family]:
+        return f"is of the type {group.dtype!r} and the runtime {group.runtime!r}, which a {family} does not have"
+    if not all(low <= high for low, high in zip(group.low, group.high, strict=True)):
+        return "has a feature whose range is reversed"
+    numbers = (group.spread, *group.low, *group.high, *(value for tree in group.trees for value in tree.values))
+    if not all(map(math.isfinite, numbers)) or not 0 <= group.spread <= SHARES["sigma"][1]:
+        return f"has the spread {group.spread:g}, or a number that is not finite"
+    largest = sum(max(map(abs, tree.values)) for tree in group.trees)
+    if largest > LARGEST_CORRECTION:
+        return f"corrects times by a factor of up to e^{largest:.3g}, at most e^{LARGEST_CORRECTION:g} is allowed"
+    return None
+
+
+_CHECKS: tuple[Callable[[ArchitectureProfile], Iterator[str]], ...] = (_names, _values, _fit)

@@ -1,0 +1,136 @@
+"""Kernels of a graph in time: what the host and the kernels of one program hide of each other.
+
+A program's kernels run in order, but the compiler starts the copies of a kernel's operands while earlier ones compute, so the
+whole takes no less than all of its arithmetic or all of its memory traffic, and the beginning and end that no copy hides:
+
+    least = max(sum t_compute, sum t_memory) + max over kernels (t - max(t_compute, t_memory))
+    t     = sum t - program x (sum t - least)
+
+With a single kernel this is its own time, and a further kernel never makes it less.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
+from shmoo.estimators.machine.profile import ArchitectureProfile
+from shmoo.estimators.predict.model import ASYNCHRONOUS, Prediction
+from shmoo.estimators.table import Floats, KernelTable
+
+CALLED_ALONE = frozenset({"eager", "xla", "domainflow"})
+"""Runtimes in which a single kernel is measured as a call of an operator, not as a graph. Compiled code is always entered through
+its guards."""
+
+
+def hidden_time(table: KernelTable, compute_s: Floats, memory_s: Floats, device_s: Floats, c: Coefficients) -> Floats | float:
+    """(..., K) seconds of each kernel that pass behind others of its program; 0 on machines without such programs.
+
+    Args:
+        compute_s, memory_s, device_s: (..., K) of the kernels alone, as in `model.Prediction`.
+    """
+    share = c.find("program")
+    if share is None:
+        return 0.0
+    starts = table.starts
+    slower = np.maximum(compute_s, memory_s)
+    whole = np.add.reduceat(device_s, starts, axis=-1)
+    computing, moving = (np.add.reduceat(times, starts, axis=-1) for times in (compute_s, memory_s))
+    least = np.maximum(computing, moving) + np.maximum.reduceat(np.maximum(device_s - slower, 0.0), starts, axis=-1)
+    hidden: Floats = np.where(whole > 0, np.maximum(whole - least, 0.0) / np.where(whole > 0, whole, 1.0), 0.0)
+    return share * hidden[..., table.segment - table.segment[0]] * device_s
+
+
+def graph_latency(
+    table: KernelTable,
+    prediction: Prediction,
+    coefficients: Coefficients,
+    runtime: str,
+    waits_s: np.ndarray | None = None,
+) -> np.ndarray:
+    """Time of each segment (graph or case) of a table: shape (S,), or (D, S).
+
+    Synchronous machines add kernels up. On asynchronous ones kernel i of a segment ends at
+    D_i + max over j <= i of (A_j - D_(j-1)), with D the running sum of device time and A_j the time the device is given kernel j:
+    the running sum of host time less the share `launch_tail` of the launch that follows the hand-over. The host's own end bounds
+    the segment from below.
+
+    Args:
+        waits_s: (K,) seconds for which the host is held up before it launches each kernel; none for `None`.
+    """
+    starts, ends = table.starts, table.starts + table.counts - 1
+    entry = coefficients.value(f"graph.{runtime}", "graph")
+    if not enters_alone(coefficients.profile, runtime):
+        # A lone call is an operator measurement: its launch already holds what entering the graph costs.
+        entry = np.where(ends > starts, entry, 0.0)
+    waits = 0.0 if waits_s is None else waits_s
+    if coefficients.profile.family not in ASYNCHRONOUS:
+        return np.add.reduceat(prediction.latency_s + waits - _hidden(table, prediction, coefficients), starts, axis=-1) + entry
+    # Sums over the whole table: what earlier segments put in falls out of the difference.
+    host, device = np.cumsum(prediction.launch_s + waits, axis=-1), np.cumsum(prediction.device_s, axis=-1)
+    before = np.where(starts > 0, host[..., starts - 1], 0.0)
+    slack = host - _tail(table, prediction, coefficients) - (device - prediction.device_s)
+    device_end = device[..., ends] + np.maximum.reduceat(slack, starts, axis=-1)
+    end: Floats = np.maximum(device_end, host[..., ends])
+    return end - before + entry
+
+
+def enters_alone(profile: ArchitectureProfile, runtime: str) -> bool:
+    """Whether a single kernel takes the entry of its graph beside its launch: in compiled code, and in programs of a machine that
+    were timed from the host."""
+    return runtime not in CALLED_ALONE or (runtime == "xla" and "graph.xla" in profile.coefficients)
+
+
+def _hidden(table: KernelTable, prediction: Prediction, c: Coefficients) -> Floats | float:
+    return hidden_time(table, prediction.compute_s, prediction.memory_s, prediction.device_s, c)
+
+
+def _tail(table: KernelTable, prediction: Prediction, coefficients: Coefficients) -> Floats:
+    """What the host still does for each launch after the device has been given the kernel."""
+    codes = algorithm_codes(table, coefficients.profile)
+    return coefficients.by_algorithm(codes, "launch_tail") * prediction.launch_s
+
+
+def kernel_times(
+    table: KernelTable, prediction: Prediction, coefficients: Coefficients
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(K,) seconds after the entry of its segment at which each kernel is launched, starts and ends, as `graph_latency` has them;
+    on synchronous machines a kernel runs in its launch."""
+    asynchronous = coefficients.profile.family in ASYNCHRONOUS
+    tail = _tail(table, prediction, coefficients) if asynchronous else np.zeros(len(table))
+    in_program = prediction.latency_s - _hidden(table, prediction, coefficients)
+    launched, ends = np.empty(len(table)), np.empty(len(table))
+    for rows in np.split(np.arange(len(table)), table.starts[1:]):
+        if asynchronous:
+            launched[rows], device = np.cumsum(prediction.launch_s[rows]), np.cumsum(prediction.device_s[rows])
+            handed_over = launched[rows] - tail[rows]
+            ends[rows] = device + np.maximum.accumulate(handed_over - (device - prediction.device_s[rows]))
+        else:
+            launched[rows] = ends[rows] = np.cumsum(in_program[rows])
+    return launched, ends - (prediction.device_s if asynchronous else in_program), ends
+
+
+def elapsed_time(table: KernelTable, prediction: Prediction, coefficients: Coefficients) -> np.ndarray:
+    """(K,) seconds by which each kernel makes its segment last longer; with the segment's entry they add up to `graph_latency`.
+
+    On synchronous machines that is the kernel's own latency, less what passes behind others of its program. On asynchronous ones
+    a launch counts as far as the device waits for it; the host's end, where it comes after the device's, counts with the last
+    kernel.
+    """
+    if coefficients.profile.family not in ASYNCHRONOUS:
+        return prediction.latency_s - _hidden(table, prediction, coefficients)
+    launched, _, ends = kernel_times(table, prediction, coefficients)
+    last = table.starts + table.counts - 1
+    ends[last] = np.maximum(ends, launched)[last]
+    elapsed = np.diff(ends, prepend=0.0)
+    elapsed[table.starts] = ends[table.starts]
+    return elapsed
+
+
+def segment_energy(
+    table: KernelTable, prediction: Prediction, latency_s: np.ndarray, coefficients: Coefficients
+) -> np.ndarray | None:
+    """Energy of each segment, (S,) or (D, S): what its kernels spend on flops and bytes, and static power over its whole time."""
+    if prediction.dynamic_j is None:
+        return None
+    return np.add.reduceat(prediction.dynamic_j, table.starts, axis=-1) + coefficients.value("power.static") * latency_s

@@ -1,0 +1,161 @@
+"""Fused attention on a GPU's tensor cores: blocks of queries that walk the keys, and splits of the keys where blocks are few.
+
+A block keeps some rows of queries and goes through the keys step by step (Dao, "FlashAttention-2", 2023). A causal mask lets it
+stop at the diagonal. Few queries share a block with the other heads of their group, which read the same keys; where that leaves
+multiprocessors without a block, several blocks walk a part of the keys each, and a second kernel joins their results (Dao et al.,
+"Flash-Decoding for long-context inference", 2023).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
+from shmoo.estimators.machine.profile import ArchitectureProfile
+from shmoo.estimators.table import READ_ACTIVATION, KernelTable
+from shmoo.estimators.tiling.base import (
+    Blocks,
+    TileShape,
+    Tiling,
+    ceil_div,
+    compulsory_traffic,
+    element_bytes,
+    overlapped,
+)
+from shmoo.estimators.tiling.gpu.blocks import ACCUMULATOR_BYTES
+from shmoo.estimators.tiling.gpu.library import TensorKernels
+from shmoo.estimators.tiling.gpu.tensor import matrix_peaks
+
+STEP = 64.0
+"""Keys that a block takes at once."""
+LEAST_ROWS = 16.0
+"""Rows of the smallest tile that tensor cores multiply."""
+SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+"""Parts into which the keys may be split."""
+MOST_RESIDENT = 2.0
+"""Blocks that a multiprocessor holds at once: operands and results fill its registers and its shared memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """How blocks share the queries and keys of every kernel; (K,) each.
+
+    Attributes:
+        rows: of queries in a block, heads of a group included. keys: that a block walks, at most and on average.
+        blocks, pieces: in all, and parts of the keys. busiest: blocks' worth of work of the busiest multiprocessor.
+        issued: scores that all blocks compute, padding included.
+    """
+
+    rows: np.ndarray
+    blocks: np.ndarray
+    pieces: np.ndarray
+    keys: np.ndarray
+    busiest: np.ndarray
+    issued: np.ndarray
+
+
+def _walk(table: KernelTable, profile: ArchitectureProfile, rows: np.ndarray | float, part: np.ndarray) -> _Walk:
+    multiprocessors = profile.value("count.sms")
+    group = np.maximum(table.group, 1.0)
+    packed = table.m * group <= rows
+    queries, heads = np.where(packed, table.m * group, table.m), np.where(packed, table.batch / group, table.batch)
+    tile = np.minimum(rows, LEAST_ROWS * ceil_div(queries, LEAST_ROWS))
+    over = ceil_div(queries, tile)
+    # Behind the diagonal of a causal mask a block has nothing to do: the i-th of them walks as far as its last query sees.
+    seen = np.where((table.causal > 0) & ~packed, np.minimum(table.n - table.m + tile * (over + 1.0) / 2.0, table.n), table.n)
+    pieces = ceil_div(table.n, part)
+    keys = STEP * ceil_div(seen / pieces, STEP)
+    blocks = heads * over * pieces
+    # Long blocks start first, so that short ones fill the gaps; equal ones come in whole rounds.
+    even = np.maximum(blocks / multiprocessors, np.minimum(table.n / np.maximum(seen, 1.0), over))
+    busiest = np.where(seen < table.n, even, ceil_div(blocks, multiprocessors))
+    return _Walk(tile, blocks, pieces, keys, busiest, blocks * tile * keys)
+
+
+def _blocks(table: KernelTable, walk: _Walk) -> Blocks:
+    size = element_bytes(table)
+    row = 2.0 * table.k * size
+    staged = walk.busiest * walk.keys * row
+    together = np.minimum(np.ceil(walk.busiest), MOST_RESIDENT)
+    in_flight = together * np.minimum(2.0 * STEP, walk.keys) * row
+    reuse = walk.rows * STEP / (walk.rows + STEP)
+    scores = table.batch * table.m * table.n
+    filled = np.minimum(scores / walk.issued, 1.0)
+    skipped = np.maximum(1.0 - walk.issued / scores, 0.0)
+    at_work = together * walk.rows * STEP
+    return Blocks(reuse, walk.keys, at_work, filled, 0.0, staged, in_flight, walk.pieces, skipped)
+
+
+def _traffic(table: KernelTable, walk: _Walk, once: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Keys and values cross L2 once a block; results of parts are written and read again."""
+    size = element_bytes(table)
+    loaded = walk.blocks * walk.keys * 2.0 * table.k * size
+    partial_sums = np.where(walk.pieces > 1.0, 2.0 * ACCUMULATOR_BYTES * walk.pieces * table.batch * table.m * table.k, 0.0)
+    read = table.bytes_of_kind(READ_ACTIVATION)
+    again = np.maximum(loaded - read, 0.0) + partial_sums
+    multiplied = walk.issued * 4.0 * table.k / np.minimum(walk.rows, STEP) * size
+    return {**once, "shared": once["shared"] + again + multiplied, "l2": once["l2"] + again}
+
+
+def choose_flash(table: KernelTable, profile: ArchitectureProfile, kernels: TensorKernels) -> TileShape:
+    """Rows of queries in a block (m), keys that it walks (n) and the width (k), with which the model's own time is least."""
+    clock, multiprocessors = profile.value("clock"), profile.value("count.sms")
+    c = Coefficients(profile)
+    own = partial(c.by_algorithm, algorithm_codes(table, profile))
+    rate = matrix_peaks(table.dtype, profile) * own("efficiency")
+    share = own("efficiency.bandwidth")
+    speeds = {level: own(f"bandwidth.{level}") * share for level in profile.levels}
+    speeds["l2"] = speeds["l2"] * own("efficiency.l2")
+    once = compulsory_traffic(table, profile)
+    best = np.full(len(table), np.inf)
+    best_m, best_n = np.full(len(table), kernels.rows), table.n
+    for rows in (kernels.rows, kernels.rows / 2.0):
+        for split in SPLITS:
+            part = np.maximum(STEP * ceil_div(table.n / split, STEP), STEP)
+            walk = _walk(table, profile, rows, part)
+            offered = (split == 1) | ((walk.blocks / walk.pieces < multiprocessors) & (part >= 2.0 * STEP))
+            blocks = _blocks(table, walk)
+            done = table.matrix_flops * (1.0 - blocks.skipped)
+            math = done / (rate * _useful(walk, blocks, multiprocessors)) * blocks.ramp(own)
+            times = [math, *(n / speeds[level] for level, n in _traffic(table, walk, once).items())]
+            times.append(blocks.fetch_seconds(own, clock))
+            rounds = ceil_div(walk.busiest, MOST_RESIDENT)
+            time = overlapped(times, own("overlap")) + own("tile_overhead") * rounds + blocks.split_seconds(own)
+            better = np.where(offered, time, np.inf) < best
+            best = np.where(better, time, best)
+            best_m, best_n = np.where(better, rows, best_m), np.where(better, part, best_n)
+    return TileShape(best_m, best_n, table.k + np.zeros_like(best))
+
+
+def _useful(walk: _Walk, blocks: Blocks, multiprocessors: float | np.ndarray) -> np.ndarray:
+    """(K,) useful share of what all multiprocessors could do while the busiest one works."""
+    busy = walk.blocks / (walk.busiest * multiprocessors)
+    return np.minimum(busy, 1.0) * blocks.filled
+
+
+def with_flash(
+    tiling: Tiling, attends: np.ndarray, table: KernelTable, profile: ArchitectureProfile, kernels: TensorKernels
+) -> Tiling:
+    """A tiling with the blocks and traffic of fused attention at the rows of a mask."""
+    shape = tiling.shape
+    walk = _walk(table, profile, shape.m, shape.n)
+    blocks = _blocks(table, walk)
+    traffic = _traffic(table, walk, compulsory_traffic(table, profile))
+
+    def there(own: np.ndarray, other: np.ndarray) -> np.ndarray:
+        return np.where(attends, own, other)
+
+    return replace(
+        tiling,
+        tiles=there(walk.blocks, tiling.tiles),
+        waves=there(ceil_div(walk.busiest, MOST_RESIDENT), tiling.waves),
+        utilisation=there(_useful(walk, blocks, profile.value("count.sms")), tiling.utilisation),
+        level_bytes={level: there(traffic[level], nbytes) for level, nbytes in tiling.level_bytes.items()},
+        state_bytes=there(
+            ACCUMULATOR_BYTES * walk.rows * table.k + 4.0 * STEP * table.k * element_bytes(table), tiling.state_bytes
+        ),
+        blocks=None if tiling.blocks is None else tiling.blocks.replaced(attends, blocks),
+    )

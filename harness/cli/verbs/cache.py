@@ -1,0 +1,90 @@
+"""`shmoo cache`: the captures that are kept, and their removal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from shmoo.harness.cli import options, output
+
+if TYPE_CHECKING:
+    from shmoo.harness.models.capture_cache import Listed
+
+EXAMPLES = """\b
+Examples:
+  shmoo cache
+  shmoo cache list --json
+  shmoo cache clear resnet18
+  shmoo cache clear
+"""
+_AGES = ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
+
+
+@click.group(invoke_without_command=True, epilog=EXAMPLES, short_help="Captured graphs that are kept: list them, clear them.")
+@click.pass_context
+def cache(ctx: click.Context) -> None:
+    """Captured graphs that are kept. Without a sub-command, list them.
+
+    A model that was captured before is read from disk while the request, every file its code read, its environment variables, the
+    installed packages and Shmoo's own code are the same. The folder is that of SHMOO_CACHE_DIR, or the platform's cache; beyond
+    256 MiB the captures that were used longest ago are removed.
+    """
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_cache, as_json=False)
+
+
+@cache.command("list", epilog="Example: shmoo cache list --json", short_help="What is kept.")
+@options.as_json
+def list_cache(as_json: bool) -> None:
+    """Every capture that is kept, last used first."""
+    import msgspec
+
+    from shmoo.estimators.units import size
+    from shmoo.harness.defaults import capture_folder
+    from shmoo.harness.models.capture_cache import LIMIT_BYTES, list_captures
+
+    folder = capture_folder()
+    listed = list_captures(folder)
+    total = sum(one.nbytes for one in listed)
+    if as_json:
+        captures = [msgspec.to_builtins(one) for one in listed]
+        output.json_document(
+            {"format": 1, "folder": str(folder), "bytes": total, "limit_bytes": LIMIT_BYTES, "captures": captures}
+        )
+        return
+    if listed:
+        output.table(["model", "sizes", "dtype", "mode", "size", "last used"], _rows(listed), left=4)
+    output.message(f"{len(listed)} captures, {size(total)} of at most {size(LIMIT_BYTES)}, in {folder}")
+
+
+@cache.command("clear", epilog="Example: shmoo cache clear resnet18", short_help="Remove what is kept.")
+@click.argument("models", metavar="[MODEL]...", nargs=-1)
+def clear_cache(models: tuple[str, ...]) -> None:
+    """Remove the captures of each MODEL, or all captures where none is named."""
+    from shmoo.harness.defaults import capture_folder
+    from shmoo.harness.models.capture_cache import clear_captures
+
+    folder = capture_folder()
+    output.message(f"removed {clear_captures(folder, models)} captures from {folder}")
+
+
+def _rows(listed: Sequence[Listed]) -> list[list[str]]:
+    from shmoo.estimators.units import size
+
+    now = time.time()
+    rows = []
+    for one in listed:
+        sizes = "axes only" if one.point is None else " ".join(f"{name}={value}" for name, value in one.point.items())
+        mode = " ".join(part for part in (one.asked.mode.name, one.asked.mode.autocast, one.asked.mode.quantize) if part)
+        rows.append(
+            [one.asked.model, sizes or "its own", one.asked.dtype or "its own", mode, size(one.nbytes), _age(now - one.used_at_s)]
+        )
+    return rows
+
+
+def _age(seconds: float) -> str:
+    unit, name = next(((unit, name) for unit, name in _AGES if seconds >= 2 * unit), _AGES[-1])
+    return f"{max(seconds, 0) / unit:.0f} {name} ago"

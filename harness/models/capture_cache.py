@@ -1,0 +1,215 @@
+"""Captures kept on disk, so that a model asked for again is read and not captured. Does not import torch.
+
+A file is found by the request and by the software: Python, every installed package, the sources of Shmoo. It holds the inputs
+of its capture (`inputs.Inputs`) and counts only while they are unchanged. A damaged file counts as none.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import logging
+import os
+import platform
+import sys
+import tempfile
+import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+from shmoo.harness.models.asked import Asked, ModelGraphs, Point
+from shmoo.harness.models.inputs import InputRecorder, Inputs, capture_sources, foreign_modules, main_file, site_folders
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Version of the files."""
+LIMIT_BYTES = 256 << 20
+"""Bytes that a cache may take; beyond them the captures that were used longest ago go."""
+_SUFFIX = ".json.gz"
+_UNREADABLE = (OSError, EOFError, zlib.error, msgspec.MsgspecError)
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """One capture as its file holds it.
+
+    Attributes:
+        point: the size of these graphs; `None` where only `axes` are kept.
+        axes: default of every axis of the workload.
+    """
+
+    asked: Asked
+    point: Point | None
+    axes: Point
+    inputs: Inputs
+    graphs: ModelGraphs | None = None
+    format: int = FORMAT
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """One file of a cache: what it answers, its size, and when it was last used (seconds since 1970)."""
+
+    path: str
+    asked: Asked
+    point: Point | None
+    nbytes: int
+    used_at_s: float
+
+
+class _Head(msgspec.Struct):
+    asked: Asked
+    point: Point | None
+
+
+class CaptureCache:
+    """The captures in a folder.
+
+    Args:
+        software: what `software` says of this process.
+    """
+
+    def __init__(self, folder: Path, software: str, limit_bytes: int = LIMIT_BYTES) -> None:
+        self.folder = folder
+        self._software = software
+        self._limit_bytes = limit_bytes
+        # One for all captures of the process: a module that two models share is executed for the first only.
+        self._recorder = InputRecorder()
+        if (started := main_file()) is not None:
+            self._recorder.add_file(started)
+
+    def find(self, asked: Asked, point: Point | None) -> Kept | None:
+        """What a capture of the model would give now, if it is kept."""
+        path = self._path(asked, point)
+        try:
+            kept = msgspec.json.decode(_read(path), type=Kept)
+        except FileNotFoundError:
+            return None
+        except _UNREADABLE as error:
+            logger.info("%s is damaged, so %s is captured again: %s", path, asked.model, error)
+            return None
+        if (kept.format, kept.asked, kept.point) != (FORMAT, asked, point) or not kept.inputs.unchanged():
+            logger.info("%s is captured again: what it was made from has changed", asked.model)
+            return None
+        with suppress(OSError):
+            os.utime(path)
+        logger.info("%s %s read from %s", asked.model, point or "", path)
+        return kept
+
+    @contextmanager
+    def recording(self, model: str) -> Iterator[None]:
+        """While active, the inputs of a capture are recorded; every capture that is to be kept takes place here."""
+        from shmoo.harness.workloads.loading import named_file
+
+        if (path := named_file(model)) is not None:
+            self._recorder.add_file(os.path.abspath(path))
+        with self._recorder.recording():
+            yield
+
+    def keep(self, asked: Asked, point: Point | None, axes: Point, graphs: ModelGraphs | None = None) -> None:
+        """Write a capture, and remove those used longest ago where there are too many. Nothing is kept where the inputs of the
+        capture are not known, or the folder cannot be written to."""
+        inputs = self._recorder.inputs()
+        if inputs is None:
+            logger.info("the capture of %s is not kept: %s", asked.model, self._recorder.unseen)
+            return
+        path = self._path(asked, point)
+        kept = Kept(asked, point, axes, inputs, graphs)
+        data = gzip.compress(msgspec.json.encode(kept), compresslevel=1, mtime=0)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            number, temporary = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=_SUFFIX)
+            try:
+                with os.fdopen(number, "wb") as file:
+                    file.write(data)
+                os.replace(temporary, path)
+            except BaseException:
+                os.unlink(temporary)
+                raise
+            self._shrink()
+        except OSError as error:
+            logger.warning("the capture of %s is not kept in %s: %s", asked.model, self.folder, error.strerror or error)
+
+    def _path(self, asked: Asked, point: Point | None) -> Path:
+        # Names of files and functions mean something in their folder only.
+        place = os.getcwd() if ":" in asked.model or asked.model.endswith(".pt2") else ""
+        key = msgspec.json.encode([asked, point, place, self._software], order="deterministic")
+        return self.folder / f"{hashlib.sha256(key).hexdigest()[:32]}{_SUFFIX}"
+
+    def _shrink(self) -> None:
+        files = sorted(_files(self.folder), key=lambda file: file[1].st_mtime, reverse=True)
+        total = 0
+        for path, status in files:
+            total += status.st_size
+            if total > self._limit_bytes:
+                path.unlink(missing_ok=True)
+
+
+def list_captures(folder: Path) -> list[Listed]:
+    """The captures in a folder, last used first; damaged files are left out."""
+    listed = []
+    for path, status in _files(folder):
+        with suppress(*_UNREADABLE):
+            head = msgspec.json.decode(_read(path), type=_Head)
+            listed.append(Listed(str(path), head.asked, head.point, status.st_size, status.st_mtime))
+    return sorted(listed, key=lambda one: one.used_at_s, reverse=True)
+
+
+def clear_captures(folder: Path, models: Collection[str] = ()) -> int:
+    """Remove the captures of some models, or every file of the cache where none is named; returns how many.
+
+    Raises:
+        OSError: a file cannot be removed.
+    """
+    if models:
+        paths = [Path(one.path) for one in list_captures(folder) if one.asked.model in models]
+    else:
+        paths = [path for path, _ in _files(folder)]
+    for path in paths:
+        path.unlink(missing_ok=True)
+    return len(paths)
+
+
+def software() -> str | None:
+    """Digest of all that decides what a request means: this machine, Python and its path, the installed packages, the sources of
+    Shmoo. `None` where that is not known: torch is not an installed package, or code of others runs in this process."""
+    foreign = foreign_modules()
+    if foreign:
+        logger.info("captures are not kept: modules from outside are loaded, such as %s", foreign[0])
+        return None
+    packages = sorted(
+        (folder, entry.name, entry.stat().st_mtime_ns)
+        for folder in site_folders()
+        if os.path.isdir(folder)
+        for entry in os.scandir(folder)
+        if entry.name.endswith((".dist-info", ".egg-info", ".pth", ".egg-link"))
+    )
+    if not any(name.startswith("torch-") for _, name, _ in packages):
+        logger.info("captures are not kept: the version of torch is not known")
+        return None
+    known = [platform.node(), platform.machine(), sys.version, sys.flags.optimize, sys.path, packages, _own_digest()]
+    return hashlib.sha256(msgspec.json.encode(known)).hexdigest()
+
+
+def _own_digest() -> str:
+    """Digest of the code of Shmoo that captures."""
+    digest = hashlib.sha256()
+    for path in capture_sources():
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    """The contents of a regular file, unpacked."""
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no regular file")
+    return gzip.decompress(path.read_bytes())
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """The files of a cache, those that a crash left among them."""
+    for path in folder.glob(f"*{_SUFFIX}"):
+        with suppress(OSError):
+            yield path, path.stat()

@@ -1,0 +1,103 @@
+"""Files of runs and reports: read as regular files only, and written beside their name and then put in its place.
+
+A run or a report directory may come from anybody. A symbolic link or a pipe in it must neither lead a writer to a file elsewhere
+nor hold a reader up.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import os
+import secrets
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from shmoo.estimators.errors import InputError
+
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""First characters that make a spreadsheet take a cell for a formula."""
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        InputError: a pipe, a device or a directory.
+        OSError: it cannot be read.
+    """
+    # Without a writer a pipe would block in open().
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError(f"{path} is no regular file; remove it, or name another")
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read()
+
+
+def open_unlinked(path: Path, flags: int) -> int:
+    """A descriptor of a file that is no symbolic link.
+
+    Raises:
+        InputError: it is one, or no regular file.
+        OSError: it cannot be opened.
+    """
+    try:
+        descriptor = os.open(path, flags | NO_LINK | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise InputError(f"{path} is a symbolic link, and nothing is written through one; remove it") from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError(f"{path} is no regular file; remove it")
+    return descriptor
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file at once: a reader sees the old content or all of the new one, and a link at its name is replaced, not
+    followed.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINK | getattr(os, "O_BINARY", 0)
+    try:
+        with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def own_folder(path: Path) -> Path:
+    """A folder, made with its parents.
+
+    Raises:
+        InputError: a symbolic link stands at its name.
+    """
+    if path.is_symlink():
+        raise InputError(f"{path} is a symbolic link, and nothing is written through one; remove it, or name another folder")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def csv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> bytes:
+    """Rows as CSV in UTF-8 with a header. `None` and what a row lacks are empty cells. A text that a spreadsheet would take for a
+    formula begins with an apostrophe."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows({name: _plain(value) for name, value in row.items()} for row in rows)
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _plain(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

@@ -1,0 +1,154 @@
+"""Whatever a profile's file holds, it is refused or gives sound numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from shmoo.estimators.errors import FormatError, InputError
+from shmoo.estimators.graph.records import OpCall, TensorSpec, single_call_graph
+from shmoo.estimators.machine.catalogue import CATALOGUE, DEFAULTS, entry
+from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec, builtin_names, load_profile
+from shmoo.estimators.machine.validation import RANGES, SHARES, check_name, first_problem
+from shmoo.estimators.predict.director import AnalysisDirector
+from tests.hostile import profile_json
+
+
+def changed(name, **coefficients):
+    """The file of a built-in profile with some fields of some coefficients replaced."""
+    file = profile_json(name)
+    for key, fields in coefficients.items():
+        known = file["coefficients"].get(key.replace("__", "."), {"unit": "1", "source": "fitted"})
+        for gone in ("stderr", "low", "high"):
+            known.pop(gone, None)
+        file["coefficients"][key.replace("__", ".")] = known | fields
+    return json.dumps(file)
+
+
+@pytest.mark.parametrize("name", builtin_names())
+def test_the_built_in_profiles_are_sound(name):
+    """Every number of ours lies in the ranges, every unit is the catalogue's."""
+    assert first_problem(load_profile(name)) is None
+
+
+@pytest.mark.parametrize("family", DEFAULTS)
+def test_what_the_model_assumes_is_sound(family):
+    """Defaults, too: they stand in any profile."""
+    base = load_profile(f"brief_{family}")
+    assumed = base.replacing(coefficients={**DEFAULTS[family], **base.coefficients})
+    assert first_problem(assumed) is None
+
+
+def test_every_kind_of_coefficient_has_a_range():
+    """By its unit, or by the first part of its name."""
+    without = [stem for stem, listed in CATALOGUE.items() if listed.unit not in RANGES and stem.partition(".")[0] not in SHARES]
+    assert without == []
+
+
+@pytest.mark.parametrize(
+    ("name", "coefficient", "fields", "words"),
+    [
+        ("gpu_t4", "power__static", {"value": -5.0}, "power.static"),
+        ("gpu_t4", "energy__byte__dram", {"value": -1e-12}, "energy.byte.dram"),
+        ("gpu_t4", "energy__flop__matrix__float32", {"value": -1e-12}, "energy.flop"),
+        ("gpu_t4", "launch__eager", {"value": -1.0, "unit": "s"}, "launch.eager"),
+        ("gpu_t4", "tile_overhead__gemm", {"value": -1e-6, "unit": "s"}, "tile_overhead"),
+        ("gpu_t4", "page_fault", {"value": -1e-9, "unit": "s/B"}, "page_fault"),
+        ("gpu_t4", "sigma__gemm", {"value": -0.1}, "sigma"),
+        ("gpu_t4", "sigma__gemm", {"value": 700.0}, "sigma"),
+        ("gpu_t4", "efficiency__gemm", {"value": 0.0}, "rate|allowed|positive"),
+        ("gpu_t4", "launch_tail", {"value": 1.5}, "launch_tail"),
+        ("gpu_t4", "overlap", {"value": 0.0}, "overlap"),
+        ("gpu_t4", "count__sms", {"value": 0}, "count.sms"),
+        ("gpu_t4", "bandwidth__dram", {"value": 1e300}, "bandwidth.dram"),
+        ("gpu_t4", "bandwidth__dram", {"value": 320, "unit": "GB/s"}, "GB/s"),
+        ("gpu_t4", "bandwidth__dram", {"value": 3e11, "stderr": 1e300}, "range ends"),
+        ("gpu_t4", "bandwidth__dram", {"value": 3e11, "stderr": -1.0}, "standard error"),
+        ("gpu_t4", "bandwidth__dram", {"value": 3e11, "low": 1e11}, "one end"),
+        ("gpu_t4", "bandwidth__dram", {"value": 3e11, "low": 4e11, "high": 5e11}, "own range"),
+        ("gpu_t4", "power__static", {"value": 80.0}, "power.tdp"),
+        ("kpu_t64", "array__rows", {"value": -16}, "array.rows"),
+        ("tpu_v4", "clock", {"value": -1e9}, "positive"),
+        ("cpu_server_generic", "capacity__l2", {"value": -1}, "capacity.l2"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_by_name(name, coefficient, fields, words):
+    """Signs, ranges, units and uncertainties."""
+    with pytest.raises(FormatError, match=words):
+        ArchitectureProfile.from_json(changed(name, **{coefficient: fields}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("levels", ["shared", "l2", "l2", "dram"], "twice"),
+        ("levels", ["shared", "l2", "../dram"], "no name"),
+        ("levels", ["shared", "l2", "l9", "dram"], "l9"),
+        ("levels", ["l2"] * 99, "at most"),
+        ("name", "../../etc/passwd", "path"),
+        ("name", "red\x1b[31m", "name"),
+        ("name", "", "name"),
+        ("fitted_from", {"dtypes": ["float99"]}, "float99"),
+    ],
+)
+def test_names_are_names(field, value, words):
+    """Of the profile, of its memory levels, of the types it was fitted to."""
+    with pytest.raises(FormatError, match=words):
+        ArchitectureProfile.from_json(json.dumps(profile_json("gpu_t4") | {field: value}))
+
+
+@pytest.mark.parametrize("name", ["gpu_t4", "tpu_v4", "kpu_t64", "cpu_server_generic"])
+def test_a_profile_without_any_one_coefficient_is_refused_or_estimates(name):
+    """Never a crash: what a family cannot do without is named."""
+    profile = load_profile(name)
+    specs = TensorSpec((256, 512)), TensorSpec((128, 512)), TensorSpec((256, 128))
+    graph = single_call_graph(OpCall("aten.linear", specs[:2], specs[2:], ("input", "weight")), (1,))
+    refused = []
+    for key in profile.coefficients:
+        rest = {other: c for other, c in profile.coefficients.items() if other != key}
+        try:
+            made = ArchitectureProfile.from_json(profile.replacing(coefficients=rest, residual=()).to_json())
+            latency = AnalysisDirector(made).estimate(graph).latency_s
+        except InputError as error:
+            refused.append((key, str(error)))
+            continue
+        assert 0 < latency.low <= latency.value <= latency.high < math.inf
+    assert all(key in message or key.rpartition(".")[0] in message for key, message in refused)
+    assert f"bandwidth.{profile.levels[0]}" in dict(refused)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "parameters"),
+    [
+        ("gpu_thread_block", {}),
+        ("gpu_thread_blocks", {"tile_q": 4}),
+        *(("gpu_thread_blocks", {"tile_m": value}) for value in (-1, 0, "x", True, [1, 2], 1e300)),
+        *(("gpu_thread_blocks", {"library": value}) for value in (5, [1], "amper")),
+        *(("tpu_weight_stationary", {"mode": value}) for value in (5, [1], "x")),
+    ],
+)
+def test_a_tiling_that_cannot_be_is_refused(strategy, parameters):
+    """Unknown strategies and parameters, sizes that are none."""
+    profile = load_profile("gpu_t4").replacing(tiling=TilingSpec(strategy, parameters))
+    with pytest.raises(InputError):
+        AnalysisDirector(profile)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\\b", "a\nb", "a\x00b", "\x1b[31m", "x" * 300])
+def test_a_path_is_no_name(name):
+    """Names become file names and reach terminals."""
+    with pytest.raises(InputError, match="no name"):
+        check_name(name)
+
+
+@pytest.mark.parametrize("name", ["gpu_t4", "kpu_t64@capacity.l3=64MiB", "my A100", "größe-2"])
+def test_ordinary_names_pass(name):
+    """Letters of any alphabet, what-ifs, spaces."""
+    assert check_name(name) == name
+
+
+def test_entries_without_a_unit_are_not_checked_for_one():
+    """What nobody listed is ignored by the model and stays as it is."""
+    assert entry("made.up").unit == ""

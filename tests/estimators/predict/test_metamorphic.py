@@ -1,0 +1,175 @@
+"""Relations between estimates that hold on every machine and for every shape, whatever the coefficients are.
+
+Random shapes, from single rows to products that overflow every memory; a fixed seed for each profile.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from shmoo.estimators.graph.records import Graph
+from shmoo.estimators.machine.catalogue import under
+from shmoo.estimators.machine.coefficients import Coefficients
+from shmoo.estimators.machine.profile import ArchitectureProfile, builtin_names, load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.sweep.on_chip import on_chip_bytes
+from shmoo.estimators.variants import variant
+from tests.build import GraphBuilder
+
+CASES = 60
+MORE_WORK, MORE_MACHINE = 0.02, 0.01
+"""What an estimate may fall by with more work, or rise by on a better machine: cuts of a product fit one size better than the
+next."""
+COUNTING = [name for name in builtin_names() if name.startswith(("tpu", "kpu", "brief_tpu", "brief_kpu"))]
+"""Machines whose strategies count cycles."""
+UNITS = [
+    (name, units) for name in COUNTING for units in ("count.units", "count.tiles") if units in load_profile(name).coefficients
+]
+DTYPE = {"tpu": "bfloat16", "kpu": "float32", "cpu": "float32", "gpu": "float32"}
+
+
+def dtype_of(profile: ArchitectureProfile) -> str:
+    return "int8" if profile.name == "tpu_v1" else DTYPE[profile.family]
+
+
+def shapes(profile: ArchitectureProfile, most: int = 14) -> list[tuple[int, int, int]]:
+    rng = np.random.default_rng(len(profile.name) + sum(map(ord, profile.name)))
+    return [tuple(int(x) for x in np.floor(2 ** rng.uniform(0, most, 3))) for _ in range(CASES)]
+
+
+def product(m: int, n: int, k: int, dtype: str, beside: int = 0) -> Graph:
+    """(m, k) by (k, n), and an independent addition of `beside` elements in the same program."""
+    b = GraphBuilder(dtype)
+    results = [b.linear(b.tensor((m, k)), n)]
+    if beside:
+        results.append(b.add(b.tensor((beside,)), b.tensor((beside,))))
+    return b.graph(*results)
+
+
+def rows(m: int, n: int, dtype: str) -> Graph:
+    b = GraphBuilder(dtype)
+    return b.graph(b.call("softmax", {"self": b.tensor((m, n))}, (m, n), dim=-1))
+
+
+def seconds(profile: ArchitectureProfile, graphs: list[Graph]) -> np.ndarray:
+    director = AnalysisDirector(profile, residual=False)
+    table, _ = director.tabulate(graphs, profile.default_runtime)
+    return director.price(table, profile.default_runtime).latency_s
+
+
+def work(profile: ArchitectureProfile) -> list[Graph]:
+    """Products, and rows that are normalised."""
+    dtype = dtype_of(profile)
+    listed = [product(m, n, k, dtype) for m, n, k in shapes(profile)]
+    return listed + [rows(m, n, dtype) for m, n, _ in shapes(profile)[::4]]
+
+
+@pytest.mark.parametrize("name", COUNTING)
+def test_no_end_of_an_interval_passes_the_peak_or_the_bandwidth(name: str) -> None:
+    """Fast ends are slower than the published peak, and than reading once what the chip cannot have kept."""
+    profile = load_profile(name)
+    dtype = dtype_of(profile)
+    graphs = [product(m, n, k, dtype) for m, n, k in shapes(profile)]
+    size = {"float32": 4, "bfloat16": 2, "int8": 1}[dtype]
+    ends = AnalysisDirector(profile).estimate_cases(graphs)
+    for (m, n, k), (latency, _) in zip(shapes(profile), ends, strict=True):
+        peak = profile.value(f"peak.matrix.{dtype}", profile.value("peak.matrix.bfloat16", 0) or math.inf)
+        assert latency.low >= 2 * m * n * k / peak * (1 - 1e-9)
+        moved = size * (m * k + k * n + m * n) - on_chip_bytes(profile)
+        assert latency.low >= moved / profile.value(f"bandwidth.{profile.levels[-1]}") * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("name", builtin_names())
+def test_more_bandwidth_or_clock_is_not_slower(name: str) -> None:
+    """Twice the bandwidth of each memory, twice the clock."""
+    profile = load_profile(name)
+    graphs = work(profile)
+    before = seconds(profile, graphs)
+    better = [f"bandwidth.{level}" for level in profile.levels]
+    for changed in (*better, *({"clock"} & set(profile.coefficients))):
+        after = seconds(variant(profile, {changed: 2 * profile.value(changed)}), graphs)
+        assert np.all(after <= before * (1 + MORE_MACHINE)), changed
+
+
+@pytest.mark.parametrize(("name", "units"), UNITS)
+def test_more_units_are_not_slower(name: str, units: str) -> None:
+    """Twice the matrix units of a TPU, twice the tiles of a KPU."""
+    profile = load_profile(name)
+    graphs = work(profile)
+    after = seconds(variant(profile, {units: 2 * profile.value(units)}), graphs)
+    assert np.all(after <= seconds(profile, graphs) * (1 + MORE_MACHINE))
+
+
+@pytest.mark.parametrize("name", COUNTING)
+def test_more_work_is_not_faster(name: str) -> None:
+    """A random growth of each extent in turn takes at least as long, up to the stated tolerance."""
+    profile, rng = load_profile(name), np.random.default_rng(7)
+    dtype = dtype_of(profile)
+    before = seconds(profile, [product(*shape, dtype) for shape in shapes(profile)])
+    for axis in range(3):
+        grown = []
+        for shape in shapes(profile):
+            larger = list(shape)
+            larger[axis] = math.ceil(shape[axis] * rng.uniform(1, 2))
+            grown.append(product(*larger, dtype))
+        after = seconds(profile, grown)
+        assert np.all(after >= before * (1 - MORE_WORK)), "mnk"[axis]
+
+
+@pytest.mark.parametrize("name", builtin_names())
+def test_a_further_kernel_never_makes_a_graph_faster(name: str) -> None:
+    """An independent addition beside a product, small or large."""
+    profile = load_profile(name)
+    dtype = dtype_of(profile)
+    listed = shapes(profile)
+    alone = seconds(profile, [product(*shape, dtype) for shape in listed])
+    for beside in (1, 1000, 10**6):
+        together = seconds(profile, [product(*shape, dtype, beside) for shape in listed])
+        assert np.all(together >= alone * (1 - 1e-9))
+
+
+RATED = [name for name in builtin_names() if not load_profile(name).illustrative and load_profile(name).get("power.tdp")]
+"""Machines that say what they may draw."""
+
+
+@pytest.mark.parametrize("name", RATED)
+def test_power_lies_between_idle_and_what_the_board_may_draw(name: str) -> None:
+    """Products of any shape, and rows, with the corrections of the machine's own measurements."""
+    profile = load_profile(name)
+    watts = power(profile, work(profile))
+    assert np.all(watts >= profile.value("power.idle"))
+    assert np.all(watts <= profile.value("power.tdp") * (1 + 1e-9))
+
+
+def power(profile: ArchitectureProfile, graphs: list[Graph]) -> np.ndarray:
+    director = AnalysisDirector(profile)
+    table, _ = director.tabulate(graphs, profile.default_runtime)
+    priced = director.price(table, profile.default_runtime)
+    return priced.energy_j / priced.latency_s
+
+
+@pytest.mark.parametrize("name", [name for name in RATED if load_profile(name).family == "gpu"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_board_that_its_cap_slows_draws_the_cap(name: str, dtype: str) -> None:
+    """Long products: with a cap ten times as high they are faster, so the cap slows them, and they draw what its controller
+    holds; the others draw less."""
+    profile = load_profile(name).replacing(residual=())
+    graphs = [product(2**size, 8192, 8192, dtype) for size in range(11, 15)]
+    free = variant(profile, {"power.tdp": 10 * profile.value("power.tdp")})
+    slower = seconds(profile, graphs) / seconds(free, graphs)
+    held = Coefficients(profile).value("throttle.cap") * profile.value("power.tdp")
+    watts = power(profile, graphs)
+    assert watts[slower > 1.05] == pytest.approx(held, rel=0.02)
+    assert np.all(watts <= held * (1 + 1e-9))
+
+
+def test_peaks_are_those_of_the_structure_at_the_clock() -> None:
+    """2 x units x rows x columns x clock is the published peak in bfloat16, within a hundredth."""
+    for name in ("tpu_v3", "tpu_v4", "tpu_v5e", "tpu_v5p", "tpu_v6e"):
+        value = load_profile(name).value
+        structural = 2 * value("count.units") * value("array.rows") * value("array.cols") * value("clock")
+        assert structural == pytest.approx(value("peak.matrix.bfloat16"), rel=0.01), name
+        assert under("peak.matrix", load_profile(name).coefficients)

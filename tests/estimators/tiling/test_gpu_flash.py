@@ -1,0 +1,88 @@
+"""Fused attention on tensor cores: blocks of queries, splits of the keys, groups of heads, causal masks."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from shmoo.estimators.fusion.rules import fuse
+from shmoo.estimators.machine.coefficients import Coefficients
+from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
+from shmoo.estimators.predict.model import predict
+from shmoo.estimators.table import KernelTable, kernel_table
+from shmoo.estimators.tiling import TileShape, Tiling, strategy_for
+from shmoo.estimators.tiling.gpu.library import TENSOR_KERNELS
+from shmoo.estimators.tiling.gpu.tensor import SPLITS
+from shmoo.runs.tables.reading import TableRow
+
+
+def attention(batch: int, queries: int, keys: int, heads: int = 8, kv_heads: int = 8, causal: int = 0) -> KernelTable:
+    axes = {"b": batch, "m": queries, "n": keys, "k": 128, "heads": heads, "kv_heads": kv_heads, "causal": causal}
+    graph = TableRow(0, "attention", axes, "bfloat16").graph()
+    return kernel_table(graph, fuse(graph))
+
+
+def tiled(table: KernelTable, profile: ArchitectureProfile) -> Tiling:
+    strategy = strategy_for(profile)
+    return strategy.apply(table, profile, strategy.choose(table, profile))
+
+
+def seconds(table: KernelTable, profile: ArchitectureProfile, tiling: Tiling | None = None) -> float:
+    cut = tiled(table, profile) if tiling is None else tiling
+    return float(predict(table, cut, Coefficients(profile), "cudagraphs").device_s[0])
+
+
+H100 = load_profile("gpu_h100")
+
+
+def test_a_single_query_splits_its_keys_over_idle_multiprocessors():
+    """Eight heads of 32,768 keys would be eight blocks; 2,048 sequences of 64 keys are enough as they are."""
+    few, many = tiled(attention(1, 1, 32768), H100), tiled(attention(2048, 1, 64), H100)
+    assert few.blocks is not None
+    assert many.blocks is not None
+    assert few.blocks.pieces[0] >= 8
+    assert few.tiles[0] == 8 * few.blocks.pieces[0]
+    assert many.blocks.pieces[0] == 1.0
+
+
+def test_few_blocks_do_not_get_all_of_the_bandwidth():
+    """One head of 2,048 keys is 1 MB: over the whole bandwidth it would take a third of a microsecond."""
+    table = attention(1, 1, 2048, heads=1, kv_heads=1)
+    assert seconds(table, H100) > seconds(attention(1, 1, 64, heads=1, kv_heads=1), H100) + 3 * table.bytes[0] / 3.35e12
+
+
+def test_heads_of_a_group_read_their_keys_once():
+    """32 query heads over 4 key heads move an eighth of what 32 over 32 do, and take far less time."""
+    grouped, alone = attention(32, 1, 8192, 32, 4), attention(32, 1, 8192, 32, 32)
+    moved = [tiled(table, H100).level_bytes["l2"][0] for table in (grouped, alone)]
+    assert moved[0] == pytest.approx(moved[1] / 8, rel=0.1)
+    assert seconds(grouped, H100) < seconds(alone, H100) / 5
+
+
+def test_a_causal_mask_leaves_out_the_scores_behind_the_diagonal():
+    """Half of 8,192 x 8,192, and the tiles on the diagonal; nothing of a single query."""
+    masked, whole = attention(4, 8192, 8192, 32, 32, causal=1), attention(4, 8192, 8192, 32, 32)
+    blocks = tiled(masked, H100).blocks
+    assert blocks is not None
+    assert 0.48 < blocks.skipped[0] < 0.5
+    assert seconds(masked, H100) == pytest.approx(seconds(whole, H100) / 2, rel=0.1)
+    single = tiled(attention(4, 1, 8192, causal=1), H100).blocks
+    assert single is not None
+    assert single.skipped[0] == 0.0
+
+
+def test_a_product_takes_the_tile_that_the_model_prices_lowest():
+    """No other tile or split of the library is faster than the chosen one when both are priced in full."""
+    kernels = TENSOR_KERNELS["hopper"]
+    for m, n, k in ((64, 4096, 4096), (16, 512, 16384), (3000, 1000, 777), (4096, 4096, 4096)):
+        graph = TableRow(0, "linear", {"b": 1, "m": m, "n": n, "k": k}, "bfloat16").graph()
+        table = kernel_table(graph, fuse(graph))
+        strategy = strategy_for(H100)
+        own = seconds(table, H100)
+        for (tile_m, tile_n), split in itertools.product(kernels.tiles, SPLITS):
+            if split > 1 and (k / split < 4 * 64 or -(-m // tile_m) * -(-n // tile_n) >= 2 * 132):
+                continue
+            shape = TileShape(np.full(1, float(tile_m)), np.full(1, float(tile_n)), np.full(1, float(-(-k // split))))
+            assert seconds(table, H100, strategy.apply(table, H100, shape)) >= 0.99 * own, (m, n, k, tile_m, tile_n, split)

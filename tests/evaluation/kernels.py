@@ -1,0 +1,280 @@
+"""Single kernels in 16 bits and below, and products in float32, as others measured them: device time, batched.
+
+Files, all in the folder `measured`: `gemm_bf16.csv`, `gemm_lowbit.csv`, `attention_bf16.csv`, `vidur_ops_fp16.csv`,
+`deepbench_gemm.csv`, `llmcompass_ops_fp16.csv`; its README says how each was measured. Products of the first two replay layers
+with different weights, those of the others repeat the same operands.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from shmoo.calibrate.calibration import calibrate_cases
+from shmoo.calibrate.fit.dataset import MeasuredCase, Sources, block_of
+from shmoo.calibrate.fit.intervals import HeldOut, held_out, together
+from shmoo.calibrate.transfer import off_by, transfer, typical
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.machine.catalogue import TENSOR, whose
+from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.runs.tables.reading import TableRow
+
+PROFILES = MappingProxyType(
+    {
+        "a100_sxm_80gb": "gpu_a100_sxm_80g",
+        "a100": "gpu_a100_sxm_80g",
+        "h100_sxm_80gb": "gpu_h100",
+        "h200_sxm": "gpu_h200",
+        "b200_sxm": "gpu_b200",
+        "l40s": "gpu_l40s",
+        "v100_sxm2_dgx1": "gpu_v100",
+        "t4": "gpu_t4",
+        "p100_pcie": "gpu_p100",
+    }
+)
+"""Device of the tables -> profile."""
+RUNTIME = "cudagraphs"
+AT_ONCE = 4000
+DECADES = (0.0, 1e-5, 1e-4, 1e-3, np.inf)
+"""Bounds of the measured seconds that are told apart."""
+FRAMEWORKS = ("trtllm_s", "vllm_s", "sglang_s")
+"""Columns of the same product in three frameworks: the first that has a value counts."""
+TYPES = MappingProxyType({"float16_float32_accumulate": "float16"})
+"""Types of tables -> those of the vocabulary."""
+LOWBIT = MappingProxyType(
+    {"fp8": ("bfloat16", "float8"), "fp8_block": ("bfloat16", "float8"), "sq": ("int8", ""), "int8_wo": ("bfloat16", "int8"),
+     "int4_wo": ("bfloat16", "int4")}
+)  # fmt: skip
+"""Kind of a product -> type of its activations, and that of its weights where it is another."""
+FLOOR_S = 1e-4
+"""Rows of a table whose host is inside count from here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A measured kernel: profile of its device, group that it is shown in, and the case."""
+
+    profile: str
+    group: str
+    case: MeasuredCase
+
+
+def _row(device: str, group: str, row: TableRow) -> Row | None:
+    name = PROFILES.get(device)
+    return None if name is None or row.latency_s is None else Row(name, group, _case(row))
+
+
+def _case(row: TableRow) -> MeasuredCase:
+    return MeasuredCase(row.case, (row.graph(),), row.latency_s or 0.0, time="device")
+
+
+def _table_row(
+    op: str, axes: dict[str, int | float | str | bool], dtype: str, latency_s: float, cold: bool = False, weights: str = ""
+) -> TableRow:
+    state = "cold_weights" if cold else "warm"
+    return TableRow(0, op, axes, dtype, latency_s, None, "", "cuda", RUNTIME, "k", "device", state, weights)
+
+
+def _extents(x: Mapping[str, str], m: str = "m", n: str = "n", k: str = "k") -> dict[str, int | float | str | bool]:
+    return {"b": 1, "m": int(x[m]), "n": int(x[n]), "k": int(x[k])}
+
+
+def _gemm_bf16(x: Mapping[str, str]) -> Row | None:
+    latency = next((float(x[name]) for name in FRAMEWORKS if x[name]), None)
+    if latency is None:
+        return None
+    return _row(x["device"], "gemm bfloat16", _table_row("linear", _extents(x), "bfloat16", latency, True))
+
+
+def _gemm_lowbit(x: Mapping[str, str]) -> Row | None:
+    if x["kind"] not in LOWBIT:
+        return None
+    dtype, weights = LOWBIT[x["kind"]]
+    row = _table_row("linear", _extents(x), dtype, float(x["latency_s"]), True, weights)
+    return _row(x["device"], f"gemm {x['kind']}", row)
+
+
+def _attention(x: Mapping[str, str]) -> Row | None:
+    prefill = x["phase"] == "prefill"
+    axes: dict[str, int | float | str | bool] = {
+        "b": int(x["batch"]), "m": int(x["q_len"]), "n": int(x["kv_len"]), "k": int(x["head_dim"]),
+        "heads": int(x["heads"]), "kv_heads": int(x["kv_heads"]), "causal": int(prefill),
+    }  # fmt: skip
+    return _row(x["device"], f"attention {x['phase']}", _table_row("attention", axes, "bfloat16", float(x["latency_s"])))
+
+
+def _vidur(x: Mapping[str, str]) -> Row | None:
+    latency = float(x["latency_s"])
+    if x["op"] == "linear":
+        return _row(
+            x["device"], "LLM linear float16", _table_row("linear", _extents(x, "m_tokens", "n_out", "k_in"), "float16", latency)
+        )
+    if x["op"] not in ("add", "gelu", "layer_norm", "rms_norm"):
+        return None
+    row = _table_row(x["op"], {"shape": f"{x['m_tokens']}x{x['n_out']}"}, "float16", latency)
+    return _row(x["device"], "LLM loops float16", row)
+
+
+def _deepbench(x: Mapping[str, str]) -> Row | None:
+    dtype = TYPES.get(x["dtype"], x["dtype"])
+    if dtype not in ("float32", "float16", "int8"):
+        return None
+    return _row(x["device"], f"DeepBench {dtype}", _table_row("linear", _extents(x), dtype, float(x["latency_s"])))
+
+
+def _llmcompass(x: Mapping[str, str]) -> Row | None:
+    latency = float(x["latency_s"])
+    if latency < FLOOR_S and x["op"] != "matmul":
+        return None
+    if x["op"] == "matmul":
+        row = _table_row("linear", _extents(x, "rows_m", "columns_n", "reduction_k"), "float16", latency)
+        return _row(x["device"], "LLMCompass float16", row)
+    op = {"layernorm": "layer_norm"}.get(x["op"], x["op"])
+    return _row(x["device"], "LLMCompass loops", _table_row(op, {"shape": f"{x['rows_m']}x{x['columns_n']}"}, "float16", latency))
+
+
+READERS: Mapping[str, Callable[[Mapping[str, str]], Row | None]] = MappingProxyType(
+    {
+        "gemm_bf16": _gemm_bf16,
+        "gemm_lowbit": _gemm_lowbit,
+        "attention_bf16": _attention,
+        "vidur_ops_fp16": _vidur,
+        "deepbench_gemm": _deepbench,
+        "llmcompass_ops_fp16": _llmcompass,
+    }
+)
+"""File -> what reads one of its rows."""
+
+
+def read(folder: Path, files: Sequence[str] = tuple(READERS)) -> list[Row]:
+    """The rows of the tables that a built-in profile describes the device of.
+
+    Raises:
+        InputError: a table is missing.
+    """
+    found: list[Row] = []
+    for name in files:
+        path = folder / "measured" / f"{name}.csv"
+        if not path.is_file():
+            raise InputError(f"no table at {str(path)!r}; DATA_DIR is the folder that holds measured")
+        with path.open(encoding="utf-8") as file:
+            found += [row for cells in csv.DictReader(file) if (row := READERS[name](cells)) is not None]
+    return found
+
+
+def estimates(rows: Sequence[Row], profile: ArchitectureProfile) -> HeldOut:
+    """A profile's device times of rows, in order."""
+    director = AnalysisDirector(profile)
+    cases = [row.case for row in rows]
+    parts = [block_of(cases[start : start + AT_ONCE], RUNTIME, director) for start in range(0, len(cases), AT_ONCE)]
+    return together([held_out([part], profile) for part in parts])
+
+
+def lines(rows: Sequence[Row], profiles: Mapping[str, ArchitectureProfile] | None = None) -> Iterator[str]:
+    """Errors by device and group, and by decade of the measured time, as aligned text."""
+    yield f"{'profile':17} {'group':22} {'rows':>5}  {'mean':>6} {'median':>6} {'bias':>6} {'inside':>6}  " + "  ".join(
+        f"{name:>18}" for name in ("below 10 us", "10 to 100 us", "0.1 to 1 ms", "above 1 ms")
+    )
+    for name, group in dict.fromkeys((row.profile, row.group) for row in rows):
+        profile = profiles[name] if profiles and name in profiles else load_profile(name)
+        found = estimates([row for row in rows if (row.profile, row.group) == (name, group)], profile)
+        yield _line(name, group, found)
+
+
+def _line(name: str, group: str, found: HeldOut) -> str:
+    errors = found.estimated / found.measured - 1.0
+    inside = (found.low <= found.measured) & (found.measured <= found.high)
+    parts = []
+    for low, high in pairwise(DECADES):
+        of = errors[(found.measured >= low) & (found.measured < high)]
+        parts.append(f"{np.abs(of).mean():6.1%} {np.median(of):+6.1%} {len(of):4d}" if len(of) else " " * 18)
+    share = f"{np.abs(errors).mean():6.1%} {np.median(np.abs(errors)):6.1%} {np.median(errors):+6.1%} {inside.mean():6.1%}"
+    return f"{name:17} {group:22} {len(errors):5d}  {share}  " + "  ".join(f"{part:>18}" for part in parts)
+
+
+FITTED = ("gpu_a100_sxm_80g", "gpu_h100", "gpu_b200", "gpu_l40s")
+"""Profiles that rows of products and attention are fitted to."""
+TRANSFERRED = ("gpu_v100", "gpu_t4", "gpu_a100_40g", "gpu_a100_80g", "gpu_l4", "gpu_h200")
+"""Profiles with tensor cores that what is common to the fitted ones is carried to."""
+TEACHING = ("gemm bfloat16", "gemm fp8", "gemm sq", "gemm int", "attention", "LLM linear")
+"""Groups of rows that are fitted, by how their names start."""
+SPREAD_ROWS = 1500
+"""Rows of a device that say how far off coefficients from elsewhere are."""
+
+
+def fitted(rows: Sequence[Row], name: str) -> ArchitectureProfile:
+    """A built-in profile with its kernels on tensor cores fitted to the rows of its device; all else as it was."""
+    cases = tuple(row.case for row in rows if row.profile == name and row.group.startswith(TEACHING))
+    digest = hashlib.sha256("".join(f"{case.case.identity}{case.latency_s!r}" for case in cases).encode()).hexdigest()[:16]
+    sources = ("products and attention of aiconfigurator @ 095f58a5, linear layers of vidur @ 7d475133",)
+    base = load_profile(name)
+    made = calibrate_cases(Sources(cases, digest, sources, None), without_tensor(base), name=name, only=TENSOR).profile
+    return base.replacing(
+        coefficients={**without_tensor(base).coefficients, **of_tensor_cores(made)},
+        residual=(*(group for group in base.residual if group.dtype == "float32"), *made.residual),
+        fitted_from=made.fitted_from if base.fitted_from is None else base.fitted_from,
+        error_card={**base.error_card, **made.error_card},
+    )
+
+
+def carried(
+    measured: Sequence[ArchitectureProfile], target: ArchitectureProfile, sigma: Mapping[str, Coefficient] | None = None
+) -> ArchitectureProfile:
+    """A profile with its kernels on tensor cores as those of measured devices, all else as it was. Where one of them runs the
+    same generation of kernels, only those count, and what they err is what it errs; elsewhere `sigma` says it."""
+    known = without_tensor(target)
+    alike = [profile for profile in measured if _library(profile) == _library(target)]
+    own = [profile.replacing(coefficients={**of_tensor_cores(profile), **_generation(profile)}) for profile in alike or measured]
+    if alike:
+        sigma = typical([{n: c for n, c in p.coefficients.items() if n.startswith("sigma")} for p in own])
+    made = transfer(own, known.replacing(coefficients=_generation(known)), sigma)
+    return known.replacing(coefficients={**known.coefficients, **of_tensor_cores(made)})
+
+
+def _library(profile: ArchitectureProfile) -> object:
+    """The generation of a profile's kernels on tensor cores."""
+    return profile.tiling.parameters.get("tensor_library") or profile.tiling.parameters.get("library")
+
+
+def left_out_sigma(rows: Sequence[Row], measured: Mapping[str, ArchitectureProfile]) -> dict[str, Coefficient]:
+    """`sigma.*` of kernels on tensor cores of a device that nobody measured: what each measured one is off by, predicted from
+    the others."""
+    found = []
+    for name in measured:
+        cases = [row.case for row in rows if row.profile == name and row.group.startswith(TEACHING)]
+        others = [profile for other, profile in measured.items() if other != name]
+        found.append(off_by(carried(others, load_profile(name)), cases[:: -(-len(cases) // SPREAD_ROWS)]))
+    return {name: c for name, c in typical(found).items() if whose(name) in TENSOR}
+
+
+def published_tensor(folder: Path) -> Iterator[ArchitectureProfile]:
+    """Every built-in GPU with tensor cores: fitted where rows are at hand, carried from those elsewhere."""
+    rows = read(folder)
+    measured = {name: fitted(rows, name) for name in FITTED}
+    yield from measured.values()
+    sigma = left_out_sigma(rows, measured)
+    for name in TRANSFERRED:
+        yield carried(list(measured.values()), load_profile(name), sigma)
+
+
+def of_tensor_cores(profile: ArchitectureProfile) -> dict[str, Coefficient]:
+    """A profile's fitted or transferred coefficients of kernels on tensor cores."""
+    return {n: c for n, c in profile.coefficients.items() if whose(n) in TENSOR and (c.from_fit or c.source == "transferred")}
+
+
+def without_tensor(profile: ArchitectureProfile) -> ArchitectureProfile:
+    """A profile without what was fitted or transferred of kernels on tensor cores."""
+    taken = of_tensor_cores(profile)
+    return profile.replacing(coefficients={n: c for n, c in profile.coefficients.items() if n not in taken})
+
+
+def _generation(profile: ArchitectureProfile) -> dict[str, Coefficient]:
+    return {n: c for n, c in profile.coefficients.items() if n == "compute.capability"}

@@ -1,0 +1,64 @@
+"""The evaluation of measured kernels: what its rows become, and what is carried to other machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.machine.catalogue import TENSOR, whose
+from shmoo.estimators.machine.profile import load_profile
+from tests.evaluation.kernels import carried, estimates, lines, of_tensor_cores, read, without_tensor
+
+GEMM = "device,dtype,m,n,k,trtllm_s,vllm_s,sglang_s\n"
+ATTENTION = "device,phase,batch,q_len,kv_len,heads,kv_heads,head_dim,latency_s,power_w,framework,kernel\n"
+LOWBIT = "device,kind,m,n,k,latency_s,framework\n"
+
+
+def folder(path: Path, **files: str) -> Path:
+    (path / "measured").mkdir()
+    for name, text in files.items():
+        (path / "measured" / f"{name}.csv").write_text(text)
+    return path
+
+
+def test_products_have_cold_weights_and_device_times(tmp_path: Path) -> None:
+    """The first framework with a value counts; machines that no profile describes are left out."""
+    text = GEMM + "h100_sxm_80gb,bfloat16,16,4096,4096,,2e-5,3e-5\narc_b60,bfloat16,16,4096,4096,1e-5,,\n"
+    (row,) = read(folder(tmp_path, gemm_bf16=text), ("gemm_bf16",))
+    assert (row.profile, row.group, row.case.latency_s) == ("gpu_h100", "gemm bfloat16", 2e-5)
+    assert (row.case.time, row.case.case.cache_state) == ("device", "cold")
+    with pytest.raises(InputError, match="vidur_ops_fp16"):
+        read(tmp_path, ("vidur_ops_fp16",))
+
+
+def test_only_prefill_has_a_mask(tmp_path: Path) -> None:
+    """A decode step sees all its keys."""
+    text = ATTENTION + "".join(
+        f"l40s,{phase},4,{queries},512,32,8,128,1e-5,,vllm,fa2\n" for phase, queries in (("decode", 1), ("prefill", 512))
+    )
+    decode, prefill = read(folder(tmp_path, attention_bf16=text), ("attention_bf16",))
+    causal = [row.case.graphs[0].calls[0].attributes["is_causal"] for row in (decode, prefill)]
+    assert causal == [False, True]
+
+
+def test_errors_are_shown_by_device_group_and_decade(tmp_path: Path) -> None:
+    """One line a group, with the share inside the interval."""
+    text = LOWBIT + "h100_sxm_80gb,fp8,16,4096,4096,2e-5,trtllm\nh100_sxm_80gb,nvfp4,16,4096,4096,2e-5,trtllm\n"
+    rows = read(folder(tmp_path, gemm_lowbit=text), ("gemm_lowbit",))
+    header, line = lines(rows)
+    assert header.split()[:3] == ["profile", "group", "rows"]
+    assert line.split()[:4] == ["gpu_h100", "gemm", "fp8", "1"]
+    found = estimates(rows, load_profile("gpu_h100"))
+    assert found.low[0] < found.estimated[0] < found.high[0]
+
+
+def test_what_is_carried_belongs_to_tensor_cores() -> None:
+    """Coefficients of float32 kernels, and everything looked up, stay as they are."""
+    target = load_profile("gpu_l4")
+    made = carried([load_profile("gpu_h100"), load_profile("gpu_l40s")], target)
+    assert without_tensor(made).coefficients == without_tensor(target).coefficients
+    names = of_tensor_cores(made)
+    assert {c.source for c in names.values()} == {"transferred"}
+    assert {whose(name) for name in names} & set(TENSOR) >= {"gemm_tensor", "attention_tensor"}

@@ -1,0 +1,67 @@
+"""Whole networks that others measured: reading their files, and the arithmetic of the errors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from shmoo.estimators.errors import InputError
+from tests.evaluation.network_graphs import Asked, graphs_of
+from tests.evaluation.networks import MeasuredNetwork, estimated, evaluate, profile_of, read_networks, shown
+
+NVIDIA = (
+    "device,precision,model,torchvision_model,resolution,batch,images_per_s,latency_mean_s,latency_p95_s,latency_p99_s,source\n"
+)
+ENERGY = "device,set,model,dtype,batch,seq_len,mode,attention,clock_locked_mhz,clock_mean_mhz,latency_s,energy_j\n"
+
+
+def test_rows_say_what_was_measured(tmp_path):
+    """Mixed precision of NVIDIA's runs is channels-last; a locked clock is the card's; unknown networks are left out."""
+    (tmp_path / "nvidia_dle_convnets.csv").write_text(
+        NVIDIA + "t4,autocast_float16,resnet50,resnet50,224,8,400,x\n" + "t4,float32,se,,224,8,400,x\n"
+    )
+    (tmp_path / "energy_networks.csv").write_text(
+        ENERGY
+        + '"a100_pcie_40gb",all,"hf BertModel, bert-large sizes",bfloat16,2,128,prefill,,900,900,0.01,1\n'
+        + '"a100_pcie_40gb",all,"hf ViTModel",bfloat16,2,,prefill,,900,900,0.01,1\n'
+    )
+    bert, resnet = read_networks(tmp_path)
+    assert resnet.asked == Asked("resnet50", "float32", 8, 0, 224, "float16", True)
+    assert resnet.latency_s == pytest.approx(8 / 400)
+    assert bert.asked == Asked("bert_large", "bfloat16", 2, 128)
+    assert profile_of(bert).value("clock") == 900e6
+    with pytest.raises(InputError, match="energy_networks"):
+        read_networks(tmp_path / "missing")
+
+
+def test_a_network_is_captured_once_and_read_back_the_same(tmp_path, monkeypatch):
+    """The second time its graphs come from the folder."""
+    asked = Asked("squeezenet1_1", "float32", 2, 0, 64, channels_last=True)
+    first = graphs_of(asked, tmp_path)
+    monkeypatch.setattr("tests.evaluation.network_graphs._capture", lambda asked: pytest.fail("captured again"))
+    assert msgspec.json.encode(graphs_of(asked, tmp_path)) == msgspec.json.encode(first)
+
+
+def test_errors_are_grouped_by_what_bounds_them(tmp_path):
+    """A small batch waits for a slow host, a large one does not; estimates of twice the time are off by 100 %."""
+    rows = []
+    for asked in (Asked("squeezenet1_1", "float32", 1, 0, 64), Asked("squeezenet1_1", "float32", 512, 0, 224)):
+        row = MeasuredNetwork("made", "t4", "float32", asked, "eager", 1.0)
+        exact = estimated(row, profile_of(row), tmp_path).latency_s.value
+        rows.append(replace(row, latency_s=exact / 2.0))
+    results = {result.what: result for result in evaluate(rows, tmp_path)}
+    assert {name for name in results if name.startswith("all")} == {"all, host", "all, device"}
+    assert results["all, host"].value == pytest.approx(1.0)
+    assert results["made, t4, float32, device"].cases == 1
+    assert "100.0%" in list(shown(list(results.values())))[1]
+
+
+def test_only_convolutions_are_multiplied_in_tf32_where_torch_does_so(tmp_path):
+    """With torch's defaults a float32 network convolves in tf32 and multiplies its matrices in float32."""
+    row = MeasuredNetwork("made", "a100", "x", Asked("vgg11", "float32", 8, 0, 224), "eager", 1.0, compute="tf32")
+    everything, only = (
+        estimated(replace(row, convolutions_only=flag), profile_of(row), tmp_path).device_s for flag in (False, True)
+    )
+    assert only > everything

@@ -1,0 +1,86 @@
+"""The order of visits, with errors as visits give them."""
+
+from collections import Counter
+
+import pytest
+
+from shmoo.harness.campaign.schedule import Schedule
+from shmoo.runs.store.records import CaseSpec, Measurement, Timing
+
+STEADY, UNSTEADY = (1.0, 1.001), (1.0, 3.0)
+
+
+def cases(operators, networks):
+    named = [CaseSpec(workload=f"linear{i}", kind="operator") for i in range(operators)]
+    return named + [CaseSpec(workload=f"net{i}", kind="network") for i in range(networks)]
+
+
+def schedule_of(chosen, **changes):
+    settings = {"visits": 2, "most_visits": 8, "precision": 0.02, "seed": 1, "shuffle": True} | changes
+    return Schedule(chosen, **settings)
+
+
+def visit(schedule, factors):
+    """Visit the next case: its time alternates between the factors of its workload. Returns the case, `None` at the end."""
+    case = schedule.next()
+    if case is not None:
+        pair = factors(case)
+        seconds = 1e-3 * pair[schedule.visits_of(case) % 2]
+        timing = Timing(samples_s=(seconds,) * 8, block_calls=1, warmup_calls=1, stop_reason="timeout")
+        schedule.add(Measurement(case, "ok", timing=timing))
+    return case
+
+
+def test_every_case_is_visited_once_before_any_is_visited_twice():
+    """20 cases: the first 20 visits are of 20 cases, and the next round has each once and each network once more."""
+    schedule = schedule_of(cases(18, 2))
+    first = Counter(visit(schedule, lambda case: STEADY).workload for _ in range(20))
+    assert set(first.values()) == {1}
+    second = Counter(visit(schedule, lambda case: STEADY).workload for _ in range(22))
+    assert {count for workload, count in second.items() if workload.startswith("net")} == {2}
+    assert {count for workload, count in second.items() if workload.startswith("linear")} == {1}
+
+
+def test_steady_cases_need_their_visits_only():
+    """Errors of 0.1 %: the schedule ends after two rounds."""
+    schedule = schedule_of(cases(18, 2))
+    for _ in range(20 + 22):
+        assert visit(schedule, lambda case: STEADY) is not None
+    assert visit(schedule, lambda case: STEADY) is None
+
+
+def test_later_rounds_go_to_the_worst_tenth_and_to_noisy_networks():
+    """Of 30 operators two are unsteady, and so is one of two networks: a round has one turn of each and four of the network."""
+
+    def factors(case):
+        return UNSTEADY if case.workload in ("linear3", "linear4", "net0") else STEADY
+
+    schedule = schedule_of(cases(30, 2), precision=0.001)
+    for _ in range(32 + 34):
+        visit(schedule, factors)
+    third = Counter(visit(schedule, factors).workload for _ in range(2 + 4))
+    assert third["net0"] == 4
+    assert third["linear3"] == third["linear4"] == 1
+
+
+def test_a_round_is_a_tenth_of_the_cases():
+    """40 operators that never settle: the third round has the four that differ most."""
+    spreads = {f"linear{i}": (1.0, 1.5 + 0.1 * i) for i in range(40)}
+    schedule = schedule_of(cases(40, 0))
+    for _ in range(80):
+        visit(schedule, lambda case: spreads[case.workload])
+    assert {visit(schedule, lambda case: spreads[case.workload]).workload for _ in range(4)} == {
+        f"linear{i}" for i in range(36, 40)
+    }
+
+
+@pytest.mark.parametrize(("most_visits", "network", "operator"), [(2, 3, 2), (3, 18, 3)])
+def test_visits_have_a_limit(most_visits, network, operator):
+    """Cases that never settle: operators stop at `most_visits`, networks at six times as many where more visits than those to
+    every case are wanted."""
+    schedule = schedule_of(cases(1, 1), most_visits=most_visits)
+    seen = Counter()
+    while (case := visit(schedule, lambda case: UNSTEADY)) is not None:
+        seen[case.kind] += 1
+    assert seen["operator"] == operator
+    assert network <= seen["network"] < network + 4
