@@ -166,6 +166,8 @@ FITTED = MappingProxyType(
 )
 """Profile whose energies are fitted -> the rows. The products' mean powers are at the cap in four of five rows, and their
 operands are in part no random numbers, which take up to half of the power: they judge, and are not fitted."""
+SAME_CHIP = MappingProxyType({"gpu_a100_40g": ("gpu_a100_80g", "gpu_a100_sxm_80g")})
+"""Profile -> those of other cards with its chip, which take the same energies."""
 RELATIVE = MappingProxyType(
     {"bfloat16": 1.0, "float16": 1.0, "tf32": 2.0, "float8": 0.5, "int8": 0.5, "nvfp4": 0.25, "int4": 0.25}
 )
@@ -192,6 +194,18 @@ def with_fitted_energy(profile: ArchitectureProfile, cases: Sequence[MeasuredCas
     if found is None:
         raise InputError(f"no row of {profile.name!r} says what its flops take; its power is at the cap in all of them")
     return profile.replacing(coefficients={**profile.coefficients, **by_type(profile, found.coefficients)})
+
+
+def on_same_chip(fitted: ArchitectureProfile) -> Iterator[ArchitectureProfile]:
+    """The profiles of other cards with a fitted card's chip, with its energies; static power belongs to the card."""
+    for name in SAME_CHIP.get(fitted.name, ()):
+        other = load_profile(name)
+        carried = {
+            n: Coefficient(c.value, c.unit, "transferred", f"as fitted to {fitted.name}", low=c.bounds[0], high=c.bounds[1])
+            for n, c in fitted.coefficients.items()
+            if n.startswith("energy.") and not n.startswith("energy.share")
+        }
+        yield other.replacing(coefficients={**other.coefficients, **carried})
 
 
 def by_type(profile: ArchitectureProfile, fitted: Mapping[str, Coefficient]) -> dict[str, Coefficient]:

@@ -51,11 +51,13 @@ def _tpu(folder: Path) -> Iterator[ArchitectureProfile]:
 
 
 def _energy(folder: Path) -> Iterator[ArchitectureProfile]:
-    from tests.evaluation.energy import read_cases, with_fitted_energy
+    from tests.evaluation.energy import on_same_chip, read_cases, with_fitted_energy
     from tests.evaluation.network_graphs import kept_graphs
 
     for name, cases in read_cases(folder, kept_graphs()).items():
-        yield with_fitted_energy(load_profile(name), cases)
+        fitted = with_fitted_energy(load_profile(name), cases)
+        yield fitted
+        yield from on_same_chip(fitted)
 
 
 def completed(profile: ArchitectureProfile, other: ArchitectureProfile) -> ArchitectureProfile:
