@@ -192,8 +192,9 @@ def _demand(profile: ArchitectureProfile) -> float:
 
 def _known_warmth(block: Block) -> Masks:
     """(K,) kernels of cases that say how warm the board was."""
-    told: Masks = np.asarray([case.warm is not None for case in block.cases])
-    return told[block.table.segment - block.table.segment[0]]
+    told = np.asarray([case.warm is not None for case in block.cases])
+    kernels: Masks = told[block.table.segment - block.table.segment[0]]
+    return kernels
 
 
 def _stages_far(block: Block) -> np.ndarray:

@@ -89,11 +89,17 @@ def voltage_factor(c: Coefficients) -> float | Floats:
     return factor
 
 
-def capped(table: KernelTable, body: Floats, joules: Joules, c: Coefficients, codes: np.ndarray) -> tuple[Floats, Floats]:
+def capped(
+    table: KernelTable, body: Floats, clocked: Floats, joules: Joules, c: Coefficients, codes: np.ndarray
+) -> tuple[Floats, Floats]:
     """Seconds and dynamic joules of kernels under sustained load of a device that holds a power cap, from those without it. What
     the work asks for beyond the cap stretches the time, once the controller has seen the load for about `throttle.time`. What
     counts is the mean power of the whole segment, back to back: kernels that wait for memory leave power to the others. A board
-    that is still cool takes `throttle.cool` less."""
+    that is still cool takes `throttle.cool` less.
+
+    Args:
+        clocked: seconds of what follows the clock.
+    """
     starts = table.starts
     # Kernels of empty tensors take no time on the device, and no power: a picosecond stands for none.
     busy = np.maximum(np.add.reduceat(body, starts, axis=-1), 1e-12)
@@ -104,8 +110,11 @@ def capped(table: KernelTable, body: Floats, joules: Joules, c: Coefficients, co
     sustained = np.logical_or.reduceat(in_tensor_kernels(codes), starts)
     cool = 1.0 - np.where(sustained, 0.0, c.value("throttle.cool"))[..., place] * (1.0 - warm)
     chip, memory = (of * cool + np.zeros_like(body) for of in joules)
+    # One clock for all kernels of a segment: that of the one which needs it most.
+    needed = np.maximum.reduceat(np.minimum(clocked / np.maximum(body, 1e-30), 1.0) * (body > 0), starts, axis=-1)
     budget = _budget(c) * busy
-    slower = _slowdown(*(np.add.reduceat(of, starts, axis=-1) / budget for of in (chip, memory)), c)
+    of_chip, of_memory = (np.add.reduceat(of, starts, axis=-1) / budget for of in (chip, memory))
+    slower = _slowdown(of_chip, of_memory, needed, c)
     factor = 1.0 + (slower - 1.0) / (1.0 + (c.value("throttle.time") / busy) ** ONSET)
     seconds: Floats = body * factor[..., place]
     return seconds, within_cap(table, seconds, chip + memory, c)
@@ -130,12 +139,18 @@ def _budget(c: Coefficients) -> float | Floats:
     return budget
 
 
-def _slowdown(chip: Floats, memory: Floats, c: Coefficients) -> Floats:
-    """Factor >= 1 by which the clock falls until chip and memory, whose power is given relative to what the cap leaves, meet it.
+def _slowdown(chip: Floats, memory: Floats, needed: Floats, c: Coefficients) -> Floats:
+    """Factor >= 1 by which the time grows until chip and memory, whose power is given relative to what the cap leaves, meet it.
     Newton's method on logarithms: the power is convex in them, so steps from 1 never pass the root; without voltage scaling
-    the first step is exact."""
+    the first step is exact.
+
+    Args:
+        needed: share of the clock that costs no time.
+    """
     exponent, lowest = c.value("energy.clock"), c.value("energy.floor") / voltage_factor(c)
-    slower = np.ones_like(chip)
+    least = np.maximum(lowest, needed**exponent)
+    chip, lowest = chip * least, lowest / np.maximum(least, 1e-30)
+    slower: Floats = np.ones_like(chip)
     for _ in range(STEPS):
         voltage = np.maximum(lowest, slower**-exponent)
         asked = np.maximum(chip * voltage + memory, 1e-30)

@@ -29,8 +29,8 @@ those of main memory do not:
 
     e = e_rated x max(energy_floor, (clock / rated) ^ energy_clock)
 
-and under sustained load a segment's body takes `slower` times as long, until (J_chip(clock / slower) + J_memory) / (slower x
-body) is what the cap leaves beside P_static.
+and under sustained load a segment takes as long as t, until (J_chip(clock x t_clocked / t) + J_memory) / t is what the cap
+leaves beside P_static; t_clocked is what follows the clock, so that waiting for main memory leaves room for a lower one.
 
 A graph on a CPU takes the sum of its kernels, a program on a TPU less (`program.py`). Where launches are asynchronous (GPU), the
 host runs ahead: kernel i starts when the host has launched it and kernel i-1 has ended.
@@ -105,14 +105,14 @@ def predict(
     """
     kernels, cut, every = (table, tiling, slice(None)) if twins is None else (twins.table, twins.tiling, twins.kind)
     *times, joules = _each_alone(kernels, cut, coefficients, runtime)
-    compute, memory, body = (seconds[..., every] for seconds in times)
+    compute, memory, body, clocked = (seconds[..., every] for seconds in times)
     codes = algorithm_codes(table, coefficients.profile)
     dynamic = None
     if joules is not None:
         joules = Joules(*(amounts[..., every] for amounts in joules))
         dynamic = joules.chip + joules.memory
         if coefficients.profile.family in ASYNCHRONOUS and coefficients.find("power.tdp") is not None:
-            body, dynamic = capped(table, body, joules, coefficients, codes)
+            body, dynamic = capped(table, body, clocked, joules, coefficients, codes)
     if coefficients.profile.family == "cpu":
         fresh = table.mapped_bytes + coefficients.value("heap.returned") * table.grown_bytes
         body = body + coefficients.value("page_fault") * fresh
@@ -135,8 +135,9 @@ def predict(
 
 def _each_alone(
     table: KernelTable, tiling: Tiling, c: Coefficients, runtime: str
-) -> tuple[Floats, Floats, Floats, Joules | None]:
-    """Of each kernel by itself: seconds of the units, of the memory and of both with its tiles; joules."""
+) -> tuple[Floats, Floats, Floats, Floats, Joules | None]:
+    """Of each kernel by itself: seconds of the units, of the memory, of both with its tiles, and of what follows the clock, all
+    but the main memory; joules."""
     codes = algorithm_codes(table, c.profile)
     own = partial(c.by_algorithm, codes)
     compute, worked = _compute_time(table, tiling, c, codes, runtime)
@@ -147,19 +148,23 @@ def _each_alone(
     if c.profile.family == "cpu":
         # What keeps a loop from its caches' bandwidth is in the core; main memory is slower than that for all of them alike.
         shares[c.profile.levels[-1]] = c.value("efficiency.bandwidth")
-    levels = [nbytes / (own(f"bandwidth.{level}") * shares[level]) for level, nbytes in tiling.call_bytes.items()]
+    moved = tiling.call_bytes
+    levels = [nbytes / (own(f"bandwidth.{level}") * shares[level]) for level, nbytes in moved.items()]
     if tiling.blocks is not None:
         levels.append(tiling.blocks.fetch_seconds(own, c.value("clock")))
     memory = levels[0]
     for other in levels[1:]:
         memory = np.maximum(memory, other)
     body = overlapped([compute, *levels], own("overlap"))
-    body = body + own("tile_overhead") * tiling.waves
+    near = [seconds for level, seconds in zip(moved, levels, strict=False) if level != c.profile.levels[-1]]
+    clocked = overlapped([compute, *near, *levels[len(moved) :]], own("overlap"))
+    beside: Floats = own("tile_overhead") * tiling.waves
     if tiling.blocks is not None:
-        body = body + tiling.blocks.split_seconds(own)
+        beside = beside + tiling.blocks.split_seconds(own)
+    body, clocked = body + beside, clocked + beside
     if c.find("step") is not None:
         body = np.maximum(body, c.value("step") * dependent_steps(table))
-    return compute, memory, body, dynamic_energy(table, tiling, c, codes, worked)
+    return compute, memory, body, clocked, dynamic_energy(table, tiling, c, codes, worked)
 
 
 def _compute_time(

@@ -35,7 +35,7 @@ BRIEF = {
 # peak or a bandwidth leaves these, or the structure below, or the power budget.
 BOUNDS = {
     "cpu": ((0.3e12, 20e12), (20e9, 1e12), (5, 60), (5e-12, 150e-12), (50e-12, 350e-12), (15, 500)),
-    "gpu": ((5e12, 1200e12), (200e9, 9e12), (9, 420), (0.1e-12, 30e-12), (15e-12, 110e-12), (60, 1000)),
+    "gpu": ((5e12, 1200e12), (200e9, 9e12), (9, 420), (0.1e-12, 30e-12), (15e-12, 120e-12), (60, 1000)),
     "tpu": ((80e12, 2500e12), (30e9, 8e12), (100, 2800), (0.05e-12, 2e-12), (25e-12, 250e-12), (50, 1000)),
     "kpu": ((1e12, 600e12), (50e9, 2e12), (80, 900), (0.05e-12, 1e-12), (5e-12, 100e-12), (3, 250)),
 }
@@ -357,6 +357,22 @@ def test_an_unknown_base_suggests_the_nearest():
     """A misspelt base names what was probably meant."""
     with pytest.raises(InputError, match="gpu_a100_40g"):
         ArchitectureProfile.from_json(described(base="gpu_a100_40"))
+
+
+@pytest.mark.parametrize("changed", [{"base": {}}, {"base": None}, {"coefficients": []}, {"coefficients": {"clock": 1}}])
+def test_a_damaged_description_is_refused(changed):
+    """A base that is no name, and coefficients that are none."""
+    with pytest.raises((FormatError, InputError)):
+        ArchitectureProfile.from_json(described(**changed))
+
+
+@pytest.mark.parametrize("name", ["cpu_server_generic", "tpu_v4", "kpu_t64"])
+def test_a_profile_of_form_3_opens_where_the_equations_are_the_same(name):
+    """Machines without a power cap; a GPU's coefficients of form 3 had other joules for time than for energy."""
+    file = json.loads(load_profile(name).to_json()) | {"model_form": 3}
+    assert ArchitectureProfile.from_json(json.dumps(file)) == load_profile(name)
+    with pytest.raises(FormatError, match="model form 3"):
+        ArchitectureProfile.from_json(json.dumps(json.loads(load_profile("gpu_t4").to_json()) | {"model_form": 3}))
 
 
 def test_a_lower_clock_moves_peak_power_and_energy():

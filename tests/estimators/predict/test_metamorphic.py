@@ -154,10 +154,10 @@ def power(profile: ArchitectureProfile, graphs: list[Graph]) -> np.ndarray:
 @pytest.mark.parametrize("name", [name for name in RATED if load_profile(name).family == "gpu"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_board_that_its_cap_slows_draws_the_cap(name: str, dtype: str) -> None:
-    """Long products: with a cap ten times as high they are faster, so the cap slows them, and they draw what its controller
-    holds; the others draw less."""
+    """Products of many milliseconds, beside which launches are short: with a cap ten times as high they are faster, so the cap
+    slows them, and they draw what its controller holds; the others draw less."""
     profile = load_profile(name).replacing(residual=())
-    graphs = [product(2**size, 8192, 8192, dtype) for size in range(11, 15)]
+    graphs = [product(2**size, 16384, 16384, dtype) for size in range(13, 17)]
     free = variant(profile, {"power.tdp": 10 * profile.value("power.tdp")})
     slower = seconds(profile, graphs) / seconds(free, graphs)
     held = Coefficients(profile).value("throttle.cap") * profile.value("power.tdp")
