@@ -15,7 +15,16 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.variants import variant
 from shmoo.runs.store.records import CaseSpec
 from shmoo.runs.tables.reading import TableRow
-from tests.evaluation.energy import RUNTIME, judged_products, metered, read_products, results, settled, with_fitted_energy
+from tests.evaluation.energy import (
+    RUNTIME,
+    judged_products,
+    metered,
+    on_same_chip,
+    read_products,
+    results,
+    settled,
+    with_fitted_energy,
+)
 from tests.evaluation.energy import with_latency as watts_with_latency
 
 A100 = load_profile("gpu_a100_40g")
@@ -98,6 +107,22 @@ def test_rows_at_several_clocks_give_back_the_voltage_curve():
     assert fitted.value("energy.floor") == pytest.approx(0.5, abs=0.04)
     assert fitted.value("energy.flop.matrix.bfloat16") == pytest.approx(truth.value("energy.flop.matrix.bfloat16"), rel=0.1)
     assert fitted.value("energy.flop.matrix.int8") == pytest.approx(0.5 * fitted.value("energy.flop.matrix.bfloat16"))
+
+
+def test_cards_with_the_same_chip_take_its_energies():
+    """Two cards with an A100: joules and voltage carried, static power and cap their own."""
+    changed = A100.replacing(coefficients={**A100.coefficients, "energy.clock": known("energy.clock", 1.1)})
+    others = list(on_same_chip(changed))
+    assert [other.name for other in others] == ["gpu_a100_80g", "gpu_a100_sxm_80g"]
+    for other in others:
+        builtin = load_profile(other.name)
+        assert other.coefficients["energy.clock"].source == "transferred"
+        assert other.value("energy.clock") == 1.1
+        assert other.value("energy.byte.dram") == A100.value("energy.byte.dram")
+        assert other.coefficients["power.static"] == builtin.coefficients["power.static"]
+        assert {n for n in other.coefficients if n.startswith("energy.share")} == {
+            n for n in builtin.coefficients if n.startswith("energy.share")
+        }
 
 
 def known(name: str, value: float) -> Coefficient:
