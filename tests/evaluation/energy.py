@@ -190,7 +190,9 @@ def _case(row: MeasuredNetwork, kept: Path) -> MeasuredCase:
 
 def with_fitted_energy(profile: ArchitectureProfile, cases: Sequence[MeasuredCase]) -> ArchitectureProfile:
     """A profile with energies fitted to rows of its device; types that no row is of follow that of 16 bits."""
-    found = fit_energy(blocks(cases, profile), profile, f"fitted to {FITTED[profile.name]}")
+    # Shares of algorithms were fitted to times; joules are those of a type's flops, whatever the algorithm.
+    alike = profile.replacing(coefficients={n: c for n, c in profile.coefficients.items() if not n.startswith("energy.share")})
+    found = fit_energy(blocks(cases, alike), alike, f"fitted to {FITTED[profile.name]}")
     if found is None:
         raise InputError(f"no row of {profile.name!r} says what its flops take; its power is at the cap in all of them")
     return profile.replacing(coefficients={**profile.coefficients, **by_type(profile, found.coefficients)})
