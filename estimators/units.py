@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from shmoo.estimators.errors import InputError
+
 UNKNOWN = "unknown"
 """Text of a value that is `None`."""
 
@@ -57,6 +59,22 @@ def percent(fraction: float | None, signed: bool = False, digits: int = 1) -> st
     if fraction is None:
         return UNKNOWN
     return f"{fraction * 100:{'+' if signed else ''}.{digits}f} %"
+
+
+def share_of(text: str) -> float:
+    """The fraction that "3%" or "0.03" means.
+
+    Raises:
+        InputError: it means none, or two things: "3" may be 3 % or threefold.
+    """
+    bare = text.strip()
+    try:
+        share = float(bare.removesuffix("%")) / (100 if bare.endswith("%") else 1)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share < math.inf or (share >= 1 and not bare.endswith("%")):
+        raise InputError(f"{text!r} is no relative amount; write 3% or 0.03")
+    return share
 
 
 def amount(value: object, unit: str) -> str:

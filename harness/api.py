@@ -24,7 +24,8 @@ from shmoo.estimators.sweep.controller import AxisValue, SweepController
 from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY, VISITS, new_run_directory
 from shmoo.harness.machine.architectures import choose_targets, load_architectures
 from shmoo.harness.machine.architectures import load_architecture as load_profile
-from shmoo.runs.analysis.compare import MIN_CHANGE, Comparison, compare_runs
+from shmoo.runs.analysis.compare import Comparison, compare_runs
+from shmoo.runs.analysis.compare_verdict import MIN_CHANGE
 from shmoo.runs.store.store import Run
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def estimate(
     import pandas as pd
 
     targets = choose_targets(_listed(arch), _listed(runtime), threads, host)
-    work = _work(workload, args, kwargs, batch, dtype, input_shape, seq_len, trust)
+    work = work_of(workload, args, kwargs, batch, dtype, input_shape, seq_len, trust)
     machines = [(AnalysisDirector(profile), chosen) for profile, chosen in targets]
     made = estimate_on(machines, work.graphs, compute_dtype=_multiplied(dtype), threads=threads, batch=work.batch)
     return pd.DataFrame([flatten(estimate_record(one, model or work.name)) for one in made])
@@ -168,7 +169,7 @@ def inspect(
     Raises:
         InputError: no or an unknown architecture, or a runtime that one of them lacks.
     """
-    work = _work(workload, args, kwargs, batch, dtype)
+    work = work_of(workload, args, kwargs, batch, dtype)
     directors = {profile.name: AnalysisDirector(profile) for profile in load_architectures(_listed(archs))}
     return inspect_graphs(work.graphs, directors, runtime=runtime, compute_dtype=_multiplied(dtype), model=model or work.name)
 
@@ -213,7 +214,7 @@ def fusion(
     Raises:
         InputError: an unknown architecture, or a runtime that it lacks.
     """
-    work = _work(workload, args, kwargs, batch, dtype)
+    work = work_of(workload, args, kwargs, batch, dtype)
     return summarize_fusion(_director(arch), work.graphs, runtime, model or work.name, compute_dtype=_multiplied(dtype))
 
 
@@ -317,18 +318,20 @@ def measure(
     )
 
 
-def compare(a: str | Path | Run, b: str | Path | Run, *, min_change: float = MIN_CHANGE) -> Comparison:
-    """What changed between two runs beyond noise.
+def compare(
+    a: str | Path | Run | Sequence[str | Path | Run], b: str | Path | Run, *, min_change: float = MIN_CHANGE
+) -> Comparison:
+    """What changed between runs beyond noise; `Comparison.answer("slower")` is the verdict of `shmoo compare`.
 
     Args:
-        a, b: runs, or their directories.
+        a, b: runs, or their directories; `a` may be several runs of the same state of things.
         min_change: ratios nearer to 1 than this are no change, however certain.
 
     Raises:
         FormatError, InputError: a directory that holds no run.
     """
-    first, second = (run if isinstance(run, Run) else Run.open(run) for run in (a, b))
-    return compare_runs(first, second, min_change=min_change)
+    *bases, new = (run if isinstance(run, Run) else Run.open(run) for run in (*_listed(a), b))
+    return compare_runs(bases, new, min_change=min_change)
 
 
 def _multiplied(dtype: str | None) -> str | None:
@@ -336,7 +339,7 @@ def _multiplied(dtype: str | None) -> str | None:
     return None if dtype is None else matrix_dtype(compute_dtype(dtype))
 
 
-def _work(
+def work_of(
     workload: str | Graphs | Capture | ModelGraphs | Callable[..., Any],
     args: Sequence[Any],
     kwargs: Mapping[str, Any] | None,

@@ -76,35 +76,43 @@ def write_report(
 
 def render_report(report: ErrorReport, estimates: Sequence[Mapping[str, Any]] = (), fusion: Sequence[FusionSummary] = ()) -> str:
     """The page as text; arguments as for `write_report`."""
-    environment = jinja2.Environment(
+    return (
+        page_templates()
+        .get_template("report.html.j2")
+        .render(
+            plotly_js=Markup(get_plotlyjs()),
+            figures={name: Markup(figure_json(figure)) for name, figure in _figures(report, estimates, fusion).items()},
+            title=f"{report.profile.name} on {report.machine.cpu_model}",
+            report=report,
+            machine=_machine_facts(report),
+            cards=_headline(report),
+            networks=[_network_row(network) for network in report.networks],
+            metrics=[
+                metrics_row(split, group, card)
+                for split in ("test", "validation", "fit")
+                for group, card in report.metrics.get(split, {}).items()
+            ],
+            calls=[(network.name, _calls_table(network)) for network in report.networks if network.calls],
+            estimates=[_estimate_row(estimate) for estimate in estimates],
+            fusion=[_fusion_row(network) for network in fusion],
+            fused_as=next((f"{network.runtime} on {network.arch}" for network in fusion), ""),
+            energy_reasons=_energy_reasons(estimates),
+            coefficients=[_coefficient_row(name, c) for name, c in sorted(report.profile.coefficients.items())],
+            excluded=[
+                {"case": Cell(row.case.label), "status": Cell(row.status), "reason": Cell(row.reason)} for row in report.excluded
+            ],
+        )
+    )
+
+
+def page_templates() -> jinja2.Environment:
+    """The templates of pages; what they are given is escaped."""
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
-        plotly_js=Markup(get_plotlyjs()),
-        figures={name: Markup(figure_json(figure)) for name, figure in _figures(report, estimates, fusion).items()},
-        title=f"{report.profile.name} on {report.machine.cpu_model}",
-        report=report,
-        machine=_machine_facts(report),
-        cards=_headline(report),
-        networks=[_network_row(network) for network in report.networks],
-        metrics=[
-            _metrics_row(split, group, card)
-            for split in ("test", "validation", "fit")
-            for group, card in report.metrics.get(split, {}).items()
-        ],
-        calls=[(network.name, _calls_table(network)) for network in report.networks if network.calls],
-        estimates=[_estimate_row(estimate) for estimate in estimates],
-        fusion=[_fusion_row(network) for network in fusion],
-        fused_as=next((f"{network.runtime} on {network.arch}" for network in fusion), ""),
-        energy_reasons=_energy_reasons(estimates),
-        coefficients=[_coefficient_row(name, c) for name, c in sorted(report.profile.coefficients.items())],
-        excluded=[
-            {"case": Cell(row.case.label), "status": Cell(row.status), "reason": Cell(row.reason)} for row in report.excluded
-        ],
     )
 
 
@@ -218,7 +226,8 @@ def _network_row(network: NetworkError) -> dict[str, Cell]:
     }
 
 
-def _metrics_row(split: str, group: str, card: ErrorCardEntry) -> dict[str, Cell]:
+def metrics_row(split: str, group: str, card: ErrorCardEntry) -> dict[str, Cell]:
+    """One entry of an error card."""
     return {
         "group": Cell(group),
         "split": Cell(split),

@@ -21,7 +21,7 @@ from tests.evaluation.__main__ import main as evaluation
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-ESTIMATING = ("estimate", "sweep", "inspect", "fusion", "trace", "generate", "profiles")
+ESTIMATING = ("estimate", "advise", "explore", "sweep", "inspect", "fusion", "trace", "generate", "profiles")
 """Verbs that measure nothing, or a single call."""
 CONFIG = {
     "model_type": "gpt2",
@@ -46,6 +46,12 @@ def shown(page: Path) -> tuple[list[str], list[str]]:
 
 def arguments(command: str) -> list[str]:
     return shlex.split(command, comments=True)[1:]
+
+
+def steps(page: Path) -> list[str]:
+    """Commands of the workflows that a page shows."""
+    blocks = re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    return [line for block in blocks for line in re.findall(r"^\s*- (?:run: )?(shmoo .*)$", block, re.MULTILINE)]
 
 
 IN_BLOCKS = [(page.name, command) for page in PAGES for command in shown(page)[0]]
@@ -91,6 +97,12 @@ def test_a_command_is_taken(page: str, command: str) -> None:
         assert find_spec(command.split()[2]) is not None
     else:
         parse(command)
+
+
+@pytest.mark.parametrize("command", steps(ROOT / "docs" / "gate.md"))
+def test_a_step_of_a_workflow_is_taken(command: str) -> None:
+    """As the runner of a CI system would read it."""
+    parse(command)
 
 
 @pytest.mark.parametrize(("page", "command"), IN_TEXT)

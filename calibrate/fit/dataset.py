@@ -169,17 +169,20 @@ class Block:
 
 def block_of(cases: Sequence[MeasuredCase], runtime: str, director: AnalysisDirector) -> Block:
     """Tabulate and tile cases of one runtime; several graphs of a case are one segment."""
-    tables = []
-    for index, case in enumerate(cases):
-        table, _ = director.tabulate(case.graphs, runtime, matrix_dtype(case.case.dtype))
-        if case.case.cache_state == "cold":
-            table = table.with_rotated_weights(np.ones(len(table), dtype=bool))
-        table = replace(table, segment=np.zeros(len(table), dtype=np.int64))
-        warm = table.in_campaign().warm if case.warm is None else np.full(len(table), case.warm)
-        tables.append(replace(table, warm=warm))
-        if not len(table):
-            raise InputError(f"case {index}, {case.case.label}, has no operator that costs anything; leave it out")
-    table = KernelTable.concat(tables)
+    graphs = [graph for case in cases for graph in case.graphs]
+    owners = [case for case in cases for _ in case.graphs]
+    table, origin = director.tabulate_cases(
+        graphs,
+        runtime,
+        [matrix_dtype(case.case.dtype) for case in owners],
+        [case.case.cache_state == "cold" for case in owners],
+    )
+    segment = np.repeat(np.arange(len(cases)), [len(case.graphs) for case in cases])[[graph for graph, _ in origin]]
+    idle = np.flatnonzero(np.bincount(segment, minlength=len(cases)) == 0)
+    if len(idle):
+        raise InputError(f"case {idle[0]}, {cases[idle[0]].case.label}, has no operator that costs anything; leave it out")
+    warm = np.asarray([np.nan if case.warm is None else case.warm for case in cases])
+    table = replace(table, segment=segment, warm=warm[segment]).in_campaign()
     return Block(
         runtime,
         tuple(cases),

@@ -16,6 +16,7 @@ from shmoo.estimators.machine.hosts import OWN
 from shmoo.estimators.machine.profile import ArchitectureProfile, check_runtime
 from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.basis import time_basis
+from shmoo.estimators.predict.draws import SharedDraws
 from shmoo.estimators.predict.pipeline import Priced, Waits, price
 from shmoo.estimators.predict.program import elapsed_time
 from shmoo.estimators.predict.tabular import estimate_html
@@ -138,6 +139,7 @@ class AnalysisDirector:
         tiling: Tiling | None = None,
         waits: Waits | None = None,
         seed: int | None = None,
+        shared: SharedDraws | None = None,
     ) -> Priced:
         """Time and energy of every segment of a table on this machine, as `pipeline.price` gives them.
 
@@ -145,7 +147,7 @@ class AnalysisDirector:
             tiling: the kernels cut already; `None` cuts them.
         """
         cut = tiling if tiling is not None else self.tile(table)
-        return price(table, cut, Coefficients(self.profile), runtime, waits=waits, seed=seed)
+        return price(table, cut, Coefficients(self.profile), runtime, waits=waits, seed=seed, shared=shared)
 
     def estimate(
         self,
@@ -276,16 +278,22 @@ class AnalysisDirector:
         """
         runtime = check_runtime(self.profile, runtime)
         names = compute_dtypes or [None] * len(graphs)
-        asked = np.asarray([canonical_compute_dtype(name) if name else "" for name in names])
-        cold = np.zeros(len(graphs), dtype=bool) if cold_weights is None else np.asarray(cold_weights)
+        cold = cold_weights or [False] * len(graphs)
         for start in range(0, len(graphs), CHUNK):
-            table, origin = self.tabulate(graphs[start : start + CHUNK], runtime)
-            places = [graph for graph, _ in origin]
-            wanted = asked[start : start + CHUNK][places]
-            for name in np.unique(wanted[wanted != ""]).tolist():
-                table = table.computed_in(name, wanted == name)
-            table = table.with_rotated_weights(cold[start : start + CHUNK][places]).in_campaign()
-            yield self.price(table, runtime, seed=seed)
+            part = slice(start, start + CHUNK)
+            table, _ = self.tabulate_cases(graphs[part], runtime, names[part], cold[part])
+            yield self.price(table.in_campaign(), runtime, seed=seed)
+
+    def tabulate_cases(
+        self, graphs: Sequence[Graph], runtime: str, compute_dtypes: Sequence[str | None], cold_weights: Sequence[bool]
+    ) -> tuple[KernelTable, Origin]:
+        """As `tabulate`, with a compute type and a state of the weights for each graph, as `price_cases` takes them."""
+        table, origin = self.tabulate(graphs, runtime)
+        places = [graph for graph, _ in origin]
+        wanted = np.asarray([canonical_compute_dtype(name) if name else "" for name in compute_dtypes])[places]
+        for name in np.unique(wanted[wanted != ""]).tolist():
+            table = table.computed_in(name, wanted == name)
+        return table.with_rotated_weights(np.asarray(cold_weights)[places]), origin
 
 
 def estimate_on(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.machine.catalogue import under
-from shmoo.estimators.machine.coefficients import Coefficients, in_tensor_kernels
+from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, in_tensor_kernels
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.heat import repeated
 from shmoo.estimators.table import Floats, KernelTable
@@ -53,7 +53,7 @@ def has_energy(profile: ArchitectureProfile) -> bool:
     return bool(flop) and f"energy.byte.{profile.levels[-1]}" in names and "power.static" in names
 
 
-def dynamic_energy(table: KernelTable, tiling: Tiling, c: Coefficients, codes: np.ndarray, issued: np.ndarray) -> Joules | None:
+def dynamic_energy(table: KernelTable, tiling: Tiling, c: Coefficients, issued: Floats) -> Joules | None:
     """Joules of kernels at the machine's clock; `None` where the profile has no energy coefficients.
 
     Args:
@@ -61,22 +61,39 @@ def dynamic_energy(table: KernelTable, tiling: Tiling, c: Coefficients, codes: n
     """
     if not has_energy(c.profile):
         return None
-    matrix = issued * c.by_dtype(table.dtype, _E_MATRIX)
-    if c.find("energy.share") is not None:
-        matrix = matrix * c.by_algorithm(codes, "energy.share")
-    vector = (table.vector_flops + table.special_flops) * c.by_dtype(table.dtype, _E_VECTOR)
-    *near, last = c.profile.levels
-    chip = matrix + vector + _bytes_energy(tiling, c, near)
-    return Joules(chip * voltage_factor(c), _bytes_energy(tiling, c, (last,)))
-
-
-def _bytes_energy(tiling: Tiling, c: Coefficients, levels: Sequence[str]) -> Floats:
-    """(..., K) joules of moving each kernel's bytes through those of the levels whose energy a byte is known."""
+    last = c.profile.levels[-1]
     moved = tiling.call_bytes
-    joules: Floats = np.zeros(np.shape(tiling.tiles)[-1])
-    for level in levels:
-        if level in moved and c.find(f"energy.byte.{level}") is not None:
-            joules = joules + moved[level] * c.value(f"energy.byte.{level}")
+    near = {level: nbytes for level, nbytes in moved.items() if level != last}
+    return Joules(
+        flops_energy(table, c, issued) + bytes_energy(near, c), bytes_energy({last: moved[last]}, c) + np.zeros(len(table))
+    )
+
+
+def flops_energy(table: KernelTable, c: Coefficients, issued: Floats | None = None) -> Floats:
+    """(..., K) joules of each kernel's arithmetic.
+
+    Args:
+        issued: (..., K) matrix flops that the units carry out; those of the operators for `None`.
+    """
+    matrix: Floats = (table.matrix_flops if issued is None else issued) * c.by_dtype(table.dtype, _E_MATRIX)
+    if c.find("energy.share") is not None:
+        matrix = matrix * c.by_algorithm(algorithm_codes(table, c.profile), "energy.share")
+    vector = (table.vector_flops + table.special_flops) * c.by_dtype(table.dtype, _E_VECTOR)
+    return (matrix + vector) * voltage_factor(c)
+
+
+def bytes_energy(moved: Mapping[str, Floats], c: Coefficients) -> Floats | float:
+    """(..., K) joules of moving each kernel's bytes through the levels whose energy a byte is known. Main memory has a voltage of
+    its own.
+
+    Args:
+        moved: memory level -> (K,) bytes.
+    """
+    joules: Floats | float = 0.0
+    for level, nbytes in moved.items():
+        if c.find(f"energy.byte.{level}") is not None:
+            voltage = 1.0 if level == c.profile.levels[-1] else voltage_factor(c)
+            joules = joules + nbytes * c.value(f"energy.byte.{level}") * voltage
     return joules
 
 

@@ -103,13 +103,15 @@ def predict(
         runtime: whose launch overhead applies.
         twins: which kernels are alike, where the caller knows.
     """
-    kernels, cut, every = (table, tiling, slice(None)) if twins is None else (twins.table, twins.tiling, twins.kind)
+    kernels, cut = (table, tiling) if twins is None else (twins.table, twins.tiling)
     *times, joules = _each_alone(kernels, cut, coefficients, runtime)
-    compute, memory, body, clocked = (seconds[..., every] for seconds in times)
+    if twins is not None:
+        times = [np.take(seconds, twins.kind, axis=-1) for seconds in times]
+        joules = None if joules is None else Joules(*(np.take(amounts, twins.kind, axis=-1) for amounts in joules))
+    compute, memory, body, clocked = times
     codes = algorithm_codes(table, coefficients.profile)
     dynamic = None
     if joules is not None:
-        joules = Joules(*(amounts[..., every] for amounts in joules))
         dynamic = joules.chip + joules.memory
         if coefficients.profile.family in ASYNCHRONOUS and coefficients.find("power.tdp") is not None:
             body, dynamic = capped(table, body, clocked, joules, coefficients, codes)
@@ -164,7 +166,7 @@ def _each_alone(
     body, clocked = body + beside, clocked + beside
     if c.find("step") is not None:
         body = np.maximum(body, c.value("step") * dependent_steps(table))
-    return compute, memory, body, clocked, dynamic_energy(table, tiling, c, codes, worked)
+    return compute, memory, body, clocked, dynamic_energy(table, tiling, c, worked)
 
 
 def _compute_time(
@@ -286,6 +288,14 @@ def _transposition_time(table: KernelTable, c: Coefficients, codes: Ints, runtim
 def matrix_peaks(c: Coefficients, dtypes: np.ndarray) -> np.ndarray:
     """(..., K) flop/s of contractions in types of `COMPUTE_DTYPES`, by code."""
     return c.by_dtype(dtypes, _MATRIX)
+
+
+def loop_seconds(table: KernelTable, c: Coefficients) -> Floats:
+    """(K,) seconds of each kernel's arithmetic outside of contractions with every unit at its peak."""
+    vector: Floats = table.vector_flops / c.by_dtype(table.dtype, _VECTOR)
+    if c.find(*_SPECIAL[0]) is None:
+        return vector
+    return np.maximum(vector, table.special_flops / c.by_dtype(table.dtype, _SPECIAL))
 
 
 def matrix_peak(c: Coefficients, dtype: str) -> float | np.ndarray:

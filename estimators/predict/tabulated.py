@@ -14,7 +14,7 @@ from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dty
 from shmoo.estimators.graph.records import Cost, Graph, Kernel, notes_of, weights_of
 from shmoo.estimators.memory.peak import peak_memory_bytes, resident_weight_bytes
 from shmoo.estimators.memory.room import MemoryRoom, memory_room
-from shmoo.estimators.table import CONVERSIONS, KernelTable, kernel_table
+from shmoo.estimators.table import CONVERSIONS, Costed, KernelTable, kernel_tables
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -86,15 +86,14 @@ def tabulate(
     Raises:
         InputError: no contraction can be computed in `compute_dtype` as its tensors are stored.
     """
-    tables: list[KernelTable] = []
+    parts = []
     origin: Origin = []
     for index, graph in enumerate(graphs):
         own = costs_of(graph) if costs is None else costs[index]
         kernels = fuse(graph, runtime, family, own) if fused else fuse(graph, costs=own)
-        if kernels:
-            tables.append(kernel_table(graph, kernels, converts=CONVERSIONS.get((family, runtime), "none"), costs=own))
-            origin.extend((index, kernel) for kernel in kernels)
-    table = KernelTable.concat(tables)
+        parts.append(Costed(graph, kernels, own))
+        origin.extend((index, kernel) for kernel in kernels)
+    table = kernel_tables(parts, converts=CONVERSIONS.get((family, runtime), "none"))
     return (table.computed_in(canonical_compute_dtype(compute_dtype)) if compute_dtype else table), origin
 
 

@@ -26,12 +26,11 @@ from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.harness.campaign.schedule import Schedule
 from shmoo.harness.campaign.worker import CaseMeasurer, Worker
-from shmoo.harness.machine.doctor import version_of
+from shmoo.harness.machine.doctor import own_versions
 from shmoo.harness.measuring.timing import MeasureSettings
 from shmoo.runs.store.records import AxisValue, CaseSpec, Machine, Measurement, RunManifest, utc_now
 from shmoo.runs.store.store import Run, RunWriter, SkippedCase
 
-VERSIONS = ("shmoo", "torch", "torchvision", "numpy", "triton", "nvidia-ml-py", "pyRAPL")
 LOCK = "shmoo-measuring.lock"
 
 
@@ -83,6 +82,7 @@ def run_campaign(
     isolate: bool = True,
     measurer: CaseMeasurer | None = None,
     facts: Mapping[str, AxisValue | None] | None = None,
+    versions: Mapping[str, str] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Path:
     """Measure `cases` into the run at `out`.
@@ -95,6 +95,7 @@ def run_campaign(
         progress: told before each visit and at the end.
         measurer: visits the cases in place of a worker or this process; the caller closes it.
         facts: further settings and findings about the machine for the manifest of a new run, such as `allocation.buffer_costs`.
+        versions: of the software that measures, where it is not this process's.
 
     Returns:
         The run's directory. Cases that the budget left out are in `Run.skipped`.
@@ -112,13 +113,7 @@ def run_campaign(
     with ExitStack() as stack:
         stack.enter_context(_terminable())
         stack.enter_context(_machine_lock(settings, lambda text: report(Standing(STAGE, 0, len(cases), now=text))))
-        manifest = RunManifest(
-            machine=machine,
-            suite=suite,
-            versions={name: version for name in VERSIONS if (version := version_of(name))},
-            settings=_flat(msgspec.to_builtins(settings)) | {"visits": settings.visits, "isolate": isolate} | dict(facts or {}),
-            started_at=utc_now(),
-        )
+        manifest = manifest_of(settings, suite, machine, facts or {}, own_versions() if versions is None else versions, isolate)
         writer = stack.enter_context(RunWriter(path, manifest, resume=resume))
         schedule = Schedule(
             cases,
@@ -134,6 +129,24 @@ def run_campaign(
             measurer = stack.enter_context(_measurer(settings, machine, isolate))
         _visit_all(schedule, writer, measurer, settings, report, clock)
     return path
+
+
+def manifest_of(
+    settings: CampaignSettings,
+    suite: str,
+    machine: Machine,
+    facts: Mapping[str, AxisValue | None],
+    versions: Mapping[str, str],
+    isolate: bool = True,
+) -> RunManifest:
+    """run.json of a campaign that starts now; arguments as for `run_campaign`."""
+    return RunManifest(
+        machine=machine,
+        suite=suite,
+        versions=dict(versions),
+        settings=_flat(msgspec.to_builtins(settings)) | {"visits": settings.visits, "isolate": isolate} | dict(facts),
+        started_at=utc_now(),
+    )
 
 
 def _visit_all(

@@ -12,6 +12,7 @@ from shmoo.estimators.graph.dtypes import compute_dtype
 from shmoo.estimators.progress import Progress, silent
 from shmoo.harness.campaign.campaign import CampaignSettings, run_campaign
 from shmoo.harness.defaults import MOST_VISITS, VISITS
+from shmoo.harness.machine.doctor import commit_here
 from shmoo.harness.measuring.allocation import buffer_costs
 from shmoo.harness.measuring.timing import ALONE, MeasureSettings
 from shmoo.harness.runtimes.backends import RUNTIMES
@@ -118,6 +119,6 @@ def measure_cases(
         budget_s=budget_s,
         shuffle=shuffle,
     )
-    facts = {} if resume else buffer_costs()
+    facts = {} if resume else {**buffer_costs(), "commit": commit_here()}
     run_campaign(cases, out, suite=suite, machine=machine, settings=settings, resume=resume, progress=progress, facts=facts)
     return Run.open(out)

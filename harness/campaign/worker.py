@@ -25,6 +25,7 @@ from typing import IO, Protocol
 import msgspec
 
 from shmoo.estimators.graph.records import Graph
+from shmoo.harness.campaign.sides import Side, environment
 from shmoo.runs.store.records import CaseSpec, Measurement, Reason, utc_now
 
 DEFAULT_ENTRY = "shmoo.harness.measuring.measure:Measurer"
@@ -61,9 +62,13 @@ class Worker:
         settings: what the entry is called with, as JSON of its settings; `None` for none.
         timeout_s: longest time for one case, compilation included.
         entry: "module:class" whose `from_settings` makes a `CaseMeasurer` of the settings' JSON.
+        side: interpreter, folder and search path of a side of a duel; this process's own for `None`.
     """
 
-    def __init__(self, settings: bytes | None = None, timeout_s: float = 600.0, entry: str = DEFAULT_ENTRY) -> None:
+    def __init__(
+        self, settings: bytes | None = None, timeout_s: float = 600.0, entry: str = DEFAULT_ENTRY, side: Side | None = None
+    ) -> None:
+        self._side = side or Side("", sys.executable, "", tuple(path for path in sys.path if path))
         self._settings = settings or b"null"
         self._timeout_s = timeout_s
         self._entry = entry
@@ -123,18 +128,18 @@ class Worker:
         self.close()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "PYTHONFAULTHANDLER": "1"}
         descriptor, path = tempfile.mkstemp(prefix="shmoo-worker-")
         os.close(descriptor)
         self._errors = Path(path)
         with self._errors.open("wb") as errors:
             self._process = process = subprocess.Popen(
                 # Isolated: what lies in the current directory is no module of ours.
-                [sys.executable, "-P", "-m", __name__, self._entry],
+                [self._side.python, "-P", "-m", "shmoo.harness.campaign.worker", self._entry],
+                cwd=self._side.folder or None,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=environment,
+                env=environment(self._side.search) | {"PYTHONFAULTHANDLER": "1"},
                 # Ctrl-C is for the campaign alone: it decides what becomes of the case in flight.
                 start_new_session=True,
             )

@@ -11,15 +11,21 @@ import click
 
 from shmoo.estimators.errors import NothingMeasuredError, ShmooError, unknown
 from shmoo.harness.cli import output
+from shmoo.harness.cli.verbs.advise import advise
 from shmoo.harness.cli.verbs.cache import cache
 from shmoo.harness.cli.verbs.calibrate import calibrate
 from shmoo.harness.cli.verbs.characterize import characterize
 from shmoo.harness.cli.verbs.check import check
 from shmoo.harness.cli.verbs.compare import compare
 from shmoo.harness.cli.verbs.doctor import doctor
+from shmoo.harness.cli.verbs.duel import duel
 from shmoo.harness.cli.verbs.estimate import estimate
+from shmoo.harness.cli.verbs.explore import explore
+from shmoo.harness.cli.verbs.fleet import fleet
 from shmoo.harness.cli.verbs.fusion import fusion
+from shmoo.harness.cli.verbs.gate import gate
 from shmoo.harness.cli.verbs.generate import generate
+from shmoo.harness.cli.verbs.history import history
 from shmoo.harness.cli.verbs.inspect import inspect
 from shmoo.harness.cli.verbs.measure import measure
 from shmoo.harness.cli.verbs.profiles import profiles
@@ -131,8 +137,13 @@ for verb in (
     show,
     check,
     compare,
+    duel,
+    gate,
+    history,
     calibrate,
     estimate,
+    advise,
+    explore,
     fusion,
     generate,
     inspect,
@@ -142,5 +153,6 @@ for verb in (
     profiles,
     cache,
     characterize,
+    fleet,
 ):
     cli.add_command(verb)

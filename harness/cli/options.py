@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.units import share_of
 from shmoo.harness.cli import output
 from shmoo.harness.defaults import LOCAL
 
@@ -56,6 +57,19 @@ class FiniteRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number.", param, ctx)
         return number
+
+
+class Share(click.ParamType):
+    """A relative amount, "3%" or 0.03."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The amount as a fraction; a usage error for anything else, and for 3, which may be meant as 3 %."""
+        try:
+            return share_of(str(value))
+        except InputError as error:
+            self.fail(str(error), param, ctx)
 
 
 def names(*flags: str, help: str, metavar: str = "NAME,...") -> Decorator:
@@ -254,6 +268,17 @@ def axes(texts: Sequence[str], *, whole: bool) -> dict[str, tuple[int | float | 
             raise InputError(f"axis {name!r} is given twice; give it once")
         found[name] = values
     return found
+
+
+def machine_axes(texts: Sequence[str]) -> dict[str, tuple]:
+    """Axes of an architecture; what counts parts takes whole numbers."""
+    from shmoo.estimators.variants import is_count
+
+    found = axes(texts, whole=False)
+    return {
+        name: tuple(dict.fromkeys(float(round(v)) if isinstance(v, float) else v for v in values)) if is_count(name) else values
+        for name, values in found.items()
+    }
 
 
 def settings(texts: Sequence[str]) -> dict[str, int | float | str]:

@@ -19,6 +19,7 @@ from shmoo.harness.energy.linux import parse_cpu_list
 from shmoo.harness.energy.nvml import GpuInfo, load_nvml, visible_gpus
 from shmoo.runs.store.records import AxisValue, Machine
 
+VERSIONS = ("shmoo", "torch", "torchvision", "numpy", "triton", "nvidia-ml-py", "pyRAPL")
 CPU = "sys/devices/system/cpu"
 ISA = (
     "sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16",
@@ -160,6 +161,26 @@ def version_of(distribution: str) -> str:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return ""
+
+
+def own_versions() -> dict[str, str]:
+    """Installed versions of what measuring depends on."""
+    return {name: version for name in VERSIONS if (version := version_of(name))}
+
+
+def commit_here() -> str | None:
+    """Commit of the repository that holds the current directory, "-dirty" where files differ from it; `None` without one."""
+    try:
+        named = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return named.stdout.strip() or None
 
 
 def _findings(machine: Machine, gpus: tuple[GpuInfo, ...], gpu_reason: str) -> list[Finding]:

@@ -6,12 +6,11 @@ test: first visit to a case ... all tests have run: further visits in random ord
 from __future__ import annotations
 
 import asyncio
-import itertools
 import math
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,8 +28,8 @@ from shmoo.harness.measuring.allocation import settle_heap
 from shmoo.harness.measuring.observing import observed, status_of
 from shmoo.harness.measuring.timing import SPACED, MeasureSettings, TimingSettings, time_callable
 from shmoo.harness.measuring.watch.corewatch import CoreWatch, core_watch
+from shmoo.harness.pytest.showing import ReplayClock, figures
 from shmoo.runs.store.records import AxisValue, CaseSpec, Measurement, Reason, RunManifest, Timing, utc_now
-from shmoo.runs.store.statistics import iqr, mad
 from shmoo.runs.store.store import RunWriter
 from shmoo.runs.store.visits import merge_visits
 
@@ -42,26 +41,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class ReplayClock:
-    """A clock for pytest-benchmark that tells durations already measured: it is read before and after each round."""
-
-    __name__ = "ReplayClock"
-
-    def __init__(self) -> None:
-        self._readings: Iterator[float] = iter(())
-
-    def load(self, durations_s: Sequence[float]) -> None:
-        """The next two readings are `durations_s[0]` apart, the two after them `durations_s[1]`, and so on."""
-        self._readings = itertools.chain.from_iterable((0.0, duration) for duration in durations_s)
-
-    def __call__(self) -> float:
-        """The next reading, in seconds."""
-        # pytest-benchmark also reads the clock to learn its precision, when nothing is loaded.
-        return next(self._readings, 0.0) or 0.0
-
-
 CAMPAIGN = CampaignSettings()
 """How often cases are visited: as often as by `shmoo measure`."""
+AGAIN = 5
+"""Further visits to a case whose visits were all suspect, where they are asked for."""
 ONE_VISIT = Reason("one visit", "timed within its test only, so that what the machine did at other times is not known")
 
 
@@ -85,9 +68,13 @@ class BenchmarkRun:
     Args:
         out: directory; a new one under ./shmoo-runs for `None`.
         max_s: longest timing of one visit to a benchmark; the engine's own for `None`.
+        own_visits: visits to a target of a test's own, all of them within its test.
+        again: suspect visits are repeated, up to `AGAIN` times a case.
     """
 
-    def __init__(self, out: str | None, max_s: float | None = None) -> None:
+    def __init__(self, out: str | None, max_s: float | None = None, own_visits: int = 1, again: bool = False) -> None:
+        self.own_visits = own_visits
+        self.again = again
         self.path = Path(out) if out else new_run_directory("pytest")
         self.own = SPACED if max_s is None else _within(SPACED, max_s / SPACED.windows)
         """How a target of a test's own is timed."""
@@ -173,6 +160,11 @@ class BenchmarkRun:
                 tell(f"\nshmoo: visiting {len(self._cases)} cases again, each {CAMPAIGN.visits} times at least in all")
                 said = True
             schedule.add(self.visit(case))
+        for case in self._cases.values() if self.again else ():
+            for _ in range(AGAIN):
+                if any(line.case == case and line.status != "suspect" for line in self._lines):
+                    break
+                self.visit(case)
 
     def show_merged(self) -> None:
         """Bring pytest-benchmark's statistics and our figures beside them up to date."""
@@ -247,8 +239,8 @@ class ShmooBenchmark:
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(target, torch.nn.Module):
             device = next((tensor.device.type for tensor in target.parameters()), "cpu")
-            row, graphs = self._run.module_measurer(target, args, kwargs).measure(msgspec.structs.replace(case, device=device))
-            self._keep_only_visit(row, graphs)
+            placed, measurer = msgspec.structs.replace(case, device=device), self._run.module_measurer(target, args, kwargs)
+            self._show(self._visits(lambda number: measurer.measure(placed, number)))
             return target(*args, **kwargs)
         loop = asyncio.new_event_loop()
         try:
@@ -264,23 +256,28 @@ class ShmooBenchmark:
                     watch=self._run.cores,
                 )
 
-            timing, host, reasons = observed(window, self._run.machine.threads)
+            def visit(number: int) -> tuple[Measurement, Sequence[Graph]]:
+                timing, host, reasons = observed(window, self._run.machine.threads)
+                row = Measurement(
+                    case=case,
+                    status=status_of(reasons),
+                    reasons=reasons,
+                    timing=msgspec.structs.replace(timing, first_call_s=first_call_s),
+                    host=host,
+                    peak_memory_reason="not measured for a plain callable",
+                    visit=number,
+                    measured_at=utc_now(),
+                )
+                return row, ()
+
+            shown = self._visits(visit)
         except Exception as error:
             reason = Reason(type(error).__name__, str(error))
             self._run.append(Measurement(case, "failed", (reason,), measured_at=utc_now()))
             raise
         finally:
             loop.close()
-        row = Measurement(
-            case=case,
-            status=status_of(reasons),
-            reasons=reasons,
-            timing=msgspec.structs.replace(timing, first_call_s=first_call_s),
-            host=host,
-            peak_memory_reason="not measured for a plain callable",
-            measured_at=utc_now(),
-        )
-        self._keep_only_visit(row)
+        self._show(shown)
         return result
 
     def case(self, case: CaseSpec) -> Measurement:
@@ -295,12 +292,21 @@ class ShmooBenchmark:
         parameters = {} if callspec is None else callspec.params
         return {name: _written(value) for name, value in parameters.items() if isinstance(value, bool | int | float | str)}
 
-    def _keep_only_visit(self, row: Measurement, graphs: Sequence[Graph] = ()) -> None:
-        """Write and show a row that no further visit will join."""
-        if row.timing is not None:
-            row = msgspec.structs.replace(row, reasons=(*row.reasons, ONE_VISIT))
-        self._run.append(row, graphs)
-        self._show(row)
+    def _visits(self, visit: Callable[[int], tuple[Measurement, Sequence[Graph]]]) -> Measurement:
+        """Write the visits to a target of the test's own, which exists only here; the first that can be used, or the last one."""
+        wanted, usable = self._run.own_visits, []
+        for number in range(wanted + (AGAIN if self._run.again else 0)):
+            row, graphs = visit(number)
+            if row.timing is not None and wanted == 1:
+                row = msgspec.structs.replace(row, reasons=(*row.reasons, ONE_VISIT))
+            self._run.append(row, graphs)
+            if row.status == "failed":
+                return row
+            if row.timed:
+                usable.append(row)
+            if len(usable) == wanted:
+                break
+        return usable[0] if usable else row
 
     def _show(self, row: Measurement) -> None:
         """Hand a row's samples to pytest-benchmark as rounds of its own, and our figures as extra information."""
@@ -315,41 +321,6 @@ class ShmooBenchmark:
     def _clock(self) -> ReplayClock:
         marker = next(m for m in self._node.iter_markers("benchmark") if isinstance(m.kwargs.get("timer"), ReplayClock))
         return marker.kwargs["timer"]
-
-
-def figures(row: Measurement, timing: Timing) -> dict[str, object]:
-    """What pytest-benchmark's JSON carries beside its own statistics, in SI units."""
-    samples, latency, alone = timing.samples_s, row.latency, row.alone
-    info: dict[str, object] = {
-        "case": row.case.label,
-        "identity": row.case.identity,
-        "dtype": row.case.dtype,
-        "runtime": row.case.runtime,
-        "device": row.case.device,
-        "threads": row.case.threads,
-        "cache_state": row.case.cache_state,
-        "status": row.status,
-        "reasons": [str(reason) for reason in row.reasons],
-        "visits": latency.visits,
-        "latency_s": latency.value_s,
-        "relative_se": latency.relative_se,
-        "alone_s": None if alone is None else alone.value_s,
-        "alone_relative_se": None if alone is None else alone.relative_se,
-        "latency_mad_s": mad(samples),
-        "latency_iqr_s": iqr(samples),
-        "samples": len(samples),
-        "block_calls": timing.block_calls,
-        "stop_reason": timing.stop_reason,
-        "first_call_s": timing.first_call_s,
-        "compile_s": timing.compile_s,
-        "peak_memory_bytes": row.peak_memory_bytes,
-        "graph_hashes": list(row.graph_hashes),
-    }
-    for reading in row.energy:
-        info[f"energy_{reading.domain}_j"] = reading.energy_j
-        if reading.energy_j is None:
-            info[f"energy_{reading.domain}_j_reason"] = reading.reason
-    return info
 
 
 def _within(settings: TimingSettings, max_s: float) -> TimingSettings:

@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
     from shmoo.harness.pytest.benchmarking import BenchmarkRun, ShmooBenchmark
+    from shmoo.harness.pytest.comparing import Referee
 
 FIXTURE = "shmoo_benchmark"
 MARKER = "shmoo"
+RUN: pytest.StashKey[BenchmarkRun] = pytest.StashKey()
+REFEREE: pytest.StashKey[Referee] = pytest.StashKey()
 OFF = "a benchmark of shmoo; run it with --benchmark"
 
 
@@ -47,6 +50,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             "--shmoo-suite", metavar="NAME", default="quick", help="Suite of the microbenchmarks: quick or micro. Default: quick."
         )
         group.addoption("--shmoo-max-time", metavar="SECONDS", type=_seconds, help="Longest timing of one visit to a benchmark.")
+        text = "Visits to a function or module of a test's own, all within its test. Default: 1, which tells no noise."
+        group.addoption("--shmoo-visits", metavar="N", type=_count, default=1, help=text)
+        text = "Compare with this run; may be repeated. The session fails where the new run changed as --shmoo-fail names it."
+        group.addoption("--shmoo-compare", metavar="RUN", action="append", default=[], help=text)
+        text = "Changes that fail a comparison: slower, faster, hungrier, thriftier, each with a threshold. Default: slower:3%."
+        group.addoption("--shmoo-fail", metavar="CHANGE:P,...", action="append", default=[], help=text)
+        text = "What suspect rows do to a comparison: they are said, fail the session, or are measured again first. Default: say."
+        group.addoption("--shmoo-suspect", choices=("say", "fail", "again"), default="say", help=text)
 
 
 def _seconds(text: str) -> float:
@@ -60,13 +71,20 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _count(text: str) -> int:
+    """A positive whole number given on the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive whole number (got {text!r})")
+    return int(text)
+
+
 def benchmarking(config: pytest.Config) -> bool:
     """Whether benchmarks run: `--benchmark` (ours, or a plug-in's that registered it first) or `--shmoo-benchmark`."""
     return bool(config.getoption("shmoo_benchmark", False) or config.getoption("benchmark", False))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker; refuse benchmarks in parallel."""
+    """Register the marker; refuse benchmarks in parallel, and a comparison that could not be made."""
     config.addinivalue_line("markers", f"{MARKER}: a benchmark of shmoo, skipped without --benchmark")
     distributed = config.getoption("numprocesses", None) or config.getoption("dist", "no") != "no"
     if benchmarking(config) and (distributed or hasattr(config, "workerinput")):
@@ -74,6 +92,13 @@ def pytest_configure(config: pytest.Config) -> None:
             "--benchmark and pytest-xdist (-n, --dist) exclude each other: workers that run side by side disturb each other's "
             "timings; leave -n out, or pass -n 0"
         )
+    bases, asked = config.getoption("shmoo_compare", []), config.getoption("shmoo_fail", [])
+    if asked and not bases:
+        raise pytest.UsageError("--shmoo-fail needs --shmoo-compare RUN: what to compare with")
+    if bases and benchmarking(config):
+        from shmoo.harness.pytest.comparing import Referee
+
+        config.stash[REFEREE] = Referee(bases, asked, config.getoption("shmoo_suspect"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -84,13 +109,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if not on and (uses_fixture or item.get_closest_marker(MARKER)):
             item.add_marker(pytest.mark.skip(reason=OFF))
         elif uses_fixture:
-            from shmoo.harness.pytest.benchmarking import ReplayClock
+            from shmoo.harness.pytest.showing import ReplayClock
 
             # pytest-benchmark takes the clock of a test from this marker, before the fixture is made.
             item.add_marker(pytest.mark.benchmark(timer=ReplayClock()))
-
-
-RUN: pytest.StashKey[BenchmarkRun] = pytest.StashKey()
 
 
 @pytest.fixture
@@ -104,19 +126,29 @@ def shmoo_benchmark(request: pytest.FixtureRequest, benchmark: BenchmarkFixture)
 
     config = request.config
     if RUN not in config.stash:
-        run = config.stash[RUN] = BenchmarkRun(config.getoption("shmoo_out"), config.getoption("shmoo_max_time"))
+        run = config.stash[RUN] = BenchmarkRun(
+            config.getoption("shmoo_out"),
+            config.getoption("shmoo_max_time"),
+            config.getoption("shmoo_visits"),
+            config.getoption("shmoo_suspect") == "again",
+        )
         config.add_cleanup(run.close)
     return ShmooBenchmark(request.node, benchmark, config.stash[RUN])
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
-    """When all tests have run, cases are visited again; a session that stopped early is left alone."""
+    """When all tests have run, cases are visited again and the run is compared; a session that stopped early is left alone."""
     result = yield
     run = session.config.stash.get(RUN, None)
     if run is not None:
         terminal = session.config.pluginmanager.get_plugin("terminalreporter")
         run.visit_again(terminal.write_line if terminal is not None else lambda text: None)
+    referee = session.config.stash.get(REFEREE, None)
+    if referee is not None:
+        # Here a failed report still counts for the session's exit code.
+        for report in referee.reports(None if run is None else run.path):
+            session.config.hook.pytest_runtest_logreport(report=report)
     return result
 
 

@@ -1,38 +1,43 @@
-"""Comparison of two runs of the same cases: changes beyond noise, and the spread between the campaigns.
+"""Comparison of a run with one or several earlier ones of the same cases: changes beyond noise, and the spread of the campaigns.
 
     variance of the log ratio of a case = (standard error in A)² + (standard error in B)²
 
 The standard errors come from the spread between visits (`runs.statistics.latency`). A run that visited no case twice knows only
-the variation within one visit; the spread of all ratios then measures the difference of unchanged cases. A case counts as changed
-only when its ratio exceeds its noise, corrected for the number of cases.
+the variation within one visit; the spread of all ratios then measures the difference of unchanged cases. Several base runs also
+show what two runs of an unchanged machine differ by, and paired visits (`shmoo duel`) what is left when both sides met the same
+moments (`compare_noise.py`). A case counts as changed only when its ratio exceeds its noise, corrected for the number of cases.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from statistics import NormalDist
-from typing import NamedTuple, get_args
+from typing import get_args
 
 import msgspec
 import numpy as np
 
 from shmoo.estimators.errors import NothingMeasuredError
 from shmoo.estimators.graph.records import Interval
+from shmoo.runs.analysis.compare_noise import (
+    Growth,
+    Pair,
+    between_runs,
+    drift_variance,
+    energy_growths,
+    mean_variance_between,
+    own_growth,
+    paired_drift_variance,
+    paired_growths,
+    suite_growth,
+)
+from shmoo.runs.analysis.compare_verdict import MIN_CHANGE, QUESTIONS, Verdict, beyond, is_certain, verdict
 from shmoo.runs.analysis.metrics import repeat_spread
 from shmoo.runs.store.records import CANONICAL_STATE, FINGERPRINT_FIELDS, CaseSpec, Machine, Measurement, RunManifest, Status
-from shmoo.runs.store.statistics import CONFIDENCE, FEW_CASES, PRIOR_VISITS, Latency, Z, median, normal_deviation, order_interval
+from shmoo.runs.store.statistics import FEW_CASES, Z, median, normal_deviation, order_interval
 from shmoo.runs.store.store import Run, machine_differences
 
-MIN_CHANGE = 0.03
-"""Relative changes below this are never reported, however certain."""
-FALSE_ALARM = 0.05
-"""Probability that comparing two runs of an unchanged machine names any case at all."""
 GROUPS = {"operator": "operators", "synthetic": "synthetic", "network": "networks"}
-NORMAL_FROM = 200
-"""Degrees of freedom from which Student's distribution is replaced by the normal one."""
-ANGLES = 2000
-"""Steps of the integral that inverts Student's distribution."""
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -55,6 +60,7 @@ class CaseChange(msgspec.Struct, frozen=True):
         spread: |a - b| / min(a, b).
         within_errors: the logs of both differ by less than 1.645 combined standard errors.
         changed: the ratio differs from 1 by more than noise and by more than the smallest change.
+        time, energy: growth of the time and of the energy of a call, as the verdicts use them; no energy where a run lacks it.
     """
 
     case: CaseSpec
@@ -68,6 +74,8 @@ class CaseChange(msgspec.Struct, frozen=True):
     spread: float
     within_errors: bool
     changed: bool
+    time: Growth
+    energy: Growth | None = None
 
 
 class Unpaired(msgspec.Struct, frozen=True):
@@ -96,8 +104,10 @@ class Comparison(msgspec.Struct, frozen=True):
         shift: common ratio of all cases with its 90 % interval; `None` with fewer than 8.
         shifted: that ratio differs from 1 by more than noise and by more than the smallest change.
         noise: standard deviation of the log of one visit's rate; `None` when not known.
-        noise_from: where the noise of ratios comes from: "visits", "cases" (spread of all ratios around their common shift, where
-            rows do not know the spread between visits) or "" for unknown.
+        noise_from: where the noise of ratios comes from: "visits", "runs" (besides, what several base runs differ by), "pairs" of
+            visits, "cases" (spread of all ratios around their common shift, where rows do not know the spread between visits) or
+            "" for unknown.
+        suite: "time" and, where known, "energy" -> growth of the geometric mean over cases.
     """
 
     differences: tuple[Difference, ...]
@@ -112,94 +122,105 @@ class Comparison(msgspec.Struct, frozen=True):
     shifted: bool
     noise: float | None
     noise_from: str
+    suite: dict[str, Growth]
 
     @property
     def changed(self) -> bool:
         """Whether anything changed beyond noise."""
         return self.shifted or any(case.changed for case in self.cases)
 
+    def answer(self, question: str, threshold: float = MIN_CHANGE) -> Verdict:
+        """The answer to one of `compare_verdict.QUESTIONS`, such as "slower"; suspect rows take no part in it.
 
-class _Pair(NamedTuple):
-    """The rows of one case in both runs, and their times of a call."""
-
-    rows: tuple[Measurement, Measurement]
-    times: tuple[Latency, Latency]
-
-    @property
-    def log_ratio(self) -> float:
-        return math.log(self.times[1].value_s / self.times[0].value_s)
-
-    @property
-    def standard_error(self) -> float:
-        """Of the log ratio."""
-        return math.hypot(self.times[0].relative_se, self.times[1].relative_se)
-
-    @property
-    def knows_visits(self) -> bool:
-        """Whether both standard errors contain the spread between visits."""
-        return all(time.visits > 1 or row.visit_sd is not None for row, time in zip(self.rows, self.times, strict=True))
-
-    @property
-    def freedom(self) -> float:
-        """Degrees of freedom of the standard error (Welch and Satterthwaite; Welch, Biometrika 34, 1947)."""
-        variances = [time.relative_se**2 for time in self.times]
-        own = [
-            time.visits - 1 + (PRIOR_VISITS if row.visit_sd is not None else 0.0)
-            for row, time in zip(self.rows, self.times, strict=True)
-        ]
-        parts = sum(variance**2 / freedom for variance, freedom in zip(variances, own, strict=True) if variance)
-        return sum(variances) ** 2 / parts if parts else math.inf
+        Raises:
+            InputError: no such question.
+            NothingMeasuredError: no case tells the quantity.
+        """
+        quantity = QUESTIONS[question][0] if question in QUESTIONS else ""
+        growths = [(case.case.label, case.time if quantity == "time" else case.energy) for case in self.cases]
+        known = [(label, growth) for label, growth in growths if growth is not None]
+        return verdict(question, known, self.suite.get(quantity), threshold)
 
 
-def compare_runs(a: Run, b: Run, min_change: float = MIN_CHANGE) -> Comparison:
-    """Compare two runs case by case.
+def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CHANGE, *, paired: bool = False) -> Comparison:
+    """Compare a run with another, or with several, case by case.
 
     Args:
+        base: one run or several of the same state of things, which then also tell what two of its runs differ by.
         min_change: ratios nearer to 1 than this are never called a change.
+        paired: visits of the same number followed each other in both runs, as `shmoo duel` makes them; one base run.
 
     Raises:
         NothingMeasuredError: no case has a usable row in both.
     """
-    rows = tuple({row.case.identity: row for row in run.rows} for run in (a, b))
-    usable = tuple({identity: row for identity, row in side.items() if row.timed} for side in rows)
+    bases = (base,) if isinstance(base, Run) else tuple(base)
+    rows = [{row.case.identity: row for row in run.rows} for run in (*bases, new)]
+    usable = [{identity: row for identity, row in side.items() if row.timed} for side in rows]
     pairs = [
-        _Pair((row, other), (row.latency, other.latency))
-        for identity, row in usable[0].items()
-        if (other := usable[1].get(identity)) is not None
+        Pair(held, row)
+        for identity, row in usable[-1].items()
+        if (held := tuple(side[identity] for side in usable[:-1] if identity in side))
     ]
     if not pairs:
+        counts = " and ".join(f"{run.path} ({len(side)} such cases)" for run, side in zip((*bases, new), usable, strict=True))
         raise NothingMeasuredError(
-            f"no case has a usable row in both {a.path} ({len(usable[0])} such cases) and {b.path} ({len(usable[1])}); "
+            f"no case has a usable row in both: {counts}; "
             "measure the same suite twice, and see `shmoo check` for what is wrong with a run"
         )
     logs = np.array([pair.log_ratio for pair in pairs])
     apart = normal_deviation(np.abs(logs - np.median(logs))) if logs.size >= FEW_CASES else None
     noise, noise_from = _visit_noise(pairs, apart)
-    cases = [_case_change(pair, apart, len(pairs), min_change) for pair in pairs]
+    identities = {pair.new.case.identity for pair in pairs}
+    if paired:
+        times, noise_from = paired_growths(pairs, bases[0], new), "pairs"
+        shared = paired_drift_variance(bases[0], new, identities)
+    else:
+        times = between_runs(pairs, [own_growth(pair, apart) for pair in pairs])
+        noise_from = "runs" if len(bases) > 1 else noise_from
+        # The drifts of two runs are independent, so that their variances add up.
+        drifts = [drift_variance(run, side.keys() & identities) for run, side in zip((*bases, new), usable, strict=True)]
+        shared = _sum_of_drifts(drifts) + mean_variance_between(bases, pairs)
+    energies = energy_growths(pairs)
+    cases = [_case_change(*found, len(pairs), min_change) for found in zip(pairs, times, energies, strict=True)]
     shift, shifted = _common_shift(logs, min_change)
     canonical = [number for number, case in enumerate(cases) if case.case.cache_state == CANONICAL_STATE]
     groups = {name: [n for n in canonical if cases[n].case.kind == kind] for kind, name in GROUPS.items()}
     groups = {name: numbers for name, numbers in groups.items() if numbers}
-    energies = {
-        name: [s for n in numbers if (s := _energy_spread(*pairs[n].rows)) is not None] for name, numbers in groups.items()
+    energy_logs = {name: [g.log_ratio for n in numbers if (g := energies[n]) is not None] for name, numbers in groups.items()}
+    suites = {
+        "time": suite_growth(times, shared),
+        "energy": suite_growth([growth for growth in energies if growth is not None], []),
     }
+    in_bases = {identity: row for side in reversed(rows[:-1]) for identity, row in side.items()}
+    usable_in_bases = {identity: row for side in reversed(usable[:-1]) for identity, row in side.items()}
     return Comparison(
-        differences=conditions(a.manifest, b.manifest),
+        differences=tuple({(d.field, d.a): d for run in bases for d in conditions(run.manifest, new.manifest)}.values()),
         statuses={
-            name: {status: sum(row.status == status for row in run.rows) for status in get_args(Status)}
-            for name, run in (("a", a), ("b", b))
+            name: {status: sum(row.status == status for run in runs for row in run.rows) for status in get_args(Status)}
+            for name, runs in (("a", bases), ("b", (new,)))
         },
         cases=tuple(sorted(cases, key=lambda case: -abs(math.log(case.ratio.value)))),
-        unpaired=tuple(_unpaired(rows, usable)),
+        unpaired=tuple(_unpaired((in_bases, rows[-1]), (usable_in_bases, usable[-1]))),
         spreads={name: median([cases[n].spread for n in numbers]) for name, numbers in groups.items()},
         counts={name: len(numbers) for name, numbers in groups.items()},
         within_errors={name: sum(cases[n].within_errors for n in numbers) / len(numbers) for name, numbers in groups.items()},
-        energy_spreads={name: median(spreads) for name, spreads in energies.items() if spreads},
+        energy_spreads={name: median([math.expm1(abs(log)) for log in found]) for name, found in energy_logs.items() if found},
         shift=shift,
         shifted=shifted,
         noise=noise,
         noise_from=noise_from,
+        suite={name: growth for name, growth in suites.items() if growth is not None},
     )
+
+
+def _sum_of_drifts(drifts: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """Variance of the difference between the mean of the base runs and that of the new run, the last one; empty where one of
+    them does not know its drift."""
+    *bases, new = [found[0] if found else None for found in drifts]
+    known = [drift for drift in bases if drift is not None]
+    if new is None or len(known) < len(bases):
+        return []
+    return [(sum(variance for variance, _ in known) / len(known) ** 2 + new[0], new[1])]
 
 
 def conditions(a: RunManifest, b: RunManifest) -> tuple[Difference, ...]:
@@ -224,52 +245,33 @@ def _unequal(a: Mapping[str, object], b: Mapping[str, object]) -> Iterable[tuple
             yield key, a.get(key), b.get(key)
 
 
-def _visit_noise(pairs: Sequence[_Pair], apart: float | None) -> tuple[float | None, str]:
+def _visit_noise(pairs: Sequence[Pair], apart: float | None) -> tuple[float | None, str]:
     """Standard deviation of the log of one visit's rate, and where it comes from. `apart`: that of all log ratios."""
     if all(pair.knows_visits for pair in pairs):
-        deviations = [row.visit_sd for pair in pairs for row in pair.rows if row.visit_sd is not None]
+        deviations = [row.visit_sd for pair in pairs for row in (*pair.bases, pair.new) if row.visit_sd is not None]
         return (median(deviations) if deviations else None), "visits"
     # Both runs contribute one window to each ratio.
     return (None, "") if apart is None else (apart / math.sqrt(2), "cases")
 
 
-def _case_change(pair: _Pair, apart: float | None, looked_at: int, min_change: float) -> CaseChange:
-    """Args: apart: standard deviation of all log ratios, which counts where the rows do not know their visits' spread."""
-    (a, b), centre = pair.times, pair.log_ratio
-    deviation, freedom = pair.standard_error, math.inf
-    if pair.knows_visits:
-        freedom = pair.freedom
-    elif apart is not None:
-        deviation = max(deviation, apart)
-    half = _student_quantile(1 - CONFIDENCE, freedom) * deviation
-    # With many cases, some leave their own interval by chance; the limit for calling one changed grows with them (Bonferroni).
-    limit = _student_quantile(FALSE_ALARM / looked_at, freedom) * deviation
+def _case_change(pair: Pair, time: Growth, energy: Growth | None, looked_at: int, min_change: float) -> CaseChange:
+    new, base_s = pair.new.latency, pair.base_s
+    own_error = math.hypot(pair.base_se, new.relative_se)
     return CaseChange(
-        case=pair.rows[0].case,
-        a_s=a.value_s,
-        b_s=b.value_s,
-        a_relative_se=a.relative_se,
-        b_relative_se=b.relative_se,
-        a_status=pair.rows[0].status,
-        b_status=pair.rows[1].status,
-        ratio=Interval(math.exp(centre), math.exp(centre - half), math.exp(centre + half)),
-        spread=repeat_spread(a.value_s, b.value_s),
-        within_errors=abs(centre) <= Z * pair.standard_error,
-        changed=abs(centre) > limit and _beyond(centre, min_change),
+        case=pair.new.case,
+        a_s=base_s,
+        b_s=new.value_s,
+        a_relative_se=pair.base_se,
+        b_relative_se=new.relative_se,
+        a_status="noisy" if any(row.status == "noisy" for row in pair.bases) else "ok",
+        b_status=pair.new.status,
+        ratio=time.ratio,
+        spread=repeat_spread(base_s, new.value_s),
+        within_errors=abs(pair.log_ratio) <= Z * own_error,
+        changed=is_certain(time, looked_at) and beyond(time.log_ratio, min_change),
+        time=time,
+        energy=energy,
     )
-
-
-def _student_quantile(outside: float, freedom: float) -> float:
-    """The value that |t| of Student's distribution with these degrees of freedom exceeds with the probability `outside`."""
-    if freedom >= NORMAL_FROM:
-        return NormalDist().inv_cdf(1 - outside / 2)
-    whole = max(math.floor(freedom), 1)
-    # With t = sqrt(freedom) tan(angle), the density of the angle is proportional to cos(angle)^(freedom - 1).
-    step = math.pi / 2 / ANGLES
-    from_end = np.arange(ANGLES + 1) * step
-    density = np.sin(from_end) ** (whole - 1)
-    beyond = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return math.sqrt(whole) / math.tan(np.interp(outside, beyond / beyond[-1], from_end))
 
 
 def _common_shift(logs: np.ndarray, min_change: float) -> tuple[Interval | None, bool]:
@@ -278,20 +280,8 @@ def _common_shift(logs: np.ndarray, min_change: float) -> tuple[Interval | None,
         return None, False
     centre = float(np.median(logs))
     low, high = order_interval(logs.tolist())
-    shifted = not low <= 0 <= high and _beyond(centre, min_change)
+    shifted = not low <= 0 <= high and beyond(centre, min_change)
     return Interval(math.exp(centre), math.exp(low), math.exp(high)), shifted
-
-
-def _beyond(log_ratio: float, min_change: float) -> bool:
-    return math.expm1(abs(log_ratio)) > min_change
-
-
-def _energy_spread(a: Measurement, b: Measurement) -> float | None:
-    """Spread of the energy per call; `None` where a run lacks it or the domains differ."""
-    first, second = a.energy_reading, b.energy_reading
-    if first is None or second is None or first.domain != second.domain or not first.energy_j or not second.energy_j:
-        return None
-    return repeat_spread(first.energy_j, second.energy_j)
 
 
 def _unpaired(

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shmoo.runs.store.records import Timing
-from shmoo.runs.store.statistics import FEW_CASES, PRIOR_VISITS, Latency, latency, normal_deviation, visit_deviations
+from shmoo.runs.store.statistics import FEW_CASES, PRIOR_VISITS, Latency, latencies_of, normal_deviation, visit_deviations
 
 UNDISTURBED_BLOCKS, UNDISTURBED_S = 5, 0.01
 """Fewer undisturbed blocks than this that last less than this together do not say what a call takes undisturbed."""
@@ -91,13 +91,11 @@ def latencies(groups: Sequence[Hashable], cases: Sequence[Sequence[Timing]]) -> 
     deviations = visit_deviations(groups, samples)
     shared = [_case(group, visits) for group, visits in zip(groups, cases, strict=True)]
     classes = _classes([case for case in shared if case is not None])
+    pooled = [case is not None and case.alike in classes for case in shared]
+    own = latencies_of([() if weighed else visits for visits, weighed in zip(samples, pooled, strict=True)], deviations)
     times = [
-        _corrected(case, classes[case.alike])
-        if case is not None and case.alike in classes
-        else latency(own, deviation)
-        if own
-        else None
-        for own, deviation, case in zip(samples, deviations, shared, strict=True)
+        _corrected(case, classes[case.alike]) if weighed and case is not None else alone
+        for case, weighed, alone in zip(shared, pooled, own, strict=True)
     ]
     return list(zip(times, deviations, strict=True))
 
@@ -115,7 +113,7 @@ def _case(group: Hashable, visits: Sequence[Timing]) -> _Case | None:
 
     if not enough(together):
         return None
-    by_visit = np.asarray([np.quantile(b if enough(b) else together, 0.25) for b in blocks])
+    by_visit = np.asarray([_lower_quartile(b if enough(b) else together) for b in blocks])
     undisturbed = 1.0 / float(np.mean(1.0 / by_visit))
     rates = undisturbed / np.asarray([np.mean(visit.samples_s) for visit in timed])
     share = float(rates.mean())
@@ -127,6 +125,16 @@ def _case(group: Hashable, visits: Sequence[Timing]) -> _Case | None:
         rates - share * undisturbed / by_visit,
         (group, threads is not None and threads > SEVERAL_THREADS, math.floor(math.log10(undisturbed))),
     )
+
+
+def _lower_quartile(values: np.ndarray) -> float:
+    """As `np.quantile(values, 0.25)`, to the last digit, in a tenth of its time: it is taken of every visit of a run."""
+    ordered = np.sort(values)
+    place = 0.25 * (ordered.size - 1)
+    below = int(place)
+    low, high = float(ordered[below]), float(ordered[min(below + 1, ordered.size - 1)])
+    share = place - below
+    return low + (high - low) * share if share < 0.5 else high - (high - low) * (1 - share)
 
 
 def _threads(visits: Sequence[Timing], undisturbed_s: float) -> float | None:

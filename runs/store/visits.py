@@ -173,7 +173,7 @@ def _one_reading(readings: Sequence[EnergyReading]) -> EnergyReading:
     return msgspec.structs.replace(
         read[0],
         **{name: middle(name) for name in medians},
-        window_s=sum(reading.window_s or 0.0 for reading in read),
-        calls=sum(reading.calls or 0 for reading in read),
+        window_s=sum(reading.window_s or 0.0 for reading in read) or None,
+        calls=sum(reading.calls or 0 for reading in read) or None,
         trials_j=tuple(trial for reading in read for trial in reading.trials_j),
     )

@@ -20,6 +20,7 @@ Examples:
   shmoo calibrate shmoo-runs/20260101T120000Z-micro
   shmoo calibrate a100.csv --base gpu_a100_40g -o my_a100.json
   shmoo calibrate shmoo-runs/20260101T120000Z-micro --curve
+  shmoo calibrate october/hosts/*/run --pool --name cpu_of_the_lab
 """
 
 
@@ -34,6 +35,11 @@ Examples:
 @click.option(
     "--curve", is_flag=True, help="Show how much measuring is enough: the error against cases and minutes. Writes no profile."
 )
+@click.option(
+    "--pool",
+    is_flag=True,
+    help="Each SOURCE is another machine of one kind: a profile of the kind, with their spread in its ranges.",
+)
 @options.force("refuse")
 @options.as_json
 def calibrate(
@@ -45,12 +51,14 @@ def calibrate(
     no_residual: bool,
     reduction: Reduction | None,
     curve: bool,
+    pool: bool,
     force: bool,
     as_json: bool,
 ) -> None:
     """Fit the coefficients of one machine to what was measured on it.
 
-    SOURCE: run directories of `shmoo measure`, or operator tables (.csv). Sources of machines that differ are refused.
+    SOURCE: run directories of `shmoo measure`, or operator tables (.csv). Sources of machines that differ are refused. Sources of
+    one machine are fitted together; with --pool each is a machine of its own.
     """
     from shmoo.harness.machine.architectures import load_architecture
 
@@ -62,7 +70,7 @@ def calibrate(
         show_curve(sources, profile, seed, as_json)
         return
     chosen = name or (out.stem if out else None if profile is None else own_name(profile))
-    made = fit(sources, profile, chosen, seed, not no_residual, reduction)
+    made = fit(sources, profile, chosen, seed, not no_residual, reduction, pool)
     target = out if out is not None else profile_path(made.profile.name)
     refuse_existing(target, force)
     output.writing(target).write_bytes(made.profile.to_json())
@@ -84,17 +92,19 @@ def fit(
     seed: int,
     residual: bool = True,
     reduction: Reduction | None = None,
+    pool: bool = False,
 ) -> Calibration:
-    """The calibration, with what it does told on stderr."""
+    """The calibration, of one machine or pooled over several, with what it does told on stderr."""
     from shmoo.calibrate.calibration import calibrate as calibrate_sources
     from shmoo.calibrate.calibration import table_reduction
+    from shmoo.calibrate.pooling import pool as pool_sources
 
     if reduction is None and base is not None:
         reduction, why = table_reduction(sources, base)
         if why:
             output.message(f"calibrate: {why}")
     with Display() as display:
-        return calibrate_sources(
+        return (pool_sources if pool else calibrate_sources)(
             sources, base=base, name=name, seed=seed, residual=residual, reduction=reduction or "k", progress=display
         )
 

@@ -1,9 +1,9 @@
-"""`shmoo compare`: what changed between two runs beyond noise."""
+"""`shmoo compare`: what changed between runs beyond noise, and whether that is to fail a build."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,47 +11,122 @@ from shmoo.harness.cli import options, output
 
 if TYPE_CHECKING:
     from shmoo.runs.analysis.compare import Comparison, Unpaired
+    from shmoo.runs.analysis.compare_verdict import Verdict
+    from shmoo.runs.store.store import Run
 
-CHANGED = 1
+CHANGED, TOO_NOISY = 1, 4
 SHOWN = 20
 EXAMPLES = """\b
 Examples:
   shmoo compare shmoo-runs/monday shmoo-runs/tuesday
-  shmoo compare A B --min-change 0.05 --json
+  shmoo compare monday tuesday wednesday --fail-on slower,hungrier --threshold 5%
+  shmoo compare base new --markdown comment.md --junit shmoo.xml
 """
 
 
-@click.command(epilog=EXAMPLES, short_help="What changed between two runs beyond noise.")
-@click.argument("a", type=click.Path())
-@click.argument("b", type=click.Path())
-@click.option(
-    "--min-change",
-    type=options.FiniteRange(min=0),
-    default=0.03,
-    show_default=True,
-    help="Ratios nearer to 1 than this are no change, however certain.",
-)
+def gating(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds what `compare` and `duel` decide by: --fail-on, --threshold, --markdown and --junit."""
+    for option in reversed(
+        (
+            options.names(
+                "--fail-on", metavar="CHANGE,...", help="Exit with 1 for slower, faster, hungrier or thriftier. Default: slower."
+            ),
+            click.option(
+                "--threshold",
+                type=options.Share(),
+                metavar="P",
+                help="Changes of up to this much, such as 3%, do not count. Default: 3%.",
+            ),
+            click.option("--markdown", type=click.Path(), help="Also write a Markdown table to this file, for a pull request."),
+            click.option("--junit", type=click.Path(), help="Also write JUnit XML to this file, for the reports of a CI system."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@click.command(epilog=EXAMPLES, short_help="What changed between runs beyond noise; fails a build.")
+@click.argument("runs", metavar="BASE... NEW", nargs=-1, required=True, type=click.Path())
+@gating
+@options.old_spelling("--min-change", "--threshold", options.FiniteRange(min=0))
 @options.as_json
-def compare(a: str, b: str, min_change: float, as_json: bool) -> None:
-    """Set run B beside run A, case by case: differences of machine and settings first, then what changed beyond noise and how far
-    the two lie apart. Exits with 1 when something changed."""
-    from shmoo.runs.analysis.compare import compare_runs
+def compare(
+    runs: tuple[str, ...],
+    fail_on: tuple[str, ...],
+    threshold: float | None,
+    markdown: str | None,
+    junit: str | None,
+    as_json: bool,
+) -> None:
+    """Set the run NEW beside one or several BASE runs, case by case: differences of machine and settings first, then what changed
+    beyond noise and how far the two sides lie apart.
+
+    Exits with 1 where NEW changed as --fail-on names it, in a single case or in the geometric mean over all; with 4 where that is
+    too noisy to decide; suspect rows decide nothing. Several base runs also show what equal runs differ by.
+    """
     from shmoo.runs.store.store import Run
 
-    runs = Run.open(a), Run.open(b)
+    if len(runs) < 2:
+        raise click.UsageError(f"got the run {runs[0]} alone; name one base run or several, and then the new run")
+    judge([Run.open(path) for path in runs], fail_on, threshold, markdown, junit, as_json)
+
+
+def judge(
+    runs: Sequence[Run],
+    fail_on: Sequence[str],
+    threshold: float | None,
+    markdown_path: str | None,
+    junit_path: str | None,
+    as_json: bool,
+) -> None:
+    """Compare the last run with those before it, show the outcome, and exit with its code. The two runs of a duel are compared
+    pair by pair."""
+    from shmoo.harness.campaign.duel import is_duel
+    from shmoo.runs.analysis.compare import compare_runs
+    from shmoo.runs.analysis.compare_verdict import MIN_CHANGE
+
     for run in runs:
         for problem in run.problems:
             output.message(problem)
-    comparison = compare_runs(*runs, min_change=min_change)
+    limit = MIN_CHANGE if threshold is None else threshold
+    comparison = compare_runs(runs[:-1], runs[-1], min_change=limit, paired=is_duel(runs))
+    verdicts = [comparison.answer(question, limit) for question in fail_on or ("slower",)]
+    if markdown_path or junit_path:
+        from shmoo.runs.analysis.compare_text import junit, markdown
+
+        if markdown_path:
+            output.writing(markdown_path).write_text(markdown(comparison, verdicts, limit), "utf-8")
+        if junit_path:
+            output.writing(junit_path).write_bytes(junit(comparison, verdicts, limit))
     if as_json:
         import msgspec
 
-        document = {"format": 1, "a": a, "b": b, "changed": comparison.changed, **msgspec.to_builtins(comparison)}
+        bases = [str(run.path) for run in runs[:-1]]
+        document = {"format": 1, "a": bases[0], "bases": bases, "b": str(runs[-1].path), "changed": comparison.changed}
+        document |= {"threshold": limit, "verdicts": msgspec.to_builtins(verdicts), **msgspec.to_builtins(comparison)}
         output.json_document(document | _unknown(comparison))
     else:
-        _show(comparison, min_change)
-    if comparison.changed:
+        _show(comparison, limit)
+        _show_verdicts(verdicts, comparison.noise_from == "pairs")
+    answers = {verdict.answer for verdict in verdicts}
+    if "yes" in answers:
         raise click.exceptions.Exit(CHANGED)
+    if "too noisy" in answers:
+        raise click.exceptions.Exit(TOO_NOISY)
+
+
+def _show_verdicts(verdicts: Sequence[Verdict], paired: bool) -> None:
+    from shmoo.runs.analysis.compare_text import growth_text
+
+    for verdict in verdicts:
+        output.result(f"{verdict.question}? {verdict.answer}; geometric mean {growth_text(verdict.growth)}: {verdict.suite}")
+        for labels, what in ((verdict.yes, "so"), (verdict.noisy, "too noisy to decide")):
+            if labels:
+                more = f"; and {len(labels) - SHOWN} more" if len(labels) > SHOWN else ""
+                output.result(f"  {len(labels)} cases {what}: {'; '.join(labels[:SHOWN])}{more}")
+        if verdict.answer == "too noisy":
+            others = "" if paired else ", give several base runs, or measure both sides at once with `shmoo duel`"
+            output.message(f"too noisy to decide: measure with more --visits{others}")
 
 
 def _unknown(comparison: Comparison) -> dict[str, object]:
@@ -115,6 +190,10 @@ def _show(comparison: Comparison, min_change: float) -> None:
 def _noise(comparison: Comparison) -> str:
     from shmoo.estimators.units import percent
 
+    beside = {"runs": "and what the base runs differ by", "pairs": "of which the differences of pairs hold little"}
+    if comparison.noise_from in beside:
+        known = "not known for one visit" if comparison.noise is None else f"{percent(comparison.noise)} a visit"
+        return f"noise: {known}, {beside[comparison.noise_from]}"
     if comparison.noise_from == "visits":
         known = "of these few cases alone" if comparison.noise is None else f"{percent(comparison.noise)} a visit"
         return f"noise: {known} (from repeated visits)"

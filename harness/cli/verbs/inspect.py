@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shmoo.estimators.errors import InputError
 from shmoo.harness.cli import captures, modes, options, output
 from shmoo.harness.defaults import ONE_OF_EACH_FAMILY
 
@@ -19,6 +20,7 @@ Examples:
   shmoo inspect resnet18
   shmoo inspect vit_b_16 --depth 3 --sort time --arch gpu_h100,tpu_v5e
   shmoo inspect resnet50 --arch gpu_h100 --html resnet50.html
+  shmoo inspect resnet18 --arch cpu_server_generic --runtime eager --roofline roofline.html
 """
 ORDERS = ("order", "name", "params", "flops", "bytes", "intensity", "time")
 
@@ -48,6 +50,10 @@ ORDERS = ("order", "name", "params", "flops", "bytes", "intensity", "time")
 @click.option(
     "--html", "html_path", type=click.Path(), help="Write an interactive page, coloured by the bound on the first --arch."
 )
+@click.option(
+    "--roofline", "roofline_path", type=click.Path(), help="Write a page with the kernels under the roofs of the first --arch."
+)
+@click.option("--run", "run_path", metavar="RUN", help="With --roofline: a run whose calls of MODEL stand beside the kernels.")
 def inspect(
     model: str,
     arch: tuple[str, ...],
@@ -65,8 +71,11 @@ def inspect(
     as_json: bool,
     csv_path: str | None,
     html_path: str | None,
+    roofline_path: str | None,
+    run_path: str | None,
 ) -> None:
-    """MODEL by module: parameters, flops, bytes, intensity, share of time and tiles on architectures; and its top operators."""
+    """MODEL by module: output shapes, parameters, flops, bytes, intensity, time, energy and tiles on architectures; and its top
+    operators."""
     from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
     from shmoo.estimators.graph.records import notes_of
     from shmoo.estimators.predict.director import AnalysisDirector
@@ -75,6 +84,8 @@ def inspect(
     from shmoo.harness.machine.architectures import load_architectures
     from shmoo.harness.models.asked import Asked, at_batches
 
+    if run_path is not None and roofline_path is None:
+        raise InputError("--run sets measured calls beside the kernels of a roofline; give --roofline FILE too")
     directors = {profile.name: AnalysisDirector(profile) for profile in load_architectures(arch or ONE_OF_EACH_FAMILY)}
     chosen = options.only_one(runtime, "--runtime")
     given = options.only_one(dtype, "--dtype")
@@ -94,6 +105,15 @@ def inspect(
 
         write_page(inspection, inspection.architectures[0], output.writing(html_path))
         output.message(f"wrote {html_path}")
+    if roofline_path:
+        from shmoo.harness.pages.roofline import write_roofline
+        from shmoo.runs.analysis.calls import measured_calls
+        from shmoo.runs.store.store import Run
+
+        calls = [] if run_path is None else measured_calls(Run.open(run_path), model)
+        profile = directors[inspection.architectures[0]].profile
+        write_roofline(inspection, profile, wanted or "float32", output.writing(roofline_path), calls)
+        output.message(f"wrote {roofline_path}")
     if as_json:
         output.json_document(
             {
@@ -118,6 +138,7 @@ def _record(row: Row) -> dict[str, object]:
     record |= or_reason("intensity", row.intensity, "no bytes are moved")
     for name, part in row.on.items():
         record["on"][name]["bound"] = part.bound
+        record["on"][name] |= or_reason("energy_j", part.energy_j, f"profile {name!r} has no energy coefficients")
     return record
 
 
@@ -126,11 +147,17 @@ def _flat(row: Row) -> dict[str, object]:
     flat: dict[str, object] = {
         name: getattr(row, name) for name in ("name", "depth", "calls", "params", "flops", "macs", "bytes")
     }
+    flat["shape"] = _shape(row)
     flat["intensity"] = row.intensity
     for name, part in row.on.items():
         flat |= {f"{name}_latency_s": part.latency_s, f"{name}_share": part.share, f"{name}_tiles": part.tiles}
         flat[f"{name}_bound"] = part.bound
+        flat[f"{name}_energy_j"] = part.energy_j
     return flat
+
+
+def _shape(row: Row) -> str:
+    return "x".join(map(str, row.shape))
 
 
 def _show(inspection: Inspection, rows: tuple[Row, ...], top: int) -> None:
@@ -139,21 +166,17 @@ def _show(inspection: Inspection, rows: tuple[Row, ...], top: int) -> None:
     def numbers(row: Row) -> list[str]:
         work = [si(row.params, ""), si(row.flops, "flop"), si(row.bytes, "B")]
         intensity = "" if row.intensity is None else si(row.intensity, "")
-        parts = [(percent(part.share), part.bound, si(part.tiles, "")) for part in row.on.values()]
-        return [
-            *work,
-            intensity,
-            *(" ".join(part[:2]) if i == 0 else part[0] for i, part in enumerate(parts)),
-            *(p[2] for p in parts),
-        ]
+        parts = [(si(p.latency_s, "s"), f"{percent(p.share)} {p.bound}", si(p.energy_j, "J")) for p in row.on.values()]
+        return [*work, intensity, *(text for part in parts for text in part), *(si(p.tiles, "") for p in row.on.values())]
 
-    shares = [f"% {name}" for name in inspection.architectures]
+    times = [header for name in inspection.architectures for header in (f"time {name}", f"% {name}", f"energy {name}")]
     tiles = [f"tiles {name}" for name in inspection.architectures]
-    headers = ["calls", "params", "flops", "bytes", "flop/B", *shares, *tiles]
+    headers = ["params", "flops", "bytes", "flop/B", *times, *tiles]
     lines = [
-        ["  " * row.depth + (row.name.rpartition(".")[2] or inspection.model), str(row.calls), *numbers(row)] for row in rows
+        ["  " * row.depth + (row.name.rpartition(".")[2] or inspection.model), str(row.calls), _shape(row), *numbers(row)]
+        for row in rows
     ]
-    output.table(["module", *headers], lines)
+    output.table(["module", "calls", "output", *headers], lines)
     if top:
         lines = [[row.name, str(row.calls), *numbers(row)] for row in inspection.operators[:top]]
-        output.table(["operator", *headers], lines, title="operators, most time first")
+        output.table(["operator", "calls", *headers], lines, title="operators, most time first")

@@ -58,16 +58,19 @@ def choose_profile(run: Run, name: str | None) -> ArchitectureProfile:
 
     if name is not None:
         return load_architecture(name)
-    # As `shmoo characterize` writes them: profile.json, profile-2.json, ..., profile-10.json, the last the newest.
-    numbers = {path: re.fullmatch(r"profile(?:-([1-9]\d*))?\.json", path.name) for path in run.path.glob("profile*.json")}
-    beside = {path: int(match[1] or 1) for path, match in numbers.items() if match is not None}
-    if beside:
-        newest = max(beside, key=beside.__getitem__)
+    if (newest := newest_profile(run.path)) is not None:
         output.message(f"judging {newest}")
         return load_profile(newest)
     if LOCAL not in own_profiles():
         output.message(f"{LOCAL} is not calibrated: its rates are wide guesses; `shmoo calibrate {run.path}` fits them")
     return load_architecture(LOCAL)
+
+
+def newest_profile(run: Path) -> Path | None:
+    """The profile that was last written beside a run's rows: profile.json, profile-2.json, ..., profile-10.json."""
+    numbers = {path: re.fullmatch(r"profile(?:-([1-9]\d*))?\.json", path.name) for path in run.glob("profile*.json")}
+    beside = {path: int(match[1] or 1) for path, match in numbers.items() if match is not None}
+    return max(beside, key=beside.__getitem__) if beside else None
 
 
 def write(run: Run, profile: ArchitectureProfile, out: Path, archs: Sequence[str]) -> tuple[ErrorReport, list[Record]]:

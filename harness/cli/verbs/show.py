@@ -134,11 +134,12 @@ def show_rows(rows: Sequence[Measurement], records: Sequence[Record]) -> None:
 
     sums = any(r.get("operators_s") is not None for r in records)
     shared, settings = _settings(records)
+    differ = any(settings)
     lines = []
     for record, setting in zip(records, settings, strict=True):
         latency, error, alone = record["latency_s"], record["relative_se"], record["alone_s"]
         line = [
-            *([setting] if any(settings) else []),
+            *([setting] if differ else []),
             record["status"],
             "" if latency is None else si(latency, "s"),
             "" if error is None else percent(error),
@@ -150,11 +151,11 @@ def show_rows(rows: Sequence[Measurement], records: Sequence[Record]) -> None:
             ratio = record["operators_s"] / latency if latency and record.get("operators_s") is not None else None
             line.append("" if ratio is None else f"{ratio:.2f}")
         lines.append(line)
-    headers = [*(["setting"] if any(settings) else []), "status", "time", "± std. error", "alone", "visits", "samples"]
+    headers = [*(["setting"] if differ else []), "status", "time", "± std. error", "alone", "visits", "samples"]
     headers += ["operators alone / whole"] if sums else []
     labels = _labels([row.case for row in rows], _room(headers, lines))
     body = [[label, *line] for label, line in zip(labels, lines, strict=True)]
-    output.table(["case", *headers], body, title=shared, left=3 if any(settings) else 2)
+    output.table(["case", *headers], body, title=shared, left=3 if differ else 2)
 
 
 def _settings(records: Sequence[Record]) -> tuple[str, list[str]]:

@@ -9,6 +9,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, single_call_graph
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.sweep.controller import SweepController
+from shmoo.estimators.variants import variant
 from shmoo.runs.plots.sweeps import sweep_figure
 from tests.build import GraphBuilder
 
@@ -102,6 +103,39 @@ def test_many_points_are_the_same_rows_without_intervals(monkeypatch: pytest.Mon
                 assert many[name] == (pytest.approx(value, rel=1e-12) if isinstance(value, float) else value), name
 
 
+def large(axes: dict) -> tuple[Graph, ...]:
+    """A sum of 64 MB, which takes as long as its bytes."""
+    x = TensorSpec((4096, 4096))
+    return (single_call_graph(OpCall("aten.add", (x, x), (x,), ("self", "other"))),)
+
+
+@pytest.mark.parametrize("name", ["cpu_server_generic", "gpu_t4", "tpu_v4", "kpu_t64"])
+def test_points_drawn_together_have_the_intervals_of_each_alone(name: str) -> None:
+    """Every column of every point, ends of intervals and shares of the basis included, to the last bit."""
+    profile = load_profile(name)
+    main = f"bandwidth.{profile.levels[-1]}"
+    count = next(axis for axis in ("count.sms", "count.tiles", "count.units", "count.cores") if profile.get(axis))
+    axes = {count: (profile.value(count), 2 * profile.value(count)), main: (1e11, 2e11, 4e11)}
+    together = list(SweepController("block", block, [profile], profile_axes=axes).rows())
+    alone = [
+        row
+        for first in axes[count]
+        for second in axes[main]
+        for row in SweepController("block", block, [variant(profile, {count: first, main: second})]).rows()
+    ]
+    assert len(together) == 6
+    for many, one in zip(together, alone, strict=True):
+        assert {column: many[column] for column in one} == one
+
+
+def test_time_on_the_device_follows_the_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice the bandwidth takes half the time, with intervals and without."""
+    for limit in (256, 1):
+        monkeypatch.setattr("shmoo.estimators.sweep.controller.DRAWN_POINTS", limit)
+        rows = list(SweepController("sum", large, PROFILES[1:], profile_axes={"bandwidth.dram": (1e11, 2e11)}).rows())
+        assert rows[0]["device_s"] == pytest.approx(2 * rows[1]["device_s"], rel=0.05)
+
+
 def test_fusion_and_runtimes_are_axes() -> None:
     """On two machines with two and one of the runtimes, fused and not: six rows; fusing never moves more bytes."""
     profiles = [load_profile(name) for name in ("gpu_h100", "tpu_v4")]
@@ -189,3 +223,21 @@ def test_another_type_changes_bytes_and_nothing_else() -> None:
     index = TensorSpec((4,), "int64")
     lookup = single_call_graph(OpCall("aten.relu", (index,), (index,), ("self",)))
     assert with_dtype(lookup, "bf16") == lookup
+
+
+@pytest.mark.parametrize("parts", [1, 2, 5, 7, 40])
+@pytest.mark.parametrize("points", [3, 300])
+def test_parts_in_order_are_all_rows(parts: int, points: int) -> None:
+    """With intervals, and beyond the number of variants that have them; only the parts that need a graph ask for it."""
+    asked = []
+
+    def source(settings: dict) -> tuple[Graph, ...]:
+        asked.append(settings)
+        return linear(settings)
+
+    changed = {"bandwidth.dram": [1e11 * (1 + n) for n in range(points)], "tile_m": [8.0, 16.0]}
+    sweep = SweepController("linear", source, [load_profile("kpu_t64")], {"n": (64, 128, 256)}, changed)
+    whole = list(sweep.rows())
+    asked.clear()
+    assert [row for part in range(parts) for row in sweep.rows(part=part, parts=parts)] == whole
+    assert len(asked) <= parts + 2

@@ -34,3 +34,12 @@ class StandIn:
         if case.workload == "failing":
             return Measurement(case, "failed", (Reason("error", "on purpose"),), visit=visit, host={"pid": os.getpid()}), ()
         return Measurement(case, "ok", timing=Timing((1e-3,)), visit=visit, host={"pid": os.getpid(), "details": details}), ()
+
+
+class Whereabouts(StandIn):
+    """Says where it runs, and which package it finds there."""
+
+    def measure(self, case: CaseSpec, visit: int = 0, details: bool = True):
+        from package.net import NAME
+
+        return Measurement(case, "ok", timing=Timing((1e-3,)), visit=visit, host={"cwd": os.getcwd(), "package": NAME}), ()

@@ -139,7 +139,11 @@ def test_the_old_spelling_of_visits_is_read() -> None:
 
 def test_out_has_its_short_form_everywhere() -> None:
     """-o is --out on every verb that writes a result."""
-    assert set(uses()["-o"]) == set(uses()["--out"]) == {"calibrate", "characterize", "measure", "report", "trace"}
+    assert (
+        set(uses()["-o"])
+        == set(uses()["--out"])
+        == {"calibrate", "characterize", "fleet report", "fleet run", "measure", "report", "trace"}
+    )
 
 
 def test_a_host_is_named_for_the_gpus_of_an_estimate() -> None:

@@ -9,7 +9,8 @@ from click.testing import CliRunner
 
 from shmoo.estimators.errors import NothingMeasuredError
 from shmoo.harness.cli.app import cli
-from shmoo.runs.analysis.compare import _student_quantile, compare_runs
+from shmoo.runs.analysis.compare import compare_runs
+from shmoo.runs.analysis.compare_noise import student_quantile
 from shmoo.runs.store.records import CaseSpec, EnergyReading, Machine, Measurement, Reason, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter
 
@@ -126,7 +127,7 @@ def test_true_standard_errors_hold_nine_pairs_in_ten():
 )
 def test_quantiles_of_student_are_those_of_tables(outside, freedom, quantile):
     """Degrees of freedom between two whole numbers count as the smaller one."""
-    assert _student_quantile(outside, freedom) == pytest.approx(quantile, rel=1e-3)
+    assert student_quantile(outside, freedom) == pytest.approx(quantile, rel=1e-3)
 
 
 def test_a_shift_common_to_all_cases_is_named_as_one(tmp_path):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from shmoo.runs.store.pooling import latencies
+from shmoo.runs.store.pooling import _lower_quartile, latencies
 from shmoo.runs.store.records import Timing
 from shmoo.runs.store.statistics import FEW_CASES, Latency, Z, latency, visit_deviations
 
@@ -227,3 +227,11 @@ def test_where_other_cases_tell_nothing_they_do_no_harm(machine, visits: int) ->
     assert error < 1.05 * alone
     assert abs(bias) < 0.02
     assert 0.8 <= inside <= 0.97
+
+
+def test_the_lower_quartile_is_that_of_numpy_to_the_last_digit() -> None:
+    """For every number of blocks, so that no time of a recorded run moves."""
+    rng = np.random.default_rng(1)
+    for count in range(1, 60):
+        values = rng.lognormal(-9, 0.3, count)
+        assert _lower_quartile(values) == np.quantile(values, 0.25)

@@ -287,6 +287,8 @@ def test_energy_is_merged_by_domain() -> None:
     assert (package.window_s, package.calls, package.trials_j) == (9.0, 30, (1.0, 2.0, 4.0))
     assert (dram.energy_j, dram.reason) == (None, "reason 2")
     assert row.energy_reading == package
+    alone = merged(*(visit(n, 1.0, energy=(EnergyReading("package", 1.0),)) for n in range(2)))
+    assert alone.energy_reading is not None, "a window that no visit knows is unknown, and not zero seconds long"
 
 
 def test_one_visit_with_energy_speaks_for_the_case() -> None:

@@ -1,0 +1,312 @@
+"""A model's footprint on an architecture, to be kept as a baseline and compared with later: a gate without hardware.
+
+    graphs, profile -> Footprint -> JSON; two footprints -> what grew by more than allowed, and which module did it
+
+A kernel belongs to the module of its first operator. Everything is computed from the graphs and the profile, in one order and
+from fixed seeds, so that equal models give equal numbers to the last digit; they are kept with 12 significant digits, beyond
+which machines of different vector units may round differently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.graph.records import Graph, decode_versioned
+from shmoo.estimators.machine.profile import ArchitectureProfile
+from shmoo.estimators.memory.peak import memory_steps
+from shmoo.estimators.predict.director import AnalysisDirector, KernelEstimate
+from shmoo.estimators.units import percent, si, size
+
+BASELINE_FORMAT = 1
+QUANTITIES = {
+    "flops": "flop",
+    "bytes": "B",
+    "peak_memory_bytes": "B",
+    "kernels": "",
+    "latency_s": "s",
+    "energy_j": "J",
+}
+"""What is gated, with its unit."""
+ALLOWED = dict.fromkeys(QUANTITIES, 0.01) | {"kernels": 0.0}
+"""Growth that passes. One kernel more is a lost fusion, however many there are."""
+DIGITS = 12
+NAMED = 5
+"""Modules that a finding names, those that grew most first."""
+
+
+class ModuleShare(msgspec.Struct, frozen=True):
+    """Kernels that begin with an operator of a module, and what they take.
+
+    Attributes:
+        groups: operators of one kernel ("conv2d + batch_norm + relu") -> number of such kernels.
+    """
+
+    kernels: int
+    flops: float
+    bytes: float
+    latency_s: float
+    energy_j: float | None
+    groups: dict[str, int]
+
+
+class Footprint(msgspec.Struct, frozen=True):
+    """What one call of a model takes on one architecture.
+
+    Attributes:
+        profile: hash of the architecture's coefficients; others give other times and energies.
+        totals: one value for each of `QUANTITIES`; the energy is `None` where the profile has no such coefficients.
+        peak_at: module that runs when most memory is in use.
+        unknown_ops: operators without a cost formula, whose flops are in no total -> calls.
+    """
+
+    model: str
+    arch: str
+    batch: int
+    dtype: str
+    runtime: str
+    profile: str
+    totals: dict[str, float | None]
+    modules: dict[str, ModuleShare]
+    peak_at: str
+    unknown_ops: dict[str, int]
+
+    @property
+    def key(self) -> tuple[str, str, int, str, str]:
+        """What a baseline has one footprint of."""
+        return self.model, self.arch, self.batch, self.dtype, self.runtime
+
+    @property
+    def label(self) -> str:
+        """The key as text."""
+        return f"{self.model} on {self.arch}, batch {self.batch} {self.dtype} {self.runtime}"
+
+
+class Baseline(msgspec.Struct, frozen=True):
+    """A baseline file."""
+
+    footprints: tuple[Footprint, ...]
+    format: int = BASELINE_FORMAT
+
+    @classmethod
+    def from_json(cls, data: bytes, where: str = "") -> Baseline:
+        """Read a file's content; `FormatError` where it is damaged or newer."""
+        return decode_versioned(data, cls, BASELINE_FORMAT, "baseline", where)
+
+    def to_json(self) -> bytes:
+        """Keys in a fixed order and one value a line, so that version control shows what moved."""
+        return msgspec.json.format(msgspec.json.encode(self, order="deterministic"), indent=1) + b"\n"
+
+    def replacing(self, footprints: Sequence[Footprint]) -> Baseline:
+        """With these footprints in place of those of the same key."""
+        merged = {footprint.key: footprint for footprint in (*self.footprints, *footprints)}
+        return Baseline(tuple(merged[key] for key in sorted(merged)))
+
+
+class ModuleGrowth(msgspec.Struct, frozen=True):
+    """What a module had and has of a quantity; `lost` and `gained` are the groups of operators that were and are one kernel."""
+
+    module: str
+    before: float
+    now: float
+    lost: tuple[str, ...] = ()
+    gained: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """Such as "layer1.0.conv1 (conv2d + relu is now conv2d, relu)"."""
+        name = self.module or "the model itself"
+        if not self.lost and not self.gained:
+            return name
+        return f"{name} ({', '.join(self.lost) or 'nothing'} is now {', '.join(self.gained) or 'nothing'})"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """A quantity that grew by more than allowed.
+
+    Attributes:
+        growth: relative, such as 0.05; `None` where there was nothing before.
+        modules: that grew most.
+    """
+
+    footprint: str
+    quantity: str
+    before: float
+    now: float
+    growth: float | None
+    allowed: float
+    modules: tuple[ModuleGrowth, ...]
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        unit = QUANTITIES[self.quantity]
+        before, now = (
+            f"{value:,.0f}" if not unit else size(value) if self.quantity == "peak_memory_bytes" else si(value, unit)
+            for value in (self.before, self.now)
+        )
+        grew = "from nothing" if self.growth is None else percent(self.growth, signed=True, digits=2)
+        where = "; ".join(module.text for module in self.modules)
+        line = f"{self.footprint}: {self.quantity} {before} -> {now} ({grew}, allowed {percent(self.allowed)})"
+        return f"{line}: {where}" if where else line
+
+
+class GateResult(msgspec.Struct, frozen=True):
+    """What a gate found.
+
+    Attributes:
+        undecided: why a footprint cannot be judged: operators without a cost formula that the baseline did not have.
+    """
+
+    findings: tuple[Finding, ...]
+    undecided: tuple[str, ...]
+
+    @property
+    def answer(self) -> str:
+        """One of "fail", "undecided" and "pass"."""
+        return "fail" if self.findings else "undecided" if self.undecided else "pass"
+
+
+def footprint(
+    director: AnalysisDirector,
+    graphs: Sequence[Graph],
+    model: str,
+    *,
+    runtime: str | None = None,
+    compute_dtype: str | None = None,
+    batch: int = 1,
+) -> Footprint:
+    """The footprint of one call of a captured model.
+
+    Args:
+        model: name in the baseline.
+        runtime, compute_dtype, batch: as `AnalysisDirector.estimate` takes them.
+
+    Raises:
+        InputError: as of `AnalysisDirector.estimate`.
+    """
+    estimate = director.estimate(graphs, runtime=runtime, compute_dtype=compute_dtype, batch=batch)
+    by_module: dict[str, list[KernelEstimate]] = {}
+    for kernel in estimate.breakdown:
+        by_module.setdefault(graphs[kernel.graph].calls[kernel.calls[0]].module, []).append(kernel)
+    totals = {
+        "flops": estimate.flops,
+        "bytes": estimate.bytes,
+        "peak_memory_bytes": estimate.peak_memory_bytes,
+        "kernels": float(estimate.kernels),
+        "latency_s": estimate.latency_s.value,
+        "energy_j": None if estimate.energy_j is None else estimate.energy_j.value,
+    }
+    return Footprint(
+        model=model,
+        arch=director.profile.name,
+        batch=batch,
+        dtype=estimate.dtype,
+        runtime=estimate.runtime,
+        profile=profile_hash(director.profile),
+        totals={name: _kept(value) for name, value in totals.items()},
+        modules={module: _share(graphs, kernels) for module, kernels in by_module.items()},
+        peak_at=_peak_at(graphs, estimate.runtime, director.profile.family),
+        unknown_ops={op.op: op.count for op in estimate.unknown_ops},
+    )
+
+
+def profile_hash(profile: ArchitectureProfile) -> str:
+    """First 16 hex digits of SHA-256 over what determines a profile's estimates."""
+    return hashlib.sha256(profile.replacing(error_card={}, description="").to_json()).hexdigest()[:16]
+
+
+def check(baseline: Baseline, footprints: Sequence[Footprint], allowed: Mapping[str, float]) -> GateResult:
+    """What grew by more than allowed.
+
+    Args:
+        allowed: quantity -> relative growth that passes; `ALLOWED` for those not named.
+
+    Raises:
+        InputError: the baseline lacks one of the footprints, or is of another profile; or an unknown quantity.
+    """
+    for name in allowed:
+        if name not in QUANTITIES:
+            raise unknown("quantity of a gate", name, QUANTITIES)
+    known = {footprint.key: footprint for footprint in baseline.footprints}
+    findings: list[Finding] = []
+    undecided: list[str] = []
+    for now in footprints:
+        before = known.get(now.key)
+        if before is None:
+            raise InputError(f"the baseline has no {now.label}; add it with --write. It has: {_labels(baseline)}")
+        if before.profile != now.profile:
+            raise InputError(
+                f"the baseline of {now.label} was written with another profile of {now.arch}, so that times and energies would "
+                "differ for that alone; write it anew with --write from the commit that it stands for"
+            )
+        findings += [
+            found for name in QUANTITIES if (found := _finding(before, now, name, {**ALLOWED, **allowed}[name])) is not None
+        ]
+        fresh = sorted(op for op, count in now.unknown_ops.items() if count > before.unknown_ops.get(op, 0))
+        if fresh:
+            undecided.append(f"{now.label}: no cost formula for {', '.join(fresh)}, so that their flops are in no total")
+    return GateResult(tuple(findings), tuple(undecided))
+
+
+def _labels(baseline: Baseline) -> str:
+    return "; ".join(footprint.label for footprint in baseline.footprints) or "nothing"
+
+
+def _finding(before: Footprint, now: Footprint, name: str, allowed: float) -> Finding | None:
+    old, new = before.totals.get(name), now.totals[name]
+    if old is None or new is None or new <= old * (1 + allowed):
+        return None
+    growth = new / old - 1 if old else None
+    if name == "peak_memory_bytes":
+        modules: tuple[ModuleGrowth, ...] = (ModuleGrowth(now.peak_at, old, new),)
+    else:
+        modules = tuple(_growths(before, now, name)[:NAMED])
+    return Finding(now.label, name, old, new, growth, allowed, modules)
+
+
+def _growths(before: Footprint, now: Footprint, name: str) -> list[ModuleGrowth]:
+    """Modules whose part of a quantity grew, most first."""
+    grown = []
+    for module in dict.fromkeys((*now.modules, *before.modules)):
+        old, new = before.modules.get(module), now.modules.get(module)
+        was, is_now = (0.0 if share is None else getattr(share, name) or 0.0 for share in (old, new))
+        if is_now > was:
+            had, has = (Counter({} if share is None else share.groups) for share in (old, new))
+            grown.append(ModuleGrowth(module, was, is_now, _listed(had - has), _listed(has - had)))
+    return sorted(grown, key=lambda one: (one.before - one.now, one.module))
+
+
+def _listed(groups: Counter[str]) -> tuple[str, ...]:
+    return tuple(f"{count} x {group}" if count > 1 else group for group, count in sorted(groups.items()))
+
+
+def _share(graphs: Sequence[Graph], kernels: Sequence[KernelEstimate]) -> ModuleShare:
+    groups = Counter(
+        " + ".join(graphs[kernel.graph].calls[call].op.rpartition(".")[2] for call in kernel.calls) for kernel in kernels
+    )
+    sums: dict[str, Any] = {
+        name: _kept(sum(getattr(kernel, field) for kernel in kernels))
+        for name, field in (("flops", "flops"), ("bytes", "bytes"), ("latency_s", "elapsed_s"))
+    }
+    energies = [kernel.energy_j for kernel in kernels if kernel.energy_j is not None]
+    return ModuleShare(len(kernels), **sums, energy_j=_kept(sum(energies)) if energies else None, groups=dict(groups))
+
+
+def _peak_at(graphs: Sequence[Graph], runtime: str, family: str) -> str:
+    steps = [
+        (step.bytes, graph.calls[step.calls[0]].module)
+        for graph in graphs
+        for step in memory_steps(graph, runtime, family)
+        if step.calls
+    ]
+    return max(steps, key=lambda step: step[0])[1] if steps else ""
+
+
+def _kept(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.{DIGITS}g}")

@@ -1,0 +1,101 @@
+"""`shmoo duel`: two versions of the code, or two environments, measured side by side on one machine."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from shmoo.estimators.errors import InputError
+from shmoo.harness.cli import options, output
+from shmoo.harness.cli.verbs.compare import gating, judge
+from shmoo.harness.cli.verbs.measure import measure, shown
+from shmoo.harness.defaults import new_run_directory
+
+PAIRS = 10
+"""Pairs of visits to every case where --visits does not say it."""
+EXAMPLES = """\b
+Examples:
+  shmoo duel main HEAD -- measure --model my_package.models:build
+  shmoo duel HEAD . --fail-on slower --threshold 3% -- measure --model my_package.models:build --visits 20
+  shmoo duel envs/torch-2.9 envs/torch-2.10 -- measure --suite quick --budget 10
+"""
+
+
+@click.command(epilog=EXAMPLES, short_help="Two commits or environments side by side on one machine.")
+@click.argument("base")
+@click.argument("new")
+@click.argument("command", metavar="-- measure ...", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("--setup", default="", metavar="COMMAND", help="Run in each checkout first; a .venv that it makes there is used.")
+@gating
+@options.out(options.NEW_RUN)
+@options.as_json
+def duel(
+    base: str,
+    new: str,
+    command: tuple[str, ...],
+    setup: str,
+    fail_on: tuple[str, ...],
+    threshold: float | None,
+    markdown: str | None,
+    junit: str | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure BASE and NEW in one campaign, each visit to a case on both, and judge by the differences of the pairs: what a
+    neighbour or the clock does falls on both alike.
+
+    BASE and NEW are git refs (checked out for the duel), directories of code such as `.`, or environments (directories with a
+    python that has shmoo). What is measured follows `--`, as `shmoo measure` takes it. Exit codes are those of `shmoo compare`.
+    """
+    from shmoo.harness.campaign.campaign import CampaignSettings
+    from shmoo.harness.campaign.cases import check_device, in_states, plan_cases
+    from shmoo.harness.campaign.duel import run_duel
+    from shmoo.harness.campaign.sides import describe, side_of
+    from shmoo.harness.machine.doctor import probe_machine
+
+    if command[0] != "measure":
+        raise InputError(f"a duel measures: write `-- measure ...`, got {command[0]!r}")
+    asked = measure.make_context("shmoo measure", list(command[1:])).params
+    for name in ("out", "resume", "as_json", "operators"):
+        if asked[name]:
+            raise InputError(f"--{name.removeprefix('as_')} of `measure` has no place in a duel")
+    machine = probe_machine(asked["threads"])
+    check_device(asked["device"], machine)
+    output.tell_of_code(asked["model"])
+    with output.only_results_on_stdout():
+        cases = plan_cases(
+            asked["suite"],
+            asked["model"],
+            machine,
+            asked["device"],
+            asked["runtime"],
+            asked["dtype"],
+            asked["batch"],
+            asked["trust"],
+        )
+    pairs = asked["visits"] or PAIRS
+    settings = CampaignSettings(
+        visits=pairs, most_visits=pairs, budget_s=None if asked["budget"] is None else 60 * asked["budget"]
+    )
+    target = out if out is not None else new_run_directory("duel")
+    with ExitStack() as stack:
+        sides = stack.enter_context(side_of(base, setup)), stack.enter_context(side_of(new, setup))
+        described = describe(sides[0], asked["threads"]), describe(sides[1], asked["threads"])
+        progress = stack.enter_context(shown(len(cases), target, f"duel of {base} and {new}"))
+        runs = run_duel(
+            in_states(cases, asked["cache_state"]),
+            target,
+            sides,
+            described,
+            suite=asked["suite"] or "duel",
+            settings=settings,
+            progress=progress,
+        )
+    for run, name in zip(runs, (base, new), strict=True):
+        for row in run.rows:
+            if row.status == "failed":
+                output.message(f"failed on {name}: {row.case.label}: {row.why}")
+    output.message(f"runs of both sides in {target}; `shmoo compare {runs[0].path} {runs[1].path}` judges them again")
+    judge(runs, fail_on, threshold, markdown, junit, as_json)

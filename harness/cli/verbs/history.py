@@ -1,0 +1,80 @@
+"""`shmoo history`: cases over many runs, and the first run that differs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from shmoo.harness.cli import options, output
+
+PAGE = Path("history.html")
+SHOWN = 30
+EXAMPLES = """\b
+Examples:
+  shmoo history shmoo-runs/*
+  shmoo history nightly/* --threshold 5% -o history.html
+  shmoo history nightly/* --json
+"""
+
+
+@click.command(epilog=EXAMPLES, short_help="Cases over many runs; the first run that differs.")
+@click.argument("runs", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "--threshold", type=options.Share(), metavar="P", help="Steps of up to this much, such as 5%, are none. Default: 3%."
+)
+@options.out(str(PAGE))
+@options.as_json
+def history(runs: tuple[str, ...], threshold: float | None, out: Path | None, as_json: bool) -> None:
+    """Follow each case over RUNS, in the order of measurement, and find the runs from which on it differs.
+
+    Writes one self-contained page. With three runs or more, what neighbouring runs differ by is the noise; with --json the page
+    is written only where --out names it.
+    """
+    from shmoo.runs.analysis.compare_verdict import MIN_CHANGE
+    from shmoo.runs.analysis.history import FEWEST
+    from shmoo.runs.analysis.history import history as follow
+    from shmoo.runs.store.files import replace_file
+    from shmoo.runs.store.store import Run
+
+    limit = MIN_CHANGE if threshold is None else threshold
+    opened = [Run.open(path) for path in runs]
+    for run in opened:
+        for problem in run.problems:
+            output.message(problem)
+    found = follow(opened, limit)
+    if out is not None or not as_json:
+        from shmoo.runs.plots.history import render_history
+
+        target = output.writing(out or PAGE)
+        replace_file(target, render_history(found, limit).encode("utf-8", "backslashreplace"))
+        output.message(f"wrote {target}")
+    for point in found.runs:
+        if point.differs:
+            output.message(f"{point.path} is of another machine or setting than the first run: {', '.join(point.differs)}")
+    if len(opened) < FEWEST:
+        output.message(f"{len(opened)} runs tell no noise from a change; `shmoo compare` judges two")
+    first = None if found.first_different is None else found.runs[found.first_different]
+    if as_json:
+        import msgspec
+
+        head = {"format": 1, "threshold": limit, "first_different": None if first is None else first.path}
+        output.json_document({**head, **msgspec.to_builtins(found)})
+        return
+    every = [*([] if found.suite is None else [found.suite]), *found.series]
+    changes = [(series, change) for series in every for change in series.changes]
+    lines = [
+        [
+            series.label,
+            found.runs[c.run].label,
+            f"{c.ratio.value:.3f}",
+            f"{c.ratio.low:.3f} to {c.ratio.high:.3f}",
+            f"{c.errors:.1f}",
+        ]
+        for series, c in changes[:SHOWN]
+    ]
+    if lines:
+        output.table(["case", "first run that differs", "ratio", "90 %", "standard errors"], lines, left=2)
+    if len(changes) > SHOWN:
+        output.message(f"and {len(changes) - SHOWN} more; --json lists every one")
+    output.result("no run differs" if first is None else f"the first run that differs is {first.label}")

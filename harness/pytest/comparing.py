@@ -1,0 +1,102 @@
+"""The comparison at the end of a pytest session: each question is one more test, which passes or fails with its reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from shmoo.estimators.errors import NothingMeasuredError, ShmooError, unknown
+from shmoo.estimators.units import percent, share_of
+from shmoo.runs.analysis.compare import Comparison, compare_runs
+from shmoo.runs.analysis.compare_text import growth_text, suspects
+from shmoo.runs.analysis.compare_verdict import MIN_CHANGE, QUESTIONS, Verdict
+from shmoo.runs.store.store import Run
+
+SHOWN = 20
+
+
+class Referee:
+    """Compares the session's run with others.
+
+    Args:
+        bases: directories of the runs to compare with.
+        asked: such as "slower:5%,hungrier"; slower by 3 % for none.
+        suspect: what suspect rows do: "say", "fail" or "again", after which those that are left fail.
+
+    Raises:
+        pytest.UsageError: a base run cannot be read, or a change that nobody knows.
+    """
+
+    def __init__(self, bases: Sequence[str], asked: Sequence[str], suspect: str) -> None:
+        self._suspect = suspect
+        parts = [part.strip() for text in asked for part in text.split(",") if part.strip()]
+        try:
+            self._bases = [Run.open(path) for path in bases]
+            self._asked = dict(map(_question, parts or ["slower"]))
+        except ShmooError as error:
+            raise pytest.UsageError(str(error)) from None
+
+    def reports(self, path: Path | None) -> Iterator[pytest.TestReport]:
+        """A report for each question, and one for suspect rows where these are to fail.
+
+        Args:
+            path: the session's run; `None` where no benchmark ran.
+        """
+        if path is None or not (path / "run.json").exists():
+            yield _report("any benchmark", "no benchmark ran, so that there is nothing to compare")
+            return
+        new = Run.open(path)
+        for question, threshold in self._asked.items():
+            try:
+                comparison = compare_runs(self._bases, new, min_change=threshold)
+                verdict = comparison.answer(question, threshold)
+            except NothingMeasuredError as error:
+                yield _report(question, str(error))
+                continue
+            yield _report(question, _reason(verdict, threshold), _said(comparison))
+        left = [row for row in new.rows if row.status == "suspect"]
+        if self._suspect != "say" and left:
+            yield _report("suspect rows", "; ".join(f"{row.case.label} ({row.why})" for row in left[:SHOWN]))
+
+
+def _question(text: str) -> tuple[str, float]:
+    name, colon, share = text.partition(":")
+    if name not in QUESTIONS:
+        raise unknown("change to fail on", name, QUESTIONS)
+    return name, share_of(share) if colon else MIN_CHANGE
+
+
+def _reason(verdict: Verdict, threshold: float) -> str:
+    """Why the question fails; "" where it passes."""
+    if verdict.answer == "no":
+        return ""
+    lines = [
+        f"{verdict.question} by more than {percent(threshold)}? {verdict.answer}",
+        f"geometric mean of {verdict.looked_at} cases {growth_text(verdict.growth)}: {verdict.suite}",
+    ]
+    lines += [f"{label}: yes" for label in verdict.yes[:SHOWN]]
+    lines += [f"{label}: too noisy to decide" for label in verdict.noisy[:SHOWN]]
+    if verdict.answer == "too noisy":
+        lines.append("visit the targets of tests more often (--shmoo-visits 5, in both runs), or compare with several base runs")
+    return "\n".join(lines)
+
+
+def _said(comparison: Comparison) -> str:
+    left_out = suspects(comparison)
+    listed = "; ".join(f"{item.case.label} ({item.reason})" for item in left_out[:SHOWN])
+    return f"{len(left_out)} suspect rows decide nothing: {listed}" if left_out else ""
+
+
+def _report(question: str, failure: str, said: str = "") -> pytest.TestReport:
+    name = f"shmoo compare::{question}"
+    return pytest.TestReport(
+        nodeid=name,
+        location=("shmoo compare", None, question),
+        keywords={},
+        outcome="failed" if failure else "passed",
+        longrepr=failure or None,
+        when="call",
+        sections=[("shmoo", said)] if said else [],
+    )

@@ -1,0 +1,269 @@
+"""How much a case, or a whole suite, grew from one run to another, and how well that is known.
+
+    log ratio of a case    d  = log(new) - mean over base runs of log(base)
+    its variance, one base s² = (standard error in base)² + (standard error in new)²
+    several bases          s² = v (1 + 1/B), v the variance of the B base runs, at least the line above
+    paired visits          s² = (variance of the differences of the pairs) / n
+    geometric mean         D  = mean of d; S² = the largest of
+                                sum of s² / N²                 cases independent of each other
+                                variance of batch means / K    drift that all cases share, within the runs
+                                w (1 + 1/B)                    w the variance of the base runs' geometric means
+
+Neighbours and clocks slow all cases of a while down together, so that the error of a mean over cases does not fall with the root
+of their number. Batch means show it (Law and Kelton, Simulation modeling and analysis, section 9.5.3): the residuals of all
+visits around their cases, in the order of measurement, are cut into K batches, and the spread of the batches' means is that of
+the drift. Pairs of visits that follow each other share the drift, which their difference does not hold (duet benchmarking: Bulej
+et al., ICPE 2020).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from shmoo.estimators.graph.records import Interval
+from shmoo.runs.store.records import EnergyReading, Measurement
+from shmoo.runs.store.statistics import CONFIDENCE, FEW_CASES, MAD_OF_NORMAL, PRIOR_VISITS, normal_deviation
+from shmoo.runs.store.store import Run
+
+NORMAL_FROM = 200.0
+"""Degrees of freedom from which Student's distribution is replaced by the normal one."""
+ANGLES = 2000
+"""Steps of the integral that inverts Student's distribution."""
+BATCHES = 5
+"""Consecutive parts of a run whose means show the drift that all cases share: few, so that they are longer than it lasts."""
+
+
+class Growth(msgspec.Struct, frozen=True):
+    """New over base of one quantity: of one case, or the geometric mean over cases.
+
+    Attributes:
+        log_ratio: logarithm of the ratio.
+        standard_error: of the logarithm.
+        freedom: degrees of freedom of the standard error, at most `NORMAL_FROM`.
+        known: whether the standard error contains what visits, runs or cases differ by; otherwise it is only that within a visit.
+    """
+
+    log_ratio: float
+    standard_error: float
+    freedom: float = NORMAL_FROM
+    known: bool = True
+
+    @property
+    def half_width(self) -> float:
+        """Half the 90 % interval of the logarithm."""
+        return student_quantile(1 - CONFIDENCE, self.freedom) * self.standard_error
+
+    @property
+    def ratio(self) -> Interval:
+        """The ratio with its 90 % interval."""
+        half = self.half_width
+        return Interval(math.exp(self.log_ratio), math.exp(self.log_ratio - half), math.exp(self.log_ratio + half))
+
+
+class Pair(NamedTuple):
+    """The rows of one case: of each base run that can use it, and of the new run."""
+
+    bases: tuple[Measurement, ...]
+    new: Measurement
+
+    @property
+    def base_s(self) -> float:
+        """Geometric mean over the base runs of what a call takes."""
+        return math.exp(sum(math.log(row.latency.value_s) for row in self.bases) / len(self.bases))
+
+    @property
+    def base_se(self) -> float:
+        """Relative standard error of `base_s` by what each run knows of itself."""
+        return math.hypot(*(row.latency.relative_se for row in self.bases)) / len(self.bases)
+
+    @property
+    def log_ratio(self) -> float:
+        """Logarithm of new over base."""
+        return math.log(self.new.latency.value_s / self.base_s)
+
+    @property
+    def knows_visits(self) -> bool:
+        """Whether all standard errors contain the spread between visits."""
+        return all(row.latency.visits > 1 or row.visit_sd is not None for row in (*self.bases, self.new))
+
+
+def own_growth(pair: Pair, apart: float | None) -> Growth:
+    """By what the runs know of themselves.
+
+    Args:
+        apart: standard deviation of all log ratios, which counts where the rows do not know their visits' spread; `None` where
+            too few cases tell it.
+    """
+    deviation = math.hypot(pair.base_se, pair.new.latency.relative_se)
+    if not pair.knows_visits:
+        return Growth(pair.log_ratio, max(deviation, apart or 0.0), known=apart is not None)
+    # Degrees of freedom of Welch and Satterthwaite (Welch, Biometrika 34, 1947).
+    parts = [(row.latency, row, len(pair.bases)) for row in pair.bases] + [(pair.new.latency, pair.new, 1)]
+    squares = sum(
+        ((time.relative_se / share) ** 2) ** 2 / (time.visits - 1 + (PRIOR_VISITS if row.visit_sd is not None else 0.0))
+        for time, row, share in parts
+        if time.relative_se
+    )
+    return Growth(pair.log_ratio, deviation, min(deviation**4 / squares, NORMAL_FROM) if squares else NORMAL_FROM)
+
+
+def between_runs(pairs: Sequence[Pair], growths: Sequence[Growth]) -> list[Growth]:
+    """The growths with standard errors that contain what base runs differ by, never smaller than those given."""
+    spreads = _pooled_spreads([np.log([row.latency.value_s for row in pair.bases]) for pair in pairs])
+    wider = []
+    for pair, growth, (deviation, freedom) in zip(pairs, growths, spreads, strict=True):
+        error = 0.0 if deviation is None else deviation * math.sqrt(1 + 1 / len(pair.bases))
+        # What runs differ by contains what visits differ by, which a run may not know.
+        known = growth.known or deviation is not None
+        wider.append(
+            msgspec.structs.replace(growth, known=known)
+            if growth.standard_error >= error
+            else Growth(growth.log_ratio, error, freedom, known)
+        )
+    return wider
+
+
+def paired_growths(pairs: Sequence[Pair], base: Run, new: Run) -> list[Growth]:
+    """Growths from the visits of the same number in both runs, which followed each other; as of `own_growth`, and not known,
+    where no such visits tell it."""
+    found = [np.array(list(_differences(pair.new.case.identity, base, new).values())) for pair in pairs]
+    return [
+        Growth(float(values.mean()), deviation / math.sqrt(values.size), freedom)
+        if values.size and deviation is not None
+        else msgspec.structs.replace(own_growth(pair, None), known=False)
+        for pair, values, (deviation, freedom) in zip(pairs, found, _pooled_spreads(found), strict=True)
+    ]
+
+
+def _differences(identity: str, base: Run, new: Run) -> dict[int, float]:
+    """Visit -> log ratio of the two times of the pair."""
+    before, after = _rates(base.visits[identity]), _rates(new.visits[identity])
+    return {visit: rate - after[visit] for visit, rate in before.items() if visit in after}
+
+
+def _rates(lines: Iterable[Measurement]) -> dict[int, float]:
+    """Visit -> logarithm of its rate."""
+    return {
+        line.visit: -math.log(sum(line.timing.samples_s) / len(line.timing.samples_s))
+        for line in lines
+        if line.timed and line.timing is not None
+    }
+
+
+def _pooled_spreads(values: Sequence[np.ndarray]) -> list[tuple[float | None, float]]:
+    """Standard deviation of one of the repeated values of each case, with its degrees of freedom; `None` where nothing tells it.
+
+    Each variance is weighed with the middle one of all cases, which counts as much as `PRIOR_VISITS` degrees of freedom.
+    """
+    # Residuals around a mean of n are smaller than errors by sqrt((n - 1) / n).
+    distances = [np.abs(v - v.mean()) * math.sqrt(v.size / (v.size - 1)) for v in values if v.size > 1]
+    typical = float(np.median(np.concatenate(distances))) / MAD_OF_NORMAL if len(distances) >= FEW_CASES else None
+    spreads: list[tuple[float | None, float]] = []
+    for repeated in values:
+        freedom = max(repeated.size - 1.0, 0.0)
+        variance = float(np.var(repeated, ddof=1)) if freedom else 0.0
+        if typical is not None:
+            variance = (freedom * variance + PRIOR_VISITS * typical**2) / (freedom + PRIOR_VISITS)
+            freedom += PRIOR_VISITS
+        spreads.append((math.sqrt(variance), min(freedom, NORMAL_FROM)) if freedom else (None, NORMAL_FROM))
+    return spreads
+
+
+def suite_growth(growths: Sequence[Growth], shared: Iterable[tuple[float, float]]) -> Growth | None:
+    """The geometric mean over cases; `None` without one.
+
+    Args:
+        shared: other variances that the mean may have, each with its degrees of freedom; the largest counts.
+    """
+    if not growths:
+        return None
+    centre = sum(growth.log_ratio for growth in growths) / len(growths)
+    independent = sum(growth.standard_error**2 for growth in growths) / len(growths) ** 2
+    variance, freedom = max([(independent, NORMAL_FROM), *shared])
+    return Growth(centre, math.sqrt(variance), freedom, all(growth.known for growth in growths))
+
+
+def mean_variance_between(bases: Sequence[Run], pairs: Sequence[Pair]) -> list[tuple[float, float]]:
+    """Variance of the suite's mean by what base runs differ by in theirs, over the cases that all of them can use; empty for a
+    single base run."""
+    complete = [[row.latency.value_s for row in pair.bases] for pair in pairs if len(pair.bases) == len(bases)]
+    if len(bases) < 2 or not complete:
+        return []
+    means = np.log(np.array(complete)).mean(axis=0)
+    return [(float(np.var(means, ddof=1)) * (1 + 1 / len(bases)), len(bases) - 1.0)]
+
+
+def drift_variance(run: Run, identities: Iterable[str]) -> list[tuple[float, float]]:
+    """Variance of the mean of a run over cases by its batch means; empty for a run of few visits."""
+    return _batch_means(run, {identity: _rates(run.visits[identity]) for identity in identities})
+
+
+def paired_drift_variance(base: Run, new: Run, identities: Iterable[str]) -> list[tuple[float, float]]:
+    """Variance of the mean difference of pairs by batch means; empty for few pairs."""
+    return _batch_means(base, {identity: _differences(identity, base, new) for identity in identities})
+
+
+def _batch_means(run: Run, values: Mapping[str, Mapping[int, float]]) -> list[tuple[float, float]]:
+    """Args: values: case -> visit -> what to take the batch means of, in the order of the run's lines."""
+    means = {identity: sum(found.values()) / len(found) for identity, found in values.items() if len(found) > 1}
+    residuals = [
+        values[identity][line.visit] - means[identity]
+        for line in run.lines
+        if (identity := line.case.identity) in means and line.timed and line.visit in values[identity]
+    ]
+    if len(residuals) < 4 * BATCHES:
+        return []
+    batches = np.array([part.mean() for part in np.array_split(np.array(residuals), BATCHES)])
+    visits = len(residuals) / len(means)
+    return [(float(np.var(batches, ddof=1)) / BATCHES * visits / (visits - 1), BATCHES - 1.0)]
+
+
+def energy_growths(pairs: Sequence[Pair]) -> list[Growth | None]:
+    """Energy per call, as `Growth`; `None` where a run lacks it or the domains differ.
+
+    A row's energy is read on one visit as a rule, so that its own interval holds nothing of what visits differ by: the spread of
+    all ratios does.
+    """
+    found = [_energies(pair) for pair in pairs]
+    logs = np.array([log for log, _ in filter(None, found)])
+    apart = normal_deviation(np.abs(logs - np.median(logs))) if logs.size >= FEW_CASES else None
+    return [None if one is None else Growth(one[0], max(one[1], apart or 0.0), known=apart is not None) for one in found]
+
+
+def _energies(pair: Pair) -> tuple[float, float] | None:
+    """Log ratio of the energies of a call, and the standard error that the readings know of."""
+    new = pair.new.energy_reading
+    bases = [reading for row in pair.bases if (reading := row.energy_reading) is not None]
+    if new is None or not new.energy_j or not bases or any(base.domain != new.domain or not base.energy_j for base in bases):
+        return None
+    logs = [math.log(base.energy_j) for base in bases if base.energy_j]
+    own = math.hypot(*(_relative_sd(base) for base in bases)) / len(bases)
+    return math.log(new.energy_j) - sum(logs) / len(logs), math.hypot(own, _relative_sd(new))
+
+
+def _relative_sd(reading: EnergyReading) -> float:
+    return (reading.sd_j or 0.0) / reading.energy_j if reading.energy_j else 0.0
+
+
+def student_quantile(outside: float, freedom: float) -> float:
+    """The value that |t| of Student's distribution with these degrees of freedom exceeds with the probability `outside`."""
+    if freedom >= NORMAL_FROM:
+        return NormalDist().inv_cdf(1 - outside / 2)
+    return _quantile(outside, max(math.floor(freedom), 1))
+
+
+@functools.lru_cache(maxsize=4096)
+def _quantile(outside: float, whole: int) -> float:
+    # With t = sqrt(freedom) tan(angle), the density of the angle is proportional to cos(angle)^(freedom - 1).
+    step = math.pi / 2 / ANGLES
+    from_end = np.arange(ANGLES + 1) * step
+    density = np.sin(from_end) ** (whole - 1)
+    beyond = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    return math.sqrt(whole) / math.tan(np.interp(outside, beyond / beyond[-1], from_end))

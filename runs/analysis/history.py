@@ -1,0 +1,233 @@
+"""Cases over many runs, in the order in which they were measured: where a case, or all of them, changed for good.
+
+    x_t     logarithm of what a call takes in run t
+    σ       what equal runs differ by: median of |x_t - x_(t-1)| / (0.6745 √2), weighed with that of all cases, at least the
+            standard errors that the runs know of themselves
+    T(k)    |mean of x after k - mean of x up to k| / (σ √(1/k + 1/(n - k)))
+    change  at the largest T(k), where it exceeds Student's quantile for a false alarm in all k of all cases (Bonferroni), three
+            at least, and where the means differ by more than the threshold; then each side is searched in turn
+
+T is the likelihood ratio of one step in the mean, which a cumulated sum of deviations (CUSUM: Page, Biometrika 41, 1954) reaches
+where it is furthest from zero (Sen and Srivastava, Annals of Statistics 3, 1975); searching the sides in turn is binary
+segmentation (Vostrikova, Soviet Mathematics Doklady 24, 1981). Differences of neighbours hold no step but at the step itself, so
+that their median is the noise of a series with changes as well (von Neumann et al., Annals of Mathematical Statistics 12, 1941).
+On pages of resampled recorded runs `tests/runs/analysis/test_history.py` counts the false alarms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import msgspec
+import numpy as np
+
+from shmoo.estimators.errors import InputError, NothingMeasuredError
+from shmoo.estimators.graph.records import Interval
+from shmoo.runs.analysis.compare_noise import NORMAL_FROM, Growth, student_quantile
+from shmoo.runs.analysis.compare_verdict import CERTAIN, FALSE_ALARM, MIN_CHANGE, beyond
+from shmoo.runs.store.records import CaseSpec, Status
+from shmoo.runs.store.statistics import MAD_OF_NORMAL, PRIOR_VISITS
+from shmoo.runs.store.store import Run, machine_differences
+
+FEWEST = 3
+"""Runs from which the differences of neighbours tell noise from a change."""
+EFFICIENCY = 0.37
+"""Degrees of freedom that a difference is worth to its median: the median absolute deviation has 37 % of the efficiency of the
+standard deviation (Rousseeuw and Croux, JASA 88, 1993)."""
+LEAST_NOISE = 1e-6
+"""No clock tells two runs apart by less."""
+ALL = "all cases (geometric mean)"
+
+
+class RunPoint(msgspec.Struct, frozen=True):
+    """A run of the history.
+
+    Attributes:
+        commit: of the repository that it was measured in, as `git describe` named it; "" where it was not recorded.
+        differs: fingerprint fields in which its machine differs from that of the first run.
+    """
+
+    path: str
+    started_at: str
+    commit: str
+    differs: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """Commit where known, and the directory's name."""
+        name = self.path.rstrip("/").rpartition("/")[2]
+        return f"{self.commit} ({name})" if self.commit else name
+
+
+class CasePoint(msgspec.Struct, frozen=True):
+    """A case in one run, `run` counted from 0; suspect and failed rows have no value and decide nothing."""
+
+    run: int
+    value_s: float | None
+    relative_se: float | None
+    status: Status
+
+
+class ChangePoint(msgspec.Struct, frozen=True):
+    """A step.
+
+    Attributes:
+        run: the first run that differs, counted from 0.
+        ratio: from there to the next step over what was before, with its 90 % interval.
+        errors: its size in standard errors.
+    """
+
+    run: int
+    ratio: Interval
+    errors: float
+
+
+class Series(msgspec.Struct, frozen=True):
+    """A case over the runs, or the geometric mean of all; `noise` is σ, `None` with too few runs."""
+
+    label: str
+    case: CaseSpec | None
+    points: tuple[CasePoint, ...]
+    noise: float | None
+    changes: tuple[ChangePoint, ...]
+
+
+class History(msgspec.Struct, frozen=True):
+    """Runs in the order of measurement; `suite` is the geometric mean over the cases that every run has, relative to the first
+    run, and `None` without such a case; `series` has the cases with the largest change first."""
+
+    runs: tuple[RunPoint, ...]
+    suite: Series | None
+    series: tuple[Series, ...]
+
+    @property
+    def first_different(self) -> int | None:
+        """The first run with a change in any case or in all; `None` without one."""
+        every = (*self.series, *(() if self.suite is None else (self.suite,)))
+        return min((change.run for series in every for change in series.changes), default=None)
+
+
+def history(runs: Sequence[Run], threshold: float = MIN_CHANGE) -> History:
+    """Follow the cases of several runs.
+
+    Args:
+        runs: in any order.
+        threshold: steps of up to this relative size are none.
+
+    Raises:
+        InputError: fewer than two runs, or one twice.
+        NothingMeasuredError: no case is usable in two runs.
+    """
+    ordered = sorted(runs, key=lambda run: (run.manifest.started_at, _first_visit(run), str(run.path)))
+    if len({run.path.resolve() for run in ordered}) < max(len(ordered), 2):
+        raise InputError(
+            f"a history needs two different runs at least, got {', '.join(str(run.path) for run in ordered) or 'none'}"
+        )
+    first = ordered[0].manifest.machine
+    points = tuple(
+        RunPoint(
+            str(run.path),
+            run.manifest.started_at or _first_visit(run),
+            str(run.manifest.settings.get("commit") or ""),
+            tuple(machine_differences(first, run.manifest.machine)),
+        )
+        for run in ordered
+    )
+    cases: dict[str, CaseSpec] = {}
+    by_case: dict[str, list[CasePoint]] = {}
+    for number, run in enumerate(ordered):
+        for row in run.rows:
+            cases.setdefault(row.case.identity, row.case)
+            time = row.latency if row.timed else None
+            value_s, relative_se = (None, None) if time is None else (time.value_s, time.relative_se)
+            by_case.setdefault(row.case.identity, []).append(CasePoint(number, value_s, relative_se, row.status))
+    usable = {identity: timed for identity, found in by_case.items() if len(timed := _timed(found)) > 1}
+    if not usable:
+        raise NothingMeasuredError("no case is usable in two of the runs; see `shmoo check` for what is wrong with a run")
+    differences = {identity: np.abs(np.diff(_logs(timed))) for identity, timed in usable.items() if len(timed) >= FEWEST}
+    typical = _noise_of(np.concatenate(list(differences.values()))) if differences else None
+    looked_at = sum(len(timed) - 1 for timed in usable.values())
+    series = []
+    for identity, found in by_case.items():
+        noise = _noise(usable.get(identity, ()), differences.get(identity), typical)
+        changes = () if noise is None else _changes(usable[identity], noise, looked_at, threshold)
+        series.append(
+            Series(cases[identity].label, cases[identity], tuple(found), noise.standard_error if noise else None, changes)
+        )
+    series.sort(key=lambda one: (-max((abs(math.log(c.ratio.value)) for c in one.changes), default=0.0), one.label))
+    return History(points, _suite(usable, len(ordered), threshold), tuple(series))
+
+
+def _suite(usable: dict[str, list[CasePoint]], runs: int, threshold: float) -> Series | None:
+    complete = [timed for timed in usable.values() if len(timed) == runs]
+    if not complete:
+        return None
+    logs = np.array([_logs(timed) for timed in complete])
+    errors = np.array([[point.relative_se or 0.0 for point in timed] for timed in complete])
+    means = (logs - logs[:, :1]).mean(axis=0)
+    own = np.sqrt((errors**2).sum(axis=0)) / len(complete)
+    points = [CasePoint(number, math.exp(mean), float(own[number]), "ok") for number, mean in enumerate(means.tolist())]
+    differences = np.abs(np.diff(means)) if runs >= FEWEST else None
+    noise = _noise(points, differences, None)
+    changes = () if noise is None else _changes(points, noise, runs - 1, threshold)
+    return Series(ALL, None, tuple(points), noise.standard_error if noise else None, changes)
+
+
+def _first_visit(run: Run) -> str:
+    return min((line.measured_at for line in run.lines if line.measured_at), default="")
+
+
+def _timed(points: Iterable[CasePoint]) -> list[CasePoint]:
+    return [point for point in points if point.value_s is not None]
+
+
+def _logs(points: Sequence[CasePoint]) -> np.ndarray:
+    return np.log([point.value_s for point in points if point.value_s is not None])
+
+
+def _noise_of(differences: np.ndarray) -> float:
+    return float(np.median(differences)) / (MAD_OF_NORMAL * math.sqrt(2))
+
+
+def _noise(points: Sequence[CasePoint], differences: np.ndarray | None, typical: float | None) -> Growth | None:
+    """What one run of a series differs by from an equal one, as a growth of 0; `None` with too few runs."""
+    if differences is None:
+        return None
+    freedom = EFFICIENCY * differences.size
+    variance = _noise_of(differences) ** 2
+    if typical is not None:
+        variance = (freedom * variance + PRIOR_VISITS * typical**2) / (freedom + PRIOR_VISITS)
+        freedom += PRIOR_VISITS
+    own = float(np.median([point.relative_se or 0.0 for point in points])) ** 2
+    return Growth(0.0, math.sqrt(max(variance, own, LEAST_NOISE**2)), NORMAL_FROM if own > variance else freedom)
+
+
+def _changes(points: Sequence[CasePoint], noise: Growth, looked_at: int, threshold: float) -> tuple[ChangePoint, ...]:
+    """The steps of a series in order."""
+    logs = _logs(points)
+    limit = max(CERTAIN, student_quantile(FALSE_ALARM / looked_at, noise.freedom))
+    edges = sorted(_steps(logs, 0, logs.size, limit * noise.standard_error, threshold))
+    bounds = [0, *edges, logs.size]
+    steps = []
+    for before, at, after in zip(bounds, bounds[1:], bounds[2:], strict=False):
+        error = noise.standard_error * math.sqrt(1 / (at - before) + 1 / (after - at))
+        step = Growth(float(logs[at:after].mean() - logs[before:at].mean()), error, noise.freedom)
+        steps.append(ChangePoint(points[at].run, step.ratio, abs(step.log_ratio) / error))
+    return tuple(steps)
+
+
+def _steps(logs: np.ndarray, start: int, stop: int, limit: float, threshold: float) -> list[int]:
+    """Places of steps between `start` and `stop`; `limit` is the least step of a single run beside infinitely many."""
+    count = stop - start
+    if count < 2:
+        return []
+    sums = np.cumsum(logs[start:stop])
+    before = np.arange(1, count)
+    steps = (sums[-1] - sums[:-1]) / (count - before) - sums[:-1] / before
+    excess = np.abs(steps) / np.sqrt(1 / before + 1 / (count - before))
+    place = int(excess.argmax())
+    if excess[place] < limit or not beyond(float(steps[place]), threshold):
+        return []
+    at = start + place + 1
+    return [at, *_steps(logs, start, at, limit, threshold), *_steps(logs, at, stop, limit, threshold)]

@@ -1,0 +1,120 @@
+"""A history as one page that opens anywhere: pictures and styles inside, no scripts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from shmoo.estimators.units import percent, si
+from shmoo.runs.analysis.history import ChangePoint, History, Series
+from shmoo.runs.store.statistics import Z
+
+MOST_DRAWN = 200
+"""Cases drawn; those that changed come first."""
+WIDTH, HEIGHT, MARGIN = 1000.0, 120.0, 12.0
+"""Size of a picture and the space around it."""
+LEAST_SPAN = 0.1
+"""Logarithm that a picture spans at least, so that noise looks like noise."""
+
+
+def render_history(history: History, threshold: float) -> str:
+    """The page as text; all names in it are escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    every = [*([] if history.suite is None else [history.suite]), *history.series]
+    first = history.first_different
+    drawn = every[:MOST_DRAWN]
+    return environment.get_template("history.html.j2").render(
+        history=history,
+        headline="No run differs" if first is None else f"The first run that differs is {history.runs[first].label}",
+        cards=[
+            (str(len(history.runs)), "runs", f"{history.runs[0].started_at} to {history.runs[-1].started_at}"),
+            (str(len(history.series)), "cases", "usable in two runs at least, or listed with their rows"),
+            (
+                str(sum(bool(series.changes) for series in history.series)),
+                "cases that changed",
+                f"by more than {percent(threshold)}",
+            ),
+        ],
+        notices=[
+            f"{run.label} was measured on another machine or setting: {', '.join(run.differs)}"
+            for run in history.runs
+            if run.differs
+        ],
+        threshold=percent(threshold),
+        changes=[_change(history, series, change) for series in every for change in series.changes],
+        drawn=[{"label": series.label, "remark": _remark(series), "picture": picture(history, series)} for series in drawn],
+        more=len(every) - len(drawn),
+    )
+
+
+def _change(history: History, series: Series, change: ChangePoint) -> dict[str, str]:
+    ratio = change.ratio
+    return {
+        "case": series.label,
+        "run": history.runs[change.run].label,
+        "ratio": f"{ratio.value:.3f}",
+        "interval": f"{ratio.low:.3f} to {ratio.high:.3f}",
+        "errors": f"{change.errors:.1f}",
+        "tone": "poor" if ratio.value > 1 else "good",
+    }
+
+
+def _remark(series: Series) -> str:
+    values = [point.value_s for point in series.points if point.value_s is not None]
+    noise = "noise not known: too few runs" if series.noise is None else f"equal runs differ by {percent(series.noise)}"
+    if not values or series.case is None:
+        return noise
+    return f"{si(min(values), 's')} to {si(max(values), 's')}; {noise}"
+
+
+def picture(history: History, series: Series) -> Markup:
+    """A series as an SVG element on a logarithmic scale; resting on a mark tells its run and value."""
+    timed = [(point.run, math.log(point.value_s), Z * (point.relative_se or 0.0)) for point in series.points if point.value_s]
+    ends = [log + side * half for _, log, half in timed for side in (-1, 1)]
+    low, high = (min(ends), max(ends)) if ends else (0.0, 0.0)
+    widen = max(LEAST_SPAN - (high - low), 0.0) / 2
+    low, high = low - widen, high + widen
+
+    def across(run: float) -> float:
+        return MARGIN + (WIDTH - 2 * MARGIN) * (run / max(len(history.runs) - 1, 1))
+
+    def up(log: float) -> float:
+        return HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * (log - low) / (high - low)
+
+    def parts() -> Iterator[Markup]:
+        yield Markup('<polyline points="{}"/>').format(" ".join(f"{across(run):.1f},{up(log):.1f}" for run, log, _ in timed))
+        for change in series.changes:
+            x = f"{across(change.run - 0.5):.1f}"
+            yield Markup('<line x1="{}" x2="{}" y1="0" y2="{}"/>').format(x, x, HEIGHT)
+        for run, log, half in timed:
+            x, told = f"{across(run):.1f}", _told(history, series, run, log)
+            yield Markup('<line class="bar" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(
+                x, x, up(log - half), up(log + half)
+            )
+            yield Markup('<circle cx="{}" cy="{:.1f}" r="4"><title>{}</title></circle>').format(x, up(log), told)
+        for point in series.points:
+            if point.value_s is None:
+                told = f"{history.runs[point.run].label}: {point.status}"
+                yield Markup('<circle class="gone" cx="{:.1f}" cy="{}" r="4"><title>{}</title></circle>').format(
+                    across(point.run), HEIGHT - MARGIN / 2, told
+                )
+
+    head = Markup('<svg class="series" viewBox="0 0 {} {}" preserveAspectRatio="none" role="img" aria-label="{}">')
+    return (
+        head.format(WIDTH, HEIGHT, f"{series.label} over {len(history.runs)} runs") + Markup("").join(parts()) + Markup("</svg>")
+    )
+
+
+def _told(history: History, series: Series, run: int, log: float) -> str:
+    value = f"{math.exp(log):.3f} of the first run" if series.case is None else si(math.exp(log), "s")
+    return f"{history.runs[run].label}: {value}"
