@@ -281,7 +281,7 @@ class AnalysisDirector:
         for start in range(0, len(graphs), CHUNK):
             part = slice(start, start + CHUNK)
             table, _ = self.tabulate_cases(graphs[part], runtime, names[part], cold[part])
-            yield self.price(table, runtime, seed=seed)
+            yield self.price(table.in_campaign(), runtime, seed=seed)
 
     def tabulate_cases(
         self, graphs: Sequence[Graph], runtime: str, compute_dtypes: Sequence[str | None], cold_weights: Sequence[bool]
