@@ -79,6 +79,15 @@ def calibrate(
     if name is not None:
         check_name(name)
     progress(_doing("reading sources"))
+    read, base = read_for(sources, base, reduction)
+    return calibrate_cases(read, base, name=name or base.name, seed=seed, residual=residual, progress=progress)
+
+
+def read_for(
+    sources: str | Path | Sequence[str | Path], base: ArchitectureProfile | None, reduction: Reduction = "k"
+) -> tuple[Sources, ArchitectureProfile]:
+    """The cases of one machine's sources that a base profile can be fitted to, and that profile; arguments and errors as of
+    `calibrate`."""
     paths = [Path(source) for source in ((sources,) if isinstance(sources, str | Path) else sources)]
     read = read_sources(paths, "cpu" if base is None else base.family, reduction)
     devices = sorted({case.case.device for case in read.cases})
@@ -101,8 +110,7 @@ def calibrate(
         )
     if len(cases) < len(read.cases):
         logger.warning("%d cases of other devices than %r are left out", len(read.cases) - len(cases), device)
-    read = replace(read, cases=cases)
-    return calibrate_cases(read, base, name=name or base.name, seed=seed, residual=residual, progress=progress)
+    return replace(read, cases=cases), base
 
 
 def _doing(step: str) -> Standing:
@@ -174,14 +182,18 @@ def calibrate_cases(
     # Measurements include the launches of the machine they were taken on, not those of a named host.
     base = base.replacing(residual=(), host="")
     everything = blocks(read.cases, base)
-    fit_cases = _only(everything, base, ("fit",))
+    fit_cases = of_splits(everything, base, ("fit",))
     if not fit_cases:
         raise InputError(
             f"{len(read.cases)} cases are too few to fit anything: none falls into the part that is fitted; measure more"
         )
+    reference = f"fitted to {', '.join(read.names)} ({read.rows_hash})"
+    # Joules come first: they meet the power cap, on which times rest.
+    energy = fit_energy(fit_cases, base, reference)
+    if energy is not None:
+        base = base.replacing(coefficients={**base.coefficients, **energy.coefficients})
     progress(_doing("fitting latency"))
     fitted, everything, fit_cases = _fit_and_cut(everything, fit_cases, base, seed, only)
-    reference = f"fitted to {', '.join(read.names)} ({read.rows_hash})"
     dtype_codes = np.unique(np.concatenate([block.table.dtype for block in everything]))
     launches = _typical_launches(fitted, reference)
     profile = base.replacing(
@@ -197,13 +209,10 @@ def calibrate_cases(
         ),
     )
     progress(_doing("setting intervals"))
-    seen = _only(everything, profile, ("fit", "validation"))
+    seen = of_splits(everything, profile, ("fit", "validation"))
     errors = _held_out_errors(seen, profile, fitted)
     reach = reach_of_ranges(seen, profile)
     profile = profile.replacing(coefficients={**profile.coefficients, **spreads(seen, errors, reach, profile, reference)})
-    energy = fit_energy(fit_cases, profile, reference)
-    if energy is not None:
-        profile = profile.replacing(coefficients={**profile.coefficients, **energy.coefficients})
     corrections = fit_residual(seen, profile, reach, seed=seed) if residual else FittedResidual((), ())
     profile = profile.replacing(residual=corrections.groups)
     progress(_doing("testing on held-out cases"))
@@ -232,7 +241,7 @@ def _fit_and_cut(
     return fitted, everything, fit_cases
 
 
-def _only(everything: Sequence[Block], profile: ArchitectureProfile, splits: tuple[str, ...]) -> list[Block]:
+def of_splits(everything: Sequence[Block], profile: ArchitectureProfile, splits: tuple[str, ...]) -> list[Block]:
     """The cases of these splits, tiled for `profile`."""
     director = AnalysisDirector(profile)
     masks = [np.isin(block.splits, splits) for block in everything]
@@ -287,7 +296,7 @@ def error_card(everything: Sequence[Block], profile: ArchitectureProfile) -> dic
     """Errors of the validation and the test split by operator family, synthetic models and networks."""
     card: dict[str, dict[str, ErrorCardEntry]] = {}
     for split in ("validation", "test"):
-        of_split = _only(everything, profile, (split,))
+        of_split = of_splits(everything, profile, (split,))
         if of_split:
             names = np.asarray([name for block in of_split for name in groups(block)])
             estimates = held_out(of_split, profile)

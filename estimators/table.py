@@ -11,13 +11,14 @@ from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from shmoo.estimators.costs import COSTS, costs_of
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES, STORED_AS
-from shmoo.estimators.graph.records import CHANNELS_LAST, CONVOLUTIONS, FAMILIES, Cost, Geometry, Graph, Kernel, OpCall
+from shmoo.estimators.graph.records import CHANNELS_LAST, CONVOLUTIONS, FAMILIES, Cost, Graph, Kernel, OpCall
 from shmoo.estimators.memory.heap import Temporary, fresh_memory
 from shmoo.estimators.memory.residency import Touch, code_distances, reuse_distances
 from shmoo.estimators.memory.workspace import FEW_CHANNELS
@@ -33,6 +34,7 @@ ROTATED = 6
 main memory."""
 FAMILY_CODE = {name: code for code, name in enumerate(FAMILIES)}
 DTYPE_CODE = {name: code for code, name in enumerate(COMPUTE_DTYPES)}
+_NO_KERNEL = "there is nothing to estimate: no kernel is launched; the model only views its inputs or returns constants"
 Conversion = Literal["none", "kernels", "edges"]
 CONVERSIONS: Mapping[tuple[str, str], Conversion] = {
     ("cpu", "eager"): "kernels",
@@ -193,6 +195,14 @@ class KernelTable:
         turns = (self.access_kind == READ_WEIGHT) & rows[self.access_kernel]
         return replace(self, access_distance=self.access_distance + np.where(turns, others, 0.0))
 
+    def in_campaign(self) -> KernelTable:
+        """The same kernels as rows of a table or cases of a run: an operator by itself finds the board warm from those before it,
+        where nothing else is said."""
+        if not len(self):
+            return self
+        alone = (self.counts == 1)[self.segment - self.segment[0]]
+        return replace(self, warm=np.where(np.isnan(self.warm) & alone, 1.0, self.warm))
+
     def take(self, rows: np.ndarray) -> KernelTable:
         """The kernels at the given rows (ascending); their segments are renumbered."""
         place = np.full(len(self), -1)
@@ -212,9 +222,7 @@ class KernelTable:
             InputError: there is no table.
         """
         if not tables:
-            raise InputError(
-                "there is nothing to estimate: no kernel is launched; the model only views its inputs or returns constants"
-            )
+            raise InputError(_NO_KERNEL)
         names = [field.name for field in fields(cls) if field.name != "labels"]
         columns = {name: np.concatenate([getattr(table, name) for table in tables]) for name in names}
         rows, segments = np.cumsum([(0, 0), *((len(t), t.segments) for t in tables)], axis=0)[:-1].T
@@ -223,18 +231,59 @@ class KernelTable:
         return cls(**columns, labels=tuple(label for table in tables for label in table.labels))
 
 
+class Costed(NamedTuple):
+    """A graph with its kernels, groups of calls in execution order without free calls, and the costs of its calls."""
+
+    graph: Graph
+    kernels: Sequence[Kernel]
+    costs: Sequence[Cost | None]
+
+
 def kernel_table(
     graph: Graph, kernels: Sequence[Kernel], *, converts: Conversion = "none", costs: Sequence[Cost | None] | None = None
 ) -> KernelTable:
-    """Cost every kernel of a graph and compute the reuse distance of each of its accesses.
+    """`kernel_tables` of one graph.
 
     Args:
-        graph: captured calls.
-        kernels: groups in execution order, without free calls.
-        converts: where images change their layout (`CONVERSIONS`).
         costs: of the graph's calls, where the caller has them.
     """
-    costs = costs_of(graph) if costs is None else costs
+    return kernel_tables([Costed(graph, kernels, costs_of(graph) if costs is None else costs)], converts=converts)
+
+
+def kernel_tables(parts: Sequence[Costed], *, converts: Conversion = "none") -> KernelTable:
+    """Cost every kernel of every graph, a segment each, and compute the reuse distance of each of its accesses.
+
+    Args:
+        converts: where images change their layout (`CONVERSIONS`).
+
+    Raises:
+        InputError: no graph has a kernel.
+    """
+    rows: list[tuple[float, ...]] = []
+    accesses: list[tuple[float, ...]] = []
+    labels: list[str] = []
+    for segment, part in enumerate(part for part in parts if part.kernels):
+        _add_rows(part, converts, segment, rows, accesses)
+        labels += [_label(part.graph, kernel) for kernel in part.kernels]
+    if not rows:
+        raise InputError(_NO_KERNEL)
+    names = [field.name for field in fields(KernelTable) if field.name != "labels"]
+    kernels = np.ascontiguousarray(np.array(rows, dtype=np.float64).T)
+    touched = np.ascontiguousarray(np.array(accesses, dtype=np.float64).reshape(len(accesses), 4).T)
+    columns: dict[str, Any] = dict(zip(names, (*kernels, *touched), strict=True))
+    columns |= {name: columns[name].astype(np.int64) for name in _CODES}
+    return KernelTable(**columns, labels=tuple(labels))
+
+
+_CODES = ("family", "dtype", "op", "segment", "access_kernel", "access_kind")
+"""Columns of whole numbers."""
+
+
+def _add_rows(
+    part: Costed, converts: Conversion, segment: int, rows: list[tuple[float, ...]], accesses: list[tuple[float, ...]]
+) -> None:
+    """Append one graph's kernels and their accesses, the columns of each in the order of `KernelTable`."""
+    graph, kernels, costs = part
     consumers = _consumers(graph)
     # Results that are images (batch, channels and two extents or more), where the graph convolves.
     convolves = any(cost is not None and cost.family in CONVOLUTIONS for cost in costs)
@@ -256,41 +305,21 @@ def kernel_table(
             converted[row] = Temporary(entering[row], leaving[row]) if converts == "edges" else _library_copies(work)
     shapes = [tuple((graph.calls[i].op, graph.calls[i].inputs) for i in kernel.calls) for kernel in kernels]
     fresh = fresh_memory(touches, converted)
-    codes = {
-        "family": [FAMILY_CODE[work.cost.family] for work in works],
-        "dtype": [DTYPE_CODE[work.call.computes_in] for work in works],
-        "op": [op_code(work.call.op) for work in works],
-        "segment": [0] * len(works),
-        "access_kernel": [row for row, work in enumerate(works) for _ in work.touches],
-        "access_kind": [kind for work in works for kind in work.kinds],
-    }
-    amounts = {
-        "matrix_flops": [work.matrix_flops for work in works],
-        "vector_flops": [work.vector_flops for work in works],
-        "special_flops": [work.special_flops for work in works],
+    code, reuse = code_distances(shapes, touches), reuse_distances(touches)
+    for row, (work, kernel) in enumerate(zip(works, kernels, strict=True)):
+        cost = work.cost
+        near = zip(work.touches, reuse[row], work.kinds, strict=True)
+        accesses += [(len(rows), touch.nbytes, distance, kind) for touch, distance, kind in near]
         # A selection can be empty; at least 1 keeps the number of tiles, which is computed from extents, from a division by 0.
-        **{name: [max(getattr(work.cost, name), 1) for work in works] for name in ("batch", "m", "n", "k")},
-        **{
-            name: [getattr(work.cost, name) for work in works]
-            for name in ("window", "stride", "dilation", "images", "group", "causal")
-        },
-        **{name: [getattr(work.cost.geometry, name) for work in works] for name in Geometry.__struct_fields__},
-        "calls": [len(kernel.calls) for kernel in kernels],
-        "mapped_bytes": [memory.mapped for memory in fresh],
-        "grown_bytes": [memory.grown for memory in fresh],
-        "views": views,
-        "code_distance": code_distances(shapes, touches),
-        "entering_bytes": entering,
-        "result_bytes": results,
-        "leaving_bytes": leaving,
-        "strided_bytes": [_strided_bytes(work) for work in works],
-        "warm": [np.nan] * len(works),
-        "access_bytes": [touch.nbytes for ts in touches for touch in ts],
-        "access_distance": [distance for ds in reuse_distances(touches) for distance in ds],
-    }
-    columns: dict[str, Any] = {name: np.asarray(column, dtype=np.int64) for name, column in codes.items()}
-    columns |= {name: np.asarray(column, dtype=np.float64) for name, column in amounts.items()}
-    return KernelTable(**columns, labels=tuple(_label(graph, kernel) for kernel in kernels))
+        rows.append((
+            FAMILY_CODE[cost.family], DTYPE_CODE[work.call.computes_in], op_code(work.call.op),
+            work.matrix_flops, work.vector_flops, work.special_flops,
+            max(cost.batch, 1), max(cost.m, 1), max(cost.n, 1), max(cost.k, 1),
+            cost.window, cost.stride, cost.dilation, cost.images, cost.group, cost.causal,
+            *msgspec.structs.astuple(cost.geometry),
+            len(kernel.calls), fresh[row].mapped, fresh[row].grown, views[row], code[row],
+            entering[row], results[row], leaving[row], _strided_bytes(work), segment, np.nan,
+        ))  # fmt: skip
 
 
 class _Work(NamedTuple):

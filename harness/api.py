@@ -124,7 +124,7 @@ def estimate(
     import pandas as pd
 
     targets = choose_targets(_listed(arch), _listed(runtime), threads, host)
-    work = _work(workload, args, kwargs, batch, dtype, input_shape, seq_len, trust)
+    work = work_of(workload, args, kwargs, batch, dtype, input_shape, seq_len, trust)
     machines = [(AnalysisDirector(profile), chosen) for profile, chosen in targets]
     made = estimate_on(machines, work.graphs, compute_dtype=_multiplied(dtype), threads=threads, batch=work.batch)
     return pd.DataFrame([flatten(estimate_record(one, model or work.name)) for one in made])
@@ -169,7 +169,7 @@ def inspect(
     Raises:
         InputError: no or an unknown architecture, or a runtime that one of them lacks.
     """
-    work = _work(workload, args, kwargs, batch, dtype)
+    work = work_of(workload, args, kwargs, batch, dtype)
     directors = {profile.name: AnalysisDirector(profile) for profile in load_architectures(_listed(archs))}
     return inspect_graphs(work.graphs, directors, runtime=runtime, compute_dtype=_multiplied(dtype), model=model or work.name)
 
@@ -214,7 +214,7 @@ def fusion(
     Raises:
         InputError: an unknown architecture, or a runtime that it lacks.
     """
-    work = _work(workload, args, kwargs, batch, dtype)
+    work = work_of(workload, args, kwargs, batch, dtype)
     return summarize_fusion(_director(arch), work.graphs, runtime, model or work.name, compute_dtype=_multiplied(dtype))
 
 
@@ -225,7 +225,7 @@ def sweep(
     *,
     profile_axes: Mapping[str, Sequence[AxisValue]] | None = None,
     fixed: Mapping[str, AxisValue] | None = None,
-    dtype: str = "float32",
+    dtype: str | None = None,
     runtime: str | Sequence[str] = (),
     fusion: Sequence[bool] = (True,),
     threads: int | None = None,
@@ -250,7 +250,7 @@ def sweep(
 
     from shmoo.harness.models.model_graphs import workload_source
 
-    wanted, axes, fixed = compute_dtype(dtype), dict(axes or {}), dict(fixed or {})
+    wanted, axes, fixed = None if dtype is None else compute_dtype(dtype), dict(axes or {}), dict(fixed or {})
     if twice := sorted(axes.keys() & fixed.keys()):
         raise InputError(f"axis {twice[0]!r} is swept and fixed; give it to axes or to fixed")
     profiles = {profile.name: profile for profile, _ in choose_targets(_listed(archs), _listed(runtime), threads)}
@@ -339,7 +339,7 @@ def _multiplied(dtype: str | None) -> str | None:
     return None if dtype is None else matrix_dtype(compute_dtype(dtype))
 
 
-def _work(
+def work_of(
     workload: str | Graphs | Capture | ModelGraphs | Callable[..., Any],
     args: Sequence[Any],
     kwargs: Mapping[str, Any] | None,

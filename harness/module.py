@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 Kind = Literal["operator", "synthetic", "network"]
 STORAGE_DTYPES = {name: name for name in ("float64", "float32", "bfloat16", "float16")} | {"tf32": "float32"}
 """Element types of workloads, and the type of the tensors (tf32 is a way to multiply float32)."""
+REPEATED = 1 << 20
+"""Numbers that are drawn for a tensor; a larger one repeats them."""
 _LARGEST = 2**63 - 1
 """Largest extent: torch uses 64-bit numbers."""
 _LARGE = 1 << 24
@@ -130,8 +133,16 @@ class Maker(msgspec.Struct, frozen=True):
         return getattr(self.torch, STORAGE_DTYPES[self.dtype])
 
     def tensor(self, *shape: int) -> Tensor:
-        """A tensor of the dtype, normally distributed."""
-        return self.torch.randn(*shape, dtype=self.torch_dtype, device=self.device)
+        """A tensor of the dtype, normally distributed; a large one repeats a million numbers, since drawing takes long."""
+        count = math.prod(shape)
+        if count <= REPEATED or self.device == "meta":
+            return self.torch.randn(*shape, dtype=self.torch_dtype, device=self.device)
+        drawn = self.torch.randn(REPEATED, dtype=self.torch_dtype, device=self.device)
+        values = self.torch.empty(count, dtype=self.torch_dtype, device=self.device)
+        whole = count // REPEATED * REPEATED
+        values[:whole].view(-1, REPEATED).copy_(drawn)
+        values[whole:].copy_(drawn[: count - whole])
+        return values.view(shape)
 
     def positive(self, *shape: int) -> Tensor:
         """A tensor of the dtype, uniform in 0.5..1.5: safe to divide by."""
@@ -215,6 +226,7 @@ class DNNModule(msgspec.Struct, frozen=True):
         size: `size(**axes)` gives the work of one call, where there is a closed form.
         quantization: how the model's weights are stored, where its config says so.
         notes: remarks for the reader of every number of the model.
+        without_memory: a capture never builds the model with memory for its weights, which may be more than the machine has.
     """
 
     name: str
@@ -224,6 +236,7 @@ class DNNModule(msgspec.Struct, frozen=True):
     size: Callable[..., Size] | None = None
     quantization: Scheme | None = None
     notes: tuple[str, ...] = ()
+    without_memory: bool = False
 
     def resolve(self, axes: Mapping[str, AxisValue] | None = None) -> dict[str, AxisValue]:
         """The value of every axis: the given ones checked, defaults for the rest.

@@ -1,25 +1,21 @@
-"""report.html: one file with its data, styles and plotting library inside, so that it opens anywhere and without a network."""
+"""report.html: a run's measurements beside their estimates, the verdict first."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
-
-import jinja2
-import plotly.graph_objects as go
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from shmoo.estimators.machine.profile import Coefficient, ErrorCardEntry
 from shmoo.estimators.present.savings import QUANTITIES, FusionSummary
 from shmoo.estimators.units import UNKNOWN, percent, si, size, yes_or_no
 from shmoo.runs.analysis.error_records import ErrorReport, NetworkError
 from shmoo.runs.analysis.errors import write_errors_csv
+from shmoo.runs.plots.chart import Figure
 from shmoo.runs.plots.errors import breakdown_figure, parity_figure, residual_figure, roofline_figure
 from shmoo.runs.plots.estimates import energy_figure, fusion_figure, tiles_figure
+from shmoo.runs.plots.page import Cell, Table, page, render
 from shmoo.runs.plots.shmoo import plane_figure, shmoo_figure
 from shmoo.runs.store.files import replace_file
 
@@ -29,27 +25,6 @@ WORST_CALLS = 12
 """Calls shown per network in the page, those that cost the estimate most; errors.csv holds them all."""
 COMMON_GROUPS = 4
 """Most frequent groups of operators shown for each network."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One table cell.
-
-    Attributes:
-        text: what the page shows. key: the number to sort by.
-        tone: its colour, "good", "fair", "poor", "source-..." or "". note: a second line.
-        numeric: whether it is aligned right.
-    """
-
-    text: str
-    key: float | None = None
-    tone: str = ""
-    note: str = ""
-    numeric: bool = False
-
-
-Table = list[dict[str, Cell]]
-"""Rows of a table: column title -> cell, the same titles in every row."""
 
 
 def write_report(
@@ -76,23 +51,14 @@ def write_report(
 
 def render_report(report: ErrorReport, estimates: Sequence[Mapping[str, Any]] = (), fusion: Sequence[FusionSummary] = ()) -> str:
     """The page as text; arguments as for `write_report`."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
-        plotly_js=Markup(get_plotlyjs()),
-        figures={name: Markup(figure_json(figure)) for name, figure in _figures(report, estimates, fusion).items()},
-        title=f"{report.profile.name} on {report.machine.cpu_model}",
+    figures = _figures(report, estimates, fusion)
+    body = render(
+        "report.html.j2",
+        figures=figures,
         report=report,
-        machine=_machine_facts(report),
-        cards=_headline(report),
-        networks=[_network_row(network) for network in report.networks],
+        networks=bool(report.networks),
         metrics=[
-            _metrics_row(split, group, card)
+            metrics_row(split, group, card)
             for split in ("test", "validation", "fit")
             for group, card in report.metrics.get(split, {}).items()
         ],
@@ -106,17 +72,50 @@ def render_report(report: ErrorReport, estimates: Sequence[Mapping[str, Any]] = 
             {"case": Cell(row.case.label), "status": Cell(row.status), "reason": Cell(row.reason)} for row in report.excluded
         ],
     )
+    machine = report.machine
+    sections = (
+        ("summary", "Summary", True),
+        ("parity", "Accuracy", True),
+        ("breakdown", "Networks", bool(report.networks)),
+        ("fusion", "Fusion", "fusion" in figures),
+        ("roofline", "Roofline", True),
+        ("shmoo", "Shmoo", True),
+        ("tiles", "Tiles", True),
+        ("architectures", "Architectures", True),
+        ("coefficients", "Coefficients", True),
+        ("excluded", "Set aside", bool(report.excluded)),
+    )
+    measured = f"measured {report.started_at} · " if report.started_at else ""
+    return page(
+        f"{machine.cpu_model} with {machine.gpu_model}" if machine.gpu_model else machine.cpu_model,
+        body,
+        answer=verdict(report),
+        eyebrow=f"Report · {report.profile.name} against measurements",
+        summary=render(
+            "summary.html.j2",
+            figures_that_matter=_headline(report),
+            problems=report.problems,
+            networks=[_network_row(network) for network in report.networks],
+            machine=_machine_facts(report),
+        ),
+        links=[(anchor, text) for anchor, text, shown in sections if shown],
+        figures=figures,
+        footer=f"{measured}{ERRORS_NAME} beside this page holds its numbers",
+    )
 
 
-def figure_json(figure: go.Figure) -> str:
-    """A figure as JSON for a script element: its angle brackets are escaped, so that no "</script" or comment ends it early."""
-    escapes: dict[str, str | int | None] = {character: f"\\u{ord(character):04x}" for character in "<>\u2028\u2029"}
-    return str(figure.to_json()).translate(str.maketrans(escapes))
+def verdict(report: ErrorReport) -> str:
+    """How good the estimates are, in one sentence: networks, coverage of the intervals, cases and noise."""
+    card = report.network_card
+    networks = f"Networks ±{percent(card.mean)}" if card is not None else "No networks measured"
+    held_out = [case for case in report.cases if case.split == "test"] or report.cases
+    inside = sum(case.inside for case in held_out) / len(held_out)
+    noise = percent(median(case.standard_error for case in report.cases))
+    coverage = f"coverage {percent(inside, digits=0)} of the 90 % intervals"
+    return f"{networks}, {coverage}, {len(report.cases):,} cases, noise floor {noise}."
 
 
-def _figures(
-    report: ErrorReport, estimates: Sequence[Mapping[str, Any]], fusion: Sequence[FusionSummary]
-) -> dict[str, go.Figure]:
+def _figures(report: ErrorReport, estimates: Sequence[Mapping[str, Any]], fusion: Sequence[FusionSummary]) -> dict[str, Figure]:
     capacities = _capacities(report)
     drawn = {
         "parity": parity_figure(report.cases),
@@ -218,7 +217,8 @@ def _network_row(network: NetworkError) -> dict[str, Cell]:
     }
 
 
-def _metrics_row(split: str, group: str, card: ErrorCardEntry) -> dict[str, Cell]:
+def metrics_row(split: str, group: str, card: ErrorCardEntry) -> dict[str, Cell]:
+    """One entry of an error card."""
     return {
         "group": Cell(group),
         "split": Cell(split),

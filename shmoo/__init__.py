@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from shmoo.estimators.predict.director import AnalysisDirector, Estimate
     from shmoo.estimators.sweep.controller import SweepController
     from shmoo.harness.api import capture, compare, estimate, fusion, inspect, load_profile, measure, sweep
+    from shmoo.harness.decisions import advise, explore
     from shmoo.harness.gate import gate
 
 __version__ = "0.1.0"
@@ -28,10 +29,12 @@ __all__ = [
     "Graph",
     "SweepController",
     "__version__",
+    "advise",
     "calibrate",
     "capture",
     "compare",
     "estimate",
+    "explore",
     "fusion",
     "gate",
     "inspect",
@@ -48,10 +51,12 @@ _HOMES = {
     "Estimate": "shmoo.estimators.predict.director",
     "Graph": "shmoo.estimators.graph.records",
     "SweepController": "shmoo.estimators.sweep.controller",
+    "advise": "shmoo.harness.decisions",
     "calibrate": "shmoo.calibrate",
     "capture": "shmoo.harness.api",
     "compare": "shmoo.harness.api",
     "estimate": "shmoo.harness.api",
+    "explore": "shmoo.harness.decisions",
     "fusion": "shmoo.harness.api",
     "gate": "shmoo.harness.gate",
     "inspect": "shmoo.harness.api",

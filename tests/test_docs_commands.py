@@ -20,8 +20,10 @@ from shmoo.harness.cli.app import cli
 from tests.evaluation.__main__ import main as evaluation
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-ESTIMATING = ("estimate", "sweep", "inspect", "fusion", "trace", "generate", "profiles")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+GENERATED = {ROOT / "docs" / "reference" / f"{name}.md" for name in ("models", "profiles")}
+"""Pages that docs/site/hooks.py writes."""
+ESTIMATING = ("estimate", "advise", "explore", "sweep", "inspect", "fusion", "trace", "generate", "profiles")
 """Verbs that measure nothing, or a single call."""
 CONFIG = {
     "model_type": "gpt2",
@@ -85,6 +87,20 @@ def test_pages_show_commands() -> None:
     """The README and most pages do."""
     assert len(IN_BLOCKS) > 50
     assert len({page for page, _ in IN_BLOCKS}) > 7
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """To a file, and to a heading of it where one is named; two pages of the site are written from the code."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = target.partition("#")
+        if name.startswith(("http:", "https:")) or (page.parent / name).resolve() in GENERATED:
+            continue
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), f"{page.name} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}, target
 
 
 @pytest.mark.parametrize(("page", "command"), IN_BLOCKS)

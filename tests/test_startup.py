@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "torchvision", "pandas", "scipy", "plotly", "jinja2")
+HEAVY = ("torch", "torchvision", "pandas", "scipy", "jinja2")
 
 PROBE = """
 import json, sys

@@ -36,6 +36,7 @@ class MeasuredCase:
         energy_pace_s: time of a call while its energy was read; `None` where unknown, as in tables.
         idle_w: idle power of the same domains; `None` where it was not measured.
         warm: how warm the board was (`estimators/predict/heat.py`); `None` where unknown.
+        clock_hz: at which the units ran; `None` where it is not known, and the machine's own where nothing held them back.
         time: what `latency_s` is of.
     """
 
@@ -47,6 +48,7 @@ class MeasuredCase:
     energy_pace_s: float | None = None
     idle_w: float | None = None
     warm: float | None = None
+    clock_hz: float | None = None
     relative_se: float = 0.0
     time: Time = "call"
 
@@ -167,16 +169,20 @@ class Block:
 
 def block_of(cases: Sequence[MeasuredCase], runtime: str, director: AnalysisDirector) -> Block:
     """Tabulate and tile cases of one runtime; several graphs of a case are one segment."""
-    tables = []
-    for index, case in enumerate(cases):
-        table, _ = director.tabulate(case.graphs, runtime, matrix_dtype(case.case.dtype))
-        if case.case.cache_state == "cold":
-            table = table.with_rotated_weights(np.ones(len(table), dtype=bool))
-        warm = np.full(len(table), np.nan if case.warm is None else case.warm)
-        tables.append(replace(table, segment=np.zeros(len(table), dtype=np.int64), warm=warm))
-        if not len(table):
-            raise InputError(f"case {index}, {case.case.label}, has no operator that costs anything; leave it out")
-    table = KernelTable.concat(tables)
+    graphs = [graph for case in cases for graph in case.graphs]
+    owners = [case for case in cases for _ in case.graphs]
+    table, origin = director.tabulate_cases(
+        graphs,
+        runtime,
+        [matrix_dtype(case.case.dtype) for case in owners],
+        [case.case.cache_state == "cold" for case in owners],
+    )
+    segment = np.repeat(np.arange(len(cases)), [len(case.graphs) for case in cases])[[graph for graph, _ in origin]]
+    idle = np.flatnonzero(np.bincount(segment, minlength=len(cases)) == 0)
+    if len(idle):
+        raise InputError(f"case {idle[0]}, {cases[idle[0]].case.label}, has no operator that costs anything; leave it out")
+    warm = np.asarray([np.nan if case.warm is None else case.warm for case in cases])
+    table = replace(table, segment=segment, warm=warm[segment]).in_campaign()
     return Block(
         runtime,
         tuple(cases),

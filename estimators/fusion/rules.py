@@ -170,9 +170,12 @@ def fuse(
         costs: of the graph's calls, where the caller has them.
     """
     costs = costs_of(graph) if costs is None else costs
+    working = {index: cost for index, cost in enumerate(costs) if cost is not None}
+    if len(working) == 1 and not (runtime == "inductor-freezing" and folded_calls(graph)):
+        # A single operator, as in tables of them: there is nothing to merge it with.
+        return (Kernel(tuple(working)),)
     if (family, runtime) in INDUCTOR:
         return _partition(graph, *_inductor_schedule(graph, runtime, family, costs))
-    working = {index: cost for index, cost in enumerate(costs) if cost is not None}
     return _CallGroups(graph, working).merge(runtime, family)
 
 

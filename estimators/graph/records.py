@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal, TypeVar
 
 import msgspec
@@ -100,7 +101,7 @@ class OpCall(msgspec.Struct, frozen=True, omit_defaults=True):
         return next((spec for operand, spec in zip(self.operands, self.inputs, strict=True) if operand == name), None)
 
 
-class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
+class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
     """One captured graph: values, calls in execution order, and which values the graph returns.
 
     Attributes:
@@ -117,12 +118,19 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
     # A factory, because omit_defaults would leave a plain default out of the file.
     format: int = msgspec.field(default_factory=lambda: GRAPH_FORMAT)
 
+    @cached_property
+    def roots(self) -> tuple[int, ...]:
+        """For each value, the value that owns its memory."""
+        owners = []
+        for index in range(len(self.values)):
+            while (storage := self.values[index].storage) is not None:
+                index = storage
+            owners.append(index)
+        return tuple(owners)
+
     def root(self, index: int) -> int:
         """The value that owns the memory of value `index`."""
-        storage = self.values[index].storage
-        while storage is not None:
-            index, storage = storage, self.values[storage].storage
-        return index
+        return self.roots[index]
 
     @property
     def params(self) -> int:
@@ -269,7 +277,7 @@ class Coefficient(msgspec.Struct, frozen=True, omit_defaults=True):
         """90 % range: `low`..`high` where given, else value ± 1.645 standard errors, else the value itself."""
         if self.low is not None and self.high is not None:
             return self.low, self.high
-        spread = NORMAL_90 * (self.stderr or 0.0)
+        spread = 0.0 if self.stderr is None else NORMAL_90 * self.stderr
         return self.value - spread, self.value + spread
 
     @property

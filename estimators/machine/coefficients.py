@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -178,7 +178,7 @@ class Coefficients:
     def by_algorithm(self, codes: np.ndarray, *prefixes: str) -> Floats:
         """(K,) or (D, K) values of PREFIX.<algorithm>, else PREFIX.tensor on tensor cores, else PREFIX.<parent family>, else
         PREFIX, for each prefix in turn."""
-        return self._gather(codes, ALGORITHMS, [algorithm_names(prefixes, name) for name in ALGORITHMS])
+        return self._gather(codes, len(ALGORITHMS), lambda code: algorithm_names(prefixes, ALGORITHMS[code]))
 
     def by_kernel(self, table: KernelTable, codes: np.ndarray, *prefixes: str) -> Floats:
         """(K,) or (D, K) values of PREFIX.<operator> for kernels of a single call where that operator was measured (its dispatch
@@ -197,13 +197,13 @@ class Coefficients:
 
     def by_dtype(self, codes: np.ndarray, names_of: Sequence[Sequence[str]]) -> Floats:
         """(K,) or (D, K) values where `names_of[c]` lists the candidates for dtype code c."""
-        return self._gather(codes, COMPUTE_DTYPES, names_of)
+        return self._gather(codes, len(COMPUTE_DTYPES), names_of.__getitem__)
 
-    def _gather(self, codes: np.ndarray, keys: Sequence[str], names_of: Sequence[Sequence[str]]) -> Floats:
-        used = np.flatnonzero(np.bincount(codes, minlength=len(keys)))
-        values = {code: self.value(*names_of[code]) for code in used.tolist()}
+    def _gather(self, codes: np.ndarray, kinds: int, names_of: Callable[[int], Sequence[str]]) -> Floats:
+        used = np.flatnonzero(np.bincount(codes, minlength=kinds))
+        values = {code: self.value(*names_of(code)) for code in used.tolist()}
         many = np.broadcast_shapes(*(np.shape(value)[:-1] for value in values.values()))
-        table = np.zeros((*many, len(keys)))
+        table = np.zeros((*many, kinds))
         for code, value in values.items():
             table[..., code] = value[..., 0] if isinstance(value, np.ndarray) and value.ndim else value
-        return table[..., codes]
+        return np.take(table, codes, axis=-1)

@@ -48,14 +48,15 @@ def _distances(keys: Sequence[Sequence[Hashable]], kernels: Sequence[Sequence[To
     each other, so its distances include all of them."""
     last: dict[Hashable, float] = {}
     clock = 0.0
+    touched = [sum([touch.nbytes for touch in touches]) for touches in kernels]
+    for own, together in zip(keys, touched, strict=True):  # the first repetition only fills `last`
+        clock += together
+        last.update(dict.fromkeys(own, clock))
     distances: list[list[float]] = []
-    for _ in range(2):  # the first repetition only fills `last`
-        distances = []
-        for own, touches in zip(keys, kernels, strict=True):
-            together = sum(touch.nbytes for touch in touches)
-            distances.append([clock - last.get(key, clock) + together for key in own])
-            clock += together
-            last.update(dict.fromkeys(own, clock))
+    for own, together in zip(keys, touched, strict=True):
+        distances.append([clock - last[key] + together for key in own])
+        clock += together
+        last.update(dict.fromkeys(own, clock))
     return distances
 
 

@@ -8,7 +8,6 @@ import msgspec
 import numpy as np
 
 from shmoo.estimators.costs.summary import UnknownOp, costs_of
-from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.graph.records import FAMILIES, Graph, Interval, Kernel
 from shmoo.estimators.machine.coefficients import Coefficients
@@ -16,6 +15,7 @@ from shmoo.estimators.machine.hosts import OWN
 from shmoo.estimators.machine.profile import ArchitectureProfile, check_runtime
 from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.basis import time_basis
+from shmoo.estimators.predict.draws import SharedDraws
 from shmoo.estimators.predict.pipeline import Priced, Waits, price
 from shmoo.estimators.predict.program import elapsed_time
 from shmoo.estimators.predict.tabular import estimate_html
@@ -138,6 +138,7 @@ class AnalysisDirector:
         tiling: Tiling | None = None,
         waits: Waits | None = None,
         seed: int | None = None,
+        shared: SharedDraws | None = None,
     ) -> Priced:
         """Time and energy of every segment of a table on this machine, as `pipeline.price` gives them.
 
@@ -145,7 +146,7 @@ class AnalysisDirector:
             tiling: the kernels cut already; `None` cuts them.
         """
         cut = tiling if tiling is not None else self.tile(table)
-        return price(table, cut, Coefficients(self.profile), runtime, waits=waits, seed=seed)
+        return price(table, cut, Coefficients(self.profile), runtime, waits=waits, seed=seed, shared=shared)
 
     def estimate(
         self,
@@ -207,7 +208,7 @@ class AnalysisDirector:
         return Estimate(
             arch=self.profile.name,
             host=self.profile.host or OWN,
-            dtype=work.compute_dtype or _main_dtype(table),
+            dtype=work.dtype,
             runtime=runtime,
             threads=None,
             batch=batch,
@@ -276,15 +277,22 @@ class AnalysisDirector:
         """
         runtime = check_runtime(self.profile, runtime)
         names = compute_dtypes or [None] * len(graphs)
-        asked = np.asarray([canonical_compute_dtype(name) if name else "" for name in names])
-        cold = np.zeros(len(graphs), dtype=bool) if cold_weights is None else np.asarray(cold_weights)
+        cold = cold_weights or [False] * len(graphs)
         for start in range(0, len(graphs), CHUNK):
-            table, origin = self.tabulate(graphs[start : start + CHUNK], runtime)
-            places = [graph for graph, _ in origin]
-            wanted = asked[start : start + CHUNK][places]
-            for name in np.unique(wanted[wanted != ""]).tolist():
-                table = table.computed_in(name, wanted == name)
-            yield self.price(table.with_rotated_weights(cold[start : start + CHUNK][places]), runtime, seed=seed)
+            part = slice(start, start + CHUNK)
+            table, _ = self.tabulate_cases(graphs[part], runtime, names[part], cold[part])
+            yield self.price(table.in_campaign(), runtime, seed=seed)
+
+    def tabulate_cases(
+        self, graphs: Sequence[Graph], runtime: str, compute_dtypes: Sequence[str | None], cold_weights: Sequence[bool]
+    ) -> tuple[KernelTable, Origin]:
+        """As `tabulate`, with a compute type and a state of the weights for each graph, as `price_cases` takes them."""
+        table, origin = self.tabulate(graphs, runtime)
+        places = [graph for graph, _ in origin]
+        wanted = np.asarray([canonical_compute_dtype(name) if name else "" for name in compute_dtypes])[places]
+        for name in np.unique(wanted[wanted != ""]).tolist():
+            table = table.computed_in(name, wanted == name)
+        return table.with_rotated_weights(np.asarray(cold_weights)[places]), origin
 
 
 def estimate_on(
@@ -318,12 +326,6 @@ def room_on(profile: ArchitectureProfile, memory: MemoryRoom, batch: int) -> Mem
     """What a call of `batch` samples has in memory, beside the main memory of a machine."""
     capacity = profile.get(f"capacity.{profile.levels[-1]}")
     return msgspec.structs.replace(memory, batch=batch, capacity_bytes=None if capacity is None else capacity.value)
-
-
-def _main_dtype(table: KernelTable) -> str:
-    """The compute type of most work: flops of contractions if there are any, else bytes."""
-    weight = table.matrix_flops if table.matrix_flops.sum() else table.bytes
-    return COMPUTE_DTYPES[int(np.bincount(table.dtype, weights=weight).argmax())] if len(table) else "float32"
 
 
 def _breakdown(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
 
@@ -16,32 +17,113 @@ from shmoo.estimators.predict.basis import measured_type
 from shmoo.estimators.predict.residual import Correction
 from shmoo.estimators.predict.twins import Twins
 from shmoo.estimators.table import KernelTable
+from shmoo.estimators.tiling.base import Tiling
 
 OTHER_TYPE = 0.15
 """Standard deviation of the log by which what was fitted in one type is off in another: of few machines that is the least that
 coefficients differ by as well (`calibrate.transfer.LEAST_SPREAD`)."""
 
 
+KEPT_ERROR = 0.5
+"""Correlation of the log errors of two estimates of one network on one machine, at two batches or in two types: 0.42 over 320
+pairs of batches and 0.56 over 120 pairs of types of device-bound networks that others measured on GPUs (the networks of
+`tests.evaluation`; their sources are in its tables)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedDraws:
+    """Random values that estimates on a machine and on its variants have in common: what is uncertain of all of them alike
+    cancels in their ratios. So does the model's error of kernels that they share; of others a part does.
+
+    Attributes:
+        draws: their number D. factors: coefficient -> (D,) random values, relative to its own value.
+        seed: of the model's errors that are shared; own_seed: of those that an estimate has for itself.
+        common: `kernel_identities` of the estimate that others are compared with; `None` for that one.
+    """
+
+    draws: int
+    factors: Mapping[str, np.ndarray]
+    seed: int
+    own_seed: int
+    common: frozenset[bytes] | None = None
+
+    def of(self, profile: ArchitectureProfile) -> dict[str, np.ndarray]:
+        """Draws of a machine's coefficients, as `draw` gives them."""
+        known = listed(profile)
+        return {name: known[name].value * factor for name, factor in self.factors.items() if name in known}
+
+    def errors(
+        self,
+        table: KernelTable,
+        tiling: Tiling,
+        profile: ArchitectureProfile,
+        correction: Correction | None,
+        device_s: np.ndarray,
+        twins: Twins,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `model_errors`.
+
+        Args:
+            device_s: (K,) nominal times on the device, which weigh the kernels that are not shared.
+        """
+        kernels, together = model_errors(table, profile, correction, self.draws, self.seed, twins)
+        if self.common is None:
+            return kernels, together
+        own_kernels, own_together = model_errors(table, profile, correction, self.draws, self.own_seed, twins)
+        new = np.asarray([identity not in self.common for identity in kernel_identities(table, tiling)])
+        total = np.add.reduceat(device_s, table.starts)
+        changed = np.add.reduceat(device_s * new, table.starts) / np.where(total > 0, total, 1.0)
+        return _blended(kernels, own_kernels, new), _blended(together, own_together, changed)
+
+
+def _blended(shared: np.ndarray, own: np.ndarray, changed: np.ndarray) -> np.ndarray:
+    """Log-normal factors of unchanged spread; `changed` is the share in which only `KEPT_ERROR` of the variance is shared."""
+    part = (1.0 - KEPT_ERROR) * changed
+    return np.asarray(shared ** np.sqrt(1.0 - part) * own ** np.sqrt(part))
+
+
+def kernel_identities(table: KernelTable, tiling: Tiling) -> list[bytes]:
+    """(K,) what each kernel computes and how it is cut; equal where two estimates hold the same kernel."""
+    work = (table.op, table.dtype, table.matrix_flops, table.vector_flops, table.special_flops, table.batch, table.m, table.n)
+    sizes = (table.k, table.window, table.stride, tiling.shape.m, tiling.shape.n, tiling.shape.k, tiling.tiles)
+    return [row.tobytes() for row in np.stack([*work, *sizes, tiling.utilisation], axis=1).astype(np.float64)]
+
+
+def shared_draws(profile: ArchitectureProfile, runtimes: Sequence[str], draws: int, seed: int = 0) -> SharedDraws:
+    """Draws of everything that estimates under any of several runtimes rest on."""
+    known = listed(profile)
+    names = {name for runtime in runtimes for name in names_to_draw(known, runtime, tensor=True, chained=True)}
+    drawn = draw(profile, names, draws, seed)
+    return SharedDraws(draws, {name: values / known[name].value for name, values in drawn.items()}, seed, seed)
+
+
 def draw(profile: ArchitectureProfile, names: Iterable[str], draws: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random values of the uncertain ones among `names`, (draws,) each, log-normal with their 90 % range.
+    """Random values of the uncertain ones among `names`, log-normal with their 90 % range: (draws,) each, or (draws, ..., 1) of a
+    machine whose coefficients hold design points.
 
     A coefficient without a range does not appear in the result.
     """
     rng = np.random.default_rng(seed)
     drawn, known = {}, listed(profile)
+    dimensions = point_dimensions(profile)
     for name in sorted(set(names)):
         coefficient = known.get(name)
-        if coefficient is None or coefficient.value <= 0:
+        if coefficient is None or np.any(np.less_equal(coefficient.value, 0)):
             continue
         low, high = coefficient.bounds
-        if low == high:
+        if np.all(np.equal(low, high)):
             continue
-        low, high = max(low, coefficient.value * 1e-3), min(high, coefficient.value * 1e3)
+        low, high = np.maximum(low, coefficient.value * 1e-3), np.minimum(high, coefficient.value * 1e3)
         # The two sides are scaled apart, so that an asymmetric range is kept.
-        z = normals(rng, draws)
+        z = normals(rng, draws).reshape(draws, *(1,) * dimensions)
         below, above = np.log(coefficient.value / low) / NORMAL_90, np.log(high / coefficient.value) / NORMAL_90
         drawn[name] = coefficient.value * np.exp(np.where(z < 0, below, above) * z)
     return drawn
+
+
+def point_dimensions(profile: ArchitectureProfile) -> int:
+    """Dimensions of the design points that a machine's coefficients hold, and one for kernels; 0 for a single machine."""
+    return max((np.ndim(coefficient.value) for coefficient in profile.coefficients.values()), default=0)
 
 
 def model_errors(

@@ -1,12 +1,15 @@
-"""What no estimate goes below: the peak of the units and the bandwidth of the main memory, as a profile names them."""
+"""Roofs: the peak of the units and the bandwidth of the main memory, as a profile names them."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from shmoo.estimators.machine.coefficients import Coefficients
-from shmoo.estimators.predict.model import matrix_peaks
-from shmoo.estimators.table import KernelTable
+from shmoo.estimators.predict.energy import bytes_energy, flops_energy, has_energy
+from shmoo.estimators.predict.model import loop_seconds, matrix_peaks
+from shmoo.estimators.table import Floats, KernelTable
 from shmoo.estimators.tiling.base import Tiling
 
 
@@ -24,3 +27,33 @@ def least_time(table: KernelTable, tiling: Tiling, c: Coefficients) -> np.ndarra
     early = tiling.level_bytes[last] - tiling.call_bytes[last]
     moving = np.maximum(np.minimum(tiling.level_bytes[last], table.bytes) - early, 0.0) / c.value(f"bandwidth.{last}")
     return np.maximum(*(np.add.reduceat(times, table.starts, axis=-1) for times in np.broadcast_arrays(computing, moving)))
+
+
+@dataclass(frozen=True, slots=True)
+class Roofs:
+    """What K kernels would take at best, arrays of length K.
+
+    Attributes:
+        compute_s: with every unit at its peak. A library may take less, with fewer multiplications (Winograd's) or a clock above
+            the one that a peak is named at.
+        memory_s: to move each byte that must come from main memory, or go there, once.
+        energy_j: of the flops and of these bytes, without static power; `None` where the profile has no energy coefficients.
+    """
+
+    compute_s: Floats
+    memory_s: Floats
+    energy_j: Floats | None
+
+    @property
+    def seconds(self) -> Floats:
+        """Whichever is longer."""
+        return np.maximum(self.compute_s, self.memory_s)
+
+
+def kernel_roofs(table: KernelTable, tiling: Tiling, c: Coefficients) -> Roofs:
+    """The roof of every kernel, its launch left out."""
+    last = c.profile.levels[-1]
+    once: Floats = np.minimum(tiling.call_bytes[last], table.bytes)
+    compute = np.maximum(table.matrix_flops / matrix_peaks(c, table.dtype), loop_seconds(table, c))
+    energy = flops_energy(table, c) + bytes_energy({last: once}, c) if has_energy(c.profile) else None
+    return Roofs(compute, once / c.value(f"bandwidth.{last}"), energy)

@@ -15,7 +15,8 @@ import numpy as np
 
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, in_tensor_kernels, listed
-from shmoo.estimators.predict.draws import draw, model_errors, names_to_draw
+from shmoo.estimators.predict.draws import SharedDraws, draw, model_errors, names_to_draw, point_dimensions
+from shmoo.estimators.predict.energy import within_cap
 from shmoo.estimators.predict.limits import least_time
 from shmoo.estimators.predict.model import Prediction, predict
 from shmoo.estimators.predict.program import graph_latency, segment_energy
@@ -99,6 +100,7 @@ def price(
     residual: bool = True,
     waits: Waits | None = None,
     seed: int | None = None,
+    shared: SharedDraws | None = None,
 ) -> Priced:
     """Time and energy of every segment of a table.
 
@@ -110,6 +112,7 @@ def price(
         residual: whether the profile's corrections hold.
         waits: of the host; none for `None`.
         seed: of the draws; no draws for `None`.
+        shared: draws that other estimates share, to compare with them; draws for this one alone for `None`.
     """
     profile = coefficients.profile
     change = correction(table, tiling, profile, runtime) if residual else None
@@ -124,6 +127,8 @@ def price(
             prediction = change.applied(prediction)
         if kernels is not None:
             prediction = prediction.scaled(kernels)
+        if prediction.dynamic_j is not None:
+            prediction = replace(prediction, dynamic_j=within_cap(table, prediction.device_s, prediction.dynamic_j, c))
         latency = np.maximum(graph_latency(table, prediction, c, runtime, waits and waits(c)) * segments, least)
         device = np.add.reduceat(prediction.device_s, table.starts, axis=-1) * segments
         return prediction, latency, segment_energy(table, prediction, latency, c), device
@@ -133,15 +138,31 @@ def price(
     if seed is None or twins is None:
         return Priced(tiling, change, *nominal)
     tensor = bool(in_tensor_kernels(algorithm_codes(table, profile)).any())
-    names = names_to_draw(listed(profile), runtime, tensor, bool(dependent_steps(table).any()))
-    drawn = Coefficients(profile, draw(profile, names, DRAWS, seed))
-    _, times, energies, devices = through(drawn, *model_errors(table, profile, change, DRAWS, seed, twins))
+    if shared is None:
+        names = names_to_draw(listed(profile), runtime, tensor, bool(dependent_steps(table).any()))
+        values = draw(profile, names, DRAWS, seed)
+        errors = model_errors(table, profile, change, DRAWS, seed, twins)
+    else:
+        values = shared.of(profile)
+        errors = shared.errors(table, tiling, profile, change, nominal[0].device_s, twins)
+    # Draws come first, then design points, then kernels.
+    between = (1,) * (point_dimensions(profile) - 1)
+    kernels, segments = (factors.reshape(DRAWS, *between, factors.shape[-1]) for factors in errors)
+    _, times, energies, devices = through(Coefficients(profile, values), kernels, segments)
     return Priced(tiling, change, *nominal, times, energies, devices)
 
 
-def _intervals(values: np.ndarray, drawn: np.ndarray | None) -> list[Interval]:
-    """(S,) nominal values with the 5 % and 95 % points of their (D, S) draws, which are centred on them; the values alone without
+def limits(values: np.ndarray, drawn: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the intervals of nominal values: the 5 % and 95 % points of their draws, a dimension more; the values alone without
     draws. An interval holds its value even where few draws put both points on one side."""
-    low, high = (values, values) if drawn is None else np.quantile(drawn, QUANTILES, axis=0)
-    ends = np.minimum(low, values).tolist(), values.tolist(), np.maximum(high, values).tolist()
-    return [Interval(value, least, most) for least, value, most in zip(*ends, strict=True)]
+    if drawn is None:
+        return values, values
+    low, high = np.quantile(drawn, QUANTILES, axis=0)
+    return np.minimum(low, values), np.maximum(high, values)
+
+
+def _intervals(values: np.ndarray, drawn: np.ndarray | None) -> list[Interval]:
+    """(S,) nominal values with the limits that their (D, S) draws, which are centred on them, give."""
+    low, high = limits(values, drawn)
+    ends = zip(low.tolist(), values.tolist(), high.tolist(), strict=True)
+    return [Interval(value, least, most) for least, value, most in ends]

@@ -7,14 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
+import numpy as np
+
 from shmoo.estimators.costs.summary import UnknownOp, costs_of, graph_cost
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion.rules import fuse
+from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.graph.records import Cost, Graph, Kernel, notes_of, weights_of
 from shmoo.estimators.memory.peak import peak_memory_bytes, resident_weight_bytes
 from shmoo.estimators.memory.room import MemoryRoom, memory_room
-from shmoo.estimators.table import CONVERSIONS, KernelTable, kernel_table
+from shmoo.estimators.table import CONVERSIONS, Costed, KernelTable, kernel_tables
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,6 +48,14 @@ class Tabulated:
     memory: MemoryRoom
     unknown_ops: tuple[UnknownOp, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def dtype(self) -> str:
+        """The compute type of most work: flops of contractions if there are any, else bytes."""
+        if self.compute_dtype or not len(self.table):
+            return self.compute_dtype or "float32"
+        weight = self.table.matrix_flops if self.table.matrix_flops.sum() else self.table.bytes
+        return COMPUTE_DTYPES[int(np.bincount(self.table.dtype, weights=weight).argmax())]
 
 
 def _explained(analyse: Callable[P, R]) -> Callable[P, R]:
@@ -86,15 +97,14 @@ def tabulate(
     Raises:
         InputError: no contraction can be computed in `compute_dtype` as its tensors are stored.
     """
-    tables: list[KernelTable] = []
+    parts = []
     origin: Origin = []
     for index, graph in enumerate(graphs):
         own = costs_of(graph) if costs is None else costs[index]
         kernels = fuse(graph, runtime, family, own) if fused else fuse(graph, costs=own)
-        if kernels:
-            tables.append(kernel_table(graph, kernels, converts=CONVERSIONS.get((family, runtime), "none"), costs=own))
-            origin.extend((index, kernel) for kernel in kernels)
-    table = KernelTable.concat(tables)
+        parts.append(Costed(graph, kernels, own))
+        origin.extend((index, kernel) for kernel in kernels)
+    table = kernel_tables(parts, converts=CONVERSIONS.get((family, runtime), "none"))
     return (table.computed_in(canonical_compute_dtype(compute_dtype)) if compute_dtype else table), origin
 
 

@@ -43,9 +43,9 @@ def find_twins(table: KernelTable, tiling: Tiling) -> Twins:
 
 
 def _columns(part: object, count: int) -> list[np.ndarray]:
-    """Every array of a tiling that has a value for each kernel."""
+    """Every array of a tiling that has a value for each kernel, a column for each design point."""
     if isinstance(part, np.ndarray):
-        return [part] if part.shape == (count,) else []
+        return list(part.reshape(-1, count)) if part.ndim and part.shape[-1] == count else []
     if is_dataclass(part):
         return [column for f in fields(part) for column in _columns(getattr(part, f.name), count)]
     members = part.values() if isinstance(part, dict) else part if isinstance(part, tuple) else ()
@@ -55,7 +55,7 @@ def _columns(part: object, count: int) -> list[np.ndarray]:
 def _taken(part: Any, rows: np.ndarray, count: int) -> Any:
     """A tiling of some of its kernels."""
     if isinstance(part, np.ndarray):
-        return part[rows] if part.shape == (count,) else part
+        return part[..., rows] if part.ndim and part.shape[-1] == count else part
     if is_dataclass(part) and not isinstance(part, type):
         return replace(part, **{f.name: _taken(getattr(part, f.name), rows, count) for f in fields(part)})
     if isinstance(part, dict):

@@ -7,7 +7,7 @@ holds the entry of its graphs, so that its time is that of the estimate.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,11 +30,14 @@ class ArchitectureShare(msgspec.Struct, frozen=True):
 
     Attributes:
         latency_s: by which it makes the call last longer; the call's latency for the whole model.
+        energy_j: of its flops and bytes, and static power while it makes the call last longer; `None` where the profile has no
+            energy coefficients.
         share: of the whole model's time, 0 to 1. tiles: that its kernels are cut into.
         bound_s: time in kernels bound by "compute", "memory" and "launch".
     """
 
     latency_s: float
+    energy_j: float | None
     share: float
     tiles: float
     bound_s: dict[str, float]
@@ -52,6 +55,7 @@ class Row(msgspec.Struct, frozen=True):
         calls: operator calls with a cost. params: elements of parameters, a shared one where it is first used, one that no
             call reads in the module that holds it.
         flops, macs, bytes: every call alone, without fusion.
+        shape: of a module's result, that of its last call; empty for operators and for modules without a call.
         on: architecture -> what it takes there.
     """
 
@@ -62,6 +66,7 @@ class Row(msgspec.Struct, frozen=True):
     flops: float
     macs: float
     bytes: float
+    shape: tuple[int, ...]
     on: dict[str, ArchitectureShare]
 
     @property
@@ -161,14 +166,19 @@ def inspect_graphs(
     Raises:
         InputError: no architecture is given, or what an estimate refuses.
     """
-    costs = [costs_of(graph) for graph in graphs]
     if not directors:
         raise InputError("an inspection needs at least one architecture; name one, such as gpu_h100")
     estimates = {
         name: director.estimate(graphs, runtime=runtime, compute_dtype=compute_dtype) for name, director in directors.items()
     }
+    return inspect_estimates(graphs, estimates, model)
+
+
+def inspect_estimates(graphs: Sequence[Graph], estimates: Mapping[str, Estimate], model: str = "") -> Inspection:
+    """As `inspect_graphs`, from estimates of the graphs that have their breakdown, by architecture."""
+    costs = [costs_of(graph) for graph in graphs]
     spent = {name: _split(estimate, costs) for name, estimate in estimates.items()}
-    modules, operators = _Sums(directors), _Sums(directors)
+    modules, operators = _Sums(estimates), _Sums(estimates)
     modules.row("")
     seen: set[str] = set()
     for g, graph in enumerate(graphs):
@@ -182,23 +192,24 @@ def inspect_graphs(
                 if name not in seen:
                     seen.add(name)
                     params += root.spec.numel
-            if cost is None and not params:
-                continue
-            parts = {name: by_call.get((g, index)) for name, by_call in spent.items()}
-            for path in paths_to(call.module):
-                modules.add(path, params, cost, parts)
-            operators.add(call.op, params, cost, parts)
+            if cost is not None or params:
+                parts = {name: by_call.get((g, index)) for name, by_call in spent.items()}
+                for path in paths_to(call.module):
+                    modules.add(path, params, cost, parts)
+                operators.add(call.op, params, cost, parts)
+            if call.outputs:
+                modules.result(call.module, call.outputs[0].shape)
     for weight in weights_of(graphs):
         if weight.kind == "parameter" and weight.name and weight.name not in seen:
             for path in paths_to(weight.name.rpartition(".")[0]):
                 modules.add(path, weight.spec.numel, None, {})
     totals = {name: estimate.latency_s.value for name, estimate in estimates.items()}
     for name, estimate in estimates.items():
-        modules.enter(name, max(totals[name] - sum(kernel.elapsed_s for kernel in estimate.breakdown), 0.0))
+        modules.enter(name, estimate)
     by_time = sorted(operators.rows(totals), key=lambda row: -next(iter(row.on.values())).latency_s)
     label = model or next((graph.name for graph in graphs if graph.name), "model")
     kernels = {name: kernel_graph(graphs, estimate.breakdown) for name, estimate in estimates.items()}
-    return Inspection(label, tuple(directors), _in_tree_order(modules.rows(totals, tree=True)), tuple(by_time), kernels)
+    return Inspection(label, tuple(estimates), _in_tree_order(modules.rows(totals, tree=True)), tuple(by_time), kernels)
 
 
 def paths_to(module: str) -> list[str]:
@@ -211,6 +222,7 @@ class _Part(NamedTuple):
     """A call's share of its kernel, and what bounds the kernel."""
 
     elapsed_s: float
+    energy_j: float | None
     tiles: float
     bound: str
 
@@ -219,7 +231,8 @@ def _split(estimate: Estimate, costs: Sequence[Sequence[Cost | None]]) -> dict[t
     parts: dict[tuple[int, int], _Part] = {}
     for kernel in estimate.breakdown:
         for index, share in zip(kernel.calls, _shares(kernel, costs[kernel.graph]), strict=True):
-            parts[kernel.graph, index] = _Part(kernel.elapsed_s * share, kernel.tiles * share, kernel.bound)
+            joules = None if kernel.energy_j is None else kernel.energy_j * share
+            parts[kernel.graph, index] = _Part(kernel.elapsed_s * share, joules, kernel.tiles * share, kernel.bound)
     return parts
 
 
@@ -232,10 +245,13 @@ def _shares(kernel: KernelEstimate, costs: Sequence[Cost | None]) -> list[float]
 
 @dataclass(slots=True)
 class _Sum:
-    """Running sums of one module or operator; time by architecture and bound, tiles by architecture."""
+    """Running sums of one module or operator; time by architecture and bound, energy and tiles by architecture. Energy is of the
+    architectures that know it. The shape is that of the last result."""
 
     time_s: dict[str, dict[str, float]]
+    energy_j: dict[str, float]
     tiles: dict[str, float]
+    shape: tuple[int, ...] = ()
     calls: int = 0
     params: int = 0
     flops: float = 0.0
@@ -246,19 +262,29 @@ class _Sum:
 class _Sums:
     """Running sums by name, in the order in which names first appear."""
 
-    def __init__(self, architectures: Iterable[str]) -> None:
-        self.architectures = tuple(architectures)
+    def __init__(self, estimates: Mapping[str, Estimate]) -> None:
+        self.architectures = tuple(estimates)
+        self.priced = [name for name, estimate in estimates.items() if estimate.energy_j is not None]
         self.sums: dict[str, _Sum] = {}
 
     def row(self, name: str) -> _Sum:
         if name not in self.sums:
             times = {arch: dict.fromkeys(BOUNDS, 0.0) for arch in self.architectures}
-            self.sums[name] = _Sum(times, dict.fromkeys(self.architectures, 0.0))
+            self.sums[name] = _Sum(times, dict.fromkeys(self.priced, 0.0), dict.fromkeys(self.architectures, 0.0))
         return self.sums[name]
 
-    def enter(self, arch: str, seconds: float) -> None:
+    def enter(self, arch: str, estimate: Estimate) -> None:
         """Count the entry of the model's graphs: launching that no operator does."""
-        self.row("").time_s[arch]["launch"] += seconds
+        whole = self.row("")
+        whole.time_s[arch]["launch"] += max(estimate.latency_s.value - sum(k.elapsed_s for k in estimate.breakdown), 0.0)
+        if estimate.energy_j is not None:
+            whole.energy_j[arch] += max(estimate.energy_j.value - sum(k.energy_j or 0.0 for k in estimate.breakdown), 0.0)
+
+    def result(self, module: str, shape: tuple[int, ...]) -> None:
+        """Note a call's result, which is that of the modules that hold it until their next call."""
+        for path in paths_to(module):
+            if path in self.sums:
+                self.sums[path].shape = shape
 
     def add(self, name: str, params: int, cost: Cost | None, parts: Mapping[str, _Part | None]) -> None:
         row = self.row(name)
@@ -273,6 +299,8 @@ class _Sums:
             if part is not None:
                 row.time_s[arch][part.bound] += part.elapsed_s
                 row.tiles[arch] += part.tiles
+                if part.energy_j is not None:
+                    row.energy_j[arch] += part.energy_j
 
     def rows(self, totals: Mapping[str, float], tree: bool = False) -> list[Row]:
         rows = []
@@ -281,9 +309,9 @@ class _Sums:
             for arch, bounds in row.time_s.items():
                 seconds = sum(bounds.values())
                 share = seconds / totals[arch] if totals[arch] else 0.0
-                on[arch] = ArchitectureShare(seconds, share, row.tiles[arch], bounds)
+                on[arch] = ArchitectureShare(seconds, row.energy_j.get(arch), share, row.tiles[arch], bounds)
             depth = name.count(".") + 1 if tree and name else 0
-            rows.append(Row(name, depth, row.calls, row.params, row.flops, row.macs, row.bytes, on))
+            rows.append(Row(name, depth, row.calls, row.params, row.flops, row.macs, row.bytes, row.shape, on))
         return rows
 
 

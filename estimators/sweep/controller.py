@@ -6,13 +6,14 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph
+from shmoo.estimators.machine.catalogue import entry, under
 from shmoo.estimators.machine.profile import RUNTIMES, ArchitectureProfile, check_runtime
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.tabular import BOUNDS, Record, estimate_record, flatten, memory_record
@@ -23,6 +24,8 @@ from shmoo.estimators.variants import tiling_parameters, variant
 
 AxisValue = int | float | str | bool
 T = TypeVar("T")
+Columns = dict[str, list[Any]]
+"""Rows as columns of equal length, by name."""
 GraphSource = Callable[[Mapping[str, AxisValue]], Sequence[Graph]]
 """Values of the workload's axes in, the graphs of that workload out."""
 
@@ -85,7 +88,9 @@ class SweepController:
             if runtime in RUNTIMES[profile.family]
         ]
 
-    def rows(self, *, compute_dtype: str | None = None, threads: int | None = None) -> Iterator[Record]:
+    def rows(
+        self, *, compute_dtype: str | None = None, threads: int | None = None, part: int = 0, parts: int = 1
+    ) -> Iterator[Record]:
         """One row a point: the axes' values, then what `tabular.flatten` gives for the estimate. Workload axes vary slowest, then
         machines, runtimes and fusion, then the machine's axes, coefficients after tiling parameters and the last one fastest.
 
@@ -93,47 +98,89 @@ class SweepController:
 
         Args:
             compute_dtype: as `AnalysisDirector.estimate` takes it. threads: likewise; for the CPUs among the machines.
+            part, parts: only the rows of this part of so many, which follow each other: all parts in order are all rows.
 
         Raises:
             InputError: an axis without values, a profile axis that one of the profiles lacks, or what an estimate refuses.
         """
+        for block in self.blocks(compute_dtype=compute_dtype, threads=threads, part=part, parts=parts):
+            yield from rows_of(block)
+
+    def blocks(
+        self, *, compute_dtype: str | None = None, threads: int | None = None, part: int = 0, parts: int = 1
+    ) -> Iterator[Columns]:
+        """The same rows as columns, many at a time; arguments and errors as of `rows`."""
         for name, values in (*self.axes.items(), *self.profile_axes.items()):
             if not values:
                 raise InputError(f"axis {name!r} has no values; give at least one")
         targets = self.targets()
-        for point in product_of(self.axes):
+        variants = {profile.name: self._variants(profile, threads) for profile, _ in targets}
+        points = list(product_of(self.axes))
+        units = len(points) * len(self.fusion) * sum(len(variants[profile.name]) for profile, _ in targets)
+        number = 0
+        for point in points:
             settings = {**self.fixed, **point}
-            graphs = tuple(self.source(settings))
             batch = int(settings.get("batch", 1))
+            graphs: tuple[Graph, ...] = ()
             launched: dict[tuple[str, str, bool], Tabulated] = {}
             for (profile, runtime), fused in itertools.product(targets, self.fusion):
-                key = (profile.family, runtime, fused)
-                if key not in launched:
-                    launched[key] = tabulated(graphs, runtime, profile.family, compute_dtype, fused)
-                told = {"fusion": "on" if fused else "off"} if len(self.fusion) > 1 or not fused else {}
                 cores = threads if profile.family == "cpu" else None
-                for row in self._machine_rows(profile, runtime, launched[key], cores, batch):
-                    yield {**settings, **told, **row}
+                told = {"fusion": "on" if fused else "off"} if len(self.fusion) > 1 or not fused else {}
+                for tiles, changed in variants[profile.name]:
+                    mine = number * parts // units == part
+                    number += 1
+                    if not mine:
+                        continue
+                    graphs = graphs or tuple(self.source(settings))
+                    key = (profile.family, runtime, fused)
+                    if key not in launched:
+                        launched[key] = tabulated(graphs, runtime, profile.family, compute_dtype, fused)
+                    block = self._block(profile, runtime, launched[key], cores, batch, tiles, changed)
+                    count = len(block["model"])
+                    yield {name: [value] * count for name, value in {**settings, **told}.items()} | block
 
-    def _machine_rows(
-        self, profile: ArchitectureProfile, runtime: str, work: Tabulated, threads: int | None, batch: int
-    ) -> Iterator[Record]:
-        """Rows of one machine's variants."""
+    def _variants(
+        self, profile: ArchitectureProfile, threads: int | None
+    ) -> list[tuple[dict[str, AxisValue], dict[str, AxisValue] | None]]:
+        """What is changed about a machine, variant by variant: tiling parameters and coefficients. `None` stands for all values
+        of the coefficients, priced together."""
+        by_hand, numbers = self._profile_axes_of(profile)
+        alone = profile.family == "cpu" and threads is not None
+        together = not alone and (not self._drawn() or _drawn_alike(numbers))
+        return [(tiles, values) for tiles in product_of(by_hand) for values in ((None,) if together else product_of(numbers))]
+
+    def _profile_axes_of(
+        self, profile: ArchitectureProfile
+    ) -> tuple[dict[str, Sequence[AxisValue]], dict[str, Sequence[AxisValue]]]:
+        """Axes that are parameters of its tiling, and those that are coefficients."""
         handled = tiling_parameters(profile)
         by_hand = {name: values for name, values in self.profile_axes.items() if name in handled}
-        numbers = {name: values for name, values in self.profile_axes.items() if name not in handled}
-        drawn = math.prod(len(values) for values in self.profile_axes.values()) <= DRAWN_POINTS or threads is not None
-        for tiles in product_of(by_hand):
-            machine = variant(profile, tiles) if tiles else profile
-            if not drawn:
-                yield from self._values(machine, runtime, work, tiles, numbers, batch)
-                continue
-            for values in product_of(numbers):
-                director = AnalysisDirector(variant(machine, values) if values else machine, self.strategy)
-                estimate = director.estimate_tabulated(work, runtime, threads=threads, batch=batch, by_kernel=False)
-                yield {**tiles, **values, **flatten(estimate_record(estimate, self.model))}
+        return by_hand, {name: values for name, values in self.profile_axes.items() if name not in handled}
 
-    def _values(
+    def _drawn(self) -> bool:
+        """Whether variants of a machine are few enough for intervals."""
+        return math.prod(len(values) for values in self.profile_axes.values()) <= DRAWN_POINTS
+
+    def _block(
+        self,
+        profile: ArchitectureProfile,
+        runtime: str,
+        work: Tabulated,
+        threads: int | None,
+        batch: int,
+        tiles: Mapping[str, AxisValue],
+        values: Mapping[str, AxisValue] | None,
+    ) -> Columns:
+        """Rows of one of a machine's `_variants`."""
+        machine = variant(profile, tiles) if tiles else profile
+        if values is None:
+            return self._points(machine, runtime, work, tiles, self._profile_axes_of(profile)[1], batch, self._drawn())
+        director = AnalysisDirector(variant(machine, values) if values else machine, self.strategy)
+        estimate = director.estimate_tabulated(work, runtime, threads=threads, batch=batch, by_kernel=False)
+        row = {**tiles, **values, **flatten(estimate_record(estimate, self.model))}
+        return {name: [value] for name, value in row.items()}
+
+    def _points(
         self,
         machine: ArchitectureProfile,
         runtime: str,
@@ -141,20 +188,44 @@ class SweepController:
         tiles: Mapping[str, AxisValue],
         axes: Mapping[str, Sequence[float | str]],
         batch: int,
-    ) -> Iterator[Record]:
+        drawn: bool,
+    ) -> Columns:
         """Rows of many variants, priced together: the first one's row with the columns that differ."""
-        points = estimate_points(machine, work.table, runtime, axes, self.strategy)
-        first = AnalysisDirector(machine, self.strategy).estimate_tabulated(work, runtime, batch=batch)
-        common = flatten(estimate_record(first, self.model)) | dict.fromkeys(BOUNDS)
-        common["interval_reason"] = f"left out of sweeps over more than {DRAWN_POINTS} variants of a machine"
-        columns = _columns(points, batch)
-        names = list(columns)
+        points = estimate_points(machine, work.table, runtime, axes, self.strategy, seed=0 if drawn else None)
+        combinations = list(product_of(axes))
+        director = AnalysisDirector(variant(machine, combinations[0]), self.strategy)
+        first = director.estimate_tabulated(work, runtime, batch=batch, by_kernel=False)
+        common = flatten(estimate_record(first, self.model))
+        if not drawn:
+            common |= dict.fromkeys(BOUNDS)
+            common["interval_reason"] = f"left out of sweeps over more than {DRAWN_POINTS} variants of a machine"
+        count = len(combinations)
+        columns = {name: [value] * count for name, value in tiles.items()}
+        columns |= {name: [values[name] for values in combinations] for name in axes}
+        columns |= {name: [value] * count for name, value in common.items()} | _columns(points, batch)
         capacity = f"capacity.{machine.levels[-1]}"
-        for values, numbers in zip(product_of(axes), zip(*columns.values(), strict=True), strict=True):
-            row = {**tiles, **values, **common, **dict(zip(names, numbers, strict=True))}
-            if capacity in values:
-                row |= flatten(memory_record(msgspec.structs.replace(first.memory, capacity_bytes=float(values[capacity]))))
-            yield row
+        if capacity in axes:
+            rooms = [
+                flatten(memory_record(msgspec.structs.replace(first.memory, capacity_bytes=values[capacity])))
+                for values in combinations
+            ]
+            columns |= {name: [room[name] for room in rooms] for name in rooms[0]}
+        return columns
+
+
+def _drawn_alike(axes: Mapping[str, Sequence[AxisValue]]) -> bool:
+    """Whether intervals of all points over coefficients come from one set of draws: a coefficient of 0 is not drawn, and rates of
+    units and spreads decide from point to point how far a type is known."""
+    return bool(axes) and all(
+        entry(name).role != "spread" and not under("peak", (name,)) and all(not isinstance(v, str) and v > 0 for v in values)
+        for name, values in axes.items()
+    )
+
+
+def rows_of(block: Columns) -> Iterator[Record]:
+    """The rows of a block of columns."""
+    names = list(block)
+    return (dict(zip(names, row, strict=True)) for row in zip(*block.values(), strict=True))
 
 
 def product_of(axes: Mapping[str, Sequence[T]]) -> Iterator[dict[str, T]]:
@@ -167,6 +238,7 @@ def _columns(points: PointEstimates, batch: int) -> dict[str, list[float]]:
     """What differs from point to point, as rows hold it."""
     columns: dict[str, np.ndarray] = {
         "tiles": points.tiles,
+        "device_s": points.device_s,
         "latency_s": points.latency_s,
         "throughput_per_s": batch / points.latency_s,
     }
@@ -174,5 +246,10 @@ def _columns(points: PointEstimates, batch: int) -> dict[str, list[float]]:
         columns["energy_j"] = points.energy_j
         columns["average_power_w"] = points.energy_j / points.latency_s
         columns["edp_js"] = points.energy_j * points.latency_s
+    for name, (low, high) in points.limits.items():
+        columns[f"{name}_low"], columns[f"{name}_high"] = low, high
+    if points.limits:
+        low, high = points.limits["latency_s"]
+        columns["throughput_per_s_low"], columns["throughput_per_s_high"] = batch / high, batch / low
     columns |= {f"basis_{name}": share for name, share in points.basis.items()}
     return {name: column.tolist() for name, column in columns.items()}

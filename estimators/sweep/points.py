@@ -1,15 +1,15 @@
 """Design points: many variants of one machine estimated at once.
 
 Every axis of the machine is an array with a dimension of its own, so that tiles, times and energies broadcast over all
-combinations, and what an axis does not change is computed once for all its values. Values only: intervals are drawn a machine
-at a time (`director`).
+combinations, and what an axis does not change is computed once for all its values. Draws are a dimension more, the same for all
+points.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +18,15 @@ from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.basis import time_basis
 from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.pipeline import DRAWS, Priced, limits
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling import TilingStrategy
 from shmoo.estimators.variants import variant
 
-BLOCK_NUMBERS = 2**15
-"""Kernels x points estimated together: arrays of 256 KiB, a few of which fit a core's L2."""
+BLOCK_NUMBERS = 2**16
+"""Kernels x points estimated together: arrays of 512 KiB. Of smaller ones the calls take longer than the work."""
+DRAWN_NUMBERS = 2**19
+"""Draws x kernels x points estimated together, where each point has its intervals: enough to hide the overhead of arrays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +34,17 @@ class PointEstimates:
     """Estimates of P design points of a machine, the last axis fastest.
 
     Attributes:
-        latency_s, tiles: (P,). energy_j: (P,), `None` where the profile has no energy coefficients.
+        latency_s, device_s, tiles: (P,). energy_j: (P,), `None` where the profile has no energy coefficients.
         basis: name -> (P,) share of the predicted time, as in `director.Estimate`.
+        limits: quantity ("latency_s", "energy_j", "average_power_w", "edp_js") -> (P,) ends of its intervals; none without draws.
     """
 
     latency_s: np.ndarray
+    device_s: np.ndarray
     energy_j: np.ndarray | None
     tiles: np.ndarray
     basis: dict[str, np.ndarray]
+    limits: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def estimate_points(
@@ -47,6 +53,7 @@ def estimate_points(
     runtime: str,
     axes: Mapping[str, Sequence[float | str]],
     strategy: TilingStrategy | None = None,
+    seed: int | None = None,
 ) -> PointEstimates:
     """One call of a model on every combination of a machine's coefficients.
 
@@ -55,29 +62,67 @@ def estimate_points(
         table: kernels of the model as `runtime` launches them.
         axes: coefficient -> values, in its unit.
         strategy: tiling strategy in place of the profile's own.
+        seed: of the draws behind intervals; no intervals for `None`.
 
     Raises:
         InputError: a coefficient the profile lacks, or a value it refuses.
     """
     sides = tuple(len(values) for values in axes.values())
     columns: dict[str, np.ndarray] = {}
-    step = max(1, int((BLOCK_NUMBERS / max(len(table), 1)) ** (1.0 / max(len(axes), 1))))
-    for corner in itertools.product(*(range(0, side, step) for side in sides)):
-        block = tuple(slice(start, start + step) for start in corner)
-        values = {
-            name: _along(np.asarray(axis[part], dtype=np.float64), dimension, len(axes))
-            for dimension, ((name, axis), part) in enumerate(zip(axes.items(), block, strict=True))
-        }
+    for block, values in blocks_of(axes, len(table), BLOCK_NUMBERS if seed is None else DRAWN_NUMBERS // DRAWS):
         director = AnalysisDirector(variant(profile, values), strategy)
-        priced = director.price(table, runtime)
-        sums = {"latency_s": priced.latency_s, "tiles": priced.tiling.tiles, "energy_j": priced.energy_j}
-        numbers = {name: kernels.sum(axis=-1) for name, kernels in sums.items() if kernels is not None}
+        priced = director.price(table, runtime, seed=seed)
+        numbers = _numbers(priced.whole())
         numbers |= time_basis(table, priced.prediction, Coefficients(director.profile), runtime)
         for name, number in numbers.items():
             columns.setdefault(name, np.empty(sides))[block] = number
     flat = {name: column.reshape(math.prod(sides)) for name, column in columns.items()}
-    latency_s, energy_j, tiles = flat.pop("latency_s"), flat.pop("energy_j", None), flat.pop("tiles")
-    return PointEstimates(latency_s, energy_j, tiles, flat)
+    latency_s, energy_j, tiles, device_s = (
+        flat.pop("latency_s"),
+        flat.pop("energy_j", None),
+        flat.pop("tiles"),
+        flat.pop("device_s"),
+    )
+    limited = {name: (flat.pop(f"{name} low"), flat.pop(f"{name} high")) for name in _DRAWN if f"{name} low" in flat}
+    return PointEstimates(latency_s, device_s, energy_j, tiles, flat, limited)
+
+
+_DRAWN = ("latency_s", "energy_j", "average_power_w", "edp_js")
+"""Quantities with an interval."""
+
+
+def _numbers(whole: Priced) -> dict[str, np.ndarray]:
+    """What a block of points costs, and the ends of its intervals where it was drawn."""
+    seconds, joules = whole.latency_s, whole.energy_j
+    numbers = {"latency_s": seconds, "device_s": whole.device_s}
+    drawn = {"latency_s": (seconds, whole.drawn_s)}
+    if joules is not None:
+        numbers["energy_j"] = joules
+        drawn["energy_j"] = (joules, whole.drawn_j)
+        if whole.drawn_s is not None and whole.drawn_j is not None:
+            drawn["average_power_w"] = (joules / seconds, whole.drawn_j / whole.drawn_s)
+            drawn["edp_js"] = (joules * seconds, whole.drawn_j * whole.drawn_s)
+    for name, (values, samples) in drawn.items():
+        if samples is not None:
+            numbers[f"{name} low"], numbers[f"{name} high"] = limits(values, samples)
+    return {"tiles": whole.tiling.tiles.sum(axis=-1), **{name: number[..., 0] for name, number in numbers.items()}}
+
+
+def blocks_of(
+    axes: Mapping[str, Sequence[float | str]], kernels: int, numbers: int = BLOCK_NUMBERS
+) -> Iterator[tuple[tuple[slice, ...], dict[str, np.ndarray]]]:
+    """A grid of design points cut into blocks that are estimated together: the place of each in the grid, and its values, every
+    axis along a dimension of its own. A block holds about `numbers` kernels x points."""
+    step = max(1, int((numbers / max(kernels, 1)) ** (1.0 / max(len(axes), 1))))
+    for corner in itertools.product(*(range(0, len(values), step) for values in axes.values())):
+        block = tuple(slice(start, start + step) for start in corner)
+        yield (
+            block,
+            {
+                name: _along(np.asarray(axis[part], dtype=np.float64), dimension, len(axes))
+                for dimension, ((name, axis), part) in enumerate(zip(axes.items(), block, strict=True))
+            },
+        )
 
 
 def _along(values: np.ndarray, dimension: int, dimensions: int) -> np.ndarray:

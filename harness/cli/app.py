@@ -11,6 +11,7 @@ import click
 
 from shmoo.estimators.errors import NothingMeasuredError, ShmooError, unknown
 from shmoo.harness.cli import output
+from shmoo.harness.cli.verbs.advise import advise
 from shmoo.harness.cli.verbs.cache import cache
 from shmoo.harness.cli.verbs.calibrate import calibrate
 from shmoo.harness.cli.verbs.characterize import characterize
@@ -19,6 +20,8 @@ from shmoo.harness.cli.verbs.compare import compare
 from shmoo.harness.cli.verbs.doctor import doctor
 from shmoo.harness.cli.verbs.duel import duel
 from shmoo.harness.cli.verbs.estimate import estimate
+from shmoo.harness.cli.verbs.explore import explore
+from shmoo.harness.cli.verbs.fleet import fleet
 from shmoo.harness.cli.verbs.fusion import fusion
 from shmoo.harness.cli.verbs.gate import gate
 from shmoo.harness.cli.verbs.generate import generate
@@ -139,6 +142,8 @@ for verb in (
     history,
     calibrate,
     estimate,
+    advise,
+    explore,
     fusion,
     generate,
     inspect,
@@ -148,5 +153,6 @@ for verb in (
     profiles,
     cache,
     characterize,
+    fleet,
 ):
     cli.add_command(verb)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -74,13 +74,15 @@ class Display:
             self._bar.stop()
 
 
-def track(items: Iterable[T], total: int, stage: str) -> Iterator[T]:
-    """Hand out `items` while showing progress."""
+def track(items: Iterable[T], total: int, stage: str, size: Callable[[T], int] = lambda item: 1) -> Iterator[T]:
+    """Hand out `items` while showing progress; `size` says how many of the total each stands for."""
     from shmoo.estimators.progress import Standing
 
+    done = 0
     with Display() as display:
-        for done, item in enumerate(items, 1):
+        for item in items:
             yield item
+            done += size(item)
             display(Standing(stage, done, total))
 
 

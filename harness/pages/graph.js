@@ -3,10 +3,11 @@
   // A graph of kernels whose modules open and close. `data.kernels` is in execution order; each kernel lists its sources.
   const data = JSON.parse(document.getElementById("graph-data").textContent);
   const SVG = "http://www.w3.org/2000/svg";
-  const WIDTH = 190, HEIGHT = 42, GAP_X = 34, GAP_Y = 54, MOST_AT_FIRST = 60;
-  const svg = document.querySelector("#graph svg");
+  const WIDTH = 190, HEIGHT = 42, GAP_X = 34, GAP_Y = 74, FRAME = 6, MOST_AT_FIRST = 60;
+  const svg = document.querySelector("#graph svg.canvas");
   const canvas = svg.querySelector("g");
-  const facts = document.getElementById("facts");
+  const facts = document.getElementById("facts"), map = document.getElementById("map");
+  const pen = document.createElement("canvas").getContext("2d");
   const open = new Set([""]);
   let shown = [];
 
@@ -61,32 +62,72 @@
     return { nodes: [...nodes.values()], edges: [...edges.values()] };
   };
 
-  // Layers follow the longest path from the inputs; order within a layer follows the mean position of sources, then of readers.
+  // Layers follow the longest path from the inputs. Within a module, what shares a layer stands in lanes beside each other, so that
+  // the frames of modules do not overlap; lanes follow the mean position of sources as the last pass found it.
   const layOut = ({ nodes, edges }) => {
     const forward = edges.filter(({ from, to }) => from.order < to.order);
-    for (const node of nodes) Object.assign(node, { layer: 0, sources: [], readers: [] });
-    for (const { from, to } of forward) { to.sources.push(from); from.readers.push(to); }
-    for (const node of nodes) for (const source of node.sources) node.layer = Math.max(node.layer, source.layer + 1);
-    const layers = [];
-    for (const node of nodes) (layers[node.layer] ||= []).push(node);
-    const spread = (layer) => layer.forEach((node, i) => { node.x = (i - (layer.length - 1) / 2) * (WIDTH + GAP_X); });
-    layers.forEach(spread);
-    for (let sweep = 0; sweep < 6; sweep++) {
-      const down = sweep % 2 === 0;
-      for (const layer of down ? layers : [...layers].reverse()) {
-        for (const node of layer) {
-          const beside = down ? node.sources : node.readers;
-          node.wish = beside.length ? beside.reduce((sum, other) => sum + other.x, 0) / beside.length : node.x;
-        }
-        layer.sort((a, b) => a.wish - b.wish || a.order - b.order);
-        spread(layer);
-      }
+    for (const node of nodes) Object.assign(node, { layer: 0, sources: [], x: 0 });
+    for (const { from, to } of forward) to.sources.push(from);
+    for (const node of nodes) {
+      for (const source of node.sources) node.layer = Math.max(node.layer, source.layer + 1);
+      node.y = node.layer * (HEIGHT + GAP_Y);
     }
-    for (const node of nodes) node.y = node.layer * (HEIGHT + GAP_Y);
+    for (let pass = 0; pass < 3; pass++) {
+      const wish = (node) => (node.sources.length ? node.sources.reduce((sum, source) => sum + source.x, 0) / node.sources.length : 0);
+      const wishes = new Map(nodes.map((node) => [node, wish(node)]));
+      arrange(nodes, 0, wishes)(0);
+    }
+  };
+  // The width of what is `depth` modules deep, and a function that puts its middle somewhere.
+  const arrange = (nodes, depth, wishes) => {
+    const groups = new Map();
+    for (const node of nodes) {
+      const name = node.inside[depth] ?? node.id;
+      if (!groups.has(name)) groups.set(name, []);
+      groups.get(name).push(node);
+    }
+    const items = [...groups.values()].map((inside) => {
+      const layers = inside.map((node) => node.layer), single = inside[0].inside[depth] === undefined;
+      const put = single ? (x) => { inside[0].x = x; } : arrange(inside, depth + 1, wishes);
+      const wish = inside.reduce((sum, node) => sum + wishes.get(node), 0) / inside.length;
+      return { first: Math.min(...layers), last: Math.max(...layers), wish, put, width: single ? WIDTH + GAP_X : put.width + 2 * FRAME };
+    }).sort((a, b) => a.first - b.first || a.wish - b.wish);
+    // Items that overlap in layers, also through others, share a row of lanes.
+    const rows = [];
+    for (const item of items) {
+      const row = rows.at(-1);
+      if (row && item.first <= row.last) { row.items.push(item); row.last = Math.max(row.last, item.last); } else rows.push({ items: [item], last: item.last });
+    }
+    for (const row of rows) {
+      row.lanes = [];
+      for (const item of row.items) {
+        const free = row.lanes.find((lane) => lane.items.every((other) => other.last < item.first || item.last < other.first));
+        if (free) { free.items.push(item); free.width = Math.max(free.width, item.width); } else row.lanes.push({ items: [item], width: item.width });
+      }
+      row.width = row.lanes.reduce((sum, lane) => sum + lane.width, 0);
+    }
+    const put = (middle) => {
+      for (const row of rows) {
+        let left = middle - row.width / 2;
+        for (const lane of row.lanes) {
+          for (const item of lane.items) item.put(left + lane.width / 2);
+          left += lane.width;
+        }
+      }
+    };
+    put.width = Math.max(...rows.map((row) => row.width));
+    return put;
   };
 
   const bound = (node) => Object.entries(node.bounds).sort((a, b) => b[1] - a[1])[0][0];
-  const short = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+  // As much of a text as fits a width in pixels.
+  const short = (text, room, weight = 600) => {
+    pen.font = `${weight} 12px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif`;
+    if (pen.measureText(text).width <= room) return text;
+    let most = text.length;
+    while (most > 1 && pen.measureText(`${text.slice(0, most)}…`).width > room) most--;
+    return `${text.slice(0, most)}…`;
+  };
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
   const path = ({ from, to }) => {
@@ -122,7 +163,7 @@
       const right = Math.max(...inside.map((n) => n.x)) + WIDTH / 2 + pad, low = Math.max(...inside.map((n) => n.y)) + HEIGHT / 2 + pad;
       const frame = make("g", { class: "frame" }, canvas);
       make("rect", { x: left, y: top, width: right - left, height: low - top }, frame);
-      const name = make("text", { x: left + 6, y: top + 11, tabindex: 0, role: "button" }, frame, `− ${module}`);
+      const name = make("text", { x: left + 6, y: top + 11, tabindex: 0, role: "button", "aria-label": `close ${module}` }, frame, short(`− ${module}`, right - left - 12, 400));
       act(name, () => { for (const path of [...open]) if (path === module || path.startsWith(`${module}.`)) open.delete(path); draw(); });
     }
     const lines = graph.edges.map((edge) => ({
@@ -132,28 +173,37 @@
     const most = Math.max(...graph.nodes.map((node) => node.share), 1e-12);
     for (const node of graph.nodes) {
       const place = `translate(${node.x - WIDTH / 2},${node.y - HEIGHT / 2})`;
-      const group = make("g", { class: "node", transform: place, tabindex: 0, role: "button" }, canvas);
+      const closed = node.module !== undefined, count = closed ? `, ${node.kernels.length} kernels` : "";
+      const text = `${percent(node.share)}, ${bound(node)}${count}`;
+      const group = make("g", { class: "node", transform: place, tabindex: 0, role: "button", "aria-label": `${node.label}: ${text}` }, canvas);
+      if (closed) group.setAttribute("aria-expanded", "false");
       node.element = group;
-      const strength = 0.15 + 0.75 * Math.sqrt(node.share / most);
-      make("rect", { width: WIDTH, height: HEIGHT, fill: "var(--panel)" }, group);
-      make("rect", { width: WIDTH, height: HEIGHT, fill: data.colours[bound(node)], "fill-opacity": strength.toFixed(3) }, group);
-      make("text", { x: 8, y: 17 }, group, short(node.module === undefined ? node.label : `+ ${node.label}`, 27));
-      const count = node.module === undefined ? "" : `, ${node.kernels.length} kernels`;
-      make("text", { x: 8, y: 33, class: "share" }, group, `${percent(node.share)}, ${bound(node)}${count}`);
+      const colour = data.colours[bound(node)];
+      make("rect", { class: "body", width: WIDTH, height: HEIGHT }, group);
+      make("rect", { class: "bound", x: 3, y: 4, width: 6, height: HEIGHT - 8, fill: colour }, group);
+      make("rect", { class: "part", x: 14, y: HEIGHT - 7, width: Math.max(2, (WIDTH - 22) * (node.share / most)), height: 4, fill: colour }, group);
+      make("text", { x: 15, y: 16 }, group, short(closed ? `+ ${node.label}` : node.label, WIDTH - 23));
+      make("text", { x: 15, y: 30, class: "share" }, group, short(text, WIDTH - 23, 400));
       const highlight = () => {
         showFacts(node);
         for (const { from, to, element } of lines) element.classList.toggle("near", from === node || to === node);
       };
       group.addEventListener("pointerenter", highlight);
-      group.addEventListener("focus", highlight);
-      act(group, () => { if (node.module !== undefined) { open.add(node.module); draw(); } });
+      group.addEventListener("focus", () => { highlight(); reveal(node); });
+      act(group, () => {
+        if (!closed) return;
+        open.add(node.module);
+        draw();
+        shown.find((other) => other.inside.includes(node.module))?.element.focus({ preventScroll: true });
+      });
     }
     mark();
+    drawMap();
   };
 
   const act = (element, action) => {
     element.addEventListener("click", () => { if (!dragged) action(); });
-    element.addEventListener("keydown", (event) => { if (event.key === "Enter") action(); });
+    element.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); action(); } });
   };
 
   // Fades the kernels whose module and operators do not contain the search text.
@@ -168,7 +218,33 @@
 
   // Moving and zooming; zooming keeps the point under the pointer.
   let scale = 1, x = 0, y = 0, dragged = false, start = null;
-  const place = () => canvas.setAttribute("transform", `translate(${x},${y}) scale(${scale})`);
+  const place = () => {
+    canvas.setAttribute("transform", `translate(${x},${y}) scale(${scale})`);
+    const frame = svg.getBoundingClientRect(), view = map.querySelector(".view");
+    for (const [name, value] of Object.entries({ x: -x / scale, y: -y / scale, width: frame.width / scale, height: frame.height / scale })) view?.setAttribute(name, value);
+  };
+  // The whole graph in the corner, with the part that is seen; a click moves there.
+  const drawMap = () => {
+    const box = canvas.getBBox();
+    map.setAttribute("viewBox", `${box.x - 20} ${box.y - 20} ${box.width + 40} ${box.height + 40}`);
+    map.replaceChildren(...shown.map((node) => make("rect", { x: node.x - WIDTH / 2, y: node.y - HEIGHT / 2, width: WIDTH, height: HEIGHT })), make("rect", { class: "view" }));
+    place();
+  };
+  const look = (px, py) => {
+    const frame = svg.getBoundingClientRect();
+    x = frame.width / 2 - scale * px; y = frame.height / 2 - scale * py;
+    place();
+  };
+  map.addEventListener("click", (event) => {
+    const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(map.getScreenCTM().inverse());
+    look(point.x, point.y);
+  });
+  // Brings a node that has the keyboard's focus into sight.
+  const reveal = (node) => {
+    const frame = svg.getBoundingClientRect(), px = x + scale * node.x, py = y + scale * node.y;
+    if (px < 40 || px > frame.width - 40 || py < 30 || py > frame.height - 30) look(node.x, node.y);
+  };
+  const zoom = (factor, px, py) => { x = px - (px - x) * factor; y = py - (py - y) * factor; scale *= factor; place(); };
   const fit = () => {
     const box = canvas.getBBox(), frame = svg.getBoundingClientRect();
     if (!box.width || !frame.width) return;
@@ -177,13 +253,16 @@
     y = 30 - scale * box.y;
     place();
   };
+  // The wheel scrolls the page; with Ctrl it zooms.
   svg.addEventListener("wheel", (event) => {
+    if (!event.ctrlKey && !event.metaKey) return;
     event.preventDefault();
-    const frame = svg.getBoundingClientRect(), factor = Math.exp(-event.deltaY / 500);
-    const px = event.clientX - frame.left, py = event.clientY - frame.top;
-    x = px - (px - x) * factor; y = py - (py - y) * factor; scale *= factor;
-    place();
+    const frame = svg.getBoundingClientRect();
+    zoom(Math.exp(-event.deltaY / 500), event.clientX - frame.left, event.clientY - frame.top);
   }, { passive: false });
+  for (const [name, factor] of [["nearer", 1.3], ["farther", 1 / 1.3]]) {
+    document.getElementById(name).addEventListener("click", () => zoom(factor, svg.clientWidth / 2, svg.clientHeight / 2));
+  }
   svg.addEventListener("pointerdown", (event) => { start = { px: event.clientX - x, py: event.clientY - y, x: event.clientX, y: event.clientY }; dragged = false; });
   window.addEventListener("pointermove", (event) => {
     if (!start) return;
@@ -202,23 +281,16 @@
     }
   };
   document.getElementById("open").addEventListener("click", () => {
-    const level = Math.min(...modules.filter((path) => !open.has(path)).map(depth));
-    modules.filter((path) => depth(path) === level).forEach((path) => open.add(path));
+    const closed = modules.filter((path) => !open.has(path)), level = Math.min(...closed.map(depth));
+    closed.filter((path) => depth(path) === level).forEach((path) => open.add(path));
     draw(); fit();
   });
   document.getElementById("close").addEventListener("click", () => { open.clear(); open.add(""); draw(); fit(); });
   document.getElementById("fit").addEventListener("click", fit);
   search.addEventListener("input", mark);
 
-  const tabs = [...document.querySelectorAll("[data-tab]")];
-  for (const tab of tabs) {
-    tab.addEventListener("click", () => {
-      for (const other of tabs) other.setAttribute("aria-pressed", String(other === tab));
-      for (const page of document.querySelectorAll("main > div[data-page]")) page.hidden = page.dataset.page !== tab.dataset.tab;
-      window.dispatchEvent(new Event("resize"));
-    });
-  }
   openLevels(MOST_AT_FIRST);
   draw();
   fit();
+  new ResizeObserver(place).observe(svg);
 })();

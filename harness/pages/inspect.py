@@ -1,56 +1,85 @@
-"""The interactive page of an inspection, one self-contained file: the graph of kernels, which opens and closes by module, and an
-icicle or treemap of time by module. Colours show what bounds each part on one architecture."""
+"""The interactive page of an inspection: the graph of kernels, which opens and closes by module, time by module as an icicle or
+treemap, and both as tables. Colours show what bounds each part on one architecture."""
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
 
 from shmoo.estimators.predict.director import KernelEstimate
 from shmoo.estimators.present.inspection import BOUNDS, Inspection, Row, parent_of
 from shmoo.estimators.present.kernel_graph import KernelNode
 from shmoo.estimators.units import percent, si
+from shmoo.runs.plots.page import Cell, page, section, table
+from shmoo.runs.store.files import replace_file
 
-COLOURS = {"compute": "#2a6f97", "memory": "#e09f3e", "launch": "#9b2226"}
-"""Colour of each bound."""
+COLOURS = {"compute": "#2a6f97", "memory": "#8a5a00", "launch": "#9b2226"}
+"""Colour of each bound: white text on it has a contrast of at least 4.5 to 1."""
+LEAST_TOLD = 0.005
+"""Share of the time from which the headline names a bound."""
 PAGES = Path(__file__).parent
-"""Folder of the page's style and script."""
+"""Folder of the page's styles and scripts."""
+GRAPH = Markup("""<p>{call}. Enter or space opens a module; drag to move, Ctrl and the wheel zoom.</p>
+{keys}
+<div class="controls"><button class="button" id="open">Open a level</button><button class="button" id="close">Close all</button>
+<button class="button" id="fit">Fit</button><button class="button" id="nearer" aria-label="zoom in">+</button>
+<button class="button" id="farther" aria-label="zoom out">−</button>
+<input id="search" type="search" placeholder="Find a module or operator" aria-label="find a module or operator"></div>
+<div class="panel" id="graph"><svg class="canvas" role="group" aria-label="graph of kernels"><g></g></svg>
+<svg id="map" aria-hidden="true"></svg><div id="facts" aria-live="polite"></div></div>
+""")
+MODULES = Markup("""<p>A click, Enter or space opens a module; once more leaves it.</p>
+{keys}
+<div class="controls"><button class="button" data-kind="icicle" aria-pressed="true">Icicle</button>
+<button class="button" data-kind="treemap" aria-pressed="false">Treemap</button></div>
+<div id="modules"><svg style="width: 100%; display: block" role="group" aria-label="time by module"></svg></div>
+<p id="module-facts" style="white-space: pre-line; margin-top: .8rem" aria-live="polite"></p>
+""")
 
 
 def write_page(inspection: Inspection, arch: str, path: str | Path) -> None:
-    """Write the page for one of the inspection's architectures. It contains data, styles and scripts and needs no network.
+    """Write the page for one of the inspection's architectures.
 
     Raises:
         OSError: the file cannot be written.
     """
-    figure = make_figure(inspection, arch)
-    config = {"displaylogo": False, "responsive": True}
-    modules = figure.to_html(include_plotlyjs=True, full_html=False, config=config, default_height="100%")
-    title = escape(f"{inspection.model} on {arch}")
-    keys = " ".join(f"<span class='key' style='background:{colour}'>{name}</span>" for name, colour in COLOURS.items())
-    # Without "<" nothing in the JSON can end its script element.
-    graph = json.dumps(graph_data(inspection, arch), allow_nan=False).replace("<", "\\u003c").replace(">", "\\u003e")
-    style, script = ((PAGES / name).read_text(encoding="utf-8") for name in ("graph.css", "graph.js"))
-    Path(path).write_text(
-        f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><link rel="icon" href="data:,"><style>{style}</style></head>
-<body><header><h1>{title}</h1><span>{call_time(inspection, arch)}</span><span>coloured by what bounds it: {keys}</span>
-<span><button data-tab="graph" aria-pressed="true">graph of kernels</button>
-<button data-tab="modules" aria-pressed="false">time by module</button></span>
-<span><button id="open">open a level</button> <button id="close">close all</button> <button id="fit">fit</button></span>
-<input id="search" type="search" placeholder="find a module or operator" aria-label="find a module or operator"></header>
-<main><div id="graph" data-page="graph"><svg role="img" aria-label="graph of kernels"><g></g></svg><div id="facts"></div></div>
-<div data-page="modules" hidden>{modules}</div></main>
-<script type="application/json" id="graph-data">{graph}</script>
-<script>{script}</script></body></html>
-""",
-        encoding="utf-8",
+    key = Markup('<li><i style="background:{}"></i>bound by {}</li>')
+    entries = Markup("").join(key.format(colour, name) for name, colour in COLOURS.items())
+    keys = Markup('<ul class="keys">{}</ul>').format(entries)
+    body = Markup("").join(
+        (
+            section("kernels", "Graph of kernels", GRAPH.format(call=call_time(inspection, arch), keys=keys)),
+            section("time", "Time by module", MODULES.format(keys=keys)),
+            section("table", "Modules", table([_line(row, inspection) for row in inspection.modules], "modules")),
+            section("operators", "Operators", table([_line(row, inspection) for row in inspection.operators], "operators")),
+        )
     )
+    style, *scripts = ((PAGES / name).read_text(encoding="utf-8") for name in ("graph.css", "graph.js", "modules.js"))
+    text = page(
+        f"{inspection.model} on {arch}",
+        body,
+        eyebrow="Inspection",
+        answer=headline(inspection, arch),
+        links=[("kernels", "Graph"), ("time", "Time"), ("table", "Modules"), ("operators", "Operators")],
+        data={"graph-data": graph_data(inspection, arch), "module-data": module_data(inspection, arch)},
+        style=style,
+        scripts=scripts,
+        footer="estimates, no measurements",
+    )
+    replace_file(Path(path), text.encode("utf-8", "backslashreplace"))
+
+
+def headline(inspection: Inspection, arch: str) -> str:
+    """How long a call takes, what bounds it, and the operator with most time."""
+    whole, top = inspection.modules[0].on[arch], max(inspection.operators, key=lambda row: row.on[arch].latency_s, default=None)
+    bounds = sorted(BOUNDS, key=lambda name: -whole.bound_s[name])
+    parts = {name: whole.bound_s[name] / whole.latency_s for name in bounds if whole.bound_s[name] > 0}
+    shares = ", ".join(f"{name} for {percent(part, digits=0)}" for name, part in parts.items() if part >= LEAST_TOLD)
+    first = f"; {top.name} takes {percent(top.on[arch].share, digits=0)}" if top is not None else ""
+    return f"One call takes {si(whole.latency_s, 's')}, bound by {shares} of the time{first}."
 
 
 def graph_data(inspection: Inspection, arch: str) -> dict[str, Any]:
@@ -81,38 +110,38 @@ def call_time(inspection: Inspection, arch: str) -> str:
     return f"{text}; {si(hidden, 's')} of launches hide behind the device and add nothing" if hidden > 0 else text
 
 
-def make_figure(inspection: Inspection, arch: str) -> Any:
-    """The plotly figure: an icicle, with a button that turns it into a treemap. A click opens a module."""
-    import plotly.graph_objects as go
-
+def module_data(inspection: Inspection, arch: str) -> dict[str, Any]:
+    """The data of the icicle: modules with time in tree order, each with the position of the one that holds it."""
     rows = [row for row in inspection.modules if row.on[arch].latency_s > 0 or not row.name]
-    inside: defaultdict[str, float] = defaultdict(float)
-    for row in rows:
-        if row.name:
-            inside[parent_of(row.name)] += row.on[arch].latency_s
-    shared = {
-        # "" means no parent to plotly, so that ids begin with a slash.
-        "ids": [f"/{row.name}" for row in rows],
-        "parents": [f"/{parent_of(row.name)}" if row.name else "" for row in rows],
-        "labels": [escape(row.name.rpartition(".")[2] or inspection.model) for row in rows],
-        # A module's own time, without its submodules' time; rounding may make their sum exceed the module's by a last digit.
-        "values": [max(row.on[arch].latency_s - inside[row.name], 0.0) for row in rows],
-        "branchvalues": "remainder",
-        "marker": {"colors": [COLOURS[row.on[arch].bound] for row in rows]},
-        "customdata": ["<br>".join(escape(line) for line in _facts(row, inspection, arch)) for row in rows],
-        "hovertemplate": "%{customdata}<extra></extra>",
-        "textinfo": "label+percent root",
+    position = {row.name: place for place, row in enumerate(rows)}
+    return {
+        "colours": COLOURS,
+        "boxes": [
+            {
+                "label": row.name.rpartition(".")[2] or inspection.model,
+                "parent": position[parent_of(row.name)] if row.name else -1,
+                "share": row.on[arch].share,
+                "bound": row.on[arch].bound,
+                "facts": _facts(row, inspection, arch),
+            }
+            for row in rows
+        ],
     }
-    figure = go.Figure([go.Icicle(**shared), go.Treemap(**shared, visible=False)])
-    buttons = [
-        {"label": "icicle", "method": "update", "args": [{"visible": [True, False]}]},
-        {"label": "treemap", "method": "update", "args": [{"visible": [False, True]}]},
-    ]
-    figure.update_layout(
-        margin={"t": 40, "l": 5, "r": 5, "b": 5},
-        updatemenus=[{"type": "buttons", "direction": "right", "buttons": buttons, "x": 0, "y": 1.06, "xanchor": "left"}],
-    )
-    return figure
+
+
+def _line(row: Row, inspection: Inspection) -> dict[str, Cell]:
+    """A module or operator as a table row."""
+    line = {
+        "name": Cell(row.name or inspection.model),
+        "calls": Cell(str(row.calls), row.calls, numeric=True),
+        "parameters": Cell(si(row.params, ""), row.params, numeric=True),
+        "work": Cell(si(row.flops, "flop"), row.flops, numeric=True),
+        "bytes": Cell(si(row.bytes, "B"), row.bytes, numeric=True),
+    }
+    for name, part in row.on.items():
+        line[f"time on {name}"] = Cell(si(part.latency_s, "s"), part.latency_s, note=percent(part.share), numeric=True)
+        line[f"bound on {name}"] = Cell(part.bound)
+    return line
 
 
 def _operators(kernel: KernelEstimate) -> str:

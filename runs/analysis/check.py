@@ -135,10 +135,14 @@ def _share(run: Run, rows: Sequence[Measurement], code: str) -> str:
 
 
 def _graphs(run: Run) -> Iterator[Finding]:
+    """Graphs that cannot be read, and rows that no measurement wrote like this. Each graph is read once."""
+    changed: dict[str, Measurement] = {}
+    for line in run.lines:
+        changed |= {problem: line for problem in value_problems(line)}
     broken, first = [], ""
     for row in run.rows:
         try:
-            run.graphs(row)
+            changed |= {problem: row for problem in graph_problems(row, run.graphs(row))}
         except FormatError as error:
             broken.append(row)
             first = first or str(error)
@@ -149,18 +153,6 @@ def _graphs(run: Run) -> Iterator[Finding]:
     if bare:
         found = f"{len(bare)} usable rows name no graph and cannot be calibrated or reported on: {_listed(bare)}"
         yield Finding("no graph", found, "note", "", _labels(bare))
-
-
-def _consistency(run: Run) -> Iterator[Finding]:
-    """Rows that no measurement wrote like this."""
-    changed: dict[str, Measurement] = {}
-    for line in run.lines:
-        changed |= {problem: line for problem in value_problems(line)}
-    for row in run.rows:
-        try:
-            changed |= {problem: row for problem in graph_problems(row, run.graphs(row))}
-        except FormatError:
-            continue  # reported with the graphs
     if changed:
         example, row = next(iter(changed.items()))
         found = f"{len(changed)} values that no measurement gives, for example {row.case.label}: {example}"
@@ -283,7 +275,6 @@ _EXAMINATIONS: tuple[Callable[[Run], Iterator[Finding]], ...] = (
     _completeness,
     _failures,
     _graphs,
-    _consistency,
     _noise,
     _drift,
     _energy,

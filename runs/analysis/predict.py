@@ -17,6 +17,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate, KernelEstimate
 from shmoo.estimators.predict.tabular import Record, estimate_record
 from shmoo.estimators.present.savings import FusionSummary, summarize_fusion
+from shmoo.estimators.variants import with_threads
 from shmoo.runs.analysis.error_records import network_name
 from shmoo.runs.store.records import CaseSpec, Measurement, RunManifest
 
@@ -72,15 +73,16 @@ def director_predictor(profile: ArchitectureProfile, seed: int = 0) -> Predictor
     def estimate_all(cases: Sequence[CaseGraphs]) -> list[CaseEstimate]:
         threads = [None if cores is None or case.threads == cores.value else case.threads for case, _ in cases]
         estimates: dict[int, CaseEstimate] = {}
-        batches: dict[tuple[str, str | None], list[int]] = {}
+        batches: dict[tuple[str, str | None, int | None], list[int]] = {}
         for index, (case, graphs) in enumerate(cases):
-            if case.kind != "network" and len(graphs) == 1 and threads[index] is None:
-                batches.setdefault((case.runtime, matrix_dtype(case.dtype)), []).append(index)
-        for (runtime, compute_dtype), indices in batches.items():
+            if case.kind != "network" and len(graphs) == 1:
+                batches.setdefault((case.runtime, matrix_dtype(case.dtype), threads[index]), []).append(index)
+        for (runtime, compute_dtype, used), indices in batches.items():
+            machine = director if used is None else AnalysisDirector(with_threads(profile, used))
             for start in range(0, len(indices), CHUNK):
                 chunk = indices[start : start + CHUNK]
-                batch = _estimate_batch(director, [cases[i][1][0] for i in chunk], runtime, compute_dtype, seed)
-                estimates.update(zip(chunk, batch, strict=True) if batch else ())
+                batch = _estimate_batch(machine, [cases[i][1][0] for i in chunk], runtime, compute_dtype, seed)
+                estimates.update((chunk[place], estimate) for place, estimate in batch)
         for index, (case, graphs) in enumerate(cases):
             if index not in estimates:
                 estimates[index] = director.estimate(
@@ -143,21 +145,21 @@ def networks_of(run: StoredRun) -> list[CaseGraphs]:
 
 def _estimate_batch(
     director: AnalysisDirector, graphs: Sequence[Graph], runtime: str, compute_dtype: str | None, seed: int
-) -> list[BatchedEstimate] | None:
-    """One estimate per graph, or `None` when a graph without kernels makes the segments ambiguous."""
+) -> list[tuple[int, BatchedEstimate]]:
+    """One estimate for each graph that has kernels, with the graph's place."""
     table, origin = director.tabulate(graphs, runtime, compute_dtype)
-    if table.segments != len(graphs):
-        return None
-    priced = director.price(table, runtime, seed=seed)
+    priced = director.price(table.in_campaign(), runtime, seed=seed)
 
-    def per_graph(values: np.ndarray) -> np.ndarray:
-        return np.bincount(table.segment, weights=values, minlength=len(graphs))
+    def per_graph(values: np.ndarray) -> list[float]:
+        sums: list[float] = np.bincount(table.segment, weights=values, minlength=table.segments).tolist()
+        return sums
 
     flops, nbytes, tiles = per_graph(table.flops), per_graph(table.bytes), per_graph(priced.tiling.tiles)
-    parts: list[list[Part]] = [[] for _ in graphs]
-    for row, (graph, kernel) in enumerate(origin):
-        parts[graph].append(Part(FAMILIES[table.family[row]], 0, kernel.calls, float(priced.prediction.latency_s[row])))
+    parts: dict[int, list[Part]] = {}
+    of_kernels = zip(origin, table.family.tolist(), priced.prediction.latency_s.tolist(), strict=True)
+    for (graph, kernel), family, latency_s in of_kernels:
+        parts.setdefault(graph, []).append(Part(FAMILIES[family], 0, kernel.calls, latency_s))
     return [
-        BatchedEstimate(latency, energy, float(flops[i]), float(nbytes[i]), float(tiles[i]), tuple(parts[i]))
-        for i, (latency, energy) in enumerate(priced.intervals())
+        (graph, BatchedEstimate(latency, energy, flops[i], nbytes[i], tiles[i], tuple(parts[graph])))
+        for i, (graph, (latency, energy)) in enumerate(zip(parts, priced.intervals(), strict=True))
     ]

@@ -2,64 +2,60 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
-
-import plotly.graph_objects as go
+from statistics import quantiles
 
 from shmoo.estimators.graph.records import FAMILIES
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.units import percent, si
 from shmoo.runs.analysis.error_records import CaseError, NetworkError, network_name
-from shmoo.runs.plots.style import FAINT, GREY, colour_of, error_bars, figure, line, log_axis, plain
+from shmoo.runs.plots.chart import Axis, Band, Bars, Boxes, Chart, Figure, Guide, Mark, Points, categories, figure, log_axis
+from shmoo.runs.plots.style import colour_of
 
-_MARKERS = {
-    "operator": {"symbol": "circle", "size": 6, "opacity": 0.6},
-    "synthetic": {"symbol": "diamond", "size": 8, "opacity": 0.6},
-    "network": {"symbol": "star", "size": 13, "opacity": 1.0},
-}
+_MARKERS = {"operator": ("circle", 6.0, 0.6), "synthetic": ("diamond", 9.0, 0.6), "network": ("star", 15.0, 1.0)}
+"""Symbol, size and opacity by kind of case."""
+_ROOF_LINES = ("solid", "dash", "dot", "dashdot")
+ALL_POINTS = 60
+"""Groups up to this size show every case beside their box; larger ones show what lies beyond the whiskers."""
 
 
-def parity_figure(cases: Sequence[CaseError]) -> go.Figure:
+def parity_figure(cases: Sequence[CaseError]) -> Figure:
     """Estimated against measured latency by group, with the ±20 % band; networks are stars with their intervals."""
     everything = [value for case in cases for value in (case.measured_s, case.estimate_s.value)]
-    ends = [min(everything) / 2, max(everything) * 2]
-    band = {"fill": "tonexty", "fillcolor": "rgba(63,175,70,0.16)", "name": "within 20 %", "showlegend": True}
-    traces = [
-        line(ends, [0.8 * end for end in ends], {"width": 0}),
-        line(ends, [1.2 * end for end in ends], {"width": 0}).update(band),
-        line(ends, ends, {"color": GREY, "width": 1}),
-    ]
+    ends = (min(everything) / 2, max(everything) * 2)
+    lows, highs = tuple(0.8 * end for end in ends), tuple(1.2 * end for end in ends)
+    marks: list[Mark] = [Band(x=ends, low=lows, high=highs, name="within 20 %"), Guide(x=ends, y=ends)]
     for group, members in _by_group(cases):
-        trace = _scatter(group, members, lambda c: c.measured_s, lambda c: c.estimate_s.value, _hover)
-        if members[0].case.kind == "network":
-            estimates = [c.estimate_s for c in members]
-            trace.error_y = error_bars(trace.y, [e.low for e in estimates], [e.high for e in estimates], width=3)
-        traces.append(trace)
+        marks.append(
+            _points(group, members, lambda c: c.measured_s, lambda c: c.estimate_s.value, members[0].case.kind == "network")
+        )
     x, y = (log_axis(f"{side} latency", everything, "s") for side in ("measured", "estimated"))
-    return figure(traces, x, y, height=620)
+    return figure(*marks, x=x, y=y, height=620)
 
 
-def _scatter(
+def _points(
     group: str,
     members: Sequence[CaseError],
     x: Callable[[CaseError], float],
     y: Callable[[CaseError], float],
-    hover: Callable[[CaseError], str],
-) -> go.Scatter:
-    return go.Scatter(
-        x=[x(case) for case in members],
-        y=[y(case) for case in members],
-        mode="markers",
+    intervals: bool = False,
+) -> Points:
+    symbol, size, opacity = _MARKERS[members[0].case.kind]
+    return Points(
+        x=tuple(map(x, members)),
+        y=tuple(map(y, members)),
         name=group,
-        marker={"color": colour_of(group), **_MARKERS[members[0].case.kind]},
-        hovertext=[hover(case) for case in members],
-        hoverinfo="text",
+        colour=colour_of(group),
+        texts=tuple(map(_text, members)),
+        symbol=symbol,
+        size=size,
+        opacity=opacity,
+        low=tuple(case.estimate_s.low for case in members) if intervals else (),
+        high=tuple(case.estimate_s.high for case in members) if intervals else (),
     )
 
 
-def roofline_figure(cases: Sequence[CaseError], profile: ArchitectureProfile) -> go.Figure:
+def roofline_figure(cases: Sequence[CaseError], profile: ArchitectureProfile) -> Figure:
     """Achieved flop/s over arithmetic intensity of every case, under the roofs of the profile's units and memory levels."""
 
     def intensity(case: CaseError) -> float:
@@ -68,105 +64,102 @@ def roofline_figure(cases: Sequence[CaseError], profile: ArchitectureProfile) ->
     def rate(case: CaseError) -> float:
         return case.flops / case.measured_s
 
-    def hover(case: CaseError) -> str:
-        return f"{_hover(case)}<br>{si(rate(case), 'flop/s')} at {intensity(case):.3g} flop/B"
-
     counted = [case for case in cases if case.flops > 0 and case.bytes > 0]
     intensities = [intensity(case) for case in counted] or [1.0]
     rates = [rate(case) for case in counted]
-    units = [u for u in ("matrix", "vector") if profile.get(f"peak.{u}.float32") is not None]
-    peaks = {unit: profile.value(f"peak.{unit}.float32") for unit in units}
+    roofs, span, top = roofs_of(profile, intensities, rates)
+    marks: list[Mark] = [*roofs, *(_points(group, members, intensity, rate) for group, members in _by_group(counted))]
+    x = log_axis("arithmetic intensity, flop per byte moved at least", span, "", pad=0.0)
+    # Three times the highest roof leaves room for the labels above it.
+    y = log_axis("achieved rate", [*rates, 3 * top], "flop/s")
+    return figure(*marks, x=x, y=y, height=620)
+
+
+def roofs_of(
+    profile: ArchitectureProfile, intensities: Sequence[float], rates: Sequence[float], dtype: str = "float32"
+) -> tuple[list[Guide], tuple[float, float], float]:
+    """Lines of a machine's bandwidths and peaks with their labels, the span of intensities they cover, and the highest peak."""
+    units = [u for u in ("matrix", "vector") if profile.get(f"peak.{u}.{dtype}") is not None]
+    peaks = {unit: profile.value(f"peak.{unit}.{dtype}") for unit in units}
     top = max(peaks.values(), default=max(rates, default=1.0))
-    span = [min(intensities) / 2, max(*intensities, top / profile.value(f"bandwidth.{profile.levels[-1]}")) * 3]
-    traces: list[Any] = []
-    labels = []
+    span = (min(intensities) / 2, max(*intensities, top / profile.value(f"bandwidth.{profile.levels[-1]}")) * 3)
+    roofs = []
     for position, level in enumerate(profile.levels):
         bandwidth = profile.value(f"bandwidth.{level}")
         corner = min(max(top / bandwidth, span[0]), span[1])
-        dash = ("solid", "dash", "dot", "dashdot")[position % 4]
-        roof = line([span[0], corner], [bandwidth * span[0], bandwidth * corner], {"color": GREY, "width": 1.5, "dash": dash})
-        text = f"{level} {si(bandwidth, 'B/s')}"
-        traces.append(roof.update(hovertext=plain(text), hoverinfo="text"))
-        labels.append(_roof_label(text, corner, bandwidth * corner, angle=-38))
+        label = f"{level} {si(bandwidth, 'B/s')}"
+        ends = (bandwidth * span[0], bandwidth * corner)
+        roofs.append(Guide(x=(span[0], corner), y=ends, line=_ROOF_LINES[position % 4], width=1.5, label=label))
     for peak in dict.fromkeys(peaks.values()):
         units_of_peak = " and ".join(unit for unit in units if peaks[unit] == peak)
-        traces.append(line(span, [peak, peak], {"color": GREY, "width": 2}))
-        labels.append(_roof_label(f"{units_of_peak} peak {si(peak, 'flop/s')}", span[1], peak, anchor="right"))
-    traces += [_scatter(group, members, intensity, rate, hover) for group, members in _by_group(counted)]
-    x = log_axis("arithmetic intensity, flop per byte moved at least", span, "", pad=0.0)
-    # Three times the highest roof leaves room for the labels above it.
-    y = log_axis("achieved flop/s", [*rates, 3 * top], "flop/s")
-    return figure(traces, x, y, height=620, layout={"annotations": labels})
+        label = f"{units_of_peak} peak {si(peak, 'flop/s')}"
+        roofs.append(Guide(x=span, y=(peak, peak), width=2.0, label=label))
+    return roofs, span, top
 
 
-def _roof_label(text: str, x: float, y: float, angle: float = 0, anchor: str = "left") -> dict[str, Any]:
-    # plotly places annotations on logarithmic axes by the logarithm.
-    place = {"x": math.log10(x), "y": math.log10(y), "xanchor": anchor, "yanchor": "bottom", "textangle": angle}
-    return {**place, "text": plain(text), "showarrow": False, "font": {"size": 11}}
-
-
-def residual_figure(cases: Sequence[CaseError]) -> go.Figure:
+def residual_figure(cases: Sequence[CaseError]) -> Figure:
     """Signed relative error of every group as boxes: the middle line is the median, the box holds half of the cases."""
-    groups = list(_by_group(cases))
-    traces = [
-        go.Box(
-            x=[c.error for c in members],
-            name=f"{group} ({len(members)})",
-            orientation="h",
-            marker={"color": colour_of(group), "size": 4},
-            line={"width": 1.5},
-            boxpoints="all" if len(members) < 60 else "outliers",
-            jitter=0.5,
-            pointpos=0,
-            hovertext=[_hover(c) for c in members],
-            hoverinfo="text",
-            showlegend=False,
-        )
-        for group, members in reversed(groups)
+    groups = _by_group(cases)[::-1]
+    axis = categories("", [f"{group} ({len(members)})" for group, members in groups])
+    boxes = [_box([case.error for case in members]) for _, members in groups]
+    colours = tuple(colour_of(group) for group, _ in groups)
+    everywhere = (axis.low,) * 2, (axis.high,) * 2
+    marks: list[Mark] = [
+        Band(x=(-0.2, 0.2), low=everywhere[0], high=everywhere[1]),
+        Guide(x=(0.0, 0.0), y=(axis.low, axis.high)),
+        Boxes(at=tuple(map(float, range(len(groups)))), quartiles=tuple(boxes), colours=colours),
     ]
-    errors = sorted(case.error for case in cases)
-    # The axis opens on the middle 98 % of cases, so that outliers do not flatten the boxes; zooming out shows them.
-    low, high = errors[int(0.01 * len(errors))], errors[min(int(0.99 * len(errors)), len(errors) - 1)]
+    for place, ((_, members), box) in enumerate(zip(groups, boxes, strict=True)):
+        seen = [case for case in members if len(members) < ALL_POINTS or not box[0] <= case.error <= box[4]]
+        if seen:
+            # Points lie beside each other, so that those of equal error can be told apart.
+            heights = tuple(place + 0.24 * ((7 * i) % 5 - 2) / 2 for i in range(len(seen)))
+            errors, texts = tuple(case.error for case in seen), tuple(map(_text, seen))
+            marks.append(Points(x=errors, y=heights, texts=texts, colour=colours[place], size=4.0, opacity=0.8))
+    errors_in_order = sorted(case.error for case in cases)
+    # The axis shows the middle 98 % of cases, so that outliers do not flatten the boxes; the tables hold them.
+    count = len(errors_in_order)
+    low, high = errors_in_order[int(0.01 * count)], errors_in_order[min(int(0.99 * count), count - 1)]
     margin = 0.1 * max(high - low, 0.2)
-    x = {
-        "title": {"text": "(estimated − measured) / measured"},
-        "tickformat": "+.0%",
-        "range": [min(low, -0.2) - margin, max(high, 0.2) + margin],
-        "zeroline": True,
-        "zerolinecolor": GREY,
-    }
-    band = {"type": "rect", "yref": "paper", "x0": -0.2, "x1": 0.2, "y0": 0, "y1": 1}
-    band |= {"fillcolor": "rgba(63,175,70,0.12)", "line": {"width": 0}, "layer": "below"}
-    height = max(260, 90 + 42 * len(groups))
-    return figure(traces, x, {"showgrid": False}, height=height, layout={"shapes": [band]})
+    x = Axis("(estimated − measured) / measured", "%", low=min(low, -0.2) - margin, high=max(high, 0.2) + margin)
+    return figure(*marks, x=x, y=axis, height=max(220, 90 + 34 * len(groups)))
 
 
-def breakdown_figure(networks: Sequence[NetworkError]) -> go.Figure | None:
+def _box(errors: Sequence[float]) -> tuple[float, float, float, float, float]:
+    """Whiskers reach to the last case within one and a half boxes of the box."""
+    if len(errors) == 1:
+        return (errors[0],) * 5
+    first, middle, third = quantiles(errors, n=4, method="inclusive")
+    reach = 1.5 * (third - first)
+    inside = [error for error in errors if first - reach <= error <= third + reach]
+    return min(inside), first, middle, third, max(inside)
+
+
+def breakdown_figure(networks: Sequence[NetworkError]) -> Figure | None:
     """Measured and estimated time of each network side by side, stacked by family; `None` without child times."""
     shown = sorted((n for n in networks if n.calls), key=lambda n: n.whole.measured_s)
     if not shown:
         return None
     families = [f for f in (*FAMILIES, "free") if any(call.family == f for n in shown for call in n.calls)]
-    names = [plain(n.name) for n in shown for _ in range(2)]
-    sides = ["estimated", "measured"] * len(shown)
-    traces = []
+    rows = [(network, side) for network in shown for side in ("estimated", "measured")]
+    ends = [0.0] * len(rows)
+    marks = []
     for family in families:
-        calls = [[call for call in network.calls if call.family == family] for network in shown]
-        lengths = [sum(getattr(call, f"{side}_s") for call in calls[i // 2]) for i, side in enumerate(sides)]
-        traces.append(
-            go.Bar(
-                y=[names, sides],
-                x=[1e3 * length for length in lengths],
-                orientation="h",
+        lengths = [sum(getattr(c, f"{side}_s") for c in network.calls if c.family == family) for network, side in rows]
+        starts, ends = ends, [end + length for end, length in zip(ends, lengths, strict=True)]
+        marks.append(
+            Bars(
+                at=tuple(map(float, range(len(rows)))),
+                start=tuple(starts),
+                end=tuple(ends),
                 name=family,
-                marker={"color": colour_of(family), "line": {"width": 0}},
-                hovertext=[f"{n}, {s}<br>{family}: {si(t, 's')}" for n, s, t in zip(names, sides, lengths, strict=True)],
-                hoverinfo="text",
+                colour=colour_of(family),
+                texts=tuple(f"{n.name}, {side}\n{family}: {si(s, 's')}" for (n, side), s in zip(rows, lengths, strict=True)),
             )
         )
-    x = {"title": {"text": "time inside operators, ms"}}
-    y = {"showgrid": False, "dividercolor": FAINT, "tickfont": {"size": 11}}
-    return figure(traces, x, y, height=120 + 62 * len(shown), layout={"barmode": "stack", "bargap": 0.18})
+    x = Axis("time inside operators", "s", high=1.03 * max(ends))
+    y = categories("", [f"{network.name}, {side}" for network, side in rows])
+    return Figure((Chart(x, y, tuple(marks), height=100 + 27 * len(rows)),))
 
 
 def _by_group(cases: Iterable[CaseError]) -> list[tuple[str, list[CaseError]]]:
@@ -183,9 +176,10 @@ def _by_group(cases: Iterable[CaseError]) -> list[tuple[str, list[CaseError]]]:
     return [(group, groups[group]) for group in sorted(groups, key=order)]
 
 
-def _hover(case: CaseError) -> str:
+def _text(case: CaseError) -> str:
     name = network_name(case.case) if case.case.kind == "network" else case.case.label
+    estimate = case.estimate_s
     return (
-        f"<b>{plain(name)}</b> ({case.split})<br>measured {si(case.measured_s, 's')}, estimated {si(case.estimate_s.value, 's')} "
-        f"({percent(case.error, signed=True)})<br>90 % interval {si(case.estimate_s.low, 's')} to {si(case.estimate_s.high, 's')}"
+        f"{name} ({case.split})\nmeasured {si(case.measured_s, 's')}, estimated {si(estimate.value, 's')} "
+        f"({percent(case.error, signed=True)})\n90 % interval {si(estimate.low, 's')} to {si(estimate.high, 's')}"
     )

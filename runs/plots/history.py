@@ -1,16 +1,15 @@
-"""A history as one page that opens anywhere: pictures and styles inside, no scripts."""
+"""A history as one page."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 
 from shmoo.estimators.units import percent, si
 from shmoo.runs.analysis.history import ChangePoint, History, Series
+from shmoo.runs.plots.page import TEMPLATES, Cell, Table, cards, page, render
 from shmoo.runs.store.statistics import Z
 
 MOST_DRAWN = 200
@@ -23,48 +22,57 @@ LEAST_SPAN = 0.1
 
 def render_history(history: History, threshold: float) -> str:
     """The page as text; all names in it are escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     every = [*([] if history.suite is None else [history.suite]), *history.series]
     drawn = every[:MOST_DRAWN]
-    return environment.get_template("history.html.j2").render(
-        history=history,
-        cards=[
-            (str(len(history.runs)), "runs", f"{history.runs[0].started_at} to {history.runs[-1].started_at}"),
-            (str(len(history.series)), "cases", "usable in two runs at least, or listed with their rows"),
-            (
-                str(sum(bool(series.changes) for series in history.series)),
-                "cases that changed",
-                f"by more than {percent(threshold)}",
-            ),
-        ],
-        notices=[
-            f"{run.label} was measured on another machine or setting: {', '.join(run.differs)}"
-            for run in history.runs
-            if run.differs
-        ],
+    notice = Markup('<p class="notice">{} was measured on another machine or setting: {}</p>')
+    changed = sum(bool(series.changes) for series in history.series)
+    figures = (
+        (str(len(history.runs)), "runs", f"{history.runs[0].started_at} to {history.runs[-1].started_at}"),
+        (str(len(history.series)), "cases", "usable in two runs at least, or listed with their rows"),
+        (str(changed), "cases that changed", f"by more than {percent(threshold)}"),
+    )
+    body = render(
+        "history.html.j2",
         threshold=percent(threshold),
         changes=[_change(history, series, change) for series in every for change in series.changes],
         drawn=[{"label": series.label, "remark": _remark(series), "picture": picture(history, series)} for series in drawn],
         more=len(every) - len(drawn),
+        runs=_runs(history),
+    )
+    return page(
+        f"{len(history.runs)} runs over time",
+        body,
+        eyebrow="History",
+        answer=f"{history.headline}.",
+        summary=cards(figures)
+        + Markup("").join(notice.format(run.label, ", ".join(run.differs)) for run in history.runs if run.differs),
+        links=[("changes", "Changes"), ("cases", "Cases"), ("runs", "Runs")],
+        style=(TEMPLATES / "history.css").read_text(encoding="utf-8"),
     )
 
 
-def _change(history: History, series: Series, change: ChangePoint) -> dict[str, str]:
+def _change(history: History, series: Series, change: ChangePoint) -> dict[str, Cell]:
     ratio = change.ratio
     return {
-        "case": series.label,
-        "run": history.runs[change.run].label,
-        "ratio": f"{ratio.value:.3f}",
-        "interval": f"{ratio.low:.3f} to {ratio.high:.3f}",
-        "errors": f"{change.errors:.1f}",
-        "tone": "poor" if ratio.value > 1 else "good",
+        "case": Cell(series.label),
+        "first run that differs": Cell(history.runs[change.run].label),
+        "ratio": Cell(f"{ratio.value:.3f}", ratio.value, "poor" if ratio.value > 1 else "good", numeric=True),
+        "90 % interval": Cell(f"{ratio.low:.3f} to {ratio.high:.3f}", ratio.low, numeric=True),
+        "standard errors": Cell(f"{change.errors:.1f}", change.errors, numeric=True),
     }
+
+
+def _runs(history: History) -> Table:
+    return [
+        {
+            "#": Cell(str(number), number, numeric=True),
+            "run": Cell(str(run.path)),
+            "commit": Cell(run.commit or "not recorded"),
+            "started": Cell(run.started_at or "not recorded"),
+            "machine differs from the first in": Cell(", ".join(run.differs)),
+        }
+        for number, run in enumerate(history.runs, 1)
+    ]
 
 
 def _remark(series: Series) -> str:

@@ -8,18 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-import plotly.graph_objects as go
-
 from shmoo.estimators.graph.records import CONTRACTIONS
-from shmoo.estimators.units import percent, si, size
+from shmoo.estimators.units import si, size
 from shmoo.runs.analysis.error_records import CaseError
-from shmoo.runs.plots.style import HEAT, dropdown, figure, octave_axis, plain, vertical_marks
-
-_MARGIN = {"l": 10, "r": 10, "t": 60, "b": 10}
-_HEATMAP = {"hoverinfo": "text", "hoverongaps": False, "colorscale": HEAT, "xgap": 1.5, "ygap": 1.5}
+from shmoo.runs.plots.chart import Chart, Figure, Heat, Layer, Rule, categories
 
 
-def shmoo_figure(cases: Sequence[CaseError], capacities: Mapping[str, float]) -> go.Figure:
+def shmoo_figure(cases: Sequence[CaseError], capacities: Mapping[str, float]) -> Figure:
     """Speed of every operator by footprint, relative to the operator's own best; lines mark the memory levels' capacities.
 
     Args:
@@ -32,41 +27,26 @@ def shmoo_figure(cases: Sequence[CaseError], capacities: Mapping[str, float]) ->
         for case in members:
             rows[name][round(math.log2(case.bytes))].append(case)
     columns = [octave for cells in rows.values() for octave in cells] or [0]
-    octaves = list(range(min(columns), max(columns) + 1))
+    octaves = range(min(columns), max(columns) + 1)
     names = sorted(rows, key=lambda name: (next(iter(rows[name].values()))[0].family, name), reverse=True)
-    z, hover = [], []
+    z, texts = [], []
     for name in names:
         speeds = {octave: median(map(_speed, members)) for octave, members in rows[name].items()}
         best = max(speeds.values())
         unit = _speed_unit(next(iter(rows[name].values()))[0])
-        texts = {
-            octave: f"{plain(name)}, {size(2.0**octave)}<br>{si(speed, unit)}, {percent(speed / best, digits=0)} of its best"
-            f"<br>{len(rows[name][octave])} cases"
-            for octave, speed in speeds.items()
-        }
         z.append([speeds[octave] / best if octave in speeds else None for octave in octaves])
-        hover.append([texts.get(octave, "") for octave in octaves])
-    heat = go.Heatmap(
-        x=octaves,
-        y=[plain(name) for name in names],
-        z=z,
-        hovertext=hover,
-        zmin=0,
-        zmax=1,
-        colorbar={"title": {"text": "of its best"}, "tickformat": ".0%", "thickness": 12, "outlinewidth": 0},
-        **_HEATMAP,
-    )
-    marks = {
-        f"{level} {size(b)}": math.log2(b)
-        for level, b in capacities.items()
-        if octaves[0] - 0.5 < math.log2(b) < octaves[-1] + 0.5
-    }
-    x = octave_axis("bytes the operator moves at least", octaves[0], octaves[-1])
-    layout = {**vertical_marks(marks), "margin": _MARGIN}
-    return figure([heat], x, {"showgrid": False}, height=max(280, 110 + 24 * len(names)), layout=layout)
+        texts += [f"{si(speeds[o], unit)}, {len(rows[name][o])} cases" if o in speeds else "" for o in octaves]
+    x = categories("bytes the operator moves at least", [size(2.0**o).replace(".00 ", " ").replace(".0 ", " ") for o in octaves])
+    marks = [
+        Rule(x=math.log2(nbytes) - octaves[0], label=f"{level} {size(nbytes)}")
+        for level, nbytes in capacities.items()
+        if x.low < math.log2(nbytes) - octaves[0] < x.high
+    ]
+    heat = Heat(layers=(Layer("of its best", "%", z, 0.0, 1.0),), texts=tuple(texts))
+    return Figure((Chart(x, categories("", names), (heat, *marks), height=max(240, 80 + 24 * len(names))),))
 
 
-def plane_figure(cases: Sequence[CaseError], capacities: Mapping[str, float], most: int = 8) -> go.Figure | None:
+def plane_figure(cases: Sequence[CaseError], capacities: Mapping[str, float], most: int = 8) -> Figure | None:
     """Two-axis shmoo: achieved speed over the two axes with most values; a menu selects the operator.
 
     Returns:
@@ -75,45 +55,28 @@ def plane_figure(cases: Sequence[CaseError], capacities: Mapping[str, float], mo
     planes = sorted(_planes(cases), key=lambda plane: -len(plane.members))[:most]
     if not planes:
         return None
-    traces, buttons = [], []
-    for position, plane in enumerate(planes):
-        cells: dict[tuple[Any, Any], list[CaseError]] = {}
+    charts = []
+    for plane in planes:
+        members_at: dict[tuple[Any, Any], list[CaseError]] = {}
         for case in plane.members:
-            cells.setdefault((case.case.axes[plane.x], case.case.axes[plane.y]), []).append(case)
-        xs, ys = sorted({x for x, _ in cells}), sorted({y for _, y in cells})
-        unit = _speed_unit(plane.members[0])
-        speeds = {place: median(map(_speed, members)) for place, members in cells.items()}
+            members_at.setdefault((case.case.axes[plane.x], case.case.axes[plane.y]), []).append(case)
+        xs, ys = sorted({x for x, _ in members_at}), sorted({y for _, y in members_at})
+        speeds = {place: median(map(_speed, members)) for place, members in members_at.items()}
         levels, texts = {}, {}
-        for (x, y), members in cells.items():
+        for place, members in members_at.items():
             moved = median(case.bytes for case in members)
-            levels[x, y] = next((level for level, capacity in capacities.items() if moved <= capacity), "memory")
-            where = f"{plane.x} = {x}, {plane.y} = {y}"
-            texts[x, y] = f"{where}<br>{si(speeds[x, y], unit)}<br>{size(moved)} moved at least: {levels[x, y]}"
-        traces.append(
-            go.Heatmap(
-                x=[str(x) for x in xs],
-                y=[str(y) for y in ys],
-                z=[[speeds.get((x, y)) for x in xs] for y in ys],
-                text=[[levels.get((x, y), "") for x in xs] for y in ys],
-                texttemplate="%{text}",
-                textfont={"size": 10},
-                hovertext=[[texts.get((x, y), "") for x in xs] for y in ys],
-                visible=position == 0,
-                colorbar={"title": {"text": unit}, "tickformat": ".2s", "thickness": 12, "outlinewidth": 0},
-                **_HEATMAP,
-            )
+            levels[place] = next((level for level, capacity in capacities.items() if moved <= capacity), "memory")
+            texts[place] = f"{size(moved)} moved at least: {levels[place]}"
+        z = [[speeds.get((x, y)) for x in xs] for y in ys]
+        layer = Layer("achieved", _speed_unit(plane.members[0]), z, min(speeds.values()), max(speeds.values()))
+        heat = Heat(
+            layers=(layer,),
+            cells=tuple(tuple(levels.get((x, y), "") for x in xs) for y in ys),
+            texts=tuple(texts.get((x, y), "") for y in ys for x in xs),
         )
-        shown = [other == position for other in range(len(planes))]
-        titles = {"xaxis.title.text": plane.x, "yaxis.title.text": plane.y}
-        buttons.append({"label": plain(plane.name), "method": "update", "args": [{"visible": shown}, titles]})
-    layout: dict[str, Any] = {"margin": _MARGIN}
-    if len(buttons) > 1:
-        layout["updatemenus"] = [dropdown(buttons, {"y": 1.14, "yanchor": "top"})]
-    else:
-        corner = {"xref": "paper", "yref": "paper", "x": 0, "y": 1.02, "yanchor": "bottom", "showarrow": False}
-        layout["annotations"] = [{**corner, "text": plain(planes[0].name)}]
-    across, down = ({"title": {"text": title}, "type": "category", "showgrid": False} for title in (planes[0].x, planes[0].y))
-    return figure(traces, across, down, height=520, layout=layout)
+        across, up = categories(plane.x, [str(x) for x in xs]), categories(plane.y, [str(y) for y in ys])
+        charts.append(Chart(across, up, (heat,), plane.name, 480))
+    return Figure(tuple(charts), choose=True)
 
 
 def _by_operator(cases: Iterable[CaseError]) -> dict[str, list[CaseError]]:

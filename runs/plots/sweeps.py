@@ -1,4 +1,4 @@
-"""A sweep as a plotly figure: a shmoo (heat map) over two numeric axes, curves otherwise."""
+"""A sweep as figures: a shmoo (heat map) over two numeric axes, curves otherwise."""
 
 from __future__ import annotations
 
@@ -8,35 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
-
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.units import amount, si, size
-from shmoo.runs.plots.style import (
-    ARCHITECTURE_COLOURS,
-    AXIS,
-    HEAT,
-    SYMBOLS,
-    architecture_family,
-    dropdown,
-    error_bars,
-    house_layout,
-    log_axis,
-    log_ticks,
-    plain,
-)
+from shmoo.estimators.units import amount, percent, si, size
+from shmoo.runs.plots.chart import Axis, Chart, Contour, Figure, Heat, Layer, Mark, Points, Regions, Rule, categories, log_axis
+from shmoo.runs.plots.style import ARCHITECTURE_COLOURS, COLOURS, SYMBOLS, architecture_family
 
 Row = dict[str, Any]
 Units = Mapping[str, str]
-COLOURS = ("#4f7df3", "#3faf46", "#ee9a1a", "#c056d8", "#1aa7c7", "#e0344f", "#7cb52b", "#7068d8", "#b3702d", "#6f7f95")
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+DASHES = ("solid", "dash", "dot", "dashdot", "12 4", "12 4 2 4")
 SHMOO_VALUES = 3
 """Fewest values on each axis of a heat map; fewer are easier to compare as curves."""
-MAPS_IN_A_ROW = 3
-_OUTGROWN = "does not fit the machine's memory"
-LABELS = 9
-"""Most labels along an axis."""
+OUTGROWN = "does not fit the machine's memory"
+LEAVES = "working set leaves the chip"
+AS_BUILT = "as built"
 
 
 class Quantity(NamedTuple):
@@ -58,8 +42,26 @@ QUANTITIES = (
 )
 
 
-def sweep_figure(rows: Sequence[Row], axes: Sequence[str], units: Units = MappingProxyType({})) -> go.Figure:
-    """Draw the rows of a `SweepController`.
+class Machines(NamedTuple):
+    """What a figure shows of the machines beside their rows.
+
+    Attributes:
+        as_built: machine -> axis -> the value that the machine has before the sweep changes it.
+        on_chip_bytes: of a row's machine, as the row has it; `None` where it is not known.
+    """
+
+    as_built: Mapping[str, Mapping[str, float]] = MappingProxyType({})
+    on_chip_bytes: Callable[[Row], float | None] = lambda row: None
+
+
+UNKNOWN_MACHINES = Machines()
+"""Nothing is known but the rows."""
+
+
+def sweep_figures(
+    rows: Sequence[Row], axes: Sequence[str], units: Units = MappingProxyType({}), machines: Machines = UNKNOWN_MACHINES
+) -> dict[str, Figure]:
+    """Draw the rows of a `SweepController`: "map" and, of several machines, "winner"; or "curves".
 
     Args:
         rows: one for each point and architecture.
@@ -74,83 +76,97 @@ def sweep_figure(rows: Sequence[Row], axes: Sequence[str], units: Units = Mappin
         raise InputError("a sweep without points cannot be drawn")
     if not axes:
         raise InputError("a plot takes at least one axis, got none")
-    axes = [axis for axis in axes if len(_values(rows, axis)) > 1] or axes[:1]
+    axes = [axis for axis in axes if len(_values(rows, axis)) > 1] or list(axes[:1])
     if len(axes) == 2 and all(_is_numeric(rows, axis) and len(_values(rows, axis)) >= SHMOO_VALUES for axis in axes):
-        return _shmoo(rows, axes[0], axes[1], units)
-    return _curves(rows, axes[0], axes[1:], units)
+        return _shmoo(rows, axes[0], axes[1], units, machines)
+    return {"curves": _curves(rows, axes[0], axes[1:], units, machines)}
 
 
-def _curves(rows: Sequence[Row], axis: str, others: Sequence[str], units: Units) -> go.Figure:
+def sweep_answer(rows: Sequence[Row], axes: Sequence[str], units: Units = MappingProxyType({})) -> str:
+    """What a sweep found, in two sentences: its fastest and its most frugal point, and the machine that wins most points."""
+    axes = [axis for axis in axes if len(_values(rows, axis)) > 1]
+
+    def place(row: Row) -> str:
+        settings = ", ".join(f"{axis} {amount(row[axis], units.get(axis, ''))}" for axis in axes)
+        return f"{row['arch']}{f' at {settings}' if settings else ''}"
+
+    fastest = min(rows, key=lambda row: row["latency_s"])
+    slowest = max(rows, key=lambda row: row["latency_s"])
+    told = [f"Fastest: {si(fastest['latency_s'], 's')} on {place(fastest)} (slowest: {si(slowest['latency_s'], 's')})"]
+    frugal = min((row for row in rows if row["energy_j"] is not None), key=lambda row: row["energy_j"], default=None)
+    if frugal is not None:
+        told.append(f"least energy: {si(frugal['energy_j'], 'J')} on {place(frugal)}")
+    sentences = ["; ".join(told) + "."]
+    points = list(_grouped(rows, axes).values())
+    if len(_values(rows, "arch")) > 1:
+        winners = [min(point, key=lambda row: row["latency_s"])["arch"] for point in points]
+        best = max(dict.fromkeys(winners), key=winners.count)
+        share = percent(winners.count(best) / len(points), digits=0)
+        sentences.append(f"{best} is the fastest machine at {share} of the points.")
+    return " ".join(sentences)
+
+
+def _curves(rows: Sequence[Row], axis: str, others: Sequence[str], units: Units, machines: Machines) -> Figure:
     """Latency with its interval, throughput, achieved rate, tiles over footprint, energy over latency, and power. Of the columns
     that differ between curves (architecture, model, the other axes) the first sets the color, the second the dash and the rest
     the symbol."""
-    titles = ("latency", "throughput", "achieved rate", "tiles over footprint", "energy over latency", "average power")
-    figure = make_subplots(rows=2, cols=3, subplot_titles=titles, horizontal_spacing=0.075, vertical_spacing=0.14)
     differing = _differing_columns(rows, others)
     by_style = (differing[:1], differing[1:2], differing[2:])
     values_by_style = [list(_grouped(rows, columns)) for columns in by_style]
     palette = _palette([str(value[0]) if differing[0] == "arch" else "" for value in values_by_style[0]])
+    along = _along(rows, axis, units)
+    places = {value: float(i) for i, value in enumerate(_values(rows, axis))} if along.labels else {}
+    memory = log_axis("everything alive at once", [r["peak_memory_bytes"] for r in rows], "B")
+    panels: dict[str, tuple[Axis, Axis, list[Mark]]] = {
+        title: (x, log_axis(title, values, unit), [])
+        for title, x, values, unit in (
+            ("latency", along, [r[name] for r in rows for name in ("latency_s", "latency_s_low", "latency_s_high")], "s"),
+            ("throughput", along, [r["throughput_per_s"] for r in rows], "/s"),
+            ("achieved rate", along, [r["flops"] / r["latency_s"] for r in rows], "flop/s"),
+            ("tiles", Axis(memory.title, "B", "octave", memory.low, memory.high), [r["tiles"] for r in rows], ""),
+            ("energy", log_axis("latency", [r["latency_s"] for r in rows], "s"), [r["energy_j"] for r in rows], "J"),
+            ("average power", along, [r["average_power_w"] for r in rows], "W"),
+        )
+    }
     for points in _grouped(rows, differing).values():
         colour, dash, symbol = (
             values.index(tuple(points[0][name] for name in columns))
             for columns, values in zip(by_style, values_by_style, strict=True)
         )
-        name = plain(", ".join(_label(name, points[0][name], units) for name in differing))
-        style: dict[str, Any] = {
-            "name": name,
-            "legendgroup": name,
-            "mode": "lines+markers",
-            "line": {"color": palette[colour], "dash": DASHES[dash % len(DASHES)], "width": 2},
-            "marker": {"symbol": [_symbol(SYMBOLS[symbol % len(SYMBOLS)], p) for p in points], "size": 7},
-            "hovertext": [_hover(p, (axis, *others), units) for p in points],
-            "hoverinfo": "text",
-        }
+        name = ", ".join(_label(name, points[0][name], units) for name in differing)
+        texts = tuple(_text(p, (axis, *others), units) for p in points)
+        hollow = tuple(_outgrows(p) for p in points)
         column = {name: [p[name] for p in points] for name in points[0]}
-        x, latency = column[axis], column["latency_s"]
-        bars = None
-        if None not in column["latency_s_low"]:
-            bars = error_bars(latency, column["latency_s_low"], column["latency_s_high"])
-        figure.add_scatter(x=x, y=latency, error_y=bars, row=1, col=1, **style)
-        style["showlegend"] = False
-        figure.add_scatter(x=x, y=column["throughput_per_s"], row=1, col=2, **style)
-        figure.add_scatter(x=x, y=[p["flops"] / p["latency_s"] for p in points], row=1, col=3, **style)
-        figure.add_scatter(x=column["peak_memory_bytes"], y=column["tiles"], row=2, col=1, **style)
+        x = [places.get(value, value) for value in column[axis]]
+        latency, drawn = column["latency_s"], None not in column["latency_s_low"]
+        lines = {
+            "latency": (x, latency),
+            "throughput": (x, column["throughput_per_s"]),
+            "achieved rate": (x, [p["flops"] / p["latency_s"] for p in points]),
+            "tiles": (column["peak_memory_bytes"], column["tiles"]),
+        }
         if None not in column["energy_j"]:
-            figure.add_scatter(x=latency, y=column["energy_j"], row=2, col=2, **style)
-            figure.add_scatter(x=x, y=column["average_power_w"], row=2, col=3, **style)
-    along = _along(rows, axis, units)
-    crossed = {
-        (2, 1): _bytes_axis("everything alive at once", [r["peak_memory_bytes"] for r in rows]),
-        (2, 2): _sparse(log_axis("latency", [r["latency_s"] for r in rows], "s")),
-    }
-    up = {
-        (1, 1): ([r[name] for r in rows for name in ("latency_s", "latency_s_low", "latency_s_high")], "s"),
-        (1, 2): ([r["throughput_per_s"] for r in rows], "/s"),
-        (1, 3): ([r["flops"] / r["latency_s"] for r in rows], "flop/s"),
-        (2, 1): ([r["tiles"] for r in rows], ""),
-        (2, 2): ([r["energy_j"] for r in rows], "J"),
-        (2, 3): ([r["average_power_w"] for r in rows], "W"),
-    }
-    for (row, column_number), (values, unit) in up.items():
-        place = {"row": row, "col": column_number}
-        figure.update_xaxes(**place, **{**AXIS, **crossed.get((row, column_number), along)})
-        figure.update_yaxes(**place, **{**AXIS, **log_axis("", values, unit)})
-    machines = _values(rows, "arch")
-    machine = f" on {machines[0]}" if len(machines) == 1 else ""
-    below = "" if rows[0]["latency_s_low"] is None else "bars: 90 % intervals"
-    if any(_outgrows(row) for row in rows):
-        below = "; ".join(filter(None, [below, f"open symbols: {_OUTGROWN}"]))
-    _dress(figure, 900, f"{_models(rows)} over {axis}{machine}", below)
-    legend = {"orientation": "v", "x": 1.01, "xanchor": "left", "y": 1.0, "yanchor": "top", "itemsizing": "trace"}
-    figure.update_layout(legend={**legend, "itemwidth": 45})
-    return figure
-
-
-def _dress(figure: go.Figure, height: int, title: str, below: str = "") -> None:
-    """Apply the house style, a title and a line below it."""
-    heading = {"text": f"{plain(title)}<br><sup>{plain(below)}</sup>", "x": 0.01, "xanchor": "left", "font": {"size": 18}}
-    layout = house_layout(height) | {"margin": {"l": 20, "r": 20, "t": 110, "b": 20}, "title": heading}
-    figure.update_layout(**layout, template="plotly_white")
+            lines |= {"energy": (latency, column["energy_j"]), "average power": (x, column["average_power_w"])}
+        for title, (across, up) in lines.items():
+            bars = title == "latency" and drawn
+            panels[title][2].append(
+                Points(
+                    x=tuple(across),
+                    y=tuple(up),
+                    name=name,
+                    texts=texts,
+                    colour=palette[colour],
+                    line=DASHES[dash % len(DASHES)],
+                    symbol=SYMBOLS[symbol % len(SYMBOLS)],
+                    low=tuple(column["latency_s_low"]) if bars else (),
+                    high=tuple(column["latency_s_high"]) if bars else (),
+                    hollow=hollow if any(hollow) else (),
+                )
+            )
+    built = {values[axis] for values in machines.as_built.values() if axis in values} if not along.labels else set()
+    rules = tuple(Rule(x=value, label=AS_BUILT) for value in sorted(built) if along.low <= value <= along.high)
+    charts = [Chart(x, y, (*(rules if x is along else ()), *marks), height=340) for x, y, marks in panels.values() if marks]
+    return Figure(tuple(charts), columns=2)
 
 
 def _differing_columns(rows: Sequence[Row], others: Sequence[str]) -> list[str]:
@@ -183,166 +199,117 @@ def _label(column: str, value: object, units: Units) -> str:
     return text if column in ("arch", "model") else f"{column} {text}"
 
 
-def _shmoo(rows: Sequence[Row], across: str, down: str, units: Units) -> go.Figure:
-    """A heat map of the achieved rate for each architecture, on a common scale. A menu selects other quantities; the hover text
-    shows all of them."""
-    machines = _grouped(rows, ["arch"])
-    lines = -(-len(machines) // MAPS_IN_A_ROW)
-    columns = -(-len(machines) // lines)
-    figure = make_subplots(
-        rows=lines,
-        cols=columns,
-        subplot_titles=[plain(machine) for (machine,) in machines],
-        horizontal_spacing=0.06,
-        vertical_spacing=0.3 / lines if lines > 1 else 0.0,
-    )
-    shown = [q for q in QUANTITIES if all((q.of(row) or 0.0) > 0 for row in rows)]
-    crossed: list[tuple[list[tuple[int, int]], dict[str, int]]] = []
-    maps: dict[str, list[list[list[float]]]] = {quantity.name: [] for quantity in shown}
-    for number, points in enumerate(machines.values()):
-        xs, ys = _values(points, across), _values(points, down)
-        cell = {(p[across], p[down]): p for p in points}
-        for quantity in shown:
-            maps[quantity.name].append([[math.log10(quantity.of(cell[x, y]) or math.nan) for x in xs] for y in ys])
-        place = {"row": number // columns + 1, "col": number % columns + 1}
-        figure.add_heatmap(
-            x=list(range(len(xs))),
-            y=list(range(len(ys))),
-            z=maps[shown[0].name][-1],
-            hovertext=[[_hover(cell[x, y], (across, down), units) for x in xs] for y in ys],
-            hoverinfo="text",
-            coloraxis="coloraxis",
-            xgap=1 if len(xs) <= 40 else 0,
-            ygap=1 if len(ys) <= 40 else 0,
-            **place,
-        )
-        crossed.append(([(i, j) for i, x in enumerate(xs) for j, y in enumerate(ys) if _outgrows(cell[x, y])], place))
-        figure.update_xaxes(**_cells(across, xs, units.get(across, "")), **place)
-        figure.update_yaxes(**_cells(down if place["col"] == 1 else "", ys, units.get(down, "")), **place)
-    # After all maps: the menu counts traces from the first.
-    for cells, place in crossed:
-        if cells:
-            marker = {"symbol": "x-thin", "size": 5, "line": {"width": 1, "color": "#fff"}}
-            across_cells, down_cells = zip(*cells, strict=True)
-            figure.add_scatter(
-                x=across_cells, y=down_cells, mode="markers", marker=marker, hoverinfo="skip", showlegend=False, **place
-            )
-    scales = {quantity.name: _scale(quantity, maps[quantity.name]) for quantity in shown}
-    buttons = [
-        {
-            "label": name,
-            "method": "update",
-            "args": [
-                {"z": maps[name]},
-                {f"coloraxis.{key}": v for key, v in scale.items()},
-                list(range(len(machines))),
-            ],
-        }
-        for name, scale in scales.items()
-    ]
-    below = f"crosses: {_OUTGROWN}" if any(_outgrows(row) for row in rows) else ""
-    _dress(figure, 160 + 420 * lines, f"{_models(rows)} over {across} and {down}", below)
-    figure.update_layout(
-        coloraxis={"colorscale": [list(stop) for stop in HEAT], **scales[shown[0].name]},
-        updatemenus=[dropdown(buttons, {"y": 1.0, "yanchor": "bottom", "pad": {"b": 30}})],
-        margin={"t": 150},
-    )
-    return figure
+def _shmoo(rows: Sequence[Row], across: str, up: str, units: Units, machines: Machines) -> dict[str, Figure]:
+    """A heat map of the achieved rate for each architecture, on a common scale; a menu selects other quantities. Of several
+    machines, a map of the one that is fastest, and of the one that takes least energy, in each cell."""
+    xs, ys = (sorted(_values(rows, axis)) for axis in (across, up))
+    x, y = (categories(axis, [amount(v, units.get(axis, "")) for v in vs]) for axis, vs in ((across, xs), (up, ys)))
+    cells = {str(arch): {(row[across], row[up]): row for row in points} for (arch,), points in _grouped(rows, ["arch"]).items()}
+    height = max(240, min(90 + 26 * len(ys), 560))
+    quantities = [q for q in QUANTITIES if all((q.of(row) or 0.0) > 0 for row in rows)]
+    values = {q.name: [q.of(row) or math.nan for row in rows] for q in quantities}
+    ends = {name: (min(column), max(column)) for name, column in values.items()}
+    charts = []
+    for arch, cell in cells.items():
+        grids = {q.name: [[q.of(cell[i, k]) for i in xs] for k in ys] for q in quantities}
+        layers = tuple(Layer(q.name, q.unit, grids[q.name], *ends[q.name], log=True, less=q.less) for q in quantities)
+        marks: list[Mark] = [Heat(layers=layers, texts=tuple(_more(cell[i, k]) for k in ys for i in xs))]
+        inside = [[_on_chip(cell[i, k], machines) for i in xs] for k in ys]
+        if pieces := _border(inside):
+            marks.append(Contour(pieces=pieces, name=LEAVES))
+        if crossed := [(float(i), float(k)) for i, a in enumerate(xs) for k, b in enumerate(ys) if _outgrows(cell[a, b])]:
+            crosses = tuple(zip(*crossed, strict=True))
+            marks.append(Points(x=crosses[0], y=crosses[1], symbol="x", size=9.0, colour="#ffffff"))
+        built = machines.as_built.get(arch, {})
+        at, height_at = _position(xs, built.get(across)), _position(ys, built.get(up))
+        if at is not None and height_at is not None:
+            text = (f"{arch} {AS_BUILT}",)
+            marks.append(Points(x=(at,), y=(height_at,), name=AS_BUILT, texts=text, symbol="ring", size=34.0, colour="#d3304d"))
+        charts.append(Chart(x, y, tuple(marks), arch, height))
+    figures = {"map": Figure(tuple(charts), columns=min(len(charts), 2))}
+    if len(cells) > 1:
+        figures["winner"] = _winners(cells, xs, ys, x, y, height)
+    return figures
 
 
-def _scale(quantity: Quantity, maps: Sequence[Sequence[Sequence[float]]]) -> dict[str, Any]:
-    """Colour axis of a quantity over all maps: bright means good."""
-    values = [value for grid in maps for line in grid for value in line]
-    low, high = min(values), max(values)
-    if high - low < 1e-3:
-        low, high = low - 0.05, high + 0.05
-    ticks = log_ticks(low, high) or [10.0**low, 10.0**high]
-    digits = 1 if len(ticks) > 2 else 3
-    return {
-        "cmin": low,
-        "cmax": high,
-        "reversescale": quantity.less,
-        "colorbar": {
-            "title": {"text": quantity.name},
-            "tickvals": [math.log10(tick) for tick in ticks],
-            "ticktext": [si(tick, quantity.unit, digits) for tick in ticks],
-            "thickness": 14,
-            "outlinewidth": 0,
-        },
-    }
+def _winners(cells: Mapping[str, Mapping[Any, Row]], xs: list[Any], ys: list[Any], x: Axis, y: Axis, height: int) -> Figure:
+    names, colours = tuple(cells), tuple(_palette(list(cells)))
+    charts = []
+    for title, field, unit in (("fastest machine", "latency_s", "s"), ("machine with the least energy", "energy_j", "J")):
+        index, texts = [], []
+        for k in ys:
+            line = []
+            for i in xs:
+                known = sorted((cell[i, k][field], n) for n, cell in enumerate(cells.values()) if cell[i, k][field] is not None)
+                line.append(known[0][1] if known else -1)
+                texts.append("\n".join(f"{names[n]}: {si(value, unit)}" for value, n in known))
+            index.append(line)
+        if any(number >= 0 for line in index for number in line):
+            charts.append(Chart(x, y, (Regions(index=index, names=names, colours=colours, texts=tuple(texts)),), title, height))
+    return Figure(tuple(charts), columns=2)
 
 
-def _along(rows: Sequence[Row], axis: str, units: Units) -> dict[str, Any]:
-    """The axis that a sweep runs along: logarithmic with the sweep's values as ticks, or a category axis for words."""
+def _on_chip(row: Row, machines: Machines) -> bool | None:
+    capacity = machines.on_chip_bytes(row)
+    return None if capacity is None else row["peak_memory_bytes"] <= capacity
+
+
+def _border(inside: Sequence[Sequence[bool | None]]) -> tuple[tuple[float, float, float, float], ...]:
+    """Edges between cells of which one is inside and the other is not."""
+    pieces = []
+    for k, line in enumerate(inside):
+        for i, here in enumerate(line):
+            if i + 1 < len(line) and None not in (here, line[i + 1]) and here != line[i + 1]:
+                pieces.append((i + 0.5, k - 0.5, i + 0.5, k + 0.5))
+            if k + 1 < len(inside) and None not in (here, inside[k + 1][i]) and here != inside[k + 1][i]:
+                pieces.append((i - 0.5, k + 0.5, i + 0.5, k + 0.5))
+    return tuple(pieces)
+
+
+def _position(values: Sequence[float], value: float | None) -> float | None:
+    """Place of a value among the sorted values of an axis, between two of them by its logarithm; `None` outside."""
+    if value is None or not values[0] <= value <= values[-1]:
+        return None
+    above = next(i for i, other in enumerate(values) if other >= value)
+    if values[above] == value:
+        return float(above)
+    return above - math.log(values[above] / value) / math.log(values[above] / values[above - 1])
+
+
+def _along(rows: Sequence[Row], axis: str, units: Units) -> Axis:
+    """The axis that a sweep runs along: logarithmic, or a category axis for words."""
     values = _values(rows, axis)
     if not _is_numeric(rows, axis):
-        return {"type": "category", "title": {"text": plain(axis)}}
-    ticks = _some(sorted(values))
+        return categories(axis, [str(value) for value in values])
     unit = units.get(axis, "")
-    return log_axis(plain(axis), values, unit, 0.04) | {"tickvals": ticks, "ticktext": [amount(tick, unit) for tick in ticks]}
+    along = log_axis(axis, values, unit, 0.04)
+    return Axis(axis, unit, "octave", along.low, along.high) if unit == "B" else along
 
 
-def _cells(title: str, values: Sequence[float], unit: str) -> dict[str, Any]:
-    """An axis of a heat map: one cell per value, some of them labelled."""
-    ticks = _some(range(len(values)))
-    labels = [amount(values[tick], unit) for tick in ticks]
-    return {"title": {"text": plain(title)}, "tickvals": ticks, "ticktext": labels, "showgrid": False, "automargin": True}
-
-
-def _some(values: Sequence[Any]) -> list[Any]:
-    """At most `LABELS` evenly spaced values, the last one included."""
-    step = -(-len(values) // LABELS)
-    return list(values[::-1][::step][::-1])
-
-
-def _sparse(axis: dict[str, Any]) -> dict[str, Any]:
-    """A horizontal axis, with ticks at decades only where more than six would overlap."""
-    if len(axis["tickvals"]) <= 6:
-        return axis
-    text_of = dict(zip(axis["tickvals"], axis["ticktext"], strict=True))
-    decades = [tick for tick in text_of if round(math.log10(tick), 9) % 1 == 0]
-    return axis | {"tickvals": decades, "ticktext": [text_of[tick] for tick in decades]}
-
-
-def _bytes_axis(title: str, values: Sequence[float]) -> dict[str, Any]:
-    """A logarithmic axis with ticks at powers of two such as "64 MiB"."""
-    axis = log_axis(title, values, "B")
-    low, high = (math.log2(10.0**end) for end in axis["range"])
-    step = max(1, math.ceil((high - low) / 5))
-    ticks = [2.0**power for power in range(math.ceil(low), math.floor(high) + 1, step)]
-    return axis | {"tickvals": ticks, "ticktext": [size(tick).replace(".00 ", " ").replace(".0 ", " ") for tick in ticks]}
-
-
-def _hover(point: Row, axes: Sequence[str], units: Units) -> str:
+def _text(point: Row, axes: Sequence[str], units: Units) -> str:
     """Position and all quantities of a point."""
-    lines = [f"<b>{plain(point['arch'])}</b>"]
-    lines += [f"{plain(axis)} {plain(amount(point[axis], units.get(axis, '')))}" for axis in axes]
-    interval = ""
-    if point["latency_s_low"] is not None:
-        interval = f" ({si(point['latency_s_low'], 's')} to {si(point['latency_s_high'], 's')})"
+    lines = [str(point["arch"]), *(f"{axis} {amount(point[axis], units.get(axis, ''))}" for axis in axes)]
     rate = point["flops"] / point["latency_s"]
-    lines.append(f"latency {si(point['latency_s'], 's')}{interval}")
-    lines.append(f"{si(point['throughput_per_s'], '/s')}, {si(rate, 'flop/s')}")
+    lines += [f"latency {si(point['latency_s'], 's')}", f"{si(point['throughput_per_s'], '/s')}, {si(rate, 'flop/s')}"]
     if point["energy_j"] is not None:
         lines.append(f"energy {si(point['energy_j'], 'J')}, {si(point['average_power_w'], 'W')}")
-    lines.append(f"{si(point['tiles'], '')} tiles, {size(point['peak_memory_bytes'])} alive")
+    return "\n".join(filter(None, [*lines, f"{si(point['tiles'], '')} tiles", _more(point)]))
+
+
+def _more(point: Row) -> str:
+    """The interval of a point and its memory."""
+    lines = []
+    if point["latency_s_low"] is not None:
+        lines.append(f"90 % interval {si(point['latency_s_low'], 's')} to {si(point['latency_s_high'], 's')}")
+    lines.append(f"{size(point['peak_memory_bytes'])} alive")
     if _outgrows(point):
-        lines.append(
-            f"{_OUTGROWN}: {size(point['memory_missing_bytes'])} missing, {point['memory_devices']} devices would hold it"
-        )
-    return "<br>".join(lines)
+        missing = size(point["memory_missing_bytes"])
+        lines.append(f"{OUTGROWN}: {missing} missing, {point['memory_devices']} devices would hold it")
+    return "\n".join(lines)
 
 
 def _outgrows(point: Row) -> bool:
     return point.get("fits") is False
-
-
-def _symbol(filled: str, point: Row) -> str:
-    return f"{filled}-open" if _outgrows(point) else filled
-
-
-def _models(rows: Sequence[Row]) -> str:
-    return ", ".join(dict.fromkeys(str(row["model"]) for row in rows))
 
 
 def _values(rows: Sequence[Row], axis: str) -> list[Any]:

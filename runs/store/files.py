@@ -13,6 +13,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from shmoo.estimators.errors import InputError
@@ -92,10 +93,22 @@ def own_folder(path: Path) -> Path:
 def csv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> bytes:
     """Rows as CSV in UTF-8 with a header. `None` and what a row lacks are empty cells. A text that a spreadsheet would take for a
     formula begins with an apostrophe."""
+    return _csv([columns, *([_plain(row.get(name)) for name in columns] for row in rows)])
+
+
+def csv_of_blocks(blocks: Sequence[Mapping[str, Sequence[object]]]) -> bytes:
+    """As `csv_bytes`, of blocks of rows held as columns; the columns are those of all blocks, in the order they first appear."""
+    names = list(dict.fromkeys(name for block in blocks for name in block))
+    lines: list[Iterable[Sequence[object]]] = [[names]]
+    for block in blocks:
+        bare = [None] * len(next(iter(block.values())))
+        lines.append(zip(*([*map(_plain, block[name])] if name in block else bare for name in names), strict=True))
+    return _csv(chain.from_iterable(lines))
+
+
+def _csv(lines: Iterable[Iterable[object]]) -> bytes:
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows({name: _plain(value) for name, value in row.items()} for row in rows)
+    csv.writer(text).writerows(lines)
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 

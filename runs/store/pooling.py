@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shmoo.runs.store.records import Timing
-from shmoo.runs.store.statistics import FEW_CASES, PRIOR_VISITS, Latency, latency, normal_deviation, visit_deviations
+from shmoo.runs.store.statistics import FEW_CASES, PRIOR_VISITS, Latency, latencies_of, normal_deviation, visit_deviations
 
 UNDISTURBED_BLOCKS, UNDISTURBED_S = 5, 0.01
 """Fewer undisturbed blocks than this that last less than this together do not say what a call takes undisturbed."""
@@ -91,13 +91,11 @@ def latencies(groups: Sequence[Hashable], cases: Sequence[Sequence[Timing]]) -> 
     deviations = visit_deviations(groups, samples)
     shared = [_case(group, visits) for group, visits in zip(groups, cases, strict=True)]
     classes = _classes([case for case in shared if case is not None])
+    pooled = [case is not None and case.alike in classes for case in shared]
+    own = latencies_of([() if weighed else visits for visits, weighed in zip(samples, pooled, strict=True)], deviations)
     times = [
-        _corrected(case, classes[case.alike])
-        if case is not None and case.alike in classes
-        else latency(own, deviation)
-        if own
-        else None
-        for own, deviation, case in zip(samples, deviations, shared, strict=True)
+        _corrected(case, classes[case.alike]) if weighed and case is not None else alone
+        for case, weighed, alone in zip(shared, pooled, own, strict=True)
     ]
     return list(zip(times, deviations, strict=True))
 

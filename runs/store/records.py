@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Literal, get_args
 
 import msgspec
@@ -37,7 +38,7 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
     """What is asked, apart from what came out.
 
     Attributes:
@@ -55,7 +56,7 @@ class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     threads: int | None = None
     cache_state: CacheState = "warm"
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """Stable 16-hex-digit identity over every field."""
         return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:16]

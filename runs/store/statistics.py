@@ -12,6 +12,8 @@ what visits to other cases say of a case.
 from __future__ import annotations
 
 import math
+import statistics
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 
 import msgspec
@@ -67,18 +69,51 @@ def latency(visits: Sequence[Sequence[float]], visit_sd: float | None = None) ->
     Raises:
         NothingMeasuredError: no samples.
     """
-    rates = np.asarray([1.0 / _array(samples).mean() for samples in visits if len(samples)])
-    if not rates.size:
+    (known,) = latencies_of([visits], [visit_sd])
+    if known is None:
         raise NothingMeasuredError("no samples to take statistics of; the case failed or was never measured")
-    if rates.size == 1:
-        samples = _array(next(samples for samples in visits if len(samples)))
-        if samples.size == 1:
-            return Latency(float(samples[0]), UNKNOWN if visit_sd is None else visit_sd, 1)
-        return Latency(float(np.median(samples)), max(_drift(samples), visit_sd or 0.0), 1)
-    variance, freedom = float(np.var(np.log(rates), ddof=1)), rates.size - 1
-    if visit_sd is not None:
-        variance = (freedom * variance + PRIOR_VISITS * visit_sd**2) / (freedom + PRIOR_VISITS)
-    return Latency(1.0 / float(rates.mean()), math.sqrt(variance / rates.size), int(rates.size))
+    return known
+
+
+def latencies_of(cases: Sequence[Sequence[Sequence[float]]], deviations: Sequence[float | None]) -> list[Latency | None]:
+    """`latency` of many cases, those with equally many visits and samples together; `None` for a case without samples."""
+    visited = [[samples for samples in visits if len(samples)] for visits in cases]
+    known: list[Latency | None] = [None] * len(cases)
+    by_count: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+    for place, visits in enumerate(visited):
+        if visits:
+            by_count[len(visits), len(visits[0]) if len(visits) == 1 else 0].append(place)
+    for (count, samples), places in by_count.items():
+        if count == 1:
+            times = np.asarray([visited[place][0] for place in places], dtype=float)
+            middles, drifts = np.median(times, axis=1).tolist(), _drifts(times) if samples > 1 else [UNKNOWN] * len(places)
+            for place, middle, drift in zip(places, middles, drifts, strict=True):
+                sd = deviations[place]
+                alone = drift if sd is None else sd if samples == 1 else max(drift, sd)
+                known[place] = Latency(middle, alone, 1)
+            continue
+        rates = 1.0 / np.asarray(_means([times for place in places for times in visited[place]])).reshape(-1, count)
+        variances, means = np.var(np.log(rates), axis=1, ddof=1).tolist(), rates.mean(axis=1).tolist()
+        for place, variance, mean in zip(places, variances, means, strict=True):
+            sd, freedom = deviations[place], count - 1
+            if sd is not None:
+                variance = (freedom * variance + PRIOR_VISITS * sd**2) / (freedom + PRIOR_VISITS)
+            known[place] = Latency(1.0 / mean, math.sqrt(variance / count), count)
+    return known
+
+
+def _means(rows: Sequence[Sequence[float]]) -> list[float]:
+    """The mean of each row; rows of one length together."""
+    means = [0.0] * len(rows)
+    by_length: defaultdict[int, list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        by_length[len(row)].append(place)
+    for places in by_length.values():
+        for place, mean in zip(
+            places, np.asarray([rows[place] for place in places], dtype=float).mean(axis=1).tolist(), strict=True
+        ):
+            means[place] = mean
+    return means
 
 
 def latency_alone(visits: Iterable[tuple[Sequence[float], Sequence[float], Sequence[int]]]) -> Latency | None:
@@ -122,17 +157,26 @@ def visit_deviations(groups: Sequence[Hashable], visits: Sequence[Sequence[Seque
         groups: what each case is of, such as its kind and device.
         visits: for each case the samples of each of its visits.
     """
-    by_group: dict[Hashable, list[np.ndarray]] = {}
-    keys = []
-    for group, samples_of_visits in zip(groups, visits, strict=True):
-        logs = np.log([_array(samples).mean() for samples in samples_of_visits if len(samples)])
-        alike = (group, math.floor(np.median(logs) / math.log(10.0)) if logs.size else None)
-        keys.append((alike, group))
-        if logs.size >= 2:
+    counts = np.asarray([sum(1 for samples in visited if len(samples)) for visited in visits], dtype=int)
+    logs = np.log(_means([samples for visited in visits for samples in visited if len(samples)]))
+    starts = np.cumsum(counts) - counts
+    tens: list[int | None] = [None] * len(visits)
+    distances_of: dict[int, np.ndarray] = {}
+    for count in np.unique(counts[counts > 0]).tolist():
+        places = np.flatnonzero(counts == count)
+        own = logs[starts[places][:, None] + np.arange(count)]
+        powers = np.floor(np.median(own, axis=1) / math.log(10.0)).astype(int).tolist()
+        for place, power in zip(places.tolist(), powers, strict=True):
+            tens[place] = power
+        if count >= 2:
             # Residuals around a mean of n are smaller than errors by sqrt((n - 1) / n).
-            distances = np.abs(logs - logs.mean()) * math.sqrt(logs.size / (logs.size - 1))
-            for key in (alike, group):
-                by_group.setdefault(key, []).append(distances)
+            distances = np.abs(own - own.mean(axis=1, keepdims=True)) * math.sqrt(count / (count - 1))
+            distances_of.update(zip(places.tolist(), distances, strict=True))
+    keys = [((group, power), group) for group, power in zip(groups, tens, strict=True)]
+    by_group: defaultdict[Hashable, list[np.ndarray]] = defaultdict(list)
+    for place in sorted(distances_of):
+        for key in keys[place]:
+            by_group[key].append(distances_of[place])
     deviations = {
         key: float(np.median(np.concatenate(distances))) / MAD_OF_NORMAL
         for key, distances in by_group.items()
@@ -148,10 +192,13 @@ def normal_deviation(distances: np.ndarray) -> float:
     return max(float(middle) / MAD_OF_NORMAL, float(far) / FAR_OF_NORMAL)
 
 
-def _drift(samples: np.ndarray) -> float:
-    """Relative standard error of a lone visit: spread of the means of consecutive parts, which neighbouring samples share."""
-    means = np.asarray([part.mean() for part in np.array_split(samples, min(BATCHES, samples.size))])
-    return float(np.std(np.log(means), ddof=1)) / math.sqrt(means.size)
+def _drifts(samples: np.ndarray) -> list[float]:
+    """Relative standard errors of lone visits, (n, s) samples: spread of the means of consecutive parts, which neighbouring
+    samples share."""
+    parts = np.array_split(samples, min(BATCHES, samples.shape[1]), axis=1)
+    means = np.stack([part.mean(axis=1) for part in parts], axis=1)
+    spreads: list[float] = (np.std(np.log(means), axis=1, ddof=1) / math.sqrt(len(parts))).tolist()
+    return spreads
 
 
 def median(samples: Sequence[float]) -> float:
@@ -160,13 +207,15 @@ def median(samples: Sequence[float]) -> float:
     Raises:
         NothingMeasuredError: no samples.
     """
-    return float(np.median(_array(samples)))
+    if not len(samples):
+        raise NothingMeasuredError("no samples to take statistics of; the case failed or was never measured")
+    return float(statistics.median(samples))
 
 
 def mad(samples: Sequence[float]) -> float:
     """Median absolute deviation from the median, unscaled; `NothingMeasuredError` without samples."""
-    values = _array(samples)
-    return float(np.median(np.abs(values - np.median(values))))
+    middle = median(samples)
+    return median([abs(sample - middle) for sample in samples])
 
 
 def iqr(samples: Sequence[float] | np.ndarray) -> float:

@@ -27,6 +27,8 @@ ROWS = "rows.jsonl"
 TORN = "rows.torn"
 GRAPHS = "graphs"
 SKIPPED = "skipped.json"
+KEPT_GRAPHS = 1000
+"""Graphs of a run that stay in memory once read."""
 
 
 class SkippedCase(msgspec.Struct, frozen=True):
@@ -79,7 +81,7 @@ class Run:
         return cls(path, manifest, lines, problems)
 
     def graph(self, content_hash: str) -> Graph:
-        """The graph with this hash, read on first use.
+        """The graph with this hash, read on first use; the last `KEPT_GRAPHS` stay in memory.
 
         Raises:
             FormatError: its file is missing or damaged.
@@ -97,6 +99,8 @@ class Run:
             if graph.content_hash != content_hash:
                 raise FormatError(f"{path} holds graph {graph.content_hash}, not the one it is named after; the file was changed")
             self._graphs[content_hash] = graph
+            if len(self._graphs) > KEPT_GRAPHS:
+                del self._graphs[next(iter(self._graphs))]
         return self._graphs[content_hash]
 
     def graphs(self, row: Measurement) -> tuple[Graph, ...]:

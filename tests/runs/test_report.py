@@ -14,9 +14,10 @@ from shmoo.estimators.machine.profile import Coefficient, load_profile
 from shmoo.estimators.present.savings import FusionSavings, FusionSummary, FusionTotals
 from shmoo.runs.analysis.errors import error_report
 from shmoo.runs.analysis.predict import director_predictor, network_estimates, network_fusions
-from shmoo.runs.plots.errors import parity_figure, roofline_figure
+from shmoo.runs.plots.chart import Guide, Heat, Rule, figures_json, script_json
+from shmoo.runs.plots.errors import parity_figure, residual_figure, roofline_figure
 from shmoo.runs.plots.shmoo import plane_figure, shmoo_figure
-from shmoo.runs.report import _coefficient_row, figure_json, render_report, write_report
+from shmoo.runs.report import _coefficient_row, render_report, verdict, write_report
 from shmoo.runs.store.records import CaseSpec, ChildTime, Machine, Measurement, OperatorTime, Reason, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter
 from shmoo.runs.tables.reading import TableRow
@@ -83,7 +84,10 @@ class Page(HTMLParser):
             self.data[self._inside] = self.data.get(self._inside, "") + data
 
     def figures(self) -> dict[str, dict]:
-        return {name.removeprefix("data-"): json.loads(text) for name, text in self.data.items() if name.startswith("data-")}
+        return json.loads(self.data["figures"])["figures"]
+
+    def marks(self, name: str) -> list[dict]:
+        return [mark for chart in self.figures()[name]["charts"] for mark in chart["marks"]]
 
 
 @pytest.fixture(scope="module")
@@ -97,30 +101,61 @@ def page(report):
 
 
 def test_page_loads_nothing_from_anywhere(page):
-    """No element names a file or a host: links stay inside the page, the plotting library stands in it once."""
+    """No element names a file or a host: links stay inside the page, and its scripts neither."""
     for tag, attributes in page.tags:
         assert "src" not in attributes, tag
         assert attributes.get("href", "#").startswith(("#", "data:")), attributes
-    assert page.data["script"].count("plotly.js v") == 1
+    assert "fetch(" not in page.data["script"]
+    assert "http" not in page.data["script"].replace("http://www.w3.org/2000/svg", "")
+
+
+def test_a_page_of_two_thousand_cases_is_light(tmp_path):
+    """1.5 MB at most, so that it can be sent round."""
+    machine = Machine("CPU", 2, 4, 2**33, CACHES)
+    with RunWriter(tmp_path / "r", RunManifest(machine, "quick")) as writer:
+        for i in range(2000):
+            row = TableRow(2, "linear", {"b": 1 + i // 100, "m": 16 + i % 10, "n": 32 + i // 10 % 10, "k": 64})
+            graph = row.graph()
+            writer.append(Measurement(row.case, "ok", (), (graph.content_hash,), Timing((1e-5 * (1 + i % 7),) * 5)), (graph,))
+    made = error_report(Run.open(tmp_path / "r"), PROFILE)
+    assert len(made.cases) == 2000
+    assert len(render_report(made).encode()) < 1_500_000
+
+
+def test_the_verdict_comes_first(page, report):
+    """Error of networks, coverage, number of cases and noise, before any table."""
+    assert verdict(report) in page.text
+    assert page.text.index(verdict(report)) < page.text.index("mean error, networks")
+    (network,) = report.networks
+    held_out = [case for case in report.cases if case.split == "test"]
+    inside = sum(case.inside for case in held_out) / len(held_out)
+    assert verdict(report).startswith(
+        f"Networks ±{abs(network.whole.error) * 100:.1f} %, coverage {inside * 100:.0f} % of the 90 %"
+    )
+    assert f"{len(report.cases)} cases, noise floor" in verdict(report)
 
 
 def test_every_plot_has_data_that_can_be_seen(page):
-    """All plots are there, and each holds finite numbers inside its axes' ranges."""
+    """All plots are there, each has its place in the page, and each holds finite numbers inside its axes' ranges."""
     figures = page.figures()
     assert set(figures) == {"parity", "residual", "breakdown", "roofline", "shmoo", "plane", "tiles", "energy"}
-    for name, figure in figures.items():
-        numbers = [v for trace in figure["data"] for v in _numbers(trace.get("z") or trace.get("y"))]
-        numbers += [v for trace in figure["data"] for v in _numbers(trace.get("x"))]
+    assert {attributes["data-figure"] for _, attributes in page.tags if "data-figure" in attributes} == set(figures)
+    for name in figures:
+        numbers = [
+            v for mark in page.marks(name) for field in ("x", "y", "at", "end", "layers") for v in _numbers(mark.get(field))
+        ]
         assert numbers, name
         assert all(math.isfinite(v) for v in numbers), name
-    xaxis = figures["parity"]["layout"]["xaxis"]
-    assert xaxis["range"][0] < math.log10(1e-5) < math.log10(4e-5) < xaxis["range"][1]
+    (parity,) = figures["parity"]["charts"]
+    assert parity["x"]["low"] < 1e-5 < 4e-5 < parity["x"]["high"]
 
 
 def _numbers(values):
+    if isinstance(values, list):
+        return [number for value in values for number in _numbers(value)]
     if isinstance(values, dict):
-        return [1.0] if values.get("bdata") else []
-    return [v for row in values or [] for v in (row if isinstance(row, list) else [row]) if isinstance(v, int | float)]
+        return _numbers(values["z"])
+    return [values] if isinstance(values, int | float) else []
 
 
 def test_each_network_shows_measured_estimated_error_and_standard_error(page, report):
@@ -164,18 +199,20 @@ def test_names_cannot_become_markup(tmp_path):
     seen = Page(render_report(hostile, [estimate(HOSTILE, HOSTILE, energy=False), estimate(HOSTILE, HOSTILE)]))
     assert [tag for tag, _ in seen.tags] == [tag for tag, _ in expected.tags]
     assert HOSTILE in seen.text
-    labels = json.dumps(seen.figures())
-    assert "<img" not in labels
-    assert "<script" not in labels
+    assert "<" not in seen.data["figures"]
+    assert HOSTILE in json.loads(seen.data["figures"])["figures"]["energy"]["charts"][0]["marks"][-1]["name"]
 
 
 def test_embedded_json_cannot_end_its_script(report):
-    """The JSON of a figure holds no angle bracket, and says the same after decoding."""
-    figure = parity_figure(report.cases)
-    text = figure_json(figure)
+    """The JSON of a page holds no angle bracket, and says the same after decoding; a text of two marks is stored once."""
+    text = script_json({HOSTILE: 1.5})
     assert "<" not in text
     assert ">" not in text
-    assert json.loads(text) == json.loads(figure.to_json())
+    assert json.loads(text) == {HOSTILE: 1.5}
+    packed = json.loads(figures_json({"a": parity_figure(report.cases), "b": residual_figure(report.cases)}))
+    assert len(packed["texts"]) == len(set(packed["texts"])) == len(report.cases)
+    points = [mark for mark in packed["figures"]["a"]["charts"][0]["marks"] if mark["type"] == "points"]
+    assert sum(len(mark["texts"]) for mark in points) == len(report.cases)
 
 
 def test_files_are_written_side_by_side(report, tmp_path):
@@ -187,15 +224,19 @@ def test_files_are_written_side_by_side(report, tmp_path):
 
 
 def test_capacities_are_marked_where_they_fall(report):
-    """The line of a 48 KiB level stands at log2(48 x 1024) on the shmoo's octaves."""
-    figure = shmoo_figure(report.cases, {"L1": 48 * 1024.0})
-    assert [shape.x0 for shape in figure.layout.shapes] == [pytest.approx(math.log2(48 * 1024))]
+    """The line of a 48 KiB level stands at log2(48 x 1024), counted from the shmoo's first octave."""
+    (chart,) = shmoo_figure(report.cases, {"L1": 48 * 1024.0}).charts
+    first = min(round(math.log2(case.bytes)) for case in report.cases if case.case.kind == "operator")
+    (rule,) = (mark for mark in chart.marks if isinstance(mark, Rule))
+    assert rule.x == pytest.approx(math.log2(48 * 1024) - first)
+    assert chart.x.labels[0] == f"{2**first // 1024} KiB"
 
 
 def test_each_operator_is_shown_relative_to_its_own_best(report):
     """Every row of the shmoo has a cell of exactly 1 and none above."""
-    (heat,) = shmoo_figure(report.cases, {}).data
-    for row in heat.z:
+    (chart,) = shmoo_figure(report.cases, {}).charts
+    (heat,) = (mark for mark in chart.marks if isinstance(mark, Heat))
+    for row in heat.layers[0].z:
         assert max(cell for cell in row if cell is not None) == 1.0
 
 
@@ -207,7 +248,8 @@ def test_plane_needs_two_axes():
 def test_roofs_meet_at_the_ridge(report):
     """Each bandwidth roof ends where bandwidth x intensity is the highest peak."""
     peak = max(PROFILE.value("peak.matrix.float32", 0.0), PROFILE.value("peak.vector.float32", 0.0))
-    roofs = [t for t in roofline_figure(report.cases, PROFILE).data if t.mode == "lines" and t.hovertext]
+    (chart,) = roofline_figure(report.cases, PROFILE).charts
+    roofs = [mark for mark in chart.marks if isinstance(mark, Guide) and mark.label.endswith("B/s")]
     assert len(roofs) == len(PROFILE.levels)
     for roof in roofs:
         assert roof.y[1] == pytest.approx(peak)
@@ -240,9 +282,9 @@ def test_what_fusion_saves_is_drawn_for_every_network(tmp_path):
     run = make_run(tmp_path / "r")
     (network,) = network_fusions(run, PROFILE)
     seen = Page(render_report(error_report(run, PROFILE), fusion=[network]))
-    traces = seen.figures()["fusion"]["data"]
-    assert {trace["name"] for trace in traces} == {"kernels", "bytes", "time", "energy"}
-    assert {trace["name"]: trace["text"] for trace in traces}["kernels"] == ["2 → 2"]
+    bars = [mark for mark in seen.marks("fusion") if mark["type"] == "bars"]
+    assert {mark["name"] for mark in bars} == {"kernels", "bytes", "time", "energy"}
+    assert {mark["name"]: mark["labels"] for mark in bars}["kernels"] == ["2 → 2"]
     assert "What fusion saves" in seen.text
 
 
@@ -253,7 +295,7 @@ def test_groups_that_share_a_kernel_are_listed(report):
     page = Page(render_report(report, fusion=[summary]))
     for text in (HOSTILE, "25.0 %", "20.0 %", "50.0 %", "unknown", "16 × (batch_norm + relu), 8 × (add + relu)"):
         assert text in page.text
-    assert "energy" not in {trace["name"] for trace in page.figures()["fusion"]["data"]}
+    assert "energy" not in {mark.get("name") for mark in page.marks("fusion")}
     assert "<script>" not in summary._repr_html_()
 
 
@@ -273,7 +315,7 @@ def test_operators_timed_alone_stand_beside_the_whole(tmp_path):
 
 def test_every_source_of_a_coefficient_has_a_colour():
     """A name of two words is one class."""
-    style = (Path(__file__).parents[2] / "runs" / "templates" / "report.css").read_text(encoding="utf-8")
+    style = (Path(__file__).parents[2] / "runs" / "templates" / "page.css").read_text(encoding="utf-8")
     assert all(f".source-{source.replace(' ', '-')} span" in style for source in get_args(Source))
     cells = [_coefficient_row("c", Coefficient(1.0, "1", source))["source"] for source in get_args(Source)]
     assert {cell.tone for cell in cells} == {f"source-{source.replace(' ', '-')}" for source in get_args(Source)}

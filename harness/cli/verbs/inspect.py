@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shmoo.estimators.errors import InputError, unknown
 from shmoo.harness.cli import captures, modes, options, output
+from shmoo.harness.cli.layout import View
 from shmoo.harness.defaults import ONE_OF_EACH_FAMILY
 
 if TYPE_CHECKING:
@@ -19,8 +21,8 @@ Examples:
   shmoo inspect resnet18
   shmoo inspect vit_b_16 --depth 3 --sort time --arch gpu_h100,tpu_v5e
   shmoo inspect resnet50 --arch gpu_h100 --html resnet50.html
+  shmoo inspect resnet18 --arch cpu_server_generic --runtime eager --roofline roofline.html
 """
-ORDERS = ("order", "name", "params", "flops", "bytes", "intensity", "time")
 
 
 @click.command(epilog=EXAMPLES, short_help="A model by module and operator.")
@@ -28,14 +30,9 @@ ORDERS = ("order", "name", "params", "flops", "bytes", "intensity", "time")
 @options.archs(", ".join(ONE_OF_EACH_FAMILY))
 @options.runtimes(options.ONE_RUNTIME)
 @click.option("--depth", type=click.IntRange(min=0), default=2, show_default=True, help="Levels of modules to show.")
-@click.option(
-    "--sort",
-    type=click.Choice(ORDERS),
-    default="order",
-    show_default=True,
-    help="Order of modules; time on the first --arch.",
-)
-@click.option("--top", type=click.IntRange(min=0), default=10, show_default=True, help="Operators to show.")
+@options.sort("that of the model; or name, params, flops, bytes, intensity or time on the first --arch")
+@options.top("10 operators", 10)
+@options.wide
 @options.batches(options.ONE_BATCH)
 @options.dtypes(options.ONE_DTYPE)
 @options.input_shape
@@ -48,6 +45,10 @@ ORDERS = ("order", "name", "params", "flops", "bytes", "intensity", "time")
 @click.option(
     "--html", "html_path", type=click.Path(), help="Write an interactive page, coloured by the bound on the first --arch."
 )
+@click.option(
+    "--roofline", "roofline_path", type=click.Path(), help="Write a page with the kernels under the roofs of the first --arch."
+)
+@click.option("--run", "run_path", metavar="RUN", help="With --roofline: a run whose calls of MODEL stand beside the kernels.")
 def inspect(
     model: str,
     arch: tuple[str, ...],
@@ -55,6 +56,7 @@ def inspect(
     depth: int,
     sort: str,
     top: int,
+    wide: bool,
     batch: tuple[int, ...],
     dtype: tuple[str, ...],
     input_shape: str | None,
@@ -65,27 +67,34 @@ def inspect(
     as_json: bool,
     csv_path: str | None,
     html_path: str | None,
+    roofline_path: str | None,
+    run_path: str | None,
 ) -> None:
-    """MODEL by module: parameters, flops, bytes, intensity, share of time and tiles on architectures; and its top operators."""
-    from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
+    """MODEL by module: output shapes, parameters, flops, bytes, intensity, time, energy and tiles on architectures; and its top
+    operators."""
+    from shmoo.estimators.graph.dtypes import matrix_dtype
     from shmoo.estimators.graph.records import notes_of
     from shmoo.estimators.predict.director import AnalysisDirector
-    from shmoo.estimators.present.inspection import inspect_graphs
+    from shmoo.estimators.present.inspection import SORTS, inspect_graphs
     from shmoo.harness.cli.verbs.estimate import tell_about
     from shmoo.harness.machine.architectures import load_architectures
     from shmoo.harness.models.asked import Asked, at_batches
 
+    if run_path is not None and roofline_path is None:
+        raise InputError("--run sets measured calls beside the kernels of a roofline; give --roofline FILE too")
+    order = sort or "order"
+    if order not in SORTS:
+        raise unknown("order", order, SORTS)
     directors = {profile.name: AnalysisDirector(profile) for profile in load_architectures(arch or ONE_OF_EACH_FAMILY)}
     chosen = options.only_one(runtime, "--runtime")
-    given = options.only_one(dtype, "--dtype")
-    wanted = None if given is None else compute_dtype(given)
+    wanted = options.only_one(dtype, "--dtype")
     points = at_batches([options.only_one(batch, "--batch")])
     asked = Asked(model, wanted, options.parse_shape(input_shape), seq_len, trust, mode, points)
     with output.only_results_on_stdout():
         found = captures.source(asked, cache).at(points[0])
     tell_about(model, found.break_reasons, found.note, notes_of(found.graphs))
     inspection = inspect_graphs(found.graphs, directors, runtime=chosen, compute_dtype=matrix_dtype(wanted), model=model)
-    rows = inspection.tree(depth, sort)
+    rows = inspection.tree(depth, order)
     if csv_path:
         output.write_csv(csv_path, [_flat(row) for row in rows])
         output.message(f"wrote {len(rows)} modules to {csv_path}")
@@ -94,6 +103,15 @@ def inspect(
 
         write_page(inspection, inspection.architectures[0], output.writing(html_path))
         output.message(f"wrote {html_path}")
+    if roofline_path:
+        from shmoo.harness.pages.roofline import write_roofline
+        from shmoo.runs.analysis.calls import measured_calls
+        from shmoo.runs.store.store import Run
+
+        calls = [] if run_path is None else measured_calls(Run.open(run_path), model)
+        profile = directors[inspection.architectures[0]].profile
+        write_roofline(inspection, profile, wanted or "float32", output.writing(roofline_path), calls)
+        output.message(f"wrote {roofline_path}")
     if as_json:
         output.json_document(
             {
@@ -105,7 +123,7 @@ def inspect(
             }
         )
         return
-    _show(inspection, rows, top)
+    _show(inspection, rows, top, View(wide=wide))
 
 
 def _record(row: Row) -> dict[str, object]:
@@ -118,6 +136,7 @@ def _record(row: Row) -> dict[str, object]:
     record |= or_reason("intensity", row.intensity, "no bytes are moved")
     for name, part in row.on.items():
         record["on"][name]["bound"] = part.bound
+        record["on"][name] |= or_reason("energy_j", part.energy_j, f"profile {name!r} has no energy coefficients")
     return record
 
 
@@ -126,34 +145,38 @@ def _flat(row: Row) -> dict[str, object]:
     flat: dict[str, object] = {
         name: getattr(row, name) for name in ("name", "depth", "calls", "params", "flops", "macs", "bytes")
     }
+    flat["shape"] = _shape(row)
     flat["intensity"] = row.intensity
     for name, part in row.on.items():
         flat |= {f"{name}_latency_s": part.latency_s, f"{name}_share": part.share, f"{name}_tiles": part.tiles}
         flat[f"{name}_bound"] = part.bound
+        flat[f"{name}_energy_j"] = part.energy_j
     return flat
 
 
-def _show(inspection: Inspection, rows: tuple[Row, ...], top: int) -> None:
+def _shape(row: Row) -> str:
+    return "x".join(map(str, row.shape))
+
+
+def _show(inspection: Inspection, rows: tuple[Row, ...], top: int, view: View) -> None:
     from shmoo.estimators.units import percent, si
 
     def numbers(row: Row) -> list[str]:
         work = [si(row.params, ""), si(row.flops, "flop"), si(row.bytes, "B")]
         intensity = "" if row.intensity is None else si(row.intensity, "")
-        parts = [(percent(part.share), part.bound, si(part.tiles, "")) for part in row.on.values()]
-        return [
-            *work,
-            intensity,
-            *(" ".join(part[:2]) if i == 0 else part[0] for i, part in enumerate(parts)),
-            *(p[2] for p in parts),
-        ]
+        parts = [(si(p.latency_s, "s"), f"{percent(p.share)} {p.bound}", si(p.energy_j, "J")) for p in row.on.values()]
+        return [*work, intensity, *(text for part in parts for text in part), *(si(p.tiles, "") for p in row.on.values())]
 
-    shares = [f"% {name}" for name in inspection.architectures]
+    times = [header for name in inspection.architectures for header in (f"time {name}", f"% {name}", f"energy {name}")]
     tiles = [f"tiles {name}" for name in inspection.architectures]
-    headers = ["calls", "params", "flops", "bytes", "flop/B", *shares, *tiles]
+    headers = ["params", "flops", "bytes", "flop/B", *times, *tiles]
     lines = [
-        ["  " * row.depth + (row.name.rpartition(".")[2] or inspection.model), str(row.calls), *numbers(row)] for row in rows
+        ["  " * row.depth + (row.name.rpartition(".")[2] or inspection.model), str(row.calls), _shape(row), *numbers(row)]
+        for row in rows
     ]
-    output.table(["module", *headers], lines)
+    # The last of these go first where there is no room.
+    drop = tuple(reversed((*times[3:], "flops", "bytes", "params", "calls", "output", "flop/B", *times[2:3], *tiles)))
+    output.table(["module", "calls", "output", *headers], lines, drop=drop, view=view)
     if top:
         lines = [[row.name, str(row.calls), *numbers(row)] for row in inspection.operators[:top]]
-        output.table(["operator", *headers], lines, title="operators, most time first")
+        output.table(["operator", "calls", *headers], lines, title="operators, most time first", drop=drop, view=view)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.harness.cli import captures, options, output
+from shmoo.harness.cli.layout import Cell, View
 
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import ArchitectureProfile
     from shmoo.estimators.predict.tabular import Record
-    from shmoo.estimators.sweep.controller import SweepController
+    from shmoo.estimators.sweep.controller import Columns, SweepController
     from shmoo.harness.models.capture_cache import CaptureCache
 
 EXAMPLES = """\b
@@ -24,6 +25,7 @@ Examples:
   shmoo sweep resnet18 resnet50 --axis batch=1..64 --axis resolution=160,224,320 --fusion on,off --arch gpu_h100 --csv nets.csv
   shmoo sweep resnet50 --arch kpu_t64 --profile-axis capacity.l3=1MiB..256MiB:100 --profile-axis bandwidth.dram=16e9..1e12:100
   shmoo sweep mlp --axis hidden=64..8192 --arch kpu_t64,kpu_t64@capacity.l3=2MiB
+  shmoo sweep resnet50 --axis batch=1..256 --axis resolution=128..1024:50 --engine slurm --jobs 64 --csv nets.csv
   shmoo sweep mlp --largest-on-chip --axis hidden=64..65536:201 --axis batch=1,64 --arch gpu_h100,tpu_v4,kpu_t64
 """
 FUSION = {"on": True, "off": False}
@@ -56,7 +58,13 @@ FASTEST = 10
 @captures.kept
 @options.as_json
 @options.as_csv
+@options.view("that of the axes", f"all up to {SHOWN_ROWS}, else the {FASTEST} fastest of each architecture")
 @click.option("--plot", "plot_path", type=click.Path(), help="Draw the sweep into one self-contained .html file.")
+@click.option(
+    "--engine", type=click.Choice(["local", "slurm"]), help="Split the points into jobs: processes here, or a Slurm array."
+)
+@click.option("--jobs", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Number of jobs for --engine.")
+@click.option("--part", type=(int, int), hidden=True, help="One job's part of so many; its rows go to stdout, by controller.")
 def sweep(
     models: tuple[str, ...],
     axes: tuple[str, ...],
@@ -73,63 +81,77 @@ def sweep(
     as_json: bool,
     csv_path: str | None,
     plot_path: str | None,
+    engine: str | None,
+    jobs: int,
+    part: tuple[int, int] | None,
+    view: View,
 ) -> None:
     """Estimate models over axes: of the workload (its sizes, batch, resolution) and of the architecture (memory, fabric,
     bandwidth, tile size). `shmoo profiles show ARCH` lists the coefficients."""
-    from shmoo.estimators.graph.dtypes import compute_dtype
+    from shmoo.estimators.sweep.controller import rows_of
 
     if plot_path and Path(plot_path).suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--plot writes .html, got {plot_path!r}; name a file such as sweep.html, or use --csv for the numbers")
+    if largest_on_chip and engine:
+        raise InputError("--largest-on-chip searches point after point; leave --engine out")
+    if jobs > 1 and engine is None:
+        raise InputError(f"--jobs {jobs} needs --engine: local or slurm")
     if largest_on_chip and (plot_path or fusion):
         raise InputError("--largest-on-chip gives one size an architecture, in a table; leave --plot and --fusion out")
     workload_axes, machine_axes, settings = (
         options.axes(axes, whole=True),
-        _machine_axes(profile_axes),
+        options.machine_axes(profile_axes),
         options.settings(fixed),
     )
     fused = [_fusion(text) for text in fusion] or [True]
     if twice := sorted(workload_axes.keys() & settings.keys()):
         raise InputError(f"axis {twice[0]!r} is given to --axis and to --set; give it to one of them")
+    if not largest_on_chip:
+        view.check(["arch", *workload_axes, *machine_axes, "model", "dtype", "runtime", "fusion", *RESULTS])
     profiles = _profiles(arch, runtime, threads, machine_axes)
     for profile, name in itertools.product(profiles, machine_axes):
         if f"@{name}=" in profile.name:
             raise InputError(f"{name!r} is set in --arch {profile.name} and swept by --profile-axis; leave one of them out")
-    types = [compute_dtype(name) for name in dtype or ("float32",)]
+    types: list[str | None] = list(dtype) or [None]
     varied = _varied(models, workload_axes, machine_axes, types, runtime, fused)
     if not varied:
         raise InputError("nothing varies; give an --axis such as batch=1..64, a --profile-axis, or several models")
     units = _units(profiles, machine_axes)
-    rows: list[Record] = []
+    groups: list[list[Columns]] = []
     with output.only_results_on_stdout():
-        for model, wanted in itertools.product(models, types):
-            controller = _controller(model, profiles, workload_axes, machine_axes, settings, wanted, runtime, fused, trust, cache)
-            rows += _largest(controller, wanted) if largest_on_chip else _estimates(controller, wanted, threads)
+        if engine is not None:
+            groups.append(_array_blocks(engine, jobs))
+        else:
+            for model, wanted in itertools.product(models, types):
+                controller = _controller(
+                    model, profiles, workload_axes, machine_axes, settings, wanted, runtime, fused, trust, cache
+                )
+                if largest_on_chip:
+                    groups.append([{name: [value] for name, value in row.items()} for row in _largest(controller, wanted)])
+                else:
+                    groups.append(list(_estimates(controller, wanted, threads, *(part or (0, 1)))))
+    if part is not None:
+        output.json_document(groups)
+        return
+    blocks = [block for group in groups for block in group]
     if csv_path:
-        output.write_csv(csv_path, rows)
-        output.message(f"wrote {len(rows)} rows to {csv_path}")
+        written = output.write_columns(csv_path, blocks)
+        output.message(f"wrote {written} rows to {csv_path}")
+    every = bool(as_json or plot_path or largest_on_chip or view.sort or view.top is not None)
+    rows = [row for block in blocks for row in rows_of(block)] if every else _worth_showing(blocks)
     if plot_path:
-        from shmoo.runs.plots.sweeps import sweep_figure
+        from shmoo.harness.pages.sweep import write_page
 
-        figure = sweep_figure(rows, varied, units)
-        figure.write_html(output.writing(plot_path), include_plotlyjs=True, config={"displaylogo": False, "responsive": True})
+        write_page(rows, varied, profiles, list(machine_axes), output.writing(plot_path), units)
         output.message(f"drew {plot_path}")
     if as_json:
         output.json_document(rows)
     elif largest_on_chip:
-        _show_largest(rows, next(iter(workload_axes)), [name for name in varied if name != next(iter(workload_axes))], units)
+        _show_largest(
+            rows, next(iter(workload_axes)), [name for name in varied if name != next(iter(workload_axes))], units, view
+        )
     else:
-        _show(rows, varied, units)
-
-
-def _machine_axes(texts: Sequence[str]) -> dict[str, tuple]:
-    """Axes of the architecture; what counts parts takes whole numbers."""
-    from shmoo.estimators.variants import is_count
-
-    found = options.axes(texts, whole=False)
-    return {
-        name: tuple(dict.fromkeys(float(round(v)) if isinstance(v, float) else v for v in values)) if is_count(name) else values
-        for name, values in found.items()
-    }
+        _show(rows, varied, units, view)
 
 
 def _fusion(text: str) -> bool:
@@ -177,7 +199,7 @@ def _varied(
     models: Sequence[str],
     axes: Mapping[str, tuple],
     machine_axes: Mapping[str, tuple],
-    dtypes: Sequence[str],
+    dtypes: Sequence[str | None],
     runtimes: Sequence[str],
     fused: Sequence[bool],
 ) -> list[str]:
@@ -192,7 +214,7 @@ def _controller(
     axes: Mapping[str, Sequence],
     machine_axes: Mapping[str, Sequence[float]],
     settings: Mapping[str, int | float | str],
-    dtype: str,
+    dtype: str | None,
     runtimes: Sequence[str],
     fused: Sequence[bool],
     trust: bool,
@@ -207,17 +229,38 @@ def _controller(
     return SweepController(model, lambda point: source.at(point).graphs, profiles, axes, machine_axes, fixed, runtimes, fused)
 
 
-def _estimates(controller: SweepController, dtype: str, threads: int | None) -> list[Record]:
+def _array_blocks(engine: str, jobs: int) -> list[Columns]:
+    """The rows of this very command, computed in jobs: each computes its part of every model and type."""
+    from shmoo.harness.fleet.array import ARRAYS, run_array
+
+    context = click.get_current_context()
+    own = ("engine", "jobs", "part", "as_json", "csv_path", "plot_path")
+    again = ["sweep"]
+    for option in context.command.params:
+        value = context.params.get(option.name or "")
+        if option.name in own or value in (None, False, ()):
+            continue
+        listed = value if isinstance(value, tuple) else (value,)
+        if isinstance(option, click.Argument):
+            again += map(str, listed)
+        else:
+            again += [option.opts[0]] if value is True else [f"{option.opts[0]}={one}" for one in listed]
+    documents = run_array(ARRAYS[engine](), [[*again, "--part", str(job), str(jobs)] for job in range(jobs)])
+    return [block for groups in zip(*documents, strict=True) for group in groups for block in group]
+
+
+def _estimates(controller: SweepController, dtype: str | None, threads: int | None, part: int, parts: int) -> Iterator[Columns]:
     from shmoo.estimators.graph.dtypes import matrix_dtype
     from shmoo.harness.cli.progress import track
 
-    rows = controller.rows(compute_dtype=matrix_dtype(dtype), threads=threads)
-    return list(track(rows, len(controller), f"estimating {controller.model}"))
+    blocks = controller.blocks(compute_dtype=matrix_dtype(dtype), threads=threads, part=part, parts=parts)
+    return track(blocks, len(controller) // parts, f"estimating {controller.model}", lambda block: len(block["model"]))
 
 
-def _largest(controller: SweepController, dtype: str) -> Iterator[Record]:
+def _largest(controller: SweepController, dtype: str | None) -> Iterator[Record]:
     """One row an answer of the planner."""
     from shmoo.estimators.graph.dtypes import matrix_dtype
+    from shmoo.estimators.predict.tabular import flatten, memory_record
     from shmoo.estimators.sweep.on_chip import largest_on_chip
 
     name = next(iter(controller.axes), "")
@@ -225,63 +268,85 @@ def _largest(controller: SweepController, dtype: str) -> Iterator[Record]:
         row: Record = {
             "model": controller.model,
             "arch": found.arch,
-            "dtype": dtype,
+            "dtype": found.dtype,
             "runtime": found.runtime,
             **found.settings,
             name: found.value,
         }
         if found.value is None:
             row[f"{name}_reason"] = f"not even the smallest size stays on chip: {found.limit}"
-        yield row | {"footprint_bytes": found.footprint_bytes, "on_chip_bytes": found.capacity_bytes, "limit": found.limit}
+        row |= {"footprint_bytes": found.footprint_bytes, "on_chip_bytes": found.capacity_bytes, "limit": found.limit}
+        yield row | flatten(memory_record(found.memory))
 
 
-def _show_largest(rows: Sequence[Record], name: str, others: Sequence[str], units: Mapping[str, str]) -> None:
-    from shmoo.estimators.units import amount, size
+def _show_largest(rows: Sequence[Record], name: str, others: Sequence[str], units: Mapping[str, str], view: View) -> None:
+    from shmoo.estimators.units import size, yes_or_no
 
     why = {"memory": "memory is full", "tiling": "tiles spill", "none": "end of the axis"}
-    lines = [
+    lines: list[list[str | Cell]] = [
         [
             str(r["arch"]),
-            *(amount(r[other], units.get(other, "")) for other in others),
+            *(_setting(r[other], units.get(other, "")) for other in others),
             "none" if r[name] is None else str(r[name]),
-            size(r["footprint_bytes"]),
-            size(r["on_chip_bytes"]),
+            Cell(size(r["footprint_bytes"]), r["footprint_bytes"]),
+            Cell(size(r["on_chip_bytes"]), r["on_chip_bytes"]),
             why[str(r["limit"])],
+            yes_or_no(r["fits"]),
         ]
         for r in rows
     ]
-    output.table(["arch", *others, f"largest {name}", "footprint", "on chip", "beyond it"], lines)
+    headers = ["arch", *others, f"largest {name}", "footprint", "on chip", "beyond it", "fits"]
+    output.table(headers, lines, drop=("on chip", "footprint"), view=view)
 
 
-def _show(rows: Sequence[Record], varied: Sequence[str], units: Mapping[str, str]) -> None:
-    from shmoo.estimators.units import amount, si, size, yes_or_no
+def _setting(value: Any, unit: str) -> str | Cell:
+    """A value of an axis, sorted by the number where it is one."""
+    from shmoo.estimators.units import amount
 
-    lines = []
-    for r in _worth_showing(rows):
+    text = amount(value, unit)
+    return Cell(text, value) if isinstance(value, int | float) and not isinstance(value, bool) else text
+
+
+RESULTS = ("latency", "90 % interval", "rate", "achieved", "energy", "memory", "fits", "tiles")
+DROP = ("tiles", "memory", "rate", "achieved", "fits", "90 % interval", "energy")
+"""Columns in the order in which a narrow terminal leaves them out."""
+
+
+def _show(rows: Sequence[Record], varied: Sequence[str], units: Mapping[str, str], view: View) -> None:
+    from shmoo.estimators.units import si, size, yes_or_no
+
+    lines: list[list[str | Cell]] = []
+    for r in rows:
         interval = f"{si(r['latency_s_low'], 's')} - {si(r['latency_s_high'], 's')}" if r["latency_s_low"] is not None else ""
         lines.append(
             [
                 str(r["arch"]),
-                *(amount(r[name], units.get(name, "")) for name in varied),
-                si(r["latency_s"], "s"),
+                *(_setting(r[name], units.get(name, "")) for name in varied),
+                output.quantity(r["latency_s"], "s"),
                 interval,
-                si(r["throughput_per_s"], "/s"),
-                si(r["flops"] / r["latency_s"], "flop/s"),
-                si(r["energy_j"], "J"),
-                size(r["peak_memory_bytes"]),
+                output.quantity(r["throughput_per_s"], "/s"),
+                output.quantity(r["flops"] / r["latency_s"], "flop/s"),
+                output.quantity(r["energy_j"], "J"),
+                Cell(size(r["peak_memory_bytes"]), r["peak_memory_bytes"]),
                 yes_or_no(r["fits"]),
-                si(r["tiles"], ""),
+                output.quantity(r["tiles"], ""),
             ]
         )
-    output.table(["arch", *varied, "latency", "90 % interval", "rate", "achieved", "energy", "memory", "fits", "tiles"], lines)
+    output.table(["arch", *varied, *RESULTS], lines, drop=DROP, common=("arch",), view=view)
 
 
-def _worth_showing(rows: Sequence[Record]) -> Sequence[Record]:
+def _worth_showing(blocks: Sequence[Columns]) -> list[Record]:
     """All rows, or the fastest of each architecture where there are too many to read."""
-    if len(rows) <= SHOWN_ROWS:
-        return rows
+    from shmoo.estimators.sweep.controller import rows_of
+
+    count = sum(len(block["model"]) for block in blocks)
+    if count <= SHOWN_ROWS:
+        return [row for block in blocks for row in rows_of(block)]
     by_arch: dict[str, list[Record]] = {}
-    for row in sorted(rows, key=lambda row: row["latency_s"]):
-        by_arch.setdefault(str(row["arch"]), []).append(row)
-    output.message(f"{len(rows)} rows, of which the {FASTEST} fastest of each architecture are shown; --csv FILE has all")
-    return [row for found in by_arch.values() for row in found[:FASTEST]]
+    for block in blocks:
+        fastest = sorted(range(len(block["model"])), key=block["latency_s"].__getitem__)[:FASTEST]
+        for row in rows_of({name: [column[place] for place in fastest] for name, column in block.items()}):
+            by_arch.setdefault(str(row["arch"]), []).append(row)
+    output.message(f"{count} rows, of which the {FASTEST} fastest of each architecture are shown; --csv FILE has all")
+    order = sorted(by_arch, key=lambda arch: min(row["latency_s"] for row in by_arch[arch]))
+    return [row for arch in order for row in sorted(by_arch[arch], key=lambda row: row["latency_s"])[:FASTEST]]

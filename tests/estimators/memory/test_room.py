@@ -7,12 +7,12 @@ import pytest
 from shmoo.estimators.costs.quantize import SCHEMES, quantized, saved_bytes
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import builtin_names, load_profile
-from shmoo.estimators.memory.peak import peak_memory_bytes
+from shmoo.estimators.memory.peak import peak_memory_bytes, resident_weight_bytes
 from shmoo.estimators.memory.room import MemoryRoom, memory_room, state_bytes
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.tabular import estimate_record, flatten
 from shmoo.estimators.sweep.controller import DRAWN_POINTS, SweepController
-from shmoo.runs.plots.sweeps import sweep_figure
+from shmoo.runs.plots.sweeps import sweep_figures
 from tests.build import GraphBuilder
 
 GIB = 2.0**30
@@ -108,6 +108,23 @@ def test_saved_bytes_are_those_of_the_quantized_graphs(scheme: str) -> None:
     assert saved_bytes([small])[scheme] == 0
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_pieces_that_share_a_weight_save_it_once(scheme: str) -> None:
+    """A table that one piece looks up in stays beside the copy that the product of another reads."""
+    pieces = []
+    for size in (4, 8):
+        b = GraphBuilder()
+        table, shared = b.tensor((512, 256), "parameter", "table"), b.tensor((256, 256), "parameter", "shared")
+        x = b.call("linear", {"input": b.tensor((size, 256)), "weight": shared}, (size, 256))
+        if size == 4:
+            x = b.call("linear", {"input": x, "weight": table}, (4, 512))
+        else:
+            x = b.call("embedding", {"weight": table, "indices": b.tensor((size,))}, (size, 256))
+        pieces.append(b.graph(x))
+    small = quantized(pieces, scheme)
+    assert saved_bytes(pieces)[scheme] == resident_weight_bytes(pieces) - resident_weight_bytes(small)
+
+
 def test_a_record_says_whether_it_fits() -> None:
     """The layer does not fit into 8 MiB: its rows have one value a column."""
     profile = load_profile("gpu_l4").with_values({"capacity.dram": 8 * 2.0**20})
@@ -141,11 +158,11 @@ def test_plots_tell_what_does_not_fit() -> None:
     axes = {"capacity.dram": (2.0**20, 2.0**21, 2.0**30), "bandwidth.dram": (1e11, 2e11, 4e11)}
     sweep = SweepController("layer", lambda point: (wide_layer(),), [load_profile("gpu_l4")], profile_axes=axes)
     rows = list(sweep.rows())
-    maps, crosses = sweep_figure(rows, list(axes)).data
-    assert (maps.type, crosses.type) == ("heatmap", "scatter")
+    (chart,) = sweep_figures(rows, list(axes))["map"].charts
+    heat, crosses = chart.marks
     assert set(zip(crosses.x, crosses.y, strict=True)) == {(x, y) for x in (0, 1) for y in (0, 1, 2)}
-    assert "does not fit" in maps.hovertext[0][0]
-    assert "does not fit" not in maps.hovertext[0][2]
+    assert "does not fit" in heat.texts[0]
+    assert "does not fit" not in heat.texts[2]
     rows = [row for row in rows if row["bandwidth.dram"] == 1e11]
-    curve = next(trace for trace in sweep_figure(rows, ["capacity.dram"]).data if trace.xaxis == "x")
-    assert curve.marker.symbol == ("circle-open", "circle-open", "circle")
+    curve = sweep_figures(rows, ["capacity.dram"])["curves"].charts[0].marks[0]
+    assert curve.hollow == (True, True, False)

@@ -11,8 +11,9 @@ from shmoo.estimators.machine.coefficients import DEFAULTS, Coefficients
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.present.inspection import inspect_graphs, parent_of, paths_to
+from shmoo.estimators.units import si
 from shmoo.harness.cli.app import cli
-from shmoo.harness.pages.inspect import call_time, graph_data, make_figure, write_page
+from shmoo.harness.pages.inspect import COLOURS, call_time, graph_data, headline, module_data, write_page
 from tests.build import GraphBuilder
 
 ARCH = "cpu_server_generic"
@@ -93,21 +94,45 @@ def test_the_page_holds_the_graph_of_kernels():
     assert {kernel["bound"] for kernel in data["kernels"]} <= set(data["colours"])
 
 
-def test_the_figure_has_a_node_a_module_and_needs_no_network(tmp_path):
-    """Ids are unique, parents exist, names are escaped; the page loads nothing."""
+def test_the_icicle_has_a_box_a_module_and_the_page_needs_no_network(tmp_path):
+    """Each box stands on an earlier one that holds it, the model on none; names are escaped; the page loads nothing."""
     found = inspection()
     found = msgspec.structs.replace(found, model="<script>alert(1)</script>")
-    trace = make_figure(found, ARCH).data[0]
-    assert len(set(trace.ids)) == len(found.modules)
-    assert all(parent in ("", *trace.ids) for parent in trace.parents)
-    assert sum(trace.values) == pytest.approx(found.modules[0].on[ARCH].latency_s)
+    boxes = module_data(found, ARCH)["boxes"]
+    assert [box["label"] for box in boxes] == [found.model, "body", "fc1", "act", "fc2"]
+    assert [box["parent"] for box in boxes] == [-1, 0, 1, 1, 0]
+    assert boxes[0]["share"] == pytest.approx(1.0)
+    assert boxes[1]["share"] == pytest.approx(boxes[2]["share"] + boxes[3]["share"])
     page = tmp_path / "page.html"
     write_page(found, ARCH, page)
     text = page.read_text(encoding="utf-8")
     assert "<script>alert(1)" not in text
     assert 'src="http' not in text
+    assert len(text) < 200_000
     assert found._repr_html_().count("<tr>") == 1 + len(found.tree(2))
     assert "<script>" not in found._repr_html_()
+
+
+def test_the_headline_says_how_long_and_why(tmp_path):
+    """The call's time, the shares of its bounds with the largest first, and the operator that takes most."""
+    found = inspection()
+    whole, text = found.modules[0].on[ARCH], headline(found, ARCH)
+    assert text.startswith(f"One call takes {si(whole.latency_s, 's')}, bound by ")
+    assert text.index(whole.bound) == min(text.index(name) for name in whole.bound_s if name in text)
+    assert f"; {found.operators[0].name} takes" in text
+
+
+def luminance(colour):
+    """Relative luminance as WCAG 2 defines it."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_white_text_reads_on_every_bound():
+    """A contrast of 4.5 to 1 or more."""
+    for name, colour in COLOURS.items():
+        assert 1.05 / (luminance(colour) + 0.05) >= 4.5, name
 
 
 def small_layers(count=40):
@@ -161,7 +186,9 @@ def test_inspect_writes_json_csv_and_a_page(tmp_path):
     assert document["architectures"] == [ARCH, "gpu_h100"]
     assert {op["name"] for op in document["operators"]} >= {"aten.conv2d", "aten.batch_norm"}
     assert len(csv_path.read_text().splitlines()) == 1 + len(document["modules"])
-    assert html_path.stat().st_size > 1_000_000
+    page = html_path.read_text(encoding="utf-8")
+    assert f"<h1>resnet_block on {ARCH}</h1>" in page
+    assert page.rstrip().endswith("</html>")
 
 
 def test_inspect_shows_modules_and_operators():

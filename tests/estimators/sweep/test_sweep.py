@@ -9,7 +9,9 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, single_call_graph
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.sweep.controller import SweepController
-from shmoo.runs.plots.sweeps import sweep_figure
+from shmoo.estimators.variants import variant
+from shmoo.runs.plots.chart import Contour, Heat, Points, Regions
+from shmoo.runs.plots.sweeps import Machines, sweep_answer, sweep_figures
 from tests.build import GraphBuilder
 
 
@@ -102,6 +104,39 @@ def test_many_points_are_the_same_rows_without_intervals(monkeypatch: pytest.Mon
                 assert many[name] == (pytest.approx(value, rel=1e-12) if isinstance(value, float) else value), name
 
 
+def large(axes: dict) -> tuple[Graph, ...]:
+    """A sum of 64 MB, which takes as long as its bytes."""
+    x = TensorSpec((4096, 4096))
+    return (single_call_graph(OpCall("aten.add", (x, x), (x,), ("self", "other"))),)
+
+
+@pytest.mark.parametrize("name", ["cpu_server_generic", "gpu_t4", "tpu_v4", "kpu_t64"])
+def test_points_drawn_together_have_the_intervals_of_each_alone(name: str) -> None:
+    """Every column of every point, ends of intervals and shares of the basis included, to the last bit."""
+    profile = load_profile(name)
+    main = f"bandwidth.{profile.levels[-1]}"
+    count = next(axis for axis in ("count.sms", "count.tiles", "count.units", "count.cores") if profile.get(axis))
+    axes = {count: (profile.value(count), 2 * profile.value(count)), main: (1e11, 2e11, 4e11)}
+    together = list(SweepController("block", block, [profile], profile_axes=axes).rows())
+    alone = [
+        row
+        for first in axes[count]
+        for second in axes[main]
+        for row in SweepController("block", block, [variant(profile, {count: first, main: second})]).rows()
+    ]
+    assert len(together) == 6
+    for many, one in zip(together, alone, strict=True):
+        assert {column: many[column] for column in one} == one
+
+
+def test_time_on_the_device_follows_the_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice the bandwidth takes half the time, with intervals and without."""
+    for limit in (256, 1):
+        monkeypatch.setattr("shmoo.estimators.sweep.controller.DRAWN_POINTS", limit)
+        rows = list(SweepController("sum", large, PROFILES[1:], profile_axes={"bandwidth.dram": (1e11, 2e11)}).rows())
+        assert rows[0]["device_s"] == pytest.approx(2 * rows[1]["device_s"], rel=0.05)
+
+
 def test_fusion_and_runtimes_are_axes() -> None:
     """On two machines with two and one of the runtimes, fused and not: six rows; fusing never moves more bytes."""
     profiles = [load_profile(name) for name in ("gpu_h100", "tpu_v4")]
@@ -131,29 +166,31 @@ def test_threads_are_for_the_cpus_among_the_machines() -> None:
 
 
 def test_one_axis_draws_curves_and_two_draw_a_shmoo() -> None:
-    """Every architecture has its trace, and every point is in it."""
+    """Every architecture has its curve or map, and every point is in it."""
     rows = list(SweepController("linear", linear, PROFILES, {"n": (64, 128, 256)}).rows())
-    curves = sweep_figure(rows, ["n"])
-    assert {tuple(trace.x) for trace in curves.data if trace.xaxis == "x"} == {(64, 128, 256)}
+    latency = sweep_figures(rows, ["n"])["curves"].charts[0]
+    assert [mark.x for mark in latency.marks] == [(64, 128, 256)] * 2
     rows = list(SweepController("linear", linear, PROFILES, {"n": (64, 128, 256), "m": (8, 16, 32, 64)}).rows())
-    shmoo = sweep_figure(rows, ["n", "m"])
-    assert [trace.type for trace in shmoo.data] == ["heatmap"] * 2
-    assert len(shmoo.data[0].z) == 4
+    maps = sweep_figures(rows, ["n", "m"])["map"]
+    assert [chart.title for chart in maps.charts] == [profile.name for profile in PROFILES]
+    for chart in maps.charts:
+        (heat,) = chart.marks
+        assert isinstance(heat, Heat)
+        assert [len(line) for line in heat.layers[0].z] == [3] * 4
     with pytest.raises(InputError, match="at least one axis"):
-        sweep_figure(rows, [])
+        sweep_figures(rows, [])
 
 
 def test_further_axes_are_curves_of_their_own() -> None:
     """Two machines x fusion on and off x two widths, along the batch: eight curves of latency, named by what differs."""
     rows = list(SweepController("linear", linear, PROFILES, {"m": (8, 16, 32), "n": (64, 128)}, fusion=(True, False)).rows())
-    figure = sweep_figure(rows, ["m", "n", "fusion"])
-    latency = [trace for trace in figure.data if trace.xaxis == "x"]
-    assert len(latency) == len({trace.name for trace in latency}) == 2 * 2 * 2
+    charts = {chart.y.title: chart for chart in sweep_figures(rows, ["m", "n", "fusion"])["curves"].charts}
+    assert {"latency", "throughput", "achieved rate", "tiles", "energy"} <= set(charts)
+    latency = charts["latency"].marks
+    assert len(latency) == len({mark.name for mark in latency}) == 2 * 2 * 2
     assert latency[0].name == "cpu_server_generic, n 64, fusion on"
-    titles = {text.text for text in figure.layout.annotations}
-    assert {"latency", "throughput", "achieved rate", "tiles over footprint", "energy over latency"} <= titles
-    styles = {(trace.line.color, trace.line.dash, trace.marker.symbol) for trace in latency}
-    assert len(styles) == len(latency)
+    assert len({(mark.colour, mark.line, mark.symbol) for mark in latency}) == len(latency)
+    assert all(mark.low and mark.high for mark in latency)
 
 
 def test_a_shmoo_shows_any_quantity_with_its_unit() -> None:
@@ -161,22 +198,55 @@ def test_a_shmoo_shows_any_quantity_with_its_unit() -> None:
     axes = {"bandwidth.dram": (100e9, 200e9, 400e9), "capacity.l3": (2.0**23, 2.0**25, 2.0**27)}
     (machine,) = (p for p in PROFILES if p.family == "cpu")
     rows = list(SweepController("linear", linear, [machine], profile_axes=axes).rows())
-    figure = sweep_figure(rows, list(axes), {"bandwidth.dram": "B/s", "capacity.l3": "B"})
-    assert tuple(figure.layout.xaxis.ticktext) == ("100 GB/s", "200 GB/s", "400 GB/s")
-    assert tuple(figure.layout.yaxis.ticktext) == ("8.00 MiB", "32.0 MiB", "128 MiB")
-    buttons = {button.label: button for button in figure.layout.updatemenus[0].buttons}
-    assert {"achieved rate", "latency", "energy", "tiles"} <= set(buttons)
-    (latencies,) = buttons["latency"].args[0]["z"]
-    assert 10 ** latencies[0][0] == pytest.approx(rows[0]["latency_s"])
-    assert buttons["latency"].args[1]["coloraxis.reversescale"] is True
+    (chart,) = sweep_figures(rows, list(axes), {"bandwidth.dram": "B/s", "capacity.l3": "B"})["map"].charts
+    assert chart.x.labels == ("100 GB/s", "200 GB/s", "400 GB/s")
+    assert chart.y.labels == ("8.00 MiB", "32.0 MiB", "128 MiB")
+    layers = {layer.name: layer for layer in chart.marks[0].layers}
+    assert {"achieved rate", "latency", "energy", "tiles"} <= set(layers)
+    assert layers["latency"].z[0][0] == rows[0]["latency_s"]
+    assert layers["latency"].less
+    assert not layers["achieved rate"].less
+
+
+def test_the_working_set_leaves_the_chip_between_two_cells() -> None:
+    """A border wherever one cell fits and its neighbour does not; the machine as built is marked between its cells."""
+    rows = list(SweepController("linear", linear, PROFILES[:1], {"n": (64, 128, 256), "m": (8, 16, 32)}).rows())
+    name, between = PROFILES[0].name, 0.5 * (rows[0]["peak_memory_bytes"] + rows[3]["peak_memory_bytes"])
+    machines = Machines({name: {"n": 64 * 2**0.5, "m": 16}}, lambda row: between)
+    (chart,) = sweep_figures(rows, ["n", "m"], machines=machines)["map"].charts
+    outside = {(i, k) for i in range(3) for k in range(3) if rows[3 * i + k]["peak_memory_bytes"] > between}
+    (contour,) = (mark for mark in chart.marks if isinstance(mark, Contour))
+    crossed = {(i, k) for i in range(2) for k in range(3) if ((i, k) in outside) != ((i + 1, k) in outside)}
+    assert {(x - 0.5, y + 0.5) for x, y, x1, _ in contour.pieces if x == x1} == crossed
+    assert crossed
+    (built,) = (mark for mark in chart.marks if isinstance(mark, Points))
+    assert (built.x[0], built.y) == (pytest.approx(0.5), (1.0,))
+
+
+def test_the_winner_of_each_cell_is_on_the_page() -> None:
+    """The machine with the least time; the answer names it with its share, and the fastest point of all."""
+    rows = list(SweepController("linear", linear, PROFILES, {"n": (64, 128, 256), "m": (8, 16, 32)}).rows())
+    fastest = sweep_figures(rows, ["n", "m"])["winner"].charts[0]
+    (regions,) = fastest.marks
+    assert isinstance(regions, Regions)
+    for k, m in enumerate((8, 16, 32)):
+        for i, n in enumerate((64, 128, 256)):
+            here = [row for row in rows if (row["n"], row["m"]) == (n, m)]
+            assert regions.names[regions.index[k][i]] == min(here, key=lambda row: row["latency_s"])["arch"]
+    winners = [regions.names[number] for line in regions.index for number in line]
+    best = max(set(winners), key=winners.count)
+    answer = sweep_answer(rows, ["n", "m"])
+    assert f"{best} is the fastest machine at {winners.count(best) / 9:.0%}".replace("%", " %") in answer
+    least = min(rows, key=lambda row: row["latency_s"])
+    assert f"on {least['arch']} at n {least['n']}, m {least['m']}" in answer
 
 
 def test_runtimes_of_one_machine_are_curves_of_their_own() -> None:
     """Eager and inductor of two machines: four curves of latency, a colour a machine and a dash a runtime."""
     rows = list(SweepController("linear", linear, PROFILES, {"n": (64, 128)}, runtimes=("eager", "inductor")).rows())
-    latency = [trace for trace in sweep_figure(rows, ["n", "runtime"]).data if trace.xaxis == "x"]
-    assert len({trace.name for trace in latency}) == 4
-    assert len({trace.line.color for trace in latency}) == 2
+    latency = sweep_figures(rows, ["n", "runtime"])["curves"].charts[0].marks
+    assert len({mark.name for mark in latency}) == 4
+    assert len({mark.colour for mark in latency}) == 2
 
 
 def test_another_type_changes_bytes_and_nothing_else() -> None:
@@ -189,3 +259,21 @@ def test_another_type_changes_bytes_and_nothing_else() -> None:
     index = TensorSpec((4,), "int64")
     lookup = single_call_graph(OpCall("aten.relu", (index,), (index,), ("self",)))
     assert with_dtype(lookup, "bf16") == lookup
+
+
+@pytest.mark.parametrize("parts", [1, 2, 5, 7, 40])
+@pytest.mark.parametrize("points", [3, 300])
+def test_parts_in_order_are_all_rows(parts: int, points: int) -> None:
+    """With intervals, and beyond the number of variants that have them; only the parts that need a graph ask for it."""
+    asked = []
+
+    def source(settings: dict) -> tuple[Graph, ...]:
+        asked.append(settings)
+        return linear(settings)
+
+    changed = {"bandwidth.dram": [1e11 * (1 + n) for n in range(points)], "tile_m": [8.0, 16.0]}
+    sweep = SweepController("linear", source, [load_profile("kpu_t64")], {"n": (64, 128, 256)}, changed)
+    whole = list(sweep.rows())
+    asked.clear()
+    assert [row for part in range(parts) for row in sweep.rows(part=part, parts=parts)] == whole
+    assert len(asked) <= parts + 2

@@ -19,6 +19,8 @@ COMMANDS = (
     ["sweep", "linear", "--axis", "n=1,2", "--arch", "gpu_t4"],
     ["sweep", "mlp", "--largest-on-chip", "--axis", "hidden=64,128", "--arch", "kpu_t64@capacity.l3=64KiB"],
     ["inspect", "mlp", "--arch", "tpu_v4"],
+    ["advise", "mlp", "--arch", "tpu_v4"],
+    ["advise", "mlp", "--arch", "brief_cpu", "--machine"],
     ["fusion", "mlp"],
     ["trace", "mlp", "--arch", "kpu_t64"],
     ["trace", "mlp", "--arch", "gpu_h100"],

@@ -178,7 +178,7 @@ class Host:
     def __init__(self, cold):
         self.cold = cold
         self.now = 0.0
-        self.rounds = 0
+        self.rounds = self.touched = 0
 
     def clock(self):
         return self.now
@@ -187,6 +187,7 @@ class Host:
         cold = min(self.cold, nbytes)
         self.cold -= cold
         self.rounds += 1
+        self.touched = nbytes
         self.now += 3e-9 * cold + 0.4e-9 * (nbytes - cold)
 
 
@@ -201,6 +202,22 @@ def test_memory_is_touched_until_it_is_warm():
     assert host.rounds == 4
     pages.warm(1_000_000)
     assert host.rounds == 4
+
+
+def test_less_is_touched_while_all_is_warm():
+    """Half as much each time, a sixteenth in the end; all of it again, and until it is warm, once that is cold."""
+    host = Host(0)
+    pages = FreshPages(host.touch, host.clock)
+    touched = []
+    for _ in range(7):
+        pages.warm(400_000_000)
+        touched.append(host.touched)
+    assert touched == [400_000_000, 200_000_000, 100_000_000, 50_000_000, 25_000_000, 25_000_000, 25_000_000]
+    host.cold, host.rounds = 25_000_000 + 400_000_000, 0
+    pages.warm(400_000_000)
+    assert host.rounds == 3
+    assert host.cold == 0
+    assert host.touched == 400_000_000
 
 
 def test_warming_ends_where_memory_stays_cold():

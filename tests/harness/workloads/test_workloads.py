@@ -15,7 +15,7 @@ from shmoo.estimators.costs import graph_cost
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.registry import DuplicateNameError
 from shmoo.harness.capture import CaptureFamily, capture_workload
-from shmoo.harness.module import Axis, Built, Maker, Size, dim, workload
+from shmoo.harness.module import REPEATED, Axis, Built, Maker, Size, dim, workload
 from shmoo.harness.workloads import WORKLOADS, find_workload, resolve_model
 
 OPERATORS = """linear bmm conv conv_transpose add add_scalar sub mul div relu leaky_relu elu gelu silu sigmoid tanh hardswish
@@ -312,3 +312,18 @@ def test_an_image_config_takes_pixels(models) -> None:
     (graph,) = capture_workload(resolve_model("hf:vit.json"), {"batch": 2}).graphs
     assert next(value for value in graph.values if value.kind == "input").spec.shape == (2, 3, 32, 32)
     assert prod(graph.calls[-1].outputs[0].shape) == 2 * 2
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (2, REPEATED), (7, 300_001)])
+def test_large_tensors_repeat_numbers_that_are_normally_distributed(shape):
+    """Of the shape and dtype asked for, mean 0 and variance 1 within five standard errors; every element is written."""
+    torch.manual_seed(0)
+    values = Maker("float32", "cpu").tensor(*shape)
+    assert values.shape == shape
+    assert values.dtype == torch.float32
+    count = min(values.numel(), REPEATED)
+    assert abs(values.mean().item()) < 5 / count**0.5
+    assert abs(values.var().item() - 1) < 5 * (2 / count) ** 0.5 + (values.numel() < 100)
+    if values.numel() > REPEATED:
+        flat = values.flatten()
+        assert torch.equal(flat[REPEATED : 2 * REPEATED], flat[: min(REPEATED, values.numel() - REPEATED)])

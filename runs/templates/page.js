@@ -1,17 +1,5 @@
 "use strict";
 (() => {
-  const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  const ink = () => getComputedStyle(document.documentElement).getPropertyValue("--soft").trim();
-  const plots = [...document.querySelectorAll(".plot")];
-  const settings = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
-
-  for (const plot of plots) {
-    const figure = JSON.parse(document.getElementById(plot.id.replace("plot-", "data-")).textContent);
-    figure.layout.font.color = ink();
-    Plotly.newPlot(plot, figure.data, figure.layout, settings);
-  }
-  dark.addEventListener("change", () => plots.forEach((plot) => Plotly.relayout(plot, { "font.color": ink() })));
-
   const key = (row, column) => {
     const cell = row.cells[column];
     return "key" in cell.dataset ? Number(cell.dataset.key) : cell.textContent.trim().toLowerCase();
@@ -31,11 +19,8 @@
     });
     body.append(...rows);
   };
-  for (const header of document.querySelectorAll("table.sortable th")) {
-    header.addEventListener("click", () => sort(header));
-    header.addEventListener("keydown", (event) => {
-      if (event.key === "Enter") sort(header);
-    });
+  for (const button of document.querySelectorAll("table.sortable th button")) {
+    button.addEventListener("click", () => sort(button.closest("th")));
   }
 
   const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
@@ -46,4 +31,5 @@
     { rootMargin: "-30% 0px -60% 0px" },
   );
   document.querySelectorAll("section").forEach((section) => watcher.observe(section));
+  window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => { part.open = true; }));
 })();

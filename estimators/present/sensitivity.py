@@ -1,0 +1,124 @@
+"""What a machine's parts are worth to a model: each changed alone, and what that buys in time, energy and power."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from shmoo.estimators.graph.dtypes import matrix_dtype
+from shmoo.estimators.machine.catalogue import followers
+from shmoo.estimators.machine.coefficients import listed
+from shmoo.estimators.machine.profile import ArchitectureProfile
+from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.tabulated import tabulated
+from shmoo.estimators.present.advice import Aim, Comparison, Effect
+from shmoo.estimators.present.setups import GraphsOf, Setup
+from shmoo.estimators.variants import variant
+
+FACTOR = 2.0
+"""By which each part is multiplied; launches are divided by it."""
+_COUNTED = {"cpu": "count.cores", "gpu": "count.sms", "tpu": "count.units", "kpu": "count.tiles"}
+NO_AREA = "no profile states an area"
+
+
+class Lever(msgspec.Struct, frozen=True):
+    """One part of a machine changed, with what it brings along (`variants.variant`).
+
+    Attributes:
+        name: of the coefficient. before, after: its values, in `unit`.
+        follows: coefficients that change with it.
+        average_power_w: of the call, then; `None` where the profile has no energy coefficients.
+        power_cap_w: of the changed machine, where the profile has one.
+        note: what the numbers leave out; "" for nothing.
+    """
+
+    name: str
+    unit: str
+    before: float
+    after: float
+    follows: tuple[str, ...]
+    effect: Effect
+    average_power_w: float | None
+    power_cap_w: float | None
+    note: str
+
+
+class Sensitivity(msgspec.Struct, frozen=True):
+    """A machine's levers for one model, the principal bottleneck first."""
+
+    model: str
+    arch: str
+    aim: Aim
+    setup: Setup
+    levers: tuple[Lever, ...]
+
+    @property
+    def bottleneck(self) -> Lever | None:
+        """The first lever that helps by more than its uncertainty; not the clock, which makes every unit faster at once."""
+        helping = (lever for lever in self.levers if lever.effect.verdict(self.aim) == "better" and lever.name != "clock")
+        return next(helping, None)
+
+
+def sensitivity(
+    profile: ArchitectureProfile, setup: Setup, graphs_of: GraphsOf, model: str, *, aim: Aim = "time", seed: int = 0
+) -> Sensitivity:
+    """What each part of a machine is worth to a model.
+
+    Machines that do not exist have no fitted corrections, so the machine as it is is priced without them too.
+
+    Raises:
+        InputError, or what `graphs_of` raises: the model cannot be estimated.
+    """
+    physical = profile.replacing(residual=())
+    work = tabulated(graphs_of(setup), setup.runtime, profile.family, matrix_dtype(setup.dtype), setup.fused)
+    comparison = Comparison(physical, work, setup.runtime, setup.batch, seed)
+    levers = []
+    for name, factor in parts_of(profile, setup.runtime):
+        known = listed(physical)[name]
+        machine = variant(physical, {name: known.value * factor})
+        effect = comparison.effect(AnalysisDirector(machine), work, setup.runtime, setup.batch)
+        power = None if effect.energy_j is None else effect.energy_j.value / effect.latency_s.value
+        levers.append(
+            Lever(
+                name,
+                known.unit,
+                known.value,
+                known.value * factor,
+                tuple(dict.fromkeys(other for other, _ in followers(name, profile.family, profile.coefficients))),
+                effect,
+                power,
+                machine.value("power.tdp", 0.0) or None,
+                _note(name, profile, power, machine.value("power.tdp", 0.0)),
+            )
+        )
+
+    def place(lever: Lever) -> float:
+        gain = lever.effect.gain(aim)
+        return -(gain.value if gain else 1.0)
+
+    return Sensitivity(model, profile.name, aim, setup, tuple(sorted(levers, key=place)))
+
+
+def parts_of(profile: ArchitectureProfile, runtime: str) -> Sequence[tuple[str, float]]:
+    """The coefficients of a machine to change, each with its factor."""
+    names = [
+        _COUNTED[profile.family],
+        "clock",
+        *(f"{stem}.{level}" for level in profile.levels for stem in ("bandwidth", "capacity")),
+    ]
+    parts = [(name, FACTOR) for name in names if name in profile.coefficients]
+    known = listed(profile) if profile.host else profile.coefficients
+    return parts + [(name, 1.0 / FACTOR) for name in (f"launch.{runtime}", "launch") if name in known][:1]
+
+
+def _note(name: str, profile: ArchitectureProfile, power_w: float | None, cap_w: float) -> str:
+    notes = []
+    if power_w is not None and name == "clock":
+        notes.append("energy at an unchanged voltage, which a higher clock does not allow")
+    brings = [other for other, _ in followers(name, profile.family, profile.coefficients)]
+    if power_w is not None and name.startswith("count.") and "power.static" not in brings:
+        notes.append("static power as it is")
+    if power_w is not None and cap_w and power_w > cap_w:
+        notes.append(f"{power_w:.0f} W on average is beyond the cap of {cap_w:.0f} W")
+    return "; ".join(notes)

@@ -1,0 +1,273 @@
+"""Advice as sentences that a person can act on, and as plain records for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from shmoo.estimators.graph.records import Interval
+from shmoo.estimators.predict.tabular import Record, estimate_record, interval_record, memory_record, or_reason
+from shmoo.estimators.present.advice import Advice, Aim, Effect, WhatIf, best_of_each_kind
+from shmoo.estimators.present.sensitivity import NO_AREA, Lever, Sensitivity
+from shmoo.estimators.present.setups import Setup
+from shmoo.estimators.units import amount, percent, si, size
+
+_BOUND = {"compute": "computing", "memory": "moving data", "launch": "launching kernels", "entry": "entering the graph"}
+_SHOWN = 3
+"""Changes that get a sentence each."""
+_ALMOST = 0.05
+"""Shares and gains below which nothing is worth a sentence."""
+_CHECK = {"type", "quantization", "together"}
+"""Kinds of changes that change what a model computes."""
+_UNMEASURED = 0.5
+"""Share of the time on unmeasured coefficients from which on the reader is told."""
+
+
+def times(ratio: Interval | None) -> str:
+    """A ratio with its interval: "1.93 (1.71 to 2.20)"."""
+    if ratio is None:
+        return "unknown"
+    return f"{_digits(ratio.value)} ({_digits(ratio.low)} to {_digits(ratio.high)})"
+
+
+def _digits(ratio: float) -> str:
+    return f"{ratio:.0f}" if ratio >= 100 else f"{ratio:.1f}" if ratio >= 10 else f"{ratio:.2f}"
+
+
+def headline(advice: Advice) -> str:
+    """What a call takes as it is."""
+    e = advice.estimate
+    latency = f"{si(e.latency_s.value, 's')} ({si(e.latency_s.low, 's')} to {si(e.latency_s.high, 's')})"
+    joules = f", {si(e.energy_j.value, 'J')} ({si(e.energy_j.low, 'J')} to {si(e.energy_j.high, 'J')})" if e.energy_j else ""
+    quantized = f", {advice.setup.quantize}" if advice.setup.quantize else ""
+    return (
+        f"{advice.model} on {e.arch}, batch {e.batch}, {e.dtype}{quantized}, {e.runtime}: a call takes {latency}{joules}; "
+        f"it needs {size(e.memory.needed_bytes)} of {size(e.memory.capacity_bytes)}"
+    )
+
+
+def advice_sentences(advice: Advice, command: str) -> list[str]:
+    """What to know and what to do, most important first.
+
+    Args:
+        command: that estimates the model, without what a setup says.
+    """
+    return [
+        *_room(advice),
+        *_whereabouts(advice),
+        *_kernels(advice),
+        *_changes(advice, command),
+        *_caveats(advice),
+        f"More: {command} {advice.setup.options} --json; {command.replace('estimate', 'inspect', 1)} --depth 3 --sort time",
+    ]
+
+
+def _room(advice: Advice) -> Iterator[str]:
+    memory = advice.estimate.memory
+    if memory.fits is not False:
+        return
+    yield f"It does not fit: it {memory.advice}. Times and energies hold for a memory large enough."
+    fitting = [w.change.name for w in advice.what_ifs if w.memory.fits and w.change.kind in ("type", "quantization")]
+    if fitting:
+        yield f"On one device it fits with {', '.join(fitting)}."
+
+
+def _whereabouts(advice: Advice) -> Iterator[str]:
+    parts = sorted((share for share in advice.bounds if share.time_share >= _ALMOST), key=lambda share: -share.time_share)
+    text = ", ".join(f"{_BOUND[share.name]} {percent(share.time_share, digits=0)}" for share in parts)
+    joules = [share for share in advice.units if (share.energy_share or 0.0) >= _ALMOST]
+    named = [
+        f"{share.name} {percent(share.energy_share, digits=0)}" for share in sorted(joules, key=lambda s: -(s.energy_j or 0))
+    ]
+    yield f"The time goes to {text}" + (f"; the energy to {', '.join(named)}." if named else ".")
+
+
+def _kernels(advice: Advice) -> Iterator[str]:
+    above = [gap for gap in advice.kernels if gap.time_s - gap.roof_s > _ALMOST * advice.estimate.latency_s.value]
+    for gap in sorted(above, key=lambda gap: gap.roof_s - gap.time_s)[:1]:
+        several = f"{gap.count} kernels" if gap.count > 1 else "one kernel"
+        yield (
+            f"Most time above the roof: {gap.name} in {gap.module or 'the model itself'} ({several}) takes "
+            f"{si(gap.time_s, 's')} where the {gap.roof} roof allows {si(gap.roof_s, 's')}: {gap.why}."
+        )
+
+
+def _changes(advice: Advice, command: str) -> Iterator[str]:
+    aim = advice.aim
+    single = [w for w in advice.what_ifs if w.change.kind != "together" and w.memory.fits is not False]
+    best = best_of_each_kind(single, aim)
+    combined = [w for w in advice.sure if w.change.kind == "together"][:1]
+    for what_if in [*best, *combined]:
+        yield f"{_effect(what_if, advice)}: {_command(command, what_if.setup)}"
+    if not best:
+        yield f"No change here saves {aim} by more than the uncertainty of the difference."
+    if low := [w for w in single if w.change.kind == "8 bits" and w.effect.verdict(aim) == "better"]:
+        named = [f"{w.change.name} {times(w.effect.gain(aim))}" for w in low]
+        yield f"At most, with every tensor in 8 bits, which frameworks do not do as it stands: {', '.join(named)}."
+    if undecided := [w for w in single if w.effect.verdict(aim) == "open"]:
+        named = [f"{w.change.name} {times(w.effect.gain(aim))}" for w in undecided]
+        yield f"Not certain, because the interval of the gain holds 1: {', '.join(named)}; measure before you decide."
+    if same := [w.change.name for w in single if w.effect.verdict(aim) == "same"]:
+        yield f"No difference: {', '.join(same)}."
+    worse = [w for w in single if w.effect.verdict(aim) == "worse" and w.change.kind != "fusion"]
+    if worse:
+        yield f"Worse: {', '.join(f'{w.change.name} ({_worse(w.effect, aim)})' for w in worse)}."
+    for what_if in single:
+        if what_if.change.kind == "fusion" and what_if.effect.verdict(aim) == "worse":
+            yield (
+                f"Fusion already saves {percent(1.0 - what_if.gain(aim), digits=0)} of the {aim}: "
+                f"{advice.estimate.kernels} kernels in place of {what_if.kernels}."
+            )
+
+
+def _command(command: str, setup: Setup) -> str:
+    """The command that shows a setup; what fusion is worth is shown by `shmoo fusion`, which takes no more than sizes."""
+    if setup.fused:
+        return f"{command} {setup.options}"
+    model_and_machine = " ".join(command.split()[2:5])
+    return f"shmoo fusion {model_and_machine} --batch {setup.batch} --runtime {setup.runtime}"
+
+
+def _worse(effect: Effect, aim: Aim) -> str:
+    return (
+        f"{_digits(effect.speedup.value)} times as fast"
+        if aim == "time" or effect.energy_ratio is None
+        else (f"{_digits(effect.energy_ratio.value)} times the energy")
+    )
+
+
+def _effect(what_if: WhatIf, advice: Advice) -> str:
+    effect, base = what_if.effect, advice.estimate
+    larger = what_if.setup.batch != advice.setup.batch
+    rate = "times the throughput" if larger else "times as fast"
+    parts = [f"{what_if.change.name}: {times(effect.speedup)} {rate}"]
+    if effect.energy_ratio is not None:
+        parts.append(f"{times(effect.energy_ratio)} times the energy" + (" a sample" if larger else ""))
+    if larger:
+        parts.append(f"a call takes {si(effect.latency_s.value, 's')} in place of {si(base.latency_s.value, 's')}")
+    changes_results = what_if.change.kind in _CHECK and (
+        what_if.setup.dtype != advice.setup.dtype or what_if.setup.quantize != advice.setup.quantize
+    )
+    if changes_results:
+        parts.append("results change, so check the accuracy")
+    return ", ".join(parts)
+
+
+def _caveats(advice: Advice) -> Iterator[str]:
+    basis = advice.estimate.basis
+    unmeasured = {name: share for name, share in basis.items() if name not in ("fitted", "transferred") and share > 0}
+    if sum(unmeasured.values()) >= _UNMEASURED:
+        main = max(unmeasured, key=lambda name: unmeasured[name])
+        kind = {"datasheet": "datasheets and papers", "simulated": "simulated values", "fallback": "assumptions"}[main]
+        yield (
+            f"{percent(sum(unmeasured.values()), digits=0)} of the time rests on coefficients that nobody measured on this "
+            f"machine, mostly {kind}."
+        )
+    if advice.left_out:
+        yield f"Not estimated: {'; '.join(f'{name} ({why})' for name, why in advice.left_out.items())}."
+
+
+def sensitivity_sentences(levers: Sensitivity) -> list[str]:
+    """What the parts of a machine buy, most first."""
+    sentences = []
+    first = levers.bottleneck
+    if first is None:
+        sentences.append(f"No part alone saves {levers.aim} by more than the uncertainty of the difference.")
+    else:
+        sentences.append(f"The principal bottleneck is {_lever(first)}.")
+    decided = [lever for lever in levers.levers if lever is not first and lever.effect.verdict(levers.aim) == "better"]
+    sentences += [f"Next, {_lever(lever)}." for lever in decided[:_SHOWN]]
+    for verdict, text in (("open", "Not certain, because the interval of the gain holds 1"), ("same", "Alone these buy nothing")):
+        if named := [lever.name for lever in levers.levers if lever.effect.verdict(levers.aim) == verdict]:
+            sentences.append(f"{text}: {', '.join(named)}.")
+    worse = [lever.name for lever in levers.levers if lever.effect.verdict(levers.aim) == "worse"]
+    if worse:
+        sentences.append(f"Costs more {levers.aim} than it saves: {', '.join(worse)}.")
+    return [*sentences, f"Area is not known: {NO_AREA}."]
+
+
+def _lever(lever: Lever) -> str:
+    effect = lever.effect
+    text = (
+        f"{lever.name}: from {amount(lever.before, lever.unit)} to {amount(lever.after, lever.unit)} the model runs "
+        f"{times(effect.speedup)} times as fast"
+    )
+    if effect.energy_ratio is not None:
+        text += f", at {times(effect.energy_ratio)} times the energy"
+    if lever.average_power_w is not None:
+        text += f" and {si(lever.average_power_w, 'W')} on average"
+    brought = dict.fromkeys("peaks" if name.startswith("peak.") else name for name in lever.follows)
+    notes = [f"with {', '.join(brought)}"] * bool(brought) + [lever.note] * bool(lever.note)
+    return f"{text} ({'; '.join(notes)})" if notes else text
+
+
+def advice_record(advice: Advice, command: str) -> Record:
+    """Advice as an object of plain types. An unknown value is `None`, with a "<field>_reason"."""
+    return {
+        "format": 1,
+        "by": advice.aim,
+        "estimate": estimate_record(advice.estimate, advice.model),
+        "bounds": _explained(advice.bounds),
+        "units": _explained(advice.units),
+        "modules": _explained(advice.modules),
+        "kernels": _explained(advice.kernels),
+        "what_ifs": [
+            {
+                "name": w.change.name,
+                "kind": w.change.kind,
+                "command": _command(command, w.setup),
+                "batch": w.setup.batch,
+                "runtime": w.setup.runtime,
+                "kernels": w.kernels,
+                **_effect_record(w.effect, advice.aim),
+                **memory_record(w.memory),
+            }
+            for w in advice.what_ifs
+        ],
+        "left_out": advice.left_out,
+        "sentences": advice_sentences(advice, command),
+    }
+
+
+def sensitivity_record(levers: Sensitivity) -> Record:
+    """A sensitivity list as an object of plain types."""
+    no_cap = "the profile has no power cap"
+    return {
+        "format": 1,
+        "model": levers.model,
+        "arch": levers.arch,
+        "by": levers.aim,
+        "levers": [
+            {
+                **{name: getattr(lever, name) for name in ("name", "unit", "before", "after", "note")},
+                "follows": list(lever.follows),
+                **_effect_record(lever.effect, levers.aim),
+                **or_reason("average_power_w", lever.average_power_w, _NO_ENERGY),
+                **or_reason("power_cap_w", lever.power_cap_w, no_cap),
+                **or_reason("area_mm2", None, NO_AREA),
+            }
+            for lever in levers.levers
+        ],
+        "sentences": sensitivity_sentences(levers),
+    }
+
+
+_NO_ENERGY = "the profile has no energy coefficients"
+
+
+def _effect_record(effect: Effect, aim: Aim) -> Record:
+    return {
+        "latency_s": interval_record(effect.latency_s),
+        **or_reason("energy_j", interval_record(effect.energy_j), _NO_ENERGY),
+        "speedup": interval_record(effect.speedup),
+        **or_reason("energy_ratio", interval_record(effect.energy_ratio), _NO_ENERGY),
+        "verdict": effect.verdict(aim),
+    }
+
+
+def _explained(parts: Sequence[msgspec.Struct]) -> list[dict[str, Any]]:
+    """Records whose only unknown values are energies."""
+    plain = [msgspec.structs.asdict(part) for part in parts]
+    return [{k: v for name, value in part.items() for k, v in or_reason(name, value, _NO_ENERGY).items()} for part in plain]

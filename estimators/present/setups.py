@@ -1,0 +1,123 @@
+"""Ways to run a model on a machine: what can be changed without touching the model, and which changes a machine has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from shmoo.estimators.graph.dtypes import BITS
+from shmoo.estimators.graph.records import CONVOLUTIONS, RUNTIMES, Graph
+from shmoo.estimators.machine.profile import ArchitectureProfile
+from shmoo.estimators.predict.model import AS_STORED
+from shmoo.estimators.table import KernelTable
+
+BATCH_STEPS = (4, 16, 64)
+"""Batches to try, relative to the present one."""
+_NARROWER = ("tf32", "bfloat16", "float16")
+_EVERYWHERE = ("float8", "int8")
+_QUANTIZED_FROM = ("float32", "tf32", "bfloat16", "float16")
+_SCHEMES = {"int8-dynamic": "int8", "float8-dynamic": "float8", "int8-weight": "", "int4-weight": ""}
+"""Scheme of `costs.quantize.SCHEMES` -> type whose products it needs."""
+
+
+class Setup(msgspec.Struct, frozen=True, kw_only=True):
+    """How a model is run.
+
+    Attributes:
+        dtype: as --dtype; `None` for the types that the model has.
+        fused: whether calls are fused as the runtime does.
+    """
+
+    runtime: str
+    batch: int = 1
+    dtype: str | None = None
+    quantize: str | None = None
+    channels_last: bool = False
+    fused: bool = True
+
+    @property
+    def options(self) -> str:
+        """Of the command line, for an estimate of the setup."""
+        parts = [f"--batch {self.batch}", f"--runtime {self.runtime}"]
+        parts += [f"--dtype {self.dtype}"] * (self.dtype is not None) + [f"--quantize {self.quantize}"] * (
+            self.quantize is not None
+        )
+        return " ".join([*parts, *["--channels-last"] * self.channels_last])
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One thing to do otherwise.
+
+    Attributes:
+        kind: "batch", "type", "8 bits" (of every tensor, as a bound: frameworks keep norms and softmax wider), "quantization"
+            (of linear layers), "runtime", "fusion" or "layout"; "together" for several changes.
+        name: for people.
+        values: fields of a `Setup` and what they become.
+    """
+
+    kind: str
+    name: str
+    values: dict[str, str | int | bool]
+
+    def applied(self, setup: Setup) -> Setup:
+        """A setup with the change made."""
+        return msgspec.structs.replace(setup, **self.values)
+
+
+GraphsOf = Callable[[Setup], Sequence[Graph]]
+"""The graphs of a model in a setup; raises `InputError` for a setup that the model does not take."""
+
+
+def changes(profile: ArchitectureProfile, base: Setup, dtype: str, table: KernelTable) -> list[Change]:
+    """What a model's user could change on a machine, by what the machine and its runtimes have.
+
+    Args:
+        dtype: type that most of the model's work is in.
+        table: the model's kernels as they are.
+    """
+    found = [Change("batch", f"batch {base.batch * n}", {"batch": base.batch * n}) for n in BATCH_STEPS]
+    if base.quantize is None:
+        found += [Change("type", name, {"dtype": name}) for name in _narrower(profile, dtype)]
+        found += [
+            Change("8 bits", f"all in {name}", {"dtype": name})
+            for name in _EVERYWHERE
+            if BITS[name] < BITS[dtype] and _rated(profile, name)
+        ]
+        if dtype in _QUANTIZED_FROM:
+            found += [
+                Change("quantization", scheme, {"quantize": scheme})
+                for scheme, product in _SCHEMES.items()
+                if not product or _rated(profile, product)
+            ]
+    found += [
+        Change("runtime", name, {"runtime": name})
+        for name in RUNTIMES[profile.family]
+        if name != base.runtime and (name != "cudagraphs" or profile.family == "gpu")
+    ]
+    if base.runtime not in AS_STORED:
+        found.append(Change("fusion", "no fusion", {"fused": False}))
+    elif profile.family == "gpu" and not base.channels_last and table.is_family(*CONVOLUTIONS).any():
+        # On other machines and in compiled code the order of images is the library's own affair.
+        found.append(Change("layout", "channels-last", {"channels_last": True}))
+    return found
+
+
+def together(parts: Sequence[Change]) -> Change:
+    """Several changes as one."""
+    values = {name: value for part in parts for name, value in part.values.items()}
+    return Change("together", " + ".join(part.name for part in parts), values)
+
+
+def _rated(profile: ArchitectureProfile, dtype: str) -> bool:
+    return f"peak.matrix.{dtype}" in profile.coefficients
+
+
+def _narrower(profile: ArchitectureProfile, dtype: str) -> list[str]:
+    """Types of fewer bits than `dtype` that the machine multiplies in; of the two of 16 bits the first."""
+    found: list[str] = []
+    for name in _NARROWER:
+        narrower = dtype == "float32" if name == "tf32" else BITS[name] < BITS[dtype]
+        if narrower and _rated(profile, name) and not (name == "float16" and "bfloat16" in found):
+            found.append(name)
+    return found

@@ -1,0 +1,186 @@
+"""Where a model's time and energy go on a machine: by bound, by unit, by module, and how far its kernels are from their roofs."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+
+import msgspec
+import numpy as np
+
+from shmoo.estimators.machine.coefficients import Coefficients
+from shmoo.estimators.machine.profile import ArchitectureProfile
+from shmoo.estimators.predict.director import Estimate
+from shmoo.estimators.predict.energy import bytes_energy, flops_energy
+from shmoo.estimators.predict.limits import Roofs, kernel_roofs
+from shmoo.estimators.predict.pipeline import Priced
+from shmoo.estimators.predict.tabulated import Tabulated
+from shmoo.estimators.present.inspection import BOUNDS, Inspection, parent_of
+from shmoo.estimators.tiling.base import Tiling
+from shmoo.estimators.units import percent
+
+POORLY_FILLED = 0.85
+"""Share of the units' lanes below which the cut of a kernel is what keeps it from its peak."""
+READ_AGAIN = 1.3
+"""Times that a memory level serves a kernel's bytes from which on reading them again is what keeps it from its roof."""
+
+
+class Share(msgspec.Struct, frozen=True):
+    """A part of the call. `energy_j` is `None` where the profile has no energy coefficients."""
+
+    name: str
+    time_s: float
+    time_share: float
+    energy_j: float | None
+    energy_share: float | None
+    calls: int = 1
+
+
+class KernelGap(msgspec.Struct, frozen=True):
+    """Kernels of one size against their roof: every unit at its peak, each byte that must come from main memory moved once.
+
+    Attributes:
+        name: operators. module: theirs, without the numbers that differ ("layers.*.mlp").
+        count: of such kernels; the other numbers are of all of them.
+        time_s: by which they make the call last longer. roof_s: at best; of the "compute" or "memory" roof.
+        energy_j, roof_j: with static power during `time_s` and `roof_s`; `None` where the profile has no energy coefficients.
+        why: what keeps them from their roof.
+    """
+
+    name: str
+    module: str
+    count: int
+    time_s: float
+    time_share: float
+    roof_s: float
+    roof: str
+    bound: str
+    energy_j: float | None
+    roof_j: float | None
+    why: str
+
+
+def _share(name: str, time_s: float, energy_j: float | None, estimate: Estimate, calls: int = 1) -> Share:
+    whole = None if estimate.energy_j is None else estimate.energy_j.value
+    part = energy_j / whole if whole and energy_j is not None else None
+    return Share(name, time_s, time_s / estimate.latency_s.value, energy_j, part, calls)
+
+
+def by_bound(estimate: Estimate) -> tuple[Share, ...]:
+    """Shares of the call by what bounds its kernels, the entry of its graphs last."""
+    shares = []
+    for bound in BOUNDS:
+        kernels = [kernel for kernel in estimate.breakdown if kernel.bound == bound]
+        joules = None if estimate.energy_j is None else sum(kernel.energy_j or 0.0 for kernel in kernels)
+        shares.append(_share(bound, sum(kernel.elapsed_s for kernel in kernels), joules, estimate, len(kernels)))
+    left_s = max(estimate.latency_s.value - sum(share.time_s for share in shares), 0.0)
+    left_j = None
+    if estimate.energy_j is not None:
+        left_j = max(estimate.energy_j.value - sum(share.energy_j or 0.0 for share in shares), 0.0)
+    return (*shares, _share("entry", left_s, left_j, estimate, 0))
+
+
+def by_unit(work: Tabulated, tiling: Tiling, estimate: Estimate, profile: ArchitectureProfile) -> tuple[Share, ...]:
+    """Shares of the energy: arithmetic, each memory level, static power; empty where it is not known. Where a power cap holds
+    the board back, what the work takes at the full clock falls in proportion."""
+    if estimate.energy_j is None:
+        return ()
+    c = Coefficients(profile)
+    parts = {"arithmetic": float(flops_energy(work.table, c).sum())}
+    for level, moved in tiling.call_bytes.items():
+        parts[level] = float(np.sum(bytes_energy({level: moved}, c)))
+    static = min(profile.value("power.static", 0.0) * estimate.latency_s.value, estimate.energy_j.value)
+    held = (estimate.energy_j.value - static) / max(sum(parts.values()), 1e-30)
+    parts = {name: joules * held for name, joules in parts.items()} | {"static power": static}
+    return tuple(_share(name, 0.0, joules, estimate) for name, joules in parts.items() if joules > 0)
+
+
+def by_module(inspection: Inspection, estimate: Estimate, top: int) -> tuple[Share, ...]:
+    """What each module takes without the modules in it, most time first; modules of equal work whose paths differ by numbers
+    alone together."""
+    arch = inspection.architectures[0]
+    amounts = {row.name: [row.on[arch].latency_s, row.on[arch].energy_j or 0.0, row.flops] for row in inspection.modules}
+    own = {name: list(whole) for name, whole in amounts.items()}
+    for name, whole in amounts.items():
+        if name:
+            own[parent_of(name)] = [left - part for left, part in zip(own[parent_of(name)], whole, strict=True)]
+    alike: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+    for name, (_, _, flops) in own.items():
+        alike[pattern(name), round(flops)].append(name)
+    known = estimate.energy_j is not None
+    shares = []
+    for names in alike.values():
+        seconds, joules = (sum(own[name][i] for name in names) for i in (0, 1))
+        if seconds > 0:
+            shares.append(_share(_common_name(names), seconds, joules if known else None, estimate, len(names)))
+    return tuple(sorted(shares, key=lambda share: -share.time_s)[:top])
+
+
+def _common_name(modules: list[str]) -> str:
+    return modules[0] if len(set(modules)) == 1 else pattern(modules[0])
+
+
+def pattern(module: str) -> str:
+    """A module's path with its numbers replaced: "layers.*.mlp" for "layers.3.mlp"."""
+    return re.sub(r"(?<![^.])\d+(?![^.])", "*", module)
+
+
+def kernel_gaps(
+    inspection: Inspection, work: Tabulated, priced: Priced, profile: ArchitectureProfile, top: int
+) -> tuple[KernelGap, ...]:
+    """Kernels of one size in repeated modules together, most time first."""
+    (arch,) = inspection.architectures
+    nodes, total = inspection.kernels[arch], inspection.modules[0].on[arch].latency_s
+    roofs = kernel_roofs(work.table, priced.tiling, Coefficients(profile))
+    static_w = profile.value("power.static", 0.0)
+    alike: defaultdict[tuple[str, str, tuple[float, ...]], list[int]] = defaultdict(list)
+    t = work.table
+    for i, node in enumerate(nodes):
+        sizes = tuple(float(column[i]) for column in (t.dtype, t.batch, t.m, t.n, t.k))
+        alike[node.kernel.label.rpartition(":")[2], pattern(node.module), sizes].append(i)
+    gaps = []
+    for (name, _, _), rows in alike.items():
+        roof_s = float(roofs.seconds[rows].sum())
+        slowest = max(rows, key=lambda i: nodes[i].kernel.elapsed_s)
+        time_s = sum(nodes[i].kernel.elapsed_s for i in rows)
+        known = roofs.energy_j is not None
+        gaps.append(
+            KernelGap(
+                name=name,
+                module=_common_name([nodes[i].module for i in rows]),
+                count=len(rows),
+                time_s=time_s,
+                time_share=time_s / total,
+                roof_s=roof_s,
+                roof="compute" if roofs.compute_s[slowest] >= roofs.memory_s[slowest] else "memory",
+                bound=nodes[slowest].kernel.bound,
+                energy_j=sum(nodes[i].kernel.energy_j or 0.0 for i in rows) if known else None,
+                roof_j=None if roofs.energy_j is None else float(roofs.energy_j[rows].sum()) + static_w * roof_s,
+                why=_why(slowest, nodes[slowest].kernel.bound, work, priced, roofs, profile),
+            )
+        )
+    return tuple(sorted(gaps, key=lambda gap: -gap.time_s)[:top])
+
+
+def _why(i: int, bound: str, work: Tabulated, priced: Priced, roofs: Roofs, profile: ArchitectureProfile) -> str:
+    """What keeps a kernel from its roof."""
+    tiling = priced.tiling
+    if bound == "launch":
+        return "the device waits for its launch" if profile.family == "gpu" else "its launch takes longer than its work"
+    if roofs.seconds[i] >= priced.prediction.device_s[i]:
+        return "nothing: it is at its roof"
+    if bound == "compute":
+        filled = float(tiling.utilisation[i])
+        reached = float(roofs.compute_s[i] / priced.prediction.compute_s[i])
+        if filled < POORLY_FILLED:
+            return f"its tiles fill {percent(filled, digits=0)} of the units"
+        return f"the units reach {percent(reached, digits=0)} of their peak"
+    c = Coefficients(profile)
+    level = max(
+        tiling.call_bytes, key=lambda level: float(tiling.call_bytes[level][i] / np.asarray(c.value(f"bandwidth.{level}")))
+    )
+    again = float(tiling.call_bytes[level][i] / max(work.table.bytes[i], 1.0))
+    if again > READ_AGAIN:
+        return f"{level} serves its bytes {again:.1f} times"
+    reached = float(tiling.call_bytes[level][i] / np.asarray(c.value(f"bandwidth.{level}")) / priced.prediction.memory_s[i])
+    return f"{level} reaches {percent(reached, digits=0)} of its bandwidth"

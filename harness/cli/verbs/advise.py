@@ -1,0 +1,199 @@
+"""`shmoo advise`: what to change about a model on an architecture, or about the architecture for a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from shmoo.harness.cli import captures, modes, options, output
+from shmoo.harness.defaults import LOCAL
+
+if TYPE_CHECKING:
+    from shmoo.estimators.present.advice import Advice, Aim
+    from shmoo.estimators.present.sensitivity import Sensitivity
+    from shmoo.estimators.present.spending import Share
+    from shmoo.harness.models.capture_cache import CaptureCache
+    from shmoo.harness.models.mode import Mode
+
+EXAMPLES = """\b
+Examples:
+  shmoo advise resnet50 --arch gpu_t4 --runtime eager
+  shmoo advise llama3_8b --arch gpu_h100 --phase decode --by energy
+  shmoo advise resnet50 --arch kpu_t256 --machine
+"""
+
+
+@click.command(epilog=EXAMPLES, short_help="What to change, ranked, with intervals.")
+@click.argument("model")
+@options.archs(options.ONE_ARCHITECTURE)
+@click.option("--machine", "of_machine", is_flag=True, help="Change the architecture in place of the way the model is run.")
+@click.option(
+    "--by", "aim", type=click.Choice(["time", "energy"]), default="time", show_default=True, help="What to rank changes by."
+)
+@click.option("--top", type=click.IntRange(min=1), default=8, show_default=True, help="Modules and kernels to show.")
+@options.batches(options.ONE_BATCH)
+@options.dtypes(options.ONE_DTYPE)
+@options.runtimes(options.ONE_RUNTIME)
+@options.threads
+@options.host
+@options.input_shape
+@options.seq_len
+@modes.mode_options
+@options.trust
+@captures.kept
+@options.as_json
+def advise(
+    model: str,
+    arch: tuple[str, ...],
+    of_machine: bool,
+    aim: Aim,
+    top: int,
+    batch: tuple[int, ...],
+    dtype: tuple[str, ...],
+    runtime: tuple[str, ...],
+    threads: int | None,
+    host: str | None,
+    input_shape: str | None,
+    seq_len: int | None,
+    trust: bool,
+    mode: Mode,
+    cache: CaptureCache | None,
+    as_json: bool,
+) -> None:
+    """Where the time and the energy of MODEL go on an architecture, how far its kernels are from their roofs, and what each
+    change would bring: batch, types, quantization, runtime, order of images. All numbers are estimates, compared by paired draws:
+    a change counts only where it is larger than its uncertainty."""
+    from shmoo.estimators.graph.dtypes import compute_dtype
+    from shmoo.estimators.graph.records import notes_of
+    from shmoo.estimators.present.advice import advise as advice_on
+    from shmoo.estimators.present.sensitivity import sensitivity
+    from shmoo.estimators.present.sentences import advice_record, sensitivity_record
+    from shmoo.estimators.variants import with_threads
+    from shmoo.harness.cli.verbs.estimate import tell_about
+    from shmoo.harness.machine.architectures import choose_targets
+    from shmoo.harness.models.asked import Asked
+    from shmoo.harness.models.setups import ModelSetups
+
+    ((profile, chosen),) = choose_targets(
+        [options.only_one(arch, "--arch") or LOCAL], runtime if options.only_one(runtime, "--runtime") else (), threads, host
+    )
+    machine = profile if threads is None else with_threads(profile, threads)
+    given = options.only_one(dtype, "--dtype")
+    asked = Asked(model, None if given is None else compute_dtype(given), options.parse_shape(input_shape), seq_len, trust, mode)
+    command = _command(model, profile.name, mode, seq_len, input_shape, threads, host)
+    with output.only_results_on_stdout():
+        setups = ModelSetups(asked, options.only_one(batch, "--batch"), lambda request: captures.source(request, cache))
+        base = setups.base(chosen or machine.default_runtime)
+        found = setups.found(base)
+        tell_about(model, found.break_reasons, found.note, notes_of(found.graphs))
+        advice = None if of_machine else advice_on(machine, base, setups.graphs, model, aim=aim, top=top)
+        levers = sensitivity(machine, base, setups.graphs, model, aim=aim) if of_machine else None
+    if advice is not None:
+        output.json_document(advice_record(advice, command)) if as_json else _show(advice, command)
+    if levers is not None:
+        output.json_document(sensitivity_record(levers)) if as_json else _show_levers(levers)
+
+
+def _command(
+    model: str, arch: str, mode: Mode, seq_len: int | None, input_shape: str | None, threads: int | None, host: str | None
+) -> str:
+    """The command that estimates the model as it is asked for, without what a setup says."""
+    given = {
+        "--phase": mode.phase,
+        "--autocast": mode.autocast,
+        "--seq-len": seq_len,
+        "--input-shape": input_shape,
+        "--threads": threads,
+        "--host": host,
+    }
+    parts = [f"{flag} {value}" for flag, value in given.items() if value is not None]
+    return " ".join(["shmoo estimate", model, "--arch", arch, *parts, *["--training"] * mode.training])
+
+
+def _show(advice: Advice, command: str) -> None:
+    from shmoo.estimators.present.sentences import advice_sentences, headline, times
+    from shmoo.estimators.units import percent, si, size, yes_or_no
+
+    output.result(headline(advice))
+    for what, shares in (("bound by", advice.bounds), ("module", advice.modules)):
+        output.table([what, "", "time", "share", "energy", "share"], [_share_line(share) for share in shares], left=2)
+    lines = [
+        [
+            f"{gap.name} ({gap.module or 'model'})",
+            str(gap.count),
+            si(gap.time_s, "s"),
+            si(gap.roof_s, "s"),
+            percent(gap.roof_s / gap.time_s if gap.time_s else None, digits=0),
+            gap.roof,
+            si(gap.energy_j, "J"),
+            si(gap.roof_j, "J"),
+            gap.why,
+        ]
+        for gap in advice.kernels
+    ]
+    output.table(
+        ["kernels", "count", "time", "at its roof", "reached", "roof", "energy", "at its roof", "what keeps it"],
+        lines,
+        title="kernels, most time first, against the peak of the units and the bandwidth of main memory",
+    )
+    rows = [
+        [
+            w.change.name,
+            times(w.effect.speedup),
+            times(w.effect.energy_ratio),
+            w.effect.verdict(advice.aim),
+            si(w.effect.latency_s.value, "s"),
+            si(w.effect.energy_j.value if w.effect.energy_j else None, "J"),
+            size(w.memory.needed_bytes),
+            yes_or_no(w.memory.fits),
+        ]
+        for w in advice.what_ifs
+    ]
+    output.table(
+        ["what if", "times as fast", "times the energy", "verdict", "a call", "energy", "memory", "fits"],
+        rows,
+        title="changes, by sample, with 90 % intervals",
+    )
+    for number, sentence in enumerate(advice_sentences(advice, command), 1):
+        output.result(f"{number}. {sentence}")
+
+
+def _share_line(share: Share) -> list[str]:
+    from shmoo.estimators.units import percent, si
+
+    several = f"x {share.calls}" if share.calls > 1 else ""
+    return [
+        share.name or "(the model itself)",
+        several,
+        si(share.time_s, "s"),
+        percent(share.time_share),
+        si(share.energy_j, "J"),
+        percent(share.energy_share),
+    ]
+
+
+def _show_levers(levers: Sensitivity) -> None:
+    from shmoo.estimators.present.sentences import sensitivity_sentences, times
+    from shmoo.estimators.units import amount, si
+
+    rows = [
+        [
+            lever.name,
+            f"{amount(lever.before, lever.unit)} to {amount(lever.after, lever.unit)}",
+            times(lever.effect.speedup),
+            times(lever.effect.energy_ratio),
+            lever.effect.verdict(levers.aim),
+            si(lever.average_power_w, "W"),
+            si(lever.power_cap_w, "W"),
+            lever.note,
+        ]
+        for lever in levers.levers
+    ]
+    output.table(
+        ["part", "from, to", "times as fast", "times the energy", "verdict", "power", "cap", "left out"],
+        rows,
+        title=f"{levers.model} on {levers.arch}: each part changed alone, with 90 % intervals",
+    )
+    for number, sentence in enumerate(sensitivity_sentences(levers), 1):
+        output.result(f"{number}. {sentence}")

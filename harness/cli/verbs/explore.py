@@ -1,0 +1,185 @@
+"""`shmoo explore`: the Pareto front of a design space."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from shmoo.estimators.errors import InputError, unknown
+from shmoo.harness.cli import captures, modes, options, output
+from shmoo.harness.defaults import LOCAL
+
+if TYPE_CHECKING:
+    from shmoo.estimators.predict.tabular import Record
+    from shmoo.estimators.sweep.explore import Front, Limit, Space
+    from shmoo.harness.models.capture_cache import CaptureCache
+    from shmoo.harness.models.mode import Mode
+
+EXAMPLES = """\b
+Examples:
+  shmoo explore resnet50 --arch kpu_t256 --over count.tiles=64..1024,bandwidth.dram=64e9..1e12:9 --within 'power.tdp<=60'
+  shmoo explore resnet50 vit_b_16 --arch kpu_t256 --over count.tiles=64..1024 --minimize latency,power.tdp --html front.html
+  shmoo explore resnet50 --arch kpu_t256 --over count.tiles=64..1024,clock=5e8..2e9,bandwidth.dram=64e9..1e12 --search 5000
+"""
+SHOWN = 30
+"""Designs of a front that the table shows."""
+
+
+@click.command(epilog=EXAMPLES, short_help="The Pareto front of a design space.")
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@options.archs(options.ONE_ARCHITECTURE)
+@click.option(
+    "--over",
+    multiple=True,
+    required=True,
+    metavar="NAME=64..1024[:n],...",
+    help="Coefficients to vary, with what follows from them: log-spaced ranges or lists; sizes such as 64MiB.",
+)
+@options.names(
+    "--minimize",
+    metavar="QUANTITY,...",
+    help="latency, energy, power, edp, throughput (of which more is better), or a coefficient. Default: latency,energy.",
+)
+@options.names("--within", metavar="QUANTITY<=X,...", help="Limits on the same quantities, <= or >=; for every model.")
+@options.names("--weight", metavar="MODEL=N,...", help="Weights of models in the geometric mean. Default: 1 each.")
+@click.option("--search", type=click.IntRange(min=16), metavar="N", help="Look at N designs by NSGA-II in place of a grid.")
+@click.option("--seed", type=int, default=0, help="Seed of the search. Default: 0.")
+@options.batches(options.ONE_BATCH)
+@options.dtypes(options.ONE_DTYPE)
+@options.runtimes(options.ONE_RUNTIME)
+@options.seq_len
+@modes.mode_options
+@options.trust
+@captures.kept
+@options.as_json
+@click.option("--csv", "csv_path", type=click.Path(), help="Write the front to this CSV file.")
+@click.option("--html", "html_path", type=click.Path(), help="Write a page on which a design opens its breakdown.")
+def explore(
+    models: tuple[str, ...],
+    arch: tuple[str, ...],
+    over: tuple[str, ...],
+    minimize: tuple[str, ...],
+    within: tuple[str, ...],
+    weight: tuple[str, ...],
+    search: int | None,
+    seed: int,
+    batch: tuple[int, ...],
+    dtype: tuple[str, ...],
+    runtime: tuple[str, ...],
+    seq_len: int | None,
+    trust: bool,
+    mode: Mode,
+    cache: CaptureCache | None,
+    as_json: bool,
+    csv_path: str | None,
+    html_path: str | None,
+) -> None:
+    """The designs of an architecture that no other is better than in everything at once, for one or several models. Quantities of
+    several models are their geometric mean. Designs whose memory does not hold a model are left out."""
+    from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
+    from shmoo.estimators.machine.profile import check_runtime
+    from shmoo.estimators.predict.tabulated import tabulated
+    from shmoo.estimators.sweep import explore as spaces
+    from shmoo.harness.machine.architectures import load_architecture
+    from shmoo.harness.models.asked import Asked, at_batches
+
+    profile = load_architecture(options.only_one(arch, "--arch") or LOCAL)
+    chosen = check_runtime(profile, options.only_one(runtime, "--runtime"))
+    given = options.only_one(dtype, "--dtype")
+    wanted = None if given is None else compute_dtype(given)
+    axes = options.machine_axes([part for text in over for part in re.split(r",(?=[^,=]+=)", text)])
+    for name, values in axes.items():
+        if any(isinstance(value, str) for value in values):
+            raise InputError(f"--over {name} takes numbers, got {', '.join(map(str, values))}")
+    weights = _weights(weight, models)
+    points = at_batches([options.only_one(batch, "--batch")])
+    workloads = []
+    for model in models:
+        with output.only_results_on_stdout():
+            found = captures.source(Asked(model, wanted, None, seq_len, trust, mode, points), cache).at(points[0])
+        work = tabulated(found.graphs, chosen, profile.family, matrix_dtype(wanted))
+        workloads.append(spaces.Workload(model, work, found.batch, weights.get(model, 1.0)))
+    space = spaces.Space(
+        profile,
+        chosen,
+        workloads,
+        {name: tuple(float(value) for value in values) for name, values in axes.items()},
+        minimize or ("latency", "energy"),
+        tuple(_limit(text) for text in within),
+    )
+    front = spaces.explore_grid(space) if search is None else spaces.search(space, search, seed)
+    rows = spaces.front_rows(space, front)
+    if csv_path:
+        output.write_csv(csv_path, rows)
+        output.message(f"wrote {len(rows)} designs to {csv_path}")
+    if html_path:
+        from shmoo.harness.pages.explore import write_page
+
+        write_page(space, front, output.writing(html_path))
+        output.message(f"wrote {html_path}")
+    if as_json:
+        output.json_document(
+            {
+                "format": 1,
+                "arch": profile.name,
+                "models": list(models),
+                "objectives": list(space.objectives),
+                "points": front.points,
+                "allowed": front.allowed,
+                "hypervolume": front.hypervolume,
+                "front": rows,
+            }
+        )
+        return
+    _show(space, front, rows)
+
+
+def _weights(texts: Sequence[str], models: Sequence[str]) -> dict[str, float]:
+    """Weights by model."""
+    weights = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        if name not in models:
+            raise unknown("model of --weight", name or text, models)
+        try:
+            weights[name] = float(number)
+        except ValueError:
+            weights[name] = 0.0
+        if not 0 < weights[name] < float("inf"):
+            raise InputError(f"--weight {text}: a weight is a positive number, such as {name}=2")
+    return weights
+
+
+def _limit(text: str) -> Limit:
+    from shmoo.estimators.sweep.explore import Limit
+    from shmoo.estimators.variants import amount_of
+
+    match = re.fullmatch(r"\s*([\w.]+)\s*(<=|>=)\s*(\S+)\s*", text)
+    value = amount_of(match[3]) if match else text
+    if match is None or isinstance(value, str) or not 0 < value < float("inf"):
+        raise InputError(f"cannot read limit {text!r}; write QUANTITY<=VALUE or QUANTITY>=VALUE, such as power.tdp<=60")
+    return Limit(match[1], match[2] == "<=", value)
+
+
+def _show(space: Space, front: Front, rows: Sequence[Record]) -> None:
+    from shmoo.estimators.units import amount, percent, si
+
+    output.message(
+        f"{front.points:,} designs, {front.allowed:,} within the limits, {len(front)} on the front, which holds "
+        f"{percent(front.hypervolume, digits=0)} of the box between the best and the worst (on logarithmic scales)"
+    )
+    names = [*space.axes, *space.shown]
+    units = {name: space.unit(name) for name in names}
+    lines = [
+        [
+            *(amount(row[name], units[name]) if name in space.axes else si(row.get(name), units[name]) for name in names),
+            str(row["alike"]),
+        ]
+        for row in rows[:SHOWN]
+    ]
+    output.table([*names, "alike"], lines, title=f"{', '.join(w.name for w in space.workloads)} on {space.profile.name}", left=0)
+    if len(rows) > SHOWN:
+        output.message(f"the first {SHOWN} of {len(rows)} designs by {space.objectives[0]}; --csv FILE has all")

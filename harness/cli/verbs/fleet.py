@@ -1,0 +1,242 @@
+"""`shmoo fleet`: one command on many machines, what came of it, and one page about all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from shmoo.harness.cli import options, output
+
+if TYPE_CHECKING:
+    from shmoo.harness.fleet.campaign import Campaign
+    from shmoo.harness.fleet.status import HostStatus
+    from shmoo.runs.analysis.fleet import Specimen
+
+NOT_ALL = 1
+"""Exit code where a host failed or is missing."""
+LEAST_PAUSE_S = 10.0
+MOST_CPU = 0.01
+"""While it waits, the controller uses at most this part of a core, its commands included."""
+GROUP_EXAMPLE = "Example: shmoo fleet run hosts.toml -- measure --suite micro"
+RUN_EXAMPLES = """\b
+Examples:
+  shmoo fleet run hosts.toml -- measure --suite micro --budget 20
+  shmoo fleet run hosts.toml --out october --wait -- characterize --budget 10
+  shmoo fleet run hosts.toml --out october --resume -- calibrate
+"""
+STATUS_EXAMPLES = """\b
+Examples:
+  shmoo fleet status october
+  shmoo fleet status october --json
+"""
+FETCH_EXAMPLES = """\b
+Examples:
+  shmoo fleet fetch october
+"""
+REPORT_EXAMPLES = """\b
+Examples:
+  shmoo fleet report october
+  shmoo fleet report october --against september -o october.html
+"""
+PAGE = "fleet.html"
+folder = click.argument("campaign", type=click.Path(path_type=Path))
+
+
+@click.group(epilog=GROUP_EXAMPLE, short_help="One command on many machines; their state, rows and report.")
+def fleet() -> None:
+    """Measure many machines with one command, by ssh or Slurm. docs/lab.md describes hosts.toml and a whole campaign."""
+
+
+@fleet.command(epilog=RUN_EXAMPLES, short_help="Start a command on every host.")
+@click.argument("hosts", type=click.Path(path_type=Path))
+@click.argument("command", metavar="-- VERB [ARGS]...", nargs=-1, required=True, type=click.UNPROCESSED)
+@options.out("a new folder under ./shmoo-runs")
+@options.resume
+@click.option("--wait", is_flag=True, help="Stay, fetch rows as they grow, and end when every host has.")
+@options.as_json
+def run(hosts: Path, command: tuple[str, ...], out: Path | None, resume: bool, wait: bool, as_json: bool) -> None:
+    """Run measure, characterize or calibrate on every host of a hosts.toml file.
+
+    Each host runs it on its own, so this command may end, and the network may fail: `shmoo fleet status` asks the machines.
+    With --resume, hosts that are not finished start again and go on. calibrate takes the run that the host measured in the same
+    campaign.
+    """
+    from shmoo.estimators.errors import InputError
+    from shmoo.harness.cli.app import cli
+    from shmoo.harness.defaults import new_run_directory
+    from shmoo.harness.fleet.campaign import Campaign, arguments_of, check_command, start
+    from shmoo.harness.fleet.hosts import read_hosts
+    from shmoo.harness.fleet.status import SETTLED, STARTABLE, begun, status
+
+    if resume and out is None:
+        raise InputError("--resume needs --out: which campaign to go on with")
+    listed = read_hosts(hosts)
+    check_command(command)
+    # A slip is told here, and not by every host.
+    cli.commands[command[0]].make_context(command[0], arguments_of(command)[1:])
+    campaign = Campaign.create(out if out is not None else new_run_directory("fleet"), listed, command, resume)
+    known = {one.name: one.standing for one in status(campaign)} if resume else {}
+    wanted = [host for host in campaign.file.hosts if known.get(host.name, "not started") in STARTABLE]
+    output.message(f"starting {' '.join(command)} on {len(wanted)} of {len(listed)} hosts, campaign {campaign.path}")
+    refusals = start(campaign, wanted)
+    begun(campaign, refusals)
+    for name, refusal in refusals.items():
+        if refusal:
+            output.message(f"{name}: {refusal}")
+    try:
+        statuses = _settled(campaign, SETTLED) if wait else status(campaign)
+    except KeyboardInterrupt:
+        words = f"interrupted; the hosts go on, and `shmoo fleet status {campaign.path}` asks them"
+        raise KeyboardInterrupt(words) from None
+    _tell(campaign, statuses, as_json)
+
+
+def _settled(campaign: Campaign, settled: Sequence[str]) -> tuple[HostStatus, ...]:
+    """Wait until no host changes any more, fetching meanwhile. The pause follows from what a look costs in CPU time."""
+    import time
+
+    from shmoo.harness.fleet.campaign import cpu_seconds
+    from shmoo.harness.fleet.fetch import fetch
+    from shmoo.harness.fleet.status import status
+
+    while True:
+        before = cpu_seconds()
+        statuses = status(campaign)
+        fetch(campaign)
+        counts = {standing: sum(s.standing == standing for s in statuses) for standing in {s.standing for s in statuses}}
+        output.message(", ".join(f"{count} {standing}" for standing, count in sorted(counts.items())))
+        if all(one.standing in settled for one in statuses):
+            return statuses
+        time.sleep(max(LEAST_PAUSE_S, (cpu_seconds() - before) / MOST_CPU))
+
+
+@fleet.command(epilog=STATUS_EXAMPLES, short_help="How far every host is, asked from the machines.")
+@folder
+@options.as_json
+def status(campaign: Path, as_json: bool) -> None:
+    """Ask every machine of a campaign how far it is. Exits with 1 when a host failed, died or cannot be reached."""
+    from shmoo.harness.fleet.campaign import Campaign
+    from shmoo.harness.fleet.status import status
+
+    opened = Campaign.open(campaign)
+    _tell(opened, status(opened), as_json)
+
+
+def _tell(campaign: Campaign, statuses: Sequence[HostStatus], as_json: bool) -> None:
+    if as_json:
+        import msgspec
+
+        hosts = [{**{"reason": "", "visits": 0}, **msgspec.to_builtins(one)} for one in statuses]
+        output.json_document({"format": 1, "campaign": str(campaign.path), "command": campaign.file.command, "hosts": hosts})
+    else:
+        rows = [[s.name, s.engine, s.standing, str(s.visits), s.reason] for s in statuses]
+        output.table(["host", "engine", "standing", "visits", "reason"], rows, left=3)
+        for one in statuses:
+            for change in one.changed:
+                output.message(f"{one.name}: the machine changed during the campaign: {change}")
+        environments = {s.environment for s in statuses if s.environment}
+        if len(environments) > 1:
+            output.message(f"hosts measure in {len(environments)} different environments; see environment in --json")
+        output.message(f"`shmoo fleet fetch {campaign.path}` brings rows, `shmoo fleet report {campaign.path}` compares machines")
+    if any(s.standing in ("failed", "died", "missing") for s in statuses):
+        raise click.exceptions.Exit(NOT_ALL)
+
+
+@fleet.command(epilog=FETCH_EXAMPLES, short_help="Bring the rows that the hosts have so far.")
+@folder
+@options.as_json
+def fetch(campaign: Path, as_json: bool) -> None:
+    """Copy new rows, graphs and profiles from every host into CAMPAIGN/hosts/NAME, checked by hash. It can be repeated and
+    interrupted. Exits with 1 when a host could not be fetched from."""
+    from shmoo.harness.fleet.campaign import Campaign
+    from shmoo.harness.fleet.fetch import fetch, summary
+
+    opened = Campaign.open(campaign)
+    fetched = fetch(opened)
+    for one in fetched:
+        if one.problem:
+            output.message(f"{one.name}: {one.problem}")
+    if as_json:
+        import msgspec
+
+        output.json_document({"format": 1, "campaign": str(opened.path), "hosts": msgspec.to_builtins(fetched)})
+    else:
+        output.message(f"{summary(fetched)} into {opened.path / 'hosts'}")
+    if any(one.problem for one in fetched):
+        raise click.exceptions.Exit(NOT_ALL)
+
+
+@fleet.command(epilog=REPORT_EXAMPLES, short_help="One page about all machines of a campaign.")
+@folder
+@click.option("--against", type=click.Path(path_type=Path), help="An earlier campaign: what drifted since then.")
+@options.out("CAMPAIGN/fleet.html")
+@options.as_json
+def report(campaign: Path, against: Path | None, out: Path | None, as_json: bool) -> None:
+    """From what was fetched: machines by kind with their coefficients and error cards, outliers among equal machines, drift, and
+    energy per inference. Missing hosts stand at its head."""
+    from shmoo.estimators.units import percent
+    from shmoo.harness.fleet.campaign import Campaign
+    from shmoo.runs.analysis.fleet import fleet_report
+    from shmoo.runs.fleet_page import write_fleet_page
+
+    opened = Campaign.open(campaign)
+    made = fleet_report(_specimens(opened), () if against is None else _specimens(Campaign.open(against)))
+    target = output.writing(out if out is not None else opened.path / PAGE)
+    write_fleet_page(made, f"{opened.path.name}: {' '.join(opened.file.command)}", target)
+    output.message(f"wrote {target}")
+    if as_json:
+        import msgspec
+
+        hosts = [{"name": s.name, "standing": s.standing, "reason": s.reason} for s in made.missing]
+        families = [{"title": f.title, "speeds": msgspec.to_builtins(f.speeds)} for f in made.families]
+        drifts = [{**msgspec.to_builtins(drift)} for drift in made.drifts]
+        output.json_document({"format": 1, "missing": hosts, "families": families, "drifts": drifts})
+        return
+    for specimen in made.missing:
+        output.message(f"{specimen.name} is not whole: {specimen.standing}: {specimen.reason}")
+    rows = [
+        [
+            family.title,
+            s.name,
+            "" if s.ratio is None else percent(s.ratio - 1, signed=True),
+            "" if s.z is None else f"{s.z:+.1f}",
+            "outlier" if s.outlier else "",
+        ]
+        for family in made.families
+        for s in family.speeds
+    ]
+    output.table(["machines", "host", "time beside its equals", "z", ""], rows, left=2)
+
+
+def _specimens(campaign: Campaign) -> list[Specimen]:
+    """The hosts of a campaign with what was fetched from them."""
+    from shmoo.harness.fleet.fetch import last_facts
+    from shmoo.harness.fleet.status import HostStatus, last_known
+
+    known = last_known(campaign)
+    specimens = []
+    for host in campaign.file.hosts:
+        one = known.get(host.name, HostStatus(host.name, host.engine, "not started"))
+        specimens.append(_specimen(one, campaign.fetched(host), last_facts(campaign, host)))
+    return specimens
+
+
+def _specimen(known: HostStatus, fetched: Path, facts: dict[str, object]) -> Specimen:
+    from shmoo.estimators.errors import ShmooError
+    from shmoo.estimators.machine.profile import load_profile
+    from shmoo.harness.cli.verbs.report import newest_profile
+    from shmoo.runs.analysis.fleet import Specimen
+    from shmoo.runs.store.store import Run
+
+    try:
+        run = Run.open(fetched / "run") if (fetched / "run" / "run.json").exists() else None
+        newest = newest_profile(fetched / "run")
+        profile = None if newest is None else load_profile(newest)
+    except ShmooError as error:
+        return Specimen(known.name, "failed", f"what was fetched cannot be read: {error}", facts=facts)
+    changed = "; ".join(f"the machine changed during the campaign: {change}" for change in known.changed)
+    reason = "; ".join(part for part in (known.reason, changed) if part)
+    return Specimen(known.name, "changed" if changed else known.standing, reason, run, profile, facts)

@@ -1,0 +1,91 @@
+"""One command split into jobs whose answers are put together: processes of this machine, or an array of Slurm."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+from shmoo.estimators.errors import InputError, ShmooError
+from shmoo.runs.store.files import own_folder
+
+PROGRAM = (sys.executable, "-m", "shmoo.harness.cli")
+PARTS = "shmoo-parts"
+"""Beginning of the folder for answers, in the current one, which the jobs of an array must see too."""
+
+
+class ArrayEngine(Protocol):
+    """Runs the commands of an array, each with its stdout in a file of its own."""
+
+    def run(self, commands: Sequence[Sequence[str]], folder: Path) -> None:
+        """Run them all and wait; command N writes to N.json and N.err in `folder`. A failed one leaves no valid N.json."""
+
+
+class LocalArray:
+    """Processes of this machine, as many at once as it has cores, each with one thread."""
+
+    def run(self, commands: Sequence[Sequence[str]], folder: Path) -> None:
+        """As of `ArrayEngine`."""
+
+        def one(job: int) -> None:
+            with (folder / f"{job}.json").open("wb") as answer, (folder / f"{job}.err").open("wb") as words:
+                environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+                subprocess.run(commands[job], stdin=subprocess.DEVNULL, stdout=answer, stderr=words, env=environment, check=False)
+
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            list(pool.map(one, range(len(commands))))
+
+
+class SlurmArray:
+    """One array of Slurm, submitted from here; the current folder must be one that its nodes see."""
+
+    def run(self, commands: Sequence[Sequence[str]], folder: Path) -> None:
+        """As of `ArrayEngine`."""
+        cases = "\n".join(
+            f"{job}) exec {shlex.join(command)} > {folder}/{job}.json 2> {folder}/{job}.err ;;"
+            for job, command in enumerate(commands)
+        )
+        script = f'#!/bin/sh\nexport OMP_NUM_THREADS=1\ncase "$SLURM_ARRAY_TASK_ID" in\n{cases}\nesac\n'
+        options = ["--wait", "--parsable", f"--array=0-{len(commands) - 1}", "--ntasks=1", "--job-name=shmoo-sweep"]
+        command = ["sbatch", *options, f"--chdir={Path.cwd()}", f"--output={folder}/slurm-%a.log"]
+        try:
+            done = subprocess.run(command, input=script.encode(), capture_output=True, check=False)
+        except FileNotFoundError:
+            raise InputError("sbatch is not installed here; run this where Slurm is, or take --engine local") from None
+        # With --wait the exit code is that of the worst job, whose own words say more.
+        if done.returncode and not done.stdout.strip():
+            raise ShmooError(f"Slurm took no array: {done.stderr.decode('utf-8', 'replace').strip()}")
+
+
+ARRAYS: Mapping[str, type[ArrayEngine]] = {"local": LocalArray, "slurm": SlurmArray}
+
+
+def run_array(engine: ArrayEngine, commands: Sequence[Sequence[str]]) -> list[Any]:
+    """The JSON answers of `shmoo` commands, in their order.
+
+    Raises:
+        ShmooError: a command failed; its last line, and the folder where the answers of the others are kept.
+    """
+    folder = own_folder(Path.cwd() / f"{PARTS}-{secrets.token_hex(4)}")
+    engine.run([[*PROGRAM, *command] for command in commands], folder)
+    answers = [_answer(folder, job) for job in range(len(commands))]
+    shutil.rmtree(folder)
+    return answers
+
+
+def _answer(folder: Path, job: int) -> Any:
+    try:
+        return json.loads((folder / f"{job}.json").read_bytes())
+    except (OSError, ValueError):
+        words = folder / f"{job}.err"
+        lines = words.read_text(encoding="utf-8", errors="replace").split("\n") if words.exists() else []
+        last = next((line for line in reversed(lines) if line.strip()), "it wrote nothing")
+        raise ShmooError(f"job {job} gave no answer: {last}; logs and the answers of the others are in {folder}") from None

@@ -1,0 +1,219 @@
+"""A campaign over many hosts: its folder here, and the start of its jobs.
+
+    CAMPAIGN/campaign.json      hosts and command
+    CAMPAIGN/status.json        what was last known of each host
+    CAMPAIGN/package/           the wheel that machines get
+    CAMPAIGN/hosts/NAME/run/    the run of a host as far as it was fetched
+
+The folder decides nothing: what runs, and how far it is, the machines are asked. A controller may be killed at any moment, and
+another one goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from shmoo.estimators.errors import InputError, ShmooError
+from shmoo.estimators.graph.records import decode_versioned
+from shmoo.harness.fleet.channels import HostRefusal, ask, runner_files
+from shmoo.harness.fleet.engines import Engine, engine_of
+from shmoo.harness.fleet.hosts import Host
+from shmoo.harness.fleet.package import environment_key, read_pins, write_wheel
+from shmoo.runs.store.files import own_folder, read_regular, replace_file
+from shmoo.runs.store.records import utc_now
+
+T = TypeVar("T")
+CAMPAIGN_FORMAT = 1
+CAMPAIGN = "campaign.json"
+VERBS = ("measure", "characterize", "calibrate")
+RESERVED = ("-o", "--out", "--resume", "--json", "--curve")
+"""Options that the campaign sets itself, or that make no sense without a reader."""
+OLDEST_PYTHON = (3, 11)
+AT_ONCE = 32
+"""Hosts that are asked at the same time."""
+
+
+class CampaignFile(msgspec.Struct, frozen=True):
+    """campaign.json.
+
+    Attributes:
+        id: name of the campaign on the hosts, unique.
+        command: verb and arguments of the `shmoo` command that every host runs.
+    """
+
+    id: str
+    hosts: tuple[Host, ...]
+    command: tuple[str, ...]
+    created_at: str
+    # A factory, because omit_defaults would leave a plain default out of the file.
+    format: int = msgspec.field(default_factory=lambda: CAMPAIGN_FORMAT)
+
+
+class Campaign:
+    """A campaign's folder on the controller.
+
+    Attributes:
+        path: the folder. file: what campaign.json holds.
+        engine_of: a host's engine; another function in tests.
+    """
+
+    def __init__(self, path: Path, file: CampaignFile, engine_of: Callable[[Host], Engine] = engine_of) -> None:
+        self.path, self.file, self.engine_of = path, file, engine_of
+
+    @classmethod
+    def open(cls, path: str | Path) -> Campaign:
+        """Read a campaign's folder.
+
+        Raises:
+            InputError: none there. FormatError: it is damaged or newer.
+        """
+        file = Path(path) / CAMPAIGN
+        try:
+            data = read_regular(file)
+        except OSError:
+            raise InputError(f"no campaign at {path}: {CAMPAIGN} cannot be read; `shmoo fleet run` makes one") from None
+        return cls(Path(path), decode_versioned(data, CampaignFile, CAMPAIGN_FORMAT, "campaign", str(file)))
+
+    @classmethod
+    def create(cls, path: Path, hosts: Sequence[Host], command: Sequence[str], resume: bool = False) -> Campaign:
+        """Make a campaign's folder, or take up the one that is there with these hosts and this command.
+
+        Raises:
+            InputError: one is there and `resume` is false, a command that no fleet runs, or pins that cannot be read.
+        """
+        check_command(command)
+        for host in hosts:
+            read_pins(Path(host.constraints))
+        if exists := (path / CAMPAIGN).exists():
+            if not resume:
+                raise InputError(f"{path} holds a campaign already; go on with --resume, or name another --out")
+            old = cls.open(path).file
+            file = msgspec.structs.replace(old, hosts=tuple(hosts), command=tuple(command))
+        else:
+            slug = re.sub(r"[^A-Za-z0-9._-]", "-", path.name) or "campaign"
+            file = CampaignFile(f"{slug[:40]}-{secrets.token_hex(4)}", tuple(hosts), tuple(command), utc_now())
+        own_folder(path / "package")
+        if not exists or file != old:
+            replace_file(path / CAMPAIGN, msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n")
+        return cls(path, file)
+
+    def folder(self, host: Host, directory: str) -> str:
+        """A host's folder of this campaign on the host; `directory` is what hosts.toml names, made absolute there."""
+        return f"{directory}/campaigns/{self.file.id}/{host.name}"
+
+    def job_name(self, host: Host) -> str:
+        """The name of a host's job."""
+        return f"{self.file.id}-{host.name}"
+
+    def fetched(self, host: Host) -> Path:
+        """Where files of a host go here."""
+        return self.path / "hosts" / host.name
+
+    def engines(self) -> dict[str, Engine]:
+        """Name -> engine of the kinds that occur."""
+        return {host.engine: self.engine_of(host) for host in self.file.hosts}
+
+    def each(self, work: Callable[[Host], T], hosts: Iterable[Host]) -> dict[str, T | ShmooError]:
+        """Host -> what `work` gives for it, many at once; an error of one host is its result."""
+
+        def guarded(host: Host) -> T | ShmooError:
+            try:
+                return work(host)
+            except ShmooError as error:
+                return error
+            except OSError as error:
+                return ShmooError(str(error))
+
+        listed = list(hosts)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return dict(zip((host.name for host in listed), pool.map(guarded, listed), strict=True))
+
+
+def check_command(command: Sequence[str]) -> None:
+    """`InputError` unless a fleet can run this command."""
+    if not command or command[0] not in VERBS:
+        given = f"got {command[0]!r}" if command else "got nothing"
+        raise InputError(f"a fleet runs {', '.join(VERBS[:-1])} or {VERBS[-1]}, {given}; write it after --, such as -- measure")
+    for argument in command[1:]:
+        if argument.split("=")[0] in RESERVED or argument.startswith("-o"):
+            raise InputError(f"{argument} is set by the campaign itself; leave it out after --")
+
+
+def arguments_of(command: Sequence[str]) -> list[str]:
+    """The command as a host runs it; "{folder}" stands for the campaign's folder there."""
+    verb, *rest = command
+    if verb == "calibrate":
+        return [verb, "{folder}/run", *rest, "-o", "{folder}/run/profile.json", "--force"]
+    return [verb, *rest, "--out", "{folder}/run", "--resume"]
+
+
+def start(campaign: Campaign, hosts: Sequence[Host]) -> dict[str, str]:
+    """Start the jobs of these hosts.
+
+    Returns:
+        Host -> why its job was not started; "" where it was, or is alive already.
+    """
+    wheel = None if all(host.environment for host in hosts) else write_wheel(campaign.path / "package")
+    results = campaign.each(lambda host: _start(campaign, host, wheel), hosts)
+    return {name: str(result) if isinstance(result, ShmooError) else "" for name, result in results.items()}
+
+
+def _start(campaign: Campaign, host: Host, wheel: Path | None) -> None:
+    engine, constraints = campaign.engine_of(host), Path(host.constraints)
+    told = ask(engine.channel(host), host.python, "hello", directory=host.directory)
+    if not host.environment and tuple(map(int, told["python"].split(".")[:2])) < OLDEST_PYTHON:
+        raise HostRefusal(f"{host.python} is Python {told['python']}, and Shmoo needs 3.11; name a newer one with python = ...")
+    channel, directory = engine.channel(host, rsync=told["rsync"]), str(told["directory"])
+    key = ""
+    if wheel is not None and not host.environment:
+        offline = "wheelhouse" if host.wheelhouse else "index"
+        key = environment_key(wheel, constraints, host.installer, offline)
+        package = f"{directory}/packages/{key}"
+        pinned = _named(constraints, campaign.path / "package" / key, "constraints.txt")
+        channel.push([wheel, pinned], package)
+        missing = [path for path in _wheels(host) if told["wheels"].get(path.name) != path.stat().st_size]
+        if missing:
+            channel.push(missing, f"{directory}/wheels")
+    folder = campaign.folder(host, directory)
+    job: Mapping[str, object] = {
+        "command": list(campaign.file.command),
+        "arguments": arguments_of(campaign.file.command),
+        "directory": directory,
+        "environment": host.environment,
+        "key": key,
+        "pins": read_pins(constraints),
+        "offline": bool(host.wheelhouse),
+        "installer": host.installer,
+        "variables": host.variables,
+        "when_busy": host.when_busy,
+        "busy_share": host.busy_share,
+        "wait_s": 60 * host.wait_minutes,
+    }
+    begun = ask(channel, host.python, "start", folder=folder, job=job, code=runner_files())
+    if begun["started"]:
+        engine.launch(host, folder, campaign.job_name(host))
+
+
+def _named(path: Path, folder: Path, name: str) -> Path:
+    """A copy of a file under another name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copyfile(path, folder / name))
+
+
+def _wheels(host: Host) -> list[Path]:
+    return sorted(Path(host.wheelhouse).glob("*.whl")) if host.wheelhouse else []
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of the commands that it ran."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system

@@ -1,0 +1,171 @@
+"""Ways to a host's files and its Python: this machine itself, or OpenSSH's client as the user has configured it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from shmoo.estimators.errors import ShmooError
+from shmoo.harness.fleet import remote
+
+CONNECT_S = 10
+ANSWER_S = 60.0
+"""Time for one answer of a host."""
+COPY_S = 3600.0
+QUESTIONS = Path(remote.__file__)
+
+
+class UnreachableError(ShmooError):
+    """A host that cannot be asked: no route, no such name, a refused key, or a connection that broke."""
+
+
+class HostRefusal(ShmooError):
+    """A host that answered that it cannot do what it was asked."""
+
+
+class Channel(Protocol):
+    """What an engine needs of a host: to run a command there, and to copy files both ways."""
+
+    def run(self, command: Sequence[str], given: bytes = b"", timeout_s: float = ANSWER_S) -> bytes:
+        """Output of a command that was given `given` on its stdin.
+
+        Raises:
+            UnreachableError: the host cannot be reached. HostRefusal: the command failed.
+        """
+
+    def push(self, files: Sequence[Path], folder: str) -> None:
+        """Copy files into a folder there, which is made. Raises as `run`."""
+
+    def pull(self, folder: str, names: Sequence[str], into: Path) -> None:
+        """Copy files or folders of a folder there into one here. Raises as `run`."""
+
+
+class LocalChannel:
+    """The machine of the controller."""
+
+    def run(self, command: Sequence[str], given: bytes = b"", timeout_s: float = ANSWER_S) -> bytes:
+        """As of `Channel`."""
+        return _output(command, given, timeout_s)
+
+    def push(self, files: Sequence[Path], folder: str) -> None:
+        """As of `Channel`."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for file in files:
+            shutil.copy2(file, folder)
+
+    def pull(self, folder: str, names: Sequence[str], into: Path) -> None:
+        """As of `Channel`."""
+        for name in names:
+            source = Path(folder) / name
+            if source.is_dir():
+                shutil.copytree(source, into / name, dirs_exist_ok=True)
+            elif source.exists():
+                shutil.copy2(source, into / name)
+
+
+class SshChannel:
+    """OpenSSH's client with the user's own configuration, agent, jump hosts and known hosts. BatchMode: it never asks, so that a
+    password or an unknown host key is a refusal and nothing else.
+
+    Args:
+        destination: as in `ssh DESTINATION`. config: a configuration file in place of the user's own.
+        rsync: whether the host has rsync; otherwise scp copies.
+    """
+
+    def __init__(self, destination: str, config: str = "", rsync: bool = False) -> None:
+        self.destination = destination
+        own = ["-F", config] if config else []
+        self.options = [*own, "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_S}", "-o", "ServerAliveInterval=15"]
+        self.rsync = rsync and shutil.which("rsync") is not None
+
+    def run(self, command: Sequence[str], given: bytes = b"", timeout_s: float = ANSWER_S) -> bytes:
+        """As of `Channel`."""
+        return self._outside(["ssh", *self.options, "--", self.destination, shlex.join(command)], given, timeout_s)
+
+    def push(self, files: Sequence[Path], folder: str) -> None:
+        """As of `Channel`."""
+        self.run(["mkdir", "-p", folder])
+        self._copy([str(file) for file in files], f"{self.destination}:{folder}/")
+
+    def pull(self, folder: str, names: Sequence[str], into: Path) -> None:
+        """As of `Channel`."""
+        self._copy([f"{self.destination}:{folder}/{name}" for name in names], f"{into}/")
+
+    def _copy(self, sources: Sequence[str], target: str) -> None:
+        if self.rsync:
+            # Links are left out, and a file that was copied before is the base of the next copy.
+            shell = shlex.join(["ssh", *self.options])
+            self._outside(["rsync", "-rt", "--partial", "-e", shell, "--", *sources, target], b"", COPY_S)
+        else:
+            self._outside(["scp", "-r", "-q", *self.options, "--", *sources, target], b"", COPY_S)
+
+    def _outside(self, command: Sequence[str], given: bytes, timeout_s: float) -> bytes:
+        """255 is OpenSSH's own exit code, and rsync passes it on as one from 10 to 14, 30 or 255."""
+        lost = (255, 10, 12, 30) if command[0] == "rsync" else (255,)
+        return _output(command, given, timeout_s, lost, self.destination)
+
+
+def channel_to(destination: str, config: str = "", rsync: bool = False) -> Channel:
+    """The way to a destination of ssh; "" is this machine."""
+    return SshChannel(destination, config, rsync) if destination else LocalChannel()
+
+
+def ask(channel: Channel, python: str, do: str, timeout_s: float = ANSWER_S, **asked: Any) -> Mapping[str, Any]:
+    """The answer of a host's Python to one question of `remote.ACTIONS`.
+
+    Raises:
+        UnreachableError: the host cannot be reached. HostRefusal: it has no such Python, or refuses.
+    """
+    text = f"{QUESTIONS.read_text(encoding='utf-8')}\n\nmain({json.dumps({'do': do, **asked})!r})\n"
+    output = channel.run([python, "-"], text.encode(), timeout_s)
+    lines = [line for line in output.decode("utf-8", "replace").splitlines() if line.startswith(remote.REPLY)]
+    if not lines:
+        raise HostRefusal(f"{python} gave no answer to {do!r}; it must be Python 3.11 or newer")
+    reply = json.loads(lines[-1].removeprefix(remote.REPLY))
+    if "error" in reply:
+        raise HostRefusal(str(reply["error"]))
+    answer: Mapping[str, Any] = reply["answer"]
+    return answer
+
+
+def _output(
+    command: Sequence[str], given: bytes, timeout_s: float, unreachable: Sequence[int] = (), where: str = "this machine"
+) -> bytes:
+    """Raises:
+    UnreachableError: no answer in time, or an exit code that says so. HostRefusal: another exit code than 0.
+    """
+    environment = {**os.environ, "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            command, input=given, capture_output=True, timeout=timeout_s, check=False, env=environment, start_new_session=True
+        )
+    except subprocess.TimeoutExpired:
+        raise UnreachableError(f"{where} gave no answer within {timeout_s:.0f} s") from None
+    except FileNotFoundError:
+        raise HostRefusal(f"{command[0]} is not installed here; install it, or use another engine") from None
+    if done.returncode == 0:
+        return done.stdout
+    lines = [line.strip() for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+    words = " ".join(lines[-2:]) or f"exit code {done.returncode}"
+    if done.returncode in unreachable:
+        raise UnreachableError(words)
+    raise HostRefusal(words)
+
+
+def runner_files() -> dict[str, str]:
+    """Files of a campaign's folder on a host that make up its job: name -> content."""
+    room = QUESTIONS.parent
+    package = "code/shmoo/harness/fleet"
+    start = (
+        "import os\nimport sys\n\nsys.path.insert(0, os.path.join(sys.argv[1], 'code'))\n"
+        "from shmoo.harness.fleet.job import run\n\nsys.exit(run(sys.argv[1]))\n"
+    )
+    inits = {f"{folder}/__init__.py": "" for folder in ("code/shmoo", "code/shmoo/harness", package)}
+    modules = {f"{package}/{name}": (room / name).read_text(encoding="utf-8") for name in ("remote.py", "job.py")}
+    return {**inits, **modules, remote.RUNNER: start}

@@ -1,0 +1,117 @@
+"""Engines: how a job is started on a host without staying connected, and what the engine knows about it afterwards.
+
+A further engine is one class here with three methods, and its name in `hosts.ENGINES`.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from shmoo.estimators.errors import ShmooError
+from shmoo.harness.fleet.channels import Channel, ask, channel_to
+from shmoo.harness.fleet.hosts import Host
+from shmoo.harness.fleet.remote import RUNNER
+
+QUEUED = ("PENDING", "CONFIGURING", "REQUEUED", "SUSPENDED")
+ALIVE = ("RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING")
+
+
+class Job(NamedTuple):
+    """A job as its engine knows it: whether it waits for the machine, whether it runs, and words about it."""
+
+    queued: bool
+    alive: bool
+    words: str
+
+
+class Engine(Protocol):
+    """What a campaign needs of an engine."""
+
+    def channel(self, host: Host, rsync: bool = False) -> Channel:
+        """The way to the files of a host."""
+
+    def launch(self, host: Host, folder: str, name: str) -> None:
+        """Start the job in `folder`; it outlives this process. Raises as `Channel.run`."""
+
+    def jobs(self, named: Mapping[str, Host]) -> Mapping[str, Job | ShmooError]:
+        """What the engine knows of the jobs with these names; jobs that only their files tell of are left out."""
+
+
+class Detached:
+    """ssh, and the machine of the controller: the job is a session of its own on the host, and its files tell all."""
+
+    def channel(self, host: Host, rsync: bool = False) -> Channel:
+        """As of `Engine`."""
+        return channel_to(host.destination, host.ssh_config, rsync)
+
+    def launch(self, host: Host, folder: str, name: str) -> None:
+        """As of `Engine`."""
+        ask(self.channel(host), host.python, "launch", folder=folder)
+
+    def jobs(self, named: Mapping[str, Host]) -> Mapping[str, Job | ShmooError]:
+        """As of `Engine`."""
+        return {}
+
+
+class Slurm:
+    """One exclusive job a machine, by plain sbatch and squeue, here or on a login node."""
+
+    def channel(self, host: Host, rsync: bool = False) -> Channel:
+        """As of `Engine`."""
+        return channel_to(host.destination, host.ssh_config, rsync)
+
+    def launch(self, host: Host, folder: str, name: str) -> None:
+        """As of `Engine`. A job of that name that waits or runs is the one: a controller may have died after it submitted."""
+        known = self.jobs({name: host}).get(name)
+        if isinstance(known, ShmooError):
+            raise known
+        if known is not None and (known.queued or known.alive):
+            return
+        script = f"#!/bin/sh\nexec {shlex.join([host.python, f'{folder}/{RUNNER}', folder])}\n"
+        command = ["sbatch", "--parsable", "--exclusive", "--nodes=1", "--ntasks=1", "--no-requeue", f"--job-name={name}"]
+        command += [f"--nodelist={host.node or host.name}", f"--chdir={folder}", f"--output={folder}/job.log", *host.sbatch]
+        self.channel(host).run(command, script.encode())
+
+    def jobs(self, named: Mapping[str, Host]) -> Mapping[str, Job | ShmooError]:
+        """As of `Engine`. One squeue for each login node; it forgets jobs some minutes after their end."""
+        known: dict[str, Job | ShmooError] = {}
+        logins: dict[tuple[str, str], list[str]] = {}
+        for name, host in named.items():
+            logins.setdefault((host.destination, host.ssh_config), []).append(name)
+        for login, names in logins.items():
+            command = ["squeue", "--noheader", "--states=all", "--format=%i|%j|%T|%r", f"--name={','.join(names)}"]
+            try:
+                lines = channel_to(*login).run(command).decode("utf-8", "replace").splitlines()
+            except ShmooError as error:
+                known.update(dict.fromkeys(names, error))
+                continue
+            # The newest job of a name is the last attempt.
+            for line in sorted(lines, key=lambda line: int(line.split("|")[0].split("_")[0])):
+                _, name, state, reason = line.strip().split("|", 3)
+                words = f"Slurm: {state}" if reason in ("None", "") else f"Slurm: {state} ({reason})"
+                known[name] = Job(state in QUEUED, state in ALIVE, words)
+            for name in names:
+                known.setdefault(name, Job(False, False, "Slurm knows no such job any more"))
+        return known
+
+
+def engine_of(host: Host) -> Engine:
+    """The engine that a host names."""
+    return Slurm() if host.engine == "slurm" else Detached()
+
+
+def known_jobs(engines: Mapping[str, Engine], named: Mapping[str, tuple[str, Host]]) -> dict[str, Job | ShmooError]:
+    """Host -> its job as the engines know it, each engine asked once.
+
+    Args:
+        engines: name of an engine -> the engine.
+        named: host -> name of its job, and the host.
+    """
+    jobs: dict[str, Job | ShmooError] = {}
+    for kind, engine in engines.items():
+        of_kind = {job: host for job, host in named.values() if host.engine == kind}
+        told = engine.jobs(of_kind) if of_kind else {}
+        jobs.update({host.name: told[job] for job, host in of_kind.items() if job in told})
+    return jobs

@@ -1,0 +1,139 @@
+"""Rows of a campaign brought here as they grow: copied beside, compared with the host's hashes, then put in place.
+
+A fetch may be repeated and interrupted at any moment. What was fetched before is only ever continued: rows are appended on the
+host, so that the new ones begin with the old ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+
+from shmoo.estimators.errors import FormatError, ShmooError
+from shmoo.estimators.graph.records import UNREADABLE
+from shmoo.harness.fleet.campaign import Campaign
+from shmoo.harness.fleet.channels import HostRefusal, ask
+from shmoo.harness.fleet.hosts import Host
+from shmoo.runs.store.files import own_folder, read_regular, replace_file
+from shmoo.runs.store.store import ROWS
+
+INCOMING = ".incoming"
+"""Folder beside a host's files that copies go to first."""
+COPY_TIME_S = 600.0
+"""Time for the hashes of a large run."""
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    """What came from one host: files that are new or longer, their bytes, and why nothing came where nothing did."""
+
+    name: str
+    files: int = 0
+    size: int = 0
+    problem: str = ""
+
+
+def fetch(campaign: Campaign) -> tuple[Fetched, ...]:
+    """Bring what every host has; hosts that cannot be reached are listed with the reason."""
+    results = campaign.each(lambda host: _fetch(campaign, host), campaign.file.hosts)
+    return tuple(
+        Fetched(name, problem=str(result)) if isinstance(result, ShmooError) else result for name, result in results.items()
+    )
+
+
+def _fetch(campaign: Campaign, host: Host) -> Fetched:
+    engine, target = campaign.engine_of(host), campaign.fetched(host)
+    told = ask(engine.channel(host), host.python, "hello", directory=host.directory)
+    channel = engine.channel(host, rsync=told["rsync"])
+    folder = campaign.folder(host, str(told["directory"]))
+    listed = ask(channel, host.python, "listing", timeout_s=COPY_TIME_S, folder=folder)["files"]
+    wanted = _changed(_checked(listed), target)
+    if not wanted:
+        return Fetched(host.name)
+    incoming = own_folder(target / INCOMING)
+    tops = sorted({PurePosixPath(name).parts[0] for name in wanted})
+    channel.pull(folder, tops, incoming)
+    contents = {name: _content(incoming / name, *listed[name]) for name in wanted}
+    for name in sorted(contents, key=_last_rows):
+        _put(contents[name], target / name)
+    return Fetched(host.name, len(contents), sum(map(len, contents.values())))
+
+
+def _checked(listed: Mapping[str, Any]) -> dict[str, tuple[int, str]]:
+    """The listing of a host; `HostRefusal` where a name would lead out of the folder."""
+    for name in listed:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or path.parts[0] not in ("run", "facts.jsonl") or "\0" in name:
+            raise HostRefusal(f"the host lists a file {name!r}, which does not belong to a run; nothing was fetched")
+    return {name: (int(size), str(digest)) for name, (size, digest) in listed.items()}
+
+
+def _changed(listed: Mapping[str, tuple[int, str]], target: Path) -> list[str]:
+    """Files that are not here yet as the host has them."""
+
+    def here(name: str) -> str:
+        path = target / name
+        return hashlib.sha256(read_regular(path)).hexdigest() if path.exists() else ""
+
+    return [name for name, (_, digest) in listed.items() if here(name) != digest]
+
+
+def _content(path: Path, size: int, digest: str) -> bytes:
+    """What the host had listed of a file; it may have grown since.
+
+    Raises:
+        HostRefusal: the copy is another one than the host listed.
+    """
+    try:
+        data = read_regular(path)[:size]
+    except OSError as error:
+        raise HostRefusal(f"{path.name} did not arrive ({error.strerror}); fetch again") from None
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise HostRefusal(f"{path.name} arrived damaged, its hash differs from the host's; fetch again")
+    # A row that is just being written is fetched next time.
+    return data[: data.rfind(b"\n") + 1] if path.name == ROWS else data
+
+
+def _last_rows(name: str) -> tuple[bool, str]:
+    """Graphs come before the rows that name them."""
+    return PurePosixPath(name).name == ROWS, name
+
+
+def _put(data: bytes, path: Path) -> None:
+    """Replace a file; rows only by rows that begin with them.
+
+    Raises:
+        HostRefusal: the host's rows are not those that were fetched before.
+    """
+    own_folder(path.parent)
+    if path.name == ROWS and path.exists() and not data.startswith(read_regular(path)):
+        raise HostRefusal(
+            f"the rows on the host do not go on from those fetched before, which are kept in {path}; "
+            "was the run there removed and measured again? Move them away, then fetch again"
+        )
+    replace_file(path, data)
+
+
+def summary(fetched: Sequence[Fetched]) -> str:
+    """One sentence on a fetch."""
+    moved = [one for one in fetched if one.files]
+    return f"fetched {sum(one.files for one in moved)} files ({sum(one.size for one in moved)} bytes) from {len(moved)} hosts"
+
+
+def last_facts(campaign: Campaign, host: Host) -> dict[str, object]:
+    """What a fetched host said of itself at its last attempt; empty where nothing was fetched."""
+    path = campaign.fetched(host) / "facts.jsonl"
+    if not path.exists():
+        return {}
+    try:
+        lines = read_regular(path).splitlines()
+        return msgspec.json.decode(lines[-1], type=_Facts).facts if lines else {}
+    except UNREADABLE:
+        raise FormatError(f"cannot read {path}: it is damaged; fetch again") from None
+
+
+class _Facts(msgspec.Struct, frozen=True):
+    facts: dict[str, object]

@@ -1,0 +1,274 @@
+"""The job of a host: it waits for the machine, makes or checks the environment, runs one `shmoo` command, and waits for its end
+without using the CPU. Standard library only; it runs from the campaign's folder on the host, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import glob
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable
+
+from shmoo.harness.fleet.remote import (
+    Refused,
+    Request,
+    absolute,
+    boot_id,
+    first_line,
+    read_state,
+    read_text,
+    write_state,
+    write_text,
+)
+
+LONGEST_REASON = 1200
+"""Characters of a reason: the state fits into its block."""
+MACHINE_LOCK = "shmoo-fleet.lock"
+"""In the folder for temporary files: two campaigns on one machine would measure each other."""
+LOOK_S = 15.0
+"""Time between two looks at a machine that others use."""
+SAMPLE_S = 1.0
+"""Time over which CPU use is sampled."""
+DONE_CODES = (0, 1)
+"""Exit codes of `shmoo` with which everything was done; 1 says that some of it is weak."""
+Say = Callable[..., None]
+
+
+def run(folder: str) -> int:
+    """The job: one `shmoo` command on a machine that nobody else measures on."""
+    held = os.open(os.path.join(folder, "runner.lock"), os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return 0  # another process runs this job
+    with open(os.path.join(folder, "job.json"), encoding="utf-8") as file:
+        job = json.load(file)
+    os.environ.update(job["variables"])
+    state = read_state(folder) or {"attempt": 1}
+    state.update(command=job["command"], pid=os.getpid(), host=socket.gethostname(), boot=boot_id(), reason="")
+
+    def say(phase: str, reason: str = "", **more: object) -> None:
+        state.update(phase=phase, reason=reason[-LONGEST_REASON:], at=time.time(), **more)
+        write_state(folder, state)
+
+    try:
+        machine = _wait_for_machine(job, say)
+        say("preparing", "making the environment")
+        python, installed = _environment(job)
+        _append_facts(folder, {**machine_facts(), "environment": installed})
+        say("running", environment=installed)
+        code, words = _measure(folder, job, python)
+        os.close(machine)
+    except (OSError, Refused, subprocess.SubprocessError) as error:
+        say("failed", str(error), exit_code=None)
+        return 2
+    if code in DONE_CODES:
+        say("finished", "" if code == 0 else words, exit_code=code)
+        return 0
+    say("failed", f"exit code {code}: {words or 'no message'}", exit_code=code)
+    return code
+
+
+def _wait_for_machine(job: Request, say: Say) -> int:
+    """The machine's lock, once others are gone; a descriptor that holds it."""
+    deadline = time.monotonic() + job["wait_s"]
+    say("waiting", "for the machine's lock")
+    lock = _open_lock(os.path.join(tempfile.gettempdir(), MACHINE_LOCK))
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise Refused(f"another campaign held the machine for {job['wait_s'] / 60:.0f} minutes") from None
+            say("waiting", "another campaign measures on this machine")
+            time.sleep(1.0)
+    while job["when_busy"] != "measure":
+        share = _busy_share()
+        if share <= job["busy_share"]:
+            break
+        words = f"others use {share:.0%} of this machine's CPU time (limit {job['busy_share']:.0%})"
+        if job["when_busy"] == "report" or time.monotonic() > deadline:
+            raise Refused(words)
+        say("waiting", words)
+        time.sleep(LOOK_S)
+    return lock
+
+
+def _open_lock(path: str) -> int:
+    # In a folder like /tmp the kernel may refuse O_CREAT on another user's file, which can still be locked.
+    try:
+        return os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        before = os.umask(0)
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CREAT, 0o666)
+        finally:
+            os.umask(before)
+
+
+def _busy_share() -> float:
+    """Part of the CPU time of all cores that is used now; 0 where the system does not tell."""
+
+    def times() -> tuple[int, int]:
+        with open("/proc/stat", encoding="ascii") as file:
+            numbers = [int(n) for n in file.readline().split()[1:9]]
+        return sum(numbers), numbers[3] + numbers[4]
+
+    try:
+        total, idle = times()
+        time.sleep(SAMPLE_S)
+        later, later_idle = times()
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return 1.0 - (later_idle - idle) / max(later - total, 1)
+
+
+def _measure(folder: str, job: Request, python: str) -> tuple[int, str]:
+    """Run the command; its exit code, and the last line that it wrote to stderr."""
+    arguments = [part.replace("{folder}", folder) for part in job["arguments"]]
+    environment = {**os.environ, "SHMOO_HOME": os.path.join(folder, "home"), "PYTHONUNBUFFERED": "1"}
+    child = subprocess.Popen(
+        [python, "-m", "shmoo.harness.cli", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        cwd=folder,
+        env=environment,
+        preexec_fn=_end_with_parent,
+    )
+    signal.signal(signal.SIGTERM, lambda number, frame: child.send_signal(signal.SIGTERM))
+    last: deque[str] = deque(maxlen=1)
+    assert child.stderr is not None
+    for raw in child.stderr:
+        line = raw.decode("utf-8", "replace").strip()
+        if line:
+            last.append(line)
+            try:
+                with open(os.path.join(folder, "log.txt"), "a", encoding="utf-8") as log:
+                    log.write(line + "\n")
+            except OSError:
+                continue  # a full disk: the last lines are kept in the state
+    code = child.wait()
+    return code, last[-1] if last else ""
+
+
+def _end_with_parent() -> None:
+    """Where the job is killed, its measurement ends too, as Linux does it: nobody would wait for its rows."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def _environment(job: Request) -> tuple[str, str]:
+    """Python of an environment with the pinned packages, and the fingerprint of what is installed there."""
+    if job["environment"]:
+        python = os.path.join(absolute(job["environment"]), "bin", "python")
+        installed = _installed(python)
+        _check_pins(installed, job["pins"], job["environment"])
+        return python, _fingerprint(installed)
+    folder = os.path.join(job["directory"], "environments", job["key"] + "-" + platform.python_version())
+    os.makedirs(os.path.dirname(folder), exist_ok=True)
+    lock = os.open(folder + ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    fcntl.flock(lock, fcntl.LOCK_EX)  # hosts may share a home
+    python, ready = os.path.join(folder, "bin", "python"), os.path.join(folder, "ready")
+    try:
+        if os.path.exists(ready) and read_text(ready) == _fingerprint(_installed(python)):
+            return python, read_text(ready)
+        shutil.rmtree(folder, ignore_errors=True)
+        _install(folder, python, job)
+        installed = _installed(python)
+        _check_pins(installed, job["pins"], folder)
+        write_text(ready, _fingerprint(installed))
+        return python, _fingerprint(installed)
+    finally:
+        os.close(lock)
+
+
+def _install(folder: str, python: str, job: Request) -> None:
+    package = os.path.join(job["directory"], "packages", job["key"])
+    wanted = [*glob.glob(os.path.join(package, "*.whl")), "--constraint", os.path.join(package, "constraints.txt")]
+    if job["offline"]:
+        wanted += ["--no-index", "--find-links", os.path.join(job["directory"], "wheels")]
+    if job["installer"] == "uv":
+        steps = [["uv", "venv", "--python", sys.executable, folder], ["uv", "pip", "install", "--python", python, *wanted]]
+    else:
+        steps = [[sys.executable, "-m", "venv", folder], [python, "-m", "pip", "install", "--disable-pip-version-check", *wanted]]
+    for step in steps:
+        done = subprocess.run(step, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        if done.returncode:
+            lines = [line for line in (done.stdout + done.stderr).decode("utf-8", "replace").splitlines() if line.strip()]
+            errors = [line for line in lines if line.lower().lstrip().startswith("error")] or lines[-1:]
+            raise Refused("cannot make the environment: " + " ".join(errors[-2:]))
+
+
+def _installed(python: str) -> dict[str, str]:
+    """Name -> version of what an environment holds."""
+    # What comes first on the path counts.
+    code = (
+        "import importlib.metadata as m, json; "
+        "print(json.dumps({d.name: d.version for d in reversed(list(m.distributions())) if d.name}))"
+    )
+    try:
+        told = subprocess.run([python, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=120)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Refused(f"no usable environment: {python} does not run ({error})") from None
+    versions = json.loads(told.stdout)
+    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in versions.items()}
+
+
+def _check_pins(installed: dict[str, str], pins: dict[str, str], where: str) -> None:
+    """A local version such as +cpu satisfies the pin without it."""
+    wrong = [
+        f"{name} is {installed[name]}, pinned to {version}"
+        for name, version in sorted(pins.items())
+        if name in installed and installed[name].split("+")[0] != version.split("+")[0]
+    ]
+    if "shmoo" not in installed:
+        wrong.insert(0, "shmoo is not installed")
+    if wrong:
+        raise Refused(f"the environment {where} differs from the pins: " + "; ".join(wrong[:5]))
+
+
+def _fingerprint(installed: dict[str, str]) -> str:
+    text = json.dumps([platform.python_version(), sorted(installed.items())])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def machine_facts() -> dict[str, str | None]:
+    """What a machine is and how it is set, beyond the fingerprint of a run: firmware, kernel, driver, clock and power limits."""
+    facts = {"kernel": platform.release(), "bios": first_line("/sys/class/dmi/id/bios_version"), "cpu": _cpu_field("model name")}
+    facts["microcode"] = _cpu_field("microcode")
+    facts["governor"] = first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    facts["clock limit"] = first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq")
+    facts["package power limit"] = first_line("/sys/class/powercap/intel-rapl:0/constraint_0_power_limit_uw")
+    try:
+        query = ["nvidia-smi", "--query-gpu=name,driver_version,vbios_version,power.limit,clocks.max.sm", "--format=csv,noheader"]
+        told = subprocess.run(query, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=30).stdout.decode()
+        columns = [cell.strip() for cell in told.splitlines()[0].split(",")]
+        facts.update(zip(("gpu", "driver", "vbios", "gpu power limit", "gpu clock limit"), columns, strict=False))
+    except (OSError, subprocess.SubprocessError, IndexError):
+        facts["gpu"] = None
+    return facts
+
+
+def _append_facts(folder: str, facts: dict[str, str | None]) -> None:
+    line = json.dumps({"at": time.time(), "facts": facts}) + "\n"
+    with open(os.path.join(folder, "facts.jsonl"), "a", encoding="utf-8") as file:
+        file.write(line)
+
+
+def _cpu_field(name: str) -> str | None:
+    match = re.search(rf"^{name}\s*:\s*(.+)$", read_text("/proc/cpuinfo"), re.MULTILINE)
+    return match[1].strip() if match else None

@@ -1,0 +1,219 @@
+"""What a host is asked, answered on the host: its Python reads this file as text (`python3 -`) with one request behind it.
+
+Standard library only, and no import of Shmoo. A campaign's folder on a host holds
+
+    state.json    how far the job is: one block of fixed size, overwritten in place, so that it can be written on a full disk too
+    facts.jsonl   a line an attempt: firmware, driver, kernel, power limits; they tell whether the machine changed
+    run/          the run that `shmoo` writes
+    code/         this file and the job's (`job.py`)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from typing import Any
+
+REPLY = "shmoo-fleet-reply "
+"""What the line with the answer begins with: a login shell may print other lines."""
+BLOCK = 4096
+"""Bytes of state.json."""
+RUNNER = "runner.py"
+"""Starts the job of the campaign whose folder it stands in."""
+
+
+Request = dict[str, Any]
+
+
+class Refused(Exception):
+    """What cannot be done here, in words for the user."""
+
+
+def main(text: str) -> None:
+    """Answer one request, a JSON object with "do" and what that needs."""
+    asked = json.loads(text)
+    try:
+        answer: Request = {"answer": ACTIONS[asked["do"]](asked)}
+    except (OSError, Refused) as error:
+        answer = {"error": str(error)}
+    sys.stdout.write("\n" + REPLY + json.dumps(answer) + "\n")
+
+
+def hello(asked: Request) -> Request:
+    """What the controller must know before it sends anything."""
+    folder = absolute(asked["directory"])
+    os.makedirs(folder, exist_ok=True)
+    wheels = os.path.join(folder, "wheels")
+    return {
+        "directory": folder,
+        "python": platform.python_version(),
+        "rsync": shutil.which("rsync") is not None,
+        "wheels": {name: os.path.getsize(os.path.join(wheels, name)) for name in _names(wheels)},
+        "packages": _names(os.path.join(folder, "packages")),
+    }
+
+
+def start(asked: Request) -> Request:
+    """Write the job of a campaign into its folder, unless one is alive there."""
+    folder = asked["folder"]
+    os.makedirs(folder, exist_ok=True)
+    if _alive(folder):
+        return {"started": False}
+    before = read_state(folder) or {}
+    for name, text in {**asked["code"], "job.json": json.dumps(asked["job"])}.items():
+        path = os.path.join(folder, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        write_text(path, text)
+    state = {"phase": "starting", "attempt": before.get("attempt", 0) + 1, "command": asked["job"]["command"], "at": time.time()}
+    write_state(folder, state)
+    return {"started": True}
+
+
+def launch(asked: Request) -> Request:
+    """Start the job as a session of its own, which outlives the connection."""
+    folder = asked["folder"]
+    with open(os.path.join(folder, "job.log"), "ab") as log:
+        job = subprocess.Popen(
+            [sys.executable, os.path.join(folder, RUNNER), folder],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + 20.0
+    while time.monotonic() < deadline and job.poll() is None and not _alive(folder):
+        time.sleep(0.05)
+    return {"pid": job.pid}
+
+
+def status(asked: Request) -> Request:
+    """How far the job is. Whether it is alive is looked at first: it may end in between."""
+    folder = absolute(asked["folder"])
+    alive = _alive(folder)
+    rows = os.path.join(folder, "run", "rows.jsonl")
+    facts = read_text(os.path.join(folder, "facts.jsonl")).splitlines()
+    return {
+        "alive": alive,
+        "state": read_state(folder),
+        "boot": boot_id(),
+        "rows": _lines(rows) if os.path.exists(rows) else 0,
+        "facts": [json.loads(line)["facts"] for line in facts if line.endswith("}")],
+    }
+
+
+def listing(asked: Request) -> Request:
+    """Files of the run with the size and SHA-256 of what is there now; rows may grow meanwhile, what is listed stays."""
+    folder = absolute(asked["folder"])
+    files: dict[str, tuple[int, str]] = {}
+    for top, _, names in os.walk(os.path.join(folder, "run")):
+        for name in names:
+            path = os.path.join(top, name)
+            if not name.startswith(".") and not os.path.islink(path) and os.path.isfile(path):
+                files[os.path.relpath(path, folder)] = _digest(path)
+    facts = os.path.join(folder, "facts.jsonl")
+    if os.path.exists(facts):
+        files["facts.jsonl"] = _digest(facts)
+    return {"files": files}
+
+
+ACTIONS = {"hello": hello, "start": start, "launch": launch, "status": status, "listing": listing}
+
+
+def write_state(folder: str, state: Request) -> None:
+    """Overwrite the state in place: a block that exists needs no room."""
+    data = json.dumps(state).encode().ljust(BLOCK)
+    descriptor = os.open(os.path.join(folder, "state.json"), os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        os.pwrite(descriptor, data, 0)
+    finally:
+        os.close(descriptor)
+
+
+def read_state(folder: str) -> Request | None:
+    """The state, `None` where no job was started; read again where it is just being written."""
+    for _ in range(20):
+        text = read_text(os.path.join(folder, "state.json"))
+        if not text.strip():
+            return None
+        try:
+            state: Request = json.loads(text)
+            return state
+        except ValueError:
+            time.sleep(0.01)
+    raise Refused(f"{folder}/state.json is damaged; remove it")
+
+
+def _alive(folder: str) -> bool:
+    """Whether a process runs the job: it holds a lock as long as it lives, across reboots and reused process numbers."""
+    try:
+        held = os.open(os.path.join(folder, "runner.lock"), os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(held)
+    return False
+
+
+def _digest(path: str) -> tuple[int, str]:
+    total, digest = 0, hashlib.sha256()
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        while total < size:
+            part = file.read(min(1 << 20, size - total))
+            if not part:
+                break
+            total += len(part)
+            digest.update(part)
+    return total, digest.hexdigest()
+
+
+def _lines(path: str) -> int:
+    with open(path, "rb") as file:
+        return sum(part.count(b"\n") for part in iter(lambda: file.read(1 << 20), b""))
+
+
+def absolute(folder: str) -> str:
+    """A folder as hosts.toml names it: relative to the home folder."""
+    return os.path.join(os.path.expanduser("~"), os.path.expanduser(folder))
+
+
+def _names(folder: str) -> list[str]:
+    return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+
+
+def write_text(path: str, text: str) -> None:
+    """Write a file at once."""
+    with open(path + ".new", "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(path + ".new", path)
+
+
+def read_text(path: str) -> str:
+    """The content of a file, "" where it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def first_line(path: str) -> str | None:
+    """The content of a file of the system, `None` where there is none."""
+    return read_text(path).strip() or None
+
+
+def boot_id() -> str | None:
+    """Another one after each start of the machine."""
+    return first_line("/proc/sys/kernel/random/boot_id")

@@ -1,0 +1,101 @@
+"""A model by name in the setups that advice compares. Imports torch only to capture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from shmoo.estimators.costs.quantize import quantized, with_dtype
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.graph.dtypes import STORED_AS
+from shmoo.estimators.graph.records import Graph
+from shmoo.estimators.present.setups import BATCH_STEPS, Setup
+from shmoo.harness.models.asked import Asked, ModelGraphs, at_batches
+from shmoo.harness.models.source import ModelSource
+
+_WITHOUT_ARITHMETIC = frozenset({"float8", "int8", "int4"})
+"""Types that torch does not compute in: they replace the types of a float32 capture."""
+
+
+class ModelSetups:
+    """Graphs of a model in setups: one capture serves the model as it is, one all other batches, of each type and order of
+    images.
+
+    Args:
+        asked: the model as it is; `Asked.points` is left out of account.
+        batch: of a call; the model's own for `None`.
+        open_source: makes the source of what is asked for.
+    """
+
+    def __init__(
+        self,
+        asked: Asked,
+        batch: int | None = None,
+        open_source: Callable[[Asked], ModelSource] = lambda asked: ModelSource(asked),
+    ) -> None:
+        self._asked = asked
+        self._open = open_source
+        self._sources: dict[tuple[str | None, bool, bool], ModelSource] = {}
+        self._asked_batch = batch
+        axes = open_source(msgspec.structs.replace(asked, points=at_batches((batch,)))).axes()
+        self._batched = "batch" in axes
+        self.batch = int(batch or axes.get("batch", 1))
+
+    def base(self, runtime: str) -> Setup:
+        """The model as it was asked for."""
+        mode = self._asked.mode
+        return Setup(
+            runtime=runtime,
+            batch=self.batch,
+            dtype=self._asked.dtype,
+            quantize=mode.quantize,
+            channels_last=mode.channels_last,
+        )
+
+    def found(self, setup: Setup) -> ModelGraphs:
+        """What a capture in the types and the order of images of a setup gives, before types and weights are replaced.
+
+        Raises:
+            CaptureError: torch cannot capture the model.
+            InputError: the model does not take the setup.
+        """
+        if setup.batch != self.batch and not self._batched:
+            raise InputError("the model's input is fixed: it has no batch axis")
+        stored = "float32" if setup.dtype in _WITHOUT_ARITHMETIC else STORED_AS.get(setup.dtype or "", setup.dtype)
+        if stored == "float32" and self._asked.dtype is None:
+            stored = None  # the types that the model has serve the types that replace them
+        own = setup.batch == self.batch
+        points = at_batches((self._asked_batch,) if own else [self.batch * step for step in BATCH_STEPS])
+        key = stored, setup.channels_last, own
+        if key not in self._sources:
+            mode = msgspec.structs.replace(self._asked.mode, quantize=None, channels_last=setup.channels_last)
+            self._sources[key] = self._open(msgspec.structs.replace(self._asked, dtype=stored, mode=mode, points=points))
+        return self._sources[key].at(points[0] if own else {"batch": setup.batch})
+
+    def graphs(self, setup: Setup) -> tuple[Graph, ...]:
+        """The graphs of a setup; errors as of `found`."""
+        return in_setup(self.found(setup).graphs, setup, stored=False)
+
+
+def of_graphs(graphs: Sequence[Graph], base: Setup) -> Callable[[Setup], tuple[Graph, ...]]:
+    """Setups of graphs that are captured already: other types and quantized weights, at the size and in the order they have."""
+
+    def graphs_of(setup: Setup) -> tuple[Graph, ...]:
+        if (setup.batch, setup.channels_last) != (base.batch, base.channels_last):
+            raise InputError("the graphs are captured already, at their size and in their order; give the model by name")
+        return in_setup(graphs, setup, stored=setup.dtype != base.dtype)
+
+    return graphs_of
+
+
+def in_setup(graphs: Sequence[Graph], setup: Setup, stored: bool) -> tuple[Graph, ...]:
+    """Graphs with the types and the quantized weights of a setup.
+
+    Args:
+        stored: whether types that torch computes in have to be replaced, too.
+    """
+    target = setup.dtype
+    if target is not None and target not in STORED_AS and (stored or target in _WITHOUT_ARITHMETIC):
+        graphs = [with_dtype(graph, target) for graph in graphs]
+    return tuple(graphs) if setup.quantize is None else quantized(graphs, setup.quantize)

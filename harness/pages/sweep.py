@@ -1,0 +1,113 @@
+"""The page of a sweep: what it found, the maps or curves, and its points as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from shmoo.estimators.machine.profile import ArchitectureProfile
+from shmoo.estimators.sweep.on_chip import on_chip_bytes
+from shmoo.estimators.units import amount, si, size, yes_or_no
+from shmoo.estimators.variants import is_count, tiling_parameters, variant
+from shmoo.runs.plots.page import Cell, page, plot, section, table
+from shmoo.runs.plots.sweeps import AS_BUILT, LEAVES, OUTGROWN, Machines, sweep_answer, sweep_figures
+from shmoo.runs.store.files import replace_file
+
+LISTED = 500
+"""Points that the table of a page holds, the fastest ones; `--csv` writes them all."""
+
+
+def write_page(
+    rows: Sequence[dict[str, Any]],
+    axes: Sequence[str],
+    profiles: Sequence[ArchitectureProfile],
+    machine_axes: Sequence[str],
+    path: str | Path,
+    units: Mapping[str, str],
+) -> None:
+    """Write the page of a sweep into one file that needs no network.
+
+    Args:
+        rows: of a `SweepController`. axes: the columns that vary. profiles: the machines before the sweep changed them.
+        machine_axes: those of the axes that change the machine. units: of the axes that have one.
+
+    Raises:
+        InputError: no rows or no axes.
+    """
+    figures = sweep_figures(rows, axes, units, machines_of(profiles, machine_axes))
+    models = ", ".join(dict.fromkeys(str(row["model"]) for row in rows))
+    machines = list(dict.fromkeys(str(row["arch"]) for row in rows))
+    where = f" on {machines[0]}" if len(machines) == 1 else f" on {len(machines)} machines"
+    parts = []
+    if "winner" in figures:
+        parts.append(section("winner", "Which machine wins where", plot("winner", "the best machine in each cell")))
+    if "map" in figures:
+        legend = (
+            "Each cell is one point; bright is good, on one scale for all machines. "
+            f"The red line is where the {LEAVES}, the ring is the machine {AS_BUILT}, crosses mark what {OUTGROWN}."
+        )
+        parts.append(section("map", "Maps", legend, plot("map", f"{models} over {' and '.join(axes)}")))
+    if "curves" in figures:
+        legend = f"Bars are 90 % intervals. Hollow symbols mark what {OUTGROWN}; a dotted line is the machine {AS_BUILT}."
+        parts.append(section("curves", "Curves", legend, plot("curves", f"{models} over {axes[0]}")))
+    fastest = sorted(rows, key=lambda row: float(row["latency_s"]))[:LISTED]
+    note = f"The {LISTED} fastest of {len(rows):,}; --csv writes all of them." if len(rows) > LISTED else f"All {len(rows)}."
+    parts.append(section("points", "Points", note, table([_line(row, axes, units) for row in fastest], "points of the sweep")))
+    text = page(
+        f"{models} over {' and '.join(axes)}{where}",
+        Markup("").join(parts),
+        eyebrow="Sweep",
+        answer=sweep_answer(rows, axes, units),
+        links=[(name, name.capitalize()) for name in ("winner", "map", "curves") if name in figures] + [("points", "Points")],
+        figures=figures,
+        footer="estimates, no measurements",
+    )
+    replace_file(Path(path), text.encode("utf-8", "backslashreplace"))
+
+
+def machines_of(profiles: Sequence[ArchitectureProfile], machine_axes: Sequence[str]) -> Machines:
+    """What the machines hold on chip with the swept values, and what they are as built."""
+    by_name = {profile.name: profile for profile in profiles}
+    # Rates and energies do not change how much a chip holds.
+    deciding = [name for name in machine_axes if name.startswith("capacity.") or (name.startswith("count.") and is_count(name))]
+
+    @cache
+    def capacity(arch: str, *values: float) -> float:
+        profile = by_name[arch]
+        return on_chip_bytes(variant(profile, dict(zip(deciding, values, strict=True))) if deciding else profile)
+
+    return Machines(
+        {
+            name: {axis: profile.value(axis) for axis in machine_axes if axis not in tiling_parameters(profile)}
+            for name, profile in by_name.items()
+        },
+        lambda row: capacity(str(row["arch"]), *(row[name] for name in deciding)),
+    )
+
+
+def _line(row: Mapping[str, Any], axes: Sequence[str], units: Mapping[str, str]) -> dict[str, Cell]:
+    def number(text: str, value: float | None, note: str = "") -> Cell:
+        return Cell(text, value, note=note, numeric=True)
+
+    low, high = row["latency_s_low"], row["latency_s_high"]
+    return {
+        "machine": Cell(str(row["arch"])),
+        **{axis: number(amount(value, units.get(axis, "")), _key(value)) for axis, value in ((axis, row[axis]) for axis in axes)},
+        "latency": number(
+            si(row["latency_s"], "s"), row["latency_s"], "" if low is None else f"{si(low, 's')} to {si(high, 's')}"
+        ),
+        "throughput": number(si(row["throughput_per_s"], "/s"), row["throughput_per_s"]),
+        "achieved": number(si(row["flops"] / row["latency_s"], "flop/s"), row["flops"] / row["latency_s"]),
+        "energy": number(si(row["energy_j"], "J"), row["energy_j"]),
+        "memory": number(size(row["peak_memory_bytes"]), row["peak_memory_bytes"]),
+        "fits": Cell(yes_or_no(row["fits"])),
+        "tiles": number(si(row["tiles"], ""), row["tiles"]),
+    }
+
+
+def _key(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None

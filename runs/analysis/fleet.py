@@ -1,0 +1,239 @@
+"""Many machines' runs side by side: machines that are equal, which of them is an outlier, what drifted since an earlier campaign.
+
+    reference of a case  = median of its log times over the equal machines
+    speed of a machine   = median over the shared cases of (log time - reference)
+    z                    = (speed - median speed of the others) / sqrt(scatter of the others² + standard error²)
+
+The modified z-score of Iglewicz and Hoaglin (How to detect and handle outliers, ASQC, 1993) with their limit of 3.5. The machine
+that is judged takes no part in the median and the scatter, so that one slow machine among three does not hide itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from shmoo.estimators.errors import NothingMeasuredError
+from shmoo.estimators.graph.records import Interval
+from shmoo.estimators.machine.profile import ArchitectureProfile
+from shmoo.runs.analysis.compare import compare_runs, conditions
+from shmoo.runs.analysis.compare_verdict import MIN_CHANGE
+from shmoo.runs.store.records import CaseSpec
+from shmoo.runs.store.statistics import FEW_CASES, normal_deviation
+from shmoo.runs.store.store import Run, machine_differences
+
+Z_LIMIT = 3.5
+"""Absolute z-scores above it are outliers (Iglewicz and Hoaglin)."""
+MAD_TO_SD = 1.4826
+"""Standard deviation of a normal law over its median absolute deviation."""
+MEDIAN_SE = math.sqrt(math.pi / 2)
+"""Standard error of the median of normal samples over that of their mean."""
+LEAST_SCATTER = 0.01
+"""Scatter of the log speeds of equal machines that is assumed at least: two or three others can agree by chance."""
+FEWEST_EQUAL = 3
+"""Of two machines nobody can say which is the outlier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Specimen:
+    """One machine of a campaign: its run and profile as far as there are any, facts about the machine by name, and how its
+    measurement ended."""
+
+    name: str
+    standing: str
+    reason: str = ""
+    run: Run | None = None
+    profile: ArchitectureProfile | None = None
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """A machine among equal ones.
+
+    Attributes:
+        ratio: its times over the median of the equal machines', 1.05 where it is 5 % slower. `None` with too few shared cases.
+        cases: how many it shares with others. standard_error: relative, of the ratio.
+        z: robust z-score; `None` where fewer than three machines are equal.
+        outlier: the z-score and the ratio are both beyond their limits.
+        energy_ratio: as `ratio`, of the energy per call; `None` where it was not measured.
+    """
+
+    name: str
+    ratio: float | None
+    cases: int
+    standard_error: float | None = None
+    z: float | None = None
+    outlier: bool = False
+    energy_ratio: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Machines whose fingerprints are equal, and how fast each is."""
+
+    specimens: tuple[Specimen, ...]
+    speeds: tuple[Speed, ...]
+
+    @property
+    def title(self) -> str:
+        """CPU, GPU and number of threads of its machines."""
+        machine = self.runs[0].manifest.machine
+        gpu = f" with {machine.gpu_model}" if machine.gpu_model else ""
+        return f"{machine.cpu_model}{gpu}, {machine.threads} threads"
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """The run of each machine."""
+        return tuple(specimen.run for specimen in self.specimens if specimen.run is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """What is different about one machine since the earlier campaign.
+
+    Attributes:
+        changes: (what, before, after).
+        ratio: common ratio of its times, now over then; `None` with too few shared cases. shifted: beyond noise.
+    """
+
+    name: str
+    changes: tuple[tuple[str, object, object], ...]
+    ratio: Interval | None = None
+    shifted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkEnergy:
+    """Energy of one inference of a network on each machine that measured it, in joules for one sample of a batch."""
+
+    case: CaseSpec
+    energy_j: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class FleetReport:
+    """A campaign over many machines.
+
+    Attributes:
+        missing: machines whose measurement is not whole: failed, died, never reached, or still going on.
+        families: equal machines together, the largest family first.
+        drifts: machines of both campaigns that differ from what they were.
+        energies: of networks, where a machine has a counter.
+    """
+
+    missing: tuple[Specimen, ...]
+    families: tuple[Family, ...]
+    drifts: tuple[Drift, ...]
+    energies: tuple[NetworkEnergy, ...]
+
+    @property
+    def outliers(self) -> tuple[Speed, ...]:
+        """Machines that are slower or faster than their equals."""
+        return tuple(speed for family in self.families for speed in family.speeds if speed.outlier)
+
+
+def fleet_report(specimens: Sequence[Specimen], earlier: Sequence[Specimen] = ()) -> FleetReport:
+    """Set the machines of a campaign side by side; `earlier`: those of the campaign before it."""
+    measured = [specimen for specimen in specimens if specimen.run is not None and any(row.timed for row in specimen.run.rows)]
+    families: list[list[Specimen]] = []
+    for specimen in measured:
+        equal = next((family for family in families if _equal(family[0], specimen)), None)
+        if equal is None:
+            families.append([specimen])
+        else:
+            equal.append(specimen)
+    before = {specimen.name: specimen for specimen in earlier}
+    drifts = [_drift(before[s.name], s) for s in specimens if s.name in before]
+    return FleetReport(
+        missing=tuple(specimen for specimen in specimens if specimen.standing != "finished"),
+        families=tuple(Family(tuple(f), speeds(f)) for f in sorted(families, key=len, reverse=True)),
+        drifts=tuple(drift for drift in drifts if drift.changes or drift.shifted),
+        energies=_network_energies(measured),
+    )
+
+
+def _equal(a: Specimen, b: Specimen) -> bool:
+    return a.run is not None and b.run is not None and not machine_differences(a.run.manifest.machine, b.run.manifest.machine)
+
+
+def speeds(specimens: Sequence[Specimen]) -> tuple[Speed, ...]:
+    """The speed of each of these equal machines beside the others."""
+    times: list[dict[str, float]] = []
+    energies: list[dict[str, float]] = []
+    for specimen in specimens:
+        rows = () if specimen.run is None else specimen.run.rows
+        times.append({row.case.identity: math.log(row.latency.value_s) for row in rows if row.timed})
+        read = {row.case.identity: row.energy_reading for row in rows if row.timed}
+        energies.append({case: math.log(e.energy_j) for case, e in read.items() if e is not None and e.energy_j})
+    distances = _distances(times)
+    levels = [float(np.median(d)) if d.size >= FEW_CASES else None for d in distances]
+    errors = [_median_error(d) if d.size >= FEW_CASES else None for d in distances]
+    power = [float(np.median(d)) if d.size >= FEW_CASES else None for d in _distances(energies)]
+    return tuple(
+        _speed(number, specimen.name, levels, errors, distances[number].size, power[number])
+        for number, specimen in enumerate(specimens)
+    )
+
+
+def _distances(values: Sequence[Mapping[str, float]]) -> list[np.ndarray]:
+    """Of each machine the distances of its values from the medians, over the cases that another machine has too."""
+    cases: dict[str, list[float]] = {}
+    for own in values:
+        for case, value in own.items():
+            cases.setdefault(case, []).append(value)
+    middle = {case: float(np.median(listed)) for case, listed in cases.items() if len(listed) > 1}
+    return [np.asarray([value - middle[case] for case, value in own.items() if case in middle]) for own in values]
+
+
+def _median_error(distances: np.ndarray) -> float:
+    deviation = normal_deviation(np.abs(distances - np.median(distances)))
+    return MEDIAN_SE * deviation / math.sqrt(distances.size)
+
+
+def _speed(
+    number: int, name: str, levels: Sequence[float | None], errors: Sequence[float | None], cases: int, power: float | None
+) -> Speed:
+    own, error = levels[number], errors[number]
+    energy = None if power is None else math.exp(power)
+    if own is None or error is None:
+        return Speed(name, None, cases, energy_ratio=energy)
+    others = np.asarray([level for other, level in enumerate(levels) if other != number and level is not None])
+    if others.size < FEWEST_EQUAL - 1:
+        return Speed(name, math.exp(own), cases, error, energy_ratio=energy)
+    middle = float(np.median(others))
+    scatter = max(MAD_TO_SD * float(np.median(np.abs(others - middle))), LEAST_SCATTER)
+    z = (own - middle) / math.hypot(scatter, error)
+    beyond = abs(z) > Z_LIMIT and math.expm1(abs(own - middle)) > MIN_CHANGE
+    return Speed(name, math.exp(own - middle), cases, error, z, beyond, energy)
+
+
+def _drift(before: Specimen, now: Specimen) -> Drift:
+    names = [name for name in {**before.facts, **now.facts} if before.facts.get(name) != now.facts.get(name)]
+    changes = [(name, before.facts.get(name), now.facts.get(name)) for name in names if before.facts and now.facts]
+    if before.run is None or now.run is None:
+        return Drift(now.name, tuple(changes))
+    listed = {name for name, *_ in changes}
+    differences = conditions(before.run.manifest, now.run.manifest)
+    changes += [(d.field, d.a, d.b) for d in differences if d.field not in listed]
+    try:
+        compared = compare_runs(before.run, now.run)
+    except NothingMeasuredError:
+        return Drift(now.name, tuple(changes))
+    return Drift(now.name, tuple(changes), compared.shift, compared.shifted)
+
+
+def _network_energies(specimens: Sequence[Specimen]) -> tuple[NetworkEnergy, ...]:
+    cases: dict[str, CaseSpec] = {}
+    energies: dict[str, dict[str, float]] = {}
+    for specimen in specimens:
+        for row in () if specimen.run is None else specimen.run.rows:
+            reading = row.energy_reading
+            if row.case.kind == "network" and row.timed and reading is not None and reading.energy_j is not None:
+                cases[row.case.identity] = row.case
+                samples = int(row.case.axes.get("batch", 1))
+                energies.setdefault(row.case.identity, {})[specimen.name] = reading.energy_j / samples
+    return tuple(NetworkEnergy(cases[case], by_machine) for case, by_machine in energies.items())

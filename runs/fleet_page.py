@@ -1,0 +1,170 @@
+"""fleet.html: one self-contained page about all machines of a campaign."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from shmoo.estimators.graph.records import Coefficient
+from shmoo.estimators.units import percent, si
+from shmoo.runs.analysis.fleet import Drift, Family, FleetReport, NetworkEnergy, Specimen, Speed
+from shmoo.runs.plots.page import Cell, Table, page, render
+from shmoo.runs.report import metrics_row
+from shmoo.runs.store.files import replace_file
+
+SPLITS = ("test", "validation")
+ABSENT = Cell("", numeric=True)
+
+
+def write_fleet_page(report: FleetReport, title: str, path: Path) -> None:
+    """Write the page of a campaign."""
+    replace_file(path, render_fleet(report, title).encode("utf-8", "backslashreplace"))
+
+
+def render_fleet(report: FleetReport, title: str) -> str:
+    """The page as text."""
+    machines = sum(len(family.specimens) for family in report.families)
+    missing, outliers, drifts = len(report.missing), len(report.outliers), len(report.drifts)
+    families = [
+        {
+            "title": family.title,
+            "facts": _facts(family),
+            "speeds": [_speed_row(speed) for speed in family.speeds],
+            "coefficients": _coefficients(family.specimens),
+            "errors": _errors(family.specimens),
+        }
+        for family in report.families
+    ]
+    links = [("summary", "Summary"), *((f"family-{i}", family.title) for i, family in enumerate(report.families, 1))]
+    return page(
+        title,
+        render(
+            "fleet.html.j2",
+            families=families,
+            drifts=[row for drift in report.drifts for row in _drift_rows(drift)],
+            energies=_energies(report.energies),
+        ),
+        eyebrow="Machines of one campaign",
+        answer=f"{machines} machines measured, {missing} missing, {outliers} outliers, {drifts} changed since the last campaign.",
+        summary=render(
+            "fleet_summary.html.j2",
+            figures_that_matter=[
+                (str(machines), "machines measured", f"{len(report.families)} kinds"),
+                (str(missing), "missing, unfinished or changed", ""),
+                (str(outliers), "outliers among equal machines", ""),
+                (str(drifts), "changed since the last campaign", ""),
+            ],
+            missing=[_missing_row(specimen) for specimen in report.missing],
+            outliers=[_outlier_sentence(speed) for speed in report.outliers],
+            families=families,
+        ),
+        links=[*links, *([("drift", "Drift")] if report.drifts else []), ("energy", "Energy")],
+    )
+
+
+def _missing_row(specimen: Specimen) -> dict[str, Cell]:
+    visits = 0 if specimen.run is None else len(specimen.run.lines)
+    return {
+        "machine": Cell(specimen.name),
+        "standing": Cell(specimen.standing, tone="fair" if visits else "poor"),
+        "visits fetched": Cell(str(visits), visits, numeric=True),
+        "reason": Cell(specimen.reason),
+    }
+
+
+def _facts(family: Family) -> Table:
+    """Machines as rows: what their runs and their firmware say."""
+    names = list(dict.fromkeys(name for specimen in family.specimens for name, value in specimen.facts.items() if value))
+    rows = []
+    for specimen, run in zip(family.specimens, family.runs, strict=True):
+        machine = run.manifest.machine
+        row = {
+            "machine": Cell(specimen.name),
+            "cases": Cell(str(len(run.rows)), len(run.rows), numeric=True),
+            "usable": Cell(percent(sum(r.timed for r in run.rows) / max(len(run.rows), 1), digits=0), numeric=True),
+            "driver": Cell(machine.driver or "none"),
+            "torch": Cell(machine.torch),
+            "clock policy": Cell(machine.clock_policy or "not reported"),
+        }
+        rows.append(row | {name: Cell(str(specimen.facts.get(name) or "")) for name in names if name not in row})
+    return rows
+
+
+def _speed_row(speed: Speed) -> dict[str, Cell]:
+    ratio = None if speed.ratio is None else speed.ratio - 1.0
+    tone = "" if speed.z is None else "poor" if speed.outlier else "good"
+    return {
+        "machine": Cell(speed.name),
+        "time beside its equals": Cell(
+            "not comparable" if ratio is None else percent(ratio, signed=True), ratio, tone, numeric=True
+        ),
+        "standard error": Cell(percent(speed.standard_error), speed.standard_error, numeric=True),
+        "z-score": Cell("too few machines" if speed.z is None else f"{speed.z:+.1f}", speed.z, numeric=True),
+        "shared cases": Cell(str(speed.cases), speed.cases, numeric=True),
+        "energy beside its equals": Cell(
+            percent(None if speed.energy_ratio is None else speed.energy_ratio - 1.0, signed=True),
+            speed.energy_ratio,
+            numeric=True,
+        ),
+    }
+
+
+def _outlier_sentence(speed: Speed) -> str:
+    assert speed.ratio is not None
+    word = "slower" if speed.ratio > 1 else "faster"
+    return f"{speed.name} is {percent(abs(speed.ratio - 1))} {word} than its equals (z = {speed.z:+.1f}, {speed.cases} cases)"
+
+
+def _coefficients(specimens: Sequence[Specimen]) -> Table:
+    """Calibrated coefficients as rows, machines as columns."""
+    profiles = {s.name: s.profile for s in specimens if s.profile is not None and s.profile.fitted_from is not None}
+    names = sorted({name for profile in profiles.values() for name, c in profile.coefficients.items() if c.from_fit})
+    return [
+        {"coefficient": Cell(name)} | {machine: _coefficient(profile.get(name)) for machine, profile in profiles.items()}
+        for name in names
+    ]
+
+
+def _coefficient(c: Coefficient | None) -> Cell:
+    if c is None:
+        return ABSENT
+    low, high = c.bounds
+    return Cell(si(c.value, c.unit), c.value, note=f"{si(low, c.unit)} to {si(high, c.unit)}", numeric=True)
+
+
+def _errors(specimens: Sequence[Specimen]) -> Table:
+    return [
+        {"machine": Cell(specimen.name), **metrics_row(split, group, card)}
+        for specimen in specimens
+        if specimen.profile is not None
+        for split in SPLITS
+        for group, card in specimen.profile.error_card.get(split, {}).items()
+    ]
+
+
+def _drift_rows(drift: Drift) -> Table:
+    rows = [
+        {"machine": Cell(drift.name), "what": Cell(what), "before": Cell(_text(before)), "now": Cell(_text(now))}
+        for what, before, now in drift.changes
+    ]
+    if drift.ratio is not None and drift.shifted:
+        interval = f"{drift.ratio.low:.3f} to {drift.ratio.high:.3f}"
+        now = Cell(f"{drift.ratio.value:.3f}", drift.ratio.value, "poor" if drift.ratio.value > 1 else "good", interval)
+        rows.append({"machine": Cell(drift.name), "what": Cell("time of all cases"), "before": Cell("1"), "now": now})
+    return rows
+
+
+def _energies(energies: Sequence[NetworkEnergy]) -> Table:
+    machines: Mapping[str, None] = dict.fromkeys(name for one in energies for name in one.energy_j)
+    return [
+        {"network": Cell(one.case.label)}
+        | {
+            name: Cell(si(one.energy_j[name], "J"), one.energy_j[name], numeric=True) if name in one.energy_j else ABSENT
+            for name in machines
+        }
+        for one in energies
+    ]
+
+
+def _text(value: object) -> str:
+    return "not reported" if value is None else str(value)

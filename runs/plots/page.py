@@ -1,0 +1,158 @@
+"""The frame of every page: one self-contained file with a title, the answer in one sentence, and sections.
+
+A page opens anywhere and without a network. It follows the reader's light or dark theme, fits a phone, prints, and can be used
+with a keyboard. Texts are escaped: only `Markup` is taken as HTML.
+
+    body = section("front", "Pareto front", table(rows, "the front"), plot("front", "energy over latency"))
+    page("resnet50 on kpu_t256", body, answer="8 of 4,096 designs are on the front", figures={"front": figure})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import jinja2
+from markupsafe import Markup, escape
+
+from shmoo.runs.plots.chart import Figure, figures_json, script_json
+
+TEMPLATES = Path(__file__).parents[1] / "templates"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One table cell.
+
+    Attributes:
+        text: what the page shows. key: the number to sort by.
+        tone: its colour, "good", "fair", "poor", "source-..." or "". note: a second line.
+        numeric: whether it is aligned right.
+    """
+
+    text: str
+    key: float | None = None
+    tone: str = ""
+    note: str = ""
+    numeric: bool = False
+
+
+Table = Sequence[Mapping[str, Cell]]
+"""Rows of a table: column title -> cell, the same titles in every row."""
+
+
+def page(
+    title: str,
+    body: Markup,
+    *,
+    answer: str,
+    eyebrow: str = "",
+    summary: Markup | None = None,
+    links: Sequence[tuple[str, str]] = (),
+    figures: Mapping[str, Figure] = MappingProxyType({}),
+    data: Mapping[str, object] = MappingProxyType({}),
+    style: str = "",
+    scripts: Sequence[str] = (),
+    footer: str = "",
+) -> str:
+    """A whole page as text.
+
+    Args:
+        title: names what the page is about, in the window's title and as the heading.
+        body: sections, from `section` or a template.
+        answer: one sentence below the heading that says what the page found, with its numbers and units.
+        eyebrow: two or three words above the heading that say what kind of page it is.
+        summary: what follows the answer in the first section, such as `cards`.
+        links: (anchor, text) of the sections that the bar at the top leads to.
+        figures: name -> figure, drawn where `plot` of that name stands in the body.
+        data: element id -> value that a script of the page reads as JSON.
+        style, scripts: CSS and scripts of this page alone, beside the shared ones.
+        footer: a sentence at the end, such as when it was measured and which file holds the numbers.
+    """
+    shared = [_source("page.js"), *([_source("chart.js")] if figures else [])]
+    embedded = {name: script_json(value) for name, value in data.items()}
+    if figures:
+        embedded["figures"] = figures_json(figures)
+    frame = _environment().get_template("page.html.j2")
+    return frame.render(
+        title=title,
+        answer=answer,
+        eyebrow=eyebrow,
+        summary=summary or "",
+        body=body,
+        links=links,
+        data={name: Markup(text) for name, text in embedded.items()},
+        style=Markup((_source("chart.css") if figures else "") + style),
+        scripts=[Markup(script) for script in (*shared, *scripts)],
+        footer=footer,
+    )
+
+
+def section(anchor: str, heading: str, *parts: Markup | str) -> Markup:
+    """A section of a page; plain texts become paragraphs. `anchor` is what links lead to."""
+    body = Markup("\n").join(part if isinstance(part, Markup) else Markup("<p>{}</p>").format(part) for part in parts)
+    return Markup('<section id="{}">\n<h2>{}</h2>\n{}\n</section>\n').format(anchor, heading, body)
+
+
+def cards(values: Sequence[tuple[str, str, str]]) -> Markup:
+    """The figures that matter most, each as (value with its unit, its name, a remark)."""
+    card = Markup('<div class="card"><div class="value">{}</div><div class="what">{}</div><div class="remark">{}</div></div>\n')
+    return Markup('<div class="cards">\n{}</div>\n').format(Markup("").join(card.format(*value) for value in values))
+
+
+def table(rows: Table, label: str) -> Markup:
+    """A table that a click on a heading sorts; `label` says what it holds to those who cannot see it."""
+    if not rows:
+        return Markup("<p>Nothing to show.</p>")
+    heads = Markup("").join(
+        Markup('<th scope="col"{}><button type="button">{}</button></th>').format(_classes("num" if cell.numeric else ""), name)
+        for name, cell in rows[0].items()
+    )
+    lines = Markup("\n").join(Markup("<tr>{}</tr>").format(Markup("").join(map(_cell, row.values()))) for row in rows)
+    return Markup(
+        '<div class="scroll" tabindex="0" role="region" aria-label="{}">\n'
+        '<table class="sortable">\n<thead><tr>{}</tr></thead>\n<tbody>\n{}\n</tbody>\n</table>\n</div>\n'
+    ).format(label, heads, lines)
+
+
+def plot(name: str, label: str) -> Markup:
+    """The place of a figure of that name; `label` describes it to those who cannot see it."""
+    return Markup('<div class="plot" data-figure="{}" data-label="{}"></div>\n').format(name, label)
+
+
+def _cell(cell: Cell) -> Markup:
+    text = Markup("<span>{}</span>").format(cell.text) if cell.tone else escape(cell.text)
+    note = Markup("<small>{}</small>").format(cell.note) if cell.note else ""
+    key = "" if cell.key is None else Markup(' data-key="{}"').format(cell.key)
+    return Markup("<td{}{}>{}{}</td>").format(_classes("num" if cell.numeric else "", cell.tone), key, text, note)
+
+
+def _classes(*names: str) -> Markup:
+    joined = " ".join(filter(None, names))
+    return Markup(' class="{}"').format(joined) if joined else Markup()
+
+
+def render(template: str, **values: Any) -> Markup:
+    """A part of a page from one of the templates, which may use `section`, `cards`, `table` and `plot`."""
+    return Markup(_environment().get_template(template).render(**values))
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {"cards": cards, "table": table, "plot": plot}
+    return environment
+
+
+def _source(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")

@@ -1,0 +1,80 @@
+"""`shmoo advise` over the command line, and `shmoo.advise`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import shmoo as package
+from tests.build import GraphBuilder
+from tests.cli_runner import shmoo
+
+pytestmark = pytest.mark.usefixtures("own_home")
+MLP = ("advise", "mlp", "--arch", "gpu_t4", "--runtime", "eager")
+
+
+def test_tables_and_sentences() -> None:
+    """The call, where it goes, kernels against roofs, changes with verdicts, and numbered sentences with commands."""
+    result = shmoo(*MLP)
+    assert result.exit_code == 0, result.output
+    for text in (
+        "a call takes",
+        "bound by",
+        "at its roof",
+        "times as fast",
+        "verdict",
+        "1. The time goes to",
+        "shmoo estimate mlp",
+    ):
+        assert text in result.stdout
+
+
+def test_json_ranks_by_what_was_asked() -> None:
+    """--by energy orders by energy; the base is an estimate as `shmoo estimate` gives it."""
+    document = json.loads(shmoo(*MLP, "--by", "energy", "--json").stdout)
+    estimate = json.loads(shmoo("estimate", *MLP[1:], "--json").stdout)[0]
+    assert document["estimate"]["latency_s"] == estimate["latency_s"]
+    assert document["by"] == "energy"
+    better = [w["energy_ratio"]["value"] for w in document["what_ifs"] if w["verdict"] == "better"]
+    assert better == sorted(better)
+
+
+def test_a_command_of_the_advice_gives_its_numbers() -> None:
+    """What `advise` says of a type, a batch, a scheme or a runtime is what `estimate` says of it."""
+    document = json.loads(shmoo(*MLP, "--json").stdout)
+    changes = {w["kind"]: w for w in document["what_ifs"]}
+    assert {"type", "batch", "quantization", "runtime", "8 bits"} <= set(changes)
+    for what_if in changes.values():
+        estimate = json.loads(shmoo(*what_if["command"].split()[1:], "--json").stdout)[0]
+        assert what_if["latency_s"]["value"] == pytest.approx(estimate["latency_s"]["value"])
+        assert what_if["energy_j"]["value"] == pytest.approx(estimate["energy_j"]["value"])
+        assert what_if["memory"]["activation_bytes"] == estimate["memory"]["activation_bytes"]
+
+
+def test_the_machine_has_levers() -> None:
+    """--machine lists parts of the architecture, the bottleneck first."""
+    result = shmoo("advise", "mlp", "--arch", "kpu_t64", "--machine")
+    assert result.exit_code == 0, result.output
+    assert "count.tiles" in result.stdout
+    document = json.loads(shmoo("advise", "mlp", "--arch", "kpu_t64", "--machine", "--json").stdout)
+    gains = [lever["speedup"]["value"] for lever in document["levers"]]
+    assert gains == sorted(gains, reverse=True)
+    assert document["levers"][0]["area_mm2_reason"]
+
+
+def test_one_architecture_at_a_time() -> None:
+    """Two are refused in one line."""
+    result = shmoo("advise", "mlp", "--arch", "gpu_t4,kpu_t64")
+    assert result.exit_code == 2
+    assert "--arch takes one" in result.stderr
+
+
+def test_python_takes_names_and_graphs() -> None:
+    """By name every kind of change is tried; of captured graphs those that need no capture."""
+    by_name = package.advise("mlp", "kpu_t64")
+    assert any(w.change.kind == "batch" for w in by_name.what_ifs)
+    b = GraphBuilder()
+    of_graph = package.advise(b.graph(b.linear(b.tensor((8, 64)), 64)), "kpu_t64")
+    assert {w.change.kind for w in of_graph.what_ifs} >= {"type", "quantization"}
+    assert "captured already" in of_graph.left_out["batch 4"]
