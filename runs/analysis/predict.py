@@ -163,7 +163,8 @@ def _estimate_batch(
     priced = director.price(table, runtime, seed=seed)
 
     def per_graph(values: np.ndarray) -> list[float]:
-        return np.bincount(table.segment, weights=values, minlength=table.segments).tolist()
+        sums: list[float] = np.bincount(table.segment, weights=values, minlength=table.segments).tolist()
+        return sums
 
     flops, nbytes, tiles = per_graph(table.flops), per_graph(table.bytes), per_graph(priced.tiling.tiles)
     parts: dict[int, list[Part]] = {}
