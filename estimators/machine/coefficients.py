@@ -76,7 +76,8 @@ def on_tensor_cores(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
 
 def in_tensor_kernels(codes: np.ndarray) -> np.ndarray:
     """(K,) whether kernels of these algorithms are those of tensor cores."""
-    return among(tuple(_CODE[name] for name in TENSOR), len(ALGORITHMS))[codes]
+    mask: Masks = among(tuple(_CODE[name] for name in TENSOR), len(ALGORITHMS))[codes]
+    return mask
 
 
 def batched_product(table: KernelTable, family: str) -> np.ndarray:
@@ -90,7 +91,8 @@ def batched_product(table: KernelTable, family: str) -> np.ndarray:
 def converts_layout(codes: np.ndarray) -> np.ndarray:
     """(K,) whether kernels of these algorithms run in a library that keeps images in blocks of channels."""
     blocked = ("conv", "conv_1x1", "conv_3x3", "depthwise", "conv_transpose")
-    return among(tuple(_CODE[name] for name in blocked), len(ALGORITHMS))[codes]
+    mask: Masks = among(tuple(_CODE[name] for name in blocked), len(ALGORITHMS))[codes]
+    return mask
 
 
 MANY_KERNELS = 30
