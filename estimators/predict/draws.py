@@ -62,8 +62,7 @@ def point_dimensions(profile: ArchitectureProfile) -> int:
 def model_errors(
     table: KernelTable, profile: ArchitectureProfile, correction: Correction | None, draws: int, seed: int, twins: Twins
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Random factors of what the model itself errs: (draws, U) of each kind of kernel, (draws, S) that the kernels of a graph
-    share."""
+    """Random factors of what the model itself errs: (draws, K) of each kernel, (draws, S) that the kernels of a graph share."""
     codes = algorithm_codes(table, profile)
     nominal = Coefficients(profile)
     rng = np.random.default_rng(seed + 1)
@@ -85,7 +84,7 @@ def model_errors(
     if in_tensor_kernels(codes).any():
         noise = np.hstack([noise, normals(rng, draws, len(TENSOR))])
     # Kernels of one algorithm err together: the same draw scales all of them.
-    return np.exp(spread[twins.rows] * noise[:, codes[twins.rows]]), together
+    return np.exp(spread[twins.rows] * noise[:, codes[twins.rows]])[:, twins.kind], together
 
 
 def normals(rng: np.random.Generator, draws: int, columns: int | None = None) -> np.ndarray:

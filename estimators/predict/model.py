@@ -107,13 +107,6 @@ class Prediction:
         compute, memory, launch, device, latency = (time * factor for time in times)
         return Prediction(compute, memory, launch, device, latency, dynamic)
 
-    def taken(self, rows: np.ndarray) -> Prediction:
-        """The kernels at the given places."""
-        arrays = (self.compute_s, self.memory_s, self.launch_s, self.device_s, self.latency_s)
-        compute, memory, launch, device, latency = (np.take(array, rows, axis=-1) for array in arrays)
-        dynamic = None if self.dynamic_j is None else np.take(self.dynamic_j, rows, axis=-1)
-        return Prediction(compute, memory, launch, device, latency, dynamic)
-
 
 def predict(
     table: KernelTable, tiling: Tiling, coefficients: Coefficients, runtime: str, twins: Twins | None = None
@@ -125,29 +118,33 @@ def predict(
         tiling: the same kernels cut for the machine.
         coefficients: of the machine; may hold D draws.
         runtime: whose launch overhead applies.
-        twins: which kernels are alike; the prediction is then one of each kind.
+        twins: which kernels are alike, where the caller knows.
     """
-    kinds, cut = (table, tiling) if twins is None else (twins.table, twins.tiling)
-    compute, memory, body, worked, dynamic = _each_alone(kinds, cut, coefficients, runtime)
-    codes = algorithm_codes(kinds, coefficients.profile)
+    if twins is None:
+        compute, memory, body, worked, dynamic = _each_alone(table, tiling, coefficients, runtime)
+    else:
+        each = _each_alone(twins.table, twins.tiling, coefficients, runtime)
+        compute, memory, body, worked = (np.take(amounts, twins.kind, axis=-1) for amounts in each[:-1])
+        dynamic = None if each[-1] is None else np.take(each[-1], twins.kind, axis=-1)
+    codes = algorithm_codes(table, coefficients.profile)
     if coefficients.find("throttle.flop") is not None and coefficients.find("power.tdp") is not None:
-        body = body * _throttle(table, twins, kinds, cut, body, worked, coefficients, codes)
+        body = body * _throttle(table, tiling, body, worked, coefficients, codes)
     if coefficients.profile.family == "cpu":
-        fresh = kinds.mapped_bytes + coefficients.value("heap.returned") * kinds.grown_bytes
+        fresh = table.mapped_bytes + coefficients.value("heap.returned") * table.grown_bytes
         body = body + coefficients.value("page_fault") * fresh
-        body = body + _layout_time(kinds, coefficients, codes, runtime)
-    launch = coefficients.by_kernel(kinds, codes, f"launch.{runtime}", "launch") + np.zeros_like(body)
+        body = body + _layout_time(table, coefficients, codes, runtime)
+    launch = coefficients.by_kernel(table, codes, f"launch.{runtime}", "launch") + np.zeros_like(body)
     if coefficients.profile.family in ASYNCHRONOUS:
         launch = launch * coefficients.by_algorithm(codes, f"dispatch.{runtime}", "dispatch")
     if coefficients.find(f"view.{runtime}") is not None:
-        launch = launch + coefficients.value(f"view.{runtime}") * kinds.views
+        launch = launch + coefficients.value(f"view.{runtime}") * table.views
     near = coefficients.profile.get("capacity.l2")
     if near is not None and coefficients.find(f"switch.{runtime}") is not None:
-        away = 1.0 - hit_share(kinds.code_distance, near.value)
+        away = 1.0 - hit_share(table.code_distance, near.value)
         launch = launch + coefficients.by_algorithm(codes, f"switch.{runtime}") * away
     if coefficients.profile.family in ASYNCHRONOUS:
-        body = body + coefficients.by_kernel(kinds, codes, "device_launch")
-        body = body + _transposition_time(kinds, coefficients, codes, runtime)
+        body = body + coefficients.by_kernel(table, codes, "device_launch")
+        body = body + _transposition_time(table, coefficients, codes, runtime)
     latency = launch + body
     return Prediction(compute, memory, launch, body, latency, dynamic)
 
@@ -253,46 +250,30 @@ def _transformed_time(table: KernelTable, way: Transformed, peak: Floats, c: Coe
 
 
 def _throttle(
-    table: KernelTable,
-    twins: Twins | None,
-    kinds: KernelTable,
-    tiling: Tiling,
-    body: np.ndarray,
-    worked: np.ndarray,
-    c: Coefficients,
-    codes: np.ndarray,
+    table: KernelTable, tiling: Tiling, body: np.ndarray, worked: np.ndarray, c: Coefficients, codes: np.ndarray
 ) -> np.ndarray:
     """Factor by which sustained load slows a device at its power cap. What `throttle.flop` joules a flop and the bytes ask for
     beyond the cap stretches the time, once the controller has seen the load for about `throttle.time`. What counts is the mean
     power of the whole segment, back to back: kernels that wait for memory leave power to the others. Energy falls with the
     clock to the power `throttle.clock`, as the voltage does, and a board that is still cool takes `throttle.cool` less for a
     flop. In another type than float32 a flop takes less by as much as its peak is higher, unless the tensor cores'
-    own is known: that of float16.
-
-    Args:
-        table: all kernels, of which `twins` are alike.
-        kinds: those that everything else is of.
-    """
-
-    def of_segments(amounts: np.ndarray) -> np.ndarray:
-        every = amounts if twins is None else np.take(amounts, twins.kind, axis=-1)
-        return np.add.reduceat(every, table.starts, axis=-1)
-
+    own is known: that of float16."""
+    starts = table.starts
     # Kernels of empty tensors take no time on the device, and no power: a picosecond stands for none.
-    busy = np.maximum(of_segments(body), 1e-12)
+    busy = np.maximum(np.add.reduceat(body, starts, axis=-1), 1e-12)
     tensors_known = c.find("throttle.flop.tensor") is not None
     rated = np.where(in_tensor_kernels(codes), _FLOAT16, _FLOAT32) if tensors_known else np.full(1, _FLOAT32)
-    lighter = c.by_dtype(rated, _MATRIX) / c.by_dtype(kinds.dtype, _MATRIX)
-    place = kinds.segment - kinds.segment[0]
+    lighter = c.by_dtype(rated, _MATRIX) / c.by_dtype(table.dtype, _MATRIX)
+    place = table.segment - table.segment[0]
     # A network is measured by itself, from a cool board on; an operator in a campaign of many.
     alone = table.counts == 1
-    warm = np.where(np.isnan(kinds.warm), np.where(alone, 1.0, repeated(busy))[..., place], kinds.warm)
+    warm = np.where(np.isnan(table.warm), np.where(alone, 1.0, repeated(busy))[..., place], table.warm)
     # What is known of a tensor core's flop is known at the clock and the warmth that a board sustains.
-    sustained = np.logical_or.reduceat(in_tensor_kernels(codes), kinds.starts)
+    sustained = np.logical_or.reduceat(in_tensor_kernels(codes), starts)
     clock, cool = (np.where(sustained, 0.0, c.value(f"throttle.{name}")) for name in ("clock", "cool"))
     flop = c.by_algorithm(codes, "throttle.flop") * (1.0 - cool[..., place] * (1.0 - warm))
     drawn = flop * lighter * worked + (_bytes_energy(tiling, c) if has_energy(c.profile) else 0.0)
-    joules = of_segments(drawn + np.zeros_like(body))
+    joules = np.add.reduceat(drawn + np.zeros_like(body), starts, axis=-1)
     # Draws of the static power reach beyond the cap, of which something is always left to work with.
     cap = c.value("power.tdp")
     budget = np.maximum(cap - c.value("power.static"), LEAST_BUDGET * cap) * busy

@@ -121,11 +121,9 @@ def price(
     ) -> tuple[Prediction, np.ndarray, np.ndarray | None, np.ndarray]:
         prediction = predict(table, tiling, c, runtime, twins)
         if change is not None:
-            prediction = (change if twins is None else change.taken(twins.rows)).applied(prediction)
+            prediction = change.applied(prediction)
         if kernels is not None:
             prediction = prediction.scaled(kernels)
-        if twins is not None:
-            prediction = prediction.taken(twins.kind)
         latency = np.maximum(graph_latency(table, prediction, c, runtime, waits and waits(c)) * segments, least)
         device = np.add.reduceat(prediction.device_s, table.starts, axis=-1) * segments
         return prediction, latency, segment_energy(table, prediction, latency, c), device

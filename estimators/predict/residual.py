@@ -130,10 +130,6 @@ class Correction:
             latency_s=launch + device,
         )
 
-    def taken(self, rows: np.ndarray) -> Correction:
-        """The kernels at the given places."""
-        return Correction(self.log_factor[rows], self.log_launch[rows], self.support[rows], self.spread[rows])
-
     def spread_beside(self, physical: Floats) -> Floats:
         """(K,) standard deviation of the log error, from that of the physical model alone."""
         return np.sqrt(self.support * self.spread**2 + (1.0 - self.support) * physical**2)
