@@ -13,7 +13,7 @@ from shmoo.estimators.machine.catalogue import ALGORITHMS, DEFAULTS, FAMILY_OF, 
 from shmoo.estimators.machine.hosts import HOSTS, of_host
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.workspace import taken_by_onednn
-from shmoo.estimators.table import FAMILY_CODE, Floats, KernelTable, Masks, op_code, op_names
+from shmoo.estimators.table import FAMILY_CODE, Floats, KernelTable, Masks, among, op_code, op_names
 
 _TENSOR_FAMILIES = ("gemm", "conv", "conv_transpose", "attention")
 
@@ -76,7 +76,8 @@ def on_tensor_cores(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
 
 def in_tensor_kernels(codes: np.ndarray) -> np.ndarray:
     """(K,) whether kernels of these algorithms are those of tensor cores."""
-    return np.isin(codes, [_CODE[name] for name in TENSOR])
+    mask: Masks = among(tuple(_CODE[name] for name in TENSOR), len(ALGORITHMS))[codes]
+    return mask
 
 
 def batched_product(table: KernelTable, family: str) -> np.ndarray:
@@ -89,7 +90,9 @@ def batched_product(table: KernelTable, family: str) -> np.ndarray:
 
 def converts_layout(codes: np.ndarray) -> np.ndarray:
     """(K,) whether kernels of these algorithms run in a library that keeps images in blocks of channels."""
-    return np.isin(codes, [_CODE[name] for name in ("conv", "conv_1x1", "conv_3x3", "depthwise", "conv_transpose")])
+    blocked = ("conv", "conv_1x1", "conv_3x3", "depthwise", "conv_transpose")
+    mask: Masks = among(tuple(_CODE[name] for name in blocked), len(ALGORITHMS))[codes]
+    return mask
 
 
 MANY_KERNELS = 30
