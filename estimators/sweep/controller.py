@@ -131,8 +131,8 @@ class SweepController:
     def _variants(
         self, profile: ArchitectureProfile, threads: int | None
     ) -> list[tuple[dict[str, AxisValue], dict[str, AxisValue] | None]]:
-        """What is changed about a machine, variant by variant: tiling parameters and coefficients. `None` stands for all values of
-        the coefficients, priced together."""
+        """What is changed about a machine, variant by variant: tiling parameters and coefficients. `None` stands for all values
+        of the coefficients, priced together."""
         handled = tiling_parameters(profile)
         by_hand = {name: values for name, values in self.profile_axes.items() if name in handled}
         numbers = {name: values for name, values in self.profile_axes.items() if name not in handled}
