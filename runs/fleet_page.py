@@ -12,6 +12,8 @@ from shmoo.runs.report import Cell, Table, metrics_row, page_templates
 from shmoo.runs.store.files import replace_file
 
 SPLITS = ("test", "validation")
+TITLE = ("cpu", "gpu")
+"""Facts that a group of equal machines has in its title."""
 ABSENT = Cell("", numeric=True)
 
 
@@ -22,15 +24,15 @@ def write_fleet_page(report: FleetReport, title: str, path: Path) -> None:
 
 def render_fleet(report: FleetReport, title: str) -> str:
     """The page as text."""
-    machines = sum(len(family.specimens) for family in report.families)
+    measured = sum(len(family.specimens) for family in report.families)
     return (
         page_templates()
         .get_template("fleet.html.j2")
         .render(
             title=title,
-            report=report,
+            machines=report.machines,
             cards=[
-                (str(machines), "machines measured", f"{len(report.families)} kinds"),
+                (str(measured), "machines measured", f"kinds: {len(report.families)}"),
                 (str(len(report.missing)), "missing, unfinished or changed", ""),
                 (str(len(report.outliers)), "outliers among equal machines", ""),
                 (str(len(report.drifts)), "changed since the last campaign", ""),
@@ -65,7 +67,11 @@ def _missing_row(specimen: Specimen) -> dict[str, Cell]:
 
 def _facts(family: Family) -> Table:
     """Machines as rows: what their runs and their firmware say."""
-    names = list(dict.fromkeys(name for specimen in family.specimens for name, value in specimen.facts.items() if value))
+    names = list(
+        dict.fromkeys(
+            name for specimen in family.specimens for name, value in specimen.facts.items() if value and name not in TITLE
+        )
+    )
     rows = []
     for specimen, run in zip(family.specimens, family.runs, strict=True):
         machine = run.manifest.machine
