@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +20,7 @@ from shmoo.harness.fleet.channels import Channel, HostRefusal, LocalChannel, Unr
 from shmoo.harness.fleet.engines import Engine, Job, engine_of
 from shmoo.harness.fleet.fetch import fetch
 from shmoo.harness.fleet.hosts import Host
-from shmoo.harness.fleet.job import MACHINE_LOCK
+from shmoo.harness.fleet.job import MACHINE_LOCK, _own_lock
 from shmoo.harness.fleet.status import SETTLED, HostStatus, begun, status
 from tests.harness.fleet.stand_in import host
 
@@ -113,6 +115,17 @@ def test_a_job_that_is_alive_is_not_started_again(tmp_path: Path) -> None:
     again = started(tmp_path / "campaign", [one], resume=True)
     known = settled(again)
     assert (known["a"].standing, known["a"].attempt) == ("finished", 1)
+
+
+def test_a_look_at_the_lock_does_not_keep_a_job_from_starting(tmp_path: Path) -> None:
+    """Somebody who asks holds the lock for a moment."""
+    path = tmp_path / "runner.lock"
+    with path.open("w") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        threading.Timer(0.3, look.close).start()
+        held = _own_lock(str(path))
+    assert held is not None
+    os.close(held)
 
 
 def test_a_machine_that_restarted_is_told_apart_from_a_killed_job(tmp_path: Path) -> None:
