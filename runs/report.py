@@ -117,15 +117,8 @@ def verdict(report: ErrorReport) -> str:
     return f"{networks}, {coverage}, {len(report.cases):,} cases, noise floor {noise}."
 
 
-<<<<<<< HEAD
 def _figures(report: ErrorReport, estimates: Sequence[Mapping[str, Any]], fusion: Sequence[FusionSummary]) -> dict[str, Figure]:
-    capacities = _capacities(report)
-=======
-def _figures(
-    report: ErrorReport, estimates: Sequence[Mapping[str, Any]], fusion: Sequence[FusionSummary]
-) -> dict[str, go.Figure]:
     capacities, drawn_cases = _capacities(report), report.cases[:: _every(report)]
->>>>>>> tmpspeed
     drawn = {
         "parity": parity_figure(drawn_cases),
         "residual": residual_figure(drawn_cases),
