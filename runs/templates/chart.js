@@ -122,7 +122,7 @@
     const symbol = SYMBOLS[mark.symbol ?? "circle"];
     if (symbol) {
       for (const hollow of [false, true]) {
-        const drawn = at.map((p, i) => (p && Boolean(mark.hollow?.[i]) === hollow ? symbol(p[0], p[1], radius) : "")).join("");
+        const drawn = at.map((p, i) => (p && Boolean(mark.hollow?.[i]) === hollow ? symbol(p[0], p[1], mark.sizes ? mark.sizes[i] / 2 : radius) : "")).join("");
         const ring = mark.symbol === "ring";
         if (drawn) make("path", { d: drawn, fill: ring ? "none" : hollow ? "var(--panel)" : colour, "stroke-width": ring ? 3 : hollow ? 1.5 : 0.5, ...style }, plot);
       }
