@@ -164,7 +164,7 @@ def write_pages(folder: Path) -> dict[str, Path]:
     fabric = load_profile("kpu_t64")
     work = tabulated([transformer(1)], "domainflow", fabric.family, "float32")
     over = {"count.tiles": tuple(map(float, range(16, 257, 16))), "bandwidth.dram": tuple(16e9 * 2.0**e for e in range(7))}
-    space = Space(fabric, "domainflow", [Workload("transformer layer", work, 1)], over, ("latency", "energy"))
+    space = Space(fabric, "domainflow", [Workload("transformer layer", work, 1)], over, ("latency", "power"))
     explore.write_page(space, explore_grid(space), pages["explore"])
     widths, batches = (128, 256, 512, 1024, 2048), (1, 4, 16, 64)
     memory = tuple(2.0**e for e in range(20, 28))
