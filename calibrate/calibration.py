@@ -187,9 +187,13 @@ def calibrate_cases(
         raise InputError(
             f"{len(read.cases)} cases are too few to fit anything: none falls into the part that is fitted; measure more"
         )
+    reference = f"fitted to {', '.join(read.names)} ({read.rows_hash})"
+    # Joules come first: they meet the power cap, on which times rest.
+    energy = fit_energy(fit_cases, base, reference)
+    if energy is not None:
+        base = base.replacing(coefficients={**base.coefficients, **energy.coefficients})
     progress(_doing("fitting latency"))
     fitted, everything, fit_cases = _fit_and_cut(everything, fit_cases, base, seed, only)
-    reference = f"fitted to {', '.join(read.names)} ({read.rows_hash})"
     dtype_codes = np.unique(np.concatenate([block.table.dtype for block in everything]))
     launches = _typical_launches(fitted, reference)
     profile = base.replacing(
@@ -209,9 +213,6 @@ def calibrate_cases(
     errors = _held_out_errors(seen, profile, fitted)
     reach = reach_of_ranges(seen, profile)
     profile = profile.replacing(coefficients={**profile.coefficients, **spreads(seen, errors, reach, profile, reference)})
-    energy = fit_energy(fit_cases, profile, reference)
-    if energy is not None:
-        profile = profile.replacing(coefficients={**profile.coefficients, **energy.coefficients})
     corrections = fit_residual(seen, profile, reach, seed=seed) if residual else FittedResidual((), ())
     profile = profile.replacing(residual=corrections.groups)
     progress(_doing("testing on held-out cases"))

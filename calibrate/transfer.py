@@ -49,12 +49,11 @@ def transfer(
             raise InputError(
                 f"{profile.name!r} is a {profile.family}, {target.name!r} a {target.family}; transfer within a family"
             )
-    published = {name: c for name, c in target.coefficients.items() if not c.from_fit and c.source != "transferred"}
     weights = [_nearness(profile, target) for profile in measured]
     names = sorted({name for profile in measured for name in profile.coefficients})
     carried = {name: mean for name in names if (mean := _carried(name, measured, weights)) is not None}
     return target.replacing(
-        coefficients={**published, **carried, **(sigma or {})},
+        coefficients={**target.looked_up(), **carried, **(sigma or {})},
         host="",
         fitted_from=None,
         error_card={},

@@ -195,6 +195,14 @@ class KernelTable:
         turns = (self.access_kind == READ_WEIGHT) & rows[self.access_kernel]
         return replace(self, access_distance=self.access_distance + np.where(turns, others, 0.0))
 
+    def in_campaign(self) -> KernelTable:
+        """The same kernels as rows of a table or cases of a run: an operator by itself finds the board warm from those before it,
+        where nothing else is said."""
+        if not len(self):
+            return self
+        alone = (self.counts == 1)[self.segment - self.segment[0]]
+        return replace(self, warm=np.where(np.isnan(self.warm) & alone, 1.0, self.warm))
+
     def take(self, rows: np.ndarray) -> KernelTable:
         """The kernels at the given rows (ascending); their segments are renumbered."""
         place = np.full(len(self), -1)

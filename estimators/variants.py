@@ -2,7 +2,8 @@
 
 A coefficient that counts a part of the structure takes with it what that part brings along: twice the tiles of a fabric have
 twice the peak, twice the streaming bandwidth, twice the memory, and draw twice the power, idle and at most. What is named beside
-it keeps the value it was given, and so do the energies of a flop and a byte.
+it keeps the value it was given, and so do the energies of a flop and a byte. A clock moves energy through the voltage
+(`energy.clock`), because the clock at which energies are given (`clock.rated`) stays.
 """
 
 from __future__ import annotations

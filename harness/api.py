@@ -225,7 +225,7 @@ def sweep(
     *,
     profile_axes: Mapping[str, Sequence[AxisValue]] | None = None,
     fixed: Mapping[str, AxisValue] | None = None,
-    dtype: str = "float32",
+    dtype: str | None = None,
     runtime: str | Sequence[str] = (),
     fusion: Sequence[bool] = (True,),
     threads: int | None = None,
@@ -250,7 +250,7 @@ def sweep(
 
     from shmoo.harness.models.model_graphs import workload_source
 
-    wanted, axes, fixed = compute_dtype(dtype), dict(axes or {}), dict(fixed or {})
+    wanted, axes, fixed = None if dtype is None else compute_dtype(dtype), dict(axes or {}), dict(fixed or {})
     if twice := sorted(axes.keys() & fixed.keys()):
         raise InputError(f"axis {twice[0]!r} is swept and fixed; give it to axes or to fixed")
     profiles = {profile.name: profile for profile, _ in choose_targets(_listed(archs), _listed(runtime), threads)}

@@ -11,6 +11,10 @@ LOCAL = "cpu_local"
 """Name of the CPU of this machine: the calibrated profile where there is one, else its description only."""
 ONE_OF_EACH_FAMILY = (LOCAL, "gpu_a100_80g", "tpu_v4", "kpu_t256")
 """Architectures to set side by side where none is named."""
+SHORT_LIST = ("cpu_server_generic", "gpu_l4", "gpu_a100_80g", "gpu_h100", "tpu_v4", "kpu_t256")
+"""Architectures that a table answers for where none is named, beside this machine's CPU once it is calibrated."""
+ILLUSTRATIONS = "brief_"
+"""Beginning of the names of profiles that are no machines; tables show them where they are named only."""
 VISITS, MOST_VISITS = 3, 8
 """Visits to every case, and at most to one that stays uncertain."""
 

@@ -226,6 +226,7 @@ class DNNModule(msgspec.Struct, frozen=True):
         size: `size(**axes)` gives the work of one call, where there is a closed form.
         quantization: how the model's weights are stored, where its config says so.
         notes: remarks for the reader of every number of the model.
+        without_memory: a capture never builds the model with memory for its weights, which may be more than the machine has.
     """
 
     name: str
@@ -235,6 +236,7 @@ class DNNModule(msgspec.Struct, frozen=True):
     size: Callable[..., Size] | None = None
     quantization: Scheme | None = None
     notes: tuple[str, ...] = ()
+    without_memory: bool = False
 
     def resolve(self, axes: Mapping[str, AxisValue] | None = None) -> dict[str, AxisValue]:
         """The value of every axis: the given ones checked, defaults for the rest.

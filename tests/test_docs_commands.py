@@ -20,7 +20,7 @@ from shmoo.harness.cli.app import cli
 from tests.evaluation.__main__ import main as evaluation
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 GENERATED = {ROOT / "docs" / "reference" / f"{name}.md" for name in ("models", "profiles")}
 """Pages that docs/site/hooks.py writes."""
 ESTIMATING = ("estimate", "advise", "explore", "sweep", "inspect", "fusion", "trace", "generate", "profiles")

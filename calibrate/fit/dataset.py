@@ -36,6 +36,7 @@ class MeasuredCase:
         energy_pace_s: time of a call while its energy was read; `None` where unknown, as in tables.
         idle_w: idle power of the same domains; `None` where it was not measured.
         warm: how warm the board was (`estimators/predict/heat.py`); `None` where unknown.
+        clock_hz: at which the units ran; `None` where it is not known, and the machine's own where nothing held them back.
         time: what `latency_s` is of.
     """
 
@@ -47,6 +48,7 @@ class MeasuredCase:
     energy_pace_s: float | None = None
     idle_w: float | None = None
     warm: float | None = None
+    clock_hz: float | None = None
     relative_se: float = 0.0
     time: Time = "call"
 
@@ -180,7 +182,7 @@ def block_of(cases: Sequence[MeasuredCase], runtime: str, director: AnalysisDire
     if len(idle):
         raise InputError(f"case {idle[0]}, {cases[idle[0]].case.label}, has no operator that costs anything; leave it out")
     warm = np.asarray([np.nan if case.warm is None else case.warm for case in cases])
-    table = replace(table, segment=segment, warm=warm[segment])
+    table = replace(table, segment=segment, warm=warm[segment]).in_campaign()
     return Block(
         runtime,
         tuple(cases),

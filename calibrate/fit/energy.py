@@ -2,7 +2,10 @@
 
 P is a fitted constant power, not idle power; energies are gross and nothing is subtracted. Measured idle power checks P, because
 a working chip draws no less than an idle one. t is the time of the calls while their energy was read, because a call that a
-neighbour slowed down drew the constant power for longer. The system is linear, and no energy is below a tenth of the low end of
+neighbour slowed down drew the constant power for longer. Joules are those of issued flops at the rated clock. At another clock
+the chip's follow the voltage squared, whose curve (`energy.clock`, `energy.floor`) is searched for where cases differ in clock. A
+case at its
+board's power cap says that its work asks for no less. The system is linear, and no energy is below a tenth of the low end of
 the profile's range. Errors are relative, and readings whose windows disagree weigh less. Each unknown has a weak prior at the
 profile's value, because flops, bytes and time rise together in most workloads and the data alone may not separate them: a
 coefficient that stays at its prior is named and keeps the prior's range.
@@ -10,24 +13,42 @@ coefficient that stays at its prior is named and keeps the prior's range.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import lsq_linear
 
-from shmoo.calibrate.fit.dataset import Block
+from shmoo.calibrate.fit.dataset import Block, MeasuredCase
 from shmoo.calibrate.fit.fit import weights_of
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import NORMAL_90, Coefficient
 from shmoo.estimators.machine.catalogue import energy_names, entry
+from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile
+from shmoo.estimators.predict.model import issued_flops
 
 MIN_ENERGY_CASES = 5
 MODEL_NOISE = 0.05
 """Expected relative error of the model itself: a reading that repeats better than this does not weigh more."""
 PRIOR_WEIGHT = 0.01
 """Weight of a prior relative to all data: enough to keep collinear unknowns finite, and too little to oppose the data."""
+EXPONENTS = tuple(np.arange(0.5, 1.61, 0.1).tolist())
+FLOORS = tuple(np.arange(0.2, 1.001, 0.02).tolist())
+"""Voltage curves to try: the square of the voltage over the clock, and what it does not fall below. A voltage rises less than in
+proportion to the clock. Energies alone would take 2.5 on an A100, whose leakage grows with them; what its boards sustain at their
+caps then asks for 0.6 of the joules, with 1.6 for 0.7 to 0.9."""
+CLOCK_RANGE = 0.2
+"""Range of clocks, relative to the rated one, from which on cases show how energy follows the clock."""
+SURE = 1e4
+"""Weight of what is known relative to a prior."""
+OUTLIER = 0.15
+"""Relative error beyond which a reading counts linearly, as in the fit of times."""
+ROUNDS = 20
+"""Rounds of reweighting, in which cases at the cap come in or fall out too."""
+AT_CAP = 0.98
+"""Share of what the controller holds from which on a board counts as slowed by it."""
 LEAST = 0.1
 """Lowest energy of a flop or byte relative to the low end of the profile's range, which covers the datapath or array alone."""
 
@@ -65,59 +86,148 @@ class FittedEnergy:
         )
 
 
-def fit_energy(blocks: Sequence[Block], profile: ArchitectureProfile, reference: str) -> FittedEnergy | None:
-    """Fit energy per flop, energy per byte and static power; `None` when fewer than 5 cases have an energy.
+@dataclass(frozen=True, slots=True)
+class _Solution:
+    """Values of the unknowns at one voltage curve, with the (M, F) system that gave them, unscaled, and the prior's rows."""
+
+    values: np.ndarray
+    data: np.ndarray
+    prior: np.ndarray
+    deviation: np.ndarray
+    cost: float
+
+
+def fit_energy(
+    blocks: Sequence[Block], profile: ArchitectureProfile, reference: str, known: Collection[str] = ()
+) -> FittedEnergy | None:
+    """Fit energy per flop, energy per byte and static power, and how energy follows the clock where cases differ in it; `None`
+    when fewer than 5 cases have an energy that says something.
 
     Args:
         reference: the coefficients' `reference` field.
+        known: coefficients that keep the profile's values.
     """
     names, features = _features(blocks, profile)
     cases = [case for block in blocks for case in block.cases]
     measured = np.concatenate([block.energy_j for block in blocks])
+    clock = _relative_clock(cases, profile)
     metered = np.isfinite(measured)
-    if metered.sum() < MIN_ENERGY_CASES:
+    held = _held_by_cap(cases, features[:, -1], measured, profile)[metered]
+    if (~held).sum() < MIN_ENERGY_CASES:
         return None
     used = (features[metered] > 0).any(axis=0)
     names = [name for name, keep in zip(names, used, strict=True) if keep]
     trust = weights_of(np.asarray([case.energy_sd_j or 0.0 for case in cases])[metered] / measured[metered], MODEL_NOISE)
-    a = features[metered][:, used] / measured[metered, None] * trust[:, None]
-    scale = np.linalg.norm(a, axis=0)
     # The prior of a coefficient is the profile's value of it, or of the nearest one that the profile has.
     priors = [
         next((profile.coefficients[near] for near in energy_names(name) if near in profile.coefficients), None) for name in names
     ]
-    center = np.asarray([prior.value if prior else 0.0 for prior in priors])
-    weight = PRIOR_WEIGHT * float(np.linalg.norm(trust))
-    with_prior = center > 0
-    rows = np.diag(np.where(with_prior, weight / np.where(with_prior, center, 1.0), 0.0))[with_prior]
-    system = np.vstack([a, rows]) / scale
-    target = np.concatenate([trust, np.full(with_prior.sum(), weight)])
     # Static power has no lower bound: idle power checks it afterwards.
     bounded = zip(names, priors, strict=True)
     least = np.asarray([LEAST * prior.bounds[0] if prior and name != "power.static" else 0.0 for name, prior in bounded])
-    values = lsq_linear(system, target, bounds=(least * scale, np.inf)).x / scale
-    predicted = features[:, used] @ values
-    deviation = a @ values - trust
-    variance = float(deviation @ deviation) / max(metered.sum() - len(names), 1)
+    loose = np.asarray([case.energy_sd_j is None for case in cases])[metered]
+    surely = np.asarray([SURE if name in known else 1.0 for name in names])
+    relative = features[metered][:, used] / measured[metered, None] * trust[:, None]
+    curves = _voltage_curves(clock[metered], profile)
+    solved = [_solve(relative, _voltage(clock[metered], *curve), trust, held, priors, least, surely, loose) for curve in curves]
+    best = int(np.argmin([solution.cost for solution in solved]))
+    found, curve = solved[best], curves[best]
+    predicted = _at_voltage(features[:, used], _voltage(clock, *curve)) @ found.values
+    variance = float(found.deviation @ found.deviation) / max(metered.sum() - len(names), 1)
+    scale = np.linalg.norm(found.data, axis=0)
+    system = np.vstack([found.data, found.prior]) / scale
     covariance = np.linalg.pinv(system.T @ system) * max(variance, 1e-12)
     stderr = np.sqrt(np.maximum(np.diag(covariance), 0.0)) / scale
-    by_prior = _resolution(a / scale, rows / scale) < 0.5
-    weak = by_prior | (stderr > 0.5 * np.maximum(values, 1e-30))
+    by_prior = _resolution(found.data / scale, found.prior / scale) < 0.5
+    weak = by_prior | (stderr > 0.5 * np.maximum(found.values, 1e-30))
     residuals = np.full(len(measured), np.nan)
     residuals[metered] = np.log(np.maximum(predicted[metered], 1e-30) / measured[metered])
-    at_bound = values <= 1.001 * least
+    at_bound = found.values <= 1.001 * least
     coefficients = {
-        name: _coefficient(name, float(value), float(error), prior if keeps else None, bool(bound), reference)
-        for name, value, error, prior, keeps, bound in zip(names, values, stderr, priors, by_prior, at_bound, strict=True)
+        name: profile.coefficients[name]
+        if name in known
+        else _coefficient(name, float(value), float(error), prior if keeps else None, bool(bound), reference)
+        for name, value, error, prior, keeps, bound in zip(names, found.values, stderr, priors, by_prior, at_bound, strict=True)
     }
+    if len(curves) > 1:
+        why = f"least squares over a grid, cases at {np.ptp(clock[metered]):.0%} of the rated clock's range; {reference}"
+        for name, value, step in zip(("energy.clock", "energy.floor"), curve, (EXPONENTS[1] - EXPONENTS[0], 0.02), strict=True):
+            coefficients[name] = Coefficient(value, "1", "fitted", why, low=max(value - step, 0.0), high=value + step)
     idle = [case.idle_w for case in cases if case.idle_w is not None]
     if idle:
         low, middle, high = np.quantile(idle, (0.05, 0.5, 0.95)).tolist()
         why = f"median of {len(idle)} readings with nothing running; {reference}"
         coefficients["power.idle"] = Coefficient(middle, "W", "fitted", why, low=low, high=high)
-    condition = float(np.linalg.cond(a / scale))
+    condition = float(np.linalg.cond(found.data / scale))
     names_at_bound, unidentified = (tuple(np.asarray(names)[mask].tolist()) for mask in (at_bound, weak))
     return FittedEnergy(coefficients, residuals, condition, names_at_bound, unidentified)
+
+
+def _solve(
+    features: np.ndarray,
+    voltage: np.ndarray,
+    trust: np.ndarray,
+    held: np.ndarray,
+    priors: Sequence[Coefficient | None],
+    least: np.ndarray,
+    surely: np.ndarray,
+    loose: np.ndarray,
+) -> _Solution:
+    """Least squares on relative errors, with bounds and a weak prior. features: (M, F), over the measured energies. A case
+    that its power cap held (`held`) counts while it is predicted to take less than it did: at its own clock it would take more.
+    Readings that do not say how well they repeat (`loose`) count linearly beyond `OUTLIER`."""
+    data = _at_voltage(features, voltage)
+    center = np.asarray([prior.value if prior else 0.0 for prior in priors])
+    weight = PRIOR_WEIGHT * float(np.linalg.norm(trust)) * surely
+    with_prior = center > 0
+    rows = np.diag(np.where(with_prior, weight / np.where(with_prior, center, 1.0), 0.0))[with_prior]
+    counts = np.where(held, 0.0, 1.0)
+    scale = np.maximum(np.linalg.norm(data, axis=0), 1e-30)
+    for _ in range(ROUNDS):
+        counted = data * counts[:, None]
+        target = np.concatenate([trust * counts, weight[with_prior]])
+        found = lsq_linear(np.vstack([counted, rows]) / scale, target, bounds=(least * scale, np.inf))
+        values = found.x / scale
+        error = (data @ values - trust) / trust
+        # Least squares with the weights of a soft-L1 loss, from round to round.
+        again = np.where(held & (error >= 0), 0.0, np.where(loose, (1.0 + (error / OUTLIER) ** 2) ** -0.25, 1.0))
+        if np.allclose(again, counts, atol=1e-3):
+            break
+        counts = again
+    return _Solution(values, counted, rows, counted @ values - trust * counts, float(found.cost))
+
+
+def _at_voltage(features: np.ndarray, voltage: np.ndarray) -> np.ndarray:
+    """Features at other voltages: what the chip does follows its square; main memory and static power, the last columns, do
+    not."""
+    return np.concatenate([features[:, :-2] * voltage[:, None], features[:, -2:]], axis=1)
+
+
+def _voltage(clock: np.ndarray, exponent: float, floor: float) -> np.ndarray:
+    return np.maximum(floor, clock**exponent)
+
+
+def _relative_clock(cases: Sequence[MeasuredCase], profile: ArchitectureProfile) -> np.ndarray:
+    """(S,) clock over the one at which the profile gives its energies."""
+    own = profile.value("clock", 1.0)
+    rated = profile.value("clock.rated", own)
+    return np.asarray([own if case.clock_hz is None else case.clock_hz for case in cases]) / rated
+
+
+def _held_by_cap(
+    cases: Sequence[MeasuredCase], seconds: np.ndarray, measured: np.ndarray, profile: ArchitectureProfile
+) -> np.ndarray:
+    """(S,) cases that draw the power cap at a clock that nobody knows."""
+    cap = profile.value("throttle.cap", 1.0) * profile.value("power.tdp", math.inf)
+    unknown = np.asarray([case.clock_hz is None for case in cases])
+    return unknown & (profile.family == "gpu") & (measured > AT_CAP * cap * seconds)
+
+
+def _voltage_curves(clock: np.ndarray, profile: ArchitectureProfile) -> list[tuple[float, float]]:
+    """Exponents and floors to try: all of a grid where cases differ in clock, else the profile's own."""
+    if np.ptp(clock) >= CLOCK_RANGE:
+        return [(exponent, floor) for exponent in EXPONENTS for floor in FLOORS]
+    return [(profile.value("energy.clock", 0.0), profile.value("energy.floor", 0.0))]
 
 
 def _coefficient(name: str, value: float, error: float, prior: Coefficient | None, at_bound: bool, reference: str) -> Coefficient:
@@ -146,9 +256,13 @@ def _features(blocks: Sequence[Block], profile: ArchitectureProfile) -> tuple[li
     names += [f"energy.byte.{level}" for level in profile.levels]
     names.append("power.static")
     parts = []
+    coefficients = Coefficients(profile)
     for block in blocks:
         table, count = block.table, block.table.segments
-        columns = [np.where(table.dtype == code, table.matrix_flops, 0.0) for code in dtypes]
+        issued = issued_flops(table, block.tiling, coefficients, block.runtime)
+        if coefficients.find("energy.share") is not None:
+            issued = issued * coefficients.by_algorithm(algorithm_codes(table, profile), "energy.share")
+        columns = [np.where(table.dtype == code, issued, 0.0) for code in dtypes]
         columns += [np.where(table.dtype == code, table.vector_flops + table.special_flops, 0.0) for code in dtypes]
         columns += [block.tiling.level_bytes[level] for level in profile.levels]
         summed = [np.bincount(table.segment, weights=column, minlength=count) for column in columns]

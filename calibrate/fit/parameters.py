@@ -116,10 +116,11 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
         add("heap.returned", ("heap.returned",), cases.grown)
     if profile.family == "gpu":
         add("launch_tail", ("launch_tail",), cases.called)
-        if "throttle.flop" in profile.coefficients:
+        if _demand(profile) > 0:
             add("throttle.time", ("throttle.time",), cases.matrix)
             if _demand(profile) > SLOWED:
-                add("throttle.clock", ("throttle.clock",), cases.matrix)
+                if "energy.floor" not in profile.coefficients:  # measured energies did not show the voltage
+                    add("energy.clock", ("energy.clock",), cases.matrix)
                 add("throttle.cool", ("throttle.cool",), cases.matrix & cases.history)
     for name, offered in cases.transformed.items():
         for stem in ("efficiency", "efficiency.bandwidth", *extents):
@@ -135,8 +136,8 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
         here = cases.algorithm == code
         for stem in extents:
             add_own(algorithm, algorithm, (stem,), here & (cases.far if stem == "half.far" else cases.matrix))
-        if "throttle.flop" in profile.coefficients:
-            add_own(algorithm, algorithm, ("throttle.flop",), here & cases.matrix)
+        if profile.family == "gpu" and _demand(profile) > 0:
+            add_own(algorithm, algorithm, ("energy.share",), here & cases.matrix)
         for stem in _BY_ALGORITHM:
             if shared or (stem, algorithm) != _REFERENCE:
                 add_own(algorithm, algorithm, (stem,), here & cases.using[stem])
@@ -183,9 +184,17 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
 
 
 def _demand(profile: ArchitectureProfile) -> float:
-    """Power that float32 products would draw at the peak, relative to the power that the cap leaves them."""
-    wanted = profile.value("throttle.flop") * profile.value("peak.matrix.float32", 0.0)
+    """Power that float32 products would draw at the peak, relative to the power that the cap leaves them; 0 where either is not
+    known."""
+    wanted = profile.value("energy.flop.matrix.float32", 0.0) * profile.value("peak.matrix.float32", 0.0)
     return wanted / (profile.value("power.tdp", math.inf) - profile.value("power.static", 0.0))
+
+
+def _known_warmth(block: Block) -> Masks:
+    """(K,) kernels of cases that say how warm the board was."""
+    told = np.asarray([case.warm is not None for case in block.cases])
+    kernels: Masks = told[block.table.segment - block.table.segment[0]]
+    return kernels
 
 
 def _stages_far(block: Block) -> np.ndarray:
@@ -234,7 +243,7 @@ class _Cases:
         self.views = joined(lambda block: block.table.views > 0)
         near = profile.value("capacity.l2", math.inf) / 4
         self.away = joined(lambda block: block.table.code_distance > near)
-        self.history = joined(lambda block: np.isfinite(block.table.warm))
+        self.history = joined(_known_warmth)
         self.far = joined(_stages_far)
         ways = sorted({way.name for block in blocks for way in block.tiling.transformed})
         self.transformed = {name: joined(partial(_offered, name=name)) for name in ways}

@@ -8,7 +8,9 @@ change bytes: a strided convolution reads its whole input, whose skipped element
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Cost, Geometry, OpCall, TensorSpec
@@ -97,9 +99,20 @@ def largest(call: OpCall, name: str) -> int:
     return max((v for v in value if isinstance(v, int)), default=1) if isinstance(value, list) else 1
 
 
+def stretched(specs: Sequence[TensorSpec]) -> int:
+    """Elements of tensors that are stretched to each other."""
+    columns = zip_longest(*(spec.shape[::-1] for spec in specs), fillvalue=1)
+    return math.prod(0 if 0 in column else max(column) for column in columns)
+
+
 def is_complex(spec: TensorSpec) -> bool:
     """Whether the elements are pairs of numbers."""
     return spec.dtype.startswith("complex")
+
+
+def parts(call: OpCall) -> int:
+    """Real operations in an addition of the call's numbers: 2 of complex ones."""
+    return 2 if any(map(is_complex, call.inputs)) else 1
 
 
 def complex_products(call: OpCall) -> int:

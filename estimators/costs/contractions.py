@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
-from shmoo.estimators.costs.base import bill, complex_products, cost, first, largest, listed, number, result, tensor
+from shmoo.estimators.costs.base import bill, complex_products, cost, first, largest, listed, number, parts, result, tensor
 from shmoo.estimators.costs.einsum import Contraction, contractions_of
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Cost, Geometry, OpCall, TensorSpec
@@ -18,8 +18,8 @@ from shmoo.estimators.registry import aten
 
 
 def gemm(call: OpCall, batch: int, m: int, n: int, k: int, vector: float = 0.0) -> Cost:
-    """Batch x (m, k) by (k, n), and `vector` operations beside it."""
-    return bill(call, "gemm", matrix=2 * batch * m * n * k, vector=vector, batch=batch, m=m, n=n, k=k)
+    """Batch x (m, k) by (k, n), and `vector` operations on its results beside it."""
+    return bill(call, "gemm", matrix=2 * batch * m * n * k, vector=vector * parts(call), batch=batch, m=m, n=n, k=k)
 
 
 @cost("aten.linear")
@@ -58,7 +58,7 @@ def grouped_mm(call: OpCall) -> Cost:
     return gemm(call, math.prod(batch), m, n, k)
 
 
-@cost("aten._scaled_mm")
+@cost("aten._scaled_mm", "aten._scaled_mm_v2")
 def scaled_mm(call: OpCall) -> Cost:
     """A product of 8-bit matrices; the scales, and the bias if there is one, are applied to the result."""
     m, k = tensor(call, "self").shape
@@ -199,6 +199,16 @@ def bilinear(call: OpCall) -> Cost:
     return bill(call, "gemm", matrix=2 * m * n * j * (i + 1), vector=bias, m=m, n=n * j, k=i)
 
 
+@cost(*(f"torch_nn._linear_cross_entropy_batch_chunked{form}" for form in ("", "_no_reduction")))
+def linear_cross_entropy(call: OpCall) -> Cost:
+    """A linear layer, the log-softmax of its results and a loss a row; each gradient asked for is a product more."""
+    n, k = tensor(call, "linear_weight").shape
+    m = tensor(call, "input").numel // max(k, 1)
+    products = 1 + sum(bool(call.attributes.get(f"compute_{which}_grad")) for which in ("input", "linear_weight"))
+    vector = m * (4 * n + 1) + (m * n if call.operand("linear_bias") else 0)
+    return bill(call, "gemm", matrix=2 * m * n * k * products, vector=vector, special=m * (n + 1), m=m, n=n, k=k)
+
+
 @cost("aten.cdist", "aten._cdist_forward")
 def cdist(call: OpCall) -> Cost:
     """Distances of (b, m, k) from (b, n, k), either of them for all b: p = 2 through a product and one root, else a difference
@@ -259,7 +269,7 @@ def convolution(
         call,
         family,
         matrix=2.0 * groups * m * n * k * passes,
-        vector=(output.numel if call.operand("bias") else 0) if vector is None else vector,
+        vector=((output.numel if call.operand("bias") else 0) if vector is None else vector) * parts(call),
         batch=groups,
         m=m,
         n=n,

@@ -80,12 +80,13 @@ def solve(call: OpCall) -> Cost:
     return bill(call, "linalg", matrix=flops, special=count * n, batch=count, m=n, n=n + appended, k=n)
 
 
-@cost("aten.linalg_solve_triangular", "aten.triangular_solve", "aten.linalg_lu_solve", "aten.cholesky_solve")
+@cost(*aten("linalg_solve_triangular triangular_solve linalg_lu_solve cholesky_solve linalg_ldl_solve"))
 def triangular_solve(call: OpCall) -> Cost:
-    """n^2 for each right-hand side and triangle (GVL 3.1); an LU or Cholesky factor has two."""
-    triangles = 2 if call.op in ("aten.linalg_lu_solve", "aten.cholesky_solve") else 1
-    matrix = {"aten.linalg_solve_triangular": "self", "aten.triangular_solve": "A", "aten.cholesky_solve": "input2"}
-    *batch, n, _ = tensor(call, matrix.get(call.op, "LU")).shape
+    """n^2 for each right-hand side and triangle (GVL 3.1); an LU, LDL or Cholesky factor has two."""
+    names = {"aten.linalg_solve_triangular": "self", "aten.triangular_solve": "A", "aten.cholesky_solve": "input2"}
+    names |= {"aten.linalg_lu_solve": "LU", "aten.linalg_ldl_solve": "LD"}
+    triangles = 1 if "triangular" in call.op else 2
+    *batch, n, _ = tensor(call, names[call.op]).shape
     count, columns = math.prod(batch), result(call).numel // max(n, 1)
     per_batch = math.ceil(columns / max(count, 1))
     return bill(
@@ -140,6 +141,14 @@ def least_squares(call: OpCall) -> Cost:
 def householder_product(call: OpCall) -> Cost:
     """Forming the thin Q of reflections costs as much as making them."""
     return decompose(call, qr_flops(*first(call).shape[-2:]))
+
+
+@cost("aten.ormqr")
+def apply_reflections(call: OpCall) -> Cost:
+    """A product with the Q of k reflections of length m, for n columns: 2 n k (2 m - k) (GVL 5.1.6)."""
+    *batch, m, k = first(call).shape
+    count, n = math.prod(batch), result(call).numel // max(math.prod(batch) * m, 1)
+    return bill(call, "linalg", matrix=count * 2.0 * n * k * (2 * m - k), batch=count, m=m, n=n, k=k)
 
 
 @cost(*aten("linalg_matrix_power matrix_power linalg_matrix_exp matrix_exp"))

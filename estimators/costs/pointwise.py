@@ -5,7 +5,7 @@ The iteration space is m = elements of the result. Broadcast operands are read a
 
 from __future__ import annotations
 
-from shmoo.estimators.costs.base import bill, cost, first, is_complex, number, result
+from shmoo.estimators.costs.base import bill, cost, first, is_complex, number, result, stretched
 from shmoo.estimators.graph.records import Cost, OpCall
 from shmoo.estimators.registry import aten
 
@@ -77,6 +77,7 @@ PER_ELEMENT: dict[str, tuple[int, int]] = {
     "isclose": (6, 0),  # |a - b| <= atol + rtol |b|: subtract, 2 abs, multiply, add, compare
     "fake_quantize_per_tensor_affine": (6, 0),  # / scale as a product, round, + zero, max, min, * scale
     "polar": (2, 2),  # r cos t, r sin t
+    "frexp": (2, 0),  # the exponent's bits, the mantissa
     # In training a random number (counted as one evaluation), a comparison, the mask and the scale. In eval mode they are free.
     **dict.fromkeys(("dropout", "native_dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"), (3, 1)),
     # start + i * step
@@ -123,10 +124,12 @@ PER_INPUT: dict[str, tuple[str, int, int]] = {
     "multi_margin_loss": ("pointwise", 4, 0),  # margin - x + x of the target, max, sum
     "poisson_nll_loss": ("pointwise", 3, 1),  # exp(x) - y x, sum
     "col2im": ("copy", 1, 0),  # each element of the columns is added to its place
-    **dict.fromkeys(("nonzero", "argwhere"), ("gather", 1, 0)),  # cmp
+    **dict.fromkeys(("nonzero", "argwhere", "nonzero_static", "nonzero_numpy"), ("gather", 1, 0)),  # cmp
     **dict.fromkeys(("max_unpool2d", "max_unpool3d"), ("gather", 0, 0)),  # each value goes to its place among zeros
     "bincount": ("gather", 1, 0),  # increment
-    "histc": ("gather", 3, 0),  # subtract, scale, increment
+    # Subtract, scale, increment.
+    **dict.fromkeys(("histc", "histogram", "_histogramdd_from_bin_cts", "_histogramdd_from_bin_tensors"), ("gather", 3, 0)),
+    "_histogramdd_bin_edges": ("pooling", 2, 0),  # min, max
 }
 """ATen name -> family, vector and special operations for one element of the first operand."""
 
@@ -155,9 +158,10 @@ def per_element(call: OpCall) -> Cost:
 
 @cost(*aten(" ".join(PER_INPUT)))
 def per_input(call: OpCall) -> Cost:
-    """Vector and special operations for each element of the first input."""
+    """Vector and special operations for each element of the first input; losses stretch it to others of its type."""
     family, vector, special = PER_INPUT[call.op.removeprefix("aten.")]
-    count = first(call).numel
+    alike = [spec for spec in call.inputs if spec.dtype == first(call).dtype]
+    count = stretched(alike) if family == "pointwise" else first(call).numel
     return bill(call, family, vector=vector * count, special=special * count, m=count)
 
 
@@ -180,6 +184,19 @@ def power(call: OpCall) -> Cost:
     shortcuts = {0: (0, 0), 1: (0, 0), 2: (1, 0), 3: (2, 0), 4: (2, 0), 0.5: (0, 1), -0.5: (0, 1), -1: (0, 1), -2: (1, 1)}
     vector, special = shortcuts.get(exponent, (1, 2)) if isinstance(exponent, int | float) else (1, 2)
     return elementwise(call, vector, special)
+
+
+_POLYNOMIALS = (
+    *(f"{shift}chebyshev_polynomial_{kind}" for shift in ("", "shifted_") for kind in "tuvw"),
+    *("hermite_polynomial_h", "hermite_polynomial_he", "laguerre_polynomial_l", "legendre_polynomial_p"),
+)
+
+
+@cost(*(f"aten.special_{name}" for name in _POLYNOMIALS))
+def polynomial(call: OpCall) -> Cost:
+    """A recurrence of two products and a difference a degree; degrees in a tensor are not known: one evaluation counts."""
+    degree = call.attributes.get("n")
+    return elementwise(call, 3 * max(degree, 0)) if isinstance(degree, int | float) else elementwise(call, 0, 1)
 
 
 @cost("aten.clamp", "aten.clip")

@@ -99,24 +99,38 @@ def quantized(graphs: Sequence[Graph], scheme: str | Scheme) -> tuple[Graph, ...
     scheme = Scheme(scheme) if isinstance(scheme, str) else scheme
     if scheme.name not in SCHEMES:
         raise unknown("quantization scheme", scheme.name, SCHEMES)
-    quantizers = [_Quantizer(graph, scheme) for graph in graphs]
+    quantizers = _quantizers(graphs, scheme)
     if not any(quantizer.layers for quantizer in quantizers):
         raise InputError(f"the model has no product with a two-dimensional weight, so {scheme.name!r} has nothing to quantize")
     return tuple(quantizer.run() for quantizer in quantizers)
 
 
 def saved_bytes(graphs: Sequence[Graph]) -> dict[str, float]:
-    """Scheme -> bytes by which it makes the weights of a model smaller; negative where copies outweigh what they replace."""
+    """Scheme -> bytes by which it makes the weights of a model smaller; negative where copies outweigh what they replace. A
+    weight that several graphs read counts once."""
     saved = dict.fromkeys(SCHEMES, 0.0)
-    for graph in graphs:
-        quantizer = _Quantizer(graph, Scheme(next(iter(SCHEMES))))
+    seen: set[str] = set()
+    for quantizer in _quantizers(graphs, Scheme(next(iter(SCHEMES)))):
         layers = {layer.weight: layer for layer in quantizer.layers.values()}
+        named = {weight: quantizer.graph.values[weight].name for weight in layers}
         for weight, layer in layers.items():
-            old = graph.values[weight].spec
-            replaced = 0.0 if weight in quantizer.read_elsewhere else old.nbytes
-            for scheme in SCHEMES:
-                saved[scheme] += replaced - sum(spec.nbytes for spec in _stored(layer, Scheme(scheme), old.dtype))
+            if named[weight] not in seen:
+                old = quantizer.graph.values[weight].spec
+                replaced = 0.0 if weight in quantizer.read_elsewhere else old.nbytes
+                for scheme in SCHEMES:
+                    saved[scheme] += replaced - sum(spec.nbytes for spec in _stored(layer, Scheme(scheme), old.dtype))
+        seen |= {name for name in named.values() if name}
     return saved
+
+
+def _quantizers(graphs: Sequence[Graph], scheme: Scheme) -> list[_Quantizer]:
+    """One for each graph. A weight that another graph reads in an operator that stays as it is stays beside its copy."""
+    quantizers = [_Quantizer(graph, scheme) for graph in graphs]
+    kept = {quantizer.graph.values[i].name for quantizer in quantizers for i in quantizer.read_elsewhere} - {""}
+    for quantizer in quantizers:
+        weights = {layer.weight for layer in quantizer.layers.values()}
+        quantizer.read_elsewhere |= {weight for weight in weights if quantizer.graph.values[weight].name in kept}
+    return quantizers
 
 
 def _stored(layer: _Layer, scheme: Scheme, dtype: str) -> tuple[TensorSpec, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from shmoo.estimators.costs.base import bill, cost, extents, first, is_complex, largest, number, result, tensor
+from shmoo.estimators.costs.base import bill, cost, extents, first, is_complex, largest, number, result, stretched, tensor
 from shmoo.estimators.costs.pointwise import LIBRARIES, elementwise
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Cost, OpCall
@@ -184,12 +184,13 @@ def adaptive_pool(call: OpCall) -> Cost:
 
 # Sums, norms, searches ----------------------------------------------------------------------------------------------
 
-ONE_STEP = "sum nansum prod amax amin max min argmax argmin any all cumsum cumprod cummax cummin"
+ONE_STEP = "sum nansum prod amax amin max min argmax argmin any all _is_all_true _is_any_true cumsum cumprod cummax cummin"
 """An addition, multiplication or comparison an element."""
 
 PER_INPUT: dict[str, tuple[int, int, int]] = {
     **dict.fromkeys(ONE_STEP.split(), (1, 0, 0)),
     "count_nonzero": (2, 0, 0),  # cmp, add
+    "hash_tensor": (1, 0, 0),  # exclusive or
     "aminmax": (2, 0, 0),
     "mean": (1, 0, 1),  # sum; a division a row
     "nanmean": (3, 0, 1),  # cmp, sum, count
@@ -248,24 +249,17 @@ def agreement(call: OpCall) -> Cost:
     return bill(call, "pooling", vector=count * (2 if call.op == "aten.equal" else 7), n=count)
 
 
-def _pair_elements(call: OpCall, dim: int) -> int:
-    """Elements of two operands that are stretched to each other, from the results of rows along `dim`."""
-    m, sizes = result(call).numel, [spec.shape[dim] for spec in call.inputs[:2] if spec.shape]
-    stretched = max((spec.numel for spec in call.inputs[:2]), default=0)
-    return max(stretched, m * max(sizes, default=1)) if m > 1 else stretched
-
-
 @cost("aten.cosine_similarity")
 def cosine_similarity(call: OpCall) -> Cost:
     """Three dot products, then two roots and a division a row."""
-    count, m = _pair_elements(call, int(number(call, "dim", 1))), result(call).numel
+    count, m = stretched(call.inputs), result(call).numel
     return bill(call, "normalization", vector=6 * count, special=3 * m, m=m, n=count // max(m, 1))
 
 
 @cost("aten.pairwise_distance")
 def pairwise_distance(call: OpCall) -> Cost:
     """Subtract, add epsilon, square, add; a root a row."""
-    count, m = _pair_elements(call, -1), result(call).numel
+    count, m = stretched(call.inputs), result(call).numel
     return bill(call, "pooling", vector=4 * count, special=m, m=m, n=count // max(m, 1))
 
 
@@ -319,7 +313,7 @@ def segment_reduce(call: OpCall) -> Cost:
 @cost("aten.dist")
 def distance(call: OpCall) -> Cost:
     """Subtract, square, add; one root."""
-    count = max(spec.numel for spec in call.inputs)
+    count = stretched(call.inputs)
     return bill(call, "pooling", vector=3 * count, special=1, n=count)
 
 
@@ -334,7 +328,7 @@ def pairs(call: OpCall) -> Cost:
 def vecdot(call: OpCall) -> Cost:
     """Products of rows by rows, either of them stretched."""
     m = result(call).numel
-    n = first(call).shape[int(number(call, "dim", -1))]
+    n = stretched(call.inputs) // max(m, 1)
     return bill(call, "gemm", matrix=2 * m * n, batch=m, k=n)
 
 

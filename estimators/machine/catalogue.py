@@ -138,6 +138,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         "gpu": (("peak", 1.0), ("bandwidth.shared", 1.0), ("bandwidth.l2", 1.0)),
         "tpu": (("peak", 1.0), ("bandwidth.vmem", 1.0), ("bandwidth.cmem", 1.0)),
         "kpu": (("peak", 1.0), ("bandwidth.l1", 1.0))}),
+    "clock.rated": Entry("Hz", "rating", "at which the energies are given; the clock itself where it is not"),
     "peak.matrix": Entry("flop/s", "rate", "of contractions, by type"),
     "peak.vector": Entry("flop/s", "rate", "of loops, by type"),
     "peak.special": Entry("1/s", "rate", "evaluations of special functions, by type"),
@@ -281,15 +282,21 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
                       assumed=(Guess(1e-4, 3e-5, 4e-4, "", "", "gpu"),)),
     "allocate.byte": Entry("s/B", "share", "mapping it in pages of 2 MiB, about 0.6 us each: engineering range",
                            assumed=(Guess(3e-13, 1e-13, 1e-12, "", "", "gpu"),)),
-    "throttle.flop": Entry("J/flop", "board", "of a sustained matrix flop, against the power cap; in float32, and as "
-                           "`throttle.flop.tensor` in float16 on tensor cores", Space(1e-13, 1e-10, 0.3)),
     "throttle.time": Entry("s", "board", "time after which half of a power cap's effect is there", Space(1e-5, 2e-2, 1.5),
                            assumed=(Guess(1e-3, 1e-3, 1e-3, "", "", "gpu"),)),
-    "throttle.clock": Entry("1", "board", "a flop takes the same energy at any clock unless measured otherwise",
-                            Space(1e-2, 2.0, 1.0, 0.3), assumed=(Guess(0.0, 0.0, 0.0, "", "", "gpu"),)),
     "throttle.cool": Entry("1", "board", "no board is assumed to save energy while it is cool unless measured",
                            Space(1e-2, 0.8, 1.0, 0.1), assumed=(Guess(0.0, 0.0, 0.0, "", "", "gpu"),)),
-    "energy.flop": Entry("J/flop", "energy", "by unit and type", typical=(
+    "throttle.cap": Entry("1", "board", "share of the power cap to which the board's controller holds the mean", assumed=(
+        Guess(0.98, 0.95, 1.0, "240 of 250 W on an A100, 690 of 700 on an H200, 985 of 1000 on a B200", "", "gpu",
+              "literature"),)),
+    "energy.share": Entry("1", "board", "energy of a matrix flop, by algorithm, relative to that of its type",
+                          Space(0.1, 10.0, 0.3), assumed=(
+        Guess(1.0, 1.0, 1.0, "", "", "gpu"), Guess(1.0, 1.0, 1.0, "", ".tensor", "gpu"))),
+    "energy.clock": Entry("1", "board", "exponent with which dynamic energy follows the clock, as the voltage squared; 0 unless "
+                          "measured", Space(1e-2, 3.0, 1.0, 0.3), assumed=(Guess(0.0, 0.0, 0.0, "", "", "gpu"),)),
+    "energy.floor": Entry("1", "energy", "least dynamic energy, relative to that at the rated clock: no clock is so low that the "
+                          "voltage falls further", assumed=(Guess(0.0, 0.0, 0.0, "", "", "gpu"),)),
+    "energy.flop": Entry("J/flop", "energy", "by unit and type; of a warm GPU at its rated clock", typical=(
         Guess(30e-12, 5e-12, 150e-12, _HOROWITZ, ".matrix.float32", "cpu", "literature"),
         Guess(60e-12, 10e-12, 300e-12, _HOROWITZ, ".vector.float32", "cpu", "literature"))),
     "energy.byte": Entry("J/B", "energy", "by memory level", typical=(

@@ -14,16 +14,19 @@ from shmoo.estimators.errors import FormatError, InputError, unknown
 from shmoo.estimators.graph.records import RUNTIMES as RUNTIMES
 from shmoo.estimators.graph.records import Coefficient as Coefficient
 from shmoo.estimators.graph.records import decode_versioned
+from shmoo.estimators.machine.catalogue import entry
 from shmoo.estimators.machine.hosts import HOSTS
 from shmoo.estimators.machine.validation import first_problem, valid_name
 
 PROFILE_FORMAT = 2
 """Version of the profile file. 1: first. 2: the sources "at bound" and "prior"; what a prior held was "fallback" before, and said
 so at the head of its reference."""
-MODEL_FORM = 3
+MODEL_FORM = 4
 """Version of the equations (`model.py`) that coefficients belong to. 1: first. 2: blocks of GPU libraries, power as a roof,
 mapped memory from a simulated heap, conversions of compiled code. 3: compiled loops on a CPU, main memory alike for all loops,
-kernels of tensor cores, warmth at a power cap."""
+kernels of tensor cores, warmth at a power cap. 4: on GPUs, one set of joules prices energy and meets the power cap."""
+_SAME_AS_FORM_3 = frozenset({"cpu", "tpu", "kpu"})
+"""Families whose coefficients mean in form 4 what they meant in form 3."""
 
 Family = Literal["cpu", "gpu", "tpu", "kpu"]
 Reduction = Literal["k", "n"]
@@ -162,6 +165,13 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
             return default
         raise unknown(f"coefficient of profile {self.name!r}", name, self.coefficients, "add it to the profile's JSON")
 
+    def looked_up(self) -> dict[str, Coefficient]:
+        """Coefficients that no fit to times wrote, here or elsewhere: datasheets', the literature's, and those of energy,
+        which come from other tables. A voltage curve that was fitted to energies has a floor."""
+        joules = {n for n in self.coefficients if entry(n).role == "energy"} | {"throttle.cap"}
+        joules |= {"energy.clock"} if "energy.floor" in joules else set()
+        return {n: c for n, c in self.coefficients.items() if n in joules or not (c.from_fit or c.source == "transferred")}
+
     def replacing(self, **changes: Any) -> ArchitectureProfile:
         """A copy with other fields."""
         return msgspec.structs.replace(self, **changes)
@@ -191,15 +201,19 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
 
     @classmethod
     def from_json(cls, data: bytes | str, where: str = "") -> ArchitectureProfile:
-        """Read and check a profile.
+        """Read and check a profile; what a file with a `base` does not say comes from the built-in profile of that name.
 
         Raises:
+            InputError: no such base; the nearest names are suggested.
             FormatError: unreadable, of a newer format or an unknown model form, or a profile that nothing sound can be estimated
                 with (`validation`; the field is named).
         """
+        data = _on_base(data)
         profile = decode_versioned(data, cls, PROFILE_FORMAT, "profile", where)
         if msgspec.json.decode(data, type=_Form).model_form is None:
             raise FormatError(f"profile {profile.name!r} {where} does not say its 'model_form', so its coefficients mean nothing")
+        if profile.model_form == 3 and profile.family in _SAME_AS_FORM_3:
+            profile = profile.replacing(model_form=MODEL_FORM)
         if profile.model_form != MODEL_FORM:
             raise FormatError(
                 f"profile {profile.name!r} {where} has coefficients of model form {profile.model_form}, this shmoo computes "
@@ -217,6 +231,38 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
 
 class _Form(msgspec.Struct):
     model_form: int | None = None
+
+
+CARRIED = 1.28
+"""Factor to either side of a fitted coefficient on another board: 90 % of a log-normal spread of 0.15."""
+
+
+def _on_base(data: bytes | str) -> bytes | str:
+    """A file that describes a machine by what differs from another (`base`), completed: what was fitted to that one is
+    transferred, wider, and a coefficient given as null is left out. Other files as they are."""
+    try:
+        described = msgspec.json.decode(data)
+    except msgspec.MsgspecError:
+        return data
+    if not isinstance(described, dict) or "base" not in described or not isinstance(described.get("coefficients", {}), dict):
+        return data  # reading the profile says what is wrong
+    if described["base"] not in builtin_names():
+        raise unknown(f"base of profile {described.get('name')!r}", str(described["base"]), builtin_names())
+    base = load_profile(described["base"])
+    carried = {name: _carried(name, c, base.name) for name, c in base.coefficients.items()}
+    whole = base.replacing(coefficients=carried, fitted_from=None, error_card={}, residual=())
+    fields = msgspec.to_builtins(whole) | {name: value for name, value in described.items() if name != "base"}
+    coefficients = msgspec.to_builtins(carried) | described.get("coefficients", {})
+    return msgspec.json.encode({**fields, "coefficients": {name: c for name, c in coefficients.items() if c is not None}})
+
+
+def _carried(name: str, c: Coefficient, base: str) -> Coefficient:
+    if not c.from_fit:
+        return c
+    if entry(name).role == "spread":
+        # The model errs more on a machine to which it was not fitted.
+        return Coefficient(c.value * 1.5, c.unit, "transferred", f"1.5 times that of {base}")
+    return Coefficient(c.value, c.unit, "transferred", f"as fitted to {base}", low=c.value / CARRIED, high=c.value * CARRIED)
 
 
 def _from_format_1(profile: ArchitectureProfile) -> ArchitectureProfile:

@@ -41,6 +41,10 @@ SHARES: Mapping[str, tuple[float, float]] = MappingProxyType(
             "launch_tail": (0.0, 1.0),
             "throttle": (0.0, 10.0),
             "throttle.cool": (0.0, 1.0),
+            "throttle.cap": (0.1, 1.0),
+            "energy": (0.0, 100.0),
+            "energy.clock": (0.0, 10.0),
+            "energy.floor": (0.0, 1.0),
             "sigma": (0.0, 3.0),
         },
         **{"compute": (1.0, 1e3), "count": (1.0, 1e6), "array": (1.0, 1e6), "vector": (1.0, 1e6), "matrix": (1.0, 1e6)},
@@ -106,7 +110,8 @@ def _values(profile: ArchitectureProfile) -> Iterator[str]:
         if (problem := _coefficient_problem(name, c)) is not None:
             yield f"coefficient {name!r} {problem}"
     cap, static = profile.get("power.tdp"), profile.get("power.static")
-    if cap is not None and static is not None and "throttle.flop" in profile.coefficients and static.value >= cap.value:
+    slowed = profile.family == "gpu" and under("energy.flop", profile.coefficients)
+    if cap is not None and static is not None and slowed and static.value >= cap.value:
         yield f"'power.static' is {static.value:g} W, which leaves nothing of the cap 'power.tdp' of {cap.value:g} W to work with"
 
 

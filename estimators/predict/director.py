@@ -8,7 +8,6 @@ import msgspec
 import numpy as np
 
 from shmoo.estimators.costs.summary import UnknownOp, costs_of
-from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.graph.records import FAMILIES, Graph, Interval, Kernel
 from shmoo.estimators.machine.coefficients import Coefficients
@@ -209,7 +208,7 @@ class AnalysisDirector:
         return Estimate(
             arch=self.profile.name,
             host=self.profile.host or OWN,
-            dtype=work.compute_dtype or _main_dtype(table),
+            dtype=work.dtype,
             runtime=runtime,
             threads=None,
             batch=batch,
@@ -282,7 +281,7 @@ class AnalysisDirector:
         for start in range(0, len(graphs), CHUNK):
             part = slice(start, start + CHUNK)
             table, _ = self.tabulate_cases(graphs[part], runtime, names[part], cold[part])
-            yield self.price(table, runtime, seed=seed)
+            yield self.price(table.in_campaign(), runtime, seed=seed)
 
     def tabulate_cases(
         self, graphs: Sequence[Graph], runtime: str, compute_dtypes: Sequence[str | None], cold_weights: Sequence[bool]
@@ -327,12 +326,6 @@ def room_on(profile: ArchitectureProfile, memory: MemoryRoom, batch: int) -> Mem
     """What a call of `batch` samples has in memory, beside the main memory of a machine."""
     capacity = profile.get(f"capacity.{profile.levels[-1]}")
     return msgspec.structs.replace(memory, batch=batch, capacity_bytes=None if capacity is None else capacity.value)
-
-
-def _main_dtype(table: KernelTable) -> str:
-    """The compute type of most work: flops of contractions if there are any, else bytes."""
-    weight = table.matrix_flops if table.matrix_flops.sum() else table.bytes
-    return COMPUTE_DTYPES[int(np.bincount(table.dtype, weights=weight).argmax())] if len(table) else "float32"
 
 
 def _breakdown(

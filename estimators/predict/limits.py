@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from shmoo.estimators.machine.coefficients import Coefficients
-from shmoo.estimators.predict.model import bytes_energy, flops_energy, has_energy, loop_seconds, matrix_peaks
+from shmoo.estimators.predict.energy import bytes_energy, flops_energy, has_energy
+from shmoo.estimators.predict.model import loop_seconds, matrix_peaks
 from shmoo.estimators.table import Floats, KernelTable
 from shmoo.estimators.tiling.base import Tiling
 

@@ -22,10 +22,15 @@ Where blocks share multiprocessors (GPU), the factors after t_matrix are those o
     (1 + (half_tile + half_far x far)/reuse)(1 + half_k/depth)(1 + half_fill/at_work)
 
 on tensor cores copies are a level of their own, staged bytes of the busiest multiprocessor over the least of
-fetch_width x clock and bytes in flight / fetch_latency; parts of a reduction take split_overhead to add up;
+fetch_width x clock and bytes in flight / fetch_latency; parts of a reduction take split_overhead to add up.
 
-and under sustained load a board at its power cap takes at least
-body x ((throttle_flop x issued flops + sum B_l x e_byte_l) / ((TDP - P_static) x body))^(1 / (1 + throttle_clock)).
+The same joules meet a board's power cap. Those of flops and bytes on the chip follow the clock as the voltage squared does,
+those of main memory do not:
+
+    e = e_rated x max(energy_floor, (clock / rated) ^ energy_clock)
+
+and under sustained load a segment takes as long as t, until (J_chip(clock x t_clocked / t) + J_memory) / t is what the cap
+leaves beside P_static; t_clocked is what follows the clock, so that waiting for main memory leaves room for a lower one.
 
 A graph on a CPU takes the sum of its kernels, a program on a TPU less (`program.py`). Where launches are asynchronous (GPU), the
 host runs ahead: kernel i starts when the host has launched it and kernel i-1 has ended.
@@ -33,7 +38,7 @@ host runs ahead: kernel i starts when the host has launched it and kernel i-1 ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -41,10 +46,8 @@ import numpy as np
 
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import CONVOLUTIONS
-from shmoo.estimators.machine.catalogue import under
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, converts_layout, in_tensor_kernels
-from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.predict.heat import repeated
+from shmoo.estimators.predict.energy import Joules, candidates, capped, dynamic_energy
 from shmoo.estimators.predict.twins import Twins
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, Ints, KernelTable, Masks
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped
@@ -54,31 +57,11 @@ ASYNCHRONOUS = frozenset({"gpu"})
 
 AS_STORED = frozenset({"eager", "cudagraphs"})
 """Runtimes that hand images to a GPU's library in the order they are stored in."""
-ONSET = 2.0
-"""Exponent with which a power cap sets in around `throttle.time`: a controller averages over a while before it acts."""
-LEAST_BUDGET = 0.01
-"""Share of a power cap that is left for work however much of it static power takes."""
-_FALLBACK_DTYPES = ("float32", "bfloat16", "float16", "int8")
-"""Where a unit has no rate for a type, its rate for the first of these that it has: XLA multiplies float32 in bfloat16 by
-default, and a machine with integer units only runs a quantised model."""
-
-
-def _candidates(*stems: str) -> list[tuple[str, ...]]:
-    """For each compute dtype the coefficient names to look up, most specific first."""
-    names = []
-    for dtype in COMPUTE_DTYPES:
-        tries = dict.fromkeys((dtype, *_FALLBACK_DTYPES))
-        names.append(tuple(f"{stem}.{t}" for stem in stems for t in tries))
-    return names
-
-
-_FLOAT32, _FLOAT16 = COMPUTE_DTYPES.index("float32"), COMPUTE_DTYPES.index("float16")
+_FLOAT32 = COMPUTE_DTYPES.index("float32")
 _NARROW = np.isin(COMPUTE_DTYPES, ("float16", "bfloat16"))
-_MATRIX = _candidates("peak.matrix", "peak.vector")
-_VECTOR = _candidates("peak.vector", "peak.matrix")
-_SPECIAL = _candidates("peak.special")
-_E_MATRIX = [(*names, "energy.flop") for names in _candidates("energy.flop.matrix")]
-_E_VECTOR = [(*names, "energy.flop") for names in _candidates("energy.flop.vector", "energy.flop.matrix")]
+_MATRIX = candidates("peak.matrix", "peak.vector")
+_VECTOR = candidates("peak.vector", "peak.matrix")
+_SPECIAL = candidates("peak.special")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +103,18 @@ def predict(
         runtime: whose launch overhead applies.
         twins: which kernels are alike, where the caller knows.
     """
-    if twins is None:
-        compute, memory, body, worked, dynamic = _each_alone(table, tiling, coefficients, runtime)
-    else:
-        each = _each_alone(twins.table, twins.tiling, coefficients, runtime)
-        compute, memory, body, worked = (np.take(amounts, twins.kind, axis=-1) for amounts in each[:-1])
-        dynamic = None if each[-1] is None else np.take(each[-1], twins.kind, axis=-1)
+    kernels, cut = (table, tiling) if twins is None else (twins.table, twins.tiling)
+    *times, joules = _each_alone(kernels, cut, coefficients, runtime)
+    if twins is not None:
+        times = [np.take(seconds, twins.kind, axis=-1) for seconds in times]
+        joules = None if joules is None else Joules(*(np.take(amounts, twins.kind, axis=-1) for amounts in joules))
+    compute, memory, body, clocked = times
     codes = algorithm_codes(table, coefficients.profile)
-    if coefficients.find("throttle.flop") is not None and coefficients.find("power.tdp") is not None:
-        body = body * _throttle(table, tiling, body, worked, coefficients, codes)
+    dynamic = None
+    if joules is not None:
+        dynamic = joules.chip + joules.memory
+        if coefficients.profile.family in ASYNCHRONOUS and coefficients.find("power.tdp") is not None:
+            body, dynamic = capped(table, body, clocked, joules, coefficients, codes)
     if coefficients.profile.family == "cpu":
         fresh = table.mapped_bytes + coefficients.value("heap.returned") * table.grown_bytes
         body = body + coefficients.value("page_fault") * fresh
@@ -151,8 +137,9 @@ def predict(
 
 def _each_alone(
     table: KernelTable, tiling: Tiling, c: Coefficients, runtime: str
-) -> tuple[Floats, Floats, Floats, Floats, Floats | None]:
-    """Of each kernel by itself: seconds of the units, of the memory and of both with its tiles; matrix flops issued; joules."""
+) -> tuple[Floats, Floats, Floats, Floats, Joules | None]:
+    """Of each kernel by itself: seconds of the units, of the memory, of both with its tiles, and of what follows the clock, all
+    but the main memory; joules."""
     codes = algorithm_codes(table, c.profile)
     own = partial(c.by_algorithm, codes)
     compute, worked = _compute_time(table, tiling, c, codes, runtime)
@@ -163,19 +150,23 @@ def _each_alone(
     if c.profile.family == "cpu":
         # What keeps a loop from its caches' bandwidth is in the core; main memory is slower than that for all of them alike.
         shares[c.profile.levels[-1]] = c.value("efficiency.bandwidth")
-    levels = [nbytes / (own(f"bandwidth.{level}") * shares[level]) for level, nbytes in tiling.call_bytes.items()]
+    moved = tiling.call_bytes
+    levels = [nbytes / (own(f"bandwidth.{level}") * shares[level]) for level, nbytes in moved.items()]
     if tiling.blocks is not None:
         levels.append(tiling.blocks.fetch_seconds(own, c.value("clock")))
     memory = levels[0]
     for other in levels[1:]:
         memory = np.maximum(memory, other)
     body = overlapped([compute, *levels], own("overlap"))
-    body = body + own("tile_overhead") * tiling.waves
+    near = [seconds for level, seconds in zip(moved, levels, strict=False) if level != c.profile.levels[-1]]
+    clocked = overlapped([compute, *near, *levels[len(moved) :]], own("overlap"))
+    beside: Floats = own("tile_overhead") * tiling.waves
     if tiling.blocks is not None:
-        body = body + tiling.blocks.split_seconds(own)
+        beside = beside + tiling.blocks.split_seconds(own)
+    body, clocked = body + beside, clocked + beside
     if c.find("step") is not None:
         body = np.maximum(body, c.value("step") * dependent_steps(table))
-    return compute, memory, body, worked, _dynamic_energy(table, tiling, c)
+    return compute, memory, body, clocked, dynamic_energy(table, tiling, c, worked)
 
 
 def _compute_time(
@@ -249,37 +240,11 @@ def _transformed_time(table: KernelTable, way: Transformed, peak: Floats, c: Coe
     return products + moved + (way.kernels - 1) * c.value("device_launch")
 
 
-def _throttle(
-    table: KernelTable, tiling: Tiling, body: np.ndarray, worked: np.ndarray, c: Coefficients, codes: np.ndarray
-) -> np.ndarray:
-    """Factor by which sustained load slows a device at its power cap. What `throttle.flop` joules a flop and the bytes ask for
-    beyond the cap stretches the time, once the controller has seen the load for about `throttle.time`. What counts is the mean
-    power of the whole segment, back to back: kernels that wait for memory leave power to the others. Energy falls with the
-    clock to the power `throttle.clock`, as the voltage does, and a board that is still cool takes `throttle.cool` less for a
-    flop. In another type than float32 a flop takes less by as much as its peak is higher, unless the tensor cores'
-    own is known: that of float16."""
-    starts = table.starts
-    # Kernels of empty tensors take no time on the device, and no power: a picosecond stands for none.
-    busy = np.maximum(np.add.reduceat(body, starts, axis=-1), 1e-12)
-    tensors_known = c.find("throttle.flop.tensor") is not None
-    rated = np.where(in_tensor_kernels(codes), _FLOAT16, _FLOAT32) if tensors_known else np.full(1, _FLOAT32)
-    lighter = c.by_dtype(rated, _MATRIX) / c.by_dtype(table.dtype, _MATRIX)
-    place = table.segment - table.segment[0]
-    # A network is measured by itself, from a cool board on; an operator in a campaign of many.
-    alone = table.counts == 1
-    warm = np.where(np.isnan(table.warm), np.where(alone, 1.0, repeated(busy))[..., place], table.warm)
-    # What is known of a tensor core's flop is known at the clock and the warmth that a board sustains.
-    sustained = np.logical_or.reduceat(in_tensor_kernels(codes), starts)
-    clock, cool = (np.where(sustained, 0.0, c.value(f"throttle.{name}")) for name in ("clock", "cool"))
-    flop = c.by_algorithm(codes, "throttle.flop") * (1.0 - cool[..., place] * (1.0 - warm))
-    drawn = flop * lighter * worked + (bytes_energy(tiling.call_bytes, c) if has_energy(c.profile) else 0.0)
-    joules = np.add.reduceat(drawn + np.zeros_like(body), starts, axis=-1)
-    # Draws of the static power reach beyond the cap, of which something is always left to work with.
-    cap = c.value("power.tdp")
-    budget = np.maximum(cap - c.value("power.static"), LEAST_BUDGET * cap) * busy
-    slower = np.maximum((joules / budget) ** (1.0 / (1.0 + clock)) - 1.0, 0.0)
-    factor: Floats = 1.0 + slower / (1.0 + (c.value("throttle.time") / busy) ** ONSET)
-    return factor[..., place]
+def issued_flops(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runtime: str) -> Floats:
+    """(K,) matrix flops that the units carry out, which are the ones that take energy: more than the operator needs where blocks
+    overhang, fewer with transforms and under a mask."""
+    codes = algorithm_codes(table, coefficients.profile)
+    return _compute_time(table, tiling, coefficients, codes, runtime)[1]
 
 
 def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime: str) -> Floats | float:
@@ -320,28 +285,6 @@ def _transposition_time(table: KernelTable, c: Coefficients, codes: Ints, runtim
     return moved / rate + 2.0 * c.value("device_launch") * (moved > 0)
 
 
-def _dynamic_energy(table: KernelTable, tiling: Tiling, c: Coefficients) -> Floats | None:
-    if not has_energy(c.profile):
-        return None
-    return flops_energy(table, c) + bytes_energy(tiling.call_bytes, c)
-
-
-def flops_energy(table: KernelTable, c: Coefficients) -> Floats:
-    """(K,) joules of each kernel's arithmetic."""
-    matrix: Floats = table.matrix_flops * c.by_dtype(table.dtype, _E_MATRIX)
-    return matrix + (table.vector_flops + table.special_flops) * c.by_dtype(table.dtype, _E_VECTOR)
-
-
-def bytes_energy(moved: Mapping[str, Floats], c: Coefficients) -> Floats | float:
-    """(K,) joules of moving each kernel's bytes through the levels whose energy a byte is known.
-
-    Args:
-        moved: memory level -> (K,) bytes.
-    """
-    priced = [level for level in moved if c.find(f"energy.byte.{level}") is not None]
-    return sum(moved[level] * c.value(f"energy.byte.{level}") for level in priced)
-
-
 def matrix_peaks(c: Coefficients, dtypes: np.ndarray) -> np.ndarray:
     """(..., K) flop/s of contractions in types of `COMPUTE_DTYPES`, by code."""
     return c.by_dtype(dtypes, _MATRIX)
@@ -358,10 +301,3 @@ def loop_seconds(table: KernelTable, c: Coefficients) -> Floats:
 def matrix_peak(c: Coefficients, dtype: str) -> float | np.ndarray:
     """flop/s of contractions in a type of `COMPUTE_DTYPES`, or of the type that stands in for it."""
     return c.value(*_MATRIX[COMPUTE_DTYPES.index(dtype)])
-
-
-def has_energy(profile: ArchitectureProfile) -> bool:
-    """Whether the profile knows enough to price energy: a flop, a byte of main memory, and static power."""
-    names = profile.coefficients
-    flop = "energy.flop" in names or under("energy.flop.matrix", names)
-    return bool(flop) and f"energy.byte.{profile.levels[-1]}" in names and "power.static" in names

@@ -16,6 +16,7 @@ import numpy as np
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, in_tensor_kernels, listed
 from shmoo.estimators.predict.draws import SharedDraws, draw, model_errors, names_to_draw, point_dimensions
+from shmoo.estimators.predict.energy import within_cap
 from shmoo.estimators.predict.limits import least_time
 from shmoo.estimators.predict.model import Prediction, predict
 from shmoo.estimators.predict.program import graph_latency, segment_energy
@@ -126,6 +127,8 @@ def price(
             prediction = change.applied(prediction)
         if kernels is not None:
             prediction = prediction.scaled(kernels)
+        if prediction.dynamic_j is not None:
+            prediction = replace(prediction, dynamic_j=within_cap(table, prediction.device_s, prediction.dynamic_j, c))
         latency = np.maximum(graph_latency(table, prediction, c, runtime, waits and waits(c)) * segments, least)
         device = np.add.reduceat(prediction.device_s, table.starts, axis=-1) * segments
         return prediction, latency, segment_energy(table, prediction, latency, c), device

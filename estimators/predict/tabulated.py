@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
+import numpy as np
+
 from shmoo.estimators.costs.summary import UnknownOp, costs_of, graph_cost
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion.rules import fuse
+from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.graph.records import Cost, Graph, Kernel, notes_of, weights_of
 from shmoo.estimators.memory.peak import peak_memory_bytes, resident_weight_bytes
@@ -45,6 +48,14 @@ class Tabulated:
     memory: MemoryRoom
     unknown_ops: tuple[UnknownOp, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def dtype(self) -> str:
+        """The compute type of most work: flops of contractions if there are any, else bytes."""
+        if self.compute_dtype or not len(self.table):
+            return self.compute_dtype or "float32"
+        weight = self.table.matrix_flops if self.table.matrix_flops.sum() else self.table.bytes
+        return COMPUTE_DTYPES[int(np.bincount(self.table.dtype, weights=weight).argmax())]
 
 
 def _explained(analyse: Callable[P, R]) -> Callable[P, R]:

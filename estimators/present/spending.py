@@ -11,8 +11,8 @@ import numpy as np
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import Estimate
+from shmoo.estimators.predict.energy import bytes_energy, flops_energy
 from shmoo.estimators.predict.limits import Roofs, kernel_roofs
-from shmoo.estimators.predict.model import bytes_energy, flops_energy
 from shmoo.estimators.predict.pipeline import Priced
 from shmoo.estimators.predict.tabulated import Tabulated
 from shmoo.estimators.present.inspection import BOUNDS, Inspection, parent_of
@@ -81,14 +81,17 @@ def by_bound(estimate: Estimate) -> tuple[Share, ...]:
 
 
 def by_unit(work: Tabulated, tiling: Tiling, estimate: Estimate, profile: ArchitectureProfile) -> tuple[Share, ...]:
-    """Shares of the energy: arithmetic, each memory level, static power; empty where it is not known."""
+    """Shares of the energy: arithmetic, each memory level, static power; empty where it is not known. Where a power cap holds
+    the board back, what the work takes at the full clock falls in proportion."""
     if estimate.energy_j is None:
         return ()
     c = Coefficients(profile)
     parts = {"arithmetic": float(flops_energy(work.table, c).sum())}
     for level, moved in tiling.call_bytes.items():
         parts[level] = float(np.sum(bytes_energy({level: moved}, c)))
-    parts["static power"] = max(estimate.energy_j.value - sum(parts.values()), 0.0)
+    static = min(profile.value("power.static", 0.0) * estimate.latency_s.value, estimate.energy_j.value)
+    held = (estimate.energy_j.value - static) / max(sum(parts.values()), 1e-30)
+    parts = {name: joules * held for name, joules in parts.items()} | {"static power": static}
     return tuple(_share(name, 0.0, joules, estimate) for name, joules in parts.items() if joules > 0)
 
 

@@ -19,7 +19,8 @@ import numpy as np
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.memory.room import MemoryRoom
+from shmoo.estimators.predict.director import AnalysisDirector, room_on
 from shmoo.estimators.predict.tabulated import Tabulated, tabulated
 from shmoo.estimators.sweep.controller import AxisValue, SweepController, product_of
 from shmoo.estimators.table import KernelTable
@@ -41,15 +42,18 @@ class OnChip(msgspec.Struct, frozen=True):
         footprint_bytes: alive at once at `value`, at the smallest size where none fits.
         capacity_bytes: what the chip holds.
         limit: what the next larger size exceeds: "memory", "tiling" (its tiles spill), or "none" at the end of the axis.
+        memory: of the size that `footprint_bytes` belongs to, beside the machine's main memory.
     """
 
     arch: str
+    dtype: str
     runtime: str
     settings: dict[str, AxisValue]
     value: AxisValue | None
     footprint_bytes: float
     capacity_bytes: float
     limit: Limit
+    memory: MemoryRoom
 
 
 def on_chip_bytes(profile: ArchitectureProfile) -> float:
@@ -95,7 +99,9 @@ def largest_on_chip(sweep: SweepController, *, compute_dtype: str | None = None)
         for (profile, runtime), changed in itertools.product(sweep.targets(), list(product_of(sweep.profile_axes))):
             machine = AnalysisDirector(variant(profile, changed) if changed else profile, sweep.strategy)
             of_size = partial(work, tuple(rest.items()), profile.family, runtime)
-            yield _largest(machine, runtime, {**rest, **changed}, sizes, of_size)
+            settings = {**sweep.fixed, **rest, **changed}
+            batches = [int({**settings, name: size}.get("batch", 1)) for size in sizes]
+            yield _largest(machine, runtime, {**rest, **changed}, sizes, batches, of_size)
 
 
 def _largest(
@@ -103,9 +109,14 @@ def _largest(
     runtime: str,
     settings: dict[str, AxisValue],
     sizes: Sequence[AxisValue],
+    batches: Sequence[int],
     work_of: Callable[[AxisValue], Tabulated],
 ) -> OnChip:
-    """Bisection: `below` is the position of the largest size known to fit, `above` of the smallest known not to."""
+    """Bisection: `below` is the position of the largest size known to fit, `above` of the smallest known not to.
+
+    Args:
+        batches: samples of a call of each of the `sizes`.
+    """
     capacity = on_chip_bytes(director.profile)
 
     def limit_of(value: AxisValue) -> Limit:
@@ -124,6 +135,9 @@ def _largest(
             below = middle
         else:
             above = middle
-    value = sizes[below] if below >= 0 else None
-    footprint = work_of(sizes[max(below, 0)]).peak_memory_bytes
-    return OnChip(director.profile.name, runtime, settings, value, footprint, capacity, limits[above])
+    value, shown = sizes[below] if below >= 0 else None, max(below, 0)
+    work = work_of(sizes[shown])
+    room = room_on(director.profile, work.memory, batches[shown])
+    return OnChip(
+        director.profile.name, work.dtype, runtime, settings, value, work.peak_memory_bytes, capacity, limits[above], room
+    )

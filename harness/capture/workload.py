@@ -27,7 +27,7 @@ _NEEDS_INDICES = re.compile(r"argument #1 'indices'|tensors used as indices must
 """torch's messages where a floating-point tensor stands for indices."""
 
 
-def build_for_capture(module: DNNModule, axes: Axes | None = None, dtype: str | None = "float32") -> Built:
+def build_for_capture(module: DNNModule, axes: Axes | None = None, dtype: str | None = None) -> Built:
     """Build on the meta device, which takes neither memory nor arithmetic; on the CPU where that fails, as in models that run or
     read themselves while they are built.
 
@@ -38,13 +38,13 @@ def build_for_capture(module: DNNModule, axes: Axes | None = None, dtype: str | 
         return module.build(axes, dtype, "meta")
     except InputError as on_meta:
         # A refusal holds on every device; only code that failed may succeed where tensors have values.
-        if on_meta.__cause__ is None or isinstance(on_meta.__cause__, (ImportError, InputError)):
+        if module.without_memory or on_meta.__cause__ is None or isinstance(on_meta.__cause__, (ImportError, InputError)):
             raise
     return module.build(axes, dtype, "cpu")
 
 
 @guarded
-def capture_workload(module: DNNModule, axes: Axes | None = None, dtype: str | None = "float32") -> Capture:
+def capture_workload(module: DNNModule, axes: Axes | None = None, dtype: str | None = None) -> Capture:
     """Capture a workload at the given axes, every graph named after it.
 
     The model is built without weights in memory if possible. Where its sizes depend on data, which torch.compile and torch.export
@@ -64,6 +64,8 @@ def capture_workload(module: DNNModule, axes: Axes | None = None, dtype: str | N
             return method(built.model, built.args, built.kwargs, name=module.name)
         except CaptureError as error:
             failures.append(str(error))
+    if module.without_memory:
+        raise CaptureError("; ".join(failures))
     built = module.build(axes, dtype, "cpu")
     try:
         return capture(built.model, built.args, built.kwargs, name=module.name)
@@ -90,7 +92,7 @@ class CaptureFamily:
         dtype: element type of the vocabulary in which the workload is built; `None` as for `DNNModule.build`.
     """
 
-    def __init__(self, module: DNNModule, points: Sequence[Axes], dtype: str | None = "float32") -> None:
+    def __init__(self, module: DNNModule, points: Sequence[Axes], dtype: str | None = None) -> None:
         self._module = module
         self._dtype = dtype
         self._points = [module.resolve(point) for point in points]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -44,11 +45,19 @@ def mode_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def mode_record(mode: Mode, found: ModelGraphs) -> Record:
-    """What a record of an estimate says about the mode and the capture; empty texts for nothing."""
+    """What a record of an estimate says about the inputs, the mode and the capture; empty texts for nothing."""
     return {
+        "inputs": inputs_of(found),
         "mode": mode.name,
         "autocast": mode.autocast or "",
         "quantize": mode.quantize or "",
         "channels_last": mode.channels_last,
         "capture": found.note,
     }
+
+
+def inputs_of(found: ModelGraphs) -> str:
+    """Types and shapes of a model's inputs, such as "1x3x224x224 float32"; of many of one shape their number."""
+    values = [value for value in found.graphs[0].values if value.kind == "input"] if found.graphs else []
+    counts = Counter(f"{'x'.join(map(str, value.spec.shape)) or 'scalar'} {value.spec.dtype}" for value in values)
+    return ", ".join(text if count == 1 else f"{count} times {text}" for text, count in counts.items())

@@ -26,8 +26,11 @@ ONE_ARCHITECTURE = f"{LOCAL}; takes one"
 """Default of --arch where a verb takes one architecture."""
 EVERY_ARCHITECTURE = "all built-in ones"
 """Default of --arch where a verb gives each architecture rows of its own."""
+SHORT_LIST = "a short list, sorted by time; all built-in ones with --json and --csv"
+"""Default of --arch where a verb answers with a table of architectures."""
 OWN_BATCH, ONE_BATCH = "the model's own", "the model's own; takes one"
-FLOAT32, ONE_DTYPE = "float32", "float32; takes one"
+FLOAT32 = "float32"
+OWN_DTYPES, ONE_DTYPE = "a user's model's own types, else float32", "a user's model's own types, else float32; takes one"
 OWN_RUNTIME, ONE_RUNTIME = "the architecture's own", "the architecture's own; takes one"
 NEW_RUN = "a new run under ./shmoo-runs"
 
@@ -127,7 +130,7 @@ def batches(default: str = OWN_BATCH) -> Decorator:
     return counts("--batch", help=f"Batch sizes. Default: {default}.")
 
 
-def dtypes(default: str = FLOAT32) -> Decorator:
+def dtypes(default: str = OWN_DTYPES) -> Decorator:
     """--dtype, a list."""
     text = "Element types: float32, tf32, bfloat16, float16, float8, int8, int4."
     described = f"{text} Default: {default}."
@@ -206,6 +209,48 @@ threads = click.option(
     help="CPU threads. Default: all physical cores; when measuring, OMP_NUM_THREADS where set.",
 )
 trust = click.option("--trust", is_flag=True, help="Allow loading a file that can run code (.pt2).")
+
+
+def everything(default: str) -> Decorator:
+    """--all."""
+    return click.option("--all", "show_all", is_flag=True, help=f"Leave nothing out of the table. Default: {default}.")
+
+
+def sort(default: str) -> Decorator:
+    """--sort: a header of the verb's table."""
+    text = "Sort the rows of the table by this column, from the largest with - before it."
+    return click.option("--sort", metavar="COLUMN", default="", help=f"{text} Default: {default}.")
+
+
+def top(default: str, count: int | None = None) -> Decorator:
+    """--top: rows of the verb's table."""
+    return click.option(
+        "--top", type=click.IntRange(min=0), default=count, help=f"Rows of the table to show. Default: {default}."
+    )
+
+
+wide = click.option("--wide", is_flag=True, help="Every column of the table, however narrow the terminal.")
+_columns = names("--columns", help="Columns of the table to show, in this order.")
+
+
+def view(order: str, rows: str = "all") -> Decorator:
+    """--wide, --columns, --sort and --top; the command takes them together as `view`.
+
+    Args:
+        order, rows: the order of rows and how many of them are shown by default.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def with_view(*, wide: bool, columns: tuple[str, ...], sort: str, top: int | None, **given: Any) -> Any:
+            return command(view=output.View(wide, columns, sort, top), **given)
+
+        added: Callable[..., Any] = with_view
+        for option in (top(rows), sort(order), _columns, wide):
+            added = option(added)
+        return added
+
+    return decorate
 
 
 def positive_int(text: str, what: str) -> int:

@@ -8,25 +8,19 @@ import os
 import re
 import shutil
 import sys
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import click
 
 from shmoo.estimators.errors import InputError
+from shmoo.harness.cli.layout import GAP, Cell, View, columns_of, fitted, grid, order_of, total_width, with_room, wrapped
 
-PROSE = 40
-"""Columns of longer cells are text, wherever they stand."""
-NARROWEST = 12
-"""A column of text is folded to no fewer characters than this."""
 MOST_ADVICE = 3
 """Lines about memory below a table."""
-GAP = 2
-"""Characters between two columns."""
-
+EVERYTHING = View()
+"""Of a table without options of its own."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that move a terminal's cursor, change its state or reorder its text, and what no encoding has; a tab and a new line
@@ -40,12 +34,24 @@ def printable(text: str) -> str:
 
 def message(text: str) -> None:
     """One line for the person, on stderr."""
-    click.echo(printable(text), err=True)
+    _say(text, err=True)
 
 
 def result(text: str) -> None:
     """A result, on stdout."""
-    click.echo(printable(text))
+    _say(text, err=False)
+
+
+def _say(text: str, err: bool) -> None:
+    """A text on a stream; where that is a terminal, words stay whole."""
+    width = terminal_columns(sys.stderr if err else sys.stdout)
+    for line in printable(text).split("\n"):
+        click.echo("\n".join(wrapped(line, width)), err=err)
+
+
+def verbose() -> bool:
+    """Whether the command was called with -v."""
+    return bool(click.get_current_context().find_root().params.get("verbosity"))
 
 
 def json_document(document: object) -> None:
@@ -74,6 +80,16 @@ def tell_of_memory(records: Sequence[Mapping[str, Any]]) -> None:
         message(f"{len(outgrown) - MOST_ADVICE} more do not fit; --json says of each what is missing and what would fit")
 
 
+def tell_of_unknown_operators(records: Sequence[Mapping[str, Any]]) -> None:
+    """Say which operators of the estimated models have no cost formula."""
+    for line in dict.fromkeys(
+        f"{r['model']}: {op['count']} x {op['op']} has no cost formula: only its bytes are counted"
+        for r in records
+        for op in r["unknown_ops"]
+    ):
+        message(line)
+
+
 @contextlib.contextmanager
 def only_results_on_stdout() -> Iterator[None]:
     """While a user's model or a library runs: what it prints goes to stderr, so that stdout stays readable by programs; what
@@ -100,81 +116,83 @@ def _descriptor_on_stderr(stream: TextIO | None) -> Iterator[None]:
         os.close(before)
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", left: int = 1) -> None:
+def quantity(value: float | None, unit: str) -> Cell:
+    """A cell that shows a value with its unit and is sorted by it."""
+    from shmoo.estimators.units import si
+
+    return Cell(si(value, unit), value)
+
+
+def table(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[str | Cell]],
+    title: str = "",
+    left: int = 1,
+    *,
+    drop: Sequence[str] = (),
+    common: Sequence[str] = (),
+    under: Sequence[str] = (),
+    view: View = EVERYTHING,
+) -> None:
     """A table on stdout. The first `left` columns are text, and so are those of long cells; the others are aligned right.
 
-    On a terminal it is no wider than that: text is folded, the widest column first, and so are headers; numbers never are.
-    Where the numbers alone are wider, whole rows run over the edge.
+    On a terminal it is no wider than that: columns are left out, and then text is folded, the widest column first, and so are
+    headers; numbers never are. Where the numbers alone are wider, whole rows run over the edge.
+
+    Args:
+        drop: headers that are left out where there is no room, the first of them first.
+        common: headers that move into the title where all rows agree.
+        under: a text for each row that is folded under it.
+        view: what the person wants to see of it; `InputError` where it names no header.
     """
-    headers, title = [printable(header) for header in headers], printable(title)
-    listed = [[printable(cell) for cell in row] for row in rows]
-    columns = [Column(header, [row[i] for row in listed]) for i, header in enumerate(headers)]
-    texts = [i < left or column.width > PROSE for i, column in enumerate(columns)]
+    listed = [[_printable_cell(cell) for cell in row] for row in rows]
+    columns = columns_of([printable(header) for header in headers], listed, left)
+    view.check([column.header for column in columns])
+    order = order_of(columns, view)
+    columns = [column.rows(order) for column in columns]
+    if view.columns:
+        columns = [column for name in view.columns for column in columns if column.header == name]
+    moved = [c for c in columns if c.header in common and c.header not in view.columns and len(set(c.cells)) == 1 and c.cells[0]]
+    if len(moved) < len(columns):
+        columns = [column for column in columns if column not in moved]
+        title = ", ".join(filter(None, (title, *(f"{column.header} {column.cells[0]}" for column in moved))))
+    terminal = terminal_columns()
+    available = None if view.wide else terminal
+    shown = columns if available is None else with_room(columns, available, () if view.columns else drop)
+    left_out = [column.header for column in columns if column not in shown]
+    shown, widths = fitted(shown, available)
+    below = [printable(under[i]) for i in order] if under else []
+    head, body = grid(shown, widths, below, terminal)
+    for line in (*(wrapped(printable(title), terminal) if title else ()), *head):
+        click.echo(click.style(line, bold=True))
+    if terminal is not None and total_width(widths) <= terminal:
+        click.echo("─" * total_width(widths))
+    for line in body:
+        click.echo(line)
+    if left_out:
+        message(f"no room for {', '.join(left_out)}: --wide shows every column")
+
+
+def _printable_cell(cell: str | Cell) -> str | Cell:
+    return Cell(printable(cell.text), cell.value) if isinstance(cell, Cell) else printable(cell)
+
+
+def facts(named: Mapping[str, str]) -> None:
+    """Names with a text each, on stdout; on a terminal a long text goes on under its beginning."""
+    width = max(map(len, named), default=0) + GAP
     available = terminal_columns()
-    if available is not None:
-        fitted = columns if table_width(c.width for c in columns) <= available else [c.with_folded_header() for c in columns]
-        least = (min(c.width, NARROWEST) if text else c.width for c, text in zip(fitted, texts, strict=True))
-        if table_width(least) <= available:
-            _rich_table([column.header for column in fitted], listed, title, texts)
-            return
-    if title:
-        result(title)
-    widths = [column.width for column in columns]
-    for line in (list(headers), *listed):
-        cells = [cell.ljust(w) if text else cell.rjust(w) for cell, w, text in zip(line, widths, texts, strict=True)]
-        result((" " * GAP).join(cells).rstrip())
+    for name, text in named.items():
+        first, *more = wrapped(printable(text), None if available is None else available - width)
+        result(f"{name.ljust(width)}{first}")
+        for line in more:
+            result(" " * width + line)
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of a table, as texts."""
-
-    header: str
-    cells: list[str]
-
-    @property
-    def width(self) -> int:
-        """Characters of its longest line."""
-        return max(len(line) for text in (self.header, *self.cells) for line in text.split("\n"))
-
-    def with_folded_header(self) -> Column:
-        """The column, its header on as many lines as the width of its cells asks for; words stay whole."""
-        width = max(len(text) for text in (*self.header.split(), *self.cells, "-"))
-        return Column("\n".join(textwrap.wrap(self.header, width)), self.cells)
-
-
-def table_width(widths: Iterable[int]) -> int:
-    """Characters that columns of these widths take on a terminal, with their gaps and edges."""
-    listed = list(widths)
-    return sum(listed) + GAP * (len(listed) - 1) + 2
-
-
-def terminal_columns() -> int | None:
-    """Width of the terminal that stdout is; `None` where it is a file or a pipe, which is as wide as it needs to be."""
-    return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
-
-
-def _rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str, texts: Sequence[bool]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    # One space of padding and one in place of a line between columns make the gap.
-    grid = Table(
-        title=Text(title) if title else None,
-        box=box.SIMPLE_HEAD,
-        padding=(0, GAP - 1, 0, 0),
-        pad_edge=False,
-        title_justify="left",
-        title_style="bold",
-    )
-    for header, text in zip(headers, texts, strict=True):
-        grid.add_column(Text(header), justify="left" if text else "right", overflow="fold", no_wrap=not text)
-    for row in rows:
-        # Text objects: names of the user's files may hold what rich would read as markup.
-        grid.add_row(*(Text(cell) for cell in row))
-    Console().print(grid)
+def terminal_columns(stream: TextIO | None = None) -> int | None:
+    """Width of the terminal that a stream (stdout for `None`) is; `None` where it is a file or a pipe, which is as wide as it
+    needs to be."""
+    used = sys.stdout if stream is None else stream
+    return shutil.get_terminal_size().columns if used is not None and used.isatty() else None
 
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, object]]) -> None:

@@ -19,7 +19,7 @@ from shmoo.estimators.machine.profile import (
 )
 from shmoo.estimators.tiling import strategy_for
 from shmoo.estimators.variants import amount_of, variant, with_host
-from shmoo.harness.defaults import LOCAL, profile_search
+from shmoo.harness.defaults import ILLUSTRATIONS, LOCAL, SHORT_LIST, profile_search
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,16 @@ _WHAT_IF = re.compile(r"(?P<base>.+?)(?P<changes>(@[\w.]+=[^@=]+)+)")
 def default_names() -> list[str]:
     """Every built-in profile and this machine's CPU, sorted: the architectures of an estimate that names none."""
     return sorted({*builtin_names(), LOCAL})
+
+
+def short_names() -> list[str]:
+    """The architectures of a table that names none: this machine's CPU once it is calibrated, and a few others."""
+    return [*([LOCAL] if LOCAL in own_profiles() else []), *SHORT_LIST]
+
+
+def machine_names() -> list[str]:
+    """Every built-in machine and this one's CPU, sorted: `default_names` without illustrations."""
+    return [name for name in default_names() if not name.startswith(ILLUSTRATIONS)]
 
 
 def own_profiles() -> dict[str, Path]:
@@ -94,10 +104,14 @@ def load_architectures(archs: Sequence[str | ArchitectureProfile]) -> list[Archi
 
 
 def choose_targets(
-    archs: Sequence[str | ArchitectureProfile], runtimes: Sequence[str], threads: int | None, host: str | None = None
+    archs: Sequence[str | ArchitectureProfile],
+    runtimes: Sequence[str],
+    threads: int | None,
+    host: str | None = None,
+    unnamed: Sequence[str] = (),
 ) -> list[tuple[ArchitectureProfile, str | None]]:
     """Architectures with the runtimes to estimate on each. Those named must have every runtime asked for; where none is named,
-    all built-in ones that have it are taken. `host` launches the kernels of the GPUs among them.
+    those of `unnamed` (all built-in ones for none) that have it are taken. `host` launches the kernels of the GPUs among them.
 
     Raises:
         InputError: an unknown name, a runtime that a named architecture (or every architecture) lacks, threads without a CPU, or
@@ -106,7 +120,7 @@ def choose_targets(
     for named in runtimes:
         if not any(named in known for known in RUNTIMES.values()):
             raise unknown("runtime", named, {name for known in RUNTIMES.values() for name in known})
-    profiles = load_architectures(archs or default_names())
+    profiles = load_architectures(archs or unnamed or default_names())
     if host is not None:
         if all(profile.family != "gpu" for profile in profiles):
             raise InputError(f"--host {host} applies to GPUs, and none is among the architectures; leave it out")

@@ -27,7 +27,7 @@ class Asked(msgspec.Struct, frozen=True):
     """
 
     model: str
-    dtype: str | None = "float32"
+    dtype: str | None = None
     input_shape: tuple[int, ...] | None = None
     seq_len: int | None = None
     trust: bool = False

@@ -21,7 +21,7 @@ class Generator:
         graphs_of: the model's graphs.
         prompts: lengths of the prompts, in tokens. new_tokens: tokens to generate after each.
         batch: sequences at once.
-        dtype: compute type of the vocabulary that the graphs were captured in.
+        dtype: compute type of the vocabulary that was asked for; `None` for the model's own.
 
     Raises:
         InputError: not a causal language model, or a length that is no generation.
@@ -29,7 +29,7 @@ class Generator:
     """
 
     def __init__(
-        self, graphs_of: PhaseGraphs, prompts: Sequence[int], new_tokens: int, *, batch: int = 1, dtype: str = "float32"
+        self, graphs_of: PhaseGraphs, prompts: Sequence[int], new_tokens: int, *, batch: int = 1, dtype: str | None = None
     ) -> None:
         self.new_tokens = new_tokens
         self.batch = batch

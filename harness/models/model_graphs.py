@@ -43,7 +43,7 @@ def model_graphs(
     model: str,
     *,
     batch: int | None = None,
-    dtype: str | None = "float32",
+    dtype: str | None = None,
     input_shape: tuple[int, ...] | None = None,
     seq_len: int | None = None,
     trust: bool = False,
@@ -70,7 +70,7 @@ def batched_graphs(
     model: str,
     batches: Sequence[int | None],
     *,
-    dtype: str | None = "float32",
+    dtype: str | None = None,
     input_shape: tuple[int, ...] | None = None,
     seq_len: int | None = None,
     trust: bool = False,
@@ -116,7 +116,7 @@ class WorkloadGraphs:
         self,
         module: DNNModule,
         points: Sequence[Mapping[str, AxisValue]],
-        dtype: str | None = "float32",
+        dtype: str | None = None,
         mode: Mode | None = None,
     ) -> None:
         self._module = module
@@ -205,6 +205,8 @@ def _capture_training_step(module: DNNModule, axes: Mapping[str, AxisValue], dty
     try:
         return capture_training(built.model, built.args, built.kwargs, name=module.name)
     except CaptureError as on_meta:
+        if module.without_memory:
+            raise
         built = module.build(axes, dtype, "cpu")
         try:
             return capture_training(built.model, built.args, built.kwargs, name=module.name)
@@ -215,7 +217,7 @@ def _capture_training_step(module: DNNModule, axes: Mapping[str, AxisValue], dty
 def workload_source(
     name: str,
     *,
-    dtype: str = "float32",
+    dtype: str | None = None,
     trust: bool = False,
     axes: Mapping[str, Sequence[AxisValue]] = MappingProxyType({}),
     mode: Mode | None = None,
@@ -259,7 +261,7 @@ def phase_of(module: DNNModule, phase: str) -> DNNModule:
     meaning = "tokens of the prompt" if phase == "prefill" else "tokens in the cache before the new one"
     length = int(defaults.get("seq_len", DEFAULT_SEQ_LEN))
     axes = (dim("batch", int(defaults.get("batch", 1)), "sequences at once"), dim("seq_len", length, meaning))
-    return DNNModule(f"{module.name}:{phase}", "network", axes, factory, quantization=module.quantization, notes=module.notes)
+    return msgspec.structs.replace(module, name=f"{module.name}:{phase}", kind="network", axes=axes, factory=factory, size=None)
 
 
 def _hugging_face_step(module: DNNModule, make: Maker, batch: int, tokens: int, past: int) -> Built:

@@ -63,7 +63,7 @@ def workload_groups(
     module: DNNModule, axes: Mapping[str, AxisValue] | None = None, *, freezing: bool = False, device: str = "cpu"
 ) -> list[InductorGroups]:
     """`inductor_groups` of a workload, built with real weights on `device`."""
-    built = module.build(axes, "float32", device)
+    built = module.build(axes, None, device)
     return inductor_groups(built.model, built.args, built.kwargs, freezing=freezing, name=module.name)
 
 

@@ -129,7 +129,8 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
             kwargs = {entry.name: entry.make(make, config, sizes) for entry in inputs}
             return Built(model, (), kwargs, traced=True, notes=_expert_notes(config))
 
-    return DNNModule(name, "network", axes, build, quantization=quantization, notes=(*left_out, *notes, *quantized))
+    noted = (*left_out, *notes, *quantized)
+    return DNNModule(name, "network", axes, build, quantization=quantization, notes=noted, without_memory=True)
 
 
 _LOADING = ("auto_map", "trust_remote_code", "custom_pipelines", "backbone", "backbone_checkpoint", "use_timm_backbone")
@@ -308,15 +309,30 @@ def _pixels(make: Maker, config: Any, sizes: Mapping[str, Any]) -> Any:
     return make.tensor(sizes["batch"], getattr(vision, "num_channels", 3), height, width)
 
 
+def _audio(config: Any) -> Any:
+    """The config of the part that takes a spectrum."""
+    parts = [part for part in vars(config).values() if hasattr(part, "model_type")]
+    return next((part for part in (config, *parts) if hasattr(part, "num_mel_bins")), config)
+
+
+def _frame_axes(config: Any) -> Sequence[Axis]:
+    if hasattr(_audio(config), "max_source_positions"):
+        return ()
+    return (dim("frames", 1000, "frames of a spectrum; 100 are a second for most models"),)
+
+
+def _spectrum(make: Maker, config: Any, sizes: Mapping[str, Any]) -> Any:
+    audio = _audio(config)
+    if "frames" in sizes:
+        return make.tensor(sizes["batch"], sizes["frames"], audio.num_mel_bins)
+    # Two frames for each position of the encoder, whose second convolution halves their number.
+    return make.tensor(sizes["batch"], audio.num_mel_bins, 2 * audio.max_source_positions)
+
+
 _INPUTS = (
     _Input("input_ids", _token_axes, _tokens),
     _Input("pixel_values", _pixel_axes, _pixels),
-    _Input(
-        "input_features",
-        lambda config: (),
-        # Two frames for each position of the encoder, whose second convolution halves their number.
-        lambda make, config, sizes: make.tensor(sizes["batch"], config.num_mel_bins, 2 * config.max_source_positions),
-    ),
+    _Input("input_features", _frame_axes, _spectrum),
     _Input(
         "input_values",
         lambda config: (dim("samples", 16000, "samples of audio; 16000 are a second for most models"),),

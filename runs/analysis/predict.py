@@ -148,7 +148,7 @@ def _estimate_batch(
 ) -> list[tuple[int, BatchedEstimate]]:
     """One estimate for each graph that has kernels, with the graph's place."""
     table, origin = director.tabulate(graphs, runtime, compute_dtype)
-    priced = director.price(table, runtime, seed=seed)
+    priced = director.price(table.in_campaign(), runtime, seed=seed)
 
     def per_graph(values: np.ndarray) -> list[float]:
         sums: list[float] = np.bincount(table.segment, weights=values, minlength=table.segments).tolist()

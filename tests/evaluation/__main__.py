@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -14,10 +15,16 @@ from shmoo.estimators.machine.profile import BUILTIN_DIR
 from tests.evaluation.publish import PUBLICATIONS
 from tests.evaluation.results import EVALUATIONS
 
+if TYPE_CHECKING:
+    from tests.evaluation.coverage import Outcome
+
 MISSED, REFUSED = 1, 2
 """Exit codes: a bound was missed; bad input."""
 
 folder_argument = click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+graphs_option = click.option(
+    "--graphs", type=click.Path(path_type=Path, file_okay=False), help="Folder that keeps captured graphs."
+)
 repeats_option = click.option(
     "--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Times each is timed; the fastest counts."
 )
@@ -61,8 +68,26 @@ def held_out(name: str, folder: Path, keep: bool) -> None:
 
 @main.command()
 @folder_argument
+@graphs_option
+def energy(folder: Path, graphs: Path | None) -> None:
+    """Print errors of power and energy of networks and products, with predicted and with measured latency.
+
+    FOLDER holds the reference tables. Exit code 1 when a bound is missed.
+    """
+    from tests.evaluation.energy import evaluate
+    from tests.evaluation.network_graphs import kept_graphs
+    from tests.evaluation.results import table
+
+    results = evaluate(folder, graphs or kept_graphs())
+    click.echo(table(results))
+    if not all(result.held for result in results):
+        raise click.exceptions.Exit(MISSED)
+
+
+@main.command()
+@folder_argument
 @click.option("--only", default="", help="Rows whose line holds this text, such as t4.")
-@click.option("--graphs", type=click.Path(path_type=Path, file_okay=False), help="Folder that keeps captured graphs.")
+@graphs_option
 @click.option("--host", help="Machine that launches the kernels, a name of the catalogue. Default: that of each profile.")
 @click.option("--rows", is_flag=True, help="Print every row too, on stderr.")
 def networks(folder: Path, only: str, graphs: Path | None, host: str | None, rows: bool) -> None:
@@ -70,14 +95,12 @@ def networks(folder: Path, only: str, graphs: Path | None, host: str | None, row
 
     FOLDER holds the tables of measured networks.
     """
-    import platformdirs
-
+    from tests.evaluation.network_graphs import kept_graphs
     from tests.evaluation.networks import evaluate, read_networks, shown
 
-    kept = graphs or platformdirs.user_cache_path("shmoo", appauthor=False) / "network-graphs"
     chosen = [row for row in read_networks(folder) if only in row.name]
     tell = (lambda text: click.echo(text, err=True)) if rows else (lambda text: None)
-    _echo_lines(shown(evaluate(chosen, kept, tell, host)))
+    _echo_lines(shown(evaluate(chosen, graphs or kept_graphs(), tell, host)))
 
 
 @main.command()
@@ -131,6 +154,31 @@ def counting(models: tuple[str, ...], repeats: int) -> None:
         click.echo(line(comparison), err=True)
         compared.append(comparison)
     _echo_lines(markdown(compared))
+
+
+@main.command()
+@click.option("--models", type=click.IntRange(min=0), default=60, show_default=True, help="Newest architectures to capture.")
+@click.option("--samples", type=click.IntRange(min=0), default=4, show_default=True, help="Of each operator at most.")
+@click.option("--only", "names", multiple=True, help="Operators or architectures to capture, by name; all by default.")
+def coverage(models: int, samples: int, names: tuple[str, ...]) -> None:
+    """Capture torch's operator database and the newest models of transformers, and print what is costed; exit code 1 when a
+    capture crashes."""
+    from tests.evaluation.coverage import markdown, newest_architectures, operators
+    from tests.evaluation.coverage import models as captured_models
+
+    def told(outcomes: Iterable[Outcome]) -> list[Outcome]:
+        listed = []
+        for one in outcomes:
+            listed.append(one)
+            if one.status not in ("costed", "free"):
+                click.echo(f"{one.name}: {one.status} {', '.join(one.operators) or one.reason}", err=True)
+        return listed
+
+    of_operators = told(operators(names or None, samples) if samples else ())
+    of_models = told(captured_models([name for name in newest_architectures(models) if not names or name in names]))
+    _echo_lines(markdown(of_operators, of_models))
+    if any(one.status == "crashed" for one in (*of_operators, *of_models)):
+        raise click.exceptions.Exit(MISSED)
 
 
 @main.command()

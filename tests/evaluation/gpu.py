@@ -170,8 +170,7 @@ def fit_device(table: Sources, device: str) -> ArchitectureProfile:
 def published(name: str) -> ArchitectureProfile:
     """The machine as its datasheet and the literature describe it, without what was fitted or transferred to it."""
     profile = load_profile(name)
-    known = {n: c for n, c in profile.coefficients.items() if not c.from_fit and c.source != "transferred"}
-    return profile.replacing(coefficients=known, host="", fitted_from=None, error_card={}, residual=())
+    return profile.replacing(coefficients=profile.looked_up(), host="", fitted_from=None, error_card={}, residual=())
 
 
 def read_device(folder: Path, device: str) -> Sources:

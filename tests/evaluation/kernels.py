@@ -35,7 +35,7 @@ PROFILES = MappingProxyType(
         "h200_sxm": "gpu_h200",
         "b200_sxm": "gpu_b200",
         "l40s": "gpu_l40s",
-        "v100_sxm2_dgx1": "gpu_v100",
+        "v100_sxm2_dgx1": "gpu_v100_sxm2",
         "t4": "gpu_t4",
         "p100_pcie": "gpu_p100",
     }

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import platformdirs
 
 from shmoo.estimators.graph.records import Graph
 from shmoo.harness.module import Built
@@ -20,6 +21,11 @@ KEPT_FORMAT = 1
 """Version of the kept graphs; a capture that would give other graphs takes the next."""
 ENCODER = ":encoder"
 """Suffix of a config's name for its encoder alone, from hidden states to hidden states."""
+
+
+def kept_graphs() -> Path:
+    """The folder that keeps captured graphs where no other is named."""
+    return platformdirs.user_cache_path("shmoo", appauthor=False) / "network-graphs"
 
 
 class Asked(msgspec.Struct, frozen=True):

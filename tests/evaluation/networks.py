@@ -29,19 +29,16 @@ from tests.evaluation.results import Result, of_cases, read_rows
 CARDS: Mapping[str, str] = MappingProxyType(
     {
         "a100_pcie_40gb": "gpu_a100_40g",
-        "a100": "gpu_a100_80g@power.tdp=400@bandwidth.dram=2.039e12",
-        "a100_sxm4_40gb": "gpu_a100_40g@power.tdp=400",
-        "v100_sxm2_16gb": "gpu_v100@clock=1.53e9@power.tdp=300",
+        "a100": "gpu_a100_sxm_80g",
+        "a100_sxm4_40gb": "gpu_a100_sxm_40g",
+        "v100_sxm2_16gb": "gpu_v100_sxm2",
         "v100": "gpu_v100",
         "t4": "gpu_t4",
-        "rtx3090": "gpu_a100_40g@count.sms=82@clock=1.695e9@vector.lanes=128@peak.matrix.float16=71e12"
-        "@peak.matrix.float32=35.6e12@peak.vector.float32=35.6e12@peak.vector.float16=35.6e12@bandwidth.dram=936e9"
-        "@bandwidth.l2=2.1e12@capacity.l2=6MiB@capacity.shared=128KiB@power.tdp=350",
-        "rtx4090": "gpu_l4@count.sms=128@clock=2.52e9@peak.matrix.float16=165e12@bandwidth.dram=1008e9@bandwidth.l2=5.5e12"
-        "@capacity.l2=72MiB@power.tdp=450",
+        "rtx3090": "gpu_rtx3090",
+        "rtx4090": "gpu_rtx4090",
     }
 )
-"""Device of the files -> the nearest profile, with the datasheet's numbers where the card is another."""
+"""Device of the files -> profile."""
 HOST_BOUND, SLOW_HOST = 1.1, "server_2018"
 """A network is called host-bound where beside a slow host it takes more than this times the device's own time."""
 TORCH_OF_TIMM = "2.4.0"
@@ -54,7 +51,7 @@ class MeasuredNetwork:
     Attributes:
         asked: the network. compute: type that contractions compute in, where it is not the tensors' own; of convolutions alone
             where torch multiplies float32 matrices in float32 (`convolutions_only`).
-        clock_hz: at which the board was locked; `None` for its own.
+        clock_hz: at which the board was locked; `None` for its own. ran_at_hz: what its cap left of it, where that was measured.
         extra_s: seconds of the measurement beside the network: the copy of the images to the device.
     """
 
@@ -68,6 +65,8 @@ class MeasuredNetwork:
     clock_hz: float | None = None
     extra_s: float = 0.0
     convolutions_only: bool = False
+    ran_at_hz: float | None = None
+    energy_j: float | None = None
 
     @property
     def name(self) -> str:
@@ -85,10 +84,15 @@ def _energy(rows: Iterable[Mapping[str, str]]) -> Iterator[MeasuredNetwork]:
         asked = Asked(network, row["dtype"], int(row["batch"]), tokens, 0 if tokens else 224)
         # torch multiplies float32 matrices in float32 and convolves in tf32.
         compute = "tf32" if row["dtype"] == "float32" and not tokens else None
-        clock = 1e6 * float(row["clock_mean_mhz"])
-        latency = float(row["latency_s"])
-        yield MeasuredNetwork(
-            "energy", row["device"], row["dtype"], asked, "eager", latency, compute, clock, convolutions_only=compute is not None
+        locked, mean = (1e6 * float(row[name]) for name in ("clock_locked_mhz", "clock_mean_mhz"))
+        measured = MeasuredNetwork(
+            "energy", row["device"], row["dtype"], asked, "eager", float(row["latency_s"]), compute, locked
+        )
+        yield replace(
+            measured,
+            convolutions_only=compute is not None,
+            ran_at_hz=mean,
+            energy_j=float(row["energy_j"]) if row["energy_j"] else None,
         )
 
 
@@ -175,15 +179,15 @@ READERS: Mapping[str, Callable[[Iterable[Mapping[str, str]]], Iterator[MeasuredN
 """File -> its reader."""
 
 
-def read_networks(folder: Path) -> list[MeasuredNetwork]:
-    """The networks of the files that are in a folder.
+def read_networks(folder: Path, files: Sequence[str] = tuple(READERS)) -> list[MeasuredNetwork]:
+    """The networks of those of the files that are in a folder.
 
     Raises:
         InputError: none of them is.
     """
-    there = {name: reader for name, reader in READERS.items() if (folder / name).is_file()}
+    there = {name: READERS[name] for name in files if (folder / name).is_file()}
     if not there:
-        raise InputError(f"{str(folder)!r} holds none of {', '.join(READERS)}; give the folder of measured networks")
+        raise InputError(f"{str(folder)!r} holds none of {', '.join(files)}; give the folder of measured networks")
     return [row for name, reader in there.items() for row in reader(read_rows(folder / name))]
 
 
@@ -197,6 +201,12 @@ def profile_of(row: MeasuredNetwork, host: str | None = None) -> ArchitecturePro
     if row.clock_hz is not None and row.clock_hz < profile.value("clock"):
         profile = load_architecture(f"{CARDS[row.device]}@clock={row.clock_hz:g}")
     return profile if host is None else with_host(profile, host)
+
+
+def bound_of(row: MeasuredNetwork, profile: ArchitectureProfile, kept: Path) -> str:
+    """What bounds a row, "host" or "device"."""
+    slow = estimated(row, with_host(profile, SLOW_HOST), kept)
+    return "host" if slow.latency_s.value > HOST_BOUND * slow.device_s else "device"
 
 
 def estimated(row: MeasuredNetwork, profile: ArchitectureProfile, kept: Path) -> Estimate:
@@ -225,9 +235,8 @@ def evaluate(
     for row in rows:
         profile = profile_of(row, host)
         estimate = estimated(row, profile, kept)
-        slow = estimated(row, with_host(profile, SLOW_HOST), kept).latency_s.value
         latency = with_copy(estimate, row.extra_s)
-        bound = "host" if slow > HOST_BOUND * estimate.device_s else "device"
+        bound = bound_of(row, profile, kept)
         sized = f"{row.asked.network} {row.asked.batch} x {row.asked.tokens or row.asked.pixels}"
         tell(f"{row.name}, {sized}, {bound}: {latency[0] / row.latency_s - 1.0:+.1%}, {row.latency_s * 1e3:.3f} ms")
         for group in (f"{row.name}, {bound}", f"{row.table}, all, {bound}", f"all, {bound}"):

@@ -50,6 +50,16 @@ def _tpu(folder: Path) -> Iterator[ArchitectureProfile]:
         yield with_numbers(fit_products(read_products(folder, chip), chip), numbers)
 
 
+def _energy(folder: Path) -> Iterator[ArchitectureProfile]:
+    from tests.evaluation.energy import on_same_chip, read_cases, with_fitted_energy
+    from tests.evaluation.network_graphs import kept_graphs
+
+    for name, cases in read_cases(folder, kept_graphs()).items():
+        fitted = with_fitted_energy(load_profile(name), cases)
+        yield fitted
+        yield from on_same_chip(fitted)
+
+
 def completed(profile: ArchitectureProfile, other: ArchitectureProfile) -> ArchitectureProfile:
     """A fitted profile with what its own rows say nothing about carried from the same chip on another card: coefficients of
     algorithms and operators (the last part of a name) that none of its own fitted ones are of."""
@@ -71,7 +81,7 @@ def _tensor(folder: Path) -> Iterator[ArchitectureProfile]:
 
 
 PUBLICATIONS: Mapping[str, Callable[[Path], Iterator[ArchitectureProfile]]] = MappingProxyType(
-    {"gpu": _gpu, "tensor": _tensor, "tpu": _tpu}
+    {"energy": _energy, "gpu": _gpu, "tensor": _tensor, "tpu": _tpu}
 )
 """Name -> profiles made from a folder of tables."""
 

@@ -49,7 +49,7 @@ def test_a_board_far_above_its_cap_shows_how_energy_follows_clock_and_warmth(cas
     """A T4's units would draw 2.5 times what 70 W leave them, a V100's 1.1 times what 250 W do."""
     profile = published(f"gpu_{device}")
     names = {parameter.name for parameter in parameters_for(blocks(cases, profile), profile)}
-    assert ({"throttle.clock", "throttle.cool"} <= names) == slowed
+    assert ({"energy.clock", "throttle.cool"} <= names) == slowed
     assert "throttle.time" in names
 
 
@@ -61,11 +61,15 @@ def test_a_missing_table_is_named(tmp_path):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_what_is_published_of_a_device_has_what_is_looked_up(device):
-    """Nothing of a fit is left, neither values nor what a prior held; generation, kernels and the energy of a flop are."""
+    """Nothing of a fit to times is left, neither values nor what a prior held; generation, kernels and energies are."""
     profile = published(f"gpu_{device}")
-    assert not [n for n, c in profile.coefficients.items() if c.source in ("fitted", "transferred")]
+    assert not [
+        n
+        for n, c in profile.coefficients.items()
+        if c.source in ("fitted", "transferred") and not n.startswith(("energy.", "power."))
+    ]
     assert not [n for n in profile.coefficients if n.startswith(("half.", "overlap", "launch"))]
-    assert {"compute.capability", "throttle.flop"} <= set(profile.coefficients)
+    assert {"compute.capability", "energy.flop.matrix.float32"} <= set(profile.coefficients)
     assert profile.tiling.parameters["library"]
 
 

@@ -11,8 +11,11 @@ Conventions (names and units of coefficients: `estimators.catalogue`):
   every number is a configuration's, a simulator's or a design target.
 - Peaks are dense (no sparsity), at the clock given. A type that the units do not compute in natively has the rate of the type
   that stands in for it, and the reference says so.
-- `energy.flop.*`: the low end is the datapath alone, the high end all of (TDP - static power) / peak; the value lies between, so
-  that predicted power stays between idle and TDP. `energy.byte.*` is the access itself, with the spread of the literature.
+- `energy.flop.*` and `energy.byte.*` price energy and meet the power cap. On a GPU they are those of its rated clock
+  (`clock.rated`), where a board may ask for more than its cap leaves; elsewhere the low end of a flop is the datapath alone and
+  the high end all of (TDP - static power) / peak, so that predicted power stays between idle and TDP.
+- A file with a `base` says what differs from another built-in profile: all else is that one's, marked `transferred` where it was
+  fitted, and what is null is left out.
 - Shares and overheads (efficiencies, overlap, launches) are no part of these files: a calibration adds them, and until then
   `estimators.catalogue.DEFAULTS` stands in.
 - `brief_*` are illustrations (`illustrative: true`): round numbers, exempt from the plausibility tests.

@@ -51,7 +51,7 @@ class OperatorIntrospector:
     """
 
     def __init__(self, number: Number | None = None) -> None:
-        self._number = number or hint
+        self.number = number or hint
 
     def introspect(self, node: fx.Node) -> OpCall:
         """The node's call, with `reads` and `writes` left empty.
@@ -86,7 +86,7 @@ class OperatorIntrospector:
                 f"a tensor has the layout {str(tensor.layout).removeprefix('torch.')}: its work depends on its values and is not "
                 "counted; give a dense model, whose estimate is an upper limit"
             )
-        return TensorSpec(tuple(self._number(size) for size in tensor.shape), dtype_name(tensor.dtype))
+        return TensorSpec(tuple(self.number(size) for size in tensor.shape), dtype_name(tensor.dtype))
 
     def operands(self, node: fx.Node) -> list[tuple[str, fx.Node]]:
         """Tensor operands with their schema names, in schema order; elements of a list are "tensors.0", "tensors.1"."""
@@ -99,7 +99,7 @@ class OperatorIntrospector:
 
     def attributes(self, node: fx.Node) -> dict[str, Attribute]:
         """Non-tensor arguments by schema name, defaults filled in."""
-        plain = ((name, _plain(value, self._number), tensor_typed) for name, value, tensor_typed in _bound(node))
+        plain = ((name, _plain(value, self.number), tensor_typed) for name, value, tensor_typed in _bound(node))
         return {name: value for name, value, tensor_typed in plain if value is not _SKIP and not (tensor_typed and value is None)}
 
     def written(self, node: fx.Node) -> list[fx.Node]:

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from shmoo.estimators.costs import cost_of
+from shmoo.estimators.costs import classify, cost_of
 from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, Value, ValueKind
 from shmoo.harness.capture.fx.bodies import (
     BODIES,
@@ -24,6 +24,7 @@ from shmoo.harness.capture.fx.bodies import (
     trip_count,
 )
 from shmoo.harness.capture.fx.introspect import CaptureError, OperatorIntrospector, dtype_name, is_tensor_node, leaves, tensor_of
+from shmoo.harness.capture.fx.parts import parts_of
 from shmoo.harness.capture.fx.trace import ENTER, EXIT, autocast_dtype, has_autocast
 
 _IGNORED = (
@@ -162,6 +163,9 @@ class Walk:
 
     def _add_call(self, node: fx.Node) -> None:
         call = self.introspector.introspect(node)
+        if classify(call) == "unknown" and (parts := parts_of(node, self.introspector.number)) is not None:
+            self._add_parts(node, *parts)
+            return
         reads = tuple(index for _, source in self.introspector.operands(node) for index in self._current(source))
         if self.autocast:
             call, reads = self._convert(node, call, reads)
@@ -236,10 +240,21 @@ class Walk:
                 results = returned
         else:
             results = self._scan(node, bodies[0], lists, indices)
-        outer = self.introspector.results(node)
+        self._stand_for(node, results)
+
+    def _add_parts(self, node: fx.Node, parts: fx.GraphModule, operands: list[fx.Node]) -> None:
+        """The calls that a call consists of; the node then stands for their results."""
+        results = self._stand_for(node, self._body(parts, [self._current(operand) for operand in operands]))
+        self._write(self.introspector.written(node), results)
+
+    def _stand_for(self, node: fx.Node, results: list[list[int]]) -> list[_Holder]:
+        """Let a node stand for the results of a body."""
         inner = [index for result in results for index in result]
-        self.holders[node] = [_Holder(index, tensor, self.serial) for index, tensor in zip(inner, outer, strict=False)]
-        self.memory.update((storage_key(holder.tensor), holder.value) for holder in self.holders[node])
+        outer = self.introspector.results(node)
+        holders = [_Holder(index, tensor, self.serial) for index, tensor in zip(inner, outer, strict=False)]
+        self.memory.update((storage_key(holder.tensor), holder.value) for holder in holders)
+        self.holders[node] = holders
+        return holders
 
     def _scan(self, node: fx.Node, body: fx.GraphModule, lists: list[Any], indices: list[Any]) -> list[list[int]]:
         """A body that runs over the first dimension of some operands: values carried from step to step, then stacked results."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,11 +10,12 @@ import click
 
 from shmoo.estimators.errors import InputError
 from shmoo.harness.cli import options, output
+from shmoo.harness.cli.layout import Cell
 from shmoo.harness.cli.progress import Display
 
 if TYPE_CHECKING:
     from shmoo.calibrate.calibration import Calibration
-    from shmoo.estimators.machine.profile import ArchitectureProfile, Reduction
+    from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry, Reduction
 
 EXAMPLES = """\b
 Examples:
@@ -158,18 +160,52 @@ def refuse_existing(path: Path | None, force: bool) -> None:
 
 
 def show_calibration(made: Calibration) -> None:
-    """Fitted coefficients with their ranges, errors on held-out cases, and what the fit says about itself."""
+    """How far held-out cases are off, and with -v what was fitted and what the fit says about itself."""
+    verdict = held_out_errors(made.profile)
+    output.facts(verdict or {"no verdict": "too few cases to hold any out of the fit; measure more"})
+    detail = f"`shmoo profiles show {made.profile.name}` shows"
+    if not output.verbose():
+        output.message(f"{detail} the coefficients and the errors of each family of operators, `shmoo -v calibrate` also the fit")
+        return
     from shmoo.estimators.units import si
     from shmoo.harness.cli.verbs.profiles import show_errors
 
-    fitted = {name: c for name, c in sorted(made.profile.coefficients.items()) if c.source == "fitted"}
-    rows = []
-    for name, c in fitted.items():
-        low, high = c.bounds
-        rows.append([name, si(c.value, c.unit), f"{si(low, c.unit)} - {si(high, c.unit)}"])
+    rows: list[list[str | Cell]] = []
+    for name, c in sorted(made.profile.coefficients.items()):
+        if c.source == "fitted":
+            low, high = c.bounds
+            rows.append([name, output.quantity(c.value, c.unit), f"{si(low, c.unit)} - {si(high, c.unit)}"])
+    output.result("")
     output.table(["fitted coefficient", "value", "90 % range"], rows)
-    if made.profile.error_card:
-        output.result("")
-        show_errors(made.profile)
+    output.result("")
+    show_errors(made.profile, wide=False)
     for note in made.notes:
         output.message(note)
+
+
+def held_out_errors(profile: ArchitectureProfile) -> dict[str, str]:
+    """Networks, and operators with synthetic models -> the error of those held out of the fit, in words."""
+    from shmoo.estimators.units import percent
+
+    card = profile.error_card.get("test") or profile.error_card.get("validation") or {}
+    parts = {
+        "networks": [entry for group, entry in card.items() if group == "networks"],
+        "operators": [entry for group, entry in card.items() if group != "networks"],
+    }
+    said = {}
+    for name, entries in parts.items():
+        n = sum(entry.n for entry in entries)
+        if not n:
+            continue
+
+        def mean(field: str, entries: Sequence[ErrorCardEntry] = entries) -> float | None:
+            known = [(entry.n, value) for entry in entries if (value := getattr(entry, field)) is not None]
+            return sum(count * value for count, value in known) / sum(count for count, _ in known) if known else None
+
+        words = [f"±{percent(mean('mean'))}", f"{n} cases held out"]
+        if (coverage := mean("coverage")) is not None:
+            words.append(f"{percent(coverage, digits=0)} inside their 90 % interval")
+        if (noise := mean("noise")) is not None:
+            words.append(f"noise floor {percent(noise)}")
+        said[name] = ", ".join(words)
+    return said

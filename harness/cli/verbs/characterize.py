@@ -268,7 +268,7 @@ def calibrated(run: Run, name: str, seed: int, force: bool) -> tuple[Architectur
     try:
         made = fit((run.path,), None, target.stem, seed)
         profile = made.profile
-        for note in made.notes:
+        for note in made.notes if output.verbose() else ():
             output.message(note)
     except (InputError, NothingMeasuredError) as error:
         profile = msgspec.structs.replace(base_profile(run.manifest.machine), name=target.stem)

@@ -62,14 +62,15 @@ def show_neighbours(neighbours: Neighbours | None) -> None:
     from shmoo.estimators.units import percent
 
     if neighbours is None:
-        output.result("neighbours  unknown: threads cannot be pinned to cores here")
+        output.facts({"neighbours": "unknown: threads cannot be pinned to cores here"})
         return
     expected = f"expect times within {percent(neighbours.expected_error(VISITS))} (standard error of {VISITS} visits)"
     if neighbours.slow_share < QUIET_SHARE:
-        output.result(f"neighbours  none seen: {expected}")
+        output.facts({"neighbours": f"none seen: {expected}"})
         return
     share = percent(neighbours.slow_share, digits=0)
-    output.result(f"neighbours  some core slow {share} of the time, typically {neighbours.slowdown:.1f} times: {expected}")
+    seen = f"some core slow {share} of the time, typically {neighbours.slowdown:.1f} times: {expected}"
+    output.facts({"neighbours": seen})
 
 
 def show_doctor(report: DoctorReport) -> None:
@@ -85,7 +86,7 @@ def show_doctor(report: DoctorReport) -> None:
     torch = f"torch {machine.torch}" if machine.torch else "torch not installed"
     facts = {
         "CPU": machine.cpu_model,
-        "cores": f"{machine.cores_physical} physical, {machine.cores_logical} logical; operators use {machine.threads} threads",
+        "cores": f"{machine.cores_physical} physical, {machine.cores_logical} logical; threads of an operator: {machine.threads}",
         "caches": caches or "unknown",
         "ISA": " ".join(machine.isa) or "unknown",
         "clock": machine.clock_policy or "the system does not tell",
@@ -99,12 +100,10 @@ def show_doctor(report: DoctorReport) -> None:
         facts[f"energy {counter.name}"] = f"{', '.join(counter.domains)}; updates every {counter.update_period_s * 1e3:.3g} ms"
     if report.backends is not None:
         facts["torch.compile"] = " ".join(report.backends)
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        output.result(f"{name.ljust(width)}  {value}")
+    output.facts(facts)
     missing = [f"energy {name}: {reason}" for name, reason in report.energy_missing.items()]
     notes = [f"{f.topic}: {f.found}" + (f"; {f.remedy}" if f.remedy else "") for f in report.findings if f.level != "ok"]
     if missing or notes:
         output.result("\nWorth knowing")
         for line in (*missing, *notes):
-            output.result(f"  {line}")
+            output.facts({"-": line})

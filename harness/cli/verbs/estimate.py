@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING
 import click
 
 from shmoo.estimators.errors import InputError
-from shmoo.harness.cli import captures, modes, options, output
+from shmoo.harness.cli import captures, estimates, modes, options, output
 
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import Reduction
     from shmoo.estimators.predict.tabular import Record
+    from shmoo.harness.cli.layout import View
     from shmoo.harness.models.capture_cache import CaptureCache
     from shmoo.harness.models.mode import Mode
 
 EXAMPLES = """\b
 Examples:
   shmoo estimate resnet18
+  shmoo estimate resnet18 --all --sort energy --columns arch,latency,energy,fits
   shmoo estimate resnet50 --arch gpu_h100,tpu_v4 --batch 1,32 --dtype bf16 --json
   shmoo estimate my_package.models:build --input-shape 1x3x128x128 --csv estimates.csv
   shmoo estimate hf:config.json --phase decode --seq-len 2048 --dtype bf16 --quantize int4-weight --arch gpu_l4
@@ -30,7 +32,8 @@ Examples:
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
 @click.option("--ops", type=click.Path(), help="Estimate the rows of an operator table in place of a model; needs one --arch.")
 @options.reduction("as in the tables the profile was fitted to, else k")
-@options.archs(options.EVERY_ARCHITECTURE)
+@options.archs(options.SHORT_LIST)
+@options.everything(estimates.ALL)
 @options.batches()
 @options.dtypes()
 @options.runtimes()
@@ -44,11 +47,13 @@ Examples:
 @captures.kept
 @options.as_json
 @options.as_csv
+@options.view(estimates.ORDER)
 def estimate(
     models: tuple[str, ...],
     ops: str | None,
     reduction: Reduction | None,
     arch: tuple[str, ...],
+    show_all: bool,
     batch: tuple[int, ...],
     dtype: tuple[str, ...],
     runtime: tuple[str, ...],
@@ -62,12 +67,17 @@ def estimate(
     cache: CaptureCache | None,
     as_json: bool,
     csv_path: str | None,
+    view: View,
 ) -> None:
     """Latency, energy and memory of models on architectures, each with a 90 % interval.
+
+    Without --arch the table has this machine's CPU once it is calibrated, a server CPU, three GPUs, a TPU and a KPU; --all adds
+    the other built-in machines. --json and --csv hold every built-in profile, also those named brief_*, which are illustrations.
 
     MODEL is the name of a network, hf:config.json (a Hugging Face configuration; nothing is downloaded), a file.pt2 saved by
     torch.export (needs --trust), or package.module:factory (a callable without arguments that returns a model; it is run).
     """
+    view.check(estimates.COLUMNS if ops is None else estimates.OPERATOR_COLUMNS)
     if ops is not None:
         asked = mode.phase or mode.training or mode.autocast or mode.quantize or mode.channels_last
         refuse_with_ops(models, batch, dtype, threads, input_shape, seq_len, asked)
@@ -75,7 +85,20 @@ def estimate(
     elif models:
         shape = options.parse_shape(input_shape)
         records = estimate_models(
-            models, arch, batch, dtype, runtime, threads, shape, seq_len, trust, not no_residual, mode, host, cache
+            models,
+            arch,
+            batch,
+            dtype,
+            runtime,
+            threads,
+            shape,
+            seq_len,
+            trust,
+            not no_residual,
+            mode,
+            host,
+            cache,
+            estimates.unnamed_architectures(show_all, for_programs=as_json or bool(csv_path)),
         )
     else:
         raise click.UsageError("nothing to estimate: name a MODEL such as resnet18, or a table with --ops TABLE.csv")
@@ -87,9 +110,13 @@ def estimate(
     if as_json:
         output.json_document(records)
     elif ops is not None:
-        show_operators(records)
+        estimates.show_operators(records, view)
+    elif arch:
+        estimates.show_models(records, view)
     else:
-        show_models(records)
+        estimates.show_models(estimates.of_unnamed(records, show_all), view)
+        if not show_all:
+            output.message(estimates.MORE)
 
 
 def refuse_with_ops(models: tuple[str, ...], *others: object) -> None:
@@ -136,9 +163,9 @@ def estimate_table(
         compute_dtypes=[matrix_dtype(row.dtype) for row in rows],
         cold_weights=[row.cold_weights for row in rows],
     )
-    estimates = [both for part in parts for both in zip(part.intervals(), part.device_intervals(), strict=True)]
+    priced = [both for part in parts for both in zip(part.intervals(), part.device_intervals(), strict=True)]
     records = []
-    for i, (row, ((latency, energy), device)) in enumerate(zip(rows, estimates, strict=True)):
+    for i, (row, ((latency, energy), device)) in enumerate(zip(rows, priced, strict=True)):
         record: Record = {"row": i, "op": row.op}
         taken = device if row.time == "device" else latency
         record |= or_reason("latency_s", interval_record(taken), "the operator has no cost formula")
@@ -162,9 +189,11 @@ def estimate_models(
     mode: Mode | None = None,
     host: str | None = None,
     cache: CaptureCache | None = None,
+    unnamed: Sequence[str] = (),
 ) -> list[Record]:
-    """One record for each model x batch x dtype x architecture x runtime."""
-    from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
+    """One record for each model x batch x dtype x architecture x runtime. `unnamed` are the architectures where `arch` names
+    none; all built-in ones for none of these."""
+    from shmoo.estimators.graph.dtypes import matrix_dtype
     from shmoo.estimators.graph.records import notes_of
     from shmoo.estimators.predict.director import AnalysisDirector, estimate_on
     from shmoo.estimators.predict.tabular import estimate_record
@@ -172,9 +201,9 @@ def estimate_models(
     from shmoo.harness.models.asked import Asked, at_batches
     from shmoo.harness.models.mode import Mode
 
-    chosen = choose_targets(arch, runtimes, threads, host)
+    chosen = choose_targets(arch, runtimes, threads, host, unnamed)
     targets = [(AnalysisDirector(profile, residual=residual), runtime) for profile, runtime in chosen]
-    wanted: list[str | None] = [compute_dtype(name) for name in dtypes] or [None]
+    wanted: list[str | None] = list(dtypes) or [None]
     mode = mode or Mode()
     points = at_batches(batches or (None,))
     records = []
@@ -202,72 +231,3 @@ def tell_about(model: str, break_reasons: Sequence[str], note: str = "", notes: 
         output.message(
             f"{model}: torch.compile split the model into pieces, all are counted; reasons: {'; '.join(break_reasons)}"
         )
-
-
-def show_models(records: Sequence[Record]) -> None:
-    """Table for people; unknown operators are named below it."""
-    from shmoo.estimators.units import percent, si, size, yes_or_no
-
-    rows = []
-    for r in records:
-        latency, energy, power = r["latency_s"], r["energy_j"], r["average_power_w"]
-        basis = max(r["basis"].items(), key=lambda item: item[1])
-        rows.append(
-            [
-                str(r["model"]),
-                str(r["arch"]),
-                f"{r['batch']} {r['dtype']} {r['runtime']}",
-                si(latency["value"], "s"),
-                f"{si(latency['low'], 's')} - {si(latency['high'], 's')}",
-                si(r["device_s"], "s"),
-                si(r["throughput_per_s"]["value"], "/s"),
-                si(energy["value"], "J") if energy else "unknown",
-                si(power["value"], "W") if power else "unknown",
-                size(r["peak_memory_bytes"]),
-                yes_or_no(r["fits"]),
-                si(r["tiles"], ""),
-                f"{basis[0]} {percent(basis[1], digits=0)}",
-            ]
-        )
-    output.table(
-        [
-            "model",
-            "arch",
-            "batch dtype runtime",
-            "latency",
-            "90 % interval",
-            "device",
-            "rate",
-            "energy",
-            "power",
-            "memory",
-            "fits",
-            "tiles",
-            "rests on",
-        ],
-        rows,
-        left=3,
-    )
-    output.tell_of_memory(records)
-    for line in dict.fromkeys(
-        f"{r['model']}: {op['count']} x {op['op']} has no cost formula: only its bytes are counted"
-        for r in records
-        for op in r["unknown_ops"]
-    ):
-        output.message(line)
-
-
-def show_operators(records: Sequence[Record]) -> None:
-    """Table for people of the rows of an operator table."""
-    from shmoo.estimators.units import si
-
-    def text(value: dict[str, float] | None, unit: str) -> list[str]:
-        if value is None:
-            return ["unknown", ""]
-        return [si(value["value"], unit), f"{si(value['low'], unit)} - {si(value['high'], unit)}"]
-
-    output.table(
-        ["row", "op", "latency", "90 % interval", "energy", "90 % interval"],
-        [[str(r["row"]), str(r["op"]), *text(r["latency_s"], "s"), *text(r["energy_j"], "J")] for r in records],
-        left=2,
-    )

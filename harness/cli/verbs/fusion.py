@@ -32,7 +32,7 @@ REAL = {"inductor": False, "inductor-freezing": True}
 @options.archs(options.ONE_ARCHITECTURE)
 @options.runtimes(options.ONE_RUNTIME)
 @click.option("--real", is_flag=True, help="Have Inductor schedule the model on this CPU, and compare (takes up to a minute).")
-@click.option("--all", "show_all", is_flag=True, help="List kernels of a single operator too.")
+@options.everything("kernels of several operators")
 @options.batches(options.ONE_BATCH)
 @options.input_shape
 @options.seq_len
@@ -163,7 +163,8 @@ def _show_groups(
             row.append("same" if same else " | ".join(_text(graph, group) for group in others) or "none")
         rows.append(row)
     headers = ["module", "operators in one kernel", "rule", *(["Inductor"] if real is not None else [])]
-    output.table(headers, rows, title=graph.name, left=len(headers))
+    if rows:
+        output.table(headers, rows, title=graph.name, left=len(headers))
     hidden = len(predicted) - len(rows)
     if hidden:
         output.message(f"{hidden} kernels of one operator are not listed; see them with --all")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shmoo.harness.cli import captures, modes, options, output
+from shmoo.harness.cli import captures, estimates, modes, options, output
+from shmoo.harness.cli.layout import Cell, View
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.tabular import Record
@@ -27,7 +28,8 @@ Examples:
 @click.argument("model")
 @options.counts("--prompt", help="Tokens in the prompt. Default: 128.")
 @click.option("--new", "new_tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Tokens to generate.")
-@options.archs(options.EVERY_ARCHITECTURE)
+@options.archs(options.SHORT_LIST)
+@options.everything(estimates.ALL)
 @options.batches("1")
 @options.dtypes()
 @modes.quantize
@@ -37,11 +39,13 @@ Examples:
 @captures.kept
 @options.as_json
 @options.as_csv
+@options.view(estimates.ORDER)
 def generate(
     model: str,
     prompt: tuple[int, ...],
     new_tokens: int,
     arch: tuple[str, ...],
+    show_all: bool,
     batch: tuple[int, ...],
     dtype: tuple[str, ...],
     quantize: str | None,
@@ -51,13 +55,13 @@ def generate(
     cache: CaptureCache | None,
     as_json: bool,
     csv_path: str | None,
+    view: View,
 ) -> None:
     """Time to first token, time and energy per token, and the key-value cache of a causal language model.
 
     The first new token comes from the prefill, the others from decode steps with one token each; their time is estimated at a few
     cache lengths and summed over all.
     """
-    from shmoo.estimators.graph.dtypes import compute_dtype
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.predict.tabular import flatten
     from shmoo.estimators.present.generation import INTERVALS, generation_record
@@ -66,14 +70,16 @@ def generate(
     from shmoo.harness.models.generation import Generator
     from shmoo.harness.models.mode import Mode
 
-    targets = choose_targets(arch, runtime, threads)
+    view.check(COLUMNS)
+    unnamed = estimates.unnamed_architectures(show_all, for_programs=as_json or bool(csv_path))
+    targets = choose_targets(arch, runtime, threads, unnamed=unnamed)
     directors = {profile.name: AnalysisDirector(profile) for profile, _ in targets}
     records: list[Record] = []
     with output.only_results_on_stdout():
-        wanted = [compute_dtype(name) for name in dtype or ("float32",)]
+        wanted: list[str | None] = list(dtype) or [None]
         for size, element in itertools.product(batch or (1,), wanted):
 
-            def graphs_of(phase: str, points: Sequence[Point], element: str = element) -> Callable[[Mapping], ModelGraphs]:
+            def graphs_of(phase: str, points: Sequence[Point], element: str | None = element) -> Callable[[Mapping], ModelGraphs]:
                 mode = Mode(phase=phase, quantize=quantize)
                 return captures.source(Asked(model, element, trust=trust, mode=mode, points=tuple(points)), cache).at
 
@@ -90,52 +96,54 @@ def generate(
         output.message(f"wrote {len(records)} generations to {csv_path}")
     if as_json:
         output.json_document(records)
+    elif arch:
+        _show(records, view)
     else:
-        _show(records)
+        _show(estimates.of_unnamed(records, show_all), view)
+        if not show_all:
+            output.message(estimates.MORE)
 
 
-def _show(records: Sequence[Record]) -> None:
+COLUMNS = (
+    "model", "arch", "batch", "dtype", "runtime", "prompt+new", "first token", "per token", "90 % per token", "rate",
+    "energy/token", "cache", "memory", "fits",
+)  # fmt: skip
+TEXTS = 6
+"""Columns that are text, the first ones."""
+DROP = ("runtime", "cache", "memory", "90 % per token", "energy/token", "rate", "fits")
+"""Columns in the order in which a narrow terminal leaves them out."""
+
+
+def _show(records: Sequence[Record], view: View) -> None:
     from shmoo.estimators.units import si, size, yes_or_no
 
-    def text(value: object, unit: str) -> str:
-        return si(value["value"], unit) if isinstance(value, dict) else "unknown"
+    def cell(value: object, unit: str) -> Cell:
+        return output.quantity(value["value"] if isinstance(value, dict) else None, unit)
 
-    rows = []
+    rows: list[list[str | Cell]] = []
     for r in records:
         step = r["time_per_output_token_s"]
-        spread = f"{si(step['low'], 's')} - {si(step['high'], 's')}" if isinstance(step, dict) else ""
         rows.append(
             [
                 str(r["model"]),
                 str(r["arch"]),
-                f"{r['batch']} {r['dtype']} {r['runtime']}",
+                str(r["batch"]),
+                str(r["dtype"]),
+                str(r["runtime"]),
                 f"{r['prompt_tokens']}+{r['new_tokens']}",
-                text(r["time_to_first_token_s"], "s"),
-                text(step, "s") if step else "none",
-                spread,
-                text(r["tokens_per_s"], "/s"),
-                text(r["energy_per_token_j"], "J"),
-                size(r["cache_bytes"]),
-                size(r["peak_memory_bytes"]),
+                cell(r["time_to_first_token_s"], "s"),
+                cell(step, "s") if step else Cell("none", None),
+                f"{si(step['low'], 's')} - {si(step['high'], 's')}" if isinstance(step, dict) else "",
+                cell(r["tokens_per_s"], "/s"),
+                cell(r["energy_per_token_j"], "J"),
+                Cell(size(r["cache_bytes"]), r["cache_bytes"]),
+                Cell(size(r["peak_memory_bytes"]), r["peak_memory_bytes"]),
                 yes_or_no(r["fits"]),
             ]
         )
-    headers = [
-        "model",
-        "arch",
-        "batch dtype runtime",
-        "prompt+new",
-        "first token",
-        "per token",
-        "90 % interval",
-        "rate",
-        "energy/token",
-    ]
-    output.table([*headers, "cache", "memory", "fits"], rows, left=3)
+    output.table(COLUMNS, rows, left=TEXTS, drop=DROP, common=COLUMNS[:TEXTS], view=view)
+    if records:
+        output.result("")
+        output.facts({"rate": "new tokens a second, those of all sequences of a batch, prompt included in the time"})
     output.tell_of_memory(records)
-    for line in dict.fromkeys(
-        f"{r['model']}: {op['count']} x {op['op']} has no cost formula: only its bytes are counted"
-        for r in records
-        for op in r["unknown_ops"]
-    ):
-        output.message(line)
+    output.tell_of_unknown_operators(records)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shmoo.estimators.errors import InputError
+from shmoo.estimators.errors import InputError, unknown
 from shmoo.harness.cli import captures, modes, options, output
+from shmoo.harness.cli.layout import View
 from shmoo.harness.defaults import ONE_OF_EACH_FAMILY
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ Examples:
   shmoo inspect resnet50 --arch gpu_h100 --html resnet50.html
   shmoo inspect resnet18 --arch cpu_server_generic --runtime eager --roofline roofline.html
 """
-ORDERS = ("order", "name", "params", "flops", "bytes", "intensity", "time")
 
 
 @click.command(epilog=EXAMPLES, short_help="A model by module and operator.")
@@ -30,14 +30,9 @@ ORDERS = ("order", "name", "params", "flops", "bytes", "intensity", "time")
 @options.archs(", ".join(ONE_OF_EACH_FAMILY))
 @options.runtimes(options.ONE_RUNTIME)
 @click.option("--depth", type=click.IntRange(min=0), default=2, show_default=True, help="Levels of modules to show.")
-@click.option(
-    "--sort",
-    type=click.Choice(ORDERS),
-    default="order",
-    show_default=True,
-    help="Order of modules; time on the first --arch.",
-)
-@click.option("--top", type=click.IntRange(min=0), default=10, show_default=True, help="Operators to show.")
+@options.sort("that of the model; or name, params, flops, bytes, intensity or time on the first --arch")
+@options.top("10 operators", 10)
+@options.wide
 @options.batches(options.ONE_BATCH)
 @options.dtypes(options.ONE_DTYPE)
 @options.input_shape
@@ -61,6 +56,7 @@ def inspect(
     depth: int,
     sort: str,
     top: int,
+    wide: bool,
     batch: tuple[int, ...],
     dtype: tuple[str, ...],
     input_shape: str | None,
@@ -76,27 +72,29 @@ def inspect(
 ) -> None:
     """MODEL by module: output shapes, parameters, flops, bytes, intensity, time, energy and tiles on architectures; and its top
     operators."""
-    from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
+    from shmoo.estimators.graph.dtypes import matrix_dtype
     from shmoo.estimators.graph.records import notes_of
     from shmoo.estimators.predict.director import AnalysisDirector
-    from shmoo.estimators.present.inspection import inspect_graphs
+    from shmoo.estimators.present.inspection import SORTS, inspect_graphs
     from shmoo.harness.cli.verbs.estimate import tell_about
     from shmoo.harness.machine.architectures import load_architectures
     from shmoo.harness.models.asked import Asked, at_batches
 
     if run_path is not None and roofline_path is None:
         raise InputError("--run sets measured calls beside the kernels of a roofline; give --roofline FILE too")
+    order = sort or "order"
+    if order not in SORTS:
+        raise unknown("order", order, SORTS)
     directors = {profile.name: AnalysisDirector(profile) for profile in load_architectures(arch or ONE_OF_EACH_FAMILY)}
     chosen = options.only_one(runtime, "--runtime")
-    given = options.only_one(dtype, "--dtype")
-    wanted = None if given is None else compute_dtype(given)
+    wanted = options.only_one(dtype, "--dtype")
     points = at_batches([options.only_one(batch, "--batch")])
     asked = Asked(model, wanted, options.parse_shape(input_shape), seq_len, trust, mode, points)
     with output.only_results_on_stdout():
         found = captures.source(asked, cache).at(points[0])
     tell_about(model, found.break_reasons, found.note, notes_of(found.graphs))
     inspection = inspect_graphs(found.graphs, directors, runtime=chosen, compute_dtype=matrix_dtype(wanted), model=model)
-    rows = inspection.tree(depth, sort)
+    rows = inspection.tree(depth, order)
     if csv_path:
         output.write_csv(csv_path, [_flat(row) for row in rows])
         output.message(f"wrote {len(rows)} modules to {csv_path}")
@@ -125,7 +123,7 @@ def inspect(
             }
         )
         return
-    _show(inspection, rows, top)
+    _show(inspection, rows, top, View(wide=wide))
 
 
 def _record(row: Row) -> dict[str, object]:
@@ -160,7 +158,7 @@ def _shape(row: Row) -> str:
     return "x".join(map(str, row.shape))
 
 
-def _show(inspection: Inspection, rows: tuple[Row, ...], top: int) -> None:
+def _show(inspection: Inspection, rows: tuple[Row, ...], top: int, view: View) -> None:
     from shmoo.estimators.units import percent, si
 
     def numbers(row: Row) -> list[str]:
@@ -176,7 +174,9 @@ def _show(inspection: Inspection, rows: tuple[Row, ...], top: int) -> None:
         ["  " * row.depth + (row.name.rpartition(".")[2] or inspection.model), str(row.calls), _shape(row), *numbers(row)]
         for row in rows
     ]
-    output.table(["module", "calls", "output", *headers], lines)
+    # The last of these go first where there is no room.
+    drop = tuple(reversed((*times[3:], "flops", "bytes", "params", "calls", "output", "flop/B", *times[2:3], *tiles)))
+    output.table(["module", "calls", "output", *headers], lines, drop=drop, view=view)
     if top:
         lines = [[row.name, str(row.calls), *numbers(row)] for row in inspection.operators[:top]]
-        output.table(["operator", "calls", *headers], lines, title="operators, most time first")
+        output.table(["operator", "calls", *headers], lines, title="operators, most time first", drop=drop, view=view)

@@ -41,7 +41,7 @@ Examples:
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @options.runtimes("eager")
-@options.dtypes()
+@options.dtypes(options.FLOAT32)
 @options.batches("1, for networks")
 @options.threads
 @options.names(

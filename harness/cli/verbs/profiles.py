@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shmoo.harness.cli import options, output
+from shmoo.harness.cli.layout import Cell, View
 
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient
@@ -24,12 +25,13 @@ Examples:
 def profiles(ctx: click.Context) -> None:
     """Architecture profiles: coefficients with unit, source and uncertainty. Without a sub-command, list them."""
     if ctx.invoked_subcommand is None:
-        ctx.invoke(list_profiles, as_json=False)
+        ctx.invoke(list_profiles)
 
 
 @profiles.command("list", epilog="Example: shmoo profiles list --json", short_help="Built-in profiles and your own.")
 @options.as_json
-def list_profiles(as_json: bool) -> None:
+@options.view("by name")
+def list_profiles(as_json: bool, view: View) -> None:
     """Every profile: built-in ones, and your own: in the current directory and in your data directory."""
     from shmoo.estimators.errors import FormatError
     from shmoo.estimators.machine.profile import load_profile
@@ -64,13 +66,16 @@ def list_profiles(as_json: bool) -> None:
         ["name", "family", "runtime", "fitted", "description"],
         [[r["name"], r["family"], r["default_runtime"], f"{r['fitted']} of {r['coefficients']}", r["description"]] for r in rows],
         left=5,
+        drop=("runtime", "fitted"),
+        view=view,
     )
 
 
 @profiles.command("show", epilog="Example: shmoo profiles show kpu_t256")
 @click.argument("name")
 @options.as_json
-def show_profile(name: str, as_json: bool) -> None:
+@options.view("by name")
+def show_profile(name: str, as_json: bool, view: View) -> None:
     """Coefficients of one profile."""
     profile = _load(name)
     if as_json:
@@ -82,8 +87,13 @@ def show_profile(name: str, as_json: bool) -> None:
     output.result(f"family {profile.family}, levels {' > '.join(profile.levels)}, tiling {profile.tiling.strategy}")
     output.table(
         ["coefficient", "source", "value", "90 % range", "reference"],
-        [[key, c.source, _value(c.value, c.unit), _range(c), c.reference] for key, c in sorted(profile.coefficients.items())],
+        [
+            [key, c.source, output.quantity(c.value, c.unit), _range(c), c.reference]
+            for key, c in sorted(profile.coefficients.items())
+        ],
         left=2,
+        drop=("reference", "90 % range"),
+        view=view,
     )
     if profile.residual:
         output.table(
@@ -93,11 +103,13 @@ def show_profile(name: str, as_json: bool) -> None:
                 for g in profile.residual
             ],
             left=3,
+            drop=("features", "trees", "runtime"),
+            view=View(wide=view.wide),
         )
-    show_errors(profile)
+    show_errors(profile, view.wide)
 
 
-def show_errors(profile: ArchitectureProfile) -> None:
+def show_errors(profile: ArchitectureProfile, wide: bool) -> None:
     """Errors on held-out cases, a table for each way they were held out."""
     for split, groups in profile.error_card.items():
         output.table(
@@ -113,6 +125,8 @@ def show_errors(profile: ArchitectureProfile) -> None:
                 ]
                 for group, e in groups.items()
             ],
+            drop=("physics alone", "p90", "noise floor", "bias"),
+            view=View(wide=wide),
         )
 
 
@@ -120,7 +134,8 @@ def show_errors(profile: ArchitectureProfile) -> None:
 @click.argument("first")
 @click.argument("second")
 @options.as_json
-def diff_profiles(first: str, second: str, as_json: bool) -> None:
+@options.view("by name")
+def diff_profiles(first: str, second: str, as_json: bool, view: View) -> None:
     """Coefficients in which two profiles differ."""
     from shmoo.estimators.predict.tabular import or_reason
 
@@ -148,10 +163,12 @@ def diff_profiles(first: str, second: str, as_json: bool) -> None:
             [
                 r["coefficient"],
                 *(_side(r[side]) for side in ("first", "second")),
-                "" if r["ratio"] is None else f"{r['ratio']:.3g}",
+                Cell("" if r["ratio"] is None else f"{r['ratio']:.3g}", r["ratio"]),
             ]
             for r in rows
         ],
+        drop=("ratio",),
+        view=view,
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shmoo.harness.cli import options, output
+from shmoo.harness.cli.layout import View
 from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ Examples:
 @options.archs(f"{', '.join(TARGETS)}, beside the machine that was measured")
 @options.out("RUN/report")
 @options.as_json
-def report(run: str, profile: str | None, arch: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+@options.wide
+def report(run: str, profile: str | None, arch: tuple[str, ...], out: Path | None, as_json: bool, wide: bool) -> None:
     """Error of every estimate against the measurement: errors.csv, one self-contained report.html and a table here."""
     from shmoo.runs.store.files import own_folder
     from shmoo.runs.store.store import Run
@@ -48,7 +50,7 @@ def report(run: str, profile: str | None, arch: tuple[str, ...], out: Path | Non
     if as_json:
         output.json_document({**report_record(made), "estimates": estimates})
     else:
-        show_report(made, estimates)
+        show_report(made, estimates, View(wide=wide))
 
 
 def choose_profile(run: Run, name: str | None) -> ArchitectureProfile:
@@ -123,7 +125,7 @@ def report_record(made: ErrorReport) -> dict[str, object]:
     }
 
 
-def show_report(made: ErrorReport, estimates: Sequence[Record] = ()) -> None:
+def show_report(made: ErrorReport, estimates: Sequence[Record] = (), view: View = output.EVERYTHING) -> None:
     """Networks, then groups of operators, then the networks on other architectures, for people."""
     from shmoo.estimators.units import percent, si
 
@@ -142,6 +144,8 @@ def show_report(made: ErrorReport, estimates: Sequence[Record] = ()) -> None:
             for n in made.networks
         ],
         title=f"Networks, estimated by {made.profile.name} (calibrated on operators and synthetic models only)",
+        drop=("operators", "±", "90 % interval"),
+        view=view,
     )
     output.result("")
     rows = []
@@ -156,11 +160,16 @@ def show_report(made: ErrorReport, estimates: Sequence[Record] = ()) -> None:
                 "" if e.noise is None else percent(e.noise),
             ]
             rows.append([f"{split}: {group}", str(e.n), *cells])
-    output.table(["split: group", "n", "mean error", "median", "p90", "within 20 %", "bias", "noise floor"], rows)
+    output.table(
+        ["split: group", "n", "mean error", "median", "p90", "within 20 %", "bias", "noise floor"],
+        rows,
+        drop=("p90", "within 20 %", "noise floor", "bias"),
+        view=view,
+    )
     if made.excluded:
         output.message(f"{len(made.excluded)} cases were set aside; errors.csv says why")
     if estimates:
-        from shmoo.harness.cli.verbs.estimate import show_models
+        from shmoo.harness.cli.estimates import show_models
 
         output.result("")
-        show_models(estimates)
+        show_models(estimates, view)

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shmoo.harness.cli import options, output
+from shmoo.harness.cli.layout import Cell, View, room_beside
 
 if TYPE_CHECKING:
     from shmoo.runs.store.records import CaseSpec, Measurement
     from shmoo.runs.store.store import Run
 
 Record = dict[str, Any]
-SHOWN = 10
-"""Rows that cannot be used whose reasons are shown unasked."""
 LABEL = 24
 """A case's label is shortened to no fewer characters than this."""
 EXAMPLES = """\b
@@ -35,7 +34,8 @@ Examples:
     "--reasons", is_flag=True, help="Also the reasons and remarks of every row; without it, of rows that cannot be used."
 )
 @options.operators
-def show(run: str, as_json: bool, csv_path: str | None, reasons: bool, operators: bool) -> None:
+@options.view("that of the run")
+def show(run: str, as_json: bool, csv_path: str | None, reasons: bool, operators: bool, view: View) -> None:
     """Rows of a run: what a call takes with its standard error, what it takes while nothing else runs, the visits and samples
     behind it, and whether it can be used."""
     from shmoo.runs.store.store import Run
@@ -63,8 +63,7 @@ def show(run: str, as_json: bool, csv_path: str | None, reasons: bool, operators
             }
         )
         return
-    show_rows(opened.rows, records)
-    show_reasons(opened.rows, every=reasons)
+    show_rows(opened.rows, records, view, every_reason=reasons)
     for record in records:
         if record.get("operators"):
             show_operators(record)
@@ -128,34 +127,38 @@ def _why_not_alone(row: Measurement) -> str:
     return f"fewer than {QUIET_BLOCKS} blocks of two visits met a quiet machine"
 
 
-def show_rows(rows: Sequence[Measurement], records: Sequence[Record]) -> None:
-    """Table for people. On a terminal labels of cases are shortened so that a row takes one line where it can."""
+def show_rows(rows: Sequence[Measurement], records: Sequence[Record], view: View, *, every_reason: bool) -> None:
+    """Table for people, with the reasons of rows that cannot be used (or of all) under them. On a terminal labels of cases are
+    shortened so that a row takes one line where it can."""
     from shmoo.estimators.units import percent, si
 
     sums = any(r.get("operators_s") is not None for r in records)
     shared, settings = _settings(records)
     differ = any(settings)
-    lines = []
+    lines: list[list[str | Cell]] = []
     for record, setting in zip(records, settings, strict=True):
         latency, error, alone = record["latency_s"], record["relative_se"], record["alone_s"]
         line = [
             *([setting] if differ else []),
             record["status"],
-            "" if latency is None else si(latency, "s"),
-            "" if error is None else percent(error),
-            "" if alone is None else si(alone, "s"),
+            Cell("" if latency is None else si(latency, "s"), latency),
+            Cell("" if error is None else percent(error), error),
+            Cell("" if alone is None else si(alone, "s"), alone),
             str(record["visits"]),
             str(record["samples"]),
         ]
         if sums:
             ratio = record["operators_s"] / latency if latency and record.get("operators_s") is not None else None
-            line.append("" if ratio is None else f"{ratio:.2f}")
+            line.append(Cell("" if ratio is None else f"{ratio:.2f}", ratio))
         lines.append(line)
     headers = [*(["setting"] if differ else []), "status", "time", "± std. error", "alone", "visits", "samples"]
     headers += ["operators alone / whole"] if sums else []
-    labels = _labels([row.case for row in rows], _room(headers, lines))
-    body = [[label, *line] for label, line in zip(labels, lines, strict=True)]
-    output.table(["case", *headers], body, title=shared, left=3 if differ else 2)
+    terminal = output.terminal_columns()
+    room = None if terminal is None or view.wide else max(room_beside(headers, lines, terminal), LABEL)
+    body = [[label, *line] for label, line in zip(_labels([row.case for row in rows], room), lines, strict=True)]
+    reasons = [row.why if every_reason or not row.timed else "" for row in rows]
+    left = 3 if differ else 2
+    output.table(["case", *headers], body, title=shared, left=left, drop=("samples", "visits"), under=reasons, view=view)
 
 
 def _settings(records: Sequence[Record]) -> tuple[str, list[str]]:
@@ -164,15 +167,6 @@ def _settings(records: Sequence[Record]) -> tuple[str, list[str]]:
     common = [name for name in names if len({record[name] for record in records}) == 1]
     shared = " ".join(str(records[0][name]) for name in common) if records else ""
     return shared, [" ".join(str(record[name]) for name in names if name not in common) for record in records]
-
-
-def _room(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> int | None:
-    """Characters that a terminal leaves for the label of a case beside these columns; `None` for no limit."""
-    available = output.terminal_columns()
-    if available is None:
-        return None
-    others = [output.Column(header, [line[i] for line in lines]).with_folded_header().width for i, header in enumerate(headers)]
-    return max(available - output.table_width([0, *others]), LABEL)
 
 
 def _labels(cases: Sequence[CaseSpec], room: int | None) -> list[str]:
@@ -191,16 +185,6 @@ def _labels(cases: Sequence[CaseSpec], room: int | None) -> list[str]:
         return short if len(short) <= room else short[: room - 1] + "…"
 
     return [label(case) for case in cases]
-
-
-def show_reasons(rows: Sequence[Measurement], *, every: bool) -> None:
-    """Table for people of why rows are not ok and what is worth knowing of them; of rows that cannot be used unless `every`."""
-    concerned = [row for row in rows if row.reasons and (every or not row.timed)]
-    listed = concerned if every else concerned[:SHOWN]
-    if listed:
-        output.table(["case", "status", "reasons"], [[row.case.label, row.status, row.why] for row in listed], left=3)
-    if len(listed) < len(concerned):
-        output.message(f"and {len(concerned) - len(listed)} more that cannot be used; --reasons lists them")
 
 
 def operator_records(run: Run, row: Measurement) -> list[Record]:
@@ -235,7 +219,6 @@ def show_operators(record: Record) -> None:
             r["op"].removeprefix("aten."),
             r["shapes"],
             r["module"],
-            r["reason"],
             str(r["calls"]),
             si(r["time_s"], "s"),
             si(r["total_s"], "s"),
@@ -244,9 +227,8 @@ def show_operators(record: Record) -> None:
         for r in record["operators"]
     ]
     title = f"operators of {record['workload']} alone, first of the modules that call each"
-    output.table(
-        ["operator", "operands", "module", "doubts", "calls", "time", "together", "of whole"], lines, title=title, left=4
-    )
+    headers = ["operator", "operands", "module", "calls", "time", "together", "of whole"]
+    output.table(headers, lines, title=title, left=3, under=[r["reason"] for r in record["operators"]])
     if total is not None and whole:
         output.result(
             f"sum of operators alone {si(total, 's')}, the network as a whole {si(whole, 's')}: {total / whole:.2f} of it"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.harness.cli import captures, options, output
+from shmoo.harness.cli.layout import Cell, View
 
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import ArchitectureProfile
@@ -57,6 +58,7 @@ FASTEST = 10
 @captures.kept
 @options.as_json
 @options.as_csv
+@options.view("that of the axes", f"all up to {SHOWN_ROWS}, else the {FASTEST} fastest of each architecture")
 @click.option("--plot", "plot_path", type=click.Path(), help="Draw the sweep into one self-contained .html file.")
 @click.option(
     "--engine", type=click.Choice(["local", "slurm"]), help="Split the points into jobs: processes here, or a Slurm array."
@@ -82,10 +84,10 @@ def sweep(
     engine: str | None,
     jobs: int,
     part: tuple[int, int] | None,
+    view: View,
 ) -> None:
     """Estimate models over axes: of the workload (its sizes, batch, resolution) and of the architecture (memory, fabric,
     bandwidth, tile size). `shmoo profiles show ARCH` lists the coefficients."""
-    from shmoo.estimators.graph.dtypes import compute_dtype
     from shmoo.estimators.sweep.controller import rows_of
 
     if plot_path and Path(plot_path).suffix.lower() not in (".html", ".htm"):
@@ -104,11 +106,13 @@ def sweep(
     fused = [_fusion(text) for text in fusion] or [True]
     if twice := sorted(workload_axes.keys() & settings.keys()):
         raise InputError(f"axis {twice[0]!r} is given to --axis and to --set; give it to one of them")
+    if not largest_on_chip:
+        view.check(["arch", *workload_axes, *machine_axes, "model", "dtype", "runtime", "fusion", *RESULTS])
     profiles = _profiles(arch, runtime, threads, machine_axes)
     for profile, name in itertools.product(profiles, machine_axes):
         if f"@{name}=" in profile.name:
             raise InputError(f"{name!r} is set in --arch {profile.name} and swept by --profile-axis; leave one of them out")
-    types = [compute_dtype(name) for name in dtype or ("float32",)]
+    types: list[str | None] = list(dtype) or [None]
     varied = _varied(models, workload_axes, machine_axes, types, runtime, fused)
     if not varied:
         raise InputError("nothing varies; give an --axis such as batch=1..64, a --profile-axis, or several models")
@@ -133,7 +137,8 @@ def sweep(
     if csv_path:
         written = output.write_columns(csv_path, blocks)
         output.message(f"wrote {written} rows to {csv_path}")
-    rows = _worth_showing(blocks) if not (as_json or plot_path or largest_on_chip) else [r for b in blocks for r in rows_of(b)]
+    every = bool(as_json or plot_path or largest_on_chip or view.sort or view.top is not None)
+    rows = [row for block in blocks for row in rows_of(block)] if every else _worth_showing(blocks)
     if plot_path:
         from shmoo.harness.pages.sweep import write_page
 
@@ -142,9 +147,11 @@ def sweep(
     if as_json:
         output.json_document(rows)
     elif largest_on_chip:
-        _show_largest(rows, next(iter(workload_axes)), [name for name in varied if name != next(iter(workload_axes))], units)
+        _show_largest(
+            rows, next(iter(workload_axes)), [name for name in varied if name != next(iter(workload_axes))], units, view
+        )
     else:
-        _show(rows, varied, units)
+        _show(rows, varied, units, view)
 
 
 def _fusion(text: str) -> bool:
@@ -192,7 +199,7 @@ def _varied(
     models: Sequence[str],
     axes: Mapping[str, tuple],
     machine_axes: Mapping[str, tuple],
-    dtypes: Sequence[str],
+    dtypes: Sequence[str | None],
     runtimes: Sequence[str],
     fused: Sequence[bool],
 ) -> list[str]:
@@ -207,7 +214,7 @@ def _controller(
     axes: Mapping[str, Sequence],
     machine_axes: Mapping[str, Sequence[float]],
     settings: Mapping[str, int | float | str],
-    dtype: str,
+    dtype: str | None,
     runtimes: Sequence[str],
     fused: Sequence[bool],
     trust: bool,
@@ -242,7 +249,7 @@ def _array_blocks(engine: str, jobs: int) -> list[Columns]:
     return [block for groups in zip(*documents, strict=True) for group in groups for block in group]
 
 
-def _estimates(controller: SweepController, dtype: str, threads: int | None, part: int, parts: int) -> Iterator[Columns]:
+def _estimates(controller: SweepController, dtype: str | None, threads: int | None, part: int, parts: int) -> Iterator[Columns]:
     from shmoo.estimators.graph.dtypes import matrix_dtype
     from shmoo.harness.cli.progress import track
 
@@ -250,9 +257,10 @@ def _estimates(controller: SweepController, dtype: str, threads: int | None, par
     return track(blocks, len(controller) // parts, f"estimating {controller.model}", lambda block: len(block["model"]))
 
 
-def _largest(controller: SweepController, dtype: str) -> Iterator[Record]:
+def _largest(controller: SweepController, dtype: str | None) -> Iterator[Record]:
     """One row an answer of the planner."""
     from shmoo.estimators.graph.dtypes import matrix_dtype
+    from shmoo.estimators.predict.tabular import flatten, memory_record
     from shmoo.estimators.sweep.on_chip import largest_on_chip
 
     name = next(iter(controller.axes), "")
@@ -260,55 +268,71 @@ def _largest(controller: SweepController, dtype: str) -> Iterator[Record]:
         row: Record = {
             "model": controller.model,
             "arch": found.arch,
-            "dtype": dtype,
+            "dtype": found.dtype,
             "runtime": found.runtime,
             **found.settings,
             name: found.value,
         }
         if found.value is None:
             row[f"{name}_reason"] = f"not even the smallest size stays on chip: {found.limit}"
-        yield row | {"footprint_bytes": found.footprint_bytes, "on_chip_bytes": found.capacity_bytes, "limit": found.limit}
+        row |= {"footprint_bytes": found.footprint_bytes, "on_chip_bytes": found.capacity_bytes, "limit": found.limit}
+        yield row | flatten(memory_record(found.memory))
 
 
-def _show_largest(rows: Sequence[Record], name: str, others: Sequence[str], units: Mapping[str, str]) -> None:
-    from shmoo.estimators.units import amount, size
+def _show_largest(rows: Sequence[Record], name: str, others: Sequence[str], units: Mapping[str, str], view: View) -> None:
+    from shmoo.estimators.units import size, yes_or_no
 
     why = {"memory": "memory is full", "tiling": "tiles spill", "none": "end of the axis"}
-    lines = [
+    lines: list[list[str | Cell]] = [
         [
             str(r["arch"]),
-            *(amount(r[other], units.get(other, "")) for other in others),
+            *(_setting(r[other], units.get(other, "")) for other in others),
             "none" if r[name] is None else str(r[name]),
-            size(r["footprint_bytes"]),
-            size(r["on_chip_bytes"]),
+            Cell(size(r["footprint_bytes"]), r["footprint_bytes"]),
+            Cell(size(r["on_chip_bytes"]), r["on_chip_bytes"]),
             why[str(r["limit"])],
+            yes_or_no(r["fits"]),
         ]
         for r in rows
     ]
-    output.table(["arch", *others, f"largest {name}", "footprint", "on chip", "beyond it"], lines)
+    headers = ["arch", *others, f"largest {name}", "footprint", "on chip", "beyond it", "fits"]
+    output.table(headers, lines, drop=("on chip", "footprint"), view=view)
 
 
-def _show(rows: Sequence[Record], varied: Sequence[str], units: Mapping[str, str]) -> None:
-    from shmoo.estimators.units import amount, si, size, yes_or_no
+def _setting(value: Any, unit: str) -> str | Cell:
+    """A value of an axis, sorted by the number where it is one."""
+    from shmoo.estimators.units import amount
 
-    lines = []
+    text = amount(value, unit)
+    return Cell(text, value) if isinstance(value, int | float) and not isinstance(value, bool) else text
+
+
+RESULTS = ("latency", "90 % interval", "rate", "achieved", "energy", "memory", "fits", "tiles")
+DROP = ("tiles", "memory", "rate", "achieved", "fits", "90 % interval", "energy")
+"""Columns in the order in which a narrow terminal leaves them out."""
+
+
+def _show(rows: Sequence[Record], varied: Sequence[str], units: Mapping[str, str], view: View) -> None:
+    from shmoo.estimators.units import si, size, yes_or_no
+
+    lines: list[list[str | Cell]] = []
     for r in rows:
         interval = f"{si(r['latency_s_low'], 's')} - {si(r['latency_s_high'], 's')}" if r["latency_s_low"] is not None else ""
         lines.append(
             [
                 str(r["arch"]),
-                *(amount(r[name], units.get(name, "")) for name in varied),
-                si(r["latency_s"], "s"),
+                *(_setting(r[name], units.get(name, "")) for name in varied),
+                output.quantity(r["latency_s"], "s"),
                 interval,
-                si(r["throughput_per_s"], "/s"),
-                si(r["flops"] / r["latency_s"], "flop/s"),
-                si(r["energy_j"], "J"),
-                size(r["peak_memory_bytes"]),
+                output.quantity(r["throughput_per_s"], "/s"),
+                output.quantity(r["flops"] / r["latency_s"], "flop/s"),
+                output.quantity(r["energy_j"], "J"),
+                Cell(size(r["peak_memory_bytes"]), r["peak_memory_bytes"]),
                 yes_or_no(r["fits"]),
-                si(r["tiles"], ""),
+                output.quantity(r["tiles"], ""),
             ]
         )
-    output.table(["arch", *varied, "latency", "90 % interval", "rate", "achieved", "energy", "memory", "fits", "tiles"], lines)
+    output.table(["arch", *varied, *RESULTS], lines, drop=DROP, common=("arch",), view=view)
 
 
 def _worth_showing(blocks: Sequence[Columns]) -> list[Record]:

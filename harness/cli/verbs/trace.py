@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shmoo.harness.cli import captures, options, output
+from shmoo.harness.cli.layout import Cell, View
 from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ DEVICE = {"cpu": "cpu", "gpu": "cuda"}
 @captures.kept
 @options.as_json
 @options.out("none, only the table is shown")
+@options.view("as they start")
 def trace(
     model: str,
     arch: tuple[str, ...],
@@ -50,10 +52,11 @@ def trace(
     cache: CaptureCache | None,
     as_json: bool,
     out: Path | None,
+    view: View,
 ) -> None:
     """When each kernel of MODEL runs, with its tile and its bound; with -o as a trace for Perfetto (Chrome's format), in which a
     call that was measured on this machine is a process of its own beside the prediction."""
-    from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
+    from shmoo.estimators.graph.dtypes import matrix_dtype
     from shmoo.estimators.machine.profile import check_runtime
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.predict.timeline import schedule
@@ -62,7 +65,7 @@ def trace(
 
     profile = load_architecture(options.only_one(arch, "--arch") or LOCAL)
     chosen = check_runtime(profile, options.only_one(runtime, "--runtime"))
-    wanted = compute_dtype(options.only_one(dtype, "--dtype") or "float32")
+    wanted = options.only_one(dtype, "--dtype")
     axes = options.settings(fixed)
     with output.only_results_on_stdout():
         found = captures.source(Asked(model, wanted, trust=trust, points=(axes,)), cache).at(axes)
@@ -81,11 +84,11 @@ def trace(
     if as_json:
         output.json_document([_record(slot) for slot in slots])
     else:
-        _show(slots, recorded, estimate.latency_s.value)
+        _show(slots, recorded, estimate.latency_s.value, view)
 
 
 def _recorded(
-    model: str, trust: bool, axes: dict[str, AxisValue], dtype: str, runtime: str, family: str
+    model: str, trust: bool, axes: dict[str, AxisValue], dtype: str | None, runtime: str, family: str
 ) -> tuple[Recorded | None, str]:
     """A measured call, or `None` and why there is none."""
     import torch
@@ -100,7 +103,7 @@ def _recorded(
         return None, f"torch runs on no {family} here"
     if device == "cuda" and not torch.cuda.is_available():
         return None, "torch finds no CUDA device here"
-    if dtype not in STORAGE_DTYPES or dtype == "tf32":
+    if dtype is not None and (dtype not in STORAGE_DTYPES or dtype == "tf32"):
         return None, f"torch runs no model in {dtype} as it stands"
     built = resolve_model(model, trust=trust).build(axes, dtype, device)
     with torch.no_grad():
@@ -122,21 +125,22 @@ def _record(slot: Scheduled) -> dict[str, object]:
     }
 
 
-def _show(slots: Sequence[Scheduled], recorded: Recorded | None, latency_s: float) -> None:
+def _show(slots: Sequence[Scheduled], recorded: Recorded | None, latency_s: float, view: View) -> None:
     from shmoo.estimators.units import percent, si
 
-    lines = [
+    lines: list[list[str | Cell]] = [
         [
             slot.kernel.label,
-            si(slot.start_s, "s"),
-            si(slot.end_s - slot.start_s, "s"),
+            output.quantity(slot.start_s, "s"),
+            output.quantity(slot.end_s - slot.start_s, "s"),
             slot.kernel.bound,
             " x ".join(f"{extent:.0f}" for extent in slot.kernel.tile_shape),
-            si(slot.kernel.tiles, ""),
-            percent(slot.kernel.utilisation, digits=0),
+            output.quantity(slot.kernel.tiles, ""),
+            Cell(percent(slot.kernel.utilisation, digits=0), slot.kernel.utilisation),
         ]
         for slot in slots
     ]
-    output.table(["kernel", "starts", "runs", "bound", "tile m x n x k", "tiles", "utilisation"], lines)
+    headers = ["kernel", "starts", "runs", "bound", "tile m x n x k", "tiles", "utilisation"]
+    output.table(headers, lines, drop=("tiles", "tile m x n x k", "utilisation"), view=view)
     measured = "" if recorded is None else f"; {si(recorded.latency_s, 's')} measured under the profiler"
     output.result(f"one call: {si(latency_s, 's')} predicted{measured}")

@@ -11,6 +11,7 @@ from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.fit.dataset import MeasuredCase, Sources, blocks, run_cases
 from shmoo.calibrate.fit.energy import LEAST, fit_energy
 from shmoo.estimators.machine.profile import load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.runs.store.records import EnergyReading, Machine, Measurement, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter
 from shmoo.runs.tables.reading import TableRow
@@ -68,7 +69,7 @@ def test_energy_read_while_calls_were_slow_is_fitted_at_its_own_pace():
     fit gives back static power and energies per flop; without it, that of a vector flop is off by a third."""
     slow = [
         dataclasses.replace(c, energy_j=c.energy_j + TRUTH["static"] * c.latency_s, energy_pace_s=2 * c.latency_s) if i % 2 else c
-        for i, c in enumerate(measured())
+        for i, c in enumerate(measured(energy_sd_j=0.0))
     ]
     told, untold = (fitted(cases).coefficients for cases in (slow, [dataclasses.replace(c, energy_pace_s=None) for c in slow]))
     assert told["power.static"].value == pytest.approx(60.0, rel=0.02)
@@ -142,3 +143,26 @@ def test_residuals_are_logarithms_and_unknown_where_nothing_was_read():
     residuals = fitted(cases).residuals
     assert np.isnan(residuals[0])
     assert np.abs(residuals[1:]).max() < 0.05
+
+
+def test_joules_are_fitted_before_the_times_that_rest_on_them():
+    """A board whose flops take 1.5 times what its description says runs slower at its cap. The energies say so, so that no share
+    of an algorithm has to, and a long product takes as long as on that board."""
+    base = load_profile("gpu_v100").replacing(residual=(), host="")
+    name = "energy.flop.matrix.float32"
+    board = base.replacing(coefficients={**base.coefficients, name: base.coefficients[name].scaled(1.5)})
+    sizes = 2 ** np.random.default_rng(0).integers(7, 13, (150, 3))
+    axes = [dict(zip("bmnk", (1, *size), strict=True)) for size in sizes.tolist()]
+    rows = [TableRow(i, "linear", of, device="cuda") for i, of in enumerate(axes)]
+    (priced,) = AnalysisDirector(board).price_cases([row.graph() for row in rows], runtime="eager")
+    cases = tuple(
+        MeasuredCase(row.case, (row.graph(),), seconds, joules)
+        for row, seconds, joules in zip(rows, priced.latency_s.tolist(), priced.energy_j.tolist(), strict=True)
+    )
+    made = calibrate_cases(Sources(cases, "", ("synthetic",), None), base, name="hungry", residual=False).profile
+    assert made.value(name) == pytest.approx(board.value(name), rel=0.1)
+    assert made.value("energy.share.gemm", 1.0) == pytest.approx(base.value("energy.share.gemm", 1.0), rel=0.1)
+    long = TableRow(0, "linear", {"b": 1, "m": 8192, "n": 8192, "k": 8192}).graph()
+    (there,), (here,) = (AnalysisDirector(p).estimate_cases([long], runtime="eager") for p in (board, made))
+    assert here[0].value == pytest.approx(there[0].value, rel=0.05)
+    assert here[0].value > 1.2 * AnalysisDirector(base).estimate_cases([long], runtime="eager")[0][0].value

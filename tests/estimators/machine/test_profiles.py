@@ -6,14 +6,20 @@ import math
 import pytest
 
 from shmoo.estimators.errors import FormatError, InputError
-from shmoo.estimators.machine.catalogue import space
+from shmoo.estimators.machine.catalogue import entry, space
 from shmoo.estimators.machine.profile import ArchitectureProfile, builtin_names, load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.variants import variant
+from shmoo.runs.tables.reading import TableRow
 
 NAMES = [
     *("cpu_server_generic", "cpu_i7_12700k"),
+    *("cpu_icelake_8375c", "cpu_sapphire_rapids", "cpu_epyc_milan", "cpu_epyc_genoa", "cpu_graviton3", "cpu_graviton4"),
+    *("cpu_grace", "cpu_apple_m", "cpu_i9_10940x", "cpu_i7_12700h"),
     *("gpu_p100", "gpu_v100", "gpu_t4", "gpu_a100_40g", "gpu_a100_80g", "gpu_l4", "gpu_h100", "gpu_h200"),
-    *("gpu_a100_sxm_80g", "gpu_l40s", "gpu_b200"),
-    *("tpu_v1", "tpu_v3", "tpu_v4", "tpu_v5e", "tpu_v5p", "tpu_v6e"),
+    *("gpu_v100_sxm2", "gpu_a100_sxm_40g", "gpu_a100_sxm_80g", "gpu_a10", "gpu_a40", "gpu_l40s", "gpu_rtx3090", "gpu_rtx4090"),
+    *("gpu_rtx5090", "gpu_rtx_pro_6000", "gpu_b200", "gpu_h20", "gpu_orin"),
+    *("tpu_v1", "tpu_v3", "tpu_v4", "tpu_v5e", "tpu_v5p", "tpu_v6e", "tpu_v7"),
     *("kpu_t64", "kpu_t256", "kpu_t768"),
     *("brief_cpu", "brief_gpu", "brief_tpu", "brief_kpu"),
 ]
@@ -28,16 +34,22 @@ BRIEF = {
 # Class bounds: (flop/s, main memory B/s, flop per byte at the ridge, J/flop, main memory J/B, TDP in W). A factor of ten on a
 # peak or a bandwidth leaves these, or the structure below, or the power budget.
 BOUNDS = {
-    "cpu": ((0.3e12, 20e12), (20e9, 1e12), (5, 60), (5e-12, 150e-12), (50e-12, 350e-12), (35, 500)),
-    "gpu": ((5e12, 1200e12), (250e9, 9e12), (9, 420), (0.1e-12, 20e-12), (25e-12, 80e-12), (60, 1000)),
-    "tpu": ((80e12, 1200e12), (30e9, 4e12), (100, 2800), (0.05e-12, 2e-12), (25e-12, 250e-12), (50, 700)),
+    "cpu": ((0.3e12, 20e12), (20e9, 1e12), (5, 60), (5e-12, 150e-12), (50e-12, 350e-12), (15, 500)),
+    "gpu": ((5e12, 1200e12), (200e9, 9e12), (9, 420), (0.1e-12, 30e-12), (15e-12, 120e-12), (60, 1000)),
+    "tpu": ((80e12, 2500e12), (30e9, 8e12), (100, 2800), (0.05e-12, 2e-12), (25e-12, 250e-12), (50, 1000)),
     "kpu": ((1e12, 600e12), (50e9, 2e12), (80, 900), (0.05e-12, 1e-12), (5e-12, 100e-12), (3, 250)),
 }
 PUBLISHED_BANDWIDTH = {
     "cpu_server_generic": 8 * 25.6e9, "cpu_i7_12700k": 2 * 38.4e9,
     "gpu_p100": 4096 / 8 * 1.43e9, "gpu_v100": 4096 / 8 * 1.76e9, "gpu_t4": 256 / 8 * 10e9, "gpu_a100_40g": 5120 / 8 * 2.43e9,
     "gpu_a100_80g": 5120 / 8 * 3.02e9, "gpu_l4": 192 / 8 * 12.5e9, "gpu_h100": 5120 / 8 * 5.23e9, "gpu_h200": 6144 / 8 * 6.25e9,
-    "gpu_a100_sxm_80g": 5120 / 8 * 3.186e9, "gpu_l40s": 384 / 8 * 18e9, "gpu_b200": 8192 / 8 * 7.8e9,
+    "gpu_v100_sxm2": 4096 / 8 * 1.76e9, "gpu_a100_sxm_40g": 5120 / 8 * 2.43e9, "gpu_a100_sxm_80g": 5120 / 8 * 3.186e9,
+    "gpu_a10": 384 / 8 * 12.5e9, "gpu_a40": 384 / 8 * 14.5e9, "gpu_rtx3090": 384 / 8 * 19.5e9, "gpu_rtx4090": 384 / 8 * 21e9,
+    "gpu_rtx5090": 512 / 8 * 28e9, "gpu_rtx_pro_6000": 512 / 8 * 28e9, "gpu_h20": 6144 / 8 * 5.2e9, "gpu_orin": 256 / 8 * 6.4e9,
+    "gpu_l40s": 384 / 8 * 18e9, "gpu_b200": 8192 / 8 * 7.8e9,
+    "cpu_icelake_8375c": 8 * 25.6e9, "cpu_sapphire_rapids": 8 * 38.4e9, "cpu_epyc_milan": 8 * 25.6e9,
+    "cpu_epyc_genoa": 12 * 38.4e9, "cpu_graviton3": 8 * 38.4e9, "cpu_graviton4": 12 * 44.8e9, "cpu_grace": 500e9,
+    "cpu_apple_m": 128 / 8 * 4.266e9, "cpu_i9_10940x": 4 * 8 * 2.933e9, "cpu_i7_12700h": 2 * 38.4e9, "tpu_v7": 7.38e12,
     "tpu_v1": 2 * 17e9, "tpu_v3": 900e9, "tpu_v4": 1.2e12, "tpu_v5e": 819e9, "tpu_v5p": 2765e9, "tpu_v6e": 1638e9,
     "kpu_t64": 64e9, "kpu_t256": 256e9, "kpu_t768": 1600e9,
 }  # fmt: skip
@@ -64,13 +76,36 @@ def structural_peak(profile: ArchitectureProfile) -> float:
 def rate_ratios(profile: ArchitectureProfile) -> list[float]:
     """How much faster than the main type another type can be: powers of two of one unit, or of tensor cores on a GPU."""
     if profile.family != "gpu":
-        return {"cpu": [1, 4], "tpu": [1, 2], "kpu": [1]}[profile.family]
+        # Instructions that multiply matrices (AMX, BFMMLA, SMMLA) and dot products of short types.
+        return {"cpu": [1, 2, 4, 8, 16, 32], "tpu": [1, 2], "kpu": [1]}[profile.family]
     tensor = profile.get("matrix.lanes")
     if tensor is None:
         return [1, 2]
     # Tensor cores may run at a lower boost clock than the vector units; the peak of float16 is checked on its own.
     half = profile.value("peak.matrix.float16") / profile.value("peak.matrix.float32")
     return [1, half / 2, half, 2 * half, 4 * half]
+
+
+FLOAT32_J = {
+    6.0: 25e-12,
+    7.0: 16e-12,
+    7.5: 16e-12,
+    8.0: 13e-12,
+    8.6: 7e-12,
+    8.7: 7e-12,
+    8.9: 7e-12,
+    9.0: 6e-12,
+    10.0: 5e-12,
+    12.0: 4e-12,
+}
+"""Compute capability -> joules of a flop of float32 products, at the rated clock."""
+TENSOR_SHARE = {"float16": 0.25, "bfloat16": 0.25, "tf32": 0.5, "float8": 0.125, "int8": 0.125, "int4": 0.0625}
+"""Type -> energy of a flop on tensor cores relative to float32's, whose registers feed one multiply-add at a time."""
+
+
+def usual_energy(profile: ArchitectureProfile, dtype: str) -> float:
+    """Joules of a matrix flop of a GPU's generation."""
+    return FLOAT32_J[profile.value("compute.capability")] * TENSOR_SHARE.get(dtype, 1.0)
 
 
 def implausibilities(profile: ArchitectureProfile) -> list[str]:
@@ -103,7 +138,10 @@ def implausibilities(profile: ArchitectureProfile) -> list[str]:
             if not any(abs(ratio / allowed - 1) < 0.02 for allowed in rate_ratios(profile)):
                 wrong.append(f"{name} is {ratio:.3g} x {dtype}, not one of {rate_ratios(profile)}")
             energy = profile.get(f"energy.flop.matrix.{kind}")
-            if energy is not None:
+            if energy is not None and profile.family == "gpu":
+                # At its rated clock a board may ask for more than its cap leaves, but not for more than its generation does.
+                within(f"energy.flop.matrix.{kind} of its generation", energy.value / usual_energy(profile, kind), (0.34, 3.0))
+            elif energy is not None:
                 within(
                     f"{name} x its energy of (TDP - static)",
                     coefficient.value * energy.value / max(tdp - static, 1e-9),
@@ -266,11 +304,16 @@ def test_a_profile_of_format_1_opens_and_says_what_a_prior_held():
     assert ArchitectureProfile.from_json(profile.to_json()) == profile
 
 
+def of_times(name: str) -> bool:
+    """Whether a coefficient is fitted to times; energies have bounds of their own, from the profile."""
+    return entry(name).role not in ("energy", "spread") and name != "energy.clock"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_value_at_the_end_of_its_range_does_not_pass_for_a_fitted_one(name):
     """Of everything that a fit wrote, what lies at a bound of the search says so, and nothing else does."""
     profile = load_profile(name)
-    fits = {key: c for key, c in profile.coefficients.items() if c.from_fit and not key.startswith("sigma")}
+    fits = {key: c for key, c in profile.coefficients.items() if c.from_fit and of_times(key)}
     ends = {key: space(key, profile.family) for key in fits}
     at_bound = {
         key for key, c in fits.items() if min(abs(math.log(c.value / end)) for end in (ends[key].low, ends[key].high)) < 1e-3
@@ -283,5 +326,65 @@ def test_what_ended_at_a_bound_or_with_its_prior_is_known():
     coefficients = load_profile("gpu_a100_40g").coefficients
     assert coefficients["efficiency.bandwidth.pointwise"].source == "at bound"
     assert coefficients["efficiency.special"].source == "at bound"
-    assert sum(c.source == "prior" for c in coefficients.values()) == 22
+    assert sum(c.source == "prior" for key, c in coefficients.items() if of_times(key)) == 22
     assert not [c for name in NAMES for c in load_profile(name).coefficients.values() if "prior" in c.reference]
+
+
+def described(**changed) -> bytes:
+    """A board of the A100's chip with 400 W and without int4, and further fields."""
+    coefficients = {"power.tdp": {"value": 400.0, "unit": "W", "source": "datasheet", "reference": "of a test"}}
+    own = {"format": 2, "name": "board", "base": "gpu_a100_40g", "coefficients": {**coefficients, "peak.matrix.int4": None}}
+    return json.dumps({**own, **changed}).encode()
+
+
+def test_a_machine_is_described_by_what_differs_from_another():
+    """Its own numbers and those of its base, which are transferred where they were fitted: wider, and errors larger. A null is
+    left out, and so is what was measured of the base."""
+    base, board = load_profile("gpu_a100_40g"), ArchitectureProfile.from_json(described())
+    assert (board.name, board.value("power.tdp"), board.levels, board.tiling) == ("board", 400.0, base.levels, base.tiling)
+    assert "peak.matrix.int4" not in board.coefficients
+    assert board.coefficients["count.sms"] == base.coefficients["count.sms"]
+    carried, fitted = board.coefficients["efficiency.gemm"], base.coefficients["efficiency.gemm"]
+    assert (carried.value, carried.source) == (fitted.value, "transferred")
+    assert carried.bounds[0] < fitted.bounds[0] < fitted.bounds[1] < carried.bounds[1]
+    assert board.value("sigma.gemm") == pytest.approx(1.5 * base.value("sigma.gemm"))
+    assert not board.residual
+    assert not board.error_card
+    assert ArchitectureProfile.from_json(board.to_json()) == board
+
+
+def test_an_unknown_base_suggests_the_nearest():
+    """A misspelt base names what was probably meant."""
+    with pytest.raises(InputError, match="gpu_a100_40g"):
+        ArchitectureProfile.from_json(described(base="gpu_a100_40"))
+
+
+@pytest.mark.parametrize("changed", [{"base": {}}, {"base": None}, {"coefficients": []}, {"coefficients": {"clock": 1}}])
+def test_a_damaged_description_is_refused(changed):
+    """A base that is no name, and coefficients that are none."""
+    with pytest.raises((FormatError, InputError)):
+        ArchitectureProfile.from_json(described(**changed))
+
+
+@pytest.mark.parametrize("name", ["cpu_server_generic", "tpu_v4", "kpu_t64"])
+def test_a_profile_of_form_3_opens_where_the_equations_are_the_same(name):
+    """Machines without a power cap; a GPU's coefficients of form 3 had other joules for time than for energy."""
+    file = json.loads(load_profile(name).to_json()) | {"model_form": 3}
+    assert ArchitectureProfile.from_json(json.dumps(file)) == load_profile(name)
+    with pytest.raises(FormatError, match="model form 3"):
+        ArchitectureProfile.from_json(json.dumps(json.loads(load_profile("gpu_t4").to_json()) | {"model_form": 3}))
+
+
+def test_a_lower_clock_moves_peak_power_and_energy():
+    """An A100 at 600 of 1410 MHz: a product that the cap slows takes less than 1410 / 600 times as long, at less power and
+    dynamic energy."""
+    graph = TableRow(0, "linear", {"b": 1, "m": 8192, "n": 8192, "k": 8192}, "bfloat16").graph()
+    fast = load_profile("gpu_a100_40g")
+    slow = variant(fast, {"clock": 6e8})
+    at = {name: AnalysisDirector(p).estimate(graph, runtime="cudagraphs") for name, p in (("fast", fast), ("slow", slow))}
+    assert slow.value("peak.matrix.bfloat16") == pytest.approx(fast.value("peak.matrix.bfloat16") * 600 / 1410)
+    assert 1.0 < at["slow"].latency_s.value / at["fast"].latency_s.value < 1410 / 600
+    assert at["fast"].average_power_w.value == pytest.approx(0.96 * 250, rel=0.02)
+    assert at["slow"].average_power_w.value < 0.9 * at["fast"].average_power_w.value
+    dynamic = {name: e.energy_j.value - fast.value("power.static") * e.latency_s.value for name, e in at.items()}
+    assert dynamic["slow"] < dynamic["fast"]

@@ -7,7 +7,7 @@ import pytest
 from shmoo.estimators.costs.quantize import SCHEMES, quantized, saved_bytes
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import builtin_names, load_profile
-from shmoo.estimators.memory.peak import peak_memory_bytes
+from shmoo.estimators.memory.peak import peak_memory_bytes, resident_weight_bytes
 from shmoo.estimators.memory.room import MemoryRoom, memory_room, state_bytes
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.tabular import estimate_record, flatten
@@ -106,6 +106,23 @@ def test_saved_bytes_are_those_of_the_quantized_graphs(scheme: str) -> None:
     (small,) = quantized([graph], scheme)
     assert saved_bytes([graph])[scheme] == graph.weight_bytes - small.weight_bytes
     assert saved_bytes([small])[scheme] == 0
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_pieces_that_share_a_weight_save_it_once(scheme: str) -> None:
+    """A table that one piece looks up in stays beside the copy that the product of another reads."""
+    pieces = []
+    for size in (4, 8):
+        b = GraphBuilder()
+        table, shared = b.tensor((512, 256), "parameter", "table"), b.tensor((256, 256), "parameter", "shared")
+        x = b.call("linear", {"input": b.tensor((size, 256)), "weight": shared}, (size, 256))
+        if size == 4:
+            x = b.call("linear", {"input": x, "weight": table}, (4, 512))
+        else:
+            x = b.call("embedding", {"weight": table, "indices": b.tensor((size,))}, (size, 256))
+        pieces.append(b.graph(x))
+    small = quantized(pieces, scheme)
+    assert saved_bytes(pieces)[scheme] == resident_weight_bytes(pieces) - resident_weight_bytes(small)
 
 
 def test_a_record_says_whether_it_fits() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.catalogue import under
+from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile, builtin_names, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.sweep.on_chip import on_chip_bytes
@@ -27,8 +28,6 @@ COUNTING = [name for name in builtin_names() if name.startswith(("tpu", "kpu", "
 UNITS = [
     (name, units) for name in COUNTING for units in ("count.units", "count.tiles") if units in load_profile(name).coefficients
 ]
-COOL = [name for name in builtin_names() if load_profile(name).value("throttle.cool", 0.0) > 0]
-"""Boards that start cool: a lone product counts as one of a campaign, on a warm board, a graph of several as run from cool."""
 DTYPE = {"tpu": "bfloat16", "kpu": "float32", "cpu": "float32", "gpu": "float32"}
 
 
@@ -120,13 +119,7 @@ def test_more_work_is_not_faster(name: str) -> None:
         assert np.all(after >= before * (1 - MORE_WORK)), "mnk"[axis]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(name in COOL, reason="a graph of several kernels starts cool", strict=True))
-        for name in builtin_names()
-    ],
-)
+@pytest.mark.parametrize("name", builtin_names())
 def test_a_further_kernel_never_makes_a_graph_faster(name: str) -> None:
     """An independent addition beside a product, small or large."""
     profile = load_profile(name)
@@ -138,16 +131,39 @@ def test_a_further_kernel_never_makes_a_graph_faster(name: str) -> None:
         assert np.all(together >= alone * (1 - 1e-9))
 
 
-@pytest.mark.parametrize("name", [name for name in COUNTING if not name.startswith("brief")])
+RATED = [name for name in builtin_names() if not load_profile(name).illustrative and load_profile(name).get("power.tdp")]
+"""Machines that say what they may draw."""
+
+
+@pytest.mark.parametrize("name", RATED)
 def test_power_lies_between_idle_and_what_the_board_may_draw(name: str) -> None:
-    """Products of any shape."""
+    """Products of any shape, and rows, with the corrections of the machine's own measurements."""
     profile = load_profile(name)
-    director = AnalysisDirector(profile)
-    table, _ = director.tabulate(work(profile), profile.default_runtime)
-    priced = director.price(table, profile.default_runtime)
-    watts = priced.energy_j / priced.latency_s
+    watts = power(profile, work(profile))
     assert np.all(watts >= profile.value("power.idle"))
     assert np.all(watts <= profile.value("power.tdp") * (1 + 1e-9))
+
+
+def power(profile: ArchitectureProfile, graphs: list[Graph]) -> np.ndarray:
+    director = AnalysisDirector(profile)
+    table, _ = director.tabulate(graphs, profile.default_runtime)
+    priced = director.price(table, profile.default_runtime)
+    return priced.energy_j / priced.latency_s
+
+
+@pytest.mark.parametrize("name", [name for name in RATED if load_profile(name).family == "gpu"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_board_that_its_cap_slows_draws_the_cap(name: str, dtype: str) -> None:
+    """Products of many milliseconds, beside which launches are short: with a cap ten times as high they are faster, so the cap
+    slows them, and they draw what its controller holds; the others draw less."""
+    profile = load_profile(name).replacing(residual=())
+    graphs = [product(2**size, 16384, 16384, dtype) for size in range(13, 17)]
+    free = variant(profile, {"power.tdp": 10 * profile.value("power.tdp")})
+    slower = seconds(profile, graphs) / seconds(free, graphs)
+    held = Coefficients(profile).value("throttle.cap") * profile.value("power.tdp")
+    watts = power(profile, graphs)
+    assert watts[slower > 1.05] == pytest.approx(held, rel=0.02)
+    assert np.all(watts <= held * (1 + 1e-9))
 
 
 def test_peaks_are_those_of_the_structure_at_the_clock() -> None:

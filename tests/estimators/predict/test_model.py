@@ -300,41 +300,113 @@ def test_what_the_host_does_after_the_hand_over_hides_behind_the_device():
         assert graph_latency(table, prediction, Coefficients(profile), "eager")[0] == pytest.approx(expected)
 
 
-def test_sustained_load_slows_a_capped_device():
-    """Flops that ask for 2 x what the cap leaves take 1.5 x the time after `throttle.time` of work, 2 x long after it."""
-    table = linear_table(64, 64, 64)
-    free = predicted(table, machine("gpu")).device_s[0]
-    left = 40.0 - 10.0 - 1e-10 * 4 * 3 * 64**2 / free  # watts that static power and the bytes leave of 40
-    demand = {"power.tdp": 40.0, "throttle.flop": (left + 30.0) * free / (2 * 64**3)}
-    capped = machine("gpu", **demand, **{"throttle.time": free})
-    assert predicted(table, capped).device_s[0] == pytest.approx(free * 1.5)
-    long_after = machine("gpu", **demand, **{"throttle.time": free / 1e6})
-    assert predicted(table, long_after).device_s[0] == pytest.approx(free * 2.0, rel=1e-5)
-    below = machine("gpu", **demand | {"power.tdp": 100.0}, **{"throttle.time": free / 1e6})
-    assert predicted(table, below).device_s[0] == pytest.approx(free)
+COMPUTING = {"bandwidth.dram": 1e18}
+"""A machine whose work follows its clock, because nothing waits for memory."""
 
 
-def test_at_a_lower_clock_a_flop_takes_less():
-    """Energy in proportion to the clock: twice what the cap leaves is met at 1 / sqrt 2 of it, which time and energy share."""
-    table = linear_table(64, 64, 64)
-    free = predicted(table, machine("gpu")).device_s[0]
-    left = 40.0 - 10.0 - 1e-10 * 4 * 3 * 64**2 / free
-    demand = {"power.tdp": 40.0, "throttle.flop": (left + 30.0) * free / (2 * 64**3), "throttle.time": free / 1e6}
-    assert predicted(table, machine("gpu", **demand, **{"throttle.clock": 1.0})).device_s[0] == pytest.approx(
-        free * 2**0.5, rel=1e-5
+def capped(demand: float, table: KernelTable, **changed: float) -> ArchitectureProfile:
+    """A GPU whose flops and bytes draw `demand` times the 30 W that static power leaves of a cap of 40 W."""
+    names = {name.replace("__", "."): value for name, value in changed.items()}
+    free = predicted(table, machine("gpu", **COMPUTING)).device_s[0]
+    byte = names.get("energy.byte.dram", 0.0)
+    flop = (demand * 30.0 * free - byte * float(table.bytes.sum())) / float(table.matrix_flops.sum())
+    return machine(
+        "gpu",
+        **COMPUTING
+        | {"energy.flop": flop, "energy.byte.dram": byte, "power.tdp": 40.0, "throttle.cap": 1.0, "throttle.time": free / 1e6}
+        | names,
     )
 
 
-def test_a_cool_board_computes_faster():
-    """Half of a flop's energy counts on a cool board, three quarters on one that is half warm, all where nobody knows."""
+def watts(table: KernelTable, profile: ArchitectureProfile) -> float:
+    """Mean power while the device is busy."""
+    found = predicted(table, profile)
+    return profile.value("power.static") + found.dynamic_j[0] / found.device_s[0]
+
+
+def test_sustained_load_slows_a_capped_device():
+    """Flops that ask for 2 x what the cap leaves take 1.5 x the time after `throttle.time` of work, 2 x long after it."""
     table = linear_table(64, 64, 64)
-    free = predicted(table, machine("gpu")).device_s[0]
-    nbytes = 1e-10 * 4 * 3 * 64**2
-    demand = {"power.tdp": 40.0, "throttle.flop": 120.0 * free / (2 * 64**3), "throttle.time": free / 1e6, "throttle.cool": 0.5}
-    for warm, share in ((0.0, 0.5), (0.5, 0.75), (np.nan, 1.0)):
-        here = replace(table, warm=np.full(len(table), warm))
-        expected = (share * 120.0 * free + nbytes) / 30.0
-        assert predicted(here, machine("gpu", **demand)).device_s[0] == pytest.approx(expected, rel=1e-5)
+    free = predicted(table, machine("gpu", **COMPUTING)).device_s[0]
+    assert predicted(table, capped(2.0, table, throttle__time=free)).device_s[0] == pytest.approx(free * 1.5)
+    assert predicted(table, capped(2.0, table)).device_s[0] == pytest.approx(free * 2.0, rel=1e-5)
+    assert predicted(table, capped(2.0, table, power__tdp=100.0)).device_s[0] == pytest.approx(free)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"energy__clock": 1.0},
+        {"energy__clock": 2.0, "energy__floor": 0.8},
+        {"throttle__time": 1.0},
+        {"energy__byte__dram": 5e-11, "energy__clock": 2.0},
+    ],
+)
+def test_a_device_slowed_by_its_cap_draws_the_cap(changed):
+    """The joules that ask for the time are those that are paid: 40 W, however energy follows the clock, and in calls too short
+    for the controller when they follow each other."""
+    table = linear_table(64, 64, 64)
+    assert watts(table, capped(2.0, table, **changed)) == pytest.approx(40.0, rel=1e-5)
+    assert watts(table, capped(0.5, table, **changed)) == pytest.approx(25.0, rel=1e-5)
+
+
+def test_at_a_lower_clock_a_flop_takes_less():
+    """Energy in proportion to the clock: twice what the cap leaves is met at 1 / sqrt 2 of it, which time and energy share. With
+    a floor of 0.8 of the energy the time is 1.6 times as long."""
+    table = linear_table(64, 64, 64)
+    free = predicted(table, machine("gpu", **COMPUTING)).device_s[0]
+    assert predicted(table, capped(2.0, table, energy__clock=1.0)).device_s[0] == pytest.approx(free * 2**0.5, rel=1e-5)
+    floored = capped(2.0, table, energy__clock=1.0, energy__floor=0.8)
+    assert predicted(table, floored).device_s[0] == pytest.approx(free * 1.6, rel=1e-5)
+
+
+@pytest.mark.parametrize(("clock", "share"), [(1.0, 1.0), (0.8, 0.64), (0.5, 0.4)])
+def test_a_lower_clock_takes_less_energy_down_to_the_floor(clock, share):
+    """What the chip takes is given at the rated clock and falls with its square to 0.4; main memory takes the same."""
+    table = linear_table(64, 64, 64)
+    names = {"clock": clock, "clock.rated": 1.0, "energy.clock": 2.0, "energy.floor": 0.4}
+    moved = 1e-10 * float(table.bytes.sum())
+    chip = predicted(table, machine("gpu", **COMPUTING)).dynamic_j[0] - moved
+    assert predicted(table, machine("gpu", **COMPUTING, **names)).dynamic_j[0] == pytest.approx(share * chip + moved)
+
+
+def test_a_cool_board_computes_faster():
+    """Half of the energy counts on a cool board, three quarters on one that is half warm; a short graph with an unknown past
+    finds it cool, a row of a table warm."""
+    table = linear_table(64, 64, 64)
+    free = predicted(table, machine("gpu", **COMPUTING)).device_s[0]
+    told = [(replace(table, warm=np.full(len(table), warm)), share) for warm, share in ((0.0, 0.5), (0.5, 0.75), (1.0, 1.0))]
+    for here, share in (*told, (table, 0.5), (table.in_campaign(), 1.0)):
+        found = predicted(here, capped(4.0, table, throttle__cool=0.5))
+        assert found.device_s[0] == pytest.approx(share * 4.0 * free, rel=1e-5)
+
+
+def test_a_lower_clock_that_costs_no_time_comes_first():
+    """A product that waits for main memory asks for twice what the cap leaves: without voltage scaling it takes twice as long,
+    with it a lower clock meets the cap in the same time."""
+    table = linear_table(64, 64, 64)
+    slow = {"bandwidth.dram": 1.0}
+    waits = predicted(table, machine("gpu", **slow))
+    changed = {"throttle.time": waits.device_s[0] / 1e6, "power.tdp": 40.0, "throttle.cap": 1.0, "energy.byte.dram": 0.0}
+    chip = 2.0 * 30.0 * waits.device_s[0] / float(table.matrix_flops.sum())
+    for exponent, longer in ((0.0, 2.0), (2.0, 1.0)):
+        names = {**slow, **changed, "energy.flop": chip, "energy.clock": exponent}
+        assert predicted(table, machine("gpu", **names)).device_s[0] == pytest.approx(longer * waits.device_s[0], rel=1e-4)
+
+
+def test_a_row_of_a_table_finds_the_board_warm_and_a_graph_by_itself_does_not():
+    """Of a table on a T4, an operator follows others; the same product as a graph is run from a cool board on, and as fast as
+    within a graph of two."""
+    director = AnalysisDirector(load_profile("gpu_t4"), residual=False)
+    b = GraphBuilder("float32")
+    product = b.linear(b.tensor((4096, 4096)), 4096)
+    graph = b.graph(product)
+    ((of_table, _),) = director.estimate_cases([graph], runtime="cudagraphs")
+    assert director.estimate(graph, runtime="cudagraphs").latency_s.value < 0.8 * of_table.value
+    together = b.graph(product, b.add(b.tensor((1,)), b.tensor((1,))))
+    ((both, _),) = director.estimate_cases([together], runtime="cudagraphs")
+    assert director.estimate(together, runtime="cudagraphs").latency_s.value == pytest.approx(both.value)
 
 
 def test_a_power_cap_counts_a_flop_by_the_peak_of_its_type():

@@ -17,7 +17,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile, FittedFrom, lo
 from shmoo.estimators.predict.basis import measured_type
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.predict.model import Prediction, predict
-from shmoo.estimators.predict.program import graph_latency
+from shmoo.estimators.predict.program import graph_latency, segment_energy
 from shmoo.estimators.sweep.points import estimate_points
 from shmoo.estimators.table import KernelTable, kernel_table
 from shmoo.estimators.tiling import GpuThreadBlocks, TileShape, Tiling, strategy_for
@@ -194,15 +194,18 @@ def test_convolutions_on_tensor_cores_are_done_directly():
 
 
 def test_a_capped_board_sustains_what_its_power_gives():
-    """A T4 that multiplies for long spends the 52 W that its static power leaves of 70 W on flops and bytes; int8 takes half."""
+    """A T4 that multiplies for long draws what its controller holds of 70 W, in time and in energy; int8 takes half of
+    float16's."""
     profile = load_profile("gpu_t4")
-    for dtype, lighter in (("float16", 1.0), ("int8", 0.5)):
+    c = Coefficients(profile)
+    seconds = {}
+    for dtype in ("float16", "int8"):
         table = repeated(linear(4096, 4096, 4096, dtype), 200)
-        tiling, c = tiled(table, profile), Coefficients(profile)
-        seconds = graph_latency(table, predict(table, tiling, c, "cudagraphs"), c, "cudagraphs")[0]
-        moved = sum(profile.value(f"energy.byte.{level}") * nbytes.sum() for level, nbytes in tiling.level_bytes.items())
-        flops = profile.value("throttle.flop.tensor") * lighter * (table.matrix_flops / tiling.blocks.filled).sum()
-        assert (flops + moved) / seconds == pytest.approx(70.0 - 18.0, rel=0.01)
+        found = predict(table, tiled(table, profile), c, "cudagraphs")
+        seconds[dtype] = graph_latency(table, found, c, "cudagraphs")
+        watts = segment_energy(table, found, seconds[dtype], c) / seconds[dtype]
+        assert watts[0] == pytest.approx(70.0 * c.value("throttle.cap"), rel=0.01)
+    assert seconds["float16"] / seconds["int8"] == pytest.approx(2.0, rel=0.1)
 
 
 def test_design_points_are_those_of_single_machines():

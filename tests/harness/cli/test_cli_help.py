@@ -15,7 +15,7 @@ from shmoo.harness.workloads import find_workload
 from shmoo.harness.workloads.configs import config_models
 from tests.cli_runner import shmoo
 
-TAKES_MODELS = ("advise", "cache", "estimate", "explore", "fusion", "generate", "inspect", "measure", "sweep", "trace")
+TAKES_MODELS = ("advise", "cache", "estimate", "explore", "fusion", "gate", "generate", "inspect", "measure", "sweep", "trace")
 
 
 def verbs(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -81,10 +81,12 @@ def test_an_option_has_one_name_on_every_verb() -> None:
 
 
 def test_the_default_architecture_is_the_same_where_one_is_taken() -> None:
-    """This machine, for every verb that takes one; all built-in ones where each has rows of its own."""
+    """This machine, for every verb that takes one; a short list for a table and all built-in ones for programs where each has
+    rows of its own."""
     defaults = {verb: (option.help or "").partition("Default: ")[2] for verb, option in uses()["--arch"].items()}
     assert defaults["fusion"] == defaults["trace"] == "cpu_local; takes one."
-    assert defaults["estimate"] == defaults["sweep"] == defaults["generate"] == "all built-in ones."
+    assert defaults["estimate"] == defaults["generate"] == f"{options.SHORT_LIST}."
+    assert defaults["sweep"] == "all built-in ones."
 
 
 @pytest.mark.parametrize(

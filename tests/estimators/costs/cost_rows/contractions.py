@@ -1,7 +1,7 @@
 """Expected costs of matrix products in all their forms."""
 
 from shmoo.estimators.graph.records import TensorSpec
-from tests.estimators.costs.cost_rows.build import h, rows
+from tests.estimators.costs.cost_rows.build import c, h, i, rows
 
 # Products: (m, k) by (k, n) = (2, 3) by (3, 5), batches of 4 -----------------------------------------------------------
 
@@ -331,4 +331,37 @@ rows(
     vector=2 * 2 * 7 * 5 + 3 * 24,
     special=24,
     space={"batch": 2, "m": 3, "n": 4, "k": 5},
+)
+# 8 tokens of 16 features, 5 classes: log-softmax is 4 and 1 an element, 1 a row; with a gradient one product more.
+TOKENS = {"input": (8, 16), "linear_weight": (5, 16), "target": i(8), "linear_bias": (5,)}
+for form, gradients in (("", 1), ("_no_reduction", 0)):
+    rows(
+        f"torch_nn._linear_cross_entropy_batch_chunked{form}",
+        TOKENS,
+        [()],
+        {"compute_input_grad": bool(gradients), "compute_linear_weight_grad": False},
+        family="gemm",
+        matrix=2 * 8 * 5 * 16 * (1 + gradients),
+        vector=8 * (4 * 5 + 1) + 8 * 5,
+        special=8 * 6,
+        space={"m": 8, "n": 5, "k": 16},
+    )
+rows(
+    "_scaled_mm_v2",
+    {"self": TensorSpec((16, 32), "float8"), "mat2": TensorSpec((32, 16), "float8"), "scale_a.0": (), "scale_b.0": ()},
+    [h(16, 16)],
+    family="gemm",
+    matrix=2 * 16 * 16 * 32,
+    vector=256,
+    space={"m": 16, "n": 16, "k": 32},
+)
+# An addition of complex numbers is 2 operations.
+rows(
+    "linear",
+    {"input": c(4, 8), "weight": c(3, 8), "bias": c(3)},
+    [c(4, 3)],
+    family="gemm",
+    matrix=8 * 4 * 3 * 8,
+    vector=2 * 12,
+    space={"m": 4, "n": 3, "k": 8},
 )

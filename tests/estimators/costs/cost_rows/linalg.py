@@ -1,7 +1,7 @@
 """Expected costs of dense linear algebra and Fourier transforms: closed forms at 6 x 6 and 6 x 3, in batches of 2."""
 
 from shmoo.estimators.graph.records import TensorSpec
-from tests.estimators.costs.cost_rows.build import c, rows
+from tests.estimators.costs.cost_rows.build import c, i, rows
 
 A = (2, 6, 6)
 TALL = (2, 6, 3)
@@ -129,6 +129,26 @@ rows(
 )
 rows(
     "cholesky_solve", {"self": B, "input2": A}, [B], {"upper": False}, family="linalg", matrix=2 * 3 * 72, special=36, space=SOLVE
+)
+rows(
+    "linalg_ldl_solve",
+    {"LD": A, "pivots": i(2, 6), "B": B},
+    [B],
+    {"hermitian": False},
+    family="linalg",
+    matrix=2 * 3 * 72,
+    special=36,
+    space=SOLVE,
+)
+# Q of 3 reflections of length 6 by 4 columns: 2 * 4 * 3 * (12 - 3) = 216.
+rows(
+    "ormqr",
+    {"self": TALL, "input2": (2, 3), "input3": (2, 6, 4)},
+    [(2, 6, 4)],
+    {"left": True, "transpose": False},
+    family="linalg",
+    matrix=2 * 216,
+    space={"batch": 2, "m": 6, "n": 4, "k": 3},
 )
 # 6 x 3: 14 * 6 * 9 + 8 * 27 = 972 with vectors, 4 * 6 * 9 - 4 * 9 = 180 without.
 UDV = [TALL, (2, 3), (2, 3, 3)]

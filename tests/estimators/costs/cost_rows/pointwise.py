@@ -258,3 +258,23 @@ rows("poisson_nll_loss", {"input": X, "target": X}, [()], family="pointwise", ve
 rows("add", {"self": c(2, 3), "other": c(2, 3)}, [c(2, 3)], {"alpha": 1}, family="pointwise", vector=12, space={"m": 6})
 rows("mul", {"self": c(2, 3), "other": c(2, 3)}, [c(2, 3)], family="pointwise", vector=36, space={"m": 6})
 rows("mul", {"self": c(2, 3), "other": (2, 3)}, [c(2, 3)], family="pointwise", vector=12, space={"m": 6})
+# Stretched to each other: 6 x 1 and 1 x 5.
+rows(
+    "kl_div",
+    {"self": (6, 1), "target": (1, 5)},
+    [()],
+    {"reduction": 2},
+    family="pointwise",
+    vector=90,
+    special=30,
+    space={"m": 30},
+)
+rows("frexp", {"self": X}, [X, i(2, 3)], family="pointwise", vector=12, space={"m": 6})
+POLYNOMIALS = (
+    "special_chebyshev_polynomial_t special_chebyshev_polynomial_u special_chebyshev_polynomial_v special_chebyshev_polynomial_w "
+    "special_shifted_chebyshev_polynomial_t special_shifted_chebyshev_polynomial_u special_shifted_chebyshev_polynomial_v "
+    "special_shifted_chebyshev_polynomial_w special_hermite_polynomial_h special_hermite_polynomial_he "
+    "special_laguerre_polynomial_l special_legendre_polynomial_p"
+)
+rows(POLYNOMIALS, {"x": X}, [X], {"n": 4}, family="pointwise", vector=72, space={"m": 6})
+rows(POLYNOMIALS, {"x": X, "n": i(2, 3)}, [X], family="pointwise", special=6, space={"m": 6})

@@ -1,0 +1,176 @@
+"""Energy of kernels: one set of joules prices them and meets a board's power cap (`model.py` has the equations)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
+from shmoo.estimators.machine.catalogue import under
+from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, in_tensor_kernels
+from shmoo.estimators.machine.profile import ArchitectureProfile
+from shmoo.estimators.predict.heat import repeated
+from shmoo.estimators.table import Floats, KernelTable
+from shmoo.estimators.tiling.base import Tiling
+
+ONSET = 2.0
+"""Exponent with which a power cap sets in around `throttle.time`: a controller averages over a while before it acts."""
+STEPS = 6
+"""Newton steps to the clock at which a board meets its cap."""
+LEAST_BUDGET = 0.01
+"""Share of a power cap that is left for work however much of it static power takes."""
+_FALLBACK_DTYPES = ("float32", "bfloat16", "float16", "int8")
+"""Where a unit has no rate for a type, its rate for the first of these that it has: XLA multiplies float32 in bfloat16 by
+default, and a machine with integer units only runs a quantised model."""
+
+
+def candidates(*stems: str) -> list[tuple[str, ...]]:
+    """For each compute dtype the coefficient names to look up, most specific first."""
+    names = []
+    for dtype in COMPUTE_DTYPES:
+        tries = dict.fromkeys((dtype, *_FALLBACK_DTYPES))
+        names.append(tuple(f"{stem}.{t}" for stem in stems for t in tries))
+    return names
+
+
+_E_MATRIX = [(*names, "energy.flop") for names in candidates("energy.flop.matrix")]
+_E_VECTOR = [(*names, "energy.flop") for names in candidates("energy.flop.vector", "energy.flop.matrix")]
+
+
+class Joules(NamedTuple):
+    """(..., K) dynamic joules of kernels: of what the chip does, which follow its clock, and of main memory."""
+
+    chip: Floats
+    memory: Floats
+
+
+def has_energy(profile: ArchitectureProfile) -> bool:
+    """Whether the profile knows enough to price energy: a flop, a byte of main memory, and static power."""
+    names = profile.coefficients
+    flop = "energy.flop" in names or under("energy.flop.matrix", names)
+    return bool(flop) and f"energy.byte.{profile.levels[-1]}" in names and "power.static" in names
+
+
+def dynamic_energy(table: KernelTable, tiling: Tiling, c: Coefficients, issued: Floats) -> Joules | None:
+    """Joules of kernels at the machine's clock; `None` where the profile has no energy coefficients.
+
+    Args:
+        issued: (..., K) matrix flops that the units carry out.
+    """
+    if not has_energy(c.profile):
+        return None
+    last = c.profile.levels[-1]
+    moved = tiling.call_bytes
+    near = {level: nbytes for level, nbytes in moved.items() if level != last}
+    return Joules(
+        flops_energy(table, c, issued) + bytes_energy(near, c), bytes_energy({last: moved[last]}, c) + np.zeros(len(table))
+    )
+
+
+def flops_energy(table: KernelTable, c: Coefficients, issued: Floats | None = None) -> Floats:
+    """(..., K) joules of each kernel's arithmetic.
+
+    Args:
+        issued: (..., K) matrix flops that the units carry out; those of the operators for `None`.
+    """
+    matrix: Floats = (table.matrix_flops if issued is None else issued) * c.by_dtype(table.dtype, _E_MATRIX)
+    if c.find("energy.share") is not None:
+        matrix = matrix * c.by_algorithm(algorithm_codes(table, c.profile), "energy.share")
+    vector = (table.vector_flops + table.special_flops) * c.by_dtype(table.dtype, _E_VECTOR)
+    return (matrix + vector) * voltage_factor(c)
+
+
+def bytes_energy(moved: Mapping[str, Floats], c: Coefficients) -> Floats | float:
+    """(..., K) joules of moving each kernel's bytes through the levels whose energy a byte is known. Main memory has a voltage of
+    its own.
+
+    Args:
+        moved: memory level -> (K,) bytes.
+    """
+    joules: Floats | float = 0.0
+    for level, nbytes in moved.items():
+        if c.find(f"energy.byte.{level}") is not None:
+            voltage = 1.0 if level == c.profile.levels[-1] else voltage_factor(c)
+            joules = joules + nbytes * c.value(f"energy.byte.{level}") * voltage
+    return joules
+
+
+def voltage_factor(c: Coefficients) -> float | Floats:
+    """Dynamic energy at a machine's clock relative to that at its rated one: the voltage squared."""
+    rated = c.find("clock.rated")
+    if rated is None:
+        return 1.0
+    factor: Floats = np.maximum(c.value("energy.floor"), (c.value("clock") / rated) ** c.value("energy.clock"))
+    return factor
+
+
+def capped(
+    table: KernelTable, body: Floats, clocked: Floats, joules: Joules, c: Coefficients, codes: np.ndarray
+) -> tuple[Floats, Floats]:
+    """Seconds and dynamic joules of kernels under sustained load of a device that holds a power cap, from those without it. What
+    the work asks for beyond the cap stretches the time, once the controller has seen the load for about `throttle.time`. What
+    counts is the mean power of the whole segment, back to back: kernels that wait for memory leave power to the others. A board
+    that is still cool takes `throttle.cool` less.
+
+    Args:
+        clocked: seconds of what follows the clock.
+    """
+    starts = table.starts
+    # Kernels of empty tensors take no time on the device, and no power: a picosecond stands for none.
+    busy = np.maximum(np.add.reduceat(body, starts, axis=-1), 1e-12)
+    place = table.segment - table.segment[0]
+    # A network is measured by itself, from a cool board on.
+    warm = np.where(np.isnan(table.warm), repeated(busy)[..., place], table.warm)
+    # What is known of a tensor core's flop is known at the warmth that a board sustains.
+    sustained = np.logical_or.reduceat(in_tensor_kernels(codes), starts)
+    cool = 1.0 - np.where(sustained, 0.0, c.value("throttle.cool"))[..., place] * (1.0 - warm)
+    chip, memory = (of * cool + np.zeros_like(body) for of in joules)
+    # One clock for all kernels of a segment: that of the one which needs it most.
+    needed = np.maximum.reduceat(np.minimum(clocked / np.maximum(body, 1e-30), 1.0) * (body > 0), starts, axis=-1)
+    budget = _budget(c) * busy
+    of_chip, of_memory = (np.add.reduceat(of, starts, axis=-1) / budget for of in (chip, memory))
+    slower = _slowdown(of_chip, of_memory, needed, c)
+    factor = 1.0 + (slower - 1.0) / (1.0 + (c.value("throttle.time") / busy) ** ONSET)
+    seconds: Floats = body * factor[..., place]
+    return seconds, within_cap(table, seconds, chip + memory, c)
+
+
+def within_cap(table: KernelTable, device_s: Floats, dynamic_j: Floats, c: Coefficients) -> Floats:
+    """Dynamic joules of kernels that take these seconds: measured back to back, even a short segment draws no more than the cap,
+    and a board that the cap slows draws the cap. As they are on machines without a cap."""
+    if c.find("throttle.cap") is None or c.find("power.tdp") is None:
+        return dynamic_j
+    starts, place = table.starts, table.segment - table.segment[0]
+    most = _budget(c) * np.add.reduceat(device_s, starts, axis=-1)
+    saved = np.minimum(1.0, most / np.maximum(np.add.reduceat(dynamic_j, starts, axis=-1), 1e-30))
+    held: Floats = dynamic_j * saved[..., place]
+    return held
+
+
+def _budget(c: Coefficients) -> float | Floats:
+    """Watts that the cap leaves for work. Draws of the static power reach beyond the cap, of which something is always left."""
+    cap = c.value("throttle.cap") * c.value("power.tdp")
+    budget: Floats = np.maximum(cap - c.value("power.static"), LEAST_BUDGET * cap)
+    return budget
+
+
+def _slowdown(chip: Floats, memory: Floats, needed: Floats, c: Coefficients) -> Floats:
+    """Factor >= 1 by which the time grows until chip and memory, whose power is given relative to what the cap leaves, meet it.
+    Newton's method on logarithms: the power is convex in them, so steps from 1 never pass the root; without voltage scaling
+    the first step is exact.
+
+    Args:
+        needed: share of the clock that costs no time.
+    """
+    exponent, lowest = c.value("energy.clock"), c.value("energy.floor") / voltage_factor(c)
+    least = np.maximum(lowest, needed**exponent)
+    chip, lowest = chip * least, lowest / np.maximum(least, 1e-30)
+    slower: Floats = np.ones_like(chip)
+    for _ in range(STEPS):
+        voltage = np.maximum(lowest, slower**-exponent)
+        asked = np.maximum(chip * voltage + memory, 1e-30)
+        slope = 1.0 + exponent * chip * voltage / asked * (voltage > lowest)
+        slower = np.maximum(slower * (asked / slower) ** (1.0 / slope), 1.0)
+    return slower

@@ -1,0 +1,224 @@
+"""Power and energy on GPUs: whole networks at locked clocks, and products that run back to back.
+
+Files of DATA_DIR/measured: `energy_networks.csv`, forward passes in eager PyTorch with the board's power integrated over a loop
+(EnergAIzer's artifact, ISPASS 2026), and `gemm_power.csv`, products in graphs with their mean power (NVIDIA's AIConfigurator,
+2026). Power is predicted with the measured latency too, so that errors of power and of time can be told apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import msgspec
+import numpy as np
+
+from shmoo.calibrate.fit.dataset import MeasuredCase, block_of, blocks
+from shmoo.calibrate.fit.energy import fit_energy
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.graph.records import Coefficient, Interval
+from shmoo.estimators.machine.coefficients import Coefficients
+from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.runs.store.records import AxisValue, CaseSpec
+from shmoo.runs.tables.reading import TableRow
+from tests.evaluation.network_graphs import graphs_of
+from tests.evaluation.networks import CARDS, MeasuredNetwork, bound_of, estimated, held, profile_of, read_networks
+from tests.evaluation.results import Result, of_cases, read_rows
+
+PROFILES = MappingProxyType({"h200_sxm": "gpu_h200", "b200_sxm": "gpu_b200"})
+"""Device of the products -> profile."""
+POWER, ENERGY = 0.07, 0.09
+"""Largest mean errors of networks that the device bounds."""
+TYPES = MappingProxyType({"fp8": "float8", "fp8_block": "float8"})
+RUNTIME = "cudagraphs"
+INSTANT = Coefficient(1e-9, "s", "literature", "in loops of a second and more the controller has seen the load for long")
+Ends = tuple[float, float, float]
+"""A predicted value with the low and the high end of its interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One measured energy with what a profile says.
+
+    Attributes:
+        group: device, type and kind.
+        bound: "device" or "host", whichever bounds a network; "" for products.
+        known_w: predicted power where the latency is known.
+        seconds, joules: measured.
+    """
+
+    group: str
+    bound: str
+    latency_s: Ends
+    energy_j: Ends
+    power_w: Ends
+    known_w: float
+    seconds: float
+    joules: float
+
+
+def evaluate(folder: Path, kept: Path) -> list[Result]:
+    """Errors by device, type and group, with the built-in profiles.
+
+    Args:
+        kept: folder of captured graphs.
+
+    Raises:
+        InputError: a table is missing.
+    """
+    networks = [judged_network(row, profile_of(row), kept) for row in metered(folder)]
+    products = read_products(folder)
+    return results([*networks, *(one for name, of in products.items() for one in judged_products(load_profile(name), of))])
+
+
+def metered(folder: Path) -> list[MeasuredNetwork]:
+    """The networks whose energy was measured."""
+    return [row for row in read_networks(folder / "measured", ("energy_networks.csv",)) if row.energy_j is not None]
+
+
+def judged_network(row: MeasuredNetwork, profile: ArchitectureProfile, kept: Path) -> Judged:
+    """A network beside what a profile says of it, at the clock that its board was locked to."""
+    machine = settled(profile)
+    estimate = estimated(row, machine, kept)
+    if estimate.energy_j is None or estimate.average_power_w is None or row.energy_j is None:
+        raise InputError(f"{row.name}: {estimate.energy_j_reason or 'no energy was measured'}")
+    known = with_latency(machine, estimate.latency_s.value, estimate.energy_j.value, row.latency_s)
+    ends = (_ends(of) for of in (estimate.latency_s, estimate.energy_j, estimate.average_power_w))
+    return Judged(f"{row.device}, {row.label} networks", bound_of(row, machine, kept), *ends, known, row.latency_s, row.energy_j)
+
+
+def judged_products(profile: ArchitectureProfile, cases: Sequence[MeasuredCase]) -> Iterator[Judged]:
+    """Products in a graph beside what a profile says of them; without intervals."""
+    machine = settled(profile)
+    block = block_of(cases, RUNTIME, AnalysisDirector(machine))
+    priced = AnalysisDirector(machine).price(block.table, RUNTIME, tiling=block.tiling)
+    if priced.energy_j is None:
+        raise InputError(f"profile {machine.name!r} has no energy coefficients")
+    # Nothing waits for the host inside a graph.
+    seconds = priced.device_s
+    joules = priced.energy_j - machine.value("power.static") * (priced.latency_s - seconds)
+    for case, taken, spent in zip(cases, seconds.tolist(), joules.tolist(), strict=True):
+        known = with_latency(machine, taken, spent, case.latency_s)
+        exact = ((value, value, value) for value in (taken, spent, spent / taken))
+        group = f"{profile.name}, {case.case.dtype} products"
+        yield Judged(group, "", *exact, known, case.latency_s, case.energy_j or 0.0)
+
+
+def settled(profile: ArchitectureProfile) -> ArchitectureProfile:
+    """A machine in a loop of a second and more."""
+    return profile.replacing(coefficients={**profile.coefficients, "throttle.time": INSTANT})
+
+
+def with_latency(machine: ArchitectureProfile, latency_s: float, energy_j: float, known_s: float) -> float:
+    """Watts of a case that takes `known_s`, from the latency and the energy that are predicted."""
+    static, c = machine.value("power.static"), Coefficients(machine)
+    most = float(np.max(c.value("throttle.cap"))) * machine.value("power.tdp")
+    return min(static + (energy_j - static * latency_s) / known_s, most)
+
+
+def results(judged: Sequence[Judged]) -> list[Result]:
+    """Lines by group; targets are of the networks that the device bounds."""
+    groups: dict[tuple[str, str], list[Judged]] = {}
+    for one in judged:
+        groups.setdefault((one.group, one.bound), []).append(one)
+    found = []
+    for (group, bound), of in sorted(groups.items()):
+        what = f"{group}, {bound}-bound" if bound else group
+        most = (POWER, ENERGY) if bound == "device" else (None, None)
+        columns = (
+            (f"{what}: power", [(*one.power_w, one.joules / one.seconds) for one in of], most[0]),
+            (f"{what}: energy", [(*one.energy_j, one.joules) for one in of], most[1]),
+            ("   latency", [(*one.latency_s, one.seconds) for one in of], None),
+        )
+        found += [of_cases(line, held(numbers).entry(), at_most) for line, numbers, at_most in columns]
+        known = float(np.mean([abs(one.known_w / (one.joules / one.seconds) - 1.0) for one in of]))
+        found.append(Result("   power with the measured latency", len(of), known))
+    return found
+
+
+def _ends(interval: Interval) -> Ends:
+    return interval.value, interval.low, interval.high
+
+
+def read_products(folder: Path) -> dict[str, list[MeasuredCase]]:
+    """Profile -> the products of its device.
+
+    Raises:
+        InputError: the table is missing.
+    """
+    found: dict[str, list[MeasuredCase]] = {}
+    for row in read_rows(folder / "measured" / "gemm_power.csv"):
+        if row["device"] in PROFILES:
+            axes: dict[str, AxisValue] = {"b": 1, **{name: int(row[name]) for name in ("m", "n", "k")}}
+            dtype = TYPES.get(row["dtype"], row["dtype"])
+            case = CaseSpec("linear", "operator", axes, dtype, RUNTIME, "cuda")
+            graphs = (TableRow(0, "linear", axes, dtype).graph(),)
+            measured = MeasuredCase(case, graphs, float(row["latency_s"]), float(row["energy_j"]), time="device")
+            found.setdefault(PROFILES[row["device"]], []).append(measured)
+    return found
+
+
+FITTED = MappingProxyType(
+    {"gpu_a100_40g": "energies of networks on an A100 PCIe at 510 to 1410 MHz (EnergAIzer's artifact, ISPASS 2026)"}
+)
+"""Profile whose energies are fitted -> the rows. The products' mean powers are at the cap in four of five rows, and their
+operands are in part no random numbers, which take up to half of the power: they judge, and are not fitted."""
+SAME_CHIP = MappingProxyType({"gpu_a100_40g": ("gpu_a100_80g", "gpu_a100_sxm_80g")})
+"""Profile -> those of other cards with its chip, which take the same energies."""
+RELATIVE = MappingProxyType(
+    {"bfloat16": 1.0, "float16": 1.0, "tf32": 2.0, "float8": 0.5, "int8": 0.5, "nvfp4": 0.25, "int4": 0.25}
+)
+"""Energy of a flop of tensor cores by type, relative to 16 bits, where no row is of that type: as the peaks, the other way
+round."""
+
+
+def read_cases(folder: Path, kept: Path) -> dict[str, list[MeasuredCase]]:
+    """Profile of `FITTED` -> the networks on its device, at the clocks that they ran at."""
+    rows = metered(folder)
+    return {name: [_case(row, kept) for row in rows if CARDS[row.device] == name] for name in FITTED}
+
+
+def _case(row: MeasuredNetwork, kept: Path) -> MeasuredCase:
+    asked, clock_mhz = row.asked, round((row.clock_hz or 0.0) / 1e6)
+    axes: dict[str, AxisValue] = {"batch": asked.batch, "tokens": asked.tokens, "clock_mhz": clock_mhz}
+    case = CaseSpec(asked.network, "network", axes, row.compute or asked.dtype, row.runtime, "cuda")
+    return MeasuredCase(case, graphs_of(asked, kept), row.latency_s, row.energy_j, clock_hz=row.ran_at_hz)
+
+
+def with_fitted_energy(profile: ArchitectureProfile, cases: Sequence[MeasuredCase]) -> ArchitectureProfile:
+    """A profile with energies fitted to rows of its device; types that no row is of follow that of 16 bits."""
+    # Shares of algorithms were fitted to times; joules are those of a type's flops, whatever the algorithm.
+    alike = profile.replacing(coefficients={n: c for n, c in profile.coefficients.items() if not n.startswith("energy.share")})
+    found = fit_energy(blocks(cases, alike), alike, f"fitted to {FITTED[profile.name]}")
+    if found is None:
+        raise InputError(f"no row of {profile.name!r} says what its flops take; its power is at the cap in all of them")
+    return profile.replacing(coefficients={**profile.coefficients, **by_type(profile, found.coefficients)})
+
+
+def on_same_chip(fitted: ArchitectureProfile) -> Iterator[ArchitectureProfile]:
+    """The profiles of other cards with a fitted card's chip, with its energies; static power belongs to the card."""
+    for name in SAME_CHIP.get(fitted.name, ()):
+        other = load_profile(name)
+        carried = {
+            n: Coefficient(c.value, c.unit, "transferred", f"as fitted to {fitted.name}", low=c.bounds[0], high=c.bounds[1])
+            for n, c in fitted.coefficients.items()
+            if n.startswith("energy.") and not n.startswith("energy.share")
+        }
+        yield other.replacing(coefficients={**other.coefficients, **carried})
+
+
+def by_type(profile: ArchitectureProfile, fitted: Mapping[str, Coefficient]) -> dict[str, Coefficient]:
+    """Fitted coefficients with those of the types between them."""
+    half = fitted.get("energy.flop.matrix.bfloat16")
+    if half is None:
+        return dict(fitted)
+    others = {}
+    for dtype, share in RELATIVE.items():
+        name = f"energy.flop.matrix.{dtype}"
+        if name in profile.coefficients and name not in fitted:
+            why = f"{share:g} of bfloat16's, as the peaks; {half.reference}"
+            others[name] = msgspec.structs.replace(half.scaled(share), reference=why)
+    return {**fitted, **others}

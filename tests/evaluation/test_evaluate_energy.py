@@ -1,0 +1,129 @@
+"""Power and energy against tables of others' measurements: reading, the fit, and the errors' arithmetic."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from shmoo.calibrate.fit.dataset import MeasuredCase, block_of
+from shmoo.estimators.graph.records import Coefficient
+from shmoo.estimators.machine.catalogue import entry
+from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.variants import variant
+from shmoo.runs.store.records import CaseSpec
+from shmoo.runs.tables.reading import TableRow
+from tests.evaluation.energy import (
+    RUNTIME,
+    judged_products,
+    metered,
+    on_same_chip,
+    read_products,
+    results,
+    settled,
+    with_fitted_energy,
+)
+from tests.evaluation.energy import with_latency as watts_with_latency
+
+A100 = load_profile("gpu_a100_40g")
+NETWORKS = "device,set,model,dtype,batch,seq_len,mode,attention,clock_locked_mhz,clock_mean_mhz,latency_s,energy_j\n"
+
+
+def product(m: int, n: int, k: int, *, clock_hz: float | None = None, dtype: str = "bfloat16") -> MeasuredCase:
+    axes = {"b": 1, "m": m, "n": n, "k": k}
+    graph = TableRow(0, "linear", axes, dtype).graph()
+    case = CaseSpec("linear", "operator", axes, dtype, RUNTIME, "cuda")
+    return MeasuredCase(case, (graph,), 1.0, 1.0, clock_hz=clock_hz, time="device")
+
+
+def as_measured(case: MeasuredCase, profile: ArchitectureProfile = A100) -> MeasuredCase:
+    """The case with the time and energy that a profile says."""
+    machine = settled(profile if case.clock_hz is None else variant(profile, {"clock": case.clock_hz}))
+    block = block_of([case], RUNTIME, AnalysisDirector(machine))
+    priced = AnalysisDirector(machine).price(block.table, RUNTIME)
+    joules = priced.energy_j - machine.value("power.static") * (priced.latency_s - priced.device_s)
+    return dataclasses.replace(case, latency_s=float(priced.device_s[0]), energy_j=float(joules[0]))
+
+
+def test_rows_are_read_with_their_clocks(tmp_path):
+    """A network ran at the clock that its cap left; products are of the vocabulary's types; other devices are not read."""
+    folder = tmp_path / "measured"
+    folder.mkdir()
+    (folder / "energy_networks.csv").write_text(
+        NETWORKS + '"a100_pcie_40gb",dvfs,"hf BertModel, bert-large sizes",bfloat16,32,512,prefill,,1410,1134,0.13,32\n'
+    )
+    (folder / "gemm_power.csv").write_text(
+        "device,dtype,m,n,k,latency_s,power_w,energy_j\nh200_sxm,fp8_block,64,128,256,0.001,500,0.5\nnobody,fp8,1,1,1,1,1,1\n"
+    )
+    (network,) = metered(tmp_path)
+    assert (network.clock_hz, network.ran_at_hz, network.energy_j) == (1410e6, 1134e6, 32.0)
+    ((name, (case,)),) = read_products(tmp_path).items()
+    assert (name, case.case.dtype, case.latency_s, case.energy_j, case.clock_hz) == ("gpu_h200", "float8", 1e-3, 0.5, None)
+
+
+def test_errors_of_power_and_of_time_are_told_apart():
+    """A row that takes four times the predicted time at the predicted power: the latency is off by three quarters, and so is
+    what power with the measured latency has beside static power."""
+    case = as_measured(product(4096, 4096, 4096))
+    power, energy, latency, known = results(list(judged_products(A100, [case])))
+    assert [result.value for result in (power, energy, latency, known)] == pytest.approx([0.0] * 4, abs=0.02)
+    assert [power.what, energy.what] == [f"gpu_a100_40g, bfloat16 products: {of}" for of in ("power", "energy")]
+    slow = dataclasses.replace(case, latency_s=4 * case.latency_s, energy_j=4 * case.energy_j)
+    power, _, latency, known = results(list(judged_products(A100, [slow])))
+    assert latency.value == pytest.approx(0.75)
+    assert power.value == pytest.approx(0.0, abs=1e-6)
+    assert known.value > 0.1
+
+
+def test_power_with_a_known_time_is_capped():
+    """Much energy in no time draws what the controller holds, little in long the static power."""
+    held = A100.value("throttle.cap") * A100.value("power.tdp")
+    assert watts_with_latency(A100, 1e-3, 1.0, 1e-9) == held
+    assert watts_with_latency(A100, 1e-3, 1.0, 1e9) == pytest.approx(A100.value("power.static"))
+
+
+def test_rows_at_several_clocks_give_back_the_voltage_curve():
+    """Products at five clocks of a machine whose energy falls with the clock to the power 1.3, down to half."""
+    truth = A100.replacing(
+        coefficients={
+            **A100.coefficients,
+            "clock.rated": A100.coefficients["clock"],
+            **{n: known(n, v) for n, v in (("energy.clock", 1.3), ("energy.floor", 0.5), ("power.tdp", 2000.0))},
+        }
+    )
+    rng = np.random.default_rng(0)
+    cases = [
+        as_measured(product(*(int(size) for size in 2 ** rng.integers(8, 13, 3)), clock_hz=clock), truth)
+        for clock in (510e6, 800e6, 1000e6, 1200e6, 1410e6)
+        for _ in range(8)
+    ]
+    start = truth.replacing(
+        coefficients={n: c for n, c in truth.coefficients.items() if n not in ("energy.clock", "energy.floor")}
+    )
+    fitted = with_fitted_energy(start, cases)
+    assert fitted.value("energy.clock") == pytest.approx(1.3, abs=0.15)
+    assert fitted.value("energy.floor") == pytest.approx(0.5, abs=0.04)
+    assert fitted.value("energy.flop.matrix.bfloat16") == pytest.approx(truth.value("energy.flop.matrix.bfloat16"), rel=0.1)
+    assert fitted.value("energy.flop.matrix.int8") == pytest.approx(0.5 * fitted.value("energy.flop.matrix.bfloat16"))
+
+
+def test_cards_with_the_same_chip_take_its_energies():
+    """Two cards with an A100: joules and voltage carried, static power and cap their own."""
+    changed = A100.replacing(coefficients={**A100.coefficients, "energy.clock": known("energy.clock", 1.1)})
+    others = list(on_same_chip(changed))
+    assert [other.name for other in others] == ["gpu_a100_80g", "gpu_a100_sxm_80g"]
+    for other in others:
+        builtin = load_profile(other.name)
+        assert other.coefficients["energy.clock"].source == "transferred"
+        assert other.value("energy.clock") == 1.1
+        assert other.value("energy.byte.dram") == A100.value("energy.byte.dram")
+        assert other.coefficients["power.static"] == builtin.coefficients["power.static"]
+        assert {n for n in other.coefficients if n.startswith("energy.share")} == {
+            n for n in builtin.coefficients if n.startswith("energy.share")
+        }
+
+
+def known(name: str, value: float) -> Coefficient:
+    return Coefficient(value, entry(name).unit, "literature", "of a test")

@@ -1,0 +1,35 @@
+"""Small models of every kind that counters get wrong: what comes out is what was worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from shmoo.estimators.costs import graph_cost
+from shmoo.estimators.graph.records import weights_of
+from shmoo.harness.models.mode import Mode
+from shmoo.harness.models.model_graphs import model_graphs
+from tests.harness.capture.kinds import KINDS
+
+MODULE = "tests.harness.capture.kinds"
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_work_and_weights(name: str) -> None:
+    known = KINDS[name]
+    graphs = model_graphs(f"{MODULE}:{name}").graphs
+    costs = [graph_cost(graph) for graph in graphs]
+    assert not [op.op for cost in costs for op in cost.unknown]
+    counted = {
+        "macs": sum(cost.macs for cost in costs),
+        "flops": sum(cost.flops for cost in costs),
+        "weight_bytes": sum(value.spec.nbytes for value in weights_of(graphs) if value.kind != "constant"),
+    }
+    assert {field: counted[field] for field in counted if getattr(known, field) is not None} == {
+        field: pytest.approx(getattr(known, field), rel=1e-9) for field in counted if getattr(known, field) is not None
+    }
+
+
+@pytest.mark.parametrize("name", [name for name, known in KINDS.items() if known.training_macs is not None])
+def test_training_of_frozen_parts(name: str) -> None:
+    graphs = model_graphs(f"{MODULE}:{name}", mode=Mode(training=True)).graphs
+    assert sum(graph_cost(graph).macs for graph in graphs) == KINDS[name].training_macs

@@ -1,0 +1,86 @@
+"""The files around the code: what a newcomer reads first, what is shipped, and that they agree with each other."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import shmoo
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SET_UP = "python3 -m venv .venv && .venv/bin/pip install tox && .venv/bin/tox"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+FIRST_SCREEN = 40
+MOST_BYTES = 200_000
+
+
+def anchors(page: Path) -> set[str]:
+    """Names of the headings of a page, as links give them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_keeps_both_commands_for_a_fresh_machine() -> None:
+    """One sets up and characterizes, one sets up and tests; .ci/run runs the second as it stands there."""
+    lines = README.splitlines()
+    assert f"{SET_UP} -e characterize" in lines
+    assert SET_UP in lines
+    assert (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1] == SET_UP
+
+
+def test_the_first_screen_shows_what_it_is() -> None:
+    """A sentence, a line that installs, a command with its output, and what a shmoo plot is, with one."""
+    first = README.splitlines()[:FIRST_SCREEN]
+    text = "\n".join(first)
+    assert first[2].startswith("Shmoo predicts")
+    assert text.index("pip install") < text.index("$ shmoo estimate resnet50") < text.index("**shmoo plot**") < text.index("## ")
+    (picture,) = re.findall(r"!\[.+\]\((.+)\)", text)
+    assert (ROOT / picture).stat().st_size < MOST_BYTES
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Files and headings of this project that a page names exist."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def test_versions_and_license_agree() -> None:
+    """In the package, the citation and the changelog; the license is MIT in metadata and text."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["license"] == "MIT"
+    assert project["license-files"] == ["LICENSE"]
+    license_text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert license_text.startswith("MIT License")
+    assert "The Shmoo authors" in license_text
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8").splitlines()
+    assert f"version: {shmoo.__version__}" in citation
+    assert f"## {shmoo.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines()
+
+
+def test_a_source_distribution_has_what_its_tests_read() -> None:
+    """MANIFEST.in names every file and folder of the root that is no package of its own."""
+    manifest = (ROOT / "MANIFEST.in").read_text(encoding="utf-8").split()
+    for name in ("tests", "docs", ".ci/run", "constraints.txt", "tox.ini", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md"):
+        assert name in manifest
+        assert (ROOT / name).exists()
+
+
+def test_every_package_is_listed() -> None:
+    """What setuptools installs are the folders that hold code, those of tests aside."""
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"])
+    rooms = ("estimators", "runs", "calibrate", "harness")
+    found = {
+        ".".join(("shmoo", *file.parent.relative_to(ROOT).parts)) for room in rooms for file in (ROOT / room).rglob("__init__.py")
+    }
+    assert listed - {"shmoo"} - found == set()
+    assert found <= listed
