@@ -30,8 +30,9 @@ from tests.build import GraphBuilder
 from tests.runs.analysis.test_fleet import specimen
 from tests.runs.analysis.test_history import runs_of
 
-PROFILE = load_profile("cpu_server_generic")
-ACCELERATORS = ("gpu_h100", "tpu_v5e", "kpu_t256")
+PROFILE = load_profile("brief_cpu")
+ACCELERATORS = ("brief_gpu", "brief_tpu", "brief_kpu")
+"""Round numbers that no new measurement changes, so that pictures stay."""
 
 
 class ModuleBuilder(GraphBuilder):
@@ -156,7 +157,7 @@ def write_pages(folder: Path) -> dict[str, Path]:
     machines = [specimen(f"node{number:02d}", factor=1.08 if number == 3 else 1.0, energy_j=90.0) for number in range(6)]
     machines += [Specimen("node06", "missing", "no route to host")]
     pages["fleet"].write_text(render_fleet(fleet_report(machines), "october"), encoding="utf-8")
-    gpu = load_profile("gpu_h100")
+    gpu = load_profile("brief_gpu")
     directors = {arch: AnalysisDirector(load_profile(arch)) for arch in ACCELERATORS}
     inspect.write_page(inspect_graphs([transformer()], directors), gpu.name, pages["inspect"])
     mixed = inspect_graphs([branches()], {gpu.name: directors[gpu.name]})
@@ -171,7 +172,7 @@ def write_pages(folder: Path) -> dict[str, Path]:
     bandwidth = tuple(16e9 * 2.0**e for e in range(7))
     units = {"capacity.l3": "B", "bandwidth.dram": "B/s"}
     swept = (
-        ("sweep-curves", {"width": widths}, ("cpu_server_generic", "gpu_h100"), {}, {}),
+        ("sweep-curves", {"width": widths}, ("brief_cpu", "brief_gpu"), {}, {}),
         ("sweep-winner", {"width": widths, "batch": batches}, ACCELERATORS, {}, {}),
         ("sweep-design", {}, ("kpu_t64",), {"capacity.l3": memory, "bandwidth.dram": bandwidth}, units),
     )
