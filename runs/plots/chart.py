@@ -72,7 +72,6 @@ class Guide(msgspec.Struct, frozen=True, omit_defaults=True, tag="guide", kw_onl
     line: str = "solid"
     width: float = 1.0
     label: str = ""
-    anchor: Literal["start", "middle", "end"] = "end"
 
 
 class Band(msgspec.Struct, frozen=True, omit_defaults=True, tag="band", kw_only=True):
