@@ -188,6 +188,8 @@ def _shallow(settings: dict[str, Any]) -> dict[str, Any]:
     for key, value in settings.items():
         if isinstance(value, dict) and "model_type" in value and (part := _shallow(value)):
             changed[key] = {"model_type": value["model_type"], **part}
+        elif isinstance(value, dict) and counts and all(str(index).isdigit() for index in value):
+            changed[key] = {index: of_layer for index, of_layer in value.items() if int(index) < layers}
     return changed
 
 
