@@ -173,7 +173,8 @@ def _captured(name: str, settings: dict[str, Any]) -> Sequence[Graph]:
 
 
 def _merged(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    both = {key: _merged(settings[key], value) if isinstance(value, dict) else value for key, value in changes.items()}
+    parts = {key for key, value in changes.items() if isinstance(value, dict) and "model_type" in value}
+    both = {key: _merged(settings[key], value) if key in parts else value for key, value in changes.items()}
     return {key: value for key, value in {**settings, **both}.items() if key not in ("architectures", "transformers_version")}
 
 
