@@ -210,6 +210,8 @@ def markdown(operator_outcomes: Sequence[Outcome], model_outcomes: Sequence[Outc
     yield from _counts(operator_outcomes, "operators", "samples")
     yield from _listed(operator_outcomes)
     yield ""
+    yield f"Free: {_named(operator_outcomes, 'free')}."
+    yield ""
     from transformers import __version__
 
     yield f"## Models of transformers {__version__}"
@@ -217,7 +219,11 @@ def markdown(operator_outcomes: Sequence[Outcome], model_outcomes: Sequence[Outc
     yield from _counts(model_outcomes, "architectures", None)
     yield from _listed(model_outcomes)
     yield ""
-    yield f"Captured: {', '.join(f'`{one.name}`' for one in model_outcomes if one.status == 'costed')}."
+    yield f"Costed: {_named(model_outcomes, 'costed')}."
+
+
+def _named(outcomes: Sequence[Outcome], status: str) -> str:
+    return ", ".join(f"`{one.name}`" for one in by_name(outcomes).values() if one.status == status)
 
 
 def by_name(outcomes: Iterable[Outcome]) -> dict[str, Outcome]:

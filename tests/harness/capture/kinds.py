@@ -521,3 +521,147 @@ def normed_weight():
 def spectrogram():
     window = torch.hann_window(32)
     return Calls(lambda x, w: torch.stft(x, 32, 16, window=w, return_complex=True, center=True), w=window), (torch.randn(2, 128),)
+
+
+# Layers with more work than their name says -------------------------------------------------------------------------------
+
+
+@kind(macs=2 * 5 * (4 * 16 * 8 + 4 * 16 * 4 + 16 * 4))
+def recurrence_with_projection():
+    return nn.LSTM(8, 16, proj_size=4, batch_first=True), (torch.randn(2, 5, 8),)
+
+
+class Attends(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+
+    def forward(self, x):
+        return self.attention(x, x, x)
+
+
+@kind(macs=10 * 4 * 16 * 16 + 2 * (2 * 4 * 5 * 5 * 4), weight_bytes=4 * (4 * 16 * 16 + 4 * 16))
+def attention_with_its_weights():
+    return Attends(), (torch.randn(2, 5, 16),)
+
+
+@kind(macs=10 * 4 * 16 * 16 + 2 * (2 * 4 * 5 * 5 * 4) + 2 * 10 * 16 * 32)
+def encoder_layer():
+    return nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), (torch.randn(2, 5, 16),)
+
+
+@kind(macs=5 * 4 * 6 * 9)
+def bilinear_layer():
+    return nn.Bilinear(8, 6, 4), (torch.randn(5, 8), torch.randn(5, 6))
+
+
+@kind(macs=8 * 8 * 8 * 27)
+def padding_to_the_same_size():
+    return nn.Conv2d(3, 8, 3, padding="same"), (torch.randn(1, 3, 8, 8),)
+
+
+@kind(macs=8 * 8 * 8 * 27)
+def padding_around():
+    return nn.Conv2d(3, 8, 3, padding=1, padding_mode="circular"), (torch.randn(1, 3, 8, 8),)
+
+
+@kind(macs=25 * 4 * 6 * 9)
+def transposed_with_output_padding():
+    return nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1), (torch.randn(1, 4, 5, 5),)
+
+
+@kind(macs=8 * 4 * 9)
+def convolution_without_a_batch():
+    return nn.Conv1d(3, 4, 3), (torch.randn(3, 10),)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(50, 16), nn.Linear(16, 50, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, tokens):
+        return self.head(self.table(tokens))
+
+
+@kind(macs=14 * 16 * 50, weight_bytes=4 * 50 * 16)
+def tied_head():
+    return Tied(), (torch.randint(50, (2, 7)),)
+
+
+@kind(macs=3 * 4 * 16 * 16, weight_bytes=4 * (16 * 16 + 16))
+def one_layer_three_times():
+    layer = nn.Linear(16, 16)
+    return nn.Sequential(layer, nn.ReLU(), layer, nn.ReLU(), layer), (torch.randn(4, 16),)
+
+
+@kind(macs=32 * 16 * 24)
+def product_of_bytes():
+    return Calls(torch._int_mm), (torch.ones(32, 16, dtype=torch.int8), torch.ones(16, 24, dtype=torch.int8))
+
+
+class Squared(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, w):
+        return (x @ w) ** 2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
+@kind(macs=4 * 8 * 8)
+def function_with_its_own_gradient():
+    return Calls(Squared.apply, w=torch.randn(8, 8)), (torch.randn(4, 8),)
+
+
+@kind(macs=2 * 4 * 8 * 8)
+def gradient_of_an_energy():
+    def force(x, w):
+        return torch.func.grad(lambda x: (x @ w).pow(2).sum())(x)
+
+    return Calls(force, w=torch.randn(8, 8)), (torch.randn(4, 8),)
+
+
+class Force(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(8, 8))
+
+    def forward(self, x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            energy = (x @ self.w).pow(2).sum()
+            return -torch.autograd.grad(energy, x)[0]
+
+
+@kind(macs=2 * 4 * 8 * 8)
+def gradient_taken_in_the_call():
+    return Force(), (torch.randn(4, 8),)
+
+
+@kind(macs=5 * 4 * 8)
+def batches_by_a_vector():
+    return Calls(torch.matmul), (torch.randn(5, 4, 8), torch.randn(8))
+
+
+@kind(macs=3 * 5 * 8)
+def rows_by_rows():
+    return Calls(torch.inner), (torch.randn(3, 8), torch.randn(5, 8))
+
+
+@kind(macs=0, flops=8 * 9)
+def outer_product():
+    return Calls(torch.outer), (torch.randn(8), torch.randn(9))
+
+
+@kind(macs=3 * 4 * 6 * 5)
+def sum_of_products_with_a_row():
+    return Calls(torch.baddbmm), (torch.randn(5), torch.randn(3, 4, 6), torch.randn(3, 6, 5))
+
+
+@kind(macs=2 * 2 * 4 * 8 * 8 * 16)
+def masked_attention():
+    q = torch.randn(2, 4, 8, 16)
+    return Calls(lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, attn_mask=m)), (q, q, q, torch.ones(8, 8).bool())
