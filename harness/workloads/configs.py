@@ -111,6 +111,9 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
         inputs = [
             entry for entry in _INPUTS if entry.name in parameters and (entry.name != _DECODER or config.is_encoder_decoder)
         ]
+        if {_GRID, "input_ids"} <= set(parameters):
+            inputs = [entry for entry in inputs if entry.name != "pixel_values"]
+            notes = (*notes, f"text alone is counted: images come in patches with {_GRID}, which a config does not give")
         if not inputs:
             raise InputError(
                 f"{architecture.__name__} takes {', '.join(list(parameters)[1:4])}, ...; models that take one of "
@@ -279,6 +282,8 @@ class _Input(NamedTuple):
 
 
 _DECODER = "decoder_input_ids"
+_GRID = "image_grid_thw"
+"""An input that says how the patches of all images together are arranged; models that take it take no image by itself."""
 
 
 def _token_axes(config: Any) -> Sequence[Axis]:
