@@ -251,7 +251,7 @@ def front_of(
 def _cost(name: str, values: np.ndarray) -> np.ndarray:
     """A quantity as something to make small; equal where values differ by rounding only."""
     logs = np.log(np.maximum(values, np.finfo(np.float64).tiny))
-    settled = np.round(logs / SAME) * SAME
+    settled: np.ndarray = np.round(logs / SAME) * SAME
     return -settled if name == "throughput" else settled
 
 
@@ -374,15 +374,11 @@ def search(space: Space, evaluations: int, seed: int = 0) -> Front:
 def _front_of_seen(space: Space, seen: Sequence[Evaluated]) -> Front:
     allowed = np.concatenate([part.allowed for part in seen])
 
-    def joined(numbers: Callable[[Evaluated], np.ndarray]) -> np.ndarray:
-        return np.concatenate([numbers(part) for part in seen])[allowed]
+    def joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        return {name: np.concatenate([part[name] for part in parts])[allowed] for name in parts[0]}
 
-    designs = {name: joined(lambda part, name=name: part.designs[name]) for name in space.axes}
-    quantities = {name: joined(lambda part, name=name: part.quantities[name]) for name in seen[0].quantities}
-    by_workload = {
-        w.name: {q: joined(lambda part, w=w, q=q: part.by_workload[w.name][q]) for q in seen[0].by_workload[w.name]}
-        for w in space.workloads
-    }
+    by_workload = {w.name: joined([part.by_workload[w.name] for part in seen]) for w in space.workloads}
+    designs, quantities = joined([part.designs for part in seen]), joined([part.quantities for part in seen])
     return front_of(space, designs, quantities, by_workload, len(allowed))
 
 

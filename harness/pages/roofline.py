@@ -148,7 +148,7 @@ def _svg(points: Sequence[Point], calls: Sequence[Point], roofs: Sequence[tuple[
         start, end = (min(roof, bandwidth * at) for at in (first, last))
         place = f'x1="{x(first):.1f}" y1="{y(start):.1f}" x2="{x(last):.1f}" y2="{y(end):.1f}"'
         parts.append(f'<line class="line" {place}/>')
-        anchor = ("end", x(last) - 4, y(end) - 5) if math.isinf(bandwidth) else ("start", x(first) + 4, y(start) - 5)
+        anchor = ("end", x(last) - 4, y(end) - 5) if math.isinf(bandwidth) else ("start", x(first) + 14, y(start) + 8)
         parts.append(f'<text x="{anchor[1]:.1f}" y="{anchor[2]:.1f}" text-anchor="{anchor[0]}">{escape(name)}</text>')
     for p in sorted(points, key=lambda p: -p.share):
         radius = max(_LEAST_RADIUS, _MOST_RADIUS * math.sqrt(p.share))
