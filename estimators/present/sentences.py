@@ -176,12 +176,13 @@ def sensitivity_sentences(levers: Sensitivity) -> list[str]:
     sentences = []
     first = levers.bottleneck
     if first is None:
-        sentences.append(f"No part alone saves {levers.aim} by more than the uncertainty of the difference.")
+        sentences.append(f"No single part saves {levers.aim} by more than the uncertainty of the difference.")
     else:
         sentences.append(f"The principal bottleneck is {_lever(first)}.")
     helping = [lever for lever in levers.levers if lever is not first and lever.effect.verdict(levers.aim) == "better"]
     much = [lever for lever in helping if (gain := lever.effect.gain(levers.aim)) and gain.value > 1 + _ALMOST]
-    sentences += [f"Next, {_lever(lever)}." for lever in much]
+    sentences += [f"Next, {_lever(lever)}." for lever in much if not lever.compound]
+    sentences += [f"Several parts at once, {_lever(lever)}." for lever in much if lever.compound]
     if little := [lever.name for lever in helping if lever not in much]:
         sentences.append(f"Less than {percent(_ALMOST, digits=0)} each: {', '.join(little)}.")
     for verdict, text in (("open", "Not certain, because the interval of the gain holds 1"), ("same", "Alone these buy nothing")):
@@ -248,6 +249,7 @@ def sensitivity_record(levers: Sensitivity) -> Record:
             {
                 **{name: getattr(lever, name) for name in ("name", "unit", "before", "after", "note")},
                 "follows": list(lever.follows),
+                "compound": lever.compound,
                 **_effect_record(lever.effect, levers.aim),
                 **or_reason("average_power_w", lever.average_power_w, _NO_ENERGY),
                 **or_reason("power_cap_w", lever.power_cap_w, no_cap),
