@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from shmoo.estimators.errors import NothingMeasuredError, ShmooError, unknown
+from shmoo.estimators.errors import NothingMeasuredError, ShmooError, not_installed, unknown
 from shmoo.harness.cli import output
 from shmoo.harness.cli.verbs.advise import advise
 from shmoo.harness.cli.verbs.cache import cache
@@ -76,6 +76,11 @@ class VerbGroup(click.Group):
             if error.errno == errno.EPIPE:
                 raise  # whoever read our output has seen enough: click ends without a word
             raise Refused(_refusal(error), BAD_INPUT) from error
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package in ("", "shmoo"):
+                raise
+            raise Refused(str(not_installed("parts of this command", package)), BAD_INPUT) from error
         except RecursionError as error:
             raise Refused("the input is nested too deeply", BAD_INPUT) from error
         except KeyboardInterrupt as error:

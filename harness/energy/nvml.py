@@ -42,7 +42,7 @@ def load_nvml() -> ModuleType:
     try:
         import pynvml
     except ImportError:
-        raise OSError("nvidia-ml-py is not installed; `pip install 'shmoo[gpu]'` where there is an NVIDIA GPU") from None
+        raise OSError("nvidia-ml-py is not installed; `pip install nvidia-ml-py` where there is an NVIDIA GPU") from None
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:

@@ -10,7 +10,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from shmoo.estimators.costs.quantize import GROUP, Scheme
-from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.errors import InputError, not_installed, unknown
 from shmoo.harness.module import Axis, Built, DNNModule, Maker, dim
 from shmoo.harness.workloads.zoo import import_torchvision
 
@@ -97,12 +97,13 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
         InputError: transformers is missing or cannot use the config, or the model's inputs are not known.
     """
     settings, left_out = _harmless(settings)
-    # transformers imports torchvision for its image models, and fails where torchvision alone would.
-    import_torchvision()
+    # transformers imports torchvision for its image models, and fails where torchvision alone would; others do without.
+    with suppress(InputError):
+        import_torchvision()
     try:
         import transformers
     except ImportError as error:
-        raise InputError("models from a config need transformers; install it with: pip install 'shmoo[models]'") from error
+        raise not_installed("models from a config", "transformers>=4.56") from error
     config = _config(transformers, settings, name)
     quantization, quantized = quantization_of(settings.get("quantization_config"))
     with _refusals(name):
