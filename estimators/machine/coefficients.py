@@ -110,8 +110,8 @@ DOUBLE_SHARE = {6.0: 1 / 2, 7.0: 1 / 2, 7.5: 1 / 32, 8.0: 1 / 2, 8.6: 1 / 64, 8.
 """float64 operations of a GPU's multiprocessor for one of float32, by compute capability; of consumer cards where it is not known
 (CUDA C++ Programming Guide, throughput of native arithmetic instructions, 2024)."""
 DOUBLE_ELSEWHERE = {"cpu": 1 / 2, "tpu": 1 / 22, "kpu": 1 / 4}
-"""The same by family. A CPU's vector register holds half as many. A TPU has no unit for float64: XLA computes in pairs of float32,
-where an addition takes 20 operations and a product 24 (Y. Hida, X. S. Li and D. H. Bailey, Library for Double-Double and
+"""The same by family. A CPU's vector register holds half as many. A TPU has no unit for float64: XLA computes in pairs of
+float32, where an addition takes 20 operations and a product 24 (Y. Hida, X. S. Li and D. H. Bailey, Library for Double-Double and
 Quad-Double Arithmetic, 2007). A product of numbers with twice the digits is four products of half of them."""
 DOUBLE_TENSOR_CORES = (8.0, 9.0)
 """Capabilities whose tensor cores multiply float64 at the rate of the float32 units (NVIDIA A100 and H100 datasheets)."""
