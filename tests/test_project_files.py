@@ -25,7 +25,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_the_readme_keeps_both_commands_for_a_fresh_machine() -> None:
-    """One sets up and characterizes, one sets up and tests; .ci/run runs the second as it stands there, and ends where it fails."""
+    """One sets up and characterizes, one sets up and tests; .ci/run runs the second, and ends where it fails."""
     lines = README.splitlines()
     assert f"{SET_UP} -e characterize" in lines
     assert SET_UP in lines

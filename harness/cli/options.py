@@ -183,6 +183,12 @@ def threshold(default: str = "3%") -> Decorator:
     return click.option("--threshold", type=Share(), metavar="P", help=f"{text} Default: {default}.")
 
 
+def against(*, required: bool) -> Decorator:
+    """--against: a path."""
+    text = "What to hold the result against: a file that gate wrote with --write, or an earlier campaign of fleet."
+    return click.option("--against", required=required, type=click.Path(path_type=Path), help=text)
+
+
 def reduction(default: str) -> Decorator:
     """--reduction: k or n."""
     text = "Column of operator tables that holds the reduction of matrix products."

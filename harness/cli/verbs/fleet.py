@@ -36,7 +36,7 @@ Examples:
 REPORT_EXAMPLES = """\b
 Examples:
   shmoo fleet report october
-  shmoo fleet report october --since september -o october.html
+  shmoo fleet report october --against september -o october.html
 """
 PAGE = "fleet.html"
 folder = click.argument("campaign", type=click.Path(path_type=Path))
@@ -168,10 +168,10 @@ def fetch(campaign: Path, as_json: bool) -> None:
 
 @fleet.command(epilog=REPORT_EXAMPLES, short_help="One page about all machines of a campaign.")
 @folder
-@click.option("--since", type=click.Path(path_type=Path), help="An earlier campaign: what drifted since.")
+@options.against(required=False)
 @options.out("CAMPAIGN/fleet.html")
 @options.as_json
-def report(campaign: Path, since: Path | None, out: Path | None, as_json: bool) -> None:
+def report(campaign: Path, against: Path | None, out: Path | None, as_json: bool) -> None:
     """From what was fetched: machines by kind with their coefficients and error cards, outliers among equal machines, drift, and
     energy per inference. Missing hosts stand at its head."""
     from shmoo.estimators.units import percent
@@ -180,7 +180,7 @@ def report(campaign: Path, since: Path | None, out: Path | None, as_json: bool) 
     from shmoo.runs.fleet_page import write_fleet_page
 
     opened = Campaign.open(campaign)
-    made = fleet_report(_specimens(opened), () if since is None else _specimens(Campaign.open(since)))
+    made = fleet_report(_specimens(opened), () if against is None else _specimens(Campaign.open(against)))
     target = output.writing(out if out is not None else opened.path / PAGE)
     write_fleet_page(made, f"{opened.path.name}: {' '.join(opened.file.command)}", target)
     output.message(f"wrote {target}")
