@@ -199,7 +199,7 @@ def test_tf32_multiplies_float32_tensors_and_no_others():
 )
 def test_float64_takes_the_rate_of_its_units(name, slower):
     """A product that fills the machine takes as many times longer as its units are slower at float64, at least; where tensor
-    cores multiply it at the rate of float32, its bytes alone are more, and where bytes bound float32, the difference is smaller."""
+    cores multiply it at the rate of float32, its bytes alone are more; where bytes bound float32, the difference is less."""
     director, double = AnalysisDirector(load_profile(name)), GraphBuilder("float64")
     single = GraphBuilder()
     times = [director.estimate(b.graph(b.linear(b.tensor((4096, 4096)), 4096))).latency_s.value for b in (single, double)]
