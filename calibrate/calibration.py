@@ -7,10 +7,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from shmoo.calibrate.fit.base import base_profile
-from shmoo.calibrate.fit.dataset import TABLE_DEVICE, Block, Sources, blocks, read_sources, run_cases
+from shmoo.calibrate.fit.dataset import TABLE_DEVICE, Block, Sources, blocks, case_of, read_rows, read_sources, run_cases
 from shmoo.calibrate.fit.energy import FittedEnergy, fit_energy
 from shmoo.calibrate.fit.fit import Fitted, fit_latency, predicted_latency
 from shmoo.calibrate.fit.intervals import held_out, reach_of_ranges, spreads
@@ -130,14 +131,15 @@ def table_reduction(sources: Sequence[Path], base: ArchitectureProfile) -> tuple
     tables = [path for path in sources if path.suffix == ".csv"]
     if not tables:
         return "k", ""
+    products = [row for path in tables for row in read_rows(path, base.family) if row.op in PRODUCTS]
+    if len(products) < ENOUGH:
+        return "k", ""
+    compared = products[:: max(1, len(products) // COMPARED_PRODUCTS)]
     errors: dict[str, float] = {}
     readings: tuple[Reduction, ...] = ("k", "n")
     for column in readings:
-        read = read_sources(tables, base.family, column)
-        products = [case for case in read.cases if case.case.workload in PRODUCTS]
-        if len(products) < ENOUGH:
-            return "k", ""
-        read = replace(read, cases=tuple(products[:: max(1, len(products) // COMPARED_PRODUCTS)]))
+        cases = tuple(case_of(msgspec.structs.replace(row, reduction=column)) for row in compared)
+        read = Sources(cases, "", tuple(path.name for path in tables), None, column)
         card = calibrate_cases(read, base, name=base.name, residual=False).profile.error_card["validation"].values()
         errors[column] = sum(entry.n * entry.mean for entry in card) / sum(entry.n for entry in card)
     column = "n" if errors["n"] < DECISIVE * errors["k"] else "k"

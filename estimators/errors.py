@@ -22,6 +22,18 @@ class NothingMeasuredError(ShmooError):
     """A command needs measurements, and none is usable."""
 
 
+def not_installed(what: str, requirement: str, why: str = "") -> InputError:
+    """An error that says which package is missing, and the command that installs it wherever Shmoo itself came from.
+
+    Args:
+        what: what needs the package. why: what was found in its place.
+    """
+    reason = f" ({why})" if why else ""
+    return InputError(
+        f"{what} need {requirement}, which is not installed here{reason}; install it with: pip install '{requirement}'"
+    )
+
+
 def unknown(kind: str, name: str, allowed: Iterable[str], remedy: str = "") -> InputError:
     """Build the error for an unknown name, with the nearest valid ones as suggestions.
 

@@ -13,6 +13,8 @@ from shmoo.runs.report import metrics_row
 from shmoo.runs.store.files import replace_file
 
 SPLITS = ("test", "validation")
+TITLE = ("cpu", "gpu")
+"""Facts that a group of equal machines has in its title."""
 ABSENT = Cell("", numeric=True)
 
 
@@ -74,7 +76,11 @@ def _missing_row(specimen: Specimen) -> dict[str, Cell]:
 
 def _facts(family: Family) -> Table:
     """Machines as rows: what their runs and their firmware say."""
-    names = list(dict.fromkeys(name for specimen in family.specimens for name, value in specimen.facts.items() if value))
+    names = list(
+        dict.fromkeys(
+            name for specimen in family.specimens for name, value in specimen.facts.items() if value and name not in TITLE
+        )
+    )
     rows = []
     for specimen, run in zip(family.specimens, family.runs, strict=True):
         machine = run.manifest.machine

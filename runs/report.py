@@ -23,6 +23,8 @@ REPORT_NAME = "report.html"
 ERRORS_NAME = "errors.csv"
 WORST_CALLS = 12
 """Calls shown per network in the page, those that cost the estimate most; errors.csv holds them all."""
+MOST_DRAWN = 5_000
+"""Cases that plots show one by one; a browser draws no more in a second. Tables and errors.csv have all."""
 COMMON_GROUPS = 4
 """Most frequent groups of operators shown for each network."""
 
@@ -116,19 +118,24 @@ def verdict(report: ErrorReport) -> str:
 
 
 def _figures(report: ErrorReport, estimates: Sequence[Mapping[str, Any]], fusion: Sequence[FusionSummary]) -> dict[str, Figure]:
-    capacities = _capacities(report)
+    capacities, drawn_cases = _capacities(report), report.cases[:: _every(report)]
     drawn = {
-        "parity": parity_figure(report.cases),
-        "residual": residual_figure(report.cases),
+        "parity": parity_figure(drawn_cases),
+        "residual": residual_figure(drawn_cases),
         "breakdown": breakdown_figure(report.networks),
-        "roofline": roofline_figure(report.cases, report.profile),
+        "roofline": roofline_figure(drawn_cases, report.profile),
         "shmoo": shmoo_figure(report.cases, capacities) if any(c.case.kind == "operator" for c in report.cases) else None,
         "plane": plane_figure(report.cases, capacities),
-        "tiles": tiles_figure(report.cases, estimates, report.profile.name),
+        "tiles": tiles_figure(drawn_cases, estimates, report.profile.name),
         "energy": energy_figure(estimates),
         "fusion": fusion_figure(fusion),
     }
     return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def _every(report: ErrorReport) -> int:
+    """Plots with a point for each case show every so many cases."""
+    return -(-len(report.cases) // MOST_DRAWN) or 1
 
 
 def _capacities(report: ErrorReport) -> dict[str, float]:
@@ -153,7 +160,8 @@ def _headline(report: ErrorReport) -> list[tuple[str, str, str]]:
     floor = percent(median(case.standard_error for case in report.cases))
     cards.append((floor, "noise floor", "median standard error of the measurements"))
     noisy = sum(case.status == "noisy" for case in report.cases)
-    cards.append((str(len(report.cases)), "cases", f"{noisy} of them noisy, {len(report.excluded)} set aside"))
+    thinned = f"; plots show one in {_every(report)}" if _every(report) > 1 else ""
+    cards.append((str(len(report.cases)), "cases", f"{noisy} of them noisy, {len(report.excluded)} set aside{thinned}"))
     return cards
 
 

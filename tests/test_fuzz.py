@@ -194,9 +194,11 @@ def config_example(changes: dict[str, Any]) -> None:
 
 LINE = """
 estimate measure check compare show calibrate sweep inspect fusion report generate trace profiles list diff characterize doctor
+gate history
 --arch --batch --dtype --runtime --threads --input-shape --seq-len --json --csv --ops --base --name -o --out --axis
 --profile-axis --set --fusion --phase --quantize --autocast --budget --visits --min-change --reduction --seed --help -h -v
 --version --depth --top --sort --plot --html --prompt --new --suite --model --device --curve --force --trust
+--against --write --allow --fail-on --threshold --markdown --junit slower,faster 3% baseline.json comment.md report.xml
 gpu_t4 kpu_t64 brief_cpu linear softmax relu t.csv run config.json missing 1 0 -1 1e9 nan m=1..4 m=1,2 m=2 bandwidth.dram=1e9..2e9
 float32 bf16 int4 eager domainflow 8x8 k n on,off x=y hf:config.json builtins:dict a.pt2 out.json out.csv out.html
 """

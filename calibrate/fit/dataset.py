@@ -19,7 +19,7 @@ from shmoo.estimators.tiling.base import Tiling
 from shmoo.runs.store.records import CaseSpec, Machine, Time
 from shmoo.runs.store.store import Run, machine_differences
 from shmoo.runs.store.visits import merge_visits
-from shmoo.runs.tables.reading import read_table
+from shmoo.runs.tables.reading import TableRow, read_table
 
 TABLE_DEVICE = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu", "kpu": "kpu"}
 TABLE_RUNTIME = {"cpu": "eager", "gpu": "eager", "tpu": "xla", "kpu": "domainflow"}
@@ -84,12 +84,7 @@ def read_sources(paths: Sequence[Path], family: str = "cpu", reduction: Reductio
     first: Path | None = None
     for path in paths:
         if path.suffix == ".csv":
-            rows = read_table(path, device=TABLE_DEVICE[family], runtime=TABLE_RUNTIME[family], reduction=reduction)
-            cases += [
-                MeasuredCase(row.case, (row.graph(),), row.latency_s, row.energy_j, time=row.time)
-                for row in rows
-                if row.latency_s
-            ]
+            cases += [case_of(row) for row in read_rows(path, family, reduction)]
             digests.append(hashlib.sha256(path.read_bytes()).hexdigest()[:16])
             continue
         run = Run.open(path)
@@ -106,6 +101,17 @@ def read_sources(paths: Sequence[Path], family: str = "cpu", reduction: Reductio
     if not cases:
         raise NothingMeasuredError(f"no usable row in {', '.join(map(str, paths))}; `shmoo show RUN` lists why rows failed")
     return Sources(tuple(cases), "+".join(digests), tuple(path.name for path in paths), machine, reduction)
+
+
+def read_rows(path: Path, family: str, reduction: Reduction = "k") -> list[TableRow]:
+    """The measured rows of an operator table; arguments and errors as of `read_sources`."""
+    rows = read_table(path, device=TABLE_DEVICE[family], runtime=TABLE_RUNTIME[family], reduction=reduction)
+    return [row for row in rows if row.latency_s]
+
+
+def case_of(row: TableRow) -> MeasuredCase:
+    """A measured row of an operator table as a case."""
+    return MeasuredCase(row.case, (row.graph(),), row.latency_s or 0.0, row.energy_j, time=row.time)
 
 
 def run_cases(run: Run, visits: int | None = None) -> list[MeasuredCase]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from shmoo.estimators.costs.attention import attention_extents
-from shmoo.estimators.costs.base import bill, cost, extents, first, number, result, tensor
+from shmoo.estimators.costs.base import bill, channels, cost, extents, first, number, result, tensor
 from shmoo.estimators.costs.contractions import convolution, gemm
 from shmoo.estimators.costs.data_movement import TAPS, UPSAMPLE, grid_taps
 from shmoo.estimators.costs.reductions import adaptive_windows, pool_rank
@@ -101,7 +101,7 @@ def batch_norm_backward(call: OpCall) -> Cost:
     """An element, in training: the sums of g and of g * (x - mean) (4) and (g - a - (x - mean) * b) * c (5). With running
     statistics the gradient is g * c (1), beside the sums."""
     source = tensor(call, "input")
-    m = source.shape[1]
+    m = channels(source)
     trains = call.attributes.get("train", call.attributes.get("update", True))
     return _normalization(call, m, source.numel // max(m, 1), 9 if trains else 5)
 

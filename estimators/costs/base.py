@@ -105,6 +105,11 @@ def stretched(specs: Sequence[TensorSpec]) -> int:
     return math.prod(0 if 0 in column else max(column) for column in columns)
 
 
+def channels(spec: TensorSpec) -> int:
+    """The size of dimension 1, which that of an empty list of numbers lacks."""
+    return spec.shape[1] if len(spec.shape) > 1 else 1
+
+
 def is_complex(spec: TensorSpec) -> bool:
     """Whether the elements are pairs of numbers."""
     return spec.dtype.startswith("complex")

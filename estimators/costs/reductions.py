@@ -9,7 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from shmoo.estimators.costs.base import bill, cost, extents, first, is_complex, largest, number, result, stretched, tensor
+from shmoo.estimators.costs.base import (
+    bill,
+    channels,
+    cost,
+    extents,
+    first,
+    is_complex,
+    largest,
+    number,
+    result,
+    stretched,
+    tensor,
+)
 from shmoo.estimators.costs.pointwise import LIBRARIES, elementwise
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Cost, OpCall
@@ -109,7 +121,7 @@ _ALWAYS_TRAINS = aten("_batch_norm_with_update _batch_norm_with_update_functiona
 def _running_statistics(call: OpCall) -> Cost:
     """The four parameters of a channel fold into a scale and a shift (a root, 3 products or sums with epsilon); an element takes
     one multiplication and one addition."""
-    count, m = first(call).numel, first(call).shape[1]
+    count, m = first(call).numel, channels(first(call))
     return bill(call, "normalization", vector=2 * count + 4 * m, special=m, m=m, n=count // max(m, 1))
 
 
@@ -120,7 +132,7 @@ def batch_norm(call: OpCall) -> Cost:
     if call.op not in _ALWAYS_TRAINS and (call.op in _NEVER_TRAINS or not call.attributes.get("training")):
         return _running_statistics(call)
     source = first(call)
-    m = source.shape[1]
+    m = channels(source)
     n = source.numel // max(m, 1)
     trained = normalize(call, m, n)
     running = 6 * m if call.operand("running_mean") else 0

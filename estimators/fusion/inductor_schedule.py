@@ -214,11 +214,14 @@ class Scheduler(Groups):
                 continue
             for source in sorted(self.sources[second], reverse=True):
                 self._merge_if_allowed(source, second, True)
+            nearest = self.place[second] - self.limits.distance
             for source in sorted(buffer.reads):
                 for sibling in self.readers.get(source, ()):
                     if sibling >= second:
                         break
-                    self._merge_if_allowed(sibling, second, False)
+                    # What many layers read, such as a mask, has readers that are too far away, whatever their loops.
+                    if self.place[sibling] >= nearest:
+                        self._merge_if_allowed(sibling, second, False)
         groups = []
         for members in sorted(self.members.values(), key=max):
             calls = frozenset().union(*(self.buffers[m].calls for m in members))

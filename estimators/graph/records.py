@@ -98,7 +98,7 @@ class OpCall(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def operand(self, name: str) -> TensorSpec | None:
         """The spec of the tensor passed as `name`, or `None` when it was not passed."""
-        return next((spec for operand, spec in zip(self.operands, self.inputs, strict=True) if operand == name), None)
+        return self.inputs[self.operands.index(name)] if name in self.operands else None
 
 
 class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):

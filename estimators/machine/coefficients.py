@@ -13,7 +13,7 @@ from shmoo.estimators.machine.catalogue import ALGORITHMS, DEFAULTS, FAMILY_OF, 
 from shmoo.estimators.machine.hosts import HOSTS, of_host
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.workspace import taken_by_onednn
-from shmoo.estimators.table import FAMILY_CODE, Floats, KernelTable, Masks, op_code, op_names
+from shmoo.estimators.table import FAMILY_CODE, Floats, KernelTable, Masks, among, op_code, op_names
 
 _TENSOR_FAMILIES = ("gemm", "conv", "conv_transpose", "attention")
 
@@ -76,7 +76,8 @@ def on_tensor_cores(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
 
 def in_tensor_kernels(codes: np.ndarray) -> np.ndarray:
     """(K,) whether kernels of these algorithms are those of tensor cores."""
-    return np.isin(codes, [_CODE[name] for name in TENSOR])
+    mask: Masks = among(tuple(_CODE[name] for name in TENSOR), len(ALGORITHMS))[codes]
+    return mask
 
 
 def batched_product(table: KernelTable, family: str) -> np.ndarray:
@@ -89,7 +90,9 @@ def batched_product(table: KernelTable, family: str) -> np.ndarray:
 
 def converts_layout(codes: np.ndarray) -> np.ndarray:
     """(K,) whether kernels of these algorithms run in a library that keeps images in blocks of channels."""
-    return np.isin(codes, [_CODE[name] for name in ("conv", "conv_1x1", "conv_3x3", "depthwise", "conv_transpose")])
+    blocked = ("conv", "conv_1x1", "conv_3x3", "depthwise", "conv_transpose")
+    mask: Masks = among(tuple(_CODE[name] for name in blocked), len(ALGORITHMS))[codes]
+    return mask
 
 
 MANY_KERNELS = 30
@@ -109,6 +112,10 @@ DOUBLE_SHARE = {6.0: 1 / 2, 7.0: 1 / 2, 7.5: 1 / 32, 8.0: 1 / 2, 8.6: 1 / 64, 8.
                 None: 1 / 64}  # fmt: skip
 """float64 operations of a GPU's multiprocessor for one of float32, by compute capability; of consumer cards where it is not known
 (CUDA C++ Programming Guide, throughput of native arithmetic instructions, 2024)."""
+DOUBLE_ELSEWHERE = {"cpu": 1 / 2, "tpu": 1 / 22, "kpu": 1 / 4}
+"""The same by family. A CPU's vector register holds half as many. A TPU has no unit for float64: XLA computes in pairs of
+float32, where an addition takes 20 operations and a product 24 (Y. Hida, X. S. Li and D. H. Bailey, Library for Double-Double and
+Quad-Double Arithmetic, 2007). A product of numbers with twice the digits is four products of half of them."""
 DOUBLE_TENSOR_CORES = (8.0, 9.0)
 """Capabilities whose tensor cores multiply float64 at the rate of the float32 units (NVIDIA A100 and H100 datasheets)."""
 
@@ -145,10 +152,10 @@ class Coefficients:
     def _double_share(self, name: str) -> float:
         """The rate or the cost of float64 beside float32 in a coefficient that a profile states for float32 alone."""
         family = self.profile.family
-        if not name.startswith("peak.") or name.startswith("peak.special") or family not in ("cpu", "gpu"):
+        if not name.startswith("peak.") or name.startswith("peak.special"):
             return 1.0
-        if family == "cpu":
-            return 0.5  # a vector register holds half as many
+        if family in DOUBLE_ELSEWHERE:
+            return DOUBLE_ELSEWHERE[family]
         capability = self._listed.get("compute.capability")
         tensor = name.startswith("peak.matrix") and capability is not None and capability.value in DOUBLE_TENSOR_CORES
         return 1.0 if tensor else DOUBLE_SHARE.get(None if capability is None else capability.value, DOUBLE_SHARE[None])

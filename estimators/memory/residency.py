@@ -30,6 +30,13 @@ def reuse_distances(kernels: Sequence[Sequence[Touch]]) -> list[list[float]]:
     The distance counts every byte touched between the two accesses. The footprint of all kernels bounds it, as data that is
     touched repeatedly in between counts each time.
     """
+    if len(kernels) == 1:
+        # Between two runs of a lone kernel lies the kernel itself.
+        (touches,) = kernels
+        own: dict[int, float] = {}
+        for touch in touches:
+            own[touch.storage] = max(own.get(touch.storage, 0.0), touch.nbytes)
+        return [[min(sum(own.values()), sum([touch.nbytes for touch in touches]))] * len(touches)]
     blocks = _assign_blocks(kernels)
     largest: dict[int, float] = {}
     for touch, block in zip(chain.from_iterable(kernels), chain.from_iterable(blocks), strict=True):
@@ -40,6 +47,8 @@ def reuse_distances(kernels: Sequence[Sequence[Touch]]) -> list[list[float]]:
 
 def code_distances(identities: Sequence[Hashable], kernels: Sequence[Sequence[Touch]]) -> list[float]:
     """Bytes touched since a kernel of the same identity last ran, its own included, in a sequence repeated back to back."""
+    if len(kernels) == 1:
+        return [sum([touch.nbytes for touch in kernels[0]])]
     return [row[0] for row in _distances([[identity] for identity in identities], kernels)]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -108,17 +109,24 @@ def draw(profile: ArchitectureProfile, names: Iterable[str], draws: int, seed: i
     dimensions = point_dimensions(profile)
     for name in sorted(set(names)):
         coefficient = known.get(name)
-        if coefficient is None or np.any(np.less_equal(coefficient.value, 0)):
+        ends = None if coefficient is None else _drawn_between(coefficient)
+        if coefficient is None or ends is None:
             continue
-        low, high = coefficient.bounds
-        if np.all(np.equal(low, high)):
-            continue
-        low, high = np.maximum(low, coefficient.value * 1e-3), np.minimum(high, coefficient.value * 1e3)
+        low, high = ends
         # The two sides are scaled apart, so that an asymmetric range is kept.
         z = normals(rng, draws).reshape(draws, *(1,) * dimensions)
         below, above = np.log(coefficient.value / low) / NORMAL_90, np.log(high / coefficient.value) / NORMAL_90
         drawn[name] = coefficient.value * np.exp(np.where(z < 0, below, above) * z)
     return drawn
+
+
+def _drawn_between(coefficient: Coefficient) -> tuple[Any, Any] | None:
+    """The 90 % range of what is drawn, within three orders of magnitude; `None` without a range. Of design points if they are."""
+    value, (low, high) = coefficient.value, coefficient.bounds
+    if np.ndim(value):
+        drawn = np.all(np.greater(value, 0)) and not np.all(np.equal(low, high))
+        return (np.maximum(low, value * 1e-3), np.minimum(high, value * 1e3)) if drawn else None
+    return (max(low, value * 1e-3), min(high, value * 1e3)) if value > 0 and low != high else None
 
 
 def point_dimensions(profile: ArchitectureProfile) -> int:

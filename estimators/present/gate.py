@@ -36,6 +36,8 @@ QUANTITIES = {
 ALLOWED = dict.fromkeys(QUANTITIES, 0.01) | {"kernels": 0.0}
 """Growth that passes. One kernel more is a lost fusion, however many there are."""
 DIGITS = 12
+TELLING = 0.05
+"""Share of the growth of all modules from which one is worth naming."""
 NAMED = 5
 """Modules that a finding names, those that grew most first."""
 
@@ -263,11 +265,9 @@ def _finding(before: Footprint, now: Footprint, name: str, allowed: float) -> Fi
     if old is None or new is None or new <= old * (1 + allowed):
         return None
     growth = new / old - 1 if old else None
-    if name == "peak_memory_bytes":
-        modules: tuple[ModuleGrowth, ...] = (ModuleGrowth(now.peak_at, old, new),)
-    else:
-        modules = tuple(_growths(before, now, name)[:NAMED])
-    return Finding(now.label, name, old, new, growth, allowed, modules)
+    at_peak = [ModuleGrowth(now.peak_at, old, new)]
+    grown = at_peak if name == "peak_memory_bytes" else _growths(before, now, name)
+    return Finding(now.label, name, old, new, growth, allowed, tuple(grown[:NAMED]))
 
 
 def _growths(before: Footprint, now: Footprint, name: str) -> list[ModuleGrowth]:
@@ -279,7 +279,9 @@ def _growths(before: Footprint, now: Footprint, name: str) -> list[ModuleGrowth]
         if is_now > was:
             had, has = (Counter({} if share is None else share.groups) for share in (old, new))
             grown.append(ModuleGrowth(module, was, is_now, _listed(had - has), _listed(has - had)))
-    return sorted(grown, key=lambda one: (one.before - one.now, one.module))
+    total = sum(one.now - one.before for one in grown)
+    telling = [one for one in grown if one.now - one.before >= TELLING * total]
+    return sorted(telling, key=lambda one: (one.before - one.now, one.module))
 
 
 def _listed(groups: Counter[str]) -> tuple[str, ...]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
 
 from shmoo.estimators.graph.dtypes import matrix_dtype
-from shmoo.estimators.machine.catalogue import followers
+from shmoo.estimators.machine.catalogue import followers, under
 from shmoo.estimators.machine.coefficients import listed
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector
@@ -19,6 +17,7 @@ from shmoo.estimators.variants import variant
 FACTOR = 2.0
 """By which each part is multiplied; launches are divided by it."""
 _COUNTED = {"cpu": "count.cores", "gpu": "count.sms", "tpu": "count.units", "kpu": "count.tiles"}
+_COUNTED_IN_CYCLES = ("tpu", "kpu")
 NO_AREA = "no profile states an area"
 
 
@@ -27,7 +26,7 @@ class Lever(msgspec.Struct, frozen=True):
 
     Attributes:
         name: of the coefficient. before, after: its values, in `unit`.
-        follows: coefficients that change with it.
+        follows: coefficients that change with it. compound: whether several parts of the machine are among them.
         average_power_w: of the call, then; `None` where the profile has no energy coefficients.
         power_cap_w: of the changed machine, where the profile has one.
         note: what the numbers leave out; "" for nothing.
@@ -38,6 +37,7 @@ class Lever(msgspec.Struct, frozen=True):
     before: float
     after: float
     follows: tuple[str, ...]
+    compound: bool
     effect: Effect
     average_power_w: float | None
     power_cap_w: float | None
@@ -55,9 +55,8 @@ class Sensitivity(msgspec.Struct, frozen=True):
 
     @property
     def bottleneck(self) -> Lever | None:
-        """The first lever that helps by more than its uncertainty; not the clock, which makes every unit faster at once."""
-        helping = (lever for lever in self.levers if lever.effect.verdict(self.aim) == "better" and lever.name != "clock")
-        return next(helping, None)
+        """The single part that helps most, by more than its uncertainty."""
+        return next((lever for lever in self.levers if lever.effect.verdict(self.aim) == "better" and not lever.compound), None)
 
 
 def sensitivity(
@@ -73,10 +72,11 @@ def sensitivity(
     physical = profile.replacing(residual=())
     work = tabulated(graphs_of(setup), setup.runtime, profile.family, matrix_dtype(setup.dtype), setup.fused)
     comparison = Comparison(physical, work, setup.runtime, setup.batch, seed)
+    known_values = listed(physical)
     levers = []
-    for name, factor in parts_of(profile, setup.runtime):
-        known = listed(physical)[name]
-        machine = variant(physical, {name: known.value * factor})
+    for name, names, factor in parts_of(profile, setup.runtime):
+        known = known_values[names[0]]
+        machine = variant(physical, {one: known_values[one].value * factor for one in names})
         effect = comparison.effect(AnalysisDirector(machine), work, setup.runtime, setup.batch)
         power = None if effect.energy_j is None else effect.energy_j.value / effect.latency_s.value
         levers.append(
@@ -86,6 +86,7 @@ def sensitivity(
                 known.value,
                 known.value * factor,
                 tuple(dict.fromkeys(other for other, _ in followers(name, profile.family, profile.coefficients))),
+                name.startswith("count.") or (name == "clock" and profile.family not in _COUNTED_IN_CYCLES),
                 effect,
                 power,
                 machine.value("power.tdp", 0.0) or None,
@@ -100,16 +101,19 @@ def sensitivity(
     return Sensitivity(model, profile.name, aim, setup, tuple(sorted(levers, key=place)))
 
 
-def parts_of(profile: ArchitectureProfile, runtime: str) -> Sequence[tuple[str, float]]:
-    """The coefficients of a machine to change, each with its factor."""
+def parts_of(profile: ArchitectureProfile, runtime: str) -> list[tuple[str, list[str], float]]:
+    """The parts of a machine to change: name, coefficients, and factor. "peak" are the rates of all units; where the units are
+    counted in cycles, the clock is their rate."""
     names = [
         _COUNTED[profile.family],
         "clock",
         *(f"{stem}.{level}" for level in profile.levels for stem in ("bandwidth", "capacity")),
     ]
-    parts = [(name, FACTOR) for name in names if name in profile.coefficients]
+    parts = [(name, [name], FACTOR) for name in names if name in profile.coefficients]
+    if profile.family not in _COUNTED_IN_CYCLES:
+        parts.append(("peak", under("peak", profile.coefficients), FACTOR))
     known = listed(profile) if profile.host else profile.coefficients
-    return parts + [(name, 1.0 / FACTOR) for name in (f"launch.{runtime}", "launch") if name in known][:1]
+    return parts + [(name, [name], 1.0 / FACTOR) for name in (f"launch.{runtime}", "launch") if name in known][:1]
 
 
 def _note(name: str, profile: ArchitectureProfile, power_w: float | None, cap_w: float) -> str:

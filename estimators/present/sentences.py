@@ -15,8 +15,6 @@ from shmoo.estimators.present.setups import Setup
 from shmoo.estimators.units import amount, percent, si, size
 
 _BOUND = {"compute": "computing", "memory": "moving data", "launch": "launching kernels", "entry": "entering the graph"}
-_SHOWN = 3
-"""Changes that get a sentence each."""
 _ALMOST = 0.05
 """Shares and gains below which nothing is worth a sentence."""
 _CHECK = {"type", "quantization", "together"}
@@ -165,8 +163,12 @@ def _caveats(advice: Advice) -> Iterator[str]:
             f"{percent(sum(unmeasured.values()), digits=0)} of the time rests on coefficients that nobody measured on this "
             f"machine, mostly {kind}."
         )
-    if advice.left_out:
-        yield f"Not estimated: {'; '.join(f'{name} ({why})' for name, why in advice.left_out.items())}."
+    names: dict[str, list[str]] = {}
+    for name, why in advice.left_out.items():
+        names.setdefault(why, []).append(name)
+    if names:
+        parts = [", ".join(listed) + f" ({why})" for why, listed in names.items()]
+        yield f"Not estimated: {'; '.join(parts)}."
 
 
 def sensitivity_sentences(levers: Sensitivity) -> list[str]:
@@ -174,11 +176,15 @@ def sensitivity_sentences(levers: Sensitivity) -> list[str]:
     sentences = []
     first = levers.bottleneck
     if first is None:
-        sentences.append(f"No part alone saves {levers.aim} by more than the uncertainty of the difference.")
+        sentences.append(f"No single part saves {levers.aim} by more than the uncertainty of the difference.")
     else:
         sentences.append(f"The principal bottleneck is {_lever(first)}.")
-    decided = [lever for lever in levers.levers if lever is not first and lever.effect.verdict(levers.aim) == "better"]
-    sentences += [f"Next, {_lever(lever)}." for lever in decided[:_SHOWN]]
+    helping = [lever for lever in levers.levers if lever is not first and lever.effect.verdict(levers.aim) == "better"]
+    much = [lever for lever in helping if (gain := lever.effect.gain(levers.aim)) and gain.value > 1 + _ALMOST]
+    sentences += [f"Next, {_lever(lever)}." for lever in much if not lever.compound]
+    sentences += [f"Several parts at once, {_lever(lever)}." for lever in much if lever.compound]
+    if little := [lever.name for lever in helping if lever not in much]:
+        sentences.append(f"Less than {percent(_ALMOST, digits=0)} each: {', '.join(little)}.")
     for verdict, text in (("open", "Not certain, because the interval of the gain holds 1"), ("same", "Alone these buy nothing")):
         if named := [lever.name for lever in levers.levers if lever.effect.verdict(levers.aim) == verdict]:
             sentences.append(f"{text}: {', '.join(named)}.")
@@ -243,6 +249,7 @@ def sensitivity_record(levers: Sensitivity) -> Record:
             {
                 **{name: getattr(lever, name) for name in ("name", "unit", "before", "after", "note")},
                 "follows": list(lever.follows),
+                "compound": lever.compound,
                 **_effect_record(lever.effect, levers.aim),
                 **or_reason("average_power_w", lever.average_power_w, _NO_ENERGY),
                 **or_reason("power_cap_w", lever.power_cap_w, no_cap),

@@ -24,6 +24,17 @@ POORLY_FILLED = 0.85
 READ_AGAIN = 1.3
 """Times that a memory level serves a kernel's bytes from which on reading them again is what keeps it from its roof."""
 
+MOSTLY = 0.6
+"""Share of a kernel's time beside its arithmetic and its traffic from which on that is what keeps it from its roof; where these
+two hide each other badly it is up to a half."""
+_BESIDE = {
+    "cpu": "images' order in the library and fresh memory",
+    "gpu": "the shortest kernel, images' order and the power cap",
+    "tpu": "starting its tiles",
+    "kpu": "starting its tiles",
+}
+"""Architecture family -> what a kernel spends beside arithmetic and traffic (`predict.model`)."""
+
 
 class Share(msgspec.Struct, frozen=True):
     """A part of the call. `energy_j` is `None` where the profile has no energy coefficients."""
@@ -141,7 +152,11 @@ def kernel_gaps(
     gaps = []
     for (name, _, _), rows in alike.items():
         roof_s = float(roofs.seconds[rows].sum())
-        slowest = max(rows, key=lambda i: nodes[i].kernel.elapsed_s)
+        bounds: defaultdict[str, float] = defaultdict(float)
+        for i in rows:
+            bounds[nodes[i].kernel.bound] += nodes[i].kernel.elapsed_s
+        bound = max(bounds, key=bounds.__getitem__)
+        slowest = max((i for i in rows if nodes[i].kernel.bound == bound), key=lambda i: nodes[i].kernel.elapsed_s)
         time_s = sum(nodes[i].kernel.elapsed_s for i in rows)
         known = roofs.energy_j is not None
         gaps.append(
@@ -153,10 +168,10 @@ def kernel_gaps(
                 time_share=time_s / total,
                 roof_s=roof_s,
                 roof="compute" if roofs.compute_s[slowest] >= roofs.memory_s[slowest] else "memory",
-                bound=nodes[slowest].kernel.bound,
+                bound=bound,
                 energy_j=sum(nodes[i].kernel.energy_j or 0.0 for i in rows) if known else None,
                 roof_j=None if roofs.energy_j is None else float(roofs.energy_j[rows].sum()) + static_w * roof_s,
-                why=_why(slowest, nodes[slowest].kernel.bound, work, priced, roofs, profile),
+                why=_why(slowest, bound, work, priced, roofs, profile),
             )
         )
     return tuple(sorted(gaps, key=lambda gap: -gap.time_s)[:top])
@@ -169,6 +184,11 @@ def _why(i: int, bound: str, work: Tabulated, priced: Priced, roofs: Roofs, prof
         return "the device waits for its launch" if profile.family == "gpu" else "its launch takes longer than its work"
     if roofs.seconds[i] >= priced.prediction.device_s[i]:
         return "nothing: it is at its roof"
+    beside = 1.0 - float(
+        np.maximum(priced.prediction.compute_s[i], priced.prediction.memory_s[i]) / priced.prediction.device_s[i]
+    )
+    if beside > MOSTLY:
+        return f"{percent(beside, digits=0)} of its time goes to {_BESIDE[profile.family]}"
     if bound == "compute":
         filled = float(tiling.utilisation[i])
         reached = float(roofs.compute_s[i] / priced.prediction.compute_s[i])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -29,22 +27,9 @@ def kept(command: Callable[..., Any]) -> Callable[..., Any]:
     @_no_cache
     @functools.wraps(command)
     def with_cache(*, no_cache: bool, **given: Any) -> Any:
-        with _rare_collections():
-            return command(cache=None if no_cache else _open_cache(), **given)
+        return command(cache=None if no_cache else _open_cache(), **given)
 
     return with_cache
-
-
-@contextmanager
-def _rare_collections() -> Iterator[None]:
-    """While active, Python looks for unreachable cycles a hundred times less often: graphs have many objects and no cycles, and
-    looking through them takes a tenth of the time."""
-    before = gc.get_threshold()
-    gc.set_threshold(100 * before[0], *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 def _open_cache() -> CaptureCache | None:

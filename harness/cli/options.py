@@ -177,6 +177,12 @@ def budget(default: str) -> Decorator:
     )
 
 
+def threshold(default: str = "3%") -> Decorator:
+    """--threshold: a relative amount."""
+    text = "Relative change, such as 3%, up to which nothing counts as changed."
+    return click.option("--threshold", type=Share(), metavar="P", help=f"{text} Default: {default}.")
+
+
 def reduction(default: str) -> Decorator:
     """--reduction: k or n."""
     text = "Column of operator tables that holds the reduction of matrix products."

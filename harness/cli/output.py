@@ -16,6 +16,7 @@ import click
 
 from shmoo.estimators.errors import InputError
 from shmoo.harness.cli.layout import GAP, Cell, View, columns_of, fitted, grid, order_of, total_width, with_room, wrapped
+from shmoo.harness.cli.quiet import libraries_quiet
 
 MOST_ADVICE = 3
 """Lines about memory below a table."""
@@ -93,8 +94,8 @@ def tell_of_unknown_operators(records: Sequence[Mapping[str, Any]]) -> None:
 @contextlib.contextmanager
 def only_results_on_stdout() -> Iterator[None]:
     """While a user's model or a library runs: what it prints goes to stderr, so that stdout stays readable by programs; what
-    other languages and child processes print does so too."""
-    with contextlib.redirect_stdout(sys.stderr), _descriptor_on_stderr(sys.stdout):
+    other languages and child processes print does so too. What libraries say of themselves goes to the log."""
+    with libraries_quiet(), contextlib.redirect_stdout(sys.stderr), _descriptor_on_stderr(sys.stdout):
         yield
 
 

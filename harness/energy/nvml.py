@@ -42,7 +42,7 @@ def load_nvml() -> ModuleType:
     try:
         import pynvml
     except ImportError:
-        raise OSError("nvidia-ml-py is not installed; `pip install 'shmoo[gpu]'` where there is an NVIDIA GPU") from None
+        raise OSError("nvidia-ml-py is not installed; `pip install nvidia-ml-py` where there is an NVIDIA GPU") from None
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
@@ -57,30 +57,31 @@ def visible_gpus(nvml: Any) -> tuple[GpuInfo, ...]:
 
 def list_gpus(nvml: Any, visible: str | None = None) -> tuple[GpuInfo, ...]:
     """The cards in the order in which CUDA shows them under `visible` (the value of CUDA_VISIBLE_DEVICES, which NVML ignores).
-    Numbers in it count in bus order, which CUDA follows among equal cards; "MIG-..." names an instance of one.
+    Numbers in it count in bus order, which CUDA follows among equal cards; "MIG-..." names an instance of one. A card that does
+    not answer, such as one that fell off its bus, is left out and keeps its number.
 
     Raises:
         OSError: the driver does not answer; the message says what it said.
     """
     try:
         driver, count = _text(nvml.nvmlSystemGetDriverVersion()), nvml.nvmlDeviceGetCount()
-        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
-        described = [(handle, _text(nvml.nvmlDeviceGetUUID(handle)), _text(nvml.nvmlDeviceGetName(handle))) for handle in handles]
     except nvml.NVMLError as error:
         raise OSError(f"the NVIDIA driver does not list its cards ({error}); nvidia-smi may say why") from None
-    cards = []
-    for handle, uuid, name in described:
+    numbered: dict[int, GpuInfo] = {}
+    failure = None
+    for index in range(count):
         try:
-            mig = bool(nvml.nvmlDeviceGetMigMode(handle)[0])
-        except nvml.NVMLError:
-            mig = False  # cards without MIG answer NotSupported
-        memory, reason = _memory(nvml, handle)
-        cards.append(GpuInfo(uuid, name, memory, driver, mig, reason))
+            numbered[index] = _card(nvml, index, driver)
+        except nvml.NVMLError as error:
+            failure = error
+    if failure is not None and not numbered:
+        raise OSError(f"no NVIDIA card answers ({failure}); nvidia-smi may say why")
+    cards = list(numbered.values())
     if visible is None:
         return tuple(cards)
     chosen = []
     for item in filter(None, (part.strip() for part in visible.split(","))):
-        match = [card for i, card in enumerate(cards) if item == str(i) or card.uuid.startswith(item)]
+        match = [card for i, card in numbered.items() if item == str(i) or card.uuid.startswith(item)]
         if not match and item.startswith("MIG-"):
             older = item.removeprefix("MIG-").partition("/")[0]  # MIG-GPU-<card>/<instance>/<part>
             match = [card for card in cards if card.mig and card.uuid == older] or _card_of_instance(nvml, item, cards)
@@ -90,12 +91,28 @@ def list_gpus(nvml: Any, visible: str | None = None) -> tuple[GpuInfo, ...]:
     return tuple(chosen)
 
 
+def _card(nvml: Any, index: int, driver: str) -> GpuInfo:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    uuid, name = _text(nvml.nvmlDeviceGetUUID(handle)), _text(nvml.nvmlDeviceGetName(handle))
+    try:
+        mig = bool(nvml.nvmlDeviceGetMigMode(handle)[0])
+    except nvml.NVMLError:
+        mig = False  # cards without MIG answer NotSupported
+    memory, reason = _memory(nvml, handle)
+    return GpuInfo(uuid, name, memory, driver, mig, reason)
+
+
 def _memory(nvml: Any, handle: Any) -> tuple[int | None, str]:
     """Bytes of a card's memory, or why they are not known."""
     try:
-        return int(nvml.nvmlDeviceGetMemoryInfo(handle).total), ""
+        total, said = int(nvml.nvmlDeviceGetMemoryInfo(handle).total), "it says 0"
     except nvml.NVMLError as error:
-        return None, f"the driver does not say how much memory the card has ({error}); it may share the CPU's"
+        total, said = 0, str(error)
+    return (
+        (total, "")
+        if total > 0
+        else (None, f"the driver does not say how much memory the card has ({said}); it may share the CPU's")
+    )
 
 
 def _card_of_instance(nvml: Any, uuid: str, cards: Sequence[GpuInfo]) -> list[GpuInfo]:
@@ -159,10 +176,10 @@ class NvmlProbe(CounterProbe):
         """Power now, W, where the driver has the field; a check of the counter, not a substitute."""
         try:
             answer = self._nvml.nvmlDeviceGetFieldValues(self._handle, [FIELD_POWER_INSTANT])[0]
-        except self._nvml.NVMLError:
+        except (AttributeError, self._nvml.NVMLError):  # old bindings have no fields
             return None
         return answer.value.uiVal * MILLI if answer.nvmlReturn == 0 and answer.value.uiVal > 0 else None
 
 
 def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    return value.decode(errors="replace") if isinstance(value, bytes) else value

@@ -60,7 +60,7 @@ class Zone(msgspec.Struct, frozen=True):
 def powercap_zones(root: Path = Path("/")) -> tuple[Zone, ...]:
     """Every RAPL zone below `root`, packages before what they contain; dies that mirror one counter appear once."""
     zones: list[Zone] = []
-    for folder in sorted((root / POWERCAP).glob("intel-rapl:*"), key=lambda path: int(path.name.split(":")[1])):
+    for folder in sorted((root / POWERCAP).glob("intel-rapl:*"), key=lambda path: (len(path.name), path.name)):
         package = _zone(folder, "", -1)
         # Zen 1 and 2 show the one counter of a socket once a die; Intel's dies have counters of their own. Counting a mirror
         # would double the energy.
@@ -74,7 +74,7 @@ def powercap_zones(root: Path = Path("/")) -> tuple[Zone, ...]:
 def _zone(path: Path, prefix: str, socket: int) -> Zone | None:
     try:
         label = (path / "name").read_text().strip()
-    except OSError:
+    except (OSError, ValueError):
         return None
     try:
         span = float((path / "max_energy_range_uj").read_text())

@@ -40,6 +40,9 @@ RESERVED = ("-o", "--out", "--resume", "--json", "--curve")
 OLDEST_PYTHON = (3, 11)
 AT_ONCE = 32
 """Hosts that are asked at the same time."""
+LEAST_PAUSE_S = 10.0
+MOST_CPU = 0.01
+"""While it waits, the controller uses at most this part of a core, its commands included."""
 
 
 class CampaignFile(msgspec.Struct, frozen=True):
@@ -217,3 +220,8 @@ def cpu_seconds() -> float:
     """CPU time of this process and of the commands that it ran."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
+
+
+def pause_s(look_cpu_s: float) -> float:
+    """Seconds to wait after a look at all hosts that took this much CPU time."""
+    return max(LEAST_PAUSE_S, look_cpu_s / MOST_CPU)

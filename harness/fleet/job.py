@@ -37,6 +37,7 @@ LONGEST_REASON = 1200
 """Characters of a reason: the state fits into its block."""
 MACHINE_LOCK = "shmoo-fleet.lock"
 """In the folder for temporary files: two campaigns on one machine would measure each other."""
+TRIES, TRY_S = 40, 0.05
 LOOK_S = 15.0
 """Time between two looks at a machine that others use."""
 SAMPLE_S = 1.0
@@ -48,10 +49,8 @@ Say = Callable[..., None]
 
 def run(folder: str) -> int:
     """The job: one `shmoo` command on a machine that nobody else measures on."""
-    held = os.open(os.path.join(folder, "runner.lock"), os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    held = _own_lock(os.path.join(folder, "runner.lock"))
+    if held is None:
         return 0  # another process runs this job
     with open(os.path.join(folder, "job.json"), encoding="utf-8") as file:
         job = json.load(file)
@@ -79,6 +78,20 @@ def run(folder: str) -> int:
         return 0
     say("failed", f"exit code {code}: {words or 'no message'}", exit_code=code)
     return code
+
+
+def _own_lock(path: str) -> int | None:
+    """A descriptor that tells others that the job is alive; `None` where another process has it. Whoever looks whether the job
+    is alive has the lock for a moment too, so it is tried for a while."""
+    held = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    for _ in range(TRIES):
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return held
+        except BlockingIOError:
+            time.sleep(TRY_S)
+    os.close(held)
+    return None
 
 
 def _wait_for_machine(job: Request, say: Say) -> int:

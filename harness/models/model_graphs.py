@@ -14,7 +14,7 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
 from shmoo.estimators.costs.quantize import quantized, with_dtype
-from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.errors import InputError, not_installed, unknown
 from shmoo.estimators.graph.dtypes import compute_dtype
 from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.fx.introspect import CaptureError
@@ -275,9 +275,7 @@ def _hugging_face_step(module: DNNModule, make: Maker, batch: int, tokens: int, 
     try:
         from shmoo.harness.models.hf_cache import causal_step, is_causal
     except ImportError as error:
-        raise InputError(
-            f"phases of transformers' models need transformers 4.56 or newer ({error}); pip install -U transformers"
-        ) from error
+        raise not_installed("phases of language models", "transformers>=4.56", str(error)) from error
     if not is_causal(built.model):
         raise InputError(
             f"{module.name!r} ({type(built.model).__name__}) is not a causal language model, so it has no {'/'.join(PHASES)}"

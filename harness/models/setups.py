@@ -68,9 +68,11 @@ class ModelSetups:
         own = setup.batch == self.batch
         points = at_batches((self._asked_batch,) if own else [self.batch * step for step in BATCH_STEPS])
         key = stored, setup.channels_last, own
+        mode = msgspec.structs.replace(self._asked.mode, quantize=setup.quantize, channels_last=setup.channels_last)
+        mode.check(setup.dtype or "float32")
         if key not in self._sources:
-            mode = msgspec.structs.replace(self._asked.mode, quantize=None, channels_last=setup.channels_last)
-            self._sources[key] = self._open(msgspec.structs.replace(self._asked, dtype=stored, mode=mode, points=points))
+            plain = msgspec.structs.replace(mode, quantize=None)
+            self._sources[key] = self._open(msgspec.structs.replace(self._asked, dtype=stored, mode=plain, points=points))
         return self._sources[key].at(points[0] if own else {"batch": setup.batch})
 
     def graphs(self, setup: Setup) -> tuple[Graph, ...]:

@@ -1,6 +1,7 @@
 "use strict";
+(() => {
 const data = JSON.parse(document.getElementById("front-data").textContent);
-const svg = document.querySelector("svg");
+const svg = document.getElementById("front-plot");
 const WIDTH = 720, HEIGHT = 520, LEFT = 70, BOTTOM = 46, TOP = 14, RIGHT = 14;
 const PREFIXES = ["f", "p", "n", "µ", "m", "", "k", "M", "G", "T", "P"];
 
@@ -52,7 +53,7 @@ function table(rows, headers) {
 }
 
 function heading(text) {
-  const element = document.createElement("h2");
+  const element = document.createElement("h3");
   element.textContent = text;
   return element;
 }
@@ -131,3 +132,4 @@ function draw() {
 }
 
 draw();
+})();

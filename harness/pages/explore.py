@@ -1,56 +1,62 @@
-"""The page of a design space, one self-contained file: the front among other designs, on which a design opens its breakdown."""
+"""The page of a design space: the front among other designs, on which a design opens its breakdown."""
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.present.spending import by_bound
 from shmoo.estimators.sweep.explore import Front, Space, front_rows
 from shmoo.estimators.units import amount, percent, si
 from shmoo.estimators.variants import variant
+from shmoo.runs.plots.page import Cell, page, section, table
+from shmoo.runs.store.files import replace_file
 
 PAGES = Path(__file__).parent
 MOST_OPENED = 100
 """Designs of a front with a breakdown, evenly spread over it."""
 KERNELS = 8
 """Kernels of a breakdown."""
+LISTED = 500
+"""Designs of a front in the table of a page."""
+
+
+BOARD = Markup("""<div class="board"><figure><svg id="front-plot" role="group" aria-label="designs by two quantities"></svg>
+<figcaption>Logarithmic axes. Dots on the line are the front: open one with a click, Enter or space.</figcaption></figure>
+<div id="design" aria-live="polite"><p>Open a design to see its numbers and where its time goes.</p></div></div>
+""")
 
 
 def write_page(space: Space, front: Front, path: str | Path) -> None:
-    """Write the page. It contains data, style and script and needs no network.
+    """Write the page.
 
     Raises:
         OSError: the file cannot be written.
     """
     models = ", ".join(workload.name for workload in space.workloads)
-    title = escape(f"{models} on designs of {space.profile.name}")
-    # Without "<" nothing in the JSON can end its script element.
-    data = json.dumps(page_data(space, front), allow_nan=False).replace("<", "\\u003c").replace(">", "\\u003e")
+    rows = front_rows(space, front)
     style, script = ((PAGES / name).read_text(encoding="utf-8") for name in ("explore.css", "explore.js"))
-    looked_at = (
-        f"{front.points:,} designs, {front.allowed:,} within the limits, {len(front)} on the front; it holds "
-        f"{percent(front.hypervolume, digits=0)} of the box between best and worst"
+    designs = [{name: Cell(text, number, numeric=True) for name, text, number in _facts(space, row)} for row in rows[:LISTED]]
+    text = page(
+        f"{models} on designs of {space.profile.name}",
+        section("front", "The front", BOARD) + section("designs", "Designs of the front", table(designs, "designs of the front")),
+        eyebrow="Design space",
+        answer=(
+            f"{front.points:,} designs, {front.allowed:,} within the limits, {len(front)} on the front; it holds "
+            f"{percent(front.hypervolume, digits=0)} of the box between best and worst."
+        ),
+        links=[("front", "Front"), ("designs", "Designs")],
+        data={"front-data": page_data(space, front)},
+        style=style,
+        scripts=[script],
+        footer="estimates, no measurements",
     )
-    Path(path).write_text(
-        f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><link rel="icon" href="data:,"><style>{style}</style></head>
-<body><header><h1>{title}</h1><p>{escape(looked_at)}</p></header>
-<main><figure><svg role="group" aria-label="designs by two quantities"></svg>
-<figcaption>Logarithmic axes. Dots on the line are the front: open one with a click, or with Enter.</figcaption></figure>
-<section id="design" aria-live="polite"><p>Open a design to see its numbers and where its time goes.</p></section></main>
-<script type="application/json" id="front-data">{data}</script>
-<script>{script}</script></body></html>
-""",
-        encoding="utf-8",
-    )
+    replace_file(Path(path), text.encode("utf-8", "backslashreplace"))
 
 
 def page_data(space: Space, front: Front) -> dict[str, Any]:
@@ -67,7 +73,7 @@ def page_data(space: Space, front: Front) -> dict[str, Any]:
             {
                 x: row[x],
                 y: row[y],
-                "facts": _facts(space, row),
+                "facts": [(name, text) for name, text, _ in _facts(space, row)],
                 "breakdowns": _breakdowns(space, row) if i in opened else [],
             }
             for i, row in enumerate(rows)
@@ -75,10 +81,10 @@ def page_data(space: Space, front: Front) -> dict[str, Any]:
     }
 
 
-def _facts(space: Space, row: dict[str, float | int]) -> list[tuple[str, str]]:
-    axes = [(name, amount(float(row[name]), space.unit(name))) for name in space.axes]
-    quantities = [(name, si(float(row[name]), space.unit(name))) for name in space.shown if name in row]
-    return [*axes, *quantities, ("designs alike", str(row["alike"]))]
+def _facts(space: Space, row: dict[str, float | int]) -> list[tuple[str, str, float]]:
+    axes = [(name, amount(float(row[name]), space.unit(name)), float(row[name])) for name in space.axes]
+    quantities = [(name, si(float(row[name]), space.unit(name)), float(row[name])) for name in space.shown if name in row]
+    return [*axes, *quantities, ("designs alike", str(row["alike"]), float(row["alike"]))]
 
 
 def _breakdowns(space: Space, row: dict[str, float | int]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The roofline page of an inspection, one self-contained file: predicted kernels under the peaks and bandwidths of a machine,
+"""The roofline page of an inspection: predicted kernels under the peaks and bandwidths of a machine,
 with the measured calls of a run beside them (Williams, Waterman and Patterson, CACM 52(4), 2009)."""
 
 from __future__ import annotations
@@ -6,20 +6,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.model import matrix_peak
 from shmoo.estimators.present.inspection import Inspection
-from shmoo.estimators.units import si
+from shmoo.estimators.units import percent, si
+from shmoo.harness.pages.inspect import COLOURS
 from shmoo.runs.analysis.calls import MeasuredCall
+from shmoo.runs.plots.chart import Figure, Guide, Mark, Points, figure, log_axis
+from shmoo.runs.plots.page import page, plot, section
+from shmoo.runs.store.files import replace_file
 
-WIDTH, HEIGHT = 960, 560
-LEFT, RIGHT, TOP, BOTTOM = 84, 16, 16, 52
-STYLE = Path(__file__).parent / "explore.css"
-_LEAST_RADIUS, _MOST_RADIUS = 2.5, 16.0
+_LEAST_SIZE, _MOST_SIZE = 5.0, 32.0
+"""Diameter of the dots of kernels without time and with all of it, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,26 +50,25 @@ def write_roofline(
     Raises:
         OSError: the file cannot be written.
     """
-    points = kernel_points(inspection, profile.name)
-    title = escape(f"Roofline of {inspection.model} on {profile.name}")
+    points, calls = kernel_points(inspection, profile.name), call_points(measured)
     without = len(inspection.kernels[profile.name]) - len(points)
     said = (
-        f"Each dot is a predicted kernel, as large as its share of the time: {len(points)} of them; {without} without flops "
-        "have no place here. Bytes are those that must move once."
+        f"Each dot is a predicted kernel, as large as its share of the time; {without} without flops are left out. Bytes are "
+        "those that must move once."
     )
-    if measured:
-        said += " Hollow diamonds are calls of the run, each timed alone in eager execution."
-    style = STYLE.read_text(encoding="utf-8")
-    keys = " ".join(f"<b class='{bound}'>{bound}</b>" for bound in ("compute", "memory", "launch"))
-    Path(path).write_text(
-        f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><link rel="icon" href="data:,"><style>{style}</style></head>
-<body><header><h1>{title}</h1><p>{escape(said)} Bound by: {keys}</p></header>
-<main style="display:block"><figure>{_svg(points, call_points(measured), roofs_of(profile, dtype))}</figure></main></body></html>
-""",
-        encoding="utf-8",
+    if calls:
+        said += " Diamonds are calls of the run, each timed alone in eager execution."
+    of_bound = {bound: sum(point.share for point in points if point.bound == bound) for bound in COLOURS}
+    most = max(of_bound, key=lambda bound: of_bound[bound])
+    text = page(
+        f"Roofline of {inspection.model} on {profile.name}",
+        section("roofline", "Kernels under their roofs", said, plot("roofline", "achieved rate over arithmetic intensity")),
+        eyebrow="Roofline",
+        answer=f"{len(points)} kernels compute; those bound by {most} take {percent(of_bound[most], digits=0)} of the time.",
+        figures={"roofline": roofline_figure(points, calls, roofs_of(profile, dtype))},
+        footer="estimates, with measured calls beside them" if calls else "estimates, no measurements",
     )
+    replace_file(Path(path), text.encode("utf-8", "backslashreplace"))
 
 
 def kernel_points(inspection: Inspection, arch: str) -> list[Point]:
@@ -116,54 +116,46 @@ def roofs_of(profile: ArchitectureProfile, dtype: str) -> list[tuple[str, float,
     return roofs
 
 
-def _svg(points: Sequence[Point], calls: Sequence[Point], roofs: Sequence[tuple[str, float, float]]) -> str:
+def roofline_figure(points: Sequence[Point], calls: Sequence[Point], roofs: Sequence[tuple[str, float, float]]) -> Figure:
+    """Kernels by what bounds them, and measured calls, under their roofs."""
     every = [*points, *calls]
-    peak = max(roof for _, _, roof in roofs)
-    main = min(bandwidth for _, bandwidth, _ in roofs)
-    ridge = peak / main
-    x_low, x_high = _decades([*(p.intensity for p in every), ridge / 10, ridge * 10])
-    y_low, y_high = _decades([*(p.rate for p in every), peak, main * 10**x_low])
-
-    def x(intensity: float) -> float:
-        return LEFT + (math.log10(intensity) - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
-
-    def y(rate: float) -> float:
-        return HEIGHT - BOTTOM - (math.log10(rate) - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
-
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="roofline">']
-    for power in range(x_low, x_high + 1):
-        at = x(10.0**power)
-        parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-        parts.append(f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{10.0**power:g}</text>')
-    for power in range(y_low, y_high + 1):
-        at = y(10.0**power)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{si(10.0**power, "flop/s", 1)}</text>')
-    parts.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 10}" text-anchor="middle">flop a byte</text>')
+    peak, main = max(roof for _, _, roof in roofs), min(bandwidth for _, bandwidth, _ in roofs)
+    x = log_axis("flop per byte", [*(p.intensity for p in every), peak / main / 10, peak / main * 10], "")
+    y = log_axis("achieved rate", [*(p.rate for p in every), 3 * peak, main * x.low], "flop/s")
+    marks: list[Mark] = []
     for name, bandwidth, roof in roofs:
-        first = 10.0**x_low if math.isinf(bandwidth) else max(10.0**x_low, 10.0**y_low / bandwidth)
-        last = 10.0**x_high if math.isinf(bandwidth) else min(roof / bandwidth, 10.0**x_high)
-        if first >= last:
-            continue
-        start, end = (min(roof, bandwidth * at) for at in (first, last))
-        place = f'x1="{x(first):.1f}" y1="{y(start):.1f}" x2="{x(last):.1f}" y2="{y(end):.1f}"'
-        parts.append(f'<line class="line" {place}/>')
-        anchor = ("end", x(last) - 4, y(end) - 5) if math.isinf(bandwidth) else ("start", x(first) + 4, y(start) - 5)
-        parts.append(f'<text x="{anchor[1]:.1f}" y="{anchor[2]:.1f}" text-anchor="{anchor[0]}">{escape(name)}</text>')
-    for p in sorted(points, key=lambda p: -p.share):
-        radius = max(_LEAST_RADIUS, _MOST_RADIUS * math.sqrt(p.share))
-        place = f'cx="{x(p.intensity):.1f}" cy="{y(p.rate):.1f}" r="{radius:.1f}"'
-        parts.append(
-            f'<circle class="{p.bound}" {place} fill="currentColor" fill-opacity=".6"><title>{escape(p.text)}</title></circle>'
-        )
-    for p in calls:
-        at, up = x(p.intensity), y(p.rate)
-        corners = f"{at:.1f},{up - 5:.1f} {at + 5:.1f},{up:.1f} {at:.1f},{up + 5:.1f} {at - 5:.1f},{up:.1f}"
-        parts.append(f'<polygon class="line" points="{corners}"><title>{escape(p.text)}</title></polygon>')
-    return "".join([*parts, "</svg>"])
+        first = x.low if math.isinf(bandwidth) else max(x.low, y.low / bandwidth)
+        last = x.high if math.isinf(bandwidth) else min(roof / bandwidth, x.high)
+        if first < last:
+            ends = (min(roof, bandwidth * first), min(roof, bandwidth * last))
+            marks.append(Guide(x=(first, last), y=ends, width=1.5, label=name))
+    for bound, colour in COLOURS.items():
+        if members := sorted((p for p in points if p.bound == bound), key=lambda p: -p.share):
+            sizes = tuple(max(_LEAST_SIZE, _MOST_SIZE * math.sqrt(p.share)) for p in members)
+            marks.append(_series(members, f"bound by {bound}", colour, sizes=sizes, opacity=0.65))
+    if calls:
+        marks.append(_series(calls, "measured", "var(--ink)", symbol="diamond", size=9.0))
+    return figure(*marks, x=x, y=y, height=620)
 
 
-def _decades(values: Sequence[float]) -> tuple[int, int]:
-    """Whole powers of ten around positive values."""
-    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    return low, max(high, low + 1)
+def _series(
+    members: Sequence[Point],
+    name: str,
+    colour: str,
+    *,
+    symbol: str = "circle",
+    size: float = 7.0,
+    sizes: tuple[float, ...] = (),
+    opacity: float = 1.0,
+) -> Points:
+    return Points(
+        x=tuple(p.intensity for p in members),
+        y=tuple(p.rate for p in members),
+        texts=tuple(p.text for p in members),
+        name=name,
+        colour=colour,
+        symbol=symbol,
+        size=size,
+        sizes=sizes,
+        opacity=opacity,
+    )

@@ -294,7 +294,8 @@ class ShmooBenchmark:
 
     def _visits(self, visit: Callable[[int], tuple[Measurement, Sequence[Graph]]]) -> Measurement:
         """Write the visits to a target of the test's own, which exists only here; the first that can be used, or the last one."""
-        wanted, usable = self._run.own_visits, []
+        wanted = self._run.own_visits
+        usable: list[Measurement] = []
         for number in range(wanted + (AGAIN if self._run.again else 0)):
             row, graphs = visit(number)
             if row.timing is not None and wanted == 1:

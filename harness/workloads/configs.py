@@ -10,7 +10,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from shmoo.estimators.costs.quantize import GROUP, Scheme
-from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.errors import InputError, not_installed, unknown
 from shmoo.harness.module import Axis, Built, DNNModule, Maker, dim
 from shmoo.harness.workloads.zoo import import_torchvision
 
@@ -97,12 +97,13 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
         InputError: transformers is missing or cannot use the config, or the model's inputs are not known.
     """
     settings, left_out = _harmless(settings)
-    # transformers imports torchvision for its image models, and fails where torchvision alone would.
-    import_torchvision()
+    # transformers imports torchvision for its image models, and fails where torchvision alone would; others do without.
+    with suppress(InputError):
+        import_torchvision()
     try:
         import transformers
     except ImportError as error:
-        raise InputError("models from a config need transformers; install it with: pip install 'shmoo[models]'") from error
+        raise not_installed("models from a config", "transformers>=4.56") from error
     config = _config(transformers, settings, name)
     quantization, quantized = quantization_of(settings.get("quantization_config"))
     with _refusals(name):
@@ -111,6 +112,9 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
         inputs = [
             entry for entry in _INPUTS if entry.name in parameters and (entry.name != _DECODER or config.is_encoder_decoder)
         ]
+        if {_GRID, "input_ids"} <= set(parameters):
+            inputs = [entry for entry in inputs if entry.name != "pixel_values"]
+            notes = (*notes, f"text alone is counted: images come in patches with {_GRID}, which a config does not give")
         if not inputs:
             raise InputError(
                 f"{architecture.__name__} takes {', '.join(list(parameters)[1:4])}, ...; models that take one of "
@@ -279,6 +283,8 @@ class _Input(NamedTuple):
 
 
 _DECODER = "decoder_input_ids"
+_GRID = "image_grid_thw"
+"""An input that says how the patches of all images together are arranged; models that take it take no image by itself."""
 
 
 def _token_axes(config: Any) -> Sequence[Axis]:

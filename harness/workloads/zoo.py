@@ -15,7 +15,7 @@ from functools import cache, partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.errors import InputError, not_installed, unknown
 from shmoo.harness.module import Axis, Built, DNNModule, Maker, dim
 
 FAMILIES = ("classification", "segmentation", "video", "optical_flow", "detection")
@@ -79,10 +79,14 @@ def import_torchvision() -> ModuleType:
     fails with torch's own message that there is no kernel for it.
 
     Raises:
-        ImportError: torchvision is not installed.
+        InputError: torchvision is not installed.
     """
     try:
         import torchvision
+    except ModuleNotFoundError as error:
+        if error.name != "torchvision":
+            raise
+        raise not_installed("networks of torchvision", "torchvision") from error
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise

@@ -191,8 +191,10 @@ def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CH
         "time": suite_growth(times, shared),
         "energy": suite_growth([growth for growth in energies if growth is not None], []),
     }
-    in_bases = {identity: row for side in reversed(rows[:-1]) for identity, row in side.items()}
-    usable_in_bases = {identity: row for side in reversed(usable[:-1]) for identity, row in side.items()}
+    # The first base run that has a case speaks for all of them.
+    base_rows, base_usable = (
+        {identity: row for side in reversed(sides[:-1]) for identity, row in side.items()} for sides in (rows, usable)
+    )
     return Comparison(
         differences=tuple({(d.field, d.a): d for run in bases for d in conditions(run.manifest, new.manifest)}.values()),
         statuses={
@@ -200,7 +202,7 @@ def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CH
             for name, runs in (("a", bases), ("b", (new,)))
         },
         cases=tuple(sorted(cases, key=lambda case: -abs(math.log(case.ratio.value)))),
-        unpaired=tuple(_unpaired((in_bases, rows[-1]), (usable_in_bases, usable[-1]))),
+        unpaired=tuple(_unpaired((base_rows, rows[-1]), (base_usable, usable[-1]))),
         spreads={name: median([cases[n].spread for n in numbers]) for name, numbers in groups.items()},
         counts={name: len(numbers) for name, numbers in groups.items()},
         within_errors={name: sum(cases[n].within_errors for n in numbers) / len(numbers) for name, numbers in groups.items()},

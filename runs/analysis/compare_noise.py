@@ -3,7 +3,7 @@
     log ratio of a case    d  = log(new) - mean over base runs of log(base)
     its variance, one base s² = (standard error in base)² + (standard error in new)²
     several bases          s² = v (1 + 1/B), v the variance of the B base runs, at least the line above
-    paired visits          s² = (variance of the differences of the pairs) / n
+    paired visits          d  = trimmed mean of the differences of the n pairs; s² = (their Winsorized variance) / n
     geometric mean         D  = mean of d; S² = the largest of
                                 sum of s² / N²                 cases independent of each other
                                 variance of batch means / K    drift that all cases share, within the runs
@@ -36,6 +36,8 @@ NORMAL_FROM = 200.0
 """Degrees of freedom from which Student's distribution is replaced by the normal one."""
 ANGLES = 2000
 """Steps of the integral that inverts Student's distribution."""
+TRIMMED = 0.2
+"""Share of the differences of pairs at either end that the mean leaves out."""
 BATCHES = 5
 """Consecutive parts of a run whose means show the drift that all cases share: few, so that they are longer than it lasts."""
 
@@ -138,14 +140,30 @@ def paired_growths(pairs: Sequence[Pair], base: Run, new: Run) -> list[Growth]:
         Growth(float(values.mean()), deviation / math.sqrt(values.size), freedom)
         if values.size and deviation is not None
         else msgspec.structs.replace(own_growth(pair, None), known=False)
-        for pair, values, (deviation, freedom) in zip(pairs, found, _pooled_spreads(found), strict=True)
+        for pair, values, (deviation, freedom) in zip(pairs, found, _pooled_spreads(found, trimmed=True), strict=True)
     ]
 
 
 def _differences(identity: str, base: Run, new: Run) -> dict[int, float]:
-    """Visit -> log ratio of the two times of the pair."""
+    """Visit -> log ratio of the two times of the pair, so that their mean is the trimmed one and their deviation that of it.
+
+    A neighbour that begins between the visits of a pair moves it by a factor: the fifth of the pairs at either end counts as the
+    pairs next to them (Tukey and McLaughlin, Sankhya A 25, 1963; Yuen, Biometrika 61, 1974).
+    """
     before, after = _rates(base.visits[identity]), _rates(new.visits[identity])
-    return {visit: rate - after[visit] for visit, rate in before.items() if visit in after}
+    shared = [visit for visit in before if visit in after]
+    values = np.array([before[visit] - after[visit] for visit in shared])
+    cut = _cut(values.size)
+    if cut:
+        ordered = np.sort(values)
+        held = np.clip(values, ordered[cut], ordered[-cut - 1])
+        values = ordered[cut:-cut].mean() + (held - held.mean()) / (1 - 2 * cut / values.size)
+    return dict(zip(shared, values.tolist(), strict=True))
+
+
+def _cut(count: int) -> int:
+    """Values at either end that a trimmed mean of `count` leaves out."""
+    return int(TRIMMED * count)
 
 
 def _rates(lines: Iterable[Measurement]) -> dict[int, float]:
@@ -157,7 +175,7 @@ def _rates(lines: Iterable[Measurement]) -> dict[int, float]:
     }
 
 
-def _pooled_spreads(values: Sequence[np.ndarray]) -> list[tuple[float | None, float]]:
+def _pooled_spreads(values: Sequence[np.ndarray], *, trimmed: bool = False) -> list[tuple[float | None, float]]:
     """Standard deviation of one of the repeated values of each case, with its degrees of freedom; `None` where nothing tells it.
 
     Each variance is weighed with the middle one of all cases, which counts as much as `PRIOR_VISITS` degrees of freedom.
@@ -167,7 +185,7 @@ def _pooled_spreads(values: Sequence[np.ndarray]) -> list[tuple[float | None, fl
     typical = float(np.median(np.concatenate(distances))) / MAD_OF_NORMAL if len(distances) >= FEW_CASES else None
     spreads: list[tuple[float | None, float]] = []
     for repeated in values:
-        freedom = max(repeated.size - 1.0, 0.0)
+        freedom = max(repeated.size - 1.0 - (2 * _cut(repeated.size) if trimmed else 0), 0.0)
         variance = float(np.var(repeated, ddof=1)) if freedom else 0.0
         if typical is not None:
             variance = (freedom * variance + PRIOR_VISITS * typical**2) / (freedom + PRIOR_VISITS)
@@ -185,8 +203,11 @@ def suite_growth(growths: Sequence[Growth], shared: Iterable[tuple[float, float]
     if not growths:
         return None
     centre = sum(growth.log_ratio for growth in growths) / len(growths)
-    independent = sum(growth.standard_error**2 for growth in growths) / len(growths) ** 2
-    variance, freedom = max([(independent, NORMAL_FROM), *shared])
+    squares = [growth.standard_error**2 for growth in growths]
+    # Degrees of freedom of Welch and Satterthwaite, as of one case.
+    parts = sum(square**2 / growth.freedom for square, growth in zip(squares, growths, strict=True))
+    own_freedom = min(sum(squares) ** 2 / parts, NORMAL_FROM) if parts else NORMAL_FROM
+    variance, freedom = max([(sum(squares) / len(growths) ** 2, own_freedom), *shared])
     return Growth(centre, math.sqrt(variance), freedom, all(growth.known for growth in growths))
 
 

@@ -83,8 +83,7 @@ def junit(comparison: Comparison, verdicts: Sequence[Verdict], threshold: float)
         for item in left_out:
             test = ElementTree.SubElement(suite, "testcase", classname=f"shmoo.{verdict.question}", name=_xml(item.case.label))
             ElementTree.SubElement(test, "skipped", message=_xml(_unpaired(item)))
-    document: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
-    return document + b"\n"
+    return b"<?xml version='1.0' encoding='utf-8'?>\n" + bytes(ElementTree.tostring(root, encoding="utf-8")) + b"\n"
 
 
 def _answer(verdict: Verdict, label: str) -> Answer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
@@ -35,14 +35,14 @@ def error_report(run: StoredRun, profile: ArchitectureProfile, predict: Predicto
     if not usable:
         seen = f"{len(excluded)} rows, the first set aside because: {excluded[0].reason}" if excluded else "no rows"
         raise NothingMeasuredError(f"nothing usable was measured ({seen}); `shmoo check RUN` says what to do")
-    requests = [(row.case, run.graphs(row)) for row in usable]
-    estimates = (predict or director_predictor(profile))(requests)
-    if len(estimates) != len(requests):
-        raise InputError(f"the predictor gave {len(estimates)} estimates for {len(requests)} cases; it must give one a case")
+    # Graphs are read as they are estimated: those of a large run take more memory than all else.
+    estimates = (predict or director_predictor(profile))((row.case, run.graphs(row)) for row in usable)
+    if len(estimates) != len(usable):
+        raise InputError(f"the predictor gave {len(estimates)} estimates for {len(usable)} cases; it must give one a case")
     cases = [_case_error(row, estimate) for row, estimate in zip(usable, estimates, strict=True)]
     networks = [
-        _network_error(case, row, graphs, estimate)
-        for case, row, (_, graphs), estimate in zip(cases, usable, requests, estimates, strict=True)
+        _network_error(case, row, run.graphs(row), estimate)
+        for case, row, estimate in zip(cases, usable, estimates, strict=True)
         if case.case.kind == "network"
     ]
     return ErrorReport(
@@ -172,7 +172,11 @@ CSV_COLUMNS = (
 
 def write_errors_csv(report: ErrorReport, path: str | Path) -> Path:
     """Write every case, call and excluded row of a report as CSV (UTF-8, SI units); returns the path."""
-    rows = []
+    replace_file(Path(path), csv_bytes(CSV_COLUMNS, _csv_rows(report)))
+    return Path(path)
+
+
+def _csv_rows(report: ErrorReport) -> Iterator[dict[str, object]]:
     for case in report.cases:
         estimate, energy = case.estimate_s, case.energy_estimate_j
         cells: dict[str, object] = {
@@ -183,7 +187,7 @@ def write_errors_csv(report: ErrorReport, path: str | Path) -> Path:
             "inside": case.inside,
             "energy_estimated_j": None if energy is None else energy.value,
         }
-        rows.append(_csv_row("case", case.case, case) | cells)
+        yield _csv_row("case", case.case, case) | cells
     for network in report.networks:
         for call in network.calls:
             cells = {
@@ -192,10 +196,8 @@ def write_errors_csv(report: ErrorReport, path: str | Path) -> Path:
                 "error": call.error,
                 "status": "ok",
             }
-            rows.append(_csv_row("call", network.whole.case, call) | cells)
-    rows += [_csv_row("excluded", row.case, row) for row in report.excluded]
-    replace_file(Path(path), csv_bytes(CSV_COLUMNS, rows))
-    return Path(path)
+            yield _csv_row("call", network.whole.case, call) | cells
+    yield from (_csv_row("excluded", row.case, row) for row in report.excluded)
 
 
 def _csv_row(level: str, case: CaseSpec, record: CaseError | CallError | Excluded) -> dict[str, object]:

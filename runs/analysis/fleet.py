@@ -83,7 +83,7 @@ class Family:
         """CPU, GPU and number of threads of its machines."""
         machine = self.runs[0].manifest.machine
         gpu = f" with {machine.gpu_model}" if machine.gpu_model else ""
-        return f"{machine.cpu_model}{gpu}, {machine.threads} threads"
+        return f"{machine.cpu_model}{gpu}, threads: {machine.threads}"
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -119,12 +119,14 @@ class FleetReport:
     """A campaign over many machines.
 
     Attributes:
+        machines: number of all of them.
         missing: machines whose measurement is not whole: failed, died, never reached, or still going on.
         families: equal machines together, the largest family first.
         drifts: machines of both campaigns that differ from what they were.
         energies: of networks, where a machine has a counter.
     """
 
+    machines: int
     missing: tuple[Specimen, ...]
     families: tuple[Family, ...]
     drifts: tuple[Drift, ...]
@@ -149,6 +151,7 @@ def fleet_report(specimens: Sequence[Specimen], earlier: Sequence[Specimen] = ()
     before = {specimen.name: specimen for specimen in earlier}
     drifts = [_drift(before[s.name], s) for s in specimens if s.name in before]
     return FleetReport(
+        machines=len(specimens),
         missing=tuple(specimen for specimen in specimens if specimen.standing != "finished"),
         families=tuple(Family(tuple(f), speeds(f)) for f in sorted(families, key=len, reverse=True)),
         drifts=tuple(drift for drift in drifts if drift.changes or drift.shifted),

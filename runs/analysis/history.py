@@ -107,6 +107,14 @@ class History(msgspec.Struct, frozen=True):
         every = (*self.series, *(() if self.suite is None else (self.suite,)))
         return min((change.run for series in every for change in series.changes), default=None)
 
+    @property
+    def headline(self) -> str:
+        """The outcome in words."""
+        if self.first_different is not None:
+            return f"The first run that differs is {self.runs[self.first_different].label}"
+        decided = any(series.noise is not None for series in self.series)
+        return "No run differs" if decided else f"Too few runs to tell: a case needs {FEWEST} with a usable row"
+
 
 def history(runs: Sequence[Run], threshold: float = MIN_CHANGE) -> History:
     """Follow the cases of several runs.
@@ -140,8 +148,8 @@ def history(runs: Sequence[Run], threshold: float = MIN_CHANGE) -> History:
         for row in run.rows:
             cases.setdefault(row.case.identity, row.case)
             time = row.latency if row.timed else None
-            value_s, relative_se = (None, None) if time is None else (time.value_s, time.relative_se)
-            by_case.setdefault(row.case.identity, []).append(CasePoint(number, value_s, relative_se, row.status))
+            value_s, error = (None, None) if time is None else (time.value_s, time.relative_se)
+            by_case.setdefault(row.case.identity, []).append(CasePoint(number, value_s, error, row.status))
     usable = {identity: timed for identity, found in by_case.items() if len(timed := _timed(found)) > 1}
     if not usable:
         raise NothingMeasuredError("no case is usable in two of the runs; see `shmoo check` for what is wrong with a run")
@@ -150,11 +158,9 @@ def history(runs: Sequence[Run], threshold: float = MIN_CHANGE) -> History:
     looked_at = sum(len(timed) - 1 for timed in usable.values())
     series = []
     for identity, found in by_case.items():
-        noise = _noise(usable.get(identity, ()), differences.get(identity), typical)
-        changes = () if noise is None else _changes(usable[identity], noise, looked_at, threshold)
-        series.append(
-            Series(cases[identity].label, cases[identity], tuple(found), noise.standard_error if noise else None, changes)
-        )
+        timed = usable.get(identity, [])
+        noise = _noise(timed, differences.get(identity), typical)
+        series.append(_series(cases[identity].label, cases[identity], found, timed, noise, looked_at, threshold))
     series.sort(key=lambda one: (-max((abs(math.log(c.ratio.value)) for c in one.changes), default=0.0), one.label))
     return History(points, _suite(usable, len(ordered), threshold), tuple(series))
 
@@ -170,8 +176,22 @@ def _suite(usable: dict[str, list[CasePoint]], runs: int, threshold: float) -> S
     points = [CasePoint(number, math.exp(mean), float(own[number]), "ok") for number, mean in enumerate(means.tolist())]
     differences = np.abs(np.diff(means)) if runs >= FEWEST else None
     noise = _noise(points, differences, None)
-    changes = () if noise is None else _changes(points, noise, runs - 1, threshold)
-    return Series(ALL, None, tuple(points), noise.standard_error if noise else None, changes)
+    return _series(ALL, None, points, points, noise, runs - 1, threshold)
+
+
+def _series(
+    label: str,
+    case: CaseSpec | None,
+    points: Sequence[CasePoint],
+    timed: Sequence[CasePoint],
+    noise: Growth | None,
+    looked_at: int,
+    threshold: float,
+) -> Series:
+    """Args: timed: the points with a value. looked_at: places of steps in all series that are looked at together."""
+    if noise is None:
+        return Series(label, case, tuple(points), None, ())
+    return Series(label, case, tuple(points), noise.standard_error, _changes(timed, noise, looked_at, threshold))
 
 
 def _first_visit(run: Run) -> str:

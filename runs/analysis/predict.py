@@ -3,6 +3,7 @@ seconds."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -61,8 +62,8 @@ class BatchedEstimate:
 KernelPart = KernelEstimate | Part
 CaseEstimate = Estimate | BatchedEstimate
 """A predictor's estimate of one case, alone or from a batch."""
-Predictor = Callable[[Sequence[CaseGraphs]], Sequence[CaseEstimate]]
-"""Function from all cases with their graphs to one estimate each, in order."""
+Predictor = Callable[[Iterable[CaseGraphs]], Sequence[CaseEstimate]]
+"""Function from all cases with their graphs, which are read one after another, to one estimate each, in order."""
 
 
 def director_predictor(profile: ArchitectureProfile, seed: int = 0) -> Predictor:
@@ -70,25 +71,36 @@ def director_predictor(profile: ArchitectureProfile, seed: int = 0) -> Predictor
     director = AnalysisDirector(profile)
     cores = profile.get("count.cores")
 
-    def estimate_all(cases: Sequence[CaseGraphs]) -> list[CaseEstimate]:
-        threads = [None if cores is None or case.threads == cores.value else case.threads for case, _ in cases]
+    def estimate_all(cases: Iterable[CaseGraphs]) -> list[CaseEstimate]:
         estimates: dict[int, CaseEstimate] = {}
-        batches: dict[tuple[str, str | None, int | None], list[int]] = {}
-        for index, (case, graphs) in enumerate(cases):
-            if case.kind != "network" and len(graphs) == 1:
-                batches.setdefault((case.runtime, matrix_dtype(case.dtype), threads[index]), []).append(index)
-        for (runtime, compute_dtype, used), indices in batches.items():
-            machine = director if used is None else AnalysisDirector(with_threads(profile, used))
-            for start in range(0, len(indices), CHUNK):
-                chunk = indices[start : start + CHUNK]
-                batch = _estimate_batch(machine, [cases[i][1][0] for i in chunk], runtime, compute_dtype, seed)
-                estimates.update((chunk[place], estimate) for place, estimate in batch)
-        for index, (case, graphs) in enumerate(cases):
-            if index not in estimates:
-                estimates[index] = director.estimate(
-                    graphs, runtime=case.runtime, compute_dtype=matrix_dtype(case.dtype), threads=threads[index], seed=seed
+        waiting: defaultdict[tuple[str, str | None, int | None], list[tuple[int, Graph]]] = defaultdict(list)
+
+        def price(key: tuple[str, str | None, int | None]) -> None:
+            """Estimate what waits together; one whose graph has no kernel is refused as it is alone."""
+            runtime, compute_dtype, threads = key
+            machine = director if threads is None else AnalysisDirector(with_threads(profile, threads))
+            places, graphs = zip(*waiting.pop(key), strict=True)
+            batch = dict(_estimate_batch(machine, graphs, runtime, compute_dtype, seed))
+            for number, (place, graph) in enumerate(zip(places, graphs, strict=True)):
+                estimates[place] = batch.get(number) or machine.estimate(
+                    graph, runtime=runtime, compute_dtype=compute_dtype, seed=seed
                 )
-        return [estimates[index] for index in range(len(cases))]
+
+        for index, (case, graphs) in enumerate(cases):
+            threads = None if cores is None or case.threads == cores.value else case.threads
+            compute_dtype = matrix_dtype(case.dtype)
+            if case.kind == "network" or len(graphs) != 1:
+                estimates[index] = director.estimate(
+                    graphs, runtime=case.runtime, compute_dtype=compute_dtype, threads=threads, seed=seed
+                )
+                continue
+            key = case.runtime, compute_dtype, threads
+            waiting[key].append((index, graphs[0]))
+            if len(waiting[key]) == CHUNK:
+                price(key)
+        for key in list(waiting):
+            price(key)
+        return [estimates[index] for index in range(len(estimates))]
 
     return estimate_all
 

@@ -39,7 +39,8 @@ class Points(msgspec.Struct, frozen=True, omit_defaults=True, tag="points", kw_o
 
     Attributes:
         name: in the legend; "" has no entry. texts: what the pointer shows, one for each point, beside its coordinates.
-        line: "" for none, "solid", or a pattern of dashes as SVG takes it. symbol: "" for none.
+        line: "" for none, "solid", or a pattern of dashes as SVG takes it. symbol: "" for none. size: in pixels; sizes: of each
+            point, where they differ.
         left, right, low, high: ends of the intervals along x and y. hollow: points whose symbol is not filled.
         listed: whether the legend has an entry for it, where several series share a name.
     """
@@ -51,6 +52,7 @@ class Points(msgspec.Struct, frozen=True, omit_defaults=True, tag="points", kw_o
     texts: tuple[str, ...] = ()
     symbol: str = "circle"
     size: float = 7.0
+    sizes: tuple[float, ...] = ()
     opacity: float = 1.0
     line: str = ""
     left: tuple[float, ...] = ()
@@ -70,7 +72,6 @@ class Guide(msgspec.Struct, frozen=True, omit_defaults=True, tag="guide", kw_onl
     line: str = "solid"
     width: float = 1.0
     label: str = ""
-    anchor: Literal["start", "middle", "end"] = "end"
 
 
 class Band(msgspec.Struct, frozen=True, omit_defaults=True, tag="band", kw_only=True):

@@ -23,7 +23,6 @@ LEAST_SPAN = 0.1
 def render_history(history: History, threshold: float) -> str:
     """The page as text; all names in it are escaped."""
     every = [*([] if history.suite is None else [history.suite]), *history.series]
-    first = history.first_different
     drawn = every[:MOST_DRAWN]
     notice = Markup('<p class="notice">{} was measured on another machine or setting: {}</p>')
     changed = sum(bool(series.changes) for series in history.series)
@@ -44,7 +43,7 @@ def render_history(history: History, threshold: float) -> str:
         f"{len(history.runs)} runs over time",
         body,
         eyebrow="History",
-        answer="No run differs." if first is None else f"The first run that differs is {history.runs[first].label}.",
+        answer=f"{history.headline}.",
         summary=cards(figures)
         + Markup("").join(notice.format(run.label, ", ".join(run.differs)) for run in history.runs if run.differs),
         links=[("changes", "Changes"), ("cases", "Cases"), ("runs", "Runs")],

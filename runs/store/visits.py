@@ -78,6 +78,8 @@ def _on_one_scale(lines: Iterable[Measurement]) -> list[Measurement]:
     for line in lines:
         if line.timing is not None and (times := line.timing.quiet_s):
             quiet[len(times)] = tuple(map(min, quiet.get(len(times), times), times))
+    if not quiet:
+        return lines
     return [
         msgspec.structs.replace(
             line,

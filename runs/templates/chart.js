@@ -122,7 +122,7 @@
     const symbol = SYMBOLS[mark.symbol ?? "circle"];
     if (symbol) {
       for (const hollow of [false, true]) {
-        const drawn = at.map((p, i) => (p && Boolean(mark.hollow?.[i]) === hollow ? symbol(p[0], p[1], radius) : "")).join("");
+        const drawn = at.map((p, i) => (p && Boolean(mark.hollow?.[i]) === hollow ? symbol(p[0], p[1], mark.sizes ? mark.sizes[i] / 2 : radius) : "")).join("");
         const ring = mark.symbol === "ring";
         if (drawn) make("path", { d: drawn, fill: ring ? "none" : hollow ? "var(--panel)" : colour, "stroke-width": ring ? 3 : hollow ? 1.5 : 0.5, ...style }, plot);
       }
@@ -138,8 +138,8 @@
   const guide = (mark, { plot, x, y, width, over }) => {
     const at = mark.x.map((value, i) => [x(value), y(mark.y[i])]);
     make("path", { d: `M${at.map((p) => p.map((v) => v.toFixed(1)).join(",")).join("L")}`, fill: "none", stroke: mark.colour ?? "var(--edge)", "stroke-width": mark.width ?? 1, "stroke-dasharray": DASHES[mark.line ?? "solid"] }, plot);
-    const anchor = mark.anchor ?? "end", [px, py] = at.at(anchor === "start" ? 0 : -1);
-    if (mark.label) over.push([Math.max(0, Math.min(px, width)), py - 5, mark.label, anchor]);
+    const [px, py] = at.at(-1);
+    if (mark.label) over.push([Math.max(0, Math.min(px, width)), py - 5, mark.label, "end"]);
   };
   const band = (mark, { plot, x, y }) => {
     const edge = (values) => mark.x.map((value, i) => `${x(value).toFixed(1)},${y(values[i]).toFixed(1)}`);
@@ -260,7 +260,7 @@
     const taken = [];
     for (const [px, py, text, anchor] of over) {
       if (py <= -16 || py >= height) continue;
-      const room = text.length * LETTER, start = { start: px, middle: px - room / 2, end: px - room }[anchor];
+      const room = text.length * LETTER, start = anchor === "middle" ? px - room / 2 : px - room;
       const left = Math.max(0, Math.min(start, width - room));
       let top = Math.max(py, -5);
       while (taken.some((other) => left < other.left + other.room && other.left < left + room && Math.abs(top - other.top) < 13)) top -= 13;

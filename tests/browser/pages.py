@@ -1,4 +1,4 @@
-"""Eight pages of every kind, made from small graphs and rows, for the browser and for the documentation's pictures."""
+"""Pages of every kind, made from small graphs and rows, for the browser and for the documentation's pictures."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import msgspec
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.tabulated import tabulated
 from shmoo.estimators.present.inspection import inspect_graphs
 from shmoo.estimators.sweep.controller import SweepController
-from shmoo.harness.pages import inspect, sweep
+from shmoo.estimators.sweep.explore import Space, Workload, explore_grid
+from shmoo.harness.pages import explore, inspect, roofline, sweep
+from shmoo.runs.analysis.calls import measured_calls
 from shmoo.runs.analysis.errors import error_report
 from shmoo.runs.analysis.fleet import Specimen, fleet_report
 from shmoo.runs.analysis.history import history
@@ -27,8 +30,9 @@ from tests.build import GraphBuilder
 from tests.runs.analysis.test_fleet import specimen
 from tests.runs.analysis.test_history import runs_of
 
-PROFILE = load_profile("cpu_server_generic")
-ACCELERATORS = ("gpu_h100", "tpu_v5e", "kpu_t256")
+PROFILE = load_profile("brief_cpu")
+ACCELERATORS = ("brief_gpu", "brief_tpu", "brief_kpu")
+"""Round numbers that no new measurement changes, so that pictures stay."""
 
 
 class ModuleBuilder(GraphBuilder):
@@ -144,26 +148,31 @@ def write_pages(folder: Path) -> dict[str, Path]:
         "report": write_report(report, estimates, folder / "report", network_fusions(recorded, PROFILE)),
         "history": folder / "history.html",
         "fleet": folder / "fleet.html",
+        "inspect": folder / "inspect.html",
+        "roofline": folder / "roofline.html",
+        "explore": folder / "explore.html",
     }
     runs = runs_of([{} if number < 6 else {3: 1.15} for number in range(12)])
     pages["history"].write_text(render_history(history(runs), 0.03), encoding="utf-8")
     machines = [specimen(f"node{number:02d}", factor=1.08 if number == 3 else 1.0, energy_j=90.0) for number in range(6)]
     machines += [Specimen("node06", "missing", "no route to host")]
     pages["fleet"].write_text(render_fleet(fleet_report(machines), "october"), encoding="utf-8")
-    for name, graphs, arch in (
-        ("inspect", [transformer()], "gpu_h100"),
-        ("inspect-branches", [branches()], "cpu_server_generic"),
-    ):
-        pages[name] = folder / f"{name}.html"
-        archs = dict.fromkeys((arch, *ACCELERATORS))
-        found = inspect_graphs(graphs, {other: AnalysisDirector(load_profile(other)) for other in archs})
-        inspect.write_page(found, arch, pages[name])
+    gpu = load_profile("brief_gpu")
+    directors = {arch: AnalysisDirector(load_profile(arch)) for arch in ACCELERATORS}
+    inspect.write_page(inspect_graphs([transformer()], directors), gpu.name, pages["inspect"])
+    mixed = inspect_graphs([branches()], {gpu.name: directors[gpu.name]})
+    roofline.write_roofline(mixed, gpu, "float32", pages["roofline"], measured_calls(recorded, "branches"))
+    fabric = load_profile("kpu_t64")
+    work = tabulated([transformer(1)], "domainflow", fabric.family, "float32")
+    over = {"count.tiles": tuple(map(float, range(16, 257, 16))), "bandwidth.dram": tuple(16e9 * 2.0**e for e in range(7))}
+    space = Space(fabric, "domainflow", [Workload("transformer layer", work, 1)], over, ("latency", "power"))
+    explore.write_page(space, explore_grid(space), pages["explore"])
     widths, batches = (128, 256, 512, 1024, 2048), (1, 4, 16, 64)
     memory = tuple(2.0**e for e in range(20, 28))
     bandwidth = tuple(16e9 * 2.0**e for e in range(7))
     units = {"capacity.l3": "B", "bandwidth.dram": "B/s"}
     swept = (
-        ("sweep-curves", {"width": widths}, ("cpu_server_generic", "gpu_h100"), {}, {}),
+        ("sweep-curves", {"width": widths}, ("brief_cpu", "brief_gpu"), {}, {}),
         ("sweep-winner", {"width": widths, "batch": batches}, ACCELERATORS, {}, {}),
         ("sweep-design", {}, ("kpu_t64",), {"capacity.l3": memory, "bandwidth.dram": bandwidth}, units),
     )

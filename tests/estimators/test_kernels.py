@@ -1,10 +1,12 @@
 """Kernel tables: costs summed, accesses from outside only."""
 
+from dataclasses import fields
 from itertools import product
 
 import numpy as np
 import pytest
 
+from shmoo.estimators.costs import costs_of
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import FAMILIES, Kernel
 from shmoo.estimators.machine.profile import RUNTIMES, load_profile
@@ -15,8 +17,10 @@ from shmoo.estimators.table import (
     READ_ACTIVATION,
     READ_WEIGHT,
     WRITE,
+    Costed,
     KernelTable,
     kernel_table,
+    kernel_tables,
     op_code,
 )
 from tests.build import GraphBuilder
@@ -78,6 +82,20 @@ def test_concatenation_keeps_rows_accesses_and_segments_apart():
     assert both.segments == 2
     assert both.segment.tolist() == [0, 0, 0, 1, 1, 1]
     assert np.array_equal(both.bytes, np.tile(one.bytes, 2))
+
+
+def test_tables_of_many_graphs_are_those_of_each():
+    """Two layers, a lone sum and a copy that writes what it reads: the same columns at once and one by one, to the last bit."""
+    alone, inside = GraphBuilder(), GraphBuilder("float16")
+    x, y = alone.tensor((64, 8)), inside.tensor((3, 5, 7))
+    graphs = [two_layers(), alone.graph(alone.add(x, x)), inside.graph(inside.relu(y))]
+    together = kernel_tables([Costed(graph, fuse(graph), costs_of(graph)) for graph in graphs])
+    apart = KernelTable.concat([kernel_table(graph, fuse(graph)) for graph in graphs])
+    for field in fields(KernelTable):
+        one, other = getattr(together, field.name), getattr(apart, field.name)
+        assert np.array_equal(one, other, equal_nan=field.name == "warm"), field.name
+    # A lone kernel's operands compete with each other between two of its runs.
+    assert together.access_distance[together.access_kernel == 3].tolist() == [64 * 8 * 4 * 2] * 2
 
 
 @pytest.mark.parametrize("machine", ["cpu_server_generic", "gpu_t4", "tpu_v4", "kpu_t64"])

@@ -223,16 +223,23 @@ def autorange(rounds: int, threads: int) -> None:
 @main.command()
 @click.option("--points", type=click.IntRange(min=4), default=10_000, show_default=True, help="Design points of each sweep.")
 @repeats_option
-def speed(points: int, repeats: int) -> None:
-    """Time estimating: predictions a second, and sweeps of design points."""
+@click.option("--rows", type=click.IntRange(min=0), default=100_000, show_default=True, help="Rows of a run; 0 for no commands.")
+def speed(points: int, repeats: int, rows: int) -> None:
+    """Time estimating: predictions a second, sweeps of design points, analysis beside capture, and the commands that people wait
+    for beside `import torch`. Exit code 1 when a bound is missed."""
     from shmoo.harness.cli.output import only_results_on_stdout
     from shmoo.harness.models.model_graphs import model_graphs
-    from tests.evaluation.speed import MODEL, show_predictions, show_sweeps
+    from tests.evaluation.speed import MODEL, NETWORKS, show_predictions, show_shares, show_sweeps
+    from tests.evaluation.waits import Sizes, show_waits
 
     with only_results_on_stdout():
         graphs = model_graphs(MODEL).graphs
     show_predictions(graphs, repeats)
     show_sweeps(graphs, points, repeats)
+    if rows:
+        held = [show_shares(NETWORKS, repeats), show_waits(Sizes(rows))]
+        if not all(held):
+            raise click.exceptions.Exit(MISSED)
 
 
 @main.command("gpu-session")

@@ -173,7 +173,8 @@ def _captured(name: str, settings: dict[str, Any]) -> Sequence[Graph]:
 
 
 def _merged(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    both = {key: _merged(settings[key], value) if isinstance(value, dict) else value for key, value in changes.items()}
+    parts = {key for key, value in changes.items() if isinstance(value, dict) and "model_type" in value}
+    both = {key: _merged(settings[key], value) if key in parts else value for key, value in changes.items()}
     return {key: value for key, value in {**settings, **both}.items() if key not in ("architectures", "transformers_version")}
 
 
@@ -188,6 +189,8 @@ def _shallow(settings: dict[str, Any]) -> dict[str, Any]:
     for key, value in settings.items():
         if isinstance(value, dict) and "model_type" in value and (part := _shallow(value)):
             changed[key] = {"model_type": value["model_type"], **part}
+        elif isinstance(value, dict) and counts and all(str(index).isdigit() for index in value):
+            changed[key] = {index: of_layer for index, of_layer in value.items() if int(index) < layers}
     return changed
 
 
@@ -207,6 +210,8 @@ def markdown(operator_outcomes: Sequence[Outcome], model_outcomes: Sequence[Outc
     yield from _counts(operator_outcomes, "operators", "samples")
     yield from _listed(operator_outcomes)
     yield ""
+    yield f"Free: {_named(operator_outcomes, 'free')}."
+    yield ""
     from transformers import __version__
 
     yield f"## Models of transformers {__version__}"
@@ -214,7 +219,11 @@ def markdown(operator_outcomes: Sequence[Outcome], model_outcomes: Sequence[Outc
     yield from _counts(model_outcomes, "architectures", None)
     yield from _listed(model_outcomes)
     yield ""
-    yield f"Captured: {', '.join(f'`{one.name}`' for one in model_outcomes if one.status == 'costed')}."
+    yield f"Costed: {_named(model_outcomes, 'costed')}."
+
+
+def _named(outcomes: Sequence[Outcome], status: str) -> str:
+    return ", ".join(f"`{one.name}`" for one in by_name(outcomes).values() if one.status == status)
 
 
 def by_name(outcomes: Iterable[Outcome]) -> dict[str, Outcome]:

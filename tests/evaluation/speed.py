@@ -10,17 +10,22 @@ import numpy as np
 
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import ArchitectureProfile, builtin_names, load_profile
-from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.director import AnalysisDirector, estimate_on
 from shmoo.estimators.predict.tabulated import tabulate
 from shmoo.estimators.sweep.controller import SweepController
 from shmoo.estimators.table import KernelTable
-from shmoo.estimators.units import si
+from shmoo.estimators.units import percent, si
 from shmoo.harness.cli import output
+from shmoo.harness.models.model_graphs import model_graphs
 
 T = TypeVar("T")
 MODEL = "resnet50"
 KERNELS = 8000
 """Kernels of one table, at least: the model's own, repeated."""
+NETWORKS = ("resnet18", "mobilenet_v2", "efficientnet_b0", "densenet121", "vit_b_16", "swin_t", "maskrcnn_resnet50_fpn")
+"""Networks whose analysis is compared with their capture; the first captures take what is imported with them."""
+MOST_ANALYSIS = 0.3
+"""Share of the time of capture that analysis on all architectures may take."""
 SWEEPS: dict[str, dict[str, tuple[float, float]]] = {
     "cpu_server_generic": {"count.cores": (4.0, 128.0), "bandwidth.dram": (25e9, 800e9)},
     "gpu_h100": {"count.sms": (20.0, 200.0), "bandwidth.dram": (0.5e12, 8e12)},
@@ -46,6 +51,22 @@ def show_predictions(graphs: Sequence[Graph], repeats: int) -> None:
         lines.append([name, str(len(table)), si(taken, "s"), si(len(table) / taken, "/s"), si(len(table) / drawn, "/s")])
     lines.append(["all", str(kernels), si(seconds, "s"), si(kernels / seconds, "/s"), ""])
     output.table(["arch", "kernels", "CPU time", "predictions", "with intervals"], lines)
+
+
+def show_shares(networks: Sequence[str], repeats: int) -> bool:
+    """CPU time of analysis on every built-in architecture beside that of capture; whether the share of all is within bounds."""
+    targets = [(AnalysisDirector(load_profile(name)), None) for name in builtin_names()]
+    lines, captured, analysed = [], 0.0, 0.0
+    for name in networks:
+        with output.only_results_on_stdout():
+            capturing, found = best_of(1, lambda name=name: model_graphs(name))
+        analysing, _ = best_of(repeats, lambda found=found: list(estimate_on(targets, found.graphs)))
+        captured, analysed = captured + capturing, analysed + analysing
+        lines.append([name, si(capturing, "s"), si(analysing, "s"), percent(analysing / capturing, digits=0)])
+    lines.append(["all", si(captured, "s"), si(analysed, "s"), percent(analysed / captured, digits=0)])
+    output.result("")
+    output.table(["network", "capture", f"analysis on {len(targets)}", "share"], lines)
+    return analysed <= MOST_ANALYSIS * captured
 
 
 def show_sweeps(graphs: Sequence[Graph], points: int, repeats: int) -> None:

@@ -58,4 +58,4 @@ def test_the_table() -> None:
     assert "| costed | 1 | 2 |" in lines
     assert "| `b` | unknown | `x.y` |" in lines
     assert "| `c` | refused | takes a \\| b |" in lines
-    assert lines[-1] == "Captured: `bert`."
+    assert lines[-1] == "Costed: `bert`."

@@ -11,6 +11,7 @@ import pytest
 
 from shmoo.estimators.graph.records import Source
 from shmoo.estimators.machine.profile import Coefficient, load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.present.savings import FusionSavings, FusionSummary, FusionTotals
 from shmoo.runs.analysis.errors import error_report
 from shmoo.runs.analysis.predict import director_predictor, network_estimates, network_fusions
@@ -267,6 +268,30 @@ def test_batched_estimates_equal_single_ones():
         assert (batched.flops, batched.bytes, batched.tiles) == pytest.approx((alone.flops, alone.bytes, alone.tiles))
         assert batched.breakdown[0].family == alone.breakdown[0].family
         assert batched.breakdown[0].latency_s == pytest.approx(alone.breakdown[0].latency_s)
+
+
+def test_cases_on_fewer_threads_are_estimated_together(monkeypatch):
+    """Two batches, one a number of threads, each as `AnalysisDirector` estimates it on that many."""
+    priced = []
+    price = AnalysisDirector.price
+    monkeypatch.setattr(AnalysisDirector, "price", lambda self, *given, **named: priced.append(1) or price(self, *given, **named))
+    rows = [TableRow(2, "linear", {"b": 1, "m": m, "n": 64, "k": 64}) for m in (8, 16, 32, 64)]
+    asked = [(msgspec.structs.replace(row.case, threads=1 + i % 2), (row.graph(),)) for i, row in enumerate(rows)]
+    together = director_predictor(PROFILE)(iter(asked))
+    assert len(priced) == 2
+    for (case, graphs), one in zip(asked, together, strict=True):
+        alone = AnalysisDirector(PROFILE).estimate(graphs, runtime="eager", threads=case.threads)
+        assert one.latency_s == alone.latency_s
+
+
+def test_plots_show_some_of_many_cases(report, monkeypatch):
+    """With room for five points a plot shows every fourth case, and the page says so; its tables count all."""
+    monkeypatch.setattr("shmoo.runs.report.MOST_DRAWN", 5)
+    page = Page(render_report(report))
+    points = sum(len(trace["x"]) for trace in page.figures()["parity"]["data"] if trace["mode"] == "markers")
+    assert 0 < points <= 7
+    assert "plots show one in" in page.text
+    assert str(len(report.cases)) in page.text
 
 
 def test_networks_of_a_run_are_estimated_on_other_machines(tmp_path):

@@ -26,7 +26,8 @@ class _OnCpu(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
-        if torch.compiler.is_dynamo_compiling():  # of a branch or a loop, this method with it
+        # Dynamo compiles the body of a branch or a loop, this method with it; most other calls ask for a shape.
+        if torch.compiler.is_dynamo_compiling() or getattr(func, "__name__", "") == "__get__":
             return func(*args, **kwargs)
         moved = next((name for name, move in _MOVES.items() if func is move), None)
         if moved is not None and _absent(moved):

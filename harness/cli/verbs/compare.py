@@ -31,12 +31,7 @@ def gating(command: Callable[..., Any]) -> Callable[..., Any]:
             options.names(
                 "--fail-on", metavar="CHANGE,...", help="Exit with 1 for slower, faster, hungrier or thriftier. Default: slower."
             ),
-            click.option(
-                "--threshold",
-                type=options.Share(),
-                metavar="P",
-                help="Changes of up to this much, such as 3%, do not count. Default: 3%.",
-            ),
+            options.threshold(),
             click.option("--markdown", type=click.Path(), help="Also write a Markdown table to this file, for a pull request."),
             click.option("--junit", type=click.Path(), help="Also write JUnit XML to this file, for the reports of a CI system."),
         )

@@ -13,7 +13,7 @@ from shmoo.harness.cli.verbs.compare import gating, judge
 from shmoo.harness.cli.verbs.measure import measure, shown
 from shmoo.harness.defaults import new_run_directory
 
-PAIRS = 10
+PAIRS = 20
 """Pairs of visits to every case where --visits does not say it."""
 EXAMPLES = """\b
 Examples:

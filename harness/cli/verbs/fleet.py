@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 NOT_ALL = 1
 """Exit code where a host failed or is missing."""
-LEAST_PAUSE_S = 10.0
-MOST_CPU = 0.01
-"""While it waits, the controller uses at most this part of a core, its commands included."""
 GROUP_EXAMPLE = "Example: shmoo fleet run hosts.toml -- measure --suite micro"
 RUN_EXAMPLES = """\b
 Examples:
@@ -98,7 +95,7 @@ def _settled(campaign: Campaign, settled: Sequence[str]) -> tuple[HostStatus, ..
     """Wait until no host changes any more, fetching meanwhile. The pause follows from what a look costs in CPU time."""
     import time
 
-    from shmoo.harness.fleet.campaign import cpu_seconds
+    from shmoo.harness.fleet.campaign import cpu_seconds, pause_s
     from shmoo.harness.fleet.fetch import fetch
     from shmoo.harness.fleet.status import status
 
@@ -110,7 +107,7 @@ def _settled(campaign: Campaign, settled: Sequence[str]) -> tuple[HostStatus, ..
         output.message(", ".join(f"{count} {standing}" for standing, count in sorted(counts.items())))
         if all(one.standing in settled for one in statuses):
             return statuses
-        time.sleep(max(LEAST_PAUSE_S, (cpu_seconds() - before) / MOST_CPU))
+        time.sleep(pause_s(cpu_seconds() - before))
 
 
 @fleet.command(epilog=STATUS_EXAMPLES, short_help="How far every host is, asked from the machines.")

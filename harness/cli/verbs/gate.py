@@ -26,9 +26,7 @@ Examples:
 @options.archs("none; name one at least")
 @click.option("--against", required=True, type=click.Path(), help="Baseline file, written with --write.")
 @click.option("--write", is_flag=True, help="Write the estimates into the baseline instead of checking them.")
-@click.option(
-    "--threshold", type=options.Share(), metavar="P", help="Growth that passes, such as 2%; kernels excepted. Default: 1%."
-)
+@options.threshold("1%, and no kernel more")
 @options.names(
     "--allow",
     metavar="NAME=P,...",

@@ -10,9 +10,11 @@ import click
 
 from shmoo.harness.cli import captures, estimates, modes, options, output
 from shmoo.harness.cli.layout import Cell, View
+from shmoo.harness.cli.progress import Display, track
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.tabular import Record
+    from shmoo.estimators.progress import Progress
     from shmoo.harness.models.asked import ModelGraphs, Point
     from shmoo.harness.models.capture_cache import CaptureCache
 
@@ -78,16 +80,20 @@ def generate(
     with output.only_results_on_stdout():
         wanted: list[str | None] = list(dtype) or [None]
         for size, element in itertools.product(batch or (1,), wanted):
+            with Display() as display:
 
-            def graphs_of(phase: str, points: Sequence[Point], element: str | None = element) -> Callable[[Mapping], ModelGraphs]:
-                mode = Mode(phase=phase, quantize=quantize)
-                return captures.source(Asked(model, element, trust=trust, mode=mode, points=tuple(points)), cache).at
+                def graphs_of(
+                    phase: str, points: Sequence[Point], element: str | None = element, display: Display = display
+                ) -> Callable[[Mapping], ModelGraphs]:
+                    asked = Asked(model, element, trust=trust, mode=Mode(phase=phase, quantize=quantize), points=tuple(points))
+                    stage = f"capturing {phase} of {model}"
+                    return _reporting(captures.source(asked, cache).at, stage, len(points), display)
 
-            made = Generator(graphs_of, prompt or (128,), new_tokens, batch=size, dtype=element)
+                made = Generator(graphs_of, prompt or (128,), new_tokens, batch=size, dtype=element)
             for note in made.notes:
                 if note.startswith("captured anew"):
                     output.message(f"{model}: {note}")
-            for profile, chosen in targets:
+            for profile, chosen in track(targets, len(targets), f"estimating {model}"):
                 cores = threads if profile.family == "cpu" else None
                 found = made.estimates(directors[profile.name], runtime=chosen, threads=cores)
                 records += [generation_record(estimate, model) for estimate in found]
@@ -102,6 +108,23 @@ def generate(
         _show(estimates.of_unnamed(records, show_all), view)
         if not show_all:
             output.message(estimates.MORE)
+
+
+def _reporting(
+    at: Callable[[Mapping], ModelGraphs], stage: str, total: int, progress: Progress
+) -> Callable[[Mapping], ModelGraphs]:
+    """`at`, with every call of it reported."""
+    from shmoo.estimators.progress import Standing
+
+    done = itertools.count(1)
+    progress(Standing(stage, 0, total))
+
+    def reported(point: Mapping) -> ModelGraphs:
+        graphs = at(point)
+        progress(Standing(stage, next(done), total))
+        return graphs
+
+    return reported
 
 
 COLUMNS = (

@@ -20,9 +20,7 @@ Examples:
 
 @click.command(epilog=EXAMPLES, short_help="Cases over many runs; the first run that differs.")
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
-@click.option(
-    "--threshold", type=options.Share(), metavar="P", help="Steps of up to this much, such as 5%, are none. Default: 3%."
-)
+@options.threshold()
 @options.out(str(PAGE))
 @options.as_json
 def history(runs: tuple[str, ...], threshold: float | None, out: Path | None, as_json: bool) -> None:
@@ -53,7 +51,7 @@ def history(runs: tuple[str, ...], threshold: float | None, out: Path | None, as
         if point.differs:
             output.message(f"{point.path} is of another machine or setting than the first run: {', '.join(point.differs)}")
     if len(opened) < FEWEST:
-        output.message(f"{len(opened)} runs tell no noise from a change; `shmoo compare` judges two")
+        output.message("two runs tell no noise from a change; `shmoo compare` judges them")
     first = None if found.first_different is None else found.runs[found.first_different]
     if as_json:
         import msgspec
@@ -77,4 +75,4 @@ def history(runs: tuple[str, ...], threshold: float | None, out: Path | None, as
         output.table(["case", "first run that differs", "ratio", "90 %", "standard errors"], lines, left=2)
     if len(changes) > SHOWN:
         output.message(f"and {len(changes) - SHOWN} more; --json lists every one")
-    output.result("no run differs" if first is None else f"the first run that differs is {first.label}")
+    output.result(found.headline)

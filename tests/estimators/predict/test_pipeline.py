@@ -7,7 +7,7 @@ from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.estimators.predict.pipeline import DRAWS, price
+from shmoo.estimators.predict.pipeline import DRAWS, limits, price
 from shmoo.estimators.table import KernelTable, kernel_table
 from tests.build import GraphBuilder
 
@@ -68,3 +68,14 @@ def test_the_residual_is_left_out_on_demand():
     bare = AnalysisDirector(profile, residual=False).price(table, "eager")
     assert physical.latency_s.tolist() == bare.latency_s.tolist()
     assert (director.price(table, "eager").latency_s != bare.latency_s).any()
+
+
+def test_ends_of_intervals_are_quantiles_of_the_draws():
+    """As numpy interpolates between order statistics, to the last bit; an end never passes the value."""
+    drawn = np.random.default_rng(0).lognormal(size=(200, 3, 4))
+    values = np.full((3, 4), 1.0)
+    low, high = limits(values, drawn)
+    five, most = np.quantile(drawn, (0.05, 0.95), axis=0)
+    assert np.array_equal(low, np.minimum(five, values))
+    assert np.array_equal(high, np.maximum(most, values))
+    assert limits(np.full((3, 4), 1e9), drawn)[1].tolist() == np.full((3, 4), 1e9).tolist()

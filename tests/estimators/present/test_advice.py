@@ -299,6 +299,18 @@ def test_a_machine_is_compared_without_what_was_fitted_beyond_physics() -> None:
 def test_every_level_and_part_is_a_lever(arch: str, count: str) -> None:
     """The count of parts, the clock, and bandwidth and capacity of main memory."""
     profile = load_profile(arch)
-    parts = dict(parts_of(profile, profile.default_runtime))
+    parts = {name: factor for name, _, factor in parts_of(profile, profile.default_runtime)}
     assert {f"count.{count}", "clock", "bandwidth.dram", "capacity.dram"} <= set(parts)
+    assert ("peak" in parts) == (count != "units")
     assert all(factor == 2.0 or name.startswith("launch") for name, factor in parts.items())
+
+
+def test_the_bottleneck_is_a_single_part() -> None:
+    """Large products on a T4 are bound by its units: twice their peak, and neither the clock nor the multiprocessors, which bring
+    other parts along."""
+    b = GraphBuilder()
+    graph = b.graph(b.linear(b.tensor((4096, 4096)), 4096))
+    found = sensitivity(load_profile("gpu_t4"), Setup(runtime="eager"), lambda setup: (graph,), "product")
+    assert found.bottleneck is not None
+    assert found.bottleneck.name == "peak"
+    assert {lever.name for lever in found.levers if lever.compound} == {"count.sms", "clock"}

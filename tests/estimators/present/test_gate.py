@@ -80,6 +80,16 @@ def test_a_lost_fusion_is_found_with_its_module():
     assert "block.scale (nothing is now mul)" in kernels.text
 
 
+def test_modules_that_hardly_grew_are_not_named():
+    """One grew by a kernel's bytes, the other by a thousandth of that."""
+    (now,) = footprints("lost", ["gpu_h100"])
+    share = now.modules["block.act"]
+    trivial = now.modules | {"block.act": msgspec.structs.replace(share, bytes=share.bytes + 1.0)}
+    found = check(Baseline(tuple(footprints("fused", ["gpu_h100"]))), [msgspec.structs.replace(now, modules=trivial)], {})
+    (finding,) = (finding for finding in found.findings if finding.quantity == "bytes")
+    assert [module.module for module in finding.modules] == ["block.scale"]
+
+
 def test_equal_models_are_equal_to_the_last_digit():
     """The files are the same bytes, and nothing is found with nothing allowed."""
     first, second = (Baseline(()).replacing(footprints("fused")) for _ in range(2))

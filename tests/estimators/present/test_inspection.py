@@ -197,3 +197,27 @@ def test_inspect_shows_modules_and_operators():
     assert result.exit_code == 0, result.output
     assert "aten.conv2d" in result.stdout
     assert "% cpu_server_generic" in result.stdout
+
+
+def test_modules_say_what_they_give_and_take():
+    """The output of a module is that of its last call; energies of siblings sum to their parent's, the graph's entry is the
+    model's own."""
+    found = inspection()
+    rows = {row.name: row for row in found.modules}
+    assert rows["body.fc1"].shape == rows["body.act"].shape == rows["body"].shape == (8, 32)
+    assert rows[""].shape == rows["fc2"].shape == (8, 4)
+    assert all(row.shape == () for row in found.operators)
+    energy = {name: row.on[ARCH].energy_j for name, row in rows.items()}
+    estimate = AnalysisDirector(load_profile(ARCH)).estimate([inspection_graph()], runtime="eager")
+    assert energy[""] == pytest.approx(estimate.energy_j.value)
+    assert energy["body"] == pytest.approx(energy["body.fc1"] + energy["body.act"])
+    entry = found.entry_s(ARCH) * load_profile(ARCH).value("power.static")
+    assert energy[""] == pytest.approx(energy["body"] + energy["fc2"] + entry)
+
+
+def test_energy_that_is_not_known_is_none():
+    """A profile without energy coefficients."""
+    profile = load_profile(ARCH)
+    kept = {name: c for name, c in profile.coefficients.items() if not name.startswith("energy.")}
+    found = inspect_graphs([inspection_graph()], {ARCH: AnalysisDirector(profile.replacing(coefficients=kept))})
+    assert {row.on[ARCH].energy_j for row in (*found.modules, *found.operators)} == {None}

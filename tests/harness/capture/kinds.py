@@ -1,9 +1,9 @@
-"""Small models of the kinds that counters get wrong, each with what it holds and does, worked out by hand."""
+"""Small calls of the kinds that counters get wrong, each with what it holds and does, worked out by hand; `kinds_of_models` has
+whole models."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from math import log2
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ Factory = Callable[[], Any]
 
 def kind(**known: float) -> Callable[[Factory], Factory]:
     def keep(factory: Factory) -> Factory:
-        KINDS[factory.__name__] = Known(**known)
+        KINDS[f"{factory.__module__}:{factory.__name__}"] = Known(**known)
         return factory
 
     return keep
@@ -341,183 +341,3 @@ def dimensions_contracted():
 @kind(macs=3 * 7 * 4 * 5)
 def einsum_with_dots():
     return Calls(lambda x, y: torch.einsum("...ij,jk->...ik", x, y)), (torch.randn(3, 7, 4), torch.randn(4, 5))
-
-
-# Inputs in objects -------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Inner:
-    mask: torch.Tensor
-    scale: float = 2.0
-
-
-@dataclass
-class Outer:
-    xs: list[torch.Tensor]
-    inner: Inner
-    names: dict[str, torch.Tensor] = field(default_factory=dict)
-
-
-class TakesObjects(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(16, 4)
-
-    def forward(self, batch, *, extra=None):
-        x = sum(batch.xs) * batch.inner.scale + batch.names["bias"]
-        return {"y": self.layer(x * batch.inner.mask)}
-
-
-@kind(macs=8 * 16 * 4, weight_bytes=4 * (16 * 4 + 4))
-def objects_in_objects():
-    x = torch.randn(8, 16)
-    return TakesObjects(), (Outer([x, x + 1], Inner(torch.ones(8, 16)), {"bias": torch.randn(16)}),)
-
-
-class Slotted:
-    __slots__ = ("x", "y")
-
-    def __init__(self, x, y):
-        self.x, self.y = x, y
-
-
-@kind(macs=8 * 16 * 4, weight_bytes=4 * (16 * 4 + 4))
-def an_object_with_slots():
-    layer = nn.Linear(16, 4)
-
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = layer
-
-        def forward(self, pair):
-            return self.layer(pair.x * pair.y)
-
-    return Model(), (Slotted(torch.randn(8, 16), torch.randn(8, 16)),)
-
-
-# Factories that read or run the model ------------------------------------------------------------------------------------
-
-
-@kind(macs=8 * 16 * 4 + 8 * 4 * 2)
-def reads_an_item():
-    first = nn.Linear(16, 4)
-    width = 2 if first.weight.abs().sum().item() >= 0 else 3
-    return nn.Sequential(first, nn.Linear(4, width)), (torch.randn(8, 16),)
-
-
-@kind(macs=8 * 16 * 4)
-def loads_a_state():
-    model = nn.Linear(16, 4)
-    model.load_state_dict({name: torch.zeros_like(t, device="cpu") for name, t in model.state_dict().items()})
-    return model, (torch.randn(8, 16),)
-
-
-@kind(macs=8 * 16 * 4)
-def copies_itself():
-    import copy
-
-    model = nn.Linear(16, 4)
-    copied = copy.deepcopy(model)
-    for a, b in zip(copied.parameters(), model.parameters(), strict=True):
-        a.data.mul_(0.9).add_(b.data, alpha=0.1)
-    return copied, (torch.randn(8, 16),)
-
-
-@kind(macs=8 * 16 * 4)
-def compiled_by_its_owner():
-    return torch.compile(nn.Linear(16, 4)), (torch.randn(8, 16),)
-
-
-@kind(macs=8 * 16 * 4)
-def wrapped_in_data_parallel():
-    return nn.DataParallel(nn.Linear(16, 4)), (torch.randn(8, 16),)
-
-
-# Frozen parts and types --------------------------------------------------------------------------------------------------
-
-
-class Lora(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.base = nn.Linear(32, 32, bias=False).requires_grad_(False)
-        self.down, self.up = nn.Linear(32, 4, bias=False), nn.Linear(4, 32, bias=False)
-
-    def forward(self, x):
-        return self.base(x) + self.up(self.down(x))
-
-
-# Forward 8 * (1024 + 128 + 128); backward: the gradient of up's weight and of its input, and of down's weight.
-@kind(macs=8 * 1280, training_macs=8 * 1280 + 8 * 3 * 128)
-def low_rank_adaption():
-    return Lora(), (torch.randn(8, 32),)
-
-
-class Detached(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.body, self.head = nn.Linear(32, 16, bias=False), nn.Linear(16, 4, bias=False)
-
-    def forward(self, x):
-        with torch.no_grad():
-            h = self.body(x)
-        return self.head(h)
-
-
-@kind(macs=8 * (512 + 64), training_macs=8 * (512 + 64) + 8 * 64)
-def body_without_gradients():
-    return Detached(), (torch.randn(8, 32),)
-
-
-class Mixed(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Linear(16, 16), nn.Linear(16, 16)
-
-    def forward(self, x):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            h = self.a(x)
-            with torch.autocast("cpu", enabled=False):
-                return self.b(h.float())
-
-
-@kind(macs=2 * 4 * 256, weight_bytes=2 * 4 * (256 + 16))
-def autocast_in_part():
-    return Mixed(), (torch.randn(4, 16),)
-
-
-# Cells and norms ---------------------------------------------------------------------------------------------------------
-
-
-class Steps(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell = nn.LSTMCell(6, 8, bias=False)
-
-    def forward(self, xs):
-        h = c = torch.zeros(2, 8)
-        for x in xs.unbind(1):
-            h, c = self.cell(x, (h, c))
-        return h
-
-
-@kind(macs=5 * 2 * 4 * 8 * (6 + 8))
-def cells_without_bias():
-    return Steps(), (torch.randn(2, 5, 6),)
-
-
-@kind(macs=6 * 5 * 3 * 8 * (4 + 8) * 2)
-def recurrence_both_ways():
-    return nn.GRU(4, 8, bidirectional=True, batch_first=True), (torch.randn(6, 5, 4),)
-
-
-@kind(macs=4 * 10 * 20, weight_bytes=4 * (20 * 10 + 20 + 20))
-def normed_weight():
-    return torch.nn.utils.parametrizations.weight_norm(nn.Linear(10, 20)), (torch.randn(4, 10),)
-
-
-@kind(flops=2 * 9 * (2.5 * 32 * log2(32) + 32))
-def spectrogram():
-    window = torch.hann_window(32)
-    return Calls(lambda x, w: torch.stft(x, 32, 16, window=w, return_complex=True, center=True), w=window), (torch.randn(2, 128),)

@@ -8,15 +8,20 @@ from shmoo.estimators.costs import graph_cost
 from shmoo.estimators.graph.records import weights_of
 from shmoo.harness.models.mode import Mode
 from shmoo.harness.models.model_graphs import model_graphs
+from tests.harness.capture import kinds_of_models
 from tests.harness.capture.kinds import KINDS
 
-MODULE = "tests.harness.capture.kinds"
+REGISTERED_BY = (kinds_of_models,)
+"""Importing it fills `KINDS`."""
 
 
-@pytest.mark.parametrize("name", KINDS)
+def short(name: str) -> str:
+    return name.rpartition(":")[2]
+
+
+@pytest.mark.parametrize("name", KINDS, ids=short)
 def test_work_and_weights(name: str) -> None:
-    known = KINDS[name]
-    graphs = model_graphs(f"{MODULE}:{name}").graphs
+    graphs = model_graphs(name).graphs
     costs = [graph_cost(graph) for graph in graphs]
     assert not [op.op for cost in costs for op in cost.unknown]
     counted = {
@@ -24,12 +29,11 @@ def test_work_and_weights(name: str) -> None:
         "flops": sum(cost.flops for cost in costs),
         "weight_bytes": sum(value.spec.nbytes for value in weights_of(graphs) if value.kind != "constant"),
     }
-    assert {field: counted[field] for field in counted if getattr(known, field) is not None} == {
-        field: pytest.approx(getattr(known, field), rel=1e-9) for field in counted if getattr(known, field) is not None
-    }
+    expected = {field: number for field in counted if (number := getattr(KINDS[name], field)) is not None}
+    assert {field: counted[field] for field in expected} == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", [name for name, known in KINDS.items() if known.training_macs is not None])
+@pytest.mark.parametrize("name", [name for name, known in KINDS.items() if known.training_macs is not None], ids=short)
 def test_training_of_frozen_parts(name: str) -> None:
-    graphs = model_graphs(f"{MODULE}:{name}", mode=Mode(training=True)).graphs
+    graphs = model_graphs(name, mode=Mode(training=True)).graphs
     assert sum(graph_cost(graph).macs for graph in graphs) == KINDS[name].training_macs

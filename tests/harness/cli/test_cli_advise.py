@@ -78,3 +78,14 @@ def test_python_takes_names_and_graphs() -> None:
     of_graph = package.advise(b.graph(b.linear(b.tensor((8, 64)), 64)), "kpu_t64")
     assert {w.change.kind for w in of_graph.what_ifs} >= {"type", "quantization"}
     assert "captured already" in of_graph.left_out["batch 4"]
+
+
+def test_a_training_step_gets_no_advice_that_it_cannot_take() -> None:
+    """Quantized weights and orders of images are left out, each once with its reason."""
+    result = shmoo("advise", "mlp", "--arch", "gpu_t4", "--training", "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert {"int8-weight", "int4-weight", "int8-dynamic"} <= set(document["left_out"])
+    assert not {"quantization", "layout"} & {w["kind"] for w in document["what_ifs"]}
+    (told,) = [sentence for sentence in document["sentences"] if sentence.startswith("Not estimated")]
+    assert told.count("training step is captured alone") == 1

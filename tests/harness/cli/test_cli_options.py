@@ -144,7 +144,7 @@ def test_out_has_its_short_form_everywhere() -> None:
     assert (
         set(uses()["-o"])
         == set(uses()["--out"])
-        == {"calibrate", "characterize", "fleet report", "fleet run", "measure", "report", "trace"}
+        == {"calibrate", "characterize", "duel", "fleet report", "fleet run", "history", "measure", "report", "trace"}
     )
 
 

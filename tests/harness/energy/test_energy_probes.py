@@ -10,6 +10,7 @@ from shmoo.harness.energy import available_probes
 from shmoo.harness.energy.linux import ON_MAINS, BatteryProbe, HwmonProbe, PerfProbe
 from shmoo.harness.energy.nvml import list_gpus
 from shmoo.harness.energy.probe import UNMOVED
+from shmoo.harness.energy.rapl import powercap_zones
 from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings
 from shmoo.harness.energy.virtual import SimulatedProbe
 from tests.stand_ins import Clock, ZoneFiles, no_nvml, write_powercap_tree
@@ -229,8 +230,8 @@ class OddDriver:
     class NVMLError(Exception):
         """What the binding raises."""
 
-    def __init__(self, refuses: tuple[str, ...] = (), mig: bool = False) -> None:
-        self._refuses, self._mig = refuses, mig
+    def __init__(self, refuses: tuple[str, ...] = (), mig: bool = False, lost: int | None = None, cards: int = 1) -> None:
+        self._refuses, self._mig, self._lost, self._cards = refuses, mig, lost, cards
 
     def _answer(self, question, value):
         if question in self._refuses:
@@ -241,10 +242,12 @@ class OddDriver:
         return "580.1"
 
     def nvmlDeviceGetCount(self):
-        return self._answer("count", 1)
+        return self._answer("count", self._cards)
 
     def nvmlDeviceGetHandleByIndex(self, index):
-        return "GPU-1111"
+        if index == self._lost:
+            raise self.NVMLError("GPU is lost")
+        return f"GPU-{index + 1}" + "111"
 
     def nvmlDeviceGetHandleByUUID(self, uuid):
         if uuid not in ("GPU-1111", "MIG-2222"):
@@ -255,12 +258,14 @@ class OddDriver:
         return handle
 
     def nvmlDeviceGetName(self, handle):
-        return "a card"
+        return b"a card\xff"
 
     def nvmlDeviceGetMigMode(self, handle):
         return self._answer("mig", [int(self._mig)] * 2)
 
     def nvmlDeviceGetMemoryInfo(self, handle):
+        if "no memory" in self._refuses:
+            return SimpleNamespace(total=0)
         return self._answer("memory", SimpleNamespace(total=(10 if handle.startswith("MIG") else 80) << 30))
 
 
@@ -269,6 +274,33 @@ def test_a_card_that_does_not_tell_its_memory_is_listed():
     (card,) = list_gpus(OddDriver(refuses=("memory", "mig")))
     assert card.memory_bytes is None
     assert "Not Supported" in card.memory_bytes_reason
+
+
+def test_a_card_with_no_memory_of_its_own_shares_it():
+    """0 bytes are an answer that means not known."""
+    (card,) = list_gpus(OddDriver(refuses=("no memory",)))
+    assert (card.memory_bytes, card.name) == (None, "a card\ufffd")
+    assert "says 0" in card.memory_bytes_reason
+
+
+def test_a_lost_card_leaves_the_others_and_their_numbers():
+    """The second of three fell off its bus: the third is still number 2."""
+    driver = OddDriver(lost=1, cards=3)
+    assert [card.uuid for card in list_gpus(driver)] == ["GPU-1111", "GPU-3111"]
+    assert [card.uuid for card in list_gpus(driver, "2,0")] == ["GPU-3111", "GPU-1111"]
+    assert list_gpus(driver, "1,0") == ()
+    with pytest.raises(OSError, match="is lost"):
+        list_gpus(OddDriver(lost=0))
+
+
+def test_zones_with_odd_names_are_left_out(tmp_path):
+    """A zone whose name is no text, and a folder without a number, beside eleven packages in order."""
+    files = write_powercap_tree(tmp_path, [ZoneFiles(f"package-{i}") for i in range(11)])
+    folder = files["package-0"].parent.parent
+    (folder / "intel-rapl:odd").mkdir()
+    (folder / "intel-rapl:11").mkdir()
+    (folder / "intel-rapl:11" / "name").write_bytes(b"\xff\xfe")
+    assert [zone.name for zone in powercap_zones(tmp_path)] == [f"package-{i}" for i in range(11)]
 
 
 def test_a_driver_that_lists_no_cards_is_a_reason():

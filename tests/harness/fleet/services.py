@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -205,8 +205,7 @@ class SlurmCluster:
         for name in reversed(list(self._processes)):
             end(self._processes[name])
 
-    def _until(self, condition: object) -> None:
-        assert callable(condition)
+    def _until(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 20
         while not condition():
             if time.monotonic() > deadline:

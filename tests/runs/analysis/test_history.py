@@ -82,6 +82,7 @@ def test_few_runs_tell_no_step_from_noise():
     found = history(runs_of([1.0, 1.5]))
     assert found.series[0].noise is None
     assert found.first_different is None
+    assert found.headline.startswith("Too few runs")
     assert history(runs_of([1.0] * 5, noise=0.0)).first_different is None
 
 
@@ -181,7 +182,7 @@ def test_the_command_writes_a_page_and_names_the_run(tmp_path):
     page = tmp_path / "out" / "history.html"
     result = CliRunner().invoke(cli, ["history", *paths, "-o", str(page)])
     assert result.exit_code == 0, result.output
-    assert "the first run that differs is c0ffee04 (night-04)" in result.stdout
+    assert "The first run that differs is c0ffee04 (night-04)" in result.stdout
     assert "relu[m=3]" in result.stdout
     assert "<svg" in page.read_text()
     document = json.loads(CliRunner().invoke(cli, ["history", *paths, "--json"]).stdout)

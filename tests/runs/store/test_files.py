@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shmoo.estimators.errors import FormatError, InputError
-from shmoo.runs.store.files import csv_bytes, own_folder, read_regular, replace_file
+from shmoo.runs.store.files import csv_bytes, csv_of_blocks, own_folder, read_regular, replace_file
 from shmoo.runs.store.records import CaseSpec, Measurement, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter
 from tests.hostile import MACHINE, linear, write_run
@@ -187,3 +187,10 @@ def test_a_spreadsheet_computes_nothing_from_our_files() -> None:
     read = list(csv.DictReader(csv_bytes(("a", "b"), rows).decode().splitlines()))
     assert [line["a"] for line in read] == ["'=1+1", "'+1", "'-1", "'@x", "'\tx", "plain", ""]
     assert [line["b"] for line in read] == ["-1.5"] * 6 + [""]
+
+
+def test_blocks_of_columns_are_written_as_their_rows_are() -> None:
+    """A column that a block lacks is empty there; a formula is quoted in both."""
+    blocks = [{"a": [1, 2.5], "b": ["x", None]}, {"a": [True], "c": ["=1+1"]}]
+    rows = [{"a": 1, "b": "x"}, {"a": 2.5, "b": None}, {"a": True, "c": "=1+1"}]
+    assert csv_of_blocks(blocks) == csv_bytes(("a", "b", "c"), rows)

@@ -1,7 +1,11 @@
+import math
+import random
+from statistics import stdev
+
 import pytest
 
 from shmoo.estimators.errors import NothingMeasuredError
-from shmoo.runs.store.statistics import iqr, mad, median, order_interval
+from shmoo.runs.store.statistics import iqr, latencies_of, latency, mad, median, order_interval
 
 
 def test_median_mad_and_iqr_of_five_numbers():
@@ -25,6 +29,21 @@ def test_order_interval_of_a_hundred_samples():
 def test_order_interval_of_few_samples_is_their_range():
     """Three samples say no more than where they lie."""
     assert order_interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
+
+
+def test_many_cases_at_once_are_what_each_is_alone():
+    """One visit and several, one sample and forty, with and without what other cases spread by; nothing for no samples."""
+    rng = random.Random(3)
+    lengths = [(1,), (2,), (8,), (8,), (40,), (8, 8), (3, 5, 8), (1, 1), ()]
+    cases = [[tuple(rng.lognormvariate(-9, 0.2) for _ in range(n)) for n in visits] for visits in lengths * 3]
+    spreads = [None if i % 3 else 0.05 for i in range(len(cases))]
+    together = latencies_of(cases, spreads)
+    for case, spread, known in zip(cases, spreads, together, strict=True):
+        assert known == (latency(case, spread) if case else None)
+    lone = cases[2][0]
+    assert together[2].value_s == sorted(lone)[3] / 2 + sorted(lone)[4] / 2
+    parts = [math.log(sum(lone[i : i + 2]) / 2) for i in range(0, 8, 2)]
+    assert together[2].relative_se == pytest.approx(stdev(parts) / 2)
 
 
 def test_equal_samples_have_no_spread():

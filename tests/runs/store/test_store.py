@@ -37,6 +37,21 @@ def test_rows_come_back_as_they_were_written(written):
     assert run.problems == ()
 
 
+def test_few_graphs_of_a_large_run_stay_in_memory(tmp_path, monkeypatch):
+    """With room for two, the first of three is read anew and the last is not."""
+    monkeypatch.setattr("shmoo.runs.store.store.KEPT_GRAPHS", 2)
+    graphs = [relu_graph(m) for m in (1, 2, 3)]
+    with RunWriter(tmp_path / "run", MANIFEST) as writer:
+        for m, graph in enumerate(graphs, 1):
+            writer.append(row(m, graph_hashes=(graph.content_hash,)), (graph,))
+    run = Run.open(tmp_path / "run")
+    first, _, last = (run.graph(graph.content_hash) for graph in graphs)
+    assert run.graph(graphs[2].content_hash) is last
+    again = run.graph(graphs[0].content_hash)
+    assert again == first
+    assert again is not first
+
+
 def test_graphs_are_stored_once_and_found_by_hash(tmp_path):
     """Two rows of one graph share one file, read when asked for."""
     graph = relu_graph(8)

@@ -469,3 +469,14 @@ rows(
     special=24,
     space={"m": 8, "n": 3},
 )
+# No numbers at all, in one dimension.
+rows(
+    "batch_norm",
+    {"input": (0,), "running_mean": (0,), "running_var": (0,)},
+    [(0,)],
+    {"training": False},
+    family="normalization",
+    vector=4,
+    special=1,
+    space={"m": 1, "n": 0},
+)
