@@ -118,7 +118,8 @@ def test_cards_with_the_same_chip_take_its_energies():
         builtin = load_profile(other.name)
         assert other.coefficients["energy.clock"].source == "transferred"
         assert other.value("energy.clock") == 1.1
-        assert other.value("energy.byte.dram") == A100.value("energy.byte.dram")
+        assert other.value("energy.byte.l2") == A100.value("energy.byte.l2")
+        assert other.coefficients["energy.byte.dram"] == builtin.coefficients["energy.byte.dram"]
         assert other.coefficients["power.static"] == builtin.coefficients["power.static"]
         assert {n for n in other.coefficients if n.startswith("energy.share")} == {
             n for n in builtin.coefficients if n.startswith("energy.share")
