@@ -120,7 +120,7 @@ def capped(
     # Kernels of empty tensors take no time on the device, and no power: a picosecond stands for none.
     busy = np.maximum(np.add.reduceat(body, starts, axis=-1), 1e-12)
     place = table.segment - table.segment[0]
-    # A network is measured by itself, from a cool board on; what is known of a tensor core's flop, on a board that works for long.
+    # A network is measured by itself, from a cool board on; tensor cores' joules are those of a board that works for long.
     sustained = np.logical_or.reduceat(in_tensor_kernels(codes), starts)
     warm = np.where(np.isnan(table.warm), np.where(sustained, 1.0, repeated(busy))[..., place], table.warm)
     cool = 1.0 - c.by_algorithm(codes, "throttle.cool") * (1.0 - warm)
