@@ -228,6 +228,7 @@ def test_a_pipe(tmp_path: Path, name: str) -> None:
 # command lines
 
 LINES: dict[str, tuple[list[str], int]] = {
+    "a text without end": (["generate", "gpt2", "--new", "100000000", "--arch", "gpu_t4"], 2),
     "a budget that is no number": (["measure", "--budget", "nan"], 2),
     "a budget without end": (["characterize", "--budget", "inf"], 2),
     "a change that is no number": (["compare", "a", "b", "--min-change", "nan"], 2),
@@ -268,6 +269,9 @@ def test_a_command_line(tmp_path: Path, arguments: list[str], code: int) -> None
 USER_CODE = """
 import os, sys, torch
 
+class Stop(BaseException):
+    pass
+
 class Model(torch.nn.Module):
     def __init__(self, what):
         super().__init__()
@@ -276,6 +280,8 @@ class Model(torch.nn.Module):
     def forward(self, x):
         if self.what == "exit":
             sys.exit(0)
+        if self.what == "stop":
+            raise Stop("at once")
         if self.what == "write":
             os.write(1, b"text on descriptor 1\\n")
             os.system("echo from a child")
@@ -284,10 +290,28 @@ class Model(torch.nn.Module):
 
 def exits(): return Model("exit"), (torch.ones(2, 4),)
 def writes(): return Model("write"), (torch.ones(2, 4),)
+def stops(): return Model("stop"), (torch.ones(2, 4),)
+def none_at_all(batch: int = 0): return Model(""), (torch.ones(2, 4),)
+def gives_up(): raise GeneratorExit
+def stops_early(): raise Stop("at once")
+def builds_and_writes():
+    os.write(1, b"text on descriptor 1\\n")
+    return Model(""), (torch.ones(2, 4),)
 """
 
 
-@pytest.mark.parametrize(("factory", "code"), [("exits", 2), ("writes", 0)])
+@pytest.mark.parametrize(
+    ("factory", "code"),
+    [
+        ("exits", 2),
+        ("writes", 0),
+        ("stops", 2),
+        ("none_at_all", 2),
+        ("gives_up", 2),
+        ("stops_early", 2),
+        ("builds_and_writes", 0),
+    ],
+)
 def test_code_of_the_user_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factory: str, code: int, capfd) -> None:
     """It neither ends the command nor writes into its result."""
     (tmp_path / "hostile_model.py").write_text(USER_CODE)

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from shmoo.estimators.costs.summary import UnknownOp, costs_of
+from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.graph.records import FAMILIES, Graph, Interval, Kernel
 from shmoo.estimators.machine.coefficients import Coefficients
@@ -193,8 +194,10 @@ class AnalysisDirector:
             by_kernel: whether the estimate has a breakdown.
 
         Raises:
-            InputError: threads on what is no CPU, or more than it has.
+            InputError: threads on what is no CPU, or more than it has; a batch of nothing.
         """
+        if batch < 1:
+            raise InputError(f"a call processes at least 1 sample, got a batch of {batch}")
         if threads is not None:
             fewer = AnalysisDirector(with_threads(self.profile, threads), self.strategy)
             estimate = fewer.estimate_tabulated(work, runtime, batch=batch, seed=seed, by_kernel=by_kernel)

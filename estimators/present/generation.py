@@ -14,6 +14,8 @@ from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.director import Estimate
 from shmoo.estimators.predict.tabular import ALL_THREADS, Record, interval_record, memory_record, or_reason
 
+MOST_TOKENS = 1_000_000
+"""New tokens of a generation; the time of each step is added up."""
 SAMPLED_CONTEXTS = 5
 """Cache lengths at which a decode step is estimated. Its work is affine in the length, its time nearly so: between them it is
 taken from the straight line."""
@@ -72,6 +74,8 @@ class GenerationEstimate(msgspec.Struct, frozen=True, kw_only=True):
 def decode_contexts(prompt_tokens: int, new_tokens: int, count: int = SAMPLED_CONTEXTS) -> tuple[int, ...]:
     """Cache lengths at which to estimate the decode steps of a generation: evenly spread from the first step's, `prompt_tokens`,
     to the last one's, both included; none where prefill gives all there is."""
+    if new_tokens > MOST_TOKENS:
+        raise InputError(f"a generation has at most {MOST_TOKENS} new tokens, got {new_tokens}")
     if prompt_tokens < 1 or new_tokens < 1:
         raise InputError(f"a generation has at least one token of prompt and one new one, got {prompt_tokens} and {new_tokens}")
     steps = new_tokens - 1

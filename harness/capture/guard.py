@@ -22,7 +22,8 @@ _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFF
 
 
 def guarded(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorator of what captures: one capture at a time, with hubs offline; `CaptureError` where the model calls sys.exit."""
+    """Decorator of what captures: one capture at a time, with hubs offline; `CaptureError` where the model calls sys.exit or
+    raises what is no `Exception`."""
 
     @functools.wraps(function)
     def alone(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -31,6 +32,10 @@ def guarded(function: Callable[P, R]) -> Callable[P, R]:
                 return function(*args, **kwargs)
             except SystemExit as error:
                 raise CaptureError(f"the model's code called sys.exit({error.code!r})") from error
+            except (Exception, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                raise CaptureError(f"the model's code raised {type(error).__name__}: {error}") from error
 
     return alone
 

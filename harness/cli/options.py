@@ -183,6 +183,12 @@ def threshold(default: str = "3%") -> Decorator:
     return click.option("--threshold", type=Share(), metavar="P", help=f"{text} Default: {default}.")
 
 
+def against(*, required: bool) -> Decorator:
+    """--against: a path."""
+    text = "What to hold the result against: a file that gate wrote with --write, or an earlier campaign of fleet."
+    return click.option("--against", required=required, type=click.Path(path_type=Path), help=text)
+
+
 def reduction(default: str) -> Decorator:
     """--reduction: k or n."""
     text = "Column of operator tables that holds the reduction of matrix products."
@@ -205,7 +211,8 @@ operators = click.option(
     "--operators", is_flag=True, help="Also every distinct operator of each network, timed alone (eager only)."
 )
 resume = click.option("--resume", is_flag=True, help="Go on with the run in --out.")
-seed = click.option("--seed", type=int, default=0, help="Seed of the fit's random starts. Default: 0.")
+seed = click.option("--seed", type=int, default=0, help="Seed of whatever is drawn at random. Default: 0.")
+as_html = click.option("--html", "html_path", type=click.Path(), help="Also write an interactive page to this .html file.")
 no_residual = click.option("--no-residual", is_flag=True, help="The physical model alone, without fitted corrections.")
 input_shape = click.option("--input-shape", help="Shape of the model's input, such as 1x3x224x224.")
 seq_len = click.option("--seq-len", type=click.IntRange(min=1), help="Sequence length of a language model.")

@@ -115,6 +115,9 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
         if {_GRID, "input_ids"} <= set(parameters):
             inputs = [entry for entry in inputs if entry.name != "pixel_values"]
             notes = (*notes, f"text alone is counted: images come in patches with {_GRID}, which a config does not give")
+        if len(inputs) > 1 and not hasattr(_audio(config), "num_mel_bins") and "input_features" in parameters:
+            inputs = [entry for entry in inputs if entry.name != "input_features"]
+            notes = (*notes, "audio is left out: the config has no num_mel_bins, which is the height of a spectrum")
         if not inputs:
             raise InputError(
                 f"{architecture.__name__} takes {', '.join(list(parameters)[1:4])}, ...; models that take one of "

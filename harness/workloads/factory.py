@@ -56,7 +56,7 @@ def load_factory(spec: str, input_shape: Sequence[int] | None = None) -> DNNModu
 
     sizes = {**arguments, "batch": batch} if "batch" in arguments or input_shape is not None else arguments
     meanings = {name: "inputs at once" if name == "batch" else f"parameter {name!r} of the factory" for name in sizes}
-    axes = tuple(dim(name, size, meanings[name], low=min(size, 1)) for name, size in sizes.items())
+    axes = tuple(dim(name, size, meanings[name], low=1 if name == "batch" else min(size, 1)) for name, size in sizes.items())
     return DNNModule(spec, "network", axes, build)
 
 
@@ -164,9 +164,9 @@ def _user_code(action: str, remedy: str = "") -> Iterator[None]:
     """While active, anything that the user's code raises, `sys.exit` included, becomes an `InputError` that says where."""
     try:
         yield
-    except InputError:
+    except (InputError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         message = f"{action}: {type(error).__name__}: {error}"
         # Frames of this package and of the import machinery do not help the author of the code.
         frames = [

@@ -98,7 +98,11 @@ def judge(
 
         bases = [str(run.path) for run in runs[:-1]]
         document = {"format": 1, "a": bases[0], "bases": bases, "b": str(runs[-1].path), "changed": comparison.changed}
-        document |= {"threshold": limit, "verdicts": msgspec.to_builtins(verdicts), **msgspec.to_builtins(comparison)}
+        found = msgspec.to_builtins(comparison)
+        for case in found["cases"]:
+            if case["energy"] is None:
+                case["energy_reason"] = "a run has no energy of this case"
+        document |= {"threshold": limit, "verdicts": msgspec.to_builtins(verdicts), **found}
         output.json_document(document | _unknown(comparison))
     else:
         _show(comparison, limit)

@@ -168,7 +168,7 @@ def fetch(campaign: Path, as_json: bool) -> None:
 
 @fleet.command(epilog=REPORT_EXAMPLES, short_help="One page about all machines of a campaign.")
 @folder
-@click.option("--against", type=click.Path(path_type=Path), help="An earlier campaign: what drifted since then.")
+@options.against(required=False)
 @options.out("CAMPAIGN/fleet.html")
 @options.as_json
 def report(campaign: Path, against: Path | None, out: Path | None, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -24,7 +25,7 @@ Examples:
 @click.command(epilog=EXAMPLES, short_help="Fails where a model's estimates grew; needs no hardware.")
 @click.argument("model")
 @options.archs("none; name one at least")
-@click.option("--against", required=True, type=click.Path(), help="Baseline file, written with --write.")
+@options.against(required=True)
 @click.option("--write", is_flag=True, help="Write the estimates into the baseline instead of checking them.")
 @options.threshold("1%, and no kernel more")
 @options.names(
@@ -43,7 +44,7 @@ Examples:
 def gate(
     model: str,
     arch: tuple[str, ...],
-    against: str,
+    against: Path,
     write: bool,
     threshold: float | None,
     allow: tuple[str, ...],
@@ -89,11 +90,11 @@ def gate(
         written = write_baseline(output.writing(against), footprints)
         output.message(f"wrote {len(footprints)} of {len(written.footprints)} footprints in {against}")
         if as_json:
-            output.json_document({"format": 1, "written": against, "footprints": msgspec.to_builtins(footprints)})
+            output.json_document({"format": 1, "written": str(against), "footprints": msgspec.to_builtins(footprints)})
         return
     found = check(read_baseline(against), footprints, allowed)
     if as_json:
-        document = {"format": 1, "model": model, "against": against, "answer": found.answer}
+        document = {"format": 1, "model": model, "against": str(against), "answer": found.answer}
         output.json_document({**document, **msgspec.to_builtins(found), "footprints": msgspec.to_builtins(footprints)})
     else:
         for finding in found.findings:

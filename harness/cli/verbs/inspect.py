@@ -42,9 +42,7 @@ Examples:
 @captures.kept
 @options.as_json
 @options.as_csv
-@click.option(
-    "--html", "html_path", type=click.Path(), help="Write an interactive page, coloured by the bound on the first --arch."
-)
+@options.as_html
 @click.option(
     "--roofline", "roofline_path", type=click.Path(), help="Write a page with the kernels under the roofs of the first --arch."
 )

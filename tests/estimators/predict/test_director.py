@@ -236,3 +236,9 @@ def test_modules_and_savings_are_of_the_type_asked_for():
     assert modules[0].on["gpu_a100_40g"].latency_s == pytest.approx(expected, rel=1e-9)
     assert fusion_savings(director, [mlp()], compute_dtype="tf32").fused.latency_s == pytest.approx(expected, rel=1e-9)
     assert schedule(director, [mlp()], compute_dtype="tf32")[0].latency_s.value == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_call_of_no_samples_is_refused():
+    """Its rate would be none."""
+    with pytest.raises(InputError, match="at least 1 sample"):
+        AnalysisDirector(load_profile("gpu_t4")).estimate(mlp(), batch=0)

@@ -41,7 +41,7 @@ def test_a_library_is_quiet_while_a_model_is_made(tmp_path: Path, monkeypatch: p
     """Neither stdout nor stderr has its words; the model's own print is there, and -vv shows the library's."""
     filename = str(Path(sys.modules["click"].__file__).parents[1] / "torchao" / "__init__.py")
     monkeypatch.syspath_prepend(str(tmp_path))
-    axis = ["--axis", "batch=1,2"] if command == "sweep" else []
+    axis = ["--profile-axis", "clock=1e9,2e9"] if command == "sweep" else []
     Path("noisy.py").write_text(FACTORY)
     Path("torchao_like.py").write_text(LIKE_TORCHAO.format(filename=filename))
     for more, heard in ((), False), (("-vv",), True):

@@ -30,7 +30,7 @@ from tests.simulated_machine import (
     slow_spell,
 )
 
-VISITS = 16
+VISITS = 24
 CASES = 24
 few = settings(max_examples=6, derandomize=True, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
