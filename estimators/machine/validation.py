@@ -41,6 +41,7 @@ SHARES: Mapping[str, tuple[float, float]] = MappingProxyType(
             "launch_tail": (0.0, 1.0),
             "throttle": (0.0, 10.0),
             "throttle.cool": (0.0, 1.0),
+            "throttle.cool.tensor": (0.0, 1.0),
             "throttle.cap": (0.1, 1.0),
             "energy": (0.0, 100.0),
             "energy.clock": (0.0, 10.0),

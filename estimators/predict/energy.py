@@ -63,10 +63,9 @@ def dynamic_energy(table: KernelTable, tiling: Tiling, c: Coefficients, issued: 
         return None
     last = c.profile.levels[-1]
     moved = tiling.call_bytes
-    near = {level: nbytes for level, nbytes in moved.items() if level != last}
-    return Joules(
-        flops_energy(table, c, issued) + bytes_energy(near, c), bytes_energy({last: moved[last]}, c) + np.zeros(len(table))
-    )
+    near, far = ({level: nbytes for level, nbytes in moved.items() if (level == last) == of} for of in (False, True))
+    memory: Floats = bytes_energy(far, c) + np.zeros(len(table))
+    return Joules(flops_energy(table, c, issued) + bytes_energy(near, c), memory)
 
 
 def flops_energy(table: KernelTable, c: Coefficients, issued: Floats | None = None) -> Floats:
@@ -121,11 +120,10 @@ def capped(
     # Kernels of empty tensors take no time on the device, and no power: a picosecond stands for none.
     busy = np.maximum(np.add.reduceat(body, starts, axis=-1), 1e-12)
     place = table.segment - table.segment[0]
-    # A network is measured by itself, from a cool board on.
-    warm = np.where(np.isnan(table.warm), repeated(busy)[..., place], table.warm)
-    # What is known of a tensor core's flop is known at the warmth that a board sustains.
+    # A network is measured by itself, from a cool board on; tensor cores' joules are those of a board that works for long.
     sustained = np.logical_or.reduceat(in_tensor_kernels(codes), starts)
-    cool = 1.0 - np.where(sustained, 0.0, c.value("throttle.cool"))[..., place] * (1.0 - warm)
+    warm = np.where(np.isnan(table.warm), np.where(sustained, 1.0, repeated(busy))[..., place], table.warm)
+    cool = 1.0 - c.by_algorithm(codes, "throttle.cool") * (1.0 - warm)
     chip, memory = (of * cool + np.zeros_like(body) for of in joules)
     # One clock for all kernels of a segment: that of the one which needs it most.
     needed = np.maximum.reduceat(np.minimum(clocked / np.maximum(body, 1e-30), 1.0) * (body > 0), starts, axis=-1)

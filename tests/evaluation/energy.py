@@ -199,13 +199,13 @@ def with_fitted_energy(profile: ArchitectureProfile, cases: Sequence[MeasuredCas
 
 
 def on_same_chip(fitted: ArchitectureProfile) -> Iterator[ArchitectureProfile]:
-    """The profiles of other cards with a fitted card's chip, with its energies; static power belongs to the card."""
+    """The profiles of other cards with a fitted card's chip, with its energies; static power and memory belong to the card."""
     for name in SAME_CHIP.get(fitted.name, ()):
         other = load_profile(name)
         carried = {
             n: Coefficient(c.value, c.unit, "transferred", f"as fitted to {fitted.name}", low=c.bounds[0], high=c.bounds[1])
             for n, c in fitted.coefficients.items()
-            if n.startswith("energy.") and not n.startswith("energy.share")
+            if n.startswith("energy.") and not n.startswith(("energy.share", f"energy.byte.{fitted.levels[-1]}"))
         }
         yield other.replacing(coefficients={**other.coefficients, **carried})
 

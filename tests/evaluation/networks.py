@@ -29,7 +29,7 @@ from tests.evaluation.results import Result, of_cases, read_rows
 CARDS: Mapping[str, str] = MappingProxyType(
     {
         "a100_pcie_40gb": "gpu_a100_40g",
-        "a100": "gpu_a100_sxm_80g",
+        "a100": "gpu_a100_80g@power.tdp=400@bandwidth.dram=2.039e12",
         "a100_sxm4_40gb": "gpu_a100_sxm_40g",
         "v100_sxm2_16gb": "gpu_v100_sxm2",
         "v100": "gpu_v100",
@@ -38,7 +38,7 @@ CARDS: Mapping[str, str] = MappingProxyType(
         "rtx4090": "gpu_rtx4090",
     }
 )
-"""Device of the files -> profile."""
+"""Device of the files -> profile; the convolutions of an A100 with 80 GB were fitted on the PCIe card."""
 HOST_BOUND, SLOW_HOST = 1.1, "server_2018"
 """A network is called host-bound where beside a slow host it takes more than this times the device's own time."""
 TORCH_OF_TIMM = "2.4.0"

@@ -85,7 +85,8 @@ def predicted(rate: Rate) -> Interval:
     graph = TableRow(0, "linear", {"b": 1, "m": rate.m, "n": rate.n, "k": rate.k}, rate.dtype).graph()
     one, _ = director.tabulate((graph,), RUNTIME, matrix_dtype(rate.dtype))
     row = KernelTable.concat([one] * rate.times)
-    row = replace(row, segment=np.zeros(len(row), dtype=np.int64))
+    # Some dozens of products end long before a cool board is warm.
+    row = replace(row, segment=np.zeros(len(row), dtype=np.int64), warm=np.zeros(len(row)))
     ((latency, _),) = director.price(row, RUNTIME, seed=0).intervals()
     flops = float(row.matrix_flops.sum())
     return Interval(flops / latency.value, flops / latency.high, flops / latency.low)

@@ -36,10 +36,13 @@ def test_a_product_of_8192_rows_and_columns_is_two_times_8192_cubed():
 
 
 def test_half_the_power_halves_the_rate_of_a_board_at_its_cap():
-    """Thirty products in a row, far beyond the time until the controller acts: time goes with 1 / (cap - static power)."""
+    """Hundreds of products in a row, far beyond the time until the controller acts, at a voltage that does not fall: time goes
+    with 1 / (cap - static power)."""
     times = {}
     for cap in (350.0, 230.0):
-        rate = Rate("gpu_h100", "bfloat16", 8192, 8192, 8192, 400.0, "test", times=300, changed={"power.tdp": cap})
+        rate = Rate(
+            "gpu_h100", "bfloat16", 8192, 8192, 8192, 400.0, "test", times=300, changed={"power.tdp": cap, "energy.clock": 0.0}
+        )
         times[cap] = 1 / predicted(rate).value
     static = load_profile("gpu_h100").value("power.static")
     assert times[230.0] / times[350.0] == pytest.approx((350.0 - static) / (230.0 - static), rel=0.02)

@@ -10,6 +10,7 @@ import pytest
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.fit.dataset import MeasuredCase, Sources, blocks, run_cases
 from shmoo.calibrate.fit.energy import LEAST, fit_energy
+from shmoo.estimators.graph.records import Coefficient
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.runs.store.records import EnergyReading, Machine, Measurement, RunManifest, Timing
@@ -148,7 +149,9 @@ def test_residuals_are_logarithms_and_unknown_where_nothing_was_read():
 def test_joules_are_fitted_before_the_times_that_rest_on_them():
     """A board whose flops take 1.5 times what its description says runs slower at its cap. The energies say so, so that no share
     of an algorithm has to, and a long product takes as long as on that board."""
-    base = load_profile("gpu_v100").replacing(residual=(), host="")
+    instant = Coefficient(1e-6, "s", "literature", "loops of a second and more")
+    v100 = load_profile("gpu_v100").replacing(residual=(), host="")
+    base = v100.replacing(coefficients={**v100.coefficients, "throttle.time": instant})
     name = "energy.flop.matrix.float32"
     board = base.replacing(coefficients={**base.coefficients, name: base.coefficients[name].scaled(1.5)})
     sizes = 2 ** np.random.default_rng(0).integers(7, 13, (150, 3))
