@@ -160,6 +160,12 @@ def budget(default: str) -> Decorator:
     )
 
 
+def top(default: int) -> Decorator:
+    """--top: rows of a list."""
+    rows = click.IntRange(min=0)
+    return click.option("--top", type=rows, default=default, show_default=True, help="Rows to show of what is listed by time.")
+
+
 def reduction(default: str) -> Decorator:
     """--reduction: k or n."""
     text = "Column of operator tables that holds the reduction of matrix products."
@@ -182,7 +188,8 @@ operators = click.option(
     "--operators", is_flag=True, help="Also every distinct operator of each network, timed alone (eager only)."
 )
 resume = click.option("--resume", is_flag=True, help="Go on with the run in --out.")
-seed = click.option("--seed", type=int, default=0, help="Seed of the fit's random starts. Default: 0.")
+seed = click.option("--seed", type=int, default=0, help="Seed of what is drawn at random. Default: 0.")
+html = click.option("--html", "html_path", type=click.Path(), help="Write an interactive page, one self-contained file.")
 no_residual = click.option("--no-residual", is_flag=True, help="The physical model alone, without fitted corrections.")
 input_shape = click.option("--input-shape", help="Shape of the model's input, such as 1x3x224x224.")
 seq_len = click.option("--seq-len", type=click.IntRange(min=1), help="Sequence length of a language model.")

@@ -31,7 +31,7 @@ Examples:
 @click.option(
     "--by", "aim", type=click.Choice(["time", "energy"]), default="time", show_default=True, help="What to rank changes by."
 )
-@click.option("--top", type=click.IntRange(min=1), default=8, show_default=True, help="Modules and kernels to show.")
+@options.top(8)
 @options.batches(options.ONE_BATCH)
 @options.dtypes(options.ONE_DTYPE)
 @options.runtimes(options.ONE_RUNTIME)

@@ -46,7 +46,7 @@ SHOWN = 30
 @options.names("--within", metavar="QUANTITY<=X,...", help="Limits on the same quantities, <= or >=; for every model.")
 @options.names("--weight", metavar="MODEL=N,...", help="Weights of models in the geometric mean. Default: 1 each.")
 @click.option("--search", type=click.IntRange(min=16), metavar="N", help="Look at N designs by NSGA-II in place of a grid.")
-@click.option("--seed", type=int, default=0, help="Seed of the search. Default: 0.")
+@options.seed
 @options.batches(options.ONE_BATCH)
 @options.dtypes(options.ONE_DTYPE)
 @options.runtimes(options.ONE_RUNTIME)
@@ -55,8 +55,8 @@ SHOWN = 30
 @options.trust
 @captures.kept
 @options.as_json
-@click.option("--csv", "csv_path", type=click.Path(), help="Write the front to this CSV file.")
-@click.option("--html", "html_path", type=click.Path(), help="Write a page on which a design opens its breakdown.")
+@options.as_csv
+@options.html
 def explore(
     models: tuple[str, ...],
     arch: tuple[str, ...],

@@ -37,7 +37,7 @@ ORDERS = ("order", "name", "params", "flops", "bytes", "intensity", "time")
     show_default=True,
     help="Order of modules; time on the first --arch.",
 )
-@click.option("--top", type=click.IntRange(min=0), default=10, show_default=True, help="Operators to show.")
+@options.top(10)
 @options.batches(options.ONE_BATCH)
 @options.dtypes(options.ONE_DTYPE)
 @options.input_shape
@@ -47,9 +47,7 @@ ORDERS = ("order", "name", "params", "flops", "bytes", "intensity", "time")
 @captures.kept
 @options.as_json
 @options.as_csv
-@click.option(
-    "--html", "html_path", type=click.Path(), help="Write an interactive page, coloured by the bound on the first --arch."
-)
+@options.html
 @click.option(
     "--roofline", "roofline_path", type=click.Path(), help="Write a page with the kernels under the roofs of the first --arch."
 )
