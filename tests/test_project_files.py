@@ -75,6 +75,13 @@ def test_a_source_distribution_has_what_its_tests_read() -> None:
         assert (ROOT / name).exists()
 
 
+def test_uv_takes_the_pinned_torch() -> None:
+    """Its constraints are lines of constraints.txt."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["uv"]
+    assert {pin.partition("==")[0] for pin in settings["constraint-dependencies"]} == {"torch", "torchvision"}
+    assert set(settings["constraint-dependencies"]) <= set((ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines())
+
+
 def test_every_package_is_listed() -> None:
     """What setuptools installs are the folders that hold code, those of tests aside."""
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"])
