@@ -25,7 +25,8 @@ def libraries_quiet() -> Iterator[None]:
     user's code are shown as ever."""
     quiet = LIBRARIES - {"torch"} if os.environ.get(TORCH_LOGS) else LIBRARIES
     handle, ours = logging.Logger.handle, Path(__file__).parents[2]
-    folders = [ours, *(Path(sysconfig.get_path(kind)) / name for kind in ("purelib", "platlib") for name in quiet)]
+    folders = [ours / name for name in ("estimators", "runs", "calibrate", "harness")]
+    folders += [Path(sysconfig.get_path(kind)) / name for kind in ("purelib", "platlib") for name in quiet]
 
     def handle_unless_library(self: logging.Logger, record: logging.LogRecord) -> None:
         if record.levelno == logging.WARNING and self.name.partition(".")[0] in quiet:
