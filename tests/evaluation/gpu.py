@@ -38,10 +38,6 @@ TESTED, ELSEWHERE = "test by operator", "left out"
 SPREAD_CASES = 2000
 """Cases of a device that say how far off coefficients from elsewhere are: enough for a 90 % point of each algorithm."""
 
-AGREED = frozenset({"a100_40g"})
-"""Devices whose energies are fitted too, to other tables: the operators ran on a card of 400 W, the networks at 250 W."""
-BETWEEN = "halfway between what times of operators ask for at the cap, and 1, which energies of networks do"
-
 Cards = Mapping[str, ArchitectureProfile]
 """Card -> profile fitted to the rows of one device's table that were measured on it."""
 
@@ -168,18 +164,7 @@ def fit_cards(table: Sources, device: str) -> dict[str, ArchitectureProfile]:
 def fit_device(table: Sources, device: str) -> ArchitectureProfile:
     """A profile fitted to a table, starting from what is published of the device."""
     name = f"gpu_{device}"
-    fitted = calibrate_cases(table, published(name), name=name).profile
-    return agreed(fitted) if device in AGREED else fitted
-
-
-def agreed(profile: ArchitectureProfile) -> ArchitectureProfile:
-    """A profile whose fitted shares of energy lie halfway between what times ask for and 1, which energies ask for."""
-    halfway = {}
-    for name, c in profile.coefficients.items():
-        if name.startswith("energy.share.") and c.source == "fitted":
-            low, high = min(c.value, 1.0), max(c.value, 1.0)
-            halfway[name] = Coefficient(c.value**0.5, c.unit, "literature", f"{BETWEEN}; {c.reference}", low=low, high=high)
-    return profile.replacing(coefficients={**profile.coefficients, **halfway})
+    return calibrate_cases(table, published(name), name=name).profile
 
 
 def published(name: str) -> ArchitectureProfile:
