@@ -288,7 +288,7 @@ def test_plots_show_some_of_many_cases(report, monkeypatch):
     """With room for five points a plot shows every fourth case, and the page says so; its tables count all."""
     monkeypatch.setattr("shmoo.runs.report.MOST_DRAWN", 5)
     page = Page(render_report(report))
-    points = sum(len(trace["x"]) for trace in page.figures()["parity"]["data"] if trace["mode"] == "markers")
+    points = sum(len(mark["x"]) for mark in page.marks("parity") if mark["type"] == "points")
     assert 0 < points <= 7
     assert "plots show one in" in page.text
     assert str(len(report.cases)) in page.text

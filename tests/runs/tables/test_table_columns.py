@@ -66,7 +66,7 @@ def test_cold_weights_come_from_main_memory(tmp_path: Path) -> None:
     )
     cases = [MeasuredCase(row.case, (row.graph(),), 1e-5, time="device") for row in rows]
     warm, cold = predicted_latency([block_of(cases, "cudagraphs", AnalysisDirector(H100))], Coefficients(H100))
-    assert cold > 1.6 * warm
+    assert cold > 1.5 * warm
 
 
 def test_device_times_leave_launches_alone(tmp_path: Path) -> None:
