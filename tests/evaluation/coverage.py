@@ -114,8 +114,13 @@ def operators(names: Iterable[str] | None = None, samples: int = 3) -> Iterator[
 
 
 def _database() -> Sequence[Any]:
+    import torch
+
+    # The import forbids the process to set flags of back-ends from then on.
+    settable = not torch.backends.flags_frozen()
     from torch.testing._internal.common_methods_invocations import op_db
 
+    torch.backends.flags_frozen.__globals__["__allow_nonbracketed_mutation_flag"] = settable
     return sorted(op_db, key=lambda entry: entry.full_name)
 
 
