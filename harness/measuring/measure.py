@@ -111,6 +111,7 @@ class Measurer:
         self._meter: EnergyMeter | None = None
         self._graphs: dict[bytes, tuple[Graph, ...]] = {}
         self._sessions: dict[str, _Session] = {}
+        self._fresh: dict[str, int] = {}
         settle_heap()
 
     @classmethod
@@ -193,8 +194,16 @@ class Measurer:
             call_blocks=prepared.block_calls,
             kept_bytes=resident_bytes(built.model, built.args, built.kwargs),
             begin_s=time.perf_counter() - start,
-            fresh_bytes=0 if _is_cuda(case) else faulted_bytes(prepared.call),
+            fresh_bytes=self._fresh_bytes(case, prepared.call),
         )
+
+    def _fresh_bytes(self, case: CaseSpec, call: Callable[[], object]) -> int:
+        """New memory that a call touches, found once: a call can take long."""
+        if _is_cuda(case):
+            return 0
+        if case.identity not in self._fresh:
+            self._fresh[case.identity] = faulted_bytes(call)
+        return self._fresh[case.identity]
 
     def _keep(self, session: _Session) -> None:
         """Let a case wait for its next visit; those that are soonest built again, by byte, leave when all together are too large.

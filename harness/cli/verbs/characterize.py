@@ -25,11 +25,11 @@ PREVIEW = "resnet18"
 """The network that the first preview shows."""
 PREVIEW_OPERATORS = 2
 """Cases of each operator and synthetic model that are measured before the first preview."""
-PREVIEWS_S = (50.0, 150.0, 300.0, 900.0)
-"""Seconds since the start after which the networks measured so far are estimated and shown."""
+PREVIEWS_S = (50.0, 180.0, 900.0)
+"""Seconds since the start after which the networks measured so far are estimated and shown, which takes up to 15 s each time."""
 VISITS = 2
 """Visits to every case; what time is left goes to the cases that are known worst."""
-FINISHING_S, FINISHING_SHARE = 50.0, 0.1
+FINISHING_S, FINISHING_SHARE = 35.0, 0.1
 """Time kept for calibrating and reporting, and the most of a short budget that it may be."""
 ENOUGH_MEASURED, ENOUGH_USABLE = 0.95, 0.9
 """Shares of the plan that a good campaign reaches and can use."""
