@@ -101,16 +101,20 @@ def _clock(seconds: float) -> str:
 
 
 def _bar() -> Bar:
+    """In a terminal too narrow for all of it, the note alone loses its end."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Column
 
+    console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(console.width // 10),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}"),
-        TextColumn("{task.fields[note]}", markup=False),
-        console=Console(stderr=True),
+        TextColumn("{task.fields[note]}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
+        console=console,
+        expand=True,
         transient=True,
     )
