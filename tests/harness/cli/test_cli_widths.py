@@ -33,7 +33,7 @@ COMMANDS = (
     "fusion mlp --all",
     "advise resnet18 --arch gpu_t4 --runtime eager --top 3",
     "advise mlp --arch kpu_t256 --machine",
-    "explore mlp --arch kpu_t256 --over count.tiles=64..256,bandwidth.dram=64e9..1e12 --minimize latency,energy,power.tdp,edp",
+    "explore mlp --arch kpu_t256 --over count.tiles=64..256,bandwidth.dram=64e9,capacity.l3=1MiB --minimize latency,power.tdp",
     "trace mlp --no-measure",
     "profiles list",
     "profiles show gpu_a100_40g",
