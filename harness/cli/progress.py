@@ -47,6 +47,9 @@ class Display:
         if self._bar is not None:
             (task,) = self._bar.task_ids
             self._bar.update(task, completed=standing.done, total=standing.total, left=left, note=_note(standing))
+            if left_s:
+                # A campaign visits again after each case has had its visits, and its clock goes on.
+                self._bar.tasks[0].finished_time = None
             return
         ended = standing.done == standing.total and left_s == 0 and spent >= QUIET_S
         if standing.total is None:

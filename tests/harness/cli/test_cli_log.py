@@ -130,6 +130,16 @@ def test_a_narrow_terminal_shows_the_time_left(monkeypatch: pytest.MonkeyPatch) 
     assert all(part in line for part in ("measuring", "3/41", "about 12:34 left", "12 ok / 29 noisy")), line
 
 
+def test_the_clock_goes_on_while_cases_are_visited_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every case has a row and the campaign has 18 s left; the clock stops with the last visit."""
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    with Display() as display:
+        display(Standing("measuring", 41, 41, visits=82, ok=41, now="relu", left_s=18.0))
+        assert not display._bar.tasks[0].finished
+        display(Standing("measuring", 41, 41, visits=90, ok=41, now="done", left_s=0.0))
+        assert display._bar.tasks[0].finished
+
+
 def test_a_terminal_gets_one_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     """One task at a time, named after the stage, which a stage without a count leaves open."""
     monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
