@@ -103,6 +103,13 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}, target
 
 
+@pytest.mark.parametrize(("page", "command"), [shown for shown in IN_BLOCKS if "--budget " in shown[1]])
+def test_a_budget_is_in_minutes(page: str, command: str) -> None:
+    """No page sends its reader into hours of measurement."""
+    words = arguments(command)
+    assert float(words[words.index("--budget") + 1]) <= 60, page
+
+
 @pytest.mark.parametrize(("page", "command"), IN_BLOCKS)
 def test_a_command_is_taken(page: str, command: str) -> None:
     """Verbs, options and arguments exist; modules can be found."""

@@ -121,11 +121,13 @@ class ModuleGrowth(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """Such as "layer1.0.conv1 (conv2d + relu is now conv2d, relu)"."""
+        """Such as "layer1.0.conv1 (conv2d + relu is now conv2d, relu)", or "layer1.0.scale (new: mul)"."""
         name = self.module or "the model itself"
         if not self.lost and not self.gained:
             return name
-        return f"{name} ({', '.join(self.lost) or 'nothing'} is now {', '.join(self.gained) or 'nothing'})"
+        lost, gained = ", ".join(self.lost), ", ".join(self.gained)
+        change = f"{lost} is now {gained}" if lost and gained else f"gone: {lost}" if lost else f"new: {gained}"
+        return f"{name} ({change})"
 
 
 class Finding(msgspec.Struct, frozen=True):

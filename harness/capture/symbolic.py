@@ -68,7 +68,8 @@ class SymbolicCapture:
         for symbol, value in values.items():
             valid = self._env.var_to_range.get(symbol)
             if valid is not None and not valid.lower <= value <= valid.upper:
-                upper = f" to {valid.upper}" if valid.upper.is_finite else " up"
+                # torch's infinity of whole numbers says of itself that it is finite.
+                upper = f" to {valid.upper}" if valid.upper.is_Integer else " up"
                 raise CaptureError(f"the capture holds for sizes from {valid.lower}{upper}, not {value}")
         for guard in self._env.guards:
             expression = guard.expr.xreplace(values)

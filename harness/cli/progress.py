@@ -47,6 +47,9 @@ class Display:
         if self._bar is not None:
             (task,) = self._bar.task_ids
             self._bar.update(task, completed=standing.done, total=standing.total, left=left, note=_note(standing))
+            if left_s:
+                # A campaign visits again after each case has had its visits, and its clock goes on.
+                self._bar.tasks[0].finished_time = None
             return
         ended = standing.done == standing.total and left_s == 0 and spent >= QUIET_S
         if standing.total is None:
@@ -101,16 +104,20 @@ def _clock(seconds: float) -> str:
 
 
 def _bar() -> Bar:
+    """In a terminal too narrow for all of it, the note alone loses its end."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Column
 
+    console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(console.width // 10),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}"),
-        TextColumn("{task.fields[note]}", markup=False),
-        console=Console(stderr=True),
+        TextColumn("{task.fields[note]}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
+        console=console,
+        expand=True,
         transient=True,
     )

@@ -65,6 +65,11 @@ def _anew(run: Run) -> str:
     return f"measure anew into another --out than {run.path}"
 
 
+def _more_visits(rows: Sequence[Measurement]) -> int:
+    """Twice what the case visited most often has, so that a campaign that goes on visits every case again."""
+    return max(2 * max(len(row.visits) for row in rows), 3)
+
+
 def _listed(rows: Sequence[Measurement]) -> str:
     labels = list(dict.fromkeys(row.case.label for row in rows))
     return ", ".join(labels[:SHOWN]) + (f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else "")
@@ -166,7 +171,7 @@ def _noise(run: Run) -> Iterator[Finding]:
     few = [row for row in rows if _samples(row) < FEW_SAMPLES]
     if few:
         found = f"{len(few)} usable rows have fewer than {FEW_SAMPLES} samples, so their spread is unknown: {_listed(few)}"
-        yield Finding("few samples", found, "note", _resume(run, " --visits 3"), _labels(few))
+        yield Finding("few samples", found, "note", _resume(run, f" --visits {_more_visits(few)}"), _labels(few))
     noisy = sorted((row for row in rows if row.status == "noisy"), key=lambda row: -row.latency.relative_se)
     if noisy:
         typical, far = np.percentile([row.latency.relative_se for row in rows], (50, 90))
@@ -174,10 +179,8 @@ def _noise(run: Run) -> Iterator[Finding]:
             f"{len(noisy)} of {len(rows)} usable rows are noisy; standard error of all: median {typical:.1%}, 90th percentile "
             f"{far:.1%} (noisy above {NOISY:.0%}); the noisiest: {_listed(noisy)}"
         )
-        most = max(len(row.visits) for row in rows)
-        yield Finding(
-            "noisy", found, "note", f"visit them more often: {_resume(run, f' --visits {max(2 * most, 3)}')}", _labels(noisy)
-        )
+        remedy = f"visit them more often: {_resume(run, f' --visits {_more_visits(rows)}')}"
+        yield Finding("noisy", found, "note", remedy, _labels(noisy))
 
 
 def _drift(run: Run) -> Iterator[Finding]:
@@ -196,7 +199,7 @@ def _drift(run: Run) -> Iterator[Finding]:
         found = (
             f"late visits took {shift:.3f} times as long as early ones (median over {len(ratios)} cases): the machine wandered"
         )
-        yield Finding("drift", found, "note", f"more visits average it out: {_resume(run, ' --visits 6')}")
+        yield Finding("drift", found, "note", f"more visits average it out: {_resume(run, f' --visits {_more_visits(rows)}')}")
 
 
 def _seconds(visits: Sequence[Timing]) -> float:

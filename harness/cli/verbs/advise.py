@@ -32,6 +32,7 @@ Examples:
     "--by", "aim", type=click.Choice(["time", "energy"]), default="time", show_default=True, help="What to rank changes by."
 )
 @options.top("8", 8)
+@options.wide
 @options.batches(options.ONE_BATCH)
 @options.dtypes(options.ONE_DTYPE)
 @options.runtimes(options.ONE_RUNTIME)
@@ -49,6 +50,7 @@ def advise(
     of_machine: bool,
     aim: Aim,
     top: int,
+    wide: bool,
     batch: tuple[int, ...],
     dtype: tuple[str, ...],
     runtime: tuple[str, ...],
@@ -90,9 +92,9 @@ def advise(
         advice = None if of_machine else advice_on(machine, base, setups.graphs, model, aim=aim, top=top)
         levers = sensitivity(machine, base, setups.graphs, model, aim=aim) if of_machine else None
     if advice is not None:
-        output.json_document(advice_record(advice, command)) if as_json else _show(advice, command)
+        output.json_document(advice_record(advice, command)) if as_json else _show(advice, command, output.View(wide))
     if levers is not None:
-        output.json_document(sensitivity_record(levers)) if as_json else _show_levers(levers)
+        output.json_document(sensitivity_record(levers)) if as_json else _show_levers(levers, output.View(wide))
 
 
 def _command(
@@ -111,13 +113,13 @@ def _command(
     return " ".join(["shmoo estimate", model, "--arch", arch, *parts, *["--training"] * mode.training])
 
 
-def _show(advice: Advice, command: str) -> None:
+def _show(advice: Advice, command: str, view: output.View) -> None:
     from shmoo.estimators.present.sentences import advice_sentences, headline, times
     from shmoo.estimators.units import percent, si, size, yes_or_no
 
     output.result(headline(advice))
     for what, shares in (("bound by", advice.bounds), ("module", advice.modules)):
-        output.table([what, "", "time", "share", "energy", "share"], [_share_line(share) for share in shares], left=2)
+        output.table([what, "", "time", "share", "energy", "share"], [_share_line(share) for share in shares], left=2, view=view)
     lines = [
         [
             f"{gap.name} ({gap.module or 'model'})",
@@ -133,9 +135,11 @@ def _show(advice: Advice, command: str) -> None:
         for gap in advice.kernels
     ]
     output.table(
-        ["kernels", "count", "time", "at its roof", "reached", "roof", "energy", "at its roof", "what keeps it"],
+        ["kernels", "count", "time", "roof time", "reached", "roof", "energy", "roof energy", "what keeps it"],
         lines,
         title="kernels, most time first, against the peak of the units and the bandwidth of main memory",
+        drop=("roof energy", "energy", "roof", "count", "roof time"),
+        view=view,
     )
     rows = [
         [
@@ -154,6 +158,8 @@ def _show(advice: Advice, command: str) -> None:
         ["what if", "times as fast", "times the energy", "verdict", "a call", "energy", "memory", "fits"],
         rows,
         title="changes, by sample, with 90 % intervals",
+        drop=("memory", "energy", "a call", "verdict"),
+        view=view,
     )
     for number, sentence in enumerate(advice_sentences(advice, command), 1):
         output.result(f"{number}. {sentence}")
@@ -173,7 +179,7 @@ def _share_line(share: Share) -> list[str]:
     ]
 
 
-def _show_levers(levers: Sensitivity) -> None:
+def _show_levers(levers: Sensitivity, view: output.View) -> None:
     from shmoo.estimators.present.sentences import sensitivity_sentences, times
     from shmoo.estimators.units import amount, si
 
@@ -194,6 +200,8 @@ def _show_levers(levers: Sensitivity) -> None:
         ["part", "from, to", "times as fast", "times the energy", "verdict", "power", "cap", "left out"],
         rows,
         title=f"{levers.model} on {levers.arch}: each part changed alone, with 90 % intervals",
+        drop=("left out", "cap", "power", "from, to"),
+        view=view,
     )
     for number, sentence in enumerate(sensitivity_sentences(levers), 1):
         output.result(f"{number}. {sentence}")

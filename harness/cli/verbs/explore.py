@@ -54,6 +54,7 @@ SHOWN = 30
 @modes.mode_options
 @options.trust
 @captures.kept
+@options.wide
 @options.as_json
 @options.as_csv
 @options.as_html
@@ -73,6 +74,7 @@ def explore(
     trust: bool,
     mode: Mode,
     cache: CaptureCache | None,
+    wide: bool,
     as_json: bool,
     csv_path: str | None,
     html_path: str | None,
@@ -134,7 +136,7 @@ def explore(
             }
         )
         return
-    _show(space, front, rows)
+    _show(space, front, rows, wide)
 
 
 def _weights(texts: Sequence[str], models: Sequence[str]) -> dict[str, float]:
@@ -164,7 +166,7 @@ def _limit(text: str) -> Limit:
     return Limit(match[1], match[2] == "<=", value)
 
 
-def _show(space: Space, front: Front, rows: Sequence[Record]) -> None:
+def _show(space: Space, front: Front, rows: Sequence[Record], wide: bool) -> None:
     from shmoo.estimators.units import amount, percent, si
 
     output.message(
@@ -180,6 +182,13 @@ def _show(space: Space, front: Front, rows: Sequence[Record]) -> None:
         ]
         for row in rows[:SHOWN]
     ]
-    output.table([*names, "alike"], lines, title=f"{', '.join(w.name for w in space.workloads)} on {space.profile.name}", left=0)
+    output.table(
+        [*names, "alike"],
+        lines,
+        title=f"{', '.join(w.name for w in space.workloads)} on {space.profile.name}",
+        left=0,
+        drop=("alike", *(name for name in space.shown if name not in space.objectives)),
+        view=output.View(wide),
+    )
     if len(rows) > SHOWN:
         output.message(f"the first {SHOWN} of {len(rows)} designs by {space.objectives[0]}; --csv FILE has all")

@@ -205,7 +205,10 @@ def report(campaign: Path, against: Path | None, out: Path | None, as_json: bool
         for family in made.families
         for s in family.speeds
     ]
-    output.table(["machines", "host", "time beside its equals", "z", ""], rows, left=2)
+    if rows:
+        output.table(["machines", "host", "time beside its equals", "z", ""], rows, left=2)
+    else:
+        output.message(f"no host has rows yet; `shmoo fleet fetch {campaign}` brings them")
 
 
 def _specimens(campaign: Campaign) -> list[Specimen]:

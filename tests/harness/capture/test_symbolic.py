@@ -96,7 +96,7 @@ def test_a_single_point_is_captured_plainly() -> None:
         (lambda batch: nn.Linear(batch, 4), lambda batch: (3, batch), "weights change"),
         (mlp_of, lambda batch: (3, 8), "no size of an input"),
         (Told, lambda batch: (batch, 8), "'times' of module 'Told' changes"),
-        (lambda batch: Branching(), lambda batch: (batch, 8), "the capture holds for sizes from 17"),
+        (lambda batch: Branching(), lambda batch: (batch, 8), "the capture holds for sizes from 17 up, not 8"),
     ],
 )
 def test_what_a_substitution_would_miss_is_captured_anew(made, shape, reason: str) -> None:

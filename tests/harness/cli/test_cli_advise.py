@@ -21,7 +21,7 @@ def test_tables_and_sentences() -> None:
     for text in (
         "a call takes",
         "bound by",
-        "at its roof",
+        "roof time",
         "times as fast",
         "verdict",
         "1. The time goes to",

@@ -7,6 +7,7 @@ import json
 import logging
 from pathlib import Path
 
+import click
 import pytest
 
 from shmoo.estimators.progress import Standing
@@ -113,6 +114,30 @@ def test_one_display_serves_one_stage_after_the_other(clock: list[float], capsys
         "calibrating: setting intervals",
         "measuring: 1 of 4, 0:05 spent, about 0:15 left",
     ]
+
+
+def test_a_narrow_terminal_shows_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a long line the name of the case is cut, and neither the stage, the count nor the time left is."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    now = "transformer_block[batch=5 seq_len=93 heads=7 head_dim=128 causal=False] float32 eager"
+    with Display() as display:
+        display(Standing("measuring", 3, 41, visits=183, ok=12, noisy=29, now=now, left_s=754.0))
+    with display._bar.console.capture() as shown:
+        display._bar.console.print(display._bar.get_renderable())
+    (line,) = click.unstyle(shown.get()).splitlines()
+    assert len(line) <= 80
+    assert all(part in line for part in ("measuring", "3/41", "about 12:34 left", "12 ok / 29 noisy")), line
+
+
+def test_the_clock_goes_on_while_cases_are_visited_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every case has a row and the campaign has 18 s left; the clock stops with the last visit."""
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    with Display() as display:
+        display(Standing("measuring", 41, 41, visits=82, ok=41, now="relu", left_s=18.0))
+        assert not display._bar.tasks[0].finished
+        display(Standing("measuring", 41, 41, visits=90, ok=41, now="done", left_s=0.0))
+        assert display._bar.tasks[0].finished
 
 
 def test_a_terminal_gets_one_bar(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,6 +151,7 @@ def test_late_visits_that_are_slower_are_drift(check):
     assert found.level == "note"
     assert "1.050 times" in found.found
     assert "median over 10 cases" in found.found
+    assert "--visits 8 " in found.remedy, "more than any case has, or a resumed campaign has nothing to do"
 
 
 def test_drift_of_a_few_cases_or_of_a_percent_is_none(check):
