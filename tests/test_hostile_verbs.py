@@ -1,0 +1,182 @@
+"""Hostile files, names and numbers for the verbs that compare, gate, explore and run fleets."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shmoo.estimators.errors import InputError
+from shmoo.runs.store.files import replace_file
+from tests.hostile import survives, write_run
+
+pytestmark = [
+    pytest.mark.usefixtures("own_home"),
+    pytest.mark.skipif(os.name != "posix", reason="links and pipes of POSIX"),
+]
+MODEL = "linear"
+
+
+def test_a_name_that_no_encoding_has(tmp_path: Path) -> None:
+    """Paths of other bytes stand in the JSON document as their escapes."""
+    strange = write_run(tmp_path / os.fsdecode(b"run-\xff"))
+    other = write_run(tmp_path / "run")
+    for call in (["compare", str(other), str(strange)], ["history", str(strange), str(other)]):
+        document = survives(*call, "--json").stdout
+        assert r"run-\\udcff" in document
+        document.encode("ascii")
+
+
+def test_a_pair_of_surrogates_stays_what_it_is(tmp_path: Path) -> None:
+    """A name outside the first plane is written as JSON writes it."""
+    runs = [str(write_run(tmp_path / f"\N{BUG}{number}")) for number in range(2)]
+    assert json.loads(survives("compare", *runs, "--json").stdout)["b"] == runs[1]
+
+
+def test_a_command_that_no_file_can_hold(tmp_path: Path) -> None:
+    """Text that is not UTF-8 is refused before anything starts."""
+    (tmp_path / "constraints.txt").write_text("torch==2.9.0\n")
+    (tmp_path / "hosts.toml").write_text('[hosts.a]\nengine = "local"\npython = "/none/python3"\n')
+    command = ["--", "measure", "--model", os.fsdecode(b"\xff")]
+    result = survives("fleet", "run", str(tmp_path / "hosts.toml"), "--out", str(tmp_path / "campaign"), *command)
+    assert result.exit_code == 2
+    assert "no text in UTF-8" in result.stderr
+
+
+RECORDS = ("run.json", "rows.jsonl", "graphs/any.json")
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_what_was_measured_is_not_written_over(tmp_path: Path, name: str) -> None:
+    """A result does not replace a file of a run, whichever option names it."""
+    runs = [str(write_run(tmp_path / f"run{number}")) for number in range(3)]
+    target = tmp_path / "run0" / name
+    before = target.read_bytes() if target.exists() else None
+    for option in (["compare", *runs, "--markdown"], ["compare", *runs, "--junit"], ["history", *runs, "--out"]):
+        result = survives(*option, str(target))
+        assert result.exit_code == 2
+        assert "name another file" in result.stderr
+    assert (target.read_bytes() if target.exists() else None) == before
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    """Markdown, XML and CSV go where their name stands, not where a link leads."""
+    runs = [str(write_run(tmp_path / f"run{number}")) for number in range(2)]
+    victim = tmp_path / "victim"
+    for option in ("--markdown", "--junit"):
+        victim.write_text("kept")
+        link = tmp_path / f"link{option}"
+        link.symlink_to(victim)
+        assert survives("compare", *runs, option, str(link)).exit_code == 4
+        assert victim.read_text() == "kept"
+        assert not link.is_symlink()
+
+
+def test_a_pipe_that_nobody_reads(tmp_path: Path) -> None:
+    """It neither holds a writer up nor is replaced by a file."""
+    runs = [str(write_run(tmp_path / f"run{number}")) for number in range(2)]
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for call in (["compare", *runs, "--markdown"], ["history", *runs, "--out"]):
+        assert survives(*call, str(pipe)).exit_code == 2
+    with pytest.raises(InputError, match="no regular file"):
+        replace_file(pipe, b"")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_device_takes_a_table(tmp_path: Path) -> None:
+    """A report may go to /dev/null, which stays a device."""
+    runs = [str(write_run(tmp_path / f"run{number}")) for number in range(2)]
+    assert survives("compare", *runs, "--markdown", os.devnull).exit_code == 4
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+
+def test_control_characters_stay_out_of_markdown(tmp_path: Path) -> None:
+    """A label cannot clear the terminal of whoever reads the table."""
+
+    def rename(row: dict[str, Any]) -> None:
+        row["case"]["workload"] = "\x1b[2J<script>"
+
+    runs = [str(write_run(tmp_path / f"run{number}", rename)) for number in range(2)]
+    survives("compare", *runs, "--markdown", str(tmp_path / "table.md"))
+    text = (tmp_path / "table.md").read_text()
+    assert "\x1b" not in text
+    assert "<script>" not in text
+
+
+SPACES = {
+    "one model twice": ([MODEL, MODEL], [], "named twice"),
+    "a search without end": ([MODEL], ["--search", "99999999999"], "not in the range"),
+    "a seed below nothing": ([MODEL], ["--search", "16", "--seed", "-5"], "not in the range"),
+    "a weight without a number": ([MODEL], ["--weight", MODEL], "write MODEL=N"),
+    "a bandwidth below nothing": ([MODEL], ["--over", "bandwidth.dram=-5"], "bandwidth.dram' is set to -5;"),
+}
+
+
+@pytest.mark.parametrize(("models", "more", "words"), SPACES.values(), ids=SPACES)
+def test_a_design_space(models: list[str], more: list[str], words: str) -> None:
+    """What cannot be explored is told in the words of the command line."""
+    result = survives("explore", *models, "--arch", "kpu_t256", "--over", "count.tiles=64..128:2", *more)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_a_column_without_a_name() -> None:
+    """--sort - names no column."""
+    result = survives("estimate", MODEL, "--arch", "gpu_t4", "--sort", "-")
+    assert result.exit_code == 2
+    assert "unknown column ''" in result.stderr
+
+
+def total(name: str, value: object) -> Callable[[dict[str, Any]], object]:
+    """Set a quantity of every footprint of a baseline."""
+    return lambda file: [footprint["totals"].update({name: value}) for footprint in file["footprints"]]
+
+
+def without(name: str) -> Callable[[dict[str, Any]], object]:
+    """Take a quantity out of every footprint of a baseline."""
+    return lambda file: [footprint["totals"].pop(name) for footprint in file["footprints"]]
+
+
+BASELINES = {
+    "flops that are not there": without("flops"),
+    "flops that are nothing": total("flops", None),
+    "flops below nothing": total("flops", -1.0),
+    "kernels that are text": total("kernels", "many"),
+}
+
+
+@pytest.mark.parametrize("change", BASELINES.values(), ids=BASELINES)
+def test_a_baseline_that_gates_nothing(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """A quantity that cannot be compared is no pass, and the file stays as it is."""
+    gate, path = _baseline(tmp_path, change)
+    before = path.read_bytes()
+    for more in ([], ["--json"], ["--write"]):
+        result = survives(*gate, *more)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "baseline" in result.stderr
+    assert path.read_bytes() == before
+
+
+def test_next_to_nothing_grew(tmp_path: Path) -> None:
+    """A ratio beyond all numbers is no number."""
+    gate, _ = _baseline(tmp_path, total("latency_s", 5e-324))
+    result = survives(*gate, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["findings"][0]["growth"] is None
+
+
+def _baseline(folder: Path, change: Callable[[dict[str, Any]], object]) -> tuple[list[str], Path]:
+    """The gate's command, and a baseline for it that was edited by hand."""
+    path = folder / "baseline.json"
+    gate = ["gate", MODEL, "--arch", "gpu_t4", "--against", str(path)]
+    assert survives(*gate, "--write").exit_code == 0
+    file = json.loads(path.read_bytes())
+    change(file)
+    path.write_text(json.dumps(file))
+    return gate, path
