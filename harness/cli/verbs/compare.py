@@ -90,9 +90,9 @@ def judge(
         from shmoo.runs.analysis.compare_text import junit, markdown
 
         if markdown_path:
-            output.writing(markdown_path).write_text(markdown(comparison, verdicts, limit), "utf-8")
+            output.write(markdown_path, markdown(comparison, verdicts, limit).encode("utf-8", "backslashreplace"))
         if junit_path:
-            output.writing(junit_path).write_bytes(junit(comparison, verdicts, limit))
+            output.write(junit_path, junit(comparison, verdicts, limit))
     if as_json:
         import msgspec
 
