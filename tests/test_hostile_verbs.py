@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 
 from shmoo.estimators.errors import InputError
+from shmoo.harness.fleet.engines import Job, Slurm
+from shmoo.harness.fleet.hosts import Host
+from shmoo.harness.fleet.remote import REPLY
 from shmoo.runs.store.files import replace_file
 from tests.hostile import survives, write_run
 
@@ -20,6 +23,7 @@ pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="links and pipes of POSIX"),
 ]
 MODEL = "linear"
+Change = Callable[[dict[str, Any]], object]
 
 
 def test_a_name_that_no_encoding_has(tmp_path: Path) -> None:
@@ -126,6 +130,85 @@ def test_a_design_space(models: list[str], more: list[str], words: str) -> None:
     assert words in result.stderr
 
 
+def host(**fields: object) -> Change:
+    """Set fields of the first host of a campaign."""
+    return lambda file: file["hosts"][0].update(fields)
+
+
+CAMPAIGNS: dict[str, Change] = {
+    "a name that leads out": host(name="../../evil"),
+    "a name that is a path": host(name="/tmp/evil"),
+    "a name that clears the screen": host(name="\x1b[2J<script>"),
+    "an address that is an option": host(engine="ssh", address="-oProxyCommand=x"),
+    "a Python that is an option": host(python="-c"),
+    "a Python that no system has": host(python="a\0b"),
+    "a folder that is a command": host(directory="$(x)"),
+    "a host twice": lambda file: file["hosts"].append(file["hosts"][0]),
+    "a name that leads out on the host": lambda file: file.update(id="../../x"),
+    "no command": lambda file: file.update(command=[]),
+}
+
+
+@pytest.mark.parametrize("change", CAMPAIGNS.values(), ids=CAMPAIGNS)
+def test_a_campaign_of_somebody_else(tmp_path: Path, change: Change) -> None:
+    """Its hosts keep the rules of hosts.toml, before anything is asked, copied or written."""
+    path = _campaign(tmp_path)
+    file = json.loads((path / "campaign.json").read_bytes())
+    change(file)
+    (path / "campaign.json").write_text(json.dumps(file))
+    before = sorted(tmp_path.rglob("*"))
+    for verb in ("status", "fetch", "report"):
+        result = survives("fleet", verb, str(path), "--json")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "campaign.json" in result.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("answer", ["[" * 100_000, "{}", "3", '{"answer": '])
+def test_a_host_that_answers_nonsense(tmp_path: Path, answer: str) -> None:
+    """It stands as failed, and the others are asked all the same."""
+    python = tmp_path / "python3"
+    (tmp_path / "answer").write_text(f"{REPLY}{answer}\n")
+    python.write_text(f"#!/bin/sh\ncat > /dev/null\ncat {tmp_path}/answer\n")
+    python.chmod(0o755)
+    path = _campaign(tmp_path, python)
+    result = survives("fleet", "status", str(path), "--json")
+    assert result.exit_code == 1
+    assert "arrived damaged" in json.loads(result.stdout)["hosts"][0]["reason"]
+
+
+def test_squeue_among_the_words_of_a_login_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines that are no jobs are none."""
+    squeue = tmp_path / "squeue"
+    squeue.write_text("#!/bin/sh\necho 'Welcome | to the lab'\necho '7|job|RUNNING|None'\necho '12_3|job|PENDING|Resources'\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    job = Slurm().jobs({"job": Host("n1", "slurm")})["job"]
+    assert isinstance(job, Job)
+    assert (job.queued, job.words) == (True, "Slurm: PENDING (Resources)")
+
+
+def test_damaged_facts_are_told_of_their_host_alone(tmp_path: Path) -> None:
+    """The page is written, and says which host cannot be read."""
+    path = _campaign(tmp_path)
+    (path / "hosts" / "a").mkdir(parents=True)
+    (path / "hosts" / "a" / "facts.jsonl").write_text('{"facts": 3}\n')
+    result = survives("fleet", "report", str(path), "--json")
+    assert result.exit_code == 0
+    assert "cannot be read" in json.loads(result.stdout)["missing"][0]["reason"]
+    assert survives("fleet", "report", str(path), "-o", str(path / "campaign.json")).exit_code == 2
+
+
+def _campaign(folder: Path, python: Path = Path("/none/python3")) -> Path:
+    """A campaign of one host that could not be started."""
+    (folder / "constraints.txt").write_text("torch==2.9.0\n")
+    (folder / "hosts.toml").write_text(f'[hosts.a]\nengine = "local"\npython = "{python}"\n')
+    path = folder / "campaign"
+    result = survives("fleet", "run", str(folder / "hosts.toml"), "--out", str(path), "--", "measure", "--suite", "quick")
+    assert result.exit_code == 1
+    return path
+
+
 def test_a_column_without_a_name() -> None:
     """--sort - names no column."""
     result = survives("estimate", MODEL, "--arch", "gpu_t4", "--sort", "-")
@@ -133,17 +216,17 @@ def test_a_column_without_a_name() -> None:
     assert "unknown column ''" in result.stderr
 
 
-def total(name: str, value: object) -> Callable[[dict[str, Any]], object]:
+def total(name: str, value: object) -> Change:
     """Set a quantity of every footprint of a baseline."""
     return lambda file: [footprint["totals"].update({name: value}) for footprint in file["footprints"]]
 
 
-def without(name: str) -> Callable[[dict[str, Any]], object]:
+def without(name: str) -> Change:
     """Take a quantity out of every footprint of a baseline."""
     return lambda file: [footprint["totals"].pop(name) for footprint in file["footprints"]]
 
 
-BASELINES = {
+BASELINES: dict[str, Change] = {
     "flops that are not there": without("flops"),
     "flops that are nothing": total("flops", None),
     "flops below nothing": total("flops", -1.0),
@@ -152,7 +235,7 @@ BASELINES = {
 
 
 @pytest.mark.parametrize("change", BASELINES.values(), ids=BASELINES)
-def test_a_baseline_that_gates_nothing(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+def test_a_baseline_that_gates_nothing(tmp_path: Path, change: Change) -> None:
     """A quantity that cannot be compared is no pass, and the file stays as it is."""
     gate, path = _baseline(tmp_path, change)
     before = path.read_bytes()
@@ -171,7 +254,7 @@ def test_next_to_nothing_grew(tmp_path: Path) -> None:
     assert json.loads(result.stdout)["findings"][0]["growth"] is None
 
 
-def _baseline(folder: Path, change: Callable[[dict[str, Any]], object]) -> tuple[list[str], Path]:
+def _baseline(folder: Path, change: Change) -> tuple[list[str], Path]:
     """The gate's command, and a baseline for it that was edited by hand."""
     path = folder / "baseline.json"
     gate = ["gate", MODEL, "--arch", "gpu_t4", "--against", str(path)]

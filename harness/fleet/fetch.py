@@ -123,9 +123,9 @@ def summary(fetched: Sequence[Fetched]) -> str:
     return f"fetched {sum(one.files for one in moved)} files ({sum(one.size for one in moved)} bytes) from {len(moved)} hosts"
 
 
-def last_facts(campaign: Campaign, host: Host) -> dict[str, object]:
-    """What a fetched host said of itself at its last attempt; empty where nothing was fetched."""
-    path = campaign.fetched(host) / "facts.jsonl"
+def last_facts(fetched: Path) -> dict[str, object]:
+    """What a host whose files are in this folder said of itself at its last attempt; empty where nothing was fetched."""
+    path = fetched / "facts.jsonl"
     if not path.exists():
         return {}
     try:
