@@ -53,7 +53,9 @@ def _fetch(campaign: Campaign, host: Host) -> Fetched:
     wanted = _changed(_checked(listed), target)
     if not wanted:
         return Fetched(host.name)
-    incoming = own_folder(target / INCOMING)
+    for part in (target.parent, target, target / INCOMING):
+        own_folder(part)
+    incoming = target / INCOMING
     tops = sorted({PurePosixPath(name).parts[0] for name in wanted})
     channel.pull(folder, tops, incoming)
     contents = {name: _content(incoming / name, *listed[name]) for name in wanted}
