@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from shmoo.estimators.errors import InputError
+from shmoo.harness.campaign.sides import side_of
 from shmoo.harness.fleet.engines import Job, Slurm
 from shmoo.harness.fleet.hosts import Host
 from shmoo.harness.fleet.remote import REPLY
@@ -177,6 +180,29 @@ def test_a_host_that_answers_nonsense(tmp_path: Path, answer: str) -> None:
     assert "arrived damaged" in json.loads(result.stdout)["hosts"][0]["reason"]
 
 
+@pytest.mark.parametrize("link", ["hosts", "hosts/a"])
+def test_rows_are_not_fetched_through_a_link(tmp_path: Path, link: str) -> None:
+    """What a host sends stays in the campaign's folder."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    listing = {"files": {"facts.jsonl": [0, hashlib.sha256(b"").hexdigest()]}}
+    replies = {"hello": {"directory": str(tmp_path), "rsync": False}, "listing": listing}
+    python = tmp_path / "python3"
+    path = _campaign(tmp_path, python)
+    python.write_text(
+        f"#!{sys.executable}\nimport json, sys\ntext = sys.stdin.read()\n"
+        f"do = 'listing' if '\"do\": \"listing\"' in text else 'hello'\n"
+        f"print({REPLY!r} + json.dumps({{'answer': {replies!r}[do]}}))\n"
+    )
+    python.chmod(0o755)
+    (path / link).parent.mkdir(exist_ok=True)
+    (path / link).symlink_to(elsewhere)
+    result = survives("fleet", "fetch", str(path), "--json")
+    assert result.exit_code == 1
+    assert "symbolic link" in json.loads(result.stdout)["hosts"][0]["problem"]
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_squeue_among_the_words_of_a_login_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines that are no jobs are none."""
     squeue = tmp_path / "squeue"
@@ -207,6 +233,39 @@ def _campaign(folder: Path, python: Path = Path("/none/python3")) -> Path:
     result = survives("fleet", "run", str(folder / "hosts.toml"), "--out", str(path), "--", "measure", "--suite", "quick")
     assert result.exit_code == 1
     return path
+
+
+@pytest.mark.parametrize(("option", "value"), [("--fail-on", "nope"), ("--markdown", "."), ("--junit", ".")])
+def test_a_duel_that_could_not_be_judged(tmp_path: Path, option: str, value: str) -> None:
+    """It is refused before anything is measured, and so is a comparison before anything is read."""
+    made = tmp_path / "duel"
+    result = survives("duel", "HEAD", ".", option, value, "--out", str(made), "--", "measure", "--model", "none.such:model")
+    assert result.exit_code == 2
+    assert "nope" in result.stderr or "it is a directory" in result.stderr
+    assert not made.exists()
+    assert survives("compare", "nowhere", "nowhere", option, value).stderr == result.stderr
+
+
+def test_a_commit_that_git_does_not_know(tmp_path: Path) -> None:
+    """The message names it, without the words of Python."""
+    with pytest.raises(InputError, match=r"'no-such-commit' is no directory, .* \((it knows no such commit|fatal: .*)\)"):
+        side_of("no-such-commit").__enter__()
+
+
+@pytest.mark.parametrize("part", [("0", "0"), ("2", "2"), ("-1", "2")])
+def test_a_part_of_nothing(part: tuple[str, str]) -> None:
+    """A job's number lies among the jobs."""
+    result = survives("sweep", MODEL, "--axis", "m=64,128", "--arch", "gpu_t4", "--part", *part)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "a job's number" in result.stderr
+
+
+def test_a_model_that_looks_like_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job of an array takes it for a model, too."""
+    monkeypatch.chdir(tmp_path)
+    result = survives("sweep", "--axis", "m=64,128", "--arch", "gpu_t4", "--engine", "local", "--", "-x")
+    assert result.exit_code == 2
+    assert "unknown workload or model '-x'" in result.stderr
 
 
 def test_a_column_without_a_name() -> None:

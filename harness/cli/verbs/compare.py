@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shmoo.estimators.errors import unknown
 from shmoo.harness.cli import options, output
 
 if TYPE_CHECKING:
@@ -63,7 +64,19 @@ def compare(
 
     if len(runs) < 2:
         raise click.UsageError(f"got the run {runs[0]} alone; name one base run or several, and then the new run")
+    check_gating(fail_on, markdown, junit)
     judge([Run.open(path) for path in runs], fail_on, threshold, markdown, junit, as_json)
+
+
+def check_gating(fail_on: Sequence[str], *written: str | None) -> None:
+    """`InputError` for a change that nobody knows and a file that cannot be written, before anything is measured or read."""
+    from shmoo.runs.analysis.compare_verdict import QUESTIONS
+
+    for question in fail_on:
+        if question not in QUESTIONS:
+            raise unknown("change to fail on", question, QUESTIONS)
+    for path in filter(None, written):
+        output.writing(path)
 
 
 def judge(
