@@ -109,9 +109,10 @@ def tiling_parameters(profile: ArchitectureProfile) -> frozenset[str]:
 def _amount(name: str, value: Amount | str) -> Amount:
     least = 1 if is_count(name) else 0
     if isinstance(value, str) or not (np.all(np.isfinite(value)) and np.all(np.greater_equal(value, least))):
-        raise InputError(f"coefficient {name!r} is set to {value!r}; it takes a number of at least {least}")
+        listed = value if isinstance(value, str) else ", ".join(f"{one:g}" for one in np.ravel(value))
+        raise InputError(f"coefficient {name!r} is set to {listed}; it takes a number of at least {least}")
     if entry(name).role == "rate" and not np.all(np.greater(value, 0)):
-        raise InputError(f"coefficient {name!r} is set to {value!r}; nothing ends at a rate of 0, give a positive number")
+        raise InputError(f"coefficient {name!r} is set to 0; nothing ends at a rate of 0, give a positive number")
     return value
 
 

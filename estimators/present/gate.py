@@ -10,13 +10,14 @@ which machines of different vector units may round differently.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.errors import FormatError, InputError, unknown
 from shmoo.estimators.graph.records import Graph, decode_versioned
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.peak import memory_steps
@@ -97,8 +98,19 @@ class Baseline(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_json(cls, data: bytes, where: str = "") -> Baseline:
-        """Read a file's content; `FormatError` where it is damaged or newer."""
-        return decode_versioned(data, cls, BASELINE_FORMAT, "baseline", where)
+        """Read a file's content; `FormatError` where it is damaged or newer, or a quantity is not there that would be gated."""
+        baseline = decode_versioned(data, cls, BASELINE_FORMAT, "baseline", where)
+        for footprint in baseline.footprints:
+            for name in QUANTITIES:
+                value = footprint.totals.get(name, -1.0)
+                if value is None and name == "energy_j":
+                    continue
+                if value is None or value < 0:
+                    raise FormatError(
+                        f"cannot read baseline {where}: {name} of {footprint.label} is {footprint.totals.get(name)}, and not a "
+                        "number of at least 0; write it anew with --write"
+                    )
+        return baseline
 
     def to_json(self) -> bytes:
         """Keys in a fixed order and one value a line, so that version control shows what moved."""
@@ -134,7 +146,7 @@ class Finding(msgspec.Struct, frozen=True):
     """A quantity that grew by more than allowed.
 
     Attributes:
-        growth: relative, such as 0.05; `None` where there was nothing before.
+        growth: relative, such as 0.05; `None` where there was nothing before, or next to nothing.
         modules: that grew most.
     """
 
@@ -266,7 +278,7 @@ def _finding(before: Footprint, now: Footprint, name: str, allowed: float) -> Fi
     old, new = before.totals.get(name), now.totals[name]
     if old is None or new is None or new <= old * (1 + allowed):
         return None
-    growth = new / old - 1 if old else None
+    growth = new / old - 1 if old and math.isfinite(new / old) else None
     at_peak = [ModuleGrowth(now.peak_at, old, new)]
     grown = at_peak if name == "peak_memory_bytes" else _growths(before, now, name)
     return Finding(now.label, name, old, new, growth, allowed, tuple(grown[:NAMED]))

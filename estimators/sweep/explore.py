@@ -74,6 +74,10 @@ class Space:
                 )
         if not self.workloads or not self.axes or not self.objectives:
             raise InputError("a design space needs a workload, an axis such as count.tiles=64..1024, and an objective")
+        names = [workload.name for workload in self.workloads]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"the workload {name!r} is named twice; name it once, and give it a weight of 2")
         for name in (*self.objectives, *(limit.quantity for limit in self.limits)):
             if name not in PREDICTED and name not in self.profile.coefficients:
                 raise unknown("quantity", name, {*PREDICTED, *self.profile.coefficients})

@@ -129,7 +129,8 @@ def _git(name: str, *arguments: str) -> str:
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        said = (getattr(error, "stderr", "") or "").strip() or str(error)
+        quiet = "it knows no such commit" if isinstance(error, subprocess.CalledProcessError) else str(error)
+        said = (getattr(error, "stderr", "") or "").strip() or quiet
         raise InputError(
             f"{name!r} is no directory, and git cannot check it out here ({said}); name an environment's directory, "
             "a directory of code, or a commit, branch or tag"

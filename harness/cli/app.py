@@ -81,6 +81,10 @@ class VerbGroup(click.Group):
             if package in ("", "shmoo"):
                 raise
             raise Refused(str(not_installed("parts of this command", package)), BAD_INPUT) from error
+        except UnicodeEncodeError as error:
+            text = error.object.encode("utf-8", "backslashreplace").decode()
+            words = f"{text[:200]!r} is no text in UTF-8, and so cannot be kept in a file; name it otherwise"
+            raise Refused(words, BAD_INPUT) from error
         except RecursionError as error:
             raise Refused("the input is nested too deeply", BAD_INPUT) from error
         except KeyboardInterrupt as error:

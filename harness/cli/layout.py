@@ -46,7 +46,7 @@ class View:
 
     def check(self, headers: Sequence[str]) -> None:
         """`InputError` that suggests the nearest header where the table has no such column."""
-        for name in (*self.columns, *filter(None, [self.sort.removeprefix("-")])):
+        for name in (*self.columns, *([self.sort.removeprefix("-")] if self.sort else [])):
             if name not in headers:
                 raise unknown("column", name, headers)
 

@@ -211,7 +211,7 @@ operators = click.option(
     "--operators", is_flag=True, help="Also every distinct operator of each network, timed alone (eager only)."
 )
 resume = click.option("--resume", is_flag=True, help="Go on with the run in --out.")
-seed = click.option("--seed", type=int, default=0, help="Seed of whatever is drawn at random. Default: 0.")
+seed = click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of whatever is drawn at random. Default: 0.")
 as_html = click.option("--html", "html_path", type=click.Path(), help="Also write an interactive page to this .html file.")
 no_residual = click.option("--no-residual", is_flag=True, help="The physical model alone, without fitted corrections.")
 input_shape = click.option("--input-shape", help="Shape of the model's input, such as 1x3x224x224.")

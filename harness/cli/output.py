@@ -26,6 +26,9 @@ EVERYTHING = View()
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that move a terminal's cursor, change its state or reorder its text, and what no encoding has; a tab and a new line
 do no harm."""
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_HALF_PAIR = re.compile(r"\\ud[89ab]..(?!\\ud[c-f])|(?<!\\ud[89ab]..)\\ud[c-f]", re.ASCII)
+"""What may be half of a pair of surrogates, as JSON in ASCII writes it."""
 
 
 def printable(text: str) -> str:
@@ -61,6 +64,10 @@ def json_document(document: object) -> None:
 
     # Python indents in a generator, many times slower than it writes one line.
     line = json.dumps(document, allow_nan=False, separators=(",", ":"))
+    if _HALF_PAIR.search(line):
+        # A name that no encoding has, such as a path of other bytes, is written as its escape: JSON has no half of a pair.
+        whole = _SURROGATE.sub(lambda match: rf"\\u{ord(match[0]):04x}", json.dumps(document, ensure_ascii=False))
+        line = json.dumps(json.loads(whole), separators=(",", ":"))
     click.echo(msgspec.json.format(line, indent=1))
 
 
@@ -201,20 +208,44 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, object]]) -> None:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     from shmoo.runs.store.files import csv_bytes
 
-    writing(path).write_bytes(csv_bytes(columns, rows))
+    write(path, csv_bytes(columns, rows))
 
 
 def write_columns(path: str | Path, blocks: Sequence[Mapping[str, Sequence[object]]]) -> int:
     """As `write_csv`, of blocks of rows held as columns; returns the number of rows."""
     from shmoo.runs.store.files import csv_of_blocks
 
-    writing(path).write_bytes(csv_of_blocks(blocks))
+    write(path, csv_of_blocks(blocks))
     return sum(len(next(iter(block.values()))) for block in blocks)
 
 
+def write(path: str | Path, data: bytes) -> None:
+    """Write a result where `writing` allows it: at once into a file, straight into a device or a pipe that somebody reads.
+
+    Raises:
+        InputError: as of `writing`. OSError: the system refuses, or nobody reads the pipe.
+    """
+    from shmoo.runs.store.files import replace_file
+
+    target = writing(path)
+    if not target.exists() or target.is_file():
+        replace_file(target, data)
+        return
+    # Without a reader a pipe would block in open().
+    descriptor = os.open(target, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+    os.set_blocking(descriptor, True)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+
+
 def writing(path: str | Path) -> Path:
-    """A path to write to; its folder is made. `InputError` where that cannot be."""
+    """A path to write to; its folder is made. `InputError` where that cannot be, and where it is a file that a run or a campaign
+    consists of."""
+    from shmoo.runs.store.store import is_record
+
     target = Path(path)
+    if is_record(target):
+        raise InputError(f"cannot write {str(target)!r}: what was measured or started is recorded there; name another file")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -26,7 +26,7 @@ from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.estimators.graph.records import decode_versioned
 from shmoo.harness.fleet.channels import HostRefusal, ask, runner_files
 from shmoo.harness.fleet.engines import Engine, engine_of
-from shmoo.harness.fleet.hosts import Host
+from shmoo.harness.fleet.hosts import Host, check_host
 from shmoo.harness.fleet.package import environment_key, read_pins, write_wheel
 from shmoo.runs.store.files import own_folder, read_regular, replace_file
 from shmoo.runs.store.records import utc_now
@@ -34,6 +34,8 @@ from shmoo.runs.store.records import utc_now
 T = TypeVar("T")
 CAMPAIGN_FORMAT = 1
 CAMPAIGN = "campaign.json"
+ID = re.compile(r"[A-Za-z0-9._-]*[A-Za-z0-9_-]")
+"""Names a folder on the hosts."""
 VERBS = ("measure", "characterize", "calibrate")
 RESERVED = ("-o", "--out", "--resume", "--json", "--curve")
 """Options that the campaign sets itself, or that make no sense without a reader."""
@@ -77,14 +79,19 @@ class Campaign:
         """Read a campaign's folder.
 
         Raises:
-            InputError: none there. FormatError: it is damaged or newer.
+            InputError: none there, or a host that could not stand in hosts.toml. FormatError: it is damaged or newer.
         """
         file = Path(path) / CAMPAIGN
         try:
             data = read_regular(file)
         except OSError:
             raise InputError(f"no campaign at {path}: {CAMPAIGN} cannot be read; `shmoo fleet run` makes one") from None
-        return cls(Path(path), decode_versioned(data, CampaignFile, CAMPAIGN_FORMAT, "campaign", str(file)))
+        read = decode_versioned(data, CampaignFile, CAMPAIGN_FORMAT, "campaign", str(file))
+        if not ID.fullmatch(read.id) or len({host.name for host in read.hosts}) < len(read.hosts) or not read.command:
+            raise InputError(f"{file}: its id {read.id!r} is none, a host is named twice, or it has no command; run it anew")
+        for host in read.hosts:
+            check_host(host, f"{file}: host {host.name!r}")
+        return cls(Path(path), read)
 
     @classmethod
     def create(cls, path: Path, hosts: Sequence[Host], command: Sequence[str], resume: bool = False) -> Campaign:

@@ -127,10 +127,13 @@ def ask(channel: Channel, python: str, do: str, timeout_s: float = ANSWER_S, **a
     lines = [line for line in output.decode("utf-8", "replace").splitlines() if line.startswith(remote.REPLY)]
     if not lines:
         raise HostRefusal(f"{python} gave no answer to {do!r}; it must be Python 3.11 or newer")
-    reply = json.loads(lines[-1].removeprefix(remote.REPLY))
-    if "error" in reply:
-        raise HostRefusal(str(reply["error"]))
-    answer: Mapping[str, Any] = reply["answer"]
+    try:
+        reply = json.loads(lines[-1].removeprefix(remote.REPLY))
+        if "error" in reply:
+            raise HostRefusal(str(reply["error"]))
+        answer: Mapping[str, Any] = reply["answer"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise HostRefusal(f"the answer of {python} to {do!r} arrived damaged: {lines[-1][:80]!r}; ask again") from None
     return answer
 
 

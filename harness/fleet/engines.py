@@ -5,6 +5,7 @@ A further engine is one class here with three methods, and its name in `hosts.EN
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
@@ -15,6 +16,8 @@ from shmoo.harness.fleet.hosts import Host
 from shmoo.harness.fleet.remote import RUNNER
 
 QUEUED = ("PENDING", "CONFIGURING", "REQUEUED", "SUSPENDED")
+JOB_LINE = re.compile(r"(\d+)[^|]*\|([^|]*)\|([^|]*)\|(.*)")
+"""Number, name, state and reason of a job, as squeue is asked for them."""
 ALIVE = ("RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING")
 
 
@@ -87,9 +90,9 @@ class Slurm:
             except ShmooError as error:
                 known.update(dict.fromkeys(names, error))
                 continue
-            # The newest job of a name is the last attempt.
-            for line in sorted(lines, key=lambda line: int(line.split("|")[0].split("_")[0])):
-                _, name, state, reason = line.strip().split("|", 3)
+            # A login shell may print other lines. The newest job of a name is the last attempt.
+            told = [match.groups() for line in lines if (match := JOB_LINE.fullmatch(line.strip()))]
+            for _, name, state, reason in sorted(told, key=lambda job: int(job[0])):
                 words = f"Slurm: {state}" if reason in ("None", "") else f"Slurm: {state} ({reason})"
                 known[name] = Job(state in QUEUED, state in ALIVE, words)
             for name in names:

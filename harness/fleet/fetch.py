@@ -53,7 +53,9 @@ def _fetch(campaign: Campaign, host: Host) -> Fetched:
     wanted = _changed(_checked(listed), target)
     if not wanted:
         return Fetched(host.name)
-    incoming = own_folder(target / INCOMING)
+    for part in (target.parent, target, target / INCOMING):
+        own_folder(part)
+    incoming = target / INCOMING
     tops = sorted({PurePosixPath(name).parts[0] for name in wanted})
     channel.pull(folder, tops, incoming)
     contents = {name: _content(incoming / name, *listed[name]) for name in wanted}
@@ -123,9 +125,9 @@ def summary(fetched: Sequence[Fetched]) -> str:
     return f"fetched {sum(one.files for one in moved)} files ({sum(one.size for one in moved)} bytes) from {len(moved)} hosts"
 
 
-def last_facts(campaign: Campaign, host: Host) -> dict[str, object]:
-    """What a fetched host said of itself at its last attempt; empty where nothing was fetched."""
-    path = campaign.fetched(host) / "facts.jsonl"
+def last_facts(fetched: Path) -> dict[str, object]:
+    """What a host whose files are in this folder said of itself at its last attempt; empty where nothing was fetched."""
+    path = fetched / "facts.jsonl"
     if not path.exists():
         return {}
     try:

@@ -16,10 +16,12 @@ ENGINES = ("ssh", "slurm", "local")
 """Names of the engines; `engines.engine_of` makes them."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 """Names of hosts become names of folders and of Slurm jobs."""
-FOLDER = re.compile(r"(~/|/)?[A-Za-z0-9._-][A-Za-z0-9._/-]*")
-"""Folders on a host stand in command lines of ssh, scp and rsync, whose quoting differs from version to version."""
+FOLDER = re.compile(r"(~/|/)?[A-Za-z0-9._][A-Za-z0-9._/-]*")
+"""Folders on a host stand in command lines of ssh, scp and rsync, whose quoting differs from version to version; none begins as
+an option does."""
 ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:%\[\]-]*")
 """What ssh takes for a destination; nothing that it would take for an option."""
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Host(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -104,9 +106,17 @@ def read_hosts(path: str | Path) -> tuple[Host, ...]:
     defaults, tables = (_table(document.get(name, {}), f"{file}: {name}") for name in ("defaults", "hosts"))
     if not tables:
         raise InputError(f"{file} names no host; add a table [hosts.NAME] for each machine")
-    return tuple(
+    hosts = tuple(
         _host(name, {**defaults, **_table(table, f"{file}: hosts.{name}")}, defaults, file) for name, table in tables.items()
     )
+    first: dict[tuple[str, str], str] = {}
+    for host in hosts:
+        if host.engine == "ssh" and (other := first.setdefault((host.destination, host.ssh_config), host.name)) != host.name:
+            raise InputError(
+                f"{file}: {other} and {host.name} are both {host.destination!r}, and one machine is measured once; "
+                "remove one, or mend its address"
+            )
+    return hosts
 
 
 def _table(value: object, where: str) -> dict[str, object]:
@@ -117,8 +127,6 @@ def _table(value: object, where: str) -> dict[str, object]:
 
 def _host(name: str, fields: Mapping[str, object], defaults: Mapping[str, object], file: Path) -> Host:
     where = f"{file}: hosts.{name}"
-    if not NAME.fullmatch(name):
-        raise InputError(f"{where}: a name has letters, digits, '.', '_' and '-' only, at most 63, and begins with no sign")
     for field in fields:
         if field not in FIELDS:
             section = "defaults" if field in defaults else f"hosts.{name}"
@@ -131,16 +139,26 @@ def _host(name: str, fields: Mapping[str, object], defaults: Mapping[str, object
     if "constraints" not in own and (beside := file.parent.absolute() / "constraints.txt").is_file():
         own["constraints"] = str(beside)
     host = msgspec.structs.replace(host, **own)
-    _check(host, where)
+    check_host(host, where)
+    for field in HERE:
+        if (value := getattr(host, field)) and not Path(value).exists():
+            raise InputError(f"{where}: {field} = {value!r} is not there; paths are relative to hosts.toml")
+    if not host.constraints:
+        raise InputError(
+            f"{where}: no pins, so machines could not be compared; put constraints.txt beside hosts.toml, or name one with "
+            'constraints = "..."'
+        )
     return host
 
 
-def _check(host: Host, where: str) -> None:
-    """`InputError` unless every field can be used."""
+def check_host(host: Host, where: str) -> None:
+    """`InputError` unless every field may stand in a path and in a command line, here and on the host."""
+    if not NAME.fullmatch(host.name):
+        raise InputError(f"{where}: a name has letters, digits, '.', '_' and '-' only, at most 63, and begins with no sign")
     for field in ("directory", "environment", "python"):
         value = getattr(host, field)
         if (value and not FOLDER.fullmatch(value)) or (field == "directory" and not value):
-            raise InputError(f"{where}: {field} = {value!r} may have letters, digits and '._-/' only")
+            raise InputError(f"{where}: {field} = {value!r} may have letters, digits and '._-/' only, and begins with no '-'")
     if host.python.startswith("~"):
         raise InputError(
             f"{where}: python = {host.python!r} is no path that every shell and Slurm would expand; write it in full"
@@ -154,11 +172,9 @@ def _check(host: Host, where: str) -> None:
             raise InputError(f'{where}: {field} belongs to engine = "slurm", and this host\'s engine is {host.engine!r}')
     if not 0 <= host.busy_share <= 1 or not 0 <= host.wait_minutes <= 60 * 24 * 7:
         raise InputError(f"{where}: busy_share lies between 0 and 1, and wait_minutes between 0 and a week")
-    for field in HERE:
-        if (value := getattr(host, field)) and not Path(value).exists():
-            raise InputError(f"{where}: {field} = {value!r} is not there; paths are relative to hosts.toml")
-    if not host.constraints:
-        raise InputError(
-            f"{where}: no pins, so machines could not be compared; put constraints.txt beside hosts.toml, or name one with "
-            'constraints = "..."'
-        )
+    for name, value in host.variables.items():
+        if not VARIABLE.fullmatch(name) or "\0" in value:
+            raise InputError(f"{where}: the variable {name!r} = {value!r} is none; a name has letters, digits and '_' only")
+    for option in host.sbatch:
+        if not option.isprintable():
+            raise InputError(f"{where}: sbatch = {option!r} has control characters; write such as '--partition=gpu'")

@@ -145,9 +145,12 @@ def read_state(folder: str) -> Request | None:
             return None
         try:
             state: Request = json.loads(text)
-            return state
         except ValueError:
             time.sleep(0.01)
+            continue
+        if isinstance(state, dict):
+            return state
+        break
     raise Refused(f"{folder}/state.json is damaged; remove it")
 
 

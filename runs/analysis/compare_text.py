@@ -99,8 +99,8 @@ def _row(label: str, cells: Iterable[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text without meaning to Markdown or HTML: labels hold names from anybody's files."""
-    return _MARKUP.sub(r"\\\1", html.escape(" ".join(text.split())))
+    """Text without meaning to Markdown, HTML or a terminal: labels hold names from anybody's files."""
+    return _MARKUP.sub(r"\\\1", html.escape(" ".join(_xml(text).split())))
 
 
 def _xml(text: str) -> str:

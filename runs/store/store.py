@@ -29,6 +29,8 @@ GRAPHS = "graphs"
 SKIPPED = "skipped.json"
 KEPT_GRAPHS = 1000
 """Graphs of a run that stay in memory once read."""
+RECORDS = {MANIFEST: (MANIFEST, ROWS, TORN, SKIPPED), "campaign.json": ("campaign.json", "status.json")}
+"""File that tells a run or a campaign of a fleet -> files beside it that hold what cannot be made again."""
 
 
 class SkippedCase(msgspec.Struct, frozen=True):
@@ -36,6 +38,13 @@ class SkippedCase(msgspec.Struct, frozen=True):
 
     case: CaseSpec
     reason: str
+
+
+def is_record(path: Path) -> bool:
+    """Whether a file is part of a run or of a campaign, so that a result written there would destroy what was measured."""
+    if path.parent.name == GRAPHS and (path.parent.parent / MANIFEST).exists():
+        return True
+    return any(path.name in names and path.with_name(mark).exists() for mark, names in RECORDS.items())
 
 
 class Run:

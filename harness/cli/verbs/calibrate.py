@@ -75,7 +75,7 @@ def calibrate(
     made = fit(sources, profile, chosen, seed, not no_residual, reduction, pool)
     target = out if out is not None else profile_path(made.profile.name)
     refuse_existing(target, force)
-    output.writing(target).write_bytes(made.profile.to_json())
+    output.write(target, made.profile.to_json())
     output.message(f"wrote {target}")
     if as_json:
         import json

@@ -277,7 +277,7 @@ def calibrated(run: Run, name: str, seed: int, force: bool) -> tuple[Architectur
             f"`shmoo characterize --out {run.path} --resume`"
         )
     data = profile.to_json()
-    output.writing(target).write_bytes(data)
+    output.write(target, data)
     # A run that is characterised again keeps its older profiles.
     beside, count = run.path / "profile.json", 2
     while beside.exists():

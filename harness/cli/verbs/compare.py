@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shmoo.estimators.errors import unknown
 from shmoo.harness.cli import options, output
 
 if TYPE_CHECKING:
@@ -63,7 +64,19 @@ def compare(
 
     if len(runs) < 2:
         raise click.UsageError(f"got the run {runs[0]} alone; name one base run or several, and then the new run")
+    check_gating(fail_on, markdown, junit)
     judge([Run.open(path) for path in runs], fail_on, threshold, markdown, junit, as_json)
+
+
+def check_gating(fail_on: Sequence[str], *written: str | None) -> None:
+    """`InputError` for a change that nobody knows and a file that cannot be written, before anything is measured or read."""
+    from shmoo.runs.analysis.compare_verdict import QUESTIONS
+
+    for question in fail_on:
+        if question not in QUESTIONS:
+            raise unknown("change to fail on", question, QUESTIONS)
+    for path in filter(None, written):
+        output.writing(path)
 
 
 def judge(
@@ -90,9 +103,9 @@ def judge(
         from shmoo.runs.analysis.compare_text import junit, markdown
 
         if markdown_path:
-            output.writing(markdown_path).write_text(markdown(comparison, verdicts, limit), "utf-8")
+            output.write(markdown_path, markdown(comparison, verdicts, limit).encode("utf-8", "backslashreplace"))
         if junit_path:
-            output.writing(junit_path).write_bytes(junit(comparison, verdicts, limit))
+            output.write(junit_path, junit(comparison, verdicts, limit))
     if as_json:
         import msgspec
 

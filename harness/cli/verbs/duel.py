@@ -9,7 +9,7 @@ import click
 
 from shmoo.estimators.errors import InputError
 from shmoo.harness.cli import options, output
-from shmoo.harness.cli.verbs.compare import gating, judge
+from shmoo.harness.cli.verbs.compare import check_gating, gating, judge
 from shmoo.harness.cli.verbs.measure import measure, shown
 from shmoo.harness.defaults import new_run_directory
 
@@ -55,6 +55,7 @@ def duel(
     from shmoo.harness.campaign.sides import describe, side_of
     from shmoo.harness.machine.doctor import probe_machine
 
+    check_gating(fail_on, markdown, junit)
     if command[0] != "measure":
         raise InputError(f"a duel measures: write `-- measure ...`, got {command[0]!r}")
     asked = measure.make_context("shmoo measure", list(command[1:])).params

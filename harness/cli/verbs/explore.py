@@ -45,7 +45,9 @@ SHOWN = 30
 )
 @options.names("--within", metavar="QUANTITY<=X,...", help="Limits on the same quantities, <= or >=; for every model.")
 @options.names("--weight", metavar="MODEL=N,...", help="Weights of models in the geometric mean. Default: 1 each.")
-@click.option("--search", type=click.IntRange(min=16), metavar="N", help="Look at N designs by NSGA-II in place of a grid.")
+@click.option(
+    "--search", type=click.IntRange(16, 5_000_000), metavar="N", help="Look at N designs by NSGA-II in place of a grid."
+)
 @options.seed
 @options.batches(options.ONE_BATCH)
 @options.dtypes(options.ONE_DTYPE)
@@ -143,9 +145,11 @@ def _weights(texts: Sequence[str], models: Sequence[str]) -> dict[str, float]:
     """Weights by model."""
     weights = {}
     for text in texts:
-        name, _, number = text.rpartition("=")
+        name, equals, number = text.rpartition("=")
+        if not equals:
+            raise InputError(f"cannot read --weight {text!r}; write MODEL=N, such as {models[0]}=2")
         if name not in models:
-            raise unknown("model of --weight", name or text, models)
+            raise unknown("model of --weight", name, models)
         try:
             weights[name] = float(number)
         except ValueError:

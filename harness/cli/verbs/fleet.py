@@ -213,30 +213,31 @@ def report(campaign: Path, against: Path | None, out: Path | None, as_json: bool
 
 def _specimens(campaign: Campaign) -> list[Specimen]:
     """The hosts of a campaign with what was fetched from them."""
-    from shmoo.harness.fleet.fetch import last_facts
     from shmoo.harness.fleet.status import HostStatus, last_known
 
     known = last_known(campaign)
     specimens = []
     for host in campaign.file.hosts:
         one = known.get(host.name, HostStatus(host.name, host.engine, "not started"))
-        specimens.append(_specimen(one, campaign.fetched(host), last_facts(campaign, host)))
+        specimens.append(_specimen(one, campaign.fetched(host)))
     return specimens
 
 
-def _specimen(known: HostStatus, fetched: Path, facts: dict[str, object]) -> Specimen:
+def _specimen(known: HostStatus, fetched: Path) -> Specimen:
     from shmoo.estimators.errors import ShmooError
     from shmoo.estimators.machine.profile import load_profile
     from shmoo.harness.cli.verbs.report import newest_profile
+    from shmoo.harness.fleet.fetch import last_facts
     from shmoo.runs.analysis.fleet import Specimen
     from shmoo.runs.store.store import Run
 
     try:
+        facts = last_facts(fetched)
         run = Run.open(fetched / "run") if (fetched / "run" / "run.json").exists() else None
         newest = newest_profile(fetched / "run")
         profile = None if newest is None else load_profile(newest)
     except ShmooError as error:
-        return Specimen(known.name, "failed", f"what was fetched cannot be read: {error}", facts=facts)
+        return Specimen(known.name, "failed", f"what was fetched cannot be read: {error}")
     changed = "; ".join(f"the machine changed during the campaign: {change}" for change in known.changed)
     reason = "; ".join(part for part in (known.reason, changed) if part)
     return Specimen(known.name, "changed" if changed else known.standing, reason, run, profile, facts)

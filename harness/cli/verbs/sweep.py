@@ -94,6 +94,8 @@ def sweep(
         raise InputError(f"--plot writes .html, got {plot_path!r}; name a file such as sweep.html, or use --csv for the numbers")
     if largest_on_chip and engine:
         raise InputError("--largest-on-chip searches point after point; leave --engine out")
+    if part is not None and not 0 <= part[0] < part[1]:
+        raise InputError(f"--part {part[0]} {part[1]}: the first is a job's number, from 0 to one less than the second")
     if jobs > 1 and engine is None:
         raise InputError(f"--jobs {jobs} needs --engine: local or slurm")
     if largest_on_chip and (plot_path or fusion):
@@ -235,17 +237,17 @@ def _array_blocks(engine: str, jobs: int) -> list[Columns]:
 
     context = click.get_current_context()
     own = ("engine", "jobs", "part", "as_json", "csv_path", "plot_path")
-    again = ["sweep"]
+    again, models = ["sweep"], []
     for option in context.command.params:
         value = context.params.get(option.name or "")
         if option.name in own or value in (None, False, ()):
             continue
         listed = value if isinstance(value, tuple) else (value,)
         if isinstance(option, click.Argument):
-            again += map(str, listed)
+            models += map(str, listed)
         else:
             again += [option.opts[0]] if value is True else [f"{option.opts[0]}={one}" for one in listed]
-    documents = run_array(ARRAYS[engine](), [[*again, "--part", str(job), str(jobs)] for job in range(jobs)])
+    documents = run_array(ARRAYS[engine](), [[*again, "--part", str(job), str(jobs), "--", *models] for job in range(jobs)])
     return [block for groups in zip(*documents, strict=True) for group in groups for block in group]
 
 

@@ -79,7 +79,7 @@ def trace(
         from shmoo.harness.runtimes.trace import trace_document
 
         document = trace_document(model, estimate, slots, recorded, reason)
-        output.writing(out).write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
+        output.write(out, json.dumps(document, allow_nan=False).encode())
         output.message(f"wrote {out}" + (f"; not measured: {reason}" if recorded is None else ""))
     if as_json:
         output.json_document([_record(slot) for slot in slots])
