@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("estimators", "runs", "calibrate", "harness")
 
 
+@event_priority(100)
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Let mkdocstrings read the folders under the names they install as."""
+    """Let mkdocstrings read the folders under the names they install as; before it looks at its own configuration."""
     code = Path(tempfile.mkdtemp())
     (code / "shmoo").mkdir()
     (code / "shmoo" / "__init__.py").symlink_to(ROOT / "shmoo" / "__init__.py")
