@@ -116,6 +116,17 @@ def test_control_characters_stay_out_of_markdown(tmp_path: Path) -> None:
     assert "<script>" not in text
 
 
+def test_an_energy_that_may_be_anything(tmp_path: Path) -> None:
+    """A reading whose upper bound is beyond measure takes no part in a comparison."""
+
+    def widen(row: dict[str, Any]) -> None:
+        row["energy"][0]["high_j"] = 1e308
+
+    runs = [str(write_run(tmp_path / "run0")), str(write_run(tmp_path / "run1", widen))]
+    cases = json.loads(survives("compare", *runs, "--json").stdout)["cases"]
+    assert sum(case["energy"] is None for case in cases) == 2
+
+
 SPACES = {
     "one model twice": ([MODEL, MODEL], [], "named twice"),
     "a search without end": ([MODEL], ["--search", "99999999999"], "not in the range"),

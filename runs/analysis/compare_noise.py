@@ -38,6 +38,8 @@ ANGLES = 2000
 """Steps of the integral that inverts Student's distribution."""
 TRIMMED = 0.2
 """Share of the differences of pairs at either end that the mean leaves out."""
+LARGEST_ERROR = 100.0
+"""Relative error of an energy from which on it tells nothing."""
 BATCHES = 5
 """Consecutive parts of a run whose means show the drift that all cases share: few, so that they are longer than it lasts."""
 
@@ -247,7 +249,7 @@ def _batch_means(run: Run, values: Mapping[str, Mapping[int, float]]) -> list[tu
 
 
 def energy_growths(pairs: Sequence[Pair]) -> list[Growth | None]:
-    """Energy per call, as `Growth`; `None` where a run lacks it or the domains differ.
+    """Energy per call, as `Growth`, or `None`: a run lacks it, the domains differ, or it is too uncertain.
 
     A row's energy is read on one visit as a rule, so that its own interval holds nothing of what visits differ by: the spread of
     all ratios does.
@@ -266,7 +268,8 @@ def _energies(pair: Pair) -> tuple[float, float] | None:
         return None
     logs = [math.log(base.energy_j) for base in bases if base.energy_j]
     own = math.hypot(*(_relative_sd(base) for base in bases)) / len(bases)
-    return math.log(new.energy_j) - sum(logs) / len(logs), math.hypot(own, _relative_sd(new))
+    error = math.hypot(own, _relative_sd(new))
+    return (math.log(new.energy_j) - sum(logs) / len(logs), error) if error < LARGEST_ERROR else None
 
 
 def _relative_sd(reading: EnergyReading) -> float:

@@ -237,7 +237,8 @@ def _array_blocks(engine: str, jobs: int) -> list[Columns]:
 
     context = click.get_current_context()
     own = ("engine", "jobs", "part", "as_json", "csv_path", "plot_path")
-    again, models = ["sweep"], []
+    again = ["sweep"]
+    models: list[str] = []
     for option in context.command.params:
         value = context.params.get(option.name or "")
         if option.name in own or value in (None, False, ()):
