@@ -63,10 +63,10 @@ def replace_file(path: Path, data: bytes) -> None:
     followed.
 
     Raises:
-        InputError: a device, a pipe or a directory stands at its name, or a link to one.
-        OSError: the disk is full, or the folder cannot be written; nothing is left behind.
+        InputError: a device or a pipe stands at its name, or a link to one.
+        OSError: a directory stands there, the disk is full, or the folder cannot be written; nothing is left behind.
     """
-    if path.exists() and not path.is_file():
+    if path.exists() and not path.is_file() and not path.is_dir():
         raise InputError(f"{path} is no regular file; name another")
     temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINK | getattr(os, "O_BINARY", 0)
