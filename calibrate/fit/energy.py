@@ -42,7 +42,7 @@ as much again as what its boards sustain at their caps; 1.2 costs them a hundred
 CLOCK_RANGE = 0.2
 """Range of clocks, relative to the rated one, from which on cases show how energy follows the clock."""
 SURE = 1e4
-"""Weight of what is known relative to a prior."""
+"""Weight of the given values relative to a prior."""
 OUTLIER = 0.15
 """Relative error beyond which a reading counts linearly, as in the fit of times."""
 ROUNDS = 20
@@ -217,7 +217,7 @@ def _relative_clock(cases: Sequence[MeasuredCase], profile: ArchitectureProfile)
 def _held_by_cap(
     cases: Sequence[MeasuredCase], seconds: np.ndarray, measured: np.ndarray, profile: ArchitectureProfile
 ) -> np.ndarray:
-    """(S,) cases that draw the power cap at a clock that nobody knows."""
+    """(S,) cases that run at the power cap, where the clock is unknown."""
     cap = profile.value("throttle.cap", 1.0) * profile.value("power.tdp", math.inf)
     unknown = np.asarray([case.clock_hz is None for case in cases])
     return unknown & (profile.family == "gpu") & (measured > AT_CAP * cap * seconds)

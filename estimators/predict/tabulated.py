@@ -88,9 +88,8 @@ def tabulate(
     Args:
         runtime: one of `profile.RUNTIMES`, whose fusion groups the calls.
         family: architecture family.
-        compute_dtype: type that contractions compute in, where it differs from the storage type (tf32 for float32); `None` for
-        the
-            tensors' own.
+        compute_dtype: type that contractions compute in, where it differs from the storage type (tf32 for float32); `None`
+            for the tensors' own.
         fused: `False` makes every call a separate kernel.
         costs: of each graph's calls, where the caller has them.
 

@@ -12,7 +12,6 @@ import logging
 import os
 import platform
 import sys
-import tempfile
 import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ import msgspec
 
 from shmoo.harness.models.asked import Asked, ModelGraphs, Point
 from shmoo.harness.models.inputs import InputRecorder, Inputs, capture_sources, foreign_modules, main_file, site_folders
+from shmoo.runs.store.files import replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -120,14 +120,7 @@ class CaptureCache:
         data = gzip.compress(msgspec.json.encode(kept), compresslevel=1, mtime=0)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            number, temporary = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=_SUFFIX)
-            try:
-                with os.fdopen(number, "wb") as file:
-                    file.write(data)
-                os.replace(temporary, path)
-            except BaseException:
-                os.unlink(temporary)
-                raise
+            replace_file(path, data)
             self._shrink()
         except OSError as error:
             logger.warning("the capture of %s is not kept in %s: %s", asked.model, self.folder, error.strerror or error)
@@ -210,6 +203,6 @@ def _read(path: Path) -> bytes:
 
 def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """The files of a cache, those that a crash left among them."""
-    for path in folder.glob(f"*{_SUFFIX}"):
+    for path in folder.glob(f"*{_SUFFIX}*"):
         with suppress(OSError):
             yield path, path.stat()

@@ -188,7 +188,7 @@ def test_captures_are_listed_and_cleared(cache: CaptureCache) -> None:
     """Of one model, then all, with what a crash left."""
     other = Asked("resnet18", points=(POINT,))
     cache.keep(other, POINT, {}, ModelGraphs((graph(),)))
-    (cache.folder / ".scrap.json.gz").write_bytes(b"half")
+    (cache.folder / ".scrap.json.gz.89abcdef.tmp").write_bytes(b"half")
     assert {one.asked.model for one in list_captures(cache.folder)} == {"mlp", "resnet18"}
     assert clear_captures(cache.folder, ["mlp"]) == 1
     assert [one.asked.model for one in list_captures(cache.folder)] == ["resnet18"]
