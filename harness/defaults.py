@@ -9,6 +9,8 @@ from pathlib import Path
 
 LOCAL = "cpu_local"
 """Name of the CPU of this machine: the calibrated profile where there is one, else its description only."""
+LOCAL_GPU = "gpu_local"
+"""Name that the calibrated profile of this machine's GPU gets."""
 ONE_OF_EACH_FAMILY = (LOCAL, "gpu_a100_80g", "tpu_v4", "kpu_t256")
 """Architectures to set side by side where none is named."""
 SHORT_LIST = ("cpu_server_generic", "gpu_l4", "gpu_a100_80g", "gpu_h100", "tpu_v4", "kpu_t256")
