@@ -149,6 +149,7 @@ def _pooled(visits: Sequence[Timing]) -> Timing:
         samples_s=tuple(sample for visit in visits for sample in visit.samples_s),
         slowdowns=tuple(slowdown for visit in visits for slowdown in visit.slowdowns),
         switches=tuple(count for visit in visits for count in visit.switches),
+        on_core_s=tuple(spent for visit in visits for spent in visit.on_core_s),
         warmup_calls=sum(visit.warmup_calls for visit in visits),
         stop_reason=visits[-1].stop_reason,
         first_call_s=next((visit.first_call_s for visit in visits if visit.first_call_s is not None), None),
