@@ -8,6 +8,7 @@ import pytest
 
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import Kernel, single_call_graph
+from shmoo.estimators.kernel_rows import kernel_table
 from shmoo.estimators.machine.catalogue import ALGORITHMS
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, TilingSpec, load_profile
@@ -15,7 +16,7 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.draws import draw
 from shmoo.estimators.predict.model import Prediction, predict
 from shmoo.estimators.predict.program import graph_latency, segment_energy
-from shmoo.estimators.table import KernelTable, kernel_table
+from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import TileShape, Tiling
 from shmoo.runs.tables.operators import TABLE_OPERATORS
 from tests.build import GraphBuilder

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from shmoo.estimators.fusion.rules import fuse
+from shmoo.estimators.kernel_rows import kernel_table
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from shmoo.estimators.predict.model import predict
-from shmoo.estimators.table import KernelTable, kernel_table
+from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling import TileShape, Tiling, strategy_for
 from shmoo.estimators.tiling.gpu.library import TENSOR_KERNELS
 from shmoo.estimators.tiling.gpu.tensor import SPLITS

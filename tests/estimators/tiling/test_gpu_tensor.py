@@ -11,6 +11,7 @@ import pytest
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import Graph
+from shmoo.estimators.kernel_rows import kernel_table
 from shmoo.estimators.machine.catalogue import ALGORITHMS, DEFAULTS, TENSOR, whose
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, on_tensor_cores
 from shmoo.estimators.machine.profile import ArchitectureProfile, FittedFrom, load_profile
@@ -19,7 +20,7 @@ from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.predict.model import Prediction, predict
 from shmoo.estimators.predict.program import graph_latency, segment_energy
 from shmoo.estimators.sweep.points import estimate_points
-from shmoo.estimators.table import KernelTable, kernel_table
+from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling import GpuThreadBlocks, TileShape, Tiling, strategy_for
 from shmoo.estimators.tiling.gpu.library import STREAMED, TENSOR_KERNELS
 from shmoo.estimators.variants import variant
