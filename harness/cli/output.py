@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import re
 import shutil
 import sys
-import sysconfig
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,17 +16,12 @@ import click
 
 from shmoo.estimators.errors import InputError
 from shmoo.harness.cli.layout import GAP, Cell, View, columns_of, fitted, grid, order_of, total_width, with_room, wrapped
-
-logger = logging.getLogger(__name__)
+from shmoo.harness.cli.quiet import libraries_quiet
 
 MOST_ADVICE = 3
 """Lines about memory below a table."""
 EVERYTHING = View()
 """Of a table without options of its own."""
-LIBRARIES = frozenset({"diffusers", "functorch", "huggingface_hub", "timm", "torch", "torchao", "torchvision", "transformers"})
-"""Packages whose warnings are about themselves. Their errors are shown."""
-TORCH_LOGS = "TORCH_LOGS"
-"""Whoever sets this variable asks torch to say more."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that move a terminal's cursor, change its state or reorder its text, and what no encoding has; a tab and a new line
@@ -261,42 +253,3 @@ def writing(path: str | Path) -> Path:
     if target.is_dir():
         raise InputError(f"cannot write {str(target)!r}: it is a directory; name a file")
     return target
-
-
-@contextlib.contextmanager
-def libraries_quiet() -> Iterator[None]:
-    """While active, warnings that a library logs, and Python warnings from its code or from Shmoo's, go to the log; those of the
-    user's code are shown as ever."""
-    quiet = LIBRARIES - {"torch"} if os.environ.get(TORCH_LOGS) else LIBRARIES
-    handle, ours = logging.Logger.handle, Path(__file__).parents[2]
-    folders = [ours / name for name in ("estimators", "runs", "calibrate", "harness")]
-    folders += [Path(sysconfig.get_path(kind)) / name for kind in ("purelib", "platlib") for name in quiet]
-
-    def handle_unless_library(self: logging.Logger, record: logging.LogRecord) -> None:
-        if record.levelno == logging.WARNING and self.name.partition(".")[0] in quiet:
-            logger.debug("%s: %s", record.name, record.getMessage())
-        else:
-            handle(self, record)
-
-    with warnings.catch_warnings():
-        show = warnings.showwarning
-
-        def show_unless_library(
-            message: Warning | str,
-            category: type[Warning],
-            filename: str,
-            lineno: int,
-            file: TextIO | None = None,
-            line: str | None = None,
-        ) -> None:
-            if any(Path(filename).is_relative_to(folder) for folder in folders):
-                logger.debug("%s:%d: %s: %s", filename, lineno, category.__name__, message)
-            else:
-                show(message, category, filename, lineno, file, line)
-
-        warnings.showwarning = show_unless_library
-        logging.Logger.handle = handle_unless_library  # type: ignore[method-assign]
-        try:
-            yield
-        finally:
-            logging.Logger.handle = handle  # type: ignore[method-assign]
