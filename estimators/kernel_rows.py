@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from shmoo.estimators.costs import costs_of
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import CHANNELS_LAST, CONVOLUTIONS, Cost, Graph, Kernel, OpCall
 from shmoo.estimators.memory.heap import Temporary, fresh_memory
@@ -35,13 +34,6 @@ class Costed(NamedTuple):
     graph: Graph
     kernels: Sequence[Kernel]
     costs: Sequence[Cost | None]
-
-
-def kernel_table(
-    graph: Graph, kernels: Sequence[Kernel], *, converts: Conversion = "none", costs: Sequence[Cost | None] | None = None
-) -> KernelTable:
-    """`kernel_tables` of one graph; `costs` are those of its calls, where the caller has them."""
-    return kernel_tables([Costed(graph, kernels, costs_of(graph) if costs is None else costs)], converts=converts)
 
 
 def kernel_tables(parts: Sequence[Costed], *, converts: Conversion = "none") -> KernelTable:

@@ -8,7 +8,6 @@ import pytest
 
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import Kernel, single_call_graph
-from shmoo.estimators.kernel_rows import kernel_table
 from shmoo.estimators.machine.catalogue import ALGORITHMS
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, TilingSpec, load_profile
@@ -19,7 +18,7 @@ from shmoo.estimators.predict.program import graph_latency, segment_energy
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import TileShape, Tiling
 from shmoo.runs.tables.operators import TABLE_OPERATORS
-from tests.build import GraphBuilder
+from tests.build import GraphBuilder, kernel_table
 
 PEAK, BANDWIDTH, LAUNCH = 1e12, 1e11, 1e-6
 

@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 
 from shmoo.estimators.fusion.rules import fuse
-from shmoo.estimators.kernel_rows import kernel_table
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.pipeline import DRAWS, limits, price
 from shmoo.estimators.table import KernelTable
-from tests.build import GraphBuilder
+from tests.build import GraphBuilder, kernel_table
 
 
 def two_models() -> KernelTable:

@@ -11,7 +11,6 @@ import pytest
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import Graph
-from shmoo.estimators.kernel_rows import kernel_table
 from shmoo.estimators.machine.catalogue import ALGORITHMS, DEFAULTS, TENSOR, whose
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, on_tensor_cores
 from shmoo.estimators.machine.profile import ArchitectureProfile, FittedFrom, load_profile
@@ -24,7 +23,7 @@ from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling import GpuThreadBlocks, TileShape, Tiling, strategy_for
 from shmoo.estimators.tiling.gpu.library import STREAMED, TENSOR_KERNELS
 from shmoo.estimators.variants import variant
-from tests.build import GraphBuilder
+from tests.build import GraphBuilder, kernel_table
 
 GPUS = ("gpu_v100", "gpu_t4", "gpu_a100_40g", "gpu_a100_80g", "gpu_l4", "gpu_h100", "gpu_h200")
 ONE = np.ones(1)
