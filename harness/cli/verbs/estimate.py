@@ -79,8 +79,7 @@ def estimate(
     if csv_path:
         from shmoo.estimators.predict.tabular import flatten
 
-        output.write_csv(csv_path, [flatten(record) for record in records])
-        output.message(f"wrote {len(records)} estimates to {csv_path}")
+        output.write_csv(csv_path, [flatten(record) for record in records], "estimates")
     if as_json:
         output.json_document(records)
     elif ops is not None:

@@ -100,8 +100,7 @@ def explore(
     front = spaces.explore_grid(space) if search is None else spaces.search(space, search, seed)
     rows = spaces.front_rows(space, front)
     if csv_path:
-        output.write_csv(csv_path, rows)
-        output.message(f"wrote {len(rows)} designs to {csv_path}")
+        output.write_csv(csv_path, rows, "designs")
     if html_path:
         from shmoo.harness.pages.explore import write_page
 

@@ -90,8 +90,7 @@ def generate(
                 found = made.estimates(directors[profile.name], runtime=chosen, threads=cores)
                 records += [generation_record(estimate, model) for estimate in found]
     if csv_path:
-        output.write_csv(csv_path, [flatten(record, INTERVALS) for record in records])
-        output.message(f"wrote {len(records)} generations to {csv_path}")
+        output.write_csv(csv_path, [flatten(record, INTERVALS) for record in records], "generations")
     if as_json:
         output.json_document(records)
     elif arch:

@@ -73,8 +73,7 @@ def inspect(
     inspection = inspect_graphs(found.graphs, directors, runtime=chosen, compute_dtype=matrix_dtype(asked.dtype), model=model)
     rows = inspection.tree(depth, order)
     if csv_path:
-        output.write_csv(csv_path, [_flat(row) for row in rows])
-        output.message(f"wrote {len(rows)} modules to {csv_path}")
+        output.write_csv(csv_path, [_flat(row) for row in rows], "modules")
     if html_path:
         from shmoo.harness.pages.inspect import write_page
 

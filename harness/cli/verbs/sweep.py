@@ -130,8 +130,7 @@ def sweep(
         return
     blocks = [block for group in groups for block in group]
     if csv_path:
-        written = output.write_columns(csv_path, blocks)
-        output.message(f"wrote {written} rows to {csv_path}")
+        output.write_columns(csv_path, blocks)
     every = bool(as_json or plot_path or largest_on_chip or view.sort or view.top is not None)
     rows = [row for block in blocks for row in rows_of(block)] if every else _worth_showing(blocks)
     if plot_path:
