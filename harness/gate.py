@@ -13,7 +13,7 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.present.gate import Baseline, Footprint, GateResult, check, footprint
 from shmoo.harness.machine.architectures import choose_targets
 from shmoo.harness.models.asked import Asked, ModelGraphs, at_batches
-from shmoo.harness.models.source import ModelSource
+from shmoo.harness.models.capture_cache import ModelSource
 from shmoo.runs.store.files import read_regular, replace_file
 
 NOTHING_ALLOWED: Mapping[str, float] = MappingProxyType({})

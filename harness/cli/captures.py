@@ -17,9 +17,8 @@ from shmoo.harness.defaults import capture_folder
 if TYPE_CHECKING:
     from shmoo.estimators.predict.tabular import Record
     from shmoo.harness.models.asked import Asked, ModelGraphs, Point
-    from shmoo.harness.models.capture_cache import CaptureCache
+    from shmoo.harness.models.capture_cache import CaptureCache, ModelSource
     from shmoo.harness.models.mode import Mode
-    from shmoo.harness.models.source import ModelSource
 
 SIZES = ("batch", "dtype", "input_shape", "seq_len")
 MODE = ("phase", "training", "autocast", "quantize", "channels_last")
@@ -62,7 +61,7 @@ class ModelOptions:
 
     def source(self, request: Asked) -> ModelSource:
         """The graphs of a model; says on stderr when code of the user's runs to make it."""
-        from shmoo.harness.models.source import ModelSource
+        from shmoo.harness.models.capture_cache import ModelSource
 
         told = click.get_current_context().meta.setdefault(__name__, set())
 
