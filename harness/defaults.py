@@ -46,8 +46,8 @@ def profile_search() -> tuple[Path, ...]:
     return (Path.cwd(), user_profiles())
 
 
-def new_run_directory(label: str, parent: Path = Path("shmoo-runs")) -> Path:
-    """A directory under `parent` that does not exist yet, named after the time (UTC) and `label`."""
-    name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{label}"
+def new_run_directory(label: str) -> Path:
+    """A directory under ./shmoo-runs that does not exist yet, named after the time (UTC) and `label`."""
+    parent, name = Path("shmoo-runs"), f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{label}"
     numbered = (parent / f"{name}-{number}" for number in count(2))
     return next(path for path in chain([parent / name], numbered) if not path.exists())

@@ -78,9 +78,7 @@ def sensitivities(cases: Sequence[MeasuredCase], base: ArchitectureProfile) -> n
     return rows[np.argsort(by_runtime)]
 
 
-def most_telling(
-    rows: np.ndarray, seconds: Sequence[float], weights: np.ndarray | None = None, noise: float = NOISE
-) -> list[int]:
+def most_telling(rows: np.ndarray, seconds: Sequence[float], weights: np.ndarray | None = None) -> list[int]:
     """Positions of all rows, the most informative per second first.
 
     Args:
@@ -94,7 +92,7 @@ def most_telling(
     left = np.ones(len(rows), dtype=bool)
     order = []
     for _ in range(len(rows)):
-        total = noise**2 + np.diag(covariance)
+        total = NOISE**2 + np.diag(covariance)
         gain = np.where(left, worth @ covariance**2 / total / costs, -np.inf)
         best = int(gain.argmax())
         order.append(best)

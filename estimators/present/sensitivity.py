@@ -59,9 +59,7 @@ class Sensitivity(msgspec.Struct, frozen=True):
         return next((lever for lever in self.levers if lever.effect.verdict(self.aim) == "better" and not lever.compound), None)
 
 
-def sensitivity(
-    profile: ArchitectureProfile, setup: Setup, graphs_of: GraphsOf, model: str, *, aim: Aim = "time", seed: int = 0
-) -> Sensitivity:
+def sensitivity(profile: ArchitectureProfile, setup: Setup, graphs_of: GraphsOf, model: str, *, aim: Aim = "time") -> Sensitivity:
     """What each part of a machine is worth to a model.
 
     Machines that do not exist have no fitted corrections, so the machine as it is is priced without them too.
@@ -71,7 +69,7 @@ def sensitivity(
     """
     physical = profile.replacing(residual=())
     work = tabulated(graphs_of(setup), setup.runtime, profile.family, matrix_dtype(setup.dtype), setup.fused)
-    comparison = Comparison(physical, work, setup.runtime, setup.batch, seed)
+    comparison = Comparison(physical, work, setup.runtime, setup.batch)
     known_values = listed(physical)
     levers = []
     for name, names, factor in parts_of(profile, setup.runtime):

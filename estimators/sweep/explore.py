@@ -8,7 +8,7 @@ A machine whose memory does not hold a workload is out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +24,8 @@ PREDICTED: Mapping[str, str] = {"latency": "s", "energy": "J", "power": "W", "ed
 """Quantity of a call that is predicted -> its unit. Of throughput more is better, of everything else less."""
 MOST_POINTS = 5_000_000
 """Points of a grid; a larger space is one for a search."""
+OTHERS = 2000
+"""Designs beside a front that are kept, for its picture."""
 SAME = 1e-9
 """Relative difference up to which two values are the same: what sums in another order differ by."""
 _CHUNK = 4096
@@ -184,11 +186,8 @@ def evaluate(space: Space, designs: Mapping[str, np.ndarray]) -> Evaluated:
     return Evaluated(settled, quantities, by_workload, excess <= 0.0, excess)
 
 
-def explore_grid(space: Space, progress: Callable[[int], None] = lambda done: None) -> Front:
+def explore_grid(space: Space) -> Front:
     """The front of every combination of the axes' values.
-
-    Args:
-        progress: told the points that are done, now and then.
 
     Raises:
         InputError: too many points, or what `evaluate` refuses.
@@ -199,7 +198,7 @@ def explore_grid(space: Space, progress: Callable[[int], None] = lambda done: No
     kernels = max(len(workload.work.table) for workload in space.workloads)
     grid: dict[str, np.ndarray] = {}
     own: dict[str, dict[str, np.ndarray]] = {workload.name: {} for workload in space.workloads}
-    allowed, done = np.zeros(sides, dtype=bool), 0
+    allowed = np.zeros(sides, dtype=bool)
     for block, values in blocks_of(space.axes, kernels):
         found = evaluate(space, values)
         allowed[block] = found.allowed
@@ -208,8 +207,6 @@ def explore_grid(space: Space, progress: Callable[[int], None] = lambda done: No
         for workload, quantities in found.by_workload.items():
             for name in quantities.keys() & {"latency", "energy"}:
                 own[workload].setdefault(name, np.empty(sides))[block] = quantities[name]
-        done += allowed[block].size
-        progress(done)
     places = np.flatnonzero(allowed.ravel())
     values = {name: numbers.ravel()[places] for name, numbers in grid.items()}
     designs = {
@@ -226,20 +223,18 @@ def front_of(
     quantities: Mapping[str, np.ndarray],
     by_workload: Mapping[str, Mapping[str, np.ndarray]],
     points: int,
-    others: int = 2000,
 ) -> Front:
     """The front among designs that are allowed, in order of preference among equal ones.
 
     Args:
         points: designs looked at in all.
-        others: designs beside the front to keep.
     """
     costs = np.stack([_cost(name, quantities[name]) for name in space.objectives], axis=1)
     chosen, alike = pareto(costs)
     order = np.argsort(costs[chosen, 0], kind="stable")
     chosen, alike = chosen[order], alike[order]
     rest = np.setdiff1d(np.arange(len(costs)), chosen)
-    some = rest[np.linspace(0, len(rest) - 1, min(others, len(rest))).astype(int)] if len(rest) else rest
+    some = rest[np.linspace(0, len(rest) - 1, min(OTHERS, len(rest))).astype(int)] if len(rest) else rest
     return Front(
         {name: values[chosen] for name, values in designs.items()},
         {name: values[chosen] for name, values in quantities.items()},

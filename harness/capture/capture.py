@@ -12,9 +12,8 @@ from shmoo.estimators.graph.records import Graph
 from shmoo.harness.capture.compiled import compile_pieces
 from shmoo.harness.capture.exported import export_graph, exportable
 from shmoo.harness.capture.fx.introspect import CaptureError
-from shmoo.harness.capture.fx.walker import FXGraphWalker
+from shmoo.harness.capture.fx.walker import FXGraphWalker, with_all_weights
 from shmoo.harness.capture.guard import guarded
-from shmoo.harness.capture.weights import with_all_weights
 
 Method = Literal["export", "compile", "trace", "joint"]
 

@@ -28,10 +28,9 @@ from shmoo.harness.capture.fx.devices import absent_devices_on_cpu
 from shmoo.harness.capture.fx.introspect import CaptureError, RecordLines, first_line
 from shmoo.harness.capture.fx.objects import holds_tensors, tensors_in, with_tensors
 from shmoo.harness.capture.fx.trace import inline_wrapped
-from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin
+from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, with_all_weights
 from shmoo.harness.capture.guard import guarded
 from shmoo.harness.capture.standins import StandIns
-from shmoo.harness.capture.weights import with_all_weights
 
 _CPU = torch.device("cpu")
 _RESIZING = ("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d")

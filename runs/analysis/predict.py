@@ -66,7 +66,7 @@ Predictor = Callable[[Iterable[CaseGraphs]], Sequence[CaseEstimate]]
 """Function from all cases with their graphs, which are read one after another, to one estimate each, in order."""
 
 
-def director_predictor(profile: ArchitectureProfile, seed: int = 0) -> Predictor:
+def director_predictor(profile: ArchitectureProfile) -> Predictor:
     """A predictor that calls `AnalysisDirector` with each case's own runtime and threads."""
     director = AnalysisDirector(profile)
     cores = profile.get("count.cores")
@@ -80,19 +80,15 @@ def director_predictor(profile: ArchitectureProfile, seed: int = 0) -> Predictor
             runtime, compute_dtype, threads = key
             machine = director if threads is None else AnalysisDirector(with_threads(profile, threads))
             places, graphs = zip(*waiting.pop(key), strict=True)
-            batch = dict(_estimate_batch(machine, graphs, runtime, compute_dtype, seed))
+            batch = dict(_estimate_batch(machine, graphs, runtime, compute_dtype))
             for number, (place, graph) in enumerate(zip(places, graphs, strict=True)):
-                estimates[place] = batch.get(number) or machine.estimate(
-                    graph, runtime=runtime, compute_dtype=compute_dtype, seed=seed
-                )
+                estimates[place] = batch.get(number) or machine.estimate(graph, runtime=runtime, compute_dtype=compute_dtype)
 
         for index, (case, graphs) in enumerate(cases):
             threads = None if cores is None or case.threads == cores.value else case.threads
             compute_dtype = matrix_dtype(case.dtype)
             if case.kind == "network" or len(graphs) != 1:
-                estimates[index] = director.estimate(
-                    graphs, runtime=case.runtime, compute_dtype=compute_dtype, threads=threads, seed=seed
-                )
+                estimates[index] = director.estimate(graphs, runtime=case.runtime, compute_dtype=compute_dtype, threads=threads)
                 continue
             key = case.runtime, compute_dtype, threads
             waiting[key].append((index, graphs[0]))
@@ -156,11 +152,11 @@ def networks_of(run: StoredRun) -> list[CaseGraphs]:
 
 
 def _estimate_batch(
-    director: AnalysisDirector, graphs: Sequence[Graph], runtime: str, compute_dtype: str | None, seed: int
+    director: AnalysisDirector, graphs: Sequence[Graph], runtime: str, compute_dtype: str | None
 ) -> list[tuple[int, BatchedEstimate]]:
     """One estimate for each graph that has kernels, with the graph's place."""
     table, origin = director.tabulate(graphs, runtime, compute_dtype)
-    priced = director.price(table.in_campaign(), runtime, seed=seed)
+    priced = director.price(table.in_campaign(), runtime, seed=0)
 
     def per_graph(values: np.ndarray) -> list[float]:
         sums: list[float] = np.bincount(table.segment, weights=values, minlength=table.segments).tolist()

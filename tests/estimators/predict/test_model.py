@@ -15,10 +15,10 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.draws import draw
 from shmoo.estimators.predict.model import Prediction, predict
 from shmoo.estimators.predict.program import graph_latency, segment_energy
-from shmoo.estimators.table import KernelTable, kernel_table
+from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import TileShape, Tiling
 from shmoo.runs.tables.operators import TABLE_OPERATORS
-from tests.build import GraphBuilder
+from tests.build import GraphBuilder, kernel_table
 
 PEAK, BANDWIDTH, LAUNCH = 1e12, 1e11, 1e-6
 

@@ -11,11 +11,12 @@ from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from shmoo.estimators.predict.model import predict
-from shmoo.estimators.table import KernelTable, kernel_table
+from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling import TileShape, Tiling, strategy_for
 from shmoo.estimators.tiling.gpu.library import TENSOR_KERNELS
 from shmoo.estimators.tiling.gpu.tensor import SPLITS
 from shmoo.runs.tables.reading import TableRow
+from tests.build import kernel_table
 
 
 def attention(batch: int, queries: int, keys: int, heads: int = 8, kv_heads: int = 8, causal: int = 0) -> KernelTable:
