@@ -259,7 +259,8 @@ def _install(folder: str, python: str, job: Request) -> None:
     if job["installer"] == "uv":
         uv = _uv()
         steps = [[uv, "venv", "--quiet", "--python", sys.executable, folder]]
-        steps += [[uv, "pip", "install", "--quiet", "--python", python, *wanted]]
+        # Not linked into uv's cache: a package that somebody changes here would be wrong there, and in every other environment.
+        steps += [[uv, "pip", "install", "--quiet", "--link-mode=copy", "--python", python, *wanted]]
     else:
         steps = [[sys.executable, "-m", "venv", folder], [python, "-m", "pip", "install", "--disable-pip-version-check", *wanted]]
     for step in steps:
