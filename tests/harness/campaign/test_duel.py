@@ -18,6 +18,7 @@ from shmoo.harness.campaign.worker import Worker
 from shmoo.harness.cli.app import cli
 from shmoo.runs.analysis.compare import compare_runs
 from shmoo.runs.store.records import CaseSpec, Machine, Measurement, Reason, Timing
+from shmoo.runs.store.store import Run
 
 MACHINE = Machine("Example CPU", 2, 4, 8 << 30, torch="2.9.0", threads=2)
 CASES = [CaseSpec("relu", "operator", {"m": m}) for m in range(12)]
@@ -49,16 +50,17 @@ class SideOfMachine:
         return Measurement(case, "ok", timing=Timing((call_s,) * 8), visit=visit), ()
 
 
-def fight(tmp_path, machine, new, pairs=12, base=None):
+def fight(tmp_path, machine, new, pairs=12, base=None, resume=False, sides=(HERE, HERE)):
     settings = CampaignSettings(visits=pairs, most_visits=pairs, lock=str(tmp_path / "lock"))
     described = Description(MACHINE, {"torch": "2.9.0"}), Description(MACHINE, {"torch": "2.10.0"})
     return run_duel(
         CASES,
         tmp_path / "duel",
-        (HERE, HERE),
+        sides,
         described,
         suite="duel",
         settings=settings,
+        resume=resume,
         measurers=(base or machine.side("base"), new),
     )
 
@@ -121,6 +123,68 @@ def test_the_new_row_is_on_disk_before_the_pair_counts(tmp_path):
     assert not (tmp_path / "duel" / "base" / "rows.jsonl").read_bytes()
 
 
+class StopsAfter:
+    """A side that is interrupted in the visit after these."""
+
+    def __init__(self, side, visits):
+        self.side, self.left = side, visits
+
+    def measure(self, case, visit=0, details=True):
+        if not self.left:
+            raise KeyboardInterrupt
+        self.left -= 1
+        return self.side.measure(case, visit, details)
+
+
+@pytest.mark.parametrize("stops", ["base", "new"])
+def test_an_interrupted_duel_goes_on(tmp_path, stops):
+    """Finished pairs count, the one in flight is measured again on both sides, and it stays one duel."""
+    machine = SharedMachine()
+    base, new = machine.side("base"), machine.side("new")
+    with pytest.raises(KeyboardInterrupt):
+        fight(
+            tmp_path,
+            machine,
+            StopsAfter(new, 50) if stops == "new" else new,
+            base=StopsAfter(base, 50) if stops == "base" else base,
+        )
+    kept = Run.open(tmp_path / "duel" / "base").lines
+    assert 45 < len(kept) <= 51
+    runs = fight(tmp_path, machine, new, base=base, resume=True)
+    assert runs[0].lines[: len(kept)] == kept
+    assert len(runs[0].lines) == 144
+    assert len(runs[1].lines) in (144, 145)
+    assert is_duel(runs)
+    begins = [first[0] for first in machine.order[2 * len(kept) :: 2]]
+    assert 0.3 < begins.count("new") / len(begins) < 0.7
+    for identity, lines in runs[1].visits.items():
+        assert {line.visit for line in lines} == {line.visit for line in runs[0].visits[identity]} == set(range(12))
+
+
+def test_a_case_that_failed_before_is_left_alone_when_a_duel_goes_on(tmp_path):
+    """On the side where it failed."""
+    machine = SharedMachine()
+    new = machine.side("new", fails=(5,))
+    fight(tmp_path, machine, new, pairs=3)
+    runs = fight(tmp_path, machine, new, pairs=6, resume=True)
+    assert sum(name == "new" and m == 5 for name, m, *_ in machine.order) == 1
+    assert len(runs[0].lines) == 72
+
+
+def test_a_duel_of_other_sides_is_not_gone_on_with(tmp_path):
+    """Another commit under the same name would mix two versions of the code."""
+    machine = SharedMachine()
+    sides = tuple(msgspec.structs.replace(HERE, name=name, state=f"{name}1") for name in ("main", "HEAD"))
+    before = fight(tmp_path, machine, machine.side("new"), pairs=2, sides=sides)
+    assert [run.manifest.settings["commit"] for run in before] == ["main1", "HEAD1"]
+    with pytest.raises(InputError, match="holds a run already"):
+        fight(tmp_path, machine, machine.side("new"), sides=sides)
+    for changed in ({"state": "HEAD2"}, {"name": "other"}):
+        others = sides[0], msgspec.structs.replace(sides[1], **changed)
+        with pytest.raises(InputError, match=r"new is another side .* was 'HEAD"):
+            fight(tmp_path, machine, machine.side("new"), sides=others, resume=True)
+
+
 # sides
 
 
@@ -145,6 +209,10 @@ def repository(tmp_path, monkeypatch):
     return root
 
 
+def commit(name):
+    return subprocess.run(["git", "rev-parse", name], capture_output=True, text=True, check=True).stdout.strip()
+
+
 def test_a_ref_is_checked_out_for_the_duel_and_removed(repository):
     """Its folder is searched first, and the repository is left as it was."""
     with side_of("first") as side:
@@ -152,6 +220,7 @@ def test_a_ref_is_checked_out_for_the_duel_and_removed(repository):
         assert (folder / "package" / "net.py").read_text() == "NAME = 'first'\n"
         assert side.search[0] == str(folder)
         assert side.python == sys.executable
+        assert side.state == commit("first")
     assert not folder.exists()
     listed = subprocess.run(["git", "worktree", "list"], capture_output=True, text=True, check=True).stdout
     assert len(listed.splitlines()) == 1
@@ -171,6 +240,12 @@ def test_a_directory_of_code_is_used_as_it_stands(repository):
     """What is not committed can be measured against what is."""
     with side_of(".") as side:
         assert side.folder == str(repository)
+        assert side.state == commit("second")
+    (repository / "package" / "net.py").write_text("NAME = 'third'\n")
+    with side_of(".") as side:
+        assert side.state.startswith(f"{commit('second')}+")
+    with side_of(str(repository.parent)) as side:
+        assert not side.state
 
 
 def test_an_environment_keeps_to_its_own_packages(tmp_path):
@@ -268,6 +343,27 @@ def test_the_command_fails_on_a_slower_commit(stand, tmp_path):
     assert json.loads(again.stdout)["noise_from"] == "pairs"
     faster = invoke("second", "first", "--out", str(tmp_path / "other"))
     assert faster.exit_code == 0, faster.output
+
+
+def test_the_command_goes_on_with_a_duel(stand, tmp_path, repository):
+    """With more pairs; a branch that moved is another side, and a budget says which cases it left out."""
+    out = str(tmp_path / "out")
+    subprocess.run(["git", "branch", "topic", "second"], check=True)
+    asked = ["duel", "first", "topic", "--out", out]
+    short = CliRunner().invoke(cli, [*asked, "--", "measure", "--suite", "quick", "--budget", "1e-9"])
+    assert "cases were not reached within --budget" in short.output, short.output
+    first = CliRunner().invoke(cli, [*asked, "--resume", "--", "measure", "--suite", "quick", "--visits", "2"])
+    lines = len(Run.open(f"{out}/base").lines)
+    assert lines, first.output
+    CliRunner().invoke(cli, [*asked, "--resume", "--", "measure", "--suite", "quick", "--visits", "4"])
+    assert len(Run.open(f"{out}/base").lines) == len(Run.open(f"{out}/new").lines) == 2 * lines
+    subprocess.run(["git", "branch", "--force", "topic", "first"], check=True)
+    moved = CliRunner().invoke(cli, [*asked, "--resume", "--", "measure", "--suite", "quick", "--visits", "4"])
+    assert moved.exit_code == 2
+    assert "new is another side" in moved.output
+    nameless = CliRunner().invoke(cli, ["duel", "first", "topic", "--resume", "--", "measure"])
+    assert nameless.exit_code == 2
+    assert "which duel to go on with" in nameless.output
 
 
 def test_equal_commits_pass(stand, tmp_path):
