@@ -11,7 +11,7 @@ import msgspec
 
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import STORED_AS, canonical_dtype
-from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, Value
+from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, Value, ValueKind
 
 FLOATS = frozenset({"float64", "float32", "tf32", "bfloat16", "float16", "float8"})
 """Types that are replaced; indices, masks and complex numbers stay as they are."""
@@ -255,8 +255,8 @@ class _Quantizer:
                 return _Layer(source, weight, root, bias, rows, n, k, math.prod(spec.shape[:-2]))
         return None
 
-    def _append(self, spec: TensorSpec, like: Value | None = None, suffix: str = "") -> int:
-        self.values.append(Value(spec) if like is None else Value(spec, like.kind, f"{like.name}.{suffix}"))
+    def _append(self, spec: TensorSpec, kind: ValueKind = "activation", name: str = "") -> int:
+        self.values.append(Value(spec, kind, name))
         return len(self.values) - 1
 
     def _call(self, like: OpCall, op: str, operands: dict[str, int], output: int, **attributes: int | bool) -> None:
@@ -281,11 +281,11 @@ class _Quantizer:
             old = self.graph.values[layer.root]
             spec, *others = _stored(layer, old.spec, self.scheme)
             if layer.root in self.read_elsewhere:
-                small = self._append(spec, old, spec.dtype)
+                small = self._append(spec, old.kind, f"{old.name}.{spec.dtype}")
             else:
                 small = layer.root
                 self.values[small] = msgspec.structs.replace(old, spec=spec)
-            beside = (self._append(spec, old, name[1:]) for spec, name in zip(others, BESIDE, strict=False))
+            beside = (self._append(spec, "buffer", f"{old.name}{name}") for spec, name in zip(others, BESIDE, strict=False))
             self.weights[layer.root] = (small, *beside)
         whole = self.weights[layer.root]
         if layer.weight == layer.root:

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from shmoo.estimators.costs import graph_cost
-from shmoo.estimators.costs.quantize import matches
+from shmoo.estimators.costs.quantize import BESIDE, matches
 from shmoo.estimators.graph.records import Graph, notes_of, weights_of
 from shmoo.harness.models.mode import Mode
 from shmoo.harness.models.model_graphs import WorkloadGraphs
@@ -46,7 +46,7 @@ def graphs_of(config: dict, settings: object, mode: Mode | None = None) -> tuple
 
 
 def weight_bytes(graphs: tuple[Graph, ...]) -> float:
-    return sum(value.spec.nbytes for value in weights_of(graphs) if value.kind == "parameter")
+    return sum(value.spec.nbytes for value in weights_of(graphs) if value.kind == "parameter" or value.name.endswith(BESIDE))
 
 
 def matrix_types(graphs: tuple[Graph, ...]) -> set[str]:
@@ -309,5 +309,6 @@ def test_an_estimate_of_a_file_counts_stored_bytes(tmp_path) -> None:
     result = shmoo("estimate", f"hf:{tmp_path}/config.json", "--seq-len", "8", "--dtype", "bf16", "--arch", "gpu_l4", "--json")
     assert result.exit_code == 0, result.output
     (record,) = json.loads(result.stdout)
+    assert record["params"] == LINEAR + 2 * HEAD + 5 * 256
     assert record["weight_bytes"] == pytest.approx(REST + STORED["gptq"][1], abs=200)
     assert any("weights in 4 bits, a scale for 1 x 128 of them, with a zero point" in note for note in record["notes"])
