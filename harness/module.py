@@ -224,7 +224,7 @@ class DNNModule(msgspec.Struct, frozen=True):
     Attributes:
         kind: operators and synthetic models calibrate, networks test.
         size: `size(**axes)` gives the work of one call, where there is a closed form.
-        quantization: how the model's weights are stored, where its config says so.
+        quantization: how the model's weights are stored, where its config says so; one scheme after the other.
         notes: remarks for the reader of every number of the model.
         without_memory: a capture never builds the model with memory for its weights, which may be more than the machine has.
     """
@@ -234,7 +234,7 @@ class DNNModule(msgspec.Struct, frozen=True):
     axes: tuple[Axis, ...]
     factory: Factory
     size: Callable[..., Size] | None = None
-    quantization: Scheme | None = None
+    quantization: tuple[Scheme, ...] = ()
     notes: tuple[str, ...] = ()
     without_memory: bool = False
 

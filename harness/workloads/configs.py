@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from shmoo.estimators.costs.quantize import GROUP, Scheme
 from shmoo.estimators.errors import InputError, not_installed, unknown
 from shmoo.harness.module import Axis, Built, DNNModule, Maker, dim
+from shmoo.harness.workloads.quantization import QUANTIZATION_KEYS, quantization_of
 from shmoo.harness.workloads.zoo import import_torchvision
 
 DEFAULT_SEQ_LEN = 128
@@ -105,7 +105,7 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
     except ImportError as error:
         raise not_installed("models from a config", "transformers>=4.56") from error
     config = _config(transformers, settings, name)
-    quantization, quantized = quantization_of(settings.get("quantization_config"))
+    quantization, quantized = quantization_of(settings)
     with _refusals(name):
         architecture, notes = _architecture(transformers, config, name)
         parameters = inspect.signature(architecture.forward).parameters
@@ -193,7 +193,7 @@ def _refusals(name: str, *passing: type[Exception]) -> Iterator[None]:
 
 
 def _config(transformers: Any, settings: Mapping[str, Any], name: str) -> Any:
-    options = {key: value for key, value in settings.items() if key not in ("model_type", "quantization_config")}
+    options = {key: value for key, value in settings.items() if key not in ("model_type", *QUANTIZATION_KEYS)}
     kind = settings["model_type"]
     if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
         near = unknown("model_type", str(kind), list(transformers.CONFIG_MAPPING))
@@ -215,51 +215,6 @@ def _architecture(transformers: Any, config: Any, name: str) -> tuple[Any, tuple
         raise InputError(f"transformers has no model for the config {name!r} of type {config.model_type!r}") from None
     note = f"transformers has no {asked}: {bare.__name__} is counted in its place, without a head, which is not known"
     return bare, (note,) if asked else ()
-
-
-def quantization_of(settings: Any) -> tuple[Scheme | None, tuple[str, ...]]:
-    """How a config's `quantization_config` stores the weights of linear layers, and a note that says so, or that it is not taken
-    into account."""
-    if not isinstance(settings, Mapping):
-        return None, () if settings is None else (
-            f"quantization_config is {settings!r}, no object: it is not taken into account",
-        )
-    method = str(settings.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in settings else "unnamed"))
-    try:
-        scheme = _scheme(method, settings)
-    except (TypeError, ValueError, AttributeError):
-        scheme = None
-    if scheme is None:
-        return None, (f"the config's quantization ({method}) is not taken into account: weights are counted in the element type",)
-    kept = f", except in {', '.join(scheme.kept)}" if scheme.kept else ""
-    return scheme, (f"linear layers are quantized as the config's {method} says: {scheme.name}{kept}",)
-
-
-def _scheme(method: str, settings: Mapping[str, Any]) -> Scheme | None:
-    left_out = settings.get("modules_to_not_convert") or settings.get("ignore") or settings.get("llm_int8_skip_modules") or ()
-    kept = tuple(dict.fromkeys(("lm_head", *(name for name in left_out if isinstance(name, str) and not name.startswith("re:")))))
-    if method in ("fp8", "fbgemm_fp8"):
-        block = settings.get("weight_block_size")
-        return Scheme("float8-dynamic", int(block[-1]) if block else 0, kept)
-    if method in ("gptq", "awq"):
-        if int(settings.get("bits", settings.get("w_bit", 4))) != 4:
-            return None
-        return Scheme("int4-weight", max(int(settings.get("group_size", settings.get("q_group_size", GROUP))), 0), kept, True)
-    if method == "bitsandbytes":
-        # Blocks of 64 share a scale (T. Dettmers et al., QLoRA, arXiv:2305.14314, section 3).
-        return Scheme("int4-weight", 64, kept, True) if settings.get("load_in_4bit") else Scheme("int8-dynamic", 0, kept)
-    if method == "compressed-tensors":
-        group = next(iter(settings["config_groups"].values()))
-        weights, activations = group["weights"], group.get("input_activations")
-        size = int(weights.get("group_size") or 0)
-        known = {
-            (8, "float"): "float8-dynamic",
-            (8, "int"): "int8-dynamic" if activations else "int8-weight",
-            (4, "int"): "int4-weight",
-        }
-        name = known.get((weights.get("num_bits"), weights.get("type", "int")))
-        return None if name is None else Scheme(name, max(size, 0), kept, name == "int4-weight")
-    return None
 
 
 def _expert_notes(config: Any) -> tuple[str, ...]:
