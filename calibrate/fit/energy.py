@@ -198,9 +198,11 @@ def _solve(
 
 
 def _at_voltage(features: np.ndarray, voltage: np.ndarray) -> np.ndarray:
-    """Features at other voltages: what the chip does follows its square; main memory and static power, the last columns, do
-    not."""
-    return np.concatenate([features[:, :-2] * voltage[:, None], features[:, -2:]], axis=1)
+    """Features at other voltages: what the chip does and static power, the last column, follow its square; main memory, the one
+    before it, does not."""
+    scaled = features * voltage[:, None]
+    scaled[:, -2] = features[:, -2]
+    return scaled
 
 
 def _voltage(clock: np.ndarray, exponent: float, floor: float) -> np.ndarray:

@@ -352,13 +352,14 @@ def test_a_device_slowed_by_its_cap_draws_the_cap(changed):
 
 
 def test_at_a_lower_clock_a_flop_takes_less():
-    """Energy in proportion to the clock: twice what the cap leaves is met at 1 / sqrt 2 of it, which time and energy share. With
-    a floor of 0.8 of the energy the time is 1.6 times as long."""
+    """Energy and static power in proportion to the clock x: products that would draw 60 W beside 10 W meet a cap of 40 W where
+    60 x^2 + 10 x = 40. With a floor of 0.8, where 0.8 (60 x + 10) = 40."""
     table = linear_table(64, 64, 64)
     free = predicted(table, machine("gpu", **COMPUTING)).device_s[0]
-    assert predicted(table, capped(2.0, table, energy__clock=1.0)).device_s[0] == pytest.approx(free * 2**0.5, rel=1e-5)
+    clock = (9700**0.5 - 10) / 120
+    assert predicted(table, capped(2.0, table, energy__clock=1.0)).device_s[0] == pytest.approx(free / clock, rel=1e-5)
     floored = capped(2.0, table, energy__clock=1.0, energy__floor=0.8)
-    assert predicted(table, floored).device_s[0] == pytest.approx(free * 1.6, rel=1e-5)
+    assert predicted(table, floored).device_s[0] == pytest.approx(free * 1.5, rel=1e-5)
 
 
 @pytest.mark.parametrize(("clock", "share"), [(1.0, 1.0), (0.8, 0.64), (0.5, 0.4)])
