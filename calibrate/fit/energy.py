@@ -3,11 +3,11 @@
 P is a fitted constant power, not idle power; energies are gross and nothing is subtracted. Measured idle power checks P, because
 a working chip draws no less than an idle one. t is the time of the calls while their energy was read, because a call that a
 neighbour slowed down drew the constant power for longer. Joules are those of issued flops at the rated clock. At another clock
-the chip's, and static power, follow the voltage squared, whose curve (`energy.clock`, `energy.floor`) is searched for where cases
-differ in clock. A case at its board's power cap says that its work asks for no less. The system is linear, and no energy is below a tenth of the low end of
-the profile's range. Errors are relative, and readings whose windows disagree weigh less. Each unknown has a weak prior at the
-profile's value, because flops, bytes and time rise together in most workloads and the data alone may not separate them: a
-coefficient that stays at its prior is named and keeps the prior's range.
+the chip's, and P, follow the voltage squared, whose curve (`energy.clock`, `energy.floor`) is searched for where cases differ in
+clock. A case at its board's power cap says that its work asks for no less. The system is linear, and no energy is below a tenth of
+the low end of the profile's range. Errors are relative, and readings whose windows disagree weigh less. Each unknown has a weak
+prior at the profile's value, because flops, bytes and time rise together in most workloads and the data alone may not separate
+them: a coefficient that stays at its prior is named and keeps the prior's range.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def _held_by_cap(
 
 
 def _voltage_curves(clock: np.ndarray, profile: ArchitectureProfile, known: Collection[str]) -> list[tuple[float, float]]:
-    """Exponents and floors to try: all of a grid where cases differ in clock, else, and where they are known, the profile's own."""
+    """Exponents and floors to try: a grid where cases differ in clock; the profile's own elsewhere, and those that are known."""
     own = profile.value("energy.clock", 0.0), profile.value("energy.floor", 0.0)
     if np.ptp(clock) < CLOCK_RANGE:
         return [own]

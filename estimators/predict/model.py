@@ -243,8 +243,8 @@ def _transformed_time(table: KernelTable, way: Transformed, peak: Floats, c: Coe
 
 
 def issued_flops(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runtime: str) -> Floats:
-    """(K,) matrix flops that take energy: more than the operator needs where blocks of float32 units overhang, fewer with transforms
-    and under a mask."""
+    """(K,) matrix flops that take energy: more than the operator needs where blocks of float32 units overhang, fewer with
+    transforms and under a mask."""
     codes = algorithm_codes(table, coefficients.profile)
     return _compute_time(table, tiling, coefficients, codes, runtime)[1]
 

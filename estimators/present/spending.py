@@ -137,7 +137,7 @@ def pattern(module: str) -> str:
 
 
 def kernel_gaps(
-    inspection: Inspection, work: Tabulated, priced: Priced, profile: ArchitectureProfile, top: int
+    inspection: Inspection, work: Tabulated, priced: Priced, profile: ArchitectureProfile, runtime: str, top: int
 ) -> tuple[KernelGap, ...]:
     """Kernels of one size in repeated modules together, most time first."""
     (arch,) = inspection.architectures

@@ -400,8 +400,8 @@ def test_a_lower_clock_that_costs_no_time_comes_first():
 
 
 def test_loops_stay_at_a_lower_clock_beside_a_short_product():
-    """A second of loops that need a fifth of the clock and ask for twice what the cap leaves: at the clock that meets it they take
-    no longer, and a product of a millisecond beside them takes as much longer as the clock is lower."""
+    """A second of loops that need a fifth of the clock and ask for twice what the cap leaves: at the clock that meets it they
+    take no longer, and a product of a millisecond beside them takes as much longer as the clock is lower."""
     row = KernelTable.concat([linear_table(64, 64, 64)] * 2)
     table = replace(row, segment=np.zeros(2, dtype=np.int64))
     names = {"power.tdp": 40.0, "throttle.cap": 1.0, "throttle.time": 1e-9, "energy.clock": 2.0}
@@ -413,7 +413,7 @@ def test_loops_stay_at_a_lower_clock_beside_a_short_product():
 
 
 def test_energy_and_time_are_continuous_in_the_share_of_tensor_cores():
-    """Float32 products on a T4 beside one in 16 bits that grows from nothing: a little of it adds a little, and more of it more."""
+    """Float32 products on a T4 beside one in 16 bits that grows from nothing: a little of it adds a little, more of it more."""
     director = AnalysisDirector(load_profile("gpu_t4"), residual=False)
 
     def estimated(rows: int) -> tuple[float, float]:
