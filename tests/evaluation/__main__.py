@@ -12,7 +12,7 @@ import msgspec
 
 from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.estimators.machine.profile import BUILTIN_DIR
-from tests.evaluation.publish import PUBLICATIONS
+from tests.evaluation.publish import ALL, PUBLICATIONS
 from tests.evaluation.results import EVALUATIONS
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def rates() -> None:
 
 
 @main.command()
-@click.argument("name", type=click.Choice(sorted(PUBLICATIONS)))
+@click.argument("name", type=click.Choice([*sorted(PUBLICATIONS), ALL]))
 @folder_argument
 @click.option(
     "--out",
@@ -147,7 +147,7 @@ def rates() -> None:
     help="Folder to write to; the built-in profiles by default.",
 )
 def publish(name: str, folder: Path, out: Path) -> None:
-    """Fit profiles to the reference tables in FOLDER and write them."""
+    """Fit profiles to the reference tables in FOLDER and write them: `all` everything in turn, as it is committed."""
     from tests.evaluation.publish import line
     from tests.evaluation.publish import publish as profiles_of
 
