@@ -50,7 +50,7 @@ def test_errors_are_shown_by_device_group_and_decade(tmp_path: Path) -> None:
     header, line = lines(rows)
     assert header.split()[:3] == ["profile", "group", "rows"]
     assert line.split()[:4] == ["gpu_h100", "gemm", "fp8", "1"]
-    found = estimates(rows, load_profile("gpu_h100"))
+    found = estimates([row.case for row in rows], load_profile("gpu_h100"))
     assert found.low[0] < found.estimated[0] < found.high[0]
 
 
