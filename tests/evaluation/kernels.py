@@ -22,6 +22,7 @@ from shmoo.calibrate.fit.dataset import MeasuredCase, Sources, block_of
 from shmoo.calibrate.fit.intervals import HeldOut, held_out, together
 from shmoo.calibrate.transfer import off_by, transfer, typical
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.graph.records import Graph, single_call_graph
 from shmoo.estimators.machine.catalogue import TENSOR, whose
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
@@ -54,6 +55,8 @@ LOWBIT = MappingProxyType(
      "int4_wo": ("bfloat16", "int4")}
 )  # fmt: skip
 """Kind of a product -> type of its activations, and that of its weights where it is another."""
+ROUNDED_BEFORE = ("fp8_block",)
+"""Kinds whose activations were rounded before the clock started."""
 FLOOR_S = 1e-4
 """Rows of a table whose host is inside count from here."""
 
@@ -98,8 +101,18 @@ def _gemm_lowbit(x: Mapping[str, str]) -> Row | None:
     if x["kind"] not in LOWBIT:
         return None
     dtype, weights = LOWBIT[x["kind"]]
-    row = _table_row("linear", _extents(x), dtype, float(x["latency_s"]), True, weights)
-    return _row(x["device"], f"gemm {x['kind']}", row)
+    row = _row(
+        x["device"], f"gemm {x['kind']}", _table_row("linear", _extents(x), dtype, float(x["latency_s"]), True, weights)
+    )
+    if row is None or x["kind"] not in ROUNDED_BEFORE:
+        return row
+    return replace(row, case=replace(row.case, graphs=(_last_call(row.case.graphs[0]),)))
+
+
+def _last_call(graph: Graph) -> Graph:
+    call = graph.calls[-1]
+    weights = [position for position, value in enumerate(call.reads) if graph.values[value].is_weight]
+    return single_call_graph(call, weights, name=graph.name)
 
 
 def _attention(x: Mapping[str, str]) -> Row | None:
@@ -137,7 +150,10 @@ def _deepbench(x: Mapping[str, str]) -> Row | None:
     dtype = TYPES.get(x["dtype"], x["dtype"])
     if dtype not in ("float32", "float16", "int8"):
         return None
-    return _row(x["device"], f"DeepBench {dtype}", _table_row("linear", _extents(x), dtype, float(x["latency_s"])))
+    # Matrices lie column by column, so a transposed first one is a linear layer's weight and others are products of two rows.
+    op = "linear" if x["a_transposed"] == "T" else "matmul"
+    row = _table_row(op, _extents(x, "n", "m"), dtype, float(x["latency_s"]))
+    return _row(x["device"], f"DeepBench {dtype}", row)
 
 
 def _llmcompass(x: Mapping[str, str]) -> Row | None:
@@ -244,14 +260,19 @@ def carried(
     measured: Sequence[ArchitectureProfile], target: ArchitectureProfile, sigma: Mapping[str, Coefficient] | None = None
 ) -> ArchitectureProfile:
     """A profile with its kernels on tensor cores as those of measured devices, all else as it was. Where one of them runs the
-    same generation of kernels, only those count, and what they err is what it errs; elsewhere `sigma` says it."""
+    same generation of kernels, only those count, and what they err is what it errs; elsewhere `sigma` says it. On the same chip with
+    another memory they take the same tiles, so corrections hold there too."""
     known = without_tensor(target)
     alike = [profile for profile in measured if _library(profile) == _library(target)]
     own = [profile.replacing(coefficients={**of_tensor_cores(profile), **_generation(profile)}) for profile in alike or measured]
     if alike:
         sigma = typical([{n: c for n, c in p.coefficients.items() if n.startswith("sigma")} for p in own])
     made = transfer(own, known.replacing(coefficients=_generation(known)), sigma)
-    return known.replacing(coefficients={**known.coefficients, **of_tensor_cores(made)})
+    chip = next((profile for profile in alike if profile.value("count.sms") == target.value("count.sms")), None)
+    residual = [group for group in known.residual if group.dtype == "float32"]
+    if chip is not None:
+        residual += [group for group in chip.residual if group.dtype != "float32"]
+    return known.replacing(coefficients={**known.coefficients, **of_tensor_cores(made)}, residual=tuple(residual))
 
 
 def _library(profile: ArchitectureProfile) -> object:
