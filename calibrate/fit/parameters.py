@@ -142,7 +142,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
             if shared or (stem, algorithm) != _REFERENCE:
                 add_own(algorithm, algorithm, (stem,), here & cases.using[stem])
         if algorithm in TENSOR:
-            softmax = ("efficiency.special",) if algorithm == "attention_tensor" else ()
+            softmax = ("efficiency.special", "efficiency.append") if algorithm == "attention_tensor" else ()
             for stem in (*_OF_COPIES, *softmax):
                 add_own(algorithm, algorithm, (stem,), here)
         for runtime in cases.runtimes:

@@ -181,7 +181,11 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "efficiency.special": Entry("1", "share", "of the special-function peak that loops reach, by algorithm or operator",
                                 Space(0.05, 4.0, 1.0), assumed=(
         Guess(0.5, 0.2, 0.9, f"share of the special-function peak: {_GUESS}"),
-        Guess(0.9, 0.6, 1.0, _FULL, ".attention_tensor", "gpu"))),
+        Guess(2.0, 1.2, 3.0, "one exponential a score; the division is left for the end of a row (Dao, FlashAttention-2, 2023)",
+              ".attention_tensor", "gpu", "literature"))),
+    "efficiency.append": Entry("1", "share", "of main memory's bandwidth that storing new keys and values in a cache reaches",
+                               Space(0.05, 4.0, 1.0), assumed=(
+        Guess(0.4, 0.15, 0.9, f"scattered token by token, a few hundred bytes each: {_GUESS}", "", "gpu"),)),
     "efficiency.bandwidth": Entry("1", "share", "of every level's bandwidth, by algorithm or operator", Space(0.01, 1.5, 0.7),
                                   {"gpu": Space(0.05, 1.1, 0.3), "tpu": Space(0.01, 1.0, 0.7)}, (
         Guess(0.8, 0.6, 0.95, "share that streaming kernels reach (McCalpin, STREAM)"),
@@ -277,7 +281,9 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
                            Space(0.02, 1.0, 1.0), assumed=(Guess(0.5, 0.1, 1.0),)),
     "launch_tail": Entry("1", "share", f"share of a launch that follows the hand-over to the device: {_GUESS}",
                          Space(1e-2, 0.99, 0.7), assumed=(Guess(0.3, 0.1, 0.7, "", "", "gpu"),)),
-    "device_launch": Entry("s", "share", "shortest kernel", Space(5e-7, 3e-5, 0.4), assumed=(Guess(2e-6, 1e-6, 4e-6, on="gpu"),)),
+    "device_launch": Entry("s", "share", "shortest kernel", Space(5e-7, 3e-5, 0.4), assumed=(
+        Guess(2e-6, 1e-6, 4e-6, "", "", "gpu"),
+        Guess(2e-6, 1e-6, 4e-6, "the kernel that stores new keys and values", ".append", "gpu"))),
     "allocate": Entry("s", "share", "asking the driver for a block of device memory: engineering range",
                       assumed=(Guess(1e-4, 3e-5, 4e-4, "", "", "gpu"),)),
     "allocate.byte": Entry("s/B", "share", "mapping it in pages of 2 MiB, about 0.6 us each: engineering range",

@@ -163,6 +163,8 @@ def _each_alone(
     beside: Floats = own("tile_overhead") * tiling.waves
     if tiling.blocks is not None:
         beside = beside + tiling.blocks.split_seconds(own)
+        if np.any(np.greater(tiling.blocks.stored, 0.0)):
+            beside = beside + tiling.blocks.store_seconds(own, c.value(f"bandwidth.{c.profile.levels[-1]}"))
     body, clocked = body + beside, clocked + beside
     if c.find("step") is not None:
         body = np.maximum(body, c.value("step") * dependent_steps(table))
