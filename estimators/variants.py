@@ -18,9 +18,10 @@ import numpy as np
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.records import Coefficient
 from shmoo.estimators.machine.catalogue import entry, followers, under
-from shmoo.estimators.machine.coefficients import listed
+from shmoo.estimators.machine.coefficients import Coefficients, listed
 from shmoo.estimators.machine.hosts import check_host, of_host
 from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec
+from shmoo.estimators.predict.energy import voltage_factor
 from shmoo.estimators.tiling import TILINGS
 
 Amount = float | np.ndarray
@@ -52,6 +53,10 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
         for follower, exponent in followers(name, profile.family, profile.coefficients):
             if follower not in changed:
                 coefficients[follower] = coefficients[follower].scaled((value / before.value) ** exponent)
+    if "clock" in changed and "power.static" in coefficients and "power.static" not in changed:
+        # Leakage and the clocks' own power follow the voltage as well.
+        after, before_it = (voltage_factor(Coefficients(p)) for p in (profile.replacing(coefficients=coefficients), profile))
+        coefficients["power.static"] = coefficients["power.static"].scaled(after / before_it)
     tiling = profile.tiling
     if parameters:
         tiling = TilingSpec(tiling.strategy, {**tiling.parameters, **parameters})

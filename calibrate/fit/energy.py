@@ -1,14 +1,13 @@
 """Energy coefficients from measured energies: E = sum F_u e_u + sum B_l e_l + P t (Choi et al., IPDPS 2013).
 
-P is a fitted constant power, not idle power; energies are gross and nothing is subtracted. Measured idle power checks P, because
-a working chip draws no less than an idle one. t is the time of the calls while their energy was read, because a call that a
-neighbour slowed down drew the constant power for longer. Joules are those of issued flops at the rated clock. At another clock
-the chip's follow the voltage squared, whose curve (`energy.clock`, `energy.floor`) is searched for where cases differ in clock. A
-case at its
-board's power cap says that its work asks for no less. The system is linear, and no energy is below a tenth of the low end of
-the profile's range. Errors are relative, and readings whose windows disagree weigh less. Each unknown has a weak prior at the
-profile's value, because flops, bytes and time rise together in most workloads and the data alone may not separate them: a
-coefficient that stays at its prior is named and keeps the prior's range.
+P is a fitted constant power, not idle power; energies are gross and nothing is subtracted. Measured idle power checks P,
+because a working chip draws no less than an idle one. t is the time of the calls while their energy was read, because a call
+that a neighbour slowed down drew the constant power for longer. Joules are those of issued flops at the rated clock. At another
+clock the chip's, and P, follow the voltage squared, whose curve (`energy.clock`, `energy.floor`) is searched for where cases
+differ in clock. A case at its board's power cap says that its work asks for no less. The system is linear, and no energy is
+below a tenth of the low end of the profile's range. Errors are relative, and readings whose windows disagree weigh less. Each
+unknown has a weak prior at the profile's value, because flops, bytes and time rise together in most workloads and the data
+alone may not separate them: a coefficient that stays at its prior is named and keeps the prior's range.
 """
 
 from __future__ import annotations
@@ -34,11 +33,10 @@ MODEL_NOISE = 0.05
 """Expected relative error of the model itself: a reading that repeats better than this does not weigh more."""
 PRIOR_WEIGHT = 0.01
 """Weight of a prior relative to all data: enough to keep collinear unknowns finite, and too little to oppose the data."""
-EXPONENTS = tuple(np.arange(0.5, 1.21, 0.1).tolist())
+EXPONENTS = tuple(np.arange(0.3, 3.01, 0.1).tolist())
 FLOORS = tuple(np.arange(0.2, 1.001, 0.02).tolist())
-"""Voltage curves to try: the square of the voltage over the clock, and what it does not fall below. Boards raise their voltage by
-less than the root of the clock. Energies of an A100 alone would take an exponent of 2.5, whose joules at the full clock are half
-as much again as what its boards sustain at their caps; 1.2 costs them a hundredth of error and agrees with both."""
+_CURVE = ("energy.clock", "energy.floor")
+"""Voltage curves to try: the square of the voltage over the clock, and what it does not fall below."""
 CLOCK_RANGE = 0.2
 """Range of clocks, relative to the rated one, from which on cases show how energy follows the clock."""
 SURE = 1e4
@@ -105,7 +103,7 @@ def fit_energy(
 
     Args:
         reference: the coefficients' `reference` field.
-        known: coefficients that keep the profile's values.
+        known: coefficients that keep the profile's values; the voltage curve's may be among them.
     """
     names, features = _features(blocks, profile)
     cases = [case for block in blocks for case in block.cases]
@@ -128,7 +126,7 @@ def fit_energy(
     loose = np.asarray([case.energy_sd_j is None for case in cases])[metered]
     surely = np.asarray([SURE if name in known else 1.0 for name in names])
     relative = features[metered][:, used] / measured[metered, None] * trust[:, None]
-    curves = _voltage_curves(clock[metered], profile)
+    curves = _voltage_curves(clock[metered], profile, known)
     solved = [_solve(relative, _voltage(clock[metered], *curve), trust, held, priors, least, surely, loose) for curve in curves]
     best = int(np.argmin([solution.cost for solution in solved]))
     found, curve = solved[best], curves[best]
@@ -151,8 +149,9 @@ def fit_energy(
     }
     if len(curves) > 1:
         why = f"least squares over a grid, cases at {np.ptp(clock[metered]):.0%} of the rated clock's range; {reference}"
-        for name, value, step in zip(("energy.clock", "energy.floor"), curve, (EXPONENTS[1] - EXPONENTS[0], 0.02), strict=True):
-            coefficients[name] = Coefficient(value, "1", "fitted", why, low=max(value - step, 0.0), high=value + step)
+        for name, value, step in zip(_CURVE, curve, (EXPONENTS[1] - EXPONENTS[0], 0.02), strict=True):
+            if name not in known:
+                coefficients[name] = Coefficient(value, "1", "fitted", why, low=max(value - step, 0.0), high=value + step)
     idle = [case.idle_w for case in cases if case.idle_w is not None]
     if idle:
         low, middle, high = np.quantile(idle, (0.05, 0.5, 0.95)).tolist()
@@ -198,9 +197,11 @@ def _solve(
 
 
 def _at_voltage(features: np.ndarray, voltage: np.ndarray) -> np.ndarray:
-    """Features at other voltages: what the chip does follows its square; main memory and static power, the last columns, do
-    not."""
-    return np.concatenate([features[:, :-2] * voltage[:, None], features[:, -2:]], axis=1)
+    """Features at other voltages: what the chip does and static power, the last column, follow its square; main memory, the one
+    before it, does not."""
+    scaled = features * voltage[:, None]
+    scaled[:, -2] = features[:, -2]
+    return scaled
 
 
 def _voltage(clock: np.ndarray, exponent: float, floor: float) -> np.ndarray:
@@ -223,11 +224,13 @@ def _held_by_cap(
     return unknown & (profile.family == "gpu") & (measured > AT_CAP * cap * seconds)
 
 
-def _voltage_curves(clock: np.ndarray, profile: ArchitectureProfile) -> list[tuple[float, float]]:
-    """Exponents and floors to try: all of a grid where cases differ in clock, else the profile's own."""
-    if np.ptp(clock) >= CLOCK_RANGE:
-        return [(exponent, floor) for exponent in EXPONENTS for floor in FLOORS]
-    return [(profile.value("energy.clock", 0.0), profile.value("energy.floor", 0.0))]
+def _voltage_curves(clock: np.ndarray, profile: ArchitectureProfile, known: Collection[str]) -> list[tuple[float, float]]:
+    """Exponents and floors to try: a grid where cases differ in clock; the profile's own elsewhere, and those that are known."""
+    own = profile.value("energy.clock", 0.0), profile.value("energy.floor", 0.0)
+    if np.ptp(clock) < CLOCK_RANGE:
+        return [own]
+    exponents, floors = ((of,) if n in known else grid for n, of, grid in zip(_CURVE, own, (EXPONENTS, FLOORS), strict=True))
+    return [(exponent, floor) for exponent in exponents for floor in floors]
 
 
 def _coefficient(name: str, value: float, error: float, prior: Coefficient | None, at_bound: bool, reference: str) -> Coefficient:

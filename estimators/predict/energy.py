@@ -17,8 +17,10 @@ from shmoo.estimators.tiling.base import Tiling
 
 ONSET = 2.0
 """Exponent with which a power cap sets in around `throttle.time`: a controller averages over a while before it acts."""
-STEPS = 6
+STEPS = 8
 """Newton steps to the clock at which a board meets its cap."""
+LEAST_NEEDED = 1e-3
+"""Least share of the clock that any kernel needs: something on the chip has to ask the memory."""
 LEAST_BUDGET = 0.01
 """Share of a power cap that is left for work however much of it static power takes."""
 _FALLBACK_DTYPES = ("float32", "bfloat16", "float16", "int8")
@@ -111,7 +113,8 @@ def capped(
     """Seconds and dynamic joules of kernels under sustained load of a device that holds a power cap, from those without it. What
     the work asks for beyond the cap stretches the time, once the controller has seen the load for about `throttle.time`. What
     counts is the mean power of the whole segment, back to back: kernels that wait for memory leave power to the others. A board
-    that is still cool takes `throttle.cool` less.
+    that is still cool asks for `throttle.cool` less, and so takes less time; joules are those of a warm board, because meters are
+    read over loops of a second and more.
 
     Args:
         clocked: seconds of what follows the clock.
@@ -120,19 +123,19 @@ def capped(
     # Kernels of empty tensors take no time on the device, and no power: a picosecond stands for none.
     busy = np.maximum(np.add.reduceat(body, starts, axis=-1), 1e-12)
     place = table.segment - table.segment[0]
-    # A network is measured by itself, from a cool board on; tensor cores' joules are those of a board that works for long.
-    sustained = np.logical_or.reduceat(in_tensor_kernels(codes), starts)
-    warm = np.where(np.isnan(table.warm), np.where(sustained, 1.0, repeated(busy))[..., place], table.warm)
+    # A network is measured by itself, from a cool board on, but what tensor cores take is known of boards that work for long: the
+    # share of the time in their kernels counts as warm.
+    sustained = np.add.reduceat(body * in_tensor_kernels(codes), starts, axis=-1) / busy
+    unknown = sustained + (1.0 - sustained) * repeated(busy)
+    warm = np.where(np.isnan(table.warm), unknown[..., place], table.warm)
     cool = 1.0 - c.by_algorithm(codes, "throttle.cool") * (1.0 - warm)
-    chip, memory = (of * cool + np.zeros_like(body) for of in joules)
-    # One clock for all kernels of a segment: that of the one which needs it most.
-    needed = np.maximum.reduceat(np.minimum(clocked / np.maximum(body, 1e-30), 1.0) * (body > 0), starts, axis=-1)
-    budget = _budget(c) * busy
-    of_chip, of_memory = (np.add.reduceat(of, starts, axis=-1) / budget for of in (chip, memory))
-    slower = _slowdown(of_chip, of_memory, needed, c)
-    factor = 1.0 + (slower - 1.0) / (1.0 + (c.value("throttle.time") / busy) ** ONSET)
-    seconds: Floats = body * factor[..., place]
-    return seconds, within_cap(table, seconds, chip + memory, c)
+    of_chip, of_memory = (np.add.reduceat(of * cool + np.zeros_like(body), starts, axis=-1) for of in joules)
+    needed = np.clip(clocked / np.maximum(body, 1e-30), LEAST_NEEDED, 1.0)
+    clock = _held_clock(of_chip, of_memory, body, needed, table, c)[..., place]
+    slower = np.maximum(needed / clock, 1.0)
+    factor = 1.0 + (slower - 1.0) / (1.0 + (c.value("throttle.time") / busy[..., place]) ** ONSET)
+    seconds: Floats = body * factor
+    return seconds, within_cap(table, seconds, joules.chip + joules.memory + np.zeros_like(body), c)
 
 
 def within_cap(table: KernelTable, device_s: Floats, dynamic_j: Floats, c: Coefficients) -> Floats:
@@ -154,21 +157,33 @@ def _budget(c: Coefficients) -> float | Floats:
     return budget
 
 
-def _slowdown(chip: Floats, memory: Floats, needed: Floats, c: Coefficients) -> Floats:
-    """Factor >= 1 by which the time grows until chip and memory, whose power is given relative to what the cap leaves, meet it.
-    Newton's method on logarithms: the power is convex in them, so steps from 1 never pass the root; without voltage scaling
-    the first step is exact.
+def _held_clock(chip: Floats, memory: Floats, body: Floats, needed: Floats, table: KernelTable, c: Coefficients) -> Floats:
+    """(..., S) clock, relative to the machine's own, at which segments meet the cap; 1 where they do at the machine's own. All
+    kernels of a segment run at one clock, which static power follows too. Newton's method on logarithms, halving where a step
+    leaves the bracket: at a lower clock the joules fall, and more and more kernels take longer.
 
     Args:
-        needed: share of the clock that costs no time.
+        chip, memory: (..., S) dynamic joules at the machine's clock.
+        body, needed: (..., K) seconds of the kernels; share of the clock down to which they take no longer.
     """
     exponent, lowest = c.value("energy.clock"), c.value("energy.floor") / voltage_factor(c)
-    least = np.maximum(lowest, needed**exponent)
-    chip, lowest = chip * least, lowest / np.maximum(least, 1e-30)
-    slower: Floats = np.ones_like(chip)
+    cap, budget = c.value("throttle.cap") * c.value("power.tdp"), _budget(c)
+    starts, place = table.starts, table.segment - table.segment[0]
+    least = budget * np.add.reduceat(body * needed, starts, axis=-1) / np.maximum(chip + memory, 1e-30)
+    low, high = np.minimum(np.log(np.maximum(least, 1e-30)), 0.0), np.zeros_like(least)
+    clock: Floats = np.zeros_like(least)
     for _ in range(STEPS):
-        voltage = np.maximum(lowest, slower**-exponent)
-        asked = np.maximum(chip * voltage + memory, 1e-30)
-        slope = 1.0 + exponent * chip * voltage / asked * (voltage > lowest)
-        slower = np.maximum(slower * (asked / slower) ** (1.0 / slope), 1.0)
-    return slower
+        voltage = np.maximum(lowest, np.exp(exponent * clock))
+        slower = needed / np.exp(clock)[..., place]
+        stretched = body * np.maximum(slower, 1.0)
+        taken, slowed = (np.add.reduceat(of, starts, axis=-1) for of in (stretched, stretched * (slower >= 1.0)))
+        taken = np.maximum(taken, 1e-30)
+        scaled, static = voltage * (chip + (cap - budget) * taken), voltage * (cap - budget)
+        asked = np.maximum(scaled + memory, 1e-30)
+        excess = np.log(asked / (cap * taken))
+        low, high = np.where(excess < 0, clock, low), np.where(excess < 0, high, clock)
+        slope = (exponent * scaled * (voltage > lowest) - static * slowed) / asked + slowed / taken
+        step = clock - excess / np.maximum(slope, 1e-9)
+        clock = np.where((step < low) | (step > high), (low + high) / 2, step)
+    held: Floats = np.exp(clock)
+    return held

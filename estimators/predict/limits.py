@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from shmoo.estimators.machine.coefficients import Coefficients
-from shmoo.estimators.predict.energy import bytes_energy, flops_energy, has_energy
-from shmoo.estimators.predict.model import loop_seconds, matrix_peaks
+from shmoo.estimators.predict.energy import bytes_energy, dynamic_energy, flops_energy
+from shmoo.estimators.predict.model import issued_flops, loop_seconds, matrix_peaks
 from shmoo.estimators.table import Floats, KernelTable
 from shmoo.estimators.tiling.base import Tiling
 
@@ -37,7 +37,8 @@ class Roofs:
         compute_s: with every unit at its peak. A library may take less, with fewer multiplications (Winograd's) or a clock above
             the one that a peak is named at.
         memory_s: to move each byte that must come from main memory, or go there, once.
-        energy_j: of the flops and of these bytes, without static power; `None` where the profile has no energy coefficients.
+        energy_j: of the flops and of these bytes, without static power, at the voltage and the warmth that the kernels run at;
+            never more than they take. `None` where the profile has no energy coefficients.
     """
 
     compute_s: Floats
@@ -50,10 +51,20 @@ class Roofs:
         return np.maximum(self.compute_s, self.memory_s)
 
 
-def kernel_roofs(table: KernelTable, tiling: Tiling, c: Coefficients) -> Roofs:
-    """The roof of every kernel, its launch left out."""
+def kernel_roofs(table: KernelTable, tiling: Tiling, c: Coefficients, runtime: str, taken_j: Floats | None) -> Roofs:
+    """The roof of every kernel, its launch left out.
+
+    Args:
+        taken_j: (K,) dynamic energy that the kernels are estimated to take; `None` where it is not known.
+    """
     last = c.profile.levels[-1]
     once: Floats = np.minimum(tiling.call_bytes[last], table.bytes)
     compute = np.maximum(table.matrix_flops / matrix_peaks(c, table.dtype), loop_seconds(table, c))
-    energy = flops_energy(table, c) + bytes_energy({last: once}, c) if has_energy(c.profile) else None
+    energy = None
+    issued = issued_flops(table, tiling, c, runtime)
+    rated = dynamic_energy(table, tiling, c, issued)
+    if rated is not None and taken_j is not None:
+        # A mask, or fewer multiplications (Winograd's), may leave less to do than the operator counts.
+        least = flops_energy(table, c, np.minimum(issued, table.matrix_flops)) + bytes_energy({last: once}, c)
+        energy = taken_j * least / np.maximum(rated.chip + rated.memory, 1e-30)
     return Roofs(compute, once / c.value(f"bandwidth.{last}"), energy)

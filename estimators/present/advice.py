@@ -191,7 +191,7 @@ def advise(
         by_bound(estimate),
         by_unit(work, comparison.base.tiling, estimate, profile),
         by_module(inspection, estimate, top),
-        kernel_gaps(inspection, work, comparison.base, profile, top),
+        kernel_gaps(inspection, work, comparison.base, profile, base.runtime, top),
         what_ifs,
         left_out,
     )

@@ -137,12 +137,12 @@ def pattern(module: str) -> str:
 
 
 def kernel_gaps(
-    inspection: Inspection, work: Tabulated, priced: Priced, profile: ArchitectureProfile, top: int
+    inspection: Inspection, work: Tabulated, priced: Priced, profile: ArchitectureProfile, runtime: str, top: int
 ) -> tuple[KernelGap, ...]:
     """Kernels of one size in repeated modules together, most time first."""
     (arch,) = inspection.architectures
     nodes, total = inspection.kernels[arch], inspection.modules[0].on[arch].latency_s
-    roofs = kernel_roofs(work.table, priced.tiling, Coefficients(profile))
+    roofs = kernel_roofs(work.table, priced.tiling, Coefficients(profile), runtime, priced.prediction.dynamic_j)
     static_w = profile.value("power.static", 0.0)
     alike: defaultdict[tuple[str, str, tuple[float, ...]], list[int]] = defaultdict(list)
     t = work.table
@@ -170,7 +170,7 @@ def kernel_gaps(
                 roof="compute" if roofs.compute_s[slowest] >= roofs.memory_s[slowest] else "memory",
                 bound=bound,
                 energy_j=sum(nodes[i].kernel.energy_j or 0.0 for i in rows) if known else None,
-                roof_j=None if roofs.energy_j is None else float(roofs.energy_j[rows].sum()) + static_w * roof_s,
+                roof_j=None if roofs.energy_j is None else float(roofs.energy_j[rows].sum()) + static_w * min(roof_s, time_s),
                 why=_why(slowest, bound, work, priced, roofs, profile),
             )
         )

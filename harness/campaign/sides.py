@@ -16,6 +16,8 @@ import msgspec
 from shmoo.estimators.errors import InputError
 from shmoo.runs.store.records import Machine
 
+COMMIT = 12
+"""Digits of a commit that tell it apart."""
 PROBE_S = 120.0
 """Longest time for an environment to describe itself; torch's metadata may lie on a cold disk."""
 
@@ -73,7 +75,7 @@ def side_of(name: str, setup: str = "") -> Iterator[Side]:
                     _run_setup(setup, tree)
                 inside = tree / _git(name, "rev-parse", "--show-prefix")
                 own = _python_in(tree / ".venv")
-                yield Side(name, own or sys.executable, str(inside), (str(inside),) if own else _search(inside), commit)
+                yield Side(name, own or sys.executable, str(inside), (str(inside),) if own else _search(inside), commit[:COMMIT])
             finally:
                 _git(name, "worktree", "remove", "--force", str(tree))
 
@@ -131,7 +133,7 @@ def _search(folder: Path) -> tuple[str, ...]:
 def _state_of(folder: Path) -> str:
     """Commit of a directory, with a hash of what its tracked files differ by; "" where git does not tell."""
     try:
-        commit = _git(str(folder), "-C", str(folder), "rev-parse", "HEAD")
+        commit = _git(str(folder), "-C", str(folder), "rev-parse", "HEAD")[:COMMIT]
         changes = _git(str(folder), "-C", str(folder), "diff", "--binary", "HEAD", "--", ".")
     except InputError:
         return ""

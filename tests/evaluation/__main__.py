@@ -12,7 +12,7 @@ import msgspec
 
 from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.estimators.machine.profile import BUILTIN_DIR
-from tests.evaluation.publish import PUBLICATIONS
+from tests.evaluation.publish import ALL, PUBLICATIONS
 from tests.evaluation.results import EVALUATIONS
 
 if TYPE_CHECKING:
@@ -64,6 +64,19 @@ def held_out(name: str, folder: Path, keep: bool) -> None:
     click.echo(table(results))
     if not all(result.held for result in results):
         raise click.exceptions.Exit(MISSED)
+
+
+@main.command()
+@folder_argument
+@click.option("--pairs", type=click.IntRange(min=40), default=100, show_default=True, help="Pairs of visits of each duel.")
+def gates(folder: Path, pairs: int) -> None:
+    """Measure what the gates find on this machine as it is: equal runs and duels, 5 % over a suite, 15 % in one case.
+
+    FOLDER is new, and gets the runs.
+    """
+    from tests.evaluation.gates import evaluate
+
+    evaluate(folder, pairs, click.echo)
 
 
 @main.command()
@@ -125,7 +138,7 @@ def rates() -> None:
 
 
 @main.command()
-@click.argument("name", type=click.Choice(sorted(PUBLICATIONS)))
+@click.argument("name", type=click.Choice([*sorted(PUBLICATIONS), ALL]))
 @folder_argument
 @click.option(
     "--out",
@@ -134,7 +147,7 @@ def rates() -> None:
     help="Folder to write to; the built-in profiles by default.",
 )
 def publish(name: str, folder: Path, out: Path) -> None:
-    """Fit profiles to the reference tables in FOLDER and write them."""
+    """Fit profiles to the reference tables in FOLDER and write them: `all` everything in turn, as it is committed."""
     from tests.evaluation.publish import line
     from tests.evaluation.publish import publish as profiles_of
 

@@ -24,6 +24,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.runs.store.records import AxisValue, CaseSpec
 from shmoo.runs.tables.reading import TableRow
+from tests.evaluation.declared import VOLTAGES
 from tests.evaluation.network_graphs import graphs_of
 from tests.evaluation.networks import CARDS, MeasuredNetwork, bound_of, estimated, held, profile_of, read_networks
 from tests.evaluation.results import Result, of_cases, read_rows
@@ -188,26 +189,43 @@ def _case(row: MeasuredNetwork, kept: Path) -> MeasuredCase:
     return MeasuredCase(case, graphs_of(asked, kept), row.latency_s, row.energy_j, clock_hz=row.ran_at_hz)
 
 
-def with_fitted_energy(profile: ArchitectureProfile, cases: Sequence[MeasuredCase]) -> ArchitectureProfile:
-    """A profile with energies fitted to rows of its device; types that no row is of follow that of 16 bits."""
+def with_fitted_energy(
+    profile: ArchitectureProfile, cases: Sequence[MeasuredCase], starts: Mapping[str, Coefficient]
+) -> ArchitectureProfile:
+    """A profile with energies fitted to rows of its device; types that no row is of follow that of 16 bits.
+
+    Args:
+        starts: where the fit starts, whatever an earlier one found; the floor of the voltage stays.
+    """
     # Shares of algorithms were fitted to times; joules are those of a type's flops, whatever the algorithm.
-    alike = profile.replacing(coefficients={n: c for n, c in profile.coefficients.items() if not n.startswith("energy.share")})
-    found = fit_energy(blocks(cases, alike), alike, f"fitted to {FITTED[profile.name]}")
+    others = {n: c for n, c in without_shares(profile).items() if not n.startswith("energy.flop.vector.")}
+    start = profile.replacing(coefficients={**others, **starts})
+    kept = [name for name in starts if name == "energy.floor"]
+    found = fit_energy(blocks(cases, start), start, f"fitted to {FITTED[profile.name]}", kept)
     if found is None:
         raise InputError(f"no row of {profile.name!r} says what its flops take; its power is at the cap in all of them")
-    return profile.replacing(coefficients={**profile.coefficients, **by_type(profile, found.coefficients)})
+    # What times asked for relative to former joules is fitted anew to these.
+    return profile.replacing(coefficients={**without_shares(profile), **starts, **by_type(start, found.coefficients)})
+
+
+def without_shares(profile: ArchitectureProfile) -> dict[str, Coefficient]:
+    """A profile's coefficients without what algorithms take relative to their type."""
+    return {n: c for n, c in profile.coefficients.items() if not n.startswith("energy.share")}
 
 
 def on_same_chip(fitted: ArchitectureProfile) -> Iterator[ArchitectureProfile]:
-    """The profiles of other cards with a fitted card's chip, with its energies; static power and memory belong to the card."""
+    """The profiles of other cards with a fitted card's chip: at the lowest voltage it takes the same energies. Static power,
+    memory and, where it is known, the voltage at the rated clock belong to the card."""
     for name in SAME_CHIP.get(fitted.name, ()):
-        other = load_profile(name)
-        carried = {
-            n: Coefficient(c.value, c.unit, "transferred", f"as fitted to {fitted.name}", low=c.bounds[0], high=c.bounds[1])
-            for n, c in fitted.coefficients.items()
-            if n.startswith("energy.") and not n.startswith(("energy.share", f"energy.byte.{fitted.levels[-1]}"))
-        }
-        yield other.replacing(coefficients={**other.coefficients, **carried})
+        other, own = load_profile(name), VOLTAGES.get(name, {})
+        higher = fitted.value("energy.floor") / own["energy.floor"].value if "energy.floor" in own else 1.0
+        carried = {}
+        for n, c in fitted.coefficients.items():
+            if n.startswith("energy.") and n != f"energy.byte.{fitted.levels[-1]}":
+                moved = c.scaled(higher if n.startswith(("energy.flop", "energy.byte")) else 1.0)
+                why = f"as fitted to {fitted.name}" + (", at this card's voltage" if higher != 1.0 else "")
+                carried[n] = Coefficient(moved.value, c.unit, "transferred", why, low=moved.bounds[0], high=moved.bounds[1])
+        yield other.replacing(coefficients={**without_shares(other), **carried, **own})
 
 
 def by_type(profile: ArchitectureProfile, fitted: Mapping[str, Coefficient]) -> dict[str, Coefficient]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from shmoo.estimators.errors import unknown
+from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.machine.catalogue import whose
 from shmoo.estimators.machine.profile import BUILTIN_DIR, ArchitectureProfile, load_profile
 from tests.evaluation.results import Result
@@ -51,11 +51,12 @@ def _tpu(folder: Path) -> Iterator[ArchitectureProfile]:
 
 
 def _energy(folder: Path) -> Iterator[ArchitectureProfile]:
+    from tests.evaluation.declared import ENERGY_STARTS
     from tests.evaluation.energy import on_same_chip, read_cases, with_fitted_energy
     from tests.evaluation.network_graphs import kept_graphs
 
     for name, cases in read_cases(folder, kept_graphs()).items():
-        fitted = with_fitted_energy(load_profile(name), cases)
+        fitted = with_fitted_energy(load_profile(name), cases, ENERGY_STARTS[name])
         yield fitted
         yield from on_same_chip(fitted)
 
@@ -84,6 +85,9 @@ PUBLICATIONS: Mapping[str, Callable[[Path], Iterator[ArchitectureProfile]]] = Ma
     {"energy": _energy, "gpu": _gpu, "tensor": _tensor, "tpu": _tpu}
 )
 """Name -> profiles made from a folder of tables."""
+ALL = "all"
+IN_TURN = ("energy", "gpu", "tensor", "tpu")
+"""Order of publishing everything: times rest on joules, and what is carried of tensor cores goes on top of both."""
 
 
 def with_numbers(profile: ArchitectureProfile, results: Sequence[Result]) -> ArchitectureProfile:
@@ -113,19 +117,23 @@ def publish(name: str, folder: Path, out: Path = BUILTIN_DIR) -> Iterator[tuple[
     """Make profiles and write each as soon as it is made.
 
     Args:
+        name: of `PUBLICATIONS`, or "all" for each in turn, which start from what those before them wrote.
         folder: the tables' folder. out: where NAME.json goes.
 
     Raises:
-        InputError: no such publication, or a file it needs is not in `folder`.
+        InputError: no such publication, a file it needs is not in `folder`, or all are to be written elsewhere.
     """
-    if name not in PUBLICATIONS:
-        raise unknown("publication", name, PUBLICATIONS)
+    if name not in (*PUBLICATIONS, ALL):
+        raise unknown("publication", name, (*PUBLICATIONS, ALL))
+    if name == ALL and out != BUILTIN_DIR:
+        raise InputError(f"{ALL!r} starts each publication from the built-in profiles and writes them; leave --out out")
     out.mkdir(parents=True, exist_ok=True)
-    for fitted in PUBLICATIONS[name](folder):
-        profile = beside(fitted, load_profile(fitted.name))
-        path = out / f"{profile.name}.json"
-        path.write_bytes(profile.to_json())
-        yield profile, path
+    for one in IN_TURN if name == ALL else (name,):
+        for fitted in PUBLICATIONS[one](folder):
+            profile = beside(fitted, load_profile(fitted.name))
+            path = out / f"{profile.name}.json"
+            path.write_bytes(profile.to_json())
+            yield profile, path
 
 
 def beside(fitted: ArchitectureProfile, builtin: ArchitectureProfile) -> ArchitectureProfile:

@@ -15,6 +15,7 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.variants import variant
 from shmoo.runs.store.records import CaseSpec
 from shmoo.runs.tables.reading import TableRow
+from tests.evaluation.declared import ENERGY_STARTS, VOLTAGES
 from tests.evaluation.energy import (
     RUNTIME,
     judged_products,
@@ -102,28 +103,44 @@ def test_rows_at_several_clocks_give_back_the_voltage_curve():
     start = truth.replacing(
         coefficients={n: c for n, c in truth.coefficients.items() if n not in ("energy.clock", "energy.floor")}
     )
-    fitted = with_fitted_energy(start, cases)
+    fitted = with_fitted_energy(start, cases, {})
     assert fitted.value("energy.clock") == pytest.approx(1.1, abs=0.15)
     assert fitted.value("energy.floor") == pytest.approx(0.5, abs=0.04)
     assert fitted.value("energy.flop.matrix.bfloat16") == pytest.approx(truth.value("energy.flop.matrix.bfloat16"), rel=0.1)
     assert fitted.value("energy.flop.matrix.int8") == pytest.approx(0.5 * fitted.value("energy.flop.matrix.bfloat16"))
 
 
+def test_a_second_fit_finds_what_the_first_did():
+    """A fit starts from what is declared, not from the profile that an earlier one wrote; the declared floor stays."""
+    cases = [as_measured(product(512 * i, 1024, 2048, clock_hz=clock)) for i in (1, 3, 8) for clock in (510e6, 1000e6, 1410e6)]
+    once = with_fitted_energy(A100, cases, ENERGY_STARTS[A100.name])
+    assert once.value("energy.floor") == ENERGY_STARTS[A100.name]["energy.floor"].value
+    changed = once.with_values({"energy.flop.matrix.bfloat16": 1e-9, "power.static": 1.0, "energy.clock": 2.9})
+    assert with_fitted_energy(changed, cases, ENERGY_STARTS[A100.name]).coefficients == once.coefficients
+
+
 def test_cards_with_the_same_chip_take_its_energies():
-    """Two cards with an A100: joules and voltage carried, static power and cap their own."""
+    """Two cards with an A100: joules at the lowest voltage carried, static power, memory and a known voltage their own."""
     changed = A100.replacing(coefficients={**A100.coefficients, "energy.clock": known("energy.clock", 1.1)})
-    others = list(on_same_chip(changed))
-    assert [other.name for other in others] == ["gpu_a100_80g", "gpu_a100_sxm_80g"]
-    for other in others:
+    same, sxm = on_same_chip(changed)
+    assert (same.name, sxm.name) == ("gpu_a100_80g", "gpu_a100_sxm_80g")
+    assert (same.coefficients["energy.clock"].source, same.value("energy.clock")) == ("transferred", 1.1)
+    assert same.value("energy.byte.l2") == A100.value("energy.byte.l2")
+    assert {n: sxm.coefficients[n] for n in VOLTAGES[sxm.name]} == VOLTAGES[sxm.name]
+    for name in ("energy.byte.l2", "energy.flop.matrix.float16"):
+        assert sxm.value(name) * sxm.value("energy.floor") == pytest.approx(A100.value(name) * A100.value("energy.floor"))
+    for other in (same, sxm):
         builtin = load_profile(other.name)
-        assert other.coefficients["energy.clock"].source == "transferred"
-        assert other.value("energy.clock") == 1.1
-        assert other.value("energy.byte.l2") == A100.value("energy.byte.l2")
         assert other.coefficients["energy.byte.dram"] == builtin.coefficients["energy.byte.dram"]
         assert other.coefficients["power.static"] == builtin.coefficients["power.static"]
-        assert {n for n in other.coefficients if n.startswith("energy.share")} == {
-            n for n in builtin.coefficients if n.startswith("energy.share")
-        }
+        assert not any(name.startswith("energy.share") for name in other.coefficients)
+
+
+def test_builtin_profiles_hold_what_publishing_declares():
+    """The committed files and the inputs of `publish` agree on voltages."""
+    floors = {name: {"energy.floor": starts["energy.floor"]} for name, starts in ENERGY_STARTS.items()}
+    for name, coefficients in (*floors.items(), *VOLTAGES.items()):
+        assert {n: load_profile(name).coefficients[n] for n in coefficients} == coefficients
 
 
 def known(name: str, value: float) -> Coefficient:

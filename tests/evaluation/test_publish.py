@@ -69,6 +69,18 @@ def test_an_unknown_publication_names_those_there_are(tmp_path):
         next(publish.publish("cpu", tmp_path))
 
 
+def test_all_publications_follow_each_other(monkeypatch, tmp_path):
+    """Joules before times, times before tensor cores; each starts from the built-in profiles, so nothing goes elsewhere."""
+    asked = []
+    assert set(publish.IN_TURN) == set(publish.PUBLICATIONS)
+    told = {name: lambda folder, name=name: iter(asked.append(name) or ()) for name in publish.PUBLICATIONS}
+    monkeypatch.setattr(publish, "PUBLICATIONS", told)
+    assert list(publish.publish("all", tmp_path)) == []
+    assert asked == ["energy", "gpu", "tensor", "tpu"]
+    with pytest.raises(InputError, match="leave --out out"):
+        next(publish.publish("all", tmp_path, tmp_path))
+
+
 def test_a_published_profile_keeps_its_host_and_what_other_tables_gave():
     """A fit holds the launches of its own host and nothing of DeepBench; the built-in one names a host and has both."""
     builtin = load_profile("gpu_t4")

@@ -26,6 +26,14 @@ def test_a_larger_fabric_brings_its_rates_and_memory() -> None:
     assert "clock = 2e+09" in variant(before, {"clock": 2e9}).description
 
 
+def test_static_power_follows_the_voltage_of_a_clock() -> None:
+    """An A100 at half its clock leaks at the lowest voltage; static power that is named stays."""
+    before = load_profile("gpu_a100_40g")
+    static, half = before.value("power.static"), before.value("clock") / 2
+    assert variant(before, {"clock": half}).value("power.static") == pytest.approx(static * before.value("energy.floor"))
+    assert variant(before, {"clock": half, "power.static": static}).value("power.static") == static
+
+
 def test_what_is_named_keeps_its_value() -> None:
     """A fabric of four times the tiles whose memory stays."""
     before = load_profile("kpu_t64")

@@ -13,11 +13,14 @@ from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, TilingSpec, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.draws import draw
-from shmoo.estimators.predict.model import Prediction, predict
+from shmoo.estimators.predict.energy import Joules
+from shmoo.estimators.predict.energy import capped as power_capped
+from shmoo.estimators.predict.model import Prediction, issued_flops, predict
 from shmoo.estimators.predict.program import graph_latency, segment_energy
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import TileShape, Tiling
 from shmoo.runs.tables.operators import TABLE_OPERATORS
+from shmoo.runs.tables.reading import TableRow
 from tests.build import GraphBuilder, kernel_table
 
 PEAK, BANDWIDTH, LAUNCH = 1e12, 1e11, 1e-6
@@ -352,13 +355,14 @@ def test_a_device_slowed_by_its_cap_draws_the_cap(changed):
 
 
 def test_at_a_lower_clock_a_flop_takes_less():
-    """Energy in proportion to the clock: twice what the cap leaves is met at 1 / sqrt 2 of it, which time and energy share. With
-    a floor of 0.8 of the energy the time is 1.6 times as long."""
+    """Energy and static power in proportion to the clock x: products that would draw 60 W beside 10 W meet a cap of 40 W where
+    60 x^2 + 10 x = 40. With a floor of 0.8, where 0.8 (60 x + 10) = 40."""
     table = linear_table(64, 64, 64)
     free = predicted(table, machine("gpu", **COMPUTING)).device_s[0]
-    assert predicted(table, capped(2.0, table, energy__clock=1.0)).device_s[0] == pytest.approx(free * 2**0.5, rel=1e-5)
+    clock = (9700**0.5 - 10) / 120
+    assert predicted(table, capped(2.0, table, energy__clock=1.0)).device_s[0] == pytest.approx(free / clock, rel=1e-5)
     floored = capped(2.0, table, energy__clock=1.0, energy__floor=0.8)
-    assert predicted(table, floored).device_s[0] == pytest.approx(free * 1.6, rel=1e-5)
+    assert predicted(table, floored).device_s[0] == pytest.approx(free * 1.5, rel=1e-5)
 
 
 @pytest.mark.parametrize(("clock", "share"), [(1.0, 1.0), (0.8, 0.64), (0.5, 0.4)])
@@ -393,6 +397,49 @@ def test_a_lower_clock_that_costs_no_time_comes_first():
     for exponent, longer in ((0.0, 2.0), (2.0, 1.0)):
         names = {**slow, **changed, "energy.flop": chip, "energy.clock": exponent}
         assert predicted(table, machine("gpu", **names)).device_s[0] == pytest.approx(longer * waits.device_s[0], rel=1e-4)
+
+
+def test_loops_stay_at_a_lower_clock_beside_a_short_product():
+    """A second of loops that need a fifth of the clock and ask for twice what the cap leaves: at the clock that meets it they
+    take no longer, and a product of a millisecond beside them takes as much longer as the clock is lower."""
+    row = KernelTable.concat([linear_table(64, 64, 64)] * 2)
+    table = replace(row, segment=np.zeros(2, dtype=np.int64))
+    names = {"power.tdp": 40.0, "throttle.cap": 1.0, "throttle.time": 1e-9, "energy.clock": 2.0}
+    profile = machine("gpu", **COMPUTING, **names)
+    joules = Joules(np.array([60.0, 0.0]), np.zeros(2))
+    codes = algorithm_codes(table, profile)
+    taken, _ = power_capped(table, np.array([1.0, 1e-3]), np.array([0.2, 1e-3]), joules, Coefficients(profile), codes)
+    assert taken == pytest.approx([1.0, 1e-3 / (4 / 7) ** 0.5], rel=1e-3)
+
+
+def test_energy_and_time_are_continuous_in_the_share_of_tensor_cores():
+    """Float32 products on a T4 beside one in 16 bits that grows from nothing: a little of it adds a little, more of it more."""
+    director = AnalysisDirector(load_profile("gpu_t4"), residual=False)
+
+    def estimated(rows: int) -> tuple[float, float]:
+        b = GraphBuilder("float32")
+        results = [b.linear(b.tensor((2048, 2048)), 2048) for _ in range(4)]
+        b.dtype = "float16"
+        results += [b.linear(b.tensor((rows, 2048)), 2048)] if rows else []
+        found = director.estimate(b.graph(*results), runtime="cudagraphs")
+        return found.latency_s.value, found.energy_j.value
+
+    times, joules = np.array([estimated(rows) for rows in (0, 8, 64, 512, 4096)]).T
+    assert times[1] < 1.05 * times[0]
+    assert joules[1] < 1.05 * joules[0]
+    assert (np.diff(times) > 0).all()
+    assert (np.diff(joules) > 0).all()
+
+
+@pytest.mark.parametrize(("arch", "dtype", "more"), [("gpu_h100", "bfloat16", False), ("gpu_p100", "float32", True)])
+def test_the_overhang_of_tensor_cores_tiles_takes_no_energy(arch, dtype, more):
+    """One row fills a part of a tile. Its zeros cost a tensor core nothing, the float32 units the same as the rest."""
+    profile = load_profile(arch)
+    graph = TableRow(0, "linear", {"b": 1, "m": 3, "n": 4096, "k": 4096}, dtype).graph()
+    director = AnalysisDirector(profile)
+    table, _ = director.tabulate((graph,), "cudagraphs", dtype)
+    issued = issued_flops(table, director.tile(table), Coefficients(profile), "cudagraphs")
+    assert (issued > 1.5 * table.matrix_flops).all() if more else issued == pytest.approx(table.matrix_flops)
 
 
 def test_a_row_of_a_table_finds_the_board_warm_and_a_graph_by_itself_does_not():

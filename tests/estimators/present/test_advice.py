@@ -21,7 +21,7 @@ from shmoo.estimators.predict.tabulated import tabulated
 from shmoo.estimators.present.advice import Advice, Comparison, Effect, advise
 from shmoo.estimators.present.sensitivity import parts_of, sensitivity
 from shmoo.estimators.present.sentences import advice_record, advice_sentences, headline, sensitivity_sentences
-from shmoo.estimators.present.setups import Setup, changes
+from shmoo.estimators.present.setups import GraphsOf, Setup, changes
 from shmoo.estimators.present.spending import pattern
 from tests.build import GraphBuilder
 
@@ -86,11 +86,28 @@ def test_the_roof_is_peak_and_bandwidth() -> None:
     tiling, c = director.tile(work.table), Coefficients(profile)
     # What an earlier call left in the caches need not come from main memory.
     moved = min(tiling.call_bytes["dram"][0], 3 * 512 * 512 * 4)
-    roofs = kernel_roofs(work.table, tiling, c)
+    taken = director.price(work.table, "eager", tiling=tiling).prediction.dynamic_j
+    roofs = kernel_roofs(work.table, tiling, c, "eager", taken)
     assert roofs.compute_s[0] == pytest.approx(2 * 512**3 / c.value("peak.matrix.float32"))
     assert roofs.memory_s[0] == pytest.approx(moved / c.value("bandwidth.dram"))
     joules = 2 * 512**3 * c.value("energy.flop.matrix.float32") + moved * c.value("energy.byte.dram")
     assert roofs.energy_j[0] == pytest.approx(joules)
+
+
+def images(setup: Setup) -> tuple[Graph, ...]:
+    """3x3 convolutions, which a library may do with fewer multiplications."""
+    b = GraphBuilder()
+    return (b.graph(b.conv(b.conv(b.tensor((setup.batch, 64, 56, 56)), 64), 64), name="net"),)
+
+
+@pytest.mark.parametrize("arch", ["gpu_p100", "gpu_t4", "gpu_a100_40g", "gpu_h100", "cpu_server_generic", "tpu_v5e", "kpu_t256"])
+@pytest.mark.parametrize("graphs", [lambda setup: graphs_of(setup, 4096), images])
+def test_no_kernel_takes_less_energy_than_at_its_roof(arch: str, graphs: GraphsOf) -> None:
+    """Whether a cap lowers the clock, transforms save multiplications, or what the caches keep saves bytes."""
+    profile = load_profile(arch)
+    made = advise(profile, Setup(runtime=profile.default_runtime, batch=256), graphs, "net")
+    for gap in made.kernels:
+        assert gap.roof_j <= gap.energy_j * (1 + 1e-9)
 
 
 def names(arch: str, runtime: str, dtype: str = "float32", **setup: object) -> list[str]:

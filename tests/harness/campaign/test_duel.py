@@ -210,7 +210,7 @@ def repository(tmp_path, monkeypatch):
 
 
 def commit(name):
-    return subprocess.run(["git", "rev-parse", name], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(["git", "rev-parse", name], capture_output=True, text=True, check=True).stdout[:12]
 
 
 def test_a_ref_is_checked_out_for_the_duel_and_removed(repository):

@@ -123,6 +123,7 @@ class Sshd:
             with suppress(OSError), socket.create_connection((self.address, self.port), 1):
                 return
             time.sleep(0.05)
+        self.stop()
         raise AssertionError((self.folder / "sshd.log").read_text())
 
     def cut(self) -> None:

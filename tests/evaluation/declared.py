@@ -1,0 +1,64 @@
+"""What publishing takes from no table: where a fit of energies starts, and voltages set by hand, each with its source.
+
+`publish` writes these into the profiles, so that one run gives the profiles as they are committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from shmoo.estimators.graph.records import Coefficient
+from shmoo.estimators.machine.catalogue import entry
+
+_CIRCUITS = "Horowitz, ISSCC 2014, and Jouppi et al., ISCA 2021, table 2"
+_STATIC = "estimate: the idle board plus the clocks and leakage of an active chip"
+_SUSTAINED = "estimate: (TDP - static power) / 0.9 of the peak of an A100 of 250 to 400 W; the low end is that of a warm board"
+_VECTOR = f"estimate: from the datapath to half of a flop's; {_CIRCUITS}"
+_SHARED = f"64 bits from 32 KB take 8.5 to 20 pJ; {_CIRCUITS}"
+_L2 = f"estimate: a bank of 1 MB takes 1.75 to 12.5 pJ/B; {_CIRCUITS}"
+_HBM2 = f"64 bits from HBM2 take 31 to 56 pJ/B, the way to the lanes more; {_CIRCUITS}"
+_PCIE = (
+    "boards with an A100 differ in the voltage at their boost clock, 1.2 to 1.7 times the lowest in its square: the one of the "
+    "operators' times sustains float32 at 250 W (Lee et al., ASPLOS 2025), that of the energies takes 1.7 (EnergAIzer's "
+    "artifact, ISPASS 2026)"
+)
+_SXM = "a board of 400 W sustains 257 Tflop/s in bfloat16 (He, 2024) at the energies of gpu_a100_40g's lowest voltage"
+_KNEE = "the exponent that reaches the floor where gpu_a100_40g's energies do, at 0.7 of the clock"
+
+
+def _named(*values: tuple[str, float, str, float, float]) -> Mapping[str, Coefficient]:
+    """Coefficients of (name, value, reference, low, high)."""
+    return MappingProxyType(
+        {
+            name: Coefficient(value, entry(name).unit, "literature", why, low=low, high=high)
+            for name, value, why, low, high in values
+        }
+    )
+
+
+ENERGY_STARTS: Mapping[str, Mapping[str, Coefficient]] = MappingProxyType(
+    {
+        "gpu_a100_40g": _named(
+            ("power.static", 60.0, _STATIC, 40.0, 90.0),
+            ("energy.flop.matrix.float32", 1.08e-11, _SUSTAINED, 7.5e-12, 1.9e-11),
+            ("energy.flop.matrix.tf32", 2.0e-12, _SUSTAINED, 1.0e-12, 2.6e-12),
+            ("energy.flop.matrix.bfloat16", 1.0e-12, _SUSTAINED, 5.0e-13, 1.3e-12),
+            ("energy.flop.vector.float32", 4.9e-12, _VECTOR, 8.4e-13, 9.7e-12),
+            ("energy.byte.shared", 1.5e-12, _SHARED, 1e-12, 4e-12),
+            ("energy.byte.l2", 8e-12, _L2, 2e-12, 2.5e-11),
+            ("energy.byte.dram", 8e-11, _HBM2, 3.1e-11, 1.2e-10),
+            ("energy.floor", 0.8, _PCIE, 0.58, 0.85),
+        )
+    }
+)
+"""Profile -> where the fit of its energies starts; the floor of its voltage stays."""
+VOLTAGES: Mapping[str, Mapping[str, Coefficient]] = MappingProxyType(
+    {
+        "gpu_a100_sxm_80g": _named(
+            ("energy.floor", 0.71, _SXM, 0.58, 0.82),
+            ("energy.clock", 0.95, _KNEE, 0.6, 1.5),
+        )
+    }
+)
+"""Profile of a card with a fitted card's chip -> its own voltage curve."""
