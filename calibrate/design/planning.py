@@ -10,7 +10,6 @@ Science 10(3), 1995). Whole models weigh more than operators, because users ask 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import islice
 
@@ -34,16 +33,13 @@ CHECKED = 8
 """One in this many cases is a held-out one, so that the error of the fit can be measured."""
 
 
-def plan(
-    cases: Sequence[MeasuredCase], base: ArchitectureProfile, seconds: Sequence[float], *, budget_s: float = math.inf
-) -> list[int]:
-    """Positions of the cases to measure, the most informative first, until the budget is spent.
+def plan(cases: Sequence[MeasuredCase], base: ArchitectureProfile, seconds: Sequence[float]) -> list[int]:
+    """Positions of the cases in the order to measure them, the most informative first.
 
     Args:
         cases: candidates with graphs; their latencies are ignored.
         base: profile from the machine's description.
         seconds: time to measure each case.
-        budget_s: limit on the sum of the returned positions' seconds.
 
     Raises:
         InputError: no cases, or not one time per case.
@@ -60,9 +56,7 @@ def plan(
         order.append(fitted[rank])
         if len(order) % CHECKED == CHECKED - 1:
             order += islice(others, 1)
-    order += others
-    spent = np.cumsum([seconds[i] for i in order])
-    return order[: int(np.searchsorted(spent, budget_s, side="right"))]
+    return [*order, *others]
 
 
 def sensitivities(cases: Sequence[MeasuredCase], base: ArchitectureProfile) -> np.ndarray:

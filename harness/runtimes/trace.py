@@ -92,7 +92,7 @@ def trace_document(
     """The trace as a JSON document.
 
     Args:
-        estimate, slots: as `estimators.schedule.schedule` gives them.
+        estimate, slots: as `estimators.predict.timeline.schedule` gives them.
         recorded: the measured call; `None` where nothing was measured, with the `reason`.
     """
     events = list(_predicted(model, estimate, slots))

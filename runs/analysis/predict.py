@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -20,21 +19,12 @@ from shmoo.estimators.predict.tabular import Record, estimate_record
 from shmoo.estimators.present.savings import FusionSummary, summarize_fusion
 from shmoo.estimators.variants import with_threads
 from shmoo.runs.analysis.error_records import network_name
-from shmoo.runs.store.records import CaseSpec, Measurement, RunManifest
+from shmoo.runs.store.records import CaseSpec, Measurement
+from shmoo.runs.store.store import Run
 
 CaseGraphs = tuple[CaseSpec, tuple[Graph, ...]]
 CHUNK = 1000
 """Cases per table: with 200 draws of the coefficients, each array of a chunk takes a few megabytes."""
-
-
-class StoredRun(Protocol):
-    """The part of a run that reports read; `shmoo.runs.store.store.Run` has it."""
-
-    manifest: RunManifest
-    rows: tuple[Measurement, ...]
-
-    def graphs(self, row: Measurement) -> tuple[Graph, ...]:
-        """The graphs that a row ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +91,7 @@ def director_predictor(profile: ArchitectureProfile) -> Predictor:
     return estimate_all
 
 
-def network_estimates(run: StoredRun, profiles: Iterable[ArchitectureProfile]) -> list[Record]:
+def network_estimates(run: Run, profiles: Iterable[ArchitectureProfile]) -> list[Record]:
     """Estimates of the run's networks on other machines, each with its default runtime, as the JSON of `shmoo estimate`.
 
     The graphs stored with the run are used, so torch is not needed.
@@ -128,7 +118,7 @@ def _samples(case: CaseSpec) -> int:
     return batch
 
 
-def network_fusions(run: StoredRun, profile: ArchitectureProfile) -> list[FusionSummary]:
+def network_fusions(run: Run, profile: ArchitectureProfile) -> list[FusionSummary]:
     """Fusion savings of each of the run's networks on a machine, from the graphs stored with the run."""
     director = AnalysisDirector(profile)
     return [
@@ -142,7 +132,7 @@ def network_fusions(run: StoredRun, profile: ArchitectureProfile) -> list[Fusion
     ]
 
 
-def networks_of(run: StoredRun) -> list[CaseGraphs]:
+def networks_of(run: Run) -> list[CaseGraphs]:
     """The networks of a run with their graphs, each combination of workload, axes and dtype once."""
     rows: dict[tuple[str, str, str], Measurement] = {}
     for row in run.rows:

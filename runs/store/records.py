@@ -128,7 +128,7 @@ class Reason(msgspec.Struct, frozen=True):
 
 
 class Timing(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Samples of one visit to a case, seconds per call. Statistics are derived (`runs.statistics`).
+    """Samples of one visit to a case, seconds per call. Statistics are derived (`runs.store.statistics`).
 
     Attributes:
         samples_s: each sample is the mean over one block of calls.

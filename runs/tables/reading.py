@@ -21,7 +21,7 @@ Columns (those that do not apply are empty or absent, further ones are ignored):
                             group norm on axis 1. For linear, bmm and matmul shape is "m x n x k", (m, k) by (k, n)
     kernel                  name of the main kernel that ran
 
-`table_operators` defines the call of each operator.
+`operators.py` defines the call of each operator.
 """
 
 from __future__ import annotations
