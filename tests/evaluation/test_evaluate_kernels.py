@@ -44,7 +44,7 @@ def test_only_prefill_has_a_mask(tmp_path: Path) -> None:
 
 
 def test_what_is_measured_beside_a_kernel_is_in_its_case(tmp_path: Path) -> None:
-    """TensorRT-LLM's attention rotates and stores keys in a kernel before it; activations of blocked float8 were rounded before."""
+    """TensorRT-LLM's attention rotates and stores keys in a kernel before it; activations of blocked float8 were rounded."""
     lines_of = "".join(f"h100_sxm_80gb,prefill,4,512,512,32,8,128,1e-4,,{name} 1,x\n" for name in ("vllm", "trtllm"))
     text = LOWBIT + "".join(f"h100_sxm_80gb,{kind},16,4096,4096,2e-5,x\n" for kind in ("fp8", "fp8_block"))
     found = read(folder(tmp_path, attention_bf16=ATTENTION + lines_of, gemm_lowbit=text), ("attention_bf16", "gemm_lowbit"))
