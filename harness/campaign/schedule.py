@@ -19,7 +19,7 @@ ROUND_SHARE = 0.1
 TURNS, NETWORK_LIMIT = 4, 6
 """Visits to a noisy network in each round after the first, and times as many visits as other cases that it may have. Networks
 are few and test everything else, so that their own errors must be small."""
-COMPILING_SHARE, COMPILING_SHARE_WHEN_ROUGH, ROUGH = 0.6, 0.35, 0.1
+COMPILING_SHARE, COMPILING_SHARE_WHEN_ROUGH, ROUGH = 0.6, 0.45, 0.1
 """Share of the time left that first visits to cases that are compiled may take, the same where the cases visited so far have a
 median error above the third number, because there second visits tell more. What is left over comes last."""
 USELESS = 3
