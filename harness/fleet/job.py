@@ -183,11 +183,17 @@ def _others() -> tuple[float, str]:
         total, idle, before = look()
         time.sleep(SAMPLE_S)
         later, later_idle, after = look()
-        elapsed = max(later - total, 1)
-        most = sorted((((after[one] - before.get(one, 0)) / elapsed, *one) for one in after), reverse=True)[:MOST_SHOWN]
-        who = [f"{name} of {_user(os.stat(f'/proc/{number}').st_uid)} {share:.0%}" for share, number, name in most if share > 0]
     except (OSError, ValueError, IndexError):
         return 0.0, ""
+    elapsed, who = max(later - total, 1), []
+    for share, number, name in sorted((((after[one] - before.get(one, 0)) / elapsed, *one) for one in after), reverse=True):
+        try:
+            user = _user(os.stat(f"/proc/{number}").st_uid)
+        except FileNotFoundError:
+            continue  # it has ended
+        who.append(f"{name} of {user} {share:.0%}")
+        if len(who) == MOST_SHOWN or share <= 0:
+            break
     return 1.0 - (later_idle - idle) / elapsed, f": {', '.join(who)}" if who else ""
 
 

@@ -28,12 +28,13 @@ REPLY = "shmoo-fleet-reply "
 BLOCK = 4096
 """Bytes of state.json."""
 STOPPED = "stopped"
+"""File that a stopped job has in its folder."""
+ENDED = ("finished", "failed")
+"""Phases after which a job does nothing any more."""
 RUNNER = "runner.py"
 """Starts the job of the campaign whose folder it stands in."""
 
 
-ENDED = ("finished", "failed")
-"""Phases after which a job does nothing any more."""
 Request = dict[str, Any]
 
 

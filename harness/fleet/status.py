@@ -117,15 +117,16 @@ def judge(
         return as_("queued", job.words)
     if own and phase == "finished":
         return as_("finished", state.reason)
+    stopped = as_("stopped", "by `shmoo fleet stop`")
+    if own and phase == "failed" and not refusal:
+        return stopped if answer.stopped else as_("failed", state.reason)
     if answer.alive or (job is not None and job.alive):
         standing: Standing = phase if phase in LIVE else "starting"
         if answer.stopped:
             return as_(standing, "told to end by `shmoo fleet stop`")
         return as_(standing, state.reason if own else f"still runs `{' '.join(state.command)}`")
     if answer.stopped and own and not refusal:
-        return as_("stopped", "by `shmoo fleet stop`")
-    if own and phase == "failed" and not refusal:
-        return as_("failed", state.reason)
+        return stopped
     if refusal:
         return as_("failed", refusal)
     if not own:

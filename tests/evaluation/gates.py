@@ -31,7 +31,7 @@ from shmoo.runs.store.store import Run, RunWriter
 
 LINKS, FIVE, FIFTEEN = 20, 21, 23
 """Calls in a chain: of a base, of 5 and of 15 % more."""
-EQUAL_RUNS, RUN_VISITS = 20, 3
+EQUAL_RUNS, RUN_VISITS = 20, 4
 PARTS = 20
 """Duels that a long equal duel is cut into."""
 STEPS: Mapping[str, Callable[[int], torch.nn.Module]] = {
@@ -85,7 +85,7 @@ def slower(links: int, only: CaseSpec | None = None) -> Callable[[CaseSpec], int
 def evaluate(folder: Path, pairs: int, tell: Callable[[str], object]) -> None:
     """Measure everything into `folder`, and tell what the gates answer."""
     machine = probe_machine(1)
-    settings = CampaignSettings(MeasureSettings(threads=machine.threads), visits=RUN_VISITS, most_visits=8)
+    settings = CampaignSettings(MeasureSettings(threads=machine.threads), visits=RUN_VISITS, most_visits=RUN_VISITS)
     base = side(machine.threads, slower(LINKS))
     runs = []
     for number in range(2 * EQUAL_RUNS):

@@ -197,7 +197,7 @@ class SlurmCluster:
             "SelectType=select/cons_tres",
             "SelectTypeParameters=CR_Core",
             "ReturnToService=2",
-            "SlurmdTimeout=10",
+            "SlurmdTimeout=5",
             "KillWait=2",
             "MailProg=/bin/true",
             "SchedulerParameters=batch_sched_delay=0,sched_interval=1",

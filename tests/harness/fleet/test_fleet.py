@@ -6,10 +6,7 @@ import fcntl
 import json
 import os
 import pwd
-import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,12 +16,12 @@ import pytest
 
 from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.harness.fleet import remote
-from shmoo.harness.fleet.campaign import MOST_CPU, Campaign, cpu_seconds, pause_s, start, stop
+from shmoo.harness.fleet.campaign import MOST_CPU, Campaign, cpu_seconds, pause_s, start
 from shmoo.harness.fleet.channels import Channel, HostRefusal, LocalChannel, UnreachableError
 from shmoo.harness.fleet.engines import Engine, Job, engine_of
 from shmoo.harness.fleet.fetch import fetch
 from shmoo.harness.fleet.hosts import Host
-from shmoo.harness.fleet.job import MACHINE_LOCK, _others, _own_lock
+from shmoo.harness.fleet.job import MACHINE_LOCK, _own_lock
 from shmoo.harness.fleet.status import SETTLED, HostStatus, begun, status
 from tests.harness.fleet.stand_in import host
 
@@ -201,75 +198,6 @@ def test_a_machine_that_others_use_is_reported(tmp_path: Path) -> None:
     known = settled(campaign)
     assert known["a"].standing == "failed"
     assert "others use" in known["a"].reason
-
-
-def test_who_uses_the_machine_is_named() -> None:
-    """A process that spins, with its user and share."""
-    spinning = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
-        time.sleep(0.2)
-        share, who = _others()
-    finally:
-        spinning.kill()
-        spinning.wait()
-    assert share > 0.2 / (os.cpu_count() or 1)
-    assert re.search(rf"python\S* of {pwd.getpwuid(os.getuid()).pw_name} \d+%", who), who
-
-
-def test_a_stopped_host_ends_and_goes_on(tmp_path: Path) -> None:
-    """The visits so far stay; the machine is free at once, for the host that waited."""
-    shared = {"TMPDIR": str(tmp_path / "machine"), "STAND_IN_ROWS": "40", "STAND_IN_PAUSE_S": "0.05"}
-    (tmp_path / "machine").mkdir()
-    hosts = [host(name, tmp_path, variables=shared) for name in ("a", "b")]
-    campaign = started(tmp_path / "campaign", hosts)
-    known = until(campaign, lambda known: {one.standing for one in known.values()} == {"running", "waiting"})
-    first, second = sorted(known, key=lambda name: known[name].standing)
-    until(campaign, lambda known: known[first].visits > 3)
-    assert stop(campaign, [one for one in hosts if one.name == first]) == {first: ""}
-    known = {one.name: one for one in status(campaign)}
-    assert (known[first].standing, known[first].reason) == ("stopped", "by `shmoo fleet stop`")
-    until(campaign, lambda known: known[second].standing == "running")
-    assert stop(campaign, hosts) == {"a": "", "b": ""}
-    assert {one.standing for one in settled(campaign).values()} == {"stopped"}
-    campaign = started(campaign.path, hosts, resume=True)
-    known = settled(campaign)
-    assert {(one.standing, one.attempt) for one in known.values()} == {("finished", 2)}
-    fetch(campaign)
-    assert cases(campaign, "a") == cases(campaign, "b") == list(range(40))
-
-
-def test_a_host_that_waits_is_stopped(tmp_path: Path) -> None:
-    """It never measures; one that has finished stays so."""
-    shared = {"TMPDIR": str(tmp_path / "machine")}
-    (tmp_path / "machine").mkdir()
-    one = host("a", tmp_path, variables=shared)
-    with (tmp_path / "machine" / MACHINE_LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        campaign = started(tmp_path / "campaign", [one])
-        known = until(campaign, lambda known: known["a"].standing == "waiting")
-        assert known["a"].reason == "another campaign measures on this machine"
-        stop(campaign, [one])
-        assert settled(campaign)["a"].standing == "stopped"
-    assert settled(started(campaign.path, [one], resume=True))["a"].standing == "finished"
-    stop(campaign, [one])
-    assert settled(campaign)["a"].standing == "finished"
-
-
-def test_a_stopped_job_that_begins_later_ends_at_once(tmp_path: Path) -> None:
-    """As one that Slurm starts while it is stopped."""
-
-    class Late(Third):
-        def launch(self, host: Host, folder: str, name: str) -> None:
-            return
-
-    one = host("a", tmp_path)
-    made = Campaign.create(tmp_path / "campaign", [one], ("measure",))
-    late = Campaign(made.path, made.file, lambda _: Late())
-    begun(late, start(late, [one]))
-    stop(late, [one])
-    engine_of(one).launch(one, late.folder(one, one.directory), late.job_name(one))
-    known = settled(late)
-    assert (known["a"].standing, known["a"].visits) == ("stopped", 0)
 
 
 def test_an_environment_that_differs_from_the_pins_is_refused(tmp_path: Path) -> None:
