@@ -95,6 +95,9 @@ class Built(msgspec.Struct, frozen=True):
     Attributes:
         traced: capture it by running its Python on fake tensors, which suits large models and those whose sizes depend on data.
         notes: assumptions for the reader of its numbers, such as the limits assumed for sizes that depend on data.
+        others: inputs by name to try in the place of, or beside, those that the model refuses.
+        optional: what the model may be called without where it refuses it, as words for a note and the names of its inputs.
+        fixed: names of inputs whose values are known whatever the data, such as the sizes of images.
     """
 
     model: Callable[..., Any]
@@ -102,6 +105,9 @@ class Built(msgspec.Struct, frozen=True):
     kwargs: dict[str, Any] = {}
     traced: bool = False
     notes: tuple[str, ...] = ()
+    others: tuple[dict[str, Any], ...] = ()
+    optional: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    fixed: tuple[str, ...] = ()
 
     def __call__(self) -> Any:
         """Run the model on its inputs."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -57,7 +57,7 @@ def capture_workload(module: DNNModule, axes: Axes | None = None, dtype: str | N
     """
     built = build_for_capture(module, axes, dtype)
     if built.traced or any(map(holds_tensors, tree_leaves((built.args, built.kwargs)))):
-        return capture_traced(built.model, built.args, built.kwargs, name=module.name, notes=built.notes)
+        return _capture_traced(built, module.name)
     failures = []
     for method in (capture, partial(capture_traced, notes=built.notes)):
         try:
@@ -77,6 +77,32 @@ def capture_workload(module: DNNModule, axes: Axes | None = None, dtype: str | N
                 f"--input-shape makes; let the factory return (model, (tokens,)). torch says: {failures[-1]}"
             )
         raise CaptureError(message) from on_cpu
+
+
+def _capture_traced(built: Built, name: str) -> Capture:
+    """By running its Python; with other forms of its inputs, and then without optional ones, where the model refuses them. A note
+    says what is left out."""
+    refused: CaptureError | None = None
+    for words, kwargs in _calls(built):
+        notes = (*built.notes, f"{words} left out: {refused}") if words else built.notes
+        try:
+            return capture_traced(built.model, built.args, kwargs, name=name, notes=notes, fixed=built.fixed)
+        except CaptureError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
+
+
+def _calls(built: Built) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The inputs by name of the calls to try, and the words for what is left out: all of them as they are, in other forms,
+    without each of the optional ones, and without all of these."""
+    yield "", built.kwargs
+    for other in built.others:
+        yield "", built.kwargs | other
+    alone = [(one,) for one in built.optional]
+    for left_out in (*alone, *((built.optional,) if len(alone) > 1 else ())):
+        names = {name for _, taken in left_out for name in taken}
+        yield " and ".join(words for words, _ in left_out), {k: v for k, v in built.kwargs.items() if k not in names}
 
 
 class CaptureFamily:

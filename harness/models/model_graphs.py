@@ -27,7 +27,7 @@ from shmoo.harness.capture.workload import CaptureFamily, build_for_capture
 from shmoo.harness.models.asked import Asked, ModelGraphs, at_batches, at_ends
 from shmoo.harness.models.mode import Mode
 from shmoo.harness.module import STORAGE_DTYPES, Built, DNNModule, Maker, dim
-from shmoo.harness.workloads.configs import DEFAULT_SEQ_LEN
+from shmoo.harness.workloads.config_inputs import DEFAULT_SEQ_LEN
 from shmoo.harness.workloads.loading import resolve_model, with_default
 from shmoo.harness.workloads.quantization import described
 from shmoo.runs.store.records import AxisValue

@@ -9,21 +9,21 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from shmoo.estimators.errors import InputError, not_installed, unknown
-from shmoo.harness.module import Axis, Built, DNNModule, Maker, dim
+from shmoo.harness.module import Built, DNNModule, Maker, dim
+from shmoo.harness.workloads.config_inputs import FIXED, inputs_of
 from shmoo.harness.workloads.quantization import QUANTIZATION_KEYS, quantization_of
 from shmoo.harness.workloads.zoo import import_torchvision
 
-DEFAULT_SEQ_LEN = 128
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 """Names in configs of the number of experts of a layer."""
 _ACTIVE_EXPERTS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "num_selected_experts")
@@ -108,22 +108,10 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
     quantization, quantized = quantization_of(settings)
     with _refusals(name):
         architecture, notes = _architecture(transformers, config, name)
-        parameters = inspect.signature(architecture.forward).parameters
-        inputs = [
-            entry for entry in _INPUTS if entry.name in parameters and (entry.name != _DECODER or config.is_encoder_decoder)
-        ]
-        if {_GRID, "input_ids"} <= set(parameters):
-            inputs = [entry for entry in inputs if entry.name != "pixel_values"]
-            notes = (*notes, f"text alone is counted: images come in patches with {_GRID}, which a config does not give")
-        if len(inputs) > 1 and not hasattr(_audio(config), "num_mel_bins") and "input_features" in parameters:
-            inputs = [entry for entry in inputs if entry.name != "input_features"]
-            notes = (*notes, "audio is left out: the config has no num_mel_bins, which is the height of a spectrum")
-        if not inputs:
-            raise InputError(
-                f"{architecture.__name__} takes {', '.join(list(parameters)[1:4])}, ...; models that take one of "
-                f"{', '.join(entry.name for entry in _INPUTS)} can be built: give a factory (package.module:factory) for others"
-            )
+        inputs, left_out_inputs = inputs_of(config, inspect.signature(architecture.forward).parameters, architecture.__name__)
+        notes += left_out_inputs
         axes = (dim("batch", 1, "inputs at once"), *dict.fromkeys(axis for entry in inputs for axis in entry.axes(config)))
+    optional = tuple((entry.words, entry.taken) for entry in inputs if entry.words and len(inputs) > 1)
     defaults = defaults or {}
     axes = tuple(msgspec.structs.replace(axis, default=defaults.get(axis.name, axis.default)) for axis in axes)
 
@@ -133,8 +121,10 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
         # Those that pass are `DNNModule`'s own to explain.
         with _refusals(name, ValueError, RuntimeError):
             model = make.module(lambda: architecture(config))
-            kwargs = {entry.name: entry.make(make, config, sizes) for entry in inputs}
-            return Built(model, (), kwargs, traced=True, notes=_expert_notes(config))
+            made = {name: value for entry in inputs for name, value in entry.make(make, config, sizes).items()}
+            others = tuple(other for entry in inputs for other in entry.others(made, config))
+            notes = _expert_notes(config)
+            return Built(model, (), made, traced=True, notes=notes, others=others, optional=optional, fixed=FIXED)
 
     noted = (*left_out, *notes, *quantized)
     return DNNModule(name, "network", axes, build, quantization=quantization, notes=noted, without_memory=True)
@@ -227,80 +217,3 @@ def _expert_notes(config: Any) -> tuple[str, ...]:
     note = f"{active} of {count} experts are counted for each token, evenly spread"
     capacity = getattr(text, "expert_capacity", None)
     return (f"{note}; tokens beyond an expert's capacity of {capacity} are dropped" if capacity else note,)
-
-
-# Inputs of models --------------------------------------------------------------------------------------------------
-
-
-class _Input(NamedTuple):
-    """A tensor that a model can take: its name in signatures, the axes it adds, and the function that makes it."""
-
-    name: str
-    axes: Callable[[Any], Sequence[Axis]]
-    make: Callable[[Maker, Any, Mapping[str, Any]], Any]
-
-
-_DECODER = "decoder_input_ids"
-_GRID = "image_grid_thw"
-"""An input that says how the patches of all images together are arranged; models that take it take no image by itself."""
-
-
-def _token_axes(config: Any) -> Sequence[Axis]:
-    text = config.get_text_config()
-    limits = (getattr(text, name, None) for name in ("max_position_embeddings", "max_target_positions"))
-    limit = next((limit for limit in limits if isinstance(limit, int)), DEFAULT_SEQ_LEN)
-    return (dim("seq_len", min(DEFAULT_SEQ_LEN, limit), "tokens in an input, and in the decoder's where there is one"),)
-
-
-def _tokens(make: Maker, config: Any, sizes: Mapping[str, Any]) -> Any:
-    return make.indices(config.get_text_config().vocab_size, sizes["batch"], sizes["seq_len"])
-
-
-def _vision(config: Any) -> Any:
-    return getattr(config, "vision_config", None) or config
-
-
-def _pixel_axes(config: Any) -> Sequence[Axis]:
-    if getattr(_vision(config), "image_size", None):
-        return ()
-    return (dim("height", 224, "height of an image"), dim("width", 224, "width of an image"))
-
-
-def _pixels(make: Maker, config: Any, sizes: Mapping[str, Any]) -> Any:
-    vision = _vision(config)
-    fixed = getattr(vision, "image_size", None) or (sizes["height"], sizes["width"])
-    height, width = (fixed, fixed) if isinstance(fixed, int) else fixed
-    return make.tensor(sizes["batch"], getattr(vision, "num_channels", 3), height, width)
-
-
-def _audio(config: Any) -> Any:
-    """The config of the part that takes a spectrum."""
-    parts = [part for part in vars(config).values() if hasattr(part, "model_type")]
-    return next((part for part in (config, *parts) if hasattr(part, "num_mel_bins")), config)
-
-
-def _frame_axes(config: Any) -> Sequence[Axis]:
-    if hasattr(_audio(config), "max_source_positions"):
-        return ()
-    return (dim("frames", 1000, "frames of a spectrum; 100 are a second for most models"),)
-
-
-def _spectrum(make: Maker, config: Any, sizes: Mapping[str, Any]) -> Any:
-    audio = _audio(config)
-    if "frames" in sizes:
-        return make.tensor(sizes["batch"], sizes["frames"], audio.num_mel_bins)
-    # Two frames for each position of the encoder, whose second convolution halves their number.
-    return make.tensor(sizes["batch"], audio.num_mel_bins, 2 * audio.max_source_positions)
-
-
-_INPUTS = (
-    _Input("input_ids", _token_axes, _tokens),
-    _Input("pixel_values", _pixel_axes, _pixels),
-    _Input("input_features", _frame_axes, _spectrum),
-    _Input(
-        "input_values",
-        lambda config: (dim("samples", 16000, "samples of audio; 16000 are a second for most models"),),
-        lambda make, config, sizes: make.tensor(sizes["batch"], sizes["samples"]),
-    ),
-    _Input(_DECODER, _token_axes, _tokens),
-)
