@@ -90,8 +90,15 @@ def _blocks(table: KernelTable, walk: _Walk) -> Blocks:
     filled = np.minimum(scores / walk.issued, 1.0)
     skipped = np.maximum(1.0 - walk.issued / scores, 0.0)
     at_work = walk.rows * STEP
-    stored = np.maximum(table.bytes_of_kind(WRITE) - table.batch * table.m * table.k * size, 0.0)
-    return Blocks(reuse, walk.keys, at_work, filled, 0.0, staged, in_flight, walk.pieces, skipped, stored)
+    return Blocks(reuse, walk.keys, at_work, filled, 0.0, staged, in_flight, walk.pieces, skipped, _stored(table))
+
+
+def _stored(table: KernelTable) -> np.ndarray:
+    """(K,) bytes of new keys and values, where a call returns them beside its result; sums of its rows are fewer."""
+    element = table.k * element_bytes(table)
+    new = 2.0 * table.batch / np.maximum(table.group, 1.0) * np.minimum(table.m, table.n) * element
+    beside = table.bytes_of_kind(WRITE) - table.batch * table.m * element
+    return np.where(np.abs(beside - new) < 1e-6 * new, new, 0.0)
 
 
 def _traffic(table: KernelTable, walk: _Walk, once: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
