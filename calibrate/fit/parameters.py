@@ -48,6 +48,9 @@ LIBRARY_PATHS = frozenset({"conv", "conv_1x1", "conv_3x3", "conv_native", "depth
 COMPILED_SD = 0.15
 """Prior standard deviation of the log of a convolution's efficiency in compiled code around that in eager, which calls the same
 library. It keeps few compiled cases from dominating: a held-out convnet was 3.3 times too slow with 0.4, 1.7 with 0.15."""
+EXPONENTIALS_SD = 0.3
+"""Prior standard deviation of the log of the rate of exponentials in fused attention around one a score: each device of four lay
+within it, and short cases alone cannot tell it from what a block takes to start."""
 TYPICAL_SPECIAL_SHARE = 1 / 8
 """Special functions that a unit evaluates per vector flop it could do, roughly, on any machine."""
 SLOWED = 1.5
@@ -142,9 +145,11 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
             if shared or (stem, algorithm) != _REFERENCE:
                 add_own(algorithm, algorithm, (stem,), here & cases.using[stem])
         if algorithm in TENSOR:
-            softmax = ("efficiency.special", "efficiency.append") if algorithm == "attention_tensor" else ()
-            for stem in (*_OF_COPIES, *softmax):
+            for stem in _OF_COPIES:
                 add_own(algorithm, algorithm, (stem,), here)
+            if algorithm == "attention_tensor":
+                add_own(algorithm, algorithm, ("efficiency.special",), here, EXPONENTIALS_SD)
+                add_own(algorithm, algorithm, ("efficiency.append",), here & cases.stores)
         for runtime in cases.runtimes:
             compiled = here & cases.in_runtime(runtime) & cases.called
             add_own(algorithm, algorithm, (f"launch.{runtime}", "launch"), compiled)
@@ -203,6 +208,12 @@ def _stages_far(block: Block) -> np.ndarray:
     return np.broadcast_to(np.greater(0.0 if blocks is None else blocks.far, 1e-3), len(block.table))
 
 
+def _stores(block: Block) -> np.ndarray:
+    """(K,) whether kernels store new keys and values in a cache."""
+    blocks = block.tiling.blocks
+    return np.broadcast_to(np.greater(0.0 if blocks is None else blocks.stored, 0.0), len(block.table))
+
+
 def _offered(block: Block, name: str) -> np.ndarray:
     """(K,) whether kernels can use the alternative algorithm of this name."""
     return next((way.offered for way in block.tiling.transformed if way.name == name), np.zeros(len(block.table), dtype=bool))
@@ -245,6 +256,7 @@ class _Cases:
         self.away = joined(lambda block: block.table.code_distance > near)
         self.history = joined(_known_warmth)
         self.far = joined(_stages_far)
+        self.stores = joined(_stores)
         ways = sorted({way.name for block in blocks for way in block.tiling.transformed})
         self.transformed = {name: joined(partial(_offered, name=name)) for name in ways}
         self.alone = (np.bincount(self._segment, minlength=self.count) == 1)[self._segment]

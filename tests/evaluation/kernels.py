@@ -258,19 +258,14 @@ def carried(
     measured: Sequence[ArchitectureProfile], target: ArchitectureProfile, sigma: Mapping[str, Coefficient] | None = None
 ) -> ArchitectureProfile:
     """A profile with its kernels on tensor cores as those of measured devices, all else as it was. Where one of them runs the
-    same generation of kernels, only those count, and what they err is what it errs; elsewhere `sigma` says it. On the same chip
-    with another memory they take the same tiles, so corrections hold there too."""
+    same generation of kernels, only those count, and what they err is what it errs; elsewhere `sigma` says it."""
     known = without_tensor(target)
     alike = [profile for profile in measured if _library(profile) == _library(target)]
     own = [profile.replacing(coefficients={**of_tensor_cores(profile), **_generation(profile)}) for profile in alike or measured]
     if alike:
         sigma = typical([{n: c for n, c in p.coefficients.items() if n.startswith("sigma")} for p in own])
     made = transfer(own, known.replacing(coefficients=_generation(known)), sigma)
-    chip = next((profile for profile in alike if profile.value("count.sms") == target.value("count.sms")), None)
-    residual = [group for group in known.residual if group.dtype == "float32"]
-    if chip is not None:
-        residual += [group for group in chip.residual if group.dtype != "float32"]
-    return known.replacing(coefficients={**known.coefficients, **of_tensor_cores(made)}, residual=tuple(residual))
+    return known.replacing(coefficients={**known.coefficients, **of_tensor_cores(made)})
 
 
 def _library(profile: ArchitectureProfile) -> object:

@@ -17,8 +17,9 @@ H100 = load_profile("gpu_h100")
 
 
 def case(side: int, latency_s: float) -> MeasuredCase:
-    axes = {"b": 1, "m": side, "n": side, "k": side}
-    row = TableRow(0, "linear", axes, "bfloat16", latency_s, device="cuda", runtime="cudagraphs")
+    row = TableRow(
+        0, "linear", {"b": 1, "m": side, "n": side, "k": side}, "bfloat16", latency_s, device="cuda", runtime="cudagraphs"
+    )
     return MeasuredCase(row.case, (row.graph(),), latency_s, time="device")
 
 

@@ -62,7 +62,7 @@ def _walk(
 ) -> _Walk:
     multiprocessors = profile.value("count.sms")
     group = np.maximum(table.group, 1.0)
-    shared = np.where(kernels.packs | (table.m * group <= rows), group, 1.0)
+    shared = np.where(kernels.packs | (table.m == 1), group, 1.0)
     queries, heads = table.m * shared, table.batch / shared
     least = np.where(table.m == 1, SINGLE, kernels.least)
     tile = np.minimum(rows, least * ceil_div(queries, least))
@@ -79,20 +79,26 @@ def _walk(
     return _Walk(tile, np.minimum(queries, tile), blocks, pieces, keys, busiest, blocks * tile * keys)
 
 
-def _blocks(table: KernelTable, kernels: TensorKernels, walk: _Walk) -> Blocks:
+def _blocks(table: KernelTable, walk: _Walk) -> Blocks:
     size = element_bytes(table)
     row = 2.0 * table.k * size
     # Keys and values come in, and so do queries, as which results go out.
     staged = walk.busiest * (walk.keys + walk.queries) * row
-    together = np.minimum(np.ceil(walk.busiest), kernels.resident)
-    in_flight = together * np.minimum(2.0 * STEP, walk.keys) * row
+    in_flight = np.minimum(2.0 * STEP, walk.keys) * row
     reuse = walk.rows * STEP / (walk.rows + STEP)
     scores = table.batch * table.m * table.n
     filled = np.minimum(scores / walk.issued, 1.0)
     skipped = np.maximum(1.0 - walk.issued / scores, 0.0)
-    at_work = together * walk.rows * STEP
-    stored = np.maximum(table.bytes_of_kind(WRITE) - table.batch * table.m * table.k * size, 0.0)
-    return Blocks(reuse, walk.keys, at_work, filled, 0.0, staged, in_flight, walk.pieces, skipped, stored)
+    at_work = walk.rows * STEP
+    return Blocks(reuse, walk.keys, at_work, filled, 0.0, staged, in_flight, walk.pieces, skipped, _stored(table))
+
+
+def _stored(table: KernelTable) -> np.ndarray:
+    """(K,) bytes of new keys and values, where a call returns them beside its result; sums of its rows are fewer."""
+    element = table.k * element_bytes(table)
+    new = 2.0 * table.batch / np.maximum(table.group, 1.0) * np.minimum(table.m, table.n) * element
+    beside = table.bytes_of_kind(WRITE) - table.batch * table.m * element
+    return np.where(np.abs(beside - new) < 1e-6 * new, new, 0.0)
 
 
 def _traffic(table: KernelTable, walk: _Walk, once: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -117,19 +123,18 @@ def choose_flash(table: KernelTable, profile: ArchitectureProfile, kernels: Tens
     speeds["l2"] = speeds["l2"] * own("efficiency.l2")
     once = compulsory_traffic(table, profile)
     best = np.full(len(table), np.inf)
-    best_m, best_n = np.full(len(table), kernels.rows), table.n
-    for rows in (kernels.rows, kernels.rows / 2.0):
+    best_m, best_n = np.full(len(table), kernels.rows[0]), table.n
+    for rows in kernels.rows:
         for split in SPLITS:
             part = np.maximum(STEP * ceil_div(table.n / split, STEP), STEP)
             walk = _walk(table, profile, kernels, rows, part)
             offered = (split == 1) | ((walk.blocks / walk.pieces < multiprocessors) & (part >= 2.0 * STEP))
-            blocks = _blocks(table, kernels, walk)
+            blocks = _blocks(table, walk)
             done = table.matrix_flops * (1.0 - blocks.skipped)
             math = done / (rate * _useful(walk, blocks, multiprocessors)) * blocks.ramp(own)
             times = [math, *(n / speeds[level] for level, n in _traffic(table, walk, once).items())]
             times.append(blocks.fetch_seconds(own, clock))
-            rounds = ceil_div(walk.busiest, kernels.resident)
-            time = overlapped(times, own("overlap")) + own("tile_overhead") * rounds + blocks.split_seconds(own)
+            time = overlapped(times, own("overlap")) + own("tile_overhead") * np.ceil(walk.busiest) + blocks.split_seconds(own)
             better = np.where(offered, time, np.inf) < best
             best = np.where(better, time, best)
             best_m, best_n = np.where(better, rows, best_m), np.where(better, part, best_n)
@@ -148,7 +153,7 @@ def with_flash(
     """A tiling with the blocks and traffic of fused attention at the rows of a mask."""
     shape = tiling.shape
     walk = _walk(table, profile, kernels, shape.m, shape.n)
-    blocks = _blocks(table, kernels, walk)
+    blocks = _blocks(table, walk)
     traffic = _traffic(table, walk, compulsory_traffic(table, profile))
 
     def there(own: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -157,7 +162,7 @@ def with_flash(
     return replace(
         tiling,
         tiles=there(walk.blocks, tiling.tiles),
-        waves=there(ceil_div(walk.busiest, kernels.resident), tiling.waves),
+        waves=there(np.ceil(walk.busiest), tiling.waves),
         utilisation=there(_useful(walk, blocks, profile.value("count.sms")), tiling.utilisation),
         level_bytes={level: there(traffic[level], nbytes) for level, nbytes in tiling.level_bytes.items()},
         state_bytes=there(
