@@ -18,10 +18,9 @@ import numpy as np
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.records import Coefficient
 from shmoo.estimators.machine.catalogue import entry, followers, under
-from shmoo.estimators.machine.coefficients import Coefficients, listed
+from shmoo.estimators.machine.coefficients import Coefficients, listed, voltage_factor
 from shmoo.estimators.machine.hosts import check_host, of_host
 from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec
-from shmoo.estimators.predict.energy import voltage_factor
 from shmoo.estimators.tiling import TILINGS
 
 Amount = float | np.ndarray

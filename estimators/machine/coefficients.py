@@ -214,3 +214,12 @@ class Coefficients:
         for code, value in values.items():
             table[..., code] = value[..., 0] if isinstance(value, np.ndarray) and value.ndim else value
         return np.take(table, codes, axis=-1)
+
+
+def voltage_factor(c: Coefficients) -> float | Floats:
+    """Dynamic energy at a machine's clock relative to that at its rated one: the voltage squared."""
+    rated = c.find("clock.rated")
+    if rated is None:
+        return 1.0
+    factor: Floats = np.maximum(c.value("energy.floor"), (c.value("clock") / rated) ** c.value("energy.clock"))
+    return factor

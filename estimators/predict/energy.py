@@ -9,7 +9,7 @@ import numpy as np
 
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.machine.catalogue import under
-from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, in_tensor_kernels
+from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, in_tensor_kernels, voltage_factor
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.heat import repeated
 from shmoo.estimators.table import Floats, KernelTable
@@ -96,15 +96,6 @@ def bytes_energy(moved: Mapping[str, Floats], c: Coefficients) -> Floats | float
             voltage = 1.0 if level == c.profile.levels[-1] else voltage_factor(c)
             joules = joules + nbytes * c.value(f"energy.byte.{level}") * voltage
     return joules
-
-
-def voltage_factor(c: Coefficients) -> float | Floats:
-    """Dynamic energy at a machine's clock relative to that at its rated one: the voltage squared."""
-    rated = c.find("clock.rated")
-    if rated is None:
-        return 1.0
-    factor: Floats = np.maximum(c.value("energy.floor"), (c.value("clock") / rated) ** c.value("energy.clock"))
-    return factor
 
 
 def capped(

@@ -35,7 +35,7 @@ BRIEF = {
 # peak or a bandwidth leaves these, or the structure below, or the power budget.
 BOUNDS = {
     "cpu": ((0.3e12, 20e12), (20e9, 1e12), (5, 60), (5e-12, 150e-12), (50e-12, 350e-12), (15, 500)),
-    "gpu": ((5e12, 1200e12), (200e9, 9e12), (9, 420), (0.1e-12, 30e-12), (15e-12, 120e-12), (60, 1000)),
+    "gpu": ((5e12, 1200e12), (200e9, 9e12), (9, 420), (0.1e-12, 30e-12), (15e-12, 105e-12), (60, 1000)),
     "tpu": ((80e12, 2500e12), (30e9, 8e12), (100, 2800), (0.05e-12, 2e-12), (25e-12, 250e-12), (50, 1000)),
     "kpu": ((1e12, 600e12), (50e9, 2e12), (80, 900), (0.05e-12, 1e-12), (5e-12, 100e-12), (3, 250)),
 }
@@ -99,8 +99,9 @@ FLOAT32_J = {
     12.0: 4e-12,
 }
 """Compute capability -> joules of a flop of float32 products, at the rated clock."""
-TENSOR_SHARE = {"float16": 0.25, "bfloat16": 0.25, "tf32": 0.5, "float8": 0.125, "int8": 0.125, "int4": 0.0625}
-"""Type -> energy of a flop on tensor cores relative to float32's, whose registers feed one multiply-add at a time."""
+TENSOR_SHARE = {"float16": 0.15, "bfloat16": 0.15, "tf32": 0.3, "float8": 0.075, "int8": 0.075, "int4": 0.0375}
+"""Type -> energy of a flop on tensor cores relative to float32's, whose registers feed one multiply-add at a time: 0.1 as fitted
+to an A100, more on boards of other generations."""
 
 
 def usual_energy(profile: ArchitectureProfile, dtype: str) -> float:
