@@ -247,6 +247,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(4e-6, 1e-6, 10e-6, "call of a compiled loop and its parallel region", ".inductor", "cpu"),
         Guess(8e-6, 4e-6, 20e-6, "host time to dispatch one operator", "", "gpu"),
         Guess(1.5e-6, 0.8e-6, 3e-6, "replay of one node of a captured graph", ".cudagraphs", "gpu"),
+        Guess(5e-6, 3e-6, 8e-6, "a launch by the driver alone, within a library's call", ".driver", "gpu"),
         Guess(1e-6, 0.5e-6, 3e-6, "start of one fusion inside a program", "", "tpu"),
         Guess(1e-6, 0.2e-6, 5e-6, "loading one domain-flow program: a design target", "", "kpu", "simulated"))),
     "dispatch": Entry("1", "share", "an operator's path through the framework, relative to a loop's, by runtime", assumed=(
@@ -255,7 +256,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(1.5e-6, 0.5e-6, 5e-6, "", ".eager", "cpu"),
         Guess(2.5e-6, 1e-6, 8e-6, "host time to dispatch a call that only makes a view", ".eager", "gpu"))),
     "switch": Entry("s", "share", "code and library state come back from a farther cache", _LAUNCH,
-                    assumed=(Guess(2e-6, 0.2e-6, 20e-6, "", ".eager", "cpu"),)),
+                    assumed=(Guess(2e-6, 0.2e-6, 20e-6, "", ".eager", "cpu"),
+                             Guess(3e-6, 1e-6, 9e-6, "a call whose code the call before it did not use", ".eager", "gpu"))),
     "graph": Entry("s", "share", "entry of a compiled or interpreted graph", Space(5e-8, 2e-3, 1.5), assumed=(
         Guess(20e-6, 5e-6, 80e-6, "", "", "cpu"), Guess(30e-6, 10e-6, 100e-6, "", "", "gpu"),
         Guess(10e-6, 3e-6, 50e-6, "dispatch of a program", "", "tpu"),

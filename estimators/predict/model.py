@@ -121,12 +121,16 @@ def predict(
         body = body + _layout_time(table, coefficients, codes, runtime)
     launch = coefficients.by_kernel(table, codes, f"launch.{runtime}", "launch") + np.zeros_like(body)
     if coefficients.profile.family in ASYNCHRONOUS:
-        launch = launch * coefficients.by_algorithm(codes, f"dispatch.{runtime}", "dispatch")
+        launch = launch * coefficients.by_kernel(table, codes, f"dispatch.{runtime}", "dispatch")
+        launch = launch + _within_call(table, coefficients, codes, runtime)
     if coefficients.find(f"view.{runtime}") is not None:
         launch = launch + coefficients.value(f"view.{runtime}") * table.views
     near = coefficients.profile.get("capacity.l2")
     if near is not None and coefficients.find(f"switch.{runtime}") is not None:
         away = 1.0 - hit_share(table.code_distance, near.value)
+        if coefficients.profile.family in ASYNCHRONOUS:
+            # The host's caches see none of the bytes: a call by itself finds its code there, one among others does not.
+            away = np.repeat(table.counts > 1, table.counts)
         launch = launch + coefficients.by_algorithm(codes, f"switch.{runtime}") * away
     if coefficients.profile.family in ASYNCHRONOUS:
         body = body + coefficients.by_kernel(table, codes, "device_launch")
@@ -276,13 +280,32 @@ def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime
 
 def _transposition_time(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats | float:
     """What cuDNN spends on images that are not channels-last, as its tensor-core kernels for windows take them: kernels before
-    and after a convolution read and write them once more. A window of one point is a product of the images as they are stored.
-    Compiled code keeps images channels-last."""
+    and after a convolution read and write them once more. A window of one point that leaves none out is a product of the images
+    as they are stored. Compiled code keeps images channels-last."""
     if runtime not in AS_STORED:
         return 0.0
-    moved = 2.0 * table.strided_bytes * (in_tensor_kernels(codes) & (table.window > 1))
+    moved = 2.0 * table.strided_bytes * _transposed(table, codes)
     rate = c.value(f"bandwidth.{c.profile.levels[-1]}") * c.value("efficiency.bandwidth.transposition", "efficiency.bandwidth")
     return moved / rate + 2.0 * c.value("device_launch") * (moved > 0)
+
+
+def _transposed(table: KernelTable, codes: Ints) -> Masks:
+    """(K,) kernels that cuDNN puts between conversions of their image and their result, where these are not channels-last."""
+    return in_tensor_kernels(codes) & ((table.window > 1) | (table.stride > 1)) & (table.strided_bytes > 0)
+
+
+def _in_turn(table: KernelTable) -> Masks:
+    """(K,) convolutions of images in rows whose groups cuDNN does one after the other."""
+    return table.is_family("conv") & (table.batch > 1) & (table.strided_bytes > 0)
+
+
+def _within_call(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats | float:
+    """What the host spends on the further kernels of one call: conversions of a convolution's image, weights and result in 16
+    bits, and every group but one of a grouped convolution."""
+    if runtime != "eager":
+        return 0.0
+    converted = 3.0 * (_transposed(table, codes) & _NARROW[table.dtype])
+    return c.value("launch.driver") * (converted + np.where(_in_turn(table), table.batch - 1.0, 0.0))
 
 
 def matrix_peaks(c: Coefficients, dtypes: np.ndarray) -> np.ndarray:
