@@ -51,6 +51,7 @@ from shmoo.estimators.predict.energy import Joules, candidates, capped, dynamic_
 from shmoo.estimators.predict.twins import Twins
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, Ints, KernelTable, Masks
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped
+from shmoo.estimators.tiling.gpu.threads import by_window, copies_of_words, dependent_reads, kernels_a_step, window_rate
 
 ASYNCHRONOUS = frozenset({"gpu"})
 """Architecture families whose kernels are queued by the host while the device works."""
@@ -168,6 +169,12 @@ def _each_alone(
     if tiling.blocks is not None:
         beside = beside + tiling.blocks.split_seconds(own)
     body, clocked = body + beside, clocked + beside
+    if c.find("read.latency") is not None and runtime in AS_STORED:
+        reads = dependent_reads(table, c.profile)
+        far = np.minimum(moved[c.profile.levels[-1]] / np.maximum(table.bytes, 1.0), 1.0)
+        waiting = reads * c.value("read.latency") * (1.0 + far) / 2.0
+        # Statistics come before what is normalised with them.
+        body = np.where(table.is_family("normalization"), body + waiting, np.maximum(body, waiting))
     if c.find("step") is not None:
         body = np.maximum(body, c.value("step") * dependent_steps(table))
     return compute, memory, body, clocked, dynamic_energy(table, tiling, c, worked)
@@ -190,7 +197,13 @@ def _compute_time(
         seconds = np.where(counted, tiling.cycles, 0.0) / c.value("clock")
         matrix = np.where(counted, seconds, matrix)
         ramp = np.where(counted, 1.0, ramp)
-    matrix = np.where(table.matrix_flops > 0, matrix * ramp / c.by_algorithm(codes, f"efficiency.{runtime}", "efficiency"), 0.0)
+    share = c.by_algorithm(codes, f"efficiency.{runtime}", "efficiency")
+    if tiling.blocks is not None:
+        grouped = _in_turn(table) & ~in_tensor_kernels(codes)
+        share = np.where(grouped, c.value("efficiency.conv_grouped", "efficiency"), share)
+        words = copies_of_words(table) & in_tensor_kernels(codes)
+        share = share * np.where(words, c.value("efficiency.unaligned", "efficiency"), 1.0)
+    matrix = np.where(table.matrix_flops > 0, matrix * ramp / share, 0.0)
     worked = (
         table.matrix_flops if tiling.blocks is None else table.matrix_flops * done / np.where(stencil, 1.0, tiling.blocks.filled)
     )
@@ -212,6 +225,11 @@ def _compute_time(
         # The softmax of scores runs where their products do: on the multiprocessors that have a block, over whole tiles.
         softmax = np.where(in_tensor_kernels(codes) & table.is_family("attention"), done / tiling.utilisation, 1.0)
         vector, special = vector * softmax, special * softmax
+    if c.profile.family in ASYNCHRONOUS and runtime in AS_STORED and (windows := by_window(table)).any():
+        points, cycles = window_rate(table, c.profile)
+        addressed = points * c.by_algorithm(codes, "point") / cycles
+        matrix = np.where(windows & stencil, addressed, matrix)
+        vector = np.where(windows & ~stencil, addressed, vector)
     if tiling.cycles is None:
         return matrix + vector + special, worked
     # A chain of dependences along a row (KPU) takes its steps, however fast the units are.
@@ -301,11 +319,12 @@ def _in_turn(table: KernelTable) -> Masks:
 
 def _within_call(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats | float:
     """What the host spends on the further kernels of one call: conversions of a convolution's image, weights and result in 16
-    bits, and every group but one of a grouped convolution."""
+    bits, every group but one of a grouped convolution, and the steps of recurrent layers."""
     if runtime != "eager":
         return 0.0
     converted = 3.0 * (_transposed(table, codes) & _NARROW[table.dtype])
-    return c.value("launch.driver") * (converted + np.where(_in_turn(table), table.batch - 1.0, 0.0))
+    steps = kernels_a_step(table) * table.batch
+    return c.value("launch.driver") * (converted + np.where(_in_turn(table), table.batch - 1.0, 0.0) + steps)
 
 
 def matrix_peaks(c: Coefficients, dtypes: np.ndarray) -> np.ndarray:
