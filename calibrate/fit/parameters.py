@@ -111,6 +111,8 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
                 for stem in ("layout.eager.aligned", "layout.eager.tail"):
                     add(stem, (stem,), here & converts_layout(cases.algorithm))
                 add("switch.eager", ("switch.eager", "launch"), here & cases.away)
+            elif profile.family == "gpu":
+                add("switch.eager", ("switch.eager",), here & ~cases.alone)
         for stem in ("edge", "weights"):
             if coefficients.find(f"layout.{runtime}.{stem}"):
                 add(f"layout.{runtime}.{stem}", (f"layout.{runtime}.{stem}",), here & cases.convolves)

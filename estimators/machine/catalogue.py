@@ -156,7 +156,11 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.65, 0.4, 0.95, _LARGE, ".conv"),
         Guess(0.8, 0.4, 1.5, "above 1 with Winograd's transform (Lavin and Gray, 2016)", ".conv_3x3"),
         Guess(0.15, 0.05, 0.4, f"one input channel per group leaves matrix units idle: {_GUESS}", ".depthwise"),
-        Guess(0.15, 0.07, 0.3, f"of float32, a load and its address beside each: {_GUESS}", ".depthwise", "gpu"),
+        Guess(0.15, 0.07, 0.3, f"of float32, a load and its address beside each, in the library: {_GUESS}", ".depthwise", "gpu"),
+        Guess(0.3, 0.15, 0.6, "share of the rate that narrow copies leave: 0.3 on an H200 (runs/recorded/h200)", ".unaligned", "gpu",
+              "literature"),
+        Guess(0.05, 0.02, 0.2, "cuDNN's float32 kernels of grouped convolutions of images in rows: 0.03 and 0.06 of the peak of "
+              "an H200 (runs/recorded/h200)", ".conv_grouped", "gpu", "literature"),
         Guess(0.4, 0.2, 0.8, _GUESS, ".conv_transpose"),
         Guess(0.5, 0.25, 0.8, _GUESS, ".attention"),
         Guess(0.2, 0.05, 0.6, _GUESS, ".linalg"),
@@ -251,6 +255,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(4e-6, 1e-6, 10e-6, "call of a compiled loop and its parallel region", ".inductor", "cpu"),
         Guess(8e-6, 4e-6, 20e-6, "host time to dispatch one operator", "", "gpu"),
         Guess(1.5e-6, 0.8e-6, 3e-6, "replay of one node of a captured graph", ".cudagraphs", "gpu"),
+        Guess(5e-6, 3e-6, 8e-6, "a launch by the driver alone, within a library's call", ".driver", "gpu"),
         Guess(1e-6, 0.5e-6, 3e-6, "start of one fusion inside a program", "", "tpu"),
         Guess(1e-6, 0.2e-6, 5e-6, "loading one domain-flow program: a design target", "", "kpu", "simulated"))),
     "dispatch": Entry("1", "share", "an operator's path through the framework, relative to a loop's, by runtime", assumed=(
@@ -259,11 +264,19 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(1.5e-6, 0.5e-6, 5e-6, "", ".eager", "cpu"),
         Guess(2.5e-6, 1e-6, 8e-6, "host time to dispatch a call that only makes a view", ".eager", "gpu"))),
     "switch": Entry("s", "share", "code and library state come back from a farther cache", _LAUNCH,
-                    assumed=(Guess(2e-6, 0.2e-6, 20e-6, "", ".eager", "cpu"),)),
+                    assumed=(Guess(2e-6, 0.2e-6, 20e-6, "", ".eager", "cpu"),
+                             Guess(3e-6, 1e-6, 9e-6, "a call whose code the call before it did not use", ".eager", "gpu"))),
     "graph": Entry("s", "share", "entry of a compiled or interpreted graph", Space(5e-8, 2e-3, 1.5), assumed=(
         Guess(20e-6, 5e-6, 80e-6, "", "", "cpu"), Guess(30e-6, 10e-6, 100e-6, "", "", "gpu"),
         Guess(10e-6, 3e-6, 50e-6, "dispatch of a program", "", "tpu"),
         Guess(5e-6, 1e-6, 20e-6, "start of a program: a design target", "", "kpu", "simulated"))),
+    "point": Entry("1", "share", "cycles of an integer lane for a point of a window, where a thread makes each result: eager "
+                   "PyTorch on an H200, 0.62e12 points a second of poolings, 1.45e12 of depthwise convolutions, for windows of 3 "
+                   "to 14 a side and three types (runs/recorded/h200)", Space(1.0, 200.0, 0.3), assumed=(
+        Guess(25.0, 15.0, 45.0, "", "", "gpu", "literature"), Guess(11.5, 6.0, 20.0, "", ".depthwise", "gpu", "literature"))),
+    "read.latency": Entry("s", "share", "from a thread's read of the main memory to the next one that waits for it; half of it "
+                          "where L2 holds the data", Space(1e-7, 3e-6, 0.4), assumed=(
+        Guess(4.2e-7, 2.5e-7, 9e-7, f"480 to 740 clocks of main memory, half of them of L2 {_LUO}", "", "gpu", "literature"),)),
     "step": Entry("s", "share", "of a chain whose steps need each other, a column of a factorisation each", assumed=(
         Guess(1e-7, 2e-8, 5e-7, f"a pivot's search, reciprocal and scaling on one core: {_GUESS}", "", "cpu"),
         Guess(1e-6, 2e-7, 4e-6, f"a few reads of main memory behind each other for a column: {_GUESS}", "", "gpu"),
