@@ -310,6 +310,9 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
               "literature"),)),
     "power.idle": Entry("W", "rating", "with nothing running"),
     "power.tdp": Entry("W", "rating", "power cap"),
+    "area": Entry("m2", "rating", "of silicon: `area.die` of the dies, `area.unit` of a counted part without its memory"),
+    "area.byte": Entry("m2/B", "rating", "of memory on the chip"),
+    "area.bandwidth": Entry("m2 s/B", "rating", "of main memory's interface and controllers"),
     "sigma": Entry("1", "spread", "standard deviation of the log error of one kernel, by algorithm; `sigma.graph` is what "
                    "kernels of a graph share, `sigma.graph.many` the same of many kernels", assumed=(
         Guess(0.2, 0.2, 0.2, f"standard deviation of the log error of one kernel: {_GUESS}"),
