@@ -31,7 +31,8 @@ def si(value: float | None, unit: str, digits: int = 3) -> str:
     if value is None:
         return UNKNOWN
     if unit.startswith(_AREA):
-        return f"{_significant(value * _MM2_IN_M2, digits)} mm2{unit.removeprefix(_AREA)}"
+        number = _significant(value * _MM2_IN_M2, digits) if value else "0"
+        return f"{number} mm2{unit.removeprefix(_AREA)}"
     bare = unit in ("", "1")
     if value == 0 or not math.isfinite(value):
         return f"{value:g}" if bare else f"{value:g} {unit}"

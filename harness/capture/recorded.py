@@ -6,7 +6,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import msgspec
@@ -33,7 +33,7 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 @guarded
 def capture_recorded(
     model: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, name: str = "",
-    notes: Sequence[str] = (),
+    notes: Sequence[str] = (), as_on_cpu: bool = False,
 ) -> Capture:  # fmt: skip
     """Capture `model(*args, **kwargs)` at inference, in one graph of undecomposed operators.
 
@@ -43,20 +43,22 @@ def capture_recorded(
 
     Args:
         notes: for the reader of the graph's numbers.
+        as_on_cpu: results lie in memory as a CPU lays them out, and the model is not told that it is being compiled.
 
     Raises:
         CaptureError: the model fails on the meta device, or does something of that.
     """
-    recorder = _Recorder(model, args, dict(kwargs or {}))
+    recorder = _Recorder(model, args, dict(kwargs or {}), as_on_cpu)
+    compiling = nullcontext() if as_on_cpu else torch.compiler._compile_session_context()
     try:
-        with torch.no_grad(), torch.compiler._compile_session_context(), absent_devices_on_cpu(), recorder.recording(), torch.backends.cudnn.flags(enabled=False):
+        with torch.no_grad(), compiling, absent_devices_on_cpu(), recorder.recording(), torch.backends.cudnn.flags(enabled=False):
             result = model(*args, **(kwargs or {}))
         module = recorder.finish(result)
     except Exception as error:
         raise CaptureError(f"{name or type(model).__name__!r} does not run on the meta device: {first_line(error)}") from error
     graph = FXGraphWalker().walk(module, origins=recorder.origins, name=name)
     graph = msgspec.structs.replace(graph, notes=(*notes, *graph.notes))
-    return Capture(with_all_weights((graph,), model), method="trace")
+    return Capture(with_all_weights((graph,), model), method="record")
 
 
 class _Recorder(ProxyTorchDispatchMode):
@@ -66,11 +68,12 @@ class _Recorder(ProxyTorchDispatchMode):
         CaptureError: a weight or an argument is not on the meta device, or no plain tensor.
     """
 
-    def __init__(self, model: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    def __init__(self, model: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], as_on_cpu: bool) -> None:
         # Above autograd torch takes its own modes alone; this one shares their place, and nothing else of theirs.
         TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)
         self._mode_key = torch._C._TorchDispatchModeKey.PROXY
         self.enter_stack = []
+        self._as_on_cpu = as_on_cpu
         self._graph = fx.Graph()
         self._nodes: dict[int, fx.Node] = {}
         # An id is that of one tensor only while the tensor lives.
@@ -80,6 +83,8 @@ class _Recorder(ProxyTorchDispatchMode):
         self._paths: list[str] = [""]
         self.origins: list[Origin] = []
         self._module = model if isinstance(model, torch.nn.Module) else torch.nn.Module()
+        if any(isinstance(part, torch.jit.ScriptModule) or hasattr(part, "_orig_mod") for part in self._module.modules()):
+            raise CaptureError("a part of it is compiled already, so that its operators are not seen here")
         parameters = dict(self._module.named_parameters())
         for path, weight in (*parameters.items(), *self._module.named_buffers()):
             kind: ValueKind = "parameter" if path in parameters else "buffer"
@@ -128,15 +133,19 @@ class _Recorder(ProxyTorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         if not isinstance(func, torch._ops.OpOverload) or torch._C._functorch.peek_interpreter_stack() is not None:
-            raise CaptureError(f"{func} takes functions")
+            raise CaptureError(f"{func} is called with a body, or inside a functional transform")
         if any(map(torch.is_autocast_enabled, _AUTOCAST)):
             raise CaptureError("torch.autocast has no effect on the meta device")
         node_args, node_kwargs = tree_map_only(torch.Tensor, self._node_of, (args, kwargs))
         device = kwargs.get("device")
         if device is not None and torch.device(device).type != "meta":
             kwargs = {**kwargs, "device": torch.device("meta")}
-        with no_python_dispatcher():
+        # Shapes come from torch's compiled code where it has some, many times faster; a dropout that drops nothing is a copy to
+        # torch.export, which takes torch's Python for it.
+        with nullcontext() if func is torch.ops.aten.dropout.default else no_python_dispatcher():
             result = func(*args, **kwargs)
+            if self._as_on_cpu and func is torch.ops.aten.scaled_dot_product_attention.default and result.dim() == 4:
+                result = result.transpose(1, 2).contiguous().transpose(1, 2)  # heads last, as the CPU's kernel has them
         node = self._graph.call_function(func, node_args, node_kwargs)
         node.meta["stack_trace"] = model_frame()
         node.meta["nn_module_stack"] = {"": (self._paths[-1], "")}
