@@ -141,7 +141,9 @@ class Maker(msgspec.Struct, frozen=True):
     def tensor(self, *shape: int) -> Tensor:
         """A tensor of the dtype, normally distributed; a large one repeats a million numbers, since drawing takes long."""
         count = math.prod(shape)
-        if count <= REPEATED or self.device == "meta":
+        if self.device == "meta":
+            return self.torch.empty(*shape, dtype=self.torch_dtype, device=self.device)
+        if count <= REPEATED:
             return self.torch.randn(*shape, dtype=self.torch_dtype, device=self.device)
         drawn = self.torch.randn(REPEATED, dtype=self.torch_dtype, device=self.device)
         values = self.torch.empty(count, dtype=self.torch_dtype, device=self.device)
@@ -152,10 +154,14 @@ class Maker(msgspec.Struct, frozen=True):
 
     def positive(self, *shape: int) -> Tensor:
         """A tensor of the dtype, uniform in 0.5..1.5: safe to divide by."""
+        if self.device == "meta":
+            return self.tensor(*shape)
         return self.torch.rand(*shape, dtype=self.torch_dtype, device=self.device) + 0.5
 
     def indices(self, high: int, *shape: int) -> Tensor:
         """An int64 tensor, uniform in 0..high-1."""
+        if self.device == "meta":
+            return self.torch.empty(shape, dtype=self.torch.int64, device=self.device)
         return self.torch.randint(high, shape, device=self.device)
 
     def building(self) -> AbstractContextManager[Any]:
@@ -170,7 +176,7 @@ class Maker(msgspec.Struct, frozen=True):
             module = make().to(self.device)
         with self.torch.no_grad():
             for tensor in (*module.parameters(), *module.buffers()):
-                if tensor.is_floating_point() and tensor.dim() == 1:
+                if tensor.is_floating_point() and tensor.dim() == 1 and not tensor.is_meta:
                     tensor.uniform_(0.5, 1.5)
         return module.to(self.torch_dtype).eval().requires_grad_(False)
 

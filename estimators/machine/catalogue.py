@@ -14,34 +14,13 @@ from functools import cache
 from types import MappingProxyType
 from typing import Literal
 
-from shmoo.estimators.graph.records import FAMILIES, RUNTIMES, Coefficient, Source
+from shmoo.estimators.graph.records import RUNTIMES, Coefficient, Source
 
 Role = Literal["count", "size", "rating", "rate", "share", "spread", "energy", "board"]
 """What a coefficient is to those who use it. A "count" is a whole number of parts, a "size" a capacity, a "rating" a fact beside
 the model; none of them is drawn for intervals. A "rate" is what work is divided by. A "share" (or exponent, or overhead) carries
 over to other machines, a "spread" (what the model errs) does at its widest, what belongs to a "board" does not. An "energy" is
 drawn even where it was fitted."""
-
-TENSOR = ("gemm_tensor", "gemv_tensor", "conv_tensor", "attention_tensor", "narrow_tensor", "packed_tensor")
-"""What contractions are on tensor cores, whose kernels share next to nothing with those of the float32 units: "narrow" are
-products of operands of 8 bits and less, "packed" those that unpack weights of fewer bits than they multiply in. Coefficients that
-all of these have in common end in ".tensor"."""
-ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv", "gemm_batched", "recurrent", *TENSOR)
-"""What coefficients are keyed by: the families, with convolutions that libraries treat apart (1x1 is a matrix product, 3x3 of
-stride 1 can use Winograd's transform: Lavin and Gray, 2016; small ones on a CPU run as PyTorch's own im2col and matrix product)
-matrix products with a single row, which stream the weights, batches of them, whose kernels are chosen by other rules, the
-products of recurrent layers, step after step, and contractions on tensor cores."""
-RECURRENT = ("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu")
-"""Calls whose products are the steps of recurrent layers."""
-FAMILY_OF = MappingProxyType(
-    {
-        **{"conv_1x1": "conv", "conv_3x3": "conv", "conv_native": "conv"},
-        **{"gemv": "gemm", "gemm_batched": "gemm", "recurrent": "gemm"},
-        **{"gemm_tensor": "gemm", "gemv_tensor": "gemm", "conv_tensor": "conv", "attention_tensor": "attention"},
-        **{"narrow_tensor": "gemm", "packed_tensor": "gemm"},
-    }
-)
-"""Algorithms that are a part of a family -> that family; the others are families themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +136,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.8, 0.4, 1.5, "above 1 with Winograd's transform (Lavin and Gray, 2016)", ".conv_3x3"),
         Guess(0.15, 0.05, 0.4, f"one input channel per group leaves matrix units idle: {_GUESS}", ".depthwise"),
         Guess(0.15, 0.07, 0.3, f"of float32, a load and its address beside each, in the library: {_GUESS}", ".depthwise", "gpu"),
-        Guess(0.3, 0.15, 0.6, "share of the rate that narrow copies leave: 0.3 on an H200 (runs/recorded/h200)", ".unaligned", "gpu",
-              "literature"),
+        Guess(0.3, 0.15, 0.6, "share of the rate that narrow copies leave: 0.3 on an H200 (runs/recorded/h200)", ".unaligned",
+              "gpu", "literature"),
         Guess(0.05, 0.02, 0.2, "cuDNN's float32 kernels of grouped convolutions of images in rows: 0.03 and 0.06 of the peak of "
               "an H200 (runs/recorded/h200)", ".conv_grouped", "gpu", "literature"),
         Guess(0.4, 0.2, 0.8, _GUESS, ".conv_transpose"),
@@ -329,6 +308,9 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
               "literature"),)),
     "power.idle": Entry("W", "rating", "with nothing running"),
     "power.tdp": Entry("W", "rating", "power cap"),
+    "area": Entry("m2", "rating", "of silicon: `area.die` of the dies, `area.unit` of a counted part without its memory"),
+    "area.byte": Entry("m2/B", "rating", "of memory on the chip"),
+    "area.bandwidth": Entry("m2 s/B", "rating", "of main memory's interface and controllers"),
     "sigma": Entry("1", "spread", "standard deviation of the log error of one kernel, by algorithm; `sigma.graph` is what "
                    "kernels of a graph share, `sigma.graph.many` the same of many kernels", assumed=(
         Guess(0.2, 0.2, 0.2, f"standard deviation of the log error of one kernel: {_GUESS}"),
@@ -382,19 +364,6 @@ def space(name: str, family: str) -> Space:
     if allowed is None:
         raise KeyError(f"coefficient {name!r} has no range to fit it in")
     return allowed
-
-
-@cache
-def algorithm_names(prefixes: tuple[str, ...], algorithm: str) -> tuple[str, ...]:
-    """Names to look up for an algorithm, most specific first."""
-    names: list[str] = []
-    for prefix in prefixes:
-        names.append(f"{prefix}.{algorithm}")
-        if algorithm in TENSOR:
-            names += [f"{prefix}.gemm_tensor"] * (algorithm == "gemv_tensor") + [f"{prefix}.tensor"]
-        if algorithm in FAMILY_OF:
-            names.append(f"{prefix}.{FAMILY_OF[algorithm]}")
-    return (*names, *prefixes)
 
 
 def energy_names(name: str) -> tuple[str, ...]:

@@ -21,8 +21,6 @@ from shmoo.estimators.graph.records import Graph, weights_of
 from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.fx.introspect import CaptureError
 from shmoo.harness.capture.guard import guarded
-from shmoo.harness.capture.traced import capture_traced
-from shmoo.harness.capture.training import capture_training
 from shmoo.harness.capture.workload import CaptureFamily, build_for_capture
 from shmoo.harness.models.asked import Asked, ModelGraphs, at_batches, at_ends
 from shmoo.harness.models.mode import Mode
@@ -177,6 +175,8 @@ class WorkloadGraphs:
             return _capture_training_step(self._module, axes, self._stored)
         if self._mode.autocast is None and not self._mode.channels_last:
             return self._family.at(axes)
+        from shmoo.harness.capture.traced import capture_traced
+
         # On fake tensors: torch.autocast does not work on meta tensors.
         built = build_for_capture(self._module, axes, self._stored)
         if self._mode.channels_last:
@@ -222,6 +222,8 @@ def channels_last(built: Built) -> Built:
 
 def _capture_training_step(module: DNNModule, axes: Mapping[str, AxisValue], dtype: str | None) -> Capture:
     """A training step, without weights in memory where the model allows it."""
+    from shmoo.harness.capture.training import capture_training
+
     built = _without_cache(build_for_capture(module, axes, dtype))
     try:
         return capture_training(built.model, built.args, built.kwargs, name=module.name)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
-from shmoo.estimators.machine.catalogue import RECURRENT
+from shmoo.estimators.machine.algorithms import RECURRENT
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import Floats, KernelTable, Masks, op_code
 from shmoo.estimators.tiling.base import element_bytes

@@ -136,11 +136,16 @@ def _show(advice: Advice, command: str, view: output.View) -> None:
         ["what if", "times as fast", "times the energy", "verdict", "a call", "energy", "memory", "fits"],
         rows,
         title="changes, by sample, with 90 % intervals",
-        drop=("memory", "energy", "a call", "verdict"),
+        drop=("memory", "energy", "a call", _other_ratio(advice.aim)),
         view=view,
     )
     for number, sentence in enumerate(advice_sentences(advice, command), 1):
         output.result(f"{number}. {sentence}")
+
+
+def _other_ratio(aim: Aim) -> str:
+    """The column that a narrow terminal does without: the ratio that nothing is ranked by."""
+    return "times the energy" if aim == "time" else "times as fast"
 
 
 def _share_line(share: Share) -> list[str]:
@@ -158,7 +163,7 @@ def _share_line(share: Share) -> list[str]:
 
 
 def _show_levers(levers: Sensitivity, view: output.View) -> None:
-    from shmoo.estimators.present.sentences import sensitivity_sentences, times
+    from shmoo.estimators.present.sentences import added_silicon, sensitivity_sentences, times
     from shmoo.estimators.units import amount, si
 
     rows = [
@@ -170,15 +175,16 @@ def _show_levers(levers: Sensitivity, view: output.View) -> None:
             lever.effect.verdict(levers.aim),
             si(lever.average_power_w, "W"),
             si(lever.power_cap_w, "W"),
+            added_silicon(lever.area_m2),
             lever.note,
         ]
         for lever in levers.levers
     ]
     output.table(
-        ["part", "from, to", "times as fast", "times the energy", "verdict", "power", "cap", "left out"],
+        ["part", "from, to", "times as fast", "times the energy", "verdict", "power", "cap", "area", "left out"],
         rows,
         title=f"{levers.model} on {levers.arch}: each part changed alone, with 90 % intervals",
-        drop=("left out", "cap", "power", "from, to"),
+        drop=("left out", "cap", "power", "area", "from, to", _other_ratio(levers.aim)),
         view=view,
     )
     for number, sentence in enumerate(sensitivity_sentences(levers), 1):
