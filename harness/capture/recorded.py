@@ -71,7 +71,7 @@ class _Recorder(ProxyTorchDispatchMode):
         # Above autograd torch takes its own modes alone; this one shares their place, and nothing else of theirs.
         TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)
         self._mode_key = torch._C._TorchDispatchModeKey.PROXY
-        self.enter_stack = []
+        self.enter_stack: list[object] = []
         self._as_on_cpu = as_on_cpu
         self._graph = fx.Graph()
         self._nodes: dict[int, fx.Node] = {}

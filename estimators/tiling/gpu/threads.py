@@ -76,7 +76,8 @@ def copies_of_words(table: KernelTable) -> Masks:
     size = element_bytes(table)
     odd: Masks = np.mod(table.k * size, COPY_BYTES) > 0
     across = (table.op != op_code("aten.linear")) & (np.mod(table.n * size, COPY_BYTES) > 0)
-    return table.is_family("gemm") & (odd | across) & (np.minimum(table.m, table.n) > 2)
+    copied: Masks = table.is_family("gemm") & (odd | across) & (np.minimum(table.m, table.n) > 2)
+    return copied
 
 
 def kernels_a_step(table: KernelTable) -> Floats:
