@@ -21,11 +21,16 @@ SCHEMES = {
     "int4-weight": "weights int4 with a scale and a zero point for each group of 128; products in the activations' type",
     "float8-dynamic": "weights float8 with a scale for each block of 128 by 128, activations rounded to float8 in groups of 128 "
     "as they come; products in float8",
+    "float4-dynamic": "weights float4 with a float8 scale for each group of 16, activations rounded to float4 in groups of 16 as "
+    "they come; products in float4",
 }
 """Name -> meaning."""
 GROUP = 128
 """Elements of a weight's row that share a scale in `int4-weight`: the default group size of torchao's Int4WeightOnlyConfig. A
 block of `float8-dynamic` is as wide and as high: DeepSeek-V3 (arXiv:2412.19437, section 3.3.2)."""
+
+FLOAT4_GROUP = 16
+"""Elements that share a scale in float4 (NVFP4; NVIDIA Blackwell architecture technical brief, 2024)."""
 
 
 class Scheme(msgspec.Struct, frozen=True):
@@ -140,6 +145,8 @@ def _stored(layer: _Layer, scheme: Scheme, dtype: str) -> tuple[TensorSpec, ...]
     high, wide = (-(-extent // (scheme.group or extent)) for extent in (n, k))
     if scheme.name == "float8-dynamic":
         return TensorSpec((n, k), "float8"), TensorSpec((high if scheme.group else n, wide), "float32")
+    if scheme.name == "float4-dynamic":
+        return TensorSpec((n, k), "float4"), TensorSpec((n, -(-k // FLOAT4_GROUP)), "float8")
     if scheme.name != "int4-weight":
         return TensorSpec((n, k), "int8"), TensorSpec((n,), dtype)
     if scheme.packed_zeros:
@@ -167,8 +174,8 @@ class _Quantizer:
                 self.calls.append(call)
             elif self.scheme.name == "int8-dynamic":
                 self._dynamic(call, layer)
-            elif self.scheme.name == "float8-dynamic":
-                self._float8(call, layer)
+            elif self.scheme.name in ("float8-dynamic", "float4-dynamic"):
+                self._small_float(call, layer)
             else:
                 self._weight_only(call, layer)
         return msgspec.structs.replace(self.graph, values=tuple(self.values), calls=tuple(self.calls))
@@ -250,13 +257,14 @@ class _Quantizer:
         self._call(call, "aten.mul", {"self": by_row, "other": scales}, product)
         self._add_bias(call, layer, product, out)
 
-    def _float8(self, call: OpCall, layer: _Layer) -> None:
+    def _small_float(self, call: OpCall, layer: _Layer) -> None:
         out = call.writes[0]
         weight, scales = self._small(layer)
-        small, row_scales = self._round(call, layer, "float8", self.values[scales].spec.shape[1], "float32")
+        dtype, groups = self.values[weight].spec.dtype, self.values[scales].spec
+        small, row_scales = self._round(call, layer, dtype, groups.shape[1], groups.dtype)
         product = out if layer.bias is None else self._append(self.values[out].spec)
         # `_scaled_mm` takes the (n, k) weight as a (k, n) view.
-        self.values.append(Value(TensorSpec((layer.k, layer.n), "float8"), self.values[weight].kind, storage=weight))
+        self.values.append(Value(TensorSpec((layer.k, layer.n), dtype), self.values[weight].kind, storage=weight))
         operands = {"self": small, "mat2": len(self.values) - 1, "scale_a": row_scales, "scale_b": scales}
         self._call(call, "aten._scaled_mm", operands, product)
         self._add_bias(call, layer, product, out)

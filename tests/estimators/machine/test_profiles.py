@@ -99,7 +99,8 @@ FLOAT32_J = {
     12.0: 4e-12,
 }
 """Compute capability -> joules of a flop of float32 products, at the rated clock."""
-TENSOR_SHARE = {"float16": 0.25, "bfloat16": 0.25, "tf32": 0.5, "float8": 0.125, "int8": 0.125, "int4": 0.0625}
+TENSOR_SHARE = {"float16": 0.25, "bfloat16": 0.25, "tf32": 0.5, "float8": 0.125, "int8": 0.125, "int4": 0.0625,
+                "float4": 0.0625}  # fmt: skip
 """Type -> energy of a flop on tensor cores relative to float32's, whose registers feed one multiply-add at a time."""
 
 
