@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 quantize = click.option(
     "--quantize",
     metavar="SCHEME",
-    help="Linear layers as int8-dynamic, float8-dynamic, float4-dynamic, int8-weight or int4-weight; the rest keeps --dtype (int8 there: all).",
+    help="Linear layers as int8-, float8- or float4-dynamic, int8- or int4-weight; the rest keeps --dtype (int8 there: all).",
 )
 _OPTIONS = (
     click.option("--phase", metavar="PHASE", help="Of a language model: prefill (--seq-len new tokens) or decode (one more)."),

@@ -62,9 +62,7 @@ W = TypeVar("W", bound=str)
 HEADS = ("heads", "kv_heads", "causal")
 TIMES: tuple[Time, ...] = get_args(Time)
 STATES: tuple[State, ...] = get_args(State)
-WEIGHTS = MappingProxyType(
-    {"int8": "int8-weight", "int4": "int4-weight", "float8": "float8-dynamic", "float4": "float4-dynamic"}
-)
+WEIGHTS = MappingProxyType({"int8": "int8-weight", "int4": "int4-weight", "float8": "float8-dynamic", "float4": "float4-dynamic"})
 """Type of a weight -> scheme that quantises a layer (`estimators.costs.quantize.SCHEMES`)."""
 COLUMNS = frozenset(
     {"op", "dtype", *GEMM, *CONV, *HEADS, "rows", "cols", "shape", "kernel"}

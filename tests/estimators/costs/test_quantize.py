@@ -32,9 +32,12 @@ def by_dtype(graphs: tuple[Graph, ...]) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("scheme", "width", "scales"),
     [
-        ("int8-weight", 1, N * 2), ("int8-dynamic", 1, N * 2), ("float8-dynamic", 1, 2 * 4), ("int4-weight", 0.5, 2 * N * 2 * 2),
+        ("int8-weight", 1, N * 2),
+        ("int8-dynamic", 1, N * 2),
+        ("float8-dynamic", 1, 2 * 4),
+        ("int4-weight", 0.5, 2 * N * 2 * 2),
         ("float4-dynamic", 0.5, N * K / 16),
-    ],  # fmt: skip
+    ],
 )
 def test_weights_take_their_small_size(scheme: str, width: float, scales: float) -> None:
     """A byte or half of one an element; int8 has a scale a column, int4 a scale and a zero point for each 128 of a row,
