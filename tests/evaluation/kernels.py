@@ -53,7 +53,7 @@ TYPES = MappingProxyType({"float16_float32_accumulate": "float16"})
 """Types of tables -> those of the vocabulary."""
 LOWBIT = MappingProxyType(
     {"fp8": ("bfloat16", "float8"), "fp8_block": ("bfloat16", "float8"), "sq": ("int8", ""), "int8_wo": ("bfloat16", "int8"),
-     "int4_wo": ("bfloat16", "int4")}
+     "int4_wo": ("bfloat16", "int4"), "nvfp4": ("bfloat16", "float4")}
 )  # fmt: skip
 """Kind of a product -> type of its activations, and that of its weights where it is another."""
 ROUNDED_BEFORE = ("fp8_block",)

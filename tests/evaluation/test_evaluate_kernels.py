@@ -58,7 +58,7 @@ def test_what_is_measured_beside_a_kernel_is_in_its_case(tmp_path: Path) -> None
 
 def test_errors_are_shown_by_device_group_and_decade(tmp_path: Path) -> None:
     """One line a group, with the share inside the interval."""
-    text = LOWBIT + "h100_sxm_80gb,fp8,16,4096,4096,2e-5,trtllm\nh100_sxm_80gb,nvfp4,16,4096,4096,2e-5,trtllm\n"
+    text = LOWBIT + "h100_sxm_80gb,fp8,16,4096,4096,2e-5,trtllm\nh100_sxm_80gb,fp6,16,4096,4096,2e-5,trtllm\n"
     rows = read(folder(tmp_path, gemm_lowbit=text), ("gemm_lowbit",))
     header, line = lines(rows)
     assert header.split()[:3] == ["profile", "group", "rows"]

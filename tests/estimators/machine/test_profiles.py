@@ -99,7 +99,7 @@ FLOAT32_J = {
     12.0: 4e-12,
 }
 """Compute capability -> joules of a flop of float32 products, at the rated clock."""
-TENSOR_SHARE = {"float16": 0.15, "bfloat16": 0.15, "tf32": 0.3, "float8": 0.075, "int8": 0.075, "int4": 0.0375}
+TENSOR_SHARE = {"float16": 0.15, "bfloat16": 0.15, "tf32": 0.3, "float8": 0.075, "int8": 0.075, "int4": 0.0375, "float4": 0.0375}
 """Type -> energy of a flop on tensor cores relative to float32's, whose registers feed one multiply-add at a time: 0.1 as fitted
 to an A100, more on boards of other generations."""
 
