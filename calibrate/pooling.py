@@ -15,18 +15,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
-from shmoo.calibrate.calibration import Calibration, calibrate_cases, error_card, of_splits, read_for
+from shmoo.calibrate.calibration import Calibration, calibrate_cases, error_card, of_splits
 from shmoo.calibrate.fit.dataset import Block, Sources, blocks
 from shmoo.calibrate.fit.fit import predicted_latency
 from shmoo.calibrate.fit.intervals import reach_of_ranges, spreads
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import NORMAL_90, Coefficient
 from shmoo.estimators.machine.coefficients import Coefficients
-from shmoo.estimators.machine.profile import ArchitectureProfile, Reduction
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.progress import Progress, Standing, silent
 
 WIDEST = 1.4
@@ -35,31 +34,6 @@ SEEN = ("fit", "validation")
 
 
 def pool(
-    sources: Sequence[str | Path],
-    *,
-    base: ArchitectureProfile | None = None,
-    name: str | None = None,
-    seed: int = 0,
-    residual: bool = True,
-    reduction: Reduction = "k",
-    progress: Progress | None = None,
-) -> Calibration:
-    """Fit a kind of machine to the measurements of several machines of that kind.
-
-    Args:
-        sources: one run directory or operator table a machine; at least two. Other arguments as of `calibrate`.
-
-    Raises:
-        InputError: a single source, machines that differ in their fingerprints, or what `calibrate` refuses.
-    """
-    if len(sources) < 2:
-        raise InputError(f"pooling needs the runs of at least two machines, got {len(sources)}; without --pool one is calibrated")
-    together, base = read_for(sources, base, reduction)
-    specimens = [read_for(source, base, reduction)[0] for source in sources]
-    return pool_cases(specimens, together, base, name=name or base.name, seed=seed, residual=residual, progress=progress)
-
-
-def pool_cases(
     specimens: Sequence[Sources],
     together: Sources,
     base: ArchitectureProfile,
@@ -69,7 +43,19 @@ def pool_cases(
     residual: bool = True,
     progress: Progress | None = None,
 ) -> Calibration:
-    """`pool` on cases already read: of each machine, and of all of them."""
+    """Fit a kind of machine to the measurements of several machines of that kind.
+
+    Args:
+        specimens: the cases of each machine; at least two.
+        together: those of all of them, read as if of one machine. Other arguments as of `calibrate_cases`.
+
+    Raises:
+        InputError: a single machine, or what `calibrate_cases` refuses.
+    """
+    if len(specimens) < 2:
+        raise InputError(
+            f"pooling needs the runs of at least two machines, got {len(specimens)}; without --pool one is calibrated"
+        )
     progress = progress or silent
     whole = calibrate_cases(together, base, name=name, seed=seed, residual=residual, progress=progress)
     without = []

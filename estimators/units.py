@@ -13,6 +13,9 @@ UNKNOWN = "unknown"
 
 _PREFIXES = {5: "P", 4: "T", 3: "G", 2: "M", 1: "k", 0: "", -1: "m", -2: "µ", -3: "n", -4: "p", -5: "f"}
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_AREA = "m2"
+_MM2_IN_M2 = 1e6
+"""A prefix of a square metre means its square, so areas read in mm2."""
 _LARGEST = {"s": 0}
 """Units that take no prefix above this power of 1000, as nobody reads kiloseconds."""
 
@@ -27,6 +30,9 @@ def si(value: float | None, unit: str, digits: int = 3) -> str:
     """
     if value is None:
         return UNKNOWN
+    if unit.startswith(_AREA):
+        number = _significant(value * _MM2_IN_M2, digits) if value else "0"
+        return f"{number} mm2{unit.removeprefix(_AREA)}"
     bare = unit in ("", "1")
     if value == 0 or not math.isfinite(value):
         return f"{value:g}" if bare else f"{value:g} {unit}"

@@ -24,7 +24,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec
 from shmoo.estimators.tiling import TILINGS
 
 Amount = float | np.ndarray
-_BINARY = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
+_SUFFIXES = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "mm2": 1e-6}
 
 
 def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) -> ArchitectureProfile:
@@ -89,9 +89,9 @@ def with_host(profile: ArchitectureProfile, name: str) -> ArchitectureProfile:
 
 
 def amount_of(text: str) -> float | str:
-    """A number as people write it, "2e9" or "64MiB" (KiB, MiB, GiB); what is neither stays text."""
+    """A number as people write it, "2e9" or "64MiB" (KiB, MiB, GiB, mm2); what is neither stays text."""
     stem, factor = text.strip(), 1.0
-    for suffix, power in _BINARY.items():
+    for suffix, power in _SUFFIXES.items():
         if stem.endswith(suffix):
             stem, factor = stem.removesuffix(suffix), power
     try:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 LOCAL = "cpu_local"
 """Name of the CPU of this machine: the calibrated profile where there is one, else its description only."""
+LOCAL_GPU = "gpu_local"
+"""Name that the calibrated profile of this machine's GPU gets."""
 ONE_OF_EACH_FAMILY = (LOCAL, "gpu_a100_80g", "tpu_v4", "kpu_t256")
 """Architectures to set side by side where none is named."""
 SHORT_LIST = ("cpu_server_generic", "gpu_l4", "gpu_a100_80g", "gpu_h100", "tpu_v4", "kpu_t256")
@@ -44,8 +46,8 @@ def profile_search() -> tuple[Path, ...]:
     return (Path.cwd(), user_profiles())
 
 
-def new_run_directory(label: str, parent: Path = Path("shmoo-runs")) -> Path:
-    """A directory under `parent` that does not exist yet, named after the time (UTC) and `label`."""
-    name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{label}"
+def new_run_directory(label: str) -> Path:
+    """A directory under ./shmoo-runs that does not exist yet, named after the time (UTC) and `label`."""
+    parent, name = Path("shmoo-runs"), f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{label}"
     numbered = (parent / f"{name}-{number}" for number in count(2))
     return next(path for path in chain([parent / name], numbered) if not path.exists())

@@ -5,48 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.present.gate import Baseline, Footprint, GateResult, check, footprint
 from shmoo.harness.machine.architectures import choose_targets
-from shmoo.harness.models.asked import Asked, at_batches
-from shmoo.harness.models.source import ModelSource
+from shmoo.harness.models.asked import Asked, ModelGraphs, at_batches
+from shmoo.harness.models.capture_cache import ModelSource
 from shmoo.runs.store.files import read_regular, replace_file
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 NOTHING_ALLOWED: Mapping[str, float] = MappingProxyType({})
 
 
-def footprints_of(
-    source: Callable[[Asked], ModelSource],
-    model: str,
-    arch: Sequence[str],
-    *,
-    batch: int | None = None,
-    dtype: str | None = None,
-    runtime: str | None = None,
-    input_shape: tuple[int, ...] | None = None,
-    seq_len: int | None = None,
-    trust: bool = False,
-) -> list[Footprint]:
-    """Footprints of a model named as on the command line, one an architecture.
+def gate_targets(arch: Sequence[str], runtime: str | None) -> list[tuple[ArchitectureProfile, str | None]]:
+    """The architectures of a gate with the runtime on each.
 
     Raises:
-        InputError: no architecture, an unknown name, or what the estimate refuses.
-        CaptureError: torch cannot capture the model.
+        InputError: none or an unknown one, or a runtime that one lacks.
     """
     if not arch:
         raise InputError("a gate needs architectures: name one or several, such as gpu_h100,kpu_t256")
-    targets = choose_targets(arch, () if runtime is None else (runtime,), None)
-    wanted = None if dtype is None else compute_dtype(dtype)
-    points = at_batches([batch])
-    found = source(Asked(model, wanted, input_shape, seq_len, trust, points=points)).at(points[0])
-    arithmetic = None if wanted is None else matrix_dtype(wanted)
+    return choose_targets(arch, () if runtime is None else (runtime,), None)
+
+
+def footprints_of(
+    model: str, targets: Sequence[tuple[ArchitectureProfile, str | None]], found: ModelGraphs, dtype: str | None
+) -> list[Footprint]:
+    """Footprints of a captured model in a type, one a target."""
+    arithmetic = matrix_dtype(dtype)
     return [
         footprint(AnalysisDirector(profile), found.graphs, model, runtime=chosen, compute_dtype=arithmetic, batch=found.batch)
         for profile, chosen in targets
@@ -102,16 +90,8 @@ def gate(
         InputError: an unknown name, or a baseline that lacks the model or was written with another profile.
         CaptureError: torch cannot capture the model.
     """
-    listed = (arch,) if isinstance(arch, str) else tuple(arch)
-    footprints = footprints_of(
-        ModelSource,
-        model,
-        listed,
-        batch=batch,
-        dtype=dtype,
-        runtime=runtime,
-        input_shape=input_shape,
-        seq_len=seq_len,
-        trust=trust,
-    )
-    return check(read_baseline(against), footprints, allowed)
+    targets = gate_targets((arch,) if isinstance(arch, str) else arch, runtime)
+    wanted = None if dtype is None else compute_dtype(dtype)
+    (point,) = points = at_batches([batch])
+    found = ModelSource(Asked(model, wanted, input_shape, seq_len, trust, points=points)).at(point)
+    return check(read_baseline(against), footprints_of(model, targets, found, wanted), allowed)

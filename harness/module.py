@@ -95,6 +95,9 @@ class Built(msgspec.Struct, frozen=True):
     Attributes:
         traced: capture it by running its Python on fake tensors, which suits large models and those whose sizes depend on data.
         notes: assumptions for the reader of its numbers, such as the limits assumed for sizes that depend on data.
+        others: inputs by name to try in the place of, or beside, those that the model refuses.
+        optional: what the model may be called without where it refuses it, as words for a note and the names of its inputs.
+        fixed: names of inputs whose values are known whatever the data, such as the sizes of images.
     """
 
     model: Callable[..., Any]
@@ -102,6 +105,9 @@ class Built(msgspec.Struct, frozen=True):
     kwargs: dict[str, Any] = {}
     traced: bool = False
     notes: tuple[str, ...] = ()
+    others: tuple[dict[str, Any], ...] = ()
+    optional: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    fixed: tuple[str, ...] = ()
 
     def __call__(self) -> Any:
         """Run the model on its inputs."""
@@ -135,7 +141,9 @@ class Maker(msgspec.Struct, frozen=True):
     def tensor(self, *shape: int) -> Tensor:
         """A tensor of the dtype, normally distributed; a large one repeats a million numbers, since drawing takes long."""
         count = math.prod(shape)
-        if count <= REPEATED or self.device == "meta":
+        if self.device == "meta":
+            return self.torch.empty(*shape, dtype=self.torch_dtype, device=self.device)
+        if count <= REPEATED:
             return self.torch.randn(*shape, dtype=self.torch_dtype, device=self.device)
         drawn = self.torch.randn(REPEATED, dtype=self.torch_dtype, device=self.device)
         values = self.torch.empty(count, dtype=self.torch_dtype, device=self.device)
@@ -146,10 +154,14 @@ class Maker(msgspec.Struct, frozen=True):
 
     def positive(self, *shape: int) -> Tensor:
         """A tensor of the dtype, uniform in 0.5..1.5: safe to divide by."""
+        if self.device == "meta":
+            return self.tensor(*shape)
         return self.torch.rand(*shape, dtype=self.torch_dtype, device=self.device) + 0.5
 
     def indices(self, high: int, *shape: int) -> Tensor:
         """An int64 tensor, uniform in 0..high-1."""
+        if self.device == "meta":
+            return self.torch.empty(shape, dtype=self.torch.int64, device=self.device)
         return self.torch.randint(high, shape, device=self.device)
 
     def building(self) -> AbstractContextManager[Any]:
@@ -164,7 +176,7 @@ class Maker(msgspec.Struct, frozen=True):
             module = make().to(self.device)
         with self.torch.no_grad():
             for tensor in (*module.parameters(), *module.buffers()):
-                if tensor.is_floating_point() and tensor.dim() == 1:
+                if tensor.is_floating_point() and tensor.dim() == 1 and not tensor.is_meta:
                     tensor.uniform_(0.5, 1.5)
         return module.to(self.torch_dtype).eval().requires_grad_(False)
 
@@ -224,7 +236,7 @@ class DNNModule(msgspec.Struct, frozen=True):
     Attributes:
         kind: operators and synthetic models calibrate, networks test.
         size: `size(**axes)` gives the work of one call, where there is a closed form.
-        quantization: how the model's weights are stored, where its config says so.
+        quantization: how the model's weights are stored, where its config says so; one scheme after the other.
         notes: remarks for the reader of every number of the model.
         without_memory: a capture never builds the model with memory for its weights, which may be more than the machine has.
     """
@@ -234,7 +246,7 @@ class DNNModule(msgspec.Struct, frozen=True):
     axes: tuple[Axis, ...]
     factory: Factory
     size: Callable[..., Size] | None = None
-    quantization: Scheme | None = None
+    quantization: tuple[Scheme, ...] = ()
     notes: tuple[str, ...] = ()
     without_memory: bool = False
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from shmoo.estimators.graph.records import Attribute, Graph, OpCall, TensorSpec, Value, ValueKind
+from collections.abc import Sequence
+
+from shmoo.estimators.costs import costs_of
+from shmoo.estimators.graph.records import Attribute, Graph, Kernel, OpCall, TensorSpec, Value, ValueKind
+from shmoo.estimators.kernel_rows import Conversion, Costed, kernel_tables
+from shmoo.estimators.table import KernelTable
 
 Shape = tuple[int, ...]
 
@@ -87,3 +92,8 @@ class GraphBuilder:
 
     def graph(self, *outputs: int, name: str = "test") -> Graph:
         return Graph(tuple(self.values), tuple(self.calls), outputs, name)
+
+
+def kernel_table(graph: Graph, kernels: Sequence[Kernel], *, converts: Conversion = "none") -> KernelTable:
+    """The table of one graph."""
+    return kernel_tables([Costed(graph, kernels, costs_of(graph))], converts=converts)

@@ -20,18 +20,17 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.catalogue import DEFAULTS, entry
 from shmoo.estimators.machine.profile import builtin_names
-from tests.hostile import TABLE, linear, profile_json, rename_graph, survives, write_run, write_table
+from shmoo.harness.workloads.quantization import described, quantization_of
+from tests.build import GraphBuilder
+from tests.hostile import TABLE, linear, profile_json, rename_graph, survives, time_limit, write_run, write_table
+from tests.hostile_configs import CONFIGS, QUANTIZATIONS, TINY_CONFIG
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="alarms of POSIX")
 SHORT = settings(max_examples=40, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 LONG = settings(SHORT, max_examples=1500, derandomize=False)
-TINY_CONFIG = {
-    "model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
-    "vocab_size": 50, "hidden_act": "gelu", "max_position_embeddings": 64, "architectures": ["BertModel"], "is_decoder": False,
-    "layer_norm_eps": 1e-12, "pad_token_id": 0, "type_vocab_size": 2,
-}  # fmt: skip
 
 numbers = st.one_of(
     st.sampled_from([0, -1, 1, 0.5, -0.0, 1e-300, 1e-30, 1e-9, 1e9, 1e30, 1e308, -1e30, 2**31, 2**63, 2**64, 10**40]),
@@ -150,7 +149,7 @@ def coefficients_example(name: str, changed: dict[str | int, float]) -> None:
             check_estimates(result.stdout)
 
 
-def table_example(cells: list[list[str]], measured: bool) -> None:
+def table_example(cells: list[list[str]], measured: bool, arch: str) -> None:
     with workplace() as folder:
         header, *rows = [line.split(",") for line in TABLE.strip().splitlines()]
         if measured:
@@ -159,11 +158,11 @@ def table_example(cells: list[list[str]], measured: bool) -> None:
             for column, cell in enumerate(row):
                 rows[number % len(rows)][column % len(header)] = cell
         path = write_table(folder, "\n".join(",".join(row) for row in (header, *rows)) + "\n")
-        result = survives("estimate", "--ops", str(path), "--arch", "kpu_t64", "--json")
+        result = survives("estimate", "--ops", str(path), "--arch", arch, "--json")
         if result.exit_code == 0:
             check_estimates(result.stdout)
         if measured:
-            survives("calibrate", str(path), "--base", "kpu_t64", "-o", "out.json", "--no-residual", limit_s=30.0)
+            survives("calibrate", str(path), "--base", arch, "-o", "out.json", "--no-residual", limit_s=30.0)
 
 
 def run_example(damage: Damage, verb: str) -> None:
@@ -175,10 +174,31 @@ def run_example(damage: Damage, verb: str) -> None:
         )
 
 
-def graph_example(damage: Damage) -> None:
+def network() -> Graph:
+    """Convolution to classifier, with a view, a sum and a result written in place."""
+    build = GraphBuilder()
+    x = build.tensor((2, 3, 8, 8))
+    image = build.relu(build.batch_norm(build.conv(x, 4)))
+    image = build.add(build.conv(image, 4), image)
+    flat = build.call("flatten", {"self": image}, (2, 256), storage=image, start_dim=1, end_dim=-1)
+    hidden = build.linear(flat, 16)
+    hidden = build.call("relu", {"self": hidden}, (2, 16), storage=hidden, inplace=True)
+    scores = build.call("softmax", {"self": build.linear(hidden, 10)}, (2, 10), dim=-1)
+    return Graph(tuple(build.values), tuple(build.calls), (scores,), name="net")
+
+
+def graph_example(damage: Damage, whole: bool) -> None:
+    """Args: whole: a network's graph in place of a layer's."""
+
+    def change(content: dict[str, Any]) -> None:
+        if whole:
+            content.clear()
+            content.update(json.loads(network().to_json()))
+        damage(content)
+
     with workplace() as folder:
         run = write_run(folder / "run")
-        rename_graph(run, linear(8), damage)
+        rename_graph(run, linear(8), change)
         survives("check", str(run))
         survives("report", str(run), "--profile", "brief_cpu", "--arch", "brief_gpu")
 
@@ -192,13 +212,38 @@ def config_example(changes: dict[str, Any]) -> None:
             check_estimates(result.stdout)
 
 
+def document_example(name: str, damage: Damage) -> None:
+    pytest.importorskip("transformers")
+    config = copy.deepcopy(CONFIGS[name])
+    damage(config)
+    with workplace() as folder:
+        (folder / "config.json").write_text(dumped(config))
+        result = survives("estimate", "hf:config.json", "--arch", "brief_gpu", "--json", limit_s=60.0)
+        if result.exit_code == 0:
+            check_estimates(result.stdout)
+
+
+def quantization_example(name: str, damage: Damage) -> None:
+    settings = {"quant_method": name, **copy.deepcopy(QUANTIZATIONS[name])}
+    damage(settings)
+    with time_limit(2.0):
+        schemes, notes = quantization_of({"quantization_config": settings})
+        assert schemes or notes or not settings
+        for scheme in schemes:
+            assert described(scheme)
+            assert scheme.weight in ("int4", "int8", "float8")
+            assert min(scheme.block) >= 0
+            scheme.takes("model.layers.11.mlp.experts.3.down_proj" + "a" * 100)
+
+
 LINE = """
 estimate measure check compare show calibrate sweep inspect fusion report generate trace profiles list diff characterize doctor
-gate history
+gate history advise explore
 --arch --batch --dtype --runtime --threads --input-shape --seq-len --json --csv --ops --base --name -o --out --axis
 --profile-axis --set --fusion --phase --quantize --autocast --budget --visits --min-change --reduction --seed --help -h -v
 --version --depth --top --sort --plot --html --prompt --new --suite --model --device --curve --force --trust
---against --write --allow --fail-on --threshold --markdown --junit slower,faster 3% baseline.json comment.md report.xml
+--against --write --allow --fail-on --threshold --markdown --junit --over --minimize --within --machine
+latency energy batch=1,2 slower,faster 3% baseline.json comment.md report.xml
 gpu_t4 kpu_t64 brief_cpu linear softmax relu t.csv run config.json missing 1 0 -1 1e9 nan m=1..4 m=1,2 m=2 bandwidth.dram=1e9..2e9
 float32 bf16 int4 eager domainflow 8x8 k n on,off x=y hf:config.json builtins:dict a.pt2 out.json out.csv out.html
 """
@@ -245,10 +290,10 @@ def test_coefficients(name: str, changed: dict[str | int, float]) -> None:
 
 
 @SHORT
-@given(cells, st.just(False))
-def test_tables(cells: list[list[str]], measured: bool) -> None:
+@given(cells, st.just(False), st.just("kpu_t64"))
+def test_tables(cells: list[list[str]], measured: bool, arch: str) -> None:
     """Cells of any text."""
-    table_example(cells, measured)
+    table_example(cells, measured, arch)
 
 
 @SHORT
@@ -259,11 +304,11 @@ def test_runs(damage: Damage, verb: str) -> None:
 
 
 @SHORT
-@given(damages)
-@example(Damage([(0.0, "set", [])]))
-def test_graphs(damage: Damage) -> None:
+@given(damages, st.booleans())
+@example(Damage([(0.0, "set", [])]), False)
+def test_graphs(damage: Damage, whole: bool) -> None:
     """Damaged graphs that pass for the ones that rows name."""
-    graph_example(damage)
+    graph_example(damage, whole)
 
 
 @SHORT
@@ -282,14 +327,30 @@ def test_configs(changes: dict[str, Any]) -> None:
     config_example(changes)
 
 
+@settings(SHORT, max_examples=12)
+@given(st.sampled_from(sorted(CONFIGS)), damages)
+def test_config_documents(name: str, damage: Damage) -> None:
+    """Configs of several kinds of models, damaged at any depth."""
+    document_example(name, damage)
+
+
+@settings(SHORT, max_examples=400)
+@given(st.sampled_from(sorted(QUANTIZATIONS)), damages)
+def test_quantizations(name: str, damage: Damage) -> None:
+    """Damaged settings of quantization are understood or said."""
+    quantization_example(name, damage)
+
+
 LONG_PARTS: dict[str, tuple[Callable[..., None], tuple[st.SearchStrategy, ...]]] = {
     "profiles": (profile_example, (named, damages)),
     "coefficients": (coefficients_example, (named, st.dictionaries(coefficients, magnitudes, min_size=1, max_size=4))),
-    "tables": (table_example, (cells, st.booleans())),
+    "tables": (table_example, (cells, st.booleans(), named)),
     "runs": (run_example, (damages, st.sampled_from(["check", "show", "report", "compare", "calibrate"]))),
-    "graphs": (graph_example, (damages,)),
+    "graphs": (graph_example, (damages, st.booleans())),
     "command lines": (line_example, (words,)),
     "configs": (config_example, (st.dictionaries(keys, values, min_size=1, max_size=3),)),
+    "config documents": (document_example, (st.sampled_from(sorted(CONFIGS)), damages)),
+    "quantizations": (quantization_example, (st.sampled_from(sorted(QUANTIZATIONS)), damages)),
 }
 
 
@@ -298,5 +359,5 @@ LONG_PARTS: dict[str, tuple[Callable[..., None], tuple[st.SearchStrategy, ...]]]
 def test_at_length(part: str) -> None:
     """The same for some minutes each; what takes longer an example with fewer of them."""
     check, strategies = LONG_PARTS[part]
-    run = settings(LONG, max_examples=300) if part in ("configs", "runs", "command lines") else LONG
+    run = settings(LONG, max_examples=300) if part in ("configs", "config documents", "runs", "command lines") else LONG
     run(given(*strategies)(check))()

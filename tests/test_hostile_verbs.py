@@ -197,7 +197,8 @@ def test_rows_are_not_fetched_through_a_link(tmp_path: Path, link: str) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     listing = {"files": {"facts.jsonl": [0, hashlib.sha256(b"").hexdigest()]}}
-    replies = {"hello": {"directory": str(tmp_path), "rsync": False}, "listing": listing}
+    hello = {"directory": str(tmp_path), "python": "3.13.5", "rsync": False, "wheels": {}}
+    replies = {"hello": hello, "listing": listing}
     python = tmp_path / "python3"
     path = _campaign(tmp_path, python)
     python.write_text(

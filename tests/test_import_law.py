@@ -21,6 +21,7 @@ FLOOR_PLAN = (
     "estimators/fusion",
     "estimators/memory",
     "estimators/table",
+    "estimators/kernel_rows",
     "estimators/machine",
     "estimators/tiling",
     "estimators/variants",

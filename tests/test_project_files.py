@@ -16,6 +16,9 @@ SET_UP = "python3 -m venv .venv && .venv/bin/pip install tox && .venv/bin/tox"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 FIRST_SCREEN = 40
 MOST_BYTES = 200_000
+CODE = sorted(path for room in ("estimators", "runs", "calibrate", "harness") for path in (ROOT / room).rglob("*.py"))
+NAMED_FILE = re.compile(r"`((?:[a-z_]+/)*[a-z0-9_]+\.py)`")
+NAMED_OBJECT = re.compile(r"`(?:shmoo\.)?((?:estimators|runs|calibrate|harness)(?:\.\w+)+)")
 
 
 def anchors(page: Path) -> set[str]:
@@ -52,6 +55,32 @@ def test_links_lead_somewhere(page: Path) -> None:
         file = (page.parent / path).resolve() if path else page
         assert file.exists(), target
         assert not anchor or anchor in anchors(file), target
+
+
+def is_there(name: str) -> bool:
+    """Whether a dotted name leads to a room, a file, or something that a file of that path defines."""
+    place = ROOT
+    for part in name.split("."):
+        if (place / part).is_dir():
+            place = place / part
+            continue
+        file = place / f"{part}.py"
+        if file.is_file():
+            place = file
+            continue
+        text = (place if place.is_file() else place / "__init__.py").read_text(encoding="utf-8")
+        return re.search(rf"\b{part}\b", text) is not None
+    return True
+
+
+@pytest.mark.parametrize("page", [*CODE, *PAGES], ids=lambda page: str(page.relative_to(ROOT)))
+def test_code_that_a_text_names_is_there(page: Path) -> None:
+    """Files and dotted names in backticks, in docstrings, comments and pages, follow a move."""
+    text = page.read_text(encoding="utf-8")
+    for name in NAMED_FILE.findall(text):
+        assert (ROOT / name).exists() or any(path.as_posix().endswith(f"/{name}") for path in CODE), name
+    for name in NAMED_OBJECT.findall(text):
+        assert is_there(name), name
 
 
 def test_versions_and_license_agree() -> None:

@@ -48,13 +48,16 @@ def test_sweep_has_a_row_a_point(ran: dict) -> None:
 
 
 def test_an_inspection_holds_modules_and_shows_itself(ran: dict) -> None:
-    """Two linear layers and an activation, whose shares of the time sum to all but the graph's entry; a table for notebooks."""
+    """Two linear layers and an activation, whose shares of the time and of the energy sum to all with that of the
+    graph's entry; a table for notebooks."""
     inspection = ran["inspection"]
-    assert [row.name for row in inspection.tree(1)] == ["", "0", "1", "2"]
-    whole = inspection.modules[0].on["gpu_h100"].latency_s
-    shares = sum(row.on["gpu_h100"].share for row in inspection.tree(1)[1:])
-    assert shares == pytest.approx(1 - inspection.entry_s("gpu_h100") / whole)
-    assert 0.2 < shares < 0.9
+    assert [row.name for row in inspection.tree(1)] == ["", "(graph entry)", "0", "1", "2"]
+    whole = inspection.modules[0].on["gpu_h100"]
+    entry, *modules = (row.on["gpu_h100"] for row in inspection.tree(1)[1:])
+    assert entry.latency_s == inspection.entry_s("gpu_h100")
+    assert entry.share + sum(part.share for part in modules) == pytest.approx(1)
+    assert entry.energy_j + sum(part.energy_j for part in modules) == pytest.approx(whole.energy_j)
+    assert 0.1 < entry.share < 0.8
     assert inspection._repr_html_().startswith("<table>")
 
 

@@ -12,8 +12,10 @@ if [ ! -e "$policy" ]; then
     trap 'rm -f "$policy"' EXIT
 fi
 if ! apt-get update -q || ! DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
-    openssh-server openssh-client slurmctld slurmd slurm-client munge rsync; then
+    openssh-server openssh-client slurmctld slurmd slurm-client munge rsync iproute2; then
     echo "skipped: Debian's packages cannot be had here"
     exit 0
 fi
+"$PYTHON" -m pip install -q uv || echo "uv cannot be had here: its test is skipped"
+PATH="$(dirname "$PYTHON"):$PATH"
 SHMOO_SERVICES=1 timeout 300 "$PYTHON" -m pytest -q tests/harness/fleet/test_services.py

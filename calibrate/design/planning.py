@@ -10,7 +10,6 @@ Science 10(3), 1995). Whole models weigh more than operators, because users ask 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import islice
 
@@ -34,16 +33,13 @@ CHECKED = 8
 """One in this many cases is a held-out one, so that the error of the fit can be measured."""
 
 
-def plan(
-    cases: Sequence[MeasuredCase], base: ArchitectureProfile, seconds: Sequence[float], *, budget_s: float = math.inf
-) -> list[int]:
-    """Positions of the cases to measure, the most informative first, until the budget is spent.
+def plan(cases: Sequence[MeasuredCase], base: ArchitectureProfile, seconds: Sequence[float]) -> list[int]:
+    """Positions of the cases in the order to measure them, the most informative first.
 
     Args:
         cases: candidates with graphs; their latencies are ignored.
         base: profile from the machine's description.
         seconds: time to measure each case.
-        budget_s: limit on the sum of the returned positions' seconds.
 
     Raises:
         InputError: no cases, or not one time per case.
@@ -60,9 +56,7 @@ def plan(
         order.append(fitted[rank])
         if len(order) % CHECKED == CHECKED - 1:
             order += islice(others, 1)
-    order += others
-    spent = np.cumsum([seconds[i] for i in order])
-    return order[: int(np.searchsorted(spent, budget_s, side="right"))]
+    return [*order, *others]
 
 
 def sensitivities(cases: Sequence[MeasuredCase], base: ArchitectureProfile) -> np.ndarray:
@@ -78,9 +72,7 @@ def sensitivities(cases: Sequence[MeasuredCase], base: ArchitectureProfile) -> n
     return rows[np.argsort(by_runtime)]
 
 
-def most_telling(
-    rows: np.ndarray, seconds: Sequence[float], weights: np.ndarray | None = None, noise: float = NOISE
-) -> list[int]:
+def most_telling(rows: np.ndarray, seconds: Sequence[float], weights: np.ndarray | None = None) -> list[int]:
     """Positions of all rows, the most informative per second first.
 
     Args:
@@ -94,7 +86,7 @@ def most_telling(
     left = np.ones(len(rows), dtype=bool)
     order = []
     for _ in range(len(rows)):
-        total = noise**2 + np.diag(covariance)
+        total = NOISE**2 + np.diag(covariance)
         gain = np.where(left, worth @ covariance**2 / total / costs, -np.inf)
         best = int(gain.argmax())
         order.append(best)

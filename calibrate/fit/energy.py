@@ -1,13 +1,13 @@
 """Energy coefficients from measured energies: E = sum F_u e_u + sum B_l e_l + P t (Choi et al., IPDPS 2013).
 
-P is a fitted constant power, not idle power; energies are gross and nothing is subtracted. Measured idle power checks P, because
-a working chip draws no less than an idle one. t is the time of the calls while their energy was read, because a call that a
-neighbour slowed down drew the constant power for longer. Joules are those of issued flops at the rated clock. At another clock
-the chip's, and P, follow the voltage squared, whose curve (`energy.clock`, `energy.floor`) is searched for where cases differ in
-clock. A case at its board's power cap says that its work asks for no less. The system is linear, and no energy is below a tenth
-of the low end of the profile's range. Errors are relative, and readings whose windows disagree weigh less. Each unknown has a
-weak prior at the profile's value, because flops, bytes and time rise together in most workloads and the data alone may not
-separate them: a coefficient that stays at its prior is named and keeps the prior's range.
+P is a fitted constant power, not idle power; energies are gross and nothing is subtracted. Measured idle power checks P,
+because a working chip draws no less than an idle one. t is the time of the calls while their energy was read, because a call
+that a neighbour slowed down drew the constant power for longer. Joules are those of issued flops at the rated clock. At another
+clock the chip's, and P, follow the voltage squared, whose curve (`energy.clock`, `energy.floor`) is searched for where cases
+differ in clock. A case at its board's power cap says that its work asks for no less. The system is linear, and no energy is
+below a tenth of the low end of the profile's range. Errors are relative, and readings whose windows disagree weigh less. Each
+unknown has a weak prior at the profile's value, because flops, bytes and time rise together in most workloads and the data
+alone may not separate them: a coefficient that stays at its prior is named and keeps the prior's range.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ import numpy as np
 
 from shmoo.calibrate.fit.dataset import Block
 from shmoo.estimators.graph.records import CONVOLUTIONS
-from shmoo.estimators.machine.catalogue import ALGORITHMS, TENSOR, algorithm_names, short_op, space, whose
+from shmoo.estimators.machine.algorithms import ALGORITHMS, TENSOR, algorithm_names
+from shmoo.estimators.machine.catalogue import short_op, space, whose
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, converts_layout, in_tensor_kernels
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.program import enters_alone
@@ -48,6 +49,9 @@ LIBRARY_PATHS = frozenset({"conv", "conv_1x1", "conv_3x3", "conv_native", "depth
 COMPILED_SD = 0.15
 """Prior standard deviation of the log of a convolution's efficiency in compiled code around that in eager, which calls the same
 library. It keeps few compiled cases from dominating: a held-out convnet was 3.3 times too slow with 0.4, 1.7 with 0.15."""
+EXPONENTIALS_SD = 0.3
+"""Prior standard deviation of the log of the rate of exponentials in fused attention around one a score: each device of four lay
+within it, and short cases alone cannot tell it from what a block takes to start."""
 TYPICAL_SPECIAL_SHARE = 1 / 8
 """Special functions that a unit evaluates per vector flop it could do, roughly, on any machine."""
 SLOWED = 1.5
@@ -108,6 +112,8 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
                 for stem in ("layout.eager.aligned", "layout.eager.tail"):
                     add(stem, (stem,), here & converts_layout(cases.algorithm))
                 add("switch.eager", ("switch.eager", "launch"), here & cases.away)
+            elif profile.family == "gpu":
+                add("switch.eager", ("switch.eager",), here & ~cases.alone)
         for stem in ("edge", "weights"):
             if coefficients.find(f"layout.{runtime}.{stem}"):
                 add(f"layout.{runtime}.{stem}", (f"layout.{runtime}.{stem}",), here & cases.convolves)
@@ -142,9 +148,11 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
             if shared or (stem, algorithm) != _REFERENCE:
                 add_own(algorithm, algorithm, (stem,), here & cases.using[stem])
         if algorithm in TENSOR:
-            softmax = ("efficiency.special",) if algorithm == "attention_tensor" else ()
-            for stem in (*_OF_COPIES, *softmax):
+            for stem in _OF_COPIES:
                 add_own(algorithm, algorithm, (stem,), here)
+            if algorithm == "attention_tensor":
+                add_own(algorithm, algorithm, ("efficiency.special",), here, EXPONENTIALS_SD)
+                add_own(algorithm, algorithm, ("efficiency.append",), here & cases.stores)
         for runtime in cases.runtimes:
             compiled = here & cases.in_runtime(runtime) & cases.called
             add_own(algorithm, algorithm, (f"launch.{runtime}", "launch"), compiled)
@@ -203,6 +211,12 @@ def _stages_far(block: Block) -> np.ndarray:
     return np.broadcast_to(np.greater(0.0 if blocks is None else blocks.far, 1e-3), len(block.table))
 
 
+def _stores(block: Block) -> np.ndarray:
+    """(K,) whether kernels store new keys and values in a cache."""
+    blocks = block.tiling.blocks
+    return np.broadcast_to(np.greater(0.0 if blocks is None else blocks.stored, 0.0), len(block.table))
+
+
 def _offered(block: Block, name: str) -> np.ndarray:
     """(K,) whether kernels can use the alternative algorithm of this name."""
     return next((way.offered for way in block.tiling.transformed if way.name == name), np.zeros(len(block.table), dtype=bool))
@@ -245,6 +259,7 @@ class _Cases:
         self.away = joined(lambda block: block.table.code_distance > near)
         self.history = joined(_known_warmth)
         self.far = joined(_stages_far)
+        self.stores = joined(_stores)
         ways = sorted({way.name for block in blocks for way in block.tiling.transformed})
         self.transformed = {name: joined(partial(_offered, name=name)) for name in ways}
         self.alone = (np.bincount(self._segment, minlength=self.count) == 1)[self._segment]

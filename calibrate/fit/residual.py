@@ -22,6 +22,7 @@ from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import NORMAL_90
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile, ResidualGroup, ResidualTree
+from shmoo.estimators.machine.validation import SHARES
 from shmoo.estimators.predict.residual import GROUPS, in_group, log_features, summed, supported
 
 MIN_FIT, MIN_VALIDATION = 60, 20
@@ -160,7 +161,7 @@ def _fitted(sample: _Sample, seed: int) -> ResidualGroup:
     # The squared spread with which the interval, mixed with the physical one, just contains each case.
     beyond = np.clip(error**2 - np.where(error > 0, reached[:, 0], reached[:, 1]) ** 2, 0.0, None) / NORMAL_90**2
     needed = (beyond - (1.0 - share) * sample.spread[held_out] ** 2) / np.maximum(share, 1e-6)
-    spread = math.sqrt(max(conformal_point(needed), FLOOR**2))
+    spread = min(math.sqrt(max(conformal_point(needed), FLOOR**2)), SHARES["sigma"][1])
     return replace(group, spread=round(spread, 4))
 
 

@@ -41,21 +41,30 @@ def mm(call: OpCall) -> Cost:
 def grouped_mm(call: OpCall) -> Cost:
     """Groups of rows (m in all, k), each group by its own of g matrices (k, n): the split into groups does not change the sum.
     At most one matrix a row is read. Two matrices cut along k give g products (m, n); three dimensions on both sides are a batch
-    of products.
+    of products. Matrices in a smaller type than the rows' are converted on the way: see `weight_int8` and `weight_int4`.
     """
     left, right = tensor(call, "self", "input"), tensor(call, "mat2", "weight")
     *batch, m, k = left.shape
     n = right.shape[-1]
+    conversions = 0 if left.dtype == right.dtype else 3 if right.dtype == "int4" else 1
     if len(left.shape) == 2 and len(right.shape) == 3:
         groups = right.shape[0]
-        touched = {call.operands[1]: right.nbytes * min(1.0, m / max(groups, 1))}
+        read = min(1.0, m / max(groups, 1))
         return bill(
-            call, "gemm", matrix=2 * m * n * k, batch=min(groups, m), m=-(-m // max(groups, 1)), n=n, k=k, touched=touched
+            call,
+            "gemm",
+            matrix=2 * m * n * k,
+            vector=conversions * read * right.numel,
+            batch=min(groups, m),
+            m=-(-m // max(groups, 1)),
+            n=n,
+            k=k,
+            touched={call.operands[1]: right.nbytes * read},
         )
     if len(left.shape) == 3 and len(right.shape) == 2:
         # Each group multiplies its own columns.
         return bill(call, "gemm", matrix=2 * m * n * k, batch=batch[0], m=m, n=-(-n // max(batch[0], 1)), k=k)
-    return gemm(call, math.prod(batch), m, n, k)
+    return gemm(call, math.prod(batch), m, n, k, vector=conversions * right.numel)
 
 
 @cost("aten._scaled_mm", "aten._scaled_mm_v2")

@@ -186,9 +186,11 @@ UPSAMPLE = {
 
 def _interpolate(call: OpCall, taps: int, vector: float = 0.0) -> Cost:
     """A weighted sum of `taps` elements for each result, and `vector` operations beside it; weights along a dimension are shared
-    by its lines and not counted."""
+    by its lines and not counted. Planes are channels of all images."""
     m = result(call).numel
-    return bill(call, "gather", vector=m * (2 * taps - 1 if taps > 1 else 0) + vector, m=m, n=taps, window=taps)
+    planes = math.prod(result(call).shape[:2])
+    vector += m * (2 * taps - 1 if taps > 1 else 0)
+    return bill(call, "gather", vector=vector, m=m, n=taps, window=taps, images=planes)
 
 
 @cost(*aten(" ".join(UPSAMPLE)))

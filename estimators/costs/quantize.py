@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import msgspec
 
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import STORED_AS, canonical_dtype
-from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, Value
+from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, Value, ValueKind
 
 FLOATS = frozenset({"float64", "float32", "tf32", "bfloat16", "float16", "float8"})
 """Types that are replaced; indices, masks and complex numbers stay as they are."""
@@ -28,20 +29,55 @@ GROUP = 128
 block of `float8-dynamic` is as wide and as high: DeepSeek-V3 (arXiv:2412.19437, section 3.3.2)."""
 
 
+BESIDE = (".scales", ".zeros")
+"""How the names end of what is stored beside a quantized weight."""
+SMALL_TYPES = frozenset({"int4", "int8", "float8"})
+OWN = "own"
+"""Stands for the type of the activations, as the type of scales and zero points."""
+
+
 class Scheme(msgspec.Struct, frozen=True):
     """How the linear layers of a model are quantized.
 
     Attributes:
-        name: one of `SCHEMES`.
-        group: elements of a weight's row that share a scale; 0 for a whole row.
-        kept: names of modules, or of parts of their path, whose layers stay as they are.
-        packed_zeros: zero points are stored in 4 bits, not beside the scales in their type.
+        name: one of `SCHEMES`, which says how products are computed.
+        weight: element type of the stored weights.
+        block: rows and columns of a weight that share a scale; 0 for all of them.
+        scale: element type of the scales, or `OWN`.
+        zero: element type of the zero points, of which there are as many as scales; `None` without them.
+        only: names of modules, or of parts of their path, whose layers alone are quantized; all where there are none.
+        kept: the same of layers that stay as they are. Names are matched as `matches` does it.
+        parts: whether matrices that are parts of a larger weight are quantized, too, as those of experts are.
     """
 
     name: str
-    group: int = GROUP
+    weight: str
+    block: tuple[int, int]
+    scale: str = OWN
+    zero: str | None = None
+    only: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
-    packed_zeros: bool = False
+    parts: bool = False
+
+    def takes(self, module: str) -> bool:
+        """Whether the layers of a module are quantized."""
+        chosen = not self.only or any(matches(name, module) for name in self.only)
+        return chosen and not any(matches(name, module) for name in self.kept)
+
+
+STANDARD = {
+    "int8-dynamic": Scheme("int8-dynamic", "int8", (1, 0)),
+    "int8-weight": Scheme("int8-weight", "int8", (1, 0)),
+    "int4-weight": Scheme("int4-weight", "int4", (1, GROUP), zero=OWN),
+    "float8-dynamic": Scheme("float8-dynamic", "float8", (GROUP, GROUP), "float32"),
+}
+"""The schemes by name."""
+
+
+def matches(name: str, module: str) -> bool:
+    """Whether a module's path holds `name`, whose `*` stand for anything, as a whole part or several: "mlp.gate" matches
+    "model.layers.0.mlp.gate" but not "model.layers.0.mlp.gate_proj"."""
+    return fnmatchcase(f".{module}.", f"*.{name}.*") if "*" in name else f".{name}." in f".{module}."
 
 
 _PRODUCTS = {
@@ -51,6 +87,13 @@ _PRODUCTS = {
     "aten.matmul": ("self", "other", False),
 }
 """Operator -> its activation, its weight, and whether the weight is (out, in) rather than (in, out)."""
+_BATCHED = {
+    "aten._grouped_mm": ("self", "mat2", False),
+    "transformers.grouped_mm_fallback": ("input", "weight", False),
+    "aten.bmm": ("self", "mat2", False),
+    "aten.matmul": ("self", "other", False),
+}
+"""The same for products with several matrices at once, such as those of experts."""
 
 
 def with_dtype(graph: Graph, dtype: str) -> Graph:
@@ -77,14 +120,21 @@ def with_dtype(graph: Graph, dtype: str) -> Graph:
 
 
 class _Layer(NamedTuple):
-    """One product of an activation with a weight of the model: the indices of its values, and its sizes."""
+    """One product of an activation with a weight of the model: the indices of its values, and its sizes.
+
+    Attributes:
+        root: the weight's value; `weight` where the product reads it as it is stored.
+        matrices: of (n, k) that the product multiplies with at once.
+    """
 
     source: int
     weight: int
+    root: int
     bias: int | None
     m: int
     n: int
     k: int
+    matrices: int = 1
 
 
 def quantized(graphs: Sequence[Graph], scheme: str | Scheme) -> tuple[Graph, ...]:
@@ -96,9 +146,10 @@ def quantized(graphs: Sequence[Graph], scheme: str | Scheme) -> tuple[Graph, ...
     Raises:
         InputError: the scheme is not one of `SCHEMES`, or the graphs have no such product.
     """
-    scheme = Scheme(scheme) if isinstance(scheme, str) else scheme
-    if scheme.name not in SCHEMES:
-        raise unknown("quantization scheme", scheme.name, SCHEMES)
+    if isinstance(scheme, str):
+        if scheme not in STANDARD:
+            raise unknown("quantization scheme", scheme, SCHEMES)
+        scheme = STANDARD[scheme]
     quantizers = _quantizers(graphs, scheme)
     if not any(quantizer.layers for quantizer in quantizers):
         raise InputError(f"the model has no product with a two-dimensional weight, so {scheme.name!r} has nothing to quantize")
@@ -110,15 +161,15 @@ def saved_bytes(graphs: Sequence[Graph]) -> dict[str, float]:
     weight that several graphs read counts once."""
     saved = dict.fromkeys(SCHEMES, 0.0)
     seen: set[str] = set()
-    for quantizer in _quantizers(graphs, Scheme(next(iter(SCHEMES)))):
-        layers = {layer.weight: layer for layer in quantizer.layers.values()}
+    for quantizer in _quantizers(graphs, STANDARD[next(iter(SCHEMES))]):
+        layers = {layer.root: layer for layer in quantizer.layers.values()}
         named = {weight: quantizer.graph.values[weight].name for weight in layers}
         for weight, layer in layers.items():
             if named[weight] not in seen:
                 old = quantizer.graph.values[weight].spec
                 replaced = 0.0 if weight in quantizer.read_elsewhere else old.nbytes
-                for scheme in SCHEMES:
-                    saved[scheme] += replaced - sum(spec.nbytes for spec in _stored(layer, Scheme(scheme), old.dtype))
+                for name, scheme in STANDARD.items():
+                    saved[name] += replaced - sum(spec.nbytes for spec in _stored(layer, old, scheme))
         seen |= {name for name in named.values() if name}
     return saved
 
@@ -128,23 +179,21 @@ def _quantizers(graphs: Sequence[Graph], scheme: Scheme) -> list[_Quantizer]:
     quantizers = [_Quantizer(graph, scheme) for graph in graphs]
     kept = {quantizer.graph.values[i].name for quantizer in quantizers for i in quantizer.read_elsewhere} - {""}
     for quantizer in quantizers:
-        weights = {layer.weight for layer in quantizer.layers.values()}
+        weights = {layer.root for layer in quantizer.layers.values()}
         quantizer.read_elsewhere |= {weight for weight in weights if quantizer.graph.values[weight].name in kept}
     return quantizers
 
 
-def _stored(layer: _Layer, scheme: Scheme, dtype: str) -> tuple[TensorSpec, ...]:
-    """The weight of a layer as (n, k) in its small type, its scales, and its zero points in 4 bits; where int4 does not pack
-    them, they are beside the scales."""
-    n, k = layer.n, layer.k
-    high, wide = (-(-extent // (scheme.group or extent)) for extent in (n, k))
-    if scheme.name == "float8-dynamic":
-        return TensorSpec((n, k), "float8"), TensorSpec((high if scheme.group else n, wide), "float32")
-    if scheme.name != "int4-weight":
-        return TensorSpec((n, k), "int8"), TensorSpec((n,), dtype)
-    if scheme.packed_zeros:
-        return TensorSpec((n, k), "int4"), TensorSpec((wide, n), dtype), TensorSpec((wide, n), "int4")
-    return TensorSpec((n, k), "int4"), TensorSpec((wide, n, 2), dtype)
+def _stored(layer: _Layer, old: TensorSpec, scheme: Scheme) -> tuple[TensorSpec, ...]:
+    """A layer's weight of the spec `old` in its small type, its scales, and its zero points, if it has any."""
+    rows = old.numel // max(layer.k, 1)
+    # Blocks do not reach from one matrix into the next.
+    matrices = rows // layer.n if layer.n and rows % layer.n == 0 else 1
+    high = matrices * -(-(rows // matrices) // (scheme.block[0] or rows // matrices))
+    wide = -(-layer.k // (scheme.block[1] or layer.k))
+    weight = TensorSpec((layer.n, layer.k) if layer.weight == layer.root and layer.matrices == 1 else old.shape, scheme.weight)
+    beside = [old.dtype if kind == OWN else kind for kind in (scheme.scale, scheme.zero) if kind is not None]
+    return weight, *(TensorSpec((high,) if wide == 1 else (high, wide), dtype) for dtype in beside)
 
 
 class _Quantizer:
@@ -158,40 +207,56 @@ class _Quantizer:
         self.weights: dict[int, tuple[int, ...]] = {}
         self.rounded: dict[int, tuple[int, int]] = {}
         self.layers = {i: layer for i, call in enumerate(graph.calls) if (layer := self._layer(call)) is not None}
-        self.read_elsewhere = {index for i, call in enumerate(graph.calls) if i not in self.layers for index in call.reads}
+        self.read_elsewhere = {
+            graph.root(index)
+            for i, call in enumerate(graph.calls)
+            if i not in self.layers
+            for place, index in enumerate(call.reads)
+            if place or not self._is_view(call)
+        }
 
     def run(self) -> Graph:
         for i, call in enumerate(self.graph.calls):
             layer = self.layers.get(i)
             if layer is None:
                 self.calls.append(call)
+            elif len(self.graph.values[layer.weight].spec.shape) > 2:
+                self._batched(call, layer)
             elif self.scheme.name == "int8-dynamic":
                 self._dynamic(call, layer)
             elif self.scheme.name == "float8-dynamic":
                 self._float8(call, layer)
             else:
                 self._weight_only(call, layer)
-        return msgspec.structs.replace(self.graph, values=tuple(self.values), calls=tuple(self.calls))
+        small = {root: self.values[root].spec.dtype for root in self.weights if root not in self.read_elsewhere}
+        return _with_types(msgspec.structs.replace(self.graph, values=tuple(self.values), calls=tuple(self.calls)), small)
+
+    def _is_view(self, call: OpCall) -> bool:
+        """Whether the call's results are views of its first operand."""
+        owner = self.graph.root(call.reads[0])
+        return not call.inplace and all(self.graph.root(index) == owner for index in call.writes)
 
     def _layer(self, call: OpCall) -> _Layer | None:
-        names = _PRODUCTS.get(call.op)
-        if names is None or len(call.reads) != len(call.operands):
+        if len(call.reads) != len(call.operands):
             return None
         read = dict(zip(call.operands, call.reads, strict=True))
-        source, weight = read[names[0]], read[names[1]]
-        value = self.graph.values[weight]
-        spec = value.spec
-        if value.kind != "parameter" or value.storage is not None or len(spec.shape) != 2 or spec.dtype not in FLOATS:
-            return None
-        module = value.name.rpartition(".")[0]
-        if any(f".{name}." in f".{module}." for name in self.scheme.kept):
-            return None
-        n, k = spec.shape if names[2] else spec.shape[::-1]
-        bias = read.get("bias", read.get("self") if call.op == "aten.addmm" else None)
-        return _Layer(source, weight, bias, math.prod(self.graph.values[source].spec.shape[:-1]), n, k)
+        for products, rank in ((_PRODUCTS, 2), (_BATCHED if self.scheme.parts else {}, 3)):
+            if call.op not in products:
+                continue
+            from_name, weight_name, turned = products[call.op]
+            source, weight = read[from_name], read[weight_name]
+            root = self.graph.root(weight)
+            value, spec = self.graph.values[root], self.graph.values[weight].spec
+            fits = len(spec.shape) == rank and spec.dtype in FLOATS and (root == weight or self.scheme.parts)
+            if fits and value.kind == "parameter" and self.scheme.takes(value.name.rpartition(".")[0]):
+                n, k = spec.shape[-2:] if turned else spec.shape[:-3:-1]
+                bias = read.get("bias", read.get("self") if call.op == "aten.addmm" else None) if rank == 2 else None
+                rows = math.prod(self.graph.values[source].spec.shape[:-1])
+                return _Layer(source, weight, root, bias, rows, n, k, math.prod(spec.shape[:-2]))
+        return None
 
-    def _append(self, spec: TensorSpec, like: Value | None = None, suffix: str = "") -> int:
-        self.values.append(Value(spec) if like is None else Value(spec, like.kind, f"{like.name}.{suffix}"))
+    def _append(self, spec: TensorSpec, kind: ValueKind = "activation", name: str = "") -> int:
+        self.values.append(Value(spec, kind, name))
         return len(self.values) - 1
 
     def _call(self, like: OpCall, op: str, operands: dict[str, int], output: int, **attributes: int | bool) -> None:
@@ -211,18 +276,47 @@ class _Quantizer:
         )
 
     def _small(self, layer: _Layer) -> tuple[int, ...]:
-        """The weight in its small type, and what is stored beside it, as in `_stored`."""
-        if layer.weight not in self.weights:
-            old = self.graph.values[layer.weight]
-            spec, *others = _stored(layer, self.scheme, old.spec.dtype)
-            if layer.weight in self.read_elsewhere:
-                small = self._append(spec, old, spec.dtype)
+        """The weight in its small type, and what is stored beside it, as in `_stored`, each cut as the product reads it."""
+        if layer.root not in self.weights:
+            old = self.graph.values[layer.root]
+            spec, *others = _stored(layer, old.spec, self.scheme)
+            if layer.root in self.read_elsewhere:
+                small = self._append(spec, old.kind, f"{old.name}.{spec.dtype}")
             else:
-                small = layer.weight
+                small = layer.root
                 self.values[small] = msgspec.structs.replace(old, spec=spec)
-            beside = (self._append(spec, old, name) for spec, name in zip(others, ("scales", "zeros"), strict=False))
-            self.weights[layer.weight] = (small, *beside)
-        return self.weights[layer.weight]
+            beside = (self._append(spec, "buffer", f"{old.name}{name}") for spec, name in zip(others, BESIDE, strict=False))
+            self.weights[layer.root] = (small, *beside)
+        whole = self.weights[layer.root]
+        if layer.weight == layer.root:
+            return whole
+        elements = layer.matrices * layer.n * layer.k
+        share = elements / max(self.graph.values[layer.root].spec.numel, 1)
+        shape = (layer.matrices, layer.n, layer.k)[layer.matrices == 1 :]
+        specs = [TensorSpec((round(share * self.values[i].spec.numel),), self.values[i].spec.dtype) for i in whole[1:]]
+        views = zip((TensorSpec(shape, self.scheme.weight), *specs), whole, strict=True)
+        return tuple(self._view(spec, root) for spec, root in views)
+
+    def _view(self, spec: TensorSpec, root: int) -> int:
+        self.values.append(Value(spec, self.values[root].kind, storage=root))
+        return len(self.values) - 1
+
+    def _batched(self, call: OpCall, layer: _Layer) -> None:
+        """Several products at once, their scales applied in them; only dynamic schemes round the activation."""
+        names = _BATCHED[call.op]
+        others = {name: index for name, index in zip(call.operands, call.reads, strict=True) if name not in names[:2]}
+        small, *beside = self._small(layer)
+        specs = [self.graph.values[index].spec for index in (layer.source, layer.weight)]
+        operands = {"self": layer.source, "mat2": self._view(TensorSpec(specs[1].shape, self.scheme.weight), self._root(small))}
+        if self.scheme.name.endswith("dynamic"):
+            rounded, scales = self._round(call, layer, self.scheme.weight)
+            operands |= {"self": self._view(TensorSpec(specs[0].shape, self.scheme.weight), rounded), "scale_a": scales}
+        operands |= {name[1:]: index for name, index in zip(BESIDE, beside, strict=False)}
+        self._call(call, "aten._grouped_mm", operands | others, call.writes[0])
+
+    def _root(self, index: int) -> int:
+        storage = self.values[index].storage
+        return index if storage is None else storage
 
     def _weight_only(self, call: OpCall, layer: _Layer) -> None:
         out = call.writes[0]
@@ -233,17 +327,17 @@ class _Quantizer:
         else:
             operands = {"self": layer.source, "mat2": weight, "qScaleAndZeros": scales}
             operands |= zip(("zeros",), zeros, strict=False)
-            self._call(call, "aten._weight_int4pack_mm", operands, product, qGroupSize=self.scheme.group or layer.k)
+            self._call(call, "aten._weight_int4pack_mm", operands, product, qGroupSize=self.scheme.block[1] or layer.k)
         self._add_bias(call, layer, product, out)
 
     def _dynamic(self, call: OpCall, layer: _Layer) -> None:
         out = call.writes[0]
-        weight, scales = self._small(layer)
-        small, row_scales = self._round(call, layer)
+        weight, scales, *_ = self._small(layer)
+        small, row_scales = self._round(call, layer, "int8")
         total = self._append(TensorSpec((layer.m, layer.n), "int32"))
         # `_int_mm` takes the (n, k) weight as a (k, n) view.
-        self.values.append(Value(TensorSpec((layer.k, layer.n), "int8"), self.values[weight].kind, storage=weight))
-        self._call(call, "aten._int_mm", {"self": small, "mat2": len(self.values) - 1}, total)
+        turned = self._view(TensorSpec((layer.k, layer.n), "int8"), self._root(weight))
+        self._call(call, "aten._int_mm", {"self": small, "mat2": turned}, total)
         by_row = self._append(TensorSpec((layer.m, layer.n), self.values[out].spec.dtype))
         self._call(call, "aten.mul", {"self": total, "other": row_scales}, by_row)
         product = out if layer.bias is None else self._append(self.values[out].spec)
@@ -252,24 +346,24 @@ class _Quantizer:
 
     def _float8(self, call: OpCall, layer: _Layer) -> None:
         out = call.writes[0]
-        weight, scales = self._small(layer)
-        small, row_scales = self._round(call, layer, "float8", self.values[scales].spec.shape[1], "float32")
+        weight, scales, *_ = self._small(layer)
+        small, row_scales = self._round(call, layer, "float8")
         product = out if layer.bias is None else self._append(self.values[out].spec)
         # `_scaled_mm` takes the (n, k) weight as a (k, n) view.
-        self.values.append(Value(TensorSpec((layer.k, layer.n), "float8"), self.values[weight].kind, storage=weight))
-        operands = {"self": small, "mat2": len(self.values) - 1, "scale_a": row_scales, "scale_b": scales}
+        turned = self._view(TensorSpec((layer.k, layer.n), "float8"), self._root(weight))
+        operands = {"self": small, "mat2": turned, "scale_a": row_scales, "scale_b": scales}
         self._call(call, "aten._scaled_mm", operands, product)
         self._add_bias(call, layer, product, out)
 
-    def _round(
-        self, call: OpCall, layer: _Layer, small_dtype: str = "int8", groups: int = 1, scale_dtype: str | None = None
-    ) -> tuple[int, int]:
-        """The activation as (m, k) in a small type, and the scales of each row, by default in the activation's type."""
+    def _round(self, call: OpCall, layer: _Layer, dtype: str) -> tuple[int, int]:
+        """The activation as (m, k) in a small type, and its scales: for float8 in float32 as wide as the weight's, else one a row
+        in the activation's type."""
         if layer.source not in self.rounded:
-            dtype = scale_dtype or self.values[layer.source].spec.dtype
-            scales = self._append(TensorSpec((layer.m, groups), dtype))
+            groups = -(-layer.k // (self.scheme.block[1] or layer.k)) if dtype == "float8" else 1
+            scale = "float32" if dtype == "float8" else self.values[layer.source].spec.dtype
+            scales = self._append(TensorSpec((layer.m, groups), scale))
             self._call(call, "torchao.choose_qparams_affine", {"input": layer.source}, scales)
-            small = self._append(TensorSpec((layer.m, layer.k), small_dtype))
+            small = self._append(TensorSpec((layer.m, layer.k), dtype))
             self._call(call, "torchao.quantize_affine", {"input": layer.source, "scale": scales}, small)
             self.rounded[layer.source] = small, scales
         return self.rounded[layer.source]
@@ -277,3 +371,23 @@ class _Quantizer:
     def _add_bias(self, call: OpCall, layer: _Layer, product: int, out: int) -> None:
         if layer.bias is not None:
             self._call(call, "aten.add", {"self": product, "other": layer.bias}, out, alpha=1)
+
+
+def _with_types(graph: Graph, types: Mapping[int, str]) -> Graph:
+    """A graph whose weights have changed type, the views of them and the calls on these made to agree.
+
+    Args:
+        types: index of a weight -> its type.
+    """
+    values = list(graph.values)
+    changed = {i for i, root in enumerate(graph.roots) if root in types and values[i].spec.dtype != types[root]}
+    for i in changed:
+        values[i] = msgspec.structs.replace(values[i], spec=TensorSpec(values[i].spec.shape, types[graph.roots[i]]))
+
+    def agreed(call: OpCall) -> OpCall:
+        if changed.isdisjoint((*call.reads, *call.writes)):
+            return call
+        inputs, outputs = (tuple(values[i].spec for i in places) for places in (call.reads, call.writes))
+        return msgspec.structs.replace(call, inputs=inputs, outputs=outputs)
+
+    return msgspec.structs.replace(graph, values=tuple(values), calls=tuple(map(agreed, graph.calls)))

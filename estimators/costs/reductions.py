@@ -166,7 +166,24 @@ def pool(call: OpCall) -> Cost:
     # An absent stride (an empty list) is the window itself.
     stride = largest(call, "stride" if call.attributes.get("stride") else "kernel_size")
     dilation, vector, special = largest(call, "dilation"), m * (window - 1), m if "avg" in call.op else 0
-    return bill(call, "pooling", vector=vector, special=special, m=m, n=window, window=window, stride=stride, dilation=dilation)
+    return bill(
+        call,
+        "pooling",
+        vector=vector,
+        special=special,
+        m=m,
+        n=window,
+        window=window,
+        stride=stride,
+        dilation=dilation,
+        images=planes(call),
+    )
+
+
+def planes(call: OpCall) -> int:
+    """Channels of all images of the result of a pooling or an interpolation over the dimensions that its name counts."""
+    shape = result(call).shape
+    return math.prod(shape[: len(shape) - pool_rank(call)])
 
 
 def adaptive_windows(source: Sequence[int], output: Sequence[int]) -> tuple[int, int, int]:
@@ -191,7 +208,7 @@ def adaptive_pool(call: OpCall) -> Cost:
     taps, window, stride = adaptive_windows(source[-rank:], output[-rank:])
     m = math.prod(output)
     vector, special = math.prod(source[:-rank]) * taps - m, m if "avg" in call.op else 0
-    return bill(call, "pooling", vector=vector, special=special, m=m, n=window, window=window, stride=stride)
+    return bill(call, "pooling", vector=vector, special=special, m=m, n=window, window=window, stride=stride, images=planes(call))
 
 
 # Sums, norms, searches ----------------------------------------------------------------------------------------------

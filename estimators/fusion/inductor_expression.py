@@ -1,4 +1,4 @@
-"""Properties of single operators, and of values, that Inductor's lowering (`inductor.py`) depends on."""
+"""Properties of single operators, and of values, that Inductor's lowering (`inductor_lowering.py`) depends on."""
 
 from __future__ import annotations
 

@@ -61,6 +61,11 @@ class Value(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.kind in ("parameter", "buffer", "constant")
 
 
+_SCALED_PRODUCTS = frozenset(
+    f"aten.{name}" for name in ("_scaled_mm", "_weight_int8pack_mm", "_weight_int4pack_mm", "_grouped_mm")
+)
+
+
 class OpCall(msgspec.Struct, frozen=True, omit_defaults=True):
     """One call of one ATen operator, normalized.
 
@@ -90,8 +95,8 @@ class OpCall(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def computes_in(self) -> str:
         """The type of the arithmetic, see `operand_dtype`. A single number beside tensors does not decide it, nor do the
-        scales and the bias of a scaled product."""
-        scaled = self.op == "aten._scaled_mm"
+        scales, zero points and the bias of a scaled product."""
+        scaled = self.op in _SCALED_PRODUCTS
         named = zip(self.operands, self.inputs, strict=True)
         operands = [spec for name, spec in named if not scaled or name in ("self", "mat2")] or self.outputs
         return operand_dtype(spec.dtype for spec in [spec for spec in operands if spec.shape] or operands)
@@ -201,7 +206,8 @@ class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
         batch, m, n, k: iteration space. Contractions: batch (a convolution's groups) x (m, k) by (k, n). Reductions: m rows of
             length n. Pointwise: m elements. Pooling and gathers: m outputs, n window or row length.
         window, stride, dilation: of convolutions and pooling: product of the kernel's extents, largest stride and dilation.
-        images: samples of a convolution's batch; m counts the points of all. geometry: of its images.
+        images: samples of a convolution's batch, planes of a pooling or an interpolation; m counts the points of all. geometry:
+            of a convolution's images.
         group: attention: query heads that share a head of keys. causal: attention: queries see no later keys, so that kernels
             may skip about half of the scores that `matrix_flops` counts.
     """

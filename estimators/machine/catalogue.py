@@ -14,34 +14,13 @@ from functools import cache
 from types import MappingProxyType
 from typing import Literal
 
-from shmoo.estimators.graph.records import FAMILIES, RUNTIMES, Coefficient, Source
+from shmoo.estimators.graph.records import RUNTIMES, Coefficient, Source
 
 Role = Literal["count", "size", "rating", "rate", "share", "spread", "energy", "board"]
 """What a coefficient is to those who use it. A "count" is a whole number of parts, a "size" a capacity, a "rating" a fact beside
 the model; none of them is drawn for intervals. A "rate" is what work is divided by. A "share" (or exponent, or overhead) carries
 over to other machines, a "spread" (what the model errs) does at its widest, what belongs to a "board" does not. An "energy" is
 drawn even where it was fitted."""
-
-TENSOR = ("gemm_tensor", "gemv_tensor", "conv_tensor", "attention_tensor", "narrow_tensor", "packed_tensor")
-"""What contractions are on tensor cores, whose kernels share next to nothing with those of the float32 units: "narrow" are
-products of operands of 8 bits and less, "packed" those that unpack weights of fewer bits than they multiply in. Coefficients that
-all of these have in common end in ".tensor"."""
-ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv", "gemm_batched", "recurrent", *TENSOR)
-"""What coefficients are keyed by: the families, with convolutions that libraries treat apart (1x1 is a matrix product, 3x3 of
-stride 1 can use Winograd's transform: Lavin and Gray, 2016; small ones on a CPU run as PyTorch's own im2col and matrix product)
-matrix products with a single row, which stream the weights, batches of them, whose kernels are chosen by other rules, the
-products of recurrent layers, step after step, and contractions on tensor cores."""
-RECURRENT = ("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu")
-"""Calls whose products are the steps of recurrent layers."""
-FAMILY_OF = MappingProxyType(
-    {
-        **{"conv_1x1": "conv", "conv_3x3": "conv", "conv_native": "conv"},
-        **{"gemv": "gemm", "gemm_batched": "gemm", "recurrent": "gemm"},
-        **{"gemm_tensor": "gemm", "gemv_tensor": "gemm", "conv_tensor": "conv", "attention_tensor": "attention"},
-        **{"narrow_tensor": "gemm", "packed_tensor": "gemm"},
-    }
-)
-"""Algorithms that are a part of a family -> that family; the others are families themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +135,11 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.65, 0.4, 0.95, _LARGE, ".conv"),
         Guess(0.8, 0.4, 1.5, "above 1 with Winograd's transform (Lavin and Gray, 2016)", ".conv_3x3"),
         Guess(0.15, 0.05, 0.4, f"one input channel per group leaves matrix units idle: {_GUESS}", ".depthwise"),
-        Guess(0.15, 0.07, 0.3, f"of float32, a load and its address beside each: {_GUESS}", ".depthwise", "gpu"),
+        Guess(0.15, 0.07, 0.3, f"of float32, a load and its address beside each, in the library: {_GUESS}", ".depthwise", "gpu"),
+        Guess(0.3, 0.15, 0.6, "share of the rate that narrow copies leave: 0.3 on an H200 (runs/recorded/h200)", ".unaligned",
+              "gpu", "literature"),
+        Guess(0.05, 0.02, 0.2, "cuDNN's float32 kernels of grouped convolutions of images in rows: 0.03 and 0.06 of the peak of "
+              "an H200 (runs/recorded/h200)", ".conv_grouped", "gpu", "literature"),
         Guess(0.4, 0.2, 0.8, _GUESS, ".conv_transpose"),
         Guess(0.5, 0.25, 0.8, _GUESS, ".attention"),
         Guess(0.2, 0.05, 0.6, _GUESS, ".linalg"),
@@ -181,7 +164,11 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "efficiency.special": Entry("1", "share", "of the special-function peak that loops reach, by algorithm or operator",
                                 Space(0.05, 4.0, 1.0), assumed=(
         Guess(0.5, 0.2, 0.9, f"share of the special-function peak: {_GUESS}"),
-        Guess(0.9, 0.6, 1.0, _FULL, ".attention_tensor", "gpu"))),
+        Guess(2.0, 1.2, 3.0, "one exponential a score; the division is left for the end of a row (Dao, FlashAttention-2, 2023)",
+              ".attention_tensor", "gpu", "literature"))),
+    "efficiency.append": Entry("1", "share", "of main memory's bandwidth that storing new keys and values in a cache reaches",
+                               Space(0.05, 4.0, 1.0), assumed=(
+        Guess(0.4, 0.15, 0.9, f"scattered token by token, a few hundred bytes each: {_GUESS}", "", "gpu"),)),
     "efficiency.bandwidth": Entry("1", "share", "of every level's bandwidth, by algorithm or operator", Space(0.01, 1.5, 0.7),
                                   {"gpu": Space(0.05, 1.1, 0.3), "tpu": Space(0.01, 1.0, 0.7)}, (
         Guess(0.8, 0.6, 0.95, "share that streaming kernels reach (McCalpin, STREAM)"),
@@ -247,6 +234,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(4e-6, 1e-6, 10e-6, "call of a compiled loop and its parallel region", ".inductor", "cpu"),
         Guess(8e-6, 4e-6, 20e-6, "host time to dispatch one operator", "", "gpu"),
         Guess(1.5e-6, 0.8e-6, 3e-6, "replay of one node of a captured graph", ".cudagraphs", "gpu"),
+        Guess(5e-6, 3e-6, 8e-6, "a launch by the driver alone, within a library's call", ".driver", "gpu"),
         Guess(1e-6, 0.5e-6, 3e-6, "start of one fusion inside a program", "", "tpu"),
         Guess(1e-6, 0.2e-6, 5e-6, "loading one domain-flow program: a design target", "", "kpu", "simulated"))),
     "dispatch": Entry("1", "share", "an operator's path through the framework, relative to a loop's, by runtime", assumed=(
@@ -255,11 +243,19 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(1.5e-6, 0.5e-6, 5e-6, "", ".eager", "cpu"),
         Guess(2.5e-6, 1e-6, 8e-6, "host time to dispatch a call that only makes a view", ".eager", "gpu"))),
     "switch": Entry("s", "share", "code and library state come back from a farther cache", _LAUNCH,
-                    assumed=(Guess(2e-6, 0.2e-6, 20e-6, "", ".eager", "cpu"),)),
+                    assumed=(Guess(2e-6, 0.2e-6, 20e-6, "", ".eager", "cpu"),
+                             Guess(3e-6, 1e-6, 9e-6, "a call whose code the call before it did not use", ".eager", "gpu"))),
     "graph": Entry("s", "share", "entry of a compiled or interpreted graph", Space(5e-8, 2e-3, 1.5), assumed=(
         Guess(20e-6, 5e-6, 80e-6, "", "", "cpu"), Guess(30e-6, 10e-6, 100e-6, "", "", "gpu"),
         Guess(10e-6, 3e-6, 50e-6, "dispatch of a program", "", "tpu"),
         Guess(5e-6, 1e-6, 20e-6, "start of a program: a design target", "", "kpu", "simulated"))),
+    "point": Entry("1", "share", "cycles of an integer lane for a point of a window, where a thread makes each result: eager "
+                   "PyTorch on an H200, 0.62e12 points a second of poolings, 1.45e12 of depthwise convolutions, for windows of 3 "
+                   "to 14 a side and three types (runs/recorded/h200)", Space(1.0, 200.0, 0.3), assumed=(
+        Guess(25.0, 15.0, 45.0, "", "", "gpu", "literature"), Guess(11.5, 6.0, 20.0, "", ".depthwise", "gpu", "literature"))),
+    "read.latency": Entry("s", "share", "from a thread's read of the main memory to the next one that waits for it; half of it "
+                          "where L2 holds the data", Space(1e-7, 3e-6, 0.4), assumed=(
+        Guess(4.2e-7, 2.5e-7, 9e-7, f"480 to 740 clocks of main memory, half of them of L2 {_LUO}", "", "gpu", "literature"),)),
     "step": Entry("s", "share", "of a chain whose steps need each other, a column of a factorisation each", assumed=(
         Guess(1e-7, 2e-8, 5e-7, f"a pivot's search, reciprocal and scaling on one core: {_GUESS}", "", "cpu"),
         Guess(1e-6, 2e-7, 4e-6, f"a few reads of main memory behind each other for a column: {_GUESS}", "", "gpu"),
@@ -277,7 +273,9 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
                            Space(0.02, 1.0, 1.0), assumed=(Guess(0.5, 0.1, 1.0),)),
     "launch_tail": Entry("1", "share", f"share of a launch that follows the hand-over to the device: {_GUESS}",
                          Space(1e-2, 0.99, 0.7), assumed=(Guess(0.3, 0.1, 0.7, "", "", "gpu"),)),
-    "device_launch": Entry("s", "share", "shortest kernel", Space(5e-7, 3e-5, 0.4), assumed=(Guess(2e-6, 1e-6, 4e-6, on="gpu"),)),
+    "device_launch": Entry("s", "share", "shortest kernel", Space(5e-7, 3e-5, 0.4), assumed=(
+        Guess(2e-6, 1e-6, 4e-6, "", "", "gpu"),
+        Guess(2e-6, 1e-6, 4e-6, "the kernel that stores new keys and values", ".append", "gpu"))),
     "allocate": Entry("s", "share", "asking the driver for a block of device memory: engineering range",
                       assumed=(Guess(1e-4, 3e-5, 4e-4, "", "", "gpu"),)),
     "allocate.byte": Entry("s/B", "share", "mapping it in pages of 2 MiB, about 0.6 us each: engineering range",
@@ -310,6 +308,9 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
               "literature"),)),
     "power.idle": Entry("W", "rating", "with nothing running"),
     "power.tdp": Entry("W", "rating", "power cap"),
+    "area": Entry("m2", "rating", "of silicon: `area.die` of the dies, `area.unit` of a counted part without its memory"),
+    "area.byte": Entry("m2/B", "rating", "of memory on the chip"),
+    "area.bandwidth": Entry("m2 s/B", "rating", "of main memory's interface and controllers"),
     "sigma": Entry("1", "spread", "standard deviation of the log error of one kernel, by algorithm; `sigma.graph` is what "
                    "kernels of a graph share, `sigma.graph.many` the same of many kernels", assumed=(
         Guess(0.2, 0.2, 0.2, f"standard deviation of the log error of one kernel: {_GUESS}"),
@@ -363,19 +364,6 @@ def space(name: str, family: str) -> Space:
     if allowed is None:
         raise KeyError(f"coefficient {name!r} has no range to fit it in")
     return allowed
-
-
-@cache
-def algorithm_names(prefixes: tuple[str, ...], algorithm: str) -> tuple[str, ...]:
-    """Names to look up for an algorithm, most specific first."""
-    names: list[str] = []
-    for prefix in prefixes:
-        names.append(f"{prefix}.{algorithm}")
-        if algorithm in TENSOR:
-            names += [f"{prefix}.gemm_tensor"] * (algorithm == "gemv_tensor") + [f"{prefix}.tensor"]
-        if algorithm in FAMILY_OF:
-            names.append(f"{prefix}.{FAMILY_OF[algorithm]}")
-    return (*names, *prefixes)
 
 
 def energy_names(name: str) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ import numpy as np
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
 from shmoo.estimators.graph.records import Coefficient
-from shmoo.estimators.machine.catalogue import ALGORITHMS, DEFAULTS, FAMILY_OF, RECURRENT, TENSOR, algorithm_names, short_op
+from shmoo.estimators.machine.algorithms import ALGORITHMS, FAMILY_OF, RECURRENT, TENSOR, algorithm_names
+from shmoo.estimators.machine.catalogue import DEFAULTS, short_op
 from shmoo.estimators.machine.hosts import HOSTS, of_host
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.workspace import taken_by_onednn

@@ -3,8 +3,13 @@
 A profile that was measured holds the launches of the machine it was measured beside. A named host replaces all of them
 (`of_host`), so that a card measured beside an old server does not inherit it, and cards compare beside one host.
 
-The launch of a kernel takes `launch.<runtime>`, which is the host's, times `dispatch.<runtime>.<algorithm>`, which is the
-framework's: what an operator's path through it takes relative to a loop over elements.
+The launch of a kernel takes `launch.<runtime>`, which is the host's, times `dispatch.<runtime>.<algorithm or operator>`, which is
+the framework's: what an operator's path through it takes relative to a loop over elements. Beside it stand
+
+    launch.driver     a further kernel that a library launches within the same call
+    switch.eager      a call whose code the call before it did not use: a model's modules differ from layer to layer, an operator
+                      measured by itself is called over and over
+    launch_tail       calls follow each other without waiting, so that the host's time of one passes beside the device's
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from shmoo.estimators.errors import unknown
-from shmoo.estimators.graph.records import Coefficient
+from shmoo.estimators.graph.records import Coefficient, Source
 
 OWN = "own"
 """Name for people of the host that a profile was measured beside."""
@@ -28,6 +33,8 @@ class Host:
         description: for people. source: where its numbers come from.
         launch_s: runtime -> seconds of a loop over elements, with its 90 % range.
         view_s: of a call that only makes a view, in eager execution. entry_s: runtime -> entry of a graph.
+        switch_s: more for a call in a model than for one that is repeated, in eager execution.
+        kind: where the numbers come from, as `Coefficient.source` says it.
     """
 
     description: str
@@ -35,66 +42,99 @@ class Host:
     launch_s: Mapping[str, tuple[float, float, float]]
     view_s: tuple[float, float, float]
     entry_s: Mapping[str, tuple[float, float, float]]
+    switch_s: tuple[float, float, float]
+    kind: Source = "literature"
 
     @property
     def coefficients(self) -> dict[str, Coefficient]:
         """Its launches as a profile would hold them."""
         seconds = {f"launch.{runtime}": times for runtime, times in self.launch_s.items()}
-        seconds |= {f"graph.{runtime}": times for runtime, times in self.entry_s.items()} | {"view.eager": self.view_s}
+        seconds |= {f"graph.{runtime}": times for runtime, times in self.entry_s.items()}
+        seconds |= {"view.eager": self.view_s, "switch.eager": self.switch_s}
         return {
-            name: Coefficient(value, "s", "literature", self.source, low=low, high=high)
+            name: Coefficient(value, "s", self.kind, self.source, low=low, high=high)
             for name, (value, low, high) in seconds.items()
-        } | dict(DISPATCH)
+        } | dict(FRAMEWORK)
 
 
 def _relative(value: float, why: str) -> Coefficient:
     return Coefficient(value, "1", "literature", why)
 
 
-_PATHS = "relative launch times of operators in eager PyTorch, median of four hosts (tables of Lee et al., ASPLOS 2025)"
-DISPATCH: Mapping[str, Coefficient] = MappingProxyType(
+_PATHS = "relative launch times of operators called one by one in eager PyTorch 2.11 (runs/recorded/h200), medians"
+_EXTERN = "compiled code calls the framework's own operator, which takes as long as in eager execution (runs/recorded/h200)"
+FRAMEWORK: Mapping[str, Coefficient] = MappingProxyType(
     {
-        "dispatch.eager.gemm": _relative(1.3, _PATHS),
-        "dispatch.eager.softmax": _relative(1.2, _PATHS),
-        "dispatch.eager.normalization": _relative(1.6, _PATHS),
-        "dispatch.eager.conv": _relative(2.0, "cuDNN's choice of an algorithm and its workspace beside a product's launch"),
-        "dispatch.eager.depthwise": _relative(2.0, "as of other convolutions"),
+        "dispatch.eager.gemm": _relative(1.6, _PATHS),
+        "dispatch.eager.linear": _relative(2.3, f"{_PATHS}: a product with a bias, its epilogue and its workspace"),
+        "dispatch.eager.softmax": _relative(1.05, _PATHS),
+        "dispatch.eager.pooling": _relative(1.15, _PATHS),
+        "dispatch.eager.gather": _relative(1.6, _PATHS),
+        "dispatch.eager.normalization": _relative(2.2, _PATHS),
+        "dispatch.eager.batch_norm": _relative(3.8, f"{_PATHS}: operators written in Python and C++ around the library's"),
+        "dispatch.eager.group_norm": _relative(3.9, f"{_PATHS}: three kernels and their workspace"),
+        "dispatch.eager.attention": _relative(2.8, f"{_PATHS}: choice of a kernel, and its workspace"),
+        "dispatch.eager.conv": _relative(2.2, f"{_PATHS}: cuDNN's choice of an algorithm and its workspace"),
+        "dispatch.eager.depthwise": _relative(2.0, _PATHS),
+        "dispatch.eager.conv_transpose": _relative(4.0, f"{_PATHS}: as of a convolution, and the result cleared first"),
+        "dispatch.eager.embedding": _relative(2.0, _PATHS),
+        "dispatch.eager.lstm": _relative(6.0, f"{_PATHS}: weights gathered, descriptors made"),
+        "dispatch.eager.gru": _relative(6.0, f"{_PATHS}: weights gathered, descriptors made"),
+        "dispatch.inductor.gemm": _relative(2.5, _EXTERN),
+        "dispatch.inductor.conv": _relative(4.0, _EXTERN),
+        "dispatch.inductor.depthwise": _relative(3.5, _EXTERN),
+        "dispatch.inductor.attention": _relative(4.0, _EXTERN),
+        "launch_tail": _relative(
+            0.95, "calls follow each other without waiting: the host's time of one passes beside the device"
+        ),
     }
 )
-"""What an operator's path through the framework takes, relative to a loop over elements."""
+"""What belongs to the framework: an operator's path through it, relative to a loop over elements, and how calls follow."""
 
 HOSTS: Mapping[str, Host] = MappingProxyType(
     {
+        "server_h200": Host(
+            "virtual machine of 2025 with 16 cores of a Sapphire Rapids Xeon and an H200, PyTorch 2.11",
+            "host times of single calls in eager PyTorch 2.11, medians of their kinds (runs/recorded/h200)",
+            {"eager": (8e-6, 6.5e-6, 13e-6), "inductor": (7e-6, 5e-6, 11e-6), "inductor-freezing": (7e-6, 5e-6, 11e-6)},
+            (3e-6, 1.5e-6, 6e-6),
+            {"eager": (10e-6, 4e-6, 30e-6), "inductor": (60e-6, 20e-6, 150e-6), "inductor-freezing": (60e-6, 20e-6, 150e-6)},
+            (5e-6, 3e-6, 8e-6),
+            "fitted",
+        ),
         "server_2025": Host(
             "server of 2023 to 2025 (Sapphire Rapids, Genoa), PyTorch 2.x",
             "eager transformers on H100 servers of 2025 take 18 us of host time a kernel, views and Python included; a launch by "
             "the driver alone takes 5 to 6 us",
-            {"eager": (13e-6, 9e-6, 26e-6), "inductor": (6e-6, 4e-6, 10e-6), "inductor-freezing": (6e-6, 4e-6, 10e-6)},
+            {"eager": (7e-6, 4.8e-6, 14e-6), "inductor": (6e-6, 4e-6, 10e-6), "inductor-freezing": (6e-6, 4e-6, 10e-6)},
             (3e-6, 1.5e-6, 6e-6),
             {"eager": (30e-6, 10e-6, 100e-6), "inductor": (60e-6, 20e-6, 150e-6), "inductor-freezing": (60e-6, 20e-6, 150e-6)},
+            (3e-6, 1.5e-6, 6e-6),
         ),
         "server_2020": Host(
             "server of 2019 to 2022 (EPYC Rome, Ice Lake), PyTorch 1.7 to 2.0",
             "networks whose kernels wait for the host on A100 servers, in eager PyTorch 1.7 to 2.0: 30 to 45 us a kernel",
-            {"eager": (24e-6, 16e-6, 38e-6), "inductor": (10e-6, 6e-6, 16e-6), "inductor-freezing": (10e-6, 6e-6, 16e-6)},
+            {"eager": (13.5e-6, 9e-6, 21e-6), "inductor": (10e-6, 6e-6, 16e-6), "inductor-freezing": (10e-6, 6e-6, 16e-6)},
             (4e-6, 2e-6, 8e-6),
             {"eager": (50e-6, 20e-6, 150e-6), "inductor": (100e-6, 40e-6, 250e-6), "inductor-freezing": (100e-6, 40e-6, 250e-6)},
+            (5e-6, 2.5e-6, 10e-6),
         ),
         "server_2018": Host(
             "server of 2016 to 2019 (Broadwell, Skylake), PyTorch 1.x",
             "networks whose kernels wait for the host beside V100s (DGX-1) and T4s: ResNet-50 takes 10 ms, BERT's encoder 10.5",
-            {"eager": (40e-6, 27e-6, 60e-6), "inductor": (17e-6, 10e-6, 28e-6), "inductor-freezing": (17e-6, 10e-6, 28e-6)},
+            {"eager": (22.5e-6, 15e-6, 34e-6), "inductor": (17e-6, 10e-6, 28e-6), "inductor-freezing": (17e-6, 10e-6, 28e-6)},
             (6e-6, 3e-6, 12e-6),
             {"eager": (80e-6, 30e-6, 200e-6), "inductor": (150e-6, 60e-6, 400e-6), "inductor-freezing": (150e-6, 60e-6, 400e-6)},
+            (8e-6, 4e-6, 16e-6),
         ),
     }
 )
-"""Name -> host. One `dispatch` serves all: it belongs to the framework."""
+"""Name -> host. One `FRAMEWORK` serves all."""
 
 
 def of_host(name: str) -> bool:
     """Whether a coefficient of an asynchronous device belongs to the host that launches its kernels."""
-    return name.partition(".")[0] in ("launch", "dispatch", "view", "graph", "launch_tail", "allocate")
+    return name.partition(".")[0] in ("launch", "dispatch", "view", "switch", "graph", "launch_tail", "allocate")
 
 
 def check_host(name: str) -> str:

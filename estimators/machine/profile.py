@@ -239,7 +239,8 @@ CARRIED = 1.28
 
 def _on_base(data: bytes | str) -> bytes | str:
     """A file that describes a machine by what differs from another (`base`), completed: what was fitted to that one is
-    transferred, wider, and a coefficient given as null is left out. Other files as they are."""
+    transferred, wider, a coefficient given as null is left out, and so is the area, which is a chip's own. Other files as they
+    are."""
     try:
         described = msgspec.json.decode(data)
     except msgspec.MsgspecError:
@@ -249,7 +250,7 @@ def _on_base(data: bytes | str) -> bytes | str:
     if described["base"] not in builtin_names():
         raise unknown(f"base of profile {described.get('name')!r}", str(described["base"]), builtin_names())
     base = load_profile(described["base"])
-    carried = {name: _carried(name, c, base.name) for name, c in base.coefficients.items()}
+    carried = {n: _carried(n, c, base.name) for n, c in base.coefficients.items() if not n.startswith("area.")}
     whole = base.replacing(coefficients=carried, fitted_from=None, error_card={}, residual=())
     fields = msgspec.to_builtins(whole) | {name: value for name, value in described.items() if name != "base"}
     coefficients = msgspec.to_builtins(carried) | described.get("coefficients", {})

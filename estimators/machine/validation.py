@@ -29,6 +29,7 @@ RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
         **{"flop/s": (1e6, 1e21), "1/s": (1e6, 1e21), "B/s": (1e5, 1e18), "Hz": (1e5, 1e12)},
         **{"B": (0.0, 1e18), "s": (0.0, 10.0), "s/B": (0.0, 1e-3)},
         **{"J/flop": (0.0, 1e-3), "J/B": (0.0, 1e-3), "W": (0.0, 1e7)},
+        **{"m2": (0.0, 1.0), "m2/B": (0.0, 1e-6), "m2 s/B": (0.0, 1e-9)},
     }
 )
 """Unit -> least and largest value of its coefficients. The units of rates are divided by, so 0 is no value of theirs."""

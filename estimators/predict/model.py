@@ -51,6 +51,7 @@ from shmoo.estimators.predict.energy import Joules, candidates, capped, dynamic_
 from shmoo.estimators.predict.twins import Twins
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, Ints, KernelTable, Masks
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped
+from shmoo.estimators.tiling.gpu.threads import by_window, copies_of_words, dependent_reads, kernels_a_step, window_rate
 
 ASYNCHRONOUS = frozenset({"gpu"})
 """Architecture families whose kernels are queued by the host while the device works."""
@@ -121,12 +122,16 @@ def predict(
         body = body + _layout_time(table, coefficients, codes, runtime)
     launch = coefficients.by_kernel(table, codes, f"launch.{runtime}", "launch") + np.zeros_like(body)
     if coefficients.profile.family in ASYNCHRONOUS:
-        launch = launch * coefficients.by_algorithm(codes, f"dispatch.{runtime}", "dispatch")
+        launch = launch * coefficients.by_kernel(table, codes, f"dispatch.{runtime}", "dispatch")
+        launch = launch + _within_call(table, coefficients, codes, runtime)
     if coefficients.find(f"view.{runtime}") is not None:
         launch = launch + coefficients.value(f"view.{runtime}") * table.views
     near = coefficients.profile.get("capacity.l2")
     if near is not None and coefficients.find(f"switch.{runtime}") is not None:
         away = 1.0 - hit_share(table.code_distance, near.value)
+        if coefficients.profile.family in ASYNCHRONOUS:
+            # The host's caches see none of the bytes: a call by itself finds its code there, one among others does not.
+            away = np.repeat(table.counts > 1, table.counts)
         launch = launch + coefficients.by_algorithm(codes, f"switch.{runtime}") * away
     if coefficients.profile.family in ASYNCHRONOUS:
         body = body + coefficients.by_kernel(table, codes, "device_launch")
@@ -163,7 +168,15 @@ def _each_alone(
     beside: Floats = own("tile_overhead") * tiling.waves
     if tiling.blocks is not None:
         beside = beside + tiling.blocks.split_seconds(own)
+        if np.any(np.greater(tiling.blocks.stored, 0.0)):
+            beside = beside + tiling.blocks.store_seconds(own, c.value(f"bandwidth.{c.profile.levels[-1]}"))
     body, clocked = body + beside, clocked + beside
+    if c.find("read.latency") is not None and runtime in AS_STORED:
+        reads = dependent_reads(table, c.profile)
+        far = np.minimum(moved[c.profile.levels[-1]] / np.maximum(table.bytes, 1.0), 1.0)
+        waiting = reads * c.value("read.latency") * (1.0 + far) / 2.0
+        # Statistics come before what is normalised with them.
+        body = np.where(table.is_family("normalization"), body + waiting, np.maximum(body, waiting))
     if c.find("step") is not None:
         body = np.maximum(body, c.value("step") * dependent_steps(table))
     return compute, memory, body, clocked, dynamic_energy(table, tiling, c, worked)
@@ -186,12 +199,17 @@ def _compute_time(
         seconds = np.where(counted, tiling.cycles, 0.0) / c.value("clock")
         matrix = np.where(counted, seconds, matrix)
         ramp = np.where(counted, 1.0, ramp)
-    matrix = np.where(table.matrix_flops > 0, matrix * ramp / c.by_algorithm(codes, f"efficiency.{runtime}", "efficiency"), 0.0)
+    share = c.by_algorithm(codes, f"efficiency.{runtime}", "efficiency")
     worked = table.matrix_flops * done
     if tiling.blocks is not None:
+        grouped = _in_turn(table) & ~in_tensor_kernels(codes)
+        share = np.where(grouped, c.value("efficiency.conv_grouped", "efficiency"), share)
+        words = copies_of_words(table) & in_tensor_kernels(codes)
+        share = share * np.where(words, c.value("efficiency.unaligned", "efficiency"), 1.0)
         # The overhang of a tensor core's tile is zeros, which switch hardly anything: on an H200, products of 16 rows draw less
         # than those of 64 that take as long (600 against 655 W; NVIDIA AIConfigurator, 2026).
         worked = worked / np.where(stencil | in_tensor_kernels(codes), 1.0, tiling.blocks.filled)
+    matrix = np.where(table.matrix_flops > 0, matrix * ramp / share, 0.0)
     for way in tiling.transformed:
         other = _transformed_time(table, way, peak, c)
         better = way.offered & (other < matrix)
@@ -210,6 +228,11 @@ def _compute_time(
         # The softmax of scores runs where their products do: on the multiprocessors that have a block, over whole tiles.
         softmax = np.where(in_tensor_kernels(codes) & table.is_family("attention"), done / tiling.utilisation, 1.0)
         vector, special = vector * softmax, special * softmax
+    if c.profile.family in ASYNCHRONOUS and runtime in AS_STORED and (windows := by_window(table)).any():
+        points, cycles = window_rate(table, c.profile)
+        addressed = points * c.by_algorithm(codes, "point") / cycles
+        matrix = np.where(windows & stencil, addressed, matrix)
+        vector = np.where(windows & ~stencil, addressed, vector)
     if tiling.cycles is None:
         return matrix + vector + special, worked
     # A chain of dependences along a row (KPU) takes its steps, however fast the units are.
@@ -278,13 +301,33 @@ def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime
 
 def _transposition_time(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats | float:
     """What cuDNN spends on images that are not channels-last, as its tensor-core kernels for windows take them: kernels before
-    and after a convolution read and write them once more. A window of one point is a product of the images as they are stored.
-    Compiled code keeps images channels-last."""
+    and after a convolution read and write them once more. A window of one point that leaves none out is a product of the images
+    as they are stored. Compiled code keeps images channels-last."""
     if runtime not in AS_STORED:
         return 0.0
-    moved = 2.0 * table.strided_bytes * (in_tensor_kernels(codes) & (table.window > 1))
+    moved = 2.0 * table.strided_bytes * _transposed(table, codes)
     rate = c.value(f"bandwidth.{c.profile.levels[-1]}") * c.value("efficiency.bandwidth.transposition", "efficiency.bandwidth")
     return moved / rate + 2.0 * c.value("device_launch") * (moved > 0)
+
+
+def _transposed(table: KernelTable, codes: Ints) -> Masks:
+    """(K,) kernels that cuDNN puts between conversions of their image and their result, where these are not channels-last."""
+    return in_tensor_kernels(codes) & ((table.window > 1) | (table.stride > 1)) & (table.strided_bytes > 0)
+
+
+def _in_turn(table: KernelTable) -> Masks:
+    """(K,) convolutions of images in rows whose groups cuDNN does one after the other."""
+    return table.is_family("conv") & (table.batch > 1) & (table.strided_bytes > 0)
+
+
+def _within_call(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats | float:
+    """What the host spends on the further kernels of one call: conversions of a convolution's image, weights and result in 16
+    bits, every group but one of a grouped convolution, and the steps of recurrent layers."""
+    if runtime != "eager":
+        return 0.0
+    converted = 3.0 * (_transposed(table, codes) & _NARROW[table.dtype])
+    steps = kernels_a_step(table) * table.batch
+    return c.value("launch.driver") * (converted + np.where(_in_turn(table), table.batch - 1.0, 0.0) + steps)
 
 
 def matrix_peaks(c: Coefficients, dtypes: np.ndarray) -> np.ndarray:

@@ -15,9 +15,10 @@ from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.graph.records import Cost, Graph, Kernel, notes_of, weights_of
+from shmoo.estimators.kernel_rows import CONVERSIONS, Costed, kernel_tables
 from shmoo.estimators.memory.peak import peak_memory_bytes, resident_weight_bytes
 from shmoo.estimators.memory.room import MemoryRoom, memory_room
-from shmoo.estimators.table import CONVERSIONS, Costed, KernelTable, kernel_tables
+from shmoo.estimators.table import KernelTable
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -110,10 +110,10 @@ class Advice(msgspec.Struct, frozen=True):
 class Comparison:
     """Prices a model in several setups on one machine, or on variants of it, by paired draws."""
 
-    def __init__(self, profile: ArchitectureProfile, work: Tabulated, runtime: str, batch: int, seed: int = 0) -> None:
-        shared = shared_draws(profile, RUNTIMES[profile.family], DRAWS, seed)
+    def __init__(self, profile: ArchitectureProfile, work: Tabulated, runtime: str, batch: int) -> None:
+        shared = shared_draws(profile, RUNTIMES[profile.family], DRAWS, seed=0)
         self._batch = batch
-        self.base = AnalysisDirector(profile).price(work.table, runtime, seed=seed, shared=shared).whole()
+        self.base = AnalysisDirector(profile).price(work.table, runtime, seed=shared.seed, shared=shared).whole()
         self._shared = dataclasses.replace(shared, common=frozenset(kernel_identities(work.table, self.base.tiling)))
 
     def _price(self, director: AnalysisDirector, work: Tabulated, runtime: str) -> Priced:
@@ -150,7 +150,6 @@ def advise(
     *,
     aim: Aim = "time",
     top: int = 8,
-    seed: int = 0,
 ) -> Advice:
     """Where a model's time and energy go on a machine, and what each change would bring.
 
@@ -167,8 +166,8 @@ def advise(
         return tabulated(graphs_of(setup), setup.runtime, profile.family, matrix_dtype(setup.dtype), setup.fused)
 
     work = work_of(base)
-    estimate = director.estimate_tabulated(work, base.runtime, batch=base.batch, seed=seed)
-    comparison = Comparison(profile, work, base.runtime, base.batch, seed)
+    estimate = director.estimate_tabulated(work, base.runtime, batch=base.batch)
+    comparison = Comparison(profile, work, base.runtime, base.batch)
     left_out: dict[str, str] = {}
 
     def tried(change: Change) -> WhatIf | None:

@@ -71,7 +71,7 @@ class GenerationEstimate(msgspec.Struct, frozen=True, kw_only=True):
     basis: dict[str, float] = {}
 
 
-def decode_contexts(prompt_tokens: int, new_tokens: int, count: int = SAMPLED_CONTEXTS) -> tuple[int, ...]:
+def decode_contexts(prompt_tokens: int, new_tokens: int) -> tuple[int, ...]:
     """Cache lengths at which to estimate the decode steps of a generation: evenly spread from the first step's, `prompt_tokens`,
     to the last one's, both included; none where prefill gives all there is."""
     if new_tokens > MOST_TOKENS:
@@ -81,7 +81,9 @@ def decode_contexts(prompt_tokens: int, new_tokens: int, count: int = SAMPLED_CO
     steps = new_tokens - 1
     if steps == 0:
         return ()
-    return tuple(dict.fromkeys(round(c) for c in np.linspace(prompt_tokens, prompt_tokens + steps - 1, min(count, steps))))
+    return tuple(
+        dict.fromkeys(round(c) for c in np.linspace(prompt_tokens, prompt_tokens + steps - 1, min(SAMPLED_CONTEXTS, steps)))
+    )
 
 
 def cache_bytes(graph: Graph) -> float:

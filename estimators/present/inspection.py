@@ -21,6 +21,8 @@ from shmoo.estimators.present.kernel_graph import KernelNode, kernel_graph
 from shmoo.estimators.units import html_table, percent, si
 
 BOUNDS = ("compute", "memory", "launch")
+ENTRY = "(graph entry)"
+"""Name of the row of what enters a model's graphs."""
 SORTS = ("order", "name", "params", "flops", "bytes", "intensity", "time")
 """What modules can be sorted by; "order" is that of execution."""
 
@@ -93,16 +95,30 @@ class Inspection(msgspec.Struct, frozen=True):
         """Seconds of a call during which the host launches kernels while the device works; 0 where nothing is launched ahead."""
         return max(sum(node.kernel.latency_s - node.kernel.elapsed_s for node in self.kernels[arch]), 0.0)
 
+    @property
+    def entry(self) -> Row:
+        """Entering the graphs, as a row beside the modules that the model consists of: no call, time and energy alone."""
+        whole, on = self.modules[0], {}
+        for arch, here in whole.on.items():
+            spent = [node.kernel.energy_j or 0.0 for node in self.kernels[arch]]
+            joules = None if here.energy_j is None else max(here.energy_j - sum(spent), 0.0)
+            seconds = self.entry_s(arch)
+            share = seconds / here.latency_s if here.latency_s else 0.0
+            on[arch] = ArchitectureShare(seconds, joules, share, 0.0, {**dict.fromkeys(BOUNDS, 0.0), "launch": seconds})
+        return Row(ENTRY, 1, 0, 0, 0.0, 0.0, 0.0, (), on)
+
     def tree(self, depth: int | None = None, sort: str = "order") -> tuple[Row, ...]:
-        """Modules down to `depth` (all for `None`), siblings sorted, largest first (names alphabetically). "time" is that of the
-        first architecture.
+        """Modules down to `depth` (all for `None`), siblings sorted, largest first (names alphabetically), the entry of the
+        graphs among them where it takes time. "time" is that of the first architecture.
 
         Raises:
             InputError: no such order.
         """
         if sort not in SORTS:
             raise unknown("order", sort, SORTS)
-        children: dict[str, list[Row]] = {}
+        entry = self.entry
+        takes_time = any(part.latency_s > 0 for part in entry.on.values())
+        children: dict[str, list[Row]] = {"": [entry] * takes_time}
         for row in self.modules[1:]:
             children.setdefault(parent_of(row.name), []).append(row)
         listed: list[Row] = []

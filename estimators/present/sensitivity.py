@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
+from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import matrix_dtype
+from shmoo.estimators.graph.records import Interval
+from shmoo.estimators.machine.area import COUNTED, added_area_interval
 from shmoo.estimators.machine.catalogue import followers, under
 from shmoo.estimators.machine.coefficients import listed
-from shmoo.estimators.machine.profile import ArchitectureProfile
+from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.tabulated import tabulated
 from shmoo.estimators.present.advice import Aim, Comparison, Effect
@@ -16,9 +19,7 @@ from shmoo.estimators.variants import variant
 
 FACTOR = 2.0
 """By which each part is multiplied; launches are divided by it."""
-_COUNTED = {"cpu": "count.cores", "gpu": "count.sms", "tpu": "count.units", "kpu": "count.tiles"}
 _COUNTED_IN_CYCLES = ("tpu", "kpu")
-NO_AREA = "no profile states an area"
 
 
 class Lever(msgspec.Struct, frozen=True):
@@ -29,6 +30,7 @@ class Lever(msgspec.Struct, frozen=True):
         follows: coefficients that change with it. compound: whether several parts of the machine are among them.
         average_power_w: of the call, then; `None` where the profile has no energy coefficients.
         power_cap_w: of the changed machine, where the profile has one.
+        area_m2: that the change adds to the chip; `None` where the profile has no number for it, as `area_reason` says.
         note: what the numbers leave out; "" for nothing.
     """
 
@@ -41,16 +43,19 @@ class Lever(msgspec.Struct, frozen=True):
     effect: Effect
     average_power_w: float | None
     power_cap_w: float | None
+    area_m2: Interval | None
+    area_reason: str
     note: str
 
 
 class Sensitivity(msgspec.Struct, frozen=True):
-    """A machine's levers for one model, the principal bottleneck first."""
+    """A machine's levers for one model, the principal bottleneck first. `die` is the area of its dies, where published."""
 
     model: str
     arch: str
     aim: Aim
     setup: Setup
+    die: Coefficient | None
     levers: tuple[Lever, ...]
 
     @property
@@ -59,9 +64,7 @@ class Sensitivity(msgspec.Struct, frozen=True):
         return next((lever for lever in self.levers if lever.effect.verdict(self.aim) == "better" and not lever.compound), None)
 
 
-def sensitivity(
-    profile: ArchitectureProfile, setup: Setup, graphs_of: GraphsOf, model: str, *, aim: Aim = "time", seed: int = 0
-) -> Sensitivity:
+def sensitivity(profile: ArchitectureProfile, setup: Setup, graphs_of: GraphsOf, model: str, *, aim: Aim = "time") -> Sensitivity:
     """What each part of a machine is worth to a model.
 
     Machines that do not exist have no fitted corrections, so the machine as it is is priced without them too.
@@ -71,13 +74,14 @@ def sensitivity(
     """
     physical = profile.replacing(residual=())
     work = tabulated(graphs_of(setup), setup.runtime, profile.family, matrix_dtype(setup.dtype), setup.fused)
-    comparison = Comparison(physical, work, setup.runtime, setup.batch, seed)
+    comparison = Comparison(physical, work, setup.runtime, setup.batch)
     known_values = listed(physical)
     levers = []
     for name, names, factor in parts_of(profile, setup.runtime):
         known = known_values[names[0]]
         machine = variant(physical, {one: known_values[one].value * factor for one in names})
         effect = comparison.effect(AnalysisDirector(machine), work, setup.runtime, setup.batch)
+        area, no_area = _area(physical, machine, names)
         power = None if effect.energy_j is None else effect.energy_j.value / effect.latency_s.value
         levers.append(
             Lever(
@@ -90,6 +94,8 @@ def sensitivity(
                 effect,
                 power,
                 machine.value("power.tdp", 0.0) or None,
+                area,
+                no_area,
                 _note(name, profile, power, machine.value("power.tdp", 0.0)),
             )
         )
@@ -98,14 +104,22 @@ def sensitivity(
         gain = lever.effect.gain(aim)
         return -(gain.value if gain else 1.0)
 
-    return Sensitivity(model, profile.name, aim, setup, tuple(sorted(levers, key=place)))
+    return Sensitivity(model, profile.name, aim, setup, profile.get("area.die"), tuple(sorted(levers, key=place)))
+
+
+def _area(base: ArchitectureProfile, machine: ArchitectureProfile, names: list[str]) -> tuple[Interval | None, str]:
+    """The area that changed coefficients add, or why it is not known."""
+    try:
+        return added_area_interval(base, machine, names), ""
+    except InputError as error:
+        return None, str(error)
 
 
 def parts_of(profile: ArchitectureProfile, runtime: str) -> list[tuple[str, list[str], float]]:
     """The parts of a machine to change: name, coefficients, and factor. "peak" are the rates of all units; where the units are
     counted in cycles, the clock is their rate."""
     names = [
-        _COUNTED[profile.family],
+        COUNTED[profile.family],
         "clock",
         *(f"{stem}.{level}" for level in profile.levels for stem in ("bandwidth", "capacity")),
     ]

@@ -10,7 +10,7 @@ import msgspec
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.predict.tabular import Record, estimate_record, interval_record, memory_record, or_reason
 from shmoo.estimators.present.advice import Advice, Aim, Effect, WhatIf, best_of_each_kind
-from shmoo.estimators.present.sensitivity import NO_AREA, Lever, Sensitivity
+from shmoo.estimators.present.sensitivity import Lever, Sensitivity
 from shmoo.estimators.present.setups import Setup
 from shmoo.estimators.units import amount, percent, si, size
 
@@ -191,7 +191,24 @@ def sensitivity_sentences(levers: Sensitivity) -> list[str]:
     worse = [lever.name for lever in levers.levers if lever.effect.verdict(levers.aim) == "worse"]
     if worse:
         sentences.append(f"Costs more {levers.aim} than it saves: {', '.join(worse)}.")
-    return [*sentences, f"Area is not known: {NO_AREA}."]
+    return [*sentences, *_silicon(levers)]
+
+
+def _silicon(levers: Sensitivity) -> Iterator[str]:
+    """The area of the dies, and whose area is not known."""
+    if levers.die is not None:
+        yield f"The dies of {levers.arch} have {si(levers.die.value, levers.die.unit)} ({levers.die.reference})."
+    unknown = [lever.name for lever in levers.levers if lever.area_m2 is None]
+    if unknown:
+        yield f"No area is known for {', '.join(unknown)}."
+
+
+def added_silicon(area: Interval | None) -> str:
+    """Area that a change adds, with its range: "96.2 (80.2 to 116) mm2"."""
+    if area is None or area.value == 0:
+        return si(None if area is None else 0.0, "m2")
+    value, low, high = (si(number, "m2").removesuffix(" mm2") for number in (area.value, area.low, area.high))
+    return f"{value} ({low} to {high}) mm2"
 
 
 def _lever(lever: Lever) -> str:
@@ -204,6 +221,8 @@ def _lever(lever: Lever) -> str:
         text += f", at {times(effect.energy_ratio)} times the energy"
     if lever.average_power_w is not None:
         text += f" and {si(lever.average_power_w, 'W')} on average"
+    if lever.area_m2 is not None and lever.area_m2.value > 0:
+        text += f", for {added_silicon(lever.area_m2)} more silicon"
     brought = dict.fromkeys("peaks" if name.startswith("peak.") else name for name in lever.follows)
     notes = [f"with {', '.join(brought)}"] * bool(brought) + [lever.note] * bool(lever.note)
     return f"{text} ({'; '.join(notes)})" if notes else text
@@ -245,6 +264,7 @@ def sensitivity_record(levers: Sensitivity) -> Record:
         "model": levers.model,
         "arch": levers.arch,
         "by": levers.aim,
+        **or_reason("die_mm2", levers.die and levers.die.value * 1e6, "the profile states no area of its dies"),
         "levers": [
             {
                 **{name: getattr(lever, name) for name in ("name", "unit", "before", "after", "note")},
@@ -253,12 +273,16 @@ def sensitivity_record(levers: Sensitivity) -> Record:
                 **_effect_record(lever.effect, levers.aim),
                 **or_reason("average_power_w", lever.average_power_w, _NO_ENERGY),
                 **or_reason("power_cap_w", lever.power_cap_w, no_cap),
-                **or_reason("area_mm2", None, NO_AREA),
+                **or_reason("area_mm2", _in_mm2(lever.area_m2), lever.area_reason),
             }
             for lever in levers.levers
         ],
         "sentences": sensitivity_sentences(levers),
     }
+
+
+def _in_mm2(area: Interval | None) -> Record | None:
+    return None if area is None else interval_record(Interval(*(number * 1e6 for number in (area.value, area.low, area.high))))
 
 
 _NO_ENERGY = "the profile has no energy coefficients"

@@ -8,25 +8,30 @@ A machine whose memory does not hold a workload is out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.machine.area import Amount, added_area
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.tabulated import Tabulated
+from shmoo.estimators.sweep.pareto import pareto, relative_hypervolume
 from shmoo.estimators.sweep.points import blocks_of
 from shmoo.estimators.variants import is_count, tiling_parameters, variant
 
 PREDICTED: Mapping[str, str] = {"latency": "s", "energy": "J", "power": "W", "edp": "J s", "throughput": "/s"}
 """Quantity of a call that is predicted -> its unit. Of throughput more is better, of everything else less."""
+AREA = "area"
+"""The machine's silicon: its dies, and what is added to them (`machine.area`)."""
 MOST_POINTS = 5_000_000
 """Points of a grid; a larger space is one for a search."""
+OTHERS = 2000
+"""Designs beside a front that are kept, for its picture."""
 SAME = 1e-9
 """Relative difference up to which two values are the same: what sums in another order differ by."""
-_CHUNK = 4096
 
 Axes = Mapping[str, Sequence[float]]
 
@@ -79,8 +84,10 @@ class Space:
             if names.count(name) > 1:
                 raise InputError(f"the workload {name!r} is named twice; name it once, and give it a weight of 2")
         for name in (*self.objectives, *(limit.quantity for limit in self.limits)):
-            if name not in PREDICTED and name not in self.profile.coefficients:
-                raise unknown("quantity", name, {*PREDICTED, *self.profile.coefficients})
+            if name == AREA:
+                self.area(self.profile)
+            elif name not in PREDICTED and name not in self.profile.coefficients:
+                raise unknown("quantity", name, {*PREDICTED, AREA, *self.profile.coefficients})
 
     def __len__(self) -> int:
         """Points of the grid."""
@@ -93,7 +100,11 @@ class Space:
 
     def unit(self, name: str) -> str:
         """Unit of a quantity or of a coefficient."""
-        return PREDICTED.get(name) or self.profile.coefficients[name].unit
+        return "m2" if name == AREA else PREDICTED.get(name) or self.profile.coefficients[name].unit
+
+    def area(self, machine: ArchitectureProfile) -> Amount:
+        """The area of a design; `InputError` where the profile lacks a number for it."""
+        return self.profile.value("area.die") + added_area(self.profile, machine, self.axes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +175,7 @@ def evaluate(space: Space, designs: Mapping[str, np.ndarray]) -> Evaluated:
     quantities: dict[str, np.ndarray] = {}
     for name in space.shown:
         if name not in PREDICTED:
-            value = np.asarray(machine.value(name), dtype=np.float64)
+            value = np.asarray(space.area(machine) if name == AREA else machine.value(name), dtype=np.float64)
             quantities[name] = np.broadcast_to(value[..., 0] if value.ndim else value, shape)
         elif all(name in found for found in by_workload.values()):
             logs = [weight * np.log(found[name]) for weight, found in zip(weights, by_workload.values(), strict=True)]
@@ -184,11 +195,8 @@ def evaluate(space: Space, designs: Mapping[str, np.ndarray]) -> Evaluated:
     return Evaluated(settled, quantities, by_workload, excess <= 0.0, excess)
 
 
-def explore_grid(space: Space, progress: Callable[[int], None] = lambda done: None) -> Front:
+def explore_grid(space: Space) -> Front:
     """The front of every combination of the axes' values.
-
-    Args:
-        progress: told the points that are done, now and then.
 
     Raises:
         InputError: too many points, or what `evaluate` refuses.
@@ -199,7 +207,7 @@ def explore_grid(space: Space, progress: Callable[[int], None] = lambda done: No
     kernels = max(len(workload.work.table) for workload in space.workloads)
     grid: dict[str, np.ndarray] = {}
     own: dict[str, dict[str, np.ndarray]] = {workload.name: {} for workload in space.workloads}
-    allowed, done = np.zeros(sides, dtype=bool), 0
+    allowed = np.zeros(sides, dtype=bool)
     for block, values in blocks_of(space.axes, kernels):
         found = evaluate(space, values)
         allowed[block] = found.allowed
@@ -208,8 +216,6 @@ def explore_grid(space: Space, progress: Callable[[int], None] = lambda done: No
         for workload, quantities in found.by_workload.items():
             for name in quantities.keys() & {"latency", "energy"}:
                 own[workload].setdefault(name, np.empty(sides))[block] = quantities[name]
-        done += allowed[block].size
-        progress(done)
     places = np.flatnonzero(allowed.ravel())
     values = {name: numbers.ravel()[places] for name, numbers in grid.items()}
     designs = {
@@ -226,20 +232,18 @@ def front_of(
     quantities: Mapping[str, np.ndarray],
     by_workload: Mapping[str, Mapping[str, np.ndarray]],
     points: int,
-    others: int = 2000,
 ) -> Front:
     """The front among designs that are allowed, in order of preference among equal ones.
 
     Args:
         points: designs looked at in all.
-        others: designs beside the front to keep.
     """
     costs = np.stack([_cost(name, quantities[name]) for name in space.objectives], axis=1)
     chosen, alike = pareto(costs)
     order = np.argsort(costs[chosen, 0], kind="stable")
     chosen, alike = chosen[order], alike[order]
     rest = np.setdiff1d(np.arange(len(costs)), chosen)
-    some = rest[np.linspace(0, len(rest) - 1, min(others, len(rest))).astype(int)] if len(rest) else rest
+    some = rest[np.linspace(0, len(rest) - 1, min(OTHERS, len(rest))).astype(int)] if len(rest) else rest
     return Front(
         {name: values[chosen] for name, values in designs.items()},
         {name: values[chosen] for name, values in quantities.items()},
@@ -257,88 +261,6 @@ def _cost(name: str, values: np.ndarray) -> np.ndarray:
     logs = np.log(np.maximum(values, np.finfo(np.float64).tiny))
     settled: np.ndarray = np.round(logs / SAME) * SAME
     return -settled if name == "throughput" else settled
-
-
-def pareto(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of (P, J) costs that no other row dominates: none is at most as large in every column and smaller in one. Of equal
-    rows the first stands for all.
-
-    Returns:
-        their places, ascending, and how many rows equal each.
-    """
-    if not len(costs):
-        return np.empty(0, dtype=int), np.empty(0, dtype=int)
-    # Ascending in the first column, then in the others: only an earlier row can dominate a later one.
-    distinct, first, counts = np.unique(costs, axis=0, return_index=True, return_counts=True)
-    if distinct.shape[1] == 1:
-        return first[:1], counts[:1]
-    if distinct.shape[1] == 2:
-        before = np.concatenate(([np.inf], np.minimum.accumulate(distinct[:, 1])[:-1]))
-        kept = np.flatnonzero(distinct[:, 1] < before)
-    else:
-        kept = _sweep(distinct)
-    order = np.argsort(first[kept])
-    return first[kept][order], counts[kept][order]
-
-
-def _sweep(rows: np.ndarray) -> np.ndarray:
-    """Places of the rows, sorted and distinct, that no earlier row is at most as large as in every column."""
-    front = np.empty((0, rows.shape[1]))
-    kept: list[int] = []
-    for start in range(0, len(rows), _CHUNK):
-        part = rows[start : start + _CHUNK]
-        alive = np.flatnonzero(~_dominated(part, front))
-        survivors: list[int] = []
-        for place in alive.tolist():
-            if not survivors or not np.any(np.all(part[survivors] <= part[place], axis=1)):
-                survivors.append(place)
-        kept += [start + place for place in survivors]
-        front = np.concatenate([front, part[survivors]])
-    return np.asarray(kept, dtype=int)
-
-
-def _dominated(rows: np.ndarray, front: np.ndarray) -> np.ndarray:
-    """Whether some row of a front is at most as large in every column."""
-    found = np.zeros(len(rows), dtype=bool)
-    for start in range(0, len(front), 256):
-        part = front[start : start + 256]
-        found |= np.all(part[None, :, :] <= rows[:, None, :], axis=2).any(axis=1)
-    return found
-
-
-def relative_hypervolume(costs: np.ndarray, front: np.ndarray) -> float:
-    """Share of the box between the best and the worst values in every column that the front dominates: 1 where one row is best
-    in everything."""
-    if not len(costs):
-        return 0.0
-    best, worst = costs.min(axis=0), costs.max(axis=0)
-    span = worst - best
-    if not np.any(span > 0):
-        return 1.0
-    rows = (costs[front][:, span > 0] - best[span > 0]) / span[span > 0]
-    return hypervolume(rows, np.ones(rows.shape[1]))
-
-
-def hypervolume(rows: np.ndarray, reference: np.ndarray) -> float:
-    """Volume that is dominated by rows of costs, up to a reference point, by slices along the last column (Fonseca, Paquete and
-    López-Ibáñez, CEC 2006, without their bookkeeping)."""
-    rows = rows[np.all(rows < reference, axis=1)]
-    if not len(rows):
-        return 0.0
-    if rows.shape[1] == 1:
-        return float(reference[0] - rows[:, 0].min())
-    rows = rows[np.argsort(rows[:, -1], kind="stable")]
-    if rows.shape[1] == 2:
-        lowest = np.minimum.accumulate(rows[:, 0])
-        heights = np.diff(np.append(rows[:, 1], reference[1]))
-        return float(np.sum((reference[0] - lowest) * heights))
-    ends = np.append(rows[1:, -1], reference[-1])
-    slices = (
-        hypervolume(rows[: i + 1, :-1], reference[:-1]) * (end - row[-1])
-        for i, (row, end) in enumerate(zip(rows, ends, strict=True))
-        if end > row[-1]
-    )
-    return float(sum(slices))
 
 
 def search(space: Space, evaluations: int, seed: int = 0) -> Front:

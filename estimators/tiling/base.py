@@ -45,6 +45,7 @@ class Blocks:
             infinity where copies are not counted by multiprocessor.
         pieces: parts of the reduction, whose sums are added up at the end.
         skipped: share of the counted work that the kernel leaves out (scores behind a causal mask).
+        stored: bytes of new keys and values that go to a cache first.
     """
 
     reuse: Floats
@@ -56,6 +57,7 @@ class Blocks:
     in_flight: Floats | float = np.inf
     pieces: Floats | float = 1.0
     skipped: Floats | float = 0.0
+    stored: Floats | float = 0.0
 
     def replaced(self, rows: Masks, others: Blocks) -> Blocks:
         """These blocks, with `others` at the rows of a mask."""
@@ -76,6 +78,11 @@ class Blocks:
     def split_seconds(self, value: Value) -> Floats:
         """What it takes to add up the parts of a reduction, beside their traffic."""
         return value("split_overhead") * np.greater(self.pieces, 1.0)
+
+    def store_seconds(self, value: Value, bandwidth: float | Floats) -> Floats:
+        """What the kernel takes that reads new keys and values and writes them to the cache in main memory."""
+        copied = 2.0 * self.stored / (bandwidth * value("efficiency.append"))
+        return copied + value("device_launch.append") * np.greater(self.stored, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shmoo.estimators.errors import InputError
 
@@ -198,11 +197,6 @@ def _box_wavefront(tau: Vector, extents: Vector) -> np.ndarray:
     return sizes
 
 
-def best_parts(length: int) -> int:
-    """Parts that a reduction of `length` is re-indexed in for the least latency, parts + length / parts - 1: about its root."""
-    return math.isqrt(length - 1) + 1
-
-
 def matmul(m: int, n: int, k: int, parts: int = 1) -> RecurrenceSystem:
     """C = A B with A (m, k) and B (k, n): a moves along j, b along i, c along k; tau = [1, 1, 1], latency m + n + k - 2.
 
@@ -322,24 +316,6 @@ def triangular_solve(n: int, columns: int = 1) -> RecurrenceSystem:
 
 def _factorisation(name: str, m: int, n: int) -> Recurrence:
     return Recurrence(name, (min(m, n), m, n), ((1, 0, 0), (0, 1, 0), (0, 0, 1)), shrinking=True)
-
-
-def matmul_wavefront(m: int, n: int, k: int) -> np.ndarray:
-    """Points live at each step of a matmul under tau = [1, 1, 1], shape (m + n + k - 2,), in closed form.
-
-    Inclusion and exclusion over the three upper faces of the box, with C(t + 2, 2) points on the plane i + j + k = t of the
-    octant. The peak is about 3/4 n^2 for a cube, and the product of the two smaller sides when the third is at least their sum
-    less 1.
-    """
-    t = np.arange(m + n + k - 2, dtype=np.int64)
-
-    def plane(steps: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.where(steps >= 0, (steps + 2) * (steps + 1) // 2, 0)
-
-    sides = (m, n, k)
-    singles = sum(plane(t - x) for x in sides)
-    pairs = sum(plane(t - x - y) for x, y in itertools.combinations(sides, 2))
-    return plane(t) - singles + pairs - plane(t - sum(sides))
 
 
 def _chain(name: str, rows: int, length: int, parts: int = 1) -> Recurrence:

@@ -159,7 +159,11 @@ def _visit_all(
 ) -> None:
     begin = clock()
     details_s = 0.0
-    while (case := schedule.next()) is not None:
+
+    def left_s() -> float | None:
+        return None if settings.budget_s is None else settings.budget_s - (clock() - begin)
+
+    while (case := schedule.next(left_s())) is not None:
         spent = clock() - begin
         if settings.budget_s is not None and spent >= settings.budget_s:
             break

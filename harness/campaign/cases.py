@@ -23,11 +23,25 @@ from shmoo.runs.store.store import Run
 
 
 def check_device(device: str, machine: Machine) -> None:
-    """`InputError` for a device that is unknown or not there."""
+    """`InputError` for a device that is unknown, not there, or of no use to this torch."""
     if device not in ("cpu", "cuda"):
         raise unknown("device", device, ("cpu", "cuda"))
     if device == "cuda" and machine.gpu_model is None:
         raise InputError("--device cuda: no GPU is visible here; `shmoo doctor` says why")
+    if device == "cuda" and usable_device(machine) != "cuda":
+        raise InputError(
+            f"--device cuda: torch {machine.torch} finds no CUDA device, though this machine has one ({machine.gpu_model}); "
+            "install a build of torch for CUDA (pytorch.org/get-started), or check that its CUDA version suits the driver"
+        )
+
+
+def usable_device(machine: Machine) -> str:
+    """The device to measure where none is named: "cuda" where torch can use a GPU of this machine, else "cpu"."""
+    if machine.gpu_model is None:
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def plan_cases(

@@ -18,13 +18,14 @@ from pathlib import Path
 
 import msgspec
 
+from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.progress import Progress
 from shmoo.harness.campaign.campaign import CampaignSettings, manifest_of, run_campaign
 from shmoo.harness.campaign.sides import Description, Side
 from shmoo.harness.campaign.worker import CaseMeasurer, Worker
 from shmoo.runs.store.records import AxisValue, CaseSpec, Measurement
-from shmoo.runs.store.store import Run, RunWriter
+from shmoo.runs.store.store import MANIFEST, Run, RunWriter, read_manifest
 
 BASE, NEW = "base", "new"
 """Directories of the two runs."""
@@ -39,14 +40,18 @@ class Duet:
         base, new: measure on their sides.
         rows: run of the new side.
         seed: of which side comes first.
+        before: lines of the new side's run that is gone on with. A pair of which it has only this half is measured again, and the
+            later line of a visit counts.
     """
 
-    def __init__(self, base: CaseMeasurer, new: CaseMeasurer, rows: RunWriter, seed: int = 0) -> None:
+    def __init__(
+        self, base: CaseMeasurer, new: CaseMeasurer, rows: RunWriter, seed: int = 0, before: Sequence[Measurement] = ()
+    ) -> None:
         self._base = base
         self._new = new
         self._rows = rows
-        self._random = random.Random(seed)
-        self._failed: set[str] = set()
+        self._random = random.Random(seed + len(before))
+        self._failed = {line.case.identity for line in before if line.status == "failed"}
 
     def measure(self, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple[Graph, ...]]:
         """Visit both sides; the base's row and graphs. A case that failed on the new side is left alone there, as it would only
@@ -73,6 +78,7 @@ def run_duel(
     *,
     suite: str,
     settings: CampaignSettings,
+    resume: bool = False,
     progress: Progress | None = None,
     measurers: tuple[CaseMeasurer, CaseMeasurer] | None = None,
 ) -> tuple[Run, Run]:
@@ -81,22 +87,25 @@ def run_duel(
     Args:
         described: what each side's interpreter says of itself, for the manifests.
         settings: `visits` is the number of pairs of each case.
+        resume: go on with the duel at `out`, whose sides must be what they were.
         measurers: of both sides in place of workers; the caller closes them.
 
     Raises:
         InputError, ShmooError, KeyboardInterrupt: as `run_campaign`; finished pairs are kept.
     """
-    token = secrets.token_hex(8)
-    facts: list[dict[str, AxisValue | None]] = [
-        {DUEL: token, "duel.side": role, "duel.name": side.name} for role, side in zip((BASE, NEW), sides, strict=True)
-    ]
     base, new = described
+    token = (_resumed(out, sides, described) if resume else None) or secrets.token_hex(8)
+    facts: list[dict[str, AxisValue | None]] = [
+        {DUEL: token, "duel.side": role, "duel.name": side.name, "commit": side.state or None}
+        for role, side in zip((BASE, NEW), sides, strict=True)
+    ]
     measure = settings.measure
     if measure.threads is None:
         measure = msgspec.structs.replace(measure, threads=base.machine.threads)
     with ExitStack() as stack:
         manifest = manifest_of(settings, suite, new.machine, facts[1], new.versions)
-        rows = stack.enter_context(RunWriter(out / NEW, manifest))
+        rows = stack.enter_context(RunWriter(out / NEW, manifest, resume=resume))
+        before = Run.open(out / NEW).lines if resume else ()
         if measurers is None:
             encoded = msgspec.json.encode(measure)
             first, second = (stack.enter_context(Worker(encoded, settings.case_timeout_s, side=side)) for side in sides)
@@ -107,12 +116,38 @@ def run_duel(
             suite=suite,
             machine=base.machine,
             settings=settings,
+            resume=resume,
             progress=progress,
-            measurer=Duet(*measurers, rows, settings.seed),
+            measurer=Duet(*measurers, rows, settings.seed, before),
             facts=facts[0],
             versions=base.versions,
         )
     return Run.open(out / BASE), Run.open(out / NEW)
+
+
+def _resumed(out: Path, sides: tuple[Side, Side], described: tuple[Description, Description]) -> str | None:
+    """What the runs of the duel at `out` share; `None` where none was begun.
+
+    Raises:
+        InputError: a side has another name, other code, or other software than it had.
+    """
+    token: str | None = None
+    for role, side, told in zip((BASE, NEW), sides, described, strict=True):
+        if not (out / role / MANIFEST).exists():
+            continue
+        manifest = read_manifest(out / role)
+        was, now = dict(manifest.settings), {"duel.side": role, "duel.name": side.name, "commit": side.state or None}
+        changed = [f"{key} was {was.get(key)!r}, is {value!r}" for key, value in now.items() if was.get(key) != value]
+        versions = manifest.versions.keys() | told.versions.keys()
+        changed += [
+            f"{name} was {manifest.versions.get(name)!r}, is {told.versions.get(name)!r}"
+            for name in sorted(versions)
+            if manifest.versions.get(name) != told.versions.get(name)
+        ]
+        if changed:
+            raise InputError(f"cannot resume {out}: {role} is another side ({'; '.join(changed)}); start anew with another --out")
+        token = str(was.get(DUEL))
+    return token
 
 
 def is_duel(runs: Sequence[Run]) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from shmoo.runs.store.pooling import latencies
 from shmoo.runs.store.records import CaseSpec, Measurement, Status, Timing
-from shmoo.runs.store.statistics import latency
+from shmoo.runs.store.statistics import latency, median
 from shmoo.runs.store.visits import NOISY
 
 FAILURES = 1
@@ -19,6 +19,9 @@ ROUND_SHARE = 0.1
 TURNS, NETWORK_LIMIT = 4, 6
 """Visits to a noisy network in each round after the first, and times as many visits as other cases that it may have. Networks
 are few and test everything else, so that their own errors must be small."""
+COMPILING_SHARE, COMPILING_SHARE_WHEN_ROUGH, ROUGH = 0.6, 0.45, 0.1
+"""Share of the time left that first visits to cases that are compiled may take, the same where the cases visited so far have a
+median error above the third number, because there second visits tell more. What is left over comes last."""
 USELESS = 3
 """Suspect visits in a row after which a case is left alone."""
 
@@ -44,6 +47,11 @@ class _Case:
         if self.timings:
             return "ok" if self.error <= NOISY else "noisy"
         return "failed" if self.failed else "suspect"
+
+    @property
+    def to_compile(self) -> bool:
+        """Whether the next visit begins with a compilation."""
+        return not self.visits and self.spec.runtime != "eager"
 
     def look(self) -> None:
         """Find its standard error anew after another visit, from its own visits."""
@@ -73,6 +81,9 @@ class Schedule:
         self._random = random.Random(seed)
         self._shuffle = shuffle
         self._round: deque[_Case] = deque()
+        self._compiling_s = 0.0
+        self._compiling_at_most_s: float | None = None
+        self._last_resort = False
         self.visits_in_all = 0
 
     def add(self, row: Measurement, seconds: float | None = None) -> None:
@@ -80,6 +91,8 @@ class Schedule:
         case = self._cases.get(row.case.identity)
         if case is None:
             return
+        if case.to_compile and seconds is not None:
+            self._compiling_s += seconds
         case.visits += 1
         self.visits_in_all += 1
         if seconds is not None:
@@ -90,24 +103,49 @@ class Schedule:
         case.suspect += row.status == "suspect"
         case.look()
 
-    def next(self) -> CaseSpec | None:
-        """The case to visit now; `None` when every case is known well enough or has been visited often enough."""
+    def next(self, left_s: float | None = None) -> CaseSpec | None:
+        """The case to visit now; `None` when every case is known well enough or has been visited often enough.
+
+        Args:
+            left_s: time left for visits; `None` where it is not limited.
+        """
         while True:
             while self._round:
                 case = self._round.popleft()
-                if not case.given_up:
+                if case.to_compile and self._compiling_at_most_s is None and left_s is not None:
+                    self._compiling_at_most_s = self._share_for_compiling() * left_s
+                if not case.given_up and not self._waits(case):
                     return case.spec
             self._round.extend(self._next_round())
             if not self._round:
-                return None
+                if self._last_resort:
+                    return None
+                # The others have all that they need: what waits comes now.
+                self._last_resort = True
 
-    def _next_round(self) -> list[_Case]:
-        alive = [case for case in self._cases.values() if not case.given_up]
-        fewest = min((case.visits for case in alive), default=self._visits)
-        groups = [case.spec.device for case in alive]
-        for case, (time, deviation) in zip(alive, latencies(groups, [case.timings for case in alive]), strict=True):
+    def _waits(self, case: _Case) -> bool:
+        """Whether the case is still to be compiled when enough time went into that."""
+        limit = self._compiling_at_most_s
+        return case.to_compile and not self._last_resort and limit is not None and self._compiling_s > limit
+
+    def _share_for_compiling(self) -> float:
+        visited = [case for case in self._cases.values() if case.timings]
+        self._judge(visited)
+        rough = bool(visited) and median([case.error for case in visited]) > ROUGH
+        return COMPILING_SHARE_WHEN_ROUGH if rough else COMPILING_SHARE
+
+    @staticmethod
+    def _judge(cases: Sequence[_Case]) -> None:
+        """Find standard errors by what all visits say."""
+        groups = [case.spec.device for case in cases]
+        for case, (time, deviation) in zip(cases, latencies(groups, [case.timings for case in cases]), strict=True):
             case.deviation = deviation
             case.error = float("inf") if time is None else time.relative_se
+
+    def _next_round(self) -> list[_Case]:
+        alive = [case for case in self._cases.values() if not case.given_up and not self._waits(case)]
+        fewest = min((case.visits for case in alive), default=self._visits)
+        self._judge(alive)
         if fewest < self._visits:
             chosen = [case for case in alive if case.visits == fewest]
             if fewest:

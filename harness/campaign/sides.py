@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import msgspec
 from shmoo.estimators.errors import InputError
 from shmoo.runs.store.records import Machine
 
+COMMIT = 12
+"""Digits of a commit that tell it apart."""
 PROBE_S = 120.0
 """Longest time for an environment to describe itself; torch's metadata may lie on a cold disk."""
 
@@ -27,12 +30,14 @@ class Side(msgspec.Struct, frozen=True):
         python: interpreter of its workers.
         folder: directory they run in, which is searched for modules first.
         search: further directories to search; those of this process, or of the checkout in their place.
+        state: of its code: the commit, with a hash of what differs from it in a directory; "" where git does not tell.
     """
 
     name: str
     python: str
     folder: str
     search: tuple[str, ...]
+    state: str = ""
 
 
 class Description(msgspec.Struct, frozen=True):
@@ -59,7 +64,7 @@ def side_of(name: str, setup: str = "") -> Iterator[Side]:
     if python is not None:
         yield Side(name, python, str(Path.cwd()), ())
     elif path.is_dir():
-        yield Side(name, sys.executable, str(path.resolve()), _search(path.resolve()))
+        yield Side(name, sys.executable, str(path.resolve()), _search(path.resolve()), _state_of(path))
     else:
         with tempfile.TemporaryDirectory(prefix="shmoo-duel-") as made:
             tree = Path(made).resolve() / "tree"
@@ -70,7 +75,7 @@ def side_of(name: str, setup: str = "") -> Iterator[Side]:
                     _run_setup(setup, tree)
                 inside = tree / _git(name, "rev-parse", "--show-prefix")
                 own = _python_in(tree / ".venv")
-                yield Side(name, own or sys.executable, str(inside), (str(inside),) if own else _search(inside))
+                yield Side(name, own or sys.executable, str(inside), (str(inside),) if own else _search(inside), commit[:COMMIT])
             finally:
                 _git(name, "worktree", "remove", "--force", str(tree))
 
@@ -125,9 +130,19 @@ def _search(folder: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys((str(folder), *mapped)))
 
 
+def _state_of(folder: Path) -> str:
+    """Commit of a directory, with a hash of what its tracked files differ by; "" where git does not tell."""
+    try:
+        commit = _git(str(folder), "-C", str(folder), "rev-parse", "HEAD")[:COMMIT]
+        changes = _git(str(folder), "-C", str(folder), "diff", "--binary", "HEAD", "--", ".")
+    except InputError:
+        return ""
+    return f"{commit}+{hashlib.sha256(os.fsencode(changes)).hexdigest()[:16]}" if changes else commit
+
+
 def _git(name: str, *arguments: str) -> str:
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, errors="surrogateescape", check=True)
     except (OSError, subprocess.SubprocessError) as error:
         quiet = "it knows no such commit" if isinstance(error, subprocess.CalledProcessError) else str(error)
         said = (getattr(error, "stderr", "") or "").strip() or quiet

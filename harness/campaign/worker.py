@@ -49,7 +49,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class CaseMeasurer(Protocol):
-    """Visits cases: `harness.measure.Measurer`, a `Worker`, or a stand-in."""
+    """Visits cases: `harness.measuring.measure.Measurer`, a `Worker`, or a stand-in."""
 
     def measure(self, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple[Graph, ...]]:
         """Visit a case; its row and the graphs it ran. `details` asks for what one visit of a case suffices for."""

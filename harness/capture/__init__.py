@@ -1,11 +1,17 @@
-"""Capture: a PyTorch model -> graphs of normalized operator calls. Importing this package imports torch."""
+"""Capture: a PyTorch model -> graphs of normalized operator calls. Importing this package imports torch; what needs Dynamo or
+sympy, whose imports take as long as torch's, is found on first use."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from shmoo.harness.capture.capture import Capture, capture, capture_compiled, capture_exported
 from shmoo.harness.capture.fx.introspect import CaptureError, OperatorIntrospector
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin
-from shmoo.harness.capture.symbolic import SymbolicCapture, capture_symbolic
-from shmoo.harness.capture.training import capture_training
 from shmoo.harness.capture.workload import CaptureFamily, capture_workload
+
+if TYPE_CHECKING:
+    from shmoo.harness.capture.symbolic import SymbolicCapture, capture_symbolic
+    from shmoo.harness.capture.training import capture_training
 
 __all__ = [
     "Capture",
@@ -22,3 +28,10 @@ __all__ = [
     "capture_training",
     "capture_workload",
 ]
+_HOMES = {"SymbolicCapture": "symbolic", "capture_symbolic": "symbolic", "capture_training": "training"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

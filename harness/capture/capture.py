@@ -12,11 +12,10 @@ from shmoo.estimators.graph.records import Graph
 from shmoo.harness.capture.compiled import compile_pieces
 from shmoo.harness.capture.exported import export_graph, exportable
 from shmoo.harness.capture.fx.introspect import CaptureError
-from shmoo.harness.capture.fx.walker import FXGraphWalker
+from shmoo.harness.capture.fx.walker import FXGraphWalker, with_all_weights
 from shmoo.harness.capture.guard import guarded
-from shmoo.harness.capture.weights import with_all_weights
 
-Method = Literal["export", "compile", "trace", "joint"]
+Method = Literal["record", "export", "compile", "trace", "joint"]
 
 
 class Capture(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -26,8 +25,9 @@ class Capture(msgspec.Struct, frozen=True, omit_defaults=True):
         graphs: one, or one for each piece that Dynamo made and for each run of operators between pieces. The first also holds the
             weights that no call reads.
         break_reasons: why torch.compile splits the model into pieces, and the operators that it leaves to eager execution.
-        method: "export" (torch.export's single graph), "compile" (torch.compile's pieces), "trace" (the model's Python run on
-            fake tensors) or "joint" (AOTAutograd's graphs of a forward and a backward pass).
+        method: "record" (operators written down while the model runs without memory), "export" (torch.export's single graph),
+            "compile" (torch.compile's pieces), "trace" (the model's Python run on fake tensors) or "joint" (AOTAutograd's graphs
+            of a forward and a backward pass).
         note: how the graphs were obtained, unless by running the model at these sizes: from a capture whose sizes were replaced,
             or why that failed.
     """

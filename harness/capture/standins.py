@@ -15,7 +15,7 @@ Reading a number that only data could give, or selecting by it, is refused.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -67,13 +67,19 @@ def _real() -> Iterator[None]:
 
 class StandIns(TorchDispatchMode):
     """While active, fake tensors have values by the rules above: the elements in `_elements_of` where there are any, otherwise
-    one number everywhere, that in `_uniform` or 0."""
+    one number everywhere, that in `_uniform` or 0.
+
+    Args:
+        known: values of fake tensors that do not depend on data.
+    """
 
     supports_higher_order_operators = True
 
-    def __init__(self) -> None:
+    def __init__(self, known: Iterable[tuple[torch.Tensor, torch.Tensor]] = ()) -> None:
         super().__init__()
         self._elements_of = WeakIdKeyDictionary()
+        for fake, values in known:
+            self._store(fake, values, False)
         self._uniform = WeakIdKeyDictionary()
         self._unfiltered = self._chosen = self._suppressed = self._conditions = 0
 

@@ -15,10 +15,9 @@ from shmoo.estimators.graph.records import Graph
 from shmoo.harness.capture.compiled import compile_pieces
 from shmoo.harness.capture.exported import Place, export_graph, exportable
 from shmoo.harness.capture.fx.introspect import CaptureError, OperatorIntrospector
-from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin
+from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, with_all_weights
 from shmoo.harness.capture.guard import guarded
 from shmoo.harness.capture.traced import FakeCall, trace_call
-from shmoo.harness.capture.weights import with_all_weights
 
 
 class SymbolicCapture:

@@ -4,6 +4,7 @@ data, and for models too large for the memory."""
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -28,12 +29,12 @@ from shmoo.harness.capture.fx.devices import absent_devices_on_cpu
 from shmoo.harness.capture.fx.introspect import CaptureError, RecordLines, first_line
 from shmoo.harness.capture.fx.objects import holds_tensors, tensors_in, with_tensors
 from shmoo.harness.capture.fx.trace import inline_wrapped
-from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin
+from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, with_all_weights
 from shmoo.harness.capture.guard import guarded
 from shmoo.harness.capture.standins import StandIns
-from shmoo.harness.capture.weights import with_all_weights
 
 _CPU = torch.device("cpu")
+_NO_CHECKS = "TRANSFORMERS_DISABLE_TORCH_CHECK"
 _RESIZING = ("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d")
 
 
@@ -42,6 +43,7 @@ class FakeCall:
 
     Args:
         dynamic: dimensions of the leaves of (args, kwargs) that become symbols; nothing then stands in for data.
+        fixed: names of keyword arguments whose values are known whatever the data.
 
     Example:
         >>> call = FakeCall(model, args, kwargs)  # doctest: +SKIP
@@ -62,6 +64,7 @@ class FakeCall:
         args: Sequence[Any],
         kwargs: Mapping[str, Any] | None = None,
         dynamic: Sequence[Place] = (),
+        fixed: Sequence[str] = (),
     ) -> None:
         self._module = model if isinstance(model, torch.nn.Module) else torch.nn.Module()
         self._model = model
@@ -74,7 +77,7 @@ class FakeCall:
         }
         self.origins = [Origin(kind, name) for name, kind in kinds.items()]
         # "input_ids" for ((), {"input_ids": x}), "0.1" for (([a, x],), {}).
-        paths = ([str(getattr(key, "idx", getattr(key, "key", key))) for key in path[1:]] for path, _ in inputs)
+        paths = [[str(getattr(key, "idx", getattr(key, "key", key))) for key in path[1:]] for path, _ in inputs]
         self.origins += [Origin("input", ".".join(path)) for path in paths]
         self.fakes = [self._fake(leaf) for _, leaf in inputs]
         self._objects = {i: tensors_in(leaf) for i, (_, leaf) in enumerate(inputs) if holds_tensors(leaf)}
@@ -84,7 +87,10 @@ class FakeCall:
             self.fakes[leaf] = self._with_symbols(self.fakes[leaf], {dim for other, dim in dynamic if other == leaf})
         self.values = [*(self._fake(weight) for weight in self._weights.values()), *self.fakes, *map(self._fake, inner)]
         # Stand-ins for data would have to be computed, which needs sizes.
-        self.stand_ins: Any = contextlib.nullcontext() if dynamic else StandIns()
+        self.stand_ins: Any = contextlib.nullcontext()
+        if not dynamic:
+            known = [i for i, path in enumerate(paths) if path[-1] in fixed and isinstance(inputs[i][1], torch.Tensor)]
+            self.stand_ins = StandIns([(self.fakes[i], inputs[i][1]) for i in known])
 
     def __call__(self, *values: Any) -> list[torch.Tensor]:
         """Run the model; returns every tensor that it returns."""
@@ -126,7 +132,7 @@ class FakeCall:
 @guarded
 def capture_traced(
     model: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, name: str = "",
-    notes: Sequence[str] = (),
+    notes: Sequence[str] = (), fixed: Sequence[str] = (),
 ) -> Capture:  # fmt: skip
     """Capture `model(*args, **kwargs)` at inference, in one graph of undecomposed operators.
 
@@ -136,11 +142,12 @@ def capture_traced(
     Args:
         model: a module, its weights on any device, or a function.
         notes: further notes for the reader of the graph's numbers.
+        fixed: names of keyword arguments whose values are known whatever the data.
 
     Raises:
         CaptureError: the model fails on fake tensors, or reads numbers that only data could give.
     """
-    call = FakeCall(model, args, kwargs)
+    call = FakeCall(model, args, kwargs, fixed=fixed)
     traced = trace_call(call, model, name or type(model).__name__)
     graph = FXGraphWalker().walk(traced, origins=call.origins, name=name)
     graph = msgspec.structs.replace(graph, notes=(*notes, *call.stand_ins.notes, *graph.notes))
@@ -159,7 +166,7 @@ def trace_call(call: FakeCall, model: Any, label: str) -> fx.GraphModule:
             return call(*values)
 
     try:
-        with torch.no_grad(), preserve_node_meta(), call.mode, _shapes_from_kernels(), absent_devices_on_cpu():
+        with torch.no_grad(), preserve_node_meta(), call.mode, _shapes_from_kernels(), absent_devices_on_cpu(), _unchecked():
             with RecordLines() as lines:
                 traced = make_fx(run, pre_dispatch=True)(*call.values)
             if lines.transformed:
@@ -236,10 +243,29 @@ def _shapes_from_kernels() -> Iterator[None]:
             operator._dispatch_cache.clear()
 
 
+@contextmanager
+def _unchecked() -> Iterator[None]:
+    """While active, transformers' models do not compare what they take with data that is not there, such as the number of image
+    features with that of the tokens for them."""
+    before = os.environ.get(_NO_CHECKS)
+    os.environ[_NO_CHECKS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_NO_CHECKS]
+        else:
+            os.environ[_NO_CHECKS] = before
+
+
 class _FormatNumbers(TorchFunctionMode):
-    """While active, a scalar tensor in a format string (f"expert_{i}") shows its value, as torch does for plain tensors only."""
+    """While active, a scalar tensor in a format string (f"expert_{i}") shows its value, as torch does for plain tensors only, or
+    says that only data would give it, as in a message that is made in case it is needed."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         if not torch.compiler.is_dynamo_compiling() and func is torch.Tensor.__format__ and args[0].dim() == 0:
-            return format(args[0].item(), *args[1:])
+            try:
+                return format(args[0].item(), *args[1:])
+            except CaptureError:
+                return "a number that only data would give"
         return func(*args, **(kwargs or {}))

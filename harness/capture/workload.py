@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
@@ -16,10 +16,12 @@ from shmoo.harness.capture.capture import Capture, capture
 from shmoo.harness.capture.fx.introspect import CaptureError
 from shmoo.harness.capture.fx.objects import holds_tensors
 from shmoo.harness.capture.guard import guarded
-from shmoo.harness.capture.symbolic import SymbolicCapture, capture_symbolic, leaf_shapes
-from shmoo.harness.capture.traced import capture_traced
+from shmoo.harness.capture.recorded import capture_recorded
 from shmoo.harness.module import Built, DNNModule
 from shmoo.runs.store.records import AxisValue
+
+if TYPE_CHECKING:
+    from shmoo.harness.capture.symbolic import SymbolicCapture
 
 Axes = Mapping[str, AxisValue]
 
@@ -47,9 +49,9 @@ def build_for_capture(module: DNNModule, axes: Axes | None = None, dtype: str | 
 def capture_workload(module: DNNModule, axes: Axes | None = None, dtype: str | None = None) -> Capture:
     """Capture a workload at the given axes, every graph named after it.
 
-    The model is built without weights in memory if possible. Where its sizes depend on data, which torch.compile and torch.export
-    refuse on the meta device, its Python runs on fake tensors with stand-ins for data. A model that needs real values is built
-    and run on the CPU.
+    The model is built without weights in memory if possible, and runs once while its operators are recorded. What such a run
+    cannot show goes through torch.export, then torch.compile. Where sizes depend on data, which both refuse on the meta device,
+    the model's Python runs on fake tensors with stand-ins for data. A model that needs real values is built and run on the CPU.
 
     Raises:
         CaptureError: none of these methods can capture it.
@@ -57,13 +59,21 @@ def capture_workload(module: DNNModule, axes: Axes | None = None, dtype: str | N
     """
     built = build_for_capture(module, axes, dtype)
     if built.traced or any(map(holds_tensors, tree_leaves((built.args, built.kwargs)))):
-        return capture_traced(built.model, built.args, built.kwargs, name=module.name, notes=built.notes)
+        return _capture_traced(built, module.name)
+    if isinstance(built.model, torch.nn.Module):
+        with contextlib.suppress(CaptureError):
+            return capture_recorded(built.model, built.args, built.kwargs, name=module.name)
+        # The recorded run may have changed what the model keeps.
+        built = build_for_capture(module, axes, dtype)
     failures = []
-    for method in (capture, partial(capture_traced, notes=built.notes)):
-        try:
-            return method(built.model, built.args, built.kwargs, name=module.name)
-        except CaptureError as error:
-            failures.append(str(error))
+    try:
+        return capture(built.model, built.args, built.kwargs, name=module.name)
+    except CaptureError as error:
+        failures.append(str(error))
+    try:
+        return _capture_traced(built, module.name)
+    except CaptureError as error:
+        failures.append(str(error))
     if module.without_memory:
         raise CaptureError("; ".join(failures))
     built = module.build(axes, dtype, "cpu")
@@ -77,6 +87,35 @@ def capture_workload(module: DNNModule, axes: Axes | None = None, dtype: str | N
                 f"--input-shape makes; let the factory return (model, (tokens,)). torch says: {failures[-1]}"
             )
         raise CaptureError(message) from on_cpu
+
+
+def _capture_traced(built: Built, name: str) -> Capture:
+    """By running its Python; with other forms of its inputs, and then without optional ones, where the model refuses them. A note
+    says what is left out."""
+    # Dynamo is imported with it.
+    from shmoo.harness.capture.traced import capture_traced
+
+    refused: CaptureError | None = None
+    for words, kwargs in _calls(built):
+        notes = (*built.notes, f"{words} left out: {refused}") if words else built.notes
+        try:
+            return capture_traced(built.model, built.args, kwargs, name=name, notes=notes, fixed=built.fixed)
+        except CaptureError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
+
+
+def _calls(built: Built) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The inputs by name of the calls to try, and the words for what is left out: all of them as they are, in other forms,
+    without each of the optional ones, and without all of these."""
+    yield "", built.kwargs
+    for other in built.others:
+        yield "", built.kwargs | other
+    alone = [(one,) for one in built.optional]
+    for left_out in (*alone, *((built.optional,) if len(alone) > 1 else ())):
+        names = {name for _, taken in left_out for name in taken}
+        yield " and ".join(words for words, _ in left_out), {k: v for k, v in built.kwargs.items() if k not in names}
 
 
 class CaptureFamily:
@@ -114,7 +153,9 @@ class CaptureFamily:
         if group not in self._symbolic:
             self._symbolic[group] = self._capture_symbolic(same_group)
         source = self._symbolic[group]
-        if isinstance(source, SymbolicCapture):
+        if not isinstance(source, str):
+            from shmoo.harness.capture.symbolic import leaf_shapes
+
             try:
                 built = build_for_capture(self._module, point, self._dtype)
                 graph = source.at(leaf_shapes(built.args, built.kwargs))
@@ -125,6 +166,8 @@ class CaptureFamily:
 
     def _capture_symbolic(self, points: Sequence[Axes]) -> SymbolicCapture | str:
         """The capture with symbols, or the reason why there is none."""
+        from shmoo.harness.capture.symbolic import capture_symbolic
+
         example = max(points, key=lambda point: min(_sizes(point), default=0))
         other = max(points, key=lambda point: sum(a != b for a, b in zip(_sizes(point), _sizes(example), strict=True)))
         try:

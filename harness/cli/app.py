@@ -57,8 +57,12 @@ class VerbGroup(click.Group):
     """Suggests the nearest verb, and turns `ShmooError`, what the system refuses and Ctrl-C into their exit codes."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        """As of click; an unknown verb's error suggests the nearest."""
+        """As of click; an unknown verb's error suggests the nearest. An empty value is refused: a variable of the shell that is
+        not set leaves one."""
         name = args[0]
+        for flag, value in zip(args, [*args[1:], None], strict=True):
+            if flag.startswith("-") and (value == "" or (flag.startswith("--") and flag.endswith("="))):
+                raise click.UsageError(f"{flag.removesuffix('=')} has an empty value; give one, or leave the option out", ctx)
         if self.get_command(ctx, name) is None and not name.startswith("-") and not ctx.resilient_parsing:
             raise click.UsageError(str(unknown("command", name, self.list_commands(ctx))), ctx)
         return super().resolve_command(ctx, args)

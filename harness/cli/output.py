@@ -10,13 +10,16 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from shmoo.estimators.errors import InputError
 from shmoo.harness.cli.layout import GAP, Cell, View, columns_of, fitted, grid, order_of, total_width, with_room, wrapped
 from shmoo.harness.cli.quiet import libraries_quiet
+
+if TYPE_CHECKING:
+    from shmoo.runs.store.store import Run
 
 MOST_ADVICE = 3
 """Lines about memory below a table."""
@@ -203,20 +206,20 @@ def terminal_columns(stream: TextIO | None = None) -> int | None:
     return shutil.get_terminal_size().columns if used is not None and used.isatty() else None
 
 
-def write_csv(path: str | Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Rows as CSV; the columns are those of all rows, in the order they first appear. `None` is an empty cell."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+def write_csv(path: str | Path, rows: Sequence[Mapping[str, object]], what: str) -> None:
+    """Rows of `what` as CSV; the columns are those of all rows, in the order they first appear. `None` is an empty cell."""
     from shmoo.runs.store.files import csv_bytes
 
-    write(path, csv_bytes(columns, rows))
+    write(path, csv_bytes(list(dict.fromkeys(name for row in rows for name in row)), rows))
+    message(f"wrote {len(rows)} {what} to {path}")
 
 
-def write_columns(path: str | Path, blocks: Sequence[Mapping[str, Sequence[object]]]) -> int:
-    """As `write_csv`, of blocks of rows held as columns; returns the number of rows."""
+def write_columns(path: str | Path, blocks: Sequence[Mapping[str, Sequence[object]]]) -> None:
+    """As `write_csv`, of blocks of rows held as columns."""
     from shmoo.runs.store.files import csv_of_blocks
 
     write(path, csv_of_blocks(blocks))
-    return sum(len(next(iter(block.values()))) for block in blocks)
+    message(f"wrote {sum(len(next(iter(block.values()))) for block in blocks)} rows to {path}")
 
 
 def write(path: str | Path, data: bytes) -> None:
@@ -236,6 +239,16 @@ def write(path: str | Path, data: bytes) -> None:
     os.set_blocking(descriptor, True)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
+
+
+def open_run(path: str | Path) -> Run:
+    """A run, with what is wrong about its files told on stderr."""
+    from shmoo.runs.store.store import Run
+
+    run = Run.open(path)
+    for problem in run.problems:
+        message(problem)
+    return run
 
 
 def writing(path: str | Path) -> Path:

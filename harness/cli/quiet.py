@@ -14,7 +14,7 @@ from typing import TextIO
 logger = logging.getLogger(__name__)
 
 LIBRARIES = frozenset({"diffusers", "functorch", "huggingface_hub", "timm", "torch", "torchao", "torchvision", "transformers"})
-"""Packages whose warnings are about themselves. Their errors are shown."""
+"""Packages whose warnings are about themselves. Their errors are shown, apart from torch's."""
 TORCH_LOGS = "TORCH_LOGS"
 """Whoever sets this variable asks torch to say more."""
 
@@ -22,14 +22,16 @@ TORCH_LOGS = "TORCH_LOGS"
 @contextmanager
 def libraries_quiet() -> Iterator[None]:
     """While active, warnings that a library logs, and Python warnings from its code or from Shmoo's, go to the log; those of the
-    user's code are shown as ever."""
+    user's code are shown as ever. So do errors that torch logs: they are tracebacks of what it tried, and it raises them, too."""
     quiet = LIBRARIES - {"torch"} if os.environ.get(TORCH_LOGS) else LIBRARIES
     handle, ours = logging.Logger.handle, Path(__file__).parents[2]
     folders = [ours / name for name in ("estimators", "runs", "calibrate", "harness")]
     folders += [Path(sysconfig.get_path(kind)) / name for kind in ("purelib", "platlib") for name in quiet]
 
     def handle_unless_library(self: logging.Logger, record: logging.LogRecord) -> None:
-        if record.levelno == logging.WARNING and self.name.partition(".")[0] in quiet:
+        library = self.name.partition(".")[0]
+        own = record.levelno == logging.WARNING or (record.levelno == logging.ERROR and library == "torch")
+        if own and library in quiet:
             logger.debug("%s: %s", record.name, record.getMessage())
         else:
             handle(self, record)

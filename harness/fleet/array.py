@@ -18,15 +18,22 @@ from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.runs.store.files import own_folder
 
 PROGRAM = (sys.executable, "-m", "shmoo.harness.cli")
+REFUSED = 2
+"""Exit code of a command that refuses what it is asked."""
 PARTS = "shmoo-parts"
 """Beginning of the folder for answers, in the current one, which the jobs of an array must see too."""
+
+
+class JobDiedError(ShmooError):
+    """A job that gave neither an answer nor a refusal."""
 
 
 class ArrayEngine(Protocol):
     """Runs the commands of an array, each with its stdout in a file of its own."""
 
     def run(self, commands: Sequence[Sequence[str]], folder: Path) -> None:
-        """Run them all and wait; command N writes to N.json and N.err in `folder`. A failed one leaves no valid N.json."""
+        """Run them all and wait; command N writes to N.json and N.err in `folder`, and its exit code to N.code. One that died
+        leaves no code."""
 
 
 class LocalArray:
@@ -38,7 +45,10 @@ class LocalArray:
         def one(job: int) -> None:
             with (folder / f"{job}.json").open("wb") as answer, (folder / f"{job}.err").open("wb") as words:
                 environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-                subprocess.run(commands[job], stdin=subprocess.DEVNULL, stdout=answer, stderr=words, env=environment, check=False)
+                done = subprocess.run(
+                    commands[job], stdin=subprocess.DEVNULL, stdout=answer, stderr=words, env=environment, check=False
+                )
+            (folder / f"{job}.code").write_text(str(done.returncode))
 
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             list(pool.map(one, range(len(commands))))
@@ -50,16 +60,21 @@ class SlurmArray:
     def run(self, commands: Sequence[Sequence[str]], folder: Path) -> None:
         """As of `ArrayEngine`."""
         cases = "\n".join(
-            f"{job}) exec {shlex.join(command)} > {folder}/{job}.json 2> {folder}/{job}.err ;;"
-            for job, command in enumerate(commands)
+            f"{job}) {shlex.join(command)} > {folder}/{job}.json 2> {folder}/{job}.err ;;" for job, command in enumerate(commands)
         )
-        script = f'#!/bin/sh\nexport OMP_NUM_THREADS=1\ncase "$SLURM_ARRAY_TASK_ID" in\n{cases}\nesac\n'
-        options = ["--wait", "--parsable", f"--array=0-{len(commands) - 1}", "--ntasks=1", "--job-name=shmoo-sweep"]
+        task = '"$SLURM_ARRAY_TASK_ID"'
+        script = f"#!/bin/sh\nexport OMP_NUM_THREADS=1\ncase {task} in\n{cases}\nesac\ncode=$?\n"
+        script += f"echo $code > {folder}/{task}.code\nexit $code\n"
+        options = ["--wait", "--parsable", f"--array=0-{len(commands) - 1}", "--ntasks=1", f"--job-name={folder.name}"]
         command = ["sbatch", *options, f"--chdir={Path.cwd()}", f"--output={folder}/slurm-%a.log"]
         try:
             done = subprocess.run(command, input=script.encode(), capture_output=True, check=False)
         except FileNotFoundError:
             raise InputError("sbatch is not installed here; run this where Slurm is, or take --engine local") from None
+        except BaseException:
+            # Interrupted: nobody waits for the array any more.
+            subprocess.run(["scancel", "--me", f"--name={folder.name}"], capture_output=True, check=False)
+            raise
         # With --wait the exit code is that of the worst job, whose own words say more.
         if done.returncode and not done.stdout.strip():
             raise ShmooError(f"Slurm took no array: {done.stderr.decode('utf-8', 'replace').strip()}")
@@ -72,11 +87,18 @@ def run_array(engine: ArrayEngine, commands: Sequence[Sequence[str]]) -> list[An
     """The JSON answers of `shmoo` commands, in their order.
 
     Raises:
-        ShmooError: a command failed; its last line, and the folder where the answers of the others are kept.
+        InputError: a command refused what it was asked; nothing is kept.
+        JobDiedError: a command died; its last line, and the folder where logs and the answers of the others are kept.
     """
     folder = own_folder(Path.cwd() / f"{PARTS}-{secrets.token_hex(4)}")
-    engine.run([[*PROGRAM, *command] for command in commands], folder)
-    answers = [_answer(folder, job) for job in range(len(commands))]
+    try:
+        engine.run([[*PROGRAM, *command] for command in commands], folder)
+        answers = [_answer(folder, job) for job in range(len(commands))]
+    except JobDiedError:
+        raise  # what it left says more than its last line
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
     shutil.rmtree(folder)
     return answers
 
@@ -85,7 +107,9 @@ def _answer(folder: Path, job: int) -> Any:
     try:
         return json.loads((folder / f"{job}.json").read_bytes())
     except (OSError, ValueError):
-        words = folder / f"{job}.err"
+        words, code = folder / f"{job}.err", folder / f"{job}.code"
         lines = words.read_text(encoding="utf-8", errors="replace").split("\n") if words.exists() else []
         last = next((line for line in reversed(lines) if line.strip()), "it wrote nothing")
-        raise ShmooError(f"job {job} gave no answer: {last}; logs and the answers of the others are in {folder}") from None
+        if code.exists() and code.read_text().strip() == str(REFUSED):
+            raise InputError(last.removeprefix("shmoo: ")) from None
+        raise JobDiedError(f"job {job} gave no answer: {last}; logs and the answers of the others are in {folder}") from None

@@ -24,6 +24,7 @@ import msgspec
 
 from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.estimators.graph.records import decode_versioned
+from shmoo.harness.fleet.answers import Hello, Started
 from shmoo.harness.fleet.channels import HostRefusal, ask, runner_files
 from shmoo.harness.fleet.engines import Engine, engine_of
 from shmoo.harness.fleet.hosts import Host, check_host
@@ -179,10 +180,10 @@ def start(campaign: Campaign, hosts: Sequence[Host]) -> dict[str, str]:
 
 def _start(campaign: Campaign, host: Host, wheel: Path | None) -> None:
     engine, constraints = campaign.engine_of(host), Path(host.constraints)
-    told = ask(engine.channel(host), host.python, "hello", directory=host.directory)
-    if not host.environment and tuple(map(int, told["python"].split(".")[:2])) < OLDEST_PYTHON:
-        raise HostRefusal(f"{host.python} is Python {told['python']}, and Shmoo needs 3.11; name a newer one with python = ...")
-    channel, directory = engine.channel(host, rsync=told["rsync"]), str(told["directory"])
+    told = ask(engine.channel(host), host.python, "hello", Hello, directory=host.directory)
+    if not host.environment and _version(told.python) < OLDEST_PYTHON:
+        raise HostRefusal(f"{host.python} is Python {told.python}, and Shmoo needs 3.11; name a newer one with python = ...")
+    channel, directory = engine.channel(host, rsync=told.rsync), told.directory
     key = ""
     if wheel is not None and not host.environment:
         offline = "wheelhouse" if host.wheelhouse else "index"
@@ -190,11 +191,13 @@ def _start(campaign: Campaign, host: Host, wheel: Path | None) -> None:
         package = f"{directory}/packages/{key}"
         pinned = _named(constraints, campaign.path / "package" / key, "constraints.txt")
         channel.push([wheel, pinned], package)
-        missing = [path for path in _wheels(host) if told["wheels"].get(path.name) != path.stat().st_size]
+        missing = [path for path in _wheels(host) if told.wheels.get(path.name) != path.stat().st_size]
         if missing:
             channel.push(missing, f"{directory}/wheels")
     folder = campaign.folder(host, directory)
     job: Mapping[str, object] = {
+        "campaign": campaign.file.id,
+        "name": host.name,
         "command": list(campaign.file.command),
         "arguments": arguments_of(campaign.file.command),
         "directory": directory,
@@ -208,9 +211,29 @@ def _start(campaign: Campaign, host: Host, wheel: Path | None) -> None:
         "busy_share": host.busy_share,
         "wait_s": 60 * host.wait_minutes,
     }
-    begun = ask(channel, host.python, "start", folder=folder, job=job, code=runner_files())
-    if begun["started"]:
+    begun = ask(channel, host.python, "start", Started, folder=folder, job=job, code=runner_files())
+    if begun.started:
         engine.launch(host, folder, campaign.job_name(host))
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """Of a Python, such as (3, 13); nothing for text that is none."""
+    return tuple(int(part) for part in text.split(".")[:2] if part.isdecimal())
+
+
+def stop(campaign: Campaign, hosts: Sequence[Host]) -> dict[str, str]:
+    """End the jobs of these hosts; their runs can be gone on with.
+
+    Returns:
+        Host -> why its job goes on; "" where it has ended, or was not alive.
+    """
+
+    def end(host: Host) -> bool:
+        return campaign.engine_of(host).stop(host, campaign.folder(host, host.directory), campaign.job_name(host))
+
+    results = campaign.each(end, hosts)
+    words = "its job was told to end, and has not yet; see `shmoo fleet status`"
+    return {name: str(result) if isinstance(result, ShmooError) else words if result else "" for name, result in results.items()}
 
 
 def _named(path: Path, folder: Path, name: str) -> Path:

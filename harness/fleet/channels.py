@@ -7,12 +7,16 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+import msgspec
 
 from shmoo.estimators.errors import ShmooError
 from shmoo.harness.fleet import remote
+
+T = TypeVar("T")
 
 CONNECT_S = 10
 ANSWER_S = 60.0
@@ -116,8 +120,8 @@ def channel_to(destination: str, config: str = "", rsync: bool = False) -> Chann
     return SshChannel(destination, config, rsync) if destination else LocalChannel()
 
 
-def ask(channel: Channel, python: str, do: str, timeout_s: float = ANSWER_S, **asked: Any) -> Mapping[str, Any]:
-    """The answer of a host's Python to one question of `remote.ACTIONS`.
+def ask(channel: Channel, python: str, do: str, answer: type[T], timeout_s: float = ANSWER_S, **asked: Any) -> T:
+    """The answer of a host's Python to one question of `remote.ACTIONS`, as a record of `answers`.
 
     Raises:
         UnreachableError: the host cannot be reached. HostRefusal: it has no such Python, or refuses.
@@ -131,10 +135,11 @@ def ask(channel: Channel, python: str, do: str, timeout_s: float = ANSWER_S, **a
         reply = json.loads(lines[-1].removeprefix(remote.REPLY))
         if "error" in reply:
             raise HostRefusal(str(reply["error"]))
-        answer: Mapping[str, Any] = reply["answer"]
+        return msgspec.convert(reply["answer"], answer)
+    except msgspec.ValidationError as error:
+        raise HostRefusal(f"the answer of {python} to {do!r} arrived damaged: {error}; ask again") from None
     except (ValueError, LookupError, TypeError, RecursionError):
         raise HostRefusal(f"the answer of {python} to {do!r} arrived damaged: {lines[-1][:80]!r}; ask again") from None
-    return answer
 
 
 def _output(

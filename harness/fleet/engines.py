@@ -1,6 +1,6 @@
 """Engines: how a job is started on a host without staying connected, and what the engine knows about it afterwards.
 
-A further engine is one class here with three methods, and its name in `hosts.ENGINES`.
+A further engine is one class here with four methods, and its name in `hosts.ENGINES`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from shmoo.estimators.errors import ShmooError
+from shmoo.harness.fleet.answers import Launched, Stopped
 from shmoo.harness.fleet.channels import Channel, ask, channel_to
 from shmoo.harness.fleet.hosts import Host
 from shmoo.harness.fleet.remote import RUNNER
@@ -18,6 +19,8 @@ from shmoo.harness.fleet.remote import RUNNER
 QUEUED = ("PENDING", "CONFIGURING", "REQUEUED", "SUSPENDED")
 JOB_LINE = re.compile(r"(\d+)[^|]*\|([^|]*)\|([^|]*)\|(.*)")
 """Number, name, state and reason of a job, as squeue is asked for them."""
+STOP_S = 30.0
+"""Time for a job to end after it was told to: a visit in flight is given up at once."""
 ALIVE = ("RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING")
 
 
@@ -38,6 +41,10 @@ class Engine(Protocol):
     def launch(self, host: Host, folder: str, name: str) -> None:
         """Start the job in `folder`; it outlives this process. Raises as `Channel.run`."""
 
+    def stop(self, host: Host, folder: str, name: str) -> bool:
+        """End the job in `folder`, waiting or running, as Ctrl-C does; whether it is alive all the same. Raises as
+        `Channel.run`."""
+
     def jobs(self, named: Mapping[str, Host]) -> Mapping[str, Job | ShmooError]:
         """What the engine knows of the jobs with these names; jobs that only their files tell of are left out."""
 
@@ -51,7 +58,11 @@ class Detached:
 
     def launch(self, host: Host, folder: str, name: str) -> None:
         """As of `Engine`."""
-        ask(self.channel(host), host.python, "launch", folder=folder)
+        ask(self.channel(host), host.python, "launch", Launched, folder=folder)
+
+    def stop(self, host: Host, folder: str, name: str) -> bool:
+        """As of `Engine`."""
+        return ask(self.channel(host), host.python, "stop", Stopped, folder=folder, signal=True, wait_s=STOP_S).alive
 
     def jobs(self, named: Mapping[str, Host]) -> Mapping[str, Job | ShmooError]:
         """As of `Engine`."""
@@ -76,6 +87,14 @@ class Slurm:
         command = ["sbatch", "--parsable", "--exclusive", "--nodes=1", "--ntasks=1", "--no-requeue", f"--job-name={name}"]
         command += [f"--nodelist={host.node or host.name}", f"--chdir={folder}", f"--output={folder}/job.log", *host.sbatch]
         self.channel(host).run(command, script.encode())
+
+    def stop(self, host: Host, folder: str, name: str) -> bool:
+        """As of `Engine`. A signal to the batch script alone is one to the job, which passes it on to its measurement."""
+        channel = self.channel(host)
+        ask(channel, host.python, "stop", Stopped, folder=folder, signal=False, wait_s=0.0)
+        channel.run(["scancel", "--me", f"--name={name}", "--state=PENDING"])
+        channel.run(["scancel", "--me", f"--name={name}", "--batch", "--signal=TERM"])
+        return ask(channel, host.python, "stop", Stopped, folder=folder, signal=False, wait_s=STOP_S).alive
 
     def jobs(self, named: Mapping[str, Host]) -> Mapping[str, Job | ShmooError]:
         """As of `Engine`. One squeue for each login node; it forgets jobs some minutes after their end."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import msgspec
 
 from shmoo.estimators.errors import FormatError, ShmooError
 from shmoo.estimators.graph.records import UNREADABLE
+from shmoo.harness.fleet.answers import Hello, Listing
 from shmoo.harness.fleet.campaign import Campaign
 from shmoo.harness.fleet.channels import HostRefusal, ask
 from shmoo.harness.fleet.hosts import Host
@@ -46,10 +46,10 @@ def fetch(campaign: Campaign) -> tuple[Fetched, ...]:
 
 def _fetch(campaign: Campaign, host: Host) -> Fetched:
     engine, target = campaign.engine_of(host), campaign.fetched(host)
-    told = ask(engine.channel(host), host.python, "hello", directory=host.directory)
-    channel = engine.channel(host, rsync=told["rsync"])
-    folder = campaign.folder(host, str(told["directory"]))
-    listed = ask(channel, host.python, "listing", timeout_s=COPY_TIME_S, folder=folder)["files"]
+    told = ask(engine.channel(host), host.python, "hello", Hello, directory=host.directory)
+    channel = engine.channel(host, rsync=told.rsync)
+    folder = campaign.folder(host, told.directory)
+    listed = ask(channel, host.python, "listing", Listing, timeout_s=COPY_TIME_S, folder=folder).files
     wanted = _changed(_checked(listed), target)
     if not wanted:
         return Fetched(host.name)
@@ -64,13 +64,13 @@ def _fetch(campaign: Campaign, host: Host) -> Fetched:
     return Fetched(host.name, len(contents), sum(map(len, contents.values())))
 
 
-def _checked(listed: Mapping[str, Any]) -> dict[str, tuple[int, str]]:
+def _checked(listed: Mapping[str, tuple[int, str]]) -> Mapping[str, tuple[int, str]]:
     """The listing of a host; `HostRefusal` where a name would lead out of the folder."""
     for name in listed:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or path.parts[0] not in ("run", "facts.jsonl") or "\0" in name:
             raise HostRefusal(f"the host lists a file {name!r}, which does not belong to a run; nothing was fetched")
-    return {name: (int(size), str(digest)) for name, (size, digest) in listed.items()}
+    return listed
 
 
 def _changed(listed: Mapping[str, tuple[int, str]], target: Path) -> list[str]:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import pwd
 import re
 import shutil
 import signal
@@ -22,6 +23,7 @@ from collections import deque
 from collections.abc import Callable
 
 from shmoo.harness.fleet.remote import (
+    STOPPED,
     Refused,
     Request,
     absolute,
@@ -44,14 +46,20 @@ SAMPLE_S = 1.0
 """Time over which CPU use is sampled."""
 DONE_CODES = (0, 1)
 """Exit codes of `shmoo` with which everything was done; 1 says that some of it is weak."""
+SIGNATURE = 400
+"""Bytes of the lock's file that say who holds it."""
+UV_FOLDERS = (".local/bin", ".cargo/bin")
+"""Where uv installs itself, below the home folder."""
+MOST_SHOWN = 3
+"""Processes that are named where others use the machine."""
 Say = Callable[..., None]
 
 
 def run(folder: str) -> int:
     """The job: one `shmoo` command on a machine that nobody else measures on."""
     held = _own_lock(os.path.join(folder, "runner.lock"))
-    if held is None:
-        return 0  # another process runs this job
+    if held is None or os.path.exists(os.path.join(folder, STOPPED)):
+        return 0  # another process runs this job, or it was stopped before it began
     with open(os.path.join(folder, "job.json"), encoding="utf-8") as file:
         job = json.load(file)
     os.environ.update(job["variables"])
@@ -104,15 +112,17 @@ def _wait_for_machine(job: Request, say: Say) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
+            holder = _signature(lock)
             if time.monotonic() > deadline:
-                raise Refused(f"another campaign held the machine for {job['wait_s'] / 60:.0f} minutes") from None
-            say("waiting", "another campaign measures on this machine")
+                raise Refused(f"{holder} held the machine for {job['wait_s'] / 60:.0f} minutes") from None
+            say("waiting", f"{holder} measures on this machine")
             time.sleep(1.0)
+    _sign(lock, f"campaign {job['campaign']} (host {job['name']}) of {_user(os.getuid())}, process {os.getpid()},")
     while job["when_busy"] != "measure":
-        share = _busy_share()
+        share, who = _others()
         if share <= job["busy_share"]:
             break
-        words = f"others use {share:.0%} of this machine's CPU time (limit {job['busy_share']:.0%})"
+        words = f"others use {share:.0%} of this machine's CPU time (limit {job['busy_share']:.0%}){who}"
         if job["when_busy"] == "report" or time.monotonic() > deadline:
             raise Refused(words)
         say("waiting", words)
@@ -123,30 +133,68 @@ def _wait_for_machine(job: Request, say: Say) -> int:
 def _open_lock(path: str) -> int:
     # In a folder like /tmp the kernel may refuse O_CREAT on another user's file, which can still be locked.
     try:
+        return os.open(path, os.O_RDWR)
+    except PermissionError:
         return os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         before = os.umask(0)
         try:
-            return os.open(path, os.O_RDONLY | os.O_CREAT, 0o666)
+            return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         finally:
             os.umask(before)
 
 
-def _busy_share() -> float:
-    """Part of the CPU time of all cores that is used now; 0 where the system does not tell."""
+def _sign(lock: int, words: str) -> None:
+    """Say in the lock's file who holds it, where it may be written."""
+    try:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, words.encode(), 0)
+    except OSError:
+        return  # a full disk, or a file that only its owner may write
 
-    def times() -> tuple[int, int]:
+
+def _signature(lock: int) -> str:
+    """Who holds the lock, as the holder has signed it."""
+    words = os.pread(lock, SIGNATURE, 0).decode("utf-8", "replace")
+    return "".join(filter(str.isprintable, words)).strip() or "another campaign"
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"user {number}"
+
+
+def _others() -> tuple[float, str]:
+    """Part of the CPU time of all cores that is used now, and who uses most of it; 0 where the system does not tell."""
+
+    def look() -> tuple[int, int, dict[tuple[str, str], int]]:
         with open("/proc/stat", encoding="ascii") as file:
             numbers = [int(n) for n in file.readline().split()[1:9]]
-        return sum(numbers), numbers[3] + numbers[4]
+        used = {}
+        for number in filter(str.isdigit, os.listdir("/proc")):
+            name, bracket, fields = read_text(f"/proc/{number}/stat").rpartition(")")
+            if bracket:
+                used[number, name.partition("(")[2]] = sum(map(int, fields.split()[11:13]))
+        return sum(numbers), numbers[3] + numbers[4], used
 
     try:
-        total, idle = times()
+        total, idle, before = look()
         time.sleep(SAMPLE_S)
-        later, later_idle = times()
+        later, later_idle, after = look()
     except (OSError, ValueError, IndexError):
-        return 0.0
-    return 1.0 - (later_idle - idle) / max(later - total, 1)
+        return 0.0, ""
+    elapsed, who = max(later - total, 1), []
+    for share, number, name in sorted((((after[one] - before.get(one, 0)) / elapsed, *one) for one in after), reverse=True):
+        try:
+            user = _user(os.stat(f"/proc/{number}").st_uid)
+        except FileNotFoundError:
+            continue  # it has ended
+        who.append(f"{name} of {user} {share:.0%}")
+        if len(who) == MOST_SHOWN or share <= 0:
+            break
+    return 1.0 - (later_idle - idle) / elapsed, f": {', '.join(who)}" if who else ""
 
 
 def _measure(folder: str, job: Request, python: str) -> tuple[int, str]:
@@ -215,15 +263,27 @@ def _install(folder: str, python: str, job: Request) -> None:
     if job["offline"]:
         wanted += ["--no-index", "--find-links", os.path.join(job["directory"], "wheels")]
     if job["installer"] == "uv":
-        steps = [["uv", "venv", "--python", sys.executable, folder], ["uv", "pip", "install", "--python", python, *wanted]]
+        uv = _uv()
+        steps = [[uv, "venv", "--quiet", "--python", sys.executable, folder]]
+        # Not linked into uv's cache: a package that somebody changes here would be wrong there, and in every other environment.
+        steps += [[uv, "pip", "install", "--quiet", "--link-mode=copy", "--python", python, *wanted]]
     else:
         steps = [[sys.executable, "-m", "venv", folder], [python, "-m", "pip", "install", "--disable-pip-version-check", *wanted]]
     for step in steps:
-        done = subprocess.run(step, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        done = subprocess.run(step, stdin=subprocess.DEVNULL, capture_output=True, check=False, preexec_fn=_end_with_parent)
         if done.returncode:
             lines = [line for line in (done.stdout + done.stderr).decode("utf-8", "replace").splitlines() if line.strip()]
             errors = [line for line in lines if line.lower().lstrip().startswith("error")] or lines[-1:]
             raise Refused("cannot make the environment: " + " ".join(errors[-2:]))
+
+
+def _uv() -> str:
+    """The uv of this host; the search path of a session of ssh may lack the folders that uv installs itself into."""
+    own = [os.path.join(absolute(folder), "uv") for folder in UV_FOLDERS]
+    found = shutil.which("uv") or next((path for path in own if os.access(path, os.X_OK)), None)
+    if found is None:
+        raise Refused('uv is not installed on this host; install it there, or take installer = "pip"')
+    return found
 
 
 def _installed(python: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ Standard library only, and no import of Shmoo. A campaign's folder on a host hol
     state.json    how far the job is: one block of fixed size, overwritten in place, so that it can be written on a full disk too
     facts.jsonl   a line an attempt: firmware, driver, kernel, power limits; they tell whether the machine changed
     run/          the run that `shmoo` writes
+    stopped       there when somebody asked for the end of the job
     code/         this file and the job's (`job.py`)
 """
 
@@ -16,6 +17,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +27,10 @@ REPLY = "shmoo-fleet-reply "
 """What the line with the answer begins with: a login shell may print other lines."""
 BLOCK = 4096
 """Bytes of state.json."""
+STOPPED = "stopped"
+"""File that a stopped job has in its folder."""
+ENDED = ("finished", "failed")
+"""Phases after which a job does nothing any more."""
 RUNNER = "runner.py"
 """Starts the job of the campaign whose folder it stands in."""
 
@@ -43,6 +49,8 @@ def main(text: str) -> None:
         answer: Request = {"answer": ACTIONS[asked["do"]](asked)}
     except (OSError, Refused) as error:
         answer = {"error": str(error)}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        answer = {"error": f"a file of {asked.get('folder', 'the campaign')} is damaged ({type(error).__name__}: {error})"}
     sys.stdout.write("\n" + REPLY + json.dumps(answer) + "\n")
 
 
@@ -56,7 +64,6 @@ def hello(asked: Request) -> Request:
         "python": platform.python_version(),
         "rsync": shutil.which("rsync") is not None,
         "wheels": {name: os.path.getsize(os.path.join(wheels, name)) for name in _names(wheels)},
-        "packages": _names(os.path.join(folder, "packages")),
     }
 
 
@@ -72,6 +79,8 @@ def start(asked: Request) -> Request:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         write_text(path, text)
     state = {"phase": "starting", "attempt": before.get("attempt", 0) + 1, "command": asked["job"]["command"], "at": time.time()}
+    if os.path.exists(os.path.join(folder, STOPPED)):
+        os.remove(os.path.join(folder, STOPPED))
     write_state(folder, state)
     return {"started": True}
 
@@ -94,6 +103,27 @@ def launch(asked: Request) -> Request:
     return {"pid": job.pid}
 
 
+def stop(asked: Request) -> Request:
+    """Ask for the end of a job that waits or runs, and wait for it. With "signal" the job's process is told to end; otherwise the
+    engine tells it."""
+    folder = absolute(asked["folder"])
+    state = read_state(folder) or {}
+    if not _alive(folder) and state.get("phase") in (None, *ENDED):
+        return {"alive": False}
+    write_text(os.path.join(folder, STOPPED), "")
+    deadline, told = time.monotonic() + asked["wait_s"], not asked["signal"]
+    while _alive(folder):
+        # A job that is just starting has not said its number yet.
+        state = read_state(folder) or {}
+        if not told and state.get("pid") and state.get("boot") == boot_id():
+            os.kill(state["pid"], signal.SIGTERM)
+            told = True
+        if time.monotonic() > deadline:
+            return {"alive": True}
+        time.sleep(0.05)
+    return {"alive": False}
+
+
 def status(asked: Request) -> Request:
     """How far the job is. Whether it is alive is looked at first: it may end in between."""
     folder = absolute(asked["folder"])
@@ -102,10 +132,11 @@ def status(asked: Request) -> Request:
     facts = read_text(os.path.join(folder, "facts.jsonl")).splitlines()
     return {
         "alive": alive,
+        "stopped": os.path.exists(os.path.join(folder, STOPPED)),
         "state": read_state(folder),
         "boot": boot_id(),
         "rows": _lines(rows) if os.path.exists(rows) else 0,
-        "facts": [json.loads(line)["facts"] for line in facts if line.endswith("}")],
+        "facts": list(filter(None, map(_facts, facts))),
     }
 
 
@@ -124,7 +155,7 @@ def listing(asked: Request) -> Request:
     return {"files": files}
 
 
-ACTIONS = {"hello": hello, "start": start, "launch": launch, "status": status, "listing": listing}
+ACTIONS = {"hello": hello, "start": start, "launch": launch, "stop": stop, "status": status, "listing": listing}
 
 
 def write_state(folder: str, state: Request) -> None:
@@ -167,6 +198,15 @@ def _alive(folder: str) -> bool:
     finally:
         os.close(held)
     return False
+
+
+def _facts(line: str) -> Request | None:
+    """The facts of one attempt; `None` for a line that was cut off."""
+    try:
+        facts: Request = json.loads(line)["facts"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    return facts if isinstance(facts, dict) else None
 
 
 def _digest(path: str) -> tuple[int, str]:

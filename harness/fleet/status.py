@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from shmoo.estimators.errors import ShmooError
 from shmoo.estimators.graph.records import UNREADABLE
+from shmoo.harness.fleet.answers import JobState, Told
 from shmoo.harness.fleet.campaign import Campaign
 from shmoo.harness.fleet.channels import UnreachableError, ask
 from shmoo.harness.fleet.engines import Job, known_jobs
@@ -17,9 +18,9 @@ from shmoo.runs.store.files import read_regular, replace_file
 from shmoo.runs.store.records import utc_now
 
 Standing = Literal[
-    "not started", "queued", "starting", "waiting", "preparing", "running", "finished", "failed", "died", "missing"
+    "not started", "queued", "starting", "waiting", "preparing", "running", "finished", "stopped", "failed", "died", "missing"
 ]
-STARTABLE = ("not started", "failed", "died", "missing")
+STARTABLE = ("not started", "stopped", "failed", "died", "missing")
 """Standings from which a job is started again."""
 SETTLED = ("finished", *STARTABLE)
 """Standings that change by nothing but a new start."""
@@ -69,23 +70,23 @@ def status(campaign: Campaign) -> tuple[HostStatus, ...]:
     return statuses
 
 
-def _ask(campaign: Campaign, host: Host) -> Mapping[str, Any]:
+def _ask(campaign: Campaign, host: Host) -> Told:
     channel = campaign.engine_of(host).channel(host)
     folder = campaign.folder(host, host.directory)
-    return ask(channel, host.python, "status", folder=folder)
+    return ask(channel, host.python, "status", Told, folder=folder)
 
 
 def judge(
     command: tuple[str, ...],
     host: Host,
-    answer: Mapping[str, Any] | ShmooError,
+    answer: Told | ShmooError,
     job: Job | ShmooError | None,
     before: HostStatus | None,
 ) -> HostStatus:
     """A host's standing from what it and its engine say.
 
     Args:
-        answer: of `remote.status`. job: as the engine knows it, `None` where only the host's files tell.
+        answer: what its files tell. job: as the engine knows it, `None` where only the host's files tell.
         before: what was last known.
     """
     for error in (answer, job):
@@ -93,18 +94,18 @@ def judge(
             return _unknown(host, error, before)
     assert not isinstance(answer, ShmooError)
     assert not isinstance(job, ShmooError)
-    state = answer["state"] or {}
-    phase, alive, own = state.get("phase"), answer["alive"], tuple(state.get("command", ())) == command
+    state = answer.state or JobState("", 0, ())
+    phase, own = state.phase, state.command == command
     refusal = "" if before is None else before.refusal
     told = HostStatus(
         host.name,
         host.engine,
         "not started",
-        visits=answer["rows"],
-        attempt=state.get("attempt", 0),
-        machine=state.get("host", ""),
-        environment=state.get("environment", ""),
-        changed=_changes(answer["facts"]),
+        visits=answer.rows,
+        attempt=state.attempt,
+        machine=state.host,
+        environment=state.environment,
+        changed=_changes(answer.facts),
         asked_at=utc_now(),
         refusal=refusal,
     )
@@ -114,12 +115,18 @@ def judge(
 
     if job is not None and job.queued:
         return as_("queued", job.words)
-    if own and (phase == "finished" or (phase == "failed" and not refusal)):
-        return as_(phase, state.get("reason", ""))
-    if alive or (job is not None and job.alive):
+    if own and phase == "finished":
+        return as_("finished", state.reason)
+    stopped = as_("stopped", "by `shmoo fleet stop`")
+    if own and phase == "failed" and not refusal:
+        return stopped if answer.stopped else as_("failed", state.reason)
+    if answer.alive or (job is not None and job.alive):
         standing: Standing = phase if phase in LIVE else "starting"
-        earlier = "" if own else f"still runs `{' '.join(state.get('command', ()))}`"
-        return as_(standing, earlier or state.get("reason", ""))
+        if answer.stopped:
+            return as_(standing, "told to end by `shmoo fleet stop`")
+        return as_(standing, state.reason if own else f"still runs `{' '.join(state.command)}`")
+    if answer.stopped and own and not refusal:
+        return stopped
     if refusal:
         return as_("failed", refusal)
     if not own:
@@ -129,7 +136,7 @@ def judge(
         return as_("failed", f"its job never ran{f' ({job.words})' if job is not None else ''}; see job.log on the host")
     if job is not None:
         return as_("died", f"its job ended while {phase}: {job.words}")
-    rebooted = state.get("boot") != answer["boot"]
+    rebooted = state.boot != answer.boot
     return as_("died", "the machine was restarted" if rebooted else f"its job was killed while {phase}")
 
 

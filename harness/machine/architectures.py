@@ -19,7 +19,7 @@ from shmoo.estimators.machine.profile import (
 )
 from shmoo.estimators.tiling import strategy_for
 from shmoo.estimators.variants import amount_of, variant, with_host
-from shmoo.harness.defaults import ILLUSTRATIONS, LOCAL, SHORT_LIST, profile_search
+from shmoo.harness.defaults import ILLUSTRATIONS, LOCAL, LOCAL_GPU, SHORT_LIST, profile_search
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +32,9 @@ def default_names() -> list[str]:
 
 
 def short_names() -> list[str]:
-    """The architectures of a table that names none: this machine's CPU once it is calibrated, and a few others."""
-    return [*([LOCAL] if LOCAL in own_profiles() else []), *SHORT_LIST]
+    """The architectures of a table that names none: this machine's CPU and GPU once they are calibrated, and a few
+    others."""
+    return [*sorted({LOCAL, LOCAL_GPU} & set(own_profiles())), *SHORT_LIST]
 
 
 def machine_names() -> list[str]:

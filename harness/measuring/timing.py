@@ -122,6 +122,10 @@ class BlockTimer(Protocol):
     def __call__(self, call: Call, calls: int) -> float:
         """Seconds that `calls` calls of `call` took, all of their work finished."""
 
+    @property
+    def on_core_s(self) -> float | None:
+        """How long the calling thread had a core during the last block; `None` where that says nothing."""
+
 
 class HostTimer:
     """Wall time by a monotonic clock.
@@ -129,6 +133,7 @@ class HostTimer:
     Args:
         synchronize: waits until the device has finished; called before and after a block, inside the timed span the second time.
         before: runs before each block, untimed.
+        thread_clock: CPU time of the calling thread; `None` where the clock is no clock of this machine.
     """
 
     def __init__(
@@ -136,7 +141,10 @@ class HostTimer:
         clock: Clock = time.perf_counter,
         synchronize: Callable[[], None] | None = None,
         before: Callable[[], object] | None = None,
+        thread_clock: Clock | None = None,
     ) -> None:
+        self.on_core_s: float | None = None
+        self._thread_clock = time.thread_time if thread_clock is None and clock is time.perf_counter else thread_clock
         self._clock = clock
         self._synchronize = synchronize
         self._before = before
@@ -148,12 +156,17 @@ class HostTimer:
         if self._synchronize is not None:
             self._synchronize()
         steps = repeat(None, calls)
+        thread_clock = self._thread_clock
+        on_core = thread_clock() if thread_clock is not None else 0.0
         start = self._clock()
         for _ in steps:
             call()
         if self._synchronize is not None:
             self._synchronize()
-        return self._clock() - start
+        taken = self._clock() - start
+        if thread_clock is not None:
+            self.on_core_s = thread_clock() - on_core
+        return taken
 
 
 class CudaTimer:
@@ -171,6 +184,7 @@ class CudaTimer:
         self._clock = clock
         self._before = before
         self.host_s: float | None = None
+        self.on_core_s = None
 
     def __call__(self, call: Call, calls: int) -> float:
         """As `BlockTimer`, in seconds of the device."""
@@ -233,6 +247,7 @@ def time_callable(
         quiet_s=blocks.quiet_s,
         switches=tuple(blocks.switches),
         cpu_s=blocks.cpu_s,
+        on_core_s=tuple(blocks.on_core),
         block_calls=calls,
         warmup_calls=warmup_calls,
         stop_reason=reason,
@@ -277,6 +292,7 @@ class _Blocks:
     def __init__(self, watch: BlockWatch | None) -> None:
         self.samples: list[float] = []
         self.switches: list[int] = []
+        self.on_core: list[float] = []
         self._watch = watch
         self._probed: list[tuple[int, float]] = []
         self._switched: int | None = None
@@ -295,9 +311,11 @@ class _Blocks:
         self._switched = involuntary_switches()
         self._cpu = time.process_time()
 
-    def add(self, sample: float) -> None:
+    def add(self, sample: float, on_core_s: float | None) -> None:
         self.cpu_s += time.process_time() - self._cpu
         self.samples.append(sample)
+        if on_core_s is not None:
+            self.on_core.append(on_core_s)
         count = involuntary_switches()
         if count is not None and self._switched is not None:
             self.switches.append(count - self._switched)
@@ -323,7 +341,8 @@ def _window(call: Call, calls: int, timer: BlockTimer, clock: Clock, settings: T
     begin = clock()
     next_check = settings.min_samples
     while True:
-        blocks.add(timer(call, calls) / calls)
+        taken = timer(call, calls)
+        blocks.add(taken / calls, None if timer.on_core_s is None else timer.on_core_s / calls)
         spent = clock() - begin
         if spent >= settings.max_s:
             return "timeout"

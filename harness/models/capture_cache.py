@@ -1,4 +1,5 @@
-"""Captures kept on disk, so that a model asked for again is read and not captured. Does not import torch.
+"""A model's graphs, captured or read from disk: captures are kept, so that a model asked for again is not captured. Imports torch
+only to capture.
 
 A file is found by the request and by the software: Python, every installed package, the sources of Shmoo. It holds the inputs
 of its capture (`inputs.Inputs`) and counts only while they are unchanged. A damaged file counts as none.
@@ -13,15 +14,20 @@ import os
 import platform
 import sys
 import zlib
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from shmoo.harness.models.asked import Asked, ModelGraphs, Point
 from shmoo.harness.models.inputs import InputRecorder, Inputs, capture_sources, foreign_modules, main_file, site_folders
 from shmoo.runs.store.files import replace_file
+from shmoo.runs.store.records import AxisValue
+
+if TYPE_CHECKING:
+    from shmoo.harness.models.model_graphs import WorkloadGraphs
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +144,63 @@ class CaptureCache:
             total += status.st_size
             if total > self._limit_bytes:
                 path.unlink(missing_ok=True)
+
+
+class ModelSource:
+    """The graphs of one model.
+
+    Args:
+        cache: where captures are kept; `None` captures each time.
+        before_capture: called before the model is captured, and not where everything is read.
+    """
+
+    def __init__(self, asked: Asked, cache: CaptureCache | None = None, before_capture: Callable[[], None] | None = None) -> None:
+        self._asked = asked
+        self._cache = cache
+        self._before_capture = before_capture
+        self._opened: WorkloadGraphs | None = None
+
+    def at(self, point: Mapping[str, AxisValue]) -> ModelGraphs:
+        """The graphs at one of the points asked for.
+
+        Raises:
+            CaptureError: torch cannot capture the model.
+            InputError: unknown model, or sizes and modes that it does not take.
+        """
+        size = dict(point)
+        kept = None if self._cache is None else self._cache.find(self._asked, size)
+        if kept is not None and kept.graphs is not None:
+            return kept.graphs
+        with nullcontext() if self._cache is None else self._cache.recording(self._asked.model):
+            opened = self._open()
+            graphs = opened.at(size)
+        if self._cache is not None:
+            self._cache.keep(self._asked, size, opened.axes, graphs)
+        return graphs
+
+    def axes(self) -> dict[str, AxisValue]:
+        """The default of every axis.
+
+        Raises:
+            InputError: as of `at`.
+        """
+        kept = None if self._cache is None else self._cache.find(self._asked, None)
+        if kept is not None:
+            return kept.axes
+        with nullcontext() if self._cache is None else self._cache.recording(self._asked.model):
+            axes = self._open().axes
+        if self._cache is not None:
+            self._cache.keep(self._asked, None, axes)
+        return axes
+
+    def _open(self) -> WorkloadGraphs:
+        if self._opened is None:
+            if self._before_capture is not None:
+                self._before_capture()
+            from shmoo.harness.models.model_graphs import open_model
+
+            self._opened = open_model(self._asked)
+        return self._opened
 
 
 def list_captures(folder: Path) -> list[Listed]:

@@ -20,7 +20,7 @@ class Mode(msgspec.Struct, frozen=True):
         phase: "prefill" or "decode" of a causal language model; `None` for one plain call.
         training: a forward and a backward pass in place of inference.
         autocast: "bfloat16" or "float16" to run a float32 model under torch.autocast.
-        quantize: one of `estimators.quantize.SCHEMES` for the linear layers.
+        quantize: one of `estimators.costs.quantize.SCHEMES` for the linear layers.
         channels_last: images and the weights of convolutions are stored channels-last.
     """
 

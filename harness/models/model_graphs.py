@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,20 +14,20 @@ import msgspec
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
-from shmoo.estimators.costs.quantize import quantized, with_dtype
+from shmoo.estimators.costs.quantize import BESIDE, SMALL_TYPES, Scheme, quantized, with_dtype
 from shmoo.estimators.errors import InputError, not_installed, unknown
 from shmoo.estimators.graph.dtypes import compute_dtype
+from shmoo.estimators.graph.records import Graph, weights_of
 from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.fx.introspect import CaptureError
 from shmoo.harness.capture.guard import guarded
-from shmoo.harness.capture.traced import capture_traced
-from shmoo.harness.capture.training import capture_training
 from shmoo.harness.capture.workload import CaptureFamily, build_for_capture
 from shmoo.harness.models.asked import Asked, ModelGraphs, at_batches, at_ends
 from shmoo.harness.models.mode import Mode
 from shmoo.harness.module import STORAGE_DTYPES, Built, DNNModule, Maker, dim
-from shmoo.harness.workloads.configs import DEFAULT_SEQ_LEN
+from shmoo.harness.workloads.config_inputs import DEFAULT_SEQ_LEN
 from shmoo.harness.workloads.loading import resolve_model, with_default
+from shmoo.harness.workloads.quantization import described
 from shmoo.runs.store.records import AxisValue
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PHASES = ("prefill", "decode")
+_CACHE_SWITCH = "use_cache"
+"""The argument by which transformers' models are told whether to keep keys and values."""
 STEP_AXES = ("batch", "tokens", "past")
 """Axes of a user's own language model: sequences, new tokens of each, and tokens of each in the cache before them."""
 
@@ -152,14 +155,15 @@ class WorkloadGraphs:
         )
         if self._dtype is not None and self._dtype != self._stored:
             graphs = tuple(with_dtype(graph, self._dtype) for graph in graphs)
-        notes = self._module.notes
+        notes, stored = self._module.notes, self._module.quantization
         if self._mode.quantize is not None:
             graphs = quantized(graphs, self._mode.quantize)
-        elif self._module.quantization is not None and not self._mode.training:
-            try:
-                graphs = quantized(graphs, self._module.quantization)
-            except InputError as error:
-                notes = (f"the config's quantization is not taken into account: {error}",)
+        if stored and (self._mode.quantize is not None or self._mode.training):
+            instead = "another one is asked for" if self._mode.quantize else "a training step keeps whole weights"
+            notes = (*notes, f"the config's quantization is not taken into account: {instead}")
+        elif stored:
+            graphs, said = _as_stored(graphs, stored)
+            notes = (*notes, *said)
         if notes and graphs:
             graphs = (msgspec.structs.replace(graphs[0], notes=(*graphs[0].notes, *notes)), *graphs[1:])
         batch = int(self._module.resolve(axes).get("batch", 1))
@@ -171,6 +175,8 @@ class WorkloadGraphs:
             return _capture_training_step(self._module, axes, self._stored)
         if self._mode.autocast is None and not self._mode.channels_last:
             return self._family.at(axes)
+        from shmoo.harness.capture.traced import capture_traced
+
         # On fake tensors: torch.autocast does not work on meta tensors.
         built = build_for_capture(self._module, axes, self._stored)
         if self._mode.channels_last:
@@ -178,6 +184,21 @@ class WorkloadGraphs:
         cast = torch.autocast("cpu", dtype=getattr(torch, compute_dtype(self._mode.autocast or "bfloat16")))
         with cast if self._mode.autocast else nullcontext():
             return capture_traced(built.model, built.args, built.kwargs, name=self._module.name, notes=built.notes)
+
+
+def _as_stored(graphs: tuple[Graph, ...], schemes: Sequence[Scheme]) -> tuple[tuple[Graph, ...], tuple[str, ...]]:
+    """Graphs whose weights are stored as a config says, and notes that say how, and how many of them."""
+    notes = []
+    before = sum(value.spec.numel for value in weights_of(graphs))
+    for scheme in schemes:
+        try:
+            graphs = quantized(graphs, scheme)
+            notes.append(f"linear layers are quantized as the config says: {described(scheme)}")
+        except InputError as error:
+            notes.append(f"the config's quantization is not taken into account: {error}")
+    small = [value for value in weights_of(graphs) if value.spec.dtype in SMALL_TYPES and not value.name.endswith(BESIDE)]
+    share = sum(value.spec.numel for value in small) / max(before, 1)
+    return graphs, (*notes, f"{share:.1%} of all parameters are stored in a smaller type")
 
 
 def channels_last(built: Built) -> Built:
@@ -201,17 +222,28 @@ def channels_last(built: Built) -> Built:
 
 def _capture_training_step(module: DNNModule, axes: Mapping[str, AxisValue], dtype: str | None) -> Capture:
     """A training step, without weights in memory where the model allows it."""
-    built = build_for_capture(module, axes, dtype)
+    from shmoo.harness.capture.training import capture_training
+
+    built = _without_cache(build_for_capture(module, axes, dtype))
     try:
         return capture_training(built.model, built.args, built.kwargs, name=module.name)
     except CaptureError as on_meta:
         if module.without_memory:
             raise
-        built = module.build(axes, dtype, "cpu")
+        built = _without_cache(module.build(axes, dtype, "cpu"))
         try:
             return capture_training(built.model, built.args, built.kwargs, name=module.name)
         except CaptureError as on_cpu:
             raise CaptureError(f"{on_cpu} (and on the meta device: {on_meta})") from on_cpu
+
+
+def _without_cache(built: Built) -> Built:
+    """A model told to keep no keys and values for later tokens, of which training has none, where its call has such a switch."""
+    model = built.model
+    if not isinstance(model, torch.nn.Module) or _CACHE_SWITCH in built.kwargs:
+        return built
+    switched = _CACHE_SWITCH in inspect.signature(model.forward).parameters
+    return msgspec.structs.replace(built, kwargs={**built.kwargs, _CACHE_SWITCH: False}) if switched else built
 
 
 def workload_source(

@@ -60,10 +60,10 @@ class InductorGroups(msgspec.Struct, frozen=True):
 
 
 def workload_groups(
-    module: DNNModule, axes: Mapping[str, AxisValue] | None = None, *, freezing: bool = False, device: str = "cpu"
+    module: DNNModule, axes: Mapping[str, AxisValue] | None = None, *, freezing: bool = False
 ) -> list[InductorGroups]:
-    """`inductor_groups` of a workload, built with real weights on `device`."""
-    built = module.build(axes, None, device)
+    """`inductor_groups` of a workload, built with real weights on the CPU."""
+    built = module.build(axes, None, "cpu")
     return inductor_groups(built.model, built.args, built.kwargs, freezing=freezing, name=module.name)
 
 

@@ -22,6 +22,8 @@ Event = dict[str, Any]
 PREDICTED, MEASURED = 1, 2
 """Process ids in the file."""
 _CALL = "shmoo: call"
+WARMUP, CALLS = 3, 5
+"""Calls before the recording, and recorded ones."""
 _MEASURED_CATEGORIES = ("cpu_op", "user_annotation", "cuda_runtime", "cuda_driver", "kernel", "gpu_memcpy", "gpu_memset")
 """Categories of the profiler's events that are shown: operators, launches, and the device's work."""
 _KERNEL_FACTS = ("tiles", "utilisation", "flops", "bytes", "compute_s", "memory_s", "launch_s", "energy_j")
@@ -36,12 +38,12 @@ class Recorded(msgspec.Struct, frozen=True):
     latency_s: float
 
 
-def record_call(call: Callable[[], object], *, device: str = "cpu", warmup: int = 3, calls: int = 5) -> Recorded:
+def record_call(call: Callable[[], object], *, device: str = "cpu") -> Recorded:
     """Run `call` under torch.profiler and keep the call of median length. Profiling lengthens every operator by about a
     microsecond: the trace shows where time goes, and `shmoo measure` how much time there is.
 
     Args:
-        call: one forward; the first `warmup` runs, which may compile, are not recorded.
+        call: one forward; the first `WARMUP` runs, which may compile, are not recorded.
         device: "cpu" or "cuda"; a call ends when its device has finished.
     """
     cuda = device.startswith("cuda")
@@ -53,10 +55,10 @@ def record_call(call: Callable[[], object], *, device: str = "cpu", warmup: int 
             torch.cuda.synchronize()
 
     with torch.no_grad():
-        for _ in range(warmup):
+        for _ in range(WARMUP):
             once()
         with torch.profiler.profile(activities=activities) as profiler:
-            for _ in range(calls):
+            for _ in range(CALLS):
                 with torch.profiler.record_function(_CALL):
                     once()
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +92,7 @@ def trace_document(
     """The trace as a JSON document.
 
     Args:
-        estimate, slots: as `estimators.schedule.schedule` gives them.
+        estimate, slots: as `estimators.predict.timeline.schedule` gives them.
         recorded: the measured call; `None` where nothing was measured, with the `reason`.
     """
     events = list(_predicted(model, estimate, slots))

@@ -9,21 +9,21 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
-from shmoo.estimators.costs.quantize import GROUP, Scheme
 from shmoo.estimators.errors import InputError, not_installed, unknown
-from shmoo.harness.module import Axis, Built, DNNModule, Maker, dim
+from shmoo.harness.module import Built, DNNModule, Maker, dim
+from shmoo.harness.workloads.config_inputs import FIXED, inputs_of
+from shmoo.harness.workloads.quantization import QUANTIZATION_KEYS, quantization_of
 from shmoo.harness.workloads.zoo import import_torchvision
 
-DEFAULT_SEQ_LEN = 128
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 """Names in configs of the number of experts of a layer."""
 _ACTIVE_EXPERTS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "num_selected_experts")
@@ -105,25 +105,13 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
     except ImportError as error:
         raise not_installed("models from a config", "transformers>=4.56") from error
     config = _config(transformers, settings, name)
-    quantization, quantized = quantization_of(settings.get("quantization_config"))
+    quantization, quantized = quantization_of(settings)
     with _refusals(name):
         architecture, notes = _architecture(transformers, config, name)
-        parameters = inspect.signature(architecture.forward).parameters
-        inputs = [
-            entry for entry in _INPUTS if entry.name in parameters and (entry.name != _DECODER or config.is_encoder_decoder)
-        ]
-        if {_GRID, "input_ids"} <= set(parameters):
-            inputs = [entry for entry in inputs if entry.name != "pixel_values"]
-            notes = (*notes, f"text alone is counted: images come in patches with {_GRID}, which a config does not give")
-        if len(inputs) > 1 and not hasattr(_audio(config), "num_mel_bins") and "input_features" in parameters:
-            inputs = [entry for entry in inputs if entry.name != "input_features"]
-            notes = (*notes, "audio is left out: the config has no num_mel_bins, which is the height of a spectrum")
-        if not inputs:
-            raise InputError(
-                f"{architecture.__name__} takes {', '.join(list(parameters)[1:4])}, ...; models that take one of "
-                f"{', '.join(entry.name for entry in _INPUTS)} can be built: give a factory (package.module:factory) for others"
-            )
+        inputs, left_out_inputs = inputs_of(config, inspect.signature(architecture.forward).parameters, architecture.__name__)
+        notes += left_out_inputs
         axes = (dim("batch", 1, "inputs at once"), *dict.fromkeys(axis for entry in inputs for axis in entry.axes(config)))
+    optional = tuple((entry.words, entry.taken) for entry in inputs if entry.words and len(inputs) > 1)
     defaults = defaults or {}
     axes = tuple(msgspec.structs.replace(axis, default=defaults.get(axis.name, axis.default)) for axis in axes)
 
@@ -133,8 +121,10 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
         # Those that pass are `DNNModule`'s own to explain.
         with _refusals(name, ValueError, RuntimeError):
             model = make.module(lambda: architecture(config))
-            kwargs = {entry.name: entry.make(make, config, sizes) for entry in inputs}
-            return Built(model, (), kwargs, traced=True, notes=_expert_notes(config))
+            made = {name: value for entry in inputs for name, value in entry.make(make, config, sizes).items()}
+            others = tuple(other for entry in inputs for other in entry.others(made, config))
+            notes = _expert_notes(config)
+            return Built(model, (), made, traced=True, notes=notes, others=others, optional=optional, fixed=FIXED)
 
     noted = (*left_out, *notes, *quantized)
     return DNNModule(name, "network", axes, build, quantization=quantization, notes=noted, without_memory=True)
@@ -193,7 +183,7 @@ def _refusals(name: str, *passing: type[Exception]) -> Iterator[None]:
 
 
 def _config(transformers: Any, settings: Mapping[str, Any], name: str) -> Any:
-    options = {key: value for key, value in settings.items() if key not in ("model_type", "quantization_config")}
+    options = {key: value for key, value in settings.items() if key not in ("model_type", *QUANTIZATION_KEYS)}
     kind = settings["model_type"]
     if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
         near = unknown("model_type", str(kind), list(transformers.CONFIG_MAPPING))
@@ -217,51 +207,6 @@ def _architecture(transformers: Any, config: Any, name: str) -> tuple[Any, tuple
     return bare, (note,) if asked else ()
 
 
-def quantization_of(settings: Any) -> tuple[Scheme | None, tuple[str, ...]]:
-    """How a config's `quantization_config` stores the weights of linear layers, and a note that says so, or that it is not taken
-    into account."""
-    if not isinstance(settings, Mapping):
-        return None, () if settings is None else (
-            f"quantization_config is {settings!r}, no object: it is not taken into account",
-        )
-    method = str(settings.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in settings else "unnamed"))
-    try:
-        scheme = _scheme(method, settings)
-    except (TypeError, ValueError, AttributeError):
-        scheme = None
-    if scheme is None:
-        return None, (f"the config's quantization ({method}) is not taken into account: weights are counted in the element type",)
-    kept = f", except in {', '.join(scheme.kept)}" if scheme.kept else ""
-    return scheme, (f"linear layers are quantized as the config's {method} says: {scheme.name}{kept}",)
-
-
-def _scheme(method: str, settings: Mapping[str, Any]) -> Scheme | None:
-    left_out = settings.get("modules_to_not_convert") or settings.get("ignore") or settings.get("llm_int8_skip_modules") or ()
-    kept = tuple(dict.fromkeys(("lm_head", *(name for name in left_out if isinstance(name, str) and not name.startswith("re:")))))
-    if method in ("fp8", "fbgemm_fp8"):
-        block = settings.get("weight_block_size")
-        return Scheme("float8-dynamic", int(block[-1]) if block else 0, kept)
-    if method in ("gptq", "awq"):
-        if int(settings.get("bits", settings.get("w_bit", 4))) != 4:
-            return None
-        return Scheme("int4-weight", max(int(settings.get("group_size", settings.get("q_group_size", GROUP))), 0), kept, True)
-    if method == "bitsandbytes":
-        # Blocks of 64 share a scale (T. Dettmers et al., QLoRA, arXiv:2305.14314, section 3).
-        return Scheme("int4-weight", 64, kept, True) if settings.get("load_in_4bit") else Scheme("int8-dynamic", 0, kept)
-    if method == "compressed-tensors":
-        group = next(iter(settings["config_groups"].values()))
-        weights, activations = group["weights"], group.get("input_activations")
-        size = int(weights.get("group_size") or 0)
-        known = {
-            (8, "float"): "float8-dynamic",
-            (8, "int"): "int8-dynamic" if activations else "int8-weight",
-            (4, "int"): "int4-weight",
-        }
-        name = known.get((weights.get("num_bits"), weights.get("type", "int")))
-        return None if name is None else Scheme(name, max(size, 0), kept, name == "int4-weight")
-    return None
-
-
 def _expert_notes(config: Any) -> tuple[str, ...]:
     """A note on the number of experts that are counted, for a mixture of experts."""
     text = config.get_text_config()
@@ -272,80 +217,3 @@ def _expert_notes(config: Any) -> tuple[str, ...]:
     note = f"{active} of {count} experts are counted for each token, evenly spread"
     capacity = getattr(text, "expert_capacity", None)
     return (f"{note}; tokens beyond an expert's capacity of {capacity} are dropped" if capacity else note,)
-
-
-# Inputs of models --------------------------------------------------------------------------------------------------
-
-
-class _Input(NamedTuple):
-    """A tensor that a model can take: its name in signatures, the axes it adds, and the function that makes it."""
-
-    name: str
-    axes: Callable[[Any], Sequence[Axis]]
-    make: Callable[[Maker, Any, Mapping[str, Any]], Any]
-
-
-_DECODER = "decoder_input_ids"
-_GRID = "image_grid_thw"
-"""An input that says how the patches of all images together are arranged; models that take it take no image by itself."""
-
-
-def _token_axes(config: Any) -> Sequence[Axis]:
-    text = config.get_text_config()
-    limits = (getattr(text, name, None) for name in ("max_position_embeddings", "max_target_positions"))
-    limit = next((limit for limit in limits if isinstance(limit, int)), DEFAULT_SEQ_LEN)
-    return (dim("seq_len", min(DEFAULT_SEQ_LEN, limit), "tokens in an input, and in the decoder's where there is one"),)
-
-
-def _tokens(make: Maker, config: Any, sizes: Mapping[str, Any]) -> Any:
-    return make.indices(config.get_text_config().vocab_size, sizes["batch"], sizes["seq_len"])
-
-
-def _vision(config: Any) -> Any:
-    return getattr(config, "vision_config", None) or config
-
-
-def _pixel_axes(config: Any) -> Sequence[Axis]:
-    if getattr(_vision(config), "image_size", None):
-        return ()
-    return (dim("height", 224, "height of an image"), dim("width", 224, "width of an image"))
-
-
-def _pixels(make: Maker, config: Any, sizes: Mapping[str, Any]) -> Any:
-    vision = _vision(config)
-    fixed = getattr(vision, "image_size", None) or (sizes["height"], sizes["width"])
-    height, width = (fixed, fixed) if isinstance(fixed, int) else fixed
-    return make.tensor(sizes["batch"], getattr(vision, "num_channels", 3), height, width)
-
-
-def _audio(config: Any) -> Any:
-    """The config of the part that takes a spectrum."""
-    parts = [part for part in vars(config).values() if hasattr(part, "model_type")]
-    return next((part for part in (config, *parts) if hasattr(part, "num_mel_bins")), config)
-
-
-def _frame_axes(config: Any) -> Sequence[Axis]:
-    if hasattr(_audio(config), "max_source_positions"):
-        return ()
-    return (dim("frames", 1000, "frames of a spectrum; 100 are a second for most models"),)
-
-
-def _spectrum(make: Maker, config: Any, sizes: Mapping[str, Any]) -> Any:
-    audio = _audio(config)
-    if "frames" in sizes:
-        return make.tensor(sizes["batch"], sizes["frames"], audio.num_mel_bins)
-    # Two frames for each position of the encoder, whose second convolution halves their number.
-    return make.tensor(sizes["batch"], audio.num_mel_bins, 2 * audio.max_source_positions)
-
-
-_INPUTS = (
-    _Input("input_ids", _token_axes, _tokens),
-    _Input("pixel_values", _pixel_axes, _pixels),
-    _Input("input_features", _frame_axes, _spectrum),
-    _Input(
-        "input_values",
-        lambda config: (dim("samples", 16000, "samples of audio; 16000 are a second for most models"),),
-        lambda make, config, sizes: make.tensor(sizes["batch"], sizes["samples"]),
-    ),
-    _Input(_DECODER, _token_axes, _tokens),
-)

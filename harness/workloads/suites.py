@@ -39,8 +39,11 @@ _FLOPS = {"cpu": 3e9, "cuda": 1e12}
 """Most flops of one call: below a second on the slowest machines of the kind (a core at 10 Gflop/s, a GPU at 3 Tflop/s)."""
 _MEMORY_SHARE = 1 / 16
 """Largest share of the memory for a case: a measurement keeps several copies, and other programs use the machine too."""
-_TYPICAL_CACHES = {"cpu": (32 << 10, 1 << 20, 32 << 20), "cuda": (4 << 20, 40 << 20)}
+_TYPICAL_CACHES = {"cpu": (32 << 10, 1 << 20, 32 << 20), "cuda": (4 << 20, 50 << 20)}
 """Cache sizes of current server CPUs and data-center GPUs, for machines that do not report their own."""
+_BEYOND = {"cpu": 2.0, "cuda": 16.0}
+"""Largest footprint that is planned for, relative to the last cache: a GPU is launched slowly and has so much bandwidth that only
+large tensors show it."""
 _WIDEST = 10.0
 """Largest ratio between the footprints at the ends of a band."""
 _SMALLEST = 4 << 10
@@ -98,11 +101,13 @@ def plan_suite(
 
 
 class _Limits(NamedTuple):
-    """Cache levels to plan footprints for, the largest footprint (all in bytes), and the most flops of one call."""
+    """Cache levels to plan footprints for, the largest footprint (all in bytes), the most flops of one call, and how far beyond
+    the last level footprints go."""
 
     levels: tuple[float, ...]
     largest: float
     flops: float
+    beyond: float
 
     @classmethod
     def of(cls, machine: Machine, device: str) -> _Limits:
@@ -111,7 +116,7 @@ class _Limits(NamedTuple):
         largest = memory * _MEMORY_SHARE
         reported = machine.cache_bytes.values() if kind == "cpu" else ()
         levels = tuple(float(size) for size in sorted(reported or _TYPICAL_CACHES[kind]) if _SMALLEST < size < largest)
-        return cls(levels, largest, _FLOPS[kind])
+        return cls(levels, largest, _FLOPS[kind], _BEYOND[kind])
 
     def footprint(self, module: DNNModule, axes: Axes, dtype: str) -> float | None:
         """Bytes of a case; `None` where they or the flops are not known or beyond the limits."""
@@ -133,7 +138,7 @@ class _Limits(NamedTuple):
             step = (end / start) ** (1 / parts)
             inside += [(start * step**i, start * step ** (i + 1)) for i in range(parts)]
         last = edges[-1]
-        return [*inside, (min(last * 1.5, self.largest), min(last * 2, self.largest))]
+        return [*inside, (min(last * 1.5, self.largest), min(last * self.beyond, self.largest))]
 
 
 def _drawn(limits: _Limits, dtype: str, count: Callable[[Family], int]) -> Iterator[tuple[str, Axes]]:

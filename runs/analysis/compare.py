@@ -2,10 +2,11 @@
 
     variance of the log ratio of a case = (standard error in A)² + (standard error in B)²
 
-The standard errors come from the spread between visits (`runs.statistics.latency`). A run that visited no case twice knows only
-the variation within one visit; the spread of all ratios then measures the difference of unchanged cases. Several base runs also
-show what two runs of an unchanged machine differ by, and paired visits (`shmoo duel`) what is left when both sides met the same
-moments (`compare_noise.py`). A case counts as changed only when its ratio exceeds its noise, corrected for the number of cases.
+The standard errors come from the spread between visits (`runs.store.statistics.latency`). A run that visited no case twice knows
+only the variation within one visit; the spread of all ratios then measures the difference of unchanged cases. Several base runs
+also show what two runs of an unchanged machine differ by, and paired visits (`shmoo duel`) what is left when both sides met the
+same moments (`compare_noise.py`). A case counts as changed only when its ratio exceeds its noise, corrected for the number of
+cases.
 """
 
 from __future__ import annotations

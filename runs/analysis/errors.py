@@ -15,12 +15,13 @@ from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry
 from shmoo.runs.analysis.error_records import FREE, CallError, CaseError, ErrorReport, Excluded, NetworkError, network_name
 from shmoo.runs.analysis.metrics import error_card, repeat_spread, time_weighted_error
-from shmoo.runs.analysis.predict import CaseEstimate, KernelPart, Predictor, StoredRun, director_predictor
+from shmoo.runs.analysis.predict import CaseEstimate, KernelPart, Predictor, director_predictor
 from shmoo.runs.store.files import csv_bytes, replace_file
 from shmoo.runs.store.records import CANONICAL_STATE, CaseSpec, Measurement
+from shmoo.runs.store.store import Run
 
 
-def error_report(run: StoredRun, profile: ArchitectureProfile, predict: Predictor | None = None) -> ErrorReport:
+def error_report(run: Run, profile: ArchitectureProfile, predict: Predictor | None = None) -> ErrorReport:
     """Estimate every usable case of a run and compare the estimates with the measurements.
 
     Args:
@@ -55,7 +56,7 @@ def error_report(run: StoredRun, profile: ArchitectureProfile, predict: Predicto
         networks=tuple(networks),
         excluded=excluded,
         metrics=case_metrics(cases),
-        problems=tuple(getattr(run, "problems", ())),
+        problems=run.problems,
     )
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -20,21 +19,12 @@ from shmoo.estimators.predict.tabular import Record, estimate_record
 from shmoo.estimators.present.savings import FusionSummary, summarize_fusion
 from shmoo.estimators.variants import with_threads
 from shmoo.runs.analysis.error_records import network_name
-from shmoo.runs.store.records import CaseSpec, Measurement, RunManifest
+from shmoo.runs.store.records import CaseSpec, Measurement
+from shmoo.runs.store.store import Run
 
 CaseGraphs = tuple[CaseSpec, tuple[Graph, ...]]
 CHUNK = 1000
 """Cases per table: with 200 draws of the coefficients, each array of a chunk takes a few megabytes."""
-
-
-class StoredRun(Protocol):
-    """The part of a run that reports read; `shmoo.runs.store.store.Run` has it."""
-
-    manifest: RunManifest
-    rows: tuple[Measurement, ...]
-
-    def graphs(self, row: Measurement) -> tuple[Graph, ...]:
-        """The graphs that a row ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +56,7 @@ Predictor = Callable[[Iterable[CaseGraphs]], Sequence[CaseEstimate]]
 """Function from all cases with their graphs, which are read one after another, to one estimate each, in order."""
 
 
-def director_predictor(profile: ArchitectureProfile, seed: int = 0) -> Predictor:
+def director_predictor(profile: ArchitectureProfile) -> Predictor:
     """A predictor that calls `AnalysisDirector` with each case's own runtime and threads."""
     director = AnalysisDirector(profile)
     cores = profile.get("count.cores")
@@ -80,19 +70,15 @@ def director_predictor(profile: ArchitectureProfile, seed: int = 0) -> Predictor
             runtime, compute_dtype, threads = key
             machine = director if threads is None else AnalysisDirector(with_threads(profile, threads))
             places, graphs = zip(*waiting.pop(key), strict=True)
-            batch = dict(_estimate_batch(machine, graphs, runtime, compute_dtype, seed))
+            batch = dict(_estimate_batch(machine, graphs, runtime, compute_dtype))
             for number, (place, graph) in enumerate(zip(places, graphs, strict=True)):
-                estimates[place] = batch.get(number) or machine.estimate(
-                    graph, runtime=runtime, compute_dtype=compute_dtype, seed=seed
-                )
+                estimates[place] = batch.get(number) or machine.estimate(graph, runtime=runtime, compute_dtype=compute_dtype)
 
         for index, (case, graphs) in enumerate(cases):
             threads = None if cores is None or case.threads == cores.value else case.threads
             compute_dtype = matrix_dtype(case.dtype)
             if case.kind == "network" or len(graphs) != 1:
-                estimates[index] = director.estimate(
-                    graphs, runtime=case.runtime, compute_dtype=compute_dtype, threads=threads, seed=seed
-                )
+                estimates[index] = director.estimate(graphs, runtime=case.runtime, compute_dtype=compute_dtype, threads=threads)
                 continue
             key = case.runtime, compute_dtype, threads
             waiting[key].append((index, graphs[0]))
@@ -105,7 +91,7 @@ def director_predictor(profile: ArchitectureProfile, seed: int = 0) -> Predictor
     return estimate_all
 
 
-def network_estimates(run: StoredRun, profiles: Iterable[ArchitectureProfile]) -> list[Record]:
+def network_estimates(run: Run, profiles: Iterable[ArchitectureProfile]) -> list[Record]:
     """Estimates of the run's networks on other machines, each with its default runtime, as the JSON of `shmoo estimate`.
 
     The graphs stored with the run are used, so torch is not needed.
@@ -132,7 +118,7 @@ def _samples(case: CaseSpec) -> int:
     return batch
 
 
-def network_fusions(run: StoredRun, profile: ArchitectureProfile) -> list[FusionSummary]:
+def network_fusions(run: Run, profile: ArchitectureProfile) -> list[FusionSummary]:
     """Fusion savings of each of the run's networks on a machine, from the graphs stored with the run."""
     director = AnalysisDirector(profile)
     return [
@@ -146,7 +132,7 @@ def network_fusions(run: StoredRun, profile: ArchitectureProfile) -> list[Fusion
     ]
 
 
-def networks_of(run: StoredRun) -> list[CaseGraphs]:
+def networks_of(run: Run) -> list[CaseGraphs]:
     """The networks of a run with their graphs, each combination of workload, axes and dtype once."""
     rows: dict[tuple[str, str, str], Measurement] = {}
     for row in run.rows:
@@ -156,11 +142,11 @@ def networks_of(run: StoredRun) -> list[CaseGraphs]:
 
 
 def _estimate_batch(
-    director: AnalysisDirector, graphs: Sequence[Graph], runtime: str, compute_dtype: str | None, seed: int
+    director: AnalysisDirector, graphs: Sequence[Graph], runtime: str, compute_dtype: str | None
 ) -> list[tuple[int, BatchedEstimate]]:
     """One estimate for each graph that has kernels, with the graph's place."""
     table, origin = director.tabulate(graphs, runtime, compute_dtype)
-    priced = director.price(table.in_campaign(), runtime, seed=seed)
+    priced = director.price(table.in_campaign(), runtime, seed=0)
 
     def per_graph(values: np.ndarray) -> list[float]:
         sums: list[float] = np.bincount(table.segment, weights=values, minlength=table.segments).tolist()

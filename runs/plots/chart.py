@@ -179,9 +179,9 @@ class Figure(msgspec.Struct, frozen=True, omit_defaults=True):
     choose: bool = False
 
 
-def figure(*marks: Mark, x: Axis, y: Axis, title: str = "", height: int = 420) -> Figure:
+def figure(*marks: Mark, x: Axis, y: Axis, height: int = 420) -> Figure:
     """A figure of one chart."""
-    return Figure((Chart(x, y, marks, title, height),))
+    return Figure((Chart(x, y, marks, height=height),))
 
 
 def log_axis(title: str, values: Iterable[float | None], unit: str, pad: float = 0.08) -> Axis:

@@ -76,11 +76,12 @@ def roofline_figure(cases: Sequence[CaseError], profile: ArchitectureProfile) ->
 
 
 def roofs_of(
-    profile: ArchitectureProfile, intensities: Sequence[float], rates: Sequence[float], dtype: str = "float32"
+    profile: ArchitectureProfile, intensities: Sequence[float], rates: Sequence[float]
 ) -> tuple[list[Guide], tuple[float, float], float]:
-    """Lines of a machine's bandwidths and peaks with their labels, the span of intensities they cover, and the highest peak."""
-    units = [u for u in ("matrix", "vector") if profile.get(f"peak.{u}.{dtype}") is not None]
-    peaks = {unit: profile.value(f"peak.{unit}.{dtype}") for unit in units}
+    """Lines of a machine's bandwidths and float32 peaks with their labels, the span of intensities they cover, and the highest
+    peak."""
+    units = [u for u in ("matrix", "vector") if profile.get(f"peak.{u}.float32") is not None]
+    peaks = {unit: profile.value(f"peak.{unit}.float32") for unit in units}
     top = max(peaks.values(), default=max(rates, default=1.0))
     span = (min(intensities) / 2, max(*intensities, top / profile.value(f"bandwidth.{profile.levels[-1]}")) * 3)
     roofs = []

@@ -13,6 +13,9 @@ from shmoo.estimators.units import si, size
 from shmoo.runs.analysis.error_records import CaseError
 from shmoo.runs.plots.chart import Chart, Figure, Heat, Layer, Rule, categories
 
+MOST_PLANES = 8
+"""Operators that `plane_figure` offers, those with the most cases."""
+
 
 def shmoo_figure(cases: Sequence[CaseError], capacities: Mapping[str, float]) -> Figure:
     """Speed of every operator by footprint, relative to the operator's own best; lines mark the memory levels' capacities.
@@ -46,13 +49,13 @@ def shmoo_figure(cases: Sequence[CaseError], capacities: Mapping[str, float]) ->
     return Figure((Chart(x, categories("", names), (heat, *marks), height=max(240, 80 + 24 * len(names))),))
 
 
-def plane_figure(cases: Sequence[CaseError], capacities: Mapping[str, float], most: int = 8) -> Figure | None:
+def plane_figure(cases: Sequence[CaseError], capacities: Mapping[str, float]) -> Figure | None:
     """Two-axis shmoo: achieved speed over the two axes with most values; a menu selects the operator.
 
     Returns:
         `None` when no operator was swept over two axes of at least three values each.
     """
-    planes = sorted(_planes(cases), key=lambda plane: -len(plane.members))[:most]
+    planes = sorted(_planes(cases), key=lambda plane: -len(plane.members))[:MOST_PLANES]
     if not planes:
         return None
     charts = []

@@ -1,6 +1,7 @@
 """What a call takes on a machine whose cores others use too: what a case's few visits say, weighed with what all visits say.
 
-    undisturbed time u_v   of a visit: lower quartile of the blocks in which the system took no core away
+    undisturbed time u_v   of a visit: lower quartile of the blocks in which the system took no core away; of calls so long that
+                           there are none, of the time that the calling thread had a core
     share s                of a case: (calls done) / (calls it would have done undisturbed) over its visits
     own time               1 / (mean of the visits' rates) = (harmonic mean of u_v) / s
     prevailing time        (harmonic mean of u_v) / (s - b (s - mean share of calls like it))
@@ -14,7 +15,8 @@ more than its part of disturbance, and its time is corrected for it.
 The correction b is the slope of the regression of the error of the own rate on the share (a control variate: Owen, Monte Carlo
 theory, methods and examples, 2013, section 8.9). It is 1 where shares of the class differ only by what visits to one case differ
 by. It falls towards 0 the more cases have shares of their own (empirical Bayes: Efron and Morris, JASA 70, 1975), and the more
-visits differ in what their shares do not show, such as a clock that wanders from visit to visit on a quiet machine.
+visits differ in what their shares do not show, such as a clock that wanders from visit to visit on a quiet machine. How much
+visits to one case differ is known from cases with several: those of the class where there are enough, else those of all classes.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,6 +36,13 @@ UNDISTURBED_BLOCKS, UNDISTURBED_S = 5, 0.01
 SEVERAL_THREADS = 1.5
 """CPU time over undisturbed wall time above which a call uses several threads."""
 
+LINE_CLASSES = 3
+"""Classes of one kind from which a line over their lengths says something of each."""
+LEAST_VARIANCE = 1e-8
+"""Of a class's mean share."""
+
+_Alike = tuple[Hashable, bool, bool, int]
+
 
 @dataclass(slots=True)
 class _Case:
@@ -44,14 +53,15 @@ class _Case:
         share: mean of the visits' rates.
         rates: (V,) deviations of the visits' rates from their mean.
         shares: (V,) the part of those deviations that undisturbed times do not explain.
-        alike: cases with an equal one are calls like this one.
+        alike: group, whether several threads work, whether the undisturbed time is one on a core, and its decade: cases with an
+            equal one are calls like this one.
     """
 
     undisturbed_s: float
     share: float
     rates: np.ndarray
     shares: np.ndarray
-    alike: Hashable
+    alike: _Alike
 
     def residuals(self, slope: float) -> np.ndarray:
         """(V,) deviations of the visits' rates that the correction leaves."""
@@ -101,17 +111,23 @@ def latencies(groups: Sequence[Hashable], cases: Sequence[Sequence[Timing]]) -> 
 
 
 def _case(group: Hashable, visits: Sequence[Timing]) -> _Case | None:
-    """`None` with a single visit, where too few blocks ran undisturbed, or where nobody knows which did."""
+    """`None` without a visit, or where neither undisturbed blocks nor the thread's time on a core say what a call takes."""
     timed = [visit for visit in visits if visit.samples_s]
-    if len(timed) < 2 or any(len(visit.switches) != len(visit.samples_s) for visit in timed):
+    if not timed:
         return None
-    blocks = [np.asarray(visit.samples_s)[np.asarray(visit.switches) == 0] for visit in timed]
-    together = np.concatenate(blocks)
 
     def enough(times: np.ndarray) -> bool:
         return times.size >= UNDISTURBED_BLOCKS or float(times.sum()) * timed[0].block_calls >= UNDISTURBED_S
 
-    if not enough(together):
+    known = all(len(visit.switches) == len(visit.samples_s) for visit in timed)
+    blocks = [np.asarray(visit.samples_s)[np.asarray(visit.switches) == 0] for visit in timed] if known else []
+    on_core = not known or not enough(np.concatenate(blocks))
+    if on_core:
+        if not all(len(visit.on_core_s) == len(visit.samples_s) for visit in timed):
+            return None
+        blocks = [np.asarray(visit.on_core_s) for visit in timed]
+    together = np.concatenate(blocks)
+    if not enough(together) or together.min() <= 0:
         return None
     by_visit = np.asarray([_lower_quartile(b if enough(b) else together) for b in blocks])
     undisturbed = 1.0 / float(np.mean(1.0 / by_visit))
@@ -123,7 +139,7 @@ def _case(group: Hashable, visits: Sequence[Timing]) -> _Case | None:
         share,
         rates - share,
         rates - share * undisturbed / by_visit,
-        (group, threads is not None and threads > SEVERAL_THREADS, math.floor(math.log10(undisturbed))),
+        (group, threads is not None and threads > SEVERAL_THREADS, on_core, math.floor(math.log10(undisturbed))),
     )
 
 
@@ -145,21 +161,66 @@ def _threads(visits: Sequence[Timing], undisturbed_s: float) -> float | None:
     return min(known, default=None)
 
 
-def _classes(cases: Sequence[_Case]) -> dict[Hashable, _Class]:
-    members: defaultdict[Hashable, list[_Case]] = defaultdict(list)
+def _classes(cases: Sequence[_Case]) -> dict[_Alike, _Class]:
+    members: defaultdict[_Alike, list[_Case]] = defaultdict(list)
+    of_group: defaultdict[Hashable, list[_Case]] = defaultdict(list)
     for case in cases:
         members[case.alike].append(case)
-    return {alike: _class(alike_cases) for alike, alike_cases in members.items() if len(alike_cases) >= FEW_CASES}
+        if case.rates.size > 1:
+            of_group[case.alike[0]].append(case)
+    classes = {}
+    for alike, alike_cases in members.items():
+        repeated = [case for case in alike_cases if case.rates.size > 1]
+        if len(repeated) < FEW_CASES:
+            repeated = of_group[alike[0]]
+        if len(alike_cases) >= FEW_CASES and len(repeated) >= FEW_CASES:
+            classes[alike] = _class(alike_cases, repeated)
+    for kind in {alike[:3] for alike in classes}:
+        classes |= _along_lengths({alike: known for alike, known in classes.items() if alike[:3] == kind})
+    return classes
 
 
-def _class(cases: Sequence[_Case]) -> _Class:
+def _along_lengths(classes: dict[_Alike, _Class]) -> dict[_Alike, _Class]:
+    """The classes of one kind, their mean shares weighed with a line over the decades: what disturbs calls of one length disturbs
+    those ten times as long nearly as much. How far classes lie from the line beyond their errors decides what it counts for
+    (random-effects meta-regression with the estimate of DerSimonian and Laird, Controlled Clinical Trials 7, 1986)."""
+    if len(classes) < LINE_CLASSES:
+        return classes
+    shares = np.asarray([known.share for known in classes.values()])
+    variances = np.asarray([max(known.mean_variance, LEAST_VARIANCE) for known in classes.values()])
+    design = np.asarray([[1.0, alike[-1]] for alike in classes])
+
+    def line(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        inverse = np.linalg.inv(design.T @ (weights[:, None] * design))
+        return design @ inverse @ design.T @ (weights * shares), inverse
+
+    weights = 1.0 / variances
+    values, inverse = line(weights)
+    excess = float(weights @ (shares - values) ** 2) - (len(shares) - 2)
+    scale = float(weights.sum() - np.trace(inverse @ (design.T @ ((weights**2)[:, None] * design))))
+    beyond = max(excess / scale, 0.0)
+    values, inverse = line(1.0 / (variances + beyond))
+    own = beyond / (beyond + variances)
+    shares = own * shares + (1 - own) * values
+    variances = own * variances + (1 - own) ** 2 * np.einsum("ij,jk,ik->i", design, inverse, design)
+    return {
+        alike: replace(known, share=float(share), mean_variance=float(variance))
+        for (alike, known), share, variance in zip(classes.items(), shares, variances, strict=True)
+    }
+
+
+def _class(cases: Sequence[_Case], repeated: Sequence[_Case]) -> _Class:
     """Variances are those of the samples, and not robust ones: shares lie between 0 and about 1, and rare visits that stalled are
-    what the correction is for."""
+    what the correction is for.
+
+    Args:
+        repeated: cases of several visits, which say how visits to one case differ.
+    """
     shares = np.asarray([case.share for case in cases])
     counts = np.asarray([case.shares.size for case in cases])
-    freedom = float(np.sum(counts - 1))
-    visits = sum(float(np.sum(case.shares**2)) for case in cases) / freedom
-    covariance = sum(float(np.sum(case.rates * case.shares)) for case in cases) / freedom
+    freedom = sum(case.shares.size - 1 for case in repeated)
+    visits = sum(float(np.sum(case.shares**2)) for case in repeated) / freedom
+    covariance = sum(float(np.sum(case.rates * case.shares)) for case in repeated) / freedom
     seen = float(np.var(shares, ddof=1))
     between = max(seen - visits * float(np.mean(1.0 / counts)), 0.0)
     slope, residual = {}, {}
@@ -170,8 +231,8 @@ def _class(cases: Sequence[_Case]) -> _Class:
         residual[count] = normal_deviation(
             np.concatenate(
                 [
-                    np.abs(case.residuals(slope[count])) / case.share * math.sqrt(n / (n - 1))
-                    for case, n in zip(cases, counts, strict=True)
+                    np.abs(case.residuals(slope[count])) / case.share * math.sqrt(case.rates.size / (case.rates.size - 1))
+                    for case in repeated
                 ]
             )
         )

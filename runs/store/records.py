@@ -128,7 +128,7 @@ class Reason(msgspec.Struct, frozen=True):
 
 
 class Timing(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Samples of one visit to a case, seconds per call. Statistics are derived (`runs.statistics`).
+    """Samples of one visit to a case, seconds per call. Statistics are derived (`runs.store.statistics`).
 
     Attributes:
         samples_s: each sample is the mean over one block of calls.
@@ -139,6 +139,7 @@ class Timing(msgspec.Struct, frozen=True, omit_defaults=True):
         switches: for each block, how often the system took a core away from this process (involuntary context switches). Empty
             where the system does not tell.
         cpu_s: CPU time of this process over all blocks; `None` where it was not read.
+        on_core_s: for each block, how long the calling thread had a core, seconds a call. Empty where it was not read.
         block_calls: calls per block.
         warmup_calls: calls before the first sample.
         stop_reason: "precision", "plateau", "timeout".
@@ -151,6 +152,7 @@ class Timing(msgspec.Struct, frozen=True, omit_defaults=True):
     quiet_s: tuple[float, ...] = ()
     switches: tuple[int, ...] = ()
     cpu_s: float | None = None
+    on_core_s: tuple[float, ...] = ()
     block_calls: int = 1
     warmup_calls: int = 0
     stop_reason: str = ""

@@ -10,7 +10,8 @@ import errno
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from shmoo.estimators.errors import FormatError, InputError
 from shmoo.estimators.graph.records import UNREADABLE, Graph, decode_versioned
 from shmoo.runs.store.files import open_unlinked, own_folder, read_regular, replace_file
 from shmoo.runs.store.records import FINGERPRINT_FIELDS, RUN_FORMAT, CaseSpec, Machine, Measurement, RunManifest
-from shmoo.runs.store.visits import decode_row, merge_visits
+from shmoo.runs.store.visits import decode_row, for_latency, merge_visits, without_samples
 
 MANIFEST = "run.json"
 ROWS = "rows.jsonl"
@@ -59,19 +60,34 @@ class Run:
         rows_hash: first 16 hex digits of SHA-256 over the rows; it identifies the data of a fit.
     """
 
-    def __init__(self, path: Path, manifest: RunManifest, lines: tuple[bytes, ...], problems: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        manifest: RunManifest,
+        lines: Iterable[bytes],
+        problems: tuple[str, ...],
+        cases: dict[str, CaseSpec] | None = None,
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self.problems = problems
-        rows = path / ROWS
-        self.lines = tuple(decode_row(line, f"{rows}, line {number}") for number, line in enumerate(lines, 1) if line.strip())
-        self.rows = merge_visits(self.lines)
-        self.rows_hash = hashlib.sha256(b"\n".join(line.strip() for line in lines)).hexdigest()[:16]
+        digest = hashlib.sha256()
+        decoded = _decoded(lines, str(path / ROWS), digest)
+        if cases is None:
+            self.lines = tuple(decoded)
+            self.rows = merge_visits(self.lines)
+        else:
+            self.lines, self.rows = _without_samples(decoded, cases)
+        self.rows_hash = digest.hexdigest()[:16]
         self._graphs: dict[str, Graph] = {}
 
     @classmethod
-    def open(cls, directory: str | Path) -> Run:
+    def open(cls, directory: str | Path, cases: dict[str, CaseSpec] | None = None) -> Run:
         """Read a run.
+
+        Args:
+            cases: given, the means of visits are kept in place of their samples, as comparisons need, for which a large run takes
+                a fraction of the memory. Identity -> case, which several runs share; it is added to.
 
         Raises:
             InputError: no run there.
@@ -87,7 +103,9 @@ class Run:
                 f"{path / ROWS}, line {len(lines) + 1}: the last row is cut short ({len(torn)} bytes) and was set aside; "
                 f"the {len(lines)} rows before it are used, `--resume` measures its case again",
             )
-        return cls(path, manifest, lines, problems)
+        lines.reverse()
+        # Each line is gone once it is decoded.
+        return cls(path, manifest, (lines.pop() for _ in range(len(lines))), problems, cases)
 
     def graph(self, content_hash: str) -> Graph:
         """The graph with this hash, read on first use; the last `KEPT_GRAPHS` stay in memory.
@@ -256,6 +274,24 @@ class RunWriter:
                 rows.write(b"\n")
 
 
+def _without_samples(
+    lines: Iterable[Measurement], cases: dict[str, CaseSpec]
+) -> tuple[tuple[Measurement, ...], tuple[Measurement, ...]]:
+    """Lines and rows without samples. Until they are merged, lines have what tells the prevailing time, and nothing else."""
+    kept: list[Measurement] = []
+
+    def noted() -> Iterator[Measurement]:
+        for line in lines:
+            kept.append(without_samples(line, cases))
+            yield for_latency(line)
+
+    rows = tuple(without_samples(row, cases) for row in merge_visits(noted()))
+    # The line of a case that was visited once says no more than its row.
+    visited = Counter(line.case.identity for line in kept)
+    once = {row.case.identity: row for row in rows if visited[row.case.identity] == 1}
+    return tuple(once.get(line.case.identity, line) for line in kept), rows
+
+
 def read_manifest(directory: Path) -> RunManifest:
     """run.json of a run directory; `InputError` where there is none, `FormatError` where it is damaged or newer."""
     path = directory / MANIFEST
@@ -286,13 +322,21 @@ def check_same_machine(recorded: Machine, here: Machine, where: str) -> None:
         raise InputError(f"cannot resume {where}: measured under other conditions ({listed}); start a new run with another --out")
 
 
-def _split_rows(directory: Path) -> tuple[tuple[bytes, ...], bytes]:
+def _decoded(lines: Iterable[bytes], where: str, digest: hashlib._Hash) -> Iterator[Measurement]:
+    """The lines as rows. Args: digest: is given the lines."""
+    for number, line in enumerate(lines, 1):
+        digest.update(line.strip() if number == 1 else b"\n" + line.strip())
+        if line.strip():
+            yield decode_row(line, f"{where}, line {number}")
+
+
+def _split_rows(directory: Path) -> tuple[list[bytes], bytes]:
     """Whole lines, and the bytes of a torn last one (empty when there is none)."""
     path = directory / ROWS
     lines = read_regular(path).splitlines(keepends=True) if path.exists() else []
     if lines and lines[-1].strip() and not _is_json(lines[-1]):
-        return tuple(lines[:-1]), lines[-1]
-    return tuple(lines), b""
+        return lines[:-1], lines[-1]
+    return lines, b""
 
 
 def _is_json(line: bytes) -> bool:

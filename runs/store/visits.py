@@ -10,7 +10,7 @@ import msgspec
 from shmoo.estimators.errors import FormatError
 from shmoo.estimators.graph.records import UNREADABLE, decode_versioned
 from shmoo.runs.store.pooling import latencies
-from shmoo.runs.store.records import LONGEST_S, RUN_FORMAT, SHORTEST_S, EnergyReading, Measurement, Reason, Timing
+from shmoo.runs.store.records import LONGEST_S, RUN_FORMAT, SHORTEST_S, CaseSpec, EnergyReading, Measurement, Reason, Timing
 from shmoo.runs.store.statistics import Latency, median
 
 NOISE = ("noisy", "disturbed", "busy host", "steal", "slow core")
@@ -57,6 +57,37 @@ def _from_format_1(line: bytes, where: str) -> Measurement:
         raise FormatError(f"cannot read row {where} of format 1: {error}") from None
 
 
+def without_samples(row: Measurement, cases: dict[str, CaseSpec]) -> Measurement:
+    """A line or a row with the mean of its samples in their place, and only what comparisons need.
+
+    Args:
+        cases: identity -> the case that its lines share; it is added to.
+    """
+    timing = row.timing
+    mean = (sum(timing.samples_s) / len(timing.samples_s),) if timing is not None and timing.samples_s else ()
+    return Measurement(
+        cases.setdefault(row.case.identity, row.case),
+        row.status,
+        row.reasons,
+        row.graph_hashes,
+        None if timing is None else Timing(mean),
+        energy=row.energy,
+        visit=row.visit,
+        visit_sd=row.visit_sd,
+        prevailing=row.prevailing,
+        measured_at=row.measured_at,
+    )
+
+
+def for_latency(line: Measurement) -> Measurement:
+    """A line with what its time and its status follow from: no slowdowns of cores, which tell the time alone, and no details."""
+    timing = line.timing
+    if timing is not None:
+        timing = msgspec.structs.replace(timing, slowdowns=(), quiet_s=())
+    visits = tuple(msgspec.structs.replace(visit, slowdowns=(), quiet_s=()) for visit in line.visits)
+    return msgspec.structs.replace(line, timing=timing, visits=visits, children=(), operators=(), host={})
+
+
 def merge_visits(lines: Iterable[Measurement]) -> tuple[Measurement, ...]:
     """One row a case, in the order of their first visits, each knowing what visits to cases like it spread by."""
     by_case: dict[str, list[Measurement]] = {}
@@ -80,24 +111,27 @@ def _on_one_scale(lines: Iterable[Measurement]) -> list[Measurement]:
             quiet[len(times)] = tuple(map(min, quiet.get(len(times), times), times))
     if not quiet:
         return lines
+    # With two digits there are few slowdowns, and each is kept once.
+    known: dict[float, float] = {}
     return [
         msgspec.structs.replace(
             line,
-            timing=None if line.timing is None else _rescaled(line.timing, quiet),
-            visits=tuple(_rescaled(visit, quiet) for visit in line.visits),
+            timing=None if line.timing is None else _rescaled(line.timing, quiet, known),
+            visits=tuple(_rescaled(visit, quiet, known) for visit in line.visits),
         )
         for line in lines
     ]
 
 
-def _rescaled(timing: Timing, quiet: Mapping[int, tuple[float, ...]]) -> Timing:
-    """Args: quiet: least quiet time of each core, by the number of cores watched."""
+def _rescaled(timing: Timing, quiet: Mapping[int, tuple[float, ...]], known: dict[float, float]) -> Timing:
+    """Args: quiet: least quiet time of each core, by the number of cores watched. known: slowdowns that are in memory already."""
     if not timing.quiet_s:
         return timing
     least = quiet[len(timing.quiet_s)]
     # Which core was the slowest is not known: with the factor of the one furthest off, no slow block passes for quiet.
     factor = max(now / best for now, best in zip(timing.quiet_s, least, strict=True))
-    return msgspec.structs.replace(timing, slowdowns=tuple(round(factor * s, 2) for s in timing.slowdowns), quiet_s=least)
+    scaled = (round(factor * slowdown, 2) for slowdown in timing.slowdowns)
+    return msgspec.structs.replace(timing, slowdowns=tuple(known.setdefault(s, s) for s in scaled), quiet_s=least)
 
 
 def _merged(lines: Sequence[Measurement]) -> Measurement:
@@ -149,6 +183,7 @@ def _pooled(visits: Sequence[Timing]) -> Timing:
         samples_s=tuple(sample for visit in visits for sample in visit.samples_s),
         slowdowns=tuple(slowdown for visit in visits for slowdown in visit.slowdowns),
         switches=tuple(count for visit in visits for count in visit.switches),
+        on_core_s=tuple(spent for visit in visits for spent in visit.on_core_s),
         warmup_calls=sum(visit.warmup_calls for visit in visits),
         stop_reason=visits[-1].stop_reason,
         first_call_s=next((visit.first_call_s for visit in visits if visit.first_call_s is not None), None),

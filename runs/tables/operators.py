@@ -14,6 +14,8 @@ from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
+import msgspec
+
 from shmoo.estimators.graph.records import Attribute, OpCall, TensorSpec
 
 Extents = Mapping[str, int]
@@ -80,7 +82,12 @@ def _attention(x: Extents, dtype: str) -> Built:
     causal, grouped = bool(x.get("causal", 0)), kv_heads < heads
     attributes = {"dropout_p": 0.0, "is_causal": causal, "scale": None, "enable_gqa": grouped}
     tensors = {"query": query, "key": key, "value": key}
-    return _call("aten.scaled_dot_product_attention", tensors, query, dtype, attributes), ()
+    call = _call("aten.scaled_dot_product_attention", tensors, query, dtype, attributes)
+    if "heads" in x:
+        # Serving libraries store the keys and values of the new tokens in the cache of each sequence first.
+        new = TensorSpec((2, batch, kv_heads, min(x["m"], x["n"]), x["k"]), dtype)
+        call = msgspec.structs.replace(call, outputs=(*call.outputs, new))
+    return call, ()
 
 
 def _embedding(x: Extents, dtype: str) -> Built:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from shmoo.calibrate.calibration import Calibration, calibrate_cases
 from shmoo.calibrate.fit.dataset import MeasuredCase, Sources, blocks
 from shmoo.calibrate.fit.intervals import held_out
-from shmoo.calibrate.pooling import pool, pool_cases
+from shmoo.calibrate.pooling import pool
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from tests.calibrate.fit.test_calibrate import TRUTH, measured_on, sources_of
@@ -38,7 +37,7 @@ def specimens() -> list[Sources]:
 
 @pytest.fixture(scope="module")
 def made(specimens: list[Sources]) -> Calibration:
-    return pool_cases(specimens, together(specimens), BASE, name="kind", residual=False)
+    return pool(specimens, together(specimens), BASE, name="kind", residual=False)
 
 
 def test_a_further_machine_of_the_kind_is_inside_the_intervals(specimens: list[Sources], made: Calibration) -> None:
@@ -72,13 +71,13 @@ def test_equal_machines_add_no_spread() -> None:
     """Their ranges stay those of one fit to all of them."""
     specimens = [sources_of(board(1.0, seed)) for seed in range(3)]
     single = calibrate_cases(together(specimens), BASE, name="kind", residual=False).profile
-    made = pool_cases(specimens, together(specimens), BASE, name="kind", residual=False).profile
+    made = pool(specimens, together(specimens), BASE, name="kind", residual=False).profile
     for name in ("bandwidth.dram", "launch.eager.relu", "efficiency.gemm"):
         wide, narrow = made.coefficients[name], single.coefficients[name]
         assert math.log(wide.high / wide.low) < math.log(narrow.high / narrow.low) + 0.1, name
 
 
-def test_one_machine_is_no_pool(tmp_path: Path) -> None:
+def test_one_machine_is_no_pool(specimens: list[Sources]) -> None:
     """The remedy is named."""
     with pytest.raises(InputError, match="at least two machines, got 1; without --pool"):
-        pool([tmp_path / "run"])
+        pool(specimens[:1], specimens[0], BASE, name="kind")

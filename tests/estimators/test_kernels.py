@@ -9,6 +9,7 @@ import pytest
 from shmoo.estimators.costs import costs_of
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import FAMILIES, Kernel
+from shmoo.estimators.kernel_rows import Costed, kernel_tables
 from shmoo.estimators.machine.profile import RUNTIMES, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.table import (
@@ -17,13 +18,10 @@ from shmoo.estimators.table import (
     READ_ACTIVATION,
     READ_WEIGHT,
     WRITE,
-    Costed,
     KernelTable,
-    kernel_table,
-    kernel_tables,
     op_code,
 )
-from tests.build import GraphBuilder
+from tests.build import GraphBuilder, kernel_table
 
 
 def two_layers():

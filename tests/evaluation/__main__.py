@@ -68,6 +68,19 @@ def held_out(name: str, folder: Path, keep: bool) -> None:
 
 @main.command()
 @folder_argument
+@click.option("--pairs", type=click.IntRange(min=40), default=100, show_default=True, help="Pairs of visits of each duel.")
+def gates(folder: Path, pairs: int) -> None:
+    """Measure what the gates find on this machine as it is: equal runs and duels, 5 % over a suite, 15 % in one case.
+
+    FOLDER is new, and gets the runs.
+    """
+    from tests.evaluation.gates import evaluate
+
+    evaluate(folder, pairs, click.echo)
+
+
+@main.command()
+@folder_argument
 @graphs_option
 def energy(folder: Path, graphs: Path | None) -> None:
     """Print errors of power and energy of networks and products, with predicted and with measured latency.

@@ -6,7 +6,9 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ _LAYERS = 2
 _SEQ_LEN = 16
 _COUNT = re.compile(r"^(n_layers?|num_layers|num_\w*layers|\w+_layers|n_layer|depth|num_\w*blocks)$")
 """Names in configs of how often something is repeated."""
+_NULL = ("_token_id", "_token_ids", "_window", "_implementation", "dtype", "_config", "_lora_rank", "name_or_path")
+"""How the names end of entries whose null has a meaning."""
 _KINDS_OF_LAYERS = re.compile(r"(layer_types|layers_block_type|mlp_layer_types|block_types|\w*_types|layer_\w+_pattern)$")
 
 
@@ -164,11 +168,21 @@ def _graphs_of_model(name: str) -> Sequence[Graph]:
 
     settings = json.loads(CONFIG_MAPPING[name]().to_json_string(use_diff=False))
     changes = _shallow(settings)
-    try:
-        return _captured(name, changes)
-    except InputError:
-        # Parts of some configs have no defaults.
-        return _captured(name, _merged(settings, changes))
+    # Parts of some configs have no defaults, some defaults are no model, and some entries count the layers.
+    ways: tuple[Callable[[], dict[str, Any]], ...] = (
+        lambda: changes,
+        lambda: _merged(settings, changes),
+        lambda: _merged(filled := _filled(settings), _shallow(filled)),
+        dict,
+        lambda: _merged(_filled(settings), {}),
+    )
+    refusals = []
+    for way in ways:
+        try:
+            return _captured(name, way())
+        except InputError as error:
+            refusals.append(error)
+    raise refusals[0]
 
 
 def _captured(name: str, settings: dict[str, Any]) -> Sequence[Graph]:
@@ -181,6 +195,42 @@ def _merged(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
     parts = {key for key, value in changes.items() if isinstance(value, dict) and "model_type" in value}
     both = {key: _merged(settings[key], value) if key in parts else value for key, value in changes.items()}
     return {key: value for key, value in {**settings, **both}.items() if key not in ("architectures", "transformers_version")}
+
+
+def _filled(settings: dict[str, Any]) -> dict[str, Any]:
+    """A config in which entries that are null have the commonest default of other architectures, where there is one."""
+    layers = max((value for key, value in settings.items() if _COUNT.match(key) and type(value) is int), default=0)
+
+    def fill(key: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return _filled(value)
+        if value is not None or key.endswith(_NULL):
+            return value
+        common = _commonest().get(key)
+        return (common * layers)[:layers] if isinstance(common, list) else common
+
+    return {key: fill(key, value) for key, value in settings.items()}
+
+
+@cache
+def _commonest() -> Mapping[str, Any]:
+    """Entry of configs -> its commonest default over all architectures; of a list, one entry a kind of layer."""
+    from transformers import CONFIG_MAPPING
+
+    found: dict[str, Counter[str]] = {}
+    for name in CONFIG_MAPPING:
+        with suppress(Exception):  # a config without defaults
+            for key, value in _entries(json.loads(CONFIG_MAPPING[name]().to_json_string(use_diff=False))):
+                if isinstance(value, list) and _KINDS_OF_LAYERS.search(key):
+                    value = list(dict.fromkeys(value))
+                if isinstance(value, int | float | str | list) and not isinstance(value, bool):
+                    found.setdefault(key, Counter())[json.dumps(value)] += 1
+    return {key: json.loads(counter.most_common(1)[0][0]) for key, counter in found.items()}
+
+
+def _entries(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        yield from _entries(value) if isinstance(value, dict) else ((key, value),)
 
 
 def _shallow(settings: dict[str, Any]) -> dict[str, Any]:

@@ -135,12 +135,15 @@ def sample_of(cases: Sequence[MeasuredCase], device: str, cards: Cards) -> Sampl
     parts, groups = [], []
     for card, profile in cards.items():
         found = blocks([case for case in cases if card_of(case, device) == card], profile)
+        if not found:
+            continue
         parts.append(held_out(found, profile))
-        groups += [_group(case) for block in found for case in block.cases]
+        groups += [group_of(case) for block in found for case in block.cases]
     return Sample(together(parts), np.asarray(groups))
 
 
-def _group(case: MeasuredCase) -> str:
+def group_of(case: MeasuredCase) -> str:
+    """The group of operators that a case is judged with."""
     return case.case.workload if case.case.workload in GROUPS else list(GROUPS)[-1]
 
 

@@ -1,6 +1,6 @@
 """One session on a machine with a GPU, the most informative cases first, within a given time and resumable:
 
-    operators, time -> operators, energy -> networks in eager, time -> networks, energy -> networks compiled, time -> cross-checks
+    operators, time -> operators, energy -> networks, time -> networks, energy -> networks in Inductor -> again -> cross-checks
 
 Two runs come out, DIR/time and DIR/energy, and DIR/findings.json: the counter's update period, the counter against integrated
 power, repeated visits, and, where they are installed, time against `triton.testing.do_bench` and energy against Zeus. Called
@@ -20,7 +20,7 @@ import msgspec
 from shmoo.harness.campaign.campaign import CampaignSettings, run_campaign
 from shmoo.harness.campaign.worker import CaseMeasurer
 from shmoo.harness.energy.sampler import EnergySettings
-from shmoo.harness.measuring.timing import MeasureSettings
+from shmoo.harness.measuring.timing import MeasureSettings, TimingSettings
 from shmoo.harness.workloads.suites import NETWORKS, plan_suite
 from shmoo.runs.analysis.compare import compare_runs
 from shmoo.runs.analysis.metrics import repeat_spread
@@ -29,15 +29,19 @@ from shmoo.runs.store.statistics import median
 from shmoo.runs.store.store import MANIFEST, Run
 
 DTYPES = ("float32", "tf32", "bfloat16", "float16")
-MORE_NETWORKS = ("mobilenet_v2", "resnet34", "vgg11", "googlenet", "swin_t", "squeezenet1_1", "mnasnet1_0")
-ENERGY_NETWORKS = 12
-COMPILED = ("inductor", "cudagraphs")
+TRANSFORMERS = ("bert_base", "gpt2", "llama3_8b")
+MORE_NETWORKS = ("swin_t", "mobilenet_v2", "resnet34", "vgg11", "googlenet", "squeezenet1_1")
+BATCHES = (1, 32)
 MARGIN_S = 30.0
 """Time kept back for the case in flight when a part's time is up."""
 CHECKED = 10
 """Operators timed cold as well, for the comparison with do_bench, which clears the L2 before each call."""
-TIME = MeasureSettings(energy=EnergySettings(window_s=0.0), children_s=0.5)
-ENERGY = MeasureSettings(energy=EnergySettings(window_s=2.0, trials=4, settle_s=0.5, idle_s=1.0), children_s=0.0, memory=False)
+SHORT = TimingSettings(warmup_s=0.03, max_warmup_s=0.3, min_s=0.1, max_s=0.3)
+LONGER = TimingSettings(warmup_s=0.1, max_warmup_s=0.6, min_s=0.4, max_s=1.0)
+TIME = MeasureSettings(gpu=SHORT, gpu_network=LONGER, energy=EnergySettings(window_s=0.0), children_s=0.0)
+ENERGY = MeasureSettings(
+    gpu=SHORT, gpu_network=LONGER, energy=EnergySettings(trials=2, settle_s=0.5), children_s=0.0, memory=False
+)
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -53,18 +57,24 @@ class Part(msgspec.Struct, frozen=True):
 
 def plan(machine: Machine) -> tuple[Part, ...]:
     """The parts in order. Shapes follow the card's memory."""
-    operators = tuple(case for case in plan_suite("quick", machine, device="cuda", dtypes=DTYPES) if case.kind == "operator")
+    suite = plan_suite("micro", machine, device="cuda")
+    operators = tuple(msgspec.structs.replace(case, dtype=DTYPES[i % len(DTYPES)]) for i, case in enumerate(suite))
     cold = tuple(msgspec.structs.replace(case, cache_state="cold") for case in operators[:CHECKED])
-    networks = tuple(dict.fromkeys((*NETWORKS, *MORE_NETWORKS)))
-    eager = tuple(CaseSpec(name, "network", {"batch": 1}, device="cuda") for name in networks)
-    half = tuple(CaseSpec(name, "network", {"batch": 16}, "bfloat16", device="cuda") for name in networks[:ENERGY_NETWORKS])
-    compiled = tuple(msgspec.structs.replace(case, runtime=runtime) for case in eager for runtime in COMPILED)
+    names = tuple(dict.fromkeys((*NETWORKS, *TRANSFORMERS, *MORE_NETWORKS)))
+    networks = tuple(
+        CaseSpec(name, "network", {"batch": batch}, "bfloat16", runtime, "cuda")
+        for name in names
+        for batch in (BATCHES if name not in TRANSFORMERS else BATCHES[:1])
+        for runtime in (("eager", "cudagraphs") if name not in TRANSFORMERS else ("eager",))
+    )
+    full = tuple(case for case in networks if case.axes["batch"] == BATCHES[-1] or case.workload in TRANSFORMERS)
+    compiled = tuple(msgspec.structs.replace(case, runtime="inductor") for case in networks if case.runtime == "eager")
     return (
         Part("time", "operators", operators[: 4 * CHECKED] + cold + operators[4 * CHECKED :], 0.3),
-        Part("energy", "operators", energy_operators(machine), 0.5),
-        Part("time", "networks in eager", eager, 0.35),
-        Part("energy", "networks", half, 0.6),
-        Part("time", "networks compiled", compiled, 0.9),
+        Part("energy", "operators", energy_operators(machine), 0.35),
+        Part("time", "networks", networks, 0.55),
+        Part("energy", "networks", tuple(case for case in full if case.runtime == "eager"), 0.6),
+        Part("time", "networks in Inductor", compiled, 0.9),
         Part("time", "operators again", operators, 1.0, visits=2),
         Part("energy", "operators again", energy_operators(machine), 1.0, visits=2),
     )
@@ -72,20 +82,22 @@ def plan(machine: Machine) -> tuple[Part, ...]:
 
 def energy_operators(machine: Machine) -> tuple[CaseSpec, ...]:
     """Operators on both sides of the ridge: square products, which compute, and products with few rows, elementwise and
-    normalising operators on tensors far larger than the L2, which move bytes; so that flops, bytes and time rise apart."""
+    normalising operators on tensors far larger than the L2, which move bytes; so that flops, bytes and time rise apart. The first
+    ones say most."""
     memory = machine.gpu_memory_bytes or machine.memory_bytes
-    products = [({"m": side, "n": side, "k": side}, dtype) for side in (2048, 4096, 8192) for dtype in DTYPES]
-    products += [({"m": 16, "n": 8192, "k": 8192}, dtype) for dtype in DTYPES]
-    cases = [CaseSpec("linear", "operator", {"b": 1, **axes}, dtype, device="cuda") for axes, dtype in products]
     columns = 4096
-    for share in (256, 64):
-        rows = max(memory // share // (3 * 4 * columns), 1)
-        cases += [
-            CaseSpec(name, "operator", {"rows": rows, "cols": columns}, dtype, device="cuda")
-            for name in ("add", "relu", "softmax", "layer_norm")
-            for dtype in ("float32", "bfloat16")
-        ]
-    return tuple(_complete(case) for case in cases)
+    products = [
+        CaseSpec("linear", "operator", {"b": 1, "m": m, "n": side, "k": side}, dtype, device="cuda")
+        for m, side in ((8192, 8192), (16, 8192), (4096, 4096), (2048, 2048))
+        for dtype in ("bfloat16", "float32", "tf32", "float16")
+    ]
+    moving = [
+        CaseSpec(name, "operator", {"rows": max(memory // share // (3 * 4 * columns), 1), "cols": columns}, dtype, device="cuda")
+        for share in (256, 64)
+        for dtype in ("bfloat16", "float32")
+        for name in ("add", "softmax", "relu", "layer_norm")
+    ]
+    return tuple(_complete(case) for pair in zip(products, moving, strict=True) for case in pair)
 
 
 def _complete(case: CaseSpec) -> CaseSpec:

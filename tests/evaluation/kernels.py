@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -22,7 +22,9 @@ from shmoo.calibrate.fit.dataset import MeasuredCase, Sources, block_of
 from shmoo.calibrate.fit.intervals import HeldOut, held_out, together
 from shmoo.calibrate.transfer import off_by, transfer, typical
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.machine.catalogue import TENSOR, whose
+from shmoo.estimators.graph.records import Graph, single_call_graph
+from shmoo.estimators.machine.algorithms import TENSOR
+from shmoo.estimators.machine.catalogue import whose
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.runs.tables.reading import TableRow
@@ -54,6 +56,8 @@ LOWBIT = MappingProxyType(
      "int4_wo": ("bfloat16", "int4")}
 )  # fmt: skip
 """Kind of a product -> type of its activations, and that of its weights where it is another."""
+ROUNDED_BEFORE = ("fp8_block",)
+"""Kinds whose activations were rounded before the clock started."""
 FLOOR_S = 1e-4
 """Rows of a table whose host is inside count from here."""
 
@@ -98,17 +102,35 @@ def _gemm_lowbit(x: Mapping[str, str]) -> Row | None:
     if x["kind"] not in LOWBIT:
         return None
     dtype, weights = LOWBIT[x["kind"]]
-    row = _table_row("linear", _extents(x), dtype, float(x["latency_s"]), True, weights)
-    return _row(x["device"], f"gemm {x['kind']}", row)
+    row = _row(x["device"], f"gemm {x['kind']}", _table_row("linear", _extents(x), dtype, float(x["latency_s"]), True, weights))
+    if row is None or x["kind"] not in ROUNDED_BEFORE:
+        return row
+    return replace(row, case=replace(row.case, graphs=(_last_call(row.case.graphs[0]),)))
+
+
+def _last_call(graph: Graph) -> Graph:
+    call = graph.calls[-1]
+    weights = [position for position, value in enumerate(call.reads) if graph.values[value].is_weight]
+    return single_call_graph(call, weights, name=graph.name)
 
 
 def _attention(x: Mapping[str, str]) -> Row | None:
-    prefill = x["phase"] == "prefill"
+    """TensorRT-LLM's operator is of a group of its own: its kernels are others than those that PyTorch and vLLM call, and where
+    they do not rotate and store keys and values themselves, a pass over queries, keys and values comes first."""
+    prefill, other = x["phase"] == "prefill", x["framework"].startswith("trtllm")
     axes: dict[str, int | float | str | bool] = {
         "b": int(x["batch"]), "m": int(x["q_len"]), "n": int(x["kv_len"]), "k": int(x["head_dim"]),
         "heads": int(x["heads"]), "kv_heads": int(x["kv_heads"]), "causal": int(prefill),
     }  # fmt: skip
-    return _row(x["device"], f"attention {x['phase']}", _table_row("attention", axes, "bfloat16", float(x["latency_s"])))
+    row = _row(x["device"], f"attention {x['phase']}", _table_row("attention", axes, "bfloat16", float(x["latency_s"])))
+    if row is None or not other:
+        return row
+    case = row.case
+    if prefill or x["device"] == "b200_sxm":
+        width = (int(x["heads"]) + 2 * int(x["kv_heads"])) * int(x["head_dim"])
+        first = _table_row("add_scalar", {"shape": f"{int(x['batch']) * int(x['q_len'])}x{width}"}, "bfloat16", case.latency_s)
+        case = replace(case, graphs=(first.graph(), *case.graphs))
+    return Row(row.profile, f"TensorRT-LLM {row.group}", case)
 
 
 def _vidur(x: Mapping[str, str]) -> Row | None:
@@ -127,7 +149,10 @@ def _deepbench(x: Mapping[str, str]) -> Row | None:
     dtype = TYPES.get(x["dtype"], x["dtype"])
     if dtype not in ("float32", "float16", "int8"):
         return None
-    return _row(x["device"], f"DeepBench {dtype}", _table_row("linear", _extents(x), dtype, float(x["latency_s"])))
+    # Matrices lie column by column, so a transposed first one is a linear layer's weight and others are products of two rows.
+    op = "linear" if x["a_transposed"] == "T" else "matmul"
+    row = _table_row(op, _extents(x, "n", "m"), dtype, float(x["latency_s"]))
+    return _row(x["device"], f"DeepBench {dtype}", row)
 
 
 def _llmcompass(x: Mapping[str, str]) -> Row | None:
@@ -170,10 +195,9 @@ def read(folder: Path, files: Sequence[str] = tuple(READERS)) -> list[Row]:
     return found
 
 
-def estimates(rows: Sequence[Row], profile: ArchitectureProfile) -> HeldOut:
-    """A profile's device times of rows, in order."""
+def estimates(cases: Sequence[MeasuredCase], profile: ArchitectureProfile) -> HeldOut:
+    """A profile's device times of cases, in order."""
     director = AnalysisDirector(profile)
-    cases = [row.case for row in rows]
     parts = [block_of(cases[start : start + AT_ONCE], RUNTIME, director) for start in range(0, len(cases), AT_ONCE)]
     return together([held_out([part], profile) for part in parts])
 
@@ -185,7 +209,7 @@ def lines(rows: Sequence[Row], profiles: Mapping[str, ArchitectureProfile] | Non
     )
     for name, group in dict.fromkeys((row.profile, row.group) for row in rows):
         profile = profiles[name] if profiles and name in profiles else load_profile(name)
-        found = estimates([row for row in rows if (row.profile, row.group) == (name, group)], profile)
+        found = estimates([row.case for row in rows if (row.profile, row.group) == (name, group)], profile)
         yield _line(name, group, found)
 
 
@@ -210,13 +234,19 @@ SPREAD_ROWS = 1500
 """Rows of a device that say how far off coefficients from elsewhere are."""
 
 
-def fitted(rows: Sequence[Row], name: str) -> ArchitectureProfile:
-    """A built-in profile with its kernels on tensor cores fitted to the rows of its device; all else as it was."""
-    cases = tuple(row.case for row in rows if row.profile == name and row.group.startswith(TEACHING))
+def teaching(rows: Sequence[Row], name: str) -> list[MeasuredCase]:
+    """The cases of a device that its kernels on tensor cores are fitted to."""
+    return [row.case for row in rows if row.profile == name and row.group.startswith(TEACHING)]
+
+
+def fitted(cases: Sequence[MeasuredCase], name: str, residual: bool = True) -> ArchitectureProfile:
+    """A built-in profile with its kernels on tensor cores fitted to cases of its device; all else as it was."""
     digest = hashlib.sha256("".join(f"{case.case.identity}{case.latency_s!r}" for case in cases).encode()).hexdigest()[:16]
     sources = ("products and attention of aiconfigurator @ 095f58a5, linear layers of vidur @ 7d475133",)
     base = load_profile(name)
-    made = calibrate_cases(Sources(cases, digest, sources, None), without_tensor(base), name=name, only=TENSOR).profile
+    made = calibrate_cases(
+        Sources(tuple(cases), digest, sources, None), without_tensor(base), name=name, residual=residual, only=TENSOR
+    ).profile
     return base.replacing(
         coefficients={**without_tensor(base).coefficients, **of_tensor_cores(made)},
         residual=(*(group for group in base.residual if group.dtype == "float32"), *made.residual),
@@ -249,7 +279,7 @@ def left_out_sigma(rows: Sequence[Row], measured: Mapping[str, ArchitectureProfi
     the others."""
     found = []
     for name in measured:
-        cases = [row.case for row in rows if row.profile == name and row.group.startswith(TEACHING)]
+        cases = teaching(rows, name)
         others = [profile for other, profile in measured.items() if other != name]
         found.append(off_by(carried(others, load_profile(name)), cases[:: -(-len(cases) // SPREAD_ROWS)]))
     return {name: c for name, c in typical(found).items() if whose(name) in TENSOR}
@@ -258,7 +288,7 @@ def left_out_sigma(rows: Sequence[Row], measured: Mapping[str, ArchitectureProfi
 def published_tensor(folder: Path) -> Iterator[ArchitectureProfile]:
     """Every built-in GPU with tensor cores: fitted where rows are at hand, carried from those elsewhere."""
     rows = read(folder)
-    measured = {name: fitted(rows, name) for name in FITTED}
+    measured = {name: fitted(teaching(rows, name), name) for name in FITTED}
     yield from measured.values()
     sigma = left_out_sigma(rows, measured)
     for name in TRANSFERRED:

@@ -81,8 +81,14 @@ def _tensor(folder: Path) -> Iterator[ArchitectureProfile]:
     yield from published_tensor(folder)
 
 
+def _recorded(folder: Path) -> Iterator[ArchitectureProfile]:
+    from tests.evaluation.recorded import published_runs
+
+    yield from published_runs(folder)
+
+
 PUBLICATIONS: Mapping[str, Callable[[Path], Iterator[ArchitectureProfile]]] = MappingProxyType(
-    {"energy": _energy, "gpu": _gpu, "tensor": _tensor, "tpu": _tpu}
+    {"energy": _energy, "gpu": _gpu, "recorded": _recorded, "tensor": _tensor, "tpu": _tpu}
 )
 """Name -> profiles made from a folder of tables."""
 ALL = "all"

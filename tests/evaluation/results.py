@@ -122,7 +122,15 @@ def _models(folder: Path) -> list[Result]:
     return evaluate(folder, captured(folder))
 
 
-EVALUATIONS: Mapping[str, Evaluation] = MappingProxyType({"cpu": _cpu, "gpu": _gpu, "kpu": _kpu, "models": _models, "tpu": _tpu})
+def _sizes(folder: Path) -> list[Result]:
+    from tests.evaluation.sizes import evaluate
+
+    return evaluate(folder)
+
+
+EVALUATIONS: Mapping[str, Evaluation] = MappingProxyType(
+    {"cpu": _cpu, "gpu": _gpu, "kpu": _kpu, "models": _models, "sizes": _sizes, "tpu": _tpu}
+)
 """Name -> evaluation; what each needs is imported when it is asked for."""
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.machine.catalogue import TENSOR, whose
+from shmoo.estimators.machine.algorithms import TENSOR
+from shmoo.estimators.machine.catalogue import whose
 from shmoo.estimators.machine.profile import load_profile
-from tests.evaluation.kernels import carried, estimates, lines, of_tensor_cores, read, without_tensor
+from tests.evaluation.kernels import carried, estimates, lines, of_tensor_cores, read, teaching, without_tensor
 
 GEMM = "device,dtype,m,n,k,trtllm_s,vllm_s,sglang_s\n"
 ATTENTION = "device,phase,batch,q_len,kv_len,heads,kv_heads,head_dim,latency_s,power_w,framework,kernel\n"
@@ -43,6 +44,18 @@ def test_only_prefill_has_a_mask(tmp_path: Path) -> None:
     assert causal == [False, True]
 
 
+def test_what_is_measured_beside_a_kernel_is_in_its_case(tmp_path: Path) -> None:
+    """TensorRT-LLM's attention rotates and stores keys in a kernel before it; blocked float8 found its activations rounded."""
+    lines_of = "".join(f"h100_sxm_80gb,prefill,4,512,512,32,8,128,1e-4,,{name} 1,x\n" for name in ("vllm", "trtllm"))
+    text = LOWBIT + "".join(f"h100_sxm_80gb,{kind},16,4096,4096,2e-5,x\n" for kind in ("fp8", "fp8_block"))
+    found = read(folder(tmp_path, attention_bf16=ATTENTION + lines_of, gemm_lowbit=text), ("attention_bf16", "gemm_lowbit"))
+    assert [(row.group, len(row.case.graphs), len(row.case.graphs[-1].calls)) for row in found] == [
+        ("attention prefill", 1, 1), ("TensorRT-LLM attention prefill", 2, 1), ("gemm fp8", 1, 2), ("gemm fp8_block", 1, 1),
+    ]  # fmt: skip
+    assert found[-1].case.graphs[0].values[1].is_weight
+    assert [len(teaching(found, "gpu_h100"))] == [3]
+
+
 def test_errors_are_shown_by_device_group_and_decade(tmp_path: Path) -> None:
     """One line a group, with the share inside the interval."""
     text = LOWBIT + "h100_sxm_80gb,fp8,16,4096,4096,2e-5,trtllm\nh100_sxm_80gb,nvfp4,16,4096,4096,2e-5,trtllm\n"
@@ -50,7 +63,7 @@ def test_errors_are_shown_by_device_group_and_decade(tmp_path: Path) -> None:
     header, line = lines(rows)
     assert header.split()[:3] == ["profile", "group", "rows"]
     assert line.split()[:4] == ["gpu_h100", "gemm", "fp8", "1"]
-    found = estimates(rows, load_profile("gpu_h100"))
+    found = estimates([row.case for row in rows], load_profile("gpu_h100"))
     assert found.low[0] < found.estimated[0] < found.high[0]
 
 

@@ -73,7 +73,7 @@ def test_a_session_measures_time_and_energy_on_the_virtual_card(session):
     assert found["spread_of_time_visits"] == 0
     (reading,) = Run.open(out / "energy").rows[0].energy
     assert reading.energy_j == pytest.approx(CALL_J, rel=0.03)
-    assert len(reading.trials_j) == 4
+    assert len(reading.trials_j) == 2
     assert msgspec.json.decode((out / "findings.json").read_bytes()) == found
 
 

@@ -1,6 +1,6 @@
-"""The built-in architecture profiles: one JSON file a machine, `NAME.json`, read by `estimators.profile.load_profile`.
+"""The built-in architecture profiles: one JSON file a machine, `NAME.json`, read by `estimators.machine.profile.load_profile`.
 
-Conventions (names and units of coefficients: `estimators.catalogue`):
+Conventions (names and units of coefficients: `estimators.machine.catalogue`):
 
 - `levels` runs from the level nearest to the units to the main memory. `capacity.<last level>` is the size of the main memory.
 - CPU (`l1 l2 l3 dram`): `capacity.l1` and `capacity.l2` are what ONE core owns, `capacity.l3` is shared; bandwidths are those of
@@ -17,6 +17,6 @@ Conventions (names and units of coefficients: `estimators.catalogue`):
 - A file with a `base` says what differs from another built-in profile: all else is that one's, marked `transferred` where it was
   fitted, and what is null is left out.
 - Shares and overheads (efficiencies, overlap, launches) are no part of these files: a calibration adds them, and until then
-  `estimators.catalogue.DEFAULTS` stands in.
+  `estimators.machine.catalogue.DEFAULTS` stands in.
 - `brief_*` are illustrations (`illustrative: true`): round numbers, exempt from the plausibility tests.
 """

@@ -3,7 +3,8 @@
 A block keeps some rows of queries and goes through the keys step by step (Dao, "FlashAttention-2", 2023). A causal mask lets it
 stop at the diagonal. Few queries share a block with the other heads of their group, which read the same keys; where that leaves
 multiprocessors without a block, several blocks walk a part of the keys each, and a second kernel joins their results (Dao et al.,
-"Flash-Decoding for long-context inference", 2023).
+"Flash-Decoding for long-context inference", 2023). A call that returns new keys and values too stores them in a cache first, in a
+kernel of its own that scatters them token by token.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.table import READ_ACTIVATION, KernelTable
+from shmoo.estimators.table import READ_ACTIVATION, WRITE, KernelTable
 from shmoo.estimators.tiling.base import (
     Blocks,
     TileShape,
@@ -31,12 +32,10 @@ from shmoo.estimators.tiling.gpu.tensor import matrix_peaks
 
 STEP = 64.0
 """Keys that a block takes at once."""
-LEAST_ROWS = 16.0
-"""Rows of the smallest tile that tensor cores multiply."""
+SINGLE = 16.0
+"""Rows of a block where every sequence has a single query: the smallest tile that tensor cores multiply."""
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 """Parts into which the keys may be split."""
-MOST_RESIDENT = 2.0
-"""Blocks that a multiprocessor holds at once: operands and results fill its registers and its shared memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +43,13 @@ class _Walk:
     """How blocks share the queries and keys of every kernel; (K,) each.
 
     Attributes:
-        rows: of queries in a block, heads of a group included. keys: that a block walks, at most and on average.
+        rows: that a block computes, heads of a group included. queries: that are of use, at most. keys: that it walks on average.
         blocks, pieces: in all, and parts of the keys. busiest: blocks' worth of work of the busiest multiprocessor.
         issued: scores that all blocks compute, padding included.
     """
 
     rows: np.ndarray
+    queries: np.ndarray
     blocks: np.ndarray
     pieces: np.ndarray
     keys: np.ndarray
@@ -57,36 +57,48 @@ class _Walk:
     issued: np.ndarray
 
 
-def _walk(table: KernelTable, profile: ArchitectureProfile, rows: np.ndarray | float, part: np.ndarray) -> _Walk:
+def _walk(
+    table: KernelTable, profile: ArchitectureProfile, kernels: TensorKernels, rows: np.ndarray | float, part: np.ndarray
+) -> _Walk:
     multiprocessors = profile.value("count.sms")
     group = np.maximum(table.group, 1.0)
-    packed = table.m * group <= rows
-    queries, heads = np.where(packed, table.m * group, table.m), np.where(packed, table.batch / group, table.batch)
-    tile = np.minimum(rows, LEAST_ROWS * ceil_div(queries, LEAST_ROWS))
+    shared = np.where(kernels.packs | (table.m == 1), group, 1.0)
+    queries, heads = table.m * shared, table.batch / shared
+    least = np.where(table.m == 1, SINGLE, kernels.least)
+    tile = np.minimum(rows, least * ceil_div(queries, least))
     over = ceil_div(queries, tile)
     # Behind the diagonal of a causal mask a block has nothing to do: the i-th of them walks as far as its last query sees.
-    seen = np.where((table.causal > 0) & ~packed, np.minimum(table.n - table.m + tile * (over + 1.0) / 2.0, table.n), table.n)
+    reach = table.n - table.m + tile * (over + 1.0) / 2.0 / shared
+    seen = np.where(table.causal > 0, np.minimum(reach, table.n), table.n)
     pieces = ceil_div(table.n, part)
     keys = STEP * ceil_div(seen / pieces, STEP)
     blocks = heads * over * pieces
     # Long blocks start first, so that short ones fill the gaps; equal ones come in whole rounds.
     even = np.maximum(blocks / multiprocessors, np.minimum(table.n / np.maximum(seen, 1.0), over))
     busiest = np.where(seen < table.n, even, ceil_div(blocks, multiprocessors))
-    return _Walk(tile, blocks, pieces, keys, busiest, blocks * tile * keys)
+    return _Walk(tile, np.minimum(queries, tile), blocks, pieces, keys, busiest, blocks * tile * keys)
 
 
 def _blocks(table: KernelTable, walk: _Walk) -> Blocks:
     size = element_bytes(table)
     row = 2.0 * table.k * size
-    staged = walk.busiest * walk.keys * row
-    together = np.minimum(np.ceil(walk.busiest), MOST_RESIDENT)
-    in_flight = together * np.minimum(2.0 * STEP, walk.keys) * row
+    # Keys and values come in, and so do queries, as which results go out.
+    staged = walk.busiest * (walk.keys + walk.queries) * row
+    in_flight = np.minimum(2.0 * STEP, walk.keys) * row
     reuse = walk.rows * STEP / (walk.rows + STEP)
     scores = table.batch * table.m * table.n
     filled = np.minimum(scores / walk.issued, 1.0)
     skipped = np.maximum(1.0 - walk.issued / scores, 0.0)
-    at_work = together * walk.rows * STEP
-    return Blocks(reuse, walk.keys, at_work, filled, 0.0, staged, in_flight, walk.pieces, skipped)
+    at_work = walk.rows * STEP
+    return Blocks(reuse, walk.keys, at_work, filled, 0.0, staged, in_flight, walk.pieces, skipped, _stored(table))
+
+
+def _stored(table: KernelTable) -> np.ndarray:
+    """(K,) bytes of new keys and values, where a call returns them beside its result; sums of its rows are fewer."""
+    element = table.k * element_bytes(table)
+    new = 2.0 * table.batch / np.maximum(table.group, 1.0) * np.minimum(table.m, table.n) * element
+    beside = table.bytes_of_kind(WRITE) - table.batch * table.m * element
+    return np.where(np.abs(beside - new) < 1e-6 * new, new, 0.0)
 
 
 def _traffic(table: KernelTable, walk: _Walk, once: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -111,19 +123,18 @@ def choose_flash(table: KernelTable, profile: ArchitectureProfile, kernels: Tens
     speeds["l2"] = speeds["l2"] * own("efficiency.l2")
     once = compulsory_traffic(table, profile)
     best = np.full(len(table), np.inf)
-    best_m, best_n = np.full(len(table), kernels.rows), table.n
-    for rows in (kernels.rows, kernels.rows / 2.0):
+    best_m, best_n = np.full(len(table), kernels.rows[0]), table.n
+    for rows in kernels.rows:
         for split in SPLITS:
             part = np.maximum(STEP * ceil_div(table.n / split, STEP), STEP)
-            walk = _walk(table, profile, rows, part)
+            walk = _walk(table, profile, kernels, rows, part)
             offered = (split == 1) | ((walk.blocks / walk.pieces < multiprocessors) & (part >= 2.0 * STEP))
             blocks = _blocks(table, walk)
             done = table.matrix_flops * (1.0 - blocks.skipped)
             math = done / (rate * _useful(walk, blocks, multiprocessors)) * blocks.ramp(own)
             times = [math, *(n / speeds[level] for level, n in _traffic(table, walk, once).items())]
             times.append(blocks.fetch_seconds(own, clock))
-            rounds = ceil_div(walk.busiest, MOST_RESIDENT)
-            time = overlapped(times, own("overlap")) + own("tile_overhead") * rounds + blocks.split_seconds(own)
+            time = overlapped(times, own("overlap")) + own("tile_overhead") * np.ceil(walk.busiest) + blocks.split_seconds(own)
             better = np.where(offered, time, np.inf) < best
             best = np.where(better, time, best)
             best_m, best_n = np.where(better, rows, best_m), np.where(better, part, best_n)
@@ -141,7 +152,7 @@ def with_flash(
 ) -> Tiling:
     """A tiling with the blocks and traffic of fused attention at the rows of a mask."""
     shape = tiling.shape
-    walk = _walk(table, profile, shape.m, shape.n)
+    walk = _walk(table, profile, kernels, shape.m, shape.n)
     blocks = _blocks(table, walk)
     traffic = _traffic(table, walk, compulsory_traffic(table, profile))
 
@@ -151,7 +162,7 @@ def with_flash(
     return replace(
         tiling,
         tiles=there(walk.blocks, tiling.tiles),
-        waves=there(ceil_div(walk.busiest, MOST_RESIDENT), tiling.waves),
+        waves=there(np.ceil(walk.busiest), tiling.waves),
         utilisation=there(_useful(walk, blocks, profile.value("count.sms")), tiling.utilisation),
         level_bytes={level: there(traffic[level], nbytes) for level, nbytes in tiling.level_bytes.items()},
         state_bytes=there(

@@ -77,7 +77,8 @@ class TensorKernels:
         together: (m, n) outputs that one read of operands from shared memory serves: a warp's, or those of a group of four warps
             whose tensor cores read shared memory themselves.
         cluster: neighbouring blocks for which one read of L2 serves.
-        rows: queries of a block of attention.
+        rows, least: queries that blocks of attention come with, and those that they compute however few there are.
+        packs: whether heads that share keys fill blocks of attention together, however many queries each has.
     """
 
     tiles: tuple[Tile, ...]
@@ -85,7 +86,9 @@ class TensorKernels:
     stages: float
     together: Tile
     cluster: float = 1.0
-    rows: float = 128.0
+    rows: tuple[float, ...] = (128.0, 64.0)
+    least: float = 64.0
+    packs: bool = False
 
 
 STREAMED: tuple[Tile, ...] = ((1, 256), (256, 1))
@@ -107,14 +110,14 @@ TENSOR_KERNELS: Mapping[str, TensorKernels] = MappingProxyType(
                 (256, 128), (128, 256), (192, 192), (128, 192), (192, 128), (128, 128), (256, 64), (64, 256), (128, 64),
                 (64, 128), (64, 64), (64, 32), (32, 64), (64, 16), (16, 64), (64, 8), (8, 64),
             ),
-            slice_bytes=128, stages=4, together=(64, 256), cluster=2, rows=128,
+            slice_bytes=128, stages=4, together=(64, 256), cluster=2, rows=(128,), packs=True,
         ),
         "blackwell": TensorKernels(
             (
                 (256, 256), (256, 192), (192, 256), (256, 128), (128, 256), (128, 192), (192, 128), (128, 128), (256, 64),
                 (64, 256), (128, 64), (64, 128), (64, 64), (64, 32), (32, 64), (128, 16), (16, 128), (64, 8), (8, 64),
             ),
-            slice_bytes=128, stages=4, together=(128, 256), cluster=2, rows=128,
+            slice_bytes=128, stages=4, together=(128, 256), cluster=2, rows=(256,), least=128,
         ),
     }
 )  # fmt: skip

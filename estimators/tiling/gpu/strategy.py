@@ -72,8 +72,8 @@ class GpuThreadBlocks:
     Args:
         tile_m, tile_n: output tile of a block set by hand; `None` tries the library's.
         tile_k: part of the reduction that one block computes, set by hand; `None` tries `SPLITS`.
-        library: generation whose float32 kernels run (`gpu_library.LIBRARIES`); `None` tries `BLOCK_TILES`.
-        tensor_library: generation whose tensor-core kernels run (`gpu_library.TENSOR_KERNELS`); `None` takes that of `library`,
+        library: generation whose float32 kernels run (`library.LIBRARIES`); `None` tries `BLOCK_TILES`.
+        tensor_library: generation whose tensor-core kernels run (`library.TENSOR_KERNELS`); `None` takes that of `library`,
             Ampere's where it has none.
     """
 

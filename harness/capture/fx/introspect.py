@@ -22,6 +22,8 @@ from shmoo.estimators.graph.dtypes import ALIASES
 from shmoo.estimators.graph.records import CHANNELS_LAST, Attribute, OpCall, TensorSpec
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
+_PLUMBING = tuple(_TORCH + name for name in ("_ops.py", "_library", "_export", "overrides.py", "fx/experimental"))
+"""Files of torch between a call and whoever hears of it."""
 _CAPTURE = str(Path(__file__).parents[1]) + os.sep
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _ROOT = re.compile(r"^[LG]\['[^']*'\]\.?")
@@ -202,7 +204,7 @@ def model_frame() -> str:
         elif not file.startswith((_TORCH, "<")):
             innermost = frame
             break
-        elif innermost is None and not file.startswith("<"):
+        elif innermost is None and not file.startswith(("<", *_PLUMBING)):
             innermost = frame
         frame = frame.f_back
     return "" if innermost is None else f'File "{innermost.f_code.co_filename}", line {innermost.f_lineno}'

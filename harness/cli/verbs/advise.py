@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shmoo.harness.cli import captures, modes, options, output
+from shmoo.harness.cli import captures, options, output
 from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
     from shmoo.estimators.present.advice import Advice, Aim
     from shmoo.estimators.present.sensitivity import Sensitivity
     from shmoo.estimators.present.spending import Share
-    from shmoo.harness.models.capture_cache import CaptureCache
-    from shmoo.harness.models.mode import Mode
 
 EXAMPLES = """\b
 Examples:
@@ -33,16 +31,10 @@ Examples:
 )
 @options.top("8", 8)
 @options.wide
-@options.batches(options.ONE_BATCH)
-@options.dtypes(options.ONE_DTYPE)
 @options.runtimes(options.ONE_RUNTIME)
 @options.threads
 @options.host
-@options.input_shape
-@options.seq_len
-@modes.mode_options
-@options.trust
-@captures.kept
+@captures.asked(*captures.SIZES, *captures.MODE)
 @options.as_json
 def advise(
     model: str,
@@ -51,44 +43,32 @@ def advise(
     aim: Aim,
     top: int,
     wide: bool,
-    batch: tuple[int, ...],
-    dtype: tuple[str, ...],
     runtime: tuple[str, ...],
     threads: int | None,
     host: str | None,
-    input_shape: str | None,
-    seq_len: int | None,
-    trust: bool,
-    mode: Mode,
-    cache: CaptureCache | None,
+    asked: captures.ModelOptions,
     as_json: bool,
 ) -> None:
     """Where the time and the energy of MODEL go on an architecture, how far its kernels are from their roofs, and what each
     change would bring: batch, types, quantization, runtime, order of images. All numbers are estimates, compared by paired draws:
     a change counts only where it is larger than its uncertainty."""
-    from shmoo.estimators.graph.dtypes import compute_dtype
-    from shmoo.estimators.graph.records import notes_of
     from shmoo.estimators.present.advice import advise as advice_on
     from shmoo.estimators.present.sensitivity import sensitivity
     from shmoo.estimators.present.sentences import advice_record, sensitivity_record
     from shmoo.estimators.variants import with_threads
-    from shmoo.harness.cli.verbs.estimate import tell_about
     from shmoo.harness.machine.architectures import choose_targets
-    from shmoo.harness.models.asked import Asked
     from shmoo.harness.models.setups import ModelSetups
 
     ((profile, chosen),) = choose_targets(
         [options.only_one(arch, "--arch") or LOCAL], runtime if options.only_one(runtime, "--runtime") else (), threads, host
     )
     machine = profile if threads is None else with_threads(profile, threads)
-    given = options.only_one(dtype, "--dtype")
-    asked = Asked(model, None if given is None else compute_dtype(given), options.parse_shape(input_shape), seq_len, trust, mode)
-    command = _command(model, profile.name, mode, seq_len, input_shape, threads, host)
+    command = _command(model, profile.name, asked, threads, host)
     with output.only_results_on_stdout():
-        setups = ModelSetups(asked, options.only_one(batch, "--batch"), lambda request: captures.source(request, cache))
+        setups = ModelSetups(asked.request(model, asked.dtype), asked.batch, asked.source)
         base = setups.base(chosen or machine.default_runtime)
         found = setups.found(base)
-        tell_about(model, found.break_reasons, found.note, notes_of(found.graphs))
+        captures.tell_about(model, found)
         advice = None if of_machine else advice_on(machine, base, setups.graphs, model, aim=aim, top=top)
         levers = sensitivity(machine, base, setups.graphs, model, aim=aim) if of_machine else None
     if advice is not None:
@@ -97,20 +77,18 @@ def advise(
         output.json_document(sensitivity_record(levers)) if as_json else _show_levers(levers, output.View(wide))
 
 
-def _command(
-    model: str, arch: str, mode: Mode, seq_len: int | None, input_shape: str | None, threads: int | None, host: str | None
-) -> str:
+def _command(model: str, arch: str, asked: captures.ModelOptions, threads: int | None, host: str | None) -> str:
     """The command that estimates the model as it is asked for, without what a setup says."""
     given = {
-        "--phase": mode.phase,
-        "--autocast": mode.autocast,
-        "--seq-len": seq_len,
-        "--input-shape": input_shape,
+        "--phase": asked.mode.phase,
+        "--autocast": asked.mode.autocast,
+        "--seq-len": asked.seq_len,
+        "--input-shape": asked.input_shape and "x".join(map(str, asked.input_shape)),
         "--threads": threads,
         "--host": host,
     }
     parts = [f"{flag} {value}" for flag, value in given.items() if value is not None]
-    return " ".join(["shmoo estimate", model, "--arch", arch, *parts, *["--training"] * mode.training])
+    return " ".join(["shmoo estimate", model, "--arch", arch, *parts, *["--training"] * asked.mode.training])
 
 
 def _show(advice: Advice, command: str, view: output.View) -> None:
@@ -158,11 +136,16 @@ def _show(advice: Advice, command: str, view: output.View) -> None:
         ["what if", "times as fast", "times the energy", "verdict", "a call", "energy", "memory", "fits"],
         rows,
         title="changes, by sample, with 90 % intervals",
-        drop=("memory", "energy", "a call", "verdict"),
+        drop=("memory", "energy", "a call", _other_ratio(advice.aim)),
         view=view,
     )
     for number, sentence in enumerate(advice_sentences(advice, command), 1):
         output.result(f"{number}. {sentence}")
+
+
+def _other_ratio(aim: Aim) -> str:
+    """The column that a narrow terminal does without: the ratio that nothing is ranked by."""
+    return "times the energy" if aim == "time" else "times as fast"
 
 
 def _share_line(share: Share) -> list[str]:
@@ -180,7 +163,7 @@ def _share_line(share: Share) -> list[str]:
 
 
 def _show_levers(levers: Sensitivity, view: output.View) -> None:
-    from shmoo.estimators.present.sentences import sensitivity_sentences, times
+    from shmoo.estimators.present.sentences import added_silicon, sensitivity_sentences, times
     from shmoo.estimators.units import amount, si
 
     rows = [
@@ -192,15 +175,16 @@ def _show_levers(levers: Sensitivity, view: output.View) -> None:
             lever.effect.verdict(levers.aim),
             si(lever.average_power_w, "W"),
             si(lever.power_cap_w, "W"),
+            added_silicon(lever.area_m2),
             lever.note,
         ]
         for lever in levers.levers
     ]
     output.table(
-        ["part", "from, to", "times as fast", "times the energy", "verdict", "power", "cap", "left out"],
+        ["part", "from, to", "times as fast", "times the energy", "verdict", "power", "cap", "area", "left out"],
         rows,
         title=f"{levers.model} on {levers.arch}: each part changed alone, with 90 % intervals",
-        drop=("left out", "cap", "power", "from, to"),
+        drop=("left out", "cap", "power", "area", "from, to", _other_ratio(levers.aim)),
         view=view,
     )
     for number, sentence in enumerate(sensitivity_sentences(levers), 1):

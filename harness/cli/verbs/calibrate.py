@@ -98,17 +98,22 @@ def fit(
 ) -> Calibration:
     """The calibration, of one machine or pooled over several, with what it does told on stderr."""
     from shmoo.calibrate.calibration import calibrate as calibrate_sources
-    from shmoo.calibrate.calibration import table_reduction
+    from shmoo.calibrate.calibration import read_for, table_reduction
     from shmoo.calibrate.pooling import pool as pool_sources
 
     if reduction is None and base is not None:
         reduction, why = table_reduction(sources, base)
         if why:
             output.message(f"calibrate: {why}")
+    column = reduction or "k"
     with Display() as display:
-        return (pool_sources if pool else calibrate_sources)(
-            sources, base=base, name=name, seed=seed, residual=residual, reduction=reduction or "k", progress=display
-        )
+        if not pool:
+            return calibrate_sources(
+                sources, base=base, name=name, seed=seed, residual=residual, reduction=column, progress=display
+            )
+        together, kind = read_for(sources, base, column)
+        specimens = [read_for(source, kind, column)[0] for source in sources]
+        return pool_sources(specimens, together, kind, name=name or kind.name, seed=seed, residual=residual, progress=display)
 
 
 def show_curve(sources: tuple[Path, ...], base: ArchitectureProfile | None, seed: int, as_json: bool) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from shmoo.estimators.errors import NothingMeasuredError
 from shmoo.harness.cli import options, output
-from shmoo.harness.defaults import LOCAL, new_run_directory
+from shmoo.harness.defaults import LOCAL, LOCAL_GPU, new_run_directory
 
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import ArchitectureProfile
@@ -33,6 +33,10 @@ FINISHING_S, FINISHING_SHARE = 35.0, 0.1
 """Time kept for calibrating and reporting, and the most of a short budget that it may be."""
 ENOUGH_MEASURED, ENOUGH_USABLE = 0.95, 0.9
 """Shares of the plan that a good campaign reaches and can use."""
+GPU_DTYPES = ("float32", "bfloat16")
+"""Types that cases on a GPU are measured in: networks in both, operators and synthetic models in one of them in turn."""
+GPU_BATCHES = (1, 16)
+"""Batch sizes of networks on a GPU: at 1 most of them wait for the host."""
 BUDGET = 10.0
 """Minutes to stay within where nothing else is asked for."""
 SHORTEST_S = 10.0
@@ -43,15 +47,17 @@ EXAMPLES = """\b
 Examples:
   shmoo characterize
   shmoo characterize --quick --out my-machine
+  shmoo characterize --device cuda
   shmoo characterize --out my-machine --resume
 """
 
 
 @click.command(epilog=EXAMPLES, short_help="Measure, calibrate, predict, report: all of it.")
 @click.option("--quick", is_flag=True, help="Few operators and networks, one pass: a first look in a few minutes.")
+@click.option("--device", help="cpu or cuda. Default: cuda where torch can use a GPU, else cpu.")
 @options.budget(f"{BUDGET:g}")
 @options.threads
-@options.profile_name(LOCAL)
+@options.profile_name(f"{LOCAL}, on a GPU {LOCAL_GPU}")
 @options.seed
 @options.out(options.NEW_RUN)
 @options.resume
@@ -59,6 +65,7 @@ Examples:
 @options.as_json
 def characterize(
     quick: bool,
+    device: str | None,
     budget: float | None,
     threads: int | None,
     name: str | None,
@@ -68,14 +75,15 @@ def characterize(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Measure this machine, calibrate a model of it, predict real networks on it and on three other architectures, and show the
-    error. Everything lands in one run directory; the profile also becomes yours to use by name.
+    """Measure this machine's CPU or GPU, calibrate a model of it, predict real networks on it and on three other architectures,
+    and show the error. Everything lands in one run directory; the profile also becomes yours to use by name.
 
     The profile is calibrated on operators and synthetic models only; the networks test it.
     """
     import time
 
     from shmoo.estimators.errors import InputError
+    from shmoo.harness.campaign.cases import check_device, usable_device
     from shmoo.harness.cli.verbs.doctor import show_doctor, show_neighbours
     from shmoo.harness.cli.verbs.report import TARGETS, report_record, show_report, write
     from shmoo.harness.machine.doctor import doctor, probe_machine
@@ -86,15 +94,17 @@ def characterize(
         raise InputError("--resume needs --out: which run to go on with")
     begin = time.monotonic()
     machine = probe_machine(threads)
+    device = usable_device(machine) if device is None else device
+    check_device(device, machine)
     if not as_json:
         show_doctor(doctor())
         show_neighbours(watch_neighbours())
         output.result("")
     target = out if out is not None else new_run_directory("characterize")
-    run, weak = measure_all(target, machine, quick, resume, begin, 60 * (budget or BUDGET))
+    run, weak = measure_all(target, machine, plan(machine, quick, device), resume, begin, 60 * (budget or BUDGET))
     if not any(row.timed for row in run.rows):
         raise NothingMeasuredError(f"nothing could be timed here; `shmoo check {run.path}` says why")
-    profile, unfitted = calibrated(run, name or LOCAL, seed, force)
+    profile, unfitted = calibrated(run, device, name or (LOCAL if device == "cpu" else LOCAL_GPU), seed, force)
     output.message(f"estimating the networks on {profile.name}, {', '.join(TARGETS)}")
     made, estimates = write(run, profile, own_folder(target / "report"), TARGETS)
     output.message(f"took {(time.monotonic() - begin) / 60:.1f} minutes; open {target / 'report' / 'report.html'}")
@@ -108,19 +118,45 @@ def characterize(
         raise click.exceptions.Exit(WEAK)
 
 
-def plan(machine: Machine, quick: bool) -> tuple[tuple[CaseSpec, ...], tuple[CaseSpec, ...], tuple[CaseSpec, ...]]:
-    """Cases to calibrate on, networks in eager, and what is measured compiled: the suite that tells the fit about Inductor, and a
-    few networks."""
+class Plan(NamedTuple):
+    """What to measure: cases to calibrate on, networks in eager, and what is measured compiled: the suite that tells the fit
+    about Inductor, and a few networks. Every case is visited `visits` times at least."""
+
+    calibration: tuple[CaseSpec, ...]
+    networks: tuple[CaseSpec, ...]
+    compiled: tuple[CaseSpec, ...]
+    visits: int = VISITS
+
+
+def plan(machine: Machine, quick: bool, device: str = "cpu") -> Plan:
+    """The plan for a device, "cpu" or "cuda"; a quick one has few cases, one visit to each, and compiles nothing."""
     import msgspec
 
     from shmoo.harness.workloads.suites import plan_suite
 
-    calibration, networks = plan_suite("quick" if quick else "micro", machine), plan_suite("nets", machine)
+    replace = msgspec.structs.replace
+    calibration = plan_suite("quick" if quick else "micro", machine, device=device)
+    networks = plan_suite("nets", machine, device=device)
+    compiled = plan_suite("compiled", machine, device=device, runtimes=("inductor",))
+    if device == "cuda":
+        calibration, compiled = _in_turn(calibration), _in_turn(compiled)
+        networks = tuple(
+            replace(case, axes={"batch": batch}, dtype=dtype)
+            for case in networks
+            for batch in GPU_BATCHES
+            for dtype in GPU_DTYPES
+        )
     few = tuple(case for case in networks if case.workload in COMPILED)
     if quick:
-        return calibration, few, ()
-    compiled = plan_suite("compiled", machine, runtimes=("inductor",))
-    return calibration, networks, (*compiled, *(msgspec.structs.replace(case, runtime="inductor") for case in few))
+        return Plan(calibration, few, (), visits=1)
+    return Plan(calibration, networks, (*compiled, *(replace(case, runtime="inductor") for case in few)))
+
+
+def _in_turn(cases: Sequence[CaseSpec]) -> tuple[CaseSpec, ...]:
+    """The cases, each in the next of the types of a GPU; `cases` are in random order."""
+    import msgspec
+
+    return tuple(msgspec.structs.replace(case, dtype=GPU_DTYPES[i % len(GPU_DTYPES)]) for i, case in enumerate(cases))
 
 
 def in_order(eager: Sequence[CaseSpec], seed: int = 0) -> list[CaseSpec]:
@@ -138,8 +174,12 @@ def in_order(eager: Sequence[CaseSpec], seed: int = 0) -> list[CaseSpec]:
     return [*sorted(first, key=lambda case: case.kind == "network"), *rest]
 
 
-def measure_all(out: Path, machine: Machine, quick: bool, resume: bool, begin: float, budget_s: float) -> tuple[Run, str]:
+def measure_all(out: Path, machine: Machine, planned: Plan, resume: bool, begin: float, budget_s: float) -> tuple[Run, str]:
     """Measure into one run: what calibrates and the networks in eager, then what is compiled.
+
+    Args:
+        begin: when the command began, on `time.monotonic`'s clock.
+        budget_s: for the whole command.
 
     Returns:
         The run, and one sentence on what is weak about it; empty where nothing is.
@@ -150,17 +190,19 @@ def measure_all(out: Path, machine: Machine, quick: bool, resume: bool, begin: f
     from shmoo.harness.cli.verbs.measure import shown
     from shmoo.runs.store.store import MANIFEST, Run
 
-    calibration, networks, compiled = plan(machine, quick)
-    again = [case for case in compiled if case.kind == "network"]
-    parts = [case for case in compiled if case.kind != "network"]
+    again = [case for case in planned.compiled if case.kind == "network"]
+    parts = [case for case in planned.compiled if case.kind != "network"]
     output.message(
-        f"plan: {len(calibration)} operators and synthetic models, {len(networks)} networks in eager"
-        + (f"; in Inductor too: {len(parts)} of these and {', '.join(case.workload for case in again)}" if compiled else "")
+        f"plan: {len(planned.calibration)} operators and synthetic models, {len(planned.networks)} networks in eager"
+        + (f"; in Inductor too: {len(parts)} of these and {_names(again)}" if planned.compiled else "")
     )
     deadline = begin + budget_s - min(FINISHING_S, FINISHING_SHARE * budget_s)
     # Single operators compile fastest and networks slowest.
     slow = ("operator", "synthetic", "network")
-    cases = [*in_order((*calibration, *networks)), *sorted((*parts, *again), key=lambda case: slow.index(case.kind))]
+    cases = [
+        *in_order((*planned.calibration, *planned.networks)),
+        *sorted((*parts, *again), key=lambda case: slow.index(case.kind)),
+    ]
     interrupted = ""
     try:
         with shown(len(cases), out, "characterize", Previews(out, begin)) as progress:
@@ -170,7 +212,7 @@ def measure_all(out: Path, machine: Machine, quick: bool, resume: bool, begin: f
                 "characterize",
                 machine,
                 resume=resume,
-                visits=1 if quick else VISITS,
+                visits=planned.visits,
                 budget_s=max(deadline - time.monotonic(), SHORTEST_S),
                 shuffle=False,
                 progress=progress,
@@ -248,7 +290,11 @@ class Previews:
             )
 
 
-def calibrated(run: Run, name: str, seed: int, force: bool) -> tuple[ArchitectureProfile, str]:
+def _names(cases: Sequence[CaseSpec]) -> str:
+    return ", ".join(dict.fromkeys(case.workload for case in cases))
+
+
+def calibrated(run: Run, device: str, name: str, seed: int, force: bool) -> tuple[ArchitectureProfile, str]:
     """The fitted profile, written into the run and among the user's own under a free name (or the same, with force).
 
     Returns:
@@ -271,7 +317,7 @@ def calibrated(run: Run, name: str, seed: int, force: bool) -> tuple[Architectur
         for note in made.notes if output.verbose() else ():
             output.message(note)
     except (InputError, NothingMeasuredError) as error:
-        profile = msgspec.structs.replace(base_profile(run.manifest.machine), name=target.stem)
+        profile = msgspec.structs.replace(base_profile(run.manifest.machine, device), name=target.stem)
         unfitted = (
             f"too little was measured to fit a model ({error}), so the profile is what the machine says of itself: go on with "
             f"`shmoo characterize --out {run.path} --resume`"

@@ -13,6 +13,7 @@ from shmoo.harness.cli import options, output
 if TYPE_CHECKING:
     from shmoo.runs.analysis.compare import Comparison, Unpaired
     from shmoo.runs.analysis.compare_verdict import Verdict
+    from shmoo.runs.store.records import CaseSpec
     from shmoo.runs.store.store import Run
 
 CHANGED, TOO_NOISY = 1, 4
@@ -65,7 +66,8 @@ def compare(
     if len(runs) < 2:
         raise click.UsageError(f"got the run {runs[0]} alone; name one base run or several, and then the new run")
     check_gating(fail_on, markdown, junit)
-    judge([Run.open(path) for path in runs], fail_on, threshold, markdown, junit, as_json)
+    cases: dict[str, CaseSpec] = {}
+    judge([Run.open(path, cases) for path in runs], fail_on, threshold, markdown, junit, as_json)
 
 
 def check_gating(fail_on: Sequence[str], *written: str | None) -> None:

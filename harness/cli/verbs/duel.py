@@ -19,7 +19,8 @@ EXAMPLES = """\b
 Examples:
   shmoo duel main HEAD -- measure --model my_package.models:build
   shmoo duel HEAD . --fail-on slower --threshold 3% -- measure --model my_package.models:build --visits 20
-  shmoo duel envs/torch-2.9 envs/torch-2.10 -- measure --suite quick --budget 10
+  shmoo duel envs/torch-2.9 envs/torch-2.10 --out torches -- measure --suite quick --budget 10
+  shmoo duel envs/torch-2.9 envs/torch-2.10 --out torches --resume -- measure --suite quick --budget 10
 """
 
 
@@ -30,6 +31,7 @@ Examples:
 @click.option("--setup", default="", metavar="COMMAND", help="Run in each checkout first; a .venv that it makes there is used.")
 @gating
 @options.out(options.NEW_RUN)
+@options.resume
 @options.as_json
 def duel(
     base: str,
@@ -41,6 +43,7 @@ def duel(
     markdown: str | None,
     junit: str | None,
     out: Path | None,
+    resume: bool,
     as_json: bool,
 ) -> None:
     """Measure BASE and NEW in one campaign, each visit to a case on both, and judge by the differences of the pairs: what a
@@ -48,6 +51,7 @@ def duel(
 
     BASE and NEW are git refs (checked out for the duel), directories of code such as `.`, or environments (directories with a
     python that has shmoo). What is measured follows `--`, as `shmoo measure` takes it. Exit codes are those of `shmoo compare`.
+    --resume goes on with a duel that was interrupted, or whose --budget was used up, where both sides are what they were.
     """
     from shmoo.harness.campaign.campaign import CampaignSettings
     from shmoo.harness.campaign.cases import check_device, in_states, plan_cases
@@ -56,12 +60,15 @@ def duel(
     from shmoo.harness.machine.doctor import probe_machine
 
     check_gating(fail_on, markdown, junit)
+    if resume and out is None:
+        raise InputError("--resume needs --out: which duel to go on with")
     if command[0] != "measure":
         raise InputError(f"a duel measures: write `-- measure ...`, got {command[0]!r}")
     asked = measure.make_context("shmoo measure", list(command[1:])).params
     for name in ("out", "resume", "as_json", "operators"):
         if asked[name]:
-            raise InputError(f"--{name.removeprefix('as_')} of `measure` has no place in a duel")
+            before = "" if name == "operators" else "; write it before --"
+            raise InputError(f"--{name.removeprefix('as_')} of `measure` has no place in a duel{before}")
     machine = probe_machine(asked["threads"])
     check_device(asked["device"], machine)
     output.tell_of_code(asked["model"])
@@ -92,11 +99,14 @@ def duel(
             described,
             suite=asked["suite"] or "duel",
             settings=settings,
+            resume=resume,
             progress=progress,
         )
     for run, name in zip(runs, (base, new), strict=True):
         for row in run.rows:
             if row.status == "failed":
                 output.message(f"failed on {name}: {row.case.label}: {row.why}")
+    if skipped := runs[0].skipped:
+        output.message(f"{len(skipped)} cases were not reached within --budget; --out {target} --resume goes on with them")
     output.message(f"runs of both sides in {target}; `shmoo compare {runs[0].path} {runs[1].path}` judges them again")
     judge(runs, fail_on, threshold, markdown, junit, as_json)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from shmoo.estimators.errors import InputError
-from shmoo.harness.cli import captures, estimates, modes, options, output
+from shmoo.harness.cli import captures, estimates, options, output
 
 if TYPE_CHECKING:
-    from shmoo.estimators.machine.profile import Reduction
+    from shmoo.estimators.machine.profile import ArchitectureProfile, Reduction
     from shmoo.estimators.predict.tabular import Record
     from shmoo.harness.cli.layout import View
-    from shmoo.harness.models.capture_cache import CaptureCache
-    from shmoo.harness.models.mode import Mode
 
 EXAMPLES = """\b
 Examples:
@@ -34,17 +33,11 @@ Examples:
 @options.reduction("as in the tables the profile was fitted to, else k")
 @options.archs(options.SHORT_LIST)
 @options.everything(estimates.ALL)
-@options.batches()
-@options.dtypes()
 @options.runtimes()
 @options.threads
 @options.host
-@options.input_shape
-@options.seq_len
-@modes.mode_options
-@options.trust
+@captures.asked(*captures.SIZES, *captures.MODE, batch=options.OWN_BATCH, dtype=options.OWN_DTYPES)
 @options.no_residual
-@captures.kept
 @options.as_json
 @options.as_csv
 @options.view(estimates.ORDER)
@@ -54,17 +47,11 @@ def estimate(
     reduction: Reduction | None,
     arch: tuple[str, ...],
     show_all: bool,
-    batch: tuple[int, ...],
-    dtype: tuple[str, ...],
     runtime: tuple[str, ...],
     threads: int | None,
     host: str | None,
-    input_shape: str | None,
-    seq_len: int | None,
-    trust: bool,
+    asked: captures.ModelOptions,
     no_residual: bool,
-    mode: Mode,
-    cache: CaptureCache | None,
     as_json: bool,
     csv_path: str | None,
     view: View,
@@ -77,36 +64,22 @@ def estimate(
     MODEL is the name of a network, hf:config.json (a Hugging Face configuration; nothing is downloaded), a file.pt2 saved by
     torch.export (needs --trust), or package.module:factory (a callable without arguments that returns a model; it is run).
     """
+    from shmoo.harness.machine.architectures import choose_targets
+
     view.check(estimates.COLUMNS if ops is None else estimates.OPERATOR_COLUMNS)
     if ops is not None:
-        asked = mode.phase or mode.training or mode.autocast or mode.quantize or mode.channels_last
-        refuse_with_ops(models, batch, dtype, threads, input_shape, seq_len, asked)
+        refuse_with_ops(models, asked, threads)
         records = estimate_table(ops, arch, runtime, not no_residual, reduction, host)
     elif models:
-        shape = options.parse_shape(input_shape)
-        records = estimate_models(
-            models,
-            arch,
-            batch,
-            dtype,
-            runtime,
-            threads,
-            shape,
-            seq_len,
-            trust,
-            not no_residual,
-            mode,
-            host,
-            cache,
-            estimates.unnamed_architectures(show_all, for_programs=as_json or bool(csv_path)),
-        )
+        unnamed = estimates.unnamed_architectures(show_all, for_programs=as_json or bool(csv_path))
+        targets = choose_targets(arch, runtime, threads, host, unnamed)
+        records = estimate_models(models, asked, targets, threads, not no_residual)
     else:
         raise click.UsageError("nothing to estimate: name a MODEL such as resnet18, or a table with --ops TABLE.csv")
     if csv_path:
         from shmoo.estimators.predict.tabular import flatten
 
-        output.write_csv(csv_path, [flatten(record) for record in records])
-        output.message(f"wrote {len(records)} estimates to {csv_path}")
+        output.write_csv(csv_path, [flatten(record) for record in records], "estimates")
     if as_json:
         output.json_document(records)
     elif ops is not None:
@@ -119,11 +92,13 @@ def estimate(
             output.message(estimates.MORE)
 
 
-def refuse_with_ops(models: tuple[str, ...], *others: object) -> None:
+def refuse_with_ops(models: Sequence[str], asked: captures.ModelOptions, threads: int | None) -> None:
     """`InputError` where --ops comes with what only a model has."""
+    from shmoo.harness.models.mode import Mode
+
     if models:
         raise InputError(f"--ops and a MODEL ({', '.join(models)}) exclude each other; leave one out")
-    if any(value for value in others):
+    if threads or asked.batches or asked.dtypes or asked.input_shape or asked.seq_len or asked.mode != Mode():
         raise InputError(
             "--batch, --dtype, --threads, --input-shape, --seq-len and modes do not apply to --ops: the table's rows say it"
         )
@@ -133,9 +108,9 @@ def estimate_table(
     path: str,
     arch: tuple[str, ...],
     runtime: tuple[str, ...],
-    residual: bool = True,
-    reduction: Reduction | None = None,
-    host: str | None = None,
+    residual: bool,
+    reduction: Reduction | None,
+    host: str | None,
 ) -> list[Record]:
     """One record a row of an operator table, in row order. `reduction` is the column that holds that of matrix products, by
     default the one of the tables that the profile was fitted to."""
@@ -177,57 +152,27 @@ def estimate_table(
 
 def estimate_models(
     models: Sequence[str],
-    arch: Sequence[str],
-    batches: Sequence[int],
-    dtypes: Sequence[str],
-    runtimes: Sequence[str],
+    asked: captures.ModelOptions,
+    targets: Sequence[tuple[ArchitectureProfile, str | None]],
     threads: int | None,
-    input_shape: tuple[int, ...] | None,
-    seq_len: int | None,
-    trust: bool,
-    residual: bool = True,
-    mode: Mode | None = None,
-    host: str | None = None,
-    cache: CaptureCache | None = None,
-    unnamed: Sequence[str] = (),
+    residual: bool,
 ) -> list[Record]:
-    """One record for each model x batch x dtype x architecture x runtime. `unnamed` are the architectures where `arch` names
-    none; all built-in ones for none of these."""
+    """One record for each model x batch x dtype x architecture x runtime."""
     from shmoo.estimators.graph.dtypes import matrix_dtype
-    from shmoo.estimators.graph.records import notes_of
     from shmoo.estimators.predict.director import AnalysisDirector, estimate_on
     from shmoo.estimators.predict.tabular import estimate_record
-    from shmoo.harness.machine.architectures import choose_targets
-    from shmoo.harness.models.asked import Asked, at_batches
-    from shmoo.harness.models.mode import Mode
+    from shmoo.harness.models.asked import at_batches
 
-    chosen = choose_targets(arch, runtimes, threads, host, unnamed)
-    targets = [(AnalysisDirector(profile, residual=residual), runtime) for profile, runtime in chosen]
-    wanted: list[str | None] = list(dtypes) or [None]
-    mode = mode or Mode()
-    points = at_batches(batches or (None,))
+    machines = [(AnalysisDirector(profile, residual=residual), runtime) for profile, runtime in targets]
+    wanted: list[str | None] = list(asked.dtypes) or [None]
+    points = at_batches(asked.batches or (None,))
     records = []
     for model in models:
-        asked = {name: Asked(model, name, input_shape, seq_len, trust, mode, points) for name in wanted}
-        sources = {name: captures.source(request, cache) for name, request in asked.items()}
-        for point in points:
-            for dtype in wanted:
-                with output.only_results_on_stdout():
-                    found = sources[dtype].at(point)
-                tell_about(model, found.break_reasons, found.note, notes_of(found.graphs))
-                arithmetic = matrix_dtype(dtype)
-                made = estimate_on(targets, found.graphs, compute_dtype=arithmetic, threads=threads, batch=found.batch)
-                records += [estimate_record(one, model) | modes.mode_record(mode, found) for one in made]
+        sources = {dtype: asked.source(asked.request(model, dtype, points)) for dtype in wanted}
+        for point, (dtype, source) in itertools.product(points, sources.items()):
+            with output.only_results_on_stdout():
+                found = source.at(point)
+            captures.tell_about(model, found)
+            made = estimate_on(machines, found.graphs, compute_dtype=matrix_dtype(dtype), threads=threads, batch=found.batch)
+            records += [estimate_record(one, model) | captures.mode_record(asked.mode, found) for one in made]
     return records
-
-
-def tell_about(model: str, break_reasons: Sequence[str], note: str = "", notes: Sequence[str] = ()) -> None:
-    """Say on stderr what the reader of the numbers must know."""
-    for said in notes:
-        output.message(f"{model}: {said}")
-    if note.startswith("captured anew"):
-        output.message(f"{model}: {note}")
-    if break_reasons:
-        output.message(
-            f"{model}: torch.compile split the model into pieces, all are counted; reasons: {'; '.join(break_reasons)}"
-        )

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from shmoo.estimators.errors import InputError, unknown
-from shmoo.harness.cli import captures, modes, options, output
+from shmoo.harness.cli import captures, options, output
 from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.tabular import Record
     from shmoo.estimators.sweep.explore import Front, Limit, Space
-    from shmoo.harness.models.capture_cache import CaptureCache
-    from shmoo.harness.models.mode import Mode
 
 EXAMPLES = """\b
 Examples:
@@ -41,7 +39,7 @@ SHOWN = 30
 @options.names(
     "--minimize",
     metavar="QUANTITY,...",
-    help="latency, energy, power, edp, throughput (of which more is better), or a coefficient. Default: latency,energy.",
+    help="latency, energy, power, edp, throughput (of which more is better), area, or a coefficient. Default: latency,energy.",
 )
 @options.names("--within", metavar="QUANTITY<=X,...", help="Limits on the same quantities, <= or >=; for every model.")
 @options.names("--weight", metavar="MODEL=N,...", help="Weights of models in the geometric mean. Default: 1 each.")
@@ -49,13 +47,8 @@ SHOWN = 30
     "--search", type=click.IntRange(16, 5_000_000), metavar="N", help="Look at N designs by NSGA-II in place of a grid."
 )
 @options.seed
-@options.batches(options.ONE_BATCH)
-@options.dtypes(options.ONE_DTYPE)
 @options.runtimes(options.ONE_RUNTIME)
-@options.seq_len
-@modes.mode_options
-@options.trust
-@captures.kept
+@captures.asked("batch", "dtype", "seq_len", *captures.MODE)
 @options.wide
 @options.as_json
 @options.as_csv
@@ -69,13 +62,8 @@ def explore(
     weight: tuple[str, ...],
     search: int | None,
     seed: int,
-    batch: tuple[int, ...],
-    dtype: tuple[str, ...],
     runtime: tuple[str, ...],
-    seq_len: int | None,
-    trust: bool,
-    mode: Mode,
-    cache: CaptureCache | None,
+    asked: captures.ModelOptions,
     wide: bool,
     as_json: bool,
     csv_path: str | None,
@@ -83,28 +71,23 @@ def explore(
 ) -> None:
     """The designs of an architecture that no other is better than in everything at once, for one or several models. Quantities of
     several models are their geometric mean. Designs whose memory does not hold a model are left out."""
-    from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
+    from shmoo.estimators.graph.dtypes import matrix_dtype
     from shmoo.estimators.machine.profile import check_runtime
     from shmoo.estimators.predict.tabulated import tabulated
     from shmoo.estimators.sweep import explore as spaces
     from shmoo.harness.machine.architectures import load_architecture
-    from shmoo.harness.models.asked import Asked, at_batches
 
     profile = load_architecture(options.only_one(arch, "--arch") or LOCAL)
     chosen = check_runtime(profile, options.only_one(runtime, "--runtime"))
-    given = options.only_one(dtype, "--dtype")
-    wanted = None if given is None else compute_dtype(given)
     axes = options.machine_axes([part for text in over for part in re.split(r",(?=[^,=]+=)", text)])
     for name, values in axes.items():
         if any(isinstance(value, str) for value in values):
             raise InputError(f"--over {name} takes numbers, got {', '.join(map(str, values))}")
     weights = _weights(weight, models)
-    points = at_batches([options.only_one(batch, "--batch")])
     workloads = []
     for model in models:
-        with output.only_results_on_stdout():
-            found = captures.source(Asked(model, wanted, None, seq_len, trust, mode, points), cache).at(points[0])
-        work = tabulated(found.graphs, chosen, profile.family, matrix_dtype(wanted))
+        found = asked.capture(model)
+        work = tabulated(found.graphs, chosen, profile.family, matrix_dtype(asked.dtype))
         workloads.append(spaces.Workload(model, work, found.batch, weights.get(model, 1.0)))
     space = spaces.Space(
         profile,
@@ -117,8 +100,7 @@ def explore(
     front = spaces.explore_grid(space) if search is None else spaces.search(space, search, seed)
     rows = spaces.front_rows(space, front)
     if csv_path:
-        output.write_csv(csv_path, rows)
-        output.message(f"wrote {len(rows)} designs to {csv_path}")
+        output.write_csv(csv_path, rows, "designs")
     if html_path:
         from shmoo.harness.pages.explore import write_page
 

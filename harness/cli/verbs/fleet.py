@@ -29,6 +29,11 @@ Examples:
   shmoo fleet status october
   shmoo fleet status october --json
 """
+STOP_EXAMPLES = """\b
+Examples:
+  shmoo fleet stop october
+  shmoo fleet stop october alpha n7
+"""
 FETCH_EXAMPLES = """\b
 Examples:
   shmoo fleet fetch october
@@ -140,6 +145,28 @@ def _tell(campaign: Campaign, statuses: Sequence[HostStatus], as_json: bool) -> 
         output.message(f"`shmoo fleet fetch {campaign.path}` brings rows, `shmoo fleet report {campaign.path}` compares machines")
     if any(s.standing in ("failed", "died", "missing") for s in statuses):
         raise click.exceptions.Exit(NOT_ALL)
+
+
+@fleet.command(epilog=STOP_EXAMPLES, short_help="End the jobs of all hosts, or of some.")
+@folder
+@click.argument("names", metavar="[HOST]...", nargs=-1)
+@options.as_json
+def stop(campaign: Path, names: tuple[str, ...], as_json: bool) -> None:
+    """End what the hosts of a campaign are doing or waiting for, as Ctrl-C does: finished visits stay, and `shmoo fleet run
+    --resume` goes on with them. Exits with 1 when a host failed, died or cannot be reached."""
+    from shmoo.estimators.errors import unknown
+    from shmoo.harness.fleet.campaign import Campaign, stop
+    from shmoo.harness.fleet.status import status
+
+    opened = Campaign.open(campaign)
+    by_name = {host.name: host for host in opened.file.hosts}
+    for name in names:
+        if name not in by_name:
+            raise unknown(f"host of {campaign}", name, by_name)
+    for name, refusal in stop(opened, [by_name[name] for name in names or by_name]).items():
+        if refusal:
+            output.message(f"{name}: {refusal}")
+    _tell(opened, status(opened), as_json)
 
 
 @fleet.command(epilog=FETCH_EXAMPLES, short_help="Bring the rows that the hosts have so far.")

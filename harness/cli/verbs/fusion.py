@@ -14,7 +14,6 @@ from shmoo.harness.defaults import LOCAL
 if TYPE_CHECKING:
     from shmoo.estimators.graph.records import Graph
     from shmoo.estimators.present.savings import FusionSavings
-    from shmoo.harness.models.capture_cache import CaptureCache
     from shmoo.harness.runtimes.inductor_groups import InductorGroups
 
 EXAMPLES = """\b
@@ -33,11 +32,7 @@ REAL = {"inductor": False, "inductor-freezing": True}
 @options.runtimes(options.ONE_RUNTIME)
 @click.option("--real", is_flag=True, help="Have Inductor schedule the model on this CPU, and compare (takes up to a minute).")
 @options.everything("kernels of several operators")
-@options.batches(options.ONE_BATCH)
-@options.input_shape
-@options.seq_len
-@options.trust
-@captures.kept
+@captures.asked("batch", "input_shape", "seq_len")
 @options.as_json
 def fusion(
     model: str,
@@ -45,11 +40,7 @@ def fusion(
     runtime: tuple[str, ...],
     real: bool,
     show_all: bool,
-    batch: tuple[int, ...],
-    input_shape: str | None,
-    seq_len: int | None,
-    trust: bool,
-    cache: CaptureCache | None,
+    asked: captures.ModelOptions,
     as_json: bool,
 ) -> None:
     """Which operators of MODEL share a kernel, and what fusion saves.
@@ -66,12 +57,11 @@ def fusion(
     name = options.only_one(arch, "--arch") or LOCAL
     profile = load_architecture(name)
     chosen = check_runtime(profile, options.only_one(runtime, "--runtime"))
-    size = options.only_one(batch, "--batch")
     if real and (profile.family != "cpu" or chosen not in REAL):
         raise InputError(
             f"--real compiles for this machine's CPU, with {' or '.join(REAL)}; got {chosen!r} on {name!r}, a {profile.family}"
         )
-    graphs, found = _capture(model, chosen, real, size, options.parse_shape(input_shape), seq_len, trust, cache)
+    graphs, found = _capture(model, chosen, real, asked)
     predicted = [fusion_groups(graph, chosen, profile.family) for graph in graphs]
     savings = fusion_savings(AnalysisDirector(profile), graphs, chosen)
     scores = [fusion_score([g.calls for g in groups], piece.groups) for groups, piece in zip(predicted, found, strict=False)]
@@ -91,8 +81,8 @@ def fusion(
             else:
                 piece["real_reason"] = piece["agreement_reason"] = "not asked for; add --real"
             pieces.append(piece)
-        asked = {"format": 1, "model": model, "arch": name, "runtime": chosen}
-        output.json_document({**asked, "graphs": pieces, "savings": msgspec.to_builtins(savings)})
+        about = {"format": 1, "model": model, "arch": name, "runtime": chosen}
+        output.json_document({**about, "graphs": pieces, "savings": msgspec.to_builtins(savings)})
         return
     for i, (graph, groups) in enumerate(zip(graphs, predicted, strict=True)):
         _show_groups(graph, [(g.calls, g.pattern) for g in groups], found[i] if found else None, show_all)
@@ -106,30 +96,17 @@ def fusion(
         )
 
 
-def _capture(
-    model: str,
-    runtime: str,
-    real: bool,
-    batch: int | None,
-    input_shape: tuple[int, ...] | None,
-    seq_len: int | None,
-    trust: bool,
-    cache: CaptureCache | None,
-) -> tuple[Sequence[Graph], list[InductorGroups]]:
+def _capture(model: str, runtime: str, real: bool, asked: captures.ModelOptions) -> tuple[Sequence[Graph], list[InductorGroups]]:
     """The model's graphs, and Inductor's kernels of each where these are asked for."""
-    from shmoo.harness.models.asked import Asked, at_batches
-
+    if not real:
+        return asked.capture(model).graphs, []
     with output.only_results_on_stdout():
-        if not real:
-            points = at_batches([batch])
-            asked = Asked(model, input_shape=input_shape, seq_len=seq_len, trust=trust, points=points)
-            return captures.source(asked, cache).at(points[0]).graphs, []
         output.tell_of_code([model])
         from shmoo.harness.runtimes.inductor_groups import workload_groups
         from shmoo.harness.workloads.loading import resolve_model
 
-        module = resolve_model(model, input_shape=input_shape, seq_len=seq_len, trust=trust)
-        found = workload_groups(module, {} if batch is None else {"batch": batch}, freezing=REAL[runtime])
+        module = resolve_model(model, input_shape=asked.input_shape, seq_len=asked.seq_len, trust=asked.trust)
+        found = workload_groups(module, {} if asked.batch is None else {"batch": asked.batch}, freezing=REAL[runtime])
         return [piece.graph for piece in found], found
 
 

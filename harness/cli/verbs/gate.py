@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from shmoo.estimators.errors import InputError
 from shmoo.harness.cli import captures, options, output
-
-if TYPE_CHECKING:
-    from shmoo.harness.models.capture_cache import CaptureCache
 
 GREW, UNDECIDED = 1, 4
 EXAMPLES = """\b
@@ -33,13 +29,8 @@ Examples:
     metavar="NAME=P,...",
     help="Growth of one quantity that passes: flops, bytes, peak_memory_bytes, kernels (default: none), latency_s, energy_j.",
 )
-@options.batches(options.ONE_BATCH)
-@options.dtypes(options.ONE_DTYPE)
 @options.runtimes(options.ONE_RUNTIME)
-@options.input_shape
-@options.seq_len
-@options.trust
-@captures.kept
+@captures.asked(*captures.SIZES)
 @options.as_json
 def gate(
     model: str,
@@ -48,13 +39,8 @@ def gate(
     write: bool,
     threshold: float | None,
     allow: tuple[str, ...],
-    batch: tuple[int, ...],
-    dtype: tuple[str, ...],
     runtime: tuple[str, ...],
-    input_shape: str | None,
-    seq_len: int | None,
-    trust: bool,
-    cache: CaptureCache | None,
+    asked: captures.ModelOptions,
     as_json: bool,
 ) -> None:
     """Hold the estimates of MODEL against a baseline: flops, bytes, peak memory, kernels, latency and energy.
@@ -66,7 +52,7 @@ def gate(
     import msgspec
 
     from shmoo.estimators.present.gate import QUANTITIES, check
-    from shmoo.harness.gate import footprints_of, read_baseline, write_baseline
+    from shmoo.harness.gate import footprints_of, gate_targets, read_baseline, write_baseline
 
     allowed = {} if threshold is None else {name: threshold for name in QUANTITIES if name != "kernels"}
     for text in allow:
@@ -74,18 +60,8 @@ def gate(
         if not equals:
             raise InputError(f"cannot read --allow {text!r}; write NAME=P, such as latency_s=5%")
         allowed[name.strip()] = options.Share().convert(share, None, None)
-    with output.only_results_on_stdout():
-        footprints = footprints_of(
-            lambda asked: captures.source(asked, cache),
-            model,
-            arch,
-            batch=options.only_one(batch, "--batch"),
-            dtype=options.only_one(dtype, "--dtype"),
-            runtime=options.only_one(runtime, "--runtime"),
-            input_shape=options.parse_shape(input_shape),
-            seq_len=seq_len,
-            trust=trust,
-        )
+    targets = gate_targets(arch, options.only_one(runtime, "--runtime"))
+    footprints = footprints_of(model, targets, asked.capture(model), asked.dtype)
     if write:
         written = write_baseline(output.writing(against), footprints)
         output.message(f"wrote {len(footprints)} of {len(written.footprints)} footprints in {against}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shmoo.harness.cli import captures, estimates, modes, options, output
+from shmoo.harness.cli import captures, estimates, options, output
 from shmoo.harness.cli.layout import Cell, View
 from shmoo.harness.cli.progress import Display, track
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from shmoo.estimators.predict.tabular import Record
     from shmoo.estimators.progress import Progress
     from shmoo.harness.models.asked import ModelGraphs, Point
-    from shmoo.harness.models.capture_cache import CaptureCache
 
 EXAMPLES = """\b
 Examples:
@@ -32,13 +31,9 @@ Examples:
 @click.option("--new", "new_tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Tokens to generate.")
 @options.archs(options.SHORT_LIST)
 @options.everything(estimates.ALL)
-@options.batches("1")
-@options.dtypes()
-@modes.quantize
 @options.runtimes()
 @options.threads
-@options.trust
-@captures.kept
+@captures.asked("batch", "dtype", "quantize", batch="1", dtype=options.OWN_DTYPES)
 @options.as_json
 @options.as_csv
 @options.view(estimates.ORDER)
@@ -48,13 +43,9 @@ def generate(
     new_tokens: int,
     arch: tuple[str, ...],
     show_all: bool,
-    batch: tuple[int, ...],
-    dtype: tuple[str, ...],
-    quantize: str | None,
     runtime: tuple[str, ...],
     threads: int | None,
-    trust: bool,
-    cache: CaptureCache | None,
+    asked: captures.ModelOptions,
     as_json: bool,
     csv_path: str | None,
     view: View,
@@ -64,13 +55,13 @@ def generate(
     The first new token comes from the prefill, the others from decode steps with one token each; their time is estimated at a few
     cache lengths and summed over all.
     """
+    from msgspec import structs
+
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.predict.tabular import flatten
     from shmoo.estimators.present.generation import INTERVALS, generation_record
     from shmoo.harness.machine.architectures import choose_targets
-    from shmoo.harness.models.asked import Asked
     from shmoo.harness.models.generation import Generator
-    from shmoo.harness.models.mode import Mode
 
     view.check(COLUMNS)
     unnamed = estimates.unnamed_architectures(show_all, for_programs=as_json or bool(csv_path))
@@ -78,16 +69,17 @@ def generate(
     directors = {profile.name: AnalysisDirector(profile) for profile, _ in targets}
     records: list[Record] = []
     with output.only_results_on_stdout():
-        wanted: list[str | None] = list(dtype) or [None]
-        for size, element in itertools.product(batch or (1,), wanted):
+        wanted: list[str | None] = list(asked.dtypes) or [None]
+        for size, element in itertools.product(asked.batches or (1,), wanted):
             with Display() as display:
 
                 def graphs_of(
                     phase: str, points: Sequence[Point], element: str | None = element, display: Display = display
                 ) -> Callable[[Mapping], ModelGraphs]:
-                    asked = Asked(model, element, trust=trust, mode=Mode(phase=phase, quantize=quantize), points=tuple(points))
+                    request = asked.request(model, element, points)
+                    phased = structs.replace(request, mode=structs.replace(asked.mode, phase=phase))
                     stage = f"capturing {phase} of {model}"
-                    return _reporting(captures.source(asked, cache).at, stage, len(points), display)
+                    return _reporting(asked.source(phased).at, stage, len(points), display)
 
                 made = Generator(graphs_of, prompt or (128,), new_tokens, batch=size, dtype=element)
             for note in made.notes:
@@ -98,8 +90,7 @@ def generate(
                 found = made.estimates(directors[profile.name], runtime=chosen, threads=cores)
                 records += [generation_record(estimate, model) for estimate in found]
     if csv_path:
-        output.write_csv(csv_path, [flatten(record, INTERVALS) for record in records])
-        output.message(f"wrote {len(records)} generations to {csv_path}")
+        output.write_csv(csv_path, [flatten(record, INTERVALS) for record in records], "generations")
     if as_json:
         output.json_document(records)
     elif arch:

@@ -33,13 +33,9 @@ def history(runs: tuple[str, ...], threshold: float | None, out: Path | None, as
     from shmoo.runs.analysis.history import FEWEST
     from shmoo.runs.analysis.history import history as follow
     from shmoo.runs.store.files import replace_file
-    from shmoo.runs.store.store import Run
 
     limit = MIN_CHANGE if threshold is None else threshold
-    opened = [Run.open(path) for path in runs]
-    for run in opened:
-        for problem in run.problems:
-            output.message(problem)
+    opened = [output.open_run(path) for path in runs]
     found = follow(opened, limit)
     if out is not None or not as_json:
         from shmoo.runs.plots.history import render_history

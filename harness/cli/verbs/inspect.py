@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 from shmoo.estimators.errors import InputError, unknown
-from shmoo.harness.cli import captures, modes, options, output
+from shmoo.harness.cli import captures, options, output
 from shmoo.harness.cli.layout import View
 from shmoo.harness.defaults import ONE_OF_EACH_FAMILY
 
 if TYPE_CHECKING:
     from shmoo.estimators.present.inspection import Inspection, Row
-    from shmoo.harness.models.capture_cache import CaptureCache
-    from shmoo.harness.models.mode import Mode
 
 EXAMPLES = """\b
 Examples:
@@ -33,13 +31,7 @@ Examples:
 @options.sort("that of the model; or name, params, flops, bytes, intensity or time on the first --arch")
 @options.top("10 operators", 10)
 @options.wide
-@options.batches(options.ONE_BATCH)
-@options.dtypes(options.ONE_DTYPE)
-@options.input_shape
-@options.seq_len
-@modes.mode_options
-@options.trust
-@captures.kept
+@captures.asked(*captures.SIZES, *captures.MODE)
 @options.as_json
 @options.as_csv
 @options.as_html
@@ -55,13 +47,7 @@ def inspect(
     sort: str,
     top: int,
     wide: bool,
-    batch: tuple[int, ...],
-    dtype: tuple[str, ...],
-    input_shape: str | None,
-    seq_len: int | None,
-    trust: bool,
-    mode: Mode,
-    cache: CaptureCache | None,
+    asked: captures.ModelOptions,
     as_json: bool,
     csv_path: str | None,
     html_path: str | None,
@@ -71,12 +57,9 @@ def inspect(
     """MODEL by module: output shapes, parameters, flops, bytes, intensity, time, energy and tiles on architectures; and its top
     operators."""
     from shmoo.estimators.graph.dtypes import matrix_dtype
-    from shmoo.estimators.graph.records import notes_of
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.present.inspection import SORTS, inspect_graphs
-    from shmoo.harness.cli.verbs.estimate import tell_about
     from shmoo.harness.machine.architectures import load_architectures
-    from shmoo.harness.models.asked import Asked, at_batches
 
     if run_path is not None and roofline_path is None:
         raise InputError("--run sets measured calls beside the kernels of a roofline; give --roofline FILE too")
@@ -85,17 +68,12 @@ def inspect(
         raise unknown("order", order, SORTS)
     directors = {profile.name: AnalysisDirector(profile) for profile in load_architectures(arch or ONE_OF_EACH_FAMILY)}
     chosen = options.only_one(runtime, "--runtime")
-    wanted = options.only_one(dtype, "--dtype")
-    points = at_batches([options.only_one(batch, "--batch")])
-    asked = Asked(model, wanted, options.parse_shape(input_shape), seq_len, trust, mode, points)
-    with output.only_results_on_stdout():
-        found = captures.source(asked, cache).at(points[0])
-    tell_about(model, found.break_reasons, found.note, notes_of(found.graphs))
-    inspection = inspect_graphs(found.graphs, directors, runtime=chosen, compute_dtype=matrix_dtype(wanted), model=model)
+    found = asked.capture(model)
+    captures.tell_about(model, found)
+    inspection = inspect_graphs(found.graphs, directors, runtime=chosen, compute_dtype=matrix_dtype(asked.dtype), model=model)
     rows = inspection.tree(depth, order)
     if csv_path:
-        output.write_csv(csv_path, [_flat(row) for row in rows])
-        output.message(f"wrote {len(rows)} modules to {csv_path}")
+        output.write_csv(csv_path, [_flat(row) for row in rows], "modules")
     if html_path:
         from shmoo.harness.pages.inspect import write_page
 
@@ -108,7 +86,7 @@ def inspect(
 
         calls = [] if run_path is None else measured_calls(Run.open(run_path), model)
         profile = directors[inspection.architectures[0]].profile
-        write_roofline(inspection, profile, wanted or "float32", output.writing(roofline_path), calls)
+        write_roofline(inspection, profile, asked.dtype or "float32", output.writing(roofline_path), calls)
         output.message(f"wrote {roofline_path}")
     if as_json:
         output.json_document(

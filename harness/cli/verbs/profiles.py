@@ -77,7 +77,9 @@ def list_profiles(as_json: bool, view: View) -> None:
 @options.view("by name")
 def show_profile(name: str, as_json: bool, view: View) -> None:
     """Coefficients of one profile."""
-    profile = _load(name)
+    from shmoo.harness.machine.architectures import load_architecture
+
+    profile = load_architecture(name)
     if as_json:
         import json
 
@@ -138,8 +140,9 @@ def show_errors(profile: ArchitectureProfile, wide: bool) -> None:
 def diff_profiles(first: str, second: str, as_json: bool, view: View) -> None:
     """Coefficients in which two profiles differ."""
     from shmoo.estimators.predict.tabular import or_reason
+    from shmoo.harness.machine.architectures import load_architecture
 
-    a, b = _load(first), _load(second)
+    a, b = load_architecture(first), load_architecture(second)
     rows = []
     for key in sorted({*a.coefficients, *b.coefficients}):
         old, new = a.get(key), b.get(key)
@@ -172,25 +175,15 @@ def diff_profiles(first: str, second: str, as_json: bool, view: View) -> None:
     )
 
 
-def _load(name: str) -> ArchitectureProfile:
-    from shmoo.harness.machine.architectures import load_architecture
-
-    return load_architecture(name)
-
-
-def _value(value: float, unit: str) -> str:
-    from shmoo.estimators.units import si
-
-    return si(value, unit)
-
-
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{share * 100:.1f} %"
 
 
 def _range(c: Coefficient) -> str:
+    from shmoo.estimators.units import si
+
     low, high = c.bounds
-    return "" if low == high else f"{_value(low, c.unit)} - {_value(high, c.unit)}"
+    return "" if low == high else f"{si(low, c.unit)} - {si(high, c.unit)}"
 
 
 def _plain(c: Coefficient | None) -> dict[str, object] | None:
@@ -198,4 +191,6 @@ def _plain(c: Coefficient | None) -> dict[str, object] | None:
 
 
 def _side(plain: dict | None) -> str:
-    return "" if plain is None else f"{_value(plain['value'], plain['unit'])} ({plain['source']})"
+    from shmoo.estimators.units import si
+
+    return "" if plain is None else f"{si(plain['value'], plain['unit'])} ({plain['source']})"

@@ -38,11 +38,8 @@ Examples:
 def report(run: str, profile: str | None, arch: tuple[str, ...], out: Path | None, as_json: bool, wide: bool) -> None:
     """Error of every estimate against the measurement: errors.csv, one self-contained report.html and a table here."""
     from shmoo.runs.store.files import own_folder
-    from shmoo.runs.store.store import Run
 
-    opened = Run.open(run)
-    for problem in opened.problems:
-        output.message(problem)
+    opened = output.open_run(run)
     chosen = choose_profile(opened, profile)
     target = out if out is not None else own_folder(Path(run) / "report")
     made, estimates = write(opened, chosen, target, arch or TARGETS)

@@ -38,18 +38,13 @@ Examples:
 def show(run: str, as_json: bool, csv_path: str | None, reasons: bool, operators: bool, view: View) -> None:
     """Rows of a run: what a call takes with its standard error, what it takes while nothing else runs, the visits and samples
     behind it, and whether it can be used."""
-    from shmoo.runs.store.store import Run
-
-    opened = Run.open(run)
-    for problem in opened.problems:
-        output.message(problem)
+    opened = output.open_run(run)
     records = [row_record(row) for row in opened.rows]
     if operators:
         for row, record in zip(opened.rows, records, strict=True):
             record["operators"] = operator_records(opened, row)
     if csv_path:
-        output.write_csv(csv_path, [{k: v for k, v in record.items() if k != "operators"} for record in records])
-        output.message(f"wrote {len(records)} rows to {csv_path}")
+        output.write_csv(csv_path, [{k: v for k, v in record.items() if k != "operators"} for record in records], "rows")
     if as_json:
         import msgspec
 

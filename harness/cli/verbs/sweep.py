@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import ArchitectureProfile
     from shmoo.estimators.predict.tabular import Record
     from shmoo.estimators.sweep.controller import Columns, SweepController
-    from shmoo.harness.models.capture_cache import CaptureCache
 
 EXAMPLES = """\b
 Examples:
@@ -46,7 +45,6 @@ FASTEST = 10
 )
 @options.fixed
 @options.archs(options.EVERY_ARCHITECTURE)
-@options.dtypes()
 @options.runtimes()
 @options.names(
     "--fusion", metavar="on,off", help="Fused as the runtime does, or every operator a kernel of its own. Default: on."
@@ -54,8 +52,7 @@ FASTEST = 10
 @options.old_spelling("--fit", "--largest-on-chip", click.Choice(["on-chip"]), lambda value: True)
 @click.option("--largest-on-chip", is_flag=True, help="Find the largest value of the first --axis that stays on chip.")
 @options.threads
-@options.trust
-@captures.kept
+@captures.asked("dtype", dtype=options.OWN_DTYPES)
 @options.as_json
 @options.as_csv
 @options.view("that of the axes", f"all up to {SHOWN_ROWS}, else the {FASTEST} fastest of each architecture")
@@ -71,13 +68,11 @@ def sweep(
     profile_axes: tuple[str, ...],
     fixed: tuple[str, ...],
     arch: tuple[str, ...],
-    dtype: tuple[str, ...],
     runtime: tuple[str, ...],
     fusion: tuple[str, ...],
     largest_on_chip: bool,
     threads: int | None,
-    trust: bool,
-    cache: CaptureCache | None,
+    asked: captures.ModelOptions,
     as_json: bool,
     csv_path: str | None,
     plot_path: str | None,
@@ -114,7 +109,7 @@ def sweep(
     for profile, name in itertools.product(profiles, machine_axes):
         if f"@{name}=" in profile.name:
             raise InputError(f"{name!r} is set in --arch {profile.name} and swept by --profile-axis; leave one of them out")
-    types: list[str | None] = list(dtype) or [None]
+    types: list[str | None] = list(asked.dtypes) or [None]
     varied = _varied(models, workload_axes, machine_axes, types, runtime, fused)
     if not varied:
         raise InputError("nothing varies; give an --axis such as batch=1..64, a --profile-axis, or several models")
@@ -125,9 +120,7 @@ def sweep(
             groups.append(_array_blocks(engine, jobs))
         else:
             for model, wanted in itertools.product(models, types):
-                controller = _controller(
-                    model, profiles, workload_axes, machine_axes, settings, wanted, runtime, fused, trust, cache
-                )
+                controller = _controller(model, profiles, workload_axes, machine_axes, settings, asked, wanted, runtime, fused)
                 if largest_on_chip:
                     groups.append([{name: [value] for name, value in row.items()} for row in _largest(controller, wanted)])
                 else:
@@ -137,8 +130,7 @@ def sweep(
         return
     blocks = [block for group in groups for block in group]
     if csv_path:
-        written = output.write_columns(csv_path, blocks)
-        output.message(f"wrote {written} rows to {csv_path}")
+        output.write_columns(csv_path, blocks)
     every = bool(as_json or plot_path or largest_on_chip or view.sort or view.top is not None)
     rows = [row for block in blocks for row in rows_of(block)] if every else _worth_showing(blocks)
     if plot_path:
@@ -216,17 +208,16 @@ def _controller(
     axes: Mapping[str, Sequence],
     machine_axes: Mapping[str, Sequence[float]],
     settings: Mapping[str, int | float | str],
+    asked: captures.ModelOptions,
     dtype: str | None,
     runtimes: Sequence[str],
     fused: Sequence[bool],
-    trust: bool,
-    cache: CaptureCache | None,
 ) -> SweepController:
     from shmoo.estimators.sweep.controller import SweepController
-    from shmoo.harness.models.asked import Asked, at_ends
+    from shmoo.harness.models.asked import at_ends
 
     points = at_ends({**axes, **{name: (value,) for name, value in settings.items()}})
-    source = captures.source(Asked(model, dtype, trust=trust, points=points), cache)
+    source = asked.source(asked.request(model, dtype, points))
     fixed = {name: value for name, value in {**source.axes(), **settings}.items() if name not in axes}
     return SweepController(model, lambda point: source.at(point).graphs, profiles, axes, machine_axes, fixed, runtimes, fused)
 

@@ -15,7 +15,6 @@ from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.timeline import Scheduled
-    from shmoo.harness.models.capture_cache import CaptureCache
     from shmoo.harness.runtimes.trace import Recorded
     from shmoo.runs.store.records import AxisValue
 
@@ -33,11 +32,9 @@ DEVICE = {"cpu": "cpu", "gpu": "cuda"}
 @click.argument("model")
 @options.archs(options.ONE_ARCHITECTURE)
 @options.runtimes(options.ONE_RUNTIME)
-@options.dtypes(options.ONE_DTYPE)
 @options.fixed
 @click.option("--measure/--no-measure", default=True, show_default=True, help="Run the model here under torch.profiler.")
-@options.trust
-@captures.kept
+@captures.asked("dtype")
 @options.as_json
 @options.out("none, only the table is shown")
 @options.view("as they start")
@@ -45,11 +42,9 @@ def trace(
     model: str,
     arch: tuple[str, ...],
     runtime: tuple[str, ...],
-    dtype: tuple[str, ...],
     fixed: tuple[str, ...],
     measure: bool,
-    trust: bool,
-    cache: CaptureCache | None,
+    asked: captures.ModelOptions,
     as_json: bool,
     out: Path | None,
     view: View,
@@ -61,20 +56,18 @@ def trace(
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.predict.timeline import schedule
     from shmoo.harness.machine.architectures import load_architecture
-    from shmoo.harness.models.asked import Asked
 
     profile = load_architecture(options.only_one(arch, "--arch") or LOCAL)
     chosen = check_runtime(profile, options.only_one(runtime, "--runtime"))
-    wanted = options.only_one(dtype, "--dtype")
     axes = options.settings(fixed)
     with output.only_results_on_stdout():
-        found = captures.source(Asked(model, wanted, trust=trust, points=(axes,)), cache).at(axes)
+        found = asked.source(asked.request(model, asked.dtype, [axes])).at(axes)
         estimate, slots = schedule(
-            AnalysisDirector(profile), found.graphs, chosen, compute_dtype=matrix_dtype(wanted), batch=found.batch
+            AnalysisDirector(profile), found.graphs, chosen, compute_dtype=matrix_dtype(asked.dtype), batch=found.batch
         )
         recorded, reason = None, "not asked for"
         if measure and out:
-            recorded, reason = _recorded(model, trust, axes, wanted, chosen, profile.family)
+            recorded, reason = _recorded(model, asked, axes, chosen, profile.family)
     if out:
         from shmoo.harness.runtimes.trace import trace_document
 
@@ -88,7 +81,7 @@ def trace(
 
 
 def _recorded(
-    model: str, trust: bool, axes: dict[str, AxisValue], dtype: str | None, runtime: str, family: str
+    model: str, asked: captures.ModelOptions, axes: dict[str, AxisValue], runtime: str, family: str
 ) -> tuple[Recorded | None, str]:
     """A measured call, or `None` and why there is none."""
     import torch
@@ -103,9 +96,10 @@ def _recorded(
         return None, f"torch runs on no {family} here"
     if device == "cuda" and not torch.cuda.is_available():
         return None, "torch finds no CUDA device here"
+    dtype = asked.dtype
     if dtype is not None and (dtype not in STORAGE_DTYPES or dtype == "tf32"):
         return None, f"torch runs no model in {dtype} as it stands"
-    built = resolve_model(model, trust=trust).build(axes, dtype, device)
+    built = resolve_model(model, trust=asked.trust).build(axes, dtype, device)
     with torch.no_grad():
         forward = compile_model(built.model, runtime, device)
         return record_call(lambda: forward(*built.args, **built.kwargs), device=device), ""

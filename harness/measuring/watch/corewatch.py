@@ -210,9 +210,11 @@ def watch_neighbours(
     stamps, times = [], []
     while clock() - begin < seconds:
         stamps.append(clock() - begin)
-        times.append([t for t in probe() if t > 0])
+        times.append([t if t > 0 else math.nan for t in probe()])
         sleep(NEIGHBOURS_EVERY_S)
-    slowest = np.asarray([max(t) for t in times]) / np.quantile([min(t) for t in times], QUIET_QUANTILE)
+    # Cores differ: on a large machine one that slept answers slower than one that works.
+    by_core = np.asarray(times)
+    slowest = np.nanmax(by_core / np.nanquantile(by_core, QUIET_QUANTILE, axis=0), axis=1)
     slow = slowest > QUIET
     part = (np.asarray(stamps) / VISIT_S).astype(int)
     rates = [float(np.mean(1.0 / slowest[part == number])) for number in np.unique(part)]

@@ -11,6 +11,7 @@ from shmoo.calibrate.fit.intervals import BORROWED, FLOOR, conformal_point, spre
 from shmoo.estimators.graph.records import NORMAL_90
 from shmoo.estimators.machine.coefficients import MANY_KERNELS
 from shmoo.estimators.machine.profile import load_profile
+from shmoo.estimators.machine.validation import SHARES
 from shmoo.estimators.predict.draws import normals
 from shmoo.runs.store.records import CaseSpec
 from tests.build import GraphBuilder
@@ -65,6 +66,14 @@ def test_what_unfitted_ranges_reach_is_not_added_again():
     below = spreads([block], np.full(count, -0.5), reach, base, "")["sigma.gemm"].value
     assert (above, below) == (pytest.approx(0.4 / NORMAL_90), pytest.approx(0.3 / NORMAL_90))
     assert spreads([block], np.full(count, 0.2), reach, base, "")["sigma.gemm"].value == FLOOR
+
+
+def test_errors_of_any_factor_give_the_widest_spread_that_a_profile_may_have():
+    """Measurements beside a neighbour that stalled them for a second: off by e^9, and the profile still is one."""
+    base = load_profile("cpu_server_generic")
+    (block,) = blocks([c for c in noisy_cases(0) if c.case.workload == "linear"], base)
+    errors = np.full(len(block.cases), 9.0)
+    assert spreads([block], errors, np.zeros((errors.size, 2)), base, "")["sigma.gemm"].value == SHARES["sigma"][1]
 
 
 def test_cases_that_are_not_known_do_not_count():

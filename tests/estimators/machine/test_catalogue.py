@@ -2,12 +2,11 @@
 
 import pytest
 
+from shmoo.estimators.machine.algorithms import TENSOR, algorithm_names
 from shmoo.estimators.machine.catalogue import (
     CATALOGUE,
     DEFAULTS,
-    TENSOR,
     TYPICAL,
-    algorithm_names,
     energy_names,
     entry,
     followers,

@@ -8,7 +8,7 @@ import pytest
 
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import Kernel, single_call_graph
-from shmoo.estimators.machine.catalogue import ALGORITHMS
+from shmoo.estimators.machine.algorithms import ALGORITHMS
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, TilingSpec, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
@@ -17,11 +17,11 @@ from shmoo.estimators.predict.energy import Joules
 from shmoo.estimators.predict.energy import capped as power_capped
 from shmoo.estimators.predict.model import Prediction, issued_flops, predict
 from shmoo.estimators.predict.program import graph_latency, segment_energy
-from shmoo.estimators.table import KernelTable, kernel_table
+from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import TileShape, Tiling
 from shmoo.runs.tables.operators import TABLE_OPERATORS
 from shmoo.runs.tables.reading import TableRow
-from tests.build import GraphBuilder
+from tests.build import GraphBuilder, kernel_table
 
 PEAK, BANDWIDTH, LAUNCH = 1e12, 1e11, 1e-6
 

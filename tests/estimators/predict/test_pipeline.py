@@ -8,8 +8,8 @@ from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.pipeline import DRAWS, limits, price
-from shmoo.estimators.table import KernelTable, kernel_table
-from tests.build import GraphBuilder
+from shmoo.estimators.table import KernelTable
+from tests.build import GraphBuilder, kernel_table
 
 
 def two_models() -> KernelTable:

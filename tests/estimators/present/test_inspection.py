@@ -10,7 +10,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.coefficients import DEFAULTS, Coefficients
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.estimators.present.inspection import inspect_graphs, parent_of, paths_to
+from shmoo.estimators.present.inspection import ENTRY, inspect_graphs, parent_of, paths_to
 from shmoo.estimators.units import si
 from shmoo.harness.cli.app import cli
 from shmoo.harness.pages.inspect import COLOURS, call_time, graph_data, headline, module_data, write_page
@@ -67,11 +67,12 @@ def test_a_shared_parameter_counts_once():
 
 
 def test_the_tree_is_cut_and_sorted():
-    """Depth 1 leaves out what is in the body; flops sort siblings."""
+    """Depth 1 leaves out what is in the body; flops sort siblings, among them the entry of the graph."""
     found = inspection()
-    assert [row.name for row in found.tree(1)] == ["", "body", "fc2"]
-    assert [row.name for row in found.tree(sort="name")] == ["", "body", "body.act", "body.fc1", "fc2"]
-    assert [row.name for row in found.tree(sort="params")] == ["", "body", "body.fc1", "body.act", "fc2"]
+    assert [row.name for row in found.tree(1)] == ["", ENTRY, "body", "fc2"]
+    assert [row.name for row in found.tree(0)] == [""]
+    assert [row.name for row in found.tree(sort="name")] == ["", ENTRY, "body", "body.act", "body.fc1", "fc2"]
+    assert [row.name for row in found.tree(sort="params")] == ["", "body", "body.fc1", "body.act", "fc2", ENTRY]
     with pytest.raises(InputError, match="flops"):
         found.tree(sort="flop")
 

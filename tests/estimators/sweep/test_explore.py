@@ -17,11 +17,9 @@ from shmoo.estimators.sweep.explore import (
     Workload,
     explore_grid,
     front_rows,
-    hypervolume,
-    pareto,
-    relative_hypervolume,
     search,
 )
+from shmoo.estimators.sweep.pareto import hypervolume, pareto, relative_hypervolume
 from shmoo.estimators.variants import variant
 from tests.build import GraphBuilder
 
@@ -198,3 +196,25 @@ def test_a_search_comes_near_the_front_of_a_grid() -> None:
     costs = [np.log(np.stack([f.quantities["latency"], f.quantities["energy"]], axis=1)) for f in (grid, found)]
     worst = np.concatenate(costs).max(axis=0) + 0.1
     assert hypervolume(costs[1], worst) > 0.9 * hypervolume(costs[0], worst)
+
+
+def test_the_area_of_designs() -> None:
+    """An A100 with more or less L2 and bandwidth: the die, and for each byte and byte a second what the profile states. A design
+    space that varies something without a number is refused at once."""
+    profile = load_profile("gpu_a100_40g")
+    b = GraphBuilder()
+    work = Workload("linear", tabulated((b.graph(b.linear(b.tensor((64, 512)), 512)),), "inductor", "gpu"))
+    axes = {"capacity.l2": (2.0**25, 2.0**26), "bandwidth.dram": (1e12, 2e12)}
+    front = explore_grid(Space(profile, "inductor", (work,), axes, ("latency", "area"), (Limit("area", True, 850e-6),)))
+    v = profile.value
+    expected = (
+        v("area.die")
+        + v("area.byte") * (front.designs["capacity.l2"] - v("capacity.l2"))
+        + v("area.bandwidth") * (front.designs["bandwidth.dram"] - v("bandwidth.dram"))
+    )
+    assert front.quantities["area"] == pytest.approx(expected)
+    assert max(front.quantities["area"]) <= 850e-6
+    with pytest.raises(InputError, match=r"area\.die"):
+        space(objectives=("latency", "area"))
+    with pytest.raises(InputError, match=r"peak\.matrix\.float32"):
+        Space(profile, "inductor", (work,), {"peak.matrix.float32": (1e13, 2e13)}, ("area",))

@@ -8,10 +8,10 @@ import pytest
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec, load_profile
-from shmoo.estimators.table import KernelTable, kernel_table
+from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling import GpuThreadBlocks, TileShape, Tiling, strategy_for
 from shmoo.estimators.tiling.gpu.library import DIRECT, LIBRARIES
-from tests.build import GraphBuilder
+from tests.build import GraphBuilder, kernel_table
 
 
 def linear(m: int, n: int, k: int) -> KernelTable:

@@ -11,11 +11,12 @@ from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from shmoo.estimators.predict.model import predict
-from shmoo.estimators.table import KernelTable, kernel_table
+from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling import TileShape, Tiling, strategy_for
 from shmoo.estimators.tiling.gpu.library import TENSOR_KERNELS
 from shmoo.estimators.tiling.gpu.tensor import SPLITS
 from shmoo.runs.tables.reading import TableRow
+from tests.build import kernel_table
 
 
 def attention(batch: int, queries: int, keys: int, heads: int = 8, kv_heads: int = 8, causal: int = 0) -> KernelTable:
@@ -59,6 +60,29 @@ def test_heads_of_a_group_read_their_keys_once():
     moved = [tiled(table, H100).level_bytes["l2"][0] for table in (grouped, alone)]
     assert moved[0] == pytest.approx(moved[1] / 8, rel=0.1)
     assert seconds(grouped, H100) < seconds(alone, H100) / 5
+
+
+def test_heads_of_a_group_fill_blocks_together_on_hopper():
+    """16 queries of 8 heads that share keys are the 128 rows of a block there; an L40S takes a block for each head."""
+    table = attention(64, 16, 16, heads=64, kv_heads=8, causal=1)
+    assert tiled(table, H100).tiles[0] == 64 * 8
+    assert tiled(table, load_profile("gpu_l40s")).tiles[0] == 64 * 64
+
+
+def test_storing_new_keys_takes_time_by_their_bytes():
+    """A table's heads over a cache store the keys and values of all new tokens; attention in a network's graph does not."""
+    stored, none = (
+        TableRow(0, "attention", {"b": 8, "m": 1024, "n": 1024, "k": 128, **heads}, "bfloat16").graph()
+        for heads in ({"heads": 16, "kv_heads": 16, "causal": 0}, {})
+    )
+    assert [len(graph.calls[0].outputs) for graph in (stored, none)] == [2, 1]
+    single = attention(8, 1024, 1024, heads=16, kv_heads=16)
+    grouped = attention(8, 1024, 1024, heads=16, kv_heads=2)
+    blocks = [tiled(table, H100).blocks for table in (single, grouped)]
+    assert [float(of.stored[0]) for of in blocks if of is not None] == [2.0 * 8 * h * 1024 * 128 * 2 for h in (16, 2)]
+    quick = H100.with_values({"efficiency.append.attention_tensor": 1e6})
+    added = [seconds(table, H100) - seconds(table, quick) for table in (single, grouped)]
+    assert added[0] == pytest.approx(8 * added[1], rel=0.01)
 
 
 def test_a_causal_mask_leaves_out_the_scores_behind_the_diagonal():

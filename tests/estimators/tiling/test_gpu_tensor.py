@@ -11,7 +11,8 @@ import pytest
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import Graph
-from shmoo.estimators.machine.catalogue import ALGORITHMS, DEFAULTS, TENSOR, whose
+from shmoo.estimators.machine.algorithms import ALGORITHMS, TENSOR
+from shmoo.estimators.machine.catalogue import DEFAULTS, whose
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, on_tensor_cores
 from shmoo.estimators.machine.profile import ArchitectureProfile, FittedFrom, load_profile
 from shmoo.estimators.predict.basis import measured_type
@@ -19,11 +20,11 @@ from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.predict.model import Prediction, predict
 from shmoo.estimators.predict.program import graph_latency, segment_energy
 from shmoo.estimators.sweep.points import estimate_points
-from shmoo.estimators.table import KernelTable, kernel_table
+from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling import GpuThreadBlocks, TileShape, Tiling, strategy_for
 from shmoo.estimators.tiling.gpu.library import STREAMED, TENSOR_KERNELS
 from shmoo.estimators.variants import variant
-from tests.build import GraphBuilder
+from tests.build import GraphBuilder, kernel_table
 
 GPUS = ("gpu_v100", "gpu_t4", "gpu_a100_40g", "gpu_a100_80g", "gpu_l4", "gpu_h100", "gpu_h200")
 ONE = np.ones(1)

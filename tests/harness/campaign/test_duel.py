@@ -18,6 +18,7 @@ from shmoo.harness.campaign.worker import Worker
 from shmoo.harness.cli.app import cli
 from shmoo.runs.analysis.compare import compare_runs
 from shmoo.runs.store.records import CaseSpec, Machine, Measurement, Reason, Timing
+from shmoo.runs.store.store import Run
 
 MACHINE = Machine("Example CPU", 2, 4, 8 << 30, torch="2.9.0", threads=2)
 CASES = [CaseSpec("relu", "operator", {"m": m}) for m in range(12)]
@@ -49,16 +50,17 @@ class SideOfMachine:
         return Measurement(case, "ok", timing=Timing((call_s,) * 8), visit=visit), ()
 
 
-def fight(tmp_path, machine, new, pairs=12, base=None):
+def fight(tmp_path, machine, new, pairs=12, base=None, resume=False, sides=(HERE, HERE)):
     settings = CampaignSettings(visits=pairs, most_visits=pairs, lock=str(tmp_path / "lock"))
     described = Description(MACHINE, {"torch": "2.9.0"}), Description(MACHINE, {"torch": "2.10.0"})
     return run_duel(
         CASES,
         tmp_path / "duel",
-        (HERE, HERE),
+        sides,
         described,
         suite="duel",
         settings=settings,
+        resume=resume,
         measurers=(base or machine.side("base"), new),
     )
 
@@ -145,6 +147,10 @@ def repository(tmp_path, monkeypatch):
     return root
 
 
+def commit(name):
+    return subprocess.run(["git", "rev-parse", name], capture_output=True, text=True, check=True).stdout[:12]
+
+
 def test_a_ref_is_checked_out_for_the_duel_and_removed(repository):
     """Its folder is searched first, and the repository is left as it was."""
     with side_of("first") as side:
@@ -152,6 +158,7 @@ def test_a_ref_is_checked_out_for_the_duel_and_removed(repository):
         assert (folder / "package" / "net.py").read_text() == "NAME = 'first'\n"
         assert side.search[0] == str(folder)
         assert side.python == sys.executable
+        assert side.state == commit("first")
     assert not folder.exists()
     listed = subprocess.run(["git", "worktree", "list"], capture_output=True, text=True, check=True).stdout
     assert len(listed.splitlines()) == 1
@@ -171,6 +178,12 @@ def test_a_directory_of_code_is_used_as_it_stands(repository):
     """What is not committed can be measured against what is."""
     with side_of(".") as side:
         assert side.folder == str(repository)
+        assert side.state == commit("second")
+    (repository / "package" / "net.py").write_text("NAME = 'third'\n")
+    with side_of(".") as side:
+        assert side.state.startswith(f"{commit('second')}+")
+    with side_of(str(repository.parent)) as side:
+        assert not side.state
 
 
 def test_an_environment_keeps_to_its_own_packages(tmp_path):
@@ -268,6 +281,27 @@ def test_the_command_fails_on_a_slower_commit(stand, tmp_path):
     assert json.loads(again.stdout)["noise_from"] == "pairs"
     faster = invoke("second", "first", "--out", str(tmp_path / "other"))
     assert faster.exit_code == 0, faster.output
+
+
+def test_the_command_goes_on_with_a_duel(stand, tmp_path, repository):
+    """With more pairs; a branch that moved is another side, and a budget says which cases it left out."""
+    out = str(tmp_path / "out")
+    subprocess.run(["git", "branch", "topic", "second"], check=True)
+    asked = ["duel", "first", "topic", "--out", out]
+    short = CliRunner().invoke(cli, [*asked, "--", "measure", "--suite", "quick", "--budget", "1e-9"])
+    assert "cases were not reached within --budget" in short.output, short.output
+    first = CliRunner().invoke(cli, [*asked, "--resume", "--", "measure", "--suite", "quick", "--visits", "2"])
+    lines = len(Run.open(f"{out}/base").lines)
+    assert lines, first.output
+    CliRunner().invoke(cli, [*asked, "--resume", "--", "measure", "--suite", "quick", "--visits", "4"])
+    assert len(Run.open(f"{out}/base").lines) == len(Run.open(f"{out}/new").lines) == 2 * lines
+    subprocess.run(["git", "branch", "--force", "topic", "first"], check=True)
+    moved = CliRunner().invoke(cli, [*asked, "--resume", "--", "measure", "--suite", "quick", "--visits", "4"])
+    assert moved.exit_code == 2
+    assert "new is another side" in moved.output
+    nameless = CliRunner().invoke(cli, ["duel", "first", "topic", "--resume", "--", "measure"])
+    assert nameless.exit_code == 2
+    assert "which duel to go on with" in nameless.output
 
 
 def test_equal_commits_pass(stand, tmp_path):

@@ -84,3 +84,25 @@ def test_visits_have_a_limit(most_visits, network, operator):
         seen[case.kind] += 1
     assert seen["operator"] == operator
     assert network <= seen["network"] < network + 4
+
+
+@pytest.mark.parametrize(("factors", "compiled_first"), [(STEADY, 7), (UNSTEADY, 5)])
+def test_compiling_takes_a_share_of_the_time_left(factors, compiled_first):
+    """Ten cases of ten seconds each to compile, 100 s left: first visits to them end once they took more than 60 s, or 45 s where
+    visits are known badly. Then the others have their second visits, and what waits comes last; nothing is lost."""
+    compiled = [CaseSpec(f"net{i}", "operator", runtime="inductor") for i in range(10)]
+    chosen = [*cases(18, 0), *compiled]
+    schedule = schedule_of(chosen, shuffle=False, precision=0.001, most_visits=2)
+    order, left_s = [], 100.0
+    while (case := schedule.next(left_s)) is not None:
+        order.append(case)
+        compiles = case.runtime != "eager" and schedule.visits_of(case) == 0
+        seconds = 1e-3 * factors[len(order) % 2]
+        left_s -= 10.0 if compiles else 0.0
+        timing = Timing(samples_s=(seconds,) * 4 + (seconds * factors[1],) * 4)
+        schedule.add(Measurement(case, "ok", timing=timing), 10.0 if compiles else 0.0)
+    first = next(i for i, case in enumerate(order) if case in order[:i])
+    assert first == 18 + compiled_first
+    counts = Counter(case.workload for case in order)
+    assert set(counts.values()) == {2}
+    assert len(counts) == len(chosen)

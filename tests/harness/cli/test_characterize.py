@@ -6,9 +6,12 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
+from shmoo.estimators.errors import InputError
+from shmoo.harness.campaign.cases import check_device, usable_device
 from shmoo.harness.campaign.worker import Worker
 from shmoo.harness.cli.app import cli
 from shmoo.harness.cli.verbs.characterize import COMPILED, PREVIEW, PREVIEW_OPERATORS, in_order, plan, weakness
@@ -26,7 +29,7 @@ MACHINE = Machine(
 
 def test_networks_test_and_never_calibrate() -> None:
     """At least eight networks in eager, a few of them and some synthetic models compiled, and none among what is fitted."""
-    calibration, networks, compiled = plan(MACHINE, quick=False)
+    calibration, networks, compiled, _ = plan(MACHINE, quick=False)
     assert {case.kind for case in calibration} == {"operator", "synthetic"}
     assert len({case.workload for case in networks}) >= 8
     assert {case.split for case in networks} == {"test"}
@@ -36,15 +39,39 @@ def test_networks_test_and_never_calibrate() -> None:
 
 def test_a_quick_look_compiles_nothing() -> None:
     """Compiling takes most of the time, so --quick does without."""
-    calibration, networks, compiled = plan(MACHINE, quick=True)
+    calibration, networks, compiled, visits = plan(MACHINE, quick=True)
     assert len(calibration) < 60
     assert len(networks) == len(COMPILED)
     assert compiled == ()
+    assert visits == 1
+
+
+def test_a_gpu_is_planned_in_two_types() -> None:
+    """Half of the operators and synthetic models in each, networks in both and at a batch that fills the card."""
+    machine = msgspec.structs.replace(MACHINE, gpu_model="Example GPU", gpu_memory_bytes=80 << 30)
+    calibration, networks, compiled, _ = plan(machine, quick=False, device="cuda")
+    assert {case.device for case in (*calibration, *networks, *compiled)} == {"cuda"}
+    counts = Counter(case.dtype for case in calibration)
+    assert abs(counts["float32"] - counts["bfloat16"]) <= 1
+    assert len(networks) == 4 * len({case.workload for case in networks})
+    assert {(case.axes["batch"], case.dtype) for case in networks} == {(b, t) for b in (1, 16) for t in ("float32", "bfloat16")}
+
+
+@pytest.mark.parametrize(("available", "device"), [(True, "cuda"), (False, "cpu")])
+def test_a_gpu_that_torch_cannot_use_is_refused(monkeypatch: pytest.MonkeyPatch, available: bool, device: str) -> None:
+    """A card beside a torch without CUDA: measured is the CPU, and asking for the card says why not."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    machine = msgspec.structs.replace(MACHINE, gpu_model="Example GPU")
+    assert usable_device(machine) == device
+    if not available:
+        with pytest.raises(InputError, match="finds no CUDA device, though this machine has one \\(Example GPU\\)"):
+            check_device("cuda", machine)
 
 
 def test_first_visits_soon_allow_a_preview() -> None:
     """Two cases of every operator and synthetic model, then one network, then the rest; nothing is lost on the way."""
-    calibration, networks, _ = plan(MACHINE, quick=False)
+    calibration, networks, *_ = plan(MACHINE, quick=False)
     order = in_order((*calibration, *networks))
     assert sorted(case.identity for case in order) == sorted(case.identity for case in (*calibration, *networks))
     first = [case.workload for case in order].index(PREVIEW)

@@ -60,7 +60,13 @@ def test_the_machine_has_levers() -> None:
     document = json.loads(shmoo("advise", "mlp", "--arch", "kpu_t64", "--machine", "--json").stdout)
     gains = [lever["speedup"]["value"] for lever in document["levers"]]
     assert gains == sorted(gains, reverse=True)
-    assert document["levers"][0]["area_mm2_reason"]
+    tiles, l3 = (next(lever for lever in document["levers"] if lever["name"] == name) for name in ("count.tiles", "capacity.l3"))
+    assert "area.unit" in tiles["area_mm2_reason"]
+    assert 0 < l3["area_mm2"]["low"] < l3["area_mm2"]["value"] < l3["area_mm2"]["high"]
+    assert document["die_mm2_reason"]
+    of_gpu = json.loads(shmoo("advise", "mlp", "--arch", "gpu_a100_40g", "--machine", "--json").stdout)
+    assert of_gpu["die_mm2"] == pytest.approx(826)
+    assert any("826 mm2 (GA100" in sentence for sentence in of_gpu["sentences"])
 
 
 def test_one_architecture_at_a_time() -> None:

@@ -137,3 +137,24 @@ def test_only_types_that_units_compute_in_are_offered(name: str) -> None:
     assert result.exit_code == 2
     assert ("did you mean 'fp32' or 'fp16'?" if name == "fp99" else "float8, fp16") in result.stderr
     assert "bool" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("estimate", "mlp", "--csv", ""),
+        ("estimate", "mlp", "--csv="),
+        ("estimate", "mlp", "--arch", ""),
+        ("inspect", "mlp", "--html", ""),
+        ("sweep", "mlp", "--axis", "batch=1,2", "--plot", ""),
+        ("report", "run", "-o", ""),
+        ("fleet", "report", "campaign", "-o", ""),
+    ],
+)
+def test_an_empty_value_is_refused(command: tuple[str, ...]) -> None:
+    """A variable of the shell that is not set leaves one: the option is named, and nothing runs."""
+    result = shmoo(*command)
+    assert result.exit_code == 2
+    flag = next(part for part in command if part.startswith("-") and part != "--axis").removesuffix("=")
+    assert f"{flag} has an empty value" in result.stderr
+    assert result.stdout == ""

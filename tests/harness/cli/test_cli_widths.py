@@ -153,3 +153,17 @@ def test_a_misspelt_column_is_refused_before_the_work() -> None:
         result = shmoo(*command.split(), "--columns", f"arch,{misspelt}")
         assert result.exit_code == 2
         assert f"did you mean '{near}'" in result.stderr
+
+
+@pytest.mark.parametrize("more", [(), ("--by", "energy"), ("--machine",)])
+def test_a_verdict_stays_at_80(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: tuple[str, ...]
+) -> None:
+    """Changes and parts of a machine keep the ratio that they are ranked by and its verdict."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    with pytest.raises(SystemExit):
+        cli.main(["advise", "mlp", "--arch", "gpu_a100_40g", *more])
+    head = next(line for line in click.unstyle(capsys.readouterr().out).splitlines() if line.startswith(("what if", "part")))
+    assert "verdict" in head
+    assert ("times the energy" if more == ("--by", "energy") else "times as fast") in head

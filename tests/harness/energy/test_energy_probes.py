@@ -179,12 +179,12 @@ def test_a_battery_on_the_mains_is_a_reason(battery, tmp_path):
 
 
 def test_a_gauge_slower_than_the_run_is_a_reason_and_runs_nothing(battery, tmp_path):
-    """2 s between updates would take windows of 100 s."""
+    """2 s between updates would take windows of 40 s."""
     calls = []
     meter = EnergyMeter([BatteryProbe(tmp_path, Clock())], {}, EnergySettings(), clock=Clock())
     (reading,) = meter.measure(lambda: calls.append(1), 1e-3)
     assert reading.energy_j is None
-    assert "100 s (limit 30 s)" in reading.reason
+    assert "40 s (limit 30 s)" in reading.reason
     assert calls == []
 
 

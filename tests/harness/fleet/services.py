@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-PROGRAMS = ("sshd", "ssh", "rsync", "scp", "slurmctld", "slurmd", "sbatch", "squeue", "munged")
+PROGRAMS = ("sshd", "ssh", "rsync", "scp", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "munged", "ip", "tc", "nsenter")
 SWITCH = "SHMOO_SERVICES"
 
 
@@ -50,24 +50,64 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def service(name: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
+def service(name: str, *arguments: str, log: Path, within: Sequence[str] = ()) -> subprocess.Popen[bytes]:
     path = program(name)
     assert path is not None
     with log.open("ab") as file:
-        return subprocess.Popen([path, *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+        return subprocess.Popen([*within, path, *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+
+
+class Link:
+    """A network namespace that a cable joins to this machine's, which can be slow and can lose every packet."""
+
+    here, there = "198.18.255.249", "198.18.255.250"
+    """Of the range that is kept for tests of networks (RFC 2544)."""
+
+    def __init__(self) -> None:
+        self.name = f"shmoo{os.getpid()}"
+        self.within = ("nsenter", f"--net=/run/netns/{self.name}")
+        self._ip("netns", "add", self.name)
+        self._ip("link", "add", f"{self.name}a", "type", "veth", "peer", "name", f"{self.name}b", "netns", self.name)
+        self._ip("address", "add", f"{self.here}/30", "dev", f"{self.name}a")
+        self._ip("link", "set", f"{self.name}a", "up")
+        self._ip("-n", self.name, "address", "add", f"{self.there}/30", "dev", f"{self.name}b")
+        self._ip("-n", self.name, "link", "set", f"{self.name}b", "up")
+
+    def _ip(self, *arguments: str) -> None:
+        done = subprocess.run([program("ip") or "ip", *arguments], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise OSError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+
+    def lose(self) -> None:
+        """From now on nothing comes back, and nobody is told."""
+        self._ip("-n", self.name, "route", "add", "blackhole", f"{self.here}/32")
+
+    def mend(self) -> None:
+        self._ip("-n", self.name, "route", "delete", "blackhole", f"{self.here}/32")
+
+    def slow(self, rate: str) -> None:
+        """What comes from there comes no faster than this, such as 40mbit."""
+        shaped = ["root", "tbf", "rate", rate, "burst", "64kb", "latency", "200ms"]
+        subprocess.run([*self.within, program("tc") or "tc", "qdisc", "replace", "dev", f"{self.name}b", *shaped], check=True)
+
+    def close(self) -> None:
+        self._ip("link", "delete", f"{self.name}a")
+        self._ip("netns", "delete", self.name)
 
 
 class Sshd:
-    """An OpenSSH server on a port of its own, whose sessions have a home of their own."""
+    """An OpenSSH server on a port of its own, whose sessions have a home of their own; behind a link where one is given."""
 
-    def __init__(self, folder: Path, key: Path) -> None:
+    def __init__(self, folder: Path, key: Path, link: Link | None = None) -> None:
         self.folder, self.port = folder, free_port()
+        self.address, self._within = ("127.0.0.1", ()) if link is None else (link.there, link.within)
         self.home = folder / "home"
         self.home.mkdir(parents=True)
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "host_key")], check=True)
         os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
         (folder / "sshd_config").write_text(
-            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nPidFile none\nUsePAM no\nStrictModes no\n"
+            f"Port {self.port}\nListenAddress {self.address}\nHostKey {folder}/host_key\nPidFile none\n"
+            f"UsePAM no\nStrictModes no\n"
             f"PermitRootLogin prohibit-password\nPasswordAuthentication no\nAuthorizedKeysFile {key}.pub\n"
             f"SetEnv HOME={self.home}\nSubsystem sftp internal-sftp\n"
         )
@@ -76,12 +116,14 @@ class Sshd:
 
     def start(self) -> None:
         """Listen, and wait until connections are taken."""
-        self._process = service("sshd", "-D", "-e", "-f", str(self.folder / "sshd_config"), log=self.folder / "sshd.log")
+        arguments = ["-D", "-e", "-f", str(self.folder / "sshd_config")]
+        self._process = service("sshd", *arguments, log=self.folder / "sshd.log", within=self._within)
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            with suppress(OSError), socket.create_connection((self.address, self.port), 1):
                 return
             time.sleep(0.05)
+        self.stop()
         raise AssertionError((self.folder / "sshd.log").read_text())
 
     def cut(self) -> None:
@@ -101,7 +143,7 @@ class Sshd:
 
 
 @contextmanager
-def ssh_hosts(folder: Path, names: Sequence[str]) -> Iterator[tuple[Path, dict[str, Sshd]]]:
+def ssh_hosts(folder: Path, names: Sequence[str], link: Link | None = None) -> Iterator[tuple[Path, dict[str, Sshd]]]:
     """Servers by name, and the client configuration that knows their ports, their host keys and the user's key."""
     folder.mkdir(parents=True)
     key = folder / "user_key"
@@ -109,11 +151,13 @@ def ssh_hosts(folder: Path, names: Sequence[str]) -> Iterator[tuple[Path, dict[s
     servers: dict[str, Sshd] = {}
     try:
         for name in names:
-            servers[name] = Sshd(folder / name, key)
+            servers[name] = Sshd(folder / name, key, link)
         public = {name: (server.folder / "host_key.pub").read_text().split() for name, server in servers.items()}
-        known = "".join(f"[127.0.0.1]:{servers[name].port} {kind} {data}\n" for name, (kind, data, *_) in public.items())
+        known = "".join(
+            f"[{servers[name].address}]:{servers[name].port} {kind} {data}\n" for name, (kind, data, *_) in public.items()
+        )
         (folder / "known_hosts").write_text(known)
-        config = "".join(f"Host {name}\n  Hostname 127.0.0.1\n  Port {server.port}\n" for name, server in servers.items())
+        config = "".join(f"Host {name}\n  Hostname {server.address}\n  Port {server.port}\n" for name, server in servers.items())
         (folder / "config").write_text(
             f"{config}Host *\n  User root\n  IdentityFile {key}\n  IdentitiesOnly yes\n"
             f"  UserKnownHostsFile {folder}/known_hosts\n  GlobalKnownHostsFile /dev/null\n"
@@ -153,7 +197,7 @@ class SlurmCluster:
             "SelectType=select/cons_tres",
             "SelectTypeParameters=CR_Core",
             "ReturnToService=2",
-            "SlurmdTimeout=10",
+            "SlurmdTimeout=5",
             "KillWait=2",
             "MailProg=/bin/true",
             "SchedulerParameters=batch_sched_delay=0,sched_interval=1",

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shmoo.estimators.errors import ShmooError
-from shmoo.harness.fleet.array import run_array
+from shmoo.estimators.errors import InputError, ShmooError
+from shmoo.harness.fleet.array import LocalArray, SlurmArray, run_array
 from tests.cli_runner import shmoo
 
 SWEEP = (
@@ -52,6 +52,41 @@ def test_a_failed_job_is_named_and_the_others_are_kept() -> None:
     with pytest.raises(ShmooError, match="job 1 gave no answer: shmoo: out of memory"):
         run_array(Broken(), [["sweep"], ["sweep"]])
     assert len(list(Path.cwd().glob("shmoo-parts-*/0.json"))) == 1
+
+
+@pytest.mark.usefixtures("own_home")
+def test_a_refusal_in_a_job_is_one_of_the_command_and_leaves_no_folder() -> None:
+    """In its own words, as one process says them."""
+    asked = ("sweep", "linear", "--axis", "n=64,128", "--axis", "no_such=1,2", "--arch", "kpu_t64")
+    alone, split = shmoo(*asked), shmoo(*asked, "--engine", "local", "--jobs", "2")
+    assert (split.exit_code, split.stderr) == (alone.exit_code, alone.stderr) == (2, alone.stderr)
+    assert "no_such" in split.stderr
+    assert not list(Path.cwd().glob("shmoo-parts-*"))
+
+
+class Interrupted:
+    """An engine that is stopped by Ctrl-C."""
+
+    def run(self, commands: Sequence[Sequence[str]], folder: Path) -> None:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("own_home")
+def test_an_array_that_never_ran_leaves_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Slurm, and after Ctrl-C."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(InputError, match="sbatch is not installed"):
+        run_array(SlurmArray(), [["sweep"]])
+    with pytest.raises(KeyboardInterrupt):
+        run_array(Interrupted(), [["sweep"]])
+    assert not list(Path.cwd().glob("shmoo-parts-*"))
+
+
+@pytest.mark.usefixtures("own_home")
+def test_a_job_that_died_leaves_no_code(tmp_path: Path) -> None:
+    """Codes tell a refusal from a job that was killed."""
+    LocalArray().run([["sh", "-c", "exit 2"], ["sh", "-c", "kill -9 $$"]], tmp_path)
+    assert [(tmp_path / f"{job}.code").read_text() for job in range(2)] == ["2", "-9"]
 
 
 @pytest.mark.usefixtures("own_home")

@@ -57,6 +57,25 @@ def test_a_campaign_over_the_command_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("own_home")
+def test_hosts_are_stopped_by_name(tmp_path: Path) -> None:
+    """Another name is told, with the nearest; a stopped host is no failure, and heads the report."""
+    hosts = hosts_file(tmp_path, "alpha", "beta", STAND_IN_ROWS="400", STAND_IN_PAUSE_S="0.05")
+    campaign = tmp_path / "campaign"
+    shmoo("fleet", "run", str(hosts), "--out", str(campaign), "--", "measure")
+    refused = shmoo("fleet", "stop", str(campaign), "alfa")
+    assert refused.exit_code == 2
+    assert "alpha" in refused.stderr
+    stopped = shmoo("fleet", "stop", str(campaign), "alpha", "--json")
+    assert stopped.exit_code == 0, stopped.output
+    standings = {one["name"]: one["standing"] for one in json.loads(stopped.stdout)["hosts"]}
+    assert standings["alpha"] == "stopped"
+    assert standings["beta"] in ("starting", "waiting", "preparing", "running")
+    assert shmoo("fleet", "stop", str(campaign)).stdout.count("stopped") >= 2
+    missing = json.loads(shmoo("fleet", "report", str(campaign), "--json").stdout)["missing"]
+    assert {one["standing"] for one in missing} == {"stopped"}
+
+
+@pytest.mark.usefixtures("own_home")
 def test_a_host_that_fails_sets_the_exit_code_and_heads_the_report(tmp_path: Path) -> None:
     """Its reason is shown by each verb."""
     hosts = hosts_file(tmp_path, "a", STAND_IN_SAYS="shmoo: no such luck")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import pwd
 import signal
 import threading
 import time
@@ -178,8 +179,13 @@ def test_two_campaigns_on_one_machine_take_turns(tmp_path: Path) -> None:
     (tmp_path / "machine").mkdir()
     hosts = [host(name, tmp_path, variables=shared) for name in ("a", "b")]
     campaign = started(tmp_path / "campaign", hosts)
-    known = until(campaign, lambda known: {one.standing for one in known.values()} == {"running", "waiting"})
-    assert "another campaign measures on this machine" in {one.reason for one in known.values()}
+    turns = {("running", False), ("waiting", True)}
+    known = until(campaign, lambda known: {(one.standing, campaign.file.id in one.reason) for one in known.values()} == turns)
+    (runs,) = (name for name, one in known.items() if one.standing == "running")
+    (waits,) = (one.reason for one in known.values() if one.standing == "waiting")
+    pid = job_of(campaign, next(one for one in hosts if one.name == runs))
+    user = pwd.getpwuid(os.getuid()).pw_name
+    assert waits == f"campaign {campaign.file.id} (host {runs}) of {user}, process {pid}, measures on this machine"
     assert {one.standing for one in settled(campaign).values()} == {"finished"}
     assert (tmp_path / "machine" / MACHINE_LOCK).stat().st_mode & 0o777 == 0o666
 
@@ -238,6 +244,9 @@ class Third:
     def launch(self, host: Host, folder: str, name: str) -> None:
         engine_of(host).launch(host, folder, name)
 
+    def stop(self, host: Host, folder: str, name: str) -> bool:
+        return engine_of(host).stop(host, folder, name)
+
     def jobs(self, named: Mapping[str, Host]) -> Mapping[str, Job | ShmooError]:
         return {}
 
@@ -271,7 +280,7 @@ class Simulated:
     def run(self, command: Sequence[str], given: bytes = b"", timeout_s: float = 1.0) -> bytes:
         time.sleep(0.02)
         state = {"phase": "running", "attempt": 1, "command": ["measure"], "host": "x", "boot": "b"}
-        answer = {"alive": True, "state": state, "boot": "b", "rows": 10, "facts": [{"kernel": "1"}]}
+        answer = {"alive": True, "stopped": False, "state": state, "boot": "b", "rows": 10, "facts": [{"kernel": "1"}]}
         return f"welcome\n{remote.REPLY}{json.dumps({'answer': answer})}\n".encode()
 
     def push(self, files: Sequence[Path], folder: str) -> None:
@@ -300,6 +309,44 @@ def test_a_hundred_hosts_answer_within_two_seconds(tmp_path: Path) -> None:
     assert used < 0.2
     for look_s in (used, 10 * used):
         assert look_s / (look_s + pause_s(look_s)) < MOST_CPU
+
+
+@pytest.mark.parametrize("lacking", ["alive", "stopped", "rows", "facts", "boot", "state"])
+def test_an_answer_that_lacks_a_field_is_damaged(tmp_path: Path, lacking: str) -> None:
+    """The field is named, and the other hosts are told of."""
+
+    class Lacking(Simulated):
+        def run(self, command: Sequence[str], given: bytes = b"", timeout_s: float = 1.0) -> bytes:
+            line = super().run(command).decode().splitlines()[-1].removeprefix(remote.REPLY)
+            answer = json.loads(line)["answer"]
+            del answer[lacking]
+            return f"{remote.REPLY}{json.dumps({'answer': answer})}\n".encode()
+
+    class LackingEngine(Third):
+        def channel(self, host: Host, rsync: bool = False) -> Channel:
+            return Lacking() if host.name == "a" else Simulated()
+
+    made = Campaign.create(tmp_path / "campaign", [host(name, tmp_path) for name in ("a", "b")], ("measure",))
+    damaged, whole = status(Campaign(made.path, made.file, lambda _: LackingEngine()))
+    assert damaged.standing == "failed"
+    assert "arrived damaged" in damaged.reason
+    assert f"`{lacking}`" in damaged.reason
+    assert whole.standing == "running"
+
+
+def test_a_damaged_file_of_a_host_is_its_own_reason(tmp_path: Path) -> None:
+    """Facts that were cut off are left out; a state of another shape is told."""
+    one = host("a", tmp_path)
+    campaign = started(tmp_path / "campaign", [one])
+    settled(campaign)
+    folder = Path(campaign.folder(one, one.directory))
+    with (folder / "facts.jsonl").open("a") as facts:
+        facts.write('{"facts": 3}\n[]\n{"fac')
+    assert settled(campaign)["a"].standing == "finished"
+    (folder / "state.json").write_text('{"phase": "running", "command": 3, "attempt": 1}')
+    (known,) = status(campaign)
+    assert known.standing == "failed"
+    assert "command" in known.reason
 
 
 def test_one_engine_is_one_class(tmp_path: Path) -> None:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from shmoo.harness.fleet import campaign as campaigns
-from shmoo.harness.fleet.campaign import Campaign, start
-from shmoo.harness.fleet.fetch import fetch
+from shmoo.harness.fleet.campaign import Campaign, start, stop
+from shmoo.harness.fleet.channels import CONNECT_S
+from shmoo.harness.fleet.fetch import INCOMING, Fetched, fetch
 from shmoo.harness.fleet.status import begun, status
 from tests.cli_runner import shmoo
-from tests.harness.fleet.services import SlurmCluster, Sshd, lacking, small_disk, ssh_hosts
+from tests.harness.fleet.services import Link, SlurmCluster, Sshd, lacking, small_disk, ssh_hosts
 from tests.harness.fleet.stand_in import host
 from tests.harness.fleet.test_fleet import cases, settled, started, until
 
@@ -121,6 +126,75 @@ def test_a_dropped_connection_loses_nothing(tmp_path: Path, servers: tuple[Path,
     assert cases(campaign, "s2") == list(range(40))
 
 
+@pytest.fixture
+def link() -> Iterator[Link]:
+    try:
+        made = Link()
+    except OSError as error:
+        pytest.skip(f"no network namespace can be made here: {error}")
+    yield made
+    made.close()
+
+
+def test_a_network_that_loses_every_packet_loses_no_row(tmp_path: Path, link: Link) -> None:
+    """Nobody closes a connection: the host is missing after the time to connect, its job goes on, and rows come later."""
+    with ssh_hosts(tmp_path / "servers", ("far",), link) as (config, _):
+        one = host("far", tmp_path, engine="ssh", ssh_config=str(config), variables=SLOWLY)
+        campaign = started(tmp_path / "campaign", [one])
+        until(campaign, lambda known: known["far"].visits > 2)
+        link.lose()
+        begin = time.monotonic()
+        (gone,) = status(campaign)
+        assert time.monotonic() - begin < 2 * CONNECT_S
+        assert (gone.standing, gone.seen) == ("missing", "running")
+        assert "timed out" in gone.reason
+        link.mend()
+        assert settled(campaign)["far"].standing == "finished"
+        fetch(campaign)
+        assert cases(campaign, "far") == list(range(40))
+
+
+def test_a_fetch_outlives_a_pause_of_the_network_and_a_lost_one_keeps_nothing(tmp_path: Path, link: Link) -> None:
+    """In the midst of a copy: packets that vanish for a while are sent again; a connection that ends leaves no part of a file."""
+    with ssh_hosts(tmp_path / "servers", ("far",), link) as (config, by_name):
+        big = {"STAND_IN_ROWS": "40", "STAND_IN_PAD": "250000"}
+        campaign = started(tmp_path / "campaign", [host("far", tmp_path, engine="ssh", ssh_config=str(config), variables=big)])
+        assert settled(campaign)["far"].standing == "finished"
+        link.slow("24mbit")
+        with copying(campaign) as result:
+            link.lose()
+            time.sleep(2)
+            link.mend()
+        assert result[0].problem == ""
+        assert cases(campaign, "far") == list(range(40))
+        shutil.rmtree(campaign.fetched(campaign.file.hosts[0]))
+        with copying(campaign) as result:
+            by_name["far"].cut()
+        assert result[0].problem
+        assert not list(campaign.path.glob("hosts/far/run/rows.jsonl"))
+        by_name["far"].start()
+        assert fetch(campaign)[0].problem == ""
+        assert cases(campaign, "far") == list(range(40))
+
+
+@contextmanager
+def copying(campaign: Campaign) -> Iterator[list[Fetched]]:
+    """A fetch that has begun to copy; what it gave is in the list at the end."""
+    result: list[Fetched] = []
+    thread = threading.Thread(target=lambda: result.extend(fetch(campaign)))
+    thread.start()
+    incoming = campaign.fetched(campaign.file.hosts[0]) / INCOMING
+    deadline = time.monotonic() + 20
+    while not any(path.stat().st_size > 1e5 for path in incoming.rglob("*rows.jsonl*")):
+        assert thread.is_alive(), result
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    try:
+        yield result
+    finally:
+        thread.join(60)
+
+
 def test_a_full_disk_is_told_and_goes_on_with_room(tmp_path: Path, servers: tuple[Path, dict[str, Sshd]]) -> None:
     """State is written where nothing else can be."""
     config, _ = servers
@@ -164,6 +238,27 @@ def test_hosts_of_slurm_are_measured_one_job_a_node(tmp_path: Path, slurm: Slurm
     assert cases(campaign, "n2") == list(range(40))
 
 
+def test_jobs_of_slurm_are_stopped(tmp_path: Path, slurm: SlurmCluster) -> None:
+    """One that runs and one that waits for its node; both go on later, and no visit is made twice."""
+    (tmp_path / "second").mkdir()
+    running = host("n1", tmp_path, engine="slurm", variables=SLOWLY)
+    queued = host("n1", tmp_path / "second", engine="slurm")
+    first = started(tmp_path / "first-campaign", [running])
+    until(first, lambda known: known["n1"].visits > 2)
+    second = started(tmp_path / "second-campaign", [queued])
+    until(second, lambda known: known["n1"].standing == "queued")
+    for campaign in (second, first):
+        assert stop(campaign, campaign.file.hosts) == {"n1": ""}
+        assert settled(campaign)["n1"].standing == "stopped"
+    first = started(first.path, [running], resume=True)
+    known = settled(first)
+    assert (known["n1"].standing, known["n1"].attempt) == ("finished", 2)
+    fetch(first)
+    assert cases(first, "n1") == list(range(40))
+    second = started(second.path, [queued], resume=True)
+    assert settled(second)["n1"].standing == "finished"
+
+
 def test_a_node_that_slurm_does_not_know_has_failed_with_its_words(tmp_path: Path, slurm: SlurmCluster) -> None:
     """The others are measured."""
     hosts = [host(name, tmp_path, engine="slurm") for name in ("n1", "n9")]
@@ -193,15 +288,29 @@ def test_a_killed_node_is_told_and_goes_on(tmp_path: Path, slurm: SlurmCluster) 
     assert cases(campaign, "n3") == list(range(40))
 
 
+@pytest.mark.parametrize("installer", ["pip", "uv"])
 def test_an_environment_is_made_once_from_wheels_alone(
-    tmp_path: Path, servers: tuple[Path, dict[str, Sshd]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, servers: tuple[Path, dict[str, Sshd]], monkeypatch: pytest.MonkeyPatch, installer: str
 ) -> None:
-    """Without an index; equal pins reuse it, and one that somebody changed is made again."""
-    config, _ = servers
+    """Without an index; equal pins reuse it, and one that was changed is made again. uv is found where it installs itself."""
+    config, by_name = servers
+    if installer == "uv":
+        uv, own = shutil.which("uv"), by_name["s1"].home / ".local" / "bin"
+        if uv is None:
+            pytest.skip("uv is not installed here")
+        own.mkdir(parents=True)
+        (own / "uv").symlink_to(uv)
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     one = host(
-        "s1", tmp_path, engine="ssh", ssh_config=str(config), environment="", wheelhouse=str(wheels), variables={"PYTHONPATH": ""}
+        "s1",
+        tmp_path,
+        engine="ssh",
+        ssh_config=str(config),
+        environment="",
+        installer=installer,
+        wheelhouse=str(wheels),
+        variables={"PYTHONPATH": "", "PATH": "/usr/bin:/bin"},
     )
     product = wheel(tmp_path, "shmoo", "1.0", "helper", tmp_path / "stand-in" / "shmoo")
     wheel(wheels, "helper", "2.0")

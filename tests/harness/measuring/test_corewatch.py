@@ -159,6 +159,20 @@ def test_neighbours_are_described():
     assert neighbours.expected_error(4) == neighbours.spread / 2 > 0.05
 
 
+def test_cores_that_differ_are_no_neighbours():
+    """Sixteen cores, of which eight take a turn at a time and one is twice as slow as the others: each goes by itself."""
+    cores = Cores()
+    turn = [0]
+
+    def probe():
+        cores()  # takes its time
+        turn[0] ^= 8
+        return [(3e-6 if core == 5 else 1.5e-6) if core & 8 == turn[0] else 0.0 for core in range(16)]
+
+    neighbours = watch_neighbours(5.0, probe, cores.clock, cores.sleep)
+    assert (neighbours.slow_share, neighbours.slowdown) == (0.0, 1.0)
+
+
 def test_a_quiet_machine_has_no_neighbours():
     """No slow moment, no spread, nothing to expect."""
     cores = Cores()

@@ -10,13 +10,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
-from shmoo.estimators.costs import graph_cost
+from shmoo.estimators.costs import costs_of, graph_cost
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.graph.records import notes_of, weights_of
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.harness.capture import capture_workload
+from shmoo.harness.models.mode import Mode
 from shmoo.harness.models.model_graphs import WorkloadGraphs
+from shmoo.harness.module import Built, DNNModule, Maker
 from shmoo.harness.workloads import find_workload
 from shmoo.harness.workloads.configs import config_models, config_workload
 from tests.flops_seen_by_torch import flops_seen_by_torch
@@ -147,6 +149,82 @@ def test_inputs_are_those_of_the_models_signature(family: str, axes: list[str], 
     assert {name: tuple(tensor.shape) for name, tensor in built.kwargs.items()} == taken
 
 
+PATCHED = {
+    "model_type": "qwen2_vl",
+    "architectures": ["Qwen2VLForConditionalGeneration"],
+    "vocab_size": 100,
+    "text_config": {
+        **DECODER, "num_key_value_heads": 2,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4},
+    },
+    "vision_config": {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "mlp_ratio": 2, "patch_size": 4,
+                      "temporal_patch_size": 2, "spatial_merge_size": 2, "in_channels": 3},
+}  # fmt: skip
+
+
+def test_images_come_as_patches_with_their_grids() -> None:
+    """Two images of 16 by 24 pixels are 4 x 6 patches each, of 2 frames of 3 x 4 x 4 numbers; each patch meets every layer."""
+    module = config_workload("patched", PATCHED)
+    assert [axis.name for axis in module.axes] == ["batch", "seq_len", "height", "width"]
+    sizes = {"batch": 2, "seq_len": 8, "height": 17, "width": 24}
+    built = module.build(sizes, device="meta")
+    assert built.kwargs["pixel_values"].shape == (2 * 4 * 6, 3 * 2 * 4 * 4)
+    assert built.kwargs["image_grid_thw"].tolist() == [[1, 4, 6]] * 2
+    (graph,) = capture_workload(module, sizes).graphs
+    assert not [note for note in graph.notes if "left out" in note]
+    by_part = [0.0, 0.0]
+    for call, cost in zip(graph.calls, costs_of(graph), strict=True):
+        if cost is not None and call.op in ("aten.linear", "aten.conv3d"):
+            by_part["visual" not in call.module] += cost.matrix_flops / 2
+    layer = 32 * 96 + 32 * 32 + 2 * 32 * 64
+    assert by_part[0] == 48 * (96 * 32 + 2 * layer) + 12 * (128 * 128 + 128 * 32)
+
+
+def test_images_are_left_out_where_a_config_has_no_part_for_them() -> None:
+    """A config whose vision_config is null is a model of text."""
+    settings = {
+        "model_type": "gemma4",
+        "text_config": {**DECODER, "num_key_value_heads": 2, "head_dim": 8},
+        "vision_config": None,
+    }
+    module = config_workload("text", settings)
+    assert list(module.build(device="meta").kwargs) == ["input_ids"]
+    assert "images are left out: the config has no vision_config" in module.notes
+
+
+class Refuses(torch.nn.Module):
+    """Takes text and, of the wrong size, images and audio."""
+
+    def __init__(self, wrong: str) -> None:
+        super().__init__()
+        self.layer, self.wrong = torch.nn.Linear(4, 4), wrong
+
+    def forward(self, text, images=None, audio=None):
+        if {"images": images, "audio": audio}.get(self.wrong) is not None or (
+            self.wrong == "both" and (images, audio) != (None, None)
+        ):
+            raise ValueError("of another size")
+        return self.layer(text) + sum(self.layer(x) for x in (images, audio) if x is not None)
+
+
+@pytest.mark.parametrize(("wrong", "products"), [("none", 3), ("images", 2), ("audio", 2), ("both", 1), ("text", 3)])
+def test_an_optional_input_that_a_model_refuses_is_left_out(wrong: str, products: int) -> None:
+    """The others are counted, and a note says what is left out and why."""
+    optional = (("images are", ("images",)), ("audio is", ("audio",)))
+
+    def build(make: Maker) -> Built:
+        kwargs = {name: make.tensor(2, 4) for name in ("text", "images", "audio")}
+        return Built(make.module(lambda: Refuses(wrong)), (), kwargs, traced=True, optional=optional)
+
+    (graph,) = capture_workload(DNNModule("refuses", "network", (), build)).graphs
+    assert sum(call.op == "aten.linear" for call in graph.calls) == products
+    notes = [note for note in graph.notes if "left out" in note]
+    assert len(notes) == (wrong not in ("none", "text"))
+    for note in notes:
+        assert "of another size" in note
+        assert (("images are" in note), ("audio is" in note)) == (wrong in ("images", "both"), wrong in ("audio", "both"))
+
+
 @pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])
 def test_only_active_experts_count(implementation: str) -> None:
     """Two of eight experts work on a token, whether in a loop over experts or in one product of groups; the note says so."""
@@ -172,6 +250,17 @@ def test_keys_and_values_are_kept() -> None:
     """A causal model returns its cache, which takes memory until the end: 2 layers of 2 tensors."""
     (graph,) = capture_workload(config_workload("llama", SMALL["llama"]), {"seq_len": 12}).graphs
     assert sum(graph.values[i].spec.shape == (1, 2, 12, 8) for i in set(graph.outputs)) == 4
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert", "t5", "vit"])
+def test_a_training_step_keeps_no_keys_and_values(family: str) -> None:
+    """Forward, and two products backward for each product of the layers (images need no gradient); no token follows the step."""
+    module = config_workload(family, SMALL[family])
+    size = {axis.name: 12 for axis in module.axes if axis.name == "seq_len"}
+    forward, step = (WorkloadGraphs(module, [size], mode=Mode(training=training)).at(size).graphs for training in (False, True))
+    counted = [sum(graph_cost(graph).macs for graph in graphs) for graphs in (forward, step)]
+    assert 2.4 * counted[0] < counted[1] <= 3 * counted[0] + 1
+    assert not [op for graph in step for op in graph_cost(graph).unknown]
 
 
 def test_well_known_models_have_a_source_and_a_name_of_their_own() -> None:
@@ -213,51 +302,6 @@ LLAMA = {
     "vocab_size": 1000,
     "tie_word_embeddings": False,
 }
-LINEAR = 2 * (2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 512)
-"""Elements of the layers' products."""
-REST = 2 * (2 * 1000 * 256 + 5 * 256)
-"""Bytes of embedding, head and norms in bfloat16."""
-BLOCKS = {"quant_method": "fp8", "weight_block_size": [128, 128]}
-COMPRESSED = {"quant_method": "compressed-tensors", "ignore": ["lm_head"]}
-
-
-def compressed(bits: int, kind: str, **more: object) -> dict:
-    return {
-        **COMPRESSED,
-        "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": bits, "type": kind, **more}}},
-    }
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        (None, 2 * LINEAR),
-        (BLOCKS, LINEAR * (1 + 4 / 128**2)),
-        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, LINEAR * (0.5 + 2.5 / 128)),
-        ({"quant_method": "awq", "bits": 4, "group_size": 64}, LINEAR * (0.5 + 2.5 / 64)),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, LINEAR * (0.5 + 2.5 / 64)),
-        (compressed(8, "float"), LINEAR + 4 * 2 * (2 * 256 + 2 * 128 + 2 * 512 + 256)),
-        (compressed(4, "int", group_size=128), LINEAR * (0.5 + 2.5 / 128)),
-    ],
-    ids=["none", "fp8", "gptq", "awq", "bitsandbytes", "float8 rows", "int4 groups"],
-)
-def test_a_configs_quantization_decides_the_bytes_of_its_layers(settings, expected: float) -> None:
-    """Weights and scales of linear layers in their small type; embedding, head and norms in bfloat16. A note says so."""
-    module = config_workload("llama", LLAMA if settings is None else {**LLAMA, "quantization_config": settings})
-    graphs = WorkloadGraphs(module, [{"seq_len": 8}], "bfloat16").at({"seq_len": 8}).graphs
-    weights = [value for value in weights_of(graphs) if value.kind == "parameter"]
-    assert sum(value.spec.nbytes for value in weights) == pytest.approx(REST + expected)
-    assert any("quantized" in note for note in notes_of(graphs)) is (settings is not None)
-
-
-@pytest.mark.parametrize(
-    "settings", [{"quant_method": "hqq"}, {"quant_method": "gptq", "bits": 3}, {"quant_method": 7}, "fp8", [1]]
-)
-def test_a_quantization_that_is_not_known_is_said(settings: object) -> None:
-    """Weights then count in the element type."""
-    module = config_workload("llama", {**LLAMA, "quantization_config": settings})
-    assert module.quantization is None
-    assert any("not taken into account" in note for note in module.notes)
 
 
 def test_a_class_that_transformers_lacks_is_said() -> None:

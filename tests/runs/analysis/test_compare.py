@@ -1,3 +1,4 @@
+import itertools
 import json
 import random
 import tracemalloc
@@ -48,6 +49,45 @@ def in_memory(lines):
 
 
 TWENTY = [(case(m), 1e-3 * m) for m in range(1, 21)]
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("visits", [1, 7])
+def test_runs_without_their_samples_compare_alike(tmp_path, visits, paired):
+    """To the last digit: suspect and failed rows, energies and drifts as well."""
+    slower = [(spec, middle * (1.2 if spec.axes["m"] == 7 else 1)) for spec, middle in TWENTY]
+    write(tmp_path / "a", TWENTY, visits=visits, seed=1, energy=3.0, drift=0.02, uneven=0.5)
+    write(tmp_path / "b", slower, visits=visits, seed=2, energy=3.1, drift=0.02, uneven=0.5)
+    with RunWriter(tmp_path / "b", RunManifest(MACHINE, "micro"), resume=True) as writer:
+        for odd in lines_of([(case(1), 5.0), (case(99), 1.0)], status="suspect"):
+            writer.append(msgspec.structs.replace(odd, visit=visits))
+        writer.append(Measurement(case(98), "failed", (Reason("error", "on purpose"),)))
+    cases = {}
+    whole, slim = ([Run.open(tmp_path / name, *shared) for name in "ab"] for shared in ((), (cases,)))
+    assert compare_runs(*slim, paired=paired) == compare_runs(*whole, paired=paired)
+    assert [run.rows_hash for run in slim] == [run.rows_hash for run in whole]
+    assert slim[0].rows[0].case is slim[1].rows[0].case
+
+
+def test_a_run_without_its_samples_takes_a_fraction_of_the_memory(tmp_path):
+    """Rows of 200 samples with the slowdown of the cores beside each; a second run shares the cases."""
+    many = [(case(m), 1e-3) for m in range(300)]
+    for name in "ab":
+        with RunWriter(tmp_path / name, RunManifest(MACHINE, "micro")) as writer:
+            for line in lines_of(many):
+                timing = Timing(line.timing.samples_s * 5, line.timing.samples_s * 5, (1e-4, 1e-4))
+                writer.append(msgspec.structs.replace(line, timing=timing))
+    Run.open(tmp_path / "a")
+    tracemalloc.start()
+    cases, kept = {}, []
+    taken = [tracemalloc.get_traced_memory()[0]]
+    for name in "ab":
+        kept.append(Run.open(tmp_path / name, cases))
+        taken.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    first, second = (after - before for before, after in itertools.pairwise(taken))
+    assert first < 300 * 2000  # one of 205 samples alone is 5 kB
+    assert second < 0.8 * first
 
 
 def test_equal_runs_have_no_change_and_a_small_spread(tmp_path):

@@ -59,6 +59,7 @@ class Predicted:
 class FakeRun:
     rows: tuple[Measurement, ...]
     manifest: RunManifest = MANIFEST
+    problems: tuple[str, ...] = ()
 
     def graphs(self, row: Measurement) -> tuple[Graph, ...]:
         return (GRAPH,) * len(row.graph_hashes)

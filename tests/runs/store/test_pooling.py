@@ -94,9 +94,8 @@ def test_fewer_than_eight_cases_are_no_class() -> None:
     [
         [Timing((2e-5,) * 4), Timing((2.4e-5,) * 4)],
         [Timing((2e-5,) * 4, switches=(1,) * 4), Timing((2.4e-5,) * 4, switches=(0, 0, 1, 1))],
-        [Timing((2e-5,) * 9, switches=(0,) * 9)],
     ],
-    ids=["switches unknown", "two undisturbed blocks", "one visit"],
+    ids=["switches unknown", "two undisturbed blocks"],
 )
 def test_a_case_without_undisturbed_time_goes_by_its_own_visits(case: Case) -> None:
     """Among cases that have one, which it leaves as they are."""
@@ -104,6 +103,50 @@ def test_a_case_without_undisturbed_time_goes_by_its_own_visits(case: Case) -> N
     seen = times(["a"] * 10, cases)
     assert seen[9] == own(cases, ["a"] * 10)[9]
     assert [s.value_s for s in seen[:9]] == pytest.approx([2e-5 / 0.75] * 9)
+
+
+def test_a_single_visit_goes_by_the_share_of_its_class() -> None:
+    """Nine cases with two visits have a share of 3/4; what a visit to a tenth says is its undisturbed time."""
+    seen = times(["a"] * 10, [*alike(), [visit(0.5)]])
+    mean = (9 * 0.75 + 0.5) / 10
+    assert seen[9].value_s == pytest.approx(2e-5 / mean)
+    assert seen[9].visits == 1
+
+
+def test_single_visits_alone_say_nothing_of_each_other() -> None:
+    """Nobody knows whether their shares differ by the case or by the visit."""
+    cases = [[visit(share)] for share in np.linspace(0.3, 0.9, 9)]
+    assert times(["a"] * 9, cases) == own(cases, ["a"] * 9)
+
+
+def on_core(share: float, call_s: float = 2e-2) -> Timing:
+    """A visit to calls so long that each was disturbed: half of its time another program ran, and the thread knows."""
+    return Timing((call_s / share,) * 3, switches=(5,) * 3, cpu_s=3 * call_s, on_core_s=(call_s,) * 3)
+
+
+def test_long_calls_go_by_the_time_that_their_thread_had_a_core() -> None:
+    """Their visits ran at 1 and 1/2, at 1/2 and 1/2, ...: 3/4 of the speed on average, which visits explain."""
+    pairs = [(1.0, 1.0), (0.5, 0.5), (1.0, 1.0), (0.5, 0.5)] + 5 * [(1.0, 0.5)]
+    seen = times(["a"] * 9, [[on_core(share) for share in pair] for pair in pairs])
+    assert [s.value_s for s in seen] == pytest.approx([2e-2 / 0.75] * 9)
+
+
+def test_classes_of_other_lengths_lend_their_shares() -> None:
+    """Four decades that share 0.6 but for chance: together they know it better than each by itself."""
+    decades, each = (-6, -5, -4, -3), 12
+    together, alone = [], []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        by_decade = [
+            [[visit(float(np.clip(rng.normal(0.6, 0.2), 0.1, 1.0)), 2 * 10.0**decade) for _ in range(2)] for _ in range(each)]
+            for decade in decades
+        ]
+        seen = times(["a"] * each * len(decades), [case for cases in by_decade for case in cases])
+        for number, (decade, cases) in enumerate(zip(decades, by_decade, strict=True)):
+            lent = seen[number * each : (number + 1) * each]
+            for errors, latencies_seen in ((together, lent), (alone, times(["a"] * each, cases))):
+                errors.append(np.mean([2 * 10.0**decade / known.value_s for known in latencies_seen]) - 0.6)
+    assert np.std(together) < 0.85 * np.std(alone)
 
 
 def test_a_visit_without_undisturbed_blocks_borrows_those_of_the_others() -> None:

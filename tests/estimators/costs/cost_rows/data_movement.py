@@ -323,7 +323,7 @@ for rank, linear in {1: "upsample_linear1d", 2: "upsample_bilinear2d", 3: "upsam
         [output],
         {"output_size": [6] * rank},
         family="gather",
-        space={"m": m},
+        space={"m": m, "images": 2},
     )
     rows(
         linear,
@@ -332,7 +332,7 @@ for rank, linear in {1: "upsample_linear1d", 2: "upsample_bilinear2d", 3: "upsam
         {"output_size": [6] * rank, "align_corners": False},
         family="gather",
         vector=m * (2 * taps - 1),
-        space={"m": m, "n": taps, "window": taps},
+        space={"m": m, "n": taps, "window": taps, "images": 2},
     )
 PLANE = {"self": (1, 2, 3, 3)}
 DOUBLED = {"output_size": [6, 6], "align_corners": False}
@@ -343,7 +343,7 @@ rows(
     DOUBLED,
     family="gather",
     vector=72 * 7,
-    space={"m": 72, "n": 4, "window": 4},
+    space={"m": 72, "n": 4, "window": 4, "images": 2},
 )
 rows(
     "upsample_bicubic2d _upsample_bicubic2d_aa",
@@ -352,7 +352,7 @@ rows(
     DOUBLED,
     family="gather",
     vector=72 * 31,
-    space={"m": 72, "n": 16, "window": 16},
+    space={"m": 72, "n": 16, "window": 16, "images": 2},
 )
 GRID = {"input": (1, 2, 3, 3), "grid": (1, 4, 4, 2)}
 LINEAR = {"interpolation_mode": 0, "padding_mode": 0, "align_corners": False}
@@ -363,9 +363,17 @@ rows(
     LINEAR,
     family="gather",
     vector=32 * 7 + 6 * 32,
-    space={"m": 32, "n": 4, "window": 4},
+    space={"m": 32, "n": 4, "window": 4, "images": 2},
 )
-rows("grid_sampler", GRID, [(1, 2, 4, 4)], {**LINEAR, "interpolation_mode": 1}, family="gather", vector=6 * 32, space={"m": 32})
+rows(
+    "grid_sampler",
+    GRID,
+    [(1, 2, 4, 4)],
+    {**LINEAR, "interpolation_mode": 1},
+    family="gather",
+    vector=6 * 32,
+    space={"m": 32, "images": 2},
+)
 rows(
     "grid_sampler_3d",
     {"input": (1, 2, 3, 3, 3), "grid": (1, 2, 2, 2, 3)},
@@ -373,7 +381,7 @@ rows(
     LINEAR,
     family="gather",
     vector=16 * 15 + 6 * 24,
-    space={"m": 16, "n": 8, "window": 8},
+    space={"m": 16, "n": 8, "window": 8, "images": 2},
 )
 
 rows("fft_fftshift fft_ifftshift", {"self": (2, 3)}, [(2, 3)], {"dim": None}, family="copy", space={"m": 6})

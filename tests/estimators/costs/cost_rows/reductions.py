@@ -192,7 +192,7 @@ def pool_rows(ops: str, rank: int, average: bool, outputs: list[Operand], attrib
         family="pooling",
         vector=m * (window - 1),
         special=m if average else 0,
-        space={"m": m, "n": window, "window": window, "stride": 2},
+        space={"m": m, "n": window, "window": window, "stride": 2, "images": 2},
     )
 
 
@@ -210,7 +210,7 @@ rows(
     {"kernel_size": [3], "stride": [2], "padding": 1, "dilation": 1, "ceil_mode": False},
     family="pooling",
     vector=32 * 8,
-    space={"m": 32, "n": 9, "window": 9, "stride": 2},
+    space={"m": 32, "n": 9, "window": 9, "stride": 2, "images": 2},
 )
 for rank in (2, 3):
     m = math.prod(HALF[rank])
@@ -221,7 +221,7 @@ for rank in (2, 3):
         {"kernel_size": [2] * rank, "output_size": list(HALF[rank][2:])},
         family="pooling",
         vector=m * (2**rank - 1),
-        space={"m": m, "n": 2**rank, "window": 2**rank, "stride": 2},
+        space={"m": m, "n": 2**rank, "window": 2**rank, "stride": 2, "images": 2},
     )
 
 
@@ -237,7 +237,7 @@ def adaptive_rows(
         family="pooling",
         vector=adds - m,
         special=m if average else 0,
-        space={"m": m, "n": window, "window": window, "stride": stride},
+        space={"m": m, "n": window, "window": window, "stride": stride, "images": 2},
     )
 
 

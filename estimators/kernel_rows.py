@@ -1,0 +1,189 @@
+"""Graphs read into rows of a `KernelTable`: the work of each kernel and its accesses to memory outside itself."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+
+from shmoo.estimators.errors import InputError
+from shmoo.estimators.graph.records import CHANNELS_LAST, CONVOLUTIONS, Cost, Graph, Kernel, OpCall
+from shmoo.estimators.memory.heap import Temporary, fresh_memory
+from shmoo.estimators.memory.residency import Touch, code_distances, reuse_distances
+from shmoo.estimators.memory.workspace import FEW_CHANNELS
+from shmoo.estimators.table import DTYPE_CODE, FAMILY_CODE, NO_KERNEL, READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable, op_code
+
+Conversion = Literal["none", "kernels", "edges"]
+CONVERSIONS: Mapping[tuple[str, str], Conversion] = {
+    ("cpu", "eager"): "kernels",
+    ("cpu", "inductor"): "edges",
+    ("cpu", "inductor-freezing"): "edges",
+}
+"""Where images change their layout, by architecture family and runtime: at "kernels", a library converts them to blocks of
+channels and back around each convolution; at the "edges" of a graph, compiled code converts inputs to channels-last and results
+back."""
+
+
+class Costed(NamedTuple):
+    """A graph with its kernels, groups of calls in execution order without free calls, and the costs of its calls."""
+
+    graph: Graph
+    kernels: Sequence[Kernel]
+    costs: Sequence[Cost | None]
+
+
+def kernel_tables(parts: Sequence[Costed], *, converts: Conversion = "none") -> KernelTable:
+    """Cost every kernel of every graph, a segment each, and compute the reuse distance of each of its accesses.
+
+    Args:
+        converts: where images change their layout (`CONVERSIONS`).
+
+    Raises:
+        InputError: no graph has a kernel.
+    """
+    rows: list[tuple[float, ...]] = []
+    accesses: list[tuple[float, ...]] = []
+    labels: list[str] = []
+    for segment, part in enumerate(part for part in parts if part.kernels):
+        _add_rows(part, converts, segment, rows, accesses)
+        labels += [_label(part.graph, kernel) for kernel in part.kernels]
+    if not rows:
+        raise InputError(NO_KERNEL)
+    names = [field.name for field in fields(KernelTable) if field.name != "labels"]
+    kernels = np.ascontiguousarray(np.array(rows, dtype=np.float64).T)
+    touched = np.ascontiguousarray(np.array(accesses, dtype=np.float64).reshape(len(accesses), 4).T)
+    columns: dict[str, Any] = dict(zip(names, (*kernels, *touched), strict=True))
+    codes = ("family", "dtype", "op", "segment", "access_kernel", "access_kind")
+    columns |= {name: columns[name].astype(np.int64) for name in codes}
+    return KernelTable(**columns, labels=tuple(labels))
+
+
+def _add_rows(
+    part: Costed, converts: Conversion, segment: int, rows: list[tuple[float, ...]], accesses: list[tuple[float, ...]]
+) -> None:
+    """Append one graph's kernels and their accesses, the columns of each in the order of `KernelTable`."""
+    graph, kernels, costs = part
+    consumers = _consumers(graph)
+    # Results that are images (batch, channels and two extents or more), where the graph convolves.
+    convolves = any(cost is not None and cost.family in CONVOLUTIONS for cost in costs)
+    images = {graph.root(value) for value in graph.outputs if convolves and len(graph.values[value].spec.shape) >= 4}
+    works = [_work_of(graph, kernel, [costs[i] for i in kernel.calls], consumers) for kernel in kernels]
+    touches = [work.touches for work in works]
+    entering = [sum(t.nbytes for t in ts if not t.write and graph.values[t.storage].kind == "input") for ts in touches]
+    returned = {graph.root(value) for value in graph.outputs}
+    results = [sum(t.nbytes for t in ts if t.write and t.storage in returned) for ts in touches]
+    leaving = [sum(t.nbytes for t in ts if t.write and t.storage in images) for ts in touches]
+    views: list[int] = []
+    done = 0  # calls up to the end of the last kernel so far
+    for kernel in kernels:
+        views.append(sum(cost is None for cost in costs[done : kernel.calls[-1]]))
+        done = max(done, kernel.calls[-1] + 1)
+    converted: list[Temporary | None] = [None] * len(works)
+    for row, work in enumerate(works):
+        if work.cost.family in CONVOLUTIONS and converts != "none":
+            converted[row] = Temporary(entering[row], leaving[row]) if converts == "edges" else _library_copies(work)
+    shapes = [tuple((graph.calls[i].op, graph.calls[i].inputs) for i in kernel.calls) for kernel in kernels]
+    fresh = fresh_memory(touches, converted)
+    code, reuse = code_distances(shapes, touches), reuse_distances(touches)
+    for row, (work, kernel) in enumerate(zip(works, kernels, strict=True)):
+        cost = work.cost
+        near = zip(work.touches, reuse[row], work.kinds, strict=True)
+        accesses += [(len(rows), touch.nbytes, distance, kind) for touch, distance, kind in near]
+        # A selection can be empty; at least 1 keeps the number of tiles, which is computed from extents, from a division by 0.
+        rows.append((
+            FAMILY_CODE[cost.family], DTYPE_CODE[work.call.computes_in], op_code(work.call.op),
+            work.matrix_flops, work.vector_flops, work.special_flops,
+            max(cost.batch, 1), max(cost.m, 1), max(cost.n, 1), max(cost.k, 1),
+            cost.window, cost.stride, cost.dilation, cost.images, cost.group, cost.causal,
+            *msgspec.structs.astuple(cost.geometry),
+            len(kernel.calls), fresh[row].mapped, fresh[row].grown, views[row], code[row],
+            entering[row], results[row], leaving[row], _strided_bytes(work), segment, np.nan,
+        ))  # fmt: skip
+
+
+class _Work(NamedTuple):
+    """The work of one kernel: its flops, the cost and the call that name it, its accesses to memory outside itself, and the kind
+    of each access."""
+
+    matrix_flops: float
+    vector_flops: float
+    special_flops: float
+    cost: Cost
+    call: OpCall
+    touches: list[Touch]
+    kinds: list[int]
+
+
+def _consumers(graph: Graph) -> dict[int, set[int]]:
+    """Calls that read each storage, by the index of the value that owns it; an index past the last call stands for the caller."""
+    readers: defaultdict[int, set[int]] = defaultdict(set)
+    roots = graph.roots
+    for index, call in enumerate(graph.calls):
+        for value in call.reads:
+            readers[roots[value]].add(index)
+    for value in graph.outputs:
+        readers[roots[value]].add(len(graph.calls))
+    return dict(readers)
+
+
+def _work_of(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consumers: dict[int, set[int]]) -> _Work:
+    working = [(i, graph.calls[i], cost) for i, cost in zip(kernel.calls, costs, strict=True) if cost is not None]
+    if not working:
+        raise ValueError(f"kernel {kernel} of graph {graph.name!r} holds only free calls; fusion must leave those out")
+    # The kernel is named after its largest contraction, or else after the call with the most bytes.
+    _, main_call, main = max(working, key=lambda work: (work[2].matrix_flops, work[2].bytes))
+    inside, roots, values, direct = set(kernel.calls), graph.roots, graph.values, kernel.direct
+    produced: set[int] = set()
+    accesses: dict[tuple[int, bool], tuple[Touch, int]] = {}
+    for index, call, cost in working:
+        for value, nbytes in zip(call.reads, cost.read_bytes, strict=True):
+            root = roots[value]
+            if root in produced or nbytes == 0 or (index, value) in direct:
+                continue
+            if (root, False) not in accesses or nbytes > accesses[root, False][0].nbytes:
+                touch = Touch(root, nbytes, persistent=values[root].kind != "activation")
+                accesses[root, False] = touch, READ_WEIGHT if values[root].is_weight else READ_ACTIVATION
+        # Parts of a concatenation that other kernels wrote in place are no work of this one.
+        in_place = [value for at, value in direct if at == index and roots[value] not in produced] if direct else ()
+        there = sum([values[value].spec.nbytes for value in in_place])
+        for value, whole_bytes in zip(call.writes, cost.write_bytes, strict=True):
+            nbytes = max(whole_bytes - there, 0.0)
+            root = roots[value]
+            produced.add(root)
+            readers = consumers.get(root)
+            if nbytes and not (readers and readers <= inside):
+                persistent, whole = values[root].kind != "activation", values[root].spec.nbytes
+                accesses[root, True] = Touch(root, nbytes, persistent=persistent, write=True, size=whole), WRITE
+    return _Work(
+        sum(cost.matrix_flops for _, _, cost in working),
+        sum(cost.vector_flops for _, _, cost in working),
+        sum(cost.special_flops for _, _, cost in working),
+        main,
+        main_call,
+        [touch for touch, _ in accesses.values()],
+        [kind for _, kind in accesses.values()],
+    )
+
+
+def _strided_bytes(work: _Work) -> float:
+    """Bytes of a convolution's image and result where its capture does not say that they are channels-last."""
+    if work.cost.family not in CONVOLUTIONS or work.call.attributes.get("memory_format") == CHANNELS_LAST:
+        return 0.0
+    return sum(t.nbytes for t, kind in zip(work.touches, work.kinds, strict=True) if kind != READ_WEIGHT)
+
+
+def _library_copies(work: _Work) -> Temporary:
+    """Copies of a library that converts the image and the result of a convolution."""
+    of = {kind: sum(t.nbytes for t, k in zip(work.touches, work.kinds, strict=True) if k == kind) for kind in set(work.kinds)}
+    channels = work.cost.geometry.channels_in * work.cost.batch
+    return Temporary(of.get(READ_ACTIVATION, 0.0) if channels > FEW_CHANNELS else 0.0, of.get(WRITE, 0.0))
+
+
+def _label(graph: Graph, kernel: Kernel) -> str:
+    ops = "+".join(graph.calls[i].op.split(".")[-1].split("::")[-1] for i in kernel.calls)
+    module = next((graph.calls[i].module for i in kernel.calls if graph.calls[i].module), "")
+    return f"{module}:{ops}" if module else ops

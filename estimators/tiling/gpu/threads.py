@@ -1,0 +1,87 @@
+"""Kernels on a GPU whose threads are bound by their own instructions or by waiting, not by a memory or by the matrix units.
+
+Loops over elements stream. Three kinds of loops of PyTorch do not (aten/src/ATen/native/cuda: AveragePool2d.cu,
+DepthwiseConv2d.cu, group_norm_kernel.cu, UpSampleBilinear2d.cu):
+
+- a thread for each result of a window: pooling and depthwise convolutions of images in rows. Each point of the window takes the
+  integer arithmetic of an address and of its bounds, so that points a second are the same for all windows and types.
+- a block for each row of statistics: group norm. Its threads read one element after the other.
+- a thread for each point of the result's plane: bilinear interpolation. It goes through all channels of all images.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
+from shmoo.estimators.machine.algorithms import RECURRENT
+from shmoo.estimators.machine.profile import ArchitectureProfile
+from shmoo.estimators.table import Floats, KernelTable, Masks, op_code
+from shmoo.estimators.tiling.base import element_bytes
+
+COPY_BYTES = 16.0
+"""Widest copy of a thread, and what tensor memory accesses need rows to be multiples of (CUDA C++ Programming Guide, asynchronous
+data copies, 2024)."""
+STEP_KERNELS = 2.5
+"""Kernels of a step of a recurrent layer: products with the state, gates, and part of the products with the inputs."""
+PERSISTENT_UNITS = 512.0
+"""Gates of a layer whose steps cuDNN runs in one kernel in float32: layers of 64 and 96 units do, one of 704 does not."""
+INTEGER_LANES = 64.0
+"""32-bit integer additions of a multiprocessor and clock, whose float32 lanes are 64 or 128 (CUDA C++ Programming Guide,
+throughput of native arithmetic instructions, 2024, capabilities 6.0 to 9.0)."""
+ROW_THREADS = 512.0
+"""Threads of a block that reduces a row (`cuda_utils::kCUDABlockReduceNumThreads`)."""
+RESIDENT_THREADS = 2048.0
+"""Threads that a multiprocessor holds (CUDA C++ Programming Guide, technical specifications; 1024 to 2048)."""
+FEWEST_CHANNELS = 32
+_FLOAT16 = COMPUTE_DTYPES.index("float16")
+_ROWS = ("aten.group_norm", "aten.native_group_norm", "aten.instance_norm")
+_PLANES = ("aten.upsample_bilinear2d", "aten.upsample_bicubic2d", "aten.upsample_linear1d", "aten.upsample_trilinear3d")
+
+
+def by_window(table: KernelTable) -> Masks:
+    """(K,) kernels with a thread for each result of a window. Depthwise convolutions in float16 with windows of 1, 3 or 5 by as
+    many are cuDNN's, as are those of channels-last images (ATen's `use_cudnn_depthwise`)."""
+    square = (table.window_height == table.window_width) & np.isin(table.window_height, (1.0, 3.0, 5.0))
+    channels = table.channels_in * table.batch
+    library = (table.dtype == _FLOAT16) & square & (table.dilation == 1) & (table.stride <= 2) & (channels >= FEWEST_CHANNELS)
+    alone: Masks = table.is_family("depthwise") & (table.strided_bytes > 0) & ~library
+    # Pooling to one point is a mean over rows.
+    return alone | (table.is_family("pooling") & (table.window > 1) & (table.m > table.images))
+
+
+def window_rate(table: KernelTable, profile: ArchitectureProfile) -> tuple[Floats, float]:
+    """(K,) points of all windows, and cycles a second of the integer lanes that find their addresses."""
+    points = table.batch * table.m * np.where(table.is_family("depthwise"), table.window, table.n)
+    lanes = min(profile.value("vector.lanes", INTEGER_LANES), INTEGER_LANES)
+    return points, profile.value("count.sms") * lanes * profile.value("clock")
+
+
+def dependent_reads(table: KernelTable, profile: ArchitectureProfile) -> Floats:
+    """(K,) reads that one thread does one after the other, over all rounds of blocks; 0 for loops that stream."""
+    multiprocessors = profile.value("count.sms")
+    rows = np.isin(table.op, [op_code(name) for name in _ROWS])
+    planes = np.isin(table.op, [op_code(name) for name in _PLANES])
+    rounds = np.ceil(table.m / (multiprocessors * RESIDENT_THREADS / ROW_THREADS))
+    along_rows = np.ceil(table.n / ROW_THREADS) * rounds
+    through_channels = table.images * np.ceil(table.m / table.images / (multiprocessors * RESIDENT_THREADS))
+    return np.where(rows, along_rows, np.where(planes, through_channels, 0.0))
+
+
+def copies_of_words(table: KernelTable) -> Masks:
+    """(K,) products with operands whose rows are no multiple of 16 bytes: neither tensor memory accesses nor wide copies read
+    them, so that kernels of an older generation copy a word of 2 to 8 bytes at a time (NVIDIA, "Matrix multiplication background
+    user's guide", 2023: dimensions should be multiples of 16 bytes). Linear layers walk both operands along k; other products
+    walk the second along n."""
+    size = element_bytes(table)
+    odd: Masks = np.mod(table.k * size, COPY_BYTES) > 0
+    across = (table.op != op_code("aten.linear")) & (np.mod(table.n * size, COPY_BYTES) > 0)
+    return table.is_family("gemm") & (odd | across) & (np.minimum(table.m, table.n) > 2)
+
+
+def kernels_a_step(table: KernelTable) -> Floats:
+    """(K,) kernels that a library launches for each step of recurrent layers; 0 for other calls, and where one kernel keeps the
+    weights and goes through all steps."""
+    recurrent = np.isin(table.op, [op_code(name) for name in RECURRENT])
+    persistent = (element_bytes(table) >= 4.0) & (table.n <= PERSISTENT_UNITS)
+    return np.where(recurrent & ~persistent, STEP_KERNELS, 0.0)

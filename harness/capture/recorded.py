@@ -1,0 +1,184 @@
+"""Capture by running a model on tensors without memory while every operator is written down: needs neither torch.export nor fake
+tensors, whose imports take longer than the capture of a small model."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import msgspec
+import torch
+from torch import fx
+from torch._dispatch.python import enable_python_dispatcher, no_python_dispatcher
+from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_map_only
+
+from shmoo.estimators.graph.records import ValueKind
+from shmoo.harness.capture.capture import Capture
+from shmoo.harness.capture.fx.devices import absent_devices_on_cpu
+from shmoo.harness.capture.fx.introspect import CaptureError, first_line, model_frame
+from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, with_all_weights
+from shmoo.harness.capture.guard import guarded
+
+_AUTOCAST = ("cpu", "cuda")
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+@guarded
+def capture_recorded(
+    model: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, name: str = "",
+    notes: Sequence[str] = (), as_on_cpu: bool = False,
+) -> Capture:  # fmt: skip
+    """Capture `model(*args, **kwargs)` at inference, in one graph of undecomposed operators.
+
+    The model's Python runs once, as in eager execution, with weights and arguments on the meta device; tensors that it makes on
+    its way are there too. Whatever such a run cannot show is refused: values of data, constants, autocast, functional transforms,
+    branches and loops that torch keeps as one call.
+
+    Args:
+        notes: for the reader of the graph's numbers.
+        as_on_cpu: results lie in memory as a CPU lays them out, and the model is not told that it is being compiled.
+
+    Raises:
+        CaptureError: the model fails on the meta device, or does something of that.
+    """
+    recorder = _Recorder(model, args, dict(kwargs or {}), as_on_cpu)
+    compiling = nullcontext() if as_on_cpu else torch.compiler._compile_session_context()
+    try:
+        with torch.no_grad(), compiling, absent_devices_on_cpu(), recorder.recording(), torch.backends.cudnn.flags(enabled=False):
+            result = model(*args, **(kwargs or {}))
+        module = recorder.finish(result)
+    except Exception as error:
+        raise CaptureError(f"{name or type(model).__name__!r} does not run on the meta device: {first_line(error)}") from error
+    graph = FXGraphWalker().walk(module, origins=recorder.origins, name=name)
+    graph = msgspec.structs.replace(graph, notes=(*notes, *graph.notes))
+    return Capture(with_all_weights((graph,), model), method="record")
+
+
+class _Recorder(ProxyTorchDispatchMode):
+    """While active, writes every operator into an FX graph, above autograd, where composite operators are whole.
+
+    Raises:
+        CaptureError: a weight or an argument is not on the meta device, or no plain tensor.
+    """
+
+    def __init__(self, model: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], as_on_cpu: bool) -> None:
+        # Above autograd torch takes its own modes alone; this one shares their place, and nothing else of theirs.
+        TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)
+        self._mode_key = torch._C._TorchDispatchModeKey.PROXY
+        self.enter_stack = []
+        self._as_on_cpu = as_on_cpu
+        self._graph = fx.Graph()
+        self._nodes: dict[int, fx.Node] = {}
+        # An id is that of one tensor only while the tensor lives.
+        self._alive: list[torch.Tensor] = []
+        # What torch returns of a tensor that it makes from numbers is a copy that shares its memory.
+        self._fresh: dict[int, fx.Node] = {}
+        self._paths: list[str] = [""]
+        self.origins: list[Origin] = []
+        self._module = model if isinstance(model, torch.nn.Module) else torch.nn.Module()
+        if any(isinstance(part, torch.jit.ScriptModule) or hasattr(part, "_orig_mod") for part in self._module.modules()):
+            raise CaptureError("a part of it is compiled already, so that its operators are not seen here")
+        parameters = dict(self._module.named_parameters())
+        for path, weight in (*parameters.items(), *self._module.named_buffers()):
+            kind: ValueKind = "parameter" if path in parameters else "buffer"
+            self._enter(weight, Origin(kind, path))
+        for input_name, leaf in _inputs(model, args, kwargs):
+            if isinstance(leaf, torch.Tensor):
+                self._enter(leaf, Origin("input", input_name))
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Spare the import of Dynamo, which traces nothing here."""
+        return False
+
+    def _enter(self, tensor: torch.Tensor, origin: Origin) -> None:
+        if type(tensor) not in _PLAIN or not tensor.is_meta:
+            raise CaptureError(f"{origin.name!r} is no plain tensor on the meta device")
+        if id(tensor) not in self._nodes:
+            node = self._graph.placeholder(f"entering_{len(self.origins)}")
+            self._keep(tensor, node)
+            node.meta["val"] = tensor.detach()
+            self.origins.append(origin)
+
+    def _keep(self, tensor: torch.Tensor, node: fx.Node) -> None:
+        self._nodes[id(tensor)] = node
+        self._alive.append(tensor)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """While active, operators are recorded with the path of their module."""
+        names = {id(module): path for path, module in self._module.named_modules()}
+
+        def enter(module: torch.nn.Module, _: Any) -> None:
+            self._paths.append(names.get(id(module), self._paths[-1]))
+
+        def leave(module: torch.nn.Module, _: Any, result: Any) -> None:
+            self._paths.pop()
+
+        handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
+        try:
+            with enable_python_dispatcher(), self:
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if not isinstance(func, torch._ops.OpOverload) or torch._C._functorch.peek_interpreter_stack() is not None:
+            raise CaptureError(f"{func} is called with a body, or inside a functional transform")
+        if any(map(torch.is_autocast_enabled, _AUTOCAST)):
+            raise CaptureError("torch.autocast has no effect on the meta device")
+        node_args, node_kwargs = tree_map_only(torch.Tensor, self._node_of, (args, kwargs))
+        device = kwargs.get("device")
+        if device is not None and torch.device(device).type != "meta":
+            kwargs = {**kwargs, "device": torch.device("meta")}
+        # Shapes come from torch's compiled code where it has some, many times faster; a dropout that drops nothing is a copy to
+        # torch.export, which takes torch's Python for it.
+        with nullcontext() if func is torch.ops.aten.dropout.default else no_python_dispatcher():
+            result = func(*args, **kwargs)
+            if self._as_on_cpu and func is torch.ops.aten.scaled_dot_product_attention.default and result.dim() == 4:
+                result = result.transpose(1, 2).contiguous().transpose(1, 2)  # heads last, as the CPU's kernel has them
+        node = self._graph.call_function(func, node_args, node_kwargs)
+        node.meta["stack_trace"] = model_frame()
+        node.meta["nn_module_stack"] = {"": (self._paths[-1], "")}
+        node.meta["val"] = tree_map_only(torch.Tensor, torch.Tensor.detach, result)
+        if isinstance(result, torch.Tensor):
+            self._keep(result, node)
+            if not types and not any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves((args, kwargs))):
+                self._fresh[result.untyped_storage()._cdata] = node
+        elif isinstance(result, (list, tuple)):
+            for i, element in enumerate(result):
+                if isinstance(element, torch.Tensor):
+                    item = self._graph.call_function(operator.getitem, (node, i))
+                    item.meta["val"] = node.meta["val"][i]
+                    self._keep(element, item)
+        return result
+
+    def _node_of(self, tensor: torch.Tensor) -> fx.Node:
+        node = self._nodes.get(id(tensor))
+        if node is None and (node := self._fresh.get(tensor.untyped_storage()._cdata)) is not None:
+            self._keep(tensor, node)
+        if node is None:
+            raise CaptureError("the model reads a tensor that is neither a weight nor an argument")
+        return node
+
+    def finish(self, result: Any) -> fx.GraphModule:
+        """The graph of what was recorded, which returns a result's tensors."""
+        self._graph.output([self._node_of(leaf) for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)])
+        self._graph.eliminate_dead_code()
+        return fx.GraphModule(torch.nn.Module(), self._graph)
+
+
+def _inputs(model: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The leaves of the arguments, each with its name: that of the parameter, and keys inside it ("x", "images_0")."""
+    called = model.forward if isinstance(model, torch.nn.Module) else model
+    bound = inspect.signature(called).bind(*args, **kwargs).arguments
+    for path, leaf in tree_flatten_with_path(bound)[0]:
+        yield "_".join(str(getattr(key, "idx", getattr(key, "key", key))) for key in path), leaf

@@ -1,0 +1,220 @@
+"""The inputs of models from configs: the signature of a model's `forward` determines which, and its config their sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter
+from typing import Any, NamedTuple
+
+from shmoo.estimators.errors import InputError
+from shmoo.harness.module import Axis, Maker, dim
+
+DEFAULT_SEQ_LEN = 128
+_DECODER = "decoder_input_ids"
+_GRID = "image_grid_thw"
+"""How the patches of all images together are arranged: frames, rows and columns of each."""
+_SIZES = "image_sizes"
+_MASK = "input_features_mask"
+_KINDS = "mm_token_type_ids"
+"""Whether each token stands for text, 0, or for a part of an image."""
+FIXED = (_GRID, _MASK, _KINDS)
+"""Inputs whose values follow from sizes and decide others."""
+_CHANNELS = ("num_channels", "in_channels", "in_chans", "image_channels")
+_PATCHES_SIDE = 448
+"""Default height and width of images that come in patches, in pixels."""
+
+Made = Mapping[str, Any]
+
+
+class Input(NamedTuple):
+    """An input that a model can take.
+
+    Attributes:
+        name: in signatures.
+        axes: those it adds.
+        make: makes it, and what must come with it, by name.
+        part: entry of a composed config with the model that takes it; `None` there means that there is no such model.
+        words: what it is, for an input that a model with others can do without; else "".
+        others: from all inputs, what to try in its place, or beside it, where the model refuses it.
+        beside: further inputs that come with it in one of these forms.
+    """
+
+    name: str
+    axes: Callable[[Any], Sequence[Axis]]
+    make: Callable[[Maker, Any, Mapping[str, Any]], Made]
+    part: str = ""
+    words: str = ""
+    others: Callable[[Made, Any], Sequence[Made]] = lambda made, config: ()
+    beside: tuple[str, ...] = ()
+
+    @property
+    def taken(self) -> tuple[str, ...]:
+        """The names of all that it makes."""
+        return (self.name, *self.beside)
+
+
+def inputs_of(config: Any, parameters: Mapping[str, Parameter], model: str) -> tuple[tuple[Input, ...], tuple[str, ...]]:
+    """The inputs of a model with such a signature, and notes on those that are left out.
+
+    Args:
+        model: its class, for messages.
+
+    Raises:
+        InputError: it takes none that can be made.
+    """
+    notes = []
+    inputs: list[Input] = []
+    for entry in _inputs(parameters):
+        if entry.name not in parameters or (entry.name == _DECODER and not config.is_encoder_decoder):
+            continue
+        alone = "input_ids" not in parameters
+        if entry.words and not alone and getattr(config, entry.part, _NOT_SAID) is None:
+            notes.append(f"{entry.words} left out: the config has no {entry.part}")
+        elif entry.name == "input_features" and not alone and not hasattr(_audio(config), "num_mel_bins"):
+            notes.append(f"{entry.words} left out: the config has no num_mel_bins, which is the height of a spectrum")
+        else:
+            inputs.append(entry)
+    if not inputs:
+        raise InputError(
+            f"{model} takes {', '.join(list(parameters)[1:4])}, ...; models that take one of {', '.join(_NAMES)} can be built: "
+            "give a factory (package.module:factory) for others"
+        )
+    return tuple(inputs), tuple(notes)
+
+
+_NOT_SAID = object()
+
+
+def _inputs(parameters: Mapping[str, Parameter]) -> tuple[Input, ...]:
+    """All inputs in the form that a signature asks for."""
+    images = _PATCHES if _GRID in parameters else _SIZED_IMAGES if _SIZES in parameters else _IMAGES
+    spectrum = _MASKED_SPECTRUM if _MASK in parameters else _SPECTRUM
+    return (_TOKENS, images, spectrum, _WAVE, _DECODER_TOKENS)
+
+
+# Tokens ------------------------------------------------------------------------------------------------------------
+
+
+def _token_axes(config: Any) -> Sequence[Axis]:
+    text = config.get_text_config()
+    limits = (getattr(text, name, None) for name in ("max_position_embeddings", "max_target_positions"))
+    limit = next((limit for limit in limits if isinstance(limit, int)), DEFAULT_SEQ_LEN)
+    return (dim("seq_len", min(DEFAULT_SEQ_LEN, limit), "tokens in an input, and in the decoder's where there is one"),)
+
+
+def _tokens(name: str) -> Input:
+    def make(maker: Maker, config: Any, sizes: Mapping[str, Any]) -> Made:
+        return {name: maker.indices(config.get_text_config().vocab_size, sizes["batch"], sizes["seq_len"])}
+
+    return Input(name, _token_axes, make)
+
+
+# Images ------------------------------------------------------------------------------------------------------------
+
+
+def _vision(config: Any) -> Any:
+    return getattr(config, "vision_config", None) or config
+
+
+def _channels(config: Any) -> int:
+    return next((count for name in _CHANNELS if (count := getattr(_vision(config), name, None))), 3)
+
+
+def _pixel_axes(config: Any) -> Sequence[Axis]:
+    if getattr(_vision(config), "image_size", None):
+        return ()
+    return (dim("height", 224, "height of an image"), dim("width", 224, "width of an image"))
+
+
+def _pixels(make: Maker, config: Any, sizes: Mapping[str, Any]) -> Made:
+    fixed = getattr(_vision(config), "image_size", None) or (sizes["height"], sizes["width"])
+    height, width = (fixed, fixed) if isinstance(fixed, int) else fixed
+    return {"pixel_values": make.tensor(sizes["batch"], _channels(config), height, width)}
+
+
+def _with_sizes(made: Made, config: Any) -> Sequence[Made]:
+    """The size of each image, of which a batch may be padded."""
+    batch, _, height, width = made["pixel_values"].shape
+    return ({_SIZES: [(height, width)] * batch},)
+
+
+def _patch_axes(config: Any) -> Sequence[Axis]:
+    return (
+        dim("height", _PATCHES_SIDE, "height of an image, rounded to whole merged patches"),
+        dim("width", _PATCHES_SIDE, "width of an image, rounded to whole merged patches"),
+    )
+
+
+def _patches(make: Maker, config: Any, sizes: Mapping[str, Any]) -> Made:
+    """Patches of all images one after the other, each with its numbers in a row, and their grids."""
+    vision = _vision(config)
+    side, frames = (getattr(vision, name, None) or 1 for name in ("patch_size", "temporal_patch_size"))
+    side, frames = (extent if isinstance(extent, int) else extent[0] for extent in (side, frames))
+    merged = getattr(vision, "spatial_merge_size", None) or 1
+    rows, columns = (max(sizes[name] // (side * merged), 1) * merged for name in ("height", "width"))
+    batch = sizes["batch"]
+    pixels = make.tensor(batch * rows * columns, _channels(config) * frames * side * side)
+    return {"pixel_values": pixels, _GRID: make.torch.tensor([[1, rows, columns]] * batch)}
+
+
+def _other_patches(made: Made, config: Any) -> Sequence[Made]:
+    """Tokens that all count as text, whose positions follow from their number alone; and each patch as an image."""
+    import torch
+
+    kinds = {_KINDS: torch.zeros(made["input_ids"].shape, dtype=torch.int64)} if "input_ids" in made else {}
+    patches = made["pixel_values"]
+    channels = _channels(config)
+    side = round((patches.shape[1] / channels) ** 0.5)
+    square = channels * side * side == patches.shape[1]
+    images = {"pixel_values": patches.reshape(-1, channels, side, side)} if square else {}
+    return tuple(other for other in (kinds, images) if other)
+
+
+# Audio -------------------------------------------------------------------------------------------------------------
+
+
+def _audio(config: Any) -> Any:
+    """The config of the part that takes a spectrum."""
+    parts = [part for part in vars(config).values() if hasattr(part, "model_type")]
+    return next((part for part in (config, *parts) if hasattr(part, "num_mel_bins")), config)
+
+
+def _frame_axes(config: Any) -> Sequence[Axis]:
+    if hasattr(_audio(config), "max_source_positions"):
+        return ()
+    return (dim("frames", 1000, "frames of a spectrum; 100 are a second for most models"),)
+
+
+def _spectrum(make: Maker, config: Any, sizes: Mapping[str, Any]) -> Made:
+    audio = _audio(config)
+    if "frames" in sizes:
+        # Several frames may be stacked.
+        stacked = getattr(audio, "num_stacked_frames", None) or 1
+        return {"input_features": make.tensor(sizes["batch"], sizes["frames"], audio.num_mel_bins * stacked)}
+    # Two frames for each position of the encoder, whose second convolution halves their number.
+    return {"input_features": make.tensor(sizes["batch"], audio.num_mel_bins, 2 * audio.max_source_positions)}
+
+
+def _with_mask(made: Made, config: Any) -> Sequence[Made]:
+    """Every frame is one of the recording."""
+    import torch
+
+    return ({_MASK: torch.ones(made["input_features"].shape[:2], dtype=torch.bool)},)
+
+
+def _wave(make: Maker, config: Any, sizes: Mapping[str, Any]) -> Made:
+    return {"input_values": make.tensor(sizes["batch"], sizes["samples"])}
+
+
+_TOKENS = _tokens("input_ids")
+_DECODER_TOKENS = _tokens(_DECODER)
+_IMAGES = Input("pixel_values", _pixel_axes, _pixels, "vision_config", "images are")
+_SIZED_IMAGES = _IMAGES._replace(others=_with_sizes, beside=(_SIZES,))
+_PATCHES = Input("pixel_values", _patch_axes, _patches, "vision_config", "images are", _other_patches, (_GRID,))
+_SPECTRUM = Input("input_features", _frame_axes, _spectrum, "audio_config", "audio is")
+_MASKED_SPECTRUM = _SPECTRUM._replace(others=_with_mask, beside=(_MASK,))
+_WAVE = Input(
+    "input_values", lambda config: (dim("samples", 16000, "samples of audio; 16000 are a second for most models"),), _wave,
+    "audio_config", "audio is",
+)  # fmt: skip
+_NAMES = tuple(entry.name for entry in (_TOKENS, _IMAGES, _SPECTRUM, _WAVE, _DECODER_TOKENS))

@@ -1,0 +1,312 @@
+"""How the `quantization_config` of a transformers config stores a model's weights.
+
+What each method stores follows its own library: weights in a small type, scales, and zero points where it has them. Methods whose
+storage no element type of the vocabulary describes are named in a note, and their weights count in the model's type.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from itertools import product
+from typing import Any
+
+from msgspec.structs import replace
+
+from shmoo.estimators.costs.quantize import OWN, Scheme
+from shmoo.estimators.errors import InputError
+
+Settings = Mapping[str, Any]
+QUANTIZATION_KEYS = ("quantization_config", "compression_config")
+"""Entries of a config that say how its weights are stored; compressed-tensors once had its own."""
+_SKIPPED = (
+    "modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules", "llm_int8_skip_modules", "skip_modules",
+)  # fmt: skip
+"""Names of the list of modules that stay as they are."""
+_HEADS = ("lm_head", "embed_out", "score", "classifier", "qa_outputs")
+"""Names of heads, which transformers leaves as they are: the output embedding and a model's last module."""
+_EXPERTS = ("experts",)
+_WIDEST_PATTERN = 40
+"""Names that one pattern with alternatives may stand for."""
+_PACKED = {4: "int4", 8: "int8"}
+"""Bits -> element type."""
+
+
+def quantization_of(settings: Settings) -> tuple[tuple[Scheme, ...], tuple[str, ...]]:
+    """How a config stores the weights of linear layers, and notes on what is not taken into account."""
+    found = next(_declared(settings), None)
+    if found is None:
+        return (), ()
+    if not isinstance(found, Mapping):
+        return (), (f"the config's quantization {found!r} is no object: it is not taken into account",)
+    method = str(found.get("quant_method") or ("bitsandbytes" if _bits_of_loading(found) else "unnamed")).lower()
+    ignored = f"the config's quantization ({method}) is not taken into account"
+    if found.get("dequantize") is True or found.get("run_compressed") is False:
+        return (), (f"{ignored}: the config asks for weights that are converted back when they are loaded",)
+    if method not in _METHODS:
+        return (), (f"{ignored}: weights are counted in the element type",)
+    try:
+        schemes, notes = _METHODS[method](found)
+    except InputError as error:
+        return (), (f"{ignored}: {error}; weights are counted in the element type",)
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError):
+        return (), (f"{ignored}: its entries are not as {method} writes them; weights are counted in the element type",)
+    return schemes, notes
+
+
+def _declared(settings: Settings) -> Iterator[Any]:
+    """What the config or one of its parts says of quantization."""
+    for key in QUANTIZATION_KEYS:
+        if settings.get(key) is not None:
+            yield settings[key]
+    for part in settings.values():
+        if isinstance(part, Mapping):
+            yield from _declared(part)
+
+
+def _bits_of_loading(settings: Settings) -> int:
+    """4 or 8, as bitsandbytes says it; 0 where neither is on."""
+    on = [bits for bits in (4, 8) if settings.get(f"load_in_{bits}bit") is True or settings.get(f"_load_in_{bits}bit") is True]
+    return on[0] if on else 0
+
+
+def described(scheme: Scheme) -> str:
+    """A scheme in words."""
+    width = {"int4": "4 bits", "int8": "int8", "float8": "float8"}[scheme.weight]
+    high, wide = ("all" if extent == 0 else str(extent) for extent in scheme.block)
+    parts = [f"weights in {width}, a scale for {high} x {wide} of them"]
+    if scheme.zero is not None:
+        parts.append("with a zero point")
+    parts.append(f"products in {scheme.weight if scheme.name.endswith('dynamic') else 'the type of the activations'}")
+    if scheme.only:
+        parts.append(f"only in {', '.join(scheme.only)}")
+    if scheme.kept:
+        shown = [name for name in scheme.kept if name not in _HEADS or name == _HEADS[0]]
+        more = f" and {len(shown) - 6} more" if len(shown) > 6 else ""
+        parts.append(f"except in {', '.join(shown[:6])}{more}")
+    return ", ".join(parts)
+
+
+# Names of modules --------------------------------------------------------------------------------------------------
+
+
+def _kept(settings: Settings) -> tuple[str, ...]:
+    """Names of the modules that stay as they are, heads among them."""
+    listed = next((settings[name] for name in _SKIPPED if settings.get(name)), ())
+    names = listed if isinstance(listed, list | tuple) else (listed,)
+    return tuple(dict.fromkeys((*_HEADS, *(glob for name in names if isinstance(name, str) for glob in _globs(name)))))
+
+
+def _globs(pattern: str) -> tuple[str, ...]:
+    """A name, or a regular expression of names, as names whose `*` stand for anything. Nothing else of regular expressions is
+    evaluated, since some take for ever; what remains matches no module.
+
+    Example:
+        >>> _globs(r"re:.*mlp\\.(gate|up)_proj$")
+        ('*mlp.gate_proj', '*mlp.up_proj')
+    """
+    text = pattern
+    if pattern.startswith(("re:", "-:")) or set(pattern) & set("\\()^$"):
+        text = pattern.removeprefix("re:").removeprefix("-:").removeprefix("^").removesuffix("$").removesuffix("\\b")
+        text = re.sub(r"(\\d|\[0-9\]|\[\^\.\]|\.)[*+]\??", "*", text).replace("\\", "")
+    pieces = re.split(r"\((?:\?:)?([^()]*)\)", text)
+    choices = [piece.split("|") if i % 2 else [piece] for i, piece in enumerate(pieces)]
+    count = 1
+    for choice in choices:
+        count *= len(choice)
+    if count > _WIDEST_PATTERN:
+        return ()
+    return tuple("".join(chosen).strip(".") for chosen in product(*choices) if "".join(chosen).strip("."))
+
+
+# Methods -----------------------------------------------------------------------------------------------------------
+
+Found = tuple[tuple[Scheme, ...], tuple[str, ...]]
+
+
+def _scheme(name: str, weight: str, block: tuple[int, int], scale: str, settings: Settings, zero: str | None = None) -> Scheme:
+    return Scheme(name, weight, block, scale, zero, kept=_kept(settings), parts=True)
+
+
+def _grouped(settings: Settings, bits: Any, group: Any, scale: str = OWN, zero: str | None = None) -> Scheme:
+    """Whole numbers of some bits, with a scale for each group of a row.
+
+    Raises:
+        InputError: no element type has that width.
+    """
+    weight = _PACKED.get(int(bits))
+    if weight is None:
+        raise InputError(f"no element type has {bits} bits")
+    group = max(int(group or 0), 0)
+    return _scheme("int4-weight" if weight == "int4" else "int8-weight", weight, (1, group), scale, settings, zero)
+
+
+def _float8(settings: Settings) -> Found:
+    """Blocks of 128 by 128 unless the config says otherwise, with scales in float32 or, as powers of two, in a byte: DeepSeek-V3,
+    arXiv:2412.19437, section 3.3."""
+    block = settings.get("weight_block_size", (128, 128))
+    sizes = (0, 0) if block is None else (int(block[0]), int(block[1]))
+    if min(sizes) < 0 or len(block or sizes) != 2:
+        raise InputError(f"its weight_block_size is {block!r}")
+    scale = "float8" if settings.get("scale_fmt") == "ue8m0" else "float32"
+    plain = _scheme("float8-dynamic", "float8", sizes, scale, settings)
+    if settings.get("expert_dtype") != "fp4":
+        return (plain,), ()
+    return (*_experts_in_4_bits(settings), replace(plain, kept=(*plain.kept, *_EXPERTS))), ()
+
+
+def _experts_in_4_bits(settings: Settings) -> tuple[Scheme, ...]:
+    """Experts alone in 4-bit floating point, with a byte as the scale of each 32: OCP Microscaling Formats (MX) Specification
+    1.0, section 5.2."""
+    return (replace(_scheme("int4-weight", "int4", (1, 32), "float8", settings), only=_EXPERTS),)
+
+
+def _whole_number_groups(settings: Settings) -> Found:
+    """GPTQ and AWQ (arXiv:2210.17323, arXiv:2306.00978): a scale and a zero point in the weights' own bits for each group."""
+    bits = settings.get("bits", settings.get("w_bit", 4))
+    group = settings.get("group_size", settings.get("q_group_size", 128))
+    zero = None if settings.get("zero_point") is False else _PACKED.get(int(bits))
+    scheme = _grouped(settings, bits, group, zero=zero)
+    blocks = settings.get("modules_in_block_to_quantize") or ()
+    only = tuple(name for names in blocks for name in ([names] if isinstance(names, str) else names))
+    rules = settings.get("dynamic") if isinstance(settings.get("dynamic"), Mapping) else {}
+    skipped = [glob for rule in rules or () if rule.startswith("-:") for glob in _globs(rule)]
+    changed = any(not rule.startswith("-:") for rule in rules or ())
+    notes = ("settings of single modules (dynamic) are not taken into account",) if changed else ()
+    heads = () if settings.get("lm_head") is not True else _HEADS[:1]
+    kept = tuple(name for name in (*scheme.kept, *skipped) if name not in heads)
+    return (replace(scheme, only=only, kept=kept),), notes
+
+
+def _bitsandbytes(settings: Settings) -> Found:
+    """4 bits: each 64 share a float32 scale and there are no zero points, or a scale in a byte if the scales are quantized, too
+    (T. Dettmers et al., QLoRA, arXiv:2305.14314, section 3). 8 bits: a float32 scale a row."""
+    bits = _bits_of_loading(settings)
+    if bits == 8:
+        return (_scheme("int8-dynamic", "int8", (1, 0), "float32", settings),), ()
+    if bits == 0:
+        raise InputError("neither load_in_4bit nor load_in_8bit is true")
+    scale = "int8" if settings.get("bnb_4bit_use_double_quant") else "float32"
+    return (_scheme("int4-weight", "int4", (1, 64), scale, settings),), ()
+
+
+def _compressed(settings: Settings) -> Found:
+    """Groups of layers, each with the bits, the type and the blocks of its weights, and with those of its activations where they
+    are rounded at run time."""
+    if settings.get("format") == "dense":
+        raise InputError("its format is dense, weights that are not compressed")
+    schemes: list[Scheme] = []
+    notes: list[str] = []
+    groups = [group for group in settings["config_groups"].values() if group.get("weights")]
+    if not groups:
+        raise InputError("it compresses no weights")
+    for group in sorted(groups, key=_is_general):
+        scheme, said = _group(settings, group)
+        schemes.append(replace(scheme, kept=(*scheme.kept, *(name for other in schemes for name in other.only))))
+        notes += said
+    if settings.get("sparsity_config"):
+        notes.append("the config's sparsity is not taken into account: weights are counted dense")
+    if settings.get("kv_cache_scheme"):
+        notes.append("the config's types of keys and values are not taken into account")
+    return tuple(schemes), tuple(dict.fromkeys(notes))
+
+
+def _is_general(group: Settings) -> bool:
+    """Whether a group names kinds of modules and not modules."""
+    return any(
+        isinstance(name, str) and name.isidentifier() and name[:1].isupper() for name in group.get("targets") or ("Linear",)
+    )
+
+
+def _group(settings: Settings, group: Settings) -> tuple[Scheme, list[str]]:
+    weights, activations = group["weights"], group.get("input_activations")
+    bits, kind = int(weights.get("num_bits", 8)), weights.get("type", "int")
+    size = int(weights.get("group_size") or 0)
+    strategy = weights.get("strategy") or ("group" if size > 0 else "channel")
+    structure = weights.get("block_structure") or (128, 128)
+    blocks = {"tensor": (0, 0), "block": (int(structure[0]), int(structure[1]))}
+    block = blocks.get(strategy, (1, max(size, 0)))
+    notes: list[str] = []
+    if (bits, kind) == (8, "float"):
+        scale = "float8" if block == (1, 32) else "float32"
+        scheme = _scheme("float8-dynamic" if activations else "int8-weight", "float8", block, scale, settings)
+    elif (bits, kind) == (4, "float"):
+        # NVFP4 and MXFP4: a byte as the scale of each group.
+        scheme = _scheme("int4-weight", "int4", block, "float8", settings)
+    elif kind == "int" and bits == 8 and activations and block[1] == 0:
+        scheme = _scheme("int8-dynamic", "int8", block, OWN, settings)
+    elif kind == "int":
+        zero = None if weights.get("symmetric", True) else _PACKED.get(bits)
+        scheme = _grouped(settings, bits, block[1], zero=zero)
+    else:
+        raise InputError(f"no element type is {kind} of {bits} bits")
+    if activations and not scheme.name.endswith("dynamic"):
+        notes.append("activations are counted in their own type: products of such weights and activations have no rate")
+    if _is_general(group):
+        return scheme, notes
+    only = tuple(glob for name in group["targets"] for glob in _globs(name))
+    return replace(scheme, only=only), notes
+
+
+_TORCHAO = {
+    "int4weightonly": ("int4-weight", "int4", OWN),
+    "int8weightonly": ("int8-weight", "int8", None),
+    "int8dynamicactivationint8weight": ("int8-dynamic", "int8", None),
+    "int8dynamicactivationint4weight": ("int4-weight", "int4", None),
+    "float8weightonly": ("int8-weight", "float8", None),
+    "float8dynamicactivationfloat8weight": ("float8-dynamic", "float8", None),
+    "float8dynamicactivationint4weight": ("int4-weight", "int4", None),
+}
+"""torchao's configs, without case, underscores and "Config" -> way of computing, type of weights, zero points."""
+
+
+def _torchao(settings: Settings) -> Found:
+    """A config of torchao, as its name or as its class with its fields."""
+    kind = settings["quant_type"]
+    kind = kind["default"] if isinstance(kind, Mapping) and "default" in kind else kind
+    fields = kind.get("_data", {}) if isinstance(kind, Mapping) else settings.get("quant_type_kwargs") or {}
+    name = str(kind["_type"] if isinstance(kind, Mapping) else kind)
+    known = _TORCHAO.get(name.replace("_", "").lower().removesuffix("config"))
+    if known is None:
+        raise InputError(f"{name} is not known")
+    way, weight, zero = known
+    group = int(fields.get("group_size") or (128 if weight == "int4" else 0))
+    scheme = _scheme(way, weight, (1, group), "float32" if weight == "float8" else OWN, settings, zero)
+    if settings.get("include_input_output_embeddings"):
+        kept = tuple(name for name in scheme.kept if name not in _HEADS)
+        return (replace(scheme, kept=kept),), ("embeddings are counted in their own type",)
+    return (scheme,), ()
+
+
+def _hqq(settings: Settings) -> Found:
+    """A scale and a zero point in the activations' type for each group."""
+    weights = (settings.get("quant_config") or settings).get("weight_quant_params") or settings
+    return (_grouped(settings, weights.get("nbits", 4), weights.get("group_size", 64), zero=OWN),), ()
+
+
+def _quanto(settings: Settings) -> Found:
+    """int8 and float8 with a scale a row, int4 with a scale and a shift for each 128."""
+    weights = str(settings.get("weights", "int8"))
+    if weights == "int4":
+        return (_grouped(settings, 4, 128, zero=OWN),), ()
+    if weights not in ("int8", "float8"):
+        raise InputError(f"no element type is {weights}")
+    return (_scheme("int8-weight", weights, (1, 0), OWN, settings),), ()
+
+
+_METHODS: dict[str, Callable[[Settings], Found]] = {
+    **dict.fromkeys(("gptq", "awq", "auto-round", "auto_round", "intel/auto-round"), _whole_number_groups),
+    **dict.fromkeys(("compressed-tensors", "modelopt"), _compressed),
+    "fp8": _float8,
+    "fbgemm_fp8": lambda settings: ((_scheme("float8-dynamic", "float8", (1, 0), "float32", settings),), ()),
+    "mxfp8": lambda settings: ((_scheme("float8-dynamic", "float8", (1, 32), "float8", settings),), ()),
+    "mxfp4": lambda settings: (_experts_in_4_bits(settings), ()),
+    "nvfp4": lambda settings: ((_scheme("int4-weight", "int4", (1, 16), "float8", settings),), ()),
+    "bitsandbytes": _bitsandbytes,
+    "torchao": _torchao,
+    "hqq": _hqq,
+    "quanto": _quanto,
+    "eetq": lambda settings: ((_scheme("int8-weight", "int8", (1, 0), "float16", settings),), ()),
+    "metal": lambda settings: ((_grouped(settings, settings.get("bits", 4), settings.get("group_size", 64), zero=OWN),), ()),
+}
+"""Method -> its schemes and notes, from its settings."""

@@ -1,0 +1,98 @@
+"""Kernels of an eager framework whose threads wait or compute addresses: by how much they take longer than their bytes."""
+
+from __future__ import annotations
+
+import pytest
+
+from shmoo.estimators.graph.records import CHANNELS_LAST, Graph, OpCall, TensorSpec, single_call_graph
+from shmoo.estimators.machine.profile import load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
+
+CARDS = ("gpu_v100", "gpu_a100_40g", "gpu_h200")
+
+
+def device_s(card: str, graph: Graph, runtime: str = "eager") -> float:
+    return AnalysisDirector(load_profile(card)).estimate(graph, runtime=runtime).device_s
+
+
+def pool(kernel: int, channels: int = 64, side: int = 112, dtype: str = "float32") -> Graph:
+    image, result = (TensorSpec((16, channels, extent, extent), dtype) for extent in (side, side // kernel))
+    attributes = {"kernel_size": [kernel] * 2, "stride": [kernel] * 2, "padding": [0, 0], "ceil_mode": False}
+    return single_call_graph(OpCall("aten.avg_pool2d", (image,), (result,), ("self",), attributes))
+
+
+def adaptive(out: int) -> Graph:
+    image, result = (TensorSpec((12, 400, extent, extent), "bfloat16") for extent in (91, out))
+    return single_call_graph(OpCall("aten.adaptive_avg_pool2d", (image,), (result,), ("self",), {"output_size": [out, out]}))
+
+
+def group_norm(groups: int) -> Graph:
+    image, weight = TensorSpec((4, 64, 128, 128), "float32"), TensorSpec((64,), "float32")
+    operands = ("input", "weight", "bias")
+    call = OpCall("aten.group_norm", (image, weight, weight), (image,), operands, {"num_groups": groups, "eps": 1e-5})
+    return single_call_graph(call, (1, 2))
+
+
+def upsample(channels: int, mode: str = "bilinear") -> Graph:
+    image, result = (TensorSpec((1, channels, side, side), "float32") for side in (54, 108))
+    attributes = {"output_size": [108, 108], "align_corners": False}
+    return single_call_graph(OpCall(f"aten.upsample_{mode}2d", (image,), (result,), ("self",), attributes))
+
+
+def depthwise(dtype: str, kernel: int = 3, last: bool = False) -> Graph:
+    image, weight = TensorSpec((8, 256, 112, 112), dtype), TensorSpec((256, 1, kernel, kernel), dtype)
+    attributes = {"stride": [1, 1], "padding": [kernel // 2] * 2, "dilation": [1, 1], "groups": 256}
+    attributes |= {"memory_format": CHANNELS_LAST} if last else {}
+    return single_call_graph(OpCall("aten.conv2d", (image, weight), (image,), ("input", "weight"), attributes), (1,))
+
+
+def product(n: int, k: int, dtype: str = "bfloat16") -> Graph:
+    specs = [TensorSpec(shape, dtype) for shape in ((4096, k), (n, k), (4096, n))]
+    return single_call_graph(OpCall("aten.linear", tuple(specs[:2]), (specs[2],), ("input", "weight")), (1,))
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_windows_take_their_points_and_means_their_bytes(card):
+    """Pooling to one point reads the same image as a stream. In compiled code windows are unrolled loops."""
+    assert device_s(card, adaptive(7)) > 1.5 * device_s(card, adaptive(1))
+    assert device_s(card, pool(2)) > 1.2 * device_s(card, pool(2), "inductor")
+
+
+def test_a_pooling_in_16_bits_is_no_faster():
+    """Addresses take as long whatever they are of."""
+    times = [device_s("gpu_h200", pool(3, dtype=dtype)) for dtype in ("float32", "bfloat16")]
+    assert times[0] < 1.3 * times[1]
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_few_groups_leave_multiprocessors_idle(card):
+    """One block reduces a group: 4 of them take far longer than 128, which take what 256 do."""
+    few, many, more = (device_s(card, group_norm(groups)) for groups in (1, 32, 64))
+    assert few > 5.0 * many
+    assert more == pytest.approx(many, rel=0.4)
+
+
+def test_a_bilinear_thread_goes_through_all_channels():
+    """Twice as many channels take twice as long where the plane has too few points for the machine, and nearest streams."""
+    one, two = (device_s("gpu_h200", upsample(channels)) for channels in (840, 1680))
+    assert two == pytest.approx(2.0 * one, rel=0.1)
+    assert two > 4.0 * device_s("gpu_h200", upsample(1680, "nearest"))
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_depthwise_convolutions_of_the_library_are_faster(card):
+    """The framework's own kernel does float32 and bfloat16 in rows; float16 in usual windows and channels-last are cuDNN's."""
+    own, library, last = depthwise("bfloat16"), depthwise("float16"), depthwise("bfloat16", last=True)
+    assert device_s(card, own) > 1.5 * device_s(card, library)
+    assert device_s(card, own) > 1.5 * device_s(card, last)
+    assert device_s(card, depthwise("float16", 7)) == device_s(card, depthwise("bfloat16", 7))
+
+
+def test_rows_that_are_no_multiple_of_16_bytes_are_copied_by_words():
+    """k = 4094 of 2 bytes takes over twice the time of 4096; n is only the result's. A float32 row of 4 elements is aligned."""
+    card = "gpu_h200"
+    assert device_s(card, product(4096, 4094)) > 2.0 * device_s(card, product(4096, 4096))
+    assert device_s(card, product(4094, 4096)) == pytest.approx(device_s(card, product(4096, 4096)), rel=0.1)
+    assert device_s(card, product(4096, 4092, "float32")) == pytest.approx(
+        device_s(card, product(4096, 4096, "float32")), rel=0.1
+    )

@@ -1,0 +1,117 @@
+"""Captures that are recorded while a model runs without memory: the same graphs as torch.export's, and what they refuse."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import msgspec
+import pytest
+import torch
+
+from shmoo.estimators.graph.records import Graph
+from shmoo.harness.capture import CaptureError, capture, capture_workload
+from shmoo.harness.capture.recorded import capture_recorded
+from shmoo.harness.capture.workload import build_for_capture
+from shmoo.harness.workloads import find_workload
+from shmoo.harness.workloads.loading import resolve_model
+
+NAMES = ("mlp", "resnet_block", "transformer_block", "lstm", "gru", "resnet18", "vit_b_16", "swin_t")
+
+
+def without_lines(graph: Graph) -> Graph:
+    """Lines of torch's own files differ by where they were looked for."""
+    calls = tuple(msgspec.structs.replace(call, source="") if call.source.startswith("torch/") else call for call in graph.calls)
+    return msgspec.structs.replace(graph, calls=calls)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_graph_is_that_of_export(name: str) -> None:
+    """Calls, values, names of weights and inputs, paths of modules, lines of code."""
+    module = resolve_model(name)
+    built = build_for_capture(module)
+    (recorded,) = capture_recorded(built.model, built.args, built.kwargs, name=name).graphs
+    exported = capture(built.model, built.args, built.kwargs, name=name)
+    assert exported.method == "export"
+    assert without_lines(recorded) == without_lines(exported.graphs[0])
+
+
+class Sum(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.sum() > 0 else x
+
+
+class Branch(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cond(x.sum() > 2, lambda y: y + 1, lambda y: y - 1, (x,))
+
+
+class Mapped(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.vmap(lambda y: y @ y)(x)
+
+
+class Constant(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = [torch.ones(8, device="meta")]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.kept[0]
+
+
+class Cast(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return x @ x
+
+
+@pytest.mark.parametrize("kind", [Sum, Branch, Mapped, Constant, Cast])
+def test_what_a_recorded_run_cannot_show_is_refused(kind: type[torch.nn.Module]) -> None:
+    """Values of data, calls with a body, functional transforms, tensors from elsewhere, autocast."""
+    with pytest.raises(CaptureError):
+        capture_recorded(kind(), (torch.empty(4, 8, 8, device="meta"),))
+
+
+def test_weights_in_memory_are_refused() -> None:
+    """What runs without memory does not touch a model with weights."""
+    with pytest.raises(CaptureError, match="meta"):
+        capture_recorded(torch.nn.Linear(4, 4), (torch.ones(1, 4),))
+
+
+def test_what_is_made_on_the_way_is_without_memory_too() -> None:
+    """A mask of 4 TB that the model asks for on the CPU, and a sequence of numbers."""
+
+    class Masked(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            mask = torch.ones(2**20, 2**20, device="cpu")
+            return x + mask[0, :8] + torch.arange(8)
+
+    (graph,) = capture_recorded(Masked(), (torch.empty(4, 8, device="meta"),)).graphs
+    assert [call.op for call in graph.calls][:2] == ["aten.ones", "aten.select"]
+    assert graph.calls[0].outputs[0].shape == (2**20, 2**20)
+
+
+def test_torch_is_as_before() -> None:
+    """Neither hooks nor modes are left behind, after success and after failure."""
+    hooks = torch.nn.modules.module._global_forward_hooks
+    before = (len(hooks), torch.backends.cudnn.enabled)
+    x = torch.empty(4, 8, 8, device="meta")
+    capture_recorded(torch.nn.ReLU(), (x,))
+    with pytest.raises(CaptureError):
+        capture_recorded(Sum(), (x,))
+    assert (len(hooks), torch.backends.cudnn.enabled) == before
+    assert torch.utils._python_dispatch._get_current_dispatch_mode_stack() == []
+    assert (torch.ones(2) + 1).tolist() == [2.0, 2.0]
+
+
+def test_a_workload_is_recorded_first() -> None:
+    """And goes through torch.export where that is refused."""
+    assert capture_workload(find_workload("mlp")).method == "record"
+
+
+def test_capturing_imports_neither_export_nor_sympy_at_once() -> None:
+    """What a capture that is recorded does without; torch's own shape functions import Dynamo when they first run."""
+    code = "import sys, shmoo.harness.models.model_graphs; print([n for n in ('sympy', 'torch._dynamo') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
