@@ -83,7 +83,8 @@ def rate_ratios(profile: ArchitectureProfile) -> list[float]:
         return [1, 2]
     # Tensor cores may run at a lower boost clock than the vector units; the peak of float16 is checked on its own.
     half = profile.value("peak.matrix.float16") / profile.value("peak.matrix.float32")
-    return [1, half / 2, half, 2 * half, 4 * half]
+    # Of GeForce boards, all but float4 accumulates in float32 at half of its rate.
+    return [1, half / 2, half, 2 * half, 4 * half, 8 * half]
 
 
 FLOAT32_J = {
@@ -229,8 +230,9 @@ def test_wrong_digit_is_noticed(name):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("kpu_")])
 def test_kpu_numbers_say_that_no_silicon_was_measured(name):
-    """Every KPU number is marked as simulated or as a guess."""
-    assert {c.source for c in load_profile(name).coefficients.values()} <= {"simulated", "fallback"}
+    """Every KPU number is marked as simulated or as a guess; the area of its memory is that of others' in the same process."""
+    coefficients = load_profile(name).coefficients
+    assert {c.source for stem, c in coefficients.items() if stem != "area.byte"} <= {"simulated", "fallback"}
 
 
 def test_uncertain_array_of_t256_carries_its_range():
@@ -327,7 +329,7 @@ def test_what_ended_at_a_bound_or_with_its_prior_is_known():
     coefficients = load_profile("gpu_a100_40g").coefficients
     assert coefficients["efficiency.bandwidth.pointwise"].source == "at bound"
     assert coefficients["efficiency.special"].source == "at bound"
-    assert sum(c.source == "prior" for key, c in coefficients.items() if of_times(key)) == 22
+    assert sum(c.source == "prior" for key, c in coefficients.items() if of_times(key)) == 21
     assert not [c for name in NAMES for c in load_profile(name).coefficients.values() if "prior" in c.reference]
 
 
