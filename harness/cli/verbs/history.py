@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from shmoo.harness.cli import options, output
+
+if TYPE_CHECKING:
+    from shmoo.runs.store.records import CaseSpec
 
 PAGE = Path("history.html")
 SHOWN = 30
@@ -36,7 +40,8 @@ def history(runs: tuple[str, ...], threshold: float | None, out: Path | None, as
     from shmoo.runs.store.store import Run
 
     limit = MIN_CHANGE if threshold is None else threshold
-    opened = [Run.open(path) for path in runs]
+    cases: dict[str, CaseSpec] = {}
+    opened = [Run.open(path, cases) for path in runs]
     for run in opened:
         for problem in run.problems:
             output.message(problem)
