@@ -52,7 +52,13 @@ def test_a_table_of_a_terminal_is_asked_for_as_one() -> None:
 def test_rows_that_were_shown_are_shown_again() -> None:
     """By the cells before the first measured column, in the order of the page; `...` stands for the others."""
     shown = ["arch  batch  latency", "a         1  1.00 ms", "...", "b        64  2.00 ms"]
-    printed = ["arch  batch  latency", "a         1  1.50 ms", "a        64  1.60 ms", "b         1  2.40 ms", "b        64  2.50 ms"]
+    printed = [
+        "arch  batch  latency",
+        "a         1  1.50 ms",
+        "a        64  1.60 ms",
+        "b         1  2.40 ms",
+        "b        64  2.50 ms",
+    ]
     assert renewed(shown, printed) == ["arch  batch  latency", "a         1  1.50 ms", "...", "b        64  2.50 ms"]
     with pytest.raises(click.ClickException, match="b        64"):
         renewed(shown, printed[:3])

@@ -55,7 +55,9 @@ def added_area(
             continue
         stem = "area.byte" if name.startswith("capacity.") else "area.bandwidth" if name == f"bandwidth.{main}" else "area.unit"
         if stem == "area.unit" and name != counted:
-            raise InputError(f"the area that {name!r} takes is not known; a profile can state that of memory, {counted} and {main}")
+            raise InputError(
+                f"the area that {name!r} takes is not known; a profile can state that of memory, {counted} and {main}"
+            )
         stems[stem] = name
         if stem == "area.unit":
             stems.setdefault("area.byte", name)
