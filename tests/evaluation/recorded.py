@@ -16,7 +16,7 @@ from shmoo.calibrate.transfer import transfer
 from shmoo.estimators.graph.records import Coefficient
 from shmoo.estimators.machine.algorithms import TENSOR
 from shmoo.estimators.machine.catalogue import whose
-from shmoo.estimators.machine.hosts import of_host
+from shmoo.estimators.machine.hosts import FRAMEWORK, of_host
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 
 PROFILES: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType({"h200/time": ("gpu_h200", ("gpu_h100", "gpu_h20"))})
@@ -38,8 +38,14 @@ def published_runs(folder: Path) -> Iterator[ArchitectureProfile]:
 
 
 def fitted_to_run(path: Path, base: ArchitectureProfile) -> ArchitectureProfile:
-    """A profile fitted to a run, but for products and attention on tensor cores."""
-    made = calibrate_cases(read_sources([path], base.family), base, name=base.name, residual=False).profile
+    """A profile fitted to a run, but for products and attention on tensor cores.
+
+    A run of a GPU times calls that follow each other without waiting, so that the host's time passes beside the device's.
+    Launches beside other hosts say nothing of it.
+    """
+    device = {n: c for n, c in base.coefficients.items() if not of_host(n)}
+    start = base.replacing(coefficients={**device, "launch_tail": FRAMEWORK["launch_tail"]})
+    made = calibrate_cases(read_sources([path], base.family), start, name=base.name, residual=False).profile
     tables = {n: c for n, c in base.coefficients.items() if whose(n) in FROM_TABLES}
     own = {n: c for n, c in made.coefficients.items() if whose(n) not in FROM_TABLES}
     return made.replacing(host=base.host, coefficients={**own, **tables}, residual=base.residual)
