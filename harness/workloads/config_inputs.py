@@ -92,6 +92,11 @@ def _inputs(parameters: Mapping[str, Parameter]) -> tuple[Input, ...]:
     return (_TOKENS, images, spectrum, _WAVE, _DECODER_TOKENS)
 
 
+def _parts(config: Any) -> list[Any]:
+    """The configs of the models that a model is composed of."""
+    return [part for part in vars(config).values() if hasattr(part, "model_type")]
+
+
 # Tokens ------------------------------------------------------------------------------------------------------------
 
 
@@ -113,7 +118,9 @@ def _tokens(name: str) -> Input:
 
 
 def _vision(config: Any) -> Any:
-    return getattr(config, "vision_config", None) or config
+    """The config of the part that takes images: of several, the one with the size of an image."""
+    parts = (getattr(config, "vision_config", None), config, *_parts(config))
+    return parts[0] or next((part for part in parts[1:] if getattr(part, "image_size", None)), config)
 
 
 def _channels(config: Any) -> int:
@@ -175,8 +182,7 @@ def _other_patches(made: Made, config: Any) -> Sequence[Made]:
 
 def _audio(config: Any) -> Any:
     """The config of the part that takes a spectrum."""
-    parts = [part for part in vars(config).values() if hasattr(part, "model_type")]
-    return next((part for part in (config, *parts) if hasattr(part, "num_mel_bins")), config)
+    return next((part for part in (config, *_parts(config)) if hasattr(part, "num_mel_bins")), config)
 
 
 def _frame_axes(config: Any) -> Sequence[Axis]:
