@@ -15,9 +15,7 @@ _GRID = "image_grid_thw"
 """How the patches of all images together are arranged: frames, rows and columns of each."""
 _SIZES = "image_sizes"
 _MASK = "input_features_mask"
-_KINDS = "mm_token_type_ids"
-"""Whether each token stands for text, 0, or for a part of an image."""
-FIXED = (_GRID, _MASK, _KINDS)
+FIXED = (_GRID, _MASK)
 """Inputs whose values follow from sizes and decide others."""
 _CHANNELS = ("num_channels", "in_channels", "in_chans", "image_channels")
 _PATCHES_SIDE = 448
@@ -165,16 +163,18 @@ def _patches(make: Maker, config: Any, sizes: Mapping[str, Any]) -> Made:
 
 
 def _other_patches(made: Made, config: Any) -> Sequence[Made]:
-    """Tokens that all count as text, whose positions follow from their number alone; and each patch as an image."""
+    """The frame, row and column of each token, which would follow from where images stand among them; and each patch as an
+    image."""
     import torch
 
-    kinds = {_KINDS: torch.zeros(made["input_ids"].shape, dtype=torch.int64)} if "input_ids" in made else {}
+    tokens = made.get("input_ids")
+    positions = {} if tokens is None else {"position_ids": torch.arange(tokens.shape[1]).expand(3, *tokens.shape)}
     patches = made["pixel_values"]
     channels = _channels(config)
     side = round((patches.shape[1] / channels) ** 0.5)
     square = channels * side * side == patches.shape[1]
     images = {"pixel_values": patches.reshape(-1, channels, side, side)} if square else {}
-    return tuple(other for other in (kinds, images) if other)
+    return tuple(other for other in (positions, images) if other)
 
 
 # Audio -------------------------------------------------------------------------------------------------------------
