@@ -180,7 +180,7 @@ def _each_alone(
         if np.any(np.greater(tiling.blocks.stored, 0.0)):
             beside = beside + tiling.blocks.store_seconds(own, c.value(f"bandwidth.{c.profile.levels[-1]}"))
     body, clocked = body + beside, clocked + beside
-    if c.find("read.latency") is not None and runtime in AS_STORED:
+    if tiling.blocks is not None and runtime in AS_STORED:
         reads, rounds = dependent_reads(table, c.profile)
         far = np.minimum(moved[c.profile.levels[-1]] / np.maximum(table.bytes, 1.0), 1.0)
         waiting = reads * c.value("read.latency") * (1.0 + far) / 2.0 + rounds * c.value("read.reduction")
@@ -237,7 +237,7 @@ def _compute_time(
         # The softmax of scores runs where their products do: on the multiprocessors that have a block, over whole tiles.
         softmax = np.where(in_tensor_kernels(codes) & table.is_family("attention"), done / tiling.utilisation, 1.0)
         vector, special = vector * softmax, special * softmax
-    if c.profile.family in ASYNCHRONOUS and runtime in AS_STORED and (windows := by_window(table)).any():
+    if tiling.blocks is not None and runtime in AS_STORED and (windows := by_window(table)).any():
         points, cycles = window_rate(table, c.profile)
         addressed = points * c.by_algorithm(codes, "point") / cycles
         matrix = np.where(windows & stencil, addressed, matrix)
