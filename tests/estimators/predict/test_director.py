@@ -232,7 +232,7 @@ def test_modules_and_savings_are_of_the_type_asked_for():
     """A model's time in tf32 is one number, whatever asks for it."""
     director = AnalysisDirector(load_profile("gpu_a100_40g"))
     estimate = director.estimate(mlp(), compute_dtype="tf32")
-    assert estimate.device_s.value != director.estimate(mlp()).device_s.value
+    assert estimate.device_s != director.estimate(mlp()).device_s
     expected = estimate.latency_s.value
     modules = inspect_graphs([mlp()], {"gpu_a100_40g": director}, compute_dtype="tf32").modules
     assert modules[0].on["gpu_a100_40g"].latency_s == pytest.approx(expected, rel=1e-9)
