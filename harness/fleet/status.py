@@ -121,7 +121,8 @@ def judge(
     if own and phase == "failed" and not refusal:
         return stopped if answer.stopped else as_("failed", state.reason)
     if answer.alive or (job is not None and job.alive):
-        standing: Standing = next((live for live in LIVE if live == phase), "starting")
+        begins: Standing = "starting"
+        standing = next((live for live in LIVE if live == phase), begins)
         if answer.stopped:
             return as_(standing, "told to end by `shmoo fleet stop`")
         return as_(standing, state.reason if own else f"still runs `{' '.join(state.command)}`")

@@ -83,7 +83,7 @@ def rate_ratios(profile: ArchitectureProfile) -> list[float]:
         return [1, 2]
     # Tensor cores may run at a lower boost clock than the vector units; the peak of float16 is checked on its own.
     half = profile.value("peak.matrix.float16") / profile.value("peak.matrix.float32")
-    # Of GeForce boards, all but float4 accumulates in float32 at half of its rate.
+    # Consumer cards halve the rate of float16 that accumulates in float32, and not that of float4.
     return [1, half / 2, half, 2 * half, 4 * half, 8 * half]
 
 
