@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from shmoo.estimators.costs.base import bill, cost, listed, result, tensor
+from shmoo.estimators.costs.base import bill, cost, first, listed, result, tensor
 from shmoo.estimators.graph.records import Cost, OpCall
 from shmoo.estimators.registry import aten
 
@@ -166,6 +166,22 @@ def index_fill(call: OpCall) -> Cost:
 def masked_scatter(call: OpCall) -> Cost:
     """The number of places in the mask depends on data: all are counted."""
     return _scatter(call, tensor(call, "self").numel, reduces=False)
+
+
+@cost(*aten("nll_loss nll_loss_nd nll_loss2d nll_loss_forward nll_loss2d_forward"))
+def nll_loss(call: OpCall) -> Cost:
+    """One log-probability a target is gathered and added."""
+    source, target = first(call), tensor(call, "target")
+    gathered = target.numel * source.nbytes / max(source.numel, 1)
+    return bill(call, "gather", vector=target.numel, m=target.numel, touched={"self": gathered})
+
+
+@cost("aten.searchsorted", "aten.bucketize")
+def search(call: OpCall) -> Cost:
+    """log2 n comparisons for each value that is searched among n sorted ones."""
+    n = tensor(call, "sorted_sequence", "boundaries").shape[-1]
+    m = result(call).numel
+    return bill(call, "gather", vector=m * math.log2(n + 1), m=m, n=1)
 
 
 # Interpolation ------------------------------------------------------------------------------------------------------

@@ -68,14 +68,6 @@ def cross_entropy(call: OpCall) -> Cost:
     return bill(call, "softmax", vector=4 * count + m, special=count + m, m=m, n=n)
 
 
-@cost(*aten("nll_loss nll_loss_nd nll_loss2d nll_loss_forward nll_loss2d_forward"))
-def nll_loss(call: OpCall) -> Cost:
-    """One log-probability a target is gathered and added."""
-    source, target = first(call), tensor(call, "target")
-    gathered = target.numel * source.nbytes / max(source.numel, 1)
-    return bill(call, "gather", vector=target.numel, m=target.numel, touched={"self": gathered})
-
-
 # Normalization -----------------------------------------------------------------------------------------------------
 
 
@@ -393,14 +385,6 @@ def ctc_loss(call: OpCall) -> Cost:
     batch = shape[1] if len(shape) > 2 else 1
     states = batch * shape[0] * (2 * (targets[-1] if len(targets) > 1 else math.ceil(targets[0] / max(batch, 1))) + 1)
     return bill(call, "softmax", vector=7 * states, special=4 * states, m=batch * shape[0], n=states // max(batch * shape[0], 1))
-
-
-@cost("aten.searchsorted", "aten.bucketize")
-def search(call: OpCall) -> Cost:
-    """log2 n comparisons for each value that is searched among n sorted ones."""
-    n = tensor(call, "sorted_sequence", "boundaries").shape[-1]
-    m = result(call).numel
-    return bill(call, "gather", vector=m * math.log2(n + 1), m=m, n=1)
 
 
 @cost(*(f"{library}.choose_qparams_affine" for library in LIBRARIES), "quantized_decomposed.choose_qparams_per_token")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -26,35 +27,52 @@ Examples:
 """
 
 
+class Gating(NamedTuple):
+    """What `compare` and `duel` decide by, and the files to write the outcome to."""
+
+    questions: tuple[str, ...]
+    threshold: float
+    markdown: str | None
+    junit: str | None
+
+
 def gating(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds what `compare` and `duel` decide by: --fail-on, --threshold, --markdown and --junit."""
-    for option in reversed(
-        (
-            options.names(
-                "--fail-on", metavar="CHANGE,...", help="Exit with 1 for slower, faster, hungrier or thriftier. Default: slower."
-            ),
-            options.threshold(),
-            click.option("--markdown", type=click.Path(), help="Also write a Markdown table to this file, for a pull request."),
-            click.option("--junit", type=click.Path(), help="Also write JUnit XML to this file, for the reports of a CI system."),
-        )
+    """Adds --fail-on, --threshold, --markdown and --junit; the command takes them together as `gate`. A change that nobody knows
+    and a file that cannot be written are refused before anything is measured or read."""
+
+    @functools.wraps(command)
+    def with_gate(
+        *, fail_on: tuple[str, ...], threshold: float | None, markdown: str | None, junit: str | None, **given: Any
+    ) -> Any:
+        from shmoo.runs.analysis.compare_verdict import MIN_CHANGE, QUESTIONS
+
+        for question in fail_on:
+            if question not in QUESTIONS:
+                raise unknown("change to fail on", question, QUESTIONS)
+        for path in filter(None, (markdown, junit)):
+            output.writing(path)
+        limit = MIN_CHANGE if threshold is None else threshold
+        return command(gate=Gating(fail_on or ("slower",), limit, markdown, junit), **given)
+
+    added: Callable[..., Any] = with_gate
+    for option in (
+        click.option("--junit", type=click.Path(), help="Also write JUnit XML to this file, for the reports of a CI system."),
+        click.option("--markdown", type=click.Path(), help="Also write a Markdown table to this file, for a pull request."),
+        options.threshold(),
+        options.names(
+            "--fail-on", metavar="CHANGE,...", help="Exit with 1 for slower, faster, hungrier or thriftier. Default: slower."
+        ),
     ):
-        command = option(command)
-    return command
+        added = option(added)
+    return added
 
 
 @click.command(epilog=EXAMPLES, short_help="What changed between runs beyond noise; fails a build.")
 @click.argument("runs", metavar="BASE... NEW", nargs=-1, required=True, type=click.Path())
-@gating
 @options.old_spelling("--min-change", "--threshold", options.FiniteRange(min=0))
+@gating
 @options.as_json
-def compare(
-    runs: tuple[str, ...],
-    fail_on: tuple[str, ...],
-    threshold: float | None,
-    markdown: str | None,
-    junit: str | None,
-    as_json: bool,
-) -> None:
+def compare(runs: tuple[str, ...], gate: Gating, as_json: bool) -> None:
     """Set the run NEW beside one or several BASE runs, case by case: differences of machine and settings first, then what changed
     beyond noise and how far the two sides lie apart.
 
@@ -65,49 +83,29 @@ def compare(
 
     if len(runs) < 2:
         raise click.UsageError(f"got the run {runs[0]} alone; name one base run or several, and then the new run")
-    check_gating(fail_on, markdown, junit)
     cases: dict[str, CaseSpec] = {}
-    judge([Run.open(path, cases) for path in runs], fail_on, threshold, markdown, junit, as_json)
+    judge([Run.open(path, cases) for path in runs], gate, as_json)
 
 
-def check_gating(fail_on: Sequence[str], *written: str | None) -> None:
-    """`InputError` for a change that nobody knows and a file that cannot be written, before anything is measured or read."""
-    from shmoo.runs.analysis.compare_verdict import QUESTIONS
-
-    for question in fail_on:
-        if question not in QUESTIONS:
-            raise unknown("change to fail on", question, QUESTIONS)
-    for path in filter(None, written):
-        output.writing(path)
-
-
-def judge(
-    runs: Sequence[Run],
-    fail_on: Sequence[str],
-    threshold: float | None,
-    markdown_path: str | None,
-    junit_path: str | None,
-    as_json: bool,
-) -> None:
+def judge(runs: Sequence[Run], gate: Gating, as_json: bool) -> None:
     """Compare the last run with those before it, show the outcome, and exit with its code. The two runs of a duel are compared
     pair by pair."""
     from shmoo.harness.campaign.duel import is_duel
     from shmoo.runs.analysis.compare import compare_runs
-    from shmoo.runs.analysis.compare_verdict import MIN_CHANGE
 
     for run in runs:
         for problem in run.problems:
             output.message(problem)
-    limit = MIN_CHANGE if threshold is None else threshold
+    limit = gate.threshold
     comparison = compare_runs(runs[:-1], runs[-1], min_change=limit, paired=is_duel(runs))
-    verdicts = [comparison.answer(question, limit) for question in fail_on or ("slower",)]
-    if markdown_path or junit_path:
+    verdicts = [comparison.answer(question, limit) for question in gate.questions]
+    if gate.markdown or gate.junit:
         from shmoo.runs.analysis.compare_text import junit, markdown
 
-        if markdown_path:
-            output.write(markdown_path, markdown(comparison, verdicts, limit).encode("utf-8", "backslashreplace"))
-        if junit_path:
-            output.write(junit_path, junit(comparison, verdicts, limit))
+        if gate.markdown:
+            output.write(gate.markdown, markdown(comparison, verdicts, limit).encode("utf-8", "backslashreplace"))
+        if gate.junit:
+            output.write(gate.junit, junit(comparison, verdicts, limit))
     if as_json:
         import msgspec
 

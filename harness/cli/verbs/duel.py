@@ -9,7 +9,7 @@ import click
 
 from shmoo.estimators.errors import InputError
 from shmoo.harness.cli import options, output
-from shmoo.harness.cli.verbs.compare import check_gating, gating, judge
+from shmoo.harness.cli.verbs.compare import Gating, gating, judge
 from shmoo.harness.cli.verbs.measure import measure, shown
 from shmoo.harness.defaults import new_run_directory
 
@@ -38,10 +38,7 @@ def duel(
     new: str,
     command: tuple[str, ...],
     setup: str,
-    fail_on: tuple[str, ...],
-    threshold: float | None,
-    markdown: str | None,
-    junit: str | None,
+    gate: Gating,
     out: Path | None,
     resume: bool,
     as_json: bool,
@@ -59,7 +56,6 @@ def duel(
     from shmoo.harness.campaign.sides import describe, side_of
     from shmoo.harness.machine.doctor import probe_machine
 
-    check_gating(fail_on, markdown, junit)
     if resume and out is None:
         raise InputError("--resume needs --out: which duel to go on with")
     if command[0] != "measure":
@@ -109,4 +105,4 @@ def duel(
     if skipped := runs[0].skipped:
         output.message(f"{len(skipped)} cases were not reached within --budget; --out {target} --resume goes on with them")
     output.message(f"runs of both sides in {target}; `shmoo compare {runs[0].path} {runs[1].path}` judges them again")
-    judge(runs, fail_on, threshold, markdown, junit, as_json)
+    judge(runs, gate, as_json)
