@@ -20,7 +20,7 @@ SWITCH = "SHMOO_WORKFLOWS"
 INDEX = re.compile(r" --index-url https://([^/ ]+)\S*")
 pytestmark = pytest.mark.skipif(
     not os.environ.get(SWITCH),
-    reason=f"makes an environment and measures for minutes; `bash .ci/extra` runs it (it sets {SWITCH})",
+    reason=f"makes an environment and measures for three minutes; set {SWITCH}=1 to run it",
 )
 MODEL = """
 import torch
