@@ -82,15 +82,19 @@ def capture_workload(module: DNNModule, axes: Axes | None = None, dtype: str | N
 def _capture_traced(built: Built, name: str) -> Capture:
     """By running its Python; with other forms of its inputs, and then without optional ones, where the model refuses them. A note
     says what is left out."""
-    refused: CaptureError | None = None
+    refusals: list[CaptureError] = []
     for words, kwargs in _calls(built):
-        notes = (*built.notes, f"{words} left out: {refused}") if words else built.notes
+        notes = (*built.notes, f"{words} left out: {_reason(refusals)}") if words else built.notes
         try:
             return capture_traced(built.model, built.args, kwargs, name=name, notes=notes, fixed=built.fixed)
         except CaptureError as error:
-            refused = refused or error
-    assert refused is not None
-    raise refused
+            refusals.append(error)
+    raise _reason(refusals)
+
+
+def _reason(refusals: Sequence[CaptureError]) -> CaptureError:
+    """Why the model refuses the first other form, which has what its signature asks for, or the only one."""
+    return refusals[min(1, len(refusals) - 1)]
 
 
 def _calls(built: Built) -> Iterator[tuple[str, dict[str, Any]]]:
