@@ -95,15 +95,19 @@ def _capture_traced(built: Built, name: str) -> Capture:
     # Dynamo is imported with it.
     from shmoo.harness.capture.traced import capture_traced
 
-    refused: CaptureError | None = None
+    refusals: list[CaptureError] = []
     for words, kwargs in _calls(built):
-        notes = (*built.notes, f"{words} left out: {refused}") if words else built.notes
+        notes = (*built.notes, f"{words} left out: {_reason(refusals)}") if words else built.notes
         try:
             return capture_traced(built.model, built.args, kwargs, name=name, notes=notes, fixed=built.fixed)
         except CaptureError as error:
-            refused = refused or error
-    assert refused is not None
-    raise refused
+            refusals.append(error)
+    raise _reason(refusals)
+
+
+def _reason(refusals: Sequence[CaptureError]) -> CaptureError:
+    """Why the model refuses the first other form, which has what its signature asks for, or the only one."""
+    return refusals[min(1, len(refusals) - 1)]
 
 
 def _calls(built: Built) -> Iterator[tuple[str, dict[str, Any]]]:

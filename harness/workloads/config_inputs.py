@@ -21,7 +21,7 @@ _CHANNELS = ("num_channels", "in_channels", "in_chans", "image_channels")
 _PATCHES_SIDE = 448
 """Default height and width of images that come in patches, in pixels."""
 
-Made = Mapping[str, Any]
+Made = dict[str, Any]
 
 
 class Input(NamedTuple):

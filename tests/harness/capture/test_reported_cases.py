@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from shmoo.estimators.graph.records import notes_of, weights_of
 from shmoo.harness.capture import capture
 from shmoo.harness.models.mode import Mode
 from shmoo.harness.models.model_graphs import batched_graphs, model_graphs
+from shmoo.harness.workloads.zoo import import_torchvision
 from tests.harness.capture.kinds import Calls
 
 CASES = Path(__file__).parents[3].parent / "shared" / "cases"
@@ -106,7 +108,13 @@ def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.syspath_prepend(str(CASES / folder))
     sys.modules.pop("case", None)
     torch._dynamo.reset()
-    yield importlib.import_module("case"), f"case:{factory}"
+    with suppress(InputError):
+        import_torchvision()
+    try:
+        module = importlib.import_module("case")
+    except ImportError as error:
+        pytest.skip(f"the case needs another library: {error}")
+    yield module, f"case:{factory}"
     sys.modules.pop("case", None)
 
 
