@@ -42,10 +42,10 @@ def test_siblings_take_the_chip_and_not_the_host():
     """What came from farther machines gives way; what was fitted to the card itself stays."""
     target = load_profile("gpu_h100")
     own = next(n for n, c in target.coefficients.items() if c.source == "fitted" and c.unit == "1")
-    source = fitted(efficiency__bandwidth__softmax=0.6, launch__eager__relu=7e-6)
+    source = fitted(efficiency__bandwidth__gemm=0.6, launch__eager__relu=7e-6)
     source = source.replacing(coefficients={**source.coefficients, own: Coefficient(0.5, "1", "fitted", "a run", 0.05)})
     sibling = recorded.beside_run(source, target)
-    assert sibling.value("efficiency.bandwidth.softmax") == pytest.approx(0.6)
-    assert sibling.coefficients["efficiency.bandwidth.softmax"].source == "transferred"
+    assert sibling.value("efficiency.bandwidth.gemm") == pytest.approx(0.6)
+    assert sibling.coefficients["efficiency.bandwidth.gemm"].source == "transferred"
     assert sibling.coefficients.get("launch.eager.relu") == target.coefficients.get("launch.eager.relu")
     assert sibling.coefficients[own] == target.coefficients[own]

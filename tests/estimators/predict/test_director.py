@@ -230,14 +230,13 @@ def test_tensors_are_not_stored_in_tf32():
 
 def test_modules_and_savings_are_of_the_type_asked_for():
     """A model's time in tf32 is one number, whatever asks for it."""
-    director = AnalysisDirector(load_profile("gpu_a100_40g"))
-    estimate = director.estimate(mlp(), compute_dtype="tf32")
-    assert estimate.device_s != director.estimate(mlp()).device_s
-    expected = estimate.latency_s.value
-    modules = inspect_graphs([mlp()], {"gpu_a100_40g": director}, compute_dtype="tf32").modules
+    director, model = AnalysisDirector(load_profile("gpu_a100_40g")), mlp(1 << 16)  # more than the host takes
+    expected = director.estimate(model, compute_dtype="tf32").latency_s.value
+    assert expected != director.estimate(model).latency_s.value
+    modules = inspect_graphs([model], {"gpu_a100_40g": director}, compute_dtype="tf32").modules
     assert modules[0].on["gpu_a100_40g"].latency_s == pytest.approx(expected, rel=1e-9)
-    assert fusion_savings(director, [mlp()], compute_dtype="tf32").fused.latency_s == pytest.approx(expected, rel=1e-9)
-    assert schedule(director, [mlp()], compute_dtype="tf32")[0].latency_s.value == pytest.approx(expected, rel=1e-9)
+    assert fusion_savings(director, [model], compute_dtype="tf32").fused.latency_s == pytest.approx(expected, rel=1e-9)
+    assert schedule(director, [model], compute_dtype="tf32")[0].latency_s.value == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_call_of_no_samples_is_refused():
