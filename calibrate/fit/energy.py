@@ -267,7 +267,7 @@ def _features(blocks: Sequence[Block], profile: ArchitectureProfile) -> tuple[li
         if coefficients.find("energy.share") is not None:
             issued = issued * coefficients.by_algorithm(algorithm_codes(table, profile), "energy.share")
         columns = [np.where(table.dtype == code, issued, 0.0) for code in dtypes]
-        columns += [np.where(table.dtype == code, loop_operations(table), 0.0) for code in dtypes]
+        columns += [np.where(table.dtype == code, loop_operations(table, profile.family), 0.0) for code in dtypes]
         columns += [block.tiling.level_bytes[level] for level in profile.levels]
         summed = [np.bincount(table.segment, weights=column, minlength=count) for column in columns]
         parts.append(np.stack([*summed, block.energy_pace_s], axis=1))

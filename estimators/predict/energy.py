@@ -81,15 +81,15 @@ def flops_energy(table: KernelTable, c: Coefficients, issued: Floats | None = No
     matrix: Floats = (table.matrix_flops if issued is None else issued) * c.by_dtype(table.dtype, _E_MATRIX)
     if c.find("energy.share") is not None:
         matrix = matrix * c.by_algorithm(algorithm_codes(table, c.profile), "energy.share")
-    vector = loop_operations(table) * c.by_dtype(table.dtype, _E_VECTOR)
+    vector = loop_operations(table, c.profile.family) * c.by_dtype(table.dtype, _E_VECTOR)
     return (matrix + vector) * voltage_factor(c)
 
 
-def loop_operations(table: KernelTable) -> Floats:
-    """(K,) operations of loops that take energy. Beside each, a loop loads, converts, addresses and stores, in some ten
+def loop_operations(table: KernelTable, family: str) -> Floats:
+    """(K,) operations of loops that take energy. Beside each, a loop of a GPU loads, converts, addresses and stores, in some ten
     instructions; those within a contraction's kernel work on registers."""
     operations: Floats = table.vector_flops + table.special_flops
-    return operations * np.where(table.matrix_flops > 0, IN_REGISTERS, 1.0)
+    return operations * np.where(table.matrix_flops > 0, IN_REGISTERS, 1.0) if family == "gpu" else operations
 
 
 def bytes_energy(moved: Mapping[str, Floats], c: Coefficients) -> Floats | float:
