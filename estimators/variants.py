@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
     if "clock" in changed and "power.static" in coefficients and "power.static" not in changed:
         # Leakage and the clocks' own power follow the voltage as well.
         after, before_it = (voltage_factor(Coefficients(p)) for p in (profile.replacing(coefficients=coefficients), profile))
-        coefficients["power.static"] = coefficients["power.static"].scaled(after / before_it)
+        coefficients["power.static"] = coefficients["power.static"].scaled(cast(float, after / before_it))
     tiling = profile.tiling
     if parameters:
         tiling = TilingSpec(tiling.strategy, {**tiling.parameters, **parameters})

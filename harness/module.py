@@ -105,7 +105,7 @@ class Built(msgspec.Struct, frozen=True):
     kwargs: dict[str, Any] = {}
     traced: bool = False
     notes: tuple[str, ...] = ()
-    others: tuple[dict[str, Any], ...] = ()
+    others: tuple[Mapping[str, Any], ...] = ()
     optional: tuple[tuple[str, tuple[str, ...]], ...] = ()
     fixed: tuple[str, ...] = ()
 

@@ -51,7 +51,8 @@ def _block(lines: Sequence[str], run: Run) -> str:
 
 
 def renewed(shown: Sequence[str], printed: Sequence[str]) -> list[str]:
-    """The lines of a page from a new output: all of them, or those that were shown where some were left out.
+    """The lines of a page from a new output: all of them, or those that were shown where some were left out and the columns are
+    the same.
 
     Raises:
         click.ClickException: a row that was shown is printed no more.
@@ -59,6 +60,8 @@ def renewed(shown: Sequence[str], printed: Sequence[str]) -> list[str]:
     if OMITTED not in shown:
         return list(printed)
     rows = dict(reversed([(_key(line, printed), line) for line in printed]))
+    if not all(_key(line, shown) in rows for line in shown if set(_cells(line)) & set(FIRST_MEASURED)):
+        return list(printed)
     lines = []
     for line in shown:
         key = _key(line, shown)

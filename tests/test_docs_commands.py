@@ -34,8 +34,9 @@ IN_TEXT = [(page.name, command) for page in PAGES for command in shown(page)[1]]
 RUN = [
     (page, command)
     for page, command in dict.fromkeys(IN_BLOCKS)
-    if command.startswith("shmoo ") and arguments(command)[0] in ESTIMATING
+    if command.startswith("shmoo ") and arguments(command)[0] in ESTIMATING and "--engine slurm" not in command
 ]
+"""Those for Slurm run beside a cluster, in tests/harness/fleet/test_services.py."""
 
 PYTHON = [
     (page.name, code)

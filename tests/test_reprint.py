@@ -57,3 +57,10 @@ def test_rows_that_were_shown_are_shown_again() -> None:
     assert renewed(shown, printed) == ["arch  batch  latency", "a         1  1.50 ms", "...", "b        64  2.50 ms"]
     with pytest.raises(click.ClickException, match="b        64"):
         renewed(shown, printed[:3])
+
+
+def test_a_table_with_other_columns_is_shown_whole() -> None:
+    """Which of its rows a page leaves out is then for its writer to say."""
+    shown = ["arch  batch  latency", "a         1  1.00 ms", "...", "a        64  2.00 ms"]
+    printed = ["arch a", "batch  latency", "    1  1.50 ms", "   64  2.50 ms"]
+    assert renewed(shown, printed) == printed

@@ -200,7 +200,7 @@ def _solve(
 def _at_voltage(features: np.ndarray, voltage: np.ndarray) -> np.ndarray:
     """Features at other voltages: what the chip does and static power, the last column, follow its square; main memory, the one
     before it, does not."""
-    scaled = features * voltage[:, None]
+    scaled: np.ndarray = features * voltage[:, None]
     scaled[:, -2] = features[:, -2]
     return scaled
 

@@ -103,9 +103,11 @@ def fit_residual(
             f"residual of {group.group} ({group.dtype}, {group.runtime}): error on {len(gain)} validation cases "
             f"{before.mean():.1%} -> {after.mean():.1%}{'' if significant else ', left out'}"
         )
-    if useful and _worsens_graphs(everything, profile, tuple(useful)):
-        notes.append("residual left out: it raises the error of the validation split's graphs of several kernels")
-        useful = []
+    for group in [group for group in useful if _worsens_graphs(everything, profile, group)]:
+        notes.append(
+            f"residual of {group.group} ({group.dtype}) left out: it raises the error of validation graphs of several kernels"
+        )
+        useful.remove(group)
     return FittedResidual(tuple(useful), tuple(notes))
 
 
@@ -227,15 +229,15 @@ def _questions(bins: np.ndarray, pull: np.ndarray, cuts: Sequence[np.ndarray]) -
     return chosen
 
 
-def _worsens_graphs(everything: Sequence[Block], profile: ArchitectureProfile, groups: tuple[ResidualGroup, ...]) -> bool:
-    """Whether the corrections raise the mean error of validation cases of several kernels; `False` without such cases."""
+def _worsens_graphs(everything: Sequence[Block], profile: ArchitectureProfile, group: ResidualGroup) -> bool:
+    """Whether a correction raises the mean error of validation cases of several kernels; `False` without such cases."""
     several = np.concatenate([block.table.counts > 1 for block in everything])
     judged = several & (np.concatenate([b.splits for b in everything]) == "validation")
     if not judged.any():
         return False
     measured = np.concatenate([b.measured_s for b in everything])[judged]
     before = predicted_latency(everything, Coefficients(profile))[judged]
-    after = predicted_latency(everything, Coefficients(profile.replacing(residual=groups)), residual=True)[judged]
+    after = predicted_latency(everything, Coefficients(profile.replacing(residual=(group,))), residual=True)[judged]
     return bool(np.abs(after / measured - 1.0).mean() > np.abs(before / measured - 1.0).mean())
 
 

@@ -22,16 +22,19 @@ SCHEMES = {
     "int4-weight": "weights int4 with a scale and a zero point for each group of 128; products in the activations' type",
     "float8-dynamic": "weights float8 with a scale for each block of 128 by 128, activations rounded to float8 in groups of 128 "
     "as they come; products in float8",
+    "float4-dynamic": "weights float4 with a float8 scale for each group of 16, activations rounded to float4 in groups of 16 as "
+    "they come; products in float4",
 }
 """Name -> meaning."""
 GROUP = 128
 """Elements of a weight's row that share a scale in `int4-weight`: the default group size of torchao's Int4WeightOnlyConfig. A
 block of `float8-dynamic` is as wide and as high: DeepSeek-V3 (arXiv:2412.19437, section 3.3.2)."""
 
-
+FLOAT4_GROUP = 16
+"""Elements that share a scale in float4 (NVFP4; NVIDIA Blackwell architecture technical brief, 2024)."""
 BESIDE = (".scales", ".zeros")
 """How the names end of what is stored beside a quantized weight."""
-SMALL_TYPES = frozenset({"int4", "int8", "float8"})
+SMALL_TYPES = frozenset({"int4", "int8", "float4", "float8"})
 OWN = "own"
 """Stands for the type of the activations, as the type of scales and zero points."""
 
@@ -70,6 +73,7 @@ STANDARD = {
     "int8-weight": Scheme("int8-weight", "int8", (1, 0)),
     "int4-weight": Scheme("int4-weight", "int4", (1, GROUP), zero=OWN),
     "float8-dynamic": Scheme("float8-dynamic", "float8", (GROUP, GROUP), "float32"),
+    "float4-dynamic": Scheme("float4-dynamic", "float4", (1, FLOAT4_GROUP), "float8"),
 }
 """The schemes by name."""
 
@@ -224,8 +228,8 @@ class _Quantizer:
                 self._batched(call, layer)
             elif self.scheme.name == "int8-dynamic":
                 self._dynamic(call, layer)
-            elif self.scheme.name == "float8-dynamic":
-                self._float8(call, layer)
+            elif self.scheme.name in ("float8-dynamic", "float4-dynamic"):
+                self._small_float(call, layer)
             else:
                 self._weight_only(call, layer)
         small = {root: self.values[root].spec.dtype for root in self.weights if root not in self.read_elsewhere}
@@ -344,23 +348,24 @@ class _Quantizer:
         self._call(call, "aten.mul", {"self": by_row, "other": scales}, product)
         self._add_bias(call, layer, product, out)
 
-    def _float8(self, call: OpCall, layer: _Layer) -> None:
+    def _small_float(self, call: OpCall, layer: _Layer) -> None:
         out = call.writes[0]
         weight, scales, *_ = self._small(layer)
-        small, row_scales = self._round(call, layer, "float8")
+        dtype = self.scheme.weight
+        small, row_scales = self._round(call, layer, dtype)
         product = out if layer.bias is None else self._append(self.values[out].spec)
         # `_scaled_mm` takes the (n, k) weight as a (k, n) view.
-        turned = self._view(TensorSpec((layer.k, layer.n), "float8"), self._root(weight))
+        turned = self._view(TensorSpec((layer.k, layer.n), dtype), self._root(weight))
         operands = {"self": small, "mat2": turned, "scale_a": row_scales, "scale_b": scales}
         self._call(call, "aten._scaled_mm", operands, product)
         self._add_bias(call, layer, product, out)
 
     def _round(self, call: OpCall, layer: _Layer, dtype: str) -> tuple[int, int]:
-        """The activation as (m, k) in a small type, and its scales: for float8 in float32 as wide as the weight's, else one a row
-        in the activation's type."""
+        """The activation as (m, k) in a small type, and its scales: for floats as wide as the weight's, float8 in float32 and
+        float4 in float8; else one a row in the activation's type."""
         if layer.source not in self.rounded:
-            groups = -(-layer.k // (self.scheme.block[1] or layer.k)) if dtype == "float8" else 1
-            scale = "float32" if dtype == "float8" else self.values[layer.source].spec.dtype
+            scale = {"float8": "float32", "float4": "float8"}.get(dtype, self.values[layer.source].spec.dtype)
+            groups = -(-layer.k // (self.scheme.block[1] or layer.k)) if dtype in ("float8", "float4") else 1
             scales = self._append(TensorSpec((layer.m, groups), scale))
             self._call(call, "torchao.choose_qparams_affine", {"input": layer.source}, scales)
             small = self._append(TensorSpec((layer.m, layer.k), dtype))

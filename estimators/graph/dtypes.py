@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping
 
 from shmoo.estimators.errors import unknown
 
-COMPUTE_DTYPES = ("float32", "tf32", "bfloat16", "float16", "float8", "int8", "int4", "float64")
+COMPUTE_DTYPES = ("float32", "tf32", "bfloat16", "float16", "float8", "int8", "int4", "float64", "float4")
 """Types a unit has a peak for. `tf32` is a way of multiplying float32 tensors, not a storage type."""
 
 ALIASES = {
     **{"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp8": "float8"},
     **dict.fromkeys(("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"), "float8"),
     **dict.fromkeys(("uint4", "quint4x2"), "int4"),
+    **dict.fromkeys(("fp4", "nvfp4", "float4_e2m1"), "float4"),
 }
 
 BITS = {
@@ -22,6 +23,7 @@ BITS = {
     **dict.fromkeys(("bfloat16", "float16", "int16", "uint16"), 16),
     **dict.fromkeys(("float8", "int8", "uint8", "bool"), 8),
     "int4": 4,
+    "float4": 4,
 }
 """Storage width of one element, in bits."""
 
@@ -72,4 +74,4 @@ def operand_dtype(names: Iterable[str]) -> str:
 
 
 _PARTS = {"complex128": "float64", "complex64": "float32", "complex32": "float16"}
-_WIDEST_FIRST = ("float64", "float32", "bfloat16", "float16", "float8", "int8", "int4")
+_WIDEST_FIRST = ("float64", "float32", "bfloat16", "float16", "float8", "float4", "int8", "int4")

@@ -75,8 +75,9 @@ def added_area(
 def added_area_interval(base: ArchitectureProfile, machine: ArchitectureProfile, changed: Iterable[str]) -> Interval:
     """`added_area` of one machine, from the low ends of the coefficients of area to their high ends; same errors."""
     names = tuple(changed)
-    ends = [float(added_area(base, machine, names, lambda c, end=end: c.bounds[end])) for end in (0, 1)]
-    return Interval(float(added_area(base, machine, names)), min(ends), max(ends))
+    low = float(added_area(base, machine, names, lambda c: c.bounds[0]))
+    high = float(added_area(base, machine, names, lambda c: c.bounds[1]))
+    return Interval(float(added_area(base, machine, names)), min(low, high), max(low, high))
 
 
 def on_chip_bytes(profile: ArchitectureProfile) -> Amount:

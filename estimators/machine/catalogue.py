@@ -136,7 +136,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.8, 0.4, 1.5, "above 1 with Winograd's transform (Lavin and Gray, 2016)", ".conv_3x3"),
         Guess(0.15, 0.05, 0.4, f"one input channel per group leaves matrix units idle: {_GUESS}", ".depthwise"),
         Guess(0.15, 0.07, 0.3, f"of float32, a load and its address beside each, in the library: {_GUESS}", ".depthwise", "gpu"),
-        Guess(0.3, 0.15, 0.6, "share of the rate that narrow copies leave: 0.3 on an H200 (runs/recorded/h200)", ".unaligned",
+        Guess(0.3, 0.15, 0.6, "share of the rate that narrow copies leave: on an H200 (runs/recorded/h200)", ".unaligned",
               "gpu", "literature"),
         Guess(0.05, 0.02, 0.2, "cuDNN's float32 kernels of grouped convolutions of images in rows: 0.03 and 0.06 of the peak of "
               "an H200 (runs/recorded/h200)", ".conv_grouped", "gpu", "literature"),
@@ -256,6 +256,9 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "read.latency": Entry("s", "share", "from a thread's read of the main memory to the next one that waits for it; half of it "
                           "where L2 holds the data", Space(1e-7, 3e-6, 0.4), assumed=(
         Guess(4.2e-7, 2.5e-7, 9e-7, f"480 to 740 clocks of main memory, half of them of L2 {_LUO}", "", "gpu", "literature"),)),
+    "read.reduction": Entry("s", "share", "of what the threads of a block have read, by shuffles and shared memory",
+                            Space(1e-7, 2e-5, 0.4), assumed=(
+        Guess(2.5e-6, 1e-6, 5e-6, "norms of odd rows on an H200 (runs/recorded/h200)", "", "gpu", "literature"),)),
     "step": Entry("s", "share", "of a chain whose steps need each other, a column of a factorisation each", assumed=(
         Guess(1e-7, 2e-8, 5e-7, f"a pivot's search, reciprocal and scaling on one core: {_GUESS}", "", "cpu"),
         Guess(1e-6, 2e-7, 4e-6, f"a few reads of main memory behind each other for a column: {_GUESS}", "", "gpu"),

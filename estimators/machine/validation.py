@@ -36,7 +36,7 @@ RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
 SHARES: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
         **{"efficiency": (1e-6, 100.0), "vector_share": (1e-6, 1e3), "overlap": (1.0, 1e3), "half": (0.0, 1e7)},
-        **{"fetch": (1.0, 1e6), "program": (0.0, 1.0), "dispatch": (0.0, 1e3)},
+        **{"fetch": (1.0, 1e6), "program": (0.0, 1.0), "dispatch": (0.0, 1e3), "point": (0.0, 1e4)},
         **{
             "heap": (0.0, 1.0),
             "launch_tail": (0.0, 1.0),

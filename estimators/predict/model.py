@@ -51,7 +51,14 @@ from shmoo.estimators.predict.energy import Joules, candidates, capped, dynamic_
 from shmoo.estimators.predict.twins import Twins
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, Ints, KernelTable, Masks
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped
-from shmoo.estimators.tiling.gpu.threads import by_window, copies_of_words, dependent_reads, kernels_a_step, window_rate
+from shmoo.estimators.tiling.gpu.threads import (
+    by_window,
+    copies_of_words,
+    dependent_reads,
+    index_bytes,
+    kernels_a_step,
+    window_rate,
+)
 
 ASYNCHRONOUS = frozenset({"gpu"})
 """Architecture families whose kernels are queued by the host while the device works."""
@@ -156,6 +163,8 @@ def _each_alone(
         # What keeps a loop from its caches' bandwidth is in the core; main memory is slower than that for all of them alike.
         shares[c.profile.levels[-1]] = c.value("efficiency.bandwidth")
     moved = tiling.call_bytes
+    if c.profile.family == "gpu" and runtime in AS_STORED:
+        moved = {level: nbytes + index_bytes(table) for level, nbytes in moved.items()}
     levels = [nbytes / (own(f"bandwidth.{level}") * shares[level]) for level, nbytes in moved.items()]
     if tiling.blocks is not None:
         levels.append(tiling.blocks.fetch_seconds(own, c.value("clock")))
@@ -171,10 +180,10 @@ def _each_alone(
         if np.any(np.greater(tiling.blocks.stored, 0.0)):
             beside = beside + tiling.blocks.store_seconds(own, c.value(f"bandwidth.{c.profile.levels[-1]}"))
     body, clocked = body + beside, clocked + beside
-    if c.find("read.latency") is not None and runtime in AS_STORED:
-        reads = dependent_reads(table, c.profile)
+    if tiling.blocks is not None and runtime in AS_STORED:
+        reads, rounds = dependent_reads(table, c.profile)
         far = np.minimum(moved[c.profile.levels[-1]] / np.maximum(table.bytes, 1.0), 1.0)
-        waiting = reads * c.value("read.latency") * (1.0 + far) / 2.0
+        waiting = reads * c.value("read.latency") * (1.0 + far) / 2.0 + rounds * c.value("read.reduction")
         # Statistics come before what is normalised with them.
         body = np.where(table.is_family("normalization"), body + waiting, np.maximum(body, waiting))
     if c.find("step") is not None:
@@ -228,7 +237,7 @@ def _compute_time(
         # The softmax of scores runs where their products do: on the multiprocessors that have a block, over whole tiles.
         softmax = np.where(in_tensor_kernels(codes) & table.is_family("attention"), done / tiling.utilisation, 1.0)
         vector, special = vector * softmax, special * softmax
-    if c.profile.family in ASYNCHRONOUS and runtime in AS_STORED and (windows := by_window(table)).any():
+    if tiling.blocks is not None and runtime in AS_STORED and (windows := by_window(table)).any():
         points, cycles = window_rate(table, c.profile)
         addressed = points * c.by_algorithm(codes, "point") / cycles
         matrix = np.where(windows & stencil, addressed, matrix)

@@ -108,8 +108,8 @@ class Inspection(msgspec.Struct, frozen=True):
         return Row(ENTRY, 1, 0, 0, 0.0, 0.0, 0.0, (), on)
 
     def tree(self, depth: int | None = None, sort: str = "order") -> tuple[Row, ...]:
-        """Modules down to `depth` (all for `None`), siblings sorted, largest first (names alphabetically), the entry of the
-        graphs among them where it takes time. "time" is that of the first architecture.
+        """Modules down to `depth` (all for `None`), siblings sorted, largest first (names alphabetically), the entry of graphs
+        among them where it takes time. "time" is that of the first architecture.
 
         Raises:
             InputError: no such order.

@@ -49,7 +49,7 @@ class Lever(msgspec.Struct, frozen=True):
 
 
 class Sensitivity(msgspec.Struct, frozen=True):
-    """A machine's levers for one model, the principal bottleneck first. `die` is the area of its dies, where published."""
+    """A machine's levers for one model, the principal bottleneck first. `die` is the area of its dies where it is published."""
 
     model: str
     arch: str

@@ -17,7 +17,7 @@ BATCH_STEPS = (4, 16, 64)
 _NARROWER = ("tf32", "bfloat16", "float16")
 _EVERYWHERE = ("float8", "int8")
 _QUANTIZED_FROM = ("float32", "tf32", "bfloat16", "float16")
-_SCHEMES = {"int8-dynamic": "int8", "float8-dynamic": "float8", "int8-weight": "", "int4-weight": ""}
+_SCHEMES = {"int8-dynamic": "int8", "float8-dynamic": "float8", "float4-dynamic": "float4", "int8-weight": "", "int4-weight": ""}
 """Scheme of `costs.quantize.SCHEMES` -> type whose products it needs."""
 
 

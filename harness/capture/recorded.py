@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import msgspec
 import torch
 from torch import fx
 from torch._dispatch.python import enable_python_dispatcher, no_python_dispatcher
@@ -31,32 +30,27 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 @guarded
 def capture_recorded(
-    model: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, name: str = "",
-    notes: Sequence[str] = (), as_on_cpu: bool = False,
-) -> Capture:  # fmt: skip
+    model: torch.nn.Module, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, name: str = ""
+) -> Capture:
     """Capture `model(*args, **kwargs)` at inference, in one graph of undecomposed operators.
 
     The model's Python runs once, as in eager execution, with weights and arguments on the meta device; tensors that it makes on
     its way are there too. Whatever such a run cannot show is refused: values of data, constants, autocast, functional transforms,
     branches and loops that torch keeps as one call.
 
-    Args:
-        notes: for the reader of the graph's numbers.
-        as_on_cpu: results lie in memory as a CPU lays them out, and the model is not told that it is being compiled.
-
     Raises:
         CaptureError: the model fails on the meta device, or does something of that.
     """
-    recorder = _Recorder(model, args, dict(kwargs or {}), as_on_cpu)
-    compiling = nullcontext() if as_on_cpu else torch.compiler._compile_session_context()
+    recorder = _Recorder(model, args, dict(kwargs or {}))
+    # As torch.export sets them.
+    compiling, libraries = torch.compiler._compile_session_context(), torch.backends.cudnn.flags(enabled=False)
     try:
-        with torch.no_grad(), compiling, absent_devices_on_cpu(), recorder.recording(), torch.backends.cudnn.flags(enabled=False):
+        with torch.no_grad(), compiling, absent_devices_on_cpu(), recorder.recording(), libraries:
             result = model(*args, **(kwargs or {}))
         module = recorder.finish(result)
     except Exception as error:
         raise CaptureError(f"{name or type(model).__name__!r} does not run on the meta device: {first_line(error)}") from error
     graph = FXGraphWalker().walk(module, origins=recorder.origins, name=name)
-    graph = msgspec.structs.replace(graph, notes=(*notes, *graph.notes))
     return Capture(with_all_weights((graph,), model), method="record")
 
 
@@ -67,12 +61,11 @@ class _Recorder(ProxyTorchDispatchMode):
         CaptureError: a weight or an argument is not on the meta device, or no plain tensor.
     """
 
-    def __init__(self, model: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], as_on_cpu: bool) -> None:
+    def __init__(self, model: torch.nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         # Above autograd torch takes its own modes alone; this one shares their place, and nothing else of theirs.
         TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)
         self._mode_key = torch._C._TorchDispatchModeKey.PROXY
-        self.enter_stack = []
-        self._as_on_cpu = as_on_cpu
+        self.enter_stack: list[object] = []
         self._graph = fx.Graph()
         self._nodes: dict[int, fx.Node] = {}
         # An id is that of one tensor only while the tensor lives.
@@ -81,11 +74,11 @@ class _Recorder(ProxyTorchDispatchMode):
         self._fresh: dict[int, fx.Node] = {}
         self._paths: list[str] = [""]
         self.origins: list[Origin] = []
-        self._module = model if isinstance(model, torch.nn.Module) else torch.nn.Module()
-        if any(isinstance(part, torch.jit.ScriptModule) or hasattr(part, "_orig_mod") for part in self._module.modules()):
+        self._names = {id(part): path for path, part in model.named_modules()}
+        if any(isinstance(part, torch.jit.ScriptModule) or hasattr(part, "_orig_mod") for part in model.modules()):
             raise CaptureError("a part of it is compiled already, so that its operators are not seen here")
-        parameters = dict(self._module.named_parameters())
-        for path, weight in (*parameters.items(), *self._module.named_buffers()):
+        parameters = dict(model.named_parameters())
+        for path, weight in (*parameters.items(), *model.named_buffers()):
             kind: ValueKind = "parameter" if path in parameters else "buffer"
             self._enter(weight, Origin(kind, path))
         for input_name, leaf in _inputs(model, args, kwargs):
@@ -113,10 +106,9 @@ class _Recorder(ProxyTorchDispatchMode):
     @contextmanager
     def recording(self) -> Iterator[None]:
         """While active, operators are recorded with the path of their module."""
-        names = {id(module): path for path, module in self._module.named_modules()}
 
         def enter(module: torch.nn.Module, _: Any) -> None:
-            self._paths.append(names.get(id(module), self._paths[-1]))
+            self._paths.append(self._names.get(id(module), self._paths[-1]))
 
         def leave(module: torch.nn.Module, _: Any, result: Any) -> None:
             self._paths.pop()
@@ -143,15 +135,14 @@ class _Recorder(ProxyTorchDispatchMode):
         # torch.export, which takes torch's Python for it.
         with nullcontext() if func is torch.ops.aten.dropout.default else no_python_dispatcher():
             result = func(*args, **kwargs)
-            if self._as_on_cpu and func is torch.ops.aten.scaled_dot_product_attention.default and result.dim() == 4:
-                result = result.transpose(1, 2).contiguous().transpose(1, 2)  # heads last, as the CPU's kernel has them
         node = self._graph.call_function(func, node_args, node_kwargs)
         node.meta["stack_trace"] = model_frame()
         node.meta["nn_module_stack"] = {"": (self._paths[-1], "")}
         node.meta["val"] = tree_map_only(torch.Tensor, torch.Tensor.detach, result)
         if isinstance(result, torch.Tensor):
             self._keep(result, node)
-            if not types and not any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves((args, kwargs))):
+            read = any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves((args, kwargs)))
+            if not read or func._schema.name.endswith("_like"):
                 self._fresh[result.untyped_storage()._cdata] = node
         elif isinstance(result, (list, tuple)):
             for i, element in enumerate(result):
@@ -176,9 +167,8 @@ class _Recorder(ProxyTorchDispatchMode):
         return fx.GraphModule(torch.nn.Module(), self._graph)
 
 
-def _inputs(model: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _inputs(model: torch.nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """The leaves of the arguments, each with its name: that of the parameter, and keys inside it ("x", "images_0")."""
-    called = model.forward if isinstance(model, torch.nn.Module) else model
-    bound = inspect.signature(called).bind(*args, **kwargs).arguments
+    bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
     for path, leaf in tree_flatten_with_path(bound)[0]:
         yield "_".join(str(getattr(key, "idx", getattr(key, "key", key))) for key in path), leaf

@@ -111,7 +111,7 @@ def _calls(built: Built) -> Iterator[tuple[str, dict[str, Any]]]:
     without each of the optional ones, and without all of these."""
     yield "", built.kwargs
     for other in built.others:
-        yield "", built.kwargs | other
+        yield "", {**built.kwargs, **other}
     alone = [(one,) for one in built.optional]
     for left_out in (*alone, *((built.optional,) if len(alone) > 1 else ())):
         names = {name for _, taken in left_out for name in taken}

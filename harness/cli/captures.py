@@ -103,8 +103,8 @@ def asked(*names: str, batch: str = options.ONE_BATCH, dtype: str = options.ONE_
         "quantize": click.option(
             "--quantize",
             metavar="SCHEME",
-            help="Linear layers as int8-dynamic, float8-dynamic, int8-weight or int4-weight; the rest keeps --dtype (int8 there: "
-            "all).",
+            help="Linear layers as int8-dynamic, float8-dynamic, float4-dynamic, int8-weight or int4-weight; the rest keeps "
+            "--dtype (int8 there: all).",
         ),
         "channels_last": click.option(
             "--channels-last", is_flag=True, help="Store images and the weights of convolutions channels-last."

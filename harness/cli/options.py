@@ -132,7 +132,7 @@ def batches(default: str = OWN_BATCH) -> Decorator:
 
 def dtypes(default: str = OWN_DTYPES) -> Decorator:
     """--dtype, a list."""
-    text = "Element types: float32, tf32, bfloat16, float16, float8, int8, int4."
+    text = "Element types: float32, tf32, bfloat16, float16, float8, float4, int8, int4."
     described = f"{text} Default: {default}."
     return click.option("--dtype", multiple=True, callback=_split_dtypes, metavar="D,...", help=described)
 

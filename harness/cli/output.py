@@ -19,6 +19,7 @@ from shmoo.harness.cli.layout import GAP, Cell, View, columns_of, fitted, grid, 
 from shmoo.harness.cli.quiet import libraries_quiet
 
 if TYPE_CHECKING:
+    from shmoo.runs.store.records import CaseSpec
     from shmoo.runs.store.store import Run
 
 MOST_ADVICE = 3
@@ -241,11 +242,11 @@ def write(path: str | Path, data: bytes) -> None:
         file.write(data)
 
 
-def open_run(path: str | Path) -> Run:
-    """A run, with what is wrong about its files told on stderr."""
+def open_run(path: str | Path, cases: dict[str, CaseSpec] | None = None) -> Run:
+    """A run, with what is wrong about its files told on stderr; `cases` as for `Run.open`."""
     from shmoo.runs.store.store import Run
 
-    run = Run.open(path)
+    run = Run.open(path, cases)
     for problem in run.problems:
         message(problem)
     return run

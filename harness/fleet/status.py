@@ -25,7 +25,7 @@ STARTABLE = ("not started", "stopped", "failed", "died", "missing")
 SETTLED = ("finished", *STARTABLE)
 """Standings that change by nothing but a new start."""
 STATUS = "status.json"
-LIVE = ("waiting", "preparing", "running")
+LIVE: tuple[Standing, ...] = ("waiting", "preparing", "running")
 
 
 class HostStatus(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -121,7 +121,8 @@ def judge(
     if own and phase == "failed" and not refusal:
         return stopped if answer.stopped else as_("failed", state.reason)
     if answer.alive or (job is not None and job.alive):
-        standing: Standing = phase if phase in LIVE else "starting"
+        begins: Standing = "starting"
+        standing = next((live for live in LIVE if live == phase), begins)
         if answer.stopped:
             return as_(standing, "told to end by `shmoo fleet stop`")
         return as_(standing, state.reason if own else f"still runs `{' '.join(state.command)}`")

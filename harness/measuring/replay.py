@@ -25,8 +25,8 @@ from shmoo.harness.measuring.timing import ALONE, BlockTimer, CudaTimer, HostTim
 from shmoo.runs.store.records import OperatorTime
 from shmoo.runs.store.statistics import mad, median
 
-_DTYPES = {"float8": torch.float8_e4m3fn, "int4": torch.int8}
-"""Torch dtypes of the vocabulary's names that torch does not have; torch has no int4 tensor, so int8 replaces it."""
+_DTYPES = {"float8": torch.float8_e4m3fn, "int4": torch.int8, "float4": torch.int8}
+"""Torch dtypes of the vocabulary's names that torch does not have; torch has no tensor of 4 bits, so int8 replaces them."""
 
 
 class ReplayError(ShmooError):

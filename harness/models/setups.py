@@ -14,7 +14,7 @@ from shmoo.estimators.present.setups import BATCH_STEPS, Setup
 from shmoo.harness.models.asked import Asked, ModelGraphs, at_batches
 from shmoo.harness.models.capture_cache import ModelSource
 
-_WITHOUT_ARITHMETIC = frozenset({"float8", "int8", "int4"})
+_WITHOUT_ARITHMETIC = frozenset({"float8", "float4", "int8", "int4"})
 """Types that torch does not compute in: they replace the types of a float32 capture."""
 
 

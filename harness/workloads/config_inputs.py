@@ -15,9 +15,7 @@ _GRID = "image_grid_thw"
 """How the patches of all images together are arranged: frames, rows and columns of each."""
 _SIZES = "image_sizes"
 _MASK = "input_features_mask"
-_KINDS = "mm_token_type_ids"
-"""Whether each token stands for text, 0, or for a part of an image."""
-FIXED = (_GRID, _MASK, _KINDS)
+FIXED = (_GRID, _MASK)
 """Inputs whose values follow from sizes and decide others."""
 _CHANNELS = ("num_channels", "in_channels", "in_chans", "image_channels")
 _PATCHES_SIDE = 448
@@ -92,6 +90,11 @@ def _inputs(parameters: Mapping[str, Parameter]) -> tuple[Input, ...]:
     return (_TOKENS, images, spectrum, _WAVE, _DECODER_TOKENS)
 
 
+def _parts(config: Any) -> list[Any]:
+    """The configs of the models that a model is composed of."""
+    return [part for part in vars(config).values() if hasattr(part, "model_type")]
+
+
 # Tokens ------------------------------------------------------------------------------------------------------------
 
 
@@ -113,7 +116,9 @@ def _tokens(name: str) -> Input:
 
 
 def _vision(config: Any) -> Any:
-    return getattr(config, "vision_config", None) or config
+    """The config of the part that takes images: of several, the one with the size of an image."""
+    parts = (getattr(config, "vision_config", None), config, *_parts(config))
+    return parts[0] or next((part for part in parts[1:] if getattr(part, "image_size", None)), config)
 
 
 def _channels(config: Any) -> int:
@@ -158,16 +163,18 @@ def _patches(make: Maker, config: Any, sizes: Mapping[str, Any]) -> Made:
 
 
 def _other_patches(made: Made, config: Any) -> Sequence[Made]:
-    """Tokens that all count as text, whose positions follow from their number alone; and each patch as an image."""
+    """The frame, row and column of each token, which would follow from where images stand among them; and each patch as an
+    image."""
     import torch
 
-    kinds = {_KINDS: torch.zeros(made["input_ids"].shape, dtype=torch.int64)} if "input_ids" in made else {}
+    tokens = made.get("input_ids")
+    positions = {} if tokens is None else {"position_ids": torch.arange(tokens.shape[1]).expand(3, *tokens.shape)}
     patches = made["pixel_values"]
     channels = _channels(config)
     side = round((patches.shape[1] / channels) ** 0.5)
     square = channels * side * side == patches.shape[1]
     images = {"pixel_values": patches.reshape(-1, channels, side, side)} if square else {}
-    return tuple(other for other in (kinds, images) if other)
+    return tuple(other for other in (positions, images) if other)
 
 
 # Audio -------------------------------------------------------------------------------------------------------------
@@ -175,8 +182,7 @@ def _other_patches(made: Made, config: Any) -> Sequence[Made]:
 
 def _audio(config: Any) -> Any:
     """The config of the part that takes a spectrum."""
-    parts = [part for part in vars(config).values() if hasattr(part, "model_type")]
-    return next((part for part in (config, *parts) if hasattr(part, "num_mel_bins")), config)
+    return next((part for part in (config, *_parts(config)) if hasattr(part, "num_mel_bins")), config)
 
 
 def _frame_axes(config: Any) -> Sequence[Axis]:

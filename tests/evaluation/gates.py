@@ -20,13 +20,16 @@ from shmoo.estimators.units import percent
 from shmoo.harness.campaign.campaign import CampaignSettings, run_campaign
 from shmoo.harness.campaign.duel import run_duel
 from shmoo.harness.campaign.sides import Description, Side
+from shmoo.harness.cli.verbs.duel import PAIRS
 from shmoo.harness.machine.doctor import own_versions, probe_machine
 from shmoo.harness.measuring.measure import Measurer
 from shmoo.harness.measuring.timing import MeasureSettings
 from shmoo.harness.module import Built
 from shmoo.runs.analysis.compare import Comparison, compare_runs
 from shmoo.runs.analysis.compare_text import growth_text
+from shmoo.runs.analysis.compare_verdict import CERTAIN
 from shmoo.runs.store.records import CaseSpec, Machine, Measurement
+from shmoo.runs.store.statistics import median
 from shmoo.runs.store.store import Run, RunWriter
 
 LINKS, FIVE, FIFTEEN = 20, 21, 23
@@ -94,10 +97,15 @@ def evaluate(folder: Path, pairs: int, tell: Callable[[str], object]) -> None:
     _equal("runs", [compare_runs(a, b) for a, b in zip(runs[::2], runs[1::2], strict=True)], tell)
     equal = _duel(folder / "equal", pairs, machine, (base, side(machine.threads, slower(LINKS))))
     _told("equal sides", equal, tell)
-    _equal("duels", [compare_runs(*part, paired=True) for part in _parts(folder, equal, pairs)], tell)
+    short = _parts(folder / "short", equal, pairs // PARTS)
+    _equal(f"duels of {pairs // PARTS} pairs", [compare_runs(*part, paired=True) for part in short], tell)
     for words, links in (("5 % in every case", slower(FIVE)), ("15 % in one case", slower(FIFTEEN, CASES[0]))):
         seeded = _duel(folder / words.split()[0], pairs, machine, (base, side(machine.threads, links)))
         _told(words, seeded, tell)
+    usual = _parts(folder / "usual", equal, min(PAIRS, pairs))
+    for how, paired in (("by pairs", True), ("as two runs", False)):
+        resolved = [_resolution(compare_runs(*part, paired=paired)) for part in usual]
+        tell(f"duels of {min(PAIRS, pairs)} pairs, {how}: resolve {percent(median(resolved))} (median of {len(usual)})")
 
 
 def _duel(out: Path, pairs: int, machine: Machine, measurers: tuple[Measurer, Measurer]) -> tuple[Run, Run]:
@@ -106,11 +114,10 @@ def _duel(out: Path, pairs: int, machine: Machine, measurers: tuple[Measurer, Me
     return run_duel(CASES, out, (here, here), (described, described), suite="gates", settings=settings, measurers=measurers)
 
 
-def _parts(folder: Path, runs: tuple[Run, Run], pairs: int) -> list[list[Run]]:
-    """A long duel cut into consecutive ones."""
-    size = pairs // PARTS
+def _parts(folder: Path, runs: tuple[Run, Run], size: int) -> list[list[Run]]:
+    """A long duel cut into consecutive ones of `size` pairs."""
     parts = []
-    for part in range(PARTS):
+    for part in range((max(line.visit for line in runs[0].lines) + 1) // size):
         cut = []
         for run in runs:
             path = folder / f"part-{part}-{run.path.name}"
@@ -136,10 +143,14 @@ def _told(words: str, runs: tuple[Run, Run], tell: Callable[[str], object]) -> N
     for how, paired in (("by pairs", True), ("as two runs", False)):
         found = compare_runs(*runs, paired=paired)
         verdict = found.answer("slower")
-        errors = sorted(case.time.standard_error for case in found.cases)
-        resolved = 3 * verdict.growth.standard_error
+        error = median([case.time.standard_error for case in found.cases])
         tell(
             f"duel with {words}, {how}: {verdict.answer}; geometric mean {growth_text(verdict.growth)}: {verdict.suite}, "
-            f"resolves {percent(math.expm1(resolved))}; cases: {verdict.yes or 'none'}, too noisy: {len(verdict.noisy)}, "
-            f"median standard error {percent(errors[len(errors) // 2])}"
+            f"resolves {percent(_resolution(found))}; cases: {verdict.yes or 'none'}, too noisy: {len(verdict.noisy)}, "
+            f"median standard error {percent(error)}"
         )
+
+
+def _resolution(found: Comparison) -> float:
+    """The least growth of the geometric mean that counts as certain."""
+    return math.expm1(CERTAIN * found.suite["time"].standard_error)

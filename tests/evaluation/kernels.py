@@ -53,11 +53,11 @@ TYPES = MappingProxyType({"float16_float32_accumulate": "float16"})
 """Types of tables -> those of the vocabulary."""
 LOWBIT = MappingProxyType(
     {"fp8": ("bfloat16", "float8"), "fp8_block": ("bfloat16", "float8"), "sq": ("int8", ""), "int8_wo": ("bfloat16", "int8"),
-     "int4_wo": ("bfloat16", "int4")}
+     "int4_wo": ("bfloat16", "int4"), "nvfp4": ("bfloat16", "float4")}
 )  # fmt: skip
 """Kind of a product -> type of its activations, and that of its weights where it is another."""
 ROUNDED_BEFORE = ("fp8_block",)
-"""Kinds whose activations were rounded before the clock started."""
+"""Kinds whose activations were rounded before the clock started, multiplied in kernels of their own."""
 FLOOR_S = 1e-4
 """Rows of a table whose host is inside count from here."""
 
@@ -102,8 +102,10 @@ def _gemm_lowbit(x: Mapping[str, str]) -> Row | None:
     if x["kind"] not in LOWBIT:
         return None
     dtype, weights = LOWBIT[x["kind"]]
-    row = _row(x["device"], f"gemm {x['kind']}", _table_row("linear", _extents(x), dtype, float(x["latency_s"]), True, weights))
-    if row is None or x["kind"] not in ROUNDED_BEFORE:
+    before = x["kind"] in ROUNDED_BEFORE
+    group = f"{'DeepGEMM' if before else 'gemm'} {x['kind']}"
+    row = _row(x["device"], group, _table_row("linear", _extents(x), dtype, float(x["latency_s"]), True, weights))
+    if row is None or not before:
         return row
     return replace(row, case=replace(row.case, graphs=(_last_call(row.case.graphs[0]),)))
 

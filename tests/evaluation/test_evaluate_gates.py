@@ -33,7 +33,8 @@ def test_what_was_seeded_is_told(tmp_path, monkeypatch):
     assert [line.split(",")[0] for line in told[:2]] == ["2 pairs of equal runs"] * 2
     assert all("{'yes': 0," in line for line in told if "pairs of equal" in line)
     found = {line.split(":")[0]: line for line in told if line.startswith("duel")}
-    assert len(found) == 6
+    assert len(found) == 8
+    assert all(found[f"duels of 20 pairs, {how}"].endswith("(median of 2)") for how in ("by pairs", "as two runs"))
     assert ": no;" in found["duel with equal sides, by pairs"]
     assert "): yes, resolves" in found["duel with 5 % in every case, by pairs"]
     assert f"cases: ('{gates.CASES[0].label}',)" in found["duel with 15 % in one case, by pairs"]

@@ -50,15 +50,15 @@ def test_what_is_measured_beside_a_kernel_is_in_its_case(tmp_path: Path) -> None
     text = LOWBIT + "".join(f"h100_sxm_80gb,{kind},16,4096,4096,2e-5,x\n" for kind in ("fp8", "fp8_block"))
     found = read(folder(tmp_path, attention_bf16=ATTENTION + lines_of, gemm_lowbit=text), ("attention_bf16", "gemm_lowbit"))
     assert [(row.group, len(row.case.graphs), len(row.case.graphs[-1].calls)) for row in found] == [
-        ("attention prefill", 1, 1), ("TensorRT-LLM attention prefill", 2, 1), ("gemm fp8", 1, 2), ("gemm fp8_block", 1, 1),
+        ("attention prefill", 1, 1), ("TensorRT-LLM attention prefill", 2, 1), ("gemm fp8", 1, 3), ("DeepGEMM fp8_block", 1, 1),
     ]  # fmt: skip
     assert found[-1].case.graphs[0].values[1].is_weight
-    assert [len(teaching(found, "gpu_h100"))] == [3]
+    assert len(teaching(found, "gpu_h100")) == 2
 
 
 def test_errors_are_shown_by_device_group_and_decade(tmp_path: Path) -> None:
     """One line a group, with the share inside the interval."""
-    text = LOWBIT + "h100_sxm_80gb,fp8,16,4096,4096,2e-5,trtllm\nh100_sxm_80gb,nvfp4,16,4096,4096,2e-5,trtllm\n"
+    text = LOWBIT + "h100_sxm_80gb,fp8,16,4096,4096,2e-5,trtllm\nh100_sxm_80gb,fp6,16,4096,4096,2e-5,trtllm\n"
     rows = read(folder(tmp_path, gemm_lowbit=text), ("gemm_lowbit",))
     header, line = lines(rows)
     assert header.split()[:3] == ["profile", "group", "rows"]

@@ -5,11 +5,14 @@ DepthwiseConv2d.cu, group_norm_kernel.cu, UpSampleBilinear2d.cu):
 
 - a thread for each result of a window: pooling and depthwise convolutions of images in rows. Each point of the window takes the
   integer arithmetic of an address and of its bounds, so that points a second are the same for all windows and types.
-- a block for each row of statistics: group norm. Its threads read one element after the other.
+- a block for each row of statistics: group norm, and layer norm of rows that are no multiple of 4 elements, which vectors cannot
+  read. Its threads read one element after the other, then reduce what they have.
 - a thread for each point of the result's plane: bilinear interpolation. It goes through all channels of all images.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -35,7 +38,12 @@ RESIDENT_THREADS = 2048.0
 """Threads that a multiprocessor holds (CUDA C++ Programming Guide, technical specifications; 1024 to 2048)."""
 FEWEST_CHANNELS = 32
 _FLOAT16 = COMPUTE_DTYPES.index("float16")
-_ROWS = ("aten.group_norm", "aten.native_group_norm", "aten.instance_norm")
+_GROUPS = ("aten.group_norm", "aten.native_group_norm", "aten.instance_norm")
+_ROWS = ("aten.layer_norm", "aten.native_layer_norm", "aten.rms_norm", "aten._fused_rms_norm")
+_VECTOR = 4.0
+"""Elements that a layer norm reads at once (layer_norm_kernel.cu, `vec_size`)."""
+_WITH_INDICES = tuple(f"aten.max_pool{rank}d" for rank in (2, 3))
+_INDEX_BYTES = 8.0
 _PLANES = ("aten.upsample_bilinear2d", "aten.upsample_bicubic2d", "aten.upsample_linear1d", "aten.upsample_trilinear3d")
 
 
@@ -57,15 +65,26 @@ def window_rate(table: KernelTable, profile: ArchitectureProfile) -> tuple[Float
     return points, profile.value("count.sms") * lanes * profile.value("clock")
 
 
-def dependent_reads(table: KernelTable, profile: ArchitectureProfile) -> Floats:
-    """(K,) reads that one thread does one after the other, over all rounds of blocks; 0 for loops that stream."""
+def dependent_reads(table: KernelTable, profile: ArchitectureProfile) -> tuple[Floats, Floats]:
+    """(K,) reads that one thread does one after the other, over all rounds of blocks, and rounds that end with a reduction of a
+    block; 0 for loops that stream."""
     multiprocessors = profile.value("count.sms")
-    rows = np.isin(table.op, [op_code(name) for name in _ROWS])
-    planes = np.isin(table.op, [op_code(name) for name in _PLANES])
-    rounds = np.ceil(table.m / (multiprocessors * RESIDENT_THREADS / ROW_THREADS))
+    rows = np.isin(table.op, _codes(_ROWS)) & (np.mod(table.n, _VECTOR) > 0)
+    rows = rows | np.isin(table.op, _codes(_GROUPS))
+    planes = np.isin(table.op, _codes(_PLANES))
+    rounds = np.where(rows, np.ceil(table.m / (multiprocessors * RESIDENT_THREADS / ROW_THREADS)), 0.0)
     along_rows = np.ceil(table.n / ROW_THREADS) * rounds
     through_channels = table.images * np.ceil(table.m / table.images / (multiprocessors * RESIDENT_THREADS))
-    return np.where(rows, along_rows, np.where(planes, through_channels, 0.0))
+    return np.where(planes, through_channels, along_rows), rounds
+
+
+def index_bytes(table: KernelTable) -> Floats:
+    """(K,) bytes of the places of maxima, which eager PyTorch writes beside them whether they are used or not."""
+    return np.where(np.isin(table.op, _codes(_WITH_INDICES)), _INDEX_BYTES * table.batch * table.m, 0.0)
+
+
+def _codes(names: Sequence[str]) -> list[int]:
+    return [op_code(name) for name in names]
 
 
 def copies_of_words(table: KernelTable) -> Masks:
@@ -73,15 +92,20 @@ def copies_of_words(table: KernelTable) -> Masks:
     them, so that kernels of an older generation copy a word of 2 to 8 bytes at a time (NVIDIA, "Matrix multiplication background
     user's guide", 2023: dimensions should be multiples of 16 bytes). Linear layers walk both operands along k; other products
     walk the second along n."""
-    size = element_bytes(table)
-    odd: Masks = np.mod(table.k * size, COPY_BYTES) > 0
-    across = (table.op != op_code("aten.linear")) & (np.mod(table.n * size, COPY_BYTES) > 0)
-    return table.is_family("gemm") & (odd | across) & (np.minimum(table.m, table.n) > 2)
+    across = (table.op != op_code("aten.linear")) & _rows_of_words(table, table.n)
+    copied: Masks = table.is_family("gemm") & (_rows_of_words(table, table.k) | across) & (np.minimum(table.m, table.n) > 2)
+    return copied
+
+
+def _rows_of_words(table: KernelTable, extent: Floats) -> Masks:
+    """(K,) whether rows of this extent are no multiple of the widest copy."""
+    words: Masks = np.mod(extent * element_bytes(table), COPY_BYTES) > 0
+    return words
 
 
 def kernels_a_step(table: KernelTable) -> Floats:
     """(K,) kernels that a library launches for each step of recurrent layers; 0 for other calls, and where one kernel keeps the
     weights and goes through all steps."""
-    recurrent = np.isin(table.op, [op_code(name) for name in RECURRENT])
+    recurrent = np.isin(table.op, _codes(RECURRENT))
     persistent = (element_bytes(table) >= 4.0) & (table.n <= PERSISTENT_UNITS)
     return np.where(recurrent & ~persistent, STEP_KERNELS, 0.0)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from shmoo.harness.cli import options, output
+
+if TYPE_CHECKING:
+    from shmoo.runs.store.records import CaseSpec
 
 PAGE = Path("history.html")
 SHOWN = 30
@@ -35,7 +39,8 @@ def history(runs: tuple[str, ...], threshold: float | None, out: Path | None, as
     from shmoo.runs.store.files import replace_file
 
     limit = MIN_CHANGE if threshold is None else threshold
-    opened = [output.open_run(path) for path in runs]
+    cases: dict[str, CaseSpec] = {}
+    opened = [output.open_run(path, cases) for path in runs]
     found = follow(opened, limit)
     if out is not None or not as_json:
         from shmoo.runs.plots.history import render_history

@@ -232,7 +232,7 @@ def _array_blocks(engine: str, jobs: int) -> list[Columns]:
     models: list[str] = []
     for option in context.command.params:
         value = context.params.get(option.name or "")
-        if option.name in own or value in (None, False, ()):
+        if option.name in own or value in (None, False, (), ""):
             continue
         listed = value if isinstance(value, tuple) else (value,)
         if isinstance(option, click.Argument):

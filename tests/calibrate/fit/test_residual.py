@@ -103,6 +103,22 @@ def test_noise_is_not_corrected():
     assert "left out" in found.notes[0]
 
 
+def test_a_correction_that_worsens_graphs_is_left_out_alone():
+    """Pairs of float16 products take what the physics says of them, so only the correction of float16 goes."""
+    single = measured(0.3)
+    sizes = [tuple(case.case.axes[side] for side in "mnk") for case in single.cases]
+    rows = [product(*size, dtype="float16") for size in sizes]
+    half = table_of(*rows)
+    log = 0.3 * np.sin(np.log2(half.table.k))
+    half = replace_measured(half, predicted_latency([half], Coefficients(machine())) * np.exp(log))
+    (pairs,) = blocks([MeasuredCase(row.case, (row.graph(), row.graph()), 1.0) for row in rows[:300]], machine())
+    pairs = replace_measured(pairs, predicted_latency([pairs], Coefficients(machine())))
+    together = [single, half, pairs]
+    found = fit_residual(together, machine(), np.zeros((sum(len(block.cases) for block in together), 2)))
+    assert [group.dtype for group in found.groups] == ["float32"]
+    assert "(float16) left out" in found.notes[-1]
+
+
 def test_a_few_cases_are_not_enough():
     """Forty cases decide nothing."""
     assert fitted(measured(0.3, count=40)) == FittedResidual((), ())

@@ -31,11 +31,17 @@ def by_dtype(graphs: tuple[Graph, ...]) -> dict[str, float]:
 
 @pytest.mark.parametrize(
     ("scheme", "width", "scales"),
-    [("int8-weight", 1, N * 2), ("int8-dynamic", 1, N * 2), ("float8-dynamic", 1, 2 * 4), ("int4-weight", 0.5, 2 * N * 2 * 2)],
+    [
+        ("int8-weight", 1, N * 2),
+        ("int8-dynamic", 1, N * 2),
+        ("float8-dynamic", 1, 2 * 4),
+        ("int4-weight", 0.5, 2 * N * 2 * 2),
+        ("float4-dynamic", 0.5, N * K / 16),
+    ],
 )
 def test_weights_take_their_small_size(scheme: str, width: float, scales: float) -> None:
     """A byte or half of one an element; int8 has a scale a column, int4 a scale and a zero point for each 128 of a row,
-    float8 a float32 scale for each block of 128 by 128."""
+    float8 a float32 scale for each block of 128 by 128, float4 a float8 scale for each 16 of a row."""
     (graph,) = quantized(layer(bias=False), scheme)
     assert graph.weight_bytes == N * K * width + scales
     read = sum(
@@ -55,6 +61,7 @@ def test_products_compute_in_the_type_of_their_scheme() -> None:
     assert by_dtype(quantized(layer(), "int4-weight")) == {"bfloat16": flops}
     assert by_dtype(quantized(layer(), "int8-dynamic")) == {"int8": flops}
     assert by_dtype(quantized(layer(), "float8-dynamic")) == {"float8": flops}
+    assert by_dtype(quantized(layer(), "float4-dynamic")) == {"float4": flops}
     assert by_dtype(layer()) == {"bfloat16": flops}
 
 

@@ -48,6 +48,7 @@ def machine(family: str = "cpu", **changed: float) -> ArchitectureProfile:
         "energy.flop": 1e-12,
         "energy.byte.dram": 1e-10,
         "power.static": 10.0,
+        **({"count.sms": 100.0} if family == "gpu" else {}),
         **changed,
     }
     coefficients = {name: Coefficient(value, "1", "datasheet", "test") for name, value in values.items()}

@@ -54,6 +54,14 @@ def test_a_step_of_one_case_is_found_at_its_run():
     assert found.runs[6].label == "c0ffee06 (night-06)"
 
 
+def test_runs_without_their_samples_have_the_same_history():
+    """To the last digit."""
+    runs, cases = runs_of([1.0] * 3 + [{3: 1.2}] * 3), {}
+    slim = [Run(run.path, run.manifest, tuple(map(msgspec.json.encode, run.lines)), (), cases) for run in runs]
+    assert len(slim[0].rows[0].timing.samples_s) == 1
+    assert history(slim) == history(runs)
+
+
 def test_a_step_of_all_cases_is_one_of_the_geometric_mean():
     """5 % in every case from the sixth of ten runs on."""
     found = history(runs_of([1.0] * 5 + [1.05] * 5))

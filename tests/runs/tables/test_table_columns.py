@@ -49,6 +49,9 @@ def test_weights_in_fewer_bits_are_read_from_memory_as_they_are_stored(tmp_path:
     small, rounded, plain = read(
         tmp_path / "t.csv", header, *(f"linear,bf16,16,4096,4096,{weights},1e-5" for weights in ("int4", "fp8", "bf16"))
     )
+    (smallest,) = read(tmp_path / "t.csv", header, "linear,bf16,16,4096,4096,nvfp4,1e-5")
+    products = smallest.graph().calls[-1]
+    assert (products.op, products.computes_in) == ("aten._scaled_mm", "float4")
     tables = [AnalysisDirector(H100).tabulate((row.graph(),), "cudagraphs")[0] for row in (small, rounded, plain)]
     assert tables[0].bytes.sum() == pytest.approx(tables[2].bytes.sum() / 4, rel=0.1)
     assert len(tables[1]) > len(tables[2]) == 1
