@@ -26,6 +26,7 @@ from shmoo.estimators.graph.records import NORMAL_90, Coefficient
 from shmoo.estimators.machine.catalogue import energy_names, entry
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile
+from shmoo.estimators.predict.energy import loop_operations
 from shmoo.estimators.predict.model import issued_flops
 
 MIN_ENERGY_CASES = 5
@@ -266,7 +267,7 @@ def _features(blocks: Sequence[Block], profile: ArchitectureProfile) -> tuple[li
         if coefficients.find("energy.share") is not None:
             issued = issued * coefficients.by_algorithm(algorithm_codes(table, profile), "energy.share")
         columns = [np.where(table.dtype == code, issued, 0.0) for code in dtypes]
-        columns += [np.where(table.dtype == code, table.vector_flops + table.special_flops, 0.0) for code in dtypes]
+        columns += [np.where(table.dtype == code, loop_operations(table, profile.family), 0.0) for code in dtypes]
         columns += [block.tiling.level_bytes[level] for level in profile.levels]
         summed = [np.bincount(table.segment, weights=column, minlength=count) for column in columns]
         parts.append(np.stack([*summed, block.energy_pace_s], axis=1))

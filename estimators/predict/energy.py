@@ -23,6 +23,8 @@ LEAST_NEEDED = 1e-3
 """Least share of the clock that any kernel needs: something on the chip has to ask the memory."""
 LEAST_BUDGET = 0.01
 """Share of a power cap that is left for work however much of it static power takes."""
+IN_REGISTERS = 0.1
+"""Energy of an operation on registers relative to that of a loop over memory: one instruction of about ten."""
 _FALLBACK_DTYPES = ("float32", "bfloat16", "float16", "int8")
 """Where a unit has no rate for a type, its rate for the first of these that it has: XLA multiplies float32 in bfloat16 by
 default, and a machine with integer units only runs a quantised model."""
@@ -79,8 +81,15 @@ def flops_energy(table: KernelTable, c: Coefficients, issued: Floats | None = No
     matrix: Floats = (table.matrix_flops if issued is None else issued) * c.by_dtype(table.dtype, _E_MATRIX)
     if c.find("energy.share") is not None:
         matrix = matrix * c.by_algorithm(algorithm_codes(table, c.profile), "energy.share")
-    vector = (table.vector_flops + table.special_flops) * c.by_dtype(table.dtype, _E_VECTOR)
+    vector = loop_operations(table, c.profile.family) * c.by_dtype(table.dtype, _E_VECTOR)
     return (matrix + vector) * voltage_factor(c)
+
+
+def loop_operations(table: KernelTable, family: str) -> Floats:
+    """(K,) operations of loops that take energy. Beside each, a loop of a GPU loads, converts, addresses and stores, in some ten
+    instructions; those within a contraction's kernel work on registers."""
+    operations: Floats = table.vector_flops + table.special_flops
+    return operations * np.where(table.matrix_flops > 0, IN_REGISTERS, 1.0) if family == "gpu" else operations
 
 
 def bytes_energy(moved: Mapping[str, Floats], c: Coefficients) -> Floats | float:

@@ -14,7 +14,7 @@ from shmoo.estimators.machine.catalogue import entry
 _CIRCUITS = "Horowitz, ISSCC 2014, and Jouppi et al., ISCA 2021, table 2"
 _STATIC = "estimate: the idle board plus the clocks and leakage of an active chip"
 _SUSTAINED = "estimate: (TDP - static power) / 0.9 of the peak of an A100 of 250 to 400 W; the low end is that of a warm board"
-_VECTOR = f"estimate: from the datapath to half of a flop's; {_CIRCUITS}"
+_VECTOR = "estimate: about ten instructions; softmax and norms on an H200 (runs/recorded/h200) take 60 to 160 pJ an operation"
 _SHARED = f"64 bits from 32 KB take 8.5 to 20 pJ; {_CIRCUITS}"
 _L2 = f"estimate: a bank of 1 MB takes 1.75 to 12.5 pJ/B; {_CIRCUITS}"
 _HBM2 = f"64 bits from HBM2 take 31 to 56 pJ/B, the way to the lanes more; {_CIRCUITS}"
@@ -44,11 +44,11 @@ ENERGY_STARTS: Mapping[str, Mapping[str, Coefficient]] = MappingProxyType(
             ("energy.flop.matrix.float32", 1.08e-11, _SUSTAINED, 7.5e-12, 1.9e-11),
             ("energy.flop.matrix.tf32", 2.0e-12, _SUSTAINED, 1.0e-12, 2.6e-12),
             ("energy.flop.matrix.bfloat16", 1.0e-12, _SUSTAINED, 5.0e-13, 1.3e-12),
-            ("energy.flop.vector.float32", 4.9e-12, _VECTOR, 8.4e-13, 9.7e-12),
+            ("energy.flop.vector.float32", 1.0e-10, _VECTOR, 1e-11, 2.5e-10),
             ("energy.byte.shared", 1.5e-12, _SHARED, 1e-12, 4e-12),
             ("energy.byte.l2", 8e-12, _L2, 2e-12, 2.5e-11),
             ("energy.byte.dram", 8e-11, _HBM2, 3.1e-11, 1.2e-10),
-            ("energy.floor", 0.8, _PCIE, 0.58, 0.85),
+            ("energy.floor", 0.88, _PCIE, 0.58, 0.92),
         )
     }
 )
@@ -56,8 +56,8 @@ ENERGY_STARTS: Mapping[str, Mapping[str, Coefficient]] = MappingProxyType(
 VOLTAGES: Mapping[str, Mapping[str, Coefficient]] = MappingProxyType(
     {
         "gpu_a100_sxm_80g": _named(
-            ("energy.floor", 0.71, _SXM, 0.58, 0.82),
-            ("energy.clock", 0.95, _KNEE, 0.6, 1.5),
+            ("energy.floor", 0.74, _SXM, 0.58, 0.85),
+            ("energy.clock", 0.85, _KNEE, 0.5, 1.5),
         )
     }
 )

@@ -92,8 +92,9 @@ PUBLICATIONS: Mapping[str, Callable[[Path], Iterator[ArchitectureProfile]]] = Ma
 )
 """Name -> profiles made from a folder of tables."""
 ALL = "all"
-IN_TURN = ("energy", "gpu", "tensor", "tpu")
-"""Order of publishing everything: times rest on joules, and what is carried of tensor cores goes on top of both."""
+IN_TURN = ("energy", "gpu", "tensor", "recorded", "tpu")
+"""Order of publishing everything: times rest on joules, what is carried of tensor cores goes on top of both, and loops of a
+measured card on top of those."""
 
 
 def with_numbers(profile: ArchitectureProfile, results: Sequence[Result]) -> ArchitectureProfile:

@@ -76,7 +76,7 @@ def test_all_publications_follow_each_other(monkeypatch, tmp_path):
     told = {name: lambda folder, name=name: iter(asked.append(name) or ()) for name in publish.PUBLICATIONS}
     monkeypatch.setattr(publish, "PUBLICATIONS", told)
     assert list(publish.publish("all", tmp_path)) == []
-    assert asked == ["energy", "gpu", "tensor", "tpu"]
+    assert asked == ["energy", "gpu", "tensor", "recorded", "tpu"]
     with pytest.raises(InputError, match="leave --out out"):
         next(publish.publish("all", tmp_path, tmp_path))
 

@@ -13,10 +13,11 @@ from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, TilingSpec, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.draws import draw
-from shmoo.estimators.predict.energy import Joules
+from shmoo.estimators.predict.energy import Joules, loop_operations
 from shmoo.estimators.predict.energy import capped as power_capped
 from shmoo.estimators.predict.model import Prediction, issued_flops, predict
 from shmoo.estimators.predict.program import graph_latency, segment_energy
+from shmoo.estimators.predict.tabulated import tabulated
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import TileShape, Tiling
 from shmoo.runs.tables.operators import TABLE_OPERATORS
@@ -441,6 +442,16 @@ def test_the_overhang_of_tensor_cores_tiles_takes_no_energy(arch, dtype, more):
     table, _ = director.tabulate((graph,), "cudagraphs", dtype)
     issued = issued_flops(table, director.tile(table), Coefficients(profile), "cudagraphs")
     assert (issued > 1.5 * table.matrix_flops).all() if more else issued == pytest.approx(table.matrix_flops)
+
+
+@pytest.mark.parametrize(("family", "share"), [("gpu", 0.1), ("cpu", 1.0)])
+def test_operations_beside_a_contraction_work_on_registers(family, share):
+    """Where a GPU's loop over memory takes ten instructions an operation, those within a contraction's kernel take one."""
+    b = GraphBuilder()
+    alone = tabulated((b.graph(b.relu(b.tensor((64, 64)))),), "eager", family).table
+    fused = replace(alone, matrix_flops=np.ones(1))
+    assert loop_operations(alone, family) == pytest.approx(64 * 64)
+    assert loop_operations(fused, family) == pytest.approx(share * 64 * 64)
 
 
 def test_a_row_of_a_table_finds_the_board_warm_and_a_graph_by_itself_does_not():
