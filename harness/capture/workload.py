@@ -101,12 +101,13 @@ def _capture_traced(built: Built, name: str) -> Capture:
         try:
             return capture_traced(built.model, built.args, kwargs, name=name, notes=notes, fixed=built.fixed)
         except CaptureError as error:
-            refusals.append(error)
+            refusals += [] if words else [error]
     raise _reason(refusals)
 
 
 def _reason(refusals: Sequence[CaptureError]) -> CaptureError:
-    """Why the model refuses the first other form, which has what its signature asks for, or the only one."""
+    """Of the refusals of all forms of the inputs, that of the first other one, which has what the signature asks for, if there is
+    one."""
     return refusals[min(1, len(refusals) - 1)]
 
 
