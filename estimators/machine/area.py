@@ -77,8 +77,12 @@ def added_area(
 def added_area_interval(base: ArchitectureProfile, machine: ArchitectureProfile, changed: Iterable[str]) -> Interval:
     """`added_area` of one machine, from the low ends of the coefficients of area to their high ends; same errors."""
     names = tuple(changed)
-    ends = [float(added_area(base, machine, names, lambda c, end=end: c.bounds[end])) for end in (0, 1)]
-    return Interval(float(added_area(base, machine, names)), min(ends), max(ends))
+
+    def at(end: int) -> float:
+        return float(added_area(base, machine, names, lambda c: c.bounds[end]))
+
+    low, high = sorted((at(0), at(1)))
+    return Interval(float(added_area(base, machine, names)), low, high)
 
 
 def on_chip_bytes(profile: ArchitectureProfile) -> Amount:

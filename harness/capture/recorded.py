@@ -66,7 +66,7 @@ class _Recorder(ProxyTorchDispatchMode):
         # Above autograd torch takes its own modes alone; this one shares their place, and nothing else of theirs.
         TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)
         self._mode_key = torch._C._TorchDispatchModeKey.PROXY
-        self.enter_stack = []
+        self.enter_stack: list[ProxyTorchDispatchMode | None] = []
         self._graph = fx.Graph()
         self._nodes: dict[int, fx.Node] = {}
         # An id is that of one tensor only while the tensor lives.
