@@ -26,6 +26,8 @@ Run = Callable[[str, bool], list[str]]
 OMITTED, RULE = "...", "─"
 FIRST_MEASURED = ("latency", "starts", "runs")
 """Columns from which on cells change; those before say what a row is."""
+_MESSAGES = ("wrote ", "drew ", "estimating ")
+"""Beginnings of messages that say how far a command is and what it wrote."""
 _BLOCK = re.compile(r"(```console\n)(.*?)(```)", re.DOTALL)
 
 
@@ -101,7 +103,7 @@ def _run_in(folder: Path) -> Run:
         )
         if done.returncode:
             raise click.ClickException(f"{command} ended with {done.returncode}: {done.stdout}")
-        return [line for line in done.stdout.splitlines() if not line.startswith("wrote ")]
+        return [line for line in done.stdout.splitlines() if not line.startswith(_MESSAGES)]
 
     (folder / "config.json").write_text(json.dumps(CONFIG))
     (folder / "my_package").mkdir()
