@@ -87,7 +87,7 @@ def test_rows_on_tensor_cores_are_fitted_by_coefficients_of_their_own(tmp_path: 
 
 def test_a_machine_calibrated_in_bfloat16_says_so(tmp_path: Path) -> None:
     """Its efficiency is recovered; a bfloat16 product then rests on the fit, and a float32 product does not."""
-    base, sides = load_profile("gpu_h100"), (300, 900, 2000, 4500, 8192)
+    base, sides = load_profile("gpu_h100").replacing(host=""), (300, 900, 2000, 4500, 8192)
     truth = {"efficiency.gemm_tensor": 0.7, "efficiency.bandwidth.gemm_tensor": 0.8, "launch.eager.linear": 11e-6}
     shapes = list(itertools.product(sides, sides, sides))
     unknown = read_sources([write(tmp_path / "unknown.csv", [("linear", "bf16", *s, 1e-3) for s in shapes])], "gpu")
