@@ -91,6 +91,7 @@ PUBLICATIONS: Mapping[str, Callable[[Path], Iterator[ArchitectureProfile]]] = Ma
     {"energy": _energy, "gpu": _gpu, "recorded": _recorded, "tensor": _tensor, "tpu": _tpu}
 )
 """Name -> profiles made from a folder of tables."""
+RECORDED = Path(__file__).parents[2] / "runs" / "recorded"
 ALL = "all"
 IN_TURN = ("energy", "gpu", "tensor", "recorded", "tpu")
 """Order of publishing everything: times rest on joules, what is carried of tensor cores goes on top of both, and loops of a
@@ -136,7 +137,8 @@ def publish(name: str, folder: Path, out: Path = BUILTIN_DIR) -> Iterator[tuple[
         raise InputError(f"{ALL!r} starts each publication from the built-in profiles and writes them; leave --out out")
     out.mkdir(parents=True, exist_ok=True)
     for one in IN_TURN if name == ALL else (name,):
-        for fitted in PUBLICATIONS[one](folder):
+        # The runs of this repository are no table of others.
+        for fitted in PUBLICATIONS[one](RECORDED if name == ALL and one == "recorded" else folder):
             profile = beside(fitted, load_profile(fitted.name))
             path = out / f"{profile.name}.json"
             path.write_bytes(profile.to_json())
