@@ -73,10 +73,12 @@ def test_all_publications_follow_each_other(monkeypatch, tmp_path):
     """Joules before times, times before tensor cores; each starts from the built-in profiles, so nothing goes elsewhere."""
     asked = []
     assert {*publish.IN_TURN, "recorded"} == set(publish.PUBLICATIONS)
-    told = {name: lambda folder, name=name: iter(asked.append(name) or ()) for name in publish.PUBLICATIONS}
+    told = {name: lambda folder, name=name: iter(asked.append((name, folder)) or ()) for name in publish.PUBLICATIONS}
     monkeypatch.setattr(publish, "PUBLICATIONS", told)
     assert list(publish.publish("all", tmp_path)) == []
-    assert asked == ["energy", "gpu", "tensor", "recorded", "tpu"]
+    assert [name for name, _ in asked] == ["energy", "gpu", "tensor", "recorded", "tpu"]
+    assert {folder for name, folder in asked if name != "recorded"} == {tmp_path}
+    assert (dict(asked)["recorded"] / "h200" / "time" / "run.json").is_file()
     with pytest.raises(InputError, match="leave --out out"):
         next(publish.publish("all", tmp_path, tmp_path))
 
