@@ -25,6 +25,7 @@ from tests.evaluation.energy import (
     results,
     settled,
     with_fitted_energy,
+    without_shares,
 )
 from tests.evaluation.energy import with_latency as watts_with_latency
 
@@ -121,7 +122,7 @@ def test_a_second_fit_finds_what_the_first_did():
 
 def test_cards_with_the_same_chip_take_its_energies():
     """Two cards with an A100: joules at the lowest voltage carried, static power, memory and a known voltage their own."""
-    changed = A100.replacing(coefficients={**A100.coefficients, "energy.clock": known("energy.clock", 1.1)})
+    changed = A100.replacing(coefficients={**without_shares(A100), "energy.clock": known("energy.clock", 1.1)})
     same, sxm = on_same_chip(changed)
     assert (same.name, sxm.name) == ("gpu_a100_80g", "gpu_a100_sxm_80g")
     assert (same.coefficients["energy.clock"].source, same.value("energy.clock")) == ("transferred", 1.1)

@@ -329,7 +329,7 @@ def test_what_ended_at_a_bound_or_with_its_prior_is_known():
     coefficients = load_profile("gpu_a100_40g").coefficients
     assert coefficients["efficiency.bandwidth.pointwise"].source == "at bound"
     assert coefficients["efficiency.special"].source == "at bound"
-    assert sum(c.source == "prior" for key, c in coefficients.items() if of_times(key)) == 21
+    assert sum(c.source == "prior" for key, c in coefficients.items() if of_times(key)) == 23
     assert not [c for name in NAMES for c in load_profile(name).coefficients.values() if "prior" in c.reference]
 
 

@@ -22,9 +22,9 @@ from tests.measured_rows import FOLDER, measured_rows, source_of, written_table
 OTHERS = "elementwise, norm, softmax"
 BOUNDS = {
     "p100": {"linear": 0.068, "bmm": 0.030, "conv": 0.25, OTHERS: 0.083},
-    "v100": {"linear": 0.044, "bmm": 0.090, "conv": 0.21, OTHERS: 0.041},
+    "v100": {"linear": 0.055, "bmm": 0.090, "conv": 0.21, OTHERS: 0.041},
     "t4": {"linear": 0.115, "bmm": 0.098, "conv": 0.155, OTHERS: 0.023},
-    "a100_40g": {"linear": 0.075, "bmm": 0.013, "conv": 0.19, OTHERS: 0.046},
+    "a100_40g": {"linear": 0.075, "bmm": 0.0154, "conv": 0.19, OTHERS: 0.046},
 }
 """Largest mean error of a device's ten rows of each group, with 15 % to spare."""
 
