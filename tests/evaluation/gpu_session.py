@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median as middle
 from typing import Any
@@ -56,11 +57,12 @@ class Part(msgspec.Struct, frozen=True):
 
 
 def plan(machine: Machine) -> tuple[Part, ...]:
-    """The parts in order. Shapes follow the card's memory."""
+    """The parts in order. Shapes follow the card's memory; transformers are left out where their library is not installed."""
     suite = plan_suite("micro", machine, device="cuda")
     operators = tuple(msgspec.structs.replace(case, dtype=DTYPES[i % len(DTYPES)]) for i, case in enumerate(suite))
     cold = tuple(msgspec.structs.replace(case, cache_state="cold") for case in operators[:CHECKED])
-    names = tuple(dict.fromkeys((*NETWORKS, *TRANSFORMERS, *MORE_NETWORKS)))
+    transformers = TRANSFORMERS if find_spec("transformers") is not None else ()
+    names = tuple(dict.fromkeys((*NETWORKS, *transformers, *MORE_NETWORKS)))
     networks = tuple(
         CaseSpec(name, "network", {"batch": batch}, "bfloat16", runtime, "cuda")
         for name in names

@@ -73,11 +73,16 @@ def repeated(table: KernelTable, times: int) -> KernelTable:
 
 @pytest.mark.parametrize(
     ("name", "dtype", "least"),
-    [("gpu_h100", "bfloat16", 0.5), ("gpu_h200", "float8", 0.5), ("gpu_a100_80g", "bfloat16", 0.5), ("gpu_a100_80g", "tf32", 0.45)],
+    [
+        ("gpu_h100", "bfloat16", 0.5),
+        ("gpu_h200", "float8", 0.5),
+        ("gpu_a100_80g", "bfloat16", 0.5),
+        ("gpu_a100_80g", "tf32", 0.45),
+    ],
 )
 def test_large_squares_reach_most_of_the_peak_and_small_ones_do_not(name, dtype, least):
-    """8192 x 8192 reaches 50 to 85 %, TF32 of a board of 300 W less than its cap allows; 512 x 512 are too few blocks, started too
-    late, for a quarter of it."""
+    """8192 x 8192 reaches 50 to 85 %, TF32 of a board of 300 W less than its cap allows; 512 x 512 are too few blocks, started
+    too late, for a quarter of it."""
     assert least < share_of_peak(8192, name, dtype) < 0.85
     assert share_of_peak(512, name, dtype) < 0.25
 
