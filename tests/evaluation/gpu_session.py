@@ -31,7 +31,7 @@ from shmoo.runs.store.store import MANIFEST, Run
 
 DTYPES = ("float32", "tf32", "bfloat16", "float16")
 TRANSFORMERS = ("bert_base", "gpt2", "llama3_8b")
-MORE_NETWORKS = ("swin_t", "mobilenet_v2", "resnet34", "vgg11", "googlenet", "squeezenet1_1")
+MORE_NETWORKS = ("swin_t", "mobilenet_v2", "resnet34", "vgg11", "googlenet", "squeezenet1_1", "mnasnet1_0")
 BATCHES = (1, 32)
 MARGIN_S = 30.0
 """Time kept back for the case in flight when a part's time is up."""
