@@ -33,7 +33,7 @@ block of `float8-dynamic` is as wide and as high: DeepSeek-V3 (arXiv:2412.19437,
 FLOAT4_GROUP = 16
 """Elements that share a scale in float4 (NVFP4; NVIDIA Blackwell architecture technical brief, 2024)."""
 BESIDE = (".scales", ".zeros")
-"""How the names end of what is stored beside a quantized weight."""
+"""Suffixes of the names of a quantized weight's scales and zero points."""
 SMALL_TYPES = frozenset({"int4", "int8", "float4", "float8"})
 OWN = "own"
 """Stands for the type of the activations, as the type of scales and zero points."""
@@ -280,7 +280,7 @@ class _Quantizer:
         )
 
     def _small(self, layer: _Layer) -> tuple[int, ...]:
-        """The weight in its small type, and what is stored beside it, as in `_stored`, each cut as the product reads it."""
+        """The weight in its small type with its scales and zero points, as in `_stored`, each cut to what the product reads."""
         if layer.root not in self.weights:
             old = self.graph.values[layer.root]
             spec, *others = _stored(layer, old.spec, self.scheme)

@@ -184,7 +184,7 @@ def _each_alone(
         reads, rounds = dependent_reads(table, c.profile)
         far = np.minimum(moved[c.profile.levels[-1]] / np.maximum(table.bytes, 1.0), 1.0)
         waiting = reads * c.value("read.latency") * (1.0 + far) / 2.0 + rounds * c.value("read.reduction")
-        # Statistics come before what is normalised with them.
+        # A norm computes its statistics before it normalizes.
         body = np.where(table.is_family("normalization"), body + waiting, np.maximum(body, waiting))
     if c.find("step") is not None:
         body = np.maximum(body, c.value("step") * dependent_steps(table))

@@ -109,7 +109,7 @@ def waits(folder: Path, sizes: Sizes) -> tuple[Wait, ...]:
 
     return (
         # On every built-in machine; the first shape that torch gives without memory takes 1.9 (docs/capture.md).
-        Wait("estimate, new", (*estimate, "resnet18", "--no-cache"), 2.6),
+        Wait("estimate, new", (*estimate, "resnet18", "--no-cache"), 1.8),
         Wait("estimate, cached", (*estimate, "resnet18"), 0.8, before=(*estimate, "resnet18")),
         Wait("estimate 70B, new", (*large, "--no-cache"), 9.0),
         Wait("estimate 70B, cached", large, 1.5, before=large),

@@ -6,6 +6,7 @@ GPUs' and the TPU v4's tables are of the test split: no fit saw them.
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,13 @@ from tests.measured_rows import FOLDER, measured_rows, source_of, written_table
 OTHERS = "elementwise, norm, softmax"
 BOUNDS = {
     "p100": {"linear": 0.068, "bmm": 0.030, "conv": 0.25, OTHERS: 0.083},
-    "v100": {"linear": 0.055, "bmm": 0.090, "conv": 0.21, OTHERS: 0.041},
+    "v100": {"linear": 0.044, "bmm": 0.090, "conv": 0.21, OTHERS: 0.041},
     "t4": {"linear": 0.115, "bmm": 0.098, "conv": 0.155, OTHERS: 0.023},
-    "a100_40g": {"linear": 0.075, "bmm": 0.0154, "conv": 0.19, OTHERS: 0.046},
+    "a100_40g": {"linear": 0.075, "bmm": 0.013, "conv": 0.19, OTHERS: 0.046},
 }
 """Largest mean error of a device's ten rows of each group, with 15 % to spare."""
+MISSED = {("a100_40g", "bmm"): "1.34 % since profiles were fitted anew beside the host's paths; one row of ten is 4 % too fast"}
+"""Bounds that the published profiles do not keep, and why; a refit is to win them back."""
 
 
 def rows_of(name: str, tmp_path: Path, device: str, runtime: str, reduction: str = "k") -> tuple[TableRow, ...]:
@@ -63,18 +66,23 @@ def test_each_file_of_measurements_says_its_source_and_is_small(name):
     assert 30 <= len(rows) == len(set(rows)) <= 40
 
 
-@pytest.mark.parametrize("device", BOUNDS)
-def test_operators_of_measured_gpus_are_estimated_within_their_bounds(device, tmp_path):
+@pytest.mark.parametrize(
+    ("device", "group"),
+    [
+        pytest.param(*case, marks=pytest.mark.xfail(case in MISSED, reason=MISSED.get(case, ""), strict=True))
+        for case in itertools.product(BOUNDS, GROUPS)
+    ],
+)
+def test_operators_of_measured_gpus_are_estimated_within_their_bounds(device, group, tmp_path):
     """Ten rows of each group; convolutions of the A100's table ran on the card with 80 GB."""
     assert set(BOUNDS[device]) == set(GROUPS)
     rows = rows_of(f"gpu_{device}.csv", tmp_path, "cuda", "eager", "n")
     assert {row.case.split for row in rows} == {"test"}
-    for group, bound in BOUNDS[device].items():
-        of_group = [row for row in rows if (row.op if row.op in GROUPS else OTHERS) == group]
-        card = CONV_CARD.get(device, device) if group == "conv" else device
-        errors, _ = off(of_group, f"gpu_{card}", "eager")
-        assert len(errors) == 10
-        assert np.abs(errors).mean() < bound, group
+    of_group = [row for row in rows if (row.op if row.op in GROUPS else OTHERS) == group]
+    card = CONV_CARD.get(device, device) if group == "conv" else device
+    errors, _ = off(of_group, f"gpu_{card}", "eager")
+    assert len(errors) == 10
+    assert np.abs(errors).mean() < BOUNDS[device][group]
 
 
 def test_intervals_of_measured_gpus_hold_nine_of_ten_rows(tmp_path):

@@ -71,29 +71,37 @@ def repeated(table: KernelTable, times: int) -> KernelTable:
     return replace(row, segment=np.zeros(len(row), dtype=np.int64))
 
 
+TF32_JOULES = (
+    "TF32 of A100s is priced at 3.05 pJ a flop, 4.2 times bfloat16, so that a board of 300 W is held to 45 % of its peak"
+)
+CARRIED = "carried from other cards, the stream of the weights reaches 68 % of the bandwidth"
+
+
 @pytest.mark.parametrize(
-    ("name", "dtype", "least"),
+    ("name", "dtype"),
     [
-        ("gpu_h100", "bfloat16", 0.5),
-        ("gpu_h200", "float8", 0.5),
-        ("gpu_a100_80g", "bfloat16", 0.5),
-        ("gpu_a100_80g", "tf32", 0.45),
+        ("gpu_h100", "bfloat16"),
+        ("gpu_h200", "float8"),
+        ("gpu_a100_80g", "bfloat16"),
+        pytest.param("gpu_a100_80g", "tf32", marks=pytest.mark.xfail(reason=TF32_JOULES, strict=True)),
     ],
 )
-def test_large_squares_reach_most_of_the_peak_and_small_ones_do_not(name, dtype, least):
-    """8192 x 8192 reaches 50 to 85 %, TF32 of a board of 300 W less than its cap allows; 512 x 512 are too few blocks, started
-    too late, for a quarter of it."""
-    assert least < share_of_peak(8192, name, dtype) < 0.85
+def test_large_squares_reach_most_of_the_peak_and_small_ones_do_not(name, dtype):
+    """8192 x 8192 reaches 50 to 85 %; 512 x 512 are too few blocks, started too late, for a quarter of it."""
+    assert 0.5 < share_of_peak(8192, name, dtype) < 0.85
     assert share_of_peak(512, name, dtype) < 0.25
 
 
-@pytest.mark.parametrize("name", GPUS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.xfail(n == "gpu_a100_80g", reason=CARRIED, strict=True)) for n in GPUS],
+)
 def test_a_single_row_takes_what_reading_the_weights_takes(name):
-    """One row by 8192 x 28672 weights of 2 bytes: 470 MB over the bandwidth, and at most half more: measured streams reach 75 to
+    """One row by 8192 x 28672 weights of 2 bytes: 470 MB over the bandwidth, and at most 45 % more: measured streams reach 75 to
     85 % of it."""
     table = linear(1, 28672, 8192)
     floor = 2 * 8192 * 28672 / load_profile(name).value("bandwidth.dram")
-    assert 1.0 < priced(table, name).device_s[0] / floor < 1.5
+    assert 1.0 < priced(table, name).device_s[0] / floor < 1.45
 
 
 @pytest.mark.parametrize(
