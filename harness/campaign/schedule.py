@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from shmoo.runs.store.pooling import latencies
 from shmoo.runs.store.records import CaseSpec, Measurement, Status, Timing
-from shmoo.runs.store.statistics import latency, median
+from shmoo.runs.store.statistics import HARDLY_KNOWN, latency, median
 from shmoo.runs.store.visits import NOISY
 
 FAILURES = 1
@@ -147,6 +147,10 @@ class Schedule:
         fewest = min((case.visits for case in alive), default=self._visits)
         self._judge(alive)
         if fewest < self._visits:
+            hardly_known = [case for case in alive if case.error > HARDLY_KNOWN and case.visits < self._limit(case)]
+            if fewest and hardly_known:
+                self._random.shuffle(hardly_known)
+                return hardly_known
             chosen = [case for case in alive if case.visits == fewest]
             if fewest:
                 chosen += [case for case in chosen for _ in range(self._turns(case))]

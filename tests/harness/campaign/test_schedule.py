@@ -41,6 +41,25 @@ def test_every_case_is_visited_once_before_any_is_visited_twice():
     assert {count for workload, count in second.items() if workload.startswith("linear")} == {1}
 
 
+def test_cases_that_are_hardly_known_come_before_second_visits():
+    """Threads of ten of forty cases only waited for each other on their first visit, so these are visited again at once."""
+    unlucky = {f"linear{i}" for i in range(10)}
+    schedule = schedule_of(cases(40, 0))
+
+    def take():
+        case = schedule.next()
+        waits = case.workload in unlucky and not schedule.visits_of(case)
+        wall_s, on_core = (8e-3, 0.5) if waits else (1e-5, 1.0)
+        cpu_s = 8 * wall_s * 2 * on_core
+        timing = Timing((wall_s,) * 8, switches=(2 * waits,) * 8, cpu_s=cpu_s, on_core_s=(wall_s * on_core,) * 8)
+        schedule.add(Measurement(case, "ok", timing=timing))
+        return case.workload
+
+    assert len({take() for _ in range(40)}) == 40
+    assert {take() for _ in range(10)} == unlucky
+    assert {take() for _ in range(30)} == {f"linear{i}" for i in range(10, 40)}
+
+
 def test_steady_cases_need_their_visits_only():
     """Errors of 0.1 %: the schedule ends after two rounds."""
     schedule = schedule_of(cases(18, 2))
