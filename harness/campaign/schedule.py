@@ -15,10 +15,10 @@ from shmoo.runs.store.visits import NOISY
 FAILURES = 1
 """Failed visits after which a case is left alone: a crash would only repeat."""
 ROUND_SHARE = 0.1
-"""Share of the cases that a round goes to once each has had its visits: those that are known worst."""
-TURNS, NETWORK_LIMIT = 4, 6
-"""Visits to a noisy network in each round after the first, and times as many visits as other cases that it may have. Networks
-are few and test everything else, so that their own errors must be small."""
+"""Share of the cases that a round after the first goes to: of those due for another visit, then of those that are known worst."""
+NETWORK_SHARE, NETWORK_LIMIT = 2, 6
+"""Times as many further visits as other cases that a network has, and times as many visits that it may have: while it is noisy it is
+visited in every round. Networks are few and test everything else, so that their own errors must be small."""
 COMPILING_SHARE, COMPILING_SHARE_WHEN_ROUGH, ROUGH = 0.6, 0.45, 0.1
 """Share of the time left that first visits to cases that are compiled may take, the same where the cases visited so far have a
 median error above the third number, because there second visits tell more. What is left over comes last."""
@@ -61,7 +61,8 @@ class _Case:
 
 
 class Schedule:
-    """The order of visits: first visits of all cases, then rounds over all of them, then the cases that are known worst.
+    """The order of visits: first visits of all cases, then those that are hardly known, further visits of all in random order a tenth
+    at a time, then the cases that are known worst.
 
     Args:
         cases: what to visit.
@@ -146,29 +147,31 @@ class Schedule:
         alive = [case for case in self._cases.values() if not case.given_up and not self._waits(case)]
         fewest = min((case.visits for case in alive), default=self._visits)
         self._judge(alive)
+        if not fewest:
+            first = [case for case in alive if not case.visits]
+            return self._shuffled(first) if self._shuffle else first
         if fewest < self._visits:
             hardly_known = [case for case in alive if case.error > HARDLY_KNOWN and case.visits < self._limit(case)]
-            if fewest and hardly_known:
-                self._random.shuffle(hardly_known)
-                return hardly_known
-            chosen = [case for case in alive if case.visits == fewest]
-            if fewest:
-                chosen += [case for case in chosen for _ in range(self._turns(case))]
-            if self._shuffle or fewest:
-                self._random.shuffle(chosen)
-            return chosen
-        wide = [case for case in alive if case.visits < self._limit(case) and case.error > self._precision]
-        others = sorted((case for case in wide if case.spec.kind != "network"), key=lambda case: -case.error)
-        chosen = others[: math.ceil(ROUND_SHARE * len(alive))] + [case for case in wide for _ in range(self._turns(case))]
-        self._random.shuffle(chosen)
-        return chosen
+            if hardly_known:
+                return self._shuffled(hardly_known)
+            due = self._shuffled([case for case in alive if case.visits == fewest and case.spec.kind != "network"])
+        else:
+            wide = [case for case in alive if case.visits < self._limit(case) and case.error > self._precision]
+            due = sorted((case for case in wide if case.spec.kind != "network"), key=lambda case: -case.error)
+        networks = [case for case in alive if case.spec.kind == "network" and self._is_due(case, fewest)]
+        return self._shuffled(due[: math.ceil(ROUND_SHARE * len(alive))] + networks)
 
-    @staticmethod
-    def _turns(case: _Case) -> int:
-        """Visits in a round that a case has for being a network."""
-        if case.spec.kind != "network":
-            return 0
-        return TURNS if case.error > NOISY else 1
+    def _shuffled(self, cases: list[_Case]) -> list[_Case]:
+        self._random.shuffle(cases)
+        return cases
+
+    def _is_due(self, network: _Case, fewest: int) -> bool:
+        """Whether a network is visited in the next round, the fewest visits to a case being so many."""
+        if network.visits >= self._limit(network):
+            return False
+        if fewest < self._visits:
+            return network.error > NOISY or network.visits < 1 + NETWORK_SHARE * fewest
+        return network.error > self._precision
 
     def _limit(self, case: _Case) -> int:
         """Visits after which a case is left as it is known."""
