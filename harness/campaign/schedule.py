@@ -17,8 +17,8 @@ FAILURES = 1
 ROUND_SHARE = 0.1
 """Share of the cases that a round after the first goes to: of those due for another visit, then of those that are known worst."""
 NETWORK_SHARE, NETWORK_LIMIT = 2, 6
-"""Times as many further visits as other cases that a network has, and times as many visits that it may have: while it is noisy it is
-visited in every round. Networks are few and test everything else, so that their own errors must be small."""
+"""Times as many further visits as other cases that a network has, and times as many visits that it may have: while it is noisy it
+is visited in every round. Networks are few and test everything else, so that their own errors must be small."""
 COMPILING_SHARE, COMPILING_SHARE_WHEN_ROUGH, ROUGH = 0.6, 0.45, 0.1
 """Share of the time left that first visits to cases that are compiled may take, the same where the cases visited so far have a
 median error above the third number, because there second visits tell more. What is left over comes last."""
@@ -61,8 +61,8 @@ class _Case:
 
 
 class Schedule:
-    """The order of visits: first visits of all cases, then those that are hardly known, further visits of all in random order a tenth
-    at a time, then the cases that are known worst.
+    """The order of visits: first visits of all cases, then of those that are hardly known, further visits of all in random order, a
+    tenth at a time, then the cases that are known worst.
 
     Args:
         cases: what to visit.

@@ -14,7 +14,6 @@ from shmoo.harness.measuring.watch.corewatch import (
 )
 from shmoo.runs.store.statistics import QUIET
 
-
 NOBODY = [0.0] * 16
 """Seconds that others used of each core."""
 

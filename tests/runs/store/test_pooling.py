@@ -145,8 +145,8 @@ def threaded(share: float) -> Timing:
 
 @pytest.mark.parametrize("visits", [1, 2, 3])
 def test_threads_that_only_waited_leave_a_case_in_doubt(visits: int) -> None:
-    """Calls of 10 us that took 8 ms each time, among 18 visits that went well: however well the samples agree, the case may be off
-    by e^2, with the chance that all of its visits are of the kind that does nothing but wait."""
+    """Calls of 10 us that took 8 ms each time, among 18 visits that went well: however well samples agree, the case may be off by
+    e^2, with the chance that all of its visits are of the kind that does nothing but wait."""
     cases = [*([threaded(share) for share in (1.0, 0.5)] for _ in range(9)), [waiting()] * visits]
     groups = ["a"] * len(cases)
     seen, alone = times(groups, cases)[-1], own(cases, groups)[-1]
