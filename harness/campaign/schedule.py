@@ -61,8 +61,8 @@ class _Case:
 
 
 class Schedule:
-    """The order of visits: first visits of all cases, then of those that are hardly known, further visits of all in random order, a
-    tenth at a time, then the cases that are known worst.
+    """The order of visits: first visits of all cases, then of those that are hardly known, further visits of all in random order,
+    a tenth at a time, then the cases that are known worst.
 
     Args:
         cases: what to visit.

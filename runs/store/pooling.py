@@ -19,8 +19,8 @@ visits differ in what their shares do not show, such as a clock that wanders fro
 visits to one case differ is known from cases with several: those of the class where there are enough, else those of all classes.
 
 Threads of one call wait for each other. While another program has a core they wait a slice of the scheduler at every operator,
-spinning, and calls of 10 us take 8 ms: neither blocks nor the time on a core say what such a call takes undisturbed. With a share q
-of visits in which threads did nothing but wait, n such visits to a case happen by chance q^n, and the case may be far off:
+spinning, and calls of 10 us take 8 ms: neither blocks nor the time on a core say what such a call takes undisturbed. With a share
+q of visits in which threads did nothing but wait, n such visits to a case happen by chance q^n, and the case may be far off:
 
     variance of the log = (that between visits) + q^n WAITING^2
 """
