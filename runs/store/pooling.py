@@ -36,7 +36,7 @@ import msgspec
 import numpy as np
 
 from shmoo.runs.store.records import Timing
-from shmoo.runs.store.statistics import FEW_CASES, PRIOR_VISITS, Latency, latencies_of, normal_deviation, visit_deviations
+from shmoo.runs.store.statistics import FEW_CASES, PRIOR_VISITS, UNKNOWN, Latency, latencies_of, normal_deviation, visit_deviations
 
 UNDISTURBED_BLOCKS, UNDISTURBED_S = 5, 0.01
 """Fewer undisturbed blocks than this that last less than this together do not say what a call takes undisturbed."""
@@ -66,6 +66,7 @@ class _Case:
         share: mean of the visits' rates.
         rates: (V,) deviations of the visits' rates from their mean.
         shares: (V,) the part of those deviations that undisturbed times do not explain.
+        telling: (V,) whether the visit says by itself what a call takes undisturbed.
         alike: group, whether several threads work, whether the undisturbed time is one on a core, and its decade: cases with an
             equal one are calls like this one.
     """
@@ -74,11 +75,14 @@ class _Case:
     share: float
     rates: np.ndarray
     shares: np.ndarray
+    telling: np.ndarray
     alike: _Alike
 
     def residuals(self, slope: float) -> np.ndarray:
-        """(V,) deviations of the visits' rates that the correction leaves."""
-        return self.rates - slope * self.shares
+        """Deviations that the correction leaves, of the rates of visits that say what a call takes undisturbed; a single such visit
+        has none."""
+        left = (self.rates - slope * self.shares)[self.telling]
+        return left if left.size > 1 else left[:0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +161,15 @@ def _several_threads(visit: Timing) -> bool:
     return visit.cpu_s > SEVERAL_THREADS * sum(visit.on_core_s) * visit.block_calls
 
 
+def _on_core(visit: Timing) -> np.ndarray:
+    """Seconds a call that the calling thread had a core, in the blocks in which it did not wait for others."""
+    on_core = np.asarray(visit.on_core_s)
+    return on_core[on_core >= ON_CORE * np.asarray(visit.samples_s)] if _several_threads(visit) else on_core
+
+
 def _waits(visit: Timing) -> bool:
-    """Whether the threads of a call did nothing but wait for each other throughout a visit."""
-    if not _several_threads(visit) or _enough(visit, _undisturbed(visit)):
-        return False
-    return sum(visit.on_core_s) < ON_CORE * sum(visit.samples_s)
+    """Whether the threads of a call waited for each other in every block of a visit."""
+    return _several_threads(visit) and not _enough(visit, _undisturbed(visit)) and not _on_core(visit).size
 
 
 def _case(group: Hashable, visits: Sequence[Timing]) -> _Case | None:
@@ -176,11 +184,12 @@ def _case(group: Hashable, visits: Sequence[Timing]) -> _Case | None:
     if on_core:
         if not all(len(visit.on_core_s) == len(visit.samples_s) for visit in timed):
             return None
-        blocks = [np.asarray(() if _waits(visit) else visit.on_core_s) for visit in timed]
+        blocks = [_on_core(visit) for visit in timed]
     together = np.concatenate(blocks)
     if not _enough(timed[0], together) or together.min() <= 0:
         return None
-    by_visit = np.asarray([_lower_quartile(b if _enough(timed[0], b) else together) for b in blocks])
+    telling = np.asarray([_enough(timed[0], b) for b in blocks])
+    by_visit = np.asarray([_lower_quartile(b if tells else together) for b, tells in zip(blocks, telling.tolist(), strict=True)])
     undisturbed = 1.0 / float(np.mean(1.0 / by_visit))
     rates = undisturbed / np.asarray([np.mean(visit.samples_s) for visit in timed])
     share = float(rates.mean())
@@ -190,6 +199,7 @@ def _case(group: Hashable, visits: Sequence[Timing]) -> _Case | None:
         share,
         rates - share,
         rates - share * undisturbed / by_visit,
+        telling,
         (group, threads is not None and threads > SEVERAL_THREADS, on_core, math.floor(math.log10(undisturbed))),
     )
 
@@ -279,14 +289,9 @@ def _class(cases: Sequence[_Case], repeated: Sequence[_Case]) -> _Class:
         expected = visits / count + between
         slope[count] = min(max(covariance / count / expected, 0.0), 1.0) if expected > 0 else 0.0
         # Residuals around a mean of n are smaller than errors by sqrt((n - 1) / n).
-        residual[count] = normal_deviation(
-            np.concatenate(
-                [
-                    np.abs(case.residuals(slope[count])) / case.share * math.sqrt(case.rates.size / (case.rates.size - 1))
-                    for case in repeated
-                ]
-            )
-        )
+        left = [case.residuals(slope[count]) / case.share for case in repeated]
+        distances = [np.abs(own) * math.sqrt(own.size / (own.size - 1)) for own in left if own.size]
+        residual[count] = normal_deviation(np.concatenate(distances)) if distances else UNKNOWN
     return _Class(shares.size, float(shares.mean()), seen / shares.size, between, slope, residual)
 
 
@@ -295,7 +300,8 @@ def _corrected(case: _Case, alike: _Class) -> Latency:
     slope = alike.slope[count]
     share = case.share + slope * (alike.share - case.share)
     own = float(np.sum((case.residuals(slope) / share) ** 2))
-    visits = (own + PRIOR_VISITS * alike.residual[count] ** 2) / (count - 1 + PRIOR_VISITS) / count
+    telling = max(int(case.telling.sum()), 1)
+    visits = (own + PRIOR_VISITS * alike.residual[count] ** 2) / (telling - 1 + PRIOR_VISITS) / telling
     # The variance between n cases is itself known from n - 1 distances only, which matters to cases far from the mean (Morris,
     # JASA 78, 1983).
     doubt = 2.0 / (alike.cases - 3) * (case.share - alike.share) ** 2
