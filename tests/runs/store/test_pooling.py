@@ -155,6 +155,16 @@ def test_threads_that_only_waited_leave_a_case_in_doubt(visits: int) -> None:
     assert seen.relative_se == pytest.approx(math.hypot(alone.relative_se, 2.0 * math.sqrt(chance)))
 
 
+def test_blocks_in_which_a_thread_waited_do_not_tell_the_undisturbed_time() -> None:
+    """Calls of 20 ms on two threads: nine cases have a visit at full speed and one with three of four blocks at a sixth of it, a
+    tenth case only the latter. Its only good block says 20 ms, and the share is that of the class."""
+    good = Timing((20e-3,) * 4, switches=(1,) * 4, cpu_s=160e-3, on_core_s=(20e-3,) * 4)
+    poor = Timing((20e-3,) + (120e-3,) * 3, switches=(9,) * 4, cpu_s=400e-3, on_core_s=(20e-3,) + (60e-3,) * 3)
+    seen = times(["a"] * 10, [*([good, poor] for _ in range(9)), [poor]])
+    share = 20 / np.mean([20, 120, 120, 120])
+    assert seen[9].value_s == pytest.approx(20e-3 / ((9 * (1 + share) / 2 + share) / 10))
+
+
 def test_one_visit_without_waiting_ends_the_doubt() -> None:
     """Two visits waited and one did not: the rate of that one counts, and those of its class."""
     cases = [*([threaded(share) for share in (1.0, 0.5)] for _ in range(9)), [waiting(), threaded(0.75), waiting()]]
