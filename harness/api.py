@@ -248,17 +248,25 @@ def sweep(
     """
     import pandas as pd
 
-    from shmoo.harness.models.model_graphs import workload_source
+    from shmoo.harness.models.asked import Asked, at_ends
+    from shmoo.harness.models.model_graphs import open_model
 
     wanted, axes, fixed = None if dtype is None else compute_dtype(dtype), dict(axes or {}), dict(fixed or {})
     if twice := sorted(axes.keys() & fixed.keys()):
         raise InputError(f"axis {twice[0]!r} is swept and fixed; give it to axes or to fixed")
     profiles = {profile.name: profile for profile, _ in choose_targets(_listed(archs), _listed(runtime), threads)}
     asked = {**axes, **{name: (value,) for name, value in fixed.items()}}
-    source, defaults = workload_source(workload, dtype=wanted, trust=trust, axes=asked)
-    settings = {name: value for name, value in {**defaults, **fixed}.items() if name not in axes}
+    source = open_model(Asked(workload, wanted, trust=trust, points=at_ends(asked)))
+    settings = {name: value for name, value in {**source.axes, **fixed}.items() if name not in axes}
     controller = SweepController(
-        workload, source, list(profiles.values()), axes, dict(profile_axes or {}), settings, _listed(runtime), fusion
+        workload,
+        lambda point: source.at(point).graphs,
+        list(profiles.values()),
+        axes,
+        dict(profile_axes or {}),
+        settings,
+        _listed(runtime),
+        fusion,
     )
     return pd.DataFrame(controller.rows(compute_dtype=_multiplied(wanted), threads=threads))
 

@@ -25,9 +25,9 @@ from shmoo.harness.campaign.schedule import Schedule
 from shmoo.harness.defaults import new_run_directory
 from shmoo.harness.machine.doctor import probe_machine, version_of
 from shmoo.harness.measuring.allocation import settle_heap
-from shmoo.harness.measuring.observing import observed, status_of
 from shmoo.harness.measuring.timing import SPACED, MeasureSettings, TimingSettings, time_callable
 from shmoo.harness.measuring.watch.corewatch import CoreWatch, core_watch
+from shmoo.harness.measuring.watch.hostwatch import observed, status_of
 from shmoo.harness.pytest.showing import ReplayClock, figures
 from shmoo.runs.store.records import AxisValue, CaseSpec, Measurement, Reason, RunManifest, Timing, utc_now
 from shmoo.runs.store.store import RunWriter

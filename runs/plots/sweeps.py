@@ -10,8 +10,24 @@ from typing import Any, NamedTuple
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.units import amount, percent, si, size
-from shmoo.runs.plots.chart import Axis, Chart, Contour, Figure, Heat, Layer, Mark, Points, Regions, Rule, categories, log_axis
-from shmoo.runs.plots.style import ARCHITECTURE_COLOURS, COLOURS, SYMBOLS, architecture_family
+from shmoo.runs.plots.chart import (
+    ARCHITECTURE_COLOURS,
+    COLOURS,
+    SYMBOLS,
+    Axis,
+    Chart,
+    Contour,
+    Figure,
+    Heat,
+    Layer,
+    Mark,
+    Points,
+    Regions,
+    Rule,
+    architecture_family,
+    categories,
+    log_axis,
+)
 
 Row = dict[str, Any]
 Units = Mapping[str, str]
