@@ -315,7 +315,8 @@ class ShmooBenchmark:
             pytest.fail(row.why or f"{row.status}, without a reason", pytrace=False)
         samples, calls = row.timing.samples_s, row.timing.block_calls
         self._clock().load([sample * calls for sample in samples])
-        self._benchmark.pedantic(_nothing, rounds=len(samples), iterations=calls)
+        # The work was timed before.
+        self._benchmark.pedantic(lambda: None, rounds=len(samples), iterations=calls)
         self._benchmark.extra_info.update(figures(row, row.timing))
         self._run.show(row, self._node.name, self._benchmark)
 
@@ -355,10 +356,6 @@ def _finished(result: Any, loop: asyncio.AbstractEventLoop) -> Any:
     if isinstance(result, AsyncGenerator):
         return loop.run_until_complete(listed(result))
     return loop.run_until_complete(result) if isinstance(result, Awaitable) else result
-
-
-def _nothing() -> None:
-    """What pytest-benchmark calls: the work was timed before."""
 
 
 def _synchronize() -> Callable[[], None] | None:

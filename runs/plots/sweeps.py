@@ -126,7 +126,8 @@ def _curves(rows: Sequence[Row], axis: str, others: Sequence[str], units: Units,
     """Latency with its interval, throughput, achieved rate, tiles over footprint, energy over latency, and power. Of the columns
     that differ between curves (architecture, model, the other axes) the first sets the color, the second the dash and the rest
     the symbol."""
-    differing = _differing_columns(rows, others)
+    columns_in_turn = ["arch", *sorted(others, key=lambda name: name != "model")]
+    differing = [name for name in columns_in_turn if len(_values(rows, name)) > 1] or ["arch"]
     by_style = (differing[:1], differing[1:2], differing[2:])
     values_by_style = [list(_grouped(rows, columns)) for columns in by_style]
     palette = _palette([str(value[0]) if differing[0] == "arch" else "" for value in values_by_style[0]])
@@ -183,12 +184,6 @@ def _curves(rows: Sequence[Row], axis: str, others: Sequence[str], units: Units,
     rules = tuple(Rule(x=value, label=AS_BUILT) for value in sorted(built) if along.low <= value <= along.high)
     charts = [Chart(x, y, (*(rules if x is along else ()), *marks), height=340) for x, y, marks in panels.values() if marks]
     return Figure(tuple(charts), columns=2)
-
-
-def _differing_columns(rows: Sequence[Row], others: Sequence[str]) -> list[str]:
-    """The columns in which curves differ: the architecture first, then the model, then the other axes."""
-    columns = ["arch", *sorted(others, key=lambda name: name != "model")]
-    return [name for name in columns if len(_values(rows, name)) > 1] or ["arch"]
 
 
 def _grouped(rows: Sequence[Row], columns: Sequence[str]) -> dict[tuple[object, ...], list[Row]]:

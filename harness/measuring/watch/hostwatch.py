@@ -196,7 +196,8 @@ def observed(
     before = host_snapshot()
     timing = window()
     host = observe(before, host_snapshot(), threads)
-    reasons = () if device_time else tuple(r for r in disturbances(host) if r.code != "throttled" or _another_machine(timing))
+    another_machine = bool(timing.slowdowns) and median(timing.slowdowns) >= THROTTLED
+    reasons = () if device_time else tuple(r for r in disturbances(host) if r.code != "throttled" or another_machine)
     facts, doubts = further()
     return timing, host | facts, reasons + doubts
 
@@ -207,7 +208,3 @@ def status_of(reasons: tuple[Reason, ...]) -> Status:
     if codes & set(UNUSABLE):
         return "suspect"
     return "noisy" if codes & set(NOISE) else "ok"
-
-
-def _another_machine(timing: Timing) -> bool:
-    return bool(timing.slowdowns) and median(timing.slowdowns) >= THROTTLED
