@@ -144,14 +144,7 @@ class BenchmarkRun:
 
     def visit_again(self, tell: Callable[[str], object]) -> None:
         """Further visits to all cases of workloads, until each is known well enough or was visited often enough."""
-        schedule = Schedule(
-            tuple(self._cases.values()),
-            visits=CAMPAIGN.visits,
-            most_visits=CAMPAIGN.most_visits,
-            precision=CAMPAIGN.precision,
-            seed=CAMPAIGN.seed,
-            shuffle=CAMPAIGN.shuffle,
-        )
+        schedule = Schedule(tuple(self._cases.values()), CAMPAIGN)
         for line in self._lines:
             schedule.add(line)
         said = False
