@@ -6,6 +6,7 @@ import math
 import random
 from collections import Counter, deque
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from shmoo.runs.store.pooling import latencies
 from shmoo.runs.store.records import CaseSpec, Measurement, Status, Timing
