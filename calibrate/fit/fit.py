@@ -247,7 +247,6 @@ def _check_identifiable(whitened: np.ndarray, noise: float, names: Sequence[str]
 
 
 def _spread(residuals: np.ndarray) -> float:
-    """Robust standard deviation, as the fit itself is robust."""
     return float(1.4826 * np.median(np.abs(residuals)))
 
 

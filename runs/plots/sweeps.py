@@ -298,7 +298,6 @@ def _along(rows: Sequence[Row], axis: str, units: Units) -> Axis:
 
 
 def _text(point: Row, axes: Sequence[str], units: Units) -> str:
-    """Position and all quantities of a point."""
     lines = [str(point["arch"]), *(f"{axis} {amount(point[axis], units.get(axis, ''))}" for axis in axes)]
     rate = point["flops"] / point["latency_s"]
     lines += [f"latency {si(point['latency_s'], 's')}", f"{si(point['throughput_per_s'], '/s')}, {si(rate, 'flop/s')}"]

@@ -117,7 +117,6 @@ def _record(row: Row) -> dict[str, object]:
 
 
 def _flat(row: Row) -> dict[str, object]:
-    """A row with one value a column."""
     flat: dict[str, object] = {
         name: getattr(row, name) for name in ("name", "depth", "calls", "params", "flops", "macs", "bytes")
     }
