@@ -23,9 +23,8 @@ from scipy.optimize import OptimizeResult, least_squares
 from shmoo.calibrate.fit.dataset import Block
 from shmoo.calibrate.fit.parameters import MIN_CASES, Parameter
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.machine.algorithms import ALGORITHMS
 from shmoo.estimators.machine.catalogue import whose
-from shmoo.estimators.machine.coefficients import Coefficients
+from shmoo.estimators.machine.coefficients import ALGORITHMS, Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.pipeline import price
 from shmoo.estimators.table import Floats
@@ -248,7 +247,6 @@ def _check_identifiable(whitened: np.ndarray, noise: float, names: Sequence[str]
 
 
 def _spread(residuals: np.ndarray) -> float:
-    """Robust standard deviation, as the fit itself is robust."""
     return float(1.4826 * np.median(np.abs(residuals)))
 
 

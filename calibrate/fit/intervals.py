@@ -20,8 +20,7 @@ from msgspec.structs import replace
 from shmoo.calibrate.fit.dataset import Block
 from shmoo.calibrate.fit.fit import predicted_latency
 from shmoo.estimators.graph.records import NORMAL_90, Coefficient
-from shmoo.estimators.machine.algorithms import ALGORITHMS, FAMILY_OF
-from shmoo.estimators.machine.coefficients import MANY_KERNELS, Coefficients, algorithm_codes
+from shmoo.estimators.machine.coefficients import ALGORITHMS, FAMILY_OF, MANY_KERNELS, Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry
 from shmoo.estimators.machine.validation import SHARES
 from shmoo.estimators.predict.director import AnalysisDirector

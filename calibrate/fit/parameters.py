@@ -11,9 +11,16 @@ import numpy as np
 
 from shmoo.calibrate.fit.dataset import Block
 from shmoo.estimators.graph.records import CONVOLUTIONS
-from shmoo.estimators.machine.algorithms import ALGORITHMS, TENSOR, algorithm_names
 from shmoo.estimators.machine.catalogue import short_op, space, whose
-from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, converts_layout, in_tensor_kernels
+from shmoo.estimators.machine.coefficients import (
+    ALGORITHMS,
+    TENSOR,
+    Coefficients,
+    algorithm_codes,
+    algorithm_names,
+    converts_layout,
+    in_tensor_kernels,
+)
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.program import enters_alone
 from shmoo.estimators.table import Masks, op_names

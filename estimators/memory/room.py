@@ -37,7 +37,7 @@ class MemoryRoom(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def needed_bytes(self) -> float:
-        """All of it."""
+        """Bytes that a call needs: weights, cache and activations together."""
         return self.weight_bytes + self.cache_bytes + self.activation_bytes
 
     @property

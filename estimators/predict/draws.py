@@ -11,9 +11,17 @@ from typing import Any
 import numpy as np
 
 from shmoo.estimators.graph.records import NORMAL_90, Coefficient
-from shmoo.estimators.machine.algorithms import ALGORITHMS, TENSOR, algorithm_names
 from shmoo.estimators.machine.catalogue import entry, runtime_of, whose
-from shmoo.estimators.machine.coefficients import MANY_KERNELS, Coefficients, algorithm_codes, in_tensor_kernels, listed
+from shmoo.estimators.machine.coefficients import (
+    ALGORITHMS,
+    MANY_KERNELS,
+    TENSOR,
+    Coefficients,
+    algorithm_codes,
+    algorithm_names,
+    in_tensor_kernels,
+    listed,
+)
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.basis import measured_type
 from shmoo.estimators.predict.residual import Correction

@@ -47,7 +47,7 @@ class Roofs:
 
     @property
     def seconds(self) -> Floats:
-        """Whichever is longer."""
+        """The longer of computing and moving."""
         return np.maximum(self.compute_s, self.memory_s)
 
 

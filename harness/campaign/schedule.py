@@ -6,11 +6,15 @@ import math
 import random
 from collections import Counter, deque
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from shmoo.runs.store.pooling import latencies
 from shmoo.runs.store.records import CaseSpec, Measurement, Status, Timing
 from shmoo.runs.store.statistics import HARDLY_KNOWN, latency, median
 from shmoo.runs.store.visits import NOISY
+
+if TYPE_CHECKING:
+    from shmoo.harness.campaign.campaign import CampaignSettings
 
 FAILURES = 1
 """Failed visits after which a case is left alone: a crash would only repeat."""
@@ -66,21 +70,17 @@ class Schedule:
 
     Args:
         cases: what to visit.
-        visits, most_visits, precision: as in `CampaignSettings`.
-        seed: of the random orders.
-        shuffle: first visits in random order, otherwise as given; later rounds are always shuffled.
+        settings: how often and how exactly; later rounds are always shuffled.
     """
 
-    def __init__(
-        self, cases: Sequence[CaseSpec], *, visits: int, most_visits: int, precision: float, seed: int, shuffle: bool
-    ) -> None:
+    def __init__(self, cases: Sequence[CaseSpec], settings: CampaignSettings) -> None:
         self.cases = tuple(cases)
         self._cases = {case.identity: _Case(case) for case in cases}
-        self._visits = visits
-        self._most = max(most_visits, visits)
-        self._precision = precision
-        self._random = random.Random(seed)
-        self._shuffle = shuffle
+        self._visits = settings.visits
+        self._most = max(settings.most_visits, settings.visits)
+        self._precision = settings.precision
+        self._random = random.Random(settings.seed)
+        self._shuffle = settings.shuffle
         self._round: deque[_Case] = deque()
         self._compiling_s = 0.0
         self._compiling_at_most_s: float | None = None

@@ -14,7 +14,7 @@ from shmoo.estimators.predict.model import matrix_peak
 from shmoo.estimators.present.inspection import Inspection
 from shmoo.estimators.units import percent, si
 from shmoo.harness.pages.inspect import COLOURS
-from shmoo.runs.analysis.calls import MeasuredCall
+from shmoo.runs.analysis.errors import MeasuredCall
 from shmoo.runs.plots.chart import Figure, Guide, Mark, Points, figure, log_axis
 from shmoo.runs.plots.page import page, plot, section
 from shmoo.runs.store.files import replace_file

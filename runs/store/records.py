@@ -66,7 +66,8 @@ class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
         """Fit / validation / test, 70 / 15 / 15, by the hash of the identity; networks are always test."""
         if self.kind == "network":
             return "test"
-        return split_of(self.identity)
+        draw = int(hashlib.sha256(self.identity.encode()).hexdigest()[:8], 16) % 100
+        return "fit" if draw < 70 else "validation" if draw < 85 else "test"
 
     @property
     def label(self) -> str:
@@ -74,12 +75,6 @@ class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
         axes = " ".join(f"{name}={value}" for name, value in self.axes.items())
         state = "" if self.cache_state == "warm" else f" {self.cache_state}"
         return f"{self.workload}[{axes}] {self.dtype} {self.runtime}{state}"
-
-
-def split_of(identity: str) -> Split:
-    """The split that an identity string falls into."""
-    draw = int(hashlib.sha256(identity.encode()).hexdigest()[:8], 16) % 100
-    return "fit" if draw < 70 else "validation" if draw < 85 else "test"
 
 
 class Machine(msgspec.Struct, frozen=True, omit_defaults=True):

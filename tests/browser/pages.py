@@ -15,8 +15,7 @@ from shmoo.estimators.present.inspection import inspect_graphs
 from shmoo.estimators.sweep.controller import SweepController
 from shmoo.estimators.sweep.explore import Space, Workload, explore_grid
 from shmoo.harness.pages import explore, inspect, roofline, sweep
-from shmoo.runs.analysis.calls import measured_calls
-from shmoo.runs.analysis.errors import error_report
+from shmoo.runs.analysis.errors import error_report, measured_calls
 from shmoo.runs.analysis.fleet import Specimen, fleet_report
 from shmoo.runs.analysis.history import history
 from shmoo.runs.analysis.predict import network_estimates, network_fusions

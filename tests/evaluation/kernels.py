@@ -23,8 +23,8 @@ from shmoo.calibrate.fit.intervals import HeldOut, held_out, together
 from shmoo.calibrate.transfer import off_by, transfer, typical
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph, single_call_graph
-from shmoo.estimators.machine.algorithms import TENSOR
 from shmoo.estimators.machine.catalogue import whose
+from shmoo.estimators.machine.coefficients import TENSOR
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.runs.tables.reading import TableRow

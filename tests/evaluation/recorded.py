@@ -16,8 +16,8 @@ from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.fit.dataset import read_sources
 from shmoo.calibrate.transfer import transfer
 from shmoo.estimators.graph.records import Coefficient
-from shmoo.estimators.machine.algorithms import TENSOR
 from shmoo.estimators.machine.catalogue import entry, whose
+from shmoo.estimators.machine.coefficients import TENSOR
 from shmoo.estimators.machine.hosts import FRAMEWORK, of_host
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 

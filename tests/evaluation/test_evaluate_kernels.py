@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.machine.algorithms import TENSOR
 from shmoo.estimators.machine.catalogue import whose
+from shmoo.estimators.machine.coefficients import TENSOR
 from shmoo.estimators.machine.profile import load_profile
 from tests.evaluation.kernels import carried, estimates, lines, of_tensor_cores, read, teaching, without_tensor
 

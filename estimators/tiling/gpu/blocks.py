@@ -76,7 +76,7 @@ class Products:
     stages: Floats | float = float(STAGES)
 
     def take(self, rows: np.ndarray) -> Products:
-        """Some of them."""
+        """The products at the given rows."""
         return Products(*(np.broadcast_to(getattr(self, f.name), len(self.m))[rows] for f in fields(self)))
 
     @property

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
-from shmoo.estimators.machine.algorithms import RECURRENT
+from shmoo.estimators.machine.coefficients import RECURRENT
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import Floats, KernelTable, Masks, op_code
 from shmoo.estimators.tiling.base import element_bytes

@@ -124,7 +124,6 @@ def explore(
 
 
 def _weights(texts: Sequence[str], models: Sequence[str]) -> dict[str, float]:
-    """Weights by model."""
     weights = {}
     for text in texts:
         name, equals, number = text.rpartition("=")

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from shmoo.harness.campaign.campaign import CampaignSettings
 from shmoo.harness.campaign.schedule import Schedule
 from shmoo.runs.store.records import CaseSpec, Measurement, Timing
 
@@ -17,7 +18,7 @@ def cases(operators, networks):
 
 def schedule_of(chosen, **changes):
     settings = {"visits": 2, "most_visits": 8, "precision": 0.02, "seed": 1, "shuffle": True} | changes
-    return Schedule(chosen, **settings)
+    return Schedule(chosen, CampaignSettings(**settings))
 
 
 def visit(schedule, factors):
