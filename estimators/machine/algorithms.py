@@ -7,7 +7,9 @@ from types import MappingProxyType
 
 from shmoo.estimators.graph.records import FAMILIES
 
-TENSOR = ("gemm_tensor", "gemv_tensor", "conv_tensor", "attention_tensor", "narrow_tensor", "packed_tensor")
+TENSOR = (
+    "gemm_tensor", "gemv_tensor", "conv_tensor", "attention_tensor", "narrow_tensor", "packed_tensor", "recurrent_tensor",
+)  # fmt: skip
 """What contractions are on tensor cores, whose kernels share next to nothing with those of the float32 units: "narrow" are
 products of operands of 8 bits and less, "packed" those that unpack weights of fewer bits than they multiply in. Coefficients that
 all of these have in common end in ".tensor"."""
@@ -18,12 +20,14 @@ matrix products with a single row, which stream the weights, batches of them, wh
 products of recurrent layers, step after step, and contractions on tensor cores."""
 RECURRENT = ("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu")
 """Calls whose products are the steps of recurrent layers."""
+_LAYERS = ("recurrent", "recurrent_tensor")
+"""Algorithms of whole layers in one call, whose host time says nothing of a product's, nor a product's of theirs."""
 FAMILY_OF = MappingProxyType(
     {
         **{"conv_1x1": "conv", "conv_3x3": "conv", "conv_native": "conv"},
         **{"gemv": "gemm", "gemm_batched": "gemm", "recurrent": "gemm"},
         **{"gemm_tensor": "gemm", "gemv_tensor": "gemm", "conv_tensor": "conv", "attention_tensor": "attention"},
-        **{"narrow_tensor": "gemm", "packed_tensor": "gemm"},
+        **{"narrow_tensor": "gemm", "packed_tensor": "gemm", "recurrent_tensor": "gemm"},
     }
 )
 """Algorithms that are a part of a family -> that family; the others are families themselves."""
@@ -35,8 +39,10 @@ def algorithm_names(prefixes: tuple[str, ...], algorithm: str) -> tuple[str, ...
     names: list[str] = []
     for prefix in prefixes:
         names.append(f"{prefix}.{algorithm}")
+        if algorithm in _LAYERS and prefix.partition(".")[0] in ("launch", "dispatch"):
+            continue
         if algorithm in TENSOR:
-            names += [f"{prefix}.gemm_tensor"] * (algorithm == "gemv_tensor") + [f"{prefix}.tensor"]
+            names += [f"{prefix}.gemm_tensor"] * (algorithm in ("gemv_tensor", "recurrent_tensor")) + [f"{prefix}.tensor"]
         if algorithm in FAMILY_OF:
             names.append(f"{prefix}.{FAMILY_OF[algorithm]}")
     return (*names, *prefixes)

@@ -22,7 +22,7 @@ _TENSOR_FAMILIES = ("gemm", "conv", "conv_transpose", "attention")
 def _on_tensor_cores(algorithm: str) -> str:
     """What an algorithm of the float32 units is on tensor cores; itself where they do nothing of it."""
     family = "conv" if algorithm == "conv_transpose" else FAMILY_OF.get(algorithm, algorithm)
-    name = f"{algorithm if algorithm == 'gemv' else family}_tensor"
+    name = f"{algorithm if algorithm in ('gemv', 'recurrent') else family}_tensor"
     return name if name in TENSOR else algorithm
 
 
@@ -44,7 +44,7 @@ def algorithm_codes(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
         codes = np.where(conv & ~given, _CODE["conv_native"], codes)
     codes = np.where(gemm & batched_product(table, family), _CODE["gemm_batched"], codes)
     codes = np.where(gemm & (np.minimum(table.m, table.n) <= 2), _CODE["gemv"], codes)
-    if family == "cpu":
+    if family in ("cpu", "gpu"):
         codes = np.where(np.isin(table.op, [op_code(name) for name in RECURRENT]), _CODE["recurrent"], codes)
     tensor = on_tensor_cores(table, profile)
     if not tensor.any():
