@@ -47,6 +47,7 @@ import numpy as np
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import CONVOLUTIONS
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, converts_layout, in_tensor_kernels
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.energy import Joules, candidates, capped, dynamic_energy
 from shmoo.estimators.predict.twins import Twins
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, Ints, KernelTable, Masks
@@ -312,8 +313,8 @@ def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime
 
 def _transposition_time(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats | float:
     """What cuDNN spends on images that are not channels-last, as its tensor-core kernels for windows take them: kernels before
-    and after a convolution read and write them once more. A window of one point is a product of the images as they are stored, but
-    not for tensor memory accesses where it leaves points out. Compiled code keeps images channels-last."""
+    and after a convolution read and write them once more. A window of one point is a product of the images as they are stored,
+    but not for tensor memory accesses where it leaves points out. Compiled code keeps images channels-last."""
     if runtime not in AS_STORED:
         return 0.0
     moved = 2.0 * table.strided_bytes * _transposed(table, codes, c.profile)

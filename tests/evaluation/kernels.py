@@ -61,8 +61,8 @@ LOWBIT = MappingProxyType(
 ROUNDED_BEFORE = ("fp8_block",)
 """Kinds whose activations were rounded before the clock started, multiplied in kernels of their own."""
 DEEPBENCH_PRODUCTS, DEEPBENCH_CALLS = 1e11, 10
-"""Multiply-adds that DeepBench repeats a call for, and the fewest calls (gemm_bench.cu). It fills new matrices before each case, so
-that a board starts cool."""
+"""Multiply-adds that DeepBench repeats a call for, and the fewest calls (gemm_bench.cu). It fills new matrices before each case,
+so that a board starts cool."""
 FLOOR_S = 1e-4
 """Rows of a table whose host is inside count from here."""
 
