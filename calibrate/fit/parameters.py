@@ -148,7 +148,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
     for code, algorithm in enumerate(ALGORITHMS):
         here = cases.algorithm == code
         for stem in extents:
-            add_own(algorithm, algorithm, (stem,), here & (cases.far if stem == "half.far" else cases.matrix))
+            add_own(algorithm, algorithm, (stem,), here & (cases.far if stem == "half.far" else cases.blocks))
         if profile.family == "gpu" and _demand(profile) > 0:
             add_own(algorithm, algorithm, ("energy.share",), here & cases.matrix)
         for stem in _BY_ALGORITHM:
@@ -255,6 +255,9 @@ class _Cases:
         self.op = joined(lambda block: block.table.op)
         self.single = joined(lambda block: block.table.calls == 1)
         self.matrix = joined(lambda block: block.table.matrix_flops > 0)
+        # A GPU's depthwise convolutions stream: their rate is none of blocks, so it is not drawn towards that of blocks.
+        streams = joined(lambda block: block.table.is_family("depthwise")) & (profile.family == "gpu")
+        self.blocks = self.matrix & ~streams
         # A loop is attributed to the unit that takes longer at typical rates.
         self.special = joined(lambda block: block.table.special_flops > TYPICAL_SPECIAL_SHARE * block.table.vector_flops)
         self.vector = ~self.special & joined(lambda block: block.table.vector_flops > 0)
@@ -274,7 +277,7 @@ class _Cases:
         self.eager = self.in_runtime("eager")
         self.loops = (self.vector | self.special) & ~self.matrix
         self.using = {
-            "efficiency": self.matrix,
+            "efficiency": self.blocks,
             "efficiency.vector": self.vector & ~self.matrix,
             "efficiency.special": self.special & ~self.matrix,
             "efficiency.bandwidth": self.all,

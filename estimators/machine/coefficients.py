@@ -17,7 +17,9 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.workspace import taken_by_onednn
 from shmoo.estimators.table import FAMILY_CODE, Floats, KernelTable, Masks, among, op_code, op_names
 
-TENSOR = ("gemm_tensor", "gemv_tensor", "conv_tensor", "attention_tensor", "narrow_tensor", "packed_tensor")
+TENSOR = (
+    "gemm_tensor", "gemv_tensor", "conv_tensor", "attention_tensor", "narrow_tensor", "packed_tensor", "recurrent_tensor",
+)  # fmt: skip
 """What contractions are on tensor cores, whose kernels share next to nothing with those of the float32 units: "narrow" are
 products of operands of 8 bits and less, "packed" those that unpack weights of fewer bits than they multiply in. Coefficients that
 all of these have in common end in ".tensor"."""
@@ -28,12 +30,14 @@ matrix products with a single row, which stream the weights, batches of them, wh
 products of recurrent layers, step after step, and contractions on tensor cores."""
 RECURRENT = ("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu")
 """Calls whose products are the steps of recurrent layers."""
+_LAYERS = ("recurrent", "recurrent_tensor")
+"""Algorithms of whole layers in one call, whose host time says nothing of a product's, nor a product's of theirs."""
 FAMILY_OF = MappingProxyType(
     {
         **{"conv_1x1": "conv", "conv_3x3": "conv", "conv_native": "conv"},
         **{"gemv": "gemm", "gemm_batched": "gemm", "recurrent": "gemm"},
         **{"gemm_tensor": "gemm", "gemv_tensor": "gemm", "conv_tensor": "conv", "attention_tensor": "attention"},
-        **{"narrow_tensor": "gemm", "packed_tensor": "gemm"},
+        **{"narrow_tensor": "gemm", "packed_tensor": "gemm", "recurrent_tensor": "gemm"},
     }
 )
 """Algorithms that are a part of a family -> that family; the others are families themselves."""
@@ -46,8 +50,10 @@ def algorithm_names(prefixes: tuple[str, ...], algorithm: str) -> tuple[str, ...
     names: list[str] = []
     for prefix in prefixes:
         names.append(f"{prefix}.{algorithm}")
+        if algorithm in _LAYERS and prefix.partition(".")[0] in ("launch", "dispatch"):
+            continue
         if algorithm in TENSOR:
-            names += [f"{prefix}.gemm_tensor"] * (algorithm == "gemv_tensor") + [f"{prefix}.tensor"]
+            names += [f"{prefix}.gemm_tensor"] * (algorithm in ("gemv_tensor", "recurrent_tensor")) + [f"{prefix}.tensor"]
         if algorithm in FAMILY_OF:
             names.append(f"{prefix}.{FAMILY_OF[algorithm]}")
     return (*names, *prefixes)
@@ -56,7 +62,7 @@ def algorithm_names(prefixes: tuple[str, ...], algorithm: str) -> tuple[str, ...
 def _on_tensor_cores(algorithm: str) -> str:
     """What an algorithm of the float32 units is on tensor cores; itself where they do nothing of it."""
     family = "conv" if algorithm == "conv_transpose" else FAMILY_OF.get(algorithm, algorithm)
-    name = f"{algorithm if algorithm == 'gemv' else family}_tensor"
+    name = f"{algorithm if algorithm in ('gemv', 'recurrent') else family}_tensor"
     return name if name in TENSOR else algorithm
 
 
@@ -78,7 +84,7 @@ def algorithm_codes(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
         codes = np.where(conv & ~given, _CODE["conv_native"], codes)
     codes = np.where(gemm & batched_product(table, family), _CODE["gemm_batched"], codes)
     codes = np.where(gemm & (np.minimum(table.m, table.n) <= 2), _CODE["gemv"], codes)
-    if family == "cpu":
+    if family in ("cpu", "gpu"):
         codes = np.where(np.isin(table.op, [op_code(name) for name in RECURRENT]), _CODE["recurrent"], codes)
     tensor = on_tensor_cores(table, profile)
     if not tensor.any():

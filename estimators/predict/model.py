@@ -47,16 +47,19 @@ import numpy as np
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import CONVOLUTIONS
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, converts_layout, in_tensor_kernels
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.energy import Joules, candidates, capped, dynamic_energy
 from shmoo.estimators.predict.twins import Twins
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, Ints, KernelTable, Masks
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped
 from shmoo.estimators.tiling.gpu.threads import (
     by_window,
+    copies_by_tensor,
     copies_of_words,
     dependent_reads,
     index_bytes,
     kernels_a_step,
+    rate_of_words,
     window_rate,
 )
 
@@ -214,7 +217,7 @@ def _compute_time(
         grouped = _in_turn(table) & ~in_tensor_kernels(codes)
         share = np.where(grouped, c.value("efficiency.conv_grouped", "efficiency"), share)
         words = copies_of_words(table) & in_tensor_kernels(codes)
-        share = share * np.where(words, c.value("efficiency.unaligned", "efficiency"), 1.0)
+        share = share * np.where(words, c.value(*rate_of_words(c.profile)), 1.0)
         # The overhang of a tensor core's tile is zeros, which switch hardly anything: on an H200, products of 16 rows draw less
         # than those of 64 that take as long (600 against 655 W; NVIDIA AIConfigurator, 2026).
         worked = worked / np.where(stencil | in_tensor_kernels(codes), 1.0, tiling.blocks.filled)
@@ -310,18 +313,21 @@ def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime
 
 def _transposition_time(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats | float:
     """What cuDNN spends on images that are not channels-last, as its tensor-core kernels for windows take them: kernels before
-    and after a convolution read and write them once more. A window of one point that leaves none out is a product of the images
-    as they are stored. Compiled code keeps images channels-last."""
+    and after a convolution read and write them once more. A window of one point is a product of the images as they are stored,
+    but not for tensor memory accesses where it leaves points out. Compiled code keeps images channels-last."""
     if runtime not in AS_STORED:
         return 0.0
-    moved = 2.0 * table.strided_bytes * _transposed(table, codes)
+    moved = 2.0 * table.strided_bytes * _transposed(table, codes, c.profile)
     rate = c.value(f"bandwidth.{c.profile.levels[-1]}") * c.value("efficiency.bandwidth.transposition", "efficiency.bandwidth")
     return moved / rate + 2.0 * c.value("device_launch") * (moved > 0)
 
 
-def _transposed(table: KernelTable, codes: Ints) -> Masks:
+def _transposed(table: KernelTable, codes: Ints, profile: ArchitectureProfile) -> Masks:
     """(K,) kernels that cuDNN puts between conversions of their image and their result, where these are not channels-last."""
-    return in_tensor_kernels(codes) & ((table.window > 1) | (table.stride > 1)) & (table.strided_bytes > 0)
+    windows: Masks = table.window > 1
+    if copies_by_tensor(profile):
+        windows = windows | (table.stride > 1)
+    return in_tensor_kernels(codes) & windows & (table.strided_bytes > 0)
 
 
 def _in_turn(table: KernelTable) -> Masks:
@@ -334,7 +340,7 @@ def _within_call(table: KernelTable, c: Coefficients, codes: Ints, runtime: str)
     bits, every group but one of a grouped convolution, and the steps of recurrent layers."""
     if runtime != "eager":
         return 0.0
-    converted = 3.0 * (_transposed(table, codes) & _NARROW[table.dtype])
+    converted = 3.0 * (_transposed(table, codes, c.profile) & _NARROW[table.dtype])
     steps = kernels_a_step(table) * table.batch
     return c.value("launch.driver") * (converted + np.where(_in_turn(table), table.batch - 1.0, 0.0) + steps)
 

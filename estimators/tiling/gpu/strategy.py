@@ -58,8 +58,11 @@ BLOCK_TILES: tuple[Tile, ...] = (
 )  # fmt: skip
 """Output tiles of a thread block where the library's are not known (CUTLASS's default tiles and smaller); the last four are those
 of products with few rows or columns, which stream one operand."""
-SPLITS = (1, 2, 4)
+SPLITS = (1, 2, 4, 8, 16, 32)
 """Parts into which the reduction may be split."""
+_USUAL_SPLITS, _LONG_PART = 4, 4096.0
+"""Up to so many parts are taken where each has a few slices; more only where parts stay as long as whole reductions are
+otherwise, as in the products of weights' gradients over a long batch."""
 _STATE_SLICE = 32
 """The same at most, for the memory that tiles occupy."""
 
@@ -169,10 +172,13 @@ class GpuThreadBlocks:
             fits = blocks_per_multiprocessor(profile, work, tile_m, tile_n) >= 1.0
             for split in splits if self.tile_k is None else (1,):
                 part = np.minimum(self.tile_k or np.inf, np.ceil(work.k / split))
+                least = 4 * _STATE_SLICE if split <= _USUAL_SPLITS else _LONG_PART
+                if split > 1 and not (part >= least).any():
+                    continue
                 load = work.load(profile, tile_m, tile_n, part)
                 partial = np.where(load.pieces > 1, 2.0 * ACCUMULATOR_BYTES * load.pieces * work.outputs, 0.0)
                 time = seconds(load, tile_m, tile_n, part) + partial / bandwidth
-                few = (load.blocks < 2 * multiprocessors * load.pieces) & (part >= 4 * _STATE_SLICE)
+                few = (load.blocks < 2 * multiprocessors * load.pieces) & (part >= least)
                 time = np.where(fits & ((split == 1) | few), time, np.inf)
                 better = time < best
                 best = np.where(better, time, best)
