@@ -159,10 +159,9 @@ class Schedule:
         self._random.shuffle(chosen)
         return chosen
 
-    @staticmethod
-    def _turns(case: _Case) -> int:
-        """Visits in a round that a case has for being a network."""
-        if case.spec.kind != "network":
+    def _turns(self, case: _Case) -> int:
+        """Visits in a round that a case has for being a network; none where the number of visits is given."""
+        if case.spec.kind != "network" or self._most == self._visits:
             return 0
         return TURNS if case.error > NOISY else 1
 
