@@ -233,6 +233,7 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
         timing: of this visit; of a merged row the samples of all usable visits together.
         visits: the timing of each usable visit of a merged row.
         visit: number of this visit, from 0.
+        process: of a visit of a duel, which pair of worker processes made it, from 0; `None` where one process measures all.
         visit_sd: standard deviation of the log of one visit's rate over the cases like this one in the run; `None` while too few
             were visited twice.
         prevailing: of a merged row, what a call takes by its own visits and by those of calls like it (`runs/store/pooling.py`).
@@ -250,6 +251,7 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     peak_memory_reason: str = ""
     host: dict[str, AxisValue | None] = {}
     visit: int = 0
+    process: int | None = None
     visits: tuple[Timing, ...] = ()
     visit_sd: float | None = None
     prevailing: Latency | None = None
