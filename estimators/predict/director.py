@@ -26,8 +26,8 @@ from shmoo.estimators.tiling import TilingStrategy, strategy_for
 from shmoo.estimators.tiling.base import Tiling
 from shmoo.estimators.variants import with_threads
 
-CHUNK = 2000
-"""Graphs tabulated at once; bounds the memory of the draws."""
+CHUNK = 1000
+"""Graphs tabulated at once: the draws of a kernel's time for all of them are as large as a core's cache."""
 
 
 class KernelEstimate(msgspec.Struct, frozen=True):

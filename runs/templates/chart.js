@@ -296,7 +296,8 @@
   const entries = (charts) => {
     const names = new Map();
     for (const mark of charts.flatMap((chart) => chart.marks)) {
-      if (mark.type === "regions") mark.names.forEach((name, i) => names.set(name, { name, colour: mark.colours[i], type: "regions" }));
+      // Of what shares a map, only those that have a cell of it.
+      if (mark.type === "regions") mark.names.forEach((name, i) => { if (mark.index.some((line) => line.includes(i))) names.set(name, { name, colour: mark.colours[i], type: "regions" }); });
       else if (mark.name && (mark.listed ?? true) && !names.has(mark.name)) names.set(mark.name, mark);
     }
     return [...names.values()];

@@ -22,6 +22,8 @@ IMAGES = ROOT / "docs" / "images"
 SWEEPS = ROOT / "docs" / "sweeps.md"
 NAMES = ("report", "inspect", "roofline", "sweep-curves", "sweep-winner", "sweep-design", "explore", "history", "fleet")
 MODES = {"light": (1280, 900), "dark": (1280, 900), "phone": (390, 844)}
+TALL = 2400
+"""Height of a window that holds any plot."""
 PLOTS = ("map", "curves")
 """Sections of a sweep's page that hold its plots; the first that is there is shown."""
 
@@ -65,18 +67,21 @@ def window(page: Page) -> Image.Image:
 
 
 def plots(page: Page) -> Image.Image:
-    """The section of a sweep's page that holds its plots."""
+    """The section of a sweep's page that holds its plots, in a window that is tall enough for it."""
+    page.set_viewport_size({"width": MODES["light"][0], "height": TALL})
     section = next(found for name in PLOTS if (found := page.locator(f"section#{name}")).count())
     return picture(section.screenshot()).quantize(256)
 
 
 def swept(text: str) -> dict[str, str]:
     """Picture -> command that writes the page it is a part of, for every picture of a page of the documentation."""
-    commands = {match[2]: match[1].partition(" | ")[0] for match in re.finditer(r"^\$? ?(shmoo .* --plot (\S+)\.html.*)$", text, re.MULTILINE)}
+    drawing = re.finditer(r"^\$? ?(shmoo .* --plot (\S+)\.html.*)$", text, re.MULTILINE)
+    commands = {match[2]: match[1].partition(" | ")[0] for match in drawing}
     return {name: commands[name] for name in re.findall(r"\]\(images/(\S+)\.png\)", text)}
 
 
 def write_swept(command: str, folder: Path) -> None:
     """Run a command of the documentation, in a folder for its files."""
     words = shlex.split(command, comments=True)[1:]
-    subprocess.run([sys.executable, "-m", "shmoo.harness.cli", *words], cwd=folder, stdout=subprocess.DEVNULL, check=True)
+    command = [sys.executable, "-m", "shmoo.harness.cli", *words]
+    subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
