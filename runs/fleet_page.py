@@ -121,7 +121,8 @@ def _speed_row(speed: Speed) -> dict[str, Cell]:
 def _outlier_sentence(speed: Speed) -> str:
     assert speed.ratio is not None
     word = "slower" if speed.ratio > 1 else "faster"
-    return f"{speed.name} is {percent(abs(speed.ratio - 1))} {word} than its equals (z = {speed.z:+.1f}, {counted(speed.cases, 'case')})"
+    evidence = f"z = {speed.z:+.1f}, {counted(speed.cases, 'case')}"
+    return f"{speed.name} is {percent(abs(speed.ratio - 1))} {word} than its equals ({evidence})"
 
 
 def _coefficients(specimens: Sequence[Specimen]) -> Table:

@@ -151,7 +151,9 @@ def _headline(report: ErrorReport) -> list[tuple[str, str, str]]:
     cards = []
     networks, operators = report.network_card, report.metrics.get("test", {}).get("operators")
     if networks is not None:
-        cards.append((percent(networks.mean), "mean error, networks", f"{counted(networks.n, 'network')}, none of them seen by the fit"))
+        cards.append(
+            (percent(networks.mean), "mean error, networks", f"{counted(networks.n, 'network')}, none of them seen by the fit")
+        )
         if networks.coverage is not None:
             cards.append((percent(networks.coverage, digits=0), "inside their interval", "networks; 90 % is the aim"))
     if operators is not None:

@@ -152,7 +152,6 @@ def price(
     return Priced(tiling, change, prediction.nominal(), times[0], energy_j, devices[0], times[1:], drawn_j, devices[1:])
 
 
-
 def limits(values: np.ndarray, drawn: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Ends of the intervals of nominal values: the 5 % and 95 % points of their draws, a dimension more; the values alone without
     draws. An interval holds its value even where few draws put both points on one side."""

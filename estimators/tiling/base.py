@@ -180,9 +180,7 @@ def overlapped_but(times: list[np.ndarray], exponent: float | np.ndarray, left_o
     return whole, rest
 
 
-def _powers(
-    times: list[np.ndarray], exponent: float | np.ndarray
-) -> tuple[np.ndarray, list[np.ndarray], float | np.ndarray]:
+def _powers(times: list[np.ndarray], exponent: float | np.ndarray) -> tuple[np.ndarray, list[np.ndarray], float | np.ndarray]:
     exponent = np.maximum(exponent, LEAST_OVERLAP)
     largest = reduce(np.maximum, times)
     scale = np.where(largest > 0, largest, 1.0)

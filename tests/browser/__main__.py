@@ -1,4 +1,4 @@
-"""Draws the pictures of the documentation, and those that the browser's tests compare with: `python -m tests.browser [NAME...]`."""
+"""Draws the pictures of the documentation and those that tests compare pages with: `python -m tests.browser [NAME...]`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,20 @@ from pathlib import Path
 import click
 
 from tests.browser.pages import write_pages
-from tests.browser.pictures import IMAGES, MODES, NAMES, STORED, SWEEPS, compared, opened, plots, started, swept, window, write_swept
+from tests.browser.pictures import (
+    IMAGES,
+    MODES,
+    NAMES,
+    STORED,
+    SWEEPS,
+    compared,
+    opened,
+    plots,
+    started,
+    swept,
+    window,
+    write_swept,
+)
 
 
 @click.command()

@@ -1,7 +1,7 @@
 """Pages in Chromium: they open offline without an error, look as they did, read well, and can be used with a keyboard.
 
-`python -m tests.browser` replaces the stored pictures, and those in the documentation. The stored ones are half as large as what a
-reader sees, in 64 colours, to keep them small.
+`python -m tests.browser` replaces the stored pictures, and those in the documentation. The stored ones are half as large as what
+a reader sees, in 64 colours, to keep them small.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from tests.browser.pages import write_pages
 if find_spec("playwright") is None:
     pytest.skip("playwright is not installed; the extra `browser` brings it", allow_module_level=True)
 
-from PIL import Image, ImageChops  # noqa: E402
-from playwright.sync_api import Browser, Page  # noqa: E402
+from PIL import Image, ImageChops
+from playwright.sync_api import Browser, Page
 
-from tests.browser.pictures import CHROMIUM, IMAGES, MODES, NAMES, STORED, SWEEPS, compared, opened, started, swept  # noqa: E402
+from tests.browser.pictures import CHROMIUM, IMAGES, MODES, NAMES, STORED, SWEEPS, compared, opened, started, swept
 
 if CHROMIUM is None:
     pytest.skip("no Chromium; Debian's package `chromium` brings it", allow_module_level=True)

@@ -67,7 +67,9 @@ def show_shares(networks: Sequence[str], repeats: int) -> bool:
     for name in networks:
         with output.only_results_on_stdout():
             capturing, found = best_of(1, lambda name=name: model_graphs(name))
-        of_groups = (best_of(repeats, lambda group=group, found=found: list(estimate_on(group, found.graphs))) for group in groups)
+        of_groups = (
+            best_of(repeats, lambda group=group, found=found: list(estimate_on(group, found.graphs))) for group in groups
+        )
         spent[name] = [capturing, *(seconds for seconds, _ in of_groups)]
     spent["all"] = [sum(column) for column in zip(*spent.values(), strict=True)]
     lines = [

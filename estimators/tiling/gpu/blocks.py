@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.table import Floats, Ints
+from shmoo.estimators.table import Floats
 from shmoo.estimators.tiling.base import ceil_div, hit_share
 
 STAGES = 2
