@@ -320,7 +320,8 @@ def estimate_on(
     for director, asked in targets:
         family, runtime = director.profile.family, check_runtime(director.profile, asked)
         if (runtime, family) not in launched:
-            launched[runtime, family] = tabulated(graphs, runtime, family, compute_dtype, costs=costs)
+            like = next(iter(launched.values()), None)
+            launched[runtime, family] = tabulated(graphs, runtime, family, compute_dtype, costs=costs, like=like)
         cores = threads if family == "cpu" else None
         yield director.estimate_tabulated(launched[runtime, family], runtime, threads=cores, batch=batch, by_kernel=False)
 

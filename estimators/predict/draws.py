@@ -166,7 +166,7 @@ def model_errors(
         noise = np.hstack([noise, normals(rng, draws, len(TENSOR))])
     noise = np.vstack([np.zeros(noise.shape[1]), noise])
     # Kernels of one algorithm err together: the same draw scales all of them.
-    return np.exp(spread[twins.rows] * noise[:, codes[twins.rows]])[:, twins.kind], together
+    return twins.spread(np.exp(spread[twins.rows] * noise[:, codes[twins.rows]])), together
 
 
 def normals(rng: np.random.Generator, draws: int, columns: int | None = None) -> np.ndarray:

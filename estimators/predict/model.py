@@ -120,8 +120,8 @@ def predict(
     kernels, cut = (table, tiling) if twins is None else (twins.table, twins.tiling)
     *times, joules = _each_alone(kernels, cut, coefficients, runtime)
     if twins is not None:
-        times = [np.take(seconds, twins.kind, axis=-1) for seconds in times]
-        joules = None if joules is None else Joules(*(np.take(amounts, twins.kind, axis=-1) for amounts in joules))
+        times = [twins.spread(seconds) for seconds in times]
+        joules = None if joules is None else Joules(*map(twins.spread, joules))
     compute, memory, body, clocked = times
     codes = algorithm_codes(table, coefficients.profile)
     dynamic = None
