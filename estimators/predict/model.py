@@ -177,7 +177,9 @@ def _each_alone(
     memory = levels[0]
     for other in levels[1:]:
         memory = np.maximum(memory, other)
-    body, clocked = overlapped_but([compute, *levels], own("overlap"), 1 + list(moved).index(c.profile.levels[-1]))
+    taken = dict(zip(moved, levels, strict=False))
+    far = taken.pop(c.profile.levels[-1], None)
+    body, clocked = overlapped_but([compute, *taken.values(), *levels[len(moved) :]], far, own("overlap"))
     beside: Floats = own("tile_overhead") * tiling.waves
     if tiling.blocks is not None:
         beside = beside + tiling.blocks.split_seconds(own)

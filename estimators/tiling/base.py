@@ -171,13 +171,15 @@ def overlapped(times: list[np.ndarray], exponent: float | np.ndarray) -> np.ndar
     return np.asarray(scale * reduce(np.add, powers) ** (1.0 / exponent))
 
 
-def overlapped_but(times: list[np.ndarray], exponent: float | np.ndarray, left_out: int) -> tuple[np.ndarray, np.ndarray]:
-    """`overlapped` of all times, and of all but one. What is lost of the second lies far below the first."""
-    scale, powers, exponent = _powers(times, exponent)
-    others = reduce(np.add, [power for place, power in enumerate(powers) if place != left_out])
-    both = (others + powers[left_out], others)
-    whole, rest = (np.asarray(scale * total ** (1.0 / exponent)) for total in both)
-    return whole, rest
+def overlapped_but(
+    times: list[np.ndarray], last: np.ndarray | None, exponent: float | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`overlapped` of all times and a last one, if there is one, and without it. What rounding loses of the second lies far below
+    the first."""
+    scale, powers, exponent = _powers([*times, *([] if last is None else [last])], exponent)
+    others = reduce(np.add, powers[: len(times)])
+    rest = np.asarray(scale * others ** (1.0 / exponent))
+    return (rest if last is None else np.asarray(scale * (others + powers[-1]) ** (1.0 / exponent))), rest
 
 
 def _powers(times: list[np.ndarray], exponent: float | np.ndarray) -> tuple[np.ndarray, list[np.ndarray], float | np.ndarray]:
