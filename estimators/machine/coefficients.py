@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
 
@@ -174,15 +174,15 @@ class Coefficients:
 
     def __init__(self, profile: ArchitectureProfile, overrides: Mapping[str, float | Floats] | None = None) -> None:
         self.profile = profile
-        self._overrides = overrides or {}
+        columns = {name: v[:, None] for name, v in (overrides or {}).items() if isinstance(v, np.ndarray) and v.ndim == 1}
+        self._overrides = {**(overrides or {}), **columns}
         self._listed = listed(profile)
 
     def find(self, *names: str) -> float | Floats | None:
         """The value of the first of `names` that has one, as `value` gives it; looked up name by name, most specific first."""
         for name in names:
             if name in self._overrides:
-                override = self._overrides[name]
-                return override[:, None] if isinstance(override, np.ndarray) and override.ndim == 1 else override
+                return self._overrides[name]
             if name in self._listed:
                 # A coefficient of design points is an array, too.
                 return self._listed[name].value
@@ -226,35 +226,36 @@ class Coefficients:
     def by_algorithm(self, codes: np.ndarray, *prefixes: str) -> Floats:
         """(K,) or (D, K) values of PREFIX.<algorithm>, else PREFIX.tensor on tensor cores, else PREFIX.<parent family>, else
         PREFIX, for each prefix in turn."""
-        return self._gather(codes, len(ALGORITHMS), lambda code: algorithm_names(prefixes, ALGORITHMS[code]))
+        return self._gather(codes, [algorithm_names(prefixes, name) for name in ALGORITHMS])
 
     def by_kernel(self, table: KernelTable, codes: np.ndarray, *prefixes: str) -> Floats:
         """(K,) or (D, K) values of PREFIX.<operator> for kernels of a single call where that operator was measured (its dispatch
         and its loop are its own), else as `by_algorithm`; the first prefix has the operators."""
-        result = self.by_algorithm(codes, *prefixes)
-        names = op_names()
-        single = np.where(table.calls == 1, table.op, -1)
+        names, single = op_names(), np.where(table.calls == 1, table.op, -1)
+        candidates = [algorithm_names(prefixes, name) for name in ALGORITHMS]
         for code in np.flatnonzero(np.bincount(single + 1)[1:]):
-            value = self.find(f"{prefixes[0]}.{short_op(names[code])}")
-            if value is None:
-                continue
-            if np.ndim(value) and result.ndim == 1:
-                result = np.tile(result, (*np.shape(value)[:-1], 1))
-            result[..., single == code] = value
-        return result
+            own = f"{prefixes[0]}.{short_op(names[code])}"
+            if self.find(own) is not None:
+                codes = np.where(single == code, len(candidates), codes)
+                candidates.append((own,))
+        return self._gather(codes, candidates)
 
     def by_dtype(self, codes: np.ndarray, names_of: Sequence[Sequence[str]]) -> Floats:
         """(K,) or (D, K) values where `names_of[c]` lists the candidates for dtype code c."""
-        return self._gather(codes, len(COMPUTE_DTYPES), names_of.__getitem__)
+        return self._gather(codes, names_of)
 
-    def _gather(self, codes: np.ndarray, kinds: int, names_of: Callable[[int], Sequence[str]]) -> Floats:
-        used = np.flatnonzero(np.bincount(codes, minlength=kinds))
-        values = {code: self.value(*names_of(code)) for code in used.tolist()}
-        many = np.broadcast_shapes(*(np.shape(value)[:-1] for value in values.values()))
-        table = np.zeros((*many, kinds))
-        for code, value in values.items():
-            table[..., code] = value[..., 0] if isinstance(value, np.ndarray) and value.ndim else value
-        return np.take(table, codes, axis=-1)
+    def _gather(self, codes: np.ndarray, candidates: Sequence[Sequence[str]]) -> Floats:
+        used = np.bincount(codes).nonzero()[0].tolist()
+        if not used:
+            return np.empty(0)
+        values = [self.value(*candidates[code]) for code in used]
+        if all(value is values[0] for value in values):
+            # Most coefficients are the same for all.
+            return np.broadcast_to(values[0], (*np.shape(values[0])[:-1], len(codes)))
+        place = np.zeros(len(candidates), dtype=np.intp)
+        place[used] = range(len(used))
+        columns = np.broadcast_arrays(*(np.atleast_1d(value) for value in values))
+        return np.take(np.concatenate(columns, axis=-1), place[codes], axis=-1)
 
 
 def voltage_factor(c: Coefficients) -> float | Floats:

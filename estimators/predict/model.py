@@ -51,7 +51,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.energy import Joules, candidates, capped, dynamic_energy
 from shmoo.estimators.predict.twins import Twins
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, Ints, KernelTable, Masks
-from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped
+from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped, overlapped_but
 from shmoo.estimators.tiling.gpu.threads import (
     by_window,
     copies_by_tensor,
@@ -94,12 +94,18 @@ class Prediction:
     latency_s: Floats
     dynamic_j: Floats | None
 
+    def nominal(self) -> Prediction:
+        """The first of D draws alone."""
+        return self._each(lambda amounts: amounts[0].copy())
+
     def scaled(self, factor: np.ndarray) -> Prediction:
         """The same kernels with every time and dynamic energy multiplied by a (D, K) factor."""
-        dynamic = None if self.dynamic_j is None else self.dynamic_j * factor
+        return self._each(lambda amounts: amounts * factor)
+
+    def _each(self, change: Callable[[Floats], Floats]) -> Prediction:
         times = (self.compute_s, self.memory_s, self.launch_s, self.device_s, self.latency_s)
-        compute, memory, launch, device, latency = (time * factor for time in times)
-        return Prediction(compute, memory, launch, device, latency, dynamic)
+        compute, memory, launch, device, latency = map(change, times)
+        return Prediction(compute, memory, launch, device, latency, None if self.dynamic_j is None else change(self.dynamic_j))
 
 
 def predict(
@@ -117,8 +123,8 @@ def predict(
     kernels, cut = (table, tiling) if twins is None else (twins.table, twins.tiling)
     *times, joules = _each_alone(kernels, cut, coefficients, runtime)
     if twins is not None:
-        times = [np.take(seconds, twins.kind, axis=-1) for seconds in times]
-        joules = None if joules is None else Joules(*(np.take(amounts, twins.kind, axis=-1) for amounts in joules))
+        times = [twins.spread(seconds) for seconds in times]
+        joules = None if joules is None else Joules(*map(twins.spread, joules))
     compute, memory, body, clocked = times
     codes = algorithm_codes(table, coefficients.profile)
     dynamic = None
@@ -174,9 +180,9 @@ def _each_alone(
     memory = levels[0]
     for other in levels[1:]:
         memory = np.maximum(memory, other)
-    body = overlapped([compute, *levels], own("overlap"))
-    near = [seconds for level, seconds in zip(moved, levels, strict=False) if level != c.profile.levels[-1]]
-    clocked = overlapped([compute, *near, *levels[len(moved) :]], own("overlap"))
+    taken = dict(zip(moved, levels, strict=False))
+    far = taken.pop(c.profile.levels[-1], None)
+    body, clocked = overlapped_but([compute, *taken.values(), *levels[len(moved) :]], far, own("overlap"))
     beside: Floats = own("tile_overhead") * tiling.waves
     if tiling.blocks is not None:
         beside = beside + tiling.blocks.split_seconds(own)
