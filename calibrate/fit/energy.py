@@ -219,8 +219,8 @@ def _solve(
 
 
 def _ties(names: Sequence[str], priors: Sequence[Coefficient | None]) -> np.ndarray:
-    """(T, F) rows that are 0 where types take of bfloat16's energy what `RATIOS` says; each counts as a reading would that errs by
-    the ratio's deviation."""
+    """(T, F) rows that are 0 where types take of bfloat16's energy what `RATIOS` says; each counts as a reading would that errs
+    by the ratio's deviation."""
     stem = "energy.flop.matrix"
     half = names.index(f"{stem}.bfloat16") if f"{stem}.bfloat16" in names else None
     prior = None if half is None else priors[half]

@@ -23,15 +23,18 @@ _CAPPED = (
 )
 _AWAKE = "estimate: the card draws 119 to 175 W between loads, and 236 W for a network that mostly waits (runs/recorded/h200)"
 _LOOPS = "estimate: a loop of copies draws 637 to 646 W at 4.0 to 4.2 TB/s, the idle card 119 to 175 W (runs/recorded/h200)"
-_4NM = "estimate: less than boards with an A100 in a process of 7 nm differ (0.8 with 0.5 to 0.58 with 2.2); wide, as another process"
+_4NM = (
+    "estimate: less than boards with an A100 in a process of 7 nm differ (0.8 with 0.5 to 0.58 with 2.2); wide, as another "
+    "process"
+)
 _PCIE = (
     "boards with an A100 differ in the voltage at their boost clock, 1.2 to 1.7 times the lowest in its square: the one of the "
     "operators' times sustains float32 at 250 W (Lee et al., ASPLOS 2025), that of the energies takes 1.7 (EnergAIzer's "
     "artifact, ISPASS 2026)"
 )
 _SXM = (
-    "a board of 400 W sustains 257 Tflop/s of random numbers in bfloat16 (He, 2024; NVIDIA AIConfigurator, 2026), at the energies of "
-    "gpu_a100_40g's lowest voltage; those energies alone want 0.59"
+    "a board of 400 W sustains 257 Tflop/s of random numbers in bfloat16 (He, 2024; NVIDIA AIConfigurator, 2026), at the energies "
+    "of gpu_a100_40g's lowest voltage; those energies alone want 0.59"
 )
 _KNEE = "the exponent that reaches the floor where gpu_a100_40g's energies do, at 0.7 of the clock"
 

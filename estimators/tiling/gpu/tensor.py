@@ -55,8 +55,8 @@ def choose_tensor(
     speeds = {level: own(f"bandwidth.{level}") * share for level in profile.levels}
     speeds["l2"] = speeds["l2"] * own("efficiency.l2")
     once = compulsory_traffic(table, profile)
-    # Libraries have no kernels that split the reduction of operands with scales by groups of 16: on a B200, products of 14 rows over
-    # 65536 take 2 ns an element of it (NVIDIA AIConfigurator, 2026).
+    # Libraries have no kernels that split the reduction of operands with scales by groups of 16: on a B200, products of 14 rows
+    # over 65536 take 2 ns an element of it (NVIDIA AIConfigurator, 2026).
     in_one_piece = table.dtype == _FLOAT4
     best = np.full(len(table), np.inf)
     best_m, best_n, best_k = np.ones(len(table)), np.ones(len(table)), work.k
