@@ -36,7 +36,15 @@ import msgspec
 import numpy as np
 
 from shmoo.runs.store.records import Timing
-from shmoo.runs.store.statistics import FEW_CASES, PRIOR_VISITS, UNKNOWN, Latency, latencies_of, normal_deviation, visit_deviations
+from shmoo.runs.store.statistics import (
+    FEW_CASES,
+    PRIOR_VISITS,
+    UNKNOWN,
+    Latency,
+    latencies_of,
+    normal_deviation,
+    visit_deviations,
+)
 
 UNDISTURBED_BLOCKS, UNDISTURBED_S = 5, 0.01
 """Fewer undisturbed blocks than this that last less than this together do not say what a call takes undisturbed."""
@@ -79,8 +87,8 @@ class _Case:
     alike: _Alike
 
     def residuals(self, slope: float) -> np.ndarray:
-        """Deviations that the correction leaves, of the rates of visits that say what a call takes undisturbed; a single such visit
-        has none."""
+        """Deviations that the correction leaves, of the rates of visits that say what a call takes undisturbed; of a single such
+        visit none."""
         left = (self.rates - slope * self.shares)[self.telling]
         return left if left.size > 1 else left[:0]
 
