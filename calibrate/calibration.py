@@ -177,7 +177,7 @@ def calibrate_cases(
     """`calibrate` on cases already read.
 
     Args:
-        only: algorithms whose own coefficients are fitted, where all others are to stay as they are.
+        only: last parts of the names of the coefficients that are fitted, where all others are to stay as they are.
     """
     progress = progress or silent
     progress(_doing(f"tabulating {len(read.cases)} cases"))

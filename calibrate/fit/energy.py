@@ -7,14 +7,16 @@ clock the chip's, and P, follow the voltage squared, whose curve (`energy.clock`
 differ in clock. A case at its board's power cap says that its work asks for no less. The system is linear, and no energy is
 below a tenth of the low end of the profile's range. Errors are relative, and readings whose windows disagree weigh less. Each
 unknown has a weak prior at the profile's value, because flops, bytes and time rise together in most workloads and the data
-alone may not separate them: a coefficient that stays at its prior is named and keeps the prior's range.
+alone may not separate them: a coefficient that stays at its prior is named and keeps the prior's range. Types of tensor cores
+have one more prior, their ratio to bfloat16 (`RATIOS`). Loops of a GPU compute in float32, whatever they read and write.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from scipy.optimize import lsq_linear
@@ -48,6 +50,20 @@ ROUNDS = 20
 """Rounds of reweighting, in which cases at the cap come in or fall out too."""
 AT_CAP = 0.98
 """Share of what the controller holds from which on a board counts as slowed by it."""
+RATIOS: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {
+        "float16": (1.2, 0.1),
+        "tf32": (2.2, 0.15),
+        "float8": (0.55, 0.2),
+        "int8": (0.5, 0.2),
+        "float4": (0.27, 0.3),
+        "int4": (0.25, 0.3),
+    }
+)
+"""Type -> energy of a flop of tensor cores relative to bfloat16's, and the standard deviation of its logarithm over boards. A
+multiplier of 11 significant bits switches more than one of 8: boards at their cap multiply float16 at 0.9 to 0.93 of bfloat16's
+rate. TF32 has the same multiplier, moves twice the bits and uses half of the units: 2.4 by the rates of an A100 at its cap, 2.1
+by an H200's meter (runs/recorded/h200). Types of half the bits take half, and their scales some more."""
 LEAST = 0.1
 """Lowest energy of a flop or byte relative to the low end of the profile's range, which covers the datapath or array alone."""
 
@@ -128,7 +144,10 @@ def fit_energy(
     surely = np.asarray([SURE if name in known else 1.0 for name in names])
     relative = features[metered][:, used] / measured[metered, None] * trust[:, None]
     curves = _voltage_curves(clock[metered], profile, known)
-    solved = [_solve(relative, _voltage(clock[metered], *curve), trust, held, priors, least, surely, loose) for curve in curves]
+    ties = _ties(names, priors)
+    solved = [
+        _solve(relative, _voltage(clock[metered], *curve), trust, held, priors, least, surely, loose, ties) for curve in curves
+    ]
     best = int(np.argmin([solution.cost for solution in solved]))
     found, curve = solved[best], curves[best]
     predicted = _at_voltage(features[:, used], _voltage(clock, *curve)) @ found.values
@@ -172,20 +191,22 @@ def _solve(
     least: np.ndarray,
     surely: np.ndarray,
     loose: np.ndarray,
+    ties: np.ndarray,
 ) -> _Solution:
     """Least squares on relative errors, with bounds and a weak prior. features: (M, F), over the measured energies. A case
     that its power cap held (`held`) counts while it is predicted to take less than it did: at its own clock it would take more.
-    Readings that do not say how well they repeat (`loose`) count linearly beyond `OUTLIER`."""
+    Readings that do not say how well they repeat (`loose`) count linearly beyond `OUTLIER`. `ties`: rows that are to be 0."""
     data = _at_voltage(features, voltage)
     center = np.asarray([prior.value if prior else 0.0 for prior in priors])
     weight = PRIOR_WEIGHT * float(np.linalg.norm(trust)) * surely
     with_prior = center > 0
-    rows = np.diag(np.where(with_prior, weight / np.where(with_prior, center, 1.0), 0.0))[with_prior]
+    own = np.diag(np.where(with_prior, weight / np.where(with_prior, center, 1.0), 0.0))[with_prior]
+    rows = np.vstack([own, ties])
     counts = np.where(held, 0.0, 1.0)
     scale = np.maximum(np.linalg.norm(data, axis=0), 1e-30)
     for _ in range(ROUNDS):
         counted = data * counts[:, None]
-        target = np.concatenate([trust * counts, weight[with_prior]])
+        target = np.concatenate([trust * counts, weight[with_prior], np.zeros(len(ties))])
         found = lsq_linear(np.vstack([counted, rows]) / scale, target, bounds=(least * scale, np.inf))
         values = found.x / scale
         error = (data @ values - trust) / trust
@@ -195,6 +216,23 @@ def _solve(
             break
         counts = again
     return _Solution(values, counted, rows, counted @ values - trust * counts, float(found.cost))
+
+
+def _ties(names: Sequence[str], priors: Sequence[Coefficient | None]) -> np.ndarray:
+    """(T, F) rows that are 0 where types take of bfloat16's energy what `RATIOS` says; each counts as a reading would that errs
+    by the ratio's deviation."""
+    stem = "energy.flop.matrix"
+    half = names.index(f"{stem}.bfloat16") if f"{stem}.bfloat16" in names else None
+    prior = None if half is None else priors[half]
+    rows = []
+    for dtype, (ratio, deviation) in RATIOS.items():
+        name = f"{stem}.{dtype}"
+        if half is None or prior is None or name not in names:
+            continue
+        row = np.zeros(len(names))
+        row[half], row[names.index(name)] = -1.0, 1.0 / ratio
+        rows.append(row * MODEL_NOISE / deviation / prior.value)
+    return np.asarray(rows).reshape(-1, len(names))
 
 
 def _at_voltage(features: np.ndarray, voltage: np.ndarray) -> np.ndarray:
@@ -256,7 +294,8 @@ def _features(blocks: Sequence[Block], profile: ArchitectureProfile) -> tuple[li
     """Coefficient of each column, and (S, F) flops by unit and type, bytes by level, and seconds."""
     dtypes = sorted({int(code) for block in blocks for code in np.unique(block.table.dtype)})
     names = [f"energy.flop.matrix.{COMPUTE_DTYPES[code]}" for code in dtypes]
-    names += [f"energy.flop.vector.{COMPUTE_DTYPES[code]}" for code in dtypes]
+    looped = dict.fromkeys("float32" if profile.family == "gpu" else COMPUTE_DTYPES[code] for code in dtypes)
+    names += [f"energy.flop.vector.{dtype}" for dtype in looped]
     names += [f"energy.byte.{level}" for level in profile.levels]
     names.append("power.static")
     parts = []
@@ -267,7 +306,8 @@ def _features(blocks: Sequence[Block], profile: ArchitectureProfile) -> tuple[li
         if coefficients.find("energy.share") is not None:
             issued = issued * coefficients.by_algorithm(algorithm_codes(table, profile), "energy.share")
         columns = [np.where(table.dtype == code, issued, 0.0) for code in dtypes]
-        columns += [np.where(table.dtype == code, loop_operations(table, profile.family), 0.0) for code in dtypes]
+        loops = loop_operations(table, profile.family)
+        columns += [loops] if profile.family == "gpu" else [np.where(table.dtype == code, loops, 0.0) for code in dtypes]
         columns += [block.tiling.level_bytes[level] for level in profile.levels]
         summed = [np.bincount(table.segment, weights=column, minlength=count) for column in columns]
         parts.append(np.stack([*summed, block.energy_pace_s], axis=1))

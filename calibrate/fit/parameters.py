@@ -76,7 +76,7 @@ _COMPILED_LOOPS = ("efficiency.vector", "efficiency.special", "efficiency.bandwi
 
 
 def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: Collection[str] | None = None) -> list[Parameter]:
-    """The coefficients that these cases can determine; those of `only` these algorithms, where it is given."""
+    """The coefficients that these cases can determine; those whose names end in one of `only`, where it is given."""
     coefficients = Coefficients(profile)
     cases = _Cases(blocks, profile)
     parameters: dict[str, Parameter] = {}
@@ -142,7 +142,8 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
         here = cases.algorithm == code
         for stem in extents:
             add_own(algorithm, algorithm, (stem,), here & (cases.far if stem == "half.far" else cases.blocks))
-        if profile.family == "gpu" and _demand(profile) > 0:
+        if profile.family == "gpu" and _demand(profile) > 0 and algorithm not in TENSOR:
+            # What tensor cores take is measured by meters; their times do not settle it.
             add_own(algorithm, algorithm, ("energy.share",), here & cases.matrix)
         for stem in _BY_ALGORITHM:
             if shared or (stem, algorithm) != _REFERENCE:

@@ -263,7 +263,11 @@ LIBRARIES = ("torchao", "quant")
 _DECOMPOSED = ("per_tensor", "per_channel", "per_token")
 
 
-@cost(*(f"{library}.quantize_affine" for library in LIBRARIES), *(f"quantized_decomposed.quantize_{by}" for by in _DECOMPOSED))
+@cost(
+    *(f"{library}.quantize_affine" for library in LIBRARIES),
+    *(f"quantized_decomposed.quantize_{by}" for by in _DECOMPOSED),
+    "torchao.triton_quantize_nvfp4",
+)
 def quantize(call: OpCall) -> Cost:
     """Times the scale's inverse, rounded, plus the zero point, between two bounds."""
     return elementwise(call, 5)

@@ -263,17 +263,17 @@ class _Quantizer:
         self.values.append(Value(spec, kind, name))
         return len(self.values) - 1
 
-    def _call(self, like: OpCall, op: str, operands: dict[str, int], output: int, **attributes: int | bool) -> None:
-        """Add a call at the place of `like` that reads the values `operands` and writes the value `output`."""
+    def _call(self, like: OpCall, op: str, operands: dict[str, int], *outputs: int, **attributes: int | bool) -> None:
+        """Add a call at the place of `like` that reads the values `operands` and writes the values `outputs`."""
         self.calls.append(
             OpCall(
                 op=op,
                 inputs=tuple(self.values[index].spec for index in operands.values()),
-                outputs=(self.values[output].spec,),
+                outputs=tuple(self.values[index].spec for index in outputs),
                 operands=tuple(operands),
                 attributes=dict(attributes),
                 reads=tuple(operands.values()),
-                writes=(output,),
+                writes=outputs,
                 module=like.module,
                 source=like.source,
             )
@@ -367,9 +367,14 @@ class _Quantizer:
             scale = {"float8": "float32", "float4": "float8"}.get(dtype, self.values[layer.source].spec.dtype)
             groups = -(-layer.k // (self.scheme.block[1] or layer.k)) if dtype in ("float8", "float4") else 1
             scales = self._append(TensorSpec((layer.m, groups), scale))
-            self._call(call, "torchao.choose_qparams_affine", {"input": layer.source}, scales)
             small = self._append(TensorSpec((layer.m, layer.k), dtype))
-            self._call(call, "torchao.quantize_affine", {"input": layer.source, "scale": scales}, small)
+            if dtype in ("float8", "float4"):
+                # The threads that round a group have read all of it, and find its scale as well.
+                op = "torchao.triton_quantize_nvfp4" if dtype == "float4" else "torchao.quantize_affine"
+                self._call(call, op, {"input": layer.source}, small, scales)
+            else:
+                self._call(call, "torchao.choose_qparams_affine", {"input": layer.source}, scales)
+                self._call(call, "torchao.quantize_affine", {"input": layer.source, "scale": scales}, small)
             self.rounded[layer.source] = small, scales
         return self.rounded[layer.source]
 

@@ -13,6 +13,8 @@ TENSOR = (
 """What contractions are on tensor cores, whose kernels share next to nothing with those of the float32 units: "narrow" are
 products of operands of 8 bits and less, "packed" those that unpack weights of fewer bits than they multiply in. Coefficients that
 all of these have in common end in ".tensor"."""
+_PRODUCTS = ("gemv_tensor", "narrow_tensor", "packed_tensor", "recurrent_tensor")
+"""Products on tensor cores that take after those of 16 bits in what is not known of them."""
 ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv", "gemm_batched", "recurrent", *TENSOR)
 """What coefficients are keyed by: the families, with convolutions that libraries treat apart (1x1 is a matrix product, 3x3 of
 stride 1 can use Winograd's transform: Lavin and Gray, 2016; small ones on a CPU run as PyTorch's own im2col and matrix product)
@@ -42,7 +44,7 @@ def algorithm_names(prefixes: tuple[str, ...], algorithm: str) -> tuple[str, ...
         if algorithm in _LAYERS and prefix.partition(".")[0] in ("launch", "dispatch"):
             continue
         if algorithm in TENSOR:
-            names += [f"{prefix}.gemm_tensor"] * (algorithm in ("gemv_tensor", "recurrent_tensor")) + [f"{prefix}.tensor"]
+            names += [f"{prefix}.gemm_tensor"] * (algorithm in _PRODUCTS) + [f"{prefix}.tensor"]
         if algorithm in FAMILY_OF:
             names.append(f"{prefix}.{FAMILY_OF[algorithm]}")
     return (*names, *prefixes)

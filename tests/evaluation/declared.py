@@ -18,12 +18,24 @@ _VECTOR = "estimate: about ten instructions; softmax and norms on an H200 (runs/
 _SHARED = f"64 bits from 32 KB take 8.5 to 20 pJ; {_CIRCUITS}"
 _L2 = f"estimate: a bank of 1 MB takes 1.75 to 12.5 pJ/B; {_CIRCUITS}"
 _HBM2 = f"64 bits from HBM2 take 31 to 56 pJ/B, the way to the lanes more; {_CIRCUITS}"
+_CAPPED = (
+    "estimate: a board of 700 W sustains 670 Tflop/s of random numbers in bfloat16 at 0.78 of its clock (runs/recorded/h200)"
+)
+_AWAKE = "estimate: the card draws 119 to 175 W between loads, and 236 W for a network that mostly waits (runs/recorded/h200)"
+_LOOPS = "estimate: a loop of copies draws 637 to 646 W at 4.0 to 4.2 TB/s, the idle card 119 to 175 W (runs/recorded/h200)"
+_4NM = (
+    "estimate: less than boards with an A100 in a process of 7 nm differ (0.8 with 0.5 to 0.58 with 2.2); wide, as another "
+    "process"
+)
 _PCIE = (
     "boards with an A100 differ in the voltage at their boost clock, 1.2 to 1.7 times the lowest in its square: the one of the "
     "operators' times sustains float32 at 250 W (Lee et al., ASPLOS 2025), that of the energies takes 1.7 (EnergAIzer's "
     "artifact, ISPASS 2026)"
 )
-_SXM = "a board of 400 W sustains 257 Tflop/s in bfloat16 (He, 2024) at the energies of gpu_a100_40g's lowest voltage"
+_SXM = (
+    "a board of 400 W sustains 257 Tflop/s of random numbers in bfloat16 (He, 2024; NVIDIA AIConfigurator, 2026), at the energies "
+    "of gpu_a100_40g's lowest voltage; those energies alone want 0.59"
+)
 _KNEE = "the exponent that reaches the floor where gpu_a100_40g's energies do, at 0.7 of the clock"
 
 
@@ -42,22 +54,45 @@ ENERGY_STARTS: Mapping[str, Mapping[str, Coefficient]] = MappingProxyType(
         "gpu_a100_40g": _named(
             ("power.static", 60.0, _STATIC, 40.0, 90.0),
             ("energy.flop.matrix.float32", 1.08e-11, _SUSTAINED, 7.5e-12, 1.9e-11),
-            ("energy.flop.matrix.tf32", 2.0e-12, _SUSTAINED, 1.0e-12, 2.6e-12),
+            ("energy.flop.matrix.tf32", 2.2e-12, _SUSTAINED, 1.0e-12, 2.6e-12),
             ("energy.flop.matrix.bfloat16", 1.0e-12, _SUSTAINED, 5.0e-13, 1.3e-12),
             ("energy.flop.vector.float32", 1.0e-10, _VECTOR, 1e-11, 2.5e-10),
             ("energy.byte.shared", 1.5e-12, _SHARED, 1e-12, 4e-12),
             ("energy.byte.l2", 8e-12, _L2, 2e-12, 2.5e-11),
             ("energy.byte.dram", 8e-11, _HBM2, 3.1e-11, 1.2e-10),
             ("energy.floor", 0.88, _PCIE, 0.58, 0.92),
-        )
+        ),
+        "gpu_h200": _named(
+            ("power.static", 190.0, _AWAKE, 150.0, 220.0),
+            ("energy.flop.matrix.float32", 1.0e-11, _SUSTAINED, 5.0e-12, 1.3e-11),
+            ("energy.flop.matrix.tf32", 2.2e-12, _CAPPED, 1.5e-12, 2.8e-12),
+            ("energy.flop.matrix.bfloat16", 1.0e-12, _CAPPED, 7.0e-13, 1.3e-12),
+            ("energy.flop.matrix.float16", 1.2e-12, _CAPPED, 8.0e-13, 1.5e-12),
+            ("energy.flop.vector.float32", 1.0e-10, _VECTOR, 1e-11, 2.5e-10),
+            ("energy.byte.shared", 1.5e-12, _SHARED, 1e-12, 4e-12),
+            ("energy.byte.l2", 8e-12, _L2, 2e-12, 2.5e-11),
+            ("energy.byte.dram", 9.3e-11, _LOOPS, 7e-11, 1.1e-10),
+            ("energy.floor", 0.65, _4NM, 0.5, 0.8),
+            ("energy.clock", 1.2, _4NM, 0.6, 2.0),
+        ),
     }
 )
-"""Profile -> where the fit of its energies starts; the floor of its voltage stays."""
+"""Profile -> where the fit of its energies starts; what `energy.KNOWN` names stays."""
+B200_SHARE = Coefficient(
+    0.75,
+    "1",
+    "literature",
+    "random numbers sustain 1330 Tflop/s in bfloat16 at 985 W, 670 on an H100 at 690 W, each less static power and bytes "
+    "(NVIDIA AIConfigurator, 2026)",
+    low=0.6,
+    high=0.9,
+)
+"""What a flop of a B200's tensor cores takes relative to an H200's."""
 VOLTAGES: Mapping[str, Mapping[str, Coefficient]] = MappingProxyType(
     {
         "gpu_a100_sxm_80g": _named(
-            ("energy.floor", 0.74, _SXM, 0.58, 0.85),
-            ("energy.clock", 0.85, _KNEE, 0.5, 1.5),
+            ("energy.floor", 0.55, _SXM, 0.5, 0.74),
+            ("energy.clock", 1.68, _KNEE, 0.85, 2.0),
         )
     }
 )

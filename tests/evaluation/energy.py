@@ -8,32 +8,36 @@ Files of DATA_DIR/measured: `energy_networks.csv`, forward passes in eager PyTor
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
 import msgspec
 import numpy as np
 
-from shmoo.calibrate.fit.dataset import MeasuredCase, block_of, blocks
-from shmoo.calibrate.fit.energy import fit_energy
+from shmoo.calibrate.fit.dataset import MeasuredCase, block_of, blocks, run_cases
+from shmoo.calibrate.fit.energy import RATIOS, fit_energy
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Coefficient, Interval
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.runs.store.records import AxisValue, CaseSpec
+from shmoo.runs.store.store import Run
 from shmoo.runs.tables.reading import TableRow
-from tests.evaluation.declared import VOLTAGES
+from tests.evaluation.declared import B200_SHARE, VOLTAGES
 from tests.evaluation.network_graphs import graphs_of
 from tests.evaluation.networks import CARDS, MeasuredNetwork, bound_of, estimated, held, profile_of, read_networks
+from tests.evaluation.publish import RECORDED
 from tests.evaluation.results import Result, of_cases, read_rows
 
 PROFILES = MappingProxyType({"h200_sxm": "gpu_h200", "b200_sxm": "gpu_b200"})
 """Device of the products -> profile."""
 POWER, ENERGY = 0.07, 0.09
 """Largest mean errors of networks that the device bounds."""
-TYPES = MappingProxyType({"fp8": "float8", "fp8_block": "float8"})
+TYPES = MappingProxyType({"fp8": "bfloat16", "fp8_block": "float8"})
+"""Kind of a product in 8 bits -> type of its activations, which `ROUNDED` ones round on the way."""
+ROUNDED = MappingProxyType({"fp8": "float8"})
 RUNTIME = "cudagraphs"
 INSTANT = Coefficient(1e-9, "s", "literature", "in loops of a second and more the controller has seen the load for long")
 Ends = tuple[float, float, float]
@@ -104,7 +108,7 @@ def judged_products(profile: ArchitectureProfile, cases: Sequence[MeasuredCase])
     for case, taken, spent in zip(cases, seconds.tolist(), joules.tolist(), strict=True):
         known = with_latency(machine, taken, spent, case.latency_s)
         exact = ((value, value, value) for value in (taken, spent, spent / taken))
-        group = f"{profile.name}, {case.case.dtype} products"
+        group = f"{profile.name}, {case.case.axes.get('weights') or case.case.dtype} products"
         yield Judged(group, "", *exact, known, case.latency_s, case.energy_j or 0.0)
 
 
@@ -154,32 +158,45 @@ def read_products(folder: Path) -> dict[str, list[MeasuredCase]]:
     for row in read_rows(folder / "measured" / "gemm_power.csv"):
         if row["device"] in PROFILES:
             axes: dict[str, AxisValue] = {"b": 1, **{name: int(row[name]) for name in ("m", "n", "k")}}
-            dtype = TYPES.get(row["dtype"], row["dtype"])
-            case = CaseSpec("linear", "operator", axes, dtype, RUNTIME, "cuda")
-            graphs = (TableRow(0, "linear", axes, dtype).graph(),)
-            measured = MeasuredCase(case, graphs, float(row["latency_s"]), float(row["energy_j"]), time="device")
+            dtype, weights = TYPES.get(row["dtype"], row["dtype"]), ROUNDED.get(row["dtype"], "")
+            product = TableRow(0, "linear", axes, dtype, device="cuda", runtime=RUNTIME, weights=weights)
+            seconds, joules = float(row["latency_s"]), float(row["energy_j"])
+            measured = MeasuredCase(product.case, (product.graph(),), seconds, joules, time="device")
             found.setdefault(PROFILES[row["device"]], []).append(measured)
     return found
 
 
+MEASURED_HERE = MappingProxyType({"gpu_h200": RECORDED / "h200" / "energy"})
+"""Profile -> run of this repository whose energies it is fitted to."""
 FITTED = MappingProxyType(
-    {"gpu_a100_40g": "energies of networks on an A100 PCIe at 510 to 1410 MHz (EnergAIzer's artifact, ISPASS 2026)"}
+    {
+        "gpu_a100_40g": "energies of networks on an A100 PCIe at 510 to 1410 MHz (EnergAIzer's artifact, ISPASS 2026)",
+        "gpu_h200": "energies of operators and networks on an H200 (runs/recorded/h200, 2026-11-29)",
+    }
 )
 """Profile whose energies are fitted -> the rows. The products' mean powers are at the cap in four of five rows, and their
 operands are in part no random numbers, which take up to half of the power: they judge, and are not fitted."""
-SAME_CHIP = MappingProxyType({"gpu_a100_40g": ("gpu_a100_80g", "gpu_a100_sxm_80g")})
+KNOWN = MappingProxyType({"gpu_h200": ("energy.floor", "energy.clock", "energy.byte.l2", "energy.byte.shared", "power.static")})
+"""Profile -> what its rows cannot tell, elsewhere the floor of the voltage: sixteen readings, each type at its own clock."""
+SAME_CHIP = MappingProxyType({"gpu_a100_40g": ("gpu_a100_80g", "gpu_a100_sxm_80g"), "gpu_h200": ("gpu_h100", "gpu_h20")})
 """Profile -> those of other cards with its chip, which take the same energies."""
-RELATIVE = MappingProxyType(
-    {"bfloat16": 1.0, "float16": 1.0, "tf32": 2.0, "float8": 0.5, "int8": 0.5, "nvfp4": 0.25, "int4": 0.25}
-)
-"""Energy of a flop of tensor cores by type, relative to 16 bits, where no row is of that type: as the peaks, the other way
-round."""
+SAME_CIRCUITS = MappingProxyType({"gpu_h200": {"gpu_b200": B200_SHARE}})
+"""Profile -> those of the next chip -> what a flop of their tensor cores takes relative to its own."""
 
 
 def read_cases(folder: Path, kept: Path) -> dict[str, list[MeasuredCase]]:
-    """Profile of `FITTED` -> the networks on its device, at the clocks that they ran at."""
+    """Profile of `FITTED` -> the cases on its device, at the clocks that they ran at."""
     rows = metered(folder)
-    return {name: [_case(row, kept) for row in rows if CARDS[row.device] == name] for name in FITTED}
+    of_tables = {name: [_case(row, kept) for row in rows if CARDS[row.device] == name] for name in FITTED}
+    return of_tables | {name: recorded_cases(path) for name, path in MEASURED_HERE.items()}
+
+
+def recorded_cases(path: Path) -> list[MeasuredCase]:
+    """The cases of a run whose energy was read, at the clocks that the card ran at."""
+    run = Run.open(path)
+    clocks = {row.case.identity: row.host.get("gpu_clock_hz") for row in run.rows}
+    cases = [(case, clocks[case.case.identity]) for case in run_cases(run) if case.energy_j is not None]
+    return [replace(case, clock_hz=clock if isinstance(clock, float) else None) for case, clock in cases]
 
 
 def _case(row: MeasuredNetwork, kept: Path) -> MeasuredCase:
@@ -195,12 +212,11 @@ def with_fitted_energy(
     """A profile with energies fitted to rows of its device; types that no row is of follow that of 16 bits.
 
     Args:
-        starts: where the fit starts, whatever an earlier one found; the floor of the voltage stays.
+        starts: where the fit starts, whatever an earlier one found; what is known of them stays.
     """
     # Shares of algorithms were fitted to times; joules are those of a type's flops, whatever the algorithm.
-    others = {n: c for n, c in without_shares(profile).items() if not n.startswith("energy.flop.vector.")}
-    start = profile.replacing(coefficients={**others, **starts})
-    kept = [name for name in starts if name == "energy.floor"]
+    start = profile.replacing(coefficients={**without_shares(profile), **starts})
+    kept = [name for name in starts if name in KNOWN.get(profile.name, ("energy.floor",))]
     found = fit_energy(blocks(cases, start), start, f"fitted to {FITTED[profile.name]}", kept)
     if found is None:
         raise InputError(f"no row of {profile.name!r} says what its flops take; its power is at the cap in all of them")
@@ -209,8 +225,26 @@ def with_fitted_energy(
 
 
 def without_shares(profile: ArchitectureProfile) -> dict[str, Coefficient]:
-    """A profile's coefficients without what algorithms take relative to their type."""
-    return {n: c for n, c in profile.coefficients.items() if not n.startswith("energy.share")}
+    """A profile's coefficients without what algorithms take relative to their type, and without what loops take in each type."""
+    return {n: c for n, c in profile.coefficients.items() if not n.startswith(("energy.share", "energy.flop.vector."))}
+
+
+def on_next_chip(fitted: ArchitectureProfile) -> Iterator[ArchitectureProfile]:
+    """The profiles of chips that follow a fitted one, with what their tensor cores' flops take relative to its own."""
+    for name, share in SAME_CIRCUITS.get(fitted.name, {}).items():
+        other = load_profile(name)
+        carried = {}
+        half, (low, high) = fitted.coefficients["energy.flop.matrix.bfloat16"], share.bounds
+        for dtype, (ratio, _) in {"bfloat16": (1.0, 0.0), **RATIOS}.items():
+            n = f"energy.flop.matrix.{dtype}"
+            c = fitted.coefficients.get(n, half.scaled(ratio))
+            if n in other.coefficients:
+                why = f"{share.value:g} of {fitted.name}'s: {share.reference}"
+                ends = {"low": c.bounds[0] * low, "high": c.bounds[1] * high}
+                carried[n] = Coefficient(c.value * share.value, c.unit, "transferred", why, **ends)
+        shares = [n for n in other.coefficients if n.startswith("energy.share")]
+        kept = {n: c for n, c in other.coefficients.items() if n not in shares}
+        yield other.replacing(coefficients={**kept, **carried})
 
 
 def on_same_chip(fitted: ArchitectureProfile) -> Iterator[ArchitectureProfile]:
@@ -234,9 +268,9 @@ def by_type(profile: ArchitectureProfile, fitted: Mapping[str, Coefficient]) -> 
     if half is None:
         return dict(fitted)
     others = {}
-    for dtype, share in RELATIVE.items():
+    for dtype, (share, _) in RATIOS.items():
         name = f"energy.flop.matrix.{dtype}"
         if name in profile.coefficients and name not in fitted:
-            why = f"{share:g} of bfloat16's, as the peaks; {half.reference}"
+            why = f"{share:g} of bfloat16's, as on other boards; {half.reference}"
             others[name] = msgspec.structs.replace(half.scaled(share), reference=why)
     return {**fitted, **others}

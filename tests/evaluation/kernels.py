@@ -239,8 +239,12 @@ FITTED = ("gpu_a100_sxm_80g", "gpu_h100", "gpu_b200", "gpu_l40s")
 """Profiles that rows of products and attention are fitted to."""
 TRANSFERRED = ("gpu_v100", "gpu_t4", "gpu_a100_40g", "gpu_a100_80g", "gpu_l4", "gpu_h200")
 """Profiles with tensor cores that what is common to the fitted ones is carried to."""
-TEACHING = ("gemm bfloat16", "gemm fp8", "gemm sq", "gemm int", "attention", "LLM linear")
+TEACHING = ("gemm bfloat16", "gemm fp8", "gemm sq", "gemm int", "gemm nvfp4", "DeepGEMM", "attention", "LLM linear")
 """Groups of rows that are fitted, by how their names start."""
+ROUNDING = ("quantize_affine", "triton_quantize_nvfp4")
+"""Operators that round the activations of narrow products, whose shortest kernels only these rows show."""
+TAUGHT = (*TENSOR, *ROUNDING, "time")
+"""Last parts of the names of what is fitted: kernels on tensor cores, the rounding before them, and when a power cap sets in."""
 SPREAD_ROWS = 1500
 """Rows of a device that say how far off coefficients from elsewhere are."""
 
@@ -256,7 +260,7 @@ def fitted(cases: Sequence[MeasuredCase], name: str, residual: bool = True) -> A
     sources = ("products and attention of aiconfigurator @ 095f58a5, linear layers of vidur @ 7d475133",)
     base = load_profile(name)
     made = calibrate_cases(
-        Sources(tuple(cases), digest, sources, None), without_tensor(base), name=name, residual=residual, only=TENSOR
+        Sources(tuple(cases), digest, sources, None), without_tensor(base), name=name, residual=residual, only=TAUGHT
     ).profile
     return base.replacing(
         coefficients={**without_tensor(base).coefficients, **of_tensor_cores(made)},
@@ -274,10 +278,21 @@ def carried(
     known = without_tensor(target)
     alike = [profile for profile in measured if _library(profile) == _library(target)]
     own = [profile.replacing(coefficients={**of_tensor_cores(profile), **_generation(profile)}) for profile in alike or measured]
+    boards = {name: c for p in alike for name, c in _controller(p, target).items()}
     if alike:
         sigma = typical([{n: c for n, c in p.coefficients.items() if n.startswith("sigma")} for p in own])
     made = transfer(own, known.replacing(coefficients=_generation(known)), sigma)
-    return known.replacing(coefficients={**known.coefficients, **of_tensor_cores(made)})
+    return known.replacing(coefficients={**known.coefficients, **boards, **of_tensor_cores(made)})
+
+
+def _controller(measured: ArchitectureProfile, target: ArchitectureProfile) -> dict[str, Coefficient]:
+    """When a board's power cap sets in, as on a measured one of its generation, where its own rows say nothing of it."""
+    c, own = measured.coefficients.get("throttle.time"), target.coefficients.get("throttle.time")
+    told = own is not None and own.from_fit and not own.assumed
+    if c is None or told or _capability(measured) != _capability(target):
+        return {}
+    why = f"as fitted to {measured.name}"
+    return {"throttle.time": Coefficient(c.value, c.unit, "transferred", why, low=c.bounds[0], high=c.bounds[1])}
 
 
 def _library(profile: ArchitectureProfile) -> object:
@@ -307,14 +322,20 @@ def published_tensor(folder: Path) -> Iterator[ArchitectureProfile]:
 
 
 def of_tensor_cores(profile: ArchitectureProfile) -> dict[str, Coefficient]:
-    """A profile's fitted or transferred coefficients of kernels on tensor cores."""
-    return {n: c for n, c in profile.coefficients.items() if whose(n) in TENSOR and (c.from_fit or c.source == "transferred")}
+    """A profile's fitted or transferred coefficients of kernels on tensor cores and of what rounds their operands."""
+    taught = (*TENSOR, *ROUNDING) if profile.name not in FITTED else TAUGHT
+    return {n: c for n, c in profile.coefficients.items() if whose(n) in taught and (c.from_fit or c.source == "transferred")}
 
 
 def without_tensor(profile: ArchitectureProfile) -> ArchitectureProfile:
     """A profile without what was fitted or transferred of kernels on tensor cores."""
     taken = of_tensor_cores(profile)
     return profile.replacing(coefficients={n: c for n, c in profile.coefficients.items() if n not in taken})
+
+
+def _capability(profile: ArchitectureProfile) -> float | None:
+    own = profile.get("compute.capability")
+    return None if own is None else own.value
 
 
 def _generation(profile: ArchitectureProfile) -> dict[str, Coefficient]:

@@ -52,13 +52,14 @@ def _tpu(folder: Path) -> Iterator[ArchitectureProfile]:
 
 def _energy(folder: Path) -> Iterator[ArchitectureProfile]:
     from tests.evaluation.declared import ENERGY_STARTS
-    from tests.evaluation.energy import on_same_chip, read_cases, with_fitted_energy
+    from tests.evaluation.energy import on_next_chip, on_same_chip, read_cases, with_fitted_energy
     from tests.evaluation.network_graphs import kept_graphs
 
     for name, cases in read_cases(folder, kept_graphs()).items():
         fitted = with_fitted_energy(load_profile(name), cases, ENERGY_STARTS[name])
         yield fitted
         yield from on_same_chip(fitted)
+        yield from on_next_chip(fitted)
 
 
 def completed(profile: ArchitectureProfile, other: ArchitectureProfile) -> ArchitectureProfile:

@@ -32,6 +32,7 @@ from shmoo.estimators.tiling.gpu.library import TensorKernels, Tile
 
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Parts into which a reduction may be split."""
+_FLOAT4 = COMPUTE_DTYPES.index("float4")
 _LEAST_SLICES = 4.0
 """Slices of a part of a split reduction, at least: fewer would only fill and drain the pipeline."""
 
@@ -54,6 +55,9 @@ def choose_tensor(
     speeds = {level: own(f"bandwidth.{level}") * share for level in profile.levels}
     speeds["l2"] = speeds["l2"] * own("efficiency.l2")
     once = compulsory_traffic(table, profile)
+    # Libraries have no kernels that split the reduction of operands with scales by groups of 16: on a B200, products of 14 rows
+    # over 65536 take 2 ns an element of it (NVIDIA AIConfigurator, 2026).
+    in_one_piece = table.dtype == _FLOAT4
     best = np.full(len(table), np.inf)
     best_m, best_n, best_k = np.ones(len(table)), np.ones(len(table)), work.k
     for tile_m, tile_n in tiles:
@@ -61,7 +65,8 @@ def choose_tensor(
         whole = ceil_div(work.m, tile_m) * ceil_div(work.n, tile_n) * work.batch
         for split in splits:
             part = np.ceil(work.k / split)
-            offered = fits & ((split == 1) | ((whole < 2 * multiprocessors) & (part >= _LEAST_SLICES * work.slices)))
+            splits_here = (whole < 2 * multiprocessors) & (part >= _LEAST_SLICES * work.slices) & ~in_one_piece
+            offered = fits & ((split == 1) | splits_here)
             if not offered.any():
                 continue
             shape = TileShape(np.full(len(table), tile_m), np.full(len(table), tile_n), part)

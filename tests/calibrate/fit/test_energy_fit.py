@@ -9,7 +9,7 @@ import pytest
 
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.fit.dataset import MeasuredCase, Sources, blocks, run_cases
-from shmoo.calibrate.fit.energy import LEAST, fit_energy
+from shmoo.calibrate.fit.energy import LEAST, RATIOS, fit_energy
 from shmoo.estimators.graph.records import Coefficient
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
@@ -144,6 +144,53 @@ def test_residuals_are_logarithms_and_unknown_where_nothing_was_read():
     residuals = fitted(cases).residuals
     assert np.isnan(residuals[0])
     assert np.abs(residuals[1:]).max() < 0.05
+
+
+H200 = load_profile("gpu_h200")
+
+
+def products_on_a_gpu(dtype: str, joules: float, sizes: list[tuple[int, int, int]]) -> list[MeasuredCase]:
+    """Products of an H200 at its own clock, of which each flop of this type takes so much."""
+    machine = H200.with_values({f"energy.flop.matrix.{dtype}": joules, "power.tdp": 1e5, "throttle.cap": 1.0})
+    found = []
+    for m, n, k in sizes:
+        row = TableRow(0, "linear", {"b": 1, "m": m, "n": n, "k": k}, dtype, device="cuda", runtime="cudagraphs", time="device")
+        priced = AnalysisDirector(machine).price_cases([row.graph()], runtime="cudagraphs")[0]
+        clock = machine.value("clock")
+        found.append(MeasuredCase(row.case, (row.graph(),), priced.latency_s[0], priced.energy_j[0], clock_hz=clock))
+    return found
+
+
+def test_a_type_that_readings_hardly_show_takes_the_usual_multiple_of_16_bits():
+    """Bfloat16 takes half more than the profile says. Few readings of tiny products in TF32 cannot tell what it takes: it comes
+    back at its usual ratio to bfloat16, and with readings of large ones at its own value."""
+    half, tf32 = (H200.value(f"energy.flop.matrix.{dtype}") for dtype in ("bfloat16", "tf32"))
+    sizes = [(1024 * i, 4096, 2048 * j) for i in (1, 2, 4) for j in (1, 2, 3)]
+    told = products_on_a_gpu("bfloat16", 1.5 * half, sizes)
+    few = products_on_a_gpu("tf32", tf32, [(64, 64, 64), (64, 128, 64)])
+    values = {n: c.value for n, c in fitted_on_a_gpu([*told, *few]).items()}
+    assert values["energy.flop.matrix.bfloat16"] == pytest.approx(1.5 * half, rel=0.1)
+    ratio, _ = RATIOS["tf32"]
+    assert values["energy.flop.matrix.tf32"] == pytest.approx(ratio * values["energy.flop.matrix.bfloat16"], rel=0.1)
+    values = {n: c.value for n, c in fitted_on_a_gpu([*told, *products_on_a_gpu("tf32", 5 * half, sizes)]).items()}
+    assert values["energy.flop.matrix.tf32"] == pytest.approx(5 * half, rel=0.1)
+
+
+def test_loops_of_a_gpu_take_the_same_in_every_type():
+    """They convert what they read and compute in float32."""
+    rows = [
+        TableRow(0, "gelu", {"shape": f"{rows}x4096"}, dtype, device="cuda")
+        for rows in (512, 2048, 8192)
+        for dtype in ("float32", "bfloat16")
+    ]
+    found = fitted_on_a_gpu([MeasuredCase(row.case, (row.graph(),), 1e-4, 0.05) for row in rows])
+    assert [name for name in found if name.startswith("energy.flop.vector.")] == ["energy.flop.vector.float32"]
+
+
+def fitted_on_a_gpu(cases: list[MeasuredCase]) -> dict[str, Coefficient]:
+    found = fit_energy(blocks(cases, H200), H200, "synthetic")
+    assert found is not None
+    return found.coefficients
 
 
 def test_joules_are_fitted_before_the_times_that_rest_on_them():

@@ -124,3 +124,17 @@ def test_cases_are_off_by_more_where_the_fit_does_not_see_them():
     assert whole.values == first_order.values
     assert np.abs(whole.left_out).mean() > 1.02 * np.abs(whole.residuals).mean()
     assert (whole.left_out != first_order.left_out).all()
+
+
+def test_times_on_tensor_cores_do_not_settle_what_their_flops_take():
+    """A meter says that. The float32 units of a board at its cap have shares of their own; when the cap sets in is a time."""
+    h100 = load_profile("gpu_h100")
+    rows = [
+        TableRow(0, "linear", {"b": 1, "m": 512 * i, "n": 4096, "k": 2048}, dtype, runtime="cudagraphs", time="device")
+        for i in range(1, 5)
+        for dtype in ("float32", "bfloat16")
+    ]
+    cases = [MeasuredCase(row.case, (row.graph(),), 1e-3, time="device") for row in rows]
+    names = {parameter.name for parameter in parameters_for(blocks(cases, h100), h100)}
+    assert {name for name in names if name.startswith("energy.")} == {"energy.share.gemm"}
+    assert {"efficiency.gemm_tensor", "throttle.time"} <= names

@@ -82,6 +82,21 @@ def test_a_dynamic_layer_rounds_its_activation_and_scales_its_result() -> None:
     assert graph.outputs == graph.calls[-1].writes
 
 
+@pytest.mark.parametrize(
+    ("scheme", "op", "types", "groups"),
+    [
+        ("float8-dynamic", "quantize_affine", ("float8", "float32"), 2),
+        ("float4-dynamic", "triton_quantize_nvfp4", ("float4", "float8"), 16),
+    ],
+)
+def test_groups_are_scaled_and_rounded_in_one_kernel(scheme: str, op: str, types: tuple[str, str], groups: int) -> None:
+    """A scale beside each 128 or 16 of the 6 rows of 256."""
+    (graph,) = quantized(layer(bias=False), scheme)
+    assert [call.op for call in graph.calls] == [f"torchao.{op}", "aten._scaled_mm"]
+    assert tuple(spec.dtype for spec in graph.calls[0].outputs) == types
+    assert [spec.shape for spec in graph.calls[0].outputs] == [(M, K), (M, groups)]
+
+
 def test_an_activation_of_several_layers_is_rounded_once() -> None:
     """Queries, keys and values of one input."""
 

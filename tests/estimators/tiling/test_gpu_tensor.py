@@ -127,6 +127,15 @@ def test_tensor_cores_multiply_the_types_they_have_a_rate_for(name, dtype, on):
     assert (ALGORITHMS[code] in TENSOR) == on
 
 
+def test_products_in_float4_do_not_split_their_reduction():
+    """Few rows over 65536: float8 does, which keeps more multiprocessors busy."""
+    parts = {
+        dtype: float(tiled(linear(14, 2048, 65536, dtype), load_profile("gpu_b200")).shape.k[0]) for dtype in ("float8", "float4")
+    }
+    assert parts["float4"] == 65536
+    assert parts["float8"] < 65536
+
+
 @pytest.mark.parametrize("name", ["gpu_a100_40g", "gpu_h100"])
 def test_float32_feels_nothing_of_tensor_cores(name):
     """Every coefficient of tensor cores three times as large: not a bit of a float32 product, nor of its interval, changes."""

@@ -40,7 +40,7 @@ rows(
 SMALL = TensorSpec((6, 8), "int8")
 TYPED = " ".join(f"quantized_decomposed.{{}}quantize_per_{over}" for over in ("tensor", "channel", "token"))
 rows(
-    "torchao.quantize_affine quant.quantize_affine " + TYPED.replace("{}", ""),
+    "torchao.quantize_affine quant.quantize_affine torchao.triton_quantize_nvfp4 " + TYPED.replace("{}", ""),
     {"input": (6, 8), "scale": (6, 1)},
     [SMALL],
     family="pointwise",
