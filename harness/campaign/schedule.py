@@ -140,8 +140,8 @@ class Schedule:
     @staticmethod
     def _judge(cases: Sequence[_Case]) -> None:
         """Find standard errors by what all visits say."""
-        groups = [case.spec.device for case in cases]
-        for case, (time, deviation) in zip(cases, latencies(groups, [case.timings for case in cases]), strict=True):
+        times = latencies([case.spec for case in cases], [case.timings for case in cases])
+        for case, (time, deviation) in zip(cases, times, strict=True):
             case.deviation = deviation
             case.error = float("inf") if time is None else time.relative_se
 

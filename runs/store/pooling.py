@@ -29,13 +29,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
 
-from shmoo.runs.store.records import Timing
+from shmoo.runs.store.records import CaseSpec, Timing
 from shmoo.runs.store.statistics import (
     FEW_CASES,
     PRIOR_VISITS,
@@ -62,7 +62,7 @@ LINE_CLASSES = 3
 LEAST_VARIANCE = 1e-8
 """Of a class's mean share."""
 
-_Alike = tuple[Hashable, bool, bool, int]
+_Alike = tuple[str, bool, bool, int]
 
 
 @dataclass(slots=True)
@@ -75,8 +75,9 @@ class _Case:
         rates: (V,) deviations of the visits' rates from their mean.
         shares: (V,) the part of those deviations that undisturbed times do not explain.
         telling: (V,) whether the visit says by itself what a call takes undisturbed.
-        alike: group, whether several threads work, whether the undisturbed time is one on a core, and its decade: cases with an
-            equal one are calls like this one.
+        alike: device, whether it is an operator, whether several threads work, and the decade of the undisturbed time: cases with
+            an equal one are calls like this one. The threads of a graph meet at each of its operators, so that beside busy
+            programs graphs lose more than operators that last as long.
     """
 
     undisturbed_s: float
@@ -114,34 +115,35 @@ class _Class:
     residual: dict[int, float]
 
 
-def latencies(groups: Sequence[Hashable], cases: Sequence[Sequence[Timing]]) -> list[tuple[Latency | None, float | None]]:
-    """What a call of each case takes, `None` for a case without samples; and what the visits to cases like it spread by, as
+def latencies(specs: Sequence[CaseSpec], cases: Sequence[Sequence[Timing]]) -> list[tuple[Latency | None, float | None]]:
+    """What a call of each case takes, `None` for a case without samples; and what the visits to cases of its device spread by, as
     `visit_deviations` gives it.
 
     Args:
-        groups: what each case is of, such as its device; only cases of one group are weighed together.
-        cases: the usable visits to each case.
+        specs: the cases; only those of one device are weighed together.
+        cases: the usable visits to each of them.
     """
     samples = [[visit.samples_s for visit in visits if visit.samples_s] for visits in cases]
-    deviations = visit_deviations(groups, samples)
-    shared = [_case(group, visits) for group, visits in zip(groups, cases, strict=True)]
+    devices = [spec.device for spec in specs]
+    deviations = visit_deviations(devices, samples)
+    shared = [_case(spec, visits) for spec, visits in zip(specs, cases, strict=True)]
     classes = _classes([case for case in shared if case is not None])
     pooled = [case is not None and case.alike in classes for case in shared]
     own = latencies_of([() if weighed else visits for visits, weighed in zip(samples, pooled, strict=True)], deviations)
-    shares = _shares_that_wait(groups, cases)
+    shares = _shares_that_wait(devices, cases)
     times = [
-        _corrected(case, classes[case.alike]) if weighed and case is not None else _doubted(alone, visits, shares[group])
-        for case, weighed, alone, visits, group in zip(shared, pooled, own, cases, groups, strict=True)
+        _corrected(case, classes[case.alike]) if weighed and case is not None else _doubted(alone, visits, shares[device])
+        for case, weighed, alone, visits, device in zip(shared, pooled, own, cases, devices, strict=True)
     ]
     return list(zip(times, deviations, strict=True))
 
 
-def _shares_that_wait(groups: Sequence[Hashable], cases: Sequence[Sequence[Timing]]) -> dict[Hashable, float]:
-    """For each group, the share of visits to calls of several threads in which those did nothing but wait for each other."""
-    waits: dict[Hashable, list[bool]] = {group: [] for group in groups}
-    for group, visits in zip(groups, cases, strict=True):
-        waits[group] += [_waits(visit) for visit in visits if _several_threads(visit)]
-    return {group: sum(seen) / len(seen) if seen else 0.0 for group, seen in waits.items()}
+def _shares_that_wait(devices: Sequence[str], cases: Sequence[Sequence[Timing]]) -> dict[str, float]:
+    """For each device, the share of visits to calls of several threads in which those did nothing but wait for each other."""
+    waits: dict[str, list[bool]] = {device: [] for device in devices}
+    for device, visits in zip(devices, cases, strict=True):
+        waits[device] += [_waits(visit) for visit in visits if _several_threads(visit)]
+    return {device: sum(seen) / len(seen) if seen else 0.0 for device, seen in waits.items()}
 
 
 def _doubted(time: Latency | None, visits: Sequence[Timing], share: float) -> Latency | None:
@@ -180,7 +182,7 @@ def _waits(visit: Timing) -> bool:
     return _several_threads(visit) and not _enough(visit, _undisturbed(visit)) and not _on_core(visit).size
 
 
-def _case(group: Hashable, visits: Sequence[Timing]) -> _Case | None:
+def _case(spec: CaseSpec, visits: Sequence[Timing]) -> _Case | None:
     """`None` without a visit, or where neither undisturbed blocks nor the thread's time on a core say what a call takes."""
     timed = [visit for visit in visits if visit.samples_s]
     if not timed:
@@ -188,8 +190,7 @@ def _case(group: Hashable, visits: Sequence[Timing]) -> _Case | None:
 
     known = all(len(visit.switches) == len(visit.samples_s) for visit in timed)
     blocks = [_undisturbed(visit) for visit in timed] if known else []
-    on_core = not known or not _enough(timed[0], np.concatenate(blocks))
-    if on_core:
+    if not known or not _enough(timed[0], np.concatenate(blocks)):
         if not all(len(visit.on_core_s) == len(visit.samples_s) for visit in timed):
             return None
         blocks = [_on_core(visit) for visit in timed]
@@ -202,13 +203,14 @@ def _case(group: Hashable, visits: Sequence[Timing]) -> _Case | None:
     rates = undisturbed / np.asarray([np.mean(visit.samples_s) for visit in timed])
     share = float(rates.mean())
     threads = _threads(timed, undisturbed)
+    several = threads is not None and threads > SEVERAL_THREADS
     return _Case(
         undisturbed,
         share,
         rates - share,
         rates - share * undisturbed / by_visit,
         telling,
-        (group, threads is not None and threads > SEVERAL_THREADS, on_core, math.floor(math.log10(undisturbed))),
+        (spec.device, spec.kind == "operator", several, math.floor(math.log10(undisturbed))),
     )
 
 
@@ -232,16 +234,16 @@ def _threads(visits: Sequence[Timing], undisturbed_s: float) -> float | None:
 
 def _classes(cases: Sequence[_Case]) -> dict[_Alike, _Class]:
     members: defaultdict[_Alike, list[_Case]] = defaultdict(list)
-    of_group: defaultdict[Hashable, list[_Case]] = defaultdict(list)
+    of_device: defaultdict[str, list[_Case]] = defaultdict(list)
     for case in cases:
         members[case.alike].append(case)
         if case.rates.size > 1:
-            of_group[case.alike[0]].append(case)
+            of_device[case.alike[0]].append(case)
     classes = {}
     for alike, alike_cases in members.items():
         repeated = [case for case in alike_cases if case.rates.size > 1]
         if len(repeated) < FEW_CASES:
-            repeated = of_group[alike[0]]
+            repeated = of_device[alike[0]]
         if len(alike_cases) >= FEW_CASES and len(repeated) >= FEW_CASES:
             classes[alike] = _class(alike_cases, repeated)
     for kind in {alike[:3] for alike in classes}:

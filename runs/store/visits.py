@@ -96,8 +96,7 @@ def merge_visits(lines: Iterable[Measurement]) -> tuple[Measurement, ...]:
         by_case.setdefault(line.case.identity, []).append(line)
     rows = [_merged(visits) for visits in by_case.values()]
     timed = [row for row in rows if row.timed]
-    groups = [row.case.device for row in timed]
-    times = latencies(groups, [row.visits for row in timed])
+    times = latencies([row.case for row in timed], [row.visits for row in timed])
     known = dict(zip((row.case.identity for row in timed), times, strict=True))
     return tuple(_judged(row, *known.get(row.case.identity, (None, None))) for row in rows)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from shmoo.runs.store.pooling import _lower_quartile, latencies
-from shmoo.runs.store.records import Timing
+from shmoo.runs.store.records import CaseSpec, Timing
 from shmoo.runs.store.statistics import FEW_CASES, Latency, Z, latency, visit_deviations
 
 Case = list[Timing]
@@ -35,7 +35,7 @@ def alike(scale: float = 1.0, **fields: float) -> list[Case]:
 
 def times(groups: Sequence[str], cases: Sequence[Case]) -> list[Latency | None]:
     """What a call of each case takes, by all visits."""
-    return [time for time, _ in latencies(groups, cases)]
+    return [time for time, _ in latencies([CaseSpec("relu", "operator", device=group) for group in groups], cases)]
 
 
 def own(cases: Sequence[Case], groups: Sequence[str]) -> list[Latency]:
