@@ -28,8 +28,8 @@ q of visits in which threads did nothing but wait, n such visits to a case happe
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -62,7 +62,7 @@ LINE_CLASSES = 3
 LEAST_VARIANCE = 1e-8
 """Of a class's mean share."""
 
-_Alike = tuple[str, bool, bool, int]
+_Alike = tuple[str, str, bool, int]
 
 
 @dataclass(slots=True)
@@ -75,9 +75,9 @@ class _Case:
         rates: (V,) deviations of the visits' rates from their mean.
         shares: (V,) the part of those deviations that undisturbed times do not explain.
         telling: (V,) whether the visit says by itself what a call takes undisturbed.
-        alike: device, whether it is an operator, whether several threads work, and the decade of the undisturbed time: cases with
-            an equal one are calls like this one. The threads of a graph meet at each of its operators, so that beside busy
-            programs graphs lose more than operators that last as long.
+        alike: device, kind (operator, synthetic model or network), whether several threads work, and the decade of the
+            undisturbed time: cases with an equal one are calls like this one. Threads meet at each operator of a graph, so that
+            beside busy programs networks lose more than operators that last as long.
     """
 
     undisturbed_s: float
@@ -100,7 +100,7 @@ class _Class:
 
     Attributes:
         cases: how many there are.
-        share: mean over the cases; mean_variance: variance of that mean.
+        share: mean over all visits; mean_variance: variance of that mean.
         variance: of the cases' true shares.
         slope: error of the own rate that goes with a unit of the share's distance from the mean, between 0 and 1, for each number
             of visits.
@@ -127,7 +127,14 @@ def latencies(specs: Sequence[CaseSpec], cases: Sequence[Sequence[Timing]]) -> l
     devices = [spec.device for spec in specs]
     deviations = visit_deviations(devices, samples)
     shared = [_case(spec, visits) for spec, visits in zip(specs, cases, strict=True)]
-    classes = _classes([case for case in shared if case is not None])
+    telling = [case for case in shared if case is not None]
+    waits = Counter(
+        (spec.device, spec.kind)
+        for spec, case, visits in zip(specs, shared, cases, strict=True)
+        for visit in visits
+        if case is None and _waits(visit)
+    )
+    classes = _classes(telling, waits)
     pooled = [case is not None and case.alike in classes for case in shared]
     own = latencies_of([() if weighed else visits for visits, weighed in zip(samples, pooled, strict=True)], deviations)
     shares = _shares_that_wait(devices, cases)
@@ -210,7 +217,7 @@ def _case(spec: CaseSpec, visits: Sequence[Timing]) -> _Case | None:
         rates - share,
         rates - share * undisturbed / by_visit,
         telling,
-        (spec.device, spec.kind == "operator", several, math.floor(math.log10(undisturbed))),
+        (spec.device, spec.kind, several, math.floor(math.log10(undisturbed))),
     )
 
 
@@ -232,7 +239,9 @@ def _threads(visits: Sequence[Timing], undisturbed_s: float) -> float | None:
     return min(known, default=None)
 
 
-def _classes(cases: Sequence[_Case]) -> dict[_Alike, _Class]:
+def _classes(cases: Sequence[_Case], waits: Mapping[tuple[str, str], int]) -> dict[_Alike, _Class]:
+    """Args: waits: visits to cases of a device and a kind that know no undisturbed time, in which threads only waited. They did
+    nearly nothing, and count for all classes of several threads alike."""
     members: defaultdict[_Alike, list[_Case]] = defaultdict(list)
     of_device: defaultdict[str, list[_Case]] = defaultdict(list)
     for case in cases:
@@ -246,6 +255,11 @@ def _classes(cases: Sequence[_Case]) -> dict[_Alike, _Class]:
             repeated = of_device[alike[0]]
         if len(alike_cases) >= FEW_CASES and len(repeated) >= FEW_CASES:
             classes[alike] = _class(alike_cases, repeated)
+    for alike, known in classes.items():
+        device, kind, several, _ = alike
+        visits = sum(case.rates.size for case in cases if case.alike[:3] == (device, kind, True))
+        told = visits / (visits + waits.get((device, kind), 0)) if several else 1.0
+        classes[alike] = replace(known, share=told * known.share, mean_variance=told**2 * known.mean_variance)
     for kind in {alike[:3] for alike in classes}:
         classes |= _along_lengths({alike: known for alike, known in classes.items() if alike[:3] == kind})
     return classes
@@ -292,8 +306,7 @@ def _class(cases: Sequence[_Case], repeated: Sequence[_Case]) -> _Class:
     freedom = sum(case.shares.size - 1 for case in repeated)
     visits = sum(float(np.sum(case.shares**2)) for case in repeated) / freedom
     covariance = sum(float(np.sum(case.rates * case.shares)) for case in repeated) / freedom
-    seen = float(np.var(shares, ddof=1))
-    between = max(seen - visits * float(np.mean(1.0 / counts)), 0.0)
+    between = max(float(np.var(shares, ddof=1)) - visits * float(np.mean(1.0 / counts)), 0.0)
     slope, residual = {}, {}
     for count in np.unique(counts).tolist():
         expected = visits / count + between
@@ -302,7 +315,11 @@ def _class(cases: Sequence[_Case], repeated: Sequence[_Case]) -> _Class:
         left = [case.residuals(slope[count]) / case.share for case in repeated]
         distances = [np.abs(own) * math.sqrt(own.size / (own.size - 1)) for own in left if own.size]
         residual[count] = normal_deviation(np.concatenate(distances)) if distances else UNKNOWN
-    return _Class(shares.size, float(shares.mean()), seen / shares.size, between, slope, residual)
+    # Cases are visited again until a visit tells, so that those with few visits had luck. The mean over all visits is free of it
+    # (Wald, Sequential Analysis, 1947, section A.2).
+    share = float(counts @ shares / counts.sum())
+    variance = float((counts * (shares - share)) @ (counts * (shares - share))) / counts.sum() ** 2
+    return _Class(shares.size, share, variance * shares.size / (shares.size - 1), between, slope, residual)
 
 
 def _corrected(case: _Case, alike: _Class) -> Latency:

@@ -109,7 +109,7 @@ def test_a_case_without_undisturbed_time_goes_by_its_own_visits(case: Case) -> N
 def test_a_single_visit_goes_by_the_share_of_its_class() -> None:
     """Nine cases with two visits have a share of 3/4; what a visit to a tenth says is its undisturbed time."""
     seen = times(["a"] * 10, [*alike(), [visit(0.5)]])
-    mean = (9 * 0.75 + 0.5) / 10
+    mean = (18 * 0.75 + 0.5) / 19
     assert seen[9].value_s == pytest.approx(2e-5 / mean)
     assert seen[9].visits == 1
 
@@ -162,7 +162,7 @@ def test_blocks_in_which_a_thread_waited_do_not_tell_the_undisturbed_time() -> N
     poor = Timing((20e-3,) + (120e-3,) * 3, switches=(9,) * 4, cpu_s=400e-3, on_core_s=(20e-3,) + (60e-3,) * 3)
     seen = times(["a"] * 10, [*([good, poor] for _ in range(9)), [poor]])
     share = 20 / np.mean([20, 120, 120, 120])
-    assert seen[9].value_s == pytest.approx(20e-3 / ((9 * (1 + share) / 2 + share) / 10))
+    assert seen[9].value_s == pytest.approx(20e-3 / ((9 * (1 + share) + share) / 19))
 
 
 def test_one_visit_without_waiting_ends_the_doubt() -> None:
