@@ -4,7 +4,7 @@
     its variance, one base s² = (standard error in base)² + (standard error in new)²
     several bases          s² = v (1 + 1/B), v the variance of the B base runs, at least the line above
     paired visits          d  = trimmed mean of the differences of the n pairs; s² = (their Winsorized variance) / n
-    of several processes   d  = mean over the K pairs of processes of the trimmed mean of their pairs; s² = (variance of the K) / K
+    by K processes a side  d  = mean of K trimmed means, each of the pairs of two processes; s² = (variance of the K) / K
     geometric mean         D  = mean of d; S² = the largest of
                                 sum of s² / N²                 cases independent of each other
                                 variance of batch means / K    drift that all cases share, within the runs; of a duel, what
@@ -16,14 +16,14 @@ of their number. Batch means show it (Law and Kelton, Simulation modeling and an
 visits around their cases, in the order of measurement, are cut into K batches, and the spread of the batches' means is that of
 the drift. Pairs of visits that follow each other share the drift, which their difference does not hold (duet benchmarking: Bulej
 et al., ICPE 2020). All pairs of the same two processes share what these differ by, so that each pair of processes counts as one
-observation (errors that clusters share: Cameron and Miller, J. Human Resources 50, 2015; levels of repetition: Kalibera and Jones,
-ISMM 2013).
+observation (errors that clusters share: Cameron and Miller, J. Human Resources 50, 2015).
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
@@ -267,12 +267,14 @@ def mean_variance_between(bases: Sequence[Run], pairs: Sequence[Pair]) -> list[t
 
 def drift_variance(run: Run, identities: Iterable[str]) -> list[tuple[float, float]]:
     """Variance of the mean of a run over cases by its batch means; empty for a run of few visits."""
-    return _batch_means(run, {identity: _rates(run.visits[identity]) for identity in identities})
+    visited = Counter(line.case.identity for line in run.lines)
+    repeated = [identity for identity in identities if visited[identity] > 1]
+    return _batch_means(run, {identity: _rates(run.visits[identity]) for identity in repeated}) if repeated else []
 
 
 def paired_drift_variance(base: Run, differences: PairedDifferences) -> list[tuple[float, float]]:
-    """Variance of the mean difference over cases by what pairs of processes differ by, or by batch means of pairs of visits; empty
-    for few of them."""
+    """Variance of the mean difference over cases, by what pairs of processes differ by, or by batch means of pairs of visits;
+    empty for few of them."""
     if not differences.by_process:
         return _batch_means(base, differences.values)
     residuals: dict[int, list[float]] = {}
