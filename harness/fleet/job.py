@@ -287,11 +287,12 @@ def _uv() -> str:
 
 
 def _installed(python: str) -> dict[str, str]:
-    """Name -> version of what an environment holds."""
+    """Name -> version of what an environment holds, its Python included, which need not be the one that runs this."""
     # What comes first on the path counts.
     code = (
-        "import importlib.metadata as m, json; "
-        "print(json.dumps({d.name: d.version for d in reversed(list(m.distributions())) if d.name}))"
+        "import importlib.metadata as m, json, platform; "
+        "found = {d.name: d.version for d in reversed(list(m.distributions())) if d.name}; "
+        "print(json.dumps({**found, 'python': platform.python_version()}))"
     )
     try:
         told = subprocess.run([python, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=120)
@@ -315,7 +316,7 @@ def _check_pins(installed: dict[str, str], pins: dict[str, str], where: str) -> 
 
 
 def _fingerprint(installed: dict[str, str]) -> str:
-    text = json.dumps([platform.python_version(), sorted(installed.items())])
+    text = json.dumps(sorted(installed.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

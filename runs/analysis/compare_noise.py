@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
@@ -267,7 +268,9 @@ def mean_variance_between(bases: Sequence[Run], pairs: Sequence[Pair]) -> list[t
 
 def drift_variance(run: Run, identities: Iterable[str]) -> list[tuple[float, float]]:
     """Variance of the mean of a run over cases by its batch means; empty for a run of few visits."""
-    return _batch_means(run, {identity: _rates(run.visits[identity]) for identity in identities})
+    visited = Counter(line.case.identity for line in run.lines)
+    repeated = [identity for identity in identities if visited[identity] > 1]
+    return _batch_means(run, {identity: _rates(run.visits[identity]) for identity in repeated}) if repeated else []
 
 
 def paired_drift_variance(base: Run, differences: PairedDifferences) -> list[tuple[float, float]]:

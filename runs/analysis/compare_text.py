@@ -39,11 +39,12 @@ def markdown(comparison: Comparison, verdicts: Sequence[Verdict], threshold: flo
     lines.append(_row(SUITE, [f"{verdict.suite}: {growth_text(verdict.growth)}" for verdict in verdicts]))
     growths = {case.case.label: {"time": case.time, "energy": case.energy} for case in comparison.cases}
     listed = list(dict.fromkeys(label for verdict in verdicts for label in (*verdict.yes, *verdict.noisy)))
+    answers = [_answers(verdict) for verdict in verdicts]
     for label in listed[:MOST_ROWS]:
         cells = []
-        for verdict in verdicts:
+        for verdict, of_cases in zip(verdicts, answers, strict=True):
             growth = growths[label][QUESTIONS[verdict.question][0]]
-            cells.append("unknown" if growth is None else f"{_answer(verdict, label)}: {growth_text(growth)}")
+            cells.append("unknown" if growth is None else f"{of_cases.get(label, 'no')}: {growth_text(growth)}")
         lines.append(_row(label, cells))
     rest = f"; {len(listed) - MOST_ROWS} more cases are not shown" if len(listed) > MOST_ROWS else ""
     looked_at = max(verdict.looked_at for verdict in verdicts)
@@ -62,7 +63,8 @@ def junit(comparison: Comparison, verdicts: Sequence[Verdict], threshold: float)
         quantity = QUESTIONS[verdict.question][0]
         found = {case.case.label: growth for case in comparison.cases if (growth := getattr(case, quantity)) is not None}
         tests: list[tuple[str, Answer, Growth]] = [(SUITE, verdict.suite, verdict.growth)]
-        tests += [(label, _answer(verdict, label), growth) for label, growth in found.items()]
+        answers = _answers(verdict)
+        tests += [(label, answers.get(label, "no"), growth) for label, growth in found.items()]
         left_out = suspects(comparison)
         counts = {answer: sum(given == answer for _, given, _ in tests) for answer in ("yes", "too noisy")}
         suite = ElementTree.SubElement(
@@ -86,8 +88,10 @@ def junit(comparison: Comparison, verdicts: Sequence[Verdict], threshold: float)
     return b"<?xml version='1.0' encoding='utf-8'?>\n" + bytes(ElementTree.tostring(root, encoding="utf-8")) + b"\n"
 
 
-def _answer(verdict: Verdict, label: str) -> Answer:
-    return "yes" if label in verdict.yes else "too noisy" if label in verdict.noisy else "no"
+def _answers(verdict: Verdict) -> dict[str, Answer]:
+    """Label -> answer of the cases whose answer is not "no"."""
+    noisy: dict[str, Answer] = dict.fromkeys(verdict.noisy, "too noisy")
+    return noisy | dict.fromkeys(verdict.yes, "yes")
 
 
 def _unpaired(item: Unpaired) -> str:

@@ -15,6 +15,7 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
 from shmoo.estimators.errors import InputError
 
@@ -23,8 +24,8 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """First characters that make a spreadsheet take a cell for a formula."""
 
 
-def read_regular(path: Path) -> bytes:
-    """The content of a regular file.
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file to read from.
 
     Raises:
         InputError: a pipe, a device or a directory.
@@ -35,7 +36,12 @@ def read_regular(path: Path) -> bytes:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise InputError(f"{path} is no regular file; remove it, or name another")
-    with os.fdopen(descriptor, "rb") as file:
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file; raises as `open_regular`."""
+    with open_regular(path) as file:
         return file.read()
 
 

@@ -14,12 +14,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
 from shmoo.estimators.errors import FormatError, InputError
 from shmoo.estimators.graph.records import UNREADABLE, Graph, decode_versioned
-from shmoo.runs.store.files import open_unlinked, own_folder, read_regular, replace_file
+from shmoo.runs.store.files import open_regular, open_unlinked, own_folder, read_regular, replace_file
 from shmoo.runs.store.records import FINGERPRINT_FIELDS, RUN_FORMAT, CaseSpec, Machine, Measurement, RunManifest
 from shmoo.runs.store.visits import decode_row, for_latency, merge_visits, without_samples
 
@@ -28,6 +29,8 @@ ROWS = "rows.jsonl"
 TORN = "rows.torn"
 GRAPHS = "graphs"
 SKIPPED = "skipped.json"
+LAST_LINE = 1 << 16
+"""Bytes at the end of the rows that most last lines fit into."""
 KEPT_GRAPHS = 1000
 """Graphs of a run that stay in memory once read."""
 RECORDS = {MANIFEST: (MANIFEST, ROWS, TORN, SKIPPED), "campaign.json": ("campaign.json", "status.json")}
@@ -96,16 +99,18 @@ class Run:
         """
         path = Path(directory)
         manifest = read_manifest(path)
-        lines, torn = _split_rows(path)
+        if not (path / ROWS).exists():
+            return cls(path, manifest, (), (), cases)
         problems: tuple[str, ...] = ()
-        if torn:
-            problems = (
-                f"{path / ROWS}, line {len(lines) + 1}: the last row is cut short ({len(torn)} bytes) and was set aside; "
-                f"the {len(lines)} rows before it are used, `--resume` measures its case again",
-            )
-        lines.reverse()
-        # Each line is gone once it is decoded.
-        return cls(path, manifest, (lines.pop() for _ in range(len(lines))), problems, cases)
+        with open_regular(path / ROWS) as file:
+            torn, end = _torn_row(file)
+            if torn:
+                rows = sum(1 for _ in _lines(file, end))
+                problems = (
+                    f"{path / ROWS}, line {rows + 1}: the last row is cut short ({len(torn)} bytes) and was set aside; "
+                    f"the {rows} rows before it are used, `--resume` measures its case again",
+                )
+            return cls(path, manifest, _lines(file, end), problems, cases)
 
     def graph(self, content_hash: str) -> Graph:
         """The graph with this hash, read on first use; the last `KEPT_GRAPHS` stay in memory.
@@ -257,7 +262,10 @@ class RunWriter:
 
     def _set_torn_row_aside(self) -> None:
         path = self.path / ROWS
-        _, torn = _split_rows(self.path)
+        if not path.exists():
+            return
+        with open_regular(path) as file:
+            torn, _ = _torn_row(file)
         if torn:
             with os.fdopen(open_unlinked(self.path / TORN, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as aside:
                 aside.write(torn.rstrip(b"\n") + b"\n")
@@ -265,7 +273,7 @@ class RunWriter:
                 os.fsync(aside.fileno())
             with os.fdopen(open_unlinked(path, os.O_WRONLY), "wb") as rows:
                 rows.truncate(os.fstat(rows.fileno()).st_size - len(torn))
-        elif path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+        elif path.stat().st_size and not path.read_bytes().endswith(b"\n"):
             # Only the line's end was lost: the row itself is whole.
             with os.fdopen(open_unlinked(path, os.O_WRONLY | os.O_APPEND), "ab") as rows:
                 rows.write(b"\n")
@@ -280,7 +288,7 @@ def _without_samples(
     def noted() -> Iterator[Measurement]:
         for line in lines:
             kept.append(without_samples(line, cases))
-            yield for_latency(line)
+            yield for_latency(line, kept[-1].case)
 
     rows = tuple(without_samples(row, cases) for row in merge_visits(noted()))
     # The line of a case that was visited once says no more than its row.
@@ -327,13 +335,23 @@ def _decoded(lines: Iterable[bytes], where: str, digest: hashlib._Hash) -> Itera
             yield decode_row(line, f"{where}, line {number}")
 
 
-def _split_rows(directory: Path) -> tuple[list[bytes], bytes]:
-    """Whole lines, and the bytes of a torn last one (empty when there is none)."""
-    path = directory / ROWS
-    lines = read_regular(path).splitlines(keepends=True) if path.exists() else []
-    if lines and lines[-1].strip() and not _is_json(lines[-1]):
-        return lines[:-1], lines[-1]
-    return lines, b""
+def _lines(file: BinaryIO, end: int) -> Iterator[bytes]:
+    """The lines of a file up to a position, one after another, so that a large run is never in memory twice."""
+    file.seek(0)
+    while (left := end - file.tell()) > 0:
+        yield file.readline(left)
+
+
+def _torn_row(file: BinaryIO) -> tuple[bytes, int]:
+    """A last row that was cut short, empty where there is none, and the position where the whole lines end."""
+    size = begin = file.seek(0, os.SEEK_END)
+    tail = b""
+    while begin and b"\n" not in tail[:-1]:
+        step = min(max(LAST_LINE, len(tail)), begin)
+        begin = file.seek(begin - step)
+        tail = file.read(step) + tail
+    last = tail[tail.rfind(b"\n", 0, -1) + 1 :]
+    return (last, size - len(last)) if last.strip() and not _is_json(last) else (b"", size)
 
 
 def _is_json(line: bytes) -> bool:

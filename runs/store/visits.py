@@ -10,7 +10,17 @@ import msgspec
 from shmoo.estimators.errors import FormatError
 from shmoo.estimators.graph.records import UNREADABLE, decode_versioned
 from shmoo.runs.store.pooling import latencies
-from shmoo.runs.store.records import LONGEST_S, RUN_FORMAT, SHORTEST_S, CaseSpec, EnergyReading, Measurement, Reason, Timing
+from shmoo.runs.store.records import (
+    LONGEST_S,
+    RUN_FORMAT,
+    SHORTEST_S,
+    AxisValue,
+    CaseSpec,
+    EnergyReading,
+    Measurement,
+    Reason,
+    Timing,
+)
 from shmoo.runs.store.statistics import Latency, median
 
 NOISE = ("noisy", "disturbed", "busy host", "steal", "slow core")
@@ -36,6 +46,10 @@ def decode_row(line: bytes, where: str) -> Measurement:
                 f"row {where}: blocks of {timing.block_calls} calls, or a quiet time that is none; the file was changed"
             )
     return row
+
+
+_NO_HOST: dict[str, AxisValue | None] = {}
+"""Of all lines without their samples; an empty one each would be a tenth of them."""
 
 
 class _Format(msgspec.Struct):
@@ -69,7 +83,7 @@ def without_samples(row: Measurement, cases: dict[str, CaseSpec]) -> Measurement
         cases.setdefault(row.case.identity, row.case),
         row.status,
         row.reasons,
-        row.graph_hashes,
+        (),
         None if timing is None else Timing(mean),
         energy=row.energy,
         visit=row.visit,
@@ -77,16 +91,23 @@ def without_samples(row: Measurement, cases: dict[str, CaseSpec]) -> Measurement
         visit_sd=row.visit_sd,
         prevailing=row.prevailing,
         measured_at=row.measured_at,
+        host=_NO_HOST,
     )
 
 
-def for_latency(line: Measurement) -> Measurement:
-    """A line with what its time and its status follow from: no slowdowns of cores, which tell the time alone, and no details."""
+def for_latency(line: Measurement, case: CaseSpec) -> Measurement:
+    """A line with what its time and its status follow from: no slowdowns of cores, which tell the time alone, and no details.
+
+    Args:
+        case: its case, which the lines of several runs share.
+    """
     timing = line.timing
     if timing is not None:
         timing = msgspec.structs.replace(timing, slowdowns=(), quiet_s=())
     visits = tuple(msgspec.structs.replace(visit, slowdowns=(), quiet_s=()) for visit in line.visits)
-    return msgspec.structs.replace(line, timing=timing, visits=visits, children=(), operators=(), host={})
+    return msgspec.structs.replace(
+        line, case=case, graph_hashes=(), timing=timing, visits=visits, children=(), operators=(), host=_NO_HOST
+    )
 
 
 def merge_visits(lines: Iterable[Measurement]) -> tuple[Measurement, ...]:

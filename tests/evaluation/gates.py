@@ -1,6 +1,6 @@
 """What a gate finds on this machine as it is: equal runs and duels, 5 % over a suite, 15 % in one case.
 
-    python -m tests.evaluation gates FOLDER [--duels 20] [--pairs 20]
+    python -m tests.evaluation gates FOLDER [--duels 20] [--pairs 100]
 
 Cases are chains of 20 equal calls; a side that is slower by 5 % calls 21 times, one that is slower by 15 % calls 23 times. All is
 measured by `run_campaign` and `run_duel` in processes of their own and judged by `compare_runs`, as the commands do it.

@@ -93,12 +93,14 @@ def judge(runs: Sequence[Run], gate: Gating, as_json: bool) -> None:
     from shmoo.harness.campaign.duel import is_duel
     from shmoo.runs.analysis.compare import compare_runs
 
-    for run in runs:
-        for problem in run.problems:
-            output.message(problem)
+    for problem in [problem for run in runs for problem in run.problems]:
+        output.message(problem)
     limit = gate.threshold
     comparison = compare_runs(runs[:-1], runs[-1], min_change=limit, paired=is_duel(runs))
     verdicts = [comparison.answer(question, limit) for question in gate.questions]
+    paths = [str(run.path) for run in runs]
+    # The texts of a large comparison take as much memory as its runs.
+    del runs
     if gate.markdown or gate.junit:
         from shmoo.runs.analysis.compare_text import junit, markdown
 
@@ -109,8 +111,7 @@ def judge(runs: Sequence[Run], gate: Gating, as_json: bool) -> None:
     if as_json:
         import msgspec
 
-        bases = [str(run.path) for run in runs[:-1]]
-        document = {"format": 1, "a": bases[0], "bases": bases, "b": str(runs[-1].path), "changed": comparison.changed}
+        document = {"format": 1, "a": paths[0], "bases": paths[:-1], "b": paths[-1], "changed": comparison.changed}
         found = msgspec.to_builtins(comparison)
         for case in found["cases"]:
             if case["energy"] is None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import platform
 import pwd
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,7 +24,7 @@ from shmoo.harness.fleet.channels import Channel, HostRefusal, LocalChannel, Unr
 from shmoo.harness.fleet.engines import Engine, Job, engine_of
 from shmoo.harness.fleet.fetch import fetch
 from shmoo.harness.fleet.hosts import Host
-from shmoo.harness.fleet.job import MACHINE_LOCK, _own_lock
+from shmoo.harness.fleet.job import MACHINE_LOCK, _fingerprint, _installed, _own_lock
 from shmoo.harness.fleet.status import SETTLED, HostStatus, begun, status
 from tests.harness.fleet.stand_in import host
 
@@ -207,6 +210,15 @@ def test_an_environment_that_differs_from_the_pins_is_refused(tmp_path: Path) ->
     known = settled(started(tmp_path / "campaign", [one]))
     assert known["a"].standing == "failed"
     assert "shmoo is 1.0, pinned to 2.0" in known["a"].reason
+
+
+def test_an_environment_is_known_by_its_own_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session of ssh and a node of Slurm may start the job with different ones."""
+    before = _fingerprint(_installed(sys.executable))
+    monkeypatch.setattr(platform, "python_version", lambda: "3.99.0")
+    assert _fingerprint(_installed(sys.executable)) == before
+    monkeypatch.setattr(remote.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=b'{"python": "3.99.0"}'))
+    assert _fingerprint(_installed(sys.executable)) != before
 
 
 def test_rows_that_do_not_go_on_are_kept(tmp_path: Path) -> None:

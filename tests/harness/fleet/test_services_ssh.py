@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from shmoo.harness.fleet.campaign import Campaign
+from shmoo.harness.fleet.campaign import Campaign, stop
 from shmoo.harness.fleet.fetch import fetch
+from shmoo.harness.fleet.hosts import Host
 from shmoo.harness.fleet.status import status
+from tests.cli_runner import shmoo
 from tests.harness.fleet.services import Sshd, lacking, small_disk
 from tests.harness.fleet.stand_in import SLOWLY, host
 from tests.harness.fleet.test_fleet import cases, settled, started, until
@@ -69,7 +72,7 @@ def test_a_campaign_survives_its_controller(tmp_path: Path, servers: tuple[Path,
     controller.send_signal(signal.SIGKILL)
     controller.wait()
     campaign = Campaign.open(path)
-    assert status(campaign)[0].standing == "running"
+    until(campaign, lambda known: known["s1"].standing == "running")
     assert settled(campaign)["s1"].standing == "finished"
     fetch(campaign)
     assert cases(campaign, "s1") == list(range(40))
@@ -119,3 +122,30 @@ def test_a_full_disk_is_told_and_goes_on_with_room(tmp_path: Path, servers: tupl
         assert cases(campaign, "s3") == list(range(30))
     finally:
         mounted.__exit__(None, None, None)
+
+
+def test_a_host_that_becomes_another_machine_keeps_its_rows(tmp_path: Path, servers: tuple[Path, dict[str, Sshd]]) -> None:
+    """Shmoo itself measures here: stopped half way and started with other threads, it refuses, and the report's head says so."""
+    config, _ = servers
+    pins = tmp_path / "pins.txt"
+    pins.write_text(f"msgspec=={msgspec.__version__}\n")
+
+    def with_threads(threads: str) -> Host:
+        variables = {"PYTHONPATH": os.environ.get("PYTHONPATH", ""), "OMP_NUM_THREADS": threads}
+        return host("s1", tmp_path, engine="ssh", ssh_config=str(config), constraints=str(pins), variables=variables)
+
+    campaign = started(tmp_path / "campaign", [with_threads("1")])
+    until(campaign, lambda known: known["s1"].visits > 1)
+    stop(campaign, campaign.file.hosts)
+    assert settled(campaign)["s1"].standing == "stopped"
+    fetch(campaign)
+    rows = (campaign.path / "hosts" / "s1" / "run" / "rows.jsonl").read_bytes()
+    campaign = started(campaign.path, [with_threads("2")], resume=True)
+    known = settled(campaign)
+    assert known["s1"].standing == "failed"
+    assert "measured under other conditions (threads was 1, is 2)" in known["s1"].reason
+    assert not fetch(campaign)[0].problem
+    assert (campaign.path / "hosts" / "s1" / "run" / "rows.jsonl").read_bytes() == rows
+    report = shmoo("fleet", "report", str(campaign.path))
+    assert "s1 is not whole: failed" in report.stderr
+    assert "threads was 1, is 2" in (campaign.path / "fleet.html").read_text()

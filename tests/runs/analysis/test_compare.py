@@ -90,6 +90,24 @@ def test_a_run_without_its_samples_takes_a_fraction_of_the_memory(tmp_path):
     assert second < 0.8 * first
 
 
+def test_a_run_is_never_in_memory_as_text(tmp_path):
+    """Lines are read one by one: what a comparison leaves out takes no memory, a last row that is cut short included."""
+    with RunWriter(tmp_path / "run", RunManifest(MACHINE, "micro")) as writer:
+        for line in lines_of([(case(m), 1e-3) for m in range(200)]):
+            writer.append(msgspec.structs.replace(line, host={"remarks": "x" * 50_000}))
+    rows = tmp_path / "run" / "rows.jsonl"
+    whole = Run.open(tmp_path / "run", {})
+    with rows.open("ab") as file:
+        file.write(rows.read_bytes()[:40_000])
+    tracemalloc.start()
+    run = Run.open(tmp_path / "run", {})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < rows.stat().st_size / 4
+    assert (run.rows, run.rows_hash) == (whole.rows, whole.rows_hash)
+    assert "line 201: the last row is cut short" in run.problems[0]
+
+
 def test_equal_runs_have_no_change_and_a_small_spread(tmp_path):
     """Samples 0.2 % wide give medians within 0.1 % and nothing changed."""
     found = compare_runs(write(tmp_path / "a", TWENTY, seed=1), write(tmp_path / "b", TWENTY, seed=2))

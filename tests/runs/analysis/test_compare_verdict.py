@@ -1,6 +1,7 @@
 import json
 import math
 import random
+import time
 import tracemalloc
 from xml.etree import ElementTree
 
@@ -240,6 +241,24 @@ def test_markdown_and_junit_say_what_decided():
     errors = ElementTree.fromstring(junit(noisy, [noisy.answer("slower")], 0.03)).findall("testsuite/testcase/error")
     assert errors
     assert all(error.get("type") == "too noisy" for error in errors)
+
+
+def test_texts_of_many_cases_take_time_in_proportion():
+    """Each label is looked up, and not searched for."""
+    label = [f"case {number}" for number in range(20_000)]
+    growth = Growth(0.1, 0.5)
+    found = compare_runs(in_memory(lines_of(TWENTY, 2, drift=0.01, seed=1)), in_memory(lines_of(TWENTY, 2, drift=0.01, seed=2)))
+    cases = tuple(
+        msgspec.structs.replace(found.cases[0], case=msgspec.structs.replace(found.cases[0].case, workload=name), time=growth)
+        for name in label
+    )
+    many = msgspec.structs.replace(found, cases=cases)
+    verdicts = [many.answer("slower")]
+    assert len(verdicts[0].noisy) == len(label)
+    begin = time.process_time()
+    junit(many, verdicts, 0.03)
+    markdown(many, verdicts, 0.03)
+    assert time.process_time() - begin < 2.0
 
 
 # the command
