@@ -86,7 +86,7 @@ def _add_rows(
     for row, work in enumerate(works):
         if work.cost.family in CONVOLUTIONS and converts != "none":
             converted[row] = Temporary(entering[row], leaving[row]) if converts == "edges" else _library_copies(work)
-    shapes = [tuple((graph.calls[i].op, graph.calls[i].inputs) for i in kernel.calls) for kernel in kernels]
+    shapes = [tuple([(graph.calls[i].op, graph.calls[i].inputs) for i in kernel.calls]) for kernel in kernels]
     fresh = fresh_memory(touches, converted)
     code, reuse = code_distances(shapes, touches), reuse_distances(touches)
     for row, (work, kernel) in enumerate(zip(works, kernels, strict=True)):
@@ -97,7 +97,7 @@ def _add_rows(
         rows.append((
             FAMILY_CODE[cost.family], DTYPE_CODE[work.call.computes_in], op_code(work.call.op),
             work.matrix_flops, work.vector_flops, work.special_flops,
-            max(cost.batch, 1), max(cost.m, 1), max(cost.n, 1), max(cost.k, 1),
+            cost.batch or 1, cost.m or 1, cost.n or 1, cost.k or 1,
             cost.window, cost.stride, cost.dilation, cost.images, cost.group, cost.causal,
             *msgspec.structs.astuple(cost.geometry),
             len(kernel.calls), fresh[row].mapped, fresh[row].grown, views[row], code[row],

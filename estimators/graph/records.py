@@ -96,10 +96,11 @@ class OpCall(msgspec.Struct, frozen=True, omit_defaults=True):
     def computes_in(self) -> str:
         """The type of the arithmetic, see `operand_dtype`. A single number beside tensors does not decide it, nor do the
         scales, zero points and the bias of a scaled product."""
-        scaled = self.op in _SCALED_PRODUCTS
-        named = zip(self.operands, self.inputs, strict=True)
-        operands = [spec for name, spec in named if not scaled or name in ("self", "mat2")] or self.outputs
-        return operand_dtype(spec.dtype for spec in [spec for spec in operands if spec.shape] or operands)
+        operands: Sequence[TensorSpec] = self.inputs
+        if self.op in _SCALED_PRODUCTS:
+            operands = [spec for name, spec in zip(self.operands, self.inputs, strict=True) if name in ("self", "mat2")]
+        operands = operands or self.outputs
+        return operand_dtype({spec.dtype for spec in operands if spec.shape} or {spec.dtype for spec in operands})
 
     def operand(self, name: str) -> TensorSpec | None:
         """The spec of the tensor passed as `name`, or `None` when it was not passed."""

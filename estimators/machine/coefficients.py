@@ -257,7 +257,8 @@ class Coefficients:
         place = np.zeros(len(candidates), dtype=np.intp)
         place[used] = range(len(used))
         columns = np.broadcast_arrays(*(np.atleast_1d(value) for value in values))
-        return np.take(np.concatenate(columns, axis=-1), place[codes], axis=-1)
+        taken: Floats = np.take(np.concatenate(columns, axis=-1), place[codes], axis=-1)
+        return taken
 
 
 def voltage_factor(c: Coefficients) -> float | Floats:

@@ -144,7 +144,7 @@ def _drawn_between(coefficient: Coefficient) -> tuple[Any, Any] | None:
 
 def point_dimensions(profile: ArchitectureProfile) -> int:
     """Dimensions of the design points that a machine's coefficients hold, and one for kernels; 0 for a single machine."""
-    return max((c.value.ndim for c in profile.coefficients.values() if isinstance(c.value, np.ndarray)), default=0)
+    return max((np.ndim(c.value) for c in profile.coefficients.values() if isinstance(c.value, np.ndarray)), default=0)
 
 
 def model_errors(

@@ -126,7 +126,7 @@ def tabulated(
     """
     costs = [costs_of(graph) for graph in graphs] if costs is None else costs
     table, origin = tabulate(graphs, runtime, family, compute_dtype, fused, costs)
-    kernels = None
+    kernels: list[list[Kernel]] | None = None
     if fused:
         kernels = [[] for _ in graphs]
         for place, kernel in origin:

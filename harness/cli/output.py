@@ -68,7 +68,7 @@ def json_document(document: object) -> None:
 
     # Python indents in a generator, many times slower than it writes one line.
     line = json.dumps(document, allow_nan=False, separators=(",", ":"))
-    if _HALF_PAIR.search(line):
+    if r"\ud" in line and _HALF_PAIR.search(line):
         # A name that no encoding has, such as a path of other bytes, is written as its escape: JSON has no half of a pair.
         whole = _SURROGATE.sub(lambda match: rf"\\u{ord(match[0]):04x}", json.dumps(document, ensure_ascii=False))
         line = json.dumps(json.loads(whole), separators=(",", ":"))

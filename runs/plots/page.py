@@ -81,8 +81,8 @@ def page(
     frame = _environment().get_template("page.html.j2")
     return frame.render(
         title=title,
-        # A number stays on one line with its unit, and with what it counts.
-        answer=re.sub(r"(\d) (?=\S)", "\\1\u00a0", answer),
+        # A number stays on one line with its unit.
+        answer=re.sub(r"(?<=\d) (?=(%|[nµmkMGT]?(s|J|W|i?B|flop)\b))", "\u00a0", answer),
         eyebrow=eyebrow,
         summary=summary or "",
         body=body,

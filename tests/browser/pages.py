@@ -172,7 +172,7 @@ def write_pages(folder: Path) -> dict[str, Path]:
     units = {"capacity.l3": "B", "bandwidth.dram": "B/s"}
     swept = (
         ("sweep-curves", {"width": widths}, ("brief_cpu", "brief_gpu"), {}, {}),
-        ("sweep-winner", {"width": widths, "batch": batches}, ("brief_cpu", "brief_gpu", "brief_kpu"), {}, {}),
+        ("sweep-winner", {"width": widths, "batch": batches}, ("brief_gpu", "kpu_t64"), {}, {}),
         ("sweep-design", {}, ("kpu_t64",), {"capacity.l3": memory, "bandwidth.dram": bandwidth}, units),
     )
     for name, axes, archs, machine_axes, units_here in swept:

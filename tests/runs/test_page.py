@@ -36,10 +36,10 @@ def test_texts_are_escaped_wherever_they_stand() -> None:
 
 
 def test_a_page_has_a_title_an_answer_and_only_the_scripts_it_needs() -> None:
-    """Without a figure there is nothing that draws one."""
+    """Without a figure there is nothing that draws one. A number of the answer does not part with its unit."""
     text = page("resnet50 on kpu_t256", Markup(""), answer="1.2 ms a call.")
     assert "<title>resnet50 on kpu_t256 · Shmoo</title>" in text
-    assert text.index("<h1>resnet50 on kpu_t256</h1>") < text.index('<p class="answer">1.2 ms a call.</p>')
+    assert text.index("<h1>resnet50 on kpu_t256</h1>") < text.index('<p class="answer">1.2\u00a0ms a call.</p>')
     assert len(text) < 20_000
     axis = log_axis("time", [1.0, 2.0], "s")
     drawn = page("a", plot("a", "b"), answer="c", figures={"a": figure(Points(x=(1.0,), y=(2.0,)), x=axis, y=axis)})

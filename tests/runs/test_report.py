@@ -125,8 +125,9 @@ def test_a_page_of_two_thousand_cases_is_light(tmp_path):
 
 def test_the_verdict_comes_first(page, report):
     """Error of networks, coverage, number of cases and noise, before any table."""
-    assert verdict(report) in page.text
-    assert page.text.index(verdict(report)) < page.text.index("mean error, networks")
+    text = page.text.replace("\u00a0", " ")
+    assert verdict(report) in text
+    assert text.index(verdict(report)) < text.index("mean error, networks")
     (network,) = report.networks
     held_out = [case for case in report.cases if case.split == "test"]
     inside = sum(case.inside for case in held_out) / len(held_out)

@@ -144,7 +144,7 @@ def fastest(
 ) -> tuple[Floats, ...]:
     """For each of R kernels the numbers of the candidate that takes least time, the first of equals, and the extent that it comes
     with, (..., R) each; ones and the (R,) `whole` extents where none is offered."""
-    points = np.broadcast_shapes(*(c.value.shape for c in profile.coefficients.values() if isinstance(c.value, np.ndarray)))
+    points = np.broadcast_shapes(*(np.shape(c.value) for c in profile.coefficients.values() if isinstance(c.value, np.ndarray)))
     together = max(1, TOGETHER // (math.prod(points) * max(len(whole), 1)))
     listed = np.asarray(candidates, dtype=np.float64)
     least, place, extent = np.full(len(whole), np.inf), np.full(len(whole), -1), whole

@@ -35,6 +35,19 @@ def test_draws_stand_beside_the_nominal_values(name):
         assert energy.low < energy.value < energy.high
 
 
+@pytest.mark.parametrize("name", ["cpu_server_generic", "gpu_h100", "tpu_v4", "kpu_t256"])
+def test_operators_in_a_table_take_what_they_take_beside_a_model(name):
+    """A table of single kernels needs no sums over segments; with a model of several kernels in it, it does."""
+    director, model = AnalysisDirector(load_profile(name)), two_models()
+    lone = [model.take(np.array([2])), model.take(np.array([0]))]
+    runtime = director.profile.default_runtime
+    single, mixed = KernelTable.concat(lone), KernelTable.concat([*lone, model])
+    assert (single.single, mixed.single) == (True, False)
+    alone, beside = (director.price(table, runtime, seed=0) for table in (single, mixed))
+    for field in ("latency_s", "energy_j", "device_s", "drawn_s", "drawn_j"):
+        assert getattr(alone, field) == pytest.approx(getattr(beside, field)[..., :2], rel=1e-9), field
+
+
 def test_the_whole_is_the_sum_of_its_segments():
     """Latency, energy and each of their draws add up; power is energy over latency."""
     director = AnalysisDirector(load_profile("gpu_h100"))

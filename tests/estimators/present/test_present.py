@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from shmoo.estimators.units import percent, si, size
+from shmoo.estimators.units import counted, percent, si, size
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,17 @@ def test_memory_sizes_are_powers_of_1024(nbytes, text):
 def test_percent_can_show_its_sign():
     """A signed per cent shows plus as well as minus."""
     assert (percent(0.1234), percent(0.1234, signed=True), percent(-0.05, signed=True)) == ("12.3 %", "+12.3 %", "-5.0 %")
+
+
+@pytest.mark.parametrize("nothing", [0.0, -0.0, 4e-5, -4e-5])
+def test_what_rounds_to_zero_has_no_sign(nothing):
+    """Neither plus nor minus."""
+    assert percent(nothing) == percent(nothing, signed=True) == "0.0 %"
+
+
+def test_one_thing_is_not_several():
+    """Thousands are told apart."""
+    assert [counted(n, "case") for n in (0, 1, 2, 2000)] == ["0 cases", "1 case", "2 cases", "2,000 cases"]
 
 
 def test_infinity_does_not_break_a_table():

@@ -10,6 +10,7 @@ from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec, load_profile
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling import GpuThreadBlocks, TileShape, Tiling, strategy_for
+from shmoo.estimators.tiling.gpu import blocks
 from shmoo.estimators.tiling.gpu.library import DIRECT, LIBRARIES
 from tests.build import GraphBuilder, kernel_table
 
@@ -48,6 +49,23 @@ def test_a_batch_of_products_takes_the_only_tile_its_library_has(library, tile):
     tiling = cut(bmm(108, 60, 60, 64), profile)
     assert (tiling.shape.m[0], tiling.shape.n[0]) == tile
     assert tiling.utilisation[0] == pytest.approx(60 * 60 / (tile[0] * tile[1]))
+
+
+@pytest.mark.parametrize("together", [1, 40, 2**15])
+def test_the_first_of_the_fastest_candidates_is_taken(together, monkeypatch):
+    """However many are compared at once; where none is offered, extents are 1 and the reduction stays whole."""
+    monkeypatch.setattr(blocks, "TOGETHER", together)
+    candidates = [(64.0, 2.0), (32.0, 1.0), (128.0, 1.0)]
+    cost = np.array([3.0, 1.0, 1.0])
+
+    def offer(tile, split):
+        seconds = cost[np.searchsorted(np.array([32.0, 64.0, 128.0]), tile)] + np.array([0.0, 0.0, np.inf])
+        return np.where(tile == 32.0, seconds + 2.5, seconds), np.array([10.0, 20.0, 30.0]) / split
+
+    tile, split, extent = blocks.fastest(candidates, np.array([7.0, 8.0, 9.0]), load_profile("gpu_t4"), offer)
+    assert tile.tolist() == [64.0, 64.0, 1.0]
+    assert split.tolist() == [2.0, 2.0, 1.0]
+    assert extent.tolist() == [5.0, 10.0, 9.0]
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
