@@ -7,11 +7,13 @@ from types import MappingProxyType
 
 from shmoo.estimators.graph.records import FAMILIES
 
-TENSOR = ("gemm_tensor", "gemv_tensor", "conv_tensor", "attention_tensor", "narrow_tensor", "packed_tensor")
+TENSOR = (
+    "gemm_tensor", "gemv_tensor", "conv_tensor", "attention_tensor", "narrow_tensor", "packed_tensor", "float4_tensor"
+)  # fmt: skip
 """What contractions are on tensor cores, whose kernels share next to nothing with those of the float32 units: "narrow" are
-products of operands of 8 bits and less, "packed" those that unpack weights of fewer bits than they multiply in. Coefficients that
-all of these have in common end in ".tensor"."""
-_PRODUCTS = ("gemv_tensor", "narrow_tensor", "packed_tensor")
+products of operands of 8 bits and less, "packed" those that unpack weights of fewer bits than they multiply in, "float4" those
+of operands with a scale for each 16. Coefficients that all of these have in common end in ".tensor"."""
+_PRODUCTS = ("gemv_tensor", "narrow_tensor", "packed_tensor", "float4_tensor")
 """Products on tensor cores that take after those of 16 bits in what is not known of them."""
 ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv", "gemm_batched", "recurrent", *TENSOR)
 """What coefficients are keyed by: the families, with convolutions that libraries treat apart (1x1 is a matrix product, 3x3 of
@@ -25,7 +27,7 @@ FAMILY_OF = MappingProxyType(
         **{"conv_1x1": "conv", "conv_3x3": "conv", "conv_native": "conv"},
         **{"gemv": "gemm", "gemm_batched": "gemm", "recurrent": "gemm"},
         **{"gemm_tensor": "gemm", "gemv_tensor": "gemm", "conv_tensor": "conv", "attention_tensor": "attention"},
-        **{"narrow_tensor": "gemm", "packed_tensor": "gemm"},
+        **{"narrow_tensor": "gemm", "packed_tensor": "gemm", "float4_tensor": "gemm"},
     }
 )
 """Algorithms that are a part of a family -> that family; the others are families themselves."""

@@ -27,6 +27,7 @@ def _on_tensor_cores(algorithm: str) -> str:
 
 
 _BITS = np.asarray([BITS[name] for name in COMPUTE_DTYPES])
+_FLOAT4 = COMPUTE_DTYPES.index("float4")
 _CODE = {name: code for code, name in enumerate(ALGORITHMS)}
 _TENSOR_CODE = np.asarray([_CODE[_on_tensor_cores(name)] for name in ALGORITHMS])
 
@@ -51,6 +52,7 @@ def algorithm_codes(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
         return codes
     codes = np.where(tensor, _TENSOR_CODE[codes], codes)
     codes = np.where(tensor & gemm & (_BITS[table.dtype] <= 8), _CODE["narrow_tensor"], codes)
+    codes = np.where(tensor & gemm & (table.dtype == _FLOAT4), _CODE["float4_tensor"], codes)
     return np.where(tensor & unpacks_weights(table), _CODE["packed_tensor"], codes)
 
 

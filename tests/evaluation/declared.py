@@ -33,8 +33,8 @@ _PCIE = (
     "artifact, ISPASS 2026)"
 )
 _SXM = (
-    "a board of 400 W sustains 257 Tflop/s of random numbers in bfloat16 (He, 2024; NVIDIA AIConfigurator, 2026), at the energies "
-    "of gpu_a100_40g's lowest voltage; those energies alone want 0.59"
+    "a board of 400 W sustains 257 Tflop/s of random numbers in bfloat16 (He, 2024; NVIDIA AIConfigurator, 2026), at the "
+    "energies of gpu_a100_40g's lowest voltage; those energies alone want 0.59"
 )
 _KNEE = "the exponent that reaches the floor where gpu_a100_40g's energies do, at 0.7 of the clock"
 

@@ -155,9 +155,9 @@ def products_on_a_gpu(dtype: str, joules: float, sizes: list[tuple[int, int, int
     found = []
     for m, n, k in sizes:
         row = TableRow(0, "linear", {"b": 1, "m": m, "n": n, "k": k}, dtype, device="cuda", runtime="cudagraphs", time="device")
-        priced = AnalysisDirector(machine).price_cases([row.graph()], runtime="cudagraphs")[0]
-        clock = machine.value("clock")
-        found.append(MeasuredCase(row.case, (row.graph(),), priced.latency_s[0], priced.energy_j[0], clock_hz=clock))
+        (priced,) = AnalysisDirector(machine).price_cases([row.graph()], runtime="cudagraphs")
+        seconds, spent = float(priced.latency_s[0]), float(priced.energy_j[0])
+        found.append(MeasuredCase(row.case, (row.graph(),), seconds, spent, clock_hz=machine.value("clock")))
     return found
 
 
