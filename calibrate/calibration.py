@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from shmoo.calibrate.fit.base import base_profile
+from shmoo.calibrate.fit.base import base_profile, beside_own_host
 from shmoo.calibrate.fit.dataset import TABLE_DEVICE, Block, Sources, blocks, case_of, read_rows, read_sources, run_cases
 from shmoo.calibrate.fit.energy import FittedEnergy, fit_energy
 from shmoo.calibrate.fit.fit import Fitted, fit_latency, predicted_latency
@@ -158,7 +158,7 @@ def quick_profile(run: Run) -> ArchitectureProfile:
     cases = tuple(case for case in run_cases(run) if case.case.kind != "network" and case.case.runtime == "eager")
     if not cases:
         raise InputError("no operator was measured yet")
-    base = base_profile(run.manifest.machine, cases[0].case.device)
+    base = beside_own_host(base_profile(run.manifest.machine, cases[0].case.device))
     measured = blocks(cases, base)
     fitted = fit_latency(measured, parameters_for(measured, base), base, starts=1, folds=0)
     return base.replacing(coefficients={**base.coefficients, **_coefficients(fitted, f"fitted to {run.path.name} so far")})
@@ -182,7 +182,7 @@ def calibrate_cases(
     progress = progress or silent
     progress(_doing(f"tabulating {len(read.cases)} cases"))
     # Measurements include the launches of the machine they were taken on, not those of a named host.
-    base = base.replacing(residual=(), host="")
+    base = base.replacing(residual=(), host="") if read.machine is None else beside_own_host(base)
     everything = blocks(read.cases, base)
     fit_cases = of_splits(everything, base, ("fit",))
     if not fit_cases:

@@ -69,18 +69,18 @@ def _add_rows(
     graph, kernels, costs = part
     consumers = _consumers(graph)
     # Results that are images (batch, channels and two extents or more), where the graph convolves.
-    convolves = any(cost is not None and cost.family in CONVOLUTIONS for cost in costs)
+    convolves = any([cost is not None and cost.family in CONVOLUTIONS for cost in costs])
     images = {graph.root(value) for value in graph.outputs if convolves and len(graph.values[value].spec.shape) >= 4}
     works = [_work_of(graph, kernel, [costs[i] for i in kernel.calls], consumers) for kernel in kernels]
     touches = [work.touches for work in works]
-    entering = [sum(t.nbytes for t in ts if not t.write and graph.values[t.storage].kind == "input") for ts in touches]
-    returned = {graph.root(value) for value in graph.outputs}
-    results = [sum(t.nbytes for t in ts if t.write and t.storage in returned) for ts in touches]
-    leaving = [sum(t.nbytes for t in ts if t.write and t.storage in images) for ts in touches]
+    returned, values = {graph.root(value) for value in graph.outputs}, graph.values
+    entering = [sum([t.nbytes for t in ts if not t.write and values[t.storage].kind == "input"]) for ts in touches]
+    results = [sum([t.nbytes for t in ts if t.write and t.storage in returned]) for ts in touches]
+    leaving = [sum([t.nbytes for t in ts if t.write and t.storage in images]) if images else 0.0 for ts in touches]
     views: list[int] = []
     done = 0  # calls up to the end of the last kernel so far
     for kernel in kernels:
-        views.append(sum(cost is None for cost in costs[done : kernel.calls[-1]]))
+        views.append(costs[done : kernel.calls[-1]].count(None))
         done = max(done, kernel.calls[-1] + 1)
     converted: list[Temporary | None] = [None] * len(works)
     for row, work in enumerate(works):
@@ -135,7 +135,8 @@ def _work_of(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consume
     if not working:
         raise ValueError(f"kernel {kernel} of graph {graph.name!r} holds only free calls; fusion must leave those out")
     # The kernel is named after its largest contraction, or else after the call with the most bytes.
-    _, main_call, main = max(working, key=lambda work: (work[2].matrix_flops, work[2].bytes))
+    several = len(working) > 1
+    _, main_call, main = max(working, key=lambda work: (work[2].matrix_flops, work[2].bytes)) if several else working[0]
     inside, roots, values, direct = set(kernel.calls), graph.roots, graph.values, kernel.direct
     produced: set[int] = set()
     accesses: dict[tuple[int, bool], tuple[Touch, int]] = {}
@@ -159,9 +160,9 @@ def _work_of(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consume
                 persistent, whole = values[root].kind != "activation", values[root].spec.nbytes
                 accesses[root, True] = Touch(root, nbytes, persistent=persistent, write=True, size=whole), WRITE
     return _Work(
-        sum(cost.matrix_flops for _, _, cost in working),
-        sum(cost.vector_flops for _, _, cost in working),
-        sum(cost.special_flops for _, _, cost in working),
+        sum([cost.matrix_flops for _, _, cost in working]),
+        sum([cost.vector_flops for _, _, cost in working]),
+        sum([cost.special_flops for _, _, cost in working]),
         main,
         main_call,
         [touch for touch, _ in accesses.values()],

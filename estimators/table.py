@@ -135,6 +135,20 @@ class KernelTable:
         return np.flatnonzero(np.diff(self.segment, prepend=-1))
 
     @property
+    def single(self) -> bool:
+        """Whether every segment has one kernel, as a table of operators has."""
+        return len(self) > 0 and int(self.segment[-1] - self.segment[0]) + 1 == len(self)
+
+    def of_segments(self, amounts: Floats, add: np.ufunc = np.add) -> Floats:
+        """(..., S) sums of an amount of each kernel, or what else adds them up."""
+        together: Floats = amounts if self.single else add.reduceat(amounts, self.starts, axis=-1)
+        return together
+
+    def to_kernels(self, values: Floats) -> Floats:
+        """(..., K) value of each kernel's segment."""
+        return values if self.single else values[..., self.segment - self.segment[0]]
+
+    @property
     def counts(self) -> np.ndarray:
         """(S,) kernels of each segment."""
         return np.diff(np.append(self.starts, len(self)))

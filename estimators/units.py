@@ -64,7 +64,14 @@ def percent(fraction: float | None, signed: bool = False, digits: int = 1) -> st
     """A fraction as per cent: 0.123 is "12.3 %"; signed: "+12.3 %"."""
     if fraction is None:
         return UNKNOWN
-    return f"{fraction * 100:{'+' if signed else ''}.{digits}f} %"
+    # What rounds to zero has no sign.
+    rounded = round(fraction * 100, digits) or 0.0
+    return f"{rounded:{'+' if signed and rounded else ''}.{digits}f} %"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things: "1 case", "2,000 cases"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def share_of(text: str) -> float:

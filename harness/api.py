@@ -74,11 +74,13 @@ Architecture = str | ArchitectureProfile
 
 
 class _Work(NamedTuple):
-    """What is estimated: graphs, the samples a call of them processes, and their name for people."""
+    """What is estimated: graphs, the samples a call of them processes, their name for people, and what contractions compute in,
+    where that is not what their tensors are stored in (tf32)."""
 
     graphs: tuple[Graph, ...]
     batch: int
     name: str
+    compute_dtype: str | None
 
 
 def estimate(
@@ -126,7 +128,7 @@ def estimate(
     targets = choose_targets(_listed(arch), _listed(runtime), threads, host)
     work = work_of(workload, args, kwargs, batch, dtype, input_shape, seq_len, trust)
     machines = [(AnalysisDirector(profile), chosen) for profile, chosen in targets]
-    made = estimate_on(machines, work.graphs, compute_dtype=_multiplied(dtype), threads=threads, batch=work.batch)
+    made = estimate_on(machines, work.graphs, compute_dtype=work.compute_dtype, threads=threads, batch=work.batch)
     return pd.DataFrame([flatten(estimate_record(one, model or work.name)) for one in made])
 
 
@@ -171,7 +173,7 @@ def inspect(
     """
     work = work_of(workload, args, kwargs, batch, dtype)
     directors = {profile.name: AnalysisDirector(profile) for profile in load_architectures(_listed(archs))}
-    return inspect_graphs(work.graphs, directors, runtime=runtime, compute_dtype=_multiplied(dtype), model=model or work.name)
+    return inspect_graphs(work.graphs, directors, runtime=runtime, compute_dtype=work.compute_dtype, model=model or work.name)
 
 
 def save_page(inspection: Inspection, path: str | Path, arch: str | None = None) -> Path:
@@ -215,7 +217,8 @@ def fusion(
         InputError: an unknown architecture, or a runtime that it lacks.
     """
     work = work_of(workload, args, kwargs, batch, dtype)
-    return summarize_fusion(_director(arch), work.graphs, runtime, model or work.name, compute_dtype=_multiplied(dtype))
+    director = AnalysisDirector(load_profile(arch))
+    return summarize_fusion(director, work.graphs, runtime, model or work.name, compute_dtype=work.compute_dtype)
 
 
 def sweep(
@@ -248,19 +251,27 @@ def sweep(
     """
     import pandas as pd
 
-    from shmoo.harness.models.model_graphs import workload_source
+    from shmoo.harness.models.asked import Asked, at_ends
+    from shmoo.harness.models.model_graphs import open_model
 
     wanted, axes, fixed = None if dtype is None else compute_dtype(dtype), dict(axes or {}), dict(fixed or {})
     if twice := sorted(axes.keys() & fixed.keys()):
         raise InputError(f"axis {twice[0]!r} is swept and fixed; give it to axes or to fixed")
     profiles = {profile.name: profile for profile, _ in choose_targets(_listed(archs), _listed(runtime), threads)}
     asked = {**axes, **{name: (value,) for name, value in fixed.items()}}
-    source, defaults = workload_source(workload, dtype=wanted, trust=trust, axes=asked)
-    settings = {name: value for name, value in {**defaults, **fixed}.items() if name not in axes}
+    source = open_model(Asked(workload, wanted, trust=trust, points=at_ends(asked)))
+    settings = {name: value for name, value in {**source.axes, **fixed}.items() if name not in axes}
     controller = SweepController(
-        workload, source, list(profiles.values()), axes, dict(profile_axes or {}), settings, _listed(runtime), fusion
+        workload,
+        lambda point: source.at(point).graphs,
+        list(profiles.values()),
+        axes,
+        dict(profile_axes or {}),
+        settings,
+        _listed(runtime),
+        fusion,
     )
-    return pd.DataFrame(controller.rows(compute_dtype=_multiplied(wanted), threads=threads))
+    return pd.DataFrame(controller.rows(compute_dtype=matrix_dtype(wanted), threads=threads))
 
 
 def measure(
@@ -334,11 +345,6 @@ def compare(
     return compare_runs(bases, new, min_change=min_change)
 
 
-def _multiplied(dtype: str | None) -> str | None:
-    """What contractions compute in, where that is not what their tensors are stored in: tf32."""
-    return None if dtype is None else matrix_dtype(compute_dtype(dtype))
-
-
 def work_of(
     workload: str | Graphs | Capture | ModelGraphs | Callable[..., Any],
     args: Sequence[Any],
@@ -362,7 +368,7 @@ def work_of(
         if args or kwargs:
             raise InputError(f"{workload!r} brings its own inputs; leave args and kwargs out, or pass the model itself")
         found = model_graphs(workload, batch=batch, dtype=wanted, input_shape=input_shape, seq_len=seq_len, trust=trust)
-        return _Work(found.graphs, found.batch, workload)
+        return _Work(found.graphs, found.batch, workload, matrix_dtype(wanted))
     if input_shape is not None or seq_len is not None or trust:
         raise InputError("input_shape, seq_len and trust apply to a model by name; capture this one at the shapes to estimate")
     if callable(workload):
@@ -381,7 +387,7 @@ def work_of(
         from shmoo.estimators.costs.quantize import with_dtype
 
         graphs = tuple(with_dtype(graph, wanted) for graph in graphs)
-    return _Work(graphs, samples if batch is None else batch, name)
+    return _Work(graphs, samples if batch is None else batch, name, matrix_dtype(wanted))
 
 
 def _listed(value: Any) -> tuple[Any, ...]:
@@ -389,7 +395,3 @@ def _listed(value: Any) -> tuple[Any, ...]:
     if value is None:
         return ()
     return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-
-
-def _director(arch: Architecture) -> AnalysisDirector:
-    return AnalysisDirector(arch if isinstance(arch, ArchitectureProfile) else load_profile(arch))

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
-from shmoo.estimators.machine.profile import ArchitectureProfile, check_runtime
+from shmoo.estimators.graph.dtypes import compute_dtype
+from shmoo.estimators.machine.profile import check_runtime
 from shmoo.estimators.predict.tabulated import tabulated
 from shmoo.estimators.present.advice import Advice, Aim
 from shmoo.estimators.present.advice import advise as advise_on
@@ -53,7 +53,7 @@ def advise(
     Raises:
         InputError: an unknown name, or what an estimate refuses.
     """
-    profile = arch if isinstance(arch, ArchitectureProfile) else load_profile(arch)
+    profile = load_profile(arch)
     chosen = check_runtime(profile, runtime)
     wanted = None if dtype is None else compute_dtype(dtype)
     if isinstance(workload, str) and not args and not kwargs:
@@ -95,12 +95,12 @@ def explore(
     """
     import pandas as pd
 
-    profile = arch if isinstance(arch, ArchitectureProfile) else load_profile(arch)
+    profile = load_profile(arch)
     chosen = check_runtime(profile, runtime)
     workloads = []
     for model in [models] if isinstance(models, str) else models:
         work = work_of(model, (), None, batch, dtype)
-        table = tabulated(work.graphs, chosen, profile.family, matrix_dtype(None if dtype is None else compute_dtype(dtype)))
+        table = tabulated(work.graphs, chosen, profile.family, work.compute_dtype)
         workloads.append(spaces.Workload(model, table, work.batch, (weights or {}).get(model, 1.0)))
     limits = [spaces.Limit(name, True, value) for name, value in (within or {}).items()]
     limits += [spaces.Limit(name, False, value) for name, value in (at_least or {}).items()]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shmoo.estimators.graph.records import Coefficient
-from shmoo.estimators.units import percent, si
+from shmoo.estimators.units import counted, percent, si
 from shmoo.runs.analysis.fleet import Drift, Family, FleetReport, NetworkEnergy, Specimen, Speed
 from shmoo.runs.plots.page import Cell, Table, page, render
 from shmoo.runs.report import metrics_row
@@ -47,13 +47,16 @@ def render_fleet(report: FleetReport, title: str) -> str:
             energies=_energies(report.energies),
         ),
         eyebrow="Machines of one campaign",
-        answer=f"{machines} machines measured, {missing} missing, {outliers} outliers, {drifts} changed since the last campaign.",
+        answer=(
+            f"{counted(machines, 'machine')} measured, {missing} missing, {counted(outliers, 'outlier')}, {drifts} changed since "
+            "the last campaign."
+        ),
         summary=render(
             "fleet_summary.html.j2",
             figures_that_matter=[
-                (str(machines), "machines measured", f"{len(report.families)} kinds"),
+                (str(machines), "measured", f"machines of {counted(len(report.families), 'kind')}"),
                 (str(missing), "missing, unfinished or changed", ""),
-                (str(outliers), "outliers among equal machines", ""),
+                (str(outliers), "not like its equals", "slower or faster than equal machines"),
                 (str(drifts), "changed since the last campaign", ""),
             ],
             missing=[_missing_row(specimen) for specimen in report.missing],
@@ -118,7 +121,8 @@ def _speed_row(speed: Speed) -> dict[str, Cell]:
 def _outlier_sentence(speed: Speed) -> str:
     assert speed.ratio is not None
     word = "slower" if speed.ratio > 1 else "faster"
-    return f"{speed.name} is {percent(abs(speed.ratio - 1))} {word} than its equals (z = {speed.z:+.1f}, {speed.cases} cases)"
+    evidence = f"z = {speed.z:+.1f}, {counted(speed.cases, 'case')}"
+    return f"{speed.name} is {percent(abs(speed.ratio - 1))} {word} than its equals ({evidence})"
 
 
 def _coefficients(specimens: Sequence[Specimen]) -> Table:

@@ -9,7 +9,7 @@ from typing import Any
 
 from shmoo.estimators.machine.profile import Coefficient, ErrorCardEntry
 from shmoo.estimators.present.savings import QUANTITIES, FusionSummary
-from shmoo.estimators.units import UNKNOWN, percent, si, size, yes_or_no
+from shmoo.estimators.units import UNKNOWN, counted, percent, si, size, yes_or_no
 from shmoo.runs.analysis.error_records import ErrorReport, NetworkError
 from shmoo.runs.analysis.errors import write_errors_csv
 from shmoo.runs.plots.chart import Figure
@@ -114,7 +114,7 @@ def verdict(report: ErrorReport) -> str:
     inside = sum(case.inside for case in held_out) / len(held_out)
     noise = percent(median(case.standard_error for case in report.cases))
     coverage = f"coverage {percent(inside, digits=0)} of the 90 % intervals"
-    return f"{networks}, {coverage}, {len(report.cases):,} cases, noise floor {noise}."
+    return f"{networks}, {coverage}, {counted(len(report.cases), 'case')}, noise floor {noise}."
 
 
 def _figures(report: ErrorReport, estimates: Sequence[Mapping[str, Any]], fusion: Sequence[FusionSummary]) -> dict[str, Figure]:
@@ -151,7 +151,9 @@ def _headline(report: ErrorReport) -> list[tuple[str, str, str]]:
     cards = []
     networks, operators = report.network_card, report.metrics.get("test", {}).get("operators")
     if networks is not None:
-        cards.append((percent(networks.mean), "mean error, networks", f"{networks.n} networks, none of them seen by the fit"))
+        cards.append(
+            (percent(networks.mean), "mean error, networks", f"{counted(networks.n, 'network')}, none of them seen by the fit")
+        )
         if networks.coverage is not None:
             cards.append((percent(networks.coverage, digits=0), "inside their interval", "networks; 90 % is the aim"))
     if operators is not None:

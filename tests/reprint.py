@@ -2,7 +2,8 @@
 
 In a block of ```console, a command that estimates (`ESTIMATING`) is run and the lines below it are replaced by what it prints. A
 line of `...` marks rows that the page leaves out: then the rows that were shown, known by the cells before the first measured
-column, are shown again. Commands that measure, and blocks without an output, stay as they are.
+column, are shown again. Commands that measure, or that use a profile measured elsewhere, and blocks without an output stay as
+they are.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from tests.docs_commands import CONFIG, ESTIMATING, FACTORY, PAGES, arguments
 Run = Callable[[str, bool], list[str]]
 """Gives the lines that a command prints: messages among them, or, for True, the table as a terminal of 80 columns shows it."""
 OMITTED, RULE = "...", "─"
+MEASURED = ("cpu_local", "gpu_local")
+"""Profiles of the machine where a page was written, which is not this one."""
 FIRST_MEASURED = ("latency", "starts", "runs")
 """Columns from which on cells change; those before say what a row is."""
 _MESSAGES = ("wrote ", "drew ", "estimating ")
@@ -47,6 +50,7 @@ def _block(lines: Sequence[str], run: Run) -> str:
     for command, shown in parts:
         bare = command.removeprefix("$ ")
         again = bool(shown) and bare.startswith("shmoo ") and arguments(bare.partition("|")[0])[0] in ESTIMATING
+        again = again and not any(name in bare for name in MEASURED)
         on_terminal = any(line and set(line) == {RULE} for line in shown)
         printed += [command, *(renewed(shown, run(bare, on_terminal)) if again else shown)]
     return "".join(f"{line}\n" for line in printed)

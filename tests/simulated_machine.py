@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from unittest.mock import patch
 
+from shmoo.harness.campaign.campaign import CampaignSettings
 from shmoo.harness.campaign.schedule import Schedule
 from shmoo.harness.measuring.timing import VISIT, time_callable
 from shmoo.harness.measuring.watch.corewatch import CoreWatch
@@ -143,7 +144,7 @@ def campaign(
     visits stand for the other cases of a plan of hundreds."""
     cases = {operator.name: operator for operator in operators}
     specs = [CaseSpec(name, "operator", {"m": 1}) for name in cases]
-    schedule = Schedule(specs, visits=visits, most_visits=most_visits, precision=0.02, seed=1, shuffle=True)
+    schedule = Schedule(specs, CampaignSettings(visits=visits, most_visits=most_visits, seed=1))
     lines: list[Measurement] = []
     with (
         # What this process goes through is no part of the simulation.

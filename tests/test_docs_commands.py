@@ -36,7 +36,7 @@ RUN = [
     for page, command in dict.fromkeys(IN_BLOCKS)
     if command.startswith("shmoo ") and arguments(command)[0] in ESTIMATING and "--engine slurm" not in command
 ]
-"""Those for Slurm run beside a cluster, in tests/harness/fleet/test_services.py."""
+"""Those for Slurm run beside a cluster, in tests/harness/fleet/test_services_slurm.py."""
 
 PYTHON = [
     (page.name, code)

@@ -214,7 +214,7 @@ def busy_host(monkeypatch):
         state["n"] += 1
         return HostSnapshot(float(state["n"]), state["cpu"], state["switches"])
 
-    monkeypatch.setattr("shmoo.harness.measuring.observing.host_snapshot", snapshot)
+    monkeypatch.setattr("shmoo.harness.measuring.watch.hostwatch.host_snapshot", snapshot)
     monkeypatch.setattr(measure_module.torch, "get_num_threads", lambda: 1)
 
 

@@ -1,6 +1,6 @@
 """Estimates of a few small graphs against recorded ones: what changes a number by more than 0.1 % explains itself.
 
-`golden/estimates.json` is written anew by `python tests/test_golden.py`, which is for changes that mean to change estimates.
+`golden/estimates.json` is written anew by `python -m tests.test_golden`, which is for changes that mean to change estimates.
 """
 
 from __future__ import annotations

@@ -120,3 +120,12 @@ def test_every_package_is_listed() -> None:
     }
     assert listed - {"shmoo"} - found == set()
     assert found <= listed
+
+
+def test_files_of_the_tests_run_as_modules() -> None:
+    """As a script a file of tests/ would not find the others."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert re.findall(r"python3? (?!-)\S+\.py", text) == []
+    for module in set(re.findall(r"python -m (tests(?:\.\w+)+)", text)):
+        path = ROOT.joinpath(*module.split("."))
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module

@@ -16,6 +16,9 @@ gpu_t4  1.00 ms
 $ shmoo measure --suite quick
 7 cases
 $ shmoo doctor
+$ shmoo estimate mlp --arch cpu_local
+arch       latency
+cpu_local  3.00 ms
 ```
 
 ```sh
@@ -25,7 +28,7 @@ shmoo estimate mlp
 
 
 def test_outputs_of_estimates_are_replaced() -> None:
-    """Those of other commands, and commands without an output, stay."""
+    """Those of other commands, of profiles measured elsewhere, and commands without an output stay."""
     asked = []
 
     def run(command: str, on_terminal: bool) -> list[str]:

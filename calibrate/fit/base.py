@@ -5,7 +5,9 @@ from __future__ import annotations
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Coefficient
 from shmoo.estimators.machine.catalogue import TYPICAL, entry
+from shmoo.estimators.machine.hosts import FRAMEWORK, of_host
 from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec, builtin_names, load_profile
+from shmoo.estimators.predict.model import ASYNCHRONOUS
 from shmoo.runs.store.records import Machine
 
 # flops per cycle and core of fused multiply-adds in float32: lanes x 2 flops x units. Intel 64 and IA-32 Optimization Reference
@@ -34,6 +36,21 @@ def base_profile(machine: Machine, device: str = "cpu") -> ArchitectureProfile:
     profiles = [load_profile(name) for name in names]
     memory = machine.gpu_memory_bytes
     return min(profiles, key=lambda p: abs(p.value("capacity.dram") - memory)) if memory else profiles[0]
+
+
+def beside_own_host(base: ArchitectureProfile) -> ArchitectureProfile:
+    """A profile to fit to runs, without corrections and without the launches of any other host.
+
+    A run holds the launches of the machine that it was measured on. Those that a device's profile carries from another host are
+    of single operators, and would hold for every operator that the run lacks, whatever it says of operators of that kind. A run
+    of an asynchronous device times calls that follow each other without waiting, so that the host's time of one passes beside
+    the device's.
+    """
+    base = base.replacing(residual=(), host="")
+    if base.family not in ASYNCHRONOUS:
+        return base
+    device = {name: c for name, c in base.coefficients.items() if not of_host(name)}
+    return base.replacing(coefficients={**device, "launch_tail": FRAMEWORK["launch_tail"]})
 
 
 def _cpu_profile(machine: Machine) -> ArchitectureProfile:

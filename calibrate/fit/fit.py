@@ -23,10 +23,10 @@ from scipy.optimize import OptimizeResult, least_squares
 from shmoo.calibrate.fit.dataset import Block
 from shmoo.calibrate.fit.parameters import MIN_CASES, Parameter
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.machine.algorithms import ALGORITHMS
 from shmoo.estimators.machine.catalogue import whose
-from shmoo.estimators.machine.coefficients import Coefficients
+from shmoo.estimators.machine.coefficients import ALGORITHMS, Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile
+from shmoo.estimators.predict.model import ASYNCHRONOUS
 from shmoo.estimators.predict.pipeline import price
 from shmoo.estimators.table import Floats
 
@@ -36,7 +36,8 @@ FIRST_WEIGHT, LEAST_WEIGHT, MOST_WEIGHT = 0.02, 0.001, 0.3
 """Noise of the first fit, and its allowed range: one prior standard deviation costs as much as one case with this error."""
 STARTS = 2
 MIN_IDENTIFIABLE = 2
-"""Combinations of coefficients that the data must determine for each algorithm with its own: an overhead and a rate."""
+"""Combinations of coefficients that the data must determine for each algorithm with its own: an overhead and a rate. A call of an
+asynchronous device shows only the longer of the host's time and the device's, so that one each is enough there."""
 STEP = 1e-5
 """Step of the logarithms in a finite difference."""
 AT_ONCE = 200_000
@@ -199,7 +200,9 @@ def fit_latency(
     first = solve(response.start, FIRST_WEIGHT, weights_of(errors, MODEL_NOISE))
     noise = _spread(response(first.x) - log_measured)
     weight, trust = float(np.clip(noise, LEAST_WEIGHT, MOST_WEIGHT)), weights_of(errors, noise)
-    _check_identifiable(response.jacobian(first.x) @ np.linalg.inv(response.pull), weight, response.names, blocks)
+    hidden = profile.family in ASYNCHRONOUS and all(block.time == "call" for block in blocks)
+    each = 1 if hidden else MIN_IDENTIFIABLE
+    _check_identifiable(response.jacobian(first.x) @ np.linalg.inv(response.pull), weight, response.names, blocks, each)
     rng = np.random.default_rng(seed)
     best = solve(first.x, weight, trust)
     low, high = response.bounds
@@ -221,17 +224,20 @@ def weights_of(errors: np.ndarray, noise: float) -> np.ndarray:
     return noise / np.hypot(noise, errors) if noise > 0 else np.ones_like(errors)
 
 
-def _check_identifiable(whitened: np.ndarray, noise: float, names: Sequence[str], blocks: Sequence[Block]) -> None:
+def _check_identifiable(
+    whitened: np.ndarray, noise: float, names: Sequence[str], blocks: Sequence[Block], each: int = MIN_IDENTIFIABLE
+) -> None:
     """`InputError` where the data determine fewer combinations of coefficients than the algorithms among them need.
 
     Args:
         whitened: (S, P) change of the log latencies by one prior standard deviation along each of P independent directions. A
             direction is determined when the cases together move by more than their noise.
+        each: combinations that each algorithm needs.
     """
     determined = int((np.linalg.eigvalsh(whitened.T @ whitened) > noise**2).sum())
     owners = {whose(name) for name in names}
     fitted = [algorithm for algorithm in ALGORITHMS if algorithm in owners]
-    needed = min(MIN_IDENTIFIABLE * max(len(fitted), 1), len(names))
+    needed = min(max(each * len(fitted), MIN_IDENTIFIABLE), len(names))
     if determined >= needed:
         return
 
@@ -240,15 +246,15 @@ def _check_identifiable(whitened: np.ndarray, noise: float, names: Sequence[str]
 
     constant = [extent for extent in ("batch", "m", "n", "k") if hardly_varies(extent)]
     why = f"; {', '.join(constant)} hardly vary" if constant else ""
+    shown = "the longer of an overhead and a rate" if each < MIN_IDENTIFIABLE else "an overhead and a rate"
     raise InputError(
         f"{len(whitened)} cases determine only {determined} combinations of the {len(names)} coefficients of "
-        f"{', '.join(fitted)}; an overhead and a rate each are {needed}{why}; measure shapes whose sizes vary independently "
+        f"{', '.join(fitted)}; {shown} each are {needed}{why}; measure shapes whose sizes vary independently "
         "of each other, as the suite micro does"
     )
 
 
 def _spread(residuals: np.ndarray) -> float:
-    """Robust standard deviation, as the fit itself is robust."""
     return float(1.4826 * np.median(np.abs(residuals)))
 
 

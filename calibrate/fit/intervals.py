@@ -20,14 +20,14 @@ from msgspec.structs import replace
 from shmoo.calibrate.fit.dataset import Block
 from shmoo.calibrate.fit.fit import predicted_latency
 from shmoo.estimators.graph.records import NORMAL_90, Coefficient
-from shmoo.estimators.machine.algorithms import ALGORITHMS, FAMILY_OF
-from shmoo.estimators.machine.coefficients import MANY_KERNELS, Coefficients, algorithm_codes
+from shmoo.estimators.machine.coefficients import ALGORITHMS, FAMILY_OF, MANY_KERNELS, Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry
 from shmoo.estimators.machine.validation import SHARES
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.draws import without_spreads
 from shmoo.estimators.table import Floats
 from shmoo.runs.analysis.metrics import error_card
+from shmoo.runs.store.statistics import HARDLY_KNOWN
 
 COVERAGE = 0.9
 BORROWED = 10
@@ -110,7 +110,7 @@ def spreads(
     algorithm = np.concatenate([_dominant(block, profile) for block in blocks])
     kernels = np.concatenate([block.table.counts for block in blocks])
     several = kernels > 1
-    counted = np.isfinite(errors)
+    counted = np.isfinite(errors) & (np.concatenate([block.relative_se for block in blocks]) <= HARDLY_KNOWN)
     # An estimate above the measurement needs an interval that reaches down.
     reached = np.where(errors > 0, reach[:, 0], reach[:, 1])
     needed = np.sqrt(np.clip(errors**2 - reached**2, 0.0, None)) / NORMAL_90

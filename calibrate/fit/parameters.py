@@ -11,9 +11,16 @@ import numpy as np
 
 from shmoo.calibrate.fit.dataset import Block
 from shmoo.estimators.graph.records import CONVOLUTIONS
-from shmoo.estimators.machine.algorithms import ALGORITHMS, TENSOR, algorithm_names
 from shmoo.estimators.machine.catalogue import short_op, space, whose
-from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, converts_layout, in_tensor_kernels
+from shmoo.estimators.machine.coefficients import (
+    ALGORITHMS,
+    TENSOR,
+    Coefficients,
+    algorithm_codes,
+    algorithm_names,
+    converts_layout,
+    in_tensor_kernels,
+)
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.program import enters_alone
 from shmoo.estimators.table import Masks, op_names
@@ -141,7 +148,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
     for code, algorithm in enumerate(ALGORITHMS):
         here = cases.algorithm == code
         for stem in extents:
-            add_own(algorithm, algorithm, (stem,), here & (cases.far if stem == "half.far" else cases.matrix))
+            add_own(algorithm, algorithm, (stem,), here & (cases.far if stem == "half.far" else cases.blocks))
         if profile.family == "gpu" and _demand(profile) > 0 and algorithm not in TENSOR:
             # What tensor cores take is measured by meters; their times do not settle it.
             add_own(algorithm, algorithm, ("energy.share",), here & cases.matrix)
@@ -251,6 +258,9 @@ class _Cases:
         self.op = joined(lambda block: block.table.op)
         self.single = joined(lambda block: block.table.calls == 1)
         self.matrix = joined(lambda block: block.table.matrix_flops > 0)
+        # A GPU's depthwise convolutions stream: their rate is none of blocks, so it is not drawn towards that of blocks.
+        streams = joined(lambda block: block.table.is_family("depthwise")) & (profile.family == "gpu")
+        self.blocks = self.matrix & ~streams
         # A loop is attributed to the unit that takes longer at typical rates.
         self.special = joined(lambda block: block.table.special_flops > TYPICAL_SPECIAL_SHARE * block.table.vector_flops)
         self.vector = ~self.special & joined(lambda block: block.table.vector_flops > 0)
@@ -270,7 +280,7 @@ class _Cases:
         self.eager = self.in_runtime("eager")
         self.loops = (self.vector | self.special) & ~self.matrix
         self.using = {
-            "efficiency": self.matrix,
+            "efficiency": self.blocks,
             "efficiency.vector": self.vector & ~self.matrix,
             "efficiency.special": self.special & ~self.matrix,
             "efficiency.bandwidth": self.all,

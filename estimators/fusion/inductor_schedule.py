@@ -235,6 +235,9 @@ class Scheduler(Groups):
         one, two = self.buffers[first], self.buffers[second]
         if a == b or one.alone or two.alone:
             return
+        # Loops go over as many elements, or over the rows that the other reduces.
+        if not (one.outer == two.outer or one.outer == two.outer * two.reduced or two.outer == one.outer * one.reduced):
+            return
         pair = Loops(one, two, depends, self.limits)
         rule = next((name for name, allows in self.rules if allows(pair)), None)
         if rule is None:

@@ -56,16 +56,13 @@ class FusionRule(msgspec.Struct, frozen=True):
 FUSION_RULES: Registry[FusionRule] = Registry("fusion rule")
 """Rule name -> rule; tried in the order of registration."""
 
-COMPILERS = tuple((family, runtime) for family, runtimes in RUNTIMES.items() for runtime in runtimes if runtime != "eager")
-INDUCTOR = frozenset(target for target in COMPILERS if target[0] in LIMITS)
+INDUCTOR = frozenset((family, runtime) for family in LIMITS for runtime in RUNTIMES[family] if runtime != "eager")
 """Targets whose loops Inductor schedules, by the rules of `SCHEDULER_RULES`."""
 WHOLE_PROGRAM = (("tpu", "xla"), ("kpu", "domainflow"))
 FREEZING = (("cpu", "inductor-freezing"), ("gpu", "inductor-freezing"))
 
 
-def fusion_rule(
-    name: str, targets: Sequence[tuple[str, str]] = COMPILERS
-) -> Callable[[Callable[[Edge], bool]], Callable[[Edge], bool]]:
+def fusion_rule(name: str, targets: Sequence[tuple[str, str]]) -> Callable[[Callable[[Edge], bool]], Callable[[Edge], bool]]:
     """Decorator that registers a predicate as a rule of the given (family, runtime) targets."""
 
     def decorate(allows: Callable[[Edge], bool]) -> Callable[[Edge], bool]:

@@ -201,8 +201,7 @@ class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
         vector_flops: additions, multiplications, comparisons and the like.
         special_flops: evaluations of exp, tanh, erf, sqrt, division and the like, one each.
         read_bytes, write_bytes: bytes of each input and each output, touched once, in the call's order. Of an operand that is
-        only
-            partly read (a gather) the part counts.
+            only partly read (a gather) the part counts.
         batch, m, n, k: iteration space. Contractions: batch (a convolution's groups) x (m, k) by (k, n). Reductions: m rows of
             length n. Pointwise: m elements. Pooling and gathers: m outputs, n window or row length.
         window, stride, dilation: of convolutions and pooling: product of the kernel's extents, largest stride and dilation.

@@ -136,8 +136,10 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.8, 0.4, 1.5, "above 1 with Winograd's transform (Lavin and Gray, 2016)", ".conv_3x3"),
         Guess(0.15, 0.05, 0.4, f"one input channel per group leaves matrix units idle: {_GUESS}", ".depthwise"),
         Guess(0.15, 0.07, 0.3, f"of float32, a load and its address beside each, in the library: {_GUESS}", ".depthwise", "gpu"),
-        Guess(0.3, 0.15, 0.6, "share of the rate that narrow copies leave: on an H200 (runs/recorded/h200)", ".unaligned",
-              "gpu", "literature"),
+        Guess(0.6, 0.35, 0.85, "share of the rate that narrow copies leave to kernels of the same generation (NVIDIA, Matrix "
+              "multiplication background user's guide, 2023, figures of alignment)", ".unaligned", "gpu", "literature"),
+        Guess(0.3, 0.15, 0.6, "the same with kernels of a generation without tensor memory accesses: on an H200 "
+              "(runs/recorded/h200)", ".unaligned.older", "gpu", "literature"),
         Guess(0.05, 0.02, 0.2, "cuDNN's float32 kernels of grouped convolutions of images in rows: 0.03 and 0.06 of the peak of "
               "an H200 (runs/recorded/h200)", ".conv_grouped", "gpu", "literature"),
         Guess(0.4, 0.2, 0.8, _GUESS, ".conv_transpose"),

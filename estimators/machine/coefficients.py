@@ -2,27 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
+from types import MappingProxyType
 
 import numpy as np
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
-from shmoo.estimators.graph.records import Coefficient
-from shmoo.estimators.machine.algorithms import ALGORITHMS, FAMILY_OF, RECURRENT, TENSOR, algorithm_names
+from shmoo.estimators.graph.records import FAMILIES, Coefficient
 from shmoo.estimators.machine.catalogue import DEFAULTS, short_op
 from shmoo.estimators.machine.hosts import HOSTS, of_host
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.workspace import taken_by_onednn
 from shmoo.estimators.table import FAMILY_CODE, Floats, KernelTable, Masks, among, op_code, op_names
 
+TENSOR = (
+    "gemm_tensor", "gemv_tensor", "conv_tensor", "attention_tensor", "narrow_tensor", "packed_tensor", "float4_tensor",
+    "recurrent_tensor",
+)  # fmt: skip
+"""What contractions are on tensor cores, whose kernels share next to nothing with those of the float32 units: "narrow" are
+products of operands of 8 bits and less, "packed" those that unpack weights of fewer bits than they multiply in, "float4" those
+of operands with a scale for each 16. Coefficients that all of these have in common end in ".tensor"."""
+_PRODUCTS = ("gemv_tensor", "narrow_tensor", "packed_tensor", "float4_tensor", "recurrent_tensor")
+"""Products on tensor cores that take after those of 16 bits in what is not known of them."""
+ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv", "gemm_batched", "recurrent", *TENSOR)
+"""What coefficients are keyed by: the families, with convolutions that libraries treat apart (1x1 is a matrix product, 3x3 of
+stride 1 can use Winograd's transform: Lavin and Gray, 2016; small ones on a CPU run as PyTorch's own im2col and matrix product)
+matrix products with a single row, which stream the weights, batches of them, whose kernels are chosen by other rules, the
+products of recurrent layers, step after step, and contractions on tensor cores."""
+RECURRENT = ("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu")
+"""Calls whose products are the steps of recurrent layers."""
+_LAYERS = ("recurrent", "recurrent_tensor")
+"""Algorithms of whole layers in one call, whose host time says nothing of a product's, nor a product's of theirs."""
+FAMILY_OF = MappingProxyType(
+    {
+        **{"conv_1x1": "conv", "conv_3x3": "conv", "conv_native": "conv"},
+        **{"gemv": "gemm", "gemm_batched": "gemm", "recurrent": "gemm"},
+        **{"gemm_tensor": "gemm", "gemv_tensor": "gemm", "conv_tensor": "conv", "attention_tensor": "attention"},
+        **{"narrow_tensor": "gemm", "packed_tensor": "gemm", "float4_tensor": "gemm", "recurrent_tensor": "gemm"},
+    }
+)
+"""Algorithms that are a part of a family -> that family; the others are families themselves."""
 _TENSOR_FAMILIES = ("gemm", "conv", "conv_transpose", "attention")
+
+
+@cache
+def algorithm_names(prefixes: tuple[str, ...], algorithm: str) -> tuple[str, ...]:
+    """Names to look up for an algorithm, most specific first."""
+    names: list[str] = []
+    for prefix in prefixes:
+        names.append(f"{prefix}.{algorithm}")
+        if algorithm in _LAYERS and prefix.partition(".")[0] in ("launch", "dispatch"):
+            continue
+        if algorithm in TENSOR:
+            names += [f"{prefix}.gemm_tensor"] * (algorithm in _PRODUCTS) + [f"{prefix}.tensor"]
+        if algorithm in FAMILY_OF:
+            names.append(f"{prefix}.{FAMILY_OF[algorithm]}")
+    return (*names, *prefixes)
 
 
 def _on_tensor_cores(algorithm: str) -> str:
     """What an algorithm of the float32 units is on tensor cores; itself where they do nothing of it."""
     family = "conv" if algorithm == "conv_transpose" else FAMILY_OF.get(algorithm, algorithm)
-    name = f"{algorithm if algorithm == 'gemv' else family}_tensor"
+    name = f"{algorithm if algorithm in ('gemv', 'recurrent') else family}_tensor"
     return name if name in TENSOR else algorithm
 
 
@@ -45,7 +88,7 @@ def algorithm_codes(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
         codes = np.where(conv & ~given, _CODE["conv_native"], codes)
     codes = np.where(gemm & batched_product(table, family), _CODE["gemm_batched"], codes)
     codes = np.where(gemm & (np.minimum(table.m, table.n) <= 2), _CODE["gemv"], codes)
-    if family == "cpu":
+    if family in ("cpu", "gpu"):
         codes = np.where(np.isin(table.op, [op_code(name) for name in RECURRENT]), _CODE["recurrent"], codes)
     tensor = on_tensor_cores(table, profile)
     if not tensor.any():
@@ -136,15 +179,15 @@ class Coefficients:
 
     def __init__(self, profile: ArchitectureProfile, overrides: Mapping[str, float | Floats] | None = None) -> None:
         self.profile = profile
-        self._overrides = overrides or {}
+        columns = {name: v[:, None] for name, v in (overrides or {}).items() if isinstance(v, np.ndarray) and v.ndim == 1}
+        self._overrides = {**(overrides or {}), **columns}
         self._listed = listed(profile)
 
     def find(self, *names: str) -> float | Floats | None:
         """The value of the first of `names` that has one, as `value` gives it; looked up name by name, most specific first."""
         for name in names:
             if name in self._overrides:
-                override = self._overrides[name]
-                return override[:, None] if isinstance(override, np.ndarray) and override.ndim == 1 else override
+                return self._overrides[name]
             if name in self._listed:
                 # A coefficient of design points is an array, too.
                 return self._listed[name].value
@@ -188,35 +231,36 @@ class Coefficients:
     def by_algorithm(self, codes: np.ndarray, *prefixes: str) -> Floats:
         """(K,) or (D, K) values of PREFIX.<algorithm>, else PREFIX.tensor on tensor cores, else PREFIX.<parent family>, else
         PREFIX, for each prefix in turn."""
-        return self._gather(codes, len(ALGORITHMS), lambda code: algorithm_names(prefixes, ALGORITHMS[code]))
+        return self._gather(codes, [algorithm_names(prefixes, name) for name in ALGORITHMS])
 
     def by_kernel(self, table: KernelTable, codes: np.ndarray, *prefixes: str) -> Floats:
         """(K,) or (D, K) values of PREFIX.<operator> for kernels of a single call where that operator was measured (its dispatch
         and its loop are its own), else as `by_algorithm`; the first prefix has the operators."""
-        result = self.by_algorithm(codes, *prefixes)
-        names = op_names()
-        single = np.where(table.calls == 1, table.op, -1)
+        names, single = op_names(), np.where(table.calls == 1, table.op, -1)
+        candidates = [algorithm_names(prefixes, name) for name in ALGORITHMS]
         for code in np.flatnonzero(np.bincount(single + 1)[1:]):
-            value = self.find(f"{prefixes[0]}.{short_op(names[code])}")
-            if value is None:
-                continue
-            if np.ndim(value) and result.ndim == 1:
-                result = np.tile(result, (*np.shape(value)[:-1], 1))
-            result[..., single == code] = value
-        return result
+            own = f"{prefixes[0]}.{short_op(names[code])}"
+            if self.find(own) is not None:
+                codes = np.where(single == code, len(candidates), codes)
+                candidates.append((own,))
+        return self._gather(codes, candidates)
 
     def by_dtype(self, codes: np.ndarray, names_of: Sequence[Sequence[str]]) -> Floats:
         """(K,) or (D, K) values where `names_of[c]` lists the candidates for dtype code c."""
-        return self._gather(codes, len(COMPUTE_DTYPES), names_of.__getitem__)
+        return self._gather(codes, names_of)
 
-    def _gather(self, codes: np.ndarray, kinds: int, names_of: Callable[[int], Sequence[str]]) -> Floats:
-        used = np.flatnonzero(np.bincount(codes, minlength=kinds))
-        values = {code: self.value(*names_of(code)) for code in used.tolist()}
-        many = np.broadcast_shapes(*(np.shape(value)[:-1] for value in values.values()))
-        table = np.zeros((*many, kinds))
-        for code, value in values.items():
-            table[..., code] = value[..., 0] if isinstance(value, np.ndarray) and value.ndim else value
-        return np.take(table, codes, axis=-1)
+    def _gather(self, codes: np.ndarray, candidates: Sequence[Sequence[str]]) -> Floats:
+        used = np.bincount(codes).nonzero()[0].tolist()
+        if not used:
+            return np.empty(0)
+        values = [self.value(*candidates[code]) for code in used]
+        if all(value is values[0] for value in values):
+            # Most coefficients are the same for all.
+            return np.broadcast_to(values[0], (*np.shape(values[0])[:-1], len(codes)))
+        place = np.zeros(len(candidates), dtype=np.intp)
+        place[used] = range(len(used))
+        columns = np.broadcast_arrays(*(np.atleast_1d(value) for value in values))
+        return np.take(np.concatenate(columns, axis=-1), place[codes], axis=-1)
 
 
 def voltage_factor(c: Coefficients) -> float | Floats:

@@ -37,7 +37,7 @@ class MemoryRoom(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def needed_bytes(self) -> float:
-        """All of it."""
+        """Bytes that a call needs: weights, cache and activations together."""
         return self.weight_bytes + self.cache_bytes + self.activation_bytes
 
     @property
@@ -87,6 +87,10 @@ class MemoryRoom(msgspec.Struct, frozen=True, kw_only=True):
         missing = f"needs {size(self.needed_bytes)} ({shares}), {size(self.missing_bytes)} more than {size(self.capacity_bytes)}"
         return f"{missing}; by memory would fit: {', '.join(remedies)}"
 
+    def at_peak(self, nbytes: float) -> MemoryRoom:
+        """The same model where a runtime has this much in memory at once."""
+        return msgspec.structs.replace(self, activation_bytes=max(nbytes - self.weight_bytes - self.cache_bytes, 0.0))
+
     def _devices_for(self, nbytes: float) -> int | None:
         return max(math.ceil(nbytes / self.capacity_bytes), 1) if self.capacity_bytes else None
 
@@ -98,12 +102,8 @@ def memory_room(graphs: Sequence[Graph], peak_bytes: float) -> MemoryRoom:
         peak_bytes: of `peak.peak_memory_bytes`.
     """
     weights, cache = resident_weight_bytes(graphs), max((state_bytes(graph) for graph in graphs), default=0.0)
-    return MemoryRoom(
-        weight_bytes=weights,
-        cache_bytes=cache,
-        activation_bytes=max(peak_bytes - weights - cache, 0.0),
-        saved_bytes=saved_bytes(graphs),
-    )
+    room = MemoryRoom(weight_bytes=weights, cache_bytes=cache, activation_bytes=0.0, saved_bytes=saved_bytes(graphs))
+    return room.at_peak(peak_bytes)
 
 
 def state_bytes(graph: Graph) -> float:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
-from shmoo.estimators.machine.algorithms import ALGORITHMS, algorithm_names
 from shmoo.estimators.machine.catalogue import under
-from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
+from shmoo.estimators.machine.coefficients import ALGORITHMS, Coefficients, algorithm_codes, algorithm_names
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.model import Prediction, matrix_peak
 from shmoo.estimators.table import KernelTable

@@ -26,8 +26,8 @@ from shmoo.estimators.tiling import TilingStrategy, strategy_for
 from shmoo.estimators.tiling.base import Tiling
 from shmoo.estimators.variants import with_threads
 
-CHUNK = 2000
-"""Graphs tabulated at once; bounds the memory of the draws."""
+CHUNK = 1000
+"""Graphs tabulated at once: the draws of a kernel's time for all of them are as large as a core's cache."""
 
 
 class KernelEstimate(msgspec.Struct, frozen=True):
@@ -320,7 +320,8 @@ def estimate_on(
     for director, asked in targets:
         family, runtime = director.profile.family, check_runtime(director.profile, asked)
         if (runtime, family) not in launched:
-            launched[runtime, family] = tabulated(graphs, runtime, family, compute_dtype, costs=costs)
+            like = next(iter(launched.values()), None)
+            launched[runtime, family] = tabulated(graphs, runtime, family, compute_dtype, costs=costs, like=like)
         cores = threads if family == "cpu" else None
         yield director.estimate_tabulated(launched[runtime, family], runtime, threads=cores, batch=batch, by_kernel=False)
 

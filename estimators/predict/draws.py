@@ -11,9 +11,17 @@ from typing import Any
 import numpy as np
 
 from shmoo.estimators.graph.records import NORMAL_90, Coefficient
-from shmoo.estimators.machine.algorithms import ALGORITHMS, TENSOR, algorithm_names
 from shmoo.estimators.machine.catalogue import entry, runtime_of, whose
-from shmoo.estimators.machine.coefficients import MANY_KERNELS, Coefficients, algorithm_codes, in_tensor_kernels, listed
+from shmoo.estimators.machine.coefficients import (
+    ALGORITHMS,
+    MANY_KERNELS,
+    TENSOR,
+    Coefficients,
+    algorithm_codes,
+    algorithm_names,
+    in_tensor_kernels,
+    listed,
+)
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.basis import measured_type
 from shmoo.estimators.predict.residual import Correction
@@ -38,7 +46,7 @@ class SharedDraws:
     cancels in their ratios. So does the model's error of kernels that they share; of others a part does.
 
     Attributes:
-        draws: their number D. factors: coefficient -> (D,) random values, relative to its own value.
+        draws: their number D. factors: coefficient -> (1 + D,) values relative to its own, which is the first, 1.
         seed: of the model's errors that are shared; own_seed: of those that an estimate has for itself.
         common: `kernel_identities` of the estimate that others are compared with; `None` for that one.
     """
@@ -50,7 +58,7 @@ class SharedDraws:
     common: frozenset[bytes] | None = None
 
     def of(self, profile: ArchitectureProfile) -> dict[str, np.ndarray]:
-        """Draws of a machine's coefficients, as `draw` gives them."""
+        """Values of a machine's coefficients, as `draw` gives them."""
         known = listed(profile)
         return {name: known[name].value * factor for name, factor in self.factors.items() if name in known}
 
@@ -73,8 +81,8 @@ class SharedDraws:
             return kernels, together
         own_kernels, own_together = model_errors(table, profile, correction, self.draws, self.own_seed, twins)
         new = np.asarray([identity not in self.common for identity in kernel_identities(table, tiling)])
-        total = np.add.reduceat(device_s, table.starts)
-        changed = np.add.reduceat(device_s * new, table.starts) / np.where(total > 0, total, 1.0)
+        total = table.of_segments(device_s)
+        changed = table.of_segments(device_s * new) / np.where(total > 0, total, 1.0)
         return _blended(kernels, own_kernels, new), _blended(together, own_together, changed)
 
 
@@ -100,25 +108,29 @@ def shared_draws(profile: ArchitectureProfile, runtimes: Sequence[str], draws: i
 
 
 def draw(profile: ArchitectureProfile, names: Iterable[str], draws: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random values of the uncertain ones among `names`, log-normal with their 90 % range: (draws,) each, or (draws, ..., 1) of a
-    machine whose coefficients hold design points.
+    """The nominal value and then random values of the uncertain ones among `names`, log-normal with their 90 % range:
+    (1 + draws,) each, or (1 + draws, ..., 1) of a machine whose coefficients hold design points.
 
     A coefficient without a range does not appear in the result.
     """
     rng = np.random.default_rng(seed)
-    drawn, known = {}, listed(profile)
-    dimensions = point_dimensions(profile)
-    for name in sorted(set(names)):
-        coefficient = known.get(name)
-        ends = None if coefficient is None else _drawn_between(coefficient)
-        if coefficient is None or ends is None:
-            continue
-        low, high = ends
-        # The two sides are scaled apart, so that an asymmetric range is kept.
-        z = normals(rng, draws).reshape(draws, *(1,) * dimensions)
-        below, above = np.log(coefficient.value / low) / NORMAL_90, np.log(high / coefficient.value) / NORMAL_90
-        drawn[name] = coefficient.value * np.exp(np.where(z < 0, below, above) * z)
+    known, dimensions = listed(profile), point_dimensions(profile)
+    uncertain = [(name, known[name]) for name in sorted(set(names) & known.keys())]
+    ranged = {name: (c.value, *ends) for name, c in uncertain if (ends := _drawn_between(c)) is not None}
+    laws = {name: np.append(0.0, normals(rng, draws)) for name in ranged}
+    single = [name for name, numbers in ranged.items() if not any(isinstance(number, np.ndarray) for number in numbers)]
+    columns = np.asarray([ranged[name] for name in single]).reshape(-1, 3).T[:, :, None]
+    together = _log_normal(np.asarray([laws[name] for name in single]).reshape(-1, 1 + draws), *columns)
+    behind = (1 + draws, *(1,) * dimensions)
+    drawn = {name: values.reshape(behind) for name, values in zip(single, together, strict=True)}
+    drawn |= {name: _log_normal(laws[name].reshape(behind), *ranged[name]) for name in ranged if name not in drawn}
     return drawn
+
+
+def _log_normal(z: np.ndarray, value: Any, low: Any, high: Any) -> np.ndarray:
+    """Values at these points of the normal law. The two sides are scaled apart, so that an asymmetric range is kept."""
+    below, above = np.log(value / low) / NORMAL_90, np.log(high / value) / NORMAL_90
+    return np.asarray(value * np.exp(np.where(z < 0, below, above) * z))
 
 
 def _drawn_between(coefficient: Coefficient) -> tuple[Any, Any] | None:
@@ -132,13 +144,14 @@ def _drawn_between(coefficient: Coefficient) -> tuple[Any, Any] | None:
 
 def point_dimensions(profile: ArchitectureProfile) -> int:
     """Dimensions of the design points that a machine's coefficients hold, and one for kernels; 0 for a single machine."""
-    return max((np.ndim(coefficient.value) for coefficient in profile.coefficients.values()), default=0)
+    return max((c.value.ndim for c in profile.coefficients.values() if isinstance(c.value, np.ndarray)), default=0)
 
 
 def model_errors(
     table: KernelTable, profile: ArchitectureProfile, correction: Correction | None, draws: int, seed: int, twins: Twins
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Random factors of what the model itself errs: (draws, K) of each kernel, (draws, S) that the kernels of a graph share."""
+    """Factors of what the model itself errs, none and then random ones: (1 + draws, K) of each kernel, (1 + draws, S) that the
+    kernels of a graph share."""
     codes = algorithm_codes(table, profile)
     nominal = Coefficients(profile)
     rng = np.random.default_rng(seed + 1)
@@ -156,11 +169,12 @@ def model_errors(
     spread = np.where(measured_type(table, profile) | ~own, spread, np.hypot(spread, OTHER_TYPE))
     noise = normals(rng, draws, len(ALGORITHMS) - len(TENSOR))
     shared = np.where(kernels >= MANY_KERNELS, nominal.value("sigma.graph.many", "sigma.graph"), nominal.value("sigma.graph"))
-    together = np.exp(np.where(several, shared, 0.0) * normals(rng, draws, 1))
+    together = np.exp(np.where(several, shared, 0.0) * np.vstack([[0.0], normals(rng, draws, 1)]))
     if in_tensor_kernels(codes).any():
         noise = np.hstack([noise, normals(rng, draws, len(TENSOR))])
+    noise = np.vstack([np.zeros(noise.shape[1]), noise])
     # Kernels of one algorithm err together: the same draw scales all of them.
-    return np.exp(spread[twins.rows] * noise[:, codes[twins.rows]])[:, twins.kind], together
+    return twins.spread(np.exp(spread[twins.rows] * noise[:, codes[twins.rows]])), together
 
 
 def normals(rng: np.random.Generator, draws: int, columns: int | None = None) -> np.ndarray:

@@ -119,21 +119,20 @@ def capped(
     Args:
         clocked: seconds of what follows the clock.
     """
-    starts = table.starts
     # Kernels of empty tensors take no time on the device, and no power: a picosecond stands for none.
-    busy = np.maximum(np.add.reduceat(body, starts, axis=-1), 1e-12)
-    place = table.segment - table.segment[0]
+    busy = np.maximum(table.of_segments(body), 1e-12)
     # A network is measured by itself, from a cool board on, but what tensor cores take is known of boards that work for long: the
     # share of the time in their kernels counts as warm.
-    sustained = np.add.reduceat(body * in_tensor_kernels(codes), starts, axis=-1) / busy
-    unknown = sustained + (1.0 - sustained) * repeated(busy)
-    warm = np.where(np.isnan(table.warm), unknown[..., place], table.warm)
+    warm = table.warm
+    if np.isnan(warm).any():
+        sustained = table.of_segments(body * in_tensor_kernels(codes)) / busy
+        warm = np.where(np.isnan(warm), table.to_kernels(sustained + (1.0 - sustained) * repeated(busy)), warm)
     cool = 1.0 - c.by_algorithm(codes, "throttle.cool") * (1.0 - warm)
-    of_chip, of_memory = (np.add.reduceat(of * cool + np.zeros_like(body), starts, axis=-1) for of in joules)
+    of_chip, of_memory = (table.of_segments(of * cool + np.zeros_like(body)) for of in joules)
     needed = np.clip(clocked / np.maximum(body, 1e-30), LEAST_NEEDED, 1.0)
-    clock = _held_clock(of_chip, of_memory, body, needed, table, c)[..., place]
+    clock = table.to_kernels(_held_clock(of_chip, of_memory, body, needed, table, c))
     slower = np.maximum(needed / clock, 1.0)
-    factor = 1.0 + (slower - 1.0) / (1.0 + (c.value("throttle.time") / busy[..., place]) ** ONSET)
+    factor = 1.0 + (slower - 1.0) / (1.0 + (c.value("throttle.time") / table.to_kernels(busy)) ** ONSET)
     seconds: Floats = body * factor
     return seconds, within_cap(table, seconds, joules.chip + joules.memory + np.zeros_like(body), c)
 
@@ -143,10 +142,8 @@ def within_cap(table: KernelTable, device_s: Floats, dynamic_j: Floats, c: Coeff
     and a board that the cap slows draws the cap. As they are on machines without a cap."""
     if c.find("throttle.cap") is None or c.find("power.tdp") is None:
         return dynamic_j
-    starts, place = table.starts, table.segment - table.segment[0]
-    most = _budget(c) * np.add.reduceat(device_s, starts, axis=-1)
-    saved = np.minimum(1.0, most / np.maximum(np.add.reduceat(dynamic_j, starts, axis=-1), 1e-30))
-    held: Floats = dynamic_j * saved[..., place]
+    most = _budget(c) * table.of_segments(device_s)
+    held: Floats = dynamic_j * table.to_kernels(np.minimum(1.0, most / np.maximum(table.of_segments(dynamic_j), 1e-30)))
     return held
 
 
@@ -168,15 +165,18 @@ def _held_clock(chip: Floats, memory: Floats, body: Floats, needed: Floats, tabl
     """
     exponent, lowest = c.value("energy.clock"), c.value("energy.floor") / voltage_factor(c)
     cap, budget = c.value("throttle.cap") * c.value("power.tdp"), _budget(c)
-    starts, place = table.starts, table.segment - table.segment[0]
-    least = budget * np.add.reduceat(body * needed, starts, axis=-1) / np.maximum(chip + memory, 1e-30)
+    busy = table.of_segments(body)
+    over = np.maximum(lowest, 1.0) * (chip + (cap - budget) * busy) + memory > cap * busy
+    if not over.any():
+        return np.ones_like(chip)
+    least = budget * table.of_segments(body * needed) / np.maximum(chip + memory, 1e-30)
     low, high = np.minimum(np.log(np.maximum(least, 1e-30)), 0.0), np.zeros_like(least)
     clock: Floats = np.zeros_like(least)
     for _ in range(STEPS):
         voltage = np.maximum(lowest, np.exp(exponent * clock))
-        slower = needed / np.exp(clock)[..., place]
+        slower = needed / table.to_kernels(np.exp(clock))
         stretched = body * np.maximum(slower, 1.0)
-        taken, slowed = (np.add.reduceat(of, starts, axis=-1) for of in (stretched, stretched * (slower >= 1.0)))
+        taken, slowed = map(table.of_segments, (stretched, stretched * (slower >= 1.0)))
         taken = np.maximum(taken, 1e-30)
         scaled, static = voltage * (chip + (cap - budget) * taken), voltage * (cap - budget)
         asked = np.maximum(scaled + memory, 1e-30)

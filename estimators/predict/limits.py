@@ -26,7 +26,7 @@ def least_time(table: KernelTable, tiling: Tiling, c: Coefficients) -> np.ndarra
     computing = table.matrix_flops / matrix_peaks(c, table.dtype)
     early = tiling.level_bytes[last] - tiling.call_bytes[last]
     moving = np.maximum(np.minimum(tiling.level_bytes[last], table.bytes) - early, 0.0) / c.value(f"bandwidth.{last}")
-    return np.maximum(*(np.add.reduceat(times, table.starts, axis=-1) for times in np.broadcast_arrays(computing, moving)))
+    return np.maximum(*map(table.of_segments, np.broadcast_arrays(computing, moving)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Roofs:
 
     @property
     def seconds(self) -> Floats:
-        """Whichever is longer."""
+        """The longer of computing and moving."""
         return np.maximum(self.compute_s, self.memory_s)
 
 

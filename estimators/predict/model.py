@@ -47,16 +47,19 @@ import numpy as np
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import CONVOLUTIONS
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, converts_layout, in_tensor_kernels
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.energy import Joules, candidates, capped, dynamic_energy
 from shmoo.estimators.predict.twins import Twins
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, Ints, KernelTable, Masks
-from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped
+from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped, overlapped_but
 from shmoo.estimators.tiling.gpu.threads import (
     by_window,
+    copies_by_tensor,
     copies_of_words,
     dependent_reads,
     index_bytes,
     kernels_a_step,
+    rate_of_words,
     window_rate,
 )
 
@@ -91,12 +94,18 @@ class Prediction:
     latency_s: Floats
     dynamic_j: Floats | None
 
+    def nominal(self) -> Prediction:
+        """The first of D draws alone."""
+        return self._each(lambda amounts: amounts[0].copy())
+
     def scaled(self, factor: np.ndarray) -> Prediction:
         """The same kernels with every time and dynamic energy multiplied by a (D, K) factor."""
-        dynamic = None if self.dynamic_j is None else self.dynamic_j * factor
+        return self._each(lambda amounts: amounts * factor)
+
+    def _each(self, change: Callable[[Floats], Floats]) -> Prediction:
         times = (self.compute_s, self.memory_s, self.launch_s, self.device_s, self.latency_s)
-        compute, memory, launch, device, latency = (time * factor for time in times)
-        return Prediction(compute, memory, launch, device, latency, dynamic)
+        compute, memory, launch, device, latency = map(change, times)
+        return Prediction(compute, memory, launch, device, latency, None if self.dynamic_j is None else change(self.dynamic_j))
 
 
 def predict(
@@ -114,8 +123,8 @@ def predict(
     kernels, cut = (table, tiling) if twins is None else (twins.table, twins.tiling)
     *times, joules = _each_alone(kernels, cut, coefficients, runtime)
     if twins is not None:
-        times = [np.take(seconds, twins.kind, axis=-1) for seconds in times]
-        joules = None if joules is None else Joules(*(np.take(amounts, twins.kind, axis=-1) for amounts in joules))
+        times = [twins.spread(seconds) for seconds in times]
+        joules = None if joules is None else Joules(*map(twins.spread, joules))
     compute, memory, body, clocked = times
     codes = algorithm_codes(table, coefficients.profile)
     dynamic = None
@@ -171,9 +180,9 @@ def _each_alone(
     memory = levels[0]
     for other in levels[1:]:
         memory = np.maximum(memory, other)
-    body = overlapped([compute, *levels], own("overlap"))
-    near = [seconds for level, seconds in zip(moved, levels, strict=False) if level != c.profile.levels[-1]]
-    clocked = overlapped([compute, *near, *levels[len(moved) :]], own("overlap"))
+    taken = dict(zip(moved, levels, strict=False))
+    far = taken.pop(c.profile.levels[-1], None)
+    body, clocked = overlapped_but([compute, *taken.values(), *levels[len(moved) :]], far, own("overlap"))
     beside: Floats = own("tile_overhead") * tiling.waves
     if tiling.blocks is not None:
         beside = beside + tiling.blocks.split_seconds(own)
@@ -214,7 +223,7 @@ def _compute_time(
         grouped = _in_turn(table) & ~in_tensor_kernels(codes)
         share = np.where(grouped, c.value("efficiency.conv_grouped", "efficiency"), share)
         words = copies_of_words(table) & in_tensor_kernels(codes)
-        share = share * np.where(words, c.value("efficiency.unaligned", "efficiency"), 1.0)
+        share = share * np.where(words, c.value(*rate_of_words(c.profile)), 1.0)
         # The overhang of a tensor core's tile is zeros, which switch hardly anything: on an H200, products of 16 rows draw less
         # than those of 64 that take as long (600 against 655 W; NVIDIA AIConfigurator, 2026).
         worked = worked / np.where(stencil | in_tensor_kernels(codes), 1.0, tiling.blocks.filled)
@@ -310,18 +319,21 @@ def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime
 
 def _transposition_time(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats | float:
     """What cuDNN spends on images that are not channels-last, as its tensor-core kernels for windows take them: kernels before
-    and after a convolution read and write them once more. A window of one point that leaves none out is a product of the images
-    as they are stored. Compiled code keeps images channels-last."""
+    and after a convolution read and write them once more. A window of one point is a product of the images as they are stored,
+    but not for tensor memory accesses where it leaves points out. Compiled code keeps images channels-last."""
     if runtime not in AS_STORED:
         return 0.0
-    moved = 2.0 * table.strided_bytes * _transposed(table, codes)
+    moved = 2.0 * table.strided_bytes * _transposed(table, codes, c.profile)
     rate = c.value(f"bandwidth.{c.profile.levels[-1]}") * c.value("efficiency.bandwidth.transposition", "efficiency.bandwidth")
     return moved / rate + 2.0 * c.value("device_launch") * (moved > 0)
 
 
-def _transposed(table: KernelTable, codes: Ints) -> Masks:
+def _transposed(table: KernelTable, codes: Ints, profile: ArchitectureProfile) -> Masks:
     """(K,) kernels that cuDNN puts between conversions of their image and their result, where these are not channels-last."""
-    return in_tensor_kernels(codes) & ((table.window > 1) | (table.stride > 1)) & (table.strided_bytes > 0)
+    windows: Masks = table.window > 1
+    if copies_by_tensor(profile):
+        windows = windows | (table.stride > 1)
+    return in_tensor_kernels(codes) & windows & (table.strided_bytes > 0)
 
 
 def _in_turn(table: KernelTable) -> Masks:
@@ -334,7 +346,7 @@ def _within_call(table: KernelTable, c: Coefficients, codes: Ints, runtime: str)
     bits, every group but one of a grouped convolution, and the steps of recurrent layers."""
     if runtime != "eager":
         return 0.0
-    converted = 3.0 * (_transposed(table, codes) & _NARROW[table.dtype])
+    converted = 3.0 * (_transposed(table, codes, c.profile) & _NARROW[table.dtype])
     steps = kernels_a_step(table) * table.batch
     return c.value("launch.driver") * (converted + np.where(_in_turn(table), table.batch - 1.0, 0.0) + steps)
 

@@ -130,13 +130,12 @@ def price(
         if prediction.dynamic_j is not None:
             prediction = replace(prediction, dynamic_j=within_cap(table, prediction.device_s, prediction.dynamic_j, c))
         latency = np.maximum(graph_latency(table, prediction, c, runtime, waits and waits(c)) * segments, least)
-        device = np.add.reduceat(prediction.device_s, table.starts, axis=-1) * segments
+        device = table.of_segments(prediction.device_s) * segments
         return prediction, latency, segment_energy(table, prediction, latency, c), device
 
     twins = None if seed is None else find_twins(table, tiling)
-    nominal = through(coefficients)
     if seed is None or twins is None:
-        return Priced(tiling, change, *nominal)
+        return Priced(tiling, change, *through(coefficients))
     tensor = bool(in_tensor_kernels(algorithm_codes(table, profile)).any())
     if shared is None:
         names = names_to_draw(listed(profile), runtime, tensor, bool(dependent_steps(table).any()))
@@ -144,12 +143,13 @@ def price(
         errors = model_errors(table, profile, change, DRAWS, seed, twins)
     else:
         values = shared.of(profile)
-        errors = shared.errors(table, tiling, profile, change, nominal[0].device_s, twins)
-    # Draws come first, then design points, then kernels.
+        errors = shared.errors(table, tiling, profile, change, through(coefficients)[0].device_s, twins)
+    # The nominal values and their draws come first, then design points, then kernels: one pass prices them all.
     between = (1,) * (point_dimensions(profile) - 1)
-    kernels, segments = (factors.reshape(DRAWS, *between, factors.shape[-1]) for factors in errors)
-    _, times, energies, devices = through(Coefficients(profile, values), kernels, segments)
-    return Priced(tiling, change, *nominal, times, energies, devices)
+    kernels, segments = (factors.reshape(1 + DRAWS, *between, factors.shape[-1]) for factors in errors)
+    prediction, times, energies, devices = through(Coefficients(profile, values), kernels, segments)
+    energy_j, drawn_j = (None, None) if energies is None else (energies[0], energies[1:])
+    return Priced(tiling, change, prediction.nominal(), times[0], energy_j, devices[0], times[1:], drawn_j, devices[1:])
 
 
 def limits(values: np.ndarray, drawn: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

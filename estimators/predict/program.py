@@ -32,13 +32,13 @@ def hidden_time(table: KernelTable, compute_s: Floats, memory_s: Floats, device_
     share = c.find("program")
     if share is None:
         return 0.0
-    starts = table.starts
+    if table.single:
+        return 0.0
     slower = np.maximum(compute_s, memory_s)
-    whole = np.add.reduceat(device_s, starts, axis=-1)
-    computing, moving = (np.add.reduceat(times, starts, axis=-1) for times in (compute_s, memory_s))
-    least = np.maximum(computing, moving) + np.maximum.reduceat(np.maximum(device_s - slower, 0.0), starts, axis=-1)
+    whole, computing, moving = map(table.of_segments, (device_s, compute_s, memory_s))
+    least = np.maximum(computing, moving) + table.of_segments(np.maximum(device_s - slower, 0.0), np.maximum)
     hidden: Floats = np.where(whole > 0, np.maximum(whole - least, 0.0) / np.where(whole > 0, whole, 1.0), 0.0)
-    return share * hidden[..., table.segment - table.segment[0]] * device_s
+    return share * table.to_kernels(hidden) * device_s
 
 
 def graph_latency(
@@ -65,12 +65,16 @@ def graph_latency(
         entry = np.where(ends > starts, entry, 0.0)
     waits = 0.0 if waits_s is None else waits_s
     if coefficients.profile.family not in ASYNCHRONOUS:
-        return np.add.reduceat(prediction.latency_s + waits - _hidden(table, prediction, coefficients), starts, axis=-1) + entry
+        return table.of_segments(prediction.latency_s + waits - _hidden(table, prediction, coefficients)) + entry
+    if table.single:
+        handed_over = prediction.launch_s + waits - _tail(table, prediction, coefficients)
+        ended: Floats = np.maximum(handed_over + prediction.device_s, prediction.launch_s + waits)
+        return ended + entry
     # Sums over the whole table: what earlier segments put in falls out of the difference.
     host, device = np.cumsum(prediction.launch_s + waits, axis=-1), np.cumsum(prediction.device_s, axis=-1)
     before = np.where(starts > 0, host[..., starts - 1], 0.0)
     slack = host - _tail(table, prediction, coefficients) - (device - prediction.device_s)
-    device_end = device[..., ends] + np.maximum.reduceat(slack, starts, axis=-1)
+    device_end = device[..., ends] + table.of_segments(slack, np.maximum)
     end: Floats = np.maximum(device_end, host[..., ends])
     return end - before + entry
 
@@ -133,4 +137,4 @@ def segment_energy(
     """Energy of each segment, (S,) or (D, S): what its kernels spend on flops and bytes, and static power over its whole time."""
     if prediction.dynamic_j is None:
         return None
-    return np.add.reduceat(prediction.dynamic_j, table.starts, axis=-1) + coefficients.value("power.static") * latency_s
+    return table.of_segments(prediction.dynamic_j) + coefficients.value("power.static") * latency_s

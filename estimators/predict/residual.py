@@ -25,8 +25,7 @@ import numpy as np
 
 from shmoo.estimators.errors import unknown
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
-from shmoo.estimators.machine.algorithms import FAMILY_OF
-from shmoo.estimators.machine.coefficients import Coefficients, batched_product, unpacks_weights
+from shmoo.estimators.machine.coefficients import FAMILY_OF, Coefficients, batched_product, unpacks_weights
 from shmoo.estimators.machine.profile import ArchitectureProfile, ResidualGroup
 from shmoo.estimators.predict.model import Prediction, predict
 from shmoo.estimators.table import Floats, KernelTable, Masks

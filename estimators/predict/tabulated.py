@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -116,12 +116,25 @@ def tabulated(
     compute_dtype: str | None = None,
     fused: bool = True,
     costs: Sequence[Sequence[Cost | None]] | None = None,
+    like: Tabulated | None = None,
 ) -> Tabulated:
-    """A model's table with its totals; arguments and errors as of `tabulate`."""
+    """A model's table with its totals; arguments and errors as of `tabulate`.
+
+    Args:
+        like: the same graphs as another runtime or family launches them, computed in the same type, where the caller has them: it
+            has the same work, weights and notes.
+    """
     costs = [costs_of(graph) for graph in graphs] if costs is None else costs
     table, origin = tabulate(graphs, runtime, family, compute_dtype, fused, costs)
-    kernels = [[kernel for place, kernel in origin if place == index] for index in range(len(graphs))] if fused else None
+    kernels = None
+    if fused:
+        kernels = [[] for _ in graphs]
+        for place, kernel in origin:
+            kernels[place].append(kernel)
     peak_bytes = peak_memory_bytes(graphs, runtime, family, kernels=kernels, costs=costs)
+    if like is not None:
+        memory = like.memory.at_peak(peak_bytes)
+        return replace(like, table=table, origin=origin, peak_memory_bytes=peak_bytes, memory=memory)
     totals = [graph_cost(graph, own) for graph, own in zip(graphs, costs, strict=True)]
     return Tabulated(
         table=table,

@@ -26,6 +26,10 @@ class Twins:
     table: KernelTable
     tiling: Tiling
 
+    def spread(self, amounts: np.ndarray) -> np.ndarray:
+        """(..., K) amounts of all kernels from the (..., U) amounts of each kind."""
+        return amounts if len(self.rows) == len(self.kind) else np.take(amounts, self.kind, axis=-1)
+
 
 def find_twins(table: KernelTable, tiling: Tiling) -> Twins:
     """Kernels of the same numbers, in the table, in the bytes of each kind of access, and in their tiling on one machine."""

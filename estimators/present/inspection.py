@@ -7,7 +7,7 @@ holds the entry of its graphs, so that its time is that of the estimate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -118,18 +118,8 @@ class Inspection(msgspec.Struct, frozen=True):
             raise unknown("order", sort, SORTS)
         entry = self.entry
         takes_time = any(part.latency_s > 0 for part in entry.on.values())
-        children: dict[str, list[Row]] = {"": [entry] * takes_time}
-        for row in self.modules[1:]:
-            children.setdefault(parent_of(row.name), []).append(row)
-        listed: list[Row] = []
-        stack = [self.modules[0]]
-        while stack:
-            row = stack.pop()
-            if depth is not None and row.depth > depth:
-                continue
-            listed.append(row)
-            stack.extend(reversed(self._sorted(children.get(row.name, []), sort)))
-        return tuple(listed)
+        listed = [self.modules[0], *[entry] * takes_time, *self.modules[1:]]
+        return _in_tree_order(listed, lambda siblings: self._sorted(siblings, sort), depth)
 
     def _sorted(self, rows: list[Row], sort: str) -> list[Row]:
         if sort == "order":
@@ -331,14 +321,15 @@ class _Sums:
         return rows
 
 
-def _in_tree_order(rows: list[Row]) -> tuple[Row, ...]:
-    """Each module before what it holds, siblings as they first appear."""
+def _in_tree_order(rows: list[Row], order: Callable[[list[Row]], list[Row]] = list, depth: int | None = None) -> tuple[Row, ...]:
+    """Each module before what it holds, down to `depth` (all for `None`); siblings as they first appear, put in `order`."""
     children: dict[str, list[Row]] = {}
     for row in rows[1:]:
         children.setdefault(parent_of(row.name), []).append(row)
     ordered, stack = [], [rows[0]]
     while stack:
         row = stack.pop()
-        ordered.append(row)
-        stack.extend(reversed(children.get(row.name, [])))
+        if depth is None or row.depth <= depth:
+            ordered.append(row)
+            stack.extend(reversed(order(children.get(row.name, []))))
     return tuple(ordered)

@@ -178,7 +178,6 @@ def kernel_gaps(
 
 
 def _why(i: int, bound: str, work: Tabulated, priced: Priced, roofs: Roofs, profile: ArchitectureProfile) -> str:
-    """What keeps a kernel from its roof."""
     tiling = priced.tiling
     if bound == "launch":
         return "the device waits for its launch" if profile.family == "gpu" else "its launch takes longer than its work"

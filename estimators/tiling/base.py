@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, fields
+from functools import reduce
 from numbers import Real
 from typing import Any, ClassVar, Protocol
 
@@ -166,13 +167,26 @@ TILINGS: Registry[type[TilingStrategy]] = Registry("tiling strategy")
 def overlapped(times: list[np.ndarray], exponent: float | np.ndarray) -> np.ndarray:
     """(sum of t^p)^(1/p), scaled by the largest so that large exponents do not underflow. 1 is no overlap at all: draws far below
     it are those of a coefficient that nothing determines, and would take the sum beyond all bounds."""
+    scale, powers, exponent = _powers(times, exponent)
+    return np.asarray(scale * reduce(np.add, powers) ** (1.0 / exponent))
+
+
+def overlapped_but(
+    times: list[np.ndarray], last: np.ndarray | None, exponent: float | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`overlapped` of all times and a last one, if there is one, and without it. What rounding loses of the second lies far below
+    the first."""
+    scale, powers, exponent = _powers([*times, *([] if last is None else [last])], exponent)
+    others = reduce(np.add, powers[: len(times)])
+    rest = np.asarray(scale * others ** (1.0 / exponent))
+    return (rest if last is None else np.asarray(scale * (others + powers[-1]) ** (1.0 / exponent))), rest
+
+
+def _powers(times: list[np.ndarray], exponent: float | np.ndarray) -> tuple[np.ndarray, list[np.ndarray], float | np.ndarray]:
     exponent = np.maximum(exponent, LEAST_OVERLAP)
-    largest = times[0]
-    for other in times[1:]:
-        largest = np.maximum(largest, other)
-    safe = np.where(largest > 0, largest, 1.0)
-    total = sum((time / safe) ** exponent for time in times)
-    return np.where(largest > 0, safe * total ** (1.0 / exponent), 0.0)
+    largest = reduce(np.maximum, times)
+    scale = np.where(largest > 0, largest, 1.0)
+    return scale, [(time / scale) ** exponent for time in times], exponent
 
 
 def clip_shape(table: KernelTable, m: float | np.ndarray, n: float | np.ndarray, k: float | np.ndarray) -> TileShape:

@@ -115,14 +115,7 @@ def run_campaign(
         stack.enter_context(_machine_lock(settings, lambda text: report(Standing(STAGE, 0, len(cases), now=text))))
         manifest = manifest_of(settings, suite, machine, facts or {}, own_versions() if versions is None else versions, isolate)
         writer = stack.enter_context(RunWriter(path, manifest, resume=resume))
-        schedule = Schedule(
-            cases,
-            visits=settings.visits,
-            most_visits=settings.most_visits,
-            precision=settings.precision,
-            seed=settings.seed,
-            shuffle=settings.shuffle,
-        )
+        schedule = Schedule(cases, settings)
         for line in Run.open(path).lines:
             schedule.add(line)
         if measurer is None:

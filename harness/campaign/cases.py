@@ -9,17 +9,24 @@ import msgspec
 
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import compute_dtype
-from shmoo.estimators.progress import Progress, silent
+from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.harness.campaign.campaign import CampaignSettings, run_campaign
 from shmoo.harness.defaults import MOST_VISITS, VISITS
 from shmoo.harness.machine.doctor import commit_here
 from shmoo.harness.measuring.allocation import buffer_costs
 from shmoo.harness.measuring.timing import ALONE, MeasureSettings
 from shmoo.harness.runtimes.backends import RUNTIMES
-from shmoo.harness.workloads.loading import resolve_model
+from shmoo.harness.workloads.loading import find_workload, resolve_model
 from shmoo.harness.workloads.suites import PLANNED, plan_suite
 from shmoo.runs.store.records import CACHE_STATES, AxisValue, CaseSpec, Machine
 from shmoo.runs.store.store import Run
+
+OVERHEAD_S = 0.35
+"""Time to build, capture and store one case."""
+COMPILING_S = 10.0
+"""Time to compile one synthetic model."""
+LEAST_SAMPLES = 10
+"""Calls of even the slowest case, including its warm-up."""
 
 
 def check_device(device: str, machine: Machine) -> None:
@@ -75,8 +82,6 @@ def plan_cases(
             "micro" if suite == PLANNED else suite or "quick", machine, device=device, dtypes=types, runtimes=run_as
         )
         if suite == PLANNED:
-            from shmoo.harness.campaign.planned import most_telling_first
-
             planned = most_telling_first(planned, machine, device, progress or silent)
         for case in planned:
             of_network = sizes if case.kind == "network" else (None,)
@@ -136,3 +141,51 @@ def measure_cases(
     facts = {} if resume else {**buffer_costs(), "commit": commit_here()}
     run_campaign(cases, out, suite=suite, machine=machine, settings=settings, resume=resume, progress=progress, facts=facts)
     return Run.open(out)
+
+
+def most_telling_first(
+    cases: Sequence[CaseSpec],
+    machine: Machine,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> tuple[CaseSpec, ...]:
+    """All of the cases, in the order of information per time. Nothing is measured: shapes come from the meta device, and each
+    case's information from the model of a machine of this description.
+
+    Args:
+        progress: told how many cases were looked at.
+
+    Raises:
+        InputError: a GPU without a built-in profile.
+    """
+    import numpy as np
+
+    from shmoo.calibrate.design.planning import plan
+    from shmoo.calibrate.fit.base import base_profile
+    from shmoo.calibrate.fit.dataset import MeasuredCase, blocks
+    from shmoo.calibrate.fit.fit import predicted_latency
+    from shmoo.estimators.machine.coefficients import Coefficients
+    from shmoo.harness.capture.traced import capture_traced
+
+    base = base_profile(machine, device)
+    captured = []
+    for position, case in enumerate(cases):
+        built = find_workload(case.workload).build(case.axes, case.dtype, "meta")
+        graphs = capture_traced(built.model, built.args, built.kwargs, name=case.workload).graphs
+        captured.append(MeasuredCase(case, graphs, 1.0))
+        progress(Standing("planning", position + 1, len(cases)))
+    latencies = np.zeros(len(cases))
+    for block in blocks(captured, base):
+        latencies[[case.runtime == block.runtime for case in cases]] = predicted_latency([block], Coefficients(base))
+    costs = [_measuring_s(case, call_s) for case, call_s in zip(cases, latencies.tolist(), strict=True)]
+    return tuple(cases[i] for i in plan(captured, base, costs))
+
+
+def _measuring_s(case: CaseSpec, call_s: float) -> float:
+    """Seconds to measure a case whose calls take about `call_s`."""
+    settings = MeasureSettings()
+    window = settings.operator.warmup_s + settings.operator.max_s
+    seconds = OVERHEAD_S + max(window, LEAST_SAMPLES * call_s)
+    if case.runtime != "eager":
+        return seconds + COMPILING_S
+    return seconds if case.kind == "operator" else seconds + settings.children_s

@@ -5,16 +5,23 @@
 Neighbours, clocks and drift fall on both visits of a pair alike, so that the difference of a pair holds little of them (duet
 benchmarking: Bulej et al., Duet benchmarking: improving measurement accuracy in the cloud, ICPE 2020; there both run at the same
 time on cores of their own, here alternately, as a model uses all cores). Which side comes first is drawn anew for each pair.
-`compare_runs(..., paired=True)` judges by the differences of the pairs.
+
+Two processes of equal code differ all the same, by where their memory lies and which cores they get (Mytkowicz et al., Producing
+wrong data without doing anything obviously wrong, ASPLOS 2009), and the pairs of two processes all share that difference. So both
+processes are replaced for each part of the pairs, and each row says which pair of processes made it: repetition at the highest
+level that varies (Kalibera and Jones, Rigorous benchmarking in reasonable time, ISMM 2013). `compare_runs(..., paired=True)`
+judges by what the parts differ by.
 """
 
 from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -31,6 +38,15 @@ BASE, NEW = "base", "new"
 """Directories of the two runs."""
 DUEL = "duel"
 """Setting that the runs of one duel share."""
+PARTS = 5
+"""Parts of the pairs, each measured by two processes of its own."""
+
+
+class Replaceable(CaseMeasurer, Protocol):
+    """A measurer in a process: a `Worker`, or a stand-in."""
+
+    def close(self) -> None:
+        """End the process; the next visit starts another one."""
 
 
 class Duet:
@@ -39,35 +55,50 @@ class Duet:
     Args:
         base, new: measure on their sides.
         rows: run of the new side.
+        part_of: part of the duel that a visit of this number begins or belongs to, from 0.
         seed: of which side comes first.
         before: lines of the new side's run that is gone on with. A pair of which it has only this half is measured again, and the
             later line of a visit counts.
     """
 
     def __init__(
-        self, base: CaseMeasurer, new: CaseMeasurer, rows: RunWriter, seed: int = 0, before: Sequence[Measurement] = ()
+        self,
+        base: Replaceable,
+        new: Replaceable,
+        rows: RunWriter,
+        part_of: Callable[[int], int],
+        seed: int = 0,
+        before: Sequence[Measurement] = (),
     ) -> None:
-        self._base = base
-        self._new = new
+        self._sides = {BASE: base, NEW: new}
         self._rows = rows
+        self._part_of = part_of
+        self._part = -1
+        self._process = max((-1 if line.process is None else line.process for line in before), default=-1)
         self._random = random.Random(seed + len(before))
         self._failed = {line.case.identity for line in before if line.status == "failed"}
 
     def measure(self, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple[Graph, ...]]:
         """Visit both sides; the base's row and graphs. A case that failed on the new side is left alone there, as it would only
         fail again."""
-        if case.identity in self._failed:
-            return self._base.measure(case, visit, details)
-        if self._random.random() < 0.5:
-            row, graphs = self._base.measure(case, visit, details)
-            other, others = self._new.measure(case, visit, details)
-        else:
-            other, others = self._new.measure(case, visit, details)
-            row, graphs = self._base.measure(case, visit, details)
-        self._rows.append(other, others)
-        if other.status == "failed":
-            self._failed.add(case.identity)
-        return row, graphs
+        part = self._part_of(visit)
+        if part > self._part:
+            self._part = part
+            self._process += 1
+            for side in self._sides.values():
+                side.close()
+        roles = [BASE] if case.identity in self._failed else [BASE, NEW]
+        # Of new processes, the one that starts first may get the better core.
+        self._random.shuffle(roles)
+        visited = {}
+        for role in roles:
+            row, graphs = self._sides[role].measure(case, visit, details)
+            visited[role] = msgspec.structs.replace(row, process=self._process), graphs
+        if NEW in visited:
+            self._rows.append(*visited[NEW])
+            if visited[NEW][0].status == "failed":
+                self._failed.add(case.identity)
+        return visited[BASE]
 
 
 def run_duel(
@@ -80,13 +111,15 @@ def run_duel(
     settings: CampaignSettings,
     resume: bool = False,
     progress: Progress | None = None,
-    measurers: tuple[CaseMeasurer, CaseMeasurer] | None = None,
+    measurers: tuple[Replaceable, Replaceable] | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> tuple[Run, Run]:
     """Measure `cases` on both sides into `out`/base and `out`/new.
 
     Args:
         described: what each side's interpreter says of itself, for the manifests.
-        settings: `visits` is the number of pairs of each case.
+        settings: `visits` is the number of pairs of each case; both processes are replaced after each fifth of them, and after
+            each fifth of the budget.
         resume: go on with the duel at `out`, whose sides must be what they were.
         measurers: of both sides in place of workers; the caller closes them.
 
@@ -99,7 +132,14 @@ def run_duel(
         {DUEL: token, "duel.side": role, "duel.name": side.name, "commit": side.state or None}
         for role, side in zip((BASE, NEW), sides, strict=True)
     ]
-    measure = settings.measure
+    measure, begin = settings.measure, clock()
+
+    def part_of(visit: int) -> int:
+        parts = [visit * PARTS // settings.visits]
+        if settings.budget_s:
+            parts.append(int((clock() - begin) * PARTS / settings.budget_s))
+        return min(max(parts), PARTS - 1)
+
     if measure.threads is None:
         measure = msgspec.structs.replace(measure, threads=base.machine.threads)
     with ExitStack() as stack:
@@ -118,9 +158,10 @@ def run_duel(
             settings=settings,
             resume=resume,
             progress=progress,
-            measurer=Duet(*measurers, rows, settings.seed, before),
+            measurer=Duet(*measurers, rows, part_of, settings.seed, before),
             facts=facts[0],
             versions=base.versions,
+            clock=clock,
         )
     return Run.open(out / BASE), Run.open(out / NEW)
 

@@ -6,19 +6,23 @@ import math
 import random
 from collections import Counter, deque
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from shmoo.runs.store.pooling import latencies
 from shmoo.runs.store.records import CaseSpec, Measurement, Status, Timing
-from shmoo.runs.store.statistics import latency, median
+from shmoo.runs.store.statistics import HARDLY_KNOWN, latency, median
 from shmoo.runs.store.visits import NOISY
+
+if TYPE_CHECKING:
+    from shmoo.harness.campaign.campaign import CampaignSettings
 
 FAILURES = 1
 """Failed visits after which a case is left alone: a crash would only repeat."""
 ROUND_SHARE = 0.1
-"""Share of the cases that a round goes to once each has had its visits: those that are known worst."""
-TURNS, NETWORK_LIMIT = 4, 6
-"""Visits to a noisy network in each round after the first, and times as many visits as other cases that it may have. Networks
-are few and test everything else, so that their own errors must be small."""
+"""Share of the cases that a round after the first goes to: of those due for another visit, then of those that are known worst."""
+NETWORK_SHARE, NETWORK_LIMIT = 2, 6
+"""Times as many further visits as other cases that a network has, and times as many visits that it may have: while it is noisy it
+is visited in every round. Networks are few and test everything else, so that their own errors must be small."""
 COMPILING_SHARE, COMPILING_SHARE_WHEN_ROUGH, ROUGH = 0.6, 0.45, 0.1
 """Share of the time left that first visits to cases that are compiled may take, the same where the cases visited so far have a
 median error above the third number, because there second visits tell more. What is left over comes last."""
@@ -61,25 +65,24 @@ class _Case:
 
 
 class Schedule:
-    """The order of visits: first visits of all cases, then rounds over all of them, then the cases that are known worst.
+    """The order of visits: first visits of all cases, then of those that are hardly known, further visits of all in random order,
+    a tenth at a time, then the cases that are known worst.
 
     Args:
         cases: what to visit.
-        visits, most_visits, precision: as in `CampaignSettings`.
-        seed: of the random orders.
-        shuffle: first visits in random order, otherwise as given; later rounds are always shuffled.
+        settings: how often and how exactly; later rounds are always shuffled.
     """
 
-    def __init__(
-        self, cases: Sequence[CaseSpec], *, visits: int, most_visits: int, precision: float, seed: int, shuffle: bool
-    ) -> None:
+    def __init__(self, cases: Sequence[CaseSpec], settings: CampaignSettings) -> None:
         self.cases = tuple(cases)
         self._cases = {case.identity: _Case(case) for case in cases}
-        self._visits = visits
-        self._most = max(most_visits, visits)
-        self._precision = precision
-        self._random = random.Random(seed)
-        self._shuffle = shuffle
+        self._visits = settings.visits
+        self._most = max(settings.most_visits, settings.visits)
+        # Where every case is to have the same number of visits, as the sides of a duel, none runs ahead of the others.
+        self._balanced = self._most == self._visits
+        self._precision = settings.precision
+        self._random = random.Random(settings.seed)
+        self._shuffle = settings.shuffle
         self._round: deque[_Case] = deque()
         self._compiling_s = 0.0
         self._compiling_at_most_s: float | None = None
@@ -146,30 +149,39 @@ class Schedule:
         alive = [case for case in self._cases.values() if not case.given_up and not self._waits(case)]
         fewest = min((case.visits for case in alive), default=self._visits)
         self._judge(alive)
+        if not fewest:
+            first = [case for case in alive if not case.visits]
+            return self._shuffled(first) if self._shuffle else first
         if fewest < self._visits:
-            chosen = [case for case in alive if case.visits == fewest]
-            if fewest:
-                chosen += [case for case in chosen for _ in range(self._turns(case))]
-            if self._shuffle or fewest:
-                self._random.shuffle(chosen)
-            return chosen
-        wide = [case for case in alive if case.visits < self._limit(case) and case.error > self._precision]
-        others = sorted((case for case in wide if case.spec.kind != "network"), key=lambda case: -case.error)
-        chosen = others[: math.ceil(ROUND_SHARE * len(alive))] + [case for case in wide for _ in range(self._turns(case))]
-        self._random.shuffle(chosen)
-        return chosen
+            hardly_known = [case for case in alive if case.error > HARDLY_KNOWN and case.visits < self._limit(case)]
+            if hardly_known and not self._balanced:
+                return self._shuffled(hardly_known)
+            due = self._shuffled([case for case in alive if case.visits == fewest and not self._is_apart(case)])
+        else:
+            wide = [case for case in alive if case.visits < self._limit(case) and case.error > self._precision]
+            due = sorted((case for case in wide if not self._is_apart(case)), key=lambda case: -case.error)
+        networks = [case for case in alive if self._is_apart(case) and self._is_due(case, fewest)]
+        return self._shuffled(due[: math.ceil(ROUND_SHARE * len(alive))] + networks)
 
-    @staticmethod
-    def _turns(case: _Case) -> int:
-        """Visits in a round that a case has for being a network."""
-        if case.spec.kind != "network":
-            return 0
-        return TURNS if case.error > NOISY else 1
+    def _shuffled(self, cases: list[_Case]) -> list[_Case]:
+        self._random.shuffle(cases)
+        return cases
+
+    def _is_apart(self, case: _Case) -> bool:
+        """Whether a case has visits beside the rounds of the others."""
+        return case.spec.kind == "network" and not self._balanced
+
+    def _is_due(self, network: _Case, fewest: int) -> bool:
+        """Whether a network is visited in the next round, the fewest visits to a case being so many."""
+        if network.visits >= self._limit(network):
+            return False
+        if fewest < self._visits:
+            return network.error > NOISY or network.visits < 1 + NETWORK_SHARE * fewest
+        return network.error > self._precision
 
     def _limit(self, case: _Case) -> int:
         """Visits after which a case is left as it is known."""
-        more = case.spec.kind == "network" and self._most > self._visits
-        return self._most * NETWORK_LIMIT if more else self._most
+        return self._most * NETWORK_LIMIT if self._is_apart(case) else self._most
 
     def visits_of(self, case: CaseSpec) -> int:
         """Visits to a case so far."""

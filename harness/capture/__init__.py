@@ -1,9 +1,9 @@
 """Capture: a PyTorch model -> graphs of normalized operator calls. Importing this package imports torch; what needs Dynamo or
 sympy, whose imports take as long as torch's, is found on first use."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from shmoo.estimators.registry import on_demand
 from shmoo.harness.capture.capture import Capture, capture, capture_compiled, capture_exported
 from shmoo.harness.capture.fx.introspect import CaptureError, OperatorIntrospector
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin
@@ -28,10 +28,11 @@ __all__ = [
     "capture_training",
     "capture_workload",
 ]
-_HOMES = {"SymbolicCapture": "symbolic", "capture_symbolic": "symbolic", "capture_training": "training"}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = on_demand(
+    __name__,
+    {
+        **dict.fromkeys(("SymbolicCapture", "capture_symbolic"), "shmoo.harness.capture.symbolic"),
+        "capture_training": "shmoo.harness.capture.training",
+    },
+)

@@ -26,8 +26,7 @@ from shmoo.estimators.graph.records import ValueKind
 from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.exported import Place
 from shmoo.harness.capture.fx.devices import absent_devices_on_cpu
-from shmoo.harness.capture.fx.introspect import CaptureError, RecordLines, first_line
-from shmoo.harness.capture.fx.objects import holds_tensors, tensors_in, with_tensors
+from shmoo.harness.capture.fx.introspect import CaptureError, RecordLines, first_line, holds_tensors, tensors_in, with_tensors
 from shmoo.harness.capture.fx.trace import inline_wrapped
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, with_all_weights
 from shmoo.harness.capture.guard import guarded

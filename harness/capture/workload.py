@@ -13,8 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from shmoo.estimators.errors import InputError
 from shmoo.harness.capture.capture import Capture, capture
-from shmoo.harness.capture.fx.introspect import CaptureError
-from shmoo.harness.capture.fx.objects import holds_tensors
+from shmoo.harness.capture.fx.introspect import CaptureError, holds_tensors
 from shmoo.harness.capture.guard import guarded
 from shmoo.harness.capture.recorded import capture_recorded
 from shmoo.harness.module import Built, DNNModule

@@ -16,9 +16,8 @@ from shmoo.harness.defaults import capture_folder
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.tabular import Record
-    from shmoo.harness.models.asked import Asked, ModelGraphs, Point
+    from shmoo.harness.models.asked import Asked, Mode, ModelGraphs, Point
     from shmoo.harness.models.capture_cache import CaptureCache, ModelSource
-    from shmoo.harness.models.mode import Mode
 
 SIZES = ("batch", "dtype", "input_shape", "seq_len")
 MODE = ("phase", "training", "autocast", "quantize", "channels_last")
@@ -132,7 +131,7 @@ def asked(*names: str, batch: str = options.ONE_BATCH, dtype: str = options.ONE_
             channels_last: bool = False,
             **given: Any,
         ) -> Any:
-            from shmoo.harness.models.mode import Mode
+            from shmoo.harness.models.asked import Mode
 
             mode = Mode(phase, training, autocast, quantize, channels_last)
             cache = None if no_cache else _open_cache()

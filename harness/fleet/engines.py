@@ -1,6 +1,6 @@
 """Engines: how a job is started on a host without staying connected, and what the engine knows about it afterwards.
 
-A further engine is one class here with four methods, and its name in `hosts.ENGINES`.
+A further engine is one class here with four methods, and its name in `hosts.Host.engine`.
 """
 
 from __future__ import annotations

@@ -12,8 +12,6 @@ import msgspec
 
 from shmoo.estimators.errors import InputError, unknown
 
-ENGINES = ("ssh", "slurm", "local")
-"""Names of the engines; `engines.engine_of` makes them."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 """Names of hosts become names of folders and of Slurm jobs."""
 FOLDER = re.compile(r"(~/|/)?[A-Za-z0-9._][A-Za-z0-9._/-]*")

@@ -49,9 +49,9 @@ def own_profiles() -> dict[str, Path]:
     return profiles | {path.stem: path for path in sorted(here.glob("*.json")) if means_profile(path)}
 
 
-def load_architecture(name: str | Path) -> ArchitectureProfile:
-    """`load_profile` among the current directory, the user's own profiles and the built-in ones. `cpu_local` exists before it is
-    calibrated: its structure is then read from the machine, and its rates are wide guesses.
+def load_architecture(name: str | Path | ArchitectureProfile) -> ArchitectureProfile:
+    """`load_profile` among the current directory, the user's own profiles and the built-in ones; a profile as it is. `cpu_local`
+    exists before it is calibrated: its structure is then read from the machine, and its rates are wide guesses.
 
     A name may contain changes: "kpu_t64@capacity.l3=64MiB@tile_m=32" sets a coefficient (and those that depend on it:
     `variants.variant`) and a parameter of the tiling strategy, "gpu_t4@host=own" the host of a GPU. The profile's name is then
@@ -60,6 +60,8 @@ def load_architecture(name: str | Path) -> ArchitectureProfile:
     Raises:
         InputError, FormatError: as `load_profile` and `variant`.
     """
+    if isinstance(name, ArchitectureProfile):
+        return name
     what_if = _WHAT_IF.fullmatch(str(name))
     if what_if is not None:
         changes = dict(part.split("=") for part in what_if["changes"][1:].split("@"))
@@ -96,7 +98,7 @@ def load_architectures(archs: Sequence[str | ArchitectureProfile]) -> list[Archi
     named: dict[str, ArchitectureProfile] = {}
     listed = []
     for number, arch in enumerate(archs, 1):
-        profile = arch if isinstance(arch, ArchitectureProfile) else load_architecture(arch)
+        profile = load_architecture(arch)
         if profile != named.get(profile.name, profile):
             profile = profile.replacing(name=f"{profile.name} ({arch if isinstance(arch, str) else number})")
         named.setdefault(profile.name, profile)

@@ -30,11 +30,11 @@ from shmoo.harness.machine.doctor import last_level_bytes
 from shmoo.harness.measuring.allocation import FreshPages, faulted_bytes, fill_holes, mapped_apart, settle_heap
 from shmoo.harness.measuring.cachestate import Prepared, prepare
 from shmoo.harness.measuring.memory import peak_cpu_bytes, peak_cuda_bytes, resident_bytes
-from shmoo.harness.measuring.observing import Host, observed, status_of
 from shmoo.harness.measuring.replay import GraphReplay, ReplayError, child_times, time_operators
 from shmoo.harness.measuring.timing import CudaTimer, HostTimer, MeasureSettings, TimingSettings, time_callable
 from shmoo.harness.measuring.watch.corewatch import CoreWatch, core_watch
 from shmoo.harness.measuring.watch.gpuwatch import GpuWatch, gpu_doubts
+from shmoo.harness.measuring.watch.hostwatch import Host, observed, status_of
 from shmoo.harness.module import Built
 from shmoo.harness.runtimes.backends import RUNTIMES, compilations, compile_model, compile_seconds
 from shmoo.runs.store.records import (

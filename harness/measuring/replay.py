@@ -20,8 +20,8 @@ from shmoo.estimators.errors import ShmooError
 from shmoo.estimators.graph.distinct import DistinctOperator, distinct_operators
 from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec
 from shmoo.harness.capture.fx.introspect import leaves
-from shmoo.harness.measuring.observing import observed
 from shmoo.harness.measuring.timing import ALONE, BlockTimer, CudaTimer, HostTimer, TimingSettings, time_callable
+from shmoo.harness.measuring.watch.hostwatch import observed
 from shmoo.runs.store.records import OperatorTime
 from shmoo.runs.store.statistics import mad, median
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import torch
@@ -22,16 +21,12 @@ from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.fx.introspect import CaptureError
 from shmoo.harness.capture.guard import guarded
 from shmoo.harness.capture.workload import CaptureFamily, build_for_capture
-from shmoo.harness.models.asked import Asked, ModelGraphs, at_batches, at_ends
-from shmoo.harness.models.mode import Mode
+from shmoo.harness.models.asked import Asked, Mode, ModelGraphs, at_batches
 from shmoo.harness.module import STORAGE_DTYPES, Built, DNNModule, Maker, dim
 from shmoo.harness.workloads.config_inputs import DEFAULT_SEQ_LEN
 from shmoo.harness.workloads.loading import resolve_model, with_default
 from shmoo.harness.workloads.quantization import described
 from shmoo.runs.store.records import AxisValue
-
-if TYPE_CHECKING:
-    from shmoo.estimators.sweep.controller import GraphSource
 
 logger = logging.getLogger(__name__)
 
@@ -66,23 +61,8 @@ def model_graphs(
         InputError: unknown model, or a batch where the model has no batch axis.
         CaptureError: torch cannot capture the model.
     """
-    return next(batched_graphs(model, (batch,), dtype=dtype, input_shape=input_shape, seq_len=seq_len, trust=trust, mode=mode))
-
-
-def batched_graphs(
-    model: str,
-    batches: Sequence[int | None],
-    *,
-    dtype: str | None = None,
-    input_shape: tuple[int, ...] | None = None,
-    seq_len: int | None = None,
-    trust: bool = False,
-    mode: Mode | None = None,
-) -> Iterator[ModelGraphs]:
-    """`model_graphs` for each of several batch sizes, from one capture where torch allows it; same arguments and errors."""
-    asked = Asked(model, dtype, input_shape, seq_len, trust, mode or Mode(), at_batches(batches))
-    source = open_model(asked)
-    return (source.at(point) for point in asked.points)
+    asked = Asked(model, dtype, input_shape, seq_len, trust, mode or Mode(), at_batches((batch,)))
+    return open_model(asked).at(asked.points[0])
 
 
 def open_model(asked: Asked) -> WorkloadGraphs:
@@ -244,28 +224,6 @@ def _without_cache(built: Built) -> Built:
         return built
     switched = _CACHE_SWITCH in inspect.signature(model.forward).parameters
     return msgspec.structs.replace(built, kwargs={**built.kwargs, _CACHE_SWITCH: False}) if switched else built
-
-
-def workload_source(
-    name: str,
-    *,
-    dtype: str | None = None,
-    trust: bool = False,
-    axes: Mapping[str, Sequence[AxisValue]] = MappingProxyType({}),
-    mode: Mode | None = None,
-) -> tuple[GraphSource, dict[str, AxisValue]]:
-    """The graphs of a sweep, as a function of the workload's axes, and the default of every axis.
-
-    Args:
-        name: a registered workload (operator, synthetic model, network) or a model as on the command line.
-        axes: those that will be set, with their values.
-        mode: as for `model_graphs`.
-
-    Raises:
-        InputError: unknown workload, model or axis; the nearest names are suggested.
-    """
-    source = open_model(Asked(name, dtype, trust=trust, mode=mode or Mode(), points=at_ends(axes)))
-    return lambda point: source.at(point).graphs, source.axes
 
 
 def phase_of(module: DNNModule, phase: str) -> DNNModule:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.present.spending import by_bound
 from shmoo.estimators.sweep.explore import Front, Space, front_rows
-from shmoo.estimators.units import amount, percent, si
+from shmoo.estimators.units import amount, counted, percent, si
 from shmoo.estimators.variants import variant
 from shmoo.runs.plots.page import Cell, page, section, table
 from shmoo.runs.store.files import replace_file
@@ -47,7 +47,7 @@ def write_page(space: Space, front: Front, path: str | Path) -> None:
         section("front", "The front", BOARD) + section("designs", "Designs of the front", table(designs, "designs of the front")),
         eyebrow="Design space",
         answer=(
-            f"{front.points:,} designs, {front.allowed:,} within the limits, {len(front)} on the front; it holds "
+            f"{counted(front.points, 'design')}, {front.allowed:,} within the limits, {len(front)} on the front; it holds "
             f"{percent(front.hypervolume, digits=0)} of the box between best and worst."
         ),
         links=[("front", "Front"), ("designs", "Designs")],

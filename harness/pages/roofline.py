@@ -12,9 +12,9 @@ from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.model import matrix_peak
 from shmoo.estimators.present.inspection import Inspection
-from shmoo.estimators.units import percent, si
+from shmoo.estimators.units import counted, percent, si
 from shmoo.harness.pages.inspect import COLOURS
-from shmoo.runs.analysis.calls import MeasuredCall
+from shmoo.runs.analysis.errors import MeasuredCall
 from shmoo.runs.plots.chart import Figure, Guide, Mark, Points, figure, log_axis
 from shmoo.runs.plots.page import page, plot, section
 from shmoo.runs.store.files import replace_file
@@ -52,10 +52,9 @@ def write_roofline(
     """
     points, calls = kernel_points(inspection, profile.name), call_points(measured)
     without = len(inspection.kernels[profile.name]) - len(points)
-    said = (
-        f"Each dot is a predicted kernel, as large as its share of the time; {without} without flops are left out. Bytes are "
-        "those that must move once."
-    )
+    said = "Each dot is a predicted kernel, as large as its share of the time. Bytes are those that must move once."
+    if without:
+        said += f" Kernels without flops ({without}) are left out."
     if calls:
         said += " Diamonds are calls of the run, each timed alone in eager execution."
     of_bound = {bound: sum(point.share for point in points if point.bound == bound) for bound in COLOURS}
@@ -64,7 +63,10 @@ def write_roofline(
         f"Roofline of {inspection.model} on {profile.name}",
         section("roofline", "Kernels under their roofs", said, plot("roofline", "achieved rate over arithmetic intensity")),
         eyebrow="Roofline",
-        answer=f"{len(points)} kernels compute; those bound by {most} take {percent(of_bound[most], digits=0)} of the time.",
+        answer=(
+            f"{counted(len(points), 'kernel')} with flops; those bound by {most} take {percent(of_bound[most], digits=0)} of "
+            "the time."
+        ),
         figures={"roofline": roofline_figure(points, calls, roofs_of(profile, dtype))},
         footer="estimates, with measured calls beside them" if calls else "estimates, no measurements",
     )

@@ -25,9 +25,9 @@ from shmoo.harness.campaign.schedule import Schedule
 from shmoo.harness.defaults import new_run_directory
 from shmoo.harness.machine.doctor import probe_machine, version_of
 from shmoo.harness.measuring.allocation import settle_heap
-from shmoo.harness.measuring.observing import observed, status_of
 from shmoo.harness.measuring.timing import SPACED, MeasureSettings, TimingSettings, time_callable
 from shmoo.harness.measuring.watch.corewatch import CoreWatch, core_watch
+from shmoo.harness.measuring.watch.hostwatch import observed, status_of
 from shmoo.harness.pytest.showing import ReplayClock, figures
 from shmoo.runs.store.records import AxisValue, CaseSpec, Measurement, Reason, RunManifest, Timing, utc_now
 from shmoo.runs.store.store import RunWriter
@@ -144,14 +144,7 @@ class BenchmarkRun:
 
     def visit_again(self, tell: Callable[[str], object]) -> None:
         """Further visits to all cases of workloads, until each is known well enough or was visited often enough."""
-        schedule = Schedule(
-            tuple(self._cases.values()),
-            visits=CAMPAIGN.visits,
-            most_visits=CAMPAIGN.most_visits,
-            precision=CAMPAIGN.precision,
-            seed=CAMPAIGN.seed,
-            shuffle=CAMPAIGN.shuffle,
-        )
+        schedule = Schedule(tuple(self._cases.values()), CAMPAIGN)
         for line in self._lines:
             schedule.add(line)
         said = False
@@ -315,7 +308,8 @@ class ShmooBenchmark:
             pytest.fail(row.why or f"{row.status}, without a reason", pytrace=False)
         samples, calls = row.timing.samples_s, row.timing.block_calls
         self._clock().load([sample * calls for sample in samples])
-        self._benchmark.pedantic(_nothing, rounds=len(samples), iterations=calls)
+        # The work was timed before.
+        self._benchmark.pedantic(lambda: None, rounds=len(samples), iterations=calls)
         self._benchmark.extra_info.update(figures(row, row.timing))
         self._run.show(row, self._node.name, self._benchmark)
 
@@ -355,10 +349,6 @@ def _finished(result: Any, loop: asyncio.AbstractEventLoop) -> Any:
     if isinstance(result, AsyncGenerator):
         return loop.run_until_complete(listed(result))
     return loop.run_until_complete(result) if isinstance(result, Awaitable) else result
-
-
-def _nothing() -> None:
-    """What pytest-benchmark calls: the work was timed before."""
 
 
 def _synchronize() -> Callable[[], None] | None:

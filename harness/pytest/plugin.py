@@ -62,7 +62,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _seconds(text: str) -> float:
-    """A time given on the command line."""
     try:
         seconds = float(text)
     except ValueError:
@@ -73,7 +72,6 @@ def _seconds(text: str) -> float:
 
 
 def _count(text: str) -> int:
-    """A positive whole number given on the command line."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a positive whole number (got {text!r})")
     return int(text)

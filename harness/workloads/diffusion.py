@@ -49,7 +49,6 @@ class _SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Predict the noise in latents (batch, channels, height, width) at times (batch,), given the condition."""
         batch, tokens, width = x.shape
         query, key, value = self.qkv(x).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(query, key, value)
@@ -66,7 +65,6 @@ class _DiTBlock(nn.Module):
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Predict the noise in latents (batch, channels, height, width) at times (batch,), given the condition."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, dim=1)
         x = x + gate1[:, None] * self.attention(modulate(self.norm1(x), shift1, scale1))
         return x + gate2[:, None] * self.mlp(modulate(self.norm2(x), shift2, scale2))
@@ -114,7 +112,6 @@ class _Residual(nn.Module):
         self.skip = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
 
     def forward(self, x: Tensor, time: Tensor, text: Tensor) -> Tensor:
-        """Predict the noise in latents (batch, channels, height, width) at times (batch,), given the condition."""
         return self.skip(x) + self.after(self.before(x) + self.time(time)[:, :, None, None])
 
 
@@ -127,8 +124,6 @@ class _CrossAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
-        """Predict the noise in latents (batch, channels, height, width) at times (batch,), given the condition."""
-
         def heads(tensor: Tensor) -> Tensor:
             return tensor.view(*tensor.shape[:2], HEADS, -1).transpose(1, 2)
 
@@ -145,7 +140,6 @@ class _Gated(nn.Module):
         self.out = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Predict the noise in latents (batch, channels, height, width) at times (batch,), given the condition."""
         value, gate = self.inner(x).chunk(2, dim=-1)
         return self.out(value * functional.gelu(gate))
 
@@ -164,7 +158,6 @@ class _Transformer(nn.Module):
         self.out = nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor, time: Tensor, text: Tensor) -> Tensor:
-        """Predict the noise in latents (batch, channels, height, width) at times (batch,), given the condition."""
         pixels = self.into(self.norm(x)).flatten(2).transpose(1, 2)
         normed = self.norms[0](pixels)
         pixels = pixels + self.itself(normed, normed)
@@ -182,7 +175,6 @@ class _Resample(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, stride=1 if double else 2, padding=1)
 
     def forward(self, x: Tensor, time: Tensor, text: Tensor) -> Tensor:
-        """Predict the noise in latents (batch, channels, height, width) at times (batch,), given the condition."""
         return self.conv(functional.interpolate(x, scale_factor=2, mode="nearest") if self.double else x)
 
 
@@ -190,7 +182,6 @@ class _Chain(nn.ModuleList):
     """Modules that run one after another."""
 
     def forward(self, x: Tensor, time: Tensor, text: Tensor) -> Tensor:
-        """Predict the noise in latents (batch, channels, height, width) at times (batch,), given the condition."""
         for module in self:
             x = module(x, time, text)
         return x

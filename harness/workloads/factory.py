@@ -220,7 +220,7 @@ def place_inputs(inputs: Any, make: Maker) -> Any:
     """Inputs with all tensors, also those inside objects, on the maker's device and converted as `place_model` does."""
     from torch.utils._pytree import tree_map
 
-    from shmoo.harness.capture.fx.objects import holds_tensors, tensors_in, with_tensors
+    from shmoo.harness.capture.fx.introspect import holds_tensors, tensors_in, with_tensors
 
     def place(leaf: Any) -> Any:
         if isinstance(leaf, make.torch.Tensor):

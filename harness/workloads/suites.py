@@ -16,7 +16,7 @@ from shmoo.runs.store.records import CaseSpec, Machine
 
 SUITES = ("quick", "micro", "compiled", "nets", "shmoo")
 PLANNED = "planned"
-"""The cases of "micro" in the order of `planned.py`: the most informative first."""
+"""The cases of "micro" in the order of `most_telling_first`."""
 BUDGET_S = 240.0
 """Default time to measure the planned suite; with planning and fitting it takes five minutes."""
 NETWORKS = (

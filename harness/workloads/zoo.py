@@ -127,7 +127,6 @@ def zoo_names() -> tuple[str, ...]:
 
 @cache
 def _families() -> dict[str, str]:
-    """The family of every network."""
     models = import_torchvision().models
     modules = {"classification": models, **{name: getattr(models, name) for name in FAMILIES[1:]}}
     return {name: family for family, module in modules.items() for name in models.list_models(module=module)}

@@ -28,6 +28,7 @@ from shmoo.runs.analysis.compare_noise import (
     energy_growths,
     mean_variance_between,
     own_growth,
+    paired_differences,
     paired_drift_variance,
     paired_growths,
     suite_growth,
@@ -173,8 +174,9 @@ def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CH
     noise, noise_from = _visit_noise(pairs, apart)
     identities = {pair.new.case.identity for pair in pairs}
     if paired:
-        times, noise_from = paired_growths(pairs, bases[0], new), "pairs"
-        shared = paired_drift_variance(bases[0], new, identities)
+        differences = paired_differences(bases[0], new, (pair.new.case.identity for pair in pairs))
+        times, noise_from = paired_growths(pairs, differences), "pairs"
+        shared = paired_drift_variance(bases[0], differences)
     else:
         times = between_runs(pairs, [own_growth(pair, apart) for pair in pairs])
         noise_from = "runs" if len(bases) > 1 else noise_from

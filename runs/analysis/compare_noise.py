@@ -4,16 +4,20 @@
     its variance, one base s² = (standard error in base)² + (standard error in new)²
     several bases          s² = v (1 + 1/B), v the variance of the B base runs, at least the line above
     paired visits          d  = trimmed mean of the differences of the n pairs; s² = (their Winsorized variance) / n
+    of several processes   d  = mean over K pairs of processes of the trimmed mean of their pairs; s² = (variance of the K) / K
     geometric mean         D  = mean of d; S² = the largest of
                                 sum of s² / N²                 cases independent of each other
-                                variance of batch means / K    drift that all cases share, within the runs
+                                variance of batch means / K    drift that all cases share, within the runs; of a duel, what
+                                                               the K pairs of processes differ by in the mean over cases
                                 w (1 + 1/B)                    w the variance of the base runs' geometric means
 
 Neighbours and clocks slow all cases of a while down together, so that the error of a mean over cases does not fall with the root
 of their number. Batch means show it (Law and Kelton, Simulation modeling and analysis, section 9.5.3): the residuals of all
 visits around their cases, in the order of measurement, are cut into K batches, and the spread of the batches' means is that of
 the drift. Pairs of visits that follow each other share the drift, which their difference does not hold (duet benchmarking: Bulej
-et al., ICPE 2020).
+et al., ICPE 2020). All pairs of the same two processes share what these differ by, so that each pair of processes counts as one
+observation (errors that clusters share: Cameron and Miller, J. Human Resources 50, 2015; levels of repetition: Kalibera and
+Jones, ISMM 2013).
 """
 
 from __future__ import annotations
@@ -134,33 +138,71 @@ def between_runs(pairs: Sequence[Pair], growths: Sequence[Growth]) -> list[Growt
     return wider
 
 
-def paired_growths(pairs: Sequence[Pair], base: Run, new: Run) -> list[Growth]:
-    """Growths from the visits of the same number in both runs, which followed each other; as of `own_growth`, and not known,
-    where no such visits tell it."""
-    found = [np.array(list(_differences(pair.new.case.identity, base, new).values())) for pair in pairs]
+class PairedDifferences(NamedTuple):
+    """Log ratios of visits of the same number in two runs, which followed each other.
+
+    Attributes:
+        values: case -> observations independent of each other, by their number: of each pair of processes where the rows tell
+            them apart, else of each pair of visits.
+        by_process: whether they are of pairs of processes.
+    """
+
+    values: dict[str, dict[int, float]]
+    by_process: bool
+
+
+def paired_differences(base: Run, new: Run, identities: Iterable[str]) -> PairedDifferences:
+    """The differences of a duel.
+
+    A neighbour that begins between the visits of a pair moves it by a factor: means leave out the fifth of the pairs at either
+    end. Where pairs of visits count on their own, they are moved so that their mean is the trimmed one and their deviation that
+    of it (Tukey and McLaughlin, Sankhya A 25, 1963; Yuen, Biometrika 61, 1974).
+    """
+    by_process = any(line.process is not None for line in base.lines)
+    values: dict[str, dict[int, float]] = {}
+    for identity in identities:
+        before, after = _rates(base.visits[identity]), _rates(new.visits[identity])
+        shared = {visit: rate - after[visit] for visit, rate in before.items() if visit in after}
+        if not by_process:
+            values[identity] = dict(zip(shared, _winsorized(np.array(list(shared.values()))).tolist(), strict=True))
+            continue
+        # Lines of an older version, which a duel went on with, are of one pair of processes.
+        process_of = {line.visit: -1 if line.process is None else line.process for line in base.visits[identity]}
+        parts: dict[int, list[float]] = {}
+        for visit, difference in shared.items():
+            parts.setdefault(process_of[visit], []).append(difference)
+        values[identity] = {process: _trimmed_mean(part) for process, part in parts.items()}
+    return PairedDifferences(values, by_process)
+
+
+def paired_growths(pairs: Sequence[Pair], differences: PairedDifferences) -> list[Growth]:
+    """Growths from the differences; as of `own_growth`, and not known, where no such visits tell it."""
+    found = [np.array(list(differences.values[pair.new.case.identity].values())) for pair in pairs]
+    spreads = _pooled_spreads(found, trimmed=not differences.by_process)
     return [
         Growth(float(values.mean()), deviation / math.sqrt(values.size), freedom)
         if values.size and deviation is not None
         else msgspec.structs.replace(own_growth(pair, None), known=False)
-        for pair, values, (deviation, freedom) in zip(pairs, found, _pooled_spreads(found, trimmed=True), strict=True)
+        for pair, values, (deviation, freedom) in zip(pairs, found, spreads, strict=True)
     ]
 
 
-def _differences(identity: str, base: Run, new: Run) -> dict[int, float]:
-    """Visit -> log ratio of the two times of the pair, so that their mean is the trimmed one and their deviation that of it.
+def _trimmed_mean(values: Sequence[float]) -> float:
+    """Without a fifth at either end, and one of three to five."""
+    cut = math.ceil(TRIMMED * len(values)) if len(values) > 2 else 0
+    kept = sorted(values)[cut : len(values) - cut]
+    return sum(kept) / len(kept)
 
-    A neighbour that begins between the visits of a pair moves it by a factor: the fifth of the pairs at either end counts as the
-    pairs next to them (Tukey and McLaughlin, Sankhya A 25, 1963; Yuen, Biometrika 61, 1974).
-    """
-    before, after = _rates(base.visits[identity]), _rates(new.visits[identity])
-    shared = [visit for visit in before if visit in after]
-    values = np.array([before[visit] - after[visit] for visit in shared])
+
+def _winsorized(values: np.ndarray) -> np.ndarray:
+    """The values, moved so that their mean is the trimmed one and their deviation that of it."""
     cut = _cut(values.size)
-    if cut:
-        ordered = np.sort(values)
-        held = np.clip(values, ordered[cut], ordered[-cut - 1])
-        values = ordered[cut:-cut].mean() + (held - held.mean()) / (1 - 2 * cut / values.size)
-    return dict(zip(shared, values.tolist(), strict=True))
+    if not cut:
+        return values
+    ordered = np.sort(values)
+    held = np.clip(values, ordered[cut], ordered[-cut - 1])
+    moved: np.ndarray = ordered[cut:-cut].mean() + (held - held.mean()) / (1 - 2 * cut / values.size)
+    return moved
 
 
 def _cut(count: int) -> int:
@@ -228,9 +270,20 @@ def drift_variance(run: Run, identities: Iterable[str]) -> list[tuple[float, flo
     return _batch_means(run, {identity: _rates(run.visits[identity]) for identity in identities})
 
 
-def paired_drift_variance(base: Run, new: Run, identities: Iterable[str]) -> list[tuple[float, float]]:
-    """Variance of the mean difference of pairs by batch means; empty for few pairs."""
-    return _batch_means(base, {identity: _differences(identity, base, new) for identity in identities})
+def paired_drift_variance(base: Run, differences: PairedDifferences) -> list[tuple[float, float]]:
+    """Variance of the mean difference over cases by what pairs of processes differ by, or by batch means of pairs of visits;
+    empty for few of them."""
+    if not differences.by_process:
+        return _batch_means(base, differences.values)
+    residuals: dict[int, list[float]] = {}
+    for found in differences.values.values():
+        mean = sum(found.values()) / len(found) if found else 0.0
+        for process, value in found.items() if len(found) > 1 else ():
+            residuals.setdefault(process, []).append(value - mean)
+    if len(residuals) < 2:
+        return []
+    means = [sum(part) / len(part) for part in residuals.values()]
+    return [(float(np.var(means, ddof=1)) / len(means), len(means) - 1.0)]
 
 
 def _batch_means(run: Run, values: Mapping[str, Mapping[int, float]]) -> list[tuple[float, float]]:

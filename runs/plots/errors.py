@@ -9,8 +9,21 @@ from shmoo.estimators.graph.records import FAMILIES
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.units import percent, si
 from shmoo.runs.analysis.error_records import CaseError, NetworkError, network_name
-from shmoo.runs.plots.chart import Axis, Band, Bars, Boxes, Chart, Figure, Guide, Mark, Points, categories, figure, log_axis
-from shmoo.runs.plots.style import colour_of
+from shmoo.runs.plots.chart import (
+    Axis,
+    Band,
+    Bars,
+    Boxes,
+    Chart,
+    Figure,
+    Guide,
+    Mark,
+    Points,
+    categories,
+    colour_of,
+    figure,
+    log_axis,
+)
 
 _MARKERS = {"operator": ("circle", 6.0, 0.6), "synthetic": ("diamond", 9.0, 0.6), "network": ("star", 15.0, 1.0)}
 """Symbol, size and opacity by kind of case."""

@@ -9,8 +9,23 @@ from typing import Any
 from shmoo.estimators.present.savings import QUANTITIES, FusionSummary, amount
 from shmoo.estimators.units import percent, si, size
 from shmoo.runs.analysis.error_records import CaseError
-from shmoo.runs.plots.chart import Axis, Bars, Chart, Figure, Guide, Mark, Points, Rule, categories, figure, log_axis
-from shmoo.runs.plots.style import ARCHITECTURE_COLOURS, GREY, SYMBOLS, architecture_family
+from shmoo.runs.plots.chart import (
+    ARCHITECTURE_COLOURS,
+    GREY,
+    SYMBOLS,
+    Axis,
+    Bars,
+    Chart,
+    Figure,
+    Guide,
+    Mark,
+    Points,
+    Rule,
+    architecture_family,
+    categories,
+    figure,
+    log_axis,
+)
 
 _QUANTITY_COLOURS = {"kernels": "#4f7df3", "bytes": "#19b28a", "latency_s": "#f2803a", "energy_j": "#9a62e8"}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from markupsafe import Markup
 
-from shmoo.estimators.units import percent, si
+from shmoo.estimators.units import counted, percent, si
 from shmoo.runs.analysis.history import ChangePoint, History, Series
 from shmoo.runs.plots.page import TEMPLATES, Cell, Table, cards, page, render
 from shmoo.runs.store.statistics import Z
@@ -27,9 +27,9 @@ def render_history(history: History, threshold: float) -> str:
     notice = Markup('<p class="notice">{} was measured on another machine or setting: {}</p>')
     changed = sum(bool(series.changes) for series in history.series)
     figures = (
-        (str(len(history.runs)), "runs", f"{history.runs[0].started_at} to {history.runs[-1].started_at}"),
+        (str(len(history.runs)), "runs", f"{_minute(history.runs[0].started_at)} to {_minute(history.runs[-1].started_at)}"),
         (str(len(history.series)), "cases", "usable in two runs at least, or listed with their rows"),
-        (str(changed), "cases that changed", f"by more than {percent(threshold)}"),
+        (str(changed), "changed", f"by more than {percent(threshold)}"),
     )
     body = render(
         "history.html.j2",
@@ -40,7 +40,7 @@ def render_history(history: History, threshold: float) -> str:
         runs=_runs(history),
     )
     return page(
-        f"{len(history.runs)} runs over time",
+        f"{counted(len(history.runs), 'run')} over time",
         body,
         eyebrow="History",
         answer=f"{history.headline}.",
@@ -68,11 +68,16 @@ def _runs(history: History) -> Table:
             "#": Cell(str(number), number, numeric=True),
             "run": Cell(str(run.path)),
             "commit": Cell(run.commit or "not recorded"),
-            "started": Cell(run.started_at or "not recorded"),
+            "started": Cell(_minute(run.started_at)),
             "machine differs from the first in": Cell(", ".join(run.differs)),
         }
         for number, run in enumerate(history.runs, 1)
     ]
+
+
+def _minute(moment: str) -> str:
+    """A moment in ISO 8601 as people write it; seconds tell no run from another."""
+    return moment[:16].replace("T", " ") or "not recorded"
 
 
 def _remark(series: Series) -> str:

@@ -9,6 +9,7 @@ with a keyboard. Texts are escaped: only `Markup` is taken as HTML.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -80,7 +81,8 @@ def page(
     frame = _environment().get_template("page.html.j2")
     return frame.render(
         title=title,
-        answer=answer,
+        # A number stays on one line with its unit, and with what it counts.
+        answer=re.sub(r"(\d) (?=\S)", "\\1\u00a0", answer),
         eyebrow=eyebrow,
         summary=summary or "",
         body=body,

@@ -10,8 +10,24 @@ from typing import Any, NamedTuple
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.units import amount, percent, si, size
-from shmoo.runs.plots.chart import Axis, Chart, Contour, Figure, Heat, Layer, Mark, Points, Regions, Rule, categories, log_axis
-from shmoo.runs.plots.style import ARCHITECTURE_COLOURS, COLOURS, SYMBOLS, architecture_family
+from shmoo.runs.plots.chart import (
+    ARCHITECTURE_COLOURS,
+    COLOURS,
+    SYMBOLS,
+    Axis,
+    Chart,
+    Contour,
+    Figure,
+    Heat,
+    Layer,
+    Mark,
+    Points,
+    Regions,
+    Rule,
+    architecture_family,
+    categories,
+    log_axis,
+)
 
 Row = dict[str, Any]
 Units = Mapping[str, str]
@@ -110,7 +126,8 @@ def _curves(rows: Sequence[Row], axis: str, others: Sequence[str], units: Units,
     """Latency with its interval, throughput, achieved rate, tiles over footprint, energy over latency, and power. Of the columns
     that differ between curves (architecture, model, the other axes) the first sets the color, the second the dash and the rest
     the symbol."""
-    differing = _differing_columns(rows, others)
+    columns_in_turn = ["arch", *sorted(others, key=lambda name: name != "model")]
+    differing = [name for name in columns_in_turn if len(_values(rows, name)) > 1] or ["arch"]
     by_style = (differing[:1], differing[1:2], differing[2:])
     values_by_style = [list(_grouped(rows, columns)) for columns in by_style]
     palette = _palette([str(value[0]) if differing[0] == "arch" else "" for value in values_by_style[0]])
@@ -167,12 +184,6 @@ def _curves(rows: Sequence[Row], axis: str, others: Sequence[str], units: Units,
     rules = tuple(Rule(x=value, label=AS_BUILT) for value in sorted(built) if along.low <= value <= along.high)
     charts = [Chart(x, y, (*(rules if x is along else ()), *marks), height=340) for x, y, marks in panels.values() if marks]
     return Figure(tuple(charts), columns=2)
-
-
-def _differing_columns(rows: Sequence[Row], others: Sequence[str]) -> list[str]:
-    """The columns in which curves differ: the architecture first, then the model, then the other axes."""
-    columns = ["arch", *sorted(others, key=lambda name: name != "model")]
-    return [name for name in columns if len(_values(rows, name)) > 1] or ["arch"]
 
 
 def _grouped(rows: Sequence[Row], columns: Sequence[str]) -> dict[tuple[object, ...], list[Row]]:
@@ -287,7 +298,6 @@ def _along(rows: Sequence[Row], axis: str, units: Units) -> Axis:
 
 
 def _text(point: Row, axes: Sequence[str], units: Units) -> str:
-    """Position and all quantities of a point."""
     lines = [str(point["arch"]), *(f"{axis} {amount(point[axis], units.get(axis, ''))}" for axis in axes)]
     rate = point["flops"] / point["latency_s"]
     lines += [f"latency {si(point['latency_s'], 's')}", f"{si(point['throughput_per_s'], '/s')}, {si(rate, 'flop/s')}"]

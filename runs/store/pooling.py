@@ -1,7 +1,7 @@
 """What a call takes on a machine whose cores others use too: what a case's few visits say, weighed with what all visits say.
 
     undisturbed time u_v   of a visit: lower quartile of the blocks in which the system took no core away; of calls so long that
-                           there are none, of the time that the calling thread had a core
+                           there are none, of the time that the calling thread had a core, unless it waited for others
     share s                of a case: (calls done) / (calls it would have done undisturbed) over its visits
     own time               1 / (mean of the visits' rates) = (harmonic mean of u_v) / s
     prevailing time        (harmonic mean of u_v) / (s - b (s - mean share of calls like it))
@@ -17,6 +17,12 @@ theory, methods and examples, 2013, section 8.9). It is 1 where shares of the cl
 by. It falls towards 0 the more cases have shares of their own (empirical Bayes: Efron and Morris, JASA 70, 1975), and the more
 visits differ in what their shares do not show, such as a clock that wanders from visit to visit on a quiet machine. How much
 visits to one case differ is known from cases with several: those of the class where there are enough, else those of all classes.
+
+Threads of one call wait for each other. While another program has a core they wait a slice of the scheduler at every operator,
+spinning, and calls of 10 us take 8 ms: neither blocks nor the time on a core say what such a call takes undisturbed. With a share
+q of visits in which threads did nothing but wait, n such visits to a case happen by chance q^n, and the case may be far off:
+
+    variance of the log = (that between visits) + q^n WAITING^2
 """
 
 from __future__ import annotations
@@ -26,15 +32,30 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 
 from shmoo.runs.store.records import Timing
-from shmoo.runs.store.statistics import FEW_CASES, PRIOR_VISITS, Latency, latencies_of, normal_deviation, visit_deviations
+from shmoo.runs.store.statistics import (
+    FEW_CASES,
+    PRIOR_VISITS,
+    UNKNOWN,
+    Latency,
+    latencies_of,
+    normal_deviation,
+    visit_deviations,
+)
 
 UNDISTURBED_BLOCKS, UNDISTURBED_S = 5, 0.01
 """Fewer undisturbed blocks than this that last less than this together do not say what a call takes undisturbed."""
 SEVERAL_THREADS = 1.5
-"""CPU time over undisturbed wall time above which a call uses several threads."""
+"""CPU time over undisturbed wall time, or over the time that the calling thread had a core, above which a call uses several
+threads."""
+ON_CORE = 0.75
+"""Share of the time that the calling thread had a core below which the threads of a call waited for each other: beside a program
+on every core it is a half."""
+WAITING = 2.0
+"""Natural log of how far visits in which threads waited throughout are off, in the root mean square."""
 
 LINE_CLASSES = 3
 """Classes of one kind from which a line over their lengths says something of each."""
@@ -53,6 +74,7 @@ class _Case:
         share: mean of the visits' rates.
         rates: (V,) deviations of the visits' rates from their mean.
         shares: (V,) the part of those deviations that undisturbed times do not explain.
+        telling: (V,) whether the visit says by itself what a call takes undisturbed.
         alike: group, whether several threads work, whether the undisturbed time is one on a core, and its decade: cases with an
             equal one are calls like this one.
     """
@@ -61,11 +83,14 @@ class _Case:
     share: float
     rates: np.ndarray
     shares: np.ndarray
+    telling: np.ndarray
     alike: _Alike
 
     def residuals(self, slope: float) -> np.ndarray:
-        """(V,) deviations of the visits' rates that the correction leaves."""
-        return self.rates - slope * self.shares
+        """Deviations that the correction leaves, of the rates of visits that say what a call takes undisturbed; of a single such
+        visit none."""
+        left = (self.rates - slope * self.shares)[self.telling]
+        return left if left.size > 1 else left[:0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +128,56 @@ def latencies(groups: Sequence[Hashable], cases: Sequence[Sequence[Timing]]) -> 
     classes = _classes([case for case in shared if case is not None])
     pooled = [case is not None and case.alike in classes for case in shared]
     own = latencies_of([() if weighed else visits for visits, weighed in zip(samples, pooled, strict=True)], deviations)
+    shares = _shares_that_wait(groups, cases)
     times = [
-        _corrected(case, classes[case.alike]) if weighed and case is not None else alone
-        for case, weighed, alone in zip(shared, pooled, own, strict=True)
+        _corrected(case, classes[case.alike]) if weighed and case is not None else _doubted(alone, visits, shares[group])
+        for case, weighed, alone, visits, group in zip(shared, pooled, own, cases, groups, strict=True)
     ]
     return list(zip(times, deviations, strict=True))
+
+
+def _shares_that_wait(groups: Sequence[Hashable], cases: Sequence[Sequence[Timing]]) -> dict[Hashable, float]:
+    """For each group, the share of visits to calls of several threads in which those did nothing but wait for each other."""
+    waits: dict[Hashable, list[bool]] = {group: [] for group in groups}
+    for group, visits in zip(groups, cases, strict=True):
+        waits[group] += [_waits(visit) for visit in visits if _several_threads(visit)]
+    return {group: sum(seen) / len(seen) if seen else 0.0 for group, seen in waits.items()}
+
+
+def _doubted(time: Latency | None, visits: Sequence[Timing], share: float) -> Latency | None:
+    """A case by its own visits, with the chance that its threads did nothing but wait in all of them."""
+    if time is None or not all(_waits(visit) for visit in visits if visit.samples_s):
+        return time
+    return msgspec.structs.replace(time, relative_se=math.hypot(time.relative_se, WAITING * math.sqrt(share**time.visits)))
+
+
+def _undisturbed(visit: Timing) -> np.ndarray:
+    """Seconds a call of the blocks in which the system took no core away."""
+    return np.asarray(visit.samples_s)[np.asarray(visit.switches) == 0]
+
+
+def _enough(visit: Timing, times: np.ndarray) -> bool:
+    """Whether blocks with these times say what a call takes undisturbed."""
+    return times.size >= UNDISTURBED_BLOCKS or float(times.sum()) * visit.block_calls >= UNDISTURBED_S
+
+
+def _several_threads(visit: Timing) -> bool:
+    """Whether CPU time beyond that of the calling thread says so; without switches and times on a core nobody knows."""
+    blocks = len(visit.samples_s)
+    if not blocks or visit.cpu_s is None or len(visit.on_core_s) != blocks or len(visit.switches) != blocks:
+        return False
+    return visit.cpu_s > SEVERAL_THREADS * sum(visit.on_core_s) * visit.block_calls
+
+
+def _on_core(visit: Timing) -> np.ndarray:
+    """Seconds a call that the calling thread had a core, in the blocks in which it did not wait for others."""
+    on_core = np.asarray(visit.on_core_s)
+    return on_core[on_core >= ON_CORE * np.asarray(visit.samples_s)] if _several_threads(visit) else on_core
+
+
+def _waits(visit: Timing) -> bool:
+    """Whether the threads of a call waited for each other in every block of a visit."""
+    return _several_threads(visit) and not _enough(visit, _undisturbed(visit)) and not _on_core(visit).size
 
 
 def _case(group: Hashable, visits: Sequence[Timing]) -> _Case | None:
@@ -116,20 +186,18 @@ def _case(group: Hashable, visits: Sequence[Timing]) -> _Case | None:
     if not timed:
         return None
 
-    def enough(times: np.ndarray) -> bool:
-        return times.size >= UNDISTURBED_BLOCKS or float(times.sum()) * timed[0].block_calls >= UNDISTURBED_S
-
     known = all(len(visit.switches) == len(visit.samples_s) for visit in timed)
-    blocks = [np.asarray(visit.samples_s)[np.asarray(visit.switches) == 0] for visit in timed] if known else []
-    on_core = not known or not enough(np.concatenate(blocks))
+    blocks = [_undisturbed(visit) for visit in timed] if known else []
+    on_core = not known or not _enough(timed[0], np.concatenate(blocks))
     if on_core:
         if not all(len(visit.on_core_s) == len(visit.samples_s) for visit in timed):
             return None
-        blocks = [np.asarray(visit.on_core_s) for visit in timed]
+        blocks = [_on_core(visit) for visit in timed]
     together = np.concatenate(blocks)
-    if not enough(together) or together.min() <= 0:
+    if not _enough(timed[0], together) or together.min() <= 0:
         return None
-    by_visit = np.asarray([_lower_quartile(b if enough(b) else together) for b in blocks])
+    telling = np.asarray([_enough(timed[0], b) for b in blocks])
+    by_visit = np.asarray([_lower_quartile(b if tells else together) for b, tells in zip(blocks, telling.tolist(), strict=True)])
     undisturbed = 1.0 / float(np.mean(1.0 / by_visit))
     rates = undisturbed / np.asarray([np.mean(visit.samples_s) for visit in timed])
     share = float(rates.mean())
@@ -139,6 +207,7 @@ def _case(group: Hashable, visits: Sequence[Timing]) -> _Case | None:
         share,
         rates - share,
         rates - share * undisturbed / by_visit,
+        telling,
         (group, threads is not None and threads > SEVERAL_THREADS, on_core, math.floor(math.log10(undisturbed))),
     )
 
@@ -228,14 +297,9 @@ def _class(cases: Sequence[_Case], repeated: Sequence[_Case]) -> _Class:
         expected = visits / count + between
         slope[count] = min(max(covariance / count / expected, 0.0), 1.0) if expected > 0 else 0.0
         # Residuals around a mean of n are smaller than errors by sqrt((n - 1) / n).
-        residual[count] = normal_deviation(
-            np.concatenate(
-                [
-                    np.abs(case.residuals(slope[count])) / case.share * math.sqrt(case.rates.size / (case.rates.size - 1))
-                    for case in repeated
-                ]
-            )
-        )
+        left = [case.residuals(slope[count]) / case.share for case in repeated]
+        distances = [np.abs(own) * math.sqrt(own.size / (own.size - 1)) for own in left if own.size]
+        residual[count] = normal_deviation(np.concatenate(distances)) if distances else UNKNOWN
     return _Class(shares.size, float(shares.mean()), seen / shares.size, between, slope, residual)
 
 
@@ -244,7 +308,8 @@ def _corrected(case: _Case, alike: _Class) -> Latency:
     slope = alike.slope[count]
     share = case.share + slope * (alike.share - case.share)
     own = float(np.sum((case.residuals(slope) / share) ** 2))
-    visits = (own + PRIOR_VISITS * alike.residual[count] ** 2) / (count - 1 + PRIOR_VISITS) / count
+    telling = max(int(case.telling.sum()), 1)
+    visits = (own + PRIOR_VISITS * alike.residual[count] ** 2) / (telling - 1 + PRIOR_VISITS) / telling
     # The variance between n cases is itself known from n - 1 distances only, which matters to cases far from the mean (Morris,
     # JASA 78, 1983).
     doubt = 2.0 / (alike.cases - 3) * (case.share - alike.share) ** 2

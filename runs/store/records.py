@@ -66,7 +66,8 @@ class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
         """Fit / validation / test, 70 / 15 / 15, by the hash of the identity; networks are always test."""
         if self.kind == "network":
             return "test"
-        return split_of(self.identity)
+        draw = int(hashlib.sha256(self.identity.encode()).hexdigest()[:8], 16) % 100
+        return "fit" if draw < 70 else "validation" if draw < 85 else "test"
 
     @property
     def label(self) -> str:
@@ -74,12 +75,6 @@ class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
         axes = " ".join(f"{name}={value}" for name, value in self.axes.items())
         state = "" if self.cache_state == "warm" else f" {self.cache_state}"
         return f"{self.workload}[{axes}] {self.dtype} {self.runtime}{state}"
-
-
-def split_of(identity: str) -> Split:
-    """The split that an identity string falls into."""
-    draw = int(hashlib.sha256(identity.encode()).hexdigest()[:8], 16) % 100
-    return "fit" if draw < 70 else "validation" if draw < 85 else "test"
 
 
 class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -238,6 +233,7 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
         timing: of this visit; of a merged row the samples of all usable visits together.
         visits: the timing of each usable visit of a merged row.
         visit: number of this visit, from 0.
+        process: of a visit of a duel, which pair of worker processes made it, from 0; `None` where one process measures all.
         visit_sd: standard deviation of the log of one visit's rate over the cases like this one in the run; `None` while too few
             were visited twice.
         prevailing: of a merged row, what a call takes by its own visits and by those of calls like it (`runs/store/pooling.py`).
@@ -255,6 +251,7 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     peak_memory_reason: str = ""
     host: dict[str, AxisValue | None] = {}
     visit: int = 0
+    process: int | None = None
     visits: tuple[Timing, ...] = ()
     visit_sd: float | None = None
     prevailing: Latency | None = None

@@ -37,6 +37,9 @@ QUIET_BLOCKS = 8
 """Blocks that met a quiet machine before they say what a call takes there."""
 UNKNOWN = 0.1
 """Relative standard error of a single sample on a machine that nothing is known of: what neighbours do to a lone call."""
+HARDLY_KNOWN = 0.5
+"""Relative standard error above which a time says little: such cases are visited again first, and tell nothing of the errors of a
+model."""
 BATCHES = 4
 """Consecutive parts of a lone visit whose means show how far its mean is off."""
 MAD_OF_NORMAL, FAR_OF_NORMAL = 0.6745, 1.6449

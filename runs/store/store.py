@@ -221,7 +221,9 @@ class RunWriter:
                 errno.ENOENT, "another file stands in the place of the one that was written", str(self.path / ROWS)
             )
         for graph in graphs:
-            self._write_graph(graph)
+            path = self.path / GRAPHS / f"{graph.content_hash}.json"
+            if not path.exists():
+                replace_file(path, graph.to_json())
         start = os.fstat(self._file).st_size
         try:
             written = 0
@@ -252,11 +254,6 @@ class RunWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _write_graph(self, graph: Graph) -> None:
-        path = self.path / GRAPHS / f"{graph.content_hash}.json"
-        if not path.exists():
-            replace_file(path, graph.to_json())
 
     def _set_torn_row_aside(self) -> None:
         path = self.path / ROWS

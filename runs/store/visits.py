@@ -73,6 +73,7 @@ def without_samples(row: Measurement, cases: dict[str, CaseSpec]) -> Measurement
         None if timing is None else Timing(mean),
         energy=row.energy,
         visit=row.visit,
+        process=row.process,
         visit_sd=row.visit_sd,
         prevailing=row.prevailing,
         measured_at=row.measured_at,

@@ -253,7 +253,8 @@
     }
     if (chart.x.title) make("text", { x: width / 2, y: height + 38, "text-anchor": "middle" }, area, chart.x.title);
     if (chart.y.title) make("text", { x: -left, y: -11 }, area, chart.y.title);
-    const plot = make("svg", { width, height, overflow: "hidden" }, area);
+    // A map cannot be enlarged, and a mark in a cell of its border may reach beyond it.
+    const plot = make("svg", { width, height, overflow: chart.x.labels && chart.y.labels ? "visible" : "hidden" }, area);
     const over = [], frame = { plot, x, y, width, height, chart, state, over };
     const under = chart.marks.filter((mark) => !state.hidden.has(mark.name)).map((mark) => DRAW[mark.type](mark, frame)).filter(Boolean);
     // Labels keep inside the plot, and move up where another one stands already.
@@ -295,17 +296,20 @@
   const entries = (charts) => {
     const names = new Map();
     for (const mark of charts.flatMap((chart) => chart.marks)) {
-      if (mark.type === "regions") mark.names.forEach((name, i) => names.set(name, { name, colour: mark.colours[i], type: "regions" }));
+      // Of what shares a map, only those that have a cell of it.
+      if (mark.type === "regions") mark.names.forEach((name, i) => { if (mark.index.some((line) => line.includes(i))) names.set(name, { name, colour: mark.colours[i], type: "regions" }); });
       else if (mark.name && (mark.listed ?? true) && !names.has(mark.name)) names.set(mark.name, mark);
     }
     return [...names.values()];
   };
   const swatch = (mark, parent) => {
-    const svg = make("svg", { viewBox: "0 0 22 14", "aria-hidden": "true" }, parent), colour = mark.colour ?? { band: "#3faf46", contour: "#d3304d" }[mark.type] ?? "var(--edge)";
+    // A line shows its dashes on both sides of the symbol.
+    const width = mark.line ? 40 : 22;
+    const svg = make("svg", { viewBox: `0 0 ${width} 14`, width, height: 14, "aria-hidden": "true" }, parent), colour = mark.colour ?? { band: "#3faf46", contour: "#d3304d" }[mark.type] ?? "var(--edge)";
     if (mark.type === "points") {
-      if (mark.line) make("path", { d: "M0,7H22", stroke: colour, "stroke-width": 2, "stroke-dasharray": DASHES[mark.line] ?? mark.line }, svg);
+      if (mark.line) make("path", { d: `M0,7H${width}`, stroke: colour, "stroke-width": 2, "stroke-dasharray": DASHES[mark.line] ?? mark.line }, svg);
       const look = mark.symbol === "ring" ? { fill: "none", stroke: colour, "stroke-width": 2.5 } : { fill: colour };
-      make("path", { d: SYMBOLS[mark.symbol || "circle"](11, 7, 5), ...look }, svg);
+      make("path", { d: SYMBOLS[mark.symbol || "circle"](width / 2, 7, 5), ...look }, svg);
     } else if (mark.type === "contour") make("path", { d: "M1,7H21", stroke: colour, "stroke-width": 3 }, svg);
     else make("rect", { x: 3, y: 1, width: 16, height: 12, rx: 2, fill: colour, "fill-opacity": mark.type === "band" ? 0.35 : 1 }, svg);
   };

@@ -15,8 +15,7 @@ from shmoo.estimators.present.inspection import inspect_graphs
 from shmoo.estimators.sweep.controller import SweepController
 from shmoo.estimators.sweep.explore import Space, Workload, explore_grid
 from shmoo.harness.pages import explore, inspect, roofline, sweep
-from shmoo.runs.analysis.calls import measured_calls
-from shmoo.runs.analysis.errors import error_report
+from shmoo.runs.analysis.errors import error_report, measured_calls
 from shmoo.runs.analysis.fleet import Specimen, fleet_report
 from shmoo.runs.analysis.history import history
 from shmoo.runs.analysis.predict import network_estimates, network_fusions
@@ -173,7 +172,7 @@ def write_pages(folder: Path) -> dict[str, Path]:
     units = {"capacity.l3": "B", "bandwidth.dram": "B/s"}
     swept = (
         ("sweep-curves", {"width": widths}, ("brief_cpu", "brief_gpu"), {}, {}),
-        ("sweep-winner", {"width": widths, "batch": batches}, ACCELERATORS, {}, {}),
+        ("sweep-winner", {"width": widths, "batch": batches}, ("brief_cpu", "brief_gpu", "brief_kpu"), {}, {}),
         ("sweep-design", {}, ("kpu_t64",), {"capacity.l3": memory, "bandwidth.dram": bandwidth}, units),
     )
     for name, axes, archs, machine_axes, units_here in swept:

@@ -1,14 +1,11 @@
 """Pages in Chromium: they open offline without an error, look as they did, read well, and can be used with a keyboard.
 
-`SHMOO_SCREENSHOTS=write` replaces the stored pictures, and those in the documentation's gallery. The stored ones are half as
-large as what a reader sees, in 64 colours, to keep them small.
+`python -m tests.browser` replaces the stored pictures, and those in the documentation. The stored ones are half as large as what
+a reader sees, in 64 colours, to keep them small.
 """
 
 from __future__ import annotations
 
-import io
-import os
-import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,18 +17,16 @@ from tests.browser.pages import write_pages
 
 if find_spec("playwright") is None:
     pytest.skip("playwright is not installed; the extra `browser` brings it", allow_module_level=True)
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+from PIL import Image, ImageChops
+from playwright.sync_api import Browser, Page
+
+from tests.browser.pictures import CHROMIUM, IMAGES, MODES, NAMES, STORED, SWEEPS, compared, opened, started, swept
+
 if CHROMIUM is None:
     pytest.skip("no Chromium; Debian's package `chromium` brings it", allow_module_level=True)
 
-from PIL import Image, ImageChops  # noqa: E402
-from playwright.sync_api import Browser, Page, sync_playwright  # noqa: E402
-
 pytestmark = pytest.mark.slow
-STORED = Path(__file__).parent / "screenshots"
-GALLERY = Path(__file__).parents[2] / "docs" / "images"
-NAMES = ("report", "inspect", "roofline", "sweep-curves", "sweep-winner", "sweep-design", "explore", "history", "fleet")
-MODES = {"light": (1280, 900), "dark": (1280, 900), "phone": (390, 844)}
 TOLERANCE = 0.02
 """Share of a band's pixels that may differ clearly, and of its height: fonts differ a little between machines."""
 BAND = 400
@@ -49,25 +44,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-def opened(browser: Browser, path: Path, mode: str) -> tuple[Page, list[str]]:
-    """The page without a network, and what goes wrong in it from now on."""
-    width, height = MODES[mode]
-    scheme = "dark" if mode == "dark" else "light"
-    context = browser.new_context(
-        viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce", offline=True
-    )
-    page, problems = context.new_page(), []
-    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith(("file:", "data:")) else problems.append(request.url))
-    page.goto(path.as_uri())
-    return page, problems
+    yield from started()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -81,14 +58,16 @@ def test_a_page_opens_reads_and_looks_as_it_did(name: str, mode: str, pages: dic
     assert page.locator(".plot svg").count() >= page.locator(".plot").count()
     if find_spec("axe_playwright_python") is not None:
         assert violations(page) == []
-    whole = picture(page.screenshot(full_page=True))
-    seen = whole.resize((whole.width // 2, whole.height // 2), Image.Resampling.LANCZOS).quantize(64)
-    stored = STORED / f"{name}-{mode}.png"
-    if os.environ.get("SHMOO_SCREENSHOTS") == "write":
-        seen.save(stored, optimize=True)
-        picture(page.screenshot()).quantize(256).save(GALLERY / stored.name, optimize=True)
-    assert different(seen, Image.open(stored)) <= TOLERANCE
+    assert different(compared(page), Image.open(STORED / f"{name}-{mode}.png")) <= TOLERANCE
     page.context.close()
+
+
+def test_every_picture_of_a_sweep_is_a_part_of_what_a_command_draws() -> None:
+    """The command that writes a page of the picture's name stands on the same page of the documentation."""
+    commands = swept(SWEEPS.read_text(encoding="utf-8"))
+    drawn = {path.stem for path in IMAGES.glob("*.png")}
+    assert drawn == {*commands, *(f"{name}-{mode}" for name in NAMES for mode in MODES)}
+    assert all(command.startswith("shmoo sweep ") and "|" not in command for command in commands.values())
 
 
 def violations(page: Page) -> list[str]:
@@ -98,10 +77,6 @@ def violations(page: Page) -> list[str]:
     page.evaluate((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
     found: list[dict[str, Any]] = page.evaluate("axe.run().then((result) => result.violations)")
     return [f"{one['id']}: {node['html'][:120]}" for one in found for node in one["nodes"]]
-
-
-def picture(screenshot: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(screenshot)).convert("RGB")
 
 
 def different(one: Image.Image, other: Image.Image) -> float:

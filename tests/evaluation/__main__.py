@@ -68,15 +68,16 @@ def held_out(name: str, folder: Path, keep: bool) -> None:
 
 @main.command()
 @folder_argument
-@click.option("--pairs", type=click.IntRange(min=40), default=100, show_default=True, help="Pairs of visits of each duel.")
-def gates(folder: Path, pairs: int) -> None:
+@click.option("--duels", type=click.IntRange(min=1), default=20, show_default=True, help="Duels of equal sides.")
+@click.option("--pairs", type=click.IntRange(min=10), default=20, show_default=True, help="Pairs of visits of each other duel.")
+def gates(folder: Path, duels: int, pairs: int) -> None:
     """Measure what the gates find on this machine as it is: equal runs and duels, 5 % over a suite, 15 % in one case.
 
     FOLDER is new, and gets the runs.
     """
     from tests.evaluation.gates import evaluate
 
-    evaluate(folder, pairs, click.echo)
+    evaluate(folder, duels, pairs, click.echo)
 
 
 @main.command()

@@ -1,26 +1,27 @@
 """What a gate finds on this machine as it is: equal runs and duels, 5 % over a suite, 15 % in one case.
 
-    python -m tests.evaluation gates FOLDER [--pairs 100]
+    python -m tests.evaluation gates FOLDER [--duels 20] [--pairs 20]
 
 Cases are chains of 20 equal calls; a side that is slower by 5 % calls 21 times, one that is slower by 15 % calls 23 times. All is
-measured by `run_campaign` and `run_duel` and judged by `compare_runs`, as the commands do it, in this process.
+measured by `run_campaign` and `run_duel` in processes of their own and judged by `compare_runs`, as the commands do it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import torch
 
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.units import percent
 from shmoo.harness.campaign.campaign import CampaignSettings, run_campaign
-from shmoo.harness.campaign.duel import run_duel
+from shmoo.harness.campaign.duel import Replaceable, run_duel
 from shmoo.harness.campaign.sides import Description, Side
-from shmoo.harness.cli.verbs.duel import PAIRS
+from shmoo.harness.campaign.worker import Worker
 from shmoo.harness.machine.doctor import own_versions, probe_machine
 from shmoo.harness.measuring.measure import Measurer
 from shmoo.harness.measuring.timing import MeasureSettings
@@ -30,13 +31,13 @@ from shmoo.runs.analysis.compare_text import growth_text
 from shmoo.runs.analysis.compare_verdict import CERTAIN
 from shmoo.runs.store.records import CaseSpec, Machine, Measurement
 from shmoo.runs.store.statistics import median
-from shmoo.runs.store.store import Run, RunWriter
+from shmoo.runs.store.store import Run
 
 LINKS, FIVE, FIFTEEN = 20, 21, 23
 """Calls in a chain: of a base, of 5 and of 15 % more."""
 EQUAL_RUNS, RUN_VISITS = 20, 4
-PARTS = 20
-"""Duels that a long equal duel is cut into."""
+EQUAL_PAIRS = 10
+"""Pairs of an equal duel, which are many: two of each pair of processes."""
 STEPS: Mapping[str, Callable[[int], torch.nn.Module]] = {
     "linear": lambda size: torch.nn.Linear(size, size),
     "layer_norm": torch.nn.LayerNorm,
@@ -62,73 +63,73 @@ class Chain(torch.nn.Module):
         return x
 
 
+class Chains(msgspec.Struct, frozen=True):
+    """A side: its threads, and the links of its chains, of all of them or of one case alone."""
+
+    threads: int
+    links: int = LINKS
+    only: CaseSpec | None = None
+
+    def build(self, case: CaseSpec) -> Built:
+        """The chain of a case with its operand."""
+        size = int(case.axes["n"])
+        links = self.links if self.only in (None, case) else LINKS
+        return Built(Chain(STEPS[case.workload](size), links), (torch.randn(64, size),))
+
+
 class Bare(Measurer):
     """Visits without energy, memory and times inside, of which nothing here is judged."""
+
+    @classmethod
+    def from_settings(cls, settings: bytes) -> Bare:
+        """Of a side's JSON, as a worker process gets it."""
+        chains = msgspec.json.decode(settings, type=Chains)
+        return cls(MeasureSettings(threads=chains.threads), build=chains.build)
 
     def measure(self, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple[Graph, ...]]:
         """As of `Measurer`."""
         return super().measure(case, visit, False)
 
 
-def side(threads: int, links: Callable[[CaseSpec], int]) -> Bare:
-    """A measurer whose chains have as many links as `links` says."""
-
-    def build(case: CaseSpec) -> Built:
-        size = int(case.axes["n"])
-        return Built(Chain(STEPS[case.workload](size), links(case)), (torch.randn(64, size),))
-
-    return Bare(MeasureSettings(threads=threads), build=build)
+def side(chains: Chains) -> Replaceable:
+    """A process that measures chains."""
+    return Worker(msgspec.json.encode(chains), entry="tests.evaluation.gates:Bare")
 
 
-def slower(links: int, only: CaseSpec | None = None) -> Callable[[CaseSpec], int]:
-    """Chains of this many links, or one case of them alone."""
-    return lambda case: links if only in (None, case) else LINKS
+def evaluate(folder: Path, duels: int, pairs: int, tell: Callable[[str], object]) -> None:
+    """Measure everything into `folder`, and tell what the gates answer.
 
-
-def evaluate(folder: Path, pairs: int, tell: Callable[[str], object]) -> None:
-    """Measure everything into `folder`, and tell what the gates answer."""
+    Args:
+        duels: how many equal duels. pairs: of each duel with a slower side.
+    """
     machine = probe_machine(1)
     settings = CampaignSettings(MeasureSettings(threads=machine.threads), visits=RUN_VISITS, most_visits=RUN_VISITS)
-    base = side(machine.threads, slower(LINKS))
-    runs = []
-    for number in range(2 * EQUAL_RUNS):
-        path = run_campaign(CASES, folder / f"run-{number}", suite="gates", machine=machine, settings=settings, measurer=base)
-        runs.append(Run.open(path))
+    equal = Chains(machine.threads)
+    with closing(side(equal)) as base:
+        runs = [
+            Run.open(
+                run_campaign(CASES, folder / f"run-{number}", suite="gates", machine=machine, settings=settings, measurer=base)
+            )
+            for number in range(2 * EQUAL_RUNS)
+        ]
     _equal("runs", [compare_runs(a, b) for a, b in zip(runs[::2], runs[1::2], strict=True)], tell)
-    equal = _duel(folder / "equal", pairs, machine, (base, side(machine.threads, slower(LINKS))))
-    _told("equal sides", equal, tell)
-    short = _parts(folder / "short", equal, pairs // PARTS)
-    _equal(f"duels of {pairs // PARTS} pairs", [compare_runs(*part, paired=True) for part in short], tell)
-    for words, links in (("5 % in every case", slower(FIVE)), ("15 % in one case", slower(FIFTEEN, CASES[0]))):
-        seeded = _duel(folder / words.split()[0], pairs, machine, (base, side(machine.threads, links)))
-        _told(words, seeded, tell)
-    usual = _parts(folder / "usual", equal, min(PAIRS, pairs))
+    for words, chains in (
+        ("5 % in every case", Chains(machine.threads, FIVE)),
+        ("15 % in one case", Chains(machine.threads, FIFTEEN, CASES[0])),
+    ):
+        _told(words, _duel(folder / words.split()[0], pairs, machine, (equal, chains)), tell)
+    short = [_duel(folder / f"equal-{number}", EQUAL_PAIRS, machine, (equal, equal)) for number in range(duels)]
+    _equal(f"duels of {EQUAL_PAIRS} pairs", [compare_runs(*duel, paired=True) for duel in short], tell)
     for how, paired in (("by pairs", True), ("as two runs", False)):
-        resolved = [_resolution(compare_runs(*part, paired=paired)) for part in usual]
-        tell(f"duels of {min(PAIRS, pairs)} pairs, {how}: resolve {percent(median(resolved))} (median of {len(usual)})")
+        resolved = [_resolution(compare_runs(*duel, paired=paired)) for duel in short]
+        tell(f"duels of {EQUAL_PAIRS} pairs, {how}: resolve {percent(median(resolved))} (median of {duels})")
 
 
-def _duel(out: Path, pairs: int, machine: Machine, measurers: tuple[Measurer, Measurer]) -> tuple[Run, Run]:
+def _duel(out: Path, pairs: int, machine: Machine, sides: tuple[Chains, Chains]) -> tuple[Run, Run]:
     here, described = Side("here", "", "", ()), Description(machine, own_versions())
     settings = CampaignSettings(MeasureSettings(threads=machine.threads), visits=pairs, most_visits=pairs)
-    return run_duel(CASES, out, (here, here), (described, described), suite="gates", settings=settings, measurers=measurers)
-
-
-def _parts(folder: Path, runs: tuple[Run, Run], size: int) -> list[list[Run]]:
-    """A long duel cut into consecutive ones of `size` pairs."""
-    parts = []
-    for part in range((max(line.visit for line in runs[0].lines) + 1) // size):
-        cut = []
-        for run in runs:
-            path = folder / f"part-{part}-{run.path.name}"
-            with ExitStack() as stack:
-                writer = stack.enter_context(RunWriter(path, run.manifest))
-                for line in run.lines:
-                    if part * size <= line.visit < (part + 1) * size:
-                        writer.append(line)
-            cut.append(Run.open(path))
-        parts.append(cut)
-    return parts
+    with closing(side(sides[0])) as base, closing(side(sides[1])) as new:
+        return run_duel(CASES, out, (here, here), (described, described), suite="gates", settings=settings, measurers=(base, new))
 
 
 def _equal(what: str, comparisons: Sequence[Comparison], tell: Callable[[str], object]) -> None:

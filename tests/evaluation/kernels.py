@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -23,10 +24,11 @@ from shmoo.calibrate.fit.intervals import HeldOut, held_out, together
 from shmoo.calibrate.transfer import off_by, transfer, typical
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph, single_call_graph
-from shmoo.estimators.machine.algorithms import TENSOR
 from shmoo.estimators.machine.catalogue import whose
+from shmoo.estimators.machine.coefficients import TENSOR
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.heat import mean_decay
 from shmoo.runs.tables.reading import TableRow
 
 PROFILES = MappingProxyType(
@@ -58,6 +60,9 @@ LOWBIT = MappingProxyType(
 """Kind of a product -> type of its activations, and that of its weights where it is another."""
 ROUNDED_BEFORE = ("fp8_block",)
 """Kinds whose activations were rounded before the clock started, multiplied in kernels of their own."""
+DEEPBENCH_PRODUCTS, DEEPBENCH_CALLS = 1e11, 10
+"""Multiply-adds that DeepBench repeats a call for, and the fewest calls (gemm_bench.cu). It fills new matrices before each case,
+so that a board starts cool."""
 FLOOR_S = 1e-4
 """Rows of a table whose host is inside count from here."""
 
@@ -153,8 +158,12 @@ def _deepbench(x: Mapping[str, str]) -> Row | None:
         return None
     # Matrices lie column by column, so a transposed first one is a linear layer's weight and others are products of two rows.
     op = "linear" if x["a_transposed"] == "T" else "matmul"
-    row = _table_row(op, _extents(x, "n", "m"), dtype, float(x["latency_s"]))
-    return _row(x["device"], f"DeepBench {dtype}", row)
+    seconds = float(x["latency_s"])
+    row = _row(x["device"], f"DeepBench {dtype}", _table_row(op, _extents(x, "n", "m"), dtype, seconds))
+    if row is None:
+        return None
+    calls = max(math.ceil(DEEPBENCH_PRODUCTS / (int(x["m"]) * int(x["n"]) * int(x["k"]))), DEEPBENCH_CALLS)
+    return replace(row, case=replace(row.case, warm=float(1.0 - mean_decay(np.asarray(calls * seconds)))))
 
 
 def _llmcompass(x: Mapping[str, str]) -> Row | None:

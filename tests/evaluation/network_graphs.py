@@ -63,7 +63,7 @@ def graphs_of(asked: Asked, kept: Path) -> tuple[Graph, ...]:
 
 def _capture(asked: Asked) -> Sequence[Graph]:
     from shmoo.harness.capture.traced import capture_traced
-    from shmoo.harness.models.mode import Mode
+    from shmoo.harness.models.asked import Mode
     from shmoo.harness.models.model_graphs import model_graphs
 
     if asked.tokens:

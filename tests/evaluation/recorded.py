@@ -16,9 +16,9 @@ from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.fit.dataset import read_sources
 from shmoo.calibrate.transfer import transfer
 from shmoo.estimators.graph.records import Coefficient
-from shmoo.estimators.machine.algorithms import TENSOR
 from shmoo.estimators.machine.catalogue import entry, whose
-from shmoo.estimators.machine.hosts import FRAMEWORK, of_host
+from shmoo.estimators.machine.coefficients import TENSOR
+from shmoo.estimators.machine.hosts import of_host
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 
 PROFILES: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType({"h200": ("gpu_h200", ("gpu_h100", "gpu_h20"))})
@@ -44,16 +44,10 @@ def published_runs(folder: Path) -> Iterator[ArchitectureProfile]:
 
 
 def fitted_to_runs(paths: Sequence[Path], base: ArchitectureProfile) -> ArchitectureProfile:
-    """A profile fitted to the times of runs, but for kernels on tensor cores.
-
-    A run of a GPU times calls that follow each other without waiting, so that the host's time passes beside the device's.
-    Launches beside other hosts say nothing of it.
-    """
-    device = {n: c for n, c in base.coefficients.items() if not of_host(n)}
-    start = base.replacing(coefficients={**device, "launch_tail": FRAMEWORK["launch_tail"]})
+    """A profile fitted to the times of runs, but for kernels on tensor cores."""
     read = read_sources(paths, base.family)
     timed = replace(read, cases=tuple(replace(case, energy_j=None) for case in read.cases))
-    made = calibrate_cases(timed, start, name=base.name, residual=False).profile
+    made = calibrate_cases(timed, base, name=base.name, residual=False).profile
     others = {n: c for n, c in base.coefficients.items() if not _from_runs(n)}
     own = {n: c for n, c in made.coefficients.items() if _from_runs(n)}
     return made.replacing(host=base.host, coefficients={**others, **own}, residual=base.residual)

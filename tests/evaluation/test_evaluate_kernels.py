@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.machine.algorithms import TENSOR
 from shmoo.estimators.machine.catalogue import whose
+from shmoo.estimators.machine.coefficients import TENSOR
 from shmoo.estimators.machine.profile import load_profile
 from tests.evaluation.kernels import carried, estimates, lines, of_tensor_cores, read, teaching, without_tensor
 
@@ -54,6 +54,15 @@ def test_what_is_measured_beside_a_kernel_is_in_its_case(tmp_path: Path) -> None
     ]  # fmt: skip
     assert found[-1].case.graphs[0].values[1].is_weight
     assert len(teaching(found, "gpu_h100")) == 2
+
+
+def test_products_of_deepbench_start_on_a_cool_board(tmp_path: Path) -> None:
+    """Ten calls of half a second warm a board by a tenth, 2,000 of 0.1 ms hardly."""
+    text = "device,suite,dtype,m,n,k,a_transposed,b_transposed,latency_s,padded\n"
+    text += "t4,train,float32,7680,48000,2560,N,N,0.5,\nt4,train,float32,1760,16,1760,N,N,1e-4,\n"
+    large, small = read(folder(tmp_path, deepbench_gemm=text), ("deepbench_gemm",))
+    assert large.case.warm == pytest.approx(0.115, abs=0.01)
+    assert small.case.warm == pytest.approx(0.005, abs=0.002)
 
 
 def test_errors_are_shown_by_device_group_and_decade(tmp_path: Path) -> None:

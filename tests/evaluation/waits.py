@@ -96,7 +96,7 @@ class Waited:
 
 def waits(folder: Path, sizes: Sizes) -> tuple[Wait, ...]:
     """The commands, on data in a folder that `write_data` filled."""
-    run, reported, table = (str(folder / name) for name in ("rows", "reported", "table.csv"))
+    run, again, reported, table = (str(folder / name) for name in ("rows", "again", "reported", "table.csv"))
     estimate, machine = ("estimate", "--json"), ("sweep", "resnet50", "--arch", "gpu_h100", "--csv", str(folder / "sweep.csv"))
     large = (*estimate, "llama3_70b")
     calibrate = ("calibrate", table, "--base", TABLE_ARCH, "-o", str(folder / "fitted.json"))
@@ -116,6 +116,8 @@ def waits(folder: Path, sizes: Sizes) -> tuple[Wait, ...]:
         Wait(f"estimate --ops, {sizes.tabulated:,} rows", (*estimate, "--ops", table, "--arch", TABLE_ARCH), 2.0),
         Wait(f"check, {sizes.rows:,} rows", ("check", run), 14.0, 500.0),
         Wait(f"show, {sizes.rows:,} rows", ("show", run), 14.0, 500.0),
+        Wait(f"compare, 2 x {sizes.rows:,} rows", ("compare", run, again), 14.0, 500.0),
+        Wait(f"history, 2 x {sizes.rows:,} rows", ("history", run, again, "-o", str(folder / "history.html")), 14.0, 500.0),
         Wait(f"report, {sizes.rows:,} rows", report(run, "all"), 14.0, 500.0),
         Wait(f"report, {sizes.reported:,} rows", report(reported, "some"), 3.0),
         Wait(f"calibrate, {sizes.tabulated:,} rows", calibrate, 18.0),
@@ -141,13 +143,14 @@ def measure(chosen: Sequence[Wait], home: Path) -> Iterator[Waited]:
 def write_data(folder: Path, sizes: Sizes) -> None:
     """Runs and an operator table, with plausible times."""
     write_run(folder / "rows", sizes.rows)
+    write_run(folder / "again", sizes.rows, seed=1)
     write_run(folder / "reported", sizes.reported, visits=2)
     write_table(folder / "table.csv", sizes.tabulated)
 
 
-def write_run(path: Path, rows: int, visits: int = 1, threads: int = 1) -> None:
+def write_run(path: Path, rows: int, visits: int = 1, threads: int = 1, seed: int = 0) -> None:
     """A run of linear layers, a case a row, on fewer threads than the machine has cores."""
-    rng = random.Random(0)
+    rng = random.Random(seed)
     machine = Machine("CPU", 2, 4, 2**33, {"l1": 48 * 2**10, "l2": 2 * 2**20})
     with RunWriter(path, RunManifest(machine, "micro", settings={"visits": visits})):
         pass

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -27,6 +28,11 @@ MOST_BLOCKS = 8.0
 _REACH_BYTES = 64.0 * 2**20
 """Span of addresses that a multiprocessor's translations cover before it asks farther away: 32 MB were found on P100 and V100
 (Jia et al., "Dissecting the NVIDIA Volta GPU architecture via microbenchmarking", 2018); P100's products slow down at 64."""
+
+
+TOGETHER = 2**15
+"""Candidates x design points x kernels that are compared at once: arrays of 256 KiB. Of smaller ones the calls take longer than
+the work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +60,11 @@ class Load:
     filled: Floats
 
 
-Seconds = Callable[[Load, float, float, np.ndarray], np.ndarray]
-"""How blocks share the multiprocessors, extents m and n of their tile, and parts of the reduction -> (R,) seconds."""
+Seconds = Callable[[Load, Floats, Floats, Floats], Floats]
+"""How blocks share the multiprocessors, extents m and n of their tile, and parts of the reduction -> (..., R) seconds."""
+Offer = Callable[..., tuple[Floats, Floats]]
+"""The numbers of C candidates, (C, ..., 1) each -> (C, ..., R) seconds of R kernels, infinite where a candidate is not offered,
+and the extent of a block that follows from the kernel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +85,7 @@ class Products:
     stages: Floats | float = float(STAGES)
 
     def take(self, rows: np.ndarray) -> Products:
-        """Some of them."""
+        """The products at the given rows."""
         return Products(*(np.broadcast_to(getattr(self, f.name), len(self.m))[rows] for f in fields(self)))
 
     @property
@@ -113,7 +122,7 @@ def unit_seconds(profile: ArchitectureProfile) -> Seconds:
     """Of blocks of the float32 units: whole rounds at the tile's efficiency."""
     rate = profile.value("peak.matrix.float32", 1.0) / profile.value("count.sms") / 2.0
 
-    def seconds(load: Load, tile_m: float, tile_n: float, part: Floats) -> Floats:
+    def seconds(load: Load, tile_m: Floats, tile_n: Floats, part: Floats) -> Floats:
         ramp = (1.0 + _HALF_TILE / load.reuse) * (1.0 + _HALF_K / part) * (1.0 + _HALF_FILL / load.at_work)
         return load.queue * tile_m * tile_n * load.padded_k * ramp / rate
 
@@ -128,3 +137,23 @@ def blocks_per_multiprocessor(
     by_shared = np.floor(shared / (work.stages * work.size * (tile_m + tile_n) * work.slices))
     by_registers = np.floor(registers / (1.5 * ACCUMULATOR_BYTES * tile_m * tile_n))
     return np.minimum(np.minimum(by_shared, by_registers), MOST_BLOCKS)
+
+
+def fastest(
+    candidates: Sequence[tuple[float, ...]], whole: Floats, profile: ArchitectureProfile, offer: Offer
+) -> tuple[Floats, ...]:
+    """For each of R kernels the numbers of the candidate that takes least time, the first of equals, and the extent that it comes
+    with, (..., R) each; ones and the (R,) `whole` extents where none is offered."""
+    points = np.broadcast_shapes(*(c.value.shape for c in profile.coefficients.values() if isinstance(c.value, np.ndarray)))
+    together = max(1, TOGETHER // (math.prod(points) * max(len(whole), 1)))
+    listed = np.asarray(candidates, dtype=np.float64)
+    least, place, extent = np.full(len(whole), np.inf), np.full(len(whole), -1), whole
+    for start in range(0, len(listed), together):
+        columns = listed[start : start + together].T.reshape(listed.shape[1], -1, *(1,) * max(len(points), 1))
+        seconds, own = offer(*columns)
+        first = seconds.argmin(axis=0)[None]
+        taken, own = (np.take_along_axis(of, first, axis=0)[0] for of in (seconds, np.broadcast_to(own, seconds.shape)))
+        better = taken < least
+        least, extent = np.where(better, taken, least), np.where(better, own, extent)
+        place = np.where(better, start + first[0], place)
+    return (*np.vstack([listed, np.ones(listed.shape[1])]).T[:, place], extent)

@@ -9,6 +9,7 @@ kernel of its own that scatters them token by token.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.table import READ_ACTIVATION, WRITE, KernelTable
+from shmoo.estimators.table import READ_ACTIVATION, WRITE, Floats, KernelTable
 from shmoo.estimators.tiling.base import (
     Blocks,
     TileShape,
@@ -26,7 +27,7 @@ from shmoo.estimators.tiling.base import (
     element_bytes,
     overlapped,
 )
-from shmoo.estimators.tiling.gpu.blocks import ACCUMULATOR_BYTES
+from shmoo.estimators.tiling.gpu.blocks import ACCUMULATOR_BYTES, fastest
 from shmoo.estimators.tiling.gpu.library import TensorKernels
 from shmoo.estimators.tiling.gpu.tensor import matrix_peaks
 
@@ -122,23 +123,21 @@ def choose_flash(table: KernelTable, profile: ArchitectureProfile, kernels: Tens
     speeds = {level: own(f"bandwidth.{level}") * share for level in profile.levels}
     speeds["l2"] = speeds["l2"] * own("efficiency.l2")
     once = compulsory_traffic(table, profile)
-    best = np.full(len(table), np.inf)
-    best_m, best_n = np.full(len(table), kernels.rows[0]), table.n
-    for rows in kernels.rows:
-        for split in SPLITS:
-            part = np.maximum(STEP * ceil_div(table.n / split, STEP), STEP)
-            walk = _walk(table, profile, kernels, rows, part)
-            offered = (split == 1) | ((walk.blocks / walk.pieces < multiprocessors) & (part >= 2.0 * STEP))
-            blocks = _blocks(table, walk)
-            done = table.matrix_flops * (1.0 - blocks.skipped)
-            math = done / (rate * _useful(walk, blocks, multiprocessors)) * blocks.ramp(own)
-            times = [math, *(n / speeds[level] for level, n in _traffic(table, walk, once).items())]
-            times.append(blocks.fetch_seconds(own, clock))
-            time = overlapped(times, own("overlap")) + own("tile_overhead") * np.ceil(walk.busiest) + blocks.split_seconds(own)
-            better = np.where(offered, time, np.inf) < best
-            best = np.where(better, time, best)
-            best_m, best_n = np.where(better, rows, best_m), np.where(better, part, best_n)
-    return TileShape(best_m, best_n, table.k + np.zeros_like(best))
+
+    def offer(rows: Floats, split: Floats) -> tuple[Floats, Floats]:
+        part = np.maximum(STEP * ceil_div(table.n / split, STEP), STEP)
+        walk = _walk(table, profile, kernels, rows, part)
+        offered = (split == 1) | ((walk.blocks / walk.pieces < multiprocessors) & (part >= 2.0 * STEP))
+        blocks = _blocks(table, walk)
+        done = table.matrix_flops * (1.0 - blocks.skipped)
+        math = done / (rate * _useful(walk, blocks, multiprocessors)) * blocks.ramp(own)
+        times = [math, *(n / speeds[level] for level, n in _traffic(table, walk, once).items())]
+        times.append(blocks.fetch_seconds(own, clock))
+        time = overlapped(times, own("overlap")) + own("tile_overhead") * np.ceil(walk.busiest) + blocks.split_seconds(own)
+        return np.where(offered, time, np.inf), part
+
+    rows, _, part = fastest(list(itertools.product(kernels.rows, SPLITS)), table.n, profile, offer)
+    return TileShape(rows, part, table.k + np.zeros_like(part))
 
 
 def _useful(walk: _Walk, blocks: Blocks, multiprocessors: float | np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ units, and so in what bounds them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,7 @@ import numpy as np
 from shmoo.estimators.errors import unknown
 from shmoo.estimators.machine.coefficients import batched_product, dense_3x3, on_tensor_cores
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.table import KernelTable
+from shmoo.estimators.table import Floats, KernelTable
 from shmoo.estimators.tiling.base import (
     TILINGS,
     Blocks,
@@ -42,8 +43,8 @@ from shmoo.estimators.tiling.gpu.blocks import (
     STAGES,
     Load,
     Products,
-    Seconds,
     blocks_per_multiprocessor,
+    fastest,
     unit_seconds,
 )
 from shmoo.estimators.tiling.gpu.flash import choose_flash, with_flash
@@ -58,8 +59,11 @@ BLOCK_TILES: tuple[Tile, ...] = (
 )  # fmt: skip
 """Output tiles of a thread block where the library's are not known (CUTLASS's default tiles and smaller); the last four are those
 of products with few rows or columns, which stream one operand."""
-SPLITS = (1, 2, 4)
+SPLITS = (1, 2, 4, 8, 16, 32)
 """Parts into which the reduction may be split."""
+_USUAL_SPLITS, _LONG_PART = 4, 4096.0
+"""Up to so many parts are taken where each has a few slices; more only where parts stay as long as whole reductions are
+otherwise, as in the products of weights' gradients over a long batch."""
 _STATE_SLICE = 32
 """The same at most, for the memory that tiles occupy."""
 
@@ -104,7 +108,7 @@ class GpuThreadBlocks:
             if not len(rows):
                 continue
             if not tensor[rows[0]]:
-                shape = TileShape(*self._fastest(work.take(rows), tiles, splits, profile, unit_seconds(profile)))
+                shape = self._fastest(work.take(rows), tiles, splits, profile)
             elif table.is_family("attention")[rows[0]]:
                 shape = choose_flash(table.take(rows), profile, self._tensor_kernels)
             else:
@@ -153,32 +157,24 @@ class GpuThreadBlocks:
         yield tensor & ~gemm & ~attends, kernels.tiles, (1,)
 
     def _fastest(
-        self,
-        work: Products,
-        tiles: tuple[Tile, ...],
-        splits: tuple[int, ...],
-        profile: ArchitectureProfile,
-        seconds: Seconds,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(R,) extents m, n and k of the tile that takes least time by `seconds` and the traffic of partial sums."""
-        multiprocessors = profile.value("count.sms")
-        bandwidth = profile.value("bandwidth.l2")
-        best = np.full(len(work.m), np.inf)
-        best_m, best_n, best_k = np.ones(len(work.m)), np.ones(len(work.m)), work.k
-        for tile_m, tile_n in self._by_hand(tiles):
+        self, work: Products, tiles: tuple[Tile, ...], splits: tuple[int, ...], profile: ArchitectureProfile
+    ) -> TileShape:
+        """(R,) extents of the tile of float32 units that takes least time with the traffic of partial sums."""
+        multiprocessors, bandwidth, seconds = profile.value("count.sms"), profile.value("bandwidth.l2"), unit_seconds(profile)
+
+        def offer(tile_m: Floats, tile_n: Floats, split: Floats) -> tuple[Floats, Floats]:
+            part = np.minimum(self.tile_k or np.inf, np.ceil(work.k / split))
+            load = work.load(profile, tile_m, tile_n, part)
+            partial = np.where(load.pieces > 1, 2.0 * ACCUMULATOR_BYTES * load.pieces * work.outputs, 0.0)
+            time = seconds(load, tile_m, tile_n, part) + partial / bandwidth
+            least = np.where(split <= _USUAL_SPLITS, 4 * _STATE_SLICE, _LONG_PART)
+            few = (load.blocks < 2 * multiprocessors * load.pieces) & (part >= least)
             fits = blocks_per_multiprocessor(profile, work, tile_m, tile_n) >= 1.0
-            for split in splits if self.tile_k is None else (1,):
-                part = np.minimum(self.tile_k or np.inf, np.ceil(work.k / split))
-                load = work.load(profile, tile_m, tile_n, part)
-                partial = np.where(load.pieces > 1, 2.0 * ACCUMULATOR_BYTES * load.pieces * work.outputs, 0.0)
-                time = seconds(load, tile_m, tile_n, part) + partial / bandwidth
-                few = (load.blocks < 2 * multiprocessors * load.pieces) & (part >= 4 * _STATE_SLICE)
-                time = np.where(fits & ((split == 1) | few), time, np.inf)
-                better = time < best
-                best = np.where(better, time, best)
-                best_m, best_n = np.where(better, tile_m, best_m), np.where(better, tile_n, best_n)
-                best_k = np.where(better, part, best_k)
-        return best_m, best_n, best_k
+            return np.where(fits & ((split == 1) | few), time, np.inf), part
+
+        offered = itertools.product(self._by_hand(tiles), splits if self.tile_k is None else (1,))
+        m, n, _, k = fastest([(*tile, split) for tile, split in offered], work.k, profile, offer)
+        return TileShape(m, n, k)
 
     def apply(self, table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> Tiling:
         """Blocks, rounds, and what every block loads through L2."""
@@ -229,7 +225,7 @@ class GpuThreadBlocks:
         size = element_bytes(direct)
         work = Products(np.full(len(rows), 36.0), tiles, direct.n, channels, size)
         offers = BLOCK_TILES if library is None else library.transformed
-        shape = TileShape(*self._fastest(work, offers, (1,), profile, unit_seconds(profile)))
+        shape = self._fastest(work, offers, (1,), profile)
         load = work.load(profile, shape.m, shape.n, shape.k)
         moved = 36 * size * np.stack([tiles * channels, tiles * direct.n, channels * direct.n])
         products = Transformed(

@@ -7,6 +7,7 @@ A tile is chosen by the time that the model gives it, with the coefficients of t
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.table import WRITE, KernelTable
+from shmoo.estimators.table import WRITE, Floats, KernelTable
 from shmoo.estimators.tiling.base import (
     Blocks,
     TileShape,
@@ -27,7 +28,7 @@ from shmoo.estimators.tiling.base import (
     passes,
     resident,
 )
-from shmoo.estimators.tiling.gpu.blocks import ACCUMULATOR_BYTES, Load, Products, blocks_per_multiprocessor
+from shmoo.estimators.tiling.gpu.blocks import ACCUMULATOR_BYTES, Load, Products, blocks_per_multiprocessor, fastest
 from shmoo.estimators.tiling.gpu.library import TensorKernels, Tile
 
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -58,30 +59,25 @@ def choose_tensor(
     # Libraries have no kernels that split the reduction of operands with scales by groups of 16: on a B200, products of 14 rows
     # over 65536 take 2 ns an element of it (NVIDIA AIConfigurator, 2026).
     in_one_piece = table.dtype == _FLOAT4
-    best = np.full(len(table), np.inf)
-    best_m, best_n, best_k = np.ones(len(table)), np.ones(len(table)), work.k
-    for tile_m, tile_n in tiles:
+
+    def offer(tile_m: Floats, tile_n: Floats, split: Floats) -> tuple[Floats, Floats]:
         fits = blocks_per_multiprocessor(profile, work, tile_m, tile_n) >= 1.0
-        whole = ceil_div(work.m, tile_m) * ceil_div(work.n, tile_n) * work.batch
-        for split in splits:
-            part = np.ceil(work.k / split)
-            splits_here = (whole < 2 * multiprocessors) & (part >= _LEAST_SLICES * work.slices) & ~in_one_piece
-            offered = fits & ((split == 1) | splits_here)
-            if not offered.any():
-                continue
-            shape = TileShape(np.full(len(table), tile_m), np.full(len(table), tile_n), part)
-            load = work.load(profile, tile_m, tile_n, part)
-            blocks = tensor_blocks(work, shape, load)
-            traffic = tensor_traffic(table, profile, shape, load, kernels, once)
-            math = table.matrix_flops / (rate * load.useful) * blocks.ramp(own)
-            times = [math, *(nbytes / speeds[level] for level, nbytes in traffic.items()), blocks.fetch_seconds(own, clock)]
-            rounds = ceil_div(load.blocks, multiprocessors * load.resident)
-            time = overlapped(times, own("overlap")) + own("tile_overhead") * rounds + blocks.split_seconds(own)
-            better = np.where(offered, time, np.inf) < best
-            best = np.where(better, time, best)
-            best_m, best_n = np.where(better, tile_m, best_m), np.where(better, tile_n, best_n)
-            best_k = np.where(better, part, best_k)
-    return TileShape(best_m, best_n, best_k)
+        whole, part = ceil_div(work.m, tile_m) * ceil_div(work.n, tile_n) * work.batch, np.ceil(work.k / split)
+        splits_here = (whole < 2 * multiprocessors) & (part >= _LEAST_SLICES * work.slices) & ~in_one_piece
+        offered = fits & ((split == 1) | splits_here)
+        shape = TileShape(tile_m, tile_n, part)
+        load = work.load(profile, tile_m, tile_n, part)
+        blocks = tensor_blocks(work, shape, load)
+        traffic = tensor_traffic(table, profile, shape, load, kernels, once)
+        math = table.matrix_flops / (rate * load.useful) * blocks.ramp(own)
+        times = [math, *(nbytes / speeds[level] for level, nbytes in traffic.items()), blocks.fetch_seconds(own, clock)]
+        rounds = ceil_div(load.blocks, multiprocessors * load.resident)
+        time = overlapped(times, own("overlap")) + own("tile_overhead") * rounds + blocks.split_seconds(own)
+        return np.where(offered, time, np.inf), part
+
+    candidates = [(*tile, split) for tile, split in itertools.product(tiles, splits)]
+    m, n, _, k = fastest(candidates, work.k, profile, offer)
+    return TileShape(m, n, k)
 
 
 def tensor_blocks(work: Products, shape: TileShape, load: Load) -> Blocks:

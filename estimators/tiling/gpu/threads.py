@@ -17,10 +17,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
-from shmoo.estimators.machine.algorithms import RECURRENT
+from shmoo.estimators.machine.coefficients import RECURRENT
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import Floats, KernelTable, Masks, op_code
 from shmoo.estimators.tiling.base import element_bytes
+from shmoo.estimators.tiling.gpu.library import TENSOR_KERNELS
 
 COPY_BYTES = 16.0
 """Widest copy of a thread, and what tensor memory accesses need rows to be multiples of (CUDA C++ Programming Guide, asynchronous
@@ -95,6 +96,19 @@ def copies_of_words(table: KernelTable) -> Masks:
     across = (table.op != op_code("aten.linear")) & _rows_of_words(table, table.n)
     copied: Masks = table.is_family("gemm") & (_rows_of_words(table, table.k) | across) & (np.minimum(table.m, table.n) > 2)
     return copied
+
+
+def rate_of_words(profile: ArchitectureProfile) -> tuple[str, ...]:
+    """Coefficients to look the rate of such products up by, relative to that of others, most specific first: where kernels are
+    built on tensor memory accesses, those that do without are of the generation before."""
+    return ("efficiency.unaligned.older",) * copies_by_tensor(profile) + ("efficiency.unaligned",)
+
+
+def copies_by_tensor(profile: ArchitectureProfile) -> bool:
+    """Whether the kernels of a card's tensor cores are built on tensor memory accesses: from Hopper on, in clusters of blocks."""
+    parameters = profile.tiling.parameters
+    kernels = TENSOR_KERNELS.get(str(parameters.get("tensor_library") or parameters.get("library") or ""))
+    return kernels is not None and kernels.cluster > 1.0
 
 
 def _rows_of_words(table: KernelTable, extent: Floats) -> Masks:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -28,6 +29,7 @@ _CAPTURE = str(Path(__file__).parents[1]) + os.sep
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _ROOT = re.compile(r"^[LG]\['[^']*'\]\.?")
 _SUBSCRIPT = re.compile(r"(?:\._modules)?\[['\"]?(?P<key>[^\]'\"]*)['\"]?\]")
+_PLAIN = (str, bytes, bool, int, float, complex, type, torch.nn.Module, torch.dtype, torch.device)
 
 _CONVOLUTIONS = ("aten.conv2d", "aten.convolution", "aten._convolution", "aten.cudnn_convolution")
 """Operators whose library has kernels of its own for images stored channels-last."""
@@ -274,3 +276,36 @@ def _plain(value: Any, number: Number) -> Any:
     if isinstance(value, (float, complex, torch.layout, torch.memory_format)):
         return str(value).removeprefix("torch.")
     return _SKIP
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """The tensors of a value, in order and each once, also those inside objects."""
+    return list(_tensors(value, set()))
+
+
+def _tensors(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
+    if value is None or isinstance(value, _PLAIN) or id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, torch.Tensor):
+        yield value
+        return
+    if isinstance(value, Mapping):
+        parts: Any = value.values()
+    elif isinstance(value, (list, tuple, set)):
+        parts = value
+    else:
+        slots = (name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()))
+        parts = [*getattr(value, "__dict__", {}).values(), *(getattr(value, name, None) for name in slots)]
+    for part in parts:
+        yield from _tensors(part, seen)
+
+
+def holds_tensors(leaf: Any) -> bool:
+    """Whether a leaf of a pytree is an object with tensors inside."""
+    return not isinstance(leaf, torch.Tensor) and bool(tensors_in(leaf))
+
+
+def with_tensors(value: Any, replaced: Mapping[int, torch.Tensor]) -> Any:
+    """A copy of an object with its tensors replaced; `replaced` gives the new tensor by the `id` of the old."""
+    return copy.deepcopy(value, dict(replaced))

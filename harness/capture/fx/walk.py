@@ -21,10 +21,10 @@ from shmoo.harness.capture.fx.bodies import (
     bodies_of,
     body_kind,
     node_lists,
+    parts_of,
     trip_count,
 )
 from shmoo.harness.capture.fx.introspect import CaptureError, OperatorIntrospector, dtype_name, is_tensor_node, leaves, tensor_of
-from shmoo.harness.capture.fx.parts import parts_of
 from shmoo.harness.capture.fx.trace import ENTER, EXIT, autocast_dtype, has_autocast
 
 _IGNORED = (

@@ -13,8 +13,7 @@ from torch import fx
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from shmoo.estimators.graph.records import Graph, Value, ValueKind
-from shmoo.harness.capture.fx.introspect import OperatorIntrospector
-from shmoo.harness.capture.fx.objects import tensors_in
+from shmoo.harness.capture.fx.introspect import OperatorIntrospector, tensors_in
 from shmoo.harness.capture.fx.trace import attribute_tensors, trace_aten
 from shmoo.harness.capture.fx.walk import Origin, Walk, attribute_origin, storage_key
 

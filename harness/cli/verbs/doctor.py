@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from shmoo.harness.measuring.watch.corewatch import Neighbours
 
 QUIET_SHARE = 0.1
-"""Cores slower than this share of the time have neighbours."""
+"""Cores slower than this share of the time, or used by others for it, have neighbours."""
 EXAMPLES = """\b
 Examples:
   shmoo doctor
@@ -65,12 +65,13 @@ def show_neighbours(neighbours: Neighbours | None) -> None:
         output.facts({"neighbours": "unknown: threads cannot be pinned to cores here"})
         return
     expected = f"expect times within {percent(neighbours.expected_error(VISITS))} (standard error of {VISITS} visits)"
-    if neighbours.slow_share < QUIET_SHARE:
-        output.facts({"neighbours": f"none seen: {expected}"})
-        return
-    share = percent(neighbours.slow_share, digits=0)
-    seen = f"some core slow {share} of the time, typically {neighbours.slowdown:.1f} times: {expected}"
-    output.facts({"neighbours": seen})
+    seen = []
+    if neighbours.slow_share >= QUIET_SHARE:
+        share = percent(neighbours.slow_share, digits=0)
+        seen.append(f"some core slow {share} of the time, typically {neighbours.slowdown:.1f} times")
+    if neighbours.cores_used >= QUIET_SHARE:
+        seen.append(f"other programs use {neighbours.cores_used:.1f} cores")
+    output.facts({"neighbours": f"{' and '.join(seen) or 'none seen'}: {expected}"})
 
 
 def show_doctor(report: DoctorReport) -> None:

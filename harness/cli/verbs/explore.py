@@ -124,7 +124,6 @@ def explore(
 
 
 def _weights(texts: Sequence[str], models: Sequence[str]) -> dict[str, float]:
-    """Weights by model."""
     weights = {}
     for text in texts:
         name, equals, number = text.rpartition("=")
@@ -178,3 +177,7 @@ def _show(space: Space, front: Front, rows: Sequence[Record], wide: bool) -> Non
     )
     if len(rows) > SHOWN:
         output.message(f"the first {SHOWN} of {len(rows)} designs by {space.objectives[0]}; --csv FILE has all")
+    if len(rows) == 1 and front.points > 1:
+        output.message(
+            f"one design is best in {' and '.join(space.objectives)}; for a choice, add a cost to --minimize, such as power.tdp"
+        )

@@ -201,7 +201,7 @@ def fetch(campaign: Path, as_json: bool) -> None:
 def report(campaign: Path, against: Path | None, out: Path | None, as_json: bool) -> None:
     """From what was fetched: machines by kind with their coefficients and error cards, outliers among equal machines, drift, and
     energy per inference. Missing hosts stand at its head."""
-    from shmoo.estimators.units import percent
+    from shmoo.estimators.units import counted, percent
     from shmoo.harness.fleet.campaign import Campaign
     from shmoo.runs.analysis.fleet import fleet_report
     from shmoo.runs.fleet_page import write_fleet_page
@@ -225,7 +225,7 @@ def report(campaign: Path, against: Path | None, out: Path | None, as_json: bool
         [
             family.title,
             s.name,
-            "" if s.ratio is None else percent(s.ratio - 1, signed=True),
+            f"{counted(s.cases, 'shared case')}, too few" if s.ratio is None else percent(s.ratio - 1, signed=True),
             "" if s.z is None else f"{s.z:+.1f}",
             "outlier" if s.outlier else "",
         ]

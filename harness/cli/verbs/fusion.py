@@ -13,7 +13,6 @@ from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
     from shmoo.estimators.graph.records import Graph
-    from shmoo.estimators.present.savings import FusionSavings
     from shmoo.harness.runtimes.inductor_groups import InductorGroups
 
 EXAMPLES = """\b
@@ -86,7 +85,7 @@ def fusion(
         return
     for i, (graph, groups) in enumerate(zip(graphs, predicted, strict=True)):
         _show_groups(graph, [(g.calls, g.pattern) for g in groups], found[i] if found else None, show_all)
-    _show_savings(savings, name, chosen)
+    output.table(["", "call by call", f"as {chosen} fuses", "saved"], savings.rows(), title=f"on {name}")
     for score, real_groups in zip(scores, found, strict=False):
         from shmoo.estimators.units import percent
 
@@ -145,7 +144,3 @@ def _show_groups(
     hidden = len(predicted) - len(rows)
     if hidden:
         output.message(f"{hidden} kernels of one operator are not listed; see them with --all")
-
-
-def _show_savings(savings: FusionSavings, arch: str, runtime: str) -> None:
-    output.table(["", "call by call", f"as {runtime} fuses", "saved"], savings.rows(), title=f"on {arch}")

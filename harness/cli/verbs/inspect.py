@@ -81,7 +81,7 @@ def inspect(
         output.message(f"wrote {html_path}")
     if roofline_path:
         from shmoo.harness.pages.roofline import write_roofline
-        from shmoo.runs.analysis.calls import measured_calls
+        from shmoo.runs.analysis.errors import measured_calls
         from shmoo.runs.store.store import Run
 
         calls = [] if run_path is None else measured_calls(Run.open(run_path), model)
@@ -117,7 +117,6 @@ def _record(row: Row) -> dict[str, object]:
 
 
 def _flat(row: Row) -> dict[str, object]:
-    """A row with one value a column."""
     flat: dict[str, object] = {
         name: getattr(row, name) for name in ("name", "depth", "calls", "params", "flops", "macs", "bytes")
     }

@@ -95,12 +95,11 @@ def sweep(
         raise InputError(f"--jobs {jobs} needs --engine: local or slurm")
     if largest_on_chip and (plot_path or fusion):
         raise InputError("--largest-on-chip gives one size an architecture, in a table; leave --plot and --fusion out")
-    workload_axes, machine_axes, settings = (
-        options.axes(axes, whole=True),
-        options.machine_axes(profile_axes),
-        options.settings(fixed),
-    )
-    fused = [_fusion(text) for text in fusion] or [True]
+    workload_axes, machine_axes = options.axes(axes, whole=True), options.machine_axes(profile_axes)
+    settings = options.settings(fixed)
+    if strange := [text for text in fusion if text not in FUSION]:
+        raise unknown("value of --fusion", strange[0], FUSION)
+    fused = [FUSION[text] for text in fusion] or [True]
     if twice := sorted(workload_axes.keys() & settings.keys()):
         raise InputError(f"axis {twice[0]!r} is given to --axis and to --set; give it to one of them")
     if not largest_on_chip:
@@ -110,10 +109,13 @@ def sweep(
         if f"@{name}=" in profile.name:
             raise InputError(f"{name!r} is set in --arch {profile.name} and swept by --profile-axis; leave one of them out")
     types: list[str | None] = list(asked.dtypes) or [None]
-    varied = _varied(models, workload_axes, machine_axes, types, runtime, fused)
+    # The columns that tell rows of one architecture apart, the first one to be drawn along first.
+    others = {"model": models, "dtype": types, "runtime": runtime, "fusion": fused}
+    varied = [*workload_axes, *machine_axes, *(name for name, members in others.items() if len(members) > 1)]
     if not varied:
         raise InputError("nothing varies; give an --axis such as batch=1..64, a --profile-axis, or several models")
-    units = _units(profiles, machine_axes)
+    coefficients = {name: c for profile in profiles for name, c in profile.coefficients.items()}
+    units = {name: coefficients[name].unit for name in machine_axes if name in coefficients}
     groups: list[list[Columns]] = []
     with output.only_results_on_stdout():
         if engine is not None:
@@ -141,17 +143,10 @@ def sweep(
     if as_json:
         output.json_document(rows)
     elif largest_on_chip:
-        _show_largest(
-            rows, next(iter(workload_axes)), [name for name in varied if name != next(iter(workload_axes))], units, view
-        )
+        along = next(iter(workload_axes))
+        _show_largest(rows, along, [name for name in varied if name != along], units, view)
     else:
         _show(rows, varied, units, view)
-
-
-def _fusion(text: str) -> bool:
-    if text not in FUSION:
-        raise unknown("value of --fusion", text, FUSION)
-    return FUSION[text]
 
 
 def _profiles(
@@ -181,25 +176,6 @@ def _profiles(
             raise InputError(f"no architecture has all of {', '.join(machine_axes)}; sweep one of them at a time")
         raise unknown("coefficient", missing, known, "see `shmoo profiles show ARCH`")
     return fitting
-
-
-def _units(profiles: Sequence[ArchitectureProfile], machine_axes: Mapping[str, Sequence]) -> dict[str, str]:
-    """Unit of each axis that is a coefficient of the architectures."""
-    held = {name: c for profile in profiles for name, c in profile.coefficients.items()}
-    return {name: held[name].unit for name in machine_axes if name in held}
-
-
-def _varied(
-    models: Sequence[str],
-    axes: Mapping[str, tuple],
-    machine_axes: Mapping[str, tuple],
-    dtypes: Sequence[str | None],
-    runtimes: Sequence[str],
-    fused: Sequence[bool],
-) -> list[str]:
-    """The columns that tell rows of one architecture apart, the first one to be drawn along first."""
-    others = {"model": models, "dtype": dtypes, "runtime": runtimes, "fusion": fused}
-    return [*axes, *machine_axes, *(name for name, members in others.items() if len(members) > 1)]
 
 
 def _controller(

@@ -179,11 +179,14 @@ class Neighbours(msgspec.Struct, frozen=True):
     Attributes:
         slow_share: share of the time in which some core ran slower than alone.
         slowdown: typical time of the reference kernel over its quiet time while slow; 1 on a quiet machine.
-        spread: relative standard deviation of the kernel's mean rate between tenths of a second, which is how long a visit lasts.
+        cores_used: cores that other programs of this system used, on average.
+        spread: relative standard deviation of the rate of a call on all cores between tenths of a second, about as long as visits
+            last.
     """
 
     slow_share: float
     slowdown: float
+    cores_used: float
     spread: float
 
     def expected_error(self, visits: int) -> float:
@@ -196,33 +199,55 @@ def watch_neighbours(
     probe: Probe | None = None,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], object] = time.sleep,
+    used: Probe | None = None,
 ) -> Neighbours | None:
     """Probe the cores for some seconds; `None` where threads cannot be pinned.
 
+    A program of this system on the same core does not slow a probe, which is over before the scheduler takes the core away. It is
+    seen by the time it uses: beside it a call has half of the core.
+
     Args:
         probe: times the kernel on each core; the real one for `None`.
+        used: seconds that other programs used of each core so far; the system's own counts for `None`.
     """
     if probe is None:
         if not hasattr(os, "sched_setaffinity"):
             return None
         probe = PinnedProbe(reference_kernel(), sorted(os.sched_getaffinity(0)))
+    used = used or used_by_others
     begin = clock()
     stamps, times = [], []
-    while clock() - begin < seconds:
-        stamps.append(clock() - begin)
+    borders, uses = [begin], [used()]
+    while (now := clock()) - begin < seconds:
+        if now - borders[-1] >= VISIT_S:
+            borders.append(now)
+            uses.append(used())
+        stamps.append(now)
         times.append([t if t > 0 else math.nan for t in probe()])
         sleep(NEIGHBOURS_EVERY_S)
     # Cores differ: on a large machine one that slept answers slower than one that works.
     by_core = np.asarray(times)
     slowest = np.nanmax(by_core / np.nanquantile(by_core, QUIET_QUANTILE, axis=0), axis=1)
     slow = slowest > QUIET
-    part = (np.asarray(stamps) / VISIT_S).astype(int)
-    rates = [float(np.mean(1.0 / slowest[part == number])) for number in np.unique(part)]
+    shares = np.clip(np.diff(np.asarray(uses), axis=0) / np.diff(borders)[:, None], 0.0, 1.0)
+    part = np.searchsorted(borders, stamps, side="right") - 1
+    rates = [float(np.mean(1.0 / slowest[part == n])) * (1.0 - share / 2) for n, share in enumerate(shares.max(axis=1).tolist())]
     return Neighbours(
         slow_share=float(slow.mean()),
         slowdown=float(np.median(slowest[slow])) if slow.any() else 1.0,
+        cores_used=float(shares.mean(axis=0).sum()),
         spread=float(np.std(rates) / np.mean(rates)),
     )
+
+
+def used_by_others() -> Sequence[float]:
+    """Seconds that others used of each core this process may use, this process's own part taken off in equal shares."""
+    import psutil
+
+    cores = psutil.cpu_times(percpu=True)
+    mine = sorted(os.sched_getaffinity(0))
+    own = time.process_time() / len(mine)
+    return [t.user + t.nice + t.system + t.irq + t.softirq - own for t in (cores[core] for core in mine)]
 
 
 NEIGHBOURS_EVERY_S = 0.002

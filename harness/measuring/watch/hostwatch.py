@@ -1,5 +1,7 @@
 """Observes the host during a timing and names disturbances, which make a row noisy but never unusable.
 
+The command line and pytest both time through `observed`.
+
 On a shared machine, with a busy neighbour, CPU time / (wall x threads) falls from 0.99 to 0.5, involuntary context switches
 rise from about 40 to 900-2500 a second, and operators take multiples of the scheduler's 8 ms slice.
 """
@@ -9,14 +11,16 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import psutil
 
-from shmoo.runs.store.records import AxisValue, Reason
+from shmoo.runs.store.records import AxisValue, Reason, Status, Timing
+from shmoo.runs.store.statistics import median
+from shmoo.runs.store.visits import NOISE
 
 try:
     import resource
@@ -33,6 +37,11 @@ SHORTEST_WATCH_S = 0.05
 """The kernel counts CPU time in ticks of 10 ms; shorter spans say nothing."""
 CPU_ZONES = ("x86_pkg_temp", "cpu-thermal", "cpu_thermal", "soc_thermal", "TCPU")
 """Names that Linux drivers give to the thermal zones of CPUs."""
+Host = dict[str, AxisValue | None]
+THROTTLED = 2.0
+"""A machine that runs this many times slower than it can while it throttles is another machine than the one asked about."""
+UNUSABLE = ("throttled", "GPU clock", "GPU throttled", "shared GPU", "recompiled")
+"""Codes of reasons for which a timing cannot be used at all."""
 
 
 class HostSnapshot(msgspec.Struct, frozen=True):
@@ -165,3 +174,37 @@ def _temperature_c(root: Path) -> float | None:
             if (zone / "type").read_text().strip() in CPU_ZONES:
                 millidegrees.append(float((zone / "temp").read_text()))
     return 1e-3 * max(millidegrees) if millidegrees else None
+
+
+def observed(
+    window: Callable[[], Timing],
+    threads: int,
+    further: Callable[[], tuple[Host, tuple[Reason, ...]]] = lambda: ({}, ()),
+    *,
+    device_time: bool = False,
+) -> tuple[Timing, Host, tuple[Reason, ...]]:
+    """Time once and say what went on meanwhile.
+
+    Args:
+        threads: that the timed work uses.
+        further: observations and doubts of one's own about the timing, such as a GPU's.
+        device_time: a device's own clock took the time, which the host's neighbours do not change.
+
+    Returns:
+        the timing, what was observed around it, and the reasons to doubt it (empty when there are none).
+    """
+    before = host_snapshot()
+    timing = window()
+    host = observe(before, host_snapshot(), threads)
+    another_machine = bool(timing.slowdowns) and median(timing.slowdowns) >= THROTTLED
+    reasons = () if device_time else tuple(r for r in disturbances(host) if r.code != "throttled" or another_machine)
+    facts, doubts = further()
+    return timing, host | facts, reasons + doubts
+
+
+def status_of(reasons: tuple[Reason, ...]) -> Status:
+    """The status of one visit that these reasons give; reasons of other codes are remarks."""
+    codes = {reason.code for reason in reasons}
+    if codes & set(UNUSABLE):
+        return "suspect"
+    return "noisy" if codes & set(NOISE) else "ok"

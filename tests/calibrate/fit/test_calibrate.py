@@ -13,9 +13,12 @@ from shmoo.calibrate.fit.base import base_profile
 from shmoo.calibrate.fit.dataset import MeasuredCase, Sources, blocks, read_sources
 from shmoo.calibrate.fit.fit import predicted_latency
 from shmoo.calibrate.fit.intervals import held_out
+from shmoo.calibrate.fit.parameters import parameters_for
 from shmoo.estimators.errors import InputError, NothingMeasuredError
+from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, single_call_graph
 from shmoo.estimators.machine.catalogue import space
 from shmoo.estimators.machine.coefficients import Coefficients
+from shmoo.estimators.machine.hosts import HOSTS
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.runs.store.records import Machine, Measurement, RunManifest, Timing
@@ -115,6 +118,55 @@ def test_a_fit_says_which_values_are_its_bounds_and_which_its_priors():
     for c in profile.coefficients.values():
         assert c.source != "prior" or (c.reference == share.reference and c.assumed and c.stderr is None)
     assert ArchitectureProfile.from_json(profile.to_json()) == profile
+
+
+def test_a_run_on_a_gpu_holds_launches_of_its_own_host_alone():
+    """The built-in T4's launches, operator by operator, are of another machine. A run that has no tanh says what its loops take
+    there; a table, which does not say where it is from, leaves the profile's."""
+    base = load_profile("gpu_t4")
+    cases, machine = measured_on(base, {})[::3], Machine("Xeon", 16, 16, 1 << 36, threads=16)
+    fitted = [
+        calibrate_cases(Sources(cases, "h", ("run",), m), base, name="own", residual=False).profile for m in (machine, None)
+    ]
+    run, table = (profile.coefficients for profile in fitted)
+    assert table["launch.eager.tanh"] == base.coefficients["launch.eager.tanh"]
+    assert "launch.eager.tanh" not in run
+    assert run["launch.eager.pointwise"].value == pytest.approx(HOSTS[base.host].launch_s["eager"][0], rel=0.25)
+
+
+def test_recurrent_layers_do_not_set_the_launch_of_products():
+    """A layer of many steps in bfloat16 takes the host 600 us beside one sequence. A product of one row still takes 10."""
+    base = load_profile("gpu_a100_40g")
+    products = [TableRow(0, "linear", {"b": 1, "m": 1, "n": n, "k": k}, "bfloat16") for n in (64, 300) for k in (64, 512, 1024)]
+    known = [MeasuredCase(row.case, (row.graph(),), 10e-6) for row in products]
+    layer = [MeasuredCase(row.case, (_lstm(steps),), 600e-6) for steps, row in zip((40, 60), products, strict=False)]
+    measured = blocks([*known, *layer], base)
+    names = {parameter.name: parameter for parameter in parameters_for(measured, base)}
+    assert names["launch.eager.gemv_tensor"].affects.tolist() == [True] * 6 + [False] * 2
+    assert names["launch.eager.recurrent_tensor"].affects.tolist() == [False] * 6 + [True] * 2
+    assert names["launch.eager.recurrent_tensor"].parent == "launch.eager"
+
+
+def test_depthwise_convolutions_of_a_gpu_are_not_drawn_towards_blocks():
+    """Their rate is a load and an address for each point of a window, 0.15 of the float32 units and not 0.9."""
+    base = load_profile("gpu_h200")
+    images = ({**_CONV, "conv_c_in": c, "conv_c_out": c, "conv_groups": groups} for c in (64, 256) for groups in (c, 1))
+    rows = [TableRow(0, "conv", axes, "float16") for axes in images]
+    names = {p.name for p in parameters_for(blocks([MeasuredCase(r.case, (r.graph(),), 1e-4) for r in rows], base), base)}
+    assert {"efficiency.conv_tensor", "efficiency.bandwidth.depthwise"} <= names
+    assert not names & {"efficiency.depthwise", "half.tile.depthwise", "half.k.depthwise", "half.fill.depthwise"}
+
+
+_CONV = {"conv_n": 8, "conv_size": 56, "conv_kernel": 3, "conv_stride": 1, "conv_padding": 1}
+
+
+def _lstm(steps: int) -> Graph:
+    """One layer of 768 units that reads one sequence."""
+    shapes = ((1, steps, 768), (1, 1, 768), (1, 1, 768), (3072, 768), (3072, 768), (3072,), (3072,))
+    names = ("input", "hx.0", "hx.1", "params.0", "params.1", "params.2", "params.3")
+    inputs = tuple(TensorSpec(shape, "bfloat16") for shape in shapes)
+    outputs = (inputs[0], inputs[1], inputs[2])
+    return single_call_graph(OpCall("aten.lstm", inputs, outputs, names, {"num_layers": 1, "batch_first": True}), (3, 4, 5, 6))
 
 
 def test_runs_of_different_machines_are_refused_with_the_difference(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from shmoo.calibrate.fit import fit
 from shmoo.calibrate.fit.dataset import MeasuredCase, blocks
-from shmoo.calibrate.fit.fit import fit_latency, predicted_latency
+from shmoo.calibrate.fit.fit import _check_identifiable, fit_latency, predicted_latency
 from shmoo.calibrate.fit.parameters import parameters_for
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.coefficients import Coefficients
@@ -47,6 +47,14 @@ def test_cases_of_one_size_are_refused_with_the_reason():
     cases = [MeasuredCase(row.case, (row.graph(),), 1e-3) for row in rows]
     with pytest.raises(InputError, match=r"20 cases determine only 1 combinations? .*m, n, k hardly vary.*vary independently"):
         fitted(cases)
+
+
+def test_one_combination_each_is_enough_where_a_call_shows_the_longer_of_two():
+    """Two cases tell two of four coefficients: launches of two algorithms on a GPU, whose rates stay with their priors."""
+    names = [f"{stem}.{algorithm}" for stem in ("launch.eager", "efficiency") for algorithm in ("gemm", "attention")]
+    _check_identifiable(np.eye(2, 4), 0.1, names, (), each=1)
+    with pytest.raises(InputError, match="2 cases determine only 2 combinations of the 4 coefficients"):
+        _check_identifiable(np.eye(2, 4), 0.1, names, ())
 
 
 def test_a_single_case_is_refused():

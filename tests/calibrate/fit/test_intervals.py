@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -74,6 +76,16 @@ def test_errors_of_any_factor_give_the_widest_spread_that_a_profile_may_have():
     (block,) = blocks([c for c in noisy_cases(0) if c.case.workload == "linear"], base)
     errors = np.full(len(block.cases), 9.0)
     assert spreads([block], errors, np.zeros((errors.size, 2)), base, "")["sigma.gemm"].value == SHARES["sigma"][1]
+
+
+def test_measurements_that_say_little_do_not_widen_a_spread():
+    """Off by 0.3, but for every second one, measured to 60 % only and off by e^5."""
+    base = load_profile("cpu_server_generic")
+    linear = [c for c in noisy_cases(0) if c.case.workload == "linear"]
+    cases = [replace(case, relative_se=0.6 if place % 2 else 0.02) for place, case in enumerate(linear)]
+    (block,) = blocks(cases, base)
+    errors = np.where(block.relative_se > 0.5, 5.0, 0.3)
+    assert spreads([block], errors, np.zeros((errors.size, 2)), base, "")["sigma.gemm"].value == pytest.approx(0.3 / NORMAL_90)
 
 
 def test_cases_that_are_not_known_do_not_count():

@@ -2,7 +2,6 @@
 
 import pytest
 
-from shmoo.estimators.machine.algorithms import TENSOR, algorithm_names
 from shmoo.estimators.machine.catalogue import (
     CATALOGUE,
     DEFAULTS,
@@ -14,7 +13,7 @@ from shmoo.estimators.machine.catalogue import (
     space,
     whose,
 )
-from shmoo.estimators.machine.coefficients import listed
+from shmoo.estimators.machine.coefficients import TENSOR, algorithm_names, listed
 from shmoo.estimators.machine.profile import builtin_names, load_profile
 from shmoo.estimators.predict.draws import names_to_draw
 

@@ -8,8 +8,7 @@ import pytest
 
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import Kernel, single_call_graph
-from shmoo.estimators.machine.algorithms import ALGORITHMS
-from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
+from shmoo.estimators.machine.coefficients import ALGORITHMS, Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, TilingSpec, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.draws import draw

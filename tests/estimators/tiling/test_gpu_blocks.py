@@ -110,3 +110,12 @@ def test_long_rows_outreach_the_translations_at_hand():
     long, short = (cut(linear(4096, 4096, k), load_profile("gpu_p100")).blocks.far[0] for k in (65536, 1024))
     assert long > 0.9
     assert short < 0.01
+
+
+def test_a_reduction_of_half_a_million_is_split_into_many_parts():
+    """8 x 1024 results keep few multiprocessors busy with four parts. Parts stay long, so usual reductions have four at most."""
+    profile = load_profile("gpu_v100")
+    strategy = strategy_for(profile)
+    parts = {k: np.ceil(k / strategy.choose(linear(8, 1024, k), profile).k[0]) for k in (16384, 500_000)}
+    assert parts[16384] <= 4
+    assert parts[500_000] >= 8

@@ -1,8 +1,10 @@
+import itertools
 import json
 import math
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -12,7 +14,7 @@ from click.testing import CliRunner
 from shmoo.estimators.errors import InputError
 from shmoo.harness.campaign import duel as duelling
 from shmoo.harness.campaign.campaign import CampaignSettings
-from shmoo.harness.campaign.duel import Duet, is_duel, run_duel
+from shmoo.harness.campaign.duel import PARTS, Duet, is_duel, run_duel
 from shmoo.harness.campaign.sides import Description, Side, describe, side_of
 from shmoo.harness.campaign.worker import Worker
 from shmoo.harness.cli.app import cli
@@ -39,6 +41,10 @@ class SharedMachine:
 class SideOfMachine:
     def __init__(self, machine, name, factor, fails):
         self.machine, self.name, self.factor, self.fails = machine, name, factor, fails
+        self.processes = 0
+
+    def close(self):
+        self.processes += 1
 
     def measure(self, case, visit=0, details=True):
         draw = self.machine.random
@@ -50,11 +56,22 @@ class SideOfMachine:
         return Measurement(case, "ok", timing=Timing((call_s,) * 8), visit=visit), ()
 
 
-def fight(tmp_path, machine, new, pairs=12, base=None, resume=False, sides=(HERE, HERE)):
-    settings = CampaignSettings(visits=pairs, most_visits=pairs, lock=str(tmp_path / "lock"))
+def fight(
+    tmp_path,
+    machine,
+    new,
+    pairs=12,
+    base=None,
+    resume=False,
+    sides=(HERE, HERE),
+    cases=CASES,
+    budget_s=None,
+    clock=time.monotonic,
+):
+    settings = CampaignSettings(visits=pairs, most_visits=pairs, lock=str(tmp_path / "lock"), budget_s=budget_s)
     described = Description(MACHINE, {"torch": "2.9.0"}), Description(MACHINE, {"torch": "2.10.0"})
     return run_duel(
-        CASES,
+        cases,
         tmp_path / "duel",
         sides,
         described,
@@ -62,6 +79,7 @@ def fight(tmp_path, machine, new, pairs=12, base=None, resume=False, sides=(HERE
         settings=settings,
         resume=resume,
         measurers=(base or machine.side("base"), new),
+        clock=clock,
     )
 
 
@@ -77,6 +95,38 @@ def test_each_visit_is_made_on_both_sides_in_either_order(tmp_path):
     assert is_duel((base, new))
     assert not is_duel((new, base))
     assert new.manifest.versions == {"torch": "2.10.0"}
+
+
+def test_both_processes_are_replaced_after_each_fifth_of_the_pairs(tmp_path):
+    """Rows say which pair of processes made them; fewer pairs than parts have two processes each."""
+    machine = SharedMachine()
+    base, new = machine.side("base"), machine.side("new")
+    runs = fight(tmp_path, machine, new, pairs=20, base=base)
+    assert base.processes == new.processes == PARTS
+    for run in runs:
+        assert [line.process for line in run.lines] == [line.visit // 4 for line in run.lines]
+    few = fight(tmp_path / "few", machine, machine.side("new"), pairs=3)
+    assert {(line.visit, line.process) for line in few[0].lines} == {(0, 0), (1, 1), (2, 2)}
+
+
+def test_both_processes_are_replaced_after_each_fifth_of_the_budget(tmp_path):
+    """A budget that ends long before the pairs do has as many parts, and none is gone back to."""
+    ticks = itertools.count()
+    machine = SharedMachine()
+    runs = fight(tmp_path, machine, machine.side("new"), pairs=1000, budget_s=150.0, clock=lambda: float(next(ticks)))
+    processes = [line.process for line in runs[0].lines]
+    assert processes == sorted(processes)
+    assert set(processes) == set(range(PARTS))
+
+
+def test_networks_have_as_many_pairs_as_other_cases(tmp_path):
+    """Of all processes: a noisy network is visited no more often in a round."""
+    machine = SharedMachine()
+    cases = [*CASES[:3], CaseSpec("resnet18", "network", {"m": 99})]
+    base, new = fight(tmp_path, machine, machine.side("new"), pairs=10, cases=cases)
+    for run in (base, new):
+        for lines in run.visits.values():
+            assert [line.process for line in lines] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
 def test_three_per_cent_are_resolved_where_two_runs_resolve_ten(tmp_path):
@@ -114,6 +164,9 @@ def test_the_new_row_is_on_disk_before_the_pair_counts(tmp_path):
     """An interruption between the sides leaves no pair with one half in the base's run."""
 
     class Stops:
+        def close(self):
+            pass
+
         def measure(self, case, visit=0, details=True):
             raise KeyboardInterrupt
 
@@ -249,6 +302,9 @@ class Stand:
     def __exit__(self, *_):
         pass
 
+    def close(self):
+        pass
+
     def measure(self, case, visit=0, details=True):
         spec = CaseSpec("relu", "operator", {"m": 1})
         row, graphs = self._measurer.measure(spec, visit, details)
@@ -338,7 +394,7 @@ def test_duet_draws_its_order_anew(tmp_path):
     orders = []
     for seed in (1, 2):
         machine = SharedMachine()
-        duet = Duet(machine.side("base"), machine.side("new"), Rows(), seed)
+        duet = Duet(machine.side("base"), machine.side("new"), Rows(), lambda visit: 0, seed)
         for visit in range(20):
             duet.measure(CASES[0], visit)
         orders.append([name for name, *_ in machine.order])

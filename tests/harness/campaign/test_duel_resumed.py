@@ -15,6 +15,9 @@ class StopsAfter:
     def __init__(self, side, visits):
         self.side, self.left = side, visits
 
+    def close(self):
+        self.side.close()
+
     def measure(self, case, visit=0, details=True):
         if not self.left:
             raise KeyboardInterrupt
@@ -45,6 +48,11 @@ def test_an_interrupted_duel_goes_on(tmp_path, stops):
     assert 0.3 < begins.count("new") / len(begins) < 0.7
     for identity, lines in runs[1].visits.items():
         assert {line.visit for line in lines} == {line.visit for line in runs[0].visits[identity]} == set(range(12))
+    before, after = ({line.process for line in lines} for lines in (kept, runs[0].lines[len(kept) :]))
+    assert max(before) < min(after), "the processes of the first part are gone"
+    assert after == set(range(min(after), min(after) + len(after)))
+    processes = [{line.case.identity: line.process for line in run.lines if line.visit == 11} for run in runs]
+    assert processes[0] == processes[1]
 
 
 def test_a_case_that_failed_before_is_left_alone_when_a_duel_goes_on(tmp_path):

@@ -4,10 +4,11 @@ from collections import Counter
 
 import pytest
 
+from shmoo.harness.campaign.campaign import CampaignSettings
 from shmoo.harness.campaign.schedule import Schedule
 from shmoo.runs.store.records import CaseSpec, Measurement, Timing
 
-STEADY, UNSTEADY = (1.0, 1.001), (1.0, 3.0)
+STEADY, UNSTEADY = (1.0, 1.001), (1.0, 1.5)
 
 
 def cases(operators, networks):
@@ -17,7 +18,7 @@ def cases(operators, networks):
 
 def schedule_of(chosen, **changes):
     settings = {"visits": 2, "most_visits": 8, "precision": 0.02, "seed": 1, "shuffle": True} | changes
-    return Schedule(chosen, **settings)
+    return Schedule(chosen, CampaignSettings(**settings))
 
 
 def visit(schedule, factors):
@@ -32,13 +33,32 @@ def visit(schedule, factors):
 
 
 def test_every_case_is_visited_once_before_any_is_visited_twice():
-    """20 cases: the first 20 visits are of 20 cases, and the next round has each once and each network once more."""
+    """20 cases: the first 20 visits are of 20 cases, and the next 22 have each once and each network once more."""
     schedule = schedule_of(cases(18, 2))
     first = Counter(visit(schedule, lambda case: STEADY).workload for _ in range(20))
     assert set(first.values()) == {1}
     second = Counter(visit(schedule, lambda case: STEADY).workload for _ in range(22))
     assert {count for workload, count in second.items() if workload.startswith("net")} == {2}
     assert {count for workload, count in second.items() if workload.startswith("linear")} == {1}
+
+
+def test_cases_that_are_hardly_known_come_before_second_visits():
+    """Threads of ten of forty cases only waited for each other on their first visit, so these are visited again at once."""
+    unlucky = {f"linear{i}" for i in range(10)}
+    schedule = schedule_of(cases(40, 0))
+
+    def take():
+        case = schedule.next()
+        waits = case.workload in unlucky and not schedule.visits_of(case)
+        wall_s, on_core = (8e-3, 0.5) if waits else (1e-5, 1.0)
+        cpu_s = 8 * wall_s * 2 * on_core
+        timing = Timing((wall_s,) * 8, switches=(2 * waits,) * 8, cpu_s=cpu_s, on_core_s=(wall_s * on_core,) * 8)
+        schedule.add(Measurement(case, "ok", timing=timing))
+        return case.workload
+
+    assert len({take() for _ in range(40)}) == 40
+    assert {take() for _ in range(10)} == unlucky
+    assert {take() for _ in range(30)} == {f"linear{i}" for i in range(10, 40)}
 
 
 def test_steady_cases_need_their_visits_only():
@@ -50,22 +70,21 @@ def test_steady_cases_need_their_visits_only():
 
 
 def test_later_rounds_go_to_the_worst_tenth_and_to_noisy_networks():
-    """Of 30 operators two are unsteady, and so is one of two networks: a round has one turn of each and four of the network."""
+    """Of 30 operators two are unsteady, and so is one of two networks, which had a visit with each tenth of the second visits and
+    goes on with one in each round."""
 
     def factors(case):
         return UNSTEADY if case.workload in ("linear3", "linear4", "net0") else STEADY
 
     schedule = schedule_of(cases(30, 2), precision=0.001)
-    for _ in range(32 + 34):
-        visit(schedule, factors)
-    third = Counter(visit(schedule, factors).workload for _ in range(2 + 4))
-    assert third["net0"] == 4
-    assert third["linear3"] == third["linear4"] == 1
+    first_two = Counter(visit(schedule, factors).workload for _ in range(32 + 30 + 8 + 2))
+    assert (first_two["net0"], first_two["net1"]) == (1 + 8, 3)
+    assert Counter(visit(schedule, factors).workload for _ in range(3)) == {"linear3": 1, "linear4": 1, "net0": 1}
 
 
 def test_a_round_is_a_tenth_of_the_cases():
     """40 operators that never settle: the third round has the four that differ most."""
-    spreads = {f"linear{i}": (1.0, 1.5 + 0.1 * i) for i in range(40)}
+    spreads = {f"linear{i}": (1.0, 1.1 + 0.01 * i) for i in range(40)}
     schedule = schedule_of(cases(40, 0))
     for _ in range(80):
         visit(schedule, lambda case: spreads[case.workload])
@@ -74,7 +93,7 @@ def test_a_round_is_a_tenth_of_the_cases():
     }
 
 
-@pytest.mark.parametrize(("most_visits", "network", "operator"), [(2, 3, 2), (3, 18, 3)])
+@pytest.mark.parametrize(("most_visits", "network", "operator"), [(2, 2, 2), (3, 18, 3)])
 def test_visits_have_a_limit(most_visits, network, operator):
     """Cases that never settle: operators stop at `most_visits`, networks at six times as many where more visits than those to
     every case are wanted."""
@@ -83,7 +102,7 @@ def test_visits_have_a_limit(most_visits, network, operator):
     while (case := visit(schedule, lambda case: UNSTEADY)) is not None:
         seen[case.kind] += 1
     assert seen["operator"] == operator
-    assert network <= seen["network"] < network + 4
+    assert seen["network"] == network
 
 
 @pytest.mark.parametrize(("factors", "compiled_first"), [(STEADY, 7), (UNSTEADY, 5)])

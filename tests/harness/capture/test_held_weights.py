@@ -11,10 +11,10 @@ from torch import nn
 from shmoo.estimators.costs import graph_cost
 from shmoo.estimators.graph.records import weights_of
 from shmoo.estimators.memory.peak import peak_memory_bytes
-from shmoo.harness.capture.fx.objects import tensors_in
+from shmoo.harness.capture.fx.introspect import tensors_in
 from shmoo.harness.capture.training import capture_training
 from shmoo.harness.capture.workload import capture_workload
-from shmoo.harness.models.mode import Mode
+from shmoo.harness.models.asked import Mode
 from shmoo.harness.models.model_graphs import WorkloadGraphs
 from shmoo.harness.module import Built, DNNModule, dim
 

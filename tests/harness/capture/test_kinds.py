@@ -6,7 +6,7 @@ import pytest
 
 from shmoo.estimators.costs import graph_cost
 from shmoo.estimators.graph.records import weights_of
-from shmoo.harness.models.mode import Mode
+from shmoo.harness.models.asked import Mode
 from shmoo.harness.models.model_graphs import model_graphs
 from tests.harness.capture import kinds_of_models
 from tests.harness.capture.kinds import KINDS

@@ -24,6 +24,13 @@ def test_a_table_and_what_was_looked_at() -> None:
     assert "6 designs, 6 within the limits" in result.stderr
 
 
+def test_a_single_best_design_is_no_choice() -> None:
+    """The largest machine is the best in everything but what it costs, which the message names."""
+    grow = ("explore", "mlp", "--arch", "kpu_t64", "--over", "bandwidth.dram=3e10..3e11:3")
+    assert "for a choice, add a cost to --minimize" in shmoo(*grow, "--minimize", "latency").stderr
+    assert "for a choice" not in shmoo(*grow, "--minimize", "latency,bandwidth.dram").stderr
+
+
 def test_json_and_csv_hold_the_front() -> None:
     """The same rows; the first objective ascends, limits hold."""
     result = shmoo(*SPACE, "--within", "power.tdp<=20", "--minimize", "latency,power.tdp", "--json", "--csv", "front.csv")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from shmoo.harness.fleet.hosts import Host
 
+SLOWLY = {"STAND_IN_ROWS": "40", "STAND_IN_PAUSE_S": "0.1"}
+"""Variables of a stand-in that takes four seconds."""
 CODE = """
 import json, os, signal, sys, time
 arguments = sys.argv[1:]

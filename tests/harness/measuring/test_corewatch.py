@@ -14,6 +14,9 @@ from shmoo.harness.measuring.watch.corewatch import (
 )
 from shmoo.runs.store.statistics import QUIET
 
+NOBODY = [0.0] * 16
+"""Seconds that others used of each core."""
+
 
 class Cores:
     """Two cores whose kernel takes 1 µs, on core 1 `slow` times that; a probe takes 1 ms."""
@@ -153,10 +156,25 @@ def test_neighbours_are_described():
         cores.slow = 1.8 if (cores.now % 1.0) > 0.25 else 1.0
         return cores()
 
-    neighbours = watch_neighbours(5.0, probe, cores.clock, cores.sleep)
+    neighbours = watch_neighbours(5.0, probe, cores.clock, cores.sleep, lambda: NOBODY)
     assert neighbours.slow_share == pytest.approx(0.75, abs=0.02)
     assert neighbours.slowdown == pytest.approx(1.8)
     assert neighbours.expected_error(4) == neighbours.spread / 2 > 0.05
+
+
+def test_programs_on_the_same_cores_are_neighbours():
+    """One on core 1 during every second half of a second, which no probe feels: a call then has half of the core, so that rates
+    are 1 and 1/2 and spread by 1/3."""
+    cores = Cores()
+
+    def used():
+        halves, into = divmod(cores.now, 0.5)
+        return [0.0, (halves // 2) * 0.5 + (into if halves % 2 else 0.0)]
+
+    neighbours = watch_neighbours(5.0, cores, cores.clock, cores.sleep, used)
+    assert (neighbours.slow_share, neighbours.slowdown) == (0.0, 1.0)
+    assert neighbours.cores_used == pytest.approx(0.5, abs=0.02)
+    assert neighbours.spread == pytest.approx(1 / 3, abs=0.03)
 
 
 def test_cores_that_differ_are_no_neighbours():
@@ -169,14 +187,14 @@ def test_cores_that_differ_are_no_neighbours():
         turn[0] ^= 8
         return [(3e-6 if core == 5 else 1.5e-6) if core & 8 == turn[0] else 0.0 for core in range(16)]
 
-    neighbours = watch_neighbours(5.0, probe, cores.clock, cores.sleep)
+    neighbours = watch_neighbours(5.0, probe, cores.clock, cores.sleep, lambda: NOBODY)
     assert (neighbours.slow_share, neighbours.slowdown) == (0.0, 1.0)
 
 
 def test_a_quiet_machine_has_no_neighbours():
     """No slow moment, no spread, nothing to expect."""
     cores = Cores()
-    neighbours = watch_neighbours(5.0, cores, cores.clock, cores.sleep)
+    neighbours = watch_neighbours(5.0, cores, cores.clock, cores.sleep, lambda: NOBODY)
     assert (neighbours.slow_share, neighbours.slowdown) == (0.0, 1.0)
     assert neighbours.expected_error(1) == pytest.approx(0.0, abs=1e-9)
 

@@ -3,7 +3,6 @@ import random
 
 import pytest
 
-from shmoo.harness.measuring import observing
 from shmoo.harness.measuring.timing import (
     LONGEST_S,
     NETWORK_VISIT,
@@ -14,6 +13,7 @@ from shmoo.harness.measuring.timing import (
     TimingSettings,
     time_callable,
 )
+from shmoo.harness.measuring.watch import hostwatch
 from shmoo.harness.measuring.watch.hostwatch import HostSnapshot, disturbances, host_snapshot, observe
 from shmoo.runs.store.records import Reason, Timing
 from shmoo.runs.store.statistics import median
@@ -213,7 +213,7 @@ def test_unknown_counters_disturb_nothing():
 )
 def test_only_what_makes_a_time_useless_makes_a_visit_suspect(found, status):
     """Noise is said and can be used; remarks change nothing."""
-    assert observing.status_of(tuple(Reason(code) for code in found)) == status
+    assert hostwatch.status_of(tuple(Reason(code) for code in found)) == status
 
 
 @pytest.fixture
@@ -225,7 +225,7 @@ def throttling_host(monkeypatch):
         number = next(snapshots)
         return HostSnapshot(float(number), 1.0 * number, 0, 1.0 * number, 0.5 * number, 10 * number)
 
-    monkeypatch.setattr("shmoo.harness.measuring.observing.host_snapshot", snapshot)
+    monkeypatch.setattr("shmoo.harness.measuring.watch.hostwatch.host_snapshot", snapshot)
 
 
 @pytest.mark.parametrize(
@@ -234,16 +234,16 @@ def throttling_host(monkeypatch):
 def test_throttling_counts_where_it_makes_another_machine(throttling_host, slowdowns, suspect):
     """Throttle events beside cores at half their speed are another machine; beside cores at their speed they are no reason."""
     timing = Timing((1.0, 1.0, 1.0)[: len(slowdowns) or 3], slowdowns)
-    _, host, reasons = observing.observed(lambda: timing, 1)
+    _, host, reasons = hostwatch.observed(lambda: timing, 1)
     assert host["throttles"] == 10
     assert codes(reasons) == ["steal"] + ["throttled"] * suspect
-    assert observing.status_of(reasons) == ("suspect" if suspect else "noisy")
+    assert hostwatch.status_of(reasons) == ("suspect" if suspect else "noisy")
 
 
 def test_a_device_of_its_own_clock_is_not_doubted_for_the_hosts_sake(throttling_host):
     """The host is observed, and no reason comes of it; the card's own doubts stay."""
     doubt = Reason("GPU clock", "low")
-    _, host, reasons = observing.observed(
+    _, host, reasons = hostwatch.observed(
         lambda: Timing((1.0,), (3.0,)), 1, lambda: ({"gpu_clock_hz": 1e9}, (doubt,)), device_time=True
     )
     assert (host["throttles"], host["gpu_clock_hz"]) == (10, 1e9)

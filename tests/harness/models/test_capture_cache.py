@@ -14,9 +14,8 @@ import pytest
 
 from shmoo.estimators.graph.records import Graph
 from shmoo.harness.models import capture_cache
-from shmoo.harness.models.asked import Asked, ModelGraphs
+from shmoo.harness.models.asked import Asked, Mode, ModelGraphs
 from shmoo.harness.models.capture_cache import CaptureCache, clear_captures, list_captures, software
-from shmoo.harness.models.mode import Mode
 from tests.build import GraphBuilder
 
 ASKED = Asked("mlp", points=({"batch": 8},))

@@ -15,8 +15,8 @@ from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.present.generation import cache_bytes
 from shmoo.harness.capture import capture_workload
+from shmoo.harness.models.asked import Mode
 from shmoo.harness.models.generation import Generator, PhaseGraphs
-from shmoo.harness.models.mode import Mode
 from shmoo.harness.models.model_graphs import WorkloadGraphs, model_graphs, phase_of
 from shmoo.harness.module import Built, DNNModule, dim
 

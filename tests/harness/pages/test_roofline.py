@@ -14,7 +14,7 @@ from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.present.inspection import inspect_graphs
 from shmoo.harness.pages.roofline import call_points, kernel_points, roofs_of, write_roofline
-from shmoo.runs.analysis.calls import measured_calls
+from shmoo.runs.analysis.errors import measured_calls
 from shmoo.runs.store.records import CaseSpec, ChildTime, Machine, Measurement, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter
 from tests.build import GraphBuilder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -129,6 +130,46 @@ def test_long_calls_go_by_the_time_that_their_thread_had_a_core() -> None:
     pairs = [(1.0, 1.0), (0.5, 0.5), (1.0, 1.0), (0.5, 0.5)] + 5 * [(1.0, 0.5)]
     seen = times(["a"] * 9, [[on_core(share) for share in pair] for pair in pairs])
     assert [s.value_s for s in seen] == pytest.approx([2e-2 / 0.75] * 9)
+
+
+def waiting(call_s: float = 8e-3, blocks: int = 7) -> Timing:
+    """A visit in which two threads waited for each other at every call, each spinning while the other had no core."""
+    return Timing((call_s,) * blocks, switches=(2,) * blocks, cpu_s=blocks * call_s, on_core_s=(call_s / 2,) * blocks)
+
+
+def threaded(share: float) -> Timing:
+    """Calls of two threads, half of the blocks undisturbed; both threads had a core for all that they did."""
+    calls = visit(share, threads=2)
+    return msgspec.structs.replace(calls, on_core_s=(2e-5,) * len(calls.samples_s))
+
+
+@pytest.mark.parametrize("visits", [1, 2, 3])
+def test_threads_that_only_waited_leave_a_case_in_doubt(visits: int) -> None:
+    """Calls of 10 us that took 8 ms each time, among 18 visits that went well: however well samples agree, the case may be off by
+    e^2, with the chance that all of its visits are of the kind that does nothing but wait."""
+    cases = [*([threaded(share) for share in (1.0, 0.5)] for _ in range(9)), [waiting()] * visits]
+    groups = ["a"] * len(cases)
+    seen, alone = times(groups, cases)[-1], own(cases, groups)[-1]
+    chance = (visits / (18 + visits)) ** visits
+    assert seen.value_s == alone.value_s == pytest.approx(8e-3)
+    assert seen.relative_se == pytest.approx(math.hypot(alone.relative_se, 2.0 * math.sqrt(chance)))
+
+
+def test_blocks_in_which_a_thread_waited_do_not_tell_the_undisturbed_time() -> None:
+    """Calls of 20 ms on two threads: nine cases have a visit at full speed and one with three of four blocks at a sixth of it, a
+    tenth case only the latter. Its only good block says 20 ms, and the share is that of the class."""
+    good = Timing((20e-3,) * 4, switches=(1,) * 4, cpu_s=160e-3, on_core_s=(20e-3,) * 4)
+    poor = Timing((20e-3,) + (120e-3,) * 3, switches=(9,) * 4, cpu_s=400e-3, on_core_s=(20e-3,) + (60e-3,) * 3)
+    seen = times(["a"] * 10, [*([good, poor] for _ in range(9)), [poor]])
+    share = 20 / np.mean([20, 120, 120, 120])
+    assert seen[9].value_s == pytest.approx(20e-3 / ((9 * (1 + share) / 2 + share) / 10))
+
+
+def test_one_visit_without_waiting_ends_the_doubt() -> None:
+    """Two visits waited and one did not: the rate of that one counts, and those of its class."""
+    cases = [*([threaded(share) for share in (1.0, 0.5)] for _ in range(9)), [waiting(), threaded(0.75), waiting()]]
+    seen = times(["a"] * len(cases), cases)[-1]
+    assert 2e-5 / 0.75 < seen.value_s < 2e-5 / 0.25
 
 
 def test_classes_of_other_lengths_lend_their_shares() -> None:
