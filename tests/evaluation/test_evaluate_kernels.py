@@ -84,3 +84,13 @@ def test_what_is_carried_belongs_to_tensor_cores() -> None:
     names = of_tensor_cores(made)
     assert {c.source for c in names.values()} == {"transferred"}
     assert {whose(name) for name in names} & set(TENSOR) >= {"gemm_tensor", "attention_tensor"}
+
+
+def test_the_same_multiprocessors_count_before_others_with_the_same_kernels() -> None:
+    """An A100 and an L40S run kernels of one generation: an L4 takes those of the L40S alone, and when its cap sets in."""
+    measured = [load_profile(name) for name in ("gpu_a100_sxm_80g", "gpu_l40s", "gpu_h100")]
+    made = carried(measured, load_profile("gpu_l4"))
+    names = [name for name, c in of_tensor_cores(made).items() if "geometric mean" in c.reference]
+    assert len(names) > 20
+    assert {made.coefficients[name].reference for name in names} == {"geometric mean of gpu_l40s"}
+    assert made.coefficients["throttle.time"].value == measured[1].coefficients["throttle.time"].value
