@@ -157,7 +157,9 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
                 add_own(algorithm, algorithm, (stem,), here & cases.using[stem])
         if algorithm in TENSOR:
             for stem in _OF_COPIES:
-                add_own(algorithm, algorithm, (stem,), here)
+                # The shortest kernel is seen where a case has no other, such as one that rounds the operands.
+                if stem != "device_launch" or (here & cases.alone).any():
+                    add_own(algorithm, algorithm, (stem,), here)
             if algorithm == "attention_tensor":
                 add_own(algorithm, algorithm, ("efficiency.special",), here, EXPONENTIALS_SD)
                 add_own(algorithm, algorithm, ("efficiency.append",), here & cases.stores)

@@ -239,7 +239,7 @@ FITTED = ("gpu_a100_sxm_80g", "gpu_h100", "gpu_b200", "gpu_l40s")
 """Profiles that rows of products and attention are fitted to."""
 TRANSFERRED = ("gpu_v100", "gpu_t4", "gpu_a100_40g", "gpu_a100_80g", "gpu_l4", "gpu_h200")
 """Profiles with tensor cores that what is common to the fitted ones is carried to."""
-TEACHING = ("gemm bfloat16", "gemm fp8", "gemm sq", "gemm int", "gemm nvfp4", "DeepGEMM", "attention", "LLM linear")
+TEACHING = ("gemm bfloat16", "gemm fp8", "gemm sq", "gemm int", "gemm nvfp4", "attention", "LLM linear")
 """Groups of rows that are fitted, by how their names start."""
 ROUNDING = ("quantize_affine", "triton_quantize_nvfp4")
 """Operators that round the activations of narrow products, whose shortest kernels only these rows show."""
@@ -274,9 +274,11 @@ def carried(
     measured: Sequence[ArchitectureProfile], target: ArchitectureProfile, sigma: Mapping[str, Coefficient] | None = None
 ) -> ArchitectureProfile:
     """A profile with its kernels on tensor cores as those of measured devices, all else as it was. Where one of them runs the
-    same generation of kernels, only those count, and what they err is what it errs; elsewhere `sigma` says it."""
+    same generation of kernels, only those count, among them those of the same multiprocessors, and what they err is what it errs;
+    elsewhere `sigma` says it."""
     known = without_tensor(target)
     alike = [profile for profile in measured if _library(profile) == _library(target)]
+    alike = [profile for profile in alike if _capability(profile) == _capability(target)] or alike
     own = [profile.replacing(coefficients={**of_tensor_cores(profile), **_generation(profile)}) for profile in alike or measured]
     boards = {name: c for p in alike for name, c in _controller(p, target).items()}
     if alike:

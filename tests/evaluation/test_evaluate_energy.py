@@ -15,13 +15,16 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.variants import variant
 from shmoo.runs.store.records import CaseSpec
 from shmoo.runs.tables.reading import TableRow
-from tests.evaluation.declared import ENERGY_STARTS, VOLTAGES
+from tests.evaluation.declared import B200_SHARE, ENERGY_STARTS, VOLTAGES
 from tests.evaluation.energy import (
+    MEASURED_HERE,
     RUNTIME,
     judged_products,
     metered,
+    on_next_chip,
     on_same_chip,
     read_products,
+    recorded_cases,
     results,
     settled,
     with_fitted_energy,
@@ -135,6 +138,27 @@ def test_cards_with_the_same_chip_take_its_energies():
         assert other.coefficients["energy.byte.dram"] == builtin.coefficients["energy.byte.dram"]
         assert other.coefficients["power.static"] == builtin.coefficients["power.static"]
         assert not any(name.startswith("energy.share") for name in other.coefficients)
+
+
+def test_cases_of_a_run_count_at_the_clock_that_the_card_reported():
+    """Products of the H200 at its cap ran at 1,425 to 1,620 MHz, loops at 1,980."""
+    clocks = {(case.case.workload, case.case.dtype): case.clock_hz for case in recorded_cases(MEASURED_HERE["gpu_h200"])}
+    assert clocks["add", "bfloat16"] == 1.98e9
+    assert clocks["linear", "float16"] == 1.425e9
+    assert len(clocks) > 10
+
+
+def test_the_next_chip_takes_a_share_of_what_flops_take():
+    """A B200 beside an H200, in each type that it multiplies; memory and static power are its own."""
+    h200 = load_profile("gpu_h200")
+    (b200,) = on_next_chip(h200)
+    for dtype in ("bfloat16", "float8"):
+        name = f"energy.flop.matrix.{dtype}"
+        assert b200.value(name) == pytest.approx(B200_SHARE.value * h200.value(name))
+    assert b200.value("energy.flop.matrix.float4") < 0.5 * b200.value("energy.flop.matrix.bfloat16")
+    builtin = load_profile("gpu_b200")
+    for name in ("energy.byte.dram", "power.static"):
+        assert b200.coefficients[name] == builtin.coefficients[name]
 
 
 def test_builtin_profiles_hold_what_publishing_declares():

@@ -50,7 +50,7 @@ def test_what_is_measured_beside_a_kernel_is_in_its_case(tmp_path: Path) -> None
     text = LOWBIT + "".join(f"h100_sxm_80gb,{kind},16,4096,4096,2e-5,x\n" for kind in ("fp8", "fp8_block"))
     found = read(folder(tmp_path, attention_bf16=ATTENTION + lines_of, gemm_lowbit=text), ("attention_bf16", "gemm_lowbit"))
     assert [(row.group, len(row.case.graphs), len(row.case.graphs[-1].calls)) for row in found] == [
-        ("attention prefill", 1, 1), ("TensorRT-LLM attention prefill", 2, 1), ("gemm fp8", 1, 3), ("DeepGEMM fp8_block", 1, 1),
+        ("attention prefill", 1, 1), ("TensorRT-LLM attention prefill", 2, 1), ("gemm fp8", 1, 2), ("DeepGEMM fp8_block", 1, 1),
     ]  # fmt: skip
     assert found[-1].case.graphs[0].values[1].is_weight
     assert len(teaching(found, "gpu_h100")) == 2
@@ -84,3 +84,13 @@ def test_what_is_carried_belongs_to_tensor_cores() -> None:
     names = of_tensor_cores(made)
     assert {c.source for c in names.values()} == {"transferred"}
     assert {whose(name) for name in names} & set(TENSOR) >= {"gemm_tensor", "attention_tensor"}
+
+
+def test_the_same_multiprocessors_count_before_others_with_the_same_kernels() -> None:
+    """An A100 and an L40S run kernels of one generation: an L4 takes those of the L40S alone, and when its cap sets in."""
+    measured = [load_profile(name) for name in ("gpu_a100_sxm_80g", "gpu_l40s", "gpu_h100")]
+    made = carried(measured, load_profile("gpu_l4"))
+    names = [name for name, c in of_tensor_cores(made).items() if "geometric mean" in c.reference]
+    assert len(names) > 20
+    assert {made.coefficients[name].reference for name in names} == {"geometric mean of gpu_l40s"}
+    assert made.coefficients["throttle.time"].value == measured[1].coefficients["throttle.time"].value

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shmoo.calibrate.calibration import calibrate_cases
-from shmoo.calibrate.fit.dataset import MeasuredCase, Sources, blocks, run_cases
+from shmoo.calibrate.fit.dataset import MeasuredCase, Sources, block_of, blocks, run_cases
 from shmoo.calibrate.fit.energy import LEAST, RATIOS, fit_energy
 from shmoo.estimators.graph.records import Coefficient
 from shmoo.estimators.machine.profile import load_profile
@@ -152,12 +152,15 @@ H200 = load_profile("gpu_h200")
 def products_on_a_gpu(dtype: str, joules: float, sizes: list[tuple[int, int, int]]) -> list[MeasuredCase]:
     """Products of an H200 at its own clock, of which each flop of this type takes so much."""
     machine = H200.with_values({f"energy.flop.matrix.{dtype}": joules, "power.tdp": 1e5, "throttle.cap": 1.0})
+    director = AnalysisDirector(machine)
     found = []
     for m, n, k in sizes:
         row = TableRow(0, "linear", {"b": 1, "m": m, "n": n, "k": k}, dtype, device="cuda", runtime="cudagraphs", time="device")
-        priced = AnalysisDirector(machine).price_cases([row.graph()], runtime="cudagraphs")[0]
-        clock = machine.value("clock")
-        found.append(MeasuredCase(row.case, (row.graph(),), priced.latency_s[0], priced.energy_j[0], clock_hz=clock))
+        case = MeasuredCase(row.case, (row.graph(),), 1.0, clock_hz=machine.value("clock"))
+        block = block_of([case], "cudagraphs", director)
+        priced = director.price(block.table, "cudagraphs", tiling=block.tiling)
+        seconds, spent = float(priced.latency_s[0]), float(priced.energy_j[0])
+        found.append(dataclasses.replace(case, latency_s=seconds, energy_j=spent))
     return found
 
 

@@ -70,9 +70,6 @@ def repeated(table: KernelTable, times: int) -> KernelTable:
     return replace(row, segment=np.zeros(len(row), dtype=np.int64))
 
 
-TF32_JOULES = (
-    "TF32 of A100s is priced at 3.05 pJ a flop, 4.2 times bfloat16, so that a board of 300 W is held to 45 % of its peak"
-)
 CARRIED = "carried from other cards, the stream of the weights reaches 68 % of the bandwidth"
 
 
@@ -82,7 +79,7 @@ CARRIED = "carried from other cards, the stream of the weights reaches 68 % of t
         ("gpu_h100", "bfloat16"),
         ("gpu_h200", "float8"),
         ("gpu_a100_80g", "bfloat16"),
-        pytest.param("gpu_a100_80g", "tf32", marks=pytest.mark.xfail(reason=TF32_JOULES, strict=True)),
+        ("gpu_a100_80g", "tf32"),
     ],
 )
 def test_large_squares_reach_most_of_the_peak_and_small_ones_do_not(name, dtype):

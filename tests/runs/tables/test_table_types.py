@@ -40,9 +40,10 @@ def test_estimate_honours_the_type_of_every_row(tmp_path: Path) -> None:
     seconds = dict(zip(TYPES, (row["latency_s"]["value"] for row in json.loads(result.stdout)), strict=True))
     assert seconds["float32"] > 4 * seconds["tf32"]
     assert seconds["tf32"] == pytest.approx(2 * seconds["bfloat16"], rel=0.15)
-    assert seconds["bfloat16"] == pytest.approx(seconds["fp16"])
+    # Float16 takes more joules and fewer flops a second under the cap.
+    assert seconds["bfloat16"] <= seconds["fp16"] < 1.1 * seconds["bfloat16"]
     assert seconds["bfloat16"] == pytest.approx(2 * seconds["fp8"], rel=0.15)
-    assert seconds["fp8"] == pytest.approx(seconds["int8"])
+    assert seconds["int8"] <= seconds["fp8"] < 1.1 * seconds["int8"]
 
 
 def test_many_cases_take_the_type_asked_for_each() -> None:
