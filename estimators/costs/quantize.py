@@ -29,7 +29,6 @@ SCHEMES = {
 GROUP = 128
 """Elements of a weight's row that share a scale in `int4-weight`: the default group size of torchao's Int4WeightOnlyConfig. A
 block of `float8-dynamic` is as wide and as high: DeepSeek-V3 (arXiv:2412.19437, section 3.3.2)."""
-
 FLOAT4_GROUP = 16
 """Elements that share a scale in float4 (NVFP4; NVIDIA Blackwell architecture technical brief, 2024)."""
 BESIDE = (".scales", ".zeros")
@@ -339,7 +338,7 @@ class _Quantizer:
         weight, scales, *_ = self._small(layer)
         small, row_scales = self._round(call, layer, "int8")
         total = self._append(TensorSpec((layer.m, layer.n), "int32"))
-        # `_int_mm` takes the (n, k) weight as a (k, n) view.
+        # `_int_mm` and `_scaled_mm` take the (n, k) weight as a (k, n) view.
         turned = self._view(TensorSpec((layer.k, layer.n), "int8"), self._root(weight))
         self._call(call, "aten._int_mm", {"self": small, "mat2": turned}, total)
         by_row = self._append(TensorSpec((layer.m, layer.n), self.values[out].spec.dtype))
@@ -354,23 +353,21 @@ class _Quantizer:
         dtype = self.scheme.weight
         small, row_scales = self._round(call, layer, dtype)
         product = out if layer.bias is None else self._append(self.values[out].spec)
-        # `_scaled_mm` takes the (n, k) weight as a (k, n) view.
         turned = self._view(TensorSpec((layer.k, layer.n), dtype), self._root(weight))
-        operands = {"self": small, "mat2": turned, "scale_a": row_scales, "scale_b": scales}
-        self._call(call, "aten._scaled_mm", operands, product)
+        self._call(call, "aten._scaled_mm", {"self": small, "mat2": turned, "scale_a": row_scales, "scale_b": scales}, product)
         self._add_bias(call, layer, product, out)
 
     def _round(self, call: OpCall, layer: _Layer, dtype: str) -> tuple[int, int]:
         """The activation as (m, k) in a small type, and its scales: for floats as wide as the weight's, float8 in float32 and
         float4 in float8; else one a row in the activation's type."""
         if layer.source not in self.rounded:
-            scale = {"float8": "float32", "float4": "float8"}.get(dtype, self.values[layer.source].spec.dtype)
-            groups = -(-layer.k // (self.scheme.block[1] or layer.k)) if dtype in ("float8", "float4") else 1
+            # The threads that round a group of floats have read all of it, and find its scale as well.
+            narrow = {"float8": ("float32", "torchao.quantize_affine"), "float4": ("float8", "torchao.triton_quantize_nvfp4")}
+            scale, op = narrow.get(dtype, (self.values[layer.source].spec.dtype, ""))
+            groups = -(-layer.k // (self.scheme.block[1] or layer.k)) if op else 1
             scales = self._append(TensorSpec((layer.m, groups), scale))
             small = self._append(TensorSpec((layer.m, layer.k), dtype))
-            if dtype in ("float8", "float4"):
-                # The threads that round a group have read all of it, and find its scale as well.
-                op = "torchao.triton_quantize_nvfp4" if dtype == "float4" else "torchao.quantize_affine"
+            if op:
                 self._call(call, op, {"input": layer.source}, small, scales)
             else:
                 self._call(call, "torchao.choose_qparams_affine", {"input": layer.source}, scales)
