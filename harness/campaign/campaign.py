@@ -53,6 +53,7 @@ class CampaignSettings(msgspec.Struct, frozen=True, omit_defaults=True):
             without.
         seed: of the order of the visits.
         shuffle: first visits in random order; otherwise in the order given.
+        even: a noisy network has no more visits in a round than other cases.
         lock: file that keeps two campaigns on one machine apart, by default one in the system's temporary directory.
         lock_wait_s: how long to wait for another campaign to end.
     """
@@ -66,6 +67,7 @@ class CampaignSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     details_share: float = 0.35
     seed: int = 0
     shuffle: bool = True
+    even: bool = False
     lock: str = ""
     lock_wait_s: float = 60.0
 
@@ -122,6 +124,7 @@ def run_campaign(
             precision=settings.precision,
             seed=settings.seed,
             shuffle=settings.shuffle,
+            even=settings.even,
         )
         for line in Run.open(path).lines:
             schedule.add(line)

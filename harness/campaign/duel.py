@@ -127,6 +127,8 @@ def run_duel(
         InputError, ShmooError, KeyboardInterrupt: as `run_campaign`; finished pairs are kept.
     """
     base, new = described
+    # All cases meet all pairs of processes.
+    settings = msgspec.structs.replace(settings, even=True)
     token = (_resumed(out, sides, described) if resume else None) or secrets.token_hex(8)
     facts: list[dict[str, AxisValue | None]] = [
         {DUEL: token, "duel.side": role, "duel.name": side.name, "commit": side.state or None}

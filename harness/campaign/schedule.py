@@ -68,10 +68,19 @@ class Schedule:
         visits, most_visits, precision: as in `CampaignSettings`.
         seed: of the random orders.
         shuffle: first visits in random order, otherwise as given; later rounds are always shuffled.
+        even: networks have no more visits in a round than other cases.
     """
 
     def __init__(
-        self, cases: Sequence[CaseSpec], *, visits: int, most_visits: int, precision: float, seed: int, shuffle: bool
+        self,
+        cases: Sequence[CaseSpec],
+        *,
+        visits: int,
+        most_visits: int,
+        precision: float,
+        seed: int,
+        shuffle: bool,
+        even: bool = False,
     ) -> None:
         self.cases = tuple(cases)
         self._cases = {case.identity: _Case(case) for case in cases}
@@ -80,6 +89,7 @@ class Schedule:
         self._precision = precision
         self._random = random.Random(seed)
         self._shuffle = shuffle
+        self._even = even
         self._round: deque[_Case] = deque()
         self._compiling_s = 0.0
         self._compiling_at_most_s: float | None = None
@@ -160,8 +170,8 @@ class Schedule:
         return chosen
 
     def _turns(self, case: _Case) -> int:
-        """Visits in a round that a case has for being a network; none where the number of visits is given."""
-        if case.spec.kind != "network" or self._most == self._visits:
+        """Visits in a round that a case has for being a network."""
+        if case.spec.kind != "network" or self._even:
             return 0
         return TURNS if case.error > NOISY else 1
 
