@@ -19,6 +19,8 @@ ONSET = 2.0
 """Exponent with which a power cap sets in around `throttle.time`: a controller averages over a while before it acts."""
 STEPS = 8
 """Newton steps to the clock at which a board meets its cap."""
+SETTLED = 1e-12
+"""Change of the logarithm of that clock below which no further step is made."""
 LEAST_NEEDED = 1e-3
 """Least share of the clock that any kernel needs: something on the chip has to ask the memory."""
 LEAST_BUDGET = 0.01
@@ -167,8 +169,14 @@ def _held_clock(chip: Floats, memory: Floats, body: Floats, needed: Floats, tabl
     cap, budget = c.value("throttle.cap") * c.value("power.tdp"), _budget(c)
     busy = table.of_segments(body)
     over = np.maximum(lowest, 1.0) * (chip + (cap - budget) * busy) + memory > cap * busy
-    if not over.any():
+    some = over.reshape(-1, over.shape[-1]).any(axis=0)
+    if not some.any():
         return np.ones_like(chip)
+    if table.single and not some.all():
+        held = np.ones_like(chip)
+        parts = [amounts[..., some] for amounts in (chip, memory, body, needed)]
+        held[..., some] = _held_clock(*parts, table.take(np.flatnonzero(some)), c)
+        return held
     least = budget * table.of_segments(body * needed) / np.maximum(chip + memory, 1e-30)
     low, high = np.minimum(np.log(np.maximum(least, 1e-30)), 0.0), np.zeros_like(least)
     clock: Floats = np.zeros_like(least)
@@ -183,7 +191,8 @@ def _held_clock(chip: Floats, memory: Floats, body: Floats, needed: Floats, tabl
         excess = np.log(asked / (cap * taken))
         low, high = np.where(excess < 0, clock, low), np.where(excess < 0, high, clock)
         slope = (exponent * scaled * (voltage > lowest) - static * slowed) / asked + slowed / taken
-        step = clock - excess / np.maximum(slope, 1e-9)
+        step, before = clock - excess / np.maximum(slope, 1e-9), clock
         clock = np.where((step < low) | (step > high), (low + high) / 2, step)
-    held: Floats = np.exp(clock)
-    return held
+        if np.abs(clock - before).max() < SETTLED:
+            break
+    return np.asarray(np.exp(clock))
