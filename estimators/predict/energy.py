@@ -174,8 +174,8 @@ def _held_clock(chip: Floats, memory: Floats, body: Floats, needed: Floats, tabl
         return np.ones_like(chip)
     if table.single and not some.all():
         held = np.ones_like(chip)
-        parts = [amounts[..., some] for amounts in (chip, memory, body, needed)]
-        held[..., some] = _held_clock(*parts, table.take(np.flatnonzero(some)), c)
+        of_chip, of_memory, taken, least = (amounts[..., some] for amounts in (chip, memory, body, needed))
+        held[..., some] = _held_clock(of_chip, of_memory, taken, least, table.take(np.flatnonzero(some)), c)
         return held
     least = budget * table.of_segments(body * needed) / np.maximum(chip + memory, 1e-30)
     low, high = np.minimum(np.log(np.maximum(least, 1e-30)), 0.0), np.zeros_like(least)
