@@ -220,8 +220,9 @@ def with_fitted_energy(
     found = fit_energy(blocks(cases, start), start, f"fitted to {FITTED[profile.name]}", kept)
     if found is None:
         raise InputError(f"no row of {profile.name!r} says what its flops take; its power is at the cap in all of them")
-    # What times asked for relative to former joules is fitted anew to these.
-    return profile.replacing(coefficients={**without_shares(profile), **starts, **by_type(start, found.coefficients)})
+    # What times asked for relative to former joules is fitted anew to these. A board idles as it does when nothing ran before.
+    joules = {n: c for n, c in by_type(start, found.coefficients).items() if n != "power.idle"}
+    return profile.replacing(coefficients={**without_shares(profile), **starts, **joules})
 
 
 def without_shares(profile: ArchitectureProfile) -> dict[str, Coefficient]:

@@ -70,9 +70,6 @@ def repeated(table: KernelTable, times: int) -> KernelTable:
     return replace(row, segment=np.zeros(len(row), dtype=np.int64))
 
 
-CARRIED = "carried from other cards, the stream of the weights reaches 68 % of the bandwidth"
-
-
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
@@ -88,10 +85,7 @@ def test_large_squares_reach_most_of_the_peak_and_small_ones_do_not(name, dtype)
     assert share_of_peak(512, name, dtype) < 0.25
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.xfail(n == "gpu_a100_80g", reason=CARRIED, strict=True)) for n in GPUS],
-)
+@pytest.mark.parametrize("name", GPUS)
 def test_a_single_row_takes_what_reading_the_weights_takes(name):
     """One row by 8192 x 28672 weights of 2 bytes: 470 MB over the bandwidth, and at most 45 % more: measured streams reach 75 to
     85 % of it."""

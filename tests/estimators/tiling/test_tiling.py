@@ -253,7 +253,7 @@ def test_gpu_splits_a_deep_reduction_with_few_outputs():
     profile = load_profile("gpu_v100")
     table = products([64, 4096], [64, 4096], [65536, 4096])
     shape = GpuThreadBlocks().choose(table, profile)
-    assert shape.k[0] == 65536 / 4
+    assert shape.k[0] <= 65536 / 4
     assert shape.k[1] == 4096
 
 
