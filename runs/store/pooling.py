@@ -90,7 +90,7 @@ class _Case:
     def residuals(self, slope: float) -> np.ndarray:
         """Deviations that the correction leaves, of the rates of visits that say what a call takes undisturbed; of a single such
         visit none."""
-        left = (self.rates - slope * self.shares)[self.telling]
+        left: np.ndarray = (self.rates - slope * self.shares)[self.telling]
         return left if left.size > 1 else left[:0]
 
 
@@ -128,7 +128,7 @@ def latencies(specs: Sequence[CaseSpec], cases: Sequence[Sequence[Timing]]) -> l
     deviations = visit_deviations(devices, samples)
     shared = [_case(spec, visits) for spec, visits in zip(specs, cases, strict=True)]
     telling = [case for case in shared if case is not None]
-    waits = Counter(
+    waits: Counter[tuple[str, str]] = Counter(
         (spec.device, spec.kind)
         for spec, case, visits in zip(specs, shared, cases, strict=True)
         for visit in visits
@@ -162,7 +162,8 @@ def _doubted(time: Latency | None, visits: Sequence[Timing], share: float) -> La
 
 def _undisturbed(visit: Timing) -> np.ndarray:
     """Seconds a call of the blocks in which the system took no core away."""
-    return np.asarray(visit.samples_s)[np.asarray(visit.switches) == 0]
+    times: np.ndarray = np.asarray(visit.samples_s)[np.asarray(visit.switches) == 0]
+    return times
 
 
 def _enough(visit: Timing, times: np.ndarray) -> bool:
@@ -260,8 +261,8 @@ def _classes(cases: Sequence[_Case], waits: Mapping[tuple[str, str], int]) -> di
         visits = sum(case.rates.size for case in cases if case.alike[:3] == (device, kind, True))
         told = visits / (visits + waits.get((device, kind), 0)) if several else 1.0
         classes[alike] = replace(known, share=told * known.share, mean_variance=told**2 * known.mean_variance)
-    for kind in {alike[:3] for alike in classes}:
-        classes |= _along_lengths({alike: known for alike, known in classes.items() if alike[:3] == kind})
+    for line in {alike[:3] for alike in classes}:
+        classes |= _along_lengths({alike: known for alike, known in classes.items() if alike[:3] == line})
     return classes
 
 
