@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import numpy as np
 
+from shmoo.runs.store.pooling import WAITING
 from shmoo.runs.store.statistics import QUIET
 
 Probe = Callable[[], Sequence[float]]
@@ -182,16 +183,18 @@ class Neighbours(msgspec.Struct, frozen=True):
         cores_used: cores that other programs of this system used, on average.
         spread: relative standard deviation of the rate of a call on all cores between tenths of a second, about as long as visits
             last.
+        waiting: how often others used all cores, when threads of a call do little but wait for each other.
     """
 
     slow_share: float
     slowdown: float
     cores_used: float
     spread: float
+    waiting: float
 
     def expected_error(self, visits: int) -> float:
-        """Relative standard error to expect of a case after a number of visits."""
-        return self.spread / visits**0.5
+        """Relative standard error to expect of a call on all cores after a number of visits (`runs/store/pooling.py`)."""
+        return math.hypot(self.spread / visits**0.5, WAITING * self.waiting ** (visits / 2))
 
 
 def watch_neighbours(
@@ -237,6 +240,7 @@ def watch_neighbours(
         slowdown=float(np.median(slowest[slow])) if slow.any() else 1.0,
         cores_used=float(shares.mean(axis=0).sum()),
         spread=float(np.std(rates) / np.mean(rates)),
+        waiting=float(shares.min(axis=1).mean()),
     )
 
 

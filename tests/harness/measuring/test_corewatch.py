@@ -12,6 +12,7 @@ from shmoo.harness.measuring.watch.corewatch import (
     reference_kernel,
     watch_neighbours,
 )
+from shmoo.runs.store.pooling import WAITING
 from shmoo.runs.store.statistics import QUIET
 
 NOBODY = [0.0] * 16
@@ -175,6 +176,15 @@ def test_programs_on_the_same_cores_are_neighbours():
     assert (neighbours.slow_share, neighbours.slowdown) == (0.0, 1.0)
     assert neighbours.cores_used == pytest.approx(0.5, abs=0.02)
     assert neighbours.spread == pytest.approx(1 / 3, abs=0.03)
+
+
+def test_programs_on_all_cores_leave_little_to_know():
+    """Both cores are used all the time: nothing spreads, and three visits may have done nothing but wait."""
+    cores = Cores()
+    neighbours = watch_neighbours(5.0, cores, cores.clock, cores.sleep, lambda: [cores.now, cores.now])
+    assert neighbours.cores_used == pytest.approx(2.0)
+    assert neighbours.spread == pytest.approx(0.0, abs=1e-9)
+    assert neighbours.expected_error(3) == pytest.approx(WAITING)
 
 
 def test_cores_that_differ_are_no_neighbours():
