@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,10 +95,13 @@ def fit(
     residual: bool = True,
     reduction: Reduction | None = None,
     pool: bool = False,
+    hurry: Callable[[], bool] | None = None,
 ) -> Calibration:
-    """The calibration, of one machine or pooled over several, with what it does told on stderr."""
+    """The calibration, of one machine or pooled over several, with what it does told on stderr; `hurry` as for
+    `calibration.calibrate`, for one machine."""
     from shmoo.calibrate.calibration import calibrate as calibrate_sources
     from shmoo.calibrate.calibration import read_for, table_reduction
+    from shmoo.calibrate.fit.fit import patient
     from shmoo.calibrate.pooling import pool as pool_sources
 
     if reduction is None and base is not None:
@@ -109,7 +112,14 @@ def fit(
     with Display() as display:
         if not pool:
             return calibrate_sources(
-                sources, base=base, name=name, seed=seed, residual=residual, reduction=column, progress=display
+                sources,
+                base=base,
+                name=name,
+                seed=seed,
+                residual=residual,
+                reduction=column,
+                progress=display,
+                hurry=hurry or patient,
             )
         together, kind = read_for(sources, base, column)
         specimens = [read_for(source, kind, column)[0] for source in sources]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
+import signal
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -10,14 +14,28 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+from shmoo.calibrate.calibration import Calibration
 from shmoo.estimators.errors import InputError
 from shmoo.harness.campaign.cases import check_device, usable_device
 from shmoo.harness.campaign.worker import Worker
 from shmoo.harness.cli.app import cli
-from shmoo.harness.cli.verbs.characterize import COMPILED, PREVIEW, PREVIEW_OPERATORS, in_order, plan, weakness
+from shmoo.harness.cli.hurry import Hurry
+from shmoo.harness.cli.verbs.characterize import (
+    COMPILED,
+    PREVIEW,
+    PREVIEW_OPERATORS,
+    Plan,
+    Reserve,
+    in_order,
+    plan,
+    weakness,
+)
 from shmoo.runs.store.records import CaseSpec, Machine, Measurement, Reason, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter
+from shmoo.runs.tables.reading import TableRow
 
+verb, calibrate = (sys.modules[f"shmoo.harness.cli.verbs.{name}"] for name in ("characterize", "calibrate"))
+"""The modules, whose names in the package are those of the commands too."""
 MACHINE = Machine(
     cpu_model="Example CPU",
     cores_physical=2,
@@ -96,7 +114,7 @@ def test_one_sentence_says_what_is_weak_and_what_to_do(tmp_path: Path, statuses:
             case = CaseSpec("relu", "operator", {"m": number})
             timing = None if status == "failed" else Timing((1e-3,) * 9)
             writer.append(Measurement(case, status, timing=timing))
-    sentence = weakness(Run.open(tmp_path / "run"), planned)
+    sentence = weakness(Run.open(tmp_path / "run"), planned, "shmoo characterize --out run --resume")
     assert sentence.startswith(said)
     assert bool(sentence) == bool(said)
     assert ("`shmoo " in sentence) == bool(said)
@@ -117,6 +135,90 @@ def test_a_machine_on_which_nothing_runs_is_exit_3(own_home: None, monkeypatch: 
     assert not Path("run/profile.json").exists()
 
 
+def _measured(self: Worker, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple]:
+    """A visit of no time."""
+    graph = TableRow(0, "linear", {"b": 1, "m": 8, "n": 8, "k": 8}).graph()
+    row = Measurement(case, "ok", timing=Timing((1e-3,) * 9), visit=visit, graph_hashes=(graph.content_hash,))
+    return row, (graph,)
+
+
+@pytest.fixture
+def instant(own_home: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Visits of no time on a machine of one operator, which are too few to fit."""
+    pytest.importorskip("torch")
+    monkeypatch.setattr(Worker, "measure", _measured)
+    few = Plan((CaseSpec("relu", "operator", {"m": 8}),), (), ())
+    monkeypatch.setattr(verb, "plan", lambda *given: few)
+
+
+@pytest.mark.usefixtures("instant")
+def test_the_first_ctrl_c_while_calibrating_still_ends_with_a_profile_and_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fit is asked to end, and what follows is done."""
+
+    def fit(*given: object, hurry: Hurry, **named: object) -> Calibration:
+        assert not hurry()
+        signal.raise_signal(signal.SIGINT)
+        assert hurry()
+        raise InputError("too few here")
+
+    monkeypatch.setattr(calibrate, "fit", fit)
+    result = CliRunner().invoke(cli, ["characterize", "--out", "run", "--json"])
+    assert result.exit_code == 1, result.output
+    assert "(Ctrl-C again to stop)" in result.stderr
+    assert Path("run/profile.json").is_file()
+    assert Path("run/report/report.html").is_file()
+
+
+@pytest.mark.usefixtures("instant")
+def test_the_fit_has_what_is_left_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A minute for everything: the fit may go on until the report has to begin, and what took longer is said."""
+    now = [1000.0]
+
+    def fit(*given: object, hurry: Hurry, **named: object) -> Calibration:
+        monkeypatch.setattr(time, "monotonic", lambda: began + now[0])
+        now[0] = 40.0
+        assert not hurry()
+        now[0] = 60.0
+        assert hurry()
+        now[0] = 90.0
+        raise InputError("too few here")
+
+    monkeypatch.setattr(calibrate, "fit", fit)
+    began = time.monotonic()
+    result = CliRunner().invoke(cli, ["characterize", "--budget", "1", "--out", "run", "--json"])
+    assert result.exit_code == 1, result.output
+    assert "more than the budget of 1 min" in result.stderr
+
+
+def test_a_budget_that_nothing_fits_into_is_refused(own_home: None) -> None:
+    """The least is named, and nothing is begun."""
+    result = CliRunner().invoke(cli, ["characterize", "--budget", "0.01", "--out", "run"])
+    assert result.exit_code == 2
+    assert "0.5 minutes is the least" in result.stderr
+    assert not Path("run").exists()
+
+
+def test_the_time_kept_for_the_fit_grows_with_its_previews() -> None:
+    """To three previews, and to half of the budget at most; it never shrinks."""
+    reserve = Reserve(600.0)
+    grown = []
+    for preview_s in (2.0, 20.0, 5.0, 500.0):
+        reserve.learn(preview_s)
+        grown.append((reserve.finishing_s, reserve()))
+    assert grown == [(35.0, 0.0), (60.0, 25.0), (60.0, 25.0), (300.0, 265.0)]
+
+
+@pytest.mark.usefixtures("instant")
+def test_the_command_that_goes_on_has_the_options_that_the_run_was_begun_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quick run that is resumed stays one."""
+    options = ["--quick", "--budget", "2.5", "--threads", "1", "--name", "mine"]
+    result = CliRunner().invoke(cli, ["characterize", *options, "--out", "a run", "--json"])
+    assert result.exit_code == 1, result.output
+    (said,) = [line for line in result.stderr.splitlines() if "go on with" in line]
+    words = shlex.split(said.rpartition("`shmoo ")[2].rstrip("`"))
+    assert sorted(words) == sorted(["characterize", *options, "--out", "a run", "--resume"])
+
+
 @pytest.mark.slow
 def test_an_interruption_ends_with_a_profile_and_a_report(own_home: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C after fifteen visits: what they gave is fitted and reported, and the last sentence says how to go on."""
@@ -132,7 +234,7 @@ def test_an_interruption_ends_with_a_profile_and_a_report(own_home: None, monkey
     monkeypatch.setattr(Worker, "measure", interrupted)
     result = CliRunner().invoke(cli, ["characterize", "--quick", "--out", "run", "--json"])
     assert result.exit_code == 1, result.output
-    assert "`shmoo characterize --out run --resume` goes on" in result.stderr
+    assert "`shmoo characterize --quick --out run --resume` goes on" in result.stderr
     assert len(Run.open("run").lines) == 15
     assert Path("run/profile.json").is_file()
     assert Path("run/report/report.html").is_file()

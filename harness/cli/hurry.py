@@ -1,0 +1,44 @@
+"""The end of a long command: it keeps to its budget, and the first Ctrl-C shortens it where the second stops it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from types import FrameType, TracebackType
+
+from shmoo.harness.cli import output
+
+
+class Hurry:
+    """Whether work has to end with what it has: after a deadline, or after a first Ctrl-C. Use as a context manager around the
+    work, which asks by calling it.
+
+    Args:
+        deadline: on `time.monotonic`'s clock.
+        interrupted: the first Ctrl-C came earlier, so that the next one stops the command.
+    """
+
+    def __init__(self, deadline: float, interrupted: bool = False) -> None:
+        self._deadline = deadline
+        self._own_signals = not interrupted and threading.current_thread() is threading.main_thread()
+        self.interrupted = interrupted
+
+    def __call__(self) -> bool:
+        """Whether to end now."""
+        return (self._own_signals and self.interrupted) or time.monotonic() >= self._deadline
+
+    def __enter__(self) -> Hurry:
+        if self._own_signals:
+            self._before = signal.signal(signal.SIGINT, self._take)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._own_signals:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+        output.message("interrupted: calibrating in short and reporting what there is (Ctrl-C again to stop)")
