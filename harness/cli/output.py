@@ -252,6 +252,19 @@ def open_run(path: str | Path, cases: dict[str, CaseSpec] | None = None) -> Run:
     return run
 
 
+def check_folder(path: Path) -> None:
+    """Make a folder that is written to after long work; `InputError` where that or a file in it cannot be made."""
+    import tempfile
+
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise InputError(
+            f"cannot write into {str(path)!r}: {error.strerror}; name another, or see that you may write there"
+        ) from None
+
+
 def writing(path: str | Path) -> Path:
     """A path to write to; its folder is made. `InputError` where that cannot be, and where it is a file that a run or a campaign
     consists of."""

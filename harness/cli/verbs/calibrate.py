@@ -12,6 +12,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.layout import Cell
 from shmoo.harness.cli.progress import Display
+from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
     from shmoo.calibrate.calibration import Calibration
@@ -72,6 +73,7 @@ def calibrate(
         show_curve(sources, profile, seed, as_json)
         return
     chosen = name or (out.stem if out else None if profile is None else own_name(profile))
+    output.check_folder(out.parent if out is not None else profile_path(chosen or LOCAL).parent)
     made = fit(sources, profile, chosen, seed, not no_residual, reduction, pool)
     target = out if out is not None else profile_path(made.profile.name)
     refuse_existing(target, force)

@@ -94,11 +94,13 @@ def characterize(
     from shmoo.estimators.errors import InputError
     from shmoo.harness.campaign.cases import check_device, usable_device
     from shmoo.harness.cli.hurry import Hurry
+    from shmoo.harness.cli.verbs.calibrate import profile_path
     from shmoo.harness.cli.verbs.doctor import show_doctor, show_neighbours
     from shmoo.harness.cli.verbs.report import TARGETS, report_record, show_report, write
     from shmoo.harness.machine.doctor import doctor, probe_machine
     from shmoo.harness.measuring.watch.corewatch import watch_neighbours
     from shmoo.runs.store.files import own_folder
+    from shmoo.runs.store.store import holds_run
 
     if resume and out is None:
         raise InputError("--resume needs --out: which run to go on with")
@@ -107,6 +109,10 @@ def characterize(
         raise InputError(
             f"--budget {budget:g} is too short to measure, calibrate and report; {LEAST_BUDGET:g} minutes is the least"
         )
+    target = out if out is not None else new_run_directory("characterize")
+    holds_run(target, resume)
+    for folder in (profile_path(name or LOCAL).parent, target):
+        output.check_folder(folder)
     begin = time.monotonic()
     machine = probe_machine(threads)
     device = usable_device(machine) if device is None else device
@@ -115,7 +121,6 @@ def characterize(
         show_doctor(doctor())
         show_neighbours(watch_neighbours())
         output.result("")
-    target = out if out is not None else new_run_directory("characterize")
     reserve = Reserve(budget_s)
     run, weak, interrupted = measure_all(target, machine, plan(machine, quick, device), resume, begin, reserve)
     if not any(row.timed for row in run.rows):

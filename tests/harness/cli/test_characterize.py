@@ -30,6 +30,7 @@ from shmoo.harness.cli.verbs.characterize import (
     plan,
     weakness,
 )
+from shmoo.harness.machine import doctor as machine_doctor
 from shmoo.runs.store.records import CaseSpec, Machine, Measurement, Reason, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter
 from shmoo.runs.tables.reading import TableRow
@@ -133,6 +134,43 @@ def test_a_machine_on_which_nothing_runs_is_exit_3(own_home: None, monkeypatch: 
     assert "nothing could be timed here; `shmoo check run`" in result.stderr
     assert {row.status for row in Run.open("run").rows} == {"failed"}
     assert not Path("run/profile.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--name", "../evil"], "'../evil' is no name of a profile"),
+        (["--out", "file"], "cannot write into 'file'"),
+        (["--out", "file/run"], "cannot write into 'file/run'"),
+        (["--out", "old"], "old holds a run already"),
+    ],
+)
+def test_what_cannot_be_written_is_found_before_anything_is_measured(
+    own_home: None, monkeypatch: pytest.MonkeyPatch, options: list[str], said: str
+) -> None:
+    """Neither the machine is looked at nor a run begun."""
+    Path("file").write_text("")
+    Path("old").mkdir()
+    Path("old/run.json").write_text("{}")
+    monkeypatch.setattr(machine_doctor, "probe_machine", lambda threads: pytest.fail("measured already"))
+    result = CliRunner().invoke(cli, ["characterize", "--quick", *options])
+    assert result.exit_code == 2, result.output
+    assert said in result.stderr
+    assert not Path("shmoo-runs").exists()
+
+
+@pytest.mark.parametrize("arguments", [["characterize"], ["calibrate", "run"]])
+def test_a_home_that_cannot_be_written_is_found_before_anything_is_measured_or_fitted(
+    own_home: None, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    """A file stands where SHMOO_HOME leads."""
+    Path("file").write_text("")
+    monkeypatch.setenv("SHMOO_HOME", str(Path("file").absolute()))
+    monkeypatch.setattr(machine_doctor, "probe_machine", lambda threads: pytest.fail("measured already"))
+    monkeypatch.setattr(calibrate, "fit", lambda *given, **named: pytest.fail("fitted already"))
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 2, result.output
+    assert "cannot write into" in result.stderr
 
 
 def _measured(self: Worker, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple]:
