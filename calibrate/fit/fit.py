@@ -283,10 +283,10 @@ def _check_identifiable(
     constant = [extent for extent in ("batch", "m", "n", "k") if hardly_varies(extent)]
     why = f"; {', '.join(constant)} hardly vary" if constant else ""
     shown = "the longer of an overhead and a rate" if each < MIN_IDENTIFIABLE else "an overhead and a rate"
+    wanted = f" of {', '.join(fitted)}; {shown} each are {needed}" if fitted else f"; {needed} are the least"
     raise InputError(
-        f"{len(whitened)} cases determine only {determined} combinations of the {len(names)} coefficients of "
-        f"{', '.join(fitted)}; {shown} each are {needed}{why}; measure shapes whose sizes vary independently "
-        "of each other, as the suite micro does"
+        f"{len(whitened)} cases determine only {determined} combinations of the {len(names)} coefficients{wanted}{why}; "
+        "measure shapes whose sizes vary independently of each other, as the suite micro does"
     )
 
 

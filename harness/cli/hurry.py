@@ -9,6 +9,32 @@ from types import FrameType, TracebackType
 
 from shmoo.harness.cli import output
 
+FINISHING_S, FINISHING_SHARE, MOST_FINISHING_SHARE = 35.0, 0.3, 0.5
+"""Time kept for calibrating and reporting, the most of a short budget that it may be, and the most where previews took long."""
+PREVIEWS_TO_FINISH = 3.0
+"""Calibrating and reporting in short takes this many times as long as the longest preview, at most."""
+
+
+class Reserve:
+    """Time kept of a budget for calibrating and reporting; it grows with what previews of the fit take.
+
+    Args:
+        budget_s: for the whole command.
+    """
+
+    def __init__(self, budget_s: float) -> None:
+        self.budget_s = budget_s
+        self._first_s = self.finishing_s = min(FINISHING_S, FINISHING_SHARE * budget_s)
+
+    def __call__(self) -> float:
+        """Seconds by which it has grown."""
+        return self.finishing_s - self._first_s
+
+    def learn(self, preview_s: float) -> None:
+        """Take note of the time that a preview took."""
+        wanted_s = min(PREVIEWS_TO_FINISH * preview_s, MOST_FINISHING_SHARE * self.budget_s)
+        self.finishing_s = max(self.finishing_s, wanted_s)
+
 
 class Hurry:
     """Whether work has to end with what it has: after a deadline, or after a first Ctrl-C. Use as a context manager around the

@@ -184,17 +184,19 @@ def resumed(out: Path) -> str:
     from click.core import ParameterSource
 
     ctx = click.get_current_context()
-    words = ["shmoo", *ctx.command_path.split(" ")[1:]]
+    words, places = ["shmoo", *ctx.command_path.split(" ")[1:]], []
     for parameter in ctx.command.params:
         name = parameter.name or ""
-        if name in ("out", "resume", "as_json") or ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+        if name in ("out", "resume", "as_json", "wide") or ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
             continue
         value = ctx.params[name]
-        if isinstance(parameter, click.Option) and parameter.is_flag:
-            words.append(parameter.opts[-1])
-        else:
-            words += [parameter.opts[-1], ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
-    return shlex.join([*words, "--out", str(out), "--resume"])
+        if isinstance(parameter, click.Argument):
+            places += ["--", *map(str, value)] if isinstance(value, tuple) else [str(value)]
+            continue
+        words.append(parameter.opts[-1])
+        if not (isinstance(parameter, click.Option) and parameter.is_flag):
+            words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
+    return shlex.join([*words, "--out", str(out), "--resume", *places])
 
 
 def threshold(default: str = "3%") -> Decorator:

@@ -182,7 +182,15 @@ def table(
     for line in body:
         click.echo(line)
     if left_out:
-        message(f"no room for {', '.join(left_out)}: --wide shows every column")
+        message(f"no room for {', '.join(left_out)}: {_remedy_of_no_room()}")
+
+
+def _remedy_of_no_room() -> str:
+    """How to see every column, whatever the present command."""
+    ctx = click.get_current_context(silent=True)
+    if ctx is None or any(parameter.name == "wide" for parameter in ctx.command.params):
+        return "--wide shows every column"
+    return "a wider terminal shows every column"
 
 
 def _printable_cell(cell: str | Cell) -> str | Cell:

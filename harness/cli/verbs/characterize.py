@@ -10,12 +10,13 @@ import click
 
 from shmoo.estimators.errors import NothingMeasuredError
 from shmoo.harness.cli import options, output
+from shmoo.harness.cli.layout import View
 from shmoo.harness.defaults import LOCAL, LOCAL_GPU, new_run_directory
 
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import ArchitectureProfile
     from shmoo.estimators.progress import Standing
-    from shmoo.harness.cli.hurry import Hurry
+    from shmoo.harness.cli.hurry import Hurry, Reserve
     from shmoo.runs.store.records import CaseSpec, Machine
     from shmoo.runs.store.store import Run
 
@@ -30,10 +31,6 @@ PREVIEWS_S = (50.0, 180.0, 900.0)
 """Seconds since the start after which the networks measured so far are estimated and shown, which takes up to 15 s each time."""
 VISITS = 2
 """Visits to every case; what time is left goes to the cases that are known worst."""
-FINISHING_S, FINISHING_SHARE, MOST_FINISHING_SHARE = 35.0, 0.3, 0.5
-"""Time kept for calibrating and reporting, the most of a short budget that it may be, and the most where previews took long."""
-PREVIEWS_TO_FINISH = 3.0
-"""Calibrating and reporting in short takes this many times as long as the longest preview, at most."""
 REPORTING_SHARE = 0.4
 """Part of that time which is for the report."""
 LEAST_BUDGET = 0.5
@@ -72,6 +69,7 @@ Examples:
 @options.resume
 @options.force("add a number to the name")
 @options.as_json
+@options.wide
 def characterize(
     quick: bool,
     device: str | None,
@@ -83,6 +81,7 @@ def characterize(
     resume: bool,
     force: bool,
     as_json: bool,
+    wide: bool,
 ) -> None:
     """Measure this machine's CPU or GPU, calibrate a model of it, predict real networks on it and on three other architectures,
     and show the error. Everything lands in one run directory; the profile also becomes yours to use by name.
@@ -93,7 +92,7 @@ def characterize(
 
     from shmoo.estimators.errors import InputError
     from shmoo.harness.campaign.cases import check_device, usable_device
-    from shmoo.harness.cli.hurry import Hurry
+    from shmoo.harness.cli.hurry import Hurry, Reserve
     from shmoo.harness.cli.verbs.calibrate import profile_path
     from shmoo.harness.cli.verbs.doctor import show_doctor, show_neighbours
     from shmoo.harness.cli.verbs.report import TARGETS, report_record, show_report, write
@@ -142,31 +141,10 @@ def characterize(
         output.json_document({"run": str(target), **report_record(made), "estimates": estimates})
     else:
         output.result("")
-        show_report(made, estimates)
+        show_report(made, estimates, View(wide=wide))
     if sentence := weak or unfitted:
         output.message(sentence)
         raise click.exceptions.Exit(WEAK)
-
-
-class Reserve:
-    """Time kept of a budget for calibrating and reporting; it grows with what previews of the fit take.
-
-    Args:
-        budget_s: for the whole command.
-    """
-
-    def __init__(self, budget_s: float) -> None:
-        self.budget_s = budget_s
-        self._first_s = self.finishing_s = min(FINISHING_S, FINISHING_SHARE * budget_s)
-
-    def __call__(self) -> float:
-        """Seconds by which it has grown."""
-        return self.finishing_s - self._first_s
-
-    def learn(self, preview_s: float) -> None:
-        """Take note of the time that a preview took."""
-        wanted_s = min(PREVIEWS_TO_FINISH * preview_s, MOST_FINISHING_SHARE * self.budget_s)
-        self.finishing_s = max(self.finishing_s, wanted_s)
 
 
 class Plan(NamedTuple):

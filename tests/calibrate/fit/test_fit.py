@@ -57,6 +57,12 @@ def test_one_combination_each_is_enough_where_a_call_shows_the_longer_of_two():
         _check_identifiable(np.eye(2, 4), 0.1, names, ())
 
 
+def test_coefficients_of_no_algorithm_are_refused_without_an_empty_list():
+    """Those of the machine alone."""
+    with pytest.raises(InputError, match="2 cases determine only 0 combinations of the 2 coefficients; 2 are the least; batch"):
+        _check_identifiable(np.zeros((2, 2)), 0.1, ["bandwidth.dram", "parallel.share"], ())
+
+
 def test_a_single_case_is_refused():
     """One case fits nothing."""
     cases = list(measured_on(load_profile("cpu_server_generic"), TRUTH))[:1]

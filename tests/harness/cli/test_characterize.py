@@ -18,24 +18,25 @@ from shmoo.calibrate.calibration import Calibration
 from shmoo.estimators.errors import InputError
 from shmoo.harness.campaign.cases import check_device, usable_device
 from shmoo.harness.campaign.worker import Worker
+from shmoo.harness.cli import output
 from shmoo.harness.cli.app import cli
-from shmoo.harness.cli.hurry import Hurry
+from shmoo.harness.cli.hurry import Hurry, Reserve
 from shmoo.harness.cli.verbs.characterize import (
     COMPILED,
     PREVIEW,
     PREVIEW_OPERATORS,
     Plan,
-    Reserve,
     in_order,
     plan,
     weakness,
 )
 from shmoo.harness.machine import doctor as machine_doctor
+from shmoo.harness.measuring.watch import corewatch
 from shmoo.runs.store.records import CaseSpec, Machine, Measurement, Reason, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter
 from shmoo.runs.tables.reading import TableRow
 
-verb, calibrate = (sys.modules[f"shmoo.harness.cli.verbs.{name}"] for name in ("characterize", "calibrate"))
+verb, calibrate, doctor = (sys.modules[f"shmoo.harness.cli.verbs.{name}"] for name in ("characterize", "calibrate", "doctor"))
 """The modules, whose names in the package are those of the commands too."""
 MACHINE = Machine(
     cpu_model="Example CPU",
@@ -255,6 +256,48 @@ def test_the_command_that_goes_on_has_the_options_that_the_run_was_begun_with(mo
     (said,) = [line for line in result.stderr.splitlines() if "go on with" in line]
     words = shlex.split(said.rpartition("`shmoo ")[2].rstrip("`"))
     assert sorted(words) == sorted(["characterize", *options, "--out", "a run", "--resume"])
+
+
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine is not examined, which takes five seconds."""
+    monkeypatch.setattr(machine_doctor, "doctor", lambda: None)
+    monkeypatch.setattr(corewatch, "watch_neighbours", lambda: None)
+    for name in ("show_doctor", "show_neighbours"):
+        monkeypatch.setattr(doctor, name, lambda seen: None)
+
+
+@pytest.mark.usefixtures("instant", "looked_at")
+def test_a_report_of_no_network_has_no_empty_table() -> None:
+    """One operator alone: no header of networks without rows."""
+    result = CliRunner().invoke(cli, ["characterize", "--out", "run"])
+    assert result.exit_code == 1, result.output
+    assert "split: group" in result.stdout
+    assert "90 % interval" not in result.stdout
+    assert "calibrated on" not in result.stdout
+
+
+@pytest.mark.usefixtures("instant", "looked_at")
+def test_a_table_says_that_nothing_was_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two cases are too few, and estimates of the description alone are not called calibrated."""
+    few = Plan((CaseSpec("relu", "operator", {"m": 8}),), (CaseSpec("resnet18", "network"),), ())
+    monkeypatch.setattr(verb, "plan", lambda *given: few)
+    result = CliRunner().invoke(cli, ["characterize", "--out", "run"])
+    assert result.exit_code == 1, result.output
+    assert "Networks, estimated by cpu_local (nothing was fitted)" in result.stdout
+    assert "calibrated on" not in result.stdout
+
+
+@pytest.mark.usefixtures("instant", "looked_at")
+def test_a_narrow_table_names_a_remedy_that_the_command_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In 40 columns not everything has room; --wide shows it."""
+    monkeypatch.setattr(output, "terminal_columns", lambda stream=None: 40)
+    narrow = CliRunner().invoke(cli, ["characterize", "--out", "narrow"])
+    wide = CliRunner().invoke(cli, ["characterize", "--wide", "--out", "wide"])
+    assert "--wide" in " ".join(narrow.stderr.split())
+    assert wide.exit_code == 1, wide.output
+    assert "no room for" not in wide.stderr
+    assert "noise floor" in wide.stdout
 
 
 @pytest.mark.slow
