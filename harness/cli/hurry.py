@@ -47,7 +47,9 @@ class Hurry:
 
     def __init__(self, deadline: float, interrupted: bool = False) -> None:
         self._deadline = deadline
-        self._own_signals = not interrupted and threading.current_thread() is threading.main_thread()
+        # Where Ctrl-C is ignored, as in the background of a script, it stays so.
+        heard = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+        self._own_signals = heard and not interrupted
         self.interrupted = interrupted
 
     def __call__(self) -> bool:
