@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 from shmoo.calibrate.fit.base import base_profile, beside_own_host
 from shmoo.calibrate.fit.dataset import TABLE_DEVICE, Block, Sources, blocks, case_of, read_rows, read_sources, run_cases
 from shmoo.calibrate.fit.energy import FittedEnergy, fit_energy
-from shmoo.calibrate.fit.fit import Fitted, fit_latency, predicted_latency
+from shmoo.calibrate.fit.fit import Fitted, fit_latency, patient, predicted_latency
 from shmoo.calibrate.fit.intervals import held_out, reach_of_ranges, spreads
 from shmoo.calibrate.fit.parameters import parameters_for
 from shmoo.calibrate.fit.residual import FittedResidual, fit_residual
@@ -45,10 +45,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A fitted profile and remarks on the fit."""
+    """A fitted profile and remarks on the fit; `hurried` where the fit had to end before it was done."""
 
     profile: ArchitectureProfile
     notes: tuple[str, ...]
+    hurried: bool = False
 
 
 def calibrate(
@@ -60,6 +61,7 @@ def calibrate(
     residual: bool = True,
     reduction: Reduction = "k",
     progress: Progress | None = None,
+    hurry: Callable[[], bool] = patient,
 ) -> Calibration:
     """Fit a machine's coefficients to what was measured on it.
 
@@ -71,6 +73,7 @@ def calibrate(
         residual: whether to fit corrections to the physical model where they lower the held-out error.
         reduction: column of tables that holds the reduction of matrix products (`table_reduction` finds it).
         progress: receives a message at each step.
+        hurry: asked during the fit; once it is true the fit ends with what it has and no corrections are fitted.
 
     Raises:
         InputError: sources of different machines, too little to fit, or a name that is none.
@@ -81,7 +84,7 @@ def calibrate(
         check_name(name)
     progress(_doing("reading sources"))
     read, base = read_for(sources, base, reduction)
-    return calibrate_cases(read, base, name=name or base.name, seed=seed, residual=residual, progress=progress)
+    return calibrate_cases(read, base, name=name or base.name, seed=seed, residual=residual, progress=progress, hurry=hurry)
 
 
 def read_for(
@@ -173,6 +176,7 @@ def calibrate_cases(
     residual: bool = True,
     progress: Progress | None = None,
     only: Collection[str] | None = None,
+    hurry: Callable[[], bool] = patient,
 ) -> Calibration:
     """`calibrate` on cases already read.
 
@@ -195,7 +199,7 @@ def calibrate_cases(
     if energy is not None:
         base = base.replacing(coefficients={**base.coefficients, **energy.coefficients})
     progress(_doing("fitting latency"))
-    fitted, everything, fit_cases = _fit_and_cut(everything, fit_cases, base, seed, only)
+    fitted, everything, fit_cases = _fit_and_cut(everything, fit_cases, base, seed, only, hurry)
     dtype_codes = np.unique(np.concatenate([block.table.dtype for block in everything]))
     launches = _typical_launches(fitted, reference)
     profile = base.replacing(
@@ -215,7 +219,8 @@ def calibrate_cases(
     errors = _held_out_errors(seen, profile, fitted)
     reach = reach_of_ranges(seen, profile)
     profile = profile.replacing(coefficients={**profile.coefficients, **spreads(seen, errors, reach, profile, reference)})
-    corrections = fit_residual(seen, profile, reach, seed=seed) if residual else FittedResidual((), ())
+    hurried = hurry()
+    corrections = fit_residual(seen, profile, reach, seed=seed) if residual and not hurried else FittedResidual((), ())
     profile = profile.replacing(residual=corrections.groups)
     progress(_doing("testing on held-out cases"))
     profile = profile.replacing(error_card=error_card(everything, profile))
@@ -223,23 +228,30 @@ def calibrate_cases(
         raise InputError(
             f"the measurements do not describe a machine like {base.name!r}: {problem}; check them, or name another --base"
         )
-    return Calibration(profile, (*_notes(fitted, energy), *corrections.notes))
+    return Calibration(profile, (*_notes(fitted, energy), *corrections.notes), hurried)
 
 
 def _fit_and_cut(
-    everything: list[Block], fit_cases: list[Block], base: ArchitectureProfile, seed: int, only: Collection[str] | None
+    everything: list[Block],
+    fit_cases: list[Block],
+    base: ArchitectureProfile,
+    seed: int,
+    only: Collection[str] | None,
+    hurry: Callable[[], bool],
 ) -> tuple[Fitted, list[Block], list[Block]]:
     """A fit, and the cases as they are cut with it. Kernels on tensor cores take the tile that the model finds fastest, so they
     are cut anew with the fitted coefficients, and fitted again."""
-    fitted = fit_latency(fit_cases, parameters_for(fit_cases, base, only), base, seed=seed)
+    fitted = fit_latency(fit_cases, parameters_for(fit_cases, base, only), base, seed=seed, hurry=hurry)
     if not any(on_tensor_cores(block.table, base).any() for block in fit_cases):
         return fitted, everything, fit_cases
     for _ in range(CUTS):
+        if hurry():
+            break
         profile = base.replacing(coefficients={**base.coefficients, **_coefficients(fitted, "")})
         director = AnalysisDirector(profile)
         everything = [replace(block, tiling=director.tile(block.table)) for block in everything]
         fit_cases = [replace(block, tiling=director.tile(block.table)) for block in fit_cases]
-        fitted = fit_latency(fit_cases, parameters_for(fit_cases, base, only), base, seed=seed, starts=1)
+        fitted = fit_latency(fit_cases, parameters_for(fit_cases, base, only), base, seed=seed, starts=1, hurry=hurry)
     return fitted, everything, fit_cases
 
 

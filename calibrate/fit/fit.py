@@ -14,7 +14,7 @@ no case has to be kept out of the fit to learn its error elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,6 +45,8 @@ AT_ONCE = 200_000
 REFITTED, FOLDS, REFIT_EVALUATIONS = 2000, 5, 8
 """Up to this many cases the fit is repeated without each of five parts of them, by a few steps from its end. The first-order
 formula would show only about half of the errors of operators with few cases."""
+HURRIED_EVALUATIONS = 8
+"""Steps of the first fit that are taken even in a hurry: the first few remove most of the error."""
 MODEL_NOISE = 0.1
 """Expected relative error of the model before the first fit."""
 LEAST_LEFT = 0.05
@@ -80,6 +82,15 @@ def predicted_latency(blocks: Sequence[Block], coefficients: Coefficients, resid
     priced = [price(b.table, b.tiling, coefficients, b.runtime, residual=residual) for b in blocks]
     times = [p.device_s if b.time == "device" else p.latency_s for b, p in zip(blocks, priced, strict=True)]
     return np.concatenate(times, axis=-1)
+
+
+class _StoppedError(Exception):
+    """A fit in a hurry has had its steps."""
+
+
+def patient() -> bool:
+    """The answer of whoever can wait for a fit: it need not hurry."""
+    return False
 
 
 class Response:
@@ -153,6 +164,7 @@ def fit_latency(
     seed: int = 0,
     folds: int = FOLDS,
     starts: int = STARTS,
+    hurry: Callable[[], bool] = patient,
 ) -> Fitted:
     """Fit parameters to measured latencies.
 
@@ -163,6 +175,7 @@ def fit_latency(
         seed: of the starts after the first, and of the folds.
         starts: number of starting points; the best result counts.
         folds: number of parts left out in turn for `left_out`; 0 for its first-order formula.
+        hurry: asked before every step; once it is true the best point so far counts, and there are no further starts or folds.
 
     Raises:
         InputError: nothing to fit, or cases that do not determine the coefficients.
@@ -176,28 +189,46 @@ def fit_latency(
     response = Response(blocks, parameters, profile)
 
     def solve(
-        x0: np.ndarray, weight: float, trust: np.ndarray, used: np.ndarray | slice = slice(None), evaluations: int = 150
+        x0: np.ndarray,
+        weight: float,
+        trust: np.ndarray,
+        used: np.ndarray | slice = slice(None),
+        evaluations: int = 150,
+        least: int = 0,
     ) -> OptimizeResult:
+        best, taken = OptimizeResult(x=x0, cost=np.inf), 0
+
         def residuals(x: np.ndarray) -> np.ndarray:
+            nonlocal best, taken
+            if taken > least and hurry():
+                raise _StoppedError
+            taken += 1
             data = trust * (response(x) - log_measured)
-            return np.concatenate([data[used], weight * (response.pull @ x - response.centre)])
+            all_of_them = np.concatenate([data[used], weight * (response.pull @ x - response.centre)])
+            cost = SOFT_LIMIT**2 * float((np.hypot(1.0, all_of_them / SOFT_LIMIT) - 1.0).sum())
+            if cost < best.cost:
+                best = OptimizeResult(x=x.copy(), cost=cost)
+            return all_of_them
 
         def jacobian(x: np.ndarray) -> np.ndarray:
             return np.vstack([(trust[:, None] * response.jacobian(x))[used], weight * response.pull])
 
-        return least_squares(
-            residuals,
-            x0,
-            jacobian,
-            bounds=response.bounds,
-            loss="soft_l1",
-            f_scale=SOFT_LIMIT,
-            x_scale="jac",
-            max_nfev=evaluations,
-            ftol=1e-6,
-        )
+        try:
+            return least_squares(
+                residuals,
+                x0,
+                jacobian,
+                bounds=response.bounds,
+                loss="soft_l1",
+                f_scale=SOFT_LIMIT,
+                x_scale="jac",
+                max_nfev=evaluations,
+                ftol=1e-6,
+            )
+        except _StoppedError:
+            return best
 
-    first = solve(response.start, FIRST_WEIGHT, weights_of(errors, MODEL_NOISE))
+    first = solve(response.start, FIRST_WEIGHT, weights_of(errors, MODEL_NOISE), least=HURRIED_EVALUATIONS)
     noise = _spread(response(first.x) - log_measured)
     weight, trust = float(np.clip(noise, LEAST_WEIGHT, MOST_WEIGHT)), weights_of(errors, noise)
     hidden = profile.family in ASYNCHRONOUS and all(block.time == "call" for block in blocks)
@@ -207,6 +238,8 @@ def fit_latency(
     best = solve(first.x, weight, trust)
     low, high = response.bounds
     for _ in range(starts - 1):
+        if hurry():
+            break
         elsewhere = np.clip(response.start + rng.normal(0, 0.3, len(low)), low + 1e-6, high - 1e-6)
         best = min(best, solve(elsewhere, weight, trust), key=lambda solution: solution.cost)
     fitted = _describe(best.x, response, response(best.x) - log_measured, weight, trust)
@@ -214,6 +247,9 @@ def fit_latency(
         return fitted
     left_out, fold = fitted.left_out.copy(), rng.permutation(len(log_measured)) % folds
     for turn in range(folds):
+        if hurry():
+            # Errors by two formulas would not compare.
+            return fitted
         without = solve(best.x, weight, trust, fold != turn, REFIT_EVALUATIONS)
         left_out[fold == turn] = (response(without.x) - log_measured)[fold == turn]
     return replace(fitted, left_out=left_out)
@@ -247,10 +283,10 @@ def _check_identifiable(
     constant = [extent for extent in ("batch", "m", "n", "k") if hardly_varies(extent)]
     why = f"; {', '.join(constant)} hardly vary" if constant else ""
     shown = "the longer of an overhead and a rate" if each < MIN_IDENTIFIABLE else "an overhead and a rate"
+    wanted = f" of {', '.join(fitted)}; {shown} each are {needed}" if fitted else f"; {needed} are the least"
     raise InputError(
-        f"{len(whitened)} cases determine only {determined} combinations of the {len(names)} coefficients of "
-        f"{', '.join(fitted)}; {shown} each are {needed}{why}; measure shapes whose sizes vary independently "
-        "of each other, as the suite micro does"
+        f"{len(whitened)} cases determine only {determined} combinations of the {len(names)} coefficients{wanted}{why}; "
+        "measure shapes whose sizes vary independently of each other, as the suite micro does"
     )
 
 

@@ -70,6 +70,11 @@ class CampaignSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     lock_wait_s: float = 60.0
 
 
+def nothing_reserved() -> float:
+    """The whole budget is for visits."""
+    return 0.0
+
+
 def run_campaign(
     cases: Sequence[CaseSpec],
     out: str | Path,
@@ -84,6 +89,7 @@ def run_campaign(
     facts: Mapping[str, AxisValue | None] | None = None,
     versions: Mapping[str, str] | None = None,
     clock: Callable[[], float] = time.monotonic,
+    reserved_s: Callable[[], float] = nothing_reserved,
 ) -> Path:
     """Measure `cases` into the run at `out`.
 
@@ -96,6 +102,7 @@ def run_campaign(
         measurer: visits the cases in place of a worker or this process; the caller closes it.
         facts: further settings and findings about the machine for the manifest of a new run, such as `allocation.buffer_costs`.
         versions: of the software that measures, where it is not this process's.
+        reserved_s: asked before each visit for the part of the budget that turned out to be needed for something else.
 
     Returns:
         The run's directory. Cases that the budget left out are in `Run.skipped`.
@@ -120,7 +127,7 @@ def run_campaign(
             schedule.add(line)
         if measurer is None:
             measurer = stack.enter_context(_measurer(settings, machine, isolate))
-        _visit_all(schedule, writer, measurer, settings, report, clock)
+        _visit_all(schedule, writer, measurer, settings, report, clock, reserved_s)
     return path
 
 
@@ -149,18 +156,22 @@ def _visit_all(
     settings: CampaignSettings,
     report: Progress,
     clock: Callable[[], float],
+    reserved_s: Callable[[], float],
 ) -> None:
     begin = clock()
     details_s = 0.0
 
+    def budget_s() -> float | None:
+        return None if settings.budget_s is None else settings.budget_s - reserved_s()
+
     def left_s() -> float | None:
-        return None if settings.budget_s is None else settings.budget_s - (clock() - begin)
+        return None if (budget := budget_s()) is None else budget - (clock() - begin)
 
     while (case := schedule.next(left_s())) is not None:
-        spent = clock() - begin
-        if settings.budget_s is not None and spent >= settings.budget_s:
+        spent, budget = clock() - begin, budget_s()
+        if budget is not None and spent >= budget:
             break
-        report(_standing(schedule, case.label, spent, settings.budget_s))
+        report(_standing(schedule, case.label, spent, budget))
         # Details take long; on the second visit they let the first visits of all cases come first.
         number = schedule.visits_of(case)
         affordable = settings.budget_s is None or details_s < settings.details_share * settings.budget_s

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -10,7 +10,7 @@ import msgspec
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import compute_dtype
 from shmoo.estimators.progress import Progress, Standing, silent
-from shmoo.harness.campaign.campaign import CampaignSettings, run_campaign
+from shmoo.harness.campaign.campaign import CampaignSettings, nothing_reserved, run_campaign
 from shmoo.harness.defaults import MOST_VISITS, VISITS
 from shmoo.harness.machine.doctor import commit_here
 from shmoo.harness.measuring.allocation import buffer_costs
@@ -118,6 +118,7 @@ def measure_cases(
     operators: bool = False,
     shuffle: bool = True,
     progress: Progress | None = None,
+    reserved_s: Callable[[], float] = nothing_reserved,
 ) -> Run:
     """Measure cases into the run at `out`, and read it back.
 
@@ -127,6 +128,7 @@ def measure_cases(
         visits: visits to every case; with more than one, cases that stay uncertain are visited up to `MOST_VISITS` times.
         operators: time the distinct operators of networks alone as well.
         shuffle: first visits in random order, otherwise in the order given.
+        reserved_s: as for `campaign.run_campaign`.
 
     Raises:
         InputError, ShmooError, KeyboardInterrupt: as `campaign.run_campaign`.
@@ -139,7 +141,17 @@ def measure_cases(
         shuffle=shuffle,
     )
     facts = {} if resume else {**buffer_costs(), "commit": commit_here()}
-    run_campaign(cases, out, suite=suite, machine=machine, settings=settings, resume=resume, progress=progress, facts=facts)
+    run_campaign(
+        cases,
+        out,
+        suite=suite,
+        machine=machine,
+        settings=settings,
+        resume=resume,
+        progress=progress,
+        facts=facts,
+        reserved_s=reserved_s,
+    )
     return Run.open(out)
 
 

@@ -177,6 +177,28 @@ def budget(default: str) -> Decorator:
     )
 
 
+def resumed(out: Path) -> str:
+    """The command that goes on with a run that the present command began in `out`: its name and the options it was given."""
+    import shlex
+
+    from click.core import ParameterSource
+
+    ctx = click.get_current_context()
+    words, places = ["shmoo", *ctx.command_path.split(" ")[1:]], []
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        if name in ("out", "resume", "as_json", "wide") or ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        value = ctx.params[name]
+        if isinstance(parameter, click.Argument):
+            places += ["--", *map(str, value)] if isinstance(value, tuple) else [str(value)]
+            continue
+        words.append(parameter.opts[-1])
+        if not (isinstance(parameter, click.Option) and parameter.is_flag):
+            words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
+    return shlex.join([*words, "--out", str(out), "--resume", *places])
+
+
 def threshold(default: str = "3%") -> Decorator:
     """--threshold: a relative amount."""
     text = "Relative change, such as 3%, up to which nothing counts as changed."

@@ -182,7 +182,15 @@ def table(
     for line in body:
         click.echo(line)
     if left_out:
-        message(f"no room for {', '.join(left_out)}: --wide shows every column")
+        message(f"no room for {', '.join(left_out)}: {_remedy_of_no_room()}")
+
+
+def _remedy_of_no_room() -> str:
+    """How to see every column, whatever the present command."""
+    ctx = click.get_current_context(silent=True)
+    if ctx is None or any(parameter.name == "wide" for parameter in ctx.command.params):
+        return "--wide shows every column"
+    return "a wider terminal shows every column"
 
 
 def _printable_cell(cell: str | Cell) -> str | Cell:
@@ -250,6 +258,19 @@ def open_run(path: str | Path, cases: dict[str, CaseSpec] | None = None) -> Run:
     for problem in run.problems:
         message(problem)
     return run
+
+
+def check_folder(path: Path) -> None:
+    """Make a folder that is written to after long work; `InputError` where that or a file in it cannot be made."""
+    import tempfile
+
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise InputError(
+            f"cannot write into {str(path)!r}: {error.strerror}; name another, or see that you may write there"
+        ) from None
 
 
 def writing(path: str | Path) -> Path:

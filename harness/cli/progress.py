@@ -20,7 +20,7 @@ T = TypeVar("T")
 QUIET_S = 2.0
 """Counted work that ends sooner shows no progress off a terminal."""
 LINE_EVERY_S = 10.0
-"""Seconds between two plain lines."""
+"""Seconds between two plain lines, to half the time between two reports."""
 
 
 class Display:
@@ -33,7 +33,7 @@ class Display:
     def __init__(self) -> None:
         self._bar = _bar() if sys.stderr.isatty() else None
         self._stage = ""
-        self._started = self._last_line = 0.0
+        self._started = self._last_line = self._last_report = 0.0
 
     def __call__(self, standing: Standing) -> None:
         """Show how far the work is."""
@@ -43,7 +43,9 @@ class Display:
         spent, left_s = now - self._started, standing.left_s
         if left_s is None and standing.done and standing.total:
             left_s = spent / standing.done * (standing.total - standing.done)
-        left = "" if left_s is None else f"about {_clock(left_s)} left"
+        out_of_time = left_s is not None and round(left_s) <= 0 and standing.total is not None and standing.done < standing.total
+        left = "" if left_s is None else "no time left" if out_of_time else f"about {_clock(left_s)} left"
+        since, self._last_report = now - self._last_report, now
         if self._bar is not None:
             (task,) = self._bar.task_ids
             self._bar.update(task, completed=standing.done, total=standing.total, left=left, note=_note(standing))
@@ -54,13 +56,13 @@ class Display:
         ended = standing.done == standing.total and left_s == 0 and spent >= QUIET_S
         if standing.total is None:
             output.message(f"{standing.stage}: {_note(standing)}")
-        elif ended or now - self._last_line >= LINE_EVERY_S:
+        elif ended or (spent >= QUIET_S and now - self._last_line >= LINE_EVERY_S - since / 2):
             self._last_line = now
             count = f"{standing.stage}: {standing.done} of {standing.total}, {_clock(spent)} spent"
             output.message(f"{count}, {left}  {_note(standing)}".rstrip(" ,"))
 
     def _begin(self, stage: str, now: float) -> None:
-        self._stage, self._started = stage, now
+        self._stage, self._started, self._last_report = stage, now, now
         self._last_line = now - LINE_EVERY_S + QUIET_S
         if self._bar is not None:
             for task in self._bar.task_ids:

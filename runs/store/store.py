@@ -44,6 +44,16 @@ class SkippedCase(msgspec.Struct, frozen=True):
     reason: str
 
 
+def holds_run(directory: Path, resume: bool) -> bool:
+    """Whether a run is in a directory; `InputError` where one is that is not to be resumed."""
+    exists = (directory / MANIFEST).exists() or (directory / ROWS).exists()
+    if exists and not resume:
+        raise InputError(
+            f"{directory} holds a run already, and a run is never overwritten; go on with --resume or name another --out"
+        )
+    return exists
+
+
 def is_record(path: Path) -> bool:
     """Whether a file is part of a run or of a campaign, so that a result written there would destroy what was measured."""
     if path.parent.name == GRAPHS and (path.parent.parent / MANIFEST).exists():
@@ -188,11 +198,7 @@ class RunWriter:
 
     def __init__(self, directory: str | Path, manifest: RunManifest, *, resume: bool = False) -> None:
         self.path = Path(directory)
-        exists = (self.path / MANIFEST).exists() or (self.path / ROWS).exists()
-        if exists and not resume:
-            raise InputError(
-                f"{self.path} holds a run already, and a run is never overwritten; go on with --resume or name another --out"
-            )
+        exists = holds_run(self.path, resume)
         self._file: int | None = None
         self._lock: int | None = None
         own_folder(self.path / GRAPHS)

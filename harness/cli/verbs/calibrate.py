@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.layout import Cell
 from shmoo.harness.cli.progress import Display
+from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
     from shmoo.calibrate.calibration import Calibration
@@ -72,6 +73,7 @@ def calibrate(
         show_curve(sources, profile, seed, as_json)
         return
     chosen = name or (out.stem if out else None if profile is None else own_name(profile))
+    output.check_folder(out.parent if out is not None else profile_path(chosen or LOCAL).parent)
     made = fit(sources, profile, chosen, seed, not no_residual, reduction, pool)
     target = out if out is not None else profile_path(made.profile.name)
     refuse_existing(target, force)
@@ -95,10 +97,13 @@ def fit(
     residual: bool = True,
     reduction: Reduction | None = None,
     pool: bool = False,
+    hurry: Callable[[], bool] | None = None,
 ) -> Calibration:
-    """The calibration, of one machine or pooled over several, with what it does told on stderr."""
+    """The calibration, of one machine or pooled over several, with what it does told on stderr; `hurry` as for
+    `calibration.calibrate`, for one machine."""
     from shmoo.calibrate.calibration import calibrate as calibrate_sources
     from shmoo.calibrate.calibration import read_for, table_reduction
+    from shmoo.calibrate.fit.fit import patient
     from shmoo.calibrate.pooling import pool as pool_sources
 
     if reduction is None and base is not None:
@@ -109,7 +114,14 @@ def fit(
     with Display() as display:
         if not pool:
             return calibrate_sources(
-                sources, base=base, name=name, seed=seed, residual=residual, reduction=column, progress=display
+                sources,
+                base=base,
+                name=name,
+                seed=seed,
+                residual=residual,
+                reduction=column,
+                progress=display,
+                hurry=hurry or patient,
             )
         together, kind = read_for(sources, base, column)
         specimens = [read_for(source, kind, column)[0] for source in sources]

@@ -10,11 +10,13 @@ import click
 
 from shmoo.estimators.errors import NothingMeasuredError
 from shmoo.harness.cli import options, output
+from shmoo.harness.cli.layout import View
 from shmoo.harness.defaults import LOCAL, LOCAL_GPU, new_run_directory
 
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import ArchitectureProfile
     from shmoo.estimators.progress import Standing
+    from shmoo.harness.cli.hurry import Hurry, Reserve
     from shmoo.runs.store.records import CaseSpec, Machine
     from shmoo.runs.store.store import Run
 
@@ -29,8 +31,10 @@ PREVIEWS_S = (50.0, 180.0, 900.0)
 """Seconds since the start after which the networks measured so far are estimated and shown, which takes up to 15 s each time."""
 VISITS = 2
 """Visits to every case; what time is left goes to the cases that are known worst."""
-FINISHING_S, FINISHING_SHARE = 35.0, 0.1
-"""Time kept for calibrating and reporting, and the most of a short budget that it may be."""
+REPORTING_SHARE = 0.4
+"""Part of that time which is for the report."""
+LEAST_BUDGET = 0.5
+"""Minutes: a look at the machine, some visits, a short fit and a report take as long."""
 ENOUGH_MEASURED, ENOUGH_USABLE = 0.95, 0.9
 """Shares of the plan that a good campaign reaches and can use."""
 GPU_DTYPES = ("float32", "bfloat16")
@@ -39,6 +43,8 @@ GPU_BATCHES = (1, 16)
 """Batch sizes of networks on a GPU: at 1 most of them wait for the host."""
 BUDGET = 10.0
 """Minutes to stay within where nothing else is asked for."""
+OVER = 1.05
+"""Times the budget from which on the command says that it took longer."""
 SHORTEST_S = 10.0
 """A campaign is given this much at least."""
 WEAK = 1
@@ -63,6 +69,7 @@ Examples:
 @options.resume
 @options.force("add a number to the name")
 @options.as_json
+@options.wide
 def characterize(
     quick: bool,
     device: str | None,
@@ -74,6 +81,7 @@ def characterize(
     resume: bool,
     force: bool,
     as_json: bool,
+    wide: bool,
 ) -> None:
     """Measure this machine's CPU or GPU, calibrate a model of it, predict real networks on it and on three other architectures,
     and show the error. Everything lands in one run directory; the profile also becomes yours to use by name.
@@ -84,14 +92,26 @@ def characterize(
 
     from shmoo.estimators.errors import InputError
     from shmoo.harness.campaign.cases import check_device, usable_device
+    from shmoo.harness.cli.hurry import Hurry, Reserve
+    from shmoo.harness.cli.verbs.calibrate import profile_path
     from shmoo.harness.cli.verbs.doctor import show_doctor, show_neighbours
     from shmoo.harness.cli.verbs.report import TARGETS, report_record, show_report, write
     from shmoo.harness.machine.doctor import doctor, probe_machine
     from shmoo.harness.measuring.watch.corewatch import watch_neighbours
     from shmoo.runs.store.files import own_folder
+    from shmoo.runs.store.store import holds_run
 
     if resume and out is None:
         raise InputError("--resume needs --out: which run to go on with")
+    budget_s = 60 * (budget or BUDGET)
+    if budget_s < 60 * LEAST_BUDGET:
+        raise InputError(
+            f"--budget {budget:g} is too short to measure, calibrate and report; {LEAST_BUDGET:g} minutes is the least"
+        )
+    target = out if out is not None else new_run_directory("characterize")
+    holds_run(target, resume)
+    for folder in (profile_path(name or LOCAL).parent, target):
+        output.check_folder(folder)
     begin = time.monotonic()
     machine = probe_machine(threads)
     device = usable_device(machine) if device is None else device
@@ -100,19 +120,28 @@ def characterize(
         show_doctor(doctor())
         show_neighbours(watch_neighbours())
         output.result("")
-    target = out if out is not None else new_run_directory("characterize")
-    run, weak = measure_all(target, machine, plan(machine, quick, device), resume, begin, 60 * (budget or BUDGET))
+    reserve = Reserve(budget_s)
+    run, weak, interrupted = measure_all(target, machine, plan(machine, quick, device), resume, begin, reserve)
     if not any(row.timed for row in run.rows):
         raise NothingMeasuredError(f"nothing could be timed here; `shmoo check {run.path}` says why")
-    profile, unfitted = calibrated(run, device, name or (LOCAL if device == "cpu" else LOCAL_GPU), seed, force)
-    output.message(f"estimating the networks on {profile.name}, {', '.join(TARGETS)}")
-    made, estimates = write(run, profile, own_folder(target / "report"), TARGETS)
-    output.message(f"took {(time.monotonic() - begin) / 60:.1f} minutes; open {target / 'report' / 'report.html'}")
+    with Hurry(begin + budget_s - REPORTING_SHARE * reserve.finishing_s, interrupted) as hurry:
+        profile, unfitted = calibrated(run, device, name or (LOCAL if device == "cpu" else LOCAL_GPU), seed, force, hurry)
+        output.message(f"estimating the networks on {profile.name}, {', '.join(TARGETS)}")
+        made, estimates = write(run, profile, own_folder(target / "report"), TARGETS)
+    if hurry.interrupted and not weak:
+        weak = f"interrupted while calibrating or reporting; `{_full_fit(run, profile.name)}` fits in full"
+    taken_s = time.monotonic() - begin
+    output.message(f"took {taken_s / 60:.1f} minutes; open {target / 'report' / 'report.html'}")
+    if taken_s > OVER * budget_s:
+        output.message(
+            f"that is more than the budget of {budget_s / 60:g} min: the visit under way, a short fit and the report are "
+            "always finished, and they take longer on a busy machine"
+        )
     if as_json:
         output.json_document({"run": str(target), **report_record(made), "estimates": estimates})
     else:
         output.result("")
-        show_report(made, estimates)
+        show_report(made, estimates, View(wide=wide))
     if sentence := weak or unfitted:
         output.message(sentence)
         raise click.exceptions.Exit(WEAK)
@@ -174,15 +203,17 @@ def in_order(eager: Sequence[CaseSpec], seed: int = 0) -> list[CaseSpec]:
     return [*sorted(first, key=lambda case: case.kind == "network"), *rest]
 
 
-def measure_all(out: Path, machine: Machine, planned: Plan, resume: bool, begin: float, budget_s: float) -> tuple[Run, str]:
+def measure_all(
+    out: Path, machine: Machine, planned: Plan, resume: bool, begin: float, reserve: Reserve
+) -> tuple[Run, str, bool]:
     """Measure into one run: what calibrates and the networks in eager, then what is compiled.
 
     Args:
         begin: when the command began, on `time.monotonic`'s clock.
-        budget_s: for the whole command.
+        reserve: the budget of the whole command, and what of it is kept for later.
 
     Returns:
-        The run, and one sentence on what is weak about it; empty where nothing is.
+        The run, one sentence on what is weak about it, empty where nothing is, and whether it was interrupted.
     """
     import time
 
@@ -196,7 +227,7 @@ def measure_all(out: Path, machine: Machine, planned: Plan, resume: bool, begin:
         f"plan: {len(planned.calibration)} operators and synthetic models, {len(planned.networks)} networks in eager"
         + (f"; in Inductor too: {len(parts)} of these and {_names(again)}" if planned.compiled else "")
     )
-    deadline = begin + budget_s - min(FINISHING_S, FINISHING_SHARE * budget_s)
+    deadline = begin + reserve.budget_s - reserve.finishing_s
     # Single operators compile fastest and networks slowest.
     slow = ("operator", "synthetic", "network")
     cases = [
@@ -205,7 +236,7 @@ def measure_all(out: Path, machine: Machine, planned: Plan, resume: bool, begin:
     ]
     interrupted = ""
     try:
-        with shown(len(cases), out, "characterize", Previews(out, begin)) as progress:
+        with shown(len(cases), out, "characterize", Previews(out, begin, reserve)) as progress:
             measure_cases(
                 cases,
                 out,
@@ -216,29 +247,26 @@ def measure_all(out: Path, machine: Machine, planned: Plan, resume: bool, begin:
                 budget_s=max(deadline - time.monotonic(), SHORTEST_S),
                 shuffle=False,
                 progress=progress,
+                reserved_s=reserve,
             )
     except KeyboardInterrupt:
         if not (out / MANIFEST).exists() or not Run.open(out).rows:
             raise
-        interrupted = (
-            f"interrupted: the result rests on what was measured so far; `shmoo characterize --out {out} --resume` goes on"
-        )
+        interrupted = f"interrupted: the result rests on what was measured so far; `{options.resumed(out)}` goes on"
         output.message("interrupted: calibrating and reporting what there is (Ctrl-C again to stop)")
     run = Run.open(out)
     for row in run.rows:
         if row.status == "failed":
             output.message(f"failed: {row.case.label}: {row.why}")
-    return run, interrupted or weakness(run, len(cases))
+    return run, interrupted or weakness(run, len(cases), options.resumed(out)), bool(interrupted)
 
 
-def weakness(run: Run, planned: int) -> str:
-    """One sentence on what is weak about a run, and what to do; empty where nothing is."""
+def weakness(run: Run, planned: int, resumed: str) -> str:
+    """One sentence on what is weak about a run, and what to do; empty where nothing is. `resumed` is the command that goes on."""
     measured, usable = len(run.rows), sum(row.timed for row in run.rows)
     if measured < ENOUGH_MEASURED * planned:
-        return (
-            f"only {measured} of {planned} cases were reached, so some operators are estimated from others; go on with "
-            f"`shmoo characterize --out {run.path} --resume --budget 15`"
-        )
+        reached = f"only {measured} of {planned} cases were reached, so some operators are estimated from others"
+        return f"{reached}; go on with `{resumed}`"
     if usable < ENOUGH_USABLE * measured:
         return f"only {usable} of {measured} cases can be used; `shmoo check {run.path}` says why and what to do"
     return ""
@@ -250,10 +278,12 @@ class Previews:
     Args:
         out: directory of the run.
         begin: when the command began, on `time.monotonic`'s clock.
+        reserve: learns how long the previews take.
     """
 
-    def __init__(self, out: Path, begin: float) -> None:
+    def __init__(self, out: Path, begin: float, reserve: Reserve) -> None:
         self._out = out
+        self._reserve = reserve
         self._begin = begin
         self._times = list(PREVIEWS_S)
 
@@ -261,10 +291,12 @@ class Previews:
         """Show the next preview when it is due."""
         import time
 
-        if not self._times or time.monotonic() - self._begin < self._times[0]:
+        now = time.monotonic()
+        if not self._times or now - self._begin < self._times[0]:
             return
         self._times.pop(0)
         self.show()
+        self._reserve.learn(time.monotonic() - now)
 
     def show(self) -> None:
         """Fit quickly, and print a line for each network."""
@@ -290,11 +322,18 @@ class Previews:
             )
 
 
+def _full_fit(run: Run, name: str) -> str:
+    """The command that fits a run without haste."""
+    import shlex
+
+    return shlex.join(["shmoo", "calibrate", str(run.path), "--name", name, "--force"])
+
+
 def _names(cases: Sequence[CaseSpec]) -> str:
     return ", ".join(dict.fromkeys(case.workload for case in cases))
 
 
-def calibrated(run: Run, device: str, name: str, seed: int, force: bool) -> tuple[ArchitectureProfile, str]:
+def calibrated(run: Run, device: str, name: str, seed: int, force: bool, hurry: Hurry) -> tuple[ArchitectureProfile, str]:
     """The fitted profile, written into the run and among the user's own under a free name (or the same, with force).
 
     Returns:
@@ -312,15 +351,17 @@ def calibrated(run: Run, device: str, name: str, seed: int, force: bool) -> tupl
         target, count = profile_path(f"{name}-{count}"), count + 1
     unfitted = ""
     try:
-        made = fit((run.path,), None, target.stem, seed)
+        made = fit((run.path,), None, target.stem, seed, hurry=hurry)
         profile = made.profile
+        if made.hurried:
+            output.message(f"the fit was cut short; `{_full_fit(run, target.stem)}` fits in full")
         for note in made.notes if output.verbose() else ():
             output.message(note)
     except (InputError, NothingMeasuredError) as error:
         profile = msgspec.structs.replace(base_profile(run.manifest.machine, device), name=target.stem)
         unfitted = (
             f"too little was measured to fit a model ({error}), so the profile is what the machine says of itself: go on with "
-            f"`shmoo characterize --out {run.path} --resume`"
+            f"`{options.resumed(run.path)}`"
         )
     data = profile.to_json()
     output.write(target, data)

@@ -130,7 +130,7 @@ def shown(count: int, out: Path, suite: str, beside: Progress | None = None) -> 
         try:
             yield show
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"interrupted; finished visits kept in {out}, go on with --out {out} --resume") from None
+            raise KeyboardInterrupt(f"interrupted; finished visits kept in {out}, go on with `{options.resumed(out)}`") from None
 
 
 def finish(run: Run, as_json: bool) -> None:
@@ -145,7 +145,7 @@ def finish(run: Run, as_json: bool) -> None:
         if row.status == "failed":
             output.message(f"failed: {row.case.label}: {row.why}")
     if skipped:
-        output.message(f"{skipped} cases were not reached; `shmoo measure --out {run.path} --resume` goes on")
+        output.message(f"{skipped} cases were not reached; `{options.resumed(run.path)}` goes on")
     if as_json:
         output.json_document({"format": 1, "run": str(run.path), **counts, "skipped": skipped})
     else:

@@ -126,25 +126,27 @@ def show_report(made: ErrorReport, estimates: Sequence[Record] = (), view: View 
     """Networks, then groups of operators, then the networks on other architectures, for people."""
     from shmoo.estimators.units import percent, si
 
-    output.table(
-        ["network", "measured", "±", "estimated", "90 % interval", "error", "operators"],
-        [
+    if made.networks:
+        basis = "calibrated on operators and synthetic models only" if made.profile.fitted_from else "nothing was fitted"
+        output.table(
+            ["network", "measured", "±", "estimated", "90 % interval", "error", "operators"],
             [
-                n.name,
-                si(n.whole.measured_s, "s"),
-                percent(n.whole.standard_error),
-                si(n.whole.estimate_s.value, "s"),
-                f"{si(n.whole.estimate_s.low, 's')} - {si(n.whole.estimate_s.high, 's')}",
-                percent(n.whole.error, signed=True),
-                "" if n.weighted_error is None else percent(n.weighted_error),
-            ]
-            for n in made.networks
-        ],
-        title=f"Networks, estimated by {made.profile.name} (calibrated on operators and synthetic models only)",
-        drop=("operators", "±", "90 % interval"),
-        view=view,
-    )
-    output.result("")
+                [
+                    n.name,
+                    si(n.whole.measured_s, "s"),
+                    percent(n.whole.standard_error),
+                    si(n.whole.estimate_s.value, "s"),
+                    f"{si(n.whole.estimate_s.low, 's')} - {si(n.whole.estimate_s.high, 's')}",
+                    percent(n.whole.error, signed=True),
+                    "" if n.weighted_error is None else percent(n.weighted_error),
+                ]
+                for n in made.networks
+            ],
+            title=f"Networks, estimated by {made.profile.name} ({basis})",
+            drop=("operators", "±", "90 % interval"),
+            view=view,
+        )
+        output.result("")
     rows = []
     for split, groups in made.metrics.items():
         for group, e in groups.items():
@@ -157,16 +159,18 @@ def show_report(made: ErrorReport, estimates: Sequence[Record] = (), view: View 
                 "" if e.noise is None else percent(e.noise),
             ]
             rows.append([f"{split}: {group}", str(e.n), *cells])
-    output.table(
-        ["split: group", "n", "mean error", "median", "p90", "within 20 %", "bias", "noise floor"],
-        rows,
-        drop=("p90", "within 20 %", "noise floor", "bias"),
-        view=view,
-    )
+    if rows:
+        output.table(
+            ["split: group", "n", "mean error", "median", "p90", "within 20 %", "bias", "noise floor"],
+            rows,
+            drop=("p90", "within 20 %", "noise floor", "bias"),
+            view=view,
+        )
     if made.excluded:
         output.message(f"{len(made.excluded)} cases were set aside; errors.csv says why")
     if estimates:
         from shmoo.harness.cli.estimates import show_models
 
-        output.result("")
+        if made.networks or rows:
+            output.result("")
         show_models(estimates, view)

@@ -239,3 +239,15 @@ def test_an_unfinished_run_gives_a_profile_that_names_it(tmp_path):
             writer.append(Measurement(case.case, "ok", (), hashes, Timing((case.latency_s,))), case.graphs)
     profile = quick_profile(Run.open(tmp_path / "run"))
     assert profile.coefficients["launch.eager"].reference == "fitted to run so far"
+
+
+def test_a_calibration_in_a_hurry_is_whole_and_says_so():
+    """Asked to end at once, it has coefficients, intervals and errors, and no corrections; in peace it does not say so."""
+    base = load_profile("cpu_server_generic")
+    cases = sources_of(measured_on(base, TRUTH, noise=0.05))
+    hurried = calibrate_cases(cases, base, name="hurried", hurry=lambda: True)
+    assert hurried.hurried
+    assert hurried.profile.residual == ()
+    assert {entry.source for entry in hurried.profile.coefficients.values()} >= {"fitted"}
+    assert "validation" in hurried.profile.error_card
+    assert not calibrate_cases(cases, base, name="whole", residual=False).hurried

@@ -57,6 +57,12 @@ def test_one_combination_each_is_enough_where_a_call_shows_the_longer_of_two():
         _check_identifiable(np.eye(2, 4), 0.1, names, ())
 
 
+def test_coefficients_of_no_algorithm_are_refused_without_an_empty_list():
+    """Those of the machine alone."""
+    with pytest.raises(InputError, match="2 cases determine only 0 combinations of the 2 coefficients; 2 are the least; batch"):
+        _check_identifiable(np.zeros((2, 2)), 0.1, ["bandwidth.dram", "parallel.share"], ())
+
+
 def test_a_single_case_is_refused():
     """One case fits nothing."""
     cases = list(measured_on(load_profile("cpu_server_generic"), TRUTH))[:1]
@@ -138,3 +144,28 @@ def test_times_on_tensor_cores_do_not_settle_what_their_flops_take():
     names = {parameter.name for parameter in parameters_for(blocks(cases, h100), h100)}
     assert {name for name in names if name.startswith("energy.")} == {"energy.share.gemm"}
     assert {"efficiency.gemm_tensor", "throttle.time"} <= names
+
+
+@pytest.mark.parametrize("steps", [0, 4])
+def test_a_fit_in_a_hurry_ends_with_the_best_point_so_far(monkeypatch, steps):
+    """After its first steps, or some more, there are no further starts, no left-out refits, and the error is near the full
+    fit's."""
+    asked, solved = [], []
+    solve = fit.least_squares
+    monkeypatch.setattr(fit, "least_squares", lambda *given, **named: solved.append(given) or solve(*given, **named))
+
+    def hurry() -> bool:
+        asked.append(None)
+        return len(asked) > steps
+
+    base = load_profile("cpu_server_generic")
+    tabulated = blocks(list(measured_on(base, TRUTH, noise=0.08))[::3], base)
+    parameters = parameters_for(tabulated, base)
+    full = fit_latency(tabulated, parameters, base)
+    in_full = len(solved)
+    hurried = fit_latency(tabulated, parameters, base, hurry=hurry)
+    assert len(solved) - in_full == 2 < in_full
+    before = np.abs(
+        np.log(predicted_latency(tabulated, Coefficients(base))) - np.log([c.latency_s for b in tabulated for c in b.cases])
+    )
+    assert np.abs(full.residuals).mean() <= 1.05 * np.abs(hurried.residuals).mean() < 0.5 * before.mean()

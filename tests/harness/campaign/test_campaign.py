@@ -43,10 +43,20 @@ class FakeMeasurer:
 
 @pytest.fixture
 def campaign(tmp_path):
-    def start(cases=CASES, measurer=None, machine=MACHINE, resume=False, visits=1, progress=None, clock=None, **settings):
+    def start(
+        cases=CASES,
+        measurer=None,
+        machine=MACHINE,
+        resume=False,
+        visits=1,
+        progress=None,
+        clock=None,
+        reserved_s=None,
+        **settings,
+    ):
         settings.setdefault("lock", str(tmp_path / "lock"))
         settings.setdefault("most_visits", visits)
-        extra = {"clock": clock} if clock else {}
+        extra = {name: given for name, given in (("clock", clock), ("reserved_s", reserved_s)) if given}
         return run_campaign(
             cases,
             tmp_path / "run",
@@ -265,6 +275,20 @@ def test_cases_beyond_the_budget_are_listed_and_not_dropped(campaign):
     campaign(resume=True)
     assert Run.open(path).skipped == ()
     assert len(Run.open(path).rows) == 8
+
+
+def test_what_turns_out_to_be_needed_later_is_left_of_the_budget(campaign):
+    """At 10 s a case, 75 s start eight; 40 s of them that are reserved from the third on leave four."""
+    now = [0.0]
+
+    def advance(case):
+        now[0] += 10
+
+    def reserved_s():
+        return 40.0 if now[0] >= 25 else 0.0
+
+    run = Run.open(campaign(measurer=FakeMeasurer(advance), clock=lambda: now[0], budget_s=75.0, reserved_s=reserved_s))
+    assert len(run.rows) == 4
 
 
 def test_a_budget_that_ends_in_a_later_round_leaves_nothing_out(campaign):

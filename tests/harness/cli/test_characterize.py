@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
+import signal
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -10,14 +14,30 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+from shmoo.calibrate.calibration import Calibration
 from shmoo.estimators.errors import InputError
 from shmoo.harness.campaign.cases import check_device, usable_device
 from shmoo.harness.campaign.worker import Worker
+from shmoo.harness.cli import output
 from shmoo.harness.cli.app import cli
-from shmoo.harness.cli.verbs.characterize import COMPILED, PREVIEW, PREVIEW_OPERATORS, in_order, plan, weakness
+from shmoo.harness.cli.hurry import Hurry, Reserve
+from shmoo.harness.cli.verbs.characterize import (
+    COMPILED,
+    PREVIEW,
+    PREVIEW_OPERATORS,
+    Plan,
+    in_order,
+    plan,
+    weakness,
+)
+from shmoo.harness.machine import doctor as machine_doctor
+from shmoo.harness.measuring.watch import corewatch
 from shmoo.runs.store.records import CaseSpec, Machine, Measurement, Reason, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter
+from shmoo.runs.tables.reading import TableRow
 
+verb, calibrate, doctor = (sys.modules[f"shmoo.harness.cli.verbs.{name}"] for name in ("characterize", "calibrate", "doctor"))
+"""The modules, whose names in the package are those of the commands too."""
 MACHINE = Machine(
     cpu_model="Example CPU",
     cores_physical=2,
@@ -96,7 +116,7 @@ def test_one_sentence_says_what_is_weak_and_what_to_do(tmp_path: Path, statuses:
             case = CaseSpec("relu", "operator", {"m": number})
             timing = None if status == "failed" else Timing((1e-3,) * 9)
             writer.append(Measurement(case, status, timing=timing))
-    sentence = weakness(Run.open(tmp_path / "run"), planned)
+    sentence = weakness(Run.open(tmp_path / "run"), planned, "shmoo characterize --out run --resume")
     assert sentence.startswith(said)
     assert bool(sentence) == bool(said)
     assert ("`shmoo " in sentence) == bool(said)
@@ -117,6 +137,169 @@ def test_a_machine_on_which_nothing_runs_is_exit_3(own_home: None, monkeypatch: 
     assert not Path("run/profile.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--name", "../evil"], "'../evil' is no name of a profile"),
+        (["--out", "file"], "cannot write into 'file'"),
+        (["--out", "file/run"], "cannot write into 'file/run'"),
+        (["--out", "old"], "old holds a run already"),
+    ],
+)
+def test_what_cannot_be_written_is_found_before_anything_is_measured(
+    own_home: None, monkeypatch: pytest.MonkeyPatch, options: list[str], said: str
+) -> None:
+    """Neither the machine is looked at nor a run begun."""
+    Path("file").write_text("")
+    Path("old").mkdir()
+    Path("old/run.json").write_text("{}")
+    monkeypatch.setattr(machine_doctor, "probe_machine", lambda threads: pytest.fail("measured already"))
+    result = CliRunner().invoke(cli, ["characterize", "--quick", *options])
+    assert result.exit_code == 2, result.output
+    assert said in result.stderr
+    assert not Path("shmoo-runs").exists()
+
+
+@pytest.mark.parametrize("arguments", [["characterize"], ["calibrate", "run"]])
+def test_a_home_that_cannot_be_written_is_found_before_anything_is_measured_or_fitted(
+    own_home: None, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    """A file stands where SHMOO_HOME leads."""
+    Path("file").write_text("")
+    monkeypatch.setenv("SHMOO_HOME", str(Path("file").absolute()))
+    monkeypatch.setattr(machine_doctor, "probe_machine", lambda threads: pytest.fail("measured already"))
+    monkeypatch.setattr(calibrate, "fit", lambda *given, **named: pytest.fail("fitted already"))
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 2, result.output
+    assert "cannot write into" in result.stderr
+
+
+def _measured(self: Worker, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple]:
+    """A visit of no time."""
+    graph = TableRow(0, "linear", {"b": 1, "m": 8, "n": 8, "k": 8}).graph()
+    row = Measurement(case, "ok", timing=Timing((1e-3,) * 9), visit=visit, graph_hashes=(graph.content_hash,))
+    return row, (graph,)
+
+
+@pytest.fixture
+def instant(own_home: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Visits of no time on a machine of one operator, which are too few to fit."""
+    pytest.importorskip("torch")
+    monkeypatch.setattr(Worker, "measure", _measured)
+    few = Plan((CaseSpec("relu", "operator", {"m": 8}),), (), ())
+    monkeypatch.setattr(verb, "plan", lambda *given: few)
+
+
+@pytest.mark.usefixtures("instant")
+def test_the_first_ctrl_c_while_calibrating_still_ends_with_a_profile_and_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fit is asked to end, and what follows is done."""
+
+    def fit(*given: object, hurry: Hurry, **named: object) -> Calibration:
+        assert not hurry()
+        signal.raise_signal(signal.SIGINT)
+        assert hurry()
+        raise InputError("too few here")
+
+    monkeypatch.setattr(calibrate, "fit", fit)
+    result = CliRunner().invoke(cli, ["characterize", "--out", "run", "--json"])
+    assert result.exit_code == 1, result.output
+    assert "(Ctrl-C again to stop)" in result.stderr
+    assert Path("run/profile.json").is_file()
+    assert Path("run/report/report.html").is_file()
+
+
+@pytest.mark.usefixtures("instant")
+def test_the_fit_has_what_is_left_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A minute for everything: the fit may go on until the report has to begin, and what took longer is said."""
+    now = [1000.0]
+
+    def fit(*given: object, hurry: Hurry, **named: object) -> Calibration:
+        monkeypatch.setattr(time, "monotonic", lambda: began + now[0])
+        now[0] = 40.0
+        assert not hurry()
+        now[0] = 60.0
+        assert hurry()
+        now[0] = 90.0
+        raise InputError("too few here")
+
+    monkeypatch.setattr(calibrate, "fit", fit)
+    began = time.monotonic()
+    result = CliRunner().invoke(cli, ["characterize", "--budget", "1", "--out", "run", "--json"])
+    assert result.exit_code == 1, result.output
+    assert "more than the budget of 1 min" in result.stderr
+
+
+def test_a_budget_that_nothing_fits_into_is_refused(own_home: None) -> None:
+    """The least is named, and nothing is begun."""
+    result = CliRunner().invoke(cli, ["characterize", "--budget", "0.01", "--out", "run"])
+    assert result.exit_code == 2
+    assert "0.5 minutes is the least" in result.stderr
+    assert not Path("run").exists()
+
+
+def test_the_time_kept_for_the_fit_grows_with_its_previews() -> None:
+    """To three previews, and to half of the budget at most; it never shrinks."""
+    reserve = Reserve(600.0)
+    grown = []
+    for preview_s in (2.0, 20.0, 5.0, 500.0):
+        reserve.learn(preview_s)
+        grown.append((reserve.finishing_s, reserve()))
+    assert grown == [(35.0, 0.0), (60.0, 25.0), (60.0, 25.0), (300.0, 265.0)]
+
+
+@pytest.mark.usefixtures("instant")
+def test_the_command_that_goes_on_has_the_options_that_the_run_was_begun_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quick run that is resumed stays one."""
+    options = ["--quick", "--budget", "2.5", "--threads", "1", "--name", "mine"]
+    result = CliRunner().invoke(cli, ["characterize", *options, "--out", "a run", "--json"])
+    assert result.exit_code == 1, result.output
+    (said,) = [line for line in result.stderr.splitlines() if "go on with" in line]
+    words = shlex.split(said.rpartition("`shmoo ")[2].rstrip("`"))
+    assert sorted(words) == sorted(["characterize", *options, "--out", "a run", "--resume"])
+
+
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine is not examined, which takes five seconds."""
+    monkeypatch.setattr(machine_doctor, "doctor", lambda: None)
+    monkeypatch.setattr(corewatch, "watch_neighbours", lambda: None)
+    for name in ("show_doctor", "show_neighbours"):
+        monkeypatch.setattr(doctor, name, lambda seen: None)
+
+
+@pytest.mark.usefixtures("instant", "looked_at")
+def test_a_report_of_no_network_has_no_empty_table() -> None:
+    """One operator alone: no header of networks without rows."""
+    result = CliRunner().invoke(cli, ["characterize", "--out", "run"])
+    assert result.exit_code == 1, result.output
+    assert "split: group" in result.stdout
+    assert "90 % interval" not in result.stdout
+    assert "calibrated on" not in result.stdout
+
+
+@pytest.mark.usefixtures("instant", "looked_at")
+def test_a_table_says_that_nothing_was_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two cases are too few, and estimates of the description alone are not called calibrated."""
+    few = Plan((CaseSpec("relu", "operator", {"m": 8}),), (CaseSpec("resnet18", "network"),), ())
+    monkeypatch.setattr(verb, "plan", lambda *given: few)
+    result = CliRunner().invoke(cli, ["characterize", "--out", "run"])
+    assert result.exit_code == 1, result.output
+    assert "Networks, estimated by cpu_local (nothing was fitted)" in result.stdout
+    assert "calibrated on" not in result.stdout
+
+
+@pytest.mark.usefixtures("instant", "looked_at")
+def test_a_narrow_table_names_a_remedy_that_the_command_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In 40 columns not everything has room; --wide shows it."""
+    monkeypatch.setattr(output, "terminal_columns", lambda stream=None: 40)
+    narrow = CliRunner().invoke(cli, ["characterize", "--out", "narrow"])
+    wide = CliRunner().invoke(cli, ["characterize", "--wide", "--out", "wide"])
+    assert "--wide" in " ".join(narrow.stderr.split())
+    assert wide.exit_code == 1, wide.output
+    assert "no room for" not in wide.stderr
+    assert "noise floor" in wide.stdout
+
+
 @pytest.mark.slow
 def test_an_interruption_ends_with_a_profile_and_a_report(own_home: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C after fifteen visits: what they gave is fitted and reported, and the last sentence says how to go on."""
@@ -132,7 +315,7 @@ def test_an_interruption_ends_with_a_profile_and_a_report(own_home: None, monkey
     monkeypatch.setattr(Worker, "measure", interrupted)
     result = CliRunner().invoke(cli, ["characterize", "--quick", "--out", "run", "--json"])
     assert result.exit_code == 1, result.output
-    assert "`shmoo characterize --out run --resume` goes on" in result.stderr
+    assert "`shmoo characterize --quick --out run --resume` goes on" in result.stderr
     assert len(Run.open("run").lines) == 15
     assert Path("run/profile.json").is_file()
     assert Path("run/report/report.html").is_file()

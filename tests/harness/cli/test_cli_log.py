@@ -76,6 +76,22 @@ def test_counted_work_gets_a_line_every_ten_seconds(clock: list[float], capsys: 
     ]
 
 
+def test_slow_reports_get_a_line_at_the_one_nearest_to_ten_seconds(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Visits of 7 s and a budget that ends before the plan: a line every 7 s rather than every 14, and no time left in place of
+    0:00 beside cases that were not reached."""
+    with Display() as display:
+        for done in range(4):
+            display(Standing("measuring", done, 8, left_s=21.0 - 7 * done))
+            clock[0] += 7.0
+    assert capsys.readouterr().err.splitlines() == [
+        "measuring: 1 of 8, 0:07 spent, about 0:14 left",
+        "measuring: 2 of 8, 0:14 spent, about 0:07 left",
+        "measuring: 3 of 8, 0:21 spent, no time left",
+    ]
+
+
 def test_work_that_ends_soon_says_nothing(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     """Below two seconds; the items come through."""
     assert list(track("abc", 3, "estimating")) == ["a", "b", "c"]

@@ -162,3 +162,23 @@ def test_a_host_is_named_for_the_gpus_of_an_estimate() -> None:
     assert len({device for _, device in times.values()}) == 1
     assert "none is among" in shmoo("estimate", "mlp", "--arch", "tpu_v4", "--host", "own").stderr
     assert "server_2018" in shmoo("estimate", "mlp", "--arch", "gpu_t4", "--host", "server_201").stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("measure --suite micro --batch 1 --batch 8 --json", "shmoo measure --suite micro --batch 1,8 --out RUN --resume"),
+        ("measure --out RUN --resume", "shmoo measure --out RUN --resume"),
+        (
+            "duel base new --out RUN -- measure --suite quick",
+            "shmoo duel --out RUN --resume base new -- measure --suite quick",
+        ),
+    ],
+)
+def test_the_command_that_goes_on_is_the_one_that_began(given: str, said: str) -> None:
+    """With its options and arguments, and no others."""
+    verb, *arguments = given.split()
+    parent = click.Context(cli, info_name="shmoo")
+    with cli.commands[verb].make_context(verb, arguments, parent=parent) as ctx:
+        assert ctx.params
+        assert options.resumed(Path("RUN")) == said

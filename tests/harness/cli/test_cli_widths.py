@@ -9,8 +9,11 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
+from shmoo.harness.cli import options, output
 from shmoo.harness.cli.app import cli
+from shmoo.harness.cli.options import Decorator
 from shmoo.harness.defaults import capture_folder
 from shmoo.harness.models.asked import Asked
 from shmoo.harness.models.capture_cache import CaptureCache
@@ -168,3 +171,19 @@ def test_a_verdict_stays_at_80(
     head = next(line for line in click.unstyle(capsys.readouterr().out).splitlines() if line.startswith(("what if", "part")))
     assert "verdict" in head
     assert ("times the energy" if more == ("--by", "energy") else "times as fast") in head
+
+
+@pytest.mark.parametrize(("given", "remedy"), [([options.wide], "--wide shows"), ([], "a wider terminal shows")])
+def test_what_has_no_room_is_shown_by_what_the_command_has(
+    monkeypatch: pytest.MonkeyPatch, given: list[Decorator], remedy: str
+) -> None:
+    """A command without --wide does not name it."""
+    monkeypatch.setattr(output, "terminal_columns", lambda stream=None: 20)
+
+    def narrow(**given: bool) -> None:
+        output.table(["name", "first"], [["a" * 12, "b" * 12]], drop=("first",))
+
+    for option in given:
+        narrow = option(narrow)
+    result = CliRunner().invoke(click.command(narrow), [])
+    assert remedy in " ".join(result.output.split())
