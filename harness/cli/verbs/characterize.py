@@ -84,6 +84,7 @@ def characterize(
 
     from shmoo.estimators.errors import InputError
     from shmoo.harness.campaign.cases import check_device, usable_device
+    from shmoo.harness.cli.verbs.calibrate import profile_path
     from shmoo.harness.cli.verbs.doctor import show_doctor, show_neighbours
     from shmoo.harness.cli.verbs.report import TARGETS, report_record, show_report, write
     from shmoo.harness.machine.doctor import doctor, probe_machine
@@ -96,6 +97,7 @@ def characterize(
     machine = probe_machine(threads)
     device = usable_device(machine) if device is None else device
     check_device(device, machine)
+    profile_path(name or (LOCAL if device == "cpu" else LOCAL_GPU), force)  # refuses a name before anything is measured
     if not as_json:
         show_doctor(doctor())
         show_neighbours(watch_neighbours())
@@ -307,9 +309,9 @@ def calibrated(run: Run, device: str, name: str, seed: int, force: bool) -> tupl
     from shmoo.harness.cli.verbs.calibrate import fit, profile_path
     from shmoo.runs.store.files import replace_file
 
-    target, count = profile_path(name), 2
+    target, count = profile_path(name, force), 2
     while target.exists() and not force:
-        target, count = profile_path(f"{name}-{count}"), count + 1
+        target, count = profile_path(f"{name}-{count}", force), count + 1
     unfitted = ""
     try:
         made = fit((run.path,), None, target.stem, seed)

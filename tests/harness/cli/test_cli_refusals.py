@@ -158,3 +158,19 @@ def test_an_empty_value_is_refused(command: tuple[str, ...]) -> None:
     flag = next(part for part in command if part.startswith("-") and part != "--axis").removesuffix("=")
     assert f"{flag} has an empty value" in result.stderr
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize("command", [("calibrate", "run"), ("characterize", "--device", "cpu", "--json")])
+def test_a_new_profile_takes_no_built_in_name(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU saved as gpu_h100 would answer for every H100 from then on: refused before anything is measured or fitted."""
+    from shmoo.harness.cli.verbs import characterize
+
+    def measure_all(*given: object) -> None:
+        raise InputError("measured")
+
+    monkeypatch.setattr(characterize, "measure_all", measure_all)
+    result = shmoo(*command, "--name", "gpu_h100")
+    assert result.exit_code == 2
+    for part in ("'gpu_h100' is a built-in profile", "any other --name is allowed", "--force"):
+        assert part in result.stderr
+    assert "is a built-in profile" not in shmoo("calibrate", "run", "--name", "gpu_h100", "--force").stderr
