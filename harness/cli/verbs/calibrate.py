@@ -165,8 +165,8 @@ def profile_path(name: str, force: bool) -> Path:
 
     if name in builtin_names() and not force:
         raise InputError(
-            f"{name!r} is a built-in profile, which one of yours would replace wherever it is named; any other --name is allowed, "
-            f"such as {name}_calibrated, or add --force to replace it"
+            f"{name!r} is a built-in profile, which one of yours would replace wherever it is named; "
+            f"any other --name is allowed, such as {name}_calibrated, or add --force to replace it"
         )
     return user_profiles() / f"{check_name(name)}.json"
 

@@ -10,7 +10,7 @@ import click
 
 from shmoo.estimators.errors import NothingMeasuredError
 from shmoo.harness.cli import options, output
-from shmoo.harness.defaults import LOCAL, LOCAL_GPU, new_run_directory
+from shmoo.harness.defaults import LOCAL, LOCAL_GPU, run_directory
 
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import ArchitectureProfile
@@ -82,7 +82,6 @@ def characterize(
     """
     import time
 
-    from shmoo.estimators.errors import InputError
     from shmoo.harness.campaign.cases import check_device, usable_device
     from shmoo.harness.cli.verbs.calibrate import profile_path
     from shmoo.harness.cli.verbs.doctor import show_doctor, show_neighbours
@@ -91,8 +90,7 @@ def characterize(
     from shmoo.harness.measuring.watch.corewatch import watch_neighbours
     from shmoo.runs.store.files import own_folder
 
-    if resume and out is None:
-        raise InputError("--resume needs --out: which run to go on with")
+    target = run_directory(out, resume, "characterize")
     begin = time.monotonic()
     machine = probe_machine(threads)
     device = usable_device(machine) if device is None else device
@@ -102,7 +100,6 @@ def characterize(
         show_doctor(doctor())
         show_neighbours(watch_neighbours())
         output.result("")
-    target = out if out is not None else new_run_directory("characterize")
     run, weak = measure_all(target, machine, plan(machine, quick, device), resume, begin, 60 * (budget or BUDGET))
     if not any(row.timed for row in run.rows):
         raise NothingMeasuredError(f"nothing could be timed here; `shmoo check {run.path}` says why")

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from shmoo.estimators.errors import InputError, ShmooError
-from shmoo.harness.campaign.campaign import CampaignSettings, Standing, run_campaign
+from shmoo.harness.campaign.campaign import STAGE, WAITING, CampaignSettings, Standing, run_campaign
 from shmoo.harness.campaign.worker import Worker
 from shmoo.runs.store.records import CaseSpec, EnergyReading, Machine, Measurement, Reason, Timing
 from shmoo.runs.store.store import Run
@@ -328,8 +328,34 @@ def test_two_campaigns_do_not_measure_at_once(campaign, tmp_path):
     said = []
     with filelock.FileLock(tmp_path / "lock"), pytest.raises(InputError, match="another campaign is measuring"):
         campaign(lock_wait_s=0.0, progress=said.append)
-    assert "waiting" in said[0].now
+    holder = f"waiting up to 0 s for another campaign (process {os.getpid()})" if sys.platform == "linux" else "another campaign"
+    assert said[0].now.startswith(holder)
+    assert said[0].stage != STAGE  # nothing is measured
+    assert said[0].total is None  # so that a log says it at once
     assert not (tmp_path / "run").exists()
+
+
+def test_waiting_for_another_campaign_is_part_of_the_budget(campaign, tmp_path):
+    """A budget of 50 ms is over long before a wait of a minute; and of ten seconds the wait for a campaign that ends has used
+    seven, so that two visits of two seconds each are left."""
+    said, begin = [], time.monotonic()
+    with filelock.FileLock(tmp_path / "lock"), pytest.raises(InputError, match="another campaign is measuring"):
+        campaign(budget_s=0.05, progress=said.append)
+    assert time.monotonic() - begin < 30
+    now, other = [0.0], filelock.FileLock(tmp_path / "lock")
+
+    def pass_time(case):
+        now[0] += 2.0
+
+    def end(standing):
+        if standing.stage == WAITING:
+            now[0] += 7.0
+            other.release()
+
+    other.acquire()
+    measurer = FakeMeasurer(pass_time)
+    campaign(budget_s=10.0, progress=end, measurer=measurer, clock=lambda: now[0])
+    assert len(measurer.asked) == 2
 
 
 def test_campaigns_run_outside_the_main_thread(campaign, tmp_path):

@@ -174,3 +174,21 @@ def test_a_new_profile_takes_no_built_in_name(command: tuple[str, ...], monkeypa
     for part in ("'gpu_h100' is a built-in profile", "any other --name is allowed", "--force"):
         assert part in result.stderr
     assert "is a built-in profile" not in shmoo("calibrate", "run", "--name", "gpu_h100", "--force").stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("measure", "--out", "absent", "--resume"),
+        ("characterize", "--out", "absent", "--resume"),
+        ("duel", "a", "b", "--out", "absent", "--resume", "--", "measure"),
+        ("fleet", "run", "hosts.toml", "--out", "absent", "--resume", "--", "measure"),
+    ],
+)
+def test_nothing_is_resumed_where_nothing_is(command: tuple[str, ...]) -> None:
+    """A slip in the path would otherwise begin a run there."""
+    Path("hosts.toml").write_text('[hosts.here]\nengine = "local"\n')
+    result = shmoo(*command)
+    assert result.exit_code == 2
+    assert "at 'absent'; check the path, or leave out --resume" in result.stderr
+    assert not Path("absent").exists()
