@@ -114,7 +114,7 @@ def run_campaign(
     with ExitStack() as stack:
         stack.enter_context(_terminable())
         begin = clock()
-        stack.enter_context(_machine_lock(settings, lambda text: report(Standing(WAITING, now=text))))
+        stack.enter_context(machine_lock(settings, lambda text: report(Standing(WAITING, now=text))))
         manifest = manifest_of(settings, suite, machine, facts or {}, own_versions() if versions is None else versions, isolate)
         writer = stack.enter_context(RunWriter(path, manifest, resume=resume))
         schedule = Schedule(cases, settings)
@@ -220,8 +220,15 @@ def _measurer(settings: CampaignSettings, machine: Machine, isolate: bool) -> It
 
 
 @contextmanager
-def _machine_lock(settings: CampaignSettings, waiting: Callable[[str], None]) -> Iterator[None]:
-    """Hold the machine's lock: two campaigns at once would measure each other."""
+def machine_lock(settings: CampaignSettings, waiting: Callable[[str], None]) -> Iterator[None]:
+    """Hold the machine's lock: two campaigns at once would measure each other.
+
+    Args:
+        waiting: is told, where another campaign holds it, for how long and for whom we wait.
+
+    Raises:
+        InputError: it is still held after that time, or cannot be taken.
+    """
     path = Path(settings.lock) if settings.lock else Path(tempfile.gettempdir()) / LOCK
     # Every user of the machine must be able to take it.
     lock = filelock.FileLock(path, mode=0o666)
