@@ -166,7 +166,7 @@ def _visit_all(
         # Details take long; on the second visit they let the first visits of all cases come first.
         number = schedule.visits_of(case)
         affordable = settings.budget_s is None or details_s < settings.details_share * settings.budget_s
-        details = number == min(1, settings.visits - 1) and affordable
+        details = schedule.kept_visits_of(case) == min(1, settings.visits - 1) and affordable
         row, graphs = measurer.measure(case, number, details)
         _store(writer, row, graphs)
         taken = clock() - begin - spent

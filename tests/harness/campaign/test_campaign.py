@@ -395,6 +395,7 @@ def test_a_worker_is_used_for_case_after_case(worker):
     ("workload", "reason"),
     [
         ("crash", "its process ended with exit code 3; last words: out of luck"),
+        ("crash after chatter", "its process ended with exit code 3; last words: out of luck"),
         ("segfault", "its process was ended by SIGSEGV (segmentation fault)"),
         ("killed", "its process was ended by SIGKILL, most likely by the system for lack of memory"),
         ("other", "its process answered for another case"),
@@ -407,6 +408,50 @@ def test_a_worker_that_dies_or_misbehaves_costs_its_case_only(worker, workload, 
     assert row.reasons[0].code == "worker"
     assert row.reasons[0].text.startswith(reason)
     assert ask(worker, "plain").status == "ok"
+
+
+class Killed(FakeMeasurer):
+    """A worker whose process somebody ends on its first visits to one case."""
+
+    def __init__(self, case, times, name="SIGKILL"):
+        super().__init__()
+        self._case, self._times, self._name = case, times, name
+
+    def measure(self, case, visit=0, details=True):
+        row, graphs = super().measure(case, visit, details)
+        if case == self._case and self._times:
+            self._times -= 1
+            row = Measurement(case, "failed", (Reason("worker", "killed"),), visit=visit, host={"signal": self._name})
+        return row, graphs
+
+
+@pytest.mark.parametrize("visits", [1, 3])
+def test_a_visit_that_was_killed_from_outside_is_made_again(campaign, tmp_path, visits):
+    """Only that visit is lost: the case has all the visits it was to have, one of them with details."""
+    measurer = Killed(CASES[2], 1)
+    run = Run.open(campaign(measurer=measurer, visits=visits))
+    assert {len(row.visits) for row in run.rows} == {visits}
+    assert all(row.timed for row in run.rows)
+    asked = [(n, details) for (case, n), details in zip(measurer.asked, measurer.details, strict=True) if case == CASES[2]]
+    assert asked == {1: [(0, True), (1, True)], 3: [(0, False), (1, False), (2, True), (3, False)]}[visits]
+
+
+@pytest.mark.parametrize(("name", "asked"), [("SIGKILL", 2), ("SIGSEGV", 1)])
+def test_a_case_that_is_killed_again_is_left_alone(campaign, name, asked):
+    """As it may be the system that lacks memory for it; a segmentation fault is the case's own and would repeat at once."""
+    measurer = Killed(CASES[2], 9, name)
+    run = Run.open(campaign(measurer=measurer, visits=2))
+    assert sum(case == CASES[2] for case, _ in measurer.asked) == asked
+    assert [row.status for row in run.rows if row.case == CASES[2]] == ["failed"]
+    assert run.skipped == ()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_worker_says_which_signal_ended_it(worker):
+    """The campaign goes by it."""
+    assert ask(worker, "killed").host == {"signal": "SIGKILL"}
+    assert ask(worker, "segfault").host == {"signal": "SIGSEGV"}
+    assert ask(worker, "crash").host == {}
 
 
 def test_a_worker_that_hangs_is_ended(worker, monkeypatch):
