@@ -62,7 +62,7 @@ def check_run(run: Run) -> tuple[Finding, ...]:
 
 
 def _resume(run: Run, visits: int | None = None) -> str:
-    """How to go on with a run, by the command that it was begun with. Args: visits: so many to every case, where they are too few."""
+    """How to go on with a run, by the command that it was begun with; `visits` are wanted of every case where given."""
     manifest, options = run.manifest, "with the options it was begun with"
     more = "" if visits is None else f" --visits {visits}"
     if manifest.suite == "pytest":
