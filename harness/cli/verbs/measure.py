@@ -47,10 +47,10 @@ Examples:
 @options.names(
     "--cache-state", metavar="S,...", help="warm (calls back to back), cold, interleaved. Default: warm, the canonical one."
 )
-@options.old_spelling("--passes", "--visits", click.IntRange(min=1))
+@options.old_spelling("--passes", "--visits", options.WholeRange(min=1))
 @click.option(
     "--visits",
-    type=click.IntRange(min=1),
+    type=options.WholeRange(min=1),
     help="How often every case is visited at least, at different times; their spread is the standard error. Cases that stay "
     "uncertain are visited further. Default: 3, planned: 1.",
 )

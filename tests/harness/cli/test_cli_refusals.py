@@ -192,3 +192,23 @@ def test_nothing_is_resumed_where_nothing_is(command: tuple[str, ...]) -> None:
     assert result.exit_code == 2
     assert "at 'absent'; check the path, or leave out --resume" in result.stderr
     assert not Path("absent").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("measure", "--budget", "abc"), "'abc' is not a finite number; allowed is one above 0"),
+        (("measure", "--budget", "nan"), "'nan' is not a finite number; allowed is one above 0"),
+        (("measure", "--threads", "two"), "'two' is not a whole number; allowed is one from 1"),
+        (("sweep", "relu", "--axis", "m=1,2", "--jobs", "x"), "allowed is one from 1 to 10000"),
+        (("measure", "--suite", "foo"), "allowed: compiled, micro, nets, planned, quick, shmoo"),
+        (("measure", "--device", "tpu"), "allowed: cpu, cuda"),
+        (("measure", "--threads", "100000"), "100000 threads cannot run at once on this machine; allowed are 1 to "),
+        (("characterize", "--device", "cpu", "--threads", "100000"), "allowed are 1 to "),
+    ],
+)
+def test_a_value_that_cannot_be_is_answered_with_those_that_can(command: tuple[str, ...], said: str) -> None:
+    """Also where one of them looks similar: somebody who asks for a TPU does not mean the CPU."""
+    result = shmoo(*command)
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.split())
