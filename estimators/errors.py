@@ -47,6 +47,7 @@ def unknown(kind: str, name: str, allowed: Iterable[str], remedy: str = "") -> I
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if near:
         hint = f"did you mean {' or '.join(repr(n) for n in near)}?"
+        hint += f" allowed: {', '.join(names)}" if len(names) <= 12 else ""
     elif len(names) <= 12:
         hint = f"allowed: {', '.join(names)}"
     else:

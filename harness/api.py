@@ -21,7 +21,7 @@ from shmoo.estimators.present.savings import FusionSummary, summarize_fusion
 from shmoo.estimators.progress import Progress
 from shmoo.estimators.registry import on_demand
 from shmoo.estimators.sweep.controller import AxisValue, SweepController
-from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY, VISITS, new_run_directory
+from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY, VISITS, run_directory
 from shmoo.harness.machine.architectures import choose_targets, load_architectures
 from shmoo.harness.machine.architectures import load_architecture as load_profile
 from shmoo.runs.analysis.compare import Comparison, compare_runs
@@ -315,7 +315,7 @@ def measure(
     check_device(device, machine)
     cases = plan_cases(suite, _listed(models), machine, device, _listed(runtime), _listed(dtype), _listed(batch), trust, progress)
     label = suite or ("models" if models else "quick")
-    target = new_run_directory(label) if out is None else Path(out)
+    target = run_directory(out, resume, label)
     return measure_cases(
         cases,
         target,

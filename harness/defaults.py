@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from itertools import chain, count
 from pathlib import Path
 
+from shmoo.estimators.errors import InputError
+
 LOCAL = "cpu_local"
 """Name of the CPU of this machine: the calibrated profile where there is one, else its description only."""
 LOCAL_GPU = "gpu_local"
@@ -44,6 +46,25 @@ def capture_folder() -> Path:
 def profile_search() -> tuple[Path, ...]:
     """Folders searched for a profile's name before the built-in ones; the first match wins."""
     return (Path.cwd(), user_profiles())
+
+
+def run_directory(out: str | Path | None, resume: bool, label: str, what: str = "run") -> Path:
+    """The directory to measure into: `out`, or a new one named after `label`.
+
+    Args:
+        what: is to be resumed there, as the person calls it.
+
+    Raises:
+        InputError: there is nothing to resume.
+    """
+    if out is None:
+        if resume:
+            raise InputError(f"--resume needs --out: which {what} to go on with")
+        return new_run_directory(label)
+    path = Path(out)
+    if resume and not path.is_dir():
+        raise InputError(f"--resume: no {what} at {str(path)!r}; check the path, or leave out --resume to begin one there")
+    return path
 
 
 def new_run_directory(label: str) -> Path:

@@ -10,6 +10,7 @@ the next begins; Ctrl-C, SIGTERM, a full disk or a crash lose at most the visit 
 from __future__ import annotations
 
 import math
+import os
 import signal
 import tempfile
 import threading
@@ -34,8 +35,8 @@ from shmoo.runs.store.store import Run, RunWriter, SkippedCase
 LOCK = "shmoo-measuring.lock"
 
 
-STAGE = "measuring"
-"""Stage that a campaign reports."""
+STAGE, WAITING = "measuring", "machine in use"
+"""Stages that a campaign reports: the second only while another campaign measures here."""
 
 
 class CampaignSettings(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -47,14 +48,14 @@ class CampaignSettings(msgspec.Struct, frozen=True, omit_defaults=True):
         most_visits: how often a case whose standard error stays large is visited at most; networks more often.
         precision: relative standard error at which a case needs no further visit.
         case_timeout_s: longest time for one visit in a worker, compilation included.
-        budget_s: no visit starts after this time; cases not visited by then are listed in skipped.json with the reason. `None`
-            for no limit.
+        budget_s: no visit starts after this time, of which waiting for another campaign is a part; cases not visited by then
+            are listed in skipped.json with the reason. `None` for no limit.
         details_share: part of the budget that visits with energy windows, memory and child times may take; cases beyond it go
             without.
         seed: of the order of the visits.
         shuffle: first visits in random order; otherwise in the order given.
         lock: file that keeps two campaigns on one machine apart, by default one in the system's temporary directory.
-        lock_wait_s: how long to wait for another campaign to end.
+        lock_wait_s: how long to wait for another campaign to end, within the budget.
     """
 
     measure: MeasureSettings = MeasureSettings()
@@ -119,7 +120,8 @@ def run_campaign(
     cases = tuple({case.identity: case for case in cases}.values())
     with ExitStack() as stack:
         stack.enter_context(_terminable())
-        stack.enter_context(_machine_lock(settings, lambda text: report(Standing(STAGE, 0, len(cases), now=text))))
+        begin = clock()
+        stack.enter_context(machine_lock(settings, lambda text: report(Standing(WAITING, now=text))))
         manifest = manifest_of(settings, suite, machine, facts or {}, own_versions() if versions is None else versions, isolate)
         writer = stack.enter_context(RunWriter(path, manifest, resume=resume))
         schedule = Schedule(cases, settings)
@@ -127,7 +129,7 @@ def run_campaign(
             schedule.add(line)
         if measurer is None:
             measurer = stack.enter_context(_measurer(settings, machine, isolate))
-        _visit_all(schedule, writer, measurer, settings, report, clock, reserved_s)
+        _visit_all(schedule, writer, measurer, settings, report, clock, reserved_s, begin)
     return path
 
 
@@ -157,8 +159,8 @@ def _visit_all(
     report: Progress,
     clock: Callable[[], float],
     reserved_s: Callable[[], float],
+    begin: float,
 ) -> None:
-    begin = clock()
     details_s = 0.0
 
     def budget_s() -> float | None:
@@ -175,7 +177,7 @@ def _visit_all(
         # Details take long; on the second visit they let the first visits of all cases come first.
         number = schedule.visits_of(case)
         affordable = settings.budget_s is None or details_s < settings.details_share * settings.budget_s
-        details = number == min(1, settings.visits - 1) and affordable
+        details = schedule.kept_visits_of(case) == min(1, settings.visits - 1) and affordable
         row, graphs = measurer.measure(case, number, details)
         _store(writer, row, graphs)
         taken = clock() - begin - spent
@@ -229,17 +231,27 @@ def _measurer(settings: CampaignSettings, machine: Machine, isolate: bool) -> It
 
 
 @contextmanager
-def _machine_lock(settings: CampaignSettings, waiting: Callable[[str], None]) -> Iterator[None]:
-    """Hold the machine's lock: two campaigns at once would measure each other."""
+def machine_lock(settings: CampaignSettings, waiting: Callable[[str], None]) -> Iterator[None]:
+    """Hold the machine's lock: two campaigns at once would measure each other.
+
+    Args:
+        waiting: is told, where another campaign holds it, for how long and for whom we wait.
+
+    Raises:
+        InputError: it is still held after that time, or cannot be taken.
+    """
     path = Path(settings.lock) if settings.lock else Path(tempfile.gettempdir()) / LOCK
     # Every user of the machine must be able to take it.
     lock = filelock.FileLock(path, mode=0o666)
+    wait_s = min(settings.lock_wait_s, math.inf if settings.budget_s is None else settings.budget_s)
     try:
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            waiting(f"waiting up to {settings.lock_wait_s:.0f} s for another campaign on this machine ({path})")
-            lock.acquire(timeout=settings.lock_wait_s)
+            holder = _holder(path)
+            who = "another campaign" + (f" (process {holder})" if holder else "")
+            waiting(f"waiting up to {wait_s:.0f} s for {who}, which holds {path}")
+            lock.acquire(timeout=wait_s)
     except filelock.Timeout:
         raise InputError(
             f"another campaign is measuring on this machine (it holds {path}) and both would disturb each other; "
@@ -251,6 +263,17 @@ def _machine_lock(settings: CampaignSettings, waiting: Callable[[str], None]) ->
         yield
     finally:
         lock.release()
+
+
+def _holder(path: Path) -> int | None:
+    """The process that holds a lock, where the system tells: Linux does, of processes of the same container."""
+    try:
+        status, held = path.stat(), Path("/proc/locks").read_text()
+    except OSError:
+        return None
+    where = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    holders = [int(fields[-4]) for line in held.splitlines() if (fields := line.split())[-3] == where and "->" not in fields]
+    return next((process for process in holders if process > 0), None)
 
 
 @contextmanager

@@ -30,7 +30,13 @@ LEAST_SAMPLES = 10
 
 
 def check_device(device: str, machine: Machine) -> None:
-    """`InputError` for a device that is unknown, not there, or of no use to this torch."""
+    """`InputError` for a device that is unknown, not there, or of no use to this torch, and for more threads than cores, which
+    would take turns on them."""
+    if (machine.threads or 1) > machine.cores_logical:
+        raise InputError(
+            f"{machine.threads} threads cannot run at once on this machine; allowed are 1 to {machine.cores_logical}, "
+            "by --threads or OMP_NUM_THREADS"
+        )
     if device not in ("cpu", "cuda"):
         raise unknown("device", device, ("cpu", "cuda"))
     if device == "cuda" and machine.gpu_model is None:

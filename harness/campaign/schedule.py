@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 FAILURES = 1
 """Failed visits after which a case is left alone: a crash would only repeat."""
+FROM_OUTSIDE, LOST = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"), 2
+"""Signals by which others end a worker, which is no fault of the case: such a visit is lost and made again, until so many are."""
 ROUND_SHARE = 0.1
 """Share of the cases that a round after the first goes to: of those due for another visit, then of those that are known worst."""
 NETWORK_SHARE, NETWORK_LIMIT = 2, 6
@@ -36,7 +38,7 @@ class _Case:
     def __init__(self, spec: CaseSpec) -> None:
         self.spec = spec
         self.timings: list[Timing] = []
-        self.visits = self.failed = self.suspect = 0
+        self.visits = self.failed = self.suspect = self.lost = 0
         self.seconds: list[float] = []
         self.deviation: float | None = None
         self.error = float("inf")
@@ -44,13 +46,13 @@ class _Case:
 
     @property
     def given_up(self) -> bool:
-        return self.failed >= FAILURES or (self.suspect >= USELESS and not self.timings)
+        return self.failed >= FAILURES or self.lost >= LOST or (self.suspect >= USELESS and not self.timings)
 
     @property
     def status(self) -> Status:
         if self.timings:
             return "ok" if self.error <= NOISY else "noisy"
-        return "failed" if self.failed else "suspect"
+        return "failed" if self.failed or self.lost else "suspect"
 
     @property
     def to_compile(self) -> bool:
@@ -96,8 +98,11 @@ class Schedule:
             return
         if case.to_compile and seconds is not None:
             self._compiling_s += seconds
-        case.visits += 1
         self.visits_in_all += 1
+        if row.status == "failed" and row.host.get("signal") in FROM_OUTSIDE:
+            case.lost += 1
+            return
+        case.visits += 1
         if seconds is not None:
             case.seconds.append(seconds)
         if row.timed and row.timing is not None:
@@ -184,16 +189,20 @@ class Schedule:
         return self._most * NETWORK_LIMIT if self._is_apart(case) else self._most
 
     def visits_of(self, case: CaseSpec) -> int:
-        """Visits to a case so far."""
+        """Visits to a case so far, lost ones included."""
+        return self._cases[case.identity].visits + self._cases[case.identity].lost
+
+    def kept_visits_of(self, case: CaseSpec) -> int:
+        """Visits to a case so far that were not lost."""
         return self._cases[case.identity].visits
 
     def unvisited(self) -> list[CaseSpec]:
         """Cases that no visit reached."""
-        return [case.spec for case in self._cases.values() if not case.visits]
+        return [case.spec for case in self._cases.values() if not case.visits and not case.lost]
 
     def counts(self) -> dict[Status, int]:
         """Visited cases by status."""
-        counted: Counter[Status] = Counter(case.status for case in self._cases.values() if case.visits)
+        counted: Counter[Status] = Counter(case.status for case in self._cases.values() if case.visits or case.lost)
         return {status: counted[status] for status in ("ok", "noisy", "suspect", "failed")}
 
     def left_s(self) -> float | None:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Protocol
@@ -26,9 +26,11 @@ import msgspec
 
 from shmoo.estimators.graph.records import Graph
 from shmoo.harness.campaign.sides import Side, environment
-from shmoo.runs.store.records import CaseSpec, Measurement, Reason, utc_now
+from shmoo.runs.store.records import AxisValue, CaseSpec, Measurement, Reason, utc_now
 
 DEFAULT_ENTRY = "shmoo.harness.measuring.measure:Measurer"
+CHATTER = ("USDT:", "ActivityProfilerHandler")
+"""Words by which lines that torch's profiler writes on its own are known; they are nobody's last words."""
 START_S = 120.0
 """Importing torch from a cold disk takes tens of seconds; this much is added to the first case's time limit."""
 
@@ -96,7 +98,9 @@ class Worker:
             self.close()
             raise
         if not line:
-            return self._failed(case, visit, self._exit_reason(process))
+            reason, code = self._exit_reason(process)
+            ended_by = {"signal": signal.Signals(-code).name} if code is not None and code < 0 else {}
+            return self._failed(case, visit, reason, ended_by)
         try:
             answer = msgspec.json.decode(line, type=Answer)
         except msgspec.MsgspecError as error:
@@ -166,20 +170,25 @@ class Worker:
                 if time.monotonic() >= deadline:
                     raise
 
-    def _exit_reason(self, process: subprocess.Popen[bytes]) -> str:
-        """Why the process ended, in words, and the end of what it printed."""
+    def _exit_reason(self, process: subprocess.Popen[bytes]) -> tuple[str, int | None]:
+        """Why the process ended, in words with the end of what it printed, and its exit code, `None` where it lived on."""
         try:
             code: int | None = process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             code = None  # it closed its output and lives on
         printed = [] if self._errors is None else self._errors.read_text(errors="replace").strip().splitlines()
         self.close()
-        said = f"; last words: {printed[-1].strip()}" if printed else ""
-        return f"its process {_ending(code)}{said}"
+        words = [line.strip() for line in printed if line.strip() and not any(word in line for word in CHATTER)]
+        said = f"; last words: {words[-1]}" if words else ""
+        return f"its process {_ending(code)}{said}", code
 
-    def _failed(self, case: CaseSpec, visit: int, reason: str) -> tuple[Measurement, tuple[Graph, ...]]:
-        now = utc_now()
-        return Measurement(case, "failed", (Reason("worker", reason),), visit=visit, measured_at=now), ()
+    def _failed(
+        self, case: CaseSpec, visit: int, reason: str, host: Mapping[str, AxisValue | None] | None = None
+    ) -> tuple[Measurement, tuple[Graph, ...]]:
+        failed = Measurement(
+            case, "failed", (Reason("worker", reason),), visit=visit, measured_at=utc_now(), host=dict(host or {})
+        )
+        return failed, ()
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -1,11 +1,15 @@
-"""The end of a long command: it keeps to its budget, and the first Ctrl-C shortens it where the second stops it."""
+"""The end of a long command: it keeps to its budget, the first Ctrl-C shortens it where the second stops it, and it says how to go
+on."""
 
 from __future__ import annotations
 
 import signal
 import threading
 import time
+from pathlib import Path
 from types import FrameType, TracebackType
+
+import click
 
 from shmoo.harness.cli import output
 
@@ -70,3 +74,25 @@ class Hurry:
             raise KeyboardInterrupt
         self.interrupted = True
         output.message("interrupted: calibrating in short and reporting what there is (Ctrl-C again to stop)")
+
+
+def resumed(out: Path) -> str:
+    """The command that goes on with a run that the present command began in `out`: its name and the options it was given."""
+    import shlex
+
+    from click.core import ParameterSource
+
+    ctx = click.get_current_context()
+    words, places = ["shmoo", *ctx.command_path.split(" ")[1:]], []
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        if name in ("out", "resume", "as_json", "wide") or ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        value = ctx.params[name]
+        if isinstance(parameter, click.Argument):
+            places += ["--", *map(str, value)] if isinstance(value, tuple) else [str(value)]
+            continue
+        words.append(parameter.opts[-1])
+        if not (isinstance(parameter, click.Option) and parameter.is_flag):
+            words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
+    return shlex.join([*words, "--out", str(out), "--resume", *places])

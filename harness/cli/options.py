@@ -56,10 +56,31 @@ class FiniteRange(click.FloatRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The number; a usage error where it is not finite or outside the range."""
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value!r} is not a finite number.", param, ctx)
-        return number
+        try:
+            finite = math.isfinite(float(value))
+        except ValueError:
+            finite = False
+        if not finite:
+            self.fail(f"{value!r} is not a finite number; allowed is one {_bounds(self)}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class WholeRange(click.IntRange):
+    """A whole number in a range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number; a usage error for anything else."""
+        try:
+            int(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a whole number; allowed is one {_bounds(self)}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def _bounds(numbers: click.FloatRange | click.IntRange) -> str:
+    """The range in words."""
+    low = "" if numbers.min is None else f"{'above' if numbers.min_open else 'from'} {numbers.min}"
+    return low if numbers.max is None else f"{low} to {numbers.max}".strip()
 
 
 class Share(click.ParamType):
@@ -177,28 +198,6 @@ def budget(default: str) -> Decorator:
     )
 
 
-def resumed(out: Path) -> str:
-    """The command that goes on with a run that the present command began in `out`: its name and the options it was given."""
-    import shlex
-
-    from click.core import ParameterSource
-
-    ctx = click.get_current_context()
-    words, places = ["shmoo", *ctx.command_path.split(" ")[1:]], []
-    for parameter in ctx.command.params:
-        name = parameter.name or ""
-        if name in ("out", "resume", "as_json", "wide") or ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
-            continue
-        value = ctx.params[name]
-        if isinstance(parameter, click.Argument):
-            places += ["--", *map(str, value)] if isinstance(value, tuple) else [str(value)]
-            continue
-        words.append(parameter.opts[-1])
-        if not (isinstance(parameter, click.Option) and parameter.is_flag):
-            words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
-    return shlex.join([*words, "--out", str(out), "--resume", *places])
-
-
 def threshold(default: str = "3%") -> Decorator:
     """--threshold: a relative amount."""
     text = "Relative change, such as 3%, up to which nothing counts as changed."
@@ -233,14 +232,14 @@ operators = click.option(
     "--operators", is_flag=True, help="Also every distinct operator of each network, timed alone (eager only)."
 )
 resume = click.option("--resume", is_flag=True, help="Go on with the run in --out.")
-seed = click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of whatever is drawn at random. Default: 0.")
+seed = click.option("--seed", type=WholeRange(min=0), default=0, help="Seed of whatever is drawn at random. Default: 0.")
 as_html = click.option("--html", "html_path", type=click.Path(), help="Also write an interactive page to this .html file.")
 no_residual = click.option("--no-residual", is_flag=True, help="The physical model alone, without fitted corrections.")
 input_shape = click.option("--input-shape", help="Shape of the model's input, such as 1x3x224x224.")
-seq_len = click.option("--seq-len", type=click.IntRange(min=1), help="Sequence length of a language model.")
+seq_len = click.option("--seq-len", type=WholeRange(min=1), help="Sequence length of a language model.")
 threads = click.option(
     "--threads",
-    type=click.IntRange(min=1),
+    type=WholeRange(min=1),
     help="CPU threads. Default: all physical cores; when measuring, OMP_NUM_THREADS where set.",
 )
 trust = click.option("--trust", is_flag=True, help="Allow loading a file that can run code (.pt2).")
@@ -259,9 +258,7 @@ def sort(default: str) -> Decorator:
 
 def top(default: str, count: int | None = None) -> Decorator:
     """--top: rows of the verb's table."""
-    return click.option(
-        "--top", type=click.IntRange(min=0), default=count, help=f"Rows of the table to show. Default: {default}."
-    )
+    return click.option("--top", type=WholeRange(min=0), default=count, help=f"Rows of the table to show. Default: {default}.")
 
 
 wide = click.option("--wide", is_flag=True, help="Every column of the table, however narrow the terminal.")

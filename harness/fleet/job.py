@@ -200,6 +200,9 @@ def _others() -> tuple[float, str]:
 def _measure(folder: str, job: Request, python: str) -> tuple[int, str]:
     """Run the command; its exit code, and the last line that it wrote to stderr."""
     arguments = [part.replace("{folder}", folder) for part in job["arguments"]]
+    if "--resume" in arguments:
+        # The first attempt begins the run that later ones go on with.
+        os.makedirs(arguments[arguments.index("--out") + 1], exist_ok=True)
     environment = {**os.environ, "SHMOO_HOME": os.path.join(folder, "home"), "PYTHONUNBUFFERED": "1"}
     child = subprocess.Popen(
         [python, "-m", "shmoo.harness.cli", *arguments],

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,9 +19,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 import pytest
 
+from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.units import percent, si
-from shmoo.harness.campaign.campaign import CampaignSettings
+from shmoo.harness.campaign.campaign import CampaignSettings, machine_lock
 from shmoo.harness.campaign.schedule import Schedule
 from shmoo.harness.defaults import new_run_directory
 from shmoo.harness.machine.doctor import probe_machine, version_of
@@ -70,9 +72,17 @@ class BenchmarkRun:
         max_s: longest timing of one visit to a benchmark; the engine's own for `None`.
         own_visits: visits to a target of a test's own, all of them within its test.
         again: suspect visits are repeated, up to `AGAIN` times a case.
+        tell: is given a line for the person while another campaign is waited for.
     """
 
-    def __init__(self, out: str | None, max_s: float | None = None, own_visits: int = 1, again: bool = False) -> None:
+    def __init__(
+        self,
+        out: str | None,
+        max_s: float | None = None,
+        own_visits: int = 1,
+        again: bool = False,
+        tell: Callable[[str], object] = lambda line: None,
+    ) -> None:
         self.own_visits = own_visits
         self.again = again
         self.path = Path(out) if out else new_run_directory("pytest")
@@ -84,6 +94,13 @@ class BenchmarkRun:
         self._lines: list[Measurement] = []
         self._cases: dict[str, CaseSpec] = {}
         self._shown: list[_Shown] = []
+        self._lock = ExitStack()
+        self._not_alone = ""
+        try:
+            self._lock.enter_context(machine_lock(CAMPAIGN, lambda text: tell(f"\nshmoo: {text}")))
+        except InputError as error:
+            # A session has other tests too, so it goes on and says so at its end.
+            self._not_alone = str(error)
         # Functions of one's own are timed without a measurer, which would do this.
         settle_heap()
 
@@ -197,12 +214,15 @@ class BenchmarkRun:
         for name, *numbers, status in cells if len(cells) > 1 else []:
             columns = (f"{cell:>{width}}" for cell, width in zip(numbers, widths[1:-1], strict=True))
             lines.append(f"{name:{widths[0]}}  {'  '.join(columns)}  {status}")
+        if self._not_alone:
+            lines.append(f"shmoo: not measured alone: {self._not_alone}")
         said = ", ".join(f"{count} {status}" for status, count in counts.items())
         lines.append(f"shmoo: {len(rows)} rows in {self.path} ({said}; {len(self._lines)} visits); see `shmoo show {self.path}`")
         return lines
 
     def close(self) -> None:
-        """Close the run's file."""
+        """Close the run's file, and let other campaigns measure."""
+        self._lock.close()
         if self._writer is not None:
             self._writer.close()
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -130,9 +130,16 @@ def shmoo_benchmark(request: pytest.FixtureRequest, benchmark: BenchmarkFixture)
             config.getoption("shmoo_max_time"),
             config.getoption("shmoo_visits"),
             config.getoption("shmoo_suspect") == "again",
+            _teller(config),
         )
         config.add_cleanup(run.close)
     return ShmooBenchmark(request.node, benchmark, config.stash[RUN])
+
+
+def _teller(config: pytest.Config) -> Callable[[str], object]:
+    """Writes a line on pytest's terminal, where it has one."""
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    return terminal.write_line if terminal is not None else lambda text: None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -141,8 +148,7 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
     result = yield
     run = session.config.stash.get(RUN, None)
     if run is not None:
-        terminal = session.config.pluginmanager.get_plugin("terminalreporter")
-        run.visit_again(terminal.write_line if terminal is not None else lambda text: None)
+        run.visit_again(_teller(session.config))
     referee = session.config.stash.get(REFEREE, None)
     if referee is not None:
         # Here a failed report still counts for the session's exit code.

@@ -61,8 +61,18 @@ def check_run(run: Run) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: finding.level != "fault"))
 
 
-def _resume(run: Run, more: str = "") -> str:
-    return f"`shmoo measure{more} --out {run.path} --resume` with the options it was begun with"
+def _resume(run: Run, visits: int | None = None) -> str:
+    """How to go on with a run, by the command that it was begun with; `visits` are wanted of every case where given."""
+    manifest, options = run.manifest, "with the options it was begun with"
+    more = "" if visits is None else f" --visits {visits}"
+    if manifest.suite == "pytest":
+        return f"run `pytest --benchmark` again, with --shmoo-out for another folder than {run.path}"
+    if manifest.suite == "characterize":
+        # It has no --visits: all time that is left goes into further ones.
+        return f"`shmoo characterize --out {run.path} --resume` {options}" + ("" if visits is None else " and a longer --budget")
+    if "duel" in manifest.settings:
+        return f"`shmoo duel BASE NEW --out {run.path.parent} --resume -- measure{more}` {options}"
+    return f"`shmoo measure{more} --out {run.path} --resume` {options}"
 
 
 def _anew(run: Run) -> str:
@@ -175,7 +185,7 @@ def _noise(run: Run) -> Iterator[Finding]:
     few = [row for row in rows if _samples(row) < FEW_SAMPLES]
     if few:
         found = f"{len(few)} usable rows have fewer than {FEW_SAMPLES} samples, so their spread is unknown: {_listed(few)}"
-        yield Finding("few samples", found, "note", _resume(run, f" --visits {_more_visits(few)}"), _labels(few))
+        yield Finding("few samples", found, "note", _resume(run, _more_visits(few)), _labels(few))
     noisy = sorted((row for row in rows if row.status == "noisy"), key=lambda row: -row.latency.relative_se)
     if noisy:
         typical, far = np.percentile([row.latency.relative_se for row in rows], (50, 90))
@@ -183,7 +193,7 @@ def _noise(run: Run) -> Iterator[Finding]:
             f"{len(noisy)} of {len(rows)} usable rows are noisy; standard error of all: median {typical:.1%}, 90th percentile "
             f"{far:.1%} (noisy above {NOISY:.0%}); the noisiest: {_listed(noisy)}"
         )
-        remedy = f"visit them more often: {_resume(run, f' --visits {_more_visits(rows)}')}"
+        remedy = f"visit them more often: {_resume(run, _more_visits(rows))}"
         yield Finding("noisy", found, "note", remedy, _labels(noisy))
 
 
@@ -193,7 +203,7 @@ def _drift(run: Run) -> Iterator[Finding]:
     if not repeated:
         if rows:
             found = "every case was visited once, so drift of the machine cannot be told from a difference between cases"
-            yield Finding("one visit", found, "note", _resume(run, " --visits 3"))
+            yield Finding("one visit", found, "note", _resume(run, 3))
         return
     if len(repeated) < FEW_CASES:
         return
@@ -203,7 +213,7 @@ def _drift(run: Run) -> Iterator[Finding]:
         found = (
             f"late visits took {shift:.3f} times as long as early ones (median over {len(ratios)} cases): the machine wandered"
         )
-        yield Finding("drift", found, "note", f"more visits average it out: {_resume(run, f' --visits {_more_visits(rows)}')}")
+        yield Finding("drift", found, "note", f"more visits average it out: {_resume(run, _more_visits(rows))}")
 
 
 def _seconds(visits: Sequence[Timing]) -> float:

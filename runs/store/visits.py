@@ -27,6 +27,8 @@ NOISE = ("noisy", "disturbed", "busy host", "steal", "slow core")
 """Codes of reasons that say how much went on beside a visit; they widen its standard error and are no fault of the row."""
 NOISY = 0.05
 """Relative standard error above which a row is noisy."""
+MOST_DIGITS = 4
+"""Digits after the point of a standard error in percent, where with fewer it would look like the limit."""
 
 
 def decode_row(line: bytes, where: str) -> Measurement:
@@ -182,14 +184,19 @@ def _merged(lines: Sequence[Measurement]) -> Measurement:
 
 
 def _judged(row: Measurement, prevailing: Latency | None, visit_sd: float | None) -> Measurement:
-    """The row with what all visits say of its time, and its status by how well that is known."""
+    """The row with what all visits say of its time, and its status by how well that is known: by its standard error alone where
+    that rests on a spread between visits, its own or those to cases like it; what went on beside a visit is in that spread."""
     if prevailing is None:
         return row
     row = msgspec.structs.replace(row, visit_sd=visit_sd, prevailing=prevailing)
     error = prevailing.relative_se
     if error <= NOISY:
-        return row
-    text = f"standard error {error:.0%} over {len(row.visits)} visits (limit {NOISY:.0%})"
+        if len(row.visits) < 2 and visit_sd is None:
+            return row
+        return msgspec.structs.replace(row, status="ok", reasons=tuple(r for r in row.reasons if r.code not in NOISE))
+    digits = next((n for n in range(MOST_DIGITS) if f"{error:.{n}%}" != f"{NOISY:.{n}%}"), MOST_DIGITS)
+    count = f"{len(row.visits)} visit{'s' if len(row.visits) > 1 else ''}"
+    text = f"standard error {error:.{digits}%} over {count} (limit {NOISY:.0%})"
     others = tuple(reason for reason in row.reasons if reason.code != "noisy")
     return msgspec.structs.replace(row, status="noisy", reasons=(Reason("noisy", text), *others))
 

@@ -73,9 +73,15 @@ def calibrate(
         show_curve(sources, profile, seed, as_json)
         return
     chosen = name or (out.stem if out else None if profile is None else own_name(profile))
-    output.check_folder(out.parent if out is not None else profile_path(chosen or LOCAL).parent)
+    if out is not None:
+        output.check_folder(out.parent)
+    else:
+        output.check_folder(profile_path(chosen or LOCAL, force).parent)
+        if chosen is not None:
+            # Before the fit, which takes a while.
+            refuse_existing(profile_path(chosen, force), force)
     made = fit(sources, profile, chosen, seed, not no_residual, reduction, pool)
-    target = out if out is not None else profile_path(made.profile.name)
+    target = out if out is not None else profile_path(made.profile.name, force)
     refuse_existing(target, force)
     output.write(target, made.profile.to_json())
     output.message(f"wrote {target}")
@@ -162,11 +168,21 @@ def own_name(base: ArchitectureProfile) -> str:
     return f"{base.name}_calibrated" if base.name in builtin_names() else base.name
 
 
-def profile_path(name: str) -> Path:
-    """Where a profile of the user's own goes; `InputError` where `name` is no name."""
+def profile_path(name: str, force: bool) -> Path:
+    """Where a profile of the user's own goes.
+
+    Raises:
+        InputError: `name` is no name, or without --force that of a built-in profile, which it would replace wherever it is named.
+    """
+    from shmoo.estimators.machine.profile import builtin_names
     from shmoo.estimators.machine.validation import check_name
     from shmoo.harness.defaults import user_profiles
 
+    if name in builtin_names() and not force:
+        raise InputError(
+            f"{name!r} is a built-in profile, which one of yours would replace wherever it is named; "
+            f"any other --name is allowed, such as {name}_calibrated, or add --force to replace it"
+        )
     return user_profiles() / f"{check_name(name)}.json"
 
 

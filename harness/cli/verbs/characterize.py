@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from shmoo.estimators.errors import NothingMeasuredError
+from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.harness.cli import options, output
+from shmoo.harness.cli.hurry import resumed
 from shmoo.harness.cli.layout import View
-from shmoo.harness.defaults import LOCAL, LOCAL_GPU, new_run_directory
+from shmoo.harness.defaults import LOCAL, LOCAL_GPU, run_directory
 
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import ArchitectureProfile
@@ -90,7 +91,6 @@ def characterize(
     """
     import time
 
-    from shmoo.estimators.errors import InputError
     from shmoo.harness.campaign.cases import check_device, usable_device
     from shmoo.harness.cli.hurry import Hurry, Reserve
     from shmoo.harness.cli.verbs.calibrate import profile_path
@@ -101,21 +101,20 @@ def characterize(
     from shmoo.runs.store.files import own_folder
     from shmoo.runs.store.store import holds_run
 
-    if resume and out is None:
-        raise InputError("--resume needs --out: which run to go on with")
     budget_s = 60 * (budget or BUDGET)
     if budget_s < 60 * LEAST_BUDGET:
         raise InputError(
             f"--budget {budget:g} is too short to measure, calibrate and report; {LEAST_BUDGET:g} minutes is the least"
         )
-    target = out if out is not None else new_run_directory("characterize")
+    target = run_directory(out, resume, "characterize")
     holds_run(target, resume)
-    for folder in (profile_path(name or LOCAL).parent, target):
+    for folder in (profile_path(name or LOCAL, force).parent, target):
         output.check_folder(folder)
     begin = time.monotonic()
     machine = probe_machine(threads)
     device = usable_device(machine) if device is None else device
     check_device(device, machine)
+    profile_path(name or (LOCAL if device == "cpu" else LOCAL_GPU), force)  # refuses a name before anything is measured
     if not as_json:
         show_doctor(doctor())
         show_neighbours(watch_neighbours())
@@ -252,13 +251,13 @@ def measure_all(
     except KeyboardInterrupt:
         if not (out / MANIFEST).exists() or not Run.open(out).rows:
             raise
-        interrupted = f"interrupted: the result rests on what was measured so far; `{options.resumed(out)}` goes on"
+        interrupted = f"interrupted: the result rests on what was measured so far; `{resumed(out)}` goes on"
         output.message("interrupted: calibrating and reporting what there is (Ctrl-C again to stop)")
     run = Run.open(out)
     for row in run.rows:
         if row.status == "failed":
             output.message(f"failed: {row.case.label}: {row.why}")
-    return run, interrupted or weakness(run, len(cases), options.resumed(out)), bool(interrupted)
+    return run, interrupted or weakness(run, len(cases), resumed(out)), bool(interrupted)
 
 
 def weakness(run: Run, planned: int, resumed: str) -> str:
@@ -346,9 +345,9 @@ def calibrated(run: Run, device: str, name: str, seed: int, force: bool, hurry: 
     from shmoo.harness.cli.verbs.calibrate import fit, profile_path
     from shmoo.runs.store.files import replace_file
 
-    target, count = profile_path(name), 2
+    target, count = profile_path(name, force), 2
     while target.exists() and not force:
-        target, count = profile_path(f"{name}-{count}"), count + 1
+        target, count = profile_path(f"{name}-{count}", force), count + 1
     unfitted = ""
     try:
         made = fit((run.path,), None, target.stem, seed, hurry=hurry)
@@ -361,7 +360,7 @@ def calibrated(run: Run, device: str, name: str, seed: int, force: bool, hurry: 
         profile = msgspec.structs.replace(base_profile(run.manifest.machine, device), name=target.stem)
         unfitted = (
             f"too little was measured to fit a model ({error}), so the profile is what the machine says of itself: go on with "
-            f"`{options.resumed(run.path)}`"
+            f"`{resumed(run.path)}`"
         )
     data = profile.to_json()
     output.write(target, data)

@@ -11,7 +11,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.verbs.compare import Gating, gating, judge
 from shmoo.harness.cli.verbs.measure import measure, shown
-from shmoo.harness.defaults import new_run_directory
+from shmoo.harness.defaults import run_directory
 
 PAIRS = 20
 """Pairs of visits to every case where --visits does not say it."""
@@ -57,8 +57,7 @@ def duel(
     from shmoo.harness.campaign.sides import describe, side_of
     from shmoo.harness.machine.doctor import probe_machine
 
-    if resume and out is None:
-        raise InputError("--resume needs --out: which duel to go on with")
+    target = run_directory(out, resume, "duel", "duel")
     if command[0] != "measure":
         raise InputError(f"a duel measures: write `-- measure ...`, got {command[0]!r}")
     asked = measure.make_context("shmoo measure", list(command[1:])).params
@@ -84,7 +83,6 @@ def duel(
     settings = CampaignSettings(
         visits=pairs, most_visits=pairs, budget_s=None if asked["budget"] is None else 60 * asked["budget"]
     )
-    target = out if out is not None else new_run_directory("duel")
     with ExitStack() as stack:
         sides = stack.enter_context(side_of(base, setup)), stack.enter_context(side_of(new, setup))
         described = describe(sides[0], asked["threads"]), describe(sides[1], asked["threads"])

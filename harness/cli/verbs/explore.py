@@ -44,7 +44,7 @@ SHOWN = 30
 @options.names("--within", metavar="QUANTITY<=X,...", help="Limits on the same quantities, <= or >=; for every model.")
 @options.names("--weight", metavar="MODEL=N,...", help="Weights of models in the geometric mean. Default: 1 each.")
 @click.option(
-    "--search", type=click.IntRange(16, 5_000_000), metavar="N", help="Look at N designs by NSGA-II in place of a grid."
+    "--search", type=options.WholeRange(16, 5_000_000), metavar="N", help="Look at N designs by NSGA-II in place of a grid."
 )
 @options.seed
 @options.runtimes(options.ONE_RUNTIME)

@@ -66,20 +66,18 @@ def run(hosts: Path, command: tuple[str, ...], out: Path | None, resume: bool, w
     With --resume, hosts that are not finished start again and go on. calibrate takes the run that the host measured in the same
     campaign.
     """
-    from shmoo.estimators.errors import InputError
     from shmoo.harness.cli.app import cli
-    from shmoo.harness.defaults import new_run_directory
+    from shmoo.harness.defaults import run_directory
     from shmoo.harness.fleet.campaign import Campaign, arguments_of, check_command, start
     from shmoo.harness.fleet.hosts import read_hosts
     from shmoo.harness.fleet.status import SETTLED, STARTABLE, begun, status
 
-    if resume and out is None:
-        raise InputError("--resume needs --out: which campaign to go on with")
+    target = run_directory(out, resume, "fleet", "campaign")
     listed = read_hosts(hosts)
     check_command(command)
     # A slip is told here, and not by every host.
     cli.commands[command[0]].make_context(command[0], arguments_of(command)[1:])
-    campaign = Campaign.create(out if out is not None else new_run_directory("fleet"), listed, command, resume)
+    campaign = Campaign.create(target, listed, command, resume)
     known = {one.name: one.standing for one in status(campaign)} if resume else {}
     wanted = [host for host in campaign.file.hosts if known.get(host.name, "not started") in STARTABLE]
     output.message(f"starting {' '.join(command)} on {len(wanted)} of {len(listed)} hosts, campaign {campaign.path}")

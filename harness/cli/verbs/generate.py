@@ -28,7 +28,7 @@ Examples:
 @click.command(epilog=EXAMPLES, short_help="A language model: time to first token, per token, energy.")
 @click.argument("model")
 @options.counts("--prompt", help="Tokens in the prompt. Default: 128.")
-@click.option("--new", "new_tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Tokens to generate.")
+@click.option("--new", "new_tokens", type=options.WholeRange(min=1), default=128, show_default=True, help="Tokens to generate.")
 @options.archs(options.SHORT_LIST)
 @options.everything(estimates.ALL)
 @options.runtimes()

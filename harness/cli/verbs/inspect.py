@@ -27,7 +27,7 @@ Examples:
 @click.argument("model")
 @options.archs(", ".join(ONE_OF_EACH_FAMILY))
 @options.runtimes(options.ONE_RUNTIME)
-@click.option("--depth", type=click.IntRange(min=0), default=2, show_default=True, help="Levels of modules to show.")
+@click.option("--depth", type=options.WholeRange(min=0), default=2, show_default=True, help="Levels of modules to show.")
 @options.sort("that of the model; or name, params, flops, bytes, intensity or time on the first --arch")
 @options.top("10 operators", 10)
 @options.wide

@@ -11,8 +11,9 @@ import click
 
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.harness.cli import options, output
+from shmoo.harness.cli.hurry import resumed
 from shmoo.harness.cli.progress import Display
-from shmoo.harness.defaults import VISITS, new_run_directory
+from shmoo.harness.defaults import VISITS, run_directory
 
 if TYPE_CHECKING:
     from shmoo.estimators.progress import Progress, Standing
@@ -47,10 +48,10 @@ Examples:
 @options.names(
     "--cache-state", metavar="S,...", help="warm (calls back to back), cold, interleaved. Default: warm, the canonical one."
 )
-@options.old_spelling("--passes", "--visits", click.IntRange(min=1))
+@options.old_spelling("--passes", "--visits", options.WholeRange(min=1))
 @click.option(
     "--visits",
-    type=click.IntRange(min=1),
+    type=options.WholeRange(min=1),
     help="How often every case is visited at least, at different times; their spread is the standard error. Cases that stay "
     "uncertain are visited further. Default: 3, planned: 1.",
 )
@@ -83,19 +84,17 @@ def measure(
     from shmoo.harness.machine.doctor import probe_machine
     from shmoo.harness.workloads.suites import BUDGET_S, PLANNED
 
-    if resume and out is None:
-        raise InputError("--resume needs --out: which run to go on with")
+    label = suite or ("models" if model else "quick")
+    target = run_directory(out, resume, label)
     machine = probe_machine(threads)
     check_device(device, machine)
     output.tell_of_code(model)
-    label = suite or ("models" if model else "quick")
     planned = suite == PLANNED
     with output.only_results_on_stdout(), Display() as display:
         cases = plan_cases(suite, model, machine, device, runtime, dtype, batch, trust, display)
     cases = in_states(cases, cache_state)
     if operators and not any(case.kind != "operator" and case.runtime == "eager" for case in cases):
         raise InputError("--operators cuts out the operators of networks in eager, and none is measured; name one with --model")
-    target = out if out is not None else new_run_directory(label)
     with shown(len(cases), target, label) as progress:
         run = measure_cases(
             cases,
@@ -119,10 +118,17 @@ def shown(count: int, out: Path, suite: str, beside: Progress | None = None) -> 
     Raises:
         KeyboardInterrupt: with a message that says where the finished visits are.
     """
-    output.message(f"measuring {count} cases ({suite}) into {out}")
+    from shmoo.harness.campaign.campaign import STAGE
+
+    begun = False
     with Display() as display:
 
         def show(standing: Standing) -> None:
+            nonlocal begun
+            if standing.stage == STAGE and not begun:
+                # Not while it waits for another campaign.
+                output.message(f"measuring {count} cases ({suite}) into {out}")
+                begun = True
             display(standing)
             if beside is not None:
                 beside(standing)
@@ -130,7 +136,19 @@ def shown(count: int, out: Path, suite: str, beside: Progress | None = None) -> 
         try:
             yield show
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"interrupted; finished visits kept in {out}, go on with `{options.resumed(out)}`") from None
+            raise KeyboardInterrupt(_left_by_interruption(out)) from None
+
+
+def _left_by_interruption(out: Path) -> str:
+    """What an interrupted campaign or duel leaves in `out`, and how to go on."""
+    from shmoo.runs.store.store import ROWS
+
+    files = [path for path in (out / ROWS, *out.glob(f"*/{ROWS}")) if path.exists()]
+    if any(path.stat().st_size for path in files):
+        return f"interrupted; finished visits kept in {out}, go on with `{resumed(out)}`"
+    if files:
+        return f"interrupted before the first visit was finished; go on with `{resumed(out)}`"
+    return "interrupted before anything was measured; start again"
 
 
 def finish(run: Run, as_json: bool) -> None:
@@ -145,7 +163,7 @@ def finish(run: Run, as_json: bool) -> None:
         if row.status == "failed":
             output.message(f"failed: {row.case.label}: {row.why}")
     if skipped:
-        output.message(f"{skipped} cases were not reached; `{options.resumed(run.path)}` goes on")
+        output.message(f"{skipped} cases were not reached; `{resumed(run.path)}` goes on")
     if as_json:
         output.json_document({"format": 1, "run": str(run.path), **counts, "skipped": skipped})
     else:

@@ -60,7 +60,7 @@ FASTEST = 10
 @click.option(
     "--engine", type=click.Choice(["local", "slurm"]), help="Split the points into jobs: processes here, or a Slurm array."
 )
-@click.option("--jobs", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Number of jobs for --engine.")
+@click.option("--jobs", type=options.WholeRange(1, 10_000), default=1, show_default=True, help="Number of jobs for --engine.")
 @click.option("--part", type=(int, int), hidden=True, help="One job's part of so many; its rows go to stdout, by controller.")
 def sweep(
     models: tuple[str, ...],

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from shmoo.estimators.errors import InputError, ShmooError
-from shmoo.harness.campaign.campaign import CampaignSettings, Standing, run_campaign
+from shmoo.harness.campaign.campaign import STAGE, WAITING, CampaignSettings, Standing, run_campaign
 from shmoo.harness.campaign.worker import Worker
 from shmoo.runs.store.records import CaseSpec, EnergyReading, Machine, Measurement, Reason, Timing
 from shmoo.runs.store.store import Run
@@ -352,8 +352,34 @@ def test_two_campaigns_do_not_measure_at_once(campaign, tmp_path):
     said = []
     with filelock.FileLock(tmp_path / "lock"), pytest.raises(InputError, match="another campaign is measuring"):
         campaign(lock_wait_s=0.0, progress=said.append)
-    assert "waiting" in said[0].now
+    holder = f"waiting up to 0 s for another campaign (process {os.getpid()})" if sys.platform == "linux" else "another campaign"
+    assert said[0].now.startswith(holder)
+    assert said[0].stage != STAGE  # nothing is measured
+    assert said[0].total is None  # so that a log says it at once
     assert not (tmp_path / "run").exists()
+
+
+def test_waiting_for_another_campaign_is_part_of_the_budget(campaign, tmp_path):
+    """A budget of 50 ms is over long before a wait of a minute; and of ten seconds the wait for a campaign that ends has used
+    seven, so that two visits of two seconds each are left."""
+    said, begin = [], time.monotonic()
+    with filelock.FileLock(tmp_path / "lock"), pytest.raises(InputError, match="another campaign is measuring"):
+        campaign(budget_s=0.05, progress=said.append)
+    assert time.monotonic() - begin < 30
+    now, other = [0.0], filelock.FileLock(tmp_path / "lock")
+
+    def pass_time(case):
+        now[0] += 2.0
+
+    def end(standing):
+        if standing.stage == WAITING:
+            now[0] += 7.0
+            other.release()
+
+    other.acquire()
+    measurer = FakeMeasurer(pass_time)
+    campaign(budget_s=10.0, progress=end, measurer=measurer, clock=lambda: now[0])
+    assert len(measurer.asked) == 2
 
 
 def test_campaigns_run_outside_the_main_thread(campaign, tmp_path):
@@ -393,6 +419,7 @@ def test_a_worker_is_used_for_case_after_case(worker):
     ("workload", "reason"),
     [
         ("crash", "its process ended with exit code 3; last words: out of luck"),
+        ("crash after chatter", "its process ended with exit code 3; last words: out of luck"),
         ("segfault", "its process was ended by SIGSEGV (segmentation fault)"),
         ("killed", "its process was ended by SIGKILL, most likely by the system for lack of memory"),
         ("other", "its process answered for another case"),
@@ -405,6 +432,50 @@ def test_a_worker_that_dies_or_misbehaves_costs_its_case_only(worker, workload, 
     assert row.reasons[0].code == "worker"
     assert row.reasons[0].text.startswith(reason)
     assert ask(worker, "plain").status == "ok"
+
+
+class Killed(FakeMeasurer):
+    """A worker whose process somebody ends on its first visits to one case."""
+
+    def __init__(self, case, times, name="SIGKILL"):
+        super().__init__()
+        self._case, self._times, self._name = case, times, name
+
+    def measure(self, case, visit=0, details=True):
+        row, graphs = super().measure(case, visit, details)
+        if case == self._case and self._times:
+            self._times -= 1
+            row = Measurement(case, "failed", (Reason("worker", "killed"),), visit=visit, host={"signal": self._name})
+        return row, graphs
+
+
+@pytest.mark.parametrize("visits", [1, 3])
+def test_a_visit_that_was_killed_from_outside_is_made_again(campaign, tmp_path, visits):
+    """Only that visit is lost: the case has all the visits it was to have, one of them with details."""
+    measurer = Killed(CASES[2], 1)
+    run = Run.open(campaign(measurer=measurer, visits=visits))
+    assert {len(row.visits) for row in run.rows} == {visits}
+    assert all(row.timed for row in run.rows)
+    asked = [(n, details) for (case, n), details in zip(measurer.asked, measurer.details, strict=True) if case == CASES[2]]
+    assert asked == {1: [(0, True), (1, True)], 3: [(0, False), (1, False), (2, True), (3, False)]}[visits]
+
+
+@pytest.mark.parametrize(("name", "asked"), [("SIGKILL", 2), ("SIGSEGV", 1)])
+def test_a_case_that_is_killed_again_is_left_alone(campaign, name, asked):
+    """As it may be the system that lacks memory for it; a segmentation fault is the case's own and would repeat at once."""
+    measurer = Killed(CASES[2], 9, name)
+    run = Run.open(campaign(measurer=measurer, visits=2))
+    assert sum(case == CASES[2] for case, _ in measurer.asked) == asked
+    assert [row.status for row in run.rows if row.case == CASES[2]] == ["failed"]
+    assert run.skipped == ()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_worker_says_which_signal_ended_it(worker):
+    """The campaign goes by it."""
+    assert ask(worker, "killed").host == {"signal": "SIGKILL"}
+    assert ask(worker, "segfault").host == {"signal": "SIGSEGV"}
+    assert ask(worker, "crash").host == {}
 
 
 def test_a_worker_that_hangs_is_ended(worker, monkeypatch):

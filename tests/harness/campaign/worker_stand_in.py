@@ -20,6 +20,10 @@ class StandIn:
             sys.stderr.write("out of luck\n")
             sys.stderr.flush()
             os._exit(3)
+        if case.workload == "crash after chatter":
+            sys.stderr.write("out of luck\nUSDT:1:2 SyncActivityProfilerHandler.cpp:60] Push/Pop\n\n")
+            sys.stderr.flush()
+            os._exit(3)
         if case.workload == "segfault":
             os.kill(os.getpid(), signal.SIGSEGV)
         if case.workload == "killed":

@@ -12,6 +12,7 @@ import pytest
 from shmoo.estimators.errors import InputError
 from shmoo.harness.cli import options
 from shmoo.harness.cli.app import cli
+from shmoo.harness.cli.hurry import resumed
 from tests.cli_runner import shmoo
 
 pytestmark = pytest.mark.usefixtures("own_home")
@@ -181,4 +182,4 @@ def test_the_command_that_goes_on_is_the_one_that_began(given: str, said: str) -
     parent = click.Context(cli, info_name="shmoo")
     with cli.commands[verb].make_context(verb, arguments, parent=parent) as ctx:
         assert ctx.params
-        assert options.resumed(Path("RUN")) == said
+        assert resumed(Path("RUN")) == said

@@ -158,3 +158,57 @@ def test_an_empty_value_is_refused(command: tuple[str, ...]) -> None:
     flag = next(part for part in command if part.startswith("-") and part != "--axis").removesuffix("=")
     assert f"{flag} has an empty value" in result.stderr
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize("command", [("calibrate", "run"), ("characterize", "--device", "cpu", "--json")])
+def test_a_new_profile_takes_no_built_in_name(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU saved as gpu_h100 would answer for every H100 from then on: refused before anything is measured or fitted."""
+    from shmoo.harness.cli.verbs import characterize
+
+    def measure_all(*given: object) -> None:
+        raise InputError("measured")
+
+    monkeypatch.setattr(characterize, "measure_all", measure_all)
+    result = shmoo(*command, "--name", "gpu_h100")
+    assert result.exit_code == 2
+    for part in ("'gpu_h100' is a built-in profile", "any other --name is allowed", "--force"):
+        assert part in result.stderr
+    assert "is a built-in profile" not in shmoo("calibrate", "run", "--name", "gpu_h100", "--force").stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("measure", "--out", "absent", "--resume"),
+        ("characterize", "--out", "absent", "--resume"),
+        ("duel", "a", "b", "--out", "absent", "--resume", "--", "measure"),
+        ("fleet", "run", "hosts.toml", "--out", "absent", "--resume", "--", "measure"),
+    ],
+)
+def test_nothing_is_resumed_where_nothing_is(command: tuple[str, ...]) -> None:
+    """A slip in the path would otherwise begin a run there."""
+    Path("hosts.toml").write_text('[hosts.here]\nengine = "local"\n')
+    result = shmoo(*command)
+    assert result.exit_code == 2
+    assert "at 'absent'; check the path, or leave out --resume" in result.stderr
+    assert not Path("absent").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("measure", "--budget", "abc"), "'abc' is not a finite number; allowed is one above 0"),
+        (("measure", "--budget", "nan"), "'nan' is not a finite number; allowed is one above 0"),
+        (("measure", "--threads", "two"), "'two' is not a whole number; allowed is one from 1"),
+        (("sweep", "relu", "--axis", "m=1,2", "--jobs", "x"), "allowed is one from 1 to 10000"),
+        (("measure", "--suite", "foo"), "allowed: compiled, micro, nets, planned, quick, shmoo"),
+        (("measure", "--device", "tpu"), "allowed: cpu, cuda"),
+        (("measure", "--threads", "100000"), "100000 threads cannot run at once on this machine; allowed are 1 to "),
+        (("characterize", "--device", "cpu", "--threads", "100000"), "allowed are 1 to "),
+    ],
+)
+def test_a_value_that_cannot_be_is_answered_with_those_that_can(command: tuple[str, ...], said: str) -> None:
+    """Also where one of them looks similar: somebody who asks for a TPU does not mean the CPU."""
+    result = shmoo(*command)
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.split())

@@ -15,6 +15,8 @@ arguments = sys.argv[1:]
 run = arguments[arguments.index("--out") + 1]
 rows, pause = int(os.environ.get("STAND_IN_ROWS", "5")), float(os.environ.get("STAND_IN_PAUSE_S", "0.01"))
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
+if "--resume" in arguments and not os.path.isdir(run):
+    sys.exit(2)
 os.makedirs(os.path.join(run, "graphs"), exist_ok=True)
 if os.environ.get("STAND_IN_SAYS"):
     sys.stderr.write(os.environ["STAND_IN_SAYS"] + "\\n")

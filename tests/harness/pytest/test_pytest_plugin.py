@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shmoo.runs.store.records import Reason
+from shmoo.runs.store.records import CaseSpec, Measurement, Reason, Timing
 from shmoo.runs.store.store import Run
 
 pytest_plugins = ["pytester"]
@@ -275,3 +275,29 @@ def test_parameters_that_json_cannot_hold_leave_the_run_readable(pytester: pytes
     pytester.runpytest_subprocess("--benchmark", *QUICK).assert_outcomes(passed=5)
     axes = [row.case.axes["x"] for row in Run.open(pytester.path / "out").rows]
     assert axes == ["nan", "inf", str(10**30), "\\udc80", 1.5]
+
+
+def test_a_session_waits_for_another_campaign_and_says_that_it_measured_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the lock until it ends; one that still waits when its time is up goes on, and its summary says what that means."""
+    from shmoo.harness.campaign.campaign import CampaignSettings
+    from shmoo.harness.pytest import benchmarking
+
+    settings = CampaignSettings(lock=str(tmp_path / "lock"), lock_wait_s=0.0)
+    monkeypatch.setattr(benchmarking, "CAMPAIGN", settings)
+    row = Measurement(CaseSpec("mine", "network"), "ok", timing=Timing((1e-3,) * 8))
+    summaries, said = {}, []
+    first = benchmarking.BenchmarkRun(str(tmp_path / "first"), tell=said.append)
+    second = benchmarking.BenchmarkRun(str(tmp_path / "second"), tell=said.append)
+    for name, run in (("first", first), ("second", second)):
+        run.append(row)
+        summaries[name] = "\n".join(run.summary())
+        run.close()
+    assert [text for text in said if "waiting up to 0 s for another campaign" in text] == said
+    assert len(said) == 1
+    assert "not measured alone" not in summaries["first"]
+    assert "shmoo: not measured alone: another campaign is measuring on this machine" in summaries["second"]
+    third = benchmarking.BenchmarkRun(str(tmp_path / "third"), tell=said.append)
+    third.close()
+    assert len(said) == 1

@@ -215,3 +215,24 @@ def test_the_command_writes_one_json_document(check, tmp_path):
     document = json.loads(result.stdout)
     assert document["faults"] == 1
     assert document["findings"][0]["topic"] == "failed: out of memory"
+
+
+@pytest.mark.parametrize(
+    ("suite", "settings", "command"),
+    [
+        (
+            "characterize",
+            {},
+            "`shmoo characterize --out {run} --resume` with the options it was begun with and a longer --budget",
+        ),
+        ("quick", {"duel": "1"}, "`shmoo duel BASE NEW --out {folder} --resume -- measure --visits 3` with"),
+        ("pytest", {}, "run `pytest --benchmark` again, with --shmoo-out for another folder than {run}"),
+        ("micro", {}, "`shmoo measure --visits 3 --out {run} --resume` with"),
+    ],
+)
+def test_remedies_name_the_command_that_the_run_was_begun_with(tmp_path, suite, settings, command):
+    """`shmoo measure` would go on with other cases, and `shmoo characterize` takes no --visits."""
+    with RunWriter(tmp_path / "run", RunManifest(MACHINE, suite, settings=settings)) as writer:
+        writer.append(row(1))
+    remedies = {finding.topic: finding.remedy for finding in check_run(Run.open(tmp_path / "run"))}
+    assert remedies["one visit"].startswith(command.format(run=tmp_path / "run", folder=tmp_path))

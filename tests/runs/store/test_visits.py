@@ -335,3 +335,21 @@ def test_a_run_that_a_noisy_machine_spoilt_is_usable() -> None:
     assert {row.status for row in run.rows} == {"noisy"}
     assert all(row.estimable and row.latency.relative_se > 0 for row in run.rows)
     assert float(np.median([row.latency.relative_se for row in run.rows])) < 0.1
+
+
+def test_a_lone_visit_beside_others_is_judged_by_what_visits_spread_by() -> None:
+    """Visits to eight cases like it are 1 % apart, so that its time is known to about 1 % though another program ran beside it.
+    Where no case was visited twice nobody knows, and it stays noisy."""
+    cases = [CaseSpec("relu", "operator", {"m": m}) for m in range(9)]
+    beside = visit(0, *(1.0,) * 8, case=cases[8], status="noisy", reasons=(Reason("disturbed", "45 %"), Reason("not captured")))
+    lines = [visit(n, *(1.0 + 0.01 * n,) * 8, case=case) for case in cases[:8] for n in (0, 1)]
+    row = merge_visits([*lines, beside])[-1]
+    assert row.latency.relative_se < 0.02
+    assert (row.status, row.reasons) == ("ok", (Reason("not captured"),))
+    assert (merged(beside).status, merged(beside).visit_sd) == ("noisy", None)
+
+
+@pytest.mark.parametrize(("factor", "said"), [(1.1055, "5.01% over 2 visits"), (1.108, "5.1% over"), (1.3, "13% over")])
+def test_a_standard_error_above_the_limit_does_not_look_like_it(factor: float, said: str) -> None:
+    """ln(1.1055) / 2 is 5.01 %, and 5 % over a limit of 5 % would say nothing."""
+    assert f"standard error {said}" in merged(visit(0, 1.0), visit(1, factor)).why
