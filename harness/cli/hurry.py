@@ -1,4 +1,4 @@
-"""The end of a long command: it keeps to its budget, a first Ctrl-C shortens it, a second one stops it, and it says how to go on."""
+"""The end of a long command: it keeps to its budget, a first Ctrl-C shortens it, a second stops it, and it says how to go on."""
 
 from __future__ import annotations
 
