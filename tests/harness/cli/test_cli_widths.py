@@ -168,3 +168,14 @@ def test_a_verdict_stays_at_80(
     head = next(line for line in click.unstyle(capsys.readouterr().out).splitlines() if line.startswith(("what if", "part")))
     assert "verdict" in head
     assert ("times the energy" if more == ("--by", "energy") else "times as fast") in head
+
+
+def test_a_pipe_is_as_wide_as_columns_says(monkeypatch: pytest.MonkeyPatch, files: None) -> None:
+    """Without COLUMNS it is as wide as the table; messages for logs are not folded."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    free = shmoo("show", "run").stdout
+    assert max(map(len, free.splitlines())) > 80
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(map(len, shmoo("show", "run").stdout.splitlines())) <= 80
+    monkeypatch.setenv("COLUMNS", "wide")
+    assert shmoo("show", "run").stdout == free
