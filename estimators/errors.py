@@ -18,6 +18,10 @@ class FormatError(InputError):
     """A file is unreadable, damaged or of a newer format; the message names field or line and version."""
 
 
+class NewerFormatError(FormatError):
+    """A file is of a format that this version does not know yet."""
+
+
 class NothingMeasuredError(ShmooError):
     """A command needs measurements, and none is usable."""
 

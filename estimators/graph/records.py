@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from shmoo.estimators.errors import FormatError
+from shmoo.estimators.errors import FormatError, NewerFormatError
 from shmoo.estimators.graph.dtypes import bytes_of, operand_dtype
 from shmoo.estimators.graph.validation import first_problem
 
@@ -333,7 +333,7 @@ def decode_versioned(data: bytes | str, kind: type[T], newest: int, what: str, w
     except UNREADABLE as error:
         raise FormatError(f"cannot read {what}{place}: {error}; it is damaged, or shmoo did not write it") from None
     if version > newest:
-        raise FormatError(f"{what}{place} has format {version}, this shmoo reads up to {newest}; upgrade shmoo")
+        raise NewerFormatError(f"{what}{place} has format {version}, this shmoo reads up to {newest}; upgrade shmoo")
     try:
         return msgspec.json.decode(data, type=kind)
     except UNREADABLE as error:

@@ -175,9 +175,9 @@ def _visit_all(
             break
         report(_standing(schedule, case.label, spent, budget))
         # Details take long; on the second visit they let the first visits of all cases come first.
-        number = schedule.visits_of(case)
+        number = schedule.number_of(case)
         affordable = settings.budget_s is None or details_s < settings.details_share * settings.budget_s
-        details = schedule.kept_visits_of(case) == min(1, settings.visits - 1) and affordable
+        details = schedule.visits_of(case) == min(1, settings.visits - 1) and affordable
         row, graphs = measurer.measure(case, number, details)
         _store(writer, row, graphs)
         taken = clock() - begin - spent
@@ -231,7 +231,7 @@ def _measurer(settings: CampaignSettings, machine: Machine, isolate: bool) -> It
 
 
 @contextmanager
-def machine_lock(settings: CampaignSettings, waiting: Callable[[str], None]) -> Iterator[None]:
+def machine_lock(settings: CampaignSettings, waiting: Callable[[str], object]) -> Iterator[None]:
     """Hold the machine's lock: two campaigns at once would measure each other.
 
     Args:

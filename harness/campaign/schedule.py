@@ -39,6 +39,8 @@ class _Case:
         self.spec = spec
         self.timings: list[Timing] = []
         self.visits = self.failed = self.suspect = self.lost = 0
+        self.number = 0
+        """Of the next visit."""
         self.seconds: list[float] = []
         self.deviation: float | None = None
         self.error = float("inf")
@@ -99,6 +101,8 @@ class Schedule:
         if case.to_compile and seconds is not None:
             self._compiling_s += seconds
         self.visits_in_all += 1
+        # A line may have been removed: no two visits have one number.
+        case.number = max(case.number, row.visit) + 1
         if row.status == "failed" and row.host.get("signal") in FROM_OUTSIDE:
             case.lost += 1
             return
@@ -188,11 +192,11 @@ class Schedule:
         """Visits after which a case is left as it is known."""
         return self._most * NETWORK_LIMIT if self._is_apart(case) else self._most
 
-    def visits_of(self, case: CaseSpec) -> int:
-        """Visits to a case so far, lost ones included."""
-        return self._cases[case.identity].visits + self._cases[case.identity].lost
+    def number_of(self, case: CaseSpec) -> int:
+        """The number of the next visit to a case, lost ones counted."""
+        return self._cases[case.identity].number
 
-    def kept_visits_of(self, case: CaseSpec) -> int:
+    def visits_of(self, case: CaseSpec) -> int:
         """Visits to a case so far that were not lost."""
         return self._cases[case.identity].visits
 

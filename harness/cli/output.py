@@ -52,7 +52,7 @@ def result(text: str) -> None:
 
 def _say(text: str, err: bool) -> None:
     """A text on a stream; where that is a terminal, words stay whole."""
-    width = terminal_columns(sys.stderr if err else sys.stdout)
+    width = terminal_columns(sys.stderr if err else None)
     for line in printable(text).split("\n"):
         click.echo("\n".join(wrapped(line, width)), err=err)
 
@@ -210,9 +210,11 @@ def facts(named: Mapping[str, str]) -> None:
 
 def terminal_columns(stream: TextIO | None = None) -> int | None:
     """Width of the terminal that a stream (stdout for `None`) is; `None` where it is a file or a pipe, which is as wide as it
-    needs to be."""
+    needs to be, unless COLUMNS says how wide results are to be."""
     used = sys.stdout if stream is None else stream
-    return shutil.get_terminal_size().columns if used is not None and used.isatty() else None
+    asked = os.environ.get("COLUMNS", "") if stream is None else ""
+    wanted = asked.isdecimal() and int(asked) > 0
+    return shutil.get_terminal_size().columns if wanted or (used is not None and used.isatty()) else None
 
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, object]], what: str) -> None:

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from shmoo.estimators.errors import FormatError, InputError
+from shmoo.estimators.errors import FormatError, InputError, NewerFormatError
 from shmoo.estimators.graph.records import UNREADABLE, Graph, decode_versioned
 from shmoo.runs.store.files import open_regular, open_unlinked, own_folder, read_regular, replace_file
 from shmoo.runs.store.records import FINGERPRINT_FIELDS, RUN_FORMAT, CaseSpec, Machine, Measurement, RunManifest
@@ -338,7 +338,12 @@ def _decoded(lines: Iterable[bytes], where: str, digest: hashlib._Hash) -> Itera
     for number, line in enumerate(lines, 1):
         digest.update(line.strip() if number == 1 else b"\n" + line.strip())
         if line.strip():
-            yield decode_row(line, f"{where}, line {number}")
+            try:
+                yield decode_row(line, f"{where}, line {number}")
+            except NewerFormatError:
+                raise
+            except FormatError as error:
+                raise FormatError(f"{error}; remove line {number}, and --resume measures what it held again") from None
 
 
 def _lines(file: BinaryIO, end: int) -> Iterator[bytes]:

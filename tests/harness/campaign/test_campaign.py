@@ -13,7 +13,7 @@ import filelock
 import msgspec
 import pytest
 
-from shmoo.estimators.errors import InputError, ShmooError
+from shmoo.estimators.errors import FormatError, InputError, ShmooError
 from shmoo.harness.campaign.campaign import STAGE, WAITING, CampaignSettings, Standing, run_campaign
 from shmoo.harness.campaign.worker import Worker
 from shmoo.runs.store.records import CaseSpec, EnergyReading, Machine, Measurement, Reason, Timing
@@ -432,6 +432,19 @@ def test_a_worker_that_dies_or_misbehaves_costs_its_case_only(worker, workload, 
     assert row.reasons[0].code == "worker"
     assert row.reasons[0].text.startswith(reason)
     assert ask(worker, "plain").status == "ok"
+
+
+def test_a_removed_line_is_measured_again(campaign, tmp_path):
+    """As the message about a damaged line says: the run opens, and no two visits have one number."""
+    rows = campaign(visits=3) / "rows.jsonl"
+    lines = rows.read_bytes().splitlines(keepends=True)
+    rows.write_bytes(b"".join([lines[0][: len(lines[0]) // 2] + b"\n", *lines[1:]]))
+    with pytest.raises(FormatError, match=r"line 1.*remove line 1, and --resume measures what it held again"):
+        Run.open(tmp_path / "run")
+    rows.write_bytes(b"".join(lines[1:]))
+    campaign(visits=3, resume=True)
+    run = Run.open(tmp_path / "run")
+    assert len(run.lines) == len({(line.case.identity, line.visit) for line in run.lines}) == 24
 
 
 class Killed(FakeMeasurer):
