@@ -173,7 +173,6 @@ def test_a_verdict_stays_at_80(
     assert ("times the energy" if more == ("--by", "energy") else "times as fast") in head
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize(("given", "remedy"), [([options.wide], "--wide shows"), ([], "a wider terminal shows")])
 def test_what_has_no_room_is_shown_by_what_the_command_has(
     monkeypatch: pytest.MonkeyPatch, given: list[Decorator], remedy: str
@@ -188,7 +187,8 @@ def test_what_has_no_room_is_shown_by_what_the_command_has(
         narrow = option(narrow)
     result = CliRunner().invoke(click.command(narrow), [])
     assert remedy in " ".join(result.output.split())
-=======
+
+
 def test_a_pipe_is_as_wide_as_columns_says(monkeypatch: pytest.MonkeyPatch, files: None) -> None:
     """Without COLUMNS it is as wide as the table; messages for logs are not folded."""
     monkeypatch.delenv("COLUMNS", raising=False)
@@ -198,4 +198,3 @@ def test_a_pipe_is_as_wide_as_columns_says(monkeypatch: pytest.MonkeyPatch, file
     assert max(map(len, shmoo("show", "run").stdout.splitlines())) <= 80
     monkeypatch.setenv("COLUMNS", "wide")
     assert shmoo("show", "run").stdout == free
->>>>>>> house-strB
