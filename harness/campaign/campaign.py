@@ -220,7 +220,7 @@ def _measurer(settings: CampaignSettings, machine: Machine, isolate: bool) -> It
 
 
 @contextmanager
-def machine_lock(settings: CampaignSettings, waiting: Callable[[str], None]) -> Iterator[None]:
+def machine_lock(settings: CampaignSettings, waiting: Callable[[str], object]) -> Iterator[None]:
     """Hold the machine's lock: two campaigns at once would measure each other.
 
     Args:
