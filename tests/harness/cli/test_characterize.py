@@ -190,7 +190,7 @@ def instant(own_home: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verb, "plan", lambda *given: few)
 
 
-@pytest.mark.usefixtures("instant")
+@pytest.mark.usefixtures("instant", "ctrl_c")
 def test_the_first_ctrl_c_while_calibrating_still_ends_with_a_profile_and_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fit is asked to end, and what follows is done."""
 

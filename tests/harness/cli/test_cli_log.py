@@ -177,16 +177,21 @@ def test_an_interruption_says_only_what_is_true(tmp_path: Path) -> None:
     out = tmp_path / "run"
 
     def said() -> str:
-        with pytest.raises(KeyboardInterrupt) as caught, shown(8, out, "quick"):
+        group = click.Context(click.Group("shmoo"), info_name="shmoo")
+        with (
+            click.Context(click.Command("measure"), parent=group, info_name="measure"),
+            pytest.raises(KeyboardInterrupt) as caught,
+            shown(8, out, "quick"),
+        ):
             raise KeyboardInterrupt
         return str(caught.value)
 
     assert said() == "interrupted before anything was measured; start again"
     out.mkdir()
     (out / "rows.jsonl").touch()
-    assert said() == f"interrupted before the first visit was finished; go on with --out {out} --resume"
+    assert said() == f"interrupted before the first visit was finished; go on with `shmoo measure --out {out} --resume`"
     (out / "rows.jsonl").write_text("{}\n")
-    assert said() == f"interrupted; finished visits kept in {out}, go on with --out {out} --resume"
+    assert said() == f"interrupted; finished visits kept in {out}, go on with `shmoo measure --out {out} --resume`"
 
 
 def test_a_log_says_at_once_that_it_waits(clock: list[float], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from shmoo.harness.cli.hurry import Hurry
 
+pytestmark = pytest.mark.usefixtures("ctrl_c")
+
 
 def test_work_hurries_after_its_deadline() -> None:
     """Before it there is time."""
