@@ -12,7 +12,7 @@ import io
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
@@ -123,3 +123,20 @@ def _csv(lines: Iterable[Iterable[object]]) -> bytes:
 
 def _plain(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def lines_until(file: BinaryIO, end: int) -> Iterator[bytes]:
+    """The lines of a file up to a position, one after another, so that a large run is never in memory twice."""
+    file.seek(0)
+    while (left := end - file.tell()) > 0:
+        yield file.readline(left)
+
+
+def sync_directory(path: Path) -> None:
+    """Have the names of a directory's files on the disk, where the system can."""
+    if os.name == "posix":
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

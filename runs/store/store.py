@@ -20,7 +20,15 @@ import msgspec
 
 from shmoo.estimators.errors import FormatError, InputError, NewerFormatError
 from shmoo.estimators.graph.records import UNREADABLE, Graph, decode_versioned
-from shmoo.runs.store.files import open_regular, open_unlinked, own_folder, read_regular, replace_file
+from shmoo.runs.store.files import (
+    lines_until,
+    open_regular,
+    open_unlinked,
+    own_folder,
+    read_regular,
+    replace_file,
+    sync_directory,
+)
 from shmoo.runs.store.records import FINGERPRINT_FIELDS, RUN_FORMAT, CaseSpec, Machine, Measurement, RunManifest
 from shmoo.runs.store.visits import decode_row, for_latency, merge_visits, without_samples
 
@@ -115,12 +123,12 @@ class Run:
         with open_regular(path / ROWS) as file:
             torn, end = _torn_row(file)
             if torn:
-                rows = sum(1 for _ in _lines(file, end))
+                rows = sum(1 for _ in lines_until(file, end))
                 problems = (
                     f"{path / ROWS}, line {rows + 1}: the last row is cut short ({len(torn)} bytes) and was set aside; "
                     f"the {rows} rows before it are used, `--resume` measures its case again",
                 )
-            return cls(path, manifest, _lines(file, end), problems, cases)
+            return cls(path, manifest, lines_until(file, end), problems, cases)
 
     def graph(self, content_hash: str) -> Graph:
         """The graph with this hash, read on first use; the last `KEPT_GRAPHS` stay in memory.
@@ -210,7 +218,7 @@ class RunWriter:
             else:
                 replace_file(self.path / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
             self._file = open_unlinked(self.path / ROWS, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            _sync_directory(self.path)
+            sync_directory(self.path)
         except BaseException:
             self.close()
             raise
@@ -346,13 +354,6 @@ def _decoded(lines: Iterable[bytes], where: str, digest: hashlib._Hash) -> Itera
                 raise FormatError(f"{error}; remove line {number}, and --resume measures what it held again") from None
 
 
-def _lines(file: BinaryIO, end: int) -> Iterator[bytes]:
-    """The lines of a file up to a position, one after another, so that a large run is never in memory twice."""
-    file.seek(0)
-    while (left := end - file.tell()) > 0:
-        yield file.readline(left)
-
-
 def _torn_row(file: BinaryIO) -> tuple[bytes, int]:
     """A last row that was cut short, empty where there is none, and the position where the whole lines end."""
     size = begin = file.seek(0, os.SEEK_END)
@@ -394,12 +395,3 @@ def _locked(directory: Path) -> int | None:
         os.close(descriptor)  # a file system without locks
         return None
     return descriptor
-
-
-def _sync_directory(path: Path) -> None:
-    if os.name == "posix":
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
