@@ -74,8 +74,8 @@ Architecture = str | ArchitectureProfile
 
 
 class _Work(NamedTuple):
-    """What is estimated: graphs, the samples a call of them processes, their name for people, and what contractions compute in,
-    where that is not what their tensors are stored in (tf32)."""
+    """The graphs to estimate, how many samples one call processes, a display name, and the type that contractions compute in
+    where it is not the type their tensors are stored in (tf32)."""
 
     graphs: tuple[Graph, ...]
     batch: int

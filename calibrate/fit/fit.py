@@ -89,7 +89,7 @@ class _StoppedError(Exception):
 
 
 def patient() -> bool:
-    """The answer of whoever can wait for a fit: it need not hurry."""
+    """Where a fit has all the time it wants."""
     return False
 
 

@@ -161,24 +161,22 @@ class Schedule:
         if not fewest:
             first = [case for case in alive if not case.visits]
             return self._shuffled(first) if self._shuffle else first
+        if self._balanced:
+            return self._shuffled([case for case in alive if case.visits == fewest < self._visits])
         if fewest < self._visits:
             hardly_known = [case for case in alive if case.error > HARDLY_KNOWN and case.visits < self._limit(case)]
-            if hardly_known and not self._balanced:
+            if hardly_known:
                 return self._shuffled(hardly_known)
-            due = self._shuffled([case for case in alive if case.visits == fewest and not self._is_apart(case)])
+            due = self._shuffled([case for case in alive if case.visits == fewest and case.spec.kind != "network"])
         else:
             wide = [case for case in alive if case.visits < self._limit(case) and case.error > self._precision]
-            due = sorted((case for case in wide if not self._is_apart(case)), key=lambda case: -case.error)
-        networks = [case for case in alive if self._is_apart(case) and self._is_due(case, fewest)]
+            due = sorted((case for case in wide if case.spec.kind != "network"), key=lambda case: -case.error)
+        networks = [case for case in alive if case.spec.kind == "network" and self._is_due(case, fewest)]
         return self._shuffled(due[: math.ceil(ROUND_SHARE * len(alive))] + networks)
 
     def _shuffled(self, cases: list[_Case]) -> list[_Case]:
         self._random.shuffle(cases)
         return cases
-
-    def _is_apart(self, case: _Case) -> bool:
-        """Whether a case has visits beside the rounds of the others."""
-        return case.spec.kind == "network" and not self._balanced
 
     def _is_due(self, network: _Case, fewest: int) -> bool:
         """Whether a network is visited in the next round, the fewest visits to a case being so many."""
@@ -190,7 +188,7 @@ class Schedule:
 
     def _limit(self, case: _Case) -> int:
         """Visits after which a case is left as it is known."""
-        return self._most * NETWORK_LIMIT if self._is_apart(case) else self._most
+        return self._most * NETWORK_LIMIT if case.spec.kind == "network" and not self._balanced else self._most
 
     def number_of(self, case: CaseSpec) -> int:
         """The number of the next visit to a case, lost ones counted."""

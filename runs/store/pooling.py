@@ -172,7 +172,7 @@ def _enough(visit: Timing, times: np.ndarray) -> bool:
 
 
 def _several_threads(visit: Timing) -> bool:
-    """Whether CPU time beyond that of the calling thread says so; without switches and times on a core nobody knows."""
+    """Whether the process used more CPU time than its calling thread; `False` where this was not recorded."""
     blocks = len(visit.samples_s)
     if not blocks or visit.cpu_s is None or len(visit.on_core_s) != blocks or len(visit.switches) != blocks:
         return False

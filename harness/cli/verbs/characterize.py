@@ -261,7 +261,7 @@ def measure_all(
 
 
 def weakness(run: Run, planned: int, resumed: str) -> str:
-    """One sentence on what is weak about a run, and what to do; empty where nothing is. `resumed` is the command that goes on."""
+    """One sentence on what is weak about a run and what to do, or an empty one. `resumed` is the command that resumes the run."""
     measured, usable = len(run.rows), sum(row.timed for row in run.rows)
     if measured < ENOUGH_MEASURED * planned:
         reached = f"only {measured} of {planned} cases were reached, so some operators are estimated from others"

@@ -150,7 +150,7 @@ H200 = load_profile("gpu_h200")
 
 
 def products_on_a_gpu(dtype: str, joules: float, sizes: list[tuple[int, int, int]]) -> list[MeasuredCase]:
-    """Products of an H200 at its own clock, of which each flop of this type takes so much."""
+    """Products of an H200 at its own clock, each flop of this type taking the given energy."""
     machine = H200.with_values({f"energy.flop.matrix.{dtype}": joules, "power.tdp": 1e5, "throttle.cap": 1.0})
     director = AnalysisDirector(machine)
     found = []

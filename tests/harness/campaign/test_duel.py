@@ -140,17 +140,13 @@ def test_three_per_cent_are_resolved_where_two_runs_resolve_ten(tmp_path):
     assert compare_runs(*runs).answer("slower", 0.01).answer == "too noisy"
 
 
-def test_equal_sides_are_hardly_ever_told_apart(tmp_path):
-    """Forty duels of equal sides, two questions each: at most half of the one in twenty that is stated is a yes, and never of the
-    suite."""
-    answers = []
-    for seed in range(40):
+def test_equal_sides_are_never_told_apart(tmp_path):
+    """Twenty duels of equal sides: no answer is yes."""
+    for seed in range(20):
         machine = SharedMachine(seed)
         runs = fight(tmp_path / str(seed), machine, machine.side("new"), pairs=10)
         found = compare_runs(*runs, paired=True)
-        answers += [found.answer(question) for question in ("slower", "faster")]
-    assert sum(answer.answer == "yes" for answer in answers) <= 2
-    assert all(answer.suite != "yes" for answer in answers)
+        assert "yes" not in {found.answer(question).answer for question in ("slower", "faster")}
 
 
 def test_a_case_that_fails_on_one_side_is_left_alone_there(tmp_path):
