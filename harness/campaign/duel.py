@@ -38,7 +38,7 @@ BASE, NEW = "base", "new"
 """Directories of the two runs."""
 DUEL = "duel"
 """Setting that the runs of one duel share."""
-PARTS = 5
+PARTS = 10
 """Parts of the pairs, each measured by two processes of its own."""
 
 
@@ -118,8 +118,8 @@ def run_duel(
 
     Args:
         described: what each side's interpreter says of itself, for the manifests.
-        settings: `visits` is the number of pairs of each case; both processes are replaced after each fifth of them, and after
-            each fifth of the budget.
+        settings: `visits` is the number of pairs of each case; both processes are replaced after each tenth of them, and after
+            each tenth of the budget.
         resume: go on with the duel at `out`, whose sides must be what they were.
         measurers: of both sides in place of workers; the caller closes them.
 

@@ -176,13 +176,13 @@ def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CH
     if paired:
         differences = paired_differences(bases[0], new, (pair.new.case.identity for pair in pairs))
         times, noise_from = paired_growths(pairs, differences), "pairs"
-        shared = paired_drift_variance(bases[0], differences)
+        suite = suite_growth(times, paired_drift_variance(bases[0], differences))
     else:
         times = between_runs(pairs, [own_growth(pair, apart) for pair in pairs])
         noise_from = "runs" if len(bases) > 1 else noise_from
         # The drifts of two runs are independent, so that their variances add up.
         drifts = [drift_variance(run, side.keys() & identities) for run, side in zip((*bases, new), usable, strict=True)]
-        shared = _sum_of_drifts(drifts) + mean_variance_between(bases, pairs)
+        suite = suite_growth(times, _sum_of_drifts(drifts), mean_variance_between(bases, pairs))
     energies = energy_growths(pairs)
     cases = [_case_change(*found, len(pairs), min_change) for found in zip(pairs, times, energies, strict=True)]
     shift, shifted = _common_shift(logs, min_change)
@@ -191,8 +191,8 @@ def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CH
     groups = {name: numbers for name, numbers in groups.items() if numbers}
     energy_logs = {name: [g.log_ratio for n in numbers if (g := energies[n]) is not None] for name, numbers in groups.items()}
     suites = {
-        "time": suite_growth(times, shared),
-        "energy": suite_growth([growth for growth in energies if growth is not None], []),
+        "time": suite,
+        "energy": suite_growth([growth for growth in energies if growth is not None]),
     }
     # The first base run that has a case speaks for all of them.
     base_rows, base_usable = (

@@ -10,6 +10,7 @@
                                 variance of batch means / K    drift that all cases share, within the runs; of a duel, what
                                                                the K pairs of processes differ by in the mean over cases
                                 w (1 + 1/B)                    w the variance of the base runs' geometric means
+                           of the first two with the fewer degrees of freedom, those of the K
 
 Neighbours and clocks slow all cases of a while down together, so that the error of a mean over cases does not fall with the root
 of their number. Batch means show it (Law and Kelton, Simulation modeling and analysis, section 9.5.3): the residuals of all
@@ -239,11 +240,15 @@ def _pooled_spreads(values: Sequence[np.ndarray], *, trimmed: bool = False) -> l
     return spreads
 
 
-def suite_growth(growths: Sequence[Growth], shared: Iterable[tuple[float, float]]) -> Growth | None:
+def suite_growth(
+    growths: Sequence[Growth], drift: Sequence[tuple[float, float]] = (), between: Sequence[tuple[float, float]] = ()
+) -> Growth | None:
     """The geometric mean over cases; `None` without one.
 
     Args:
-        shared: other variances that the mean may have, each with its degrees of freedom; the largest counts.
+        drift: variance of the mean by what all cases share within the runs, with its degrees of freedom. Where it is the smaller
+            one, as it is by chance in few batches, the mean is still known no better than by so many.
+        between: variance by what base runs differ by, in the same way.
     """
     if not growths:
         return None
@@ -252,7 +257,11 @@ def suite_growth(growths: Sequence[Growth], shared: Iterable[tuple[float, float]
     # Degrees of freedom of Welch and Satterthwaite, as of one case.
     parts = sum(square**2 / growth.freedom for square, growth in zip(squares, growths, strict=True))
     own_freedom = min(sum(squares) ** 2 / parts, NORMAL_FROM) if parts else NORMAL_FROM
-    variance, freedom = max([(sum(squares) / len(growths) ** 2, own_freedom), *shared])
+    within = (
+        max([sum(squares) / len(growths) ** 2, *(variance for variance, _ in drift)]),
+        min([own_freedom, *(freedom for _, freedom in drift)]),
+    )
+    variance, freedom = max([within, *between])
     return Growth(centre, math.sqrt(variance), freedom, all(growth.known for growth in growths))
 
 

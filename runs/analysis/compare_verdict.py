@@ -24,8 +24,8 @@ from shmoo.runs.analysis.compare_noise import Growth, student_quantile
 
 MIN_CHANGE = 0.03
 """Relative changes below this are never reported, however certain."""
-FALSE_ALARM = 0.05
-"""Probability that comparing two runs of an unchanged machine names any case at all."""
+FALSE_ALARM = 0.01
+"""Probability that comparing two runs of an unchanged machine names any case at all, and that it names the geometric mean."""
 CERTAIN = 3.0
 """Standard errors below which a change is too noisy to be one."""
 CASE_RESOLUTION, SUITE_RESOLUTION = 0.15, 0.05
@@ -66,13 +66,17 @@ def beyond(log_ratio: float, threshold: float) -> bool:
     return math.expm1(abs(log_ratio)) > threshold
 
 
+def least_certain(growth: Growth, looked_at: int) -> float:
+    """The least log ratio that exceeds the noise, with `looked_at` of its kind looked at.
+
+    With many cases, some leave their own interval by chance; the limit for calling one changed grows with them.
+    """
+    return max(CERTAIN, student_quantile(FALSE_ALARM / looked_at, growth.freedom)) * growth.standard_error
+
+
 def is_certain(growth: Growth, looked_at: int) -> bool:
     """Whether a change exceeds its noise, with `looked_at` of its kind looked at."""
-    if not growth.known:
-        return False
-    # With many cases, some leave their own interval by chance; the limit for calling one changed grows with them.
-    limit = max(CERTAIN, student_quantile(FALSE_ALARM / looked_at, growth.freedom))
-    return abs(growth.log_ratio) >= limit * growth.standard_error
+    return growth.known and abs(growth.log_ratio) >= least_certain(growth, looked_at)
 
 
 def answer_of(question: str, growth: Growth, looked_at: int, threshold: float, resolution: float) -> Answer:

@@ -24,8 +24,8 @@ import numpy as np
 
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.graph.records import Interval
-from shmoo.runs.analysis.compare_noise import NORMAL_FROM, Growth, student_quantile
-from shmoo.runs.analysis.compare_verdict import CERTAIN, FALSE_ALARM, MIN_CHANGE, beyond
+from shmoo.runs.analysis.compare_noise import NORMAL_FROM, Growth
+from shmoo.runs.analysis.compare_verdict import MIN_CHANGE, beyond, least_certain
 from shmoo.runs.store.records import CaseSpec, Status
 from shmoo.runs.store.statistics import MAD_OF_NORMAL, PRIOR_VISITS
 from shmoo.runs.store.store import Run, machine_differences
@@ -226,8 +226,7 @@ def _noise(points: Sequence[CasePoint], differences: np.ndarray | None, typical:
 def _changes(points: Sequence[CasePoint], noise: Growth, looked_at: int, threshold: float) -> tuple[ChangePoint, ...]:
     """The steps of a series in order."""
     logs = _logs(points)
-    limit = max(CERTAIN, student_quantile(FALSE_ALARM / looked_at, noise.freedom))
-    edges = sorted(_steps(logs, 0, logs.size, limit * noise.standard_error, threshold))
+    edges = sorted(_steps(logs, 0, logs.size, least_certain(noise, looked_at), threshold))
     bounds = [0, *edges, logs.size]
     steps = []
     for before, at, after in zip(bounds, bounds[1:], bounds[2:], strict=False):

@@ -28,7 +28,7 @@ from shmoo.harness.measuring.timing import MeasureSettings
 from shmoo.harness.module import Built
 from shmoo.runs.analysis.compare import Comparison, compare_runs
 from shmoo.runs.analysis.compare_text import growth_text
-from shmoo.runs.analysis.compare_verdict import CERTAIN
+from shmoo.runs.analysis.compare_verdict import least_certain
 from shmoo.runs.store.records import CaseSpec, Machine, Measurement
 from shmoo.runs.store.statistics import median
 from shmoo.runs.store.store import Run
@@ -154,4 +154,4 @@ def _told(words: str, runs: tuple[Run, Run], tell: Callable[[str], object]) -> N
 
 def _resolution(found: Comparison) -> float:
     """The least growth of the geometric mean that counts as certain."""
-    return math.expm1(CERTAIN * found.suite["time"].standard_error)
+    return math.expm1(least_certain(found.suite["time"], 1))

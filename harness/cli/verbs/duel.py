@@ -44,7 +44,7 @@ def duel(
     as_json: bool,
 ) -> None:
     """Measure BASE and NEW in one campaign, each visit to a case on both, and judge by the differences of the pairs: what a
-    neighbour or the clock does falls on both alike. Both sides get new processes for each fifth of the pairs, as two processes of
+    neighbour or the clock does falls on both alike. Both sides get new processes for each tenth of the pairs, as two processes of
     equal code differ too; fewer than five pairs are too few to decide by.
 
     BASE and NEW are git refs (checked out for the duel), directories of code such as `.`, or environments (directories with a

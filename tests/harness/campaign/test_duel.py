@@ -97,19 +97,19 @@ def test_each_visit_is_made_on_both_sides_in_either_order(tmp_path):
     assert new.manifest.versions == {"torch": "2.10.0"}
 
 
-def test_both_processes_are_replaced_after_each_fifth_of_the_pairs(tmp_path):
+def test_both_processes_are_replaced_after_each_tenth_of_the_pairs(tmp_path):
     """Rows say which pair of processes made them; fewer pairs than parts have two processes each."""
     machine = SharedMachine()
     base, new = machine.side("base"), machine.side("new")
     runs = fight(tmp_path, machine, new, pairs=20, base=base)
     assert base.processes == new.processes == PARTS
     for run in runs:
-        assert [line.process for line in run.lines] == [line.visit // 4 for line in run.lines]
+        assert [line.process for line in run.lines] == [line.visit // 2 for line in run.lines]
     few = fight(tmp_path / "few", machine, machine.side("new"), pairs=3)
     assert {(line.visit, line.process) for line in few[0].lines} == {(0, 0), (1, 1), (2, 2)}
 
 
-def test_both_processes_are_replaced_after_each_fifth_of_the_budget(tmp_path):
+def test_both_processes_are_replaced_after_each_tenth_of_the_budget(tmp_path):
     """A budget that ends long before the pairs do has as many parts, and none is gone back to."""
     ticks = itertools.count()
     machine = SharedMachine()
@@ -126,7 +126,7 @@ def test_networks_have_as_many_pairs_as_other_cases(tmp_path):
     base, new = fight(tmp_path, machine, machine.side("new"), pairs=10, cases=cases)
     for run in (base, new):
         for lines in run.visits.values():
-            assert [line.process for line in lines] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+            assert [line.process for line in lines] == list(range(PARTS))
 
 
 def test_three_per_cent_are_resolved_where_two_runs_resolve_ten(tmp_path):
