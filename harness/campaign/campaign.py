@@ -22,14 +22,13 @@ from pathlib import Path
 import filelock
 import msgspec
 
-from shmoo.estimators.errors import InputError, ShmooError
-from shmoo.estimators.graph.records import Graph
+from shmoo.estimators.errors import InputError, StorageError
 from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.harness.campaign.schedule import Schedule
 from shmoo.harness.campaign.worker import CaseMeasurer, Worker
 from shmoo.harness.machine.doctor import own_versions
 from shmoo.harness.measuring.timing import MeasureSettings
-from shmoo.runs.store.records import AxisValue, CaseSpec, Machine, Measurement, RunManifest, utc_now
+from shmoo.runs.store.records import AxisValue, CaseSpec, Machine, RunManifest, utc_now
 from shmoo.runs.store.store import Run, RunWriter, SkippedCase
 
 LOCK = "shmoo-measuring.lock"
@@ -110,7 +109,7 @@ def run_campaign(
 
     Raises:
         InputError: a run is there and `resume` is false, the run is of another machine, or another campaign is measuring.
-        ShmooError: the disk is full or failing; finished visits are kept.
+        StorageError: the disk is full or failing; finished visits are kept.
         KeyboardInterrupt: Ctrl-C or SIGTERM; finished visits are kept.
     """
     settings, report = settings or CampaignSettings(), progress or silent
@@ -179,13 +178,16 @@ def _visit_all(
         affordable = settings.budget_s is None or details_s < settings.details_share * settings.budget_s
         details = schedule.visits_of(case) == min(1, settings.visits - 1) and affordable
         row, graphs = measurer.measure(case, number, details)
-        _store(writer, row, graphs)
+        with _storing(writer):
+            writer.append(row, graphs)
         taken = clock() - begin - spent
         details_s += taken if details else 0.0
         schedule.add(row, taken)
     spent = clock() - begin
     reason = f"time budget of {settings.budget_s or 0.0:.0f} s used up; go on with --resume"
-    writer.record_skipped(SkippedCase(case, reason) for case in schedule.unvisited())
+    with _storing(writer):
+        writer.record_skipped(SkippedCase(case, reason) for case in schedule.unvisited())
+    schedule.judge()
     report(_standing(schedule, "done", spent, spent))
 
 
@@ -206,12 +208,13 @@ def _standing(schedule: Schedule, now: str, spent: float, budget_s: float | None
     )
 
 
-def _store(writer: RunWriter, row: Measurement, graphs: Sequence[Graph]) -> None:
+@contextmanager
+def _storing(writer: RunWriter) -> Iterator[None]:
     try:
-        writer.append(row, graphs)
+        yield
     except OSError as error:
-        raise ShmooError(
-            f"cannot write to {writer.path}: {error}; visits before {row.case.label} are kept, make room and go on with --resume"
+        raise StorageError(
+            f"cannot write to {writer.path}: {error.strerror or error}; finished visits are kept, make room and go on with --resume"
         ) from error
 
 

@@ -8,10 +8,9 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from shmoo.runs.store.pooling import latencies
 from shmoo.runs.store.records import CaseSpec, Measurement, Status, Timing
 from shmoo.runs.store.statistics import HARDLY_KNOWN, latency, median
-from shmoo.runs.store.visits import NOISY
+from shmoo.runs.store.visits import NOISY, for_latency, merge_visits
 
 if TYPE_CHECKING:
     from shmoo.harness.campaign.campaign import CampaignSettings
@@ -37,6 +36,8 @@ class _Case:
 
     def __init__(self, spec: CaseSpec) -> None:
         self.spec = spec
+        self.lines: list[Measurement] = []
+        """Its visits, without what a row's time and status do not depend on."""
         self.timings: list[Timing] = []
         self.visits = self.failed = self.suspect = self.lost = 0
         self.number = 0
@@ -45,16 +46,11 @@ class _Case:
         self.deviation: float | None = None
         self.error = float("inf")
         """Relative standard error; infinite before the first usable visit."""
+        self.status: Status = "suspect"
 
     @property
     def given_up(self) -> bool:
         return self.failed >= FAILURES or self.lost >= LOST or (self.suspect >= USELESS and not self.timings)
-
-    @property
-    def status(self) -> Status:
-        if self.timings:
-            return "ok" if self.error <= NOISY else "noisy"
-        return "failed" if self.failed or self.lost else "suspect"
 
     @property
     def to_compile(self) -> bool:
@@ -62,10 +58,13 @@ class _Case:
         return not self.visits and self.spec.runtime != "eager"
 
     def look(self) -> None:
-        """Find its standard error anew after another visit, from its own visits."""
-        if self.timings:
-            own = latency([timing.samples_s for timing in self.timings], self.deviation).relative_se
-            self.error = min(self.error, own)
+        """Find its status and standard error anew after another visit, from its own visits."""
+        if not self.timings:
+            self.status = "failed" if self.failed or self.lost else "suspect"
+            return
+        own = latency([timing.samples_s for timing in self.timings], self.deviation).relative_se
+        self.error = min(self.error, own)
+        self.status = "ok" if self.error <= NOISY else "noisy"
 
 
 class Schedule:
@@ -103,16 +102,17 @@ class Schedule:
         self.visits_in_all += 1
         # A line may have been removed: no two visits have one number.
         case.number = max(case.number, row.visit) + 1
+        case.lines.append(for_latency(row, case.spec))
         if row.status == "failed" and row.host.get("signal") in FROM_OUTSIDE:
             case.lost += 1
-            return
-        case.visits += 1
-        if seconds is not None:
-            case.seconds.append(seconds)
-        if row.timed and row.timing is not None:
-            case.timings.append(row.timing)
-        case.failed += row.status == "failed"
-        case.suspect += row.status == "suspect"
+        else:
+            case.visits += 1
+            if seconds is not None:
+                case.seconds.append(seconds)
+            if row.timed and row.timing is not None:
+                case.timings.append(row.timing)
+            case.failed += row.status == "failed"
+            case.suspect += row.status == "suspect"
         case.look()
 
     def next(self, left_s: float | None = None) -> CaseSpec | None:
@@ -141,23 +141,21 @@ class Schedule:
         return case.to_compile and not self._last_resort and limit is not None and self._compiling_s > limit
 
     def _share_for_compiling(self) -> float:
-        visited = [case for case in self._cases.values() if case.timings]
-        self._judge(visited)
-        rough = bool(visited) and median([case.error for case in visited]) > ROUGH
-        return COMPILING_SHARE_WHEN_ROUGH if rough else COMPILING_SHARE
+        self.judge()
+        errors = [case.error for case in self._cases.values() if case.timings]
+        return COMPILING_SHARE_WHEN_ROUGH if errors and median(errors) > ROUGH else COMPILING_SHARE
 
-    @staticmethod
-    def _judge(cases: Sequence[_Case]) -> None:
-        """Find standard errors by what all visits say."""
-        times = latencies([case.spec for case in cases], [case.timings for case in cases])
-        for case, (time, deviation) in zip(cases, times, strict=True):
-            case.deviation = deviation
-            case.error = float("inf") if time is None else time.relative_se
+    def judge(self) -> None:
+        """Find what all visits together say of each case, as readers of the run do."""
+        for row in merge_visits(line for case in self._cases.values() for line in case.lines):
+            case = self._cases[row.case.identity]
+            case.status, case.deviation = row.status, row.visit_sd
+            case.error = float("inf") if row.prevailing is None else row.prevailing.relative_se
 
     def _next_round(self) -> list[_Case]:
         alive = [case for case in self._cases.values() if not case.given_up and not self._waits(case)]
         fewest = min((case.visits for case in alive), default=self._visits)
-        self._judge(alive)
+        self.judge()
         if not fewest:
             first = [case for case in alive if not case.visits]
             return self._shuffled(first) if self._shuffle else first

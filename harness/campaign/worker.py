@@ -36,11 +36,12 @@ START_S = 120.0
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One visit for the worker."""
+    """One visit for the worker, or only what precedes it."""
 
     case: CaseSpec
     visit: int = 0
     details: bool = True
+    prepare: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -80,13 +81,27 @@ class Worker:
 
     def measure(self, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple[Graph, ...]]:
         """The visit's row; a failed one with the reason if the process did not live to answer."""
+        return self._asked(Request(case, visit, details))
+
+    def prepare(self, case: CaseSpec) -> Measurement:
+        """Build and compile a case for its first visit; a row without samples, or a failed one as of `measure`."""
+        row, _ = self._asked(Request(case, prepare=True))
+        return row
+
+    def interrupt(self) -> None:
+        """End the process while another thread waits for its answer, which is then a failed row."""
+        if (process := self._process) is not None:
+            _kill_group(process)
+
+    def _asked(self, request: Request) -> tuple[Measurement, tuple[Graph, ...]]:
+        case, visit = request.case, request.visit
         limit = self._timeout_s
         process = self._process
         if process is None:
             process = self._start()
             limit += START_S
         try:
-            _send(process, msgspec.json.encode(Request(case, visit, details)))
+            _send(process, msgspec.json.encode(request))
             line = self._answer(process, limit)
         except queue.Empty:
             self.close()
@@ -241,7 +256,10 @@ def serve(entry: str, requests: IO[bytes], answers: IO[bytes]) -> None:
     for line in requests:
         request = msgspec.json.decode(line, type=Request)
         try:
-            row, graphs = measurer.measure(request.case, request.visit, request.details)
+            if request.prepare:
+                row, graphs = measurer.prepare(request.case), ()
+            else:
+                row, graphs = measurer.measure(request.case, request.visit, request.details)
         finally:
             if os.getpid() != own:
                 os._exit(0)  # a copy that the model forked: the answer is the first process's alone
