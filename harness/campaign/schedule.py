@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from shmoo.runs.store.records import CaseSpec, Measurement, Status, Timing
@@ -40,6 +40,8 @@ class _Case:
         """Its visits, without what a row's time and status do not depend on."""
         self.timings: list[Timing] = []
         self.visits = self.failed = self.suspect = self.lost = 0
+        self.compiled = False
+        """Whether that was done ahead of its first visit."""
         self.number = 0
         """Of the next visit."""
         self.seconds: list[float] = []
@@ -55,7 +57,7 @@ class _Case:
     @property
     def to_compile(self) -> bool:
         """Whether the next visit begins with a compilation."""
-        return not self.visits and self.spec.runtime != "eager"
+        return not self.visits and not self.compiled and self.spec.runtime != "eager"
 
     def look(self) -> None:
         """Find its status and standard error anew after another visit, from its own visits."""
@@ -139,6 +141,24 @@ class Schedule:
         """Whether the case is still to be compiled when enough time went into that."""
         limit = self._compiling_at_most_s
         return case.to_compile and not self._last_resort and limit is not None and self._compiling_s > limit
+
+    def uncompiled(self, case: CaseSpec) -> list[CaseSpec]:
+        """Where the case that comes next is to be compiled: all cases of this round that are, itself first. What waits until the
+        others have all that they need is compiled visit by visit."""
+        first = self._cases[case.identity]
+        if not first.to_compile or self._last_resort:
+            return []
+        return [each.spec for each in (first, *self._round) if each.to_compile and not each.given_up]
+
+    def compiling_left_s(self) -> float:
+        """Time that compiling may still take."""
+        return math.inf if self._compiling_at_most_s is None else self._compiling_at_most_s - self._compiling_s
+
+    def add_compiled(self, cases: Iterable[CaseSpec], seconds: float) -> None:
+        """Take note of cases that were compiled ahead of their first visits, together in so many seconds."""
+        self._compiling_s += seconds
+        for case in cases:
+            self._cases[case.identity].compiled = True
 
     def _share_for_compiling(self) -> float:
         self.judge()

@@ -33,12 +33,16 @@ class Previews:
 
     def __call__(self, standing: Standing) -> None:
         """Show the next preview when it is due."""
+        from shmoo.harness.campaign.campaign import COMPILING
+
         now = time.monotonic()
         if not self._times or now - self._begin < self._times[0]:
             return
         self._times.pop(0)
         self.show()
-        self._reserve.learn(time.monotonic() - now)
+        if standing.stage != COMPILING:
+            # Beside compilers it takes longer than at the end.
+            self._reserve.learn(time.monotonic() - now)
 
     def show(self) -> None:
         """Fit quickly, and print a line for each network."""

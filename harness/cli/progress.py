@@ -48,7 +48,7 @@ class Display:
 
     def _show(self, standing: Standing, now: float) -> None:
         if standing.stage != self._stage:
-            self._begin(standing.stage, now)
+            self._begin(standing, now)
         spent, left_s = now - self._started, self._left_s(standing, now)
         since, self._last_report = now - self._last_report, now
         ended = standing.done == standing.total and left_s == 0
@@ -97,13 +97,13 @@ class Display:
                 else:
                     self._line(self._counted(standing, now), now)
 
-    def _begin(self, stage: str, now: float) -> None:
-        self._stage, self._started, self._last_report = stage, now, now
+    def _begin(self, standing: Standing, now: float) -> None:
+        self._stage, self._started, self._last_report = standing.stage, now - standing.spent_s, now
         self._last_line = now - LINE_EVERY_S + QUIET_S
         if self._bar is not None:
             for task in self._bar.task_ids:
                 self._bar.remove_task(task)
-            self._bar.add_task(stage, total=None, left="", note="")
+            self._bar.add_task(standing.stage, total=None, left="", note="")
 
     def __enter__(self) -> Display:
         if self._bar is not None:
