@@ -91,9 +91,12 @@ def capture_workload(module: DNNModule, axes: Axes | None = None, dtype: str | N
 
 
 @guarded
-def capture_built(built: Built, name: str) -> Capture:
-    """Capture a model as it was built, with its weights in memory: by running a copy without memory where that shows all, in a
-    tenth of the time that torch.export and torch.compile take. These would keep hold of weights and inputs.
+def capture_operator(built: Built, name: str) -> Capture:
+    """Capture a single operator as it was built, with its operands in memory: by running a copy without memory where that shows
+    all, in a tenth of the time that torch.export and torch.compile take. These would keep hold of the operands.
+
+    Of several calls, such a copy does not show which results share memory on the device: attention on a CPU lays its result out
+    as no other device does.
 
     Raises:
         CaptureError: as `capture`.

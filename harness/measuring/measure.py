@@ -18,7 +18,8 @@ import torch
 
 from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.estimators.graph.records import Graph
-from shmoo.harness.capture.workload import capture_built
+from shmoo.harness.capture.capture import capture
+from shmoo.harness.capture.workload import capture_operator
 from shmoo.harness.energy import available_probes
 from shmoo.harness.energy.nvml import load_nvml, visible_gpus
 from shmoo.harness.energy.probe import Probe
@@ -291,7 +292,10 @@ class Measurer:
         key = msgspec.json.encode([case.workload, case.axes, case.dtype, case.device], order="deterministic")
         if key not in self._graphs:
             try:
-                self._graphs[key] = capture_built(built, case.workload).graphs
+                if case.kind == "operator":
+                    self._graphs[key] = capture_operator(built, case.workload).graphs
+                else:
+                    self._graphs[key] = capture(built.model, built.args, built.kwargs, name=case.workload).graphs
             except ShmooError as error:
                 return (), (Reason("not captured", str(error)),)
         return self._graphs[key], ()

@@ -214,7 +214,7 @@ def test_a_model_that_cannot_be_captured_keeps_its_time(monkeypatch):
     def refuse(*args, **kwargs):
         raise CaptureError("data-dependent branch")
 
-    monkeypatch.setattr("shmoo.harness.measuring.measure.capture_built", refuse)
+    monkeypatch.setattr("shmoo.harness.measuring.measure.capture_operator", refuse)
     row, graphs = measure(relu, CaseSpec("relu", "operator", {"m": 8}))
     assert (row.timed, row.estimable, graphs, row.graph_hashes) == (True, False, (), ())
     assert Reason("not captured", "data-dependent branch") in row.reasons
