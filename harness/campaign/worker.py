@@ -58,13 +58,20 @@ class CaseMeasurer(Protocol):
         """Visit a case; its row and the graphs it ran. `details` asks for what one visit of a case suffices for."""
 
 
+class ServedMeasurer(CaseMeasurer, Protocol):
+    """What a worker process makes of its entry."""
+
+    def prepare(self, case: CaseSpec) -> Measurement:
+        """Build and compile a case for its first visit; a row without samples."""
+
+
 class Worker:
     """A process that measures cases, started when first needed. Use as a context manager, or `close` it.
 
     Args:
         settings: what the entry is called with, as JSON of its settings; `None` for none.
         timeout_s: longest time for one case, compilation included.
-        entry: "module:class" whose `from_settings` makes a `CaseMeasurer` of the settings' JSON.
+        entry: "module:class" whose `from_settings` makes a `ServedMeasurer` of the settings' JSON.
         side: interpreter, folder and search path of a side of a duel; this process's own for `None`.
     """
 
@@ -257,17 +264,17 @@ def serve(entry: str, requests: IO[bytes], answers: IO[bytes]) -> None:
         request = msgspec.json.decode(line, type=Request)
         try:
             if request.prepare:
-                row, graphs = measurer.prepare(request.case), ()
+                answer = Answer(measurer.prepare(request.case))
             else:
-                row, graphs = measurer.measure(request.case, request.visit, request.details)
+                answer = Answer(*measurer.measure(request.case, request.visit, request.details))
         finally:
             if os.getpid() != own:
                 os._exit(0)  # a copy that the model forked: the answer is the first process's alone
-        answers.write(msgspec.json.encode(Answer(row, graphs)) + b"\n")
+        answers.write(msgspec.json.encode(answer) + b"\n")
         answers.flush()
 
 
-def _resolve(entry: str) -> Callable[[bytes], CaseMeasurer]:
+def _resolve(entry: str) -> Callable[[bytes], ServedMeasurer]:
     module, _, name = entry.partition(":")
     return getattr(import_module(module), name).from_settings
 
