@@ -1,7 +1,7 @@
 """Compiling ahead of first visits: several processes compile at once while nothing is measured.
 
-    worker   network -> network -> synthetic model -> ...     keeps what it has built for its first visits
-    helper   operator -> operator -> ...                      leaves its code in the compiler's cache, where the worker finds it
+    worker   synthetic model -> ... -> network     keeps what it has built for its first visits
+    helper   operator -> ... -> network            leaves its code in the compiler's cache, where the worker finds it
              one queue, taken from both ends
 
 Compiling a model keeps one core busy for most of its time. A process that dies loses the case that it had: its first visit
@@ -23,8 +23,8 @@ MOST_PROCESSES = 4
 """Processes that compile at once, the worker included: each needs some ten seconds to import the compiler."""
 BEAT_S = 0.5
 """Time between two looks at how far the processes are."""
-ORDER = ("operator", "synthetic", "network")
-"""Kinds of cases by the time that compiling takes, shortest first."""
+ORDER = ("operator", "network", "synthetic")
+"""Kinds of cases in the queue. Networks, which take longest and calibrate nothing, come last from either end."""
 
 
 class Preparer(Protocol):

@@ -54,14 +54,14 @@ def never(done: int) -> bool:
     return False
 
 
-def test_the_worker_takes_the_longest_and_helpers_the_shortest() -> None:
+def test_processes_take_cases_from_both_ends_and_networks_last() -> None:
     """In step with each other, two processes meet in the middle of the queue; every case is compiled once."""
     meet = threading.Barrier(2)
     worker, helper = Process(meet), Process(meet)
     rows = compile_ahead(worker, [helper], CASES, never)
     assert sorted(row.case.identity for row in rows) == sorted(case.identity for case in CASES)
-    assert [case.kind for case in worker.taken] == ["network"] * 4 + ["synthetic"] * 2
-    assert [case.kind for case in helper.taken] == ["operator"] * 4 + ["synthetic"] * 2
+    assert [case.kind for case in worker.taken] == ["synthetic"] * 4 + ["network"] * 2
+    assert [case.kind for case in helper.taken] == ["operator"] * 4 + ["network"] * 2
     assert (worker.closed, helper.closed) == (False, True)
 
 
