@@ -27,6 +27,8 @@ is visited in every round. Networks are few and test everything else, so that th
 COMPILING_SHARE, COMPILING_SHARE_WHEN_ROUGH, ROUGH = 0.6, 0.45, 0.1
 """Share of the time left that first visits to cases that are compiled may take, the same where the cases visited so far have a
 median error above the third number, because there second visits tell more. What is left over comes last."""
+JUDGED_EVERY = 50
+"""Visits after which all cases are judged anew, so that counts are those of a reader of the run."""
 USELESS = 3
 """Suspect visits in a row after which a case is left alone."""
 
@@ -49,6 +51,8 @@ class _Case:
         self.error = float("inf")
         """Relative standard error; infinite before the first usable visit."""
         self.status: Status = "suspect"
+        self.judged = False
+        """Whether error and status rest on what all visits say, to any case."""
 
     @property
     def given_up(self) -> bool:
@@ -60,13 +64,15 @@ class _Case:
         return not self.visits and not self.compiled and self.spec.runtime != "eager"
 
     def look(self) -> None:
-        """Find its status and standard error anew after another visit, from its own visits."""
+        """Find its standard error anew after another visit, from its own visits, and its status until it is judged."""
         if not self.timings:
             self.status = "failed" if self.failed or self.lost else "suspect"
             return
+        first = len(self.timings) == 1
         own = latency([timing.samples_s for timing in self.timings], self.deviation).relative_se
         self.error = min(self.error, own)
-        self.status = "ok" if self.error <= NOISY else "noisy"
+        if first or not self.judged:
+            self.status = "ok" if self.error <= NOISY else "noisy"
 
 
 class Schedule:
@@ -116,6 +122,8 @@ class Schedule:
             case.failed += row.status == "failed"
             case.suspect += row.status == "suspect"
         case.look()
+        if seconds is not None and self.visits_in_all % JUDGED_EVERY == 0:
+            self.judge()
 
     def next(self, left_s: float | None = None) -> CaseSpec | None:
         """The case to visit now; `None` when every case is known well enough or has been visited often enough.
@@ -169,7 +177,7 @@ class Schedule:
         """Find what all visits together say of each case, as readers of the run do."""
         for row in merge_visits(line for case in self._cases.values() for line in case.lines):
             case = self._cases[row.case.identity]
-            case.status, case.deviation = row.status, row.visit_sd
+            case.status, case.deviation, case.judged = row.status, row.visit_sd, True
             case.error = float("inf") if row.prevailing is None else row.prevailing.relative_se
 
     def _next_round(self) -> list[_Case]:

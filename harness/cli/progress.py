@@ -51,8 +51,7 @@ class Display:
             self._begin(standing, now)
         spent, left_s = now - self._started, self._left_s(standing, now)
         since, self._last_report = now - self._last_report, now
-        ended = standing.done == standing.total and left_s == 0
-        self._under_way = None if ended else standing
+        self._under_way = None if standing.done == standing.total and left_s == 0 else standing
         if self._bar is not None:
             (task,) = self._bar.task_ids
             left = _left(standing, left_s)
@@ -62,7 +61,7 @@ class Display:
                 self._bar.tasks[0].finished_time = None
         elif standing.total is None:
             self._line(f"{standing.stage}: {_note(standing)}", now)
-        elif spent >= QUIET_S and (ended or now - self._last_line >= LINE_EVERY_S - since / 2):
+        elif spent >= QUIET_S and (left_s == 0 or now - self._last_line >= LINE_EVERY_S - since / 2):
             self._line(self._counted(standing, now), now)
 
     def _left_s(self, standing: Standing, now: float) -> float | None:

@@ -225,3 +225,16 @@ def test_work_that_reports_nothing_has_its_last_report_shown_again(
     assert 2 <= said.count(counted) <= 4
     assert 2 <= said.count("calibrating: fitting latency, 0:00 so far") <= 4
     assert capsys.readouterr().err == ""
+
+
+def test_the_last_count_of_a_campaign_without_time_is_shown(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    """Three of eight cases were reached; the last report comes right after a line."""
+    with Display() as display:
+        for done in range(4):
+            display(Standing("measuring", done, 8, visits=done, noisy=done, now="relu", left_s=30.0 - 10 * done + 1))
+            clock[0] += 10.0
+        clock[0] -= 9.0
+        display(Standing("measuring", 3, 8, visits=4, ok=1, noisy=2, now="done", left_s=0.0))
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "measuring: 3 of 8, 0:31 spent, no time left  1 ok / 2 noisy / 0 suspect, 4 visits  done"
+    )
