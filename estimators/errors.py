@@ -22,6 +22,10 @@ class NewerFormatError(FormatError):
     """A file is of a format that this version does not know yet."""
 
 
+class StorageError(ShmooError):
+    """The disk is full or failing; what was written before is kept."""
+
+
 class NothingMeasuredError(ShmooError):
     """A command needs measurements, and none is usable."""
 

@@ -22,21 +22,27 @@ from pathlib import Path
 import filelock
 import msgspec
 
-from shmoo.estimators.errors import InputError, ShmooError
-from shmoo.estimators.graph.records import Graph
+from shmoo.estimators.errors import InputError, StorageError
 from shmoo.estimators.progress import Progress, Standing, silent
+from shmoo.harness.campaign.ahead import compile_ahead, helpers_for
 from shmoo.harness.campaign.schedule import Schedule
 from shmoo.harness.campaign.worker import CaseMeasurer, Worker
 from shmoo.harness.machine.doctor import own_versions
+from shmoo.harness.machine.memory import available_bytes
 from shmoo.harness.measuring.timing import MeasureSettings
-from shmoo.runs.store.records import AxisValue, CaseSpec, Machine, Measurement, RunManifest, utc_now
+from shmoo.runs.store.records import AxisValue, CaseSpec, Machine, Measurement, RunManifest, Timing, utc_now
 from shmoo.runs.store.store import Run, RunWriter, SkippedCase
 
 LOCK = "shmoo-measuring.lock"
 
 
-STAGE, WAITING = "measuring", "machine in use"
-"""Stages that a campaign reports: the second only while another campaign measures here."""
+STAGE, COMPILING, WAITING = "measuring", "compiling", "machine in use"
+"""Stages that a campaign reports: the second while it compiles ahead of first visits, the third while another campaign measures
+here."""
+CASES_A_HELPER = 4
+"""Cases to compile for which it pays to start a further process."""
+Ahead = Callable[[Sequence[CaseSpec], Callable[[int], bool]], list[Measurement]]
+"""Compiles as many of the cases as it can until the second argument, given their number so far, says that it is enough."""
 
 
 class CampaignSettings(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -110,7 +116,7 @@ def run_campaign(
 
     Raises:
         InputError: a run is there and `resume` is false, the run is of another machine, or another campaign is measuring.
-        ShmooError: the disk is full or failing; finished visits are kept.
+        StorageError: the disk is full or failing; finished visits are kept.
         KeyboardInterrupt: Ctrl-C or SIGTERM; finished visits are kept.
     """
     settings, report = settings or CampaignSettings(), progress or silent
@@ -127,9 +133,10 @@ def run_campaign(
         schedule = Schedule(cases, settings)
         for line in Run.open(path).lines:
             schedule.add(line)
+        ahead = None
         if measurer is None:
-            measurer = stack.enter_context(_measurer(settings, machine, isolate))
-        _visit_all(schedule, writer, measurer, settings, report, clock, reserved_s, begin)
+            measurer, ahead = stack.enter_context(_measurer(settings, machine, isolate))
+        _visit_all(schedule, writer, measurer, ahead, settings, report, clock, reserved_s, begin)
     return path
 
 
@@ -155,6 +162,7 @@ def _visit_all(
     schedule: Schedule,
     writer: RunWriter,
     measurer: CaseMeasurer,
+    ahead: Ahead | None,
     settings: CampaignSettings,
     report: Progress,
     clock: Callable[[], float],
@@ -162,6 +170,7 @@ def _visit_all(
     begin: float,
 ) -> None:
     details_s = 0.0
+    compiled: dict[str, Timing] = {}
 
     def budget_s() -> float | None:
         return None if settings.budget_s is None else settings.budget_s - reserved_s()
@@ -170,6 +179,8 @@ def _visit_all(
         return None if (budget := budget_s()) is None else budget - (clock() - begin)
 
     while (case := schedule.next(left_s())) is not None:
+        if ahead is not None and (waiting := schedule.uncompiled(case)):
+            compiled, ahead = _compiled_ahead(ahead, waiting, schedule, report, clock), None
         spent, budget = clock() - begin, budget_s()
         if budget is not None and spent >= budget:
             break
@@ -179,14 +190,36 @@ def _visit_all(
         affordable = settings.budget_s is None or details_s < settings.details_share * settings.budget_s
         details = schedule.visits_of(case) == min(1, settings.visits - 1) and affordable
         row, graphs = measurer.measure(case, number, details)
-        _store(writer, row, graphs)
+        if row.timing is not None and (before := compiled.pop(case.identity, None)) is not None:
+            timing = msgspec.structs.replace(row.timing, first_call_s=before.first_call_s, compile_s=before.compile_s)
+            row = msgspec.structs.replace(row, timing=timing)
+        with _storing(writer):
+            writer.append(row, graphs)
         taken = clock() - begin - spent
         details_s += taken if details else 0.0
         schedule.add(row, taken)
     spent = clock() - begin
     reason = f"time budget of {settings.budget_s or 0.0:.0f} s used up; go on with --resume"
-    writer.record_skipped(SkippedCase(case, reason) for case in schedule.unvisited())
+    with _storing(writer):
+        writer.record_skipped(SkippedCase(case, reason) for case in schedule.unvisited())
+    schedule.judge()
     report(_standing(schedule, "done", spent, spent))
+
+
+def _compiled_ahead(
+    ahead: Ahead, cases: Sequence[CaseSpec], schedule: Schedule, report: Progress, clock: Callable[[], float]
+) -> dict[str, Timing]:
+    """Compile ahead for as long as first visits may take; how long each compilation took."""
+    begin, limit_s = clock(), schedule.compiling_left_s()
+
+    def enough(done: int) -> bool:
+        spent = clock() - begin
+        report(Standing(COMPILING, done, len(cases), spent_s=spent))
+        return spent >= limit_s
+
+    rows = ahead(cases, enough)
+    schedule.add_compiled((row.case for row in rows), clock() - begin)
+    return {row.case.identity: row.timing for row in rows if row.timing is not None}
 
 
 def _standing(schedule: Schedule, now: str, spent: float, budget_s: float | None) -> Standing:
@@ -206,28 +239,40 @@ def _standing(schedule: Schedule, now: str, spent: float, budget_s: float | None
     )
 
 
-def _store(writer: RunWriter, row: Measurement, graphs: Sequence[Graph]) -> None:
+@contextmanager
+def _storing(writer: RunWriter) -> Iterator[None]:
     try:
-        writer.append(row, graphs)
+        yield
     except OSError as error:
-        raise ShmooError(
-            f"cannot write to {writer.path}: {error}; visits before {row.case.label} are kept, make room and go on with --resume"
+        raise StorageError(
+            f"cannot write to {writer.path}: {error.strerror or error}; finished visits are kept, make room and go on with "
+            "--resume"
         ) from error
 
 
 @contextmanager
-def _measurer(settings: CampaignSettings, machine: Machine, isolate: bool) -> Iterator[CaseMeasurer]:
+def _measurer(settings: CampaignSettings, machine: Machine, isolate: bool) -> Iterator[tuple[CaseMeasurer, Ahead | None]]:
+    """What visits the cases, and what compiles ahead where that is done by processes."""
     measure = settings.measure
     if measure.threads is None:
         # Rows and fingerprint must mean the same number of threads.
         measure = msgspec.structs.replace(measure, threads=machine.threads)
-    if isolate:
-        with Worker(msgspec.json.encode(measure), settings.case_timeout_s) as worker:
-            yield worker
-    else:
+    if not isolate:
         from shmoo.harness.measuring.measure import Measurer
 
-        yield Measurer(measure)
+        yield Measurer(measure), None
+        return
+    with Worker(msgspec.json.encode(measure), settings.case_timeout_s) as worker:
+
+        def ahead(cases: Sequence[CaseSpec], enough: Callable[[int], bool]) -> list[Measurement]:
+            # A card's compiler has processes of its own.
+            on_cpu = [case for case in cases if case.device == "cpu"]
+            alone = msgspec.json.encode(msgspec.structs.replace(measure, kept_share=0.0))
+            count = min(helpers_for(machine.cores_physical, available_bytes()), len(on_cpu) // CASES_A_HELPER)
+            helpers = [Worker(alone, settings.case_timeout_s) for _ in range(count)]
+            return compile_ahead(worker, helpers, on_cpu, enough) if helpers else []
+
+        yield worker, ahead
 
 
 @contextmanager

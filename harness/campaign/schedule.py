@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from shmoo.runs.store.pooling import latencies
 from shmoo.runs.store.records import CaseSpec, Measurement, Status, Timing
 from shmoo.runs.store.statistics import HARDLY_KNOWN, latency, median
-from shmoo.runs.store.visits import NOISY
+from shmoo.runs.store.visits import NOISY, for_latency, merge_visits
 
 if TYPE_CHECKING:
     from shmoo.harness.campaign.campaign import CampaignSettings
@@ -28,6 +27,8 @@ is visited in every round. Networks are few and test everything else, so that th
 COMPILING_SHARE, COMPILING_SHARE_WHEN_ROUGH, ROUGH = 0.6, 0.45, 0.1
 """Share of the time left that first visits to cases that are compiled may take, the same where the cases visited so far have a
 median error above the third number, because there second visits tell more. What is left over comes last."""
+JUDGED_EVERY = 50
+"""Visits after which all cases are judged anew, so that counts are those of a reader of the run."""
 USELESS = 3
 """Suspect visits in a row after which a case is left alone."""
 
@@ -37,35 +38,41 @@ class _Case:
 
     def __init__(self, spec: CaseSpec) -> None:
         self.spec = spec
+        self.lines: list[Measurement] = []
+        """Its visits, without what a row's time and status do not depend on."""
         self.timings: list[Timing] = []
         self.visits = self.failed = self.suspect = self.lost = 0
+        self.compiled = False
+        """Whether that was done ahead of its first visit."""
         self.number = 0
         """Of the next visit."""
         self.seconds: list[float] = []
         self.deviation: float | None = None
         self.error = float("inf")
         """Relative standard error; infinite before the first usable visit."""
+        self.status: Status = "suspect"
+        self.judged = False
+        """Whether error and status rest on what all visits say, to any case."""
 
     @property
     def given_up(self) -> bool:
         return self.failed >= FAILURES or self.lost >= LOST or (self.suspect >= USELESS and not self.timings)
 
     @property
-    def status(self) -> Status:
-        if self.timings:
-            return "ok" if self.error <= NOISY else "noisy"
-        return "failed" if self.failed or self.lost else "suspect"
-
-    @property
     def to_compile(self) -> bool:
         """Whether the next visit begins with a compilation."""
-        return not self.visits and self.spec.runtime != "eager"
+        return not self.visits and not self.compiled and self.spec.runtime != "eager"
 
     def look(self) -> None:
-        """Find its standard error anew after another visit, from its own visits."""
-        if self.timings:
-            own = latency([timing.samples_s for timing in self.timings], self.deviation).relative_se
-            self.error = min(self.error, own)
+        """Find its standard error anew after another visit, from its own visits, and its status until it is judged."""
+        if not self.timings:
+            self.status = "failed" if self.failed or self.lost else "suspect"
+            return
+        first = len(self.timings) == 1
+        own = latency([timing.samples_s for timing in self.timings], self.deviation).relative_se
+        self.error = min(self.error, own)
+        if first or not self.judged:
+            self.status = "ok" if self.error <= NOISY else "noisy"
 
 
 class Schedule:
@@ -103,17 +110,20 @@ class Schedule:
         self.visits_in_all += 1
         # A line may have been removed: no two visits have one number.
         case.number = max(case.number, row.visit) + 1
+        case.lines.append(for_latency(row, case.spec))
         if row.status == "failed" and row.host.get("signal") in FROM_OUTSIDE:
             case.lost += 1
-            return
-        case.visits += 1
-        if seconds is not None:
-            case.seconds.append(seconds)
-        if row.timed and row.timing is not None:
-            case.timings.append(row.timing)
-        case.failed += row.status == "failed"
-        case.suspect += row.status == "suspect"
+        else:
+            case.visits += 1
+            if seconds is not None:
+                case.seconds.append(seconds)
+            if row.timed and row.timing is not None:
+                case.timings.append(row.timing)
+            case.failed += row.status == "failed"
+            case.suspect += row.status == "suspect"
         case.look()
+        if seconds is not None and self.visits_in_all % JUDGED_EVERY == 0:
+            self.judge()
 
     def next(self, left_s: float | None = None) -> CaseSpec | None:
         """The case to visit now; `None` when every case is known well enough or has been visited often enough.
@@ -140,24 +150,40 @@ class Schedule:
         limit = self._compiling_at_most_s
         return case.to_compile and not self._last_resort and limit is not None and self._compiling_s > limit
 
-    def _share_for_compiling(self) -> float:
-        visited = [case for case in self._cases.values() if case.timings]
-        self._judge(visited)
-        rough = bool(visited) and median([case.error for case in visited]) > ROUGH
-        return COMPILING_SHARE_WHEN_ROUGH if rough else COMPILING_SHARE
+    def uncompiled(self, case: CaseSpec) -> list[CaseSpec]:
+        """Where the case that comes next is to be compiled: all cases of this round that are, itself first. What waits until the
+        others have all that they need is compiled visit by visit."""
+        first = self._cases[case.identity]
+        if not first.to_compile or self._last_resort:
+            return []
+        return [each.spec for each in (first, *self._round) if each.to_compile and not each.given_up]
 
-    @staticmethod
-    def _judge(cases: Sequence[_Case]) -> None:
-        """Find standard errors by what all visits say."""
-        times = latencies([case.spec for case in cases], [case.timings for case in cases])
-        for case, (time, deviation) in zip(cases, times, strict=True):
-            case.deviation = deviation
-            case.error = float("inf") if time is None else time.relative_se
+    def compiling_left_s(self) -> float:
+        """Time that compiling may still take."""
+        return math.inf if self._compiling_at_most_s is None else self._compiling_at_most_s - self._compiling_s
+
+    def add_compiled(self, cases: Iterable[CaseSpec], seconds: float) -> None:
+        """Take note of cases that were compiled ahead of their first visits, together in so many seconds."""
+        self._compiling_s += seconds
+        for case in cases:
+            self._cases[case.identity].compiled = True
+
+    def _share_for_compiling(self) -> float:
+        self.judge()
+        errors = [case.error for case in self._cases.values() if case.timings]
+        return COMPILING_SHARE_WHEN_ROUGH if errors and median(errors) > ROUGH else COMPILING_SHARE
+
+    def judge(self) -> None:
+        """Find what all visits together say of each case, as readers of the run do."""
+        for row in merge_visits(line for case in self._cases.values() for line in case.lines):
+            case = self._cases[row.case.identity]
+            case.status, case.deviation, case.judged = row.status, row.visit_sd, True
+            case.error = float("inf") if row.prevailing is None else row.prevailing.relative_se
 
     def _next_round(self) -> list[_Case]:
         alive = [case for case in self._cases.values() if not case.given_up and not self._waits(case)]
         fewest = min((case.visits for case in alive), default=self._visits)
-        self._judge(alive)
+        self.judge()
         if not fewest:
             first = [case for case in alive if not case.visits]
             return self._shuffled(first) if self._shuffle else first

@@ -36,11 +36,12 @@ START_S = 120.0
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One visit for the worker."""
+    """One visit for the worker, or only what precedes it."""
 
     case: CaseSpec
     visit: int = 0
     details: bool = True
+    prepare: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -57,13 +58,20 @@ class CaseMeasurer(Protocol):
         """Visit a case; its row and the graphs it ran. `details` asks for what one visit of a case suffices for."""
 
 
+class ServedMeasurer(CaseMeasurer, Protocol):
+    """What a worker process makes of its entry."""
+
+    def prepare(self, case: CaseSpec) -> Measurement:
+        """Build and compile a case for its first visit; a row without samples."""
+
+
 class Worker:
     """A process that measures cases, started when first needed. Use as a context manager, or `close` it.
 
     Args:
         settings: what the entry is called with, as JSON of its settings; `None` for none.
         timeout_s: longest time for one case, compilation included.
-        entry: "module:class" whose `from_settings` makes a `CaseMeasurer` of the settings' JSON.
+        entry: "module:class" whose `from_settings` makes a `ServedMeasurer` of the settings' JSON.
         side: interpreter, folder and search path of a side of a duel; this process's own for `None`.
     """
 
@@ -80,13 +88,27 @@ class Worker:
 
     def measure(self, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple[Graph, ...]]:
         """The visit's row; a failed one with the reason if the process did not live to answer."""
+        return self._asked(Request(case, visit, details))
+
+    def prepare(self, case: CaseSpec) -> Measurement:
+        """Build and compile a case for its first visit; a row without samples, or a failed one as of `measure`."""
+        row, _ = self._asked(Request(case, prepare=True))
+        return row
+
+    def interrupt(self) -> None:
+        """End the process while another thread waits for its answer, which is then a failed row."""
+        if (process := self._process) is not None:
+            _kill_group(process)
+
+    def _asked(self, request: Request) -> tuple[Measurement, tuple[Graph, ...]]:
+        case, visit = request.case, request.visit
         limit = self._timeout_s
         process = self._process
         if process is None:
             process = self._start()
             limit += START_S
         try:
-            _send(process, msgspec.json.encode(Request(case, visit, details)))
+            _send(process, msgspec.json.encode(request))
             line = self._answer(process, limit)
         except queue.Empty:
             self.close()
@@ -241,15 +263,18 @@ def serve(entry: str, requests: IO[bytes], answers: IO[bytes]) -> None:
     for line in requests:
         request = msgspec.json.decode(line, type=Request)
         try:
-            row, graphs = measurer.measure(request.case, request.visit, request.details)
+            if request.prepare:
+                answer = Answer(measurer.prepare(request.case))
+            else:
+                answer = Answer(*measurer.measure(request.case, request.visit, request.details))
         finally:
             if os.getpid() != own:
                 os._exit(0)  # a copy that the model forked: the answer is the first process's alone
-        answers.write(msgspec.json.encode(Answer(row, graphs)) + b"\n")
+        answers.write(msgspec.json.encode(answer) + b"\n")
         answers.flush()
 
 
-def _resolve(entry: str) -> Callable[[bytes], CaseMeasurer]:
+def _resolve(entry: str) -> Callable[[bytes], ServedMeasurer]:
     module, _, name = entry.partition(":")
     return getattr(import_module(module), name).from_settings
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
@@ -27,56 +28,98 @@ class Display:
     """Shows what work reports (`estimators.progress.Progress`). Use as a context manager.
 
     Off a terminal a stage whose cases are counted gets a line every `LINE_EVERY_S`, and one at its end; of a stage without a
-    count every report is a line.
+    count every report is a line. While work reports nothing for that long, its last report is shown again.
     """
 
     def __init__(self) -> None:
         self._bar = _bar() if sys.stderr.isatty() else None
         self._stage = ""
         self._started = self._last_line = self._last_report = 0.0
+        self._under_way: Standing | None = None
+        """The last report, unless it ended its stage."""
+        self._shown = threading.Condition()
+        """Held while anything is shown; notified of every line."""
+        self._repeater: threading.Thread | None = None
 
     def __call__(self, standing: Standing) -> None:
         """Show how far the work is."""
-        now = time.monotonic()
+        with self._shown:
+            self._show(standing, time.monotonic())
+
+    def _show(self, standing: Standing, now: float) -> None:
         if standing.stage != self._stage:
-            self._begin(standing.stage, now)
-        spent, left_s = now - self._started, standing.left_s
-        if left_s is None and standing.done and standing.total:
-            left_s = spent / standing.done * (standing.total - standing.done)
-        out_of_time = left_s is not None and round(left_s) <= 0 and standing.total is not None and standing.done < standing.total
-        left = "" if left_s is None else "no time left" if out_of_time else f"about {_clock(left_s)} left"
+            self._begin(standing, now)
+        spent, left_s = now - self._started, self._left_s(standing, now)
         since, self._last_report = now - self._last_report, now
+        self._under_way = None if standing.done == standing.total and left_s == 0 else standing
         if self._bar is not None:
             (task,) = self._bar.task_ids
+            left = _left(standing, left_s)
             self._bar.update(task, completed=standing.done, total=standing.total, left=left, note=_note(standing))
             if left_s:
                 # A campaign visits again after each case has had its visits, and its clock goes on.
                 self._bar.tasks[0].finished_time = None
-            return
-        ended = standing.done == standing.total and left_s == 0 and spent >= QUIET_S
-        if standing.total is None:
-            output.message(f"{standing.stage}: {_note(standing)}")
-        elif ended or (spent >= QUIET_S and now - self._last_line >= LINE_EVERY_S - since / 2):
-            self._last_line = now
-            count = f"{standing.stage}: {standing.done} of {standing.total}, {_clock(spent)} spent"
-            output.message(f"{count}, {left}  {_note(standing)}".rstrip(" ,"))
+        elif standing.total is None:
+            self._line(f"{standing.stage}: {_note(standing)}", now)
+        elif spent >= QUIET_S and (left_s == 0 or now - self._last_line >= LINE_EVERY_S - since / 2):
+            self._line(self._counted(standing, now), now)
 
-    def _begin(self, stage: str, now: float) -> None:
-        self._stage, self._started, self._last_report = stage, now, now
+    def _left_s(self, standing: Standing, now: float) -> float | None:
+        """Time left as the work said when it reported, or at the pace of the cases so far."""
+        if standing.left_s is None and standing.done and standing.total:
+            return (now - self._started) / standing.done * (standing.total - standing.done)
+        return standing.left_s
+
+    def _counted(self, standing: Standing, now: float) -> str:
+        count = f"{standing.stage}: {standing.done} of {standing.total}, {_clock(now - self._started)} spent"
+        return f"{count}, {_left(standing, self._left_s(standing, now))}  {_note(standing)}".rstrip(" ,")
+
+    def _line(self, text: str, now: float) -> None:
+        self._last_line = now
+        output.message(text)
+        self._shown.notify()
+
+    def _repeat(self) -> None:
+        """Show the last report again after each `LINE_EVERY_S` without a line, until the display is left."""
+        from msgspec.structs import replace
+
+        with self._shown:
+            while self._repeater is not None:
+                if self._shown.wait(LINE_EVERY_S) or self._under_way is None:
+                    continue
+                now, standing = time.monotonic(), self._under_way
+                silent_s = now - self._last_report
+                if standing.left_s is not None:
+                    standing = replace(standing, left_s=max(standing.left_s - silent_s, 0.0))
+                if standing.total is None:
+                    self._line(f"{standing.stage}: {_note(standing)}, {_clock(silent_s)} so far", now)
+                else:
+                    self._line(self._counted(standing, now), now)
+
+    def _begin(self, standing: Standing, now: float) -> None:
+        self._stage, self._started, self._last_report = standing.stage, now - standing.spent_s, now
         self._last_line = now - LINE_EVERY_S + QUIET_S
         if self._bar is not None:
             for task in self._bar.task_ids:
                 self._bar.remove_task(task)
-            self._bar.add_task(stage, total=None, left="", note="")
+            self._bar.add_task(standing.stage, total=None, left="", note="")
 
     def __enter__(self) -> Display:
         if self._bar is not None:
             self._bar.start()
+        else:
+            self._repeater = threading.Thread(target=self._repeat, daemon=True)
+            self._repeater.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
+        if (repeater := self._repeater) is not None:
+            with self._shown:
+                self._repeater = None
+                self._shown.notify()
+            repeater.join()
 
 
 def track(items: Iterable[T], total: int, stage: str, size: Callable[[T], int] = lambda item: 1) -> Iterator[T]:
@@ -98,6 +141,13 @@ def _note(standing: Standing) -> str:
     counts = f"{standing.ok} ok / {standing.noisy} noisy / {standing.suspect} suspect"
     failed = f" / {standing.failed} failed" if standing.failed else ""
     return f"{counts}{failed}, {standing.visits} visits  {standing.now}"
+
+
+def _left(standing: Standing, left_s: float | None) -> str:
+    if left_s is None:
+        return ""
+    out_of_time = round(left_s) <= 0 and standing.total is not None and standing.done < standing.total
+    return "no time left" if out_of_time else f"about {_clock(left_s)} left"
 
 
 def _clock(seconds: float) -> str:

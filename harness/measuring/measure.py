@@ -8,30 +8,29 @@ Nothing is compiled, captured or profiled while blocks are timed. A case that fa
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 
 import msgspec
-import psutil
 import torch
 
 from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.estimators.graph.records import Graph
 from shmoo.harness.capture.capture import capture
+from shmoo.harness.capture.workload import capture_operator
 from shmoo.harness.energy import available_probes
 from shmoo.harness.energy.nvml import load_nvml, visible_gpus
 from shmoo.harness.energy.probe import Probe
 from shmoo.harness.energy.sampler import EnergyMeter
 from shmoo.harness.machine.doctor import last_level_bytes
 from shmoo.harness.measuring.allocation import FreshPages, faulted_bytes, fill_holes, mapped_apart, settle_heap
-from shmoo.harness.measuring.cachestate import Prepared, prepare
+from shmoo.harness.measuring.cachestate import prepare
 from shmoo.harness.measuring.memory import peak_cpu_bytes, peak_cuda_bytes, resident_bytes
 from shmoo.harness.measuring.replay import GraphReplay, ReplayError, child_times, time_operators
 from shmoo.harness.measuring.timing import CudaTimer, HostTimer, MeasureSettings, TimingSettings, time_callable
+from shmoo.harness.measuring.waiting import Session, WaitingCases, freeze
 from shmoo.harness.measuring.watch.corewatch import CoreWatch, core_watch
 from shmoo.harness.measuring.watch.gpuwatch import GpuWatch, gpu_doubts
 from shmoo.harness.measuring.watch.hostwatch import Host, observed, status_of
@@ -63,28 +62,6 @@ def build_case(case: CaseSpec) -> Built:
     return resolve_model(case.workload, trust=True).build(case.axes, case.dtype, case.device)
 
 
-@dataclass(slots=True)
-class _Session:
-    """A case that is built and compiled, ready for another visit.
-
-    Attributes:
-        call_blocks: calls in a block, found on the first visit.
-        kept_bytes: what weights and operands take while it waits.
-        begin_s: what building and compiling it took, and would take again.
-        fresh_bytes: new memory that a call touches.
-    """
-
-    case: CaseSpec
-    built: Built
-    prepared: Prepared
-    first_call_s: float
-    compile_s: float | None
-    call_blocks: int | None
-    kept_bytes: float
-    begin_s: float
-    fresh_bytes: int
-
-
 class Measurer:
     """Visits cases in this process. It keeps what visits share: built cases, energy counters, idle power, captured graphs.
 
@@ -110,7 +87,7 @@ class Measurer:
         self._given_cores = cores
         self._meter: EnergyMeter | None = None
         self._graphs: dict[bytes, tuple[Graph, ...]] = {}
-        self._sessions: dict[str, _Session] = {}
+        self._waiting = WaitingCases(self._settings.kept_share)
         self._fresh: dict[str, int] = {}
         settle_heap()
 
@@ -130,17 +107,32 @@ class Measurer:
         try:
             row, graphs = self._visit(case, visit, details)
         except Exception as error:
-            self._sessions.pop(case.identity, None)
+            self._waiting.drop(case)
             row, graphs = Measurement(case, "failed", (failure(error),)), ()
         return msgspec.structs.replace(row, visit=visit, measured_at=measured_at), graphs
 
-    def _visit(self, case: CaseSpec, visit: int, details: bool) -> tuple[Measurement, tuple[Graph, ...]]:
+    def prepare(self, case: CaseSpec) -> Measurement:
+        """Build and compile a case for its first visit. The row has no samples; it says how long that took, or why it failed."""
+        try:
+            with self._conditions(case) as wait:
+                session = self._begin(case, wait)
+            self._keep(session)
+        except Exception as error:
+            return Measurement(case, "failed", (failure(error),))
+        return Measurement(case, "ok", timing=Timing((), first_call_s=session.first_call_s, compile_s=session.compile_s))
+
+    @contextmanager
+    def _conditions(self, case: CaseSpec) -> Iterator[Callable[[], None] | None]:
+        """Threads, precision and inference as a case asks for; gives what waits for its device."""
         threads = case.threads or self._settings.threads
         if threads:
             torch.set_num_threads(threads)
-        wait = torch.cuda.synchronize if _is_cuda(case) else None
         with torch.no_grad(), matmul_precision(case):
-            session = self._sessions.get(case.identity) or self._begin(case, wait)
+            yield torch.cuda.synchronize if _is_cuda(case) else None
+
+    def _visit(self, case: CaseSpec, visit: int, details: bool) -> tuple[Measurement, tuple[Graph, ...]]:
+        with self._conditions(case) as wait:
+            session = self._waiting.get(case) or self._begin(case, wait)
             timing, host, reasons = self._time(session, wait)
             session.call_blocks = timing.block_calls
             row = Measurement(case=case, status="ok", timing=timing, host=host)
@@ -169,7 +161,7 @@ class Measurer:
         self._keep(session)
         return msgspec.structs.replace(row, status=status_of(reasons), reasons=reasons), graphs
 
-    def _begin(self, case: CaseSpec, wait: Callable[[], None] | None) -> _Session:
+    def _begin(self, case: CaseSpec, wait: Callable[[], None] | None) -> Session:
         """Build and compile a case, and call it once."""
         start = time.perf_counter()
         compiled = RUNTIMES[case.runtime].compiled
@@ -183,9 +175,8 @@ class Measurer:
         if wait is not None:
             wait()
         taken = time.perf_counter() - begin
-        # Nothing built so far is garbage: later collections need not look at it.
-        gc.freeze()
-        return _Session(
+        freeze()
+        return Session(
             case=case,
             built=built,
             prepared=prepared,
@@ -205,21 +196,12 @@ class Measurer:
             self._fresh[case.identity] = faulted_bytes(call)
         return self._fresh[case.identity]
 
-    def _keep(self, session: _Session) -> None:
-        """Let a case wait for its next visit; those that are soonest built again, by byte, leave when all together are too large.
-        Cases on a GPU and those with copies of their operands take too much memory to wait."""
-        if _is_cuda(session.case) or session.case.cache_state != CANONICAL_STATE:
-            return
-        self._sessions[session.case.identity] = session
-        limit = self._settings.kept_share * psutil.virtual_memory().total
-        excess = sum(each.kept_bytes for each in self._sessions.values()) - limit
-        for each in sorted(self._sessions.values(), key=lambda each: each.begin_s / max(each.kept_bytes, 1.0)):
-            if excess <= 0:
-                break
-            del self._sessions[each.case.identity]
-            excess -= each.kept_bytes
+    def _keep(self, session: Session) -> None:
+        """Let a case wait for its next visit. On a GPU, or with copies of their operands, cases take too much memory for that."""
+        if not _is_cuda(session.case) and session.case.cache_state == CANONICAL_STATE:
+            self._waiting.keep(session)
 
-    def _time(self, session: _Session, wait: Callable[[], None] | None) -> tuple[Timing, Host, tuple[Reason, ...]]:
+    def _time(self, session: Session, wait: Callable[[], None] | None) -> tuple[Timing, Host, tuple[Reason, ...]]:
         """The blocks of one visit, what was observed beside them, and what disturbed them."""
         case, prepared = session.case, session.prepared
         settings = self._timing(case)
@@ -282,7 +264,7 @@ class Measurer:
                 return None  # without NVML nothing is known of the card, and the row's host fields stay absent
         return self._gpu_watch if _is_cuda(case) else None
 
-    def _energy(self, session: _Session, wait: Callable[[], None] | None, call_s: float) -> tuple[EnergyReading, ...]:
+    def _energy(self, session: Session, wait: Callable[[], None] | None, call_s: float) -> tuple[EnergyReading, ...]:
         """A reading for each domain; its energy is unknown where something was compiled inside its windows."""
         case, prepared = session.case, session.prepared
         if self._meter is None:
@@ -310,7 +292,10 @@ class Measurer:
         key = msgspec.json.encode([case.workload, case.axes, case.dtype, case.device], order="deterministic")
         if key not in self._graphs:
             try:
-                self._graphs[key] = capture(built.model, built.args, built.kwargs, name=case.workload).graphs
+                if case.kind == "operator":
+                    self._graphs[key] = capture_operator(built, case.workload).graphs
+                else:
+                    self._graphs[key] = capture(built.model, built.args, built.kwargs, name=case.workload).graphs
             except ShmooError as error:
                 return (), (Reason("not captured", str(error)),)
         return self._graphs[key], ()
@@ -321,7 +306,7 @@ class Measurer:
         """Times of the calls of all graphs in order; `ChildTime.call` counts on from graph to graph."""
         if (
             case.cache_state != "warm"
-            or case.kind == "operator"
+            or case.kind != "network"
             or case.runtime != "eager"
             or self._settings.children_s <= 0
             or not graphs

@@ -82,7 +82,7 @@ class MeasureSettings(msgspec.Struct, frozen=True, omit_defaults=True):
         operator: timing of one visit to an operator or a synthetic model. network: of one visit to a network.
         gpu, gpu_network: the same on a GPU, whose device time needs no protection from the host's neighbours.
         threads: for cases that name none; `None` leaves torch's own number.
-        children_s: time for timing each call of a network or synthetic model in eager; 0 leaves it out.
+        children_s: time for timing each call of a network in eager; 0 leaves it out.
         operators: timing of each distinct operator of a network alone, in eager; `None` leaves it out.
         memory: measure peak memory (not for single operators on CPU, where it follows from the shapes).
         kept_share: share of the memory in which built cases wait for their next visit; small, so that calls find memory that was

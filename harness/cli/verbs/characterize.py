@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from shmoo.estimators.errors import InputError, NothingMeasuredError
+from shmoo.estimators.errors import InputError, NothingMeasuredError, StorageError
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.hurry import resumed
 from shmoo.harness.cli.layout import View
+from shmoo.harness.cli.previews import Previews
 from shmoo.harness.defaults import LOCAL, LOCAL_GPU, run_directory
 
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import ArchitectureProfile
-    from shmoo.estimators.progress import Standing
     from shmoo.harness.cli.hurry import Hurry, Reserve
     from shmoo.runs.store.records import CaseSpec, Machine
     from shmoo.runs.store.store import Run
@@ -28,8 +28,6 @@ PREVIEW = "resnet18"
 """The network that the first preview shows."""
 PREVIEW_OPERATORS = 2
 """Cases of each operator and synthetic model that are measured before the first preview."""
-PREVIEWS_S = (50.0, 180.0, 900.0)
-"""Seconds since the start after which the networks measured so far are estimated and shown, which takes up to 15 s each time."""
 VISITS = 2
 """Visits to every case; what time is left goes to the cases that are known worst."""
 REPORTING_SHARE = 0.4
@@ -91,11 +89,13 @@ def characterize(
     """
     import time
 
+    from shmoo.estimators.progress import Standing
     from shmoo.harness.campaign.cases import check_device, usable_device
     from shmoo.harness.cli.hurry import Hurry, Reserve
+    from shmoo.harness.cli.progress import Display
     from shmoo.harness.cli.verbs.calibrate import profile_path
     from shmoo.harness.cli.verbs.doctor import show_doctor, show_neighbours
-    from shmoo.harness.cli.verbs.report import TARGETS, report_record, show_report, write
+    from shmoo.harness.cli.verbs.report import TARGETS, judged, report_record, show_report, write
     from shmoo.harness.machine.doctor import doctor, probe_machine
     from shmoo.harness.measuring.watch.corewatch import watch_neighbours
     from shmoo.runs.store.files import own_folder
@@ -125,12 +125,15 @@ def characterize(
         raise NothingMeasuredError(f"nothing could be timed here; `shmoo check {run.path}` says why")
     with Hurry(begin + budget_s - REPORTING_SHARE * reserve.finishing_s, interrupted) as hurry:
         profile, unfitted = calibrated(run, device, name or (LOCAL if device == "cpu" else LOCAL_GPU), seed, force, hurry)
-        output.message(f"estimating the networks on {profile.name}, {', '.join(TARGETS)}")
-        made, estimates = write(run, profile, own_folder(target / "report"), TARGETS)
+        unkept = _unkept(lambda: keep(profile, run, force))
+        with Display() as display:
+            display(Standing("reporting", now=f"estimating the networks on {profile.name}, {', '.join(TARGETS)}"))
+            made, estimates = judged(run, profile, TARGETS)
+            unkept = _unkept(lambda: write(run, made, estimates, own_folder(target / "report"))) or unkept
     if hurry.interrupted and not weak:
         weak = f"interrupted while calibrating or reporting; `{_full_fit(run, profile.name)}` fits in full"
     taken_s = time.monotonic() - begin
-    output.message(f"took {taken_s / 60:.1f} minutes; open {target / 'report' / 'report.html'}")
+    output.message(f"took {taken_s / 60:.1f} minutes" + ("" if unkept else f"; open {target / 'report' / 'report.html'}"))
     if taken_s > OVER * budget_s:
         output.message(
             f"that is more than the budget of {budget_s / 60:g} min: the visit under way, a short fit and the report are "
@@ -141,8 +144,11 @@ def characterize(
     else:
         output.result("")
         show_report(made, estimates, View(wide=wide))
-    if sentence := weak or unfitted:
-        output.message(sentence)
+    if unkept:
+        unkept = f"not all was written ({unkept}): make room, then `{_full_fit(run, profile.name)}` and `shmoo report {run.path}`"
+    if sentences := [*filter(None, (weak or unfitted, unkept))]:
+        for sentence in sentences:
+            output.message(sentence)
         raise click.exceptions.Exit(WEAK)
 
 
@@ -233,7 +239,7 @@ def measure_all(
         *in_order((*planned.calibration, *planned.networks)),
         *sorted((*parts, *again), key=lambda case: slow.index(case.kind)),
     ]
-    interrupted = ""
+    interrupted = stopped = ""
     try:
         with shown(len(cases), out, "characterize", Previews(out, begin, reserve)) as progress:
             measure_cases(
@@ -253,11 +259,16 @@ def measure_all(
             raise
         interrupted = f"interrupted: the result rests on what was measured so far; `{resumed(out)}` goes on"
         output.message("interrupted: calibrating and reporting what there is (Ctrl-C again to stop)")
+    except StorageError as error:
+        if not Run.open(out).rows:
+            raise
+        stopped = f"{error}: `{resumed(out)}`"
+        output.message("the disk is full: calibrating and reporting what there is")
     run = Run.open(out)
     for row in run.rows:
         if row.status == "failed":
             output.message(f"failed: {row.case.label}: {row.why}")
-    return run, interrupted or weakness(run, len(cases), resumed(out)), bool(interrupted)
+    return run, interrupted or stopped or weakness(run, len(cases), resumed(out)), bool(interrupted)
 
 
 def weakness(run: Run, planned: int, resumed: str) -> str:
@@ -269,56 +280,6 @@ def weakness(run: Run, planned: int, resumed: str) -> str:
     if usable < ENOUGH_USABLE * measured:
         return f"only {usable} of {measured} cases can be used; `shmoo check {run.path}` says why and what to do"
     return ""
-
-
-class Previews:
-    """Estimates the networks measured so far now and then while a campaign runs, and shows them beside their measurement.
-
-    Args:
-        out: directory of the run.
-        begin: when the command began, on `time.monotonic`'s clock.
-        reserve: learns how long the previews take.
-    """
-
-    def __init__(self, out: Path, begin: float, reserve: Reserve) -> None:
-        self._out = out
-        self._reserve = reserve
-        self._begin = begin
-        self._times = list(PREVIEWS_S)
-
-    def __call__(self, standing: Standing) -> None:
-        """Show the next preview when it is due."""
-        import time
-
-        now = time.monotonic()
-        if not self._times or now - self._begin < self._times[0]:
-            return
-        self._times.pop(0)
-        self.show()
-        self._reserve.learn(time.monotonic() - now)
-
-    def show(self) -> None:
-        """Fit quickly, and print a line for each network."""
-        from shmoo.calibrate.calibration import quick_profile
-        from shmoo.estimators.errors import ShmooError
-        from shmoo.estimators.units import percent, si
-        from shmoo.runs.analysis.errors import error_report
-        from shmoo.runs.store.store import Run
-
-        run = Run.open(self._out)
-        if not any(row.estimable and row.case.kind == "network" for row in run.rows):
-            return
-        try:
-            profile = quick_profile(run)
-        except ShmooError as error:
-            output.message(f"no estimate yet: {error}")
-            return
-        for network in error_report(run, profile).networks:
-            whole = network.whole
-            output.message(
-                f"so far: {network.name} measured {si(whole.measured_s, 's')} ± {percent(whole.standard_error)}, estimated "
-                f"{si(whole.estimate_s.value, 's')} ({percent(whole.error, signed=True)}) from {len(run.rows)} cases"
-            )
 
 
 def _full_fit(run: Run, name: str) -> str:
@@ -333,7 +294,7 @@ def _names(cases: Sequence[CaseSpec]) -> str:
 
 
 def calibrated(run: Run, device: str, name: str, seed: int, force: bool, hurry: Hurry) -> tuple[ArchitectureProfile, str]:
-    """The fitted profile, written into the run and among the user's own under a free name (or the same, with force).
+    """The fitted profile, under a name that is free among the user's own (or the same, with force).
 
     Returns:
         The profile, and one sentence where too little was measured to fit it: it then is the machine's description.
@@ -341,9 +302,7 @@ def calibrated(run: Run, device: str, name: str, seed: int, force: bool, hurry: 
     import msgspec
 
     from shmoo.calibrate.fit.base import base_profile
-    from shmoo.estimators.errors import InputError, NothingMeasuredError
     from shmoo.harness.cli.verbs.calibrate import fit, profile_path
-    from shmoo.runs.store.files import replace_file
 
     target, count = profile_path(name, force), 2
     while target.exists() and not force:
@@ -362,12 +321,31 @@ def calibrated(run: Run, device: str, name: str, seed: int, force: bool, hurry: 
             f"too little was measured to fit a model ({error}), so the profile is what the machine says of itself: go on with "
             f"`{resumed(run.path)}`"
         )
-    data = profile.to_json()
-    output.write(target, data)
-    # A run that is characterised again keeps its older profiles.
-    beside, count = run.path / "profile.json", 2
+    return profile, unfitted
+
+
+def keep(profile: ArchitectureProfile, run: Run, force: bool) -> None:
+    """Write a profile among the user's own and beside the rows of its run, which keeps those that it has."""
+    from shmoo.harness.cli.verbs.calibrate import profile_path
+    from shmoo.runs.store.files import replace_file
+
+    data, beside, count = profile.to_json(), run.path / "profile.json", 2
     while beside.exists():
         beside, count = run.path / f"profile-{count}.json", count + 1
     replace_file(beside, data)
+    target = profile_path(profile.name, force)
+    output.write(target, data)
     output.message(f"wrote {target}; use it with --arch {target.stem}")
-    return profile, unfitted
+
+
+def _unkept(write: Callable[[], object]) -> str:
+    """Write results; why the system would not take them, empty where it did."""
+    import errno
+
+    try:
+        write()
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
+        return error.strerror or str(error)
+    return ""

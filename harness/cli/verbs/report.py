@@ -42,7 +42,8 @@ def report(run: str, profile: str | None, arch: tuple[str, ...], out: Path | Non
     opened = output.open_run(run)
     chosen = choose_profile(opened, profile)
     target = out if out is not None else own_folder(Path(run) / "report")
-    made, estimates = write(opened, chosen, target, arch or TARGETS)
+    made, estimates = judged(opened, chosen, arch or TARGETS)
+    write(opened, made, estimates, target)
     output.message(f"wrote {target / 'errors.csv'} and {target / 'report.html'}")
     if as_json:
         output.json_document({**report_record(made), "estimates": estimates})
@@ -72,26 +73,30 @@ def newest_profile(run: Path) -> Path | None:
     return max(beside, key=beside.__getitem__) if beside else None
 
 
-def write(run: Run, profile: ArchitectureProfile, out: Path, archs: Sequence[str]) -> tuple[ErrorReport, list[Record]]:
-    """Compute the report of a run, and its networks on other architectures, and write the files of both into `out`."""
+def judged(run: Run, profile: ArchitectureProfile, archs: Sequence[str]) -> tuple[ErrorReport, list[Record]]:
+    """The report of a run, and its networks on other architectures."""
+    from shmoo.harness.machine.architectures import load_architectures
+    from shmoo.runs.analysis.errors import error_report
+    from shmoo.runs.analysis.predict import network_estimates
+
+    profiles = load_architectures((profile, *archs))
+    return error_report(run, profile), network_estimates(run, profiles)
+
+
+def write(run: Run, made: ErrorReport, estimates: list[Record], out: Path) -> None:
+    """Write the files of a report and of estimates into `out`."""
     import json
 
     from shmoo.estimators.predict.tabular import flatten
-    from shmoo.harness.machine.architectures import load_architectures
-    from shmoo.runs.analysis.errors import error_report
-    from shmoo.runs.analysis.predict import network_estimates, network_fusions
+    from shmoo.runs.analysis.predict import network_fusions
     from shmoo.runs.report import write_report
     from shmoo.runs.store.files import csv_bytes, replace_file
 
-    profiles = load_architectures((profile, *archs))
-    made = error_report(run, profile)
-    estimates = network_estimates(run, profiles)
     output.writing(out / "report.html")
-    write_report(made, estimates, out, network_fusions(run, profile))
+    write_report(made, estimates, out, network_fusions(run, made.profile))
     replace_file(out / "estimates.json", json.dumps(estimates, indent=1, allow_nan=False).encode() + b"\n")
     rows = [flatten(record) for record in estimates]
     replace_file(out / "estimates.csv", csv_bytes(list(dict.fromkeys(name for row in rows for name in row)), rows))
-    return made, estimates
 
 
 def report_record(made: ErrorReport) -> dict[str, object]:
@@ -122,12 +127,23 @@ def report_record(made: ErrorReport) -> dict[str, object]:
     }
 
 
+def _basis(made: ErrorReport) -> str:
+    """What the profile of a report was fitted to."""
+    fitted = made.profile.fitted_from
+    if fitted is None:
+        return "nothing was fitted"
+    if not fitted.fingerprint:
+        return "fitted to operator tables"
+    # The kernel's own reserve moves total memory between boots.
+    same = all(value == getattr(made.machine, name, None) for name, value in fitted.fingerprint.items() if name != "memory_bytes")
+    return "calibrated on operators and synthetic models only" if same else "fitted to another machine or other settings"
+
+
 def show_report(made: ErrorReport, estimates: Sequence[Record] = (), view: View = output.EVERYTHING) -> None:
     """Networks, then groups of operators, then the networks on other architectures, for people."""
     from shmoo.estimators.units import percent, si
 
     if made.networks:
-        basis = "calibrated on operators and synthetic models only" if made.profile.fitted_from else "nothing was fitted"
         output.table(
             ["network", "measured", "±", "estimated", "90 % interval", "error", "operators"],
             [
@@ -142,7 +158,7 @@ def show_report(made: ErrorReport, estimates: Sequence[Record] = (), view: View 
                 ]
                 for n in made.networks
             ],
-            title=f"Networks, estimated by {made.profile.name} ({basis})",
+            title=f"Networks, estimated by {made.profile.name} ({_basis(made)})",
             drop=("operators", "±", "90 % interval"),
             view=view,
         )

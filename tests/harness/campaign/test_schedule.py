@@ -7,6 +7,7 @@ import pytest
 from shmoo.harness.campaign.campaign import CampaignSettings
 from shmoo.harness.campaign.schedule import Schedule
 from shmoo.runs.store.records import CaseSpec, Measurement, Timing
+from shmoo.runs.store.visits import merge_visits
 
 STEADY, UNSTEADY = (1.0, 1.001), (1.0, 1.5)
 
@@ -125,3 +126,50 @@ def test_compiling_takes_a_share_of_the_time_left(factors, compiled_first):
     counts = Counter(case.workload for case in order)
     assert set(counts.values()) == {2}
     assert len(counts) == len(chosen)
+
+
+def test_compiling_ahead_counts_as_time_for_compiling():
+    """Ten cases to compile, 100 s left, of which 60 may go into that: six that were compiled in 61 s are visited first, and the
+    others wait until the rest has had its visits; then each is compiled by its visit."""
+    compiled = [CaseSpec(f"net{i}", "operator", runtime="inductor") for i in range(10)]
+    schedule = schedule_of([*cases(4, 0), *compiled], shuffle=False, precision=0.001, most_visits=2)
+
+    def take():
+        case = schedule.next(100.0)
+        waiting.append(schedule.uncompiled(case))
+        schedule.add(Measurement(case, "ok", timing=Timing((1e-3,) * 8)), 0.1)
+        return case.workload
+
+    names = [case.workload for case in compiled]
+    waiting = []
+    first = [take() for _ in range(4)]
+    assert waiting == [[]] * 4
+    case = schedule.next(100.0)
+    assert schedule.uncompiled(case) == compiled
+    assert schedule.compiling_left_s() == pytest.approx(60.0)
+    schedule.add_compiled(compiled[:6], 61.0)
+    schedule.add(Measurement(case, "ok", timing=Timing((1e-3,) * 8)), 0.1)
+    assert [take() for _ in range(5)] == names[1:6]
+    assert {take() for _ in range(10)} == {*first, *names[:6]}
+    waiting.clear()
+    assert {take() for _ in range(4)} == set(names[6:])
+    assert waiting == [[]] * 4
+
+
+def test_the_count_of_a_campaign_is_that_of_its_run():
+    """Visits to some cases move the standard errors of others, whose status was found before: judged together at the end, the
+    count is that of a reader of the run."""
+    chosen = cases(24, 0)
+    schedule = schedule_of(chosen, shuffle=False, most_visits=2)
+    lines = []
+    for number, case in enumerate([*chosen, *chosen]):
+        # The later half of the second visits differs from the first by a quarter.
+        seconds = 1e-3 * (1.25 if number >= 36 else 1.0)
+        line = Measurement(case, "ok", timing=Timing((seconds,) * 8), visit=number // 24)
+        schedule.add(line)
+        lines.append(line)
+    found = Counter(row.status for row in merge_visits(lines))
+    before = schedule.counts()
+    schedule.judge()
+    assert schedule.counts() == {status: found[status] for status in ("ok", "noisy", "suspect", "failed")}
+    assert schedule.counts() != before

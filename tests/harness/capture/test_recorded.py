@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 
 import msgspec
 import pytest
@@ -12,7 +14,8 @@ import torch
 from shmoo.estimators.graph.records import Graph
 from shmoo.harness.capture import CaptureError, capture, capture_workload
 from shmoo.harness.capture.recorded import capture_recorded
-from shmoo.harness.capture.workload import build_for_capture
+from shmoo.harness.capture.workload import build_for_capture, capture_operator
+from shmoo.harness.module import Built
 from shmoo.harness.workloads import find_workload
 from shmoo.harness.workloads.loading import resolve_model
 
@@ -115,3 +118,40 @@ def test_capturing_imports_neither_export_nor_sympy_at_once() -> None:
     code = "import sys, shmoo.harness.models.model_graphs; print([n for n in ('sympy', 'torch._dynamo') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["linear", "conv", "embedding", "layer_norm", "batch_norm"])
+def test_an_operator_in_memory_is_captured_from_a_copy_without(name: str) -> None:
+    """The graph is that of the operator itself, whose weights stay where they are."""
+    built = resolve_model(name).build({}, "float32", "cpu")
+    before = [weight.data_ptr() for weight in built.model.parameters()]
+    made = capture_operator(built, name)
+    assert made.method == "record"
+    assert without_lines(made.graphs[0]) == without_lines(capture(built.model, built.args, built.kwargs, name=name).graphs[0])
+    assert [weight.data_ptr() for weight in built.model.parameters()] == before
+    assert {weight.device.type for weight in built.model.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize("name", ["relu", "add", "softmax", "conv"])
+def test_a_captured_operator_is_let_go(name: str) -> None:
+    """Neither its operands nor its weights are held once it is gone."""
+    built = resolve_model(name).build({}, "float32", "cpu")
+    capture_operator(built, name)
+    gone = [weakref.ref(tensor) for tensor in built.args]
+    del built
+    gc.collect()
+    assert all(reference() is None for reference in gone)
+
+
+def test_a_function_that_holds_weights_is_captured_as_it_is() -> None:
+    """They are on the CPU and its inputs would not be, so that no copy shows what it does."""
+    weight = torch.ones(4, 4)
+    made = capture_operator(Built(lambda x: torch.relu(x @ weight), (torch.ones(2, 4),)), "held")
+    assert made.method == "compile"
+    assert [call.op for call in made.graphs[0].calls] == ["aten.matmul", "aten.relu"]
+
+
+def test_what_reads_its_data_is_captured_as_it_is() -> None:
+    """A branch on values takes the way that it takes."""
+    made = capture_operator(Built(Sum(), (torch.ones(3),)), "sum")
+    assert made.method == "compile"

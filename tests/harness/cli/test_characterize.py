@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shlex
 import signal
 import sys
@@ -16,6 +18,8 @@ from click.testing import CliRunner
 
 from shmoo.calibrate.calibration import Calibration
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.graph.records import Interval
+from shmoo.estimators.machine.profile import FittedFrom, load_profile
 from shmoo.harness.campaign.cases import check_device, usable_device
 from shmoo.harness.campaign.worker import Worker
 from shmoo.harness.cli import output
@@ -30,9 +34,11 @@ from shmoo.harness.cli.verbs.characterize import (
     plan,
     weakness,
 )
+from shmoo.harness.cli.verbs.report import show_report
 from shmoo.harness.machine import doctor as machine_doctor
 from shmoo.harness.measuring.watch import corewatch
-from shmoo.runs.store.records import CaseSpec, Machine, Measurement, Reason, RunManifest, Timing
+from shmoo.runs.analysis.error_records import CaseError, ErrorReport, NetworkError
+from shmoo.runs.store.records import FINGERPRINT_FIELDS, CaseSpec, Machine, Measurement, Reason, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter
 from shmoo.runs.tables.reading import TableRow
 
@@ -341,3 +347,92 @@ def test_one_command_does_it_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     again = CliRunner().invoke(cli, ["characterize", "--quick", "--out", "run", "--resume", "--json"])
     assert again.exit_code in (0, 1), again.output
     assert (tmp_path / "home" / "profiles" / "cpu_local-2.json").is_file()
+
+
+def _no_room(descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.usefixtures("instant", "looked_at")
+def test_a_disk_that_is_full_while_measuring_ends_with_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second visit has no room: the first is kept and reported, and what could not be written is said with its remedy."""
+
+    def fill(self: Worker, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple]:
+        if visit:
+            monkeypatch.setattr(os, "fsync", _no_room)
+        return _measured(self, case, visit, details)
+
+    monkeypatch.setattr(Worker, "measure", fill)
+    result = CliRunner().invoke(cli, ["characterize", "--out", "run"])
+    assert result.exit_code == 1, result.output
+    assert "split: group" in result.stdout
+    assert "finished visits are kept, make room and go on with --resume: `shmoo characterize --out run --resume`" in result.stderr
+    assert "not all was written (No space left on device): make room, then `shmoo calibrate run" in result.stderr
+    assert "; open" not in result.stderr
+    assert len(Run.open("run").lines) == 1
+    assert not list(Path("run").glob("profile*"))
+
+
+@pytest.mark.usefixtures("instant", "looked_at")
+def test_a_disk_that_is_full_while_reporting_still_shows_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing more can be written once all is measured."""
+
+    def fit(*given: object, **named: object) -> Calibration:
+        monkeypatch.setattr(os, "fsync", _no_room)
+        raise InputError("too few here")
+
+    monkeypatch.setattr(calibrate, "fit", fit)
+    result = CliRunner().invoke(cli, ["characterize", "--out", "run"])
+    assert result.exit_code == 1, result.output
+    assert "split: group" in result.stdout
+    assert "and `shmoo report run`" in result.stderr
+    assert len(Run.open("run").lines) == 2
+
+
+@pytest.mark.usefixtures("own_home")
+def test_a_disk_without_room_for_any_row_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is nothing to report, and the disk is named and not the machine."""
+    pytest.importorskip("torch")
+    few = Plan((CaseSpec("relu", "operator", {"m": 8}),), (), ())
+    monkeypatch.setattr(verb, "plan", lambda *given: few)
+
+    def fill(self: Worker, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple]:
+        monkeypatch.setattr(os, "fsync", _no_room)
+        return _measured(self, case, visit, details)
+
+    monkeypatch.setattr(Worker, "measure", fill)
+    result = CliRunner().invoke(cli, ["characterize", "--out", "run", "--json"])
+    assert result.exit_code == 2
+    assert "No space left on device" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "calibrated on operators and synthetic models only"),
+        ({"memory_bytes": 2 << 30}, "calibrated on operators and synthetic models only"),
+        ({"gpu_model": "Example GPU"}, "fitted to another machine or other settings"),
+        (None, "fitted to operator tables"),
+    ],
+)
+def test_a_table_says_what_its_profile_was_fitted_to(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], changes: dict[str, object] | None, said: str
+) -> None:
+    """The profile of a GPU that too little was measured on was fitted to measurements of others."""
+    fingerprint = {} if changes is None else {f: getattr(MACHINE, f) for f in FINGERPRINT_FIELDS} | changes
+    profile = load_profile("cpu_server_generic").replacing(fitted_from=FittedFrom(fingerprint=fingerprint))
+    case = CaseSpec("resnet18", "network")
+    time_s = Interval(1e-3, 0.5e-3, 2e-3)
+    error = CaseError(case, "conv", "networks", "test", "ok", 1e-3, 0.01, None, time_s, 8, 2, None, 1.0, 1.0, 1.0, None, None)
+    made = ErrorReport(
+        machine=MACHINE,
+        suite="quick",
+        started_at="",
+        profile=profile,
+        cases=(error,),
+        networks=(NetworkError(error),),
+        excluded=(),
+        metrics={},
+    )
+    show_report(made)
+    assert f"Networks, estimated by cpu_server_generic ({said})" in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import logging
+import time
 from pathlib import Path
 
 import click
@@ -205,3 +206,35 @@ def test_a_log_says_at_once_that_it_waits(clock: list[float], capsys: pytest.Cap
         progress(Standing(STAGE, 0, 8))
         progress(Standing(STAGE, 1, 8))
         assert capsys.readouterr().err == f"measuring 8 cases (quick) into {tmp_path / 'run'}\n"
+
+
+def test_work_that_reports_nothing_has_its_last_report_shown_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A visit and a step without a count that last several lines long; after the end of a stage there is nothing to repeat."""
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.1)
+    with Display() as display:
+        display(Standing("measuring", 3, 8, visits=3, ok=3, now="vit_b_16", left_s=3600.0))
+        time.sleep(0.45)
+        display(Standing("calibrating", now="fitting latency"))
+        time.sleep(0.45)
+        display(Standing("measuring", 8, 8, visits=8, ok=8, now="done", left_s=0.0))
+        said = capsys.readouterr().err.splitlines()
+        time.sleep(0.3)
+    counted = "measuring: 3 of 8, 0:00 spent, about 60:00 left  3 ok / 0 noisy / 0 suspect, 3 visits  vit_b_16"
+    assert 2 <= said.count(counted) <= 4
+    assert 2 <= said.count("calibrating: fitting latency, 0:00 so far") <= 4
+    assert capsys.readouterr().err == ""
+
+
+def test_the_last_count_of_a_campaign_without_time_is_shown(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    """Three of eight cases were reached; the last report comes right after a line."""
+    with Display() as display:
+        for done in range(4):
+            display(Standing("measuring", done, 8, visits=done, noisy=done, now="relu", left_s=30.0 - 10 * done + 1))
+            clock[0] += 10.0
+        clock[0] -= 9.0
+        display(Standing("measuring", 3, 8, visits=4, ok=1, noisy=2, now="done", left_s=0.0))
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "measuring: 3 of 8, 0:31 spent, no time left  1 ok / 2 noisy / 0 suspect, 4 visits  done"
+    )

@@ -82,6 +82,29 @@ def test_a_network_in_eager_has_a_time_for_each_call_of_its_graph():
     assert row.peak_memory_bytes >= graphs[0].weight_bytes + 2 * 4 * 6 * 6 * 4 + activations
 
 
+def test_only_networks_have_times_of_their_calls():
+    """A synthetic model calibrates as a whole; its calls would take as long to time as two further visits."""
+    row, graphs = measure(residual, CaseSpec("residual", "synthetic", {"batch": 2}))
+    assert (row.children, len(graphs)) == ((), 1)
+
+
+def test_a_case_that_was_prepared_is_found_by_its_first_visit():
+    """It is built once, and its row has no samples; one that fails says why."""
+    build, built = counting(residual)
+    measurer = Measurer(QUICK, build, NO_COUNTERS)
+    case = CaseSpec("residual", "network", {"batch": 2})
+    prepared = measurer.prepare(case)
+    row, _ = measurer.measure(case)
+    assert (prepared.status, prepared.timing.samples_s, len(built)) == ("ok", (), 1)
+    assert row.timing.first_call_s == prepared.timing.first_call_s > 0
+
+    def refuse(case):
+        raise ValueError("no such size")
+
+    failed = Measurer(QUICK, refuse, NO_COUNTERS).prepare(case)
+    assert (failed.status, failed.why) == ("failed", "ValueError: no such size")
+
+
 def test_a_row_survives_the_journey_to_disk():
     """Encoding and decoding a row changes nothing."""
     row, _ = measure(relu, CaseSpec("relu", "operator", {"m": 64}))
@@ -191,7 +214,7 @@ def test_a_model_that_cannot_be_captured_keeps_its_time(monkeypatch):
     def refuse(*args, **kwargs):
         raise CaptureError("data-dependent branch")
 
-    monkeypatch.setattr("shmoo.harness.measuring.measure.capture", refuse)
+    monkeypatch.setattr("shmoo.harness.measuring.measure.capture_operator", refuse)
     row, graphs = measure(relu, CaseSpec("relu", "operator", {"m": 8}))
     assert (row.timed, row.estimable, graphs, row.graph_hashes) == (True, False, (), ())
     assert Reason("not captured", "data-dependent branch") in row.reasons

@@ -1,0 +1,93 @@
+"""Compiling ahead of first visits: several processes compile at once while nothing is measured.
+
+    worker   synthetic model -> ... -> network     keeps what it has built for its first visits
+    helper   operator -> ... -> network            leaves its code in the compiler's cache, where the worker finds it
+             one queue, taken from both ends
+
+Compiling a model keeps one core busy for most of its time. A process that dies loses the case that it had: its first visit
+compiles it then.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from shmoo.runs.store.records import CaseSpec, Measurement
+
+HELPER_BYTES = 3 << 30
+"""Memory for a process that has imported torch, builds one network at a time, and runs C++ compilers of up to a GiB."""
+MOST_PROCESSES = 4
+"""Processes that compile at once, the worker included: each needs some ten seconds to import the compiler."""
+BEAT_S = 0.5
+"""Time between two looks at how far the processes are."""
+ORDER = ("operator", "network", "synthetic")
+"""Kinds of cases in the queue. Networks, which take longest and calibrate nothing, come last from either end."""
+
+
+class Preparer(Protocol):
+    """A process that builds and compiles cases: a `worker.Worker`, or a stand-in."""
+
+    def prepare(self, case: CaseSpec) -> Measurement:
+        """Build and compile a case; a row without samples that says how long that took, or why it failed."""
+
+    def interrupt(self) -> None:
+        """End what it does now, from another thread."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+def helpers_for(cores: int, available_bytes: float) -> int:
+    """How many processes can compile beside the worker on so many cores and with so much memory available."""
+    return max(0, min(cores, MOST_PROCESSES, 1 + int(available_bytes / HELPER_BYTES)) - 1)
+
+
+def compile_ahead(
+    worker: Preparer, helpers: Sequence[Preparer], cases: Sequence[CaseSpec], enough: Callable[[int], bool]
+) -> list[Measurement]:
+    """Prepare cases in all processes at once; helpers are closed at the end.
+
+    Args:
+        enough: asked again and again, with the number of cases done, whether no further case is to be begun.
+
+    Returns:
+        A row for each case that was prepared, without samples.
+    """
+    queue = deque(sorted(cases, key=lambda case: ORDER.index(case.kind)))
+    rows: list[Measurement] = []
+    ended = threading.Event()
+
+    def work(process: Preparer, take: Callable[[], CaseSpec]) -> None:
+        while not ended.is_set():
+            try:
+                row = process.prepare(take())
+            except (IndexError, OSError):
+                return  # nothing is left to take, or no process can be started
+            if row.status != "failed":
+                rows.append(row)
+            elif row.reasons[0].code == "worker":
+                return  # it died or hangs, and would again for lack of memory
+
+    processes = [(worker, queue.pop), *((helper, queue.popleft) for helper in helpers)]
+    threads = [threading.Thread(target=work, args=taking, daemon=True) for taking in processes]
+    try:
+        for thread in threads:
+            thread.start()
+        while alive := [thread for thread in threads if thread.is_alive()]:
+            alive[0].join(BEAT_S)
+            if enough(len(rows)):
+                ended.set()
+    except BaseException:
+        ended.set()
+        for (process, _), thread in zip(processes, threads, strict=True):
+            while thread.is_alive():
+                process.interrupt()
+                thread.join(BEAT_S / 10)
+        raise
+    finally:
+        for helper in helpers:
+            helper.close()
+    return rows
