@@ -20,7 +20,7 @@ from itertools import pairwise
 
 import msgspec
 
-from shmoo.harness.energy.probe import UNMOVED, PowerMeter, Probe, Snapshot, trail_energy
+from shmoo.harness.energy.probe import UNMOVED, Probe, Snapshot, trail_energy
 from shmoo.harness.energy.readings import Trial, reading
 from shmoo.runs.store.records import EnergyReading
 
@@ -96,7 +96,7 @@ class TrailSampler:
         for trail, powers, probe in zip(self.trails, self.powers, self._probes, strict=True):
             snapshot = probe.snapshot()
             trail.append(snapshot)
-            if isinstance(probe, PowerMeter) and (watts := probe.power_w()):
+            if watts := probe.power_w():
                 powers.append((snapshot.at_s, watts))
 
 
@@ -222,7 +222,7 @@ class EnergyMeter:
         length_s = max(self._settings.window_s, UPDATES_PER_WINDOW * slowest)
         settle_s = max(self._settings.settle_s, 2 * slowest) + self._draw.uniform(0.0, slowest)
         self._run(call, call_s, settle_s, synchronize)
-        sensors = [max(self._period(probe), POWER_SAMPLE_S) for probe in probes if isinstance(probe, PowerMeter)]
+        sensors = [max(self._period(probe), POWER_SAMPLE_S) for probe in probes if probe.senses_power]
         sampler = TrailSampler(probes, min([self._settings.sample_s, *sensors]))
         synchronize()
         sampler.start()
