@@ -69,6 +69,10 @@ def run_directory(out: str | Path | None, resume: bool, label: str, what: str = 
 
 def new_run_directory(label: str) -> Path:
     """A directory under ./shmoo-runs that does not exist yet, named after the time (UTC) and `label`."""
-    parent, name = Path("shmoo-runs"), f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{label}"
-    numbered = (parent / f"{name}-{number}" for number in count(2))
-    return next(path for path in chain([parent / name], numbered) if not path.exists())
+    return free_path(Path("shmoo-runs") / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{label}")
+
+
+def free_path(path: Path) -> Path:
+    """The path, or where something stands there the first of NAME-2, NAME-3, ... that is free."""
+    numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
+    return next(free for free in chain([path], numbered) if not free.exists())

@@ -7,34 +7,13 @@ import gc
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import click
 
 from shmoo.estimators.errors import NothingMeasuredError, ShmooError, not_installed, unknown
 from shmoo.harness.cli import output
-from shmoo.harness.cli.verbs.advise import advise
-from shmoo.harness.cli.verbs.cache import cache
-from shmoo.harness.cli.verbs.calibrate import calibrate
-from shmoo.harness.cli.verbs.characterize import characterize
-from shmoo.harness.cli.verbs.check import check
-from shmoo.harness.cli.verbs.compare import compare
-from shmoo.harness.cli.verbs.doctor import doctor
-from shmoo.harness.cli.verbs.duel import duel
-from shmoo.harness.cli.verbs.estimate import estimate
-from shmoo.harness.cli.verbs.explore import explore
-from shmoo.harness.cli.verbs.fleet import fleet
-from shmoo.harness.cli.verbs.fusion import fusion
-from shmoo.harness.cli.verbs.gate import gate
-from shmoo.harness.cli.verbs.generate import generate
-from shmoo.harness.cli.verbs.history import history
-from shmoo.harness.cli.verbs.inspect import inspect
-from shmoo.harness.cli.verbs.measure import measure
-from shmoo.harness.cli.verbs.profiles import profiles
-from shmoo.harness.cli.verbs.report import report
-from shmoo.harness.cli.verbs.show import show
-from shmoo.harness.cli.verbs.sweep import sweep
-from shmoo.harness.cli.verbs.trace import trace
 
 BAD_INPUT, NOTHING_MEASURED, INTERRUPTED = 2, 3, 130
 LOG_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
@@ -159,28 +138,9 @@ def cli(ctx: click.Context, verbosity: int) -> None:
     ctx.call_on_close(show_log(verbosity))
 
 
-for verb in (
-    doctor,
-    measure,
-    show,
-    check,
-    compare,
-    duel,
-    gate,
-    history,
-    calibrate,
-    estimate,
-    advise,
-    explore,
-    fusion,
-    generate,
-    inspect,
-    sweep,
-    trace,
-    report,
-    profiles,
-    cache,
-    characterize,
-    fleet,
-):
-    cli.add_command(verb)
+VERBS = (
+    "doctor", "measure", "show", "check", "compare", "duel", "gate", "history", "calibrate", "estimate", "advise", "explore",
+    "fusion", "generate", "inspect", "sweep", "trace", "report", "profiles", "cache", "characterize", "fleet",
+)  # fmt: skip
+for verb in VERBS:
+    cli.add_command(getattr(import_module(f"shmoo.harness.cli.verbs.{verb}"), verb))

@@ -87,7 +87,7 @@ def asked(*names: str, batch: str = options.ONE_BATCH, dtype: str = options.ONE_
         names: of `SIZES` and `MODE`, those that the verb has.
         batch, dtype: defaults of --batch and --dtype, for their help.
     """
-    known = {
+    offered = {
         "batch": options.batches(batch),
         "dtype": options.dtypes(dtype),
         "input_shape": options.input_shape,
@@ -132,24 +132,19 @@ def asked(*names: str, batch: str = options.ONE_BATCH, dtype: str = options.ONE_
             **given: Any,
         ) -> Any:
             from shmoo.harness.models.asked import Mode
+            from shmoo.harness.models.capture_cache import CaptureCache, software
 
             mode = Mode(phase, training, autocast, quantize, channels_last)
-            cache = None if no_cache else _open_cache()
+            known = None if no_cache else software()
+            cache = None if known is None else CaptureCache(capture_folder(), known)
             shape = options.parse_shape(input_shape)
             return command(asked=ModelOptions(batch, dtype, shape, seq_len, trust, mode, cache), **given)
 
         for name in reversed((*names, "trust", "no_cache")):
-            with_model = known[name](with_model)
+            with_model = offered[name](with_model)
         return with_model
 
     return decorate
-
-
-def _open_cache() -> CaptureCache | None:
-    from shmoo.harness.models.capture_cache import CaptureCache, software
-
-    known = software()
-    return None if known is None else CaptureCache(capture_folder(), known)
 
 
 def tell_about(model: str, found: ModelGraphs) -> None:

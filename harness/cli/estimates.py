@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shmoo.estimators.units import percent, si, size, yes_or_no
+
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -31,8 +33,6 @@ OPERATOR_COLUMNS = ("row", "op", "latency", "90 % of latency", "energy", "90 % o
 
 def show_models(records: Sequence[Record], view: View = output.EVERYTHING) -> None:
     """Table of estimates of models, what was assumed, what does not fit, and operators without a cost."""
-    from shmoo.estimators.units import percent, si, size, yes_or_no
-
     rows: list[list[str | Cell]] = []
     for r in records:
         latency, energy, power = r["latency_s"], r["energy_j"], r["average_power_w"]
@@ -111,8 +111,6 @@ def _request(record: Record) -> tuple[object, ...]:
 
 def show_operators(records: Sequence[Record], view: View) -> None:
     """Table of the rows of an operator table."""
-    from shmoo.estimators.units import si
-
     def cells(value: dict[str, float] | None, unit: str) -> list[str | Cell]:
         if value is None:
             return [output.quantity(None, unit), ""]

@@ -3,6 +3,8 @@ and axes."""
 
 from __future__ import annotations
 
+from shmoo.estimators.graph.dtypes import compute_dtype
+
 import functools
 import math
 import re
@@ -46,8 +48,6 @@ def _split_counts(ctx: click.Context, parameter: click.Parameter, values: tuple[
 
 def _split_dtypes(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     """Canonical names, each once: bf16 and bfloat16 are one type."""
-    from shmoo.estimators.graph.dtypes import compute_dtype
-
     return tuple(dict.fromkeys(map(compute_dtype, _split(ctx, parameter, values))))
 
 
@@ -262,7 +262,6 @@ def top(default: str, count: int | None = None) -> Decorator:
 
 
 wide = click.option("--wide", is_flag=True, help="Every column of the table, however narrow the terminal.")
-_columns = names("--columns", help="Columns of the table to show, in this order.")
 
 
 def view(order: str, rows: str = "all") -> Decorator:
@@ -272,15 +271,14 @@ def view(order: str, rows: str = "all") -> Decorator:
         order, rows: the order of rows and how many of them are shown by default.
     """
 
+    columns = names("--columns", help="Columns of the table to show, in this order.")
+
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def with_view(*, wide: bool, columns: tuple[str, ...], sort: str, top: int | None, **given: Any) -> Any:
             return command(view=output.View(wide, columns, sort, top), **given)
 
-        added: Callable[..., Any] = with_view
-        for option in (top(rows), sort(order), _columns, wide):
-            added = option(added)
-        return added
+        return wide(columns(sort(order)(top(rows)(with_view))))
 
     return decorate
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
+from shmoo.estimators.units import si
+from shmoo.runs.store.files import csv_bytes, csv_of_blocks, replace_file
+
 import contextlib
 import json
 import os
@@ -64,8 +68,6 @@ def verbose() -> bool:
 
 def json_document(document: object) -> None:
     """The one JSON document of a command, on stdout. A NaN or an infinity is a fault of ours and raises ValueError."""
-    import msgspec
-
     # Python indents in a generator, many times slower than it writes one line.
     line = json.dumps(document, allow_nan=False, separators=(",", ":"))
     if r"\ud" in line and _HALF_PAIR.search(line):
@@ -130,8 +132,6 @@ def _descriptor_on_stderr(stream: TextIO | None) -> Iterator[None]:
 
 def quantity(value: float | None, unit: str) -> Cell:
     """A cell that shows a value with its unit and is sorted by it."""
-    from shmoo.estimators.units import si
-
     return Cell(si(value, unit), value)
 
 
@@ -182,15 +182,9 @@ def table(
     for line in body:
         click.echo(line)
     if left_out:
-        message(f"no room for {', '.join(left_out)}: {_remedy_of_no_room()}")
-
-
-def _remedy_of_no_room() -> str:
-    """How to see every column, whatever the present command."""
-    ctx = click.get_current_context(silent=True)
-    if ctx is None or any(parameter.name == "wide" for parameter in ctx.command.params):
-        return "--wide shows every column"
-    return "a wider terminal shows every column"
+        ctx = click.get_current_context(silent=True)
+        has_wide = ctx is None or any(parameter.name == "wide" for parameter in ctx.command.params)
+        message(f"no room for {', '.join(left_out)}: {'--wide' if has_wide else 'a wider terminal'} shows every column")
 
 
 def _printable_cell(cell: str | Cell) -> str | Cell:
@@ -219,16 +213,12 @@ def terminal_columns(stream: TextIO | None = None) -> int | None:
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, object]], what: str) -> None:
     """Rows of `what` as CSV; the columns are those of all rows, in the order they first appear. `None` is an empty cell."""
-    from shmoo.runs.store.files import csv_bytes
-
     write(path, csv_bytes(list(dict.fromkeys(name for row in rows for name in row)), rows))
     message(f"wrote {len(rows)} {what} to {path}")
 
 
 def write_columns(path: str | Path, blocks: Sequence[Mapping[str, Sequence[object]]]) -> None:
     """As `write_csv`, of blocks of rows held as columns."""
-    from shmoo.runs.store.files import csv_of_blocks
-
     write(path, csv_of_blocks(blocks))
     message(f"wrote {sum(len(next(iter(block.values()))) for block in blocks)} rows to {path}")
 
@@ -239,8 +229,6 @@ def write(path: str | Path, data: bytes) -> None:
     Raises:
         InputError: as of `writing`. OSError: the system refuses, or nobody reads the pipe.
     """
-    from shmoo.runs.store.files import replace_file
-
     target = writing(path)
     if not target.exists() or target.is_file():
         replace_file(target, data)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shmoo.estimators.progress import Standing
+
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -12,8 +14,6 @@ from shmoo.harness.cli import output
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
-
-    from shmoo.estimators.progress import Standing
 
 T = TypeVar("T")
 
@@ -81,8 +81,6 @@ class Display:
 
 def track(items: Iterable[T], total: int, stage: str, size: Callable[[T], int] = lambda item: 1) -> Iterator[T]:
     """Hand out `items` while showing progress; `size` says how many of the total each stands for."""
-    from shmoo.estimators.progress import Standing
-
     done = 0
     with Display() as display:
         for item in items:

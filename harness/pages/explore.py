@@ -33,11 +33,7 @@ BOARD = Markup("""<div class="board"><figure><svg id="front-plot" role="group" a
 
 
 def write_page(space: Space, front: Front, path: str | Path) -> None:
-    """Write the page.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write the page."""
     models = ", ".join(workload.name for workload in space.workloads)
     rows = front_rows(space, front)
     style, script = ((PAGES / name).read_text(encoding="utf-8") for name in ("explore.css", "explore.js"))

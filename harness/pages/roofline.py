@@ -46,9 +46,6 @@ def write_roofline(
     Args:
         dtype: type of the contractions, whose peak is the roof.
         measured: calls of a run, timed one by one.
-
-    Raises:
-        OSError: the file cannot be written.
     """
     points, calls = kernel_points(inspection, profile.name), call_points(measured)
     without = len(inspection.kernels[profile.name]) - len(points)

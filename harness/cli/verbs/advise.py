@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shmoo.estimators.units import amount, percent, si, size, yes_or_no
+
 from typing import TYPE_CHECKING
 
 import click
@@ -93,7 +95,6 @@ def _command(model: str, arch: str, asked: captures.ModelOptions, threads: int |
 
 def _show(advice: Advice, command: str, view: output.View) -> None:
     from shmoo.estimators.present.sentences import advice_sentences, headline, times
-    from shmoo.estimators.units import percent, si, size, yes_or_no
 
     output.result(headline(advice))
     for what, shares in (("bound by", advice.bounds), ("module", advice.modules)):
@@ -149,8 +150,6 @@ def _other_ratio(aim: Aim) -> str:
 
 
 def _share_line(share: Share) -> list[str]:
-    from shmoo.estimators.units import percent, si
-
     several = f"x {share.calls}" if share.calls > 1 else ""
     return [
         share.name or "(the model itself)",
@@ -164,7 +163,6 @@ def _share_line(share: Share) -> list[str]:
 
 def _show_levers(levers: Sensitivity, view: output.View) -> None:
     from shmoo.estimators.present.sentences import added_silicon, sensitivity_sentences, times
-    from shmoo.estimators.units import amount, si
 
     rows = [
         [

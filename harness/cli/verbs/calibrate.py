@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from shmoo.harness.defaults import user_profiles
+
+import json
+import msgspec
+from shmoo.estimators.units import percent, si
+
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,8 +92,6 @@ def calibrate(
     output.write(target, made.profile.to_json())
     output.message(f"wrote {target}")
     if as_json:
-        import json
-
         output.json_document(
             {"format": 1, "path": str(target), "notes": made.notes, "profile": json.loads(made.profile.to_json())}
         )
@@ -140,10 +144,7 @@ def show_curve(sources: tuple[Path, ...], base: ArchitectureProfile | None, seed
     Raises:
         InputError: several sources, or a table.
     """
-    import msgspec
-
     from shmoo.calibrate.design.curve import learning_curve
-    from shmoo.estimators.units import percent
 
     if len(sources) != 1 or not sources[0].is_dir():
         raise InputError(f"--curve plays one run directory again, got {', '.join(map(str, sources))}; name one")
@@ -176,7 +177,6 @@ def profile_path(name: str, force: bool) -> Path:
     """
     from shmoo.estimators.machine.profile import builtin_names
     from shmoo.estimators.machine.validation import check_name
-    from shmoo.harness.defaults import user_profiles
 
     if name in builtin_names() and not force:
         raise InputError(
@@ -200,7 +200,6 @@ def show_calibration(made: Calibration) -> None:
     if not output.verbose():
         output.message(f"{detail} the coefficients and the errors of each family of operators, `shmoo -v calibrate` also the fit")
         return
-    from shmoo.estimators.units import si
     from shmoo.harness.cli.verbs.profiles import show_errors
 
     rows: list[list[str | Cell]] = []
@@ -218,8 +217,6 @@ def show_calibration(made: Calibration) -> None:
 
 def held_out_errors(profile: ArchitectureProfile) -> dict[str, str]:
     """Networks, and operators with synthetic models -> the error of those held out of the fit, in words."""
-    from shmoo.estimators.units import percent
-
     card = profile.error_card.get("test") or profile.error_card.get("validation") or {}
     parts = {
         "networks": [entry for group, entry in card.items() if group == "networks"],

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from shmoo.estimators.errors import InputError, NothingMeasuredError, ShmooError
+
+import msgspec
+import random
+import shlex
+import time
+from shmoo.estimators.units import percent, si
+from shmoo.runs.store.files import own_folder, replace_file
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,11 +21,10 @@ from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.hurry import resumed
 from shmoo.harness.cli.layout import View
-from shmoo.harness.defaults import LOCAL, LOCAL_GPU, run_directory
+from shmoo.harness.defaults import LOCAL, LOCAL_GPU, free_path, run_directory
 
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import ArchitectureProfile
-    from shmoo.estimators.progress import Standing
     from shmoo.harness.cli.hurry import Hurry, Reserve
     from shmoo.runs.store.records import CaseSpec, Machine
     from shmoo.runs.store.store import Run
@@ -89,8 +97,6 @@ def characterize(
 
     The profile is calibrated on operators and synthetic models only; the networks test it.
     """
-    import time
-
     from shmoo.harness.campaign.cases import check_device, usable_device
     from shmoo.harness.cli.hurry import Hurry, Reserve
     from shmoo.harness.cli.verbs.calibrate import profile_path
@@ -98,7 +104,6 @@ def characterize(
     from shmoo.harness.cli.verbs.report import TARGETS, report_record, show_report, write
     from shmoo.harness.machine.doctor import doctor, probe_machine
     from shmoo.harness.measuring.watch.corewatch import watch_neighbours
-    from shmoo.runs.store.files import own_folder
     from shmoo.runs.store.store import holds_run
 
     budget_s = 60 * (budget or BUDGET)
@@ -158,8 +163,6 @@ class Plan(NamedTuple):
 
 def plan(machine: Machine, quick: bool, device: str = "cpu") -> Plan:
     """The plan for a device, "cpu" or "cuda"; a quick one has few cases, one visit to each, and compiles nothing."""
-    import msgspec
-
     from shmoo.harness.workloads.suites import plan_suite
 
     replace = msgspec.structs.replace
@@ -182,15 +185,11 @@ def plan(machine: Machine, quick: bool, device: str = "cpu") -> Plan:
 
 def _in_turn(cases: Sequence[CaseSpec]) -> tuple[CaseSpec, ...]:
     """The cases, each in the next of the types of a GPU; `cases` are in random order."""
-    import msgspec
-
     return tuple(msgspec.structs.replace(case, dtype=GPU_DTYPES[i % len(GPU_DTYPES)]) for i, case in enumerate(cases))
 
 
 def in_order(eager: Sequence[CaseSpec], seed: int = 0) -> list[CaseSpec]:
     """The order of first visits: enough of everything for a preview, one network, then the rest at random."""
-    import random
-
     shuffled = random.Random(seed).sample(list(eager), len(eager))
     seen: dict[str, int] = {}
     first: list[CaseSpec] = []
@@ -214,17 +213,16 @@ def measure_all(
     Returns:
         The run, one sentence on what is weak about it, empty where nothing is, and whether it was interrupted.
     """
-    import time
-
     from shmoo.harness.campaign.cases import measure_cases
-    from shmoo.harness.cli.verbs.measure import shown
+    from shmoo.harness.cli.verbs.measure import shown, tell_failed
     from shmoo.runs.store.store import MANIFEST, Run
 
     again = [case for case in planned.compiled if case.kind == "network"]
     parts = [case for case in planned.compiled if case.kind != "network"]
+    names = ", ".join(dict.fromkeys(case.workload for case in again))
     output.message(
         f"plan: {len(planned.calibration)} operators and synthetic models, {len(planned.networks)} networks in eager"
-        + (f"; in Inductor too: {len(parts)} of these and {_names(again)}" if planned.compiled else "")
+        + (f"; in Inductor too: {len(parts)} of these and {names}" if planned.compiled else "")
     )
     deadline = begin + reserve.budget_s - reserve.finishing_s
     # Single operators compile fastest and networks slowest.
@@ -254,9 +252,7 @@ def measure_all(
         interrupted = f"interrupted: the result rests on what was measured so far; `{resumed(out)}` goes on"
         output.message("interrupted: calibrating and reporting what there is (Ctrl-C again to stop)")
     run = Run.open(out)
-    for row in run.rows:
-        if row.status == "failed":
-            output.message(f"failed: {row.case.label}: {row.why}")
+    tell_failed(run)
     return run, interrupted or weakness(run, len(cases), resumed(out)), bool(interrupted)
 
 
@@ -288,8 +284,6 @@ class Previews:
 
     def __call__(self, standing: Standing) -> None:
         """Show the next preview when it is due."""
-        import time
-
         now = time.monotonic()
         if not self._times or now - self._begin < self._times[0]:
             return
@@ -300,8 +294,6 @@ class Previews:
     def show(self) -> None:
         """Fit quickly, and print a line for each network."""
         from shmoo.calibrate.calibration import quick_profile
-        from shmoo.estimators.errors import ShmooError
-        from shmoo.estimators.units import percent, si
         from shmoo.runs.analysis.errors import error_report
         from shmoo.runs.store.store import Run
 
@@ -323,13 +315,7 @@ class Previews:
 
 def _full_fit(run: Run, name: str) -> str:
     """The command that fits a run without haste."""
-    import shlex
-
     return shlex.join(["shmoo", "calibrate", str(run.path), "--name", name, "--force"])
-
-
-def _names(cases: Sequence[CaseSpec]) -> str:
-    return ", ".join(dict.fromkeys(case.workload for case in cases))
 
 
 def calibrated(run: Run, device: str, name: str, seed: int, force: bool, hurry: Hurry) -> tuple[ArchitectureProfile, str]:
@@ -338,17 +324,12 @@ def calibrated(run: Run, device: str, name: str, seed: int, force: bool, hurry: 
     Returns:
         The profile, and one sentence where too little was measured to fit it: it then is the machine's description.
     """
-    import msgspec
-
     from shmoo.calibrate.fit.base import base_profile
-    from shmoo.estimators.errors import InputError, NothingMeasuredError
     from shmoo.harness.cli.verbs.calibrate import fit, profile_path
-    from shmoo.runs.store.files import replace_file
 
-    target, count = profile_path(name, force), 2
-    while target.exists() and not force:
-        target, count = profile_path(f"{name}-{count}", force), count + 1
-    unfitted = ""
+    target, unfitted = profile_path(name, force), ""
+    if not force:
+        target = free_path(target)
     try:
         made = fit((run.path,), None, target.stem, seed, hurry=hurry)
         profile = made.profile
@@ -365,9 +346,6 @@ def calibrated(run: Run, device: str, name: str, seed: int, force: bool, hurry: 
     data = profile.to_json()
     output.write(target, data)
     # A run that is characterised again keeps its older profiles.
-    beside, count = run.path / "profile.json", 2
-    while beside.exists():
-        beside, count = run.path / f"profile-{count}.json", count + 1
-    replace_file(beside, data)
+    replace_file(free_path(run.path / "profile.json"), data)
     output.message(f"wrote {target}; use it with --arch {target.stem}")
     return profile, unfitted

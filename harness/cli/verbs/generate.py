@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from shmoo.estimators.progress import Progress, Standing
+
+from shmoo.estimators.units import si, size, yes_or_no
+
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -14,7 +18,6 @@ from shmoo.harness.cli.progress import Display, track
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.tabular import Record
-    from shmoo.estimators.progress import Progress
     from shmoo.harness.models.asked import ModelGraphs, Point
 
 EXAMPLES = """\b
@@ -105,8 +108,6 @@ def _reporting(
     at: Callable[[Mapping], ModelGraphs], stage: str, total: int, progress: Progress
 ) -> Callable[[Mapping], ModelGraphs]:
     """`at`, with every call of it reported."""
-    from shmoo.estimators.progress import Standing
-
     done = itertools.count(1)
     progress(Standing(stage, 0, total))
 
@@ -129,8 +130,6 @@ DROP = ("runtime", "cache", "memory", "90 % per token", "energy/token", "rate", 
 
 
 def _show(records: Sequence[Record], view: View) -> None:
-    from shmoo.estimators.units import si, size, yes_or_no
-
     def cell(value: object, unit: str) -> Cell:
         return output.quantity(value["value"] if isinstance(value, dict) else None, unit)
 

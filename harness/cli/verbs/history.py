@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import msgspec
+from shmoo.runs.store.files import replace_file
+
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +39,6 @@ def history(runs: tuple[str, ...], threshold: float | None, out: Path | None, as
     from shmoo.runs.analysis.compare_verdict import MIN_CHANGE
     from shmoo.runs.analysis.history import FEWEST
     from shmoo.runs.analysis.history import history as follow
-    from shmoo.runs.store.files import replace_file
 
     limit = MIN_CHANGE if threshold is None else threshold
     cases: dict[str, CaseSpec] = {}
@@ -55,8 +57,6 @@ def history(runs: tuple[str, ...], threshold: float | None, out: Path | None, as
         output.message("two runs tell no noise from a change; `shmoo compare` judges them")
     first = None if found.first_different is None else found.runs[found.first_different]
     if as_json:
-        import msgspec
-
         head = {"format": 1, "threshold": limit, "first_different": None if first is None else first.path}
         output.json_document({**head, **msgspec.to_builtins(found)})
         return

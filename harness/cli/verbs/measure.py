@@ -151,6 +151,13 @@ def _left_by_interruption(out: Path) -> str:
     return "interrupted before anything was measured; start again"
 
 
+def tell_failed(run: Run, side: str = "") -> None:
+    """Say which cases failed, and why."""
+    for row in run.rows:
+        if row.status == "failed":
+            output.message(f"failed{side}: {row.case.label}: {row.why}")
+
+
 def finish(run: Run, as_json: bool) -> None:
     """Say what came out, and exit accordingly.
 
@@ -159,9 +166,7 @@ def finish(run: Run, as_json: bool) -> None:
     """
     counts = {status: sum(row.status == status for row in run.rows) for status in ("ok", "noisy", "suspect", "failed")}
     skipped = len(run.skipped)
-    for row in run.rows:
-        if row.status == "failed":
-            output.message(f"failed: {row.case.label}: {row.why}")
+    tell_failed(run)
     if skipped:
         output.message(f"{skipped} cases were not reached; `{resumed(run.path)}` goes on")
     if as_json:

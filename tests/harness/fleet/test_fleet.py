@@ -20,7 +20,7 @@ import pytest
 from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.harness.fleet import remote
 from shmoo.harness.fleet.campaign import MOST_CPU, Campaign, cpu_seconds, pause_s, start
-from shmoo.harness.fleet.channels import Channel, HostRefusal, LocalChannel, UnreachableError
+from shmoo.harness.fleet.channels import Channel, HostRefusal, UnreachableError
 from shmoo.harness.fleet.engines import Engine, Job, engine_of
 from shmoo.harness.fleet.fetch import fetch
 from shmoo.harness.fleet.hosts import Host
@@ -233,7 +233,7 @@ def test_rows_that_do_not_go_on_are_kept(tmp_path: Path) -> None:
     assert cases(campaign, "a") == [0, 1, 2, 3, 4]
 
 
-class Damaging(LocalChannel):
+class Damaging(Channel):
     """Changes a byte of whatever it copies."""
 
     def pull(self, folder: str, names: Sequence[str], into: Path) -> None:
@@ -245,7 +245,7 @@ class Damaging(LocalChannel):
 class Third:
     """A third engine: one class. Its hosts are folders here; the connection damages, or is lost."""
 
-    def __init__(self, channel: type[LocalChannel] = LocalChannel, lost: bool = False) -> None:
+    def __init__(self, channel: type[Channel] = Channel, lost: bool = False) -> None:
         self._channel, self._lost = channel, lost
 
     def channel(self, host: Host, rsync: bool = False) -> Channel:
