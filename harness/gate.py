@@ -20,11 +20,7 @@ NOTHING_ALLOWED: Mapping[str, float] = MappingProxyType({})
 
 
 def gate_targets(arch: Sequence[str], runtime: str | None) -> list[tuple[ArchitectureProfile, str | None]]:
-    """The architectures of a gate with the runtime on each.
-
-    Raises:
-        InputError: none or an unknown one, or a runtime that one lacks.
-    """
+    """The architectures of a gate with the runtime on each; `InputError` for none, an unknown one, or a runtime one lacks."""
     if not arch:
         raise InputError("a gate needs architectures: name one or several, such as gpu_h100,kpu_t256")
     return choose_targets(arch, () if runtime is None else (runtime,), None)
@@ -42,12 +38,7 @@ def footprints_of(
 
 
 def read_baseline(path: str | Path) -> Baseline:
-    """A baseline file.
-
-    Raises:
-        InputError: there is none.
-        FormatError: it is damaged or newer.
-    """
+    """A baseline file; `InputError` where there is none, `FormatError` where it is damaged or newer."""
     try:
         return Baseline.from_json(read_regular(Path(path)), str(path))
     except FileNotFoundError:

@@ -52,11 +52,7 @@ class Axis(msgspec.Struct, frozen=True, omit_defaults=True):
     choices: tuple[AxisValue, ...] = ()
 
     def check(self, value: AxisValue, where: str) -> AxisValue:
-        """`value` in the axis's type.
-
-        Raises:
-            InputError: it has another type, or lies outside the range or the choices.
-        """
+        """`value` in the axis's type; `InputError` where it has another one, or lies outside the range or the choices."""
         expected = type(self.default)
         if expected is float and type(value) is int:
             value = float(value)
@@ -251,11 +247,8 @@ class DNNModule(msgspec.Struct, frozen=True):
     without_memory: bool = False
 
     def resolve(self, axes: Mapping[str, AxisValue] | None = None) -> dict[str, AxisValue]:
-        """The value of every axis: the given ones checked, defaults for the rest.
-
-        Raises:
-            InputError: an axis is unknown (the nearest are suggested) or its value is not allowed.
-        """
+        """The value of every axis: the given ones checked, defaults for the rest. `InputError` where an axis is unknown (with the
+        nearest) or its value is not allowed."""
         given = axes or {}
         names = [axis.name for axis in self.axes]
         for name in given:
@@ -306,11 +299,7 @@ WORKLOADS: Registry[DNNModule] = Registry("workload")
 def workload(
     name: str, *, kind: Kind, axes: Sequence[Axis], size: Callable[..., Size] | None = None
 ) -> Callable[[Factory], Factory]:
-    """Decorator that registers a factory as a workload; its keyword arguments are the axes.
-
-    Raises:
-        TypeError: the factory's keyword arguments are not the declared axes.
-    """
+    """Decorator that registers a factory as a workload; `TypeError` where its keyword arguments are not the declared axes."""
 
     def decorate(factory: Factory) -> Factory:
         parameters = [p.name for p in inspect.signature(factory).parameters.values() if p.kind is p.KEYWORD_ONLY]

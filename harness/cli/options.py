@@ -107,11 +107,7 @@ def counts(*flags: str, help: str) -> Decorator:
 
 
 def only_one(values: Sequence[T], flag: str) -> T | None:
-    """The value of a list option where a verb takes one; `None` where the option is not given.
-
-    Raises:
-        InputError: several values.
-    """
+    """The value of a list option where a verb takes one; `None` where it is not given, `InputError` for several values."""
     if len(values) > 1:
         raise InputError(f"{flag} takes one value here, got {', '.join(map(str, values))}; run the command once for each")
     return values[0] if values else None

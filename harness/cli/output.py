@@ -224,11 +224,8 @@ def write_columns(path: str | Path, blocks: Sequence[Mapping[str, Sequence[objec
 
 
 def write(path: str | Path, data: bytes) -> None:
-    """Write a result where `writing` allows it: at once into a file, straight into a device or a pipe that somebody reads.
-
-    Raises:
-        InputError: as of `writing`. OSError: the system refuses, or nobody reads the pipe.
-    """
+    """Write a result where `writing` allows it: at once into a file, straight into a device or a pipe. `OSError` where the system
+    refuses, or nobody reads the pipe."""
     target = writing(path)
     if not target.exists() or target.is_file():
         replace_file(target, data)

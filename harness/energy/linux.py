@@ -122,11 +122,8 @@ def _event(text: str) -> int:
 
 
 def perf_event_open(kind: int, event: int, cpu: int) -> int:
-    """Open one system-wide counter on a CPU.
-
-    Raises:
-        OSError: the kernel refuses (`PermissionError` where more rights would help), or this machine's call number is not known.
-    """
+    """Open one system-wide counter on a CPU; `OSError` where the kernel refuses (`PermissionError` where more rights would help),
+    or this machine's call number is not known."""
     number = SYSCALLS.get(platform.machine())
     if number is None or os.name != "posix":
         raise OSError(f"perf events are not known on {platform.machine()}")

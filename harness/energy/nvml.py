@@ -34,11 +34,7 @@ class GpuInfo(msgspec.Struct, frozen=True):
 
 
 def load_nvml() -> ModuleType:
-    """The NVML binding, initialized.
-
-    Raises:
-        OSError: nvidia-ml-py is not installed, or no driver answers; the message says what to do.
-    """
+    """The NVML binding, initialized; `OSError` says what to do where nvidia-ml-py is not installed, or no driver answers."""
     try:
         import pynvml
     except ImportError:

@@ -29,8 +29,8 @@ class JobDiedError(ShmooError):
 
 
 ArrayEngine = Callable[[Sequence[Sequence[str]], Path], None]
-"""Runs all commands and waits; command N writes to N.json and N.err in the folder, and its exit code to N.code. One that died leaves
-no code."""
+"""Runs all commands and waits; command N writes to N.json and N.err in the folder, and its exit code to N.code. One that
+died leaves no code."""
 
 
 def run_here(commands: Sequence[Sequence[str]], folder: Path) -> None:

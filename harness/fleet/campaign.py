@@ -76,11 +76,8 @@ class Campaign:
 
     @classmethod
     def open(cls, path: str | Path) -> Campaign:
-        """Read a campaign's folder.
-
-        Raises:
-            InputError: none there, or a host that could not stand in hosts.toml. FormatError: it is damaged or newer.
-        """
+        """Read a campaign's folder; `InputError` where there is none, or a host could not stand in hosts.toml, `FormatError`
+        where it is damaged or newer."""
         file = Path(path) / CAMPAIGN
         try:
             data = read_regular(file)
@@ -95,11 +92,9 @@ class Campaign:
 
     @classmethod
     def create(cls, path: Path, hosts: Sequence[Host], command: Sequence[str], resume: bool = False) -> Campaign:
-        """Make a campaign's folder, or take up the one that is there with these hosts and this command.
-
-        Raises:
-            InputError: one is there and `resume` is false, a command that no fleet runs, or pins that cannot be read.
-        """
+        """Make a campaign's folder, or with `resume` take up the one that is there with these hosts and this command.
+        
+        `InputError` where one is there without `resume`, and for a command that no fleet runs, or pins that cannot be read."""
         check_command(command)
         for host in hosts:
             read_pins(Path(host.constraints))

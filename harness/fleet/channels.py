@@ -51,11 +51,8 @@ class Channel:
     """A way to run commands on a host and to copy files both ways. This one leads to the machine of the controller."""
 
     def run(self, command: Sequence[str], given: bytes = b"", timeout_s: float = ANSWER_S) -> bytes:
-        """Output of a command that was given `given` on its stdin.
-
-        Raises:
-            UnreachableError: the host cannot be reached. HostRefusal: the command failed.
-        """
+        """Output of a command that was given `given` on its stdin; `UnreachableError` where the host cannot be reached,
+        `HostRefusal` where the command failed."""
         return _output(command, given, timeout_s)
 
     def push(self, files: Sequence[Path], folder: str) -> None:
@@ -122,11 +119,8 @@ def channel_to(destination: str, config: str = "", rsync: bool = False) -> Chann
 
 
 def ask(channel: Channel, python: str, do: str, answer: type[T], timeout_s: float = ANSWER_S, **asked: Any) -> T:
-    """The answer of a host's Python to one question of `remote.ACTIONS`, read as `answer`.
-
-    Raises:
-        UnreachableError: the host cannot be reached. HostRefusal: it has no such Python, or refuses.
-    """
+    """The answer of a host's Python to one question of `remote.ACTIONS`, read as `answer`; `UnreachableError` where the host
+    cannot be reached, `HostRefusal` where it has no such Python, or refuses."""
     text = f"{QUESTIONS.read_text(encoding='utf-8')}\n\nmain({json.dumps({'do': do, **asked})!r})\n"
     output = channel.run([python, "-"], text.encode(), timeout_s)
     lines = [line for line in output.decode("utf-8", "replace").splitlines() if line.startswith(remote.REPLY)]

@@ -32,8 +32,8 @@ class Job(NamedTuple):
 
 
 class Engine:
-    """How jobs of a host are started and looked after. This one is for ssh and the machine of the controller: the job is a session
-    of its own on the host, and its files tell all."""
+    """How jobs of a host are started and looked after. This one is for ssh and the machine of the controller: the job is a
+    session of its own on the host, and its files tell all."""
 
     def channel(self, host: Host, rsync: bool = False) -> Channel:
         """The way to the files of a host."""

@@ -21,11 +21,8 @@ EARLIEST = (1980, 1, 1, 0, 0, 0)
 
 
 def write_wheel(folder: Path) -> Path:
-    """A wheel of the Shmoo that runs now, however it is installed; equal code gives equal bytes.
-
-    Raises:
-        InputError: this Shmoo is not installed, so nobody knows what it needs.
-    """
+    """A wheel of the Shmoo that runs now, however it is installed; equal code gives equal bytes. `InputError` where this Shmoo is
+    not installed, so that nobody knows what it needs."""
     try:
         installed = metadata.distribution("shmoo")
     except metadata.PackageNotFoundError:
@@ -62,11 +59,8 @@ def _digest(data: bytes) -> str:
 
 
 def read_pins(path: Path) -> dict[str, str]:
-    """Name -> version of every line `name==version` of a constraints file, names as pip compares them.
-
-    Raises:
-        InputError: the file cannot be read or pins nothing.
-    """
+    """Name -> version of every line `name==version` of a constraints file, names as pip compares them; `InputError` where it
+    cannot be read or pins nothing."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

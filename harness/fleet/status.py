@@ -92,17 +92,16 @@ class HostStatus(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def status(campaign: Campaign) -> tuple[HostStatus, ...]:
     """Ask all machines; what they say is kept for those that cannot be reached later."""
+
+    def answer(host: Host) -> Told:
+        channel = campaign.engine_of(host).channel(host)
+        return ask(channel, host.python, "status", Told, folder=campaign.folder(host, host.directory))
+
     before, jobs = last_known(campaign), _jobs(campaign)
-    answers = campaign.each(lambda host: _ask(campaign, host), campaign.file.hosts)
+    answers = campaign.each(answer, campaign.file.hosts)
     statuses = tuple(judge(campaign.file.command, answers[name], jobs.get(name), known) for name, known in before.items())
     keep(campaign, statuses)
     return statuses
-
-
-def _ask(campaign: Campaign, host: Host) -> Told:
-    channel = campaign.engine_of(host).channel(host)
-    folder = campaign.folder(host, host.directory)
-    return ask(channel, host.python, "status", Told, folder=folder)
 
 
 def _jobs(campaign: Campaign) -> dict[str, Job | ShmooError]:

@@ -127,7 +127,11 @@ class CaptureCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             replace_file(path, data)
-            self._shrink()
+            total = 0
+            for older, status in sorted(_files(self.folder), key=lambda file: file[1].st_mtime, reverse=True):
+                total += status.st_size
+                if total > self._limit_bytes:
+                    older.unlink(missing_ok=True)
         except OSError as error:
             logger.warning("the capture of %s is not kept in %s: %s", asked.model, self.folder, error.strerror or error)
 
@@ -136,14 +140,6 @@ class CaptureCache:
         place = os.getcwd() if ":" in asked.model or asked.model.endswith(".pt2") else ""
         key = msgspec.json.encode([asked, point, place, self._software], order="deterministic")
         return self.folder / f"{hashlib.sha256(key).hexdigest()[:32]}{_SUFFIX}"
-
-    def _shrink(self) -> None:
-        files = sorted(_files(self.folder), key=lambda file: file[1].st_mtime, reverse=True)
-        total = 0
-        for path, status in files:
-            total += status.st_size
-            if total > self._limit_bytes:
-                path.unlink(missing_ok=True)
 
 
 class ModelSource:
@@ -204,11 +200,7 @@ def list_captures(folder: Path) -> list[Listed]:
 
 
 def clear_captures(folder: Path, models: Collection[str] = ()) -> int:
-    """Remove the captures of some models, or every file of the cache where none is named; returns how many.
-
-    Raises:
-        OSError: a file cannot be removed.
-    """
+    """Remove the captures of some models, or every file of the cache where none is named; returns how many."""
     if models:
         paths = [Path(one.path) for one in list_captures(folder) if one.asked.model in models]
     else:

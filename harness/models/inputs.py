@@ -250,11 +250,11 @@ def _folder_digest(folder: str) -> str | None:
     """Digest of the names that can be imported from a folder; `None` for none."""
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if _can_be_imported(entry)]
+            names = [
+                entry.name
+                for entry in entries
+                if entry.name.endswith(_IMPORTABLE) or os.path.isfile(os.path.join(entry.path, "__init__.py"))
+            ]
     except OSError:
         return None
     return _value_digest("\n".join(sorted(names)))
-
-
-def _can_be_imported(entry: os.DirEntry[str]) -> bool:
-    return entry.name.endswith(_IMPORTABLE) or os.path.isfile(os.path.join(entry.path, "__init__.py"))

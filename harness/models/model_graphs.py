@@ -66,11 +66,8 @@ def model_graphs(
 
 
 def open_model(asked: Asked) -> WorkloadGraphs:
-    """The graphs of a model by name, which is built and captured when they are asked for.
-
-    Raises:
-        InputError: unknown model, mode or axis; the nearest names are suggested.
-    """
+    """The graphs of a model by name, which is built and captured when they are asked for; `InputError` for an unknown model, mode
+    or axis, with the nearest names."""
     phase = asked.mode.phase
     module = resolve_model(
         asked.model, input_shape=asked.input_shape, seq_len=None if phase else asked.seq_len, trust=asked.trust
@@ -182,11 +179,7 @@ def _as_stored(graphs: tuple[Graph, ...], schemes: Sequence[Scheme]) -> tuple[tu
 
 
 def channels_last(built: Built) -> Built:
-    """A model with its images and the weights of its convolutions stored channels-last.
-
-    Raises:
-        InputError: it takes no images.
-    """
+    """A model with its images and the weights of its convolutions stored channels-last; `InputError` where it takes no images."""
     last = torch.channels_last
 
     def stored(value: object) -> object:

@@ -135,11 +135,7 @@ class BenchmarkRun:
         return row
 
     def append(self, row: Measurement, graphs: Sequence[Graph] = ()) -> None:
-        """Write one visit; it is on disk when this returns.
-
-        Raises:
-            InputError: the directory holds a run already.
-        """
+        """Write one visit; it is on disk when this returns. `InputError` where the directory holds a run already."""
         if self._writer is None:
             versions = {name: version_of(name) for name in ("shmoo", "torch", "pytest", "pytest-benchmark")}
             manifest = RunManifest(self.machine, "pytest", versions, started_at=utc_now())

@@ -182,11 +182,7 @@ _PACKAGE = str(Path(__file__).parents[1])
 
 
 def split_shape(shape: Sequence[int]) -> tuple[int, tuple[int, ...]]:
-    """An input's first size, its batch, and the others.
-
-    Raises:
-        InputError: there is none, or one below 1.
-    """
+    """An input's first size, its batch, and the others; `InputError` for no size, or one below 1."""
     if not shape or any(size < 1 for size in shape):
         raise InputError(f"an input shape is one or more positive sizes, batch first, such as 1x3x224x224; got {list(shape)}")
     return shape[0], tuple(shape[1:])

@@ -80,11 +80,8 @@ def is_factory(text: str) -> bool:
 
 
 def with_input_shape(module: DNNModule, shape: Sequence[int]) -> DNNModule:
-    """The workload with one input of another shape; the first size of `shape` is the default of its axis "batch".
-
-    Raises:
-        InputError: the shape does not fit, or the workload takes several inputs (when built).
-    """
+    """The workload with one input of another shape; the first size of `shape` is the default of its axis "batch". `InputError`
+    where the shape does not fit, or the workload takes several inputs (when built)."""
     batch, rest = split_shape(shape)
     names = [axis.name for axis in module.axes]
     if "batch" not in names:
@@ -108,11 +105,8 @@ def with_input_shape(module: DNNModule, shape: Sequence[int]) -> DNNModule:
 
 
 def load_program(path: str, *, trust: bool) -> DNNModule:
-    """A program that torch.export saved, with the inputs it was exported with.
-
-    Raises:
-        InputError: the file is not trusted, not there, or no exported program.
-    """
+    """A program that torch.export saved, with the inputs it was exported with; `InputError` where the file is not trusted, not
+    there, or no exported program."""
     if not trust:
         raise InputError(f"loading {path!r} can run code stored in it; add --trust if you know where it comes from")
     if not Path(path).is_file():

@@ -129,11 +129,7 @@ def _scheme(name: str, weight: str, block: tuple[int, int], scale: str, settings
 
 
 def _grouped(settings: Settings, bits: Any, group: Any, scale: str = OWN, zero: str | None = None) -> Scheme:
-    """Whole numbers of some bits, with a scale for each group of a row.
-
-    Raises:
-        InputError: no element type has that width.
-    """
+    """Whole numbers of some bits, with a scale for each group of a row; `InputError` where no element type has that width."""
     weight = _PACKED.get(int(bits))
     if weight is None:
         raise InputError(f"no element type has {bits} bits")

@@ -141,11 +141,7 @@ def quantized_names() -> frozenset[str]:
 
 def find_network(name: str) -> DNNModule:
     """The torchvision network of that name, with axes "batch" and "resolution" (height and width; separate axes for detectors and
-    optical flow) and, for video, "frames".
-
-    Raises:
-        InputError: there is none (the nearest names are suggested), or it is a quantized one.
-    """
+    optical flow) and, for video, "frames". `InputError` where there is none (with the nearest), or it is a quantized one."""
     family = _families().get(name)
     if family is None:
         if name in quantized_names():

@@ -139,11 +139,7 @@ def fit(
 
 
 def show_curve(sources: tuple[Path, ...], base: ArchitectureProfile | None, seed: int, as_json: bool) -> None:
-    """The learning curve of one run.
-
-    Raises:
-        InputError: several sources, or a table.
-    """
+    """The learning curve of one run; `InputError` for several sources, or a table."""
     from shmoo.calibrate.design.curve import learning_curve
 
     if len(sources) != 1 or not sources[0].is_dir():
@@ -170,11 +166,8 @@ def own_name(base: ArchitectureProfile) -> str:
 
 
 def profile_path(name: str, force: bool) -> Path:
-    """Where a profile of the user's own goes.
-
-    Raises:
-        InputError: `name` is no name, or without --force that of a built-in profile, which it would replace wherever it is named.
-    """
+    """Where a profile of the user's own goes; `InputError` where `name` is no name, or without --force that of a built-in
+    profile, which it would replace wherever it is named."""
     from shmoo.estimators.machine.profile import builtin_names
     from shmoo.estimators.machine.validation import check_name
 

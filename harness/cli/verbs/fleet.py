@@ -41,6 +41,11 @@ Examples:
   shmoo fleet stop october
   shmoo fleet stop october alpha n7
 """
+REPORT_EXAMPLES = """\b
+Examples:
+  shmoo fleet report october
+  shmoo fleet report october --against september -o october.html
+"""
 PAGE = "fleet.html"
 folder = click.argument("campaign", type=click.Path(path_type=Path))
 
@@ -181,7 +186,7 @@ def fetch(campaign: Path, as_json: bool) -> None:
         raise click.exceptions.Exit(NOT_ALL)
 
 
-@fleet.command(epilog="\b\nExamples:\n  shmoo fleet report october\n  shmoo fleet report october --against september -o october.html", short_help="One page about all machines of a campaign.")
+@fleet.command(epilog=REPORT_EXAMPLES, short_help="One page about all machines of a campaign.")
 @folder
 @options.against(required=False)
 @options.out("CAMPAIGN/fleet.html")

@@ -113,11 +113,8 @@ def measure(
 
 @contextmanager
 def shown(count: int, out: Path, suite: str, beside: Progress | None = None) -> Iterator[Progress]:
-    """Progress of a campaign of `count` cases into `out`, on stderr; `beside` is told the same.
-
-    Raises:
-        KeyboardInterrupt: with a message that says where the finished visits are.
-    """
+    """Progress of a campaign of `count` cases into `out`, on stderr; `beside` is told the same. A `KeyboardInterrupt` says where
+    the finished visits are."""
     from shmoo.harness.campaign.campaign import STAGE
 
     begun = False
@@ -159,11 +156,7 @@ def tell_failed(run: Run, side: str = "") -> None:
 
 
 def finish(run: Run, as_json: bool) -> None:
-    """Say what came out, and exit accordingly.
-
-    Raises:
-        NothingMeasuredError: no row is usable.
-    """
+    """Say what came out, and exit accordingly; `NothingMeasuredError` where no row is usable."""
     counts = {status: sum(row.status == status for row in run.rows) for status in ("ok", "noisy", "suspect", "failed")}
     skipped = len(run.skipped)
     tell_failed(run)
