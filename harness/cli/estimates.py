@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from shmoo.estimators.units import percent, si, size, yes_or_no
-
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from shmoo.estimators.units import percent, si, size, yes_or_no
 from shmoo.harness.cli import output
 from shmoo.harness.cli.layout import Cell, View
 
@@ -111,6 +110,7 @@ def _request(record: Record) -> tuple[object, ...]:
 
 def show_operators(records: Sequence[Record], view: View) -> None:
     """Table of the rows of an operator table."""
+
     def cells(value: dict[str, float] | None, unit: str) -> list[str | Cell]:
         if value is None:
             return [output.quantity(None, unit), ""]

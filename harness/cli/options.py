@@ -3,8 +3,6 @@ and axes."""
 
 from __future__ import annotations
 
-from shmoo.estimators.graph.dtypes import compute_dtype
-
 import functools
 import math
 import re
@@ -15,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.graph.dtypes import compute_dtype
 from shmoo.estimators.units import share_of
 from shmoo.harness.cli import output
 from shmoo.harness.defaults import LOCAL
@@ -266,7 +265,6 @@ def view(order: str, rows: str = "all") -> Decorator:
     Args:
         order, rows: the order of rows and how many of them are shown by default.
     """
-
     columns = names("--columns", help="Columns of the table to show, in this order.")
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
-from shmoo.estimators.units import si
-from shmoo.runs.store.files import csv_bytes, csv_of_blocks, replace_file
-
 import contextlib
 import json
 import os
@@ -17,10 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
+import msgspec
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.units import si
 from shmoo.harness.cli.layout import GAP, Cell, View, columns_of, fitted, grid, order_of, total_width, with_room, wrapped
 from shmoo.harness.cli.quiet import libraries_quiet
+from shmoo.runs.store.files import csv_bytes, csv_of_blocks, replace_file
 
 if TYPE_CHECKING:
     from shmoo.runs.store.records import CaseSpec

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from shmoo.estimators.progress import Standing
-
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
+from shmoo.estimators.progress import Standing
 from shmoo.harness.cli import output
 
 if TYPE_CHECKING:

@@ -93,7 +93,7 @@ class Campaign:
     @classmethod
     def create(cls, path: Path, hosts: Sequence[Host], command: Sequence[str], resume: bool = False) -> Campaign:
         """Make a campaign's folder, or with `resume` take up the one that is there with these hosts and this command.
-        
+
         `InputError` where one is there without `resume`, and for a command that no fleet runs, or pins that cannot be read."""
         check_command(command)
         for host in hosts:

@@ -116,9 +116,7 @@ def _jobs(campaign: Campaign) -> dict[str, Job | ShmooError]:
     return jobs
 
 
-def judge(
-    command: tuple[str, ...], answer: Told | ShmooError, job: Job | ShmooError | None, before: HostStatus
-) -> HostStatus:
+def judge(command: tuple[str, ...], answer: Told | ShmooError, job: Job | ShmooError | None, before: HostStatus) -> HostStatus:
     """A host's standing from what it and its engine say.
 
     Args:

@@ -93,6 +93,7 @@ def _breakdowns(space: Space, row: dict[str, float | int]) -> list[dict[str, Any
 def _breakdown(model: str, estimate: Estimate) -> dict[str, Any]:
     def text(value: Interval | None, unit: str) -> str:
         return "unknown" if value is None else f"{si(value.value, unit)} ({si(value.low, unit)} to {si(value.high, unit)})"
+
     times: defaultdict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
     for kernel in estimate.breakdown:
         part = times[kernel.label.rpartition(":")[2], kernel.bound]

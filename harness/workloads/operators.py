@@ -166,6 +166,7 @@ _register_unary("softmax", "nn.functional.softmax", 5, dim=-1)
 _register_unary("add_scalar", "add", 1, 1.5)
 _register_unary("copy", "clone", 0)
 
+
 def _binary_size(*, rows: int, cols: int, broadcast: str) -> Size:
     return Size(2 * rows * cols + {"none": rows * cols, "rows": rows, "cols": cols}[broadcast], rows * cols)
 
@@ -180,6 +181,7 @@ def _register_binary(name: str) -> None:
 
 for _name in ("add", "sub", "mul", "div"):
     _register_binary(_name)
+
 
 @operator(
     "cat",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from shmoo.estimators.units import amount, percent, si, size, yes_or_no
-
 from typing import TYPE_CHECKING
 
 import click
 
+from shmoo.estimators.units import amount, percent, si, size, yes_or_no
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.defaults import LOCAL
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from shmoo.harness.defaults import capture_folder
-
-import msgspec
-from shmoo.estimators.units import size
-
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
+from shmoo.estimators.units import size
 from shmoo.harness.cli import options, output
+from shmoo.harness.defaults import capture_folder
 
 if TYPE_CHECKING:
     from shmoo.harness.models.capture_cache import Listed

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from shmoo.harness.defaults import user_profiles
-
 import json
-import msgspec
-from shmoo.estimators.units import percent, si
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.units import percent, si
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.layout import Cell
 from shmoo.harness.cli.progress import Display
-from shmoo.harness.defaults import LOCAL
+from shmoo.harness.defaults import LOCAL, user_profiles
 
 if TYPE_CHECKING:
     from shmoo.calibrate.calibration import Calibration

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from shmoo.estimators.errors import InputError, NothingMeasuredError, ShmooError
-
-import msgspec
 import random
 import shlex
 import time
-from shmoo.estimators.units import percent, si
-from shmoo.runs.store.files import own_folder, replace_file
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
+import msgspec
 
-from shmoo.estimators.errors import InputError, NothingMeasuredError
+from shmoo.estimators.errors import InputError, NothingMeasuredError, ShmooError
+from shmoo.estimators.units import percent, si
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.hurry import resumed
 from shmoo.harness.cli.layout import View
 from shmoo.harness.defaults import LOCAL, LOCAL_GPU, free_path, run_directory
+from shmoo.runs.store.files import own_folder, replace_file
 
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import ArchitectureProfile
+    from shmoo.estimators.progress import Standing
     from shmoo.harness.cli.hurry import Hurry, Reserve
     from shmoo.runs.store.records import CaseSpec, Machine
     from shmoo.runs.store.store import Run

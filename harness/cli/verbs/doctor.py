@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import msgspec
-from shmoo.estimators.units import percent, size
-
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
+from shmoo.estimators.units import percent, size
 from shmoo.harness.cli import options, output
 from shmoo.harness.defaults import VISITS
 

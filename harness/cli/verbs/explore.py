@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from shmoo.estimators.graph.dtypes import matrix_dtype
-from shmoo.estimators.units import amount, percent, si
-
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -12,6 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.graph.dtypes import matrix_dtype
+from shmoo.estimators.units import amount, percent, si
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.defaults import LOCAL
 

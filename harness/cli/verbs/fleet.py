@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from shmoo.estimators.errors import ShmooError, unknown
-from shmoo.harness.defaults import run_directory
-
-import msgspec
 import time
-from shmoo.estimators.units import counted, percent
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
+from shmoo.estimators.errors import ShmooError, unknown
+from shmoo.estimators.units import counted, percent
 from shmoo.harness.cli import options, output
+from shmoo.harness.defaults import run_directory
 
 if TYPE_CHECKING:
     from shmoo.harness.fleet.campaign import Campaign

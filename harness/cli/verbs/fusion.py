@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import msgspec
-from shmoo.estimators.units import percent
-
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.units import percent
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.defaults import LOCAL
 

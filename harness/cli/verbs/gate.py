@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from pathlib import Path
 
 import click
+import msgspec
 
 from shmoo.estimators.errors import InputError
 from shmoo.harness.cli import captures, options, output

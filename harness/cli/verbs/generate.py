@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from shmoo.estimators.progress import Progress, Standing
-
-from shmoo.estimators.units import si, size, yes_or_no
-
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
 
+from shmoo.estimators.progress import Progress, Standing
+from shmoo.estimators.units import si, size, yes_or_no
 from shmoo.harness.cli import captures, estimates, options, output
 from shmoo.harness.cli.layout import Cell, View
 from shmoo.harness.cli.progress import Display, track

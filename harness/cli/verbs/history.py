@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import msgspec
-from shmoo.runs.store.files import replace_file
-
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from shmoo.harness.cli import options, output
+from shmoo.runs.store.files import replace_file
 
 if TYPE_CHECKING:
     from shmoo.runs.store.records import CaseSpec

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import msgspec
-from shmoo.estimators.graph.dtypes import matrix_dtype
-from shmoo.estimators.units import percent, si
-
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.graph.dtypes import matrix_dtype
+from shmoo.estimators.units import percent, si
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.cli.layout import View
 from shmoo.harness.defaults import ONE_OF_EACH_FAMILY

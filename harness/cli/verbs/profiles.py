@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from shmoo.estimators.errors import FormatError
-
 import json
-from shmoo.estimators.units import si
-
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from shmoo.estimators.errors import FormatError
+from shmoo.estimators.units import si
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.layout import Cell, View
 

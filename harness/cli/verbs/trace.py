@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import msgspec
-from shmoo.estimators.graph.dtypes import matrix_dtype
-from shmoo.estimators.units import percent, si
-
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
+from shmoo.estimators.graph.dtypes import matrix_dtype
+from shmoo.estimators.units import percent, si
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.cli.layout import Cell, View
 from shmoo.harness.defaults import LOCAL
