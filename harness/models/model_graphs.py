@@ -51,10 +51,7 @@ def model_graphs(
 
     Args:
         batch: samples a call; the model's own default for `None`.
-        dtype: compute type of the vocabulary; `None` keeps the types that a user's own model comes with, and is float32 for
-            others. Types that torch has no arithmetic for (float8, int8, int4) replace the floating
-            types of a float32 capture, of weights and activations alike; `Mode.quantize` is for weights alone.
-        input_shape, seq_len, trust: see `resolve_model`.
+        dtype, input_shape, seq_len, trust: as in `Asked`.
         mode: how the model is run; a plain call at inference for `None`.
 
     Raises:
