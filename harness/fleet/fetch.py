@@ -50,7 +50,7 @@ def _fetch(campaign: Campaign, host: Host) -> Fetched:
     listed = ask(channel, host.python, "listing", dict[str, tuple[int, str]], timeout_s=COPY_TIME_S, folder=folder)
     for name in listed:
         path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or path.parts[0] not in ("run", "facts.jsonl") or "\0" in name:
+        if path.is_absolute() or ".." in path.parts or path.parts[:1] not in (("run",), ("facts.jsonl",)) or "\0" in name:
             raise HostRefusal(f"the host lists a file {name!r}, which does not belong to a run; nothing was fetched")
     wanted = [name for name, (_, digest) in listed.items() if _digest(target / name) != digest]
     if not wanted:

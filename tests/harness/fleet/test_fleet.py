@@ -274,6 +274,21 @@ def test_a_damaged_copy_is_refused_and_fetched_again(tmp_path: Path) -> None:
     assert cases(campaign, "a") == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("name", ["", ".", "../run", "/etc/passwd", "job.json", "run/\0"])
+def test_a_listing_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    """Files of a run are fetched and nothing else, whatever a host lists."""
+
+    class Lying(Channel):
+        def run(self, command: Sequence[str], given: bytes = b"", timeout_s: float = 1.0) -> bytes:
+            hello = {"directory": str(tmp_path), "python": "3.13.5", "rsync": False, "wheels": {}}
+            answer = {name: [0, "0"]} if b'"do": "listing"' in given else hello
+            return f"{remote.REPLY}{json.dumps({'answer': answer})}\n".encode()
+
+    made = Campaign.create(tmp_path / "campaign", [host("a", tmp_path)], ("measure",))
+    (one,) = fetch(Campaign(made.path, made.file, lambda _: Third(Lying)))
+    assert "does not belong to a run" in one.problem
+
+
 def test_a_lost_host_keeps_what_was_known(tmp_path: Path) -> None:
     """Missing, with the reason and its last standing."""
     campaign = started(tmp_path / "campaign", [host("a", tmp_path)])
