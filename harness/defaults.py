@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from itertools import chain, count
 from pathlib import Path
 
+import shmoo
 from shmoo.estimators.errors import InputError
 
 LOCAL = "cpu_local"
@@ -21,6 +22,12 @@ ILLUSTRATIONS = "brief_"
 """Beginning of the names of profiles that are no machines; tables show them where they are named only."""
 VISITS, MOST_VISITS = 3, 8
 """Visits to every case, and at most to one that stays uncertain."""
+
+
+def own_folders() -> tuple[Path, ...]:
+    """The folders of Shmoo's own code: of the root package, and of its four rooms."""
+    rooms = ("estimators", "runs", "calibrate", "harness")
+    return (Path(shmoo.__file__).parent, *(Path(__file__).parents[1] / room for room in rooms))
 
 
 def user_profiles() -> Path:

@@ -116,29 +116,16 @@ def asked(*names: str, batch: str = options.ONE_BATCH, dtype: str = options.ONE_
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
-        def with_model(
-            *,
-            trust: bool,
-            no_cache: bool,
-            batch: tuple[int, ...] = (),
-            dtype: tuple[str, ...] = (),
-            input_shape: str | None = None,
-            seq_len: int | None = None,
-            phase: str | None = None,
-            training: bool = False,
-            autocast: str | None = None,
-            quantize: str | None = None,
-            channels_last: bool = False,
-            **given: Any,
-        ) -> Any:
+        def with_model(*, trust: bool, no_cache: bool, **given: Any) -> Any:
             from shmoo.harness.models.asked import Mode
             from shmoo.harness.models.capture_cache import CaptureCache, software
 
-            mode = Mode(phase, training, autocast, quantize, channels_last)
+            mode = Mode(**{name: given.pop(name) for name in MODE if name in given})
+            batches, dtypes = given.pop("batch", ()), given.pop("dtype", ())
+            shape, length = options.parse_shape(given.pop("input_shape", None)), given.pop("seq_len", None)
             known = None if no_cache else software()
             cache = None if known is None else CaptureCache(capture_folder(), known)
-            shape = options.parse_shape(input_shape)
-            return command(asked=ModelOptions(batch, dtype, shape, seq_len, trust, mode, cache), **given)
+            return command(asked=ModelOptions(batches, dtypes, shape, length, trust, mode, cache), **given)
 
         for name in reversed((*names, "trust", "no_cache")):
             with_model = offered[name](with_model)

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-import shmoo
+from shmoo.harness.defaults import own_folders
 
 _READS = frozenset({"open", "exec", "import", "ctypes.dlopen"})
 """Audit events whose arguments name a file that is read."""
@@ -31,7 +31,6 @@ _SYSTEM = ("/proc/", "/sys/", "/dev/")
 _IMPORTABLE = (".py", ".pyc", ".pyd", ".so")
 _LARGE = 1 << 24
 """Bytes from which a file's size and times stand for its contents."""
-_ROOMS = ("estimators", "runs", "calibrate", "harness")
 
 Listener = Callable[[str, tuple[Any, ...]], None]
 
@@ -184,12 +183,6 @@ def _listeners() -> list[Listener]:
 
     sys.addaudithook(hook)
     return listeners
-
-
-def own_folders() -> tuple[Path, ...]:
-    """The folders of Shmoo's own code."""
-    beside = Path(__file__).parents[2]
-    return (Path(shmoo.__file__).parent, *(beside / room for room in _ROOMS))
 
 
 def capture_sources() -> list[Path]:
