@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -102,23 +102,19 @@ class StderrHandler(logging.Handler):
         output.message(self.format(record))
 
 
-def show_log(verbosity: int) -> Callable[[], None]:
-    """Show Shmoo's log on stderr: warnings, with 1 what is done, with 2 and more the details too.
-
-    Returns:
-        what takes the log off stderr again.
-    """
+@contextmanager
+def shown_log(verbosity: int) -> Iterator[None]:
+    """While active, Shmoo's log is shown on stderr: warnings, with 1 what is done, with 2 and more the details too."""
     logger = logging.getLogger("shmoo")
     handler, level = StderrHandler(), logger.level
     handler.setFormatter(logging.Formatter("%(name)s: %(message)s" if verbosity else "%(message)s"))
     logger.addHandler(handler)
     logger.setLevel(LOG_LEVELS[min(verbosity, len(LOG_LEVELS) - 1)])
-
-    def hide() -> None:
+    try:
+        yield
+    finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-
-    return hide
 
 
 @click.group(cls=VerbGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -135,7 +131,7 @@ def cli(ctx: click.Context, verbosity: int) -> None:
       shmoo estimate resnet18            a model on every built-in architecture
       shmoo characterize                 measure, calibrate, predict, report: all of it
     """
-    ctx.call_on_close(show_log(verbosity))
+    ctx.with_resource(shown_log(verbosity))
 
 
 VERBS = (

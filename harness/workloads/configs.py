@@ -52,14 +52,6 @@ def config_models() -> Mapping[str, ConfigModel]:
     return msgspec.json.decode((files(__package__) / "configs.json").read_bytes(), type=dict[str, ConfigModel])
 
 
-def find_config_model(name: str) -> DNNModule:
-    """The well-known model of that name; `InputError` where there is none (with the nearest), or transformers is missing."""
-    if name not in config_models():
-        raise unknown("model", name, config_models())
-    model = config_models()[name]
-    return config_workload(name, model.config, defaults=model.axes)
-
-
 def load_config(path: str) -> DNNModule:
     """The model of a config.json, named after the file; `InputError` where transformers is missing, or the config is not there,
     not JSON, of an unknown type or of a model with unknown inputs."""

@@ -15,7 +15,7 @@ from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
-from shmoo.estimators.errors import InputError, not_installed, unknown
+from shmoo.estimators.errors import InputError, not_installed
 from shmoo.harness.module import Axis, Built, DNNModule, Maker, dim
 
 FAMILIES = ("classification", "segmentation", "video", "optical_flow", "detection")
@@ -134,15 +134,8 @@ def quantized_names() -> frozenset[str]:
 
 def find_network(name: str) -> DNNModule:
     """The torchvision network of that name, with axes "batch" and "resolution" (height and width; separate axes for detectors and
-    optical flow) and, for video, "frames". `InputError` where there is none (with the nearest), or it is a quantized one."""
-    family = _families().get(name)
-    if family is None:
-        if name in quantized_names():
-            raise InputError(
-                f"{name!r} runs on packed int8 weights, whose operators cannot be captured without data; "
-                f"estimate {name.removeprefix('quantized_')!r} in int8 in its place"
-            )
-        raise unknown("network", name, _families())
+    optical flow) and, for video, "frames"."""
+    family = _families()[name]
     if family == "optical_flow":
         return DNNModule(name, "network", (BATCH, *_sides(_FLOW_SIZE, "both images", low=128)), partial(_flow, name))
     if family == "detection":
