@@ -10,8 +10,6 @@ from collections.abc import Callable
 
 from shmoo.harness.energy.probe import MICRO, Counter, Probe
 
-RANGE_UJ = 262_143_328_850.0
-"""The counter starts again at 0 there, as those of current Intel CPUs do."""
 SWITCH = "SHMOO_VIRTUAL_ENERGY"
 """Environment variable that puts a virtual package in place of this machine's counters when it is "1"."""
 IDLE_W, CORE_W = 10.0, 15.0
@@ -41,6 +39,7 @@ class SimulatedProbe(Probe):
     Args:
         clock: seconds; whatever makes it advance makes energy flow.
         energy_at: joules since time 0 as a function of time; a constant power of `power_w` where it is not given.
+        range_uj: the counter starts again at 0 there.
         update_period_s: the counter moves only at multiples of it.
     """
 
@@ -52,11 +51,13 @@ class SimulatedProbe(Probe):
         *,
         power_w: float = 0.0,
         energy_at: Callable[[float], float] | None = None,
+        range_uj: float = 262_143_328_850.0,
         update_period_s: float = 1e-3,
     ) -> None:
         self._energy_at = energy_at or (lambda at_s: power_w * at_s)
+        self._range_uj = range_uj
         self.update_period_s = update_period_s
-        super().__init__([Counter("package", "package", self._microjoules, MICRO, RANGE_UJ)], clock)
+        super().__init__([Counter("package", "package", self._microjoules, MICRO, range_uj)], clock)
 
     def _microjoules(self) -> float:
-        return self._energy_at(last_update(self._clock(), self.update_period_s)) / MICRO % RANGE_UJ
+        return self._energy_at(last_update(self._clock(), self.update_period_s)) / MICRO % self._range_uj
