@@ -149,8 +149,11 @@ def group_norm(make: Maker, *, n: int, c: int, size: int, groups: int) -> Built:
     return Built(make.module(lambda: make.torch.nn.GroupNorm(groups, c)), (make.tensor(n, c, size, size),))
 
 
-ACTIVATIONS = ("relu", "leaky_relu", "elu", "selu", "gelu", "silu", "sigmoid", "tanh", "hardswish")
-"""Element-wise operators of one tensor, by their name in `torch` or `torch.nn.functional`."""
+ACTIVATIONS = {
+    "relu": "ReLU", "leaky_relu": "LeakyReLU", "elu": "ELU", "selu": "SELU", "gelu": "GELU", "silu": "SiLU", "sigmoid": "Sigmoid",
+    "tanh": "Tanh", "hardswish": "Hardswish",
+}  # fmt: skip
+"""Element-wise operators of one tensor, by their name in `torch` or `torch.nn.functional` -> class of `torch.nn`."""
 
 
 def _register_unary(name: str, function: str, flops: int, *more: float, dim: int | None = None) -> None:
