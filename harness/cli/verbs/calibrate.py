@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from shmoo.harness.defaults import LOCAL, user_profiles
 
 if TYPE_CHECKING:
     from shmoo.calibrate.calibration import Calibration
-    from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry, Reduction
+    from shmoo.estimators.machine.profile import ArchitectureProfile, Reduction
 
 EXAMPLES = """\b
 Examples:
@@ -76,13 +76,11 @@ def calibrate(
         show_curve(sources, profile, seed, as_json)
         return
     chosen = name or (out.stem if out else None if profile is None else own_name(profile))
-    if out is not None:
-        output.check_folder(out.parent)
-    else:
-        output.check_folder(profile_path(chosen or LOCAL, force).parent)
-        if chosen is not None:
-            # Before the fit, which takes a while.
-            refuse_existing(profile_path(chosen, force), force)
+    expected = out or profile_path(chosen or LOCAL, force)
+    output.check_folder(expected.parent)
+    if chosen is not None:
+        # Before the fit, which takes a while.
+        refuse_existing(expected, force)
     made = fit(sources, profile, chosen, seed, not no_residual, reduction, pool)
     target = out if out is not None else profile_path(made.profile.name, force)
     refuse_existing(target, force)
@@ -214,18 +212,16 @@ def held_out_errors(profile: ArchitectureProfile) -> dict[str, str]:
     }
     said = {}
     for name, entries in parts.items():
-        n = sum(entry.n for entry in entries)
-        if not n:
-            continue
-
-        def mean(field: str, entries: Sequence[ErrorCardEntry] = entries) -> float | None:
-            known = [(entry.n, value) for entry in entries if (value := getattr(entry, field)) is not None]
-            return sum(count * value for count, value in known) / sum(count for count, _ in known) if known else None
-
-        words = [f"±{percent(mean('mean'))}", f"{n} cases held out"]
-        if (coverage := mean("coverage")) is not None:
-            words.append(f"{percent(coverage, digits=0)} inside their 90 % interval")
-        if (noise := mean("noise")) is not None:
-            words.append(f"noise floor {percent(noise)}")
-        said[name] = ", ".join(words)
+        means = {}
+        for field in ("mean", "coverage", "noise"):
+            known = [(entry.n, value) for entry in entries if entry.n and (value := getattr(entry, field)) is not None]
+            if known:
+                means[field] = sum(count * value for count, value in known) / sum(count for count, _ in known)
+        if n := sum(entry.n for entry in entries):
+            words = [f"±{percent(means.get('mean'))}", f"{n} cases held out"]
+            if "coverage" in means:
+                words.append(f"{percent(means['coverage'], digits=0)} inside their 90 % interval")
+            if "noise" in means:
+                words.append(f"noise floor {percent(means['noise'])}")
+            said[name] = ", ".join(words)
     return said
