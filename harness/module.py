@@ -73,9 +73,9 @@ class Axis(msgspec.Struct, frozen=True, omit_defaults=True):
         return value
 
 
-def dim(name: str, default: int, meaning: str, low: int = 1, high: int | None = None) -> Axis:
+def dim(name: str, default: int, meaning: str, low: int = 1) -> Axis:
     """An axis that counts something: an integer of at least `low`."""
-    return Axis(name, default, meaning, low=low, high=high)
+    return Axis(name, default, meaning, low=low)
 
 
 class Size(msgspec.Struct, frozen=True):

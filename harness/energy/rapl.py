@@ -28,6 +28,8 @@ PERMISSION_REMEDY = (
 )
 UPDATE_PERIOD_S = 1e-3
 """Intel SDM vol. 3, "RAPL interfaces": energy status is updated about every millisecond."""
+TOLERANCE = 0.05
+"""Relative difference up to which two readers agree."""
 
 
 class Zone(msgspec.Struct, frozen=True):
@@ -189,7 +191,7 @@ def import_pyrapl() -> ModuleType:
     return pyRAPL
 
 
-def open_pyrapl(clock: Callable[[], float] = time.monotonic) -> RaplProbe:
+def open_pyrapl() -> RaplProbe:
     """A probe over pyRAPL for this machine.
 
     Raises:
@@ -209,16 +211,16 @@ def open_pyrapl(clock: Callable[[], float] = time.monotonic) -> RaplProbe:
     except (module.PyRAPLException, OSError, ValueError, IndexError):
         dram = None  # a socket without DRAM counters; the probe then has no such domain
     ranges = {f"{zone.domain}-{zone.socket}": zone.range_uj for zone in zones if zone.domain in ("package", "dram")}
-    return RaplProbe(package, dram, ranges, clock)
+    return RaplProbe(package, dram, ranges)
 
 
-def disagreement(a: dict[str, DomainEnergy], b: dict[str, DomainEnergy], tolerance: float = 0.05) -> str:
-    """Why two readings of the same span differ in a domain both know, or "" when they agree within `tolerance`."""
+def disagreement(a: dict[str, DomainEnergy], b: dict[str, DomainEnergy]) -> str:
+    """Why two readings of the same span differ in a domain both know, or "" when they agree within `TOLERANCE`."""
     for domain in a.keys() & b.keys():
         one, other = a[domain].energy_j, b[domain].energy_j
         if one is None or other is None:
             if (one is None) != (other is None):
                 return f"{domain}: one reads {one} J ({a[domain].reason}), the other {other} J ({b[domain].reason})"
-        elif abs(one - other) > tolerance * max(one, other):
+        elif abs(one - other) > TOLERANCE * max(one, other):
             return f"{domain}: {one:.4g} J against {other:.4g} J"
     return ""
