@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
@@ -15,8 +14,6 @@ from shmoo.harness.machine.architectures import choose_targets
 from shmoo.harness.models.asked import Asked, ModelGraphs, at_batches
 from shmoo.harness.models.capture_cache import ModelSource
 from shmoo.runs.store.files import read_regular, replace_file
-
-NOTHING_ALLOWED: Mapping[str, float] = MappingProxyType({})
 
 
 def gate_targets(arch: Sequence[str], runtime: str | None) -> list[tuple[ArchitectureProfile, str | None]]:
@@ -59,7 +56,7 @@ def gate(
     arch: str | Sequence[str],
     against: str | Path,
     *,
-    allowed: Mapping[str, float] = NOTHING_ALLOWED,
+    allowed: Mapping[str, float] | None = None,
     batch: int | None = None,
     dtype: str | None = None,
     runtime: str | None = None,
@@ -85,4 +82,4 @@ def gate(
     wanted = None if dtype is None else compute_dtype(dtype)
     (point,) = points = at_batches([batch])
     found = ModelSource(Asked(model, wanted, input_shape, seq_len, trust, points=points)).at(point)
-    return check(read_baseline(against), footprints_of(model, targets, found, wanted), allowed)
+    return check(read_baseline(against), footprints_of(model, targets, found, wanted), allowed or {})

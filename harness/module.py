@@ -137,9 +137,7 @@ class Maker(msgspec.Struct, frozen=True):
     def tensor(self, *shape: int) -> Tensor:
         """A tensor of the dtype, normally distributed; a large one repeats a million numbers, since drawing takes long."""
         count = math.prod(shape)
-        if self.device == "meta":
-            return self.torch.empty(*shape, dtype=self.torch_dtype, device=self.device)
-        if count <= REPEATED:
+        if count <= REPEATED or self.device == "meta":
             return self.torch.randn(*shape, dtype=self.torch_dtype, device=self.device)
         drawn = self.torch.randn(REPEATED, dtype=self.torch_dtype, device=self.device)
         values = self.torch.empty(count, dtype=self.torch_dtype, device=self.device)
@@ -150,14 +148,10 @@ class Maker(msgspec.Struct, frozen=True):
 
     def positive(self, *shape: int) -> Tensor:
         """A tensor of the dtype, uniform in 0.5..1.5: safe to divide by."""
-        if self.device == "meta":
-            return self.tensor(*shape)
         return self.torch.rand(*shape, dtype=self.torch_dtype, device=self.device) + 0.5
 
     def indices(self, high: int, *shape: int) -> Tensor:
         """An int64 tensor, uniform in 0..high-1."""
-        if self.device == "meta":
-            return self.torch.empty(shape, dtype=self.torch.int64, device=self.device)
         return self.torch.randint(high, shape, device=self.device)
 
     def building(self) -> AbstractContextManager[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import logging
+from collections import UserDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -117,7 +118,22 @@ def shown_log(verbosity: int) -> Iterator[None]:
         logger.setLevel(level)
 
 
-@click.group(cls=VerbGroup, context_settings={"help_option_names": ["-h", "--help"]})
+class Verbs(UserDict[str, Any]):
+    """The verbs by name, each imported when it is first looked at."""
+
+    def __getitem__(self, name: str) -> Any:
+        if self.data[name] is None:
+            self.data[name] = getattr(import_module(f"shmoo.harness.cli.verbs.{name}"), name)
+        return self.data[name]
+
+
+VERBS = (
+    "doctor", "measure", "show", "check", "compare", "duel", "gate", "history", "calibrate", "estimate", "advise", "explore",
+    "fusion", "generate", "inspect", "sweep", "trace", "report", "profiles", "cache", "characterize", "fleet",
+)  # fmt: skip
+
+
+@click.group(cls=VerbGroup, commands=Verbs(dict.fromkeys(VERBS)), context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-v", "--verbose", "verbosity", count=True, help="Say on stderr what is done; -vv with details.")
 @click.version_option(package_name="shmoo", message="shmoo %(version)s")
 @click.pass_context
@@ -132,11 +148,3 @@ def cli(ctx: click.Context, verbosity: int) -> None:
       shmoo characterize                 measure, calibrate, predict, report: all of it
     """
     ctx.with_resource(shown_log(verbosity))
-
-
-VERBS = (
-    "doctor", "measure", "show", "check", "compare", "duel", "gate", "history", "calibrate", "estimate", "advise", "explore",
-    "fusion", "generate", "inspect", "sweep", "trace", "report", "profiles", "cache", "characterize", "fleet",
-)  # fmt: skip
-for verb in VERBS:
-    cli.add_command(getattr(import_module(f"shmoo.harness.cli.verbs.{verb}"), verb))
