@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import signal
-import sys
 import time
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 
 import msgspec
@@ -36,7 +36,7 @@ from shmoo.runs.store.records import CaseSpec, Machine, Measurement, Reason, Run
 from shmoo.runs.store.store import Run, RunWriter
 from shmoo.runs.tables.reading import TableRow
 
-verb, calibrate, doctor = (sys.modules[f"shmoo.harness.cli.verbs.{name}"] for name in ("characterize", "calibrate", "doctor"))
+verb, calibrate, doctor = (import_module(f"shmoo.harness.cli.verbs.{name}") for name in ("characterize", "calibrate", "doctor"))
 """The modules, whose names in the package are those of the commands too."""
 MACHINE = Machine(
     cpu_model="Example CPU",
