@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from itertools import chain, count
 from pathlib import Path
 
+import shmoo
 from shmoo.estimators.errors import InputError
 
 LOCAL = "cpu_local"
@@ -21,6 +22,12 @@ ILLUSTRATIONS = "brief_"
 """Beginning of the names of profiles that are no machines; tables show them where they are named only."""
 VISITS, MOST_VISITS = 3, 8
 """Visits to every case, and at most to one that stays uncertain."""
+
+
+def own_folders() -> tuple[Path, ...]:
+    """The folders of Shmoo's own code: of the root package, and of its four rooms."""
+    rooms = ("estimators", "runs", "calibrate", "harness")
+    return (Path(shmoo.__file__).parent, *(Path(__file__).parents[1] / room for room in rooms))
 
 
 def user_profiles() -> Path:
@@ -69,6 +76,10 @@ def run_directory(out: str | Path | None, resume: bool, label: str, what: str = 
 
 def new_run_directory(label: str) -> Path:
     """A directory under ./shmoo-runs that does not exist yet, named after the time (UTC) and `label`."""
-    parent, name = Path("shmoo-runs"), f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{label}"
-    numbered = (parent / f"{name}-{number}" for number in count(2))
-    return next(path for path in chain([parent / name], numbered) if not path.exists())
+    return free_path(Path("shmoo-runs") / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{label}")
+
+
+def free_path(path: Path) -> Path:
+    """The path, or where something stands there the first of NAME-2, NAME-3, ... that is free."""
+    numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
+    return next(free for free in chain([path], numbered) if not free.exists())

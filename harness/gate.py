@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
@@ -16,15 +15,9 @@ from shmoo.harness.models.asked import Asked, ModelGraphs, at_batches
 from shmoo.harness.models.capture_cache import ModelSource
 from shmoo.runs.store.files import read_regular, replace_file
 
-NOTHING_ALLOWED: Mapping[str, float] = MappingProxyType({})
-
 
 def gate_targets(arch: Sequence[str], runtime: str | None) -> list[tuple[ArchitectureProfile, str | None]]:
-    """The architectures of a gate with the runtime on each.
-
-    Raises:
-        InputError: none or an unknown one, or a runtime that one lacks.
-    """
+    """The architectures of a gate with the runtime on each; `InputError` for none, an unknown one, or a runtime one lacks."""
     if not arch:
         raise InputError("a gate needs architectures: name one or several, such as gpu_h100,kpu_t256")
     return choose_targets(arch, () if runtime is None else (runtime,), None)
@@ -42,12 +35,7 @@ def footprints_of(
 
 
 def read_baseline(path: str | Path) -> Baseline:
-    """A baseline file.
-
-    Raises:
-        InputError: there is none.
-        FormatError: it is damaged or newer.
-    """
+    """A baseline file; `InputError` where there is none, `FormatError` where it is damaged or newer."""
     try:
         return Baseline.from_json(read_regular(Path(path)), str(path))
     except FileNotFoundError:
@@ -68,7 +56,7 @@ def gate(
     arch: str | Sequence[str],
     against: str | Path,
     *,
-    allowed: Mapping[str, float] = NOTHING_ALLOWED,
+    allowed: Mapping[str, float] | None = None,
     batch: int | None = None,
     dtype: str | None = None,
     runtime: str | None = None,
@@ -94,4 +82,4 @@ def gate(
     wanted = None if dtype is None else compute_dtype(dtype)
     (point,) = points = at_batches([batch])
     found = ModelSource(Asked(model, wanted, input_shape, seq_len, trust, points=points)).at(point)
-    return check(read_baseline(against), footprints_of(model, targets, found, wanted), allowed)
+    return check(read_baseline(against), footprints_of(model, targets, found, wanted), allowed or {})

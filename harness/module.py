@@ -52,11 +52,7 @@ class Axis(msgspec.Struct, frozen=True, omit_defaults=True):
     choices: tuple[AxisValue, ...] = ()
 
     def check(self, value: AxisValue, where: str) -> AxisValue:
-        """`value` in the axis's type.
-
-        Raises:
-            InputError: it has another type, or lies outside the range or the choices.
-        """
+        """`value` in the axis's type; `InputError` where it has another one, or lies outside the range or the choices."""
         expected = type(self.default)
         if expected is float and type(value) is int:
             value = float(value)
@@ -77,9 +73,9 @@ class Axis(msgspec.Struct, frozen=True, omit_defaults=True):
         return value
 
 
-def dim(name: str, default: int, meaning: str, low: int = 1, high: int | None = None) -> Axis:
+def dim(name: str, default: int, meaning: str, low: int = 1) -> Axis:
     """An axis that counts something: an integer of at least `low`."""
-    return Axis(name, default, meaning, low=low, high=high)
+    return Axis(name, default, meaning, low=low)
 
 
 class Size(msgspec.Struct, frozen=True):
@@ -141,9 +137,7 @@ class Maker(msgspec.Struct, frozen=True):
     def tensor(self, *shape: int) -> Tensor:
         """A tensor of the dtype, normally distributed; a large one repeats a million numbers, since drawing takes long."""
         count = math.prod(shape)
-        if self.device == "meta":
-            return self.torch.empty(*shape, dtype=self.torch_dtype, device=self.device)
-        if count <= REPEATED:
+        if count <= REPEATED or self.device == "meta":
             return self.torch.randn(*shape, dtype=self.torch_dtype, device=self.device)
         drawn = self.torch.randn(REPEATED, dtype=self.torch_dtype, device=self.device)
         values = self.torch.empty(count, dtype=self.torch_dtype, device=self.device)
@@ -154,14 +148,10 @@ class Maker(msgspec.Struct, frozen=True):
 
     def positive(self, *shape: int) -> Tensor:
         """A tensor of the dtype, uniform in 0.5..1.5: safe to divide by."""
-        if self.device == "meta":
-            return self.tensor(*shape)
         return self.torch.rand(*shape, dtype=self.torch_dtype, device=self.device) + 0.5
 
     def indices(self, high: int, *shape: int) -> Tensor:
         """An int64 tensor, uniform in 0..high-1."""
-        if self.device == "meta":
-            return self.torch.empty(shape, dtype=self.torch.int64, device=self.device)
         return self.torch.randint(high, shape, device=self.device)
 
     def building(self) -> AbstractContextManager[Any]:
@@ -251,11 +241,8 @@ class DNNModule(msgspec.Struct, frozen=True):
     without_memory: bool = False
 
     def resolve(self, axes: Mapping[str, AxisValue] | None = None) -> dict[str, AxisValue]:
-        """The value of every axis: the given ones checked, defaults for the rest.
-
-        Raises:
-            InputError: an axis is unknown (the nearest are suggested) or its value is not allowed.
-        """
+        """The value of every axis: the given ones checked, defaults for the rest. `InputError` where an axis is unknown (with the
+        nearest) or its value is not allowed."""
         given = axes or {}
         names = [axis.name for axis in self.axes]
         for name in given:
@@ -306,11 +293,7 @@ WORKLOADS: Registry[DNNModule] = Registry("workload")
 def workload(
     name: str, *, kind: Kind, axes: Sequence[Axis], size: Callable[..., Size] | None = None
 ) -> Callable[[Factory], Factory]:
-    """Decorator that registers a factory as a workload; its keyword arguments are the axes.
-
-    Raises:
-        TypeError: the factory's keyword arguments are not the declared axes.
-    """
+    """Decorator that registers a factory as a workload; `TypeError` where its keyword arguments are not the declared axes."""
 
     def decorate(factory: Factory) -> Factory:
         parameters = [p.name for p in inspect.signature(factory).parameters.values() if p.kind is p.KEYWORD_ONLY]

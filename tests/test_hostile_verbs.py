@@ -196,7 +196,7 @@ def test_rows_are_not_fetched_through_a_link(tmp_path: Path, link: str) -> None:
     """What a host sends stays in the campaign's folder."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    listing = {"files": {"facts.jsonl": [0, hashlib.sha256(b"").hexdigest()]}}
+    listing = {"facts.jsonl": [0, hashlib.sha256(b"").hexdigest()]}
     hello = {"directory": str(tmp_path), "python": "3.13.5", "rsync": False, "wheels": {}}
     replies = {"hello": hello, "listing": listing}
     python = tmp_path / "python3"

@@ -5,36 +5,16 @@ from __future__ import annotations
 import errno
 import gc
 import logging
-from collections.abc import Callable, Iterator
+from collections import UserDict
+from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import click
 
 from shmoo.estimators.errors import NothingMeasuredError, ShmooError, not_installed, unknown
 from shmoo.harness.cli import output
-from shmoo.harness.cli.verbs.advise import advise
-from shmoo.harness.cli.verbs.cache import cache
-from shmoo.harness.cli.verbs.calibrate import calibrate
-from shmoo.harness.cli.verbs.characterize import characterize
-from shmoo.harness.cli.verbs.check import check
-from shmoo.harness.cli.verbs.compare import compare
-from shmoo.harness.cli.verbs.doctor import doctor
-from shmoo.harness.cli.verbs.duel import duel
-from shmoo.harness.cli.verbs.estimate import estimate
-from shmoo.harness.cli.verbs.explore import explore
-from shmoo.harness.cli.verbs.fleet import fleet
-from shmoo.harness.cli.verbs.fusion import fusion
-from shmoo.harness.cli.verbs.gate import gate
-from shmoo.harness.cli.verbs.generate import generate
-from shmoo.harness.cli.verbs.history import history
-from shmoo.harness.cli.verbs.inspect import inspect
-from shmoo.harness.cli.verbs.measure import measure
-from shmoo.harness.cli.verbs.profiles import profiles
-from shmoo.harness.cli.verbs.report import report
-from shmoo.harness.cli.verbs.show import show
-from shmoo.harness.cli.verbs.sweep import sweep
-from shmoo.harness.cli.verbs.trace import trace
 
 BAD_INPUT, NOTHING_MEASURED, INTERRUPTED = 2, 3, 130
 LOG_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
@@ -123,26 +103,37 @@ class StderrHandler(logging.Handler):
         output.message(self.format(record))
 
 
-def show_log(verbosity: int) -> Callable[[], None]:
-    """Show Shmoo's log on stderr: warnings, with 1 what is done, with 2 and more the details too.
-
-    Returns:
-        what takes the log off stderr again.
-    """
+@contextmanager
+def shown_log(verbosity: int) -> Iterator[None]:
+    """While active, Shmoo's log is shown on stderr: warnings, with 1 what is done, with 2 and more the details too."""
     logger = logging.getLogger("shmoo")
     handler, level = StderrHandler(), logger.level
     handler.setFormatter(logging.Formatter("%(name)s: %(message)s" if verbosity else "%(message)s"))
     logger.addHandler(handler)
     logger.setLevel(LOG_LEVELS[min(verbosity, len(LOG_LEVELS) - 1)])
-
-    def hide() -> None:
+    try:
+        yield
+    finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
 
-    return hide
+
+class Verbs(UserDict[str, Any]):
+    """The verbs by name, each imported when it is first looked at."""
+
+    def __getitem__(self, name: str) -> Any:
+        if self.data[name] is None:
+            self.data[name] = getattr(import_module(f"shmoo.harness.cli.verbs.{name}"), name)
+        return self.data[name]
 
 
-@click.group(cls=VerbGroup, context_settings={"help_option_names": ["-h", "--help"]})
+VERBS = (
+    "doctor", "measure", "show", "check", "compare", "duel", "gate", "history", "calibrate", "estimate", "advise", "explore",
+    "fusion", "generate", "inspect", "sweep", "trace", "report", "profiles", "cache", "characterize", "fleet",
+)  # fmt: skip
+
+
+@click.group(cls=VerbGroup, commands=Verbs(dict.fromkeys(VERBS)), context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-v", "--verbose", "verbosity", count=True, help="Say on stderr what is done; -vv with details.")
 @click.version_option(package_name="shmoo", message="shmoo %(version)s")
 @click.pass_context
@@ -156,31 +147,4 @@ def cli(ctx: click.Context, verbosity: int) -> None:
       shmoo estimate resnet18            a model on every built-in architecture
       shmoo characterize                 measure, calibrate, predict, report: all of it
     """
-    ctx.call_on_close(show_log(verbosity))
-
-
-for verb in (
-    doctor,
-    measure,
-    show,
-    check,
-    compare,
-    duel,
-    gate,
-    history,
-    calibrate,
-    estimate,
-    advise,
-    explore,
-    fusion,
-    generate,
-    inspect,
-    sweep,
-    trace,
-    report,
-    profiles,
-    cache,
-    characterize,
-    fleet,
-):
-    cli.add_command(verb)
+    ctx.with_resource(shown_log(verbosity))

@@ -87,7 +87,7 @@ def asked(*names: str, batch: str = options.ONE_BATCH, dtype: str = options.ONE_
         names: of `SIZES` and `MODE`, those that the verb has.
         batch, dtype: defaults of --batch and --dtype, for their help.
     """
-    known = {
+    offered = {
         "batch": options.batches(batch),
         "dtype": options.dtypes(dtype),
         "input_shape": options.input_shape,
@@ -116,40 +116,22 @@ def asked(*names: str, batch: str = options.ONE_BATCH, dtype: str = options.ONE_
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
-        def with_model(
-            *,
-            trust: bool,
-            no_cache: bool,
-            batch: tuple[int, ...] = (),
-            dtype: tuple[str, ...] = (),
-            input_shape: str | None = None,
-            seq_len: int | None = None,
-            phase: str | None = None,
-            training: bool = False,
-            autocast: str | None = None,
-            quantize: str | None = None,
-            channels_last: bool = False,
-            **given: Any,
-        ) -> Any:
+        def with_model(*, trust: bool, no_cache: bool, **given: Any) -> Any:
             from shmoo.harness.models.asked import Mode
+            from shmoo.harness.models.capture_cache import CaptureCache, software
 
-            mode = Mode(phase, training, autocast, quantize, channels_last)
-            cache = None if no_cache else _open_cache()
-            shape = options.parse_shape(input_shape)
-            return command(asked=ModelOptions(batch, dtype, shape, seq_len, trust, mode, cache), **given)
+            mode = Mode(**{name: given.pop(name) for name in MODE if name in given})
+            batches, dtypes = given.pop("batch", ()), given.pop("dtype", ())
+            shape, length = options.parse_shape(given.pop("input_shape", None)), given.pop("seq_len", None)
+            known = None if no_cache else software()
+            cache = None if known is None else CaptureCache(capture_folder(), known)
+            return command(asked=ModelOptions(batches, dtypes, shape, length, trust, mode, cache), **given)
 
         for name in reversed((*names, "trust", "no_cache")):
-            with_model = known[name](with_model)
+            with_model = offered[name](with_model)
         return with_model
 
     return decorate
-
-
-def _open_cache() -> CaptureCache | None:
-    from shmoo.harness.models.capture_cache import CaptureCache, software
-
-    known = software()
-    return None if known is None else CaptureCache(capture_folder(), known)
 
 
 def tell_about(model: str, found: ModelGraphs) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from shmoo.estimators.units import percent, si, size, yes_or_no
 from shmoo.harness.cli import output
 from shmoo.harness.cli.layout import Cell, View
 
@@ -31,8 +32,6 @@ OPERATOR_COLUMNS = ("row", "op", "latency", "90 % of latency", "energy", "90 % o
 
 def show_models(records: Sequence[Record], view: View = output.EVERYTHING) -> None:
     """Table of estimates of models, what was assumed, what does not fit, and operators without a cost."""
-    from shmoo.estimators.units import percent, si, size, yes_or_no
-
     rows: list[list[str | Cell]] = []
     for r in records:
         latency, energy, power = r["latency_s"], r["energy_j"], r["average_power_w"]
@@ -111,7 +110,6 @@ def _request(record: Record) -> tuple[object, ...]:
 
 def show_operators(records: Sequence[Record], view: View) -> None:
     """Table of the rows of an operator table."""
-    from shmoo.estimators.units import si
 
     def cells(value: dict[str, float] | None, unit: str) -> list[str | Cell]:
         if value is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import threading
 import time
@@ -77,8 +78,6 @@ class Hurry:
 
 def resumed(out: Path) -> str:
     """The command that goes on with a run that the present command began in `out`: its name and the options it was given."""
-    import shlex
-
     from click.core import ParameterSource
 
     ctx = click.get_current_context()

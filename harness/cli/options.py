@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.graph.dtypes import compute_dtype
 from shmoo.estimators.units import share_of
 from shmoo.harness.cli import output
 from shmoo.harness.defaults import LOCAL
@@ -46,8 +47,6 @@ def _split_counts(ctx: click.Context, parameter: click.Parameter, values: tuple[
 
 def _split_dtypes(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     """Canonical names, each once: bf16 and bfloat16 are one type."""
-    from shmoo.estimators.graph.dtypes import compute_dtype
-
     return tuple(dict.fromkeys(map(compute_dtype, _split(ctx, parameter, values))))
 
 
@@ -107,11 +106,7 @@ def counts(*flags: str, help: str) -> Decorator:
 
 
 def only_one(values: Sequence[T], flag: str) -> T | None:
-    """The value of a list option where a verb takes one; `None` where the option is not given.
-
-    Raises:
-        InputError: several values.
-    """
+    """The value of a list option where a verb takes one; `None` where it is not given, `InputError` for several values."""
     if len(values) > 1:
         raise InputError(f"{flag} takes one value here, got {', '.join(map(str, values))}; run the command once for each")
     return values[0] if values else None
@@ -262,7 +257,6 @@ def top(default: str, count: int | None = None) -> Decorator:
 
 
 wide = click.option("--wide", is_flag=True, help="Every column of the table, however narrow the terminal.")
-_columns = names("--columns", help="Columns of the table to show, in this order.")
 
 
 def view(order: str, rows: str = "all") -> Decorator:
@@ -271,16 +265,14 @@ def view(order: str, rows: str = "all") -> Decorator:
     Args:
         order, rows: the order of rows and how many of them are shown by default.
     """
+    columns = names("--columns", help="Columns of the table to show, in this order.")
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def with_view(*, wide: bool, columns: tuple[str, ...], sort: str, top: int | None, **given: Any) -> Any:
             return command(view=output.View(wide, columns, sort, top), **given)
 
-        added: Callable[..., Any] = with_view
-        for option in (top(rows), sort(order), _columns, wide):
-            added = option(added)
-        return added
+        return wide(columns(sort(order)(top(rows)(with_view))))
 
     return decorate
 

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
+import msgspec
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.units import si
 from shmoo.harness.cli.layout import GAP, Cell, View, columns_of, fitted, grid, order_of, total_width, with_room, wrapped
 from shmoo.harness.cli.quiet import libraries_quiet
+from shmoo.runs.store.files import csv_bytes, csv_of_blocks, replace_file
 
 if TYPE_CHECKING:
     from shmoo.runs.store.records import CaseSpec
@@ -64,8 +67,6 @@ def verbose() -> bool:
 
 def json_document(document: object) -> None:
     """The one JSON document of a command, on stdout. A NaN or an infinity is a fault of ours and raises ValueError."""
-    import msgspec
-
     # Python indents in a generator, many times slower than it writes one line.
     line = json.dumps(document, allow_nan=False, separators=(",", ":"))
     if r"\ud" in line and _HALF_PAIR.search(line):
@@ -130,8 +131,6 @@ def _descriptor_on_stderr(stream: TextIO | None) -> Iterator[None]:
 
 def quantity(value: float | None, unit: str) -> Cell:
     """A cell that shows a value with its unit and is sorted by it."""
-    from shmoo.estimators.units import si
-
     return Cell(si(value, unit), value)
 
 
@@ -182,15 +181,9 @@ def table(
     for line in body:
         click.echo(line)
     if left_out:
-        message(f"no room for {', '.join(left_out)}: {_remedy_of_no_room()}")
-
-
-def _remedy_of_no_room() -> str:
-    """How to see every column, whatever the present command."""
-    ctx = click.get_current_context(silent=True)
-    if ctx is None or any(parameter.name == "wide" for parameter in ctx.command.params):
-        return "--wide shows every column"
-    return "a wider terminal shows every column"
+        ctx = click.get_current_context(silent=True)
+        has_wide = ctx is None or any(parameter.name == "wide" for parameter in ctx.command.params)
+        message(f"no room for {', '.join(left_out)}: {'--wide' if has_wide else 'a wider terminal'} shows every column")
 
 
 def _printable_cell(cell: str | Cell) -> str | Cell:
@@ -219,28 +212,19 @@ def terminal_columns(stream: TextIO | None = None) -> int | None:
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, object]], what: str) -> None:
     """Rows of `what` as CSV; the columns are those of all rows, in the order they first appear. `None` is an empty cell."""
-    from shmoo.runs.store.files import csv_bytes
-
     write(path, csv_bytes(list(dict.fromkeys(name for row in rows for name in row)), rows))
     message(f"wrote {len(rows)} {what} to {path}")
 
 
 def write_columns(path: str | Path, blocks: Sequence[Mapping[str, Sequence[object]]]) -> None:
     """As `write_csv`, of blocks of rows held as columns."""
-    from shmoo.runs.store.files import csv_of_blocks
-
     write(path, csv_of_blocks(blocks))
     message(f"wrote {sum(len(next(iter(block.values()))) for block in blocks)} rows to {path}")
 
 
 def write(path: str | Path, data: bytes) -> None:
-    """Write a result where `writing` allows it: at once into a file, straight into a device or a pipe that somebody reads.
-
-    Raises:
-        InputError: as of `writing`. OSError: the system refuses, or nobody reads the pipe.
-    """
-    from shmoo.runs.store.files import replace_file
-
+    """Write a result where `writing` allows it: at once into a file, straight into a device or a pipe. `OSError` where the system
+    refuses, or nobody reads the pipe."""
     target = writing(path)
     if not target.exists() or target.is_file():
         replace_file(target, data)

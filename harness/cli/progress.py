@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
+from shmoo.estimators.progress import Standing
 from shmoo.harness.cli import output
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
-
-    from shmoo.estimators.progress import Standing
 
 T = TypeVar("T")
 
@@ -124,8 +123,6 @@ class Display:
 
 def track(items: Iterable[T], total: int, stage: str, size: Callable[[T], int] = lambda item: 1) -> Iterator[T]:
     """Hand out `items` while showing progress; `size` says how many of the total each stands for."""
-    from shmoo.estimators.progress import Standing
-
     done = 0
     with Display() as display:
         for item in items:

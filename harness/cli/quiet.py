@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from shmoo.harness.defaults import own_folders
+
 logger = logging.getLogger(__name__)
 
 LIBRARIES = frozenset({"diffusers", "functorch", "huggingface_hub", "timm", "torch", "torchao", "torchvision", "transformers"})
@@ -24,9 +26,9 @@ def libraries_quiet() -> Iterator[None]:
     """While active, warnings that a library logs, and Python warnings from its code or from Shmoo's, go to the log; those of the
     user's code are shown as ever. So do errors that torch logs: they are tracebacks of what it tried, and it raises them, too."""
     quiet = LIBRARIES - {"torch"} if os.environ.get(TORCH_LOGS) else LIBRARIES
-    handle, ours = logging.Logger.handle, Path(__file__).parents[2]
-    folders = [ours / name for name in ("estimators", "runs", "calibrate", "harness")]
-    folders += [Path(sysconfig.get_path(kind)) / name for kind in ("purelib", "platlib") for name in quiet]
+    handle = logging.Logger.handle
+    folders = [Path(sysconfig.get_path(kind)) / name for kind in ("purelib", "platlib") for name in quiet]
+    folders += own_folders()
 
     def handle_unless_library(self: logging.Logger, record: logging.LogRecord) -> None:
         library = self.name.partition(".")[0]

@@ -81,7 +81,7 @@ def _powercap_probes(root: Path, sleep: Callable[[float], None]) -> Availability
         return [direct], unreadable
     try:
         through_pyrapl = open_pyrapl()
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, ValueError) as error:
         return [direct], unreadable | {"pyRAPL": f"{error or type(error).__name__}; the counters are read directly instead"}
     pair = through_pyrapl.snapshot(), direct.snapshot()
     sleep(AGREE_S)

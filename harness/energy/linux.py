@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from shmoo.harness.energy.probe import Counter, CounterProbe, UnreadableError, read_counter_file
+from shmoo.harness.energy.probe import Counter, Probe, UnreadableError, read_counter_file
 
 SOURCE = "sys/bus/event_source/devices/power"
 DOMAINS = {"energy-pkg": "package", "energy-cores": "core", "energy-ram": "dram", "energy-gpu": "uncore", "energy-psys": "psys"}
@@ -31,7 +31,7 @@ Opener = Callable[[int, int, int], int]
 """(event source type, event, CPU) -> file descriptor whose 8 bytes are the counter; raises `OSError`."""
 
 
-class PerfProbe(CounterProbe):
+class PerfProbe(Probe):
     """RAPL through the kernel's perf events (`power/energy-pkg/` and its like): readable without root where the kernel allows it.
 
     The counters are 64 bits wide and start at 0 when opened, so they do not wrap. Each is read on the CPUs that the `cpumask` of
@@ -122,11 +122,8 @@ def _event(text: str) -> int:
 
 
 def perf_event_open(kind: int, event: int, cpu: int) -> int:
-    """Open one system-wide counter on a CPU.
-
-    Raises:
-        OSError: the kernel refuses (`PermissionError` where more rights would help), or this machine's call number is not known.
-    """
+    """Open one system-wide counter on a CPU; `OSError` where the kernel refuses (`PermissionError` where more rights would help),
+    or this machine's call number is not known."""
     number = SYSCALLS.get(platform.machine())
     if number is None or os.name != "posix":
         raise OSError(f"perf events are not known on {platform.machine()}")
@@ -139,7 +136,7 @@ def perf_event_open(kind: int, event: int, cpu: int) -> int:
     return descriptor
 
 
-class HwmonProbe(CounterProbe):
+class HwmonProbe(Probe):
     """Every `energy*_input` (µJ since the driver was loaded) below /sys/class/hwmon, each a domain of its own, such as
     "hwmon amdgpu energy1". They are never summed: only the board's maker knows which of them contains another.
 
@@ -169,7 +166,7 @@ class HwmonProbe(CounterProbe):
         super().__init__(counters, clock)
 
 
-class BatteryProbe(CounterProbe):
+class BatteryProbe(Probe):
     """Energy that the batteries gave: the whole machine's, screen included.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from shmoo.harness.energy.probe import Counter, CounterProbe, UnreadableError
+from shmoo.harness.energy.probe import Counter, Probe, UnreadableError
 
 MILLI = 1e-3
 FIELD_POWER_INSTANT = 186
@@ -34,11 +34,7 @@ class GpuInfo(msgspec.Struct, frozen=True):
 
 
 def load_nvml() -> ModuleType:
-    """The NVML binding, initialized.
-
-    Raises:
-        OSError: nvidia-ml-py is not installed, or no driver answers; the message says what to do.
-    """
+    """The NVML binding, initialized; `OSError` says what to do where nvidia-ml-py is not installed, or no driver answers."""
     try:
         import pynvml
     except ImportError:
@@ -108,11 +104,9 @@ def _memory(nvml: Any, handle: Any) -> tuple[int | None, str]:
         total, said = int(nvml.nvmlDeviceGetMemoryInfo(handle).total), "it says 0"
     except nvml.NVMLError as error:
         total, said = 0, str(error)
-    return (
-        (total, "")
-        if total > 0
-        else (None, f"the driver does not say how much memory the card has ({said}); it may share the CPU's")
-    )
+    if total > 0:
+        return total, ""
+    return None, f"the driver does not say how much memory the card has ({said}); it may share the CPU's"
 
 
 def _card_of_instance(nvml: Any, uuid: str, cards: Sequence[GpuInfo]) -> list[GpuInfo]:
@@ -135,7 +129,7 @@ def _card_of_instance(nvml: Any, uuid: str, cards: Sequence[GpuInfo]) -> list[Gp
     ]
 
 
-class NvmlProbe(CounterProbe):
+class NvmlProbe(Probe):
     """Total energy of one card. With MIG on, the counter covers the whole card, other instances included, and the domain says so.
 
     Args:
@@ -150,6 +144,7 @@ class NvmlProbe(CounterProbe):
     update_period_s = 0.1  # usual; the meter measures it
     gain_error = 0.05  # of one board against a meter (Yang et al., SC'24, arXiv 2312.02741)
     slack_periods = 10  # cards differ in their period; a second of full power is still no jump
+    senses_power = True
 
     def __init__(self, nvml: Any, uuid: str, mig: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self._nvml = nvml

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -45,38 +44,6 @@ class DomainEnergy(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-class Probe(Protocol):
-    """Energy counters of one kind. To add one, implement this protocol (most subclass `CounterProbe`) and list it in
-    `available_probes`.
-
-    Attributes:
-        name: for people ("pyRAPL", "NVML").
-        domains: "package", "dram", "core", "uncore", "psys", "gpu". A domain may contain another (package holds core and uncore,
-            psys holds package): they are never summed.
-        update_period_s: how often the counter moves; the meter measures it where it can.
-        gain_error: relative error of its scale that no repetition averages out; part of every interval.
-    """
-
-    name: str
-    domains: tuple[str, ...]
-    update_period_s: float
-    gain_error: float
-
-    def snapshot(self) -> Snapshot:
-        """Read every counter now. Raises nothing: an unreadable counter is listed in `errors`."""
-
-    def energy_j(self, before: Snapshot, after: Snapshot) -> dict[str, DomainEnergy]:
-        """Energy of every domain between two snapshots. Pure."""
-
-
-@runtime_checkable
-class PowerMeter(Protocol):
-    """A probe that also reads power, as a check of its counter."""
-
-    def power_w(self) -> float | None:
-        """Power now, W; `None` where the sensor does not answer."""
-
-
 class Counter(msgspec.Struct, frozen=True):
     """One counter of a probe.
 
@@ -93,19 +60,29 @@ class Counter(msgspec.Struct, frozen=True):
     span: float | None = None
 
 
-class CounterProbe:
-    """A probe over a fixed list of counters; a domain's energy is the sum over its counters.
+class Probe:
+    """Energy counters of one kind; a domain's energy is the sum over its counters. To add a kind, subclass this and list it in
+    `available_probes`.
 
     Args:
         clock: monotonic seconds.
         incomplete: domain -> why its counters do not cover the machine, so that their sum would mislead.
+
+    Attributes:
+        name: for people ("pyRAPL", "NVML").
+        domains: "package", "dram", "core", "uncore", "psys", "gpu". A domain may contain another (package holds core and uncore,
+            psys holds package): they are never summed.
+        update_period_s: how often the counter moves; the meter measures it where it can.
+        gain_error: relative error of its scale that no repetition averages out; part of every interval.
+        slack_periods: update periods whose energy one step may show beyond the time between its readings.
+        senses_power: whether it also reads power.
     """
 
     name: str
     update_period_s: float
     gain_error = 0.0
     slack_periods = 1
-    """Update periods whose energy one step may show beyond the time between its readings."""
+    senses_power = False
 
     def __init__(self, counters: Sequence[Counter], clock: Callable[[], float], incomplete: dict[str, str] | None = None) -> None:
         self._counters = tuple(counters)
@@ -114,7 +91,7 @@ class CounterProbe:
         self.domains = tuple(dict.fromkeys(counter.domain for counter in counters))
 
     def snapshot(self) -> Snapshot:
-        """As `Probe.snapshot`; a counter that cannot be read leaves its error."""
+        """Read every counter now. Raises nothing: a counter that cannot be read leaves its error."""
         values, errors = {}, {}
         for counter in self._counters:
             try:
@@ -126,21 +103,36 @@ class CounterProbe:
         return Snapshot(self._clock(), values, errors)
 
     def energy_j(self, before: Snapshot, after: Snapshot) -> dict[str, DomainEnergy]:
-        """As `Probe.energy_j`: joules of each domain, or the reason they are not known."""
-        slack_s = self.slack_periods * self.update_period_s
-        steps: dict[str, dict[str, DomainEnergy]] = {domain: {} for domain in self.domains}
+        """Energy of every domain between two snapshots, or why it is not known. Pure."""
+        energies = {domain: DomainEnergy(0.0) for domain in self.domains}
         for counter in self._counters:
-            steps[counter.domain][counter.name] = energy_between(
-                counter.name,
-                before,
-                after,
-                joules_per_unit=counter.joules_per_unit,
-                update_period_s=slack_s,
-                span=counter.span,
-            )
-        return {domain: sum_counters(domain, parts) for domain, parts in steps.items()} | {
-            domain: DomainEnergy(None, reason) for domain, reason in self._incomplete.items()
-        }
+            total, step = energies[counter.domain], self._step(counter, before, after)
+            if total.energy_j is None:
+                continue
+            if step.energy_j is not None:
+                energies[counter.domain] = DomainEnergy(total.energy_j + step.energy_j)
+            elif step.reason == UNMOVED or counter.name == counter.domain:
+                energies[counter.domain] = step
+            else:
+                energies[counter.domain] = DomainEnergy(None, f"{counter.name}: {step.reason}")
+        return energies | {domain: DomainEnergy(None, reason) for domain, reason in self._incomplete.items()}
+
+    def _step(self, counter: Counter, before: Snapshot, after: Snapshot) -> DomainEnergy:
+        for snapshot in (before, after):
+            if counter.name not in snapshot.values:
+                return DomainEnergy(None, snapshot.errors.get(counter.name, "missing from a reading"))
+        return counter_step(
+            before.values[counter.name],
+            after.values[counter.name],
+            span=counter.span,
+            joules_per_unit=counter.joules_per_unit,
+            elapsed_s=after.at_s - before.at_s,
+            update_period_s=self.slack_periods * self.update_period_s,
+        )
+
+    def power_w(self) -> float | None:
+        """Power now, W, as a check of the counter; `None` where no sensor answers."""
+        return None
 
 
 def read_counter_file(path: Path) -> float:
@@ -149,23 +141,6 @@ def read_counter_file(path: Path) -> float:
     if not 0 <= value < math.inf:
         raise ValueError(f"{value} is no reading")
     return value
-
-
-def energy_between(
-    name: str, before: Snapshot, after: Snapshot, *, joules_per_unit: float, update_period_s: float, span: float | None = None
-) -> DomainEnergy:
-    """Energy of one counter between two snapshots, or why a snapshot lacks it; arguments as of `counter_step`."""
-    for snapshot in (before, after):
-        if name not in snapshot.values:
-            return DomainEnergy(None, snapshot.errors.get(name, "missing from a reading"))
-    return counter_step(
-        before.values[name],
-        after.values[name],
-        span=span,
-        joules_per_unit=joules_per_unit,
-        elapsed_s=after.at_s - before.at_s,
-        update_period_s=update_period_s,
-    )
 
 
 def counter_step(
@@ -209,8 +184,8 @@ def trail_energy(probe: Probe, trail: Sequence[Snapshot]) -> dict[str, DomainEne
     """Energy of every domain from the first to the last of many snapshots, step by step, so that a counter may wrap often."""
     totals: dict[str, DomainEnergy] = dict.fromkeys(probe.domains, DomainEnergy(None, UNMOVED))
     for before, after in pairwise(trail):
-        for domain, step in probe.energy_j(before, after).items():
-            totals[domain] = _add(totals[domain], step)
+        steps = probe.energy_j(before, after)
+        totals = {domain: _add(total, steps[domain]) for domain, total in totals.items()}
     return totals
 
 
@@ -220,13 +195,3 @@ def _add(total: DomainEnergy, step: DomainEnergy) -> DomainEnergy:
         # A step without movement is no fault: the next step includes its energy.
         return other if unknown.reason == UNMOVED else unknown
     return DomainEnergy(total.energy_j + step.energy_j)
-
-
-def sum_counters(domain: str, parts: dict[str, DomainEnergy]) -> DomainEnergy:
-    """A domain's energy from its counters (one a socket or die): the sum, or the first reason and the counter that gives it."""
-    energy = 0.0
-    for name, part in parts.items():
-        if part.energy_j is None:
-            return DomainEnergy(None, part.reason if part.reason == UNMOVED or name == domain else f"{name}: {part.reason}")
-        energy += part.energy_j
-    return DomainEnergy(energy) if parts else DomainEnergy(None, "no counter")

@@ -19,17 +19,7 @@ from typing import Protocol
 
 import msgspec
 
-from shmoo.harness.energy.probe import (
-    MICRO,
-    Counter,
-    CounterProbe,
-    DomainEnergy,
-    Snapshot,
-    UnreadableError,
-    energy_between,
-    read_counter_file,
-    sum_counters,
-)
+from shmoo.harness.energy.probe import Counter, DomainEnergy, Probe, UnreadableError, read_counter_file
 
 POWERCAP = "sys/class/powercap/intel-rapl"
 PERMISSION_REMEDY = (
@@ -38,6 +28,8 @@ PERMISSION_REMEDY = (
 )
 UPDATE_PERIOD_S = 1e-3
 """Intel SDM vol. 3, "RAPL interfaces": energy status is updated about every millisecond."""
+TOLERANCE = 0.05
+"""Relative difference up to which two readers agree."""
 
 
 class Zone(msgspec.Struct, frozen=True):
@@ -99,7 +91,7 @@ def _mirrors(a: Zone, b: Zone) -> bool:
     return first <= between <= last
 
 
-class PowercapProbe(CounterProbe):
+class PowercapProbe(Probe):
     """Reads powercap itself, every zone.
 
     Args:
@@ -147,17 +139,19 @@ class RawReader(Protocol):
         """Raw µJ by socket number; -1 where that socket has no counter."""
 
 
-class RaplProbe:
+class RaplProbe(Probe):
     """Package and DRAM energy through pyRAPL's raw readings, unwrapped here.
 
     Args:
         package, dram: `pyRAPL.PkgAPI()` and `pyRAPL.DramAPI()`; no DRAM where a socket lacks it.
         ranges_uj: counter name ("package-0", "dram-0") -> range.
+
+    Raises:
+        OSError, ValueError: a first reading fails.
     """
 
     name = "pyRAPL"
     update_period_s = UPDATE_PERIOD_S
-    gain_error = 0.0
 
     def __init__(
         self,
@@ -166,37 +160,18 @@ class RaplProbe:
         ranges_uj: dict[str, float | None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._readers = {"package": package} | ({"dram": dram} if dram is not None else {})
-        self._ranges = ranges_uj
-        self._clock = clock
-        self.domains = tuple(self._readers)
+        readers = {"package": package} | ({} if dram is None else {"dram": dram})
+        counters = [
+            Counter(name := f"{domain}-{socket}", domain, partial(_socket_value, reader, socket), span=ranges_uj.get(name))
+            for domain, reader in readers.items()
+            for socket, value in enumerate(reader.energy())
+            if value >= 0
+        ]
+        super().__init__(counters, clock)
 
-    def snapshot(self) -> Snapshot:
-        """As `Probe.snapshot`; a domain that cannot be read leaves its error."""
-        values, errors = {}, {}
-        for domain, reader in self._readers.items():
-            try:
-                readings = reader.energy()
-            except (OSError, ValueError) as error:
-                errors[domain] = f"cannot be read: {error}"
-                continue
-            values.update({f"{domain}-{socket}": value for socket, value in enumerate(readings) if value >= 0})
-        return Snapshot(self._clock(), values, errors)
 
-    def energy_j(self, before: Snapshot, after: Snapshot) -> dict[str, DomainEnergy]:
-        """As `Probe.energy_j`: joules of each domain, or the reason they are not known."""
-        energies = {}
-        for domain in self.domains:
-            readings = {**before.errors, **after.errors, **before.values, **after.values}
-            names = [name for name in readings if name.split("-")[0] == domain]
-            steps = {
-                name: energy_between(
-                    name, before, after, joules_per_unit=MICRO, update_period_s=UPDATE_PERIOD_S, span=self._ranges.get(name)
-                )
-                for name in names
-            }
-            energies[domain] = sum_counters(domain, steps)
-        return energies
+def _socket_value(reader: RawReader, socket: int) -> float:
+    return reader.energy()[socket]
 
 
 def import_pyrapl() -> ModuleType:
@@ -216,7 +191,7 @@ def import_pyrapl() -> ModuleType:
     return pyRAPL
 
 
-def open_pyrapl(clock: Callable[[], float] = time.monotonic) -> RaplProbe:
+def open_pyrapl() -> RaplProbe:
     """A probe over pyRAPL for this machine.
 
     Raises:
@@ -236,16 +211,16 @@ def open_pyrapl(clock: Callable[[], float] = time.monotonic) -> RaplProbe:
     except (module.PyRAPLException, OSError, ValueError, IndexError):
         dram = None  # a socket without DRAM counters; the probe then has no such domain
     ranges = {f"{zone.domain}-{zone.socket}": zone.range_uj for zone in zones if zone.domain in ("package", "dram")}
-    return RaplProbe(package, dram, ranges, clock)
+    return RaplProbe(package, dram, ranges)
 
 
-def disagreement(a: dict[str, DomainEnergy], b: dict[str, DomainEnergy], tolerance: float = 0.05) -> str:
-    """Why two readings of the same span differ in a domain both know, or "" when they agree within `tolerance`."""
+def disagreement(a: dict[str, DomainEnergy], b: dict[str, DomainEnergy]) -> str:
+    """Why two readings of the same span differ in a domain both know, or "" when they agree within `TOLERANCE`."""
     for domain in a.keys() & b.keys():
         one, other = a[domain].energy_j, b[domain].energy_j
         if one is None or other is None:
             if (one is None) != (other is None):
                 return f"{domain}: one reads {one} J ({a[domain].reason}), the other {other} J ({b[domain].reason})"
-        elif abs(one - other) > tolerance * max(one, other):
+        elif abs(one - other) > TOLERANCE * max(one, other):
             return f"{domain}: {one:.4g} J against {other:.4g} J"
     return ""

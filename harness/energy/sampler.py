@@ -20,7 +20,7 @@ from itertools import pairwise
 
 import msgspec
 
-from shmoo.harness.energy.probe import UNMOVED, PowerMeter, Probe, Snapshot, trail_energy
+from shmoo.harness.energy.probe import UNMOVED, Probe, Snapshot, trail_energy
 from shmoo.harness.energy.readings import Trial, reading
 from shmoo.runs.store.records import EnergyReading
 
@@ -28,6 +28,8 @@ UPDATES_PER_WINDOW = 20
 """A window holds at least this many counter updates, so that the unknown phase of its edges costs at most 5 % of it; over three
 windows at random phases that is a standard deviation of 1.2 %."""
 UPDATES_IDLE = 10
+UPDATES_WATCHED, WATCHED_S = 20, 3.0
+"""Movements of a counter from which its update period is measured, and the time in which they must come."""
 IDLE_LASTS_S = 30.0
 """Idle power measured after one case also counts as that before the next one if it begins within this time."""
 POWER_SAMPLE_S = 0.02
@@ -96,7 +98,7 @@ class TrailSampler:
         for trail, powers, probe in zip(self.trails, self.powers, self._probes, strict=True):
             snapshot = probe.snapshot()
             trail.append(snapshot)
-            if isinstance(probe, PowerMeter) and (watts := probe.power_w()):
+            if watts := probe.power_w():
                 powers.append((snapshot.at_s, watts))
 
 
@@ -189,7 +191,7 @@ class EnergyMeter:
         if probe.name not in self._periods:
             measurable = UPDATES_PER_WINDOW * probe.update_period_s <= longest
             self._periods[probe.name] = (
-                measure_update_period(probe, clock=self._clock, sleep=self._sleep) if measurable else probe.update_period_s
+                measure_update_period(probe, self._clock, self._sleep) if measurable else probe.update_period_s
             )
         if self._periods[probe.name] is None:
             return UNMOVED
@@ -222,7 +224,7 @@ class EnergyMeter:
         length_s = max(self._settings.window_s, UPDATES_PER_WINDOW * slowest)
         settle_s = max(self._settings.settle_s, 2 * slowest) + self._draw.uniform(0.0, slowest)
         self._run(call, call_s, settle_s, synchronize)
-        sensors = [max(self._period(probe), POWER_SAMPLE_S) for probe in probes if isinstance(probe, PowerMeter)]
+        sensors = [max(self._period(probe), POWER_SAMPLE_S) for probe in probes if probe.senses_power]
         sampler = TrailSampler(probes, min([self._settings.sample_s, *sensors]))
         synchronize()
         sampler.start()
@@ -253,18 +255,12 @@ class EnergyMeter:
         return {domain: power for probe in probes for domain, power in watts[probe.name].items()}
 
 
-def measure_update_period(
-    probe: Probe,
-    updates: int = 20,
-    limit_s: float = 3.0,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> float | None:
-    """Median time between movements of the probe's counters, s; `None` if they moved less than twice within `limit_s`."""
+def measure_update_period(probe: Probe, clock: Callable[[], float], sleep: Callable[[float], None]) -> float | None:
+    """Median time between movements of the probe's counters, s; `None` if they moved less than twice within `WATCHED_S`."""
     begin = clock()
     moved_at_s: list[float] = []
     last = probe.snapshot()
-    while len(moved_at_s) <= updates and clock() - begin < limit_s:
+    while len(moved_at_s) <= UPDATES_WATCHED and clock() - begin < WATCHED_S:
         sleep(probe.update_period_s / 20)
         now = probe.snapshot()
         if now.values and now.values != last.values:

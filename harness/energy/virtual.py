@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable
 
-from shmoo.harness.energy.probe import MICRO, Counter, CounterProbe, UnreadableError
+from shmoo.harness.energy.probe import MICRO, Counter, Probe
 
 SWITCH = "SHMOO_VIRTUAL_ENERGY"
 """Environment variable that puts a virtual package in place of this machine's counters when it is "1"."""
@@ -33,7 +33,7 @@ def last_update(now_s: float, period_s: float) -> float:
     return math.floor(now_s / period_s + 1e-9) * period_s
 
 
-class SimulatedProbe(CounterProbe):
+class SimulatedProbe(Probe):
     """A counter in µJ that follows a clock.
 
     Args:
@@ -41,7 +41,6 @@ class SimulatedProbe(CounterProbe):
         energy_at: joules since time 0 as a function of time; a constant power of `power_w` where it is not given.
         range_uj: the counter starts again at 0 there.
         update_period_s: the counter moves only at multiples of it.
-        faults: reading number (from 0) -> error text of that reading.
     """
 
     name = "simulated"
@@ -52,21 +51,13 @@ class SimulatedProbe(CounterProbe):
         *,
         power_w: float = 0.0,
         energy_at: Callable[[float], float] | None = None,
-        domain: str = "package",
-        range_uj: float | None = 262_143_328_850.0,
+        range_uj: float = 262_143_328_850.0,
         update_period_s: float = 1e-3,
-        faults: dict[int, str] | None = None,
     ) -> None:
         self._energy_at = energy_at or (lambda at_s: power_w * at_s)
         self._range_uj = range_uj
-        self._faults = faults or {}
-        self._readings = 0
         self.update_period_s = update_period_s
-        super().__init__([Counter(domain, domain, self._microjoules, MICRO, range_uj)], clock)
+        super().__init__([Counter("package", "package", self._microjoules, MICRO, range_uj)], clock)
 
     def _microjoules(self) -> float:
-        number, self._readings = self._readings, self._readings + 1
-        if number in self._faults:
-            raise UnreadableError(self._faults[number])
-        value = self._energy_at(last_update(self._clock(), self.update_period_s)) / MICRO
-        return value if self._range_uj is None else value % self._range_uj
+        return self._energy_at(last_update(self._clock(), self.update_period_s)) / MICRO % self._range_uj

@@ -9,10 +9,10 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.runs.store.files import own_folder
@@ -28,59 +28,50 @@ class JobDiedError(ShmooError):
     """A job that gave neither an answer nor a refusal."""
 
 
-class ArrayEngine(Protocol):
-    """Runs the commands of an array, each with its stdout in a file of its own."""
-
-    def run(self, commands: Sequence[Sequence[str]], folder: Path) -> None:
-        """Run them all and wait; command N writes to N.json and N.err in `folder`, and its exit code to N.code. One that died
-        leaves no code."""
+ArrayEngine = Callable[[Sequence[Sequence[str]], Path], None]
+"""Runs all commands and waits; command N writes to N.json and N.err in the folder, and its exit code to N.code. One that
+died leaves no code."""
 
 
-class LocalArray:
-    """Processes of this machine, as many at once as it has cores, each with one thread."""
+def run_here(commands: Sequence[Sequence[str]], folder: Path) -> None:
+    """An `ArrayEngine`: processes of this machine, as many at once as it has cores, each with one thread."""
 
-    def run(self, commands: Sequence[Sequence[str]], folder: Path) -> None:
-        """As of `ArrayEngine`."""
+    def one(job: int) -> None:
+        with (folder / f"{job}.json").open("wb") as answer, (folder / f"{job}.err").open("wb") as words:
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            done = subprocess.run(
+                commands[job], stdin=subprocess.DEVNULL, stdout=answer, stderr=words, env=environment, check=False
+            )
+        (folder / f"{job}.code").write_text(str(done.returncode))
 
-        def one(job: int) -> None:
-            with (folder / f"{job}.json").open("wb") as answer, (folder / f"{job}.err").open("wb") as words:
-                environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-                done = subprocess.run(
-                    commands[job], stdin=subprocess.DEVNULL, stdout=answer, stderr=words, env=environment, check=False
-                )
-            (folder / f"{job}.code").write_text(str(done.returncode))
-
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            list(pool.map(one, range(len(commands))))
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        list(pool.map(one, range(len(commands))))
 
 
-class SlurmArray:
-    """One array of Slurm, submitted from here; the current folder must be one that its nodes see."""
-
-    def run(self, commands: Sequence[Sequence[str]], folder: Path) -> None:
-        """As of `ArrayEngine`."""
-        cases = "\n".join(
-            f"{job}) {shlex.join(command)} > {folder}/{job}.json 2> {folder}/{job}.err ;;" for job, command in enumerate(commands)
-        )
-        task = '"$SLURM_ARRAY_TASK_ID"'
-        script = f"#!/bin/sh\nexport OMP_NUM_THREADS=1\ncase {task} in\n{cases}\nesac\ncode=$?\n"
-        script += f"echo $code > {folder}/{task}.code\nexit $code\n"
-        options = ["--wait", "--parsable", f"--array=0-{len(commands) - 1}", "--ntasks=1", f"--job-name={folder.name}"]
-        command = ["sbatch", *options, f"--chdir={Path.cwd()}", f"--output={folder}/slurm-%a.log"]
-        try:
-            done = subprocess.run(command, input=script.encode(), capture_output=True, check=False)
-        except FileNotFoundError:
-            raise InputError("sbatch is not installed here; run this where Slurm is, or take --engine local") from None
-        except BaseException:
-            # Interrupted: nobody waits for the array any more.
-            subprocess.run(["scancel", "--me", f"--name={folder.name}"], capture_output=True, check=False)
-            raise
-        # With --wait the exit code is that of the worst job, whose own words say more.
-        if done.returncode and not done.stdout.strip():
-            raise ShmooError(f"Slurm took no array: {done.stderr.decode('utf-8', 'replace').strip()}")
+def run_in_slurm(commands: Sequence[Sequence[str]], folder: Path) -> None:
+    """An `ArrayEngine`: one array of Slurm, submitted from here; the current folder must be one that its nodes see."""
+    cases = "\n".join(
+        f"{job}) {shlex.join(command)} > {folder}/{job}.json 2> {folder}/{job}.err ;;" for job, command in enumerate(commands)
+    )
+    task = '"$SLURM_ARRAY_TASK_ID"'
+    script = f"#!/bin/sh\nexport OMP_NUM_THREADS=1\ncase {task} in\n{cases}\nesac\ncode=$?\n"
+    script += f"echo $code > {folder}/{task}.code\nexit $code\n"
+    options = ["--wait", "--parsable", f"--array=0-{len(commands) - 1}", "--ntasks=1", f"--job-name={folder.name}"]
+    command = ["sbatch", *options, f"--chdir={Path.cwd()}", f"--output={folder}/slurm-%a.log"]
+    try:
+        done = subprocess.run(command, input=script.encode(), capture_output=True, check=False)
+    except FileNotFoundError:
+        raise InputError("sbatch is not installed here; run this where Slurm is, or take --engine local") from None
+    except BaseException:
+        # Interrupted: nobody waits for the array any more.
+        subprocess.run(["scancel", "--me", f"--name={folder.name}"], capture_output=True, check=False)
+        raise
+    # With --wait the exit code is that of the worst job, whose own words say more.
+    if done.returncode and not done.stdout.strip():
+        raise ShmooError(f"Slurm took no array: {done.stderr.decode('utf-8', 'replace').strip()}")
 
 
-ARRAYS: Mapping[str, type[ArrayEngine]] = {"local": LocalArray, "slurm": SlurmArray}
+ARRAYS: Mapping[str, ArrayEngine] = {"local": run_here, "slurm": run_in_slurm}
 
 
 def run_array(engine: ArrayEngine, commands: Sequence[Sequence[str]]) -> list[Any]:
@@ -92,7 +83,7 @@ def run_array(engine: ArrayEngine, commands: Sequence[Sequence[str]]) -> list[An
     """
     folder = own_folder(Path.cwd() / f"{PARTS}-{secrets.token_hex(4)}")
     try:
-        engine.run([[*PROGRAM, *command] for command in commands], folder)
+        engine([[*PROGRAM, *command] for command in commands], folder)
         answers = [_answer(folder, job) for job in range(len(commands))]
     except JobDiedError:
         raise  # what it left says more than its last line

@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -24,8 +24,7 @@ import msgspec
 
 from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.estimators.graph.records import decode_versioned
-from shmoo.harness.fleet.answers import Hello, Started
-from shmoo.harness.fleet.channels import HostRefusal, ask, runner_files
+from shmoo.harness.fleet.channels import Channel, Hello, HostRefusal, ask, runner_files
 from shmoo.harness.fleet.engines import Engine, engine_of
 from shmoo.harness.fleet.hosts import Host, check_host
 from shmoo.harness.fleet.package import environment_key, read_pins, write_wheel
@@ -77,11 +76,8 @@ class Campaign:
 
     @classmethod
     def open(cls, path: str | Path) -> Campaign:
-        """Read a campaign's folder.
-
-        Raises:
-            InputError: none there, or a host that could not stand in hosts.toml. FormatError: it is damaged or newer.
-        """
+        """Read a campaign's folder; `InputError` where there is none, or a host could not stand in hosts.toml, `FormatError`
+        where it is damaged or newer."""
         file = Path(path) / CAMPAIGN
         try:
             data = read_regular(file)
@@ -96,11 +92,9 @@ class Campaign:
 
     @classmethod
     def create(cls, path: Path, hosts: Sequence[Host], command: Sequence[str], resume: bool = False) -> Campaign:
-        """Make a campaign's folder, or take up the one that is there with these hosts and this command.
+        """Make a campaign's folder, or with `resume` take up the one that is there with these hosts and this command.
 
-        Raises:
-            InputError: one is there and `resume` is false, a command that no fleet runs, or pins that cannot be read.
-        """
+        `InputError` where one is there without `resume`, and for a command that no fleet runs, or pins that cannot be read."""
         check_command(command)
         for host in hosts:
             read_pins(Path(host.constraints))
@@ -125,13 +119,15 @@ class Campaign:
         """The name of a host's job."""
         return f"{self.file.id}-{host.name}"
 
-    def fetched(self, host: Host) -> Path:
-        """Where files of a host go here."""
-        return self.path / "hosts" / host.name
+    def fetched(self, name: str) -> Path:
+        """Where files of the host of that name go here."""
+        return self.path / "hosts" / name
 
-    def engines(self) -> dict[str, Engine]:
-        """Name -> engine of the kinds that occur."""
-        return {host.engine: self.engine_of(host) for host in self.file.hosts}
+    def reach(self, host: Host) -> tuple[Hello, Channel]:
+        """What a host says of itself, and the way to its files; errors as of `ask`."""
+        engine = self.engine_of(host)
+        told = ask(engine.channel(host), host.python, "hello", Hello, directory=host.directory)
+        return told, engine.channel(host, rsync=told.rsync)
 
     def each(self, work: Callable[[Host], T], hosts: Iterable[Host]) -> dict[str, T | ShmooError]:
         """Host -> what `work` gives for it, many at once; an error of one host is its result."""
@@ -179,46 +175,35 @@ def start(campaign: Campaign, hosts: Sequence[Host]) -> dict[str, str]:
 
 
 def _start(campaign: Campaign, host: Host, wheel: Path | None) -> None:
-    engine, constraints = campaign.engine_of(host), Path(host.constraints)
-    told = ask(engine.channel(host), host.python, "hello", Hello, directory=host.directory)
-    if not host.environment and _version(told.python) < OLDEST_PYTHON:
-        raise HostRefusal(f"{host.python} is Python {told.python}, and Shmoo needs 3.11; name a newer one with python = ...")
-    channel, directory = engine.channel(host, rsync=told.rsync), told.directory
-    key = ""
-    if wheel is not None and not host.environment:
-        offline = "wheelhouse" if host.wheelhouse else "index"
-        key = environment_key(wheel, constraints, host.installer, offline)
-        package = f"{directory}/packages/{key}"
-        pinned = _named(constraints, campaign.path / "package" / key, "constraints.txt")
-        channel.push([wheel, pinned], package)
-        missing = [path for path in _wheels(host) if told.wheels.get(path.name) != path.stat().st_size]
-        if missing:
+    constraints = Path(host.constraints)
+    told, channel = campaign.reach(host)
+    directory, key = told.directory, ""
+    if not host.environment:
+        version = tuple(int(part) for part in told.python.split(".")[:2] if part.isdecimal())
+        if version < OLDEST_PYTHON:
+            words = f"{host.python} is Python {told.python}, and Shmoo needs 3.11; name a newer one with python = ..."
+            raise HostRefusal(words)
+        assert wheel is not None
+        key = environment_key(wheel, constraints, host.installer, "wheelhouse" if host.wheelhouse else "index")
+        pinned = campaign.path / "package" / key / "constraints.txt"
+        pinned.parent.mkdir(exist_ok=True)
+        channel.push([wheel, Path(shutil.copyfile(constraints, pinned))], f"{directory}/packages/{key}")
+        wheels = sorted(Path(host.wheelhouse).glob("*.whl")) if host.wheelhouse else []
+        if missing := [path for path in wheels if told.wheels.get(path.name) != path.stat().st_size]:
             channel.push(missing, f"{directory}/wheels")
     folder = campaign.folder(host, directory)
-    job: Mapping[str, object] = {
-        "campaign": campaign.file.id,
-        "name": host.name,
-        "command": list(campaign.file.command),
-        "arguments": arguments_of(campaign.file.command),
+    command = campaign.file.command
+    job = {
+        **msgspec.structs.asdict(host),
         "directory": directory,
-        "environment": host.environment,
+        "campaign": campaign.file.id,
+        "command": command,
+        "arguments": arguments_of(command),
         "key": key,
         "pins": read_pins(constraints),
-        "offline": bool(host.wheelhouse),
-        "installer": host.installer,
-        "variables": host.variables,
-        "when_busy": host.when_busy,
-        "busy_share": host.busy_share,
-        "wait_s": 60 * host.wait_minutes,
     }
-    begun = ask(channel, host.python, "start", Started, folder=folder, job=job, code=runner_files())
-    if begun.started:
-        engine.launch(host, folder, campaign.job_name(host))
-
-
-def _version(text: str) -> tuple[int, ...]:
-    """Of a Python, such as (3, 13); nothing for text that is none."""
-    return tuple(int(part) for part in text.split(".")[:2] if part.isdecimal())
+    if ask(channel, host.python, "start", bool, folder=folder, job=job, code=runner_files()):
+        campaign.engine_of(host).launch(host, folder, campaign.job_name(host))
 
 
 def stop(campaign: Campaign, hosts: Sequence[Host]) -> dict[str, str]:
@@ -234,16 +219,6 @@ def stop(campaign: Campaign, hosts: Sequence[Host]) -> dict[str, str]:
     results = campaign.each(end, hosts)
     words = "its job was told to end, and has not yet; see `shmoo fleet status`"
     return {name: str(result) if isinstance(result, ShmooError) else words if result else "" for name, result in results.items()}
-
-
-def _named(path: Path, folder: Path, name: str) -> Path:
-    """A copy of a file under another name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return Path(shutil.copyfile(path, folder / name))
-
-
-def _wheels(host: Host) -> list[Path]:
-    return sorted(Path(host.wheelhouse).glob("*.whl")) if host.wheelhouse else []
 
 
 def cpu_seconds() -> float:

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -33,38 +33,36 @@ class HostRefusal(ShmooError):
     """A host that answered that it cannot do what it was asked."""
 
 
-class Channel(Protocol):
-    """What an engine needs of a host: to run a command there, and to copy files both ways."""
+class Hello(msgspec.Struct, frozen=True):
+    """What a host answers to `remote.hello`.
+
+    Attributes:
+        directory: the host's folder for environments and campaigns, absolute. python: version of the Python that answered.
+        rsync: whether the host has it. wheels: name -> size of the wheels that were copied there.
+    """
+
+    directory: str
+    python: str
+    rsync: bool
+    wheels: dict[str, int]
+
+
+class Channel:
+    """A way to run commands on a host and to copy files both ways. This one leads to the machine of the controller."""
 
     def run(self, command: Sequence[str], given: bytes = b"", timeout_s: float = ANSWER_S) -> bytes:
-        """Output of a command that was given `given` on its stdin.
-
-        Raises:
-            UnreachableError: the host cannot be reached. HostRefusal: the command failed.
-        """
-
-    def push(self, files: Sequence[Path], folder: str) -> None:
-        """Copy files into a folder there, which is made. Raises as `run`."""
-
-    def pull(self, folder: str, names: Sequence[str], into: Path) -> None:
-        """Copy files or folders of a folder there into one here. Raises as `run`."""
-
-
-class LocalChannel:
-    """The machine of the controller."""
-
-    def run(self, command: Sequence[str], given: bytes = b"", timeout_s: float = ANSWER_S) -> bytes:
-        """As of `Channel`."""
+        """Output of a command that was given `given` on its stdin; `UnreachableError` where the host cannot be reached,
+        `HostRefusal` where the command failed."""
         return _output(command, given, timeout_s)
 
     def push(self, files: Sequence[Path], folder: str) -> None:
-        """As of `Channel`."""
+        """Copy files into a folder there, which is made. Raises as `run`."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         for file in files:
             shutil.copy2(file, folder)
 
     def pull(self, folder: str, names: Sequence[str], into: Path) -> None:
-        """As of `Channel`."""
+        """Copy files or folders of a folder there into one here. Raises as `run`."""
         for name in names:
             source = Path(folder) / name
             if source.is_dir():
@@ -73,7 +71,7 @@ class LocalChannel:
                 shutil.copy2(source, into / name)
 
 
-class SshChannel:
+class SshChannel(Channel):
     """OpenSSH's client with the user's own configuration, agent, jump hosts and known hosts. BatchMode: it never asks, so that a
     password or an unknown host key is a refusal and nothing else.
 
@@ -117,15 +115,12 @@ class SshChannel:
 
 def channel_to(destination: str, config: str = "", rsync: bool = False) -> Channel:
     """The way to a destination of ssh; "" is this machine."""
-    return SshChannel(destination, config, rsync) if destination else LocalChannel()
+    return SshChannel(destination, config, rsync) if destination else Channel()
 
 
 def ask(channel: Channel, python: str, do: str, answer: type[T], timeout_s: float = ANSWER_S, **asked: Any) -> T:
-    """The answer of a host's Python to one question of `remote.ACTIONS`, as a record of `answers`.
-
-    Raises:
-        UnreachableError: the host cannot be reached. HostRefusal: it has no such Python, or refuses.
-    """
+    """The answer of a host's Python to one question of `remote.ACTIONS`, read as `answer`; `UnreachableError` where the host
+    cannot be reached, `HostRefusal` where it has no such Python, or refuses."""
     text = f"{QUESTIONS.read_text(encoding='utf-8')}\n\nmain({json.dumps({'do': do, **asked})!r})\n"
     output = channel.run([python, "-"], text.encode(), timeout_s)
     lines = [line for line in output.decode("utf-8", "replace").splitlines() if line.startswith(remote.REPLY)]

@@ -1,6 +1,6 @@
 """Engines: how a job is started on a host without staying connected, and what the engine knows about it afterwards.
 
-A further engine is one class here with four methods, and its name in `hosts.Host.engine`.
+A further engine is a subclass of `Engine` with the methods that differ, and its name in `hosts.Host.engine`.
 """
 
 from __future__ import annotations
@@ -8,10 +8,9 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from shmoo.estimators.errors import ShmooError
-from shmoo.harness.fleet.answers import Launched, Stopped
 from shmoo.harness.fleet.channels import Channel, ask, channel_to
 from shmoo.harness.fleet.hosts import Host
 from shmoo.harness.fleet.remote import RUNNER
@@ -32,49 +31,30 @@ class Job(NamedTuple):
     words: str
 
 
-class Engine(Protocol):
-    """What a campaign needs of an engine."""
+class Engine:
+    """How jobs of a host are started and looked after. This one is for ssh and the machine of the controller: the job is a
+    session of its own on the host, and its files tell all."""
 
     def channel(self, host: Host, rsync: bool = False) -> Channel:
         """The way to the files of a host."""
+        return channel_to(host.destination, host.ssh_config, rsync)
 
     def launch(self, host: Host, folder: str, name: str) -> None:
         """Start the job in `folder`; it outlives this process. Raises as `Channel.run`."""
+        ask(self.channel(host), host.python, "launch", int, folder=folder)
 
     def stop(self, host: Host, folder: str, name: str) -> bool:
         """End the job in `folder`, waiting or running, as Ctrl-C does; whether it is alive all the same. Raises as
         `Channel.run`."""
+        return ask(self.channel(host), host.python, "stop", bool, folder=folder, signal=True, wait_s=STOP_S)
 
     def jobs(self, named: Mapping[str, Host]) -> Mapping[str, Job | ShmooError]:
         """What the engine knows of the jobs with these names; jobs that only their files tell of are left out."""
-
-
-class Detached:
-    """ssh, and the machine of the controller: the job is a session of its own on the host, and its files tell all."""
-
-    def channel(self, host: Host, rsync: bool = False) -> Channel:
-        """As of `Engine`."""
-        return channel_to(host.destination, host.ssh_config, rsync)
-
-    def launch(self, host: Host, folder: str, name: str) -> None:
-        """As of `Engine`."""
-        ask(self.channel(host), host.python, "launch", Launched, folder=folder)
-
-    def stop(self, host: Host, folder: str, name: str) -> bool:
-        """As of `Engine`."""
-        return ask(self.channel(host), host.python, "stop", Stopped, folder=folder, signal=True, wait_s=STOP_S).alive
-
-    def jobs(self, named: Mapping[str, Host]) -> Mapping[str, Job | ShmooError]:
-        """As of `Engine`."""
         return {}
 
 
-class Slurm:
+class Slurm(Engine):
     """One exclusive job a machine, by plain sbatch and squeue, here or on a login node."""
-
-    def channel(self, host: Host, rsync: bool = False) -> Channel:
-        """As of `Engine`."""
-        return channel_to(host.destination, host.ssh_config, rsync)
 
     def launch(self, host: Host, folder: str, name: str) -> None:
         """As of `Engine`. A job of that name that waits or runs is the one: a controller may have died after it submitted."""
@@ -91,10 +71,10 @@ class Slurm:
     def stop(self, host: Host, folder: str, name: str) -> bool:
         """As of `Engine`. A signal to the batch script alone is one to the job, which passes it on to its measurement."""
         channel = self.channel(host)
-        ask(channel, host.python, "stop", Stopped, folder=folder, signal=False, wait_s=0.0)
+        ask(channel, host.python, "stop", bool, folder=folder, signal=False, wait_s=0.0)
         channel.run(["scancel", "--me", f"--name={name}", "--state=PENDING"])
         channel.run(["scancel", "--me", f"--name={name}", "--batch", "--signal=TERM"])
-        return ask(channel, host.python, "stop", Stopped, folder=folder, signal=False, wait_s=STOP_S).alive
+        return ask(channel, host.python, "stop", bool, folder=folder, signal=False, wait_s=STOP_S)
 
     def jobs(self, named: Mapping[str, Host]) -> Mapping[str, Job | ShmooError]:
         """As of `Engine`. One squeue for each login node; it forgets jobs some minutes after their end."""
@@ -121,19 +101,4 @@ class Slurm:
 
 def engine_of(host: Host) -> Engine:
     """The engine that a host names."""
-    return Slurm() if host.engine == "slurm" else Detached()
-
-
-def known_jobs(engines: Mapping[str, Engine], named: Mapping[str, tuple[str, Host]]) -> dict[str, Job | ShmooError]:
-    """Host -> its job as the engines know it, each engine asked once.
-
-    Args:
-        engines: name of an engine -> the engine.
-        named: host -> name of its job, and the host.
-    """
-    jobs: dict[str, Job | ShmooError] = {}
-    for kind, engine in engines.items():
-        of_kind = {job: host for job, host in named.values() if host.engine == kind}
-        told = engine.jobs(of_kind) if of_kind else {}
-        jobs.update({host.name: told[job] for job, host in of_kind.items() if job in told})
-    return jobs
+    return Slurm() if host.engine == "slurm" else Engine()

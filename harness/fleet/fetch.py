@@ -7,14 +7,13 @@ host, so that the new ones begin with the old ones.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import msgspec
 
 from shmoo.estimators.errors import FormatError, ShmooError
 from shmoo.estimators.graph.records import UNREADABLE
-from shmoo.harness.fleet.answers import Hello, Listing
 from shmoo.harness.fleet.campaign import Campaign
 from shmoo.harness.fleet.channels import HostRefusal, ask
 from shmoo.harness.fleet.hosts import Host
@@ -45,12 +44,15 @@ def fetch(campaign: Campaign) -> tuple[Fetched, ...]:
 
 
 def _fetch(campaign: Campaign, host: Host) -> Fetched:
-    engine, target = campaign.engine_of(host), campaign.fetched(host)
-    told = ask(engine.channel(host), host.python, "hello", Hello, directory=host.directory)
-    channel = engine.channel(host, rsync=told.rsync)
+    target = campaign.fetched(host.name)
+    told, channel = campaign.reach(host)
     folder = campaign.folder(host, told.directory)
-    listed = ask(channel, host.python, "listing", Listing, timeout_s=COPY_TIME_S, folder=folder).files
-    wanted = _changed(_checked(listed), target)
+    listed = ask(channel, host.python, "listing", dict[str, tuple[int, str]], timeout_s=COPY_TIME_S, folder=folder)
+    for name in listed:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or path.parts[:1] not in (("run",), ("facts.jsonl",)) or "\0" in name:
+            raise HostRefusal(f"the host lists a file {name!r}, which does not belong to a run; nothing was fetched")
+    wanted = [name for name, (_, digest) in listed.items() if _digest(target / name) != digest]
     if not wanted:
         return Fetched(host.name)
     for part in (target.parent, target, target / INCOMING):
@@ -59,36 +61,18 @@ def _fetch(campaign: Campaign, host: Host) -> Fetched:
     tops = sorted({PurePosixPath(name).parts[0] for name in wanted})
     channel.pull(folder, tops, incoming)
     contents = {name: _content(incoming / name, *listed[name]) for name in wanted}
-    for name in sorted(contents, key=_last_rows):
+    # Graphs come before the rows that name them.
+    for name in sorted(contents, key=lambda name: (PurePosixPath(name).name == ROWS, name)):
         _put(contents[name], target / name)
     return Fetched(host.name, len(contents), sum(map(len, contents.values())))
 
 
-def _checked(listed: Mapping[str, tuple[int, str]]) -> Mapping[str, tuple[int, str]]:
-    """The listing of a host; `HostRefusal` where a name would lead out of the folder."""
-    for name in listed:
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or path.parts[0] not in ("run", "facts.jsonl") or "\0" in name:
-            raise HostRefusal(f"the host lists a file {name!r}, which does not belong to a run; nothing was fetched")
-    return listed
-
-
-def _changed(listed: Mapping[str, tuple[int, str]], target: Path) -> list[str]:
-    """Files that are not here yet as the host has them."""
-
-    def here(name: str) -> str:
-        path = target / name
-        return hashlib.sha256(read_regular(path)).hexdigest() if path.exists() else ""
-
-    return [name for name, (_, digest) in listed.items() if here(name) != digest]
+def _digest(path: Path) -> str:
+    return hashlib.sha256(read_regular(path)).hexdigest() if path.exists() else ""
 
 
 def _content(path: Path, size: int, digest: str) -> bytes:
-    """What the host had listed of a file; it may have grown since.
-
-    Raises:
-        HostRefusal: the copy is another one than the host listed.
-    """
+    """What the host had listed of a file, which may have grown since; `HostRefusal` for another content."""
     try:
         data = read_regular(path)[:size]
     except OSError as error:
@@ -99,17 +83,8 @@ def _content(path: Path, size: int, digest: str) -> bytes:
     return data[: data.rfind(b"\n") + 1] if path.name == ROWS else data
 
 
-def _last_rows(name: str) -> tuple[bool, str]:
-    """Graphs come before the rows that name them."""
-    return PurePosixPath(name).name == ROWS, name
-
-
 def _put(data: bytes, path: Path) -> None:
-    """Replace a file; rows only by rows that begin with them.
-
-    Raises:
-        HostRefusal: the host's rows are not those that were fetched before.
-    """
+    """Replace a file; rows only by rows that begin with them, `HostRefusal` for others."""
     own_folder(path.parent)
     if path.name == ROWS and path.exists() and not data.startswith(read_regular(path)):
         raise HostRefusal(

@@ -74,7 +74,8 @@ def run(folder: str) -> int:
         machine = _wait_for_machine(job, say)
         say("preparing", "making the environment")
         python, installed = _environment(job)
-        _append_facts(folder, {**machine_facts(), "environment": installed})
+        with open(os.path.join(folder, "facts.jsonl"), "a", encoding="utf-8") as file:
+            file.write(json.dumps({"at": time.time(), "facts": {**machine_facts(), "environment": installed}}) + "\n")
         say("running", environment=installed)
         code, words = _measure(folder, job, python)
         os.close(machine)
@@ -104,7 +105,7 @@ def _own_lock(path: str) -> int | None:
 
 def _wait_for_machine(job: Request, say: Say) -> int:
     """The machine's lock, once others are gone; a descriptor that holds it."""
-    deadline = time.monotonic() + job["wait_s"]
+    deadline = time.monotonic() + 60 * job["wait_minutes"]
     say("waiting", "for the machine's lock")
     lock = _open_lock(os.path.join(tempfile.gettempdir(), MACHINE_LOCK))
     while True:
@@ -114,7 +115,7 @@ def _wait_for_machine(job: Request, say: Say) -> int:
         except BlockingIOError:
             holder = _signature(lock)
             if time.monotonic() > deadline:
-                raise Refused(f"{holder} held the machine for {job['wait_s'] / 60:.0f} minutes") from None
+                raise Refused(f"{holder} held the machine for {job['wait_minutes']:.0f} minutes") from None
             say("waiting", f"{holder} measures on this machine")
             time.sleep(1.0)
     _sign(lock, f"campaign {job['campaign']} (host {job['name']}) of {_user(os.getuid())}, process {os.getpid()},")
@@ -263,7 +264,7 @@ def _environment(job: Request) -> tuple[str, str]:
 def _install(folder: str, python: str, job: Request) -> None:
     package = os.path.join(job["directory"], "packages", job["key"])
     wanted = [*glob.glob(os.path.join(package, "*.whl")), "--constraint", os.path.join(package, "constraints.txt")]
-    if job["offline"]:
+    if job["wheelhouse"]:
         wanted += ["--no-index", "--find-links", os.path.join(job["directory"], "wheels")]
     if job["installer"] == "uv":
         uv = _uv()
@@ -338,12 +339,6 @@ def machine_facts() -> dict[str, str | None]:
     except (OSError, subprocess.SubprocessError, IndexError):
         facts["gpu"] = None
     return facts
-
-
-def _append_facts(folder: str, facts: dict[str, str | None]) -> None:
-    line = json.dumps({"at": time.time(), "facts": facts}) + "\n"
-    with open(os.path.join(folder, "facts.jsonl"), "a", encoding="utf-8") as file:
-        file.write(line)
 
 
 def _cpu_field(name: str) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib
 import re
 import zipfile
 from collections.abc import Iterator
@@ -12,20 +11,16 @@ from importlib import metadata
 from pathlib import Path
 
 from shmoo.estimators.errors import InputError
+from shmoo.harness.defaults import own_folders
 
-ROOMS = ("estimators", "runs", "calibrate", "harness")
-LEFT_OUT = ("__pycache__",)
 PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*==\s*([^\s;#]+)")
 EARLIEST = (1980, 1, 1, 0, 0, 0)
 """Date of every file in the wheel, so that equal code makes equal wheels."""
 
 
 def write_wheel(folder: Path) -> Path:
-    """A wheel of the Shmoo that runs now, however it is installed; equal code gives equal bytes.
-
-    Raises:
-        InputError: this Shmoo is not installed, so nobody knows what it needs.
-    """
+    """A wheel of the Shmoo that runs now, however it is installed; equal code gives equal bytes. `InputError` where this Shmoo is
+    not installed, so that nobody knows what it needs."""
     try:
         installed = metadata.distribution("shmoo")
     except metadata.PackageNotFoundError:
@@ -47,14 +42,12 @@ def write_wheel(folder: Path) -> Path:
 
 def _modules() -> Iterator[tuple[str, bytes]]:
     """Every file of the package, named as it installs."""
-    package = importlib.import_module("shmoo")
-    assert package.__file__ is not None
-    yield "shmoo/__init__.py", Path(package.__file__).read_bytes()
-    for room in ROOMS:
-        top = Path(next(iter(importlib.import_module(f"shmoo.{room}").__path__)))
-        for path in sorted(top.rglob("*")):
-            if path.is_file() and not set(LEFT_OUT) & set(path.parts):
-                yield f"shmoo/{room}/{path.relative_to(top).as_posix()}", path.read_bytes()
+    root, *rooms = own_folders()
+    yield "shmoo/__init__.py", (root / "__init__.py").read_bytes()
+    for room in rooms:
+        for path in sorted(room.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                yield f"shmoo/{room.name}/{path.relative_to(room).as_posix()}", path.read_bytes()
 
 
 def _digest(data: bytes) -> str:
@@ -62,11 +55,8 @@ def _digest(data: bytes) -> str:
 
 
 def read_pins(path: Path) -> dict[str, str]:
-    """Name -> version of every line `name==version` of a constraints file, names as pip compares them.
-
-    Raises:
-        InputError: the file cannot be read or pins nothing.
-    """
+    """Name -> version of every line `name==version` of a constraints file, names as pip compares them; `InputError` where it
+    cannot be read or pins nothing."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -63,16 +63,16 @@ def hello(asked: Request) -> Request:
         "directory": folder,
         "python": platform.python_version(),
         "rsync": shutil.which("rsync") is not None,
-        "wheels": {name: os.path.getsize(os.path.join(wheels, name)) for name in _names(wheels)},
+        "wheels": {path.name: path.stat().st_size for path in os.scandir(wheels)} if os.path.isdir(wheels) else {},
     }
 
 
-def start(asked: Request) -> Request:
-    """Write the job of a campaign into its folder, unless one is alive there."""
+def start(asked: Request) -> bool:
+    """Write the job of a campaign into its folder, unless one is alive there; whether it was written."""
     folder = asked["folder"]
     os.makedirs(folder, exist_ok=True)
     if _alive(folder):
-        return {"started": False}
+        return False
     before = read_state(folder) or {}
     for name, text in {**asked["code"], "job.json": json.dumps(asked["job"])}.items():
         path = os.path.join(folder, name)
@@ -82,11 +82,11 @@ def start(asked: Request) -> Request:
     if os.path.exists(os.path.join(folder, STOPPED)):
         os.remove(os.path.join(folder, STOPPED))
     write_state(folder, state)
-    return {"started": True}
+    return True
 
 
-def launch(asked: Request) -> Request:
-    """Start the job as a session of its own, which outlives the connection."""
+def launch(asked: Request) -> int:
+    """Start the job as a session of its own, which outlives the connection; the number of its process."""
     folder = asked["folder"]
     with open(os.path.join(folder, "job.log"), "ab") as log:
         job = subprocess.Popen(
@@ -100,16 +100,16 @@ def launch(asked: Request) -> Request:
     deadline = time.monotonic() + 20.0
     while time.monotonic() < deadline and job.poll() is None and not _alive(folder):
         time.sleep(0.05)
-    return {"pid": job.pid}
+    return job.pid
 
 
-def stop(asked: Request) -> Request:
-    """Ask for the end of a job that waits or runs, and wait for it. With "signal" the job's process is told to end; otherwise the
-    engine tells it."""
+def stop(asked: Request) -> bool:
+    """Ask for the end of a job that waits or runs, and wait for it; whether it is alive all the same. With "signal" the job's
+    process is told to end; otherwise the engine tells it."""
     folder = absolute(asked["folder"])
     state = read_state(folder) or {}
     if not _alive(folder) and state.get("phase") in (None, *ENDED):
-        return {"alive": False}
+        return False
     write_text(os.path.join(folder, STOPPED), "")
     deadline, told = time.monotonic() + asked["wait_s"], not asked["signal"]
     while _alive(folder):
@@ -119,9 +119,9 @@ def stop(asked: Request) -> Request:
             os.kill(state["pid"], signal.SIGTERM)
             told = True
         if time.monotonic() > deadline:
-            return {"alive": True}
+            return True
         time.sleep(0.05)
-    return {"alive": False}
+    return False
 
 
 def status(asked: Request) -> Request:
@@ -140,7 +140,7 @@ def status(asked: Request) -> Request:
     }
 
 
-def listing(asked: Request) -> Request:
+def listing(asked: Request) -> dict[str, tuple[int, str]]:
     """Files of the run with the size and SHA-256 of what is there now; rows may grow meanwhile, what is listed stays."""
     folder = absolute(asked["folder"])
     files: dict[str, tuple[int, str]] = {}
@@ -152,7 +152,7 @@ def listing(asked: Request) -> Request:
     facts = os.path.join(folder, "facts.jsonl")
     if os.path.exists(facts):
         files["facts.jsonl"] = _digest(facts)
-    return {"files": files}
+    return files
 
 
 ACTIONS = {"hello": hello, "start": start, "launch": launch, "stop": stop, "status": status, "listing": listing}
@@ -230,10 +230,6 @@ def _lines(path: str) -> int:
 def absolute(folder: str) -> str:
     """A folder as hosts.toml names it: relative to the home folder."""
     return os.path.join(os.path.expanduser("~"), os.path.expanduser(folder))
-
-
-def _names(folder: str) -> list[str]:
-    return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
 
 
 def write_text(path: str, text: str) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
 
 from shmoo.estimators.errors import ShmooError
 from shmoo.estimators.graph.records import UNREADABLE
-from shmoo.harness.fleet.answers import JobState, Told
 from shmoo.harness.fleet.campaign import Campaign
 from shmoo.harness.fleet.channels import UnreachableError, ask
-from shmoo.harness.fleet.engines import Job, known_jobs
+from shmoo.harness.fleet.engines import Job
 from shmoo.harness.fleet.hosts import Host
 from shmoo.runs.store.files import read_regular, replace_file
 from shmoo.runs.store.records import utc_now
@@ -26,6 +25,41 @@ SETTLED = ("finished", *STARTABLE)
 """Standings that change by nothing but a new start."""
 STATUS = "status.json"
 LIVE: tuple[Standing, ...] = ("waiting", "preparing", "running")
+
+
+class JobState(msgspec.Struct, frozen=True):
+    """state.json of a host.
+
+    Attributes:
+        phase: "starting", one of `LIVE`, "finished" or "failed". reason: why, in words.
+        attempt: how often the job was started. command: of that job.
+        host, boot: name of the machine, and its start that the job began in. environment: fingerprint of its packages.
+    """
+
+    phase: str
+    attempt: int
+    command: tuple[str, ...]
+    reason: str = ""
+    host: str = ""
+    boot: str | None = None
+    environment: str = ""
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What a host answers to `remote.status`.
+
+    Attributes:
+        alive: whether a process runs the job. stopped: whether somebody asked for its end.
+        state: `None` where no job was started. boot: the machine's present start.
+        rows: lines of rows.jsonl. facts: what the machine said of itself at each attempt.
+    """
+
+    alive: bool
+    stopped: bool
+    state: JobState | None
+    boot: str | None
+    rows: int
+    facts: list[dict[str, object]]
 
 
 class HostStatus(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -58,48 +92,46 @@ class HostStatus(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def status(campaign: Campaign) -> tuple[HostStatus, ...]:
     """Ask all machines; what they say is kept for those that cannot be reached later."""
-    before = last_known(campaign)
-    named = {host.name: (campaign.job_name(host), host) for host in campaign.file.hosts}
-    jobs = known_jobs(campaign.engines(), named)
-    answers = campaign.each(lambda host: _ask(campaign, host), campaign.file.hosts)
-    statuses = tuple(
-        judge(campaign.file.command, host, answers[host.name], jobs.get(host.name), before.get(host.name))
-        for host in campaign.file.hosts
-    )
+
+    def answer(host: Host) -> Told:
+        channel = campaign.engine_of(host).channel(host)
+        return ask(channel, host.python, "status", Told, folder=campaign.folder(host, host.directory))
+
+    before, jobs = last_known(campaign), _jobs(campaign)
+    answers = campaign.each(answer, campaign.file.hosts)
+    statuses = tuple(judge(campaign.file.command, answers[name], jobs.get(name), known) for name, known in before.items())
     keep(campaign, statuses)
     return statuses
 
 
-def _ask(campaign: Campaign, host: Host) -> Told:
-    channel = campaign.engine_of(host).channel(host)
-    folder = campaign.folder(host, host.directory)
-    return ask(channel, host.python, "status", Told, folder=folder)
+def _jobs(campaign: Campaign) -> dict[str, Job | ShmooError]:
+    """Host -> its job as its engine knows it; each kind of engine is asked once."""
+    kinds: dict[str, list[Host]] = {}
+    for host in campaign.file.hosts:
+        kinds.setdefault(host.engine, []).append(host)
+    jobs: dict[str, Job | ShmooError] = {}
+    for hosts in kinds.values():
+        told = campaign.engine_of(hosts[0]).jobs({campaign.job_name(host): host for host in hosts})
+        jobs |= {host.name: told[job] for host in hosts if (job := campaign.job_name(host)) in told}
+    return jobs
 
 
-def judge(
-    command: tuple[str, ...],
-    host: Host,
-    answer: Told | ShmooError,
-    job: Job | ShmooError | None,
-    before: HostStatus | None,
-) -> HostStatus:
+def judge(command: tuple[str, ...], answer: Told | ShmooError, job: Job | ShmooError | None, before: HostStatus) -> HostStatus:
     """A host's standing from what it and its engine say.
 
     Args:
         answer: what its files tell. job: as the engine knows it, `None` where only the host's files tell.
         before: what was last known.
     """
-    for error in (answer, job):
-        if isinstance(error, ShmooError):
-            return _unknown(host, error, before)
-    assert not isinstance(answer, ShmooError)
-    assert not isinstance(job, ShmooError)
+    if isinstance(answer, ShmooError):
+        return _unknown(answer, before)
+    if isinstance(job, ShmooError):
+        return _unknown(job, before)
     state = answer.state or JobState("", 0, ())
-    phase, own = state.phase, state.command == command
-    refusal = "" if before is None else before.refusal
+    phase, own, refusal = state.phase, state.command == command, before.refusal
     told = HostStatus(
-        host.name,
-        host.engine,
+        before.name,
+        before.engine,
         "not started",
         visits=answer.rows,
         attempt=state.attempt,
@@ -141,11 +173,10 @@ def judge(
     return as_("died", "the machine was restarted" if rebooted else f"its job was killed while {phase}")
 
 
-def _unknown(host: Host, error: ShmooError, before: HostStatus | None) -> HostStatus:
+def _unknown(error: ShmooError, before: HostStatus) -> HostStatus:
     standing: Standing = "missing" if isinstance(error, UnreachableError) else "failed"
-    known = before or HostStatus(host.name, host.engine, standing)
-    last = f"; {known.seen} when it last answered, {known.asked_at}" if known.seen else ""
-    return msgspec.structs.replace(known, standing=standing, reason=f"{error}{last}")
+    last = f"; {before.seen} when it last answered, {before.asked_at}" if before.seen else ""
+    return msgspec.structs.replace(before, standing=standing, reason=f"{error}{last}")
 
 
 def _changes(attempts: list[dict[str, object]]) -> tuple[str, ...]:
@@ -160,23 +191,21 @@ def _changes(attempts: list[dict[str, object]]) -> tuple[str, ...]:
 
 
 def last_known(campaign: Campaign) -> dict[str, HostStatus]:
-    """Host -> what was last known; empty for a new campaign, and where the file was damaged: the machines know better."""
+    """Host -> what was last known; not started in a new campaign, and where the file was damaged: the machines know better."""
     try:
         listed = msgspec.json.decode(read_regular(campaign.path / STATUS), type=tuple[HostStatus, ...])
     except (OSError, *UNREADABLE):
-        return {}
-    return {host.name: host for host in listed}
+        listed = ()
+    known = {one.name: one for one in listed}
+    return {host.name: known.get(host.name, HostStatus(host.name, host.engine, "not started")) for host in campaign.file.hosts}
 
 
-def keep(campaign: Campaign, statuses: tuple[HostStatus, ...]) -> None:
+def keep(campaign: Campaign, statuses: Iterable[HostStatus]) -> None:
     """Write what is known of the hosts."""
-    replace_file(campaign.path / STATUS, msgspec.json.format(msgspec.json.encode(statuses), indent=1) + b"\n")
+    replace_file(campaign.path / STATUS, msgspec.json.format(msgspec.json.encode(tuple(statuses)), indent=1) + b"\n")
 
 
 def begun(campaign: Campaign, refusals: Mapping[str, str]) -> None:
     """Keep why jobs could not be started; "" where they were."""
     known = last_known(campaign)
-    fresh = {host.name: HostStatus(host.name, host.engine, "not started") for host in campaign.file.hosts}
-    listed = {name: known.get(name, status) for name, status in fresh.items()}
-    listed.update({name: msgspec.structs.replace(listed[name], refusal=refusal) for name, refusal in refusals.items()})
-    keep(campaign, tuple(listed.values()))
+    keep(campaign, (msgspec.structs.replace(one, refusal=refusals.get(name, one.refusal)) for name, one in known.items()))

@@ -90,11 +90,7 @@ def load_architecture(name: str | Path | ArchitectureProfile) -> ArchitecturePro
 
 def load_architectures(archs: Sequence[str | ArchitectureProfile]) -> list[ArchitectureProfile]:
     """The named profiles under names that tell them apart: of different machines with one name, those after the first are called
-    after what they were asked for as, too ("gpu_t4 (mine/gpu_t4.json)").
-
-    Raises:
-        InputError, FormatError: as `load_architecture`.
-    """
+    after what they were asked for as, too ("gpu_t4 (mine/gpu_t4.json)"). Errors as of `load_architecture`."""
     named: dict[str, ArchitectureProfile] = {}
     listed = []
     for number, arch in enumerate(archs, 1):

@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -224,7 +223,7 @@ def _cpuinfo(root: Path) -> dict[str, str]:
 
 
 def _cpu_model(info: dict[str, str]) -> str:
-    if name := info.get("model name") or info.get("hardware") or info.get("cpu") or _sysctl("machdep.cpu.brand_string"):
+    if name := info.get("model name") or info.get("hardware") or info.get("cpu"):
         return name
     # Arm's cpuinfo gives numbers only.
     numbers = " ".join(info[key] for key in ("cpu implementer", "cpu part") if key in info)
@@ -240,10 +239,6 @@ def _caches(root: Path) -> tuple[dict[str, int], dict[str, int]]:
         if _read(index / "type") in ("Data", "Unified") and size and level:
             sizes[f"l{level}"] = size
             shared[f"l{level}"] = len(parse_cpu_list(_read(index / "shared_cpu_list") or "0"))
-    if not sizes:
-        for level, key in (("l1", "hw.l1dcachesize"), ("l2", "hw.l2cachesize"), ("l3", "hw.l3cachesize")):
-            if (number := _sysctl(key)).isdigit() and int(number):
-                sizes[level] = int(number)
     return sizes, shared
 
 
@@ -251,16 +246,6 @@ def _parse_size(text: str | None) -> int | None:
     """Bytes of a size as sysfs writes it, such as 48K or 260M; `None` for anything else."""
     match = re.fullmatch(r"(\d+)([KMG]?)", text or "")
     return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]] if match else None
-
-
-def _sysctl(key: str) -> str:
-    """A macOS kernel value, "" elsewhere."""
-    if sys.platform != "darwin":
-        return ""
-    try:
-        return subprocess.run(["sysctl", "-n", key], capture_output=True, text=True, timeout=2, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
 
 
 def _clock_policy(root: Path, governor: str | None) -> str | None:
@@ -272,7 +257,7 @@ def _clock_policy(root: Path, governor: str | None) -> str | None:
 
 
 def _allocator() -> str | None:
-    preloaded = os.environ.get("LD_PRELOAD", "") + os.environ.get("DYLD_INSERT_LIBRARIES", "")
+    preloaded = os.environ.get("LD_PRELOAD", "")
     return next((name for name in ALLOCATORS if name in preloaded), None) or " ".join(platform.libc_ver()).strip() or None
 
 

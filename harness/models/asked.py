@@ -35,11 +35,7 @@ class Mode(msgspec.Struct, frozen=True):
     channels_last: bool = False
 
     def check(self, dtype: str) -> None:
-        """Refuse parts that exclude each other.
-
-        Raises:
-            InputError: an unknown scheme or autocast type, or two such parts.
-        """
+        """`InputError` for an unknown scheme or autocast type, and for parts that exclude each other."""
         if self.quantize is not None and self.quantize not in SCHEMES:
             raise unknown("quantisation scheme", self.quantize, SCHEMES)
         if self.autocast is not None and ALIASES.get(self.autocast, self.autocast) not in AUTOCAST_DTYPES:

@@ -127,7 +127,11 @@ class CaptureCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             replace_file(path, data)
-            self._shrink()
+            total = 0
+            for older, status in sorted(_files(self.folder), key=lambda file: file[1].st_mtime, reverse=True):
+                total += status.st_size
+                if total > self._limit_bytes:
+                    older.unlink(missing_ok=True)
         except OSError as error:
             logger.warning("the capture of %s is not kept in %s: %s", asked.model, self.folder, error.strerror or error)
 
@@ -136,14 +140,6 @@ class CaptureCache:
         place = os.getcwd() if ":" in asked.model or asked.model.endswith(".pt2") else ""
         key = msgspec.json.encode([asked, point, place, self._software], order="deterministic")
         return self.folder / f"{hashlib.sha256(key).hexdigest()[:32]}{_SUFFIX}"
-
-    def _shrink(self) -> None:
-        files = sorted(_files(self.folder), key=lambda file: file[1].st_mtime, reverse=True)
-        total = 0
-        for path, status in files:
-            total += status.st_size
-            if total > self._limit_bytes:
-                path.unlink(missing_ok=True)
 
 
 class ModelSource:
@@ -167,40 +163,30 @@ class ModelSource:
             CaptureError: torch cannot capture the model.
             InputError: unknown model, or sizes and modes that it does not take.
         """
-        size = dict(point)
-        kept = None if self._cache is None else self._cache.find(self._asked, size)
-        if kept is not None and kept.graphs is not None:
-            return kept.graphs
-        with nullcontext() if self._cache is None else self._cache.recording(self._asked.model):
-            opened = self._open()
-            graphs = opened.at(size)
-        if self._cache is not None:
-            self._cache.keep(self._asked, size, opened.axes, graphs)
+        _, graphs = self._captured(dict(point))
+        assert graphs is not None
         return graphs
 
     def axes(self) -> dict[str, AxisValue]:
-        """The default of every axis.
+        """The default of every axis; errors as of `at`."""
+        return self._captured(None)[0]
 
-        Raises:
-            InputError: as of `at`.
-        """
-        kept = None if self._cache is None else self._cache.find(self._asked, None)
-        if kept is not None:
-            return kept.axes
+    def _captured(self, size: Point | None) -> tuple[Point, ModelGraphs | None]:
+        """The axes, and the graphs at a size (none for `None`): read from the cache, or captured and kept there."""
+        kept = None if self._cache is None else self._cache.find(self._asked, size)
+        if kept is not None and (kept.graphs is None) == (size is None):
+            return kept.axes, kept.graphs
         with nullcontext() if self._cache is None else self._cache.recording(self._asked.model):
-            axes = self._open().axes
+            if self._opened is None:
+                if self._before_capture is not None:
+                    self._before_capture()
+                from shmoo.harness.models.model_graphs import open_model
+
+                self._opened = open_model(self._asked)
+            axes, graphs = self._opened.axes, None if size is None else self._opened.at(size)
         if self._cache is not None:
-            self._cache.keep(self._asked, None, axes)
-        return axes
-
-    def _open(self) -> WorkloadGraphs:
-        if self._opened is None:
-            if self._before_capture is not None:
-                self._before_capture()
-            from shmoo.harness.models.model_graphs import open_model
-
-            self._opened = open_model(self._asked)
-        return self._opened
+            self._cache.keep(self._asked, size, axes, graphs)
+        return axes, graphs
 
 
 def list_captures(folder: Path) -> list[Listed]:
@@ -214,11 +200,7 @@ def list_captures(folder: Path) -> list[Listed]:
 
 
 def clear_captures(folder: Path, models: Collection[str] = ()) -> int:
-    """Remove the captures of some models, or every file of the cache where none is named; returns how many.
-
-    Raises:
-        OSError: a file cannot be removed.
-    """
+    """Remove the captures of some models, or every file of the cache where none is named; returns how many."""
     if models:
         paths = [Path(one.path) for one in list_captures(folder) if one.asked.model in models]
     else:
@@ -245,16 +227,9 @@ def software() -> str | None:
     if not any(name.startswith("torch-") for _, name, _ in packages):
         logger.info("captures are not kept: the version of torch is not known")
         return None
-    known = [platform.node(), platform.machine(), sys.version, sys.flags.optimize, sys.path, packages, _own_digest()]
+    own = hashlib.sha256(b"".join(path.read_bytes() for path in capture_sources())).hexdigest()
+    known = [platform.node(), platform.machine(), sys.version, sys.flags.optimize, sys.path, packages, own]
     return hashlib.sha256(msgspec.json.encode(known)).hexdigest()
-
-
-def _own_digest() -> str:
-    """Digest of the code of Shmoo that captures."""
-    digest = hashlib.sha256()
-    for path in capture_sources():
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _read(path: Path) -> bytes:

@@ -72,11 +72,8 @@ def is_causal(model: Any) -> bool:
 
 
 def causal_step(model: torch.nn.Module, tokens: Tensor, past: int) -> tuple[CausalStep, tuple[Tensor, ...]]:
-    """The step and its cache for `tokens` (batch, new) after `past` tokens, on the tokens' device.
-
-    Raises:
-        InputError: a layer caches something other than keys and values.
-    """
+    """The step and its cache for `tokens` (batch, new) after `past` tokens, on the tokens' device; `InputError` where a layer
+    caches something other than keys and values."""
     batch, new = tokens.shape
     probe = DynamicCache(config=model.config)
     with torch.no_grad():

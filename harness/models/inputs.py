@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-import shmoo
+from shmoo.harness.defaults import own_folders
 
 _READS = frozenset({"open", "exec", "import", "ctypes.dlopen"})
 """Audit events whose arguments name a file that is read."""
@@ -31,7 +31,6 @@ _SYSTEM = ("/proc/", "/sys/", "/dev/")
 _IMPORTABLE = (".py", ".pyc", ".pyd", ".so")
 _LARGE = 1 << 24
 """Bytes from which a file's size and times stand for its contents."""
-_ROOMS = ("estimators", "runs", "calibrate", "harness")
 
 Listener = Callable[[str, tuple[Any, ...]], None]
 
@@ -186,12 +185,6 @@ def _listeners() -> list[Listener]:
     return listeners
 
 
-def own_folders() -> tuple[Path, ...]:
-    """The folders of Shmoo's own code."""
-    beside = Path(__file__).parents[2]
-    return (Path(shmoo.__file__).parent, *(beside / room for room in _ROOMS))
-
-
 def capture_sources() -> list[Path]:
     """The files of Shmoo's code that decide what a capture gives."""
     root, estimators, runs, _, harness = own_folders()
@@ -250,11 +243,11 @@ def _folder_digest(folder: str) -> str | None:
     """Digest of the names that can be imported from a folder; `None` for none."""
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if _can_be_imported(entry)]
+            names = [
+                entry.name
+                for entry in entries
+                if entry.name.endswith(_IMPORTABLE) or os.path.isfile(os.path.join(entry.path, "__init__.py"))
+            ]
     except OSError:
         return None
     return _value_digest("\n".join(sorted(names)))
-
-
-def _can_be_imported(entry: os.DirEntry[str]) -> bool:
-    return entry.name.endswith(_IMPORTABLE) or os.path.isfile(os.path.join(entry.path, "__init__.py"))

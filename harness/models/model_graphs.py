@@ -51,10 +51,7 @@ def model_graphs(
 
     Args:
         batch: samples a call; the model's own default for `None`.
-        dtype: compute type of the vocabulary; `None` keeps the types that a user's own model comes with, and is float32 for
-            others. Types that torch has no arithmetic for (float8, int8, int4) replace the floating
-            types of a float32 capture, of weights and activations alike; `Mode.quantize` is for weights alone.
-        input_shape, seq_len, trust: see `resolve_model`.
+        dtype, input_shape, seq_len, trust: as in `Asked`.
         mode: how the model is run; a plain call at inference for `None`.
 
     Raises:
@@ -66,11 +63,8 @@ def model_graphs(
 
 
 def open_model(asked: Asked) -> WorkloadGraphs:
-    """The graphs of a model by name, which is built and captured when they are asked for.
-
-    Raises:
-        InputError: unknown model, mode or axis; the nearest names are suggested.
-    """
+    """The graphs of a model by name, which is built and captured when they are asked for; `InputError` for an unknown model, mode
+    or axis, with the nearest names."""
     phase = asked.mode.phase
     module = resolve_model(
         asked.model, input_shape=asked.input_shape, seq_len=None if phase else asked.seq_len, trust=asked.trust
@@ -182,11 +176,7 @@ def _as_stored(graphs: tuple[Graph, ...], schemes: Sequence[Scheme]) -> tuple[tu
 
 
 def channels_last(built: Built) -> Built:
-    """A model with its images and the weights of its convolutions stored channels-last.
-
-    Raises:
-        InputError: it takes no images.
-    """
+    """A model with its images and the weights of its convolutions stored channels-last; `InputError` where it takes no images."""
     last = torch.channels_last
 
     def stored(value: object) -> object:

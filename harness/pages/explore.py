@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.present.spending import by_bound
 from shmoo.estimators.sweep.explore import Front, Space, front_rows
@@ -33,11 +34,7 @@ BOARD = Markup("""<div class="board"><figure><svg id="front-plot" role="group" a
 
 
 def write_page(space: Space, front: Front, path: str | Path) -> None:
-    """Write the page.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write the page."""
     models = ", ".join(workload.name for workload in space.workloads)
     rows = front_rows(space, front)
     style, script = ((PAGES / name).read_text(encoding="utf-8") for name in ("explore.css", "explore.js"))
@@ -89,20 +86,14 @@ def _facts(space: Space, row: dict[str, float | int]) -> list[tuple[str, str, fl
 
 def _breakdowns(space: Space, row: dict[str, float | int]) -> list[dict[str, Any]]:
     director = AnalysisDirector(variant(space.profile, {name: float(row[name]) for name in space.axes}))
-    return [
-        {
-            "model": workload.name,
-            **_breakdown(director.estimate_tabulated(workload.work, space.runtime, batch=workload.batch)),
-        }
-        for workload in space.workloads
-    ]
+    estimates = [director.estimate_tabulated(w.work, space.runtime, batch=w.batch) for w in space.workloads]
+    return [_breakdown(w.name, estimate) for w, estimate in zip(space.workloads, estimates, strict=True)]
 
 
-def _breakdown(estimate: Estimate) -> dict[str, Any]:
-    def interval(value: float, low: float, high: float, unit: str) -> str:
-        return f"{si(value, unit)} ({si(low, unit)} to {si(high, unit)})"
+def _breakdown(model: str, estimate: Estimate) -> dict[str, Any]:
+    def text(value: Interval | None, unit: str) -> str:
+        return "unknown" if value is None else f"{si(value.value, unit)} ({si(value.low, unit)} to {si(value.high, unit)})"
 
-    latency, energy = estimate.latency_s, estimate.energy_j
     times: defaultdict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
     for kernel in estimate.breakdown:
         part = times[kernel.label.rpartition(":")[2], kernel.bound]
@@ -110,14 +101,15 @@ def _breakdown(estimate: Estimate) -> dict[str, Any]:
         part[1] += 1
     slowest = sorted(times.items(), key=lambda item: -item[1][0])[:KERNELS]
     return {
-        "latency": interval(latency.value, latency.low, latency.high, "s"),
-        "energy": "unknown" if energy is None else interval(energy.value, energy.low, energy.high, "J"),
+        "model": model,
+        "latency": text(estimate.latency_s, "s"),
+        "energy": text(estimate.energy_j, "J"),
         "bounds": [
             {"name": share.name, "time_s": share.time_s, "share": share.time_share, "text": si(share.time_s, "s")}
             for share in by_bound(estimate)
         ],
         "kernels": [
-            [name, f"{count:.0f}", si(seconds, "s"), percent(seconds / latency.value), bound]
+            [name, f"{count:.0f}", si(seconds, "s"), percent(seconds / estimate.latency_s.value), bound]
             for (name, bound), (seconds, count) in slowest
         ],
     }

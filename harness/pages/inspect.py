@@ -41,11 +41,7 @@ MODULES = Markup("""<p>A click, Enter or space opens a module; once more leaves 
 
 
 def write_page(inspection: Inspection, arch: str, path: str | Path) -> None:
-    """Write the page for one of the inspection's architectures.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write the page for one of the inspection's architectures."""
     key = Markup('<li><i style="background:{}"></i>bound by {}</li>')
     entries = Markup("").join(key.format(colour, name) for name, colour in COLOURS.items())
     keys = Markup('<ul class="keys">{}</ul>').format(entries)

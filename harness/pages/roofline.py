@@ -46,9 +46,6 @@ def write_roofline(
     Args:
         dtype: type of the contractions, whose peak is the roof.
         measured: calls of a run, timed one by one.
-
-    Raises:
-        OSError: the file cannot be written.
     """
     points, calls = kernel_points(inspection, profile.name), call_points(measured)
     without = len(inspection.kernels[profile.name]) - len(points)
@@ -131,33 +128,19 @@ def roofline_figure(points: Sequence[Point], calls: Sequence[Point], roofs: Sequ
         if first < last:
             ends = (min(roof, bandwidth * first), min(roof, bandwidth * last))
             marks.append(Guide(x=(first, last), y=ends, width=1.5, label=name))
-    for bound, colour in COLOURS.items():
-        if members := sorted((p for p in points if p.bound == bound), key=lambda p: -p.share):
-            sizes = tuple(max(_LEAST_SIZE, _MOST_SIZE * math.sqrt(p.share)) for p in members)
-            marks.append(_series(members, f"bound by {bound}", colour, sizes=sizes, opacity=0.65))
-    if calls:
-        marks.append(_series(calls, "measured", "var(--ink)", symbol="diamond", size=9.0))
+    for bound, colour in (*COLOURS.items(), ("", "var(--ink)")):
+        members = sorted((p for p in points if p.bound == bound), key=lambda p: -p.share) if bound else calls
+        if members:
+            dots = Points(
+                x=tuple(p.intensity for p in members),
+                y=tuple(p.rate for p in members),
+                texts=tuple(p.text for p in members),
+                name=f"bound by {bound}" if bound else "measured",
+                colour=colour,
+                symbol="circle" if bound else "diamond",
+                size=7.0 if bound else 9.0,
+                sizes=tuple(max(_LEAST_SIZE, _MOST_SIZE * math.sqrt(p.share)) for p in members) if bound else (),
+                opacity=0.65 if bound else 1.0,
+            )
+            marks.append(dots)
     return figure(*marks, x=x, y=y, height=620)
-
-
-def _series(
-    members: Sequence[Point],
-    name: str,
-    colour: str,
-    *,
-    symbol: str = "circle",
-    size: float = 7.0,
-    sizes: tuple[float, ...] = (),
-    opacity: float = 1.0,
-) -> Points:
-    return Points(
-        x=tuple(p.intensity for p in members),
-        y=tuple(p.rate for p in members),
-        texts=tuple(p.text for p in members),
-        name=name,
-        colour=colour,
-        symbol=symbol,
-        size=size,
-        sizes=sizes,
-        opacity=opacity,
-    )

@@ -96,7 +96,10 @@ def _line(row: Mapping[str, Any], axes: Sequence[str], units: Mapping[str, str])
     low, high = row["latency_s_low"], row["latency_s_high"]
     return {
         "machine": Cell(str(row["arch"])),
-        **{axis: number(amount(value, units.get(axis, "")), _key(value)) for axis, value in ((axis, row[axis]) for axis in axes)},
+        **{
+            axis: number(amount(row[axis], units.get(axis, "")), row[axis] if isinstance(row[axis], int | float) else None)
+            for axis in axes
+        },
         "latency": number(
             si(row["latency_s"], "s"), row["latency_s"], "" if low is None else f"{si(low, 's')} to {si(high, 's')}"
         ),
@@ -107,7 +110,3 @@ def _line(row: Mapping[str, Any], axes: Sequence[str], units: Mapping[str, str])
         "fits": Cell(yes_or_no(row["fits"])),
         "tiles": number(si(row["tiles"], ""), row["tiles"]),
     }
-
-
-def _key(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequ
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 import pytest
@@ -50,14 +50,9 @@ AGAIN = 5
 ONE_VISIT = Reason("one visit", "timed within its test only, so that what the machine did at other times is not known")
 
 
-class _Shown(msgspec.Struct, frozen=True):
-    """What pytest-benchmark shows of one test.
-
-    Attributes:
-        identity: of the case.
-        name: of the test.
-        fixture: pytest-benchmark's own, whose statistics and extra information are brought up to date.
-    """
+class _Shown(NamedTuple):
+    """What pytest-benchmark shows of one test: the identity of its case, its name, and pytest-benchmark's own fixture, whose
+    statistics and extra information are brought up to date."""
 
     identity: str
     name: str
@@ -116,12 +111,9 @@ class BenchmarkRun:
 
         settings = MeasureSettings()
         if self._max_s is not None:
-            settings = MeasureSettings(
-                operator=_within(settings.operator, self._max_s),
-                network=_within(settings.network, self._max_s),
-                gpu=_within(settings.gpu, self._max_s),
-                gpu_network=_within(settings.gpu_network, self._max_s),
-            )
+            kinds = ("operator", "network", "gpu", "gpu_network")
+            shorter = {kind: _within(getattr(settings, kind), self._max_s) for kind in kinds}
+            settings = msgspec.structs.replace(settings, **shorter)
         return Measurer(settings, cores=self.cores)
 
     def module_measurer(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Measurer:
@@ -143,11 +135,7 @@ class BenchmarkRun:
         return row
 
     def append(self, row: Measurement, graphs: Sequence[Graph] = ()) -> None:
-        """Write one visit; it is on disk when this returns.
-
-        Raises:
-            InputError: the directory holds a run already.
-        """
+        """Write one visit; it is on disk when this returns. `InputError` where the directory holds a run already."""
         if self._writer is None:
             versions = {name: version_of(name) for name in ("shmoo", "torch", "pytest", "pytest-benchmark")}
             manifest = RunManifest(self.machine, "pytest", versions, started_at=utc_now())

@@ -9,7 +9,7 @@ import pytest
 
 from shmoo.estimators.errors import NothingMeasuredError, ShmooError, unknown
 from shmoo.estimators.units import percent, share_of
-from shmoo.runs.analysis.compare import Comparison, compare_runs
+from shmoo.runs.analysis.compare import compare_runs
 from shmoo.runs.analysis.compare_text import growth_text, suspects
 from shmoo.runs.analysis.compare_verdict import MIN_CHANGE, QUESTIONS, Verdict
 from shmoo.runs.store.store import Run
@@ -55,7 +55,10 @@ class Referee:
             except NothingMeasuredError as error:
                 yield _report(question, str(error))
                 continue
-            yield _report(question, _reason(verdict, threshold), _said(comparison))
+            left_out = suspects(comparison)
+            listed = "; ".join(f"{item.case.label} ({item.reason})" for item in left_out[:SHOWN])
+            said = f"{len(left_out)} suspect rows decide nothing: {listed}" if left_out else ""
+            yield _report(question, _reason(verdict, threshold), said)
         left = [row for row in new.rows if row.status == "suspect"]
         if self._suspect != "say" and left:
             yield _report("suspect rows", "; ".join(f"{row.case.label} ({row.why})" for row in left[:SHOWN]))
@@ -81,12 +84,6 @@ def _reason(verdict: Verdict, threshold: float) -> str:
     if verdict.answer == "too noisy":
         lines.append("visit the targets of tests more often (--shmoo-visits 5, in both runs), or compare with several base runs")
     return "\n".join(lines)
-
-
-def _said(comparison: Comparison) -> str:
-    left_out = suspects(comparison)
-    listed = "; ".join(f"{item.case.label} ({item.reason})" for item in left_out[:SHOWN])
-    return f"{len(left_out)} suspect rows decide nothing: {listed}" if left_out else ""
 
 
 def _report(question: str, failure: str, said: str = "") -> pytest.TestReport:

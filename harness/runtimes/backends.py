@@ -43,11 +43,8 @@ MANY_PROGRAMS = 10_000
 
 
 def compile_model(model: Forward, runtime: str, device: str = "cpu") -> Forward:
-    """The replacement of `model` in `runtime`, or the model itself. Programs compiled earlier stay alive.
-
-    Raises:
-        InputError: no such runtime, or not on this device.
-    """
+    """The replacement of `model` in `runtime`, or the model itself; `InputError` for no such runtime, or not on this device.
+    Programs compiled earlier stay alive."""
     entry = RUNTIMES[runtime]
     if device.split(":")[0] not in entry.devices:
         raise InputError(

@@ -17,7 +17,7 @@ An operator that is inlined into several kernels is in each of them; views that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import torch
@@ -32,31 +32,14 @@ from shmoo.harness.capture.fx.walk import CALL_INDEX
 from shmoo.harness.module import DNNModule
 from shmoo.runs.store.records import AxisValue
 
-KernelKind = Literal["loops", "library", "copy"]
-
-
-class InductorKernel(msgspec.Struct, frozen=True):
-    """One scheduler node: indices of the costed calls that it computes (part of), in order, and its kind."""
-
-    calls: tuple[int, ...]
-    kind: KernelKind
-
 
 class InductorGroups(msgspec.Struct, frozen=True):
-    """A captured graph with Inductor's kernels for it, including layout copies, in execution order."""
+    """A captured graph with the indices of the costed calls that each of Inductor's kernels computes (part of), in the order of
+    execution, and the number of layout copies, which are no kernels of the model."""
 
     graph: Graph
-    kernels: tuple[InductorKernel, ...]
-
-    @property
-    def groups(self) -> tuple[tuple[int, ...], ...]:
-        """The calls of each kernel other than layout copies."""
-        return tuple(kernel.calls for kernel in self.kernels if kernel.kind != "copy")
-
-    @property
-    def copies(self) -> int:
-        """Number of layout copies."""
-        return sum(kernel.kind == "copy" for kernel in self.kernels)
+    groups: tuple[tuple[int, ...], ...]
+    copies: int
 
 
 def workload_groups(
@@ -96,7 +79,7 @@ def inductor_groups(
             compiled = compile_pieces(model, args, dict(kwargs or {}), name)
             # A piece that ran several times counts once.
             pieces = {id(piece.module): piece for piece in compiled.pieces if piece.arguments is not None}
-            return [InductorGroups(piece.graph, _kernels(piece.graph, _schedule(piece))) for piece in pieces.values()]
+            return [_grouped(piece.graph, _schedule(piece)) for piece in pieces.values()]
     except Exception as error:
         raise InputError(f"Inductor cannot schedule {name or type(model).__name__!r}: {first_line(error)}") from error
     finally:
@@ -153,7 +136,7 @@ def _restore_attributes(piece: Piece) -> None:
     module.recompile()
 
 
-def _kernels(graph: Graph, nodes: Sequence[Any]) -> tuple[InductorKernel, ...]:
+def _grouped(graph: Graph, nodes: Sequence[Any]) -> InductorGroups:
     families = [cost.family if cost else None for cost in costs_of(graph)]
     parts = [[part for part in node.get_nodes() if _launches(part)] for node in nodes]
     parts = [listed for listed in parts if listed]
@@ -167,11 +150,9 @@ def _kernels(graph: Graph, nodes: Sequence[Any]) -> tuple[InductorKernel, ...]:
         if not is_library:
             calls -= in_library
     _assign_unmarked_calls(graph, families, computed, library)
-    kernels = []
-    for calls, is_library in zip(computed, library, strict=True):
-        costed = tuple(sorted(call for call in calls if families[call] is not None))
-        kernels.append(InductorKernel(costed, ("library" if is_library else "loops") if costed else "copy"))
-    return tuple(kernels)
+    costed = [tuple(sorted(call for call in calls if families[call] is not None)) for calls in computed]
+    groups = tuple(calls for calls in costed if calls)
+    return InductorGroups(graph, groups, len(costed) - len(groups))
 
 
 def _launches(part: Any) -> bool:

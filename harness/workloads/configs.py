@@ -52,25 +52,9 @@ def config_models() -> Mapping[str, ConfigModel]:
     return msgspec.json.decode((files(__package__) / "configs.json").read_bytes(), type=dict[str, ConfigModel])
 
 
-def find_config_model(name: str) -> DNNModule:
-    """The well-known model of that name.
-
-    Raises:
-        InputError: there is none (the nearest names are suggested), or transformers is missing.
-    """
-    if name not in config_models():
-        raise unknown("model", name, config_models())
-    model = config_models()[name]
-    return config_workload(name, model.config, defaults=model.axes)
-
-
 def load_config(path: str) -> DNNModule:
-    """The model of a config.json, named after the file.
-
-    Raises:
-        InputError: transformers is missing, or the config is not there, not JSON, of an unknown type or of a model with unknown
-            inputs.
-    """
+    """The model of a config.json, named after the file; `InputError` where transformers is missing, or the config is not there,
+    not JSON, of an unknown type or of a model with unknown inputs."""
     source = Path(path)
     if not source.is_file():
         raise InputError(f"no config at {path!r}; give the path of a config.json")
@@ -140,11 +124,7 @@ _MOST_PARTS = 10_000
 
 def _harmless(settings: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """A config without what would load code or a model from elsewhere, and a note for each such entry, those of its parts
-    included.
-
-    Raises:
-        InputError: it asks for so many layers or experts that building them would not end.
-    """
+    included. `InputError` where it asks for so many layers or experts that building them would not end."""
     kept: dict[str, Any] = {}
     notes: list[str] = []
     for key, value in settings.items():

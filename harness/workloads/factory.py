@@ -30,7 +30,10 @@ def load_factory(spec: str, input_shape: Sequence[int] | None = None) -> DNNModu
         InputError: the module or the function is not found, or its inputs are not known.
     """
     factory = _import_factory(spec)
-    parameters = _parameters(factory, spec)
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{spec!r} does not say what it takes ({error}); wrap it in a function that returns a model") from None
     numbers = {p.name: p.default for p in parameters if type(p.default) is int}
     arguments = numbers | ({"batch": numbers.get("batch", 1)} if any(p.name == "batch" for p in parameters) else {})
     batch, rest = split_shape(input_shape) if input_shape is not None else (arguments.get("batch", 1), ())
@@ -58,13 +61,6 @@ def load_factory(spec: str, input_shape: Sequence[int] | None = None) -> DNNModu
     meanings = {name: "inputs at once" if name == "batch" else f"parameter {name!r} of the factory" for name in sizes}
     axes = tuple(dim(name, size, meanings[name], low=1 if name == "batch" else min(size, 1)) for name, size in sizes.items())
     return DNNModule(spec, "network", axes, build)
-
-
-def _parameters(factory: Callable[..., Any], spec: str) -> list[inspect.Parameter]:
-    try:
-        return list(inspect.signature(factory).parameters.values())
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{spec!r} does not say what it takes ({error}); wrap it in a function that returns a model") from None
 
 
 def _parts(returned: Any, spec: str) -> tuple[Any, tuple[Any, ...] | None, dict[str, Any]]:
@@ -182,11 +178,7 @@ _PACKAGE = str(Path(__file__).parents[1])
 
 
 def split_shape(shape: Sequence[int]) -> tuple[int, tuple[int, ...]]:
-    """An input's first size, its batch, and the others.
-
-    Raises:
-        InputError: there is none, or one below 1.
-    """
+    """An input's first size, its batch, and the others; `InputError` for no size, or one below 1."""
     if not shape or any(size < 1 for size in shape):
         raise InputError(f"an input shape is one or more positive sizes, batch first, such as 1x3x224x224; got {list(shape)}")
     return shape[0], tuple(shape[1:])

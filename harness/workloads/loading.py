@@ -11,7 +11,7 @@ import msgspec
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.harness.module import WORKLOADS, Built, DNNModule, Maker
 from shmoo.harness.workloads import operators, synthetic
-from shmoo.harness.workloads.configs import config_models, find_config_model, load_config
+from shmoo.harness.workloads.configs import config_models, config_workload, load_config
 from shmoo.harness.workloads.factory import load_factory, place_inputs, place_model, split_shape
 from shmoo.harness.workloads.zoo import DIFFUSION, find_network, quantized_names, zoo_names
 
@@ -32,12 +32,16 @@ def find_workload(name: str) -> DNNModule:
         return WORKLOADS[name]
     if name in DIFFUSION:
         return DIFFUSION[name]
-    if name in config_models():
-        return find_config_model(name)
-    names = zoo_names()
-    if name in names or name in quantized_names():
+    if (model := config_models().get(name)) is not None:
+        return config_workload(name, model.config, defaults=model.axes)
+    if name in zoo_names():
         return find_network(name)
-    raise unknown("workload or model", name, {*WORKLOADS, *DIFFUSION, *config_models(), *names})
+    if name in quantized_names():
+        raise InputError(
+            f"{name!r} runs on packed int8 weights, whose operators cannot be captured without data; "
+            f"estimate {name.removeprefix('quantized_')!r} in int8 in its place"
+        )
+    raise unknown("workload or model", name, {*WORKLOADS, *DIFFUSION, *config_models(), *zoo_names()})
 
 
 def resolve_model(
@@ -80,11 +84,8 @@ def is_factory(text: str) -> bool:
 
 
 def with_input_shape(module: DNNModule, shape: Sequence[int]) -> DNNModule:
-    """The workload with one input of another shape; the first size of `shape` is the default of its axis "batch".
-
-    Raises:
-        InputError: the shape does not fit, or the workload takes several inputs (when built).
-    """
+    """The workload with one input of another shape; the first size of `shape` is the default of its axis "batch". `InputError`
+    where the shape does not fit, or the workload takes several inputs (when built)."""
     batch, rest = split_shape(shape)
     names = [axis.name for axis in module.axes]
     if "batch" not in names:
@@ -108,11 +109,8 @@ def with_input_shape(module: DNNModule, shape: Sequence[int]) -> DNNModule:
 
 
 def load_program(path: str, *, trust: bool) -> DNNModule:
-    """A program that torch.export saved, with the inputs it was exported with.
-
-    Raises:
-        InputError: the file is not trusted, not there, or no exported program.
-    """
+    """A program that torch.export saved, with the inputs it was exported with; `InputError` where the file is not trusted, not
+    there, or no exported program."""
     if not trust:
         raise InputError(f"loading {path!r} can run code stored in it; add --trust if you know where it comes from")
     if not Path(path).is_file():

@@ -5,8 +5,8 @@ A workload with weights is a module, so that a capture tells weights from inputs
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
+from operator import attrgetter
 
 from shmoo.harness.module import Axis, Built, Maker, Size, dim, workload
 
@@ -149,22 +149,25 @@ def group_norm(make: Maker, *, n: int, c: int, size: int, groups: int) -> Built:
     return Built(make.module(lambda: make.torch.nn.GroupNorm(groups, c)), (make.tensor(n, c, size, size),))
 
 
-@operator("softmax", axes=(ROWS, COLS), size=lambda *, rows, cols: Size(2 * rows * cols, 5 * rows * cols))
-def softmax(make: Maker, *, rows: int, cols: int) -> Built:
-    """Softmax over rows."""
-    return Built(make.torch.nn.functional.softmax, (make.tensor(rows, cols),), {"dim": -1})
+ACTIVATIONS = {
+    "relu": "ReLU", "leaky_relu": "LeakyReLU", "elu": "ELU", "selu": "SELU", "gelu": "GELU", "silu": "SiLU", "sigmoid": "Sigmoid",
+    "tanh": "Tanh", "hardswish": "Hardswish",
+}  # fmt: skip
+"""Element-wise operators of one tensor, by their name in `torch` or `torch.nn.functional` -> class of `torch.nn`."""
 
 
-ACTIVATIONS = ("relu", "leaky_relu", "elu", "selu", "gelu", "silu", "sigmoid", "tanh", "hardswish")
-"""Operators of one tensor, by their name in `torch.nn.functional` or `torch`."""
+def _register_unary(name: str, function: str, flops: int, *more: float, dim: int | None = None) -> None:
+    @operator(name, axes=(ROWS, COLS), size=lambda *, rows, cols: Size(2 * rows * cols, flops * rows * cols))
+    def unary(make: Maker, *, rows: int, cols: int) -> Built:
+        """A function of one tensor, and of numbers."""
+        return Built(attrgetter(function)(make.torch), (make.tensor(rows, cols), *more), {} if dim is None else {"dim": dim})
 
 
-def _register_activation(name: str) -> None:
-    @operator(name, axes=(ROWS, COLS), size=lambda *, rows, cols: Size(2 * rows * cols, rows * cols))
-    def activation(make: Maker, *, rows: int, cols: int) -> Built:
-        """An element-wise function of one tensor."""
-        module = make.torch if name in ("sigmoid", "tanh") else make.torch.nn.functional
-        return Built(getattr(module, name), (make.tensor(rows, cols),))
+for _name in ACTIVATIONS:
+    _register_unary(_name, _name if _name in ("sigmoid", "tanh") else f"nn.functional.{_name}", 1)
+_register_unary("softmax", "nn.functional.softmax", 5, dim=-1)
+_register_unary("add_scalar", "add", 1, 1.5)
+_register_unary("copy", "clone", 0)
 
 
 def _binary_size(*, rows: int, cols: int, broadcast: str) -> Size:
@@ -179,16 +182,8 @@ def _register_binary(name: str) -> None:
         return Built(getattr(make.torch, name), (make.tensor(rows, cols), make.positive(*second)))
 
 
-@operator("add_scalar", axes=(ROWS, COLS), size=lambda *, rows, cols: Size(2 * rows * cols, rows * cols))
-def add_scalar(make: Maker, *, rows: int, cols: int) -> Built:
-    """A tensor plus a number."""
-    return Built(make.torch.add, (make.tensor(rows, cols), 1.5))
-
-
-@operator("copy", axes=(ROWS, COLS), size=lambda *, rows, cols: Size(2 * rows * cols, 0))
-def copy(make: Maker, *, rows: int, cols: int) -> Built:
-    """A tensor copied to new memory."""
-    return Built(make.torch.clone, (make.tensor(rows, cols),))
+for _name in ("add", "sub", "mul", "div"):
+    _register_binary(_name)
 
 
 @operator(
@@ -221,13 +216,8 @@ def _register_pool(name: str) -> None:
         return Built(getattr(make.torch.nn.functional, f"{name}2d"), (make.tensor(n, c, size, size),), arguments)
 
 
-for _register, _names in (
-    (_register_activation, ACTIVATIONS),
-    (_register_binary, ("add", "sub", "mul", "div")),
-    (_register_pool, ("max_pool", "avg_pool")),
-):
-    for _name in _names:
-        _register(_name)
+for _name in ("max_pool", "avg_pool"):
+    _register_pool(_name)
 
 
 @operator(
@@ -295,7 +285,7 @@ _RECURRENT_AXES = (
 )
 
 
-def _recurrent_size(gates: int, states: int) -> Callable[..., Size]:
+def _register_recurrent(name: str, gates: int, states: int) -> None:
     """Args: states: vectors of `hidden` elements that a layer hands on from step to step."""
 
     def size(*, batch: int, seq_len: int, in_features: int, hidden: int, layers: int) -> Size:
@@ -304,18 +294,12 @@ def _recurrent_size(gates: int, states: int) -> Callable[..., Size]:
         activations = batch * (seq_len * (in_features + hidden) + states * layers * hidden)
         return Size(weights + biases + activations, 2 * batch * seq_len * weights)
 
-    return size
+    @operator(name, axes=_RECURRENT_AXES, size=size)
+    def recurrent(make: Maker, *, batch: int, seq_len: int, in_features: int, hidden: int, layers: int) -> Built:
+        """Recurrent layers over (seq_len, batch, in_features)."""
+        layer = make.module(lambda: getattr(make.torch.nn, name.upper())(in_features, hidden, layers))
+        return Built(layer, (make.tensor(seq_len, batch, in_features),))
 
 
-@operator("lstm", axes=_RECURRENT_AXES, size=_recurrent_size(4, 2))
-def lstm(make: Maker, *, batch: int, seq_len: int, in_features: int, hidden: int, layers: int) -> Built:
-    """Layers of long short-term memory over (seq_len, batch, in_features)."""
-    layer = make.module(lambda: make.torch.nn.LSTM(in_features, hidden, layers))
-    return Built(layer, (make.tensor(seq_len, batch, in_features),))
-
-
-@operator("gru", axes=_RECURRENT_AXES, size=_recurrent_size(3, 1))
-def gru(make: Maker, *, batch: int, seq_len: int, in_features: int, hidden: int, layers: int) -> Built:
-    """Layers of gated recurrent units over (seq_len, batch, in_features)."""
-    layer = make.module(lambda: make.torch.nn.GRU(in_features, hidden, layers))
-    return Built(layer, (make.tensor(seq_len, batch, in_features),))
+_register_recurrent("lstm", 4, 2)
+_register_recurrent("gru", 3, 1)

@@ -128,17 +128,13 @@ def _scheme(name: str, weight: str, block: tuple[int, int], scale: str, settings
     return Scheme(name, weight, block, scale, zero, kept=_kept(settings), parts=True)
 
 
-def _grouped(settings: Settings, bits: Any, group: Any, scale: str = OWN, zero: str | None = None) -> Scheme:
-    """Whole numbers of some bits, with a scale for each group of a row.
-
-    Raises:
-        InputError: no element type has that width.
-    """
+def _grouped(settings: Settings, bits: Any, group: Any, zero: str | None = None) -> Scheme:
+    """Whole numbers of some bits, with a scale for each group of a row; `InputError` where no element type has that width."""
     weight = _PACKED.get(int(bits))
     if weight is None:
         raise InputError(f"no element type has {bits} bits")
     group = max(int(group or 0), 0)
-    return _scheme("int4-weight" if weight == "int4" else "int8-weight", weight, (1, group), scale, settings, zero)
+    return _scheme("int4-weight" if weight == "int4" else "int8-weight", weight, (1, group), OWN, settings, zero)
 
 
 def _float8(settings: Settings) -> Found:

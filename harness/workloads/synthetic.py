@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 BATCH = dim("batch", 1, "inputs at once")
 KERNEL = dim("kernel", 3, "height and width of the kernel, odd")
 CLASSES = 1000
-_ACTIVATION_CLASSES = ("ReLU", "LeakyReLU", "ELU", "SELU", "GELU", "SiLU", "Sigmoid", "Tanh", "Hardswish")
-"""Modules of `torch.nn`, in the order of `ACTIVATIONS`."""
 
 synthetic = partial(workload, kind="synthetic")
 
@@ -26,11 +24,11 @@ synthetic = partial(workload, kind="synthetic")
 def _activation(name: str) -> torch.nn.Module:
     import torch
 
-    return getattr(torch.nn, _ACTIVATION_CLASSES[ACTIVATIONS.index(name)])()
+    return getattr(torch.nn, ACTIVATIONS[name])()
 
 
 def _activation_axis(default: str) -> Axis:
-    return Axis("activation", default, "element-wise function", choices=ACTIVATIONS)
+    return Axis("activation", default, "element-wise function", choices=tuple(ACTIVATIONS))
 
 
 def _conv_norm(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1) -> list[torch.nn.Module]:

@@ -13,9 +13,9 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
-from shmoo.estimators.errors import InputError, not_installed, unknown
+from shmoo.estimators.errors import InputError, not_installed
 from shmoo.harness.module import Axis, Built, DNNModule, Maker, dim
 
 FAMILIES = ("classification", "segmentation", "video", "optical_flow", "detection")
@@ -113,13 +113,6 @@ def import_torchvision() -> ModuleType:
 # torchvision's networks -------------------------------------------------------------------------------------------------
 
 
-class _Declared(NamedTuple):
-    """Properties that a network's first weights declare."""
-
-    resolution: int | tuple[int, ...] | None
-    frames: int
-
-
 def zoo_names() -> tuple[str, ...]:
     """Every torchvision network that can be built, sorted."""
     return tuple(sorted(_families()))
@@ -141,53 +134,39 @@ def quantized_names() -> frozenset[str]:
 
 def find_network(name: str) -> DNNModule:
     """The torchvision network of that name, with axes "batch" and "resolution" (height and width; separate axes for detectors and
-    optical flow) and, for video, "frames".
-
-    Raises:
-        InputError: there is none (the nearest names are suggested), or it is a quantized one.
-    """
-    family = _families().get(name)
-    if family is None:
-        if name in quantized_names():
-            raise InputError(
-                f"{name!r} runs on packed int8 weights, whose operators cannot be captured without data; "
-                f"estimate {name.removeprefix('quantized_')!r} in int8 in its place"
-            )
-        raise unknown("network", name, _families())
+    optical flow) and, for video, "frames"."""
+    family = _families()[name]
     if family == "optical_flow":
         return DNNModule(name, "network", (BATCH, *_sides(_FLOW_SIZE, "both images", low=128)), partial(_flow, name))
     if family == "detection":
         return DNNModule(name, "network", (BATCH, *_sides(_PHOTO_SIZE, "every image")), partial(_detect, name))
-    declared = _declared(name)
-    if declared.resolution is None:
+    resolution, frames = _declared(name)
+    if resolution is None:
         raise InputError(f"network {name!r} declares no input size; build it from a factory and give --input-shape")
-    size = declared.resolution if isinstance(declared.resolution, int) else declared.resolution[0]
-    axes = (BATCH, dim("resolution", size, "height and width of the input"))
+    axes = [BATCH, dim("resolution", resolution, "height and width of the input")]
     if family == "video":
-        return DNNModule(name, "network", (*axes, dim("frames", declared.frames, "images in a clip")), partial(_clip, name))
-    return DNNModule(name, "network", axes, partial(_image, name))
+        axes.append(dim("frames", frames, "images in a clip"))
+    return DNNModule(name, "network", tuple(axes), partial(_pictures, name))
 
 
 @cache
-def _declared(name: str) -> _Declared:
+def _declared(name: str) -> tuple[int | None, int]:
+    """Height of the input and images in a clip that a network's first weights declare."""
     weights = next(iter(import_torchvision().models.get_model_weights(name)), None)
     if weights is None:
-        return _Declared(None, 1)
+        return None, 1
     presets = getattr(weights.transforms, "keywords", {})
-    resolution = presets.get("crop_size", presets.get("resize_size"))
-    return _Declared(resolution, max(weights.meta.get("min_temporal_size", 1), _CLIP_FRAMES))
+    size = presets.get("crop_size", presets.get("resize_size"))
+    return size[0] if isinstance(size, tuple | list) else size, max(weights.meta.get("min_temporal_size", 1), _CLIP_FRAMES)
 
 
 def _sides(size: tuple[int, int], what: str, low: int = 1) -> tuple[Axis, Axis]:
     return dim("height", size[0], f"height of {what}", low=low), dim("width", size[1], f"width of {what}", low=low)
 
 
-def _image(name: str, make: Maker, *, batch: int, resolution: int) -> Built:
-    return Built(_network(name, make, resolution), (make.tensor(batch, 3, resolution, resolution),))
-
-
-def _clip(name: str, make: Maker, *, batch: int, resolution: int, frames: int) -> Built:
-    return Built(_network(name, make, resolution), (make.tensor(batch, 3, frames, resolution, resolution),))
+def _pictures(name: str, make: Maker, *, batch: int, resolution: int, frames: int | None = None) -> Built:
+    clip = () if frames is None else (frames,)
+    return Built(_network(name, make, resolution), (make.tensor(batch, 3, *clip, resolution, resolution),))
 
 
 def _flow(name: str, make: Maker, *, batch: int, height: int, width: int) -> Built:

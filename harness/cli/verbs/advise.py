@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shmoo.estimators.units import amount, percent, si, size, yes_or_no
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.defaults import LOCAL
 
@@ -93,7 +94,6 @@ def _command(model: str, arch: str, asked: captures.ModelOptions, threads: int |
 
 def _show(advice: Advice, command: str, view: output.View) -> None:
     from shmoo.estimators.present.sentences import advice_sentences, headline, times
-    from shmoo.estimators.units import percent, si, size, yes_or_no
 
     output.result(headline(advice))
     for what, shares in (("bound by", advice.bounds), ("module", advice.modules)):
@@ -149,8 +149,6 @@ def _other_ratio(aim: Aim) -> str:
 
 
 def _share_line(share: Share) -> list[str]:
-    from shmoo.estimators.units import percent, si
-
     several = f"x {share.calls}" if share.calls > 1 else ""
     return [
         share.name or "(the model itself)",
@@ -164,7 +162,6 @@ def _share_line(share: Share) -> list[str]:
 
 def _show_levers(levers: Sensitivity, view: output.View) -> None:
     from shmoo.estimators.present.sentences import added_silicon, sensitivity_sentences, times
-    from shmoo.estimators.units import amount, si
 
     rows = [
         [

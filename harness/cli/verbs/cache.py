@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
+from shmoo.estimators.units import size
 from shmoo.harness.cli import options, output
+from shmoo.harness.defaults import capture_folder
 
 if TYPE_CHECKING:
     from shmoo.harness.models.capture_cache import Listed
@@ -40,10 +43,6 @@ def cache(ctx: click.Context) -> None:
 @options.as_json
 def list_cache(as_json: bool) -> None:
     """Every capture that is kept, last used first."""
-    import msgspec
-
-    from shmoo.estimators.units import size
-    from shmoo.harness.defaults import capture_folder
     from shmoo.harness.models.capture_cache import LIMIT_BYTES, list_captures
 
     folder = capture_folder()
@@ -64,7 +63,6 @@ def list_cache(as_json: bool) -> None:
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
 def clear_cache(models: tuple[str, ...]) -> None:
     """Remove the captures of each MODEL, or all captures where none is named."""
-    from shmoo.harness.defaults import capture_folder
     from shmoo.harness.models.capture_cache import clear_captures
 
     folder = capture_folder()
@@ -72,19 +70,13 @@ def clear_cache(models: tuple[str, ...]) -> None:
 
 
 def _rows(listed: Sequence[Listed]) -> list[list[str]]:
-    from shmoo.estimators.units import size
-
     now = time.time()
     rows = []
     for one in listed:
         sizes = "axes only" if one.point is None else " ".join(f"{name}={value}" for name, value in one.point.items())
         mode = " ".join(part for part in (one.asked.mode.name, one.asked.mode.autocast, one.asked.mode.quantize) if part)
-        rows.append(
-            [one.asked.model, sizes or "its own", one.asked.dtype or "its own", mode, size(one.nbytes), _age(now - one.used_at_s)]
-        )
+        seconds = max(now - one.used_at_s, 0)
+        unit, name = next(((unit, name) for unit, name in _AGES if seconds >= 2 * unit), _AGES[-1])
+        age = f"{seconds / unit:.0f} {name} ago"
+        rows.append([one.asked.model, sizes or "its own", one.asked.dtype or "its own", mode, size(one.nbytes), age])
     return rows
-
-
-def _age(seconds: float) -> str:
-    unit, name = next(((unit, name) for unit, name in _AGES if seconds >= 2 * unit), _AGES[-1])
-    return f"{max(seconds, 0) / unit:.0f} {name} ago"

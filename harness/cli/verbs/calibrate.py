@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.units import percent, si
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.layout import Cell
 from shmoo.harness.cli.progress import Display
-from shmoo.harness.defaults import LOCAL
+from shmoo.harness.defaults import LOCAL, user_profiles
 
 if TYPE_CHECKING:
     from shmoo.calibrate.calibration import Calibration
-    from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry, Reduction
+    from shmoo.estimators.machine.profile import ArchitectureProfile, Reduction
 
 EXAMPLES = """\b
 Examples:
@@ -73,21 +76,17 @@ def calibrate(
         show_curve(sources, profile, seed, as_json)
         return
     chosen = name or (out.stem if out else None if profile is None else own_name(profile))
-    if out is not None:
-        output.check_folder(out.parent)
-    else:
-        output.check_folder(profile_path(chosen or LOCAL, force).parent)
-        if chosen is not None:
-            # Before the fit, which takes a while.
-            refuse_existing(profile_path(chosen, force), force)
+    expected = out or profile_path(chosen or LOCAL, force)
+    output.check_folder(expected.parent)
+    if chosen is not None:
+        # Before the fit, which takes a while.
+        refuse_existing(expected, force)
     made = fit(sources, profile, chosen, seed, not no_residual, reduction, pool)
     target = out if out is not None else profile_path(made.profile.name, force)
     refuse_existing(target, force)
     output.write(target, made.profile.to_json())
     output.message(f"wrote {target}")
     if as_json:
-        import json
-
         output.json_document(
             {"format": 1, "path": str(target), "notes": made.notes, "profile": json.loads(made.profile.to_json())}
         )
@@ -135,15 +134,8 @@ def fit(
 
 
 def show_curve(sources: tuple[Path, ...], base: ArchitectureProfile | None, seed: int, as_json: bool) -> None:
-    """The learning curve of one run.
-
-    Raises:
-        InputError: several sources, or a table.
-    """
-    import msgspec
-
+    """The learning curve of one run; `InputError` for several sources, or a table."""
     from shmoo.calibrate.design.curve import learning_curve
-    from shmoo.estimators.units import percent
 
     if len(sources) != 1 or not sources[0].is_dir():
         raise InputError(f"--curve plays one run directory again, got {', '.join(map(str, sources))}; name one")
@@ -169,14 +161,10 @@ def own_name(base: ArchitectureProfile) -> str:
 
 
 def profile_path(name: str, force: bool) -> Path:
-    """Where a profile of the user's own goes.
-
-    Raises:
-        InputError: `name` is no name, or without --force that of a built-in profile, which it would replace wherever it is named.
-    """
+    """Where a profile of the user's own goes; `InputError` where `name` is no name, or without --force that of a built-in
+    profile, which it would replace wherever it is named."""
     from shmoo.estimators.machine.profile import builtin_names
     from shmoo.estimators.machine.validation import check_name
-    from shmoo.harness.defaults import user_profiles
 
     if name in builtin_names() and not force:
         raise InputError(
@@ -200,7 +188,6 @@ def show_calibration(made: Calibration) -> None:
     if not output.verbose():
         output.message(f"{detail} the coefficients and the errors of each family of operators, `shmoo -v calibrate` also the fit")
         return
-    from shmoo.estimators.units import si
     from shmoo.harness.cli.verbs.profiles import show_errors
 
     rows: list[list[str | Cell]] = []
@@ -218,8 +205,6 @@ def show_calibration(made: Calibration) -> None:
 
 def held_out_errors(profile: ArchitectureProfile) -> dict[str, str]:
     """Networks, and operators with synthetic models -> the error of those held out of the fit, in words."""
-    from shmoo.estimators.units import percent
-
     card = profile.error_card.get("test") or profile.error_card.get("validation") or {}
     parts = {
         "networks": [entry for group, entry in card.items() if group == "networks"],
@@ -227,18 +212,16 @@ def held_out_errors(profile: ArchitectureProfile) -> dict[str, str]:
     }
     said = {}
     for name, entries in parts.items():
-        n = sum(entry.n for entry in entries)
-        if not n:
-            continue
-
-        def mean(field: str, entries: Sequence[ErrorCardEntry] = entries) -> float | None:
-            known = [(entry.n, value) for entry in entries if (value := getattr(entry, field)) is not None]
-            return sum(count * value for count, value in known) / sum(count for count, _ in known) if known else None
-
-        words = [f"±{percent(mean('mean'))}", f"{n} cases held out"]
-        if (coverage := mean("coverage")) is not None:
-            words.append(f"{percent(coverage, digits=0)} inside their 90 % interval")
-        if (noise := mean("noise")) is not None:
-            words.append(f"noise floor {percent(noise)}")
-        said[name] = ", ".join(words)
+        means = {}
+        for field in ("mean", "coverage", "noise"):
+            known = [(entry.n, value) for entry in entries if entry.n and (value := getattr(entry, field)) is not None]
+            if known:
+                means[field] = sum(count * value for count, value in known) / sum(count for count, _ in known)
+        if n := sum(entry.n for entry in entries):
+            words = [f"±{percent(means.get('mean'))}", f"{n} cases held out"]
+            if "coverage" in means:
+                words.append(f"{percent(means['coverage'], digits=0)} inside their 90 % interval")
+            if "noise" in means:
+                words.append(f"noise floor {percent(means['noise'])}")
+            said[name] = ", ".join(words)
     return said

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import random
+import shlex
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
+import msgspec
 
 from shmoo.estimators.errors import InputError, NothingMeasuredError, StorageError
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.hurry import resumed
 from shmoo.harness.cli.layout import View
 from shmoo.harness.cli.previews import Previews
-from shmoo.harness.defaults import LOCAL, LOCAL_GPU, run_directory
+from shmoo.harness.defaults import LOCAL, LOCAL_GPU, free_path, run_directory
+from shmoo.runs.store.files import own_folder, replace_file
 
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import ArchitectureProfile
@@ -87,8 +92,6 @@ def characterize(
 
     The profile is calibrated on operators and synthetic models only; the networks test it.
     """
-    import time
-
     from shmoo.estimators.progress import Standing
     from shmoo.harness.campaign.cases import check_device, usable_device
     from shmoo.harness.cli.hurry import Hurry, Reserve
@@ -98,7 +101,6 @@ def characterize(
     from shmoo.harness.cli.verbs.report import TARGETS, judged, report_record, show_report, write
     from shmoo.harness.machine.doctor import doctor, probe_machine
     from shmoo.harness.measuring.watch.corewatch import watch_neighbours
-    from shmoo.runs.store.files import own_folder
     from shmoo.runs.store.store import holds_run
 
     budget_s = 60 * (budget or BUDGET)
@@ -164,8 +166,6 @@ class Plan(NamedTuple):
 
 def plan(machine: Machine, quick: bool, device: str = "cpu") -> Plan:
     """The plan for a device, "cpu" or "cuda"; a quick one has few cases, one visit to each, and compiles nothing."""
-    import msgspec
-
     from shmoo.harness.workloads.suites import plan_suite
 
     replace = msgspec.structs.replace
@@ -188,16 +188,12 @@ def plan(machine: Machine, quick: bool, device: str = "cpu") -> Plan:
 
 def _in_turn(cases: Sequence[CaseSpec]) -> tuple[CaseSpec, ...]:
     """The cases, each in the next of the types of a GPU; `cases` are in random order."""
-    import msgspec
-
     return tuple(msgspec.structs.replace(case, dtype=GPU_DTYPES[i % len(GPU_DTYPES)]) for i, case in enumerate(cases))
 
 
-def in_order(eager: Sequence[CaseSpec], seed: int = 0) -> list[CaseSpec]:
+def in_order(eager: Sequence[CaseSpec]) -> list[CaseSpec]:
     """The order of first visits: enough of everything for a preview, one network, then the rest at random."""
-    import random
-
-    shuffled = random.Random(seed).sample(list(eager), len(eager))
+    shuffled = random.Random(0).sample(list(eager), len(eager))
     seen: dict[str, int] = {}
     first: list[CaseSpec] = []
     rest: list[CaseSpec] = []
@@ -220,17 +216,16 @@ def measure_all(
     Returns:
         The run, one sentence on what is weak about it, empty where nothing is, and whether it was interrupted.
     """
-    import time
-
     from shmoo.harness.campaign.cases import measure_cases
-    from shmoo.harness.cli.verbs.measure import shown
+    from shmoo.harness.cli.verbs.measure import shown, tell_failed
     from shmoo.runs.store.store import MANIFEST, Run
 
     again = [case for case in planned.compiled if case.kind == "network"]
     parts = [case for case in planned.compiled if case.kind != "network"]
+    names = ", ".join(dict.fromkeys(case.workload for case in again))
     output.message(
         f"plan: {len(planned.calibration)} operators and synthetic models, {len(planned.networks)} networks in eager"
-        + (f"; in Inductor too: {len(parts)} of these and {_names(again)}" if planned.compiled else "")
+        + (f"; in Inductor too: {len(parts)} of these and {names}" if planned.compiled else "")
     )
     deadline = begin + reserve.budget_s - reserve.finishing_s
     # Single operators compile fastest and networks slowest.
@@ -265,9 +260,7 @@ def measure_all(
         stopped = f"{error}: `{resumed(out)}`"
         output.message("the disk is full: calibrating and reporting what there is")
     run = Run.open(out)
-    for row in run.rows:
-        if row.status == "failed":
-            output.message(f"failed: {row.case.label}: {row.why}")
+    tell_failed(run)
     return run, interrupted or stopped or weakness(run, len(cases), resumed(out)), bool(interrupted)
 
 
@@ -284,13 +277,7 @@ def weakness(run: Run, planned: int, resumed: str) -> str:
 
 def _full_fit(run: Run, name: str) -> str:
     """The command that fits a run without haste."""
-    import shlex
-
     return shlex.join(["shmoo", "calibrate", str(run.path), "--name", name, "--force"])
-
-
-def _names(cases: Sequence[CaseSpec]) -> str:
-    return ", ".join(dict.fromkeys(case.workload for case in cases))
 
 
 def calibrated(run: Run, device: str, name: str, seed: int, force: bool, hurry: Hurry) -> tuple[ArchitectureProfile, str]:
@@ -299,15 +286,12 @@ def calibrated(run: Run, device: str, name: str, seed: int, force: bool, hurry: 
     Returns:
         The profile, and one sentence where too little was measured to fit it: it then is the machine's description.
     """
-    import msgspec
-
     from shmoo.calibrate.fit.base import base_profile
     from shmoo.harness.cli.verbs.calibrate import fit, profile_path
 
-    target, count = profile_path(name, force), 2
-    while target.exists() and not force:
-        target, count = profile_path(f"{name}-{count}", force), count + 1
-    unfitted = ""
+    target, unfitted = profile_path(name, force), ""
+    if not force:
+        target = free_path(target)
     try:
         made = fit((run.path,), None, target.stem, seed, hurry=hurry)
         profile = made.profile
@@ -327,12 +311,9 @@ def calibrated(run: Run, device: str, name: str, seed: int, force: bool, hurry: 
 def keep(profile: ArchitectureProfile, run: Run, force: bool) -> None:
     """Write a profile among the user's own and beside the rows of its run, which keeps those that it has."""
     from shmoo.harness.cli.verbs.calibrate import profile_path
-    from shmoo.runs.store.files import replace_file
 
-    data, beside, count = profile.to_json(), run.path / "profile.json", 2
-    while beside.exists():
-        beside, count = run.path / f"profile-{count}.json", count + 1
-    replace_file(beside, data)
+    data = profile.to_json()
+    replace_file(free_path(run.path / "profile.json"), data)
     target = profile_path(profile.name, force)
     output.write(target, data)
     output.message(f"wrote {target}; use it with --arch {target.stem}")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
+from shmoo.estimators.units import percent, size
 from shmoo.harness.cli import options, output
 from shmoo.harness.defaults import VISITS
 
@@ -35,32 +37,19 @@ def doctor(full: bool, as_json: bool) -> None:
         report = examine(full=full)
     neighbours = watch_neighbours()
     if as_json:
-        import msgspec
-
         from shmoo.estimators.predict.tabular import or_reason
 
         backends = or_reason("backends", report.backends, "not asked for; add --full")
-        output.json_document({"format": 1, **msgspec.to_builtins(report), **backends, **_neighbours_record(neighbours)})
+        seen = neighbours and {**msgspec.to_builtins(neighbours), "expected_error": neighbours.expected_error(VISITS)}
+        beside = or_reason("neighbours", seen, "threads cannot be pinned to cores here")
+        output.json_document({"format": 1, **msgspec.to_builtins(report), **backends, **beside})
     else:
         show_doctor(report)
         show_neighbours(neighbours)
 
 
-def _neighbours_record(neighbours: Neighbours | None) -> dict[str, object]:
-    import msgspec
-
-    from shmoo.estimators.predict.tabular import or_reason
-
-    seen = None
-    if neighbours is not None:
-        seen = {**msgspec.to_builtins(neighbours), "expected_error": neighbours.expected_error(VISITS)}
-    return or_reason("neighbours", seen, "threads cannot be pinned to cores here")
-
-
 def show_neighbours(neighbours: Neighbours | None) -> None:
     """What the cores did while they were watched, and what accuracy that allows."""
-    from shmoo.estimators.units import percent
-
     if neighbours is None:
         output.facts({"neighbours": "unknown: threads cannot be pinned to cores here"})
         return
@@ -76,8 +65,6 @@ def show_neighbours(neighbours: Neighbours | None) -> None:
 
 def show_doctor(report: DoctorReport) -> None:
     """The report for people."""
-    from shmoo.estimators.units import size
-
     machine = report.machine
     caches = ", ".join(
         f"{level} {size(capacity)}"

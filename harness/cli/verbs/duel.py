@@ -10,7 +10,7 @@ import click
 from shmoo.estimators.errors import InputError
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.verbs.compare import Gating, gating, judge
-from shmoo.harness.cli.verbs.measure import measure, shown
+from shmoo.harness.cli.verbs.measure import measure, shown, tell_failed
 from shmoo.harness.defaults import run_directory
 
 PAIRS = 20
@@ -98,9 +98,7 @@ def duel(
             progress=progress,
         )
     for run, name in zip(runs, (base, new), strict=True):
-        for row in run.rows:
-            if row.status == "failed":
-                output.message(f"failed on {name}: {row.case.label}: {row.why}")
+        tell_failed(run, f" on {name}")
     if skipped := runs[0].skipped:
         output.message(f"{len(skipped)} cases were not reached within --budget; --out {target} --resume goes on with them")
     output.message(f"runs of both sides in {target}; `shmoo compare {runs[0].path} {runs[1].path}` judges them again")

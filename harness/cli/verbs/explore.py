@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.graph.dtypes import matrix_dtype
+from shmoo.estimators.units import amount, percent, si
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.defaults import LOCAL
 
@@ -71,7 +73,6 @@ def explore(
 ) -> None:
     """The designs of an architecture that no other is better than in everything at once, for one or several models. Quantities of
     several models are their geometric mean. Designs whose memory does not hold a model are left out."""
-    from shmoo.estimators.graph.dtypes import matrix_dtype
     from shmoo.estimators.machine.profile import check_runtime
     from shmoo.estimators.predict.tabulated import tabulated
     from shmoo.estimators.sweep import explore as spaces
@@ -152,8 +153,6 @@ def _limit(text: str) -> Limit:
 
 
 def _show(space: Space, front: Front, rows: Sequence[Record], wide: bool) -> None:
-    from shmoo.estimators.units import amount, percent, si
-
     output.message(
         f"{front.points:,} designs, {front.allowed:,} within the limits, {len(front)} on the front, which holds "
         f"{percent(front.hypervolume, digits=0)} of the box between the best and the worst (on logarithmic scales)"

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
+from shmoo.estimators.errors import ShmooError, unknown
+from shmoo.estimators.units import counted, percent
 from shmoo.harness.cli import options, output
+from shmoo.harness.defaults import run_directory
 
 if TYPE_CHECKING:
     from shmoo.harness.fleet.campaign import Campaign
@@ -33,10 +38,6 @@ STOP_EXAMPLES = """\b
 Examples:
   shmoo fleet stop october
   shmoo fleet stop october alpha n7
-"""
-FETCH_EXAMPLES = """\b
-Examples:
-  shmoo fleet fetch october
 """
 REPORT_EXAMPLES = """\b
 Examples:
@@ -67,10 +68,9 @@ def run(hosts: Path, command: tuple[str, ...], out: Path | None, resume: bool, w
     campaign.
     """
     from shmoo.harness.cli.app import cli
-    from shmoo.harness.defaults import run_directory
     from shmoo.harness.fleet.campaign import Campaign, arguments_of, check_command, start
     from shmoo.harness.fleet.hosts import read_hosts
-    from shmoo.harness.fleet.status import SETTLED, STARTABLE, begun, status
+    from shmoo.harness.fleet.status import STARTABLE, begun, status
 
     target = run_directory(out, resume, "fleet", "campaign")
     listed = read_hosts(hosts)
@@ -87,20 +87,18 @@ def run(hosts: Path, command: tuple[str, ...], out: Path | None, resume: bool, w
         if refusal:
             output.message(f"{name}: {refusal}")
     try:
-        statuses = _settled(campaign, SETTLED) if wait else status(campaign)
+        statuses = _settled(campaign) if wait else status(campaign)
     except KeyboardInterrupt:
         words = f"interrupted; the hosts go on, and `shmoo fleet status {campaign.path}` asks them"
         raise KeyboardInterrupt(words) from None
     _tell(campaign, statuses, as_json)
 
 
-def _settled(campaign: Campaign, settled: Sequence[str]) -> tuple[HostStatus, ...]:
+def _settled(campaign: Campaign) -> tuple[HostStatus, ...]:
     """Wait until no host changes any more, fetching meanwhile. The pause follows from what a look costs in CPU time."""
-    import time
-
     from shmoo.harness.fleet.campaign import cpu_seconds, pause_s
     from shmoo.harness.fleet.fetch import fetch
-    from shmoo.harness.fleet.status import status
+    from shmoo.harness.fleet.status import SETTLED, status
 
     while True:
         before = cpu_seconds()
@@ -108,7 +106,7 @@ def _settled(campaign: Campaign, settled: Sequence[str]) -> tuple[HostStatus, ..
         fetch(campaign)
         counts = {standing: sum(s.standing == standing for s in statuses) for standing in {s.standing for s in statuses}}
         output.message(", ".join(f"{count} {standing}" for standing, count in sorted(counts.items())))
-        if all(one.standing in settled for one in statuses):
+        if all(one.standing in SETTLED for one in statuses):
             return statuses
         time.sleep(pause_s(cpu_seconds() - before))
 
@@ -127,8 +125,6 @@ def status(campaign: Path, as_json: bool) -> None:
 
 def _tell(campaign: Campaign, statuses: Sequence[HostStatus], as_json: bool) -> None:
     if as_json:
-        import msgspec
-
         hosts = [{**{"reason": "", "visits": 0}, **msgspec.to_builtins(one)} for one in statuses]
         output.json_document({"format": 1, "campaign": str(campaign.path), "command": campaign.file.command, "hosts": hosts})
     else:
@@ -152,7 +148,6 @@ def _tell(campaign: Campaign, statuses: Sequence[HostStatus], as_json: bool) -> 
 def stop(campaign: Path, names: tuple[str, ...], as_json: bool) -> None:
     """End what the hosts of a campaign are doing or waiting for, as Ctrl-C does: finished visits stay, and `shmoo fleet run
     --resume` goes on with them. Exits with 1 when a host failed, died or cannot be reached."""
-    from shmoo.estimators.errors import unknown
     from shmoo.harness.fleet.campaign import Campaign, stop
     from shmoo.harness.fleet.status import status
 
@@ -167,7 +162,7 @@ def stop(campaign: Path, names: tuple[str, ...], as_json: bool) -> None:
     _tell(opened, status(opened), as_json)
 
 
-@fleet.command(epilog=FETCH_EXAMPLES, short_help="Bring the rows that the hosts have so far.")
+@fleet.command(epilog="\b\nExamples:\n  shmoo fleet fetch october", short_help="Bring the rows that the hosts have so far.")
 @folder
 @options.as_json
 def fetch(campaign: Path, as_json: bool) -> None:
@@ -182,8 +177,6 @@ def fetch(campaign: Path, as_json: bool) -> None:
         if one.problem:
             output.message(f"{one.name}: {one.problem}")
     if as_json:
-        import msgspec
-
         output.json_document({"format": 1, "campaign": str(opened.path), "hosts": msgspec.to_builtins(fetched)})
     else:
         output.message(f"{summary(fetched)} into {opened.path / 'hosts'}")
@@ -199,7 +192,6 @@ def fetch(campaign: Path, as_json: bool) -> None:
 def report(campaign: Path, against: Path | None, out: Path | None, as_json: bool) -> None:
     """From what was fetched: machines by kind with their coefficients and error cards, outliers among equal machines, drift, and
     energy per inference. Missing hosts stand at its head."""
-    from shmoo.estimators.units import counted, percent
     from shmoo.harness.fleet.campaign import Campaign
     from shmoo.runs.analysis.fleet import fleet_report
     from shmoo.runs.fleet_page import write_fleet_page
@@ -210,11 +202,9 @@ def report(campaign: Path, against: Path | None, out: Path | None, as_json: bool
     write_fleet_page(made, f"{opened.path.name}: {' '.join(opened.file.command)}", target)
     output.message(f"wrote {target}")
     if as_json:
-        import msgspec
-
         hosts = [{"name": s.name, "standing": s.standing, "reason": s.reason} for s in made.missing]
         families = [{"title": f.title, "speeds": msgspec.to_builtins(f.speeds)} for f in made.families]
-        drifts = [{**msgspec.to_builtins(drift)} for drift in made.drifts]
+        drifts = msgspec.to_builtins(made.drifts)
         output.json_document({"format": 1, "missing": hosts, "families": families, "drifts": drifts})
         return
     for specimen in made.missing:
@@ -238,18 +228,12 @@ def report(campaign: Path, against: Path | None, out: Path | None, as_json: bool
 
 def _specimens(campaign: Campaign) -> list[Specimen]:
     """The hosts of a campaign with what was fetched from them."""
-    from shmoo.harness.fleet.status import HostStatus, last_known
+    from shmoo.harness.fleet.status import last_known
 
-    known = last_known(campaign)
-    specimens = []
-    for host in campaign.file.hosts:
-        one = known.get(host.name, HostStatus(host.name, host.engine, "not started"))
-        specimens.append(_specimen(one, campaign.fetched(host)))
-    return specimens
+    return [_specimen(known, campaign.fetched(name)) for name, known in last_known(campaign).items()]
 
 
 def _specimen(known: HostStatus, fetched: Path) -> Specimen:
-    from shmoo.estimators.errors import ShmooError
     from shmoo.estimators.machine.profile import load_profile
     from shmoo.harness.cli.verbs.report import newest_profile
     from shmoo.harness.fleet.fetch import last_facts

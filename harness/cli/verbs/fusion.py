@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.units import percent
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.defaults import LOCAL
 
@@ -65,8 +67,6 @@ def fusion(
     savings = fusion_savings(AnalysisDirector(profile), graphs, chosen)
     scores = [fusion_score([g.calls for g in groups], piece.groups) for groups, piece in zip(predicted, found, strict=False)]
     if as_json:
-        import msgspec
-
         pieces = []
         for i, (graph, groups) in enumerate(zip(graphs, predicted, strict=True)):
             piece: dict[str, object] = {
@@ -87,8 +87,6 @@ def fusion(
         _show_groups(graph, [(g.calls, g.pattern) for g in groups], found[i] if found else None, show_all)
     output.table(["", "call by call", f"as {chosen} fuses", "saved"], savings.rows(), title=f"on {name}")
     for score, real_groups in zip(scores, found, strict=False):
-        from shmoo.estimators.units import percent
-
         output.result(
             f"agreement with Inductor: F1 {score.f1:.3f} (precision {percent(score.precision)}, recall {percent(score.recall)}); "
             f"{score.predicted_kernels} kernels predicted, {score.real_kernels} real, besides {real_groups.copies} layout copies"

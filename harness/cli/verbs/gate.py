@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import msgspec
 
 from shmoo.estimators.errors import InputError
 from shmoo.harness.cli import captures, options, output
@@ -49,8 +50,6 @@ def gate(
     kernel with its neighbour is found as a kernel more. Exits with 4 where operators without a cost formula are new, so that
     nothing can be said. Equal models give equal numbers, to the last digit.
     """
-    import msgspec
-
     from shmoo.estimators.present.gate import QUANTITIES, check
     from shmoo.harness.gate import footprints_of, gate_targets, read_baseline, write_baseline
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shmoo.estimators.progress import Progress, Standing
+from shmoo.estimators.units import si, size, yes_or_no
 from shmoo.harness.cli import captures, estimates, options, output
 from shmoo.harness.cli.layout import Cell, View
 from shmoo.harness.cli.progress import Display, track
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.tabular import Record
-    from shmoo.estimators.progress import Progress
     from shmoo.harness.models.asked import ModelGraphs, Point
 
 EXAMPLES = """\b
@@ -105,8 +106,6 @@ def _reporting(
     at: Callable[[Mapping], ModelGraphs], stage: str, total: int, progress: Progress
 ) -> Callable[[Mapping], ModelGraphs]:
     """`at`, with every call of it reported."""
-    from shmoo.estimators.progress import Standing
-
     done = itertools.count(1)
     progress(Standing(stage, 0, total))
 
@@ -129,8 +128,6 @@ DROP = ("runtime", "cache", "memory", "90 % per token", "energy/token", "rate", 
 
 
 def _show(records: Sequence[Record], view: View) -> None:
-    from shmoo.estimators.units import si, size, yes_or_no
-
     def cell(value: object, unit: str) -> Cell:
         return output.quantity(value["value"] if isinstance(value, dict) else None, unit)
 

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from shmoo.harness.cli import options, output
+from shmoo.runs.store.files import replace_file
 
 if TYPE_CHECKING:
     from shmoo.runs.store.records import CaseSpec
@@ -36,7 +38,6 @@ def history(runs: tuple[str, ...], threshold: float | None, out: Path | None, as
     from shmoo.runs.analysis.compare_verdict import MIN_CHANGE
     from shmoo.runs.analysis.history import FEWEST
     from shmoo.runs.analysis.history import history as follow
-    from shmoo.runs.store.files import replace_file
 
     limit = MIN_CHANGE if threshold is None else threshold
     cases: dict[str, CaseSpec] = {}
@@ -55,8 +56,6 @@ def history(runs: tuple[str, ...], threshold: float | None, out: Path | None, as
         output.message("two runs tell no noise from a change; `shmoo compare` judges them")
     first = None if found.first_different is None else found.runs[found.first_different]
     if as_json:
-        import msgspec
-
         head = {"format": 1, "threshold": limit, "first_different": None if first is None else first.path}
         output.json_document({**head, **msgspec.to_builtins(found)})
         return

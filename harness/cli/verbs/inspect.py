@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.graph.dtypes import matrix_dtype
+from shmoo.estimators.units import percent, si
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.cli.layout import View
 from shmoo.harness.defaults import ONE_OF_EACH_FAMILY
@@ -56,7 +59,6 @@ def inspect(
 ) -> None:
     """MODEL by module: output shapes, parameters, flops, bytes, intensity, time, energy and tiles on architectures; and its top
     operators."""
-    from shmoo.estimators.graph.dtypes import matrix_dtype
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.present.inspection import SORTS, inspect_graphs
     from shmoo.harness.machine.architectures import load_architectures
@@ -104,8 +106,6 @@ def inspect(
 
 def _record(row: Row) -> dict[str, object]:
     """A row as plain values; intensity is `None` beside its reason where no byte moves."""
-    import msgspec
-
     from shmoo.estimators.predict.tabular import or_reason
 
     record = msgspec.to_builtins(row)
@@ -134,8 +134,6 @@ def _shape(row: Row) -> str:
 
 
 def _show(inspection: Inspection, rows: tuple[Row, ...], top: int, view: View) -> None:
-    from shmoo.estimators.units import percent, si
-
     def numbers(row: Row) -> list[str]:
         work = [si(row.params, ""), si(row.flops, "flop"), si(row.bytes, "B")]
         intensity = "" if row.intensity is None else si(row.intensity, "")

@@ -113,11 +113,8 @@ def measure(
 
 @contextmanager
 def shown(count: int, out: Path, suite: str, beside: Progress | None = None) -> Iterator[Progress]:
-    """Progress of a campaign of `count` cases into `out`, on stderr; `beside` is told the same.
-
-    Raises:
-        KeyboardInterrupt: with a message that says where the finished visits are.
-    """
+    """Progress of a campaign of `count` cases into `out`, on stderr; `beside` is told the same. A `KeyboardInterrupt` says where
+    the finished visits are."""
     from shmoo.harness.campaign.campaign import STAGE
 
     begun = False
@@ -151,17 +148,18 @@ def _left_by_interruption(out: Path) -> str:
     return "interrupted before anything was measured; start again"
 
 
-def finish(run: Run, as_json: bool) -> None:
-    """Say what came out, and exit accordingly.
-
-    Raises:
-        NothingMeasuredError: no row is usable.
-    """
-    counts = {status: sum(row.status == status for row in run.rows) for status in ("ok", "noisy", "suspect", "failed")}
-    skipped = len(run.skipped)
+def tell_failed(run: Run, side: str = "") -> None:
+    """Say which cases failed, and why."""
     for row in run.rows:
         if row.status == "failed":
-            output.message(f"failed: {row.case.label}: {row.why}")
+            output.message(f"failed{side}: {row.case.label}: {row.why}")
+
+
+def finish(run: Run, as_json: bool) -> None:
+    """Say what came out, and exit accordingly; `NothingMeasuredError` where no row is usable."""
+    counts = {status: sum(row.status == status for row in run.rows) for status in ("ok", "noisy", "suspect", "failed")}
+    skipped = len(run.skipped)
+    tell_failed(run)
     if skipped:
         output.message(f"{skipped} cases were not reached; `{resumed(run.path)}` goes on")
     if as_json:

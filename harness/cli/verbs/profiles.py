@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from shmoo.estimators.errors import FormatError
+from shmoo.estimators.units import si
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.layout import Cell, View
 
@@ -33,7 +36,6 @@ def profiles(ctx: click.Context) -> None:
 @options.view("by name")
 def list_profiles(as_json: bool, view: View) -> None:
     """Every profile: built-in ones, and your own: in the current directory and in your data directory."""
-    from shmoo.estimators.errors import FormatError
     from shmoo.estimators.machine.profile import load_profile
     from shmoo.harness.machine.architectures import default_names, load_architecture, own_profiles
 
@@ -81,8 +83,6 @@ def show_profile(name: str, as_json: bool, view: View) -> None:
 
     profile = load_architecture(name)
     if as_json:
-        import json
-
         output.json_document(json.loads(profile.to_json()))
         return
     output.result(f"{profile.name}: {profile.description}")
@@ -180,8 +180,6 @@ def _percent(share: float | None) -> str:
 
 
 def _range(c: Coefficient) -> str:
-    from shmoo.estimators.units import si
-
     low, high = c.bounds
     return "" if low == high else f"{si(low, c.unit)} - {si(high, c.unit)}"
 
@@ -191,6 +189,4 @@ def _plain(c: Coefficient | None) -> dict[str, object] | None:
 
 
 def _side(plain: dict | None) -> str:
-    from shmoo.estimators.units import si
-
     return "" if plain is None else f"{si(plain['value'], plain['unit'])} ({plain['source']})"

@@ -215,7 +215,7 @@ def _array_blocks(engine: str, jobs: int) -> list[Columns]:
             models += map(str, listed)
         else:
             again += [option.opts[0]] if value is True else [f"{option.opts[0]}={one}" for one in listed]
-    documents = run_array(ARRAYS[engine](), [[*again, "--part", str(job), str(jobs), "--", *models] for job in range(jobs)])
+    documents = run_array(ARRAYS[engine], [[*again, "--part", str(job), str(jobs), "--", *models] for job in range(jobs)])
     return [block for groups in zip(*documents, strict=True) for group in groups for block in group]
 
 

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
+from shmoo.estimators.graph.dtypes import matrix_dtype
+from shmoo.estimators.units import percent, si
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.cli.layout import Cell, View
 from shmoo.harness.defaults import LOCAL
@@ -51,7 +54,6 @@ def trace(
 ) -> None:
     """When each kernel of MODEL runs, with its tile and its bound; with -o as a trace for Perfetto (Chrome's format), in which a
     call that was measured on this machine is a process of its own beside the prediction."""
-    from shmoo.estimators.graph.dtypes import matrix_dtype
     from shmoo.estimators.machine.profile import check_runtime
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.predict.timeline import schedule
@@ -106,8 +108,6 @@ def _recorded(
 
 
 def _record(slot: Scheduled) -> dict[str, object]:
-    import msgspec
-
     from shmoo.estimators.predict.tabular import or_reason
 
     kernel = msgspec.to_builtins(slot.kernel)
@@ -120,8 +120,6 @@ def _record(slot: Scheduled) -> dict[str, object]:
 
 
 def _show(slots: Sequence[Scheduled], recorded: Recorded | None, latency_s: float, view: View) -> None:
-    from shmoo.estimators.units import percent, si
-
     lines: list[list[str | Cell]] = [
         [
             slot.kernel.label,

@@ -7,9 +7,9 @@ import json
 import os
 import shlex
 import signal
-import sys
 import time
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 
 import msgspec
@@ -42,7 +42,7 @@ from shmoo.runs.store.records import FINGERPRINT_FIELDS, CaseSpec, Machine, Meas
 from shmoo.runs.store.store import Run, RunWriter
 from shmoo.runs.tables.reading import TableRow
 
-verb, calibrate, doctor = (sys.modules[f"shmoo.harness.cli.verbs.{name}"] for name in ("characterize", "calibrate", "doctor"))
+verb, calibrate, doctor = (import_module(f"shmoo.harness.cli.verbs.{name}") for name in ("characterize", "calibrate", "doctor"))
 """The modules, whose names in the package are those of the commands too."""
 MACHINE = Machine(
     cpu_model="Example CPU",

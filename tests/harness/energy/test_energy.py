@@ -80,11 +80,12 @@ def test_a_step_in_which_the_counter_slept_is_no_fault():
 def test_one_unreadable_sample_makes_the_window_unknown():
     """An error is a reason for the window; it is never read as 0 and unwrapped."""
     clock = Clock()
-    probe = SimulatedProbe(clock, power_w=100.0, faults={1: "cannot be read: EIO"})
+    probe = SimulatedProbe(clock, power_w=100.0)
     trail = []
     for _ in range(3):
         trail.append(probe.snapshot())
         clock.advance(1)
+    trail[1] = Snapshot(trail[1].at_s, errors={"package": "cannot be read: EIO"})
     found = trail_energy(probe, trail)["package"]
     assert (found.energy_j, found.reason) == (None, "cannot be read: EIO")
 
@@ -205,20 +206,24 @@ def test_a_made_up_tree_is_read_directly(tmp_path):
 
 
 class RawCounters:
-    """Raw readings as pyRAPL's APIs give them: µJ by socket, -1 where there is none."""
+    """Raw readings as pyRAPL's APIs give them: µJ by socket, -1 where there is none; an error is raised."""
 
-    def __init__(self, *readings):
-        self._readings = iter(readings)
+    def __init__(self, before, after):
+        self.now, self.after = before, after
 
     def energy(self):
-        return next(self._readings)
+        if isinstance(self.now, Exception):
+            raise self.now
+        return self.now
 
 
-def pyrapl_energy(package, dram=None, ranges=None):
+def pyrapl_energy(package, dram=None):
     clock = Clock()
-    probe = RaplProbe(package, dram, ranges or {"package-0": RANGE, "package-1": RANGE}, clock)
+    probe = RaplProbe(package, dram, {"package-0": RANGE, "package-1": RANGE}, clock)
     before = probe.snapshot()
     clock.advance(1)
+    for reader in filter(None, (package, dram)):
+        reader.now = reader.after
     return probe.energy_j(before, probe.snapshot())
 
 
@@ -236,12 +241,8 @@ def test_pyrapl_sockets_without_a_counter_are_no_reading():
 
 def test_pyrapl_failing_in_the_window_is_a_reason():
     """A line that is empty raises ValueError in pyRAPL; the domain says so and the others stand."""
-
-    class Failing:
-        def energy(self):
-            raise ValueError("could not convert string to float: ''")
-
-    found = pyrapl_energy(RawCounters((1e6,), (6e6,)), Failing())
+    empty = ValueError("could not convert string to float: ''")
+    found = pyrapl_energy(RawCounters((1e6,), (6e6,)), RawCounters((1e6,), empty))
     assert found["package"].energy_j == pytest.approx(5)
     assert "could not convert" in found["dram"].reason
 

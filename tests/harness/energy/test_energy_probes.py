@@ -9,7 +9,7 @@ import pytest
 from shmoo.harness.energy import available_probes
 from shmoo.harness.energy.linux import ON_MAINS, BatteryProbe, HwmonProbe, PerfProbe
 from shmoo.harness.energy.nvml import list_gpus
-from shmoo.harness.energy.probe import UNMOVED
+from shmoo.harness.energy.probe import UNMOVED, trail_energy
 from shmoo.harness.energy.rapl import powercap_zones
 from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings
 from shmoo.harness.energy.virtual import SimulatedProbe
@@ -205,6 +205,8 @@ def test_one_refused_perf_event_leaves_the_others(power_events):
     assert found["package"].energy_j == pytest.approx(30)
     assert found["dram"].energy_j is None
     assert "No such device" in found["dram"].reason
+    trail = [before, probe.snapshot()]
+    assert trail_energy(probe, trail)["package"].energy_j == pytest.approx(30)
 
 
 def test_one_unreadable_zone_leaves_the_package(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shmoo.estimators.errors import InputError, ShmooError
-from shmoo.harness.fleet.array import LocalArray, SlurmArray, run_array
+from shmoo.harness.fleet.array import run_array, run_here, run_in_slurm
 from tests.cli_runner import shmoo
 
 SWEEP = (
@@ -37,20 +37,18 @@ def test_jobs_give_the_exact_table() -> None:
     assert not list(Path.cwd().glob("shmoo-parts-*"))
 
 
-class Broken:
+def broken(commands: Sequence[Sequence[str]], folder: Path) -> None:
     """An engine whose second job dies."""
-
-    def run(self, commands: Sequence[Sequence[str]], folder: Path) -> None:
-        (folder / "0.json").write_text(json.dumps([[]]))
-        (folder / "1.json").write_text("[[")
-        (folder / "1.err").write_text("shmoo: out of memory\n\n")
+    (folder / "0.json").write_text(json.dumps([[]]))
+    (folder / "1.json").write_text("[[")
+    (folder / "1.err").write_text("shmoo: out of memory\n\n")
 
 
 @pytest.mark.usefixtures("own_home")
 def test_a_failed_job_is_named_and_the_others_are_kept() -> None:
     """With its last words."""
     with pytest.raises(ShmooError, match="job 1 gave no answer: shmoo: out of memory"):
-        run_array(Broken(), [["sweep"], ["sweep"]])
+        run_array(broken, [["sweep"], ["sweep"]])
     assert len(list(Path.cwd().glob("shmoo-parts-*/0.json"))) == 1
 
 
@@ -64,11 +62,9 @@ def test_a_refusal_in_a_job_is_one_of_the_command_and_leaves_no_folder() -> None
     assert not list(Path.cwd().glob("shmoo-parts-*"))
 
 
-class Interrupted:
+def interrupted(commands: Sequence[Sequence[str]], folder: Path) -> None:
     """An engine that is stopped by Ctrl-C."""
-
-    def run(self, commands: Sequence[Sequence[str]], folder: Path) -> None:
-        raise KeyboardInterrupt
+    raise KeyboardInterrupt
 
 
 @pytest.mark.usefixtures("own_home")
@@ -76,16 +72,16 @@ def test_an_array_that_never_ran_leaves_no_folder(monkeypatch: pytest.MonkeyPatc
     """Without Slurm, and after Ctrl-C."""
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(InputError, match="sbatch is not installed"):
-        run_array(SlurmArray(), [["sweep"]])
+        run_array(run_in_slurm, [["sweep"]])
     with pytest.raises(KeyboardInterrupt):
-        run_array(Interrupted(), [["sweep"]])
+        run_array(interrupted, [["sweep"]])
     assert not list(Path.cwd().glob("shmoo-parts-*"))
 
 
 @pytest.mark.usefixtures("own_home")
 def test_a_job_that_died_leaves_no_code(tmp_path: Path) -> None:
     """Codes tell a refusal from a job that was killed."""
-    LocalArray().run([["sh", "-c", "exit 2"], ["sh", "-c", "kill -9 $$"]], tmp_path)
+    run_here([["sh", "-c", "exit 2"], ["sh", "-c", "kill -9 $$"]], tmp_path)
     assert [(tmp_path / f"{job}.code").read_text() for job in range(2)] == ["2", "-9"]
 
 

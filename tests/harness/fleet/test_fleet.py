@@ -20,7 +20,7 @@ import pytest
 from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.harness.fleet import remote
 from shmoo.harness.fleet.campaign import MOST_CPU, Campaign, cpu_seconds, pause_s, start
-from shmoo.harness.fleet.channels import Channel, HostRefusal, LocalChannel, UnreachableError
+from shmoo.harness.fleet.channels import Channel, HostRefusal, UnreachableError
 from shmoo.harness.fleet.engines import Engine, Job, engine_of
 from shmoo.harness.fleet.fetch import fetch
 from shmoo.harness.fleet.hosts import Host
@@ -233,7 +233,7 @@ def test_rows_that_do_not_go_on_are_kept(tmp_path: Path) -> None:
     assert cases(campaign, "a") == [0, 1, 2, 3, 4]
 
 
-class Damaging(LocalChannel):
+class Damaging(Channel):
     """Changes a byte of whatever it copies."""
 
     def pull(self, folder: str, names: Sequence[str], into: Path) -> None:
@@ -245,7 +245,7 @@ class Damaging(LocalChannel):
 class Third:
     """A third engine: one class. Its hosts are folders here; the connection damages, or is lost."""
 
-    def __init__(self, channel: type[LocalChannel] = LocalChannel, lost: bool = False) -> None:
+    def __init__(self, channel: type[Channel] = Channel, lost: bool = False) -> None:
         self._channel, self._lost = channel, lost
 
     def channel(self, host: Host, rsync: bool = False) -> Channel:
@@ -272,6 +272,21 @@ def test_a_damaged_copy_is_refused_and_fetched_again(tmp_path: Path) -> None:
     assert not (campaign.path / "hosts" / "a" / "run" / "rows.jsonl").exists()
     assert fetch(campaign)[0].files
     assert cases(campaign, "a") == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", ["", ".", "../run", "/etc/passwd", "job.json", "run/\0"])
+def test_a_listing_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    """Files of a run are fetched and nothing else, whatever a host lists."""
+
+    class Lying(Channel):
+        def run(self, command: Sequence[str], given: bytes = b"", timeout_s: float = 1.0) -> bytes:
+            hello = {"directory": str(tmp_path), "python": "3.13.5", "rsync": False, "wheels": {}}
+            answer = {name: [0, "0"]} if b'"do": "listing"' in given else hello
+            return f"{remote.REPLY}{json.dumps({'answer': answer})}\n".encode()
+
+    made = Campaign.create(tmp_path / "campaign", [host("a", tmp_path)], ("measure",))
+    (one,) = fetch(Campaign(made.path, made.file, lambda _: Third(Lying)))
+    assert "does not belong to a run" in one.problem
 
 
 def test_a_lost_host_keeps_what_was_known(tmp_path: Path) -> None:

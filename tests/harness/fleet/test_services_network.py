@@ -63,7 +63,7 @@ def test_a_fetch_outlives_a_pause_of_the_network_and_a_lost_one_keeps_nothing(tm
             link.mend()
         assert result[0].problem == ""
         assert cases(campaign, "far") == list(range(40))
-        shutil.rmtree(campaign.fetched(campaign.file.hosts[0]))
+        shutil.rmtree(campaign.fetched(campaign.file.hosts[0].name))
         with copying(campaign) as result:
             by_name["far"].cut()
         assert result[0].problem
@@ -79,7 +79,7 @@ def copying(campaign: Campaign) -> Iterator[list[Fetched]]:
     result: list[Fetched] = []
     thread = threading.Thread(target=lambda: result.extend(fetch(campaign)))
     thread.start()
-    incoming = campaign.fetched(campaign.file.hosts[0]) / INCOMING
+    incoming = campaign.fetched(campaign.file.hosts[0].name) / INCOMING
     deadline = time.monotonic() + 20
     while not any(path.stat().st_size > 1e5 for path in incoming.rglob("*rows.jsonl*")):
         assert thread.is_alive(), result
